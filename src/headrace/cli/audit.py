@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from headrace.advise.audit.reports import AuditReport
 
 FINDINGS = 3
-"""The exit status when a finding is as bad as `--fail-on` says."""
+"""Exit status for a finding of at least the severity of `--fail-on`."""
 app = CommandGroup(
     no_args_is_help=False,
     invoke_without_command=True,

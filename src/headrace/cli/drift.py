@@ -97,7 +97,7 @@ DRIFT_COLUMNS: dict[str, Column] = {
 
 
 def headline(document: dict[str, Any]) -> str:
-    """What the whole says, and what to do where nothing is known yet."""
+    """Return the overall state, and a remedy if there is no reference."""
     name, reference = document["endpoint"], document["reference"]
     match document["state"]:
         case "off":

@@ -372,7 +372,7 @@ def _entry(text: str) -> Mapping[str, Any] | None:
 
 
 def trace_of(entry: Mapping[str, Any]) -> str:
-    """The trace that a request belongs to; empty if nobody said."""
+    """Return the trace of a request; empty if unknown."""
     if trace := entry.get("trace_id"):
         return str(trace)
     parts = str(entry.get("traceparent") or "").split("-")

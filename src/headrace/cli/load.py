@@ -55,7 +55,7 @@ _LINES: Final = (".jsonl", ".ndjson")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestContents:
-    """Options that say what requests hold."""
+    """Options for the content of requests."""
 
     file: Annotated[
         str | None,
@@ -167,7 +167,7 @@ _CLEAR = "\r\x1b[2K"
 
 @contextmanager
 def live() -> Iterator[Callable[[RunTick], None] | None]:
-    """What shows ticks on a terminal; None where nobody watches. The line is erased at the end.
+    """Return the progress display of a terminal; None elsewhere. The line is erased at the end.
 
     Plain text: what renders tables would hold up a thousand requests each time.
     """

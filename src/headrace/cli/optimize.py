@@ -100,7 +100,7 @@ class SearchNotes:
     reason: str = ""
 
     def flush(self) -> str:
-        """The line for them, once; empty if there are none."""
+        """Return the line for the collected names and clear them; empty without names."""
         line = f"  {', '.join(self.names)}: skipped: {self.reason}" if self.names else ""
         self.names.clear()
         return line
@@ -204,7 +204,7 @@ class SearchOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResultOptions:
-    """Options that say what is made of the result."""
+    """Options for the result of the search."""
 
     cost_per_hour: Annotated[
         float | None,

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 
 def sent_spec(file: Path, target: "CommandTarget", *, tuned: bool) -> dict[str, Any]:
-    """The spec in `file` as the control plane can read it; models go to one that is elsewhere.
+    """Return the spec in `file` for the control plane; models are uploaded to a remote one.
 
     Raises:
         InvalidArgumentError: The spec has mistakes, or a model cannot be stored there.

@@ -181,9 +181,9 @@ def gateway_problems(document: Document) -> list[str]:
     """A line for each gateway that does not follow, and for having none at all."""
     state = document.get("gateway", {})
     lines = [
-        f"gateway '{gateway['name']}': {trouble}"
+        f"gateway '{gateway['name']}': {problem}"
         for gateway in state.get("gateways", [])
-        if (trouble := _problem(gateway))
+        if (problem := _problem(gateway))
     ]
     return lines or ([f"gateway: {state['reason']}"] if state.get("reason") else [])
 
@@ -298,7 +298,7 @@ def _notes(document: Document) -> Iterator[str]:
 
 
 def _rollout(rollout: Document) -> str:
-    """A rollout under way, and what says more."""
+    """Return a line about an active rollout."""
     return (
         f"{rollout['endpoint']}: rollout {rollout['id']} ({rollout['strategy']}) to version "
         f"{rollout['to_version']} is {rollout['phase']}{progress_of(rollout)}; "

@@ -135,7 +135,7 @@ class TopView:
 
 
 def render(document: dict[str, Any], view: TopView, *, is_live: bool = True) -> "RenderableType":
-    """The overview as a table; with what one can do, if somebody watches."""
+    """Return the overview as a table, with key help on a terminal."""
     rows = document["endpoints"]
     if view.search:
         none = f"no endpoint name contains '{view.search}'"
@@ -240,7 +240,7 @@ def top(
 
 
 def _refresh(target: "CommandTarget", view: "TopView") -> None:
-    """Show it until somebody leaves; goes on after a control plane that was away."""
+    """Refresh the view until the user quits; reconnects to the control plane."""
     console = Console()
     # What is wrong at once is said at once.
     target.management().get("/api/v1/overview", **view.query(1))

@@ -330,7 +330,7 @@ def _pages(console: Console) -> App:
 
 
 async def _form(request: Request) -> dict[str, str]:
-    """The fields of a form, of which a browser sends this kind; whatever else it is has none."""
+    """Return the fields of a URL-encoded form; other content types have none."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip()
     if kind != "application/x-www-form-urlencoded":
         return {}
@@ -355,7 +355,7 @@ def _page_of(request: Request) -> str:
 
 
 def _with_headers(app: App) -> App:
-    """`app`, with what every answer says; static files may be kept by their content's name."""
+    """Wrap `app` with common headers; static files are cached by their content's name."""
 
     async def call(scope: Scope, receive: Receive, send: Send) -> None:
         is_static = str(scope["path"]).startswith("/static/") and b"v=" in scope["query_string"]

@@ -121,7 +121,7 @@ def line_chart(
 
     Args:
         hint: What the quantity is, for who does not know the word.
-        nothing: What is said where no value is known.
+        nothing: Text if no value is known.
         marks: About how many the axis has above 0.
     """
     numbers = [value for line in lines for value in line.values if value is not None]
@@ -198,7 +198,7 @@ def _line_rows(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ruler:
-    """How metrics of one unit are drawn; `name` says what stands on the axis."""
+    """Axis of metrics of one unit; `name` is its label."""
 
     unit: str
 
@@ -335,7 +335,7 @@ class SequenceChart:
 
 
 def charts_of(metric: MetricStatus, evidence: RolloutEvidence) -> list[SequenceChart]:
-    """A metric's pictures: one a unit that it was told in, the present one first."""
+    """Return the charts of a metric: one per unit, the current unit first."""
     times = [point.at for series in evidence.metrics for point in series.points]
     matching = [
         series

@@ -134,7 +134,7 @@ def gateway_boxes(gateway: GatewayStatus, middle: int) -> list[DiagramNode]:
 
 
 def _gateway_words(gateway: GatewayState) -> tuple[str, str]:
-    """What is said of a gateway on another host, and how well that is."""
+    """Return the state of a remote gateway as text and as CSS state."""
     match gateway.standing:
         case SyncStatus.CURRENT | SyncStatus.WAITING if gateway.ready:
             return f"version {gateway.version[:8]}, last report {gateway.seen_s:.0f} s ago", "ok"

@@ -298,7 +298,7 @@ async def endpoint(request: PageRequest) -> PageView:
 
 
 def charts_of(points: Sequence[PointView], now: float) -> list[Chart]:
-    """Traffic, latency and errors of a history, and what replicas say of themselves."""
+    """Return charts of traffic, latency and errors, and of metrics that replicas report."""
     chart = partial(line_chart, times=[point.at for point in points], until=now)
     slowest = max((p for point in points if (p := point.p99_s) is not None), default=0.0)
     unit, per_s = seconds_unit(slowest)

@@ -62,7 +62,7 @@ async def jobs(request: PageRequest) -> PageView:
             "rows": rows,
             "pages": pages,
             "problem": listed.problem,
-            "troubled": [job for job in listed.jobs if needs_attention(job)],
+            "unhealthy": [job for job in listed.jobs if needs_attention(job)],
             "is_empty": not listed.jobs,
             "states": {job.name: state_of(job) for job in rows},
             "looks": LOOKS,
@@ -71,7 +71,7 @@ async def jobs(request: PageRequest) -> PageView:
 
 
 async def job(request: PageRequest) -> PageView:
-    """One job and its runs; of one that the spec does not name any more the runs alone."""
+    """Page of one job and its runs; for a removed job only the runs."""
     name = request.names["job"]
     listed = await request.visitor.get("/api/v1/jobs", JobList)
     current = next((candidate for candidate in listed.jobs if candidate.name == name), None)
@@ -121,9 +121,9 @@ def jobs_text(jobs: Sequence[JobView]) -> str:
     """Return the state of the jobs as a sentence."""
     if not jobs:
         return "No jobs yet."
-    troubled = [job for job in jobs if needs_attention(job)]
+    unhealthy = [job for job in jobs if needs_attention(job)]
     named = ", ".join(
-        f"job {job.name} {'is late' if job.is_late else 'failed'}" for job in troubled
+        f"job {job.name} {'is late' if job.is_late else 'failed'}" for job in unhealthy
     )
     return f"{named[:500]}." if named else "All jobs are healthy."
 
@@ -159,13 +159,13 @@ async def fleet(request: PageRequest) -> PageView:
     overview = await request.visitor.get("/api/v1/overview", Overview, parameters)
     alerts = await request.visitor.find("/api/v1/alerts", AlertList)
     firing = [a for a in (alerts.alerts if alerts else ()) if a.state == "firing"]
-    troubled = [row for row in overview.endpoints if row.state in _PROBLEM_STATES]
+    unhealthy = [row for row in overview.endpoints if row.state in _PROBLEM_STATES]
     streams, jobs = await _streams_and_jobs(request)
     return PageView(
         template="fleet.html",
         title="Fleet",
         section="fleet",
-        announcement=_overview_text(overview, troubled, len(firing)),
+        announcement=_overview_text(overview, unhealthy, len(firing)),
         values={
             "rows": overview.endpoints,
             "sort": sort,
@@ -174,7 +174,7 @@ async def fleet(request: PageRequest) -> PageView:
                 overview.total, page=request.page, size=_SIZE, shown=len(overview.endpoints)
             ),
             "firing": firing,
-            "troubled": troubled,
+            "unhealthy": unhealthy,
             "streams": system_summary(
                 len(streams), [stream for stream in streams if not stream.is_well]
             ),
@@ -195,24 +195,24 @@ async def _streams_and_jobs(
     return () if streams is None else streams.streams, () if jobs is None else jobs.jobs
 
 
-def system_summary(total: int, troubled: Sequence[StreamView | JobView]) -> SystemSummary | None:
+def system_summary(total: int, unhealthy: Sequence[StreamView | JobView]) -> SystemSummary | None:
     """Return a summary of streams or jobs; None if there are none."""
     if not total:
         return None
-    if not troubled:
+    if not unhealthy:
         return SystemSummary(total=total, state=("ok", "all healthy"))
-    more = f" and {len(troubled) - 1} more" if len(troubled) > 1 else ""
+    more = f" and {len(unhealthy) - 1} more" if len(unhealthy) > 1 else ""
     needs = "need" if more else "needs"
     return SystemSummary(
-        total=total, state=("warning", f"{troubled[0].name}{more} {needs} attention")
+        total=total, state=("warning", f"{unhealthy[0].name}{more} {needs} attention")
     )
 
 
-def _overview_text(overview: Overview, troubled: list[OverviewRow], firing: int) -> str:
+def _overview_text(overview: Overview, unhealthy: list[OverviewRow], firing: int) -> str:
     """Return the state of the endpoints as a sentence."""
     if not overview.total:
         return "No endpoints yet."
-    names = ", ".join(f"{row.name} is {row.state}" for row in troubled[:5])
+    names = ", ".join(f"{row.name} is {row.state}" for row in unhealthy[:5])
     alerts = f" {firing} alerts are firing." if firing else ""
     return (f"{names}." if names else "All endpoints shown are healthy.") + alerts
 

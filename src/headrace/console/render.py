@@ -106,7 +106,7 @@ _RETRY: Final = b"retry: 3000\n\n"
 _HEARTBEAT: Final = b": still there\n\n"
 _GONE: Final = b"event: gone\ndata: {}\n\n"
 Parts = Mapping[str, str]
-"""The parts of a page by name; `say` is a sentence for screen readers."""
+"""Parts of a page by name; `say` is the announcement for screen readers."""
 
 
 class PagePart(msgspec.Struct, frozen=True):
@@ -135,7 +135,7 @@ async def stream(
     is_stopping: Callable[[], bool],
     every_s: float = EVERY_S,
 ) -> AsyncIterator[bytes]:
-    """Server-sent events with the parts that change, until the system stops or says no."""
+    """Yield server-sent events for changed parts, until the system stops or the API refuses."""
     changes, quiet_s = Changes(), 0.0
     yield _RETRY
     while not is_stopping():
@@ -157,7 +157,7 @@ async def stream(
 
 
 def encoded(part: PagePart) -> bytes:
-    """A part as it goes over the wire; JSON has no line breaks of its own."""
+    """Return a part as an event; JSON contains no line breaks."""
     return b"event: part\ndata: %s\n\n" % msgspec.json.encode(part)
 
 

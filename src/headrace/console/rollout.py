@@ -160,7 +160,7 @@ def verb_of(text: str) -> Verb:
     """The verb of this name.
 
     Raises:
-        RefusedError: There is none.
+        RefusedError: The command does not exist.
     """
     try:
         return Verb(text)

@@ -48,7 +48,7 @@ async def streams(request: PageRequest) -> PageView:
         key=lambda stream: (stream.is_well, stream.name),
     )
     rows, pages = cut(ordered, page=request.page, size=_SIZE)
-    troubled = [stream for stream in all_streams if not stream.is_well]
+    unhealthy = [stream for stream in all_streams if not stream.is_well]
     return PageView(
         template="streams.html",
         title="Streams",
@@ -57,7 +57,7 @@ async def streams(request: PageRequest) -> PageView:
         values={
             "rows": rows,
             "pages": pages,
-            "troubled": troubled,
+            "unhealthy": unhealthy,
             "is_empty": not all_streams,
             "looks": LOOKS,
         },
@@ -127,8 +127,8 @@ def summary_text(streams: Sequence[StreamView]) -> str:
     """Return the state of the streams as a sentence."""
     if not streams:
         return "No streams yet."
-    troubled = [stream for stream in streams if not stream.is_well]
-    named = ", ".join(f"stream {stream.name} is {stream.state}" for stream in troubled[:5])
+    unhealthy = [stream for stream in streams if not stream.is_well]
+    named = ", ".join(f"stream {stream.name} is {stream.state}" for stream in unhealthy[:5])
     return f"{named}." if named else "All streams are healthy."
 
 
@@ -180,7 +180,7 @@ def _verb_of(text: str) -> str:
     """A verb that streams know.
 
     Raises:
-        RefusedError: It is none.
+        RefusedError: The command does not exist.
     """
     if text not in VERBS:
         raise RefusedError.of(_NOT_FOUND, f"unknown stream action: {text[:20]!r}")

@@ -65,7 +65,7 @@ class TryItResponse:
 
 
 async def try_it(request: PageRequest, form: Mapping[str, str] | None = None) -> PageView:
-    """The form; with the answer to what `form` says, if it was sent."""
+    """Return the form, with the response if `form` was sent."""
     name, gateway = request.names["name"], request.gateway
     endpoint = await request.visitor.get(f"/api/v1/endpoints/{name}", EndpointView)
     version = await _main_version(request, endpoint)
@@ -139,7 +139,7 @@ def _tensor(name: str, datatype: str, shape: str, data: str) -> dict[str, object
     """An input as the protocol has it.
 
     Raises:
-        ValueError: It cannot be read; the message is for people.
+        ValueError: The text is not valid; the message is displayed.
     """
     try:
         sizes = [int(part) for part in shape.replace("[", "").replace("]", "").split(",")]
@@ -213,7 +213,7 @@ _HINTS: Final = {
 
 
 def _trust(ca: str) -> ssl.SSLContext | bool:
-    """Trust in the very certificate that this gateway shows, whatever names stand in it."""
+    """Trust in the gateway's own certificate, independent of its names."""
     if not ca:
         return False  # plain text: there is nothing to check
     context = ssl.create_default_context(cafile=ca)
@@ -233,7 +233,7 @@ def _shown(came: httpx.Response) -> tuple[str, str]:
 
 
 def _access(endpoint: EndpointView) -> tuple[str, ...]:
-    """By what the endpoint knows its callers, in words; empty if it asks nobody."""
+    """Return the endpoint's authentication methods; empty without authentication."""
     ways = (endpoint.spec or {}).get("access") or ()
     if ways == "public":
         return ()

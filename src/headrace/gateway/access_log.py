@@ -16,7 +16,7 @@ from headrace.core.spec.observe import EndpointLogSpec, LogMode, RequestLogSpec
 from headrace.gateway.resources import Json, Resource, seconds, typed
 
 METADATA: Final = "headrace"
-"""Under which name routes say what is particular about their endpoint."""
+"""Metadata key under which routes store their endpoint's log settings."""
 _CEL: Final = "envoy.extensions.access_loggers.filters.cel.v3.ExpressionFilter"
 _RUNTIME_KEY: Final = "headrace.none"  # Envoy wants a name for an override that nobody sets
 _FIRST_ERROR: Final = 400
@@ -66,7 +66,7 @@ def access_log(path: Path, settings: RequestLogSpec) -> Resource:
 
 
 def log_metadata(log: EndpointLogSpec | None) -> Resource:
-    """What the routes of an endpoint say, for `access_log`'s filter to read; empty if nothing."""
+    """Return an endpoint's log settings for the filter of `access_log`; empty for none."""
     if log is None or log == EndpointLogSpec():
         return {}
     fields: dict[str, Json] = {}
@@ -101,7 +101,7 @@ def _filter_expression(settings: RequestLogSpec) -> Sequence[Resource]:
 
 
 def _notable(slow_s: float) -> Sequence[Resource]:
-    """Errors, calls that nobody waited for, and slow ones, unless slow is something else there."""
+    """Errors, abandoned calls and slow calls, with the endpoint's limit for slow calls."""
     longest_ms: Resource = {"default_value": round(slow_s * 1000), "runtime_key": _RUNTIME_KEY}
     return [
         _status("GE", _FIRST_ERROR),
@@ -142,7 +142,7 @@ _IS_GRPC: Final[Resource] = {
 
 
 def _expression(text: str) -> Resource:
-    """A condition on what Envoy knows at the end; one that cannot be told does not hold."""
+    """Condition on Envoy's attributes; false if it cannot be evaluated."""
     return {"extension_filter": typed("headrace.expression", _CEL, {"expression": text})}
 
 

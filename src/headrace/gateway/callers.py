@@ -44,7 +44,7 @@ from headrace.gateway.settings import EndpointRoute, EnvoySettings, GatewayPolic
 from headrace.gateway.upstreams import verified_tls
 
 TYPE: Final = "envoy.config.core.v3.TypedExtensionConfig"
-"""What stands in such a file: a filter's configuration with its name."""
+"""Content of the filter's file: its configuration with its name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ class Extension:
         return {"name": self.filter_name, "typed_config": any_of(self.type_name, config)}
 
     def discovered(self, directory: Path) -> Resource:
-        """The filter as it stands in a chain: its configuration is read from the file."""
+        """Filter in a chain that reads its configuration from the file."""
         types: Json = [any_of(self.type_name)["@type"]]
         source: Resource = {
             "path_config_source": {"path": str(directory / self.file)},
@@ -273,7 +273,7 @@ _MOST_KEYS: Final = 256
 def usable_key_set(text: str) -> str:
     """The keys of a JWK set (RFC 7517) that verify signatures, and only what is public of them.
 
-    Empty if there is none: such a provider's tokens are refused, and nobody else's.
+    Empty if there are none: tokens of this provider are then rejected.
     """
     try:
         key_set = json.loads(text)["keys"]
@@ -329,7 +329,7 @@ def _number(text: str) -> int:
 
 
 def _bytes(text: str) -> bytes:
-    """What base64url without padding says; ValueError for anything else."""
+    """Decode base64url without padding; ValueError for other text."""
     try:
         return base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
     except binascii.Error as error:

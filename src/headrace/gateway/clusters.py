@@ -55,7 +55,7 @@ def arm_of(cluster: str) -> tuple[str, str] | None:
 
 
 def endpoint_clusters(settings: EnvoySettings, endpoint: EndpointRoute) -> Iterator[Resource]:
-    """One cluster per arm that somebody can answer for."""
+    """Return one cluster per live arm."""
     for arm in endpoint.arms:
         name = cluster_name(endpoint.name, arm.key)
         if arm.upstream is not None:

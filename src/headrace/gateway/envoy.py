@@ -432,5 +432,5 @@ async def _until(answer: Callable[[], Awaitable[bool]]) -> None:
 
 
 def _unwritable(directory: Path, error: OSError) -> GatewayUnavailableError:
-    """A full disk is no reason for whoever keeps Envoy to end."""
+    """Convert errors of a full disk, so that the supervisor continues."""
     return GatewayUnavailableError(f"cannot write in {directory}: {error.strerror or error}")

@@ -69,11 +69,11 @@ class AuthFilters:
 
     @property
     def identifies_callers(self) -> bool:
-        """Whether callers are authenticated anywhere, so that they may be told different things."""
+        """Whether callers are authenticated on some route, so that responses may depend on them."""
         return self.closed or self.requires_caller
 
     def unknown(self) -> Resource:
-        """Filters of a route to an endpoint that is not there: answered as one that asks."""
+        """Filters of a route to a missing endpoint: handled as an endpoint with authentication."""
         return _identify(_rule(_ANYBODY_KNOWN, NAMED)) if self.identifies_callers else {}
 
     def grpc_unknown(self) -> Resource:
@@ -93,7 +93,7 @@ class AuthFilters:
         return _identify(rule, endpoints=" ".join(mark + name for name, mark in marked))
 
     def server(self) -> Resource:
-        """Filters of a route that is about no endpoint: whoever is known may use it."""
+        """Filters of a route without endpoint: any authenticated caller may use it."""
         return _identify(_rule(_ANYBODY_KNOWN)) if self.closed else {}
 
     def grpc_check(self, *, health: bool = False, every: bool = False) -> Resource:
@@ -198,7 +198,7 @@ BRIDGED_ELSEWHERE: Final[Resource] = {
 }
 """Per-route configuration: gRPC goes on as gRPC."""
 REFUSING: Final[Resource] = {_REFUSE_FILTER: any_of(_LUA_PER_ROUTE, {"name": REFUSE})}
-"""Per-route configuration: answer that there is no such model."""
+"""Per-route configuration: respond that the model does not exist."""
 CHECKING_NAMES: Final[Resource] = {_REFUSE_FILTER: any_of(_LUA_PER_ROUTE, {"name": CHECK_NAMES})}
 """Per-route configuration: refuse headers that a server behind this gateway may misread."""
 

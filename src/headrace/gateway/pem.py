@@ -25,9 +25,9 @@ _CURVES: Final = frozenset({"secp256r1", "secp384r1", "secp521r1"})
 
 
 class CertificateRefusedError(FailedPreconditionError):
-    """A certificate, its key or an authority cannot be used; the message says why.
+    """A certificate, key or authority is not usable; the message contains the reason.
 
-    No message holds what a file holds, nor what a parser says of its bytes.
+    Messages contain no file content and no parser messages.
     """
 
 
@@ -62,10 +62,10 @@ class Certificate:
 
 
 def read_certificates(pem: bytes) -> tuple[Certificate, ...]:
-    """What the certificates in `pem` say, in order.
+    """Return the fields of the certificates in `pem`, in order.
 
     Raises:
-        CertificateRefusedError: There is none, or one is damaged.
+        CertificateRefusedError: There is no certificate, or one is damaged.
     """
     with _refusing():
         return tuple(_described(certificate) for certificate in _parse(pem))
@@ -87,7 +87,7 @@ def first_certificate(pem: bytes) -> bytes:
     """The first certificate in `pem` alone: whoever trusts it trusts nothing else for it.
 
     Raises:
-        CertificateRefusedError: There is none.
+        CertificateRefusedError: There is no certificate.
     """
     from cryptography.hazmat.primitives.serialization import Encoding
 

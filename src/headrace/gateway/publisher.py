@@ -291,7 +291,7 @@ class Publisher:
         return f"{kind.file} (no reason in {self.log})"
 
     def _read(self, kind: FileKind) -> ResourceFile:
-        """The file as it is now: from memory, if nobody replaced it."""
+        """Return the current file: from memory if it was not replaced."""
         path = self.directory / kind.file
         mark = _mark(path)
         cached = self._files.get(kind)
@@ -358,7 +358,7 @@ class SecretFiles:
                 raise
 
     def keep_only(self, names: Collection[str]) -> None:
-        """Remove all others: a key that nobody needs should not lie about. Blocking."""
+        """Remove all other secrets from disk. Blocking."""
         needed = {secret_file(name) for name in names}
         for path in self.directory.iterdir():
             if is_secret_file(path.name) and path.name not in needed:
@@ -370,7 +370,7 @@ class SecretFiles:
         return None
 
     async def _is_used(self, kind: FileKind) -> bool:
-        """Whether Envoy has it: then it says which version."""
+        """Whether Envoy has loaded it: then it reports the version."""
         name = f"{kind.stats}.version_text"
         try:
             return name in await self.publisher.admin.stats(re.escape(name), StatKind.TEXT)

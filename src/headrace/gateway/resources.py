@@ -14,7 +14,7 @@ Json: TypeAlias = "str | int | float | bool | Sequence[Json] | Mapping[str, Json
 Resource: TypeAlias = Mapping[str, "Json"]
 
 HTTP_OPTIONS: Final = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
-"""The type, and the key, of what a cluster says about HTTP."""
+"""Type and key of the HTTP options of a cluster."""
 _TYPES: Final = "type.googleapis.com/"
 
 
@@ -29,7 +29,7 @@ def any_of(type_name: str, config: Resource | None = None) -> Resource:
 
 
 def set_header(key: str, value: str) -> Resource:
-    """Set a header, whatever it was."""
+    """Set a header, replacing its value."""
     return {
         "header": {"key": key, "value": value},
         "append_action": "OVERWRITE_IF_EXISTS_OR_ADD",

@@ -34,8 +34,8 @@ from headrace.gateway.splits import (
     CallProtocol,
     arm_action,
     live_split,
-    speaks,
     split_variants,
+    supports_protocol,
     with_filters,
 )
 
@@ -209,18 +209,18 @@ def _http_routes(
     filters = guard.endpoint(endpoint)
     for arm in _versions(endpoint):
         match: Resource = {"path_separated_prefix": f"{path}/versions/{arm.version}"}
-        route = _to_version(settings, endpoint, arm, match, door=CallProtocol.V2)
+        route = _to_version(settings, endpoint, arm, match, protocol=CallProtocol.V2)
         yield _authenticated(route, guard.endpoint(endpoint, arm.version))
     unknown: Resource = {"name": "unknown-version", "match": {"prefix": f"{path}/versions/"}}
     yield _authenticated({**unknown, **_refuse_model()}, filters)
     for route in _to_split(
-        settings, endpoint, {"path_separated_prefix": path}, door=CallProtocol.V2
+        settings, endpoint, {"path_separated_prefix": path}, protocol=CallProtocol.V2
     ):
         yield _authenticated(route, filters)
     v1 = f"/v1/models/{endpoint.name}"
     # No name has a colon: only verbs follow.
     for match in ({"path_separated_prefix": v1}, {"prefix": f"{v1}:"}):
-        for route in _to_split(settings, endpoint, match, door=CallProtocol.V1):
+        for route in _to_split(settings, endpoint, match, protocol=CallProtocol.V1):
             yield _authenticated(route, filters)
 
 
@@ -229,17 +229,17 @@ def _grpc_routes(
 ) -> Iterator[Resource]:
     for arm in _versions(endpoint):
         match = _grpc_match(_header_is(MODEL_HEADER, f"{endpoint.name}~{arm.version}"))
-        route = _to_version(settings, endpoint, arm, match, door=CallProtocol.GRPC)
+        route = _to_version(settings, endpoint, arm, match, protocol=CallProtocol.GRPC)
         yield _authenticated(route, guard.grpc_endpoint(endpoint, arm.version))
     unversioned = _grpc_match(_header_is(MODEL_HEADER, endpoint.name))
-    for route in _to_split(settings, endpoint, unversioned, door=CallProtocol.GRPC):
+    for route in _to_split(settings, endpoint, unversioned, protocol=CallProtocol.GRPC):
         yield _authenticated(route, guard.grpc_endpoint(endpoint))
 
 
 def _plain_routes(settings: EnvoySettings, endpoint: EndpointRoute) -> Iterator[Resource]:
-    """`/endpoints/NAME/...`: whatever the server behind it speaks, with that much cut off."""
+    """`/endpoints/NAME/...`: forward to the upstream with this prefix removed."""
     match: Resource = {"prefix": f"/endpoints/{endpoint.name}/"}
-    for route in _to_split(settings, endpoint, match, door=CallProtocol.PLAIN):
+    for route in _to_split(settings, endpoint, match, protocol=CallProtocol.PLAIN):
         action = route.get("route")
         if isinstance(action, Mapping) and action.get("cluster") != CONTROL:
             yield {**route, "route": {**action, "prefix_rewrite": "/"}}
@@ -369,33 +369,35 @@ def _to_version(
     arm: RevisionTarget,
     match: Resource,
     *,
-    door: CallProtocol,
+    protocol: CallProtocol,
 ) -> Resource:
-    if not speaks(arm, door):
-        action = _reply(404, _unsupported_protocol(endpoint, arm, door))
+    if not supports_protocol(arm, protocol):
+        action = _reply(404, _unsupported_protocol(endpoint, arm, protocol))
     elif arm.is_live:
-        action = arm_action(endpoint, arm, _limits(settings, endpoint.timeout_s, door), door)
+        action = arm_action(
+            endpoint, arm, _limits(settings, endpoint.timeout_s, protocol), protocol
+        )
     else:
         action = _not_ready(settings, endpoint, match, arm.version)
     return {"name": cluster_name(endpoint.name, arm.key), "match": match, **action}
 
 
 def _to_split(
-    settings: EnvoySettings, endpoint: EndpointRoute, match: Resource, *, door: CallProtocol
+    settings: EnvoySettings, endpoint: EndpointRoute, match: Resource, *, protocol: CallProtocol
 ) -> Iterator[Resource]:
     """The routes for unversioned requests: several where a key decides."""
     split = live_split(endpoint)
-    mute = next((arm for arm, _ in split if not speaks(arm, door)), None)
+    mute = next((arm for arm, _ in split if not supports_protocol(arm, protocol)), None)
     if not split:
         action = _not_ready(settings, endpoint, match)
         yield {"name": endpoint.name, "match": match, **action}
     elif mute is not None:
         # Not the other arms alone: that would be another split than the one that was asked for.
-        action = _reply(404, _unsupported_protocol(endpoint, mute, door))
+        action = _reply(404, _unsupported_protocol(endpoint, mute, protocol))
         yield {"name": endpoint.name, "match": match, **action}
     else:
-        limits = _limits(settings, endpoint.timeout_s, door)
-        for variant in split_variants(endpoint, limits, door=door):
+        limits = _limits(settings, endpoint.timeout_s, protocol)
+        for variant in split_variants(endpoint, limits, protocol=protocol):
             headers = variant.headers
             present = match.get("headers", ())
             assert isinstance(present, Sequence)
@@ -403,8 +405,10 @@ def _to_split(
             yield {"name": endpoint.name, "match": narrowed, **variant.action}
 
 
-def _unsupported_protocol(endpoint: EndpointRoute, arm: RevisionTarget, door: CallProtocol) -> str:
-    return f"version {arm.version} of endpoint '{endpoint.name}' does not speak {door.value}"
+def _unsupported_protocol(
+    endpoint: EndpointRoute, arm: RevisionTarget, protocol: CallProtocol
+) -> str:
+    return f"version {arm.version} of endpoint '{endpoint.name}' does not speak {protocol.value}"
 
 
 def _not_ready(
@@ -452,7 +456,7 @@ def _grpc_version(action: Resource) -> Resource:
             return action
 
 
-def _limits(settings: EnvoySettings, timeout_s: float | None, door: CallProtocol) -> Resource:
+def _limits(settings: EnvoySettings, timeout_s: float | None, protocol: CallProtocol) -> Resource:
     """When Envoy gives up. HTTP takes `timeout`, gRPC `max_stream_duration`: never both.
 
     A route that has both ignores `timeout`. Zero means none.
@@ -463,7 +467,7 @@ def _limits(settings: EnvoySettings, timeout_s: float | None, door: CallProtocol
     idle: Resource = (
         {"idle_timeout": seconds(idle_s)} if idle_s > settings.connections.idle_timeout_s else {}
     )
-    if door is CallProtocol.GRPC:
+    if protocol is CallProtocol.GRPC:
         limits: Resource = {"max_stream_duration": limit, "grpc_timeout_header_max": limit}
         return {**idle, "max_stream_duration": limits}
     return {**idle, "timeout": limit}

@@ -474,5 +474,5 @@ def rename_source(*, endpoint: str, model: str, prefix: str, authority: str) -> 
 
 
 def quoted(text: str) -> str:
-    """`text` as a Lua string, whatever is in it."""
+    """Return `text` as a Lua string literal."""
     return '"' + "".join(f"\\{byte:03d}" for byte in text.encode()) + '"'

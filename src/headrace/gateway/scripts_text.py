@@ -78,7 +78,7 @@ local function base64url(text)
   return table.concat(bytes)
 end
 """
-"""`base64url(text)`: the bytes; an error for what is none."""
+"""`base64url(text)`: the decoded bytes; an error for invalid text."""
 
 JSON_SOURCE: Final = r"""
 local DEEPEST = 32
@@ -178,4 +178,4 @@ local function json(text)
   return value
 end
 """
-"""`json(text)`: its value, null as nil; an error for what is none."""
+"""`json(text)`: the value, null as nil; an error for invalid JSON."""

@@ -52,7 +52,7 @@ class RevisionTarget:
     """Whether the replicas host other versions too; each request then names the version."""
 
     def check(self) -> None:
-        """Refuse what Envoy cannot be told with an InvalidArgumentError."""
+        """Raise InvalidArgumentError for values that Envoy cannot represent."""
         check_version(self.version)
         if not 0 <= self.weight <= _ALL:
             msg = f"weight of version {self.version} is {self.weight}, not between 0 and {_ALL}"
@@ -79,7 +79,7 @@ class RevisionTarget:
 
     @property
     def is_live(self) -> bool:
-        """Whether somebody can answer for it."""
+        """Whether the arm has a replica or an upstream."""
         return bool(self.replicas) or self.upstream is not None
 
 
@@ -129,7 +129,7 @@ class EndpointRoute:
     """Request log settings; None as the gateway's."""
 
     def check(self) -> None:
-        """Refuse what Envoy cannot be told with an InvalidArgumentError."""
+        """Raise InvalidArgumentError for values that Envoy cannot represent."""
         check_name(self.name, kind="endpoint")
         for arm in self.arms:
             arm.check()
@@ -157,7 +157,7 @@ class EndpointRoute:
         _check_between(f"hold_s of endpoint '{self.name}'", self.hold_s, 0, _LONGEST_TIMEOUT_S)
 
     def arm(self, key: str) -> RevisionTarget | None:
-        """The arm called `key`; None if there is none."""
+        """Return the arm `key`, or None."""
         return next((arm for arm in self.arms if arm.key == key), None)
 
 
@@ -347,13 +347,13 @@ class Server:
 
     @property
     def authority(self) -> str:
-        """What its `Host` header says: without a port that the scheme implies."""
+        """Value of the `Host` header: without a port that the scheme implies."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return host if self.port == _PORTS[self.scheme] else f"{host}:{self.port}"
 
 
 def parse_url(url: str) -> Server:
-    """What an upstream's URL says.
+    """Return the parts of an upstream's URL.
 
     Raises:
         InvalidArgumentError: It is not `http://`, `https://`, `grpc://` or `grpcs://` with a host.

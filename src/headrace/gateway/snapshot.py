@@ -59,11 +59,11 @@ FILTERS: Final = {
     )
     for extension in EXTENSIONS
 }
-"""Of each filter that has a file of its own."""
+"""File kinds of the filters that have their own file."""
 KINDS: Final = (CLUSTERS, LISTENERS, *FILTERS.values(), ROUTES)
 """In the order in which Envoy reads them at its start."""
 WATCHED_FILES: Final = tuple(kind.file for kind in KINDS)
-"""An Envoy that was told of other files cannot be told of these."""
+"""Files that Envoy watches; fixed at its start."""
 _NO_POLICY: Final = GatewayPolicy()
 _FiltersOf: TypeAlias = tuple[GatewayPolicy, Mapping[str, EndpointLimitsSpec]]
 
@@ -95,7 +95,7 @@ class ResourceGroup:
 
     @cached_property
     def text(self) -> bytes:
-        """All of them, as they stand in a JSON array."""
+        """Return the resources as items of a JSON array."""
         return b",".join(self.texts)
 
 
@@ -203,7 +203,7 @@ class SnapshotBuilder:
         """The resources that route callers whom `policy` knows to `endpoints`, and nowhere else.
 
         Raises:
-            InvalidArgumentError: Two endpoints have one name, or one cannot be said to Envoy.
+            InvalidArgumentError: Endpoint names are duplicate, or Envoy cannot represent one.
         """
         counts = Counter(endpoint.name for endpoint in endpoints)
         if repeated := sorted(name for name, count in counts.items() if count > 1):

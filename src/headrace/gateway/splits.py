@@ -36,7 +36,7 @@ class CallProtocol(StrEnum):
     PLAIN = "plain HTTP (/endpoints)"
 
 
-_DOORS: Final = {
+_SUPPORTED_PROTOCOLS: Final = {
     UpstreamProtocol.V2: {CallProtocol.V2, CallProtocol.PLAIN},
     UpstreamProtocol.V1: {CallProtocol.V1, CallProtocol.PLAIN},
     UpstreamProtocol.GRPC: {CallProtocol.GRPC},
@@ -54,9 +54,9 @@ class Variant:
     action: Resource
 
 
-def speaks(arm: RevisionTarget, door: CallProtocol) -> bool:
-    """Whether an arm answers what comes in by `door`; our own replicas answer everything."""
-    return arm.upstream is None or door in _DOORS[arm.upstream.protocol]
+def supports_protocol(arm: RevisionTarget, protocol: CallProtocol) -> bool:
+    """Whether an arm answers what comes in by `protocol`; our own replicas answer everything."""
+    return arm.upstream is None or protocol in _SUPPORTED_PROTOCOLS[arm.upstream.protocol]
 
 
 def live_split(endpoint: EndpointRoute) -> tuple[tuple[RevisionTarget, int], ...]:
@@ -74,26 +74,26 @@ def live_split(endpoint: EndpointRoute) -> tuple[tuple[RevisionTarget, int], ...
 
 
 def split_variants(
-    endpoint: EndpointRoute, limits: Resource, *, door: CallProtocol
+    endpoint: EndpointRoute, limits: Resource, *, protocol: CallProtocol
 ) -> tuple[Variant, ...]:
-    """The routes of a split that somebody answers for, in the order in which they are tried."""
+    """Return the routes of a split with live arms, in match order."""
     sticky = endpoint.sticky
     if sticky is None:
-        return (Variant((), _split(endpoint, limits, door=door)),)
+        return (Variant((), _split(endpoint, limits, protocol=protocol)),)
     key = sticky.header or UNIT_HEADER
-    by_key = _split(endpoint, limits, door=door, sticky=sticky)
-    keyless = _split(endpoint, limits, door=door)
+    by_key = _split(endpoint, limits, protocol=protocol, sticky=sticky)
+    keyless = _split(endpoint, limits, protocol=protocol)
     if not sticky.header:
         keyless = with_filters(keyless, reading_unit(sticky))
     return (Variant(({"name": key, "string_match": _ANY_VALUE},), by_key), Variant((), keyless))
 
 
 def arm_action(
-    endpoint: EndpointRoute, arm: RevisionTarget, limits: Resource, door: CallProtocol
+    endpoint: EndpointRoute, arm: RevisionTarget, limits: Resource, protocol: CallProtocol
 ) -> Resource:
-    """The action of a route to one arm, whatever the split is."""
+    """Return the action of a route to one arm, independent of the split."""
     action: Resource = {"route": {"cluster": cluster_name(endpoint.name, arm.key), **limits}}
-    return _to_arm(action, arm, door)
+    return _to_arm(action, arm, protocol)
 
 
 def with_filters(action: Resource, filters: Resource) -> Resource:
@@ -111,7 +111,7 @@ def _split(
     endpoint: EndpointRoute,
     limits: Resource,
     *,
-    door: CallProtocol,
+    protocol: CallProtocol,
     sticky: StickySpec | None = None,
 ) -> Resource:
     """The action for callers with the key of `sticky`; None for all others."""
@@ -120,11 +120,13 @@ def _split(
     mirror = _mirror(endpoint)
     by_hash = {} if sticky is None else {"hash_policy": [_hash_policy(endpoint, sticky)]}
     if all(arm is first for arm, _ in split):
-        action = _with_headers(arm_action(endpoint, first, limits, door), _paired(first, mirror))
+        action = _with_headers(
+            arm_action(endpoint, first, limits, protocol), _paired(first, mirror)
+        )
     else:
         clusters: list[Json] = [
             _with_headers(
-                _to_arm({"name": cluster_name(endpoint.name, arm.key), "weight": w}, arm, door),
+                _to_arm({"name": cluster_name(endpoint.name, arm.key), "weight": w}, arm, protocol),
                 _paired(arm, mirror),
             )
             for arm, w in split
@@ -136,12 +138,12 @@ def _split(
     return _with_headers(action, _marked(endpoint, sticky))
 
 
-def _to_arm(action: Resource, arm: RevisionTarget, door: CallProtocol) -> Resource:
+def _to_arm(action: Resource, arm: RevisionTarget, protocol: CallProtocol) -> Resource:
     """`action`, or one cluster of a split, with what is particular on the way to `arm`.
 
     Upstreams' clusters remove API keys themselves: another `authorization` may be meant for them.
     """
-    action = _with_headers(with_filters(action, _filters(arm, door)), _named(arm))
+    action = _with_headers(with_filters(action, _filters(arm, protocol)), _named(arm))
     return action if arm.upstream is not None else without_credentials(action)
 
 
@@ -168,7 +170,7 @@ def _named(arm: RevisionTarget) -> list[Json]:
 
 
 def _marked(endpoint: EndpointRoute, sticky: StickySpec | None) -> list[Json]:
-    """Tell the replicas, and whatever counts, which split a request came by and whose it is."""
+    """Mark a request with its split and arm, for replicas and statistics."""
     if not endpoint.split_id:
         return []
     headers: list[Json] = [set_header(SPLIT_HEADER, endpoint.split_id)]
@@ -178,7 +180,7 @@ def _marked(endpoint: EndpointRoute, sticky: StickySpec | None) -> list[Json]:
 
 
 def _mirror(endpoint: EndpointRoute) -> RevisionTarget | None:
-    """The arm that gets copies; None if there is none that lives."""
+    """Return the live arm that receives copies, or None."""
     mirror = endpoint.mirror
     arm = None if mirror is None or not mirror.percent else endpoint.arm(mirror.key)
     return None if arm is None or not arm.is_live else arm
@@ -213,6 +215,6 @@ def _mirrored(endpoint: EndpointRoute, arm: RevisionTarget, action: Resource) ->
     return {**action, "route": {**route, "request_mirror_policies": [policy]}}
 
 
-def _filters(arm: RevisionTarget, door: CallProtocol) -> Resource:
+def _filters(arm: RevisionTarget, protocol: CallProtocol) -> Resource:
     """What is particular on the way to an arm: a gRPC server takes gRPC as it is."""
-    return BRIDGED_ELSEWHERE if door is CallProtocol.GRPC and arm.upstream is not None else {}
+    return BRIDGED_ELSEWHERE if protocol is CallProtocol.GRPC and arm.upstream is not None else {}

@@ -83,7 +83,7 @@ class ArmStatistics(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     def since(self, before: "ArmStatistics") -> "ArmStatistics":
-        """What came since `before`; all if anything is less than then: it was counted anew."""
+        """Return the counts since `before`; all counts if they were reset meanwhile."""
         latency = {
             bucket: count - before.latency.get(bucket, 0) for bucket, count in self.latency.items()
         }
@@ -129,7 +129,7 @@ class GatewayStatistics(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def arm_loggers(*, counts_all: bool) -> Sequence[Resource]:
-    """The access loggers that count: of what was answered, and of what nobody waited for.
+    """Return the access loggers that count answered and abandoned requests.
 
     Whoever finds no living server is refused before the split's header is set; an arm's verdict
     must know of it, so such requests are counted once more, as `dead`.
@@ -280,7 +280,7 @@ def is_rejection(code: int, grpc: str) -> bool:
 
 
 def is_abandoned(code: int, grpc: str) -> bool:
-    """Whether nobody waited for the answer; never also an error or a rejection."""
+    """Whether the caller disconnected; excludes errors and rejections."""
     return code in {0, _CALLER_LEFT} or grpc == _GRPC_CANCELLED
 
 

@@ -1,4 +1,4 @@
-"""TLS of connections, and its secrets in files of their own (SDS).
+"""TLS of connections, with one file per secret (SDS).
 
 A replaced file of that kind is in force within a millisecond and ends no connection. Each holds one
 secret: Envoy takes no more from a file. Certificate and key stand in it together, so no reader ever

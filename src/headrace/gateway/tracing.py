@@ -29,7 +29,7 @@ _PORTS: Final = {"http": 80, "https": 443}
 
 
 def tracing(settings: TracingSpec | None) -> Resource:
-    """What a connection manager says about traces; empty where there are none."""
+    """Return the trace settings of a connection manager; empty without traces."""
     if settings is None:
         return {}
     exporter: Resource = {

@@ -138,7 +138,7 @@ def authorities(settings: EnvoySettings, *, bundles: Sequence[str] = _BUNDLES) -
     """The file of certificates that upstreams' are verified against.
 
     Raises:
-        FailedPreconditionError: There is none.
+        FailedPreconditionError: There are no CA certificates.
     """
     if settings.ca_file is not None:
         return settings.ca_file

@@ -83,7 +83,7 @@ class Ready(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(slots=True, kw_only=True)
 class AdminApp:
-    """The ASGI application of the agent's own port. Being without a control plane is no trouble."""
+    """ASGI application of the agent's own port; ready also without a control plane."""
 
     agent: GatewayAgent
     certificates: Certificates

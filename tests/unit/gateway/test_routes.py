@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.gateway import EndpointRoute, RevisionTarget, build_snapshot, cluster_name
-from headrace.gateway.splits import CallProtocol, live_split, speaks
+from headrace.gateway.splits import CallProtocol, live_split, supports_protocol
 from tests.unit.gateway.arbitrary import (
     clusters_named,
     endpoint_lists,
@@ -29,12 +29,12 @@ SNAPSHOT = build_snapshot(gateway_settings(), [ENDPOINT])
 EMPTY = build_snapshot(gateway_settings(), [])
 
 
-def _serves(route: dict[str, Any], endpoint: EndpointRoute, door: CallProtocol) -> bool:
+def _serves(route: dict[str, Any], endpoint: EndpointRoute, protocol: CallProtocol) -> bool:
     """Whether a route answers for all of an endpoint: its live arms, or says why not."""
     split = live_split(endpoint)
     if not split:
         return bool(route["direct_response"]["status"] == 503)
-    if not all(speaks(arm, door) for arm, _ in split):
+    if not all(supports_protocol(arm, protocol) for arm, _ in split):
         return bool(route["direct_response"]["status"] == 404)
     named = list(dict.fromkeys(clusters_named(route)))
     return named == list(dict.fromkeys(cluster_name(endpoint.name, arm.key) for arm, _ in split))
@@ -50,7 +50,7 @@ def test_a_path_reaches_the_endpoint_it_names_and_no_other(
     known = {endpoint.name: endpoint for endpoint in endpoints}
     snapshot = build_snapshot(gateway_settings(), endpoints)
 
-    for path, door in (
+    for path, protocol in (
         (f"/v2/models/{name}{rest}", CallProtocol.V2),
         (f"/v1/models/{name}", CallProtocol.V1),
         (f"/v1/models/{name}:predict", CallProtocol.V1),
@@ -58,7 +58,7 @@ def test_a_path_reaches_the_endpoint_it_names_and_no_other(
         route = first_match(snapshot, path, keys)
         if name in known:
             assert route["name"] == name
-            assert _serves(route, known[name], door)
+            assert _serves(route, known[name], protocol)
         else:
             assert route["name"] == "unknown-model"
 
@@ -93,10 +93,10 @@ def test_a_versioned_path_reaches_that_revision_or_none(
     )
 
     arm = arms.get((name, version))
-    for found, door in ((route, CallProtocol.V2), (over_grpc, CallProtocol.GRPC)):
+    for found, protocol in ((route, CallProtocol.V2), (over_grpc, CallProtocol.GRPC)):
         if arm is None:
             assert found["name"] in {"unknown-model", "unknown-version"}
-        elif not speaks(arm, door):
+        elif not supports_protocol(arm, protocol):
             assert found["direct_response"]["status"] == 404
         elif arm.is_live:
             assert list(clusters_named(found)) == [cluster_name(name, version)]

@@ -45,7 +45,7 @@ class Pair:
 
 
 def new_authority(*, now: float, days: float, name: str = "Headrace local authority") -> Pair:
-    """An authority that nobody trusts yet; it signs for servers and clients, for no authorities.
+    """New certificate authority; it signs servers and clients, but no other authorities.
 
     Args:
         now: Seconds since 1970.
@@ -81,7 +81,7 @@ def client_certificate(authority: Pair, name: str, *, now: float, days: float) -
     """What a client called `name` shows: a word, a host name, or a URI such as a SPIFFE id.
 
     Raises:
-        InvalidArgumentError: It is none of these.
+        InvalidArgumentError: It is not such a name.
     """
     if "://" in name:
         others: list[x509.GeneralName] = [x509.UniformResourceIdentifier(name)]

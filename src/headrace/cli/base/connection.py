@@ -156,7 +156,7 @@ def find_target(server: str | None, home: Path) -> CommandTarget:
     """The target that the options `--server` and `--home` mean.
 
     Raises:
-        InvalidArgumentError: The server's URL is none.
+        InvalidArgumentError: The server's URL is not valid.
         FailedPreconditionError: The file of contexts cannot be read.
     """
     credentials = given_options()
@@ -184,5 +184,5 @@ def actor() -> str:
 
 
 def grpc_url(http_url: str, target: str) -> str:
-    """The second port's target, which says that it is encrypted if it is."""
+    """Return the target of the second port, with a scheme if it is encrypted."""
     return f"grpcs://{target}" if http_url.startswith("https:") else target

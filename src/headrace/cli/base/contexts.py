@@ -63,7 +63,7 @@ class Contexts(msgspec.Struct, frozen=True, kw_only=True):
     def with_server(
         self, name: str, url: str, *, use: bool, access: ContextCredentials | None = None
     ) -> "Contexts":
-        """With one more, or another URL for one that is there; the first becomes the current one.
+        """Return the contexts with one added or changed; the first becomes the current one.
 
         A token goes with its URL: another URL removes it, unless `access` has one.
 
@@ -120,7 +120,7 @@ def server_url(text: str) -> str:
     """The URL that `text` means; `host` and `host:port` are HTTP on the management port.
 
     Raises:
-        InvalidArgumentError: It is none.
+        InvalidArgumentError: It is not a server URL.
     """
     full = text if "://" in text else f"http://{text}"
     try:
@@ -144,7 +144,7 @@ def contexts_file(environment: Mapping[str, str] = os.environ) -> Path:
 
 
 def read_contexts(path: Path) -> Contexts:
-    """What is in the file; nothing if there is none.
+    """Return the stored contexts; none without a file.
 
     Raises:
         FailedPreconditionError: It cannot be read.

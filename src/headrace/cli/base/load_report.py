@@ -1,4 +1,4 @@
-"""Report of a load: text for people, a document for programs."""
+"""Load report as text and as JSON document."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Final
@@ -233,7 +233,7 @@ def _value(interval: ConfidenceInterval | None) -> float | None:
 
 
 def _pair(interval: ConfidenceInterval | None) -> list[float | None] | None:
-    """Both bounds, or null: half an interval is none."""
+    """Return both bounds, or null if one is unknown."""
     if interval is None or not interval.is_known:
         return None
     return [_finite(interval.low), _finite(interval.high)]

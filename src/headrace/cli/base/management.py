@@ -26,7 +26,7 @@ TIMEOUT_S: Final = 30.0
 UPLOAD_TIMEOUT_S: Final = 600.0
 """How long the control plane may take to check a model once it has it."""
 SILENCE_S: Final = 60.0
-"""A stream of events that says nothing for so long, not even a heartbeat, is broken."""
+"""Seconds without an event or heartbeat after which an event stream counts as broken."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +41,7 @@ class ServerEvent:
 def read_events(lines: Iterable[str]) -> Iterator[ServerEvent]:
     """The events in `lines`; comments, such as heartbeats, are passed over.
 
-    An event that breaks off is none: only an empty line ends it.
+    An incomplete event is dropped: only an empty line ends an event.
     """
     last_id, kind, data = "", "", list[str]()
     for line in lines:
@@ -65,12 +65,12 @@ def read_events(lines: Iterable[str]) -> Iterator[ServerEvent]:
 
 
 class Management:
-    """The management API at `url`; every call opens a connection of its own.
+    """Client of the management API at `url`; each call opens a new connection.
 
     Args:
         token: Shows who asks; empty for a server that wants none.
         ca_file: Who signs its certificate; empty for one of the usual ones.
-        is_remote: Whether somebody else starts and stops this control plane.
+        is_remote: Whether the control plane runs on another host, or is not managed here.
         pinned: A file of the very certificate that it shows, whatever names stand in it; empty
             checks names and authorities.
     """

@@ -99,7 +99,7 @@ def stored_on(api: Management, name: str, pushed: Pushed, *, says: bool = False)
     """The model version on the server that is what lies here; uploaded if it has none.
 
     Args:
-        says: Whether an upload is told.
+        says: Whether progress of an upload is displayed.
 
     Raises:
         InvalidArgumentError: It cannot be stored, or cannot be served there.

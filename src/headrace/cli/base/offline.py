@@ -43,7 +43,7 @@ def log_lines(home: Path, *, tail: int, source: str, log_format: str) -> list[st
     """The newest lines of all logs of `home`, or of one process.
 
     Raises:
-        NotFoundError: There are none, or none of `source`.
+        NotFoundError: There are no logs, or none of `source`.
     """
     logs = LogFiles(directory=home / "logs")
     if not logs.paths(source):
@@ -57,7 +57,7 @@ def log_lines(home: Path, *, tail: int, source: str, log_format: str) -> list[st
 
 
 def watched_store(url: str, *, retry_s: float | None = None) -> "SharedStore":
-    """The store at `url`, whose transfers are shown where somebody watches.
+    """Return the store at `url`, with progress of transfers on a terminal.
 
     Args:
         retry_s: How long a request is tried again; None for the usual time.
@@ -77,7 +77,7 @@ def home_registry(
             store that the home is a copy of, if it is.
 
     Raises:
-        InvalidArgumentError: It is no such URL.
+        InvalidArgumentError: It is not a store URL.
     """
     url = os.environ.get("HEADRACE_ARTIFACTS", "") if artifacts is None else artifacts
     url = url or bound_to(home)
@@ -90,7 +90,7 @@ def stored_model(reference: str, home: Path) -> tuple[ModelVersion, Path]:
     A shared store is asked only for what is not whole in the home: a job may have no network.
 
     Raises:
-        VersionNotFoundError: There is none; also without a number if there is no such model.
+        VersionNotFoundError: The version or the model does not exist.
         ArtifactCorruptError: It is damaged.
     """
     registry = Registry(home)
@@ -123,7 +123,7 @@ def resolver(spec: "SystemSpec", home: Path, *, allow_code: bool = False) -> "It
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pushed:
-    """What is to be stored: where it lies, and what is said of it. As `Registry.push`."""
+    """Model file to store, with metadata; arguments of `Registry.push`."""
 
     path: Path
     runtime: str = ""

@@ -165,7 +165,7 @@ Json = Annotated[bool, option("Print JSON to standard output.", "--json")]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallerOptions:
-    """Options that say who calls a gateway or a replica, and whom the caller trusts."""
+    """Authentication and TLS options of calls to a gateway or a replica."""
 
     key: Annotated[
         str | None,
@@ -416,7 +416,7 @@ def numbers(text: str, flag: str) -> tuple[int, ...]:
     """Whole numbers from 1 on, in the order they are written; none if `text` is empty.
 
     Raises:
-        BadParameter: It is no such list.
+        BadParameter: It is not a list of whole numbers.
     """
     if not text:
         return ()
@@ -435,7 +435,7 @@ def seconds(text: str, flag: str) -> float:
     """A duration: seconds, or a number with `us`, `ms`, `s`, `m`, `h`, `d` or `w` behind it.
 
     Raises:
-        BadParameter: It is none, or not above 0.
+        BadParameter: It is not a duration above 0.
     """
     result = duration_s(text)
     if result is None:
@@ -448,7 +448,7 @@ def parse_share(text: str, flag: str) -> float:
     """A ratio out of `1%` or `0.01`, which `flag` gave.
 
     Raises:
-        BadParameter: It is none between 0 and 1.
+        BadParameter: It is not a ratio between 0 and 1.
     """
     word = text.strip()
     try:

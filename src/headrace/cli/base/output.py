@@ -98,7 +98,7 @@ def show_document(
     Args:
         rows: What the table lists.
         columns: As `rows_text` has them.
-        empty: Line for people where there are no rows; empty shows the headings alone.
+        empty: Message if there are no rows; empty shows the headings alone.
     """
     listed = list(rows)
     if json:
@@ -137,7 +137,7 @@ def columns_from(cells: Callable[[Any], Sequence[str]], *names: str) -> dict[str
 
 
 def styled(key: str, styles: Mapping[str, str], other: str = "") -> Callable[[Any], "Text"]:
-    """Return the column of a row's word, which looks as `styles` say."""
+    """Return the column of a key's text, styled by `styles`."""
     from rich.text import Text
 
     return lambda row: Text(row[key], style=styles.get(row[key], other))
@@ -188,7 +188,7 @@ def progress_bar(text: str, total: float | None) -> Iterator[Callable[..., None]
     Lines of `say` stand above it meanwhile.
 
     Args:
-        total: None where nobody knows.
+        total: None if unknown.
 
     Yields:
         What takes the changes: `completed`, `advance`, `description`, and a `note` beside the bar.

@@ -73,7 +73,7 @@ def draw_load(path: Path, results: "Sequence[LoadResult]", *, title: str) -> Non
     """One run over time and by quantile; several by their rates.
 
     Args:
-        title: Whatever stands in it, it is shown as text.
+        title: Displayed as plain text.
     """
     shown = "".join(letter if letter.isprintable() else "?" for letter in title)[:_LONGEST_TITLE]
     if len(results) == 1:

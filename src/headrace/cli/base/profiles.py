@@ -54,7 +54,7 @@ def find_subject(
     An endpoint's model is measured as its spec declares its rows.
 
     Raises:
-        NotFoundError: There is none of these.
+        NotFoundError: No such file, version or endpoint exists.
     """
     path = Path(name)
     if path.exists():
@@ -89,7 +89,7 @@ def find_subject(
 
 
 def _served(name: str, target: CommandTarget) -> dict[str, Any]:
-    """The revision with the most requests of an endpoint; empty if there is none such."""
+    """Return the revision of an endpoint with the most requests; empty without one."""
     try:
         status = target.management().get("/api/v1/status")
     except HeadraceError:
@@ -123,7 +123,7 @@ def save_profile(home: Path, profile: Profile) -> Path:
 
 
 def read_profiles(home: Path, digest: str) -> list[Profile]:
-    """The profiles of a model's content, of whatever processor.
+    """Return the profiles of a model's content, for all processors.
 
     Raises:
         ArtifactCorruptError: One is damaged; the message names the file.

@@ -35,7 +35,7 @@ def read_file(file: str) -> bytes:
     """A file's bytes; standard input's for `-`.
 
     Raises:
-        BadParameter: There is no such file.
+        BadParameter: The file does not exist.
     """
     if file == "-":
         return sys.stdin.buffer.read()
@@ -47,7 +47,7 @@ def read_file(file: str) -> bytes:
 
 
 def read_inputs(data: bytes, signature: ModelSignature) -> Inputs:
-    """The inputs that `data` holds; its format is told by its first bytes.
+    """Return the inputs in `data`; the format is detected from its first bytes.
 
     JSON may be a V2 request, a V1 request (`instances` or `inputs`), an object of values by input
     name, or a list of rows for a model with one input. In CSV each line is a row: a header that

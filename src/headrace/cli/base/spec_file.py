@@ -95,7 +95,7 @@ def tuned(
 
 
 def tuned_document(document: dict[str, Any], target: "CommandTarget") -> dict[str, Any]:
-    """The document with what it leaves open filled in from profiles; says what that is, and why.
+    """Complete the document from profiles, and print what was added and why.
 
     Raises:
         FailedPreconditionError: A model has no profile that holds where it will be served.

@@ -46,7 +46,7 @@ Row = Mapping[str, object]
 def read_rows(
     stream: BinaryIO, name: str, view: FeatureView
 ) -> Iterator[list[tuple[int, Row | str]]]:
-    """Parts of the rows, each with its number from 1; a text says why it is none.
+    """Return parts of the rows, each with its number from 1; a text is the error of a row.
 
     The format is told by the first bytes: Parquet, JSON (an object a line), else CSV with a line of
     names, in which nothing stands for a missing value.
@@ -124,7 +124,7 @@ def _from_csv(lines: Iterator[bytes], name: str, view: FeatureView) -> Iterator[
 
 
 def _cell(text: str, datatype: Datatype | None) -> object:
-    """What a cell says; as it is where that is nothing of the type, which is then told."""
+    """Return the typed value of a cell; the text itself if it does not parse."""
     if not text:
         return None
     try:
@@ -232,7 +232,7 @@ def read_times(path: Path, column: str) -> Array:
     Numbers are such seconds; texts are ISO 8601, in UTC where they name no zone.
 
     Raises:
-        InvalidArgumentError: There is no such column, or a value is no time.
+        InvalidArgumentError: The column does not exist, or a value is not a time.
         FailedPreconditionError: It is Parquet, and pyarrow is not installed.
     """
     table = _table(path)

@@ -68,7 +68,7 @@ def choose_model(options: "RunOptions", target: "CommandTarget") -> Chosen:
     endpoint's spec says it itself.
 
     Raises:
-        NotFoundError: There is none of these.
+        NotFoundError: No such file, version or endpoint exists.
         CodeNotAllowedError: It would run its author's code.
     """
     if not options.model:
@@ -146,7 +146,7 @@ def _of_endpoint(
     """The version with the most of the endpoint's requests, or the one that `NAME:VERSION` names.
 
     Raises:
-        NotFoundError: There is no such endpoint or version.
+        NotFoundError: The endpoint or version does not exist.
         SpecError: Its model cannot be served.
     """
     endpoint, _, version = name.partition(":")
@@ -229,7 +229,7 @@ def inputs_of(source: str, environment: Mapping[str, str] | None = None) -> Inpu
 
     Raises:
         FailedPreconditionError: A variable that it names is not there.
-        InvalidArgumentError: There are no such files.
+        InvalidArgumentError: The files do not exist.
     """
     is_elsewhere = is_url(source) or is_database(source)
     fill_in = url_filled_in if is_elsewhere else filled_in

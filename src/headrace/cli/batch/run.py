@@ -49,7 +49,7 @@ def open_engine(
 
     Raises:
         BadParameter: The engine was removed.
-        InvalidArgumentError: The engine takes no such address.
+        InvalidArgumentError: The address is not valid for the engine.
         FailedPreconditionError: Ray is not installed.
     """
     if name is EngineChoice.SPARK:
@@ -109,8 +109,8 @@ def run_batch(options: RunOptions, target: CommandTarget) -> Summary:
     """Run a job, or what is left of one.
 
     Raises:
-        HeadraceError: As each step says.
-        KeyboardInterrupt: It was; what is done stays, and how to go on was told.
+        HeadraceError: A step of the run failed.
+        KeyboardInterrupt: The run was interrupted; finished output is kept.
     """
     now = datetime.now(UTC)
     wish = JobRequest(

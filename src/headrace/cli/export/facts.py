@@ -124,7 +124,7 @@ def artifacts_of(models: "set[str]", store: ModelStore) -> dict[str, Artifact]:
 
 
 def key_sets_of(spec: "SystemSpec") -> dict[str, str]:
-    """The public keys of identity providers that stand in files.
+    """Return the public keys of identity providers that are given as files.
 
     Raises:
         InvalidArgumentError: A file cannot be read.

@@ -55,7 +55,7 @@ def plan(
     """What becomes of the files in a folder; all arguments are digests by path.
 
     Args:
-        recorded: What the export before wrote; empty where nobody knows.
+        recorded: Files of the previous export; empty if unknown.
         there: What is in the folder.
         files: What is to be written.
     """
@@ -123,7 +123,7 @@ def write_over(folder: Path, files: Mapping[str, bytes]) -> list[str]:
 
 
 def _recorded(folder: Path) -> dict[str, str] | None:
-    """What an earlier export wrote; None if nothing says so."""
+    """Return the record of the previous export; None without one."""
     try:
         text = (folder / RECORD).read_bytes()
     except FileNotFoundError:

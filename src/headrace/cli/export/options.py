@@ -30,7 +30,7 @@ _LAST_PORT: Final = 65535
 
 
 def check_artifacts(url: str) -> None:
-    """Refuse what pods could not fetch from, and what may hold a secret; empty is none."""
+    """Refuse URLs that pods cannot fetch from, or that may contain a secret; empty means none."""
     from headrace.registry import check_artifacts_url
 
     if url:
@@ -64,7 +64,7 @@ def check_socket(option: str, address: str) -> None:
 def check_versions(
     option: str, facts: "ExportFacts", requested: Collection[tuple[str, str]]
 ) -> None:
-    """Refuse what is said of a version that is not exported: a slip would be lost in silence."""
+    """Refuse values for a version that is not exported, which would be ignored otherwise."""
     versions = {(e.name, v.number): None for e in facts.endpoints for v in e.versions}
     for name, number in requested:
         if (name, number) not in versions:
@@ -116,7 +116,7 @@ Image = Annotated[
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlaceOptions:
-    """Options that say where in a cluster objects are."""
+    """Options for names and namespace of cluster objects."""
 
     instance: Annotated[str, option("Prefix of object names, such as the Helm release.")] = (
         "headrace"
@@ -188,7 +188,7 @@ class RouteOptions:
 def addresses_for(
     option: str, texts: Sequence[str] | None, check: Callable[[str, str], None] | None = None
 ) -> dict[tuple[str, str], list[str]]:
-    """What `ENDPOINT:VERSION=ADDRESS` says, by endpoint and version.
+    """Return the addresses of `ENDPOINT:VERSION=ADDRESS`, by endpoint and version.
 
     Args:
         check: Looks at an address, the option's name before it.

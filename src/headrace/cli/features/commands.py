@@ -86,7 +86,7 @@ def push_file(view: FeatureView, store: OnlineStore, path: Path) -> PushReport:
     Raises:
         InvalidArgumentError: The file cannot be read on; what came before is written.
         UnavailableError: The store cannot be reached.
-        FailedPreconditionError: It cannot be written; the message says how to mend it.
+        FailedPreconditionError: The store cannot be written; the message contains the remedy.
     """
     rows = written = right = refused_rows = 0
     refused: list[RefusedRow] = []

@@ -180,7 +180,7 @@ def converted(pushed: Pushed, conversion: ConversionOptions, home: Path) -> Iter
 
 
 def difference_text(metadata: Mapping[str, str]) -> str:
-    """What was compared, and how far the answers to given rows are apart, for people."""
+    """Return a summary of the comparison and its largest difference."""
     by = f"converted by {metadata['converter']}, computes in {metadata['converter_computes']}"
     beside = metadata.get("differs_beside_thresholds")
     fine = (
@@ -341,7 +341,7 @@ def verify(
 
 
 def signed_text(signature: VersionSignature) -> str:
-    """A signature on one line: by which key, and who and when it says."""
+    """Return a signature on one line: key, time and signer."""
     from headrace.registry.signing import key_of
 
     try:

@@ -40,7 +40,7 @@ _MAX_MONTH_ROWS: Final = 12
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplicaOptions:
-    """Options that say what one replica can take and needs."""
+    """Options for the capacity and resources of one replica."""
 
     model: Profiled = ""
     service_time: Annotated[

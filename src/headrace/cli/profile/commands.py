@@ -197,7 +197,7 @@ def _overhead(
     cores: int,
     budget_s: float,
 ) -> "tuple[Measured, Overhead | None]":
-    """The overhead, or a note that says why it is not known."""
+    """Return the overhead, or a note why it is unknown."""
     from headrace.control.sandboxed.profile import endpoint_overhead, replica_overhead
 
     length = measured.loaded.length

@@ -29,7 +29,7 @@ from headrace.core.text import duration_text
 
 app = CommandGroup(help="Capacity planning: serving mode and number of machines.")
 _PEAK: Final = 3.0
-"""The peak over the average, where nobody says what it is."""
+"""Default ratio of the peak to the average rate."""
 app.command()(capacity)
 
 

@@ -62,7 +62,7 @@ def power_document(row: "Power") -> dict[str, object]:
 
 
 def result_text(result: "Result", *, alpha: float, is_same: bool) -> "list[Text]":
-    """One candidate, for people."""
+    """Return the result of one candidate as text."""
     ever, naive = (
         len(times) / result.runs for times in (result.ever_rolled_back_s, result.naive_s)
     )
@@ -87,7 +87,7 @@ def result_text(result: "Result", *, alpha: float, is_same: bool) -> "list[Text]
 
 
 def power_text(rows: "list[Power]", duration_s: int) -> "list[Text]":
-    """The power table, for people."""
+    """Return the power table as text."""
     columns: dict[str, Column] = {
         "change": lambda row: row.change,
         "requests to reject": lambda row: _number(row.expected.until_worse),

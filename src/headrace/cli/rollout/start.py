@@ -64,7 +64,7 @@ _MAX_WEIGHT: Final = 100
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanOptions:
-    """Options of a plan; None and False where the command line says nothing."""
+    """Options of a rollout plan; None and False if not given."""
 
     strategy: Annotated[
         Strategy | None, option("Rollout strategy.", shown="the endpoint's strategy, else canary")
@@ -131,7 +131,7 @@ class PlanOptions:
     ] = None
 
     def present(self, *names: str) -> dict[str, Any]:
-        """Those of `names` that the command line says."""
+        """Return the values of `names` that are given on the command line."""
         values = {name: getattr(self, name) for name in names}
         # By identity: 0 is a value.
         return {
@@ -147,7 +147,7 @@ def rollout_plan(
     """The plan; None leaves it to the endpoint.
 
     Args:
-        document: A plan from a file; what stands on the command line wins over it.
+        document: Plan from a file; options take precedence.
 
     Raises:
         typer.BadParameter: Options of different strategies stand together.
@@ -292,10 +292,10 @@ def _check_source(*, version: str, model: str, upstream: str | None, protocol: s
 
 
 def read_plan(file: Path) -> dict[str, Any]:
-    """The plan in a file: what stands under `rollout`, or the whole of it.
+    """Return the plan in a file: the value of `rollout`, or the whole document.
 
     Raises:
-        InvalidArgumentError: It is none.
+        InvalidArgumentError: It is not a plan.
     """
     try:
         document = read_yaml(file.read_text(encoding="utf-8"))

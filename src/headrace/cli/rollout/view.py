@@ -60,7 +60,7 @@ def interval_bar(
     Args:
         low: None for an interval without lower bound; then it is drawn to the left edge.
         neutral: Where there is no difference.
-        margin: Up to where a difference is tolerated; None for no such bound.
+        margin: Limit of the tolerated difference; None for no limit.
     """
     if low is None and high is None:
         return ""

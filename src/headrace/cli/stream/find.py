@@ -50,7 +50,7 @@ class ShortForm:
 
 
 def short_spec(form: ShortForm) -> "SystemSpec":
-    """The spec that says the same.
+    """Return the equivalent spec.
 
     Raises:
         SpecError: With all mistakes.
@@ -97,7 +97,7 @@ def chosen(spec: "SystemSpec", names: list[str], *, where: str) -> "list[StreamS
     """The streams of these names; all if none is named.
 
     Raises:
-        NotFoundError: One is not there, or there is none at all.
+        NotFoundError: A stream does not exist.
     """
     if not spec.streams:
         raise NotFoundError(f"{where} has no 'streams'")
@@ -114,7 +114,7 @@ def find_stream(name: str, *, file: Path | None, plane: ControlPlaneOptions) -> 
     """The stream of this name: in `file`, else in what runs, else in `headrace.yaml` here.
 
     Raises:
-        NotFoundError: There is none.
+        NotFoundError: The stream does not exist.
         HeadraceError: The file is wrong, or what runs cannot be asked.
     """
     from headrace.cli.base.spec_file import read_spec  # noqa: PLC0415  # as above
@@ -139,7 +139,7 @@ def open_broker_of(url: str, home: Path) -> "Broker":
     """The broker of a URL that may name variables.
 
     Raises:
-        HeadraceError: It cannot be used; the message says why.
+        HeadraceError: The broker cannot be used; the message contains the reason.
     """
     from headrace.core.variables import url_filled_in  # noqa: PLC0415  # as above
     from headrace.streaming.brokers import open_broker  # noqa: PLC0415  # only here

@@ -68,7 +68,7 @@ def resolved(
 
 
 def with_workers(streams: Sequence[DesiredStream], count: int | None) -> list[DesiredStream]:
-    """The streams with so many workers each; None for what they say."""
+    """Return the streams with this number of workers; None for the number in the spec."""
     if count is None:
         return list(streams)
     return [
@@ -77,7 +77,7 @@ def with_workers(streams: Sequence[DesiredStream], count: int | None) -> list[De
 
 
 def make_topics(streams: Sequence[DesiredStream], home: Path) -> None:
-    """Make what streams read from embedded logs, where it is not there: nobody else will.
+    """Create missing topics of embedded logs, which no broker creates.
 
     Raises:
         HeadraceError: The log cannot be used.
@@ -202,7 +202,7 @@ class Foreground:
 
 
 async def _no_listener(_: object) -> None:
-    """Nobody reads events: whoever runs this sees it."""
+    """Ignore events: output on the terminal replaces them."""
 
 
 class _Screen:

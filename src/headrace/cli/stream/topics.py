@@ -211,7 +211,7 @@ def records_of(
 
 
 def value_text(record: "Record") -> str:
-    """A value as a line; what is no text is told as Python writes bytes."""
+    """Return a value as a line; bytes that are not text as a Python literal."""
     if record.value is None:
         return ""
     try:

@@ -375,7 +375,7 @@ def replica_settings(
     log_format: str,
     device: Device = Device.AUTO,
 ) -> "ReplicaSettings":
-    """What the replica is told; `model` is a path, or a reference if no such path exists."""
+    """Return the replica's settings; `model` is a path, or a reference if no such path exists."""
     from headrace.cli.base.options import name_from
 
     path = Path(model)

@@ -74,7 +74,7 @@ async def stop_remaining_processes(path: Path, *, drain_s: float) -> int:
 
 
 async def _ignore_progress(_: object) -> None:
-    """There is nobody to tell."""
+    """Ignore progress."""
 
 
 async def _stop_gateway(home: HomeDir, *, drain_s: float) -> int:

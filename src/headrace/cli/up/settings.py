@@ -59,7 +59,7 @@ _more_file = partial(_file, hidden=True)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelOptions:
-    """Options of `headrace up` for a model file; a spec says them itself."""
+    """Options of `headrace up` for a model file; not valid with a spec."""
 
     name: Annotated[
         str | None, option("Endpoint name of a model file.", shown="from the file name")
@@ -94,7 +94,7 @@ class ModelOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ControlOptions:
-    """Options of whatever starts a control plane; only `--help-all` shows the hidden ones."""
+    """Options of a control plane; only `--help-all` shows the hidden ones."""
 
     host: Host = None
     http_port: Annotated[
@@ -394,7 +394,7 @@ def oidc_settings(
     redirect_url: str,
     roles: Sequence[str],
 ) -> "OidcSettings | None":
-    """The settings; a flag, or its variable, wins over the file. None where there are none.
+    """Return the OIDC settings; flags and variables take precedence over the file. None if unset.
 
     Raises:
         BadParameter: Something is missing, or cannot be used.

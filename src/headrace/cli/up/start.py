@@ -112,7 +112,7 @@ _KEYS = {
     "--max-replicas": ("max_replicas", "autoscale: {max_replicas: 4}"),
     "--rows-independent": ("rows_independent", "batching: {rows_independent: true}"),
 }
-"""Options of a model: the field of `ModelOptions`, and what says the same in a spec."""
+"""Options of a model: the field of `ModelOptions`, and the equivalent spec setting."""
 
 
 def _latency_s(text: str) -> float:
@@ -186,7 +186,7 @@ def command(
     except (HeadraceError, KeyError, ValueError):
         return short
     path, body = f"v2/models/{endpoint}/infer", example_body(inputs, example)
-    if coded := _text_body(inputs):
+    if coded := _base64_body(inputs):
         path, body = f"v1/models/{endpoint}:predict", coded
     if len(body) > _LONGEST_BODY:
         return short
@@ -194,7 +194,7 @@ def command(
 
 
 def example_of(management: Management, endpoint: Mapping[str, Any]) -> dict[str, float | str]:
-    """`ModelSignature.example` of an endpoint of the status; empty where nobody knows it."""
+    """Return `ModelSignature.example` of an endpoint of the status; empty if unknown."""
     revisions = sorted(endpoint.get("revisions", []), key=lambda revision: -revision["weight"])
     name, colon, version = revisions[0]["model"].rpartition(":") if revisions else ("", "", "")
     if not colon or "/" in name:
@@ -226,8 +226,8 @@ def example_body(
     return json.dumps({"inputs": tensors}, separators=(",", ":"))
 
 
-def _text_body(inputs: list[TensorSpec]) -> str:
-    """A V1 request with one made-up row, if it is a file that nobody could read; else empty."""
+def _base64_body(inputs: list[TensorSpec]) -> str:
+    """Return a V1 request in base64 with one generated row of unprintable bytes; else empty."""
     from headrace.core.examples import example_inputs
 
     if len(inputs) != 1 or inputs[0].datatype is not Datatype.BYTES or inputs[0].shape != (-1,):
@@ -246,7 +246,7 @@ _LOOK_S = 0.1
 
 
 def detach(settings: "ControlSettings", *, home: Path, wait_s: float, json: bool) -> bool:
-    """Start all in the background, and say where it is reached; whether all endpoints are ready."""
+    """Start the system in the background, print its addresses; return whether all is ready."""
     last = read_last_control_file(home)
     with progress("starting, until a test request succeeds"):
         control = start_detached(settings, timeout_s=wait_s)
