@@ -29,7 +29,7 @@ class ReplicaRequest(msgspec.Struct, frozen=True, kw_only=True):
 
     endpoint: str
     arm: str
-    wanted: int
+    desired: int
     minimum: int = 0
     running: int = 0
     cpus: float = 0.0
@@ -49,7 +49,7 @@ class ReplicaGrant(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def share_out(
-    asks: Sequence[ReplicaRequest], budget: BudgetSpec
+    requests: Sequence[ReplicaRequest], budget: BudgetSpec
 ) -> dict[tuple[str, str], ReplicaGrant]:
     """What everybody gets, by endpoint and arm.
 
@@ -62,28 +62,37 @@ def share_out(
     room = _Room.of(budget)
     grants: dict[tuple[str, str], ReplicaGrant] = {}
     counts: dict[tuple[str, str], int] = {}
-    for ask in asks:
-        counts[ask.key] = min(ask.minimum, ask.wanted)
-        room.take(ask, counts[ask.key])
-    waiting = [(_part(ask, counts[ask.key]), ask.key, ask) for ask in asks if ask.wanted]
-    waiting = [item for item in waiting if counts[item[1]] < item[2].wanted]
+    for request in requests:
+        counts[request.key] = min(request.minimum, request.desired)
+        room.take(request, counts[request.key])
+    waiting = [
+        (_part(request, counts[request.key]), request.key, request)
+        for request in requests
+        if request.desired
+    ]
+    waiting = [item for item in waiting if counts[item[1]] < item[2].desired]
     heapq.heapify(waiting)
     while waiting:
-        _, key, ask = heapq.heappop(waiting)
-        lacking = room.lacks(ask, overdraft=_OVERDRAFT if counts[key] < ask.running else 0.0)
-        if lacking:
-            reason = f"{counts[key]} of {ask.wanted} copies: {lacking}"
+        _, key, request = heapq.heappop(waiting)
+        shortage_text = room.shortage(
+            request, overdraft=_OVERDRAFT if counts[key] < request.running else 0.0
+        )
+        if shortage_text:
+            reason = f"{counts[key]} of {request.desired} copies: {shortage_text}"
             grants[key] = ReplicaGrant(replicas=counts[key], reason=reason)
             continue
-        room.take(ask, 1)
+        room.take(request, 1)
         counts[key] += 1
-        if counts[key] < ask.wanted:
-            heapq.heappush(waiting, (_part(ask, counts[key]), key, ask))
-    return {ask.key: grants.get(ask.key, ReplicaGrant(replicas=counts[ask.key])) for ask in asks}
+        if counts[key] < request.desired:
+            heapq.heappush(waiting, (_part(request, counts[key]), key, request))
+    return {
+        request.key: grants.get(request.key, ReplicaGrant(replicas=counts[request.key]))
+        for request in requests
+    }
 
 
-def _part(ask: ReplicaRequest, count: int) -> float:
-    return count / ask.wanted
+def _part(request: ReplicaRequest, count: int) -> float:
+    return count / request.desired
 
 
 @dataclass(slots=True)
@@ -98,13 +107,13 @@ class _Room:
     def of(cls, budget: BudgetSpec) -> "_Room":
         return cls(budget.cpus, budget.memory_bytes, budget)
 
-    def take(self, ask: ReplicaRequest, count: int) -> None:
+    def take(self, request: ReplicaRequest, count: int) -> None:
         if self.cpus is not None:
-            self.cpus -= ask.cpus * count
+            self.cpus -= request.cpus * count
         if self.memory_bytes is not None:
-            self.memory_bytes -= ask.memory_bytes * count
+            self.memory_bytes -= request.memory_bytes * count
 
-    def lacks(self, ask: ReplicaRequest, *, overdraft: float) -> str:
+    def shortage(self, request: ReplicaRequest, *, overdraft: float) -> str:
         """What there is too little of for one more copy; empty if it fits.
 
         Args:
@@ -112,16 +121,16 @@ class _Room:
         """
         cpus, memory = self.budget.cpus, self.budget.memory_bytes
         if self.cpus is not None and cpus is not None:
-            left = self.cpus + overdraft * cpus
-            if ask.cpus > max(left, 0.0) + _EPSILON:
-                left = max(self.cpus, 0.0)
-                return f"one more needs {ask.cpus:.2f} cores, {left:.2f} of {cpus:g} are left"
+            free = self.cpus + overdraft * cpus
+            if request.cpus > max(free, 0.0) + _EPSILON:
+                free = max(self.cpus, 0.0)
+                return f"one more needs {request.cpus:.2f} cores, {free:.2f} of {cpus:g} are left"
         if self.memory_bytes is not None and memory is not None:
-            left = self.memory_bytes + overdraft * memory
-            if ask.memory_bytes > max(left, 0.0):
-                left = max(self.memory_bytes, 0.0)
+            free = self.memory_bytes + overdraft * memory
+            if request.memory_bytes > max(free, 0.0):
+                free = max(self.memory_bytes, 0.0)
                 return (
-                    f"one more needs {bytes_text(ask.memory_bytes)}, {bytes_text(left)} of "
+                    f"one more needs {bytes_text(request.memory_bytes)}, {bytes_text(free)} of "
                     f"{bytes_text(memory)} are left"
                 )
         return ""

@@ -15,8 +15,8 @@ from zoneinfo import ZoneInfo
 import msgspec
 from cronsim import CronSim
 
-from headrace.autoscale.observation import ArmObservation, fewest_by_limit, learned, step_up
-from headrace.autoscale.state import ReplicaWish, ScaleReason, ScalerState, Signals, add_peak
+from headrace.autoscale.observation import ArmObservation, fewest_by_limit, learn_limit, step_up
+from headrace.autoscale.state import CountProposal, ScaleReason, ScalerState, Signals, add_peak
 from headrace.core.spec.scale import AutoscaleSpec, ScaleScheduleSpec
 
 _MINUTE_S: Final = 60.0
@@ -49,55 +49,57 @@ def _last_moment(cron: str, timezone: str, minute: int) -> float:
     return -math.inf if newest is None else newest.timestamp()
 
 
-def growth_of(look: ArmObservation) -> ReplicaWish:
+def growth_of(look: ArmObservation) -> CountProposal:
     """The most that anything asks for, within what one step may do; 0 if nothing asks."""
     held, demand = look.signals.held, look.demand
-    wishes = [ReplicaWish(count=0, reason=ScaleReason.STEADY)]
+    proposals = [CountProposal(count=0, reason=ScaleReason.STEADY)]
     if held:
         copies = held / (look.settings.target_in_flight or math.inf)
         count = max(math.ceil(min(copies, look.cap)), 1)
         message = f"{held} requests wait for the first copy"
-        wishes.append(ReplicaWish(count=count, reason=ScaleReason.WOKEN, message=message))
+        proposals.append(CountProposal(count=count, reason=ScaleReason.WOKEN, message=message))
     if demand is not None:
-        wishes.append(_wish(demand.grow, ScaleReason.LOAD, f"on average ({demand.explanation})"))
+        proposals.append(
+            _load_proposal(demand.grow, ScaleReason.LOAD, f"on average ({demand.explanation})")
+        )
         if look.is_panicking:
             why = f"right now ({demand.burst_explanation})"
-            wishes.append(_wish(demand.burst, ScaleReason.BURST, why))
-    wishes = [_not_twice(wish, look) for wish in wishes]
+            proposals.append(_load_proposal(demand.burst, ScaleReason.BURST, why))
+    proposals = [_without_queue_growth(proposal, look) for proposal in proposals]
     pressed = step_up(
         look.state, look.pressure, look.settings, starting=look.signals.starting, now=look.now
     )
-    wishes.append(
-        ReplicaWish(count=pressed, reason=ScaleReason.PRESSURE, message=look.pressure.reason)
+    proposals.append(
+        CountProposal(count=pressed, reason=ScaleReason.PRESSURE, message=look.pressure.reason)
     )
-    most = max(wishes, key=lambda wish: wish.count)
+    largest = max(proposals, key=lambda proposal: proposal.count)
     step = math.ceil(max(look.signals.ready, 1) * look.settings.max_scale_up_ratio)
     reach = max(step, look.current)
-    if most.count <= reach:
-        return most
-    message = f"{most.message}; one step goes to {reach} at most"
-    return ReplicaWish(count=reach, reason=most.reason, message=message)
+    if largest.count <= reach:
+        return largest
+    message = f"{largest.message}; one step goes to {reach} at most"
+    return CountProposal(count=reach, reason=largest.reason, message=message)
 
 
-def floor_of(look: ArmObservation) -> ReplicaWish:
+def floor_of(look: ArmObservation) -> CountProposal:
     """The fewest that the settings ask for, whatever the load is."""
     settings = look.settings
     scheduled, line = scheduled_floor(settings.schedule, now=look.now)
     least = 0 if look.is_asleep else max(settings.min_replicas, 1)
     if scheduled > least:
         message = f"the schedule '{line}' asks for {scheduled}"
-        return ReplicaWish(
+        return CountProposal(
             count=min(scheduled, look.cap), reason=ScaleReason.SCHEDULE, message=message
         )
-    return ReplicaWish(count=least, reason=ScaleReason.MINIMUM, message=f"the minimum is {least}")
+    return CountProposal(count=least, reason=ScaleReason.MINIMUM, message=f"the minimum is {least}")
 
 
-def _wish(copies: float, reason: ScaleReason, why: str) -> ReplicaWish:
+def _load_proposal(copies: float, reason: ScaleReason, why: str) -> CountProposal:
     message = f"the load needs at least {copies:.2f} copies {why}"
-    return ReplicaWish(count=math.ceil(copies - _EPSILON), reason=reason, message=message)
+    return CountProposal(count=math.ceil(copies - _EPSILON), reason=reason, message=message)
 
 
-def _not_twice(wish: ReplicaWish, look: ArmObservation) -> ReplicaWish:
+def _without_queue_growth(proposal: CountProposal, look: ArmObservation) -> CountProposal:
     """`wish` without what the queue of a shortage adds to it while copies are starting.
 
     In-flight counts grow with every second in which the copies that were asked for are not there
@@ -105,16 +107,16 @@ def _not_twice(wish: ReplicaWish, look: ArmObservation) -> ReplicaWish:
     """
     starting, current = look.signals.starting, look.current
     grows_with_queue = look.demand is not None and look.demand.by_in_flight
-    if not starting or not grows_with_queue or wish.count <= current:
-        return wish
+    if not starting or not grows_with_queue or proposal.count <= current:
+        return proposal
     ratio = 1.0
     if look.arrivals is not None and look.state.raised_arrivals:
         ratio = max(look.arrivals / look.state.raised_arrivals, 1.0)
-    count = math.ceil(min(wish.count, current * ratio - _EPSILON))
+    count = math.ceil(min(proposal.count, current * ratio - _EPSILON))
     if count > current:
-        return msgspec.structs.replace(wish, count=count)
-    message = f"{wish.message}; {starting} copies are starting"
-    return ReplicaWish(count=count, reason=ScaleReason.STARTING, message=message)
+        return msgspec.structs.replace(proposal, count=count)
+    message = f"{proposal.message}; {starting} copies are starting"
+    return CountProposal(count=count, reason=ScaleReason.STARTING, message=message)
 
 
 _EPSILON: Final = 1e-9
@@ -149,14 +151,14 @@ def decide(
     floor = floor_of(look)
     if floor.count == 0:
         message = f"no request for {settings.idle_s:g} s"
-        chosen = ReplicaWish(count=0, reason=ScaleReason.IDLE, message=message)
+        chosen = CountProposal(count=0, reason=ScaleReason.IDLE, message=message)
         after = msgspec.structs.replace(look.state, peaks=(), panic_until=None, pressed_since=None)
     else:
         growth = growth_of(look)
-        most = growth if growth.count >= floor.count else floor
-        after = _remembered(look, most)
-        is_more = most.count > look.current
-        chosen = _capped(most, look) if is_more else _kept_or_fewer(look, floor, after)
+        largest = growth if growth.count >= floor.count else floor
+        after = _record_look(look, largest)
+        is_more = largest.count > look.current
+        chosen = _capped(largest, look) if is_more else _keep_or_shrink(look, floor, after)
     if chosen.count > look.current:
         after = msgspec.structs.replace(after, raised_at=now, raised_arrivals=look.arrivals)
     elif chosen.count < look.current:
@@ -174,22 +176,24 @@ def decide(
     )
 
 
-def _remembered(look: ArmObservation, most: ReplicaWish) -> ScalerState:
+def _record_look(look: ArmObservation, largest: CountProposal) -> ScalerState:
     """The state with the peak, the panic and the limit of this look."""
     state = look.state
-    enough = max(most.count, min(_fewest(look), look.current))
+    enough = max(largest.count, min(_fewest(look), look.current))
     length_s = look.settings.scale_down_delay_s
     state = msgspec.structs.replace(
         state,
-        peaks=add_peak(state.peaks, at=look.now, length_s=length_s, count=min(enough, look.cap)),
+        peaks=add_peak(
+            state.peaks, observed_at=look.now, length_s=length_s, count=min(enough, look.cap)
+        ),
         panic_until=(
             look.now + look.settings.stable_window_s if look.bursts else state.panic_until
         ),
     )
     is_explained = look.demand is not None and look.demand.burst > look.current
-    if most.reason is not ScaleReason.PRESSURE or is_explained:
+    if largest.reason is not ScaleReason.PRESSURE or is_explained:
         return state
-    limit = learned(state, look.settings, ready=look.signals.ready, now=look.now)
+    limit = learn_limit(state, look.settings, ready=look.signals.ready, now=look.now)
     return msgspec.structs.replace(state, limit=limit, limit_at=look.now)
 
 
@@ -202,22 +206,24 @@ def _fewest(look: ArmObservation) -> int:
     return max(math.ceil(demand.shrink - _EPSILON), by_limit, 1)
 
 
-def _capped(most: ReplicaWish, look: ArmObservation) -> ReplicaWish:
-    if most.count <= look.cap:
-        return most
-    message = f"{most.message}; the maximum is {look.cap}"
-    return ReplicaWish(count=look.cap, reason=ScaleReason.MAXIMUM, message=message)
+def _capped(largest: CountProposal, look: ArmObservation) -> CountProposal:
+    if largest.count <= look.cap:
+        return largest
+    message = f"{largest.message}; the maximum is {look.cap}"
+    return CountProposal(count=look.cap, reason=ScaleReason.MAXIMUM, message=message)
 
 
-def _kept_or_fewer(look: ArmObservation, floor: ReplicaWish, state: ScalerState) -> ReplicaWish:
+def _keep_or_shrink(
+    look: ArmObservation, floor: CountProposal, state: ScalerState
+) -> CountProposal:
     """The current count, or fewer if those are shown to be enough."""
     current, demand = look.current, look.demand
     if current > look.cap:
         message = f"the maximum is {look.cap}"
-        return ReplicaWish(count=look.cap, reason=ScaleReason.MAXIMUM, message=message)
+        return CountProposal(count=look.cap, reason=ScaleReason.MAXIMUM, message=message)
     if look.signals.is_missing or demand is None:
         message = "some metrics are missing: nothing is taken away"
-        return ReplicaWish(count=current, reason=ScaleReason.MISSING, message=message)
+        return CountProposal(count=current, reason=ScaleReason.MISSING, message=message)
     enough = max(floor.count, *(peak.count for peak in state.peaks))
     if enough >= current:
         parts = [f"the load needs {demand.needed:.2f} copies ({demand.explanation})"]
@@ -228,20 +234,20 @@ def _kept_or_fewer(look: ArmObservation, floor: ReplicaWish, state: ScalerState)
         is_short = demand.grow > look.current or (look.pressure.over > 0.0)
         is_at_most = look.current == look.cap and is_short
         reason = ScaleReason.MAXIMUM if is_at_most else ScaleReason.STEADY
-        return ReplicaWish(count=look.current, reason=reason, message="; ".join(parts))
-    why = _why_not_yet(look)
+        return CountProposal(count=look.current, reason=reason, message="; ".join(parts))
+    why = _hold_reason(look)
     if why:
         message = f"{enough} would do; {why}"
-        return ReplicaWish(count=current, reason=ScaleReason.SETTLING, message=message)
+        return CountProposal(count=current, reason=ScaleReason.SETTLING, message=message)
     step = math.ceil(current / look.settings.max_scale_down_ratio)
     message = (
         f"the load needs {demand.needed:.2f} copies ({demand.explanation}); {enough} have been "
         f"enough for {look.settings.scale_down_delay_s:g} s"
     )
-    return ReplicaWish(count=max(enough, step), reason=ScaleReason.LESS_LOAD, message=message)
+    return CountProposal(count=max(enough, step), reason=ScaleReason.LESS_LOAD, message=message)
 
 
-def _why_not_yet(look: ArmObservation) -> str:
+def _hold_reason(look: ArmObservation) -> str:
     """Why nothing is taken away yet; empty if it may be."""
     state, settings = look.state, look.settings
     if look.pressure.reason:

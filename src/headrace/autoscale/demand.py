@@ -119,8 +119,8 @@ def target_wait_s(*, slo_latency_s: float | None, run_s: float | None) -> float 
     """The mean wait in a queue that the SLO leaves room for; None without an SLO."""
     if slo_latency_s is None:
         return None
-    left = slo_latency_s - (run_s or 0.0)
-    return max(left / _WAIT_SHARE, slo_latency_s * _LEAST_WAIT_SHARE)
+    queue_time_s = slo_latency_s - (run_s or 0.0)
+    return max(queue_time_s / _WAIT_SHARE, slo_latency_s * _LEAST_WAIT_SHARE)
 
 
 _GROW_Z: Final = 1.0
@@ -192,15 +192,16 @@ def _by_arrivals(state: ScalerState, settings: AutoscaleSpec, concurrency: int) 
             concurrency=concurrency,
         )
 
-    def explain(arrivals: float, besides: str = "") -> str:
+    def explain(arrivals: float, backlog_text: str = "") -> str:
         return (
-            f"{arrivals:.3g} requests/s{besides} x {service_s:.3g} s of a copy that may be busy "
+            f"{arrivals:.3g} requests/s{backlog_text} x {service_s:.3g} s of a copy that may be "
+            "busy "
             f"{_busy(arrivals * service_s, copies(arrivals)):.0%}"
         )
 
     sure = max((at_least(mean, z=_BURST_Z) for mean in recent), default=0.0)
     backlog = _backlog(state, settings, arrivals=sure, concurrency=concurrency)
-    besides = f", {backlog:.3g} of them to empty the queues," if backlog else ""
+    backlog_text = f", {backlog:.3g} of them to empty the queues," if backlog else ""
     busy = _busy(stable.value * service_s, copies(stable.value))
     return _demand(
         stable,
@@ -208,7 +209,7 @@ def _by_arrivals(state: ScalerState, settings: AutoscaleSpec, concurrency: int) 
         copies,
         numbers={"arrivals": stable.value, "service_s": service_s, "target_utilisation": busy},
         explanation=explain(stable.value),
-        burst_explanation=explain(sure + backlog, besides),
+        burst_explanation=explain(sure + backlog, backlog_text),
     )
 
 

@@ -72,7 +72,7 @@ class Meter:
         looks = [look for _, look in self._looks]
         answered = sum(look.answered for look in looks)
         return Signals(
-            at=now,
+            observed_at=now,
             ready=ready,
             starting=starting,
             in_flight=in_flight,
@@ -88,7 +88,7 @@ class Meter:
 
     def _p99(self, settings: AutoscaleSpec, now: float) -> float | None:
         recent_s = now - _P99_WINDOWS * settings.panic_window_s
-        recent = [look for at, look in self._looks if at > recent_s]
+        recent = [look for looked_at, look in self._looks if looked_at > recent_s]
         if sum(look.answered for look in recent) >= _ENOUGH:
             return _quantile(recent)
         looks = [look for _, look in self._looks]
@@ -121,12 +121,12 @@ def quantile(
     total = sum(counts)
     if not total:
         return None
-    rank, seen, lower = q * total, 0.0, 0.0
+    rank, counted, lower = q * total, 0.0, 0.0
     for index, (bound, count) in enumerate(zip(bounds_s, counts, strict=False)):
-        if count and seen + count >= rank:
+        if count and counted + count >= rank:
             upper = _highest(bounds_s, counts, index, total_s)
-            return lower + (upper - lower) * (rank - seen) / count
-        seen += count
+            return lower + (upper - lower) * (rank - counted) / count
+        counted += count
         lower = bound
     return bounds_s[-1] if bounds_s else None
 

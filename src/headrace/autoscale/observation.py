@@ -90,13 +90,15 @@ def step_up(
     return max(state.replicas + 1, math.ceil(state.replicas * step))
 
 
-def learned(state: ScalerState, settings: AutoscaleSpec, *, ready: int, now: float) -> float | None:
+def learn_limit(
+    state: ScalerState, settings: AutoscaleSpec, *, ready: int, now: float
+) -> float | None:
     """Requests per second and copy that are too much, after pressure has just added a copy."""
-    arrivals, known = mean_arrivals(state.panic), _limit(state, settings, now)
+    arrivals, known_limit = mean_arrivals(state.panic), _limit(state, settings, now)
     if arrivals is None or not ready:
-        return known
-    seen = arrivals.value / ready
-    return seen if known is None else min(seen, known)
+        return known_limit
+    rate_per_copy = arrivals.value / ready
+    return rate_per_copy if known_limit is None else min(rate_per_copy, known_limit)
 
 
 def fewest_by_limit(state: ScalerState, settings: AutoscaleSpec, *, now: float) -> int:
@@ -195,12 +197,12 @@ class ArmObservation:
 def _observed(
     state: ScalerState, signals: Signals, settings: AutoscaleSpec, now: float
 ) -> ScalerState:
-    if now < state.at:
-        state = _set_back(state, now)
-    is_broken = now - state.at > max(_BREAK_S, settings.panic_window_s)
+    if now < state.observed_at:
+        state = _after_clock_jump(state, now)
+    is_broken = now - state.observed_at > max(_BREAK_S, settings.panic_window_s)
     return msgspec.structs.replace(
         state,
-        at=now,
+        observed_at=now,
         since=now if is_broken else state.since,
         stable=_with(state.stable, signals, settings.stable_window_s, now),
         panic=_with(state.panic, signals, settings.panic_window_s, now),
@@ -227,7 +229,7 @@ def _with(window: Window, signals: Signals, length_s: float, now: float) -> Wind
         arrivals = _above(arrivals, mean_arrivals(window))
     return add(
         window,
-        at=now,
+        observed_at=now,
         length_s=length_s,
         in_flight=in_flight,
         arrivals=arrivals,
@@ -239,12 +241,12 @@ def _above(part: float | None, mean: Mean | None) -> float | None:
     return None if part is not None and mean is not None and part < mean.value else part
 
 
-def _set_back(state: ScalerState, now: float) -> ScalerState:
+def _after_clock_jump(state: ScalerState, now: float) -> ScalerState:
     """`state` after the clock was set back: times that are yet to come count as now."""
     return msgspec.structs.replace(
         state,
         since=now,
-        at=now,
+        observed_at=now,
         panic_until=None if state.panic_until is None else now,
         pressed_since=None,
         raised_at=None if state.raised_at is None else now,

@@ -54,10 +54,10 @@ def recommend(observed: ReplicaUsage) -> ResourceRecommendation:
         return ResourceRecommendation(message="nothing was observed yet")
     memory = math.ceil(observed.peak_rss_bytes * _MEMORY_ROOM / _MEMORY_STEP) * _MEMORY_STEP
     cores = observed.cpu_s / observed.seconds / observed.replicas
-    threads, runs, said = _threads(observed)
+    threads, runs, explanation = _threads(observed)
     message = (
         f"memory {bytes_text(memory)} (peak {bytes_text(observed.peak_rss_bytes)}, now "
-        f"{bytes_text(observed.rss_bytes)}); {said}; {cores:.2f} cores used per replica"
+        f"{bytes_text(observed.rss_bytes)}); {explanation}; {cores:.2f} cores used per replica"
     )
     return ResourceRecommendation(
         memory_bytes=memory,

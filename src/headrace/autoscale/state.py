@@ -16,9 +16,9 @@ _NARROWEST_S: Final = 1.0
 
 
 class WindowBucket(msgspec.Struct, frozen=True, array_like=True):
-    """Sums over the looks since `at`; each sum with the number of looks that knew the value."""
+    """Sums over the looks since `begin`; each sum with the number of looks that knew the value."""
 
-    at: float
+    begin: float
     in_flight_looks: int = 0
     in_flight: float = 0.0
     arrivals_looks: int = 0
@@ -28,9 +28,9 @@ class WindowBucket(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Peak(msgspec.Struct, frozen=True, array_like=True):
-    """The largest count that was wanted in the time from `at` on."""
+    """The largest count that was wanted in the time from `begin` on."""
 
-    at: float
+    begin: float
     count: int
 
 
@@ -41,19 +41,19 @@ Peaks = tuple[Peak, ...]
 def add(
     window: Window,
     *,
-    at: float,
+    observed_at: float,
     length_s: float,
     in_flight: float | None,
     arrivals: float | None,
     wait_s: float | None,
 ) -> Window:
     """`window` with one more look, and without what is older than `length_s`."""
-    kept = tuple(b for b in window if at - length_s < b.at <= at)
+    recent = tuple(b for b in window if observed_at - length_s < b.begin <= observed_at)
     width_s = max(length_s / _BUCKETS, _NARROWEST_S) * (1.0 - 1e-9)
-    if kept and at - kept[-1].at < width_s:
-        *rest, last = kept
+    if recent and observed_at - recent[-1].begin < width_s:
+        *rest, last = recent
     else:
-        rest, last = list(kept), WindowBucket(at=at)
+        rest, last = list(recent), WindowBucket(begin=observed_at)
     return (*rest, _with(last, in_flight=in_flight, arrivals=arrivals, wait_s=wait_s))
 
 
@@ -61,7 +61,7 @@ def _with(
     bucket: WindowBucket, *, in_flight: float | None, arrivals: float | None, wait_s: float | None
 ) -> WindowBucket:
     return WindowBucket(
-        bucket.at,
+        bucket.begin,
         bucket.in_flight_looks + (in_flight is not None),
         bucket.in_flight + (in_flight or 0.0),
         bucket.arrivals_looks + (arrivals is not None),
@@ -101,7 +101,7 @@ def mean_wait(window: Window) -> Mean | None:
 def suffixes(window: Window, mean: Callable[[Window], Mean | None]) -> list[Mean]:
     """The means of the last bucket, of the last two, and so on up to all of them."""
     means = (mean(window[first:]) for first in range(len(window)))
-    return [found for found in means if found is not None]
+    return [value for value in means if value is not None]
 
 
 def _mean(sums: Iterable[tuple[float, int]]) -> Mean | None:
@@ -125,13 +125,17 @@ def at_most(mean: Mean, *, z: float) -> float:
     return mean.value * (1.0 + z / math.sqrt(mean.count)) if mean.count > 0.0 else 0.0
 
 
-def add_peak(peaks: Peaks, *, at: float, length_s: float, count: int) -> Peaks:
+def add_peak(peaks: Peaks, *, observed_at: float, length_s: float, count: int) -> Peaks:
     """`peaks` with one more count, and without what is older than `length_s`.
 
     Only counts that no later one exceeds are kept: nothing else can become the largest.
     """
-    kept = (peak for peak in peaks if at - length_s < peak.at <= at and peak.count > count)
-    return (*kept, Peak(at, count))
+    higher = (
+        peak
+        for peak in peaks
+        if observed_at - length_s < peak.begin <= observed_at and peak.count > count
+    )
+    return (*higher, Peak(observed_at, count))
 
 
 class ScaleReason(StrEnum):
@@ -163,7 +167,7 @@ class ScaleReason(StrEnum):
     """The machine has no room for more."""
 
 
-class ReplicaWish(msgspec.Struct, frozen=True, kw_only=True):
+class CountProposal(msgspec.Struct, frozen=True, kw_only=True):
     """A count, and what asks for it."""
 
     count: int
@@ -174,10 +178,10 @@ class ReplicaWish(msgspec.Struct, frozen=True, kw_only=True):
 class Signals(msgspec.Struct, frozen=True, kw_only=True):
     """One look at all copies of one arm. None means that it is not known, never that it is zero.
 
-    `at`: seconds since 1970. `ready` and `starting` count copies; those that leave are in neither.
-    `in_flight`: requests taken and not answered, over all copies. `arrivals`: requests per second,
-    refused ones included. `queue_wait_s`: mean wait of those answered. `p99_s`: of the last few
-    panic windows.
+    `observed_at`: seconds since 1970. `ready` and `starting` count copies; those that leave are in
+    neither. `in_flight`: requests taken and not answered, over all copies. `arrivals`: requests per
+    second, refused ones included. `queue_wait_s`: mean wait of those answered. `p99_s`: of the last
+    few panic windows.
 
     `service_s`: how long one request keeps one copy's busiest part busy, so that a copy can answer
     at most `1 / service_s` per second. `run_s`: how long a run takes, and `concurrency`: how many
@@ -187,7 +191,7 @@ class Signals(msgspec.Struct, frozen=True, kw_only=True):
     copies, not to take any away.
     """
 
-    at: float
+    observed_at: float
     ready: int
     starting: int = 0
     in_flight: float | None = None
@@ -210,8 +214,8 @@ class ScalerState(msgspec.Struct, frozen=True, kw_only=True):
     """All times are seconds since 1970.
 
     `replicas`: what was decided, or granted if the machine had less. `since`: from when on the arm
-    was looked at without a break. `at`: the last look. `peaks`: the largest counts that were wanted
-    within the scale-down delay.
+    was looked at without a break. `observed_at`: the last look. `peaks`: the largest counts that
+    were wanted within the scale-down delay.
 
     `service_s`, `run_s`: smoothed. `panic_until`: until then nothing is taken away.
     `pressed_since`: how long the wait or the p99 is above what it may be. `raised_at` and
@@ -224,7 +228,7 @@ class ScalerState(msgspec.Struct, frozen=True, kw_only=True):
 
     replicas: int
     since: float
-    at: float
+    observed_at: float = msgspec.field(name="at")
     stable: Window = ()
     panic: Window = ()
     peaks: Peaks = ()
@@ -244,7 +248,7 @@ class ScalerState(msgspec.Struct, frozen=True, kw_only=True):
 
 def begin(replicas: int, *, now: float) -> ScalerState:
     """The state of an arm that has `replicas` copies and was never looked at."""
-    return ScalerState(replicas=replicas, since=now, at=now)
+    return ScalerState(replicas=replicas, since=now, observed_at=now)
 
 
 def granted(state: ScalerState, replicas: int) -> ScalerState:

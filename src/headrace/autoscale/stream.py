@@ -9,7 +9,7 @@ from typing import Final
 
 import msgspec
 
-from headrace.autoscale.state import ReplicaWish, ScaleReason
+from headrace.autoscale.state import CountProposal, ScaleReason
 
 WINDOW_S: Final = 30.0
 """Over which lag's slope and rates are taken."""
@@ -63,7 +63,7 @@ class StreamScaleState(msgspec.Struct, frozen=True, kw_only=True):
 
 def scale_stream(
     scale: StreamScale, look: StreamLook, state: StreamScaleState
-) -> tuple[ReplicaWish, StreamScaleState]:
+) -> tuple[CountProposal, StreamScaleState]:
     """How many workers there should be, why, and what to remember.
 
     Without a lag the count is kept: missing data never changes anything.
@@ -72,22 +72,22 @@ def scale_stream(
     cap = max(cap, scale.min_workers)
     current = min(max(state.workers, scale.min_workers), cap)
     if look.lag_records is None or look.lag_s is None:
-        wish = ReplicaWish(
+        proposal = CountProposal(
             count=current, reason=ScaleReason.MISSING, message="the lag is not known"
         )
-        return wish, msgspec.structs.replace(state, workers=current, quiet_since=None)
+        return proposal, msgspec.structs.replace(state, workers=current, quiet_since=None)
     state = _remember(state, look, current)
     if look.now - state.changed_at < SETTLE_S:
-        wish = ReplicaWish(
+        proposal = CountProposal(
             count=current, reason=ScaleReason.SETTLING, message="the last change takes effect"
         )
-        return wish, state
-    wish = _up(scale, look, state, cap) or _down(scale, look, state)
-    if wish.count != current:
+        return proposal, state
+    proposal = _up(scale, look, state, cap) or _down(scale, look, state)
+    if proposal.count != current:
         state = msgspec.structs.replace(
-            state, workers=wish.count, changed_at=look.now, looks=(), quiet_since=None
+            state, workers=proposal.count, changed_at=look.now, looks=(), quiet_since=None
         )
-    return wish, state
+    return proposal, state
 
 
 def slope(looks: tuple[StreamLook, ...]) -> float | None:
@@ -99,24 +99,24 @@ def slope(looks: tuple[StreamLook, ...]) -> float | None:
 
 
 def _remember(state: StreamScaleState, look: StreamLook, current: int) -> StreamScaleState:
-    looks = (*(one for one in state.looks if look.now - one.now <= WINDOW_S), look)
+    looks = (*(past for past in state.looks if look.now - past.now <= WINDOW_S), look)
     state = msgspec.structs.replace(state, workers=current, looks=looks)
-    grows = slope(looks)
+    growth = slope(looks)
     capacity = state.capacity
-    if grows is not None and all(one.lag_records for one in looks):  # busy all the time
-        seen = _rate(looks) / current
-        capacity = seen if grows >= 0 else max(seen, capacity or 0.0)
-    quiet = _is_quiet(look, state, grows)
+    if growth is not None and all(past.lag_records for past in looks):  # busy all the time
+        rate_per_worker = _rate(looks) / current
+        capacity = rate_per_worker if growth >= 0 else max(rate_per_worker, capacity or 0.0)
+    quiet = _is_quiet(look, state, growth)
     return msgspec.structs.replace(
         state, capacity=capacity, quiet_since=(state.quiet_since or look.now) if quiet else None
     )
 
 
-def _is_quiet(look: StreamLook, state: StreamScaleState, grows: float | None) -> bool:
-    if state.workers <= 1 or grows is None:
+def _is_quiet(look: StreamLook, state: StreamScaleState, growth: float | None) -> bool:
+    if state.workers <= 1 or growth is None:
         return False
     if state.capacity:
-        arrivals = _rate(state.looks) + max(grows, 0.0)
+        arrivals = _rate(state.looks) + max(growth, 0.0)
         if arrivals > HEADROOM * state.capacity * (state.workers - 1):
             return False
     # What waits is less than what is answered in a moment: the lag does not stand.
@@ -124,53 +124,53 @@ def _is_quiet(look: StreamLook, state: StreamScaleState, grows: float | None) ->
 
 
 def _rate(looks: tuple[StreamLook, ...]) -> float:
-    return sum(one.rate for one in looks) / len(looks)
+    return sum(look.rate for look in looks) / len(looks)
 
 
 def _up(
     scale: StreamScale, look: StreamLook, state: StreamScaleState, cap: int
-) -> ReplicaWish | None:
+) -> CountProposal | None:
     """More workers, if the lag is or will be more than it may; None if not."""
-    lag, lag_s, grows = look.lag_records or 0, look.lag_s or 0.0, slope(state.looks)
-    if grows is None:
+    lag, lag_s, growth = look.lag_records or 0, look.lag_s or 0.0, slope(state.looks)
+    if growth is None:
         return None
     rate, target_s = _rate(state.looks), scale.target_lag_s
-    ahead = lag + grows * target_s
-    will_be_late = grows > 0 and ahead > target_s * max(rate, 1.0)
+    ahead = lag + growth * target_s
+    will_be_late = growth > 0 and ahead > target_s * max(rate, 1.0)
     if lag_s <= target_s and not will_be_late:
         return None
-    left_s = lag / -grows if grows < 0 else math.inf
-    numbers = f"lag {lag:,} records, {lag_s:.1f} s, {grows:+,.0f} records/s; target {target_s:g} s"
-    if left_s <= target_s:
-        return ReplicaWish(
+    remaining_s = lag / -growth if growth < 0 else math.inf
+    numbers = f"lag {lag:,} records, {lag_s:.1f} s, {growth:+,.0f} records/s; target {target_s:g} s"
+    if remaining_s <= target_s:
+        return CountProposal(
             count=state.workers, reason=ScaleReason.STEADY, message=f"catching up: {numbers}"
         )
-    wanted = state.workers + 1
+    target = state.workers + 1
     if state.capacity:
-        needed = (rate + grows + lag / target_s) / state.capacity
-        wanted = max(wanted, math.ceil(min(needed, 2 * state.workers)))
+        needed = (rate + growth + lag / target_s) / state.capacity
+        target = max(target, math.ceil(min(needed, 2 * state.workers)))
     if state.workers >= cap:
-        return ReplicaWish(
+        return CountProposal(
             count=cap, reason=ScaleReason.MAXIMUM, message=f"no more are of use: {numbers}"
         )
-    return ReplicaWish(count=min(wanted, cap), reason=ScaleReason.LOAD, message=numbers)
+    return CountProposal(count=min(target, cap), reason=ScaleReason.LOAD, message=numbers)
 
 
-def _down(scale: StreamScale, look: StreamLook, state: StreamScaleState) -> ReplicaWish:
+def _down(scale: StreamScale, look: StreamLook, state: StreamScaleState) -> CountProposal:
     """One worker less, if that has been enough for long."""
     current = state.workers
     if current <= scale.min_workers:
-        return ReplicaWish(
+        return CountProposal(
             count=current, reason=ScaleReason.MINIMUM if current > 1 else ScaleReason.STEADY
         )
     is_far = (look.lag_s or 0.0) <= _QUIET_RATIO * scale.target_lag_s
     if state.quiet_since is None or not is_far:
-        return ReplicaWish(count=current, reason=ScaleReason.STEADY)
+        return CountProposal(count=current, reason=ScaleReason.STEADY)
     quiet_s = look.now - state.quiet_since
     if quiet_s < QUIET_S:
         message = f"fewer would do, for {quiet_s:.0f} of {QUIET_S:g} s"
-        return ReplicaWish(count=current, reason=ScaleReason.SETTLING, message=message)
-    return ReplicaWish(
+        return CountProposal(count=current, reason=ScaleReason.SETTLING, message=message)
+    return CountProposal(
         count=current - 1,
         reason=ScaleReason.LESS_LOAD,
         message=f"fewer have done for {quiet_s:.0f} s",

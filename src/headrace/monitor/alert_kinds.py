@@ -7,10 +7,10 @@ from headrace.monitor.slo import (
     FAST,
     MEDIUM,
     MINUTE_S,
-    OF_STREAMS,
-    OF_SYSTEM,
     SLOW,
-    SLOW_OF_A_DAY,
+    SLOW_ONE_DAY,
+    STREAM_FACTS,
+    SYSTEM_FACTS,
     AlertSeverity,
     Condition,
     ErrorBurn,
@@ -28,7 +28,7 @@ With errors exactly at the threshold (30 requests/s, simulated in `test_hovering
 times a day instead of 87, and `HeadraceErrorBudgetMedium` 3 times instead of 50.
 """
 _LONGEST_KEEP_S: Final = 60 * MINUTE_S
-_AGAIN_S: Final = 5 * MINUTE_S
+_RESOLVE_AFTER_S: Final = 5 * MINUTE_S
 """For what comes and goes by nature, as a process that ends again and again."""
 
 
@@ -47,32 +47,34 @@ class AlertKind:
     action: str
     for_s: float = 0.0
     """How long its condition has to hold."""
-    again_s: float = 0.0
+    resolve_after_s: float = 0.0
     """How long it has not to hold before the alert is resolved, if it has no windows."""
-    of_a_day: Condition | None = None
+    one_day_condition: Condition | None = None
     """Its condition for who remembers a day only; None for the same."""
     prometheus_only: bool = False
 
     @property
     def local(self) -> Condition | None:
         """The condition that the control plane evaluates; None if only Prometheus can."""
-        return None if self.prometheus_only else self.of_a_day or self.condition
+        return None if self.prometheus_only else self.one_day_condition or self.condition
 
     @property
     def keep_firing_for_s(self) -> float:
         """How long its condition has not to hold before the alert is resolved."""
         windows = windows_of(self.condition)
-        return min(_KEEP_WINDOWS * min(windows), _LONGEST_KEEP_S) if windows else self.again_s
+        return (
+            min(_KEEP_WINDOWS * min(windows), _LONGEST_KEEP_S) if windows else self.resolve_after_s
+        )
 
     @property
-    def is_of_system(self) -> bool:
+    def is_system_wide(self) -> bool:
         """Whether it concerns no single endpoint or stream."""
-        return self.condition in OF_SYSTEM
+        return self.condition in SYSTEM_FACTS
 
     @property
-    def is_of_stream(self) -> bool:
+    def is_for_stream(self) -> bool:
         """Whether it concerns a stream."""
-        return self.condition in OF_STREAMS
+        return self.condition in STREAM_FACTS
 
 
 _WHY_ERRORS: Final = (
@@ -108,7 +110,7 @@ ALERTS: Final = (
         "HeadraceErrorBudgetSlow",
         AlertSeverity.TICKET,
         ErrorBurn(SLOW),
-        of_a_day=ErrorBurn(SLOW_OF_A_DAY),
+        one_day_condition=ErrorBurn(SLOW_ONE_DAY),
         unit="ratio",
         summary="{value} of the requests to {endpoint} failed over a day or more: the error budget "
         "will not last the month",
@@ -136,7 +138,7 @@ ALERTS: Final = (
         "HeadraceLatencyBudgetSlow",
         AlertSeverity.TICKET,
         LatencyBurn(SLOW),
-        of_a_day=LatencyBurn(SLOW_OF_A_DAY),
+        one_day_condition=LatencyBurn(SLOW_ONE_DAY),
         unit="s",
         summary="more requests to {endpoint} than promised were slow, over a day or more",
         action=_WHY_SLOW,
@@ -174,7 +176,7 @@ ALERTS: Final = (
         AlertSeverity.TICKET,
         Fact.QUEUES_FILLED,
         for_s=MINUTE_S,
-        again_s=_AGAIN_S,
+        resolve_after_s=_RESOLVE_AFTER_S,
         unit="ratio",
         summary="{value} of what the queues of {endpoint} hold is taken; at 100 % callers get 429",
         action="Add replicas, raise `autoscale.max_replicas`, or limit the loudest caller. A "
@@ -186,7 +188,7 @@ ALERTS: Final = (
         Fact.REFUSED,
         for_s=2 * MINUTE_S,
         prometheus_only=True,
-        again_s=2 * _AGAIN_S,
+        resolve_after_s=2 * _RESOLVE_AFTER_S,
         unit="ratio",
         summary="replicas of {endpoint} refuse {value} of its requests: queues are full, or "
         "deadlines cannot be kept",
@@ -206,7 +208,7 @@ ALERTS: Final = (
         "HeadraceReplicaCrashing",
         AlertSeverity.TICKET,
         Fact.REPLICAS_CRASH,
-        again_s=_AGAIN_S,
+        resolve_after_s=_RESOLVE_AFTER_S,
         unit="replicas",
         summary="a replica of {endpoint} ends again and again",
         action="`headrace logs` has its last lines; killed by signal 9 it mostly ran out of "
@@ -246,7 +248,7 @@ ALERTS: Final = (
         "HeadraceDrift",
         AlertSeverity.TICKET,
         Fact.DRIFTED,
-        again_s=2 * _AGAIN_S,
+        resolve_after_s=2 * _RESOLVE_AFTER_S,
         unit="features",
         summary="features of {endpoint} are not what they were, and not by chance: {value} of them",
         action="See which ones on the endpoint's page: a broken source shows as missing values, a "
@@ -297,7 +299,7 @@ ALERTS: Final = (
         AlertSeverity.PAGE,
         Fact.STREAM_LAGS,
         for_s=5 * MINUTE_S,
-        again_s=_AGAIN_S,
+        resolve_after_s=_RESOLVE_AFTER_S,
         unit="s",
         summary="stream {stream} is {value} behind, more than it may be",
         action="`headrace stream status {stream}` shows which partitions wait. Raise "
@@ -309,7 +311,7 @@ ALERTS: Final = (
         AlertSeverity.TICKET,
         Fact.DEAD_LETTERS,
         for_s=10 * MINUTE_S,
-        again_s=_AGAIN_S,
+        resolve_after_s=_RESOLVE_AFTER_S,
         unit="records",
         summary="records without an answer keep coming to stream {stream}: {value} dead letters "
         "in five minutes",
@@ -320,7 +322,7 @@ ALERTS: Final = (
         "HeadraceStreamWorkerCrashing",
         AlertSeverity.TICKET,
         Fact.WORKERS_FAIL,
-        again_s=_AGAIN_S,
+        resolve_after_s=_RESOLVE_AFTER_S,
         unit="workers",
         summary="a worker of stream {stream} ends again and again",
         action="`headrace logs` has its last lines, `headrace stream status {stream}` why it "

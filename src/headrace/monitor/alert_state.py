@@ -91,15 +91,15 @@ def advance(
     What nobody looks for any more, as its endpoint or stream is gone, is over.
     """
     after: dict[Key, Alert] = {}
-    looked_for: set[Key] = set()
+    read_keys: set[Key] = set()
     for finding in findings:
         key = finding.key
-        looked_for.add(key)
-        found = _next(alerts.get(key), finding, now)
-        if found is not None:
-            after[key] = found
-    for key in alerts.keys() - looked_for:
-        over = _over(alerts[key], now)
+        read_keys.add(key)
+        alert = _next(alerts.get(key), finding, now)
+        if alert is not None:
+            after[key] = alert
+    for key in alerts.keys() - read_keys:
+        over = _resolved(alerts[key], now)
         if over is not None:
             after[key] = over
     return after
@@ -107,20 +107,21 @@ def advance(
 
 def changed(before: Mapping[Key, Alert], after: Mapping[Key, Alert]) -> list[Alert]:
     """Alerts that began to fire or are over, by `after`."""
-    told = (AlertState.FIRING, AlertState.RESOLVED)
+    reported_states = (AlertState.FIRING, AlertState.RESOLVED)
     return [
         alert
         for key, alert in after.items()
-        if alert.state in told and (key not in before or before[key].state is not alert.state)
+        if alert.state in reported_states
+        and (key not in before or before[key].state is not alert.state)
     ]
 
 
 def _next(alert: Alert | None, finding: AlertReading, now: float) -> Alert | None:
     reading = finding.reading
     if reading is None or not reading.is_bad:
-        return None if alert is None else _not_bad(alert, finding, now)
+        return None if alert is None else _without_condition(alert, finding, now)
     if alert is None or alert.state is AlertState.RESOLVED:
-        alert = _begun(finding, reading, now)
+        alert = _started(finding, reading, now)
     elif alert.state is AlertState.PENDING and now - alert.since >= finding.for_s:
         alert = msgspec.structs.replace(alert, state=AlertState.FIRING, since=now, began=now)
     return msgspec.structs.replace(
@@ -132,7 +133,7 @@ def _next(alert: Alert | None, finding: AlertReading, now: float) -> Alert | Non
     )
 
 
-def _begun(finding: AlertReading, reading: ConditionReading, now: float) -> Alert:
+def _started(finding: AlertReading, reading: ConditionReading, now: float) -> Alert:
     kind = finding.kind
     at_once = finding.for_s <= 0
     return Alert(
@@ -159,15 +160,15 @@ def _summary(finding: AlertReading, reading: ConditionReading) -> str:
     )
 
 
-def _not_bad(alert: Alert, finding: AlertReading, now: float) -> Alert | None:
+def _without_condition(alert: Alert, finding: AlertReading, now: float) -> Alert | None:
     """The alert when its condition does not hold, or nothing is known of it."""
     keep_s = finding.keep_firing_for_s if alert.state is AlertState.FIRING else 0.0
     if finding.reading is None and alert.state is not AlertState.RESOLVED:
         keep_s = max(keep_s, finding.hold_s)
-    return alert if 0 <= now - alert.bad_at < keep_s else _over(alert, now)
+    return alert if 0 <= now - alert.bad_at < keep_s else _resolved(alert, now)
 
 
-def _over(alert: Alert, now: float) -> Alert | None:
+def _resolved(alert: Alert, now: float) -> Alert | None:
     match alert.state:
         case AlertState.PENDING:
             return None

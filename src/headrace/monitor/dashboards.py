@@ -12,8 +12,8 @@ _REPLICA: Final = 'replica=~"$replica"'
 _COPY: Final = f"{_MODEL},{_REPLICA}"
 _STREAM: Final = 'stream=~"$stream"'
 _JOB: Final = 'job_name=~"$job_name"'
-_OURS: Final = 'process=~"control|gateway"'
-_PICK_ONE: Final = Variable(name="endpoint", metric=REQUESTS, many=False)
+_SYSTEM: Final = 'process=~"control|gateway"'
+_SINGLE_ENDPOINT: Final = Variable(name="endpoint", metric=REQUESTS, decode_rows=False)
 
 _SECONDS: Final = Axis("s", "seconds")
 _REQUESTS: Final = Axis("reqps", "requests per second")
@@ -117,14 +117,14 @@ FLEET: Final = Dashboard(
             Axis("short", "firing"),
             {"__auto": "headrace_alert_firing > 0"},
             help="Alerts that the control plane itself evaluates. Empty is good.",
-            look=PanelType.TABLE,
+            panel_type=PanelType.TABLE,
         ),
         RowHeading("Machine"),
         Panel(
             "Processor time by process",
             _CORES,
             {
-                "{{process}}": _per_s("headrace_process_cpu_seconds_total", _OURS, "process"),
+                "{{process}}": _per_s("headrace_process_cpu_seconds_total", _SYSTEM, "process"),
                 "replicas of {{model}}": _per_s("headrace_replica_cpu_seconds_total", "", "model"),
             },
             help="Envoy, the control plane and all replicas.",
@@ -134,7 +134,7 @@ FLEET: Final = Dashboard(
             "Memory by process",
             _MEMORY,
             {
-                "{{process}}": f"sum by (process) (headrace_process_memory_bytes{{{_OURS}}})",
+                "{{process}}": f"sum by (process) (headrace_process_memory_bytes{{{_SYSTEM}}})",
                 "replicas of {{model}}": "sum by (model) (headrace_replica_resident_memory_bytes)",
             },
             stacked=True,
@@ -158,7 +158,7 @@ ENDPOINT: Final = Dashboard(
     name="endpoint",
     title="Headrace: endpoint",
     description="One endpoint: what callers see, where the time goes, what it needs.",
-    variables=(_PICK_ONE,),
+    variables=(_SINGLE_ENDPOINT,),
     panels=(
         RowHeading("What callers see"),
         Panel(
@@ -189,7 +189,7 @@ ENDPOINT: Final = Dashboard(
             _SECONDS,
             {"{{le}}": _per_s(f"{LATENCY}_bucket", _ENDPOINT, "le")},
             help="How many requests took how long: two bands mean two kinds of requests.",
-            look=PanelType.HEATMAP,
+            panel_type=PanelType.HEATMAP,
         ),
         RowHeading("Where the time goes"),
         Panel(
@@ -263,7 +263,7 @@ ROLLOUT: Final = Dashboard(
     name="rollout",
     title="Headrace: rollout",
     description="Two versions of an endpoint side by side.",
-    variables=(_PICK_ONE,),
+    variables=(_SINGLE_ENDPOINT,),
     panels=(
         RowHeading("How far it is"),
         Panel(
@@ -568,7 +568,7 @@ JOBS: Final = Dashboard(
                 "failed": f"{_of('headrace_job_failed', _JOB)} > 0",
             },
             help="Empty is good. `headrace batch runs JOB` says why.",
-            look=PanelType.TABLE,
+            panel_type=PanelType.TABLE,
         ),
         Panel(
             "Under way",

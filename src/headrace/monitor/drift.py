@@ -87,12 +87,17 @@ class RowBlock(msgspec.Struct, frozen=True, kw_only=True):
     hours: list[int] = []
 
 
-class Drifted(msgspec.Struct, frozen=True, kw_only=True):
-    """A drift under way: the block that it was seen from, when it was found, in which block."""
+class DetectedDrift(msgspec.Struct, frozen=True, kw_only=True):
+    """An ongoing drift."""
 
     since: int
-    at: float
-    found: int
+    """Number of the first block that differs."""
+
+    found_at: float = msgspec.field(name="at")
+    """Seconds since 1970."""
+
+    found_in: int = msgspec.field(name="found")
+    """Number of the newest block at that time."""
 
 
 class DriftWatchState(msgspec.Struct, frozen=True, kw_only=True):
@@ -101,7 +106,7 @@ class DriftWatchState(msgspec.Struct, frozen=True, kw_only=True):
     blocks: list[RowBlock] = []
     next_number: int = 1
     rows: int = 0
-    drifted: dict[str, Drifted] = {}
+    drifted: dict[str, DetectedDrift] = {}
     since: dict[str, int] = {}
 
 
@@ -162,18 +167,18 @@ class DriftWatch:
     _bets: dict[str, tuple[DriftWatchState, _Bets]] = field(default_factory=dict)
     _allowed: dict[str, tuple[int, NullShares]] = field(default_factory=dict)
 
-    def _alpha_of(self, one: FeatureReference) -> float:
+    def _alpha_of(self, feature: FeatureReference) -> float:
         """A feature's part of the chance; half of it is for the reference's own error.
 
         Inputs share one half of the whole and outputs the other, whichever come first.
         """
-        role = one.bins.role
+        role = feature.bins.role
         among = sum(other.bins.role == role for other in self.reference.features)
         return self.settings.alpha / (2 * among)
 
-    def _needed(self, one: FeatureReference) -> float:
+    def _needed(self, feature: FeatureReference) -> float:
         """The evidence at which a feature has drifted, as a common logarithm."""
-        return math.log10(2.0 / self._alpha_of(one))
+        return math.log10(2.0 / self._alpha_of(feature))
 
     def add(
         self, counts: Sequence[ValueCounts], *, now: float, age_s: float = 0.0
@@ -186,25 +191,27 @@ class DriftWatch:
             age_s: How long ago the first of it was counted. Where hours of the day count, old
                 counts, as from an outage of the control plane, are left out.
         """
-        rows = max((one.rows for one in counts), default=0)
+        rows = max((column_counts.rows for column_counts in counts), default=0)
         if not rows or (age_s > _OLDEST_S and self.reference.is_hourly):
             return []
         self._append(rows, counts, now)
         changed: set[str] = set()
-        for index, one in enumerate(self.reference.features):
-            name = one.bins.name
+        for index, feature in enumerate(self.reference.features):
+            name = feature.bins.name
             before = name in self.memory.drifted
             if before:
-                self._look_for_end(index, one)
+                self._check_end(index, feature)
             else:
-                self._look_for_drift(index, one, now)
+                self._check_drift(index, feature, now)
             if (name in self.memory.drifted) != before:
                 changed.add(name)
         return [report for report in self.reports() if report.name in changed] if changed else []
 
     def reports(self) -> list[FeatureReport]:
         """What is known of each feature."""
-        return [self._report(index, one) for index, one in enumerate(self.reference.features)]
+        return [
+            self._report(index, feature) for index, feature in enumerate(self.reference.features)
+        ]
 
     def _append(self, rows: int, counts: Sequence[ValueCounts], now: float) -> None:
         memory = self.memory
@@ -226,26 +233,26 @@ class DriftWatch:
             memory, blocks=_thinned(blocks), next_number=next_number, rows=memory.rows + rows
         )
 
-    def _look_for_drift(self, index: int, one: FeatureReference, now: float) -> None:
-        name = one.bins.name
-        bets = self._bets_on(index, one)
-        if one.counts.rows < MIN_ROWS or not len(bets.numbers):
+    def _check_drift(self, index: int, feature: FeatureReference, now: float) -> None:
+        name = feature.bins.name
+        bets = self._bets_on(index, feature)
+        if feature.counts.rows < MIN_ROWS or not len(bets.numbers):
             return
-        evidence = log_evidence(one, self._nulls(one, bets), bets.spans, effect=bets.effect)
+        evidence = log_evidence(feature, self._nulls(feature, bets), bets.spans, effect=bets.effect)
         weighed = (evidence - np.log(bets.numbers * (bets.numbers + 1))) / math.log(10)
         best = int(weighed.argmax())
         self._evidence[name] = float(weighed[best])
-        if weighed[best] >= self._needed(one):
+        if weighed[best] >= self._needed(feature):
             since = int(bets.numbers[best])
-            drift = Drifted(since=since, at=now, found=self.memory.next_number)
+            drift = DetectedDrift(since=since, found_at=now, found_in=self.memory.next_number)
             self._remember(drifted=self.memory.drifted | {name: drift})
 
-    def _look_for_end(self, index: int, one: FeatureReference) -> None:
-        name = one.bins.name
-        bets = self._bets_on(index, one)
-        later = bets.numbers >= self.memory.drifted[name].found
+    def _check_end(self, index: int, feature: FeatureReference) -> None:
+        name = feature.bins.name
+        bets = self._bets_on(index, feature)
+        later = bets.numbers >= self.memory.drifted[name].found_in
         enough = np.flatnonzero(later & (bets.spans.rows >= _CALM_ROWS))
-        if not len(enough) or not self._is_calm(one, _span(bets, enough[-1])):
+        if not len(enough) or not self._is_calm(feature, _span(bets, enough[-1])):
             return
         self._evidence[name] = 0.0
         self._remember(
@@ -253,105 +260,109 @@ class DriftWatch:
             since=self.memory.since | {name: int(bets.numbers[enough[-1]])},
         )
 
-    def _bets_on(self, index: int, one: FeatureReference) -> _Bets:
+    def _bets_on(self, index: int, feature: FeatureReference) -> _Bets:
         """The bets on a feature, the oldest first; computed once for each state of the memory."""
-        name, memory = one.bins.name, self.memory
+        name, memory = feature.bins.name, self.memory
         cached = self._bets.get(name)
         if cached is not None and cached[0] is memory:
             return cached[1]
         blocks = Spans.of(
-            one, [block.counts[index] for block in memory.blocks], [b.hours for b in memory.blocks]
+            feature,
+            [block.counts[index] for block in memory.blocks],
+            [b.hours for b in memory.blocks],
         )
-        effect = self._effect(one, blocks)
+        effect = self._effect(feature, blocks)
         numbers = np.array([float(block.number) for block in memory.blocks])
         is_start = (np.diff(numbers, prepend=0.0) > 0) & (numbers >= memory.since.get(name, 0))
-        is_timed = bool(one.effect) and self.reference.source != WINDOW
+        is_timed = bool(feature.effect) and self.reference.source != WINDOW
         bets = _Bets(
             numbers=numbers[is_start],
             spans=blocks.to_the_end().only(is_start),
             effect=effect,
             # A window is as long as it is: what varies more slowly shows in the rows only. Of data
             # without times nothing is measured.
-            reference_effect=one.effect if is_timed else max(one.effect, effect),
+            reference_effect=feature.effect if is_timed else max(feature.effect, effect),
         )
         self._bets[name] = memory, bets
         return bets
 
-    def _effect(self, one: FeatureReference, blocks: Spans) -> float:
+    def _effect(self, feature: FeatureReference, blocks: Spans) -> float:
         """The design effect of the rows that are compared with the reference."""
         blocks = blocks.only(blocks.valid > 0)
-        says: Floats | float = 0.0
+        reference_shares: Floats | float = 0.0
         more: Floats | float = 0.0
-        if one.hours:
-            says = events(one, expected(one, blocks.hours).bins)
+        if feature.hours:
+            reference_shares = events(feature, expected(feature, blocks.hours).bins)
             parts = blocks.hours / np.maximum(blocks.hours.sum(axis=1), 1.0)[:, None]
-            in_hour = np.maximum(np.array(one.hours).sum(axis=1), 1)
+            in_hour = np.maximum(np.array(feature.hours).sum(axis=1), 1)
             more = (np.diff(parts, axis=0) ** 2 / in_hour).sum(axis=1)
-        ratio, rows = ratios(events(one, blocks.bins), blocks.valid, expected=says, more=more)
-        if self.reference.source == WINDOW and one.effect:
-            return design_effect(ratio, rows, prior=one.effect, prior_pairs=_WINDOW_PAIRS)
+        ratio, rows = ratios(
+            events(feature, blocks.bins), blocks.valid, expected=reference_shares, more=more
+        )
+        if self.reference.source == WINDOW and feature.effect:
+            return design_effect(ratio, rows, prior=feature.effect, prior_pairs=_WINDOW_PAIRS)
         return design_effect(ratio, rows, prior=UNKNOWN_EFFECT)
 
-    def _nulls(self, one: FeatureReference, bets: _Bets) -> NullShares:
+    def _nulls(self, feature: FeatureReference, bets: _Bets) -> NullShares:
         """What each bet allows; for a reference without hours the same for all spans."""
         # In steps, rounded up, so that they are computed seldom.
         step = math.ceil(math.log(bets.reference_effect) / _EFFECT_STEP)
-        name = one.bins.name
+        name = feature.bins.name
         cached = self._allowed.get(name)
-        if cached is not None and cached[0] == step and not one.hours:
+        if cached is not None and cached[0] == step and not feature.hours:
             return cached[1]
         nulls = nulls_of(
-            one,
-            alpha=self._alpha_of(one) / 2,
+            feature,
+            alpha=self._alpha_of(feature) / 2,
             margin=self.settings.margin,
             violations_margin=self.settings.violations_margin,
             effect=math.exp(step * _EFFECT_STEP),
-            hours=bets.spans.hours if one.hours else None,
+            hours=bets.spans.hours if feature.hours else None,
         )
         self._allowed[name] = step, nulls
         return nulls
 
-    def _is_calm(self, one: FeatureReference, live: Spans) -> bool:
-        apart, counts = _apart(one, live), live.counts(0)
-        wrong = [ratio(counts, kind) - ratio(one.counts, kind) for kind in VIOLATIONS]
+    def _is_calm(self, feature: FeatureReference, live: Spans) -> bool:
+        distance, counts = _distance(feature, live), live.counts(0)
+        wrong = [ratio(counts, kind) - ratio(feature.counts, kind) for kind in VIOLATIONS]
         margin = self.settings.violations_margin
-        return (apart is None or apart.ks <= self.settings.margin) and max(wrong) <= margin
+        return (distance is None or distance.ks <= self.settings.margin) and max(wrong) <= margin
 
     def _remember(
-        self, *, drifted: dict[str, Drifted], since: dict[str, int] | None = None
+        self, *, drifted: dict[str, DetectedDrift], since: dict[str, int] | None = None
     ) -> None:
         self.memory = msgspec.structs.replace(
             self.memory, drifted=drifted, since=self.memory.since if since is None else since
         )
 
-    def _report(self, index: int, one: FeatureReference) -> FeatureReport:
-        name = one.bins.name
+    def _report(self, index: int, feature: FeatureReference) -> FeatureReport:
+        name = feature.bins.name
         drift = self.memory.drifted.get(name)
-        needed = self._needed(one)
-        bets = self._bets_on(index, one)
+        needed = self._needed(feature)
+        bets = self._bets_on(index, feature)
         shown = np.flatnonzero(bets.numbers >= (0 if drift is None else drift.since))
         enough = shown[bets.spans.rows[shown] >= _SHOWN_ROWS]
         newest = enough[-1] if len(enough) else shown[0] if len(shown) else None
         rows = 0 if newest is None else int(bets.spans.rows[newest])
         report = FeatureReport(
             name=name,
-            role=one.bins.role,
+            role=feature.bins.role,
             state=FeatureState.DRIFTED
             if drift is not None
             else FeatureState.OK
-            if one.counts.rows >= MIN_ROWS and rows >= MIN_ROWS
+            if feature.counts.rows >= MIN_ROWS and rows >= MIN_ROWS
             else FeatureState.COLLECTING,
             rows=rows,
             # Of a drift from before a restart or more references, only that it sufficed is stored.
             evidence=max(0.0, self._evidence.get(name, 0.0 if drift is None else needed)),
             needed=needed,
-            since=None if drift is None else drift.at,
-            label=one.bins.label,
+            since=None if drift is None else drift.found_at,
+            label=feature.bins.label,
         )
         if newest is None or not rows:
             return report
         live = _span(bets, newest)
-        says = expected(one, live.hours)
+        reference_shares = expected(feature, live.hours)
         counts = live.counts(0)
         report = replace(
             report,
@@ -361,21 +372,21 @@ class DriftWatch:
             design_effect=bets.effect,
             why=""
             if drift is None
-            else why(one, self._nulls(one, replace(bets, spans=live)), live),
+            else why(feature, self._nulls(feature, replace(bets, spans=live)), live),
         )
-        apart = _apart(one, live)
-        if apart is None:
+        distance = _distance(feature, live)
+        if distance is None:
             return report
-        chance, number = self._alpha_of(one) / 2, bets.numbers[newest]
-        width = fixed_band(float(says.rows[0]) / bets.reference_effect, chance)
+        chance, number = self._alpha_of(feature) / 2, bets.numbers[newest]
+        width = fixed_band(float(reference_shares.rows[0]) / bets.reference_effect, chance)
         width += uniform_band(counts.valid / bets.effect, chance / (number * (number + 1)))
         return replace(
             report,
-            psi=apart.psi,
-            js=apart.js,
-            ks=apart.ks,
-            ks_low=max(0.0, apart.ks - width),
-            ks_high=min(1.0, apart.ks + width),
+            psi=distance.psi,
+            js=distance.js,
+            ks=distance.ks,
+            ks_low=max(0.0, distance.ks - width),
+            ks_high=min(1.0, distance.ks + width),
         )
 
 
@@ -383,33 +394,37 @@ def _span(bets: _Bets, index: int) -> Spans:
     return bets.spans.only(slice(index, index + 1))
 
 
-def _apart(one: FeatureReference, live: Spans) -> Distances | None:
+def _distance(feature: FeatureReference, live: Spans) -> Distances | None:
     """How far a span is from what the reference says of its hours."""
-    says = expected(one, live.hours)
-    ordered = one.bins.kind is FeatureKind.NUMBERS
-    return distances(says.bins[0] * says.rows[0], live.bins[0], ordered=ordered)
+    reference_shares = expected(feature, live.hours)
+    ordered = feature.bins.kind is FeatureKind.NUMBERS
+    return distances(
+        reference_shares.bins[0] * reference_shares.rows[0], live.bins[0], ordered=ordered
+    )
 
 
 def _merged(old: RowBlock, new: RowBlock) -> RowBlock:
     """Both as one, which begins where the older did."""
-    counts = [one.plus(other) for one, other in zip(old.counts, new.counts, strict=True)]
+    counts = [
+        older.plus(newer_counts) for older, newer_counts in zip(old.counts, new.counts, strict=True)
+    ]
     # Without the hours of a part of them, the hours of all are unknown.
     both = zip(old.hours, new.hours, strict=True) if old.hours and new.hours else ()
-    hours = [one + other for one, other in both]
+    hours = [older + newer_rows for older, newer_rows in both]
     return RowBlock(number=old.number, rows=old.rows + new.rows, counts=counts, hours=hours)
 
 
 def _thinned(blocks: list[RowBlock]) -> list[RowBlock]:
     """The same with fewer starts where they are long ago, and without those before the bound."""
-    kept: list[RowBlock] = []
+    thinned: list[RowBlock] = []
     newer = 0
     for block in reversed(blocks):
-        if kept and newer > _KEPT_ROWS:
+        if thinned and newer > _KEPT_ROWS:
             break
-        last = kept[-1] if kept else None
+        last = thinned[-1] if thinned else None
         if last is not None and (last.rows + block.rows) * _MERGE <= newer - last.rows:
-            kept[-1] = _merged(block, last)
+            thinned[-1] = _merged(block, last)
         else:
-            kept.append(block)
+            thinned.append(block)
         newer += block.rows
-    return kept[::-1]
+    return thinned[::-1]

@@ -68,14 +68,14 @@ class Spans:
         table = np.array(
             [
                 [
-                    one.rows,
-                    one.missing,
-                    one.non_finite,
-                    one.out_of_range,
-                    one.not_whole,
-                    *(one.bins or none),
+                    column_counts.rows,
+                    column_counts.missing,
+                    column_counts.non_finite,
+                    column_counts.out_of_range,
+                    column_counts.not_whole,
+                    *(column_counts.bins or none),
                 ]
-                for one in counts
+                for column_counts in counts
             ],
             dtype=float,
         ).reshape(len(counts), 5 + len(none))
@@ -191,18 +191,18 @@ def nulls_of(
         hours: Of the spans that are judged, `[spans, 24]`; None for one of unknown hours.
     """
     counts = reference.counts
-    says = expected(reference, np.zeros((1, HOURS)) if hours is None else hours)
-    below = events(reference, says.bins)
+    reference_shares = expected(reference, np.zeros((1, HOURS)) if hours is None else hours)
+    below = events(reference, reference_shares.bins)
     bad = np.array([counts.missing, counts.non_finite, counts.out_of_range, counts.not_whole])
     # The bins were made from the same values, and unseen categories were not seen: one more, and
     # those seen once, stand for what the reference cannot know of itself.
     extra = _unknown(reference, below.shape[1])
     wrong_extra = np.array([0.0, 0.0, 2.0 + reference.single, 0.0])
     part = alpha / (2 * below.shape[1] + len(bad))
-    rows = (says.rows / effect)[:, None]
+    rows = (reference_shares.rows / effect)[:, None]
     totals = np.array([counts.rows, counts.rows, counts.valid, counts.valid]) / effect
     spans = len(below)
-    seen = np.concatenate(
+    occurrences = np.concatenate(
         [
             below * rows + 1 + extra,
             (1.0 - below) * rows + 1,
@@ -217,8 +217,8 @@ def nulls_of(
         ],
         axis=1,
     )
-    largest = _highest(seen, total, part / _MIXES if reference.hours else part)
-    unknown = says.unknown[:, None]
+    largest = _highest(occurrences, total, part / _MIXES if reference.hours else part)
+    unknown = reference_shares.unknown[:, None]
     largest[:, : -len(bad)] = (1.0 - unknown) * largest[:, : -len(bad)] + unknown + margin
     largest[:, -len(bad) :] += violations_margin
     of_valid = np.array([True] * (2 * below.shape[1]) + [False, False, True, True])
@@ -253,13 +253,13 @@ def _capital(reference: FeatureReference, nulls: NullShares, live: Spans) -> Flo
     """What each bet has made of its stake, `[spans, bets, steps]`, as natural logarithms."""
     below = events(reference, live.bins)
     valid, rows = live.valid[:, None], live.rows[:, None]
-    seen = np.concatenate([below, valid - below, live.wrong], axis=1)
+    occurrences = np.concatenate([below, valid - below, live.wrong], axis=1)
     total = np.where(nulls.of_valid, valid, rows)
     worst = np.minimum(nulls.largest, _ALMOST)[:, :, None]
     bets = worst + (1.0 - worst) * _STEPS
     gain = np.log(bets / worst)
     loss = np.log1p(-bets) - np.log1p(-worst)
-    capital = seen[:, :, None] * gain + (total - seen)[:, :, None] * loss
+    capital = occurrences[:, :, None] * gain + (total - occurrences)[:, :, None] * loss
     bounded: Floats = np.where((nulls.largest < 1.0)[:, :, None], capital, 0.0)
     return bounded
 
@@ -271,14 +271,14 @@ def _unknown(reference: FeatureReference, size: int) -> Floats:
     return extra
 
 
-def _highest(seen: Floats, total: Floats, alpha: float) -> Floats:
+def _highest(occurrences: Floats, total: Floats, alpha: float) -> Floats:
     """Return the largest share under which as few as `seen` of `total` have a chance of `alpha`.
 
     By Chernoff's bound, so never too small. Newton's method begins above the root of a convex
     function, with Bernstein's bound, and stays there: every step is a bound itself.
     """
     total = np.maximum(total, _TINY)
-    share = np.minimum(seen / total, 1.0)
+    share = np.minimum(occurrences / total, 1.0)
     rest = 1.0 - share
     needed = np.log(1.0 / alpha) / total
     entropy = share * np.log(share + _TINY) + rest * np.log(rest + _TINY) - needed
@@ -291,7 +291,7 @@ def _highest(seen: Floats, total: Floats, alpha: float) -> Floats:
         above = entropy - share * np.log(bound) - rest * np.log1p(-bound)
         step = above * bound * (1.0 - bound) / np.maximum(bound - share, _TINY)
         bound = bound - np.maximum(step, 0.0)
-    largest: Floats = np.where(seen >= total, 1.0, bound)
+    largest: Floats = np.where(occurrences >= total, 1.0, bound)
     return largest
 
 
@@ -304,39 +304,39 @@ VIOLATIONS: Final = {
 """What may be wrong with values, in the order of the bets on it."""
 
 
-def why(one: FeatureReference, nulls: NullShares, live: Spans) -> str:
+def why(feature: FeatureReference, nulls: NullShares, live: Spans) -> str:
     """Which share is other than in the reference; of a feature that has drifted.
 
     Args:
         nulls: Of the span.
         live: One span.
     """
-    names = _names(one)
-    bet = strongest(one, nulls, live)
+    names = _names(feature)
+    bet = strongest(feature, nulls, live)
     counts = live.counts(0)
     if bet >= 2 * len(names):
         kind = list(VIOLATIONS)[bet - 2 * len(names)]
-        was, now, what = ratio(one.counts, kind), ratio(counts, kind), VIOLATIONS[kind]
+        was, now, what = ratio(feature.counts, kind), ratio(counts, kind), VIOLATIONS[kind]
     else:
         event = bet % len(names)
-        was = float(events(one, expected(one, live.hours).bins)[0, event])
-        now = float(events(one, live.bins)[0, event]) / max(counts.valid, 1)
+        was = float(events(feature, expected(feature, live.hours).bins)[0, event])
+        now = float(events(feature, live.bins)[0, event]) / max(counts.valid, 1)
         what = names[event]
     return f"{now:.1%} {what}, {was:.1%} in the reference"
 
 
 def ratio(counts: ValueCounts, kind: str) -> float:
     """The share of a violation: of all values, or of those that are there and finite."""
-    seen: int = getattr(counts, kind)
+    violations: int = getattr(counts, kind)
     total = counts.rows if kind in {"missing", "non_finite"} else counts.valid
-    return seen / total if total else 0.0
+    return violations / total if total else 0.0
 
 
-def _names(one: FeatureReference) -> list[str]:
-    if one.bins.kind is FeatureKind.NUMBERS:
-        return [f"below {edge:.4g}" for edge in one.bins.edges]
+def _names(feature: FeatureReference) -> list[str]:
+    if feature.bins.kind is FeatureKind.NUMBERS:
+        return [f"below {edge:.4g}" for edge in feature.bins.edges]
     # As Python writes them: they are callers' texts, and may hold anything.
-    return [*(repr(category) for category in one.bins.categories), "other than known"]
+    return [*(repr(category) for category in feature.bins.categories), "other than known"]
 
 
 _SMOOTHING: Final = 0.5
@@ -363,12 +363,12 @@ def distances(reference: Counts, live: Counts, *, ordered: bool) -> Distances | 
     Args:
         ordered: Whether the bins follow each other on a line; else they are categories.
     """
-    expected, found = np.asarray(reference, dtype=float), np.asarray(live, dtype=float)
-    if not expected.sum() or not found.sum():
+    expected, observed = np.asarray(reference, dtype=float), np.asarray(live, dtype=float)
+    if not expected.sum() or not observed.sum():
         return None
-    p, q = _smooth(expected), _smooth(found)
+    p, q = _smooth(expected), _smooth(observed)
     middle = (p + q) / 2
-    exact = found / found.sum() - expected / expected.sum()
+    exact = observed / observed.sum() - expected / expected.sum()
     moved = np.cumsum(exact) if ordered else exact
     return Distances(
         psi=float(((q - p) * np.log(q / p)).sum()),

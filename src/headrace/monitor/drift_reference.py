@@ -101,19 +101,19 @@ def _error(count: int) -> float:
     return _RATIO_SPREAD / math.sqrt(_STEADY_PAIRS + count)
 
 
-def effect_in_order(seen: Floats, total: Floats) -> float:
+def effect_in_order(occurrences: Floats, total: Floats) -> float:
     """Return the design effect of rows that follow each other, from blocks of them.
 
     Args:
         seen: Values for which each event is true, `[blocks, events]`.
         total: Values, `[blocks]`.
     """
-    parts = [ratios(seen, total)]
+    parts = [ratios(occurrences, total)]
     while len(total) >= _FEWEST_BLOCKS:
         pairs = len(total) // 2
-        seen = seen[: 2 * pairs].reshape(pairs, 2, -1).sum(axis=1)
+        occurrences = occurrences[: 2 * pairs].reshape(pairs, 2, -1).sum(axis=1)
         total = total[: 2 * pairs].reshape(pairs, 2).sum(axis=1)
-        parts.append(ratios(seen, total))
+        parts.append(ratios(occurrences, total))
     ratio, rows = (np.concatenate(part) for part in zip(*parts, strict=True))
     return design_effect(ratio, rows)
 
@@ -177,17 +177,17 @@ class DriftReference(msgspec.Struct, frozen=True, kw_only=True):
     features: list[FeatureReference] = []
     source: str = WINDOW
     rows: int = 0
-    at: float = 0.0
+    created_at: float = msgspec.field(name="at", default=0.0)
     covers_s: float = 0.0
 
     @property
     def is_hourly(self) -> bool:
         """Whether values are compared with those of the same hour of the day."""
-        return any(one.hours for one in self.features)
+        return any(feature.hours for feature in self.features)
 
     def of(self, name: str) -> FeatureReference | None:
         """The feature of this name."""
-        return next((one for one in self.features if one.bins.name == name), None)
+        return next((feature for feature in self.features if feature.bins.name == name), None)
 
 
 def reference_of(
@@ -195,7 +195,7 @@ def reference_of(
     blocks: Mapping[str, Array],
     *,
     source: str,
-    at: float,
+    created_at: float,
     times: Floats | None = None,
 ) -> DriftReference:
     """The reference that data make.
@@ -205,14 +205,16 @@ def reference_of(
         times: Of the rows, `[rows]`, seconds since 1970; None where they are not known.
     """
     referenced = [
-        feature_reference(name, one.role, blocks[one.tensor][:, i], times=times)
-        for one in features
-        if one.tensor in blocks
-        for i, name in enumerate(one.names)
+        feature_reference(name, tensor.role, blocks[tensor.tensor][:, i], times=times)
+        for tensor in features
+        if tensor.tensor in blocks
+        for i, name in enumerate(tensor.names)
     ]
-    rows = max((one.counts.rows for one in referenced), default=0)
+    rows = max((tensor.counts.rows for tensor in referenced), default=0)
     covers_s = float(np.ptp(times)) if times is not None and len(times) else 0.0
-    return DriftReference(features=referenced, source=source, rows=rows, at=at, covers_s=covers_s)
+    return DriftReference(
+        features=referenced, source=source, rows=rows, created_at=created_at, covers_s=covers_s
+    )
 
 
 def feature_reference(
@@ -236,7 +238,7 @@ def _timed(reference: FeatureReference, column: Array, times: Floats) -> Feature
     if times[-1] - times[0] < HOURLY_S - _SLACK_S:
         steps = np.arange(BATCH_ROWS, len(column), BATCH_ROWS)
         blocks = [count_column(part, bins) for part in np.split(column, steps)]
-        effect = effect_in_order(*_seen(reference, blocks))
+        effect = effect_in_order(*_event_counts(reference, blocks))
         return msgspec.structs.replace(reference, effect=effect)
     # Each hour of each day is a block whose neighbour is the same hour of the next day.
     hour, day = (times // 3600 % HOURS).astype(int), (times // 86_400).astype(int)
@@ -247,21 +249,28 @@ def _timed(reference: FeatureReference, column: Array, times: Floats) -> Feature
     hour_of = hour[order][np.concatenate([[0], starts])]
     hours = [[0] * bins.size for _ in range(HOURS)]
     for index, counts in zip(hour_of, cells, strict=True):
-        hours[index] = [one + more for one, more in zip(hours[index], counts.bins, strict=True)]
-    apart = [
+        hours[index] = [
+            previous + added for previous, added in zip(hours[index], counts.bins, strict=True)
+        ]
+    hour_ratios = [
         ratios(
-            *_seen(reference, [one for i, one in zip(hour_of, cells, strict=True) if i == index])
+            *_event_counts(
+                reference,
+                [cell_counts for i, cell_counts in zip(hour_of, cells, strict=True) if i == index],
+            )
         )
         for index in range(HOURS)
     ]
-    ratio, rows = (np.concatenate(parts) for parts in zip(*apart, strict=True))
+    ratio, rows = (np.concatenate(parts) for parts in zip(*hour_ratios, strict=True))
     effect = design_effect(ratio, rows)
     return msgspec.structs.replace(reference, hours=hours, effect=effect)
 
 
-def _seen(reference: FeatureReference, blocks: Sequence[ValueCounts]) -> tuple[Floats, Floats]:
+def _event_counts(
+    reference: FeatureReference, blocks: Sequence[ValueCounts]
+) -> tuple[Floats, Floats]:
     """The events and the values of each block that has any, `[blocks, events]` and `[blocks]`."""
-    filled = [one.bins for one in blocks if one.valid]
+    filled = [block.bins for block in blocks if block.valid]
     bins = np.array(filled, dtype=float).reshape(-1, reference.bins.size)
     return events(reference, bins), bins.sum(axis=1)
 
@@ -271,7 +280,7 @@ def _without_times(name: str, role: str, column: Array) -> FeatureReference:
         return _of_texts(name, role, column)
     finite = column[np.isfinite(column)]
     whole = bool(len(finite)) and bool((finite == np.floor(finite)).all())
-    values, often = np.unique(finite, return_counts=True)
+    values, frequencies = np.unique(finite, return_counts=True)
     few = len(values) <= _FEW_VALUES and len(finite) >= _ROWS_EACH * len(values)
     if whole and few and bool(np.abs(finite).max() < _WIDEST):
         bins = FeatureBins(
@@ -285,7 +294,7 @@ def _without_times(name: str, role: str, column: Array) -> FeatureReference:
             high=float(values[-1]),
         )
         counts = count_column(column, bins)
-        return FeatureReference(bins=bins, counts=counts, single=int((often == 1).sum()))
+        return FeatureReference(bins=bins, counts=counts, single=int((frequencies == 1).sum()))
     bins = FeatureBins(
         name=name,
         role=role,
@@ -312,19 +321,19 @@ def _edges(finite: Array) -> list[float]:
         return []
     shares = np.arange(1, _BINS) / _BINS
     edges = np.unique(np.quantile(finite, shares, method="inverted_cdf"))
-    kept: list[float] = edges[edges > finite.min()].tolist()
-    return kept
+    inner_edges: list[float] = edges[edges > finite.min()].tolist()
+    return inner_edges
 
 
 def _of_texts(name: str, role: str, column: Array) -> FeatureReference:
-    often = Counter(text for text in column if text)
-    categories = [text for text, _ in often.most_common(MAX_TEXTS)]
+    frequencies = Counter(text for text in column if text)
+    categories = [text for text, _ in frequencies.most_common(MAX_TEXTS)]
     bins = FeatureBins(
         name=name,
         role=role,
         kind=FeatureKind.TEXTS,
         categories=categories,
-        closed=len(often) <= MAX_TEXTS,
+        closed=len(frequencies) <= MAX_TEXTS,
     )
-    single = sum(count == 1 for count in often.values())
+    single = sum(count == 1 for count in frequencies.values())
     return FeatureReference(bins=bins, counts=count_column(column, bins), single=single)

@@ -65,7 +65,7 @@ class VersionDrift:
     @property
     def bins(self) -> list[FeatureBins]:
         """Of the features that have a reference, in its order."""
-        return [one.bins for one in self.reference.features]
+        return [feature.bins for feature in self.reference.features]
 
     @property
     def key(self) -> str:
@@ -75,7 +75,7 @@ class VersionDrift:
     @property
     def collected_rows(self) -> int:
         """Rows towards a reference that is not complete."""
-        return min((len(one.values) for one in self.stored.collected.values()), default=0)
+        return min((len(column.values) for column in self.stored.collected.values()), default=0)
 
     def add(
         self,
@@ -102,14 +102,14 @@ class VersionDrift:
             waiting = [
                 FeatureReport(
                     name=name,
-                    role=one.role,
+                    role=column.role,
                     state=FeatureState.COLLECTING,
-                    rows=len(one.values),
+                    rows=len(column.values),
                     evidence=0.0,
                     needed=0.0,
                     why="has no reference yet",
                 )
-                for name, one in self.stored.collected.items()
+                for name, column in self.stored.collected.items()
             ]
             self._reports = [*self._watch.reports(), *waiting]
         return self._reports
@@ -123,57 +123,63 @@ class VersionDrift:
 
     def _start(self, reference: DriftReference, memory: DriftWatchState) -> None:
         self._watch = DriftWatch(reference=reference, settings=self.settings, memory=memory)
-        told = msgspec.json.encode([self.bins, self.settings])
-        self._key = hashlib.sha256(told).hexdigest()[:16]
+        identity = msgspec.json.encode([self.bins, self.settings])
+        self._key = hashlib.sha256(identity).hexdigest()[:16]
 
     def _collect(self, values: Iterable[FeatureValues], now: float) -> None:
         collected = dict(self.stored.collected)
-        known = {bins.name for bins in self.bins}
+        referenced = {bins.name for bins in self.bins}
         most = self.settings.window_rows
-        for one in values:
-            before = collected.get(one.name)
-            if one.name in known or (before is None and len(collected) >= MAX_FEATURES):
+        for column in values:
+            before = collected.get(column.name)
+            if column.name in referenced or (before is None and len(collected) >= MAX_FEATURES):
                 continue
             values_before, times = ([], []) if before is None else (before.values, before.times)
-            collected[one.name] = Collected(
-                role=one.role,
-                is_text=one.is_text,
-                values=[*values_before, *one.values][:most],
-                times=[*times, *(now for _ in one.values)][:most],
+            collected[column.name] = Collected(
+                role=column.role,
+                is_text=column.is_text,
+                values=[*values_before, *column.values][:most],
+                times=[*times, *(now for _ in column.values)][:most],
             )
         self.stored = msgspec.structs.replace(self.stored, collected=collected)
-        if collected and all(len(one.values) >= most for one in collected.values()):
+        if collected and all(len(column.values) >= most for column in collected.values()):
             self._take_reference(now)
 
     def _take_reference(self, now: float) -> None:
         """Make what was collected the reference of its features."""
         collected = self.stored.collected
-        found = [
-            feature_reference(name, one.role, _column(one), times=_times(one))
-            for name, one in collected.items()
+        features = [
+            feature_reference(name, column.role, _column(column), times=_times(column))
+            for name, column in collected.items()
         ]
-        times = [time for one in collected.values() for time in one.times]
-        had = self.reference
-        made = DriftReference(
-            features=[*had.features, *found],
-            source=had.source if had.features else WINDOW,
-            rows=had.rows if had.features else self.settings.window_rows,
-            at=had.at if had.features else now,
-            covers_s=had.covers_s if had.features else max(times) - min(times) if times else 0.0,
+        times = [time for column in collected.values() for time in column.times]
+        previous = self.reference
+        reference = DriftReference(
+            features=[*previous.features, *features],
+            source=previous.source if previous.features else WINDOW,
+            rows=previous.rows if previous.features else self.settings.window_rows,
+            created_at=previous.created_at if previous.features else now,
+            covers_s=previous.covers_s
+            if previous.features
+            else max(times) - min(times)
+            if times
+            else 0.0,
         )
         memory = self._watch.memory
-        more = [ValueCounts()] * len(found)
+        more = [ValueCounts()] * len(features)
         blocks = [
             msgspec.structs.replace(block, counts=[*block.counts, *more]) for block in memory.blocks
         ]
         self.stored = msgspec.structs.replace(self.stored, collected={})
-        self._start(made, msgspec.structs.replace(memory, blocks=blocks))
+        self._start(reference, msgspec.structs.replace(memory, blocks=blocks))
 
 
 def inputs_only(reference: DriftReference) -> DriftReference:
     """What another version of the model can go on with: callers send what they sent before."""
-    kept: list[FeatureReference] = [one for one in reference.features if one.bins.role == INPUT]
-    return msgspec.structs.replace(reference, features=kept)
+    inputs: list[FeatureReference] = [
+        feature for feature in reference.features if feature.bins.role == INPUT
+    ]
+    return msgspec.structs.replace(reference, features=inputs)
 
 
 def _times(collected: Collected) -> Array | None:
@@ -184,8 +190,8 @@ def _times(collected: Collected) -> Array | None:
 
 def _column(collected: Collected) -> Array:
     if collected.is_text:
-        made = np.empty(len(collected.values), dtype=np.object_)
-        made[:] = collected.values
-        return made
+        texts = np.empty(len(collected.values), dtype=np.object_)
+        texts[:] = collected.values
+        return texts
     numbers = [np.nan if value is None else float(value) for value in collected.values]
     return np.array(numbers, dtype=np.float64)

@@ -1,6 +1,7 @@
 """Grafana dashboards as JSON, from panels, rows, queries and variables.
 
-Schema: https://grafana.com/docs/grafana/latest/dashboards/build-dashboards/view-dashboard-json-model/
+Schema:
+https://grafana.com/docs/grafana/latest/dashboards/build-dashboards/view-dashboard-json-model/
 """
 
 from collections.abc import Iterator, Mapping
@@ -66,7 +67,7 @@ class Panel:
     """PromQL by the name of its series, with `{{label}}`; `__auto` leaves the name to Grafana."""
     _: KW_ONLY
     help: str = ""
-    look: PanelType = PanelType.LINES
+    panel_type: PanelType = PanelType.LINES
     width: int = 12
     stacked: bool = False
     most: float | None = None
@@ -88,7 +89,7 @@ class Variable:
 
     name: str
     metric: str
-    many: bool = True
+    decode_rows: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,7 +112,7 @@ class Dashboard:
 def stat(title: str, expression: str, unit: str, text: str, *, limit: float | None = None) -> Panel:
     """One number, large."""
     axis, queries = Axis(unit, title), {title: expression}
-    return Panel(title, axis, queries, help=text, look=PanelType.STAT, width=4, limit=limit)
+    return Panel(title, axis, queries, help=text, panel_type=PanelType.STAT, width=4, limit=limit)
 
 
 def dashboard_json(dashboard: Dashboard) -> Document:
@@ -146,10 +147,10 @@ def _variable(variable: Variable) -> Document:
         "definition": values,
         "refresh": 2,
         "sort": 1,
-        "multi": variable.many,
-        "includeAll": variable.many,
-        "allValue": ".*" if variable.many else None,
-        "current": {"text": ["All"], "value": ["$__all"]} if variable.many else {},
+        "multi": variable.decode_rows,
+        "includeAll": variable.decode_rows,
+        "allValue": ".*" if variable.decode_rows else None,
+        "current": {"text": ["All"], "value": ["$__all"]} if variable.decode_rows else {},
     }
 
 
@@ -161,19 +162,24 @@ def _panels(dashboard: Dashboard) -> Iterator[Document]:
         if x + width > _WIDTH:
             x, y, height = 0, y + height, 0
         if isinstance(panel, RowHeading):
-            own = 1
+            panel_height = 1
             body: Document = {"type": "row", "title": panel.title, "collapsed": False, "panels": []}
         else:
-            own, body = _STAT_HEIGHT if panel.look is PanelType.STAT else _HEIGHT, _panel(panel)
-        yield {"id": number, "gridPos": {"h": own, "w": width, "x": x, "y": y}, **body}
-        x, height = x + width, max(height, own)
+            panel_height, body = (
+                _STAT_HEIGHT if panel.panel_type is PanelType.STAT else _HEIGHT,
+                _panel(panel),
+            )
+        yield {"id": number, "gridPos": {"h": panel_height, "w": width, "x": x, "y": y}, **body}
+        x, height = x + width, max(height, panel_height)
 
 
 def _panel(panel: Panel) -> Document:
-    at_once = panel.look in {PanelType.TABLE, PanelType.STAT}
-    form = {PanelType.TABLE: "table", PanelType.HEATMAP: "heatmap"}.get(panel.look, "time_series")
+    at_once = panel.panel_type in {PanelType.TABLE, PanelType.STAT}
+    form = {PanelType.TABLE: "table", PanelType.HEATMAP: "heatmap"}.get(
+        panel.panel_type, "time_series"
+    )
     body: Document = {
-        "type": panel.look.value,
+        "type": panel.panel_type.value,
         "title": panel.title,
         "description": panel.help,
         "datasource": _SOURCE,
@@ -192,7 +198,7 @@ def _panel(panel: Panel) -> Document:
         "fieldConfig": {"defaults": _field(panel), "overrides": []},
         "options": _options(panel),
     }
-    if panel.look is PanelType.TABLE:
+    if panel.panel_type is PanelType.TABLE:
         # One row for each series, without the columns that nobody reads.
         hidden = dict.fromkeys(("Time", "__name__", "instance", "job"), True)
         organized = {"excludeByName": hidden, "renameByName": {"Value": panel.axis.text}}
@@ -207,12 +213,14 @@ def _field(panel: Panel) -> Document:
     field: Document = {
         "unit": panel.axis.unit,
         "min": 0,
-        "color": {"mode": "palette-classic" if panel.look is PanelType.LINES else "thresholds"},
+        "color": {
+            "mode": "palette-classic" if panel.panel_type is PanelType.LINES else "thresholds"
+        },
         "thresholds": {"mode": "absolute", "steps": steps},
     }
     if panel.most is not None:
         field["max"] = panel.most
-    if panel.look is PanelType.LINES:
+    if panel.panel_type is PanelType.LINES:
         field["custom"] = {
             "axisLabel": panel.axis.text,
             "drawStyle": "line",
@@ -227,7 +235,7 @@ def _field(panel: Panel) -> Document:
 
 
 def _options(panel: Panel) -> Document:
-    match panel.look:
+    match panel.panel_type:
         case PanelType.LINES:
             return {
                 "legend": {"displayMode": "table", "placement": "bottom", "calcs": ["lastNotNull"]},

@@ -175,8 +175,8 @@ REQUESTS: Final = Form(
     row_of=_row,
     cell_of=_cell,
     joined=OpenBucket.joined,
-    one=msgspec.msgpack.Decoder(StepCounts),
-    many=msgspec.msgpack.Decoder(list[StepCounts]),
+    decode_row=msgspec.msgpack.Decoder(StepCounts),
+    decode_rows=msgspec.msgpack.Decoder(list[StepCounts]),
 )
 """Counts of requests."""
 
@@ -249,14 +249,14 @@ class RequestWindow:
         spread over the bucket.
         """
         rank = q * sum(self.latency.values())
-        seen = 0
+        counted = 0
         last: float | None = None
         for (lower_s, width_s), count in sorted(self.latency.items()):
             if not count:
                 continue
-            if seen + count >= rank:
-                return _within(lower_s, width_s, max(rank - seen, 0.0) / count)
-            seen += count
+            if counted + count >= rank:
+                return _within(lower_s, width_s, max(rank - counted, 0.0) / count)
+            counted += count
             last = lower_s + width_s
         return last  # rounding carried the rank past the last request
 
@@ -312,7 +312,9 @@ class CounterHistory:
         default_factory=lambda: RollupSeries(form=REQUESTS)
     )
 
-    def read(self, at: float, epoch: str, totals: CounterTotals, *, is_begin: bool = False) -> None:
+    def read(
+        self, read_at: float, epoch: str, totals: CounterTotals, *, is_begin: bool = False
+    ) -> None:
         """Take in what was counted since the last look.
 
         Totals that fell, or are of another epoch, were counted from 0.
@@ -320,28 +322,28 @@ class CounterHistory:
         Args:
             is_begin: Nobody knows when what is in `totals` was counted: it is left out.
         """
-        began_anew = epoch != self.epoch or totals.requests < self._seen.requests
-        before, self.read_at, self.epoch = self.read_at, at, epoch
-        if totals.requests == self._seen.requests and not began_anew:
+        is_reset = epoch != self.epoch or totals.requests < self._seen.requests
+        before, self.read_at, self.epoch = self.read_at, read_at, epoch
+        if totals.requests == self._seen.requests and not is_reset:
             return  # nothing came: this is all that an idle endpoint costs
-        if began_anew:
+        if is_reset:
             self._seen = OpenBucket()
-        seen, latency = self._seen, dict[int, int]()
+        previous, latency = self._seen, dict[int, int]()
         for bucket, count in totals.latency.items():
             index = index_of(bucket)
             latency[index] = latency.get(index, 0) + count
         added = OpenBucket(
-            requests=max(totals.requests - seen.requests, 0),
-            errors=max(totals.errors - seen.errors, 0),
-            rejections=max(totals.rejections - seen.rejections, 0),
+            requests=max(totals.requests - previous.requests, 0),
+            errors=max(totals.errors - previous.errors, 0),
+            rejections=max(totals.rejections - previous.rejections, 0),
         )
         for index, count in latency.items():
-            more = count - seen.latency.get(index, 0)
+            more = count - previous.latency.get(index, 0)
             if more > 0:
                 added.latency[index] = more
         self._seen = OpenBucket(totals.requests, totals.errors, totals.rejections, latency)
         if added.requests and not is_begin:
-            self.ladder.spread(before, at, added)
+            self.ladder.spread(before, read_at, added)
 
     def stored(self, endpoint: str, version: str) -> StoredTrack:
         """This track, to be written down."""
@@ -428,14 +430,14 @@ class RequestHistory(Tracks[CounterHistory]):
         last = math.floor((until + step_s * (1 - _LEAST_PART)) / step_s)
         sums = [_StepSum() for _ in range(first, last)]
         for track in self.named(endpoint, version):
-            for length_s, at, cell in track.ladder.cells(first * step_s, until):
-                middle = at + length_s / 2
-                place = math.floor(middle / step_s) - first
-                if 0 <= place < len(sums) and middle < until:
-                    sums[place].add(length_s, cell)
+            for length_s, step_begin, cell in track.ladder.cells(first * step_s, until):
+                middle = step_begin + length_s / 2
+                position = math.floor(middle / step_s) - first
+                if 0 <= position < len(sums) and middle < until:
+                    sums[position].add(length_s, cell)
         return [
-            found.window((first + number) * step_s, min((first + number + 1) * step_s, until))
-            for number, found in enumerate(sums)
+            step_sum.window((first + number) * step_s, min((first + number + 1) * step_s, until))
+            for number, step_sum in enumerate(sums)
         ]
 
     def versions(self, endpoint: str) -> list[str]:
@@ -448,8 +450,8 @@ class RequestHistory(Tracks[CounterHistory]):
         length_s = next(
             (step_s for step_s, kept_s in STEPS if newest - since <= kept_s), STEPS[-1][0]
         )
-        wanted = max(until - since, 0.0) / max(min(points, _MAX_POINTS), 1)
-        return max(math.ceil(wanted / length_s - _EPSILON), 1) * length_s
+        requested_s = max(until - since, 0.0) / max(min(points, _MAX_POINTS), 1)
+        return max(math.ceil(requested_s / length_s - _EPSILON), 1) * length_s
 
 
 @dataclass(slots=True)

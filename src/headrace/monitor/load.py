@@ -113,8 +113,8 @@ LOAD: Final = Form(
     row_of=_row,
     cell_of=_cell,
     joined=lambda cell: cell,
-    one=msgspec.msgpack.Decoder(LoadRow),
-    many=msgspec.msgpack.Decoder(list[LoadRow]),
+    decode_row=msgspec.msgpack.Decoder(LoadRow),
+    decode_rows=msgspec.msgpack.Decoder(list[LoadRow]),
 )
 """How busy replicas were."""
 
@@ -140,14 +140,14 @@ class LoadTotals(msgspec.Struct, frozen=True, kw_only=True):
 class LoadReading:
     """One look at a version's replicas.
 
-    `ready` of them are; `said`: what those that answered counted, by name; `known`: the names of
-    all processes that there are, of any endpoint. `is_first`: whether it is the first of its
-    endpoint's versions, at which the endpoint's own time is counted.
+    `ready` of them are; `totals`: what those that answered counted, by name; `process_names`: the
+    names of all processes that there are, of any endpoint. `is_first`: whether it is the first of
+    its endpoint's versions, at which the endpoint's own time is counted.
     """
 
     ready: int
-    said: Mapping[str, LoadTotals]
-    known: Collection[str] = ()
+    totals: Mapping[str, LoadTotals]
+    process_names: Collection[str] = ()
     is_first: bool = True
 
 
@@ -157,7 +157,7 @@ class StoredLoad(msgspec.Struct, frozen=True, kw_only=True):
     endpoint: str
     version: str
     read_at: float
-    said: dict[str, LoadTotals]
+    totals: dict[str, LoadTotals] = msgspec.field(name="said")
     levels: list[list[Chunk]]
 
 
@@ -166,24 +166,24 @@ class LoadTrack:
     """How busy the replicas of a version were; `read_at` is when they were last looked at."""
 
     read_at: float
-    _said: dict[str, LoadTotals] = field(default_factory=dict)
+    _totals: dict[str, LoadTotals] = field(default_factory=dict)
     ladder: RollupSeries[LoadCell, LoadRow] = field(default_factory=lambda: RollupSeries(form=LOAD))
 
-    def read(self, at: float, reading: LoadReading, *, began_at: float) -> None:
+    def read(self, read_at: float, reading: LoadReading, *, began_at: float) -> None:
         """Take in what happened since the last look.
 
         Args:
             began_at: When anything was looked at first. What a process counted that is older than
                 that, and was not looked at yet, is left out: nobody knows when it was.
         """
-        begin, self.read_at = self.read_at, at
+        begin, self.read_at = self.read_at, read_at
         # What all processes counted more than was last seen of each.
         added = LoadCell()
-        for name, totals in reading.said.items():
-            before = self._said.get(name)
+        for name, totals in reading.totals.items():
+            before = self._totals.get(name)
             if before is None or before.epoch != totals.epoch or totals.waited < before.waited:
                 before = None
-            if before is not None or at - totals.age_s >= began_at:
+            if before is not None or read_at - totals.age_s >= began_at:
                 # What was counted since `before`; all of it if that is None.
                 old = before or LoadTotals(epoch="", age_s=0.0)
                 added.add(
@@ -196,17 +196,19 @@ class LoadTrack:
                     )
                 )
         # One that does not answer now may do so later, and has not begun anew for that.
-        kept = {name: said for name, said in self._said.items() if name in reading.known}
-        self._said = kept | dict(reading.said)
-        span_s = round(at - begin, _DIGITS)
+        known_totals = {
+            name: totals for name, totals in self._totals.items() if name in reading.process_names
+        }
+        self._totals = known_totals | dict(reading.totals)
+        span_s = round(read_at - begin, _DIGITS)
         if span_s > _GAP_S:
             added.in_flight_s = 0.0
         else:
             added.looked_s = span_s
             added.shared_s = span_s if reading.is_first else 0.0
-            added.heard_s = span_s if reading.said else 0.0
+            added.heard_s = span_s if reading.totals else 0.0
             added.ready_s = span_s * reading.ready
-        self.ladder.spread(begin, at, added)
+        self.ladder.spread(begin, read_at, added)
 
     def stored(self, endpoint: str, version: str) -> StoredLoad:
         """This track, to be written down."""
@@ -214,14 +216,14 @@ class LoadTrack:
             endpoint=endpoint,
             version=version,
             read_at=self.read_at,
-            said=dict(self._said),
+            totals=dict(self._totals),
             levels=self.ladder.packed(),
         )
 
     @classmethod
     def load(cls, stored: StoredLoad) -> "LoadTrack":
         """The track that was written down."""
-        track = cls(read_at=stored.read_at, _said=dict(stored.said))
+        track = cls(read_at=stored.read_at, _totals=dict(stored.totals))
         track.ladder.load(stored.levels)
         return track
 
@@ -250,18 +252,18 @@ class LoadHistory(Tracks[LoadTrack]):
 
     max_bytes: int = 48 << 20
 
-    def add(self, at: float, endpoint: str, version: str, reading: LoadReading) -> None:
+    def add(self, read_at: float, endpoint: str, version: str, reading: LoadReading) -> None:
         """Take in a look at a version's replicas at `at`."""
-        self.look(at)
+        self.look(read_at)
         track = self.of(endpoint).get(version)
         if track is None:
             # One that came up since the last look had no replica before that.
-            since = at if self._before is None else self._before
+            since = read_at if self._before is None else self._before
             track = LoadTrack(read_at=since)
             self.put(endpoint, version, track)
-        if at >= track.read_at:
+        if read_at >= track.read_at:
             assert self.began_at is not None
-            track.read(at, reading, began_at=self.began_at)
+            track.read(read_at, reading, began_at=self.began_at)
 
     def series(
         self, endpoint: str, edges: Sequence[float], *, version: str = ""
@@ -269,18 +271,18 @@ class LoadHistory(Tracks[LoadTrack]):
         """Means between each of `edges` and the next; of all versions together if none is named."""
         tracks = [_sums(track, edges) for track in self.named(endpoint, version)]
         return [
-            _window([sums[place] for sums in tracks], is_whole=not version)
-            for place, _ in enumerate(pairwise(edges))
+            _window([sums[position] for sums in tracks], is_whole=not version)
+            for position, _ in enumerate(pairwise(edges))
         ]
 
 
 def _sums(track: LoadTrack, edges: Sequence[float]) -> list[LoadCell]:
     """What is known of a version between each of `edges` and the next."""
     sums = [LoadCell() for _ in pairwise(edges)]
-    for length_s, at, cell in track.ladder.cells(edges[0], edges[-1]) if sums else ():
-        place = bisect_right(edges, at + length_s / 2) - 1
-        if 0 <= place < len(sums):
-            sums[place].add(cell)
+    for length_s, step_begin, cell in track.ladder.cells(edges[0], edges[-1]) if sums else ():
+        position = bisect_right(edges, step_begin + length_s / 2) - 1
+        if 0 <= position < len(sums):
+            sums[position].add(cell)
     return sums
 
 
@@ -289,11 +291,13 @@ def _window(cells: Sequence[LoadCell], *, is_whole: bool) -> LoadWindow:
     total = LoadCell()
     for cell in cells:
         total.add(cell)
-    known = [total] if is_whole else cells
+    groups = [total] if is_whole else cells
     # Versions of an endpoint may follow each other: their time is the endpoint's. Roles of one
     # version are side by side, each looked at for its own time.
     spans = [
-        (cell, time_s) for cell in known if (time_s := cell.shared_s if is_whole else cell.looked_s)
+        (cell, time_s)
+        for cell in groups
+        if (time_s := cell.shared_s if is_whole else cell.looked_s)
     ]
     in_flight = sum(cell.in_flight_s / time_s for cell, time_s in spans)
     ready = round(sum(cell.ready_s / time_s for cell, time_s in spans), _DIGITS)

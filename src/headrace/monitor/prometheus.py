@@ -123,14 +123,14 @@ def _promises(
 ) -> Iterator[Rule]:
     """Series that say what was promised of each endpoint and of each stream."""
     rows: list[tuple[str, float | None, dict[str, str]]] = []
-    for one in objectives:
-        labels = {"endpoint": one.endpoint}
-        scaled = {**labels, "windows": promql.scale_text(one.window_ratio)}
+    for objective in objectives:
+        labels = {"endpoint": objective.endpoint}
+        scaled = {**labels, "windows": promql.scale_text(objective.window_ratio)}
         rows += [
-            (promql.WINDOWS, one.window_ratio, scaled),
-            (promql.QUEUE_SIZE, one.queue_size, labels),
-            (promql.BUDGET, one.error_budget, scaled),
-            (promql.PROMISED, one.latency_s, scaled),
+            (promql.WINDOWS, objective.window_ratio, scaled),
+            (promql.QUEUE_SIZE, objective.queue_size, labels),
+            (promql.BUDGET, objective.error_budget, scaled),
+            (promql.PROMISED, objective.latency_s, scaled),
         ]
     for promise in streams:
         labels = {"stream": promise.stream}
@@ -143,12 +143,12 @@ def _promises(
 
 def _windows(ratio: float) -> Iterator[tuple[float, Rule]]:
     """Lengths, and what is recorded over them; each once."""
-    seen: set[str] = set()
+    recorded_names: set[str] = set()
     for condition in (kind.condition for kind in ALERTS if _is_scaled(kind)):
         for window_s in (usual_s * ratio for usual_s in windows_of(condition)):
             for name, expression in promql.recorded(condition, window_s).items():
-                if name not in seen:
-                    seen.add(name)
+                if name not in recorded_names:
+                    recorded_names.add(name)
                     yield window_s, {"record": name, "expr": expression}
 
 
@@ -244,21 +244,21 @@ def alertmanager_configuration(alerts: AlertsSpec) -> Document:
 
 
 def _receiver(receiver: ReceiverSpec) -> Document:
-    found: Document = {"name": receiver.name}
+    configuration: Document = {"name": receiver.name}
     if receiver.webhook is not None:
         webhook = _url("url", receiver.webhook)
         if receiver.webhook.token_file is not None:
             file = receiver.webhook.token_file
             webhook["http_config"] = {"authorization": {"credentials_file": file}}
-        found["webhook_configs"] = [{**webhook, "send_resolved": True}]
+        configuration["webhook_configs"] = [{**webhook, "send_resolved": True}]
     if receiver.slack is not None:
         slack = {**_url("api_url", receiver.slack), "send_resolved": True}
         if receiver.slack.channel:
             slack["channel"] = receiver.slack.channel
-        found["slack_configs"] = [slack]
+        configuration["slack_configs"] = [slack]
     if receiver.email is not None:
-        found["email_configs"] = [{**_email(receiver.email), "send_resolved": True}]
-    return found
+        configuration["email_configs"] = [{**_email(receiver.email), "send_resolved": True}]
+    return configuration
 
 
 def _url(name: str, spec: WebhookSpec | SlackSpec) -> Document:
@@ -269,7 +269,7 @@ def _url(name: str, spec: WebhookSpec | SlackSpec) -> Document:
 
 
 def _email(spec: EmailSpec) -> Document:
-    found: Document = {
+    configuration: Document = {
         "to": ", ".join(spec.to),
         "from": spec.sender,
         "smarthost": f"{spec.host}:{spec.port}",
@@ -277,6 +277,6 @@ def _email(spec: EmailSpec) -> Document:
         "require_tls": spec.tls == "starttls",
     }
     if spec.username:
-        found["auth_username"] = spec.username
-        found["auth_password_file"] = spec.password_file
-    return found
+        configuration["auth_username"] = spec.username
+        configuration["auth_password_file"] = spec.password_file
+    return configuration

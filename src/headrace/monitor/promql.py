@@ -40,7 +40,7 @@ _UNITS: Final = ((86_400_000, "d"), (3_600_000, "h"), (60_000, "m"), (1000, "s")
 def duration(seconds: float) -> str:
     """As Prometheus writes it, in the largest unit that leaves no rest: `5m`, `1h`, `1500ms`."""
     millis = max(round(seconds * 1000), 1)
-    size, unit = next(found for found in _UNITS if millis % found[0] == 0)
+    size, unit = next(candidate for candidate in _UNITS if millis % candidate[0] == 0)
     return f"{millis // size}{unit}"
 
 

@@ -68,8 +68,8 @@ class Form(Generic[C, R]):
     row_of: Callable[[int, C], R]
     cell_of: Callable[[R], C]
     joined: Callable[[C], C]
-    one: msgspec.msgpack.Decoder[R]
-    many: msgspec.msgpack.Decoder[list[R]]
+    decode_row: msgspec.msgpack.Decoder[R]
+    decode_rows: msgspec.msgpack.Decoder[list[R]]
 
 
 class Chunk(msgspec.Struct, frozen=True, array_like=True):
@@ -120,9 +120,9 @@ class ResolutionRows(Generic[C, R]):
             return self.chunks[0].number * self.chunk_s
         return None if self._number < 0 else self._number * self.chunk_s
 
-    def add(self, at: float, cell: C) -> None:
+    def add(self, timestamp: float, cell: C) -> None:
         """Count `cell` at the step of `at`, or at the newest one if that is later."""
-        slot = int(at // self.step_s)
+        slot = int(timestamp // self.step_s)
         if slot > self._slot:
             self._close(slot)
         self._cell.add(cell)
@@ -134,11 +134,11 @@ class ResolutionRows(Generic[C, R]):
             if start < end and start + self.chunk_s > begin:
                 rows = self._rows_of(chunk)
                 yield from self._between(chunk.number, rows, begin, end)
-        rows = [self.form.one.decode(row) for row in self._rows]
+        rows = [self.form.decode_row.decode(row) for row in self._rows]
         yield from self._between(self._number, rows, begin, end)
-        at = self._slot * self.step_s
-        if self._slot >= 0 and at < end and at + self.step_s > begin:
-            yield at, self._cell
+        step_begin = self._slot * self.step_s
+        if self._slot >= 0 and step_begin < end and step_begin + self.step_s > begin:
+            yield step_begin, self._cell
 
     def sums(self, begin: float, end: float) -> Iterator[C]:
         """Counts that add up to those of all steps whose middle is in [begin, end)."""
@@ -146,13 +146,13 @@ class ResolutionRows(Generic[C, R]):
         for chunk in self.chunks:
             start = chunk.number * self.chunk_s
             if begin <= start + half_s and start + self.chunk_s - half_s < end:
-                yield self.form.cell_of(self.form.one.decode(chunk.total))
+                yield self.form.cell_of(self.form.decode_row.decode(chunk.total))
             elif start < end and start + self.chunk_s > begin:
                 rows = self._rows_of(chunk)
                 yield from (
                     self.form.cell_of(row) for row in self._within(chunk.number, rows, begin, end)
                 )
-        rows = [self.form.one.decode(row) for row in self._rows]
+        rows = [self.form.decode_row.decode(row) for row in self._rows]
         yield from (self.form.cell_of(row) for row in self._within(self._number, rows, begin, end))
         if self._slot >= 0 and begin <= self._slot * self.step_s + half_s < end:
             yield self._cell
@@ -196,9 +196,9 @@ class ResolutionRows(Generic[C, R]):
         self, number: int, rows: Iterable[R], begin: float, end: float
     ) -> Iterator[tuple[float, C]]:
         for row in rows:
-            at = self._at(number, row)
-            if at < end and at + self.step_s > begin:
-                yield at, self.form.cell_of(row)
+            step_begin = self._at(number, row)
+            if step_begin < end and step_begin + self.step_s > begin:
+                yield step_begin, self.form.cell_of(row)
 
     def _within(self, number: int, rows: Iterable[R], begin: float, end: float) -> Iterator[R]:
         for row in rows:
@@ -209,7 +209,7 @@ class ResolutionRows(Generic[C, R]):
         return number * self.chunk_s + row.offset * self.step_s
 
     def _rows_of(self, chunk: Chunk) -> list[R]:
-        return self.form.many.decode(zlib.decompress(chunk.data))
+        return self.form.decode_rows.decode(zlib.decompress(chunk.data))
 
     def _packed(self, slot: int, cell: C) -> bytes:
         return _ENCODER.encode(self.form.row_of(slot % ROWS_PER_CHUNK, cell))
@@ -217,7 +217,7 @@ class ResolutionRows(Generic[C, R]):
     def _sealed(self, number: int, rows: Iterable[bytes]) -> Chunk:
         data = _ENCODER.encode([msgspec.Raw(row) for row in rows])
         total = self.form.begin()
-        for row in self.form.many.decode(data):
+        for row in self.form.decode_rows.decode(data):
             total.add(self.form.cell_of(row))
         return Chunk(number, zlib.compress(data, _FAST), self._packed(0, total))
 
@@ -229,10 +229,10 @@ class RollupSeries(Generic[C, R]):
     form: Form[C, R]
     _levels: tuple[ResolutionRows[C, R], ...] = field(default=())
 
-    def add(self, at: float, cell: C) -> None:
+    def add(self, timestamp: float, cell: C) -> None:
         """Count `cell` at the step of `at`, or at the newest one if that is later."""
         self._levels = self._levels or self._new_levels()
-        self._levels[0].add(at, cell)
+        self._levels[0].add(timestamp, cell)
 
     def spread(self, begin: float, end: float, cell: C) -> None:
         """Count `cell` in the middle of `begin` and `end`; after a gap evenly between them."""
@@ -248,8 +248,8 @@ class RollupSeries(Generic[C, R]):
     def cells(self, begin: float, end: float) -> Iterator[tuple[int, float, C]]:
         """Length, begin and counts of all steps that overlap [begin, end)."""
         for level in self._levels:
-            for at, cell in level.cells(begin, end):
-                yield level.step_s, at, cell
+            for step_begin, cell in level.cells(begin, end):
+                yield level.step_s, step_begin, cell
 
     def sums(self, begin: float, end: float) -> Iterator[tuple[int, C]]:
         """Length of the steps, and counts that add up to those whose middle is in [begin, end)."""
@@ -261,9 +261,9 @@ class RollupSeries(Generic[C, R]):
         """Join what is older than its level keeps into longer steps; forget the oldest."""
         for number, (level, (_, kept_s)) in enumerate(zip(self._levels, STEPS, strict=False)):
             is_last = number == len(self._levels) - 1
-            for at, cell in level.take_before(now - kept_s):
+            for step_begin, cell in level.take_before(now - kept_s):
                 if not is_last:
-                    self._levels[number + 1].add(at, self.form.joined(cell))
+                    self._levels[number + 1].add(step_begin, self.form.joined(cell))
 
     def forget_before(self, end: float) -> None:
         """Let go of whole chunks that end before `end`."""
@@ -274,8 +274,8 @@ class RollupSeries(Generic[C, R]):
     @property
     def oldest(self) -> float | None:
         """Begin of the oldest chunk; None if nothing is kept."""
-        found = [at for level in self._levels if (at := level.oldest) is not None]
-        return min(found, default=None)
+        begins = [begin for level in self._levels if (begin := level.oldest) is not None]
+        return min(begins, default=None)
 
     @property
     def size_bytes(self) -> int:
@@ -354,27 +354,27 @@ class Tracks(Generic[T]):
     _portion: float = 0.0
     _round_at: float = 0.0
 
-    def look(self, at: float) -> None:
+    def look(self, now: float) -> None:
         """Say that everything there is will now be added as it is at `at`, even if that is nothing.
 
         So what comes up later is known to have counted from 0 since then. Also joins old steps.
         """
-        if self.looked_at is not None and at <= self.looked_at:
+        if self.looked_at is not None and now <= self.looked_at:
             return
-        self._before, self.looked_at = self.looked_at, at
+        self._before, self.looked_at = self.looked_at, now
         if self.began_at is None:
-            self.began_at = at
+            self.began_at = now
         # Join old steps: of each track once a minute, of a few at a time.
-        elapsed_s = 0.0 if self._before is None else at - self._before
+        elapsed_s = 0.0 if self._before is None else now - self._before
         self._portion += elapsed_s * self._per_s
         while self._to_age and self._portion >= 1 - _EPSILON:
             self._portion -= 1
-            self._to_age.pop().ladder.age(at)
-        if at - self._round_at >= _ROUND_S:
+            self._to_age.pop().ladder.age(now)
+        if now - self._round_at >= _ROUND_S:
             for track in self._to_age:
-                track.ladder.age(at)
-            self._round_at, self._portion = at, 0.0
-            self._forget(at)
+                track.ladder.age(now)
+            self._round_at, self._portion = now, 0.0
+            self._forget(now)
             self._to_age = [track for _, _, track in self.all()]
             self._per_s = len(self._to_age) / _ROUND_S
 
@@ -459,7 +459,7 @@ class Tracks(Generic[T]):
                     del self._tracks[endpoint]
         while self.size_bytes > self.max_bytes:
             oldest = min(
-                at for _, _, track in self.all() if (at := track.ladder.oldest) is not None
+                begin for _, _, track in self.all() if (begin := track.ladder.oldest) is not None
             )
             for _, _, track in self.all():
                 track.ladder.forget_before(oldest + _HOUR_S)

@@ -147,7 +147,7 @@ MEDIUM: Final = BurnWindows(long_s=6 * HOUR_S, short_s=30 * MINUTE_S, factor=6.0
 """5 % of it in six hours."""
 SLOW: Final = BurnWindows(long_s=3 * DAY_S, short_s=6 * HOUR_S, factor=1.0)
 """10 % of it in three days."""
-SLOW_OF_A_DAY: Final = BurnWindows(long_s=DAY_S, short_s=2 * HOUR_S, factor=3.0)
+SLOW_ONE_DAY: Final = BurnWindows(long_s=DAY_S, short_s=2 * HOUR_S, factor=3.0)
 """10 % of it in one day: in the place of `SLOW` where no more than a day is remembered."""
 
 
@@ -224,10 +224,10 @@ class Fact(StrEnum):
     """Records come to a stream for which there is no answer."""
 
 
-OF_SYSTEM: Final = frozenset(
+SYSTEM_FACTS: Final = frozenset(
     {Fact.GATEWAY_DOWN, Fact.NOT_SCRAPED, Fact.CERTIFICATE_ENDS, Fact.JOBS_LATE, Fact.JOBS_FAILED}
 )
-OF_STREAMS: Final = frozenset(
+STREAM_FACTS: Final = frozenset(
     {Fact.STREAM_LAGS, Fact.STREAM_DOWN, Fact.WORKERS_FAIL, Fact.DEAD_LETTERS}
 )
 Condition = ErrorBurn | LatencyBurn | LatencyOver | ErrorsOver | Fact
@@ -443,8 +443,8 @@ def _latency_burn(
         return long
     # So many of the known requests have to be slow for the slow ones to be 1 - q of the window's.
     slow_ratio = (1.0 - q) / max(window.known_ratio, 1.0 - q)
-    known = _latency_over(1.0 - slow_ratio, window, promised) if slow_ratio < 1 else None
-    return long if known is not None and known.is_bad else None
+    known_reading = _latency_over(1.0 - slow_ratio, window, promised) if slow_ratio < 1 else None
+    return long if known_reading is not None and known_reading.is_bad else None
 
 
 def _latency_over(q: float, window: CountWindow, promised: float | None) -> ConditionReading | None:

@@ -74,7 +74,7 @@ class Forgiven(msgspec.Struct):
         return total
 
 
-def grown(capitals: Array, growth: Array) -> Array:
+def trimmed_capitals(capitals: Array, growth: Array) -> Array:
     """Capitals after one more interval, which is left out where that makes them smaller.
 
     For capital that came in at several times, where what is left out cannot be told afterwards.

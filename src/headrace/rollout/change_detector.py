@@ -17,7 +17,7 @@ from typing import Final
 import msgspec
 import numpy as np
 
-from headrace.rollout.bernoulli import FORGIVEN, grown
+from headrace.rollout.bernoulli import FORGIVEN, trimmed_capitals
 from headrace.rollout.betting import STAKES, WEIGHTS, Array, log_growth
 from headrace.rollout.rate_difference import CELLS, Stratum
 from headrace.rollout.readings import ONE_SECOND, When
@@ -86,7 +86,7 @@ class ChangeDetector(msgspec.Struct):
         stratum = Stratum(share, 0, cells)
         growth = log_growth(stratum.values(), stratum.scale, np.asarray(self.tolerated), above=True)
         part = np.broadcast_to(self.part, counted.shape)[:, None]
-        self.capitals = grown(self.capitals, part * (cells @ growth))
+        self.capitals = trimmed_capitals(self.capitals, part * (cells @ growth))
         self.lately = self.lately * _FORGETS_A_SECOND**when.duration_s + cells
         self.counted_s += when.duration_s
         if self.counted_s >= _HOUR_S * (self.hours + 1):

@@ -5,12 +5,12 @@ from typing import assert_never
 from msgspec.structs import replace
 
 from headrace.core import FailedPreconditionError
-from headrace.rollout.moves import entered, passed, paused, promoted, taking_over, withdrawn
+from headrace.rollout.moves import enter_phase, passed, paused, promoted, roll_back, take_over
 from headrace.rollout.stages import plan_of
 from headrace.rollout.state import DecidedBy, PromotedBy, RolloutPhase, RolloutState, Verb
 
 
-def possible(state: RolloutState) -> tuple[Verb, ...]:
+def allowed_verbs(state: RolloutState) -> tuple[Verb, ...]:
     """The verbs that mean something now; empty if the rollout is over for good."""
     if state.phase is RolloutPhase.PROMOTED:
         return (Verb.ROLLBACK,)
@@ -37,7 +37,7 @@ def command(state: RolloutState, verb: Verb, *, now: float, reason: str = "") ->
     Raises:
         FailedPreconditionError: The verb means nothing now; the message names those that do.
     """
-    if verb not in possible(state):
+    if verb not in allowed_verbs(state):
         raise FailedPreconditionError(_refusal(state, verb))
     state = replace(state, elapsed_s=now)
     match verb:
@@ -48,13 +48,13 @@ def command(state: RolloutState, verb: Verb, *, now: float, reason: str = "") ->
         case Verb.RESUME:
             return _resume(state, now=now, reason=_by_hand("resumed", reason))
         case Verb.ABORT:
-            aborted = _by_hand("aborted", reason)
-            return withdrawn(
-                state, DecidedBy.HAND, now=now, reason=aborted, phase=RolloutPhase.ABORTED
+            reason_text = _by_hand("aborted", reason)
+            return roll_back(
+                state, DecidedBy.HAND, now=now, reason=reason_text, phase=RolloutPhase.ABORTED
             )
         case Verb.ROLLBACK:
-            back = _by_hand("rolled back", reason)
-            return withdrawn(state, DecidedBy.HAND, now=now, reason=back)
+            reason_text = _by_hand("rolled back", reason)
+            return roll_back(state, DecidedBy.HAND, now=now, reason=reason_text)
         case _:
             assert_never(verb)
 
@@ -63,18 +63,20 @@ def supersede(state: RolloutState, *, reason: str) -> RolloutState:
     """Something newer took the place of a rollout; one that is over stays what it is."""
     if state.phase.is_over:
         return state
-    return entered(state, RolloutPhase.SUPERSEDED, reason=reason, now=state.elapsed_s)
+    return enter_phase(state, RolloutPhase.SUPERSEDED, reason=reason, now=state.elapsed_s)
 
 
 def _promote(state: RolloutState, *, now: float, reason: str) -> RolloutState:
     if RolloutPhase.KEEPING in {state.phase, state.resumes_at_phase}:
         return promoted(state, DecidedBy.HAND, now=now, reason=reason)
-    return taking_over(state, plan_of(state.settings), PromotedBy.HAND, now=now, reason=reason)
+    return take_over(state, plan_of(state.settings), PromotedBy.HAND, now=now, reason=reason)
 
 
 def _resume(state: RolloutState, *, now: float, reason: str) -> RolloutState:
     resumed = replace(
-        entered(state, state.resumes_at_phase or RolloutPhase.PROGRESSING, reason=reason, now=now),
+        enter_phase(
+            state, state.resumes_at_phase or RolloutPhase.PROGRESSING, reason=reason, now=now
+        ),
         counted_since=_counted_since(state, now),
         aimed_at=now,
     )
@@ -97,6 +99,6 @@ def _by_hand(what: str, reason: str) -> str:
 
 def _refusal(state: RolloutState, verb: Verb) -> str:
     phase = state.phase.value.replace("_", " ")
-    verbs = ", ".join(possible(state))
+    verbs = ", ".join(allowed_verbs(state))
     ways = f"possible now: {verbs}" if verbs else "it is over; start another rollout"
     return f"cannot {verb} a rollout that is {phase} ({state.reason}); {ways}"

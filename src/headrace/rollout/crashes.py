@@ -89,8 +89,8 @@ class Crashes(msgspec.Struct, kw_only=True):
             growth = new[0] * np.log1p(-STAKES) + new[1] * np.log(1.0 - STAKES + STAKES / share)
             self.log_capitals = tuple((np.array(self.log_capitals) + growth).tolist())
         self.ready = (
-            sum(one.is_ready for one in replicas if not one.is_candidate),
-            sum(one.is_ready for one in replicas if one.is_candidate),
+            sum(replica.is_ready for replica in replicas if not replica.is_candidate),
+            sum(replica.is_ready for replica in replicas if replica.is_candidate),
         )
         return any(new)
 

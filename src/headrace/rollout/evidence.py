@@ -38,7 +38,7 @@ from headrace.rollout.reward import RewardDifference
 from headrace.rollout.sequences import Narrow, Sequences
 
 _FORMAT: Final = 3
-_ANYBODY: Final = Names()
+_DEFAULT_NAMES: Final = Names()
 _SHARE_LEVEL: Final = 0.001
 """How often a canary's split that was kept may be taken for one that was not."""
 _Metric = TypeVar("_Metric")
@@ -196,7 +196,7 @@ class RolloutEvidenceState:
         """Count replicas' deaths that are not counted yet, as `Crashes.note`."""
         return self._counts.crashes.note(replicas, share=share)
 
-    def verdict(self, at: float, names: Names = _ANYBODY) -> RolloutVerdict:
+    def verdict(self, at: float, names: Names = _DEFAULT_NAMES) -> RolloutVerdict:
         """What all metrics say together, `at` seconds since 1970.
 
         Any metric that says roll back decides; to promote, all must say so. `min_samples` is not
@@ -211,11 +211,11 @@ class RolloutEvidenceState:
         alpha = self._settings.alpha
         budget = judge_fixed.Budget(back=alpha / max(len(used), 1), on=alpha)
         self._weigh()
-        left = [metric for metric in used if metric not in left_out]
+        judged = [metric for metric in used if metric not in left_out]
         if not any(self._counts.crashes.deaths):
-            left = [metric for metric in left if metric != "crashes"]  # nothing to say
-        metrics = [self._judge(metric, budget, names) for metric in left]
-        outcome = _together(metrics)
+            judged = [metric for metric in judged if metric != "crashes"]  # nothing to say
+        metrics = [self._judge(metric, budget, names) for metric in judged]
+        outcome = _overall_outcome(metrics)
         if metrics and isinstance(self._settings, AbSpec | CanarySpec):
             assignment = self._judge_assignment(names)
             is_off = assignment.outcome is Outcome.WAIT and any(self._assignments.totals)
@@ -308,21 +308,21 @@ class RolloutEvidenceState:
         counts, metrics = self._counts, self._settings.metrics
         match metric:
             case "errors" if isinstance(self._settings, BlueGreenSpec | ShadowSpec):
-                found = self._judge_errors_alone(budget, names)
+                metric_verdict = self._judge_errors_alone(budget, names)
             case "latency" if isinstance(self._settings, BlueGreenSpec):
-                found = judge_fixed.judge_slow(
+                metric_verdict = judge_fixed.judge_slow(
                     counts.latency,
-                    _set(metrics.latency),
+                    _required(metrics.latency),
                     slow=counts.candidate_slow,
                     budget=budget,
                     names=names,
                 )
             case "errors":
-                found = judge.judge_difference(
+                metric_verdict = judge.judge_difference(
                     metric,
                     "failed",
                     counts.errors,
-                    _set(metrics.errors),
+                    _required(metrics.errors),
                     turn=counts.errors_turn,
                     own=counts.candidate_errors,
                     budget=budget,
@@ -330,11 +330,11 @@ class RolloutEvidenceState:
                     step=counts.step,
                 )
             case "rejections":
-                found = judge.judge_difference(
+                metric_verdict = judge.judge_difference(
                     metric,
                     "were refused",
                     counts.rejections,
-                    _set(metrics.rejections),
+                    _required(metrics.rejections),
                     turn=counts.rejections_turn,
                     own=Rate(),
                     budget=budget,
@@ -342,31 +342,31 @@ class RolloutEvidenceState:
                     step=counts.step,
                 )
             case "latency":
-                found = judge.judge_latency(
-                    self._ratios(_set(metrics.latency)),
-                    _set(metrics.latency),
+                metric_verdict = judge.judge_latency(
+                    self._ratios(_required(metrics.latency)),
+                    _required(metrics.latency),
                     slow=counts.candidate_slow,
                     budget=budget,
                     names=names,
                 )
             case "predictions":
-                found = judge.judge_predictions(
-                    counts.predictions, _set(metrics.predictions), budget=budget, names=names
+                metric_verdict = judge.judge_predictions(
+                    counts.predictions, _required(metrics.predictions), budget=budget, names=names
                 )
             case "disagreement":
-                found = judge_fixed.judge_disagreement(
-                    counts.disagreement, _set(metrics.disagreement), budget=budget, names=names
+                metric_verdict = judge_fixed.judge_disagreement(
+                    counts.disagreement, _required(metrics.disagreement), budget=budget, names=names
                 )
             case "crashes":
-                found = counts.crashes.judge(budget=budget, names=names)
+                metric_verdict = counts.crashes.judge(budget=budget, names=names)
             case _:
-                found = judge.judge_reward(
-                    counts.reward, _set(metrics.reward), budget=budget, names=names
+                metric_verdict = judge.judge_reward(
+                    counts.reward, _required(metrics.reward), budget=budget, names=names
                 )
-        return found
+        return metric_verdict
 
     def _judge_errors_alone(self, budget: judge_fixed.Budget, names: Names) -> MetricVerdict:
-        errors = _set(self._settings.metrics.errors)
+        errors = _required(self._settings.metrics.errors)
         is_shadow = isinstance(self._settings, ShadowSpec)
         return judge_fixed.judge_threshold(
             "errors",
@@ -427,9 +427,11 @@ class RolloutEvidenceState:
 
 def metrics_in_use(settings: RolloutSpec) -> tuple[tuple[str, ...], dict[str, str]]:
     """Which metrics a strategy can judge, and why not the others that were asked for."""
-    asked = _asked(settings.metrics)
+    requested = _requested_metrics(settings.metrics)
     if isinstance(settings, BlueGreenSpec | ShadowSpec):
-        asked = [metric for metric in asked if metric != "crashes"]  # no two arms share requests
+        requested = [
+            metric for metric in requested if metric != "crashes"
+        ]  # no two arms share requests
     left_out: dict[str, str] = {}
     if isinstance(settings, BlueGreenSpec):
         why = (
@@ -440,18 +442,18 @@ def metrics_in_use(settings: RolloutSpec) -> tuple[tuple[str, ...], dict[str, st
             "errors": errors is not None and errors.max_ratio is not None,
             "latency": latency is not None and latency.max_s is not None,
         }
-        left_out = {metric: why for metric in asked if not fixed.get(metric, False)}
+        left_out = {metric: why for metric in requested if not fixed.get(metric, False)}
     elif isinstance(settings, ShadowSpec):
         why = "copies are answered to nobody: a shadow is judged by its answers and its failures"
-        left_out = {m: why for m in asked if m not in {"errors", "disagreement"}}
-    return tuple(metric for metric in asked if metric not in left_out), left_out
+        left_out = {m: why for m in requested if m not in {"errors", "disagreement"}}
+    return tuple(metric for metric in requested if metric not in left_out), left_out
 
 
-def _asked(metrics: MetricsSpec) -> list[str]:
+def _requested_metrics(metrics: MetricsSpec) -> list[str]:
     return [name for name in metrics.__struct_fields__ if getattr(metrics, name) is not None]
 
 
-def _together(metrics: list[MetricVerdict]) -> Outcome:
+def _overall_outcome(metrics: list[MetricVerdict]) -> Outcome:
     outcomes = {metric.outcome for metric in metrics}
     if Outcome.ROLL_BACK in outcomes:
         return Outcome.ROLL_BACK
@@ -479,7 +481,7 @@ def _answers(arm: ArmCounts) -> dict[str | float, int]:
     return dict([*arm.classes.items(), *arm.scores.items()])
 
 
-def _set(metric: _Metric | None) -> _Metric:
+def _required(metric: _Metric | None) -> _Metric:
     assert metric is not None, "only metrics in use are judged"
     return metric
 

@@ -204,7 +204,7 @@ def _judge_quantile(
     low, high = ratios.bounds(worse_level(level_back, has_threshold=False), level_on, margin=margin)
     ratio = b / a if a > 0.0 else math.inf
     effect = min(max(ratio, low or 0.0), high or math.inf)
-    told = (
+    comparison = (
         f"{name} is {duration_text(b)} in {number_text(ratios.candidate.total)} requests to "
         f"{names.candidate} against {duration_text(a)} in {number_text(ratios.baseline.total)} to "
         f"{names.baseline}"
@@ -234,7 +234,7 @@ def _judge_quantile(
     return MetricVerdict(
         metric="latency",
         outcome=outcome,
-        reason=f"latency: {told}: {effect:.3g} times, {compared}: {closing}",
+        reason=f"latency: {comparison}: {effect:.3g} times, {compared}: {closing}",
         unit=TIMES,
         baseline=a,
         candidate=b,
@@ -254,8 +254,8 @@ def judge_predictions(
     yes_b, all_b, yes_a, all_a = (total[1:] for total in shift.tests.totals())
     if not shift.labels or not all_a[0] or not all_b[0]:
         return waiting("predictions", "no answers of both versions counted yet", alpha=budget.on)
-    moved, kept = shift.refuted(settings.margin, budget.back, budget.on)
-    outcome = outcome_of(beyond=bool(moved.any()), within=bool(kept.all()))
+    moved, within = shift.refuted(settings.margin, budget.back, budget.on)
+    outcome = outcome_of(beyond=bool(moved.any()), within=bool(within.all()))
     differences = shift.tests.differences()[1:]
     which = int(np.argmax(np.abs(differences) + (1.0 if moved.any() else 0.0) * moved))
     low, high = shift.bounds(budget.back, budget.on)

@@ -119,10 +119,10 @@ class LatencyBuckets(msgspec.Struct):
         lower = np.concatenate([self.lower, other.lower])
         if not lower.size:
             return self
-        keys, first, place = np.unique(np.round(lower, 9), return_index=True, return_inverse=True)
+        keys, first, bucket = np.unique(np.round(lower, 9), return_index=True, return_inverse=True)
         upper = np.concatenate([self.upper, other.upper])
         counts = np.zeros(len(keys))
-        np.add.at(counts, place, np.concatenate([self.counts * keep, other.counts]))
+        np.add.at(counts, bucket, np.concatenate([self.counts * keep, other.counts]))
         return LatencyBuckets(lower[first], upper[first], counts)
 
     def above(self, thresholds: Array, *, whole: bool) -> Array:
@@ -139,10 +139,10 @@ class LatencyBuckets(msgspec.Struct):
         if self.total <= 0.0:
             return None
         up_to = np.cumsum(self.counts)
-        wanted = quantile * up_to[-1]
-        at = min(int(np.searchsorted(up_to, wanted * (1 - _ROUND))), len(up_to) - 1)
-        inside = (wanted - (up_to[at] - self.counts[at])) / max(self.counts[at], 1e-12)
-        return float(self.lower[at] + inside * (self.upper[at] - self.lower[at]))
+        rank = quantile * up_to[-1]
+        index = min(int(np.searchsorted(up_to, rank * (1 - _ROUND))), len(up_to) - 1)
+        inside = (rank - (up_to[index] - self.counts[index])) / max(self.counts[index], 1e-12)
+        return float(self.lower[index] + inside * (self.upper[index] - self.lower[index]))
 
 
 def threshold_named(counts: Array, quantile: float) -> NDArray[np.bool_]:
@@ -180,11 +180,11 @@ def thresholds_near(
         np.inf,
     )
     is_near = near.any(axis=-1)
-    found = []
+    edges = []
     for reach in reaches:
         best = np.argmin(stray + _slack(reach(upper[columns])), axis=-1)
-        found.append(np.where(is_near, upper[columns][best], past))
-    return found
+        edges.append(np.where(is_near, upper[columns][best], past))
+    return edges
 
 
 def cliffs(
@@ -216,11 +216,11 @@ def cliffs(
     most = _CLIFF_NEAR[1] + _DOUBT / np.sqrt(np.maximum(share, 1.0))
     near = (tails >= _CLIFF_NEAR[0]) & (tails <= most)
     mass = np.where(near, between / np.maximum(beyond, 1e-12), np.inf)
-    place = np.argmin(mass, axis=-1)
+    index = np.argmin(mass, axis=-1)
     rows = np.arange(len(counts))
-    is_cliff = (mass[rows, place] <= _CLIFF_MASS) & (share[:, 0] >= _CLIFF_TAILS)
+    is_cliff = (mass[rows, index] <= _CLIFF_MASS) & (share[:, 0] >= _CLIFF_TAILS)
     is_cliff &= quantile >= _CLIFF_QUANTILE
-    return upper[place], np.where(is_cliff, tails[rows, place], np.nan)
+    return upper[index], np.where(is_cliff, tails[rows, index], np.nan)
 
 
 def cliff_margin(quantile: float) -> float:
@@ -237,9 +237,9 @@ def threshold_well_below(lower: Array, counts: Array, *, quantile: float) -> Arr
         quantile: 0 to 1.
     """
     share = 1.0 - quantile
-    wanted = min(_LOW_TAILS * share, (1.0 + share) / 2.0) * counts.sum(axis=-1, keepdims=True)
+    minimum = min(_LOW_TAILS * share, (1.0 + share) / 2.0) * counts.sum(axis=-1, keepdims=True)
     exceeding = np.cumsum(counts[:, ::-1], axis=-1)[:, ::-1]
-    enough = exceeding >= wanted * (1.0 - _ROUND)
+    enough = exceeding >= minimum * (1.0 - _ROUND)
     return np.asarray(lower[len(lower) - 1 - np.argmax(enough[:, ::-1], axis=-1)])
 
 

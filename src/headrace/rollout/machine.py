@@ -7,23 +7,23 @@ of the wall clock: a clock that is set, and time in which nobody could judge, mo
 from msgspec.structs import replace
 
 from headrace.core.spec.rollout import RolloutSpec
-from headrace.rollout.commands import command, possible, supersede
+from headrace.rollout.commands import allowed_verbs, command, supersede
 from headrace.rollout.moves import (
-    because,
     is_published,
-    kept,
+    keep_old_version,
     passed,
     paused,
     promoted,
     published,
-    taking_over,
-    withdrawn,
+    reasons_for,
+    roll_back,
+    take_over,
 )
 from headrace.rollout.outcomes import Outcome
 from headrace.rollout.stages import RolloutPlan, Stage, plan_of
 from headrace.rollout.state import DecidedBy, PromotedBy, RolloutFacts, RolloutPhase, RolloutState
 
-__all__ = ["advance", "begin", "command", "due_at", "possible", "supersede"]
+__all__ = ["advance", "allowed_verbs", "begin", "command", "due_at", "supersede"]
 
 
 def begin(settings: RolloutSpec, *, began: float) -> RolloutState:
@@ -52,11 +52,11 @@ def advance(state: RolloutState, facts: RolloutFacts) -> RolloutState:
     if state.phase.is_over:
         return state
     plan = plan_of(state.settings)
-    state = _noted(state, plan, facts)
-    by, danger = _danger(state, facts)
-    if danger:
-        return withdrawn(state, by, now=facts.now, reason=danger)
-    while (moved := _moved(state, plan, facts)) is not state:
+    state = _record_facts(state, plan, facts)
+    by, rollback_reason = _rollback_reason(state, facts)
+    if rollback_reason:
+        return roll_back(state, by, now=facts.now, reason=rollback_reason)
+    while (moved := _next_state(state, plan, facts)) is not state:
         state = moved
     return _timed_out(state, plan, facts)
 
@@ -67,7 +67,7 @@ def due_at(state: RolloutState) -> float | None:
         return None
     plan = plan_of(state.settings)
     if state.phase is RolloutPhase.KEEPING:
-        return _kept_until(state, plan)
+        return _keep_until(state, plan)
     due = [_times_out_at(state, plan)]
     if not is_published(state, plan):
         due.append(_ready_by(state))
@@ -77,7 +77,7 @@ def due_at(state: RolloutState) -> float | None:
     return min((time for time in due if time is not None), default=None)
 
 
-def _noted(state: RolloutState, plan: RolloutPlan, facts: RolloutFacts) -> RolloutState:
+def _record_facts(state: RolloutState, plan: RolloutPlan, facts: RolloutFacts) -> RolloutState:
     """The newest verdict and time, and since when the step's weight is in force."""
     state = replace(state, verdict=facts.verdict or state.verdict, elapsed_s=facts.now)
     is_new = state.step_since is None and is_published(state, plan)
@@ -88,44 +88,46 @@ def _noted(state: RolloutState, plan: RolloutPlan, facts: RolloutFacts) -> Rollo
     return replace(state, step_since=facts.now, counted_since=counted_since or state.counted_since)
 
 
-def _danger(state: RolloutState, facts: RolloutFacts) -> tuple[DecidedBy, str]:
+def _rollback_reason(state: RolloutState, facts: RolloutFacts) -> tuple[DecidedBy, str]:
     """Why the candidate must get no more requests; an empty text if nothing says so."""
     if facts.candidate_failed:
         reason = f"the new version cannot run: {facts.candidate_failed}"
         return DecidedBy.REPLICAS, reason
     verdict, is_forced = facts.verdict, state.promoted_by is PromotedBy.HAND
     is_bad = verdict is not None and verdict.outcome is Outcome.ROLL_BACK and not is_forced
-    return DecidedBy.VERDICT, because(verdict, Outcome.ROLL_BACK) if verdict and is_bad else ""
+    return DecidedBy.VERDICT, reasons_for(verdict, Outcome.ROLL_BACK) if verdict and is_bad else ""
 
 
-def _moved(state: RolloutState, plan: RolloutPlan, facts: RolloutFacts) -> RolloutState:
+def _next_state(state: RolloutState, plan: RolloutPlan, facts: RolloutFacts) -> RolloutState:
     """One move further; the same if nothing is due."""
     now = facts.now
     match state.phase:
         case RolloutPhase.PREPARING | RolloutPhase.PROGRESSING if not is_published(state, plan):
-            return _readied(state, plan, facts)
+            return _publish_when_ready(state, plan, facts)
         case RolloutPhase.PROGRESSING if state.step_since is not None:
             if state.promoted_by is None:
-                return _held(state, plan, facts)
-            return _taken_over(state, plan, facts)
-        case RolloutPhase.KEEPING if now >= _kept_until(state, plan):
+                return _hold_stage(state, plan, facts)
+            return _complete_takeover(state, plan, facts)
+        case RolloutPhase.KEEPING if now >= _keep_until(state, plan):
             reason = f"the old version was not needed for {plan.keep_s:g} s after the switch"
             return promoted(state, DecidedBy.PLAN, now=now, reason=reason)
         case _:
             return state
 
 
-def _taken_over(state: RolloutState, plan: RolloutPlan, facts: RolloutFacts) -> RolloutState:
+def _complete_takeover(state: RolloutState, plan: RolloutPlan, facts: RolloutFacts) -> RolloutState:
     """The old version goes, or is kept: never by time alone, as after a pause that was resumed."""
     if not facts.in_force:
         return state
     if plan.keep_s is not None:
-        return kept(state, plan.keep_s, now=facts.now)
+        return keep_old_version(state, plan.keep_s, now=facts.now)
     by = DecidedBy((state.promoted_by or PromotedBy.PLAN).value)
     return promoted(state, by, now=facts.now, reason=state.reason)
 
 
-def _readied(state: RolloutState, plan: RolloutPlan, facts: RolloutFacts) -> RolloutState:
+def _publish_when_ready(
+    state: RolloutState, plan: RolloutPlan, facts: RolloutFacts
+) -> RolloutState:
     """The step's weight is published once its replicas are ready."""
     if facts.candidate_ready and facts.now != state.aimed_at:
         return published(state, plan, now=facts.now)
@@ -133,10 +135,10 @@ def _readied(state: RolloutState, plan: RolloutPlan, facts: RolloutFacts) -> Rol
         return state
     timeout_s = state.settings.ready_timeout_s
     reason = f"the new version's replicas were not ready within {timeout_s:g} s"
-    return withdrawn(state, DecidedBy.REPLICAS, now=facts.now, reason=reason)
+    return roll_back(state, DecidedBy.REPLICAS, now=facts.now, reason=reason)
 
 
-def _held(state: RolloutState, plan: RolloutPlan, facts: RolloutFacts) -> RolloutState:
+def _hold_stage(state: RolloutState, plan: RolloutPlan, facts: RolloutFacts) -> RolloutState:
     """The next step once this one was held for long enough, and what it waits for has come."""
     stage = plan.stages[state.step]
     assert state.step_since is not None, "only a step in force is held"
@@ -175,18 +177,18 @@ def _timed_out(state: RolloutState, plan: RolloutPlan, facts: RolloutFacts) -> R
         return state
     reason = _not_enough(state)
     if plan.only_reports:
-        return withdrawn(state, DecidedBy.TIME, now=now, reason=reason, phase=RolloutPhase.REPORTED)
+        return roll_back(state, DecidedBy.TIME, now=now, reason=reason, phase=RolloutPhase.REPORTED)
     match state.settings.on_timeout:
-        case None if facts.cannot_suffice:
-            reason = f"{reason}; {facts.cannot_suffice}, or resume for as long again"
+        case None if facts.insufficient_traffic:
+            reason = f"{reason}; {facts.insufficient_traffic}, or resume for as long again"
             return paused(state, now=now, reason=reason)
         case "rollback" | None:
-            return withdrawn(state, DecidedBy.TIME, now=now, reason=reason)
+            return roll_back(state, DecidedBy.TIME, now=now, reason=reason)
         case "pause":
             return paused(state, now=now, reason=reason)
         case "promote":
             reason = f"{reason}; promoted, as on_timeout says"
-            return taking_over(state, plan, PromotedBy.TIME, now=now, reason=reason)
+            return take_over(state, plan, PromotedBy.TIME, now=now, reason=reason)
 
 
 def _not_enough(state: RolloutState) -> str:
@@ -194,7 +196,7 @@ def _not_enough(state: RolloutState) -> str:
     if state.verdict is None:
         return f"{within}: nothing was counted"
     if state.verdict.outcome is Outcome.WAIT:
-        return f"{within}: {because(state.verdict, Outcome.WAIT)}"
+        return f"{within}: {reasons_for(state.verdict, Outcome.WAIT)}"
     return f"{within}: fewer than {state.settings.min_samples} requests per version in this step"
 
 
@@ -210,7 +212,7 @@ def _ready_by(state: RolloutState) -> float:
     return (state.aimed_at or 0.0) + state.settings.ready_timeout_s
 
 
-def _kept_until(state: RolloutState, plan: RolloutPlan) -> float:
+def _keep_until(state: RolloutState, plan: RolloutPlan) -> float:
     assert state.step_since is not None, "the switch is in force"
     assert plan.keep_s is not None, "only a plan that keeps the old version gets here"
     return state.step_since + plan.keep_s

@@ -21,7 +21,9 @@ def is_published(state: RolloutState, plan: RolloutPlan) -> bool:
     return not is_preparing(state) and state.traffic == plan.traffic(state.step)
 
 
-def aimed(state: RolloutState, plan: RolloutPlan, step: int, *, now: float) -> RolloutState:
+def scale_for_step(
+    state: RolloutState, plan: RolloutPlan, step: int, *, now: float
+) -> RolloutState:
     """The replicas of `step` are asked for; the weights stay."""
     scale = plan.traffic(step).candidate_scale
     return replace(
@@ -37,7 +39,7 @@ def published(state: RolloutState, plan: RolloutPlan, *, now: float) -> RolloutS
     """The weights of the step are asked for; its replicas are ready."""
     is_stage = state.step < len(plan.stages)
     return replace(
-        entered(
+        enter_phase(
             state,
             RolloutPhase.PROGRESSING,
             reason=plan.stages[state.step].name if is_stage else state.reason,
@@ -53,38 +55,40 @@ def passed(state: RolloutState, plan: RolloutPlan, *, now: float, reason: str) -
     following = state.step + 1
     if following < len(plan.stages):
         name = plan.stages[following].name
-        scaling = entered(
+        scaling = enter_phase(
             state,
             RolloutPhase.PROGRESSING,
             reason=f"{reason}; getting replicas ready for {name}",
             now=now,
         )
-        return aimed(scaling, plan, following, now=now)
+        return scale_for_step(scaling, plan, following, now=now)
     if plan.only_reports:
-        return withdrawn(state, DecidedBy.PLAN, now=now, reason=reason, phase=RolloutPhase.REPORTED)
-    return taking_over(state, plan, PromotedBy.PLAN, now=now, reason=reason)
+        return roll_back(state, DecidedBy.PLAN, now=now, reason=reason, phase=RolloutPhase.REPORTED)
+    return take_over(state, plan, PromotedBy.PLAN, now=now, reason=reason)
 
 
-def taking_over(
+def take_over(
     state: RolloutState, plan: RolloutPlan, by: PromotedBy, *, now: float, reason: str
 ) -> RolloutState:
     """The candidate is to get all requests as soon as its replicas are ready."""
     decided = replace(
-        entered(state, RolloutPhase.PROGRESSING, reason=reason, now=now), promoted_by=by
+        enter_phase(state, RolloutPhase.PROGRESSING, reason=reason, now=now), promoted_by=by
     )
-    return aimed(decided, plan, len(plan.stages), now=now)
+    return scale_for_step(decided, plan, len(plan.stages), now=now)
 
 
-def kept(state: RolloutState, keep_s: float, *, now: float) -> RolloutState:
+def keep_old_version(state: RolloutState, keep_s: float, *, now: float) -> RolloutState:
     """The candidate has all requests; the old version is kept, and the metrics are watched."""
     reason = f"{state.reason}; the old version is kept for {keep_s:g} s"
-    return replace(entered(state, RolloutPhase.KEEPING, reason=reason, now=now), promoted_by=None)
+    return replace(
+        enter_phase(state, RolloutPhase.KEEPING, reason=reason, now=now), promoted_by=None
+    )
 
 
 def promoted(state: RolloutState, by: DecidedBy, *, now: float, reason: str) -> RolloutState:
     """The candidate has all requests, and the old version is not needed any more."""
     traffic = TrafficShares(candidate=100, has_stable=False)
-    done = entered(state, RolloutPhase.PROMOTED, reason=reason, now=now)
+    done = enter_phase(state, RolloutPhase.PROMOTED, reason=reason, now=now)
     return replace(done, traffic=traffic, dropped_stable=True, decided_by=by)
 
 
@@ -94,13 +98,13 @@ def paused(
     """Traffic stays as it is, and time does not count, until somebody resumes."""
     before = state.phase
     return replace(
-        entered(state, RolloutPhase.PAUSED, reason=reason, now=now),
+        enter_phase(state, RolloutPhase.PAUSED, reason=reason, now=now),
         resumes_at_phase=before,
         awaits_approval=awaits_approval,
     )
 
 
-def withdrawn(
+def roll_back(
     state: RolloutState,
     by: DecidedBy,
     *,
@@ -109,11 +113,13 @@ def withdrawn(
     phase: RolloutPhase = RolloutPhase.ROLLED_BACK,
 ) -> RolloutState:
     """The old version has all requests again: at once, unless it was dropped."""
-    back = entered(state, phase, reason=reason, now=now)
+    back = enter_phase(state, phase, reason=reason, now=now)
     return replace(back, traffic=HELD_BACK, decided_by=by)
 
 
-def entered(state: RolloutState, phase: RolloutPhase, *, reason: str, now: float) -> RolloutState:
+def enter_phase(
+    state: RolloutState, phase: RolloutPhase, *, reason: str, now: float
+) -> RolloutState:
     """In `phase`, and not paused unless `paused` says so."""
     return replace(
         state,
@@ -125,7 +131,7 @@ def entered(state: RolloutState, phase: RolloutPhase, *, reason: str, now: float
     )
 
 
-def because(verdict: RolloutVerdict, outcome: Outcome) -> str:
+def reasons_for(verdict: RolloutVerdict, outcome: Outcome) -> str:
     """What each metric says that turned out as `outcome`."""
-    found = [metric.reason for metric in verdict.metrics if metric.outcome is outcome]
-    return "; ".join(found) or verdict.explanation
+    reasons = [metric.reason for metric in verdict.metrics if metric.outcome is outcome]
+    return "; ".join(reasons) or verdict.explanation

@@ -261,12 +261,14 @@ def _requests(
     chance = np.array(
         [share * rate_b, share * (1 - rate_b), (1 - share) * rate_a, (1 - share) * (1 - rate_a)]
     )
-    each = log_growth(stratum.values(), stratum.scale, mean, above=above)
-    growth = chance @ each
+    growth_by_cell = log_growth(stratum.values(), stratum.scale, mean, above=above)
+    growth = chance @ growth_by_cell
     if growth.max() <= 0.0:
         return None
     paying = growth > 0.0
     needed = -math.log(level) - np.log(WEIGHTS[paying])
     if above:
-        needed += FORGIVEN * np.maximum(each.max(axis=0), world.requests_per_s * growth)[paying]
+        needed += (
+            FORGIVEN * np.maximum(growth_by_cell.max(axis=0), world.requests_per_s * growth)[paying]
+        )
     return float(np.min(needed / growth[paying]))

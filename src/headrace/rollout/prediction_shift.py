@@ -77,7 +77,7 @@ class PredictionShift(msgspec.Struct):
         if min(sum(a.values()), sum(b.values())) < ENOUGH:
             return
         self.held = ({}, {})
-        self._meet({label: a.get(label, 0) + b.get(label, 0) for label in {*a, *b}})
+        self._add_labels({label: a.get(label, 0) + b.get(label, 0) for label in {*a, *b}})
         part_a, part_b = parts(share, sum(a.values()), sum(b.values()))
         self.tests.add(share, self._arm(b, part_b), self._arm(a, part_a), When(step=step))
 
@@ -88,37 +88,37 @@ class PredictionShift(msgspec.Struct):
 
         The latter is of the present step.
         """
-        each = -np.log(levels(level_moved, len(self.labels)) / 2.0)
-        rose = self.tests.log_evidence(margin, above=True)[1:] >= each
-        fell = self.tests.log_evidence(-margin, above=False)[1:] >= each
+        thresholds = -np.log(levels(level_moved, len(self.labels)) / 2.0)
+        rose = self.tests.log_evidence(margin, above=True)[1:] >= thresholds
+        fell = self.tests.log_evidence(-margin, above=False)[1:] >= thresholds
         # Whichever label moves the most, it moves to one side: so each side of each label has the
         # whole level, and none the worse for the others.
-        kept = -np.log(level_kept)
-        rose_less = self.tests.log_evidence(margin, above=False, step=self.step)[1:] >= kept
-        fell_less = self.tests.log_evidence(-margin, above=True, step=self.step)[1:] >= kept
+        threshold = -np.log(level_kept)
+        rose_less = self.tests.log_evidence(margin, above=False, step=self.step)[1:] >= threshold
+        fell_less = self.tests.log_evidence(-margin, above=True, step=self.step)[1:] >= threshold
         return rose | fell, rose_less & fell_less
 
     def bounds(self, level_low: float, level_high: float) -> tuple[float, float]:
         """Bounds of the largest change of any label's share; see `refuted`."""
-        each = np.concatenate([[1.0], levels(level_low, len(self.labels)) / 2.0])
-        rose, fell = self.tests.bounds(each, each)
+        label_levels = np.concatenate([[1.0], levels(level_low, len(self.labels)) / 2.0])
+        rose, fell = self.tests.bounds(label_levels, label_levels)
         least = self.tests.lower_bounds(level_high, step=self.step)
         most = self.tests.upper_bounds(level_high, step=self.step)
         low = max(0.0, float(rose[1:].max()), float(-fell[1:].min()))
         return low, max(low, float(most[1:].max()), float(-least[1:].min()))
 
-    def _meet(self, together: Mapping[str | float, int]) -> None:
+    def _add_labels(self, together: Mapping[str | float, int]) -> None:
         new = [label for label in together if label not in self.labels]
         for label in sorted(new, key=lambda label: (-together[label], str(label))):
             if len(self.labels) >= MOST_LABELS:
                 return
-            lower = [known for known in self.labels if _within(known, label)]
+            lower = [lower_label for lower_label in self.labels if _within(lower_label, label)]
             self.tests.append(like=self.labels.index(max(lower)) + 1 if lower else 0)
             self.labels.append(label)
 
     def _arm(self, counts: Counts, part: Array) -> tuple[Array, Array]:
         yes = [
-            sum(n for seen, n in counts.items() if seen == label or _within(seen, label))
+            sum(n for counted, n in counts.items() if counted == label or _within(counted, label))
             for label in self.labels
         ]
         return part * np.array([0, *yes]), part * np.full(len(yes) + 1, sum(counts.values()))

@@ -237,8 +237,8 @@ class RateDifferences(msgspec.Struct):
         self.dispersion.add(sums, expected)
         if self.watched is not None:
             self.forgiven.add(growth, when.duration_s)
-        seen = np.stack([yes_a + yes_b, all_a + all_b], axis=-1)
-        self.recent = self.recent * _FORGETS + seen
+        totals = np.stack([yes_a + yes_b, all_a + all_b], axis=-1)
+        self.recent = self.recent * _FORGETS + totals
 
     @property
     def parts(self) -> Array:

@@ -70,10 +70,16 @@ def boundary(units: int, level: float, *, tuned_for: int) -> float:
 
     The one-sided normal mixture: a half-normal prior of variance rho2 on the drift.
     """
-    wanted = -2.0 * math.log(2.0 * min(level, 0.4))
-    rho2 = (wanted + math.log(wanted) + 1.0) / tuned_for if wanted > 1.0 else 1.0 / tuned_for
-    grown = units * rho2 + 1.0
-    return math.sqrt(2.0 * grown / (units**2 * rho2) * math.log1p(math.sqrt(grown) / (2.0 * level)))
+    squared_width = -2.0 * math.log(2.0 * min(level, 0.4))
+    rho2 = (
+        (squared_width + math.log(squared_width) + 1.0) / tuned_for
+        if squared_width > 1.0
+        else 1.0 / tuned_for
+    )
+    variance_sum = units * rho2 + 1.0
+    return math.sqrt(
+        2.0 * variance_sum / (units**2 * rho2) * math.log1p(math.sqrt(variance_sum) / (2.0 * level))
+    )
 
 
 def _variance(sums: RewardSums) -> float:

@@ -71,55 +71,55 @@ class Sequences(msgspec.Struct, kw_only=True):
         has caught up.
         """
         last = self.times[-2:].tolist()
-        at = max([verdict.at, *last])
+        time = max([verdict.at, *last])
         # The newest stands for now, and makes room unless it is a whole step from its neighbour.
         is_close = len(last) > 1 and last[1] - last[0] < self.step_s
-        if is_close or last[-1:] == [at]:
+        if is_close or last[-1:] == [time]:
             self._keep(np.arange(len(self.times)) < len(self.times) - 1)
-        self._append(at, verdict)
+        self._append(time, verdict)
         while len(self.times) > MOST_POINTS:
             self.step_s *= 2.0
-            self._keep(_apart(self.times, self.step_s))
+            self._keep(_spaced(self.times, self.step_s))
 
     def points(self, sequence: MetricSequence) -> Iterator[SequencePoint]:
         """The points of a metric from the first that says anything, oldest first."""
-        known = ~np.isnan(sequence.values[:, :3]).all(axis=1)
-        first = int(np.argmax(known)) if known.any() else len(sequence.values)
-        for at, row in zip(self.times[first:].tolist(), sequence.values[first:], strict=True):
+        has_value = ~np.isnan(sequence.values[:, :3]).all(axis=1)
+        first = int(np.argmax(has_value)) if has_value.any() else len(sequence.values)
+        for time, row in zip(self.times[first:].tolist(), sequence.values[first:], strict=True):
             effect, low, high, margin = (_read(value) for value in row)
-            yield SequencePoint(at=at, effect=effect, low=low, high=high, margin=margin)
+            yield SequencePoint(at=time, effect=effect, low=low, high=high, margin=margin)
 
-    def _append(self, at: float, verdict: RolloutVerdict) -> None:
-        known = {(one.metric, one.unit) for one in self.metrics}
+    def _append(self, time: float, verdict: RolloutVerdict) -> None:
+        names = {(sequence.metric, sequence.unit) for sequence in self.metrics}
         for metric in verdict.metrics:
             # One that waits for its first numbers has no unit yet.
-            if metric.unit and (metric.metric, metric.unit) not in known:
+            if metric.unit and (metric.metric, metric.unit) not in names:
                 values = np.full((len(self.times), _PARTS), np.nan, np.float32)
                 new = MetricSequence(metric=metric.metric, unit=metric.unit, values=values)
                 self.metrics.append(new)
-        said = {(metric.metric, metric.unit): _row(metric) for metric in verdict.metrics}
+        rows = {(metric.metric, metric.unit): _row(metric) for metric in verdict.metrics}
         nothing = np.full(_PARTS, np.nan, np.float32)
-        self.times = np.append(self.times, at)
-        for one in self.metrics:
-            row = said.get((one.metric, one.unit), nothing)
-            one.values = np.vstack([one.values, row])
+        self.times = np.append(self.times, time)
+        for sequence in self.metrics:
+            row = rows.get((sequence.metric, sequence.unit), nothing)
+            sequence.values = np.vstack([sequence.values, row])
 
     def _keep(self, which: NDArray[np.bool_]) -> None:
         self.times = self.times[which]
-        for one in self.metrics:
-            one.values = one.values[which]
+        for sequence in self.metrics:
+            sequence.values = sequence.values[which]
 
 
-def _apart(times: Array, step_s: float) -> NDArray[np.bool_]:
+def _spaced(times: Array, step_s: float) -> NDArray[np.bool_]:
     """Which to keep so that they are `step_s` apart: the first, the newest, and some between."""
-    kept = np.zeros(len(times), bool)
+    is_selected = np.zeros(len(times), bool)
     last = -math.inf
-    for i, at in enumerate(times.tolist()):
-        if at - last >= step_s:
-            kept[i] = True
-            last = at
-    kept[-1] = True
-    return kept
+    for i, time in enumerate(times.tolist()):
+        if time - last >= step_s:
+            is_selected[i] = True
+            last = time
+    is_selected[-1] = True
+    return is_selected
 
 
 def _row(metric: MetricVerdict) -> Narrow:

@@ -125,7 +125,9 @@ class SimulatedTests:
         if metrics.latency is not None:
             reach = LatencyMargin(metrics.latency.margin_ratio, metrics.latency.margin_s)
             quantiles = dict.fromkeys((metrics.latency.quantile, MEDIAN))
-            self._quantiles = [_QuantileWatch(each, reach, self.traffic) for each in quantiles]
+            self._quantiles = [
+                _QuantileWatch(quantile, reach, self.traffic) for quantile in quantiles
+            ]
         self._classes = RateDifferences.start(runs * len(CLASSES))
         self._held = np.zeros((2, runs, len(CLASSES)))
 
@@ -165,12 +167,15 @@ class SimulatedTests:
         tolerated = [quantile.is_tolerated(alpha, self.step) for quantile in self._quantiles]
         within.append(np.all([np.ones(len(self.step), bool), *tolerated], axis=0))
         margin, by_class = metrics.predictions.margin, (-1, len(CLASSES))
-        each, step = -np.log(levels(level, len(CLASSES)) / 2.0), np.repeat(self.step, len(CLASSES))
+        class_thresholds, step = (
+            -np.log(levels(level, len(CLASSES)) / 2.0),
+            np.repeat(self.step, len(CLASSES)),
+        )
         rose = self._classes.log_evidence(margin, above=True).reshape(by_class)
         fell = self._classes.log_evidence(-margin, above=False).reshape(by_class)
         rose_less = self._classes.log_evidence(margin, above=False, step=step).reshape(by_class)
         fell_less = self._classes.log_evidence(-margin, above=True, step=step).reshape(by_class)
-        worse.append(np.asarray(((rose >= each) | (fell >= each)).any(-1)))
+        worse.append(np.asarray(((rose >= class_thresholds) | (fell >= class_thresholds)).any(-1)))
         within.append(np.asarray(((rose_less >= needed) & (fell_less >= needed)).all(-1)))
         return np.stack(worse), np.stack([w & ~b for w, b in zip(within, worse, strict=True)])
 
@@ -270,16 +275,16 @@ class _QuantileWatch:
             if whole
             else np.searchsorted(upper, tau_b * (1 - 1e-6))
         )
-        is_over = interval.bucket > np.concatenate([last_a, last_b])[interval.place]
-        over = np.bincount(interval.place, weights=is_over, minlength=2 * runs)
-        total = np.bincount(interval.place, minlength=2 * runs)
+        is_over = interval.bucket > np.concatenate([last_a, last_b])[interval.cell]
+        over = np.bincount(interval.cell, weights=is_over, minlength=2 * runs)
+        total = np.bincount(interval.cell, minlength=2 * runs)
         return over.reshape(2, runs).astype(float), total.reshape(2, runs).astype(float)
 
     def _remember(self, interval: SimulatedInterval) -> None:
         runs, buckets = self._recent.shape
-        ours = interval.place < runs
+        ours = interval.cell < runs
         added = np.bincount(
-            interval.place[ours] * buckets + interval.bucket[ours], minlength=self._recent.size
+            interval.cell[ours] * buckets + interval.bucket[ours], minlength=self._recent.size
         ).reshape(self._recent.shape)
         fades = self._recent.sum(-1) > WINDOW_TAILS / (1.0 - self._quantile)
         self._recent = self._recent * np.where(fades, 0.5, 1.0)[:, None] + added
@@ -314,13 +319,13 @@ def simulate(
     Returns:
         One result for each candidate.
     """
-    each = [candidate for candidate in candidates for _ in range(runs)]
+    all_candidates = [candidate for candidate in candidates for _ in range(runs)]
     latency = settings.metrics.latency
     quantile = latency.quantile if latency is not None else 0.99
     shares = np.array(steps or (world.weight,))
     last_step = len(shares) - 1
     at_once = max(1, int(_MOST_REQUESTS / world.requests_per_s))
-    parts = [each[i : i + at_once] for i in range(0, len(each), at_once)]
+    parts = [all_candidates[i : i + at_once] for i in range(0, len(all_candidates), at_once)]
     tallies = []
     for i, part in enumerate(parts):
         traffic = TrafficDraws(world=world, candidates=part, rng=rng, quantile=quantile)
@@ -333,9 +338,9 @@ def simulate(
             if progress is not None:
                 progress((i + second / duration_s) / len(parts))
         tallies.append(tally)
-    told = _Told.together(tallies)
+    combined = _CombinedTally.combine(tallies)
     return [
-        told.result(candidate.name, slice(i * runs, (i + 1) * runs), world.requests_per_s)
+        combined.result(candidate.name, slice(i * runs, (i + 1) * runs), world.requests_per_s)
         for i, candidate in enumerate(candidates)
     ]
 
@@ -374,16 +379,16 @@ class _Tally:
         self.metric = np.where(
             np.isinf(self.rolled_back_s) & back, np.argmax(worse, axis=0), self.metric
         )
-        for said, when in (
+        for is_set, when in (
             (back, self.rolled_back_s),
             (on, self.promoted_s),
             (self.naive_now, self.naive_s),
         ):
-            when[said & np.isinf(when)] = second
+            when[is_set & np.isinf(when)] = second
 
 
 @dataclass(frozen=True, slots=True)
-class _Told:
+class _CombinedTally:
     """What all tallies say, one after the other; all fields `[runs]`."""
 
     rolled_back_s: Array
@@ -393,7 +398,7 @@ class _Told:
     metric: NDArray[np.int64]
 
     @classmethod
-    def together(cls, tallies: Sequence[_Tally]) -> "_Told":
+    def combine(cls, tallies: Sequence[_Tally]) -> "_CombinedTally":
         names = (field.name for field in fields(cls))
         return cls(*(np.concatenate([getattr(t, name) for t in tallies]) for name in names))
 
@@ -464,19 +469,19 @@ class Power(msgspec.Struct, frozen=True, kw_only=True):
 
 def changes(world: SimulatedBaseline) -> list[tuple[str, str, SimulatedCandidate]]:
     """Which changes the power table shows: metric, what people call it, the candidate."""
-    found = [("errors", "no change", SimulatedCandidate(name="no change"))]
+    table = [("errors", "no change", SimulatedCandidate(name="no change"))]
     for more in (0.01, 0.05, 0.2):
         name = f"errors {100 * more:.0f} % higher (relative)"
-        found.append(
+        table.append(
             ("errors", name, SimulatedCandidate(name=name, more_errors=more * world.errors))
         )
     for more, name in ((0.01, "1 point"), (0.05, "5 points"), (0.2, "20 points")):
         change = f"errors {name} higher"
-        found.append(("errors", change, SimulatedCandidate(name=change, more_errors=more)))
+        table.append(("errors", change, SimulatedCandidate(name=change, more_errors=more)))
     for times in (1.1, 1.5, 2.0, 3.0):
         name = f"p99 times {times:g}"
-        found.append(("latency", name, SimulatedCandidate(name=name, times_slower=times)))
-    return found
+        table.append(("latency", name, SimulatedCandidate(name=name, times_slower=times)))
+    return table
 
 
 def power_table(

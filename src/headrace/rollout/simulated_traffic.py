@@ -77,7 +77,7 @@ class SimulatedInterval:
     errors: Array
     rejections: Array
     classes: Array
-    place: NDArray[np.int64]
+    cell: NDArray[np.int64]
     bucket: NDArray[np.int64]
 
 
@@ -120,13 +120,13 @@ class TrafficDraws:
             fails = stalled * (self.rng.random(stalled.shape) < 0.5)  # noqa: PLR2004  # every other
             errors += self.rng.binomial(requests - errors, fails)
         rejections = self.rng.binomial(requests - errors, world.rejections)
-        place, bucket = self._latencies(requests, swell, stalled)
+        cell, bucket = self._latencies(requests, swell, stalled)
         return SimulatedInterval(
             requests=requests.astype(float),
             errors=errors.astype(float),
             rejections=rejections.astype(float),
             classes=self._classes(requests - errors - rejections, runs),
-            place=place,
+            cell=cell,
             bucket=bucket,
         )
 
@@ -162,13 +162,13 @@ class TrafficDraws:
         slower = np.array([c.times_slower for c in self.candidates])
         now = (1.0 + _SLOWER * swell) * np.where(self._has_incident, _INCIDENT_FACTOR, 1.0)
         shift = np.log(self.world.median_s * np.stack([now, now * slower])).ravel()
-        place = np.repeat(np.arange(requests.size), requests.ravel())
-        logs = self.rng.standard_normal(len(place)) * LATENCY_SPREAD + shift[place]
+        cell = np.repeat(np.arange(requests.size), requests.ravel())
+        logs = self.rng.standard_normal(len(cell)) * LATENCY_SPREAD + shift[cell]
         if stalled is not None:
-            is_hit = self.rng.random(len(place)) < stalled.ravel()[place]
+            is_hit = self.rng.random(len(cell)) < stalled.ravel()[cell]
             logs += math.log(_STALL_FACTOR) * is_hit
         # In (lower, upper]; what is beyond the last edge is in the last bucket.
-        return place, np.searchsorted(np.log(self.upper_s[:-1]), logs, side="left")
+        return cell, np.searchsorted(np.log(self.upper_s[:-1]), logs, side="left")
 
 
 def two_digit_buckets(median_s: float, quantile: float) -> tuple[Array, Array]:

@@ -115,7 +115,7 @@ def blue_green_plan(settings: BlueGreenSpec) -> RolloutPlan:
     return RolloutPlan(stages=(stage,), keep_s=settings.keep_s)
 
 
-def judged_text(settings: BlueGreenSpec) -> str:
+def judgement_text(settings: BlueGreenSpec) -> str:
     """What takes a version back after the switch, for people."""
     errors, latency = settings.metrics.errors, settings.metrics.latency
     limits = []
@@ -126,10 +126,10 @@ def judged_text(settings: BlueGreenSpec) -> str:
         limits.append(f"its {quantile} is above {duration_text(latency.max_s)}")
     if not settings.keep_s:
         return "nothing is judged after the switch, as keep_s is 0"
-    kept = f"for {duration_text(settings.keep_s)} after the switch"
+    period = f"for {duration_text(settings.keep_s)} after the switch"
     if not limits:
-        return f"{kept} nothing is judged: only a version that dies goes back by itself"
-    return f"{kept} it goes back if {' or '.join(limits)}; nothing else is judged"
+        return f"{period} nothing is judged: only a version that dies goes back by itself"
+    return f"{period} it goes back if {' or '.join(limits)}; nothing else is judged"
 
 
 def ab_plan(settings: AbSpec) -> RolloutPlan:

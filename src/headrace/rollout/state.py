@@ -170,4 +170,4 @@ class RolloutFacts(msgspec.Struct, frozen=True, kw_only=True):
     verdict: RolloutVerdict | None = None
     judged_at: float = 0.0
     step_samples: int = 0
-    cannot_suffice: str = ""
+    insufficient_traffic: str = ""

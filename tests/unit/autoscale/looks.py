@@ -15,7 +15,7 @@ SERVICE_S = 0.1
 def load(arrivals: float, *, ready: int, **other: Any) -> Signals:  # noqa: ANN401  # any field
     """A look at `ready` copies that keep up with `arrivals` requests per second."""
     signals = Signals(
-        at=0.0,
+        observed_at=0.0,
         ready=ready,
         in_flight=arrivals * SERVICE_S,
         arrivals=arrivals,
@@ -27,7 +27,7 @@ def load(arrivals: float, *, ready: int, **other: Any) -> Signals:  # noqa: ANN4
 
 
 def missing(*, ready: int) -> Signals:
-    return Signals(at=0.0, ready=ready)
+    return Signals(observed_at=0.0, ready=ready)
 
 
 def follow(
@@ -40,7 +40,7 @@ def follow(
     """One decision a second on what `look` makes of the second and the state."""
     decisions = []
     for second in range(seconds):
-        decision = decide(state, look(second, state), settings, now=state.at + 1.0)
+        decision = decide(state, look(second, state), settings, now=state.observed_at + 1.0)
         state = decision.state
         decisions.append(decision)
     return decisions

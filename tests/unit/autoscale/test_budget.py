@@ -14,7 +14,7 @@ def asks(draw: st.DrawFn) -> list[ReplicaRequest]:
         ReplicaRequest(
             endpoint=f"e{index}",
             arm="1",
-            wanted=draw(st.integers(0, 12)),
+            desired=draw(st.integers(0, 12)),
             minimum=draw(st.integers(0, 3)),
             running=draw(st.integers(0, 12)),
             cpus=draw(st.sampled_from([0.0, 0.1, 0.7, 2.0])),
@@ -38,8 +38,8 @@ def test_nobody_gets_more_than_wanted_or_less_than_the_minimum(
     grants = share_out(wishes, budget)
 
     for ask in wishes:
-        assert min(ask.minimum, ask.wanted) <= grants[ask.key].replicas <= ask.wanted
-        assert bool(grants[ask.key].reason) is (grants[ask.key].replicas < ask.wanted)
+        assert min(ask.minimum, ask.desired) <= grants[ask.key].replicas <= ask.desired
+        assert bool(grants[ask.key].reason) is (grants[ask.key].replicas < ask.desired)
 
 
 @given(asks(), BUDGETS)
@@ -48,7 +48,7 @@ def test_the_machine_is_not_overdrawn_but_for_minimums_and_what_runs(
 ) -> None:
     grants = share_out(wishes, budget)
 
-    beyond = [ask for ask in wishes if grants[ask.key].replicas > min(ask.minimum, ask.wanted)]
+    beyond = [ask for ask in wishes if grants[ask.key].replicas > min(ask.minimum, ask.desired)]
     cpus = sum(ask.cpus * grants[ask.key].replicas for ask in wishes)
     memory = sum(ask.memory_bytes * grants[ask.key].replicas for ask in wishes)
     if budget.cpus is not None and any(ask.cpus for ask in beyond):
@@ -71,8 +71,8 @@ def test_the_order_of_the_wishes_does_not_matter(
 
 def test_what_is_left_is_shared_fairly() -> None:
     wishes = [
-        ReplicaRequest(endpoint="greedy", arm="1", wanted=100, minimum=1, cpus=1.0),
-        ReplicaRequest(endpoint="modest", arm="1", wanted=4, minimum=1, cpus=1.0),
+        ReplicaRequest(endpoint="greedy", arm="1", desired=100, minimum=1, cpus=1.0),
+        ReplicaRequest(endpoint="modest", arm="1", desired=4, minimum=1, cpus=1.0),
     ]
 
     grants = share_out(wishes, BudgetSpec(cpus=26.0))
@@ -84,10 +84,11 @@ def test_what_is_left_is_shared_fairly() -> None:
 
 def test_who_is_cut_is_told_why() -> None:
     cpu = share_out(
-        [ReplicaRequest(endpoint="a", arm="1", wanted=5, minimum=1, cpus=0.7)], BudgetSpec(cpus=2.0)
+        [ReplicaRequest(endpoint="a", arm="1", desired=5, minimum=1, cpus=0.7)],
+        BudgetSpec(cpus=2.0),
     )
     memory = share_out(
-        [ReplicaRequest(endpoint="a", arm="1", wanted=5, minimum=1, memory_bytes=300.0 * MB)],
+        [ReplicaRequest(endpoint="a", arm="1", desired=5, minimum=1, memory_bytes=300.0 * MB)],
         BudgetSpec(memory_bytes=1000 * MB),
     )
 
@@ -100,14 +101,14 @@ def test_who_is_cut_is_told_why() -> None:
 
 @pytest.mark.parametrize("cpus", [0.66, 0.69, 0.73])
 def test_a_small_error_in_what_a_copy_uses_stops_none_that_runs(cpus: float) -> None:
-    wish = ReplicaRequest(endpoint="a", arm="1", wanted=6, minimum=1, running=3, cpus=cpus)
+    wish = ReplicaRequest(endpoint="a", arm="1", desired=6, minimum=1, running=3, cpus=cpus)
 
     assert share_out([wish], BudgetSpec(cpus=2.0))["a", "1"].replicas == 3
 
 
 def test_minimums_come_first_even_where_there_is_no_room() -> None:
     wishes = [
-        ReplicaRequest(endpoint=name, arm="1", wanted=3, minimum=2, cpus=4.0) for name in "ab"
+        ReplicaRequest(endpoint=name, arm="1", desired=3, minimum=2, cpus=4.0) for name in "ab"
     ]
 
     grants = share_out(wishes, BudgetSpec(cpus=1.0))

@@ -80,7 +80,7 @@ def test_metrics_of_some_copies_only_can_add_but_not_take_away() -> None:
         WIDE, lambda _s, _b: load(10.0, ready=10, is_partial=True), seconds=400, state=state
     )[-1]
     heavy = load(200.0, ready=10, is_partial=True)
-    more = decide(last.state, heavy, WIDE, now=last.state.at + 1.0)
+    more = decide(last.state, heavy, WIDE, now=last.state.observed_at + 1.0)
 
     assert last.replicas == 10
     assert more.replicas > 10
@@ -97,7 +97,7 @@ def test_a_break_in_watching_begins_the_delay_anew() -> None:
     calm = play(WIDE, [30.0] * 300, replicas=5)[-1]
     state = granted(calm.state, 9)
 
-    late = decide(state, load(1.0, ready=9), WIDE, now=state.at + 600.0)
+    late = decide(state, load(1.0, ready=9), WIDE, now=state.observed_at + 600.0)
 
     assert late.replicas == 9
     assert late.reason is ScaleReason.SETTLING
@@ -188,10 +188,10 @@ def test_idle_endpoints_sleep_and_wake_with_the_first_request() -> None:
 
     idle = play(settings, [1.0] * 10 + [0.0] * 40)
     asleep = idle[-1]
-    held = Signals(at=0.0, ready=0, held=3)
-    woken = decide(asleep.state, held, settings, now=asleep.state.at + 1.0)
-    starting = Signals(at=0.0, ready=0, starting=1, held=3)
-    later = decide(woken.state, starting, settings, now=woken.state.at + 1.0)
+    held = Signals(observed_at=0.0, ready=0, held=3)
+    woken = decide(asleep.state, held, settings, now=asleep.state.observed_at + 1.0)
+    starting = Signals(observed_at=0.0, ready=0, starting=1, held=3)
+    later = decide(woken.state, starting, settings, now=woken.state.observed_at + 1.0)
 
     assert idle[38].replicas == 1
     assert idle[41].replicas == 0
@@ -203,7 +203,9 @@ def test_idle_endpoints_sleep_and_wake_with_the_first_request() -> None:
 def test_many_held_requests_wake_as_many_copies_as_they_need() -> None:
     settings = AutoscaleSpec(min_replicas=0, max_replicas=4, target_in_flight=5.0)
 
-    woken = decide(begin(0, now=T0), Signals(at=0.0, ready=0, held=12), settings, now=T0 + 1.0)
+    woken = decide(
+        begin(0, now=T0), Signals(observed_at=0.0, ready=0, held=12), settings, now=T0 + 1.0
+    )
 
     assert woken.replicas == 3
 
@@ -220,7 +222,7 @@ def test_the_schedule_raises_the_minimum_and_wakes() -> None:
     hint = ScaleScheduleSpec(cron="0 8 * * *", duration_s=3600.0, min_replicas=3)
     settings = AutoscaleSpec(min_replicas=0, max_replicas=8, schedule=(hint,))
     eight = datetime(2026, 11, 25, 8, tzinfo=UTC).timestamp()
-    asleep = Signals(at=0.0, ready=0)
+    asleep = Signals(observed_at=0.0, ready=0)
 
     before = decide(begin(0, now=eight - 60.0), asleep, settings, now=eight - 1.0)
     after = decide(before.state, asleep, settings, now=eight)
@@ -243,7 +245,7 @@ def test_a_backlog_is_carried_off_besides_the_load() -> None:
     calm = play(WIDE, [35.0] * 60, replicas=5)[-1]
 
     with_queue = load(35.0, ready=5, in_flight=200.0)
-    decision = decide(calm.state, with_queue, WIDE, now=calm.state.at + 1.0)
+    decision = decide(calm.state, with_queue, WIDE, now=calm.state.observed_at + 1.0)
 
     assert decision.replicas > calm.replicas
 

@@ -36,7 +36,7 @@ MAYBE = st.none() | st.floats(0.0, 500.0)
 def looks(draw: st.DrawFn) -> Signals:
     ready = draw(st.integers(0, 20))
     return Signals(
-        at=0.0,
+        observed_at=0.0,
         ready=ready,
         starting=draw(st.integers(0, 5)),
         in_flight=draw(MAYBE),
@@ -57,7 +57,7 @@ def states(draw: st.DrawFn, settings: AutoscaleSpec) -> ScalerState:
     state = begin(draw(st.integers(0, 20)), now=T0)
     for signals in draw(st.lists(looks(), max_size=12)):
         pause = draw(st.sampled_from([1.0, 1.0, 1.0, 7.0, 100.0]))
-        state = decide(state, signals, settings, now=state.at + pause).state
+        state = decide(state, signals, settings, now=state.observed_at + pause).state
     return state
 
 
@@ -75,7 +75,7 @@ def test_more_load_never_means_fewer_replicas(
     }
     heavier = msgspec.structs.replace(signals, **grown)
 
-    now = state.at + 1.0
+    now = state.observed_at + 1.0
     less = decide(state, signals, settings, now=now)
     most = decide(state, heavier, settings, now=now)
 
@@ -104,7 +104,7 @@ def test_missing_metrics_never_scale_down(
     unknown = data.draw(st.sampled_from(["in_flight", "arrivals", "is_partial"]))
     lost = msgspec.structs.replace(signals, **{unknown: True if unknown == "is_partial" else None})
 
-    decision = decide(state, lost, settings, now=state.at + 1.0)
+    decision = decide(state, lost, settings, now=state.observed_at + 1.0)
 
     assert decision.replicas >= min(state.replicas, settings.max_replicas)
 
@@ -115,7 +115,7 @@ def test_a_count_stays_within_its_bounds(
 ) -> None:
     state = data.draw(states(settings))
 
-    decision = decide(state, signals, settings, now=state.at + 1.0)
+    decision = decide(state, signals, settings, now=state.observed_at + 1.0)
 
     assert settings.min_replicas <= decision.replicas <= settings.max_replicas
     assert decision.replicas == decision.state.replicas
@@ -128,7 +128,7 @@ def test_one_step_goes_no_further_than_it_may(
 ) -> None:
     state = data.draw(states(settings))
 
-    decision = decide(state, signals, settings, now=state.at + 1.0)
+    decision = decide(state, signals, settings, now=state.observed_at + 1.0)
 
     reach = max(signals.ready, 1) * settings.max_scale_up_ratio + 1
     assert decision.replicas <= max(state.replicas, reach, settings.min_replicas)
@@ -145,8 +145,8 @@ def test_a_restart_changes_no_decision(
     again = msgspec.json.decode(msgspec.json.encode(state), type=ScalerState)
 
     for signals in later:
-        went_on = decide(state, signals, settings, now=state.at + 1.0)
-        restarted = decide(again, signals, settings, now=again.at + 1.0)
+        went_on = decide(state, signals, settings, now=state.observed_at + 1.0)
+        restarted = decide(again, signals, settings, now=again.observed_at + 1.0)
         assert restarted == went_on
         state = went_on.state
         again = msgspec.json.decode(msgspec.json.encode(restarted.state), type=ScalerState)

@@ -171,7 +171,7 @@ def filled(
     for second, value in enumerate(values):
         window = add(
             window,
-            at=float(second),
+            observed_at=float(second),
             length_s=length_s,
             in_flight=value,
             arrivals=value,
@@ -211,6 +211,6 @@ def test_bounds_grow_with_the_mean(one: float, more: float, looks: int, z: float
 def test_the_largest_peak_is_that_of_the_last_seconds(counts: list[int], length: int) -> None:
     peaks: Peaks = ()
     for second, count in enumerate(counts):
-        peaks = add_peak(peaks, at=float(second), length_s=float(length), count=count)
+        peaks = add_peak(peaks, observed_at=float(second), length_s=float(length), count=count)
 
         assert max(peak.count for peak in peaks) == max(counts[: second + 1][-length:])

@@ -95,7 +95,7 @@ async def test_a_series_has_what_replicas_said_of_themselves(
             queue_s=0.018 * count,
             in_flight_s=1.5 * count,
         )
-        reading = LoadReading(ready=3, said={"a": totals}, known={"a"})
+        reading = LoadReading(ready=3, totals={"a": totals}, process_names={"a"})
         plane.telemetry.load_history.add(now + second, "churn", "1", reading)
     url = "/history?since_s=60&points=6&endpoint"
     points = (await api.get(f"{url}=churn&version=1")).json()["points"]

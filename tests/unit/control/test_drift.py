@@ -45,7 +45,7 @@ def a_reference(rows: int = 2000, *names: str) -> DriftReference:
         feature_reference(name, "input", table[:, i])
         for i, name in enumerate(names or ("x[0]", "x[1]"))
     ]
-    return DriftReference(features=features, source="data", rows=rows, at=1.0)
+    return DriftReference(features=features, source="data", rows=rows, created_at=1.0)
 
 
 class Replicas:

@@ -89,10 +89,10 @@ def test_tensors_without_data_have_no_reference() -> None:
     specs = [TensorSpec(name=name, datatype=Datatype.FP32, shape=(-1, 2)) for name in ("a", "b")]
     features = features_of(ModelSignature(inputs=(specs[0],), outputs=(specs[1],), batched=True))
 
-    made = reference_of(features, {"a": np.zeros((7, 2))}, source="data", at=5.0)
+    made = reference_of(features, {"a": np.zeros((7, 2))}, source="data", created_at=5.0)
 
     assert [one.bins.name for one in made.features] == ["a[0]", "a[1]"]
-    assert (made.rows, made.at, made.of("a[1]"), made.of("b[0]")) == (
+    assert (made.rows, made.created_at, made.of("a[1]"), made.of("b[0]")) == (
         7,
         5.0,
         made.features[1],

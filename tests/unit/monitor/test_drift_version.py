@@ -26,7 +26,7 @@ def counted(one: VersionDrift, shift: float = 0.0, rows: int = 300) -> list[Valu
 
 def given(*names: str) -> DriftReference:
     features = [feature_reference(name, "input", normal(2000, 1, 3)[:, 0]) for name in names]
-    return DriftReference(features=features, source="data", rows=2000, at=1.0)
+    return DriftReference(features=features, source="data", rows=2000, created_at=1.0)
 
 
 def test_the_first_rows_are_the_reference_when_there_are_enough() -> None:
@@ -38,7 +38,11 @@ def test_the_first_rows_are_the_reference_when_there_are_enough() -> None:
     one.add([], [values("x", *normal(150)[:, 0])], now=2.0)
 
     assert one.collected_rows == 0
-    assert (one.reference.source, one.reference.rows, one.reference.at) == ("window", 200, 2.0)
+    assert (one.reference.source, one.reference.rows, one.reference.created_at) == (
+        "window",
+        200,
+        2.0,
+    )
     assert one.reference.features[0].counts.rows == 200
     assert one.key != key
 

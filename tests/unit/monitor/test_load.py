@@ -67,8 +67,8 @@ class Watched:
     ) -> None:
         reading = LoadReading(
             ready=len(processes) if ready is None else ready,
-            said={name: one.totals(at) for name, one in processes.items()},
-            known=_KNOWN,
+            totals={name: one.totals(at) for name, one in processes.items()},
+            process_names=_KNOWN,
             is_first=is_first,
         )
         self.history.add(at, "fraud", version, reading)

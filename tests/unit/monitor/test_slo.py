@@ -12,7 +12,7 @@ from headrace.monitor.slo import (
     FAST,
     MEDIUM,
     SLOW,
-    SLOW_OF_A_DAY,
+    SLOW_ONE_DAY,
     BurnWindows,
     ConditionReading,
     EndpointFacts,
@@ -198,9 +198,9 @@ def test_what_the_control_plane_looks_at_fits_into_a_day() -> None:
     assert windows_of(Fact.NOT_SCRAPED) == ()
 
 
-@pytest.mark.parametrize("burn", [FAST, MEDIUM, SLOW, SLOW_OF_A_DAY])
+@pytest.mark.parametrize("burn", [FAST, MEDIUM, SLOW, SLOW_ONE_DAY])
 def test_each_pair_of_windows_is_the_workbooks(burn: object) -> None:
-    shares = {FAST: 0.02, MEDIUM: 0.05, SLOW: 0.1, SLOW_OF_A_DAY: 0.1}
+    shares = {FAST: 0.02, MEDIUM: 0.05, SLOW: 0.1, SLOW_ONE_DAY: 0.1}
     found = next(key for key in shares if key == burn)
 
     assert found.factor * found.long_s / (30 * 86_400.0) == pytest.approx(shares[found])
@@ -224,7 +224,7 @@ def test_a_new_endpoint_that_is_down_pages_once_it_burnt_as_much_as_an_old_one(
 
     assert after(outage_s - 1, FAST) is None
     assert is_bad(after(outage_s, FAST))
-    for slower in (MEDIUM, SLOW_OF_A_DAY):
+    for slower in (MEDIUM, SLOW_ONE_DAY):
         assert after(outage_s, slower) is None
 
 
@@ -253,7 +253,7 @@ def test_a_new_endpoint_that_is_slow_pages_once_enough_of_the_window_is_known_to
     requests=st.integers(1, 100_000),
     failed=st.integers(0, 100_000),
     known_ratio=st.floats(0.001, 1.0),
-    burn=st.sampled_from([FAST, MEDIUM, SLOW, SLOW_OF_A_DAY]),
+    burn=st.sampled_from([FAST, MEDIUM, SLOW, SLOW_ONE_DAY]),
 )
 def test_what_is_not_known_of_a_window_never_pages(
     requests: int, failed: int, known_ratio: float, burn: BurnWindows

@@ -46,7 +46,7 @@ class Driven:
         failed: str = "",
         verdict: RolloutVerdict | None = None,
         samples: int = 1_000_000,
-        cannot_suffice: str = "",
+        insufficient_traffic: str = "",
     ) -> RolloutState:
         self.now += after
         facts = RolloutFacts(
@@ -57,7 +57,7 @@ class Driven:
             verdict=None if verdict is None else replace(verdict, at=BEGAN + self.now),
             judged_at=self.now,
             step_samples=samples,
-            cannot_suffice=cannot_suffice,
+            insufficient_traffic=insufficient_traffic,
         )
         self.state = machine.advance(self.state, facts)
         return self.state

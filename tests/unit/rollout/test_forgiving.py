@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.rollout.bernoulli import FORGIVEN, Forgiven, Rate, grown
+from headrace.rollout.bernoulli import FORGIVEN, Forgiven, Rate, trimmed_capitals
 from headrace.rollout.betting import STAKES, Array
 from headrace.rollout.rate_difference import RateDifferences
 from headrace.rollout.readings import When
@@ -33,7 +33,7 @@ def test_capital_is_the_least_over_all_choices_of_what_is_left_out(growths: list
     capitals = np.zeros((1, 1 + FORGIVEN))
 
     for growth in growths:
-        capitals = grown(capitals, one(growth))
+        capitals = trimmed_capitals(capitals, one(growth))
 
     for most in range(1 + FORGIVEN):
         choices = itertools.chain.from_iterable(

@@ -18,7 +18,7 @@ from headrace.rollout.bernoulli import Rate
 from headrace.rollout.betting import Array
 from headrace.rollout.change_detector import ChangeDetector
 from headrace.rollout.latency_ratio import LatencyMargin, LatencyRatios
-from headrace.rollout.moves import because
+from headrace.rollout.moves import reasons_for
 from headrace.rollout.outcomes import MetricVerdict, Names, Outcome, RolloutVerdict, points
 from headrace.rollout.prediction_shift import PredictionShift
 from headrace.rollout.rate_difference import RateDifferences
@@ -224,5 +224,5 @@ def test_what_nobody_said_is_told_by_the_explanation() -> None:
         outcome=said.outcome, at=1.0, metrics=(said,), explanation="all is well"
     )
 
-    assert because(verdict, said.outcome) == said.reason
-    assert because(verdict, Outcome.ROLL_BACK) == "all is well"
+    assert reasons_for(verdict, said.outcome) == said.reason
+    assert reasons_for(verdict, Outcome.ROLL_BACK) == "all is well"

@@ -13,7 +13,7 @@ from headrace.core.spec.rollout import (
 )
 from headrace.rollout import machine
 from headrace.rollout.outcomes import RolloutVerdict
-from headrace.rollout.stages import judged_text
+from headrace.rollout.stages import judgement_text
 from headrace.rollout.state import PromotedBy, RolloutPhase, TrafficShares, Verb
 from tests.unit.rollout.driving import BAD, GOOD, UNSURE, Driven
 
@@ -155,7 +155,7 @@ def test_a_long_keep_is_not_cut_by_the_time_for_a_decision() -> None:
 )
 def test_what_takes_a_version_back_is_said(settings: RolloutSpec, text: str) -> None:
     assert isinstance(settings, BlueGreenSpec)
-    assert judged_text(settings) == text
+    assert judgement_text(settings) == text
 
 
 def test_a_shadow_gets_copies_only_and_ends_with_a_report() -> None:

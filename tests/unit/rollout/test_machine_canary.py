@@ -54,9 +54,13 @@ def test_the_old_version_is_kept_until_the_last_weight_is_in_force() -> None:
 def test_replicas_grow_before_the_weight_does() -> None:
     canary = Driven.of(JUDGED)
     canary.looks(2)
-    grown = canary.look(verdict=GOOD)
+    trimmed_capitals = canary.look(verdict=GOOD)
 
-    assert (grown.step, grown.traffic.candidate, grown.traffic.candidate_scale) == (1, 10, 1.0)
+    assert (
+        trimmed_capitals.step,
+        trimmed_capitals.traffic.candidate,
+        trimmed_capitals.traffic.candidate_scale,
+    ) == (1, 10, 1.0)
     assert canary.look(ready=False).traffic.candidate == 10
     assert canary.look().traffic.candidate == 50
 
@@ -226,7 +230,7 @@ def test_too_few_requests_to_decide_pause_it_with_the_advice() -> None:
     canary.looks(2)
     why = "0.4 requests/s take 3 h: raise max_duration_s"
 
-    waiting = canary.look(after=7200.0, verdict=UNSURE, cannot_suffice=why)
+    waiting = canary.look(after=7200.0, verdict=UNSURE, insufficient_traffic=why)
 
     assert (waiting.phase, waiting.traffic.candidate) == (RolloutPhase.PAUSED, 10)
     assert waiting.reason.endswith(f"do not tell; {why}, or resume for as long again")
@@ -241,7 +245,7 @@ def test_what_its_owner_says_of_a_timeout_is_done_however_few_requests_come(
 ) -> None:
     canary = Driven.of(CanarySpec(steps=JUDGED.steps, on_timeout=on_timeout))
     canary.looks(2)
-    canary.look(after=7200.0, verdict=UNSURE, cannot_suffice="too few")
+    canary.look(after=7200.0, verdict=UNSURE, insufficient_traffic="too few")
 
     done = canary.looks(3)
     assert done.phase is (

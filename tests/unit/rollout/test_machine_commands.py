@@ -168,14 +168,14 @@ def test_what_was_promoted_by_hand_needs_no_second_word() -> None:
     canary = at_first_step()
     canary.tell(Verb.PROMOTE)
 
-    assert machine.possible(canary.state) == (Verb.PAUSE, Verb.ABORT, Verb.ROLLBACK)
+    assert machine.allowed_verbs(canary.state) == (Verb.PAUSE, Verb.ABORT, Verb.ROLLBACK)
 
 
 def test_something_newer_supersedes_what_is_not_over() -> None:
     canary = at_first_step()
     over = machine.supersede(canary.state, reason="generation 7 was applied")
     assert (over.phase, over.reason) == (RolloutPhase.SUPERSEDED, "generation 7 was applied")
-    assert machine.possible(over) == ()
+    assert machine.allowed_verbs(over) == ()
 
     canary.tell(Verb.ABORT)
     assert machine.supersede(canary.state, reason="x").phase is RolloutPhase.ABORTED

@@ -67,7 +67,7 @@ def looks(draw: st.DrawFn, now: float) -> RolloutFacts:
         verdict=draw(st.none() | verdicts),
         judged_at=now,
         step_samples=draw(st.sampled_from([0, 99, 100, 5000])),
-        cannot_suffice=draw(st.sampled_from(["", "too few requests"])),
+        insufficient_traffic=draw(st.sampled_from(["", "too few requests"])),
     )
 
 
@@ -124,7 +124,7 @@ class AnyRollout(RuleBasedStateMachine):
     @rule(verb=st.sampled_from(Verb), after=steps_of_time)
     def tell(self, verb: Verb, after: float) -> None:
         self.now += after
-        if verb not in machine.possible(self.state):
+        if verb not in machine.allowed_verbs(self.state):
             return
         told = machine.command(self.state, verb, now=self.now)
 

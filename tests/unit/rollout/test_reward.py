@@ -20,8 +20,13 @@ def test_the_boundary_is_the_papers_but_for_its_one_side() -> None:
     level, units, tuned = 0.025, 500, 1000
     wanted = -2 * math.log(2 * level)
     rho2 = (wanted + math.log(wanted) + 1) / tuned
-    grown = units * rho2 + 1
-    both_sides = math.sqrt(2 * grown / (units**2 * rho2) * math.log(math.sqrt(grown) / (2 * level)))
+    trimmed_capitals = units * rho2 + 1
+    both_sides = math.sqrt(
+        2
+        * trimmed_capitals
+        / (units**2 * rho2)
+        * math.log(math.sqrt(trimmed_capitals) / (2 * level))
+    )
 
     assert boundary(units, level, tuned_for=tuned) == pytest.approx(both_sides, rel=0.03)
 

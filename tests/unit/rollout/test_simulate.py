@@ -56,7 +56,7 @@ def increment(traffic: TrafficDraws, interval: SimulatedInterval, run: int, at: 
     """What the gateway and the replicas would have told about one run's second."""
     runs, arms = len(traffic.candidates), []
     for arm in range(2):
-        buckets = interval.bucket[interval.place == arm * runs + run]
+        buckets = interval.bucket[interval.cell == arm * runs + run]
         found, counts = np.unique(buckets, return_counts=True)
         latency = LatencyCounts(
             lower_s=tuple(traffic.lower_s[found].tolist()),
@@ -323,7 +323,7 @@ def test_the_world_is_as_it_was_asked_for() -> None:
     # The median, times the factor, is the p50; p99 is 3.2 of the old version's medians.
     p99_bucket = np.searchsorted(traffic.upper_s, 0.02 * math.exp(0.5 * 2.326))
     late = sum(
-        np.bincount(s.place // 200, weights=s.bucket > p99_bucket, minlength=2) for s in seconds
+        np.bincount(s.cell // 200, weights=s.bucket > p99_bucket, minlength=2) for s in seconds
     )
     assert late / requests == pytest.approx([0.01, 0.17], abs=0.02)
 

@@ -265,7 +265,7 @@ def _reference_view(reference: DriftReference, drift: VersionDrift | None = None
     return ReferenceView(
         source=reference.source,
         rows=reference.rows,
-        at=reference.at or None,
+        at=reference.created_at or None,
         collected_rows=0 if drift is None else drift.collected_rows,
         window_rows=0 if drift is None else drift.settings.window_rows,
         covers_s=reference.covers_s or None,

@@ -329,7 +329,7 @@ class RolloutDriver:
             verdict=watch.verdict,
             judged_at=watch.judged_at,
             step_samples=watch.counter.samples,
-            cannot_suffice="" if expected is None or expected.suffices else expected.text,
+            insufficient_traffic="" if expected is None or expected.suffices else expected.text,
         )
 
     def _not_loaded(self, view: LiveRollout) -> str:

@@ -19,7 +19,7 @@ from headrace.core.spec.rollout import (
 from headrace.rollout.outcomes import RolloutVerdict
 from headrace.rollout.outlook import Outlook
 from headrace.rollout.sequences import Sequences
-from headrace.rollout.stages import judged_text
+from headrace.rollout.stages import judgement_text
 
 Shown = TypeVar("Shown", "StepStatus", "MetricStatus", "OutlookStatus", "IntervalPoint")
 
@@ -152,7 +152,7 @@ def rollout_status(
     steps = state.settings.steps if isinstance(state.settings, CanarySpec) else ()
     notes = () if expected is None else (expected.text,)
     if isinstance(state.settings, BlueGreenSpec):
-        notes = (judged_text(state.settings),)
+        notes = (judgement_text(state.settings),)
     return RolloutStatus(
         id=record.id,
         endpoint=record.endpoint,

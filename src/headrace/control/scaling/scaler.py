@@ -315,7 +315,7 @@ class Scaler:
             held=self._held.get(name, 0),
             at_gateway=self._at_gateway.get(scaled.key),
         )
-        arm.decision = decide(arm.state, signals, settings, now=signals.at)
+        arm.decision = decide(arm.state, signals, settings, now=signals.observed_at)
         arm.state = arm.decision.state
 
     def _grant(
@@ -360,7 +360,7 @@ class Scaler:
         return ReplicaRequest(
             endpoint=scaled.endpoint.name,
             arm=scaled.arm.key,
-            wanted=desired,
+            desired=desired,
             running=min(running, desired),
             minimum=min(scaled.minimum, desired),
             cpus=arm.meter.cores_per_busy_copy * _TARGET_BUSY,

@@ -57,12 +57,12 @@ _LEAST_HOLD_S: Final = 5.0
 _WORK_S: Final = 0.1
 """Of each look, for windows: with thousands of busy endpoints they take turns."""
 _CONDITIONS: Final = [(kind, kind.local) for kind in LOCAL if kind.local is not None]
-_OF_SYSTEM: Final = tuple(pair for pair in _CONDITIONS if pair[0].is_of_system)
-_OF_STREAMS: Final = tuple(pair for pair in _CONDITIONS if pair[0].is_of_stream)
+_OF_SYSTEM: Final = tuple(pair for pair in _CONDITIONS if pair[0].is_system_wide)
+_OF_STREAMS: Final = tuple(pair for pair in _CONDITIONS if pair[0].is_for_stream)
 _OF_ENDPOINTS: Final = tuple(
     (kind, condition, min(windows_of(condition), default=0.0))
     for kind, condition in _CONDITIONS
-    if not (kind.is_of_system or kind.is_of_stream)
+    if not (kind.is_system_wide or kind.is_for_stream)
 )
 """What is looked at, and the shortest window that it needs, in seconds."""
 

@@ -243,8 +243,8 @@ class LoadWatch(ReplicaPoller[LoadHistory]):
             )
             reading = LoadReading(
                 ready=len(arm.copies),
-                said={name: _totals(load) for name, load in loads.items()},
-                known=names,
+                totals={name: _totals(load) for name, load in loads.items()},
+                process_names=names,
                 is_first=arm.is_first,
             )
             with self.faults.contain("load history", arm.endpoint):
