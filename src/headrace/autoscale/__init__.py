@@ -1,4 +1,4 @@
-"""Replica counts from signals, as pure functions."""
+"""Replica counts computed from signals, as pure functions."""
 
 from headrace.autoscale.budget import ReplicaGrant, ReplicaRequest, share_out
 from headrace.autoscale.decide import ScaleDecision, decide

@@ -1,9 +1,10 @@
-"""Fair shares of a machine that has no room for all copies, each with a reason.
+"""Fair division of a machine that is too small for all desired replicas, each with a reason.
 
-Everybody's minimum comes first: an endpoint without any copy is an outage. What is left goes, one
-copy at a time, to whoever has the smallest part of what it wants, so that nobody's burst starves
-the others. A copy that runs already may overdraw the budget by a tenth, else every small error in
-what a copy is said to use would start and stop copies. The order of the wishes does not matter.
+Minimums come first: an endpoint without any replica is an outage. The rest is granted one replica
+at a time to the arm with the smallest granted part of its desired count, so that a burst of one
+endpoint cannot starve the others. Running replicas may exceed the budget by a tenth; otherwise
+small errors in the measured usage would start and stop replicas. The order of requests does not
+matter.
 """
 
 import heapq
@@ -21,28 +22,31 @@ _EPSILON: Final = 1e-9
 
 
 class ReplicaRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """What one arm of an endpoint wants.
-
-    `minimum`: what it gets whatever the machine has. `running`: copies that there are. `cpus`
-    (cores) and `memory_bytes`: what one copy uses; 0 while it is not known.
-    """
+    """The desired replicas of one arm of an endpoint."""
 
     endpoint: str
     arm: str
     desired: int
     minimum: int = 0
+    """Granted even beyond the budget."""
+
     running: int = 0
+    """Number of existing replicas."""
+
     cpus: float = 0.0
+    """Cores of one replica; 0 if unknown."""
+
     memory_bytes: float = 0.0
+    """Memory of one replica; 0 if unknown."""
 
     @property
     def key(self) -> tuple[str, str]:
-        """What tells it from all others."""
+        """Its identity."""
         return self.endpoint, self.arm
 
 
 class ReplicaGrant(msgspec.Struct, frozen=True, kw_only=True):
-    """What one arm gets; `reason` says what there was too little of, empty if it got all."""
+    """The replicas granted to one arm; `reason` names the missing resource, empty if all."""
 
     replicas: int
     reason: str = ""
@@ -51,13 +55,13 @@ class ReplicaGrant(msgspec.Struct, frozen=True, kw_only=True):
 def share_out(
     requests: Sequence[ReplicaRequest], budget: BudgetSpec
 ) -> dict[tuple[str, str], ReplicaGrant]:
-    """What everybody gets, by endpoint and arm.
+    """Grant replicas by endpoint and arm.
 
-    Never more than wanted, and never less than the smaller of wanted and minimum, even where that
-    is more than the machine has: the reason then says so.
+    Never more than desired, and never less than the smaller of desired and minimum, even if that
+    exceeds the machine: the reason then says so.
 
     Args:
-        budget: None in a field for no bound.
+        budget: None in a field means unlimited.
     """
     room = _Room.of(budget)
     grants: dict[tuple[str, str], ReplicaGrant] = {}
@@ -97,7 +101,7 @@ def _part(request: ReplicaRequest, count: int) -> float:
 
 @dataclass(slots=True)
 class _Room:
-    """What is left."""
+    """The remaining resources."""
 
     cpus: float | None
     memory_bytes: float | None
@@ -114,10 +118,10 @@ class _Room:
             self.memory_bytes -= request.memory_bytes * count
 
     def shortage(self, request: ReplicaRequest, *, overdraft: float) -> str:
-        """What there is too little of for one more copy; empty if it fits.
+        """The missing resource for one more replica; empty if it fits.
 
         Args:
-            overdraft: Which part of the budget may be used besides.
+            overdraft: Part of the budget that may be used in addition.
         """
         cpus, memory = self.budget.cpus, self.budget.memory_bytes
         if self.cpus is not None and cpus is not None:

@@ -1,8 +1,8 @@
-"""Decision of how many copies run from now on, and the growth that is allowed at once.
+"""Decision about the replica count, and the allowed growth per step.
 
-Rules, in the order in which they win: bounds; the calendar; missing metrics never take copies away;
-nothing is taken away in a panic, under pressure, or before fewer copies have been enough for the
-scale-down delay; copies that are starting count as coming.
+Rules in order of precedence: bounds; the schedule; missing metrics never remove replicas; nothing
+is removed in a panic, under pressure, or before fewer replicas have been enough for the scale-down
+delay; starting replicas count as available soon.
 """
 
 import math
@@ -23,7 +23,7 @@ _MINUTE_S: Final = 60.0
 
 
 def scheduled_floor(hints: Iterable[ScaleScheduleSpec], *, now: float) -> tuple[int, str]:
-    """The largest minimum in force and the cron line that says so; 0 and "" if there is none.
+    """The largest active scheduled minimum and its cron line; 0 and "" if there is none.
 
     Args:
         now: Seconds since 1970. A hint holds from its moment, inclusive, for its duration.
@@ -41,8 +41,8 @@ def scheduled_floor(hints: Iterable[ScaleScheduleSpec], *, now: float) -> tuple[
 
 @lru_cache(maxsize=1024)
 def _last_moment(cron: str, timezone: str, minute: int) -> float:
-    """The newest moment of `cron` up to `minute` (minutes since 1970), in seconds since 1970."""
-    # One second past the minute: going back, a moment at its very beginning is found.
+    """The newest time of `cron` up to `minute` (minutes since 1970), in seconds since 1970."""
+    # One second past the minute, so that a time at its very beginning is included.
     now = datetime.fromtimestamp(minute * _MINUTE_S, UTC) + timedelta(seconds=1)
     moments = CronSim(cron, now.astimezone(ZoneInfo(timezone)), reverse=True)
     newest = next(moments, None)
@@ -50,7 +50,7 @@ def _last_moment(cron: str, timezone: str, minute: int) -> float:
 
 
 def growth_of(look: ArmObservation) -> CountProposal:
-    """The most that anything asks for, within what one step may do; 0 if nothing asks."""
+    """The largest proposal, limited to one step; 0 without any."""
     held, demand = look.signals.held, look.demand
     proposals = [CountProposal(count=0, reason=ScaleReason.STEADY)]
     if held:
@@ -82,7 +82,7 @@ def growth_of(look: ArmObservation) -> CountProposal:
 
 
 def floor_of(look: ArmObservation) -> CountProposal:
-    """The fewest that the settings ask for, whatever the load is."""
+    """The minimum of the settings, whatever the load is."""
     settings = look.settings
     scheduled, line = scheduled_floor(settings.schedule, now=look.now)
     least = 0 if look.is_asleep else max(settings.min_replicas, 1)
@@ -100,9 +100,10 @@ def _load_proposal(copies: float, reason: ScaleReason, why: str) -> CountProposa
 
 
 def _without_queue_growth(proposal: CountProposal, look: ArmObservation) -> CountProposal:
-    """`wish` without what the queue of a shortage adds to it while copies are starting.
+    """The proposal without the growth of in-flight requests while replicas are starting.
 
-    In-flight counts grow with every second in which the copies that were asked for are not there
+    In-flight counts grow with every second in which requested replicas are not yet available. So
+    while some start, only more arrivals are a reason for more of them.
     yet. So while some start, only more arrivals are a reason for more of them.
     """
     starting, current = look.signals.starting, look.current
@@ -123,29 +124,35 @@ _EPSILON: Final = 1e-9
 
 
 class ScaleDecision(msgspec.Struct, frozen=True, kw_only=True):
-    """`replicas` from now on, `state` for the next look, `reason` and `message` why.
-
-    `needed`: copies that the load needs on average, as a fraction, and `sure`: that the newest
-    looks show at least; None if it is not known. `numbers`: what was decided by, in the units of
-    `Signals`.
-    """
+    """The decision for one arm."""
 
     state: ScalerState
+    """State for the next evaluation."""
+
     replicas: int
+    """The new count."""
+
     reason: ScaleReason
+
     message: str
+
     needed: float | None = None
+    """Replicas that the load needs on average; None if unknown."""
+
     sure: float | None = None
+    """Lower bound from the newest observations; None if unknown."""
+
     numbers: dict[str, float] = {}
+    """The inputs of the decision, in the units of `Signals`."""
 
 
 def decide(
     state: ScalerState, signals: Signals, settings: AutoscaleSpec, *, now: float
 ) -> ScaleDecision:
-    """The count for one arm; called about once a second.
+    """Decide the count for one arm; called about once a second.
 
     Args:
-        now: Seconds since 1970. A clock that was set back only makes the scaler wait longer.
+        now: Seconds since 1970. If the clock is set back, the scaler only waits longer.
     """
     look = ArmObservation.of(state, signals, settings, now=now)
     floor = floor_of(look)
@@ -177,7 +184,7 @@ def decide(
 
 
 def _record_look(look: ArmObservation, largest: CountProposal) -> ScalerState:
-    """The state with the peak, the panic and the limit of this look."""
+    """The state with the peak, panic and limit of this evaluation."""
     state = look.state
     enough = max(largest.count, min(_fewest(look), look.current))
     length_s = look.settings.scale_down_delay_s
@@ -216,7 +223,7 @@ def _capped(largest: CountProposal, look: ArmObservation) -> CountProposal:
 def _keep_or_shrink(
     look: ArmObservation, floor: CountProposal, state: ScalerState
 ) -> CountProposal:
-    """The current count, or fewer if those are shown to be enough."""
+    """The current count, or fewer if that is shown to be enough."""
     current, demand = look.current, look.demand
     if current > look.cap:
         message = f"the maximum is {look.cap}"
@@ -248,7 +255,7 @@ def _keep_or_shrink(
 
 
 def _hold_reason(look: ArmObservation) -> str:
-    """Why nothing is taken away yet; empty if it may be."""
+    """Why replicas are not removed yet; empty if they may be."""
     state, settings = look.state, look.settings
     if look.pressure.reason:
         return look.pressure.reason

@@ -1,4 +1,4 @@
-"""Demand: how many copies the load needs by the SLO, and how sure that is.
+"""Demand: the number of replicas that the load needs under the SLO, with its uncertainty.
 
 A copy with `c` runs at once is a queue with `c` servers. Erlang's C formula says how many requests
 wait; how long, is exponential with a mean that is halved here, because a model takes nearly the
@@ -35,15 +35,15 @@ from headrace.autoscale.state import (
 from headrace.core.spec.scale import AutoscaleSpec
 
 DEFAULT_UTILISATION: Final = 0.7
-"""Without an SLO, or before a run was timed: room for a burst of two fifths."""
+"""Without an SLO, or before a run was timed: headroom for a burst of two fifths."""
 MIN_UTILISATION: Final = 0.5
 MAX_UTILISATION: Final = 0.8
-"""Beyond it a small error in the load is a large one in the wait."""
+"""Beyond it, a small error in the load causes a large one in the wait."""
 _LATE_RATIO: Final = 0.01
 _ALIKE: Final = 64
-"""From so many servers on, more of them make no difference worth computing."""
+"""From this number of servers on, more of them make no relevant difference."""
 _WAIT_SHARE: Final = 6.0
-"""An exponential wait has its 99th percentile at about 4.6 means; the rest is room."""
+"""The 99th percentile of an exponential wait is about 4.6 means; the rest is headroom."""
 _LEAST_WAIT_SHARE: Final = 0.05
 
 
@@ -66,13 +66,13 @@ def late_ratio(*, servers: int, utilisation: float, slack: float) -> float:
 
 
 def target_utilisation(*, slo_latency_s: float | None, run_s: float | None, servers: int) -> float:
-    """How busy copies should be, 0 to 1: as busy as 99 % of the requests in time allow.
+    """Target utilization of replicas, 0 to 1, at which 99 % of the requests are in time.
 
     Args:
-        slo_latency_s: The p99 that is promised; None for none.
-        run_s: How long one run takes; None if it is not known.
-        servers: Runs at once, over all copies: more of them may be busier, because a request finds
-            a free one more often. The gateway sends it to the less loaded of two.
+        slo_latency_s: The p99 objective; None for none.
+        run_s: Duration of one run; None if unknown.
+        servers: Concurrent runs over all replicas: more of them may be busier, because a request
+            finds a free one more often. The gateway picks the less loaded of two.
     """
     if slo_latency_s is None or run_s is None or run_s <= 0.0:
         return DEFAULT_UTILISATION
@@ -83,9 +83,9 @@ def target_utilisation(*, slo_latency_s: float | None, run_s: float | None, serv
 def copies_for(
     load: float, *, slo_latency_s: float | None, run_s: float | None, concurrency: int
 ) -> float:
-    """How many copies carry `load`, as a fraction: whole numbers are where one more is needed.
+    """Replicas that carry `load`, as a fraction: integers are where one more is needed.
 
-    `load` is in copies that are busy all the time: arrivals x seconds of a copy for each.
+    `load` is in fully busy replicas: arrivals x replica seconds of each.
     """
     carried, copies = 0.0, 0
     while True:
@@ -116,7 +116,7 @@ def _busiest(servers: int, slack: float) -> float:
 
 
 def target_wait_s(*, slo_latency_s: float | None, run_s: float | None) -> float | None:
-    """The mean wait in a queue that the SLO leaves room for; None without an SLO."""
+    """The mean queue wait that the SLO allows; None without an SLO."""
     if slo_latency_s is None:
         return None
     queue_time_s = slo_latency_s - (run_s or 0.0)
@@ -126,39 +126,46 @@ def target_wait_s(*, slo_latency_s: float | None, run_s: float | None) -> float 
 _GROW_Z: Final = 1.0
 _BURST_Z: Final = 3.0
 _SHRINK_Z: Final = 2.0
-"""Standard errors. More is wanted when more is shown to be needed; less when less is shown to do.
-Between the two nothing changes, which is what keeps a constant load from flapping."""
+"""Standard errors. Growth needs evidence that more is needed; shrinking that less is enough.
+Between the two nothing changes, which prevents flapping under constant load."""
 _SHRINK_MARGIN: Final = 1.1
 _MOST: Final = 1e6
-"""More than any bound allows, and still a number: a target of next to nothing makes infinity."""
+"""Above any bound, but finite: a target near zero would give infinity."""
 _ENOUGH_LOOKS: Final = 3
-"""So long a request gets to be answered, and to tell what it costs, before those in flight count.
+"""Time for a request to complete and to report its cost before requests in flight count.
 """
 
 
 class ReplicaDemand(msgspec.Struct, frozen=True, kw_only=True):
-    """Copies that the load needs, as fractions.
-
-    `needed`: on average over the stable window. `grow`: what that is at least, `shrink`: at most.
-    `burst`: what the last second, or any longer part of the panic window, shows at least.
-    `numbers` and `explanation` say what the means were made from. `by_in_flight`: it grows with
-    the queue that a shortage makes.
-    """
+    """Replicas that the load needs, as fractions."""
 
     needed: float
+    """Mean over the stable window."""
+
     grow: float
+    """Lower bound of the mean."""
+
     shrink: float
+    """Upper bound of the mean."""
+
     burst: float
+    """Lower bound from the last second or any longer part of the panic window."""
+
     numbers: dict[str, float]
+    """Inputs of the means."""
+
     explanation: str
+
     burst_explanation: str
+
     by_in_flight: bool = False
+    """Whether it grows with the queue that a shortage causes."""
 
 
 def demand_of(
     state: ScalerState, settings: AutoscaleSpec, *, concurrency: int
 ) -> ReplicaDemand | None:
-    """The demand by the state's windows; None if nothing is known."""
+    """The demand from the state's windows; None without data."""
     arrivals = mean_arrivals(state.stable)
     if settings.target_in_flight is None and arrivals is not None and state.service_s is not None:
         return _by_arrivals(state, settings, concurrency)
@@ -220,10 +227,10 @@ def _busy(load: float, copies: float) -> float:
 def _backlog(
     state: ScalerState, settings: AutoscaleSpec, *, arrivals: float, concurrency: int
 ) -> float:
-    """What a shortage left in the queues, in requests per second that must be answered besides.
+    """The backlog of a shortage, in additional requests per second to process.
 
-    It is to be gone a panic window after the next copy can be there. What runs, and as much again,
-    is no backlog.
+    It is to be processed within a panic window after the next replica is available. Running
+    requests, and as many again, are not backlog.
     """
     newest = mean_in_flight(state.panic[-1:])
     if newest is None:

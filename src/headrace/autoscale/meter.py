@@ -1,4 +1,4 @@
-"""Signals from counters, by sums over the last looks, so that rare requests count too."""
+"""Signals from counters, summed over the last observations, so that rare requests count."""
 
 from collections import deque
 from collections.abc import Sequence
@@ -13,38 +13,47 @@ from headrace.core.spec.scale import AutoscaleSpec
 _P99: Final = 0.99
 _P99_WINDOWS: Final = 2.0
 _ENOUGH: Final = 100
-"""Requests from which a p99 means something; fewer are looked at over the stable window."""
+"""Minimum number of requests for a p99; with fewer, the stable window is used."""
 _FEW: Final = 20
 
 
 class IntervalCounts(msgspec.Struct, frozen=True, kw_only=True):
-    """What happened between two looks, `seconds` apart, over all copies that reported.
-
-    `busy_s`: seconds in which each copy's busiest part was busy, added up over the copies. `run_s`
-    and `wait_s`: over the answered requests. `latencies`: by bucket of `bounds_s`, with one more
-    for what is above; `latency_s`: their sum, 0 if it is not known.
-    """
+    """Counts between two observations, over all replicas that reported."""
 
     seconds: float
+    """Time between the observations."""
+
     arrived: float
+
     answered: int
+
     busy_s: float
+    """Busy seconds of each replica's busiest part, summed over the replicas."""
+
     run_s: float
+    """Summed over the completed requests."""
+
     wait_s: float
+    """Summed over the completed requests."""
+
     latencies: tuple[int, ...] = ()
+    """By bucket of `bounds_s`, with one more for larger values."""
+
     bounds_s: tuple[float, ...] = ()
+
     latency_s: float = 0.0
+    """Sum of the latencies, 0 if unknown."""
 
 
 @dataclass(slots=True)
 class Meter:
-    """Keeps the last looks of one arm, a stable window of them. Nothing of it has to survive."""
+    """The observations of one arm within a stable window. Not persistent."""
 
     _looks: deque[tuple[float, IntervalCounts]]
 
     @classmethod
     def new(cls) -> "Meter":
-        """A meter that saw nothing yet."""
+        """A meter without observations."""
         return cls(deque())
 
     def signals(
@@ -60,10 +69,10 @@ class Meter:
         held: int = 0,
         is_partial: bool = False,
     ) -> Signals:
-        """The signals of this look.
+        """Compute the signals of this observation.
 
         Args:
-            counts: None if nothing is known about the time since the last look.
+            counts: None if nothing is known about the time since the last observation.
         """
         while self._looks and not now - settings.stable_window_s < self._looks[0][0] <= now:
             self._looks.popleft()
@@ -109,14 +118,14 @@ def _quantile(looks: Sequence[IntervalCounts]) -> float | None:
 def quantile(
     bounds_s: Sequence[float], counts: Sequence[int], q: float, *, total_s: float = 0.0
 ) -> float | None:
-    """The quantile `q` (0 to 1) of a histogram, in a straight line within its bucket.
+    """The quantile `q` (0 to 1) of a histogram, linear within its bucket.
 
-    None if nothing was counted. What is above the last bound is taken to be there.
+    None without counts. Values above the last bound count as equal to it.
 
     Args:
-        total_s: The sum of all values, 0 if it is not known. It tells where in a bucket the values
-            lie that are nearly alike: a model that takes 0.105 s each time has no p99 of 0.15 s,
-            though its bucket ends there.
+        total_s: The sum of all values, 0 if unknown. It locates nearly equal values within a
+            bucket: a model that always takes 0.105 s has no p99 of 0.15 s, though its bucket ends
+            there.
     """
     total = sum(counts)
     if not total:
@@ -132,9 +141,9 @@ def quantile(
 
 
 def _highest(bounds_s: Sequence[float], counts: Sequence[int], index: int, total_s: float) -> float:
-    """Where the values of a bucket end if they are evenly spread and cannot sum up to more.
+    """Upper end of a bucket's values if they are evenly spread and consistent with the sum.
 
-    All others are at least at their bucket's beginning; what is left of the sum bounds the mean.
+    All other values are at least at their bucket's start; the rest of the sum bounds the mean.
     """
     edges = (0.0, *bounds_s)
     lower, upper = edges[index], edges[index + 1]

@@ -1,7 +1,7 @@
-"""What one look at an arm says: its windows, its demand, and the pressure of late requests.
+"""Observation of one arm: its windows, its demand, and the pressure of late requests.
 
-Where the model of the load is wrong (a noisy neighbour, a slow disk, very uneven requests), the
-queue wait and the p99 still tell the truth, late. They only ever add copies.
+Where the load model is wrong (a noisy neighbour, a slow disk, very uneven requests), queue wait and
+p99 still show it, with a delay. They only ever add replicas.
 """
 
 import math
@@ -26,21 +26,21 @@ from headrace.core.spec.scale import AutoscaleSpec
 from headrace.core.text import duration_text
 
 _FEWEST: Final = 20.0
-"""Requests in the panic window from which a mean wait means something."""
+"""Minimum number of requests in the panic window for a mean wait."""
 _LASTS: Final = 2.5
-"""Panic windows that pressure must last. It is what chance makes of a load that fits, too."""
+"""Panic windows for which pressure must last. A fitting load causes short pressure by chance."""
 _SETTLES: Final = 2.0
-"""Panic windows in which late requests may still be those from before the last step up."""
+"""Panic windows in which late requests may still be from before the last scale-up."""
 _HARD: Final = 3.0
 _HARD_STEP: Final = 1.5
-"""From three times over on, not one copy more but half of them."""
+"""From three times the target on, half of the replicas are added instead of one."""
 _LIMIT_SHARE: Final = 0.9
 _LIMIT_WINDOWS: Final = 30.0
-"""A limit is forgotten after so many stable windows, and then tried again."""
+"""A limit expires after this many stable windows, and is then tried again."""
 
 
 class Pressure(msgspec.Struct, frozen=True, kw_only=True):
-    """What is above what it may be: `over` says how many times; 0 if nothing is."""
+    """Excess over a target: `over` is the ratio; 0 without any."""
 
     over: float = 0.0
     reason: str = ""
@@ -48,7 +48,7 @@ class Pressure(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def pressure_of(state: ScalerState, settings: AutoscaleSpec, *, p99_s: float | None) -> Pressure:
-    """The pressure by the panic window's mean wait and the p99."""
+    """The pressure from the panic window's mean wait and the p99."""
     wait_s, target_s = _wait(state), settings.target_queue_wait_s
     if target_s is None:
         target_s = target_wait_s(slo_latency_s=settings.slo_latency_s, run_s=state.run_s)
@@ -76,9 +76,9 @@ def step_up(
     starting: int,
     now: float,
 ) -> int:
-    """The count that lasting pressure asks for; 0 if it asks for nothing yet.
+    """The count that lasting pressure requires; 0 if none yet.
 
-    `state.pressed_since` already takes this look into account.
+    `state.pressed_since` already includes this observation.
     """
     if pressure.over <= 0.0 or starting or state.pressed_since is None:
         return 0
@@ -93,7 +93,7 @@ def step_up(
 def learn_limit(
     state: ScalerState, settings: AutoscaleSpec, *, ready: int, now: float
 ) -> float | None:
-    """Requests per second and copy that are too much, after pressure has just added a copy."""
+    """Requests per second and replica that are too many, after pressure added a replica."""
     arrivals, known_limit = mean_arrivals(state.panic), _limit(state, settings, now)
     if arrivals is None or not ready:
         return known_limit
@@ -102,7 +102,7 @@ def learn_limit(
 
 
 def fewest_by_limit(state: ScalerState, settings: AutoscaleSpec, *, now: float) -> int:
-    """The count below which the limit would be reached again; 0 if there is none."""
+    """The count below which the limit would be exceeded again; 0 without a limit."""
     limit, arrivals = _limit(state, settings, now), mean_arrivals(state.stable)
     if not limit or arrivals is None:
         return 0
@@ -122,13 +122,13 @@ def _wait(state: ScalerState) -> float | None:
 
 
 _BREAK_S: Final = 10.0
-"""Longer than this between two looks, and what was seen before says nothing about the time since.
+"""After a longer gap between observations, earlier ones say nothing about the time since.
 """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArmObservation:
-    """One look at one arm; `state` has it in its windows already. `demand` None: not known."""
+    """One observation of one arm, already in the windows of `state`."""
 
     state: ScalerState
     signals: Signals
@@ -141,7 +141,7 @@ class ArmObservation:
     def of(
         cls, state: ScalerState, signals: Signals, settings: AutoscaleSpec, *, now: float
     ) -> Self:
-        """The look at `now`, seconds since 1970."""
+        """The observation at `now`, seconds since 1970."""
         state = _observed(state, signals, settings, now)
         pressure = pressure_of(state, settings, p99_s=signals.p99_s)
         since = (state.pressed_since or now) if pressure.over > 0.0 else None
@@ -156,12 +156,12 @@ class ArmObservation:
 
     @property
     def current(self) -> int:
-        """The count so far."""
+        """The current count."""
         return self.state.replicas
 
     @property
     def cap(self) -> int:
-        """The largest count that is allowed."""
+        """The maximum count."""
         return max(self.settings.max_replicas, 1)
 
     @property
@@ -172,20 +172,20 @@ class ArmObservation:
 
     @property
     def bursts(self) -> bool:
-        """Whether the panic window shows much more than the ready copies should do."""
+        """Whether the panic window shows much more load than the ready replicas can carry."""
         ready = max(self.signals.ready, 1)
         demand = self.demand
         return demand is not None and demand.burst >= self.settings.panic_ratio * ready
 
     @property
     def is_panicking(self) -> bool:
-        """Whether there was a burst within the stable window."""
+        """Whether a burst occurred within the stable window."""
         until = self.state.panic_until
         return self.bursts or (until is not None and self.now < until)
 
     @property
     def is_asleep(self) -> bool:
-        """Whether nothing has to run: nobody asked for long, or nothing runs and nobody asks."""
+        """Whether no replica is needed: no requests for long, or none running and no requests."""
         signals, state = self.signals, self.state
         if self.settings.min_replicas > 0 or signals.held:
             return False
@@ -215,7 +215,7 @@ def _observed(
 
 
 def _start_s(state: ScalerState, signals: Signals, now: float) -> float:
-    """How long copies take to start, by the last step up; it grows while some still do."""
+    """Start time of replicas, from the last scale-up; grows while some are still starting."""
     if not signals.starting or state.raised_at is None:
         return state.start_s
     return max(now - state.raised_at, state.start_s)
@@ -224,7 +224,7 @@ def _start_s(state: ScalerState, signals: Signals, now: float) -> float:
 def _with(window: Window, signals: Signals, length_s: float, now: float) -> Window:
     in_flight, arrivals = signals.in_flight, signals.arrivals
     if signals.is_partial:
-        # A part of the sum says something only where it is more than the whole was so far.
+        # A partial sum counts only if it exceeds the whole so far.
         in_flight = _above(in_flight, mean_in_flight(window))
         arrivals = _above(arrivals, mean_arrivals(window))
     return add(
@@ -242,7 +242,7 @@ def _above(part: float | None, mean: Mean | None) -> float | None:
 
 
 def _after_clock_jump(state: ScalerState, now: float) -> ScalerState:
-    """`state` after the clock was set back: times that are yet to come count as now."""
+    """The state after the clock was set back: future times count as now."""
     return msgspec.structs.replace(
         state,
         since=now,
@@ -258,7 +258,7 @@ def _after_clock_jump(state: ScalerState, now: float) -> ScalerState:
 
 
 def _idle_since(state: ScalerState, signals: Signals, now: float) -> float | None:
-    """Since when it is known that nobody asks; a look that knows nothing begins anew."""
+    """Since when there are no requests; reset by an observation without data."""
     is_asked = bool(signals.in_flight or signals.arrivals or signals.held)
     if signals.is_missing or is_asked:
         return None

@@ -1,4 +1,4 @@
-"""Recommendation of threads and memory for one replica, from what was observed."""
+"""Recommendation of threads and memory for one replica, from its observed usage."""
 
 import math
 from typing import Final
@@ -8,50 +8,61 @@ import msgspec
 from headrace.core.text import bytes_text
 
 _MEMORY_ROOM: Final = 1.3
-"""Over the observed peak: a batch that is larger than any so far, and the allocator's remains."""
+"""Over the observed peak: for a larger batch than before, and allocator fragmentation."""
 _BURST_ROOM: Final = 1.5
 _MEMORY_STEP: Final = 16 << 20
 _ENOUGH_REQUESTS: Final = 100
 _ENOUGH_BUSY_S: Final = 1.0
 _ONE_THREAD: Final = 1.15
-"""Cores per busy run up to which a run is said to use one."""
+"""Cores per busy run up to which a run counts as single-threaded."""
 
 
 class ReplicaUsage(msgspec.Struct, frozen=True, kw_only=True):
-    """What the replicas of one arm did, added up over `seconds` and over the `replicas` copies.
-
-    `cpu_s`: processor time. `busy_s`: time of all runs. `answered`: requests. `rss_bytes` and
-    `peak_rss_bytes`: of the largest copy. `intra_op_threads` and `max_concurrent_runs`: as set.
-    """
+    """Usage of one arm's replicas, summed over `seconds` and over the `replicas`."""
 
     seconds: float
+
     replicas: int
+
     answered: int
+    """Requests."""
+
     cpu_s: float
+    """Processor time."""
+
     busy_s: float
+    """Time of all runs."""
+
     rss_bytes: int
+    """Of the largest replica."""
+
     peak_rss_bytes: int
+    """Of the largest replica."""
+
     intra_op_threads: int = 0
+    """As configured."""
+
     max_concurrent_runs: int = 0
+    """As configured."""
 
 
 class ResourceRecommendation(msgspec.Struct, frozen=True, kw_only=True):
-    """What one replica should have; None for what too little is known about.
-
-    `cores`: what one copy used on average. `message`: one line for people.
-    """
+    """Recommended resources of one replica; None where data is insufficient."""
 
     memory_bytes: int | None = None
     intra_op_threads: int | None = None
     max_concurrent_runs: int | None = None
     cores: float | None = None
+    """Mean usage of one replica."""
+
     message: str = ""
+    """One line with the inputs."""
 
 
 def recommend(observed: ReplicaUsage) -> ResourceRecommendation:
-    """The recommendation; its message says from which numbers it came."""
+    """Compute the recommendation."""
     if observed.seconds <= 0.0 or not observed.replicas or not observed.peak_rss_bytes:
-        return ResourceRecommendation(message="nothing was observed yet")
+        return ResourceRecommendation(message="no observations yet")
     memory = math.ceil(observed.peak_rss_bytes * _MEMORY_ROOM / _MEMORY_STEP) * _MEMORY_STEP
     cores = observed.cpu_s / observed.seconds / observed.replicas
     threads, runs, explanation = _threads(observed)
@@ -69,16 +80,16 @@ def recommend(observed: ReplicaUsage) -> ResourceRecommendation:
 
 
 def _threads(observed: ReplicaUsage) -> tuple[int | None, int | None, str]:
-    """Threads of one run and runs at once, and why."""
+    """Threads of one run, concurrent runs, and the reason."""
     is_little = observed.answered < _ENOUGH_REQUESTS or observed.busy_s < _ENOUGH_BUSY_S
     if is_little or not observed.max_concurrent_runs:
-        return None, None, f"threads: too little was run to say ({observed.answered} requests)"
+        return None, None, f"threads: not enough data ({observed.answered} requests)"
     per_run = observed.cpu_s / observed.busy_s
     at_once = observed.busy_s / observed.seconds / observed.replicas
     used = f"{per_run:.1f} cores per run, {at_once:.1f} of {observed.max_concurrent_runs} at once"
     threads = min(max(round(per_run), 1), max(observed.intra_op_threads, 1))
     if per_run <= _ONE_THREAD:
         threads = 1
-    # The mean keeps half its size for bursts; never more than there are now.
+    # Half of the mean as headroom for bursts; never more than configured.
     runs = min(max(math.ceil(at_once * _BURST_ROOM), 1), observed.max_concurrent_runs)
     return threads, runs, f"intra_op_threads {threads}, max_concurrent_runs {runs} ({used})"

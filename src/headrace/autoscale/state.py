@@ -1,7 +1,7 @@
-"""State of a scaler: signals in sliding windows, reasons, and what it keeps between decisions.
+"""State of a scaler: sliding windows of signals, reasons, and values kept between decisions.
 
-A window holds at most `_BUCKETS` buckets, so an hour costs as much as a minute. All of it is data:
-it is stored with the scaler's state and survives a restart.
+A window has at most `_BUCKETS` buckets, so an hour costs as much as a minute. All of it is data
+that is persisted and survives a restart.
 """
 
 import math
@@ -16,7 +16,7 @@ _NARROWEST_S: Final = 1.0
 
 
 class WindowBucket(msgspec.Struct, frozen=True, array_like=True):
-    """Sums over the looks since `begin`; each sum with the number of looks that knew the value."""
+    """Sums over observations since `begin`, each with the number of observations that had it."""
 
     begin: float
     in_flight_looks: int = 0
@@ -28,7 +28,7 @@ class WindowBucket(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Peak(msgspec.Struct, frozen=True, array_like=True):
-    """The largest count that was wanted in the time from `begin` on."""
+    """The largest desired count from `begin` on."""
 
     begin: float
     count: int
@@ -47,7 +47,7 @@ def add(
     arrivals: float | None,
     wait_s: float | None,
 ) -> Window:
-    """`window` with one more look, and without what is older than `length_s`."""
+    """The window with one more observation, without those older than `length_s`."""
     recent = tuple(b for b in window if observed_at - length_s < b.begin <= observed_at)
     width_s = max(length_s / _BUCKETS, _NARROWEST_S) * (1.0 - 1e-9)
     if recent and observed_at - recent[-1].begin < width_s:
@@ -72,34 +72,34 @@ def _with(
 
 
 class Mean(msgspec.Struct, frozen=True, array_like=True):
-    """A mean over `looks` looks, a second apart; their sum is about the number of events."""
+    """A mean over `looks` observations, a second apart; their sum is about the number of events."""
 
     value: float
     looks: int
 
     @property
     def count(self) -> float:
-        """How many events made it."""
+        """Approximate number of events."""
         return self.value * self.looks
 
 
 def mean_in_flight(window: Window) -> Mean | None:
-    """Requests in flight; None if no look knew."""
+    """Requests in flight; None without data."""
     return _mean((b.in_flight, b.in_flight_looks) for b in window)
 
 
 def mean_arrivals(window: Window) -> Mean | None:
-    """Requests per second; None if no look knew."""
+    """Requests per second; None without data."""
     return _mean((b.arrivals, b.arrivals_looks) for b in window)
 
 
 def mean_wait(window: Window) -> Mean | None:
-    """Seconds in a queue, each look counting the same; None if no look knew."""
+    """Mean queue wait in seconds, equally weighted by observation; None without data."""
     return _mean((b.wait_s, b.wait_looks) for b in window)
 
 
 def suffixes(window: Window, mean: Callable[[Window], Mean | None]) -> list[Mean]:
-    """The means of the last bucket, of the last two, and so on up to all of them."""
+    """The means of the last bucket, of the last two, and so on."""
     means = (mean(window[first:]) for first in range(len(window)))
     return [value for value in means if value is not None]
 
@@ -111,24 +111,23 @@ def _mean(sums: Iterable[tuple[float, int]]) -> Mean | None:
 
 
 def at_least(mean: Mean, *, z: float) -> float:
-    """What the true mean is at least: `z` standard errors below.
+    """Lower bound of the true mean: `z` standard errors below.
 
-    Events that come by chance (Poisson) scatter by the root of their number. Never falls while the
-    mean grows.
+    Random (Poisson) events scatter by the root of their number. Monotone in the mean.
     """
     count = mean.count
     return 0.0 if count <= z * z else mean.value * (1.0 - z / math.sqrt(count))
 
 
 def at_most(mean: Mean, *, z: float) -> float:
-    """What the true mean is at most; see `at_least`."""
+    """Upper bound of the true mean; see `at_least`."""
     return mean.value * (1.0 + z / math.sqrt(mean.count)) if mean.count > 0.0 else 0.0
 
 
 def add_peak(peaks: Peaks, *, observed_at: float, length_s: float, count: int) -> Peaks:
-    """`peaks` with one more count, and without what is older than `length_s`.
+    """The peaks with one more count, without those older than `length_s`.
 
-    Only counts that no later one exceeds are kept: nothing else can become the largest.
+    Only counts that no later one exceeds are stored: others cannot become the largest.
     """
     higher = (
         peak
@@ -139,13 +138,13 @@ def add_peak(peaks: Peaks, *, observed_at: float, length_s: float, count: int) -
 
 
 class ScaleReason(StrEnum):
-    """What decided."""
+    """Reason of a decision."""
 
     STEADY = "Steady"
     LOAD = "Load"
     """The stable window shows that more are needed."""
     BURST = "Burst"
-    """The panic window does."""
+    """The panic window shows that more are needed."""
     PRESSURE = "Pressure"
     """Queue wait or p99 have been above their bound for a panic window."""
     SCHEDULE = "Schedule"
@@ -158,17 +157,17 @@ class ScaleReason(StrEnum):
     """Fewer would do, and it is too early to be sure."""
     MISSING = "MissingMetrics"
     STARTING = "Starting"
-    """More are wanted, and copies are on their way already."""
+    """More are needed, and replicas are already starting."""
     IDLE = "Idle"
-    """Nobody asked for `idle_s`."""
+    """No requests for `idle_s`."""
     WOKEN = "Woken"
-    """The first request after that."""
+    """The first request after being idle."""
     BUDGET = "Budget"
     """The machine has no room for more."""
 
 
 class CountProposal(msgspec.Struct, frozen=True, kw_only=True):
-    """A count, and what asks for it."""
+    """A proposed count with its reason."""
 
     count: int
     reason: ScaleReason
@@ -176,83 +175,113 @@ class CountProposal(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Signals(msgspec.Struct, frozen=True, kw_only=True):
-    """One look at all copies of one arm. None means that it is not known, never that it is zero.
-
-    `observed_at`: seconds since 1970. `ready` and `starting` count copies; those that leave are in
-    neither. `in_flight`: requests taken and not answered, over all copies. `arrivals`: requests per
-    second, refused ones included. `queue_wait_s`: mean wait of those answered. `p99_s`: of the last
-    few panic windows.
-
-    `service_s`: how long one request keeps one copy's busiest part busy, so that a copy can answer
-    at most `1 / service_s` per second. `run_s`: how long a run takes, and `concurrency`: how many
-    run at once in one copy. `held`: requests that wait for the first copy.
-
-    `is_partial`: not every ready copy reported. Sums are then lower bounds: good enough to add
-    copies, not to take any away.
-    """
+    """One observation of all replicas of one arm. None means unknown, not zero."""
 
     observed_at: float
+    """Seconds since 1970."""
+
     ready: int
+    """Number of ready replicas, without leaving ones."""
+
     starting: int = 0
+    """Number of starting replicas."""
+
     in_flight: float | None = None
+    """Accepted, unanswered requests over all replicas."""
+
     arrivals: float | None = None
+    """Requests per second, including rejected ones."""
+
     queue_wait_s: float | None = None
+    """Mean wait of completed requests."""
+
     p99_s: float | None = None
+    """Of the last few panic windows."""
+
     service_s: float | None = None
+    """How long one request occupies the busiest part of a replica."""
+
     run_s: float | None = None
+    """Duration of a run."""
+
     concurrency: int = 1
+    """Concurrent runs in one replica."""
+
     held: int = 0
+    """Requests that wait for the first replica."""
+
     is_partial: bool = False
+    """Not every ready replica reported: sums are lower bounds, enough only to add replicas."""
 
     @property
     def is_missing(self) -> bool:
-        """Whether too little is known to take copies away."""
+        """Whether data is insufficient to remove replicas."""
         return self.is_partial or self.in_flight is None or self.arrivals is None
 
 
 class ScalerState(msgspec.Struct, frozen=True, kw_only=True):
-    """All times are seconds since 1970.
-
-    `replicas`: what was decided, or granted if the machine had less. `since`: from when on the arm
-    was looked at without a break. `observed_at`: the last look. `peaks`: the largest counts that
-    were wanted within the scale-down delay.
-
-    `service_s`, `run_s`: smoothed. `panic_until`: until then nothing is taken away.
-    `pressed_since`: how long the wait or the p99 is above what it may be. `raised_at` and
-    `lowered_at`: the last steps up and down; `raised_arrivals`: requests per second at that step.
-    `idle_since`: since when it is known that nobody asks. `starting_at`: the last look at which
-    copies were starting, and `start_s`: how long they take.
-
-    `limit`: requests per second and copy that were shown to be too much, `limit_at` when.
-    """
+    """Persistent state of one arm's scaler. All times are seconds since 1970."""
 
     replicas: int
+    """The decided count, or the granted one if the machine had less."""
+
     since: float
+    """Since when the arm has been observed without a gap."""
+
     observed_at: float = msgspec.field(name="at")
+    """The last observation."""
+
     stable: Window = ()
+
     panic: Window = ()
+
     peaks: Peaks = ()
+    """The largest desired counts within the scale-down delay."""
+
     service_s: float | None = None
+    """Smoothed."""
+
     run_s: float | None = None
+    """Smoothed."""
+
     panic_until: float | None = None
+    """No replicas are removed until then."""
+
     pressed_since: float | None = None
+    """Since when the wait or the p99 exceeds its target."""
+
     raised_at: float | None = None
+    """The last scale-up."""
+
     raised_arrivals: float | None = None
+    """Requests per second at the last scale-up."""
+
     lowered_at: float | None = None
+    """The last scale-down."""
+
     idle_since: float | None = None
+    """Since when there are no requests."""
+
     starting_at: float | None = None
+    """The last observation with starting replicas."""
+
     start_s: float = 0.0
+    """Start time of a replica."""
+
     limit: float | None = None
+    """Requests per second and replica that were too many."""
+
     limit_at: float = 0.0
+    """When `limit` was measured."""
 
 
 def begin(replicas: int, *, now: float) -> ScalerState:
-    """The state of an arm that has `replicas` copies and was never looked at."""
+    """The initial state of an arm with `replicas` replicas."""
     return ScalerState(replicas=replicas, since=now, observed_at=now)
 
 
 def granted(state: ScalerState, replicas: int) -> ScalerState:
-    """`state` after the machine's budget gave `replicas` instead of what was decided."""
+    """The state after the budget granted `replicas` instead of the decision."""
     if replicas == state.replicas:
         return state
     return msgspec.structs.replace(state, replicas=replicas)

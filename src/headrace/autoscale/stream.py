@@ -1,7 +1,7 @@
-"""Worker count of a stream: as many as bring its lag to the target, and keep it there.
+"""Worker count of a stream: enough to bring its lag to the target and keep it there.
 
-Up goes at once by what lag and its slope say of arrivals; down goes by one, after it has been quiet
-for long, and only if the rest have room. Never more than partitions: the others would read nothing.
+Scale-up is immediate, from the lag and its slope; scale-down is by one after a long quiet period,
+if the rest have capacity. Never more workers than partitions, as the others would be idle.
 """
 
 import math
@@ -12,20 +12,20 @@ import msgspec
 from headrace.autoscale.state import CountProposal, ScaleReason
 
 WINDOW_S: Final = 30.0
-"""Over which lag's slope and rates are taken."""
+"""Window of the lag's slope and of rates."""
 LEAST_S: Final = 5.0
-"""A slope over less says nothing."""
+"""Minimum time span for a slope."""
 SETTLE_S: Final = 20.0
-"""After a change nothing follows for so long: workers start, partitions move."""
+"""Minimum time between changes: workers start, partitions are reassigned."""
 QUIET_S: Final = 300.0
-"""So long fewer have to be enough."""
+"""How long fewer workers must be enough."""
 HEADROOM: Final = 0.7
-"""Of what fewer workers can do, arrivals may take so much."""
+"""Share of the capacity of fewer workers that arrivals may use."""
 _QUIET_RATIO: Final = 0.5
 
 
 class StreamScale(msgspec.Struct, frozen=True, kw_only=True):
-    """Bounds, and how old the oldest record may be that waits."""
+    """Bounds of the worker count, and the lag target."""
 
     min_workers: int
     max_workers: int
@@ -33,40 +33,45 @@ class StreamScale(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StreamLook(msgspec.Struct, frozen=True, kw_only=True):
-    """A stream at one moment.
-
-    `now`: in seconds, of any clock that does not jump. `lag_records`, `lag_s`: None if not known.
-    `rate`: records answered per second, by all workers. `partitions`: None where a broker shares
-    them out one by one.
-    """
+    """One observation of a stream."""
 
     now: float
+    """Seconds of any monotonic clock."""
+
     lag_records: int | None
+    """None if unknown."""
+
     lag_s: float | None
+    """None if unknown."""
+
     rate: float
+    """Records per second by all workers."""
+
     partitions: int | None = None
+    """None for brokers that distribute single records."""
 
 
 class StreamScaleState(msgspec.Struct, frozen=True, kw_only=True):
-    """What is remembered of a stream.
-
-    `looks`: those of the window that knew the lag. `quiet_since`: since when fewer might do.
-    `capacity`: records per second that a worker is known to manage.
-    """
+    """State between decisions."""
 
     workers: int
     changed_at: float = -math.inf
     looks: tuple[StreamLook, ...] = ()
+    """Observations of the window with a known lag."""
+
     quiet_since: float | None = None
+    """Since when fewer workers may be enough."""
+
     capacity: float | None = None
+    """Measured records per second of one worker."""
 
 
 def scale_stream(
     scale: StreamScale, look: StreamLook, state: StreamScaleState
 ) -> tuple[CountProposal, StreamScaleState]:
-    """How many workers there should be, why, and what to remember.
+    """Decide the worker count; return it with the reason and the new state.
 
-    Without a lag the count is kept: missing data never changes anything.
+    Without a lag the count is unchanged: missing data never changes anything.
     """
     cap = scale.max_workers if look.partitions is None else min(scale.max_workers, look.partitions)
     cap = max(cap, scale.min_workers)
@@ -91,7 +96,7 @@ def scale_stream(
 
 
 def slope(looks: tuple[StreamLook, ...]) -> float | None:
-    """By how many records a second the lag grows; None if that cannot be said yet."""
+    """Growth of the lag in records per second; None if unknown."""
     if not looks or looks[-1].now - looks[0].now < LEAST_S:
         return None
     first, last = looks[0], looks[-1]
@@ -119,7 +124,7 @@ def _is_quiet(look: StreamLook, state: StreamScaleState, growth: float | None) -
         arrivals = _rate(state.looks) + max(growth, 0.0)
         if arrivals > HEADROOM * state.capacity * (state.workers - 1):
             return False
-    # What waits is less than what is answered in a moment: the lag does not stand.
+    # Fewer records wait than are processed in a moment: the lag is not persistent.
     return (look.lag_records or 0) <= max(_rate(state.looks), 1.0)
 
 
@@ -130,7 +135,7 @@ def _rate(looks: tuple[StreamLook, ...]) -> float:
 def _up(
     scale: StreamScale, look: StreamLook, state: StreamScaleState, cap: int
 ) -> CountProposal | None:
-    """More workers, if the lag is or will be more than it may; None if not."""
+    """More workers if the lag exceeds, or will exceed, the target; None otherwise."""
     lag, lag_s, growth = look.lag_records or 0, look.lag_s or 0.0, slope(state.looks)
     if growth is None:
         return None

@@ -1,7 +1,7 @@
-"""A spec for other systems: objects of Kubernetes, other gateways' configurations.
+"""Export of a spec to other systems: Kubernetes objects and configurations of other gateways.
 
-Each target is one pure function from facts to documents. What a target cannot express is refused
-by name, all at once, unless somebody says that it may be lost.
+Each target is one pure function from facts to documents. Settings that a target cannot express are
+reported all at once, by name, and refused unless their loss is allowed.
 """
 
 from headrace.deploy.argo_rollouts import ArgoOptions, argo_rollouts

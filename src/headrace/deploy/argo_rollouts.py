@@ -1,4 +1,4 @@
-"""An endpoint as a Rollout of Argo's, judged by queries to Prometheus.
+"""Export of an endpoint as an Argo Rollout, analysed by Prometheus queries.
 
 https://argo-rollouts.readthedocs.io/en/stable/features/specification/
 """
@@ -51,7 +51,7 @@ _ANY_FAILURE: Final = "BACKEND|REJECTED|OTHER"  # who left did not judge it
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MetricCheck:
-    """One number that may be `max_value` at most. `query`: PromQL, one sample or none."""
+    """A limit on one number. `query`: PromQL that returns one sample or none."""
 
     name: str
     query: str
@@ -59,7 +59,7 @@ class MetricCheck:
 
 
 def checks_of(endpoint: Endpoint, version: Version, rollout: Rollout) -> Iterator[MetricCheck]:
-    """What judges `version` in its rollout, by the metrics that replicas have."""
+    """The checks that judge `version` in its rollout, on the metrics of the replicas."""
     new, old = _of(endpoint, version), _of(endpoint, version, other=True)
     metrics, slo = rollout.metrics, endpoint.spec.slo
     enough = f"{_count(new, 'increase')} >= {rollout.min_samples}"
@@ -85,13 +85,13 @@ def checks_of(endpoint: Endpoint, version: Version, rollout: Rollout) -> Iterato
 
 
 def _of(endpoint: Endpoint, version: Version, *, other: bool = False) -> str:
-    """The samples of a version, or of the endpoint's other ones."""
+    """The label selector of a version, or of the endpoint's other versions."""
     sign = "!=" if other else "="
     return f'model="{endpoint.name}",version{sign}"{version.number}"'
 
 
 def _failed(labels: str, reasons: str, function: str) -> str:
-    # There is no such series before the first request.
+    # The series does not exist before the first request.
     series = f'nv_inference_request_failure{{{labels},reason=~"{reasons}"}}'
     return f"(sum({function}({series}[{WINDOW}])) or vector(0))"
 
@@ -115,7 +115,7 @@ def _quantile(labels: str, quantile: float) -> str:
 
 
 def _slower(new: str, old: str, latency: LatencySpec) -> str:
-    """How far the new version is above both tolerances; the larger of them is what counts."""
+    """The excess of the new version over both tolerances; the larger tolerance counts."""
     new_quantile, old_quantile = _quantile(new, latency.quantile), _quantile(old, latency.quantile)
     by_ratio = f"{new_quantile} - {latency.margin_ratio:g} * {old_quantile}"
     by_time = f"{new_quantile} - {old_quantile} - {latency.margin_s:g}"
@@ -134,7 +134,7 @@ _FULL: Final = 100
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArgoOptions:
-    """`prometheus`: its address, as the cluster reaches it."""
+    """Options of the target. `prometheus`: its address as seen from the cluster."""
 
     prometheus: str = USUAL_PROMETHEUS
     pods: PodOptions = field(default_factory=PodOptions)
@@ -142,10 +142,10 @@ class ArgoOptions:
 
 
 def argo_rollouts(facts: ExportFacts, target: ClusterTarget, options: ArgoOptions) -> Export:
-    """For each endpoint a Rollout with its Services, route, settings and analysis.
+    """Export each endpoint as a Rollout with its Services, route, settings and analysis.
 
     Raises:
-        NotExpressibleError: The spec says what Argo Rollouts cannot.
+        NotExpressibleError: Argo Rollouts cannot express the spec.
     """
     documents = [
         document
@@ -159,30 +159,31 @@ def argo_rollouts(facts: ExportFacts, target: ClusterTarget, options: ArgoOption
     ]
     notes = [
         ExportNote(
-            "paths with a version's number go into the split, and the other version answers 404",
+            "paths with a version number go through the split, and the other version responds 404",
             endpoint.location,
         )
         for endpoint in facts.endpoints
     ]
     if not options.pods.artifacts:
-        text = "models: no --artifacts URL was given, so that pods have nowhere to fetch from"
+        text = "models: without --artifacts URL, pods cannot fetch them"
         notes.append(ExportNote(text))
     return finish(ExportTarget.ARGO_ROLLOUTS, facts, documents, losses=losses, notes=notes)
 
 
 def _losses(endpoint: Endpoint) -> Iterator[Loss]:
-    """Kinds of rollouts that Argo does not have."""
+    """Losses of rollout strategies that Argo does not have."""
     rollout = endpoint.spec.rollout
     if rollout is not None and rollout.strategy in {"ab", "shadow"}:
         yield Loss(
             f"{endpoint.location}.rollout.strategy",
-            f"has no {rollout.strategy!r} that keeps callers on a version or compares answers",
-            "let Headrace roll it out, or take `canary` or `blue-green`",
+            f"has no {rollout.strategy!r} strategy with sticky callers or comparison of "
+            "predictions",
+            "let Headrace roll it out, or use `canary` or `blue-green`",
         )
     if endpoint.spec.versions is None and len(endpoint.split) > 1:
         yield Loss(
             endpoint.location,
-            f"begins a rollout of its own, and {endpoint.name!r} is in the middle of one",
+            f"starts its own rollout, and {endpoint.name!r} has an active one",
             "wait until it is over, or export routes (`gateway-api`)",
         )
 
@@ -201,7 +202,7 @@ def _documents(
     for service_name in (stable, canary):
         yield service(place, service_name, selector, named)
     rollout = endpoint.spec.rollout
-    # The route whose weights Argo changes; all of it goes to what is there at first.
+    # The route whose weights Argo changes; all traffic initially goes to the stable Service.
     split: list[Body] = [{"name": stable, "port": HTTP_PORT, "weight": 100}]
     if not isinstance(rollout, BlueGreenSpec):
         split.append({"name": canary, "port": HTTP_PORT, "weight": 0})
@@ -229,7 +230,7 @@ def _documents(
 
 
 def _hpa(facts: ExportFacts, endpoint: Endpoint, target: ClusterTarget, name: str) -> Body | None:
-    """The HPA of the Rollout, as the driver makes it; None where no HPA scales the endpoint."""
+    """The HPA of the Rollout, as the driver creates it; None without scaling by HPA."""
     scaling = endpoint.spec.autoscale
     is_by_hpa = facts.spec.kubernetes.autoscaler == Autoscaler.HPA
     if scaling is None or scaling.target_in_flight is None or not is_by_hpa:
@@ -279,7 +280,7 @@ def _strategy(
 
 
 def _steps(step: CanaryStepSpec, template: str, *, judged: bool) -> Iterator[Body]:
-    """One step of the plan: its weight, how long it is held, and until when."""
+    """One step of the plan: its weight, its duration, and what ends it."""
     yield {"setWeight": step.weight}
     if step.pause_s:
         yield {"pause": {"duration": f"{max(round(step.pause_s), 1)}s"}}
@@ -296,8 +297,8 @@ def _metrics(rollout: Rollout, prometheus: str, checks: tuple[MetricCheck, ...])
             "initialDelay": f"{max(round(rollout.warmup_s), 0) + _INTERVAL_S}s",
             "interval": f"{_INTERVAL_S}s",
             "count": _CHECKS,
-            # No sample: too few requests yet. Neither condition holds then, and it is inconclusive:
-            # the rollout waits for a person when the checks are over.
+            # No sample means too few requests. Neither condition holds then, so the analysis is
+            # inconclusive: the rollout waits for a person after the last check.
             "successCondition": f"len(result) > 0 && result[0] <= {check.max_value:g}",
             "failureCondition": f"len(result) > 0 && result[0] > {check.max_value:g}",
             "failureLimit": 0,

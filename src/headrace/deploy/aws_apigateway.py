@@ -1,9 +1,8 @@
-"""A spec as an API of Amazon API Gateway: OpenAPI 3.0.1, stage and plans.
+"""Export of a spec as an API of Amazon API Gateway: OpenAPI 3.0.1, stage and usage plans.
 
-What OpenAPI cannot carry, throttling and usage plans, is a CloudFormation template beside it.
+Throttling and usage plans, which OpenAPI cannot express, are in a CloudFormation template that
+takes the imported API's id as its parameter.
 https://docs.aws.amazon.com/apigateway/latest/developerguide/api-gateway-swagger-extensions.html
-
-A CloudFormation template with the imported API's id as its parameter.
 """
 
 import math
@@ -28,28 +27,31 @@ _BINARY: Final = "application/octet-stream"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Operation:
-    """One request. `schema`: of its body, empty for none; `parameters`: names in the path."""
+    """One operation of the API."""
 
     method: str
     path: str
     summary: str
     endpoint: Endpoint | None = None
     schema: str = ""
+    """Schema of its body; empty for none."""
+
     parameters: tuple[str, ...] = ()
+    """Names of path parameters."""
     binary: bool = False
 
     @property
     def validates(self) -> bool:
-        """Whether a body is checked."""
+        """Whether the body is validated."""
         return bool(self.schema)
 
     @property
     def key(self) -> str:
-        """The route, as an HTTP API names it."""
+        """The route key of an HTTP API."""
         return f"{self.method.upper()} {self.path}"
 
     def body(self) -> dict[str, Any]:
-        """The operation."""
+        """The operation object of OpenAPI."""
         body: dict[str, Any] = {"summary": self.summary}
         if self.parameters:
             body["parameters"] = [
@@ -61,12 +63,12 @@ class Operation:
             if self.binary:
                 content[_BINARY] = {"schema": {"type": "string", "format": "binary"}}
             body["requestBody"] = {"required": True, "content": content}
-        body["responses"] = {"default": {"description": "as Headrace answers"}}
+        body["responses"] = {"default": {"description": "as Headrace responds"}}
         return body
 
 
 def operations(facts: ExportFacts) -> Iterator[Operation]:
-    """All requests that callers may make, first those about the server."""
+    """All operations, those of the server first."""
     for path, summary in (
         ("/v2", "the server's name, version and protocol extensions"),
         ("/v2/health/live", "whether the server lives"),
@@ -115,7 +117,7 @@ def _of(endpoint: Endpoint) -> Iterator[Operation]:
 
 
 def schemas() -> dict[str, Any]:
-    """The bodies. Numbers and data stay open: the replica says best what is wrong with them."""
+    """The schemas of bodies. Data is not constrained: replicas report errors better."""
     tensor: dict[str, Any] = {
         "type": "object",
         "required": ["name", "shape", "datatype"],
@@ -153,7 +155,7 @@ _REF: Final[Body] = {"Ref": "ApiId"}
 
 
 def stage_template(facts: ExportFacts, kind: Literal["http", "rest"]) -> Body:
-    """The template."""
+    """The CloudFormation template of the stage."""
     parameters: Body = {"ApiId": {"Type": "String", "Description": "Of the imported API."}}
     if kind == "http":
         routes = {
@@ -195,10 +197,10 @@ def stage_template(facts: ExportFacts, kind: Literal["http", "rest"]) -> Body:
 
 
 def throttled(facts: ExportFacts) -> Iterator[tuple[Operation, float, int]]:
-    """The operations with a limit: rate and burst."""
+    """The operations with a rate limit: rate and burst."""
     for operation in operations(facts):
         limits = None if operation.endpoint is None else operation.endpoint.spec.limits.total
-        # Questions about a model cost nothing; runs do.
+        # Only inference requests are limited, not metadata requests.
         if limits is not None and limits.requests_per_s is not None and operation.method == "post":
             yield operation, limits.requests_per_s, limits.most_at_once
 
@@ -234,30 +236,31 @@ _DESCRIPTION: Final = f"Models behind Headrace; written by `headrace export` {__
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AwsOptions:
-    """`backend`: URL of Headrace's gateway; with an HTTP API and a `vpc_link`, a listener's ARN."""
+    """Options of the target."""
 
     backend: str
+    """URL of Headrace's gateway; for an HTTP API with a `vpc_link`, the ARN of a listener."""
+
     kind: Kind = "http"
+
     vpc_link: str = ""
     title: str = "Headrace"
 
     def __post_init__(self) -> None:
         is_listener = _LISTENER.fullmatch(self.backend) is not None
         if is_listener and not (self.kind == "http" and self.vpc_link):
-            msg = f"--backend {self.backend}: a listener is reached by an HTTP API with --vpc-link"
+            msg = f"--backend {self.backend}: a listener needs an HTTP API with --vpc-link"
             raise InvalidArgumentError(msg)
         if not is_listener and not _URL.fullmatch(self.backend):
-            msg = (
-                f"--backend {self.backend!r} is neither http://HOST[:PORT] nor https://… nor an ARN"
-            )
+            msg = f"--backend {self.backend!r} must be http://HOST[:PORT], https://… or an ARN"
             raise InvalidArgumentError(msg)
 
 
 def aws_apigateway(facts: ExportFacts, options: AwsOptions) -> Export:
-    """An OpenAPI document to import, and a template of its stage.
+    """Export an OpenAPI document to import, and a template of its stage.
 
     Raises:
-        NotExpressibleError: The spec says what API Gateway cannot.
+        NotExpressibleError: API Gateway cannot express the spec.
     """
     paths: Body = {}
     for operation in operations(facts):
@@ -276,7 +279,7 @@ def aws_apigateway(facts: ExportFacts, options: AwsOptions) -> Export:
         body["x-amazon-apigateway-request-validators"] = {
             _VALIDATOR: {"validateRequestBody": True, "validateRequestParameters": False}
         }
-        # Without this, the bytes of binary tensors would be read as text.
+        # Without this, binary tensors would be treated as text.
         body["x-amazon-apigateway-binary-media-types"] = ["application/octet-stream"]
     documents = [
         ExportDocument(name="openapi", body=body),
@@ -340,9 +343,9 @@ def _schemes(facts: ExportFacts, options: AwsOptions) -> Body:
 
 
 def _token_only(facts: ExportFacts, endpoint: Endpoint | None) -> str:
-    """The only provider whose tokens let callers in, and nothing else does; empty if there is none.
+    """The provider whose tokens are the only way to authenticate; empty if there is none.
 
-    A route has one authorizer. Where something else lets callers in too, the gateway behind asks.
+    A route has one authorizer. With other methods, the gateway behind it authenticates.
     """
     access = None if endpoint is None else endpoint.spec.access
     if access is None or access == "public":
@@ -370,8 +373,8 @@ def _losses(facts: ExportFacts, longest: float) -> Iterator[Loss]:
         if is_set and (timeout_s is None or timeout_s > longest):
             yield Loss(
                 f"{endpoint.location}.timeout_s",
-                f"waits {longest:g} s for an answer at most",
-                f"take {longest:g} s or less, or put a load balancer there instead",
+                f"waits at most {longest:g} s for a response",
+                f"set {longest:g} s or less, or use a load balancer instead",
             )
         if size is not None and size > _MOST_BYTES:
             yield Loss(f"{endpoint.location}.limits.max_body_bytes", *_TOO_LARGE)
@@ -381,13 +384,13 @@ def _losses(facts: ExportFacts, longest: float) -> Iterator[Loss]:
 
 
 _TOO_LARGE: Final = (
-    "takes requests of 10 MB at most",
-    "allow no more, or put a load balancer there",
+    "accepts requests of at most 10 MB",
+    "set 10 MB or less, or use a load balancer instead",
 )
 
 
 def _notes(facts: ExportFacts, options: AwsOptions) -> Iterator[ExportNote]:
-    yield ExportNote("gRPC: API Gateway carries none")
+    yield ExportNote("gRPC: not supported by API Gateway")
     longest = _LONGEST_S[options.kind]
     for endpoint in facts.endpoints:
         timeout_s = endpoint.spec.timeout_s
@@ -396,4 +399,6 @@ def _notes(facts: ExportFacts, options: AwsOptions) -> Iterator[ExportNote]:
                 f"is not set; {longest:g} s, not {timeout_s:g} s", f"{endpoint.location}.timeout_s"
             )
     if facts.spec.auth.jwt and options.kind == "rest":
-        yield ExportNote("a REST API checks no tokens; the gateway behind it does", "auth.jwt")
+        yield ExportNote(
+            "a REST API does not verify tokens; the gateway behind it does", "auth.jwt"
+        )

@@ -1,7 +1,7 @@
-"""A spec as one configuration of Envoy's that needs no control plane.
+"""Export of a spec as one Envoy configuration that needs no control plane.
 
-Our own gateway reads secrets from files that a control plane writes; here each is a static secret
-of the bootstrap's, which names the PEM files themselves.
+Headrace's gateway reads secrets from files that a control plane writes; here each is a static
+secret of the bootstrap, which names the PEM files.
 """
 
 import base64
@@ -37,13 +37,13 @@ from headrace.gateway.tls import (
 
 
 def inline_secrets(bootstrap: Body, versions: Iterable[Version], tls: TlsSpec | None) -> Body:
-    """`bootstrap` with its secrets in it."""
+    """`bootstrap` with static secrets."""
     secrets = {secret["name"]: secret for secret in (*_own(tls), *_of(versions))}
     if not secrets:
         return bootstrap
 
     def named(part: Body) -> Body | None:
-        """A secret named alone: Envoy then takes the static one of that name."""
+        """A secret reference by name only: Envoy then uses the static secret of that name."""
         is_inlined = "sds_config" in part and part.get("name") in secrets
         return {"name": part["name"]} if is_inlined else None
 
@@ -81,7 +81,7 @@ def _authorities(name: str, file: str) -> Body:
 
 
 def _replaced(value: Any, change: Callable[[Body], Body | None]) -> Any:  # noqa: ANN401  # JSON
-    """`value` with those of its objects replaced for which `change` returns another."""
+    """`value` with its objects replaced where `change` returns another."""
     if isinstance(value, list):
         return [_replaced(item, change) for item in value]
     if not isinstance(value, dict):
@@ -95,25 +95,27 @@ _DESCRIPTORS: Final = "descriptor_set"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EnvoyOptions:
-    """`replicas`: IP:PORT or unix:/PATH of each version's replicas.
-
-    `run_dir`: where Envoy keeps its sockets and its log; it has to be there, for its user alone.
-    `ca_file`: authorities that upstreams' certificates are verified against. `descriptors`: of the
-    gRPC services, as protoc writes them.
-    """
+    """Options of the target."""
 
     replicas: Mapping[tuple[str, str], Sequence[str]]
+    """IP:PORT or unix:/PATH of the replicas, by endpoint and version."""
+
     descriptors: bytes
+    """Descriptor set of the gRPC services, as written by protoc."""
+
     run_dir: Path = Path("/run/headrace-envoy")
+    """Directory of Envoy's sockets and log; it must exist, accessible to Envoy's user only."""
+
     ca_file: Path | None = None
+    """Authorities that verify upstreams' certificates."""
 
 
 def envoy(facts: ExportFacts, options: EnvoyOptions) -> Export:
-    """A bootstrap for `envoy -c FILE`: listeners, routes, clusters and scripts in one file.
+    """Export a bootstrap for `envoy -c FILE`: listeners, routes, clusters and scripts in one file.
 
     Raises:
-        NotExpressibleError: The spec says what needs a control plane.
-        InvalidArgumentError: A version's address is not known, or is a name.
+        NotExpressibleError: The spec needs a control plane.
+        InvalidArgumentError: A version's address is missing, or is a host name.
     """
     addresses = addresses_of(facts, options.replicas)
     losses = list(_implied_access_losses(facts))
@@ -144,7 +146,9 @@ def envoy(facts: ExportFacts, options: EnvoyOptions) -> Export:
         [ExportDocument(name="envoy", body=body)],
         losses=losses,
         notes=[
-            ExportNote(f"{options.run_dir}: has to be there, for Envoy's user alone (mode 0700)")
+            ExportNote(
+                f"{options.run_dir}: must exist, accessible to Envoy's user only (mode 0700)"
+            )
         ],
     )
 
@@ -195,9 +199,9 @@ def _route(endpoint: Endpoint, addresses: Mapping[tuple[str, str], Sequence[str]
 
 
 def _implied_access_losses(facts: ExportFacts) -> Iterator[Loss]:
-    """Beyond loopback an endpoint that says nothing takes keys, of which this Envoy knows none.
+    """Losses of endpoints without `access`, which beyond loopback require API keys.
 
-    That is safe, so it is a loss only where nothing else could let anybody in.
+    This Envoy has no keys. That is safe, so it is a loss only if no other method is configured.
     """
     auth = facts.spec.auth
     if facts.spec.gateway.host.startswith("127.") or auth.jwt or auth.certificates:
@@ -206,7 +210,8 @@ def _implied_access_losses(facts: ExportFacts) -> Iterator[Loss]:
         if endpoint.spec.access is None:
             yield Loss(
                 f"{endpoint.location}.access",
-                "is not set, so that Headrace asks who calls beyond loopback, and this would let "
-                "nobody in: API keys are in a control plane's state",
-                "say `access: public`, or add `auth`",
+                "is not set, so Headrace requires authentication beyond loopback, and this "
+                "would refuse "
+                "all callers: API keys are in a control plane's state",
+                "set `access: public`, or add `auth`",
             )

@@ -38,7 +38,7 @@ from headrace.deploy.table import TABLE
 
 INSTANCE: Final = "headrace"
 MANAGER: Final = "headrace-export"
-"""Who says that an object is an export's: a control plane leaves it alone."""
+"""Value of the managed-by label of exported objects, which a control plane does not touch."""
 _LONGEST: Final = 63
 _NOT_DNS: Final = re.compile(r"[^a-z0-9-]+")
 _HASH: Final = 8
@@ -47,8 +47,8 @@ _HASH: Final = 8
 def object_name(*parts: str, longest: int = _LONGEST) -> str:
     """`instance-endpoint-version` as a DNS label.
 
-    What DNS does not take becomes a dash. Where something changed or was cut, a hash of the whole
-    tells two names apart that would be one. A revision's objects have the driver's names instead.
+    Characters that DNS does not allow become dashes. If a name was changed or cut, a hash of the
+    whole keeps it unique. Objects of a revision have the driver's names instead.
     """
     whole = "-".join(part for part in parts if part)
     name = _NOT_DNS.sub("-", whole.lower()).strip("-")
@@ -63,7 +63,7 @@ def object_name(*parts: str, longest: int = _LONGEST) -> str:
 def labels(
     instance: str, component: str, *, endpoint: str = "", version: str = ""
 ) -> dict[str, str]:
-    """The labels of every object of ours that is no revision's."""
+    """The labels of exported objects that do not belong to a revision."""
     values = {ENDPOINT: endpoint, VERSION: version}
     return {
         "app.kubernetes.io/name": "headrace",
@@ -76,28 +76,28 @@ def labels(
 
 
 Body: TypeAlias = dict[str, Any]
-"""A document of another system's, as JSON has it."""
+"""A document of another system, as JSON data."""
 Services: TypeAlias = Mapping[tuple[str, str], tuple[str, int | None]]
 """Names and ports of Services, by endpoint and version."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportDocument:
-    """One document. `name`: what its file is called, without an ending."""
+    """One document. `name`: file name without suffix."""
 
     name: str
     body: Body
 
 
 def manifest(api_version: str, kind: str, metadata: Body, **parts: Body) -> ExportDocument:
-    """An object of Kubernetes'; its file is called by its kind and name."""
+    """A Kubernetes object; its file is named by kind and name."""
     body = {"apiVersion": api_version, "kind": kind, "metadata": metadata, **parts}
     return ExportDocument(name=f"{kind.lower()}-{metadata['name']}", body=body)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Export:
-    """What a target gets. `notes`: what is only about the same, or left out by leave."""
+    """The result of an export. `notes`: approximations and allowed losses."""
 
     target: ExportTarget
     documents: tuple[ExportDocument, ...]
@@ -106,19 +106,19 @@ class Export:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClusterTarget:
-    """Where in a cluster an export belongs, and what is there already.
-
-    `services`: names and ports of Services by endpoint and version, where they are others'.
-    """
+    """The cluster's part of an export."""
 
     instance: str = INSTANCE
+
     namespace: str = "default"
+
     services: Services | None = None
+    """Names and ports of existing Services by endpoint and version."""
 
     def service(self, endpoint: Endpoint, version: Version) -> tuple[str, int | None]:
-        """The Service of a version, and its port where it is not the usual one.
+        """The Service of a version, and its port if it is not the default.
 
-        The driver's, where its name can be known; else a plain name.
+        The driver's Service if its name is known; else a plain name.
         """
         named_service = (self.services or {}).get((endpoint.name, version.number))
         if named_service is not None:
@@ -129,17 +129,17 @@ class ClusterTarget:
         return object_name(self.instance, endpoint.name, version.number), None
 
     def has_drivers_service(self, endpoint: Endpoint, version: Version) -> bool:
-        """Whether the Service of a version is one that the driver makes: it speaks HTTP only."""
+        """Whether the Service of a version is created by the driver, so that it has HTTP only."""
         is_given = (endpoint.name, version.number) in (self.services or {})
         return bool(version.revision) and not is_given
 
     def metadata(self, name: str, labels: Mapping[str, str]) -> Body:
-        """The head of an object."""
+        """The metadata of an object."""
         return {"name": name, "namespace": self.namespace, "labels": dict(labels)}
 
 
 _COPYING: Final = (ExportTarget.GATEWAY_API, ExportTarget.ENVOY, ExportTarget.AWS_APIGATEWAY)
-"""Targets that copy requests, or have a gateway behind them that does."""
+"""Targets that mirror requests, or have a gateway behind them that does."""
 
 
 def finish(
@@ -150,14 +150,14 @@ def finish(
     losses: Iterable[Loss] = (),
     notes: Iterable[ExportNote] = (),
 ) -> Export:
-    """The export, if nothing is lost but what may be.
+    """Return the export, unless something is lost without permission.
 
     Args:
-        losses: What the table does not know: how parts of the spec stand to each other.
-        notes: The same for what is only about the same.
+        losses: Losses that the table does not contain, from combinations of settings.
+        notes: Approximations of the same kind.
 
     Raises:
-        NotExpressibleError: The spec says what the target cannot express.
+        NotExpressibleError: The target cannot express the spec.
     """
     exported = {endpoint.location for endpoint in facts.endpoints}
     lost: list[Loss] = []
@@ -172,12 +172,16 @@ def finish(
         elif setting_outcome.cell.outcome is ExportOutcome.APPROXIMATED and not any(
             cell == setting_outcome.cell and is_within(location, outer)
             for cell, outer in approximated
-        ):  # once of a part, and not again of what is in it
+        ):  # noted once for a part, not again for its fields
             approximated.append((setting_outcome.cell, location))
             all_notes.append(ExportNote(setting_outcome.cell.note, location))
     if target not in _COPYING:
         lost += [
-            Loss(f"{e.location}.rollout", "copies no requests to a shadow", "wait until it is over")
+            Loss(
+                f"{e.location}.rollout",
+                "does not mirror requests",
+                "wait until the rollout is over",
+            )
             for e in facts.endpoints
             if e.mirror
         ]
@@ -187,14 +191,14 @@ def finish(
 
 
 def implied_access(facts: ExportFacts, why: str, remedy: str) -> list[Loss]:
-    """Endpoints that say nothing of access: beyond loopback Headrace asks who calls.
+    """Losses of endpoints without `access`, which beyond loopback require authentication.
 
-    A target that cannot ask would open them, and nobody said that it may.
+    A target without authentication would make them public, which the spec does not allow.
     """
     return [
         Loss(
             f"{endpoint.location}.access",
-            f"is not set, so that Headrace asks who calls beyond loopback, and {why}",
+            f"is not set, so Headrace requires authentication beyond loopback, and {why}",
             remedy,
         )
         for endpoint in facts.endpoints
@@ -202,26 +206,29 @@ def implied_access(facts: ExportFacts, why: str, remedy: str) -> list[Loss]:
     ]
 
 
-NO_AUTHENTICATION: Final = ("this asks nobody", "say `access: public`, or have something else ask")
+NO_AUTHENTICATION: Final = (
+    "this target does not authenticate",
+    "set `access: public`, or authenticate elsewhere",
+)
 
 
 def addresses_of(
     facts: ExportFacts, requested: Mapping[tuple[str, str], Sequence[str]]
 ) -> dict[tuple[str, str], tuple[str, ...]]:
-    """The addresses of each version's replicas, as `--replica` names them.
+    """The addresses of each version's replicas, from `--replica`.
 
     Raises:
-        InvalidArgumentError: A version has none, or one is for a version that is not there.
+        InvalidArgumentError: A version has no address, or an address has no such version.
     """
     versions = {(e.name, v.number): v for e in facts.endpoints for v in e.versions}
     mistakes = [
-        f"--replica {name}:{number}: there is no such version; there are "
+        f"--replica {name}:{number}: version does not exist; versions: "
         + ", ".join(f"{e}:{v}" for e, v in versions)
         for name, number in requested
         if (name, number) not in versions
     ]
     mistakes += [
-        f"{version.location}: no address is known of version {number} of {name!r}: "
+        f"{version.location}: version {number} of {name!r} has no address: "
         f"--replica {name}:{number}=HOST:PORT"
         for (name, number), version in versions.items()
         if version.upstream is None and not requested.get((name, number))
@@ -235,17 +242,17 @@ _WIDTH: Final = 100
 
 
 class DocumentFormat(StrEnum):
-    """How documents are written."""
+    """The format of documents."""
 
     YAML = "yaml"
     JSON = "json"
 
 
 def text_of(export: Export, form: DocumentFormat) -> str:
-    """All documents in one text.
+    """All documents as one text.
 
     Raises:
-        InvalidArgumentError: There are several, of which JSON has room for one.
+        InvalidArgumentError: There are several documents, and JSON allows one.
     """
     documents = export.documents
     if form is DocumentFormat.JSON:
@@ -254,13 +261,13 @@ def text_of(export: Export, form: DocumentFormat) -> str:
         if all("kind" in document.body for document in documents):
             items = [document.body for document in documents]
             return _json({"apiVersion": "v1", "kind": "List", "items": items})
-        msg = f"these are {len(documents)} documents, of which JSON takes one: --output FOLDER"
+        msg = f"JSON allows one document, this export has {len(documents)}: use --output FOLDER"
         raise InvalidArgumentError(msg)
     return "---\n".join([_head(export), *(_yaml(d.body) for d in documents)])
 
 
 def files_of(export: Export, form: DocumentFormat) -> dict[str, str]:
-    """Each document as a file of its own, by its name."""
+    """Each document as a file, by name."""
     ending = form.value
     if form is DocumentFormat.JSON:
         return {f"{d.name}.{ending}": _json(d.body) for d in export.documents}
@@ -271,7 +278,7 @@ def files_of(export: Export, form: DocumentFormat) -> dict[str, str]:
 def _head(export: Export) -> str:
     lines = [
         f"Written by `headrace export {export.target.value}` of Headrace {__version__}.",
-        "Write it again rather than change it.",
+        "Export again instead of editing it.",
         *(line for note in export.notes for line in note.splitlines()),
     ]
     return "".join(f"# {line}\n" for line in lines)

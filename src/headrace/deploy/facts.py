@@ -1,4 +1,4 @@
-"""Facts of a spec that other systems need, read once for all targets."""
+"""Facts of a spec for exports, read once for all targets."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,54 +16,55 @@ _VERSION: Final = re.compile(r"[0-9]{1,18}")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Artifact:
-    """What the registry knows of a model.
-
-    `digest`: `sha256:...`; empty where it is in no registry. `filename`: what a runtime loads.
-    `runtime`: empty where nobody knows. `sha256`: of a lone file, which a replica checks by itself.
-    `labels`: class names by output.
-    """
+    """A model in the registry, or a file."""
 
     filename: str
+    """The file that a runtime loads."""
+
     version: str = ""
+
     digest: str = ""
+    """`sha256:...`; empty if it is not in a registry."""
+
     runtime: str = ""
+    """Empty if unknown."""
+
     runs_code: bool = False
+
     sha256: str = ""
+    """Of a single file, verified by the replica."""
+
     labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Class names by output."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VersionShare:
-    """One version's share of the requests, as a running system has it now.
-
-    `revision`: the id of what its pods run; empty where nobody runs it in pods.
-    """
+    """One version's current share of the requests in a running system."""
 
     version: str
     weight: int
     model: str = ""
     replicas: int = 1
     revision: str = ""
+    """Id of the revision its pods run; empty without pods."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LiveEndpoint:
-    """What a running system does with an endpoint: a rollout may be half way.
-
-    `mirror`: the version that gets copies of `mirror_percent` of the requests; empty for none.
-    """
+    """An endpoint in a running system, possibly during a rollout."""
 
     shares: tuple[VersionShare, ...]
     mirror: str = ""
+    """The version that gets mirrored requests; empty for none."""
+
     mirror_percent: int = 0
+    """Percent of requests that are mirrored."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Version:
-    """One version behind an endpoint. `model`: empty for an upstream; `place`: in the spec.
-
-    `revision`: its id, by which the driver names its Service; empty where nobody knows.
-    """
+    """One version of an endpoint."""
 
     number: str
     weight: int
@@ -77,7 +78,7 @@ class Version:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Endpoint:
-    """One endpoint: its spec, and the versions that answer for it in the spec's order."""
+    """One endpoint: its spec and its versions in the spec's order."""
 
     spec: EndpointSpec
     location: str
@@ -87,41 +88,41 @@ class Endpoint:
 
     @property
     def name(self) -> str:
-        """What callers name."""
+        """The name that callers use."""
         return self.spec.name
 
     @property
     def split(self) -> tuple[Version, ...]:
-        """The versions that take requests which name none."""
+        """The versions in the traffic split."""
         return tuple(version for version in self.versions if version.weight > 0)
 
     @property
     def newest(self) -> Version:
-        """The version that was listed last of those that take requests."""
+        """The last listed version of the split."""
         return self.split[-1]
 
     def stable(self) -> "Endpoint":
-        """The same with the first version of the split alone, for all requests."""
+        """A copy with the first version of the split alone, for all requests."""
         return replace(self, versions=(replace(self.split[0], weight=_FULL),))
 
     def version(self, number: str) -> Version:
-        """The version of that number; StopIteration if there is none."""
+        """The version with this number; StopIteration if it does not exist."""
         return next(version for version in self.versions if version.number == number)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportFacts:
-    """A spec, read for an export. `allowed`: fields that may be lost."""
+    """The facts of a spec for an export. `allowed`: fields that may be lost."""
 
     spec: SystemSpec
     endpoints: tuple[Endpoint, ...]
     allowed: tuple[str, ...] = ()
     key_sets: Mapping[str, str] = field(default_factory=dict)
-    """Public keys (RFC 7517) of identity providers whose spec names a file, by their name."""
+    """Key sets (RFC 7517) of identity providers with a key file, by provider name."""
 
     @property
     def body_bytes(self) -> int:
-        """How large a request may be."""
+        """Size limit of a request."""
         return self.spec.gateway.max_body_bytes
 
 
@@ -135,16 +136,16 @@ def read_facts(
     key_sets: Mapping[str, str] | None = None,
     revisions: Mapping[tuple[str, str], str] | None = None,
 ) -> ExportFacts:
-    """The facts that `spec` holds.
+    """Read the facts of `spec`.
 
     Args:
-        artifacts: What is known of models, by the spec's `model`.
-        observed: What a running system does, by endpoint; else the spec's own split counts.
-        only: Names of the endpoints that are wanted; empty for all.
-        revisions: Ids of what a control plane would run, by endpoint and version.
+        artifacts: Known models, by the spec's `model`.
+        observed: State of a running system by endpoint; else the spec's split is used.
+        only: Names of endpoints to export; empty for all.
+        revisions: Ids of the revisions that a control plane would run, by endpoint and version.
 
     Raises:
-        InvalidArgumentError: With all that is missing: endpoints, versions' numbers.
+        InvalidArgumentError: With all that is missing: endpoints, version numbers.
     """
     unknown = [name for name in only if all(name != e.name for e in spec.endpoints)]
     mistakes = [f"--endpoint {name}: the spec has no endpoint of that name" for name in unknown]
@@ -163,7 +164,7 @@ def read_facts(
             for version in _versions(endpoint, location, artifacts or {}, live, mistakes)
         )
         if versions and not any(version.weight for version in versions):
-            mistakes.append(f"{location}: no version of {endpoint.name!r} takes requests now")
+            mistakes.append(f"{location}: no version of {endpoint.name!r} has traffic now")
         endpoints.append(
             Endpoint(
                 spec=endpoint,
@@ -174,7 +175,7 @@ def read_facts(
             )
         )
     if not endpoints and not mistakes:
-        mistakes.append("endpoints: there is none, so there is nothing to export")
+        mistakes.append("endpoints: the spec has none to export")
     if mistakes:
         raise InvalidArgumentError("cannot export this spec:\n  " + "\n  ".join(mistakes))
     return ExportFacts(
@@ -192,7 +193,7 @@ def _versions(
     live: LiveEndpoint | None,
     mistakes: list[str],
 ) -> Iterator[Version]:
-    """The versions of an endpoint; what is wrong with them goes to `mistakes`."""
+    """The versions of an endpoint; their mistakes are added to `mistakes`."""
     if live is not None:
         yield from _observed(endpoint, place, artifacts, live)
         return
@@ -203,12 +204,12 @@ def _versions(
         number = _number(row, artifacts, alone=len(rows) == 1)
         if not number:
             mistakes.append(
-                f"{where}.model: {row.model!r} says not which version it is; push it "
+                f"{where}.model: {row.model!r} has no version number; push it "
                 "(`headrace models push`) and name it NAME:VERSION, or export with --from-system"
             )
             continue
         if number in taken:
-            mistakes.append(f"{where}: version {number} of {endpoint.name!r} is there twice")
+            mistakes.append(f"{where}: version {number} of {endpoint.name!r} is listed twice")
         taken.add(number)
         yield Version(
             number=number,
@@ -240,7 +241,7 @@ def _observed(
 
 
 def _number(row: VersionSpec, artifacts: Mapping[str, Artifact], *, alone: bool) -> str:
-    """The version's number; a file that stands alone is 1, as `headrace serve FILE` calls it."""
+    """The version number; a single file is 1, as in `headrace serve FILE`."""
     if row.model is None:
         return row.version
     if not is_model_path(row.model):

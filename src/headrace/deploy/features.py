@@ -1,4 +1,4 @@
-"""Features that each target expresses, and the losses and notes that follow for a spec."""
+"""Support of spec features by target, and the losses and notes of a spec."""
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -16,14 +16,14 @@ from headrace.core.spec.part import SpecPart
 
 @dataclass(frozen=True, slots=True)
 class ExportNote:
-    """Something to say; `place` in the spec, empty where it is about all of it."""
+    """A note on an export; `location` in the spec, empty if it concerns all of it."""
 
     text: str
     location: str = ""
 
 
 def unique_texts(notes: Iterable[ExportNote]) -> tuple[str, ...]:
-    """`PLACE, PLACE: text`, in the order in which each text came first."""
+    """`LOCATION, LOCATION: text`, in the order of each text's first occurrence."""
     locations: dict[str, list[str]] = {}
     for note in notes:
         note_locations = locations.setdefault(note.text, [])
@@ -37,9 +37,9 @@ def unique_texts(notes: Iterable[ExportNote]) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True)
 class SpecSetting:
-    """One setting: `endpoints[0].timeout_s`, its field `endpoints[].timeout_s`, what it is.
+    """One setting: location `endpoints[0].timeout_s`, field `endpoints[].timeout_s`, and value.
 
-    What a mapping has under a name stands at that name: `kubernetes.endpoints[fraud].image`.
+    Entries of a mapping are located by name: `kubernetes.endpoints[fraud].image`.
     """
 
     location: str
@@ -50,9 +50,9 @@ class SpecSetting:
 def explicit_settings(
     model: BaseModel | SpecPart, location: str = "", field: str = ""
 ) -> Iterator[SpecSetting]:
-    """The settings of `model` that are set and differ from their default, in the file's order.
+    """The settings of `model` that differ from their default, in the file's order.
 
-    A part is told before what is in it; a default that was written out says nothing.
+    A part precedes its fields; a default that was written explicitly is skipped.
     """
     for name, info in model_of(type(model)).model_fields.items():
         value = value_of(model, name)
@@ -64,7 +64,7 @@ def explicit_settings(
 
 
 def is_within(field: str, outer: str) -> bool:
-    """Whether `field` is `outer`, or a part of it."""
+    """Whether `field` is `outer` or a part of it."""
     return field == outer or field.startswith((f"{outer}.", f"{outer}["))
 
 
@@ -103,11 +103,11 @@ class Loss:
 
     @property
     def field(self) -> str:
-        """The setting, wherever it stands: what `--allow-loss` takes."""
+        """The setting without indexes, as `--allow-loss` takes it."""
         return _INDEX.sub("[]", self.location)
 
     def left_out(self, target: str) -> ExportNote:
-        """What has to be said where it may be lost, and is."""
+        """The note for an allowed loss."""
         return ExportNote(f"left out, {target} {self.why}", self.location)
 
     def __str__(self) -> str:
@@ -115,7 +115,7 @@ class Loss:
 
 
 class NotExpressibleError(UnsupportedError):
-    """The spec says what the target cannot express; `losses` names all of it."""
+    """The target cannot express the spec; `losses` lists all reasons."""
 
     def __init__(self, target: str, losses: Sequence[Loss]) -> None:
         self.target = target
@@ -123,19 +123,19 @@ class NotExpressibleError(UnsupportedError):
         count = len(self.losses)
         head = f"{target} cannot express {count} setting{'' if count == 1 else 's'} of the spec:"
         fields = dict.fromkeys(loss.field for loss in self.losses)
-        tail = "to leave them out all the same: " + " ".join(f"--allow-loss {f}" for f in fields)
+        tail = "to leave them out: " + " ".join(f"--allow-loss {f}" for f in fields)
         super().__init__("\n  ".join([head, *map(str, self.losses), tail]))
 
 
 def accepted(target: str, losses: Iterable[Loss], allowed: Iterable[str]) -> tuple[Loss, ...]:
-    """The losses, all of which somebody said they may be.
+    """Return the losses if all of them are allowed.
 
     Args:
-        allowed: Fields such as `endpoints[].sticky`; what stands within one is allowed too.
+        allowed: Fields such as `endpoints[].sticky`, including their parts.
 
     Raises:
-        NotExpressibleError: Some may not be.
-        InvalidArgumentError: An allowed one would not be lost: it is a typing mistake, or outdated.
+        NotExpressibleError: Some losses are not allowed.
+        InvalidArgumentError: An allowed field is not lost: a typing mistake, or outdated.
     """
     unique = tuple(dict.fromkeys(losses))
     fields = tuple(_INDEX.sub("[]", field) for field in allowed)
@@ -151,7 +151,7 @@ def accepted(target: str, losses: Iterable[Loss], allowed: Iterable[str]) -> tup
 
 
 class ExportTarget(StrEnum):
-    """A system that a spec is exported for; the command is named like it."""
+    """A system to which a spec is exported; also the name of the command."""
 
     GATEWAY_API = "gateway-api"
     KSERVE = "kserve"
@@ -162,13 +162,13 @@ class ExportTarget(StrEnum):
 
 
 class ExportOutcome(StrEnum):
-    """What becomes of a feature in a target."""
+    """Support of a feature by a target."""
 
     EXPRESSED = "yes"
     APPROXIMATED = "about"
     REFUSED = "no"
     KEPT = "not its business"
-    """Somebody else does it as before, so the export has nothing to say of it."""
+    """Another component handles it as before, so it is not part of the export."""
 
 
 Holds = Callable[[Any], bool]
@@ -185,25 +185,29 @@ def _never(_: SystemSpec) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FeatureSupport:
-    """One feature in one target.
-
-    `note`: how it is expressed, or who keeps it, or why not. `way_out`: of a refusal. `when`: for
-    which values it is as `outcome` says; for all others it is expressed. `unless`: for which specs
-    it is expressed whatever the value.
-    """
+    """Support of one feature by one target."""
 
     outcome: ExportOutcome
+
     note: str = ""
+    """How it is expressed, which component handles it, or why it is refused."""
+
     remedy: str = ""
+    """What to do about a refusal."""
+
     when: Holds = field(default=_always, compare=False)
+    """For which values `outcome` applies; other values are expressed."""
+
     unless: Overrules = field(default=_never, compare=False)
+    """For which specs it is expressed with any value."""
+
     rest: str = ""
-    """Says in the documentation for which values a refusal holds."""
+    """Documentation of the values that are refused."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpecFeature:
-    """A row of the table: some fields of the spec that share a fate. Longer fields go first."""
+    """A row of the table: fields with the same support. Longer fields take precedence."""
 
     title: str
     fields: tuple[str, ...]
@@ -211,24 +215,24 @@ class SpecFeature:
 
 
 def yes(note: str = "") -> FeatureSupport:
-    """It is expressed, exactly."""
+    """It is expressed exactly."""
     return FeatureSupport(outcome=ExportOutcome.EXPRESSED, note=note)
 
 
 def about(note: str) -> FeatureSupport:
-    """Something close to it is expressed, which `note` tells."""
+    """It is approximated, as described in `note`."""
     return FeatureSupport(outcome=ExportOutcome.APPROXIMATED, note=note)
 
 
 def external(note: str) -> FeatureSupport:
-    """It is not the target's business; `note` says whose it is."""
+    """It is handled by another component, named in `note`."""
     return FeatureSupport(outcome=ExportOutcome.KEPT, note=note)
 
 
 def no(
     why: str, remedy: str, *, when: Holds = _always, unless: Overrules = _never, rest: str = ""
 ) -> FeatureSupport:
-    """It cannot be expressed, `when` the value or the spec is so (`rest` says how); else it is."""
+    """It cannot be expressed if `when` or not `unless` (described in `rest`); else it is."""
     return FeatureSupport(
         outcome=ExportOutcome.REFUSED,
         note=why,
@@ -242,7 +246,7 @@ def no(
 def row(
     title: str, fields: str, *cells: FeatureSupport, every: FeatureSupport | None = None
 ) -> SpecFeature:
-    """A feature; `fields` are separated by spaces, `cells` stand in the order of the targets."""
+    """A row of the table; `fields` are separated by spaces, `cells` in the order of the targets."""
     supports = cells or (every,) * len(ExportTarget)
     return SpecFeature(
         title=title,
@@ -252,41 +256,40 @@ def row(
 
 
 def feature_of(table: tuple[SpecFeature, ...], name: str) -> tuple[SpecFeature, str] | None:
-    """The row that a field of the spec belongs to, and by which of its fields; None for none."""
+    """The row of a field of the spec, and the matching field of the row; None if there is none."""
     matches = [(feature, f) for feature in table for f in feature.fields if is_within(name, f)]
     return max(matches, key=lambda item: len(item[1]), default=None)
 
 
 @dataclass(frozen=True, slots=True)
 class SettingOutcome:
-    """What becomes of one setting that somebody wrote."""
+    """The outcome of one explicit setting."""
 
     setting: SpecSetting
     cell: FeatureSupport
     is_lost: bool
-    """Whether the target refuses it, with this value and in this spec."""
+    """Whether the target refuses this value in this spec."""
 
     def loss(self) -> Loss:
-        """The refusal."""
+        """The loss of the setting."""
         return Loss(self.setting.location, self.cell.note, self.cell.remedy)
 
 
 def setting_outcomes(
     table: tuple[SpecFeature, ...], target: ExportTarget, spec: SystemSpec
 ) -> Iterator[SettingOutcome]:
-    """What becomes of each setting in `spec`.
+    """The outcome of each setting in `spec`.
 
-    A part that is refused as a whole is told once, and what is in it is not told again.
+    A part that is refused as a whole is reported once, without its fields.
     """
     reported: list[str] = []
     for setting in explicit_settings(spec):
         match = feature_of(table, setting.field)
-        # An outer part, such as `endpoints[]`, has no row: all that is in it has.
+        # An outer part, such as `endpoints[]`, has no row: its fields have.
         if match is None or any(is_within(setting.location, location) for location in reported):
             continue
         feature, named = match
-        # Whether the part was judged as a whole already: a field within it adds
-        # nothing.
+        # A field within a part that was judged as a whole adds nothing.
         if setting.field != named and feature.cells[target].outcome is ExportOutcome.REFUSED:
             continue
         cell = feature.cells[target]

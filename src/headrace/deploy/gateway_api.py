@@ -1,4 +1,4 @@
-"""A traffic split as routes of the Gateway API, and the Services that they lead to.
+"""Export of a traffic split as Gateway API routes, and the Services behind them.
 
 https://gateway-api.sigs.k8s.io/reference/spec/
 """
@@ -28,7 +28,7 @@ MODEL_HEADER: Final = "x-model"
 
 
 def has_grpc_route(endpoint: Endpoint, target: ClusterTarget) -> bool:
-    """Whether every version speaks gRPC: a replica of the driver's does not."""
+    """Whether every version serves gRPC: a replica of the driver does not."""
     return all(
         not target.has_drivers_service(endpoint, version)
         if version.upstream is None
@@ -38,13 +38,13 @@ def has_grpc_route(endpoint: Endpoint, target: ClusterTarget) -> bool:
 
 
 def grpc_notes(facts: ExportFacts, target: ClusterTarget, port: int | None) -> Iterator[ExportNote]:
-    """What gRPC needs, and where it has no route. `port`: None where nobody asked for routes."""
+    """Requirements of gRPC, and endpoints without a gRPC route. `port`: None without routes."""
     if port is None:
         return
     if any(has_grpc_route(endpoint, target) for endpoint in facts.endpoints):
         if len(facts.endpoints) > 1:
             yield ExportNote(
-                "gRPC: routes cannot read a message, so callers name the endpoint in the metadata "
+                "gRPC: routes cannot inspect messages, so callers set the endpoint in the metadata "
                 f"{MODEL_HEADER}"
             )
         yield ExportNote(
@@ -53,14 +53,15 @@ def grpc_notes(facts: ExportFacts, target: ClusterTarget, port: int | None) -> I
     for endpoint in facts.endpoints:
         if any(target.has_drivers_service(endpoint, version) for version in endpoint.versions):
             yield ExportNote(
-                "no GRPCRoute, as the driver's Services have HTTP only: leave gRPC to Headrace's "
-                "gateway, or name others by --service",
+                "no GRPCRoute, as the driver's Services are HTTP only: use Headrace's gateway "
+                "for gRPC, "
+                "or set other Services with --service",
                 endpoint.location,
             )
 
 
 def service_notes(facts: ExportFacts, target: ClusterTarget) -> Iterator[ExportNote]:
-    """Which Services have names that nobody vouches for."""
+    """Services whose names are assumed."""
     guessed = [
         f"{target.service(endpoint, version)[0]} ({version.location})"
         for endpoint in facts.endpoints
@@ -71,9 +72,9 @@ def service_notes(facts: ExportFacts, target: ClusterTarget) -> Iterator[ExportN
     ]
     if guessed:
         yield ExportNote(
-            f"Services are taken to be called {', '.join(guessed)}: what the driver calls them is "
-            "known of a running system (--from-system) and of models in the registry; --service "
-            "names others"
+            f"Services are assumed to be named {', '.join(guessed)}: the driver's names are "
+            "known for a running system (--from-system) and for models in the registry; --service "
+            "sets other names"
         )
 
 
@@ -81,7 +82,7 @@ API: Final = "gateway.networking.k8s.io/v1"
 SERVICE: Final = "inference.GRPCInferenceService"
 VERSION_HEADER: Final = "x-model-version"
 GRACE_S: Final = 0.5
-"""A replica answers at the deadline itself and says why: a gateway waits a little longer."""
+"""The replica responds at the deadline with a reason, so the gateway waits a little longer."""
 _MOST_RULES: Final = 16
 _MOST_BACKENDS: Final = 16
 _VERBS: Final = ("predict",)
@@ -90,23 +91,28 @@ _SERVER_PATHS: Final = ("/v2", "/v2/health/live", "/v2/health/ready")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GatewayApiOptions:
-    """`gateway`: NAME or NAMESPACE/NAME of the Gateway, with `section` one listener of it.
-
-    `grpc`: whether replicas serve gRPC too, on `grpc_port` of their Services.
-    """
+    """Options of the target."""
 
     gateway: str = "headrace"
+    """NAME or NAMESPACE/NAME of the Gateway."""
+
     section: str = ""
+    """One listener of the Gateway."""
+
     hostnames: tuple[str, ...] = ()
+
     grpc: bool = True
+    """Whether replicas serve gRPC, too."""
+
     grpc_port: int = GRPC_PORT
+    """gRPC port of their Services."""
 
 
 def gateway_api(facts: ExportFacts, target: ClusterTarget, options: GatewayApiOptions) -> Export:
-    """HTTPRoutes and GRPCRoutes that split requests between the Services of versions.
+    """Export HTTPRoutes and GRPCRoutes that split requests between the Services of versions.
 
     Raises:
-        NotExpressibleError: The spec says what routes cannot.
+        NotExpressibleError: Routes cannot express the spec.
     """
     routed = tuple(_routed(facts, target))
     documents = [
@@ -115,8 +121,7 @@ def gateway_api(facts: ExportFacts, target: ClusterTarget, options: GatewayApiOp
         for document in _documents(endpoint, target, options, alone=len(routed) == 1)
     ]
     if routed:
-        # What is about no endpoint goes to some replica, as it does behind our own
-        # gateway.
+        # Requests that concern no endpoint go to some replica, as with Headrace's gateway.
         endpoint = routed[0]
         backends = [
             {**_backend(endpoint, v, target, HTTP_PORT), "weight": v.weight}
@@ -138,7 +143,7 @@ def gateway_api(facts: ExportFacts, target: ClusterTarget, options: GatewayApiOp
 
 
 def _routed(facts: ExportFacts, target: ClusterTarget) -> Iterator[Endpoint]:
-    """The endpoints as routes have them: without servers that no Service is named for."""
+    """The endpoints with routes: without upstreams that have no Service."""
     for endpoint in facts.endpoints:
         versions = tuple(v for v in endpoint.versions if _has_service(endpoint, v, target))
         routed = replace(endpoint, versions=versions)
@@ -154,8 +159,8 @@ def http_rules(endpoint: Endpoint, split: Sequence[Body], own: dict[str, Body]) 
     """The rules of an endpoint's HTTPRoute.
 
     Args:
-        split: The backends of requests that name no version.
-        own: The backend of each version that its number reaches.
+        split: The backends of requests without a version.
+        own: The backend of each version number.
     """
     path = f"/v2/models/{endpoint.name}"
     timeout_s = endpoint.spec.timeout_s
@@ -178,7 +183,7 @@ def http_rules(endpoint: Endpoint, split: Sequence[Body], own: dict[str, Body]) 
 
 
 def remove_internal_headers() -> Body:
-    """The filter that takes headers away which only a gateway may set."""
+    """The filter that removes headers which only a gateway may set."""
     return {
         "type": "RequestHeaderModifier",
         "requestHeaderModifier": {"remove": list(INTERNAL_HEADERS)},
@@ -186,7 +191,7 @@ def remove_internal_headers() -> Body:
 
 
 def duration(value_s: float) -> str:
-    """A time as the Gateway API writes it (GEP-2257), to the millisecond; 0 is none."""
+    """A duration of the Gateway API (GEP-2257), in milliseconds; 0 means none."""
     rest_ms = round(value_s * 1000)
     parts = []
     for unit, size in (("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)):
@@ -242,7 +247,7 @@ def _routes(
     options: GatewayApiOptions,
     rules: list[Body],
 ) -> Iterator[ExportDocument]:
-    """One route, or several where it would have more rules than one may have."""
+    """One route, or several if it would exceed the maximum number of rules."""
     named = labels(target.instance, "gateway", endpoint=endpoint.name)
     for i in range(0, len(rules), _MOST_RULES):
         more = f"{i // _MOST_RULES + 1}" if i else ""
@@ -254,7 +259,7 @@ def _routes(
 def route(
     kind: str, metadata: Body, options: GatewayApiOptions, rules: list[Body]
 ) -> ExportDocument:
-    """A route of the Gateway that the options name."""
+    """A route of the Gateway in the options."""
     namespace, _, name = options.gateway.rpartition("/")
     parent: Body = {"name": name}
     if namespace:
@@ -274,13 +279,13 @@ def _backend(
 
 
 def _weighted(endpoint: Endpoint) -> list[Version]:
-    """The versions of the split; those with the largest shares where there are too many."""
+    """The versions of the split; those with the largest shares if there are too many."""
     largest = sorted(endpoint.split, key=lambda version: -version.weight)[:_MOST_BACKENDS]
     return [version for version in endpoint.split if version in largest]
 
 
 def _mirror(endpoint: Endpoint, backends: dict[str, Body]) -> list[Body]:
-    """Copies of requests to the shadow, whose answers are dropped."""
+    """The filter that mirrors requests to the shadow, whose responses are dropped."""
     if endpoint.mirror not in backends or not endpoint.mirror_percent:
         return []
     mirror: Body = {"backendRef": backends[endpoint.mirror], "percent": endpoint.mirror_percent}
@@ -288,21 +293,22 @@ def _mirror(endpoint: Endpoint, backends: dict[str, Body]) -> list[Body]:
 
 
 def _losses(facts: ExportFacts, target: ClusterTarget) -> Iterator[Loss]:
-    """Splits over more versions than a rule takes; servers that no Service is named for."""
+    """Losses of splits with too many versions, and of upstreams without a Service."""
     for endpoint in facts.endpoints:
         if len(endpoint.split) > _MOST_BACKENDS:
             yield Loss(
                 f"{endpoint.location}.versions",
-                f"splits between {_MOST_BACKENDS} versions, and here are {len(endpoint.split)}",
-                "end those with the smallest shares",
+                f"splits between at most {_MOST_BACKENDS} versions, and this split has "
+                f"{len(endpoint.split)}",
+                "remove those with the smallest shares",
             )
         for version in endpoint.versions:
             key = (endpoint.name, version.number)
             if not _has_service(endpoint, version, target):
                 yield Loss(
                     f"{version.location}.upstream",
-                    "a route leads to Services only",
-                    f"make one for it: --service {key[0]}:{key[1]}=NAME:PORT",
+                    "a route can only refer to Services",
+                    f"create one for it: --service {key[0]}:{key[1]}=NAME:PORT",
                 )
 
 

@@ -1,4 +1,4 @@
-"""Export of a Helm chart: its options, and settings of a spec that a cluster does not take."""
+"""Options of the Helm export, and settings that a cluster cannot express."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -20,17 +20,17 @@ Values = dict[str, Any]
 
 
 class HelmMode(StrEnum):
-    """Who makes the objects of model versions."""
+    """Creator of the objects of model versions."""
 
     DRIVER = "driver"
-    """The control plane, in the cluster."""
+    """The control plane in the cluster."""
     STATIC = "static"
-    """The chart itself, for clusters without our control plane."""
+    """The chart, for clusters without a control plane."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mount:
-    """Files of a Secret, a ConfigMap or a claim, and where pods have them."""
+    """Files of a Secret, ConfigMap or claim, and their path in pods."""
 
     kind: str
     name: str
@@ -38,10 +38,10 @@ class Mount:
 
     @classmethod
     def parsed(cls, text: str) -> Self:
-        """`secret:NAME=/PATH`, `config:NAME=/PATH` or `claim:NAME=/PATH`.
+        """Parse `secret:NAME=/PATH`, `config:NAME=/PATH` or `claim:NAME=/PATH`.
 
         Raises:
-            InvalidArgumentError: It is written otherwise.
+            InvalidArgumentError: It has another form.
         """
         match = _MOUNT.fullmatch(text)
         if match is None or match["kind"] not in _SOURCES or not _NAME.fullmatch(match["name"]):
@@ -52,17 +52,17 @@ class Mount:
             raise InvalidArgumentError(msg)
         path = PurePosixPath(match["path"])
         if ".." in path.parts or path == PurePosixPath("/") or path.is_relative_to("/etc/headrace"):
-            msg = f"--mount {text!r}: {path} is no folder that files may be mounted to"
+            msg = f"--mount {text!r}: {path} is not a folder where files may be mounted"
             raise InvalidArgumentError(msg)
         return cls(kind=match["kind"], name=match["name"], path=path)
 
     @property
     def is_writable(self) -> bool:
-        """Whether pods can write there."""
+        """Whether pods can write to it."""
         return self.kind == "claim"
 
     def has(self, path: str) -> bool:
-        """Whether a path lies in it."""
+        """Whether it contains a path."""
         candidate = PurePosixPath(path)
         return ".." not in candidate.parts and candidate.is_relative_to(self.path)
 
@@ -75,7 +75,7 @@ _SOURCES: Final[Mapping[str, tuple[str, str]]] = {
 
 
 def volumes_of(mounts: Iterable[Mount]) -> Values:
-    """The values by which pods have `mounts`."""
+    """The values that mount `mounts` into pods."""
     volumes, volume_mounts = [], []
     for i, mount in enumerate(mounts):
         source, key = _SOURCES[mount.kind]
@@ -89,28 +89,36 @@ def volumes_of(mounts: Iterable[Mount]) -> Values:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HelmOptions:
-    """What no spec says.
-
-    `jobs_apart`, `streams_apart`: as CronJobs and Deployments of their own, and not by the control
-    plane. `lag_records`: how many records one worker may be behind, for KEDA; None for what ten
-    batches hold. `nats_monitoring`: HOST:PORT of NATS' own statistics. `keda_authentication`: the
-    TriggerAuthentication by which KEDA asks brokers. `allowed`: settings that may be left out.
-    """
+    """Options of the export that are not in the spec."""
 
     mode: HelmMode = HelmMode.DRIVER
+
     artifacts: str = ""
+
     mounts: tuple[Mount, ...] = ()
+
     separate_jobs: bool = True
+    """Jobs as CronJobs, not run by the control plane."""
+
     separate_streams: bool = True
+    """Streams as Deployments, not run by the control plane."""
+
     lag_records: int | None = None
+    """Records that one worker may lag, for KEDA; None for ten batches."""
+
     nats_monitoring: str = ""
+    """HOST:PORT of NATS monitoring."""
+
     keda_authentication: str = ""
+    """TriggerAuthentication with which KEDA authenticates to brokers."""
+
     allowed: tuple[str, ...] = ()
+    """Settings that may be left out."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArtifactFile:
-    """What pods fetch: the artifact's digest, and the file or folder in it that a runtime loads."""
+    """An artifact for pods: its digest, and the file or folder in it that a runtime loads."""
 
     digest: str
     filename: str
@@ -118,17 +126,17 @@ class ArtifactFile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HelmExport:
-    """Values for the chart, and what has to be said beside them."""
+    """Values for the chart, and notes."""
 
     values: Values
     notes: tuple[str, ...] = field(default=())
 
 
-_PUSH: Final = "push it (`headrace models push NAME FILE`) and name it NAME:VERSION"
+_PUSH: Final = "push it (`headrace models push NAME FILE`) and set NAME:VERSION"
 _LOCAL_URL: Final = re.compile(r"(sqlite|unix|file|feast|log):")
 _URLS: Final = ("url", "broker")
 _NO_CONTROL: Final = (
-    "is the gateway's or the control plane's, and with --mode static there is neither"
+    "belongs to the gateway or the control plane, which --mode static does not have"
 )
 _STATIC: Final = (
     "version", "kubernetes", "jobs", "streams", "alerts", "security", "online_stores",
@@ -141,18 +149,18 @@ _STATIC: Final = (
         )
     ),
 )  # fmt: skip
-"""What static objects, or the alerts beside them, say."""
+"""Settings that static objects, or their alerts, express."""
 _OF_POOLS: Final = ("pools", "endpoints[].pool")
 
 
 def spec_losses(spec: SystemSpec, mounts: Iterable[Mount]) -> list[Loss]:
-    """What no cluster can express: files of one machine, and what joins processes of one."""
+    """Losses that no cluster can express: local files and settings of local gateways."""
     document = spec.document()
     losses = list(_endpoint_losses(spec))
     for name in ("limits_listen", "limits_service"):
         if getattr(spec.gateway, name) is not None:
             way = "leave it out: the control plane counts for all gateways of the chart"
-            losses.append(Loss(f"gateway.{name}", "joins gateways of one machine", way))
+            losses.append(Loss(f"gateway.{name}", "connects gateways of one machine", way))
     endpoints = {key: value for key, value in document.items() if key not in {"jobs", "streams"}}
     return losses + path_losses(endpoints, "", tuple(mounts))
 
@@ -163,8 +171,8 @@ def _endpoint_losses(spec: SystemSpec) -> Iterator[Loss]:
         if endpoint.features is not None and endpoint.features.online_store is None:
             yield Loss(
                 f"{location}.features.online_store",
-                "is not set, and a pod does not see the home's own store",
-                "name one of `online_stores` that pods reach, such as redis://HOST:PORT/DB",
+                "is not set, and a pod cannot access the home's store",
+                "set one of `online_stores` that pods can reach, such as redis://HOST:PORT/DB",
             )
         for j, version in enumerate(endpoint.split()):
             where = location if endpoint.versions is None else f"{location}.versions[{j}]"
@@ -174,7 +182,7 @@ def _endpoint_losses(spec: SystemSpec) -> Iterator[Loss]:
 
 
 def path_losses(value: object, location: str, mounts: tuple[Mount, ...]) -> list[Loss]:
-    """Files and stores of this machine that the document names, where no mount has them."""
+    """Losses of local files and stores in a document, unless a mount contains them."""
     if isinstance(value, list | tuple):
         return [
             loss
@@ -190,8 +198,8 @@ def path_losses(value: object, location: str, mounts: tuple[Mount, ...]) -> list
             paths = item if isinstance(item, list | tuple) else [item]
             losses += [loss for path in paths for loss in _file_loss(where, path, mounts)]
         elif key in _URLS and isinstance(item, str) and _LOCAL_URL.match(item):
-            why = f"is {item.partition(':')[0]}:…, which lies on one machine"
-            losses.append(Loss(where, why, "name a server that pods reach"))
+            why = f"is {item.partition(':')[0]}:…, which is local to one machine"
+            losses.append(Loss(where, why, "set a server that pods can reach"))
         else:
             losses += path_losses(item, where, mounts)
     return losses
@@ -201,13 +209,13 @@ def _file_loss(location: str, path: object, mounts: tuple[Mount, ...]) -> Iterat
     if isinstance(path, str) and path.startswith("/") and not any(m.has(path) for m in mounts):
         yield Loss(
             location,
-            f"is {path}, which pods do not have",
+            f"is {path}, which does not exist in pods",
             f"mount it: --mount secret:NAME={path.rpartition('/')[0] or '/FOLDER'}",
         )
 
 
 def static_losses(spec: SystemSpec) -> list[Loss]:
-    """What needs a gateway or a control plane of ours, outermost settings only."""
+    """Losses of settings that need Headrace's gateway or control plane, outermost settings only."""
     losses = list(_pool_losses(spec))
     for setting in explicit_settings(spec):
         is_covered = any(
@@ -216,7 +224,7 @@ def static_losses(spec: SystemSpec) -> list[Loss]:
         )
         if is_covered or any(is_within(setting.location, loss.location) for loss in losses):
             continue
-        way = "leave it to --mode driver, or to the gateway of your cluster"
+        way = "use --mode driver, or the gateway of your cluster"
         losses.append(Loss(setting.location, _NO_CONTROL, way))
     for i, endpoint in enumerate(spec.endpoints):
         location = f"endpoints[{i}]"
@@ -224,19 +232,19 @@ def static_losses(spec: SystemSpec) -> list[Loss]:
             losses.append(
                 Loss(
                     f"{location}.access",
-                    "is not set, so that Headrace asks who calls beyond loopback, and "
-                    "with --mode static nobody is asked",
-                    "say `access: public`, or have something else ask",
+                    "is not set, so Headrace requires authentication beyond loopback, and "
+                    "--mode static has none",
+                    "set `access: public`, or authenticate elsewhere",
                 )
             )
         if endpoint.autoscale is not None and spec.kubernetes.autoscaler == Autoscaler.HEADRACE:
-            why = "is what the control plane scales by, and with --mode static there is none"
-            way = "say who does it: kubernetes.autoscaler, hpa or keda"
+            why = "needs the control plane, which --mode static does not have"
+            way = "set kubernetes.autoscaler to hpa or keda"
             losses.append(Loss(f"{location}.autoscale", why, way))
         losses += [
             Loss(
                 f"{location}.versions[{j}].upstream",
-                "is a server of somebody else's",
+                "is an external server",
                 "route to it",
             )
             for j, version in enumerate(endpoint.versions or ())
@@ -249,17 +257,17 @@ def static_losses(spec: SystemSpec) -> list[Loss]:
 
 
 def _pool_losses(spec: SystemSpec) -> Iterator[Loss]:
-    why = "is told which models it hosts by the control plane, and with --mode static there is none"
-    way = "leave it out, with every endpoint's 'pool': each gets pods of its own"
+    why = "gets its models from the control plane, which --mode static does not have"
+    way = "leave it out, with every endpoint's 'pool': each then gets its own pods"
     yield from (Loss(f"pools[{i}]", why, way) for i, _ in enumerate(spec.pools))
     for i, endpoint in enumerate(spec.endpoints):
         if endpoint.pool is not None:
-            why = "names a pool, which nobody tells its models without a control plane"
+            why = "is a pool, which needs a control plane"
             yield Loss(f"endpoints[{i}].pool", why, "leave it out")
 
 
 def variables_of(document: object) -> tuple[str, ...]:
-    """The variables of the environment that a document names, in order."""
+    """The environment variables that a document refers to, in order."""
     if isinstance(document, str):
         return tuple(dict.fromkeys(VARIABLE.findall(document)))
     parts: Iterable[object] = ()
@@ -271,7 +279,7 @@ def variables_of(document: object) -> tuple[str, ...]:
 
 
 def worker_models(spec: SystemSpec) -> Iterator[tuple[str, str]]:
-    """Place and reference of each model that jobs and streams run by themselves."""
+    """Location and reference of each model that jobs and streams run themselves."""
     for i, job in enumerate(spec.jobs):
         yield f"jobs[{i}].model", job.model
     for i, stream in enumerate(spec.streams):
@@ -280,6 +288,6 @@ def worker_models(spec: SystemSpec) -> Iterator[tuple[str, str]]:
 
 
 def model_path_loss(location: str, model: str) -> Iterator[Loss]:
-    """A model that lies on this machine only."""
+    """The loss of a model that is a local file."""
     if is_model_path(model):
         yield Loss(location, f"is {model}, a file of this machine that no pod can read", _PUSH)

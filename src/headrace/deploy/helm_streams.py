@@ -1,4 +1,4 @@
-"""Streams as Deployments with KEDA's scaling, and jobs as CronJobs."""
+"""Streams as Deployments with KEDA scaling, and jobs as CronJobs."""
 
 import math
 import re
@@ -31,8 +31,8 @@ from headrace.streaming.brokers.nats.messages import token_of
 
 _BATCHES: Final = 10
 _REDIS_PORT: Final = 6379
-_TO_CONTROL: Final = "or leave streams to the control plane (--streams control)"
-_FIXED: Final = "give 'workers' as a number"
+_TO_CONTROL: Final = "or let the control plane run streams (--streams control)"
+_FIXED: Final = "set 'workers' to a number"
 
 
 def stream_values(
@@ -44,17 +44,17 @@ def stream_values(
     *,
     stores: Iterable[OnlineStoreSpec] = (),
 ) -> tuple[Values, list[Loss]]:
-    """The values of one Deployment, and what it cannot express.
+    """The values of one Deployment, and its losses.
 
     Args:
-        document: The stream as it stands in the spec.
-        stored: What its pods fetch, by the spec's own names of models.
+        document: The stream in the spec.
+        stored: Artifacts for pods, by the model references of the spec.
         stores: The online stores of the spec.
     """
     losses = [*_losses(stream, location), *path_losses(document, location, options.mounts)]
     stream_document, models = dict(document), list[Values]()
     model = stored.get(document.get("model", ""))
-    if model is not None:  # an init container puts it there
+    if model is not None:  # fetched by an init container
         stream_document["model"] = f"/models/model/{model.filename}"
         models.append({"name": "model", "digest": model.digest})
     bounds = stream.bounds
@@ -75,37 +75,37 @@ def stream_values(
             "maxReplicas": bounds.max,
             "triggers": triggers,
         }
-    # Their number is the Deployment's business; each pod has one.
+    # The Deployment sets their number; each pod has one.
     stream_document.pop("workers", None)
     return values, losses
 
 
 def _losses(stream: StreamSpec, location: str) -> Iterator[Loss]:
     if stream.endpoint is not None:
-        why = "asks a gateway through a home that runs it, which no pod has"
-        yield Loss(f"{location}.endpoint", why, f"name the model itself (model:), {_TO_CONTROL}")
+        why = "needs the gateway of a home, which no pod has"
+        yield Loss(f"{location}.endpoint", why, f"set the model itself (model:), {_TO_CONTROL}")
     if stream.model is not None:
         yield from model_path_loss(f"{location}.model", stream.model)
     if stream.windows is not None:
         why = "keeps its state on the disk of one machine"
         yield Loss(f"{location}.windows", why, _TO_CONTROL.removeprefix("or "))
     if stream.paused:
-        why = "is what somebody says to a control plane"
+        why = "is a command to a control plane"
         yield Loss(f"{location}.paused", why, "scale the Deployment to 0 instead")
 
 
 def _triggers(
     stream: StreamSpec, location: str, options: HelmOptions, losses: list[Loss]
 ) -> list[Values]:
-    """What KEDA asks a broker; what it cannot goes to `losses`."""
+    """The triggers of KEDA; what it cannot express is added to `losses`."""
     threshold = options.lag_records or _BATCHES * stream.max_batch_size
     group = stream.source.group or stream.name
     url = stream.source.broker
     scheme = url.partition(":")[0].lower()
     where = f"{location}.source.broker"
     if VARIABLE.search(urlsplit(url).netloc.rpartition("@")[2]):
-        why = "has a variable in its address, and KEDA reads no environment of ours"
-        losses.append(Loss(where, why, f"write the address itself, or {_FIXED}"))
+        why = "has a variable in its address, which KEDA cannot resolve"
+        losses.append(Loss(where, why, f"write the literal address, or {_FIXED}"))
         return []
     match scheme:
         case "kafka":
@@ -115,16 +115,16 @@ def _triggers(
         case "nats" if options.nats_monitoring:
             triggers, needs = _nats(stream, group, threshold, options.nats_monitoring), False
         case "nats":
-            why = "is NATS, whose statistics KEDA reads at another address"
-            losses.append(Loss(where, why, f"give --nats-monitoring HOST:8222, or {_FIXED}"))
+            why = "is NATS, which KEDA monitors at another address"
+            losses.append(Loss(where, why, f"set --nats-monitoring HOST:8222, or {_FIXED}"))
             return []
         case _:
-            why = f"is {scheme}:…, for which KEDA has no scaler that its URL is enough for"
+            why = f"is {scheme}:…, for which KEDA has no suitable scaler"
             losses.append(Loss(f"{location}.workers", why, f"{_FIXED}, {_TO_CONTROL}"))
             return []
     if needs and not options.keda_authentication:
-        why = "asks who connects, and KEDA is not told passwords here"
-        way = f"make a TriggerAuthentication and name it (--keda-authentication), or {_FIXED}"
+        why = "requires authentication, and passwords are not exported to KEDA"
+        way = f"create a TriggerAuthentication and set it (--keda-authentication), or {_FIXED}"
         losses.append(Loss(where, why, way))
     if options.keda_authentication:
         reference = {"name": options.keda_authentication}
@@ -139,7 +139,7 @@ def _kafka(
     try:
         address = kafka_options(f"kafka://{parts.netloc}").address
     except HeadraceError as error:
-        losses.append(Loss(where, str(error), "mend it"))
+        losses.append(Loss(where, str(error), "correct it"))
         return [], False
     triggers = [
         {
@@ -176,7 +176,7 @@ def _redis(stream: StreamSpec, group: str, threshold: int) -> tuple[list[Values]
 
 
 def _nats(stream: StreamSpec, group: str, threshold: int, monitoring: str) -> list[Values]:
-    """As the broker names things: a topic that is made is a stream, a group a durable consumer."""
+    """With the broker's names: a topic is a stream, a group a durable consumer."""
     return [
         {
             "type": "nats-jetstream",
@@ -200,17 +200,17 @@ _OVERLAPS: Final = {"skip": "Forbid", "allow": "Allow", "wait": "Forbid"}
 _NAMES: Final = re.compile(
     r"JAN|FEB|MAR|APR|MAY|JUN|JUL|AUG|SEP|OCT|NOV|DEC|SUN|MON|TUE|WED|THU|FRI|SAT"
 )
-_JOB_TO_CONTROL: Final = "or leave jobs to the control plane (--jobs control)"
+_JOB_TO_CONTROL: Final = "or let the control plane run jobs (--jobs control)"
 _MOST_KEPT: Final = 100
 
 
 def job_values(
     job: JobSpec, location: str, stored: ArtifactFile | None, options: HelmOptions
 ) -> tuple[Values, list[Loss]]:
-    """The values of one CronJob, and what it cannot express.
+    """The values of one CronJob, and its losses.
 
     Args:
-        stored: What its pods fetch; None where that is not known, which is somebody else's loss.
+        stored: The artifact for its pods; None if unknown, which is reported elsewhere.
     """
     losses = [
         *_job_losses(job, location, options.mounts),
@@ -218,7 +218,7 @@ def job_values(
     ]
     model = stored or ArtifactFile(digest="", filename="")
     schedule = job.schedule
-    # A moment that nobody can say, and that may be left out, is left to people.
+    # A schedule that a CronJob cannot express, and whose loss is allowed, is run manually.
     runs = schedule is not None and _is_plain(schedule.cron)
     values: Values = {
         "name": job.name,
@@ -246,15 +246,15 @@ def job_values(
 
 
 def job_model_losses(spec: SystemSpec, job: JobSpec, location: str) -> Iterator[Loss]:
-    """Why a job's model is none that its pods could fetch."""
+    """Losses of a job's model that its pods cannot fetch."""
     yield from model_path_loss(f"{location}.model", job.model)
     if any(job.model == endpoint.name for endpoint in spec.endpoints):
-        why = f"is the endpoint {job.model!r}, and a CronJob asks no control plane what it serves"
-        yield Loss(f"{location}.model", why, f"name the model as NAME:VERSION, {_JOB_TO_CONTROL}")
+        why = f"is the endpoint {job.model!r}, which a CronJob cannot resolve"
+        yield Loss(f"{location}.model", why, f"set the model as NAME:VERSION, {_JOB_TO_CONTROL}")
 
 
 def _arguments(job: JobSpec, model: str) -> list[str]:
-    """As the control plane would start it; Kubernetes fills in the run's name."""
+    """The command line of the control plane; Kubernetes fills in the run's name."""
     run = new_run(job.model_copy(update={"schedule": None}), 0.0, now=0.0)
     document: Mapping[str, object] = {
         **run.document,
@@ -267,7 +267,7 @@ def _arguments(job: JobSpec, model: str) -> list[str]:
         document=dict(document),
         output=filled(job.output, run_id=_RUN_ID, date=""),
     )
-    # `$(...)` of the user's own is no variable of Kubernetes'.
+    # `$(...)` in user input is not a Kubernetes variable.
     return [
         argument.replace("$(", "$$(").replace(f"${_RUN_ID}", _RUN_ID)
         for argument in arguments_of(run, _HOME)
@@ -278,7 +278,7 @@ def _job_losses(job: JobSpec, location: str, mounts: tuple[Mount, ...]) -> Itera
     for name in ("input", "output"):
         text = getattr(job, name)
         if "date" in PLACEHOLDER.findall(text):
-            why = "has {date}, and a CronJob's pods are not told the day of their moment"
+            why = "has {date}, which a CronJob's pods do not know"
             yield Loss(f"{location}.{name}", why, f"use {{run_id}}, {_JOB_TO_CONTROL}")
         may_use = (m for m in mounts if m.is_writable or name == "input")
         if text.startswith("/") and not any(mount.has(text) for mount in may_use):
@@ -288,7 +288,7 @@ def _job_losses(job: JobSpec, location: str, mounts: tuple[Mount, ...]) -> Itera
 
 
 def _is_plain(cron: str) -> bool:
-    """Whether a CronJob reads it: without signs of larger dialects, and Sundays as 0."""
+    """Whether a CronJob accepts it: without extensions, and with Sunday as 0."""
     signs = _NAMES.sub("", cron.upper())
     return not any(sign in signs for sign in "L#W") and "7" not in cron.rsplit(maxsplit=1)[-1]
 
@@ -306,18 +306,19 @@ def _schedule_losses(schedule: JobScheduleSpec | None, location: str) -> Iterato
     if schedule.catch_up == "all":
         yield Loss(
             f"{where}.catch_up",
-            "is all, and a CronJob makes up for the newest moment only",
-            f"say last or none, {_JOB_TO_CONTROL}",
+            "is all, and a CronJob catches up only the newest scheduled time",
+            f"set last or none, {_JOB_TO_CONTROL}",
         )
     if schedule.late_after_s is not None:
         yield Loss(
             f"{where}.late_after_s",
-            "is an alert of the control plane's, which knows nothing of CronJobs",
+            "is an alert of the control plane, which does not see CronJobs",
             f"alert on kube_cronjob_status_last_successful_time, {_JOB_TO_CONTROL}",
         )
     if not _is_plain(schedule.cron):
         yield Loss(
             f"{where}.cron",
-            f"is {schedule.cron!r}, and a CronJob knows no L, #, W, and Sunday as 0 only",
+            f"is {schedule.cron!r}, and a CronJob does not support L, # and W, and Sunday must "
+            "be 0",
             f"write it without them, {_JOB_TO_CONTROL}",
         )

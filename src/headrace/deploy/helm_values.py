@@ -1,4 +1,4 @@
-"""Values of the Helm chart that serve a spec, and the chart's files."""
+"""Values of the Helm chart for a spec, and the chart's files."""
 
 import json
 import math
@@ -43,7 +43,7 @@ RULES: Final = "files/rules.yaml"
 
 
 def rule_groups(document: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The groups of a PrometheusRule for a spec document that was checked before."""
+    """The groups of a PrometheusRule for a valid spec document."""
     objectives, streams = objectives_of(document), stream_promises_of(document)
     groups: list[dict[str, Any]] = []
     for rules in (recording_rules(objectives, streams), alerting_rules(objectives)):
@@ -52,7 +52,7 @@ def rule_groups(document: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def chart_files() -> Mapping[str, str]:
-    """The generated files by their path in the chart; Helm does not evaluate what is in them."""
+    """The generated files by their path in the chart; Helm does not evaluate their content."""
     groups = json.dumps({"groups": rule_groups({"version": 1})}, indent=1)
     files = {RULES: f"{groups}\n"}
     for dashboard in DASHBOARDS:
@@ -79,7 +79,7 @@ def version_values(
         installation: Where the driver would create its objects. The chart sets names and namespace.
 
     Raises:
-        FailedPreconditionError: It cannot run on a cluster; the text says what to do.
+        FailedPreconditionError: It cannot run on a cluster; the message contains the remedy.
     """
     alone = msgspec.structs.replace(endpoint, arms=(with_grpc(arm),))
     desired = DesiredState(spec=dict(spec), endpoints=(alone,))
@@ -109,9 +109,9 @@ def version_values(
 
 
 def with_grpc(arm: DesiredArm) -> DesiredArm:
-    """The same, whose replicas serve gRPC too: there is no gateway of ours that translates.
+    """A copy whose replicas also serve gRPC, as no Headrace gateway translates it.
 
-    Its id, and with it the names of its objects, stay those that a control plane would give.
+    Its id and the names of its objects remain those of a control plane.
     """
     settings = msgspec.structs.replace(arm.revision.settings, grpc_port=GRPC_PORT)
     revision = msgspec.structs.replace(arm.revision, settings=settings)
@@ -121,7 +121,7 @@ def with_grpc(arm: DesiredArm) -> DesiredArm:
 def arms_of(
     endpoints: tuple[DesiredEndpoint, ...],
 ) -> Iterator[tuple[int, DesiredEndpoint, DesiredArm]]:
-    """Every version that runs in pods of ours, with its number among its endpoint's."""
+    """Every version that runs in pods, with its position in its endpoint."""
     for endpoint in endpoints:
         for number, arm in enumerate(endpoint.arms):
             if arm.revision.upstream is None:
@@ -129,7 +129,7 @@ def arms_of(
 
 
 def _pod_values(pod: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """What of a pod's template a spec may say."""
+    """The parts of a pod template that a spec can set."""
     (container,) = pod["spec"]["containers"]
     yield "image", container["image"]
     yield "imagePullPolicy", container["imagePullPolicy"]
@@ -187,16 +187,16 @@ def helm_values(
     stored: Mapping[str, ArtifactFile] | None = None,
     endpoints: tuple[DesiredEndpoint, ...] = (),
 ) -> HelmExport:
-    """The values by which the chart serves `spec`.
+    """The chart's values for `spec`.
 
     Args:
-        stored: What the registry has of models, by the spec's names; those that jobs and streams
-            run by themselves have to be there.
+        stored: Artifacts in the registry, by the model references of the spec; required for models
+            of jobs and streams.
         endpoints: With `HelmMode.STATIC`: the endpoints, every model pinned.
 
     Raises:
-        NotExpressibleError: The spec says what the chart cannot express; all of it is named.
-        InvalidArgumentError: What may be left out is not in the spec.
+        NotExpressibleError: The chart cannot express the spec; all reasons are listed.
+        InvalidArgumentError: An allowed loss is not in the spec.
     """
     document = spec.document()
     losses = spec_losses(spec, options.mounts)
@@ -207,7 +207,7 @@ def helm_values(
         losses += _add_versions(values, spec, document, options, endpoints)
     else:
         values["spec"] = document
-        # Ports of the Service; those of the pods are always the same.
+        # Ports of the Service; those of the pods are fixed.
         ports = {"httpPort": spec.gateway.http_port, "grpcPort": spec.gateway.grpc_port}
         values["gateway"] = {"service": {name: port for name, port in ports.items() if port}}
         values["control"] = volumes_of(options.mounts)
@@ -225,7 +225,7 @@ def _add_workers(
     options: HelmOptions,
     stored: Mapping[str, ArtifactFile],
 ) -> list[Loss]:
-    """Jobs and streams as objects of their own; the control plane then does not run them too."""
+    """Add jobs and streams as separate objects, so that the control plane does not run them."""
     losses: list[Loss] = []
     is_separate = {
         "jobs": options.separate_jobs or options.mode is HelmMode.STATIC,
@@ -279,7 +279,7 @@ def _add_versions(
             rows.append(version_values(endpoint, arm, spec=document, installation=installation))
         except FailedPreconditionError as error:
             where = f"{location}.versions[{number}]" if len(endpoint.arms) > 1 else location
-            losses.append(Loss(where, str(error), "see there"))
+            losses.append(Loss(where, str(error), "see the message"))
     values["workloads"] = {"mode": "static", "versions": rows}
     return losses
 
@@ -287,16 +287,16 @@ def _add_versions(
 def _notes(values: Values, options: HelmOptions) -> list[str]:
     notes = []
     if not options.artifacts:
-        notes.append("artifacts.url is empty: give --artifacts URL, or set it when you install")
+        notes.append("artifacts.url is empty: set --artifacts URL, or set it at installation")
     if names := variables_of([values.get("spec"), values.get("jobs"), values.get("streams")]):
         notes.append(
-            f"the spec names variables ({', '.join(names)}): put them into a Secret and set "
+            f"the spec refers to variables ({', '.join(names)}): put them into a Secret and set "
             "environmentSecret to its name"
         )
     if any("autoscaling" in stream for stream in values.get("streams", ())):
         notes.append(
-            "KEDA counts records where the spec's target_lag_s counts seconds: set lagThreshold to "
-            "target_lag_s times what one worker does in a second"
+            "KEDA counts records, while the spec's target_lag_s is in seconds: set lagThreshold to "
+            "target_lag_s times the records per second of one worker"
         )
     return notes
 
@@ -306,10 +306,10 @@ _LONG: Final = 200
 
 
 def chart_folder() -> Path:
-    """The chart of this version: beside this module, or in the checkout that this comes from.
+    """The chart of this version: in the package, or in the source checkout.
 
     Raises:
-        FailedPreconditionError: It is in neither place.
+        FailedPreconditionError: It is in neither folder.
     """
     checkout = Path(headrace.__file__).parents[2] / "charts" / "headrace"
     for folder in (_PACKAGED, checkout):
@@ -321,10 +321,10 @@ def chart_folder() -> Path:
 
 
 def check_folder(folder: Path) -> None:
-    """Refuse a folder with files of somebody else's: the chart's README.md would replace theirs.
+    """Raise for a folder with foreign files: the chart's README.md would replace theirs.
 
     Raises:
-        FailedPreconditionError: It has files, and no chart of ours among them.
+        FailedPreconditionError: It contains files, but not Headrace's chart.
     """
     if not folder.is_dir() or not any(folder.iterdir()):
         return
@@ -335,19 +335,19 @@ def check_folder(folder: Path) -> None:
         named = None
     if not (isinstance(named, Mapping) and named.get("name") == "headrace"):
         raise FailedPreconditionError(
-            f"'{folder}' has files and is no chart of Headrace's, so they could be written over: "
-            "name a folder that is empty or is not there yet"
+            f"'{folder}' contains files and is not Headrace's chart, so they could be overwritten: "
+            "choose an empty or new folder"
         )
 
 
 def chart_with(values: Mapping[str, Any], chart: Path) -> Mapping[str, bytes]:
-    """Every file of the chart by its path in it, with `values` over its own."""
+    """All files of the chart by path, with `values` merged into its own."""
     files = {
         path.relative_to(chart).as_posix(): path.read_bytes()
         for path in sorted(chart.rglob("*"))
         if path.is_file()
     }
-    # The chart's own values, with their comments, and the given ones in their places.
+    # The chart's own values, with comments, updated with the given ones.
     text = files["values.yaml"].decode()
     yaml = YAML()
     yaml.width = 100
@@ -360,7 +360,7 @@ def chart_with(values: Mapping[str, Any], chart: Path) -> Mapping[str, bytes]:
 
 def _merge(document: Any, values: Mapping[str, Any]) -> None:  # noqa: ANN401  # YAML with comments
     for key, value in values.items():
-        # A spec is replaced as a whole: nothing of the chart's is left in it.
+        # A spec is replaced as a whole: nothing of the chart's spec remains.
         if isinstance(value, Mapping) and isinstance(document.get(key), Mapping) and key != "spec":
             _merge(document[key], value)
         else:
@@ -368,7 +368,7 @@ def _merge(document: Any, values: Mapping[str, Any]) -> None:  # noqa: ANN401  #
 
 
 def _readable(value: Any) -> Any:  # noqa: ANN401  # any part of a document
-    """Long texts line by line, as people read them."""
+    """Long texts as literal blocks."""
     if isinstance(value, Mapping):
         return {key: _readable(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -1,9 +1,9 @@
-"""A spec as Kong's declarative configuration, with its plugins and consumers.
+"""Export of a spec as Kong's declarative configuration, with its plugins and consumers.
 
 https://developer.konghq.com/gateway/entities/
 
-Several ways in are "or" in a spec. Kong asks for all of its plugins, so each lets strangers pass as
-one consumer, whom another plugin then refuses.
+Several authentication methods are alternatives in a spec. Kong requires all of its plugins, so each
+passes unauthenticated callers as an anonymous consumer, which another plugin refuses.
 https://developer.konghq.com/gateway/authentication/#using-multiple-authentication-methods
 """
 
@@ -37,16 +37,16 @@ _CURVES: Final[dict[str, ec.EllipticCurve]] = {
 
 
 def public_keys(text: str) -> list[PublicKey]:
-    """The RSA and EC keys in a key set, in its order; others are passed over.
+    """The RSA and EC keys of a key set, in order; others are skipped.
 
     Raises:
-        InvalidArgumentError: It is no key set, or a key in it is broken.
+        InvalidArgumentError: It is not a key set, or contains a broken key.
     """
     try:
         entries = json.loads(text)["keys"]
         return [key for entry in entries if (key := _key(entry)) is not None]
     except (ValueError, KeyError, TypeError, binascii.Error) as error:
-        raise InvalidArgumentError(f"this is no set of public keys (RFC 7517): {error}") from error
+        raise InvalidArgumentError(f"not a JSON Web Key Set (RFC 7517): {error}") from error
 
 
 def _key(entry: dict[str, Any]) -> PublicKey | None:
@@ -73,7 +73,7 @@ _EC: Final = {"secp256r1": "ES256", "secp384r1": "ES384", "secp521r1": "ES512"}
 
 
 def access_plugins(facts: ExportFacts, endpoint: Endpoint) -> Iterator[Body]:
-    """What asks who calls an endpoint; nothing where it is public."""
+    """The plugins that authenticate callers of an endpoint; none if it is public."""
     methods = _methods(facts, endpoint)
     several: Body = {"anonymous": _ANONYMOUS} if len(methods) > 1 else {}
     if Method.KEY in methods:
@@ -85,7 +85,7 @@ def access_plugins(facts: ExportFacts, endpoint: Endpoint) -> Iterator[Body]:
 
 
 def consumers(facts: ExportFacts) -> list[Body]:
-    """One for each identity provider with its key, and the stranger, who is refused."""
+    """One consumer per identity provider with its key, and the anonymous one, which is refused."""
     if not any(_methods(facts, endpoint) for endpoint in facts.endpoints):
         return []
     bodies: list[Body] = []
@@ -95,14 +95,14 @@ def consumers(facts: ExportFacts) -> list[Body]:
             if secrets:
                 bodies.append({"username": f"headrace-jwt-{jwt.name}", "jwt_secrets": secrets})
     if any(len(_methods(facts, endpoint)) > 1 for endpoint in facts.endpoints):
-        refusal: Body = {"status_code": 401, "message": "no key or token, or none that counts"}
+        refusal: Body = {"status_code": 401, "message": "missing or invalid key or token"}
         plugin: Body = {"name": "request-termination", "config": refusal}
         bodies.append({"username": _ANONYMOUS, "plugins": [plugin]})
     return bodies
 
 
 def access_losses(facts: ExportFacts) -> Iterator[Loss]:
-    """Ways in that Kong's own plugins cannot check."""
+    """Losses of authentication methods that Kong's plugins do not support."""
     names = {jwt.name for jwt in facts.spec.auth.jwt}
     for endpoint in facts.endpoints:
         access = endpoint.spec.access
@@ -112,21 +112,21 @@ def access_losses(facts: ExportFacts) -> Iterator[Loss]:
         if methods_with_issuer and {m.partition(":")[2] for m in methods_with_issuer} != names:
             yield Loss(
                 f"{endpoint.location}.access",
-                "takes a token of any issuer that it knows, not of some of them",
-                "say `jwt`, or export the endpoints of each issuer by themselves (--endpoint)",
+                "accepts tokens of all configured issuers, not of some of them",
+                "set `jwt`, or export the endpoints of each issuer separately (--endpoint)",
             )
     for i, jwt in enumerate(facts.spec.auth.jwt):
         count = len(_keys(facts, jwt))
         if jwt.jwks_file and count != 1:
             yield Loss(
                 f"auth.jwt[{i}].jwks_file",
-                f"takes one RSA or EC key for an issuer, and this file has {count}",
-                "give a file with one key",
+                f"accepts one RSA or EC key per issuer, and this file has {count}",
+                "use a file with one key",
             )
 
 
 def _methods(facts: ExportFacts, endpoint: Endpoint) -> set[str]:
-    """What lets a caller in, of what Kong can ask for; tokens only where somebody issues them."""
+    """The supported authentication methods of an endpoint; tokens only with an issuer."""
     access = endpoint.spec.access
     if access == "public":
         return set()
@@ -145,7 +145,7 @@ def _jwt_secrets(facts: ExportFacts, jwt: JwtSpec) -> Iterator[Body]:
         algorithm = "RS256"
         if isinstance(key, EllipticCurvePublicKey):
             algorithm = _EC[key.curve.name]
-        # Kong's schema wants a secret even where the algorithm has none.
+        # Kong's schema requires a secret even for algorithms without one.
         yield {
             "key": jwt.issuer,
             "algorithm": algorithm,
@@ -159,30 +159,30 @@ _MOST_WEIGHT: Final = 65_535
 _NO_TIMEOUT_MS: Final = 2**31 - 2
 _PORTS: Final = {"http": 80, "https": 443, "grpc": 80, "grpcs": 443}
 _VERBS: Final = ("predict",)
-# Kong takes the route with more in it first, and of equal ones the longer path: versions win.
+# Kong prefers the route with more conditions, then the longer path: versions win.
 _WINDOWS: Final = (("second", 1), ("minute", 60), ("hour", 3600), ("day", 86_400))
 _EXACT: Final = 1e-9
 _STRIP: Final[Body] = {
     "name": "request-transformer",
     "config": {"remove": {"headers": list(INTERNAL_HEADERS)}},
 }
-"""Takes headers away which only a gateway may set."""
+"""Removes headers which only a gateway may set."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KongOptions:
-    """`replicas`: HOST:PORT of each version's replicas; `grpc_replicas`: where they serve gRPC."""
+    """Addresses of replicas by endpoint and version: HOST:PORT for HTTP, and for gRPC."""
 
     replicas: Mapping[tuple[str, str], Sequence[str]]
     grpc_replicas: Mapping[tuple[str, str], Sequence[str]] = field(default_factory=dict)
 
 
 def kong(facts: ExportFacts, options: KongOptions) -> Export:
-    """One declarative file: services, upstreams with weighted targets, routes and plugins.
+    """Export one declarative file: services, upstreams with weighted targets, routes and plugins.
 
     Raises:
-        NotExpressibleError: The spec says what Kong cannot.
-        InvalidArgumentError: A version's address is not known.
+        NotExpressibleError: Kong cannot express the spec.
+        InvalidArgumentError: A version's address is missing.
     """
     addresses = addresses_of(facts, options.replicas)
     services: list[Body] = []
@@ -199,7 +199,7 @@ def kong(facts: ExportFacts, options: KongOptions) -> Export:
             for v in endpoint.versions
         }
         if all(grpc.values()):
-            # Kong cannot read a message: callers of several endpoints name theirs in the metadata.
+            # Kong cannot inspect messages: callers of several endpoints set theirs in the metadata.
             named: Body = {} if alone else {"headers": {MODEL_HEADER: [endpoint.name]}}
             grpc_route: Body = {"paths": [f"/{SERVICE}/"], **named}
             services.append(_service(facts, endpoint, "", "grpc", grpc_route))
@@ -221,7 +221,7 @@ def kong(facts: ExportFacts, options: KongOptions) -> Export:
 
 
 def _http_services(facts: ExportFacts, endpoint: Endpoint) -> Iterator[Body]:
-    """A service for the split, and one for each version by its number."""
+    """A service for the split, and one per version number."""
     path = f"/v2/models/{endpoint.name}"
     v1 = f"/v1/models/{endpoint.name}"
     paths = [f"~{_quoted(prefix)}(/.*)?$" for prefix in (path, v1)]
@@ -306,10 +306,10 @@ def _upstreams(
 def _weighted(
     endpoint: Endpoint, addresses_by_version: Mapping[str, Sequence[str]]
 ) -> Iterator[tuple[str, int]]:
-    """Each replica's weight, so that versions have the split's shares whatever their counts are.
+    """Each replica's weight, so that versions get their shares of the split for any replica count.
 
-    Kong adds the weights of targets: one of three replicas has a third of its version's. Exact as
-    long as Kong takes weights so large, else to a part in thousands.
+    Kong adds up the weights of targets: one of three replicas has a third of its version's weight.
+    Exact while the weights are within Kong's limit, else rounded to thousandths.
     """
     common = lcm(*(len(addresses_by_version[version.number]) for version in endpoint.split))
     exact = {
@@ -340,7 +340,7 @@ def _balancing(endpoint: Endpoint) -> Body:
 
 
 def _limit_plugins(endpoint: Endpoint) -> Iterator[Body]:
-    """Limits of all callers together, else of each; Kong has one plugin of a kind in a place."""
+    """The limit of all callers, else of each; Kong allows one plugin of a kind per service."""
     limits = endpoint.spec.limits
     total, per_caller = _windows(limits.total), _windows(limits.per_caller)
     windows = total or per_caller
@@ -351,7 +351,7 @@ def _limit_plugins(endpoint: Endpoint) -> Iterator[Body]:
 
 
 def _windows(limits: LimitSpec) -> Body:
-    """The windows that a limit is: Kong counts whole requests, in the smallest window that fits."""
+    """The windows of a limit: Kong counts whole requests, in the smallest window that fits."""
     windows: Body = {}
     if limits.requests_per_s is not None:
         windows |= _window(limits.requests_per_s) or {}
@@ -375,13 +375,14 @@ def _losses(endpoint: Endpoint) -> Iterator[Loss]:
         if rate is not None and _window(rate) is None:
             yield Loss(
                 f"{endpoint.location}.limits{where}requests_per_s",
-                f"counts whole requests in a second, minute, hour or day, and {rate:g} are none",
-                "take a number that is whole in one of them",
+                f"counts whole requests per second, minute, hour or day, and {rate:g} is not "
+                "whole in any",
+                "use a number that is whole in one of them",
             )
     if _windows(limits.total) and _windows(limits.per_caller):
         yield Loss(
             f"{endpoint.location}.limits.per_caller",
-            "has one limit of a kind for a service, and all callers together have one already",
+            "allows one limit of a kind per service, and all callers together have one already",
             "keep one of the two",
         )
     for version in endpoint.versions:
@@ -392,33 +393,33 @@ def _losses(endpoint: Endpoint) -> Iterator[Loss]:
         if parts.scheme not in {"http", "https"} or parts.path.strip("/"):
             yield Loss(
                 f"{location}.url",
-                "leads to http://HOST:PORT and https://HOST:PORT only, as targets have no path",
-                "put the path into a server before it, or export for Envoy",
+                "supports http://HOST:PORT and https://HOST:PORT only, as targets have no path",
+                "use a proxy that adds the path, or export for Envoy",
             )
         if upstream.model:
             yield Loss(
                 f"{location}.model",
-                "sends requests on under the name that they came by",
-                "call the endpoint as the model is called there, or export for Envoy",
+                "forwards requests with the name in the request",
+                "give the endpoint the model's name there, or export for Envoy",
             )
         if upstream.protocol not in {"v2", "v1", "http"}:
-            why = "has no way in for what this server speaks"
+            why = "does not support the protocol of this server"
             yield Loss(f"{location}.protocol", why, "export for Envoy")
     schemes = {_scheme((version,)) for version in endpoint.split}
     if len(schemes) > 1:
         yield Loss(
             f"{endpoint.location}.versions",
-            f"speaks one protocol to a whole split, and these are {' and '.join(sorted(schemes))}",
-            "let both speak the same",
+            f"uses one protocol for a whole split, and these are {' and '.join(sorted(schemes))}",
+            "use the same protocol for both",
         )
 
 
 def _notes(facts: ExportFacts, *, grpc: bool) -> Iterator[ExportNote]:
     if any(_needs_authentication(e) for e in facts.endpoints):
-        yield ExportNote("API keys: a spec has none; add consumers with `keyauth_credentials`")
+        yield ExportNote("API keys are not in a spec; add consumers with `keyauth_credentials`")
     if grpc and len(facts.endpoints) > 1:
         yield ExportNote(
-            f"gRPC: Kong cannot read a message: callers name the endpoint in {MODEL_HEADER}"
+            f"gRPC: Kong cannot inspect messages: callers set the endpoint in {MODEL_HEADER}"
         )
 
 
@@ -446,5 +447,5 @@ def _name(endpoint: Endpoint, number: str = "") -> str:
 
 
 def _quoted(path: str) -> str:
-    """`path` in a regular expression: of what names may hold only the dot means something."""
+    """`path` as a regular expression; only dots in names need escaping."""
     return path.replace(".", "\\.")

@@ -1,4 +1,4 @@
-"""An endpoint as an InferenceService of KServe's, with its scaling.
+"""Export of an endpoint as a KServe InferenceService, with its scaling.
 
 https://kserve.github.io/website/docs/reference/crd-api
 """
@@ -45,7 +45,7 @@ _KNATIVE: Final = "autoscaling.knative.dev"
 
 
 def replicas_of(endpoint: Endpoint, version: Version) -> Body:
-    """How many copies a service has, and by what it scales."""
+    """Replica bounds of a service, and its scaling metric."""
     scaling = endpoint.spec.autoscale
     if scaling is None:
         return {"minReplicas": version.replicas, "maxReplicas": version.replicas}
@@ -57,7 +57,7 @@ def replicas_of(endpoint: Endpoint, version: Version) -> Body:
 
 
 def annotations_of(scaling: AutoscaleSpec) -> dict[str, str]:
-    """Knative's autoscaler, as far as one revision may tell it."""
+    """The annotations of Knative's autoscaler, within its bounds for one revision."""
     window = _bounded(scaling.stable_window_s, _SHORTEST_WINDOW_S, _LONGEST_WINDOW_S)
     panic_percent = _bounded(100 * scaling.panic_window_s / window, 1, 100)
     panic_from = _bounded(scaling.panic_ratio * 100, 110, 1000)
@@ -83,7 +83,7 @@ _FORMATS: Final = {
     "savedmodel": "tensorflow",
     "openvino": "openvino",
 }
-"""What KServe calls what a runtime of ours loads, where the names differ."""
+"""KServe's name of a runtime's format, where it differs."""
 _OWN_FORMATS: Final = (
     *("onnx", "xgboost", "lightgbm", "catboost", "sklearn", "pytorch", "tensorflow", "tflite"),
     *("openvino", "pipeline", "python", "optimized"),
@@ -100,21 +100,21 @@ _SUFFIXES: Final = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KserveOptions:
-    """`storage`: a URI with `{endpoint}`, `{version}`, `{model}`, `{file}` for each version.
-
-    `runtime`: a ServingRuntime that is there; empty writes our own.
-    """
+    """Options of the target."""
 
     storage: str
+    """URI with `{endpoint}`, `{version}`, `{model}`, `{file}` for each version."""
+
     runtime: str = ""
+    """An existing ServingRuntime; empty exports Headrace's."""
     pods: PodOptions = field(default_factory=PodOptions)
 
 
 def kserve(facts: ExportFacts, target: ClusterTarget, options: KserveOptions) -> Export:
-    """For each endpoint an InferenceService; and the runtime, where it is ours.
+    """Export an InferenceService per endpoint, and Headrace's ServingRuntime unless one is set.
 
     Raises:
-        NotExpressibleError: The spec says what KServe cannot.
+        NotExpressibleError: KServe cannot express the spec.
     """
     documents: list[ExportDocument] = []
     if not options.runtime:
@@ -122,13 +122,17 @@ def kserve(facts: ExportFacts, target: ClusterTarget, options: KserveOptions) ->
     for endpoint in facts.endpoints:
         documents += _documents(facts, endpoint, target, options)
     losses = [
-        *implied_access(facts, "this asks nobody", "say `access: public`, or add Istio's policies"),
+        *implied_access(
+            facts,
+            "this target does not authenticate",
+            "set `access: public`, or add Istio's policies",
+        ),
         *model_losses(facts, fetched=False),
         *(loss for e in facts.endpoints for loss in _losses(facts, e, options)),
     ]
     notes = [
         ExportNote(
-            "the older version has to be there, and ready, before this is applied: export it alone "
+            "the older version must be ready before this is applied: export it alone "
             "first (--stable)",
             f"{e.location}.versions",
         )
@@ -141,7 +145,7 @@ def kserve(facts: ExportFacts, target: ClusterTarget, options: KserveOptions) ->
 def _runtime(facts: ExportFacts, target: ClusterTarget, options: KserveOptions) -> ExportDocument:
     name = RUNTIME if target.instance == RUNTIME else object_name(target.instance)
     container = replica_container(facts, options.pods)
-    # KServe mounts the model itself, and each service brings its settings.
+    # KServe mounts the model, and each service has its settings.
     container["name"] = "kserve-container"
     container["volumeMounts"] = [m for m in container["volumeMounts"] if m["name"] == "tmp"]
     container["ports"] = [{"containerPort": HTTP_PORT, "name": "http1", "protocol": "TCP"}]
@@ -187,7 +191,7 @@ def _predictor(
     endpoint: Endpoint, target: ClusterTarget, options: KserveOptions, pods: PodsSpec, settings: str
 ) -> Body:
     version = endpoint.newest
-    # What a service adds to its runtime's container.
+    # The additions of a service to its runtime's container.
     is_ours = not options.runtime
     container: Body = {}
     if is_ours:
@@ -217,7 +221,7 @@ def _predictor(
 
 
 def _format(endpoint: Endpoint, version: Version) -> str:
-    """What KServe calls the model's format; empty where nobody knows."""
+    """KServe's name of the model's format; empty if unknown."""
     artifact = version.artifact
     suffix = f".{artifact.filename.rpartition('.')[2]}" if artifact else ""
     detected = (artifact.runtime if artifact else "") or _SUFFIXES.get(suffix, "")
@@ -243,36 +247,36 @@ def _losses(facts: ExportFacts, endpoint: Endpoint, options: KserveOptions) -> I
     if len(split) > 2:  # noqa: PLR2004  # the old and the new one
         yield Loss(
             f"{endpoint.location}.versions",
-            f"splits between the newest version and the one before, and here are {len(split)}",
+            f"splits between the two newest versions, and this split has {len(split)}",
             "keep two, or export routes (`gateway-api`)",
         )
     for version in endpoint.versions:
         if version.weight == 0:
             yield Loss(
                 f"{version.location}.weight",
-                "reaches no version by its number alone",
-                "leave it out, or give it an endpoint of its own",
+                "does not route by version number",
+                "leave it out, or create a separate endpoint for it",
             )
     if endpoint.spec.timeout_s is None:
-        yield Loss(f"{endpoint.location}.timeout_s", "waits for some time only", "say how long")
+        yield Loss(f"{endpoint.location}.timeout_s", "always has a timeout", "set a timeout")
     if endpoint.newest.upstream is None and not _format(endpoint, endpoint.newest):
         yield Loss(
             f"{endpoint.newest.location}.model",
-            "has to know the model's format, and it is not known here",
-            f"say `runtime:` at {endpoint.name!r}",
+            "needs the model's format, which is unknown",
+            f"set `runtime:` of {endpoint.name!r}",
         )
     if options.runtime:
         yield from _foreign_losses(facts, endpoint, options.runtime)
 
 
 def _foreign_losses(facts: ExportFacts, endpoint: Endpoint, runtime: str) -> Iterator[Loss]:
-    """What only our own replica is told, or is."""
+    """Losses of settings that only Headrace's replica has."""
     for name in ("batching", "labels", "device", "nulls"):
         is_set = name in endpoint.spec.model_fields_set
         if is_set and getattr(endpoint.spec, name) not in ({}, "auto", "nan"):
             yield Loss(
                 f"{endpoint.location}.{name}",
-                f"is a setting of our own replica, not of runtime {runtime!r}",
+                f"is a setting of Headrace's replica, not of runtime {runtime!r}",
                 "leave --runtime out, or the setting",
             )
     kubernetes = facts.spec.kubernetes
@@ -281,6 +285,6 @@ def _foreign_losses(facts: ExportFacts, endpoint: Endpoint, runtime: str) -> Ite
         part = "" if endpoint_pods is None else f".endpoints[{endpoint.name}]"
         yield Loss(
             f"kubernetes{part}.image",
-            f"is the image of our own replica, not of runtime {runtime!r}",
+            f"is the image of Headrace's replica, not of runtime {runtime!r}",
             "leave --runtime out, or the image",
         )

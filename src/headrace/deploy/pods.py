@@ -1,7 +1,7 @@
-"""What runs a model version in a cluster: what the driver would run, for others to run.
+"""Pods of a model version in a cluster that another system manages.
 
-Pods, settings and their names are the driver's own; only who manages them differs, and that they
-serve gRPC too, as no gateway of ours translates for them.
+Pods, settings and their names are those of the driver; only the manager differs, and they also
+serve gRPC, as no Headrace gateway translates it.
 """
 
 from collections.abc import Iterator
@@ -31,12 +31,12 @@ from headrace.deploy.facts import Endpoint, ExportFacts, Version
 from headrace.deploy.features import Loss
 
 _DRIVER_ANNOTATIONS: Final = (driver.ENDPOINT, driver.REVISION_ID)
-"""Annotations by which a control plane knows pods of its own."""
+"""Annotations by which a control plane recognizes its own pods."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PodOptions:
-    """`image`: of a replica, empty for the spec's. `artifacts`: URL that models come from."""
+    """Options of pods. `image`: of a replica, empty for the spec's. `artifacts`: URL of models."""
 
     image: str = ""
     artifacts: str = ""
@@ -44,7 +44,7 @@ class PodOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workload:
-    """What a version's pods are made of: the ConfigMap that they read, and their template."""
+    """A version's workload: the ConfigMap of its pods, and their template."""
 
     settings: ExportDocument
     template: Body
@@ -57,7 +57,7 @@ def workload(
     version: Version,
     options: PodOptions,
 ) -> Workload:
-    """What runs `version`; another setting gives another name, so that old pods keep theirs."""
+    """The workload of `version`; changed settings get a new name, so that old pods keep theirs."""
     revision = revision_of(facts, endpoint, version)
     installation = _installation(target, options)
     settings_json = settings_text(revision, installation, path=f"{MODELS_DIR}/{_filename(version)}")
@@ -83,7 +83,7 @@ def settings_map(
     *,
     directory: str,
 ) -> ExportDocument:
-    """The ConfigMap with what a version's replicas are told; the model lies in `directory`."""
+    """The ConfigMap with the settings of a version's replicas; the model is in `directory`."""
     revision = revision_of(facts, endpoint, version)
     path = f"{directory}/{_filename(version)}".rstrip("/")
     settings_json = settings_text(revision, _installation(target, PodOptions()), path=path)
@@ -91,7 +91,7 @@ def settings_map(
 
 
 def replica_container(facts: ExportFacts, options: PodOptions) -> Body:
-    """The container that serves, without what pods of single endpoints ask for."""
+    """The serving container, without settings of single endpoints."""
     pods = _with_image(facts.spec.kubernetes, options)
     plain = PodsSpec(image=pods.image, pull_policy=pods.pull_policy)
     container = driver_pods.replica_container(plain, driver.InstallationName(namespace=""))
@@ -101,12 +101,12 @@ def replica_container(facts: ExportFacts, options: PodOptions) -> Body:
 
 
 def pods_of(facts: ExportFacts, endpoint: Endpoint, options: PodOptions) -> PodsSpec:
-    """What the pods of an endpoint are like."""
+    """The pod settings of an endpoint."""
     return _with_image(facts.spec.kubernetes.pods_of(endpoint.name), options)
 
 
 def revision_of(facts: ExportFacts, endpoint: Endpoint, version: Version) -> Revision:
-    """The version as the driver has it; its id is an export's own."""
+    """The driver's revision of a version; its id is specific to exports."""
     spec, artifact = endpoint.spec, version.artifact
     pinned = Pinned(
         reference=version.model,
@@ -131,7 +131,7 @@ def revision_of(facts: ExportFacts, endpoint: Endpoint, version: Version) -> Rev
 def service(
     target: ClusterTarget, name: str, selector: Body, metadata_labels: Body
 ) -> ExportDocument:
-    """A Service before pods that `selector` chooses, for somebody else's balancer."""
+    """A Service for pods that match `selector`, for another system's load balancer."""
     ports: list[Body] = [
         {"name": "http", "port": HTTP_PORT, "targetPort": "http"},
         {
@@ -146,7 +146,7 @@ def service(
 
 
 def model_losses(facts: ExportFacts, *, fetched: bool) -> Iterator[Loss]:
-    """Models that a pod could not get, or must not run.
+    """Losses of models that a pod could not fetch, or must not run.
 
     Args:
         fetched: Whether pods fetch them from the store, by digest.
@@ -159,14 +159,14 @@ def model_losses(facts: ExportFacts, *, fetched: bool) -> Iterator[Loss]:
         if artifact is None or (fetched and not artifact.digest):
             yield Loss(
                 f"{version.location}.model",
-                f"fetches a model by its digest, and {version.model!r} is in no registry here",
-                "push it (`headrace models push`) and name it NAME:VERSION",
+                f"fetches models by digest, and {version.model!r} is not in the registry",
+                "push it (`headrace models push`) and set NAME:VERSION",
             )
         elif artifact.runs_code and not endpoint.spec.allow_code:
             yield Loss(
                 f"{version.location}.model",
-                "would run its author's code, which nobody allowed",
-                "say `allow_code: true` at the endpoint",
+                "runs its author's code, which is not allowed",
+                "set `allow_code: true` at the endpoint",
             )
 
 

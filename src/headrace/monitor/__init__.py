@@ -1,4 +1,4 @@
-"""What is remembered of a running system and judged about it, as pure functions of time."""
+"""History, alerts and drift of a running system, as pure functions of time."""
 
 from headrace.monitor.history import Buckets, CounterTotals, RequestHistory, RequestWindow
 from headrace.monitor.load import LoadHistory, LoadReading, LoadTotals, LoadWindow

@@ -1,4 +1,4 @@
-"""Table of all alerts, for the control plane, for Prometheus and for the docs."""
+"""Table of all alerts, for the control plane, Prometheus and the documentation."""
 
 from dataclasses import KW_ONLY, dataclass
 from typing import Final
@@ -22,45 +22,45 @@ from headrace.monitor.slo import (
 )
 
 _KEEP_WINDOWS: Final = 2
-"""An alert with windows is resolved after its shortest one was good for so many of its lengths.
+"""An alert with windows resolves after its shortest window was good for this many of its lengths.
 
 With errors exactly at the threshold (30 requests/s, simulated in `test_hovering`), p99 fires 16
 times a day instead of 87, and `HeadraceErrorBudgetMedium` 3 times instead of 50.
 """
 _LONGEST_KEEP_S: Final = 60 * MINUTE_S
 _RESOLVE_AFTER_S: Final = 5 * MINUTE_S
-"""For what comes and goes by nature, as a process that ends again and again."""
+"""For conditions that come and go, such as a process that crashes repeatedly."""
 
 
 @dataclass(frozen=True, slots=True)
 class AlertKind:
-    """One alert: when it fires, whom it concerns, what is wrong and what to do."""
+    """One alert: its condition, severity, summary and action."""
 
     name: str
     severity: AlertSeverity
     condition: Condition
     _: KW_ONLY
     unit: str
-    """Of its value."""
+    """Unit of its value."""
     summary: str
     """With `{endpoint}` or `{stream}`, `{value}` and `{detail}`."""
     action: str
     for_s: float = 0.0
-    """How long its condition has to hold."""
+    """How long its condition must hold."""
     resolve_after_s: float = 0.0
-    """How long it has not to hold before the alert is resolved, if it has no windows."""
+    """How long the condition must not hold before the alert resolves, without windows."""
     one_day_condition: Condition | None = None
-    """Its condition for who remembers a day only; None for the same."""
+    """Condition for evaluators with one day of history; None for the same."""
     prometheus_only: bool = False
 
     @property
     def local(self) -> Condition | None:
-        """The condition that the control plane evaluates; None if only Prometheus can."""
+        """The condition that the control plane evaluates; None for Prometheus only."""
         return None if self.prometheus_only else self.one_day_condition or self.condition
 
     @property
     def keep_firing_for_s(self) -> float:
-        """How long its condition has not to hold before the alert is resolved."""
+        """How long the condition must not hold before the alert resolves."""
         windows = windows_of(self.condition)
         return (
             min(_KEEP_WINDOWS * min(windows), _LONGEST_KEEP_S) if windows else self.resolve_after_s
@@ -68,7 +68,7 @@ class AlertKind:
 
     @property
     def is_system_wide(self) -> bool:
-        """Whether it concerns no single endpoint or stream."""
+        """Whether it concerns the system, not an endpoint or a stream."""
         return self.condition in SYSTEM_FACTS
 
     @property
@@ -332,4 +332,4 @@ ALERTS: Final = (
 """All of them. A test holds the documentation's table against it."""
 
 LOCAL: Final = tuple(kind for kind in ALERTS if kind.local is not None)
-"""Those that the control plane evaluates itself."""
+"""Alerts that the control plane evaluates."""

@@ -1,7 +1,7 @@
-"""Life of an alert: pending, firing, resolved. Pure: the caller brings the time.
+"""State machine of alerts: pending, firing, resolved. Pure: the caller passes the time.
 
-An alert that fires goes on firing until its condition has not held for `keep_firing_for_s`, as
-Prometheus' `keep_firing_for`, so a value at its threshold is one alert and not many.
+A firing alert keeps firing until its condition has not held for `keep_firing_for_s`, as with
+Prometheus' `keep_firing_for`, so that a value at its threshold is one alert.
 """
 
 from collections.abc import Iterable, Mapping
@@ -16,29 +16,28 @@ from headrace.monitor.alert_kinds import AlertKind
 from headrace.monitor.slo import ConditionReading
 
 KEEP_RESOLVED_S: Final = 900.0
-"""How long an alert that is over is still told."""
+"""How long a resolved alert is still reported."""
 HOLD_S: Final = 300.0
-"""How long what fires goes on firing while nothing is known: a restart forgets the windows."""
+"""How long an alert keeps firing without data: a restart loses the windows."""
 
 Key = tuple[str, str]
 """An alert's name, and its endpoint or stream; empty for the whole system."""
 
 
 class AlertState(StrEnum):
-    """Where an alert is in its life."""
+    """State of an alert."""
 
     PENDING = "pending"
-    """Its condition holds, but not for long enough yet."""
+    """Its condition holds, but not yet for long enough."""
     FIRING = "firing"
     RESOLVED = "resolved"
-    """It fired not long ago, and its condition does not hold any more."""
+    """It fired recently, and its condition no longer holds."""
 
 
 class Alert(msgspec.Struct, frozen=True, kw_only=True):
-    """One alert of one endpoint, of one stream, or of the whole system: both are empty then.
+    """One alert of an endpoint, a stream, or of the system if both are empty.
 
-    `since`: when `state` began; `began`: when it last began to fire, 0 before. `bad_at`: when its
-    condition held last. Seconds since 1970.
+    Times are seconds since 1970.
     """
 
     name: str
@@ -46,49 +45,56 @@ class Alert(msgspec.Struct, frozen=True, kw_only=True):
     severity: str
     state: AlertState
     since: float
+    """When `state` began."""
     value: float
     threshold: float
     unit: str
     summary: str
     action: str
     began: float = 0.0
+    """When it last started firing; 0 if never."""
+
     bad_at: float = 0.0
+    """When its condition last held."""
     stream: str = ""
 
     @property
     def key(self) -> Key:
-        """What tells it from others; its name says of what kind of thing it is."""
+        """Its identity; the name implies whether it is of an endpoint or a stream."""
         return self.name, self.endpoint or self.stream
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AlertReading:
-    """What one alert reads for one endpoint or stream now; None if nothing is known.
-
-    `for_s`: how long it has to be bad before it fires. `keep_firing_for_s`: how long it has to be
-    good before it is resolved; `hold_s`: how long at least while nothing is known.
-    """
+    """The current reading of one alert for one endpoint or stream."""
 
     kind: AlertKind
     endpoint: str
     reading: ConditionReading | None
+    """None if unknown."""
+
     for_s: float
+    """How long it must be bad before it fires."""
+
     keep_firing_for_s: float = 0.0
+    """How long it must be good before it resolves."""
+
     hold_s: float = HOLD_S
+    """How long it keeps firing at least without data."""
     stream: str = ""
 
     @property
     def key(self) -> Key:
-        """Whose it is."""
+        """The alert's identity."""
         return self.kind.name, self.endpoint or self.stream
 
 
 def advance(
     alerts: Mapping[Key, Alert], findings: Iterable[AlertReading], *, now: float
 ) -> dict[Key, Alert]:
-    """All alerts after one look at everything.
+    """All alerts after one evaluation.
 
-    What nobody looks for any more, as its endpoint or stream is gone, is over.
+    Alerts without a reading, as their endpoint or stream was removed, are resolved.
     """
     after: dict[Key, Alert] = {}
     read_keys: set[Key] = set()
@@ -106,7 +112,7 @@ def advance(
 
 
 def changed(before: Mapping[Key, Alert], after: Mapping[Key, Alert]) -> list[Alert]:
-    """Alerts that began to fire or are over, by `after`."""
+    """Alerts in `after` that started firing or were resolved."""
     reported_states = (AlertState.FIRING, AlertState.RESOLVED)
     return [
         alert
@@ -161,7 +167,7 @@ def _summary(finding: AlertReading, reading: ConditionReading) -> str:
 
 
 def _without_condition(alert: Alert, finding: AlertReading, now: float) -> Alert | None:
-    """The alert when its condition does not hold, or nothing is known of it."""
+    """The alert if its condition does not hold, or is unknown."""
     keep_s = finding.keep_firing_for_s if alert.state is AlertState.FIRING else 0.0
     if finding.reading is None and alert.state is not AlertState.RESOLVED:
         keep_s = max(keep_s, finding.hold_s)

@@ -13,7 +13,7 @@ _COPY: Final = f"{_MODEL},{_REPLICA}"
 _STREAM: Final = 'stream=~"$stream"'
 _JOB: Final = 'job_name=~"$job_name"'
 _SYSTEM: Final = 'process=~"control|gateway"'
-_SINGLE_ENDPOINT: Final = Variable(name="endpoint", metric=REQUESTS, decode_rows=False)
+_SINGLE_ENDPOINT: Final = Variable(name="endpoint", metric=REQUESTS, many=False)
 
 _SECONDS: Final = Axis("s", "seconds")
 _REQUESTS: Final = Axis("reqps", "requests per second")
@@ -32,7 +32,7 @@ def _of(metric: str, labels: str) -> str:
 
 
 def _per_s(metric: str, labels: str, by: str) -> str:
-    """How fast a counter grows, by these labels."""
+    """The rate of a counter, by these labels."""
     return f"sum by ({by}) (rate({_of(metric, labels)}[{_RATE}]))"
 
 
@@ -41,19 +41,19 @@ def _highest(metric: str, labels: str, by: str) -> str:
 
 
 def _quantile(q: float, metric: str, labels: str, by: str = "") -> str:
-    """A quantile of a histogram, over the last moments."""
+    """A recent quantile of a histogram."""
     inner = _per_s(f"{metric}_bucket", labels, f"le, {by}" if by else "le")
     return f"histogram_quantile({q:g}, {inner})"
 
 
 def _mean(metric: str, labels: str) -> str:
-    """The mean of a histogram, over the last moments."""
+    """The recent mean of a histogram."""
     total, count = (f"sum(rate({metric}_{part}{{{labels}}}[{_RATE}]))" for part in ("sum", "count"))
     return f"{total} / {count}"
 
 
 def _error_ratio(labels: str, by: str) -> str:
-    """The share of failed requests, by this label; 0 where none failed."""
+    """The ratio of failed requests by this label; 0 without failures."""
     failed = _of(REQUESTS, ",".join(filter(None, (labels, 'outcome="error"'))))
     every = _per_s(REQUESTS, labels, by)
     return f"(sum by ({by}) (rate({failed}[{_RATE}])) or 0 * {every}) / {every}"

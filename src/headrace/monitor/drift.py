@@ -1,14 +1,13 @@
-"""Drift of one model version's features: counts come in, the state of each feature comes out.
+"""Drift detection for one model version's features, from counts to the state of each feature.
 
-The stream of requests is cut into blocks. At the start of each, a bet of its own begins that values
-look as in the reference; so a drift that begins after months is found as fast as on the first day.
-The bet of block `k` may win by chance with `1 / (k (k + 1))` of the whole chance, which sums to one
-over an endless stream (Shin, Ramdas and Rinaldo call such a thing an e-detector, arXiv 2203.03532).
+The stream of requests is cut into blocks. At the start of each block, a new bet begins that values
+look as in the reference; so a drift that begins after months is detected as fast as on the first
+day. The bet of block `k` has `1 / (k (k + 1))` of the whole false alarm rate, which sums to one
+over an endless stream (an e-detector; Shin, Ramdas and Rinaldo, arXiv 2203.03532).
 
-Rows that follow each other may be alike. How much so is measured by the differences of neighbouring
-blocks, and the evidence is that of so many fewer rows (`drift_dependence`, `drift_evidence`).
-
-Old blocks are merged and in the end forgotten: what is stored does not grow.
+Successive rows may be dependent. The dependence is measured by the differences of neighbouring
+blocks, and the evidence is that of correspondingly fewer rows (`drift_dependence`,
+`drift_evidence`). Old blocks are merged and finally dropped: the stored size is bounded.
 """
 
 import math
@@ -55,11 +54,11 @@ BLOCK_ROWS: Final = 250
 _KEPT_ROWS: Final = 100_000
 _SHOWN_ROWS: Final = 5000
 _CALM_ROWS: Final = 1000
-"""Rows without a difference after which a drift is over."""
+"""Rows without a difference after which a drift has ended."""
 _MERGE: Final = 8
-"""Two blocks become one when what came after them is so many times as much."""
+"""Two blocks are merged when the rows after them are this many times as many."""
 _WINDOW_PAIRS: Final = 8.0
-"""How many differences the effect that a first window of the same requests showed weighs as."""
+"""Weight of the effect measured in a first window of the same requests, in differences."""
 _EFFECT_STEP: Final = 0.05
 _HOUR_S: Final = 3600.0
 _OLDEST_S: Final = 900.0
@@ -75,16 +74,17 @@ class FeatureState(StrEnum):
 
 
 class RowBlock(msgspec.Struct, frozen=True, kw_only=True):
-    """Counts of some rows that followed each other.
-
-    `number`: of the bet that began with it or before it; blocks of one number follow each other.
-    `hours`: rows by the hour of the day (UTC); empty in files of older versions.
-    """
+    """Counts of some successive rows."""
 
     number: int
+    """Number of the bet that began with it or before it; successive blocks may share it."""
+
     rows: int
+
     counts: list[ValueCounts]
+
     hours: list[int] = []
+    """Rows by hour of the day (UTC); empty in files of older versions."""
 
 
 class DetectedDrift(msgspec.Struct, frozen=True, kw_only=True):
@@ -101,7 +101,7 @@ class DetectedDrift(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DriftWatchState(msgspec.Struct, frozen=True, kw_only=True):
-    """All that has to survive of one watch. `since`: the first block that counts, by feature."""
+    """The persistent state of one watch. `since`: the first block that counts, by feature."""
 
     blocks: list[RowBlock] = []
     next_number: int = 1
@@ -112,53 +112,71 @@ class DriftWatchState(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FeatureReport:
-    """State of one feature now, with the evidence.
-
-    `psi` (population stability index), `js` (Jensen-Shannon divergence, bits) and `ks`
-    (Kolmogorov-Smirnov distance) say how far the newest `rows` are from the reference; the true
-    distance lies between `ks_low` and `ks_high`, whenever they are read. Ratios are of those rows.
-    `evidence`: the common logarithm of the odds against "no drift"; at `needed` it has drifted,
-    and `why` says what moved most. `design_effect`: so many rows carry as much as one independent
-    row; 1 where rows do not depend on each other. `label`: the column's name in the data that the
-    reference was made of.
-    """
+    """State and evidence of one feature. Ratios and distances are of the newest `rows`."""
 
     name: str
     role: str
     state: FeatureState
     rows: int
+
     evidence: float
+    """Common logarithm of the odds against "no drift"."""
+
     needed: float
+    """Evidence at which the feature has drifted."""
+
     since: float | None = None
+
     psi: float | None = None
+    """Population stability index."""
+
     js: float | None = None
+    """Jensen-Shannon divergence, in bits."""
+
     ks: float | None = None
+    """Kolmogorov-Smirnov distance."""
+
     ks_low: float | None = None
+    """Lower bound of the true distance, valid at any time."""
+
     ks_high: float | None = None
+    """Upper bound of the true distance, valid at any time."""
+
     missing_ratio: float | None = None
+
     out_of_range_ratio: float | None = None
+
     type_violation_ratio: float | None = None
+
     design_effect: float | None = None
+    """Number of rows equivalent to one independent row; 1 for independent rows."""
+
     why: str = ""
+    """The share that moved most."""
+
     label: str = ""
+    """Column name in the data of the reference."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Bets:
-    """All bets on one feature: `numbers` of them, and the `spans` since each began.
-
-    `effect` and `reference_effect`: the design effects of the rows and of the reference's.
-    """
+    """All bets on one feature."""
 
     numbers: Floats
+
     spans: Spans
+    """Counts since each bet began."""
+
     effect: float
+    """Design effect of the rows."""
+
     reference_effect: float
+    """Design effect of the reference's rows."""
 
 
 @dataclass(slots=True, kw_only=True)
 class DriftWatch:
-    """Judges one version's features against a reference. The caller brings counts and time."""
+    """Detector of drift of one version's features against a reference; the caller passes time."""
 
     reference: DriftReference
     settings: DriftSpec
@@ -168,9 +186,9 @@ class DriftWatch:
     _allowed: dict[str, tuple[int, NullShares]] = field(default_factory=dict)
 
     def _alpha_of(self, feature: FeatureReference) -> float:
-        """A feature's part of the chance; half of it is for the reference's own error.
+        """A feature's part of the false alarm rate; half of it is for the reference's own error.
 
-        Inputs share one half of the whole and outputs the other, whichever come first.
+        Inputs share one half of the whole and outputs the other.
         """
         role = feature.bins.role
         among = sum(other.bins.role == role for other in self.reference.features)
@@ -183,13 +201,13 @@ class DriftWatch:
     def add(
         self, counts: Sequence[ValueCounts], *, now: float, age_s: float = 0.0
     ) -> list[FeatureReport]:
-        """Take in what was counted since the last call; the features whose state changed by it.
+        """Add counts since the last call; return the features whose state changed.
 
         Args:
             counts: In the order of the reference's features.
             now: Seconds since 1970.
-            age_s: How long ago the first of it was counted. Where hours of the day count, old
-                counts, as from an outage of the control plane, are left out.
+            age_s: Age of the first count. With a reference by hour of the day, old counts, as after
+                an outage of the control plane, are skipped.
         """
         rows = max((column_counts.rows for column_counts in counts), default=0)
         if not rows or (age_s > _OLDEST_S and self.reference.is_hourly):
@@ -208,7 +226,7 @@ class DriftWatch:
         return [report for report in self.reports() if report.name in changed] if changed else []
 
     def reports(self) -> list[FeatureReport]:
-        """What is known of each feature."""
+        """The report of each feature."""
         return [
             self._report(index, feature) for index, feature in enumerate(self.reference.features)
         ]
@@ -261,7 +279,7 @@ class DriftWatch:
         )
 
     def _bets_on(self, index: int, feature: FeatureReference) -> _Bets:
-        """The bets on a feature, the oldest first; computed once for each state of the memory."""
+        """The bets on a feature, oldest first; cached for each state of the memory."""
         name, memory = feature.bins.name, self.memory
         cached = self._bets.get(name)
         if cached is not None and cached[0] is memory:
@@ -287,7 +305,7 @@ class DriftWatch:
         return bets
 
     def _effect(self, feature: FeatureReference, blocks: Spans) -> float:
-        """The design effect of the rows that are compared with the reference."""
+        """The design effect of the rows compared with the reference."""
         blocks = blocks.only(blocks.valid > 0)
         reference_shares: Floats | float = 0.0
         more: Floats | float = 0.0
@@ -304,7 +322,7 @@ class DriftWatch:
         return design_effect(ratio, rows, prior=UNKNOWN_EFFECT)
 
     def _nulls(self, feature: FeatureReference, bets: _Bets) -> NullShares:
-        """What each bet allows; for a reference without hours the same for all spans."""
+        """The shares that each bet allows; without hours the same for all spans."""
         # In steps, rounded up, so that they are computed seldom.
         step = math.ceil(math.log(bets.reference_effect) / _EFFECT_STEP)
         name = feature.bins.name
@@ -395,7 +413,7 @@ def _span(bets: _Bets, index: int) -> Spans:
 
 
 def _distance(feature: FeatureReference, live: Spans) -> Distances | None:
-    """How far a span is from what the reference says of its hours."""
+    """The distance of a span from the reference's shares for its hours."""
     reference_shares = expected(feature, live.hours)
     ordered = feature.bins.kind is FeatureKind.NUMBERS
     return distances(
@@ -404,7 +422,7 @@ def _distance(feature: FeatureReference, live: Spans) -> Distances | None:
 
 
 def _merged(old: RowBlock, new: RowBlock) -> RowBlock:
-    """Both as one, which begins where the older did."""
+    """Both blocks as one, which begins with the older."""
     counts = [
         older.plus(newer_counts) for older, newer_counts in zip(old.counts, new.counts, strict=True)
     ]
@@ -415,7 +433,7 @@ def _merged(old: RowBlock, new: RowBlock) -> RowBlock:
 
 
 def _thinned(blocks: list[RowBlock]) -> list[RowBlock]:
-    """The same with fewer starts where they are long ago, and without those before the bound."""
+    """The blocks with fewer starts long ago, and without those before the limit."""
     thinned: list[RowBlock] = []
     newer = 0
     for block in reversed(blocks):

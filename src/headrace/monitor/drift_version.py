@@ -1,7 +1,7 @@
-"""Drift of one model version, from its first request on and over restarts.
+"""Drift of one model version from its first request, across restarts.
 
-Features that have a reference are judged. Of the others, the first rows are kept as they came until
-there are enough of them to be the reference.
+Features with a reference are judged. Of the others, the first rows are stored until there are
+enough for a reference.
 """
 
 import hashlib
@@ -24,20 +24,17 @@ from headrace.observe.features import INPUT, MAX_FEATURES, FeatureBins, FeatureV
 
 
 class Collected(msgspec.Struct, frozen=True, kw_only=True):
-    """Values of one feature without a reference so far.
-
-    `times`: when the values were taken, in seconds since 1970; fewer than values in files of older
-    versions.
-    """
+    """Collected values of one feature without a reference."""
 
     role: str
     is_text: bool
     values: list[float | str | None]
     times: list[float] = []
+    """When the values were taken, in seconds since 1970; shorter in files of older versions."""
 
 
 class StoredDrift(msgspec.Struct, frozen=True, kw_only=True):
-    """All that survives a restart."""
+    """The persistent state."""
 
     reference: DriftReference = DriftReference()
     memory: DriftWatchState = DriftWatchState()
@@ -46,7 +43,7 @@ class StoredDrift(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(slots=True, kw_only=True)
 class VersionDrift:
-    """Collects a reference where there is none, and judges the rest."""
+    """Collects missing references and judges the other features."""
 
     settings: DriftSpec
     stored: StoredDrift = field(default_factory=StoredDrift)
@@ -59,22 +56,22 @@ class VersionDrift:
 
     @property
     def reference(self) -> DriftReference:
-        """Of the features that have one."""
+        """The reference of the features that have one."""
         return self._watch.reference
 
     @property
     def bins(self) -> list[FeatureBins]:
-        """Of the features that have a reference, in its order."""
+        """The bins of the features with a reference, in its order."""
         return [feature.bins for feature in self.reference.features]
 
     @property
     def key(self) -> str:
-        """Another one where other features or other bins are counted."""
+        """Changes when other features or bins are counted."""
         return self._key
 
     @property
     def collected_rows(self) -> int:
-        """Rows towards a reference that is not complete."""
+        """Rows collected for an incomplete reference."""
         return min((len(column.values) for column in self.stored.collected.values()), default=0)
 
     def add(
@@ -85,19 +82,19 @@ class VersionDrift:
         now: float,
         age_s: float = 0.0,
     ) -> list[FeatureReport]:
-        """Take in what replicas counted by `bins`; the features whose state changed by it.
+        """Add counts of replicas by `bins`; return the features whose state changed.
 
         Args:
-            age_s: How long ago the first of it was counted.
+            age_s: Age of the first count.
         """
         changed = self._watch.add(counts, now=now, age_s=age_s) if counts else []
         self._collect(values, now)
         self._reports = None
-        self.reports()  # here, and not whenever somebody asks
+        self.reports()  # computed now, not when a caller needs them
         return changed
 
     def reports(self) -> list[FeatureReport]:
-        """What is known of each feature; of those without a reference, how many rows there are."""
+        """The report of each feature; without a reference, its number of rows."""
         if self._reports is None:
             waiting = [
                 FeatureReport(
@@ -115,7 +112,7 @@ class VersionDrift:
         return self._reports
 
     def keep(self) -> StoredDrift:
-        """What has to survive."""
+        """The state to persist."""
         self.stored = msgspec.structs.replace(
             self.stored, reference=self.reference, memory=self._watch.memory
         )
@@ -146,7 +143,7 @@ class VersionDrift:
             self._take_reference(now)
 
     def _take_reference(self, now: float) -> None:
-        """Make what was collected the reference of its features."""
+        """Turn the collected values into references of their features."""
         collected = self.stored.collected
         features = [
             feature_reference(name, column.role, _column(column), times=_times(column))
@@ -175,7 +172,7 @@ class VersionDrift:
 
 
 def inputs_only(reference: DriftReference) -> DriftReference:
-    """What another version of the model can go on with: callers send what they sent before."""
+    """The part of a reference that another version can use: the inputs."""
     inputs: list[FeatureReference] = [
         feature for feature in reference.features if feature.bins.role == INPUT
     ]
@@ -183,7 +180,7 @@ def inputs_only(reference: DriftReference) -> DriftReference:
 
 
 def _times(collected: Collected) -> Array | None:
-    """Of the values; None where an older version took some of them."""
+    """The times of the values; None if an older version collected some of them."""
     is_whole = len(collected.times) == len(collected.values)
     return np.array(collected.times, dtype=np.float64) if is_whole else None
 

@@ -42,7 +42,7 @@ _ALERTS: Final = {
 
 
 class PanelType(StrEnum):
-    """What kind of picture a panel is."""
+    """Grafana's type of a panel."""
 
     LINES = "timeseries"
     STAT = "stat"
@@ -51,7 +51,7 @@ class PanelType(StrEnum):
 
 
 class Axis(NamedTuple):
-    """Grafana's id of a unit (`s`, `reqps`, `percentunit`, `suffix: cores`), and the axis' text."""
+    """Grafana's unit id (`s`, `reqps`, `percentunit`, `suffix: cores`), and the axis label."""
 
     unit: str
     text: str
@@ -59,7 +59,7 @@ class Axis(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """One picture."""
+    """One chart."""
 
     title: str
     axis: Axis
@@ -71,30 +71,30 @@ class Panel:
     width: int = 12
     stacked: bool = False
     most: float | None = None
-    """The end of the axis; None for what the values need."""
+    """Upper end of the axis; None: automatic."""
     limit: float | None = None
-    """Where it turns red."""
+    """Threshold from which it is red."""
 
 
 @dataclass(frozen=True, slots=True)
 class RowHeading:
-    """The heading of the panels that follow."""
+    """Heading of the following panels."""
 
     title: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Variable:
-    """Something that the reader picks: the values of the label `name` of a metric."""
+    """A variable of the dashboard: the values of the label `name` of a metric."""
 
     name: str
     metric: str
-    decode_rows: bool = True
+    many: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dashboard:
-    """A page of pictures. `name`: of its file, and its address in Grafana."""
+    """A dashboard. `name`: its file name and Grafana address."""
 
     name: str
     title: str
@@ -103,20 +103,20 @@ class Dashboard:
     variables: tuple[Variable, ...] = ()
 
     def queries(self) -> Iterator[str]:
-        """Every question in PromQL that it asks."""
+        """All PromQL queries of the dashboard."""
         for panel in self.panels:
             if isinstance(panel, Panel):
                 yield from panel.queries.values()
 
 
 def stat(title: str, expression: str, unit: str, text: str, *, limit: float | None = None) -> Panel:
-    """One number, large."""
+    """A panel with one large number."""
     axis, queries = Axis(unit, title), {title: expression}
     return Panel(title, axis, queries, help=text, panel_type=PanelType.STAT, width=4, limit=limit)
 
 
 def dashboard_json(dashboard: Dashboard) -> Document:
-    """The dashboard as Grafana imports it."""
+    """The dashboard in Grafana's import format."""
     return {
         "uid": f"headrace-{dashboard.name}",
         "title": dashboard.title,
@@ -147,15 +147,15 @@ def _variable(variable: Variable) -> Document:
         "definition": values,
         "refresh": 2,
         "sort": 1,
-        "multi": variable.decode_rows,
-        "includeAll": variable.decode_rows,
-        "allValue": ".*" if variable.decode_rows else None,
-        "current": {"text": ["All"], "value": ["$__all"]} if variable.decode_rows else {},
+        "multi": variable.many,
+        "includeAll": variable.many,
+        "allValue": ".*" if variable.many else None,
+        "current": {"text": ["All"], "value": ["$__all"]} if variable.many else {},
     }
 
 
 def _panels(dashboard: Dashboard) -> Iterator[Document]:
-    """The panels in rows from left to right, with their positions in the grid."""
+    """The panels in rows from left to right, with grid positions."""
     x = y = height = 0
     for number, panel in enumerate(dashboard.panels, start=1):
         width = _WIDTH if isinstance(panel, RowHeading) else panel.width

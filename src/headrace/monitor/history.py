@@ -1,11 +1,11 @@
 """Requests of the last day by endpoint and version: counts by outcome and by latency bucket.
 
-One from 10 e to 99 e (e a power of ten) is e wide: 90 to a decade, a tenth of their lower bound at
-most. What is kept longer is kept in fewer: those from 20 e on are joined as long as they stay about
-a tenth as wide as their lower bound.
+A bucket from 10 e to 99 e (e a power of ten) is e wide: 90 per decade, each at most a tenth of its
+lower bound. Longer steps have fewer buckets: those from 20 e on are merged as long as their width
+stays about a tenth of their lower bound.
 
-Steps are a second long for 10 minutes, 10 seconds for 2 hours and a minute for a day. When steps
-are joined into longer ones their sums stay; latencies go into buckets about a tenth wide.
+Steps are a second long for 10 minutes, 10 seconds for 2 hours and a minute for a day. Merging steps
+preserves sums.
 """
 
 import math
@@ -38,13 +38,13 @@ _MOST_EXPONENT: Final = 5
 _LAST: Final = (_MOST_EXPONENT - _LEAST_EXPONENT + 1) * _PER_DECADE
 _DIGITS: Final = 10
 _ZERO: Final = 0
-# Up to which leading digits how many buckets are joined: 20-21, 22-23, ... 30-32, ... 95-99.
+# Number of merged buckets by leading digits: 20-21, 22-23, ... 30-32, ... 95-99.
 _JOINED: Final = ((20, 1), (30, 2), (51, 3), (55, 4), (100, 5))
 
 
 @cache
 def index_of(bucket: Bucket) -> int:
-    """The number of the bucket in which the middle of `bucket` is; 0 for no time at all."""
+    """The index of the bucket that contains the middle of `bucket`; 0 for zero latency."""
     lower_s, width_s = bucket
     middle = lower_s + width_s / 2
     if middle <= 0:
@@ -57,7 +57,7 @@ def index_of(bucket: Bucket) -> int:
 
 @cache
 def bucket_of(index: int) -> Bucket:
-    """The bucket of a number."""
+    """The bucket with this index."""
     if index == _ZERO:
         return (0.0, 0.0)
     decade, digits = divmod(index - 1, _PER_DECADE)
@@ -67,7 +67,7 @@ def bucket_of(index: int) -> Bucket:
 
 @cache
 def joined_index(index: int) -> int:
-    """The number of the first bucket among those that `index` is joined with."""
+    """The index of the first bucket that is merged with `index`."""
     if index == _ZERO:
         return _ZERO
     decade, digits = divmod(index - 1, _PER_DECADE)
@@ -76,7 +76,7 @@ def joined_index(index: int) -> int:
 
 @cache
 def joined_bucket_of(index: int) -> Bucket:
-    """The bucket that all those together are that are joined with `index`."""
+    """The merged bucket that contains `index`."""
     first = joined_index(index)
     lower_s, width_s = bucket_of(first)
     count = sum(
@@ -95,21 +95,24 @@ def _first_of(digits: int) -> int:
 
 
 class StepCounts(msgspec.Struct, frozen=True, array_like=True):
-    """Counts of one step. `offset`: in steps, from the begin of its chunk.
-
-    `latency`: distance from the bucket before, count, distance, count, ...
-    """
+    """Encoded counts of one step."""
 
     offset: int
+    """In steps, from the start of its chunk."""
+
     requests: int
+
     errors: int
+
     rejections: int
+
     latency: list[int]
+    """Distance from the previous bucket, count, distance, count, ..."""
 
 
 @dataclass(slots=True)
 class OpenBucket:
-    """Counts that still grow; `latency` by number of the bucket."""
+    """Mutable counts; `latency` by bucket index."""
 
     requests: int = 0
     errors: int = 0
@@ -118,11 +121,11 @@ class OpenBucket:
 
     @property
     def size_bytes(self) -> int:
-        """How much the buckets take, about."""
+        """Approximate size of the buckets."""
         return 8 * len(self.latency)
 
     def add(self, other: "OpenBucket") -> None:
-        """Count what `other` has as well."""
+        """Add the counts of `other`."""
         self.requests += other.requests
         self.errors += other.errors
         self.rejections += other.rejections
@@ -131,7 +134,7 @@ class OpenBucket:
             latency[index] = latency.get(index, 0) + count
 
     def part(self, number: int, pieces: int) -> "OpenBucket":
-        """One of `pieces` parts, from 0 on: together they are this."""
+        """One of `pieces` parts, from 0 on, which add up to the whole."""
         requests, errors, rejections = (
             share_of(count, number, pieces)
             for count in (self.requests, self.errors, self.rejections)
@@ -147,7 +150,7 @@ class OpenBucket:
         return bool(self.requests or self.errors or self.rejections or self.latency)
 
     def joined(self) -> "OpenBucket":
-        """The same in fewer buckets."""
+        """The counts in merged buckets."""
         latency: dict[int, int] = {}
         for index, count in self.latency.items():
             joined = joined_index(index)
@@ -182,11 +185,11 @@ REQUESTS: Final = Form(
 
 
 class CounterTotals(Protocol):
-    """What was counted since some beginning; the numbers only grow."""
+    """Cumulative counters since some start."""
 
     @property
     def requests(self) -> int:
-        """All of them, errors and rejections among them."""
+        """All requests, including errors and rejections."""
 
     @property
     def errors(self) -> int:
@@ -194,7 +197,7 @@ class CounterTotals(Protocol):
 
     @property
     def rejections(self) -> int:
-        """Requests that the endpoint refused for what was in them."""
+        """Requests that the endpoint rejected as invalid."""
 
     @property
     def latency(self) -> Buckets:
@@ -203,50 +206,52 @@ class CounterTotals(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestWindow:
-    """Requests that were counted from `begin` to `end`, in seconds since 1970.
-
-    `requests` includes `errors` and `rejections`. `latency`: requests by bucket.
-    `known_ratio`: share of the span since the endpoint was first counted, 0 to 1.
-    """
+    """Requests between `begin` and `end`, in seconds since 1970."""
 
     begin: float
     end: float
     requests: int = 0
+    """Including errors and rejections."""
+
     errors: int = 0
+
     rejections: int = 0
+
     latency: Buckets = field(default_factory=dict)
+
     known_ratio: float = 1.0
+    """Share of the window since the endpoint's first count, 0 to 1."""
 
     @property
     def duration_s(self) -> float:
-        """How long it is, in seconds."""
+        """Length in seconds."""
         return self.end - self.begin
 
     @property
     def requests_per_s(self) -> float:
-        """Requests by the second; 0 for an empty span."""
+        """Requests per second; 0 for an empty window."""
         return self._per_s(self.requests)
 
     @property
     def errors_per_s(self) -> float:
-        """Errors by the second; 0 for an empty span."""
+        """Errors per second; 0 for an empty window."""
         return self._per_s(self.errors)
 
     @property
     def rejections_per_s(self) -> float:
-        """Rejections by the second; 0 for an empty span."""
+        """Rejections per second; 0 for an empty window."""
         return self._per_s(self.rejections)
 
     @property
     def error_ratio(self) -> float:
-        """Errors among the requests, from 0 to 1; 0 if there were no requests."""
+        """Errors among the requests, from 0 to 1; 0 without requests."""
         return self.errors / self.requests if self.requests else 0.0
 
     def quantile(self, q: float) -> float | None:
-        """The latency in seconds that a share `q` (0 to 1) of the requests kept; None without any.
+        """The latency in seconds that a share `q` (0 to 1) of the requests did not exceed.
 
-        Within 5 % of the true one wherever in its bucket that is, and closer where requests are
-        spread over the bucket.
+        None without requests. Within 5 % of the true value, and closer where requests are spread
+        over the bucket.
         """
         rank = q * sum(self.latency.values())
         counted = 0
@@ -265,9 +270,9 @@ class RequestWindow:
 
 
 def _within(lower_s: float, width_s: float, part: float) -> float:
-    """The place a `part` (0 to 1) into a bucket, but no more than 5 % from any other place in it.
+    """The point a `part` (0 to 1) into a bucket, limited to 5 % from any other point in it.
 
-    Requests that all take the same time are at one place of a bucket, not spread over it.
+    Requests with equal latency are at one point of a bucket, not spread over it.
     """
     highest, lowest = lower_s * (1 + _ERROR), (lower_s + width_s) * (1 - _ERROR)
     if lowest > highest:  # a bucket so wide that no place will do
@@ -282,7 +287,7 @@ _MAX_POINTS: Final = 2000
 
 
 class StoredTrack(msgspec.Struct, frozen=True, kw_only=True):
-    """A track as it is written down. `latency`: of the totals, by number of the bucket."""
+    """A persisted series. `latency`: of the totals, by bucket index."""
 
     endpoint: str
     version: str
@@ -298,16 +303,18 @@ class StoredTrack(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(slots=True, kw_only=True)
 class CounterHistory:
-    """Counts over time of one thing that counts up.
-
-    `read_at`: when it was last read. `began_at`: nothing is counted from before that time.
-    """
+    """History of one set of cumulative counters."""
 
     read_at: float
+    """Time of the last reading."""
+
     epoch: str
+    """Identity of the counters' process."""
+
     began_at: float = 0.0
+    """Nothing before this time is counted."""
     _seen: OpenBucket = field(default_factory=OpenBucket)
-    """The totals of the last look."""
+    """The totals of the last reading."""
     ladder: RollupSeries[OpenBucket, StepCounts] = field(
         default_factory=lambda: RollupSeries(form=REQUESTS)
     )
@@ -315,17 +322,17 @@ class CounterHistory:
     def read(
         self, read_at: float, epoch: str, totals: CounterTotals, *, is_begin: bool = False
     ) -> None:
-        """Take in what was counted since the last look.
+        """Count the difference to the last reading.
 
-        Totals that fell, or are of another epoch, were counted from 0.
+        Totals that fell, or have another epoch, started from 0.
 
         Args:
-            is_begin: Nobody knows when what is in `totals` was counted: it is left out.
+            is_begin: The time of the counts in `totals` is unknown: they are skipped.
         """
         is_reset = epoch != self.epoch or totals.requests < self._seen.requests
         before, self.read_at, self.epoch = self.read_at, read_at, epoch
         if totals.requests == self._seen.requests and not is_reset:
-            return  # nothing came: this is all that an idle endpoint costs
+            return  # no change: the only cost of an idle endpoint
         if is_reset:
             self._seen = OpenBucket()
         previous, latency = self._seen, dict[int, int]()
@@ -346,7 +353,7 @@ class CounterHistory:
             self.ladder.spread(before, read_at, added)
 
     def stored(self, endpoint: str, version: str) -> StoredTrack:
-        """This track, to be written down."""
+        """The persistent form of this series."""
         return StoredTrack(
             endpoint=endpoint,
             version=version,
@@ -362,7 +369,7 @@ class CounterHistory:
 
     @classmethod
     def load(cls, stored: StoredTrack) -> "CounterHistory":
-        """The track that was written down."""
+        """Restore a persisted series."""
         track = cls(read_at=stored.read_at, epoch=stored.epoch, began_at=stored.began_at)
         track._seen = OpenBucket(stored.requests, stored.errors, stored.rejections, stored.latency)
         track.ladder.load(stored.levels)
@@ -371,7 +378,7 @@ class CounterHistory:
 
 @dataclass(slots=True, kw_only=True)
 class RequestHistory(Tracks[CounterHistory]):
-    """Counts of requests of the last 24 hours."""
+    """Request counts of the last 24 hours."""
 
     WHAT: ClassVar[str] = "history"
     STORED: ClassVar[type[Any]] = StoredTrack
@@ -382,18 +389,17 @@ class RequestHistory(Tracks[CounterHistory]):
     def add(
         self, at: float, endpoint: str, version: str, totals: CounterTotals, *, epoch: str = ""
     ) -> None:
-        """Take in what was counted of a version up to `at`.
+        """Add the counters of a version at `at`.
 
-        Totals that are smaller than before, or of another `epoch`, were counted from 0. What an
-        endpoint had counted before this history first looked at anything is left out: nobody knows
-        when it was.
+        Totals that are smaller than before, or have another `epoch`, started from 0. Counts from
+        before the first reading of this history are skipped, as their time is unknown.
         """
         self.look(at)
         track = self.of(endpoint).get(version)
         if track is not None:
             track.read(at, epoch, totals)
             return
-        # One that came up since the last look counted from 0 since then.
+        # A version that started since the last reading counted from 0.
         since = at if self._before is None else self._before
         track = CounterHistory(read_at=since, epoch=epoch, began_at=since)
         self.put(endpoint, version, track)
@@ -402,10 +408,10 @@ class RequestHistory(Tracks[CounterHistory]):
     def window(
         self, endpoint: str, *, until: float, seconds: float, version: str = ""
     ) -> RequestWindow:
-        """What happened in the `seconds` before `until`; of all versions if none is named.
+        """The counts of the `seconds` before `until`; of all versions if none is given.
 
-        Steps that only overlap the span count as a whole if their middle is in it. A version also
-        stands for its copies in other roles: `3` for `3~baseline`.
+        Steps that only overlap the window count as a whole if their middle is in it. A version
+        includes its copies in other roles: `3` includes `3~baseline`.
         """
         begin = until - seconds
         total, known_since = _StepSum(), until
@@ -419,11 +425,10 @@ class RequestHistory(Tracks[CounterHistory]):
     def series(
         self, endpoint: str, *, since: float, until: float, points: int, version: str = ""
     ) -> list[RequestWindow]:
-        """Windows side by side from `since` to `until`, about as many as `points` says.
+        """Adjacent windows from `since` to `until`, about `points` of them.
 
-        They begin at whole multiples of their length, which is no shorter than the steps that are
-        kept of `since`. The last one ends at `until`, and is left out if it would be too short to
-        say anything.
+        They begin at multiples of their length, which is at least the step length available at
+        `since`. The last one ends at `until`, and is omitted if it would be too short.
         """
         step_s = self._step_s(since, until, points)
         first = math.floor(since / step_s)
@@ -441,11 +446,11 @@ class RequestHistory(Tracks[CounterHistory]):
         ]
 
     def versions(self, endpoint: str) -> list[str]:
-        """The versions of an endpoint of which anything is known, by name."""
+        """The versions of an endpoint with data, by name."""
         return sorted(name for name in self.of(endpoint) if name)
 
     def _step_s(self, since: float, until: float, points: int) -> int:
-        """Length of a point: whole steps of the level that still has `since`."""
+        """Length of a point: whole steps of the resolution that still covers `since`."""
         newest = self.looked_at if self.looked_at is not None else until
         length_s = next(
             (step_s for step_s, kept_s in STEPS if newest - since <= kept_s), STEPS[-1][0]
@@ -456,7 +461,7 @@ class RequestHistory(Tracks[CounterHistory]):
 
 @dataclass(slots=True)
 class _StepSum:
-    """Counts of many steps; buckets are joined as soon as one of them came joined."""
+    """Sum of many steps; buckets are merged if any of the steps has merged ones."""
 
     exact: OpenBucket = field(default_factory=OpenBucket)
     joined: OpenBucket = field(default_factory=OpenBucket)

@@ -1,7 +1,7 @@
 """Load of replicas over the last day by endpoint and version, in bounded memory.
 
-Batches, waiting, requests in flight and ready replicas, in the steps of `History`, from what the
-processes themselves count. What none of them said is None and never 0.
+Batches, queue wait, requests in flight and ready replicas, in the steps of `history`, from the
+counters of the processes. Unknown values are None, never 0.
 """
 
 from bisect import bisect_right
@@ -25,14 +25,11 @@ _DIGITS: Final = 3  # spans are kept to the millisecond: two replicas would be 2
 _MILLI: Final = 1e-3
 _MICRO: Final = 1e-6
 _GAP_S: Final = 60.0
-"""After so long nobody knows any more how many replicas there were meanwhile."""
+"""After a longer gap, the number of replicas in between is unknown."""
 
 
 class LoadRow(msgspec.Struct, frozen=True, array_like=True):
-    """A `LoadCell` in whole numbers, which take few bytes and pack well.
-
-    Spans of looks are in thousandths of a second, replicas' own times in millionths.
-    """
+    """A `LoadCell` in integers, which pack well: observed spans in ms, replica times in µs."""
 
     offset: int
     looked: int
@@ -48,32 +45,41 @@ class LoadRow(msgspec.Struct, frozen=True, array_like=True):
 
 @dataclass(slots=True)
 class LoadCell:
-    """Sums that still grow: means are made of them, so they stay exact in steps of any length.
-
-    `looked_s`: how much of the step somebody looked at this version; `shared_s`: likewise at its
-    endpoint, counted at one of its versions only, so that all of them add up to the time there was.
-    `heard_s`: in which replicas answered. `ready_s`: ready replicas times seconds.
-    `in_flight_s`: requests in flight times seconds. `waited` requests were in the queue `queue_s`
-    together; `batches` had `rows` together.
-    """
+    """Sums of one step, from which means are computed, so they are exact in steps of any length."""
 
     looked_s: float = 0.0
+    """Observed time of this version."""
+
     shared_s: float = 0.0
+    """Observed time of its endpoint, counted at one version only, so that versions add up to it."""
+
     heard_s: float = 0.0
+    """Time in which replicas responded."""
+
     ready_s: float = 0.0
+    """Ready replicas times seconds."""
+
     batches: int = 0
+
     rows: int = 0
+    """Rows of all batches."""
+
     waited: int = 0
+    """Requests that were queued."""
+
     queue_s: float = 0.0
+    """Their summed queue wait."""
+
     in_flight_s: float = 0.0
+    """Requests in flight times seconds."""
 
     @property
     def size_bytes(self) -> int:
-        """Nothing beyond the object."""
+        """0: no memory beyond the object."""
         return 0
 
     def add(self, other: "LoadCell") -> None:
-        """Count what `other` has as well."""
+        """Add the sums of `other`."""
         self.looked_s += other.looked_s
         self.shared_s += other.shared_s
         self.heard_s += other.heard_s
@@ -85,7 +91,7 @@ class LoadCell:
         self.in_flight_s += other.in_flight_s
 
     def part(self, number: int, pieces: int) -> "LoadCell":
-        """One of `pieces` parts, from 0 on: together they are this."""
+        """One of `pieces` parts, from 0 on, which add up to the whole."""
         values = zip(_VALUES(self), _UNITS, strict=True)
         return LoadCell(
             *(share_of(v, number, pieces) if unit == 1 else v / pieces for v, unit in values)
@@ -93,7 +99,7 @@ class LoadCell:
 
 
 _UNITS: Final = (*(_MILLI,) * 4, 1, 1, 1, _MICRO, _MICRO)
-"""What the numbers of a `LoadRow` are counted in, in the order of a cell's fields."""
+"""Units of the numbers of a `LoadRow`, in the order of a cell's fields."""
 _VALUES: Final = attrgetter(*LoadCell.__dataclass_fields__)
 
 
@@ -116,24 +122,31 @@ LOAD: Final = Form(
     decode_row=msgspec.msgpack.Decoder(LoadRow),
     decode_rows=msgspec.msgpack.Decoder(list[LoadRow]),
 )
-"""How busy replicas were."""
+"""Load of replicas."""
 
 
 class LoadTotals(msgspec.Struct, frozen=True, kw_only=True):
-    """What one process counted of one version since it began to.
-
-    `epoch`: another one says that it counts anew. `age_s`: for how long it has counted. `batches`
-    had `rows` together; `waited` requests were in its queue for `queue_s` together. `in_flight_s`:
-    how long all requests were in it, those that still are included.
-    """
+    """Cumulative counters of one process for one version."""
 
     epoch: str
+    """Changes when the counters restart."""
+
     age_s: float
+    """Time since the counters started."""
+
     batches: int = 0
+
     rows: int = 0
+    """Rows of all batches."""
+
     waited: int = 0
+    """Requests that were queued."""
+
     queue_s: float = 0.0
+    """Their summed queue wait."""
+
     in_flight_s: float = 0.0
+    """Summed time of all requests in the process, including current ones."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,7 +165,7 @@ class LoadReading:
 
 
 class StoredLoad(msgspec.Struct, frozen=True, kw_only=True):
-    """A track as it is written down."""
+    """A persisted series."""
 
     endpoint: str
     version: str
@@ -163,21 +176,21 @@ class StoredLoad(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(slots=True, kw_only=True)
 class LoadTrack:
-    """How busy the replicas of a version were; `read_at` is when they were last looked at."""
+    """Load history of a version's replicas; `read_at` is the time of the last reading."""
 
     read_at: float
     _totals: dict[str, LoadTotals] = field(default_factory=dict)
     ladder: RollupSeries[LoadCell, LoadRow] = field(default_factory=lambda: RollupSeries(form=LOAD))
 
     def read(self, read_at: float, reading: LoadReading, *, began_at: float) -> None:
-        """Take in what happened since the last look.
+        """Add what happened since the last reading.
 
         Args:
-            began_at: When anything was looked at first. What a process counted that is older than
-                that, and was not looked at yet, is left out: nobody knows when it was.
+            began_at: Time of the first reading. Counts of a process that is older and was not read
+                before are skipped, as their time is unknown.
         """
         begin, self.read_at = self.read_at, read_at
-        # What all processes counted more than was last seen of each.
+        # The increase of all processes' counters since the last reading.
         added = LoadCell()
         for name, totals in reading.totals.items():
             before = self._totals.get(name)
@@ -195,7 +208,7 @@ class LoadTrack:
                         in_flight_s=max(totals.in_flight_s - old.in_flight_s, 0.0),
                     )
                 )
-        # One that does not answer now may do so later, and has not begun anew for that.
+        # A process that does not respond now may do so later with the same counters.
         known_totals = {
             name: totals for name, totals in self._totals.items() if name in reading.process_names
         }
@@ -211,7 +224,7 @@ class LoadTrack:
         self.ladder.spread(begin, read_at, added)
 
     def stored(self, endpoint: str, version: str) -> StoredLoad:
-        """This track, to be written down."""
+        """The persistent form of this series."""
         return StoredLoad(
             endpoint=endpoint,
             version=version,
@@ -222,7 +235,7 @@ class LoadTrack:
 
     @classmethod
     def load(cls, stored: StoredLoad) -> "LoadTrack":
-        """The track that was written down."""
+        """Restore a persisted series."""
         track = cls(read_at=stored.read_at, _totals=dict(stored.totals))
         track.ladder.load(stored.levels)
         return track
@@ -230,16 +243,19 @@ class LoadTrack:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadWindow:
-    """Means over a span of time; None where nobody knows, or nothing happened to take one of.
-
-    `batch_rows`: rows in a batch. `queue_s`: how long a request waited for its batch. `in_flight`:
-    requests that replicas had at once. `ready`: replicas.
-    """
+    """Means over a time span; None if unknown or without events."""
 
     batch_rows: float | None = None
+    """Rows per batch."""
+
     queue_s: float | None = None
+    """Queue wait of a request."""
+
     in_flight: float | None = None
+    """Concurrent requests in replicas."""
+
     ready: float | None = None
+    """Ready replicas."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -253,11 +269,11 @@ class LoadHistory(Tracks[LoadTrack]):
     max_bytes: int = 48 << 20
 
     def add(self, read_at: float, endpoint: str, version: str, reading: LoadReading) -> None:
-        """Take in a look at a version's replicas at `at`."""
+        """Add a reading of a version's replicas at `at`."""
         self.look(read_at)
         track = self.of(endpoint).get(version)
         if track is None:
-            # One that came up since the last look had no replica before that.
+            # A version that started since the last reading had no replica before.
             since = read_at if self._before is None else self._before
             track = LoadTrack(read_at=since)
             self.put(endpoint, version, track)
@@ -268,7 +284,7 @@ class LoadHistory(Tracks[LoadTrack]):
     def series(
         self, endpoint: str, edges: Sequence[float], *, version: str = ""
     ) -> list[LoadWindow]:
-        """Means between each of `edges` and the next; of all versions together if none is named."""
+        """Means between successive `edges`; of all versions if none is given."""
         tracks = [_sums(track, edges) for track in self.named(endpoint, version)]
         return [
             _window([sums[position] for sums in tracks], is_whole=not version)
@@ -277,7 +293,7 @@ class LoadHistory(Tracks[LoadTrack]):
 
 
 def _sums(track: LoadTrack, edges: Sequence[float]) -> list[LoadCell]:
-    """What is known of a version between each of `edges` and the next."""
+    """The sums of a version between successive `edges`."""
     sums = [LoadCell() for _ in pairwise(edges)]
     for length_s, step_begin, cell in track.ladder.cells(edges[0], edges[-1]) if sums else ():
         position = bisect_right(edges, step_begin + length_s / 2) - 1
@@ -287,13 +303,13 @@ def _sums(track: LoadTrack, edges: Sequence[float]) -> list[LoadCell]:
 
 
 def _window(cells: Sequence[LoadCell], *, is_whole: bool) -> LoadWindow:
-    """The means of what was summed up, of a whole endpoint or of one version in all its roles."""
+    """The means of the sums, of a whole endpoint or of one version in all its roles."""
     total = LoadCell()
     for cell in cells:
         total.add(cell)
     groups = [total] if is_whole else cells
     # Versions of an endpoint may follow each other: their time is the endpoint's. Roles of one
-    # version are side by side, each looked at for its own time.
+    # version run in parallel, each with its own observed time.
     spans = [
         (cell, time_s)
         for cell in groups

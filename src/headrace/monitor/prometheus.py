@@ -1,6 +1,6 @@
-"""Files of a Prometheus beside a system: rules for its objectives, and configurations.
+"""Prometheus files for a system: rules for its objectives, and example configurations.
 
-Names and contents are plain data, as Prometheus and Alertmanager have them.
+Names and contents are plain data, as in Prometheus and Alertmanager.
 """
 
 import re
@@ -28,14 +28,14 @@ Document = dict[str, Any]
 
 _SCALED: Final = (ErrorBurn, LatencyBurn, LatencyOver, ErrorsOver)
 _SHORT_S: Final = 1800.0
-"""Windows up to this long are recorded as often as rules run; longer ones every few minutes."""
+"""Windows up to this length are recorded at every evaluation; longer ones every few minutes."""
 _SLOWLY_S: Final = 120.0
 
 
 def recording_rules(
     objectives: Sequence[EndpointObjective], streams: Sequence[StreamPromise] = ()
 ) -> Document:
-    """Each endpoint's promises and its windows, and what streams may do."""
+    """Recording rules: objectives and windows of endpoints, and limits of streams."""
     groups: list[Document] = [
         {"name": "headrace-promises", "rules": list(_promises(objectives, streams))}
     ]
@@ -57,7 +57,7 @@ def recording_rules(
 
 
 def alerting_rules(objectives: Sequence[EndpointObjective]) -> Document:
-    """All alerts; those with windows once for each length of window that endpoints ask for."""
+    """All alerting rules; those with windows once per window length of the endpoints."""
     groups = [
         {
             "name": f"headrace-slo-{promql.scale_text(ratio)}",
@@ -70,7 +70,7 @@ def alerting_rules(objectives: Sequence[EndpointObjective]) -> Document:
 
 
 def alerting_rule(kind: AlertKind, window_ratio: float = 1.0) -> Rule:
-    """One alert as Prometheus has it."""
+    """One alert as a Prometheus rule."""
     rule: Rule = {
         "alert": kind.name,
         "expr": promql.expression(kind.condition, window_ratio),
@@ -98,7 +98,7 @@ def alerting_rule(kind: AlertKind, window_ratio: float = 1.0) -> Rule:
 
 
 def window_ratios(objectives: Sequence[EndpointObjective]) -> list[float]:
-    """Every length of windows that an endpoint asks for, the usual one always, longest first."""
+    """All window lengths of the endpoints and the default length, longest first."""
     return sorted({1.0, *(objective.window_ratio for objective in objectives)}, reverse=True)
 
 
@@ -121,7 +121,7 @@ def _value(kind: AlertKind) -> str:
 def _promises(
     objectives: Sequence[EndpointObjective], streams: Sequence[StreamPromise]
 ) -> Iterator[Rule]:
-    """Series that say what was promised of each endpoint and of each stream."""
+    """Series with the objectives of each endpoint and stream."""
     rows: list[tuple[str, float | None, dict[str, str]]] = []
     for objective in objectives:
         labels = {"endpoint": objective.endpoint}
@@ -142,7 +142,7 @@ def _promises(
 
 
 def _windows(ratio: float) -> Iterator[tuple[float, Rule]]:
-    """Lengths, and what is recorded over them; each once."""
+    """The recorded windows with their lengths, without duplicates."""
     recorded_names: set[str] = set()
     for condition in (kind.condition for kind in ALERTS if _is_scaled(kind)):
         for window_s in (usual_s * ratio for usual_s in windows_of(condition)):
@@ -164,7 +164,7 @@ _SCRAPE_S: Final = 15.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScrapeTarget:
-    """Where metrics are read. `token_file`, `ca_file`: empty for none."""
+    """Address of the metrics. `token_file`, `ca_file`: empty for none."""
 
     url: str
     token_file: str = ""
@@ -178,7 +178,7 @@ def prometheus_files(
     *,
     streams: Sequence[StreamPromise] = (),
 ) -> Mapping[str, Document]:
-    """All files by name: rules, and examples of both programs' configurations."""
+    """All files by name: rules, and example configurations of both programs."""
     return {
         RECORDING: recording_rules(objectives, streams),
         ALERTING: alerting_rules(objectives),
@@ -188,7 +188,7 @@ def prometheus_files(
 
 
 def scrape_configuration(target: ScrapeTarget) -> Document:
-    """What Prometheus itself is told."""
+    """The example configuration of Prometheus."""
     parts = urlsplit(target.url)
     job: Document = {
         "job_name": promql.JOB,
@@ -212,7 +212,7 @@ def scrape_configuration(target: ScrapeTarget) -> Document:
 def alertmanager_configuration(alerts: AlertsSpec) -> Document:
     """Routes by severity to the receivers of the spec.
 
-    Where the spec names the environment, a file of that name below `secrets` is named instead:
+    A reference to an environment variable is replaced by a file of that name below `secrets`, as
     Alertmanager reads no variables.
     """
     return {
@@ -231,7 +231,7 @@ def alertmanager_configuration(alerts: AlertsSpec) -> Document:
                 for receiver in alerts.receivers
             ],
         },
-        # One page about an endpoint or a stream is enough: what is only worth a ticket waits.
+        # A page about an endpoint or stream inhibits its tickets.
         "inhibit_rules": [
             {
                 "source_matchers": ['severity="page"'],
@@ -273,7 +273,7 @@ def _email(spec: EmailSpec) -> Document:
         "to": ", ".join(spec.to),
         "from": spec.sender,
         "smarthost": f"{spec.host}:{spec.port}",
-        # Port 465 means encryption from the first byte on to Alertmanager, without being told.
+        # With port 465, Alertmanager always uses TLS.
         "require_tls": spec.tls == "starttls",
     }
     if spec.username:

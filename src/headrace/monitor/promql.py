@@ -1,6 +1,6 @@
-"""Alert conditions in PromQL: the same questions as `slo` asks of windows.
+"""Alert conditions in PromQL, equivalent to the readings in `slo`.
 
-Thresholds that differ between endpoints are series of their own, so that one rule serves all.
+Thresholds that differ between endpoints are series, so that one rule serves all.
 """
 
 from typing import Final
@@ -38,14 +38,14 @@ _UNITS: Final = ((86_400_000, "d"), (3_600_000, "h"), (60_000, "m"), (1000, "s")
 
 
 def duration(seconds: float) -> str:
-    """As Prometheus writes it, in the largest unit that leaves no rest: `5m`, `1h`, `1500ms`."""
+    """A Prometheus duration in the largest unit without remainder: `5m`, `1h`, `1500ms`."""
     millis = max(round(seconds * 1000), 1)
     size, unit = next(candidate for candidate in _UNITS if millis % candidate[0] == 0)
     return f"{millis // size}{unit}"
 
 
 def scale_text(window_ratio: float) -> str:
-    """What the label `windows` says: which endpoints have windows of this length."""
+    """The value of the label `windows`: endpoints with windows of this length."""
     return f"{window_ratio:g}"
 
 
@@ -70,7 +70,7 @@ def latency_quantile(q: float, window_s: float) -> str:
 
 
 def recorded(condition: Condition, window_s: float) -> dict[str, str]:
-    """The series that a condition reads of a window, by name, and what each is recorded from."""
+    """The recorded series that a condition uses, by name, with their expressions."""
     span = duration(window_s)
     failed = f'{REQUESTS}{{outcome="error"}}[{span}]'
     match condition:
@@ -92,10 +92,10 @@ def recorded(condition: Condition, window_s: float) -> dict[str, str]:
 
 
 def expression(condition: Condition, window_ratio: float = 1.0) -> str:
-    """When a condition holds, for endpoints whose windows have this length.
+    """The expression of a condition, for endpoints with this window length.
 
     Args:
-        window_ratio: Of no matter to conditions without a promise.
+        window_ratio: Ignored by conditions without an objective.
     """
     scale = window_ratio
     match condition:
@@ -136,7 +136,7 @@ def _labels(scale: float) -> str:
 
 
 def _by_endpoint(expression: str) -> str:
-    """What a replica says of its model, under the name of the endpoint: both are the same."""
+    """A replica's metric with its model label as endpoint: both are the same."""
     return f'label_replace({expression}, "endpoint", "$1", "model", "(.+)")'
 
 
@@ -184,4 +184,4 @@ _FACTS: Final = {
         f"[{duration(LETTERS_WINDOW_S)}])) > on (stream) {STREAM_LETTERS}"
     ),
 }
-"""Conditions whose windows nobody scales."""
+"""Conditions with fixed windows."""

@@ -1,9 +1,8 @@
-"""Counts over time in little memory: steps that grow longer with age, of many endpoints.
+"""Compact time series of counts: steps that grow longer with age, for many endpoints.
 
-`ResolutionRows` hold rows of one step each, packed into chunks of bytes. A row is written once,
-when its step is over, and is removed as a whole to be merged into the next resolution.
-A `RollupSeries` has the resolutions of one version of an endpoint, `Tracks` those of all. A `Form`
-says what is counted.
+`ResolutionRows` has rows of one step each, packed into chunks of bytes. A row is written once, when
+its step ends, and is finally removed to be merged into the next resolution. A `RollupSeries` has
+the resolutions of one version of an endpoint, `Tracks` those of all. A `Form` defines the counts.
 """
 
 import math
@@ -16,7 +15,7 @@ import msgspec
 
 KEPT_S: Final = 24 * 3600
 STEPS: Final = ((1, 600), (10, 2 * 3600), (60, KEPT_S))
-"""Length of a step, and how long steps of this length are kept; in seconds."""
+"""Length of a step, and retention of steps of this length; in seconds."""
 _PIECE_S: Final = 5.0
 _PIECES: Final = 120
 _ROUND_S: Final = 60.0
@@ -27,25 +26,25 @@ _FAST: Final = 1
 
 
 class Counting(Protocol):
-    """Counts of one step that still grow."""
+    """Mutable counts of one step."""
 
     @property
     def size_bytes(self) -> int:
-        """How much it takes, about, beyond what every object costs."""
+        """Approximate size beyond the object."""
 
     def add(self, other: Self) -> None:
-        """Count what `other` has as well."""
+        """Add the counts of `other`."""
 
     def part(self, number: int, pieces: int) -> Self:
-        """One of `pieces` parts, from 0 on: together they are this."""
+        """One of `pieces` parts, from 0 on, which add up to the whole."""
 
 
 class Placed(Protocol):
-    """Counts as they are written down."""
+    """Encoded counts of one step."""
 
     @property
     def offset(self) -> int:
-        """In steps, from the begin of its chunk."""
+        """In steps, from the start of its chunk."""
 
 
 C = TypeVar("C", bound=Counting)
@@ -53,16 +52,13 @@ R = TypeVar("R", bound=Placed)
 
 
 def share_of(count: int, number: int, pieces: int) -> int:
-    """One of `pieces` parts of `count`, from 0 on: together they are `count`."""
+    """One of `pieces` parts of `count`, from 0 on, which add up to `count`."""
     return count * (number + 1) // pieces - count * number // pieces
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Form(Generic[C, R]):
-    """What is counted, and how it is written down.
-
-    `joined`: counts as they are kept in longer steps.
-    """
+    """Type of counts, and its encoding. `joined`: counts as stored in longer steps."""
 
     begin: Callable[[], C]
     row_of: Callable[[int, C], R]
@@ -73,14 +69,16 @@ class Form(Generic[C, R]):
 
 
 class Chunk(msgspec.Struct, frozen=True, array_like=True):
-    """Up to an hour's worth of rows. `number`: in lengths of a chunk, since 1970.
-
-    `data`: the rows, packed. `total`: their sum as one row: a long span need not unpack them all.
-    """
+    """Up to an hour of rows."""
 
     number: int
+    """In chunk lengths since 1970."""
+
     data: bytes
+    """The packed rows."""
+
     total: bytes
+    """Their sum as one row, so that long spans need not unpack them."""
 
 
 _ENCODER: Final = msgspec.msgpack.Encoder()
@@ -88,7 +86,7 @@ _ENCODER: Final = msgspec.msgpack.Encoder()
 
 @dataclass(slots=True, kw_only=True)
 class ResolutionRows(Generic[C, R]):
-    """Rows of one length in time, oldest first. Only the newest ones may be added to."""
+    """Rows of one step length, oldest first. Only the newest can be added to."""
 
     step_s: int
     form: Form[C, R]
@@ -99,36 +97,36 @@ class ResolutionRows(Generic[C, R]):
     _cell: C = field(init=False)
 
     def __post_init__(self) -> None:
-        """Begin with nothing counted."""
+        """Start with empty counts."""
         self._cell = self.form.begin()
 
     @property
     def chunk_s(self) -> int:
-        """How much time one chunk holds."""
+        """Time span of one chunk."""
         return self.step_s * ROWS_PER_CHUNK
 
     @property
     def size_bytes(self) -> int:
-        """How much is kept, about; without what every object costs."""
+        """Approximate size, without object overhead."""
         packed = sum(len(chunk.data) + len(chunk.total) for chunk in self.chunks)
         return packed + sum(map(len, self._rows)) + self._cell.size_bytes
 
     @property
     def oldest(self) -> float | None:
-        """Begin of the oldest chunk; None if nothing is kept."""
+        """Start of the oldest chunk; None if empty."""
         if self.chunks:
             return self.chunks[0].number * self.chunk_s
         return None if self._number < 0 else self._number * self.chunk_s
 
     def add(self, timestamp: float, cell: C) -> None:
-        """Count `cell` at the step of `at`, or at the newest one if that is later."""
+        """Add `cell` to the step of `at`, or to the newest one if that is later."""
         slot = int(timestamp // self.step_s)
         if slot > self._slot:
             self._close(slot)
         self._cell.add(cell)
 
     def cells(self, begin: float, end: float) -> Iterator[tuple[float, C]]:
-        """Begin and counts of every step that overlaps [begin, end), in order."""
+        """Start and counts of every step that overlaps [begin, end), in order."""
         for chunk in self.chunks:
             start = chunk.number * self.chunk_s
             if start < end and start + self.chunk_s > begin:
@@ -158,7 +156,7 @@ class ResolutionRows(Generic[C, R]):
             yield self._cell
 
     def take_before(self, end: float) -> Iterator[tuple[float, C]]:
-        """Begin and counts of every step in chunks that end before `end`: they are gone then."""
+        """Remove and yield start and counts of every step in chunks that end before `end`."""
         if self._number >= 0 and (self._number + 1) * self.chunk_s <= end:
             self._close(-1)
         while self.chunks and (self.chunks[0].number + 1) * self.chunk_s <= end:
@@ -167,14 +165,14 @@ class ResolutionRows(Generic[C, R]):
                 yield self._at(chunk.number, row), self.form.cell_of(row)
 
     def packed(self) -> list[Chunk]:
-        """Everything as chunks, to be written down."""
+        """All data as chunks, to be persisted."""
         if self._slot < 0:
             return list(self.chunks)
         rows = [*self._rows, self._packed(self._slot, self._cell)]
         return [*self.chunks, self._sealed(self._number, rows)]
 
     def load(self, chunks: Iterable[Chunk]) -> None:
-        """Take up what `packed` wrote; the last chunk goes on to grow."""
+        """Restore the output of `packed`; the last chunk can grow again."""
         self.chunks = list(chunks)
         if self.chunks:
             chunk = self.chunks.pop()
@@ -182,7 +180,7 @@ class ResolutionRows(Generic[C, R]):
                 self.add(self._at(chunk.number, row), self.form.cell_of(row))
 
     def _close(self, slot: int) -> None:
-        """Write the newest step down, and begin that of `slot`; none if it is below 0."""
+        """Write the newest step, and start that of `slot`; none if it is below 0."""
         if self._slot >= 0:
             self._rows.append(self._packed(self._slot, self._cell))
         number = slot // ROWS_PER_CHUNK if slot >= 0 else -1
@@ -224,18 +222,18 @@ class ResolutionRows(Generic[C, R]):
 
 @dataclass(slots=True, kw_only=True)
 class RollupSeries(Generic[C, R]):
-    """Steps of every length; nothing is made before something is counted."""
+    """Steps of every length; empty until the first count."""
 
     form: Form[C, R]
     _levels: tuple[ResolutionRows[C, R], ...] = field(default=())
 
     def add(self, timestamp: float, cell: C) -> None:
-        """Count `cell` at the step of `at`, or at the newest one if that is later."""
+        """Add `cell` to the step of `at`, or to the newest one if that is later."""
         self._levels = self._levels or self._new_levels()
         self._levels[0].add(timestamp, cell)
 
     def spread(self, begin: float, end: float, cell: C) -> None:
-        """Count `cell` in the middle of `begin` and `end`; after a gap evenly between them."""
+        """Add `cell` in the middle of `begin` and `end`; after a gap spread evenly."""
         pieces = min(math.ceil((end - begin) / _PIECE_S), _PIECES)
         if pieces <= 1:
             self.add((begin + end) / 2, cell)
@@ -246,7 +244,7 @@ class RollupSeries(Generic[C, R]):
                 self.add(begin + (end - begin) * (number + 0.5) / pieces, part)
 
     def cells(self, begin: float, end: float) -> Iterator[tuple[int, float, C]]:
-        """Length, begin and counts of all steps that overlap [begin, end)."""
+        """Length, start and counts of all steps that overlap [begin, end)."""
         for level in self._levels:
             for step_begin, cell in level.cells(begin, end):
                 yield level.step_s, step_begin, cell
@@ -258,7 +256,7 @@ class RollupSeries(Generic[C, R]):
                 yield level.step_s, cell
 
     def age(self, now: float) -> None:
-        """Join what is older than its level keeps into longer steps; forget the oldest."""
+        """Merge steps past their retention into longer ones; drop the oldest."""
         for number, (level, (_, kept_s)) in enumerate(zip(self._levels, STEPS, strict=False)):
             is_last = number == len(self._levels) - 1
             for step_begin, cell in level.take_before(now - kept_s):
@@ -266,28 +264,28 @@ class RollupSeries(Generic[C, R]):
                     self._levels[number + 1].add(step_begin, self.form.joined(cell))
 
     def forget_before(self, end: float) -> None:
-        """Let go of whole chunks that end before `end`."""
+        """Drop whole chunks that end before `end`."""
         for level in self._levels:
             for _ in level.take_before(end):
                 pass
 
     @property
     def oldest(self) -> float | None:
-        """Begin of the oldest chunk; None if nothing is kept."""
+        """Start of the oldest chunk; None if empty."""
         begins = [begin for level in self._levels if (begin := level.oldest) is not None]
         return min(begins, default=None)
 
     @property
     def size_bytes(self) -> int:
-        """How much is kept, about."""
+        """Approximate size."""
         return sum(level.size_bytes for level in self._levels)
 
     def packed(self) -> list[list[Chunk]]:
-        """Everything, to be written down; empty if nothing was ever counted."""
+        """All data, to be persisted; empty if nothing was counted."""
         return [level.packed() for level in self._levels]
 
     def load(self, stored: Sequence[Sequence[Chunk]]) -> None:
-        """Take up what `packed` wrote."""
+        """Restore the output of `packed`."""
         if stored:
             self._levels = self._new_levels()
             for level, chunks in zip(self._levels, stored, strict=True):
@@ -298,25 +296,25 @@ class RollupSeries(Generic[C, R]):
 
 
 class VersionSeries(Protocol):
-    """Counts over time of one version of one endpoint."""
+    """Counts over time of one version of an endpoint."""
 
     @property
     def read_at(self) -> float:
-        """When it was looked at last."""
+        """Time of the last reading."""
 
     @property
     def ladder(self) -> RollupSeries[Any, Any]:
         """Its steps."""
 
     def stored(self, endpoint: str, version: str) -> Any:  # noqa: ANN401  # the track's own struct
-        """The track as it is written down: a struct with `endpoint` and `version`."""
+        """The persistent form: a struct with `endpoint` and `version`."""
 
 
 T = TypeVar("T", bound=VersionSeries)
 
 
 class StoredHistory(msgspec.Struct, frozen=True, kw_only=True):
-    """A whole history: `began_at` and `looked_at` are when it was looked at first and last."""
+    """A whole persisted history: `began_at` and `looked_at` are the first and last reading."""
 
     format: int
     began_at: float | None
@@ -328,25 +326,25 @@ class StoredHistory(msgspec.Struct, frozen=True, kw_only=True):
 class Tracks(Generic[T]):
     """A day of counts by endpoint and version. Not thread-safe.
 
-    A subclass says what is counted: it adds to tracks and answers questions about them.
+    A subclass defines the counts: it adds to series and answers queries.
     """
 
     WHAT: ClassVar[str]
     """Its name in errors."""
     STORED: ClassVar[type[Any]]
-    """The struct of a track that is written down."""
+    """The struct of a persisted series."""
     TRACK: ClassVar[type[Any]]
-    """The class of its tracks, whose `load` takes that struct."""
+    """The class of its series, whose `load` takes that struct."""
     FORMAT: ClassVar[int] = 1
 
     max_bytes: int
-    """When what is kept gets larger, the oldest hours of all endpoints go first."""
+    """Beyond this size, the oldest hours of all endpoints are dropped."""
     max_tracks: int = 10_000
-    """Of more versions, the one goes that was not looked at for longest."""
+    """Beyond this number, the version with the oldest reading is dropped."""
     began_at: float | None = None
-    """When anything was looked at first, in seconds since 1970; None before that."""
+    """Time of the first reading, in seconds since 1970; None before it."""
     looked_at: float | None = None
-    """When that was done last."""
+    """Time of the last reading."""
     _before: float | None = None
     _tracks: dict[str, dict[str, T]] = field(default_factory=dict)
     _to_age: list[T] = field(default_factory=list)
@@ -355,16 +353,16 @@ class Tracks(Generic[T]):
     _round_at: float = 0.0
 
     def look(self, now: float) -> None:
-        """Say that everything there is will now be added as it is at `at`, even if that is nothing.
+        """Announce a reading of all versions at `at`, even if there are none.
 
-        So what comes up later is known to have counted from 0 since then. Also joins old steps.
+        So versions that start later are known to count from 0. Also merges old steps.
         """
         if self.looked_at is not None and now <= self.looked_at:
             return
         self._before, self.looked_at = self.looked_at, now
         if self.began_at is None:
             self.began_at = now
-        # Join old steps: of each track once a minute, of a few at a time.
+        # Merge old steps: of each series once a minute, a few at a time.
         elapsed_s = 0.0 if self._before is None else now - self._before
         self._portion += elapsed_s * self._per_s
         while self._to_age and self._portion >= 1 - _EPSILON:
@@ -379,7 +377,7 @@ class Tracks(Generic[T]):
             self._per_s = len(self._to_age) / _ROUND_S
 
     def of(self, endpoint: str) -> Mapping[str, T]:
-        """An endpoint's tracks by version."""
+        """An endpoint's series by version."""
         return self._tracks.get(endpoint, {})
 
     def named(self, endpoint: str, version: str) -> Iterator[T]:
@@ -389,37 +387,37 @@ class Tracks(Generic[T]):
                 yield track
 
     def all(self) -> Iterator[tuple[str, str, T]]:
-        """Everything: endpoint, version and track."""
+        """All series: endpoint, version and series."""
         for endpoint, versions in self._tracks.items():
             for version, track in versions.items():
                 yield endpoint, version, track
 
     def put(self, endpoint: str, version: str, track: T) -> None:
-        """Keep a track."""
+        """Add a series."""
         self._tracks.setdefault(endpoint, {})[version] = track
 
     def clear(self) -> None:
-        """Begin anew, as if nothing had been looked at."""
+        """Reset, as before the first reading."""
         self._tracks, self._to_age = {}, []
         self._per_s = self._portion = self._round_at = 0.0
         self.began_at = self.looked_at = self._before = None
 
     @property
     def size_bytes(self) -> int:
-        """How much is kept, about; without what every track costs."""
+        """Approximate size, without object overhead."""
         return sum(track.ladder.size_bytes for _, _, track in self.all())
 
     def pack(self) -> bytes:
-        """Everything, to be written down."""
+        """All data, to be persisted."""
         return self.join(list(self.parts()))
 
     def parts(self) -> Iterator[bytes]:
-        """What `join` makes a whole of; something may be added between one part and the next."""
+        """The parts for `join`; counts may be added between parts."""
         for endpoint, version, track in list(self.all()):
             yield _ENCODER.encode(track.stored(endpoint, version))
 
     def join(self, parts: Iterable[bytes]) -> bytes:
-        """What `unpack` takes, of all `parts`."""
+        """The input of `unpack`, from all `parts`."""
         whole = StoredHistory(
             format=self.FORMAT,
             began_at=self.began_at,
@@ -429,10 +427,10 @@ class Tracks(Generic[T]):
         return _ENCODER.encode(whole)
 
     def unpack(self, data: bytes) -> None:
-        """Take up what `pack` gave, before anything is added.
+        """Restore the output of `pack`, before anything is added.
 
         Raises:
-            ValueError: It is something else.
+            ValueError: It has another format.
         """
         try:
             whole = msgspec.msgpack.decode(data, type=StoredHistory)
@@ -447,7 +445,7 @@ class Tracks(Generic[T]):
         self.began_at, self.looked_at = whole.began_at, whole.looked_at
 
     def _forget(self, now: float) -> None:
-        """Let go of what is too old, and of the oldest where there is too much."""
+        """Drop data that is too old, and the oldest beyond the size limit."""
         tracks = list(self.all())
         tracks.sort(key=lambda item: item[2].read_at, reverse=True)
         for number, (endpoint, version, track) in enumerate(tracks):

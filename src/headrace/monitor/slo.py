@@ -1,12 +1,12 @@
 """Objectives of endpoints, alert conditions of endpoints and streams, and their readings.
 
 Burn rates follow Google's SRE workbook (https://sre.google/workbook/alerting-on-slos/): an error
-budget that is used `factor` times as fast as promised, over a long window so that it matters, and
-over a short one so that it is still going on.
+budget that is used `factor` times as fast as allowed, over a long window so that it matters, and
+over a short one so that it is still ongoing.
 
-A long window may begin before the endpoint did. Its unknown part counts as free of errors, at the
-same rate of requests: a new endpoint pages when it has burnt as much of its budget as an
-established one, and not at its first failed requests.
+A long window may begin before the endpoint existed. Its unknown part counts as error-free, at the
+same request rate: a new endpoint pages when it has used as much of its budget as an established
+one, and not at its first failed requests.
 """
 
 from collections.abc import Callable, Mapping
@@ -22,33 +22,37 @@ from headrace.core.spec.streams import StreamAlertsSpec
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamPromise:
-    """What a stream may do; None where nobody wants to hear of it.
-
-    `dead_letters`: within `LETTERS_WINDOW_S`.
-    """
+    """The limits of a stream; None disables an alert."""
 
     stream: str
     lag_s: float | None
+
     dead_letters: int | None
+    """Limit within `LETTERS_WINDOW_S`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamFacts:
-    """What is known of one stream.
-
-    `lag_s`: None while nobody knows it. `dead_letters`: those of the window. `running`: workers
-    that take records. `failing`: those that ended several times in a row. `paused`: as ordered.
-    """
+    """The current facts of one stream."""
 
     lag_s: float | None = None
+    """None while unknown."""
+
     dead_letters: int = 0
+    """Number in the window."""
+
     running: int = 0
+    """Workers that process records."""
+
     failing: int = 0
+    """Workers that ended several times in a row."""
+
     paused: bool = False
+    """Whether it was paused by command."""
 
 
 def stream_promises_of(document: Mapping[str, Any]) -> tuple[StreamPromise, ...]:
-    """What the streams of a spec document that was checked before may do, in its order."""
+    """The limits of the streams in a valid spec document, in its order."""
     promises = []
     for entry in document.get("streams") or ():
         written = entry.get("alerts") or {}
@@ -70,11 +74,11 @@ MINUTE_S: Final = 60.0
 HOUR_S: Final = 3600.0
 DAY_S: Final = 86_400.0
 SLOW_BUDGET: Final = 0.01
-"""Share of the requests that may be slower than promised: the promise is of the 99th percentile."""
+"""Share of the requests that may exceed the latency objective, which is of the 99th percentile."""
 LEAST_ERRORS: Final = 5
-"""Fewer failed requests than this wake nobody up, whatever share of few requests they are."""
+"""Fewer failed requests never page, whatever their share."""
 LEAST_BEYOND: Final = 2
-"""So many requests have to lie beyond a quantile before it says anything."""
+"""Minimum number of requests beyond a quantile."""
 QUEUES_FILLED_RATIO: Final = 0.8
 REFUSED_RATIO: Final = 0.01
 REFUSED_WINDOW_S: Final = 5 * MINUTE_S
@@ -82,32 +86,34 @@ CRASH_STARTS: Final = 3
 CRASH_WINDOW_S: Final = 15 * MINUTE_S
 CERTIFICATE_LEFT_S: Final = 14 * DAY_S
 LETTERS_WINDOW_S: Final = 5 * MINUTE_S
-"""Over which dead letters are counted."""
+"""Window in which dead letters are counted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EndpointObjective:
-    """One endpoint's promise; None where it promises nothing.
-
-    `latency_s`: of the 99th percentile. `window_ratio`: length of all windows over the usual ones.
-    `queue_size`: requests that may wait in one replica.
-    """
+    """The objective of one endpoint; None without one."""
 
     endpoint: str
     latency_s: float | None = None
+    """Of the 99th percentile."""
+
     availability: float | None = None
+
     window_ratio: float = 1.0
+    """Length of all windows relative to the default."""
+
     queue_size: int = BatchingSpec().max_queue_size
+    """Maximum number of waiting requests in one replica."""
 
     @property
     def error_budget(self) -> float | None:
-        """Share of the requests that may fail; None where nothing is promised."""
+        """Share of the requests that may fail; None without an objective."""
         # 1 - 0.999 is 0.0010000000000000009, which nobody wants to read in a rule.
         return None if self.availability is None else round(1.0 - self.availability, 12)
 
 
 def objectives_of(document: Mapping[str, Any]) -> tuple[EndpointObjective, ...]:
-    """The promises in a spec document that was checked before, in its order."""
+    """The objectives in a valid spec document, in its order."""
     entries = document.get("endpoints") or ()
     promised = [(entry, parsed(SloSpec, entry.get("slo") or {})) for entry in entries]
     usual = BatchingSpec().max_queue_size
@@ -124,17 +130,17 @@ def objectives_of(document: Mapping[str, Any]) -> tuple[EndpointObjective, ...]:
 
 
 class AlertSeverity(StrEnum):
-    """Who has to hear of it, and when."""
+    """Urgency of an alert."""
 
     PAGE = "page"
-    """Somebody, now: callers notice."""
+    """Page immediately: callers are affected."""
     TICKET = "ticket"
-    """Somebody, in the next days: callers will notice if nobody does anything."""
+    """Handle within days: callers will be affected otherwise."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BurnWindows:
-    """A budget is used up `factor` times too fast, over both windows."""
+    """A budget is used `factor` times too fast, over both windows."""
 
     long_s: float
     short_s: float
@@ -148,7 +154,7 @@ MEDIUM: Final = BurnWindows(long_s=6 * HOUR_S, short_s=30 * MINUTE_S, factor=6.0
 SLOW: Final = BurnWindows(long_s=3 * DAY_S, short_s=6 * HOUR_S, factor=1.0)
 """10 % of it in three days."""
 SLOW_ONE_DAY: Final = BurnWindows(long_s=DAY_S, short_s=2 * HOUR_S, factor=3.0)
-"""10 % of it in one day: in the place of `SLOW` where no more than a day is remembered."""
+"""10 % of it in one day: replaces `SLOW` where only one day of history is available."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,22 +166,22 @@ class ErrorBurn:
 
 @dataclass(frozen=True, slots=True)
 class LatencyBurn:
-    """The budget of slow requests is used up too fast.
+    """The budget of slow requests is used too fast.
 
-    More than `x` of the requests are slower than promised exactly where the quantile `1 - x` is.
+    More than `x` of the requests exceed the objective exactly if the quantile `1 - x` does.
     """
 
     windows: BurnWindows
 
     @property
     def quantile(self) -> float:
-        """The one that has to be within the promise."""
+        """The quantile that must be within the objective."""
         return round(1.0 - SLOW_BUDGET * self.windows.factor, 6)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LatencyOver:
-    """A quantile is above what was promised."""
+    """A quantile exceeds the objective."""
 
     quantile: float
     window_s: float = 5 * MINUTE_S
@@ -183,27 +189,27 @@ class LatencyOver:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ErrorsOver:
-    """A share of the requests fails where nothing was promised; else the budget says it."""
+    """The error ratio exceeds a fixed limit, for endpoints without an availability objective."""
 
     ratio: float
     window_s: float = 5 * MINUTE_S
 
 
 class Fact(StrEnum):
-    """A condition without windows of requests: it follows from what is known now."""
+    """A condition without request windows, from the current state."""
 
     QUEUES_FILLED = "queues_filled"
-    """`QUEUES_FILLED_RATIO` of what all queues of an endpoint hold is taken."""
+    """`QUEUES_FILLED_RATIO` of an endpoint's total queue capacity is used."""
     REFUSED = "refused"
     """Replicas refuse requests, because their queues are full or too long; Prometheus only."""
     NO_REPLICA = "no_replica"
-    """Nobody answers for an endpoint that should have somebody."""
+    """An endpoint that should have ready replicas has none."""
     REPLICAS_CRASH = "replicas_crash"
-    """A replica ends again and again."""
+    """A replica crashes repeatedly."""
     DRIFTED = "drifted"
-    """What an endpoint gets is no longer what it was made for, and not by chance."""
+    """The inputs of an endpoint have drifted significantly."""
     ROWS_DIFFER = "rows_differ"
-    """Answers of an endpoint depend on other callers' rows."""
+    """Predictions of an endpoint depend on other callers' rows."""
     GATEWAY_DOWN = "gateway_down"
     """Envoy does not serve."""
     NOT_SCRAPED = "not_scraped"
@@ -211,17 +217,17 @@ class Fact(StrEnum):
     CERTIFICATE_ENDS = "certificate_ends"
     """A certificate expires soon."""
     JOBS_LATE = "jobs_late"
-    """Scheduled jobs for whose moments no run has succeeded in time."""
+    """Scheduled jobs without a successful run in time."""
     JOBS_FAILED = "jobs_failed"
-    """Jobs whose newest run failed, with all its tries."""
+    """Jobs whose newest run failed, with all retries."""
     STREAM_LAGS = "stream_lags"
-    """A stream is further behind than it may be; one that is paused may be anywhere."""
+    """A stream exceeds its lag limit; paused streams are exempt."""
     STREAM_DOWN = "stream_down"
-    """No worker takes records, though nobody paused the stream."""
+    """No worker processes records, and the stream is not paused."""
     WORKERS_FAIL = "workers_fail"
-    """A worker of a stream ends again and again."""
+    """A worker of a stream crashes repeatedly."""
     DEAD_LETTERS = "dead_letters"
-    """Records come to a stream for which there is no answer."""
+    """Records of a stream cannot be scored."""
 
 
 SYSTEM_FACTS: Final = frozenset(
@@ -235,7 +241,7 @@ Condition = ErrorBurn | LatencyBurn | LatencyOver | ErrorsOver | Fact
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConditionReading:
-    """What was read, what it is held against, whether it is bad, and more of it for people."""
+    """A value, its threshold, whether it is bad, and details."""
 
     value: float
     threshold: float
@@ -244,66 +250,69 @@ class ConditionReading:
 
 
 class CountWindow(Protocol):
-    """What was counted between two times."""
+    """Counts between two times."""
 
     @property
     def requests(self) -> int:
-        """All of them."""
+        """All requests."""
 
     @property
     def errors(self) -> int:
-        """Those that failed by our fault."""
+        """Requests that failed on the server side."""
 
     @property
     def known_ratio(self) -> float:
-        """Share of the window since the endpoint was first counted, 0 to 1."""
+        """Share of the window since the endpoint's first count, 0 to 1."""
 
     def quantile(self, q: float, /) -> float | None:
-        """Latency in seconds; None if there were no requests."""
+        """Latency in seconds; None without requests."""
 
 
 Windows = Callable[[float], CountWindow]
-"""The window of so many seconds that ends now."""
+"""The window of this many seconds that ends now."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EndpointFacts:
-    """What is known of one endpoint without a window; None where it is not known or not asked.
-
-    `replicas_ready`: None also where none are wanted, or where somebody else runs them.
-    `crashing`: replicas that ended several times in a row. `drifted`: features that did.
-    `rows_differ`: the largest difference of a row alone from the row in a batch, and what it was;
-    0 if checks found none.
-    """
+    """The current state of one endpoint; None for unknown."""
 
     replicas_ready: int | None = None
+    """Also None if no replicas are desired, or for an upstream."""
+
     in_flight: int | None = None
+
     crashing: int = 0
+    """Replicas that ended several times in a row."""
+
     drifted: int | None = None
+    """Number of drifted features."""
+
     rows_differ: float | None = None
+    """Largest difference between a row alone and in a batch; 0 without differences."""
+
     rows_detail: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SystemFacts:
-    """What is known of the whole system.
-
-    `certificate_left_s`: of the one that ends first. `jobs_late`, `jobs_failed`: how many; None
-    without a look.
-    """
+    """The current state of the system; None for unknown."""
 
     gateway_ready: bool | None = None
+
     certificate_left_s: float | None = None
+    """Remaining time of the certificate that expires first."""
+
     jobs_late: int | None = None
+
     jobs_failed: int | None = None
 
 
 def read_endpoint(
     condition: Condition, objective: EndpointObjective, windows: Windows, facts: EndpointFacts
 ) -> ConditionReading | None:
-    """What one condition says about one endpoint; None if nothing can be said.
+    """Evaluate one condition for one endpoint; None if unknown.
 
-    Windows are asked for shortest first, as the long ones cost most and are seldom needed.
+    Windows are requested shortest first, as long ones cost most and are rarely needed.
     """
     scale = objective.window_ratio
     match condition:
@@ -345,7 +354,7 @@ def _read_fact(
 
 
 def read_system(condition: Condition, facts: SystemFacts) -> ConditionReading | None:
-    """What one condition says about the whole system; None if nothing can be said."""
+    """Evaluate one condition for the system; None if unknown."""
     match condition:
         case Fact.GATEWAY_DOWN if facts.gateway_ready is not None:
             is_up = facts.gateway_ready
@@ -365,7 +374,7 @@ def read_system(condition: Condition, facts: SystemFacts) -> ConditionReading | 
 def read_stream(
     condition: Condition, promise: StreamPromise, facts: StreamFacts | None
 ) -> ConditionReading | None:
-    """What one condition says about one stream; None if nothing can be said, or nobody asks."""
+    """Evaluate one condition for one stream; None if unknown or disabled."""
     if facts is None:
         return None
     lag_s = 0.0 if facts.lag_s is None and facts.paused else facts.lag_s
@@ -386,14 +395,14 @@ def read_stream(
 
 
 def _bad_from(value: float | None, threshold: float = 1) -> ConditionReading | None:
-    """A value that is bad from `threshold` on; None if it is not known."""
+    """A value that is bad from `threshold` on; None if unknown."""
     if value is None:
         return None
     return ConditionReading(value=value, threshold=threshold, is_bad=value >= threshold)
 
 
 def windows_of(condition: Condition) -> tuple[float, ...]:
-    """The windows that a condition looks at, at their usual length; none for what needs none."""
+    """The windows of a condition at default length; none if it needs none."""
     match condition:
         case ErrorBurn(windows=burn) | LatencyBurn(windows=burn):
             return (burn.short_s, burn.long_s)
@@ -441,7 +450,7 @@ def _latency_burn(
     long = _latency_over(q, window, promised)
     if long is None or not long.is_bad or window.known_ratio >= 1:
         return long
-    # So many of the known requests have to be slow for the slow ones to be 1 - q of the window's.
+    # The share of known requests that must be slow so that 1 - q of the window's requests are slow.
     slow_ratio = (1.0 - q) / max(window.known_ratio, 1.0 - q)
     known_reading = _latency_over(1.0 - slow_ratio, window, promised) if slow_ratio < 1 else None
     return long if known_reading is not None and known_reading.is_bad else None
@@ -456,5 +465,5 @@ def _latency_over(q: float, window: CountWindow, promised: float | None) -> Cond
 
 
 def least_requests(q: float) -> int:
-    """How many requests a window needs before its quantile says anything."""
+    """Minimum number of requests in a window for a meaningful quantile."""
     return round(LEAST_BEYOND / (1.0 - q))

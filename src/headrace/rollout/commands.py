@@ -1,4 +1,4 @@
-"""Commands of people to a rollout, and what follows."""
+"""Manual commands to a rollout, and their effects."""
 
 from typing import assert_never
 
@@ -11,7 +11,7 @@ from headrace.rollout.state import DecidedBy, PromotedBy, RolloutPhase, RolloutS
 
 
 def allowed_verbs(state: RolloutState) -> tuple[Verb, ...]:
-    """The verbs that mean something now; empty if the rollout is over for good."""
+    """The currently valid verbs; empty if the rollout has ended for good."""
     if state.phase is RolloutPhase.PROMOTED:
         return (Verb.ROLLBACK,)
     if state.phase.is_over:
@@ -23,19 +23,19 @@ def allowed_verbs(state: RolloutState) -> tuple[Verb, ...]:
 
 
 def command(state: RolloutState, verb: Verb, *, now: float, reason: str = "") -> RolloutState:
-    """The state after a person's word.
+    """The state after a manual command.
 
-    `promote` skips what is left of the plan; metrics are not asked any more, replicas are still
-    waited for. After a blue-green switch it drops the old version at once. `resume` goes on from a
-    pause, and past a step that waits for approval. `abort` and `rollback` give all requests back
-    to the old version; `rollback` also after the promotion.
+    `promote` skips the rest of the plan; metrics no longer count, but replicas must be ready. After
+    a blue-green switch it drops the old version at once. `resume` continues after a pause, and past
+    a step that waits for approval. `abort` and `rollback` return all requests to the old version;
+    `rollback` also after the promotion.
 
     Args:
         now: As `RolloutState.elapsed_s`.
-        reason: What the person says about it.
+        reason: The operator's reason.
 
     Raises:
-        FailedPreconditionError: The verb means nothing now; the message names those that do.
+        FailedPreconditionError: The verb is not valid now; the message lists the valid ones.
     """
     if verb not in allowed_verbs(state):
         raise FailedPreconditionError(_refusal(state, verb))
@@ -60,7 +60,7 @@ def command(state: RolloutState, verb: Verb, *, now: float, reason: str = "") ->
 
 
 def supersede(state: RolloutState, *, reason: str) -> RolloutState:
-    """Something newer took the place of a rollout; one that is over stays what it is."""
+    """The state after a newer rollout replaced it; one that has ended is unchanged."""
     if state.phase.is_over:
         return state
     return enter_phase(state, RolloutPhase.SUPERSEDED, reason=reason, now=state.elapsed_s)
@@ -86,7 +86,7 @@ def _resume(state: RolloutState, *, now: float, reason: str) -> RolloutState:
 
 
 def _counted_since(state: RolloutState, now: float) -> float | None:
-    """Where `max_duration_s` counts from once the pause is left out; anew if it was used up."""
+    """Start of `max_duration_s` without the pause; reset if it was used up."""
     if state.counted_since is None:
         return None
     counted_s = max(state.entered_at - state.counted_since, 0.0)

@@ -33,7 +33,7 @@ _MOST_NAMES: Final = 1000
 
 
 class ReplicaDeaths(msgspec.Struct, frozen=True, kw_only=True):
-    """How often one replica's process died by itself since the replica was first started."""
+    """Deaths of one replica's process since its first start, without requested stops."""
 
     name: str
     is_candidate: bool
@@ -44,7 +44,7 @@ class ReplicaDeaths(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Crashes(msgspec.Struct, kw_only=True):
-    """Deaths of both arms since the first look at their replicas; pairs are baseline, candidate."""
+    """Deaths of both arms since the first observation; pairs are baseline, candidate."""
 
     counted: dict[str, int] = {}
     """Deaths by replica that are in the counts, or were before the rollout."""
@@ -52,21 +52,20 @@ class Crashes(msgspec.Struct, kw_only=True):
     requests: tuple[int, int] = (0, 0)
     failed: tuple[int, int] = (0, 0)
     ready: tuple[int, int] = (0, 0)
-    """Ready replicas at the last look."""
+    """Ready replicas at the last observation."""
     log_capitals: tuple[float, ...] = (0.0,) * len(STAKES)
     has_baseline_died: bool = False
-    """In the rollout or before it."""
+    """During or before the rollout."""
     is_begun: bool = False
     last_reason: str = ""
     """How the candidate's last replica ended."""
 
     def note(self, replicas: Iterable[ReplicaDeaths], *, share: float) -> bool:
-        """Count deaths that are not counted yet; whether there were any.
+        """Count new deaths; return whether there were any.
 
         Args:
-            replicas: All of both arms, whether they run or not.
-            share: The candidate's share of the requests when they died; at 0 and 1 nothing can be
-                learnt from whose replica it was.
+            replicas: All of both arms, running or not.
+            share: The candidate's share of the requests at that time; 0 and 1 carry no evidence.
         """
         replicas = list(replicas)
         new = [0, 0]
@@ -95,7 +94,7 @@ class Crashes(msgspec.Struct, kw_only=True):
         return any(new)
 
     def add(self, baseline: ArmCounts, candidate: ArmCounts) -> None:
-        """Count how requests ended in one interval, for the sentence."""
+        """Count the outcomes of one interval, for the explanation."""
         (a, b), (failed_a, failed_b) = self.requests, self.failed
         self.requests = (a + baseline.requests, b + candidate.requests)
         self.failed = (failed_a + baseline.errors, failed_b + candidate.errors)
@@ -105,7 +104,7 @@ class Crashes(msgspec.Struct, kw_only=True):
         return float(np.logaddexp.reduce(np.log(WEIGHTS) + np.array(self.log_capitals)))
 
     def judge(self, *, budget: Budget, names: Names) -> MetricVerdict:
-        """Roll back what is shown to die more often; a lack of deaths holds up no promotion."""
+        """Roll back if it is shown to die more often; no deaths never delay a promotion."""
         is_worse = self.log_evidence() >= -math.log(budget.back)
         (deaths_a, deaths_b), last = self.deaths, self.last_reason
         closing = "within what is tolerated"

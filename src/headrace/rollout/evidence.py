@@ -1,7 +1,7 @@
-"""Evidence of one rollout: all counts, and the verdict that follows from them.
+"""Evidence of one rollout: all counts, and the resulting verdict.
 
-One object per rollout holds every test. It may be asked for a verdict as often as one likes: the
-tests are made for that (`betting`). What it holds is counts, so it survives a restart exactly.
+One object per rollout holds every test. Its verdict may be read at any time: the tests are made for
+that (`betting`). It consists of counts, so it survives a restart exactly.
 """
 
 import math
@@ -40,12 +40,12 @@ from headrace.rollout.sequences import Narrow, Sequences
 _FORMAT: Final = 3
 _DEFAULT_NAMES: Final = Names()
 _SHARE_LEVEL: Final = 0.001
-"""How often a canary's split that was kept may be taken for one that was not."""
+"""Probability of taking a correct canary split for a wrong one."""
 _Metric = TypeVar("_Metric")
 
 
 class _Counts(msgspec.Struct):
-    """Everything that was counted; `candidate_*` are the candidate's own rates."""
+    """All counts; `candidate_*` are the candidate's own rates."""
 
     format: int
     latency: LatencyRatios
@@ -114,10 +114,10 @@ class RolloutEvidenceState:
 
     @classmethod
     def decode(cls, settings: RolloutSpec, data: bytes) -> "RolloutEvidenceState":
-        """What `encode` gave, for the same settings.
+        """Decode the output of `encode`, for the same settings.
 
         Raises:
-            FailedPreconditionError: Another version of Headrace wrote it, or it is damaged.
+            FailedPreconditionError: It has another format version, or is damaged.
         """
         try:
             counts = _DECODER.decode(data)
@@ -137,15 +137,15 @@ class RolloutEvidenceState:
         return _ENCODER.encode(self._counts)
 
     def leave_out(self, metric: str, why: str) -> None:
-        """Take a metric out of the verdict that can never have data, and say why.
+        """Exclude a metric that can never have data from the verdict, with the reason.
 
         For instance predictions of a model whose output is neither a class nor a score. The error
-        budget of the others stays what it is.
+        budget of the others is unchanged.
         """
         self._counts.left_out[metric] = why
 
     def add(self, increment: Increment) -> None:
-        """Count one interval. The order matters only for what is chosen from the past."""
+        """Count one interval. The order matters only for choices made from the past."""
         counts, metrics = self._counts, self._settings.metrics
         a, b, share = increment.baseline, increment.candidate, increment.share
         when = When(step=increment.step, duration_s=increment.duration_s)
@@ -187,24 +187,24 @@ class RolloutEvidenceState:
             counts.reward.candidate = increment.candidate_reward
 
     def note_units(self, tally: UnitTally) -> None:
-        """Take what is stored of callers in the place of what was known; see `Assignments`."""
+        """Replace the counts of callers with the stored ones; see `Assignments`."""
         counts = self._counts
         counts.units.replace(tally.first)
         counts.unit_requests, counts.unit_squares = tally.requests, tally.squares
 
     def note_deaths(self, replicas: Iterable[ReplicaDeaths], *, share: float) -> bool:
-        """Count replicas' deaths that are not counted yet, as `Crashes.note`."""
+        """Count new replica deaths, as `Crashes.note`."""
         return self._counts.crashes.note(replicas, share=share)
 
     def verdict(self, at: float, names: Names = _DEFAULT_NAMES) -> RolloutVerdict:
-        """What all metrics say together, `at` seconds since 1970.
+        """The joint verdict of all metrics, `at` seconds since 1970.
 
-        Any metric that says roll back decides; to promote, all must say so. `min_samples` is not
-        looked at: whoever acts on a verdict knows which step the samples belong to.
+        Any metric that says roll back decides; to promote, all must agree. `min_samples` is not
+        checked here: the caller knows to which step the samples belong.
 
         Args:
             at: The time of the last reading.
-            names: What people call the two arms.
+            names: Display names of the two arms.
         """
         used, left_out = metrics_in_use(self._settings)
         left_out = {**left_out, **self._counts.left_out}
@@ -233,17 +233,17 @@ class RolloutEvidenceState:
         return msgspec.structs.replace(verdict, explanation=explanation(verdict, left_out))
 
     def note(self, verdict: RolloutVerdict) -> None:
-        """Keep a verdict's intervals, so that they can be drawn over time."""
+        """Record a verdict's intervals for the chart over time."""
         intervals = tuple(metric for metric in verdict.metrics if metric.unit != DEATHS)
         self._counts.sequences.add(msgspec.structs.replace(verdict, metrics=intervals))
 
     @property
     def sequences(self) -> Sequences:
-        """The metrics' intervals over the rollout's life, as far as they were noted."""
+        """The recorded intervals of the metrics."""
         return self._counts.sequences
 
     def summary(self) -> Mapping[str, int | float]:
-        """How much was counted, for a status."""
+        """Counts for a status."""
         counts = self._counts
         return {
             "intervals": counts.intervals,
@@ -426,7 +426,7 @@ class RolloutEvidenceState:
 
 
 def metrics_in_use(settings: RolloutSpec) -> tuple[tuple[str, ...], dict[str, str]]:
-    """Which metrics a strategy can judge, and why not the others that were asked for."""
+    """The metrics that a strategy can judge, and reasons for the other requested ones."""
     requested = _requested_metrics(settings.metrics)
     if isinstance(settings, BlueGreenSpec | ShadowSpec):
         requested = [
@@ -444,7 +444,10 @@ def metrics_in_use(settings: RolloutSpec) -> tuple[tuple[str, ...], dict[str, st
         }
         left_out = {metric: why for metric in requested if not fixed.get(metric, False)}
     elif isinstance(settings, ShadowSpec):
-        why = "copies are answered to nobody: a shadow is judged by its answers and its failures"
+        why = (
+            "responses to copies reach no caller: a shadow is judged by its predictions and its "
+            "failures"
+        )
         left_out = {m: why for m in requested if m not in {"errors", "disagreement"}}
     return tuple(metric for metric in requested if metric not in left_out), left_out
 
@@ -473,7 +476,7 @@ def _watched(tests: RateDifferences) -> float:
 
 
 def _most_errors(errors: ErrorsSpec) -> float:
-    """How many may fail where there is no other version to compare with."""
+    """The error limit without another version to compare with."""
     return errors.margin if errors.max_ratio is None else errors.max_ratio
 
 

@@ -1,7 +1,7 @@
-"""State machine of a rollout, moved by facts and commands. Pure.
+"""State machine of a rollout, driven by facts and commands. Pure.
 
-Times are seconds for which control planes have watched the rollout (`RolloutState.elapsed_s`), not
-of the wall clock: a clock that is set, and time in which nobody could judge, move nothing.
+Times are seconds for which control planes have observed the rollout (`RolloutState.elapsed_s`), not
+wall-clock time: clock changes, and time without a control plane, have no effect.
 """
 
 from msgspec.structs import replace
@@ -27,10 +27,10 @@ __all__ = ["advance", "allowed_verbs", "begin", "command", "due_at", "supersede"
 
 
 def begin(settings: RolloutSpec, *, began: float) -> RolloutState:
-    """A rollout that starts: the candidate's replicas are asked for, and get no request yet.
+    """The initial state: the candidate's replicas are requested, and get no traffic yet.
 
     Args:
-        began: Seconds since 1970, for people.
+            began: Seconds since 1970, for display.
     """
     return RolloutState(
         settings=settings,
@@ -44,10 +44,10 @@ def begin(settings: RolloutSpec, *, began: float) -> RolloutState:
 
 
 def advance(state: RolloutState, facts: RolloutFacts) -> RolloutState:
-    """The state after `facts`: the same if they change nothing, however often they are told.
+    """The state after `facts`: unchanged if they change nothing, so calls are idempotent.
 
-    One call may pass several moments, but changes traffic at most once: facts are about the traffic
-    that they were read under, so those of the moment in which it changed do not count for the new.
+    One call may pass several stages, but changes traffic at most once: facts describe the traffic
+    under which they were read, so they do not count for new traffic.
     """
     if state.phase.is_over:
         return state
@@ -62,7 +62,7 @@ def advance(state: RolloutState, facts: RolloutFacts) -> RolloutState:
 
 
 def due_at(state: RolloutState) -> float | None:
-    """The `elapsed_s` at which time alone makes `advance` act; None if only facts can."""
+    """The `elapsed_s` at which time alone triggers a change; None if only facts can."""
     if state.phase.is_over or state.phase is RolloutPhase.PAUSED:
         return None
     plan = plan_of(state.settings)
@@ -78,7 +78,7 @@ def due_at(state: RolloutState) -> float | None:
 
 
 def _record_facts(state: RolloutState, plan: RolloutPlan, facts: RolloutFacts) -> RolloutState:
-    """The newest verdict and time, and since when the step's weight is in force."""
+    """Record the newest verdict and time, and since when the step's weight is in force."""
     state = replace(state, verdict=facts.verdict or state.verdict, elapsed_s=facts.now)
     is_new = state.step_since is None and is_published(state, plan)
     if not is_new or not facts.in_force or facts.now == state.aimed_at:
@@ -89,7 +89,7 @@ def _record_facts(state: RolloutState, plan: RolloutPlan, facts: RolloutFacts) -
 
 
 def _rollback_reason(state: RolloutState, facts: RolloutFacts) -> tuple[DecidedBy, str]:
-    """Why the candidate must get no more requests; an empty text if nothing says so."""
+    """Why the candidate must get no more requests; an empty text without a reason."""
     if facts.candidate_failed:
         reason = f"the new version cannot run: {facts.candidate_failed}"
         return DecidedBy.REPLICAS, reason
@@ -99,7 +99,7 @@ def _rollback_reason(state: RolloutState, facts: RolloutFacts) -> tuple[DecidedB
 
 
 def _next_state(state: RolloutState, plan: RolloutPlan, facts: RolloutFacts) -> RolloutState:
-    """One move further; the same if nothing is due."""
+    """One step further; the same state if nothing is due."""
     now = facts.now
     match state.phase:
         case RolloutPhase.PREPARING | RolloutPhase.PROGRESSING if not is_published(state, plan):
@@ -116,7 +116,7 @@ def _next_state(state: RolloutState, plan: RolloutPlan, facts: RolloutFacts) -> 
 
 
 def _complete_takeover(state: RolloutState, plan: RolloutPlan, facts: RolloutFacts) -> RolloutState:
-    """The old version goes, or is kept: never by time alone, as after a pause that was resumed."""
+    """The old version is dropped or kept: never by time alone, as after a resumed pause."""
     if not facts.in_force:
         return state
     if plan.keep_s is not None:
@@ -128,7 +128,7 @@ def _complete_takeover(state: RolloutState, plan: RolloutPlan, facts: RolloutFac
 def _publish_when_ready(
     state: RolloutState, plan: RolloutPlan, facts: RolloutFacts
 ) -> RolloutState:
-    """The step's weight is published once its replicas are ready."""
+    """Publish the step's weight when its replicas are ready."""
     if facts.candidate_ready and facts.now != state.aimed_at:
         return published(state, plan, now=facts.now)
     if facts.now < _ready_by(state):
@@ -139,7 +139,7 @@ def _publish_when_ready(
 
 
 def _hold_stage(state: RolloutState, plan: RolloutPlan, facts: RolloutFacts) -> RolloutState:
-    """The next step once this one was held for long enough, and what it waits for has come."""
+    """The next step once this one lasted long enough and its condition is met."""
     stage = plan.stages[state.step]
     assert state.step_since is not None, "only a step in force is held"
     if facts.now < state.step_since + stage.pause_s:
@@ -171,7 +171,7 @@ def _judged(
 
 
 def _timed_out(state: RolloutState, plan: RolloutPlan, facts: RolloutFacts) -> RolloutState:
-    """What `on_timeout` says, where the time for a decision is over without one."""
+    """Apply `on_timeout` if the time for a decision is over."""
     times_out_at, now = _times_out_at(state, plan), facts.now
     if times_out_at is None or now < times_out_at:
         return state
@@ -201,7 +201,7 @@ def _not_enough(state: RolloutState) -> str:
 
 
 def _times_out_at(state: RolloutState, plan: RolloutPlan) -> float | None:
-    """When the time for a decision is over; None while it does not count."""
+    """When the time for a decision is over; None while it is not counted."""
     is_counting = state.phase is RolloutPhase.PROGRESSING and state.promoted_by is None
     if not is_counting or state.counted_since is None or plan.max_duration_s is None:
         return None

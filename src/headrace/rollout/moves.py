@@ -1,6 +1,6 @@
-"""Single moves of a rollout. Each returns the state after it and checks no condition.
+"""Single transitions of a rollout. Each returns the next state and checks no condition.
 
-Traffic changes in two moves: first the candidate gets the replicas that the next stage needs, while
+Traffic changes in two transitions: the candidate first gets the replicas of the next stage, while
 the weights stay; when they are ready, it gets the weight.
 """
 
@@ -12,19 +12,19 @@ from headrace.rollout.state import DecidedBy, PromotedBy, RolloutPhase, RolloutS
 
 
 def is_preparing(state: RolloutState) -> bool:
-    """Whether the candidate was never ready, paused or not."""
+    """Whether the candidate has never been ready, paused or not."""
     return RolloutPhase.PREPARING in {state.phase, state.resumes_at_phase}
 
 
 def is_published(state: RolloutState, plan: RolloutPlan) -> bool:
-    """Whether `traffic` is what the step aims at, and not only the replicas for it."""
+    """Whether `traffic` is the step's target, and not only its replicas."""
     return not is_preparing(state) and state.traffic == plan.traffic(state.step)
 
 
 def scale_for_step(
     state: RolloutState, plan: RolloutPlan, step: int, *, now: float
 ) -> RolloutState:
-    """The replicas of `step` are asked for; the weights stay."""
+    """Request the replicas of `step`; the weights stay."""
     scale = plan.traffic(step).candidate_scale
     return replace(
         state,
@@ -36,7 +36,7 @@ def scale_for_step(
 
 
 def published(state: RolloutState, plan: RolloutPlan, *, now: float) -> RolloutState:
-    """The weights of the step are asked for; its replicas are ready."""
+    """Request the weights of the step; its replicas are ready."""
     is_stage = state.step < len(plan.stages)
     return replace(
         enter_phase(
@@ -51,7 +51,7 @@ def published(state: RolloutState, plan: RolloutPlan, *, now: float) -> RolloutS
 
 
 def passed(state: RolloutState, plan: RolloutPlan, *, now: float, reason: str) -> RolloutState:
-    """The present stage is done: the next one, or what follows the last."""
+    """Complete the current stage: the next one follows, or the end of the plan."""
     following = state.step + 1
     if following < len(plan.stages):
         name = plan.stages[following].name
@@ -70,7 +70,7 @@ def passed(state: RolloutState, plan: RolloutPlan, *, now: float, reason: str) -
 def take_over(
     state: RolloutState, plan: RolloutPlan, by: PromotedBy, *, now: float, reason: str
 ) -> RolloutState:
-    """The candidate is to get all requests as soon as its replicas are ready."""
+    """Give the candidate all requests as soon as its replicas are ready."""
     decided = replace(
         enter_phase(state, RolloutPhase.PROGRESSING, reason=reason, now=now), promoted_by=by
     )
@@ -78,7 +78,7 @@ def take_over(
 
 
 def keep_old_version(state: RolloutState, keep_s: float, *, now: float) -> RolloutState:
-    """The candidate has all requests; the old version is kept, and the metrics are watched."""
+    """Keep the old version while the candidate has all requests and metrics are observed."""
     reason = f"{state.reason}; the old version is kept for {keep_s:g} s"
     return replace(
         enter_phase(state, RolloutPhase.KEEPING, reason=reason, now=now), promoted_by=None
@@ -86,7 +86,7 @@ def keep_old_version(state: RolloutState, keep_s: float, *, now: float) -> Rollo
 
 
 def promoted(state: RolloutState, by: DecidedBy, *, now: float, reason: str) -> RolloutState:
-    """The candidate has all requests, and the old version is not needed any more."""
+    """Complete the promotion: the old version is no longer needed."""
     traffic = TrafficShares(candidate=100, has_stable=False)
     done = enter_phase(state, RolloutPhase.PROMOTED, reason=reason, now=now)
     return replace(done, traffic=traffic, dropped_stable=True, decided_by=by)
@@ -95,7 +95,7 @@ def promoted(state: RolloutState, by: DecidedBy, *, now: float, reason: str) -> 
 def paused(
     state: RolloutState, *, now: float, reason: str, awaits_approval: bool = False
 ) -> RolloutState:
-    """Traffic stays as it is, and time does not count, until somebody resumes."""
+    """Pause: traffic stays, and time is not counted until `resume`."""
     before = state.phase
     return replace(
         enter_phase(state, RolloutPhase.PAUSED, reason=reason, now=now),
@@ -112,7 +112,7 @@ def roll_back(
     reason: str,
     phase: RolloutPhase = RolloutPhase.ROLLED_BACK,
 ) -> RolloutState:
-    """The old version has all requests again: at once, unless it was dropped."""
+    """Return all requests to the old version: at once, unless it was dropped."""
     back = enter_phase(state, phase, reason=reason, now=now)
     return replace(back, traffic=HELD_BACK, decided_by=by)
 
@@ -120,7 +120,7 @@ def roll_back(
 def enter_phase(
     state: RolloutState, phase: RolloutPhase, *, reason: str, now: float
 ) -> RolloutState:
-    """In `phase`, and not paused unless `paused` says so."""
+    """Enter `phase`, not paused unless set by `paused`."""
     return replace(
         state,
         phase=phase,
@@ -132,6 +132,6 @@ def enter_phase(
 
 
 def reasons_for(verdict: RolloutVerdict, outcome: Outcome) -> str:
-    """What each metric says that turned out as `outcome`."""
+    """The reasons of the metrics with this outcome."""
     reasons = [metric.reason for metric in verdict.metrics if metric.outcome is outcome]
     return "; ".join(reasons) or verdict.explanation

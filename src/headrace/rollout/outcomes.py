@@ -9,7 +9,7 @@ from headrace.core.text import number_text
 
 
 class Outcome(StrEnum):
-    """The three ways a verdict can turn out."""
+    """The possible outcomes of a verdict."""
 
     PROMOTE = "promote"
     ROLL_BACK = "roll_back"
@@ -18,38 +18,47 @@ class Outcome(StrEnum):
 
 
 class MetricVerdict(msgspec.Struct, frozen=True, kw_only=True):
-    """One metric: both arms' numbers, the effect with its interval, and what follows.
-
-    `effect` is how the candidate differs in `unit` (`ratio difference`, `times`, `reward`), and
-    `low` and `high` its bounds, each of which holds at all times at once with probability 1 -
-    `alpha` at least; None where there is nothing to tell it from.
-    `margin` bounds what is tolerated, in the same unit. `samples`: baseline's, candidate's.
-    """
+    """The verdict of one metric."""
 
     metric: str
     outcome: Outcome
     reason: str
     unit: str = ""
+    """Unit of the effect: `ratio difference`, `times` or `reward`."""
+
     baseline: float | None = None
+
     candidate: float | None = None
+
     effect: float | None = None
+    """Difference of the candidate; None if unknown."""
+
     low: float | None = None
+    """Lower bound, valid at all times with probability 1 - `alpha`."""
+
     high: float | None = None
+    """Upper bound, valid at all times with probability 1 - `alpha`."""
+
     margin: float | None = None
+    """Tolerated effect, in the same unit."""
+
     alpha: float = 0.0
+
     samples: tuple[int, int] = (0, 0)
+    """The baseline's and the candidate's."""
 
 
 class RolloutVerdict(msgspec.Struct, frozen=True, kw_only=True):
-    """All metrics together: one that says `roll_back` decides; all must say `promote`.
-
-    `at`: seconds since 1970 of the last reading. `explanation`: for people, one line per metric.
-    """
+    """The joint verdict: one `roll_back` decides; `promote` needs all metrics."""
 
     outcome: Outcome
     at: float
+    """Time of the last reading, in seconds since 1970."""
+
     metrics: tuple[MetricVerdict, ...] = ()
+
     explanation: str = ""
+    """One line per metric."""
 
     def metric(self, name: str) -> MetricVerdict | None:
         """The verdict of one metric."""
@@ -60,7 +69,7 @@ _FIRST: Final = {Outcome.ROLL_BACK: 0, Outcome.WAIT: 1, Outcome.PROMOTE: 2}
 
 
 class Names(msgspec.Struct, frozen=True):
-    """What people call the two arms."""
+    """Display names of the two arms."""
 
     baseline: str = "the old version"
     candidate: str = "the new version"
@@ -78,7 +87,7 @@ def confidence(level: float) -> str:
 
 
 def ending(outcome: Outcome) -> str:
-    """What follows for one metric, as the end of its sentence."""
+    """The conclusion of one metric's sentence."""
     match outcome:
         case Outcome.ROLL_BACK:
             return "worse than tolerated"
@@ -89,14 +98,14 @@ def ending(outcome: Outcome) -> str:
 
 
 def waiting(metric: str, why: str, *, alpha: float) -> MetricVerdict:
-    """A metric that has nothing to say yet."""
+    """A metric without data yet."""
     return MetricVerdict(
         metric=metric, outcome=Outcome.WAIT, reason=f"{metric}: {why}", alpha=alpha
     )
 
 
 def explanation(verdict: RolloutVerdict, left_out: dict[str, str]) -> str:
-    """One line for each metric, the deciding one first; then what is not judged, and why."""
+    """One line for each metric, the deciding one first; then the excluded ones with reasons."""
     if not verdict.metrics:
         lines = ["no metric judges this rollout: there is nothing to promote or roll back on"]
     else:

@@ -50,28 +50,26 @@ USUAL_MEDIAN_S: Final = SimulatedBaseline().median_s
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EndpointLoad:
-    """What an endpoint gets, and how its version fares with it.
-
-    `independent_ratio`: how many observations a request is; below 1 where callers are sticky.
-    """
+    """The load of an endpoint, and its version's current results."""
 
     requests_per_s: float
     error_ratio: float = 0.0
     rejection_ratio: float = 0.0
     median_s: float = USUAL_MEDIAN_S
     independent_ratio: float = 1.0
+    """Observations per request; below 1 with sticky callers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outlook:
-    """Expected seconds until a version that is as good as the old one has passed all steps.
-
-    `worse_s`: until one worse by twice the margin is rolled back. Infinite for never.
-    """
+    """Expected times of a rollout. Infinite for never."""
 
     requests_per_s: float
     good_s: float
+    """Seconds until a version as good as the old one passes all steps."""
+
     worse_s: float
+    """Seconds until a version worse by twice the margin is rolled back."""
     max_duration_s: float
 
     @property
@@ -81,7 +79,7 @@ class Outlook:
 
     @property
     def text(self) -> str:
-        """The same in a line."""
+        """The outlook as one line."""
         limit = f"max_duration_s is {duration_text(self.max_duration_s)}"
         if not self.suffices:
             limit += ": raise it, the new version's share or the margins"
@@ -109,7 +107,7 @@ class _Test:
 
 
 def outlook(settings: RolloutSpec, load: EndpointLoad) -> Outlook | None:
-    """What is to be expected of a rollout; None where that cannot be estimated."""
+    """The expected times of a rollout; None if they cannot be estimated."""
     stages = plan_of(settings).stages
     first = next((stage for stage in stages if stage.until == "verdict"), None)
     tests = list(_tests(settings, load))

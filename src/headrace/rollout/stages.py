@@ -1,7 +1,7 @@
-"""Plan of a rollout: stages in order, each with its traffic, and what follows the last.
+"""Plan of a rollout: ordered stages with their traffic, and what follows the last.
 
-Nothing has to be proved before the switch, so `max_duration_s` bounds nothing here: the preview is
-bounded by `preview_s` or by a person's approval, the time after the switch by `keep_s`.
+Blue-green needs no evidence before the switch, so `max_duration_s` does not apply: the preview is
+limited by `preview_s` or by manual approval, the time after the switch by `keep_s`.
 """
 
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from headrace.rollout.state import TrafficShares
 
 _WHOLE: Final = 100
 HELD_BACK: Final = TrafficShares(candidate_scale=0.0)
-"""The old version alone, as before the rollout."""
+"""Only the old version, as before the rollout."""
 
 
 def fair_scale(weight: int) -> float:
@@ -36,12 +36,10 @@ def fair_scale(weight: int) -> float:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stage:
-    """Traffic that is held for `pause_s` seconds, and until what `until` names has come.
-
-    `name` says it to people.
-    """
+    """Traffic that is held for `pause_s` seconds, and until the condition `until` is met."""
 
     name: str
+    """Display name."""
     traffic: TrafficShares
     pause_s: float = 0.0
     until: Until | None = None
@@ -49,17 +47,18 @@ class Stage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RolloutPlan:
-    """What a rollout does unless something stops it.
-
-    `keep_s`: how long the old version is kept after the candidate took over; None for not at all.
-    `max_duration_s`: how long the stages may take together; None where nothing has to be proved.
-    `only_reports`: whether the last stage is followed by a report instead of by the candidate.
-    """
+    """The course of a rollout unless it is stopped."""
 
     stages: tuple[Stage, ...]
+
     keep_s: float | None = None
+    """How long the old version is kept after the candidate took over; None for not at all."""
+
     max_duration_s: float | None = None
+    """Time limit of all stages together; None if no evidence is needed."""
+
     only_reports: bool = False
+    """Whether the last stage ends with a report instead of a promotion."""
 
     def traffic(self, step: int) -> TrafficShares:
         """What `step` aims at; the step after the last stage has the candidate take over."""

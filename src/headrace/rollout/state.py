@@ -10,27 +10,27 @@ from headrace.rollout.outcomes import RolloutVerdict
 
 
 class RolloutPhase(StrEnum):
-    """Where a rollout is in its life."""
+    """Phase of a rollout."""
 
     PREPARING = "preparing"
-    """The candidate's replicas are being started."""
+    """The candidate's replicas are starting."""
     PROGRESSING = "progressing"
     PAUSED = "paused"
     KEEPING = "keeping"
-    """Blue-green: switched, and the old version is kept for an instant way back."""
+    """Blue-green: switched, and the old version is kept for an instant rollback."""
     PROMOTED = "promoted"
     ROLLED_BACK = "rolled_back"
-    """By a verdict, by a version that cannot become ready, by its time, or by hand."""
+    """By a verdict, by a version that cannot become ready, by timeout, or manually."""
     ABORTED = "aborted"
-    """By hand, before it was decided; the same traffic as rolled back."""
+    """Manually, before a decision; traffic as after a rollback."""
     REPORTED = "reported"
-    """A shadow that is not to be promoted ended with its report."""
+    """A shadow without promotion ended with its report."""
     SUPERSEDED = "superseded"
-    """Another apply, rollout or undo took its place."""
+    """Another apply, rollout or undo replaced it."""
 
     @property
     def is_over(self) -> bool:
-        """Whether nothing but a person's verb moves it on."""
+        """Whether only a manual command can change it."""
         return self not in {
             RolloutPhase.PREPARING,
             RolloutPhase.PROGRESSING,
@@ -40,14 +40,14 @@ class RolloutPhase(StrEnum):
 
 
 class PromotedBy(StrEnum):
-    """Who decided that the candidate is to take all requests."""
+    """What decided that the candidate takes all requests."""
 
     PLAN = "plan"
-    """All steps are done; a verdict that says `roll_back` still wins."""
+    """All steps are done; a `roll_back` verdict still takes precedence."""
     TIME = "time"
-    """`on_timeout` says so; a verdict that says `roll_back` still wins."""
+    """`on_timeout`; a `roll_back` verdict still takes precedence."""
     HAND = "hand"
-    """A person; metrics are not asked any more."""
+    """A manual command; metrics no longer count."""
 
 
 class DecidedBy(StrEnum):
@@ -56,16 +56,16 @@ class DecidedBy(StrEnum):
     VERDICT = "verdict"
     """A metric that was shown to be worse than tolerated."""
     REPLICAS = "replicas"
-    """The candidate's, which were not ready in time, or cannot run."""
+    """The candidate's replicas were not ready in time, or cannot run."""
     PLAN = "plan"
-    """Its stages are done; those that waited for a verdict had one."""
+    """Its stages are done, with a verdict where required."""
     TIME = "time"
     """`on_timeout`, once `max_duration_s` was over."""
     HAND = "hand"
 
 
 class Verb(StrEnum):
-    """What a person may tell a rollout, at any time."""
+    """A manual command to a rollout, valid at any time."""
 
     PROMOTE = "promote"
     PAUSE = "pause"
@@ -75,18 +75,18 @@ class Verb(StrEnum):
 
 
 class TrafficShares(msgspec.Struct, frozen=True, kw_only=True):
-    """Who gets what: `stable` has what `candidate` and `baseline` leave of 100.
-
-    `candidate_scale`: which part (0 to 1) of its replicas the candidate needs at this point; 0 for
-    none at all. `has_stable`: whether the old version's replicas are kept.
-    """
+    """Traffic weights; `stable` has the rest of 100."""
 
     candidate: int = 0
     baseline: int = 0
     mirror_percent: int = 0
     candidate_scale: float = 1.0
+    """Part (0 to 1) of its replicas that the candidate needs; 0 for none."""
+
     has_baseline: bool = False
+
     has_stable: bool = True
+    """Whether the old version's replicas are kept."""
 
     @property
     def stable(self) -> int:
@@ -95,49 +95,64 @@ class TrafficShares(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def share(self) -> float:
-        """The candidate's share of the requests to the two versions that are compared, 0 to 1."""
+        """The candidate's share of the requests to the two compared versions, 0 to 1."""
         other = self.baseline if self.has_baseline else self.stable
         return self.candidate / max(self.candidate + other, 1)
 
 
 class RolloutState(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything that must survive a restart.
+    """Persistent state of a rollout.
 
-    `began` and `since` (when `phase` began) are seconds since 1970, for people: nothing is decided
-    by them. All other times are seconds of `elapsed_s`: how long control planes have watched the
-    rollout until now, by a clock that is never set.
-
-    `step` counts canary steps from 0. `step_since`: when the step's weight came into force; None
-    until then. `entered_at`: when `phase` began. `resumes_at_phase`: what a paused rollout goes
-    back to. `reason`: why the phase is what it is, for people. `verdict`: the newest.
-
-    `aimed_at`: when `traffic` or `step` changed last; None at the beginning. `counted_since`: where
-    `max_duration_s` counts from; None until the candidate first got requests. `promoted_by`: set
-    once the candidate is to take over, while only its replicas and the gateway are waited for.
-    `awaits_approval`: paused by the plan, not by hand, so `resume` passes the step.
-    `dropped_stable`: the old version's replicas were let go, so a way back has to start them first.
-    `decided_by`: what promoted it or gave the requests back last; None before.
+    Times are seconds of `elapsed_s`, which a monotonic clock counts while control planes observe
+    the rollout, except `began` and `since`, which are seconds since 1970 and only for display.
     """
 
     settings: RolloutSpec
     phase: RolloutPhase
     began: float
+    """Start of the rollout, in seconds since 1970."""
+
     since: float
+    """Start of `phase`, in seconds since 1970."""
     elapsed_s: float = -1.0
     """Below 0: stored by a release whose times were all seconds since 1970."""
     entered_at: float = 0.0
+    """Start of `phase`."""
+
     step: int = 0
+    """Canary step, from 0."""
+
     step_since: float | None = None
+    """When the step's weight came into force; None until then."""
+
     resumes_at_phase: RolloutPhase | None = None
+    """Phase after a pause."""
+
     reason: str = ""
+    """Why it is in this phase."""
+
     verdict: RolloutVerdict | None = None
+    """The newest verdict."""
+
     traffic: TrafficShares = TrafficShares()
+
     aimed_at: float | None = None
+    """When `traffic` or `step` last changed; None at the beginning."""
+
     counted_since: float | None = None
+    """Start of `max_duration_s`; None until the candidate first got requests."""
+
     promoted_by: PromotedBy | None = None
+    """Set while the candidate takes over, until its replicas and the gateway are ready."""
+
     awaits_approval: bool = False
+    """Paused by the plan, not manually, so `resume` passes the step."""
+
     dropped_stable: bool = False
+    """The old version's replicas were stopped, so a rollback must start them first."""
+
     decided_by: DecidedBy | None = None
+    """What last promoted or rolled it back; None before."""
 
     def __post_init__(self) -> None:
         """Convert the times of a state of the older format, as of its newest time."""
@@ -154,20 +169,27 @@ class RolloutState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RolloutFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """What the driver saw, at `now` (seconds of `RolloutState.elapsed_s`).
-
-    `candidate_ready`: all replicas that `traffic` asks for were ready. `candidate_failed`: why the
-    candidate cannot become ready; empty while it may. `in_force`: the gateway acknowledged
-    `traffic`. `step_samples`: requests per arm since the step's weight came into force, the
-    smaller. `judged_at`: when `verdict` was read. `cannot_suffice`: why too few requests come for
-    a decision in time, and what helps; empty where they may suffice.
-    """
+    """Observations of the driver."""
 
     now: float
+    """Seconds of `RolloutState.elapsed_s`."""
+
     candidate_ready: bool = False
+    """All replicas of `traffic` are ready."""
+
     candidate_failed: str = ""
+    """Why the candidate cannot become ready; empty while it may."""
+
     in_force: bool = False
+    """The gateway acknowledged `traffic`."""
+
     verdict: RolloutVerdict | None = None
+
     judged_at: float = 0.0
+    """When `verdict` was read."""
+
     step_samples: int = 0
+    """Requests per arm since the step's weight came into force, the smaller number."""
+
     insufficient_traffic: str = ""
+    """Why there are too few requests for a decision in time, with the remedy; empty otherwise."""

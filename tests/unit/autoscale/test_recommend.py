@@ -46,11 +46,11 @@ def test_few_requests_say_nothing_about_threads() -> None:
     found = recommend(msgspec.structs.replace(BUSY, answered=10))
 
     assert (found.intra_op_threads, found.max_concurrent_runs) == (None, None)
-    assert "too little was run to say (10 requests)" in found.message
+    assert "not enough data (10 requests)" in found.message
 
 
 def test_nothing_observed_recommends_nothing() -> None:
     found = recommend(msgspec.structs.replace(BUSY, seconds=0.0))
 
     assert found.memory_bytes is None
-    assert found.message == "nothing was observed yet"
+    assert found.message == "no observations yet"

@@ -55,7 +55,7 @@ def test_files_of_somebody_else_are_not_written_over(
 
     assert main(["export", "helm", "-f", str(spec), "-o", str(tmp_path)]) == 1
 
-    assert "has files and is no chart of Headrace's" in capsys.readouterr().err
+    assert "contains files and is not Headrace's chart" in capsys.readouterr().err
     assert (tmp_path / "README.md").read_text() == "mine"
     assert not (tmp_path / "templates").exists()
 

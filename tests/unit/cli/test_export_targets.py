@@ -94,7 +94,7 @@ def test_the_endings_says_the_format(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (("kong",), "no address is known of version 1"),
+        (("kong",), "version 1 of 'fraud' has no address"),
         (("kong", "--replica", "fraud=a:1"), "is not ENDPOINT:VERSION=ADDRESS"),
         (("gateway-api", "--format", "xml"), "neither yaml nor json"),
         (("gateway-api", "--endpoint", "nobody"), "no endpoint of that name"),
@@ -116,12 +116,12 @@ def test_the_endings_says_the_format(tmp_path: Path) -> None:
         (("envoy", "--replica", "fraud:1=a.lan:80"), "--replica: host 'a.lan' is not an IP"),
         (("gateway-api", "--allow-loss", "endpoints[].stikcy"), "that is not lost here"),
         (("argo-rollouts",), "moves all requests to the newest version"),
-        (("kserve", "--storage", "s3://x"), "in no registry here"),
+        (("kserve", "--storage", "s3://x"), "not in the registry"),
         (("kserve", "--storage", "s3://x/{name}"), "--storage: {name} is not known; one is s3://"),
         (("kserve", "--storage", "models/{file}"), "--storage: 'models/{file}' is no URI"),
         (("argo-rollouts", "--artifacts", "models"), "--artifacts: the URL of the artifacts names"),
         (("helm", "-o", "x", "--artifacts", "s3://k:s@m"), "holds credentials or options"),
-        (("aws-apigateway", "--backend", "ftp://x"), "neither http://"),
+        (("aws-apigateway", "--backend", "ftp://x"), "must be http://"),
         (("gateway-api", "--from-system"), "either --file FILE or --from-system"),
     ],
 )
@@ -183,7 +183,7 @@ def test_services_of_pushed_models_are_called_as_the_static_chart_and_the_driver
     (endpoint,) = pinned_endpoints(read_spec(tmp_path / "headrace.yaml"), home)
     for arm in endpoint.arms:
         assert f'"{name_of(arm.revision, instance="prod")}"' in done.stdout
-    assert "Services are taken to be called" not in done.stderr
+    assert "Services are assumed to be named" not in done.stderr
 
 
 def test_services_are_called_the_same_wherever_the_home_is(tmp_path: Path) -> None:
@@ -217,7 +217,7 @@ def test_an_endpoint_that_serves_a_file_pushes_nothing(tmp_path: Path) -> None:
 
     done = _run(tmp_path, "gateway-api", spec=spec)
 
-    assert "Services are taken to be called headrace-fraud-1" in done.stderr, done.output
+    assert "Services are assumed to be named headrace-fraud-1" in done.stderr, done.output
     assert {path.name for path in set(tmp_path.rglob("*")) - {*before}} <= {"headrace.yaml"}
 
 

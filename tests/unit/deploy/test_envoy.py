@@ -61,7 +61,7 @@ def test_addresses_are_no_names(address: str) -> None:
 
 
 def test_a_gateway_that_could_let_nobody_in_is_refused() -> None:
-    with pytest.raises(NotExpressibleError, match=r"endpoints\[0\]\.access: .* let nobody in"):
+    with pytest.raises(NotExpressibleError, match=r"endpoints\[0\]\.access: .* refuse all callers"):
         _config({"access": None}, gateway={"host": "0.0.0.0"})  # noqa: S104  # only exported
 
     assert _config({"access": None})

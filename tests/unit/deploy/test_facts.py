@@ -25,10 +25,10 @@ def test_a_name_alone_is_the_version_that_the_registry_knows() -> None:
 @pytest.mark.parametrize(
     ("said", "told"),
     [
-        ({"model": "fraud"}, "endpoints[0].model: 'fraud' says not which version"),
+        ({"model": "fraud"}, "endpoints[0].model: 'fraud' has no version number"),
         (
             {"versions": [{"model": "/a.onnx", "weight": 50}, {"model": "/b.onnx", "weight": 50}]},
-            "endpoints[0].versions[1].model: '/b.onnx' says not which version",
+            "endpoints[0].versions[1].model: '/b.onnx' has no version number",
         ),
         (
             {
@@ -37,7 +37,7 @@ def test_a_name_alone_is_the_version_that_the_registry_knows() -> None:
                     {"upstream": {"url": "http://m.test"}, "weight": 50},
                 ]
             },
-            "endpoints[0].versions[1]: version 1 of 'fraud' is there twice",
+            "endpoints[0].versions[1]: version 1 of 'fraud' is listed twice",
         ),
     ],
 )
@@ -61,7 +61,7 @@ def test_an_endpoint_that_is_not_there_is_told() -> None:
 
 
 def test_a_spec_without_endpoints_has_nothing_to_export() -> None:
-    with pytest.raises(InvalidArgumentError, match="nothing to export"):
+    with pytest.raises(InvalidArgumentError, match="none to export"):
         read_facts(parse_spec({"version": 1}))
 
 
@@ -82,5 +82,5 @@ def test_a_running_system_overrules_the_specs_weights() -> None:
 
 def test_a_running_endpoint_that_takes_no_requests_is_told() -> None:
     shares = (VersionShare(version="1", weight=0, model="fraud:1"),)
-    with pytest.raises(InvalidArgumentError, match="no version of 'fraud' takes requests now"):
+    with pytest.raises(InvalidArgumentError, match="no version of 'fraud' has traffic now"):
         facts_of(observed={"fraud": LiveEndpoint(shares=shares)})

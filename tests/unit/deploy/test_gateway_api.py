@@ -76,7 +76,7 @@ def test_an_endpoint_that_says_nothing_of_access_is_not_opened() -> None:
 
     (loss,) = caught.value.losses
     assert loss.location == "endpoints[0].access"
-    assert "this asks nobody" in loss.why
+    assert "this target does not authenticate" in loss.why
 
 
 def test_anothers_server_needs_a_service() -> None:
@@ -90,7 +90,9 @@ def test_anothers_server_needs_a_service() -> None:
 
 
 def test_a_split_over_more_versions_than_a_rule_takes_is_refused() -> None:
-    with pytest.raises(NotExpressibleError, match=r"versions: splits between 16 versions, .* 20"):
+    with pytest.raises(
+        NotExpressibleError, match=r"versions: splits between at most 16 versions, .* 20"
+    ):
         _export({"versions": split(*[5] * 20)})
 
 
@@ -107,7 +109,7 @@ def test_a_service_is_called_as_the_driver_calls_it_where_the_revision_is_known(
         "prod-fraud-1-a1b2c3d4",
         "prod-fraud-2-0f1e2d3c",
     }
-    assert not [note for note in export.notes if "are taken to be called" in note]
+    assert not [note for note in export.notes if "are assumed to be named" in note]
 
 
 def test_the_drivers_services_have_no_grpc_and_a_note_says_so() -> None:
@@ -136,7 +138,7 @@ def test_a_service_whose_name_nobody_knows_has_a_plain_one_and_a_note_says_so() 
         facts_of({"versions": split(90, 10)}), ClusterTarget(), GatewayApiOptions()
     )
 
-    (told,) = [note for note in export.notes if "are taken to be called" in note]
+    (told,) = [note for note in export.notes if "are assumed to be named" in note]
     assert "headrace-fraud-1 (endpoints[0].versions[0])" in told
     assert "headrace-fraud-2 (endpoints[0].versions[1])" in told
 

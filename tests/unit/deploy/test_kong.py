@@ -119,7 +119,9 @@ def test_a_rate_that_is_whole_in_no_window_is_refused() -> None:
 
 def test_limits_of_all_and_of_each_cannot_stand_together() -> None:
     limits = {"requests_per_s": 100, "per_caller": {"requests_per_s": 5}}
-    with pytest.raises(NotExpressibleError, match=r"limits\.per_caller: has one limit of a kind"):
+    with pytest.raises(
+        NotExpressibleError, match=r"limits\.per_caller: allows one limit of a kind"
+    ):
         _config(facts_of({"limits": limits}))
 
 
@@ -177,7 +179,7 @@ def test_a_broken_key_set_is_told(text: str) -> None:
         key_sets={"corp": text},
         allowed=_NO_AUDIENCE,
     )
-    with pytest.raises(InvalidArgumentError, match="no set of public keys"):
+    with pytest.raises(InvalidArgumentError, match="not a JSON Web Key Set"):
         _config(facts)
 
 
@@ -195,7 +197,7 @@ def test_several_keys_of_one_issuer_are_refused() -> None:
 
 def test_one_of_several_issuers_cannot_be_asked_for() -> None:
     other = {**_JWT, "name": "other", "issuer": "https://other.test"}
-    with pytest.raises(NotExpressibleError, match="takes a token of any issuer"):
+    with pytest.raises(NotExpressibleError, match="accepts tokens of all"):
         _config(facts_of({"access": ["jwt:corp"]}, auth={"jwt": [_JWT, other]}))
 
 
@@ -218,15 +220,15 @@ def test_a_split_over_two_schemes_is_refused() -> None:
         {"upstream": {"url": "https://m.test"}, "weight": 50},
         {"upstream": {"url": "http://n.test"}, "version": "2", "weight": 50},
     ]
-    with pytest.raises(NotExpressibleError, match="one protocol to a whole split"):
+    with pytest.raises(NotExpressibleError, match="one protocol for a whole split"):
         kong(facts_of({"versions": versions}), KongOptions(replicas={}))
 
 
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({}, r"endpoints\[0\]: no address is known of version 2"),
-        ({("fraud", "2"): ["a:1"], ("fraud", "9"): ["a:1"]}, "fraud:9: there is no such version"),
+        ({}, r"endpoints\[0\]: version 2"),
+        ({("fraud", "2"): ["a:1"], ("fraud", "9"): ["a:1"]}, "fraud:9: version does not exist"),
     ],
 )
 def test_addresses_have_to_be_known(given: dict[tuple[str, str], list[str]], said: str) -> None:

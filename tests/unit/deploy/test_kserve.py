@@ -83,10 +83,10 @@ def test_another_runtime_is_only_named() -> None:
 @pytest.mark.parametrize(
     ("said", "options", "told"),
     [
-        ({"versions": split(40, 30, 30)}, {}, r"here are 3"),
-        ({"versions": split(100, 0)}, {}, r"versions\[1\]\.weight: reaches no version"),
-        ({"timeout_s": None}, {}, r"timeout_s: waits for some time only"),
-        ({"labels": {"out": ["a"]}}, {"runtime": "other"}, r"labels: is a setting of our own"),
+        ({"versions": split(40, 30, 30)}, {}, r"this split has 3"),
+        ({"versions": split(100, 0)}, {}, r"versions\[1\]\.weight: does not route by version"),
+        ({"timeout_s": None}, {}, r"timeout_s: always has a timeout"),
+        ({"labels": {"out": ["a"]}}, {"runtime": "other"}, r"labels: is a setting of Headrace's"),
         ({"batching": {"max_batch_size": 2}}, {"runtime": "other"}, r"batching: is a setting"),
     ],
 )
@@ -99,5 +99,5 @@ def test_what_kserve_has_no_words_for_is_refused(
 
 def test_a_format_that_nobody_knows_has_to_be_said() -> None:
     facts = facts_of(artifacts={"fraud:2": Artifact(filename="model.bin")})
-    with pytest.raises(NotExpressibleError, match=r"say `runtime:` at 'fraud'"):
+    with pytest.raises(NotExpressibleError, match=r"set `runtime:` of 'fraud'"):
         kserve(facts, ClusterTarget(), KserveOptions(storage=_STORAGE))

@@ -27,7 +27,7 @@ def test_losses_are_refused_together() -> None:
         "kong cannot express 2 settings of the spec:",
         "  endpoints[3].sticky: cannot; leave it out",
         "  endpoints[3].limits.burst: has none; leave it out",
-        f"  to leave them out all the same: {_FLAGS}",
+        f"  to leave them out: {_FLAGS}",
     ]
 
 

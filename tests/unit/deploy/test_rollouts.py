@@ -154,7 +154,7 @@ def test_a_rollout_that_goes_on_is_not_begun_again() -> None:
     shares = tuple(VersionShare(version=v, weight=50, model=f"fraud:{v}") for v in ("1", "2"))
     facts = facts_of(_canary(), observed={"fraud": LiveEndpoint(shares=shares)})
 
-    with pytest.raises(NotExpressibleError, match="in the middle of one"):
+    with pytest.raises(NotExpressibleError, match="has an active one"):
         EXPORTERS[ExportTarget.ARGO_ROLLOUTS](facts)
 
 
@@ -170,7 +170,7 @@ def test_a_shadow_is_copied_to_or_refused(target: ExportTarget) -> None:
     if target in {ExportTarget.GATEWAY_API, ExportTarget.ENVOY, ExportTarget.AWS_APIGATEWAY}:
         assert EXPORTERS[target](facts).documents
     else:
-        with pytest.raises(NotExpressibleError, match="copies no requests to a shadow"):
+        with pytest.raises(NotExpressibleError, match="does not mirror requests"):
             EXPORTERS[target](facts)
 
 
@@ -203,7 +203,7 @@ def test_settings_are_what_a_replica_reads() -> None:
 @pytest.mark.parametrize(
     ("artifact", "told"),
     [
-        (None, "is in no registry here"),
+        (None, "is not in the registry"),
         (Artifact(filename="m.py", digest="sha256:1", runs_code=True), "author's code"),
     ],
 )

@@ -321,7 +321,7 @@ def test_a_shadow_is_judged_by_its_answers_and_its_failures(
     assert [m.metric for m in verdict.metrics] == ["errors", "disagreement"]
     assert verdict.outcome is outcome
     assert "pairs of answers differ on version 2" in verdict.explanation
-    assert "latency: not judged, copies are answered to nobody" in verdict.explanation
+    assert "latency: not judged, responses to copies reach no caller" in verdict.explanation
     assert evidence.summary()["mean_distance"] == pytest.approx(0.5 / 100)
 
 
