@@ -109,7 +109,7 @@ async def _measure(home: Path, count: int, changes: int) -> list[float]:
         desired = DesiredState(
             generation=1, endpoints=tuple(_endpoint(i, 50) for i in range(count))
         )
-        reconciler.want(desired)
+        reconciler.set_desired(desired)
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(keeper.run()), group.create_task(reconciler.run())]
             await _until(reconciler, lambda: _is_in_force(reconciler, desired))
@@ -152,7 +152,7 @@ async def _change(reconciler: Reconciler, weight: int) -> float:
     )
     await asyncio.sleep(0.05)
     began = time.perf_counter()
-    reconciler.want(changed)
+    reconciler.set_desired(changed)
     await _until(reconciler, lambda: _is_in_force(reconciler, changed))
     return (time.perf_counter() - began) * 1e3
 
@@ -160,7 +160,7 @@ async def _change(reconciler: Reconciler, weight: int) -> float:
 async def _until(reconciler: Reconciler, condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(_START_TIMEOUT_S):
         while not condition():
-            await reconciler.news.wait()
+            await reconciler.changes.wait()
 
 
 def _is_in_force(reconciler: Reconciler, desired: DesiredState) -> bool:

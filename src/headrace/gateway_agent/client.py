@@ -17,7 +17,7 @@ from headrace.control.agents.messages import (
     AgentStatus,
     Poll,
     Refused,
-    decode_told,
+    decode_instructions,
 )
 from headrace.core import InvalidArgumentError, PermissionDeniedError, UnavailableError
 from headrace.core.error_kind import UNDECODABLE
@@ -86,7 +86,7 @@ class ControlClient:
             timeout_s=poll.wait_s + self.answer_s,
             limit_bytes=self.max_bytes,
         )
-        return decode_told(_content(answer))
+        return decode_instructions(_content(answer))
 
     async def report(self, report: AgentStatus) -> None:
         """Tell how this gateway is; errors as `poll`."""

@@ -153,7 +153,7 @@ def test_a_held_request_is_refused_in_time_while_the_control_plane_is_away(lab: 
 
     ((status, answer),) = answers
     assert status == 503
-    assert "not ready 2 s after the request came" in answer["error"]
+    assert "not ready 2 s after the request arrived" in answer["error"]
     status, answer = agent_get(agent, "/v2/models/stats")
     assert status == 503
     assert "only the control plane can answer this" in answer["error"]

@@ -121,9 +121,9 @@ def _concerned(
 ) -> EndpointObjective | None:
     """An endpoint on which an alert can be shown; None if there is none."""
     is_usual = window_ratio == 1.0
-    if kind.is_of_stream:
+    if kind.is_for_stream:
         return None
-    if kind.is_of_system:
+    if kind.is_system_wide:
         return EndpointObjective(endpoint="") if is_usual else None
     if not windows_of(kind.condition) and not is_usual:
         return None
@@ -233,7 +233,7 @@ def _bucket(endpoint: str, bound: str, *, bad: float) -> Counter:
 def _stream_tests(promises: Sequence[StreamPromise]) -> Iterator[Document]:
     """One test for each alert of streams, on the first stream that it can fire for."""
     for kind in ALERTS:
-        if kind.is_of_stream:
+        if kind.is_for_stream:
             concerned = next((one for one in promises if _stream_can_fire(kind, one)), None)
             if concerned is not None:
                 yield _stream_test(kind, concerned)

@@ -57,7 +57,7 @@ def test_the_trail_is_listed_and_verified_and_a_spoiled_one_told(shell: Shell) -
     assert entries[3]["actor"] == entries[2]["actor"] == "admin"  # not by hand: it runs
     assert text.stdout.splitlines()[1].split()[0] == "4"
     assert (whole.returncode, again.returncode) == (0, 0)
-    assert (other.returncode, "another hash when it was noted" in other.stderr) == (1, True)
+    assert (other.returncode, "hash differs from the checkpoint" in other.stderr) == (1, True)
     assert spoiled.returncode == 1
     assert json.loads(spoiled.stdout)["broken"] == {
         "entry": 3,

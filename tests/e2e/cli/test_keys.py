@@ -71,5 +71,5 @@ def test_what_is_wrong_with_a_wish_is_said(asking: Shell) -> None:
         2,
         True,
     )
-    assert (tier.returncode, "there is no tier 'platinum'" in tier.stderr) == (1, True)
+    assert (tier.returncode, "unknown tier 'platinum'" in tier.stderr) == (1, True)
     assert (unknown.returncode, "nobody" in unknown.stderr) == (1, True)

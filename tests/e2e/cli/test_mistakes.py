@@ -122,7 +122,7 @@ WARM: Final = (
         command="status",
         environment="HEADRACE_TOKEN=wrong",
         status=1,
-        told=("refuses: there is no such token", "HEADRACE_TOKEN or --token"),
+        told=("refuses: unknown token", "HEADRACE_TOKEN or --token"),
     ),
     Mistake(command="infer digit", status=1, told=("no endpoint 'digit'", "there are: digits")),
     Mistake(command="infer digits --input nowhere.npy", status=2, told=("no file 'nowhere.npy'",)),

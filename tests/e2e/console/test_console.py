@@ -189,7 +189,7 @@ def test_who_does_not_know_a_token_sees_nothing(browser: Browser, site: Site) ->
     assert faults_of(page) == []
     page.get_by_label("Token", exact=True).fill("hrt_wrong")
     page.get_by_role("button", name="Log in").click()
-    expect(page.get_by_role("alert")).to_contain_text("no such token")
+    expect(page.get_by_role("alert")).to_contain_text("unknown token")
 
     page.get_by_label("Token", exact=True).fill(site.token)
     page.get_by_role("button", name="Log in").click()

@@ -51,9 +51,9 @@ def place(home: Path, *, has_namespaces: bool) -> SandboxedRun:
     able = KernelFeatures(namespaces="not here", user="", landlock=True)
     abilities = KernelProbe().result if has_namespaces else lambda: able
     made = SandboxedRun(
-        sandbox=Sandbox(hide=(home,), reports=home, abilities=abilities),
+        sandbox=Sandbox(hide=(home,), reports=home, kernel_features=abilities),
         folder=home / "optimize" / "key",
-        occasion=SandboxPurpose.SEARCH,
+        purpose=SandboxPurpose.SEARCH,
     )
     made.own.mkdir(parents=True, mode=0o700)
     (made.own / "program.py").write_text(PROGRAM)
@@ -90,7 +90,7 @@ def test_without_namespaces_a_program_that_may_not_read_its_files_is_refused(hom
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 def test_root_that_can_become_nobody_else_is_refused(home: Path) -> None:
     made = place(home, has_namespaces=False)
-    made.sandbox.abilities = lambda: KernelFeatures(user="no CAP_SETUID", landlock=True)
+    made.sandbox.kernel_features = lambda: KernelFeatures(user="no CAP_SETUID", landlock=True)
 
     with pytest.raises(FailedPreconditionError, match=r"stays root \(no CAP_SETUID\)"):
         said(made)

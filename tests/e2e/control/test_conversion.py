@@ -158,7 +158,7 @@ def test_what_is_code_in_a_graph_is_told(folder: Path) -> None:
 
 def test_a_model_is_not_converted_where_the_process_cannot_be_isolated(folder: Path) -> None:
     request = wild(folder, "raise ValueError")
-    sandbox = Sandbox(hide=(folder / "home",), reports=folder, abilities=KernelFeatures)
+    sandbox = Sandbox(hide=(folder / "home",), reports=folder, kernel_features=KernelFeatures)
 
     with (
         pytest.raises(FailedPreconditionError, match="allow unprivileged user namespaces"),

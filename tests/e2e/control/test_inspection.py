@@ -133,7 +133,7 @@ def test_a_push_is_inspected_apart_and_leaves_nothing_where_it_is_refused(folder
 def test_a_model_is_not_inspected_where_the_process_cannot_be_isolated(folder: Path) -> None:
     path = folder / "m.onnx"
     path.write_bytes(models.mlp())
-    sandbox = Sandbox(hide=(folder / "home",), reports=folder, abilities=KernelFeatures)
+    sandbox = Sandbox(hide=(folder / "home",), reports=folder, kernel_features=KernelFeatures)
     with (
         contextlib.closing(SandboxedInspector(sandbox)) as inspect,
         pytest.raises(FailedPreconditionError, match="allow unprivileged user namespaces"),

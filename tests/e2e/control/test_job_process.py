@@ -74,7 +74,7 @@ async def until(look: Callable[[], bool], seconds: float = 10.0) -> bool:
         ("raise SystemExit('headrace: no such file')", Attempt(message="no such file")),
         (
             "import os; os.kill(os.getpid(), 9)",
-            Attempt(message="was killed; most likely it took more memory than there is"),
+            Attempt(message="was killed, probably because the machine ran out of memory"),
         ),
     ],
 )

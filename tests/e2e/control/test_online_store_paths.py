@@ -128,7 +128,7 @@ def test_a_missing_directory_is_told_and_not_made(
     system, entry = running
     status, answer = apply(system, entry, f"sqlite:///{tmp_path}/no/such/x.db")
     assert status == 200, answer
-    system.wait_for(lambda status: "there is no directory" in json.dumps(status))
+    system.wait_for(lambda status: "does not exist; create it" in json.dumps(status))
 
     assert not (tmp_path / "no").exists()
 

@@ -446,7 +446,7 @@ async def test_a_replica_whose_process_cannot_be_started_waits_like_a_crashed_on
         clock=SystemClock(),
         drain_timeout_s=1.0,
     )
-    reconciler.want(wanting())
+    reconciler.set_desired(wanting())
 
     async def during() -> None:
         await until(lambda: any(r.failures >= 3 for r in reconciler.replicas.values()))
@@ -468,7 +468,7 @@ async def test_refused_routes_are_published_again(home: Home) -> None:
         clock=SystemClock(),
         drain_timeout_s=1.0,
     )
-    reconciler.want(wanting())
+    reconciler.set_desired(wanting())
     seen: list[str] = []
 
     async def during() -> None:

@@ -39,7 +39,7 @@ journal.write(RecipeEnded(at_s=2.0, name="write"))
 def search() -> Iterator[SandboxedSearch]:
     with tempfile.TemporaryDirectory(prefix="hr-") as directory:
         home = Path(directory)
-        sandbox = Sandbox(hide=(), reports=home, abilities=KernelProbe().result)
+        sandbox = Sandbox(hide=(), reports=home, kernel_features=KernelProbe().result)
         yield SandboxedSearch(
             folder=home / "optimize" / "key", sandbox=sandbox, step_limit_s=3.0, program="program"
         )

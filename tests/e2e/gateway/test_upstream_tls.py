@@ -195,13 +195,13 @@ def test_a_server_that_refuses_us_is_told_of_until_it_takes_us(theirs: Theirs, s
     theirs.run()
     if shown == "none":
         theirs.start(certificate_file="", key_file="")
-        theirs.says("does it want a client certificate")
+        theirs.says("requires a client certificate")
         theirs.refuses()
         return
     good = theirs.client
     theirs.client = Authority(theirs.folder / "other").client("gateway")
     theirs.start()
-    theirs.says("or another one?")
+    theirs.says("or another one")
     theirs.refuses()
 
     theirs.client.replace_by(good)
@@ -293,7 +293,7 @@ def test_one_system_stands_behind_another_and_is_ready_once_it_is_shown_who_call
         port = behind.where().http_url.rpartition(":")[2]
         url = f"https://localhost:{port}"
         theirs.system.start({"name": "m", "upstream": {"url": url, **upstream}})
-        theirs.says("or another one?")
+        theirs.says("or another one")
         theirs.system.wait_for(lambda status: status["endpoints"][0]["failed"], READY_S)
 
         theirs.client.replace_by(good)

@@ -84,7 +84,7 @@ class Driver:
             publisher=Publisher(self.name, self.gateway),
             clock=clock,
             installation=self.installation,
-            leads=self.elector.is_leading,
+            is_leader=self.elector.is_leading,
         )
         self.elector.on_change = self.reconciler.wake
 
@@ -112,9 +112,9 @@ class Driver:
         except* HeadraceError as errors:
             self.ended = "; ".join(map(str, errors.exceptions))
 
-    def want(self, desired: DesiredState) -> None:
+    def set_desired(self, desired: DesiredState) -> None:
         generation = self.reconciler.desired.generation + 1
-        self.reconciler.want(msgspec.structs.replace(desired, generation=generation))
+        self.reconciler.set_desired(msgspec.structs.replace(desired, generation=generation))
 
     def is_quiet(self) -> bool:
         """Whether it knows all, and has nothing to do."""

@@ -42,13 +42,13 @@ def routed(gateway: Gateway, count: int, version: str = "1") -> bool:
 
 async def test_an_endpoint_is_made_served_scaled_and_removed() -> None:
     async with a_cluster() as (server, gateway), Driver(server, gateway) as driver:
-        driver.want(a_state(an_endpoint(an_arm(replicas=2))))
+        driver.set_desired(a_state(an_endpoint(an_arm(replicas=2))))
         await until(lambda: routed(gateway, 2))
-        driver.want(a_state(an_endpoint(an_arm(replicas=4))))
+        driver.set_desired(a_state(an_endpoint(an_arm(replicas=4))))
         await until(lambda: routed(gateway, 4))
-        driver.want(a_state(an_endpoint(an_arm(replicas=1))))
+        driver.set_desired(a_state(an_endpoint(an_arm(replicas=1))))
         await until(lambda: routed(gateway, 1) and len(names(server, "Pod")) == 1)
-        driver.want(a_state(an_endpoint(an_arm(version="2"))))
+        driver.set_desired(a_state(an_endpoint(an_arm(version="2"))))
         await until(lambda: routed(gateway, 1, "2") and names(server, "ConfigMap")[0] != NAME)
 
         assert names(server, "Deployment") == [name_of(a_revision(version="2"))]
@@ -59,7 +59,7 @@ async def test_an_endpoint_is_made_served_scaled_and_removed() -> None:
 
 async def test_a_drifted_object_is_put_back() -> None:
     async with a_cluster() as (server, gateway), Driver(server, gateway) as driver:
-        driver.want(a_state())
+        driver.set_desired(a_state())
         await until(lambda: routed(gateway, 1))
         server.store.patch("Service", NAME, {"spec": {"selector": {"app": "else"}}})
         server.store.delete("PodDisruptionBudget", NAME)
@@ -85,10 +85,10 @@ async def test_a_foreign_object_is_left_alone_and_told_of() -> None:
             }
         )
         async with Driver(server, gateway) as driver:
-            driver.want(a_state())
-            await until(lambda: driver.reconciler.trouble("digits", an_arm()))
+            driver.set_desired(a_state())
+            await until(lambda: driver.reconciler.arm_problem("digits", an_arm()))
 
-            said = driver.reconciler.trouble("digits", an_arm())
+            said = driver.reconciler.arm_problem("digits", an_arm())
             assert f"there is a ConfigMap {NAME} that Headrace did not make" in said
             assert server.store.get("ConfigMap", NAME) == theirs
 
@@ -96,7 +96,7 @@ async def test_a_foreign_object_is_left_alone_and_told_of() -> None:
 async def test_an_object_that_changes_under_our_hands_is_looked_at_again() -> None:
     async with a_cluster() as (server, gateway), Driver(server, gateway) as driver:
         server.faults += [Fault(verbs=frozenset({"patch"}), kind="Deployment", status=409, times=2)]
-        driver.want(a_state())
+        driver.set_desired(a_state())
 
         await until(lambda: routed(gateway, 1))
         assert names(server, "Deployment") == [NAME]
@@ -107,7 +107,7 @@ async def test_a_watch_that_expired_is_begun_anew_with_what_was_missed() -> None
         a_cluster(longest_watch_s=0.3) as (server, gateway),
         Driver(server, gateway) as driver,
     ):
-        driver.want(a_state(an_endpoint(an_arm(replicas=2))))
+        driver.set_desired(a_state(an_endpoint(an_arm(replicas=2))))
         await until(lambda: routed(gateway, 2))
         # Cut, so that it misses what happens; what happened is forgotten before it comes back.
         server.faults.append(Fault(verbs=frozenset({"watch"}), hang_up=True, times=20))
@@ -126,13 +126,13 @@ async def test_a_stream_that_is_told_410_lists_again() -> None:
         a_cluster(longest_watch_s=0.2, bookmark_s=60.0) as (server, gateway),
         Driver(server, gateway) as driver,
     ):
-        driver.want(a_state())
+        driver.set_desired(a_state())
         await until(lambda: routed(gateway, 1))
         # No bookmark comes, so that the version from which watches go on is soon too old.
         server.store.patch("Service", NAME, {"metadata": {"annotations": {"a": "b"}}})
         server.store.compact()
         await asyncio.sleep(0.5)
-        driver.want(a_state(an_endpoint(an_arm(replicas=3))))
+        driver.set_desired(a_state(an_endpoint(an_arm(replicas=3))))
 
         await until(lambda: routed(gateway, 3))
 
@@ -144,7 +144,7 @@ async def test_throttling_and_failures_are_waited_out() -> None:
             Fault(verbs=frozenset({"patch"}), status=429, retry_after="1", times=3),
             Fault(verbs=frozenset({"patch"}), status=500, times=2),
         ]
-        driver.want(a_state(an_endpoint(an_arm(replicas=2))))
+        driver.set_desired(a_state(an_endpoint(an_arm(replicas=2))))
 
         await until(lambda: routed(gateway, 2))
         assert len(names(server, "Pod")) == 2
@@ -156,7 +156,7 @@ async def test_an_answer_that_was_lost_repeats_nothing() -> None:
         server.faults += [
             Fault(verbs=frozenset({"patch"}), kind="Deployment", hang_up=True, after=True, times=3)
         ]
-        driver.want(a_state(an_endpoint(an_arm(replicas=2))))
+        driver.set_desired(a_state(an_endpoint(an_arm(replicas=2))))
 
         await until(lambda: routed(gateway, 2) and driver.is_quiet())
         assert names(server, "Deployment") == [NAME]
@@ -165,12 +165,12 @@ async def test_an_answer_that_was_lost_repeats_nothing() -> None:
 
 async def test_slow_answers_hold_up_no_routes() -> None:
     async with a_cluster() as (server, gateway), Driver(server, gateway) as driver:
-        driver.want(a_state(an_endpoint(an_arm(replicas=2))))
+        driver.set_desired(a_state(an_endpoint(an_arm(replicas=2))))
         await until(lambda: routed(gateway, 2))
         server.faults.append(
             Fault(verbs=frozenset({"patch"}), kind="Deployment", delay_s=0.9, times=100)
         )
-        driver.want(a_state(an_endpoint(an_arm(replicas=3))))
+        driver.set_desired(a_state(an_endpoint(an_arm(replicas=3))))
         await asyncio.sleep(0.1)
         server.runtime.states[names(server, "Pod")[0]] = "unready"  # type: ignore[attr-defined]  # the instant one
         server.poke()
@@ -181,11 +181,11 @@ async def test_slow_answers_hold_up_no_routes() -> None:
 
 async def test_who_is_cut_off_changes_nothing_and_ends() -> None:
     async with a_cluster() as (server, gateway), Driver(server, gateway, times=SHORT) as driver:
-        driver.want(a_state(an_endpoint(an_arm(replicas=2))))
+        driver.set_desired(a_state(an_endpoint(an_arm(replicas=2))))
         await until(lambda: routed(gateway, 2) and driver.is_quiet())
         server.cut_off("control-a")
         before = len(gateway.history), len(server.requests)
-        driver.want(a_state(an_endpoint(an_arm(version="2"))))
+        driver.set_desired(a_state(an_endpoint(an_arm(version="2"))))
 
         await until(lambda: driver.ended)
         assert "leads no more" in driver.ended
@@ -204,13 +204,13 @@ async def test_two_control_planes_one_dies_the_other_goes_on_from_there() -> Non
         await until(first.elector.is_leading)
         async with Driver(server, gateway, name="control-b", times=SHORT) as second:
             state = a_state(an_endpoint(an_arm(replicas=2)))
-            first.want(state)
-            second.want(state)
+            first.set_desired(state)
+            second.set_desired(state)
             await until(lambda: routed(gateway, 2) and first.is_quiet())
             assert {who for who, _ in gateway.history} == {"control-a"}
             # Half way through a change, and without a word.
-            second.want(a_state(an_endpoint(an_arm(version="2", replicas=2))))
-            first.want(a_state(an_endpoint(an_arm(version="2", replicas=2))))
+            second.set_desired(a_state(an_endpoint(an_arm(version="2", replicas=2))))
+            first.set_desired(a_state(an_endpoint(an_arm(version="2", replicas=2))))
             await until(lambda: len(names(server, "Deployment")) == 2)
             await first.kill()
 
@@ -231,14 +231,14 @@ async def test_a_leader_that_was_cut_off_and_the_next_never_act_at_once() -> Non
         await until(first.elector.is_leading)
         async with Driver(server, gateway, name="control-b", times=SHORT) as second:
             state = a_state(an_endpoint(an_arm(replicas=3)))
-            first.want(state)
-            second.want(state)
+            first.set_desired(state)
+            second.set_desired(state)
             await until(lambda: routed(gateway, 3))
             server.cut_off("control-a")
             await until(second.elector.is_leading)
             assert not first.elector.is_leading()
             server.heal()
-            second.want(a_state(an_endpoint(an_arm(replicas=1))))
+            second.set_desired(a_state(an_endpoint(an_arm(replicas=1))))
             await until(lambda: routed(gateway, 1) and len(names(server, "Pod")) == 1)
 
             writers = [c for c, _, kind, _ in server.requests if kind != "Lease"]
@@ -264,7 +264,7 @@ async def test_pods_that_do_not_come_up_say_why() -> None:
         for version, state in states.items():
             server.runtime.states[a_revision(version=version).id[:12]] = state  # type: ignore[attr-defined]  # the instant one
         arms = [an_arm(version=version, weight=20) for version in states]
-        driver.want(a_state(an_endpoint(*arms)))
+        driver.set_desired(a_state(an_endpoint(*arms)))
         await until(lambda: len(driver.reconciler.replicas) == 5)
         await until(lambda: all(r.reason for r in driver.reconciler.replicas.values()))
 
@@ -279,10 +279,10 @@ async def test_pods_that_do_not_come_up_say_why() -> None:
 
 async def test_a_gateway_that_refuses_keeps_everything_as_it_is() -> None:
     async with a_cluster() as (server, gateway), Driver(server, gateway) as driver:
-        driver.want(a_state(an_endpoint(an_arm(replicas=2))))
+        driver.set_desired(a_state(an_endpoint(an_arm(replicas=2))))
         await until(lambda: routed(gateway, 2))
         gateway.refuses = True
-        driver.want(a_state(an_endpoint(an_arm(replicas=1))))
+        driver.set_desired(a_state(an_endpoint(an_arm(replicas=1))))
         await until(lambda: driver.reconciler.publication.error)
         await asyncio.sleep(0.2)
         assert len(names(server, "Pod")) == 2
@@ -294,7 +294,7 @@ async def test_a_gateway_that_refuses_keeps_everything_as_it_is() -> None:
 async def test_an_empty_database_removes_nothing() -> None:
     async with a_cluster() as (server, gateway):
         async with Driver(server, gateway) as first:
-            first.want(a_state())
+            first.set_desired(a_state())
             await until(lambda: routed(gateway, 1))
         async with Driver(server, gateway, name="control-b") as second:
             await until(second.elector.is_leading)
@@ -305,7 +305,7 @@ async def test_an_empty_database_removes_nothing() -> None:
 
 async def test_the_record_of_routes_is_what_the_gateway_acknowledged() -> None:
     async with a_cluster() as (server, gateway), Driver(server, gateway) as driver:
-        driver.want(a_state())
+        driver.set_desired(a_state())
         await until(lambda: routed(gateway, 1) and driver.is_quiet())
 
         assert record_name(PLACE) in names(server, "ConfigMap")
@@ -326,7 +326,7 @@ async def test_the_role_has_no_verb_too_many_and_none_too_few() -> None:
             state = a_state(
                 an_endpoint(an_arm(replicas=2), autoscale=scale), autoscaler=autoscaler, **url
             )
-            driver.want(state)
+            driver.set_desired(state)
             scaler = {"hpa": "HorizontalPodAutoscaler", "keda": "ScaledObject"}.get(autoscaler, "")
             await until(lambda: names(server, "Deployment") == [NAME])
             await until_made(server, scaler)
@@ -335,9 +335,9 @@ async def test_the_role_has_no_verb_too_many_and_none_too_few() -> None:
                 lambda: server.store.get("Deployment", NAME)["spec"]["revisionHistoryLimit"] == 2
             )
         await until(lambda: not names(server, "ScaledObject"))
-        driver.want(a_state(an_endpoint(an_arm(replicas=1))))
+        driver.set_desired(a_state(an_endpoint(an_arm(replicas=1))))
         await until(lambda: routed(gateway, 1) and len(names(server, "Pod")) == 1)
-        driver.want(a_state(an_endpoint(an_arm("other"), name="other")))
+        driver.set_desired(a_state(an_endpoint(an_arm("other"), name="other")))
         await until(lambda: NAME not in names(server, "ConfigMap"))
         await until(lambda: ("coordination.k8s.io", "leases", "update") in server.seen)
 

@@ -27,13 +27,13 @@ def routed(gateway: Gateway, count: int) -> bool:
 @pytest.mark.parametrize("status", [200, 403, 404, 409, 410])
 async def test_a_page_of_a_proxy_is_waited_out_and_nothing_is_taken_for_gone(status: int) -> None:
     async with a_cluster(longest_watch_s=0.2) as (server, gateway), Driver(server, gateway) as one:
-        one.want(a_state(an_endpoint(an_arm(replicas=2))))
+        one.set_desired(a_state(an_endpoint(an_arm(replicas=2))))
         await until(lambda: routed(gateway, 2) and one.is_quiet())
         pods = names(server, "Pod")
         page = Fault(page=PAGE, status=status, times=10_000)
         leases = Fault(kind="Lease", times=10_000)  # those are answered
         server.faults += [leases, page]
-        one.want(a_state(an_endpoint(an_arm(replicas=1))))
+        one.set_desired(a_state(an_endpoint(an_arm(replicas=1))))
         await until(lambda: not one.reconciler.watches.is_synced)
         await asyncio.sleep(0.5)
 
@@ -48,7 +48,7 @@ async def test_a_stream_that_is_cut_within_a_line_is_begun_anew() -> None:
     cut = b'{"type":"ADDED","object":{"kind":"Pod","metadata":{"name":"p","uid'
     async with a_cluster(longest_watch_s=0.3) as (server, gateway), Driver(server, gateway) as one:
         server.faults.append(Fault(verbs=frozenset({"watch"}), page=cut, times=30))
-        one.want(a_state(an_endpoint(an_arm(replicas=2))))
+        one.set_desired(a_state(an_endpoint(an_arm(replicas=2))))
 
         await until(lambda: routed(gateway, 2) and one.is_quiet())
         assert not [each for each in server.faults if each.times > 20]
@@ -56,11 +56,11 @@ async def test_a_stream_that_is_cut_within_a_line_is_begun_anew() -> None:
 
 async def test_a_server_that_fails_for_long_changes_nothing_and_is_asked_ever_less() -> None:
     async with a_cluster(longest_watch_s=0.2) as (server, gateway), Driver(server, gateway) as one:
-        one.want(a_state(an_endpoint(an_arm(replicas=2))))
+        one.set_desired(a_state(an_endpoint(an_arm(replicas=2))))
         await until(lambda: routed(gateway, 2) and one.is_quiet())
         fault = Fault(status=500, times=10_000)
         server.faults += [Fault(kind="Lease", times=10_000), fault]
-        one.want(a_state(an_endpoint(an_arm(version="2", replicas=2))))
+        one.set_desired(a_state(an_endpoint(an_arm(version="2", replicas=2))))
         await asyncio.sleep(3.0)
 
         assert routed(gateway, 2)
@@ -75,17 +75,17 @@ async def test_a_webhook_that_fails_at_one_object_holds_up_no_other_and_is_told_
         fault = Fault(verbs=WRITES, kind="PodDisruptionBudget", status=500, times=10_000)
         fault.message = said
         server.faults.append(fault)
-        one.want(a_state(an_endpoint(an_arm(replicas=2))))
+        one.set_desired(a_state(an_endpoint(an_arm(replicas=2))))
         await until(lambda: routed(gateway, 2))
-        one.want(a_state(an_endpoint(an_arm(replicas=3))))
+        one.set_desired(a_state(an_endpoint(an_arm(replicas=3))))
         async with asyncio.timeout(5.0):
             await until(lambda: routed(gateway, 3))
 
-        await until(lambda: said in one.reconciler.trouble("digits", an_arm()))
+        await until(lambda: said in one.reconciler.arm_problem("digits", an_arm()))
         assert fault.times > 9_900
         server.faults.clear()
         await until(lambda: names(server, "PodDisruptionBudget") == [NAME])
-        await until(lambda: not one.reconciler.trouble("digits", an_arm()))
+        await until(lambda: not one.reconciler.arm_problem("digits", an_arm()))
 
 
 @pytest.mark.parametrize(
@@ -98,17 +98,17 @@ async def test_a_webhook_that_fails_at_one_object_holds_up_no_other_and_is_told_
 )
 async def test_what_admission_refuses_is_told_and_stops_nobody_else(said: str) -> None:
     async with a_cluster() as (server, gateway), Driver(server, gateway) as one:
-        one.want(a_state())
+        one.set_desired(a_state())
         await until(lambda: routed(gateway, 1) and one.is_quiet())
         fault = Fault(verbs=WRITES, kind="Deployment", status=403, message=said, times=1)
         server.faults.append(fault)
-        one.want(a_state(an_endpoint(), an_endpoint(an_arm("other"), name="other")))
-        await until(lambda: one.reconciler.trouble("other", an_arm("other")))
+        one.set_desired(a_state(an_endpoint(), an_endpoint(an_arm("other"), name="other")))
+        await until(lambda: one.reconciler.arm_problem("other", an_arm("other")))
 
-        told = one.reconciler.trouble("other", an_arm("other"))
+        told = one.reconciler.arm_problem("other", an_arm("other"))
         assert said in told
         assert "Role" not in told
-        one.want(
+        one.set_desired(
             a_state(an_endpoint(an_arm(replicas=3)), an_endpoint(an_arm("other"), name="other"))
         )
         await until(lambda: len(names(server, "Pod")) >= 3)
@@ -116,10 +116,10 @@ async def test_what_admission_refuses_is_told_and_stops_nobody_else(said: str) -
 
 async def test_an_object_that_is_deleted_while_it_is_applied_is_made_again() -> None:
     async with a_cluster() as (server, gateway), Driver(server, gateway) as one:
-        one.want(a_state())
+        one.set_desired(a_state())
         await until(lambda: routed(gateway, 1) and one.is_quiet())
         server.faults.append(Fault(verbs=WRITES, kind="Deployment", delay_s=0.3, times=1))
-        one.want(a_state(an_endpoint(an_arm(replicas=2))))
+        one.set_desired(a_state(an_endpoint(an_arm(replicas=2))))
         await until(lambda: server.faults[0].times == 0)
         server.store.delete("Deployment", NAME)
 
@@ -129,7 +129,7 @@ async def test_an_object_that_is_deleted_while_it_is_applied_is_made_again() -> 
 
 async def test_a_configmap_that_somebody_froze_is_made_anew() -> None:
     async with a_cluster() as (server, gateway), Driver(server, gateway) as one:
-        one.want(a_state())
+        one.set_desired(a_state())
         await until(lambda: routed(gateway, 1) and one.is_quiet())
         wanted = server.store.get("ConfigMap", NAME)
         change = {"immutable": True, "data": {"replica.json": "{}"}}
@@ -143,15 +143,15 @@ async def test_a_configmap_that_somebody_froze_is_made_anew() -> None:
 
 async def test_a_restored_database_is_seen_though_its_versions_are_earlier() -> None:
     async with a_cluster(bookmark_s=30.0) as (server, gateway), Driver(server, gateway) as one:
-        one.want(a_state(an_endpoint(an_arm(replicas=1))))
+        one.set_desired(a_state(an_endpoint(an_arm(replicas=1))))
         await until(lambda: routed(gateway, 1) and one.is_quiet())
         await asyncio.sleep(0.1)
         backup = server.store.snapshot()
         for count in (4, 3, 2):
-            one.want(a_state(an_endpoint(an_arm(replicas=count))))
+            one.set_desired(a_state(an_endpoint(an_arm(replicas=count))))
             await until(lambda count=count: routed(gateway, count) and one.is_quiet())  # type: ignore[misc]  # bound now
         server.store.restore(backup)
-        one.want(a_state(an_endpoint(an_arm(replicas=3))))
+        one.set_desired(a_state(an_endpoint(an_arm(replicas=3))))
 
         await until(lambda: len(names(server, "Pod")) == 3)
         await until(lambda: routed(gateway, 3) and one.is_quiet())

@@ -95,7 +95,7 @@ def test_a_control_plane_stands_by_until_the_first_one_ends(lab: Lab) -> None:
         status, told = other.call("GET", f"{health}?leader")
         assert (status, told["message"]) == (
             503,
-            "this control plane stands by: control-a leads",
+            "this control plane is on standby: control-a leads",
         )
         assert lab.system.end_control() == 0
         other.wait_ready()

@@ -38,7 +38,7 @@ class World:
     desired: DesiredState
     replica: Replica
     hosted: MutableMapping[str, frozenset[str]] = field(default_factory=dict)
-    news: ChangeSignal = field(default_factory=ChangeSignal)
+    changes: ChangeSignal = field(default_factory=ChangeSignal)
 
     def observed(self) -> Observed:
         return Observed(replicas={self.replica.name: self.replica})
@@ -46,7 +46,7 @@ class World:
     def may_act(self) -> bool:
         return True
 
-    def told_of(self, revision: Revision) -> ReplicaSettings:
+    def hosted_settings(self, revision: Revision) -> ReplicaSettings:
         return revision.settings
 
 
@@ -87,11 +87,11 @@ async def test_a_real_copy_hears_what_to_host_and_serves_it(tmp_path: Path) -> N
         world = World(desired=want(revisions[0]), replica=replica)
         task = asyncio.ensure_future(PoolSync(world=world, clock=SystemClock()).run())
         async with asyncio.timeout(10):
-            await world.news.wait()
+            await world.changes.wait()
             assert world.hosted == {"r": {revisions[0].id}}
             world.desired = want(*revisions)
-            world.news.note()
-            await world.news.wait()
+            world.changes.notify()
+            await world.changes.wait()
         task.cancel()
         decode = msgspec.json.Decoder(PoolReport).decode
         report = await ask(address, "/internal/models", decode, timeout_s=2.0)

@@ -137,7 +137,7 @@ def test_a_worker_that_answers_nobody_is_replaced_and_people_are_told(
     team, hung = asyncio.run(scenario())
 
     [message] = team.replaced()
-    assert re.search(r"worker s-1 answered nobody for \d+ s, and was ended", message)
+    assert re.search(r"worker s-1 gave no response for \d+ s, and was stopped", message)
     assert not Path(f"/proc/{hung}").exists()
     assert Counter(int(one.key or b"") for one in everything(broker, OUT)) == Counter(range(400))
 

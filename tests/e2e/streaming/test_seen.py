@@ -243,5 +243,5 @@ def test_a_stream_without_partitions_is_stalled_and_one_with_a_worker_in_reserve
     assert sorted(stalled) == ["half", "taken"]
     assert (reserve["state"], reserve["running"]) == ("running", 1)
     assert "topic 'nowhere' does not exist" in table
-    assert "other members of group 'taken' have all of them" in table
+    assert "other members of group 'taken' hold all of them" in table
     assert "HeadraceStreamDown" not in alerts(system, "reserve")

@@ -132,7 +132,7 @@ def test_the_repository_is_on_the_management_port(up: System) -> None:
     admin = up.where().admin_url.removeprefix("http://")
     with triton_http.InferenceServerClient(admin) as client:
         index = client.get_model_repository_index({"authorization": f"Bearer {up.token()}"})
-        with pytest.raises(InferenceServerException, match="wants a token"):
+        with pytest.raises(InferenceServerException, match="requires a token"):
             client.get_model_repository_index()
 
     assert {entry["name"]: entry["state"] for entry in index}["m"] == "READY"

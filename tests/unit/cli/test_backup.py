@@ -55,11 +55,11 @@ def test_what_cannot_be_done_fails_with_the_reason(
     cases = {
         ("backup", "x.tar"): "exists, and is not replaced",
         ("backup", str(pushed / "b.tar")): "lies in the home",
-        ("backup", "b.tar", "--home", "nowhere"): "is no home",
-        ("backup", "--verify", "x.tar"): "no whole tar archive",
-        ("backup", "--verify", "nowhere.tar"): "there is no file",
-        ("restore", "x.tar", "--home", "new"): "no whole tar archive",
-        ("restore", "nowhere.tar", "--home", "new"): "there is no file",
+        ("backup", "b.tar", "--home", "nowhere"): "is not a Headrace home",
+        ("backup", "--verify", "x.tar"): "invalid tar archive",
+        ("backup", "--verify", "nowhere.tar"): "does not exist",
+        ("restore", "x.tar", "--home", "new"): "invalid tar archive",
+        ("restore", "nowhere.tar", "--home", "new"): "does not exist",
     }
     outcomes = {arguments: headrace(*arguments) for arguments in cases}
 

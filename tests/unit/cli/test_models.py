@@ -104,9 +104,8 @@ def test_a_version_in_use_stays(headrace: Command, home: Path, model: Path) -> N
         arms=(DesiredArm(revision=revision, weight=100, replicas=1),),
     )
     store = open_store(home_url(home))
-    store.save.blocking(
-        DesiredState(generation=1, endpoints=(endpoint,)), timestamp=1.0, reason="applied"
-    )
+    desired = DesiredState(generation=1, endpoints=(endpoint,))
+    store.save.blocking(desired, timestamp=1.0, reason="applied")
     store.close()
 
     outcome = headrace("models", "rm", "fraud:1")

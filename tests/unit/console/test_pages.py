@@ -137,7 +137,7 @@ async def test_a_search_that_finds_nothing_says_so_and_runs_nothing(served: Cont
 
 
 async def test_two_thousand_endpoints_have_pages_that_stay_small(served: ControlPlane) -> None:
-    [endpoint, *_] = served.aims.effective.endpoints
+    [endpoint, *_] = served.target_state.effective.endpoints
     many = tuple(
         msgspec.structs.replace(endpoint, name=EndpointName(f"e{number:04}"))
         for number in range(2000)
@@ -163,7 +163,7 @@ async def test_two_thousand_endpoints_have_pages_that_stay_small(served: Control
 async def test_a_rollout_that_was_watched_for_long_has_a_page_that_stays_small(
     served: ControlPlane,
 ) -> None:
-    record = served.aims.rollouts["fraud"]
+    record = served.target_state.rollouts["fraud"]
     evidence = RolloutEvidenceState.start(record.state.settings)
     verdict = RolloutVerdict(outcome=Outcome.WAIT, at=0.0)
     for at in range(2000):
@@ -184,7 +184,7 @@ async def test_a_rollout_that_was_watched_for_long_has_a_page_that_stays_small(
         verdict = RolloutVerdict(outcome=Outcome.WAIT, at=1e9 + at, metrics=metrics)
         evidence.note(verdict)
     state = msgspec.structs.replace(record.state, verdict=verdict)
-    served.aims.rollouts["fraud"] = msgspec.structs.replace(
+    served.target_state.rollouts["fraud"] = msgspec.structs.replace(
         record, id="r9", state=state, evidence=evidence.encode()
     )
     async with visitor_of(served, "viewer:fraud") as visitor:
@@ -230,7 +230,7 @@ async def test_what_does_not_change_is_kept_by_browsers(plane: ControlPlane) -> 
 async def test_an_endpoint_shows_its_load_where_replicas_told_of_it(served: ControlPlane) -> None:
     now = served.clock.now()
     for second in range(-60, 1):
-        reading = LoadReading(ready=2, said={})
+        reading = LoadReading(ready=2, totals={})
         served.telemetry.load_history.add(now + second, "fraud", "1", reading)
     async with visitor_of(served) as visitor:
         told = (await visitor.get("/endpoints/fraud")).text
@@ -281,7 +281,7 @@ async def test_who_may_only_look_has_no_buttons_and_no_effect(served: ControlPla
     assert "/rollouts/r1/abort" not in page
     assert told.status_code == 403
     assert "needs operator" in told.text
-    assert served.aims.rollouts.get("fraud").state.phase == "preparing"  # type: ignore[union-attr]  # started
+    assert served.target_state.rollouts.get("fraud").state.phase == "preparing"  # type: ignore[union-attr]  # started
 
 
 async def test_an_operator_tells_a_rollout_what_to_do(served: ControlPlane) -> None:
@@ -323,7 +323,7 @@ async def test_a_form_of_another_page_changes_nothing(served: ControlPlane) -> N
     assert codes == [403, 403, 403]
     assert as_json.status_code == 403
     assert tried.status_code == 403
-    assert served.aims.rollouts.get("fraud").state.phase == "preparing"  # type: ignore[union-attr]  # started
+    assert served.target_state.rollouts.get("fraud").state.phase == "preparing"  # type: ignore[union-attr]  # started
 
 
 async def test_a_form_without_a_site_to_come_from_changes_nothing(served: ControlPlane) -> None:
@@ -339,7 +339,7 @@ async def test_a_form_without_a_site_to_come_from_changes_nothing(served: Contro
 
 
 @pytest.mark.parametrize(
-    ("token", "said"), [("", "no such token"), ("hrt_x", "no such token"), ("é\x00", "token")]
+    ("token", "said"), [("", "unknown token"), ("hrt_x", "unknown token"), ("é\x00", "token")]
 )
 async def test_a_wrong_token_begins_no_session(plane: ControlPlane, token: str, said: str) -> None:
     async with browser_of(plane) as browser:

@@ -181,7 +181,7 @@ async def test_what_a_worker_said_last_runs_nothing(served: ControlPlane) -> Non
 
 async def test_a_stalled_stream_needs_a_look_and_says_why(served: ControlPlane) -> None:
     streams = served.workloads.streams
-    told = streams.prepare(served.aims.desired.streams[0].settings)
+    told = streams.prepare(served.target_state.desired.streams[0].settings)
     record = WorkerRecord(stream="pay", index=0, serial=1, revision=revision_of(told))
     idle = StreamWorker(record=record, process=None, since=0.0, phase=WorkerPhase.READY)
     status = StreamStatus(
@@ -201,9 +201,9 @@ async def test_a_stalled_stream_needs_a_look_and_says_why(served: ControlPlane) 
 async def test_thousands_of_streams_and_jobs_have_pages_that_stay_small(
     served: ControlPlane,
 ) -> None:
-    first = served.aims.desired.streams[0]
+    first = served.target_state.desired.streams[0]
     many = tuple(msgspec.structs.replace(first, name=f"s{number:04}") for number in range(2000))
-    served.aims.desired = msgspec.structs.replace(served.aims.desired, streams=many)
+    served.target_state.desired = msgspec.structs.replace(served.target_state.desired, streams=many)
     async with visitor_of(served) as visitor:
         pages = [
             await visitor.get(path)

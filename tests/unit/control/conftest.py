@@ -128,7 +128,7 @@ def plane(
     reconciling = ReconcileService(
         context,
         reconciler=reconciler,
-        keeper=keeper,
+        gateway_supervisor=keeper,
         certificates=Certificates(clock=clock),
         limits=None,
         gateway_address="127.0.0.1:8000",

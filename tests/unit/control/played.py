@@ -82,27 +82,27 @@ class World:
             replicas=self.replicas,
         )
         store = open_store(home_url(self.home.root))
-        aims = TargetState(reconciler=reconciler, desired=store.load.blocking())
+        target_state = TargetState(reconciler=reconciler, desired=store.load.blocking())
         journal = EventJournal(store=store)
         driver = RolloutDriver(
             store=store,
             journal=journal,
-            aims=aims,
+            target_state=target_state,
             gateway=self,
             clock=self.clock,
             reports=Reports(replicas=self.replicas),
         )
         driver.load()
-        orders = DesiredStateService(
+        desired_state = DesiredStateService(
             store=store,
             registry=self.registry,
-            aims=aims,
+            target_state=target_state,
             journal=journal,
             clock=self.clock,
             work=ModelWork(inspect),
             max_body_bytes=1 << 20,
         )
-        return Plane(self, aims, orders, driver, store)
+        return Plane(self, target_state, desired_state, driver, store)
 
     async def read_arms(self, endpoints: Collection[str]) -> GatewayStatistics:
         totals = {key: total for key, total in self.totals.items() if key[0] in endpoints}
@@ -134,15 +134,15 @@ class World:
 @dataclass(slots=True)
 class Plane:
     world: World
-    aims: TargetState
-    orders: DesiredStateService
+    target_state: TargetState
+    desired_state: DesiredStateService
     driver: RolloutDriver
     store: Store
     memo: Memo = field(default_factory=Memo)
 
     def settle(self) -> None:
         """Let replicas start and routes be published until nothing is left to do."""
-        reconciler, world = self.aims.reconciler, self.world
+        reconciler, world = self.target_state.reconciler, self.world
         actions: list[Action] = []
         for _ in range(20):
             observed = Observed(
@@ -186,7 +186,7 @@ class Plane:
         )
 
     def check_weights(self) -> None:
-        for route in self.aims.reconciler.publication.published or ():
+        for route in self.target_state.reconciler.publication.published or ():
             assert sum(arm.weight for arm in route.arms) == 100
             assert sum(live_weights(route).values()) == 100
             is_live = any(arm.is_live for arm in route.arms if arm.weight)
@@ -205,7 +205,7 @@ class Plane:
 
     @property
     def record(self) -> RolloutRecord:
-        record = self.aims.rollouts["digits"]
+        record = self.target_state.rollouts["digits"]
         assert record is not None
         return record
 

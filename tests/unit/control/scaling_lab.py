@@ -58,7 +58,7 @@ class Lab:
     rss_bytes: int = 1_000_000
     silent: bool = False
     serial: int = 0
-    aims: TargetState = field(init=False)
+    target_state: TargetState = field(init=False)
     scaler: Scaler = field(init=False)
 
     def __post_init__(self) -> None:
@@ -75,13 +75,13 @@ class Lab:
             clock=self.clock,
             drain_timeout_s=1.0,
         )
-        self.aims = TargetState(reconciler=reconciler)
+        self.target_state = TargetState(reconciler=reconciler)
         self.restart()
 
     def restart(self) -> None:
         """A new control plane with what is on disk; replicas go on."""
         self.scaler = Scaler(
-            aims=self.aims,
+            target_state=self.target_state,
             latest=self.reports.get,
             clock=self.clock,
             budget=lambda: self.budget,
@@ -89,18 +89,18 @@ class Lab:
             memory=StateFile(self.home.scaling_file, ScalerStates, "states"),
         )
         self.scaler.load()
-        self.aims.scale_by(self.scaler.foresee)
+        self.target_state.use_predictor(self.scaler.predict_scale)
 
     async def note(self, events: Sequence[Event]) -> None:
         self.events += events
 
-    def want(self, *endpoints: DesiredEndpoint) -> None:
-        self.aims.aim(desired=DesiredState(generation=1, endpoints=endpoints))
+    def set_desired(self, *endpoints: DesiredEndpoint) -> None:
+        self.target_state.set_target(desired=DesiredState(generation=1, endpoints=endpoints))
         self.settle()
 
     @property
     def replicas(self) -> dict[str, Replica]:
-        return self.aims.reconciler.replicas
+        return self.target_state.reconciler.replicas
 
     def run(self, seconds: int, rates: Mapping[str, float] | None = None) -> list[int]:
         """Seconds pass; the count of all copies in each."""
@@ -115,7 +115,7 @@ class Lab:
             for replica in self.ready():
                 self.report(replica)
         self.events += self.scaler.step()
-        self.aims.rescale(self.scaler.scale)
+        self.target_state.rescale(self.scaler.scale)
         self.settle()
         return len(self.replicas)
 
@@ -126,7 +126,7 @@ class Lab:
         """What the reconciler would bring about: copies start, become ready, end."""
         wanted = {
             arm.revision.id: (endpoint.name, arm)
-            for endpoint in self.aims.reconciler.desired.endpoints
+            for endpoint in self.target_state.reconciler.desired.endpoints
             for arm in endpoint.arms
         }
         for replica in list(self.replicas.values()):

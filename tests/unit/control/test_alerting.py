@@ -64,7 +64,7 @@ class Lab:
             facts=self._facts,
             emit=self._emit,
             save=self._save,
-            tell=self.heard.append,
+            notify=self.heard.append,
             clock=self.clock,
         )
 

@@ -56,12 +56,12 @@ async def test_apply_pins_models_and_says_what_changes(
     assert len(first.json()["changes"]) == 2
     assert again.json() == {"changes": [], "generation": 1, "warnings": []}
     assert spec == {"generation": 1, "spec": {"version": 1, **document(model, "a", "b")}}
-    endpoint = plane.aims.desired.endpoint("a")
+    endpoint = plane.target_state.desired.endpoint("a")
     assert endpoint is not None
     settings = endpoint.arms[0].revision.settings
     assert settings.model_name == "a"
     assert settings.sha256
-    assert plane.store.load.blocking() == plane.aims.desired
+    assert plane.store.load.blocking() == plane.target_state.desired
 
 
 async def test_apply_may_wait_and_then_tells_who_is_not_ready(
@@ -99,7 +99,7 @@ async def test_all_mistakes_come_as_one_problem_and_nothing_changes(
         "endpoints[1].model",
         "endpoints[2].model",
     ]
-    assert plane.aims.desired.generation == 0
+    assert plane.target_state.desired.generation == 0
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b"3", b"\xff"])
@@ -129,8 +129,8 @@ async def test_an_endpoint_can_be_removed_alone(
     changes = ["endpoint 'a' removed"]
     assert removed.json() == {"changes": changes, "generation": 2, "warnings": []}
     assert missing.status_code == 404
-    assert [e.name for e in plane.aims.desired.endpoints] == ["b"]
-    assert [e["name"] for e in plane.aims.desired.spec["endpoints"]] == ["b"]
+    assert [e.name for e in plane.target_state.desired.endpoints] == ["b"]
+    assert [e["name"] for e in plane.target_state.desired.spec["endpoints"]] == ["b"]
 
 
 async def test_a_model_of_a_repository_cannot_be_removed_alone(
@@ -153,7 +153,7 @@ async def test_the_index_lists_what_is_served_and_what_could_be(
     await api.post("/api/v1/apply", json=document(model, "a", "b"))
     await api.post("/api/v1/apply", json=document(model, "b"))
     before = (await api.post("/v2/repository/index")).json()
-    revision = plane.aims.desired.endpoints[0].arms[0].revision
+    revision = plane.target_state.desired.endpoints[0].arms[0].revision
     replica = Replica(
         name="b-1-1",
         serial=1,
@@ -185,7 +185,7 @@ async def test_load_changes_one_endpoint_and_leaves_the_others_pinned(
         file.write_bytes(b"model")
     plane.registry.push("fraud", model)
     plane.registry.push("extra", model)
-    await plane.orders.apply(
+    await plane.desired_state.apply(
         {
             "endpoints": [
                 {"name": "a", "model": "fraud"},
@@ -195,13 +195,13 @@ async def test_load_changes_one_endpoint_and_leaves_the_others_pinned(
         },
         caller=SYSTEM,
     )
-    before = plane.aims.desired
+    before = plane.target_state.desired
     await asyncio.to_thread(model.write_bytes, b"newer")
     plane.registry.push("fraud", model)
-    await plane.orders.load("a", caller=SYSTEM)
-    await plane.orders.load("x", caller=SYSTEM)
-    await plane.orders.load("extra", caller=SYSTEM)
-    after = plane.aims.desired
+    await plane.desired_state.load("a", caller=SYSTEM)
+    await plane.desired_state.load("x", caller=SYSTEM)
+    await plane.desired_state.load("extra", caller=SYSTEM)
+    after = plane.target_state.desired
     versions = {str(e.name): e.arms[0].revision.version for e in after.endpoints}
 
     assert versions == {"a": "2", "b": "1", "x": "1", "y": "1", "extra": "1"}

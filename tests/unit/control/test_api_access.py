@@ -270,7 +270,7 @@ async def test_while_the_store_is_away_who_was_known_stays_so(
         unknown = await known.get("/api/v1/spec", headers=other)
 
     assert codes == [200, 200, 200, 200, 503]
-    assert (unknown.status_code, "cannot tell who asks" in unknown.text) == (503, True)
+    assert (unknown.status_code, "cannot authenticate the caller" in unknown.text) == (503, True)
 
 
 # Guessing.
@@ -356,7 +356,7 @@ async def test_a_viewer_reads_and_changes_nothing(
     assert reads == [200] * 5
     assert [answer.status_code for answer in changes] == [403] * len(changes)
     detail = changes[0].json()["detail"]
-    assert "has viewer, and this needs operator:a" in detail
+    assert "has viewer, but this needs operator:a" in detail
     assert "headrace users grant" in detail
 
 
@@ -392,7 +392,7 @@ async def test_an_operator_of_one_endpoint_changes_that_one_only(
 
     assert (put.status_code, gone.status_code) == (200, 200)
     assert [new.status_code, other.status_code, unload.status_code] == [403] * 3
-    assert [endpoint.name for endpoint in plane.aims.desired.endpoints] == ["b"]
+    assert [endpoint.name for endpoint in plane.target_state.desired.endpoints] == ["b"]
 
 
 async def test_an_apply_of_everything_may_not_change_others(
@@ -422,7 +422,7 @@ async def test_an_apply_of_everything_may_not_change_others(
     assert "'b'" not in refused[0].text
     assert diffed.status_code == 403
     assert taken.status_code == 200
-    assert plane.aims.desired.entry("a") == mine
+    assert plane.target_state.desired.entry("a") == mine
 
 
 async def test_an_apply_that_would_serve_a_newer_version_elsewhere_is_refused(
@@ -435,7 +435,7 @@ async def test_an_apply_that_would_serve_a_newer_version_elsewhere_is_refused(
     async with client_of(plane, "operator:a") as operator:
         answer = await operator.post("/apply", json=spec)
 
-    assert (answer.status_code, plane.aims.desired.generation) == (403, 1)
+    assert (answer.status_code, plane.target_state.desired.generation) == (403, 1)
 
 
 async def test_lists_hold_what_the_caller_may_see(

@@ -246,7 +246,7 @@ async def test_diff_shows_what_apply_would_change_and_changes_nothing(
     }
     assert nothing == {"changes": [], "endpoints": {}}
     assert wrong.status_code == 400
-    assert [e.name for e in plane.aims.desired.endpoints] == ["a", "b"]
+    assert [e.name for e in plane.target_state.desired.endpoints] == ["a", "b"]
 
 
 async def test_apply_may_expect_generations(api: httpx.AsyncClient, model: Path) -> None:

@@ -189,7 +189,7 @@ async def test_a_viewer_of_one_endpoint_sees_no_other(
 async def test_the_first_page_of_two_thousand_endpoints_asks_of_these_only(
     api: httpx.AsyncClient, plane: ControlPlane
 ) -> None:
-    [endpoint, *_] = plane.aims.effective.endpoints
+    [endpoint, *_] = plane.target_state.effective.endpoints
     many = tuple(
         msgspec.structs.replace(endpoint, name=EndpointName(f"e{number:04}"))
         for number in range(2000)

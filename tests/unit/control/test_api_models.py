@@ -124,7 +124,7 @@ async def test_a_directory_comes_as_an_archive_with_the_same_digest(
     ("query", "body", "status", "text"),
     [
         ("filename=m", b"bad model", 400, "is no model"),
-        ("filename=m&format=tar", b"no archive", 400, "no whole tar archive"),
+        ("filename=m&format=tar", b"no archive", 400, "invalid tar archive"),
         ("filename=m&format=tar", bytes(1024), 400, "holds no file"),
         ("filename=m&format=zip", b"x", 400, "format"),
         ("filename=", b"x", 400, "filename"),
@@ -263,7 +263,7 @@ def test_a_caller_who_says_nothing_is_given_up(uploads: Uploads) -> None:
     upload = Upload(caller=SYSTEM, name="m", filename="m", format="file")
     with (
         asyncio.Runner(loop_factory=VirtualTimeLoop) as runner,
-        pytest.raises(DeadlineExceededError, match="said nothing for 60 s"),
+        pytest.raises(DeadlineExceededError, match="sent no data for 60 s"),
     ):
         runner.run(take(uploads, upload, silent()))
 

@@ -131,7 +131,7 @@ async def test_what_cannot_be_rolled_out_is_refused_before_anything_moves(
     answer = await start(api, **body)
 
     assert answer.status_code == status, answer.text
-    assert (plane.aims.rollouts.get("fraud") is not None) is (status == 201)
+    assert (plane.target_state.rollouts.get("fraud") is not None) is (status == 201)
 
 
 async def test_former_rollouts_are_found_and_those_under_way_told_apart(
@@ -208,7 +208,7 @@ async def test_intervals_over_time_are_told_as_long_as_they_can_be_read(
     await start(api, version="2")
     before = (await api.get("/rollouts/r1/evidence")).json()
     await api.post("/endpoints/fraud/rollout/abort")
-    record = plane.aims.rollouts.get("fraud")
+    record = plane.target_state.rollouts.get("fraud")
     assert record is not None
     evidence = RolloutEvidenceState.start(record.state.settings)
     for at, high in ((10.0, 0.5), (12.0, math.inf)):
@@ -217,9 +217,9 @@ async def test_intervals_over_time_are_told_as_long_as_they_can_be_read(
         )
         evidence.note(RolloutVerdict(outcome=Outcome.WAIT, at=at, metrics=(metric,)))
     former = msgspec.structs.replace(record, id="r9", evidence=evidence.encode())
-    plane.aims.rollouts["fraud"] = former
+    plane.target_state.rollouts["fraud"] = former
     after = (await api.get("/rollouts/r9/evidence")).json()
-    plane.aims.rollouts["fraud"] = msgspec.structs.replace(former, evidence=b"of old")
+    plane.target_state.rollouts["fraud"] = msgspec.structs.replace(former, evidence=b"of old")
     unreadable = (await api.get("/rollouts/r9/evidence")).json()
 
     nothing = {"endpoint": "fraud", "step_s": 1.0, "metrics": []}

@@ -3,7 +3,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from headrace.control.desired.documents import at_home
+from headrace.control.desired.documents import relocate
 from headrace.control.model.desired import DesiredArm, DesiredEndpoint, DesiredState, make_revision
 from headrace.core import EndpointName, FeatureLookup, ReplicaSettings
 
@@ -26,7 +26,7 @@ def path_of(found: DesiredState) -> str:
 def test_the_path_becomes_this_homes_and_the_revision_stays() -> None:
     stored = state(f"/var/one/artifacts/sha256/{HEX}/m.onnx")
 
-    found, digests = at_home(stored, Path("/srv/two"))
+    found, digests = relocate(stored, Path("/srv/two"))
 
     assert path_of(found) == f"/srv/two/artifacts/sha256/{HEX}/m.onnx"
     assert found.revisions().keys() == stored.revisions().keys()
@@ -35,7 +35,7 @@ def test_the_path_becomes_this_homes_and_the_revision_stays() -> None:
 
 @pytest.mark.parametrize("root", ["/srv/two", '/srv/a "b" \\1', "/srv/ü"])
 def test_any_home_will_do(root: str) -> None:
-    found, _ = at_home(state(f"/one/artifacts/sha256/{HEX}/m.onnx"), Path(root))
+    found, _ = relocate(state(f"/one/artifacts/sha256/{HEX}/m.onnx"), Path(root))
 
     assert path_of(found) == f"{root}/artifacts/sha256/{HEX}/m.onnx"
 
@@ -43,7 +43,7 @@ def test_any_home_will_do(root: str) -> None:
 def test_the_same_home_gives_the_same_state() -> None:
     stored = state(f"/one/artifacts/sha256/{HEX}/m.onnx")
 
-    found, digests = at_home(stored, Path("/one"))
+    found, digests = relocate(stored, Path("/one"))
 
     assert found is stored
     assert digests == {f"sha256:{HEX}"}
@@ -52,7 +52,7 @@ def test_the_same_home_gives_the_same_state() -> None:
 def test_files_that_are_served_where_they_lie_stay_there() -> None:
     stored = state("/models/m.onnx")
 
-    assert at_home(stored, Path("/two")) == (stored, set())
+    assert relocate(stored, Path("/two")) == (stored, set())
 
 
 def with_store(url: str, home: str = "/one") -> DesiredState:
@@ -80,7 +80,7 @@ def with_store(url: str, home: str = "/one") -> DesiredState:
     ],
 )
 def test_an_online_store_in_the_home_comes_with_it(url: str, there: str) -> None:
-    found, _ = at_home(with_store(url), Path("/srv/two"))
+    found, _ = relocate(with_store(url), Path("/srv/two"))
 
     features = found.endpoints[0].arms[0].revision.settings.features
     assert isinstance(features, FeatureLookup)
@@ -88,7 +88,7 @@ def test_an_online_store_in_the_home_comes_with_it(url: str, there: str) -> None
 
 
 def test_a_home_at_the_root_takes_no_stores_of_others_along() -> None:
-    found, _ = at_home(with_store("sqlite:////data/online.db", home=""), Path("/srv/two"))
+    found, _ = relocate(with_store("sqlite:////data/online.db", home=""), Path("/srv/two"))
 
     features = found.endpoints[0].arms[0].revision.settings.features
     assert isinstance(features, FeatureLookup)
@@ -98,6 +98,6 @@ def test_a_home_at_the_root_takes_no_stores_of_others_along() -> None:
 
 @pytest.mark.parametrize("home", ['/srv/a "b" \\1', "/srv/ü", f"/x/artifacts/sha256/{HEX}/home"])
 def test_a_home_with_odd_characters_is_left_as_any_other(home: str) -> None:
-    found, _ = at_home(state(f"{home}/artifacts/sha256/{HEX}/m.onnx"), Path("/two"))
+    found, _ = relocate(state(f"{home}/artifacts/sha256/{HEX}/m.onnx"), Path("/two"))
 
     assert path_of(found) == f"/two/artifacts/sha256/{HEX}/m.onnx"

@@ -37,7 +37,7 @@ def nobody(_what: str, _done: int, _total: int) -> None:
 
 def back_up(home: Path, out: Path, **options: Any) -> backup.Backup:  # noqa: ANN401  # as declared there
     return write_backup(
-        home, out, **{"state_url": "", "payloads": False, "now": 1.0, "tell": nobody, **options}
+        home, out, **{"state_url": "", "payloads": False, "now": 1.0, "progress": nobody, **options}
     )
 
 
@@ -81,7 +81,7 @@ def test_a_restored_home_has_all_that_is_needed_and_no_process_or_identity(
 ) -> None:
     out = tmp_path / "b.tar"
     result = back_up(home, out)
-    manifest = restore_backup(out, tmp_path / "new" / "home", tell=nobody)
+    manifest = restore_backup(out, tmp_path / "new" / "home", progress=nobody)
     restored, original = contents(tmp_path / "new" / "home"), contents(home)
 
     assert {name: data for name, data in restored.items() if name != "state.db"} == {
@@ -90,7 +90,7 @@ def test_a_restored_home_has_all_that_is_needed_and_no_process_or_identity(
         if (name.split("/")[0] in {"artifacts", "registry"} - {"tmp"} and ".lock" not in name)
         or name in {"admin-token", "alerts.json", "trail-checkpoint.json", "history.bin"}
     }
-    assert manifest == result.manifest == check_backup(out, tell=nobody).manifest
+    assert manifest == result.manifest == check_backup(out, progress=nobody).manifest
     assert (manifest.models, manifest.state) == (("M:1", "M:2", "m:1", "m:2"), "sqlite")
     assert manifest.left_out == ("logs", "features/served", "payloads")
     assert out.stat().st_mode & 0o777 == 0o600
@@ -106,7 +106,7 @@ def test_a_restored_home_has_all_that_is_needed_and_no_process_or_identity(
 
 def test_payload_logs_are_contained_where_asked_for(home: Path, tmp_path: Path) -> None:
     back_up(home, tmp_path / "b.tar", payloads=True)
-    restore_backup(tmp_path / "b.tar", tmp_path / "new", tell=nobody)
+    restore_backup(tmp_path / "b.tar", tmp_path / "new", progress=nobody)
 
     assert (tmp_path / "new" / "payloads" / "hash.key").read_bytes() == b"key"
 
@@ -124,7 +124,7 @@ def test_a_database_is_copied_whole_while_another_connection_writes(
     writer.execute("INSERT INTO t VALUES (2)")
     back_up(home, tmp_path / "b.tar")
     writer.close()
-    restore_backup(tmp_path / "b.tar", tmp_path / "new", tell=nobody)
+    restore_backup(tmp_path / "b.tar", tmp_path / "new", progress=nobody)
     copy = sqlite3.connect(tmp_path / "new" / "streams" / "s" / "log.db")
     rows = copy.execute("SELECT x FROM t").fetchall()
     copy.close()
@@ -168,9 +168,9 @@ def test_nothing_is_replaced_and_nothing_is_left_over(home: Path, tmp_path: Path
         back_up(home, out)
     with pytest.raises(InvalidArgumentError, match="lies in the home"):
         back_up(home, home / "b.tar")
-    with pytest.raises(NotFoundError, match="is no home"):
+    with pytest.raises(NotFoundError, match="is not a Headrace home"):
         back_up(tmp_path / "nowhere", tmp_path / "c.tar")
-    with pytest.raises(NotFoundError, match="no directory"):
+    with pytest.raises(NotFoundError, match="does not exist"):
         back_up(home, tmp_path / "nowhere" / "c.tar")
 
     assert out.read_bytes() == b"precious"
@@ -204,9 +204,9 @@ def test_a_home_that_is_not_empty_is_not_restored_into(home: Path, tmp_path: Pat
     back_up(home, tmp_path / "b.tar")
     before = contents(home)
     with pytest.raises(FailedPreconditionError, match="is not empty"):
-        restore_backup(tmp_path / "b.tar", home, tell=nobody)
+        restore_backup(tmp_path / "b.tar", home, progress=nobody)
     (tmp_path / "empty").mkdir()
-    restore_backup(tmp_path / "b.tar", tmp_path / "empty", tell=nobody)
+    restore_backup(tmp_path / "b.tar", tmp_path / "empty", progress=nobody)
 
     assert contents(home) == before
     assert (tmp_path / "empty" / "state.db").exists()
@@ -229,7 +229,7 @@ def test_a_disk_that_is_too_small_is_noticed_before_anything_is_written(
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
 
     with pytest.raises(FailedPreconditionError, match=f"needs {size} bytes, and {size - 1} are"):
-        restore_backup(tmp_path / "b.tar", tmp_path / "new", tell=nobody)
+        restore_backup(tmp_path / "b.tar", tmp_path / "new", progress=nobody)
     assert not (tmp_path / "new").exists()
 
 
@@ -270,9 +270,9 @@ def refused(path: Path, match: str) -> None:
     """Neither checked nor restored, and nothing is left of the attempt."""
     target = path.parent / "target"
     with pytest.raises(HeadraceError, match=match):
-        check_backup(path, tell=nobody)
+        check_backup(path, progress=nobody)
     with pytest.raises(HeadraceError, match=match):
-        restore_backup(path, target, tell=nobody)
+        restore_backup(path, target, progress=nobody)
     assert not target.exists()
 
 
@@ -291,8 +291,8 @@ def test_archives_that_are_no_whole_backup_are_refused(home: Path, tmp_path: Pat
     refused(tar(bad, {**members, "home/more": b"x"}), "'home/more' is not what was backed up")
     missing = {name: data for name, data in members.items() if name != "home/state.db"}
     refused(tar(bad, missing), r"'home/state\.db' is missing")
-    refused(tar(bad, {"home/state.db": b"x"}), "no backup of Headrace")
-    refused(tar(bad, {**members, "manifest.json": b"[]"}), "no backup of Headrace")
+    refused(tar(bad, {"home/state.db": b"x"}), "not a Headrace backup")
+    refused(tar(bad, {**members, "manifest.json": b"[]"}), "not a Headrace backup")
     refused(tar(bad, with_manifest(format=2)), "format 2")
     refused(tar(bad, {**members, "home/../../x": b"x"}), "leads out")
     refused(tar(bad, {**members, "/etc/x": b"x"}), "absolute")
@@ -300,9 +300,9 @@ def test_archives_that_are_no_whole_backup_are_refused(home: Path, tmp_path: Pat
     refused(tar(bad, members, link=tarfile.LNKTYPE), "hard link")
     refused(tar(bad, members, device=tarfile.CHRTYPE), "device")
     bad.write_bytes(good.read_bytes()[:-20_000])
-    refused(bad, "no whole tar archive|is missing")
+    refused(bad, "invalid tar archive|is missing")
     bad.write_bytes(b"")
-    refused(bad, "no whole tar archive")
+    refused(bad, "invalid tar archive")
 
 
 @pytest.mark.parametrize("name", ["home/run/control.json", "home/identity.json", "elsewhere"])
@@ -317,7 +317,7 @@ def test_archives_with_files_that_no_backup_has_are_refused(
     manifest["files"][name] = {"size": 1, "sha256": digest}
     members |= {name: b"x", "manifest.json": json.dumps(manifest).encode()}
 
-    refused(tar(tmp_path / "bad.tar", members), f"it holds '{name}'")
+    refused(tar(tmp_path / "bad.tar", members), f"it contains '{name}'")
 
 
 @pytest.fixture(scope="module")
@@ -341,9 +341,9 @@ def test_a_changed_byte_is_found_or_changes_nothing_that_is_restored(
     content[position] ^= data.draw(st.integers(1, 255))
     bad = archive.with_name("changed.tar")
     bad.write_bytes(content)
-    before = check_backup(archive, tell=nobody).manifest
+    before = check_backup(archive, progress=nobody).manifest
     try:
-        after = check_backup(bad, tell=nobody).manifest
+        after = check_backup(bad, progress=nobody).manifest
     except HeadraceError:
         return
 

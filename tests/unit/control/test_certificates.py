@@ -48,9 +48,9 @@ class World:
     def monotonic(self) -> float:
         return self.at
 
-    async def look(self, after_s: float = 0.0) -> None:
+    async def poll(self, after_s: float = 0.0) -> None:
         self.at += after_s
-        await self.certificates.look("gateway")
+        await self.certificates.poll("gateway")
 
     async def _deliver(self, pem: Pem) -> None:
         if self.is_broken:
@@ -73,10 +73,10 @@ def world(tmp_path: Path) -> World:
 
 
 async def test_a_replaced_certificate_is_delivered_and_told(world: World) -> None:
-    await world.look()
+    await world.poll()
     world.files.replace_by(world.authority.server("b", "two.example"))
-    await world.look()
-    await world.look()
+    await world.poll()
+    await world.poll()
 
     assert world.delivered == ["one.example", "two.example"]
     assert world.reasons == ["CertificateReplaced"]
@@ -85,12 +85,12 @@ async def test_a_replaced_certificate_is_delivered_and_told(world: World) -> Non
 
 
 async def test_a_broken_one_is_told_once_it_stays_so_and_only_once(world: World) -> None:
-    await world.look()
+    await world.poll()
     world.files.certificate.write_text("hello")
-    await world.look()
+    await world.poll()
     early = list(world.reasons)
     for _ in range(5):
-        await world.look(0.5)
+        await world.poll(0.5)
 
     assert early == []
     assert world.reasons == ["CertificateRefused"]
@@ -103,12 +103,12 @@ async def test_a_broken_one_is_told_once_it_stays_so_and_only_once(world: World)
 @pytest.mark.parametrize("error", [UnavailableError("Envoy is gone"), OSError(28, "disk is full")])
 async def test_what_could_not_be_delivered_is_tried_again(world: World, error: Exception) -> None:
     world.is_broken, world.error = True, error
-    await world.look()
+    await world.poll()
     in_force = world.certificates.is_in_force("gateway")
     world.is_broken = False
-    await world.look(1.0)
+    await world.poll(1.0)
     early = list(world.delivered)
-    await world.look(6.0)
+    await world.poll(6.0)
 
     assert not in_force
     assert early == []
@@ -118,15 +118,15 @@ async def test_what_could_not_be_delivered_is_tried_again(world: World, error: E
 
 async def test_a_clock_that_is_set_back_delays_no_second_try(world: World) -> None:
     world.is_broken = True
-    await world.look()
+    await world.poll()
     world.is_broken, world.jumped_s = False, -30.0
-    await world.look(6.0)
+    await world.poll(6.0)
 
     assert world.delivered == ["one.example"]
 
 
 async def test_the_status_counts_the_days_and_says_when_they_are_over(world: World) -> None:
-    await world.look()
+    await world.poll()
     (before,) = world.certificates.statuses()
     world.at += 12 * DAY_S
     (after,) = world.certificates.statuses()
@@ -140,7 +140,7 @@ async def test_the_status_counts_the_days_and_says_when_they_are_over(world: Wor
 
 async def test_nothing_watched_has_no_metrics(world: World) -> None:
     world.certificates.drop("gateway")
-    await world.look()
+    await world.poll()
 
     assert exposed(world.certificates.families()) == ""
     assert world.certificates.names() == []
@@ -149,10 +149,10 @@ async def test_nothing_watched_has_no_metrics(world: World) -> None:
 
 async def test_of_what_is_not_in_force_only_the_problem_is_known(world: World) -> None:
     world.files.key.unlink()
-    await world.look()
+    await world.poll()
     (status,) = world.certificates.statuses()
 
     assert "cannot read" in status.problem
     assert (status.fingerprint, status.days_left) == ("", None)
-    await world.look(1.5)
+    await world.poll(1.5)
     assert "nothing is in force" in world.events[0].message

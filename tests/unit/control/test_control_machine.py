@@ -70,7 +70,7 @@ class ControlMachine(RuleBasedStateMachine):
     def apply(self, version: int, plan: object) -> None:
         entry: dict[str, object] = {"name": "digits", "model": f"digits:{version}"}
         entry |= {"rollout": plan} if plan else {}
-        self.wait(self.plane.orders.apply({"endpoints": [entry]}, caller=SYSTEM))
+        self.wait(self.plane.desired_state.apply({"endpoints": [entry]}, caller=SYSTEM))
 
     @precondition(lambda self: self.pushed < 5)
     @rule()
@@ -83,7 +83,7 @@ class ControlMachine(RuleBasedStateMachine):
     @rule(version=st.integers(1, 5), plan=st.sampled_from(PLANS))
     def start(self, version: int, plan: dict[str, object] | None) -> None:
         self.wait(
-            self.plane.orders.start_rollout(
+            self.plane.desired_state.start_rollout(
                 "digits", version=str(version), rollout=plan, caller=SYSTEM
             )
         )
@@ -96,7 +96,7 @@ class ControlMachine(RuleBasedStateMachine):
     def undo(self, back: int) -> None:
         newest = self.wait(self.plane.store.history("digits", limit=1))
         generation = max(newest[0].generation - back, 1) if newest else 1
-        self.wait(self.plane.orders.undo("digits", generation=generation, caller=SYSTEM))
+        self.wait(self.plane.desired_state.undo("digits", generation=generation, caller=SYSTEM))
 
     @rule(seconds=st.integers(1, 4), failing=st.sampled_from([0.0, 0.1]))
     def live(self, seconds: int, failing: float) -> None:
@@ -123,7 +123,7 @@ class ControlMachine(RuleBasedStateMachine):
         history = store.history.blocking("digits")
         numbers = [entry.generation for entry in history]
         assert numbers == list(range(len(numbers), 0, -1))
-        endpoint = self.plane.aims.desired.endpoint("digits")
+        endpoint = self.plane.target_state.desired.endpoint("digits")
         assert endpoint is None or endpoint.generation == numbers[0]
         events = store.events.blocking(endpoint="digits")
         assert [event.id for event in events] == sorted({event.id for event in events})
@@ -145,7 +145,7 @@ class ControlMachine(RuleBasedStateMachine):
 
     @invariant()
     def what_is_remembered_is_what_is_stored(self) -> None:
-        assert self.plane.store.load.blocking() == self.plane.aims.desired
+        assert self.plane.store.load.blocking() == self.plane.target_state.desired
 
 
 ControlMachine.TestCase.settings = settings(

@@ -60,7 +60,7 @@ def test_end_of_a_process_that_had_been_ready_is_a_death() -> None:
     "replica",
     [
         drained(a_replica(), now=0.5),
-        killed(a_replica(), reason="answered nobody for 60 s"),
+        killed(a_replica(), reason="gave no response for 60 s"),
         a_replica(was_ready=False, phase=ReplicaPhase.STARTING),
         a_replica(pid=None, phase=ReplicaPhase.EXITED),
     ],

@@ -91,8 +91,8 @@ async def serve(plane: ControlPlane, tmp_path: Path, **settings: object) -> None
     model = tmp_path / "m.onnx"
     model.write_bytes(b"good")
     entry = {"name": "e", "model": str(model), "drift": settings}
-    await plane.orders.apply({"endpoints": [entry]}, caller=SYSTEM)
-    endpoint = plane.aims.effective.endpoint("e")
+    await plane.desired_state.apply({"endpoints": [entry]}, caller=SYSTEM)
+    endpoint = plane.target_state.effective.endpoint("e")
     assert endpoint is not None
     for serial in range(2):
         replica = Replica(
@@ -169,7 +169,7 @@ async def test_what_is_known_survives_a_restart(
     plane.telemetry.drift._save()
 
     again = DriftMonitor(
-        aims=plane.aims,
+        target_state=plane.target_state,
         labels=plane.telemetry.drift.labels,
         files=plane.telemetry.drift.files,
         clock=plane.clock,
@@ -208,7 +208,7 @@ async def test_another_version_goes_on_with_the_inputs_reference(
         model = tmp_path / "m.onnx"
         model.write_bytes(content)
         plane.registry.push("fraud", model)
-    await plane.orders.apply(
+    await plane.desired_state.apply(
         {"endpoints": [{"name": "e", "model": "fraud:1", "drift": {}}]}, caller=SYSTEM
     )
     await look(plane, replicas)
@@ -218,7 +218,7 @@ async def test_another_version_goes_on_with_the_inputs_reference(
         settings=first.settings, stored=StoredDrift(reference=a_reference())
     )
     split = [{"model": f"fraud:{n}", "weight": w} for n, w in ((1, 90), (2, 10))]
-    await plane.orders.apply(
+    await plane.desired_state.apply(
         {"endpoints": [{"name": "e", "versions": split, "drift": {}}]}, caller=SYSTEM
     )
 
@@ -247,7 +247,7 @@ async def test_endpoints_whose_spec_does_not_say_drift_are_left_alone(
     await serve(plane, tmp_path)
     await look(plane, replicas)
     entry = {"name": "e", "model": str(tmp_path / "m.onnx")}
-    await plane.orders.apply({"endpoints": [entry]}, caller=SYSTEM)
+    await plane.desired_state.apply({"endpoints": [entry]}, caller=SYSTEM)
     replicas.plans.clear()
 
     await look(plane, replicas)
@@ -268,7 +268,7 @@ async def test_other_settings_keep_the_reference_and_count_anew(
     await look(plane, replicas, normal(100, 2, 5))
 
     entry = {"name": "e", "model": str(tmp_path / "m.onnx"), "drift": {"margin": 0.2}}
-    await plane.orders.apply({"endpoints": [entry]}, caller=SYSTEM)
+    await plane.desired_state.apply({"endpoints": [entry]}, caller=SYSTEM)
     await look(plane, replicas)
 
     _, known = plane.telemetry.drift.version("e")
@@ -317,7 +317,7 @@ async def test_a_reference_is_kept_beside_a_model_version(
         unknown = await client.put(
             "/models/fraud/versions/9/reference", content=body, headers=headers
         )
-    await plane.orders.apply(
+    await plane.desired_state.apply(
         {"endpoints": [{"name": "e", "model": "fraud", "drift": {}}]}, caller=SYSTEM
     )
 
@@ -332,7 +332,9 @@ async def test_a_reference_is_kept_beside_a_model_version(
 async def test_an_endpoint_without_drift_is_off(plane: ControlPlane, tmp_path: Path) -> None:
     model = tmp_path / "m.onnx"
     model.write_bytes(b"good")
-    await plane.orders.apply({"endpoints": [{"name": "e", "model": str(model)}]}, caller=SYSTEM)
+    await plane.desired_state.apply(
+        {"endpoints": [{"name": "e", "model": str(model)}]}, caller=SYSTEM
+    )
     async with client_of(plane) as client:
         assert (await client.get("/endpoints/e/drift")).json()["state"] == "off"
 
@@ -379,5 +381,5 @@ def test_a_reference_that_does_not_fit_itself_is_refused() -> None:
                 DriftReference(features=[msgspec.structs.replace(one, hours=[[1], [2]])])
             )
         )
-    with pytest.raises(InvalidArgumentError, match="no reference"):
+    with pytest.raises(InvalidArgumentError, match="invalid reference"):
         decode_reference(b"[]")

@@ -108,7 +108,7 @@ def alerts(poison: Poison, faults: Faults, _: Path) -> Loop:
         spec=lambda: spec,
         facts=facts,
         emit=_nobody,
-        tell=lambda _: None,
+        notify=lambda _: None,
         clock=clock,
         save=save,
         faults=faults,
@@ -264,7 +264,7 @@ async def test_poisoned_object_waits_with_its_reason_and_the_others_go_on(
 async def test_poisoned_endpoint_keeps_its_replicas_and_the_others_are_scaled(home: Home) -> None:
     lab = ScalingLab(home)
     faults = lab.scaler.faults
-    lab.want(*(endpoint(name, arm(name, "1")) for name in NAMES))
+    lab.set_desired(*(endpoint(name, arm(name, "1")) for name in NAMES))
     lab.run(5, {"1": 5.0})
     of_poisoned = next(r for r in lab.ready() if r.endpoint == "poisoned").name
     real = lab.scaler.latest
@@ -295,8 +295,8 @@ async def test_poisoned_drift_and_reports_leave_other_endpoints_alone(
     model = tmp_path / "m.onnx"
     model.write_bytes(b"good")
     entries = [{"name": name, "model": str(model), "drift": {}} for name in NAMES]
-    await plane.orders.apply({"endpoints": entries}, caller=SYSTEM)
-    for serial, one in enumerate(plane.aims.effective.endpoints):
+    await plane.desired_state.apply({"endpoints": entries}, caller=SYSTEM)
+    for serial, one in enumerate(plane.target_state.effective.endpoints):
         plane.reconciling.reconciler.replicas[one.name] = Replica(
             name=one.name,
             serial=serial,
@@ -335,7 +335,7 @@ async def test_run_of_a_poisoned_job_is_given_up_and_other_jobs_run(plane: Contr
     jobs = [
         {"name": name, "model": "m", "input": "/in", "output": "/out/{run_id}"} for name in NAMES
     ]
-    await plane.orders.apply({"version": 1, "endpoints": [], "jobs": jobs}, caller=SYSTEM)
+    await plane.desired_state.apply({"version": 1, "endpoints": [], "jobs": jobs}, caller=SYSTEM)
     plane.workloads.jobs.start = start
     running = asyncio.ensure_future(plane.workloads.jobs.run())
     for name in ("poisoned", "a", "z"):
@@ -384,14 +384,14 @@ async def test_poisoned_rollout_waits_while_another_is_promoted_and_can_be_abort
     world = PoisonedWorld(home, registry)
     plane = world.boot()
     entries = [{"name": name, "model": "digits:1"} for name in ("digits", "poisoned")]
-    await plane.orders.apply({"endpoints": entries}, caller=SYSTEM)
+    await plane.desired_state.apply({"endpoints": entries}, caller=SYSTEM)
     plane.settle()
     for name in ("digits", "poisoned"):
-        await plane.orders.start_rollout(name, version="2", rollout=ROLLOUT, caller=SYSTEM)
+        await plane.desired_state.start_rollout(name, version="2", rollout=ROLLOUT, caller=SYSTEM)
 
     record = await plane.until_over()
 
-    poisoned = plane.aims.rollouts["poisoned"]
+    poisoned = plane.target_state.rollouts["poisoned"]
     assert record.state.phase is RolloutPhase.PROMOTED
     assert poisoned.state.phase is RolloutPhase.PROGRESSING
     assert "waits: TypeError in" in plane.driver.problem(poisoned)
@@ -399,7 +399,7 @@ async def test_poisoned_rollout_waits_while_another_is_promoted_and_can_be_abort
     world.is_healed = True
     await plane.second()
     await plane.second()
-    assert plane.driver.problem(plane.aims.rollouts["poisoned"]) == ""
+    assert plane.driver.problem(plane.target_state.rollouts["poisoned"]) == ""
 
     world.is_healed = False
     await plane.second()

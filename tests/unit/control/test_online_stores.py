@@ -95,7 +95,9 @@ def test_a_link_into_the_home_or_sockets_is_followed_before_it_is_judged(tmp_pat
 def test_a_missing_directory_is_told_and_not_made(tmp_path: Path, url: str) -> None:
     stores = OnlineStores(tmp_path / "home")
 
-    with pytest.raises(FailedPreconditionError, match=r"there is no directory .* make it first"):
+    with pytest.raises(
+        FailedPreconditionError, match=r"directory .* does not exist; create it first"
+    ):
         stores.prepare(url.format(tmp_path / "elsewhere"), for_others=False)
     assert list(tmp_path.iterdir()) == []
 

@@ -24,7 +24,7 @@ def _watch(files: Files) -> PemWatch:
 
 def _taken(watch: PemWatch) -> str:
     """Whom the newest certificate is for, after one look; empty if there is nothing new."""
-    found = watch.look(now())
+    found = watch.poll(now())
     if found is None:
         return ""
     watch.take(found)
@@ -46,7 +46,7 @@ def test_it_is_due_while_something_is_new_or_to_be_complained_of(authority: Auth
     due.append(watch.is_due())
     files.certificate.write_text("hello")
     due.append(watch.is_due())
-    watch.look(now())
+    watch.poll(now())
     due.append(watch.is_due())
     watch.complaint(now() + 2)
     due.append(watch.is_due())
@@ -109,7 +109,7 @@ def test_only_what_stays_wrong_is_complained_of_and_once(authority: Authority) -
     _taken(watch)
     files.certificate.write_text("hello")
     began = now()
-    watch.look(began)
+    watch.poll(began)
 
     assert watch.complaint(began + 0.5) == ""
     assert "no certificate" in watch.complaint(began + 1.5)
@@ -135,18 +135,18 @@ def test_a_key_that_everybody_can_read_is_refused_with_the_way_out(
     files.key.chmod(mode)
     watch = _watch(files)
 
-    assert watch.look(now()) is None
+    assert watch.poll(now()) is None
     assert f"chmod 600 {files.key}" in watch.problem
 
     files.key.chmod(0o600)
-    assert watch.look(now()) is not None
+    assert watch.poll(now()) is not None
 
 
 def test_authorities_need_no_key(authority: Authority) -> None:
     watch = PemWatch(
         files=PemFiles(name="ca", what="the authorities", certificate_file=authority.ca)
     )
-    found = watch.look(now())
+    found = watch.poll(now())
 
     assert found is not None
     assert found.key is None
@@ -158,5 +158,5 @@ def test_a_file_without_end_is_refused(authority: Authority) -> None:
     os.truncate(files.certificate, 5 << 20)
     watch = _watch(files)
 
-    assert watch.look(now()) is None
+    assert watch.poll(now()) is None
     assert "larger than" in watch.problem

@@ -382,7 +382,7 @@ def test_what_answers_nobody_is_killed_and_started_again() -> None:
     world.end("m-1-1", -9)
 
     assert [type(action) for action in kills] == [KillReplica]
-    assert "answered nobody" in world.replicas["m-1-1"].reason
+    assert "gave no response" in world.replicas["m-1-1"].reason
 
 
 def test_a_replica_that_says_it_is_not_ready_gets_no_requests_until_it_is() -> None:

@@ -27,9 +27,9 @@ from headrace.control.reconcile.pools import (
     LINGER_S,
     AcknowledgedModels,
     Hosting,
+    HostingUpdate,
     PoolSync,
     RoutedTo,
-    Tell,
     check_frameworks,
     host,
     hosted_replicas,
@@ -112,7 +112,7 @@ def plan_of(
     *replicas: Replica,
     told: dict[str, AcknowledgedModels] | None = None,
     routed: Sequence[RoutedTo] = (),
-) -> list[Tell]:
+) -> list[HostingUpdate]:
     return list(plan_pools(desired, replicas, told or {}, routed))
 
 
@@ -217,24 +217,24 @@ class World:
     hosted: MutableMapping[str, frozenset[str]] = field(default_factory=dict)
     replicas: dict[str, Replica] = field(default_factory=dict)
     published: tuple[EndpointRoute, ...] = ()
-    news: ChangeSignal = field(default_factory=ChangeSignal)
-    leads: bool = True
+    changes: ChangeSignal = field(default_factory=ChangeSignal)
+    is_leader: bool = True
     unreadable: set[str] = field(default_factory=set)
 
     def observed(self) -> Observed:
         return Observed(replicas=dict(self.replicas), published=self.published)
 
     def may_act(self) -> bool:
-        return self.leads
+        return self.is_leader
 
-    def told_of(self, revision: Revision) -> ReplicaSettings | None:
+    def hosted_settings(self, revision: Revision) -> ReplicaSettings | None:
         if revision.settings.path in self.unreadable:
             return None
         return msgspec.structs.replace(revision.settings, path=f"there/{revision.settings.path}")
 
     def put(self, *replicas: Replica) -> None:
         self.replicas.update({replica.name: replica for replica in replicas})
-        self.news.note()
+        self.changes.notify()
 
 
 @dataclass
@@ -282,7 +282,7 @@ async def test_copies_are_told_as_they_come_and_what_changes() -> None:
         world.put(other)
         await asyncio.sleep(1)
         world.desired = want(A, B)
-        world.news.note()
+        world.changes.notify()
         await asyncio.sleep(1)
 
     assert copies.heard == {
@@ -309,7 +309,7 @@ async def test_a_copy_that_does_not_listen_yet_is_told_when_it_does(
         await asyncio.sleep(1)
 
     assert world.hosted == {name: {A.id} for name in (one.name, other.name)}
-    assert caplog.text.count("was not told") == 1
+    assert caplog.text.count("cannot update a pool replica") == 1
 
 
 @pytest.mark.anyio
@@ -327,7 +327,7 @@ async def test_a_copy_that_was_started_again_is_told_again() -> None:
         await asyncio.sleep(1)
         assert world.hosted == {one.name: {A.id}}
         del world.replicas[one.name]
-        world.news.note()
+        world.changes.notify()
         await asyncio.sleep(1)
 
     assert copies.heard == {one.address: [("a",), ("a",)]}
@@ -366,13 +366,13 @@ async def test_copies_are_told_of_what_they_can_host_where_they_run() -> None:
 @pytest.mark.anyio
 async def test_who_does_not_lead_tells_nobody_and_who_has_no_address_is_told_later() -> None:
     copies = Copies()
-    world = World(desired=want(A), leads=False)
+    world = World(desired=want(A), is_leader=False)
     one, placed = copy(1), replace(copy(2), address="")
     with running(world, copies):
         world.put(one, placed)
         await asyncio.sleep(LINGER_S * 3)
         assert copies.heard == {}
-        world.leads = True
+        world.is_leader = True
         await asyncio.sleep(LINGER_S * 3)
 
     assert copies.heard == {one.address: [("a",)]}
@@ -388,11 +388,11 @@ async def test_what_is_not_routed_any_more_is_dropped_a_little_later() -> None:
         world.put(one)
         await asyncio.sleep(1)
         world.desired = want(A)
-        world.news.note()
+        world.changes.notify()
         await asyncio.sleep(10)
         assert copies.heard[one.address] == [("a", "b")]
         world.published = ()
-        world.news.note()
+        world.changes.notify()
         await asyncio.sleep(LINGER_S - 0.5)
         assert copies.heard[one.address] == [("a", "b")]
         await asyncio.sleep(LINGER_S * 2)

@@ -132,7 +132,7 @@ class World:
 
 
 async def turn(recordings: Recordings) -> None:
-    await recordings.tell()
+    await recordings.send_settings()
     await recordings.fetch_spans()
     await recordings.fetch_payloads()
 
@@ -248,14 +248,14 @@ async def test_a_replica_that_left_is_forgotten() -> None:
 async def test_features_that_were_served_are_fetched_once_and_kept() -> None:
     world = World(ratios={"m": 0.25}, lines=["one", "two", "three"])
     recordings = world.recordings()
-    await recordings.tell()
+    await recordings.send_settings()
     await recordings.fetch_features()
     await recordings.fetch_features()
     assert world.told == [RecordingSettings(features_ratio=0.25)]
     assert world.kept == [("fraud", "one"), ("fraud", "two"), ("fraud", "three")]
 
     world.ratios = {}
-    await recordings.tell()
+    await recordings.send_settings()
     world.lines.append("four")
     await recordings.fetch_features()
     assert world.told[-1] == RecordingSettings()

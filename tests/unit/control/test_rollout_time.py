@@ -45,9 +45,9 @@ def new_world(root: Path) -> World:
 async def started(world: World, rollout: dict[str, Any]) -> Plane:
     plane = world.boot()
     entry = {"name": "digits", "model": "digits:1"}
-    await plane.orders.apply({"endpoints": [entry]}, caller=SYSTEM)
+    await plane.desired_state.apply({"endpoints": [entry]}, caller=SYSTEM)
     plane.settle()
-    await plane.orders.start_rollout("digits", version="2", rollout=rollout, caller=SYSTEM)
+    await plane.desired_state.start_rollout("digits", version="2", rollout=rollout, caller=SYSTEM)
     return plane
 
 

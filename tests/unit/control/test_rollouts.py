@@ -46,14 +46,16 @@ def world(home: Home, registry: Registry, tmp_path: Path) -> World:
 async def started(world: World, plan_: dict[str, object] | None = None) -> Plane:
     plane = world.boot()
     entry = {"name": "digits", "model": "digits:1"}
-    await plane.orders.apply({"endpoints": [entry]}, caller=SYSTEM)
+    await plane.desired_state.apply({"endpoints": [entry]}, caller=SYSTEM)
     plane.settle()
-    await plane.orders.start_rollout("digits", version="2", rollout=plan_ or CANARY, caller=SYSTEM)
+    await plane.desired_state.start_rollout(
+        "digits", version="2", rollout=plan_ or CANARY, caller=SYSTEM
+    )
     return plane
 
 
 def arms(plane: Plane) -> dict[str, int]:
-    (route,) = plane.aims.reconciler.publication.published or ()
+    (route,) = plane.target_state.reconciler.publication.published or ()
     return {arm.key: arm.weight for arm in route.arms}
 
 
@@ -198,7 +200,7 @@ async def test_a_history_says_what_decided_and_after_how_long(world: World) -> N
     world.clock.time += 500.0
     await plane.driver.command("digits", Verb.ROLLBACK, actor="ada", reason="slow pages")
     world.error_ratio["2"] = 0.2
-    await plane.orders.start_rollout("digits", version="2", rollout=CANARY, caller=SYSTEM)
+    await plane.desired_state.start_rollout("digits", version="2", rollout=CANARY, caller=SYSTEM)
     await plane.until_over()
 
     promoted, back, failed = ends_of(plane.store.events.blocking(endpoint="digits", kind="rollout"))
@@ -221,12 +223,12 @@ async def test_a_rollback_after_the_promotion_brings_the_old_version_back(world:
     plane.settle()
 
     assert arms(plane) == {"1": 100}
-    assert plane.kill().aims.rollout("digits") is not None
+    assert plane.kill().target_state.rollout("digits") is not None
 
 
 async def test_words_that_mean_nothing_are_refused(world: World) -> None:
     plane = world.boot()
-    await plane.orders.apply(
+    await plane.desired_state.apply(
         {"endpoints": [{"name": "digits", "model": "digits:1"}]}, caller=SYSTEM
     )
 
@@ -234,7 +236,7 @@ async def test_words_that_mean_nothing_are_refused(world: World) -> None:
         await plane.driver.command("digits", Verb.PROMOTE)
     with pytest.raises(ModelNotFoundError):
         await plane.driver.command("letters", Verb.PROMOTE)
-    await plane.orders.start_rollout("digits", version="2", caller=SYSTEM)
+    await plane.desired_state.start_rollout("digits", version="2", caller=SYSTEM)
     await plane.driver.command("digits", Verb.ABORT)
     with pytest.raises(FailedPreconditionError, match="cannot pause"):
         await plane.driver.command("digits", Verb.PAUSE)
@@ -340,7 +342,7 @@ async def test_answers_count_once_every_replica_of_both_versions_has_told_its_ow
 ) -> None:
     plane = await started(world, {**CANARY, "metrics": {"rejections": None}})
     await plane.second()
-    view = LiveRollout.of(plane.record, plane.aims)
+    view = LiveRollout.of(plane.record, plane.target_state)
     assert view is not None
     assert len(view.answering) == 2
     told = {

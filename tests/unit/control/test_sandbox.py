@@ -47,7 +47,7 @@ def roots_envoy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[EnvoyS
     home = tmp_path / "home"
     home.mkdir()
     able = KernelFeatures(namespaces="", user="")
-    made = Sandbox(hide=(home,), reports=home, abilities=lambda: able)
+    made = Sandbox(hide=(home,), reports=home, kernel_features=lambda: able)
     return EnvoySettings(run_dir=Path("/run/headrace/envoy"), envoy=envoy), made
 
 
@@ -78,9 +78,9 @@ def test_roots_envoy_sees_the_directory_of_another_systems_limits(
 @pytest.mark.parametrize(
     ("folder", "why"),
     [
-        ("/tmp", "in /tmp, of which root's Envoy sees nothing"),  # noqa: S108  # not used
-        ("{}/home", "sees nothing"),
-        ("{}/nowhere", "nowhere, which is no directory yet"),
+        ("/tmp", "in /tmp, which the sandboxed Envoy of root cannot see"),  # noqa: S108  # not used
+        ("{}/home", "cannot see"),
+        ("{}/nowhere", "nowhere, which does not exist"),
     ],
 )
 def test_limits_that_roots_envoy_could_not_reach_are_refused(

@@ -26,7 +26,7 @@ def lab(home: Home) -> Lab:
 
 
 def test_copies_come_with_the_load_and_go_after_it(lab: Lab) -> None:
-    lab.want(endpoint("a", arm("a", "1")))
+    lab.set_desired(endpoint("a", arm("a", "1")))
 
     up = lab.run(60, {"1": 40.0})
     down = lab.run(240, {"1": 2.0})
@@ -44,14 +44,14 @@ def test_copies_come_with_the_load_and_go_after_it(lab: Lab) -> None:
 
 
 def test_a_constant_load_changes_nothing_once_it_is_met(lab: Lab) -> None:
-    lab.want(endpoint("a", arm("a", "1")))
+    lab.set_desired(endpoint("a", arm("a", "1")))
     lab.run(60, {"1": 40.0})
 
     assert set(lab.run(300)) == {6}
 
 
 def test_replicas_that_say_nothing_are_not_taken_away(lab: Lab) -> None:
-    lab.want(endpoint("a", arm("a", "1")))
+    lab.set_desired(endpoint("a", arm("a", "1")))
     lab.run(60, {"1": 40.0})
 
     lab.silent = True
@@ -63,7 +63,7 @@ def test_replicas_that_say_nothing_are_not_taken_away(lab: Lab) -> None:
 
 
 def test_a_report_that_comes_late_is_no_missing_one(lab: Lab) -> None:
-    lab.want(endpoint("a", arm("a", "1")))
+    lab.set_desired(endpoint("a", arm("a", "1")))
     lab.run(60, {"1": 40.0})
 
     lab.rates = {"1": 2.0}
@@ -75,14 +75,14 @@ def test_a_report_that_comes_late_is_no_missing_one(lab: Lab) -> None:
 
 
 def test_an_idle_endpoint_sleeps_until_somebody_asks(lab: Lab) -> None:
-    lab.want(endpoint("a", arm("a", "1"), autoscale=ZERO))
+    lab.set_desired(endpoint("a", arm("a", "1"), autoscale=ZERO))
     awake = lab.run(20, {"1": 5.0})
     asleep = lab.run(30, {"1": 0.0})
 
     assert awake[-1] == 1
     assert asleep[-1] == 0
     assert lab.scaler.zeroed == {"a"}
-    assert lab.aims.reconciler.desired.endpoints[0].scaled_to_zero
+    assert lab.target_state.reconciler.desired.endpoints[0].scaled_to_zero
 
     lab.start_s = 3.0
     lab.scaler.wake("a")
@@ -95,30 +95,30 @@ def test_an_idle_endpoint_sleeps_until_somebody_asks(lab: Lab) -> None:
 
 
 def test_sleep_outlasts_the_control_plane(lab: Lab) -> None:
-    lab.want(endpoint("a", arm("a", "1"), autoscale=ZERO))
+    lab.set_desired(endpoint("a", arm("a", "1"), autoscale=ZERO))
     lab.run(30, {"1": 0.0})
     lab.scaler.store()
 
     lab.restart()
-    lab.want(endpoint("a", arm("a", "1"), autoscale=ZERO))
+    lab.set_desired(endpoint("a", arm("a", "1"), autoscale=ZERO))
 
     assert set(lab.run(30)) == {0}
 
 
 def test_counts_outlast_the_control_plane(lab: Lab) -> None:
-    lab.want(endpoint("a", arm("a", "1")))
+    lab.set_desired(endpoint("a", arm("a", "1")))
     lab.run(60, {"1": 40.0})
     lab.scaler.store()
 
     lab.restart()
-    lab.want(endpoint("a", arm("a", "1")))
+    lab.set_desired(endpoint("a", arm("a", "1")))
 
     assert len(lab.replicas) == 6, "before anything was decided"
     assert set(lab.run(60)) == {6}
 
 
 def test_a_memory_that_cannot_be_read_or_kept_is_no_reason_to_stop(lab: Lab, home: Home) -> None:
-    lab.want(endpoint("a", arm("a", "1")))
+    lab.set_desired(endpoint("a", arm("a", "1")))
     path = home.root / "scaling.json"
     path.write_bytes(b"[]")
 
@@ -133,20 +133,20 @@ def test_a_memory_that_cannot_be_read_or_kept_is_no_reason_to_stop(lab: Lab, hom
 
 
 def test_a_version_that_takes_over_begins_with_what_the_old_one_needed(lab: Lab) -> None:
-    lab.want(endpoint("a", arm("a", "1")))
+    lab.set_desired(endpoint("a", arm("a", "1")))
     lab.run(60, {"1": 40.0})
 
-    lab.want(endpoint("a", arm("a", "2")))
+    lab.set_desired(endpoint("a", arm("a", "2")))
 
     assert len(lab.replicas) == 6
     assert min(lab.run(120, {"2": 40.0})) == 6
 
 
 def test_each_arm_of_a_split_has_its_share(lab: Lab) -> None:
-    lab.want(endpoint("a", arm("a", "1")))
+    lab.set_desired(endpoint("a", arm("a", "1")))
     lab.run(60, {"1": 40.0})
 
-    lab.want(endpoint("a", arm("a", "1", weight=50), arm("a", "2", weight=50)))
+    lab.set_desired(endpoint("a", arm("a", "1", weight=50), arm("a", "2", weight=50)))
 
     assert lab.scaler.counts["a", "2"] == 3
     lab.run(200, {"1": 20.0, "2": 20.0})
@@ -155,7 +155,7 @@ def test_each_arm_of_a_split_has_its_share(lab: Lab) -> None:
 
 def test_an_arm_that_nobody_asks_stays_while_another_is_asked(lab: Lab) -> None:
     arms = (arm("a", "1", weight=99), arm("a", "2", weight=1))
-    lab.want(endpoint("a", *arms, autoscale=ZERO))
+    lab.set_desired(endpoint("a", *arms, autoscale=ZERO))
 
     lab.run(60, {"1": 5.0})
     assert lab.scaler.counts["a", "2"] == 1
@@ -180,12 +180,12 @@ def rollout(lab: Lab, traffic: TrafficShares) -> RolloutRecord:
 
 
 def test_capacity_is_there_before_a_rollouts_weight(lab: Lab) -> None:
-    lab.want(endpoint("a", arm("a", "1")))
+    lab.set_desired(endpoint("a", arm("a", "1")))
     lab.run(60, {"1": 40.0})
 
     record = rollout(lab, TrafficShares(candidate=10, candidate_scale=0.5))
-    lab.aims.rollouts["a"] = record
-    lab.want(record.target)
+    lab.target_state.rollouts["a"] = record
+    lab.set_desired(record.target)
 
     assert lab.scaler.counts == {("a", "1"): 6, ("a", "2"): 3}
     lab.run(120, {"1": 20.0, "2": 20.0})
@@ -197,8 +197,8 @@ def test_an_endpoint_does_not_sleep_during_a_rollout(lab: Lab) -> None:
     record = msgspec.structs.replace(
         record, target=msgspec.structs.replace(record.target, autoscale=ZERO)
     )
-    lab.aims.rollouts["a"] = record
-    lab.want(record.target)
+    lab.target_state.rollouts["a"] = record
+    lab.set_desired(record.target)
 
     lab.run(60, {})
 
@@ -211,7 +211,7 @@ def test_the_schedule_is_shared_out_by_weight(lab: Lab) -> None:
     settings = msgspec.structs.replace(SETTINGS, schedule=(hint,))
     arms = (arm("a", "1", weight=80), arm("a", "2", weight=20))
 
-    lab.want(endpoint("a", *arms, autoscale=settings))
+    lab.set_desired(endpoint("a", *arms, autoscale=settings))
     lab.run(2)
 
     assert lab.scaler.counts == {("a", "1"): 5, ("a", "2"): 2}
@@ -220,7 +220,7 @@ def test_the_schedule_is_shared_out_by_weight(lab: Lab) -> None:
 def test_memory_of_the_machine_bounds_the_count_and_says_so(lab: Lab) -> None:
     lab.budget = BudgetSpec(memory_bytes=350_000_000)
     lab.rss_bytes = 100_000_000
-    lab.want(endpoint("a", arm("a", "1")))
+    lab.set_desired(endpoint("a", arm("a", "1")))
 
     assert lab.run(60, {"1": 60.0})[-1] == 3
     cuts = [event for event in lab.events if event.reason == "Budget"]
@@ -233,7 +233,7 @@ def test_memory_of_the_machine_bounds_the_count_and_says_so(lab: Lab) -> None:
 def test_cores_bound_the_count_where_a_model_needs_them(lab: Lab) -> None:
     lab.budget = BudgetSpec(cpus=4.0)
     lab.cpu_per_request_s = 0.1
-    lab.want(endpoint("a", arm("a", "1")))
+    lab.set_desired(endpoint("a", arm("a", "1")))
 
     assert lab.run(60, {"1": 35.0})[-1] == 5, "at 70 % each they use 3.5 cores"
     assert lab.run(60, {"1": 70.0})[-1] == 5
@@ -242,7 +242,7 @@ def test_cores_bound_the_count_where_a_model_needs_them(lab: Lab) -> None:
 def test_a_machine_whose_cores_are_all_in_use_gets_no_more_copies(lab: Lab) -> None:
     lab.budget = BudgetSpec(cpus=2.0)
     lab.cpu_per_request_s = 0.02
-    lab.want(endpoint("a", arm("a", "1")))
+    lab.set_desired(endpoint("a", arm("a", "1")))
     before = lab.run(60, {"1": 30.0})[-1]
 
     lab.cpu_per_request_s = 0.5
@@ -255,7 +255,7 @@ def test_a_machine_whose_cores_are_all_in_use_gets_no_more_copies(lab: Lab) -> N
 def test_endpoints_share_the_machine_fairly(lab: Lab) -> None:
     lab.budget = BudgetSpec(memory_bytes=500_000_000)
     lab.rss_bytes = 100_000_000
-    lab.want(endpoint("a", arm("a", "1")), endpoint("b", arm("b", "2")))
+    lab.set_desired(endpoint("a", arm("a", "1")), endpoint("b", arm("b", "2")))
 
     lab.run(90, {"1": 60.0, "2": 60.0})
 
@@ -263,12 +263,12 @@ def test_endpoints_share_the_machine_fairly(lab: Lab) -> None:
 
 
 def test_endpoints_that_are_gone_are_forgotten(lab: Lab) -> None:
-    lab.want(endpoint("a", arm("a", "1")), endpoint("b", arm("b", "1"), autoscale=None))
+    lab.set_desired(endpoint("a", arm("a", "1")), endpoint("b", arm("b", "1"), autoscale=None))
     lab.run(3, {"1": 5.0})
     assert set(lab.scaler.counts) == {("a", "1")}
     assert {replica.endpoint for replica in lab.scaler.observed_replicas()} == {"a"}
 
-    lab.want()
+    lab.set_desired()
     lab.run(2)
 
     assert lab.scaler.counts == {}
@@ -277,7 +277,7 @@ def test_endpoints_that_are_gone_are_forgotten(lab: Lab) -> None:
 
 
 def test_copies_that_crash_count_as_coming(lab: Lab) -> None:
-    lab.want(endpoint("a", arm("a", "1")))
+    lab.set_desired(endpoint("a", arm("a", "1")))
     lab.run(60, {"1": 40.0})
     crashed = next(iter(lab.replicas.values()))
 
@@ -289,7 +289,7 @@ def test_copies_that_crash_count_as_coming(lab: Lab) -> None:
 
 def test_weights_never_flap_counts(lab: Lab) -> None:
     arms = (arm("a", "1", weight=80), arm("a", "2", weight=20))
-    lab.want(endpoint("a", *arms))
+    lab.set_desired(endpoint("a", *arms))
     lab.run(60, {"1": 32.0, "2": 8.0})
 
     seen = lab.run(400)
@@ -299,7 +299,7 @@ def test_weights_never_flap_counts(lab: Lab) -> None:
 
 @pytest.mark.anyio
 async def test_it_decides_at_once_when_woken_and_keeps_what_it_knows(lab: Lab) -> None:
-    lab.want(endpoint("a", arm("a", "1"), autoscale=ZERO))
+    lab.set_desired(endpoint("a", arm("a", "1"), autoscale=ZERO))
     lab.run(30, {"1": 0.0})
     told: asyncio.Queue[list[Event]] = asyncio.Queue()
 
@@ -316,7 +316,7 @@ async def test_it_decides_at_once_when_woken_and_keeps_what_it_knows(lab: Lab) -
     await asyncio.wait({running})
 
     assert [event.reason for event in events] == ["Woken"]
-    assert not lab.aims.reconciler.desired.endpoints[0].scaled_to_zero
+    assert not lab.target_state.reconciler.desired.endpoints[0].scaled_to_zero
     states = lab.scaler.memory.load()
     assert states is not None
     assert states.arms["a"]["1"].replicas == 1
@@ -324,7 +324,7 @@ async def test_it_decides_at_once_when_woken_and_keeps_what_it_knows(lab: Lab) -
 
 @pytest.mark.anyio
 async def test_what_the_gateway_waits_for_is_asked_and_may_be_unknown(lab: Lab) -> None:
-    lab.want(endpoint("a", arm("a", "1")))
+    lab.set_desired(endpoint("a", arm("a", "1")))
     lab.run(30, {"1": 5.0})
     answers: list[dict[tuple[str, str], int] | None] = [{("a", "1"): 300}, None]
     told: asyncio.Queue[list[Event]] = asyncio.Queue()
@@ -354,7 +354,7 @@ async def test_what_the_gateway_waits_for_is_asked_and_may_be_unknown(lab: Lab) 
 
 @pytest.mark.anyio
 async def test_a_store_that_fails_does_not_end_it(lab: Lab) -> None:
-    lab.want(endpoint("a", arm("a", "1")))
+    lab.set_desired(endpoint("a", arm("a", "1")))
     calls: asyncio.Queue[int] = asyncio.Queue()
 
     async def fail(_events: Sequence[Event]) -> None:

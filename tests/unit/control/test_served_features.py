@@ -25,4 +25,4 @@ def test_a_disk_that_takes_nothing_is_told_once_and_counted(
     keeper.append("fraud", ["1"])
     keeper.append("fraud", ["2", "3"])
     assert (keeper.written, keeper.dropped) == (0, 3)
-    assert len([r for r in caplog.records if "cannot keep served features" in r.message]) == 1
+    assert len([r for r in caplog.records if "cannot store served features" in r.message]) == 1

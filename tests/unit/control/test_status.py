@@ -61,7 +61,7 @@ def look(
         first_requests=requests if asks else None,
         http_url="http://gw",
         rss_bytes={101: 5},
-        trouble=lambda _endpoint, _arm: trouble,
+        arm_problem=lambda _endpoint, _arm: trouble,
     )
     return found
 
@@ -125,7 +125,7 @@ def test_a_model_that_fails_on_made_up_inputs_is_ready_with_a_note() -> None:
     unknown = look(replica("1", 1), first=replace(raised, status=404))
 
     assert (found.ready, found.failed, found.message) == (True, False, "")
-    assert found.note.endswith("of made-up inputs, got HTTP status 500: KeyError")
+    assert found.note.endswith("with synthetic inputs, got HTTP status 500: KeyError")
     assert (stale.note, unknown.note) == ("", "")
 
 

@@ -198,7 +198,7 @@ def test_what_is_no_whole_archive_is_refused_without_being_read_whole(
     refuse: Refuse, archive: bytes
 ) -> None:
     try:
-        refuse(archive, "no whole tar archive")
+        refuse(archive, "invalid tar archive")
     except PayloadTooLargeError:
         assert b"77777777777" in archive
 

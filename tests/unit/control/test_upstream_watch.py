@@ -2,7 +2,7 @@
 
 import pytest
 
-from headrace.control.gateway.upstream_watch import ArmKey, UpstreamWatch, trouble
+from headrace.control.gateway.upstream_watch import ArmKey, UpstreamWatch, tls_problem
 from headrace.core import UnavailableError
 from headrace.core.spec.upstream import UpstreamSpec, UpstreamTlsSpec
 from headrace.gateway import EndpointRoute, Handshakes, RevisionTarget
@@ -16,26 +16,26 @@ NOTHING = Handshakes()
     [
         (Handshakes(wrong_name=1), "is not for 'them'"),
         (Handshakes(untrusted=1), "not signed by"),
-        (Handshakes(failed=1), "does it listen there"),
+        (Handshakes(failed=1), "no TLS connection"),
         (Handshakes(failed=1, wrong_name=1), "is not for 'them'"),
         (NOTHING, "as before"),
-        (Handshakes(done=3, failed=3), "does it listen there"),
+        (Handshakes(done=3, failed=3), "no TLS connection"),
         (Handshakes(untrusted=1, healthy=1), ""),
     ],
 )
 def test_of_a_checked_upstream_one_healthy_server_is_enough(now: Handshakes, said: str) -> None:
-    found = trouble(NOTHING, now, "as before", name="them", is_checked=True)
+    found = tls_problem(NOTHING, now, "as before", name="them", is_checked=True)
 
     assert said in found
     assert bool(found) == bool(said)
 
 
 def test_of_an_unchecked_upstream_a_handshake_is_the_sign_of_life() -> None:
-    known = trouble(NOTHING, Handshakes(untrusted=1, healthy=2), "", name="m", is_checked=False)
-    kept = trouble(
+    known = tls_problem(NOTHING, Handshakes(untrusted=1, healthy=2), "", name="m", is_checked=False)
+    kept = tls_problem(
         Handshakes(untrusted=1), Handshakes(untrusted=1), known, name="m", is_checked=False
     )
-    gone = trouble(NOTHING, Handshakes(done=1), kept, name="m", is_checked=False)
+    gone = tls_problem(NOTHING, Handshakes(done=1), kept, name="m", is_checked=False)
 
     assert "not signed" in known
     assert kept == known
@@ -70,7 +70,7 @@ class _World:
         self.reads = 0
         self.changes = 0
         self.watch = UpstreamWatch(
-            routes=lambda: (self.route,), read=self._read, note_change=self._note
+            routes=lambda: (self.route,), read=self._read, on_change=self._note
         )
 
     async def _read(self) -> dict[ArmKey, Handshakes]:
@@ -84,8 +84,8 @@ class _World:
 
     async def says(self, counts: Handshakes | None) -> str:
         self.counts = counts
-        await self.watch.look()
-        return self.watch.trouble("m", "1")
+        await self.watch.poll()
+        return self.watch.tls_problem("m", "1")
 
 
 @pytest.mark.anyio

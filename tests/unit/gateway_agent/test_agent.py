@@ -131,10 +131,8 @@ async def test_what_is_told_is_in_force_and_reported(tmp_path: Path) -> None:
 
     await run_for(found, 0.5)
 
-    assert [(poll.held, poll.request_number) for poll in control.polls] == [
-        ("", 0),
-        (BUNDLE.version, 3),
-    ]
+    polls = [(poll.held, poll.request_number) for poll in control.polls]
+    assert polls == [("", 0), (BUNDLE.version, 3)]
     report = control.reports[-1]
     assert (report.in_force, report.ask, report.url) == (BUNDLE.version, 3, "https://gw.lan")
 
@@ -295,7 +293,7 @@ async def test_a_held_request_is_told_when_nobody_came_in_time() -> None:
 
     error = await holding.activator.hold("m")
 
-    assert "not ready 2 s after the request came" in str(error)
+    assert "not ready 2 s after the request arrived" in str(error)
 
 
 @dataclass

@@ -66,7 +66,7 @@ def reference_from(
         if times is not None and len(block) != len(times):
             message = f"'{name}' has {len(block)} rows, '{time_column}' has {len(times)} times"
             raise InvalidArgumentError(message)
-    made = reference_of(features, blocks, source=DATA, at=at, times=times)
+    made = reference_of(features, blocks, source=DATA, created_at=at, times=times)
     if made.rows < MIN_ROWS:
         raise InvalidArgumentError(f"{path} has {made.rows} rows; {MIN_ROWS} are the least")
     labels = {

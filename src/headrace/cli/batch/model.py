@@ -305,7 +305,7 @@ def exec_in_sandbox(
     sandbox = Sandbox(
         hide=(home.root, home.socket_dir()),
         reports=home.records,
-        abilities=cache(lambda: KernelProbe().result()),
+        kernel_features=cache(lambda: KernelProbe().result()),
     )
     own = make_private_dir(home.job_run(run_id))
     chosen_file = own / _CHOSEN

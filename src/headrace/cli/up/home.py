@@ -198,7 +198,7 @@ def backup(
 
     tell = TransferView().update
     if verify:
-        result = check_backup(file, tell=tell)
+        result = check_backup(file, progress=tell)
     else:
         # The state is where the control plane that runs has it, unless it is named here.
         control = read_last_control_file(home)
@@ -209,7 +209,7 @@ def backup(
             state_url=resolve_url(state_url) if state_url else running,
             payloads=payloads,
             now=SystemClock().now(),
-            tell=tell,
+            progress=tell,
         )
     if json:
         write_json(result)
@@ -248,7 +248,7 @@ def restore(
     """
     from headrace.control.app.backup import restore_backup
 
-    manifest = restore_backup(file, home, tell=TransferView().update)
+    manifest = restore_backup(file, home, progress=TransferView().update)
     if json:
         write_json({"home": str(home.absolute()), "manifest": manifest})
         return

@@ -157,12 +157,12 @@ def make_gateway(
         clock=clock,
         policy=policy,
     )
-    tell_rules = (lambda _rules: None) if limits is None else limits.set_rules
+    publish_rules = (lambda _rules: None) if limits is None else limits.set_rules
     envoy = EnvoyGateway(settings) if mode is GatewayMode.LOCAL else None
     if envoy is not None and listening is None:
         gateway_tls = make_tls(secrets=envoy.secrets)
         gateway_tls.open(adopts=adopts)
-        return make_keeper(envoy=envoy, tls=gateway_tls, tell_rules=tell_rules)
+        return make_keeper(envoy=envoy, tls=gateway_tls, publish_rules=publish_rules)
     from headrace.control.agents.bundles import SharedSecrets
     from headrace.control.agents.counts import FleetCounts
     from headrace.control.agents.fleet import GatewayFleet
@@ -175,9 +175,9 @@ def make_gateway(
         path=home.root / "gateway-counts.json", request_number=int(1000 * clock.now())
     )
     counts.load()
-    patience = AgentTimeouts()
+    timeouts = AgentTimeouts()
     if listening is not None:
-        patience = AgentTimeouts(
+        timeouts = AgentTimeouts(
             max_behind_s=listening.settings.max_behind_s,
             lost_after_s=listening.settings.lost_after_s,
         )
@@ -190,11 +190,11 @@ def make_gateway(
         tls=gateway_tls,
         policy=policy,
         secrets=secrets,
-        patience=patience,
+        timeouts=timeouts,
         is_needed=mode is not GatewayMode.NONE,
         socket_dir=socket_dir,
         limits_port=None if listening is None or limits is None else listening.limits_port,
-        tell_rules=tell_rules,
+        publish_rules=publish_rules,
         emit=emit,
     )
 
@@ -212,7 +212,7 @@ def make_agents_server(
     *,
     answers: Callable[[], "App"],
     wake: Callable[[str, int], None],
-    has_orders: Callable[[], bool],
+    has_desired_state: Callable[[], bool],
 ) -> "AgentsServer | None":
     """What answers agents; None where no agent is answered.
 
@@ -232,10 +232,10 @@ def make_agents_server(
         return AgentsApp(
             fleet=gateway,
             settings=listening.settings,
-            otherwise=answers(),
+            fallback=answers(),
             revoked=listening.revoked,
             wake=wake,
-            has_orders=has_orders,
+            has_desired_state=has_desired_state,
         )
 
     return AgentsServer(

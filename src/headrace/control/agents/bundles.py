@@ -26,7 +26,7 @@ class SharedSecrets:
     """
 
     local: SecretFiles | None = None
-    note_change: Callable[[], None] = lambda: None
+    on_change: Callable[[], None] = lambda: None
     _known: dict[str, Secret] = field(default_factory=dict)
 
     def all(self) -> tuple[Secret, ...]:
@@ -64,7 +64,7 @@ class SharedSecrets:
         secret = secret_of(resource)
         if self._known.get(secret.name) != secret:
             self._known[secret.name] = secret
-            self.note_change()
+            self.on_change()
 
 
 def secret_of(resource: Resource) -> Secret:

@@ -50,7 +50,7 @@ class AgentCounts:
 
 
 @dataclass(slots=True)
-class Leaving:
+class IdleArms:
     """Arms that nobody knows any more: since when, and what was counted of them by then."""
 
     _since: dict[ArmKey, tuple[float, ArmStatistics]] = field(default_factory=dict)
@@ -72,12 +72,12 @@ class CounterAggregator:
     """Totals of every request to every gateway."""
 
     totals: dict[ArmKey, ArmStatistics] = field(default_factory=dict)
-    _seen: dict[str, AgentCounts] = field(default_factory=dict)
-    _leaving: Leaving = field(default_factory=Leaving)
+    _last_counts: dict[str, AgentCounts] = field(default_factory=dict)
+    _idle: IdleArms = field(default_factory=IdleArms)
 
     def take(self, gateway: str, epoch: str, totals: Totals) -> None:
         """Add what `gateway` counted since its last report; all of it after Envoy's restart."""
-        last = self._seen.pop(gateway, None)
+        last = self._last_counts.pop(gateway, None)
         goes_on = last is not None and last.epoch == epoch
         before = last.totals if last is not None and goes_on else {}
         for arm, now in totals.items():
@@ -87,7 +87,7 @@ class CounterAggregator:
                 self.totals[arm] = more if total is None else total.plus(more)
         # An arm that Envoy no longer tells of may come back with what it had counted.
         counts = AgentCounts(epoch=epoch, totals={**before, **totals}, reported=frozenset(totals))
-        _remember(self._seen, gateway, counts)
+        _remember(self._last_counts, gateway, counts)
 
     def keep(self, current: Collection[ArmKey], *, now: float) -> None:
         """Forget endpoints that are gone, and arms of which nothing more comes.
@@ -97,14 +97,18 @@ class CounterAggregator:
         """
         names = {name for name, _ in current}
         self.totals = {arm: stats for arm, stats in self.totals.items() if arm[0] in names}
-        over = self._leaving.over(self.totals, current, now=now)
+        over = self._idle.over(self.totals, current, now=now)
         for arm in over:
             del self.totals[arm]
         gone = {
-            arm for counts in self._seen.values() for arm in counts.totals.keys() - counts.reported
+            arm
+            for counts in self._last_counts.values()
+            for arm in counts.totals.keys() - counts.reported
         }
         if gone := {arm for arm in gone if arm not in current and arm not in self.totals}:
-            self._seen = {name: _without(counts, gone) for name, counts in self._seen.items()}
+            self._last_counts = {
+                name: _without(counts, gone) for name, counts in self._last_counts.items()
+            }
 
     def to_stored(self, epoch: str) -> "StoredTotals":
         """As it can be written, to go on with after a restart."""
@@ -113,7 +117,7 @@ class CounterAggregator:
             totals=_arms(self.totals),
             gateways={
                 name: KeptGateway(epoch=counts.epoch, totals=_arms(counts.totals))
-                for name, counts in self._seen.items()
+                for name, counts in self._last_counts.items()
             },
         )
 
@@ -129,7 +133,7 @@ class CounterAggregator:
             for name, gateway in stored.gateways.items()
             for totals in (totals_of(gateway.totals),)
         }
-        return cls(totals=dict(totals_of(stored.totals)), _seen=counts)
+        return cls(totals=dict(totals_of(stored.totals)), _last_counts=counts)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -143,14 +147,16 @@ class ComparableTotals:
 
     split_of: Callable[[str, str], object]
     totals: dict[ArmKey, ArmStatistics] = field(default_factory=dict)
-    _seen: dict[str, AgentCounts] = field(default_factory=dict)
-    _leaving: Leaving = field(default_factory=Leaving)
+    _last_counts: dict[str, AgentCounts] = field(default_factory=dict)
+    _idle: IdleArms = field(default_factory=IdleArms)
 
     def take(self, gateway: str, epoch: str, totals: Totals, *, version: str, newest: str) -> None:
         """Add what was counted since the last report, as far as it may be compared."""
-        last = self._seen.pop(gateway, None)
+        last = self._last_counts.pop(gateway, None)
         _remember(
-            self._seen, gateway, AgentCounts(epoch=epoch, totals=dict(totals), version=version)
+            self._last_counts,
+            gateway,
+            AgentCounts(epoch=epoch, totals=dict(totals), version=version),
         )
         for arm, now in totals.items():
             self.totals.setdefault(arm, _NOTHING)
@@ -164,13 +170,13 @@ class ComparableTotals:
 
     def forget(self, gateway: str) -> None:
         """Begin anew with a gateway that was away."""
-        self._seen.pop(gateway, None)
+        self._last_counts.pop(gateway, None)
 
     def keep(self, current: Collection[ArmKey], *, now: float) -> None:
         """Forget endpoints and arms that are not compared any more."""
         names = {name for name, _ in current}
         self.totals = {arm: stats for arm, stats in self.totals.items() if arm[0] in names}
-        for arm in self._leaving.over(self.totals, current, now=now):
+        for arm in self._idle.over(self.totals, current, now=now):
             del self.totals[arm]
 
 
@@ -249,7 +255,9 @@ class FleetCounts:
             self._every, self.epoch = CounterAggregator.from_stored(stored), stored.epoch
         except HeadraceError as error:
             extra = {"error": str(error)}
-            _LOG.warning("cannot read what gateways counted; it begins anew", extra=extra)
+            _LOG.warning(
+                "cannot read the stored gateway counters; counting restarts at zero", extra=extra
+            )
 
     def note_splits(self, version: str, routes: Iterable[EndpointRoute]) -> None:
         """Remember how the newest version splits requests."""
@@ -283,13 +291,13 @@ class FleetCounts:
         """Want counts that are newer than this moment."""
         self.request_number += 1
 
-    def hear(self, report: AgentStatus, *, newest: str, is_back: bool) -> None:
+    def take_report(self, report: AgentStatus, *, newest: str, has_returned: bool) -> None:
         """Take in what a gateway counted.
 
         Raises:
             InvalidArgumentError: It contradicts itself; nothing of it counts.
         """
-        if is_back:
+        if has_returned:
             self._evidence.forget(report.name)
         counts = report.counts
         if counts is None:

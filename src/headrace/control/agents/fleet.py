@@ -45,10 +45,10 @@ from headrace.gateway import (
 from headrace.observe.metrics import Family
 
 _LOG: Final = logging.getLogger("headrace.control")
-_LOOK_S: Final = 1.0
+_POLL_INTERVAL_S: Final = 1.0
 
 
-async def _nobody(_events: Sequence[Event]) -> None:
+async def _discard_event(_events: Sequence[Event]) -> None:
     """Nobody keeps events."""
 
 
@@ -68,15 +68,15 @@ class GatewayFleet:
     tls: GatewayTls | None = None
     policy: GatewayPolicy = field(default_factory=GatewayPolicy)
     secrets: SharedSecrets = field(default_factory=SharedSecrets)
-    patience: AgentTimeouts = field(default_factory=AgentTimeouts)
+    timeouts: AgentTimeouts = field(default_factory=AgentTimeouts)
     is_needed: bool = True
     limits_port: int | None = None
     socket_dir: Path | None = None
-    tell_rules: Callable[[Rules], None] = lambda _rules: None
-    emit: Callable[[Sequence[Event]], Awaitable[None]] = _nobody
-    news: ChangeSignal = field(default_factory=ChangeSignal)
-    roster: AgentRegistry = field(init=False)
-    _namesakes: DuplicateNames = field(default_factory=DuplicateNames)
+    publish_rules: Callable[[Rules], None] = lambda _rules: None
+    emit: Callable[[Sequence[Event]], Awaitable[None]] = _discard_event
+    changes: ChangeSignal = field(default_factory=ChangeSignal)
+    registry: AgentRegistry = field(init=False)
+    _duplicate_names: DuplicateNames = field(default_factory=DuplicateNames)
     _bundle: Bundle | None = None
     _encoded: bytes = b""
     _is_decided: bool = False
@@ -85,8 +85,8 @@ class GatewayFleet:
     _missing: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
-        self.roster = AgentRegistry(patience=self.patience)
-        self.secrets.note_change = self._offer_again
+        self.registry = AgentRegistry(timeouts=self.timeouts)
+        self.secrets.on_change = self._offer_again
 
     @property
     def pid(self) -> int | None:
@@ -98,7 +98,9 @@ class GatewayFleet:
         """Whether requests can come in anywhere."""
         if not self.is_needed or (self.local is not None and self.local.is_ready):
             return True
-        return any(report.ready for report in self.roster.live(now=self.clock.monotonic()).values())
+        return any(
+            report.ready for report in self.registry.live(now=self.clock.monotonic()).values()
+        )
 
     @property
     def restarts(self) -> int:
@@ -120,7 +122,7 @@ class GatewayFleet:
 
     def states(self) -> tuple[GatewayState, ...]:
         """Of gateways on other hosts."""
-        return self.roster.states(now=self.clock.monotonic())
+        return self.registry.states(now=self.clock.monotonic())
 
     # --- what gateways are told ---
 
@@ -156,7 +158,7 @@ class GatewayFleet:
         self._routes = tuple(routes)
         if not self._is_decided:
             self._is_decided = True
-            self.news.note()  # what was held back may be what is wanted
+            self.changes.notify()  # what was held back may be what is wanted
         number = await self._offer()
         here = [] if self.local is None else [self.local.publish(routes)]
         await asyncio.gather(*here, self._accepted(number))
@@ -179,13 +181,13 @@ class GatewayFleet:
         except SnapshotRejectedError:
             await self._without_refused(former, policy)
             raise
-        standings = self.roster.standings(now=self.clock.monotonic(), offer=number)
+        sync_statuses = self.registry.sync_statuses(now=self.clock.monotonic(), offer=number)
         if late := sorted(
-            name for name, status in standings.items() if status is SyncStatus.BEHIND
+            name for name, status in sync_statuses.items() if status is SyncStatus.BEHIND
         ):
             names = ", ".join(f"'{name}'" for name in late)
             raise GatewayUnavailableError(
-                f"gateways are behind and know callers as they were before: {names}"
+                f"gateways are behind and still apply the previous caller policy: {names}"
             )
 
     async def _without_refused(self, former: GatewayPolicy, policy: GatewayPolicy) -> None:
@@ -230,7 +232,7 @@ class GatewayFleet:
         """Make what is wanted now the newest; its number."""
         if self.tls is not None:
             self._missing = await self.tls.prepare(self._routes)
-        self.tell_rules(make_rules(self.policy.access, self._routes))
+        self.publish_rules(make_rules(self.policy.access, self._routes))
         return self._make()
 
     def _offer_again(self) -> None:
@@ -249,26 +251,26 @@ class GatewayFleet:
         )
         if self._bundle is None or bundle.version != self._bundle.version:
             self._bundle, self._encoded = bundle, msgspec.json.encode(bundle)
-            self.roster.offer(bundle.version, now=self.clock.monotonic())
+            self.registry.offer(bundle.version, now=self.clock.monotonic())
             self.counts.note_splits(bundle.version, bundle.routes)
-            self.news.note()
-        return self.roster.newest
+            self.changes.notify()
+        return self.registry.newest
 
     async def _accepted(self, number: int) -> None:
         """Return when nobody is waited for any more; errors as `publish`."""
         while True:
-            news = self.news.next
+            changes = self.changes.next
             now = self.clock.monotonic()
-            match self.roster.outcome(number, now=now):
+            match self.registry.outcome(number, now=now):
                 case PublicationOutcome.DONE:
                     return
                 case PublicationOutcome.REFUSED:
-                    raise GatewayRefusedError(self.roster.refusals(number, now=now))
+                    raise GatewayRefusedError(self.registry.refusals(number, now=now))
                 case PublicationOutcome.NOBODY:
                     if self.local is not None or not self.is_needed:
                         return
                     raise NoGatewayError(
-                        "no gateway is connected: the routes are kept for the first that comes"
+                        "no gateway is connected; the first one that connects receives the routes"
                     )
                 case PublicationOutcome.BEHIND:
                     if self.local is not None:
@@ -277,14 +279,17 @@ class GatewayFleet:
                     raise GatewayUnavailableError(f"all gateways are behind: {names}")
                 case PublicationOutcome.WAIT:
                     due_s = next_change_s(
-                        self.roster.heard, self.roster.offers, now=now, patience=self.patience
+                        self.registry.last_reports,
+                        self.registry.offers,
+                        now=now,
+                        timeouts=self.timeouts,
                     )
-                    await wait_for(news, max(min(due_s, _LOOK_S), 0.01))
+                    await wait_for(changes, max(min(due_s, _POLL_INTERVAL_S), 0.01))
 
     # --- what gateways say ---
 
     async def poll(
-        self, poll: Poll, *, wait_s: float, has_orders: Callable[[], bool] = lambda: False
+        self, poll: Poll, *, wait_s: float, has_desired_state: Callable[[], bool] = lambda: False
     ) -> tuple[int, bytes | None]:
         """A question for counts and a newer bundle, once there is either or `wait_s` are over.
 
@@ -293,13 +298,13 @@ class GatewayFleet:
         """
         deadline = self.clock.monotonic() + wait_s
         while True:
-            news = self.news.next
+            changes = self.changes.next
             has_newer = self._bundle is not None and should_send(
                 held=poll.held,
                 refused=poll.refused,
                 newest=self._bundle.version,
                 has_routes=self._is_decided,
-                has_orders=has_orders(),
+                has_desired_state=has_desired_state(),
             )
             bundle = self._encoded if has_newer else None
             left_s = deadline - self.clock.monotonic()
@@ -309,31 +314,31 @@ class GatewayFleet:
                 or left_s <= 0
             ):
                 return self.counts.request_number, bundle
-            await wait_for(news, left_s)
+            await wait_for(changes, left_s)
 
-    def hear(self, report: AgentStatus) -> dict[str, int]:
+    def take_report(self, report: AgentStatus) -> dict[str, int]:
         """Record what a gateway reports; how many requests wait there, by endpoint to be started.
 
         Raises:
             InvalidArgumentError: It says what cannot be.
         """
-        report = self._namesakes.apart(checked_report(report))
+        report = self._duplicate_names.with_unique_name(checked_report(report))
         newest = "" if self._bundle is None else self._bundle.version
-        is_back = self.roster.hear(report, now=self.clock.monotonic())
-        self.counts.hear(report, newest=newest, is_back=is_back)
+        has_returned = self.registry.take_report(report, now=self.clock.monotonic())
+        self.counts.take_report(report, newest=newest, has_returned=has_returned)
         holds = {} if self._bundle is None else self._bundle.holds
-        self.news.note()
+        self.changes.notify()
         return {endpoint: held for endpoint, held in report.held.items() if endpoint in holds}
 
     async def _watch(self) -> None:
         """Tell of turns, and keep the counts, until cancelled."""
         while True:
-            await wait_for(self.news.next, _LOOK_S)
-            await self._tell(self.roster.turns(now=self.clock.monotonic()))
+            await wait_for(self.changes.next, _POLL_INTERVAL_S)
+            await self._record_changes(self.registry.sync_changes(now=self.clock.monotonic()))
             await self.counts.save_if_due(self.clock.monotonic())
 
-    async def _tell(self, turns: Iterable[SyncChange]) -> None:
-        events = [event_of(turn, timestamp=self.clock.now()) for turn in turns]
+    async def _record_changes(self, sync_changes: Iterable[SyncChange]) -> None:
+        events = [event_of(turn, timestamp=self.clock.now()) for turn in sync_changes]
         for event in events:
             is_bad = event.reason in {"GatewayBehind", "GatewayLost", "GatewayRefused"}
             _LOG.log(logging.WARNING if is_bad else logging.INFO, "%s", event.message)
@@ -353,29 +358,29 @@ class GatewayFleet:
         if self.local is not None:
             self.counts.take_local(await self.local.read_arms(endpoints), splits=True)
         self.counts.ask()
-        self.news.note()
+        self.changes.notify()
         if not await self._have_answered(self.counts.request_number):
-            raise GatewayUnavailableError("a gateway does not say what it has counted")
-        live = self.roster.counts(now=self.clock.monotonic())
+            raise GatewayUnavailableError("a gateway does not report its counters")
+        live = self.registry.counts(now=self.clock.monotonic())
         return self.counts.splits(set(endpoints), live.values())
 
     async def _have_answered(self, question: int) -> bool:
         """Whether every gateway that keeps up has answered in time."""
         deadline = self.clock.monotonic() + self.counts.answer_s
         while True:
-            news, now = self.news.next, self.clock.monotonic()
-            standings = self.roster.standings(now=now)
+            changes, now = self.changes.next, self.clock.monotonic()
+            sync_statuses = self.registry.sync_statuses(now=now)
             silent = [
                 name
-                for name, report in self.roster.live(now=now).items()
-                if report.ask < question and standings[name] is not SyncStatus.BEHIND
+                for name, report in self.registry.live(now=now).items()
+                if report.ask < question and sync_statuses[name] is not SyncStatus.BEHIND
             ]
             if not silent:
                 return True
             if now >= deadline:
                 # A gateway that is stopped is silent, and lost soon: the others decide meanwhile.
-                return len(silent) < len(standings)
-            await wait_for(news, deadline - now)
+                return len(silent) < len(sync_statuses)
+            await wait_for(changes, deadline - now)
 
     async def read_endpoints(self, endpoints: Collection[str]) -> GatewayStatistics:
         """What all have counted of all requests to these endpoints, each request once.
@@ -395,7 +400,7 @@ class GatewayFleet:
     async def in_flight(self) -> dict[tuple[str, str], int]:
         """Requests on their way at any gateway that is connected, by endpoint and arm."""
         requests = {} if self.local is None else await self.local.in_flight()
-        for counts in self.roster.counts(now=self.clock.monotonic()).values():
+        for counts in self.registry.counts(now=self.clock.monotonic()).values():
             for active in counts.active:
                 arm = (active.endpoint, active.key)
                 requests[arm] = requests.get(arm, 0) + active.requests
@@ -404,7 +409,7 @@ class GatewayFleet:
     async def handshakes(self) -> dict[tuple[str, str], Handshakes]:
         """How TLS with upstreams went at all gateways that are connected."""
         sums = {} if self.local is None else await self.local.handshakes()
-        for counts in self.roster.counts(now=self.clock.monotonic()).values():
+        for counts in self.registry.counts(now=self.clock.monotonic()).values():
             for upstream in counts.upstreams:
                 arm = (upstream.endpoint, upstream.key)
                 before = asdict(sums.get(arm, Handshakes()))

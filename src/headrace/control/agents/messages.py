@@ -165,7 +165,7 @@ class Arm(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
             name = self.endpoint[:100]
             raise InvalidArgumentError(f"counts of '{name}' contradict themselves")
         if max(numbers) > MOST_COUNTED:
-            raise InvalidArgumentError(f"nobody can have counted what '{self.endpoint[:100]}' has")
+            raise InvalidArgumentError(f"the counters of '{self.endpoint[:100]}' are out of range")
         edges = zip(self.lower_s, self.width_s, strict=True)
         return ArmStatistics(
             requests=self.requests,
@@ -238,7 +238,7 @@ class Refused(msgspec.Struct, frozen=True, kw_only=True):
     message: str
 
 
-class _Spoken(msgspec.Struct):
+class _ProtocolHead(msgspec.Struct):
     protocol: int = 0
     agent: str = ""
     control: str = ""
@@ -251,13 +251,13 @@ def with_version(bundle: Bundle) -> Bundle:
     return msgspec.structs.replace(bundle, version=digest)
 
 
-def encode_told(control: str, *, ask: int, bundle: bytes | None) -> bytes:
+def encode_instructions(control: str, *, ask: int, bundle: bytes | None) -> bytes:
     """`AgentInstructions` around an encoded bundle, which is the same for all gateways."""
     head = msgspec.json.encode(AgentInstructions(protocol=PROTOCOL, control=control, ask=ask))
     return head if bundle is None else b'%b,"bundle":%b}' % (_without_bundle(head), bundle)
 
 
-def decode_told(data: bytes) -> AgentInstructions:
+def decode_instructions(data: bytes) -> AgentInstructions:
     """What the control plane said.
 
     Raises:
@@ -286,7 +286,7 @@ def decode_bundle(data: bytes) -> Bundle:
 
 
 def _decode(data: bytes, kind: type[_T], *, who: str) -> _T:
-    spoken = _strict(data, _Spoken, who=who)
+    spoken = _strict(data, _ProtocolHead, who=who)
     if spoken.protocol != PROTOCOL:
         version = spoken.agent or spoken.control or "of an unknown version"
         raise FailedPreconditionError(
@@ -300,7 +300,7 @@ def _strict(data: bytes, kind: type[_T], *, who: str) -> _T:
     try:
         return msgspec.json.decode(data, type=kind)
     except UNDECODABLE as error:
-        raise InvalidArgumentError(f"{who} said nothing that can be read: {error}") from error
+        raise InvalidArgumentError(f"{who} sent an unreadable message: {error}") from error
 
 
 def _without_bundle(head: bytes) -> bytes:

@@ -80,7 +80,7 @@ class Offers:
         """The number of the newest; 0 for none."""
         return self.dropped + len(self.offered_at)
 
-    def and_one(self, now: float) -> "Offers":
+    def with_offer(self, now: float) -> "Offers":
         """These and another one."""
         offered_at = (*self.offered_at, now)
         excess = max(len(offered_at) - _MOST_OFFERS, 0)
@@ -92,33 +92,33 @@ class Offers:
         return self.offered_at[max(number - self.dropped, 0)]
 
 
-def behind_s(heard: AgentReport, offers: Offers, *, now: float) -> float:
+def behind_s(last_report: AgentReport, offers: Offers, *, now: float) -> float:
     """For how long there has been something newer than what is in force; 0 if there is not."""
-    if heard.in_force >= offers.newest:
+    if last_report.in_force >= offers.newest:
         return 0.0
-    return max(now - offers.after(heard.in_force), 0.0)
+    return max(now - offers.after(last_report.in_force), 0.0)
 
 
 def standing(
-    heard: AgentReport,
+    last_report: AgentReport,
     offers: Offers,
     *,
     now: float,
-    patience: AgentTimeouts,
+    timeouts: AgentTimeouts,
     offer: int = _NEWEST,
 ) -> SyncStatus:
     """How a gateway stands to offer number `wanted`; 0 for the newest."""
     number = offer or offers.newest
-    if now > heard.seen_at + patience.lost_after_s:
+    if now > last_report.seen_at + timeouts.lost_after_s:
         return SyncStatus.LOST
-    if heard.in_force >= number:
+    if last_report.in_force >= number:
         return SyncStatus.CURRENT
-    if heard.refused >= number:
+    if last_report.refused >= number:
         return SyncStatus.REFUSED
     # Who has just come back gets the time that it has not had.
-    offered = max(offers.after(heard.in_force), heard.since)
+    offered = max(offers.after(last_report.in_force), last_report.since)
     # As a sum, like the moment that is waited for: a difference may be a rounding short of it.
-    return SyncStatus.BEHIND if now >= offered + patience.max_behind_s else SyncStatus.WAITING
+    return SyncStatus.BEHIND if now >= offered + timeouts.max_behind_s else SyncStatus.WAITING
 
 
 class PublicationOutcome(StrEnum):
@@ -133,9 +133,9 @@ class PublicationOutcome(StrEnum):
     """All that are connected are behind: nobody acknowledged it."""
 
 
-def outcome(standings: Collection[SyncStatus]) -> PublicationOutcome:
+def outcome(sync_statuses: Collection[SyncStatus]) -> PublicationOutcome:
     """What the standings to one offer say about it."""
-    connected = [status for status in standings if status is not SyncStatus.LOST]
+    connected = [status for status in sync_statuses if status is not SyncStatus.LOST]
     if not connected:
         return PublicationOutcome.NOBODY
     if SyncStatus.WAITING in connected:
@@ -146,25 +146,25 @@ def outcome(standings: Collection[SyncStatus]) -> PublicationOutcome:
 
 
 def next_change_s(
-    heard: Mapping[str, AgentReport], offers: Offers, *, now: float, patience: AgentTimeouts
+    last_reports: Mapping[str, AgentReport], offers: Offers, *, now: float, timeouts: AgentTimeouts
 ) -> float:
     """After how many seconds a standing may change though nothing is heard."""
     times = [
         moment
-        for report in heard.values()
+        for report in last_reports.values()
         for moment in (
-            report.seen_at + patience.lost_after_s,
-            max(offers.after(report.in_force), report.since) + patience.max_behind_s
+            report.seen_at + timeouts.lost_after_s,
+            max(offers.after(report.in_force), report.since) + timeouts.max_behind_s
             if report.in_force < offers.newest
             else 0.0,
         )
         if moment > now
     ]
-    return min(times, default=now + patience.lost_after_s) - now
+    return min(times, default=now + timeouts.lost_after_s) - now
 
 
 def should_send(
-    *, held: str, refused: str, newest: str, has_routes: bool, has_orders: bool
+    *, held: str, refused: str, newest: str, has_routes: bool, has_desired_state: bool
 ) -> bool:
     """Whether a gateway that holds version `held` is given the newest.
 
@@ -177,7 +177,7 @@ def should_send(
     """
     if not newest or newest in {held, refused}:
         return False
-    return has_routes or not (held or has_orders)
+    return has_routes or not (held or has_desired_state)
 
 
 @dataclass(slots=True)
@@ -194,7 +194,7 @@ class DuplicateNames:
 
     _names: dict[str, _Name] = field(default_factory=dict)
 
-    def apart(self, report: AgentStatus) -> AgentStatus:
+    def with_unique_name(self, report: AgentStatus) -> AgentStatus:
         """`report`, under a name of its own if a newer agent has come under the same.
 
         One that was started anew does not report any more, so that the next one has its name.
@@ -248,15 +248,15 @@ class SyncChange:
 class AgentRegistry:
     """Every gateway's last report, and what was offered to all of them."""
 
-    patience: AgentTimeouts = field(default_factory=AgentTimeouts)
+    timeouts: AgentTimeouts = field(default_factory=AgentTimeouts)
     offers: Offers = field(default_factory=Offers)
     _numbers: dict[str, int] = field(default_factory=dict)
     _heard: dict[str, AgentReport] = field(default_factory=dict)
     _reports: dict[str, AgentStatus] = field(default_factory=dict)
-    _told: dict[str, SyncStatus] = field(default_factory=dict)
+    _last_statuses: dict[str, SyncStatus] = field(default_factory=dict)
 
     @property
-    def heard(self) -> Mapping[str, AgentReport]:
+    def last_reports(self) -> Mapping[str, AgentReport]:
         """What is known of each."""
         return self._heard
 
@@ -267,7 +267,7 @@ class AgentRegistry:
 
     def offer(self, version: str, *, now: float) -> int:
         """Another version is the newest; its number."""
-        self.offers = self.offers.and_one(now)
+        self.offers = self.offers.with_offer(now)
         self._numbers.pop(version, None)
         self._numbers[version] = self.newest
         while len(self._numbers) > _KNOWN_VERSIONS:
@@ -277,23 +277,23 @@ class AgentRegistry:
             self._heard[name] = self._with_numbers(self._heard[name], report)
         return self.newest
 
-    def hear(self, report: AgentStatus, *, now: float) -> bool:
+    def take_report(self, report: AgentStatus, *, now: float) -> bool:
         """Take in a report; whether it was lost before, or is new."""
         last = self._heard.get(report.name)
-        is_back = last is None or now > last.seen_at + self.patience.lost_after_s
-        since = now if last is None or is_back else last.since
-        heard = AgentReport(since=since, seen_at=now, is_ready=report.ready)
-        if report.counts is None and not is_back:
+        has_returned = last is None or now > last.seen_at + self.timeouts.lost_after_s
+        since = now if last is None or has_returned else last.since
+        last_report = AgentReport(since=since, seen_at=now, is_ready=report.ready)
+        if report.counts is None and not has_returned:
             old = self._reports[report.name].counts
             report = msgspec.structs.replace(report, counts=old)
         self._reports[report.name] = report
-        self._heard[report.name] = self._with_numbers(heard, report)
+        self._heard[report.name] = self._with_numbers(last_report, report)
         self._forget(now)
-        return is_back
+        return has_returned
 
-    def _with_numbers(self, heard: AgentReport, report: AgentStatus) -> AgentReport:
+    def _with_numbers(self, last_report: AgentReport, report: AgentStatus) -> AgentReport:
         return replace(
-            heard,
+            last_report,
             in_force=self._numbers.get(report.in_force, 0),
             refused=self._numbers.get(report.refused, 0),
             reason=report.reason,
@@ -305,25 +305,25 @@ class AgentRegistry:
         old = [name for name in by_age if now - self._heard[name].seen_at > _FORGET_S]
         for name in {*excess, *old}:
             del self._heard[name], self._reports[name]
-            self._told.pop(name, None)
+            self._last_statuses.pop(name, None)
 
-    def standings(self, *, now: float, offer: int = 0) -> dict[str, SyncStatus]:
+    def sync_statuses(self, *, now: float, offer: int = 0) -> dict[str, SyncStatus]:
         """Of all gateways, to offer number `wanted`; 0 for the newest."""
         return {
-            name: standing(heard, self.offers, now=now, patience=self.patience, offer=offer)
-            for name, heard in self._heard.items()
+            name: standing(last_report, self.offers, now=now, timeouts=self.timeouts, offer=offer)
+            for name, last_report in self._heard.items()
         }
 
     def outcome(self, offer: int, *, now: float) -> PublicationOutcome:
         """What becomes of offer number `wanted`."""
-        return outcome(self.standings(now=now, offer=offer).values())
+        return outcome(self.sync_statuses(now=now, offer=offer).values())
 
     def refusals(self, offer: int, *, now: float) -> dict[str, str]:
         """Why gateways refused offer number `wanted`, by their names."""
-        standings = self.standings(now=now, offer=offer)
+        sync_statuses = self.sync_statuses(now=now, offer=offer)
         return {
-            name: self._heard[name].reason or "it did not say why"
-            for name, status in sorted(standings.items())
+            name: self._heard[name].reason or "no reason given"
+            for name, status in sorted(sync_statuses.items())
             if status is SyncStatus.REFUSED
         }
 
@@ -331,8 +331,8 @@ class AgentRegistry:
         """The last report of each that is connected."""
         return {
             name: self._reports[name]
-            for name, heard in self._heard.items()
-            if now <= heard.seen_at + self.patience.lost_after_s
+            for name, last_report in self._heard.items()
+            if now <= last_report.seen_at + self.timeouts.lost_after_s
         }
 
     def counts(self, *, now: float) -> Mapping[str, EnvoyCounts]:
@@ -344,28 +344,28 @@ class AgentRegistry:
 
     def states(self, *, now: float) -> tuple[GatewayState, ...]:
         """All of them, by name."""
-        standings = self.standings(now=now)
-        return tuple(self._state(name, standings[name], now) for name in sorted(standings))
+        sync_statuses = self.sync_statuses(now=now)
+        return tuple(self._state(name, sync_statuses[name], now) for name in sorted(sync_statuses))
 
-    def turns(self, *, now: float) -> list[SyncChange]:
+    def sync_changes(self, *, now: float) -> list[SyncChange]:
         """Who stands otherwise than when this was asked last; waiting is no news."""
         changes = []
         for name, state in ((state.name, state) for state in self.states(now=now)):
-            before = self._told.get(name)
+            before = self._last_statuses.get(name)
             if state.standing in {before, SyncStatus.WAITING}:
                 continue
-            self._told[name] = state.standing
+            self._last_statuses[name] = state.standing
             changes.append(SyncChange(name=name, before=before, now=state.standing, state=state))
         return changes
 
     def _state(self, name: str, stands: SyncStatus, now: float) -> GatewayState:
-        heard, report = self._heard[name], self._reports[name]
+        last_report, report = self._heard[name], self._reports[name]
         return GatewayState(
             name=name,
             standing=stands,
             version=report.in_force,
-            behind_s=round(behind_s(heard, self.offers, now=now), 3),
-            seen_s=round(max(now - heard.seen_at, 0.0), 3),
+            behind_s=round(behind_s(last_report, self.offers, now=now), 3),
+            seen_s=round(max(now - last_report.seen_at, 0.0), 3),
             ready=report.ready and stands is not SyncStatus.LOST,
             restarts=report.restarts,
             reason=report.reason if stands is SyncStatus.REFUSED else report.problem,
@@ -383,17 +383,17 @@ _REASONS: Final = {
 }
 
 
-def event_of(turn: SyncChange, *, timestamp: float) -> Event:
+def event_of(change: SyncChange, *, timestamp: float) -> Event:
     """What is written when a gateway stands otherwise than before."""
-    state = turn.state
+    state = change.state
     return Event(
         at=timestamp,
         endpoint="",
         kind="gateway",
-        reason=_REASONS[turn.now],
-        message=f"gateway '{turn.name}' {_text(turn)}",
+        reason=_REASONS[change.now],
+        message=f"gateway '{change.name}' {_text(change)}",
         data={
-            "gateway": turn.name,
+            "gateway": change.name,
             "version": state.version,
             "behind_s": state.behind_s,
             "seen_s": state.seen_s,
@@ -401,15 +401,15 @@ def event_of(turn: SyncChange, *, timestamp: float) -> Event:
     )
 
 
-def _text(turn: SyncChange) -> str:
-    state = turn.state
-    match turn.now:
-        case SyncStatus.CURRENT if turn.before is None:
+def _text(change: SyncChange) -> str:
+    state = change.state
+    match change.now:
+        case SyncStatus.CURRENT if change.before is None:
             return f"is connected and serves version {state.version}"
         case SyncStatus.CURRENT:
             return f"has caught up: it serves version {state.version}"
         case SyncStatus.WAITING:
-            return "takes the newest version"
+            return "applies the newest version"
         case SyncStatus.REFUSED:
             return f"refused the newest version and serves {state.version}: {state.reason}"
         case SyncStatus.BEHIND:
@@ -420,11 +420,11 @@ def _text(turn: SyncChange) -> str:
             )
         case SyncStatus.LOST:
             return (
-                f"was not heard for {state.seen_s:.0f} s; it served version "
+                f"has not reported for {state.seen_s:.0f} s; it served version "
                 f"{state.version or 'nothing'}, and may go on"
             )
         case _:
-            assert_never(turn.now)
+            assert_never(change.now)
 
 
 def families(states: Sequence[GatewayState]) -> list[Family]:
@@ -437,12 +437,12 @@ def families(states: Sequence[GatewayState]) -> list[Family]:
         behind_s.append((labels, state.behind_s))
         seen_s.append((labels, state.seen_s))
     return [
-        gauge("headrace_gateway_connected", "1 while the gateway's agent is heard.", connected),
+        gauge("headrace_gateway_connected", "1 while the gateway's agent reports.", connected),
         gauge("headrace_gateway_ready", "1 while the gateway serves.", ready),
         gauge(
             "headrace_gateway_behind_seconds",
             "For how long there has been something newer than what is in force there.",
             behind_s,
         ),
-        gauge("headrace_gateway_seen_seconds", "How long ago the gateway was heard last.", seen_s),
+        gauge("headrace_gateway_seen_seconds", "Seconds since the gateway's last report.", seen_s),
     ]

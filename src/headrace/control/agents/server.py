@@ -19,7 +19,7 @@ from headrace.control.agents.messages import (
     Refused,
     decode_poll,
     decode_report,
-    encode_told,
+    encode_instructions,
 )
 from headrace.control.agents.tls import (
     MutualTls,
@@ -27,7 +27,7 @@ from headrace.control.agents.tls import (
     agent_name,
     expires_at,
     fingerprint_of,
-    may_speak_for,
+    may_report_for,
 )
 from headrace.control.asgi.guards import App, Receive, Scope, Send, read_body, respond, until_left
 from headrace.control.base.agents_settings import AgentsSettings
@@ -64,9 +64,9 @@ class AgentsApp:
 
     fleet: GatewayFleet
     settings: AgentsSettings
-    otherwise: App
+    fallback: App
     wake: Callable[[str, int], None]
-    has_orders: Callable[[], bool]
+    has_desired_state: Callable[[], bool]
     revoked: RevokedAgents = field(default_factory=RevokedAgents)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -88,7 +88,7 @@ class AgentsApp:
                 case method, _ if path.startswith(f"{FORWARD_PATH}/") and method in _FORWARDED:
                     raw: bytes = scope["raw_path"].removeprefix(FORWARD_PATH.encode())
                     caller = {"path": path.removeprefix(FORWARD_PATH), "raw_path": raw}
-                    await self.otherwise({**scope, **caller}, receive, send)
+                    await self.fallback({**scope, **caller}, receive, send)
                 case _:
                     raise NotFoundError(f"there is no {path[:100]} for agents")
         except HeadraceError as error:
@@ -101,12 +101,13 @@ class AgentsApp:
 
     def _check(self, name: str, fingerprint: str) -> None:
         if not name:
-            raise PermissionDeniedError("the certificate names nobody, or has expired")
+            raise PermissionDeniedError("the certificate has no subject name, or it has expired")
         if self.revoked.has(fingerprint):
             raise _revoked(fingerprint)
         if not self.settings.allows(name):
             raise PermissionDeniedError(
-                f"gateway '{name}' may not come: start the control plane with --agents-allow {name}"
+                f"gateway '{name}' is not allowed: start the control plane with "
+                f"--agents-allow {name}"
             )
 
     async def _poll(self, fingerprint: str, receive: Receive, send: Send) -> None:
@@ -114,7 +115,7 @@ class AgentsApp:
         wait_s = min(max(poll.wait_s, 0.0), LONGEST_WAIT_S)
         async with asyncio.TaskGroup() as group:
             answer = group.create_task(
-                self.fleet.poll(poll, wait_s=wait_s, has_orders=self.has_orders)
+                self.fleet.poll(poll, wait_s=wait_s, has_desired_state=self.has_desired_state)
             )
             left = group.create_task(until_left(receive))
             revoked = group.create_task(self.revoked.wait_for(fingerprint))
@@ -126,17 +127,19 @@ class AgentsApp:
             raise _revoked(fingerprint)
         if not answer.cancelled():
             ask, bundle = answer.result()
-            await respond(send, _OK, _JSON, encode_told(__version__, ask=ask, bundle=bundle))
+            await respond(
+                send, _OK, _JSON, encode_instructions(__version__, ask=ask, bundle=bundle)
+            )
 
     async def _report(self, name: str, receive: Receive, send: Send) -> None:
         data = await _body(receive, MAX_REPORT_BYTES)
         is_large = len(data) > _MOST_BYTES_AT_ONCE
         report = await asyncio.to_thread(decode_report, data) if is_large else decode_report(data)
-        if not may_speak_for(name, report.name):
+        if not may_report_for(name, report.name):
             raise PermissionDeniedError(
                 f"the certificate is for '{name}', which may not report for '{report.name[:100]}'"
             )
-        for endpoint, held in self.fleet.hear(report).items():
+        for endpoint, held in self.fleet.take_report(report).items():
             self.wake(endpoint, held)
         await respond(send, _OK, _JSON, b"{}")
 
@@ -196,8 +199,8 @@ def _agent_protocol() -> "type[BoundedProtocol]":
 
 def _revoked(fingerprint: str) -> PermissionDeniedError:
     return PermissionDeniedError(
-        f"the certificate with SHA-256 fingerprint {fingerprint} was revoked: get another one, or "
-        "take it out of the control plane's list (--agents-revoked)"
+        f"the certificate with SHA-256 fingerprint {fingerprint} was revoked: issue another "
+        "one, or remove it from the control plane's list (--agents-revoked)"
     )
 
 

@@ -31,7 +31,7 @@ PAIR: Final = "agents"
 """What this side's certificate is called among the others."""
 AUTHORITIES: Final = "agents-authorities"
 _LOG: Final = logging.getLogger("headrace.control")
-_LOOK_S: Final = 0.5
+_POLL_INTERVAL_S: Final = 0.5
 _MOST_BYTES: Final = 16 << 20
 _FINGERPRINT: Final = re.compile(r"[0-9a-f]{64}")
 _PREFIX: Final = re.compile(r"^sha-?256( fingerprint)?\s*[=:]\s*", re.IGNORECASE)
@@ -142,7 +142,7 @@ def name_in(pem: bytes) -> str:
     return agent_name({"subject": subject, "subjectAltName": alternatives})
 
 
-def may_speak_for(certificate: str, name: str) -> bool:
+def may_report_for(certificate: str, name: str) -> bool:
     """Whether whom a certificate names may report as `name`.
 
     That is itself, or one of several with the same certificate, as pods of one Deployment have it.
@@ -193,7 +193,7 @@ class RevokedAgents:
     path: Path | None = None
     fingerprints: frozenset[str] = frozenset()
     problem: str = ""
-    _news: ChangeSignal = field(default_factory=ChangeSignal)
+    _changes: ChangeSignal = field(default_factory=ChangeSignal)
     _mark: Mark | None = None
 
     def open(self) -> None:
@@ -213,19 +213,19 @@ class RevokedAgents:
     async def wait_for(self, fingerprint: str) -> None:
         """Return when that certificate is believed no more."""
         while not self.has(fingerprint):
-            await self._news.next.wait()
+            await self._changes.next.wait()
 
     async def run(self) -> None:
         """Look at the file until cancelled."""
         while self.path is not None:
-            await asyncio.sleep(_LOOK_S)
-            fingerprints = await asyncio.to_thread(self.look)
+            await asyncio.sleep(_POLL_INTERVAL_S)
+            fingerprints = await asyncio.to_thread(self.poll)
             if fingerprints is not None:
                 self.take(fingerprints)
 
-    def look(self) -> frozenset[str] | None:
+    def poll(self) -> frozenset[str] | None:
         """What the file says, if it is another one than at the last look. Blocking."""
-        assert self.path is not None, "there is something to look at"
+        assert self.path is not None, "the file must be readable"
         mark = mark_of((self.path,))
         if mark == self._mark:
             return None
@@ -244,7 +244,7 @@ class RevokedAgents:
         extra = {"revoked": len(fingerprints)}
         _LOG.info("the list of revoked gateways is another", extra=extra)
         self.fingerprints = fingerprints
-        self._news.note()
+        self._changes.notify()
 
 
 def _read(path: Path) -> frozenset[str]:

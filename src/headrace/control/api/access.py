@@ -57,15 +57,17 @@ class UserChange(RequestBody):
     grant: Roles = Field(default=(), description="Roles to give.")
     revoke: Roles = Field(default=(), description="Roles to take.")
     disabled: bool | None = Field(
-        default=None, description="True keeps all sessions and tokens out; null leaves it."
+        default=None, description="True rejects all sessions and tokens; null changes nothing."
     )
 
 
-class NewTokenWish(RequestBody):
+class NewTokenRequest(RequestBody):
     """For whom a token is to be made."""
 
-    owner: str = Field(pattern=_NAME_PATTERN, description="The service account; made if need be.")
-    roles: Roles = Field(default=(), description="Of an account that is not there yet.")
+    owner: str = Field(
+        pattern=_NAME_PATTERN, description="The service account; created if it does not exist."
+    )
+    roles: Roles = Field(default=(), description="Roles of a new account.")
     expires_in_s: Lifetime = LIFETIME_S
 
 
@@ -101,7 +103,7 @@ class TokenView:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MadeToken:
+class CreatedToken:
     """A token that was just made; `token` is shown this once."""
 
     id: str
@@ -227,19 +229,19 @@ def _add_tokens(api: FastAPI, plane: ControlPlane, people: People) -> None:
     @route(
         api,
         "POST /api/v1/tokens",
-        MadeToken,
+        CreatedToken,
         {"id": "k7m2p9x4w3ab", "owner": "ci", "expires": None, "token": "hrt_k7m2p9x4w3ab_..."},
         status=_CREATED,
     )
     async def create(
-        body: Annotated[NewTokenWish, Body(examples=[{"owner": "ci", "roles": ["operator"]}])],
+        body: Annotated[NewTokenRequest, Body(examples=[{"owner": "ci", "roles": ["operator"]}])],
         actor: Actor,
     ) -> Response:
         """Make a token for a service account; it is shown once."""
         created = await people.create_token(
             body.owner, roles=body.roles, expires_in_s=body.expires_in_s, actor=actor
         )
-        view = view_of(MadeToken, created.credential, token=created.text)
+        view = view_of(CreatedToken, created.credential, token=created.text)
         return answer(view, status=_CREATED, headers={"cache-control": "no-store"})
 
     @route(
@@ -298,8 +300,8 @@ _NO_CONTENT = 204
 _MAX_TEXT = 4096
 _REDIRECT = {_SEE_OTHER: {"description": "Where the browser goes next."}, **PROBLEMS}
 _MISSING = (
-    "there is no identity provider: `headrace up --oidc-issuer ...` names one; a token works "
-    "without it"
+    "no identity provider is configured: set `headrace up --oidc-issuer ...`, or log in with a "
+    "token"
 )
 
 
@@ -331,7 +333,7 @@ def add_login(api: FastAPI, access: AccessControl) -> None:
 
     @api.get(
         "/auth/callback",
-        summary="Take a browser back from the identity provider; open to everybody",
+        summary="Complete the login from the identity provider; needs no authentication",
         status_code=_SEE_OTHER,
         responses=_REDIRECT,
     )
@@ -377,7 +379,7 @@ def add_login(api: FastAPI, access: AccessControl) -> None:
     )
     async def logout(caller: WhoAsks) -> Response:
         if not caller.csrf_token:
-            message = "this is no session; `headrace tokens revoke` ends a token"
+            message = "the caller has no session; revoke a token with `headrace tokens revoke`"
             raise FailedPreconditionError(message)
         return _no_content(await access.token_login.end(caller))
 

@@ -181,7 +181,9 @@ def add_alerts(api: FastAPI, context: ServiceContext, telemetry: TelemetryServic
         if (new.ends is None) == (new.duration_s is None):
             raise InvalidArgumentError("a silence needs either 'ends' or 'duration_s'")
         if new.alert and new.alert not in {kind.name for kind in ALERTS}:
-            raise InvalidArgumentError(f"there is no alert '{new.alert}'; the docs list them")
+            raise InvalidArgumentError(
+                f"unknown alert '{new.alert}'; the documentation lists all alerts"
+            )
         if new.endpoint and new.stream:
             raise InvalidArgumentError("an alert is of an endpoint or of a stream, never of both")
         draft = Silence(

@@ -137,7 +137,7 @@ def route(
 
 PROBLEMS: Final[dict[int | str, Any]] = {
     "default": {
-        "description": "A problem document (RFC 9457); `code` is stable, `detail` is for people.",
+        "description": "A problem document (RFC 9457); `code` is stable, `detail` is readable.",
         "content": {
             PROBLEM_TYPE: {
                 "schema": {"$ref": "#/components/schemas/ProblemDocument"},
@@ -187,7 +187,7 @@ async def applied_answer(
             not_ready |= {f"stream '{name_}'": problem for name_, problem in problems}
         document["ready"] = observed.gateway.ready and not not_ready
         document["not_ready"] = not_ready
-    headers = {"etag": etag(plane.aims.generation(name))} if name else None
+    headers = {"etag": etag(plane.target_state.generation(name))} if name else None
     return answer(document, status=status, headers=headers)
 
 

@@ -104,7 +104,7 @@ def management_app(plane: ControlPlane, access: AccessControl) -> FastAPI:
 
 def _gatekeeper(app: App, plane: ControlPlane, access: AccessControl) -> App:
     return Gatekeeper(
-        app=app, authenticator=access.authenticator, model_facts=plane.orders.model_facts
+        app=app, authenticator=access.authenticator, model_facts=plane.desired_state.model_facts
     )
 
 

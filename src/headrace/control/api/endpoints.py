@@ -87,7 +87,7 @@ def conditions_of(
     else:
         state, name = rollout.state, f"rollout {rollout.id}"
         phase, text = _camel(state.phase), f"{name}: {state.reason}"
-        is_going, is_back = not state.phase.is_over, state.phase in _TAKEN_BACK
+        is_going, is_back = not state.phase.is_over, state.phase in _ROLLED_BACK
         message = text if state.reason else name
         add(kinds.PROGRESSING, phase, message, is_so=is_going, since=state.since)
         add(kinds.ROLLED_BACK, phase, text if is_back else "", is_so=is_back, since=state.since)
@@ -134,7 +134,7 @@ class ConditionLog:
         }
 
 
-_TAKEN_BACK: Final = frozenset({RolloutPhase.ROLLED_BACK, RolloutPhase.ABORTED})
+_ROLLED_BACK: Final = frozenset({RolloutPhase.ROLLED_BACK, RolloutPhase.ABORTED})
 _BY_WEIGHT: Final = ("RowsDiffer", "NotExamined", "Declared", "OneRequestAtATime", "Proven")
 """Reasons of `AnswersIndependent`, the one that says least first."""
 
@@ -236,11 +236,11 @@ def _precondition(
     ] = None,
     if_none_match: Annotated[
         str | None,
-        Header(max_length=_MAX_HEADER, description="`*`: only if there is none yet."),
+        Header(max_length=_MAX_HEADER, description="`*`: only if the endpoint does not exist."),
     ] = None,
 ) -> Precondition:
     if if_none_match is not None and (if_none_match.strip() != "*" or if_match is not None):
-        raise InvalidArgumentError("If-None-Match takes * only here, and no If-Match beside it")
+        raise InvalidArgumentError("If-None-Match accepts * only, and not together with If-Match")
     if if_none_match is not None:
         return Precondition(must_not_exist=True)
     if if_match is None:
@@ -250,7 +250,7 @@ def _precondition(
     matches = [_TAGS.fullmatch(tag) for tag in if_match.split(",")]
     numbers = [int(match[1]) for match in matches if match is not None]
     if len(numbers) != len(matches):
-        message = f'If-Match takes generations as "3", or *, not {if_match[:100]!r}'
+        message = f'If-Match accepts generations as "3", or *, not {if_match[:100]!r}'
         raise InvalidArgumentError(message)
     return Precondition(generations=tuple(numbers), must_exist=True)
 
@@ -352,10 +352,10 @@ def add_endpoints(api: FastAPI, plane: ControlPlane) -> None:
         wait_s: WaitS = 0.0,
     ) -> Response:
         """Want one endpoint as the body says; all others stay as they are."""
-        current = plane.aims.generation(name)
+        current = plane.target_state.generation(name)
         expected = precondition.expected(name, current)
         with precondition.held():
-            applied = await plane.orders.put_endpoint(
+            applied = await plane.desired_state.put_endpoint(
                 name, entry, expected=expected, caller=caller, cancel=left
             )
         status = 200 if current else _CREATED
@@ -371,9 +371,11 @@ def add_endpoints(api: FastAPI, plane: ControlPlane) -> None:
     )
     async def delete_endpoint(name: Name, caller: WhoAsks, precondition: IfMatch) -> Response:
         """Stop serving an endpoint."""
-        expected = precondition.expected(name, plane.aims.generation(name))
+        expected = precondition.expected(name, plane.target_state.generation(name))
         with precondition.held():
-            applied = await plane.orders.remove_endpoint(name, expected=expected, caller=caller)
+            applied = await plane.desired_state.remove_endpoint(
+                name, expected=expected, caller=caller
+            )
         return await applied_answer(plane, applied, caller=caller)
 
     _add_history(api, plane)
@@ -397,7 +399,7 @@ def _add_history(api: FastAPI, plane: ControlPlane) -> None:
         entries = await plane.store.history(name, limit=limit)
         if not entries:
             raise ModelNotFoundError(name)
-        current = plane.aims.generation(name)
+        current = plane.target_state.generation(name)
         events = await plane.store.events(endpoint=name, kind="rollout", limit=_EVENTS, newest=True)
         ends = ends_of(events)[::-1][:limit]
         generations = [_entry(e, current) for e in entries]
@@ -416,7 +418,7 @@ def _add_history(api: FastAPI, plane: ControlPlane) -> None:
         entry = await plane.store.generation(name, generation)
         if entry is None:
             raise NotFoundError(f"endpoint '{name}' has no generation {generation}")
-        return answer(_entry(entry, plane.aims.generation(name)))
+        return answer(_entry(entry, plane.target_state.generation(name)))
 
     @route(api, "POST /api/v1/endpoints/{name}/undo", AppliedView, examples.APPLIED)
     async def undo(
@@ -426,16 +428,16 @@ def _add_history(api: FastAPI, plane: ControlPlane) -> None:
         wait_s: WaitS = 0.0,
     ) -> Response:
         """Want an endpoint as it was in a former generation, at once."""
-        applied = await plane.orders.undo(name, generation=body.generation, caller=caller)
+        applied = await plane.desired_state.undo(name, generation=body.generation, caller=caller)
         return await applied_answer(plane, applied, caller=caller, wait_s=wait_s, name=name)
 
 
 def _view(plane: ControlPlane, log: ConditionLog, status: EndpointStatus) -> EndpointView:
-    record, now = plane.aims.rollouts.get(status.name), plane.clock.now()
+    record, now = plane.target_state.rollouts.get(status.name), plane.clock.now()
     return EndpointView(
         name=status.name,
-        generation=plane.aims.generation(status.name),
-        spec=redact(plane.aims.desired.entry(status.name)),
+        generation=plane.target_state.generation(status.name),
+        spec=redact(plane.target_state.desired.entry(status.name)),
         status=status,
         conditions=log.noted(status.name, conditions_of(status, record, now=now)),
         rollout=None if record is None else status_of(plane, record),

@@ -127,7 +127,7 @@ def add_events(api: FastAPI, plane: ControlPlane) -> None:
 
     @api.get(
         "/api/v1/watch",
-        summary="Events as they come, as server-sent events",
+        summary="Event stream, as server-sent events",
         response_class=StreamingResponse,
         responses={
             200: {
@@ -276,7 +276,7 @@ LogFormat = Literal["text", "json"]
 def add_logs(api: FastAPI, plane: ControlPlane) -> None:
     """Add the route of the logs."""
 
-    @api.get("/api/v1/logs", summary="What all processes say, in one stream")
+    @api.get("/api/v1/logs", summary="Merged log of all processes")
     async def logs(
         *,
         caller: WhoAsks,

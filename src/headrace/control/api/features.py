@@ -165,7 +165,7 @@ def add_drift(api: FastAPI, plane: ControlPlane) -> None:
             str,
             Query(
                 pattern=f"^$|{VERSION_PATTERN}",
-                description="Of this version; empty takes the one with most requests.",
+                description="The version; empty selects the one with the most requests.",
             ),
         ] = "",
     ) -> Response:
@@ -216,7 +216,7 @@ def add_drift(api: FastAPI, plane: ControlPlane) -> None:
 _BODY: Final[dict[str, Any]] = {
     "requestBody": {
         "required": True,
-        "description": "A sketch of the data, as `headrace drift reference` makes it.",
+        "description": "A summary of the data, from `headrace drift reference`.",
         "content": {"application/json": {"schema": {"type": "object"}}},
     }
 }

@@ -267,9 +267,9 @@ def add_history(api: FastAPI, plane: ControlPlane) -> None:
         """Requests, latency, batches and replicas of an endpoint over the last day."""
         if not caller.may(Role.VIEWER, endpoint):
             raise PermissionDeniedError(f"{caller.name} may not see the history of '{endpoint}'")
-        if plane.aims.effective.endpoint(endpoint) is None and not plane.telemetry.history.versions(
+        if plane.target_state.effective.endpoint(
             endpoint
-        ):
+        ) is None and not plane.telemetry.history.versions(endpoint):
             raise ModelNotFoundError(endpoint)
         if since_s > _DAY_S and plane.telemetry.prometheus is None:
             message = "since_s: more than a day is known with --prometheus-url only"
@@ -305,7 +305,7 @@ def add_history(api: FastAPI, plane: ControlPlane) -> None:
     ) -> Response:
         """All endpoints at a glance, by the page."""
         key, reverse = _sort_key(sort)
-        endpoints = _found(plane, caller, search)
+        endpoints = _matching(plane, caller, search)
         begin = (page - 1) * size
         if key is SortKey.NAME:
             # Only those of the page are looked at: this one is fast however many there are.
@@ -379,14 +379,14 @@ def _sort_key(sort: str) -> tuple[SortKey, bool]:
         return SortKey(name), sort != name
     except ValueError:
         allowed = ", ".join(SortKey)
-        raise InvalidArgumentError(f"sort: {sort!r} is none of {allowed}") from None
+        raise InvalidArgumentError(f"sort: {sort!r} is unknown; use one of {allowed}") from None
 
 
-def _found(plane: ControlPlane, caller: Caller, search: str) -> list[DesiredEndpoint]:
+def _matching(plane: ControlPlane, caller: Caller, search: str) -> list[DesiredEndpoint]:
     visible, text = caller.endpoints(Role.VIEWER), search.strip().lower()
     return [
         endpoint
-        for endpoint in plane.aims.effective.endpoints
+        for endpoint in plane.target_state.effective.endpoints
         if (visible is None or endpoint.name in visible) and text in endpoint.name.lower()
     ]
 
@@ -405,7 +405,7 @@ async def _rows(plane: ControlPlane, endpoints: Sequence[DesiredEndpoint]) -> li
 
 
 def _phase(plane: ControlPlane, name: str) -> str | None:
-    record = plane.aims.rollouts.get(name)
+    record = plane.target_state.rollouts.get(name)
     if record is None or record.state.phase.is_over:
         return None
     return record.state.phase.value

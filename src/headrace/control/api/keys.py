@@ -38,7 +38,7 @@ _TEXT_PATTERN: Final = r"^[A-Za-z0-9_.-]{1,128}$"
 Scope = Annotated[str, Field(pattern=_SCOPE_PATTERN, examples=["infer:fraud"])]
 
 
-class NewKeyWish(RequestBody):
+class NewKeyRequest(RequestBody):
     """What key is to be made."""
 
     name: str = Field(
@@ -77,7 +77,7 @@ class KeyList:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MadeKey:
+class CreatedKey:
     """A key that was just made; `key` is shown this once."""
 
     id: str
@@ -115,21 +115,23 @@ def add_keys(api: FastAPI, plane: ControlPlane, keys: Keys) -> None:
         visible = [key for key in await keys.all() if _may(caller, Role.VIEWER, _scopes(key))]
         return answer(KeyList(keys=[_view(key, now) for key in visible]))
 
-    @route(api, "POST /api/v1/keys", MadeKey, _MADE, status=_CREATED)
+    @route(api, "POST /api/v1/keys", CreatedKey, _MADE, status=_CREATED)
     async def create(
-        body: Annotated[NewKeyWish, Body(examples=[{"name": "shop", "scopes": ["infer:fraud"]}])],
+        body: Annotated[
+            NewKeyRequest, Body(examples=[{"name": "shop", "scopes": ["infer:fraud"]}])
+        ],
         caller: WhoAsks,
         actor: Actor,
     ) -> Response:
         """Make an API key; it is shown once, and in force when this answers."""
         _require(caller, body.scopes)
-        tiers = [str(tier.get("name")) for tier in plane.aims.desired.spec.get("tiers", ())]
+        tiers = [str(tier.get("name")) for tier in plane.target_state.desired.spec.get("tiers", ())]
         if body.tier and body.tier not in tiers:
             there = f"there are: {', '.join(tiers)}" if tiers else "the spec's 'tiers' name none"
-            raise InvalidArgumentError(f"there is no tier '{body.tier}'; {there}")
+            raise InvalidArgumentError(f"unknown tier '{body.tier}'; {there}")
         grants = KeyGrants(scopes=body.scopes, tier=body.tier)
         created = await keys.create(body.name, grants, expires_in_s=body.expires_in_s, actor=actor)
-        view = MadeKey(
+        view = CreatedKey(
             id=created.credential.id,
             name=body.name,
             scopes=list(body.scopes),

@@ -169,7 +169,7 @@ class Uploads:
                     async with asyncio.timeout(self.silence_s):
                         chunk = await anext(chunks, None)
                 except TimeoutError:
-                    message = f"the upload said nothing for {self.silence_s:g} s; send it again"
+                    message = f"the upload sent no data for {self.silence_s:g} s; send it again"
                     raise DeadlineExceededError(message) from None
                 if chunk is None:
                     break
@@ -230,8 +230,8 @@ class Signed(RequestBody):
 
     key: str = Field(pattern=_BASE64, max_length=64, description="The public key.")
     signature: str = Field(pattern=_BASE64, max_length=128, description="Its signature.")
-    at: float = Field(default=0.0, ge=0, description="When, in seconds since 1970; not proved.")
-    by: str = Field(default="", max_length=256, description="By whom; not proved.")
+    at: float = Field(default=0.0, ge=0, description="When, in seconds since 1970; not verified.")
+    by: str = Field(default="", max_length=256, description="Author; not verified.")
 
 
 def add_models(api: FastAPI, plane: ControlPlane) -> None:
@@ -241,8 +241,8 @@ def add_models(api: FastAPI, plane: ControlPlane) -> None:
     uploads = Uploads(
         registry=plane.registry,
         directory=plane.home.root / "artifacts" / "tmp",
-        allow_code=plane.orders.allow_code,
-        work=plane.orders.work,
+        allow_code=plane.desired_state.allow_code,
+        work=plane.desired_state.work,
     )
 
     @route(
@@ -281,7 +281,7 @@ def add_models(api: FastAPI, plane: ControlPlane) -> None:
             str,
             Query(
                 max_length=_MAX_TEXT,
-                description="What to keep beside the version: a JSON object of texts.",
+                description="Metadata stored with the version: a JSON object of strings.",
                 examples=['{"run": "2025-11-24"}'],
             ),
         ] = "",
@@ -303,7 +303,9 @@ def add_models(api: FastAPI, plane: ControlPlane) -> None:
         version = await uploads.take(
             target, _chunks(request), left=lambda: caller_leaves(request.receive)
         )
-        await plane.note("model.push", version.reference, after=_told(version), actor=caller.name)
+        await plane.note(
+            "model.push", version.reference, after=_audit_facts(version), actor=caller.name
+        )
         location = f"/api/v1/models/{version.name}/versions/{version.version}"
         document = await asyncio.to_thread(plane.registry.document, version)
         return answer(document, status=_CREATED, headers={"location": location})
@@ -336,7 +338,7 @@ def _add_reading(api: FastAPI, plane: ControlPlane) -> None:
         """All model versions."""
         listing = await asyncio.to_thread(_listed, plane, None)
         names = {version["name"] for version in listing["models"]}
-        readable = await asyncio.to_thread(plane.orders.readable_models, caller, names)
+        readable = await asyncio.to_thread(plane.desired_state.readable_models, caller, names)
         listing["models"] = [
             version for version in listing["models"] if version["name"] in readable
         ]
@@ -353,7 +355,7 @@ def _add_reading(api: FastAPI, plane: ControlPlane) -> None:
         if not listing["models"]:
             everything = await asyncio.to_thread(plane.registry.list)
             names = [version.name for version in everything]
-            readable = await asyncio.to_thread(plane.orders.readable_models, caller, names)
+            readable = await asyncio.to_thread(plane.desired_state.readable_models, caller, names)
             raise VersionNotFoundError(name, "", sorted(readable))
         return answer(listing)
 
@@ -368,10 +370,12 @@ def _add_changing(api: FastAPI, plane: ControlPlane) -> None:
     async def remove(name: ModelName, version: Version, actor: Actor) -> Response:
         """Remove a version; refused while an endpoint uses it."""
         removed = await asyncio.to_thread(
-            plane.registry.remove, name, version, plane.orders.in_use()
+            plane.registry.remove, name, version, plane.desired_state.in_use()
         )
         plane.telemetry.drift.files.forget_reference(removed.reference)
-        await plane.note("model.remove", removed.reference, before=_told(removed), actor=actor)
+        await plane.note(
+            "model.remove", removed.reference, before=_audit_facts(removed), actor=actor
+        )
         return answer(await asyncio.to_thread(plane.registry.document, removed))
 
     @route(
@@ -402,7 +406,8 @@ def _add_changing(api: FastAPI, plane: ControlPlane) -> None:
         grace_s: Annotated[
             float,
             Query(
-                ge=3600, description="How long a shared store keeps content after its last push."
+                ge=3600,
+                description="Minimum age of unused content in a shared store since its last push.",
             ),
         ] = GRACE_S,
     ) -> Response:
@@ -423,7 +428,7 @@ def _shown(plane: ControlPlane, reference: str) -> dict[str, Any]:
     return plane.registry.document(plane.registry.get(reference))
 
 
-def _told(version: ModelVersion) -> dict[str, Any]:
+def _audit_facts(version: ModelVersion) -> dict[str, Any]:
     """What the trail says about a version."""
     return {
         "digest": version.digest,

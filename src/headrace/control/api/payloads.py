@@ -139,7 +139,7 @@ def add_payloads(api: FastAPI, plane: ControlPlane) -> None:
     @route(api, "GET /api/v1/endpoints/{name}/payloads", PayloadLogView, _LOG_EXAMPLE)
     async def payloads(name: Name) -> Response:
         """The files of an endpoint's payload log."""
-        endpoint = plane.aims.desired.endpoint(name)
+        endpoint = plane.target_state.desired.endpoint(name)
         if endpoint is None:
             raise ModelNotFoundError(name, "")
         files = await asyncio.to_thread(list_files, plane.home.payloads / name)
@@ -170,7 +170,7 @@ def add_payloads(api: FastAPI, plane: ControlPlane) -> None:
         request_id: Annotated[str, Query(max_length=1024)] = "",
     ) -> Response:
         """The newest requests and answers of an endpoint's payload log."""
-        if plane.aims.desired.endpoint(name) is None:
+        if plane.target_state.desired.endpoint(name) is None:
             raise ModelNotFoundError(name, "")
         check_pyarrow()
         directory = plane.home.payloads / name

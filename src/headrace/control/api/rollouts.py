@@ -48,15 +48,15 @@ class StartRollout(RequestBody):
     version: str = Field(
         default="",
         pattern=f"^$|{VERSION_PATTERN}",
-        description="Of the model that is served now; beside `upstream`: what to call it here.",
+        description="The version of the served model; with `upstream`, its name here.",
     )
     upstream: dict[str, Any] | None = Field(
         default=None, description="A server that someone else runs, as in the spec."
     )
     rollout: dict[str, Any] | None = Field(
         default=None,
-        description="How, as under `rollout` in the spec; null takes the endpoint's own, or a "
-        "canary.",
+        description="Rollout settings, as `rollout` in the spec; null selects the "
+        "endpoint's own settings, or a canary.",
     )
     allow_code: bool = Field(
         default=False,
@@ -137,7 +137,7 @@ def add_rollouts(api: FastAPI, plane: ControlPlane) -> None:
         left: Left,
     ) -> Response:
         """Let another version take over, step by step."""
-        record = await plane.orders.start_rollout(
+        record = await plane.desired_state.start_rollout(
             name,
             model=body.model,
             version=body.version,
@@ -153,12 +153,12 @@ def add_rollouts(api: FastAPI, plane: ControlPlane) -> None:
     @route(api, "GET /api/v1/endpoints/{name}/rollout", RolloutStatus, examples.ROLLOUT)
     async def newest(name: Name) -> Response:
         """The newest rollout of an endpoint."""
-        record = plane.aims.rollouts.get(name)
-        if record is None and plane.aims.desired.endpoint(name) is None:
+        record = plane.target_state.rollouts.get(name)
+        if record is None and plane.target_state.desired.endpoint(name) is None:
             raise ModelNotFoundError(name)
         if record is None:
             message = (
-                f"endpoint '{name}' never had a rollout; `headrace rollout start {name}` begins one"
+                f"endpoint '{name}' has no rollout; start one with `headrace rollout start {name}`"
             )
             raise NotFoundError(message)
         return answer(status_of(plane, record))
@@ -186,7 +186,7 @@ def add_rollouts(api: FastAPI, plane: ControlPlane) -> None:
     ) -> Response:
         """Rollouts, the newest first."""
         if active:
-            under_way = plane.aims.active()
+            under_way = plane.target_state.active()
             records = [record for record in under_way if endpoint in {"", record.endpoint}][:limit]
         else:
             records = await _stored(plane, caller, endpoint, limit)
@@ -221,9 +221,9 @@ async def _stored(
 async def _shown_to(caller: Caller, plane: ControlPlane, rollout_id: str) -> RolloutRecord:
     """The rollout of this id, if the caller may see it."""
     # Whoever waits for one asks every second, so memory comes first.
-    newest = plane.aims.rollouts.values()
+    newest = plane.target_state.rollouts.values()
     record = next((record for record in newest if record.id == rollout_id), None)
     record = record or await plane.store.rollout(rollout_id)
     if record is None or not caller.may(Role.VIEWER, record.endpoint):
-        raise NotFoundError(f"there is no rollout {rollout_id}")
+        raise NotFoundError(f"unknown rollout {rollout_id}")
     return record

@@ -43,8 +43,8 @@ Names = Annotated[
 Full = Annotated[
     bool,
     Query(
-        description="Whether to tell every bucket of every histogram, KServe's metrics and all of "
-        "Envoy's: five times as much."
+        description="Include every bucket of every histogram, KServe's metrics and all of Envoy's: "
+        "five times the size."
     ),
 ]
 
@@ -157,8 +157,8 @@ def add_state(api: FastAPI, plane: ControlPlane) -> None:
     @route(api, "GET /api/v1/spec", example={"generation": 12, "spec": examples.SPEC})
     async def spec(caller: WhoAsks) -> dict[str, Any]:
         """The spec as it was applied, and its generation."""
-        document = redact(spec_seen_by(caller, plane.aims.desired.spec))
-        return {"generation": plane.aims.desired.generation, "spec": document}
+        document = redact(spec_seen_by(caller, plane.target_state.desired.spec))
+        return {"generation": plane.target_state.desired.generation, "spec": document}
 
     @route(api, "GET /api/v1/schema")
     async def schema() -> dict[str, Any]:
@@ -182,7 +182,7 @@ def add_state(api: FastAPI, plane: ControlPlane) -> None:
         ] = [],  # noqa: B006  # FastAPI copies it
     ) -> Response:
         """Want what the spec says, and nothing else."""
-        applied = await plane.orders.apply(
+        applied = await plane.desired_state.apply(
             document, caller=caller, expected=_generations(expected), cancel=left
         )
         return await applied_answer(plane, applied, caller=caller, wait_s=wait_s)
@@ -190,7 +190,7 @@ def add_state(api: FastAPI, plane: ControlPlane) -> None:
     @route(api, "POST /api/v1/diff", Diff, examples.DIFF)
     async def diff(document: Document, caller: WhoAsks, left: Left) -> Response:
         """What an apply would change; nothing is served differently."""
-        difference = await plane.orders.diff(document, caller=caller, cancel=left)
+        difference = await plane.desired_state.diff(document, caller=caller, cancel=left)
         return answer(diff_seen_by(caller, difference))
 
     @route(api, "POST /api/v1/stop", status=202)

@@ -67,7 +67,7 @@ def add_repository(api: FastAPI, plane: ControlPlane) -> None:
         only_ready = decode_index_request(await request.body())
         entries = await asyncio.to_thread(index, plane)
         names = await asyncio.to_thread(
-            plane.orders.readable_models, caller, {row.name for row in entries}
+            plane.desired_state.readable_models, caller, {row.name for row in entries}
         )
         visible = (row for row in entries if row.name in names)
         return answer(repository_index(visible, ready=only_ready))
@@ -108,7 +108,7 @@ def index(plane: ControlPlane) -> list[IndexEntry]:
 
 def _served(plane: ControlPlane) -> Iterator[IndexEntry]:
     observed = plane.reconciling.reconciler.observed()
-    for endpoint in plane.aims.effective.endpoints:
+    for endpoint in plane.target_state.effective.endpoints:
         for arm in endpoint.arms:
             replicas = [r for r in observed.replicas.values() if r.revision_id == arm.revision.id]
             reasons = "; ".join(dict.fromkeys(r.reason for r in replicas if r.reason))
@@ -138,18 +138,18 @@ async def load(
             "`headrace models push`, and set what it needs in the spec file"
         )
         raise UnsupportedError(message)
-    await plane.orders.load(name, caller=caller, cancel=cancel)
+    await plane.desired_state.load(name, caller=caller, cancel=cancel)
     status = await plane.wait_ready(_LOAD_TIMEOUT_S, name=name)
     endpoint = next((e for e in status.endpoints if e.name == name), None)
     if endpoint is None or not endpoint.ready:
-        reason = "it was removed meanwhile" if endpoint is None else endpoint.message
+        reason = "it was removed during the load" if endpoint is None else endpoint.message
         raise FailedPreconditionError(f"failed to load '{name}', {reason}")
 
 
 async def unload(plane: ControlPlane, name: str, body: bytes, *, caller: Caller) -> None:
     """Stop serving `name`."""
     _decode(body)
-    await plane.orders.remove_endpoint(check_name(name), caller=caller)
+    await plane.desired_state.remove_endpoint(check_name(name), caller=caller)
 
 
 def _decode(body: bytes) -> LoadRequest:

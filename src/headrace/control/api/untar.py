@@ -154,7 +154,7 @@ def _member(header: bytes, kind: bytes, size: int, extended: dict[str, str]) -> 
         kind = b"5"  # as the oldest tars write directories
     if "size" in extended:
         if not extended["size"].isascii() or not extended["size"].isdigit():
-            raise _broken("a size is no number")
+            raise _broken("a size is not a number")
         size = int(extended["size"][:20])
     mode = _number(header[100:108])
     if mode & _SPECIAL_MODE and kind != b"5":
@@ -261,7 +261,7 @@ def _decoded(data: bytes) -> str:
     try:
         return data.decode()
     except UnicodeDecodeError:
-        raise _broken(f"a name is no UTF-8 ({data[:40]!r})") from None
+        raise _broken(f"a name is not UTF-8 ({data[:40]!r})") from None
 
 
 def _refused(name: str, what: str) -> InvalidArgumentError:
@@ -270,7 +270,7 @@ def _refused(name: str, what: str) -> InvalidArgumentError:
 
 
 def _broken(why: str) -> InvalidArgumentError:
-    return InvalidArgumentError(f"this is no whole tar archive: {why}")
+    return InvalidArgumentError(f"invalid tar archive: {why}")
 
 
 def _shown(name: str) -> str:

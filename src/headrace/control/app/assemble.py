@@ -139,7 +139,7 @@ def assemble(
         opened.callback(store.close)
         admin_tls = _admin_tls(settings, home, certificates)
         sandbox = Sandbox(
-            hide=(home.root, socket_dir), reports=home.records, abilities=probe.result
+            hide=(home.root, socket_dir), reports=home.records, kernel_features=probe.result
         )
         sandbox.environment.withhold(document or {})
         inspect = SandboxedInspector(sandbox)
@@ -173,7 +173,7 @@ def assemble(
                 addresses=tuple(filter(None, (own_limits, gateway_spec.limits_listen))),
                 secured=None if listening is None else listening.limits,
             )
-        keeper = make_gateway(
+        gateway_supervisor = make_gateway(
             mode,
             listening,
             settings=gateway,
@@ -197,8 +197,8 @@ def assemble(
         local = Reconciler(
             driver=driver,
             publication=RoutePublication(
-                publisher=keeper,
-                published=published_routes(keeper, home, adopted=record is not None),
+                publisher=gateway_supervisor,
+                published=published_routes(gateway_supervisor, home, adopted=record is not None),
             ),
             clock=clock,
             drain_timeout_s=settings.drain_timeout_s,
@@ -208,7 +208,7 @@ def assemble(
         reconciler: Reconciling = (
             local
             if membership is None
-            else membership.reconciler(keeper, clock, journal.write, faults)
+            else membership.reconciler(gateway_supervisor, clock, journal.write, faults)
         )
         context = ServiceContext(
             home=home,
@@ -223,7 +223,7 @@ def assemble(
         reconciling = ReconcileService(
             context,
             reconciler=reconciler,
-            keeper=keeper,
+            gateway_supervisor=gateway_supervisor,
             certificates=certificates,
             limits=limits,
             # The control plane has nothing to show who it is, and is asked for nothing there.
@@ -248,13 +248,13 @@ def assemble(
         # A driver that has to ask what was routed before it publishes, also if that is nothing.
         asks_first = reconciler.publication.published is None
         agents = make_agents_server(
-            keeper,
+            gateway_supervisor,
             listening,
             answers=partial(_gateway_answers, plane),
             wake=plane.scaling.scaler.wake,
-            has_orders=lambda: asks_first and plane.aims.desired.generation > 0,
+            has_desired_state=lambda: asks_first and plane.target_state.desired.generation > 0,
         )
-        opened.callback(plane.orders.work.close)
+        opened.callback(plane.desired_state.work.close)
         adopted = local.adopt() if membership is None else []
         return System(
             plane=plane,

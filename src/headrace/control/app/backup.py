@@ -60,7 +60,7 @@ _SQLITE_HEADER: Final = b"SQLite format 3\0"
 _SQLITE_BESIDE: Final = ("-wal", "-shm", "-journal")
 _SQLITE_WAIT_S: Final = 30.0
 
-Tell = Callable[[str, int, int], None]
+Progress = Callable[[str, int, int], None]
 """Hears what is done, how many bytes of it, and of how many."""
 
 
@@ -102,7 +102,7 @@ class Backup(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def write_backup(
-    home: Path, out: Path, *, state_url: str, payloads: bool, now: float, tell: Tell
+    home: Path, out: Path, *, state_url: str, payloads: bool, now: float, progress: Progress
 ) -> Backup:
     """Write a backup of `home` to `out`, whole or not at all, with mode 0600. Blocking.
 
@@ -128,7 +128,7 @@ def write_backup(
             with contextlib.suppress(FileNotFoundError):
                 shutil.copyfile(home / _AUDIT_END, copies / _AUDIT_END)
             if state is not None and state.exists():
-                tell("copying the state", 0, state.stat().st_size)
+                progress("copying the state", 0, state.stat().st_size)
                 _copy_database(state, copies / STATE_FILE)
 
         with Registry(home).snapshot(copy_state) as registry:
@@ -163,25 +163,25 @@ def write_backup(
                 outside=tuple(sorted({*_outside_files(spec, home), *links})),
             )
             partial = copies / "backup.tar"
-            manifest, digest = _write_tar(partial, sources, manifest, tell)
+            manifest, digest = _write_tar(partial, sources, manifest, progress)
         _publish(partial, out)
     return Backup(path=str(out), size=out.stat().st_size, sha256=digest, manifest=manifest)
 
 
-def check_backup(path: Path, *, tell: Tell) -> Backup:
+def check_backup(path: Path, *, progress: Progress) -> Backup:
     """Read a backup file whole, and compare each file with the manifest. Blocking.
 
     Raises:
         NotFoundError: There is no such file.
         ArtifactCorruptError, InvalidArgumentError: It is damaged, altered, or no backup.
     """
-    manifest = _read_archive(path, None, tell)
+    manifest = _read_archive(path, None, progress)
     with path.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
     return Backup(path=str(path), size=_size_of(path), sha256=digest, manifest=manifest)
 
 
-def restore_backup(path: Path, home: Path, *, tell: Tell) -> BackupManifest:
+def restore_backup(path: Path, home: Path, *, progress: Progress) -> BackupManifest:
     """Make `home`, which is new or empty, of a backup file. Blocking.
 
     Every file is compared with the manifest before one of them is put into place.
@@ -207,10 +207,10 @@ def restore_backup(path: Path, home: Path, *, tell: Tell) -> BackupManifest:
         staging.mkdir(mode=0o700)
         (staging / _ROOT).mkdir()
     except OSError as error:
-        message = f"cannot make a home of {home}: {error.strerror or error}"
+        message = f"cannot create the home {home}: {error.strerror or error}"
         raise FailedPreconditionError(message) from error
     try:
-        manifest = _read_archive(path, staging, tell)
+        manifest = _read_archive(path, staging, progress)
         _set_modes(staging / _ROOT)
     except BaseException:
         shutil.rmtree(home if is_new else staging, ignore_errors=True)
@@ -225,7 +225,7 @@ def restore_backup(path: Path, home: Path, *, tell: Tell) -> BackupManifest:
 
 def _check_source(home: Path, out: Path) -> None:
     if not any((home / name).exists() for name in (STATE_FILE, "admin-token", "registry")):
-        raise NotFoundError(f"{home} is no home: `headrace up` makes one")
+        raise NotFoundError(f"{home} is not a Headrace home; `headrace up` creates one")
     owner = home.stat().st_uid
     if owner != os.geteuid():
         # SQLite would leave files there that the owner cannot write.
@@ -234,7 +234,7 @@ def _check_source(home: Path, out: Path) -> None:
     if out.resolve().is_relative_to(home):
         raise InvalidArgumentError(f"{out} lies in the home; write the backup elsewhere")
     if not out.parent.is_dir():
-        raise NotFoundError(f"there is no directory {out.parent} for the backup")
+        raise NotFoundError(f"the backup directory {out.parent} does not exist")
     if out.exists() or out.is_symlink():
         raise _exists(out)
 
@@ -364,7 +364,7 @@ class _Hashing:
 
 
 def _write_tar(
-    target: Path, sources: dict[str, Path], manifest: BackupManifest, tell: Tell
+    target: Path, sources: dict[str, Path], manifest: BackupManifest, progress: Progress
 ) -> tuple[BackupManifest, str]:
     """Write the archive; the manifest with all files, and the archive's SHA-256."""
     total = done = 0
@@ -390,7 +390,7 @@ def _write_tar(
                 digest = reading.digest.hexdigest()
                 files[member.name] = BackupFile(size=member.size, sha256=digest)
                 done += member.size
-                tell("writing the backup", done, total)
+                progress("writing the backup", done, total)
             manifest = msgspec.structs.replace(manifest, files=files)
             data = msgspec.json.format(msgspec.json.encode(manifest))
             member = tarfile.TarInfo(_MANIFEST)
@@ -405,11 +405,11 @@ def _write_tar(
 
 def _size_of(path: Path) -> int:
     if not path.is_file():
-        raise NotFoundError(f"there is no file {path}")
+        raise NotFoundError(f"file {path} does not exist")
     return path.stat().st_size
 
 
-def _read_archive(path: Path, target: Path | None, tell: Tell) -> BackupManifest:
+def _read_archive(path: Path, target: Path | None, progress: Progress) -> BackupManifest:
     """The manifest of a backup, after every file was compared with it.
 
     Args:
@@ -434,9 +434,15 @@ def _read_archive(path: Path, target: Path | None, tell: Tell) -> BackupManifest
                 else:
                     write_file(target.joinpath(*parts), reading, name=member.name)
                 files[name] = BackupFile(size=member.size, sha256=reading.digest.hexdigest())
-                tell("checking the backup" if target is None else "restoring", stream.tell(), size)
+                progress(
+                    "checking the backup" if target is None else "restoring",
+                    stream.tell(),
+                    size,
+                )
     except PayloadTooLargeError as error:  # a file that is larger than the archive
-        raise InvalidArgumentError(f"{path} is no whole tar archive: its end is missing") from error
+        raise InvalidArgumentError(
+            f"{path} is an incomplete tar archive: its end is missing"
+        ) from error
     return _checked_manifest(path, bytes(manifest), files)
 
 
@@ -450,7 +456,7 @@ def _checked_manifest(path: Path, data: bytes, files: dict[str, BackupFile]) -> 
     try:
         manifest = msgspec.json.decode(data, type=BackupManifest)
     except UNDECODABLE:
-        message = f"{path} is no backup of Headrace: it has no {_MANIFEST} that can be read"
+        message = f"{path} is not a Headrace backup: it has no readable {_MANIFEST}"
         raise InvalidArgumentError(message) from None
     if manifest.format != FORMAT:
         message = (
@@ -466,7 +472,7 @@ def _checked_manifest(path: Path, data: bytes, files: dict[str, BackupFile]) -> 
         inside = name.removeprefix(f"{_ROOT}/")
         is_own = any(inside == own or inside.startswith(f"{own}/") for own in _OF_THIS_HOME)
         if inside == name or is_own:
-            raise InvalidArgumentError(f"{path} is no backup of Headrace: it holds {name!r}")
+            raise InvalidArgumentError(f"{path} is not a Headrace backup: it contains {name!r}")
     return manifest
 
 

@@ -101,7 +101,7 @@ class ControlPlaneRun:
     system: System
     _failure: str = ""
     _was_ready: bool = False
-    _hurry: asyncio.Event = field(default_factory=asyncio.Event)
+    _stop_now: asyncio.Event = field(default_factory=asyncio.Event)
     _follower: LogFollower | None = None
 
     async def run(self) -> int:
@@ -113,7 +113,7 @@ class ControlPlaneRun:
             background = [group.create_task(self._copy_logs()), group.create_task(self._cut_logs())]
             await self._serve_until_stopped()
             if not self._failure or not self._serves_callers():
-                await self._end_everything()
+                await self._stop_services()
             for task in background:
                 task.cancel()
         self._copy_new()
@@ -132,7 +132,7 @@ class ControlPlaneRun:
         stop = self.system.plane.stop_requested
         if stop.is_set():
             _LOG.warning("second signal: ending at once", extra={"signal": signum.name})
-            self._hurry.set()
+            self._stop_now.set()
         else:
             _LOG.info("stopping", extra={"signal": signum.name})
             stop.set()
@@ -163,15 +163,15 @@ class ControlPlaneRun:
         async with asyncio.TaskGroup() as group:
             for service in system.serving:
                 group.create_task(service.run())
-            await system.plane.orders.start(system.document)
+            await system.plane.desired_state.start(system.document)
             for service in system.deciding:
                 group.create_task(service.run())
             # One turn of the loop starts the replicas; the API's imports come after that.
             await asyncio.sleep(0)
             group.create_task(system.server.run())
-            await self._tell_ready()
+            await self._notify_ready()
 
-    async def _tell_ready(self) -> None:
+    async def _notify_ready(self) -> None:
         status = await self.system.plane.wait_ready(_READY_TIMEOUT_S)
         reasons = "; ".join(f"{e.name}: {e.message}" for e in status.endpoints if not e.ready)
         self._was_ready = status.is_served or (
@@ -192,10 +192,10 @@ class ControlPlaneRun:
         """Whether there is something that a failure of the control plane must not take away."""
         return self._was_ready or self.system.found_running
 
-    async def _end_everything(self) -> None:
+    async def _stop_services(self) -> None:
         """Close the gateway's ports, let requests end, then end the replicas."""
         gentle = asyncio.create_task(self._drain(self.settings.drain_timeout_s))
-        hurry = asyncio.create_task(self._hurry.wait())
+        hurry = asyncio.create_task(self._stop_now.wait())
         await asyncio.wait({gentle, hurry}, return_when=asyncio.FIRST_COMPLETED)
         hurry.cancel()
         if not gentle.done():
@@ -209,7 +209,7 @@ class ControlPlaneRun:
 
     async def _drain(self, drain_s: float) -> None:
         streams = asyncio.create_task(self.system.plane.workloads.streams.stop(drain_s))
-        await self.system.plane.reconciling.keeper.stop(drain_s=drain_s)
+        await self.system.plane.reconciling.gateway_supervisor.stop(drain_s=drain_s)
         await self.system.driver.stop(drain_s=drain_s)
         await streams
 
@@ -240,8 +240,7 @@ async def _join(settings: ControlSettings) -> "ClusterMembership | None":
         return None
     if settings.driver != _KUBERNETES or settings.cluster is None:
         raise FailedPreconditionError(
-            f"there is no driver {settings.driver!r} of these settings: local, or kubernetes with "
-            "a namespace"
+            f"unknown driver {settings.driver!r}: use local, or kubernetes with a namespace"
         )
     from headrace.control.kubernetes.standby import stand_by  # noqa: PLC0415  # few have one
 
@@ -251,7 +250,7 @@ async def _join(settings: ControlSettings) -> "ClusterMembership | None":
         loop.add_signal_handler(signum, stopped.set)
     membership = await stand_by(settings, settings.cluster, stopped)
     if membership is None:
-        raise StoppedBeforeLeadingError("told to stop while standing by")
+        raise StoppedBeforeLeadingError("stopped while on standby")
     return membership
 
 

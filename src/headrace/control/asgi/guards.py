@@ -32,7 +32,7 @@ class Mistake(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class ProblemDocument(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A problem document; `code` is stable, `detail` is for people."""
+    """A problem document; `code` is stable, `detail` is readable."""
 
     type: str
     title: str
@@ -138,7 +138,7 @@ class HostGuard:
     def _refusal(self, scope: Scope, headers: dict[str, str]) -> tuple[int, str] | None:
         host = headers.get("host", "")
         if not is_allowed_host(host, self.allowed_hosts):
-            message = f"the Host header {host[:100]!r} is none of this server's names"
+            message = f"the Host header {host[:100]!r} is not an allowed host name of this server"
             return _MISDIRECTED, message
         origin = headers.get("origin")
         site = headers.get("sec-fetch-site", "none")

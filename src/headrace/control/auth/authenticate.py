@@ -113,7 +113,7 @@ _MOST: Final = 1000
 
 
 @dataclass(slots=True)
-class _Known:
+class _CachedCredential:
     credential: Credential
     principal: Principal | None
     read_at: float
@@ -126,7 +126,7 @@ class KnownCredentials:
 
     store: Store
     clock: Clock
-    _known: OrderedDict[str, _Known] = field(default_factory=OrderedDict)
+    _known: OrderedDict[str, _CachedCredential] = field(default_factory=OrderedDict)
 
     async def find(self, id_: str) -> tuple[Credential, Principal | None] | None:
         """The credential of this id and its owner; None if there is none.
@@ -142,7 +142,7 @@ class KnownCredentials:
             return await self._read(id_, now)
         except FailedPreconditionError as error:
             if cached is None or now - cached.read_at > OUTAGE_S:
-                message = f"cannot tell who asks: {error}"
+                message = f"cannot authenticate the caller: {error}"
                 raise UnavailableError(message) from error
             cached.retry_at = now + _RETRY_S
             return cached.credential, cached.principal
@@ -160,7 +160,7 @@ class KnownCredentials:
             self._known.pop(id_, None)
             return None
         principal = await self.store.principal(credential.owner)
-        self._known[id_] = _Known(credential, principal, now, now + FRESH_S)
+        self._known[id_] = _CachedCredential(credential, principal, now, now + FRESH_S)
         self._known.move_to_end(id_)
         while len(self._known) > _MOST:
             self._known.popitem(last=False)
@@ -170,8 +170,8 @@ class KnownCredentials:
 _LOG: Final = logging.getLogger("headrace.control")
 _BEARER: Final = "bearer"
 _WANTED: Final = (
-    "the management API wants a token: send `authorization: Bearer hrt_...`; on the machine itself "
-    "`headrace token show` has one"
+    "the management API requires a token: send `authorization: Bearer hrt_...`; on this "
+    "machine, `headrace token show` prints one"
 )
 
 
@@ -182,7 +182,7 @@ class Authenticator:
     store: Store
     clock: Clock
     rules: SessionRules = field(default_factory=SessionRules)
-    brake: LoginThrottle = field(default_factory=LoginThrottle)
+    throttle: LoginThrottle = field(default_factory=LoginThrottle)
     noted: Noted = field(default_factory=Noted)
     credentials: KnownCredentials = field(init=False)
 
@@ -232,7 +232,7 @@ class Authenticator:
             raise UnauthenticatedError("the token that this session began with is not valid now")
         expires = self.rules.renewed(credential, self.clock.now()) if renews else None
         if expires is not None:
-            with _quietly():
+            with _log_unavailable():
                 await self.store.renew_credential(credential.id, expires=expires)
             self.credentials.forget(credential.id)
         roles = [str(role) for role in credential.grants.get("roles", ())]
@@ -250,12 +250,12 @@ class Authenticator:
         id_, now = secret_id(PREFIXES[kind], text), self.clock.monotonic()
         entry = None if id_ is None else await self.credentials.find(id_)
         if entry is None or entry[0].kind is not kind:
-            raise await self._failed(network, network, f"there is no such {kind.value}")
+            raise await self._failed(network, network, f"unknown {kind.value}")
         credential, principal = entry
         key = f"{network} {credential.id}"
-        self._check_brake(key, now)
+        self._check_throttle(key, now)
         if not is_secret_of(credential, text):
-            raise await self._failed(key, network, f"there is no such {kind.value}")
+            raise await self._failed(key, network, f"unknown {kind.value}")
         if not credential.is_valid(self.clock.now()):
             word = "expired" if credential.revoked is None else "revoked"
             raise UnauthenticatedError(f"the {kind.value} is {word}; ask an admin for another")
@@ -263,16 +263,16 @@ class Authenticator:
             raise UnauthenticatedError(f"{credential.owner} is disabled; ask an admin")
         return credential, principal
 
-    def _check_brake(self, key: str, now: float) -> None:
-        wait_s = self.brake.wait_s(key, now)
+    def _check_throttle(self, key: str, now: float) -> None:
+        wait_s = self.throttle.wait_s(key, now)
         if wait_s > 0:
             raise OverloadedError("too many attempts have failed", retry_after_s=wait_s)
 
     async def _failed(self, key: str, network: str, reason: str) -> HeadraceError:
         """Count a failure; what the caller is told."""
         now = self.clock.monotonic()
-        self._check_brake(key, now)
-        if self.brake.fail(key, now):
+        self._check_throttle(key, now)
+        if self.throttle.fail(key, now):
             await self.note_failure(network, f"{reason} ({key.rpartition(' ')[2]})")
         return UnauthenticatedError(f"{reason}; `headrace token show` has the one of a home")
 
@@ -288,14 +288,14 @@ class Authenticator:
             object=network,
             after={"reason": reason},
         )
-        with _quietly():
+        with _log_unavailable():
             await self.store.add_changes([change])
 
 
 @contextmanager
-def _quietly() -> Iterator[None]:
+def _log_unavailable() -> Iterator[None]:
     """What is written in it no request may fail for."""
     try:
         yield
     except HeadraceError as error:
-        _LOG.warning("cannot write who came in", extra={"error": str(error)})
+        _LOG.warning("cannot record a login", extra={"error": str(error)})

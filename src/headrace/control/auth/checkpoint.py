@@ -35,7 +35,7 @@ class Checkpoints:
     store: Store
     path: Path
     every_s: float = EVERY_S
-    _told: Head | None = None
+    _noted_head: Head | None = None
 
     async def run(self) -> None:
         """Note until cancelled."""
@@ -54,10 +54,10 @@ class Checkpoints:
             return
         broken = await self.broken(before)
         if broken is not None:
-            if self._told != before:
+            if self._noted_head != before:
                 extra = {"entry": broken.id, "reason": broken.reason}
                 _LOG.error("the audit trail was changed", extra=extra)
-                self._told = before
+                self._noted_head = before
             return  # the old checkpoint is the evidence
         _file(self.path).save(head)
         _LOG.info("audit trail", extra={"entries": head.count, "head": head.hash})

@@ -209,7 +209,7 @@ CALLER: Final = "headrace.caller"
 UNATTENDED: Final = "headrace.unattended"
 """Where in an ASGI scope stands that nobody is there: such a request renews no session."""
 CSRF_HEADER: Final = "x-csrf-token"
-LOOK_AGAIN_S: Final = 5.0
+RECHECK_INTERVAL_S: Final = 5.0
 _SAFE: Final = frozenset({HTTPMethod.GET, HTTPMethod.HEAD, HTTPMethod.OPTIONS})
 _CHALLENGE: Final = b'Bearer realm="headrace"'
 _UNAUTHORIZED: Final = 401
@@ -229,7 +229,7 @@ class Gatekeeper:
     authenticator: Authenticator
     model_facts: Callable[[str], ModelFacts]
     rules: RuleBook = field(default_factory=RuleBook)
-    look_again_s: float = LOOK_AGAIN_S
+    recheck_interval_s: float = RECHECK_INTERVAL_S
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, or answer it."""
@@ -263,7 +263,7 @@ class Gatekeeper:
         answer = _Answer(send)
         serving = asyncio.ensure_future(self.app(scope, receive, answer.send))
         try:
-            while not (await asyncio.wait({serving}, timeout=self.look_again_s))[0]:
+            while not (await asyncio.wait({serving}, timeout=self.recheck_interval_s))[0]:
                 await self._checked(scope, rule_match, renews=False)
             await serving
         except HeadraceError:
@@ -358,6 +358,6 @@ def _missing(caller: Caller, rule_match: RuleMatch) -> str:
         Extent.MODEL: f":{ObjectKind.MODEL}/{rule_match.name}",
     }.get(rule_match.rule.extent, "")
     return (
-        f"{caller.name} has {has}, and this needs {role}{of}; an admin can give it with "
+        f"{caller.name} has {has}, but this needs {role}{of}; an admin can grant it with "
         f"`headrace users grant {caller.name} {role}{of}`"
     )

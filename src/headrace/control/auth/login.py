@@ -36,7 +36,7 @@ _MOST_TEXT: Final = 200
 _MOST_GROUPS: Final = 1000
 
 
-class _Away(msgspec.Struct, frozen=True):
+class _LoginState(msgspec.Struct, frozen=True):
     """What is in the cookie of a browser that was sent to the provider."""
 
     state: str
@@ -47,7 +47,7 @@ class _Away(msgspec.Struct, frozen=True):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sent:
+class Redirect:
     """Where a browser goes next, and the cookies that it gets."""
 
     location: str
@@ -70,7 +70,7 @@ class Login:
         """How long sessions live, and how their cookies look."""
         return self.authenticator.rules
 
-    async def begin(self, page: str) -> Sent:
+    async def begin(self, page: str) -> Redirect:
         """Send a browser to the provider.
 
         Args:
@@ -79,7 +79,7 @@ class Login:
         Raises:
             UnavailableError: The provider does not answer.
         """
-        away = _Away(
+        away = _LoginState(
             state=secrets.token_urlsafe(24),
             nonce=secrets.token_urlsafe(24),
             verifier=secrets.token_urlsafe(48),
@@ -91,9 +91,9 @@ class Login:
         )
         name = self.rules.login_cookie_name
         cookie = self.rules.set_cookie(name, self._signed(away), max_age_s=_LOGIN_S)
-        return Sent(location=url, cookies=(cookie,))
+        return Redirect(location=url, cookies=(cookie,))
 
-    async def finish(self, *, cookie: str, state: str, code: str, address: str) -> Sent:
+    async def finish(self, *, cookie: str, state: str, code: str, address: str) -> Redirect:
         """Take a browser back that the provider sent, with a new session.
 
         Raises:
@@ -116,7 +116,7 @@ class Login:
             rules.set_cookie(rules.cookie_name, session, max_age_s=rules.absolute_s),
             rules.set_cookie(rules.login_cookie_name, "", max_age_s=0),
         )
-        return Sent(location=away.page, cookies=cookies)
+        return Redirect(location=away.page, cookies=cookies)
 
     async def _let_in(self, name: str, roles: tuple[str, ...]) -> str:
         """What the cookie of a new session holds."""
@@ -128,7 +128,7 @@ class Login:
             raise PermissionDeniedError(f"{name} is a service account, and does not log in")
         if not roles and (principal is None or not principal.roles):
             message = (
-                f"{name} has no role here; an admin gives one with `headrace users add {name} "
+                f"{name} has no role here; an admin can grant one with `headrace users add {name} "
                 "--role viewer`"
             )
             raise PermissionDeniedError(message)
@@ -158,7 +158,9 @@ class Login:
         claim = self.settings.user_claim
         name = claims.get(claim)
         if not isinstance(name, str) or not name or len(name) > _MOST_TEXT or not _is_plain(name):
-            raise PermissionDeniedError(f"the identity provider says no {claim} that can be a name")
+            raise PermissionDeniedError(
+                f"the identity provider sends no {claim} that is a valid user name"
+            )
         if claim == "email" and claims.get("email_verified") is not True:
             raise PermissionDeniedError("the identity provider has not verified the address")
         return name
@@ -173,16 +175,16 @@ class Login:
         pairs = [_role_pair(text) for text in self.settings.roles]
         return tuple(dict.fromkeys(role for group, role in pairs if group in own_groups))
 
-    def _signed(self, away: _Away) -> str:
+    def _signed(self, away: _LoginState) -> str:
         data = base64.urlsafe_b64encode(msgspec.json.encode(away)).decode().rstrip("=")
         return f"{data}.{self._signature(data)}"
 
-    def _unsigned(self, cookie: str) -> _Away | None:
+    def _unsigned(self, cookie: str) -> _LoginState | None:
         data, _, signature = cookie.partition(".")
         if not hmac.compare_digest(self._signature(data).encode(), signature.encode()):
             return None
         text = base64.urlsafe_b64decode(data + "=" * (-len(data) % 4))
-        away = msgspec.json.decode(text, type=_Away)
+        away = msgspec.json.decode(text, type=_LoginState)
         return away if self.clock.now() < away.until else None
 
     def _signature(self, data: str) -> str:
@@ -226,7 +228,7 @@ def check_settings(settings: OidcSettings) -> None:
         raise InvalidArgumentError(message)
     if settings.client_secret and not is_reference(settings.client_secret):
         message = (
-            "the client secret is not given itself: name a variable as ${NAME}, or a file as "
+            "the client secret must not be literal: name a variable as ${NAME}, or a file as "
             "file:/PATH"
         )
         raise InvalidArgumentError(message)
@@ -258,4 +260,4 @@ def _is_plain(text: str) -> bool:
 def failed(error: str) -> HeadraceError:
     """What a browser is told that the provider sent back without a code."""
     code = error if error.isascii() and error.replace("_", "").isalnum() else "an error"
-    return PermissionDeniedError(f"the identity provider says: {code[:100]}")
+    return PermissionDeniedError(f"the identity provider reports: {code[:100]}")

@@ -37,7 +37,7 @@ class People:
             InvalidArgumentError: A role is none.
         """
         if await self.store.principal(name) is not None:
-            message = f"{name} is there already; `headrace users grant` gives more roles"
+            message = f"{name} exists already; add roles with `headrace users grant`"
             raise AlreadyExistsError(message)
         added = Principal(
             name=name,
@@ -66,7 +66,7 @@ class People:
         """
         before = await self.store.principal(name)
         if before is None:
-            raise NotFoundError(f"there is no user {name[:100]!r}; `headrace users list` has all")
+            raise NotFoundError(f"unknown user {name[:100]!r}; `headrace users list` lists them")
         taken = {str(parse_grant(role)) for role in revoke}
         granted = [*before.roles, *map(str, parse_grants(grant))]
         roles = tuple(dict.fromkeys(role for role in granted if role not in taken))
@@ -91,7 +91,7 @@ class People:
         account = await self.store.principal(owner)
         requested = tuple(map(str, parse_grants(roles)))
         if account is None and not requested:
-            message = f"there is no account {owner}; say with which role it is to be made"
+            message = f"account {owner} does not exist; give the roles to create it with"
             raise InvalidArgumentError(message)
         if account is None:
             await self.add(owner, requested, kind=SERVICE, actor=actor)
@@ -118,7 +118,7 @@ class People:
         store, now = self.store, self.clock.now()
         credential = await store.credential(id_)
         if credential is None or credential.kind not in _IS_TOKEN_KIND:
-            raise NotFoundError(f"there is no token {id_[:100]!r}; `headrace tokens list` has all")
+            raise NotFoundError(f"unknown token {id_[:100]!r}; `headrace tokens list` lists them")
         if credential.revoked is not None:
             return credential
         change = AuditEntry(
@@ -140,14 +140,14 @@ class People:
             actor=actor,
             action=action,
             object=after.name,
-            before=None if before is None else _told(before),
-            after=_told(after),
+            before=None if before is None else _audit_facts(before),
+            after=_audit_facts(after),
         )
         await self.store.save_principal(after, changes=[change])
         self.authenticator.credentials.forget()
 
 
-def _told(principal: Principal) -> dict[str, Any]:
+def _audit_facts(principal: Principal) -> dict[str, Any]:
     return {
         "kind": principal.kind,
         "roles": list(principal.roles),

@@ -28,7 +28,7 @@ _ALGORITHMS: Final = (
 _DISCOVERY: Final = "/.well-known/openid-configuration"
 _TIMEOUT_S: Final = 10.0
 _KEEP_S: Final = 3600.0
-_FETCH_AGAIN_S: Final = 30.0
+_REFETCH_INTERVAL_S: Final = 30.0
 _LEEWAY_S: Final = 60
 _MOST_BYTES: Final = 1 << 20
 _ENDPOINTS: Final = ("authorization_endpoint", "token_endpoint", "jwks_uri", "userinfo_endpoint")
@@ -58,8 +58,8 @@ class Provider:
     clock: Clock
     secret: Callable[[], str]
     transport: httpx.AsyncBaseTransport | None = None
-    _found: _Discovered | None = None
-    _found_at: float = field(default=0.0)
+    _configuration: _Discovered | None = None
+    _configuration_at: float = field(default=0.0)
     _keys: KeySet | None = None
     _keys_at: float = field(default=0.0)
 
@@ -104,14 +104,16 @@ class Provider:
                 await self._get(configuration.userinfo_endpoint, headers), Claims, "its user"
             )
             if more.get("sub") != claims["sub"]:
-                raise PermissionDeniedError("the identity provider speaks of somebody else")
+                raise PermissionDeniedError(
+                    "the identity provider's user info is about another subject"
+                )
             claims = {**more, **claims}
         return claims
 
     async def _discovered(self) -> _Discovered:
         now = self.clock.monotonic()
-        if self._found is not None and now - self._found_at < _KEEP_S:
-            return self._found
+        if self._configuration is not None and now - self._configuration_at < _KEEP_S:
+            return self._configuration
         url = f"{self.settings.issuer.rstrip('/')}{_DISCOVERY}"
         configuration = _decoded(await self._get(url), _Discovered, "its configuration")
         if configuration.issuer != self.settings.issuer:
@@ -124,7 +126,7 @@ class Provider:
             url = getattr(configuration, name)
             if url or name != "userinfo_endpoint":  # which is optional
                 check_url(url, f"the identity provider's {name}")
-        self._found, self._found_at = configuration, now
+        self._configuration, self._configuration_at = configuration, now
         return configuration
 
     async def _exchange(self, configuration: _Discovered, code: str, verifier: str) -> _Tokens:
@@ -169,11 +171,11 @@ class Provider:
             claims = await self._decoded_token(configuration, token)
             expected.validate(claims)
         except (JoseError, ValueError) as error:
-            message = f"what the identity provider says does not hold: {error}"
+            message = f"the identity provider's token is invalid: {error}"
             raise PermissionDeniedError(message) from error
         party = claims.get("azp", self.settings.client_id)
         if party != self.settings.client_id:
-            raise PermissionDeniedError("the identity provider let somebody in elsewhere")
+            raise PermissionDeniedError("the identity provider's token is for another client")
         return claims
 
     async def _decoded_token(self, configuration: _Discovered, token: str) -> Claims:
@@ -182,7 +184,7 @@ class Provider:
             return jwt.decode(token, keys, algorithms=_ALGORITHMS).claims
         except (JoseError, ValueError):
             # Its keys may have changed since they were fetched.
-            if self.clock.monotonic() - self._keys_at < _FETCH_AGAIN_S:
+            if self.clock.monotonic() - self._keys_at < _REFETCH_INTERVAL_S:
                 raise
             self._keys = None
             keys = await self._key_set(configuration)
@@ -229,7 +231,7 @@ def _decoded(data: bytes, of_type: type[T], what: str) -> T:
     try:
         return msgspec.json.decode(data, type=of_type)
     except UNDECODABLE as error:
-        message = f"the identity provider says something else than {what}"
+        message = f"the identity provider's response is not {what}"
         raise UnavailableError(message) from error
 
 

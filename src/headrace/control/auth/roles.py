@@ -70,7 +70,7 @@ def parse_grant(text: str) -> Grant:
         role = Role(word)
     except ValueError:
         roles = ", ".join(Role)
-        raise InvalidArgumentError(f"there is no role {word[:100]!r}; there are: {roles}") from None
+        raise InvalidArgumentError(f"unknown role {word[:100]!r}; roles are: {roles}") from None
     if not colon:
         return Grant(role)
     if role is Role.ADMIN:
@@ -80,7 +80,7 @@ def parse_grant(text: str) -> Grant:
         resource = ObjectKind(kind) if slash else ObjectKind.ENDPOINT
     except ValueError:
         kinds = ", ".join(f"{resource}/NAME" for resource in ObjectKind)
-        message = f"{target[:100]!r} is no endpoint, nor one of: {kinds}"
+        message = f"{target[:100]!r} is neither an endpoint nor one of: {kinds}"
         raise InvalidArgumentError(message) from None
     if _NAME.fullmatch(name) is None:
         raise InvalidArgumentError(f"{target[:100]!r} cannot name an object ({resource})")

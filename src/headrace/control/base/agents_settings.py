@@ -61,11 +61,12 @@ def check_mode(mode: str, agents: AgentsSettings | None) -> GatewayMode:
         raise FailedPreconditionError(f"--gateway {mode}: it is one of {names}") from None
     if parsed is GatewayMode.REMOTE and agents is None:
         raise FailedPreconditionError(
-            "with --gateway remote gateways come from other hosts, and none could: give "
+            "--gateway remote needs a listener for gateways on other hosts: set "
             "--agents-tls-cert, --agents-tls-key and --agents-tls-client-ca"
         )
     if agents is not None and not agents.tls.client_ca_file:
         raise FailedPreconditionError(
-            "gateways on other hosts show certificates: say who signs them (--agents-tls-client-ca)"
+            "gateways on other hosts need certificates: "
+            "set the authority that signs them (--agents-tls-client-ca)"
         )
     return parsed

@@ -18,7 +18,7 @@ from headrace.control.model.records import Event
 from headrace.core import Clock, ConflictError, HeadraceError, SystemClock
 
 _LOG: Final = logging.getLogger("headrace.control")
-_TELL_S: Final = 0.5
+_REPORT_INTERVAL_S: Final = 0.5
 _QUIET_S: Final = 600.0
 """An object whose fault comes and goes is written about once in this time."""
 _PACKAGE: Final = "headrace"
@@ -95,7 +95,7 @@ class Faults:
     async def run(self, emit: Callable[[Sequence[Event]], Awaitable[None]]) -> None:
         """Write events until cancelled."""
         while True:
-            await asyncio.sleep(_TELL_S)
+            await asyncio.sleep(_REPORT_INTERVAL_S)
             events, self._events = self._events, []
             if events:
                 with self.contain(LOOP, "events"):
@@ -128,7 +128,7 @@ class Faults:
         if fault is None:
             return
         now = self.clock.now()
-        text = f"{kind} '{name}' goes on after {max(now - fault.since, 0.0):.0f} s"
+        text = f"{kind} '{name}' recovered after {max(now - fault.since, 0.0):.0f} s"
         _LOG.info("%s", text, extra={"kind": kind, "object": name})
         written = self._written.get((kind, name))
         if written is not None and written.since >= fault.since:

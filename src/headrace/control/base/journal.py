@@ -14,7 +14,7 @@ Emit: TypeAlias = Callable[[Sequence[Event]], Awaitable[None]]
 """Stores events."""
 
 
-async def nobody(_events: Sequence[Event]) -> None:
+async def discard_events(_events: Sequence[Event]) -> None:
     """Store nothing."""
 
 
@@ -25,7 +25,7 @@ class ChangeSignal:
     next: asyncio.Event = field(default_factory=asyncio.Event)
     on_change: Callable[[], None] = lambda: None
 
-    def note(self) -> None:
+    def notify(self) -> None:
         """Wake everybody who waits."""
         self.next.set()
         self.next = asyncio.Event()
@@ -46,7 +46,7 @@ async def wait_for(event: asyncio.Event, timeout_s: float | None) -> None:
 
 
 _BATCH: Final = 500
-_LOOK_AGAIN_S: Final = 2.0
+_RECHECK_INTERVAL_S: Final = 2.0
 
 
 @dataclass(slots=True, kw_only=True)
@@ -54,17 +54,17 @@ class EventJournal:
     """Writes events, reads them, and wakes those who watch."""
 
     store: "Store"
-    _news: ChangeSignal = field(default_factory=ChangeSignal)
+    _changes: ChangeSignal = field(default_factory=ChangeSignal)
 
     async def write(self, events: Sequence[Event]) -> None:
         """Add events, and tell everybody who watches."""
         if events:
             await self.store.add_events(events)
-            self.note()
+            self.notify()
 
-    def note(self) -> None:
+    def notify(self) -> None:
         """Wake everybody who watches: events were written together with something else."""
-        self._news.note()
+        self._changes.notify()
 
     async def events(self, endpoint: str = "", *, after: int = 0, limit: int = 1000) -> list[Event]:
         """The newest `limit` events after event `after`, in order; of all endpoints if empty."""
@@ -76,7 +76,7 @@ class EventJournal:
         Nothing is kept for a slow reader: it reads on from the store where it was.
         """
         while True:
-            written = self._news.next
+            written = self._changes.next
             events = await self.store.events(endpoint=endpoint, after=after, limit=_BATCH)
             for event in events:
                 yield event
@@ -84,4 +84,4 @@ class EventJournal:
             if len(events) == _BATCH:
                 continue
             # Another control plane on the same database wakes nobody here.
-            await wait_for(written, _LOOK_AGAIN_S)
+            await wait_for(written, _RECHECK_INTERVAL_S)

@@ -182,7 +182,7 @@ def claim(root: Path) -> HomeIdentity:
             if path != run / _LOCK.name and (path.is_symlink() or not path.is_dir()):
                 path.unlink(missing_ok=True)
         extra = {"home": str(root), "original": former.path, "id": identity.id}
-        _LOG.warning("this home is a copy, and gets an id of its own", extra=extra)
+        _LOG.warning("this home is a copy and gets a new id", extra=extra)
     if identity != former:
         _file(root).save(identity)
         (root / _OLD_FILE).unlink(missing_ok=True)

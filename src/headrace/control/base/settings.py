@@ -309,7 +309,7 @@ def _read(path: Path) -> str:
             data = file.read(_MOST_BYTES)
         secret = data.decode("utf-8").rstrip("\r\n")
     except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is no text in UTF-8"
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
         raise FailedPreconditionError(f"cannot read the secret in {path}: {reason}") from error
     remember_resolved(secret, f"{_FILE}{path}")
     return secret

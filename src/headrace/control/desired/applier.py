@@ -44,12 +44,17 @@ class DesiredStateDraft:
     reason: str
     action: str
     actor: str
-    takes_over: Mapping[str, RolloutSpec | None] = field(default_factory=dict)
-    anew: frozenset[str] = frozenset()
+    rollout_specs: Mapping[str, RolloutSpec | None] = field(default_factory=dict)
+    restart: frozenset[str] = frozenset()
 
 
-async def fulfil(
-    wish: DesiredStateDraft, *, aims: TargetState, store: Store, journal: EventJournal, now: float
+async def apply_draft(
+    draft: DesiredStateDraft,
+    *,
+    target_state: TargetState,
+    store: Store,
+    journal: EventJournal,
+    now: float,
 ) -> Applied:
     """Store the wish with the rollouts that it begins and ends, then aim at it.
 
@@ -58,18 +63,20 @@ async def fulfil(
     Raises:
         FailedPreconditionError: A pool cannot host all of its models.
     """
-    old = aims.desired
-    check_frameworks(old.endpoints, wish.state.endpoints)
-    endpoints = tuple([await _numbered(e, wish.anew, old, store) for e in wish.state.endpoints])
-    new = msgspec.structs.replace(wish.state, generation=old.generation + 1, endpoints=endpoints)
+    old = target_state.desired
+    check_frameworks(old.endpoints, draft.state.endpoints)
+    endpoints = tuple(
+        [await _numbered(e, draft.restart, old, store) for e in draft.state.endpoints]
+    )
+    new = msgspec.structs.replace(draft.state, generation=old.generation + 1, endpoints=endpoints)
     changes = changes_between(old, new)
-    if not changes and old.generation and not wish.anew:
-        return Applied(changes=[], generation=old.generation, warnings=_warnings(wish))
-    restarted = {name for name in wish.anew if not any(f"'{name}'" in line for line in changes)}
-    changes += [f"endpoint '{name}': {wish.reason}" for name in sorted(restarted)]
+    if not changes and old.generation and not draft.restart:
+        return Applied(changes=[], generation=old.generation, warnings=_warnings(draft))
+    restarted = {name for name in draft.restart if not any(f"'{name}'" in line for line in changes)}
+    changes += [f"endpoint '{name}': {draft.reason}" for name in sorted(restarted)]
     outdated = [
         record
-        for record in aims.active()
+        for record in target_state.active()
         if (endpoint := new.endpoint(record.endpoint)) is None
         or endpoint.generation != record.target.generation
     ]
@@ -77,58 +84,66 @@ async def fulfil(
         msgspec.structs.replace(
             record,
             state=msgspec.structs.replace(
-                supersede(record.state, reason="the endpoint was changed meanwhile"), since=now
+                supersede(record.state, reason="the endpoint was changed"), since=now
             ),
         )
         for record in outdated
     ]
     newest = await store.rollouts(limit=1)
-    begun = _begun(aims, new, wish, now, after=int(newest[0].id[1:]) if newest else 0)
+    begun = _begun(target_state, new, draft, now, after=int(newest[0].id[1:]) if newest else 0)
     rollouts = await store.save(
         new,
         timestamp=now,
-        reason=wish.reason,
-        actor=wish.actor,
+        reason=draft.reason,
+        actor=draft.actor,
         rollouts=[*ended, *begun],
         events=[
             *(
                 event
                 for record, after in zip(outdated, ended, strict=True)
-                for event in events_of(record, after.state, now=now, actor=wish.actor)
+                for event in events_of(record, after.state, now=now, actor=draft.actor)
             ),
             *(_started(record) for record in begun),
-            *_changed(old, new, wish, now),
+            *_changed(old, new, draft, now),
         ],
-        changes=[spec_change(old, new, action=wish.action, actor=wish.actor, timestamp=now)],
+        changes=[spec_change(old, new, action=draft.action, actor=draft.actor, timestamp=now)],
     )
     for change in changes:
         _LOG.info("%s", change, extra={"generation": new.generation})
     # Where one rollout takes another's place, the later one is the endpoint's.
-    aims.aim(desired=new, rollouts=rollouts)
-    journal.note()
-    return Applied(changes=changes, generation=new.generation, warnings=_warnings(wish))
+    target_state.set_target(desired=new, rollouts=rollouts)
+    journal.notify()
+    return Applied(changes=changes, generation=new.generation, warnings=_warnings(draft))
 
 
 async def _numbered(
-    endpoint: DesiredEndpoint, anew: frozenset[str], desired: DesiredState, store: Store
+    endpoint: DesiredEndpoint, restart: frozenset[str], desired: DesiredState, store: Store
 ) -> DesiredEndpoint:
     """`endpoint` with its generation: a new one if anything differs."""
     old = desired.endpoint(endpoint.name)
     if old is not None:
-        is_new = endpoint.name in anew or not same_endpoint(old, endpoint)
+        is_new = endpoint.name in restart or not same_endpoint(old, endpoint)
         return msgspec.structs.replace(endpoint, generation=old.generation + is_new)
     last = await store.history(endpoint.name, limit=1)
     return msgspec.structs.replace(endpoint, generation=last[0].generation + 1 if last else 1)
 
 
 def _begun(
-    aims: TargetState, new: DesiredState, wish: DesiredStateDraft, now: float, *, after: int
+    target_state: TargetState,
+    new: DesiredState,
+    draft: DesiredStateDraft,
+    now: float,
+    *,
+    after: int,
 ) -> list[RolloutRecord]:
     """The rollouts that `wish` begins, numbered from `after` on."""
     records: list[RolloutRecord] = []
     for target in new.endpoints:
-        before, source = aims.desired.endpoint(target.name), aims.serving(target.name)
-        settings = wish.takes_over.get(target.name, target.rollout)
+        before, source = (
+            target_state.desired.endpoint(target.name),
+            target_state.serving(target.name),
+        )
+        settings = draft.rollout_specs.get(target.name, target.rollout)
         if before is None or source is None or settings is None:
             continue
         if before.generation == target.generation or not can_roll(source, target):
@@ -141,7 +156,7 @@ def _begun(
                 source=source,
                 target=target,
                 state=begin(settings, began=now),
-                actor=wish.actor,
+                actor=draft.actor,
             )
         )
     return records
@@ -154,11 +169,11 @@ def can_roll(source: DesiredEndpoint, target: DesiredEndpoint) -> bool:
     return target.arms[0].key not in {arm.key for arm in source.arms}
 
 
-def _warnings(wish: DesiredStateDraft) -> list[str]:
+def _warnings(draft: DesiredStateDraft) -> list[str]:
     """A line for each version that cannot be served, or is promoted though it fails everything."""
     unloadable = [
         f"endpoint '{endpoint.name}': version {arm.key} cannot be served: {arm.revision.unloadable}"
-        for endpoint in wish.state.endpoints
+        for endpoint in draft.state.endpoints
         for arm in endpoint.arms
         if arm.revision.unloadable
     ]
@@ -166,9 +181,9 @@ def _warnings(wish: DesiredStateDraft) -> list[str]:
         f"endpoint '{endpoint.name}': no fixed threshold (metrics.errors.max_ratio) judges errors "
         "in its blue-green rollout: a version that fails every request is promoted; leave "
         f"max_ratio out for {BLUE_GREEN_MAX_ERROR_RATIO:g}, or set one"
-        for endpoint in wish.state.endpoints
+        for endpoint in draft.state.endpoints
         if isinstance(
-            settings := wish.takes_over.get(endpoint.name, endpoint.rollout), BlueGreenSpec
+            settings := draft.rollout_specs.get(endpoint.name, endpoint.rollout), BlueGreenSpec
         )
         and (settings.metrics.errors is None or settings.metrics.errors.max_ratio is None)
     ]
@@ -196,7 +211,7 @@ def _started(record: RolloutRecord) -> Event:
 
 
 def _changed(
-    old: DesiredState, new: DesiredState, wish: DesiredStateDraft, now: float
+    old: DesiredState, new: DesiredState, draft: DesiredStateDraft, now: float
 ) -> list[Event]:
     """An event for every endpoint that is to be something else."""
     events = []
@@ -212,9 +227,9 @@ def _changed(
                 endpoint=name,
                 kind="spec",
                 reason="Removed" if after is None else "Changed" if before else "Added",
-                message=wish.reason,
+                message=draft.reason,
                 generation=last.generation + (after is None),
-                actor=wish.actor,
+                actor=draft.actor,
             )
         )
     return events

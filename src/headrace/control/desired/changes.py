@@ -160,12 +160,12 @@ def spec_change(
         actor=actor,
         action=action,
         object=", ".join(changed) if action != "apply" else "spec",
-        before=_told(old, changed, differing),
-        after=_told(new, changed, differing),
+        before=_audit_facts(old, changed, differing),
+        after=_audit_facts(new, changed, differing),
     )
 
 
-def _told(state: DesiredState, names: list[Any], keys: list[str]) -> Any:  # noqa: ANN401  # JSON
+def _audit_facts(state: DesiredState, names: list[Any], keys: list[str]) -> Any:  # noqa: ANN401  # JSON
     endpoints = {name: _endpoint_facts(state, name) for name in names}
     document = {
         "generation": state.generation,

@@ -97,7 +97,7 @@ async def former(store: Store, name: str, generation: int | None) -> EndpointGen
     stored = await store.generation(name, generation)
     if stored is None:
         newest = await store.history(name, limit=1)
-        there = f"the newest is {newest[0].generation}" if newest else "there is no such endpoint"
+        there = f"the newest is {newest[0].generation}" if newest else "the endpoint does not exist"
         raise NotFoundError(f"endpoint '{name}' has no generation {generation}; {there}")
     return stored
 
@@ -183,7 +183,7 @@ _ARTIFACT: Final = re.compile(rf'"((?:/(?:[^"\\]|\\.)*)?){LAYOUT}'.encode())
 T = TypeVar("T", bound=msgspec.Struct)
 
 
-def at_home(stored: T, root: Path) -> tuple[T, set[Digest]]:
+def relocate(stored: T, root: Path) -> tuple[T, set[Digest]]:
     """The same with all that lies in a home under the home at `root`; which artifacts these are."""
     digests: set[Digest] = set()
     homes: set[bytes] = set()
@@ -204,12 +204,12 @@ def at_home(stored: T, root: Path) -> tuple[T, set[Digest]]:
     return msgspec.json.decode(changed, type=type(stored)), digests
 
 
-def bring_home(stored: T, registry: Registry) -> T:
+def relocate_and_fetch(stored: T, registry: Registry) -> T:
     """The same as `at_home`, with the content fetched that only the shared store has. Blocking.
 
     What cannot be fetched now is told in the log: the rest is served without it.
     """
-    relocated, digests = at_home(stored, registry.home)
+    relocated, digests = relocate(stored, registry.home)
     for digest in sorted(digests):
         try:
             registry.fetch_content(digest)

@@ -53,7 +53,7 @@ def feature_settings(
         message = f"features of '{service.name}' do not fit the model: {error}"
         raise InvalidArgumentError(message) from error
     if itself and spec.inputs:
-        message = "the pipeline says itself what it makes of features; leave 'inputs' out"
+        message = "the pipeline maps features itself; remove 'inputs'"
         raise InvalidArgumentError(message)
     url = url or online_store_reference(home)
     if url.startswith(FEAST) and not network:

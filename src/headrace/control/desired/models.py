@@ -26,7 +26,7 @@ MAX_UNDER_WAY: Final = 32
 """How much work of one caller runs or waits; more is refused."""
 _THREADS: Final = 256
 _RETRY_S: Final = 5.0
-_LOOK_S: Final = 0.1
+_POLL_INTERVAL_S: Final = 0.1
 T = TypeVar("T")
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 
@@ -72,7 +72,7 @@ class ModelWork:
         turns = self._turns.setdefault(caller, threading.BoundedSemaphore(MAX_INSPECTIONS))
 
         def inspect(path: Path, runtime: str = "", *, allow_code: bool = False) -> Inspected:
-            while not turns.acquire(timeout=_LOOK_S):
+            while not turns.acquire(timeout=_POLL_INTERVAL_S):
                 if cancel.is_set():
                     raise RequestCancelledError("the caller left")
             try:

@@ -124,20 +124,20 @@ class Resolver:
         Raises:
             SpecError: With every model that is missing, damaged or cannot be served.
         """
-        return self._told(self._endpoints())
+        return self._checked(self._endpoints())
 
     def resolve_streams(self) -> tuple[DesiredStream, ...]:
         """The streams; otherwise as `resolve`."""
-        return self._told(self._streams())
+        return self._checked(self._streams())
 
     def resolve_all(self) -> Resolved:
         """The endpoints and streams; otherwise as `resolve`."""
         self._mistakes += tls_mistakes(self.spec.gateway, now=SystemClock().now())
         self._mistakes += key_set_mistakes(self.spec.auth)
         endpoints = self._endpoints()
-        return self._told(Resolved(endpoints=endpoints, streams=self._streams()))
+        return self._checked(Resolved(endpoints=endpoints, streams=self._streams()))
 
-    def _told(self, resolved: T) -> T:
+    def _checked(self, resolved: T) -> T:
         if self._mistakes:
             raise SpecError(self._mistakes)
         return resolved
@@ -212,7 +212,7 @@ class Resolver:
             self._wrong(location, message)
             return []
         if endpoint.features is not None:
-            message = f"{path} is a repository; give each of its models an endpoint of its own"
+            message = f"{path} is a repository; declare one endpoint for each of its models"
             self._wrong(location.replace(".model", ".features"), message)
             return []
         models: dict[str, list[FoundModel]] = {}
@@ -495,5 +495,5 @@ def _content_of(path: Path) -> str:
         return read_content(path).digest
     except (HeadraceError, OSError) as error:
         # Links out of the directory, say: it can be served, and its path is what is known of it.
-        _LOG.warning("cannot tell the content of a model: %s", error, extra={"path": str(path)})
+        _LOG.warning("cannot read the content of a model: %s", error, extra={"path": str(path)})
         return ""

@@ -24,14 +24,20 @@ from headrace.control.auth.references import (
 )
 from headrace.control.auth.roles import Caller, Role
 from headrace.control.base.journal import EventJournal
-from headrace.control.desired.applier import Applied, DesiredStateDraft, Diff, diff_between, fulfil
+from headrace.control.desired.applier import (
+    Applied,
+    DesiredStateDraft,
+    Diff,
+    apply_draft,
+    diff_between,
+)
 from headrace.control.desired.documents import (
-    bring_home,
     check_there,
     entry_of_source,
     former,
     only_entry,
     reloads_of,
+    relocate_and_fetch,
     with_entry,
     with_known_ids,
 )
@@ -77,7 +83,7 @@ class EndpointChange:
     plan: Mapping[str, Any] | None = None
     reload: bool = False
     at_once: bool = False
-    anew: bool = False
+    restart: bool = False
 
 
 @dataclass(slots=True, kw_only=True)
@@ -86,7 +92,7 @@ class DesiredStateService:
 
     store: Store
     registry: Registry
-    aims: TargetState
+    target_state: TargetState
     journal: EventJournal
     clock: Clock
     work: ModelWork
@@ -107,7 +113,7 @@ class DesiredStateService:
             _LOG.info("applied spec", extra={"generation": applied.generation})
             return
         events = []
-        for mistake in disagreements(self.aims.desired.spec):
+        for mistake in disagreements(self.target_state.desired.spec):
             message = f"the stored spec stays in force, but `headrace apply` refuses it: {mistake}"
             _LOG.warning("%s", message)
             event = Event(
@@ -140,23 +146,23 @@ class DesiredStateService:
             raise PermissionDeniedError(message)
         spec = parse_spec(document)
         for _ in range(_ATTEMPTS):
-            before = self.aims.desired
+            before = self.target_state.desired
             for name, generation in (expected or {}).items():
                 self._expect(name, generation)
             after, facts = await self._resolved_all(caller, spec, cancel)
-            async with self.aims.lock:
-                now = self.aims.desired
+            async with self.target_state.lock:
+                now = self.target_state.desired
                 if now is not before and (expected or reloads_of(now) != reloads_of(before)):
                     continue
                 after = msgspec.structs.replace(after, endpoints=self._known(after.endpoints))
                 authorize(caller, now, after, facts)
-                wish = DesiredStateDraft(
+                draft = DesiredStateDraft(
                     state=after,
                     reason="applied",
                     action="apply",
                     actor=caller.name,
                 )
-                return await self._fulfil(wish)
+                return await self._apply_draft(draft)
         raise _overtaken("the system")
 
     async def diff(
@@ -172,7 +178,7 @@ class DesiredStateService:
             SpecError: With all mistakes.
             PermissionDeniedError: As `apply`.
         """
-        before = self.aims.desired
+        before = self.target_state.desired
         spec = parse_spec(document)
         after, facts = await self._resolved_all(caller, spec, cancel)
         authorize(caller, before, after, facts)
@@ -261,11 +267,11 @@ class DesiredStateService:
             ConflictError: It was changed meanwhile, and no generation was named.
             PermissionDeniedError: It refers to what the caller may not use now.
         """
-        served = self.aims.desired.endpoint(name)
+        served = self.target_state.desired.endpoint(name)
         # What was before the newest is another generation once somebody changed it meanwhile.
         newest = None if generation is not None else (served.generation if served else 0)
         past = await former(self.store, name, generation)
-        past = await asyncio.to_thread(bring_home, past, self.registry)
+        past = await asyncio.to_thread(relocate_and_fetch, past, self.registry)
         if past.endpoint is not None:
             await asyncio.to_thread(check_there, past.endpoint)
 
@@ -278,7 +284,7 @@ class DesiredStateService:
                 action="endpoint.undo",
                 reason=f"undone to generation {past.generation}",
                 at_once=True,
-                anew=past.endpoint is not None and self.aims.rollout(name) is not None,
+                restart=past.endpoint is not None and self.target_state.rollout(name) is not None,
             )
 
         return await self._carry_out(caller, name, change, expected=newest)
@@ -328,22 +334,26 @@ class DesiredStateService:
                 plan=dict(rollout or entry.get("rollout") or {"strategy": "canary"}),
                 action="rollout.start",
                 reason="rollout started",
-                anew=True,
+                restart=True,
             )
 
         await self._carry_out(caller, name, change, cancel=cancel)
-        record = self.aims.rollout(name)
+        record = self.target_state.rollout(name)
         assert record is not None, "was just begun"
         return record
 
     def in_use(self) -> set[str]:
         """`NAME:VERSION` of what is served, will be, or is what a rollout may go back to."""
-        served = {arm.revision.model for endpoint in self.aims.served() for arm in endpoint.arms}
-        return served.union(stream.model for stream in self.aims.desired.streams)
+        served = {
+            arm.revision.model for endpoint in self.target_state.served() for arm in endpoint.arms
+        }
+        return served.union(stream.model for stream in self.target_state.desired.streams)
 
     def model_facts(self, model: str) -> ModelFacts:
         """What decides who may read and change a model. Blocking: reads the registry's index."""
-        return ModelFacts(users=self.aims.users_of(model), owners=self.registry.owners(model))
+        return ModelFacts(
+            users=self.target_state.users_of(model), owners=self.registry.owners(model)
+        )
 
     def readable_models(self, caller: Caller, names: Collection[str]) -> set[str]:
         """Those of the models that a caller may read. Blocking, as `model_facts`."""
@@ -351,14 +361,16 @@ class DesiredStateService:
             return set(names)
         return {name for name in names if may_read_model(caller, name, self.model_facts(name))}
 
-    async def _fulfil(self, wish: DesiredStateDraft) -> Applied:
+    async def _apply_draft(self, draft: DesiredStateDraft) -> Applied:
         now = self.clock.now()
-        return await fulfil(wish, aims=self.aims, store=self.store, journal=self.journal, now=now)
+        return await apply_draft(
+            draft, target_state=self.target_state, store=self.store, journal=self.journal, now=now
+        )
 
     def _expect(self, name: str, generation: int | None) -> None:
         if generation is None:
             return
-        endpoint = self.aims.desired.endpoint(name)
+        endpoint = self.target_state.desired.endpoint(name)
         current = 0 if endpoint is None else endpoint.generation
         if current != generation:
             message = (
@@ -369,26 +381,24 @@ class DesiredStateService:
 
     def _own(self, name: str) -> DesiredEndpoint:
         """The endpoint of this name, which has a line of its own in the spec."""
-        endpoint = self.aims.desired.endpoint(name)
+        endpoint = self.target_state.desired.endpoint(name)
         if endpoint is None:
             raise ModelNotFoundError(name)
-        if self.aims.desired.entry(name) is None:
-            message = f"'{name}' comes from a model repository; take that out of the spec"
+        if self.target_state.desired.entry(name) is None:
+            message = f"'{name}' comes from a model repository; remove the repository from the spec"
             raise FailedPreconditionError(message)
         return endpoint
 
     def _check_unused(self, name: str) -> None:
         """Refuse to take away what a stream asks."""
-        for stream in self.aims.desired.streams:
+        for stream in self.target_state.desired.streams:
             endpoint = stream.settings.endpoint
             if endpoint is not None and endpoint.name == name:
-                message = (
-                    f"stream '{stream.name}' asks endpoint '{name}'; take the stream out first"
-                )
+                message = f"stream '{stream.name}' uses endpoint '{name}'; remove the stream first"
                 raise FailedPreconditionError(message)
 
     def _check_idle(self, name: str) -> None:
-        record = self.aims.rollout(name)
+        record = self.target_state.rollout(name)
         if record is not None and not record.state.phase.is_over:
             message = (
                 f"rollout {record.id} of endpoint '{name}' is under way ({record.state.phase}); "
@@ -397,7 +407,7 @@ class DesiredStateService:
             raise FailedPreconditionError(message)
 
     def _check_new(self, name: str, target: DesiredEndpoint) -> None:
-        serving = self.aims.serving(name)
+        serving = self.target_state.serving(name)
         keys = [] if serving is None else [arm.key for arm in serving.arms]
         if target.arms[0].key in keys:
             message = f"endpoint '{name}' serves version {target.arms[0].key} already"
@@ -414,7 +424,7 @@ class DesiredStateService:
     ) -> Applied:
         """Change one endpoint; all others stay as they are."""
         for _ in range(_ATTEMPTS):
-            before = self.aims.desired
+            before = self.target_state.desired
             self._expect(name, expected)
             change = make(before)
             entry, endpoint = change.entry, change.endpoint
@@ -439,8 +449,8 @@ class DesiredStateService:
                     served = before.endpoint(name)
                     settings, plan = endpoint.rollout, None if served is None else served.rollout
                     endpoint = msgspec.structs.replace(endpoint, rollout=plan)
-            async with self.aims.lock:
-                now = self.aims.desired
+            async with self.target_state.lock:
+                now = self.target_state.desired
                 if not _is_same_for(name, before, now):
                     continue
                 if change.plan is not None:
@@ -449,16 +459,18 @@ class DesiredStateService:
                     self._check_new(name, endpoint)
                 after = _with_endpoint(now, name, entry, endpoint)
                 authorize(caller, now, after, facts)
-                takes_over = {name: settings} if change.at_once or change.plan is not None else {}
-                wish = DesiredStateDraft(
+                rollout_specs = (
+                    {name: settings} if change.at_once or change.plan is not None else {}
+                )
+                draft = DesiredStateDraft(
                     state=after,
                     reason=change.reason,
                     action=change.action,
                     actor=caller.name,
-                    takes_over=takes_over,
-                    anew=frozenset({name} if change.anew else ()),
+                    rollout_specs=rollout_specs,
+                    restart=frozenset({name} if change.restart else ()),
                 )
-                return await self._fulfil(wish)
+                return await self._apply_draft(draft)
         raise _overtaken(f"endpoint '{name}'")
 
     async def _facts(
@@ -477,7 +489,7 @@ class DesiredStateService:
         self, caller: Caller, spec: SystemSpec, cancel: threading.Event | None
     ) -> tuple[DesiredState, AuthorizationFacts]:
         """What a spec means today, once it was authorized as it stands."""
-        before, document = self.aims.desired, spec.document()
+        before, document = self.target_state.desired, spec.document()
         facts = await self._facts(caller, document)
         authorize(caller, before, msgspec.structs.replace(before, spec=document), facts)
         resolved: Resolved = await self.work.run(
@@ -509,7 +521,9 @@ class DesiredStateService:
         return endpoint
 
     def _known(self, endpoints: tuple[DesiredEndpoint, ...]) -> tuple[DesiredEndpoint, ...]:
-        return with_known_ids(endpoints, self.aims.desired, self.aims.rollouts.values())
+        return with_known_ids(
+            endpoints, self.target_state.desired, self.target_state.rollouts.values()
+        )
 
     def _resolver(
         self,
@@ -519,7 +533,7 @@ class DesiredStateService:
         *,
         reload: str = "",
     ) -> Resolver:
-        reloads = reloads_of(self.aims.desired)
+        reloads = reloads_of(self.target_state.desired)
         if reload:
             reloads[reload] = reloads.get(reload, 0) + 1
         return Resolver(

@@ -177,18 +177,18 @@ class TargetState:
     scale: ReplicaTargets = field(default_factory=ReplicaTargets)
     withhold: Callable[[Mapping[str, Any]], None] = lambda _spec: None
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-    _foresee: Callable[[], ReplicaTargets] | None = None
+    _predict_scale: Callable[[], ReplicaTargets] | None = None
 
     @property
     def effective(self) -> DesiredState:
         """What should run now, as far as rollouts have come and with as many copies as needed."""
         return self.reconciler.desired
 
-    def scale_by(self, foresee: Callable[[], ReplicaTargets]) -> None:
+    def use_predictor(self, predict: Callable[[], ReplicaTargets]) -> None:
         """Take the scale of each new aim from `foresee`, before the autoscaler's next decision."""
-        self._foresee = foresee
+        self._predict_scale = predict
 
-    def aim(
+    def set_target(
         self, *, desired: DesiredState | None = None, rollouts: Iterable[RolloutRecord] = ()
     ) -> None:
         """Aim at a new desired state, or at what changed rollouts say, from now on."""
@@ -200,15 +200,15 @@ class TargetState:
         for name in self.rollouts.keys() - names:
             del self.rollouts[name]
         self.withhold(self.desired.spec)
-        if self._foresee is not None:
-            self.scale = self._foresee()
-        self._tell()
+        if self._predict_scale is not None:
+            self.scale = self._predict_scale()
+        self._notify()
 
     def rescale(self, scale: ReplicaTargets) -> None:
         """Aim at other numbers of copies."""
         if scale != self.scale:
             self.scale = scale
-            self._tell()
+            self._notify()
 
     def rollout(self, name: str) -> RolloutRecord | None:
         """The rollout that decides what endpoint `name` serves, if one does."""
@@ -253,5 +253,5 @@ class TargetState:
             if any(arm.revision.model.partition(":")[0] == model for arm in endpoint.arms)
         )
 
-    def _tell(self) -> None:
-        self.reconciler.want(effective(self.desired, self.rollouts, self.scale))
+    def _notify(self) -> None:
+        self.reconciler.set_desired(effective(self.desired, self.rollouts, self.scale))

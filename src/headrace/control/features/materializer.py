@@ -40,7 +40,7 @@ from headrace.features.materialize_process import (
 from headrace.observe.metrics import Family
 
 _LOG: Final = logging.getLogger("headrace.control")
-_LOOK_S: Final = 1.0
+_POLL_INTERVAL_S: Final = 1.0
 _AT_ONCE: Final = 2
 
 _THREADS: Final = "2"
@@ -95,17 +95,17 @@ async def materialize_view(
     )
     if ended.exceeded is Exceeded.TIME:
         limit = f"{schedule.timeout_s:g} s (`timeout_s`)"
-        msg = f"took longer than {limit} and was ended; the next run goes on"
+        msg = f"exceeded {limit} and was stopped; the next run continues"
         raise FailedPreconditionError(msg)
     if ended.exceeded is Exceeded.MEMORY:
         limit = f"{schedule.max_memory_bytes // _MIB} MiB (`max_memory_bytes`)"
-        raise FailedPreconditionError(f"took more memory than {limit} and was ended")
+        raise FailedPreconditionError(f"exceeded the memory limit of {limit} and was stopped")
     if isinstance(result, MaterializeFailed):
         error = HeadraceError(result.message)
         error.code = result.code
         raise error
     if result is None:
-        raise UnavailableError(f"its process ended with status {ended.status}; see {log}")
+        raise UnavailableError(f"its process exited with status {ended.status}; see {log}")
     return result
 
 
@@ -144,7 +144,7 @@ class Materializer:
                     for view in self.due():
                         self._running[view.name] = MaterializeProgress(done=0, entities=0)
                         group.create_task(self._run(view))
-                await asyncio.sleep(_LOOK_S)
+                await asyncio.sleep(_POLL_INTERVAL_S)
 
     def due(self) -> list[FeatureView]:
         """The views that should run now and do not."""

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from headrace.features.served_writer import ServedFile
 
 _LOG: Final = logging.getLogger("headrace.control")
-_LOOK_S: Final = 1.0
+_POLL_INTERVAL_S: Final = 1.0
 _TIMEOUT_S: Final = 600.0
 _SHOWN: Final = 5
 
@@ -66,7 +66,7 @@ class SkewWatch:
                 for service in self.due():
                     with self.faults.contain("feature service", service):
                         await self._check(service)
-            await asyncio.sleep(_LOOK_S)
+            await asyncio.sleep(_POLL_INTERVAL_S)
 
     def due(self) -> list[str]:
         """Services to compare now: each after its time, the first time too."""
@@ -103,7 +103,7 @@ class SkewWatch:
             for service, summary in self.summaries.items()
             for skew in summary.skewed
         ]
-        text = "Of the rows that were served those that training will see otherwise."
+        text = "Share of served rows that differ from the training data."
         return [gauge("headrace_feature_skew_ratio", text, samples)]
 
     async def _check(self, service: str) -> None:
@@ -140,7 +140,7 @@ def skew_event(before: SkewSummary | None, after: SkewSummary, *, timestamp: flo
         for skew in after.skewed[:_SHOWN]
     )
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    message = f"features of '{after.service}' were served other than training will see them: "
+    message = f"features of '{after.service}' differ between serving and training:  "
     return Event(
         at=timestamp,
         endpoint="",
@@ -148,7 +148,7 @@ def skew_event(before: SkewSummary | None, after: SkewSummary, *, timestamp: flo
         reason="FeatureSkew" if names else "FeatureSkewEnded",
         message=f"{message}{shown}{more}"
         if names
-        else f"features of '{after.service}' are served as training will see them again",
+        else f"features of '{after.service}' match between serving and training again",
         data={"service": after.service, "features": names, "rows": after.rows},
     )
 
@@ -183,11 +183,11 @@ async def compare_served(
         on_line=is_result,
     )
     if ended.exceeded is Exceeded.TIME:
-        raise UnavailableError(f"comparing took longer than {timeout_s:g} s and was ended")
+        raise UnavailableError(f"the comparison exceeded {timeout_s:g} s and was stopped")
     try:
         return msgspec.json.decode(b"".join(lines), type=SkewSummary)
     except UNDECODABLE:
-        msg = f"the process ended with status {ended.status}; see {log}"
+        msg = f"the process exited with status {ended.status}; see {log}"
         raise UnavailableError(msg) from None
 
 
@@ -212,7 +212,7 @@ class ServedFeaturesStore:
         except OSError as error:
             if not self.dropped:
                 extra = {"service": service, "error": str(error)}
-                _LOG.error("cannot keep served features", extra=extra)
+                _LOG.error("cannot store served features", extra=extra)
             self.dropped += len(lines)
         else:
             self.written += len(lines)

@@ -76,7 +76,7 @@ class Activator:
             async with asyncio.timeout(limits.hold_s):
                 await future
         except TimeoutError:
-            return _not_yet(endpoint, f"not ready {limits.hold_s:g} s after the request came")
+            return _not_yet(endpoint, f"not ready {limits.hold_s:g} s after the request arrived")
         finally:
             self._leave(endpoint, future)
         return None
@@ -100,13 +100,13 @@ class HeldRequests:
     """The ASGI application of the gateway's socket: requests to hold, and `otherwise` the rest."""
 
     activator: Activator
-    otherwise: App
+    fallback: App
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Hold what names an endpoint."""
         path: str = scope.get("path", "")
         if scope["type"] != "http" or not path.startswith(HELD_PREFIX):
-            await self.otherwise(scope, receive, send)
+            await self.fallback(scope, receive, send)
             return
         endpoint = path.removeprefix(HELD_PREFIX).partition("/")[0]
         headers = dict(scope["headers"])

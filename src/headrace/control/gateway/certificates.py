@@ -128,13 +128,15 @@ class PemWatch:
     """Why what the files hold now is not in force; empty if it is."""
     _mark: Mark | None = None
     _since: float = 0.0
-    _is_told: bool = False
+    _is_reported: bool = False
 
     def is_due(self) -> bool:
-        """Whether there is something to look at, or to complain of. Blocking."""
-        return (bool(self.problem) and not self._is_told) or mark_of(self.files.paths) != self._mark
+        """Whether the file must be readable, or to complain of. Blocking."""
+        return (bool(self.problem) and not self._is_reported) or mark_of(
+            self.files.paths
+        ) != self._mark
 
-    def look(self, now: float) -> Pem | None:
+    def poll(self, now: float) -> Pem | None:
         """What the files hold, if that is new and can be used. Blocking."""
         mark = mark_of(self.files.paths)
         if mark == self._mark:
@@ -159,7 +161,7 @@ class PemWatch:
 
     def refuse(self, why: str, now: float) -> None:
         """Remember why it is not; what was in force stays."""
-        self.problem, self._since, self._is_told = why, now, False
+        self.problem, self._since, self._is_reported = why, now, False
 
     def again(self) -> None:
         """Read the files at the next look even if they are as they were."""
@@ -167,9 +169,9 @@ class PemWatch:
 
     def complaint(self, now: float) -> str:
         """What has been wrong for a moment and was not told yet; tells it once."""
-        if not self.problem or self._is_told or now - self._since < _SETTLE_S:
+        if not self.problem or self._is_reported or now - self._since < _SETTLE_S:
             return ""
-        self._is_told = True
+        self._is_reported = True
         return self.problem
 
 
@@ -196,9 +198,9 @@ def _read(path: Path, what: str, refused: type[CertificateRefusedError]) -> byte
 
 
 _LOG: Final = logging.getLogger("headrace.control")
-_LOOK_S: Final = 0.2
+_POLL_INTERVAL_S: Final = 0.2
 _DAY_S: Final = 86_400.0
-_AGAIN_S: Final = 5.0
+_RETRY_S: Final = 5.0
 """After which what could not be brought into force, for reasons of its receiver, is tried again."""
 Deliver = Callable[[Pem], Awaitable[None]]
 Emit = Callable[[Sequence[Event]], Awaitable[None]]
@@ -253,7 +255,7 @@ class Certificates:
             FailedPreconditionError: They cannot be used now.
         """
         watch = PemWatch(files=files)
-        pem = watch.look(self.clock.now())
+        pem = watch.poll(self.clock.now())
         if pem is None:
             raise FailedPreconditionError(watch.problem)
         load(pem)
@@ -291,13 +293,13 @@ class Certificates:
             on_first: Called with the name of a certificate of which there was no good one before.
         """
         while True:
-            await asyncio.sleep(_LOOK_S)
+            await asyncio.sleep(_POLL_INTERVAL_S)
             self.faults.keep_only("certificate", self._kept)
             with self.faults.contain(LOOP, "certificates"):
                 for name in await asyncio.to_thread(self._due, dict(self._kept)):
                     with self.faults.contain("certificate", name):
                         was_in_force = self.is_in_force(name)
-                        await self.look(name)
+                        await self.poll(name)
                         if self.is_in_force(name) and not was_in_force:
                             await on_first(name)
 
@@ -309,22 +311,22 @@ class Certificates:
             if stored.failed_at is not None or stored.watch.is_due()
         ]
 
-    async def look(self, name: str) -> None:
+    async def poll(self, name: str) -> None:
         """Look at one now."""
         stored = self._kept.get(name)
         if stored is None:
             return
         watch, now = stored.watch, self.clock.now()
-        if stored.failed_at is not None and self.clock.monotonic() - stored.failed_at >= _AGAIN_S:
+        if stored.failed_at is not None and self.clock.monotonic() - stored.failed_at >= _RETRY_S:
             stored.failed_at = None
             watch.again()
-        pem = await asyncio.to_thread(watch.look, now)
+        pem = await asyncio.to_thread(watch.poll, now)
         if pem is not None:
             await self._deliver(stored, pem)
         elif complaint := watch.complaint(now):
             kept_text = "nothing is" if watch.pem is None else "the one before stays"
             message = f"{complaint}; {kept_text} in force"
-            await self._tell(watch.files, "CertificateRefused", message)
+            await self._emit_event(watch.files, "CertificateRefused", message)
 
     async def _deliver(self, stored: _StoredCertificate, pem: Pem) -> None:
         watch = stored.watch
@@ -339,11 +341,11 @@ class Certificates:
         stored.failed_at = None
         if not is_first:
             days = (pem.facts.not_after - self.clock.now()) / _DAY_S
-            until = f"for {pem.facts.subject or 'nobody'}, {days:.0f} days left"
+            until = f"for {pem.facts.subject or 'no subject'}, {days:.0f} days left"
             message = f"{watch.files.what} was replaced: {until}"
-            await self._tell(watch.files, "CertificateReplaced", message)
+            await self._emit_event(watch.files, "CertificateReplaced", message)
 
-    async def _tell(self, files: PemFiles, reason: str, message: str) -> None:
+    async def _emit_event(self, files: PemFiles, reason: str, message: str) -> None:
         is_bad = reason == "CertificateRefused"
         _LOG.log(logging.ERROR if is_bad else logging.INFO, "%s", message)
         event = Event(
@@ -376,7 +378,7 @@ class Certificates:
             gauge("headrace_control_certificate_left_seconds", "Until it expires.", left),
             gauge(
                 "headrace_control_certificate_refused",
-                "1 while its files hold what is no good.",
+                "1 while its files are invalid.",
                 refused,
             ),
         ]

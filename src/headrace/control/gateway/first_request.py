@@ -61,7 +61,8 @@ class FirstRequest:
         if not self.answered or self.status not in {_BAD_REQUEST, _INTERNAL}:
             return ""
         return (
-            f"the first request, of made-up inputs, got HTTP status {self.status}: {self.message}"
+            f"the first request, with synthetic inputs, got HTTP status {self.status}: "
+            f"{self.message}"
         )
 
 

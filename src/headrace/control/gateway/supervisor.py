@@ -116,7 +116,7 @@ class EnvoySupervisor:
     clock: Clock
     tls: GatewayTls | None = None
     policy: GatewayPolicy = field(default_factory=GatewayPolicy)
-    tell_rules: Callable[[Rules], None] = lambda _rules: None
+    publish_rules: Callable[[Rules], None] = lambda _rules: None
     restarts: int = 0
     reason: str = ""
     _builder: SnapshotBuilder = field(init=False)
@@ -166,13 +166,13 @@ class EnvoySupervisor:
             HeadraceError: It cannot be started; the message says why.
         """
         self._routes = tuple(routes)
-        self._tell_rules(self._routes)
+        self._publish_rules(self._routes)
         record = read_gateway_record(self.record_path, self.owner)
         if record is not None and await self._adopt(record):
             await self._prepare(self._routes)
             if not record.is_current(self.settings):
                 await self._publish(self._routes)
-                self._keep_record(record.pid)
+                self._write_record(record.pid)
             return True
         await self._start()
         return False
@@ -202,7 +202,7 @@ class EnvoySupervisor:
         self._routes = tuple(routes)  # a start brings them into force as well
         await self._wait_up()
         left_out = await self._publish(self._routes)
-        self._keep_routes(self._taken)
+        self._write_routes(self._taken)
         if left_out:
             raise RoutesLeftOutError(self._taken, left_out)
 
@@ -243,7 +243,7 @@ class EnvoySupervisor:
 
     async def _publish(self, routes: tuple[EndpointRoute, ...]) -> dict[str, str]:
         """Bring `routes` into force; why some are left out, by endpoint."""
-        self._tell_rules(routes)
+        self._publish_rules(routes)
         await self._prepare(routes)
         in_force, left_out = self._translate(routes)
         await self.envoy.publish(self._snapshot())
@@ -321,8 +321,8 @@ class EnvoySupervisor:
         missing = frozenset[str]() if self.tls is None else await self.tls.prepare(routes)
         self._missing = missing
 
-    def _tell_rules(self, routes: Iterable[EndpointRoute]) -> None:
-        self.tell_rules(make_rules(self.policy.access, routes))
+    def _publish_rules(self, routes: Iterable[EndpointRoute]) -> None:
+        self.publish_rules(make_rules(self.policy.access, routes))
 
     def _translate(
         self, routes: Iterable[EndpointRoute]
@@ -373,7 +373,7 @@ class EnvoySupervisor:
             _LOG.warning("cannot adopt the gateway", extra={"error": str(error)})
             return False
         if not record.fits(self.settings):
-            _LOG.info("gateway runs with other settings: starting it anew")
+            _LOG.info("gateway runs with other settings: restarting it")
             await self.envoy.stop(5.0)
             return False
         self._up.set()
@@ -384,13 +384,13 @@ class EnvoySupervisor:
         routes = self._routes
         await self._prepare(routes)
         self._taken, _ = self._translate(routes)
-        await self.envoy.start(self._snapshot(), on_spawn=self._keep_record)
+        await self.envoy.start(self._snapshot(), on_spawn=self._write_record)
         pid = self.envoy.pid
         if pid is None:
             raise GatewayUnavailableError("Envoy ended right after its start")
         self._up.set()
         self.reason = ""
-        self._keep_routes(self._taken)
+        self._write_routes(self._taken)
         extra = {"pid": pid, "http_port": self.settings.http_port}
         _LOG.info("started gateway", extra=extra)
 
@@ -420,9 +420,9 @@ class EnvoySupervisor:
         finally:
             ended.cancel()
 
-    def _keep_record(self, pid: int) -> None:
+    def _write_record(self, pid: int) -> None:
         record = GatewayRecord.of(self.settings, pid, self.owner.identity)
         gateway_record_file(self.record_path).try_save(record)
 
-    def _keep_routes(self, routes: Sequence[EndpointRoute]) -> None:
+    def _write_routes(self, routes: Sequence[EndpointRoute]) -> None:
         routes_file(self.routes_path).try_save(tuple(routes))

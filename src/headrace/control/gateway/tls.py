@@ -97,14 +97,14 @@ class GatewayTls:
             self.public_file.unlink(missing_ok=True)
         for files in listener_files(self.settings):
             watch = PemWatch(files=files)
-            pem = watch.look(self.clock.now())
+            pem = watch.poll(self.clock.now())
             if pem is not None:
                 self.secrets.write(pem_secret(files.name, pem))
                 self._show(files.name, pem)
                 watch.take(pem)
             elif not (adopts and self.secrets.has(files.name)):
                 raise FailedPreconditionError(watch.problem)
-            self.certificates.keep(watch, partial(self._bring, files.name))
+            self.certificates.keep(watch, partial(self._load_secret, files.name))
 
     async def prepare(self, routes: Iterable[EndpointRoute]) -> frozenset[str]:
         """Have a secret ready for every upstream of `routes`; the names of those there are none of.
@@ -116,8 +116,8 @@ class GatewayTls:
             for files in list(required.values())[:_MOST_UPSTREAM_SECRETS]:
                 if not self.certificates.watches(files.name):
                     watch = PemWatch(files=files)
-                    self.certificates.keep(watch, partial(self._bring, files.name))
-                    await self.certificates.look(files.name)
+                    self.certificates.keep(watch, partial(self._load_secret, files.name))
+                    await self.certificates.poll(files.name)
         return frozenset(
             name
             for name in required
@@ -142,7 +142,7 @@ class GatewayTls:
         problems = (self.certificates.problem(name) for name in upstream_secrets(upstream.tls))
         return "; ".join(filter(None, problems)) or "too many certificates for upstreams"
 
-    async def _bring(self, name: str, pem: Pem) -> None:
+    async def _load_secret(self, name: str, pem: Pem) -> None:
         await self.secrets.put(pem_secret(name, pem))
         await asyncio.to_thread(self._show, name, pem)
 

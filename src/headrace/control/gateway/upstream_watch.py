@@ -11,13 +11,13 @@ from headrace.gateway import EndpointRoute, Handshakes
 from headrace.gateway.settings import parse_url
 from headrace.gateway.upstreams import is_checked
 
-_LOOK_S: Final = 1.0
+_POLL_INTERVAL_S: Final = 1.0
 
 ArmKey = tuple[str, str]
 """An endpoint's name and an arm's key."""
 
 
-def trouble(
+def tls_problem(
     before: Handshakes, now: Handshakes, last_problem: str, *, name: str, is_checked: bool
 ) -> str:
     """What is wrong with an upstream's TLS; empty if nothing is.
@@ -36,8 +36,8 @@ def trouble(
         return "its certificate is not signed by the authorities it is checked against, or expired"
     if now.failed > before.failed:
         return (
-            "no encrypted connection comes about: does it listen there, and does it want a client "
-            "certificate, or another one?"
+            "no TLS connection is established: check the address, and whether the upstream "
+            "requires a client certificate, or another one"
         )
     return last_problem
 
@@ -52,23 +52,23 @@ class UpstreamWatch:
 
     routes: Callable[[], tuple[EndpointRoute, ...]]
     read: Callable[[], Awaitable[Mapping[ArmKey, Handshakes]]]
-    note_change: Callable[[], None]
+    on_change: Callable[[], None]
     faults: Faults = field(default_factory=Faults)
     _before: Mapping[ArmKey, Handshakes] = field(default_factory=dict)
     _known: dict[ArmKey, str] = field(default_factory=dict)
 
-    def trouble(self, endpoint: str, key: str) -> str:
+    def tls_problem(self, endpoint: str, key: str) -> str:
         """What is wrong with an arm's upstream; empty if nothing is known to be."""
         return self._known.get((endpoint, key), "")
 
     async def run(self) -> None:
         """Look until cancelled."""
         while True:
-            await asyncio.sleep(_LOOK_S)
+            await asyncio.sleep(_POLL_INTERVAL_S)
             with self.faults.contain(LOOP, "upstreams"):
-                await self.look()
+                await self.poll()
 
-    async def look(self) -> None:
+    async def poll(self) -> None:
         """Look once."""
         arms = {
             (route.name, arm.key): arm.upstream
@@ -85,7 +85,7 @@ class UpstreamWatch:
             return  # the gateway does not run, which is said elsewhere
         nothing = Handshakes()
         problems = {
-            arm: trouble(
+            arm: tls_problem(
                 _since_start(self._before.get(arm, nothing), now.get(arm, nothing)),
                 now.get(arm, nothing),
                 self._known.get(arm, ""),
@@ -98,7 +98,7 @@ class UpstreamWatch:
         is_news = problems != self._known
         self._before, self._known = now, problems
         if is_news:
-            self.note_change()
+            self.on_change()
 
 
 def _since_start(before: Handshakes, now: Handshakes) -> Handshakes:

@@ -25,8 +25,8 @@ TOO_LARGE = 76
 GRACE_S = 10.0
 FIRST_S = 30.0
 """How long the first line may take."""
-_LOOK_S = 0.2
-_LOOK_AROUND_S = 2.0
+_POLL_INTERVAL_S = 0.2
+_SCAN_INTERVAL_S = 2.0
 """How often its memory is looked at, and that of all that it started: that costs more."""
 _BEFORE_OTHERS = b"500"
 """A kernel without memory ends the job before it ends what answers requests."""
@@ -84,9 +84,9 @@ def _watch(child: "subprocess.Popen[bytes]", most_bytes: int, user: int) -> int 
         if not ready and now >= last:
             return INTERRUPTED
         if look_at is not None and now >= look_at:
-            look_at = now + _LOOK_S
+            look_at = now + _POLL_INTERVAL_S
             is_around = now >= around_at
-            around_at = now + _LOOK_AROUND_S if is_around else around_at
+            around_at = now + _SCAN_INTERVAL_S if is_around else around_at
             pids = members(child.pid) if is_around else [child.pid]
             pids += [pid for pid in children(child.pid) if pid not in pids]
             if most_bytes and sum(map(own_bytes, pids)) > most_bytes:

@@ -70,7 +70,7 @@ class JobProcess:
     tidy: Callable[[], None] = lambda: None
     isolation: Callable[[], Isolation | None] = lambda: None
     _last: str = ""
-    _is_told: bool = False
+    _is_reported: bool = False
     _reader: "asyncio.Task[None] | None" = None
 
     def extend(self, until: float) -> None:
@@ -95,7 +95,7 @@ class JobProcess:
             await self._reader
         await self.child.process.wait()
         status = await self.child.close()
-        self.tell_isolation()
+        self.log_isolation()
         await asyncio.to_thread(self.tidy)
         if status == 0:
             return Attempt(ok=True)
@@ -109,15 +109,15 @@ class JobProcess:
             )
         message = self._last or f"ended with status {status}; see {self.log}"
         if status == _SIGNALLED + signal.SIGKILL:
-            message = "was killed; most likely it took more memory than there is"
+            message = "was killed, probably because the machine ran out of memory"
         final = status in {_TOO_MANY_ERRORS, _WRONG_ARGUMENTS}
         return Attempt(final=final, message=message[:_MESSAGE])
 
-    def tell_isolation(self) -> None:
+    def log_isolation(self) -> None:
         """Log once what keeps it from being kept apart."""
         isolation = self.isolation()
-        if isolation is not None and isolation.problems and not self._is_told:
-            self._is_told = True
+        if isolation is not None and isolation.problems and not self._is_reported:
+            self._is_reported = True
             why = "; ".join(isolation.problems)
             _LOG.warning("a job is not isolated", extra={"run": self.name, "why": why})
 
@@ -201,7 +201,7 @@ class JobStarter:
         """Leave the output only, to whom its folder belonged."""
         self._serials.discard(serial)
         self._tidy(run)
-        if self.sandbox is not None and not self.sandbox.abilities().user:
+        if self.sandbox is not None and not self.sandbox.kernel_features().user:
             with contextlib.suppress(OSError):  # it was never made, or cannot be given
                 give_all(run.output, *owner, of=range(FIRST_UID, FIRST_UID + UIDS))
 

@@ -68,7 +68,7 @@ class Planner:
     _jobs: dict[str, JobSpec] = field(default_factory=dict)
     _nothing: tuple[JobsLook, float] | None = None
     """The last look and its time, where it found nothing: most systems have no jobs."""
-    _seen: dict[str, tuple[tuple[str, int, int], float]] = field(default_factory=dict)
+    _last_signs: dict[str, tuple[tuple[str, int, int], float]] = field(default_factory=dict)
     """Of runs of others: owner, fence and beat, and since when they are so, by our clock."""
 
     @classmethod
@@ -93,17 +93,17 @@ class Planner:
             and await self.store.jobs.generation() == self._generation
         ):
             return SchedulerStep(look=self._nothing[0], jobs={})
-        look = await self._look()
+        look = await self._snapshot()
         self._nothing = None if self._jobs or look.open else (look, monotonic)
         done = []
         for job in self._jobs.values():
-            wish = None
+            job_plan = None
             with self.faults.contain("job plan", job.name):
-                wish = planned(job, look, now=now)
-            if wish is not None and await self.store.jobs.advance(wish.mark, wish.runs):
-                done.append(wish)
+                job_plan = planned(job, look, now=now)
+            if job_plan is not None and await self.store.jobs.advance(job_plan.mark, job_plan.runs):
+                done.append(job_plan)
         if done:
-            look = await self._look()
+            look = await self._snapshot()
         dead = self._dead(look.open, monotonic, own)
         room = AT_ONCE - len(own)
         others = [run for run in look.open if run.id not in own]
@@ -116,10 +116,10 @@ class Planner:
 
     async def read(self) -> SchedulerStep:
         """What there is; nothing is done."""
-        look = await self._look()
+        look = await self._snapshot()
         return SchedulerStep(look=look, jobs=dict(self._jobs))
 
-    async def _look(self) -> JobsLook:
+    async def _snapshot(self) -> JobsLook:
         """What there is, and the jobs that are wanted: the database's, whoever applied them."""
         look = await self.store.jobs.look()
         if look.generation != self._generation:
@@ -132,25 +132,25 @@ class Planner:
     ) -> frozenset[tuple[str, int]]:
         """The ids and fences of runs whose owners are gone."""
         signs = {r.id: (r.owner, r.fence, r.beat) for r in runs if r.owner and r.id not in own}
-        self._seen = {
-            id_: self._seen[id_]
-            if id_ in self._seen and self._seen[id_][0] == sign
+        self._last_signs = {
+            id_: self._last_signs[id_]
+            if id_ in self._last_signs and self._last_signs[id_][0] == sign
             else (sign, monotonic)
             for id_, sign in signs.items()
         }
         return frozenset(
             (id_, sign[1])
-            for id_, (sign, since) in self._seen.items()
-            if monotonic - since >= LEASE_S or self._is_former(sign[0])
+            for id_, (sign, since) in self._last_signs.items()
+            if monotonic - since >= LEASE_S or self._is_earlier_process(sign[0])
         )
 
-    def _is_former(self, owner: str) -> bool:
+    def _is_earlier_process(self, owner: str) -> bool:
         """Whether it is of this home's past, or this process' own that it gave up."""
         return owner == self.owner or bool(self.home and owner.startswith(f"{self.home}/"))
 
 
 _LOG: Final = logging.getLogger("headrace.control")
-_LOOK_S: Final = 1.0
+_POLL_INTERVAL_S: Final = 1.0
 BEAT_S: Final = 2.0
 """How often a run gives a sign of life, and hears whether it is cancelled."""
 MARGIN_S: Final = 4.0
@@ -178,7 +178,7 @@ class JobScheduler:
     """What the last step saw; None before the first."""
     problem: str = ""
     """Why the last step saw nothing."""
-    _mine: dict[str, JobRun] = field(default_factory=dict)
+    _own_runs: dict[str, JobRun] = field(default_factory=dict)
     _processes: dict[str, JobProcess] = field(default_factory=dict)
     _late: frozenset[str] = frozenset()
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
@@ -190,11 +190,11 @@ class JobScheduler:
                 with self.faults.contain(LOOP, "jobs"):
                     step = await self._step()
                     for run in () if step is None else step.begun:
-                        self._mine[run.id] = run
+                        self._own_runs[run.id] = run
                         group.create_task(self._carry_out(run))
                     if step is not None:
                         await self._announce(step)
-                await wait_for(self._wake, _LOOK_S)
+                await wait_for(self._wake, _POLL_INTERVAL_S)
                 self._wake.clear()
 
     async def begin(self, name: str, *, by: str) -> JobRun:
@@ -296,12 +296,12 @@ class JobScheduler:
 
     async def _step(self) -> SchedulerStep | None:
         now, monotonic = self.clock.now(), self.clock.monotonic()
-        own = frozenset(self._mine)
+        own = frozenset(self._own_runs)
         try:
             step = await self.planner.step(now=now, monotonic=monotonic, own=own)
         except HeadraceError as error:
             if str(error) != self.problem:
-                _LOG.error("cannot look after jobs", extra={"error": str(error)})
+                _LOG.error("cannot schedule jobs", extra={"error": str(error)})
             self.problem = str(error)
             return None
         self.problem, self.look, self.jobs = "", step.look, step.jobs
@@ -315,7 +315,7 @@ class JobScheduler:
             with self.faults.contain("job", run.job):
                 await self._try(run)
         finally:
-            self._mine.pop(run.id, None)
+            self._own_runs.pop(run.id, None)
             self._wake.set()
 
     async def _try(self, run: JobRun) -> None:
@@ -351,8 +351,8 @@ class JobScheduler:
                     await waiting
                     _LOG.warning("a run belongs to another by now", extra={"run": run.id})
                     return
-                run = self._mine[run.id] = beaten
-                process.tell_isolation()
+                run = self._own_runs[run.id] = beaten
+                process.log_isolation()
                 if run.cancelled_by:
                     process.stop()
                 elif over is None and self.clock.monotonic() >= ends:
@@ -399,7 +399,7 @@ class JobScheduler:
 
     async def _finish(self, run: JobRun, attempt: Attempt) -> None:
         if attempt.too_large:
-            await self._tell([memory_event(run, attempt.message, now=self.clock.now())])
+            await self._emit_events([memory_event(run, attempt.message, now=self.clock.now())])
         await self._save(after_attempt(run, attempt, now=self.clock.now()))
 
     async def _save(self, run: JobRun) -> JobRun | None:
@@ -413,7 +413,7 @@ class JobScheduler:
         await jobs.forget(run.job, keep=keep)
         event = run_event(saved, before)
         if event is not None:
-            await self._tell([event])
+            await self._emit_events([event])
         return saved
 
     def isolation_of(self, run_id: str) -> Isolation | None:
@@ -432,9 +432,9 @@ class JobScheduler:
         self._late = frozenset(late)
         for kind in ("job", "job schedule", "job lateness", "job view", "job plan"):
             self.faults.keep_only(kind, step.jobs)
-        await self._tell(events)
+        await self._emit_events(events)
 
-    async def _tell(self, events: Sequence[Event]) -> None:
+    async def _emit_events(self, events: Sequence[Event]) -> None:
         if not events:
             return
         for event in events:

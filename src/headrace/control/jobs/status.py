@@ -14,7 +14,7 @@ IsolationOf = Callable[[str], Isolation | None]
 """How the process of the run of an id is kept apart."""
 
 
-def _nobody(_run_id: str) -> None:
+def _no_isolation(_run_id: str) -> None:
     return None
 
 
@@ -66,7 +66,7 @@ class JobView:
     last_run: JobRunView | None
 
 
-def run_view(run: JobRun, isolation: IsolationOf = _nobody) -> JobRunView:
+def run_view(run: JobRun, isolation: IsolationOf = _no_isolation) -> JobRunView:
     """What is told of a run."""
     waits = run.state is RunState.WAITING and run.tries > 0
     began, ended = run.began, run.ended if run.state.is_over else None
@@ -95,7 +95,7 @@ def run_view(run: JobRun, isolation: IsolationOf = _nobody) -> JobRunView:
 
 
 def job_view(
-    job: JobSpec, look: JobsLook, *, now: float, isolation: IsolationOf = _nobody
+    job: JobSpec, look: JobsLook, *, now: float, isolation: IsolationOf = _no_isolation
 ) -> JobView:
     """What is told of a job."""
     last, success = look.ended.get(job.name), look.succeeded.get(job.name)
@@ -127,7 +127,11 @@ def job_families(jobs: Mapping[str, JobSpec], look: JobsLook | None, *, now: flo
             "When the newest run that succeeded ended.",
             [(name, run.ended) for name, run in good],
         ),
-        _gauge("duration_seconds", "How long it took.", [(name, r.duration_s) for name, r in good]),
+        _gauge(
+            "duration_seconds",
+            "Duration of the last run.",
+            [(name, r.duration_s) for name, r in good],
+        ),
         _gauge("rows", "Rows that it answered.", [(name, run.rows) for name, run in good]),
         _gauge(
             "errors", "Of them those that have errors.", [(name, run.errors) for name, run in good]

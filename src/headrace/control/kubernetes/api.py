@@ -37,7 +37,9 @@ _JSON: Final = "application/json"
 _EVENT_TYPES: Final = frozenset({"ADDED", "MODIFIED", "DELETED", "BOOKMARK"})
 _BACKOFF: Final = Backoff(first_s=0.2, limit_s=30.0)
 _MAX_MESSAGE: Final = 400
-_NO_API_SERVER: Final = "what answers is no API server, but a page: is a proxy between?"
+_NO_API_SERVER: Final = (
+    "the response is a web page, not an API server's: check for a proxy in between"
+)
 _ADMISSION: Final = re.compile(
     r"exceeded quota|being terminated|admission webhook|denied (the )?request|violates PodSecurity"
 )
@@ -305,7 +307,7 @@ class ClusterApi:
                 following = page["metadata"].get("continue")
                 version = str(page["metadata"]["resourceVersion"])
             except (KeyError, TypeError, AttributeError, ValueError) as error:
-                raise ApiUnavailableError(f"list {kind}: this is no list of them") from error
+                raise ApiUnavailableError(f"list {kind}: the response is not a list") from error
             if not following:
                 return ObjectList(items=items, version=version)
             params["continue"] = following
@@ -412,7 +414,7 @@ class ClusterApi:
                 raise ApiUnavailableError(f"{what}: {_NO_API_SERVER}")
             document: Object = answer.json()
             if not isinstance(document, dict):
-                raise ValueError("the answer is no object")  # noqa: TRY004, TRY301  # as what is no JSON
+                raise ValueError("the response is not an object")  # noqa: TRY004, TRY301  # as what is no JSON
         except (httpx2.HTTPError, ValueError) as error:
             raise _no_answer(what, error) from error
         return document
@@ -429,14 +431,14 @@ def _no_answer(what: str, error: Exception) -> ApiUnavailableError:
 def _event(event: object, kind: str) -> WatchEvent:
     """One line of a watch; ValueError if it is none."""
     if not isinstance(event, dict) or not isinstance(live := event.get("object"), dict):
-        raise ValueError("this is no event")  # noqa: TRY004  # as what is no JSON
+        raise ValueError("not a watch event")  # noqa: TRY004  # as what is no JSON
     if event.get("type") == "ERROR":
         message = f"watch {kind}: {live.get('message', '')}"
         if int(live.get("code") or 0) == HTTPStatus.GONE:
             raise WatchExpiredError(message)
         raise ApiUnavailableError(message)
     if event.get("type") not in _EVENT_TYPES:
-        raise ValueError("this is no event")
+        raise ValueError("not a watch event")
     return WatchEvent(type=event["type"], live=_checked(live, has_name=event["type"] != "BOOKMARK"))
 
 
@@ -445,5 +447,5 @@ def _checked(live: Object, *, has_name: bool = True) -> Object:
     metadata = live.get("metadata")
     required = {"resourceVersion", "name"} if has_name else {"resourceVersion"}
     if not isinstance(metadata, dict) or not required <= metadata.keys() or "kind" not in live:
-        raise ValueError("this is no object of a cluster")
+        raise ValueError("not a Kubernetes object")
     return live

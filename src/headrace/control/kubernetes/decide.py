@@ -31,7 +31,7 @@ from headrace.control.kubernetes.rolling import (
     PodChange,
     Roll,
     changes_pods,
-    gave_up,
+    deadline_exceeded,
     has_former_pods,
     is_hopeless,
     next_roll,
@@ -195,7 +195,7 @@ class _Step:
         kinds = {manifest["kind"] for manifest in manifests.objects}
         scalers = [self.inputs.cluster.find(kind, name) for kind in SCALERS if kind not in kinds]
         stray = [
-            DeleteObject(live=scaler, why="another scales now")
+            DeleteObject(live=scaler, why="another autoscaler manages the replicas")
             for scaler in scalers
             if scaler is not None
             and is_ours(scaler, self.inputs.installation)
@@ -216,7 +216,9 @@ class _Step:
                 created = with_replicas(
                     manifest, manifests.replicas if key[0] == "Deployment" else None
                 )
-                self.actions.append(ApplyObject(manifest=created, why="it is missing", is_new=True))
+                self.actions.append(
+                    ApplyObject(manifest=created, why="it does not exist", is_new=True)
+                )
             elif is_leaving(live):
                 continue  # it is made again when it is gone
             elif key[0] == "Deployment":
@@ -305,7 +307,7 @@ class _Step:
         """Why the pods that replace others do not get ready; empty if they may yet."""
         if not has_former_pods(deployment):
             return ""
-        reasons = [gave_up(deployment)]
+        reasons = [deadline_exceeded(deployment)]
         reasons += [
             replica.reason
             for replica in self.inputs.observed.replicas.values()
@@ -367,7 +369,7 @@ class _Step:
                 name = live["metadata"]["name"]
                 is_free = not pods and self.inputs.cluster.find("Deployment", name) is None
             if is_free:
-                self.actions.append(DeleteObject(live=live, why="it is no longer wanted"))
+                self.actions.append(DeleteObject(live=live, why="it is no longer desired"))
 
     def _unwanted(self) -> Iterator[Object]:
         for kind in KINDS:

@@ -180,7 +180,7 @@ class Elector:
             except (HeadraceError, TimeoutError) as failure:
                 error = str(failure) or "no answer in time"
                 if error != self._error:
-                    _LOG.warning("cannot see to the lease", extra={"error": error})
+                    _LOG.warning("cannot acquire or renew the lease", extra={"error": error})
             self._error = error
             if self._renewed_at is not None and not self.is_leading():
                 raise LeadershipLostError(
@@ -198,7 +198,7 @@ class Elector:
             async with asyncio.timeout(self.times.timeout_s):
                 await self.api.update(released(lease))
         except (HeadraceError, TimeoutError) as error:
-            _LOG.warning("cannot give the lease back", extra={"error": str(error)})
+            _LOG.warning("cannot release the lease", extra={"error": str(error)})
 
     async def _try_once(self) -> None:
         sent_at = self.clock.monotonic()
@@ -206,7 +206,7 @@ class Elector:
         self._lease = observed_lease(live, self._lease, now=sent_at)
         step = next_step(self._lease, identity=self.identity, now=sent_at)
         if self._renewed_at is not None and step is not ElectionStep.RENEW:
-            raise LeadershipLostError(f"{self.leader or 'nobody'} holds the lease now")
+            raise LeadershipLostError(f"{self.leader or 'no process'} holds the lease now")
         if step is ElectionStep.WAIT:
             return
         manifest = lease_object(

@@ -48,7 +48,7 @@ class ApplyObject:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class YieldReplicas:
-    """Stop managing a Deployment's `replicas`, which stay as they are: another scales now."""
+    """Stop managing a Deployment's `replicas`, which another autoscaler manages from now on."""
 
     manifest: Object
     replicas: int
@@ -94,14 +94,14 @@ def foreign(key: Key) -> str:
 def fixed(key: Key) -> str:
     """The message for an object of ours with a wrong field that a cluster never changes."""
     kind, name = key
-    remedy = f"delete it (kubectl delete {kind.lower()} {name}), and it is made anew"
+    remedy = f"delete it (kubectl delete {kind.lower()} {name}), and it is created again"
     if kind == "Deployment":
         remedy += (
             "; with --cascade=orphan its pods go on until the new ones are ready, then delete "
             "their ReplicaSet"
         )
     elif kind == "Service":
-        remedy += "; requests to this version may fail for the moment in which it is not there"
+        remedy += "; requests to this version may fail while it does not exist"
     return f"a cluster never changes this part of a {kind}: {remedy}"
 
 
@@ -163,7 +163,7 @@ class ActionExecutor:
             try:
                 await self._act(action)
             except ObjectChangedError as error:
-                _LOG.info("cluster changed meanwhile", extra={"error": str(error)})
+                _LOG.info("cluster changed concurrently", extra={"error": str(error)})
                 await self._read_again(key)
                 return False
             except ObjectFixedError as error:
@@ -192,7 +192,7 @@ class ActionExecutor:
                     await self._apply(manifest, why)
             case YieldReplicas(manifest=manifest, replicas=replicas):
                 await self.api.apply(_count(manifest, replicas), force=True, manager=_HANDOVER)
-                await self._apply(manifest, "another scales now")
+                await self._apply(manifest, "another autoscaler manages the replicas")
             case ScaleDeployment(deployment=live, replicas=replicas):
                 # By another manager, as an apply of ours without all the rest would take that away.
                 count = _count(live, replicas)
@@ -284,7 +284,7 @@ class ActionExecutor:
             self._block(key, f"{error}; {fixed(key)}")
             return
         try:
-            await self._delete(cached, "it cannot be changed, and is made anew")
+            await self._delete(cached, "it is immutable and is created again")
         except HeadraceError as refused:
             self._note(refused)
             self._block(key, str(refused))

@@ -123,7 +123,7 @@ def check_instance(name: str) -> None:
     if _INSTANCE.fullmatch(name) is None:
         raise InvalidArgumentError(
             f"instance {name[:80]!r}: 1 to 40 small letters, digits and dashes, beginning with a "
-            "letter and ending with none of the dashes"
+            "letter and not ending with a dash"
         )
 
 

@@ -16,7 +16,7 @@ from typing import Final
 import msgspec
 
 from headrace.control.base.faults import LOOP, Faults, write_events
-from headrace.control.base.journal import ChangeSignal, Emit, nobody, wait_for
+from headrace.control.base.journal import ChangeSignal, Emit, discard_events, wait_for
 from headrace.control.gateway.routes import RoutePublisher
 from headrace.control.kubernetes.api import ClusterApi
 from headrace.control.kubernetes.decide import DecisionInputs, ReconcileDecision, decide
@@ -46,8 +46,8 @@ from headrace.core.spec.kubernetes import KubernetesSpec
 from headrace.gateway import EndpointRoute
 
 _LOG: Final = logging.getLogger("headrace.control")
-_READ_AGAIN_S: Final = 1.0
-_LOOK_AGAIN_S: Final = 30.0
+_REREAD_INTERVAL_S: Final = 1.0
+_RECHECK_INTERVAL_S: Final = 30.0
 _LONGEST_PAUSE_S: Final = 0.5
 _ROUTES_KEY: Final = "routes.json.gz"
 _MAX_RECORD_BYTES: Final = 1_000_000
@@ -69,14 +69,14 @@ class KubernetesReconciler:
     publisher: RoutePublisher
     clock: Clock
     installation: InstallationName
-    leads: Callable[[], bool]
-    emit: Emit = nobody
+    is_leader: Callable[[], bool]
+    emit: Emit = discard_events
     faults: Faults = field(default_factory=Faults)
     desired: DesiredState = field(default_factory=DesiredState)
     replicas: dict[str, Replica] = field(default_factory=dict)
     hosted: MutableMapping[str, frozenset[str]] = field(default_factory=dict)
     cluster: ClusterSnapshot = field(default_factory=ClusterSnapshot)
-    news: ChangeSignal = field(init=False)
+    changes: ChangeSignal = field(init=False)
     """Changes of anything observed or desired."""
     publication: RoutePublication = field(init=False)
     watches: Watches = field(init=False)
@@ -93,9 +93,9 @@ class KubernetesReconciler:
     _group: asyncio.TaskGroup | None = None
 
     def __post_init__(self) -> None:
-        self.news = ChangeSignal(on_change=self.wake)
+        self.changes = ChangeSignal(on_change=self.wake)
         self.publication = RoutePublication(
-            publisher=self.publisher, news=self.news, record=self._record
+            publisher=self.publisher, changes=self.changes, record=self._record
         )
         self.watches = Watches(
             api=self.api,
@@ -108,7 +108,7 @@ class KubernetesReconciler:
             cluster=self.cluster,
             installation=self.installation,
             clock=self.clock,
-            may_act=self.leads,
+            may_act=self.is_leader,
             on_restored=self.watches.restart,
         )
 
@@ -116,12 +116,12 @@ class KubernetesReconciler:
         """Everything known now."""
         return self.publication.observed(self.replicas, self.hosted, self._next_serial)
 
-    def want(self, desired: DesiredState) -> None:
+    def set_desired(self, desired: DesiredState) -> None:
         """Aim at `desired` from now on."""
         if desired.spec is not self.desired.spec:
             self._settings = settings_in(desired)
         self.desired = desired
-        self.news.note()
+        self.changes.notify()
 
     def wake(self) -> None:
         """Look again soon; whether others are told depends on what is found."""
@@ -131,16 +131,16 @@ class KubernetesReconciler:
         """None: what keeps pods apart is the cluster's to say."""
         return None
 
-    def trouble(self, endpoint: str, arm: DesiredArm) -> str:
+    def arm_problem(self, endpoint: str, arm: DesiredArm) -> str:
         """Why nothing can be made for an arm; empty if all can."""
         problem = self._problems.get((endpoint, arm.key), "")
         return problem or self.publication.left_out.get(endpoint, "")
 
     def may_act(self) -> bool:
         """Whether this control plane leads, and knows what the one before it routed."""
-        return self._knows_routes and self.leads()
+        return self._knows_routes and self.is_leader()
 
-    def told_of(self, revision: Revision) -> ReplicaSettings | None:
+    def hosted_settings(self, revision: Revision) -> ReplicaSettings | None:
         """How a pod of a pool is told of a model; None for one that no pod can read."""
         try:
             return hosted_settings(revision)
@@ -167,7 +167,7 @@ class KubernetesReconciler:
         self._observe()
         # Nothing was ever ordered: an empty database is no order to remove everything.
         is_asked = self.desired.generation > 0
-        if not (is_asked and self.leads() and self.watches.is_synced):
+        if not (is_asked and self.is_leader() and self.watches.is_synced):
             return
         if not self._knows_routes and not await self._read_routes():
             return
@@ -222,7 +222,7 @@ class KubernetesReconciler:
         # The same dictionary: others hold on to it.
         self.replicas.clear()
         self.replicas.update(replicas)
-        self.news.note()
+        self.changes.notify()
 
     def _note(self, decision: ReconcileDecision) -> None:
         """Tell of what is wrong otherwise than before, and of who waits."""
@@ -233,16 +233,16 @@ class KubernetesReconciler:
         ]
         self._roll = decision.roll
         if events:
-            assert self._group is not None, "decisions are made inside run"
+            assert self._group is not None, "step() needs run()"
             self._group.create_task(write_events(self.emit, events))
         if problems == self._problems:
             return
         for (endpoint, arm), problem in problems.items():
             if self._problems.get((endpoint, arm)) != problem:
                 extra = {"endpoint": endpoint, "arm": arm, "error": problem}
-                _LOG.error("cannot bring about an arm", extra=extra)
+                _LOG.error("cannot apply the objects of an arm", extra=extra)
         self._problems = problems
-        self.news.note()
+        self.changes.notify()
 
     async def _read_routes(self) -> bool:
         """Go on from the routes of an earlier leader; whether they are known now.
@@ -253,7 +253,7 @@ class KubernetesReconciler:
             record = await self.api.get("ConfigMap", record_name(self.installation))
         except HeadraceError as error:
             _LOG.warning("cannot read the record of routes", extra={"error": str(error)})
-            self._retry_at = self.clock.monotonic() + _READ_AGAIN_S
+            self._retry_at = self.clock.monotonic() + _REREAD_INTERVAL_S
             return False
         self.publication.published = routes_in(record)
         self._knows_routes = True
@@ -268,7 +268,7 @@ class KubernetesReconciler:
 
     async def _record(self, routes: tuple[EndpointRoute, ...]) -> None:
         """Write down what is in force: nothing is taken away before the next leader knows."""
-        if self.leads():
+        if self.is_leader():
             await self.api.apply(record_of(routes, installation=self.installation), force=True)
 
     async def _wait_due(self, stepped_at: float) -> None:
@@ -279,10 +279,10 @@ class KubernetesReconciler:
         times = [self.executor.due_at(stepped_at), self._retry_at]
         due = min(
             (time for time in times if time is not None and time > stepped_at),
-            default=stepped_at + _LOOK_AGAIN_S,
+            default=stepped_at + _RECHECK_INTERVAL_S,
         )
         delay_s = due - self.clock.monotonic()
-        await wait_for(self._wake, min(max(delay_s, 0.0), _LOOK_AGAIN_S))
+        await wait_for(self._wake, min(max(delay_s, 0.0), _RECHECK_INTERVAL_S))
 
 
 def record_name(installation: InstallationName) -> str:
@@ -331,7 +331,7 @@ def problem_events(before: Problems, now: Problems, *, timestamp: float) -> Iter
     for endpoint, arm in sorted(now.keys() | before.keys()):
         problem = now.get((endpoint, arm), "")
         if problem != before.get((endpoint, arm), ""):
-            message = problem or "the cluster takes what there shall be"
+            message = problem or "the cluster accepts the objects again"
             yield Event(
                 at=timestamp,
                 endpoint=endpoint,

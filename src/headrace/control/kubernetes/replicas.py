@@ -329,9 +329,7 @@ def state_of(pod: Pod, *, is_offered: bool, was_ready: bool) -> PodState:
         return ended
     state = _starting(pod)
     if was_ready:
-        return PodState(
-            phase=ReplicaPhase.UNREADY, reason=state.reason or "says that it is not ready"
-        )
+        return PodState(phase=ReplicaPhase.UNREADY, reason=state.reason or "reports not ready")
     return state
 
 

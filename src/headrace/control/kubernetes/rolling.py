@@ -84,7 +84,9 @@ def next_roll(
         is_free = len(now) < free and _name(change.deployment) not in rolling
         (now if is_free else later).append(change)
     held_by = [
-        name for name, deployment in rolling.items() if gave_up(deployment) or _is_down(deployment)
+        name
+        for name, deployment in rolling.items()
+        if deadline_exceeded(deployment) or _is_down(deployment)
     ]
     return Roll(
         now=(*under_way, *now),
@@ -118,7 +120,7 @@ def has_former_pods(deployment: Object) -> bool:
     return int(status.get("replicas") or 0) > int(status.get("updatedReplicas") or 0)
 
 
-def gave_up(deployment: Object) -> str:
+def deadline_exceeded(deployment: Object) -> str:
     """The cluster's message if new pods did not get ready in time; empty if they may yet."""
     return condition_message(deployment, "Progressing", "False")
 

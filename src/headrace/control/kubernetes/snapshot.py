@@ -27,10 +27,10 @@ from headrace.core import HeadraceError, PermissionDeniedError
 _LOG: Final = logging.getLogger("headrace.control")
 _MAX_MESSAGE: Final = 500
 _WATCH_S: Final = 60
-_OPTIONAL_AGAIN_S: Final = 60.0
+_OPTIONAL_RETRY_S: Final = 60.0
 """Seconds between lists of a kind that the cluster lacks."""
 _SHORT_S: Final = 1.0
-_LIST_AGAIN_S: Final = 900.0
+_RELIST_INTERVAL_S: Final = 900.0
 """Seconds between lists where nothing is amiss: a watch from a version that the server has yet to
 reach, as after its database was restored, goes on without a word."""
 
@@ -131,7 +131,7 @@ def condition_message(deployment: Object, type_: str, status: str) -> str:
     for condition in (deployment.get("status") or {}).get("conditions") or ():
         if condition.get("type") == type_ and condition.get("status") == status:
             message = condition.get("message") or condition.get("reason")
-            return str(message or "it does not say why")[:_MAX_MESSAGE]
+            return str(message or "no reason given")[:_MAX_MESSAGE]
     return ""
 
 
@@ -166,12 +166,12 @@ class Watches:
                 self._tasks[kind] = group.create_task(self._follow(kind))
 
     def restart(self) -> None:
-        """List everything again: the cluster's versions went back."""
+        """List everything again: the cluster's resource versions went back."""
         assert self._group is not None, "watches run"
-        _LOG.warning("the cluster's versions went back; listing everything again")
+        _LOG.warning("the cluster's resource versions went back; listing all objects again")
         for kind, task in self._tasks.items():
             task.cancel()
-            self._lose(kind, "the cluster's versions went back")
+            self._lose(kind, "the cluster's resource resource versions went back")
             self._tasks[kind] = self._group.create_task(self._follow(kind))
 
     async def _follow(self, kind: str) -> None:
@@ -185,7 +185,7 @@ class Watches:
                 self.error, failures, version = "", 0, listed.version
                 self.on_change()
                 listed_at = loop.time()
-                while loop.time() < listed_at + _LIST_AGAIN_S:
+                while loop.time() < listed_at + _RELIST_INTERVAL_S:
                     began = loop.time()
                     version = await self._watch(kind, version)
                     if loop.time() - began < _SHORT_S:
@@ -203,7 +203,7 @@ class Watches:
                     if kind not in self._synced:
                         self._synced.add(kind)
                         self.on_change()
-                    await asyncio.sleep(_OPTIONAL_AGAIN_S)
+                    await asyncio.sleep(_OPTIONAL_RETRY_S)
                     continue
                 failures += 1
                 self._lose(kind, str(error))
@@ -218,7 +218,7 @@ class Watches:
         async for event in self.api.watch(kind, self.selector, version, for_s=for_s):
             now = event.version
             if version.isdigit() and now.isdigit() and int(now) < int(version):
-                raise WatchExpiredError(f"watch {kind}: versions went back")
+                raise WatchExpiredError(f"watch {kind}: resource versions went back")
             version = now
             if event.type == "BOOKMARK":
                 continue

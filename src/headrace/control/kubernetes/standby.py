@@ -50,7 +50,7 @@ class ClusterMembership:
             publisher=publisher,
             clock=clock,
             installation=self.installation,
-            leads=self.elector.is_leading,
+            is_leader=self.elector.is_leading,
             emit=emit,
             faults=faults,
         )
@@ -118,7 +118,7 @@ async def stand_by(
     membership = ClusterMembership(api=api, elector=elector, installation=installation)
     membership.begin()
     _LOG.info("standing by", extra={"identity": identity, "namespace": cluster.namespace})
-    async with _says_that_it_lives(settings, elector):
+    async with _serve_health(settings, elector):
         if await membership.wait_elected(stopped):
             return membership
     await membership.close()
@@ -141,13 +141,15 @@ async def find_owner(api: ClusterApi, reference: str) -> OwnerObject:
     kind, _, name = reference.partition("/")
     owner = await api.get(kind, name)
     if owner is None:
-        raise FailedPreconditionError(f"--owner {reference}: there is none in {api.namespace}")
+        raise FailedPreconditionError(
+            f"--owner {reference}: not found in namespace {api.namespace}"
+        )
     uid = str(owner["metadata"]["uid"])
     return OwnerObject(api_version=RESOURCES[kind].api_version, kind=kind, name=name, uid=uid)
 
 
 @contextlib.asynccontextmanager
-async def _says_that_it_lives(settings: ControlSettings, elector: Elector) -> AsyncIterator[None]:
+async def _serve_health(settings: ControlSettings, elector: Elector) -> AsyncIterator[None]:
     """Answers probes in place of the management API; a probe of the leader gets 503.
 
     Raises:
@@ -190,7 +192,7 @@ def standby_answer(head: bytes, leader: str) -> bytes:
     path, _, query = target.decode("latin-1").partition("?")
     is_alive = method == b"GET" and path == _HEALTH and "leader" not in query
     by = f"{leader} leads" if leader else "no control plane leads yet"
-    message = {"message": f"this control plane stands by: {by}"}
+    message = {"message": f"this control plane is on standby: {by}"}
     body = json.dumps({"alive": True} if is_alive else message).encode()
     status = "200 OK" if is_alive else "503 Service Unavailable"
     lines = (

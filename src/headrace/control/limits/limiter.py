@@ -197,7 +197,7 @@ class Account:
     used: int = 0
     """Requests of `day`."""
 
-    def standings(self, limits: LimitSpec, moment: Moment) -> Iterator[LimitStatus]:
+    def statuses(self, limits: LimitSpec, moment: Moment) -> Iterator[LimitStatus]:
         """How each of `limits` stands at a moment, before another request."""
         if limits.requests_per_s is not None:
             size = float(limits.most_at_once)
@@ -316,14 +316,14 @@ class Limiter:
     def ask(self, ask: LimitRequest, moment: Moment) -> LimitDecision:
         """Whether a request may pass; if it may, it is counted."""
         applied = [(s, limits, self._account(s)) for s, limits in self.rules.of(ask)]
-        standings = [
+        statuses = [
             (subject, standing)
             for subject, limits, account in applied
-            for standing in account.standings(limits, moment)
+            for standing in account.statuses(limits, moment)
         ]
-        if not standings:
+        if not statuses:
             return LimitDecision()
-        subject, worst = max(standings, key=lambda standing: standing[1].wait_s)
+        subject, worst = max(statuses, key=lambda standing: standing[1].wait_s)
         if worst.wait_s > 0:
             refusal = Refusal(subject.scope, worst.kind)
             self.refusals[ask.endpoint, refusal] += 1
@@ -340,7 +340,7 @@ class Limiter:
                 self._unsaved[account.day, who] += 1
         if has_end:
             self._leases[lease] = _Lease(tuple(taken), until)
-        left = [s for _, limits, account in applied for s in account.standings(limits, moment)]
+        left = [s for _, limits, account in applied for s in account.statuses(limits, moment)]
         tightest = min(left, key=lambda standing: standing.remaining / standing.limit)
         return LimitDecision(tightest=tightest, lease=lease if has_end else "")
 

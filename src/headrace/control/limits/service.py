@@ -207,7 +207,7 @@ def answer_of(ask: LimitRequest, decision: LimitDecision) -> "RateLimitAnswer":
     return RateLimitAnswer(
         is_allowed=False,
         response_headers={**headers, **retry_after},
-        body=_told(ask, decision.refusal, tightest),
+        body=_refusal_text(ask, decision.refusal, tightest),
     )
 
 
@@ -216,7 +216,7 @@ def _seconds(wait_s: float) -> int:
     return max(math.ceil(wait_s), 1)
 
 
-def _told(ask: LimitRequest, refusal: Refusal, standing: LimitStatus) -> str:
+def _refusal_text(ask: LimitRequest, refusal: Refusal, standing: LimitStatus) -> str:
     limit = f"{refusal.kind} ({standing.limit:.0f})"
     match refusal.scope:
         case Scope.ENDPOINT:

@@ -181,7 +181,7 @@ class LocalDriver:
     """None starts processes that may do whatever this one may."""
     stores: OnlineStores = field(init=False)
     _running: dict[str, Running] = field(default_factory=dict)
-    _told: set[str] = field(default_factory=set)
+    _reported: set[str] = field(default_factory=set)
     _records: RecordStore[ReplicaRecord] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -288,8 +288,8 @@ class LocalDriver:
         running = self._running[name]
         # Log once for each replica what keeps it from being kept apart.
         isolation = self.isolation_of(name)
-        if isolation is not None and isolation.problems and name not in self._told:
-            self._told.add(name)
+        if isolation is not None and isolation.problems and name not in self._reported:
+            self._reported.add(name)
             why = "; ".join(isolation.problems)
             _LOG.warning("replica is not isolated", extra={"replica": name, "why": why})
         if not running.record.was_ready:
@@ -379,7 +379,7 @@ class LocalDriver:
             features = document.get("features")
             if features is not None:
                 url = resolve_url(features["online_store"])
-                store = self.stores.prepare(url, for_others=not self.sandbox.abilities().user)
+                store = self.stores.prepare(url, for_others=not self.sandbox.kernel_features().user)
                 keep += [] if store is None else [store]
             return self.sandbox.command(
                 arguments,

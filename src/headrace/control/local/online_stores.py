@@ -57,7 +57,7 @@ class OnlineStores:
                 return folder
             self.check_apart(folder, f"move the online store into {self._own}")
             if not folder.is_dir():
-                message = f"there is no directory {folder} for the online store; make it first"
+                message = f"the online store's directory {folder} does not exist; create it first"
                 raise FailedPreconditionError(message)
         except OSError as error:
             message = f"the online store's directory {folder} cannot be used: {error.strerror}"

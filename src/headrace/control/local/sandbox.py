@@ -175,7 +175,7 @@ class KernelProbe:
             self._abilities = KernelFeatures(namespaces=why, user=why)
         if self._abilities.namespaces:
             why_not = {"reason": self._abilities.namespaces, "landlock": self._abilities.landlock}
-            _LOG.warning("there are no namespaces to isolate processes in", extra=why_not)
+            _LOG.warning("the kernel has no namespaces to isolate processes", extra=why_not)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -250,7 +250,7 @@ class Sandbox:
 
     hide: tuple[Path, ...]
     reports: Path
-    abilities: Callable[[], KernelFeatures]
+    kernel_features: Callable[[], KernelFeatures]
     libraries: Libraries = field(default_factory=libraries)
     environment: Environment = field(default_factory=Environment)
     _reports: dict[str, tuple[int, Isolation]] = field(default_factory=dict)
@@ -259,7 +259,7 @@ class Sandbox:
     def of_home(cls, home: Path) -> "Sandbox":
         """For a command: `home` is hidden, and the kernel is asked when that is needed."""
         ask = cache(lambda: KernelProbe().result())
-        return cls(hide=(home.resolve(),), reports=home, abilities=ask)
+        return cls(hide=(home.resolve(),), reports=home, kernel_features=ask)
 
     def command(
         self,
@@ -323,7 +323,7 @@ class Sandbox:
         Raises:
             FailedPreconditionError: It cannot be isolated.
         """
-        able = self.abilities()
+        able = self.kernel_features()
         kind, problems = self._kind(network=network, forks=forks)
         if problems and not best_effort:
             raise FailedPreconditionError(f"cannot isolate the process, which {problems[0]}")
@@ -353,11 +353,11 @@ class Sandbox:
 
     def user(self, serial: int) -> int | None:
         """The user that a process becomes; None for the one that this process is."""
-        return None if self.abilities().user else user_of(serial)
+        return None if self.kernel_features().user else user_of(serial)
 
     def _kind(self, *, network: bool, forks: bool) -> tuple[str, list[str]]:
         """The kind of sandbox that this kernel has, and what it leaves open."""
-        able = self.abilities()
+        able = self.kernel_features()
         problems = []
         if able.user not in {"", "not root"}:
             problems.append(f"stays root ({able.user}); run headrace as another user")
@@ -409,7 +409,7 @@ def without_root(
     user = gateway_user()
     if user is None:
         return settings
-    able = sandbox.abilities()
+    able = sandbox.kernel_features()
     if reason := able.user or able.namespaces:
         message = f"Envoy would run as root ({reason}): run headrace as another user than root"
         raise FailedPreconditionError(message)
@@ -443,12 +443,12 @@ def _folder_of_limits(settings: EnvoySettings, spec: "confine.Spec") -> list[str
         return []
     folder = str(address.parent.resolve())
     if folder in {*spec["hide"], *confine.PRIVATE}:
-        problem = f"is in {folder}, of which root's Envoy sees nothing"
+        problem = f"is in {folder}, which the sandboxed Envoy of root cannot see"
     elif not Path(folder).is_dir():
-        problem = f"is in {folder}, which is no directory yet"
+        problem = f"is in {folder}, which does not exist"
     else:
         return [folder]
-    message = f"the socket of gateway.limits_service {problem}: give it a directory of its own"
+    message = f"the socket of gateway.limits_service {problem}: use a separate directory"
     raise FailedPreconditionError(message)
 
 

@@ -127,4 +127,4 @@ def missed(checkpoint: Head, *, hash_there: str | None) -> Broken | None:
         return None
     if hash_there is None:
         return Broken(id=checkpoint.count, reason="it was there, and the trail ends before it")
-    return Broken(id=checkpoint.count, reason="it had another hash when it was noted")
+    return Broken(id=checkpoint.count, reason="its hash differs from the checkpoint")

@@ -194,9 +194,7 @@ def probed(replica: Replica, health: ProbeResult, *, now: float) -> Replica:
 
 
 def _unready(replica: Replica, now: float) -> Replica:
-    return replace(
-        replica, phase=ReplicaPhase.UNREADY, since=now, reason="says that it is not ready"
-    )
+    return replace(replica, phase=ReplicaPhase.UNREADY, since=now, reason="reports not ready")
 
 
 def drained(replica: Replica, *, now: float) -> Replica:

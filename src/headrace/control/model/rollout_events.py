@@ -141,11 +141,11 @@ def rollout_changes(
             actor=actor,
             action=action or f"rollout.{state.phase}",
             object=f"{record.endpoint} {record.id}",
-            before=_told(record.state),
-            after={**_told(state), "reason": state.reason},
+            before=_audit_facts(record.state),
+            after={**_audit_facts(state), "reason": state.reason},
         )
     ]
 
 
-def _told(state: RolloutState) -> dict[str, Any]:
+def _audit_facts(state: RolloutState) -> dict[str, Any]:
     return {"phase": state.phase.value, "step": state.step, "weight": state.traffic.candidate}

@@ -59,7 +59,7 @@ def slack_payload(message: AlertMessage, *, url: str) -> Json:
             "color": _GOOD if _is_over(alert) else _COLOURS.get(alert.severity, _GOOD),
             "title": f"{_word(alert)}: {alert.name}",
             "title_link": url,
-            "text": _escaped(alert.summary if _is_over(alert) else _told(alert)),
+            "text": _escaped(alert.summary if _is_over(alert) else _describe(alert)),
             "ts": int(alert.since),
         }
         for alert in _all(message)
@@ -80,7 +80,7 @@ def email_message(message: AlertMessage, spec: EmailSpec, *, url: str, now: floa
     mail["Auto-Submitted"] = "auto-generated"
     parts = [
         f"{_word(alert)}: {alert.name} ({alert.severity}), since {_time(alert.since)}\n"
-        f"{alert.summary if _is_over(alert) else _told(alert)}\n"
+        f"{alert.summary if _is_over(alert) else _describe(alert)}\n"
         for alert in _all(message)
     ]
     mail.set_content("\n".join([*parts, url, ""]))
@@ -130,7 +130,7 @@ def _word(alert: Alert) -> str:
     return "resolved" if _is_over(alert) else "firing"
 
 
-def _told(alert: Alert) -> str:
+def _describe(alert: Alert) -> str:
     return f"{alert.summary}\n{alert.action}"
 
 
@@ -168,12 +168,12 @@ async def send(
     """
     try:
         async with asyncio.timeout(_ALL_S):
-            return await _apart(lambda: _send(message, environment, admin_url, now))
+            return await _in_thread(lambda: _send(message, environment, admin_url, now))
     except TimeoutError:
         raise DeadlineExceededError(f"it did not answer within {_ALL_S:g} s") from None
 
 
-async def _apart(work: Callable[[], str]) -> str:
+async def _in_thread(work: Callable[[], str]) -> str:
     """Do `work` in a thread that nobody waits for when this process ends, as asyncio's would be."""
     loop = asyncio.get_running_loop()
     done: asyncio.Future[str] = loop.create_future()
@@ -237,7 +237,7 @@ def _send_email(mail: "EmailMessage", spec: EmailSpec) -> str:
             server.send_message(mail)
     except (OSError, ValueError, smtplib.SMTPException) as error:
         reason = _hidden(str(error), password)[:_SHOWN] or type(error).__name__
-        message = f"the mail server {spec.host}:{spec.port} did not take it: {reason}"
+        message = f"the mail server {spec.host}:{spec.port} rejected the message: {reason}"
         # What the server says is its word; a connection that ends may end after the message.
         is_lost = isinstance(error, smtplib.SMTPServerDisconnected) or not isinstance(
             error, smtplib.SMTPException

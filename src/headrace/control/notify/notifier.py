@@ -175,9 +175,9 @@ class Notifier:
         except HeadraceError as error:
             may_be_taken = isinstance(error, DeadlineExceededError)
             extra["error"] = str(error)
-            _LOG.warning("a receiver did not take an alert", extra=extra)
+            _LOG.warning("a receiver rejected an alert", extra=extra)
         except Exception:  # noqa: BLE001  # supervises a task: its bug must not end the control plane
-            _LOG.exception("a receiver cannot be told", extra=extra)
+            _LOG.exception("cannot notify a receiver", extra=extra)
         else:
             self._outbox.sent(message, now=self.clock.now())
             return await self._save()
@@ -203,7 +203,7 @@ class Notifier:
             is_stored = True
         except HeadraceError as error:
             # To page matters more than to remember it: the next turn stores it.
-            _LOG.error("cannot store what receivers were told", extra={"error": str(error)})
+            _LOG.error("cannot store the sent notifications", extra={"error": str(error)})
         finally:
             if not is_stored:
                 self._outbox.put_back([*(notice.key for notice in notices), *gone])
@@ -237,7 +237,7 @@ _ID_BYTES: Final = 4
 
 def silence_missing(id_: str) -> NotFoundError:
     """The error for a silence that does not exist, and for one that the caller may not see."""
-    message = f"there is no silence '{id_[:100]}'; `headrace alerts silences` lists them"
+    message = f"unknown silence '{id_[:100]}'; `headrace alerts silences` lists them"
     return NotFoundError(message)
 
 
@@ -286,7 +286,7 @@ class Silences:
         now = self.clock.now()
         if not now < silence.ends <= now + LONGEST_S:
             days = LONGEST_S / 86_400.0
-            message = f"a silence ends after now and within {days:g} days; it may be made again"
+            message = f"a silence must end in the future and within {days:g} days"
             raise InvalidArgumentError(message)
         if len(self.active()) >= _MOST:
             message = f"there are {_MOST} silences; remove some: `headrace alerts unsilence`"

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 _LOG: Final = logging.getLogger("headrace.control")
 _MOST_WAITING: Final = 8192
 _MOST_WAITING_BYTES: Final = 64 << 20
-_LOOK_S: Final = 1.0
+_POLL_INTERVAL_S: Final = 1.0
 _STOP_S: Final = 10.0
 _COMPLAIN_S: Final = 60.0
 _TIDY_S: Final = 60.0
@@ -149,7 +149,7 @@ class PayloadWriter:
             ),
             counter(
                 "headrace_payload_log_dropped_total",
-                "Sampled requests whose payload was not written, because nobody waits for a disk.",
+                "Sampled requests whose payload was not written, because the disk is too slow.",
                 [
                     ((("endpoint", name), ("reason", reason)), count)
                     for (name, reason), count in dropped.items()
@@ -195,7 +195,7 @@ class PayloadWriter:
         """What to write; None after a while without anything."""
         with self._changed:
             if not self._waiting and not self._is_stopping:
-                self._changed.wait(_LOOK_S)
+                self._changed.wait(_POLL_INTERVAL_S)
             if not self._waiting:
                 return None
             work = self._waiting.popleft()

@@ -11,7 +11,7 @@ from typing import Final
 from headrace import __version__
 from headrace.control.base.context import ServiceContext
 from headrace.control.base.log_files import LogFiles
-from headrace.control.desired.documents import bring_home
+from headrace.control.desired.documents import relocate_and_fetch
 from headrace.control.desired.models import ModelWork
 from headrace.control.desired.service import DesiredStateService
 from headrace.control.desired.target import TargetState
@@ -30,7 +30,7 @@ from headrace.core import CancellableInspect
 from headrace.core.processes import resident_bytes
 
 _LOG: Final = logging.getLogger("headrace.control")
-_LOOK_AGAIN_S: Final = 0.1
+_RECHECK_INTERVAL_S: Final = 0.1
 
 
 class ControlPlane:
@@ -69,40 +69,42 @@ class ControlPlane:
         self.stop_requested: Final = asyncio.Event()
         self.reconciling: Final = reconciling
         environment = Environment() if driver.sandbox is None else driver.sandbox.environment
-        self.aims: Final = TargetState(
+        self.target_state: Final = TargetState(
             reconciler=reconciling.reconciler,
-            desired=bring_home(store.load.blocking(), registry),
+            desired=relocate_and_fetch(store.load.blocking(), registry),
             withhold=environment.withhold,
         )
-        self.orders: Final = DesiredStateService(
+        self.desired_state: Final = DesiredStateService(
             store=store,
             registry=registry,
-            aims=self.aims,
+            target_state=self.target_state,
             journal=context.journal,
             clock=context.clock,
             work=ModelWork(inspect),
-            max_body_bytes=reconciling.keeper.settings.max_body_bytes,
+            max_body_bytes=reconciling.gateway_supervisor.settings.max_body_bytes,
             allow_code=allow_code,
             model_roots=model_roots,
         )
-        self.scaling: Final = ScalingService(context, aims=self.aims, reconciling=reconciling)
+        self.scaling: Final = ScalingService(
+            context, target_state=self.target_state, reconciling=reconciling
+        )
         self.rollouts: Final = RolloutDriver(
             store=store,
             journal=context.journal,
-            aims=self.aims,
-            gateway=reconciling.keeper,
+            target_state=self.target_state,
+            gateway=reconciling.gateway_supervisor,
             clock=context.clock,
             reports=reconciling.reports,
-            take_up=lambda record: bring_home(record, registry),
+            relocate=lambda record: relocate_and_fetch(record, registry),
             faults=context.faults,
         )
         self.rollouts.load()
         self.workloads: Final = WorkloadsService(
-            context, aims=self.aims, reconciling=reconciling, driver=driver
+            context, target_state=self.target_state, reconciling=reconciling, driver=driver
         )
         self.telemetry: Final = TelemetryService(
             context,
-            aims=self.aims,
+            target_state=self.target_state,
             reconciling=reconciling,
             scaling=self.scaling,
             rollouts=self.rollouts,
@@ -113,7 +115,7 @@ class ControlPlane:
 
     def request_stop(self) -> None:
         """Drain and end everything, soon."""
-        _LOG.info("stopping as the management API was asked to")
+        _LOG.info("stopping on request of the management API")
         self.stop_requested.set()
 
     async def wait_ready(
@@ -130,23 +132,25 @@ class ControlPlane:
                 while not _is_decided(status := self.status(), name, streams=streams):
                     # The gateway's coming up is no change of the reconciler's: look again anyway.
                     with contextlib.suppress(TimeoutError):
-                        async with asyncio.timeout(_LOOK_AGAIN_S):
-                            await self.reconciling.reconciler.news.wait()
+                        async with asyncio.timeout(_RECHECK_INTERVAL_S):
+                            await self.reconciling.reconciler.changes.wait()
         except TimeoutError:
             return self.status()
         return status
 
     def status(self) -> SystemStatus:
         """How everything is now."""
-        endpoints = self.endpoint_statuses(self.aims.effective.endpoints)
-        keeper = self.reconciling.keeper
+        endpoints = self.endpoint_statuses(self.target_state.effective.endpoints)
+        gateway_supervisor = self.reconciling.gateway_supervisor
         gateway = GatewayStatus(
-            ready=keeper.is_ready,
-            pid=keeper.pid,
-            restarts=keeper.restarts,
-            reason=keeper.reason or self.reconciling.reconciler.publication.error,
-            certificates=() if keeper.tls is None else keeper.tls.certificates.statuses(),
-            gateways=keeper.states(),
+            ready=gateway_supervisor.is_ready,
+            pid=gateway_supervisor.pid,
+            restarts=gateway_supervisor.restarts,
+            reason=gateway_supervisor.reason or self.reconciling.reconciler.publication.error,
+            certificates=()
+            if gateway_supervisor.tls is None
+            else gateway_supervisor.tls.certificates.statuses(),
+            gateways=gateway_supervisor.states(),
         )
         streams = self.workloads.streams.views()
         return SystemStatus(
@@ -154,7 +158,7 @@ class ControlPlane:
             and all(endpoint.ready for endpoint in endpoints)
             and all(stream.is_well for stream in streams),
             version=__version__,
-            generation=self.aims.desired.generation,
+            generation=self.target_state.desired.generation,
             pid=os.getpid(),
             metrics_read_at=self.telemetry.metrics_read_at,
             home=str(self.home.root),
@@ -187,7 +191,7 @@ class ControlPlane:
             http_url=self.addresses.http_url,
             rss_bytes={pid: resident_bytes(pid) or None for pid in pids},
             advice=self.scaling.advisor.message,
-            trouble=reconciling.trouble,
+            arm_problem=reconciling.arm_problem,
             isolation=reconciling.reconciler.isolation_of,
             device=reconciling.reports.device,
             batching=self.telemetry.rows.report,

@@ -290,7 +290,7 @@ def _ready_replicas(plane: "ControlPlane") -> list[Replica]:
 async def _gateway_stats(plane: "ControlPlane", *, full: bool) -> str:
     try:
         async with asyncio.timeout(_SCRAPE_TIMEOUT_S):
-            return await plane.reconciling.keeper.stats(full=full)
+            return await plane.reconciling.gateway_supervisor.stats(full=full)
     except (HeadraceError, TimeoutError):
         return ""
 
@@ -298,18 +298,20 @@ async def _gateway_stats(plane: "ControlPlane", *, full: bool) -> str:
 async def _request_families(plane: "ControlPlane", *, full: bool) -> list[Family]:
     try:
         async with asyncio.timeout(_COUNTS_TIMEOUT_S):
-            statistics = await plane.reconciling.keeper.endpoint_statistics()
+            statistics = await plane.reconciling.gateway_supervisor.endpoint_statistics()
     except (HeadraceError, TimeoutError):
         return []  # a gap: zeros would read as if everything began anew
     bounds = TWO_DIGITS_S if full else BRIEF_TWO_DIGITS_S
-    return await asyncio.to_thread(request_families, plane.aims.effective, statistics.arms, bounds)
+    return await asyncio.to_thread(
+        request_families, plane.target_state.effective, statistics.arms, bounds
+    )
 
 
 def _processes(plane: "ControlPlane") -> dict[str, int]:
     """Process ids by name."""
     replicas = plane.reconciling.reconciler.replicas.values()
     running = {replica.name: replica.pid for replica in replicas}
-    running |= {"control": os.getpid(), "gateway": plane.reconciling.keeper.pid}
+    running |= {"control": os.getpid(), "gateway": plane.reconciling.gateway_supervisor.pid}
     running |= plane.workloads.streams.pids()
     return {name: pid for name, pid in running.items() if pid is not None}
 
@@ -317,7 +319,7 @@ def _processes(plane: "ControlPlane") -> dict[str, int]:
 def own_families(plane: "ControlPlane") -> list[Family]:
     """What the control plane itself counts."""
     replicas = plane.reconciling.reconciler.replicas.values()
-    tls = plane.reconciling.keeper.tls
+    tls = plane.reconciling.gateway_supervisor.tls
     return [
         counter(
             "headrace_limit_refusals_total",
@@ -327,12 +329,12 @@ def own_families(plane: "ControlPlane") -> list[Family]:
         gauge(
             "headrace_control_generation",
             "Of the desired state.",
-            [((), plane.aims.desired.generation)],
+            [((), plane.target_state.desired.generation)],
         ),
         gauge(
             "headrace_control_gateway_ready",
             "1 while the gateway serves.",
-            [((), plane.reconciling.keeper.is_ready)],
+            [((), plane.reconciling.gateway_supervisor.is_ready)],
         ),
         gauge(
             "headrace_control_replica_ready",
@@ -344,12 +346,12 @@ def own_families(plane: "ControlPlane") -> list[Family]:
             "Starts after the first.",
             [(_labels(replica), replica.restarts) for replica in replicas],
         ),
-        *plane.reconciling.keeper.families(),
+        *plane.reconciling.gateway_supervisor.families(),
         *plane.telemetry.drift.families(),
         *plane.telemetry.rows.families(),
         *([] if tls is None else tls.certificates.families()),
-        *rollout_families(plane.aims.rollouts),
-        *replica_families(plane.aims.effective, replicas),
+        *rollout_families(plane.target_state.rollouts),
+        *replica_families(plane.target_state.effective, replicas),
         *process_families(_processes(plane)),
         *plane.telemetry.alerting.families(),
         *plane.telemetry.recordings.families(),

@@ -28,7 +28,7 @@ class WorkloadsService:
         self,
         context: ServiceContext,
         *,
-        aims: TargetState,
+        target_state: TargetState,
         reconciling: ReconcileService,
         driver: LocalDriver,
     ) -> None:
@@ -45,11 +45,13 @@ class WorkloadsService:
         )
         self.streams: Final = StreamSupervisor(
             driver=make_stream_driver(home, driver),
-            desired_streams=lambda: aims.desired.streams if context.runs_here else (),
+            desired_streams=lambda: target_state.desired.streams if context.runs_here else (),
             prepare=partial(
                 through_gateway,
                 url=context.addresses.http_url,
-                ca_file=str(home.gateway_certificate) if reconciling.keeper.settings.tls else "",
+                ca_file=str(home.gateway_certificate)
+                if reconciling.gateway_supervisor.settings.tls
+                else "",
             ),
             emit=emit,
             clock=clock,
@@ -71,7 +73,7 @@ class WorkloadsService:
         self.materializer.load()
         self.skew: Final = SkewWatch(
             watches=lambda: {
-                e.name: e.features for e in aims.desired.endpoints if e.features is not None
+                e.name: e.features for e in target_state.desired.endpoints if e.features is not None
             },
             compare=partial(compare_served, home=home.root, log=home.log_of("features")),
             emit=emit,

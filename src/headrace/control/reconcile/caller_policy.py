@@ -65,7 +65,7 @@ class Keys:
             message = f"several keys are called '{text}'; name one by its id: {ids}"
             raise InvalidArgumentError(message)
         if not by_id and not named:
-            message = f"there is no API key '{text[:100]}'; `headrace keys list` shows them"
+            message = f"unknown API key '{text[:100]}'; `headrace keys list` lists them"
             raise NotFoundError(message)
         return (by_id or named)[0]
 
@@ -122,7 +122,7 @@ def grants_of(key: Credential) -> KeyGrants:
 def known_keys(credentials: Sequence[Credential], now: float) -> tuple[ApiKey, ...]:
     """The keys that a gateway takes now, in the order of their ids."""
     valid = (key for key in credentials if key.is_valid(now))
-    return tuple(sorted((_told(key) for key in valid), key=lambda key: key.id))
+    return tuple(sorted((_api_key(key) for key in valid), key=lambda key: key.id))
 
 
 def endpoint_of(scope: str) -> str | None:
@@ -131,7 +131,7 @@ def endpoint_of(scope: str) -> str | None:
     return None if name == "*" else str(name)
 
 
-def _told(key: Credential) -> ApiKey:
+def _api_key(key: Credential) -> ApiKey:
     grants = grants_of(key)
     return ApiKey(
         id=key.id,
@@ -144,7 +144,7 @@ def _told(key: Credential) -> ApiKey:
 
 
 _LOG: Final = logging.getLogger("headrace.control")
-_LOOK_AGAIN_S: Final = 0.5
+_RECHECK_INTERVAL_S: Final = 0.5
 _PAUSE_S: Final = 0.05
 _MOST_KEY_SET_BYTES: Final = 1 << 20
 
@@ -227,13 +227,13 @@ class CallerPolicy:
     reconciler: Reconciling
     faults: Faults = field(default_factory=Faults)
     _error: str = ""
-    _is_told: bool = False
+    _is_reported: bool = False
     _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def run(self) -> None:
         """Follow spec, keys and files until cancelled; after the gateway was opened."""
         while True:
-            change = self.reconciler.news.next
+            change = self.reconciler.changes.next
             with self.faults.contain(LOOP, "callers"):
                 try:
                     await self.apply()
@@ -241,10 +241,10 @@ class CallerPolicy:
                 except HeadraceError as error:
                     if str(error) != self._error:
                         level = log_level_of(error)
-                        _LOG.log(level, "cannot tell the gateway who may call: %s", error)
+                        _LOG.log(level, "cannot send the caller policy to the gateway: %s", error)
                     self._error = str(error)
             await asyncio.sleep(_PAUSE_S)
-            await wait_for(change, _LOOK_AGAIN_S)
+            await wait_for(change, _RECHECK_INTERVAL_S)
 
     async def apply(self) -> None:
         """Return when the gateway knows what is stored now.
@@ -257,6 +257,6 @@ class CallerPolicy:
             spec = self.reconciler.desired.spec
             policy = await asyncio.to_thread(read_policy, keys, spec, now=self.clock.now())
             # One that was adopted may know what an earlier control plane told it.
-            if policy != self.gateway.policy or not self._is_told:
+            if policy != self.gateway.policy or not self._is_reported:
                 await self.gateway.set_policy(policy)
-                self._is_told = True
+                self._is_reported = True

@@ -97,7 +97,7 @@ class Prospect:
 
 
 @dataclass(frozen=True, slots=True)
-class _Grounds:
+class _PlanInputs:
     """Everything that a prospect follows from; a sign of life changes nothing of it."""
 
     endpoint: DesiredEndpoint
@@ -105,7 +105,7 @@ class _Grounds:
     pools: PoolAddresses
     replicas: tuple[tuple[str, ReplicaPhase, bool, str], ...]
 
-    def are(self, other: "_Grounds") -> bool:
+    def is_same(self, other: "_PlanInputs") -> bool:
         """Whether they are the same: large parts the same objects, which is quick to see."""
         return (
             self.endpoint is other.endpoint
@@ -119,7 +119,7 @@ class _Grounds:
 class Memo:
     """What followed last time, by endpoint: among many, few change from one plan to the next."""
 
-    _known: dict[str, tuple[_Grounds, Prospect]] = field(default_factory=dict)
+    _known: dict[str, tuple[_PlanInputs, Prospect]] = field(default_factory=dict)
 
     def prospect(
         self,
@@ -130,9 +130,9 @@ class Memo:
     ) -> Prospect:
         """What follows for `endpoint`; as last time if what it follows from is the same."""
         facts = tuple((r.name, r.phase, r.was_ready, r.revision_id) for r in replicas)
-        grounds = _Grounds(endpoint, current, pools, facts)
+        grounds = _PlanInputs(endpoint, current, pools, facts)
         cached = self._known.get(endpoint.name)
-        if cached is not None and cached[0].are(grounds):
+        if cached is not None and cached[0].is_same(grounds):
             return cached[1]
         prospect = Prospect.of(RoutedEndpoint.of(endpoint, replicas, current, pools))
         if current is not None and prospect.route == current:
@@ -276,10 +276,10 @@ def _next_for(
 def _overdue(replica: Replica, now: float, drain_timeout_s: float) -> str:
     """Why `replica` has to be killed; empty if it need not."""
     if replica.phase is ReplicaPhase.DRAINING and now - replica.since >= drain_timeout_s:
-        return f"still running {drain_timeout_s:g} s after it was told to drain"
+        return f"still running {drain_timeout_s:g} s after the drain started"
     if replica.phase is ReplicaPhase.STARTING and now - replica.since >= LOAD_TIMEOUT_S:
         return f"not ready {LOAD_TIMEOUT_S:g} s after its start"
     is_serving = replica.phase in {ReplicaPhase.READY, ReplicaPhase.UNREADY}
     if is_serving and now - replica.answered_at >= SILENT_TIMEOUT_S:
-        return f"answered nobody for {SILENT_TIMEOUT_S:g} s"
+        return f"gave no response for {SILENT_TIMEOUT_S:g} s"
     return ""

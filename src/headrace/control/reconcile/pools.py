@@ -73,7 +73,7 @@ class AcknowledgedModels:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Tell:
+class HostingUpdate:
     """Tell a copy what to host."""
 
     replica: str
@@ -82,11 +82,11 @@ class Tell:
     hosting: Hosting
 
 
-Tells = Callable[[Revision], ReplicaSettings | None]
+SettingsOf = Callable[[Revision], ReplicaSettings | None]
 """How a copy is told of a model; None if it cannot host it where it runs."""
 
 
-def as_it_is(revision: Revision) -> ReplicaSettings:
+def unchanged_settings(revision: Revision) -> ReplicaSettings:
     """What copies on this machine are told of a model: they see its files."""
     return revision.settings
 
@@ -134,8 +134,8 @@ def plan_pools(
     replicas: Iterable[Replica],
     acknowledged: Mapping[str, AcknowledgedModels],
     routed: Collection[RoutedTo],
-    tells: Tells = as_it_is,
-) -> Iterator[Tell]:
+    updates: SettingsOf = unchanged_settings,
+) -> Iterator[HostingUpdate]:
     """What to tell which copies now; nothing if each one knows.
 
     A copy is told before it counts as ready, because it is not ready before it is told. It goes on
@@ -164,11 +164,11 @@ def plan_pools(
         still_routed = (
             () if current is None else _still_routed(current.hosting.revisions, replica, routed)
         )
-        hosting = host(by_pool[replica.endpoint], still_routed, tells)
+        hosting = host(by_pool[replica.endpoint], still_routed, updates)
         hosted = {(model.model_name, model.model_version) for model in hosting.models}
         hosting = replace(hosting, keeps=tuple(sorted(expected[replica.address] - hosted)))
         if current is None or current.process != replica.process or current.hosting != hosting:
-            yield Tell(
+            yield HostingUpdate(
                 replica=replica.name,
                 address=replica.address,
                 process=replica.process,
@@ -177,7 +177,9 @@ def plan_pools(
 
 
 def host(
-    revisions: Iterable[Revision], extra: Iterable[Revision] = (), tells: Tells = as_it_is
+    revisions: Iterable[Revision],
+    extra: Iterable[Revision] = (),
+    updates: SettingsOf = unchanged_settings,
 ) -> Hosting:
     """What hosts `revisions`, and `kept` besides where they are not in their way.
 
@@ -188,7 +190,7 @@ def host(
     models: dict[tuple[str, str], ReplicaSettings] = {}
     answered: dict[str, Revision] = {}
     for revision in (*revisions, *extra):
-        settings = tells(revision)
+        settings = updates(revision)
         if settings is None:
             continue
         key = settings.model_name, settings.model_version
@@ -269,7 +271,7 @@ class PoolState(Protocol):
     """Which revisions each copy of a pool answers for, by the replica's name."""
 
     @property
-    def news(self) -> ChangeSignal:
+    def changes(self) -> ChangeSignal:
         """Changes of anything observed or desired."""
 
     def observed(self) -> Observed:
@@ -278,7 +280,7 @@ class PoolState(Protocol):
     def may_act(self) -> bool:
         """Whether it is this control plane that says what runs."""
 
-    def told_of(self, revision: Revision) -> ReplicaSettings | None:
+    def hosted_settings(self, revision: Revision) -> ReplicaSettings | None:
         """How a copy of a pool is told of a model; None if it cannot host it where it runs."""
 
 
@@ -312,7 +314,7 @@ class PoolSync:
     clock: Clock
     put: Put = put_models
     faults: Faults = field(default_factory=Faults)
-    _told: dict[str, AcknowledgedModels] = field(default_factory=dict)
+    _acknowledged: dict[str, AcknowledgedModels] = field(default_factory=dict)
     _routed: frozenset[RoutedTo] = frozenset()
     _left_at: dict[RoutedTo, float] = field(default_factory=dict)
     _complaints: dict[str, str] = field(default_factory=dict)
@@ -327,7 +329,7 @@ class PoolSync:
                 # What changed meanwhile rang while nobody waited, and may have to be told again.
                 await asyncio.sleep(_AGAIN_S)
             else:
-                await wait_for(self.world.news.next, LINGER_S)
+                await wait_for(self.world.changes.next, LINGER_S)
 
     async def step(self) -> bool:
         """Tell all copies that have to be told now; whether there were any."""
@@ -335,20 +337,22 @@ class PoolSync:
             return False
         observed = self.world.observed()
         # Let go of replicas that are gone, and of what ended processes were told.
-        for name, acknowledged in list(self._told.items()):
+        for name, acknowledged in list(self._acknowledged.items()):
             replica = observed.replicas.get(name)
             if replica is None or replica.process != acknowledged.process:
-                del self._told[name]
+                del self._acknowledged[name]
                 self.world.hosted.pop(name, None)
                 self._complaints.pop(name, None)
         routed = self._routed_lately(observed)
-        replicas, told_of = observed.replicas.values(), self.world.told_of
-        tells = list(plan_pools(self.world.desired, replicas, self._told, routed, told_of))
+        replicas, hosted_settings = observed.replicas.values(), self.world.hosted_settings
+        updates = list(
+            plan_pools(self.world.desired, replicas, self._acknowledged, routed, hosted_settings)
+        )
         self.faults.keep_only("pool replica", observed.replicas)
-        heard = await asyncio.gather(*map(self._tell, tells))
+        heard = await asyncio.gather(*map(self._send_update, updates))
         if any(heard):
-            self.world.news.note()
-        return bool(tells)
+            self.world.changes.notify()
+        return bool(updates)
 
     def _routed_lately(self, observed: Observed) -> Collection[RoutedTo]:
         """Where requests may come from: those that were sent before a change are on their way."""
@@ -364,21 +368,25 @@ class PoolSync:
         self._routed = routed
         return routed | self._left_at.keys()
 
-    async def _tell(self, tell: Tell) -> bool:
-        name, is_told = tell.replica, False
+    async def _send_update(self, update: HostingUpdate) -> bool:
+        name, is_sent = update.replica, False
         with self.faults.contain("pool replica", name):
             try:
-                await self.put(tell.address, tell.hosting)
-                is_told = True
+                await self.put(update.address, update.hosting)
+                is_sent = True
             except HeadraceError as error:
                 if self._complaints.get(name) != str(error):
                     extra = {"replica": name, "why": str(error)}
-                    _LOG.info("a pool's copy was not told", extra=extra)
+                    _LOG.info("cannot update a pool replica", extra=extra)
                 self._complaints[name] = str(error)
-        if not is_told:
+        if not is_sent:
             return False
-        self._told[name] = AcknowledgedModels(process=tell.process, hosting=tell.hosting)
-        self.world.hosted[name] = tell.hosting.revision_ids
+        self._acknowledged[name] = AcknowledgedModels(
+            process=update.process, hosting=update.hosting
+        )
+        self.world.hosted[name] = update.hosting.revision_ids
         self._complaints.pop(name, None)
-        _LOG.info("told a pool's copy", extra={"replica": name, "models": len(tell.hosting.models)})
+        _LOG.info(
+            "updated a pool replica", extra={"replica": name, "models": len(update.hosting.models)}
+        )
         return True

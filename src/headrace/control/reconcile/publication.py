@@ -30,7 +30,7 @@ class RoutePublication:
     """Routes that the gateway follows, those that it may follow too, and the next attempt."""
 
     publisher: RoutePublisher
-    news: ChangeSignal = field(default_factory=ChangeSignal)
+    changes: ChangeSignal = field(default_factory=ChangeSignal)
     """Notified when any of the fields below changed."""
     record: Callable[[tuple[EndpointRoute, ...]], Awaitable[None]] = _no_record
     """Stores what is in force, for the next control plane; part of a publication's success."""
@@ -84,12 +84,12 @@ class RoutePublication:
             await self._acknowledge(routes, routes, {})
         except Exception as error:  # noqa: BLE001  # a fault of one publication stops no later one
             self._note_failure(error)
-            self.news.note()
+            self.changes.notify()
             await asyncio.sleep(_REPUBLISH_S)
         else:
             self.is_confirmed, self.error = True, ""
         self.can_publish = True
-        self.news.note()
+        self.changes.notify()
 
     async def _acknowledge(
         self,
@@ -124,13 +124,13 @@ class Reconciling(PoolState, Protocol):
     def publication(self) -> RoutePublication:
         """The routes that the gateway follows."""
 
-    def want(self, desired: DesiredState) -> None:
+    def set_desired(self, desired: DesiredState) -> None:
         """Aim at `desired` from now on."""
 
     def isolation_of(self, name: str) -> Isolation | None:
         """How the process of the replica of a name is kept apart; None if nobody knows."""
 
-    def trouble(self, endpoint: str, arm: DesiredArm) -> str:
+    def arm_problem(self, endpoint: str, arm: DesiredArm) -> str:
         """Why an arm's copies cannot be had; empty if they can."""
 
     async def run(self) -> None:

@@ -89,21 +89,21 @@ class Reconciler:
         """Everything known now."""
         return self.publication.observed(self.replicas, self.hosted, self._next_serial)
 
-    def want(self, desired: DesiredState) -> None:
+    def set_desired(self, desired: DesiredState) -> None:
         """Aim at `desired` from now on."""
         self.desired = desired
-        self.news.note()
+        self.changes.notify()
 
     @property
-    def news(self) -> ChangeSignal:
+    def changes(self) -> ChangeSignal:
         """Changes of anything observed or desired."""
-        return self.publication.news
+        return self.publication.changes
 
     def isolation_of(self, name: str) -> Isolation | None:
         """How the process of the replica of a name is kept apart; None if nobody knows."""
         return self.driver.isolation_of(name)
 
-    def trouble(self, endpoint: str, arm: DesiredArm) -> str:  # noqa: ARG002  # as others say
+    def arm_problem(self, endpoint: str, arm: DesiredArm) -> str:  # noqa: ARG002  # as others say
         """Why its route is not valid; what keeps a process from being started, its replica says."""
         return self.publication.left_out.get(endpoint, "")
 
@@ -111,7 +111,7 @@ class Reconciler:
         """It may: the home's lock is held."""
         return True
 
-    def told_of(self, revision: Revision) -> ReplicaSettings:
+    def hosted_settings(self, revision: Revision) -> ReplicaSettings:
         """How a copy of a pool is told of a model: it sees the same files."""
         return revision.settings
 
@@ -130,7 +130,9 @@ class Reconciler:
             if running.died_unwatched:
                 self._died_unwatched.append(replica)
             _LOG.info(
-                "adopted replica" if replica.pid else "found the remains of a replica",
+                "adopted replica"
+                if replica.pid
+                else "found the record of a replica that no longer runs",
                 extra={"replica": replica.name, "pid": replica.pid},
             )
         return list(self.replicas.values())
@@ -146,7 +148,7 @@ class Reconciler:
                 if process is not None:
                     group.create_task(self._supervise(name, process))
             while True:
-                change, is_done = self.news.next, False
+                change, is_done = self.changes.next, False
                 with self.faults.contain(LOOP, "replicas"):
                     self.step()
                     is_done = True
@@ -194,7 +196,7 @@ class Reconciler:
                 del self.replicas[name]
                 self.driver.forget(name)
                 _LOG.info("replica is gone", extra={"replica": name})
-                self.news.note()
+                self.changes.notify()
             case _:
                 assert_never(action)
 
@@ -317,7 +319,7 @@ class Reconciler:
     def _set(self, replica: Replica, *, quiet: bool = False) -> None:
         self.replicas[replica.name] = replica
         if not quiet:
-            self.news.note()
+            self.changes.notify()
 
 
 async def look(address: str) -> ProbeResult:

@@ -17,7 +17,7 @@ from headrace.observe.metrics import Family, Labels, gauge
 from headrace.observe.row_checks import BatchingReport, RowDifference
 from headrace.serving.telemetry.report import AnswersPage, Observe, RecordedAnswer, ReplicaReport
 
-_EVERY_S: Final = 1.0
+_INTERVAL_S: Final = 1.0
 _TIMEOUT_S: Final = 1.0
 _AT_ONCE: Final = 16
 _MOST_PAGES: Final = 40
@@ -47,7 +47,7 @@ class Reports:
     _latest: dict[str, ReplicaReport] = field(default_factory=dict)
     _together: dict[str, ReplicaReport] = field(default_factory=dict)
     _answer_bytes: dict[str, float] = field(default_factory=dict)
-    _told: dict[str, tuple[int, Observe]] = field(default_factory=dict)
+    _observed_by: dict[str, tuple[int, Observe]] = field(default_factory=dict)
     _asking: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_AT_ONCE))
 
     def latest(self, name: str) -> ReplicaReport | None:
@@ -84,7 +84,7 @@ class Reports:
                 ready = (r for r in self.replicas.values() if r.phase is ReplicaPhase.READY)
                 silent = [replica for replica in ready if replica.name not in self._latest]
                 await self.ask_all([*needed(), *silent], observe)
-            await asyncio.sleep(_EVERY_S)
+            await asyncio.sleep(_INTERVAL_S)
 
     async def ask_all(
         self, needed: Iterable[Replica], observe: Callable[[Replica], Observe]
@@ -94,7 +94,7 @@ class Reports:
         for name in self._latest.keys() - {*self.replicas, *replicas}:
             del self._latest[name]
             self._answer_bytes.pop(name, None)
-            self._told.pop(name, None)
+            self._observed_by.pop(name, None)
         self.faults.keep_only("replica", replicas)
         answers = await asyncio.gather(*(self._ask(r, observe) for r in replicas.values()))
         self._together = {
@@ -142,7 +142,7 @@ class Reports:
         report: ReplicaReport | None = None
         async with self._asking:
             with self.faults.contain("replica", replica.name):
-                if await self._tell(replica, observe(replica)):
+                if await self._send_observe(replica, observe(replica)):
                     decode = msgspec.json.Decoder(ReplicaReport).decode
                     path = f"/internal/report?{replica.query}"
                     report = await ask(replica.address, path, decode, timeout_s=_TIMEOUT_S)
@@ -150,9 +150,12 @@ class Reports:
             self._latest[replica.name] = report
         return report
 
-    async def _tell(self, replica: Replica, wish: Observe) -> bool:
+    async def _send_observe(self, replica: Replica, observe: Observe) -> bool:
         """Say what to look at, once to each process; whether it answers."""
-        if self._told.get(replica.name, (replica.process, Observe())) == (replica.process, wish):
+        if self._observed_by.get(replica.name, (replica.process, Observe())) == (
+            replica.process,
+            observe,
+        ):
             return True
         try:
             answer = await fetch(
@@ -161,12 +164,12 @@ class Reports:
                 timeout_s=_TIMEOUT_S,
                 method="PUT",
                 headers={"content-type": "application/json"},
-                body=msgspec.json.encode(wish),
+                body=msgspec.json.encode(observe),
             )
         except HeadraceError:
             return False
         if answer.status < 300:  # noqa: PLR2004  # any success
-            self._told[replica.name] = (replica.process, wish)
+            self._observed_by[replica.name] = (replica.process, observe)
         return True
 
 

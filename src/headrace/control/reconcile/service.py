@@ -43,10 +43,10 @@ class FirstRequests:
         """Send what is due until cancelled."""
         async with asyncio.TaskGroup() as group:
             while True:
-                for endpoint in self._unasked():
+                for endpoint in self._pending():
                     self._asking[endpoint.name] = revision_ids(endpoint)
                     group.create_task(self._ask(endpoint))
-                await self.reconciler.news.wait()
+                await self.reconciler.changes.wait()
 
     def ask_again(self) -> None:
         """Ask upstreams anew that did not answer: something about the way to them is different."""
@@ -56,9 +56,9 @@ class FirstRequests:
             if leads_out and first is not None and not first.answered:
                 del self.results[endpoint.name]
                 self._asking.pop(endpoint.name, None)
-        self.reconciler.news.note()
+        self.reconciler.changes.notify()
 
-    def _unasked(self) -> list[DesiredEndpoint]:
+    def _pending(self) -> list[DesiredEndpoint]:
         """Endpoints that requests reach, with revisions that were not asked yet."""
         routes = {route.name: route for route in self.reconciler.publication.routes}
         endpoints = self.reconciler.desired.endpoints
@@ -90,7 +90,7 @@ class FirstRequests:
         failures = before.failures if before and before.revisions == revisions else 0
         failures = 0 if result.answered else failures + 1
         self.results[name] = replace(result, failures=failures)
-        self.reconciler.news.note()
+        self.reconciler.changes.notify()
         if result.answered:
             extra = {"endpoint": name, "seconds": f"{result.latency_s:.4f}"}
             _LOG.info("endpoint answered its first request", extra=extra)
@@ -101,7 +101,7 @@ class FirstRequests:
         latest = self.results.get(name)
         if self._asking.get(name) == revisions and latest and not latest.answered:
             del self._asking[name]
-            self.reconciler.news.note()
+            self.reconciler.changes.notify()
 
     def _example(self, endpoint: DesiredEndpoint) -> Mapping[str, float | str]:
         """Values that its model takes; empty for a model that is not of the registry. Blocking."""
@@ -120,7 +120,7 @@ class ReconcileService:
         context: ServiceContext,
         *,
         reconciler: Reconciling,
-        keeper: Gateway,
+        gateway_supervisor: Gateway,
         certificates: Certificates,
         limits: LimitService | None,
         gateway_address: str,
@@ -135,7 +135,7 @@ class ReconcileService:
         """
         clock, faults = context.clock, context.faults
         self.reconciler: Final = reconciler
-        self.keeper: Final = keeper
+        self.gateway_supervisor: Final = gateway_supervisor
         self.limits: Final = limits
         self.reports: Final = Reports(replicas=reconciler.replicas, faults=faults)
         self.first_requests: Final = FirstRequests(
@@ -147,12 +147,16 @@ class ReconcileService:
         )
         self.upstreams: Final = UpstreamWatch(
             routes=lambda: reconciler.publication.routes,
-            read=keeper.handshakes,
-            note_change=self.first_requests.ask_again,
+            read=gateway_supervisor.handshakes,
+            on_change=self.first_requests.ask_again,
             faults=faults,
         )
         self.callers: Final = CallerPolicy(
-            store=context.store, clock=clock, gateway=keeper, reconciler=reconciler, faults=faults
+            store=context.store,
+            clock=clock,
+            gateway=gateway_supervisor,
+            reconciler=reconciler,
+            faults=faults,
         )
         self.keys: Final = Keys(store=context.store, clock=clock, apply=self.callers.apply)
         self.pools: Final = PoolSync(world=reconciler, clock=clock, faults=faults)
@@ -172,17 +176,17 @@ class ReconcileService:
             group.create_task(self._certificates.run(self._use_certificate))
 
     async def _run_gateway(self) -> None:
-        await self.keeper.open(self.reconciler.publication.routes)
+        await self.gateway_supervisor.open(self.reconciler.publication.routes)
         async with asyncio.TaskGroup() as group:
-            group.create_task(self.keeper.run())
+            group.create_task(self.gateway_supervisor.run())
             group.create_task(self.callers.run())
 
     async def _use_certificate(self, name: str) -> None:
         """Use a certificate of which there was no good one before."""
-        await self.keeper.take_certificate(name)
+        await self.gateway_supervisor.take_certificate(name)
         self.first_requests.ask_again()
 
-    def trouble(self, endpoint: str, arm: DesiredArm) -> str:
+    def arm_problem(self, endpoint: str, arm: DesiredArm) -> str:
         """Why an arm cannot be had; empty if it can.
 
         Its model cannot be served, its upstream is not spoken to, or its copies are not made.
@@ -190,6 +194,6 @@ class ReconcileService:
         if arm.revision.unloadable:
             return arm.revision.unloadable
         if arm.revision.upstream is None:
-            return self.reconciler.trouble(endpoint, arm)
-        problem = self.keeper.upstream_problem(arm.revision.upstream)
-        return problem or self.upstreams.trouble(endpoint, arm.key)
+            return self.reconciler.arm_problem(endpoint, arm)
+        problem = self.gateway_supervisor.upstream_problem(arm.revision.upstream)
+        return problem or self.upstreams.tls_problem(endpoint, arm.key)

@@ -86,7 +86,7 @@ class _Facts:
     http_url: str
     rss_bytes: Mapping[int, int | None]
     advice: Callable[[str, str], str]
-    trouble: Callable[[str, DesiredArm], str]
+    arm_problem: Callable[[str, DesiredArm], str]
     isolation: IsolationOf
     device: DeviceOf
     batching: BatchingOf
@@ -100,7 +100,7 @@ def endpoint_statuses(
     http_url: str,
     rss_bytes: Mapping[int, int | None],
     advice: Callable[[str, str], str] = lambda _endpoint, _arm: "",
-    trouble: Callable[[str, DesiredArm], str] = lambda _endpoint, _arm: "",
+    arm_problem: Callable[[str, DesiredArm], str] = lambda _endpoint, _arm: "",
     isolation: IsolationOf = lambda _: None,
     device: DeviceOf = lambda _: None,
     batching: BatchingOf = lambda _endpoint, _arm, _revision: None,
@@ -125,7 +125,7 @@ def endpoint_statuses(
         http_url=http_url,
         rss_bytes=rss_bytes,
         advice=advice,
-        trouble=trouble,
+        arm_problem=arm_problem,
         isolation=isolation,
         device=device,
         batching=batching,
@@ -172,8 +172,8 @@ def _endpoint(
 ) -> EndpointStatus:
     name, serving = endpoint.name, _serving_arms(endpoint)
     problems = [line for arm in serving for line in _arm_problems(arm, replicas)]
-    troubles = [(arm, why) for arm in serving if (why := facts.trouble(name, arm))]
-    for arm, why in troubles:
+    failing = [(arm, why) for arm in serving if (why := facts.arm_problem(name, arm))]
+    for arm, why in failing:
         upstream = arm.revision.upstream
         where = "" if upstream is None else f": upstream {upstream.url}"
         problems.append(f"version {arm.revision.version}{where}: {why}")
@@ -188,7 +188,7 @@ def _endpoint(
         name=name,
         ready=not problems,
         failed=_has_failed(serving, replicas, first if is_asked else None)
-        or any(arm.revision.upstream is None for arm, _ in troubles),
+        or any(arm.revision.upstream is None for arm, _ in failing),
         url=f"{facts.http_url}/v2/models/{name}/infer",
         revisions=_revisions(endpoint, replicas, route, facts),
         message="; ".join(problems),

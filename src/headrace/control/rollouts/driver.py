@@ -31,7 +31,7 @@ from headrace.rollout.state import RolloutFacts, RolloutState, Verb
 from headrace.serving.telemetry.report import Observe
 
 _LOG: Final = logging.getLogger("headrace.control")
-_EVERY_S: Final = 1.0
+_INTERVAL_S: Final = 1.0
 _FRESH_EVERY_S: Final = 0.25
 _FRESH_S: Final = 5.0
 _SAVE_EVIDENCE_S: Final = 1.0
@@ -63,11 +63,11 @@ class RolloutDriver:
 
     store: Store
     journal: EventJournal
-    aims: TargetState
+    target_state: TargetState
     gateway: ArmSource
     clock: Clock
     reports: Reports
-    take_up: Callable[[RolloutRecord], RolloutRecord] = lambda record: record
+    relocate: Callable[[RolloutRecord], RolloutRecord] = lambda record: record
     faults: Faults = field(default_factory=Faults)
     _watches: dict[str, RolloutWatch] = field(default_factory=dict)
     _healthy: dict[tuple[str, str], bool] = field(default_factory=dict)
@@ -77,33 +77,33 @@ class RolloutDriver:
     def load(self) -> None:
         """Take up the rollouts that the store knows, blocking; before `run`."""
         stored = self.store.newest_rollouts.blocking().values()
-        self.aims.aim(
+        self.target_state.set_target(
             rollouts=[
-                record if record.state.phase.is_over else self.take_up(record) for record in stored
+                record if record.state.phase.is_over else self.relocate(record) for record in stored
             ]
         )
-        for record in self.aims.active():
+        for record in self.target_state.active():
             extra = {"rollout": record.id, "endpoint": record.endpoint}
-            _LOG.info("went on with rollout, which is %s", record.state.phase.value, extra=extra)
+            _LOG.info("resumed rollout, which is %s", record.state.phase.value, extra=extra)
 
     async def run(self) -> None:
         """Move rollouts on until cancelled."""
         loop = asyncio.get_running_loop()
         next_look = loop.time()
         while True:
-            change, pause_s = self.aims.reconciler.news.next, _EVERY_S
+            change, pause_s = self.target_state.reconciler.changes.next, _INTERVAL_S
             with self.faults.contain(LOOP, "rollouts"):
-                if self.aims.active() and loop.time() >= next_look:
+                if self.target_state.active() and loop.time() >= next_look:
                     # More often where a weight has just come: what is bad shows at once.
-                    states = [record.state for record in self.aims.active()]
+                    states = [record.state for record in self.target_state.active()]
                     is_fresh = any(
                         state.step_since is not None
                         and state.elapsed_s - state.step_since < _FRESH_S
                         for state in states
                     )
-                    next_look = loop.time() + (_FRESH_EVERY_S if is_fresh else _EVERY_S)
+                    next_look = loop.time() + (_FRESH_EVERY_S if is_fresh else _INTERVAL_S)
                     await self.look()
-                change = self.aims.reconciler.news.next
+                change = self.target_state.reconciler.changes.next
                 await self.step()
                 pause_s = self._pause_s(next_look - loop.time())
             await wait_for(change, pause_s)
@@ -118,9 +118,9 @@ class RolloutDriver:
             NotFoundError: It has no rollout.
             FailedPreconditionError: The verb means nothing at this point.
         """
-        async with self.aims.lock:
-            record = self.aims.rollout(name)
-            if self.aims.desired.endpoint(name) is None:
+        async with self.target_state.lock:
+            record = self.target_state.rollout(name)
+            if self.target_state.desired.endpoint(name) is None:
                 raise ModelNotFoundError(name)
             if record is None:
                 message = f"endpoint '{name}' has no rollout; `headrace rollout start` begins one"
@@ -152,12 +152,12 @@ class RolloutDriver:
         """Rollouts, the newest first; of all endpoints if `name` is empty."""
         stored = await self.store.rollouts(name, limit=limit)
         # What is under way is newer in memory: its verdict is not written every second.
-        live = {record.id: record for record in self.aims.rollouts.values()}
+        live = {record.id: record for record in self.target_state.rollouts.values()}
         return [live.get(record.id, record) for record in stored]
 
     async def look(self) -> None:
         """Read what was counted since the last look, and judge."""
-        active = self.aims.active()
+        active = self.target_state.active()
         try:
             gateway = await self.gateway.read_arms([record.endpoint for record in active])
         except HeadraceError as error:
@@ -166,26 +166,26 @@ class RolloutDriver:
         self._healthy = dict(gateway.healthy)
         for record in active:
             with self.faults.contain("rollout", record.endpoint):
-                view = LiveRollout.of(record, self.aims)
+                view = LiveRollout.of(record, self.target_state)
                 if view is not None:
                     await self._count(view, gateway)
         await self._forget_old()
 
     async def step(self) -> None:
         """Move on every rollout for which something happened or is due."""
-        for record in self.aims.active():
+        for record in self.target_state.active():
             with self.faults.contain("rollout step", record.endpoint):
-                view, watch = LiveRollout.of(record, self.aims), self._watch(record)
+                view, watch = LiveRollout.of(record, self.target_state), self._watch(record)
                 if view is not None and view.failure and not watch.has_failed:
                     watch.has_failed = True
                     await self.look()  # what failed with it belongs into the reason
-                async with self.aims.lock:
-                    current = self.aims.rollout(record.endpoint)
-                    view = LiveRollout.of(current, self.aims) if current else None
+                async with self.target_state.lock:
+                    current = self.target_state.rollout(record.endpoint)
+                    view = LiveRollout.of(current, self.target_state) if current else None
                     if current is None or view is None or current.id != record.id:
                         continue
                     await self._settle(current, advance(current.state, self._facts(view)))
-        active = self.aims.active()
+        active = self.target_state.active()
         for ended in self._watches.keys() - {record.id for record in active}:
             del self._watches[ended]
         for kind in FAULT_KINDS:
@@ -199,9 +199,9 @@ class RolloutDriver:
     def observed_replicas(self) -> list[Replica]:
         """Replicas whose reports are needed."""
         by_name: dict[str, Replica] = {}
-        for record in self.aims.active():
+        for record in self.target_state.active():
             with self.faults.contain("rollout reports", record.endpoint):
-                view = LiveRollout.of(record, self.aims)
+                view = LiveRollout.of(record, self.target_state)
                 for replica in view.replicas if view else ():
                     if replica.phase is ReplicaPhase.READY:
                         by_name[replica.name] = replica
@@ -209,10 +209,10 @@ class RolloutDriver:
 
     def observe(self, replica: Replica) -> Observe:
         """What a replica shall look at: nothing where no rollout is under way."""
-        record = self.aims.rollout(replica.endpoint)
+        record = self.target_state.rollout(replica.endpoint)
         if record is None or record.state.phase.is_over:
             return Observe()
-        view = LiveRollout.of(record, self.aims)
+        view = LiveRollout.of(record, self.target_state)
         if view is None:
             return Observe()
         answer_bytes = self.reports.answer_bytes(replica.name)
@@ -340,7 +340,7 @@ class RolloutDriver:
             report = self.reports.latest(replica.name)
             if report is not None and not report.ready:
                 copy = replica.name.partition("/")[0]
-                return f"{copy}: version {replica.version} cannot be loaded; its log says why"
+                return f"{copy}: version {replica.version} cannot be loaded; see its log"
         return ""
 
     async def _settle(self, record: RolloutRecord, state: RolloutState) -> None:
@@ -353,7 +353,7 @@ class RolloutDriver:
         newer = msgspec.structs.replace(record, state=state)
         if self.clock.monotonic() - self._watch(record).saved_at >= _SAVE_EVIDENCE_S:
             newer = await self._save(newer, [])
-        self.aims.rollouts[record.endpoint] = newer
+        self.target_state.rollouts[record.endpoint] = newer
 
     async def _move(
         self, record: RolloutRecord, state: RolloutState, *, actor: str = "", action: str = ""
@@ -368,8 +368,8 @@ class RolloutDriver:
         for event in events:
             extra = {"endpoint": record.endpoint, "rollout": record.id}
             _LOG.info("%s", event.message.splitlines()[0], extra=extra)
-        self.aims.aim(rollouts=[moved])
-        self.journal.note()
+        self.target_state.set_target(rollouts=[moved])
+        self.journal.notify()
         return moved
 
     async def _save(
@@ -401,7 +401,7 @@ class RolloutDriver:
 
     def _pause_s(self, until_look_s: float) -> float:
         """How long nothing happens by itself."""
-        active, now = self.aims.active(), self.clock.monotonic()
+        active, now = self.target_state.active(), self.clock.monotonic()
         waits = [
             due - self._watch(record).elapsed(now)
             for record in active
@@ -419,7 +419,7 @@ class RolloutDriver:
         self._forgot_at = now
         windows = [
             metric.window_s
-            for record in self.aims.rollouts.values()
+            for record in self.target_state.rollouts.values()
             if (metric := record.state.settings.metrics.reward) is not None
         ]
         if windows:

@@ -72,8 +72,8 @@ class RolloutWatch:
         evidence = _evidence_of(record)
         arms = (*record.source.arms, *record.target.arms)
         if any(arm.revision.upstream for arm in arms):
-            evidence.leave_out("predictions", "somebody else's server does not tell its answers")
-            evidence.leave_out("crashes", "the processes of somebody else's server are not watched")
+            evidence.leave_out("predictions", "an upstream server does not report its answers")
+            evidence.leave_out("crashes", "the processes of an upstream server are not observed")
         if any(arm.revision.pool for arm in arms):
             evidence.leave_out("crashes", "the processes of a pool serve several versions")
         metric = settings.metrics.disagreement or DisagreementSpec()
@@ -135,10 +135,10 @@ class LiveRollout:
     hosted: Mapping[str, frozenset[str]]
 
     @classmethod
-    def of(cls, record: RolloutRecord, aims: TargetState) -> "LiveRollout | None":
+    def of(cls, record: RolloutRecord, target_state: TargetState) -> "LiveRollout | None":
         """The view of `record`; None if its endpoint is gone."""
-        reconciler = aims.reconciler
-        endpoint = aims.effective_endpoint(record.endpoint)
+        reconciler = target_state.reconciler
+        endpoint = target_state.effective_endpoint(record.endpoint)
         if endpoint is None:
             return None
         routes = reconciler.publication.routes
@@ -395,7 +395,7 @@ def _evidence_of(record: RolloutRecord) -> RolloutEvidenceState:
         return RolloutEvidenceState.decode(settings, record.evidence)
     except FailedPreconditionError as error:
         extra = {"rollout": record.id, "error": str(error)}
-        _LOG.warning("what was counted for a rollout is counted anew", extra=extra)
+        _LOG.warning("counting for a rollout restarts at zero", extra=extra)
         return RolloutEvidenceState.start(settings)
 
 

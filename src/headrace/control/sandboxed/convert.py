@@ -123,7 +123,7 @@ def _ran(
                 pass
         result = read_result(run.own / RESULT, ConvertResult)
         result = result or ConvertResult(error=running.reason or "it left no result")
-        if result.code == Code.INVALID_ARGUMENT and "rows that were given" in result.error:
+        if result.code == Code.INVALID_ARGUMENT and "the given rows" in result.error:
             raise InvalidArgumentError(result.error.replace(str(copy), str(path)))
         if result.error:
             raise error_of(result, path, copy)

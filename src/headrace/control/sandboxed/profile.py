@@ -98,12 +98,12 @@ def measure(
                         try:
                             event = msgspec.json.decode(line, type=Event)
                         except UNDECODABLE:
-                            running.reason = "it said something that makes no sense"
+                            running.reason = "its output is invalid"
                             break
                         events.append(event)
                         on_event(event)
                     if len(rest) > _MAX_LINE_BYTES or len(events) > _MAX_EVENTS:
-                        running.reason = "it said too much"
+                        running.reason = "its output is too large"
             except KeyboardInterrupt:
                 running.reason = "interrupted"
     failed = next((event for event in events if isinstance(event, ProfileFailed)), None)
@@ -133,7 +133,7 @@ _CHUNK_BYTES: Final = 1 << 18
 _OK: Final = b"HTTP/1.1 200"
 _READY_S: Final = 60.0
 _ANSWER_S: Final = 30.0
-_LOOK_S: Final = 0.02
+_POLL_INTERVAL_S: Final = 0.02
 _MAX_ANSWER_BYTES: Final = 1 << 28
 _LONGEST_SOCKET: Final = 107
 
@@ -187,7 +187,7 @@ def replica_overhead(
                 lambda: _ask_all(many, message, rounds), totals, budget_s=budget_s * (1 - _ALONE)
             )
     if not alone:
-        raise UnavailableError("the replica does not say how long its runs take")
+        raise UnavailableError("the replica does not report the duration of its runs")
     return overhead_of(alone, together, way="a replica over its socket", max_runs=cores)
 
 
@@ -260,7 +260,7 @@ def _wait_ready(process: Process, uds: str) -> None:
     while time.monotonic() < until and process.is_running():
         if _is_ready(uds):
             return
-        time.sleep(_LOOK_S)
+        time.sleep(_POLL_INTERVAL_S)
     raise UnavailableError(f"the replica was not ready within {_READY_S:g} s")
 
 
@@ -330,7 +330,7 @@ def _read_answer(connection: socket.socket) -> None:
             raise UnavailableError("the replica gave no answer")
         data += more
     if not data.startswith(_OK):
-        raise UnavailableError(f"the replica said {data[:200]!r}")
+        raise UnavailableError(f"the replica responded {data[:200]!r}")
 
 
 def _whole(data: bytes) -> int:

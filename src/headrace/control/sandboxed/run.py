@@ -136,7 +136,7 @@ class SandboxedRun:
 
     sandbox: Sandbox
     folder: Path
-    occasion: SandboxPurpose
+    purpose: SandboxPurpose
     file_bytes: int = 1 << 40
     """How large the files may become that they write."""
     keep: tuple[Path, ...] = ()
@@ -145,18 +145,16 @@ class SandboxedRun:
     @classmethod
     @contextlib.contextmanager
     def beside_copy(
-        cls, path: Path, sandbox: Sandbox, occasion: SandboxPurpose, *, file_bytes: int = 1 << 40
+        cls, path: Path, sandbox: Sandbox, purpose: SandboxPurpose, *, file_bytes: int = 1 << 40
     ) -> "Iterator[tuple[SandboxedRun, Path]]":
         """A new directory and the copy of `path` in it; gone afterwards.
 
         Raises:
             UnsupportedModelError: It cannot be read.
         """
-        prefix = f"headrace-{occasion.name.lower()}-"
+        prefix = f"headrace-{purpose.name.lower()}-"
         with tempfile.TemporaryDirectory(prefix=prefix) as folder:
-            run = cls(
-                sandbox=sandbox, folder=Path(folder), occasion=occasion, file_bytes=file_bytes
-            )
+            run = cls(sandbox=sandbox, folder=Path(folder), purpose=purpose, file_bytes=file_bytes)
             run.own.mkdir(mode=0o700)
             yield run, run.add_input(path)
 
@@ -231,7 +229,7 @@ class SandboxedRun:
             own=[self.own],
             keep=[path for path in (self.inputs, *self.keep) if path.exists()],
             network=False,
-            serial=self.occasion,
+            serial=self.purpose,
             report=report,
             limits={"file_bytes": self.file_bytes},
         )
@@ -323,7 +321,7 @@ class SandboxedInspector:
             run = SandboxedRun(
                 sandbox=self.sandbox,
                 folder=Path(folder),
-                occasion=SandboxPurpose.INSPECTION,
+                purpose=SandboxPurpose.INSPECTION,
                 keep=() if is_closed else tuple(files_of(path)),
             )
             run.own.mkdir(mode=0o700)

@@ -98,7 +98,7 @@ class SandboxedSearch:
             InvalidArgumentError: The data cannot be used.
             HeadraceError: As the search's process says.
         """
-        run = SandboxedRun(sandbox=self.sandbox, folder=self.folder, occasion=SandboxPurpose.SEARCH)
+        run = SandboxedRun(sandbox=self.sandbox, folder=self.folder, purpose=SandboxPurpose.SEARCH)
         self._prepare(run, request, arguments)
         reader, state = JournalReader(self.own), SearchState()
         for event in reader.read():

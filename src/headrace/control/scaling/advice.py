@@ -15,7 +15,7 @@ from headrace.core import Clock
 from headrace.core.spec.scale import AutoscaleSpec, BudgetSpec
 from headrace.engine import usable_cores
 
-_EVERY_S: Final = 4.0
+_INTERVAL_S: Final = 4.0
 _MOST: Final = 256
 """Replicas that are asked at all: advice is no reason to keep a control plane busy."""
 _SETTINGS: Final = AutoscaleSpec()
@@ -25,7 +25,7 @@ _SETTINGS: Final = AutoscaleSpec()
 class Advisor:
     """Watches what replicas use, now and then, and says what they should have."""
 
-    aims: TargetState
+    target_state: TargetState
     reports: Reports
     clock: Clock
     faults: Faults = field(default_factory=Faults)
@@ -35,11 +35,15 @@ class Advisor:
     def observed_replicas(self) -> list[Replica]:
         """Replicas whose reports are needed now; most of the time none."""
         now = self.clock.monotonic()
-        if now - self._asked_at < _EVERY_S:
+        if now - self._asked_at < _INTERVAL_S:
             return []
         self._asked_at = now
-        self._look()
-        ready = [r for r in self.aims.reconciler.replicas.values() if r.phase is ReplicaPhase.READY]
+        self._refresh()
+        ready = [
+            r
+            for r in self.target_state.reconciler.replicas.values()
+            if r.phase is ReplicaPhase.READY
+        ]
         return ready[:_MOST]
 
     def message(self, endpoint: str, arm: str) -> str:
@@ -52,13 +56,13 @@ class Advisor:
         meter = self._meters.get((endpoint, arm))
         return None if meter is None else recommend(meter.observed())
 
-    def _look(self) -> None:
+    def _refresh(self) -> None:
         """Take in what was reported since the last time."""
-        effective = self.aims.reconciler.desired
+        effective = self.target_state.reconciler.desired
         arms = {(e.name, arm.key): arm.revision.id for e in effective.endpoints for arm in e.arms}
         self._meters = {key: self._meters.get(key, ArmMeter()) for key in arms}
         ready: dict[str, list[str]] = {}
-        for replica in self.aims.reconciler.replicas.values():
+        for replica in self.target_state.reconciler.replicas.values():
             if replica.phase is ReplicaPhase.READY:
                 ready.setdefault(replica.revision_id, []).append(replica.name)
         for key, revision_id in arms.items():

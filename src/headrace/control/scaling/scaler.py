@@ -33,7 +33,7 @@ from headrace.core.state_file import StateFile
 from headrace.serving.telemetry.report import ReplicaReport
 
 _LOG: Final = logging.getLogger("headrace.control")
-_EVERY_S: Final = 1.0
+_INTERVAL_S: Final = 1.0
 _STORE_EVERY_S: Final = 30.0
 _AT_A_TIME_S: Final = 0.005
 _GATEWAY_WITHIN_S: Final = 0.5
@@ -75,7 +75,7 @@ class Scaler:
     memory of replicas that are not scaled. `emit`: takes what happened.
     """
 
-    aims: TargetState
+    target_state: TargetState
     latest: Callable[[str], ReplicaReport | None]
     clock: Clock
     budget: Callable[[], BudgetSpec]
@@ -119,7 +119,9 @@ class Scaler:
 
     def observed_replicas(self) -> list[Replica]:
         """Replicas whose reports are needed."""
-        revisions = {scaled.arm.revision.id for arms in scaled_arms(self.aims) for scaled in arms}
+        revisions = {
+            scaled.arm.revision.id for arms in scaled_arms(self.target_state) for scaled in arms
+        }
         return [r for r in self._replicas() if r.revision_id in revisions and _is_ready(r)]
 
     def wake(self, endpoint: str, held: int = 1) -> None:
@@ -139,20 +141,20 @@ class Scaler:
             by_endpoint[endpoint].append(count)
         self._asleep = {name for name, counts in by_endpoint.items() if not any(counts)}
 
-    def foresee(self) -> ReplicaTargets:
+    def predict_scale(self) -> ReplicaTargets:
         """The scale for what is aimed at now, before the next step decides.
 
         An arm that is new, or whose share has grown, has enough copies from its first moment on:
         else its weight could come before them.
         """
         by_revision = self._by_revision()
-        for entries in scaled_arms(self.aims):
+        for entries in scaled_arms(self.target_state):
             name, now = entries[0].endpoint.name, self.clock.now()
             if name in self._asleep:
                 continue
             total = self._totals.get(name, 0.0)
             for scaled in entries:
-                arm = self._known(scaled, total, by_revision, now)
+                arm = self._arm_state(scaled, total, by_revision, now)
                 if len(entries) > 1:
                     count = min(part_of(total, scaled.share), scaled.settings.max_replicas)
                     arm.state = granted(arm.state, max(arm.state.replicas, count))
@@ -166,19 +168,19 @@ class Scaler:
                 with self.faults.contain(LOOP, "autoscaling"):
                     self._at_gateway = await self._ask_gateway()
                     events = await self._step_gently()
-                    self.aims.rescale(self.scale)
+                    self.target_state.rescale(self.scale)
                     await write_events(self.emit, events)
                     if events or self.clock.monotonic() - self._stored_at >= _STORE_EVERY_S:
-                        await asyncio.to_thread(self.memory.try_save, self._to_keep())
-                await wait_for(self._woken, _EVERY_S)
+                        await asyncio.to_thread(self.memory.try_save, self._saved_states())
+                await wait_for(self._woken, _INTERVAL_S)
         finally:
             self.store()
 
     def store(self) -> None:
         """Keep what is remembered. Blocking."""
-        self.memory.try_save(self._to_keep())
+        self.memory.try_save(self._saved_states())
 
-    def _to_keep(self) -> ScalerStates:
+    def _saved_states(self) -> ScalerStates:
         self._stored_at = self.clock.monotonic()
         arms: dict[str, dict[str, ScalerState]] = {}
         for (endpoint, key), arm in self._arms.items():
@@ -188,7 +190,7 @@ class Scaler:
     def step(self) -> list[Event]:
         """Decide on every arm now; what changed."""
         before, by_revision = dict(self.counts), self._by_revision()
-        for arms in scaled_arms(self.aims):
+        for arms in scaled_arms(self.target_state):
             with self.faults.contain("autoscaling", arms[0].endpoint.name):
                 self._decide(arms, by_revision)
         return self._settle(before)
@@ -197,7 +199,7 @@ class Scaler:
         """`step`, letting others have the loop now and then: a thousand arms take a while."""
         before, by_revision = dict(self.counts), self._by_revision()
         began = self.clock.monotonic()
-        for arms in scaled_arms(self.aims):
+        for arms in scaled_arms(self.target_state):
             with self.faults.contain("autoscaling", arms[0].endpoint.name):
                 self._decide(arms, by_revision)
             if self.clock.monotonic() - began >= _AT_A_TIME_S:
@@ -207,12 +209,12 @@ class Scaler:
 
     def _settle(self, before: Mapping[_Key, int]) -> list[Event]:
         """Forget what is gone, and give each arm what the machine has room for."""
-        entries = [scaled for arms in scaled_arms(self.aims) for scaled in arms]
+        entries = [scaled for arms in scaled_arms(self.target_state) for scaled in arms]
         names = {scaled.endpoint.name for scaled in entries}
         by_revision = self._by_revision()
         # Not earlier: what an arm needed that is gone is what the one in its place begins with.
         self._arms = {
-            scaled.key: self._known(
+            scaled.key: self._arm_state(
                 scaled, self._totals.get(scaled.endpoint.name, 0.0), by_revision, self.clock.now()
             )
             for scaled in entries
@@ -239,11 +241,11 @@ class Scaler:
             async with asyncio.timeout(_GATEWAY_WITHIN_S):
                 return await self.active()
         except (HeadraceError, TimeoutError) as error:
-            _LOG.debug("the gateway does not say what it waits for", extra={"error": str(error)})
+            _LOG.debug("the gateway does not report its held requests", extra={"error": str(error)})
             return {}
 
     def _replicas(self) -> Iterable[Replica]:
-        return self.aims.reconciler.replicas.values()
+        return self.target_state.reconciler.replicas.values()
 
     def _by_revision(self) -> Mapping[str, Sequence[Replica]]:
         by_revision: dict[str, list[Replica]] = defaultdict(list)
@@ -257,10 +259,10 @@ class Scaler:
         """Decide on all arms of one endpoint, and on its sleep."""
         name, now = entries[0].endpoint.name, self.clock.now()
         total = self._totals.get(name, 0.0)
-        arms = [self._known(scaled, total, by_revision, now) for scaled in entries]
+        arms = [self._arm_state(scaled, total, by_revision, now) for scaled in entries]
         is_split = len(entries) > 1 or _is_young(arms, entries[0], now)
         for scaled, arm in zip(entries, arms, strict=True):
-            self._look(
+            self._decide_arm(
                 scaled, arm, by_revision, floor=part_of(total, scaled.share) if is_split else 0
             )
         self._totals[name] = _total(arms, entries[0], total, now)
@@ -272,7 +274,7 @@ class Scaler:
             # An arm that nobody asks stays while another is asked: its share may come any time.
             arm.state = granted(arm.state, max(arm.state.replicas, 1))
 
-    def _known(
+    def _arm_state(
         self,
         scaled: ScaledArm,
         total: float,
@@ -287,7 +289,7 @@ class Scaler:
             self._arms[scaled.key] = _Arm(begin(count, now=now), announced=count)
         return self._arms[scaled.key]
 
-    def _look(
+    def _decide_arm(
         self,
         scaled: ScaledArm,
         arm: _Arm,

@@ -23,28 +23,30 @@ class ScalingService:
     """Decides how many replicas run, and holds requests to endpoints without any."""
 
     def __init__(
-        self, context: ServiceContext, *, aims: TargetState, reconciling: ReconcileService
+        self, context: ServiceContext, *, target_state: TargetState, reconciling: ReconcileService
     ) -> None:
         """Make the parts, with what an earlier control plane stored. Blocking."""
         clock, faults, reports = context.clock, context.faults, reconciling.reports
         self.scaler: Final = Scaler(
-            aims=aims,
+            target_state=target_state,
             latest=reports.latest,
             clock=clock,
             budget=self._budget,
             emit=context.journal.write,
             other_bytes=self._fixed_bytes,
-            active=reconciling.keeper.in_flight,
+            active=reconciling.gateway_supervisor.in_flight,
             memory=StateFile(
                 context.home.scaling_file, ScalerStates, "the state of the autoscaler"
             ),
             faults=faults,
         )
         self.scaler.load()
-        aims.scale_by(self.scaler.foresee)
-        self.advisor: Final = Advisor(aims=aims, reports=reports, clock=clock, faults=faults)
+        target_state.use_predictor(self.scaler.predict_scale)
+        self.advisor: Final = Advisor(
+            target_state=target_state, reports=reports, clock=clock, faults=faults
+        )
         self.activator: Final = Activator(limits_of=self._hold_limits, wake=self.scaler.wake)
-        self._aims: Final = aims
+        self._aims: Final = target_state
         self._reconciler: Final = reconciling.reconciler
         self._runs_here: Final = context.runs_here
 
@@ -61,7 +63,7 @@ class ScalingService:
     async def _release_held(self) -> None:
         """Let held requests go as soon as the gateway sends them elsewhere; until cancelled."""
         while True:
-            change = self._reconciler.news.next
+            change = self._reconciler.changes.next
             held = {route.name for route in self._reconciler.publication.routes if route.held}
             for name in self.activator.held.keys() - held:
                 self.activator.release(name)

@@ -20,7 +20,7 @@ _USAGE_S: Final = 600.0
 
 
 @dataclass(slots=True)
-class _Seen:
+class _LastReport:
     """The newest report of one replica, when it came (monotonic), and what it says of the last."""
 
     report: ReplicaReport
@@ -54,7 +54,7 @@ class ArmMeter:
     """Turns the reports of one arm's ready replicas into signals."""
 
     _meter: Meter = field(default_factory=Meter.new)
-    _seen: dict[str, _Seen] = field(default_factory=dict)
+    _last_reports: dict[str, _LastReport] = field(default_factory=dict)
     _usage: _Usage = field(default_factory=_Usage)
 
     def signals(
@@ -78,10 +78,14 @@ class ArmMeter:
             at_gateway: Requests that the gateway waits for; a replica knows nothing of those that
                 it has not read from its socket yet. None if the gateway does not say.
         """
-        self._seen = {name: last for name, last in self._seen.items() if name in ready}
+        self._last_reports = {
+            name: last for name, last in self._last_reports.items() if name in ready
+        }
         deltas = [self._take(name, reports.get(name), monotonic) for name in ready]
         fresh = [delta for delta in deltas if delta is not None]
-        recent = [last for last in self._seen.values() if monotonic - last.received_at <= STALE_S]
+        recent = [
+            last for last in self._last_reports.values() if monotonic - last.received_at <= STALE_S
+        ]
         rated = [last.arrivals for last in recent if last.arrivals is not None]
         loops = sum(delta.loop_s for delta in fresh)
         slots = sum(delta.slot_s for delta in fresh)
@@ -102,7 +106,7 @@ class ArmMeter:
     @property
     def cores(self) -> float:
         """Cores that its replicas use together now."""
-        return sum(last.cores for last in self._seen.values())
+        return sum(last.cores for last in self._last_reports.values())
 
     @property
     def cores_per_busy_copy(self) -> float:
@@ -113,12 +117,14 @@ class ArmMeter:
     @property
     def memory_bytes(self) -> int:
         """What the largest replica needed at most; 0 while that is not known."""
-        peaks = [max(s.report.peak_rss_bytes, s.report.rss_bytes) for s in self._seen.values()]
+        peaks = [
+            max(s.report.peak_rss_bytes, s.report.rss_bytes) for s in self._last_reports.values()
+        ]
         return max(peaks, default=0)
 
     def observed(self) -> ReplicaUsage:
         """What a recommendation is made from."""
-        reports = [last.report for last in self._seen.values()]
+        reports = [last.report for last in self._last_reports.values()]
         usage = self._usage
         return ReplicaUsage(
             seconds=usage.seconds,
@@ -134,10 +140,10 @@ class ArmMeter:
 
     def _take(self, name: str, report: ReplicaReport | None, monotonic: float) -> "_Delta | None":
         """What happened since the last report of this replica; None if there is no new one."""
-        last = self._seen.get(name)
+        last = self._last_reports.get(name)
         if report is None or (last is not None and last.report.at == report.at):
             return None
-        self._seen[name] = after = _Seen(report, monotonic)
+        self._last_reports[name] = after = _LastReport(report, monotonic)
         if last is None:
             return None
         delta = _Delta.between(last.report, report)
@@ -162,7 +168,7 @@ class ArmMeter:
         )
 
 
-def _in_flight(recent: Sequence[_Seen], at_gateway: int | None) -> float | None:
+def _in_flight(recent: Sequence[_LastReport], at_gateway: int | None) -> float | None:
     if not recent:
         return None if at_gateway is None else float(at_gateway)
     return float(max(sum(last.report.in_flight for last in recent), at_gateway or 0))
@@ -273,11 +279,11 @@ class ScaledArm:
         )
 
 
-def scaled_arms(aims: TargetState) -> list[list[ScaledArm]]:
+def scaled_arms(target_state: TargetState) -> list[list[ScaledArm]]:
     """Every arm that is ours to scale, endpoint by endpoint."""
     groups = []
-    for desired in aims.desired.endpoints:
-        rollout = aims.rollouts.get(desired.name)
+    for desired in target_state.desired.endpoints:
+        rollout = target_state.rollouts.get(desired.name)
         if rollout is not None and not is_current(rollout, desired):
             rollout = None
         endpoint = in_force(desired, rollout)

@@ -75,7 +75,7 @@ def revoke_credential(
     )
     credential = read_credential(connection, id_)
     if credential is None:
-        raise NotFoundError(f"there is no credential {id_[:100]!r}")
+        raise NotFoundError(f"unknown credential {id_[:100]!r}")
     add_changes(connection, changes)
     return credential
 

@@ -87,6 +87,6 @@ class AlertStore:
 
     load = reads("read the alerts", load_alerts)
     save_alerts = writes("store the alerts", save_alerts)
-    save_notices = writes("store what receivers were told", save_notices)
+    save_notices = writes("store sent notifications", save_notices)
     add_silence = writes("store a silence", add_silence)
     remove_silence = writes("remove a silence", remove_silence)

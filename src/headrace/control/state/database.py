@@ -116,11 +116,13 @@ class Database:
         try:
             yield
         except DBAPIError as error:
-            raise self._told(error.orig or error, doing) from error
+            raise self._error_of(error.orig or error, doing) from error
         except (dbapi.Error, SQLAlchemyError, OSError) as error:
-            raise self._told(error, doing) from error
+            raise self._error_of(error, doing) from error
 
-    def _told(self, error: BaseException, doing: str) -> FailedPreconditionError | ConflictError:
+    def _error_of(
+        self, error: BaseException, doing: str
+    ) -> FailedPreconditionError | ConflictError:
         sqlstate = getattr(error, "sqlstate", None)
         detail = error.strerror if isinstance(error, OSError) else None
         reason = " ".join((detail or str(error)).split())
@@ -132,7 +134,7 @@ class Database:
             held = f"another process has held it for {self._lock_timeout_s:g} s; try again"
             return FailedPreconditionError(f"cannot {doing} in {self.name}: {held}")
         if "not a database" in reason or "malformed" in reason:
-            reason += "; move it away to start from the spec file, or bring back a copy of it"
+            reason += "; move it away to start from the spec file, or restore a backup of it"
         return FailedPreconditionError(f"cannot {doing} in {self.name}: {reason}")
 
 

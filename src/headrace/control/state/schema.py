@@ -141,7 +141,7 @@ def import_legacy(database: Database, path: Path) -> None:
     state = read_legacy(path)
     if state is None:
         return
-    with database.writing(f"take over {path}") as connection:
+    with database.writing(f"import {path}") as connection:
         stored = load_state(connection).generation
         if stored == 0 < state.generation:
             numbered = tuple(

@@ -98,7 +98,9 @@ class Confining:
         else:
             self.stores.check_apart(folder, "name the log `log:NAME`")
             if not folder.parent.is_dir():
-                msg = f"there is no directory {folder.parent} for the embedded log; make it first"
+                msg = (
+                    f"the embedded log's directory {folder.parent} does not exist; create it first"
+                )
                 raise FailedPreconditionError(msg)
         if folder.exists() and not is_ours and not any(folder.glob(_LOG_FILES)):
             return []
@@ -125,8 +127,8 @@ class Confining:
                 yield folder
             elif uid is not None and not _may_write(file, uid):
                 msg = (
-                    f"workers of streams run as user {uid}, who may not write {file} and beside "
-                    f"it; `chown {uid}` the file and its folder, or leave the online store in the "
+                    f"stream workers run as user {uid}, which may not write {file} and its folder; "
+                    f"`chown {uid}` the file and its folder, or leave the online store in the "
                     "home"
                 )
                 raise FailedPreconditionError(msg)
@@ -183,7 +185,7 @@ def _check_alone(file: Path) -> None:
     other = next((name for name in names if not name.startswith(f"{file.name}-")), None)
     if other is not None:
         msg = (
-            f"workers of streams would own {folder} to write {file.name}, and {other} lies there "
+            f"stream workers would own {folder} to write {file.name}, and {other} lies there "
             f"too; move {file.name}* into a folder of its own, while nothing runs"
         )
         raise FailedPreconditionError(msg)
@@ -312,7 +314,7 @@ class StreamDriver:
     def clean(self, record: WorkerRecord) -> None:
         """Remove what the process of a worker left behind, its log excepted."""
         shutil.rmtree(self._run_dir(record), ignore_errors=True)
-        self._let_go(record.name)
+        self._release(record.name)
 
     def forget(self, record: WorkerRecord) -> None:
         """As `clean`, and what would bring it back."""
@@ -362,11 +364,11 @@ class StreamDriver:
             raise
         finally:
             os.close(reader)
-        self._let_go(record.name)
+        self._release(record.name)
         self._ends[record.name] = writer
         return process
 
-    def _let_go(self, member: str) -> None:
+    def _release(self, member: str) -> None:
         writer = self._ends.pop(member, None)
         if writer is not None:
             os.close(writer)

@@ -110,7 +110,7 @@ def plan(
     *,
     revision: str,
     count: int,
-    patience: WorkerTimeouts,
+    timeouts: WorkerTimeouts,
     now: float,
 ) -> list[Action]:
     """What to do now.
@@ -122,7 +122,7 @@ def plan(
     actions: list[Action] = []
     indexes = {worker.index for worker in workers}
     for worker in workers:
-        actions += _of_one(worker, revision, count, patience, now)
+        actions += _of_one(worker, revision, count, timeouts, now)
     actions += [StartWorker(index) for index in range(count) if index not in indexes]
     is_one_hung = any(isinstance(action, Replace) for action in actions)
     outdated = [w for w in workers if w.index < count and w.revision != revision]
@@ -136,7 +136,7 @@ def plan(
 
 
 def _of_one(
-    worker: ObservedWorker, revision: str, count: int, patience: WorkerTimeouts, now: float
+    worker: ObservedWorker, revision: str, count: int, timeouts: WorkerTimeouts, now: float
 ) -> list[Action]:
     is_wanted = worker.index < count
     if worker.phase is WorkerPhase.ENDED:
@@ -149,22 +149,22 @@ def _of_one(
             else []
         )
     if worker.phase is WorkerPhase.STOPPING:
-        late = now >= worker.since + patience.drain_timeout_s + KILL_AFTER_S
+        late = now >= worker.since + timeouts.drain_timeout_s + KILL_AFTER_S
         return [Kill(worker.index)] if late else []
     if not is_wanted:
         return [Stop(worker.index)]
-    why = "" if worker.kill_sent else _why_hung(worker, patience, now)
+    why = "" if worker.kill_sent else _why_hung(worker, timeouts, now)
     return [Replace(worker.index, why)] if why else []
 
 
-def _why_hung(worker: ObservedWorker, patience: WorkerTimeouts, now: float) -> str:
+def _why_hung(worker: ObservedWorker, timeouts: WorkerTimeouts, now: float) -> str:
     """Why a worker does not look as if it would come back; empty if it does."""
     is_ready = worker.phase is WorkerPhase.READY
-    timeout_s = patience.silent_timeout_s if is_ready else patience.load_timeout_s
+    timeout_s = timeouts.silent_timeout_s if is_ready else timeouts.load_timeout_s
     silent_s = 0.0 if worker.silent_since is None else now - worker.silent_since
     if silent_s >= timeout_s:
-        return f"answered nobody for {silent_s:.0f} s"
-    if worker.still_s >= patience.still_timeout_s:
+        return f"gave no response for {silent_s:.0f} s"
+    if worker.still_s >= timeouts.still_timeout_s:
         return f"has waited for its broker's client for {worker.still_s:.0f} s"
     return ""
 

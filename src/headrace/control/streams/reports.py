@@ -41,7 +41,7 @@ async def metrics_of(address: str) -> str:
     return await ask(address, "/metrics", text_of, timeout_s=_TIMEOUT_S) or ""
 
 
-async def tell(address: str, verb: Literal["pause", "resume"]) -> None:
+async def send_command(address: str, verb: Literal["pause", "resume"]) -> None:
     """Let a worker take no more records, or take them again; one that does not hear is told again.
 
     Whoever looks at its status sees that.
@@ -59,17 +59,17 @@ class WorkerPoller:
 
     driver: StreamDriver
     clock: Clock
-    _heard_at: float = -math.inf
+    _answered_at: float = -math.inf
 
-    async def hear(
+    async def poll(
         self, workers: Sequence[StreamWorker]
     ) -> list[tuple[StreamWorker, StreamStatus]]:
         """Those that answered, with what they said."""
         before = {w.record.name: w.status for w in workers if w.status is not None}
         addresses = [self.driver.address_of(worker.record) for worker in workers]
         answers = await asyncio.gather(*map(status_of, addresses))
-        earlier, now = self._heard_at, self.clock.monotonic()
-        self._heard_at, begins = now, now - earlier > _LONGEST_GAP_S
+        earlier, now = self._answered_at, self.clock.monotonic()
+        self._answered_at, begins = now, now - earlier > _LONGEST_GAP_S
         for worker, status in zip(workers, answers, strict=True):
             note_answer(worker, answered=status is not None, now=now, begins=begins)
         heard = [
@@ -122,8 +122,10 @@ def rescale(team: Team, stream: DesiredStream, *, paused: bool, now: float) -> b
         max_workers=stream.max_workers,
         target_lag_s=stream.target_lag_s,
     )
-    wish, team.scale = scale_stream(scale, look, team.scale)
-    team.scaling = f"{wish.reason}: {wish.message}" if wish.message else str(wish.reason)
+    decision, team.scale = scale_stream(scale, look, team.scale)
+    team.scaling = (
+        f"{decision.reason}: {decision.message}" if decision.message else str(decision.reason)
+    )
     return team.scale.workers != before
 
 
@@ -147,8 +149,8 @@ def view_of(
             f"{unassigned_s:.0f} s: "
         ) + (
             why
-            or f"other members of group '{stream.settings.group}' have all of them, or there are "
-            "none"
+            or f"other members of group '{stream.settings.group}' hold all of them, or the topics "
+            "have none"
         )
     return StreamView(
         name=stream.name,

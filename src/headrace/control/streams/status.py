@@ -173,7 +173,7 @@ def families(views: Iterable[StreamView]) -> list[Family]:
 _GAUGES: tuple[tuple[str, str, Callable[[StreamView], float]], ...] = (
     ("workers", "Workers that a stream should have.", lambda view: view.workers),
     ("workers_ready", "Workers that are members of its group.", lambda view: view.ready),
-    ("workers_running", "Workers that take records.", lambda view: view.running),
+    ("workers_running", "Workers that process records.", lambda view: view.running),
     ("workers_failing", "Workers that ended several times in a row.", lambda view: view.failing),
     ("paused", "1 while it is paused as ordered.", lambda view: view.paused),
     ("up", "1 while it runs, or is paused as it should be.", lambda view: view.is_well),

@@ -43,7 +43,7 @@ from headrace.control.streams.reports import (
     metrics_of,
     replaced_event,
     rescale,
-    tell,
+    send_command,
     track_team,
     view_of,
 )
@@ -56,9 +56,9 @@ from headrace.observe.metrics import Family, MetricSource
 from headrace.streaming.settings import StreamStatus, WorkerSettings, WorkerState
 
 _LOG: Final = logging.getLogger("headrace.control")
-_EVERY_S: Final = 0.2
+_INTERVAL_S: Final = 0.2
 _ASK_EVERY_S: Final = 1.0
-_LOOK_S: Final = 0.05
+_POLL_INTERVAL_S: Final = 0.05
 _DRAIN_S: Final = 30.0
 """How long a worker may take of a stream that is not wanted any more."""
 
@@ -97,17 +97,17 @@ class StreamSupervisor:
     silent_timeout_s: float = SILENT_TIMEOUT_S
     load_timeout_s: float = LOAD_TIMEOUT_S
     _teams: dict[str, Team] = field(default_factory=dict)
-    _orders: dict[str, StreamOrders] = field(default_factory=dict)
+    _overrides: dict[str, StreamOrders] = field(default_factory=dict)
     _events: list[Event] = field(default_factory=list)
     _asked_at: float = -math.inf
-    _hearing: WorkerPoller = field(init=False)
+    _poller: WorkerPoller = field(init=False)
 
     def __post_init__(self) -> None:
-        self._hearing = WorkerPoller(self.driver, self.clock)
+        self._poller = WorkerPoller(self.driver, self.clock)
 
     def load(self) -> None:
         """Remember orders, and adopt the workers that run; before `run`. Blocking."""
-        self._orders = self.memory.load() or {}
+        self._overrides = self.memory.load() or {}
         now = self.clock.monotonic()
         for record, process in self.driver.adopt():
             phase = WorkerPhase.ENDED if process is None else WorkerPhase.STARTING
@@ -124,7 +124,7 @@ class StreamSupervisor:
         while True:
             with self.faults.contain(LOOP, "streams"):
                 await self.step()
-            await asyncio.sleep(_EVERY_S)
+            await asyncio.sleep(_INTERVAL_S)
 
     async def step(self) -> None:
         """Look once, and do what is due."""
@@ -135,7 +135,7 @@ class StreamSupervisor:
             self._rescale()
             await self._announce()
         desired = {stream.name: stream for stream in self.desired_streams()}
-        names = dict.fromkeys([*desired, *self._teams, *self._orders])
+        names = dict.fromkeys([*desired, *self._teams, *self._overrides])
         for name in names:
             with self.faults.contain("stream", name):
                 self._act(name, desired.get(name))
@@ -154,7 +154,7 @@ class StreamSupervisor:
         while any(worker.process is not None and worker.process.is_running() for worker in running):
             if self.clock.monotonic() >= deadline:
                 self.kill()
-            await asyncio.sleep(_LOOK_S)
+            await asyncio.sleep(_POLL_INTERVAL_S)
         for worker in self._workers():
             if worker.process is not None:
                 worker.process.close()
@@ -190,17 +190,17 @@ class StreamSupervisor:
             NotFoundError: There is none of this name.
         """
         stream = self._find(name)
-        before = self._orders.get(name, StreamOrders())
-        self._orders[name] = msgspec.structs.replace(
+        before = self._overrides.get(name, StreamOrders())
+        self._overrides[name] = msgspec.structs.replace(
             before, paused=paused, spec_paused=stream.settings.paused
         )
-        self.memory.try_save(self._orders)
+        self.memory.try_save(self._overrides)
         for worker in self._team(name, stream.min_workers).workers.values():
             if not paused and worker.phase is WorkerPhase.ENDED:
                 worker.start_at = 0.0  # whoever says so has seen to what it stopped before
             if worker.process is not None:
                 address = self.driver.address_of(worker.record)
-                await tell(address, "pause" if paused else "resume")
+                await send_command(address, "pause" if paused else "resume")
         await self.ask()
         return self._view(stream)
 
@@ -261,22 +261,26 @@ class StreamSupervisor:
         if desired is None:
             names = ", ".join(stream.name for stream in self.desired_streams())
             raise NotFoundError(
-                f"there is no stream '{name}'" + (f"; there are: {names}" if names else "")
+                f"unknown stream '{name}'" + (f"; there are: {names}" if names else "")
             )
         return desired
 
     def _team(self, name: str, least: int) -> Team:
         if name not in self._teams:
-            orders = self._orders.get(name, StreamOrders())
-            workers = least if orders.workers is None else max(orders.workers, least)
+            override = self._overrides.get(name, StreamOrders())
+            workers = least if override.workers is None else max(override.workers, least)
             self._teams[name] = Team(scale=StreamScaleState(workers=workers))
         return self._teams[name]
 
     def _is_paused(self, stream: DesiredStream) -> bool:
-        orders = self._orders.get(stream.name)
-        if orders is None or orders.paused is None or orders.spec_paused != stream.settings.paused:
+        override = self._overrides.get(stream.name)
+        if (
+            override is None
+            or override.paused is None
+            or override.spec_paused != stream.settings.paused
+        ):
             return stream.settings.paused
-        return orders.paused
+        return override.paused
 
     # What became of processes.
 
@@ -305,7 +309,7 @@ class StreamSupervisor:
     async def ask(self) -> None:
         """Hear from all workers how they are."""
         workers = [worker for worker in self._workers() if worker.process is not None]
-        for worker, status in await self._hearing.hear(workers):
+        for worker, status in await self._poller.poll(workers):
             await self._agree(worker, status)
         for team in self._teams.values():
             track_team(team, now=self.clock.now())
@@ -317,9 +321,9 @@ class StreamSupervisor:
             return
         paused, address = self._is_paused(stream), self.driver.address_of(worker.record)
         if status.state is WorkerState.PAUSED and not paused:
-            await tell(address, "resume")
+            await send_command(address, "resume")
         elif status.state in {WorkerState.RUNNING, WorkerState.RETRYING} and paused:
-            await tell(address, "pause")
+            await send_command(address, "pause")
 
     def _rescale(self) -> None:
         for stream in filter(is_scaled, self.desired_streams()):
@@ -330,9 +334,9 @@ class StreamSupervisor:
                 count = team.scale.workers
                 extra = {"stream": stream.name, "workers": count, "why": team.scaling}
                 _LOG.info("stream scaled", extra=extra)
-                orders = self._orders.get(stream.name, StreamOrders())
-                self._orders[stream.name] = msgspec.structs.replace(orders, workers=count)
-                self.memory.try_save(self._orders)
+                override = self._overrides.get(stream.name, StreamOrders())
+                self._overrides[stream.name] = msgspec.structs.replace(override, workers=count)
+                self.memory.try_save(self._overrides)
 
     # What is to be done.
 
@@ -343,7 +347,7 @@ class StreamSupervisor:
             [worker.observed() for worker in stream.workers.values()],
             revision="" if settings is None else revision_of(settings),
             count=0 if desired is None else count_of(desired, stream),
-            patience=WorkerTimeouts(
+            timeouts=WorkerTimeouts(
                 drain_timeout_s=_DRAIN_S if settings is None else settings.drain_timeout_s,
                 silent_timeout_s=self.silent_timeout_s,
                 load_timeout_s=self.load_timeout_s,
@@ -377,12 +381,12 @@ class StreamSupervisor:
     def _forget(self, name: str) -> None:
         """Nothing is left of a stream that is not wanted: neither orders nor states of windows."""
         del self._teams[name]
-        orders = self._orders.pop(name, None)
-        if orders is None:
+        override = self._overrides.pop(name, None)
+        if override is None:
             return
-        for group in orders.groups:
+        for group in override.groups:
             self.driver.forget_state(name, group)
-        self.memory.try_save(self._orders)
+        self.memory.try_save(self._overrides)
 
     def _start(
         self, stream: Team, desired: DesiredStream, settings: WorkerSettings, index: int
@@ -422,11 +426,11 @@ class StreamSupervisor:
     def _note_state(self, desired: DesiredStream) -> None:
         """Remember whose states of windows there will be: they go when the stream does."""
         name, group = desired.name, desired.settings.group
-        orders = self._orders.get(name, StreamOrders())
-        if desired.settings.windows is not None and group not in orders.groups:
-            groups = (*orders.groups, group)
-            self._orders[name] = msgspec.structs.replace(orders, groups=groups)
-            self.memory.try_save(self._orders)
+        override = self._overrides.get(name, StreamOrders())
+        if desired.settings.windows is not None and group not in override.groups:
+            groups = (*override.groups, group)
+            self._overrides[name] = msgspec.structs.replace(override, groups=groups)
+            self.memory.try_save(self._overrides)
 
     def _send(self, worker: StreamWorker, signum: signal.Signals) -> None:
         worker.send(signum)
@@ -435,9 +439,9 @@ class StreamSupervisor:
 
     def _replace(self, worker: StreamWorker, why: str) -> None:
         """End a worker that hangs; that it ended, `_collect` sees."""
-        worker.killed_for = f"{why}, and was ended"
+        worker.killed_for = f"{why}, and was stopped"
         extra = {"worker": worker.record.name, "why": why}
-        _LOG.warning("stream worker hangs; it is ended", extra=extra)
+        _LOG.warning("stream worker hangs; stopping it", extra=extra)
         self._events.append(replaced_event(worker, timestamp=self.clock.now()))
         worker.send(signal.SIGKILL)
 

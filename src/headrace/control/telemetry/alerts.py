@@ -48,7 +48,7 @@ from headrace.monitor.slo import (
 from headrace.observe.metrics import Family, Labels, gauge
 
 _LOG: Final = logging.getLogger("headrace.control")
-_LOOK_S: Final = 2.0
+_POLL_INTERVAL_S: Final = 2.0
 _AT_ONCE: Final = 20
 """Endpoints that are looked at before others of this process have their turn."""
 _PER_WINDOW: Final = 60.0
@@ -105,7 +105,7 @@ class Alerting:
     spec: Callable[[], Mapping[str, Any]]
     facts: Callable[[], Awaitable[AlertFacts]]
     emit: Callable[[Sequence[Event]], Awaitable[None]]
-    tell: Callable[[Sequence[Alert]], None]
+    notify: Callable[[Sequence[Alert]], None]
     save: Callable[[Sequence[Alert], Sequence[Key]], Awaitable[None]]
     clock: Clock
     faults: Faults = field(default_factory=Faults)
@@ -148,7 +148,7 @@ class Alerting:
         while True:
             with self.faults.contain(LOOP, "alerts"):
                 await self.look()
-            await asyncio.sleep(_LOOK_S)
+            await asyncio.sleep(_POLL_INTERVAL_S)
 
     async def look(self) -> None:
         """Look at everything once."""
@@ -193,7 +193,7 @@ class Alerting:
         if events:
             await write_events(self.emit, events)
         await self._save()
-        self.tell(list(self._alerts.values()))
+        self.notify(list(self._alerts.values()))
 
     def _stream_findings(self, promise: StreamPromise, facts: AlertFacts) -> Iterator[AlertReading]:
         """What is bad of a stream, or was."""
@@ -318,7 +318,7 @@ class FactsReader:
     """Reads them from the parts that know."""
 
     reconciler: Reconciling
-    keeper: Gateway
+    gateway_supervisor: Gateway
     rows: RowWatch
     drift: DriftMonitor
     jobs: JobScheduler
@@ -330,7 +330,7 @@ class FactsReader:
         replicas: dict[str, list[Replica]] = {}
         for replica in self.reconciler.replicas.values():
             replicas.setdefault(replica.endpoint, []).append(replica)
-        tls = self.keeper.tls
+        tls = self.gateway_supervisor.tls
         left = (
             ()
             if tls is None
@@ -338,7 +338,7 @@ class FactsReader:
         )
         return AlertFacts(
             system=SystemFacts(
-                gateway_ready=self.keeper.is_ready,
+                gateway_ready=self.gateway_supervisor.is_ready,
                 certificate_left_s=min(
                     (days * _DAY_S for days in left if days is not None), default=None
                 ),
@@ -359,10 +359,10 @@ class FactsReader:
 
     async def _in_flight(self) -> Mapping[str, int] | None:
         """Requests on their way by endpoint; None if the gateway does not say."""
-        if not self.keeper.is_ready:
+        if not self.gateway_supervisor.is_ready:
             return None
         try:
-            arms = await self.keeper.in_flight()
+            arms = await self.gateway_supervisor.in_flight()
         except HeadraceError:
             return None
         by_endpoint: dict[str, int] = {}

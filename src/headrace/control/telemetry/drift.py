@@ -37,7 +37,7 @@ from headrace.observe.metrics import Family, Labels, gauge
 from headrace.serving.telemetry.report import DriftPlan, DriftTaken, SeenAnswer
 
 _LOG: Final = logging.getLogger("headrace.control")
-_EVERY_S: Final = 2.0
+_INTERVAL_S: Final = 2.0
 _SAVE_S: Final = 10.0
 _TIMEOUT_S: Final = 2.0
 _AT_ONCE: Final = 8
@@ -91,7 +91,7 @@ class DriftMonitor:
     `call`: how a replica is asked: method, path, body, and what it answers.
     """
 
-    aims: TargetState
+    target_state: TargetState
     files: DriftFiles
     labels: LabelStore
     clock: Clock
@@ -108,15 +108,17 @@ class DriftMonitor:
             while True:
                 with self.faults.contain(LOOP, "drift"):
                     await self.look()
-                await asyncio.sleep(_EVERY_S)
+                await asyncio.sleep(_INTERVAL_S)
         finally:
             self._save()
             self.labels.close()
 
     async def look(self) -> None:
         """Ask the replicas of each watched endpoint once, and judge what they say."""
-        desired = {endpoint.name: endpoint.drift for endpoint in self.aims.desired.endpoints}
-        effective = self.aims.reconciler.desired.endpoints
+        desired = {
+            endpoint.name: endpoint.drift for endpoint in self.target_state.desired.endpoints
+        }
+        effective = self.target_state.reconciler.desired.endpoints
         watched = [
             (endpoint, settings)
             for endpoint in effective
@@ -129,12 +131,12 @@ class DriftMonitor:
         for kind in ("drift", "drift files"):
             self.faults.keep_only(kind, [endpoint.name for endpoint, _ in watched])
         ready: dict[str, list[Replica]] = {}
-        for replica in self.aims.reconciler.replicas.values():
+        for replica in self.target_state.reconciler.replicas.values():
             if replica.phase is ReplicaPhase.READY:
                 ready.setdefault(replica.endpoint, []).append(replica)
         await asyncio.gather(
             *(
-                self._look_at(endpoint, settings, ready.get(endpoint.name, []))
+                self._check_endpoint(endpoint, settings, ready.get(endpoint.name, []))
                 for endpoint, settings in watched
             )
         )
@@ -149,14 +151,14 @@ class DriftMonitor:
         Raises:
             ModelNotFoundError: There is no such endpoint.
         """
-        endpoint = self.aims.desired.endpoint(name)
+        endpoint = self.target_state.desired.endpoint(name)
         if endpoint is None:
             raise ModelNotFoundError(name)
         return endpoint.drift
 
     def version(self, name: str, version: str = "") -> tuple[str, VersionDrift | None]:
         """What is known of one version; of the one with most requests if none is named."""
-        endpoint = self.aims.effective_endpoint(name)
+        endpoint = self.target_state.effective_endpoint(name)
         arms = endpoint.arms if endpoint is not None else ()
         if not version and arms:
             version = max(arms, key=lambda arm: arm.weight).revision.version
@@ -182,7 +184,7 @@ class DriftMonitor:
             message = f"endpoint '{name}' is not watched; put `drift: {{}}` under it in the spec"
             raise FailedPreconditionError(message)
         state = self._kept[name] = _EndpointDrift(reference=reference, versions={}, changed=True)
-        endpoint = self.aims.effective_endpoint(name)
+        endpoint = self.target_state.effective_endpoint(name)
         for version, arm in _own_arms(endpoint).items() if endpoint is not None else ():
             state.versions[version] = self._begin(state, arm, settings, None)
         self._save()
@@ -211,16 +213,19 @@ class DriftMonitor:
                             ("statistic", statistic),
                         )
                         samples.append((labels, value))
-        text = "How far a feature is from its reference; `drifted` is 1 while that is no chance."
+        text = "Distance of a feature from its reference; `drifted` is 1 while it is significant."
         return [gauge("headrace_drift_score", text, samples)]
 
-    async def _look_at(
+    async def _check_endpoint(
         self, endpoint: DesiredEndpoint, settings: DriftSpec, ready: Sequence[Replica]
     ) -> None:
         with self.faults.contain("drift", endpoint.name):
             state = self._kept.get(endpoint.name) or self._load(endpoint.name, settings)
-            copies = self.aims.reconciler.replicas.values()
-            replicas = [*ready, *hosted_replicas(endpoint, copies, self.aims.reconciler.hosted)]
+            copies = self.target_state.reconciler.replicas.values()
+            replicas = [
+                *ready,
+                *hosted_replicas(endpoint, copies, self.target_state.reconciler.hosted),
+            ]
             arms = _own_arms(endpoint)
             for gone in state.versions.keys() - arms.keys():
                 del state.versions[gone]
@@ -234,7 +239,7 @@ class DriftMonitor:
                     state.changed = True
                     await self._remember(endpoint.name, version, taken.answers)
                     if await self._judge(endpoint.name, version, drift, taken):
-                        self._keep_now(endpoint.name)
+                        self._save_now(endpoint.name)
 
     async def _remember(self, name: str, version: str, answers: Sequence[SeenAnswer]) -> None:
         """Keep answers for their labels; a full disk is no reason to stop judging."""
@@ -247,7 +252,7 @@ class DriftMonitor:
         except HeadraceError as error:
             _LOG.warning("cannot remember answers", extra={"endpoint": name, "error": str(error)})
 
-    def _keep_now(self, name: str) -> None:
+    def _save_now(self, name: str) -> None:
         """Write what is known of an endpoint at once: it has just been told to people."""
         state = self._kept[name]
         state.changed = False
@@ -331,14 +336,14 @@ class DriftMonitor:
                 await self.call(replica, "PUT", "/internal/drift", msgspec.json.encode(plan))
             except (HeadraceError, *UNDECODABLE) as error:
                 extra = {"replica": replica.name, "error": str(error)}
-                _LOG.debug("replica does not say what it counted", extra=extra)
+                _LOG.debug("replica does not report its counts", extra=extra)
         return None
 
     def _save(self) -> None:
         for name, state in self._kept.items():
             if state.changed:
                 with self.faults.contain("drift files", name):
-                    self._keep_now(name)
+                    self._save_now(name)
 
 
 def _own_arms(endpoint: DesiredEndpoint) -> dict[str, DesiredArm]:
@@ -371,7 +376,7 @@ def _events(
         if not reports:
             continue
         worst = sorted(reports, key=lambda report: -report.evidence)
-        descriptions = [_told(report) for report in worst]
+        descriptions = [_describe(report) for report in worst]
         more = f" and {len(descriptions) - _TOLD} more" if len(descriptions) > _TOLD else ""
         events.append(
             Event(
@@ -393,7 +398,7 @@ def _events(
     return events
 
 
-def _told(report: FeatureReport) -> str:
+def _describe(report: FeatureReport) -> str:
     label = f" '{report.label}'" if report.label else ""
     return f"{report.name}{label} ({report.role}{f', {report.why}' if report.why else ''})"
 

@@ -98,7 +98,7 @@ def decode_reference(data: bytes) -> DriftReference:
     try:
         reference = msgspec.json.decode(data, type=DriftReference)
     except UNDECODABLE as error:
-        raise InvalidArgumentError(f"this is no reference: {error_kind(error)}") from None
+        raise InvalidArgumentError(f"invalid reference: {error_kind(error)}") from None
     if not 0 < len(reference.features) <= MAX_FEATURES:
         message = (
             f"a reference has 1 to {MAX_FEATURES} features, this one {len(reference.features)}"

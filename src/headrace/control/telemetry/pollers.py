@@ -80,7 +80,7 @@ class ReplicaPoller(ABC, Generic[_HistoryT]):
     def check_clock(self, now: float) -> None:
         """Begin anew if the clock was set back: what is of the future would hide what comes."""
         if (self.history.looked_at or 0.0) > now + _SKEW_S:
-            _LOG.warning("the clock was set back: %s begins anew", self.WHAT)
+            _LOG.warning("the clock was set back: %s restarts", self.WHAT)
             self.history.clear()
 
     async def run(self) -> None:

@@ -99,7 +99,7 @@ class PrometheusHistory:
 
     url: str
     transport: "httpx.AsyncBaseTransport | None" = None
-    _told: bool = field(default=False)
+    _is_reported: bool = field(default=False)
 
     def __post_init__(self) -> None:
         """Refuse what is no address.
@@ -110,7 +110,7 @@ class PrometheusHistory:
         parts = urlsplit(self.url)
         if parts.scheme not in {"http", "https"} or not parts.hostname:
             shown = parts.hostname or "it"  # the rest may hold a password
-            raise FailedPreconditionError(f"--prometheus-url: {shown} is no http or https URL")
+            raise FailedPreconditionError(f"--prometheus-url: {shown} is not an http or https URL")
 
     async def series(
         self, endpoint: str, version: str, *, first_end: float, last_end: float, step_s: float
@@ -131,11 +131,11 @@ class PrometheusHistory:
                     *(self._ask(client, {"query": query, **span}) for query in promql.values())
                 )
         except (httpx.HTTPError, UnavailableError) as error:
-            if not self._told:
+            if not self._is_reported:
                 _LOG.warning("cannot read Prometheus", extra={"error": str(error) or repr(error)})
-            self._told = True
+            self._is_reported = True
             return {}
-        self._told = False
+        self._is_reported = False
         pairs = zip(promql, answers, strict=True)
         return {name: _by_step(answer, first_end, step_s) for name, answer in pairs}
 

@@ -32,8 +32,8 @@ from headrace.serving.telemetry.report import (
 )
 
 _LOG: Final = logging.getLogger("headrace.control")
-_EVERY_S: Final = 1.0
-_TELL_AGAIN_S: Final = 30.0
+_INTERVAL_S: Final = 1.0
+_RESEND_INTERVAL_S: Final = 30.0
 """A pool makes a model anew, and that one was told nothing."""
 _TIMEOUT_S: Final = 2.0
 _AT_ONCE: Final = 16
@@ -75,11 +75,11 @@ class FeatureSink(Protocol):
 
 
 @dataclass(slots=True)
-class _Told:
+class _Acknowledged:
     """What a replica's process was told, and how far it was read."""
 
     process: int
-    wish: RecordingSettings
+    recording: RecordingSettings
     sent_at: float
     cursor: dict[str, int] = field(default_factory=dict)
     dropped: dict[str, int] = field(default_factory=dict)
@@ -106,14 +106,14 @@ class Recordings:
     spans_sent: int = 0
     spans_dropped: int = 0
     _was_taken: bool = True
-    _told: dict[str, _Told] = field(default_factory=dict)
+    _acknowledged_by: dict[str, _Acknowledged] = field(default_factory=dict)
     _asking: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_AT_ONCE))
 
     async def run(self) -> None:
         """Fetch until cancelled. A collector that is slow holds up no payload."""
         async with asyncio.TaskGroup() as group:
             for turn in (
-                self.tell,
+                self.send_settings,
                 self.fetch_spans,
                 self.fetch_payloads,
                 self.fetch_features,
@@ -124,33 +124,33 @@ class Recordings:
         while True:
             with self.faults.contain(LOOP, f"recordings: {turn.__name__}"):
                 await turn()
-            await asyncio.sleep(_EVERY_S)
+            await asyncio.sleep(_INTERVAL_S)
 
-    async def tell(self) -> None:
+    async def send_settings(self) -> None:
         """Tell each replica once what to record."""
         logs, ratios = self.payload_logs(), self.features_ratios()
-        if self.spans is None and not logs and not ratios and not self._told:
+        if self.spans is None and not logs and not ratios and not self._acknowledged_by:
             return
         replicas = list(self.replicas())
-        for name in self._told.keys() - {replica.name for replica in replicas}:
-            del self._told[name]
-        wishes = []
+        for name in self._acknowledged_by.keys() - {replica.name for replica in replicas}:
+            del self._acknowledged_by[name]
+        updates = []
         for replica in replicas:
             log = logs.get(replica.endpoint)
-            wish = RecordingSettings(
+            recording = RecordingSettings(
                 traces=self.spans is not None,
                 sample_ratio=0.0 if log is None else log.sample_ratio,
                 drop=() if log is None else log.drop,
                 features_ratio=ratios.get(replica.endpoint, 0.0),
             )
-            wishes.append(self._tell(replica, wish))
-        await asyncio.gather(*wishes)
+            updates.append(self._send_settings(replica, recording))
+        await asyncio.gather(*updates)
 
     async def fetch_spans(self) -> None:
         """Fetch all spans and send them on."""
         if self.spans is None:
             return
-        replicas = [r for r in self.replicas() if self._wish_told(r).traces]
+        replicas = [r for r in self.replicas() if self._acknowledged(r).traces]
         pages = await self._pages(replicas, "spans", msgspec.json.Decoder(SpansPage).decode)
         spans = [span for _, page in pages for span in page.spans]
         self.spans_dropped += sum(lost for (_, lost), _ in pages)
@@ -163,13 +163,13 @@ class Recordings:
             self.spans_dropped += len(spans)
         if taken != self._was_taken:  # once, not every second
             self._was_taken = taken
-            _LOG.warning("the collector takes spans %s", "again" if taken else "no more")
+            _LOG.warning("the collector accepts spans %s", "again" if taken else "no more")
 
     async def fetch_payloads(self) -> None:
         """Fetch all samples and hand them to who writes them."""
-        if not self._told:
+        if not self._acknowledged_by:
             return
-        replicas = [r for r in self.replicas() if self._wish_told(r).sample_ratio > 0]
+        replicas = [r for r in self.replicas() if self._acknowledged(r).sample_ratio > 0]
         logs = self.payload_logs()
         for (replica, lost), page in await self._pages(
             replicas, "samples", msgspec.msgpack.Decoder(SamplesPage).decode
@@ -182,9 +182,9 @@ class Recordings:
 
     async def fetch_features(self) -> None:
         """Fetch what features were served, and keep it."""
-        if self.features is None or not self._told:
+        if self.features is None or not self._acknowledged_by:
             return
-        replicas = [r for r in self.replicas() if self._wish_told(r).features_ratio > 0]
+        replicas = [r for r in self.replicas() if self._acknowledged(r).features_ratio > 0]
         for _, page in await self._pages(
             replicas, "features", msgspec.json.Decoder(FeaturesPage).decode
         ):
@@ -198,27 +198,31 @@ class Recordings:
         return [
             counter(
                 "headrace_spans_sent_total",
-                "Spans that the collector took.",
+                "Spans that the collector accepted.",
                 [((), self.spans_sent)],
             ),
             counter(
                 "headrace_spans_dropped_total",
-                "Spans that were lost: they came too fast, or the collector took none.",
+                "Spans that were lost: they arrived too fast, or the collector rejected them.",
                 [((), self.spans_dropped)],
             ),
         ]
 
-    def _wish_told(self, replica: Replica) -> RecordingSettings:
-        state = self._told.get(replica.name)
-        return _NOTHING if state is None else state.wish
+    def _acknowledged(self, replica: Replica) -> RecordingSettings:
+        state = self._acknowledged_by.get(replica.name)
+        return _NOTHING if state is None else state.recording
 
-    async def _tell(self, replica: Replica, wish: RecordingSettings) -> None:
+    async def _send_settings(self, replica: Replica, recording: RecordingSettings) -> None:
         now = self.monotonic()
-        state = self._told.get(replica.name)
+        state = self._acknowledged_by.get(replica.name)
         is_new = state is None or state.process != replica.process
-        before = _NOTHING if state is None or is_new else state.wish
-        is_due = wish != _NOTHING and state is not None and now - state.sent_at >= _TELL_AGAIN_S
-        if wish == before and not is_due:
+        before = _NOTHING if state is None or is_new else state.recording
+        is_due = (
+            recording != _NOTHING
+            and state is not None
+            and now - state.sent_at >= _RESEND_INTERVAL_S
+        )
+        if recording == before and not is_due:
             return
         async with self._asking:
             try:
@@ -228,16 +232,16 @@ class Recordings:
                     timeout_s=_TIMEOUT_S,
                     method="PUT",
                     headers={"content-type": "application/json"},
-                    body=msgspec.json.encode(wish),
+                    body=msgspec.json.encode(recording),
                 )
             except HeadraceError:
                 return  # it is asked again in a second
         if answer.status != _HTTP_OK:
             return
         if state is None or is_new:
-            self._told[replica.name] = _Told(replica.process, wish, now)
+            self._acknowledged_by[replica.name] = _Acknowledged(replica.process, recording, now)
         else:
-            state.wish, state.sent_at = wish, now
+            state.recording, state.sent_at = recording, now
 
     async def _pages(
         self, replicas: Iterable[Replica], what: str, decode: Callable[[bytes], PageT]
@@ -249,7 +253,7 @@ class Recordings:
     async def _of(
         self, replica: Replica, what: str, decode: Callable[[bytes], PageT]
     ) -> list[tuple[tuple[Replica, int], PageT]]:
-        state = self._told.get(replica.name)
+        state = self._acknowledged_by.get(replica.name)
         if state is None:
             return []
         pages: list[tuple[tuple[Replica, int], PageT]] = []
@@ -273,9 +277,9 @@ class Recordings:
         return pages
 
 
-def recorded_replicas(aims: TargetState) -> Iterator[Replica]:
+def recorded_replicas(target_state: TargetState) -> Iterator[Replica]:
     """Replicas that may record: those that are ready, and models that pools host."""
-    reconciler = aims.reconciler
+    reconciler = target_state.reconciler
     ready = [
         replica for replica in reconciler.replicas.values() if replica.phase is ReplicaPhase.READY
     ]

@@ -36,7 +36,7 @@ class TelemetryService:
         self,
         context: ServiceContext,
         *,
-        aims: TargetState,
+        target_state: TargetState,
         reconciling: ReconcileService,
         scaling: ScalingService,
         rollouts: RolloutDriver,
@@ -51,10 +51,12 @@ class TelemetryService:
         """
         home, store, clock = context.home, context.store, context.clock
         faults, emit = context.faults, context.journal.write
-        reconciler, keeper = reconciling.reconciler, reconciling.keeper
+        reconciler, gateway_supervisor = reconciling.reconciler, reconciling.gateway_supervisor
         self.recorder: Final = GatewayPoller(
-            gateway=keeper,
-            names=lambda: {e.name for e in (*aims.desired.endpoints, *aims.effective.endpoints)},
+            gateway=gateway_supervisor,
+            names=lambda: {
+                e.name for e in (*target_state.desired.endpoints, *target_state.effective.endpoints)
+            },
             clock=clock,
             path=home.history_file,
             faults=faults,
@@ -76,7 +78,7 @@ class TelemetryService:
         self.silences: Final = Silences(store=store, clock=clock)
         self.silences.load(stored.silences)
         self.notifier: Final = Notifier(
-            spec=lambda: aims.desired.spec,
+            spec=lambda: target_state.desired.spec,
             clock=clock,
             silences=self.silences.active,
             save=store.alerts.save_notices,
@@ -87,7 +89,7 @@ class TelemetryService:
         )
         self.notifier.load(stored.notices)
         self.drift: Final = DriftMonitor(
-            aims=aims,
+            target_state=target_state,
             files=DriftFiles(home.root),
             labels=LabelStore(home.root / "drift" / "labels.db"),
             clock=clock,
@@ -96,10 +98,10 @@ class TelemetryService:
         )
         self.alerting: Final = Alerting(
             history=self.recorder.history,
-            spec=lambda: aims.desired.spec,
+            spec=lambda: target_state.desired.spec,
             facts=FactsReader(
                 reconciler=reconciler,
-                keeper=keeper,
+                gateway_supervisor=gateway_supervisor,
                 rows=self.rows,
                 drift=self.drift,
                 jobs=jobs,
@@ -107,24 +109,28 @@ class TelemetryService:
             ).read,
             emit=emit,
             save=store.alerts.save_alerts,
-            tell=self.notifier.offer,
+            notify=self.notifier.offer,
             clock=clock,
             faults=faults,
         )
         self.alerting.load(stored.alerts)
-        tracing = keeper.settings.tracing
+        tracing = gateway_supervisor.settings.tracing
         if tracing is not None:
             check_otel()
         self.payloads: Final = PayloadWriter(root=home.payloads, clock=clock)
         self.recordings: Final = Recordings(
-            replicas=lambda: recorded_replicas(aims),
+            replicas=lambda: recorded_replicas(target_state),
             payload_logs=lambda: {
-                e.name: e.payload_log for e in aims.desired.endpoints if e.payload_log is not None
+                e.name: e.payload_log
+                for e in target_state.desired.endpoints
+                if e.payload_log is not None
             },
             payloads=self.payloads,
             features=ServedFeaturesStore(home.root),
             features_ratios=lambda: {
-                e.name: e.features.sample_ratio for e in aims.desired.endpoints if e.features
+                e.name: e.features.sample_ratio
+                for e in target_state.desired.endpoints
+                if e.features
             },
             monotonic=clock.monotonic,
             faults=faults,

@@ -13,7 +13,7 @@ from joserfc.jwk import OctKey, RSAKey
 
 from headrace.control.auth.access import TokenLogin, make_access
 from headrace.control.auth.credentials import cookie_value, is_own_page
-from headrace.control.auth.login import Login, Sent, check_settings, failed
+from headrace.control.auth.login import Login, Redirect, check_settings, failed
 from headrace.control.auth.provider import Provider
 from headrace.control.auth.roles import Role
 from headrace.control.base.settings import OidcSettings, secret_reader
@@ -66,17 +66,17 @@ class Lab:
     clock: Turned
     token_login: TokenLogin
 
-    async def log_in(self, page: str = "/x") -> Sent:
+    async def log_in(self, page: str = "/x") -> Redirect:
         """As a browser does it; the cookies travel along."""
         sent = await self.login.begin(page)
         code, state = self.provider.authorize(sent.location)
         return await self.finish(sent, code=code, state=state)
 
-    async def finish(self, sent: Sent, *, code: str, state: str) -> Sent:
+    async def finish(self, sent: Redirect, *, code: str, state: str) -> Redirect:
         cookie = sent.cookies[0].partition(";")[0].partition("=")[2]
         return await self.login.finish(cookie=cookie, state=state, code=code, address="10.0.0.1")
 
-    async def caller(self, sent: Sent) -> Any:  # noqa: ANN401  # of the package under test
+    async def caller(self, sent: Redirect) -> Any:  # noqa: ANN401  # of the package under test
         cookie = sent.cookies[0].partition(";")[0]
         return await self.login.authenticator.caller({"cookie": cookie}, "10.0.0.1")
 
@@ -167,7 +167,7 @@ async def test_what_the_token_does_not_say_the_user_info_says(make_lab: MakeLab)
     other = make_lab(FakeProvider(more_claims={"sub": "eve", "groups": ["ml"]}))
 
     assert (await lab.caller(await lab.log_in())).may(Role.OPERATOR)
-    with pytest.raises(PermissionDeniedError, match="speaks of somebody else"):
+    with pytest.raises(PermissionDeniedError, match="is about another subject"):
         await other.log_in()
 
 
@@ -186,7 +186,7 @@ async def test_what_cannot_be_a_name_is_refused(make_lab: MakeLab, name: object)
     claims = {"sub": "1", "nick": name, "groups": ["ml"]}
     lab = make_lab(FakeProvider(claims=claims), user_claim="nick")
 
-    with pytest.raises(PermissionDeniedError, match="says no nick"):
+    with pytest.raises(PermissionDeniedError, match="sends no nick"):
         await lab.log_in()
 
 
@@ -279,7 +279,7 @@ async def test_a_token_that_the_provider_did_not_sign_lets_nobody_in(
         provider.signed_with = OctKey.import_key(public.replace(b"-----", b"_____"))
     lab = make_lab(provider)
 
-    with pytest.raises(PermissionDeniedError, match="does not hold"):
+    with pytest.raises(PermissionDeniedError, match="token is invalid"):
         await lab.log_in()
 
 
@@ -361,7 +361,7 @@ async def test_a_provider_that_answers_something_else_is_unavailable(
         lambda _: httpx.Response(200, content=content)
     )
 
-    with pytest.raises(UnavailableError, match="something else than its configuration"):
+    with pytest.raises(UnavailableError, match="response is not its configuration"):
         await lab.login.begin("/")
 
 
@@ -419,9 +419,9 @@ async def test_a_secret_goes_to_the_token_endpoint_only_as_the_provider_wants_it
         ({"issuer": "http://id.example"}, "begin with https://"),
         ({"redirect_url": "http://models.example/auth/callback"}, "begin with https://"),
         ({"redirect_url": "https://models.example/"}, "end with /auth/callback"),
-        ({"client_secret": "pl4nted"}, "not given itself"),
+        ({"client_secret": "pl4nted"}, "must not be literal"),
         ({"roles": ("ml",)}, "is not GROUP=ROLE"),
-        ({"roles": ("ml=king",)}, "there is no role"),
+        ({"roles": ("ml=king",)}, "unknown role"),
     ],
 )
 def test_settings_that_are_not_safe_are_refused(changes: dict[str, Any], reason: str) -> None:

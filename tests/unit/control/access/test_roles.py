@@ -20,16 +20,16 @@ def test_a_grant_is_read_as_it_is_written(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("", "there is no role ''"),
-        ("root", "there are: viewer, operator, admin"),
+        ("", "unknown role ''"),
+        ("root", "roles are: viewer, operator, admin"),
         ("admin:fraud", "leave the endpoint out"),
         ("viewer:", "cannot name an object"),
-        ("viewer:a/b", "is no endpoint, nor one of: endpoint/NAME, model/NAME"),
+        ("viewer:a/b", "is neither an endpoint nor one of: endpoint/NAME, model/NAME"),
         ("viewer:a:b", "cannot name an object"),
         ("viewer:model/", "cannot name an object"),
-        ("viewer:model/a/b", "is no endpoint"),
+        ("viewer:model/a/b", "is neither an endpoint"),
         ("admin:model/m", "leave the endpoint out"),
-        ("Viewer", "there is no role"),
+        ("Viewer", "unknown role"),
     ],
 )
 def test_what_is_no_role_is_refused(text: str, reason: str) -> None:

@@ -51,7 +51,7 @@ async def test_the_token_itself_is_not_in_the_cookie(
 
 @pytest.mark.parametrize("token", ["", "hrt_x", "hrs_" + "a" * 12 + "_" + "b" * 43])
 async def test_what_is_no_token_begins_none(login: TokenLogin, token: str) -> None:
-    with pytest.raises(UnauthenticatedError, match="no such token"):
+    with pytest.raises(UnauthenticatedError, match="unknown token"):
         await login.begin(token, "10.0.0.1")
 
 

@@ -84,7 +84,7 @@ def test_two_entries_swapped_are_found() -> None:
 
 @pytest.mark.parametrize(
     ("there", "reason"),
-    [("h", None), (None, "the trail ends before it"), ("other", "it had another hash")],
+    [("h", None), (None, "the trail ends before it"), ("other", "its hash differs")],
 )
 def test_a_checkpoint_finds_out_what_a_chain_cannot(there: str | None, reason: str | None) -> None:
     broken = missed(Head(count=3, hash="h"), hash_there=there)

@@ -18,8 +18,8 @@ from headrace.control.agents.messages import (
     EnvoyCounts,
     Poll,
     UpstreamState,
-    decode_told,
-    encode_told,
+    decode_instructions,
+    encode_instructions,
 )
 from headrace.control.agents.registry import AgentTimeouts, SyncStatus
 from headrace.control.base.ownership import ProcessOwner
@@ -63,7 +63,7 @@ def fleet(tmp_path: Path, **more: object) -> GatewayFleet:
         clock=clock,
         routes_path=tmp_path / "routes.json",
         counts=FleetCounts(path=tmp_path / "counts.json"),
-        patience=AgentTimeouts(max_behind_s=5.0, lost_after_s=20.0),
+        timeouts=AgentTimeouts(max_behind_s=5.0, lost_after_s=20.0),
     )
     for name, value in more.items():
         setattr(found, name, value)
@@ -91,23 +91,23 @@ async def offered(found: GatewayFleet, held: str = "", refused: str = "") -> str
         request_number=found.counts.request_number,
     )
     ask, data = await found.poll(poll, wait_s=0.0)
-    told = decode_told(encode_told("1", ask=ask, bundle=data))
+    told = decode_instructions(encode_instructions("1", ask=ask, bundle=data))
     return "" if told.bundle is None else told.bundle.version
 
 
 async def test_a_publication_waits_for_everybody_and_is_kept(tmp_path: Path) -> None:
     found = fleet(tmp_path)
     await found.open(())
-    found.hear(report("one"))
-    found.hear(report("two"))
+    found.take_report(report("one"))
+    found.take_report(report("two"))
 
     publishing = asyncio.ensure_future(found.publish([route()]))
     await asyncio.sleep(1.0)
     version = await offered(found)
-    found.hear(report("one", version))
+    found.take_report(report("one", version))
     await asyncio.sleep(1.0)
     assert not publishing.done()
-    found.hear(report("two", version))
+    found.take_report(report("two", version))
     await publishing
 
     assert found.is_ready
@@ -123,11 +123,11 @@ async def test_who_does_not_take_it_is_behind_and_held_against_nobody(tmp_path: 
     found = fleet(tmp_path, emit=emit)
     running = asyncio.ensure_future(found.run())
     await found.open(())
-    found.hear(report("one"))
-    found.hear(report("two"))
+    found.take_report(report("one"))
+    found.take_report(report("two"))
     publishing = asyncio.ensure_future(found.publish([route()]))
     await asyncio.sleep(0.1)
-    found.hear(report("one", await offered(found)))
+    found.take_report(report("one", await offered(found)))
     began = found.clock.monotonic()
 
     await publishing
@@ -138,7 +138,7 @@ async def test_who_does_not_take_it_is_behind_and_held_against_nobody(tmp_path: 
     again = found.clock.monotonic()
     publishing = asyncio.ensure_future(found.publish([route(), route("n")]))
     await asyncio.sleep(0.1)
-    found.hear(report("one", await offered(found)))
+    found.take_report(report("one", await offered(found)))
     await publishing
     assert found.clock.monotonic() - again < 1.0, "it is not waited for again"
     await asyncio.sleep(1.5)
@@ -149,12 +149,12 @@ async def test_who_does_not_take_it_is_behind_and_held_against_nobody(tmp_path: 
 async def test_a_refusal_is_an_error_that_names_the_gateway(tmp_path: Path) -> None:
     found = fleet(tmp_path)
     await found.open(())
-    found.hear(report("one"))
+    found.take_report(report("one"))
     publishing = asyncio.ensure_future(found.publish([route()]))
     await asyncio.sleep(0.1)
     version = await offered(found)
 
-    found.hear(report("one", refused=version, reason="no such cluster"))
+    found.take_report(report("one", refused=version, reason="no such cluster"))
     with pytest.raises(GatewayRefusedError, match="refused by gateway 'one': no such cluster"):
         await publishing
 
@@ -166,14 +166,14 @@ async def test_nobody_connected_is_an_error_and_the_routes_are_kept(tmp_path: Pa
     found = fleet(tmp_path)
     await found.open(())
 
-    with pytest.raises(NoGatewayError, match="the routes are kept for the first that comes"):
+    with pytest.raises(NoGatewayError, match="the first one that connects receives the routes"):
         await found.publish([route()])
 
     assert not found.is_ready
     assert found.reason == "no gateway is connected"
     version = await offered(found)
     publishing = asyncio.ensure_future(found.publish([route()]))
-    found.hear(report("one", version))
+    found.take_report(report("one", version))
     await publishing
 
 
@@ -217,7 +217,7 @@ async def test_a_new_leader_sends_no_empty_routes_before_it_knows_any(tmp_path: 
     found = fleet(tmp_path)
     await found.open(())
     poll = Poll(protocol=PROTOCOL, agent="1", request_number=found.counts.request_number)
-    asking = asyncio.ensure_future(found.poll(poll, wait_s=30.0, has_orders=lambda: True))
+    asking = asyncio.ensure_future(found.poll(poll, wait_s=30.0, has_desired_state=lambda: True))
     await asyncio.sleep(1.0)
     assert not asking.done(), "a gateway that has just begun would deny every endpoint"
 
@@ -242,14 +242,14 @@ async def test_a_policy_that_one_refuses_keeps_revoked_keys_revoked(tmp_path: Pa
     found = fleet(tmp_path, policy=GatewayPolicy(keys=(KEY,)))
     await found.open([route()])
     held = await offered(found)
-    found.hear(report("one", held))
+    found.take_report(report("one", held))
 
     async def agent() -> None:
         """Refuses the first that comes, and takes what comes then."""
         bad = await _newer(found, held)
-        found.hear(report("one", held, refused=bad, reason="no good"))
+        found.take_report(report("one", held, refused=bad, reason="no good"))
         good = await _newer(found, held, refused=bad)
-        found.hear(report("one", good, refused=bad))
+        found.take_report(report("one", good, refused=bad))
 
     acting = asyncio.ensure_future(agent())
     with pytest.raises(GatewayRefusedError, match="no good"):
@@ -268,7 +268,7 @@ async def _newer(found: GatewayFleet, held: str, refused: str = "") -> str:
         request_number=found.counts.request_number,
     )
     ask, data = await found.poll(poll, wait_s=30.0)
-    bundle = decode_told(encode_told("1", ask=ask, bundle=data)).bundle
+    bundle = decode_instructions(encode_instructions("1", ask=ask, bundle=data)).bundle
     assert bundle is not None
     return bundle.version
 
@@ -278,12 +278,14 @@ async def test_a_policy_is_not_in_force_while_a_gateway_is_behind(tmp_path: Path
     await found.open([route()])
     held = await offered(found)
     for name in ("one", "two"):
-        found.hear(report(name, held))
+        found.take_report(report(name, held))
     setting = asyncio.ensure_future(found.set_policy(GatewayPolicy(keys=(KEY,))))
     await asyncio.sleep(0.1)
-    found.hear(report("one", await offered(found, held)))
+    found.take_report(report("one", await offered(found, held)))
 
-    with pytest.raises(GatewayUnavailableError, match="know callers as they were before: 'two'"):
+    with pytest.raises(
+        GatewayUnavailableError, match="still apply the previous caller policy: 'two'"
+    ):
         await setting
 
 
@@ -307,13 +309,13 @@ async def test_counts_of_all_gateways_are_one_reading(tmp_path: Path) -> None:
     await found.open([route()])
     held = await offered(found)
     for name, before, now in (("one", 5, 8), ("two", 10, 14)):
-        found.hear(report(name, held, counts=counted(before)))
-        found.hear(report(name, held, counts=counted(now, active=2)))
+        found.take_report(report(name, held, counts=counted(before)))
+        found.take_report(report(name, held, counts=counted(now, active=2)))
     reading = asyncio.ensure_future(found.read_arms(["m"]))
     await asyncio.sleep(0.01)
     for name, count in (("one", 9), ("two", 20)):
         counts = counted(count, active=int(name == "one"))
-        found.hear(report(name, held, ask=found.counts.request_number, counts=counts))
+        found.take_report(report(name, held, ask=found.counts.request_number, counts=counts))
 
     splits = await reading
     every = await found.read_endpoints(["m"])
@@ -330,9 +332,9 @@ async def test_a_reading_is_newer_than_its_question(tmp_path: Path) -> None:
     found = fleet(tmp_path)
     await found.open([route()])
     held = await offered(found)
-    found.hear(report("one", held, counts=counted(1)))
+    found.take_report(report("one", held, counts=counted(1)))
 
-    with pytest.raises(GatewayUnavailableError, match="does not say what it has counted"):
+    with pytest.raises(GatewayUnavailableError, match="does not report its counters"):
         await found.read_arms(["m"])
 
 
@@ -357,7 +359,7 @@ async def test_who_waits_wakes_what_is_held_and_nothing_else(tmp_path: Path) -> 
     found = fleet(tmp_path)
     await found.open([route(held=True), route("n")])
 
-    waiting = found.hear(report("one", held={"m": 3, "n": 2, "unknown": 9}))
+    waiting = found.take_report(report("one", held={"m": 3, "n": 2, "unknown": 9}))
 
     assert waiting == {"m": 3}
 
@@ -366,14 +368,14 @@ async def test_sums_go_on_after_a_restart(tmp_path: Path) -> None:
     first = fleet(tmp_path)
     await first.open([route()])
     held = await offered(first)
-    first.hear(report("one", held, counts=counted(5)))
+    first.take_report(report("one", held, counts=counted(5)))
     first.counts.save()
 
     second = fleet(tmp_path)
     second.counts.load()
     await second.open([route()])
-    second.hear(report("one", held, counts=counted(7)))
-    second.hear(report("two", held, counts=counted(1, epoch="9")))
+    second.take_report(report("one", held, counts=counted(7)))
+    second.take_report(report("two", held, counts=counted(1, epoch="9")))
 
     reading = await second.read_endpoints(["m"])
     assert reading.arms["m", "1"].requests == 8
@@ -395,11 +397,11 @@ async def test_numbers_that_nobody_can_have_counted_can_be_kept_still(tmp_path: 
     await found.open([route()])
     held = await offered(found)
 
-    with pytest.raises(InvalidArgumentError, match="nobody can have counted"):
-        found.hear(report("odd", held, counts=counted(2**64)))
+    with pytest.raises(InvalidArgumentError, match="out of range"):
+        found.take_report(report("odd", held, counts=counted(2**64)))
     for number in range(2 * 1024 + 2):
-        found.hear(report("odd", held, counts=counted(2**53, epoch=str(number))))
-    found.hear(report("one", held, counts=counted(3)))
+        found.take_report(report("odd", held, counts=counted(2**53, epoch=str(number))))
+    found.take_report(report("one", held, counts=counted(3)))
     found.counts.save()
 
     again = FleetCounts(path=tmp_path / "counts.json")
@@ -424,10 +426,10 @@ async def test_what_cannot_be_is_refused_and_changes_nothing(
     found = fleet(tmp_path)
     await found.open([route(held=True)])
     good = report("one", counts=counted(1, active=2))
-    found.hear(good)
+    found.take_report(good)
 
     with pytest.raises(InvalidArgumentError):
-        found.hear(msgspec.structs.replace(good, **odd))
+        found.take_report(msgspec.structs.replace(good, **odd))
 
     assert [state.name for state in found.states()] == ["one"]
     assert await found.in_flight() == {("m", "1"): 2}
@@ -437,8 +439,8 @@ async def test_texts_of_a_report_are_cut_and_no_script_is_a_link(tmp_path: Path)
     found = fleet(tmp_path)
     await found.open([route()])
 
-    found.hear(report("one", problem="p" * 10**6, url="javascript:alert(1)"))
-    found.hear(report("two", url="https://two.lan"))
+    found.take_report(report("one", problem="p" * 10**6, url="javascript:alert(1)"))
+    found.take_report(report("two", url="https://two.lan"))
 
     one, two = found.states()
     assert len(one.reason) < 10_000
@@ -451,7 +453,7 @@ async def test_what_was_counted_of_endpoints_that_nobody_knows_is_not_kept(tmp_p
     arms = tuple(Arm(endpoint=f"e{number}", key="1", requests=1) for number in range(1000))
 
     counts = msgspec.structs.replace(counted(1), every=(*counted(1).every, *arms), splits=arms)
-    found.hear(report("one", await offered(found), counts=counts))
+    found.take_report(report("one", await offered(found), counts=counts))
     found.counts.save()
 
     assert (tmp_path / "counts.json").stat().st_size < 2000
@@ -467,14 +469,14 @@ async def test_two_gateways_of_one_name_are_both_waited_for_and_people_are_told(
     for _ in range(3):
         for instance, count in (("a" * 16, 1000), ("b" * 16, 500)):
             counts = counted(count, epoch=instance)
-            found.hear(report("gw", old, instance=instance, counts=counts))
+            found.take_report(report("gw", old, instance=instance, counts=counts))
     publishing = asyncio.ensure_future(found.publish([route("n")]))
     await asyncio.sleep(0.1)
 
-    found.hear(report("gw", await offered(found), instance="b" * 16))
+    found.take_report(report("gw", await offered(found), instance="b" * 16))
     await asyncio.sleep(0.1)
     assert not publishing.done(), "the other one may still send requests by the old routes"
-    found.hear(report("gw", await offered(found), instance="a" * 16))
+    found.take_report(report("gw", await offered(found), instance="a" * 16))
     await publishing
 
     assert [one.name for one in found.states()] == ["gw", "gw#aaaaaaaa"]
@@ -488,7 +490,7 @@ async def test_an_agent_that_was_started_anew_has_its_name_again(tmp_path: Path)
     await found.open([route()])
 
     for number in range(40):
-        found.hear(report("gw", await offered(found), instance=str(number)))
+        found.take_report(report("gw", await offered(found), instance=str(number)))
 
     assert [(one.name, one.reason) for one in found.states()] == [("gw", "")]
 

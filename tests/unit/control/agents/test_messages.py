@@ -13,13 +13,13 @@ from headrace.control.agents.messages import (
     Secret,
     SharedDirectory,
     decode_bundle,
+    decode_instructions,
     decode_poll,
     decode_report,
-    decode_told,
-    encode_told,
+    encode_instructions,
     with_version,
 )
-from headrace.control.agents.tls import agent_name, expires_at, may_speak_for, name_in, name_with
+from headrace.control.agents.tls import agent_name, expires_at, may_report_for, name_in, name_with
 from headrace.control.base.agents_settings import AgentsSettings, GatewayMode, check_mode
 from headrace.control.gateway.activator import HoldLimits
 from headrace.core import FailedPreconditionError, HeadraceError, InvalidArgumentError
@@ -60,11 +60,13 @@ BUNDLE = with_version(
 
 
 def test_a_bundle_arrives_as_it_was_sent() -> None:
-    told = decode_told(encode_told("1.0", ask=7, bundle=msgspec.json.encode(BUNDLE)))
+    told = decode_instructions(
+        encode_instructions("1.0", ask=7, bundle=msgspec.json.encode(BUNDLE))
+    )
 
     assert told.bundle == BUNDLE
     assert told.ask == 7
-    assert decode_told(encode_told("1.0", ask=7, bundle=None)).bundle is None
+    assert decode_instructions(encode_instructions("1.0", ask=7, bundle=None)).bundle is None
 
 
 def test_a_version_is_of_the_content_and_of_nothing_else() -> None:
@@ -75,7 +77,7 @@ def test_a_version_is_of_the_content_and_of_nothing_else() -> None:
     assert with_version(other).version != BUNDLE.version
 
 
-@pytest.mark.parametrize("decode", [decode_told, decode_poll, decode_report])
+@pytest.mark.parametrize("decode", [decode_instructions, decode_poll, decode_report])
 @pytest.mark.parametrize(
     "data",
     [b"", b"hello", b"null", b"[]", b"[" * 100_000, b'{"protocol":2,"ask":"x"}', b"\xff\xfe", b'"'],
@@ -114,7 +116,7 @@ def test_poll_takes_what_an_older_agent_leaves_out() -> None:
 
 def test_secrets_are_told_once_and_forgotten_when_nothing_needs_them() -> None:
     changes: list[int] = []
-    secrets = SharedSecrets(note_change=lambda: changes.append(1))
+    secrets = SharedSecrets(on_change=lambda: changes.append(1))
     pair = certificate_secret("gateway", chain="C", key="K")
 
     secrets.write(pair)
@@ -146,10 +148,10 @@ def test_a_name_is_read_from_a_certificate_as_from_a_connection(tmp_path: Path) 
 
 
 def test_a_gateway_speaks_for_itself_and_for_those_with_its_certificate() -> None:
-    assert may_speak_for("gw", "gw")
-    assert may_speak_for("gw", "gw/pod-1")
-    assert not may_speak_for("gw", "gw-2")
-    assert not may_speak_for("", "")
+    assert may_report_for("gw", "gw")
+    assert may_report_for("gw", "gw/pod-1")
+    assert not may_report_for("gw", "gw-2")
+    assert not may_report_for("", "")
     assert name_with("gw", "gw") == name_with("gw", "") == "gw"
     assert name_with("gw", "pod-1") == "gw/pod-1"
 

@@ -46,18 +46,18 @@ def test_another_list_counts_and_what_cannot_be_read_changes_nothing(tmp_path: P
     revoked = RevokedAgents(path=path)
     revoked.open()
     assert revoked.has(A)
-    assert revoked.look() is None
+    assert revoked.poll() is None
 
     write(path, "nonsense", 2)
-    assert revoked.look() is None
+    assert revoked.poll() is None
     assert "line 1" in revoked.problem
     path.unlink()
-    assert revoked.look() is None
+    assert revoked.poll() is None
     assert "No such file" in revoked.problem
     assert revoked.has(A)
 
     write(path, B, 3)
-    found = revoked.look()
+    found = revoked.poll()
     assert found == frozenset({B})
     revoked.take(found)
     assert (revoked.has(A), revoked.has(B), revoked.problem) == (False, True, "")
@@ -72,10 +72,10 @@ def test_a_list_that_could_not_be_read_is_read_again_though_it_looks_the_same(
     revoked.open()
 
     write(path, "z" * 64, 2)
-    assert revoked.look() is None
+    assert revoked.poll() is None
     write(path, B, 2)  # of the same size and time
 
-    assert revoked.look() == frozenset({B})
+    assert revoked.poll() == frozenset({B})
     assert not revoked.problem
 
 

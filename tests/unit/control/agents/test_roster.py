@@ -15,7 +15,7 @@ def report(name: str, in_force: str = "", **more: object) -> AgentStatus:
 
 
 def roster(*versions: str) -> AgentRegistry:
-    found = AgentRegistry(patience=AgentTimeouts(max_behind_s=5.0, lost_after_s=20.0))
+    found = AgentRegistry(timeouts=AgentTimeouts(max_behind_s=5.0, lost_after_s=20.0))
     for at, version in enumerate(versions):
         found.offer(version, now=float(at))
     return found
@@ -23,24 +23,24 @@ def roster(*versions: str) -> AgentRegistry:
 
 def test_an_offer_is_done_when_all_that_are_connected_have_it() -> None:
     found = roster("a")
-    found.hear(report("one", "a"), now=1.0)
-    found.hear(report("two"), now=1.0)
+    found.take_report(report("one", "a"), now=1.0)
+    found.take_report(report("two"), now=1.0)
 
     assert found.outcome(1, now=1.5) is PublicationOutcome.WAIT
-    found.hear(report("two", "a"), now=2.0)
+    found.take_report(report("two", "a"), now=2.0)
     assert found.outcome(1, now=2.0) is PublicationOutcome.DONE
 
 
 def test_a_newer_offer_in_force_answers_for_an_older_one() -> None:
     found = roster("a", "b")
-    found.hear(report("one", "b"), now=2.0)
+    found.take_report(report("one", "b"), now=2.0)
 
     assert found.outcome(1, now=2.0) is PublicationOutcome.DONE
 
 
 def test_content_that_was_in_force_before_is_so_when_it_is_offered_again() -> None:
     found = roster("a")
-    found.hear(report("one", "a"), now=0.5)
+    found.take_report(report("one", "a"), now=0.5)
 
     found.offer("b", now=1.0)
     number = found.offer("a", now=2.0)
@@ -50,8 +50,8 @@ def test_content_that_was_in_force_before_is_so_when_it_is_offered_again() -> No
 
 def test_a_refusal_names_its_gateway_and_why() -> None:
     found = roster("a", "b")
-    found.hear(report("one", "b"), now=2.0)
-    found.hear(report("two", "a", refused="b", reason="no such cluster"), now=2.0)
+    found.take_report(report("one", "b"), now=2.0)
+    found.take_report(report("two", "a", refused="b", reason="no such cluster"), now=2.0)
 
     assert found.outcome(2, now=2.0) is PublicationOutcome.REFUSED
     assert found.refusals(2, now=2.0) == {"two": "no such cluster"}
@@ -59,17 +59,17 @@ def test_a_refusal_names_its_gateway_and_why() -> None:
 
 def test_each_turn_is_told_once_and_waiting_is_none() -> None:
     found = roster("a")
-    found.hear(report("one"), now=0.0)
-    assert found.turns(now=1.0) == []
+    found.take_report(report("one"), now=0.0)
+    assert found.sync_changes(now=1.0) == []
 
-    found.hear(report("one", "a"), now=2.0)
-    (first,) = found.turns(now=2.0)
-    assert found.turns(now=2.5) == []
+    found.take_report(report("one", "a"), now=2.0)
+    (first,) = found.sync_changes(now=2.0)
+    assert found.sync_changes(now=2.5) == []
     found.offer("b", now=3.0)
-    assert found.turns(now=3.5) == []
-    found.hear(report("one", "a"), now=8.5)
-    (second,) = found.turns(now=8.5)
-    (third,) = found.turns(now=40.0)
+    assert found.sync_changes(now=3.5) == []
+    found.take_report(report("one", "a"), now=8.5)
+    (second,) = found.sync_changes(now=8.5)
+    (third,) = found.sync_changes(now=40.0)
 
     assert (first.before, first.now) == (None, SyncStatus.CURRENT)
     assert (second.before, second.now) == (SyncStatus.CURRENT, SyncStatus.BEHIND)
@@ -82,18 +82,18 @@ def test_each_turn_is_told_once_and_waiting_is_none() -> None:
 def test_a_gateway_that_is_lost_is_back_with_its_next_report() -> None:
     found = roster("a")
 
-    assert found.hear(report("one", "a"), now=0.0)
-    assert not found.hear(report("one", "a"), now=19.0)
-    assert found.hear(report("one", "a"), now=60.0)
+    assert found.take_report(report("one", "a"), now=0.0)
+    assert not found.take_report(report("one", "a"), now=19.0)
+    assert found.take_report(report("one", "a"), now=60.0)
     assert set(found.live(now=60.0)) == {"one"}
     assert found.live(now=99.0) == {}
 
 
 def test_counts_stay_known_while_envoy_is_started_again() -> None:
     found = roster("a")
-    found.hear(report("one", "a", counts=EnvoyCounts(epoch="1")), now=0.0)
+    found.take_report(report("one", "a", counts=EnvoyCounts(epoch="1")), now=0.0)
 
-    found.hear(report("one", "a", counts=None), now=1.0)
+    found.take_report(report("one", "a", counts=None), now=1.0)
 
     assert found.counts(now=1.0) == {"one": EnvoyCounts(epoch="1")}
 
@@ -101,17 +101,17 @@ def test_counts_stay_known_while_envoy_is_started_again() -> None:
 def test_gateways_of_long_ago_and_beyond_a_bound_are_forgotten() -> None:
     found = roster("a")
     for number in range(600):
-        found.hear(report(f"g{number}", "a"), now=float(number))
+        found.take_report(report(f"g{number}", "a"), now=float(number))
     assert len(found.states(now=600.0)) == 512
 
-    found.hear(report("new", "a"), now=600.0 + 25 * 3600.0)
+    found.take_report(report("new", "a"), now=600.0 + 25 * 3600.0)
 
     assert [one.name for one in found.states(now=600.0 + 25 * 3600.0)] == ["new"]
 
 
 def test_metrics_name_each_gateway() -> None:
     found = roster("a", "b")
-    found.hear(report("one", "a", ready=True), now=2.0)
+    found.take_report(report("one", "a", ready=True), now=2.0)
 
     text = exposed(families(found.states(now=4.0)))
 

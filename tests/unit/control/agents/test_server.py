@@ -10,7 +10,7 @@ import pytest
 
 from headrace.control.agents.counts import FleetCounts
 from headrace.control.agents.fleet import GatewayFleet
-from headrace.control.agents.messages import PROTOCOL, AgentStatus, Poll, decode_told
+from headrace.control.agents.messages import PROTOCOL, AgentStatus, Poll, decode_instructions
 from headrace.control.agents.server import AGENT, FINGERPRINT, UNTIL, AgentsApp
 from headrace.control.asgi.guards import Message, Receive, Scope, Send
 from headrace.control.base.agents_settings import AgentsSettings
@@ -45,9 +45,9 @@ def app(tmp_path: Path) -> AgentsApp:
     return AgentsApp(
         fleet=fleet,
         settings=settings,
-        otherwise=statistics,
+        fallback=statistics,
         wake=lambda _name, _held: None,
-        has_orders=lambda: False,
+        has_desired_state=lambda: False,
     )
 
 
@@ -97,7 +97,7 @@ async def test_a_poll_is_answered_when_there_is_nothing_new(app: AgentsApp) -> N
     status, body = await ask(app, "POST", "/agents/v1/poll", *encoded(POLL))
 
     assert status == 200
-    assert decode_told(body).bundle is None
+    assert decode_instructions(body).bundle is None
 
 
 async def test_a_report_is_heard_of_its_own_gateway_only(app: AgentsApp) -> None:
@@ -113,7 +113,7 @@ async def test_a_report_is_heard_of_its_own_gateway_only(app: AgentsApp) -> None
 
 
 @pytest.mark.parametrize(
-    ("name", "why"), [("", b"names nobody"), ("web-1", b"--agents-allow web-1")]
+    ("name", "why"), [("", b"has no subject name"), ("web-1", b"--agents-allow web-1")]
 )
 async def test_who_may_not_come_is_told_why(app: AgentsApp, name: str, why: bytes) -> None:
     status, body = await ask(app, "POST", "/agents/v1/poll", *encoded(POLL), name=name)
@@ -150,7 +150,7 @@ async def test_a_revoked_certificate_is_refused_whatever_it_asks(app: AgentsApp)
         await app({**scope, AGENT: "gw-1", FINGERPRINT: "f" * 64}, _never, send)
         assert sent[0]["status"] == 403
         assert (b"connection", b"close") in sent[0]["headers"]
-        assert b"was revoked: get another one" in sent[1]["body"]
+        assert b"was revoked: issue another" in sent[1]["body"]
     assert (await ask(app, "POST", "/agents/v1/poll", *encoded(POLL)))[0] == 200
 
 

@@ -24,7 +24,7 @@ moments = st.floats(0, 1000)
 def offers_at(*times: float) -> Offers:
     found = Offers()
     for at in times:
-        found = found.and_one(at)
+        found = found.with_offer(at)
     return found
 
 
@@ -34,31 +34,31 @@ TWO = offers_at(100.0, 200.0)
 def test_a_gateway_has_its_time_and_is_behind_after_it() -> None:
     heard = AgentReport(since=0.0, seen_at=205.0, in_force=1)
 
-    assert standing(heard, TWO, now=209.9, patience=PATIENCE) is SyncStatus.WAITING
-    assert standing(heard, TWO, now=210.0, patience=PATIENCE) is SyncStatus.BEHIND
+    assert standing(heard, TWO, now=209.9, timeouts=PATIENCE) is SyncStatus.WAITING
+    assert standing(heard, TWO, now=210.0, timeouts=PATIENCE) is SyncStatus.BEHIND
     assert behind_s(heard, TWO, now=210.0) == 10.0
 
 
 def test_a_gateway_that_comes_back_gets_its_time_anew() -> None:
     heard = AgentReport(since=500.0, seen_at=505.0, in_force=1)
 
-    assert standing(heard, TWO, now=505.0, patience=PATIENCE) is SyncStatus.WAITING
+    assert standing(heard, TWO, now=505.0, timeouts=PATIENCE) is SyncStatus.WAITING
     assert behind_s(heard, TWO, now=505.0) == 305.0
 
 
 def test_who_is_silent_is_lost_whatever_is_in_force_there() -> None:
     heard = AgentReport(since=0.0, seen_at=200.0, in_force=2)
 
-    assert standing(heard, TWO, now=230.0, patience=PATIENCE) is SyncStatus.CURRENT
-    assert standing(heard, TWO, now=230.1, patience=PATIENCE) is SyncStatus.LOST
+    assert standing(heard, TWO, now=230.0, timeouts=PATIENCE) is SyncStatus.CURRENT
+    assert standing(heard, TWO, now=230.1, timeouts=PATIENCE) is SyncStatus.LOST
 
 
 def test_a_refusal_counts_for_what_was_offered_before_it_only() -> None:
     heard = AgentReport(since=0.0, seen_at=200.0, in_force=1, refused=2)
 
-    assert standing(heard, TWO, now=201.0, patience=PATIENCE) is SyncStatus.REFUSED
-    later = TWO.and_one(202.0)
-    assert standing(heard, later, now=203.0, patience=PATIENCE) is SyncStatus.WAITING
+    assert standing(heard, TWO, now=201.0, timeouts=PATIENCE) is SyncStatus.REFUSED
+    later = TWO.with_offer(202.0)
+    assert standing(heard, later, now=203.0, timeouts=PATIENCE) is SyncStatus.WAITING
 
 
 def test_nobody_connected_is_an_outcome_of_its_own() -> None:
@@ -90,7 +90,7 @@ def test_old_offers_are_dropped_and_who_has_one_of_them_is_behind_since_the_olde
 
 
 @pytest.mark.parametrize(
-    ("held", "has_routes", "has_orders", "is_sent"),
+    ("held", "has_routes", "has_desired_state", "is_sent"),
     [
         ("", False, False, True),
         ("", False, True, False),
@@ -102,9 +102,9 @@ def test_old_offers_are_dropped_and_who_has_one_of_them_is_behind_since_the_olde
     ],
 )
 def test_what_nobody_decided_is_sent_only_where_nothing_was_ever_ordered(
-    held: str, *, has_routes: bool, has_orders: bool, is_sent: bool
+    held: str, *, has_routes: bool, has_desired_state: bool, is_sent: bool
 ) -> None:
-    told = {"has_routes": has_routes, "has_orders": has_orders}
+    told = {"has_routes": has_routes, "has_desired_state": has_desired_state}
 
     assert should_send(held=held, refused="", newest="a", **told) is is_sent
     assert not should_send(held=held, refused="a", newest="a", **told)
@@ -139,8 +139,8 @@ def test_without_news_a_gateway_never_stands_better_later(
         SyncStatus.LOST,
     ]
 
-    before = standing(heard, found, now=now, patience=PATIENCE)
-    after = standing(heard, found, now=now + more_s, patience=PATIENCE)
+    before = standing(heard, found, now=now, timeouts=PATIENCE)
+    after = standing(heard, found, now=now + more_s, timeouts=PATIENCE)
 
     assert order.index(after) >= order.index(before)
     assert behind_s(heard, found, now=now + more_s) >= behind_s(heard, found, now=now)
@@ -154,7 +154,7 @@ def test_nobody_is_waited_for_longer_than_patience_allows(
     heard, found, now = situation
     late = replace(heard, seen_at=now + PATIENCE.max_behind_s)
 
-    stands = standing(late, found, now=now + PATIENCE.max_behind_s, patience=PATIENCE)
+    stands = standing(late, found, now=now + PATIENCE.max_behind_s, timeouts=PATIENCE)
 
     assert stands is not SyncStatus.WAITING
 
@@ -164,10 +164,10 @@ def test_a_standing_changes_by_itself_only_when_it_was_foretold(
     situation: tuple[AgentReport, Offers, float],
 ) -> None:
     heard, found, now = situation
-    until_s = next_change_s({"g": heard}, found, now=now, patience=PATIENCE)
+    until_s = next_change_s({"g": heard}, found, now=now, timeouts=PATIENCE)
 
-    before = standing(heard, found, now=now, patience=PATIENCE)
-    just_before = standing(heard, found, now=now + until_s * 0.999, patience=PATIENCE)
+    before = standing(heard, found, now=now, timeouts=PATIENCE)
+    just_before = standing(heard, found, now=now + until_s * 0.999, timeouts=PATIENCE)
 
     assert until_s > 0
     assert just_before is before
@@ -180,8 +180,8 @@ def test_who_has_the_newest_has_all_that_was_wanted_before(
     heard, found, now = situation
     wanted = min(wanted, found.newest)
 
-    newest = standing(heard, found, now=now, patience=PATIENCE)
-    earlier = standing(heard, found, now=now, patience=PATIENCE, offer=wanted)
+    newest = standing(heard, found, now=now, timeouts=PATIENCE)
+    earlier = standing(heard, found, now=now, timeouts=PATIENCE, offer=wanted)
 
     if newest is SyncStatus.CURRENT:
         assert earlier is SyncStatus.CURRENT

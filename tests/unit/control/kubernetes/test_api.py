@@ -51,7 +51,7 @@ def test_a_page_of_a_proxy_says_nothing_of_objects(status: int) -> None:
     error = failure_of(status, b"\n<!doctype html><p>Sign in", "", what="get Lease l")
 
     assert type(error) is ApiUnavailableError
-    assert str(error).endswith(f"is a proxy between? (HTTP status {status})")
+    assert str(error).endswith(f"check for a proxy in between (HTTP status {status})")
 
 
 def test_a_path_that_a_server_does_not_know_is_missing() -> None:

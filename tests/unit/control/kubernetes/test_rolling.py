@@ -13,7 +13,7 @@ from headrace.control.kubernetes.executor import ApplyObject, ScaleDeployment
 from headrace.control.kubernetes.rolling import (
     PodChange,
     changes_pods,
-    gave_up,
+    deadline_exceeded,
     is_rolling,
     most_at_once,
     next_roll,
@@ -418,11 +418,11 @@ def test_what_says_less_than_before_may_say_less_of_pods() -> None:
 def test_what_a_cluster_says_when_it_gives_up_is_told() -> None:
     progress = {"type": "Progressing", "status": "False", "reason": "ProgressDeadlineExceeded"}
     found = deployment(status=WELL)
-    assert gave_up(found) == ""
+    assert deadline_exceeded(found) == ""
     found["status"]["conditions"] = [progress]
-    assert gave_up(found) == "ProgressDeadlineExceeded"
+    assert deadline_exceeded(found) == "ProgressDeadlineExceeded"
     found["status"]["conditions"] = [progress | {"message": "ReplicaSet has timed out"}]
-    assert gave_up(found) == "ReplicaSet has timed out"
+    assert deadline_exceeded(found) == "ReplicaSet has timed out"
 
 
 def test_a_pod_that_will_not_come_is_known_before_the_cluster_gives_up() -> None:

@@ -19,7 +19,7 @@ def test_a_standby_is_not_ready_and_says_who_leads() -> None:
     status, told = answer(b"GET /api/v1/health?leader HTTP/1.1\r\n\r\n")
 
     assert status == 503
-    assert told == {"message": "this control plane stands by: b leads"}
+    assert told == {"message": "this control plane is on standby: b leads"}
 
 
 @pytest.mark.parametrize(
@@ -28,7 +28,7 @@ def test_a_standby_is_not_ready_and_says_who_leads() -> None:
 def test_all_else_is_told_to_come_again(head: bytes) -> None:
     assert answer(head, leader="") == (
         503,
-        {"message": "this control plane stands by: no control plane leads yet"},
+        {"message": "this control plane is on standby: no control plane leads yet"},
     )
 
 

@@ -19,7 +19,7 @@ def test_a_problem_is_told_when_it_comes_when_it_is_another_and_when_it_is_over(
         [("m", "ClusterTrouble", "version 1: quota")],
         [],
         [("m", "ClusterTrouble", "version 1: denied")],
-        [("m", "ClusterTroubleEnded", "version 1: the cluster takes what there shall be")],
+        [("m", "ClusterTroubleEnded", "version 1: the cluster accepts the objects again")],
     ]
 
 

@@ -34,7 +34,7 @@ def confining(tmp_path: Path, stores: OnlineStores) -> Confining:
 def sandbox(home: Path, *, user: str) -> Sandbox:
     able = KernelFeatures(namespaces="", user=user)
     libraries = Libraries(needed=(), others=())
-    return Sandbox(hide=(home,), reports=home, abilities=lambda: able, libraries=libraries)
+    return Sandbox(hide=(home,), reports=home, kernel_features=lambda: able, libraries=libraries)
 
 
 def model(folder: Path, online_store: str = "") -> ReplicaSettings:
@@ -159,7 +159,7 @@ def test_a_store_elsewhere_is_its_owners(tmp_path: Path) -> None:
     told = msgspec.structs.replace(settings(**broker), features=pushing(url).features)
     uid = others.sandbox.user(SandboxPurpose.STREAM)
 
-    with pytest.raises(OSError, match=f"run as user {uid}, who may not write"):
+    with pytest.raises(OSError, match=f"run as user {uid}, which may not write"):
         others.access(told)
     assert own.access(told).own == []
     elsewhere.chmod(0o777)

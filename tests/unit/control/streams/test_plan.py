@@ -41,7 +41,7 @@ def seen(
 def planned(
     *workers: ObservedWorker, count: int = 2, revision: str = "a", now: float = 100.0
 ) -> list[Action]:
-    return plan(workers, revision=revision, count=count, patience=PATIENCE, now=now)
+    return plan(workers, revision=revision, count=count, timeouts=PATIENCE, now=now)
 
 
 def test_members_that_are_missing_are_started() -> None:
@@ -73,7 +73,7 @@ def test_one_that_answers_nobody_for_too_long_is_replaced_once() -> None:
     silent = seen(0, silent_since=100.0 - SILENT_TIMEOUT_S)
 
     assert planned(seen(0, silent_since=101.0 - SILENT_TIMEOUT_S), count=1) == []
-    assert planned(silent, count=1) == [Replace(0, "answered nobody for 60 s")]
+    assert planned(silent, count=1) == [Replace(0, "gave no response for 60 s")]
     assert planned(replace(silent, kill_sent=True), count=1) == []
 
 
@@ -82,7 +82,7 @@ def test_one_that_loads_its_model_may_be_silent_for_longer() -> None:
 
     assert planned(loading, count=1, now=LOAD_TIMEOUT_S - 1.0) == []
     assert planned(loading, count=1, now=LOAD_TIMEOUT_S) == [
-        Replace(0, "answered nobody for 600 s")
+        Replace(0, "gave no response for 600 s")
     ]
 
 
@@ -101,7 +101,7 @@ def test_one_that_is_silent_and_not_wanted_or_told_to_stop_has_its_drain() -> No
 def test_while_a_silent_one_is_ended_a_new_revision_takes_no_other_place() -> None:
     silent = seen(0, silent_since=0.0)
 
-    assert planned(silent, seen(1), revision="b") == [Replace(0, "answered nobody for 100 s")]
+    assert planned(silent, seen(1), revision="b") == [Replace(0, "gave no response for 100 s")]
     assert planned(replace(silent, kill_sent=True), seen(1), revision="b") == []
     assert planned(seen(0, WorkerPhase.ENDED), seen(1), revision="b") == [StartWorker(0)]
 
@@ -140,7 +140,7 @@ class World:
                 list(self.workers.values()),
                 revision=revision,
                 count=count,
-                patience=PATIENCE,
+                timeouts=PATIENCE,
                 now=self.now,
             )
             self._pass()

@@ -110,7 +110,7 @@ async def test_streams_are_applied_listed_paused_and_kept(plane: ControlPlane, m
         "endpoints": [{"name": "m", "model": str(model)}],
         "streams": [stream(model=str(model)), stream(name="via", endpoint="m")],
     }
-    applied = await plane.orders.apply(document, caller=SYSTEM)
+    applied = await plane.desired_state.apply(document, caller=SYSTEM)
     async with client_of(plane) as api:
         listed = (await api.get("/streams")).json()["streams"]
         paused = (await api.post("/streams/pay/pause")).json()
@@ -123,15 +123,15 @@ async def test_streams_are_applied_listed_paused_and_kept(plane: ControlPlane, m
     ]
     assert paused["name"] == "pay"
     assert (missing.status_code, missing.json()["code"]) == (404, "NOT_FOUND")
-    assert plane.store.load.blocking().streams == plane.aims.desired.streams
-    assert "pay:1" in plane.orders.in_use()
-    with pytest.raises(FailedPreconditionError, match="stream 'via' asks endpoint 'm'"):
-        await plane.orders.remove_endpoint("m", caller=SYSTEM)
+    assert plane.store.load.blocking().streams == plane.target_state.desired.streams
+    assert "pay:1" in plane.desired_state.in_use()
+    with pytest.raises(FailedPreconditionError, match="stream 'via' uses endpoint 'm'"):
+        await plane.desired_state.remove_endpoint("m", caller=SYSTEM)
 
 
 @pytest.mark.anyio
 async def test_who_only_looks_on_pauses_nothing(plane: ControlPlane, model: Path) -> None:
-    await plane.orders.apply({"streams": [stream(model=str(model))]}, caller=SYSTEM)
+    await plane.desired_state.apply({"streams": [stream(model=str(model))]}, caller=SYSTEM)
     async with client_of(plane, "viewer") as api:
         seen = await api.get("/streams/pay")
         paused = await api.post("/streams/pay/pause")

@@ -174,7 +174,7 @@ def test_without_any_features_a_push_says_how_to_define_them(registry: Registry)
 
 @pytest.mark.anyio
 async def test_what_a_stream_asks_stays_in_use(plane: ControlPlane, models: list[str]) -> None:
-    await plane.orders.apply(
+    await plane.desired_state.apply(
         {
             "endpoints": [{"name": "m", "model": models[0]}],
             "streams": [
@@ -185,25 +185,25 @@ async def test_what_a_stream_asks_stays_in_use(plane: ControlPlane, models: list
         caller=SYSTEM,
     )
 
-    assert "b:1" in plane.orders.in_use()
+    assert "b:1" in plane.desired_state.in_use()
     assert "b:1" in references_in(home_url(plane.home.root))
-    assert plane.store.load.blocking().streams == plane.aims.desired.streams
-    with pytest.raises(FailedPreconditionError, match="stream 'pay' asks endpoint 'm'"):
-        await plane.orders.remove_endpoint("m", caller=SYSTEM)
+    assert plane.store.load.blocking().streams == plane.target_state.desired.streams
+    with pytest.raises(FailedPreconditionError, match="stream 'pay' uses endpoint 'm'"):
+        await plane.desired_state.remove_endpoint("m", caller=SYSTEM)
 
 
 @pytest.mark.anyio
 async def test_a_stored_spec_of_0_1_with_a_canary_and_a_shadow_is_still_changed(
     plane: ControlPlane, models: list[str]
 ) -> None:
-    await plane.orders.apply(
+    await plane.desired_state.apply(
         {
             "endpoints": [{"name": "m", "model": models[0]}],
             "streams": [stream(model=models[1])],
         },
         caller=SYSTEM,
     )
-    before = dict(plane.aims.desired.spec)
+    before = dict(plane.target_state.desired.spec)
     before["streams"] = [
         {
             **before["streams"][0],

@@ -183,10 +183,10 @@ def test_silence_while_nobody_asked_counts_for_nothing() -> None:
 
 def test_one_that_was_ended_for_its_silence_says_so_and_starts_again_soon() -> None:
     one = worker()
-    one.silent_since, one.killed_for = 40.0, "answered nobody for 60 s, and was ended"
+    one.silent_since, one.killed_for = 40.0, "gave no response for 60 s, and was stopped"
 
     assert note_end(one, -int(signal.SIGKILL), last_line="joined", now=100.0)
-    assert one.message == "answered nobody for 60 s, and was ended"
+    assert one.message == "gave no response for 60 s, and was stopped"
     assert one.start_at == pytest.approx(100.1)
     assert not one.observed().kill_sent
     assert one.observed().silent_since is None
