@@ -1,4 +1,4 @@
-"""Axes, marks and labels of SVG charts: where each value, mark and name stands. Pure."""
+"""Axes, ticks and labels of SVG charts, and their positions. Pure functions."""
 
 import math
 from collections.abc import Iterator, Sequence

@@ -1,4 +1,4 @@
-"""Where time comes from: passed in, so that tests can turn it."""
+"""Clocks, passed as arguments so that tests control time."""
 
 import time
 from typing import Protocol

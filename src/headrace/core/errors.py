@@ -1,4 +1,4 @@
-"""What can go wrong, sorted by who has to act.
+"""Error classes, grouped by who has to act.
 
 Each error has a stable `code`, one of gRPC's canonical names. Nothing here knows HTTP or gRPC
 numbers: `headrace.protocol.status` maps codes to both, once.

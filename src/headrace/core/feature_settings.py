@@ -1,4 +1,4 @@
-"""Where a replica gets the features of its requests: the message from the control plane."""
+"""Message with which the control plane configures a replica's feature look-ups."""
 
 from enum import StrEnum
 from typing import Final

@@ -1,4 +1,4 @@
-"""What gives a model its features, whoever looks them up: what a runtime may be handed."""
+"""Interface between a runtime and the source of a model's features."""
 
 from dataclasses import dataclass
 from typing import Protocol

@@ -1,4 +1,4 @@
-"""What is found out about a model before anybody serves it, and who finds it out."""
+"""Result of inspecting a model before it is served, and the interface of inspectors."""
 
 import threading
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Which names are allowed, and the types that keep them apart."""
+"""Rules for names, and a type for each kind of name."""
 
 import re
 from typing import Final, NewType

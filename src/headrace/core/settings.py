@@ -1,4 +1,4 @@
-"""What one replica is told at its start: the message from the control plane, as JSON.
+"""Settings of a replica or pool process: the control plane's message at start, as JSON.
 
 Durations are seconds, sizes bytes. Defaults are the safe ones: every queue and every body has a
 bound.

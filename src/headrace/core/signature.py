@@ -1,4 +1,4 @@
-"""What a model takes and gives, and whether a request's tensors fit."""
+"""Model signatures, and the check of a request's tensors against one."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace

@@ -1,4 +1,4 @@
-"""What the engine counts: finished batches and failed requests, for statistics and metrics."""
+"""Counters of the engine: finished batches and failed requests, for statistics and metrics."""
 
 import time
 

@@ -1,4 +1,4 @@
-"""What the engine holds for one request: the request, its times, and who gets the outcome."""
+"""Ticket of one request in the engine: the request, its times, and the receiver of its outcome."""
 
 import math
 from enum import IntEnum

@@ -1,4 +1,4 @@
-"""From what `pipeline.yaml` says to steps that run: each opened, and wired to those before it."""
+"""Construction of a pipeline from `pipeline.yaml`: each step opened, and wired to earlier ones."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack

@@ -1,4 +1,4 @@
-"""JSON requests that were parsed before, told by their bytes: only their numbers are new.
+"""Cache of JSON documents by their constant bytes: only new numbers are parsed.
 
 A caller sends the same document again and again, with other numbers in the same place. What stands
 before and after these is compared, not parsed, and of the document only one array is decoded.

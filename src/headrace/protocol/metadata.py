@@ -1,4 +1,4 @@
-"""What a server says about itself and its models, as the documents that V2 REST sends.
+"""Metadata of the server and its models, as the documents of V2 REST.
 
 They are plain dicts with the field names of the protobuf messages, so gRPC answers from the same.
 """

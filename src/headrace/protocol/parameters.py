@@ -1,4 +1,4 @@
-"""What request parameters mean, whether they came as JSON or as protobuf."""
+"""Request parameters, from JSON or protobuf."""
 
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple

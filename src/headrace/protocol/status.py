@@ -1,4 +1,4 @@
-"""Which HTTP and gRPC status an error code is, and which error a status was."""
+"""Mapping between error codes and the statuses of HTTP and gRPC."""
 
 import re
 from collections.abc import Iterable, Mapping

@@ -1,4 +1,4 @@
-"""Table of the runtimes: entry points that load on first use, and formats that none serves.
+"""Registry of runtimes: entry points that load on first use, and unsupported formats.
 
 A package adds a runtime with an entry point in the group `headrace.runtimes`:
 

@@ -1,4 +1,4 @@
-"""What a replica answers: all routes of its APIs, and the edge at which every error ends."""
+"""Routes of a replica's APIs, and the edge at which every error is handled."""
 
 import logging
 from functools import partial

@@ -1,4 +1,4 @@
-"""A large body of known length, which the kernel writes straight into memory of its own."""
+"""Large request body of known length, which the kernel writes directly into its buffer."""
 
 import asyncio
 from typing import Final, Protocol

@@ -1,4 +1,4 @@
-"""What the spec file says of callers: `auth`, `tiers`, `security`, `tls`, `access` and `limits`.
+"""Spec parts for callers: `auth`, `tiers`, `security`, `tls`, `access` and `limits`.
 
 Secrets never stand in a spec: it names files, and the environment by `${NAME}` where it says so.
 """

@@ -1,4 +1,4 @@
-"""What may stand under `alerts`: who hears of what is wrong.
+"""Spec part `alerts`: receivers, and when they are notified.
 
 Secrets stand in files, or in the environment by `${NAME}`; never in the spec.
 """

@@ -1,4 +1,4 @@
-"""What may stand under `jobs`: a model over a data set, by the clock or by hand."""
+"""Spec part `jobs`: a model over a data set, on a schedule or on demand."""
 
 import re
 from collections.abc import Mapping

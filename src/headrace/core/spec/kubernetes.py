@@ -1,4 +1,4 @@
-"""What the spec file says under `kubernetes`: images, resources, nodes and autoscalers of pods."""
+"""Spec part `kubernetes`: images, resources, nodes and autoscalers of pods."""
 
 from collections.abc import Iterator, Mapping
 from enum import StrEnum

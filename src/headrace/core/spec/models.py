@@ -1,4 +1,4 @@
-"""What may stand in the spec file, `headrace.yaml`: frozen models, each field with its bounds."""
+"""Root of the spec file `headrace.yaml`: frozen models, each field with its bounds."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal, Self

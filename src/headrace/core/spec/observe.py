@@ -1,4 +1,4 @@
-"""What the spec file says about the request log, traces, the payload log, and drift."""
+"""Spec parts for the request log, traces, the payload log, and drift."""
 
 from enum import StrEnum
 from typing import Annotated, Final

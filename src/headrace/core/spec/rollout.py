@@ -1,4 +1,4 @@
-"""What the spec file says under `rollout`, `sticky` and `slo` of an endpoint.
+"""Spec parts `rollout`, `sticky` and `slo` of an endpoint.
 
 Durations are seconds, weights percent, ratios 0 to 1.
 """

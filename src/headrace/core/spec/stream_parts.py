@@ -1,4 +1,4 @@
-"""Where a stream reads and writes, how values are written, what becomes of errors, and its windows.
+"""Spec parts of a stream: source, sink, formats, error policy and windows.
 
 The spec file, the control plane and the workers of streams have these parts.
 """

@@ -1,4 +1,4 @@
-"""What the spec file says under `streams`: log in, answers out."""
+"""Spec part `streams`: records in, predictions out."""
 
 from typing import Annotated, Final, Literal
 

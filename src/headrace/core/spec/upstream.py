@@ -1,4 +1,4 @@
-"""What the spec file says under `upstream` of an endpoint, and which addresses it may have.
+"""Spec part `upstream` of an endpoint, and the addresses that it may have.
 
 The gateway sends the caller's method, path, headers and body to an upstream and returns its answer,
 so an address is access to whatever listens there. Only literal addresses and listed names are

@@ -1,1 +1,1 @@
-"""gRPC of a replica: over Envoy's bridge, and a server of its own."""
+"""gRPC of a replica: over Envoy's bridge, and a separate server."""

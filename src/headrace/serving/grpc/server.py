@@ -1,4 +1,4 @@
-"""A gRPC server of its own on the same engine, where there is no gateway; streaming included."""
+"""Separate gRPC server on the same engine, without a gateway; streaming included."""
 
 import asyncio
 import logging

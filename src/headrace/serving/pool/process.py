@@ -1,4 +1,4 @@
-"""Process of one pool copy: fetch, bind, load the models it is told, drain.
+"""Process of one pool copy: fetch, bind, load the assigned models, drain.
 
 No download runs in the process that serves.
 """
