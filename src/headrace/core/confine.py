@@ -534,7 +534,7 @@ def enter_pid_namespace(spec: Spec) -> tuple[int, int]:
         if own := os.read(reader, _PIDS):
             os.set_blocking(reader, False)
             return int(own), reader
-        os._exit(CANNOT_ISOLATE)  # nobody would know of this process
+        os._exit(CANNOT_ISOLATE)  # no process would supervise this one
     if handover is not None:
         os.write(handover, b"%d" % pid)
         os.write(writer, b"%d" % pid)
@@ -577,7 +577,7 @@ def close_others(keep: list[int]) -> None:
 
 
 def has_ended(reader: int) -> bool:
-    """Whether nobody holds the other end of a pipe any more."""
+    """Whether the other end of a pipe is closed."""
     try:
         return not os.read(reader, 1)
     except BlockingIOError:
@@ -603,7 +603,7 @@ def main(arguments: list[str]) -> int:
         if "handover" not in spec and (standing >= 0 or spec.get("attached")):
             die_with_parent()
             if has_ended(standing) if standing >= 0 else os.getppid() != parent:
-                return CANNOT_ISOLATE  # nobody waits for it any more
+                return CANNOT_ISOLATE  # no process waits for it any more
         if spec.get("filtered", True) and (_MACHINE is not None or spec["sandbox"] == "landlock"):
             is_strict = spec["sandbox"] == "landlock"
             filter_system_calls(
@@ -622,7 +622,7 @@ def main(arguments: list[str]) -> int:
 
 
 def tried(work: Callable[[], None]) -> str:
-    """Why `work` cannot be done, by doing it in a process of its own; empty if it can."""
+    """Why `work` cannot be done, by doing it in a child process; empty if it can."""
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:

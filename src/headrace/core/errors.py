@@ -45,7 +45,7 @@ class HeadraceError(Exception):
 
 
 class InvalidArgumentError(HeadraceError):
-    """The request cannot be right, whatever the server's state."""
+    """The request cannot be right, in any state of the server."""
 
     code = Code.INVALID_ARGUMENT
 
@@ -175,7 +175,7 @@ class UnsupportedModelError(InvalidArgumentError):
 
 
 class CodeNotAllowedError(FailedPreconditionError):
-    """The model runs its author's code, by its format or by what is in it, and nobody allowed that.
+    """The model runs its author's code, by its format or by what is in it, without permission.
 
     `reason`: what is in it; empty if all models of its runtime run code.
     """
@@ -194,7 +194,7 @@ class CodeNotAllowedError(FailedPreconditionError):
 
 
 class NotSignedError(FailedPreconditionError):
-    """A version has to be signed by somebody who is trusted, and is not."""
+    """A version needs a signature by a trusted key, and has none."""
 
 
 class ArtifactCorruptError(HeadraceError):

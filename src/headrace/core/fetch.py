@@ -77,7 +77,7 @@ async def ask(
     method: str = "GET",
     body: bytes = b"",
 ) -> T | None:
-    """The decoded body of a process of ours; None if it does not answer, refuses, or says else.
+    """The decoded body of one of our processes; None if it fails, refuses, or answers otherwise.
 
     It may start, hang, or be of an older version: its supervisor knows more.
     """

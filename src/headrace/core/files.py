@@ -21,7 +21,7 @@ _CANNOT_SYNC: Final = frozenset({errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errn
 
 
 def read_regular(path: Path, *, limit_bytes: int, follow: bool = True) -> bytes:
-    """Return the content of a file that somebody else named or wrote.
+    """Return the content of an untrusted file.
 
     A named pipe is not waited for, and a device is not read.
 
@@ -127,7 +127,7 @@ def exclusive(file: Path, *, timeout_s: float) -> Iterator[None]:
     Raises:
         UnavailableError: Somebody else held it for `timeout_s`.
     """
-    # A descriptor of its own: the lock then also keeps out other threads of this process.
+    # A separate descriptor: the lock then also keeps out other threads of this process.
     descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         _acquire(descriptor, file, timeout_s)

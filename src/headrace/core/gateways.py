@@ -4,7 +4,7 @@ import math
 from typing import Final
 
 MAX_BEHIND_S: Final = 10.0
-"""How long replicas are kept for a gateway that does not take new routes, if nobody says."""
+"""How long replicas are kept for a gateway that does not take new routes, by default."""
 
 _NOTICE_S: Final = 5
 """Until the control plane knows that a pod leaves, and has made routes without it."""

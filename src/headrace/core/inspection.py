@@ -48,7 +48,7 @@ class Inspect(Protocol):
 
 
 class CancellableInspect(Inspect, Protocol):
-    """An `Inspect` in a process of its own, which can be ended."""
+    """An `Inspect` in a separate process, which can be killed."""
 
     def __call__(
         self,

@@ -28,7 +28,7 @@ def internal_token(environment: Mapping[str, str] = os.environ) -> bytes:
 
 
 def is_internal(shown: bytes | None, environment: Mapping[str, str] = os.environ) -> bool:
-    """Whether whoever showed this is the control plane; nobody is where there is no token."""
+    """Whether this token is the control plane's; False if no token is configured."""
     if shown is None:
         return False
     token = internal_token(environment)

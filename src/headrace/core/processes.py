@@ -138,7 +138,7 @@ class Process:
         environment: Mapping[str, str] | None = None,
         launcher: bool = False,
     ) -> "Process":
-        """Start `arguments` in a session of its own, so that it outlives this process.
+        """Start `arguments` in a new session, so that it outlives this process.
 
         Args:
             arguments: The program's absolute path, then its arguments.
@@ -305,13 +305,13 @@ def output_of(command: Sequence[str], *, timeout_s: float) -> bytes:
         OSError: It cannot be started.
         subprocess.SubprocessError: It failed, or took longer.
     """
-    return subprocess.run(  # noqa: S603  # a program of ours
+    return subprocess.run(  # noqa: S603  # one of our programs
         command, stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout_s, check=True
     ).stdout
 
 
 class Child:
-    """A child with pipes, in a session of its own. `async with` kills it at the end of the block.
+    """A child process with pipes, in a new session. `async with` kills it at the end of the block.
 
     Signals go through a pidfd: `asyncio`'s own `kill` polls the child, and so may take the exit
     status away from the watcher that waits for it.

@@ -28,7 +28,7 @@ class StateFile(Generic[T]):
     """Whether a saved value outlives a loss of power."""
 
     def load(self) -> T | None:
-        """Return the stored value; None if there is none, or its file is damaged, which is logged.
+        """Return the stored value; None if it is missing, or its file is damaged, which is logged.
 
         The log says what kind of damage it is and nothing of the content.
         """

@@ -140,7 +140,7 @@ def load_pipeline(directory: Path | str, options: LoadOptions | None = None) -> 
 
 
 def named_steps(spec: PipelineSpec) -> Iterator[tuple[str, AnyStepSpec]]:
-    """Each step with a name of its own: the one it was given, else its kind, counted."""
+    """Each step with a unique name: its own, else its kind with a number."""
     taken: set[str] = set()
     for step in spec.steps:
         base = step.name or step.kind

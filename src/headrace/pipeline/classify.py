@@ -123,7 +123,7 @@ def open_classify(spec: ClassifySpec, around: StepContext) -> ClassifyStep:
 
 
 def _read_labels(path: Path) -> tuple[str, ...]:
-    """One label on each line; empty lines at the end are none."""
+    """One label per line; empty lines at the end are ignored."""
     try:
         with path.open("rb") as file:
             raw = file.read(_MAX_FILE_BYTES + 1)

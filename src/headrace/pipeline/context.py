@@ -146,7 +146,7 @@ class StepContext:
         return file_in(self.directory, name)
 
     def tensor(self, own: str, inputs: Mapping[str, str]) -> TensorSpec:
-        """The tensor that a step reads under a name of its own, where its kind depends on it.
+        """The tensor that a step reads as `own`, if the step's kind depends on it.
 
         Raises:
             UnsupportedModelError: No earlier step gives it.

@@ -42,7 +42,7 @@ _SCAN: Final = 0xDA
 
 
 def has_too_many_scans(raw: bytes | bytearray | memoryview) -> bool:
-    """Whether this is a JPEG file with more scans than anybody's; what follows its end is none."""
+    """Whether this is a JPEG file with too many scans; data after its end is ignored."""
     if raw[:2] != _START:
         return False
     count, offset = 0, len(_START)

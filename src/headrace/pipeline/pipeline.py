@@ -122,9 +122,9 @@ def _run(model: Model, inputs: Tensors, deadline: float | None) -> Tensors:
 
 
 def close_all(closers: Sequence[Callable[[], None]]) -> None:
-    """Call all of them; one that fails keeps no other from it."""
+    """Call all of them, even if one fails."""
     for close in closers:
-        with suppress(Exception):  # whoever closes wants to be rid of it
+        with suppress(Exception):  # errors on close are of no use
             close()
 
 

@@ -84,7 +84,7 @@ class TokenizerStep:
 
         Raises:
             FailedPreconditionError: The library is not installed.
-            UnsupportedModelError: The file is none.
+            UnsupportedModelError: The file is not a tokenizer.
         """
         tokenizer = open_tokenizer(path, max_length=max_length)
         return cls(tokenizer, max_length=max_length, datatype=datatype)
@@ -121,7 +121,7 @@ def open_tokenizer(path: Path, *, max_length: int) -> "Tokenizer":
 
     Raises:
         FailedPreconditionError: The library is not installed.
-        UnsupportedModelError: The file is none.
+        UnsupportedModelError: The file is not a tokenizer.
     """
     # One thread: batches run beside each other already, one for each core.
     os.environ["TOKENIZERS_PARALLELISM"] = "false"

@@ -42,7 +42,7 @@ class Taken(Protocol):
         """One batch.
 
         Raises:
-            InvalidArgumentError: A text is none.
+            InvalidArgumentError: A text is not valid UTF-8.
         """
 
     def example(self, rows: int, variable: int) -> Tensors:
@@ -70,7 +70,7 @@ class TextInput:
 
 
 class Matrix:
-    """`input` FP64 [N, columns] as it is. Implements `Taken`."""
+    """`input` FP64 [N, columns] unchanged. Implements `Taken`."""
 
     def __init__(self, columns: int) -> None:
         shape = (VARIABLE, columns)

@@ -89,7 +89,7 @@ class InputTensor:
         """What follows from `shape`.
 
         Raises:
-            InvalidArgumentError: The model does not take it, whatever the data.
+            InvalidArgumentError: The model does not take this shape.
         """
         shape_plan = self.plans.get(shape)
         if shape_plan is not None:

@@ -37,7 +37,7 @@ class JsonDecoder(Generic[T]):
         self._loose: msgspec.json.Decoder[T] = msgspec.json.Decoder(kind, float_hook=_number)
 
     def decode(self, document: bytes | bytearray | memoryview) -> T:
-        """Return the document; raise one of `UNREADABLE` if it is none.
+        """Return the document; raise one of `UNREADABLE` if it is invalid.
 
         NaN and infinities are decoded only where `kind` has `Any`.
         """
@@ -127,7 +127,7 @@ _EMPTY: Final = b"[]"
 def around_data(body: bytes) -> tuple[bytes, bytes] | None:
     """What stands before and after the data of a request's first input, an array of numbers.
 
-    None if that cannot be told.
+    None if they cannot be determined.
     """
     data = bytes(_RAW.decode(body).inputs[0].data)
     start = body.rfind(data)

@@ -74,7 +74,7 @@ def import_package(package: str) -> ModuleType:
 
 
 def keep_frameworks_apart() -> None:
-    """Let this process import only one framework, whoever imports it: a second is an ImportError.
+    """Let this process import one framework only: a second one raises ImportError.
 
     Libraries that use a framework only where they can import it go on without.
     """
@@ -105,7 +105,7 @@ def _is_installed(package: str) -> bool:
 
 
 class SecondFrameworkError(ImportError):
-    """A framework cannot be imported beside the one that is there."""
+    """A second framework cannot be imported into this process."""
 
 
 class _FrameworkGuard(MetaPathFinder, Loader):

@@ -66,7 +66,7 @@ Named = Callable[[Sequence[str], str], str]
 
 
 class OpenvinoModel:
-    """A compiled model. Thread-safe: each run takes an infer request of its own."""
+    """A compiled model. Thread-safe: each run uses a separate infer request."""
 
     concurrent = True
 
@@ -518,7 +518,7 @@ def _bits(kind: str) -> int:
 
 
 def _datatype(kind: str) -> str:
-    """The name that other formats have for an element type; `?` if there is none."""
+    """The common name of an element type; `?` if there is none."""
     plain = re.fullmatch(r"(f|bf|i|u)(\d{1,2})", kind)
     if plain is None:
         return {"boolean": "BOOL", "string": "BYTES"}.get(kind, "?")

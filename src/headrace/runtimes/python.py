@@ -175,7 +175,7 @@ def forget(file: Path) -> None:
 
 
 def run_file(file: Path) -> ModuleType:
-    """Run a file as a module of its own; files beside it can be imported, until `forget`.
+    """Run a file as a separate module; files beside it can be imported, until `forget`.
 
     Raises:
         UnsupportedModelError: It does not run; the message names the line.

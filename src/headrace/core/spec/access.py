@@ -194,7 +194,7 @@ class TlsSpec(SpecPart, frozen=True, kw_only=True):
     client_ca_file: Annotated[str, FileOnly(null=True, min_length=1, max_length=4096)] = ""
     """Authorities whose client certificates are taken, PEM."""
     require_client_certificate: bool = False
-    """Whether nobody connects without one."""
+    """Whether every client needs a certificate."""
     min_version: Literal["1.2", "1.3"] = "1.2"
     """Of TLS."""
 

@@ -78,7 +78,7 @@ class EmailSpec(SpecModel):
 
 
 class ReceiverSpec(SpecModel):
-    """Somebody who hears of alerts, in one way."""
+    """A receiver of alerts, through one channel."""
 
     name: str = Field(pattern=NAME_PATTERN, description="Name of the receiver.")
     severities: Annotated[tuple[Literal["page", "ticket"], ...], Strict(strict=False)] = Field(
@@ -100,7 +100,7 @@ class ReceiverSpec(SpecModel):
 
 
 class AlertsSpec(SpecModel):
-    """Who hears of what is wrong, and how often."""
+    """Receivers of alerts, and notification intervals."""
 
     group_wait_s: float = Field(
         default=10.0,

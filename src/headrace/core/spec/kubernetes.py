@@ -22,7 +22,7 @@ _Dns = Annotated[str, Meta(pattern=_DNS)]
 _Labels = dict[Annotated[str, Meta(pattern=_LABEL_KEY)], Annotated[str, Meta(pattern=_LABEL_VALUE)]]
 
 USUAL_PROMETHEUS: Final = "http://prometheus-operated.monitoring:9090"
-"""Where a cluster's Prometheus is, if nobody says: as its operator calls it."""
+"""Default URL of a cluster's Prometheus: the name that its operator uses."""
 
 
 class Autoscaler(StrEnum):
@@ -169,7 +169,7 @@ def kubernetes_disagreements(document: Mapping[Any, Any]) -> Iterator[tuple[str,
 
 
 def _not_theirs(scale: Mapping[Any, Any], scaler: str) -> Iterator[tuple[str, str]]:
-    """What others' autoscalers cannot be told."""
+    """Settings that external autoscalers do not support."""
     if scale.get("target_in_flight") is None:
         yield "", f"autoscaler {scaler} cannot derive a target: set 'target_in_flight'"
     if scale.get("min_replicas") == 0:

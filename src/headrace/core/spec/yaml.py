@@ -87,7 +87,7 @@ def _syntax_mistake(error: MarkedYAMLError, text: str) -> SpecMistake:
 
 
 class _TooMuchError(Exception):
-    """The document says more than anybody writes by hand."""
+    """The document is larger than any that is written by hand."""
 
 
 class _Reader:

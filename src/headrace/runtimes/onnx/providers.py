@@ -121,7 +121,7 @@ def not_to_be_had(device: str, reason: str) -> FailedPreconditionError:
 
 
 def short(provider: str) -> str:
-    """A provider for people: `CUDA`."""
+    """Short name of a provider: `CUDA`."""
     return provider.removesuffix(_SUFFIX)
 
 

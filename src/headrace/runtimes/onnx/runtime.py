@@ -197,7 +197,7 @@ def without(use: DeviceUse, name: str, why: str) -> DeviceUse:
 
 
 def _best_s(run: Run, inputs: Tensors, clock: Callable[[], float]) -> float:
-    """The shortest of some runs: whatever disturbs one makes it longer."""
+    """The shortest of some runs: disturbances only lengthen a run."""
     run(inputs)  # what is set up once
     best = float("inf")
     until = clock() + BUDGET_S

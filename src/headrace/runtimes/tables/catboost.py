@@ -223,7 +223,7 @@ class CatboostRuntime:
         return looks_like_catboost(path)
 
     def code_in(self, path: Path) -> str:
-        """Whether the file holds what can end the process if somebody tampered with it."""
+        """Whether the file holds parts that can crash the process if manipulated."""
         if not read_catboost(path).is_categorical:
             return ""
         return (

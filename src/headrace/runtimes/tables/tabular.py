@@ -328,7 +328,7 @@ def _values_of(table: TableInputs) -> dict[str, float | str]:
 
 
 def _meant(names: Sequence[str] | None, features: int) -> tuple[str, ...]:
-    """Names that somebody gave; none where the library numbered the columns."""
+    """Names of the columns; empty if the library numbered them."""
     stated = tuple(map(str, () if names is None else names))
     if len(stated) != features or len(set(stated)) < len(stated) or len(stated) > _MAX_NAMES:
         return ()
@@ -356,7 +356,7 @@ def check_children(path: Path, what: str, children: Array, nodes: int) -> None:
     Where no node has two parents and the root has none, no walk from the root comes back.
 
     Raises:
-        UnsupportedModelError: They are none.
+        UnsupportedModelError: They are not a tree.
     """
     in_range = not children.size or (children.min() > 0 and children.max() < nodes)
     if not in_range or len(np.unique(children)) != len(children):
@@ -364,7 +364,7 @@ def check_children(path: Path, what: str, children: Array, nodes: int) -> None:
 
 
 def check_features(path: Path, features: int) -> None:
-    """Refuse a model that takes nothing, or more than anybody sends.
+    """Refuse a model without features, or with too many.
 
     Raises:
         UnsupportedModelError: It does.

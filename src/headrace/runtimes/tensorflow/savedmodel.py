@@ -43,7 +43,7 @@ class TensorflowModel:
         )
 
     def run(self, inputs: Tensors, outputs: Sequence[str] | None = None) -> Tensors:
-        """Run one batch in the thread of whoever calls."""
+        """Run one batch in the caller's thread."""
         call = self._call
         if call is None:
             raise RuntimeFailedError("the model is closed")
