@@ -112,7 +112,11 @@ COLD: Final = (
         status=3,
         told=("http://127.0.0.1:1 does not answer", "check the address"),
     ),
-    Mistake(command="status --server x://y", status=1, told=("'x://y' is not a server URL", "http://host")),
+    Mistake(
+        command="status --server x://y",
+        status=1,
+        told=("'x://y' is not a server URL", "http://host"),
+    ),
     Mistake(command="statsu", status=2, told=("No such command", "Did you mean 'status'")),
     Mistake(command="models push m notes.txt", status=1, told=("notes.txt: no runtime",)),
     Mistake(command="export grafana -o /proc/x", status=1, told=("/proc/x",)),

@@ -210,10 +210,10 @@ class CallerOptions:
 
     def secret(self, flag: str) -> str | None:
         """Return the key or the token, read from a file if it is `@FILE`."""
-        given = self.key if flag == "--key" else self.token
-        if given is None or not given.startswith("@"):
-            return given
-        path = Path(given[1:])
+        credential = self.key if flag == "--key" else self.token
+        if credential is None or not credential.startswith("@"):
+            return credential
+        path = Path(credential[1:])
         if not path.is_file():
             raise typer.BadParameter(f"no file '{path}'", param_hint=flag)
         return path.read_text().strip()

@@ -25,10 +25,10 @@ def sketch(
 ) -> dict[str, Any]:
     """The reference that a file makes, as JSON."""
     chosen = tuple(name.strip() for name in columns.split(",") if name.strip())
-    made = reference_from(
-        file, signature, columns=chosen, time_column=time_column, at=SystemClock().now()
+    reference = reference_from(
+        file, signature, columns=chosen, time_column=time_column, created_at=SystemClock().now()
     )
-    document: dict[str, Any] = msgspec.to_builtins(made)
+    document: dict[str, Any] = msgspec.to_builtins(reference)
     return document
 
 
@@ -38,7 +38,7 @@ def reference_from(
     *,
     columns: tuple[str, ...] = (),
     time_column: str = "",
-    at: float,
+    created_at: float,
 ) -> "DriftReference":
     """The reference that a file makes for a model.
 
@@ -58,30 +58,35 @@ def reference_from(
     times = read_times(path, time_column) if time_column else None
     tensors, made_of = read_tensors(path, signature, columns=columns, without=time_column)
     # A file has many rows, whatever one request of the model has.
-    features = [replace(one, batched=True) for one in features_of(signature)]
+    features = [replace(feature, batched=True) for feature in features_of(signature)]
     blocks = {
-        one.tensor: _block(one, tensors[one.tensor]) for one in features if one.tensor in tensors
+        feature.tensor: _block(feature, tensors[feature.tensor])
+        for feature in features
+        if feature.tensor in tensors
     }
     for name, block in blocks.items():
         if times is not None and len(block) != len(times):
             message = f"'{name}' has {len(block)} rows, '{time_column}' has {len(times)} times"
             raise InvalidArgumentError(message)
-    made = reference_of(features, blocks, source=DATA, created_at=at, times=times)
-    if made.rows < MIN_ROWS:
-        raise InvalidArgumentError(f"{path} has {made.rows} rows; {MIN_ROWS} are the least")
+    data_reference = reference_of(features, blocks, source=DATA, created_at=created_at, times=times)
+    if data_reference.rows < MIN_ROWS:
+        raise InvalidArgumentError(
+            f"{path} has {data_reference.rows} rows; the minimum is {MIN_ROWS}"
+        )
     labels = {
         name: label
-        for one in features
-        for name, label in zip(one.names, made_of.get(one.tensor, ()), strict=False)
+        for feature in features
+        for name, label in zip(feature.names, made_of.get(feature.tensor, ()), strict=False)
         if name != label
     }
     named = [
         msgspec.structs.replace(
-            one, bins=msgspec.structs.replace(one.bins, label=labels.get(one.bins.name, ""))
+            feature,
+            bins=msgspec.structs.replace(feature.bins, label=labels.get(feature.bins.name, "")),
         )
-        for one in made.features
+        for feature in data_reference.features
     ]
-    return msgspec.structs.replace(made, features=named)
+    return msgspec.structs.replace(data_reference, features=named)
 
 
 def _block(features: TensorFeatures, array: "Array") -> "Array":

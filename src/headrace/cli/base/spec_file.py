@@ -83,11 +83,12 @@ def tuned(
         changed, filled = fill(entry, profile, cores=cores if is_here else None)
         endpoints.append(changed)
         lines.append(
-            f"{name}: {len(filled)} settings by the profile of {profile.created_at} of {model} "
+            f"{name}: {len(filled)} settings from the profile of {profile.created_at} of {model} "
             f"({profile.cores} cores of {profile.processor.name})"
         )
         lines += [
-            f"  {one.path} = {one.value}{f': {one.why}' if one.why else ''}" for one in filled
+            f"  {setting.path} = {setting.value}{f': {setting.why}' if setting.why else ''}"
+            for setting in filled
         ]
         if not is_here:
             lines.append(f"  the processor that serves {name} is unknown and may differ")

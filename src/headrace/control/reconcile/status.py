@@ -1,4 +1,4 @@
-"""How is everything, in one document for people, scripts and the console? Pure."""
+"""Status of everything in one document, for people, scripts and the console. Pure."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Which worker of a stream is started, told to stop, killed or forgotten now? Pure.
+"""Next action for each worker of a stream: start, stop, kill or forget it. Pure.
 
 Members are called `NAME-0`, `NAME-1`, ... and stay so: a broker knows who comes back. So a new
 revision takes a member's place only after the old process has ended, one member at a time, and the
