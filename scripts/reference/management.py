@@ -44,7 +44,7 @@ class _NoPlane:
         self.home = self
         self.root = Path("nowhere")
         self.registry = Registry(self.root)
-        self.orders = SimpleNamespace(allow_code=False, work=None)
+        self.desired_state = SimpleNamespace(allow_code=False, work=None)
         self.context = self.telemetry = None
         self.reconciling = SimpleNamespace(keys=None)
         self.workloads = SimpleNamespace(jobs=None, streams=None)

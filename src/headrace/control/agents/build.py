@@ -219,7 +219,7 @@ def make_agents_server(
     Args:
         answers: Makes the application that answers what gateways' callers ask the control plane.
         wake: Starts an endpoint for which so many requests wait.
-        has_orders: Whether there will be a first publication of routes.
+        has_desired_state: Whether there will be a first publication of routes.
     """
     if listening is None:
         return None

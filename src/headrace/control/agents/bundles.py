@@ -20,12 +20,13 @@ from headrace.gateway.resources import Resource
 
 @dataclass(slots=True, kw_only=True)
 class SharedSecrets:
-    """Secrets of all gateways. `local`: the files of one on this host, if there is one.
+    """Secrets of all gateways.
 
-    `note_change`: called when gateways elsewhere have to be told.
+    `on_change`: called when gateways elsewhere have to be told.
     """
 
     local: SecretFiles | None = None
+    """The files of one on this host, if there is one."""
     on_change: Callable[[], None] = lambda: None
     _known: dict[str, Secret] = field(default_factory=dict)
 

@@ -40,7 +40,7 @@ _KNOWN_VERSIONS: Final = 64
 class AgentCounts:
     """A gateway's last report: `epoch` of its Envoy, what that had counted, and by which splits.
 
-    `told`: the arms that it told of; `totals` may have others that it told of before.
+    `reported`: the arms that it told of; `totals` may have others that it told of before.
     """
 
     epoch: str
@@ -141,11 +141,11 @@ class ComparableTotals:
     """Totals of what may be compared: only of intervals over which a gateway knew the split.
 
     A gateway that was behind, or away, sent requests by an older split, and what it counted would
-    look as if the newest one split wrongly. `split_of`: what the split of an endpoint was in a
-    version, None if that is not known any more.
+    look as if the newest one split wrongly.
     """
 
     split_of: Callable[[str, str], object]
+    """What the split of an endpoint was in a version, None if that is not known any more."""
     totals: dict[ArmKey, ArmStatistics] = field(default_factory=dict)
     _last_counts: dict[str, AgentCounts] = field(default_factory=dict)
     _idle: IdleArms = field(default_factory=IdleArms)
@@ -204,9 +204,10 @@ class KeptGateway(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StoredTotals(msgspec.Struct, frozen=True, kw_only=True):
-    """A `CounterAggregator` as it lies on disk. `epoch`: names it to those who read it."""
+    """A `CounterAggregator` as it lies on disk."""
 
     epoch: str
+    """Names it to those who read it."""
     totals: tuple[Arm, ...] = ()
     gateways: dict[str, KeptGateway] = msgspec.field(name="seen", default_factory=dict)
 
@@ -226,14 +227,12 @@ def totals_of(arms: Iterable[Arm]) -> dict[ArmKey, ArmStatistics]:
 
 @dataclass(slots=True, kw_only=True)
 class FleetCounts:
-    """Takes in reports, and answers as one gateway would.
-
-    `path`: where the sums are kept: the history goes on with them. `answer_s`: how long gateways
-    may take to answer a question.
-    """
+    """Takes in reports, and answers as one gateway would."""
 
     path: Path
+    """Where the sums are kept: the history goes on with them."""
     answer_s: float = 2.0
+    """How long gateways may take to answer a question."""
     request_number: int = 0
     epoch: str = field(default_factory=lambda: f"fleet-{secrets.token_hex(8)}")
     _every: CounterAggregator = field(default_factory=CounterAggregator)

@@ -54,26 +54,26 @@ async def _discard_event(_events: Sequence[Event]) -> None:
 
 @dataclass(slots=True, kw_only=True)
 class GatewayFleet:
-    """Offers every gateway the newest snapshot, waits for them, and sums what they count.
-
-    `local`: the one on this host. `is_needed`: whether routes count as published only once a
-    gateway has them. `emit`: stores events. `socket_dir`: where replicas on this host listen.
-    """
+    """Offers every gateway the newest snapshot, waits for them, and sums what they count."""
 
     settings: EnvoySettings
     clock: Clock
     routes_path: Path
     counts: FleetCounts
     local: EnvoySupervisor | None = None
+    """The one on this host."""
     tls: GatewayTls | None = None
     policy: GatewayPolicy = field(default_factory=GatewayPolicy)
     secrets: SharedSecrets = field(default_factory=SharedSecrets)
     timeouts: AgentTimeouts = field(default_factory=AgentTimeouts)
     is_needed: bool = True
+    """Whether routes count as published only once a gateway has them."""
     limits_port: int | None = None
     socket_dir: Path | None = None
+    """Where replicas on this host listen."""
     publish_rules: Callable[[Rules], None] = lambda _rules: None
     emit: Callable[[Sequence[Event]], Awaitable[None]] = _discard_event
+    """Stores events."""
     changes: ChangeSignal = field(default_factory=ChangeSignal)
     registry: AgentRegistry = field(init=False)
     _duplicate_names: DuplicateNames = field(default_factory=DuplicateNames)
@@ -294,7 +294,7 @@ class GatewayFleet:
         """A question for counts and a newer bundle, once there is either or `wait_s` are over.
 
         Args:
-            has_orders: Whether there will be a first publication.
+            has_desired_state: Whether there will be a first publication.
         """
         deadline = self.clock.monotonic() + wait_s
         while True:

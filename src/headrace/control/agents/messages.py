@@ -47,11 +47,7 @@ _MOST_AT_ONCE: Final = 1 << 31
 
 
 class GatewayOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What all gateways of one control plane have in common, as in `EnvoySettings`.
-
-    `limits_port`: where the control plane counts limits that gateways share, by mutual TLS;
-    `limits_address`: who counts them if it does not. None if nobody does.
-    """
+    """What all gateways of one control plane have in common, as in `EnvoySettings`."""
 
     max_body_bytes: int
     connections: ConnectionsSpec
@@ -60,7 +56,9 @@ class GatewayOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     tracing: TracingSpec | None
     tls: ListenerTls | None
     limits_port: int | None = None
+    """Where the control plane counts limits that gateways share, by mutual TLS."""
     limits_address: str | None = None
+    """Who counts them if it does not. None if nobody does."""
 
 
 class Secret(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -86,19 +84,18 @@ class SharedDirectory(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 
 
 class Bundle(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Everything that one gateway needs to serve, for ever if need be.
-
-    `version`: a hash of the rest. `holds`: how requests wait, by endpoints that nothing runs for.
-    `sockets`: where replicas listen that have no address of their own.
-    """
+    """Everything that one gateway needs to serve, for ever if need be."""
 
     version: str
+    """A hash of the rest."""
     options: GatewayOptions
     routes: tuple[EndpointRoute, ...]
     policy: GatewayPolicy
     secrets: tuple[Secret, ...] = ()
     holds: dict[str, HoldLimits] = {}
+    """How requests wait, by endpoints that nothing runs for."""
     sockets: SharedDirectory | None = None
+    """Where replicas listen that have no address of their own."""
 
 
 class Poll(msgspec.Struct, frozen=True, kw_only=True):
@@ -113,12 +110,14 @@ class Poll(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AgentInstructions(msgspec.Struct, frozen=True, kw_only=True):
-    """`bundle`: None for nothing new. `ask`: the last question; its answer are newer counts."""
+    """Response of the control plane to a poll of an agent."""
 
     protocol: int
     control: str
     ask: int = 0
+    """The last question; its answer are newer counts."""
     bundle: Bundle | None = None
+    """None for nothing new."""
 
 
 class Arm(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -185,50 +184,52 @@ class Active(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class UpstreamState(msgspec.Struct, frozen=True, kw_only=True):
-    """How connections to one upstream went. `healthy`: None where nobody asked."""
+    """How connections to one upstream went."""
 
     endpoint: str
     key: str
     handshakes: Handshakes = Handshakes()
     healthy: bool | None = None
+    """None where nobody asked."""
 
 
 class EnvoyCounts(msgspec.Struct, frozen=True, kw_only=True):
-    """One look at everything that Envoy counts. `epoch`: of its process, which counts from 0.
-
-    `every`: of all requests; `splits`: of those that came by a split whose arms are compared.
-    """
+    """One look at everything that Envoy counts."""
 
     epoch: str
+    """Of its process, which counts from 0."""
     every: tuple[Arm, ...] = ()
+    """Of all requests."""
     splits: tuple[Arm, ...] = ()
+    """Of those that came by a split whose arms are compared."""
     active: tuple[Active, ...] = ()
     upstreams: tuple[UpstreamState, ...] = ()
 
 
 class AgentStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """How a gateway is. `counts`: None if Envoy did not say. `ask`: the question it answers.
-
-    `instance`: which run of the agent this is, so that two of one name are found. `in_force`: the
-    version that Envoy acts on, empty for none; `refused`: one that it refused, and `reason` why.
-    `problem`: why it does not serve, or not as it should. `held`: how many requests wait for an
-    endpoint's first replica.
-    """
+    """How a gateway is."""
 
     protocol: int
     agent: str
     name: str
     instance: str = ""
+    """Which run of the agent this is, so that two of one name are found."""
     ask: int = 0
+    """The question it answers."""
     in_force: str = ""
+    """The version that Envoy acts on, empty for none."""
     refused: str = ""
+    """One that it refused, and `reason` why."""
     reason: str = ""
     ready: bool = False
     problem: str = ""
+    """Why it does not serve, or not as it should."""
     restarts: int = 0
     url: str = ""
     held: dict[str, int] = {}
+    """How many requests wait for an endpoint's first replica."""
     counts: EnvoyCounts | None = None
+    """None if Envoy did not say."""
 
 
 class Refused(msgspec.Struct, frozen=True, kw_only=True):

@@ -46,21 +46,23 @@ class SyncStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AgentTimeouts:
-    """`max_behind_s`: how long a gateway may take; `lost_after_s`: how long it may be silent."""
+    """Limits after which an agent counts as behind or lost."""
 
     max_behind_s: float = MAX_BEHIND_S
+    """How long a gateway may take."""
     lost_after_s: float = 30.0
+    """How long it may be silent."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AgentReport:
     """What is known of one gateway; times are monotonic.
 
-    `since`: when it was heard of first, or again after it was lost. `in_force`, `refused`: numbers
-    of offers, 0 for none.
+    `in_force`, `refused`: numbers of offers, 0 for none.
     """
 
     since: float
+    """When it was heard of first, or again after it was lost."""
     seen_at: float
     in_force: int = 0
     refused: int = 0
@@ -107,7 +109,7 @@ def standing(
     timeouts: AgentTimeouts,
     offer: int = _NEWEST,
 ) -> SyncStatus:
-    """How a gateway stands to offer number `wanted`; 0 for the newest."""
+    """How a gateway stands to offer number `offer`; 0 for the newest."""
     number = offer or offers.newest
     if now > last_report.seen_at + timeouts.lost_after_s:
         return SyncStatus.LOST
@@ -172,8 +174,8 @@ def should_send(
         refused: What it refused last: it would again.
         has_routes: Whether somebody decided what the newest says. A control plane that has just
             begun knows of no routes, and that must not end those of a gateway that serves.
-        has_orders: Whether somebody will decide soon. Then a gateway that has nothing waits too:
-            one that is ready without routes would deny every endpoint.
+        has_desired_state: Whether a desired state exists. Then a gateway that has nothing waits
+            too: one that is ready without routes would deny every endpoint.
     """
     if not newest or newest in {held, refused}:
         return False
@@ -182,10 +184,12 @@ def should_send(
 
 @dataclass(slots=True)
 class _Name:
-    """`newest`: the agent that came last under this name; `former`: those before it."""
+    """Agents that used one name."""
 
     newest: str
+    """The agent that came last under this name."""
     former: deque[str] = field(default_factory=lambda: deque(maxlen=_MOST_FORMER))
+    """Those before it."""
 
 
 @dataclass(slots=True)
@@ -308,18 +312,18 @@ class AgentRegistry:
             self._last_statuses.pop(name, None)
 
     def sync_statuses(self, *, now: float, offer: int = 0) -> dict[str, SyncStatus]:
-        """Of all gateways, to offer number `wanted`; 0 for the newest."""
+        """Of all gateways, to offer number `offer`; 0 for the newest."""
         return {
             name: standing(last_report, self.offers, now=now, timeouts=self.timeouts, offer=offer)
             for name, last_report in self._heard.items()
         }
 
     def outcome(self, offer: int, *, now: float) -> PublicationOutcome:
-        """What becomes of offer number `wanted`."""
+        """What becomes of offer number `offer`."""
         return outcome(self.sync_statuses(now=now, offer=offer).values())
 
     def refusals(self, offer: int, *, now: float) -> dict[str, str]:
-        """Why gateways refused offer number `wanted`, by their names."""
+        """Why gateways refused offer number `offer`, by their names."""
         sync_statuses = self.sync_statuses(now=now, offer=offer)
         return {
             name: self._heard[name].reason or "no reason given"

@@ -56,16 +56,13 @@ _FORWARDED: Final = frozenset({"GET", "POST"})
 
 @dataclass(slots=True, kw_only=True)
 class AgentsApp:
-    """The ASGI application. `otherwise`: answers what gateways' callers ask the control plane.
-
-    `wake`: starts an endpoint for which so many requests wait. `has_orders`: whether there will be
-    a first publication of routes.
-    """
+    """The ASGI application. `fallback`: answers what gateways' callers ask the control plane."""
 
     fleet: GatewayFleet
     settings: AgentsSettings
     fallback: App
     wake: Callable[[str, int], None]
+    """Starts an endpoint for which so many requests wait."""
     has_desired_state: Callable[[], bool]
     revoked: RevokedAgents = field(default_factory=RevokedAgents)
 
@@ -146,9 +143,10 @@ class AgentsApp:
 
 @dataclass(slots=True, kw_only=True)
 class AgentsServer:
-    """Serves agents on `sock` until cancelled. `load`: makes the application, which takes long."""
+    """Serves agents on `sock` until cancelled."""
 
     load: Callable[[], AgentsApp]
+    """Makes the application, which takes long."""
     tls: MutualTls
     sock: socket.socket
     revoked: RevokedAgents

@@ -55,12 +55,12 @@ def client_context() -> ssl.SSLContext:
 class MutualTls:
     """Both sides' certificates. A replaced certificate is shown at once.
 
-    New authorities are believed at once, and former ones until the next start. `directory`: of
-    this user only, for what has to be a file for a moment.
+    New authorities are believed at once, and former ones until the next start.
     """
 
     certificates: Certificates
     directory: Path
+    """Of this user only, for what has to be a file for a moment."""
     context: ssl.SSLContext
     is_server: bool = True
     pair: Pem | None = None

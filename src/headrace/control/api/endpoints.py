@@ -114,7 +114,7 @@ class ConditionLog:
     def noted(
         self, endpoint: str, conditions: Sequence[EndpointCondition]
     ) -> tuple[EndpointCondition, ...]:
-        """`found`, where nothing changed with the time at which that was first seen."""
+        """`conditions`, where nothing changed with the time at which that was first seen."""
         before: Mapping[str, EndpointCondition] = self._known.get(endpoint, {})
         merged = tuple(
             replace(condition, since=min(former.since, condition.since))
@@ -184,11 +184,10 @@ class Precondition:
 
     RFC 9110, section 13: `If-Match: "3"` changes generation 3 only, `If-Match: *` whatever is
     there, `If-None-Match: *` only what is not there yet.
-
-    `generations`: those that the caller would change; None for any.
     """
 
     generations: tuple[int, ...] | None = None
+    """Those that the caller would change; None for any."""
     must_exist: bool = False
     must_not_exist: bool = False
 

@@ -197,7 +197,7 @@ def add_events(api: FastAPI, plane: ControlPlane) -> None:
 
 
 def _endpoints(caller: Caller, endpoint: str) -> frozenset[str] | None:
-    """The endpoints whose events a caller gets; None for `wanted`, or else all there are."""
+    """The endpoints whose events a caller gets; None for `endpoint`, or else all there are."""
     visible = caller.endpoints(Role.VIEWER)
     if visible is None or endpoint in visible:
         return None

@@ -62,19 +62,17 @@ UploadFormat = Literal["file", "tar"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Upload:
-    """What a caller says about the model that it sends.
-
-    `filename`: what the file, or the directory that a tar archive holds, is called. `digest`: what
-    the model has to have, as the registry writes it; empty for any. `allow_code`: whether it may
-    be of a format that runs its author's code.
-    """
+    """What a caller says about the model that it sends."""
 
     name: str
     filename: str
+    """What the file, or the directory that a tar archive holds, is called."""
     format: UploadFormat
     digest: str = ""
+    """What the model has to have, as the registry writes it; empty for any."""
     runtime: str = ""
     allow_code: bool = False
+    """Whether it may be of a format that runs its author's code."""
     source: str = ""
     metadata: Mapping[str, str] = field(default_factory=dict)
     caller: Caller
@@ -83,20 +81,19 @@ class Upload:
 
 @dataclass(slots=True, kw_only=True)
 class Uploads:
-    """Takes uploads into `registry`, several at once but not any number.
-
-    `allow_code`: whether models that run their authors' code need not be allowed one by one.
-    `work`: where models are stored and inspected.
-    `directory`: where they are kept until they are whole; what a crash leaves there,
-    `Registry.gc` takes away.
-    """
+    """Takes uploads into `registry`, several at once but not any number."""
 
     registry: Registry
     directory: Path
+    """Where they are kept until they are whole; what a crash leaves there, `Registry.gc` takes
+    away.
+    """
     work: ModelWork
+    """Where models are stored and inspected."""
     max_bytes: int = MAX_UPLOAD_BYTES
     silence_s: float = SILENCE_S
     allow_code: bool = False
+    """Whether models that run their authors' code need not be allowed one by one."""
     _under_way: Counter[str] = field(default_factory=Counter)
 
     async def take(

@@ -19,21 +19,21 @@ _API: Final = ("/api/", "/auth/", "/v2/")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConsoleParts:
-    """What pages are made of.
-
-    `api`: the management API, which asks everybody who he is. `sessions`: how its cookies are
-    called. `has_provider`: whether people log in at an identity provider. `gateway_url`, and
-    `gateway_ca`, the file of its certificate: where endpoints are called; empty for plain text.
-    `is_stopping`: whether streams have to end.
-    """
+    """What pages are made of."""
 
     api: App
+    """The management API, which asks everybody who he is."""
     sessions: SessionRules
+    """How its cookies are called."""
     has_provider: bool
+    """Whether people log in at an identity provider. `gateway_url`, and `gateway_ca`, the file of
+    its certificate: where endpoints are called; empty for plain text.
+    """
     gateway_url: str
     gateway_ca: str
     now: Callable[[], float]
     is_stopping: Callable[[], bool]
+    """Whether streams have to end."""
 
 
 MakeConsole: TypeAlias = Callable[[ConsoleParts], App]
@@ -97,19 +97,18 @@ class ApiSockets:
 
 @dataclass(slots=True, kw_only=True)
 class ApiServer:
-    """Serves the API on `sockets` until `stop`.
-
-    `tls`: None for plain text. `metrics_are_open`: to everybody who reaches their port; else to
-    viewers. `console`: as in the settings.
-    """
+    """Serves the API on `sockets` until `stop`."""
 
     plane: ControlPlane
     access: AccessControl
     sockets: ApiSockets
     allowed_hosts: frozenset[str]
     tls: ssl.SSLContext | None = None
+    """None for plain text."""
     metrics_are_open: bool = True
+    """To everybody who reaches their port; else to viewers."""
     console: str = ""
+    """As in the settings."""
     _stopping: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def run(self) -> None:

@@ -42,15 +42,14 @@ class StoppedBeforeLeadingError(HeadraceError):
 
 
 class Notice(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What the starting process reads: ready, or why not.
-
-    `found_running`: the system ran before this control plane, so whoever started that must not end
-    it because the start failed.
-    """
+    """What the starting process reads: ready, or why not."""
 
     ready: bool = False
     error: str = ""
     found_running: bool = False
+    """The system ran before this control plane, so whoever started that must not end it because the
+    start failed.
+    """
 
 
 def run(settings: ControlSettings) -> int:

@@ -97,15 +97,14 @@ _RENEW_EVERY_S: Final = 60.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionRules:
-    """How long sessions live, and how their cookie is called.
-
-    `idle_s`: without a request. `absolute_s`: at most, with however many. `is_secure`: whether
-    browsers come by HTTPS only.
-    """
+    """How long sessions live, and how their cookie is called."""
 
     idle_s: float = 3600.0
+    """Without a request."""
     absolute_s: float = 12 * 3600.0
+    """At most, with however many."""
     is_secure: bool = False
+    """Whether browsers come by HTTPS only."""
 
     @property
     def cookie_name(self) -> str:

@@ -46,11 +46,12 @@ class Extent(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """What a route needs. `role` None: nothing but to be known; `is_public`: not even that."""
+    """What a route needs. `role` None: any authenticated caller."""
 
     role: Role | None
     extent: Extent = Extent.OWN
     is_public: bool = False
+    """Not even that."""
 
 
 _PUBLIC: Final = Rule(None, is_public=True)
@@ -219,15 +220,14 @@ _NOT_FOUND: Final = 404
 
 @dataclass(slots=True, kw_only=True)
 class Gatekeeper:
-    """Lets requests pass to `app` whose caller may make them; the rest it answers.
-
-    `model_facts`: the users and owners of a model; reads files. `look_again_s`: how soon a
-    stream ends after its reader has lost the right to it.
-    """
+    """Lets requests pass to `app` whose caller may make them; the rest it answers."""
 
     app: App
     authenticator: Authenticator
     model_facts: Callable[[str], ModelFacts]
+    """The users and owners of a model; reads files. `look_again_s`: how soon a stream ends after
+    its reader has lost the right to it.
+    """
     rules: RuleBook = field(default_factory=RuleBook)
     recheck_interval_s: float = RECHECK_INTERVAL_S
 

@@ -52,11 +52,12 @@ class _Tokens(msgspec.Struct, frozen=True):
 
 @dataclass(slots=True, kw_only=True)
 class Provider:
-    """One identity provider, asked when it is needed. `secret`: the client's; empty for none."""
+    """One identity provider, asked when it is needed."""
 
     settings: OidcSettings
     clock: Clock
     secret: Callable[[], str]
+    """The client's; empty for none."""
     transport: httpx.AsyncBaseTransport | None = None
     _configuration: _Discovered | None = None
     _configuration_at: float = field(default=0.0)

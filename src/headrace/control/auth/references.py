@@ -77,13 +77,11 @@ class ModelFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuthorizationFacts:
-    """What the decision depends on beside the two states.
-
-    `paths`: model paths that lie below a configured root.
-    """
+    """What the decision depends on beside the two states."""
 
     models: Mapping[str, ModelFacts] = field(default_factory=dict)
     paths: frozenset[str] = frozenset()
+    """Model paths that lie below a configured root."""
 
 
 def may_read_model(caller: Caller, model: str, facts: ModelFacts) -> bool:

@@ -94,17 +94,16 @@ def parse_grants(texts: Iterable[str]) -> tuple[Grant, ...]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Caller:
-    """A principal with its grants.
-
-    `kind`: `user`, `service` or `system`. `credential`: the id of what was shown. `csrf_token`:
-    what a page of the console has to repeat; empty for whoever has no session.
-    """
+    """A principal with its grants."""
 
     name: str
     kind: str
+    """`user`, `service` or `system`."""
     grants: tuple[Grant, ...]
     credential: str = ""
+    """The id of what was shown."""
     csrf_token: str = ""
+    """What a page of the console has to repeat; empty for whoever has no session."""
 
     def may(
         self, role: Role, name: str | None = None, resource: ObjectKind = ObjectKind.ENDPOINT

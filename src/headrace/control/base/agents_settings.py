@@ -21,24 +21,25 @@ class GatewayMode(StrEnum):
 
 
 class AgentsSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Where agents of gateways are listened for; `tls` has to name who signs for them.
-
-    `limits_port`: where gateways have shared limits counted; 0 picks a free one. `allow`: names of
-    gateways, where `*` at the end stands for anything; empty for all that `tls` has signed for.
-    `revoked_file`: fingerprints of certificates that are believed no more; empty for none.
-    `max_behind_s`: how long replicas are kept for a gateway that does not take new routes.
-    `lost_after_s`: how long a gateway may be silent. `gateway_url`: how callers reach the gateways.
-    """
+    """Where agents of gateways are listened for; `tls` has to name who signs for them."""
 
     tls: TlsSpec
     host: str = "127.0.0.1"
     port: int = 8443
     limits_port: int = 8444
+    """Where gateways have shared limits counted; 0 picks a free one."""
     allow: tuple[str, ...] = ()
+    """Names of gateways, where `*` at the end stands for anything; empty for all that `tls` has
+    signed for.
+    """
     revoked_file: str = ""
+    """Fingerprints of certificates that are believed no more; empty for none."""
     max_behind_s: float = MAX_BEHIND_S
+    """How long replicas are kept for a gateway that does not take new routes."""
     lost_after_s: float = 30.0
+    """How long a gateway may be silent."""
     gateway_url: str = ""
+    """How callers reach the gateways."""
 
     def allows(self, name: str) -> bool:
         """Whether a gateway of this name may come."""

@@ -20,9 +20,10 @@ async def discard_events(_events: Sequence[Event]) -> None:
 
 @dataclass(slots=True)
 class ChangeSignal:
-    """`next`: set at the next change; another one is next then. `on_change` is called as well."""
+    """Event that wakes everything that waits for the next change."""
 
     next: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set at the next change; another one is next then. `on_change` is called as well."""
     on_change: Callable[[], None] = lambda: None
 
     def notify(self) -> None:

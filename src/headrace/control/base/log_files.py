@@ -74,13 +74,13 @@ class LogFiles:
     """Where all logs are: `NAME.log` in `directory`, and others by name.
 
     `on_request` are others that nobody sees who does not name them: there is one line per request.
-    `only`: the names that are told at all; None for every one.
     """
 
     directory: Path
     others: Mapping[str, Path] = field(default_factory=dict)
     on_request: Mapping[str, Path] = field(default_factory=dict)
     only: frozenset[str] | None = None
+    """The names that are told at all; None for every one."""
 
     def paths(self, source: str = "") -> dict[str, Path]:
         """Existing logs by the name of their process; only `source` if it is given."""

@@ -76,10 +76,11 @@ class RecordedProcess(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observation:
-    """What runs under a record's pid now. `names_home`: its command line, or the home's lock."""
+    """What runs under a record's pid now."""
 
     start_ticks: int | None
     names_home: bool
+    """Its command line, or the home's lock."""
 
 
 def is_owned(
@@ -99,14 +100,12 @@ def is_owned(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProcessOwner:
-    """The home at `root` as the owner of processes.
-
-    `sockets`: a directory of its own outside of `root`, if it has one.
-    """
+    """The home at `root` as the owner of processes."""
 
     root: Path
     identity: HomeIdentity | None
     sockets: Path | None = None
+    """A directory of its own outside of `root`, if it has one."""
 
     @classmethod
     def of(cls, root: Path, *, sockets: Path | None = None) -> "ProcessOwner":

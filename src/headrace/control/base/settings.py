@@ -20,46 +20,49 @@ DEFAULT_ADMIN_PORT: Final = 8080
 
 
 class OidcSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How people log in by a browser: at an OpenID provider.
-
-    `client_secret`: `${NAME}` of the environment or `file:/PATH`, never the secret itself; empty
-    for a public client. `redirect_url`: the management API's `/auth/callback` as browsers reach it.
-    `user_claim`: names a person, for ever; `email` counts only if it is verified. `roles`: what
-    members of groups are, as `GROUP=ROLE` or `GROUP=ROLE:ENDPOINT`. Times are in seconds.
-    """
+    """How people log in by a browser: at an OpenID provider."""
 
     issuer: str
     client_id: str
     redirect_url: str
+    """The management API's `/auth/callback` as browsers reach it."""
     client_secret: str = ""
+    """`${NAME}` of the environment or `file:/PATH`, never the secret itself; empty for a public
+    client.
+    """
     scopes: tuple[str, ...] = ("openid", "profile", "email")
     user_claim: str = "sub"
+    """Names a person, for ever; `email` counts only if it is verified."""
     groups_claim: str = "groups"
     roles: tuple[str, ...] = ()
+    """What members of groups are, as `GROUP=ROLE` or `GROUP=ROLE:ENDPOINT`. Times are in seconds.
+    """
     session_idle_s: float = 3600.0
     session_s: float = 12 * 3600.0
 
 
 class ClusterSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Where the driver `kubernetes` runs replicas, and as who.
-
-    `instance`: the name of this installation there, which objects' names begin with. `identity`:
-    who stands for election among the control planes of an installation. `internal_secret`: the
-    Secret whose `token` shows replicas that it is the control plane that asks. `owner`: `KIND/NAME`
-    of the object whose end takes ours with it, a Deployment or a ConfigMap; empty for none. `url`:
-    of a proxy to the API server; `context`: of a kubeconfig; both empty for the pod's own service
-    account, or the kubeconfig's current context. `lease_s`: after how long without a word from the
-    leader another control plane takes over.
-    """
+    """Where the driver `kubernetes` runs replicas, and as who."""
 
     namespace: str
     instance: str = "headrace"
+    """The name of this installation there, which objects' names begin with."""
     identity: str = ""
+    """Who stands for election among the control planes of an installation."""
     internal_secret: str = ""
+    """The Secret whose `token` shows replicas that it is the control plane that asks."""
     owner: str = ""
+    """`KIND/NAME` of the object whose end takes ours with it, a Deployment or a ConfigMap; empty
+    for none.
+    """
     url: str = ""
+    """Of a proxy to the API server."""
     context: str = ""
+    """Of a kubeconfig; both empty for the pod's own service account, or the kubeconfig's current
+    context.
+    """
     lease_s: float = 15.0
+    """After how long without a word from the leader another control plane takes over."""
 
 
 class ControlSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -68,22 +71,7 @@ class ControlSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     Ports: 0 picks a free one (or keeps the one that an adopted gateway has); None goes on with
     those of a control plane that was killed, else leaves `http_port`, `grpc_port` and `host` to the
     spec, and takes 8002 and 8080 for metrics and management. `spec` is a document with absolute
-    model paths; None goes on with the stored state. `allowed_hosts`: Host headers that the
-    management API takes besides loopback names and `admin_host`. `copy_logs` writes every process's
-    log to standard error. `first_request` False calls an endpoint ready without having asked it.
-    `tls`: encryption of the gateway's ports; None leaves it to the spec. `admin_tls`: of the
-    management API and metrics; None for plain text, which beyond this machine needs
-    `insecure_admin`. `state_url`: the database of the desired state, where `${NAME}` stands for a
-    variable of the environment and `file:/PATH` for a file's content; empty for a file in the home.
-    `oidc`: None where nobody logs in at an identity provider. `console`: the function, as
-    `MODULE:NAME`, that makes the pages beside the management API; empty for none. `allow_code`:
-    every endpoint may have models of formats that run their authors' code. `model_roots`: below
-    these directories operators who are no admins may name models by path. `prometheus_url`: asked
-    for what was longer ago than a day, with references as `state_url`; empty for none. `artifacts`:
-    the URL of the store that models of several homes are in; empty for a home's own. `gateway`:
-    `local`, `remote` or `none`, as `GatewayMode` says. `agents`: where gateways on other hosts are
-    listened for; None for nowhere. `driver`: `local` or `kubernetes`, which `cluster` is about.
-    `notify_fd`: where `{"ready": true}` or `{"error": ...}` is written once.
+    model paths; None goes on with the stored state.
     """
 
     home: str
@@ -95,26 +83,49 @@ class ControlSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     admin_port: int | None = None
     admin_host: str = "127.0.0.1"
     allowed_hosts: tuple[str, ...] = ()
+    """Host headers that the management API takes besides loopback names and `admin_host`.
+    `copy_logs` writes every process's log to standard error. `first_request` False calls an
+    endpoint ready without having asked it.
+    """
     log_format: str = "text"
     log_level: str = "INFO"
     copy_logs: bool = False
     drain_timeout_s: float = 30.0
     first_request: bool = True
     tls: TlsSpec | None = None
+    """Encryption of the gateway's ports; None leaves it to the spec."""
     admin_tls: TlsSpec | None = None
+    """Of the management API and metrics; None for plain text, which beyond this machine needs
+    `insecure_admin`.
+    """
     insecure_admin: bool = False
     state_url: str = ""
+    """The database of the desired state, where `${NAME}` stands for a variable of the environment
+    and `file:/PATH` for a file's content; empty for a file in the home.
+    """
     oidc: OidcSettings | None = None
+    """None where nobody logs in at an identity provider."""
     allow_code: bool = False
+    """Every endpoint may have models of formats that run their authors' code."""
     model_roots: tuple[str, ...] = ()
+    """Below these directories operators who are no admins may name models by path."""
     console: str = ""
+    """The function, as `MODULE:NAME`, that makes the pages beside the management API; empty for
+    none.
+    """
     prometheus_url: str = ""
+    """Asked for what was longer ago than a day, with references as `state_url`; empty for none."""
     artifacts: str = ""
+    """The URL of the store that models of several homes are in; empty for a home's own."""
     gateway: str = "local"
+    """`local`, `remote` or `none`, as `GatewayMode` says."""
     agents: AgentsSettings | None = None
+    """Where gateways on other hosts are listened for; None for nowhere."""
     driver: str = "local"
+    """`local` or `kubernetes`, which `cluster` is about."""
     cluster: ClusterSettings | None = None
     notify_fd: int | None = None
+    """Where `{"ready": true}` or `{"error": ...}` is written once."""
 
 
 class ControlFile(msgspec.Struct, frozen=True, kw_only=True):
@@ -122,8 +133,7 @@ class ControlFile(msgspec.Struct, frozen=True, kw_only=True):
 
     `started` is in seconds since 1970; `start_ticks` tells its process from a later one of the same
     pid. `gateway_ca` and `admin_ca`: files of the certificates that are shown there, for callers on
-    this machine to trust, whatever names stand in them; empty for plain text. `token_file`: where
-    the token of the home's owner is.
+    this machine to trust, whatever names stand in them; empty for plain text.
     """
 
     pid: int
@@ -136,6 +146,7 @@ class ControlFile(msgspec.Struct, frozen=True, kw_only=True):
     gateway_ca: str = ""
     admin_ca: str = ""
     token_file: str = ""
+    """Where the token of the home's owner is."""
     home: HomeIdentity | None = None
     """The home that it serves; None for a control plane of release 0.1."""
     host: str = ""

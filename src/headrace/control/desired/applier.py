@@ -24,20 +24,21 @@ _LOG: Final = logging.getLogger("headrace.control")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Applied:
-    """What an apply changed; `warnings`: what is in force by it and rarely meant."""
+    """Result of an apply."""
 
     changes: list[str]
     generation: int
     warnings: list[str] = field(default_factory=list)
+    """What is in force by it and rarely meant."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DesiredStateDraft:
     """A desired state that is yet to be stored.
 
-    `state` has the old generation numbers. `reason` is for the history, `action` what the trail
-    calls it. `takes_over`: how endpoints take over that do not go by their own `rollout`; None for
-    at once. `anew`: endpoints that get a new generation even if nothing differs.
+    `state` has the old generation numbers. `reason` is for the history, `action` for the audit log.
+    `rollout_specs`: rollouts of endpoints that do not follow their own `rollout`; None for an
+    immediate change. `restart`: endpoints that get a new generation even if nothing differs.
     """
 
     state: DesiredState
@@ -136,7 +137,7 @@ def _begun(
     *,
     after: int,
 ) -> list[RolloutRecord]:
-    """The rollouts that `wish` begins, numbered from `after` on."""
+    """The rollouts that `draft` begins, numbered from `after` on."""
     records: list[RolloutRecord] = []
     for target in new.endpoints:
         before, source = (

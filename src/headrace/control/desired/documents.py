@@ -164,7 +164,7 @@ def _arms(arms: Iterable[DesiredArm], revisions: list[Revision]) -> Iterator[Des
 
 
 def is_same(existing: Revision, new: Revision) -> bool:
-    """Whether `known` would be called what `new` is, were it made now.
+    """Whether `existing` would be called what `new` is, were it made now.
 
     Of a model that is served where it lies a former release noted no content: then its place says
     that it is the same.

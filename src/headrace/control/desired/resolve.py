@@ -66,14 +66,12 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pinned:
-    """One model version as it will be served.
-
-    `reference`: `NAME:VERSION`, or the path of a model that is served where it lies; of such a one
-    `content` is the digest, empty if it cannot be told. `formats`: the order of an image's axes, by
-    input. `unloadable`: why the model cannot be served; empty if it can.
-    """
+    """One model version as it will be served."""
 
     reference: str
+    """`NAME:VERSION`, or the path of a model that is served where it lies; of such a one `content`
+    is the digest, empty if it cannot be told.
+    """
     version: str
     path: Path
     runtime: str
@@ -85,7 +83,9 @@ class Pinned:
     features: FeatureLookup | None = None
     content: str = ""
     formats: Mapping[str, str] = field(default_factory=dict)
+    """The order of an image's axes, by input."""
     unloadable: str = ""
+    """Why the model cannot be served; empty if it can."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,20 +101,21 @@ class Resolver:
     """Pins one spec; use once.
 
     `inspect` proves that a model in a repository can be served; the registry has its own.
-    `reloads`: how often an operator wished to load an endpoint's models again, by endpoint.
-    `max_body_bytes`: the gateway's limit, which replicas share. `allow_code`: every endpoint may
-    have models that run their authors' code, not only those that say so. `owner`: the principal
-    who owns what is pushed from a path. `model_roots`: no link leads out of these.
     """
 
     registry: Registry
     inspect: Inspect
     spec: SystemSpec
     max_body_bytes: int
+    """The gateway's limit, which replicas share."""
     owner: str = ""
+    """The principal who owns what is pushed from a path."""
     model_roots: tuple[Path, ...] = ()
+    """No link leads out of these."""
     allow_code: bool = False
+    """Every endpoint may have models that run their authors' code, not only those that say so."""
     reloads: Mapping[str, int] = field(default_factory=dict)
+    """How often an operator wished to load an endpoint's models again, by endpoint."""
     _mistakes: list[SpecMistake] = field(default_factory=list)
     _trusted: "list[PublicKey] | None" = None
 

@@ -61,9 +61,10 @@ def through_gateway(settings: WorkerSettings, *, url: str, ca_file: str) -> Work
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamModel:
-    """A model as workers load it. `reference`: `NAME:VERSION`."""
+    """A model as workers load it."""
 
     reference: str
+    """`NAME:VERSION`."""
     settings: ReplicaSettings
     runs_code: bool = False
 

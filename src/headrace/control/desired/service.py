@@ -68,22 +68,22 @@ _ATTEMPTS: Final = 5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EndpointChange:
-    """What one endpoint is to become.
-
-    `entry`: its line of the spec; None takes the endpoint away. `endpoint`: what was resolved
-    before, as a former generation. `plan`: the rollout that it begins, as in the spec. `reload`:
-    models are loaded again. `at_once`: it takes over without a rollout. `anew`: it gets a new
-    generation even if nothing differs.
-    """
+    """What one endpoint is to become."""
 
     entry: Mapping[str, Any] | None
+    """Its line of the spec; None takes the endpoint away."""
     action: str
     reason: str
     endpoint: DesiredEndpoint | None = None
+    """What was resolved before, as a former generation."""
     plan: Mapping[str, Any] | None = None
+    """The rollout that it begins, as in the spec."""
     reload: bool = False
+    """Models are loaded again."""
     at_once: bool = False
+    """It takes over without a rollout."""
     restart: bool = False
+    """It gets a new generation even if nothing differs."""
 
 
 @dataclass(slots=True, kw_only=True)

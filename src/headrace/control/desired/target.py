@@ -164,18 +164,16 @@ def _part(arm: DesiredArm, share: float) -> int:
 
 @dataclass(slots=True, kw_only=True)
 class TargetState:
-    """Everything that decides what should run; whoever changes a part tells the reconciler by it.
-
-    `withhold`: takes every desired spec, as no process inherits the variables that it names.
-    `lock` is held over every change of the desired state or of a rollout, from the first look to
-    the last write.
-    """
+    """Desired state, rollouts and scales; each change of them updates the reconciler."""
 
     reconciler: Reconciling
     desired: DesiredState = field(default_factory=DesiredState)
     rollouts: dict[str, RolloutRecord] = field(default_factory=dict)
     scale: ReplicaTargets = field(default_factory=ReplicaTargets)
     withhold: Callable[[Mapping[str, Any]], None] = lambda _spec: None
+    """Takes every desired spec, as no process inherits the variables that it names. `lock` is held
+    over every change of the desired state or of a rollout, from the first look to the last write.
+    """
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     _predict_scale: Callable[[], ReplicaTargets] | None = None
 

@@ -20,14 +20,11 @@ _US: Final = 1_000_000
 
 
 class ViewPast(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of a view's runs, in Unix time.
-
-    `of`: the source and schema that they were of. `failures`: in a row, the last at `failed_at`,
-    because of `message`. `entities` and `written` are the last run's; totals are of all.
-    """
+    """What became of a view's runs, in Unix time."""
 
     view: str
     of: str
+    """The source and schema that they were of."""
     began_at: float | None = None
     succeeded_at: float | None = None
     duration_s: float | None = None
@@ -35,6 +32,9 @@ class ViewPast(msgspec.Struct, frozen=True, kw_only=True):
     written: int = 0
     newest_at: float | None = None
     failures: int = 0
+    """In a row, the last at `failed_at`, because of `message`. `entities` and `written` are the
+    last run's; totals are of all.
+    """
     failed_at: float | None = None
     message: str = ""
     runs_total: int = 0

@@ -111,14 +111,14 @@ async def materialize_view(
 
 @dataclass(slots=True, kw_only=True)
 class Materializer:
-    """Materializes the views of one home.
-
-    `path`: of what is applied; `read`: reads it. `work`: one run of a view.
-    """
+    """Materializes the views of one home."""
 
     path: Path
+    """Of what is applied."""
     read: Callable[[], Awaitable[Definitions]]
+    """Reads it."""
     work: Callable[[FeatureView, OnProgress], Awaitable[MaterializeFinished]]
+    """One run of a view."""
     emit: Callable[[Sequence[Event]], Awaitable[None]]
     clock: Clock
     memory: StateFile[list[ViewPast]]

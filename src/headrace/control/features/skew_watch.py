@@ -43,13 +43,12 @@ class FeatureSkewStatus:
 
 @dataclass(slots=True, kw_only=True)
 class SkewWatch:
-    """Compares what each watched service served.
-
-    `watches`: by endpoint. `compare`: one comparison of a service, which may take its time.
-    """
+    """Compares what each watched service served."""
 
     watches: Callable[[], Mapping[str, FeatureWatch]]
+    """By endpoint."""
     compare: Callable[[str], Awaitable[SkewSummary]]
+    """One comparison of a service, which may take its time."""
     emit: Callable[[Sequence[Event]], Awaitable[None]]
     clock: Clock
     faults: Faults = field(default_factory=Faults)

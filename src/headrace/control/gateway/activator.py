@@ -34,15 +34,14 @@ class HoldLimits:
 
 @dataclass(slots=True)
 class Activator:
-    """Holds requests, and wakes what they wait for. On the event loop only.
-
-    `limits_of`: an endpoint's limits; None if nobody need wait for it (any more). `wake`: called
-    when the first request of an endpoint comes, and again when one comes after all others left;
-    whoever is asked to wake calls `release` once the gateway sends requests elsewhere.
-    """
+    """Holds requests, and wakes what they wait for. On the event loop only."""
 
     limits_of: Callable[[str], HoldLimits | None]
+    """An endpoint's limits; None if nobody need wait for it (any more)."""
     wake: Callable[[str], None]
+    """Called when the first request of an endpoint comes, and again when one comes after all others
+    left; whoever is asked to wake calls `release` once the gateway sends requests elsewhere.
+    """
     _waiting: dict[str, set[asyncio.Future[None]]] = field(default_factory=dict)
 
     @property
@@ -97,7 +96,7 @@ class Activator:
 
 @dataclass(slots=True)
 class HeldRequests:
-    """The ASGI application of the gateway's socket: requests to hold, and `otherwise` the rest."""
+    """The ASGI application of the gateway's socket: requests to hold, and `fallback` the rest."""
 
     activator: Activator
     fallback: App

@@ -37,8 +37,7 @@ Mark = tuple[tuple[int, ...], ...]
 class PemFiles:
     """Files that belong together: a certificate and its key, or authorities if there is no key.
 
-    `name` tells them from others. `what` says to people what they are for. `is_server`: whether a
-    server shows the certificate.
+    `name` tells them from others. `what` says to people what they are for.
     """
 
     name: str
@@ -46,6 +45,7 @@ class PemFiles:
     certificate_file: Path
     key_file: Path | None = None
     is_server: bool = True
+    """Whether a server shows the certificate."""
 
     @property
     def paths(self) -> tuple[Path, ...]:
@@ -423,13 +423,11 @@ def _context() -> ssl.SSLContext:
 
 @dataclass(slots=True, kw_only=True)
 class AdminTls:
-    """The context of every connection to the management API and the metrics.
-
-    `public_file`: where its certificate stands, for whoever calls from this machine.
-    """
+    """The context of every connection to the management API and the metrics."""
 
     certificates: Certificates
     public_file: Path
+    """Where its certificate stands, for whoever calls from this machine."""
     context: ssl.SSLContext = field(default_factory=_context)
 
     def open(self, settings: TlsSpec) -> None:

@@ -103,11 +103,7 @@ _UP_TIMEOUT_S: Final = 15.0
 
 @dataclass(slots=True, kw_only=True)
 class EnvoySupervisor:
-    """Holds one Envoy up for as long as `run` is awaited; its end is not Envoy's end.
-
-    `policy`: who may call, from the start on; `set_policy` changes it. `tell_rules`: hears which
-    limits the gateway will ask the rate limit service for, before it does.
-    """
+    """Holds one Envoy up for as long as `run` is awaited; its end is not Envoy's end."""
 
     envoy: EnvoyGateway
     owner: ProcessOwner
@@ -116,6 +112,9 @@ class EnvoySupervisor:
     clock: Clock
     tls: GatewayTls | None = None
     policy: GatewayPolicy = field(default_factory=GatewayPolicy)
+    """Who may call, from the start on; `set_policy` changes it. `publish_rules`: hears which limits
+    the gateway will ask the rate limit service for, before it does.
+    """
     publish_rules: Callable[[Rules], None] = lambda _rules: None
     restarts: int = 0
     reason: str = ""

@@ -72,16 +72,14 @@ class Secrets(Protocol):
 
 @dataclass(slots=True, kw_only=True)
 class GatewayTls:
-    """Carries certificates from where people put them to where Envoy reads them.
-
-    `public_file`: where the gateway's own certificate stands, for whoever calls from this machine.
-    """
+    """Carries certificates from where people put them to where Envoy reads them."""
 
     settings: TlsSpec | None
     secrets: Secrets
     certificates: Certificates
     clock: Clock
     public_file: Path
+    """Where the gateway's own certificate stands, for whoever calls from this machine."""
     _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def open(self, *, adopts: bool) -> None:

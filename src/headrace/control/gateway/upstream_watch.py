@@ -23,7 +23,7 @@ def tls_problem(
     """What is wrong with an upstream's TLS; empty if nothing is.
 
     Args:
-        before: The last look, and `known` what was wrong then: without news it still is.
+        before: The last look, and `last_problem` what was wrong then: without news it still is.
         name: Whom its certificate has to name.
         is_checked: Whether Envoy asks it how it is: then one server that answers is enough, and
             else a handshake is the only sign of life.
@@ -44,14 +44,14 @@ def tls_problem(
 
 @dataclass(slots=True, kw_only=True)
 class UpstreamWatch:
-    """Looks every second at upstreams with TLS, if there are any.
-
-    `routes`: those in force. `read`: Envoy's counts. `problems`: what is wrong with their secrets.
-    `note_change`: called when something else is wrong than before.
-    """
+    """Looks every second at upstreams with TLS, if there are any."""
 
     routes: Callable[[], tuple[EndpointRoute, ...]]
+    """Those in force."""
     read: Callable[[], Awaitable[Mapping[ArmKey, Handshakes]]]
+    """Envoy's counts. `problems`: what is wrong with their secrets. `on_change`: called when
+    something else is wrong than before.
+    """
     on_change: Callable[[], None]
     faults: Faults = field(default_factory=Faults)
     _before: Mapping[ArmKey, Handshakes] = field(default_factory=dict)

@@ -34,11 +34,12 @@ def document_of(job: JobSpec) -> dict[str, Any]:
 
 
 class Planned(msgspec.Struct, frozen=True, kw_only=True):
-    """What to store of one job. `skipped`: how many moments were left out, all of them."""
+    """What to store of one job."""
 
     mark: JobMark
     runs: tuple[JobRun, ...] = ()
     skipped: int = 0
+    """How many moments were left out, all of them."""
 
 
 def planned(job: JobSpec, look: JobsLook, *, now: float) -> Planned | None:
@@ -159,15 +160,15 @@ def arguments_of(run: JobRun, home: Path) -> list[str]:
 
 
 class Attempt(msgspec.Struct, frozen=True, kw_only=True):
-    """How one try of a run ended. `interrupted`: not by its own fault, so it is not counted.
-
-    `final`: another try would end the same way. `too_large`: its memory was more than it may be.
-    """
+    """How one try of a run ended."""
 
     ok: bool = False
     interrupted: bool = False
+    """Not by its own fault, so it is not counted."""
     final: bool = False
+    """Another try would end the same way."""
     too_large: bool = False
+    """Its memory was more than it may be."""
     message: str = ""
 
 

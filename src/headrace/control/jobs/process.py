@@ -57,18 +57,16 @@ def progress_of(run: JobRun) -> JobRun:
 
 @dataclass(slots=True)
 class JobProcess:
-    """A run under way. `extend` lets it go on, `stop` asks it to end.
-
-    `tidy`: takes away what it leaves besides its output. Blocking. `isolation`: how it is kept
-    apart; None while nobody knows.
-    """
+    """A run under way. `extend` lets it go on, `stop` asks it to end."""
 
     child: Child
     name: str
     log: Path
     memory_limit: str = ""
     tidy: Callable[[], None] = lambda: None
+    """Takes away what it leaves besides its output. Blocking."""
     isolation: Callable[[], Isolation | None] = lambda: None
+    """How it is kept apart; None while nobody knows."""
     _last: str = ""
     _is_reported: bool = False
     _reader: "asyncio.Task[None] | None" = None
@@ -137,16 +135,15 @@ class JobProcess:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobStarter:
-    """Starts runs of a home. `log`: what their processes say goes there.
-
-    `command`: what is run for one, if not `headrace batch run`. `sandbox`: None starts processes
-    that may do whatever this one may.
-    """
+    """Starts runs of a home."""
 
     home: Path
     log: Path
+    """What their processes say goes there."""
     command: Callable[[JobRun], Sequence[str]] | None = None
+    """What is run for one, if not `headrace batch run`."""
     sandbox: Sandbox | None = None
+    """None starts processes that may do whatever this one may."""
     _serials: set[int] = field(default_factory=set)
     """Of users that runs under way are."""
 

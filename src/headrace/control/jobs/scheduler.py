@@ -44,25 +44,26 @@ AT_ONCE: Final = 2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SchedulerStep:
-    """What a step did. `begun`: what belongs to this control plane now, to be carried out."""
+    """What a step did."""
 
     look: JobsLook
     jobs: Mapping[str, JobSpec]
     planned: Sequence[Planned] = ()
     begun: Sequence[JobRun] = ()
+    """What belongs to this control plane now, to be carried out."""
 
 
 @dataclass(slots=True, kw_only=True)
 class Planner:
-    """Decides for one control plane; for one thread at a time.
-
-    `owner`: its name, of this process alone. `home`: what the names of all that ever ran in its
-    home begin with: only one runs there at a time, so runs of the others are free at once.
-    """
+    """Decides for one control plane; for one thread at a time."""
 
     store: Store
     owner: str
+    """Its name, of this process alone."""
     home: str = ""
+    """What the names of all that ever ran in its home begin with: only one runs there at a time, so
+    runs of the others are free at once.
+    """
     faults: Faults = field(default_factory=Faults)
     _generation: int = -1
     _jobs: dict[str, JobSpec] = field(default_factory=dict)
@@ -82,7 +83,7 @@ class Planner:
         """Start what is due, and take what nobody carries out.
 
         Args:
-            mine: Runs that this control plane carries out.
+            own: Runs that this control plane carries out.
 
         Raises:
             HeadraceError: The database cannot be used; nothing is half done.
@@ -162,15 +163,14 @@ Start = Callable[[JobRun, float], Awaitable[JobProcess]]
 
 @dataclass(slots=True, kw_only=True)
 class JobScheduler:
-    """Runs the jobs of one control plane.
-
-    `start`: begins the process of a run. `emit`: writes events.
-    """
+    """Runs the jobs of one control plane."""
 
     store: Store
     planner: Planner
     start: Start
+    """Begins the process of a run."""
     emit: Callable[[Sequence[Event]], Awaitable[None]]
+    """Writes events."""
     clock: Clock
     faults: Faults = field(default_factory=Faults)
     jobs: Mapping[str, JobSpec] = field(default_factory=dict)

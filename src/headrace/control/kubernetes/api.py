@@ -346,7 +346,7 @@ class ClusterApi:
         """Server-side apply; the object as it is then.
 
         Raises:
-            ObjectChangedError: Another manager owns a field of `wanted`, and `force` is off.
+            ObjectChangedError: Another manager owns a field of `manifest`, and `force` is off.
         """
         params = {"fieldManager": manager, "force": "true" if force else "false"}
         name = manifest["metadata"]["name"]
@@ -443,7 +443,7 @@ def _event(event: object, kind: str) -> WatchEvent:
 
 
 def _checked(live: Object, *, has_name: bool = True) -> Object:
-    """`found`; ValueError if it lacks what identifies an object."""
+    """`live`; ValueError if it lacks what identifies an object."""
     metadata = live.get("metadata")
     required = {"resourceVersion", "name"} if has_name else {"resourceVersion"}
     if not isinstance(metadata, dict) or not required <= metadata.keys() or "kind" not in live:

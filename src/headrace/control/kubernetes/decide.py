@@ -66,24 +66,17 @@ VICTIM_COST: Final = -1000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReconcileDecision:
-    """What to do now; `problems` by endpoint and arm's key, of what cannot be done.
-
-    `roll`: whose pods are replaced, and whose are after those.
-    """
+    """What to do now; `problems` by endpoint and arm's key, of what cannot be done."""
 
     actions: tuple[Action, ...] = ()
     problems: Mapping[tuple[str, str], str] = field(default_factory=dict)
     roll: Roll = field(default_factory=Roll)
+    """Whose pods are replaced, and whose are after those."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecisionInputs:
-    """All inputs of a decision.
-
-    `is_confirmed`: the gateway acknowledged routes of ours, not only of an earlier leader's: before
-    that nothing is taken away. `blocked`: objects that cannot be made, with the reason.
-    `mutated`: places that the cluster itself changes whenever we apply an object.
-    """
+    """All inputs of a decision."""
 
     desired: DesiredState
     cluster: ClusterSnapshot
@@ -91,8 +84,13 @@ class DecisionInputs:
     installation: InstallationName
     settings: KubernetesSpec
     is_confirmed: bool = True
+    """The gateway acknowledged routes of ours, not only of an earlier leader's: before that nothing
+    is taken away.
+    """
     blocked: Mapping[Key, str] = field(default_factory=dict)
+    """Objects that cannot be made, with the reason."""
     mutated: Mapping[Key, frozenset[str]] = field(default_factory=dict)
+    """Places that the cluster itself changes whenever we apply an object."""
 
 
 def decide(inputs: DecisionInputs, cache: ManifestCache | None = None) -> ReconcileDecision:
@@ -138,7 +136,7 @@ def with_counts(inputs: DecisionInputs) -> DesiredState:
 
 @dataclass(slots=True, kw_only=True)
 class _Step:
-    """One decision in the making. `kept`: pods that have to go on."""
+    """One decision in the making. `retained`: pods that have to go on."""
 
     inputs: DecisionInputs
     cache: ManifestCache
@@ -269,7 +267,7 @@ class _Step:
         config_actions: list[Action],
         is_scaled: bool,
     ) -> list[str]:
-        """Correct a Deployment, and what its pods are `told` with it; what cannot be."""
+        """Correct a Deployment, and what its pods are `config_actions` with it; what cannot be."""
         current = _replicas(live)
         paths = self._differences(manifest, live)
         count: int | None = None

@@ -37,7 +37,7 @@ _QUANTITIES: Final = frozenset({"requests", "limits", "averageValue"})
 
 
 def differences(desired: object, live: object) -> list[str]:
-    """The paths at which `found` differs from `wanted`, such as `spec.replicas`."""
+    """The paths at which `live` differs from `desired`, such as `spec.replicas`."""
     return [".".join(path) for path in _differences(desired, live, ())]
 
 

@@ -48,20 +48,19 @@ class OwnerObject:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InstallationName:
-    """Where objects go: a namespace, and the name of the installation in it.
-
-    `artifacts_url`: from where pods fetch models. `internal_secret`: the Secret by whose `token`
-    the control plane shows replicas who it is; `owner`: None leaves objects when it is uninstalled.
-    `max_behind_s`: how long a gateway may go on sending requests to a pod that leaves.
-    """
+    """Where objects go: a namespace, and the name of the installation in it."""
 
     namespace: str
     instance: str = "headrace"
     artifacts_url: str = ""
+    """From where pods fetch models."""
     internal_secret: str = ""
+    """The Secret by whose `token` the control plane shows replicas who it is."""
     owner: OwnerObject | None = None
+    """None leaves objects when it is uninstalled."""
     drain_timeout_s: float = 30.0
     max_behind_s: float = MAX_BEHIND_S
+    """How long a gateway may go on sending requests to a pod that leaves."""
     log_format: str = "json"
 
 

@@ -62,7 +62,7 @@ class KubernetesReconciler:
     """Brings a cluster to what should run, for as long as `run` is awaited.
 
     Cancelling `run` stops the watching and nothing else: pods go on. `leads`: whether this control
-    plane may act now. `emit`: keeps events.
+    plane may act now.
     """
 
     api: ClusterApi
@@ -71,6 +71,7 @@ class KubernetesReconciler:
     installation: InstallationName
     is_leader: Callable[[], bool]
     emit: Emit = discard_events
+    """Keeps events."""
     faults: Faults = field(default_factory=Faults)
     desired: DesiredState = field(default_factory=DesiredState)
     replicas: dict[str, Replica] = field(default_factory=dict)

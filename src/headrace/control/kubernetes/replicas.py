@@ -37,12 +37,13 @@ class ObjectPart(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 
 
 class OwnerReference(ObjectPart, frozen=True):
-    """Whose end is this object's; `controller`: who decides about it."""
+    """Owner of an object, whose deletion deletes the object."""
 
     kind: str = ""
     name: str = ""
     uid: str = ""
     controller: bool | None = None
+    """Whether the owner manages the object."""
 
 
 class Metadata(ObjectPart, frozen=True):
@@ -95,11 +96,12 @@ class ContainerState(ObjectPart, frozen=True):
 
 
 class ContainerStatus(ObjectPart, frozen=True):
-    """`started`: its startup probe passed, so it was ready once."""
+    """Status of one container of a pod."""
 
     name: str
     ready: bool = False
     started: bool | None = None
+    """Its startup probe passed, so it was ready once."""
     restart_count: int = 0
     state: ContainerState = ContainerState()
     last_state: ContainerState = ContainerState()
@@ -208,7 +210,7 @@ class EndpointSlice(ObjectPart, frozen=True):
 
 
 def _read(kind: type[T], live: Object) -> T | None:
-    """`found` as a message; None if it is none: one odd object must not stop all others."""
+    """`live` as a message; None if it is none: one odd object must not stop all others."""
     try:
         return msgspec.convert(live, kind)
     except msgspec.ValidationError:
@@ -256,7 +258,7 @@ def replicas_of(
     """Replicas by the names of their pods.
 
     Args:
-        known: The former result, which says since when.
+        previous: The former result, which says since when.
         routed: Addresses that get requests: whoever has one was ready.
         next_serial: For new pods.
         now: Monotonic seconds.

@@ -32,15 +32,13 @@ class PodChange:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Roll:
-    """What may change `now`, what `later`; names of Deployments that are `rolling` already.
-
-    `held_by`: those of them that will not be done without help, as far as the cluster tells.
-    """
+    """What may change `now`, what `later`; names of Deployments that are `rolling` already."""
 
     now: tuple[PodChange, ...] = ()
     later: tuple[PodChange, ...] = ()
     rolling: tuple[str, ...] = ()
     held_by: tuple[str, ...] = ()
+    """Those of them that will not be done without help, as far as the cluster tells."""
 
 
 def changes_pods(paths: Iterable[str]) -> bool:

@@ -64,14 +64,12 @@ class LimitRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rules:
-    """All limits that the service counts.
-
-    `longest_s`: how long an endpoint's requests may take, of those that have such a limit.
-    """
+    """All limits that the service counts."""
 
     endpoints: Mapping[str, EndpointLimitsSpec] = field(default_factory=dict)
     tiers: Mapping[str, LimitSpec] = field(default_factory=dict)
     longest_s: Mapping[str, float] = field(default_factory=dict)
+    """How long an endpoint's requests may take, of those that have such a limit."""
 
     @property
     def is_empty(self) -> bool:
@@ -175,12 +173,13 @@ class Moment(NamedTuple):
 
 
 class LimitStatus(NamedTuple):
-    """How one limit stands. `wait_s`: until a request may pass; 0 if it may now."""
+    """How one limit stands."""
 
     kind: LimitKind
     limit: float
     remaining: float
     wait_s: float
+    """Until a request may pass; 0 if it may now."""
 
 
 @dataclass(slots=True)
@@ -279,14 +278,13 @@ class Refusal(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LimitDecision:
-    """The answer. `tightest`: the limit that refuses, else the one with the least left.
-
-    `lease`: names the request until its end has to be told; empty if that does not matter.
-    """
+    """The answer."""
 
     refusal: Refusal | None = None
     tightest: LimitStatus | None = None
+    """The limit that refuses, else the one with the least left."""
     lease: str = ""
+    """Names the request until its end has to be told; empty if that does not matter."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,27 +47,25 @@ _LOG: Final = logging.getLogger("headrace.control")
 class SecuredAddress:
     """Where gateways on other hosts are answered, by mutual TLS.
 
-    `pair` and `authorities` as they are now: who connects later is shown newer ones. `refuses`:
-    whether a certificate (PEM) is believed no more.
+    `pair` and `authorities` as they are now: who connects later is shown newer ones.
     """
 
     address: str
     pair: Callable[[], Pair]
     authorities: Callable[[], bytes]
     refuses: Callable[[bytes], bool] = lambda _certificate: False
+    """Whether a certificate (PEM) is believed no more."""
 
 
 @dataclass(slots=True, kw_only=True)
 class LimitService:
-    """Listens at `addresses` from the first rules on, and keeps used quotas in the store.
-
-    `addresses`: `unix:/path` or `host:port`. `run` until cancelled.
-    """
+    """Listens at `addresses` from the first rules on, and keeps used quotas in the store."""
 
     limiter: Limiter
     store: Store
     clock: Clock
     addresses: Sequence[str]
+    """`unix:/path` or `host:port`. `run` until cancelled."""
     secured: SecuredAddress | None = None
     _needed: asyncio.Event = field(default_factory=asyncio.Event)
     _listening: asyncio.Event = field(default_factory=asyncio.Event)

@@ -31,8 +31,7 @@ class ReplicaRecord(msgspec.Struct, frozen=True, kw_only=True):
     """One replica as last started.
 
     `pid` is 0 between the record and the start of its process: who finds it so looks for a process
-    with the replica's settings file. `settings_sha256` is the digest of that file. `network`: it
-    may open connections.
+    with the replica's settings file. `settings_sha256` is the digest of that file.
     """
 
     name: str
@@ -48,6 +47,7 @@ class ReplicaRecord(msgspec.Struct, frozen=True, kw_only=True):
     was_ready: bool = False
     restarts: int = 0
     network: bool = False
+    """It may open connections."""
     best_effort: bool = False
     memory_bytes: int | None = None
     deaths: int = 0

@@ -38,7 +38,7 @@ def named_in(*texts: str) -> set[str]:
 class Environment:
     """What the processes of a control plane inherit.
 
-    `given`: all there is. What a spec names is withheld from that spec on, for good: what was a
+    `variables`: all there is. What a spec names is withheld from that spec on, for good: what was a
     secret once stays one.
     """
 
@@ -241,18 +241,17 @@ def data_limit(size_bytes: int, *, max_body_bytes: int = 0) -> int:
 
 @dataclass(slots=True, kw_only=True)
 class Sandbox:
-    """Makes command lines whose processes are restricted.
-
-    `hide`: directories of which a process sees only what it gets. `reports`: where each process
-    writes how it is isolated. `abilities`: what the kernel allows. `libraries`: what every process
-    imports from. `environment`: the variables that they inherit.
-    """
+    """Makes command lines whose processes are restricted."""
 
     hide: tuple[Path, ...]
+    """Directories of which a process sees only what it gets."""
     reports: Path
+    """Where each process writes how it is isolated. `kernel_features`: what the kernel allows."""
     kernel_features: Callable[[], KernelFeatures]
     libraries: Libraries = field(default_factory=libraries)
+    """What every process imports from."""
     environment: Environment = field(default_factory=Environment)
+    """The variables that they inherit."""
     _reports: dict[str, tuple[int, Isolation]] = field(default_factory=dict)
 
     @classmethod

@@ -9,12 +9,7 @@ NoticeKey = tuple[str, Key]
 
 
 class AlertNotice(msgspec.Struct, frozen=True, kw_only=True):
-    """An alert that a receiver was told is firing, and not yet that it is resolved.
-
-    `alert`: as in the newest firing message with it. `taken_at`: when the receiver took that
-    message, in seconds since 1970; None while it may have taken it: a message is under way, its
-    outcome is not known, or the control plane ended meanwhile.
-    """
+    """An alert that a receiver was told is firing, and not yet that it is resolved."""
 
     receiver: str
     alert: Alert

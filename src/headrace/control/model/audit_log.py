@@ -19,14 +19,15 @@ GENESIS: Final = ""
 class AuditEntry(msgspec.Struct, frozen=True, kw_only=True):
     """Something that somebody did, to be entered in the trail.
 
-    `action`: what, in words with dots (`endpoint.put`, `token.revoke`). `object`: to what.
     `before`, `after`: as they can be said in JSON, without secrets; None where there is nothing.
     """
 
     at: float
     actor: str
     action: str
+    """What, in words with dots (`endpoint.put`, `token.revoke`)."""
     object: str
+    """To what."""
     before: Any = None
     after: Any = None
 

@@ -18,12 +18,7 @@ class CredentialKind(StrEnum):
 
 
 class Credential(msgspec.Struct, frozen=True, kw_only=True):
-    """One token, session or key, without its secret.
-
-    `owner`: the principal that it stands for, or how callers with a key are named. `hash`: the
-    SHA-256 of the whole, in hexadecimal. `grants`: what is to be known of it, by its kind. Times
-    are in seconds since 1970; `expires` None for never, `revoked` None while it is valid.
-    """
+    """One token, session or key, without its secret."""
 
     id: str
     kind: CredentialKind

@@ -32,14 +32,13 @@ _STORED: Final = re.compile(rf"(/.*)?{LAYOUT}([^/]+)", re.DOTALL)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArtifactPath:
-    """Where an artifact is. `filename`: the file or directory in it that a runtime loads.
-
-    `home`: empty for the root of the file system.
-    """
+    """Where an artifact is."""
 
     home: str
+    """Empty for the root of the file system."""
     digest: Digest
     filename: str
+    """The file or directory in it that a runtime loads."""
 
 
 def artifact_at(path: str) -> ArtifactPath | None:
@@ -54,17 +53,11 @@ class Revision(msgspec.Struct, frozen=True, kw_only=True):
     """Immutable snapshot of what one replica runs, or of whom an upstream is.
 
     `id` is the digest of everything that a running process depends on, and the same on every
-    machine (`everywhere`); weight and replica count are no part of it. `model` is
-    the registry reference `NAME:VERSION`, the path that was served as it is, or an upstream's URL.
-    `settings` lacks only what differs between replicas: `uds` and `replica`; its paths are this
-    machine's; of an upstream it says the names only. `reload` counts how often an operator wished
-    to load the same again. `pool`: the pool that hosts it; empty for processes of its own.
-    `hosts`: what a pool's own processes are told; None for a model's. `network`: its replicas may
-    open connections. `best_effort`: they start where the kernel cannot isolate them, too.
-    `memory_bytes`: the most that one may allocate; None goes by the model. `runs_code`: its model's
-    format runs code of the author's; no part of `id`.
-    `content`: the digest of a model that is served where it lies; empty where its path tells it.
-    `unloadable`: why the model cannot be served; nothing is started for it.
+    machine (`everywhere`); weight and replica count are no part of it. `model` is the registry
+    reference `NAME:VERSION`, the path that was served as it is, or an upstream's URL. `settings`
+    lacks only what differs between replicas: `uds` and `replica`; its paths are this machine's; of
+    an upstream it says the names only. `reload` counts how often an operator wished to load the
+    same again.
     """
 
     id: str
@@ -75,20 +68,27 @@ class Revision(msgspec.Struct, frozen=True, kw_only=True):
     upstream: UpstreamSpec | None = None
     reload: int = 0
     pool: str = ""
+    """The pool that hosts it; empty for processes of its own."""
     hosts: PoolReplicaSettings | None = None
+    """What a pool's own processes are told; None for a model's."""
     network: bool = False
+    """Its replicas may open connections."""
     best_effort: bool = False
+    """They start where the kernel cannot isolate them, too."""
     memory_bytes: int | None = None
+    """The most that one may allocate; None goes by the model."""
     runs_code: bool = False
+    """Its model's format runs code of the author's; no part of `id`."""
     content: str = ""
+    """The digest of a model that is served where it lies; empty where its path tells it."""
     unloadable: str = ""
+    """Why the model cannot be served; nothing is started for it."""
 
 
 class DesiredArm(msgspec.Struct, frozen=True, kw_only=True):
     """A revision with its share of the endpoint's requests and its number of copies.
 
     `role` tells arms of one version apart: empty, or `baseline` for a rollout's fresh copies.
-    `required`: how many copies must have been ready before `weight` is in force; None for all.
     """
 
     revision: Revision
@@ -96,6 +96,7 @@ class DesiredArm(msgspec.Struct, frozen=True, kw_only=True):
     replicas: int
     role: str = ""
     required: int | None = None
+    """How many copies must have been ready before `weight` is in force; None for all."""
 
     @property
     def key(self) -> str:
@@ -106,12 +107,7 @@ class DesiredArm(msgspec.Struct, frozen=True, kw_only=True):
 class DesiredEndpoint(msgspec.Struct, frozen=True, kw_only=True):
     """One endpoint: the weights of its arms sum to 100.
 
-    `generation` grows by one with every change of this endpoint. `split_id`: the rollout or
-    experiment that the split belongs to; its requests are then counted by arm. `rollout`: how a new
-    version takes over. `autoscale`: None keeps each arm's `replicas`. `scaled_to_zero`: nothing
-    runs until somebody asks. `access`: None leaves it to the gateway (nobody is asked on loopback).
-    `request_log`: None as the gateway's; `payload_log`: None keeps nothing.
-    `drift`: None watches nothing. `features`: None looks for no skew.
+    `generation` grows by one with every change of this endpoint.
     """
 
     name: EndpointName
@@ -121,16 +117,25 @@ class DesiredEndpoint(msgspec.Struct, frozen=True, kw_only=True):
     sticky: StickySpec | None = None
     mirror: MirrorTarget | None = None
     split_id: str = ""
+    """The rollout or experiment that the split belongs to; its requests are then counted by arm."""
     rollout: RolloutSpec | None = None
+    """How a new version takes over."""
     autoscale: AutoscaleSpec | None = None
+    """None keeps each arm's `replicas`."""
     slo_latency_s: float | None = None
     scaled_to_zero: bool = False
+    """Nothing runs until somebody asks."""
     access: EndpointAccess | None = None
+    """None leaves it to the gateway (nobody is asked on loopback)."""
     limits: EndpointLimitsSpec = EndpointLimitsSpec()
     request_log: EndpointLogSpec | None = None
+    """None as the gateway's."""
     payload_log: PayloadLogSpec | None = None
+    """None keeps nothing."""
     drift: DriftSpec | None = None
+    """None watches nothing."""
     features: FeatureWatch | None = None
+    """None looks for no skew."""
 
     def arm(self, key: str) -> DesiredArm | None:
         """The arm of this key, if there is one."""
@@ -138,15 +143,13 @@ class DesiredEndpoint(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DesiredStream(msgspec.Struct, frozen=True, kw_only=True):
-    """One stream: its workers are told `settings`, each with a member's name and a socket.
-
-    `model`: the registry reference, or `endpoint NAME`, or `view NAME` where records are only
-    pushed.  With `min_workers` less than
-    `max_workers` their number goes by how far they are behind.
-    """
+    """One stream: its workers are told `settings`, each with a member's name and a socket."""
 
     name: str
     model: str
+    """The registry reference, or `endpoint NAME`, or `view NAME` where records are only pushed.
+    With `min_workers` less than `max_workers` their number goes by how far they are behind.
+    """
     settings: WorkerSettings
     min_workers: int = 1
     max_workers: int = 1

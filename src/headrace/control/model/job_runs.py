@@ -25,15 +25,7 @@ class RunState(StrEnum):
 
 
 class JobRun(msgspec.Struct, frozen=True, kw_only=True):
-    """One run of a job. Times are in seconds since 1970.
-
-    `moment`: of the schedule, or when somebody asked for it (`trigger` is `manual`, by `actor`).
-    `document`: the job as the spec had it then. `tries`: how often it was begun and not interrupted
-    from outside. `interruptions`: how often it was, in a row: since a shard was finished after the
-    `shards_then` that were done at the last one. `owner`: the control plane whose process it is;
-    empty for none. `fence` grows by one with each owner, `beat` with each sign of life of the
-    owner's.
-    """
+    """One run of a job. Times are in seconds since 1970."""
 
     id: str
     job: str
@@ -62,11 +54,7 @@ class JobRun(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class JobMark(msgspec.Struct, frozen=True, kw_only=True):
-    """How far a job's schedule was gone through.
-
-    `schedule`: in words, so that another one is noticed; in force since `since`. `handled`: the
-    newest moment that was started or left out. `revision` grows by one with every change.
-    """
+    """How far a job's schedule was gone through."""
 
     job: str
     schedule: str
@@ -78,8 +66,7 @@ class JobMark(msgspec.Struct, frozen=True, kw_only=True):
 class JobsLook(msgspec.Struct, frozen=True, kw_only=True):
     """All that a planner decides by, of one moment of the database.
 
-    `open`: runs that are not over. `succeeded`, `ended`: of each job the newest of those.
-    `generation`: of the desired state.
+    `succeeded`, `ended`: of each job the newest of those.
     """
 
     generation: int

@@ -56,11 +56,7 @@ class ProbeResult(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Replica:
-    """One copy of a revision: `serial` is unique in this home, `since` is when `phase` began.
-
-    `was_ready`: has been ready at least once. `failures` counts ends in a row; `answered_at` is the
-    last sign of life. `query`: which of a process's models is meant, where it hosts several.
-    """
+    """One copy of a revision: `serial` is unique in this home, `since` is when `phase` began."""
 
     name: str
     serial: int
@@ -72,6 +68,9 @@ class Replica:
     since: float
     pid: int | None = None
     was_ready: bool = False
+    """Has been ready at least once. `failures` counts ends in a row; `answered_at` is the last sign
+    of life.
+    """
     restarts: int = 0
     failures: int = 0
     retry_at: float | None = None
@@ -80,6 +79,7 @@ class Replica:
     reason: str = ""
     kill_sent: bool = False
     query: str = ""
+    """Which of a process's models is meant, where it hosts several."""
     deaths: int = 0
     """How often its process ended by itself after it had been ready; not one told to end."""
     death_reason: str = ""
@@ -112,7 +112,7 @@ class Observed:
 
     `attempted` are routes that were sent to the gateway and not acknowledged: they may be in force.
     `can_publish` is False while a publication is under way, or after one failed until it is tried
-    again. `hosted`: which revisions a pool's replica was told to host, by the replica's name.
+    again.
     """
 
     replicas: Mapping[str, Replica] = field(default_factory=dict)
@@ -120,6 +120,7 @@ class Observed:
     attempted: tuple[EndpointRoute, ...] | None = None
     can_publish: bool = True
     hosted: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    """Which revisions a pool's replica was told to host, by the replica's name."""
     next_serial: int = 1
 
     def routed_addresses(self) -> frozenset[str]:

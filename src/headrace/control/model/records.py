@@ -9,20 +9,20 @@ from headrace.rollout.state import RolloutState
 
 
 class EndpointGeneration(msgspec.Struct, frozen=True, kw_only=True):
-    """One entry of an endpoint's history.
-
-    `document`: the endpoint's part of the spec, None where it was removed. `endpoint`: the same
-    with every model pinned. `at`: seconds since 1970. `reason`: why it came to be (`applied`,
-    `undone to generation 3`, `rollout r4 started`). `actor`: who asked.
-    """
+    """One entry of an endpoint's history."""
 
     name: str
     generation: int
     at: float
+    """Seconds since 1970."""
     reason: str
+    """Why it came to be (`applied`, `undone to generation 3`, `rollout r4 started`)."""
     actor: str = ""
+    """Who asked."""
     document: dict[str, Any] | None = None
+    """The endpoint's part of the spec, None where it was removed."""
     endpoint: DesiredEndpoint | None = None
+    """The same with every model pinned."""
 
 
 class RolloutRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,12 +64,13 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Assignment(msgspec.Struct, frozen=True, kw_only=True):
-    """Which arm answered a request, so that feedback finds it. `unit`: the sticky key's digest."""
+    """Which arm answered a request, so that feedback finds it."""
 
     request_id: str
     rollout: str
     arm: str
     unit: str
+    """The sticky key's digest."""
     at: float
 
 
@@ -82,16 +83,14 @@ class Feedback(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class UnitBatch(msgspec.Struct, frozen=True, kw_only=True):
-    """Answers that were read at once: how many of each caller, at the candidate's share in force.
-
-    `of_candidate`: callers whose first answer here was the candidate's. `positions`: how far the
-    answers of each replica were read now: its process, and the cursor.
-    """
+    """Number of answers to each caller that were read at once, at one share of the candidate."""
 
     share: float = 0.0
     requests: dict[str, int] = {}
     of_candidate: frozenset[str] = frozenset()
+    """Callers whose first answer here was the candidate's."""
     positions: dict[str, tuple[int, int]] = {}
+    """How far the answers of each replica were read now: its process, and the cursor."""
 
 
 class UnitReward(msgspec.Struct, frozen=True, kw_only=True):

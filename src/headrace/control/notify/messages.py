@@ -20,10 +20,7 @@ _FORGET_S: Final = 30 * 86_400.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AlertMessage:
-    """Alerts of one endpoint or stream for one receiver: those that fire, and those resolved.
-
-    `unsent`: keys of those in `firing` that no message to this receiver had before.
-    """
+    """Alerts of one endpoint or stream for one receiver: those that fire, and those resolved."""
 
     receiver: ReceiverSpec
     endpoint: str
@@ -31,6 +28,7 @@ class AlertMessage:
     resolved: tuple[Alert, ...]
     stream: str = ""
     unsent: frozenset[Key] = frozenset()
+    """Keys of those in `firing` that no message to this receiver had before."""
 
     @property
     def key(self) -> tuple[str, Subject]:

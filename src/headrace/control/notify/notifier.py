@@ -70,18 +70,18 @@ class ReceiverTest:
 
 @dataclass(slots=True, kw_only=True)
 class Notifier:
-    """Tells receivers of alerts.
-
-    `environment`: as it was at the start, before secrets were taken out of it. `admin_url`: where
-    one sees more. `silences`: those that are stored. `save`: stores what receivers were told.
-    """
+    """Tells receivers of alerts."""
 
     spec: Callable[[], Mapping[str, Any]]
     clock: Clock
     silences: Callable[[], Sequence[Silence]]
+    """Those that are stored."""
     save: Callable[[Sequence[AlertNotice], Sequence[NoticeKey]], Awaitable[None]]
+    """Stores what receivers were told."""
     environment: Mapping[str, str]
+    """As it was at the start, before secrets were taken out of it."""
     admin_url: str
+    """Where one sees more."""
     send: Deliver
     faults: Faults = field(default_factory=Faults)
     _outbox: AlertGroups = field(default_factory=AlertGroups)

@@ -48,13 +48,14 @@ def check_pyarrow() -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PayloadFile:
-    """One file. `is_open`: rows are still added to it."""
+    """One file."""
 
     path: Path
     version: str
     begin: str
     size_bytes: int
     is_open: bool
+    """Rows are still added to it."""
 
 
 def file_name(version: str, now: float) -> str:

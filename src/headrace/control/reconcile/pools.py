@@ -48,15 +48,14 @@ _HTTP_OK: Final = 200
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hosting:
-    """What a copy of a pool hosts: one model for each name and version, and whose they are.
-
-    `keeps`: names and versions that it goes on hosting besides, as it has them: an earlier control
-    plane told it what these are, and requests for them may still come.
-    """
+    """What a copy of a pool hosts: one model for each name and version, and whose they are."""
 
     models: tuple[ReplicaSettings, ...]
     revisions: tuple[Revision, ...]
     keeps: tuple[tuple[str, str], ...] = ()
+    """Names and versions that it goes on hosting besides, as it has them: an earlier control plane
+    told it what these are, and requests for them may still come.
+    """
 
     @property
     def revision_ids(self) -> frozenset[str]:
@@ -143,9 +142,9 @@ def plan_pools(
 
     Args:
         desired: What should run, as the gateway splits it.
-        told: By the replica's name.
+        acknowledged: By the replica's name.
         routed: Where the gateway may still send requests.
-        tells: How copies are told of a model.
+        updates: How copies are told of a model.
     """
     by_pool: dict[str, list[Revision]] = {POOL_PREFIX + pool.name: [] for pool in desired.pools}
     for endpoint in desired.endpoints:
@@ -181,7 +180,7 @@ def host(
     extra: Iterable[Revision] = (),
     updates: SettingsOf = unchanged_settings,
 ) -> Hosting:
-    """What hosts `revisions`, and `kept` besides where they are not in their way.
+    """What hosts `revisions`, and `extra` besides where they are not in their way.
 
     Revisions of equal settings, such as a rollout's baseline beside what it is measured against,
     are one model. Of unequal ones with one name and version the first is hosted. What cannot be

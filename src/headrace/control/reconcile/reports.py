@@ -37,12 +37,10 @@ def _together(reports: Sequence[BatchingReport], former: RowDifference | None) -
 
 @dataclass(slots=True, kw_only=True)
 class Reports:
-    """Asks replicas every second, and tells them what to look at.
-
-    `replicas`: all of them, by name; the reports of others are forgotten.
-    """
+    """Asks replicas every second, and tells them what to look at."""
 
     replicas: Mapping[str, Replica]
+    """All of them, by name; the reports of others are forgotten."""
     faults: Faults = field(default_factory=Faults)
     _latest: dict[str, ReplicaReport] = field(default_factory=dict)
     _together: dict[str, ReplicaReport] = field(default_factory=dict)
@@ -196,9 +194,10 @@ class _Watched:
 
 @dataclass(slots=True, kw_only=True)
 class RowWatch:
-    """Keeps the newest report of every arm. `emit`: writes events."""
+    """Keeps the newest report of every arm."""
 
     emit: Callable[[Sequence[Event]], Awaitable[None]]
+    """Writes events."""
     clock: Clock
     _arms: dict[tuple[str, str], _Watched] = field(default_factory=dict)
 

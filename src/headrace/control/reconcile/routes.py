@@ -14,7 +14,7 @@ from headrace.gateway import EndpointRoute, RevisionTarget
 class PoolAddresses:
     """Where pools answer: which of their ready replicas was told to host which revision.
 
-    `told` has revision ids by address, `by_pool` the addresses of each pool.
+    `hosted` has revision ids by address, `by_pool` the addresses of each pool.
     """
 
     by_pool: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -34,7 +34,7 @@ class PoolAddresses:
 class RoutedEndpoint:
     """A desired endpoint beside its replicas, those that drain left out.
 
-    `wanted` are the replicas to keep for each desired revision, by its id. `former` are the others
+    `desired` are the replicas to keep for each desired revision, by its id. `former` are the others
     by version: of older revisions, or more than wanted. `current` is the published route. `pools`
     says where pools answer.
     """

@@ -111,7 +111,7 @@ def endpoint_statuses(
         first_requests: By endpoint; None if they are not sent.
         rss_bytes: Memory by pid.
         advice: What one copy of an endpoint's arm should have.
-        trouble: Why an endpoint's arm cannot be had; empty if it can.
+        arm_problem: Why an endpoint's arm cannot be had; empty if it can.
         isolation: How the process of the replica of a name is kept apart.
         device: On what the replica of a name runs its model.
         batching: What replicas report of an arm's batching.

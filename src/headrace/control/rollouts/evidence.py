@@ -32,21 +32,21 @@ class Predictions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RolloutReading:
-    """One look at everything. `split`: None while what is in force is not what was asked for.
-
-    `epoch`: of the gateway's process; another one counts from 0. `predictions`: by replica, of
-    those that told; `all_told`: that no answering one is missing, or its arm's would be.
-    `time_s` is of the monotonic clock. `step` is the rollout's, and `step_since` when it came into
-    force. `is_sticky`: callers stay on the arm that they were sent to first.
-    """
+    """One look at everything."""
 
     time_s: float
     epoch: str
+    """Of the gateway's process; another one counts from 0."""
     split: Split | None
+    """None while what is in force is not what was asked for."""
     candidate: ArmStatistics = _NOTHING
     baseline: ArmStatistics = _NOTHING
     predictions: Mapping[str, Predictions] = field(default_factory=dict)
+    """By replica, of those that told."""
     all_told: bool = True
+    """That no answering one is missing, or its arm's would be. `time_s` is of the monotonic clock.
+    `step` is the rollout's, and `step_since` when it came into force.
+    """
     pairs: PairCounts = NO_PAIRS
     rewards: tuple[RewardSums, RewardSums] | None = None
     """The baseline's and the candidate's, so far."""
@@ -55,6 +55,7 @@ class RolloutReading:
     step_since: float | None = None
     step: int = 0
     is_sticky: bool = False
+    """Callers stay on the arm that they were sent to first."""
     lost: Split | None = None
     """The weights asked for, while an arm that has one cannot answer: `split` is None then."""
     is_alive: tuple[bool, bool] = (True, True)
@@ -63,10 +64,11 @@ class RolloutReading:
 
 @dataclass(slots=True, kw_only=True)
 class IntervalCounter:
-    """Turns readings into increments. `samples`: of the smaller arm in this step."""
+    """Turns readings into increments."""
 
     warmup_s: float
     samples: int = 0
+    """Of the smaller arm in this step."""
     _split: Split | None = None
     _since: float = 0.0
     _last: RolloutReading | None = None

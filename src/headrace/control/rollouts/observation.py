@@ -123,16 +123,14 @@ class RolloutWatch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LiveRollout:
-    """A rollout's arms, replicas and route as they are now.
-
-    `hosted`: which revisions each copy of a pool answers for.
-    """
+    """A rollout's arms, replicas and route as they are now."""
 
     record: RolloutRecord
     endpoint: DesiredEndpoint
     route: EndpointRoute | None
     replicas: Sequence[Replica]
     hosted: Mapping[str, frozenset[str]]
+    """Which revisions each copy of a pool answers for."""
 
     @classmethod
     def of(cls, record: RolloutRecord, target_state: TargetState) -> "LiveRollout | None":

@@ -92,7 +92,7 @@ def machine_budget(
     """What all replicas together may use: as wanted, else what there is.
 
     Args:
-        wanted: Its None fields are filled in.
+        budget: Its None fields are filled in.
         cgroup: Where this container's limits stand (cgroup v2).
     """
     budget = budget or BudgetSpec()

@@ -47,7 +47,7 @@ _Key = tuple[str, str]
 class _Arm:
     """What is remembered of one arm.
 
-    `cut` says why it has fewer copies than it should; `told`: the count that events know of.
+    `cut` says why it has fewer copies than it should; `announced`: the count that events know of.
     """
 
     state: ScalerState
@@ -68,20 +68,20 @@ class ScalerStates(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(slots=True, kw_only=True)
 class Scaler:
-    """Keeps the count of every autoscaled arm.
-
-    `latest`: the newest report of a replica. `active`: requests that the gateway waits for, by arm;
-    None if it cannot be asked. `budget`: what the machine has for all. `other_bytes`:
-    memory of replicas that are not scaled. `emit`: takes what happened.
-    """
+    """Keeps the count of every autoscaled arm."""
 
     target_state: TargetState
     latest: Callable[[str], ReplicaReport | None]
+    """The newest report of a replica."""
     clock: Clock
     budget: Callable[[], BudgetSpec]
+    """What the machine has for all."""
     emit: Callable[[Sequence[Event]], Awaitable[None]]
+    """Takes what happened."""
     other_bytes: Callable[[], int] = lambda: 0
+    """Memory of replicas that are not scaled."""
     active: Callable[[], Awaitable[Mapping[_Key, int]]] | None = None
+    """Requests that the gateway waits for, by arm; None if it cannot be asked."""
     memory: StateFile[ScalerStates]
     faults: Faults = field(default_factory=Faults)
     _arms: dict[_Key, _Arm] = field(default_factory=dict)

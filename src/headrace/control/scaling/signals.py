@@ -176,20 +176,20 @@ def _in_flight(recent: Sequence[_LastReport], at_gateway: int | None) -> float |
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Delta:
-    """What one replica did between two reports.
-
-    `run_s`: over the answered requests. `all_runs_s`: runs, each batch once; `slot_s`: the same
-    over how many may run at once. `loop_s`: its event loop.
-    """
+    """What one replica did between two reports."""
 
     seconds: float
     arrived: int
     answered: int
     wait_s: float
     run_s: float
+    """Over the answered requests."""
     all_runs_s: float
+    """Runs, each batch once."""
     slot_s: float
+    """The same over how many may run at once."""
     loop_s: float
+    """Its event loop."""
     cpu_s: float
     latencies: tuple[int, ...]
     bounds_s: tuple[float, ...]
@@ -244,12 +244,13 @@ _EPSILON: Final = 1e-9
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScaledArm:
-    """An arm that is ours to scale. `is_moving`: a rollout of its endpoint is under way."""
+    """An arm that is ours to scale."""
 
     endpoint: DesiredEndpoint
     arm: DesiredArm
     share: float
     is_moving: bool
+    """A rollout of its endpoint is under way."""
     settings: AutoscaleSpec
 
     @property

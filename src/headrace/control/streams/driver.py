@@ -47,11 +47,12 @@ class WorkerAccess:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Confining:
-    """Makes ready what workers need. `stores`: those that confined processes read, held open."""
+    """Makes ready what workers need."""
 
     home: Path
     sandbox: Sandbox
     stores: OnlineStores
+    """Those that confined processes read, held open."""
 
     def access(self, settings: WorkerSettings) -> WorkerAccess:
         """What the worker of these settings has; folders that it writes are there, and its user's.
@@ -229,25 +230,27 @@ def member_of(stream: str, index: int, *, prefix: str = "") -> str:
 
 @dataclass(slots=True, kw_only=True)
 class StreamDriver:
-    """Starts, adopts and ends workers; methods belong to one thread.
-
-    `run`: a directory with records and settings. `sockets`: a directory with a short path.
-    `log_of`: the log of a process by its name. `home`: where embedded logs and windows' states lie.
-    `sandbox`: None starts processes that may do whatever this one may. `stores`: the online stores
-    that confined ones read. `attached`: they end with this process, which then needs no records of
-    them. `member_prefix`: put before their names where brokers are told them, so that hosts which
-    share a stream have members of different names; empty for none.
-    """
+    """Starts, adopts and ends workers; methods belong to one thread."""
 
     run: Path
+    """A directory with records and settings."""
     sockets: Path
+    """A directory with a short path."""
     home: Path
+    """Where embedded logs and windows' states lie."""
     log_of: Callable[[str], Path]
+    """The log of a process by its name."""
     sandbox: Sandbox | None = None
+    """None starts processes that may do whatever this one may."""
     stores: OnlineStores | None = None
+    """The online stores that confined ones read."""
     attached: bool = False
+    """They end with this process, which then needs no records of them."""
     log_format: str = "text"
     member_prefix: str = ""
+    """Put before their names where brokers are told them, so that hosts which share a stream have
+    members of different names; empty for none.
+    """
     _serial: int = 0
     _records: RecordStore[WorkerRecord] = field(init=False)
     _ends: dict[str, int] = field(default_factory=dict)

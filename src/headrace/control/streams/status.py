@@ -88,14 +88,12 @@ class StreamView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lagging:
-    """How far a stream is behind, over all places that its workers have.
-
-    `partitions`: how many places there are; None where members share one.
-    """
+    """How far a stream is behind, over all places that its workers have."""
 
     records: int | None
     seconds: float | None
     partitions: int | None
+    """How many places there are; None where members share one."""
 
 
 def lag_of(statuses: Iterable[StreamStatus]) -> Lagging:

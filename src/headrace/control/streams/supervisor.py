@@ -82,15 +82,16 @@ _FORGETFUL: Final = StateFile(None, dict[str, StreamOrders], "the orders of stre
 class StreamSupervisor:
     """Runs the streams that are wanted.
 
-    `wanted`: the streams as they should be. `prepare`: what workers are told besides, such as where
-    the gateway is. `emit`: takes what happened. `silent_timeout_s` and `load_timeout_s`: how long a
+    `wanted`: the streams as they should be. `silent_timeout_s` and `load_timeout_s`: how long a
     worker may answer nobody, once it has joined and before, until it is replaced.
     """
 
     driver: StreamDriver
     desired_streams: Callable[[], Sequence[DesiredStream]]
     prepare: Callable[[WorkerSettings], WorkerSettings]
+    """What workers are told besides, such as where the gateway is."""
     emit: Callable[[Sequence[Event]], Awaitable[None]]
+    """Takes what happened."""
     clock: Clock
     memory: StateFile[dict[str, StreamOrders]] = _FORGETFUL
     faults: Faults = field(default_factory=Faults)

@@ -39,8 +39,7 @@ T = TypeVar("T", int, float)
 class StreamPoint:
     """What happened in the `seconds` that ended `at` (Unix time).
 
-    `lag_records`, `lag_s`: the most there was; None while nobody knew. `running`: workers that took
-    records at its end.
+    `lag_records`, `lag_s`: the most there was; None while nobody knew.
     """
 
     at: float
@@ -50,6 +49,7 @@ class StreamPoint:
     lag_records: int | None
     lag_s: float | None
     running: int
+    """Workers that took records at its end."""
 
 
 @dataclass(slots=True)
@@ -161,13 +161,13 @@ _STILL_TOLD_S: Final = 30.0
 class StreamWorker:
     """A member and its process; None once that ended.
 
-    `since`: when its phase began, in monotonic time. `message` and `code`: of its last end.
-    `silent_since`: as in `ObservedWorker`. `killed_for`: why it is killed, or empty.
+    `message` and `code`: of its last end.
     """
 
     record: WorkerRecord
     process: Process | None
     since: float
+    """When its phase began, in monotonic time."""
     phase: WorkerPhase = WorkerPhase.STARTING
     failures: int = 0
     start_at: float = 0.0
@@ -177,7 +177,9 @@ class StreamWorker:
     status: StreamStatus | None = None
     rate: float = 0.0
     silent_since: float | None = None
+    """As in `ObservedWorker`."""
     killed_for: str = ""
+    """Why it is killed, or empty."""
 
     def observed(self) -> ObservedWorker:
         """As planning sees it."""
@@ -224,8 +226,7 @@ class StreamWorker:
 class Team:
     """What is remembered of a stream that should run, or has workers left.
 
-    `told`: the state that events know of. `hold_until`: no process is started before, in monotonic
-    time, as the last ones could not be, because of `start_error`.
+    `announced_state`: the state that events know of.
     """
 
     scale: StreamScaleState
@@ -237,6 +238,9 @@ class Team:
     start_error: str = ""
     track: StreamTrack = field(default_factory=StreamTrack)
     hold_until: float = -math.inf
+    """No process is started before, in monotonic time, as the last ones could not be, because of
+    `start_error`.
+    """
 
     def running(self) -> Iterator[StreamWorker]:
         """Those with a process."""

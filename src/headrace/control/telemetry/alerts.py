@@ -95,18 +95,18 @@ class _ConditionState:
 
 @dataclass(slots=True, kw_only=True)
 class Alerting:
-    """Keeps the alerts of everything that the spec promises.
-
-    `emit`: writes events. `save`: stores alerts that changed their state, and removes keys. `tell`:
-    hears of all alerts after each look, and never waits.
-    """
+    """Keeps the alerts of everything that the spec promises."""
 
     history: HistorySource
     spec: Callable[[], Mapping[str, Any]]
     facts: Callable[[], Awaitable[AlertFacts]]
     emit: Callable[[Sequence[Event]], Awaitable[None]]
+    """Writes events."""
     notify: Callable[[Sequence[Alert]], None]
     save: Callable[[Sequence[Alert], Sequence[Key]], Awaitable[None]]
+    """Stores alerts that changed their state, and removes keys. `notify`: hears of all alerts after
+    each look, and never waits.
+    """
     clock: Clock
     faults: Faults = field(default_factory=Faults)
     _alerts: dict[Key, Alert] = field(default_factory=dict)

@@ -52,11 +52,12 @@ Call = Callable[[Replica, str, str, bytes], Awaitable[bytes]]
 
 @dataclass(slots=True, kw_only=True)
 class _EndpointDrift:
-    """What is known of one endpoint. `changed`: since it was written."""
+    """What is known of one endpoint."""
 
     reference: DriftReference | None
     versions: dict[str, VersionDrift]
     changed: bool = False
+    """Since it was written."""
 
     def stored(self) -> EndpointDrift:
         return EndpointDrift(
@@ -86,10 +87,7 @@ async def call_replica(replica: Replica, method: str, path: str, body: bytes) ->
 
 @dataclass(slots=True, kw_only=True)
 class DriftMonitor:
-    """Watches every endpoint whose spec says `drift`, for as long as `run` is awaited.
-
-    `call`: how a replica is asked: method, path, body, and what it answers.
-    """
+    """Watches every endpoint whose spec says `drift`, for as long as `run` is awaited."""
 
     target_state: TargetState
     files: DriftFiles
@@ -97,6 +95,7 @@ class DriftMonitor:
     clock: Clock
     emit: Emit
     call: Call = call_replica
+    """How a replica is asked: method, path, body, and what it answers."""
     faults: Faults = field(default_factory=Faults)
     _kept: dict[str, _EndpointDrift] = field(default_factory=dict)
     _saved_at: float = 0.0

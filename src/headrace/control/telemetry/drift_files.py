@@ -24,9 +24,10 @@ MAX_REFERENCE_BYTES: Final = 2 << 20
 
 
 class EndpointDrift(msgspec.Struct, frozen=True, kw_only=True):
-    """`versions`: what is known of each; `given`: a reference that holds for all of them."""
+    """Stored drift state of an endpoint."""
 
     versions: dict[str, StoredDrift] = {}
+    """What is known of each; `given`: a reference that holds for all of them."""
     reference: DriftReference | None = msgspec.field(name="given", default=None)
 
 

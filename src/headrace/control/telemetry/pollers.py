@@ -38,13 +38,7 @@ _HistoryT = TypeVar("_HistoryT", bound=Tracks[Any])
 
 @dataclass(slots=True, kw_only=True)
 class ReplicaPoller(ABC, Generic[_HistoryT]):
-    """Keeps `history` up to date for as long as `run` is awaited.
-
-    `path`: the history's file; None for none. It is written every `save_every_s`, for the first
-    time sooner, and more rarely while it is large. `cpu_s`: the time that this thread has computed
-    so far: looks take one part in `SHARE` of a core at most, and become rarer where one takes much
-    of it.
-    """
+    """Keeps `history` up to date for as long as `run` is awaited."""
 
     WHAT: ClassVar[str]
     SHARE: ClassVar[float]
@@ -52,8 +46,14 @@ class ReplicaPoller(ABC, Generic[_HistoryT]):
     history: _HistoryT
     clock: Clock
     path: Path | None = None
+    """The history's file; None for none. It is written every `save_every_s`, for the first time
+    sooner, and more rarely while it is large.
+    """
     save_every_s: float = 60.0
     cpu_s: Callable[[], float] = time.thread_time
+    """The time that this thread has computed so far: looks take one part in `SHARE` of a core at
+    most, and become rarer where one takes much of it.
+    """
     faults: Faults = field(default_factory=Faults)
     _save_at: float = 0.0
 
@@ -132,10 +132,7 @@ Ask = Callable[[str], Awaitable[list[ModelLoad] | None]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedArm:
-    """An arm of an endpoint, and the ready processes that run it.
-
-    `is_first`: of its endpoint's arms.
-    """
+    """An arm of an endpoint, and the ready processes that run it."""
 
     endpoint: str
     key: str
@@ -144,6 +141,7 @@ class LoadedArm:
     revision_id: str
     copies: tuple[Replica, ...]
     is_first: bool
+    """Of its endpoint's arms."""
 
 
 def loaded_arms(
@@ -190,17 +188,16 @@ async def ask_load(address: str) -> list[ModelLoad] | None:
 
 @dataclass(slots=True, kw_only=True)
 class LoadWatch(ReplicaPoller[LoadHistory]):
-    """Asks replicas. `arms`: those that there are. `known`: the names of all processes.
-
-    `batching`: takes what they say of row independence.
-    """
+    """Asks replicas."""
 
     WHAT: ClassVar = "the history of load"
     SHARE: ClassVar = 40.0
 
     arms: Callable[[], Iterable[LoadedArm]]
+    """Those that there are. `known`: the names of all processes."""
     running: Callable[[], Collection[str]]
     batching: Callable[[list[ArmReports]], Awaitable[None]]
+    """Takes what they say of row independence."""
     ask: Ask = ask_load
     history: LoadHistory = field(default_factory=LoadHistory)
     _asking: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_AT_ONCE))
@@ -284,13 +281,14 @@ class CountsSource(Protocol):
 
 @dataclass(slots=True, kw_only=True)
 class GatewayPoller(ReplicaPoller[RequestHistory]):
-    """Looks at what the gateway counted. `names`: the endpoints that there are."""
+    """Looks at what the gateway counted."""
 
     WHAT: ClassVar = "the history"
     SHARE: ClassVar = 20.0
 
     gateway: CountsSource
     names: Callable[[], Collection[str]]
+    """The endpoints that there are."""
     history: RequestHistory = field(default_factory=RequestHistory)
     _is_blind: bool = True  # nobody is told of a gateway that has not come up yet
 

@@ -89,19 +89,22 @@ class _Acknowledged:
 class Recordings:
     """Tells replicas what to record, and fetches it every second.
 
-    `replicas`: those that are ready. `payload_logs`, `features_ratios`: by endpoint; of others
-    nothing is kept. `features`: where what was served goes. `spans`: None where nothing is traced.
-    `monotonic`: the clock. `ask`: how a replica is asked.
+    `payload_logs`, `features_ratios`: by endpoint; of others nothing is kept.
     """
 
     replicas: Callable[[], Iterable[Replica]]
+    """Those that are ready."""
     payload_logs: Callable[[], Mapping[str, PayloadLogSpec]]
     payloads: PayloadSink
     monotonic: Callable[[], float]
+    """The clock."""
     features: FeatureSink | None = None
+    """Where what was served goes."""
     features_ratios: Callable[[], Mapping[str, float]] = dict
     spans: SpanSink | None = None
+    """None where nothing is traced."""
     ask: Callable[..., Awaitable[FetchResponse]] = fetch
+    """How a replica is asked."""
     faults: Faults = field(default_factory=Faults)
     spans_sent: int = 0
     spans_dropped: int = 0
