@@ -411,4 +411,4 @@ def test_a_certificate_that_names_nobody_and_a_wrong_url_are_refused_at_once(lab
     agent.start()
     assert agent.process is not None
     assert agent.process.wait(20) != 0
-    assert "agents speak mutual TLS only" in agent.log_text()
+    assert "agents require mutual TLS" in agent.log_text()
