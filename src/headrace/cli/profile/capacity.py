@@ -336,8 +336,8 @@ def _show(plan: CapacityPlan, demand: PlannedLoad, target: _Target, *, is_made_u
                 number_text(choice.cost_per_million),
             ]
         )
-    heads = ("node", "replicas", "nodes", "clusters", "gateways", "p99", "load", "a month")
-    show(table(rows, *heads, "a million"), "")
+    heads = ("node", "replicas", "nodes", "clusters", "gateways", "p99", "load", "per month")
+    show(table(rows, *heads, "per million"), "")
     for choice in plan.options if best is None else (best,):
         show(f"{choice.node.name}: " + "\n  ".join(choice.why))
     verdict = "none of them"
@@ -353,7 +353,7 @@ def _show(plan: CapacityPlan, demand: PlannedLoad, target: _Target, *, is_made_u
             for month, then in enumerate(plan.months)
             if month % step == 0
         ]
-        names = ("month", "peak requests/s", "replicas", "nodes", "clusters", "a month")
+        names = ("month", "peak requests/s", "replicas", "nodes", "clusters", "per month")
         show("", table(months, *names))
     if best is not None:
         # The part of a spec that follows, for each cluster.
