@@ -152,7 +152,7 @@ def test_a_store_that_heeds_conditions_is_used(bucket: ObjectStore) -> None:
 
 @pytest.mark.parametrize("bucket", [pytest.param("radosgw", marks=pytest.mark.e2e)], indirect=True)
 def test_a_store_that_ignores_conditions_is_refused(bucket: ObjectStore) -> None:
-    with pytest.raises(FailedPreconditionError, match="does not heed conditions"):
+    with pytest.raises(FailedPreconditionError, match="ignores conditional writes"):
         SharedStore(bucket).check_conditions()
 
 
@@ -160,11 +160,11 @@ def test_a_store_that_ignores_conditions_is_refused(bucket: ObjectStore) -> None
 def test_a_bucket_that_is_not_there_is_named(moto: S3Server) -> None:
     bucket = open_bucket("s3://nowhere-at-all/x", environment=moto.environment(), retry_s=2.0)
 
-    with pytest.raises(FailedPreconditionError, match=r"s3://nowhere-at-all/x.*no such bucket"):
+    with pytest.raises(FailedPreconditionError, match=r"nowhere-at-all/x.*bucket does not exist"):
         bucket.read("registry/m/1.json")
-    with pytest.raises(FailedPreconditionError, match="no such bucket"):
+    with pytest.raises(FailedPreconditionError, match="bucket does not exist"):
         bucket.create("registry/m/1.json", b"x")
-    with pytest.raises(FailedPreconditionError, match="no such bucket"):
+    with pytest.raises(FailedPreconditionError, match="bucket does not exist"):
         list(bucket.list("registry/"))
 
 

@@ -292,7 +292,7 @@ def test_a_home_that_is_a_copy_refuses_to_go_its_own_way(
     assert alone.push("m", make_file(b"a")) == version  # which is nothing new
     alone.verify(alone.get("m:1"))
     assert alone.get("m:1") == version
-    with pytest.raises(FailedPreconditionError, match="keeps a copy of the models in"):
+    with pytest.raises(FailedPreconditionError, match="mirrors the models in"):
         Registry(tmp_path / "one", inspect_any, shared=open_shared(f"file://{tmp_path}/else")).push(
             "m", make_file(b"b")
         )
@@ -392,7 +392,7 @@ def test_a_damaged_object_is_named_and_healed_by_a_push(
     with pytest.raises(ArtifactCorruptError) as caught:
         other.path(version)
     assert key in str(caught.value)
-    assert "Delete that object, and push the model again" in str(caught.value)
+    assert "Delete that object and push the model again" in str(caught.value)
 
     obstore.delete(store, key)
     assert s3.registry(tmp_path / "one").push("m", make_file(data)) == version

@@ -1,4 +1,4 @@
-"""Open-loop load: requests leave at times that no answer can change."""
+"""Open-loop load generator: requests are sent at fixed times, whatever the responses."""
 
 from headrace.load.intervals import ConfidenceInterval
 from headrace.load.plan import ArrivalProcess, LoadPlan, check_plan

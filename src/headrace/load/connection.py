@@ -1,7 +1,7 @@
-"""One connection to the server: a request out, its answer in, and what went wrong between.
+"""HTTP/1.1 client connection of the load generator, on httptools.
 
-Hand-made over httptools, as the replica's side is: the generator must cost less than what it
-measures. One request at a time, as clients of HTTP/1.1 do.
+One request is in flight at a time. Written by hand, because the generator must cost less than what
+it measures.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ from headrace.core.error_kind import UNDECODABLE
 from headrace.load.target import LoadTarget
 
 _WHOLE_UP_TO_BYTES: Final = 64 << 10
-"""A larger JSON is looked at only at its ends: to read it would hold up what is due."""
+"""Larger JSON bodies are checked only at both ends, so that parsing delays no due request."""
 _HEAD_BYTES: Final = 4 << 10
 _LENGTH_DIGITS: Final = 12
 
@@ -42,7 +42,7 @@ _DECODER: Final = msgspec.json.Decoder(_Answer)
 
 
 def is_infer_response(body: bytes, head_length: bytes) -> bool:
-    """Whether `body` is an infer response of the V2 protocol, as far as can be told quickly.
+    """Whether `body` is an infer response of the V2 protocol, by a quick check.
 
     Args:
         head_length: The header `Inference-Header-Content-Length`, if tensors follow the JSON.
@@ -88,19 +88,19 @@ TOO_LARGE: Final = "too_large"
 
 
 class ConnectionPool(Protocol):
-    """Who owns connections."""
+    """Owner of the connections, notified of finished requests and closed connections."""
 
     def request_done(
         self, connection: "LoadConnection", number: int, kind: str, now: float
     ) -> None:
-        """Request `number` is over since `now` (monotonic); `kind` is empty if it went well."""
+        """Handle the end of request `number` at `now` (monotonic); `kind` is empty for success."""
 
     def closed(self, connection: "LoadConnection") -> None:
-        """The connection is closed; it carries no request."""
+        """Handle a closed connection; it carries no request."""
 
 
 class LoadConnection(asyncio.Protocol):
-    """Carries the request `number`, or `IDLE`'s while it is idle."""
+    """One HTTP connection; `number` is the request in flight, or `IDLE`."""
 
     __slots__ = (
         "_body",
@@ -126,7 +126,7 @@ class LoadConnection(asyncio.Protocol):
         self._next()
 
     def _next(self) -> None:
-        """Forget the answer that was read; the parser itself is ready for another."""
+        """Reset the response state; the parser is ready for the next response."""
         self._body = b""
         self._parts: list[bytes] | None = None
         self._size = 0
@@ -134,12 +134,12 @@ class LoadConnection(asyncio.Protocol):
         self._has_length = self._headers_done = False
 
     def send(self, number: int, request: bytes) -> None:
-        """Send a request; the pool hears of its end."""
+        """Send a request; the pool is notified when it ends."""
         self.number = number
         self._transport.write(request)
 
     def close(self) -> None:
-        """Close it and forget the request that is under way: its answer would come too late."""
+        """Close the connection and drop the request in flight, which has timed out."""
         self.number = IDLE
         self.is_open = False
         self._transport.abort()
@@ -147,11 +147,11 @@ class LoadConnection(asyncio.Protocol):
     # What asyncio calls
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Remember where to write."""
+        """Store the transport."""
         self._transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
-        """Bytes of the answer, or that nobody asked for."""
+        """Parse response bytes; close the connection on unsolicited bytes."""
         if self.number == IDLE:
             self.close()
             return
@@ -161,14 +161,14 @@ class LoadConnection(asyncio.Protocol):
             self._fail(MALFORMED)
 
     def eof_received(self) -> bool:
-        """The server will send no more: an answer without a length ends here."""
+        """Complete a response without a length at the end of the stream."""
         if self.number != IDLE and self._headers_done and not self._has_length:
             self._is_whole(keep_alive=False)
         self.is_open = False
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The server left, or we closed."""
+        """Report the request in flight, if any, as failed."""
         self.is_open = False
         if self.number != IDLE:
             kind = RESET if isinstance(exc, ConnectionResetError | BrokenPipeError) else CLOSED
@@ -179,7 +179,7 @@ class LoadConnection(asyncio.Protocol):
     # What httptools calls
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Notice what says where the answer ends."""
+        """Store the headers that delimit the response."""
         if len(name) not in _LENGTHS:
             return
         name = name.lower()
@@ -189,11 +189,11 @@ class LoadConnection(asyncio.Protocol):
             self._has_length = True
 
     def on_headers_complete(self) -> None:
-        """Only a body may end with the connection, never a head."""
+        """Record that the head is complete; only a body may end with the connection."""
         self._headers_done = True
 
     def on_body(self, data: bytes) -> None:
-        """A part of the body; most come in one."""
+        """Append a part of the body; most bodies come in one part."""
         self._size += len(data)
         if self._size > self._max_answer_bytes:
             self._fail(TOO_LARGE)
@@ -205,7 +205,7 @@ class LoadConnection(asyncio.Protocol):
             self._parts.append(data)
 
     def on_message_complete(self) -> None:
-        """The answer is whole."""
+        """Complete the response."""
         if self._parser.get_status_code() < _INFORMATIONAL:
             self._next()
         elif self.number != IDLE:
@@ -242,10 +242,10 @@ _PORT: Final = 80
 
 
 async def open_dialler(target: LoadTarget) -> "SocketDialler":
-    """What opens connections to `target`.
+    """Return the dialler for `target`.
 
     Raises:
-        UnavailableError: The name means no address.
+        UnavailableError: The host name does not resolve.
     """
     server = target.server
     if server.uds:
@@ -272,7 +272,7 @@ async def open_dialler(target: LoadTarget) -> "SocketDialler":
 
 @dataclass(slots=True, kw_only=True)
 class SocketDialler:
-    """Opens connections to the first address that takes one."""
+    """Opens connections to the first address that accepts one."""
 
     uds: str = ""
     addresses: Sequence[str] = ()

@@ -1,4 +1,4 @@
-"""Sends requests at their intended times, over as many connections as that takes.
+"""Open-loop request sender over a growing set of connections.
 
 Timers of event loops are multiples of a millisecond. A timerfd of Linux is not; but a process that
 slept needs some 50 µs to run again, so the last part is spent awake. Measured on two shared cores
@@ -23,7 +23,7 @@ from headrace.load.connection import LoadConnection
 from headrace.load.summary import LEFT_OUT, NOT_SENT, PENDING, SUCCEEDED, RunRecord
 
 AWAKE_S: Final = 100e-6
-"""How long before its time a wake-up is waited for without sleeping."""
+"""Busy-wait before a wake-up, in seconds."""
 _CLOCK_MONOTONIC: Final = 1
 _ABSOLUTE: Final = 1
 _NANO: Final = 1_000_000_000
@@ -41,32 +41,32 @@ class _TimerSpec(ctypes.Structure):
 
 
 class Alarm:
-    """Calls `wake` at, or shortly before, the time it was set to. Close it."""
+    """Timer that calls `wake` at, or shortly before, the time it is set to. Close it after use."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, wake: Callable[[], None]) -> None:
         library = ctypes.CDLL(None, use_errno=True)
         self._settime = library.timerfd_settime
         self._fd = library.timerfd_create(_CLOCK_MONOTONIC, os.O_NONBLOCK | os.O_CLOEXEC)
         if self._fd < 0:
-            msg = f"the kernel gives no timer: {os.strerror(ctypes.get_errno())}"
+            msg = f"the kernel refused a timer (timerfd_create): {os.strerror(ctypes.get_errno())}"
             raise FailedPreconditionError(msg)
         self._spec = _TimerSpec()
-        self._at = ctypes.byref(self._spec)
+        self._due_spec = ctypes.byref(self._spec)
         self._loop = loop
         self._wake = wake
         loop.add_reader(self._fd, self._ring)
 
     def set(self, due_at: float, now: float) -> None:
-        """Call `wake` at `at` (monotonic seconds); more than once if it has to wait awake."""
+        """Call `wake` at `at` (monotonic seconds); possibly several times while it busy-waits."""
         if due_at - now < AWAKE_S:
             self._loop.call_soon(self._wake)
             return
         nanoseconds = int((due_at - AWAKE_S) * _NANO)
         self._spec.at_s, self._spec.at_ns = divmod(nanoseconds, _NANO)
-        self._settime(self._fd, _ABSOLUTE, self._at, None)
+        self._settime(self._fd, _ABSOLUTE, self._due_spec, None)
 
     def close(self) -> None:
-        """Never call again."""
+        """Stop the timer and close its descriptor."""
         self._loop.remove_reader(self._fd)
         os.close(self._fd)
 
@@ -80,11 +80,11 @@ class Alarm:
 
 CONNECTIONS_AT_START: Final = 8
 BEHIND_S: Final = 1.0
-"""How long after the end the generator may still send what it was too slow for."""
+"""How long after the end late requests may still be sent."""
 _AT_ONCE: Final = 64
 """Requests that are sent before answers are read again."""
 _DIAL_S: Final = 5.0
-"""How long a connection may take at least: requests that wait for it have timeouts of their own."""
+"""Least connect timeout; requests that wait for the connection have their own timeouts."""
 _SWEEP_S: Final = 0.02
 _TICK_S: Final = 1.0
 TIMEOUT: Final = "timeout"
@@ -97,14 +97,14 @@ class Dialler(Protocol):
     """Opens connections to one server."""
 
     async def connect(self, make: Callable[[], LoadConnection]) -> LoadConnection:
-        """A new connection; raises an OSError if there is none."""
+        """Open a connection; raise an OSError if the server accepts none."""
 
 
 class Generator:
-    """One run. `started_at` is the monotonic time that the record's times count from.
+    """Sender of one run. `started_at` is the monotonic time that the record's times count from.
 
     Attributes:
-        in_flight: Requests that are due and not over.
+        in_flight: Requests that are due and not finished.
         waited: Requests that found no connection free and none to open.
         opened: Connections that were opened in all.
     """
@@ -141,7 +141,7 @@ class Generator:
         self._done = asyncio.Event()
 
     async def run(self, on_tick: Callable[[float], None] | None = None) -> None:
-        """Send everything and wait for the end of all of it.
+        """Send all requests and wait until each has ended.
 
         Args:
             on_tick: Called once a second with the seconds since the start; has to be quick, because
@@ -171,7 +171,7 @@ class Generator:
         await asyncio.sleep(0)
 
     def stop(self) -> None:
-        """Send no more; called again, wait no more either."""
+        """Stop sending; a second call also stops waiting for responses."""
         if self.taken < self._last:
             self.record.code[self.taken : self._last] = array(
                 "h", [LEFT_OUT] * (self._last - self.taken)
@@ -254,7 +254,7 @@ class Generator:
         self._use(connection)
 
     def _use(self, connection: LoadConnection) -> None:
-        """Give a free connection to whoever has waited longest."""
+        """Assign a free connection to the request that has waited longest."""
         if not connection.is_open:
             return
         waiting, code = self._waiting, self.record.code
@@ -269,14 +269,14 @@ class Generator:
     # Ends
 
     def request_done(self, connection: LoadConnection, number: int, kind: str, now: float) -> None:
-        """A request is over; see `Pool`."""
+        """See `ConnectionPool`."""
         self._carriers.pop(number, None)
         self._settle(number, kind, now)
         if connection.is_open:
             self._use(connection)
 
     def closed(self, connection: LoadConnection) -> None:  # noqa: ARG002  # idle ones are found closed later
-        """A connection is closed; see `Pool`."""
+        """See `ConnectionPool`."""
         self._open -= 1
         self._dial_if_needed()
 
@@ -294,7 +294,7 @@ class Generator:
             self._done.set()
 
     async def _sweep(self) -> None:
-        """Give up what was not answered in time, for as long as the run takes."""
+        """Time out unanswered requests until the run ends."""
         while True:
             await asyncio.sleep(_SWEEP_S)
             intended_before = time.monotonic() - self.started_at - self._timeout_s
@@ -318,7 +318,7 @@ class Generator:
 
 
 async def _end(*tasks: asyncio.Task[None]) -> None:
-    """Cancel tasks; raises what one failed with before."""
+    """Cancel tasks; raise the first error of a task that failed before."""
     for task in tasks:
         task.cancel()
     for result in await asyncio.gather(*tasks, return_exceptions=True):
@@ -328,7 +328,7 @@ async def _end(*tasks: asyncio.Task[None]) -> None:
 
 @contextmanager
 def _without_garbage_collection() -> Iterator[None]:
-    """Nothing here makes cycles fast, and a collection would be a lag of milliseconds."""
+    """Disable garbage collection in the block: a collection would delay sends by milliseconds."""
     was_enabled = gc.isenabled()
     gc.collect()
     gc.freeze()

@@ -20,14 +20,14 @@ LEVEL: Final = 0.95
 _TAIL: Final = (1 - LEVEL) / 2
 _Z: Final = NormalDist().inv_cdf(1 - _TAIL)
 _BATCHES: Final = {10: 2.262, 20: 2.093, 40: 2.023}
-"""How many batches, and Student's t at 97.5 % for their variance."""
+"""Numbers of batches, with Student's t at 97.5 % for their variance."""
 _SMALLEST_BATCH: Final = 2
 _FEWEST: Final = 15
-"""Of fewer effective requests nothing is said: the longest batches resemble each other too then."""
+"""Fewer effective requests give no interval, as even the longest batches are correlated then."""
 _TAIL_REQUESTS: Final = 100
-"""A tail of at least so many requests tells by itself how alike they are."""
+"""Tail size that suffices to estimate the design effect."""
 _NORMAL_ABOVE: Final = 200.0
-"""The variance above which a binomial is as good as normal."""
+"""Variance above which a binomial is approximated by a normal distribution."""
 
 Floats = NDArray[np.float64]
 Hits = NDArray[np.bool_]
@@ -35,30 +35,27 @@ Hits = NDArray[np.bool_]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConfidenceInterval:
-    """A figure and where it lies with 95 % confidence.
-
-    Attributes:
-        value: As measured; infinite for a quantile that fell on a failed request.
-        low: The lower bound; None where the run is too short for one.
-        high: The upper bound; likewise.
-        effective: How many independent requests would say as much.
-        needed: How many requests a run of this kind needs for both bounds; 0 if it had enough.
-    """
+    """Measured value with its 95 % confidence interval."""
 
     value: float
+    """Measured value; infinite for a quantile that fell on a failed request."""
     low: float | None
+    """Lower bound; None if the run is too short for one."""
     high: float | None
+    """Upper bound; None if the run is too short for one."""
     effective: float
+    """Effective sample size: independent requests of the same information."""
     needed: int = 0
+    """Requests that such a run needs for both bounds; 0 if it had enough."""
 
     @property
     def is_known(self) -> bool:
-        """Whether both bounds are there."""
+        """Whether both bounds are known."""
         return self.low is not None and self.high is not None
 
 
 def design_effect(hits: Hits) -> float:
-    """How many times wider than for independent requests the variance of a share is; at least 1.
+    """Return the design effect: the variance of a share over that of independent requests, from 1.
 
     Args:
         hits: Whether each request was one of those that are counted, in order of time.
@@ -80,7 +77,7 @@ def design_effect(hits: Hits) -> float:
 
 
 def quantile_interval(values: Floats, quantile: float) -> ConfidenceInterval | None:
-    """A quantile of latencies, and its bounds; None of no values.
+    """Return a latency quantile with its bounds; None without values.
 
     Args:
         values: In order of time; infinite for requests that failed.
@@ -113,7 +110,7 @@ def quantile_interval(values: Floats, quantile: float) -> ConfidenceInterval | N
 
 
 def least_requests(quantile: float, effect: float = 1.0) -> int:
-    """How many requests a run needs before a quantile has bounds on both sides.
+    """Return the number of requests that a quantile with two bounds needs.
 
     Fewer independent ones may all lie on one side of it by chance. Kept from falling on a number
     that the run just had by rounding up.
@@ -123,7 +120,7 @@ def least_requests(quantile: float, effect: float = 1.0) -> int:
 
 
 def tail_bounds(trials: int, chance: float) -> tuple[int | None, int | None] | None:
-    """Between which counts a binomial lies with 95 % probability, as ranks from the top.
+    """Return the 95 % range of a binomial, as ranks from the top.
 
     Returns:
         The largest `j` with P(count <= j) <= 2.5 %, and the smallest `k` with
@@ -154,7 +151,7 @@ def tail_bounds(trials: int, chance: float) -> tuple[int | None, int | None] | N
 
 
 def wilson_interval(hits: Hits) -> ConfidenceInterval | None:
-    """A share and its bounds by Wilson (1927), for the effective number of requests; None of none.
+    """Return a share with Wilson's bounds (1927) for the effective sample; None without requests.
 
     Args:
         hits: In order of time.

@@ -1,4 +1,4 @@
-"""Departure times of requests, decided before the first one so that no answer changes them.
+"""Load plan: intended send times, fixed before the run so that no response changes them.
 
 In a closed loop, where a client sends again when it was answered, a server that stalls also stops
 the requests that would have found it stalled (Schroeder, Wierman and Harchol-Balter, "Open versus
@@ -19,13 +19,13 @@ from headrace.load.intervals import Floats
 MAX_RATE_PER_S: Final = 200_000.0
 MAX_SECONDS: Final = 3600.0
 MAX_REQUESTS: Final = 5_000_000
-"""What one run keeps in memory: about 200 MB with the figures made of it."""
+"""Most requests of one run, which take about 200 MB of memory with their statistics."""
 MAX_CONNECTIONS: Final = 20_000
 MAX_TIMEOUT_S: Final = 600.0
 
 
 class ArrivalProcess(StrEnum):
-    """How requests are spread over time."""
+    """Distribution of the intended send times."""
 
     POISSON = "poisson"
     CONSTANT = "constant"
@@ -33,36 +33,33 @@ class ArrivalProcess(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadPlan:
-    """What is sent, and for how long.
-
-    Attributes:
-        rate_per_s: Requests per second, on average.
-        seconds: How long is measured.
-        warm_up_s: How long is sent before that, at the same rate.
-        arrivals: How the requests are spread.
-        seed: The same gives the same intended times.
-        connections: At most so many are open at once.
-        timeout_s: From the intended time; a request that is not answered by then has failed.
-        max_requests: More are not sent; a plan that needs more is refused.
-    """
+    """Rate, duration and limits of one run."""
 
     rate_per_s: float
+    """Requests per second, on average."""
     seconds: float = 10.0
+    """Measured duration."""
     warm_up_s: float = 2.0
+    """Duration of the warm-up, at the same rate."""
     arrivals: ArrivalProcess = ArrivalProcess.POISSON
+    """Distribution of the intended send times."""
     seed: int = 1
+    """Seed of the intended send times."""
     connections: int = 1000
+    """Limit of open connections."""
     timeout_s: float = 10.0
+    """Timeout of a request, counted from its intended send time."""
     max_requests: int = MAX_REQUESTS
+    """Limit of requests; a plan that needs more is rejected."""
 
     @property
     def total_s(self) -> float:
-        """How long is sent in all."""
+        """Return the duration of warm-up and measurement."""
         return self.warm_up_s + self.seconds
 
 
 def check_plan(plan: LoadPlan) -> LoadPlan:
-    """`plan`, if it can be carried out.
+    """Return `plan` after checking its bounds.
 
     Raises:
         InvalidArgumentError: A number is out of bounds; the message says which and why.
@@ -98,7 +95,7 @@ def _within(what: str, number: float, most: float, unit: str) -> None:
 
 
 def intended_times(plan: LoadPlan) -> Floats:
-    """When each request is to leave, in seconds from the start; ascending, all before the end."""
+    """Return the intended send times, in seconds from the start, ascending, all before the end."""
     if plan.arrivals is ArrivalProcess.CONSTANT:
         count = math.ceil(plan.rate_per_s * plan.total_s)
         evenly = np.arange(count, dtype=np.float64) / plan.rate_per_s

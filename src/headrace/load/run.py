@@ -1,4 +1,4 @@
-"""Carries out a plan, from the first intended time to the figures."""
+"""Execution of a load plan, from the first intended send time to the result."""
 
 import asyncio
 import signal
@@ -25,26 +25,23 @@ from headrace.load.summary import (
 from headrace.load.target import LoadTarget
 
 _SHOWN: Final = 20_000
-"""Of the last second, at most so many requests are looked at while others are due."""
+"""Most requests of the last second that a tick summarizes while others are due."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunTick:
-    """How a run goes; latencies and lag are of the last second, None without requests in it.
-
-    Attributes:
-        elapsed_s: Since the first request was due.
-        left_s: Until the last one is.
-        sent: Requests that were due so far.
-        in_flight: Those that are not over.
-        failed: Those that failed, so far.
-    """
+    """Progress of a run; latencies and lag cover the last second and are None without requests."""
 
     elapsed_s: float
+    """Time since the first request was due."""
     left_s: float
+    """Time until the last request is due."""
     sent: int
+    """Requests due so far."""
     in_flight: int
+    """Unfinished requests."""
     failed: int
+    """Failed requests so far."""
     p50_s: float | None
     p99_s: float | None
     lag_p99_s: float | None
@@ -57,7 +54,7 @@ def run_load(
     objectives: Sequence[LoadObjective] = (),
     on_tick: Callable[[RunTick], None] | None = None,
 ) -> LoadResult:
-    """Send `target.requests` as `plan` says and say what came of it. Blocks; main thread or not.
+    """Send `target.requests` by `plan` and return the result. Blocks.
 
     In the main thread, Ctrl-C ends the run early and what was measured counts; pressed again, what
     is under way is not waited for.
@@ -66,8 +63,8 @@ def run_load(
         on_tick: Called once a second. Nothing is sent meanwhile, so it has to be quick.
 
     Raises:
-        InvalidArgumentError: The plan cannot be carried out.
-        UnavailableError: The server's name means no address.
+        InvalidArgumentError: The plan is out of bounds.
+        UnavailableError: The host name does not resolve.
     """
     check_plan(plan)
     assert target.requests, "a target has requests"
@@ -98,7 +95,7 @@ async def _run(
             stopped.append(max(time.monotonic() - generator.started_at, 0.0))
         generator.stop()
 
-    with suppress(ValueError, RuntimeError):  # not the main thread: somebody else hears of it
+    with suppress(ValueError, RuntimeError):  # not the main thread, which alone gets signals
         asyncio.get_running_loop().add_signal_handler(signal.SIGINT, stop)
     watch = None if on_tick is None else _Watch(plan, generator, on_tick)
     try:
@@ -117,7 +114,7 @@ async def _run(
 
 
 class _Watch:
-    """Makes a tick of each second."""
+    """Builds a `RunTick` each second."""
 
     def __init__(
         self, plan: LoadPlan, generator: Generator, on_tick: Callable[[RunTick], None]

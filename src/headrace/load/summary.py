@@ -1,4 +1,4 @@
-"""Result of a run: each request's outcome, figures with intervals, and the judged objectives."""
+"""Load result: outcome of each request, statistics with intervals, and verdicts on objectives."""
 
 import re
 from array import array
@@ -20,32 +20,29 @@ from headrace.load.intervals import (
 from headrace.load.plan import LoadPlan
 
 PENDING: Final = -1
-"""Not over: not sent yet, waiting for a connection, or for an answer."""
+"""Unfinished: not sent yet, or waiting for a connection or a response."""
 SUCCEEDED: Final = 0
-"""The code of a request that was answered well; each way to fail has a code above it."""
+"""Code of success; each kind of failure has a higher code."""
 LEFT_OUT: Final = -2
-"""Given up because the run was ended by hand."""
+"""Abandoned because the run was interrupted."""
 NOT_SENT: Final = -3
-"""Not sent, because the generator was too far behind when its time was up."""
+"""Not sent, because the generator was too late."""
 
 
 @dataclass(slots=True)
 class RunRecord:
-    """The course of a run, by the number of the request; times in seconds from the start.
-
-    Attributes:
-        intended: When it was to leave.
-        handled: When the generator took it up; 0 for not at all.
-        done: When it was over; 0 for not yet.
-        code: One of the numbers above, or of a kind of failure.
-        kinds: The kinds of failure, by code; the first is that of success.
-    """
+    """Record of a run by request number; times in seconds from the start."""
 
     intended: "array[float]"
+    """Intended send time."""
     handled: "array[float]" = field(init=False)
+    """When the generator handled it; 0 for never."""
     done: "array[float]" = field(init=False)
+    """When it ended; 0 for not yet."""
     code: "array[int]" = field(init=False)
+    """Outcome: one of the codes above, or the code of a kind of failure."""
     kinds: list[str] = field(default_factory=lambda: ["ok"])
+    """Kinds of failure by code; the first stands for success."""
     _codes: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -56,11 +53,11 @@ class RunRecord:
 
     @classmethod
     def from_intended(cls, intended: Floats) -> "RunRecord":
-        """The record of a run that has not begun."""
+        """Create the record of a run that has not begun."""
         return cls(array("d", intended.tobytes()))
 
     def code_of(self, kind: str) -> int:
-        """The number of a kind of failure; a new one if it did not happen before."""
+        """Return the code of a kind of failure, adding it if it is new."""
         code = self._codes.get(kind)
         if code is None:
             code = self._codes[kind] = len(self.kinds)
@@ -68,7 +65,7 @@ class RunRecord:
         return code
 
     def sample(self) -> "RunSample":
-        """The same for reckoning."""
+        """Return the record as arrays."""
         return RunSample(
             intended=np.array(self.intended),
             handled=np.array(self.handled),
@@ -80,7 +77,7 @@ class RunRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunSample:
-    """A run that is over, or a part of one; see `RunRecord`."""
+    """Finished run, or a part of it, as arrays; see `RunRecord`."""
 
     intended: Floats
     handled: Floats
@@ -92,7 +89,7 @@ class RunSample:
         return len(self.intended)
 
     def where(self, mask: NDArray[np.bool_]) -> "RunSample":
-        """Only these requests."""
+        """Return only the requests under `mask`."""
         return RunSample(
             intended=self.intended[mask],
             handled=self.handled[mask],
@@ -103,32 +100,32 @@ class RunSample:
 
     @property
     def succeeded(self) -> NDArray[np.bool_]:
-        """Which were answered well."""
+        """Mask of successful requests."""
         return np.equal(self.code, SUCCEEDED)
 
     @property
     def over(self) -> NDArray[np.bool_]:
-        """Which were sent and seen to their end, well or not."""
+        """Mask of requests that ended, in success or failure."""
         return np.greater_equal(self.code, SUCCEEDED)
 
     @property
     def latency_s(self) -> Floats:
-        """From the intended time to the end; infinite for what failed."""
+        """Latencies from the intended send time; infinite for failed requests."""
         return np.where(self.succeeded, self.done - self.intended, np.inf)
 
     @property
     def latency_from_sent_s(self) -> Floats:
-        """The same without the generator's lag: from when the request was taken up."""
+        """Latencies without the send lag: from when the generator handled the request."""
         return np.where(self.succeeded, self.done - self.handled, np.inf)
 
     @property
     def lag_s(self) -> Floats:
-        """How late the generator was; of what was not sent it is not known, and left out."""
+        """Send delay of each request that was sent, in seconds."""
         taken = self.handled > 0
         return np.maximum(self.handled[taken] - self.intended[taken], 0.0)
 
 
-_FORM: Final = "write p99=20ms, p99.9=0.2s or error=0.1%, several by a comma"
+_FORM: Final = "write p99=20ms, p99.9=0.2s or error=0.1%, separated by commas"
 _LATENCY: Final = re.compile(r"p(?P<percent>\d{1,2}(?:\.\d{1,4})?)")
 _NUMBER: Final = re.compile(r"(?P<number>\d+(?:\.\d*)?|\.\d+)\s*(?P<unit>us|µs|ms|s|%|)")
 _SECONDS: Final = {"us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0}
@@ -136,7 +133,7 @@ ERROR: Final = "error"
 
 
 class ObjectiveVerdict(StrEnum):
-    """What a run says about an objective."""
+    """Verdict on an objective."""
 
     MET = "met"
     MISSED = "missed"
@@ -145,22 +142,19 @@ class ObjectiveVerdict(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadObjective:
-    """A bound: seconds for a quantile of latency, 0 to 1 for the ratio of errors.
-
-    Attributes:
-        name: As it was written: `p99`, or `error`.
-        limit: At most this.
-        quantile: 0.99; None for errors.
-    """
+    """Objective: a bound in seconds for a latency quantile, or in 0 to 1 for the error ratio."""
 
     name: str
+    """As written by the user: `p99` or `error`."""
     limit: float
+    """Upper bound."""
     quantile: float | None = None
+    """Quantile such as 0.99; None for the error ratio."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Judgement:
-    """An objective and what came of it; `reason` says why there is no verdict."""
+    """Verdict on an objective; `reason` explains why it is unknown."""
 
     objective: LoadObjective
     verdict: ObjectiveVerdict
@@ -169,7 +163,7 @@ class Judgement:
 
 
 def parse_objectives(text: str) -> list[LoadObjective]:
-    """The objectives in `p50=5ms,p99=20ms,error=0.1%`.
+    """Parse objectives such as `p50=5ms,p99=20ms,error=0.1%`.
 
     Raises:
         InvalidArgumentError: One is written otherwise.
@@ -182,14 +176,14 @@ def _objective(text: str) -> LoadObjective:
     name = name.strip().lower()
     match = _NUMBER.fullmatch(value.strip())
     if not separator or match is None:
-        msg = f"'{text}' is no objective: {_FORM}"
+        msg = f"'{text}' is not an objective: {_FORM}"
         raise InvalidArgumentError(msg)
     number, unit = float(match["number"]), match["unit"]
     if name in {ERROR, "errors"}:
         return _error_objective(text, number, unit)
     latency = _LATENCY.fullmatch(name)
     if latency is None or not 0 < float(latency["percent"]) < 100:  # noqa: PLR2004  # percent
-        msg = f"'{text}' names no quantile and not 'error': {_FORM}"
+        msg = f"'{text}' names neither a quantile nor 'error': {_FORM}"
         raise InvalidArgumentError(msg)
     if unit not in _SECONDS or number <= 0:
         msg = f"'{text}': a latency needs a unit, us, ms or s, and is above 0"
@@ -213,7 +207,7 @@ def judge(
     slower: ConfidenceInterval | None = None,
     shortfall: str = "",
 ) -> Judgement:
-    """What an interval says about a bound.
+    """Return the verdict of an interval on a bound.
 
     A latency is met if the interval of its quantile lies within the limit. It is missed if too many
     requests were slower than the limit: that is certain also where latency grows all the time and
@@ -239,7 +233,9 @@ def judge(
     if is_missed:
         return judged(ObjectiveVerdict.MISSED)
     if exceeds:
-        return judged(ObjectiveVerdict.UNKNOWN, "only with the generator's own lag is it missed")
+        return judged(
+            ObjectiveVerdict.UNKNOWN, "missed only because of the generator's own send lag"
+        )
     is_below = measured.high is not None and measured.high <= objective.limit
     if is_below or measured.value == objective.limit == 0:
         return (
@@ -249,85 +245,82 @@ def judge(
         )
     if measured.needed:
         return judged(
-            ObjectiveVerdict.UNKNOWN, f"it takes about {rounded_up(measured.needed):,} requests"
+            ObjectiveVerdict.UNKNOWN, f"needs about {rounded_up(measured.needed):,} requests"
         )
     return judged(ObjectiveVerdict.UNKNOWN, "the limit lies within the interval: measure longer")
 
 
 def rounded_up(count: int) -> int:
-    """`count` rounded up to two digits."""
+    """Return `count` rounded up to two significant digits."""
     step: int = 10 ** max(len(str(count)) - 2, 0)
     return -(-count // step) * step
 
 
 QUANTILES: Final = (0.5, 0.9, 0.95, 0.99, 0.999)
 _OWN_SHARE: Final = 0.2
-"""The share of a latency that may be the generator's lag before it counts as the limit."""
+"""Share of the send lag in a latency above which the generator counts as the limit."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SendLag:
-    """How late the generator sent, in seconds. `share_p50` and `share_p99`: by how much the
-    quantile of the latency falls when the lag is taken off; 0 to 1.
-    """  # noqa: D205  # one sentence a field
+    """Send lag of the generator, in seconds."""
 
     p50_s: float
     p99_s: float
     max_s: float
     share_p50: float
+    """Share of the lag in the latency quantile, 0 to 1."""
     share_p99: float
+    """See `share_p50`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadResult:
-    """A run's figures; the warm-up is in none of them.
-
-    Attributes:
-        plan: What was asked for.
-        seconds: How long was measured; less than planned if somebody ended it.
-        requests: Those that were due in that time and seen to their end.
-        achieved_per_s: Good answers that came in that time, per second of it.
-        latency_s: By quantile, of good answers, from the intended time.
-        latency_of_all_s: The same where a request that failed counts as slower than any other.
-        error_ratio: Failed requests of all; None of none.
-        errors: Failed requests by kind, the most frequent first.
-        lag: The generator's; None if nothing was sent.
-        not_sent: Requests that the generator was too slow to send.
-        left_out: Requests that were under way when somebody ended the run.
-        connections: Connections that were opened.
-        waited: Requests that waited for one because as many as allowed were busy.
-        interrupted: Whether somebody ended it.
-        limited_by: Why the generator may have been the limit; empty if the server was.
-        judgements: What became of each objective.
-        sample: All requests that were measured, in order of their intended time.
-    """
+    """Statistics of a run without its warm-up."""
 
     plan: LoadPlan
+    """Executed plan."""
     seconds: float
+    """Measured duration; shorter than planned if the run was interrupted."""
     requests: int
+    """Requests that were due in that time and finished."""
     achieved_per_s: float
+    """Successful responses per second."""
     latency_s: Mapping[float, ConfidenceInterval | None]
+    """Latency of successful requests from the intended send time, by quantile."""
     latency_of_all_s: Mapping[float, ConfidenceInterval | None]
+    """Latency by quantile, with failed requests counted as slower than all others."""
     error_ratio: ConfidenceInterval | None
+    """Share of failed requests; None without requests."""
     errors: Mapping[str, int]
+    """Failed requests by kind, most frequent first."""
     lag: SendLag | None
+    """Send lag; None if nothing was sent."""
     not_sent: int
+    """Requests that the generator was too late to send."""
     left_out: int
+    """Requests in flight when the run was interrupted."""
     connections: int
+    """Opened connections."""
     waited: int
+    """Requests that waited for a connection at the connection limit."""
     interrupted: bool
+    """Whether the run was interrupted."""
     limited_by: str
+    """Why the generator may have been the bottleneck; empty if the server was."""
     judgements: Sequence[Judgement]
+    """Verdict on each objective."""
     sample: RunSample
+    """Measured requests in order of their intended send times."""
 
     @property
     def failed(self) -> int:
-        """Requests that failed."""
+        """Number of failed requests."""
         return sum(self.errors.values())
 
     @property
     def verdict(self) -> ObjectiveVerdict | None:
-        """The worst of all objectives; None of none."""
+        """Worst verdict of all objectives; None without objectives."""
         verdicts = {judgement.verdict for judgement in self.judgements}
         worst_first = (ObjectiveVerdict.MISSED, ObjectiveVerdict.UNKNOWN, ObjectiveVerdict.MET)
         return next((verdict for verdict in worst_first if verdict in verdicts), None)
@@ -342,11 +335,11 @@ def summarize(
     connections: int = 0,
     waited: int = 0,
 ) -> LoadResult:
-    """The figures of a run.
+    """Return the statistics of a run.
 
     Args:
         sample: All of its requests, those of the warm-up too; times in seconds from the start.
-        stopped_at_s: When somebody ended it; None for nobody.
+        stopped_at_s: When the run was interrupted; None if it was not.
     """
     end_s = plan.total_s if stopped_at_s is None else min(stopped_at_s, plan.total_s)
     seconds = max(end_s - plan.warm_up_s, 0.0)
@@ -360,15 +353,15 @@ def summarize(
     shortfall = limited_by = ""
     if not_sent:
         shortfall = limited_by = (
-            f"the generator could not keep up: {not_sent:,} of {len(due):,} requests were never "
+            f"the generator could not keep up: {not_sent:,} of {len(due):,} requests were not "
             "sent; lower the rate, or spread it over several generators"
         )
     elif lag is not None:
         share, which = max((lag.share_p50, "p50"), (lag.share_p99, "p99"))
         if share > _OWN_SHARE:
             limited_by = (
-                f"the generator was late: {share:.0%} of the {which} is its own lag, not the "
-                "server's; give it a core, or another machine"
+                f"the generator was late: {share:.0%} of the {which} is its own send lag; run "
+                "it on a free core or another machine"
             )
     error_ratio = wilson_interval(~measured.succeeded)
     counts = np.bincount(measured.code, minlength=len(measured.kinds))

@@ -1,4 +1,4 @@
-"""Target of load: its URL, the requests as bytes, and what is asked there before the load."""
+"""Load target: URL, prebuilt requests, and the queries that precede a run."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -34,7 +34,7 @@ _FRAMING: Final = frozenset({"content-length", "transfer-encoding", "connection"
 
 
 def json_message(model: str, version: str, inputs: Tensors) -> tuple[dict[str, str], bytes]:
-    """The headers and the body of an infer request in JSON.
+    """Return the headers and body of an infer request in JSON.
 
     Raises:
         InvalidArgumentError: JSON cannot carry an input.
@@ -54,7 +54,7 @@ def json_message(model: str, version: str, inputs: Tensors) -> tuple[dict[str, s
 
 
 def binary_message(model: str, version: str, inputs: Tensors) -> tuple[dict[str, str], bytes]:
-    """The same with tensors as bytes behind a JSON head, and an answer of that kind."""
+    """Return headers and body with tensors as bytes behind a JSON head, in both directions."""
     request = InferRequest(
         model_name=model, model_version=version, inputs=inputs, binary_data_output=True
     )
@@ -63,7 +63,7 @@ def binary_message(model: str, version: str, inputs: Tensors) -> tuple[dict[str,
 
 
 def http_request(path: str, authority: str, headers: Mapping[str, str], body: bytes) -> bytes:
-    """The bytes of a whole request; a header `host` among `headers` wins over `authority`."""
+    """Return a whole request; a header `host` among `headers` wins over `authority`."""
     all_headers = {"host": authority, "user-agent": "headrace-load", "accept": "*/*", **headers}
     all_headers["content-length"] = str(len(body))
     lines = [f"POST {path} HTTP/1.1", *(f"{name}: {value}" for name, value in all_headers.items())]
@@ -71,20 +71,20 @@ def http_request(path: str, authority: str, headers: Mapping[str, str], body: by
 
 
 def parse_headers(texts: Sequence[str]) -> dict[str, str]:
-    """Headers written as `NAME: VALUE`, by lower-case name.
+    """Parse headers written as `NAME: VALUE`, by lower-case name.
 
     Raises:
-        InvalidArgumentError: One is written otherwise, or says how the body is framed.
+        InvalidArgumentError: A header is malformed, or is a framing header.
     """
     headers = {}
     for text in texts:
         name, separator, value = text.partition(":")
         name, value = name.strip(" \t").lower(), value.strip(" \t")
         if not separator or not _NAME.fullmatch(name) or not _VALUE.fullmatch(value):
-            msg = "a header is written NAME: VALUE, without line ends"
+            msg = "a header must be NAME: VALUE, without line breaks"
             raise InvalidArgumentError(msg)
         if name in _FRAMING:
-            msg = f"the header '{name}' is not yours to set: it follows from the body"
+            msg = f"the header '{name}' cannot be set: it is derived from the body"
             raise InvalidArgumentError(msg)
         headers[name] = value
     return headers
@@ -101,7 +101,9 @@ def _json_data(name: str, array: Array) -> Any:  # noqa: ANN401  # what orjson t
     try:
         return [element.decode() for element in flat]
     except UnicodeDecodeError:
-        msg = f"input '{name}' holds bytes that are no UTF-8, which JSON cannot carry; use --binary"
+        msg = (
+            f"input '{name}' holds bytes that are not UTF-8, which JSON cannot carry; use --binary"
+        )
         raise InvalidArgumentError(msg) from None
 
 
@@ -114,32 +116,28 @@ _OK: Final = 200
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadTarget:
-    """A model on a server, and what it is asked.
-
-    Attributes:
-        url: As it was given, for people to read.
-        server: Its address.
-        model: The model's name; empty until it is known.
-        version: By number; empty leaves the choice to the server.
-        connection_options: What is sent with every request, and what TLS is made with.
-        requests: Whole HTTP requests, sent in turn.
-    """
+    """Model on a server, with the requests to send."""
 
     url: str
+    """URL from the user, for display."""
     server: Server
+    """Address of the server."""
     model: str
+    """Name of the model; empty until it is known."""
     version: str = ""
+    """Version number; empty leaves the choice to the server."""
     connection_options: ConnectionOptions = field(default_factory=ConnectionOptions)
     requests: tuple[bytes, ...] = field(default=(), repr=False)
+    """Prebuilt HTTP requests, sent in turn."""
 
     @property
     def path(self) -> str:
-        """Where infer requests go."""
+        """Path of infer requests."""
         prefix = urlsplit(self.server.base_url).path
         return f"{prefix}{_model_path(self.model, self.version)}/infer"
 
     def with_messages(self, messages: list[tuple[dict[str, str], bytes]]) -> "LoadTarget":
-        """The same with requests of these headers and bodies."""
+        """Return the target with requests of these headers and bodies."""
         secret = self.connection_options.credentials.headers
         requests = tuple(
             http_request(
@@ -154,10 +152,10 @@ class LoadTarget:
 
 
 def parse_url(url: str, *, model: str = "", version: str = "") -> tuple[Server, str, str]:
-    """The server, the model and the version that `url` means, with what was said besides.
+    """Return the server, model and version of a URL, completed by the other arguments.
 
     Raises:
-        InvalidArgumentError: It is no URL of a V2 server, or names another model.
+        InvalidArgumentError: It is not a URL of a V2 server, or names another model.
     """
     base, match = url, None
     if not url.startswith("unix:"):
@@ -165,28 +163,31 @@ def parse_url(url: str, *, model: str = "", version: str = "") -> tuple[Server, 
         try:
             parts = urlsplit(full)
         except ValueError as error:
-            msg = f"'{url}' is no URL: {error}"
+            msg = f"'{url}' is not a URL: {error}"
             raise InvalidArgumentError(msg) from None
         if parts.query or parts.fragment:
-            msg = f"'{url}' has a query or a fragment; a V2 server takes neither"
+            msg = f"'{url}' has a query or a fragment, which a V2 server does not accept"
             raise InvalidArgumentError(msg)
         match = _MODEL_PATH.fullmatch(parts.path)
         if match is not None:
             base = parts._replace(path=match["before"]).geturl()
     server = parse_target(base)
     if server.protocol != "http":
-        msg = f"'{url}': load is sent by HTTP; use http://, https:// or unix:/PATH"
+        msg = f"'{url}': load is sent over HTTP; use http://, https:// or unix:/PATH"
         raise InvalidArgumentError(msg)
     named = unquote(match["model"]) if match else ""
     numbered = unquote(match["version"] or "") if match else ""
     if model and named and model != named:
-        msg = f"the URL names the model '{named}', --model '{model}'"
+        msg = f"the URL names the model '{named}', but --model names '{model}'"
         raise InvalidArgumentError(msg)
     return server, _checked(model or named), _checked(version or numbered)
 
 
 def _checked(name: str) -> str:
-    if any(letter in "/?#%\\" or not letter.isprintable() or letter == " " for letter in name):
+    if any(
+        character in "/?#%\\" or not character.isprintable() or character == " "
+        for character in name
+    ):
         msg = f"{name!r} cannot be a model's name or version in a URL"
         raise InvalidArgumentError(msg)
     return name
@@ -203,16 +204,16 @@ def open_target(
     trust: Trust | None = None,
     allow_insecure: bool = False,
 ) -> LoadTarget:
-    """The target at `url`, without requests; nothing is sent yet.
+    """Return the target at `url`, without requests and without contacting it.
 
     Args:
         url: `http[s]://HOST:PORT`, that with `/v2/models/NAME[/versions/V][/infer]`, or
             `unix:/PATH`.
-        model: Where the URL names none; empty for the only one that the server has.
+        model: Used if the URL names none; empty for the server's only model.
         headers: Sent with every request, by lower-case name.
 
     Raises:
-        InvalidArgumentError: The URL is none, or credentials would travel unencrypted.
+        InvalidArgumentError: The URL is invalid, or credentials would travel unencrypted.
     """
     server, name, number = parse_url(url, model=model, version=version)
     options = connection_options(
@@ -229,7 +230,7 @@ def open_target(
 
 
 class TargetProbe:
-    """Asks a target about itself, one question after the other. Close it, or use it in a `with`."""
+    """Client that reads a target's model name and signature. Close it, or use it in a `with`."""
 
     def __init__(self, target: LoadTarget, *, timeout_s: float = 10.0) -> None:
         self._target = target
@@ -247,10 +248,10 @@ class TargetProbe:
         self.close()
 
     def only_model(self) -> str:
-        """The name of the only model that the server has.
+        """Return the name of the server's only model.
 
         Raises:
-            InvalidArgumentError: It has none, several, or does not tell.
+            InvalidArgumentError: It has no model, several, or does not list them.
         """
         reply = self._send(
             HttpMessage(
@@ -273,7 +274,7 @@ class TargetProbe:
         return _checked(names[0])
 
     def signature(self) -> ModelSignature:
-        """What the model takes and gives."""
+        """Return the model's signature."""
         model, version = self._target.model, self._target.version
         metadata: ModelMetadata = self._read(HttpWire().metadata(model, version))
         try:
@@ -286,15 +287,15 @@ class TargetProbe:
             msg = f"the model's metadata names a datatype that the protocol does not have: {error}"
             raise InvalidArgumentError(msg) from None
         if not signature.inputs:
-            msg = f"the server says that '{metadata.name}' takes no inputs"
+            msg = f"by its metadata, '{metadata.name}' takes no inputs"
             raise InvalidArgumentError(msg)
         return signature
 
     def check_requests(self, messages: list[tuple[dict[str, str], bytes]]) -> None:
-        """Send some requests, and fail where the run would.
+        """Send some of the requests, and raise the first error.
 
         Raises:
-            HeadraceError: What the server says to one of them.
+            HeadraceError: The server rejects one of them.
         """
         path = f"{_model_path(self._target.model, self._target.version)}/infer"
         for headers, body in messages[:_SHOWN]:
@@ -314,7 +315,7 @@ class _Entry(msgspec.Struct):
 
 
 def _names(reply: HttpReply) -> list[str] | None:
-    """The models in a repository index; None if it is none."""
+    """Return the models in a repository index; None if the reply is not one."""
     if reply.status != _OK:
         return None
     try:

@@ -1,4 +1,4 @@
-"""Make a model version that runs better out of another one, and prove what was lost by it."""
+"""Model optimization with accuracy checks, and conversion to ONNX."""
 
 from headrace.optimize.compare import Comparison, DifferenceLimits, compare
 from headrace.optimize.convert.convert import Conversion, convert, convertible_runtimes

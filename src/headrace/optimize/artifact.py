@@ -1,4 +1,4 @@
-"""From what the optimizer chose to a directory that is pushed and served as any model is."""
+"""Packaging of the chosen candidates as a directory that can be pushed and served."""
 
 import math
 import re
@@ -44,32 +44,32 @@ def write_artifact(
     versions: Mapping[str, str] | None = None,
     figures: Mapping[str, float] | None = None,
 ) -> Path:
-    """Write the directory, prove that it loads here and passes its own check, and put it in place.
+    """Write the directory, check that it loads and passes its own check, and publish it.
 
     Args:
-        target: Where it is to be; nothing is there, or an empty directory.
+        target: Destination; must not exist, or be an empty directory.
         members: Candidates, each with the most rows of a batch that goes to it; the last with None.
         processor: What the candidates were verified on.
-        check: Requests with what the chosen candidate answered, to be asked again elsewhere.
-        figures: What was measured; finite.
+        check: Requests with the chosen candidate's answers, for verification on other hosts.
+        figures: Measured figures; finite.
 
     Returns:
         `target`.
 
     Raises:
-        AlreadyExistsError: Something is at `target`.
-        InvalidArgumentError: The members, the check or the figures make no sense.
-        FailedPreconditionError: What was written does not answer as `check` says.
+        AlreadyExistsError: `target` exists and is not empty.
+        InvalidArgumentError: The members, the check or the figures are invalid.
+        FailedPreconditionError: The written model does not reproduce `check`.
         OSError: Reading or writing fails.
     """
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise AlreadyExistsError(f"{target}: is there already; name a directory that is not")
+        raise AlreadyExistsError(f"{target}: exists already; choose a new directory")
     if policy is OtherProcessor.VERIFY and not check:
-        msg = "to be verified on another processor, a model needs requests to check it by"
-        raise InvalidArgumentError(f"{msg}; give some, or the policy 'refuse' or 'allow'")
+        msg = "verification on another processor needs check requests"
+        raise InvalidArgumentError(f"{msg}; pass some, or use the policy 'refuse' or 'allow'")
     for name, value in (figures or {}).items():
         if not math.isfinite(value):
-            raise InvalidArgumentError(f"the figure '{name}' is {value}, which is none")
+            raise InvalidArgumentError(f"the figure '{name}' is {value}, which is not finite")
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
     try:
@@ -99,7 +99,7 @@ def write_artifact(
 def _copied(
     members: Sequence[tuple[Candidate, int | None]], directory: Path
 ) -> tuple[EngineFile, ...]:
-    """Each candidate's files in a directory of its name; those of one path only once."""
+    """Copy each candidate's files to a directory of its name; shared files once."""
     directory.mkdir()
     paths: dict[Path, str] = {}
     engine_files = []
@@ -118,13 +118,13 @@ def _copied(
 
 
 def _copy(candidate: Candidate, directory: Path) -> str:
-    """Copy what a candidate consists of; its path within the directory."""
+    """Copy a candidate's files; return its path within the directory."""
     if _NAME.fullmatch(candidate.name) is None or candidate.name in {FILE_NAME, _CHECK.path}:
-        msg = f"a candidate is called {candidate.name[:100]!r}, which is no name of a directory"
+        msg = f"the candidate name {candidate.name[:100]!r} is not a valid directory name"
         raise InvalidArgumentError(msg)
     folder = directory / candidate.name
     if folder.exists():
-        raise InvalidArgumentError(f"two candidates are called '{candidate.name}'")
+        raise InvalidArgumentError(f"two candidates have the name '{candidate.name}'")
     if candidate.path.is_dir():
         copy_content(candidate.path, folder)
         return candidate.name
@@ -136,7 +136,7 @@ def _copy(candidate: Candidate, directory: Path) -> str:
 
 
 def files_of(path: Path) -> tuple[Path, ...]:
-    """The files of a candidate: those of its directory, or its file and the weights beside it."""
+    """Return a candidate's files: its directory's, or its file and the weights beside it."""
     if path.is_dir():
         return tuple(sorted(file for file in path.rglob("*") if file.is_file()))
     suffix = path.suffix.lower()
@@ -147,7 +147,7 @@ def files_of(path: Path) -> tuple[Path, ...]:
 
 
 def _recipes(members: Sequence[tuple[Candidate, int | None]]) -> dict[str, str]:
-    """What the candidates say of themselves; where there are several, under each one's name."""
+    """Merge the candidates' recipe entries, prefixed by name if there are several."""
     names = list(dict.fromkeys(candidate.name for candidate, _ in members))
     recipes = {CANDIDATE: " and ".join(names)}
     for candidate, _ in members:

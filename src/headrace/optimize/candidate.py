@@ -27,7 +27,7 @@ class ModelClass(StrEnum):
 
 
 class CannotBuildError(HeadraceError):
-    """A recipe does not apply to this model; the message says why, for the report."""
+    """A recipe does not apply to this model; the message is the reason for the report."""
 
     code = Code.FAILED_PRECONDITION
 

@@ -1,4 +1,4 @@
-"""A function that runs in a child process, which holds nothing of the search but its arguments."""
+"""Function calls in a child process with progress messages."""
 
 import math
 import multiprocessing
@@ -14,11 +14,11 @@ from headrace.core import HeadraceError
 Result = TypeVar("Result")
 
 _LONGEST_WAIT_S: Final = 86_400.0
-"""Instead of infinity, which no poll takes; the search itself is ended long before."""
+"""Longest poll, as poll() takes no infinity."""
 
 
 class _Message(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What the child sends: words on the way, then a result or an error."""
+    """Message of the child: progress text, or the result or error."""
 
     words: str = ""
     error: str = ""
@@ -33,14 +33,14 @@ def run_in_child(
     deadline: float = math.inf,
     on_progress: Callable[[str], None] = lambda _: None,
 ) -> Result:
-    """The result of `function(say, *arguments)`, called in a new interpreter.
+    """Call `function(on_progress, *arguments)` in a new interpreter and return its result.
 
     Args:
-        function: Of a module that can be imported; raises HeadraceError where it fails.
+        function: Importable function; raises HeadraceError on failure.
         returns: The result's type, which msgspec can encode.
-        raises: The class of error for a failure of any kind.
-        deadline: Monotonic time by which the child is ended.
-        say: Called here with what the child says.
+        raises: Error class for every kind of failure.
+        deadline: Monotonic time at which the child is killed.
+        on_progress: Called in this process with the child's progress texts.
     """
     spawn = multiprocessing.get_context("spawn")
     ours, theirs = spawn.Pipe(duplex=False)
@@ -51,7 +51,7 @@ def run_in_child(
         while True:
             left_s = min(max(deadline - time.monotonic(), 0.0), _LONGEST_WAIT_S)
             if not ours.poll(left_s):
-                raise raises("its process was not done in time")
+                raise raises("its process did not finish by the deadline")
             message = msgspec.json.decode(ours.recv_bytes(), type=_Message)
             if message.error:
                 raise raises(message.error)

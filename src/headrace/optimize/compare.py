@@ -1,7 +1,7 @@
-"""Differences between the answers of two models to the same inputs. Pure.
+"""Comparison of two models' answers to the same inputs. Pure.
 
-A relative difference is one over the value itself or, where the value is smaller, over the median
-of its output: a score of 1e-9 that becomes 2e-9 is no doubling that anybody would notice.
+Relative differences are over the larger of the value and the median of its output, so that a score
+of 1e-9 that becomes 2e-9 does not count as a doubling.
 """
 
 from collections.abc import Sequence
@@ -14,17 +14,17 @@ from headrace.core import Array, Datatype, ModelSignature, Tensors
 from headrace.runtimes.tables.tabular import PREDICTION
 
 TOLERANCES: Final = {Datatype.FP64: 1e-6, Datatype.FP32: 1e-4, Datatype.FP16: 1e-2}
-"""By the datatype that a model computes in: the largest relative difference that is rounding."""
+"""Largest relative difference that counts as rounding, by the datatype of the computation."""
 MAX_CHANGED_RATIO: Final = 1e-3
-"""Rows that may get another class."""
+"""Share of rows whose class may change."""
 _TIE_RATIO: Final = 1e-6
-"""Scores that differ by less of their size tie: rounding decides which class is meant."""
+"""Relative score difference below which classes tie, as rounding decides between them."""
 _MATRIX: Final = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DifferenceLimits:
-    """How far apart answers may be. `tolerance` is of the relative difference."""
+    """Limits of the differences between answers; `tolerance` is relative."""
 
     tolerance: float
     max_changed_ratio: float = MAX_CHANGED_RATIO
@@ -32,29 +32,27 @@ class DifferenceLimits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """The differences over some rows.
-
-    `output`: where the largest relative difference is. `beyond_rows`: rows with a difference above
-    the tolerance. `changed_rows`: rows with another class, or with another value of an output that
-    is no number with a fraction; another one of classes that tie is no change. `inputs`: what was
-    asked.
-    """
+    """Differences between two models' answers over some rows."""
 
     inputs: str
+    """Description of the compared inputs."""
     rows: int
     largest_absolute: float = 0.0
     largest_relative: float = 0.0
     output: str = ""
+    """Output with the largest relative difference."""
     beyond_rows: int = 0
+    """Rows with a difference above the tolerance."""
     changed_rows: int = 0
+    """Rows with another class or another value of a non-float output; ties do not count."""
 
     @property
     def changed_ratio(self) -> float:
-        """The share of rows with another class."""
+        """Share of rows with another class."""
         return self.changed_rows / self.rows if self.rows else 0.0
 
     def problem(self, limits: DifferenceLimits) -> str:
-        """Why these differences are too large; empty if they are not."""
+        """Return why the differences exceed the limits; empty if they do not."""
         problems = []
         if not self.largest_relative <= limits.tolerance:
             problems.append(
@@ -65,7 +63,7 @@ class Comparison:
         if not self.changed_ratio <= limits.max_changed_ratio:
             problems.append(
                 f"{self.changed_rows} of {self.rows} rows ({self.changed_ratio:.2%}) get another "
-                f"class; {limits.max_changed_ratio:.2%} may"
+                f"class; the limit is {limits.max_changed_ratio:.2%}"
             )
         return f"on {self.inputs}, " + ", and ".join(problems) if problems else ""
 
@@ -73,12 +71,12 @@ class Comparison:
 def compare(
     signature: ModelSignature, expected: Tensors, actual: Tensors, *, inputs: str, tolerance: float
 ) -> Comparison:
-    """The differences between `want`, from the source, and `got`, row by row.
+    """Compare `actual` with the source's answers `expected`, row by row.
 
     Args:
         signature: Of the source; a model that is not batched counts as one row.
-        inputs: What was asked, for people.
-        tolerance: Rows above it are counted.
+        inputs: Description of the inputs.
+        tolerance: Relative difference above which a row is counted.
     """
     rows = next(iter(expected.values())).shape[0] if signature.batched else 1
     absolute, relative, where = 0.0, 0.0, ""
@@ -114,7 +112,7 @@ def compare(
 
 
 def worst(comparisons: Sequence[Comparison]) -> Comparison:
-    """All of them as one."""
+    """Merge comparisons into one."""
     largest = max(comparisons, key=lambda comparison: comparison.largest_relative)
     return Comparison(
         inputs=" and ".join(dict.fromkeys(comparison.inputs for comparison in comparisons)),
@@ -128,12 +126,12 @@ def worst(comparisons: Sequence[Comparison]) -> Comparison:
 
 
 def _are_scores(name: str, answers: Array) -> bool:
-    """Whether the largest of a row's answers says its class."""
+    """Return whether a row's largest answer is its class."""
     return name != PREDICTION and answers.ndim == _MATRIX and answers.shape[1] > 1
 
 
 def _tie(expected: Array, actual: Array) -> Array:
-    """Rows whose class, by `got`, is as likely in `want` as the likeliest one."""
+    """Return a mask of rows whose class in `actual` ties with the best class in `expected`."""
     best = expected.max(axis=1)
     chosen = np.take_along_axis(expected, actual.argmax(axis=1)[:, None], axis=1)[:, 0]
     second = np.partition(expected, -2, axis=1)[:, -2]
@@ -144,7 +142,7 @@ def _tie(expected: Array, actual: Array) -> Array:
 
 
 def _apart(expected: Array, actual: Array) -> tuple[Array, Array]:
-    """Absolute and relative differences; equal infinities and not-a-numbers are none."""
+    """Return absolute and relative differences; equal infinities and NaNs count as 0."""
     wide_expected, wide_actual = expected.astype(np.float64), actual.astype(np.float64)
     same = (wide_expected == wide_actual) | (np.isnan(wide_expected) & np.isnan(wide_actual))
     with np.errstate(invalid="ignore", over="ignore"):
@@ -160,7 +158,7 @@ def _apart(expected: Array, actual: Array) -> tuple[Array, Array]:
 
 
 def _by_row(mask: Array, rows: int) -> Array:
-    """Whether something is found in each row."""
+    """Reduce a mask to rows."""
     return np.asarray(np.asarray(mask, bool).reshape(rows, -1).any(axis=1))
 
 

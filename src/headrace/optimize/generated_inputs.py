@@ -1,7 +1,7 @@
-"""Made-up inputs that show whether two models are the same; the same ones every time.
+"""Deterministic generated inputs that reveal differences between two models.
 
-What a model of trees compares with is known, so that values between any two of these numbers are
-tried, and values on and beside each of them. Other models get values of many magnitudes.
+For tree models, values lie between, on and beside the known thresholds. Other models get values of
+many magnitudes.
 """
 
 import math
@@ -29,13 +29,13 @@ ROWS: Final = 1024
 MISSING_ROWS: Final = 256
 _MISSING_RATIO: Final = 0.15
 _MOST_ELEMENTS: Final = 4_000_000
-"""In all rows of an input: a model of images is asked fewer rows."""
+"""Most elements in all rows of an input; image models get fewer rows."""
 _MOST_BESIDE: Final = 8192
-"""Rows on and beside thresholds."""
+"""Most rows on and beside thresholds."""
 _TURNS: Final = 4
-"""How often each value on or beside a threshold is tried, with other values around it."""
+"""Repetitions of each threshold value, with different values of the other features."""
 _MOST_SIZES: Final = 3
-"""Two may still be alike: an axis of size 1 fits any other one."""
+"""Most sizes of variable axes; two may behave alike, as size 1 broadcasts."""
 _LARGEST: Final = float(np.finfo(np.float32).max)
 """No number is above a threshold of this size, which separates missing values from all others."""
 _BLOCKS: Final = 4
@@ -43,7 +43,7 @@ _MATRIX: Final = 2
 _SEED: Final = 20_250_711
 
 Thresholds = Mapping[int, Array]
-"""By feature: the numbers that trees compare it with, ascending."""
+"""Ascending tree thresholds by feature."""
 
 
 def generated_inputs(
@@ -53,12 +53,12 @@ def generated_inputs(
     thresholds: Thresholds | None = None,
     draw: int = 0,
 ) -> Tensors:
-    """Rows for a model, or one request for a model that is not batched.
+    """Generate rows for a model, or one request for an unbatched model.
 
     Args:
         variable: Size of variable dimensions besides the batch.
         thresholds: Of the only input's features.
-        draw: Which of many such inputs.
+        draw: Number of the draw; different draws give different inputs.
     """
     rng = np.random.default_rng(_SEED + draw)
     rows = _rows(signature, variable)
@@ -76,7 +76,7 @@ def generated_inputs(
             shape = array[2 * part :].shape
             scale = 10.0 ** rng.uniform(-2, 3, (shape[0], *([1] * (len(shape) - 1))))
             array[2 * part :] = rng.normal(size=shape) * scale
-        # A model that computes in FP32 is not to be blamed for digits that it cannot be told.
+        # Values are representable in FP32, so that FP32 models get the same inputs.
         inputs[spec.name] = array.astype(np.float32).astype(array.dtype)
     return inputs
 
@@ -84,7 +84,7 @@ def generated_inputs(
 def beside_thresholds(
     signature: ModelSignature, thresholds: Thresholds, precision: Datatype
 ) -> tuple[Tensors, int]:
-    """Rows of values on each threshold, and of the next number below and above it.
+    """Generate rows of values on each threshold, and of the next number below and above.
 
     Args:
         thresholds: Of the only input's features.
@@ -116,10 +116,10 @@ def beside_thresholds(
 
 
 def sizes_that_run(model: Model) -> tuple[int, ...]:
-    """Sizes of variable dimensions with which a model runs, three at most.
+    """Return sizes of variable dimensions with which a model runs, three at most.
 
     Raises:
-        UnsupportedModelError: There is none.
+        UnsupportedModelError: It runs with no size.
     """
     signature = model.signature
     shapes = (spec.shape[1:] if signature.batched else spec.shape for spec in signature.inputs)
@@ -134,13 +134,13 @@ def sizes_that_run(model: Model) -> tuple[int, ...]:
         if len(working) == _MOST_SIZES:
             break
     if not working:
-        msg = "the model does not run on made-up inputs, so that nothing can be compared"
+        msg = "the model does not run on generated inputs, so that nothing can be compared"
         raise UnsupportedModelError(msg)
     return tuple(working)
 
 
 def with_missing(inputs: Tensors) -> Tensors:
-    """Some of the rows, with values missing here and there; none where nothing can be missing."""
+    """Return some rows with random missing values; empty without float inputs."""
     rng = np.random.default_rng(_SEED + 1)
     copies = {name: array[:MISSING_ROWS].copy() for name, array in inputs.items()}
     floats = [array for array in copies.values() if array.dtype.kind == "f"]
@@ -150,9 +150,9 @@ def with_missing(inputs: Tensors) -> Tensors:
 
 
 def tree_thresholds(model: Any) -> dict[int, Array]:  # noqa: ANN401  # onnx ships no types
-    """What the trees in an ONNX graph compare each feature with.
+    """Return the thresholds of an ONNX graph's trees by feature.
 
-    Empty where the graph computes something from its input first: then these are no inputs.
+    Empty if the graph transforms its input first.
     """
     thresholds: dict[int, list[float]] = {}
     inputs = {value.name for value in model.graph.input}
@@ -172,7 +172,7 @@ def tree_thresholds(model: Any) -> dict[int, Array]:  # noqa: ANN401  # onnx shi
 
 
 def _splits(attributes: Mapping[str, Any]) -> Iterator[tuple[int, float]]:
-    """Features with what they are compared with, of one operator's attributes."""
+    """Yield features with thresholds from an operator's attributes."""
     if "nodes_featureids" not in attributes:
         return
     features = attributes["nodes_featureids"].ints
@@ -203,7 +203,7 @@ def _row_size(spec: TensorSpec, variable: int) -> int:
 
 
 def _fill_matrix(array: Array, thresholds: Thresholds, rng: np.random.Generator) -> None:
-    """Columns that trees look at: a number from between two thresholds, or from beyond all."""
+    """Fill columns with random values between or beyond thresholds."""
     rows = len(array)
     for feature in range(array.shape[1]):
         cuts = thresholds.get(feature)

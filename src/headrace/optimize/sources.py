@@ -1,6 +1,6 @@
-"""Converters to ONNX: one for each runtime, loaded when needed.
+"""Converters to ONNX by runtime, loaded on demand.
 
-Another one is a function as `open_source` below and a line in the table.
+A new converter is a function like `open_source` below and a line in the table.
 """
 
 import importlib
@@ -30,7 +30,7 @@ CATEGORICAL: Final = (
 
 
 class _Converter(NamedTuple):
-    """A function `module:name`, the packages that its module imports, and the extras for these."""
+    """Converter: function `module:name`, required packages, and the extras that install them."""
 
     function: str
     packages: tuple[str, ...] = ("onnx",)
@@ -63,45 +63,44 @@ Graph = Any  # an `onnx.ModelProto`; onnx ships no types
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Way:
-    """One way to make ONNX of a model; `computes`: the datatype that the result computes in.
-
-    `converter`: what does it, with its version, where that is not the source's.
-    """
+    """One way to convert a model to ONNX."""
 
     computes: Datatype
+    """Datatype of the result's computation."""
     convert: Callable[[], Graph]
     converter: str = ""
+    """Converter with its version, if not the source's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConversionSource:
-    """A model that is to be converted, loaded by its own library.
-
-    `ways`: the most exact one first. `converter` and `library`: packages with their versions.
-    `hint`: what the converter is known to get wrong in such a model, and what to do instead.
-    `takes_missing`: whether such models are made for rows that lack values. `thresholds`: by
-    feature, what the source's trees compare it with, where that is known; else the graph says it.
-    """
+    """Model to be converted, loaded by its own library."""
 
     model: Model
     ways: tuple[Way, ...]
+    """Ways to convert, the most exact first."""
     converter: str
+    """Converter package with its version."""
     library: str
+    """Library of the model with its version."""
     hint: str = ""
+    """Known limits of the converter, with the remedy."""
     takes_missing: bool = True
+    """Whether such models support missing values."""
     thresholds: Mapping[int, Array] = field(default_factory=dict)
+    """Tree thresholds by feature, if known; else they are read from the graph."""
 
 
 def convertible_runtimes() -> tuple[str, ...]:
-    """The names of runtimes whose models can be converted, sorted."""
+    """Return the runtimes whose models can be converted, sorted."""
     return tuple(sorted(_CONVERTERS))
 
 
 def source_runtime(path: Path, runtime: str = "") -> str:
-    """Which converter takes a path.
+    """Return the runtime whose converter takes a path.
 
     Raises:
-        UnsupportedModelError: None does.
+        UnsupportedModelError: No converter takes it.
     """
     try:
         name = runtime or detect_runtime(path).name
@@ -125,14 +124,14 @@ def source_runtime(path: Path, runtime: str = "") -> str:
 
 
 def open_source(path: Path, runtime: str, *, allow_code: bool) -> ConversionSource:
-    """Load what is to be converted.
+    """Load a model for conversion.
 
     Args:
-        runtime: As `source_runtime` gives it.
+        runtime: Result of `source_runtime`.
         allow_code: Whether loading may run code of the model's author.
 
     Raises:
-        CodeNotAllowedError: It would; nothing of it was run.
+        CodeNotAllowedError: Loading would run code; nothing was run.
         UnsupportedModelError: It cannot be loaded.
         FailedPreconditionError: A package is not installed; the message says which.
     """
@@ -152,7 +151,7 @@ def open_source(path: Path, runtime: str, *, allow_code: bool) -> ConversionSour
 
 
 def computes_in(signature: ModelSignature) -> Datatype:
-    """The datatype that a network computes in, by what it takes and gives."""
+    """Return the datatype that a network computes in, by its signature."""
     datatypes = {spec.datatype for spec in (*signature.inputs, *signature.outputs)}
     if Datatype.FP16 in datatypes:
         return Datatype.FP16
@@ -161,7 +160,7 @@ def computes_in(signature: ModelSignature) -> Datatype:
 
 
 def import_converter(module: str, extra: str = "convert") -> ModuleType:
-    """A package that converts.
+    """Import a converter package.
 
     Raises:
         FailedPreconditionError: It is not installed, and the message says how to install it; or
@@ -178,7 +177,7 @@ def import_converter(module: str, extra: str = "convert") -> ModuleType:
 
 
 def with_version(package: str, *others: str) -> str:
-    """A package and its version: `skl2onnx 1.20.0`; `others`: its names where it has several."""
+    """Return a package with its version: `skl2onnx 1.20.0`; `others` are alternative names."""
     for name in (package, *others):
         try:
             return f"{package} {version(name)}"

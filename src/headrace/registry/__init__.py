@@ -1,4 +1,4 @@
-"""Model versions: immutable, content-addressed, with who, when, whence and their signature."""
+"""Model registry: immutable, content-addressed versions with provenance and signatures."""
 
 from headrace.registry.content import Content, Progress, copy_content, copy_files, read_content
 from headrace.registry.index import (

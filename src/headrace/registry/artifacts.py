@@ -1,4 +1,4 @@
-"""Local registry's support."""
+"""Artifact files of the local registry, and checks on models before they are stored."""
 
 import errno
 import getpass
@@ -24,7 +24,7 @@ from headrace.core.files import move, sync_directory
 
 
 class ArtifactStore:
-    """The files under one directory. Whoever publishes or deletes holds the registry's lock."""
+    """Artifacts under one directory. Publishing and deleting require the registry's lock."""
 
     def __init__(self, root: Path) -> None:
         self._temporary = root / "tmp"
@@ -36,17 +36,19 @@ class ArtifactStore:
 
     @contextmanager
     def staging(self) -> Iterator[Path]:
-        """An empty directory on the same disk; what is left of it afterwards is deleted."""
+        """Yield an empty directory on the same disk and delete it afterwards."""
         self._temporary.mkdir(parents=True, exist_ok=True)
         directory = Path(tempfile.mkdtemp(dir=self._temporary))
-        directory.chmod(0o755)  # whoever inspects it may be another user; the home is private
+        directory.chmod(
+            0o755
+        )  # the inspecting process may run as another user; the home is private
         try:
             yield directory
         finally:
             _delete(directory)
 
     def publish(self, staged: Path, digest: Digest) -> None:
-        """Move a staged directory to its place in one step; what stood there was damaged."""
+        """Move a staged directory into place atomically, replacing a damaged artifact."""
         target = self.path(digest)
         target.parent.mkdir(parents=True, exist_ok=True)
         for directory, _, files in os.walk(staged, topdown=False):
@@ -63,7 +65,7 @@ class ArtifactStore:
         target.chmod(0o555)
 
     def link(self, digest: Digest, target: Path) -> None:
-        """Make `target` a directory of hard links to an artifact: it stays when that is deleted."""
+        """Make `target` a directory of hard links to an artifact, which outlive its deletion."""
         source = self.path(digest)
         for file in sorted(path for path in source.rglob("*") if path.is_file()):
             link = target / file.relative_to(source)
@@ -71,13 +73,13 @@ class ArtifactStore:
             link.hardlink_to(file)
 
     def digests(self) -> list[Digest]:
-        """The artifacts that are stored."""
+        """Return the digests of the stored artifacts, sorted."""
         if not self._stored.is_dir():
             return []
         return sorted(Digest(f"sha256:{entry.name}") for entry in self._stored.iterdir())
 
     def delete(self, digests: Collection[Digest]) -> int:
-        """Delete artifacts; how many bytes that freed. A crash leaves none half deleted."""
+        """Delete artifacts and return the bytes freed. A crash leaves no partial artifact."""
         freed = 0
         for digest in digests:
             with self.staging() as bin_directory:
@@ -88,10 +90,10 @@ class ArtifactStore:
         return freed
 
     def delete_temporary(self, *, before: float) -> tuple[int, int]:
-        """Delete what crashed pushes left; how many directories and bytes.
+        """Delete leftovers of crashed pushes; return the numbers of directories and bytes.
 
         Args:
-            before: Seconds since 1970; a directory with anything newer may be in use, and is kept.
+            before: Seconds since 1970; directories with newer content may be in use and stay.
         """
         if not self._temporary.is_dir():
             return 0, 0
@@ -118,7 +120,7 @@ def _size_bytes(directory: Path) -> int:
 
 
 def _delete(directory: Path) -> None:
-    """Delete a directory whose contents may be read-only; its owner may have moved it away."""
+    """Delete a directory whose contents may be read-only, if it still exists."""
     for parent, directories, _ in os.walk(directory):
         for name in directories:
             Path(parent, name).chmod(0o755)
@@ -128,13 +130,13 @@ def _delete(directory: Path) -> None:
 def inspect_staged(
     inspect: Inspect, staged: Path, path: Path, runtime: str, *, allow_code: bool
 ) -> Inspected:
-    """Inspect the copy of `path`; errors name the path that the caller knows."""
+    """Inspect the staged copy of `path`; error messages name `path` instead of the copy."""
     try:
         return inspect(staged, runtime, allow_code=allow_code)
     except CodeNotAllowedError as error:
         raise CodeNotAllowedError(str(path), error.runtime, error.reason) from error
     except (UnsupportedModelError, FailedPreconditionError) as error:
-        # Whoever inspects it may have been told where it is from the root.
+        # The inspecting process may have been given the absolute path.
         message = str(error).replace(str(staged.absolute()), str(path))
         raise type(error)(message.replace(str(staged), str(path))) from error
 
@@ -143,7 +145,7 @@ def check_labels(signature: ModelSignature, labels: Mapping[str, tuple[str, ...]
     """Check class names against the outputs they are for.
 
     Raises:
-        InvalidArgumentError: There is no such output, or it has another number of classes.
+        InvalidArgumentError: The output does not exist, or has another number of classes.
     """
     for name, names in labels.items():
         spec = signature.output(name)
@@ -153,18 +155,18 @@ def check_labels(signature: ModelSignature, labels: Mapping[str, tuple[str, ...]
             raise InvalidArgumentError(msg)
         size = spec.shape[-1] if spec.shape else VARIABLE
         if size not in (VARIABLE, len(names)):
-            msg = f"output '{name}' has {size} classes, but {len(names)} labels are given"
+            msg = f"output '{name}' has {size} classes, but the labels have {len(names)} names"
             raise InvalidArgumentError(msg)
 
 
 def stored_name(path: Path) -> str:
-    """The name that the model keeps: a runtime may tell its format by the suffix."""
+    """Return the stored file name; runtimes may detect the format by its suffix."""
     name = path.resolve().name if path.name in ("", "..") else path.name
     return name.lstrip(".") or "model"
 
 
 def user_name() -> str:
-    """Who runs this process."""
+    """Return the name of the user that runs this process."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):  # a container's user without a name
@@ -173,7 +175,7 @@ def user_name() -> str:
 
 @contextmanager
 def storage_errors(what: str, home: Path) -> Iterator[None]:
-    """Say what an operating system's error means for whoever asked."""
+    """Convert an OSError of the block into a FailedPreconditionError with a remedy."""
     try:
         yield
     except OSError as error:

@@ -1,7 +1,7 @@
-"""Object stores: whole objects under keys, and the store in a directory that hosts share.
+"""Object store interface, and its implementation in a directory that hosts share.
 
-Three things hold the registry of several hosts together: an object is seen whole or not at all,
-`create` succeeds once for a key, and `replace` succeeds only if nobody else wrote meanwhile.
+The registry of several hosts relies on three guarantees: a reader sees an object whole or not at
+all, `create` succeeds once for a key, and `replace` succeeds only if the object is unchanged.
 """
 
 import fcntl
@@ -17,12 +17,12 @@ from headrace.core import ArtifactCorruptError, FailedPreconditionError
 from headrace.core.files import move, sync_directory
 
 MOST_READ_BYTES: Final = 64 << 20
-"""Of a small object. More is nothing that we wrote, and would fill the memory."""
+"""Largest object that is read whole. Headrace writes none larger; more would fill the memory."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ObjectInfo:
-    """What a listing says of an object; `modified_at` in seconds since 1970, by the store's clock.
+    """Listing entry of an object; `modified_at` in seconds since 1970, by the store's clock.
 
     `etag` changes whenever the content does.
     """
@@ -37,8 +37,8 @@ def check_small(where: str, key: str, size_bytes: int) -> None:
     """Raise ArtifactCorruptError if an object is too large to be read whole."""
     if size_bytes > MOST_READ_BYTES:
         raise ArtifactCorruptError(
-            f"{where}/{key} is damaged: it has {size_bytes} bytes, and {MOST_READ_BYTES} at most "
-            "can be ours"
+            f"{where}/{key} is damaged: it has {size_bytes} bytes, more than the limit "
+            f"of {MOST_READ_BYTES}"
         )
 
 
@@ -51,38 +51,38 @@ class ObjectStore(Protocol):
 
     @property
     def where(self) -> str:
-        """Its URL, for messages; holds no secret."""
+        """URL of the store for messages, without secrets."""
 
     def read(self, key: str) -> tuple[bytes, str] | None:
-        """A small object with its etag; None if there is none.
+        """Return a small object with its etag; None if it does not exist.
 
         Raises:
             ArtifactCorruptError: It has more than `MOST_READ_BYTES`.
         """
 
     def read_range(self, key: str, start: int, length: int) -> bytes | None:
-        """`length` bytes from `start`, fewer where the object ends; None if there is none."""
+        """Return `length` bytes from `start`, fewer at the end; None if it does not exist."""
 
     def find(self, key: str) -> ObjectInfo | None:
-        """What is known about an object; None if there is none."""
+        """Return the listing entry of an object; None if it does not exist."""
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
-        """The objects whose keys begin with `prefix`, which is empty or ends with `/`."""
+        """List objects whose keys begin with `prefix`, which is empty or ends with `/`."""
 
     def create(self, key: str, data: bytes) -> bool:
-        """Write an object that is not there yet; whether it holds `data` now."""
+        """Write an object that does not exist yet; return whether it holds `data` now."""
 
     def replace(self, key: str, data: bytes, etag: str) -> bool:
-        """Write over the content that `etag` stands for; whether it holds `data` now."""
+        """Overwrite the content with this `etag`; return whether the object holds `data` now."""
 
     def upload(self, key: str, chunks: Iterator[bytes], size_bytes: int) -> None:
-        """Write a large object, whatever was there; an error of `chunks` leaves it as it was."""
+        """Write or overwrite a large object; an error of `chunks` leaves it unchanged."""
 
     def delete(self, keys: Iterable[str]) -> None:
-        """Delete objects; those that are not there do no harm."""
+        """Delete objects; missing ones are ignored."""
 
     def clean(self, before: float) -> None:
-        """Delete what writers that were killed before that time left, where that can be seen."""
+        """Delete leftovers of writers that were killed before that time, where visible."""
 
 
 _TEMPORARY: Final = "tmp"
@@ -90,10 +90,10 @@ _LOCK: Final = ".lock"
 
 
 class FileBucket:
-    """Objects as files under `root`, which is made when something is written.
+    """Object store in a directory; `root` is created by the first write.
 
-    A file appears by a link or a rename, so whole or not at all. `replace` holds a lock on a file,
-    which a shared disk has to offer to all of its hosts (NFS since version 4 does).
+    Files appear atomically, by a link or a rename. `replace` holds a file lock, which a shared disk
+    must support across its hosts (NFS does since version 4).
     """
 
     def __init__(self, root: Path) -> None:
@@ -101,7 +101,7 @@ class FileBucket:
         self.where = f"file://{root}"
 
     def read(self, key: str) -> tuple[bytes, str] | None:
-        """A small object with its etag; None if there is none."""
+        """Return a small object with its etag; None if it does not exist."""
         with self._errors():
             try:
                 with (self._root / key).open("rb") as file:
@@ -112,7 +112,7 @@ class FileBucket:
                 return None
 
     def read_range(self, key: str, start: int, length: int) -> bytes | None:
-        """`length` bytes from `start`, fewer where the object ends; None if there is none."""
+        """Return `length` bytes from `start`, fewer at the end; None if it does not exist."""
         with self._errors():
             try:
                 with (self._root / key).open("rb") as file:
@@ -121,7 +121,7 @@ class FileBucket:
                 return None
 
     def find(self, key: str) -> ObjectInfo | None:
-        """What is known about an object; None if there is none."""
+        """Return the listing entry of an object; None if it does not exist."""
         with self._errors():
             try:
                 status = (self._root / key).stat()
@@ -130,7 +130,7 @@ class FileBucket:
         return _info(key, status)
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
-        """The objects whose keys begin with `prefix`, which is empty or ends with `/`."""
+        """List objects whose keys begin with `prefix`, which is empty or ends with `/`."""
         with self._errors():
             for directory, _, names in os.walk(self._root / prefix):
                 for name in sorted(names):
@@ -142,7 +142,7 @@ class FileBucket:
                         yield _info(key, file.stat())
 
     def create(self, key: str, data: bytes) -> bool:
-        """Write an object that is not there yet; whether it holds `data` now."""
+        """Write an object that does not exist yet; return whether it holds `data` now."""
         with self._errors(), self._written(key, iter((data,))) as temporary:
             try:
                 os.link(temporary, self._root / key)
@@ -153,7 +153,7 @@ class FileBucket:
             return True
 
     def replace(self, key: str, data: bytes, etag: str) -> bool:
-        """Write over the content that `etag` stands for; whether it holds `data` now."""
+        """Overwrite the content with this `etag`; return whether the object holds `data` now."""
         with self._errors(), self._written(key, iter((data,))) as temporary, self._locked():
             stored = self.read(key)
             if stored is None or stored[1] != etag:
@@ -162,18 +162,18 @@ class FileBucket:
             return True
 
     def upload(self, key: str, chunks: Iterator[bytes], size_bytes: int) -> None:  # noqa: ARG002  # others need it
-        """Write a large object, whatever was there; an error of `chunks` leaves it as it was."""
+        """Write or overwrite a large object; an error of `chunks` leaves it unchanged."""
         with self._errors(), self._written(key, chunks) as temporary:
             self._publish(temporary, key)
 
     def delete(self, keys: Iterable[str]) -> None:
-        """Delete objects; those that are not there do no harm."""
+        """Delete objects; missing ones are ignored."""
         with self._errors():
             for key in keys:
                 (self._root / key).unlink(missing_ok=True)
 
     def clean(self, before: float) -> None:
-        """Delete what writers that were killed before that time left."""
+        """Delete leftovers of writers that were killed before that time."""
         with self._errors():
             for file in (self._root / _TEMPORARY).glob("*"):
                 with suppress(FileNotFoundError):  # its writer just ended
@@ -185,7 +185,7 @@ class FileBucket:
 
     @contextmanager
     def _written(self, key: str, chunks: Iterator[bytes]) -> Iterator[Path]:
-        """A file with `chunks` on the same disk, flushed; deleted if it is still there after."""
+        """Yield a flushed temporary file with `chunks` on the same disk, deleted afterwards."""
         (self._root / _TEMPORARY).mkdir(parents=True, exist_ok=True)
         descriptor, name = tempfile.mkstemp(dir=self._root / _TEMPORARY)
         try:

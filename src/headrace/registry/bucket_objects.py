@@ -1,4 +1,4 @@
-"""A store in S3, or what speaks its protocol, in Google Cloud Storage or Azure: by obstore."""
+"""Object store in S3 (or compatible), Google Cloud Storage or Azure, on obstore."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -30,8 +30,8 @@ class ObjectBucket:
 
     Args:
         url: `s3://BUCKET/PREFIX`, `gs://BUCKET/PREFIX` or `az://CONTAINER/PREFIX`.
-        config: What the environment does not say, in obstore's names: credentials, the endpoint.
-        retry_s: How long a small request is tried again; a part of a large object eight times as
+        config: obstore options beyond the environment, such as credentials and the endpoint.
+        retry_s: Retry time of a small request; parts of large objects are retried eight times as
             long.
     """
 
@@ -64,7 +64,7 @@ class ObjectBucket:
             self._patient = opened(8 * retry_s)
 
     def read(self, key: str) -> tuple[bytes, str] | None:
-        """A small object with its etag; None if there is none."""
+        """Return a small object with its etag; None if it does not exist."""
         with self._errors(f"read {key}"):
             try:
                 response = obstore.get(self._quick, key)
@@ -75,7 +75,7 @@ class ObjectBucket:
                 return None
 
     def read_range(self, key: str, start: int, length: int) -> bytes | None:
-        """`length` bytes from `start`, fewer where the object ends; None if there is none."""
+        """Return `length` bytes from `start`, fewer at the end; None if it does not exist."""
         with self._errors(f"read {key}"):
             try:
                 return bytes(obstore.get_range(self._patient, key, start=start, length=length))
@@ -84,7 +84,7 @@ class ObjectBucket:
                 return None
 
     def find(self, key: str) -> ObjectInfo | None:
-        """What is known about an object; None if there is none."""
+        """Return the listing entry of an object; None if it does not exist."""
         with self._errors(f"find {key}"):
             try:
                 return _info(obstore.head(self._quick, key))
@@ -93,7 +93,7 @@ class ObjectBucket:
                 return None
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
-        """The objects whose keys begin with `prefix`, which is empty or ends with `/`."""
+        """List objects whose keys begin with `prefix`, which is empty or ends with `/`."""
         with self._errors(f"list {prefix}"):
             try:
                 for page in obstore.list(self._quick, prefix or None, chunk_size=1000):
@@ -102,15 +102,15 @@ class ObjectBucket:
                 self._check_bucket(error)
 
     def create(self, key: str, data: bytes) -> bool:
-        """Write an object that is not there yet; whether it holds `data` now."""
+        """Write an object that does not exist yet; return whether it holds `data` now."""
         return self._put(key, data, "create")
 
     def replace(self, key: str, data: bytes, etag: str) -> bool:
-        """Write over the content that `etag` stands for; whether it holds `data` now."""
+        """Overwrite the content with this `etag`; return whether the object holds `data` now."""
         return self._put(key, data, {"e_tag": etag})
 
     def upload(self, key: str, chunks: Iterator[bytes], size_bytes: int) -> None:
-        """Write a large object, whatever was there; an error of `chunks` leaves it as it was."""
+        """Write or overwrite a large object; an error of `chunks` leaves it unchanged."""
         with self._errors(f"write {key}"):
             if size_bytes <= PART_BYTES:
                 obstore.put(self._patient, key, b"".join(chunks), use_multipart=False)
@@ -119,7 +119,7 @@ class ObjectBucket:
             obstore.put(self._patient, key, chunks, chunk_size=part, max_concurrency=_PARTS_AT_ONCE)
 
     def delete(self, keys: Iterable[str]) -> None:
-        """Delete objects; those that are not there do no harm."""
+        """Delete objects; missing ones are ignored."""
         with self._errors("delete"):
             for key in keys:
                 try:
@@ -128,14 +128,14 @@ class ObjectBucket:
                     self._check_bucket(error)
 
     def clean(self, before: float) -> None:
-        """Nothing: unfinished uploads are deleted by a rule of the bucket's own."""
+        """Do nothing: a lifecycle rule of the bucket deletes unfinished uploads."""
 
     def _put(self, key: str, data: bytes, mode: Any) -> bool:  # noqa: ANN401  # obstore's `PutMode`
         with self._errors(f"write {key}"):
             try:
                 obstore.put(self._quick, key, data, mode=mode, use_multipart=False)
             except (exceptions.AlreadyExistsError, exceptions.PreconditionError):
-                # Also the second try of a write whose answer was lost: what is there counts.
+                # Also the retry of a write whose response was lost: the stored content counts.
                 return self._holds(key, data)
             except FileNotFoundError as error:
                 self._check_bucket(error)
@@ -151,14 +151,14 @@ class ObjectBucket:
         return stored is not None and stored[0] == data
 
     def _check_bucket(self, error: Exception) -> None:
-        """Go on where it is only an object that is not there.
+        """Ignore a missing object, but not a missing bucket.
 
         Raises:
-            FailedPreconditionError: It is the bucket that is missing.
+            FailedPreconditionError: The bucket is missing.
         """
         if any(mark in str(error) for mark in _NO_BUCKET):
             raise FailedPreconditionError(
-                f"{self.where}: there is no such bucket; make it first"
+                f"{self.where}: the bucket does not exist; create it first"
             ) from error
 
     @contextmanager
@@ -167,7 +167,7 @@ class ObjectBucket:
             yield
         except (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError) as error:
             raise FailedPreconditionError(
-                f"{self.where} does not let us {what}: {_reason(error)}"
+                f"{self.where} denies permission to {what}: {_reason(error)}"
             ) from None
         except exceptions.GenericError as error:
             self._check_bucket(error)
@@ -179,7 +179,7 @@ class ObjectBucket:
 
 
 def _reason(error: Exception) -> str:
-    """What went wrong, on one line, without what only programmers want or what is secret."""
+    """Return the error's first line without credentials."""
     first = str(error).partition("\n")[0]
     return _CREDENTIALS.sub("", first)[:500]
 

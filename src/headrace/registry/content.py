@@ -1,14 +1,14 @@
-"""Content of a model's file or directory: read, hashed and copied while others may change it.
+"""Reading, hashing and copying of model files that other processes may change meanwhile.
 
 The digest of a file is the SHA-256 of its bytes. That of a directory is the SHA-256 of the list of
 its files, sorted by path, each with its own SHA-256: the same on every machine, and a change can
-be traced to a file. Empty directories, file modes and times do not count.
+be attributed to a file. Empty directories, file modes and times do not count.
 
 Every component of a path is opened by itself, from the descriptor of the directory that holds it
 and with `O_NOFOLLOW`; a symbolic link is read and its target opened in the same way, as far as it
-stays below the root. So whatever is renamed, or replaced by a link, between a check and its use:
-what is read lies below the root. (`openat2` with `RESOLVE_BENEATH` does the same, but older kernels
-and container runtimes lack it.)
+stays below the root. So even if a component is renamed or replaced by a link between a check and
+its use, only files below the root are read. (`openat2` with `RESOLVE_BENEATH` does the same, but
+older kernels and container runtimes lack it.)
 """
 
 import contextlib
@@ -28,7 +28,7 @@ from headrace.registry.index import StoredFile
 IGNORED: Final = frozenset({"__pycache__", ".git", ".DS_Store"})
 """What tools leave in a directory; never part of a model."""
 _FLAGS: Final = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
-"""Opening a FIFO or a device does not block; reading one is refused by its type."""
+"""Flags with which opening a FIFO or device does not block; its type is refused afterwards."""
 _MAX_LINKS: Final = 40
 """Links followed on the way to one file, as in Linux."""
 _MAX_DEPTH: Final = 64
@@ -41,7 +41,7 @@ _LEAVES: Final = "the link leaves the directory; put the file itself there"
 class Tree:
     """An open file or directory; a context manager that closes it.
 
-    `path` is what a caller named, and is followed if it is a link; below it nothing leads out.
+    `path` itself may be a link; links below it that leave it are refused.
     """
 
     path: Path
@@ -51,10 +51,10 @@ class Tree:
     @classmethod
     @contextlib.contextmanager
     def open(cls, path: Path, *, beneath: Path | None = None) -> "Iterator[Tree]":
-        """Open `path`; with `beneath`, a directory above it, only if no link leads out of that.
+        """Open `path`; with `beneath`, a directory above it, only if no link leaves that.
 
         Raises:
-            InvalidArgumentError: There is nothing, neither a file nor a directory, or it is
+            InvalidArgumentError: It does not exist, is neither a file nor a directory, or is
                 outside of `beneath`.
             OSError: It cannot be opened.
         """
@@ -80,10 +80,10 @@ class Tree:
             yield cls(path, root, stat.S_ISREG(mode))
 
     def names(self) -> list[str]:
-        """The relative paths of all files, sorted; one empty name if the path is a file itself.
+        """Return the relative paths of all files, sorted; one empty name for a single file.
 
         Raises:
-            InvalidArgumentError: There is none, or a link that leaves the directory, or something
+            InvalidArgumentError: The directory is empty, or holds a link that leaves it or an entry
                 that is neither a file nor a directory.
         """
         if self._is_file:
@@ -94,10 +94,10 @@ class Tree:
         return names
 
     def open_file(self, name: str) -> BinaryIO:
-        """The file of that name, for reading.
+        """Open the file of that name for reading.
 
         Raises:
-            InvalidArgumentError: It is no regular file now, or a link that leaves the directory.
+            InvalidArgumentError: It is not a regular file, or a link that leaves the directory.
             OSError: It cannot be opened.
         """
         shown = self.path / name
@@ -108,7 +108,7 @@ class Tree:
             file = _open_beneath(self._root, name, shown)
         if not stat.S_ISREG(os.fstat(file).st_mode):
             os.close(file)
-            _refuse(shown, "is no regular file")
+            _refuse(shown, "is not a regular file")
         return os.fdopen(file, "rb")
 
     def _walk(self, directory: int, prefix: str, depth: int = 0) -> Iterator[str]:
@@ -128,35 +128,35 @@ class Tree:
             elif stat.S_ISREG(mode):
                 yield name
             else:
-                _refuse(self.path / name, "is no regular file")
+                _refuse(self.path / name, "is not a regular file")
 
     def _check_link(self, name: str) -> None:
         shown = self.path / name
         try:
             target = _open_beneath(self._root, name, shown)
         except OSError:
-            _refuse(shown, "the link leads nowhere")
+            _refuse(shown, "the link is broken")
         mode = os.fstat(target).st_mode
         os.close(target)
         if stat.S_ISDIR(mode):
             _refuse(shown, "links to directories are not stored; put the directory there")
         if not stat.S_ISREG(mode):
-            _refuse(shown, "is no regular file")
+            _refuse(shown, "is not a regular file")
 
 
 def copy_files(
     path: Path, target: Path, *, beneath: Path | None = None, max_bytes: int | None = None
 ) -> Path:
-    """Copy the file or directory at `path` to `target`, which must not exist, and return that.
+    """Copy the file or directory at `path` to `target`, which must not exist; return `target`.
 
     Every user can read the copy. Nothing outside of `path` is copied.
 
     Args:
         beneath: A directory above `path` that no link may leave on the way there.
-        max_bytes: Of all files together; None for no bound.
+        max_bytes: Limit of the total size; None for no limit.
 
     Raises:
-        InvalidArgumentError: It holds no file, something that is none, or more than `max_bytes`.
+        InvalidArgumentError: It holds no file, an unsupported entry, or more than `max_bytes`.
         OSError: Reading or writing fails.
     """
     left = max_bytes
@@ -186,11 +186,11 @@ def _opened(path: Path | str, flags: int = 0, directory: int | None = None) -> I
 
 
 def _open_beneath(root: int, name: str, shown: Path) -> int:
-    """A descriptor of the path `name` below the directory `root`, whatever it is.
+    """Return a descriptor of the path `name` below the directory `root`, of any type.
 
     Raises:
         InvalidArgumentError: A link leaves the root.
-        OSError: It is not there, or cannot be opened.
+        OSError: It does not exist, or cannot be opened.
     """
     parts, links = name.split("/")[::-1], 0
     with ExitStack() as stack:
@@ -226,7 +226,7 @@ def _refuse(path: Path, why: str) -> NoReturn:
 
 
 Progress = Callable[[int, int], None]
-"""Called with the bytes done and the bytes in all."""
+"""Called with the bytes done and the total bytes."""
 _TREE_MARK: Final = b"headrace-tree-1\n"
 _CHUNK_BYTES: Final = 1 << 20
 
@@ -255,8 +255,8 @@ def copy_content(
 ) -> Content:
     """Copy the file or directory at `path` to `target`, hashing what is written.
 
-    `target` must not exist. Copies are flushed to disk, so that what is published later survives a
-    power cut. Nothing outside of `path` is copied, whatever is changed there meanwhile.
+    `target` must not exist. Copies are flushed to disk, so that a published copy survives a
+    power failure. Nothing outside of `path` is copied, even if it changes meanwhile.
 
     Raises:
         InvalidArgumentError: It holds no file, or something that cannot be stored.
@@ -289,7 +289,7 @@ def copy_content(
 
 
 def differences(path: Path, files: tuple[StoredFile, ...]) -> list[str]:
-    """How what is at `path` differs from `files`; empty if it does not."""
+    """Return the differences between `path` and `files`; empty if they match."""
     try:
         present = {file.path: file.sha256 for file in read_content(path).files}
     except InvalidArgumentError as error:
@@ -306,7 +306,7 @@ def differences(path: Path, files: tuple[StoredFile, ...]) -> list[str]:
 
 
 def check_content(path: Path, files: tuple[StoredFile, ...], digest: Digest, *, where: str) -> None:
-    """Compare what is at `path` with `files`, and these with the digest over them.
+    """Check `path` against `files`, and `files` against their digest.
 
     Raises:
         ArtifactCorruptError: They differ; the message names `where`, each file and both digests.
@@ -320,12 +320,12 @@ def check_content(path: Path, files: tuple[StoredFile, ...], digest: Digest, *, 
 
 
 def digest_of(files: Sequence[StoredFile]) -> Digest:
-    """The digest over files that are sorted by path; that of a lone file is its own."""
+    """Return the digest of files sorted by path; that of a single file is its own SHA-256."""
     if len(files) == 1 and not files[0].path:
         return Digest(f"sha256:{files[0].sha256}")
     tree = hashlib.sha256(_TREE_MARK)
     for file in files:
-        # The path comes last and ends with a byte that no path holds: no two lists look alike.
+        # The path comes last and ends with a byte that paths cannot hold, so encodings are unique.
         tree.update(f"{file.sha256} {file.path}\0".encode("utf-8", "surrogateescape"))
     return Digest(f"sha256:{tree.hexdigest()}")
 
@@ -344,7 +344,7 @@ def _content(
 
 
 def _hash(stream: BinaryIO, write: Callable[[bytes], object] = lambda _: None) -> tuple[int, str]:
-    """The size and SHA-256 of what was read, and passed to `write`."""
+    """Read a stream, pass its chunks to `write`, and return its size and SHA-256."""
     sha256 = hashlib.sha256()
     size = 0
     while chunk := stream.read(_CHUNK_BYTES):

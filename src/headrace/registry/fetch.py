@@ -1,4 +1,4 @@
-"""Download of a model to a host without a registry: checked, and published in one step."""
+"""Download of a model to a host without a registry, verified and published atomically."""
 
 import fcntl
 import os
@@ -32,16 +32,14 @@ _LOCK: Final = ".headrace-fetch.lock"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fetched:
-    """A model that is there: `path` is what a runtime loads; `reference` as it was asked for.
-
-    `is_new`: it was not there before.
-    """
+    """A fetched model: `path` is what a runtime loads; `reference` as requested."""
 
     reference: str
     digest: str
     path: str
     size_bytes: int
     is_new: bool
+    """Whether this call downloaded it."""
 
 
 def fetch_model(
@@ -52,27 +50,27 @@ def fetch_model(
     deadline: float | None = None,
     monotonic: Callable[[], float] = time.monotonic,
 ) -> Fetched:
-    """Have the model that `sha256:DIGEST` or `NAME:VERSION` names in `output`, whole.
+    """Download the model `sha256:DIGEST` or `NAME:VERSION` into `output`.
 
-    It appears there under its own name in one step. What lies there already and is the same is
-    kept; something else of that name is replaced.
+    It appears atomically under its own file name. Equal content is left in place; other content
+    of that name is replaced.
 
     Args:
         deadline: By `monotonic`; None waits as long as the store sends.
 
     Raises:
-        NotFoundError: There is no such content or version.
-        ArtifactCorruptError: The store does not hold what it should; the object is named.
+        NotFoundError: The content or version does not exist.
+        ArtifactCorruptError: An object of the store is damaged; the message names it.
         UnavailableError: The store does not answer.
-        DeadlineExceededError: It was not done by the deadline.
-        FailedPreconditionError: The disk is full or may not be written.
+        DeadlineExceededError: The download did not finish by the deadline.
+        FailedPreconditionError: The disk is full or not writable.
     """
     manifest = _manifest(shared, reference)
     if manifest.filename.startswith("."):
-        # The store says how it is called, which no digest covers.
+        # The file name comes from the store, and no digest covers it.
         raise ArtifactCorruptError(
-            f"{shared.where} calls {reference} {manifest.filename[:200]!r}: nothing that begins "
-            f"with a dot is put into {output}; push the model under another file name"
+            f"{reference} is stored as {manifest.filename[:200]!r} in {shared.where}: names that "
+            f"begin with a dot are not written to {output}; push it under another file name"
         )
     path = output / manifest.filename
     try:
@@ -141,7 +139,7 @@ def _manifest(shared: SharedStore, reference: str) -> ArtifactManifest:
 
 @contextmanager
 def _alone_in(output: Path) -> Iterator[None]:
-    """Keep other fetches out, and take away what one that was killed left."""
+    """Lock `output` against other fetches and delete leftovers of killed ones."""
     with (output / _LOCK).open("ab") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         for left in output.glob(f"{_STAGING}*"):
@@ -153,12 +151,12 @@ def _alone_in(output: Path) -> Iterator[None]:
 def _deadline(
     shared: SharedStore, deadline: float | None, monotonic: Callable[[], float]
 ) -> Iterator[None]:
-    """End a transfer that comes to the deadline."""
+    """Abort the block's transfer at the deadline."""
     original = shared.on_transfer
 
     def check_deadline(what: str, done: int, total: int) -> None:
         if deadline is not None and monotonic() > deadline:
-            message = f"{what}: {done} of {total} bytes were there in time"
+            message = f"{what}: {done} of {total} bytes were transferred by the deadline"
             raise DeadlineExceededError(message)
         original(what, done, total)
 
@@ -170,7 +168,7 @@ def _deadline(
 
 
 def _publish(staged: Path, path: Path, staging: Path) -> None:
-    """Put what is staged in its place; a directory cannot be replaced, so the old one goes."""
+    """Move the staged model into place; an old directory is moved away first."""
     for directory, _, names in os.walk(staged) if staged.is_dir() else ():
         for name in names:
             Path(directory, name).chmod(0o444)

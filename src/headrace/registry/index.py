@@ -1,7 +1,7 @@
-"""Index of model versions: a file each, replaced atomically.
+"""Index of model versions: one file per version, replaced atomically.
 
-Signatures, which come later, stand beside it in `VERSION.signatures`.
-A version that was removed leaves `VERSION.removed`, so that its number is never given again.
+Signatures, which are added later, are in `VERSION.signatures`. A removed version leaves
+`VERSION.removed`, so that its number is never reused.
 """
 
 import shutil
@@ -40,7 +40,7 @@ class StoredFile(msgspec.Struct, frozen=True, kw_only=True):
 class VersionSignature(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One signature of a version: raw Ed25519, `key` and `signature` in base64.
 
-    `at` (seconds since 1970) and `by` are what the signer said, and nothing proves them.
+    `signed_at` (seconds since 1970) and `by` are unverified claims of the signer.
     """
 
     key: str
@@ -53,11 +53,7 @@ class ModelVersion(msgspec.Struct, frozen=True, kw_only=True):
     """One immutable version of a model.
 
     `digest` covers the content: a file's SHA-256, or that of a directory's list of files.
-    `filename` is the file or directory inside the artifact that a runtime loads. `labels`: for an
-    output's name, its class names. `metadata` is whatever the one who pushed it wanted to keep.
-    `runs_code`: its format runs code of its author's; None where an older Headrace did not say.
-    `first_run`: how an inference went when it was pushed; None where nobody tried. `owner`: the
-    principal who pushed it over the management API; empty where it was pushed on the machine.
+    `filename` is the file or directory inside the artifact that a runtime loads.
     """
 
     name: ModelName
@@ -71,11 +67,16 @@ class ModelVersion(msgspec.Struct, frozen=True, kw_only=True):
     created_at: datetime
     created_by: str = ""
     owner: str = ""
+    """Principal who pushed it over the management API; empty if pushed on the machine."""
     source: str = ""
     labels: Mapping[str, tuple[str, ...]] = {}
+    """Class names by output."""
     metadata: Mapping[str, str] = {}
+    """Free-form metadata from the push."""
     runs_code: bool | None = None
+    """Whether its format runs its author's code; None if pushed by an older Headrace."""
     first_run: FirstRun | None = None
+    """Result of a first inference at the push; None if not tried."""
     schema: int = SCHEMA
 
     @property
@@ -85,19 +86,19 @@ class ModelVersion(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def executes_code(self) -> bool:
-        """Whether loading it runs its author's code."""
-        # Those that do not say are older: then there was no other runtime without code than onnx.
+        """Whether loading the version runs its author's code."""
+        # Older versions lack the field; then onnx was the only runtime that ran no code.
         return self.runtime != "onnx" if self.runs_code is None else self.runs_code
 
 
 class VersionNotFoundError(ModelNotFoundError):
-    """The registry holds no model, or no version of it, under this name."""
+    """Raised if the registry does not hold the model or version."""
 
     def __init__(self, name: str, version: str, available: Collection[object]) -> None:
         super().__init__(name, version)
         what = f"version {version} of model '{name}'" if version else f"model '{name}'"
-        there = ", ".join(str(item) for item in available) or "none"
-        self.args = (f"the registry holds no {what}; there are: {there}",)
+        listed = ", ".join(str(item) for item in available) or "none"
+        self.args = (f"the registry holds no {what}; there are: {listed}",)
 
 
 class _Schema(msgspec.Struct):
@@ -105,18 +106,18 @@ class _Schema(msgspec.Struct):
 
 
 def encode_version(version: ModelVersion) -> bytes:
-    """The version as JSON that people can read."""
+    """Encode the version as indented JSON."""
     return msgspec.json.format(msgspec.json.encode(version), indent=2) + b"\n"
 
 
 def decode_version(data: bytes, *, where: str) -> ModelVersion:
-    """The version that `data` holds.
+    """Decode a version.
 
     Args:
-        where: The file, for the error.
+        where: File or object name for error messages.
 
     Raises:
-        ArtifactCorruptError: It is no index file, or a newer Headrace wrote it.
+        ArtifactCorruptError: The data is not an index file, or a newer Headrace wrote it.
     """
     try:
         schema = msgspec.json.decode(data, type=_Schema).schema
@@ -130,12 +131,12 @@ def decode_version(data: bytes, *, where: str) -> ModelVersion:
 
 
 def encode_signatures(signatures: Collection[VersionSignature]) -> bytes:
-    """Signatures as JSON that people can read."""
+    """Encode signatures as indented JSON."""
     return msgspec.json.format(msgspec.json.encode(signatures)) + b"\n"
 
 
 def decode_signatures(data: bytes, *, where: str) -> tuple[VersionSignature, ...]:
-    """The signatures that `data` holds, oldest first.
+    """Decode signatures, oldest first.
 
     Raises:
         ArtifactCorruptError: They cannot be read.
@@ -155,32 +156,32 @@ _SIGNATURES: Final = ".signatures"
 
 
 class Index:
-    """The index files under one directory.
+    """Index files under one directory.
 
-    Reading needs no lock; whoever writes holds the registry's.
+    Reading needs no lock; writing requires the registry's lock.
     """
 
     def __init__(self, root: Path) -> None:
         self._root = root
 
     def names(self) -> list[ModelName]:
-        """Names with at least one version that was not removed, sorted."""
+        """Return the names with at least one existing version, sorted."""
         if not self._root.is_dir():
             return []
         directories = sorted(entry.name for entry in self._root.iterdir() if entry.is_dir())
         return [ModelName(name) for name in directories if self.numbers(name)]
 
     def numbers(self, name: str) -> list[int]:
-        """The version numbers of `name`, oldest first."""
+        """Return the version numbers of `name`, oldest first."""
         return sorted(self._numbers(name, _LIVE))
 
     def next_number(self, name: str) -> int:
-        """The number after every one that was ever given."""
+        """Return the first number that was never used."""
         used = [*self._numbers(name, _LIVE), *self._numbers(name, _REMOVED)]
         return max(used, default=0) + 1
 
     def copy_to(self, target: Path) -> None:
-        """Copy all index files; `target` must not exist."""
+        """Copy all index files to `target`, which must not exist."""
 
         def temporary(_: str, names: list[str]) -> set[str]:
             return {name for name in names if name == ".lock" or name.endswith(TEMPORARY)}
@@ -188,7 +189,7 @@ class Index:
         shutil.copytree(self._root, target, ignore=temporary)
 
     def read(self, name: str, number: int | str) -> ModelVersion | None:
-        """The version, or None if there is none.
+        """Return the version; None if it does not exist.
 
         Raises:
             ArtifactCorruptError: Its file cannot be read.
@@ -206,7 +207,7 @@ class Index:
     def read_all(
         self, name: str | None = None
     ) -> tuple[list[ModelVersion], list[ArtifactCorruptError]]:
-        """All versions, or those of one name, and the index files that cannot be read."""
+        """Return all versions, or those of one name, and the unreadable index files."""
         versions: list[ModelVersion] = []
         problems: list[ArtifactCorruptError] = []
         for model in self.names() if name is None else [name]:
@@ -220,30 +221,30 @@ class Index:
         return versions, problems
 
     def write(self, version: ModelVersion) -> None:
-        """Publish a version; readers see all of it or nothing."""
+        """Publish a version atomically."""
         file = self._file(version.name, version.version, _LIVE)
         file.parent.mkdir(parents=True, exist_ok=True)
         sync_directory(self._root)
         write_atomic(file, encode_version(version), mode=READ_ONLY)
 
     def remove(self, version: ModelVersion) -> None:
-        """Take a version out; its number stays taken."""
+        """Remove a version; its number is never reused."""
         file = self._file(version.name, version.version, _LIVE)
         file.with_suffix(_SIGNATURES).unlink(missing_ok=True)
         move(file, file.with_suffix(_REMOVED))
 
     def contains(self, name: str, number: int | str) -> bool:
-        """Whether there is such a version."""
+        """Return whether the version exists."""
         return self._file(name, number, _LIVE).exists()
 
     def forget(self, name: str, number: int | str) -> None:
-        """Delete a version that is a copy; what its number is for is decided elsewhere."""
+        """Delete a copied version; the shared store decides about its number."""
         file = self._file(name, number, _LIVE)
         file.with_suffix(_SIGNATURES).unlink(missing_ok=True)
         file.unlink(missing_ok=True)
 
     def signatures(self, name: str, number: int | str) -> tuple[VersionSignature, ...]:
-        """The signatures of a version, oldest first.
+        """Return a version's signatures, oldest first.
 
         Raises:
             ArtifactCorruptError: Their file cannot be read.
@@ -269,5 +270,5 @@ class Index:
         return [int(stem) for stem in stems if stem.isascii() and stem.isdigit()]
 
     def _file(self, name: str, number: int | str, suffix: str) -> Path:
-        # Both are checked here, where they become a path: nothing else can reach outside the root.
+        # Both are checked where they become a path, so no caller can reach outside the root.
         return self._root / check_name(name) / f"{check_version(str(number))}{suffix}"

@@ -1,8 +1,8 @@
 """Copy of a shared store in a home: its index and its artifacts.
 
-The store decides; the home keeps what it has seen, so that what was used once is there when the
-store is not. A version's file is immutable, so it is read once; what was removed or signed since is
-found in a listing.
+The store is authoritative. The home caches versions, so that models used once stay available when
+the store is unreachable. A version's file is immutable and read once; removals and signatures come
+from listings.
 """
 
 import logging
@@ -36,7 +36,7 @@ Locked = Callable[[], AbstractContextManager[None]]
 
 
 def bound_to(home: Path) -> str:
-    """The URL of the store that a home is a copy of; empty if its versions are its own."""
+    """Return the URL of the store that a home mirrors; empty for an independent home."""
     try:
         return (home / "registry" / _MARK).read_text(encoding="utf-8").strip()
     except FileNotFoundError:
@@ -44,10 +44,10 @@ def bound_to(home: Path) -> str:
 
 
 class Mirror:
-    """The copy of `shared` in a home.
+    """Copy of `shared` in a home.
 
     Args:
-        locked: Holds the registry's lock, which whoever writes in the home needs.
+        locked: Context manager of the registry's lock, required for writes to the home.
     """
 
     def __init__(
@@ -65,17 +65,17 @@ class Mirror:
         self._locked = locked
         self._is_bound = False
         self.unavailable: UnavailableError | None = None
-        """Why the store was not asked last; None if it was."""
+        """Error of the last failed refresh; None if the store answered."""
         self._retry_at = 0.0
         self._signed: dict[tuple[str, int], str] = {}
-        """The etags of the signatures that are copied, by name and number."""
+        """Etags of the copied signatures, by name and number."""
 
     def refresh(self, name: str | None = None) -> list[ArtifactCorruptError]:
-        """Copy what the store lists, of one name or of all; what of it is damaged.
+        """Copy the store's listing of one name or of all; return the damaged entries.
 
         Raises:
-            UnavailableError: The store does not answer; the home is as it was.
-            FailedPreconditionError: The home has versions of its own, or of another store.
+            UnavailableError: The store does not answer; the home is unchanged.
+            FailedPreconditionError: The home holds local versions, or mirrors another store.
         """
         if name is not None:
             check_name(name)
@@ -99,7 +99,7 @@ class Mirror:
         try:
             problems = self.refresh(name)
         except UnavailableError as error:
-            _LOG.warning("the artifact store is away; using this home's copy: %s", error)
+            _LOG.warning("the artifact store is unavailable; using this home's copy: %s", error)
             self.unavailable = error
             self._retry_at = time.monotonic() + RETRY_AFTER_S
             return []
@@ -107,10 +107,10 @@ class Mirror:
         return problems
 
     def pull(self, digest: Digest) -> None:
-        """Have an artifact here, whole, whatever lies in its place.
+        """Download an artifact, replacing a damaged copy.
 
         Raises:
-            ArtifactCorruptError: It is not in the store, or damaged there.
+            ArtifactCorruptError: The store lacks it, or holds it damaged.
             UnavailableError: The store does not answer.
         """
         with self._artifacts.staging() as workspace:
@@ -127,16 +127,16 @@ class Mirror:
         version: ModelVersion,
         merge: Callable[[tuple[VersionSignature, ...]], tuple[VersionSignature, ...]],
     ) -> tuple[VersionSignature, ...]:
-        """Change signatures in the store, and here."""
+        """Change signatures in the store and in the home."""
         signatures = self.shared.change_signatures(version, merge)
         self._index.write_signatures(version.name, version.version, signatures)
         return signatures
 
     def referenced(self) -> set[Digest]:
-        """The digests of all versions in the store.
+        """Return the digests of all versions in the store.
 
         Raises:
-            ArtifactCorruptError: A version cannot be read, so what it refers to is not known.
+            ArtifactCorruptError: A version cannot be read, so its digest is unknown.
         """
         problems = self.refresh()
         if problems:
@@ -147,9 +147,9 @@ class Mirror:
         return {version.digest for version in versions}
 
     def copy(self, name: str, listed: UsedNumbers) -> list[ArtifactCorruptError]:
-        """Copy what a listing of one name says; what of it is damaged."""
-        here = set(self._index.numbers(name))
-        there = set(listed.live)
+        """Apply the listing of one name to the home; return the damaged entries."""
+        in_home = set(self._index.numbers(name))
+        in_store = set(listed.live)
         problems: list[ArtifactCorruptError] = []
 
         def read(number: int) -> ModelVersion | None:
@@ -159,19 +159,19 @@ class Mirror:
                 problems.append(error)
                 return None
 
-        missing = sorted(there - here)
+        missing = sorted(in_store - in_home)
         if missing:
             with ThreadPoolExecutor(_READS_AT_ONCE, thread_name_prefix="versions") as pool:
                 new = [version for version in pool.map(read, missing) if version is not None]
             with self._locked():
                 for version in new:
                     self._index.write(version)
-        if here - there:
+        if in_home - in_store:
             with self._locked():
-                for number in (here - there) & set(self._index.numbers(name)):
+                for number in (in_home - in_store) & set(self._index.numbers(name)):
                     self._index.forget(name, number)
         for number, etag in listed.signatures.items():
-            if number in there and self._signed.get((name, number)) != etag:
+            if number in in_store and self._signed.get((name, number)) != etag:
                 try:
                     self._copy_signatures(name, number)
                 except ArtifactCorruptError as error:
@@ -186,7 +186,7 @@ class Mirror:
                 self._signed[name, number] = etag
 
     def _bind(self) -> None:
-        """Make sure that this home is a copy of this store, and of no other."""
+        """Bind the home to this store, or check that it is bound to it."""
         if self._is_bound:
             return
         if not self._is_ours():
@@ -197,24 +197,24 @@ class Mirror:
         self._is_bound = True
 
     def _is_ours(self) -> bool:
-        """Whether the home is a copy of this store; FailedPreconditionError if of another."""
+        """Return whether the home mirrors this store; raise FailedPreconditionError for another."""
         bound = bound_to(self._home)
         if bound and bound != self.shared.where:
             message = (
-                f"{self._home} keeps a copy of the models in {bound}, not {self.shared.where}; use "
-                "another home for that, or the same --artifacts"
+                f"{self._home} mirrors the models in {bound}, not {self.shared.where}; use another "
+                "home for that, or the same --artifacts"
             )
             raise FailedPreconditionError(message)
         return bool(bound)
 
     def _take(self) -> None:
-        """Make an empty home a copy of this store."""
+        """Bind an empty home to this store."""
         own = [f"{n}:{v}" for n in self._index.names() for v in self._index.numbers(n)]
         if own:
             shown = ", ".join(own[:5]) + (", …" if len(own) > 5 else "")  # noqa: PLR2004  # enough to know them
             message = (
-                f"{self._home} has versions of its own ({shown}), which "
-                f"{self.shared.where} does not know: push them there from another home"
+                f"{self._home} holds local versions ({shown}) that are not in {self.shared.where}: "
+                "use another home, and push them to the store"
             )
             raise FailedPreconditionError(message)
         mark = self._home / "registry" / _MARK

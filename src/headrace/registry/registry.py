@@ -1,13 +1,13 @@
-"""Model versions: pushed once, never changed, found by name and number.
+"""Registry of immutable model versions, by name and number.
 
     artifacts/sha256/DIGEST/FILENAME    content, shared by versions that are equal
-    artifacts/tmp/                      pushes under way, and what crashed ones left
-    registry/NAME/VERSION.json          what is known about a version
+    artifacts/tmp/                      pushes in progress, and leftovers of crashed ones
+    registry/NAME/VERSION.json          metadata of a version
 
 A version exists from the moment its index file does, which is written last and in one step: a
-crash at any point leaves at worst an artifact that nobody refers to, which `gc` takes away.
+crash at any point leaves at worst an unreferenced artifact, which `gc` deletes.
 
-With a shared store the same is true there, and the home is a copy of it (`mirror`).
+With a shared store the same holds there, and the home is a copy of it (`mirror`).
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -59,14 +59,14 @@ Problems = list[ArtifactCorruptError]
 MAX_SIGNATURES: Final = 32
 LOCK_TIMEOUT_S: Final = 60.0
 _PRIVATE: Final = 0o700
-"""A home that is made here holds state and sockets later."""
+"""Mode of a new home, which will also hold state and sockets."""
 TEMPORARY_AGE_S: Final = 86_400.0
-"""How long a temporary directory stays untouched before `gc` takes it for a crashed push's."""
+"""Age after which `gc` treats an untouched temporary directory as left by a crash."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GarbageReport:
-    """What `Registry.gc` deleted."""
+    """Result of `Registry.gc`."""
 
     artifacts: tuple[Digest, ...]
     temporary: int
@@ -80,14 +80,14 @@ class GarbageReport:
 
 
 class Registry:
-    """The model versions under one home directory.
+    """Model versions under one home directory.
 
     Safe to use from several threads and processes at once. Opening creates nothing.
 
     Args:
         home: Where state lives (`HEADRACE_HOME`).
         inspect: Needed to push; `headrace.runtimes.inspect_model` in production.
-        shared: Where the versions of several homes are; None for a home that has its own.
+        shared: Store that several homes share; None for an independent home.
     """
 
     def __init__(
@@ -125,35 +125,36 @@ class Registry:
         metadata: Mapping[str, str] | None = None,
         progress: Progress | None = None,
     ) -> ModelVersion:
-        """Store a model as the next version of `name`; the model is proved to load first.
+        """Store a model as the next version of `name`, after checking that it loads.
 
-        The same content, runtime and labels pushed again under the same name are the same version,
-        which is returned.
+        Pushing equal content, runtime and labels again under the same name returns the existing
+        version.
 
         Args:
             path: A file, or a directory of which every file is stored.
             runtime: Empty detects it.
-            allow_code: Whether the model may be of a format that runs its author's code, here and
-                now.
+            allow_code: Whether inspecting the model may run its author's code.
             source: Where the model comes from; empty for `path`.
             by: Who pushes; empty for this process's user.
             owner: The principal of the management API who pushes; empty on the machine itself.
-            inspect: Instead of the registry's own.
+            inspect: Replaces the registry's own inspection.
             beneath: A directory above `path` that no link may leave on the way there.
             labels: For an output's name, its class names.
-            metadata: Anything worth keeping beside the version.
+            metadata: Free-form entries stored with the version.
             progress: Called with the bytes stored so far and in all.
 
         Raises:
             UnsupportedModelError: No runtime can serve the model.
-            CodeNotAllowedError: It would run code; nothing of it was run or stored.
+            CodeNotAllowedError: Loading would run code; nothing was run or stored.
             InvalidArgumentError: The name is not allowed, or the path cannot be stored.
-            FailedPreconditionError: The disk is full or may not be written.
+            FailedPreconditionError: The disk is full or not writable.
         """
         check_name(name)
         inspect = inspect or self._inspect
         if inspect is None:
-            msg = "this registry was opened for reading: pass `inspect_model` of headrace.runtimes"
+            msg = (
+                "this registry is read-only: pass `inspect=headrace.runtimes.inspect_model` to push"
+            )
             raise FailedPreconditionError(msg)
         class_names = {output: tuple(names) for output, names in (labels or {}).items()}
         path = path.absolute()
@@ -200,17 +201,17 @@ class Registry:
                 return self._publish(staged, draft)
 
     def get(self, reference: str) -> ModelVersion:
-        """The version that `NAME:VERSION` names, or the newest one of `NAME`.
+        """Return the version `NAME:VERSION`, or the newest version of `NAME`.
 
         Raises:
-            VersionNotFoundError: There is none; the message lists those there are.
+            VersionNotFoundError: It does not exist; the message lists the existing versions.
             ArtifactCorruptError: Its index file cannot be read.
-            UnavailableError: Only the shared store can know, and it does not answer.
+            UnavailableError: The home's copy lacks it, and the shared store does not answer.
         """
         name, colon, version = reference.partition(":")
         check_name(name)
         if self._mirror is not None:
-            # An old number is as good as ever if the store is away; which is newest only it knows.
+            # A cached number stays valid without the store; only the store knows the newest number.
             (self._mirror.try_refresh if colon else self._mirror.refresh)(name)
         numbers = self._index.numbers(name)
         if not numbers:
@@ -225,29 +226,29 @@ class Registry:
         return stored
 
     def list(self, name: str | None = None) -> Versions:
-        """All versions, or those of one name, by name and number.
+        """Return all versions, or those of one name, by name and number.
 
-        A damaged index file is left out; see `problems`.
+        Damaged index files are skipped; see `problems`.
         """
         self._follow(name)
         versions, _ = self._index.read_all(name)
         return versions
 
     def owners(self, name: str) -> frozenset[str]:
-        """The principals who pushed the versions that there are of a name."""
+        """Return the principals who pushed the existing versions of a name."""
         return frozenset(version.owner for version in self._index.read_all(name)[0])
 
     def problems(self, name: str | None = None) -> Problems:
-        """The index files that cannot be read, each as the error that says why."""
+        """Return an error for each index file that cannot be read."""
         damaged = self._follow(name)
         _, problems = self._index.read_all(name)
         return [*damaged, *problems]
 
     def path(self, version: ModelVersion) -> Path:
-        """The file or directory that a runtime loads; fetched if only the shared store has it.
+        """Return the file or directory that a runtime loads, fetching it from the shared store.
 
         Raises:
-            ArtifactCorruptError: It is not there.
+            ArtifactCorruptError: The artifact is missing.
             UnavailableError: The shared store does not answer.
         """
         path = self._artifacts.path(version.digest) / version.filename
@@ -260,7 +261,7 @@ class Registry:
         return path
 
     def fetch_content(self, digest: Digest) -> None:
-        """Fetch an artifact from the shared store if there is one and it is not here.
+        """Fetch an artifact that the home lacks from the shared store, if one is configured.
 
         Raises:
             NotFoundError: The store does not have it.
@@ -272,7 +273,7 @@ class Registry:
                 self._mirror.pull(digest)
 
     def signatures(self, version: ModelVersion) -> tuple[VersionSignature, ...]:
-        """Who signed a version, oldest first; whether that is right is another question.
+        """Return a version's signatures, oldest first, without verifying them.
 
         Raises:
             ArtifactCorruptError: They cannot be read.
@@ -284,7 +285,7 @@ class Registry:
         try:
             signatures = self.signatures(version)
         except ArtifactCorruptError:
-            signatures = ()  # what cannot be read vouches for nothing
+            signatures = ()  # unreadable signatures count as absent
         return {
             **msgspec.to_builtins(version),
             "reference": version.reference,
@@ -295,12 +296,12 @@ class Registry:
     def add_signature(
         self, name: str, version: str, signature: VersionSignature
     ) -> tuple[VersionSignature, ...]:
-        """Keep a signature of a version; all there are then. A key's newer one replaces its older.
+        """Store a signature, replacing an older one by the same key; return all signatures.
 
         Raises:
-            InvalidArgumentError: It is none of this version.
-            VersionNotFoundError: There is no such version.
-            FailedPreconditionError: There are too many.
+            InvalidArgumentError: The signature is not of this version.
+            VersionNotFoundError: The version does not exist.
+            FailedPreconditionError: The version has `MAX_SIGNATURES` signatures already.
         """
         from headrace.registry.signing import is_valid, key_of  # noqa: PLC0415  # 50 ms that few need
 
@@ -309,12 +310,14 @@ class Registry:
             self._begin_change(name)
             stored = self.get(f"{name}:{version}")
             if not is_valid(stored, signature):
-                msg = f"this is no signature of {stored.reference} as it is stored here"
+                msg = f"the signature does not match {stored.reference} as stored in this registry"
                 raise InvalidArgumentError(msg)
             key = key_of(signature)
 
-            def merge(there: tuple[VersionSignature, ...]) -> tuple[VersionSignature, ...]:
-                others = [other for other in there if key_of(other) != key]
+            def merge(
+                existing_signatures: tuple[VersionSignature, ...],
+            ) -> tuple[VersionSignature, ...]:
+                others = [other for other in existing_signatures if key_of(other) != key]
                 if len(others) >= MAX_SIGNATURES:
                     msg = f"{stored.reference} has {len(others)} signatures, and more are not kept"
                     raise FailedPreconditionError(msg)
@@ -328,11 +331,11 @@ class Registry:
         return signatures
 
     def verify(self, version: ModelVersion) -> None:
-        """Prove that the stored artifact is what was pushed; a copy that is not is fetched again.
+        """Verify the stored artifact against its digest; a damaged mirror copy is fetched again.
 
         Raises:
-            ArtifactCorruptError: It is not; the message names each file, the digest that was
-                expected and the one that was found.
+            ArtifactCorruptError: It differs; the message names each file with the expected and
+                actual digests.
         """
         path = self.path(version)
         where = f"{version.reference} ({path})"
@@ -347,13 +350,13 @@ class Registry:
 
     @contextmanager
     def snapshot(self, prepare: Callable[[], None]) -> Iterator[Path]:
-        """A directory with the registry of one moment, laid out as in a home, for the block.
+        """Yield a consistent copy of the registry, laid out as in a home.
 
-        Content is hard-linked, so that no `gc` takes it away meanwhile. Content that only a shared
-        store has is left out.
+        Content is hard-linked, so that `gc` cannot delete it meanwhile. Content that only the
+        shared store holds is skipped.
 
         Args:
-            prepare: Runs at that moment, while nobody pushes, removes or collects.
+            prepare: Called under the registry's lock, before the copy.
 
         Raises:
             ArtifactCorruptError: An index file cannot be read, or content is missing.
@@ -376,26 +379,28 @@ class Registry:
             yield folder
 
     def remove(self, name: str, version: str, in_use: Collection[str] = ()) -> ModelVersion:
-        """Take a version out of the index; `gc` frees its space. Its number is never given again.
+        """Remove a version from the index; `gc` frees its space. Its number is never reused.
 
         Args:
             in_use: References (`NAME:VERSION`) and digests that are being served.
 
         Raises:
-            VersionNotFoundError: There is none.
-            FailedPreconditionError: It is in use.
+            VersionNotFoundError: The version does not exist.
+            FailedPreconditionError: The version is in use.
         """
         check_version(version)
         with storage_errors(f"cannot remove {name}:{version}", self.home):
             self._begin_change(name)
             stored = self.get(f"{name}:{version}")
             if stored.reference in in_use:
-                msg = f"{stored.reference} is being served; take it out of its endpoint first"
+                msg = f"{stored.reference} is being served; remove it from its endpoint first"
                 raise FailedPreconditionError(msg)
             if self._mirror is not None:
                 self._mirror.shared.index.remove(stored)
             with self._locked():
-                if self._index.contains(stored.name, stored.version):  # nobody was faster
+                if self._index.contains(
+                    stored.name, stored.version
+                ):  # another process may have removed it
                     self._index.remove(stored)
         return stored
 
@@ -406,15 +411,15 @@ class Registry:
         temporary_age_s: float = TEMPORARY_AGE_S,
         grace_s: float = GRACE_S,
     ) -> GarbageReport:
-        """Delete artifacts that no version refers to, and what crashed pushes left.
+        """Delete unreferenced artifacts and leftovers of crashed pushes.
 
         Args:
-            in_use: Digests to keep although no version refers to them; references do no harm.
-            grace_s: How long the shared store keeps content after it was pushed last: another host
+            in_use: Digests to keep although unreferenced; other strings are ignored.
+            grace_s: How long the shared store keeps content after its last push, as another host
                 may be about to refer to it.
 
         Raises:
-            ArtifactCorruptError: An index file cannot be read, so what it refers to is not known.
+            ArtifactCorruptError: An index file cannot be read, so its digest is unknown.
         """
         swept: list[Digest] = []
         swept_bytes = 0
@@ -439,30 +444,30 @@ class Registry:
         )
 
     def _begin_change(self, name: str | None = None) -> None:
-        """Know what the shared store has; refuse to go apart from it.
+        """Refresh from the shared store before a change.
 
         Raises:
-            FailedPreconditionError: This home is a copy of a store, which was not named.
+            FailedPreconditionError: The home mirrors a store, and `--artifacts` is missing.
         """
         self._check_own()
         if self._mirror is not None:
             self._mirror.refresh(name)
 
     def _check_own(self) -> None:
-        """Refuse to change a copy behind the back of its store.
+        """Refuse to change a mirror without its store.
 
         Raises:
-            FailedPreconditionError: This home is a copy of a store, which was not named.
+            FailedPreconditionError: The home mirrors a store, and `--artifacts` is missing.
         """
         if self._mirror is None and (url := bound_to(self.home)):
             msg = (
-                f"{self.home} is a copy of the models in {url}, which only commands with "
-                f"`--artifacts {url}` change; `headrace models push` is one"
+                f"{self.home} mirrors the models in {url}: only commands with `--artifacts {url}`, "
+                "such as `headrace models push`, can change them"
             )
             raise FailedPreconditionError(msg)
 
     def _check_store_answers(self) -> None:
-        """Do not say that something is nowhere if the store could not be asked."""
+        """Raise the store's error instead of 'not found' while the store is unavailable."""
         if self._mirror is not None and self._mirror.unavailable is not None:
             raise self._mirror.unavailable
 
@@ -470,7 +475,7 @@ class Registry:
         return [] if self._mirror is None else self._mirror.try_refresh(name)
 
     def _keep_shared(self, version: ModelVersion) -> None:
-        """Heal the shared store if it has lost content that is whole here."""
+        """Upload content that the shared store has lost."""
         if self._mirror is not None:
             content = Content(
                 digest=version.digest, size_bytes=version.size_bytes, files=version.files
@@ -486,7 +491,7 @@ class Registry:
     def _same(
         self, name: str, digest: Digest, runtime: str, labels: Mapping[str, tuple[str, ...]]
     ) -> ModelVersion | None:
-        """The newest version with this content, if its artifact is still whole."""
+        """Return the newest version with this content, if its artifact is intact."""
         versions, _ = self._index.read_all(name)
         for version in reversed(versions):
             path = self._artifacts.path(version.digest) / version.filename
@@ -500,12 +505,12 @@ class Registry:
         return None
 
     def _publish(self, staged: Path, draft: ModelVersion) -> ModelVersion:
-        """Make the staged version visible, unless somebody else was first with the same."""
+        """Publish the staged version, or return an equal one that was published meanwhile."""
         if self._mirror is not None:
             return self._publish_shared(self._mirror, staged, draft)
         with self._locked():
-            # Move the artifact to its place, unless a whole one is there. Versions that share
-            # content share the name of its file, too, and a damaged artifact is healed.
+            # Move the artifact into place unless an intact one exists. Versions that share
+            # content also share its file name; a damaged artifact is replaced.
             versions, _ = self._index.read_all(None)
             sharing = (version for version in versions if version.digest == draft.digest)
             filename = next((version.filename for version in sharing), draft.filename)
@@ -523,7 +528,7 @@ class Registry:
             return version
 
     def _publish_shared(self, mirror: Mirror, staged: Path, draft: ModelVersion) -> ModelVersion:
-        """The same for all homes of a store: it decides, then this home has a copy."""
+        """Publish to the shared store, then copy the result to this home."""
 
         def same(listed: UsedNumbers) -> ModelVersion | None:
             mirror.copy(draft.name, listed)

@@ -35,17 +35,17 @@ _RUNTIMES: Final = {
     "tensorflow": "savedmodel",
     "tensorflow_savedmodel": "savedmodel",
 }
-"""By Triton's name for what runs a model; what is not here is told by its files."""
+"""Headrace runtime by Triton's platform or backend; others are detected from the files."""
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RepositoryConfig:
-    """What is read of a `config.pbtxt`."""
+    """Supported settings of a `config.pbtxt`."""
 
     max_batch_size: int | None = None
-    """None if it does not say; 0: the first axis of the tensors is no batch."""
+    """None if absent; 0 means that the first axis of the tensors is not a batch axis."""
     filename: str = ""
     runtime: str = ""
     labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -64,16 +64,16 @@ class FoundModel:
     version: str
     path: Path
     reason: str = ""
-    """Why it cannot be served; empty if it can."""
+    """Reason why it cannot be served; empty if it can."""
     runtime: str = ""
-    """Known only if it was inspected, as `signature` and `runs_code`."""
+    """Set only by an inspection, like `signature` and `runs_code`."""
     signature: ModelSignature | None = None
     runs_code: bool = False
     config: RepositoryConfig = RepositoryConfig()
 
 
 def is_repository(path: Path) -> bool:
-    """Whether `path` is laid out like a repository: some directory in it holds a numbered one."""
+    """Return whether some directory in `path` holds a numbered one, as in a repository."""
     return path.is_dir() and any(
         _versions(model) for model in _directories(path) if re.match(NAME_PATTERN, model.name)
     )
@@ -82,17 +82,17 @@ def is_repository(path: Path) -> bool:
 def open_repository(
     path: Path, inspect: Inspect | None = None, *, allow_code: bool = False
 ) -> list[FoundModel]:
-    """The versions that each model's policy serves, by name and number; broken ones say why.
+    """Return the versions that each model's policy serves; broken ones have a `reason`.
 
     Args:
-        inspect: Loads each model to prove that it can be served; None only looks at the files.
+        inspect: Loads each model to check it; None only lists the files.
         allow_code: Whether models may be of formats that run their authors' code.
 
     Raises:
         InvalidArgumentError: `path` is not laid out like a repository.
     """
     if not is_repository(path):
-        msg = f"{path}: is no model repository; that is laid out as MODEL/VERSION/model.onnx"
+        msg = f"{path}: is not a model repository, which has the layout MODEL/VERSION/model.onnx"
         raise InvalidArgumentError(msg)
     return [
         version
@@ -150,23 +150,23 @@ def _read_version(
 
 
 def _check_tensors(signature: ModelSignature, config: RepositoryConfig) -> None:
-    """Raise InvalidArgumentError if the configuration is about tensors that the model lacks."""
+    """Raise InvalidArgumentError if the configuration names tensors that the model lacks."""
     for kind, names, specs in (
         ("input", config.formats, signature.inputs),
         ("output", config.labels, signature.outputs),
     ):
-        there = [spec.name for spec in specs]
+        available = [spec.name for spec in specs]
         for name in names:
-            if name not in there:
-                msg = f"{_CONFIG} names {kind} '{name}', but the model has: {', '.join(there)}"
+            if name not in available:
+                msg = f"{_CONFIG} names {kind} '{name}', but the model has: {', '.join(available)}"
                 raise InvalidArgumentError(msg)
 
 
 def _served(versions: list[Path], policy: Message) -> list[Path]:
-    """The versions that a policy chooses, in ascending order; Triton's default is the newest.
+    """Return the versions that a policy selects, ascending; the default is the newest.
 
     Raises:
-        InvalidArgumentError: It is no policy, or chooses none that is there.
+        InvalidArgumentError: The policy is unknown, or selects no existing version.
     """
     chosen = versions[-1:]
     if latest := pbtxt.messages(policy, "latest"):
@@ -180,17 +180,17 @@ def _served(versions: list[Path], policy: Message) -> list[Path]:
         missing = numbers - {int(directory.name) for directory in chosen}
         if missing or not chosen:
             names = ", ".join(map(str, sorted(missing))) or "none"
-            there = ", ".join(str(int(directory.name)) for directory in versions)
-            msg = f"asks in version_policy for versions {names}; there are: {there}"
+            available = ", ".join(str(int(directory.name)) for directory in versions)
+            msg = f"selects versions {names} in version_policy; existing versions: {available}"
             raise InvalidArgumentError(msg)
     elif policy:
-        msg = f"has a version_policy that is none of latest, all and specific: {', '.join(policy)}"
+        msg = f"has a version_policy other than latest, all or specific: {', '.join(policy)}"
         raise InvalidArgumentError(msg)
     return chosen
 
 
 def _model_path(directory: Path, config: RepositoryConfig) -> Path:
-    """The model's own file if nothing lies beside it, else the directory with its other files."""
+    """Return the model file if it is alone, else the directory with its other files."""
     names = [config.filename] if config.filename else _DEFAULT_NAMES
     folders = [directory / name for name in names if (directory / name).is_dir()]
     if len(folders) == 1:
@@ -212,7 +212,7 @@ def _versions(model: Path) -> list[Path]:
 
 
 def _read_config(model: Path) -> RepositoryConfig:
-    """What a model's configuration says.
+    """Read a model's configuration.
 
     Raises:
         InvalidArgumentError: It cannot be read.
@@ -228,8 +228,8 @@ def _read_config(model: Path) -> RepositoryConfig:
     runtimes = {_RUNTIMES[name] for name in runners if name in _RUNTIMES}
     _log.warning(
         "%s: only platform, backend, max_batch_size, version_policy, default_model_filename, "
-        "format and label_filename are read; inputs and outputs come from the model itself, if it "
-        "says them",
+        "format and label_filename are read; inputs and outputs come from the model itself if it "
+        "declares them",
         file,
     )
     filename = pbtxt.text(config, "default_model_filename")
@@ -249,7 +249,7 @@ def _read_config(model: Path) -> RepositoryConfig:
 
 
 def _read_labels(model: Path, config: Message) -> dict[str, tuple[str, ...]]:
-    """The class names of outputs, of the files that are there."""
+    """Read the class names of outputs from the existing label files."""
     labels: dict[str, tuple[str, ...]] = {}
     for output in pbtxt.messages(config, "output"):
         name, filename = pbtxt.text(output, "name"), pbtxt.text(output, "label_filename")
@@ -257,7 +257,7 @@ def _read_labels(model: Path, config: Message) -> dict[str, tuple[str, ...]]:
         if not filename:
             continue
         if not file.resolve().is_relative_to(model.resolve()) or not file.is_file():
-            _log.warning("%s: the labels of output '%s' are not there", file, name)
+            _log.warning("%s: the label file of output '%s' does not exist", file, name)
             continue
         lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
         labels[name] = tuple(line.strip() for line in lines if line.strip())

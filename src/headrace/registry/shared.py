@@ -1,12 +1,11 @@
-"""Registry that several hosts share: version numbers without a lock server, content by digest.
+"""Shared registry of several hosts: version numbers without a lock server, content by digest.
 
-A variable is looked up as `HEADRACE_ARTIFACTS_NAME` first, then as `NAME`: the former is for the
-store alone, and processes of models do not inherit it. `file:/PATH` as its value stands for what is
-in that file.
+A variable is looked up as `HEADRACE_ARTIFACTS_NAME` first, then as `NAME`. The former applies to
+the store only, and model processes do not inherit it. A value `file:/PATH` is read from that file.
 
-A number belongs to whoever writes its object first. A version that was removed keeps it and gets
-`VERSION.removed` beside it, so that no number is ever given again. Signatures, which come later,
-are in `VERSION.signatures`, and whoever adds one writes only over what it has read.
+The first writer of a number's object owns the number. A removed version gets `VERSION.removed`
+beside it, so that its number is never reused. Signatures, which are added later, are in
+`VERSION.signatures`; a writer replaces only the content that it has read.
 """
 
 import os
@@ -58,34 +57,32 @@ _SIGNATURES: Final = "signatures"
 
 @dataclass(slots=True)
 class UsedNumbers:
-    """The numbers that a name has given: those of versions, and of those that were removed.
-
-    `signatures`: the etag of a version's signatures, for those that have any.
-    """
+    """Version numbers of a name: issued and removed."""
 
     issued: set[int] = field(default_factory=set)
     removed: set[int] = field(default_factory=set)
     signatures: dict[int, str] = field(default_factory=dict)
+    """The etag of a version's signatures, for those that have any."""
 
     @property
     def live(self) -> list[int]:
-        """The versions there are, oldest first."""
+        """Existing versions, oldest first."""
         return sorted(self.issued - self.removed)
 
     @property
     def next_number(self) -> int:
-        """The number after every one that was ever given."""
+        """Return the first number that was never used."""
         return max(self.issued | self.removed, default=0) + 1
 
 
 class SharedIndex:
-    """The versions in a bucket."""
+    """Index of versions in an object store."""
 
     def __init__(self, bucket: ObjectStore) -> None:
         self._bucket = bucket
 
     def list(self, name: str | None = None) -> dict[ModelName, UsedNumbers]:
-        """What there is of every name, or of one; what is none of ours is skipped."""
+        """Return the numbers of every name, or of one; foreign objects are skipped."""
         listing: dict[ModelName, UsedNumbers] = {}
         prefix = _PREFIX if name is None else f"{_PREFIX}{check_name(name)}/"
         for info in self._bucket.list(prefix):
@@ -103,7 +100,7 @@ class SharedIndex:
         return listing
 
     def read(self, name: str, number: int | str) -> ModelVersion | None:
-        """The version, removed or not; None if there never was one.
+        """Return the version, removed or not; None if it never existed.
 
         Raises:
             ArtifactCorruptError: Its object cannot be read, or is of another version.
@@ -124,16 +121,16 @@ class SharedIndex:
         return version
 
     def create(self, version: ModelVersion) -> bool:
-        """Publish a version; false if its number is somebody else's."""
+        """Publish a version; return False if its number is taken."""
         key = _key(version.name, version.version, _LIVE)
         return self._bucket.create(key, encode_version(version))
 
     def remove(self, version: ModelVersion) -> None:
-        """Take a version out; its number stays taken."""
+        """Remove a version; its number is never reused."""
         self._bucket.create(_key(version.name, version.version, _REMOVED), b"{}\n")
 
     def signatures(self, name: str, number: int | str) -> tuple[tuple[VersionSignature, ...], str]:
-        """The signatures of a version, oldest first, with their etag, which is empty for none.
+        """Return a version's signatures, oldest first, with their etag (empty for none).
 
         Raises:
             ArtifactCorruptError: They cannot be read.
@@ -147,14 +144,14 @@ class SharedIndex:
     def write_signatures(
         self, name: str, number: int | str, signatures: Collection[VersionSignature], etag: str
     ) -> bool:
-        """Replace the signatures that `etag` stands for; false if somebody else did meanwhile."""
+        """Replace the signatures with this `etag`; return False if they changed meanwhile."""
         key = _key(name, number, _SIGNATURES)
         data = encode_signatures(signatures)
         return self._bucket.replace(key, data, etag) if etag else self._bucket.create(key, data)
 
 
 def _key(name: str, number: int | str, suffix: str) -> str:
-    assert _is_number(str(number)), "whoever asks has checked it"
+    assert _is_number(str(number)), "the caller has checked it"
     return f"{_PREFIX}{check_name(name)}/{number}.{suffix}"
 
 
@@ -171,13 +168,13 @@ def _is_name(text: str) -> bool:
 
 
 GRACE_S: Final = 86_400.0
-"""How long content that no version refers to stays: another host may be about to push it."""
+"""How long unreferenced content stays, as another host may be about to refer to it."""
 MIN_GRACE_S: Final = 3_600.0
 _FRESH_S: Final = MIN_GRACE_S / 2
 _TRIES: Final = 200
 _PROBE: Final = "registry/.conditions"
 Transfer = Callable[[str, int, int], None]
-"""Told what is sent or fetched, the bytes done and the bytes in all."""
+"""Called with a description of the transfer, the bytes done and the total bytes."""
 Merge = Callable[[tuple[VersionSignature, ...]], tuple[VersionSignature, ...]]
 
 
@@ -204,7 +201,7 @@ class SharedStore:
         self._keeps_conditions = False
 
     def ensure(self, content: Content, source: Path, filename: str) -> ArtifactManifest:
-        """Have the content at `source` in the store; see `SharedContent.ensure`."""
+        """Upload the content at `source` if the store lacks it; see `SharedContent.ensure`."""
         self.check_conditions()
         return self.content.ensure(
             content,
@@ -220,12 +217,12 @@ class SharedStore:
         source: Path,
         same: Callable[[UsedNumbers], ModelVersion | None],
     ) -> ModelVersion:
-        """Make `draft`, whose content is at `source`, the next version of its name.
+        """Publish `draft`, whose content is at `source`, as the next version of its name.
 
         Args:
-            same: Finds a version that is the same already in a listing of the name; asked again
-                whenever somebody else was first with a number. The number comes from the same
-                listing: whoever pushes the same in between takes it, and is found then.
+            same: Returns an equal version from a listing of the name; called again after each lost
+                race for a number. The number comes from the same listing, so an equal version
+                pushed in between takes that number and is returned on the next call.
         """
         content = Content(digest=draft.digest, size_bytes=draft.size_bytes, files=draft.files)
         manifest = self.ensure(content, source, draft.filename)
@@ -240,30 +237,32 @@ class SharedStore:
             if self.index.create(version):
                 self._settle(content, source, manifest)
                 return version
-        raise ConflictError(f"others push {draft.name} to {self.where} without end; try again")
+        raise ConflictError(
+            f"too many concurrent pushes of {draft.name} to {self.where}; try again"
+        )
 
     def fetch(self, manifest: ArtifactManifest, target: Path) -> None:
-        """Write what a manifest names to `target`; see `SharedContent.download`."""
+        """Download a manifest's content to `target`; see `SharedContent.download`."""
         progress = self._progress(f"downloading {manifest.filename}")
         self.content.download(manifest, target, progress=progress)
 
     def change_signatures(
         self, version: ModelVersion, merge: Merge
     ) -> tuple[VersionSignature, ...]:
-        """Replace a version's signatures by what `merge` makes of them; what is there then."""
+        """Replace a version's signatures by the result of `merge`, and return it."""
         self.check_conditions()
         for _ in tries():
             current, etag = self.index.signatures(version.name, version.version)
             merged = merge(current)
             if self.index.write_signatures(version.name, version.version, merged, etag):
                 return merged
-        raise ConflictError(f"others sign {version.reference} without end; try again")
+        raise ConflictError(f"too many concurrent signatures of {version.reference}; try again")
 
     def check_conditions(self) -> None:
-        """Prove that the store writes only where nobody else did.
+        """Check that the store honours conditional writes.
 
         Raises:
-            FailedPreconditionError: It writes over what is there, so that two pushes could get one
+            FailedPreconditionError: It ignores the conditions, so that two pushes could get one
                 number.
         """
         if self._keeps_conditions:
@@ -279,27 +278,27 @@ class SharedStore:
     def sweep(
         self, list_referenced: Callable[[], set[Digest]], grace_s: float = GRACE_S
     ) -> tuple[list[Digest], int]:
-        """Delete content that nobody refers to; which, and how many bytes that freed.
+        """Delete unreferenced content; return its digests and the bytes freed.
 
         Args:
-            kept: The digests that versions refer to, when it is called.
-            grace_s: How long content stays after it was pushed last; an hour at least.
+            list_referenced: Returns the digests that versions refer to.
+            grace_s: How long content stays after its last push; an hour at least.
         """
         self.check_conditions()
         before = self._clock.now() - max(grace_s, MIN_GRACE_S)
         return self.content.sweep(list_referenced, before=before)
 
     def _settle(self, content: Content, source: Path, manifest: ArtifactManifest) -> None:
-        """Have the content there although `gc` ran since: this process may have been stopped."""
+        """Upload the content again if `gc` may have deleted it since, after a long pause."""
         is_old = self._clock.now() - manifest.touched_at > _FRESH_S
         if is_old or not self.content.is_held(manifest):
             self.ensure(content, source, manifest.filename)
 
     def _careless(self, header: str) -> FailedPreconditionError:
         return FailedPreconditionError(
-            f"{self.where} does not heed conditions of writes ({header}), so two pushes could get "
-            "one version number; use a store that does, as S3, Google Cloud Storage, Azure and "
-            "MinIO do"
+            f"{self.where} ignores conditional writes ({header}), so two pushes could get one "
+            "version number; use a store that supports them, such as S3, Google Cloud Storage, "
+            "Azure or MinIO"
         )
 
     def _progress(self, what: str) -> Progress:
@@ -307,7 +306,7 @@ class SharedStore:
 
 
 def tries(count: int = _TRIES) -> Iterator[int]:
-    """Numbers, with a growing random pause between them: others want the same thing."""
+    """Yield attempt numbers with a growing random pause between them."""
     for number in range(count):
         if number:
             time.sleep(random.uniform(0, min(0.02 * number, 1.0)))  # noqa: S311  # no secret
@@ -315,14 +314,14 @@ def tries(count: int = _TRIES) -> Iterator[int]:
 
 
 def _other(etag: str) -> str:
-    """An etag that no object has, in the form of `etag`."""
+    """Return an etag of no object, in the format of `etag`."""
     quoted = etag.startswith('"')
     return '"00000000000000000000000000000000"' if quoted else "0-0-0"
 
 
 PREFIX: Final = "HEADRACE_ARTIFACTS_"
 RETRY_S: Final = 15.0
-"""How long a store that does not answer is asked again; eight times as long for content."""
+"""Retry time of a store that does not answer; eight times as long for content."""
 _FILE: Final = "file:/"
 _MOST_BYTES: Final = 1 << 20
 _HOW: Final = "use s3://BUCKET/PREFIX, gs://BUCKET/PREFIX, az://CONTAINER/PREFIX or file:///PATH"
@@ -362,7 +361,7 @@ _OBSTORE: Final = {
     "AWS_ENDPOINT_URL_S3": "aws_endpoint",
     "AWS_SSE_KMS_KEY_ID": "aws_sse_kms_key_id",
 }
-"""What obstore calls otherwise than the environment does; all else is the same in small letters."""
+"""obstore option names that are not the lower-case variable name."""
 
 
 def open_shared(
@@ -372,13 +371,13 @@ def open_shared(
     clock: Clock | None = None,
     retry_s: float = RETRY_S,
 ) -> SharedStore:
-    """The shared store at `url`; nothing is asked yet.
+    """Return the shared store at `url` without contacting it.
 
     Args:
-        environment: None for this process's.
+        environment: None for the process environment.
 
     Raises:
-        InvalidArgumentError: It is no such URL. The message does not repeat what may be a secret.
+        InvalidArgumentError: The URL is invalid. The message never repeats possible secrets.
         FailedPreconditionError: The extra `artifacts` is not installed, or a file with a secret
             cannot be read.
     """
@@ -388,7 +387,7 @@ def open_shared(
 def open_bucket(
     url: str, *, environment: Mapping[str, str] | None = None, retry_s: float = RETRY_S
 ) -> ObjectStore:
-    """The same without the registry's ways of using it."""
+    """Return the object store at `url` without contacting it."""
     clean = check_artifacts_url(url)
     scheme = clean.partition(":")[0]
     if scheme == "file":
@@ -403,51 +402,51 @@ def open_bucket(
 
 
 def check_artifacts_url(url: str) -> str:
-    """`url` without a slash at its end.
+    """Check an artifact store URL and return it without a trailing slash.
 
     Raises:
-        InvalidArgumentError: It names no store, or holds what may be a secret.
+        InvalidArgumentError: The URL names no store, or may hold a secret.
     """
     try:
         parts = urlsplit(url)
     except ValueError:
-        raise InvalidArgumentError(f"the URL of the artifacts is none; {_HOW}") from None
+        raise InvalidArgumentError(f"the artifact store URL is invalid; {_HOW}") from None
     if parts.username or parts.password or parts.query or parts.fragment:
         raise InvalidArgumentError(
-            "the URL of the artifacts holds credentials or options; they belong into the "
-            f"environment: {_HOW}"
+            "the artifact store URL holds credentials or options; set them in the environment, "
+            f"and {_HOW}"
         )
     if not url.isprintable():
-        raise InvalidArgumentError(f"the URL of the artifacts holds what cannot be printed; {_HOW}")
+        raise InvalidArgumentError(f"the artifact store URL holds unprintable characters; {_HOW}")
     path = parts.path.rstrip("/")
     if parts.scheme == "file" and not parts.netloc and path:
         return f"file://{path}"
     if parts.scheme not in _NAMES:
-        raise InvalidArgumentError(f"the URL of the artifacts names no store; {_HOW}")
+        raise InvalidArgumentError(f"the artifact store URL has an unknown scheme; {_HOW}")
     if _BUCKET_NAME.fullmatch(parts.netloc) is None:
-        raise InvalidArgumentError(f"{parts.netloc[:200]!r} is no name of a bucket; {_HOW}")
+        raise InvalidArgumentError(f"{parts.netloc[:200]!r} is not a bucket name; {_HOW}")
     if any(part in {"", ".", ".."} for part in path.split("/")[1:]):
-        raise InvalidArgumentError(f"{path[:200]!r} is no prefix in a bucket; {_HOW}")
+        raise InvalidArgumentError(f"{path[:200]!r} is not a valid prefix in a bucket; {_HOW}")
     return f"{parts.scheme}://{parts.netloc}{path}"
 
 
 def _config(scheme: str, environment: Mapping[str, str]) -> dict[str, str]:
-    """What the environment says of the store, in obstore's names."""
+    """Return the store's settings from the environment, in obstore's names."""
     config: dict[str, str] = {}
     for name in _NAMES[scheme]:
         value = environment.get(f"{PREFIX}{name}") or environment.get(name, "")
         if value:
             config[_OBSTORE.get(name, name.lower())] = _resolved(name, value)
     if scheme == "s3" and not {"aws_region", "aws_default_region"} & config.keys():
-        config["aws_region"] = "us-east-1"  # where others than Amazon are asked for none
+        config["aws_region"] = "us-east-1"  # S3-compatible stores need none
     return config
 
 
 def _resolved(name: str, value: str) -> str:
-    """What a variable means.
+    """Return a variable's value, read from its file if it names one.
 
     Raises:
-        FailedPreconditionError: It names a file that cannot be read; the message names that.
+        FailedPreconditionError: Its file cannot be read; the message names the file.
     """
     if not value.startswith(_FILE) or name.endswith("_FILE"):
         return value
@@ -456,5 +455,5 @@ def _resolved(name: str, value: str) -> str:
         with path.open("rb") as file:
             return file.read(_MOST_BYTES).decode("utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is no text in UTF-8"
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
         raise FailedPreconditionError(f"{name}: cannot read {path}: {reason}") from error

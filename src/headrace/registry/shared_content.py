@@ -1,12 +1,12 @@
-"""Artifacts of a shared store: a manifest with the files, their upload, download and deletion.
+"""Artifacts of a shared store: manifest, upload, download and deletion.
 
-sha256/HEX/manifest.json            written last: who sees it sees all files
+sha256/HEX/manifest.json            written last, once all files exist
 sha256/HEX/GENERATION/FILE_HEX      a file, named by its own SHA-256
 
-The manifest is where writers and `gc` meet: content counts while a manifest says that it is there,
-and both change it only if nobody else did meanwhile. A `gc` that is to delete files says so first;
-who wants the same content later uploads it under the next `generation`, so that no late deletion
-can meet a file that is in use again.
+Writers and `gc` synchronize on the manifest: content exists while a manifest says so, and both
+change it only by conditional writes. Before `gc` deletes files it marks the manifest as deleted; a
+later push of the same content uses the next `generation`, so that a late deletion cannot hit files
+that are in use again.
 """
 
 import hashlib
@@ -41,11 +41,10 @@ _GENERATION_DIGITS: Final = 15
 
 
 class ArtifactManifest(msgspec.Struct, frozen=True, kw_only=True):
-    """The content behind a digest: `sha256/HEX/manifest.json`.
+    """Content of a digest: `sha256/HEX/manifest.json`.
 
     `filename` is what a runtime loads: a file, or a directory with `files`. `generation` is where
-    the files lie. `is_deleted`: they are gone, or are being deleted. `touched_at` (seconds since
-    1970) and `touched_by` change with each push, so that two manifests are never equal.
+    the files lie.
     """
 
     digest: Digest
@@ -54,22 +53,25 @@ class ArtifactManifest(msgspec.Struct, frozen=True, kw_only=True):
     files: tuple[StoredFile, ...]
     generation: int = 0
     is_deleted: bool = False
+    """Whether the files are deleted, or being deleted."""
     touched_at: float = 0.0
+    """Time of the last push, in seconds since 1970."""
     touched_by: str = ""
+    """Random token of the last push, so that two manifests are never equal."""
 
     def key_of(self, file: StoredFile) -> str:
-        """Where a file lies. Named by content: whatever its path is, a key has plain characters."""
+        """Return a file's key. It is named by content, so that keys have plain characters only."""
         return f"{content_prefix(self.digest)}{self.generation}/{file.sha256}"
 
 
 def check_digest(text: str) -> Digest:
-    """`text` as a digest.
+    """Check a digest and return it.
 
     Raises:
-        InvalidArgumentError: It is none.
+        InvalidArgumentError: It is malformed.
     """
     if not is_digest(text):
-        message = f"'{text[:200]}' is no digest; one looks like sha256: and 64 hexadecimal digits"
+        message = f"'{text[:200]}' is not a digest, which is sha256: and 64 hexadecimal digits"
         raise InvalidArgumentError(message)
     return Digest(text)
 
@@ -81,32 +83,32 @@ def is_digest(text: str) -> bool:
 
 
 def generation_of(key: str) -> int:
-    """The generation of a file's key; -1 of what is none."""
+    """Return the generation of a file's key; -1 if the key has none."""
     part = [*key.split("/"), "", "", ""][2]
     is_number = part.isascii() and part.isdigit() and len(part) <= _GENERATION_DIGITS
     return int(part) if is_number else -1
 
 
 def content_prefix(digest: Digest) -> str:
-    """Below which all that belongs to a digest lies."""
+    """Return the key prefix of a digest's objects."""
     return f"sha256/{digest.removeprefix('sha256:')}/"
 
 
 def manifest_key(digest: Digest) -> str:
-    """Where the manifest of a digest lies."""
+    """Return the key of a digest's manifest."""
     return f"{content_prefix(digest)}manifest.json"
 
 
 def encode_manifest(manifest: ArtifactManifest) -> bytes:
-    """The manifest as JSON."""
+    """Encode the manifest as JSON."""
     return msgspec.json.encode(manifest)
 
 
 def decode_manifest(data: bytes, digest: Digest, *, where: str) -> ArtifactManifest:
-    """The manifest that `data` holds, which nobody has to be trusted for.
+    """Decode and validate a manifest; its content is not trusted.
 
     Raises:
-        ArtifactCorruptError: It is none, is not of this digest, or names files outside of its own
+        ArtifactCorruptError: It is malformed, of another digest, or names files outside of its
             directory.
     """
     try:
@@ -129,7 +131,7 @@ def decode_manifest(data: bytes, digest: Digest, *, where: str) -> ArtifactManif
 
 
 def check_files(filename: str, files: tuple[StoredFile, ...], *, where: str) -> None:
-    """Refuse names that would become paths elsewhere.
+    """Refuse file names that would leave the artifact's directory.
 
     Raises:
         ArtifactCorruptError: One does.
@@ -163,24 +165,24 @@ def _is_part(name: str) -> bool:
 
 RANGE_BYTES: Final = 8 << 20
 RANGES_AT_ONCE: Final = 4
-"""So a download holds at most 32 MiB in memory, whatever its size."""
+"""Concurrent range reads; a download holds at most 32 MiB in memory."""
 TOMBSTONE_AGE_S: Final = 30 * 86_400.0
-"""How long a deleted artifact's manifest stays: longer than any deletion is under way."""
+"""How long a deleted artifact's manifest stays: longer than any deletion takes."""
 _TRIES: Final = 20
 _CHUNK_BYTES: Final = 1 << 20
 
 
 class SharedContent:
-    """The artifacts in a bucket."""
+    """Artifacts in an object store."""
 
     def __init__(self, bucket: ObjectStore) -> None:
         self._bucket = bucket
 
     def manifest(self, digest: Digest) -> ArtifactManifest:
-        """The manifest of an artifact that is there.
+        """Return the manifest of an existing artifact.
 
         Raises:
-            NotFoundError: It is not.
+            NotFoundError: The artifact does not exist.
             ArtifactCorruptError: The manifest is damaged.
         """
         stored = self._manifest(digest)
@@ -197,14 +199,14 @@ class SharedContent:
         now: Callable[[], float],
         progress: Progress | None = None,
     ) -> ArtifactManifest:
-        """Upload what is missing of the content at `source`; its manifest, with a new date.
+        """Upload missing files of the content at `source`; return its manifest with a new time.
 
-        The date keeps `gc` away until a version refers to it. Files of an upload that broke off
-        are not sent again.
+        The time protects the content from `gc` until a version refers to it. Files of an
+        interrupted upload are not sent again.
 
         Raises:
-            ArtifactCorruptError: What is at `source` is not `content`.
-            ConflictError: Others change the same content without end.
+            ArtifactCorruptError: The files at `source` differ from `content`.
+            ConflictError: Other processes keep changing the same content.
         """
         for _ in range(_TRIES):
             stored = self._manifest(content.digest)
@@ -226,11 +228,13 @@ class SharedContent:
             )
             if self._write(touched, None if stored is None else stored[1]):
                 return touched
-        message = f"others change {content.digest} in {self._bucket.where} without end; try again"
+        message = (
+            f"too many concurrent changes of {content.digest} in {self._bucket.where}; try again"
+        )
         raise ConflictError(message)
 
     def is_held(self, manifest: ArtifactManifest) -> bool:
-        """Whether it is still there, under the same generation."""
+        """Return whether the content still exists in the same generation."""
         stored = self._manifest(manifest.digest)
         return (
             stored is not None
@@ -241,10 +245,10 @@ class SharedContent:
     def download(
         self, manifest: ArtifactManifest, target: Path, *, progress: Progress | None = None
     ) -> None:
-        """Write an artifact to `target`, which must not exist; every byte is checked.
+        """Download an artifact to `target`, which must not exist, and verify every file.
 
         Raises:
-            ArtifactCorruptError: An object is missing, or is not what it has to be; it is named.
+            ArtifactCorruptError: An object is missing or damaged; the message names it.
         """
         done = 0
         for file in manifest.files:
@@ -266,11 +270,11 @@ class SharedContent:
     def sweep(
         self, list_referenced: Callable[[], Collection[Digest]], *, before: float
     ) -> tuple[list[Digest], int]:
-        """Delete artifacts that nobody refers to; which, and how many bytes that freed.
+        """Delete unreferenced artifacts; return their digests and the bytes freed.
 
         Args:
-            kept: The digests to keep; asked after the artifacts are listed.
-            before: Seconds since 1970; what was written or touched later is kept.
+            list_referenced: Returns the digests to keep; called after the artifacts are listed.
+            before: Seconds since 1970; artifacts written or touched later stay.
         """
         deleted: list[Digest] = []
         freed = 0
@@ -287,7 +291,7 @@ class SharedContent:
         return deleted, freed
 
     def _claim(self, digest: Digest, files: list[ObjectInfo], before: float) -> bool:
-        """Say that the content is deleted; false if somebody has come for it."""
+        """Mark the content as deleted; return False if it was touched meanwhile."""
         stored = self._manifest(digest)
         used = max((generation_of(info.key) for info in files), default=0)
         if stored is not None:
@@ -311,7 +315,7 @@ class SharedContent:
         return self._write(tombstone, None if stored is None else stored[1])
 
     def _old(self, before: float) -> Iterator[tuple[Digest, list[ObjectInfo]]]:
-        """The artifacts of which nothing was written since then, with all of their objects."""
+        """Yield artifacts that were last written before that time, with their objects."""
         by_digest: dict[str, list[ObjectInfo]] = {}
         for info in self._bucket.list("sha256/"):
             by_digest.setdefault(f"sha256:{info.key.split('/')[1]}", []).append(info)
@@ -345,15 +349,15 @@ class SharedContent:
 
         for file in manifest.files:
             key = manifest.key_of(file)
-            there = self._bucket.find(key)
-            if there is not None and there.size_bytes == file.size_bytes:
+            stored = self._bucket.find(key)
+            if stored is not None and stored.size_bytes == file.size_bytes:
                 report(file.size_bytes)
                 continue
             path = source / file.path if file.path else source
             self._bucket.upload(key, _checked(path, file, report), file.size_bytes)
 
     def _chunks(self, manifest: ArtifactManifest, file: StoredFile) -> Iterator[bytes]:
-        """A file in ranges, in order; a few are on their way at once."""
+        """Yield a file's ranges in order; `RANGES_AT_ONCE` are read concurrently."""
         key = manifest.key_of(file)
         starts = iter(range(0, file.size_bytes, RANGE_BYTES))
         waiting: deque[tuple[int, Future[bytes | None]]] = deque()
@@ -386,15 +390,15 @@ class SharedContent:
         key = manifest.key_of(file)
         return ArtifactCorruptError(
             f"{self._bucket.where}/{key} is damaged: {why}; it is "
-            f"{file.path or manifest.filename} of {manifest.digest}. Delete that object, and push "
+            f"{file.path or manifest.filename} of {manifest.digest}. Delete that object and push "
             "the model again"
         )
 
 
 def _checked(path: Path, file: StoredFile, report: Callable[[int], None]) -> Iterator[bytes]:
-    """The content of `path`; the last part only if all of it is what `file` says.
+    """Yield the content of `path`, and the last chunk only if the whole matches `file`.
 
-    So an upload of something else ends with an error instead of an object.
+    An upload of other content thus ends with an error instead of an object.
     """
     sha256 = hashlib.sha256()
     held = b""

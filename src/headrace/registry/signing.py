@@ -1,8 +1,8 @@
-"""Ed25519 signatures of model versions, over everything that makes a version what it is.
+"""Ed25519 signatures of model versions.
 
-Signed is a statement: name, version, digest, runtime, format, tensors and class names, as
-canonical JSON behind a prefix of its own. None of these can be swapped, and no signature made for
-something else counts here.
+The signed statement is canonical JSON of name, version, digest, runtime, format, tensors and class
+names behind a domain prefix. None of these can be swapped, and signatures for other purposes are
+invalid here.
 """
 
 import base64
@@ -53,12 +53,12 @@ class PublicKey(msgspec.Struct, frozen=True):
 
     @property
     def id(self) -> str:
-        """What it is called: the beginning of its SHA-256."""
+        """Key id: the beginning of its SHA-256."""
         return f"ed25519:{hashlib.sha256(self.raw).hexdigest()[:16]}"
 
 
 def statement(version: ModelVersion) -> bytes:
-    """What is signed of a version, byte for byte."""
+    """Return the bytes that are signed for a version."""
     signed: dict[str, Any] = {
         "name": version.name,
         "version": version.version,
@@ -75,10 +75,10 @@ def statement(version: ModelVersion) -> bytes:
 def sign(
     version: ModelVersion, key: Ed25519PrivateKey, *, signed_at: float, by: str
 ) -> VersionSignature:
-    """A signature of `version` by `key`.
+    """Sign `version` with `key`.
 
     Args:
-        at: Seconds since 1970; like `by`, who signs, it is told but not proved.
+        signed_at: Seconds since 1970; like `by`, the signer's name, it is not authenticated.
     """
     raw = key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
     return VersionSignature(
@@ -90,19 +90,19 @@ def sign(
 
 
 def key_of(signature: VersionSignature) -> PublicKey:
-    """The key that a signature says it was made with.
+    """Return the public key that a signature names.
 
     Raises:
-        InvalidArgumentError: It is none.
+        InvalidArgumentError: It is malformed.
     """
     raw = _decoded(signature.key)
     if len(raw) != _KEY_BYTES:
-        raise InvalidArgumentError("the signature's key is no Ed25519 public key")
+        raise InvalidArgumentError("the signature's key is not an Ed25519 public key")
     return PublicKey(raw)
 
 
 def is_valid(version: ModelVersion, signature: VersionSignature) -> bool:
-    """Whether a signature is one of `version` by the key that it names."""
+    """Return whether a signature of `version` is valid for the key that it names."""
     try:
         public = Ed25519PublicKey.from_public_bytes(key_of(signature).raw)
         public.verify(_decoded(signature.signature), statement(version))
@@ -114,10 +114,10 @@ def is_valid(version: ModelVersion, signature: VersionSignature) -> bool:
 def check_signed(
     version: ModelVersion, signatures: Sequence[VersionSignature], trusted: Iterable[PublicKey]
 ) -> VersionSignature:
-    """The signature of `version` by a trusted key.
+    """Return a valid signature of `version` by a trusted key.
 
     Raises:
-        NotSignedError: None did; the message says what is there instead.
+        NotSignedError: No trusted signature; the message describes the existing ones.
     """
     keys = {key.raw for key in trusted}
     strangers: list[str] = []
@@ -126,28 +126,28 @@ def check_signed(
         try:
             key = key_of(signature)
         except InvalidArgumentError:
-            wrong.append("a damaged one")
+            wrong.append("a damaged signature")
             continue
         if not is_valid(version, signature):
-            wrong.append(f"one by {key.id}")
+            wrong.append(f"a signature by {key.id}")
         elif key.raw in keys:
             return signature
         else:
             strangers.append(key.id)
     if wrong:
-        problem = f"its signatures are not of what is stored ({', '.join(wrong)})"
+        problem = f"its signatures do not match the stored version ({', '.join(wrong)})"
     elif strangers:
-        problem = f"it is signed by {', '.join(strangers)}, whom `trusted_keys` does not name"
+        problem = f"it is signed by {', '.join(strangers)}, which `trusted_keys` does not list"
     else:
         problem = "it is not signed"
     raise NotSignedError(
-        f"{version.reference}: {problem}; a trusted signature is required here, made with "
+        f"{version.reference}: {problem}; this endpoint requires a trusted signature: run "
         f"`headrace models sign {version.reference} --key FILE`"
     )
 
 
 def signed_settings(version: ModelVersion, signature: VersionSignature) -> SignedSettings:
-    """What a replica is told, so that it proves again what was proved of `version`."""
+    """Return the settings with which a replica verifies the signature again."""
     text = statement(version).removeprefix(_DOMAIN).decode()
     return SignedSettings(statement=text, key=signature.key, signature=signature.signature)
 
@@ -158,11 +158,11 @@ class _Statement(msgspec.Struct):
 
 
 def verify_signed_settings(path: Path, runtime: str, signed: SignedSettings) -> None:
-    """Prove that the model at `path` is what was signed. Reads all of it.
+    """Verify that the model at `path` is the signed one. Reads the whole model.
 
     Raises:
-        NotSignedError: The signature is not one of this statement, or of this runtime.
-        ArtifactCorruptError: The model is not what the statement says.
+        NotSignedError: The signature does not match the statement or the runtime.
+        ArtifactCorruptError: The model's digest differs from the statement.
     """
     data = _DOMAIN + signed.statement.encode()
     try:
@@ -170,7 +170,9 @@ def verify_signed_settings(path: Path, runtime: str, signed: SignedSettings) -> 
         public = Ed25519PublicKey.from_public_bytes(_decoded(signed.key))
         public.verify(_decoded(signed.signature), data)
     except (InvalidSignature, InvalidArgumentError, ValueError, msgspec.MsgspecError) as error:
-        raise NotSignedError(f"{path.name}: its signature is not one of what is served") from error
+        raise NotSignedError(
+            f"{path.name}: its signature does not match the served model"
+        ) from error
     if decoded.runtime != runtime:
         message = f"{path.name}: was signed for runtime '{decoded.runtime}', not '{runtime}'"
         raise NotSignedError(message)
@@ -185,27 +187,29 @@ def verify_signed_settings(path: Path, runtime: str, signed: SignedSettings) -> 
 
 
 def to_text(key: PublicKey) -> str:
-    """A key as it stands in a signature."""
+    """Return a key in the encoding of signatures."""
     return base64.b64encode(key.raw).decode()
 
 
 def make_key() -> Ed25519PrivateKey:
-    """A new private key."""
+    """Create a private key."""
     return Ed25519PrivateKey.generate()
 
 
 def write_keys(directory: Path, key: Ed25519PrivateKey) -> tuple[Path, Path]:
-    """Write `model-signing.pem`, for its owner alone, and `model-signing.pub.pem` beside it.
+    """Write `model-signing.pem` (owner-only) and `model-signing.pub.pem`.
 
     Raises:
-        FailedPreconditionError: One is there already, or cannot be written.
+        FailedPreconditionError: A file exists already, or cannot be written.
     """
     private, public = directory / "model-signing.pem", directory / "model-signing.pub.pem"
     secret = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     shown = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
-    there = next((path for path in (private, public) if path.exists()), None)
-    if there is not None:
-        raise FailedPreconditionError(f"{there} is there already")
+    existing = next((path for path in (private, public) if path.exists()), None)
+    if existing is not None:
+        raise FailedPreconditionError(
+            f"{existing} exists already; move it away or choose another directory"
+        )
     try:
         directory.mkdir(parents=True, exist_ok=True)
         for path, data, mode in ((private, secret, 0o600), (public, shown, 0o644)):
@@ -217,11 +221,11 @@ def write_keys(directory: Path, key: Ed25519PrivateKey) -> tuple[Path, Path]:
 
 
 def read_private_key(path: Path) -> Ed25519PrivateKey:
-    """The private key in a PEM file.
+    """Read the private key in a PEM file.
 
     Raises:
-        FailedPreconditionError: Others may read the file, or it cannot be read.
-        InvalidArgumentError: It holds no Ed25519 private key without a passphrase.
+        FailedPreconditionError: Other users can read the file, or it cannot be read.
+        InvalidArgumentError: It holds no unencrypted Ed25519 private key.
     """
     data = _read(path)
     mode = path.stat().st_mode
@@ -231,18 +235,20 @@ def read_private_key(path: Path) -> Ed25519PrivateKey:
     try:
         key = load_pem_private_key(data, password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise InvalidArgumentError(f"{path} holds no private key that can be used") from error
+        raise InvalidArgumentError(
+            f"{path} holds no usable private key (unencrypted PEM)"
+        ) from error
     if not isinstance(key, Ed25519PrivateKey):
-        raise InvalidArgumentError(f"{path} holds no Ed25519 key")
+        raise InvalidArgumentError(f"{path} holds a private key that is not Ed25519")
     return key
 
 
 def read_public_keys(path: Path) -> list[PublicKey]:
-    """The public keys in a PEM file, one or more.
+    """Read one or more public keys in a PEM file.
 
     Raises:
         FailedPreconditionError: It cannot be read.
-        InvalidArgumentError: It holds none, or something else.
+        InvalidArgumentError: It holds no public key, or one of another kind.
     """
     blocks = _read(path).split(_PEM_BEGIN)[1:]
     keys = []
@@ -251,7 +257,7 @@ def read_public_keys(path: Path) -> list[PublicKey]:
         try:
             key = load_pem_public_key(pem)
         except (ValueError, UnsupportedAlgorithm) as error:
-            raise InvalidArgumentError(f"{path} holds no public key that can be used") from error
+            raise InvalidArgumentError(f"{path} holds no usable public key (PEM)") from error
         if not isinstance(key, Ed25519PublicKey):
             raise InvalidArgumentError(f"{path} holds a public key that is not Ed25519")
         keys.append(PublicKey(key.public_bytes(Encoding.Raw, PublicFormat.Raw)))
@@ -272,7 +278,7 @@ def _decoded(text: str) -> bytes:
     try:
         return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as error:
-        raise InvalidArgumentError("the signature is no base64") from error
+        raise InvalidArgumentError("the signature is not base64") from error
 
 
 def _tensors(signature: ModelSignature) -> dict[str, Any]:

@@ -144,7 +144,7 @@ def test_dynamic_int8_loses_batching_and_is_rejected_where_the_load_needs_it(
     assert "a batch of 8 rows, run row by row, takes" in dynamic["unbatched"]
     assert "DynamicQuantizeLinear" in dynamic["unbatched"]
     assert isinstance(dynamic["batch_cut_ratio"], float)
-    loses = "it loses batching, which the load that was asked for needs"
+    loses = "it loses batching, which the requested load needs"
     assert dynamic["reason"].startswith(loses) == (rows == 8)
     assert dynamic["p50_s"] > 0
     assert rows == 1 or report["chosen"]["name"] == "onnxruntime-fp32"
@@ -198,7 +198,7 @@ def _timed(home: Path) -> int:
         (["nothing.onnx"], "nothing.onnx"),
         pytest.param(["model.onnx", "--data", "empty.csv"], "empty.csv", marks=pytest.mark.long),
         (["model.onnx", "--data", "words.csv"], "tokenizer.json"),
-        (["model.onnx", "--only", "magic"], "there is no recipe 'magic'"),
+        (["model.onnx", "--only", "magic"], "no recipe of this model matches 'magic'"),
         pytest.param(["text.txt"], "no runtime recognises", marks=pytest.mark.long),
         pytest.param(["model.onnx", "--budget", "soon"], "no duration", marks=pytest.mark.long),
         pytest.param(["model.onnx", "--max-loss", "200%"], "no share", marks=pytest.mark.long),

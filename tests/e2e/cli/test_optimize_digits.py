@@ -63,5 +63,5 @@ def test_a_pruned_classifier_is_taken_where_it_is_as_good_and_rejected_where_it_
     assert wide["chosen"]["recipe"]["layers"] == "2 x ffn"
     [rejected] = narrow["rejected"]
     assert rejected["name"] == "pruned-ffn-50"
-    assert "it is worse, and not by chance" in rejected["reason"]
+    assert "significantly worse" in rejected["reason"]
     assert narrow["chosen"]["name"] == narrow["baseline"]["name"]

@@ -21,9 +21,9 @@ OF_PYTORCH: Final = [
 ]
 OF_TENSORFLOW: Final = [pytest.param("savedmodel", marks=pytest.mark.tensorflow)]
 FRAMEWORKS: Final = {
-    "torchscript": ("torch-eager", "PyTorch, the TorchScript file as it is"),
-    "torch_export": ("torch-eager", "PyTorch, the exported program as it is"),
-    "savedmodel": ("savedmodel", "TensorFlow, the SavedModel as it is"),
+    "torchscript": ("torch-eager", "PyTorch, the unchanged TorchScript file"),
+    "torch_export": ("torch-eager", "PyTorch, the unchanged exported program"),
+    "savedmodel": ("savedmodel", "TensorFlow, the unchanged SavedModel"),
 }
 INT8: Final = "onnxruntime-int8-dynamic"
 
@@ -55,7 +55,7 @@ def test_a_network_of_a_framework_becomes_a_faster_version_that_answers_as_it_di
     assert any(f"Converted from {kind} to ONNX by" in note for note in report["notes"])
     page = (shell.folder / "report.html").read_text()
     assert title in page
-    assert "ONNX Runtime, FP32, its own defaults" in page
+    assert "ONNX Runtime, FP32, default options" in page
     version = json.loads(shell.run("models", "show", "wide:1", "--json").stdout)
     assert (version["runtime"], version["runs_code"]) == ("optimized", False)
     assert version["metadata"]["optimized_runtime"] == kind

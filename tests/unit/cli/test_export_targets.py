@@ -119,7 +119,7 @@ def test_the_endings_says_the_format(tmp_path: Path) -> None:
         (("kserve", "--storage", "s3://x"), "not in the registry"),
         (("kserve", "--storage", "s3://x/{name}"), "--storage: {name} is not known; one is s3://"),
         (("kserve", "--storage", "models/{file}"), "--storage: 'models/{file}' is no URI"),
-        (("argo-rollouts", "--artifacts", "models"), "--artifacts: the URL of the artifacts names"),
+        (("argo-rollouts", "--artifacts", "models"), "--artifacts: the artifact store URL has"),
         (("helm", "-o", "x", "--artifacts", "s3://k:s@m"), "holds credentials or options"),
         (("aws-apigateway", "--backend", "ftp://x"), "must be http://"),
         (("gateway-api", "--from-system"), "either --file FILE or --from-system"),

@@ -140,7 +140,7 @@ def test_a_version_is_signed_and_verified(headrace: Command, model: Path, tmp_pa
     assert (bare.status, "fraud:VERSION" in bare.err) == (2, True)
     assert "fraud:1 is signed by ed25519:" in signed.err
     assert (right.status, "fraud:1 is what ed25519:" in right.err) == (0, True)
-    assert (strange.status, "does not name" in strange.err) == (1, True)
+    assert (strange.status, "does not list" in strange.err) == (1, True)
     assert "signed     by ed25519:" in shown.out
     assert len(listed[0]["signatures"]) == 1
 

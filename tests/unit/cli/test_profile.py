@@ -121,7 +121,7 @@ def test_apply_without_a_profile_names_the_command(
     outcome = headrace("apply", "-f", spec, "--tuned")
 
     assert outcome.status != 0
-    assert f"make one with: headrace profile {model}" in outcome.err
+    assert f"create one with: headrace profile {model}" in outcome.err
 
 
 def test_a_profile_of_another_processor_is_refused_by_up(

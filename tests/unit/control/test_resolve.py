@@ -316,7 +316,7 @@ def test_where_signatures_are_required_only_signed_versions_are_served(
         signed_only(registry, trusted, by_path)
     stored = registry.get("m:1")
     registry.add_signature("m", "1", sign(stored, key, signed_at=0.0, by=""))
-    with pytest.raises(SpecError, match="whom `trusted_keys` does not name"):
+    with pytest.raises(SpecError, match="which `trusted_keys` does not list"):
         signed_only(registry, strangers, {"name": "m", "model": "m:1"})
     served = signed_only(registry, trusted, by_path)
     settings = served.arms[0].revision.settings
@@ -348,7 +348,7 @@ def test_an_altered_version_is_refused_although_it_was_signed(
     text = index.read_text()
     index.chmod(0o644)
     index.write_text(text.replace('"runtime": "onnx"', '"runtime": "other"'))
-    with pytest.raises(SpecError, match="signatures are not of what is stored"):
+    with pytest.raises(SpecError, match="signatures do not match the stored version"):
         signed_only(registry, trusted, {"name": "m", "model": "m:1"})
     index.write_text(text)
     path = registry.path(stored)

@@ -98,7 +98,7 @@ def test_a_lag_that_is_a_good_part_of_the_latency_is_told() -> None:
     assert late.lag is not None
     assert late.lag.p99_s == pytest.approx(0.005, rel=1e-3)
     assert late.lag.share_p50 == pytest.approx(0.5, rel=1e-3)
-    assert "50% of the p50 is its own lag" in late.limited_by
+    assert "50% of the p50 is its own send lag" in late.limited_by
     assert punctual.limited_by == ""
 
 
@@ -135,7 +135,7 @@ def test_requests_that_were_never_sent_are_no_errors_but_end_all_verdicts() -> N
     result = summarize(record.sample(), PLAN, objectives=parse_objectives("p50=1s"))
 
     assert (result.requests, result.not_sent, result.failed) == (800, 200, 0)
-    assert "200 of 1,000 requests were never sent" in result.limited_by
+    assert "200 of 1,000 requests were not sent" in result.limited_by
     assert result.verdict is ObjectiveVerdict.UNKNOWN
 
 
@@ -267,7 +267,7 @@ def test_only_an_interval_on_one_side_of_the_limit_is_a_verdict(
 
 
 def test_what_is_missing_is_told_in_round_numbers() -> None:
-    assert judge(P99, measured(0.01, 0.008, None, 3687)).reason == "it takes about 3,700 requests"
+    assert judge(P99, measured(0.01, 0.008, None, 3687)).reason == "needs about 3,700 requests"
 
 
 def test_a_late_generator_accuses_no_server_but_may_acquit_it() -> None:
@@ -277,7 +277,7 @@ def test_a_late_generator_accuses_no_server_but_may_acquit_it() -> None:
     assert judge(P99, fast, slower=measured(0.001, 0.0, 0.004)).verdict is ObjectiveVerdict.MET
     late = judge(P99, slow, slower=measured(0.012, 0.008, 0.02))
     assert late.verdict is ObjectiveVerdict.UNKNOWN
-    assert late.reason == "only with the generator's own lag is it missed"
+    assert late.reason == "missed only because of the generator's own send lag"
 
 
 def test_a_rate_that_was_not_reached_proves_nothing() -> None:

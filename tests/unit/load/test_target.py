@@ -63,7 +63,9 @@ def test_what_is_no_url_of_such_a_server_is_refused(url: str) -> None:
 
 def test_two_names_for_the_model_have_to_agree() -> None:
     assert parse_url("http://h/v2/models/m/infer", model="m")[1] == "m"
-    with pytest.raises(InvalidArgumentError, match="the URL names the model 'm', --model 'n'"):
+    with pytest.raises(
+        InvalidArgumentError, match="the URL names the model 'm', but --model names 'n'"
+    ):
         parse_url("http://h/v2/models/m/infer", model="n")
 
 

@@ -50,7 +50,7 @@ def test_a_function_returns_from_another_process_and_says_what_it_does() -> None
     [
         (_refuse, float("inf"), "it has no units"),
         (_crash, float("inf"), "its process ended with status 7"),
-        (_stall, 0.0, "its process was not done in time"),
+        (_stall, 0.0, "its process did not finish by the deadline"),
     ],
 )
 def test_a_failure_of_any_kind_has_the_class_that_the_caller_names(

@@ -76,7 +76,7 @@ def test_rows_with_another_class_are_counted_once() -> None:
     assert (found.changed_rows, found.changed_ratio) == (1, 0.25)
     assert found.problem(DifferenceLimits(tolerance=1e-4, max_changed_ratio=0.25)) == ""
     problem = found.problem(DifferenceLimits(tolerance=1e-4, max_changed_ratio=0.2))
-    assert problem == "on 4 rows, 1 of 4 rows (25.00%) get another class; 20.00% may"
+    assert problem == "on 4 rows, 1 of 4 rows (25.00%) get another class; the limit is 20.00%"
 
 
 def test_another_one_of_classes_that_tie_is_no_change() -> None:

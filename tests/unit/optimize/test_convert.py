@@ -323,7 +323,7 @@ def test_rows_that_the_model_does_not_take_are_refused(tmp_path: Path) -> None:
     path = tabular_models.sklearn(tmp_path, "binary").path
     given = {"input": np.full((3, FEATURES), np.nan)}
 
-    with pytest.raises(InvalidArgumentError, match="does not take the rows that were given"):
+    with pytest.raises(InvalidArgumentError, match="does not take the given rows"):
         made(path, data_rows=given)
 
 
@@ -455,5 +455,5 @@ def test_a_size_that_is_baked_in_is_found(factor: str, reason: str, tmp_path: Pa
         convert(source(factor), tmp_path / "b.onnx", max_changed_ratio=0)
 
     found = good.differences.inputs
-    assert found == " and ".join(f"1024 made-up rows of size {size}" for size in (2, 1, 8))
+    assert found == " and ".join(f"1024 generated rows of size {size}" for size in (2, 1, 8))
     assert not (tmp_path / "b.onnx").exists()

@@ -71,7 +71,7 @@ def test_other_counts_of_tensors_are_refused() -> None:
     one, two = spec("a", Datatype.FP32, -1, 2), spec("b", Datatype.FP32, -1, 2)
     for inputs, outputs, told in (((one, two), (one,), "1 inputs"), ((one,), (one, two), "1 out")):
         signature = ModelSignature(inputs=inputs, outputs=outputs, batched=True)
-        with pytest.raises(UnsupportedModelError, match=f"gives {told}.*, and the model has 2"):
+        with pytest.raises(UnsupportedModelError, match=f"has {told}.*, and the source 2"):
             like_its_source(doubling(), signature)
 
 

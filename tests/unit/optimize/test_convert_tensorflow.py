@@ -84,7 +84,9 @@ def test_sizes_that_vary_stay_open_and_names_stay(tmp_path: Path) -> None:
     assert model.signature == load_model(path).signature
     assert np.allclose(answers["again"], ids * 0.5)
     assert np.allclose(answers["sums"], (ids * 0.5 * np.arange(11)).sum(1))
-    assert conversion.differences.inputs.endswith("rows of size 1 and 1024 made-up rows of size 8")
+    assert conversion.differences.inputs.endswith(
+        "rows of size 1 and 1024 generated rows of size 8"
+    )
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")

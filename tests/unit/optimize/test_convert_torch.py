@@ -58,7 +58,7 @@ def test_each_kind_of_file_is_converted_and_answers_the_same(tmp_path: Path, kin
         (answer,) = model.run({"x": rows}).values()
         assert np.abs(answer - answered(saved.module, rows)).max() < ROUNDING
     assert conversion.converter == conversion.library == f"torch {version('torch')}"
-    assert conversion.differences.inputs == "1024 made-up rows"
+    assert conversion.differences.inputs == "1024 generated rows"
     assert conversion.differences.largest_relative < 1e-4
 
 
@@ -100,7 +100,9 @@ def test_axes_that_vary_stay_so(save: Callable[[Path], Path], tmp_path: Path) ->
     assert model.signature.inputs[0].shape == (-1, -1)
     for name, answer in model.run(asked).items():
         assert np.abs(answer - want[name]).max() < ROUNDING
-    assert conversion.differences.inputs.endswith("rows of size 1 and 1024 made-up rows of size 8")
+    assert conversion.differences.inputs.endswith(
+        "rows of size 1 and 1024 generated rows of size 8"
+    )
 
 
 class Branches(nn.Module):  # type: ignore[misc]  # as above
@@ -129,7 +131,7 @@ def test_loops_and_branches_stay_what_they_are(tmp_path: Path) -> None:
     for rows in (ROWS[:3], np.abs(ROWS[:4]), -np.abs(ROWS[:4])):
         (answer,) = model.run({"x": rows}).values()
         assert np.array_equal(answer, answered(saved.module, rows))
-    assert conversion.differences.inputs.startswith("made-up requests")
+    assert conversion.differences.inputs.startswith("generated requests")
     assert conversion.differences.rows >= 4
 
 

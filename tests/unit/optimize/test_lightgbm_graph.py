@@ -134,7 +134,9 @@ def test_what_onnx_cannot_say_is_refused_with_the_reason(tmp_path: Path) -> None
         lightgbm_graph(read_lightgbm(zeros).text)
 
     other = trained(tmp_path, SHARE, objective="cross_entropy_lambda")
-    with pytest.raises(UnsupportedModelError, match="'cross_entropy_lambda' predicts is not known"):
+    with pytest.raises(
+        UnsupportedModelError, match="'cross_entropy_lambda' predicts is not supported"
+    ):
         lightgbm_graph(read_lightgbm(other).text)
 
 

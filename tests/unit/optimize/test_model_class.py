@@ -87,7 +87,7 @@ def test_other_formats_wait_for_their_conversion(tmp_path: Path) -> None:
     found = classify(write(tmp_path, mlp()), "torchscript")
 
     assert found.model_class is ModelClass.OTHER
-    assert "once it is converted to ONNX" in found.reason
+    assert "after conversion to ONNX" in found.reason
 
 
 def quantized_shares() -> bytes:

@@ -153,7 +153,7 @@ def test_a_store_names_no_hidden_file(hosts: Hosts, tmp_path: Path) -> None:
     hosts.bucket.replace(key, data.replace(b'"a.txt"', b'".bashrc"'), etag)
     (tmp_path / ".bashrc").write_text("mine")
 
-    with pytest.raises(ArtifactCorruptError, match="begins with a dot"):
+    with pytest.raises(ArtifactCorruptError, match="begin with a dot"):
         fetched(hosts, "m:1", tmp_path)
 
     assert (tmp_path / ".bashrc").read_text() == "mine"

@@ -214,7 +214,7 @@ def test_a_name_that_could_leave_the_directory_is_refused(
 def test_labels_have_to_fit_an_output(registry: Registry, make_file: MakeFile) -> None:
     with pytest.raises(InvalidArgumentError, match="'score', but the model has 'prob'"):
         registry.push("m", make_file(), labels={"score": ["a"]})
-    with pytest.raises(InvalidArgumentError, match="2 classes, but 3 labels"):
+    with pytest.raises(InvalidArgumentError, match="2 classes, but the labels have 3 names"):
         registry.push("m", make_file(), labels={"prob": ["a", "b", "c"]})
 
 

@@ -116,7 +116,7 @@ output { name: "other" label_filename: "../../etc/passwd" }
     assert model.config.max_batch_size == 8
     assert model.config.labels == {"prob": ("cat", "dog")}
     assert model.path.name == "net.onnx"
-    assert "the labels of output 'other' are not there" in caplog.text
+    assert "the label file of output 'other' does not exist" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -150,9 +150,15 @@ def test_the_version_policy_chooses_what_is_served_and_loaded(
 @pytest.mark.parametrize(
     ("config", "reason"),
     [
-        ("version_policy: { specific: { versions: [ 1, 5 ] } }", "asks .* 5; there are: 1, 3"),
-        ("version_policy: { specific: {} }", "asks .* none; there are: 1, 3"),
-        ("version_policy: { newest: {} }", "none of latest, all and specific: newest"),
+        (
+            "version_policy: { specific: { versions: [ 1, 5 ] } }",
+            "selects .* 5 in version_policy; existing versions: 1, 3",
+        ),
+        (
+            "version_policy: { specific: {} }",
+            "selects .* none in version_policy; existing versions: 1, 3",
+        ),
+        ("version_policy: { newest: {} }", "other than latest, all or specific: newest"),
         ("max_batch_size: -1", "says a max_batch_size that is no size"),
         ("input [ {", "ends in the middle"),
     ],
@@ -197,7 +203,7 @@ def test_what_is_no_repository_is_refused(tmp_path: Path) -> None:
 
     assert not is_repository(tmp_path)
     assert not is_repository(file)
-    with pytest.raises(InvalidArgumentError, match="no model repository"):
+    with pytest.raises(InvalidArgumentError, match="is not a model repository"):
         open_repository(tmp_path)
 
 

@@ -99,7 +99,7 @@ def test_nothing_that_is_signed_can_be_swapped(
 
     assert is_valid(version, signature)
     assert not is_valid(changed(version, **swap), signature)
-    with pytest.raises(NotSignedError, match="signatures are not of what is stored"):
+    with pytest.raises(NotSignedError, match="signatures do not match the stored version"):
         check_signed(changed(version, **swap), [signature], [public(key)])
 
 
@@ -132,9 +132,12 @@ def test_whom_nobody_trusts_signs_in_vain(version: ModelVersion, key: Ed25519Pri
     by_stranger = signed(version, stranger)
     both = [by_stranger, signed(version, key)]
 
-    with pytest.raises(NotSignedError, match="fraud:1: it is not signed; a trusted signature"):
+    with pytest.raises(
+        NotSignedError,
+        match="fraud:1: it is not signed; this endpoint requires a trusted signature",
+    ):
         check_signed(version, [], [public(key)])
-    with pytest.raises(NotSignedError, match=rf"signed by {public(stranger).id}, whom"):
+    with pytest.raises(NotSignedError, match=rf"signed by {public(stranger).id}, which"):
         check_signed(version, [by_stranger], [public(key)])
     assert check_signed(version, both, [public(key)]) == both[1]
 
@@ -161,7 +164,7 @@ def test_signatures_are_kept_beside_the_version_and_go_with_it(
     registry.add_signature("fraud", "1", second)
     newer = msgspec.structs.replace(first, by="ann again")
     kept = registry.add_signature("fraud", "1", newer)
-    with pytest.raises(InvalidArgumentError, match="no signature of fraud:1"):
+    with pytest.raises(InvalidArgumentError, match="signature does not match fraud:1"):
         registry.add_signature("fraud", "1", signed(changed(version, name="other"), key))
     with pytest.raises(VersionNotFoundError):
         registry.add_signature("fraud", "2", first)
@@ -213,7 +216,7 @@ def test_a_replica_proves_again_what_it_is_told(
 
     with pytest.raises(NotSignedError, match="for runtime 'text', not 'python'"):
         verify_signed_settings(path, "python", settings)
-    with pytest.raises(NotSignedError, match="not one of what is served"):
+    with pytest.raises(NotSignedError, match="does not match the served model"):
         verify_signed_settings(path, "python", msgspec.structs.replace(settings, statement=forged))
     path.chmod(0o644)
     path.write_text("altered")
@@ -229,7 +232,7 @@ def test_keys_are_written_once_and_the_private_one_for_its_owner(tmp_path: Path)
     assert public(read_private_key(private)) == public(key)
     assert read_public_keys(shown) == [public(key)]
     for path in (private, shown):
-        with pytest.raises(FailedPreconditionError, match="is there already"):
+        with pytest.raises(FailedPreconditionError, match="exists already"):
             write_keys(tmp_path / "keys", make_key())
         path.unlink()
     (tmp_path / "file").touch()
@@ -258,16 +261,18 @@ def test_other_keys_are_refused_with_their_reason(tmp_path: Path) -> None:
         path = tmp_path / name
         path.touch(mode=0o600)
         path.write_bytes(data)
-        with pytest.raises(InvalidArgumentError, match=f"{name} holds no"):
+        with pytest.raises(
+            InvalidArgumentError, match=rf"{name} holds (no|a private key that is not)"
+        ):
             read_private_key(path)
-        with pytest.raises(InvalidArgumentError, match="holds no public key"):
+        with pytest.raises(InvalidArgumentError, match=r"holds no (usable )?public key"):
             read_public_keys(path)
     shown = rsa.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
     (tmp_path / "rsa.pub").write_bytes(shown)
     (tmp_path / "half").write_bytes(shown[:80])
     with pytest.raises(InvalidArgumentError, match="not Ed25519"):
         read_public_keys(tmp_path / "rsa.pub")
-    with pytest.raises(InvalidArgumentError, match="that can be used"):
+    with pytest.raises(InvalidArgumentError, match="no usable"):
         read_public_keys(tmp_path / "half")
     with pytest.raises(FailedPreconditionError, match="cannot read"):
         read_public_keys(tmp_path / "nothing")

@@ -100,7 +100,7 @@ def test_a_link_that_leads_out_on_any_way_is_refused(tmp_path: Path, link: str) 
     (source / "inner" / "up2").symlink_to("../..")
     (source / "self").symlink_to("self")
 
-    with pytest.raises(InvalidArgumentError, match=r"leaves the directory|leads nowhere"):
+    with pytest.raises(InvalidArgumentError, match=r"leaves the directory|link is broken"):
         copy_content(source, tmp_path / "target")
     assert not (tmp_path / "target").exists()
 
@@ -143,7 +143,7 @@ def test_what_is_no_file_blocks_nobody_and_is_refused(tmp_path: Path, kind: str)
         with pytest.raises(InvalidArgumentError, match="neither a file nor a directory"):
             copy_files(odd, tmp_path / "target")
         (source / "link").symlink_to(odd.name)
-        with pytest.raises(InvalidArgumentError, match=r"no regular file|leads nowhere"):
+        with pytest.raises(InvalidArgumentError, match=r"not a regular file|link is broken"):
             copy_files(source, tmp_path / "target")
 
 

@@ -1,4 +1,4 @@
-"""Cells of a table as a model's inputs: numbers, texts and token ids, and the labels."""
+"""Conversion of table cells to model inputs (numbers, texts, token ids) and labels."""
 
 import math
 from collections.abc import Collection, Mapping, Sequence
@@ -30,14 +30,14 @@ _TRUTH: Final = {"true": 1.0, "false": 0.0}
 
 
 def label_column(table: ExampleTable, requested: str, *, inputs: Collection[str]) -> str | None:
-    """The column of labels by its name; the last one, if all numbers, where none has a name.
+    """Return the label column: by name, or the last column of an unnamed table of numbers.
 
     Args:
-        wish: The name that somebody gave; empty for none.
-        inputs: Names of the model's inputs, which are no labels.
+        requested: Column name from the user; empty to detect it.
+        inputs: Names of the model's inputs, which cannot be labels.
 
     Raises:
-        InvalidArgumentError: There is none of the name that was wished, or several may be meant.
+        InvalidArgumentError: The requested column is missing, or several columns match.
     """
     if requested:
         if requested not in table.columns:
@@ -58,7 +58,7 @@ def label_column(table: ExampleTable, requested: str, *, inputs: Collection[str]
 
 
 def number_of(cell: object) -> float | None:
-    """The number that a cell says; None if it says none, or is empty."""
+    """Parse a cell as a number; None if it is empty or not a number."""
     if not isinstance(cell, str | bool | int | float):
         return None
     try:
@@ -70,20 +70,20 @@ def number_of(cell: object) -> float | None:
 
 
 def are_numbers(cells: Sequence[object]) -> bool:
-    """Whether all cells say numbers."""
+    """Return whether all cells are numbers."""
     return all(number_of(cell) is not None for cell in cells)
 
 
 def labels_of(
     table: ExampleTable, column: str, signature: ModelSignature
 ) -> tuple[Array, tuple[str, ...]]:
-    """Labels as int64 where all are whole numbers, else float64; and the classes' names.
+    """Return labels (int64 if all are integers, else float64) and the class names.
 
-    Labels that are texts are numbered as the model numbers its classes where it names them, else
-    by their order in the alphabet, as scikit-learn does.
+    Text labels get the model's class numbers if it declares names, else alphabetical numbers as in
+    scikit-learn.
 
     Raises:
-        InvalidArgumentError: A row has none, or one of another kind; the message names the line.
+        InvalidArgumentError: A row has no label, or one of another type; the message has the line.
     """
     cells = table.columns[column]
     for row, cell in enumerate(cells):
@@ -99,7 +99,9 @@ def labels_of(
         return numbers_as_labels(values), ()
     if len(odd) < len(cells):
         shown = str(cells[odd[0]])[:40]
-        raise table.row_error(odd[0], f"label {shown!r} is no number, as others in {column!r} are")
+        raise table.row_error(
+            odd[0], f"label {shown!r} is not a number, unlike others in {column!r}"
+        )
     if not all(isinstance(cell, str) for cell in cells):
         raise table.row_error(0, f"column {column!r} holds neither numbers nor texts")
     texts = [str(cell).strip() for cell in cells]
@@ -113,14 +115,14 @@ def labels_of(
 
 
 def numbers_as_labels(values: Array) -> Array:
-    """int64 where all are whole numbers, else float64."""
+    """Convert to int64 if all values are integers, else to float64."""
     wide = values.astype(np.float64)
     whole = bool((wide == np.round(wide)).all()) and bool((np.abs(wide) < _EXACT).all())
     return wide.astype(np.int64) if whole else wide
 
 
 def classes_named(texts: Sequence[str], signature: ModelSignature) -> tuple[Array, tuple[str, ...]]:
-    """Numbers of classes that are named by texts, and the names by number."""
+    """Return class numbers of text labels, and the class names by number."""
     present = set(texts)
     declared = (names for names in signature.labels.values() if present <= set(names))
     names = next(declared, tuple(sorted(present)))
@@ -133,7 +135,7 @@ _ROW_NAMES: Final = frozenset({"", "id", "idx", "index", "unnamed: 0", "row", "r
 
 
 def named_inputs(table: ExampleTable, signature: ModelSignature) -> list[Tensors]:
-    """Requests of columns that are named like the inputs; lists are tensors of their own shape.
+    """Build requests from columns named like the inputs; list cells are tensors.
 
     Raises:
         InvalidArgumentError: A cell does not fit its input; the message names the line.
@@ -151,10 +153,10 @@ def named_inputs(table: ExampleTable, signature: ModelSignature) -> list[Tensors
 def matrix_inputs(
     table: ExampleTable, signature: ModelSignature, *, label: str | None
 ) -> tuple[Sequence[Tensors], tuple[str, ...]]:
-    """Requests of all other columns beside each other; and what was taken for what.
+    """Build requests of one matrix from all other columns; return them with notes.
 
     Raises:
-        InvalidArgumentError: There are too many or too few, or a cell is no number.
+        InvalidArgumentError: The number of columns is wrong, or a cell is not a number.
     """
     spec = signature.inputs[0]
     names, notes = _matrix_columns(table, signature, label)
@@ -169,7 +171,7 @@ def matrix_inputs(
 
 
 def as_request(array: Array, spec: TensorSpec, signature: ModelSignature) -> Array:
-    """One row as a request, in the shape that the input declares.
+    """Reshape one row to the input's declared shape.
 
     Raises:
         InvalidArgumentError: It does not fit.
@@ -187,10 +189,10 @@ def as_request(array: Array, spec: TensorSpec, signature: ModelSignature) -> Arr
 
 
 def cast(array: Array, spec: TensorSpec) -> Array:
-    """Numbers in the input's datatype.
+    """Cast numbers to the input's datatype.
 
     Raises:
-        InvalidArgumentError: One is not of it: a fraction, too large, or missing.
+        InvalidArgumentError: A value is fractional, out of range or missing.
     """
     if array.dtype.kind not in "fiub":
         raise InvalidArgumentError(f"input '{spec.name}' takes {spec.datatype}, not {array.dtype}")
@@ -243,7 +245,7 @@ def _numbers(table: ExampleTable, name: str, spec: TensorSpec) -> Array:
         try:
             return np.array(cells).astype(np.float64)
         except ValueError:
-            pass  # something is missing, or no number: told below, with its line
+            pass  # a missing value or a non-number: reported below, with its line
     can_miss = spec.datatype.dtype.kind == "f"
     values = np.empty(len(cells))
     for row, cell in enumerate(cells):
@@ -259,7 +261,7 @@ def _numbers(table: ExampleTable, name: str, spec: TensorSpec) -> Array:
 def _matrix_columns(
     table: ExampleTable, signature: ModelSignature, label: str | None
 ) -> tuple[list[str], tuple[str, ...]]:
-    """Columns in the model's order."""
+    """Return the feature columns in the model's order, with notes."""
     spec = signature.inputs[0]
     others = [name for name in table.columns if name != label]
     declared = signature.columns.get(spec.name, ())
@@ -308,13 +310,13 @@ _KINDS: Final = {
     "segment_ids": TYPES,
     "input_type_ids": TYPES,
 }
-"""What exporters call the inputs of a text model."""
+"""Tokenizer output by the input names that exporters use."""
 _AT_ONCE: Final = 512
 _PAIR: Final = 2
 
 
 def takes_tokens(signature: ModelSignature) -> bool:
-    """Whether the model takes token ids, and nothing that a tokenizer does not give."""
+    """Return whether all inputs are tokenizer outputs, token ids among them."""
     kinds = [_KINDS.get(spec.name) for spec in signature.inputs]
     are_whole = all(
         spec.datatype.dtype.kind in "iu" and len(spec.shape) == _MATRIX for spec in signature.inputs
@@ -323,25 +325,25 @@ def takes_tokens(signature: ModelSignature) -> bool:
 
 
 def token_kinds(signature: ModelSignature) -> dict[str, str]:
-    """By input: which of a tokenizer's answers it takes."""
+    """Return the tokenizer output for each input."""
     return {spec.name: _KINDS[spec.name] for spec in signature.inputs}
 
 
 def takes_text(signature: ModelSignature) -> bool:
-    """Whether the model takes texts as they are."""
+    """Return whether the model takes raw text."""
     return len(signature.inputs) == 1 and signature.inputs[0].datatype is Datatype.BYTES
 
 
 def text_columns(
     table: ExampleTable, requested: str, *, label: str | None
 ) -> tuple[list[str], str]:
-    """One column, or two for pairs of texts; and what to tell of the choice.
+    """Return the text column, or two for text pairs, with a note about the choice.
 
     Args:
-        wish: Names that somebody gave, with a comma between two; empty for none.
+        requested: Column names from the user, separated by a comma; empty to detect them.
 
     Raises:
-        InvalidArgumentError: There is none, or it is not clear which.
+        InvalidArgumentError: No column matches, or the choice is ambiguous.
     """
     others = [name for name in table.columns if name != label]
     if requested:
@@ -378,14 +380,14 @@ def text_columns(
 
 
 def numeric_rest(table: ExampleTable, texts: Collection[str]) -> str | None:
-    """The only other column of numbers, which are then the labels; None if there are several."""
+    """Return the only other numeric column as the label column; None if there are several."""
     rest = [name for name in table.columns if name not in texts]
     numeric = [name for name in rest if are_numbers(table.columns[name])]
     return numeric[0] if len(numeric) == 1 else None
 
 
 def plain_inputs(table: ExampleTable, column: str, signature: ModelSignature) -> list[Tensors]:
-    """Requests of texts for a model that takes them as they are."""
+    """Build requests of raw text."""
     spec = signature.inputs[0]
     return [
         {spec.name: as_request(np.array([text.encode()], np.object_), spec, signature)}
@@ -402,16 +404,16 @@ def token_inputs(
     beside: Path,
     max_length: int,
 ) -> list[Tensors]:
-    """Requests of token ids, each as long as its text; padded only where the model's axis is fixed.
+    """Build requests of token ids of each text's length, padded only if the axis is fixed.
 
     Args:
         tokenizer: A `tokenizer.json`; None for the one in the model's folder.
         beside: The model's file or folder.
 
     Raises:
-        InvalidArgumentError: There is no tokenizer, or a row is no text.
+        InvalidArgumentError: The tokenizer is missing, or a row is not text.
         FailedPreconditionError: The library is not installed.
-        UnsupportedModelError: The file is no tokenizer.
+        UnsupportedModelError: The file is not a tokenizer.
     """
     sizes = {spec.shape[1] for spec in signature.inputs} - {VARIABLE}
     folder = beside if beside.is_dir() else beside.parent
@@ -472,7 +474,7 @@ def _texts(table: ExampleTable, column: str) -> list[str]:
     texts = []
     for row, cell in enumerate(table.columns[column]):
         if not isinstance(cell, str):
-            raise table.row_error(row, f"column {column!r} holds {cell!r:.40}, which is no text")
+            raise table.row_error(row, f"column {column!r} holds {cell!r:.40}, which is not text")
         if len(cell) > MAX_TEXT_BYTES:
             raise table.row_error(row, f"the text has more than {MAX_TEXT_BYTES} characters")
         texts.append(cell)

@@ -1,6 +1,6 @@
-"""Examples that a model is judged on: requests of one row each, with labels if there are any.
+"""Evaluation examples: requests of one row each, with optional labels.
 
-Rows of different lengths stay apart: padding would be part of what is measured.
+Rows of different lengths are never padded together, as padding would affect the measurement.
 """
 
 import hashlib
@@ -29,7 +29,7 @@ class RowTexts(StrEnum):
 
 
 def pair_requests(first: Sequence[Tensors], second: Sequence[Tensors]) -> list[Tensors]:
-    """Requests of both texts, by requests of each."""
+    """Merge the requests of two texts into one request per pair."""
     return [
         {**left, **{f"{name}{_SECOND}": array for name, array in right.items()}}
         for left, right in zip(first, second, strict=True)
@@ -37,26 +37,26 @@ def pair_requests(first: Sequence[Tensors], second: Sequence[Tensors]) -> list[T
 
 
 def first_request(pair: Tensors) -> Tensors:
-    """The request of the first text."""
+    """Return the request of the pair's first text."""
     return {name: array for name, array in pair.items() if not name.endswith(_SECOND)}
 
 
 def second_request(pair: Tensors) -> Tensors:
-    """The request of the second one."""
+    """Return the request of the pair's second text."""
     return {
         name.removesuffix(_SECOND): array for name, array in pair.items() if name.endswith(_SECOND)
     }
 
 
 ORDER_SEED: Final = 20_261_124
-"""Of the order in which examples are asked: part of them is then a fair sample of all."""
+"""Seed of the evaluation order, which makes any prefix a fair sample."""
 
 
 class LazyRows(Sequence[Tensors]):
-    """Requests that are made when they are asked for.
+    """Sequence of requests that are built on access.
 
     Args:
-        row: Makes one by its index. Pickled with the rows: recipes build in processes of their own.
+        row: Builds a request by index. Picklable, because recipes build in child processes.
     """
 
     def __init__(self, row: Callable[[int], Tensors], count: int) -> None:
@@ -77,7 +77,7 @@ class LazyRows(Sequence[Tensors]):
 
 
 def stacked_rows(arrays: Mapping[str, Array], *, has_batch_axis: bool) -> LazyRows:
-    """Rows of arrays `[n, ...]` as requests.
+    """Return the rows of arrays `[n, ...]` as requests.
 
     Args:
         has_batch_axis: Whether a request keeps axis 0, of size 1.
@@ -100,20 +100,19 @@ def _chosen_row(rows: Sequence[Tensors], indices: Array, i: int) -> Tensors:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Examples:
-    """Requests that a model is judged on.
-
-    `inputs`: one request of one row each; axis 0 is 1 where the model is `batched`. `labels`: what
-    each should be answered: int64 for classes, float64 for values, `[n]`; None where nobody knows.
-    `names`: of the classes, by number, where the labels were texts. `notes`: for people, what a
-    reader took for what where that was not certain. `texts`: of a row, one or two and how.
-    """
+    """Requests that a model is evaluated on."""
 
     inputs: Sequence[Tensors]
+    """One request of one row each; axis 0 is 1 where the model is `batched`."""
     labels: Array | None = None
+    """Expected answers `[n]`, int64 for classes and float64 for values; None without labels."""
     names: tuple[str, ...] = ()
+    """Class names by number, if the labels were texts."""
     batched: bool = True
     notes: tuple[str, ...] = ()
+    """Notes for the report on choices that the reader made."""
     texts: RowTexts = RowTexts.SINGLE
+    """Role of a row's texts."""
 
     def __post_init__(self) -> None:
         if self.labels is not None and self.labels.shape != (len(self.inputs),):
@@ -124,14 +123,14 @@ class Examples:
         return len(self.inputs)
 
     def subset(self, indices: Sequence[int] | Array) -> "Examples":
-        """Those at `indices`, in that order."""
+        """Return the examples at `indices`, in that order."""
         chosen = np.asarray(indices, np.int64).reshape(-1)
         labels = None if self.labels is None else self.labels[chosen]
         inputs = LazyRows(partial(_chosen_row, self.inputs, chosen), len(chosen))
         return replace(self, inputs=inputs, labels=labels)
 
     def as_model_requests(self) -> "Examples":
-        """Requests that the model itself takes: of texts apart the first ones, without a score."""
+        """Return requests that the model takes: for bi-encoder pairs the first texts, no labels."""
         if self.texts is not RowTexts.BI_ENCODER:
             return self
         return replace(
@@ -142,7 +141,7 @@ class Examples:
         )
 
     def sha256(self) -> str:
-        """Of inputs and labels, in their order: the same for the same content, however read."""
+        """Return a digest of inputs and labels that is independent of the file format."""
         digest = hashlib.sha256()
         for request in self.inputs:
             for name in sorted(request):
@@ -154,10 +153,10 @@ class Examples:
 
 
 def batches(examples: Examples, max_rows: int) -> Iterator[tuple[Array, Tensors]]:
-    """Requests of up to `max_rows` rows of equal shapes, with the examples' indices.
+    """Yield batches of up to `max_rows` rows of equal shapes, with the examples' indices.
 
-    In an order without regard to length or label, the same one every time, so that those that come
-    first are a sample of all. An example of a model that is not batched comes alone.
+    The order is random but fixed, so that the first batches are a sample of all. Examples of an
+    unbatched model come one by one.
     """
     order = np.random.default_rng(ORDER_SEED).permutation(len(examples))
     groups: dict[tuple[tuple[str, tuple[int, ...]], ...], list[int]] = {}

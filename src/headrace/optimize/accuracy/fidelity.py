@@ -1,10 +1,10 @@
-"""Agreement of two models' answers where no labels are known.
+"""Fidelity of a candidate's answers to the baseline's, for examples without labels.
 
 Reimers and Gurevych 2019, "Sentence-BERT: Sentence Embeddings using Siamese BERT-Networks": each
 text is embedded alone, by the mean over its tokens or by the first one.
 
-Without labels one can see that answers changed, but not whether they got worse, and that is the
-weaker statement. Both limits follow from the loss that is allowed:
+Without labels one can see that answers changed, but not whether they got worse. Both limits follow
+from the allowed loss:
 
 - Classes: a changed answer is at worst a lost one, but some are gained. With twice the allowed loss
   changed, the loss stays within its limit unless more than three of four changes are losses. (Of
@@ -13,9 +13,9 @@ weaker statement. Both limits follow from the loss that is allowed:
   factor `1 / sqrt(1 + e²)` (Spearman 1904, attenuation), `e` being the error's size over the spread
   of the answers. A limit of one point allows `e` up to 0.14.
 
-The spread is what tells one answer from another. That is why cosines are no measure here: all
-embeddings of a model may share a large part, which keeps their cosine near 1 while what
-distinguishes them is lost. For embeddings the second limit is a strict one: their errors are many
+The spread distinguishes one answer from another. Cosines are unsuitable here: all embeddings of a
+model may share a large component, which keeps their cosine near 1 while the distinguishing part is
+lost. For embeddings the second limit is a strict one: their errors are many
 and small, and average out in a distance. Labels prove more, and allow more.
 """
 
@@ -32,15 +32,15 @@ from headrace.optimize.accuracy.inference import ModelAnswers, Run
 from headrace.pipeline.tokenize import MASK
 
 ROUNDING_RATIO: Final = 1e-3
-"""Of an output's usual size: kernels that sum in another order differ by less, and those that
-compute with eight bits, or in bfloat16, by more."""
+"""Rounding limit over an output's mean size. Kernels that sum in another order differ by less;
+eight-bit and bfloat16 kernels by more."""
 _AT_ONCE: Final = 4_000_000
 Pair = tuple[Array, Array]
-"""One example's answers: the baseline's and the candidate's, of one shape."""
+"""Answers of the baseline and the candidate to one example."""
 
 
 def pairs_of(base: ModelAnswers, candidate: ModelAnswers, output: str) -> tuple[Array, list[Pair]]:
-    """Examples that both answered in an output, by index, and the answers."""
+    """Return the indices of examples that both models answered, and their answers."""
     both = np.flatnonzero(base.has(output) & candidate.has(output))
     was, now = base.rows[output], candidate.rows.get(output, ())
     answers = ((was[i], now[i]) for i in both.tolist())
@@ -48,7 +48,7 @@ def pairs_of(base: ModelAnswers, candidate: ModelAnswers, output: str) -> tuple[
 
 
 def only_rounding(base: ModelAnswers, candidate: ModelAnswers) -> bool:
-    """Whether every number differs by rounding at most, and something has numbers to tell by."""
+    """Return whether float outputs exist and differ by rounding at most."""
     has_numbers = False
     for name in base.rows:
         _, pairs = pairs_of(base, candidate, name)
@@ -61,7 +61,7 @@ def only_rounding(base: ModelAnswers, candidate: ModelAnswers) -> bool:
 
 
 def chunks(pairs: Sequence[Pair]) -> Iterator[tuple[Array, Array, Array]]:
-    """Elements of both sides, wide, and which pair each is of; some millions at a time."""
+    """Yield the float64 elements of both sides with their pair index, in large chunks."""
     start, size = 0, 0
     for end, (was, _) in enumerate(pairs, start=1):
         size += was.size
@@ -97,23 +97,21 @@ _QUANTILES: Final = (0.5, 0.95, 1.0)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutputFidelity:
-    """One output, over `n` examples.
-
-    `error_ratio`: size of the differences over the spread of the baseline's answers.
-    `quantiles`: of that by example: median, 95 %, largest. `agreement_ratio`: places with the same
-    class; None where the output tells none. `largest_relative`: the largest difference of a number
-    over its own value, or over the output's usual size where that is larger.
-    """
+    """Fidelity of one output over `n` examples."""
 
     n: int
     error_ratio: float = 0.0
+    """RMS difference over the spread of the baseline's answers."""
     quantiles: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    """Median, 95 % quantile and maximum of the error ratio by example."""
     agreement_ratio: float | None = None
+    """Share of positions with the same class; None if the output is not class scores."""
     largest_relative: float = 0.0
+    """Largest difference of a number over the larger of its value and the output's mean size."""
 
 
 def shape_problem(name: str, pairs: Sequence[Pair]) -> str:
-    """Why answers cannot even be compared; empty if they can."""
+    """Return why answers cannot be compared; empty if they can."""
     for was, now in pairs:
         if was.shape != now.shape or was.dtype.kind != now.dtype.kind:
             return (
@@ -121,12 +119,12 @@ def shape_problem(name: str, pairs: Sequence[Pair]) -> str:
                 f"{list(was.shape)}"
             )
         if now.dtype.kind == "f" and (np.isfinite(was) & ~np.isfinite(now)).any():
-            return f"output '{name}' answers with what is no finite number"
+            return f"output '{name}' holds non-finite numbers"
     return ""
 
 
 def compare_output(name: str, pairs: Sequence[Pair]) -> tuple[OutputFidelity, Array]:
-    """The differences, and the share of each example's places that tell the same class."""
+    """Return the output's fidelity, and each example's share of positions with the same class."""
     share = _same_class_share(name, pairs)
     ratio = None if share is None else float(share.mean())
     same = np.ones(len(pairs)) if share is None else share
@@ -146,10 +144,10 @@ def compare_output(name: str, pairs: Sequence[Pair]) -> tuple[OutputFidelity, Ar
 
 
 def is_class_output(name: str, rows: Sequence[Array]) -> bool:
-    """Whether the largest of an output's numbers, along its last axis, is the answer's class.
+    """Return whether an output is class scores along its last axis.
 
-    Told by the name, by rows that sum to one, and by there being one row without unit length:
-    embeddings are often of that.
+    Detected by the name, by rows that sum to one, and by rows without unit length, as embeddings
+    often have unit length.
     """
     first = rows[0]
     if first.ndim == 0 or first.shape[-1] < 2:  # noqa: PLR2004  # of one, none is the largest
@@ -180,7 +178,7 @@ def _same_class_share(name: str, pairs: Sequence[Pair]) -> Array | None:
 
 
 def _errors(pairs: Sequence[Pair]) -> tuple[Array, float]:
-    """By example: root mean squared difference over the spread; and the largest relative one."""
+    """Return the RMS difference over the spread by example, and the largest relative one."""
     width = _width(pairs)
     total, columns, squares, count = 0.0, np.zeros(width), np.zeros(width), 0
     for was, _, _ in chunks(pairs):
@@ -215,29 +213,28 @@ def _width(pairs: Sequence[Pair]) -> int:
 
 
 WEAKER: Final = (
-    "fidelity only: without labels one sees that an answer changed, not whether it got worse"
+    "fidelity only: without labels, a changed answer cannot be judged as better or worse"
 )
 CHANGED_PER_LOSS: Final = 2.0
 _CONFIDENCE: Final = 0.95
 _EXACT: Final = 1e-9
 _LEAST: Final = 30
-"""Of fewer examples, a spread says little."""
+"""Least examples for an estimate of the spread."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fidelity:
-    """How alike the answers are, and whether that is alike enough.
-
-    `agreement_ratio`: examples of the same class, in the output where they differ most; 1 where
-    none tells a class. `error_ratio`: the largest of the outputs that tell none. `n`: examples that
-    both answered. `reason`: with what was measured, and why that is weaker than labels.
-    """
+    """Result of a fidelity check against the baseline."""
 
     passes: bool
     reason: str
+    """Verdict with its figures, and the caveat that fidelity proves less than labels."""
     agreement_ratio: float = 0.0
+    """Share of examples with the same class in the most different output; 1 without classes."""
     n: int = 0
+    """Examples that both models answered."""
     error_ratio: float = 1.0
+    """Largest error ratio of outputs without class scores."""
     largest_relative: float = 1.0
     outputs: Mapping[str, OutputFidelity] = field(default_factory=dict)
 
@@ -245,14 +242,14 @@ class Fidelity:
 def measure_fidelity(
     base: ModelAnswers, candidate: ModelAnswers, *, max_loss: float = 0.01
 ) -> Fidelity:
-    """Whether a candidate answers as the baseline does, in all outputs.
+    """Check that a candidate answers like the baseline in all outputs.
 
     Args:
-        max_loss: What may be lost, were there labels: 0.01 allows 2 % changed answers, and an
+        max_loss: Loss that labels would allow: 0.01 allows 2 % changed answers, and an
             error of 14 % of the answers' spread.
 
     Raises:
-        InvalidArgumentError: They were asked different examples, or the limit is none.
+        InvalidArgumentError: The examples differ, or the limit is out of range.
     """
     if not 0 <= max_loss < 1 or base.n != candidate.n:
         msg = f"{base.n} and {candidate.n} answers cannot be compared with a limit of {max_loss:g}"
@@ -333,13 +330,13 @@ def _decide(
 
 _MASKS: Final = (MASK, "input_mask")
 _LEAST_WIDTH: Final = 32
-"""Narrower rows are scores of classes."""
+"""Least embedding width; narrower rows are class scores."""
 _ROWS: Final = 2
 _TOKENS: Final = 3
 
 
 def gives_embeddings(answer: Tensors, *, length: int) -> bool:
-    """Whether a model's outputs are embeddings, of texts or of tokens, and nothing else.
+    """Return whether all outputs are embeddings of texts or tokens.
 
     Args:
         answer: To one row of so many tokens.
@@ -351,7 +348,7 @@ def gives_embeddings(answer: Tensors, *, length: int) -> bool:
 
 
 def cosine_run(run: Run) -> Run:
-    """Answers to pairs, `[rows]` cosines for each way to embed a text, by a model of one text."""
+    """Return a run that answers text pairs with cosines `[rows]` per embedding output."""
 
     def compared(pairs: Tensors) -> Tensors:
         first_texts, second_texts = first_request(pairs), second_request(pairs)
@@ -364,7 +361,7 @@ def cosine_run(run: Run) -> Run:
 
 
 def _embedded(answer: Tensors, texts: Tensors) -> Tensors:
-    """Embeddings `[rows, width]`, by how they were made."""
+    """Return embeddings `[rows, width]` by output and pooling."""
     mask = next((texts[name] for name in _MASKS if name in texts), None)
     if mask is None:
         mask = np.ones_like(next(iter(texts.values())))
@@ -382,7 +379,7 @@ def _embedded(answer: Tensors, texts: Tensors) -> Tensors:
 
 
 def _cosines(first: Array, second: Array) -> Array:
-    """`[rows]`; of an embedding of nothing, 0."""
+    """Return cosines `[rows]`; 0 for zero embeddings."""
     together = (first * second).sum(axis=1)
     sizes = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
     cosines: Array = np.divide(together, sizes, out=np.zeros_like(together), where=sizes != 0)

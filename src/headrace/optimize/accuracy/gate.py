@@ -1,4 +1,4 @@
-"""Quality gate: a candidate answers the examples and is accepted or rejected.
+"""Quality gate that accepts or rejects a candidate by its answers to the examples.
 
 A candidate is rejected if
 
@@ -26,9 +26,9 @@ has lost nothing that could be measured.
 Where all answers are the same and all numbers differ by rounding only, the candidate computes what
 the baseline does, and a lack of labels is a warning: nothing that labels could show is left.
 
-Looks come at doubling numbers of examples, drawn from all over the file. A candidate that lost a
-sixth of its accuracy is given up after some hundred examples of thousands. A trial may end at such
-a look and go on later, so that many candidates are screened before any is asked everything.
+Interim looks come at doubling numbers of randomly drawn examples. A candidate that lost a sixth of
+its accuracy is rejected after some hundred examples of thousands. A trial may pause at a look and
+continue later, so that many candidates are screened before one is evaluated fully.
 """
 
 from dataclasses import dataclass, replace
@@ -58,7 +58,7 @@ from headrace.optimize.accuracy.verdict import (
 )
 
 ALPHA: Final = 1e-3
-"""How often a candidate within `max_loss` may be given up before all examples are asked."""
+"""Probability that a candidate within `max_loss` is rejected early."""
 _LEAST_FOR_EARLY: Final = 100
 _LOOKS: Final = 16
 
@@ -72,7 +72,7 @@ def judge(
     max_loss: float,
     rng: np.random.Generator,
 ) -> QualityVerdict:
-    """Whether a candidate may be accepted, by the rules above.
+    """Judge a candidate by the rules above.
 
     Args:
         base: The baseline's answers to the same examples.
@@ -82,10 +82,10 @@ def judge(
         rng: Draws the resamples.
 
     Raises:
-        InvalidArgumentError: Answers and labels do not match, or the limit is none.
+        InvalidArgumentError: Answers and labels do not match, or the limit is out of range.
     """
     if not 0 <= max_loss < 1:
-        raise InvalidArgumentError(f"a loss of {max_loss:g} cannot be the limit; give 0 to 1")
+        raise InvalidArgumentError(f"a loss limit of {max_loss:g} is invalid; use 0 to below 1")
     if not base.n == candidate.n == len(labels):
         msg = f"{base.n} and {candidate.n} answers for {len(labels)} labels"
         raise InvalidArgumentError(msg)
@@ -116,7 +116,7 @@ def is_hopeless(
     max_loss: float,
     rng: np.random.Generator,
 ) -> bool:
-    """Whether a candidate that answered only part of the examples may be given up.
+    """Return whether a partly evaluated candidate can be rejected early.
 
     For classes, fewer than one in 1,000 candidates whose loss is within `max_loss` ever is,
     however often one looks: see `is_refuted`. For other metrics that holds about, for up to 16
@@ -144,13 +144,13 @@ def is_hopeless(
 
 
 def _decide(measurement: QualityVerdict, max_loss: float, *, is_same: bool) -> QualityVerdict:
-    """The rules 2 to 4, of what was measured."""
+    """Apply rules 2 to 4 to a measurement."""
     limit = format_loss(max_loss, measurement.metric)
     if measurement.loss > 0 and measurement.p_value < SIGNIFICANCE:
         within = f", though within {limit}" if measurement.loss_bound <= max_loss else ""
-        return with_reason(measurement, f"it is worse, and not by chance{within}")
+        return with_reason(measurement, f"significantly worse{within}")
     if measurement.loss > max_loss:
-        return with_reason(measurement, f"it loses more than {limit}, if perhaps by chance")
+        return with_reason(measurement, f"the loss exceeds {limit}, though not significantly")
     is_bounded = measurement.loss_bound <= max_loss
     would_be_seen = measurement.detectable_loss <= max_loss
     has_enough = measurement.metric is Metric.ACCURACY or measurement.n >= LEAST_RESAMPLED
@@ -163,10 +163,10 @@ def _decide(measurement: QualityVerdict, max_loss: float, *, is_same: bool) -> Q
         return replace(passed, warning=warning)
     needed = _needed(measurement, max_loss)
     shortage = f"n = {measurement.n:,}, and a limit of {limit} needs "
-    shortage += f"about {needed:,}" if needed else "more than there can be"
+    shortage += f"about {needed:,}" if needed else "more labels than any data set has"
     if is_same:
         passed = with_reason(replace(measurement, passes=True, needed=needed), "the same answers")
-        warning = f"not enough labels to prove it ({shortage}); all numbers differ by rounding only"
+        warning = f"not enough labels for a proof ({shortage}); all numbers differ by rounding only"
         return replace(passed, warning=warning)
     return with_reason(replace(measurement, needed=needed), f"not enough labels: {shortage}")
 
@@ -186,17 +186,16 @@ FIRST_LOOK: Final = 128
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GateTrial:
-    """A candidate's answers and what was judged by them.
-
-    `asked`: how many examples. `given_up`: before all were asked, as it is ruined. `is_part`: it
-    may go on, as only the first ones were asked.
-    """
+    """Evaluation of a candidate so far: its answers, the verdict and the progress."""
 
     answers: ModelAnswers
     verdict: QualityVerdict
     examples_used: int
+    """Number of examples evaluated."""
     given_up: bool = False
+    """Whether it was rejected early."""
     is_part: bool = False
+    """Whether only the first examples were evaluated, so that the trial can continue."""
 
 
 def try_candidate(
@@ -212,18 +211,18 @@ def try_candidate(
     most: int | None = None,
     begun: GateTrial | None = None,
 ) -> GateTrial:
-    """Ask a candidate what the baseline was asked, and judge it.
+    """Evaluate a candidate on the baseline's examples, and judge it.
 
     Args:
-        most: How many examples are asked at most; None for all.
-        begun: A part of the same trial, whose answers are not asked for again.
+        most: Limit of the examples to evaluate; None for all.
+        begun: Earlier part of the same trial, to be continued.
 
     Raises:
         InvalidArgumentError: The examples have no labels, or are not those of the baseline.
     """
     labels = examples.labels
     if labels is None:
-        raise InvalidArgumentError("examples without labels judge no accuracy; use the fidelity")
+        raise InvalidArgumentError("examples without labels cannot measure accuracy; use fidelity")
     order = np.random.default_rng(ORDER_SEED).permutation(np.flatnonzero(base.has(metric.output)))
     total = len(order)
     until = total if most is None else min(most, total)
@@ -240,7 +239,7 @@ def try_candidate(
     verdict = judge(base, merged, labels, metric=metric, max_loss=max_loss, rng=rng)
     is_part = not given_up and (done < total or bool(merged.stopped))
     if given_up:
-        why = f"given up after {done:,} of {total:,} examples, as {verdict.reason}"
+        why = f"rejected early, after {done:,} of {total:,} examples: {verdict.reason}"
         verdict = replace(verdict, passes=False, reason=why)
     elif is_part:
         what = f"on the first {verdict.n:,} of {total:,} examples, {describe_figures(verdict)}"

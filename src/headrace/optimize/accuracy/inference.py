@@ -1,7 +1,7 @@
-"""Answers of a model to the examples, several at a time.
+"""Batched inference over evaluation examples.
 
-Rows of equal shape are asked together. A model with dynamic quantization takes its scale over a
-whole batch, so that its answers depend a little on who shares it: as they do when it is served.
+Rows of equal shape share a batch. Dynamic quantization scales over the whole batch, so answers
+depend slightly on the batch, as they do in serving.
 """
 
 import time
@@ -18,40 +18,38 @@ from headrace.core.errors import RuntimeFailedError
 from headrace.optimize.accuracy.examples import Examples, batches
 
 MAX_ROWS: Final = 8
-"""Rows asked together: on a processor more of them gain nothing."""
+"""Rows of a batch; larger batches are no faster on a CPU."""
 MAX_KEPT_BYTES: Final = 1 << 30
 SMALL_ELEMENTS: Final = 4_096
-"""Outputs with rows of so many elements are kept for all examples; larger ones while there is
-room."""
+"""Answers of at most so many elements are always stored; larger ones only within
+`MAX_KEPT_BYTES`."""
 
 Run = Callable[[Tensors], Tensors]
 _Outcomes = tuple[Array, list[Tensors | HeadraceError]]
-"""Indices of examples, and what each was answered."""
+"""Indices of examples, with the answer or error of each."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelAnswers:
-    """What one model answered to `n` examples.
-
-    `rows`: by output, the answer to each example without the batch axis; None where there is none,
-    or it was too large to keep. `failures`: by example, why the model failed. `stopped`: why not
-    all were asked; empty if they were.
-    """
+    """Answers of one model to `n` examples."""
 
     n: int
     rows: Mapping[str, Sequence[Array | None]]
+    """Answers by output and example, without the batch axis; None if missing or too large."""
     failures: Mapping[int, str] = field(default_factory=dict)
+    """Error messages by example."""
     stopped: str = ""
+    """Why the evaluation stopped early; empty if it is complete."""
 
     def has(self, output: str) -> Array:
-        """Which examples have an answer in this output, `[n]`."""
+        """Return a mask `[n]` of examples with an answer in this output."""
         rows = self.rows.get(output, ())
         if not rows:
             return np.zeros(self.n, bool)
         return np.array([row is not None for row in rows], bool)
 
     def stacked(self, output: str, indices: Array) -> Array | None:
-        """Answers to these examples, `[examples, ...]`; None if their shapes differ."""
+        """Return answers to these examples, `[examples, ...]`; None if their shapes differ."""
         rows = self.rows[output]
         chosen = [row for row in (rows[i] for i in indices.tolist()) if row is not None]
         if len(chosen) != len(indices) or len({(row.shape, row.dtype.kind) for row in chosen}) > 1:
@@ -59,11 +57,11 @@ class ModelAnswers:
         return np.stack(chosen) if chosen else None
 
     def size_bytes(self) -> int:
-        """What they take in memory, about."""
+        """Return the approximate memory of the answers."""
         return sum(row.nbytes for rows in self.rows.values() for row in rows if row is not None)
 
     def merged(self, other: "ModelAnswers") -> "ModelAnswers":
-        """With another's answers to other ones of the same examples."""
+        """Merge with answers to other examples of the same set."""
         names = [*self.rows, *(name for name in other.rows if name not in self.rows)]
         none: list[Array | None] = [None] * self.n
         pairs = {name: (self.rows.get(name, none), other.rows.get(name, none)) for name in names}
@@ -88,13 +86,13 @@ def answers(
     only: Array | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> ModelAnswers:
-    """What a model answers; an example on which it fails spoils no other one.
+    """Run a model on the examples; a failing example does not affect the others.
 
     Args:
-        run: Of a loaded model; called from several threads where `threads` says so.
-        deadline: Monotonic time after which no more are asked.
+        run: Inference of a loaded model; called from `threads` threads.
+        deadline: Monotonic time after which no batch starts.
         max_rows: Most rows in a run.
-        only: Examples that are asked, by index; None for all.
+        only: Indices of the examples to run; None for all.
     """
     indices = np.arange(len(examples)) if only is None else np.asarray(only, np.int64)
     selected = examples if only is None else examples.subset(indices)
@@ -116,14 +114,14 @@ def answers(
                     kept_bytes += row.nbytes
         done += len(part)
         if deadline is not None and clock() >= deadline and done < len(selected):
-            stopped = f"time was up after {done:,} of {len(selected):,} examples"
+            stopped = f"the time limit was reached after {done:,} of {len(selected):,} examples"
     return ModelAnswers(n=len(examples), rows=rows, failures=failures, stopped=stopped)
 
 
 def _run_all(
     run: Run, examples: Examples, *, max_rows: int, threads: int, is_stopped: Callable[[], bool]
 ) -> Iterator[_Outcomes]:
-    """Outcomes as they come, until somebody stops."""
+    """Yield outcomes as they complete, until `is_stopped` returns true."""
 
     def ask(part: tuple[Array, Tensors]) -> _Outcomes:
         indices, inputs = part
@@ -150,7 +148,7 @@ def _run_all(
 def _outcomes(
     run: Run, inputs: Tensors, rows: int, *, batched: bool
 ) -> list[Tensors | HeadraceError]:
-    """What each row is answered; rows alone where they fail together."""
+    """Return each row's answer or error; a failing batch is retried row by row."""
     try:
         return _rows(run(inputs), rows, batched=batched)
     except HeadraceError as error:

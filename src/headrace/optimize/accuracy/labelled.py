@@ -1,10 +1,9 @@
-"""Examples, read from tables, JSON lines, NumPy files and folders of pictures, or generated.
+"""Readers of labelled examples (tables, JSON lines, NumPy files, image folders), and a generator.
 
-Models of text are asked random tokens of random lengths; the others what `generated_inputs` makes.
-They show whether two models compute the same, and not whether either is right on real requests.
+Generated examples are random tokens for text models, and `generated_inputs` for others. They show
+whether two models compute the same, but not whether either is right on real requests.
 
-Only a model that decodes them itself can be given files: how a net wants its pixels scaled stands
-in no ONNX file.
+Image files need a model that decodes them, as ONNX files do not declare how pixels are scaled.
 """
 
 import math
@@ -79,7 +78,7 @@ _DAMAGED: Final = (
 
 
 def read_npz(path: Path, signature: ModelSignature, *, label: str, limit: int) -> Examples:
-    """Examples from arrays whose axis 0 is the examples.
+    """Read examples from arrays whose axis 0 is the examples.
 
     Args:
         label: Name of the labels' array; empty for the usual names.
@@ -91,7 +90,8 @@ def read_npz(path: Path, signature: ModelSignature, *, label: str, limit: int) -
     labelled = _label_name(arrays, label, signature, path)
     for spec in signature.inputs:
         if spec.name not in arrays:
-            msg = f"{path} has no array {spec.name!r}, only {_told(arrays)}; name them as inputs"
+            names = _array_names(arrays)
+            msg = f"{path} has no array {spec.name!r}, only {names}; name arrays as inputs"
             raise InvalidArgumentError(msg)
     needed = [spec.name for spec in signature.inputs] + ([labelled] if labelled else [])
     sizes = {name: arrays[name].shape[0] if arrays[name].ndim else 0 for name in needed}
@@ -112,18 +112,18 @@ def read_npz(path: Path, signature: ModelSignature, *, label: str, limit: int) -
     )
     if not labelled:
         return examples
-    labels, names = _labels(arrays[labelled][chosen], signature, path)
+    labels, label_names = _labels(arrays[labelled][chosen], signature, path)
     return Examples(
         inputs=examples.inputs,
         labels=labels,
-        names=names,
+        names=label_names,
         batched=examples.batched,
         notes=examples.notes,
     )
 
 
 def _load(path: Path) -> dict[str, Array]:
-    """All arrays; no more is read than the file's own directory says, and that is checked first."""
+    """Load all arrays, after checking the sizes in the file's directory."""
     check_size(path)
     try:
         with zipfile.ZipFile(path) as archive:
@@ -146,7 +146,7 @@ def _load(path: Path) -> dict[str, Array]:
 
 
 def _check_header(file: IO[bytes], size_bytes: int) -> None:
-    """Refuse an array that says to be larger than what there is: memory would be taken first."""
+    """Refuse an array whose header declares more data than stored, before memory is allocated."""
     version = np.lib.format.read_magic(file)
     read = {
         (1, 0): np.lib.format.read_array_header_1_0,
@@ -160,7 +160,7 @@ def _check_header(file: IO[bytes], size_bytes: int) -> None:
         msg = "an array holds Python objects; save texts as NumPy's strings (dtype 'U' or 'S')"
         raise ValueError(msg)
     if math.prod(shape) * dtype.itemsize > size_bytes:
-        msg = "an array says to be larger than it is"
+        msg = "an array's header declares more data than the file holds"
         raise ValueError(msg)
 
 
@@ -169,7 +169,9 @@ def _label_name(
 ) -> str:
     if requested:
         if requested not in arrays:
-            raise InvalidArgumentError(f"{path} has no array {requested!r}, only {_told(arrays)}")
+            raise InvalidArgumentError(
+                f"{path} has no array {requested!r}, only {_array_names(arrays)}"
+            )
         return requested
     inputs = {spec.name for spec in signature.inputs}
     candidates = [n for n in arrays if n.casefold() in LABEL_NAMES and n not in inputs]
@@ -233,7 +235,7 @@ def _labels(array: Array, signature: ModelSignature, path: Path) -> tuple[Array,
     return numbers_as_labels(wide), ()
 
 
-def _told(arrays: dict[str, Array]) -> str:
+def _array_names(arrays: dict[str, Array]) -> str:
     shown = 12
     return ", ".join(list(arrays)[:shown]) + (" and more" if len(arrays) > shown else "")
 
@@ -243,10 +245,10 @@ _MAX_FILES: Final = 1_000_000
 
 
 def read_pictures(folder: Path, signature: ModelSignature, *, limit: int) -> Examples:
-    """The files' bytes, labelled with their folders' names.
+    """Read image files, labelled by their folder names.
 
     Raises:
-        InvalidArgumentError: The model takes no files, or there are none or too many.
+        InvalidArgumentError: The model does not decode images, or there are no or too many files.
     """
     spec = signature.inputs[0]
     if len(signature.inputs) != 1 or spec.datatype is not Datatype.BYTES:
@@ -320,7 +322,7 @@ class DataOptions:
 def read_labelled(
     path: Path, signature: ModelSignature, options: DataOptions, *, beside: Path
 ) -> Examples:
-    """The examples in a file, by its suffix; without labels where it has none.
+    """Read examples from a file by its suffix, with labels if it has any.
 
     Inputs are columns (or arrays) that are named like the model's; else, for a model of one matrix,
     all columns of numbers; else texts, which are tokenized for a model that takes token ids.
@@ -333,11 +335,11 @@ def read_labelled(
         InvalidArgumentError: It cannot be read or does not fit the model; the message names the
             line and what to do.
         FailedPreconditionError: The library that reads it is not installed.
-        UnsupportedModelError: The tokenizer is none.
+        UnsupportedModelError: The tokenizer file is invalid.
     """
     limit = MAX_EXAMPLES if options.limit is None else min(options.limit, MAX_EXAMPLES)
     if limit < 1:
-        raise InvalidArgumentError(f"at most {limit} examples are none; ask for one or more")
+        raise InvalidArgumentError(f"a limit of {limit} examples is too small; use 1 or more")
     if path.is_dir():
         return read_pictures(path, signature, limit=limit)
     if not path.exists():
@@ -376,7 +378,7 @@ def _inputs(
     options: DataOptions,
     beside: Path,
 ) -> tuple[str | None, Sequence[Tensors], Sequence[str], RowTexts]:
-    """The column of labels, requests, notes, and what the texts of a row are."""
+    """Return the label column, requests, notes, and the role of the texts."""
     names = {spec.name for spec in signature.inputs}
     if table.is_named and names <= table.columns.keys() and not options.text:
         return label, named_inputs(table, signature), (), RowTexts.SINGLE
@@ -406,9 +408,9 @@ def _text_inputs(
     beside: Path,
 ) -> Sequence[Tensors]:
     if takes_tokens(signature):
-        tokens: Callable[[Sequence[str]], Sequence[Tensors]] = lambda those: token_inputs(  # noqa: E731  # short, and used three times
+        tokens: Callable[[Sequence[str]], Sequence[Tensors]] = lambda selected: token_inputs(  # noqa: E731  # short, and used three times
             table,
-            those,
+            selected,
             signature,
             tokenizer=options.tokenizer,
             beside=beside,
@@ -431,7 +433,7 @@ def _sampled(table: ExampleTable) -> list[str]:
 
 
 def _header_rule(signature: ModelSignature, options: DataOptions) -> IsHeader:
-    """Names are known ones, or texts over numbers."""
+    """Return a rule that detects a header row: known names, or texts above numbers."""
     columns = [name for names in signature.columns.values() for name in names]
     inputs = [spec.name for spec in signature.inputs]
     requested = [options.label, options.text, *options.text.split(",")]
@@ -454,15 +456,15 @@ def _header_rule(signature: ModelSignature, options: DataOptions) -> IsHeader:
 _VOCABULARIES: Final = (30_000, 8_000, 1_000, 100, 2)
 _LENGTHS: Final = (4, 64)
 _FIRST_WORD: Final = 1_000
-"""Below it, large vocabularies have special and unused tokens."""
-_NOTE: Final = "made-up inputs, as no data was given"
+"""First ordinary token; smaller ids of large vocabularies are special or unused."""
+_NOTE: Final = "generated inputs, because no data was given"
 
 
 def generated_examples(model: Model, signature: ModelSignature, n: int, seed: int) -> Examples:
-    """`n` examples that the model runs on.
+    """Generate `n` examples that the model runs on.
 
     Raises:
-        UnsupportedModelError: It does not run on made-up inputs.
+        UnsupportedModelError: The model does not run on generated inputs.
     """
     requests = _tokens(model, signature, n, seed) if takes_tokens(signature) else []
     if not requests:
@@ -472,7 +474,7 @@ def generated_examples(model: Model, signature: ModelSignature, n: int, seed: in
 
 
 def _generated(model: Model, signature: ModelSignature, seed: int) -> Iterator[Tensors]:
-    """Rows of one size after the other, from all over what was made of it."""
+    """Yield generated rows, cycling through the sizes that the model takes."""
     sizes = sizes_that_run(model)
     draw = 0
     while True:
@@ -488,7 +490,7 @@ def _generated(model: Model, signature: ModelSignature, seed: int) -> Iterator[T
 
 
 def _tokens(model: Model, signature: ModelSignature, n: int, seed: int) -> list[Tensors]:
-    """Random tokens; none where the model runs on no vocabulary that is tried."""
+    """Generate random tokens; empty if the model runs with no vocabulary size tried."""
     for size in _VOCABULARIES:
         rng = np.random.default_rng(seed)
         requests = [_request(signature, size, rng) for _ in range(n)]

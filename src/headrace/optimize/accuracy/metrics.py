@@ -1,7 +1,7 @@
-"""Quality metrics: which output and which number judge a model, and the number's value.
+"""Quality metrics: selection of metric and output, and weighted computation.
 
-Each metric is computed for examples with weights, many weightings at once: a bootstrap's resample
-is only another weighting, and nothing is sorted twice.
+Metrics are computed over weighted examples, for many weightings at once: a bootstrap resample is
+another weighting, and nothing is sorted twice.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -18,14 +18,14 @@ from headrace.optimize.accuracy.inference import ModelAnswers
 
 Values = NDArray[np.float64]
 _AT_ONCE: Final = 4_000_000
-"""Weights in memory together."""
+"""Most weights in memory at once."""
 _MOST_RESAMPLES: Final = 1_000
 _LEAST_RESAMPLES: Final = 400
 _WORK: Final = 10_000_000
 
 
 class Metric(StrEnum):
-    """What is measured of answers, given labels."""
+    """Quality metric of answers, given labels."""
 
     ACCURACY = "accuracy"
     AUC = "auc"
@@ -37,13 +37,13 @@ class Metric(StrEnum):
 
     @property
     def is_error(self) -> bool:
-        """Whether less is better; a loss is then relative to the baseline's error."""
+        """Whether lower is better; the loss is then relative to the baseline's error."""
         return self in (Metric.RMSE, Metric.MAE)
 
     def loss(self, base: Values | float, candidate: Values | float) -> Values:
-        """How much worse the candidate is: a difference of scores, or a relative one of errors.
+        """Return the candidate's loss: a difference of scores, or a relative growth of errors.
 
-        An error where there was none counts as one.
+        An error where the baseline has none counts as a loss of 1.
         """
         was, now = np.asarray(base, np.float64), np.asarray(candidate, np.float64)
         if not self.is_error:
@@ -53,14 +53,14 @@ class Metric(StrEnum):
 
 
 def score(metric: Metric, labels: Values, scores: Values) -> float:
-    """The metric over all examples."""
+    """Return the metric over all examples."""
     return float(weighted_scores(metric, labels, scores)(np.ones((1, len(labels))))[0])
 
 
 def weighted_scores(  # noqa: PLR0911  # one for each metric
     metric: Metric, labels: Values, scores: Values
 ) -> Callable[[Values], Values]:
-    """The metric as a function of the examples' weights, `[weightings, n]` to `[weightings]`.
+    """Return the metric as a function of weights, `[weightings, n]` to `[weightings]`.
 
     Args:
         labels: Classes, or values.
@@ -98,10 +98,10 @@ def bootstrap_losses(
     candidate: Values,
     rng: np.random.Generator,
 ) -> Values:
-    """Losses over resamples of the examples, the same ones for both models: a paired bootstrap.
+    """Return losses over paired bootstrap resamples of the examples.
 
     Efron and Tibshirani 1993, "An Introduction to the Bootstrap". Resamples on which the metric is
-    not defined (one class only, say) are left out.
+    undefined (such as one class only) are left out.
     """
     n = len(labels)
     resamples = int(np.clip(_WORK // max(n, 1), _LEAST_RESAMPLES, _MOST_RESAMPLES))
@@ -122,7 +122,7 @@ def bootstrap_losses(
 
 
 def _spread(weights: Values, values: Values) -> Values:
-    """Weighted sum of squares about the weighted mean."""
+    """Return the weighted sum of squares about the weighted mean."""
     total = weights.sum(axis=1)
     mean = (weights * values).sum(axis=1) / total
     squares: Values = (weights * (values - mean[:, None]) ** 2).sum(axis=1)
@@ -130,7 +130,7 @@ def _spread(weights: Values, values: Values) -> Values:
 
 
 def _correlation(weights: Values, first: Values, second: Values) -> Values:
-    """Pearson's, weighted; not a number where one of both does not vary."""
+    """Return the weighted Pearson correlation; NaN if one side is constant."""
     total = weights.sum(axis=1, keepdims=True)
     a = first - (weights * first).sum(axis=1, keepdims=True) / total
     b = second - (weights * second).sum(axis=1, keepdims=True) / total
@@ -142,7 +142,7 @@ def _correlation(weights: Values, first: Values, second: Values) -> Values:
 
 
 def _ranks(values: Values) -> Callable[[Values], Values]:
-    """Mid-ranks as they would be if each value stood there as often as its weight says."""
+    """Return a function that computes mid-ranks with weights as multiplicities."""
     _, group = np.unique(values, return_inverse=True)
     order = np.argsort(group, kind="stable")
     last = np.flatnonzero(np.diff(group[order], append=-1))
@@ -157,7 +157,7 @@ def _ranks(values: Values) -> Callable[[Values], Values]:
 
 
 def _auc(weights: Values, ranks: Values, positive: NDArray[np.bool_]) -> Values:
-    """Mann and Whitney's statistic: the chance that a positive one is scored above a negative."""
+    """Return the AUC by the Mann-Whitney statistic."""
     ours = weights[:, positive].sum(axis=1)
     theirs = weights[:, ~positive].sum(axis=1)
     above = (weights * ranks)[:, positive].sum(axis=1) - ours * (ours + 1) / 2
@@ -167,16 +167,16 @@ def _auc(weights: Values, ranks: Values, positive: NDArray[np.bool_]) -> Values:
 
 
 UNKNOWN: Final = -1.0
-"""A class that no label names."""
+"""Class number of names that no label has."""
 _HALF: Final = 0.5
 _PAIR: Final = 2
 _TWO_CLASSES: Final = ({0}, {1}, {0, 1}, {-1, 1})
 Read = Callable[[Array], Values]
-"""Answers `[examples, ...]` of an output to a class, or a value, for each."""
+"""Converts answers `[examples, ...]` of an output to a class or value per example."""
 
 
 def class_reads(answers: Array, labels: Array, names: Sequence[str]) -> list[tuple[Read, str]]:
-    """How the answers can be classes, and what to call that; empty if they cannot.
+    """Return ways to read the answers as classes, with descriptions.
 
     Args:
         answers: The baseline's, `[examples, ...]`.
@@ -205,7 +205,7 @@ def class_reads(answers: Array, labels: Array, names: Sequence[str]) -> list[tup
 
 
 def value_reads(answers: Array) -> list[tuple[Read, str]]:
-    """How the answers can be one number each; of two scores, the second over the first."""
+    """Return ways to read the answers as one number each; for two scores, their difference."""
     width = int(np.prod(answers.shape[1:]))
     if width == 1 and answers.dtype.kind in "fiub":
         return [(_plain, "output")]
@@ -239,32 +239,31 @@ def _named(outputs: Array, numbers: Mapping[str, float]) -> Values:
 
 
 _FLAWLESS: Final = 1 - 1e-9
-"""An error of nothing cannot grow by a per cent."""
+"""R2 above which the baseline counts as exact, as no error can grow relatively then."""
 RARE_RATIO: Final = 0.1
-"""Of two classes, one that is rarer is hardly seen in the accuracy."""
+"""Share below which the rarer of two classes hardly affects the accuracy."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MetricChoice:
-    """By what candidates are judged.
-
-    `why`: for people. `warning`: why the baseline's own answers make the labels doubtful; empty if
-    they do not. `read`: an output's answers as classes for accuracy, else as values.
-    """
+    """Selected metric and output."""
 
     metric: Metric
     output: str
     why: str
+    """Text for the report."""
     read: Read
+    """Reads an output's answers as classes (accuracy) or values."""
     warning: str = ""
+    """Warning if the baseline's answers contradict the labels; else empty."""
 
     def score(self, labels: Array, scores: Values) -> float:
-        """The metric, of what `read` gave."""
+        """Return the metric of values that `read` returned."""
         return score(self.metric, labels.astype(np.float64), scores)
 
 
 _Fit = tuple[float, MetricChoice]
-"""How good the baseline is by a way to read an output, and that."""
+"""Baseline score by a choice, and the choice."""
 
 
 def _best(fits: Iterable[_Fit]) -> _Fit:
@@ -274,7 +273,7 @@ def _best(fits: Iterable[_Fit]) -> _Fit:
 def choose_metric(
     labels: Array, base: ModelAnswers, requested: str = "", *, names: Sequence[str] = ()
 ) -> MetricChoice:
-    """What fits labels and answers best, by the answers of the baseline.
+    """Choose the metric and output that fit the labels and the baseline's answers best.
 
     Classes are judged by accuracy, in the output by which the baseline is right most often; rare
     ones of two classes by AUC, because a model that never finds them is nearly always right.
@@ -284,11 +283,11 @@ def choose_metric(
     Args:
         labels: int64 for classes, float64 for values, `[n]`.
         base: The baseline's answers, in all outputs.
-        wish: A metric, an output, or `metric:output`; empty to choose.
+        requested: A metric, an output, or `metric:output`; empty to choose.
         names: Of the classes, where an output answers with them.
 
     Raises:
-        InvalidArgumentError: No output fits, or the wish is none.
+        InvalidArgumentError: No output fits, or the requested metric is unknown.
     """
     requested_metric, output = _parse(requested, base)
     if len(labels) != base.n:
@@ -306,14 +305,14 @@ def choose_metric(
         raise _no_fit(labels, base, outputs)
     baseline, best = _best(fits)
     if requested_metric:
-        return replace(best, why=f"{requested_metric} of output '{best.output}', as asked")
+        return replace(best, why=f"{requested_metric} of output '{best.output}', as requested")
     return _with_rare_classes(baseline, best, labels, base)
 
 
 def usual_metric(examples: Examples) -> Metric | None:
-    """By what pairs of texts are judged; None where labels and answers decide.
+    """Return the usual metric of text pairs; None if labels and answers decide.
 
-    A score of two texts is of use for their order only, and a cosine is on no scale of labels.
+    Scores of text pairs are used for ranking, and cosines are not on the labels' scale.
     """
     labels = examples.labels
     if labels is None or examples.texts is RowTexts.SINGLE:
@@ -334,7 +333,10 @@ def _parse(requested: str, base: ModelAnswers) -> tuple[Metric | None, str]:
     if output and output not in base.rows:
         outputs = ", ".join(base.rows) or "none"
         metrics = ", ".join(Metric)
-        msg = f"{output!r} is no output ({outputs}) and no metric ({metrics}); say METRIC:OUTPUT"
+        msg = (
+            f"{output!r} is neither an output ({outputs}) nor a metric ({metrics}); "
+            "use METRIC:OUTPUT"
+        )
         raise InvalidArgumentError(msg)
     return metric, output
 
@@ -342,7 +344,7 @@ def _parse(requested: str, base: ModelAnswers) -> tuple[Metric | None, str]:
 def _fits(
     name: str, metric: Metric, labels: Array, base: ModelAnswers, names: Sequence[str]
 ) -> list[_Fit]:
-    """How an output can be read so that the metric is defined; empty if it cannot."""
+    """Return the ways to read an output for which the metric is defined."""
     answered = np.flatnonzero(base.has(name))
     stacked = base.stacked(name, answered)
     if stacked is None:
@@ -369,12 +371,12 @@ def _fits(
 
 
 def _choose_value(fits: Sequence[_Fit]) -> MetricChoice:
-    """RMSE where an output predicts better than the labels' mean would, else rank correlation."""
+    """Choose RMSE if an output beats the labels' mean, else the rank correlation."""
     explained = [fit for fit in fits if fit[1].metric is Metric.R2 and fit[0] > 0]
     if explained:
         ratio, best = _best(explained)
         if ratio > _FLAWLESS:
-            why = f"the baseline makes no error in output '{best.output}': explained variance"
+            why = f"the baseline has no error in output '{best.output}': explained variance"
             return replace(best, why=why)
         why = (
             f"labels are values, and output '{best.output}' is on their scale (the "
@@ -395,7 +397,7 @@ def _choose_value(fits: Sequence[_Fit]) -> MetricChoice:
 def _with_rare_classes(
     baseline: float, best: MetricChoice, labels: Array, base: ModelAnswers
 ) -> MetricChoice:
-    """AUC instead where one of two classes is rare; a doubt where the baseline is only guessing."""
+    """Use AUC if one of two classes is rare; warn if the baseline is no better than guessing."""
     _, counts = np.unique(labels, return_counts=True)
     most = float(counts.max() / counts.sum())
     if len(counts) == 2 and most > 1 - RARE_RATIO:  # noqa: PLR2004  # two classes
@@ -427,7 +429,7 @@ def _no_fit(labels: Array, base: ModelAnswers, outputs: Sequence[str]) -> Invali
         shapes.append(f"{name} ({shape} a row)")
     span = f"{labels.min():g} to {labels.max():g}" if len(labels) else "none"
     msg = (
-        f"no output answers with what the labels are ({kind}, {span}): "
+        f"no output matches the labels ({kind}, {span}): "
         f"{', '.join(shapes) or 'the model answered nothing'}; check the labels, or name a metric "
         "and output (METRIC:OUTPUT)"
     )

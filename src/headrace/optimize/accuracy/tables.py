@@ -1,7 +1,6 @@
-"""Tables of examples, read from CSV, JSON lines and Parquet.
+"""Readers of example tables: CSV, JSON lines and Parquet.
 
-A file is read a line at a time, and a sample of its rows is kept, so that a large one costs time
-but no memory. What cannot be read is told with its line.
+Files are streamed and sampled, so that large ones need no memory. Errors name the line.
 """
 
 import csv
@@ -23,7 +22,7 @@ MAX_FILE_BYTES: Final = 4 << 30
 MAX_KEPT_BYTES: Final = 1 << 30
 MAX_LINE_BYTES: Final = 4 << 20
 MAX_EXAMPLES: Final = 100_000
-"""Of a larger file a sample of so many is drawn: more labels find no smaller loss that matters."""
+"""Sample size of larger files; more labels would not find smaller relevant losses."""
 SEED: Final = 20_261_124
 _BOM: Final = b"\xef\xbb\xbf"
 _UTF16: Final = (b"\xff\xfe", b"\xfe\xff")
@@ -31,30 +30,28 @@ _LOOK_AHEAD: Final = 100
 _LABEL_AFTER_SPACE: Final = re.compile(r"^(.*\S)\s+([-+]?\d+(?:\.\d+)?)$", re.DOTALL)
 Cells = Sequence[object]
 IsHeader = Callable[[Sequence[str], Sequence[str]], bool]
-"""Whether the first row is names, told from the first two."""
+"""Decides from the first two rows whether the first is a header."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExampleTable:
-    """Some rows of a file.
-
-    `columns`: cells by name, texts as they stand where the format has no types; without names they
-    are called "1", "2" and so on. `lines`: where each row stands in the file, from 1. `rows`: how
-    many the file has.
-    """
+    """Sampled rows of a file."""
 
     path: Path
     columns: dict[str, list[object]]
+    """Cells by column; raw texts if the format is untyped. Unnamed columns are "1", "2", and on."""
     lines: Sequence[int]
+    """Line number of each row, from 1."""
     rows: int
+    """Number of rows in the file."""
     is_named: bool
 
     def row_error(self, row: int, message: str) -> InvalidArgumentError:
-        """The error for a row that cannot be used."""
+        """Return an error that names the row's line."""
         return InvalidArgumentError(f"{self.path}, line {self.lines[row]}: {message}")
 
     def describe_columns(self) -> str:
-        """Its columns, for people."""
+        """Return the column names for messages."""
         shown = 12
         listed = list(self.columns)
         names = ", ".join(repr(name) for name in listed[:shown])
@@ -63,60 +60,60 @@ class ExampleTable:
 
 
 class RowSampler:
-    """Keeps `limit` of the rows that come, each with equal chance; all where there are no more.
+    """Reservoir sample of at most `limit` rows.
 
     Algorithm R, Vitter 1985, "Random Sampling with a Reservoir".
     """
 
     def __init__(self, path: Path, limit: int) -> None:
-        self.seen = 0
+        self.count = 0
         self._path = path
         self._limit = limit
-        self._kept: list[tuple[int, Cells, int]] = []
+        self._sample: list[tuple[int, Cells, int]] = []
         self._bytes = 0
         self._rng = np.random.default_rng(SEED)
 
     def offer(self, line: int, cells: Cells, size_bytes: int) -> None:
-        """Keep a row, or not."""
-        self.seen += 1
-        position = len(self._kept)
-        if self.seen > self._limit:
-            position = int(self._rng.integers(self.seen))
+        """Consider a row for the sample."""
+        self.count += 1
+        position = len(self._sample)
+        if self.count > self._limit:
+            position = int(self._rng.integers(self.count))
             if position >= self._limit:
                 return
-            self._bytes -= self._kept[position][2]
-        self._kept[position : position + 1] = [(line, cells, size_bytes)]
+            self._bytes -= self._sample[position][2]
+        self._sample[position : position + 1] = [(line, cells, size_bytes)]
         self._bytes += size_bytes
         if self._bytes > MAX_KEPT_BYTES:
             msg = (
-                f"{self._path}: {len(self._kept)} rows hold more than {MAX_KEPT_BYTES >> 20} MiB; "
-                "set a smaller limit of examples"
+                f"{self._path}: {len(self._sample)} rows exceed {MAX_KEPT_BYTES >> 20} MiB; set a "
+                "smaller limit of examples"
             )
             raise InvalidArgumentError(msg)
 
     def table(self, names: Sequence[str], *, is_named: bool) -> ExampleTable:
-        """What was kept, in the file's order."""
-        if not self._kept:
+        """Return the sampled rows in the file's order."""
+        if not self._sample:
             msg = f"{self._path} holds no rows; each line is one example, with its label"
             raise InvalidArgumentError(msg)
-        rows = sorted(self._kept, key=lambda row: row[0])
+        rows = sorted(self._sample, key=lambda row: row[0])
         return ExampleTable(
             path=self._path,
             columns={name: [row[1][i] for row in rows] for i, name in enumerate(names)},
             lines=[row[0] for row in rows],
-            rows=self.seen,
+            rows=self.count,
             is_named=is_named,
         )
 
 
 def check_size(path: Path) -> None:
-    """Refuse what is no file, or too large to be read in a minute.
+    """Refuse a path that is not a file, is empty, or is too large.
 
     Raises:
-        InvalidArgumentError: It is so.
+        InvalidArgumentError: The path is refused.
     """
     if not path.is_file():
-        raise InvalidArgumentError(f"{path} is no file")
+        raise InvalidArgumentError(f"{path} is not a file")
     size = path.stat().st_size
     if size == 0:
         raise InvalidArgumentError(f"{path} is empty")
@@ -129,10 +126,10 @@ def check_size(path: Path) -> None:
 
 
 def text_lines(file: BinaryIO, path: Path) -> Iterator[tuple[int, str]]:
-    """Lines of UTF-8 text with their numbers, each with its end.
+    """Yield UTF-8 lines with their numbers, line ends included.
 
     Raises:
-        InvalidArgumentError: One is too long, or not UTF-8.
+        InvalidArgumentError: A line is too long, or not UTF-8.
     """
     number = 0
     while raw := file.readline(MAX_LINE_BYTES):
@@ -152,12 +149,12 @@ def text_lines(file: BinaryIO, path: Path) -> Iterator[tuple[int, str]]:
 
 
 def read_separated(path: Path, *, limit: int, is_header: IsHeader) -> ExampleTable:
-    """A table of texts: `.csv` with quotes, every other one with tabs and none.
+    """Read a text table: `.csv` with quotes, others separated by tabs without quotes.
 
-    A line of a table with tabs and without names may have its last value, a number, after a space.
+    In an unnamed tab table the last value, a number, may follow a space.
 
     Raises:
-        InvalidArgumentError: It is none; the message names the line.
+        InvalidArgumentError: It is malformed; the message names the line.
     """
     check_size(path)
     with path.open("rb") as file:
@@ -242,10 +239,10 @@ _OBJECT_BYTES: Final = 64
 
 
 def read_json_lines(path: Path, *, limit: int) -> ExampleTable:
-    """A table of an object a line; the first one names the columns.
+    """Read a table of one JSON object per line; the first one names the columns.
 
     Raises:
-        InvalidArgumentError: It is none; the message names the line.
+        InvalidArgumentError: It is malformed; the message names the line.
     """
     check_size(path)
     names: list[str] = []
@@ -260,7 +257,7 @@ def read_json_lines(path: Path, *, limit: int) -> ExampleTable:
                 msg = f"{path}, line {number}: no JSON: {str(error)[:_SHOWN]}"
                 raise InvalidArgumentError(msg) from None
             if not isinstance(row, dict) or not row:
-                msg = f"{path}, line {number}: no JSON object; write one a line, of values by name"
+                msg = f"{path}, line {number}: not a JSON object; write one object per line"
                 raise InvalidArgumentError(msg)
             names = names or list(row)
             sample.offer(number, [row.get(name) for name in names], 4 * len(line))
@@ -268,10 +265,10 @@ def read_json_lines(path: Path, *, limit: int) -> ExampleTable:
 
 
 def read_parquet(path: Path, *, limit: int) -> ExampleTable:
-    """A table of a Parquet file's rows; a row's number stands for its line.
+    """Read a Parquet file; row numbers serve as line numbers.
 
     Raises:
-        InvalidArgumentError: It is none, or too large.
+        InvalidArgumentError: It is not Parquet, or too large.
         FailedPreconditionError: pyarrow is not installed.
     """
     check_size(path)
@@ -306,7 +303,7 @@ def _check_unpacked(metadata: Any, path: Path) -> None:  # noqa: ANN401  # pyarr
 
 
 def _rows(file: Any, chosen: Array) -> Iterator[tuple[int, list[object]]]:  # noqa: ANN401  # pyarrow has no types
-    """The chosen rows, each with its number from 1; only these become objects."""
+    """Yield the chosen rows with their numbers from 1; only these become Python objects."""
     start = 0
     for part in file.iter_batches(batch_size=_ROWS_AT_ONCE):
         low, high = np.searchsorted(chosen, (start, start + part.num_rows))

@@ -1,7 +1,7 @@
-"""Quality loss of a candidate, by the labels, and its verdict.
+"""Quality verdict of a candidate by paired statistics on labels.
 
-Both models answer the same examples, so only those count on which one is right and the other is
-not. That is what makes small losses visible: two independent samples would need ten times as many.
+Both models answer the same examples, so only examples count on which exactly one is right. That
+makes small losses visible: two independent samples would need ten times as many.
 """
 
 import math
@@ -19,7 +19,7 @@ CONFIDENCE: Final = 0.95
 
 
 def detectable_loss(changed_ratio: float, n: int) -> float:
-    """The smallest true loss that the test finds in four of five cases.
+    """Return the smallest true loss that the test finds in four of five cases.
 
     Its standard error is at most `sqrt(changed_ratio / n)` (Connor 1987, Biometrics 43:207), and a
     loss cannot be larger than what changed.
@@ -31,22 +31,13 @@ def detectable_loss(changed_ratio: float, n: int) -> float:
 
 
 def loss_bound(lost: int, gained: int, n: int, *, confidence: float) -> float:
-    """One-sided upper bound of the loss."""
+    """Return the one-sided upper bound of the loss."""
     return _upper(lost, gained, n, NormalDist().inv_cdf(confidence))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QualityVerdict:
-    """Whether a candidate may be accepted, and why.
-
-    `accuracy` and `base_accuracy`: in `metric`. `loss`: by how much the candidate is worse: points
-    of accuracy or correlation (0.01 is one point), or the relative growth of an error.
-    `loss_ci`: two-sided. `loss_bound`: one-sided, above the loss with the same confidence.
-    `p_value`: two-sided, of no difference. `lost`, `gained`: answers that turned wrong and right;
-    0 where answers are neither. `detectable_loss`: the smallest true loss that these examples show
-    in four of five cases. `agreement_ratio`: equal answers. `needed`: about how many labels would
-    do, where there are too few. `warning`: what to know though it passes.
-    """
+    """Verdict on a candidate with its statistics."""
 
     passes: bool
     reason: str
@@ -54,17 +45,29 @@ class QualityVerdict:
     n: int
     # Of what cannot even be measured all is lost.
     accuracy: float = 0.0
+    """The candidate's score in `metric`."""
     base_accuracy: float = 0.0
+    """The baseline's score in `metric`."""
     loss: float = 1.0
+    """Drop of accuracy or correlation (0.01 is one point), or relative growth of an error."""
     loss_ci: tuple[float, float] = (1.0, 1.0)
+    """Two-sided confidence interval of the loss."""
     loss_bound: float = 1.0
+    """One-sided upper bound of the loss with the same confidence."""
     p_value: float = 0.0
+    """Two-sided p-value of no difference."""
     lost: int = 0
+    """Answers that turned wrong; 0 for values."""
     gained: int = 0
+    """Answers that turned right; 0 for values."""
     detectable_loss: float = 0.0
+    """Smallest true loss that these examples detect in four of five cases."""
     agreement_ratio: float = 0.0
+    """Share of equal answers."""
     needed: int | None = None
+    """Approximate number of labels needed, if there are too few."""
     warning: str = ""
+    """Caveat of a candidate that passes."""
 
 
 def format_loss(loss: float, metric: Metric) -> str:
@@ -73,7 +76,7 @@ def format_loss(loss: float, metric: Metric) -> str:
 
 
 def describe_figures(verdict: QualityVerdict) -> str:
-    """What was measured, in a line: for every verdict, whatever it says."""
+    """Return the figures of a verdict in one line."""
     low, high = verdict.loss_ci
     metric = verdict.metric
     what = f"{_value(verdict.base_accuracy, metric)} to {_value(verdict.accuracy, metric)} {metric}"
@@ -87,7 +90,7 @@ def describe_figures(verdict: QualityVerdict) -> str:
 
 
 def with_reason(verdict: QualityVerdict, why: str) -> QualityVerdict:
-    """The verdict with its reason: why, then the figures."""
+    """Return the verdict with a reason and its figures."""
     return replace(verdict, reason=f"{why}: {describe_figures(verdict)}")
 
 
@@ -99,14 +102,13 @@ POWER: Final = 0.8
 SIGNIFICANCE: Final = 0.05
 _EXACT: Final = 1e-10
 _TINY: Final = 1e-6
-"""A limit below it asks for more examples than there are."""
+"""Least limit that a data set can prove."""
 _STAKES: Final = 0.95 * 2.0 ** -np.arange(7)
-"""Parts of the capital that gamblers stake: large ones see a ruined model soon, small ones a small
-loss late."""
+"""Stakes of the betting test: large ones detect large losses soon, small ones small losses late."""
 
 
 def mcnemar_p(lost: int, gained: int) -> float:
-    """Two-sided p-value of "no more turned wrong than turned right", exact.
+    """Return the exact two-sided McNemar p-value.
 
     McNemar 1947; the exact conditional test, a sign test on what changed. It never errs more often
     than it says, however few changed; the mid-p variant has a little more power, and errs a little
@@ -123,18 +125,18 @@ def mcnemar_p(lost: int, gained: int) -> float:
 
 
 def loss_interval(lost: int, gained: int, n: int, *, confidence: float) -> tuple[float, float]:
-    """Two-sided interval of the loss `(lost - gained) / n`.
+    """Return the two-sided interval of the loss `(lost - gained) / n`.
 
     Tango's score interval (1998, Statistics in Medicine 17:891). It holds with few changes, and
     with none at all: the upper end is then about `z² / n`. By enumeration it covers at least 93 %
-    where 95 % are asked, from 50 examples on (see the tests).
+    where 95 % are nominal, from 50 examples on (see the tests).
     """
     z = NormalDist().inv_cdf(0.5 + confidence / 2)
     return -_upper(gained, lost, n, z), _upper(lost, gained, n, z)
 
 
 def needed_examples(changed_ratio: float, loss: float, max_loss: float) -> int | None:
-    """About how many would show that a loss like this is within `max_loss`; None: no number would.
+    """Return the approximate examples needed to show a loss within `max_loss`; None if impossible.
 
     The smaller one of what the test needs to have seen a loss of `max_loss`, and what the bound
     needs to come below it where the loss stays as it is.
@@ -149,10 +151,10 @@ def needed_examples(changed_ratio: float, loss: float, max_loss: float) -> int |
 
 
 def is_refuted(lost: int, gained: int, n: int, *, max_loss: float, alpha: float) -> bool:
-    """Whether the loss is above `max_loss`, by bets that may be looked at after every example.
+    """Return whether the loss exceeds `max_loss`, by an anytime-valid betting test.
 
-    If it is not, the capital of who bets on it reaches `1 / alpha` with a probability of at most
-    `alpha`, however often somebody looks (Ville's inequality; Waudby-Smith and Ramdas 2024, JRSS-B,
+    If it does not, the bettor's capital reaches `1 / alpha` with a probability of at most `alpha`,
+    however often it is checked (Ville's inequality; Waudby-Smith and Ramdas 2024, JRSS-B,
     arXiv 2010.09686). Stakes are fixed and their capitals averaged, so that counts are enough.
     """
     stakes = _STAKES / (1.0 + max_loss)
@@ -172,7 +174,7 @@ def _z_test() -> float:
 
 
 def _upper(lost: int, gained: int, n: int, z: float) -> float:
-    """The largest loss that the score test does not refute; the score falls as the loss grows."""
+    """Return the largest loss that the score test does not reject."""
     low, high = (lost - gained) / n, 1.0
     while high - low > _EXACT:
         middle = (low + high) / 2
@@ -184,7 +186,7 @@ def _upper(lost: int, gained: int, n: int, z: float) -> float:
 
 
 def _score(loss: float, lost: int, gained: int, n: int) -> float:
-    """How far what was seen lies from `loss`, in standard errors under it."""
+    """Return the score statistic of the observation under `loss`."""
     b = -lost - gained + (2 * n - lost + gained) * loss
     c = -gained * loss * (1 - loss)
     gain_ratio = (math.sqrt(max(b * b - 8 * n * c, 0.0)) - b) / (4 * n)
@@ -196,11 +198,11 @@ def _score(loss: float, lost: int, gained: int, n: int) -> float:
 
 
 LEAST_RESAMPLED: Final = 30
-"""Of fewer examples, resamples tell too little about the next ones."""
+"""Least examples for a bootstrap."""
 
 
 def comparable(base: ModelAnswers, candidate: ModelAnswers, output: str) -> Array:
-    """Examples that both answered, by index.
+    """Return the indices of examples that both models answered.
 
     Raises:
         InvalidArgumentError: The baseline answered none.
@@ -212,13 +214,13 @@ def comparable(base: ModelAnswers, candidate: ModelAnswers, output: str) -> Arra
 
 
 def breakage_reason(base: ModelAnswers, candidate: ModelAnswers, output: str, chosen: Array) -> str:
-    """Why a candidate cannot be judged at all by what it answered; empty if it can."""
+    """Return why a candidate's answers cannot be judged; empty if they can."""
     failed = sorted(candidate.failures.keys() - base.failures.keys())
     if failed:
         why = candidate.failures[failed[0]][:200]
         return f"it fails on {len(failed):,} examples that the baseline answers: {why}"
     if not len(chosen):
-        return f"it answered no example in output {output!r}"
+        return f"it answers no example in output {output!r}"
     was, now = base.stacked(output, chosen), candidate.stacked(output, chosen)
     if was is None or now is None or was.shape != now.shape:
         return "its answers have another shape than the baseline's"
@@ -226,13 +228,13 @@ def breakage_reason(base: ModelAnswers, candidate: ModelAnswers, output: str, ch
         return ""
     spoiled = np.isfinite(was.astype(np.float64)) & ~np.isfinite(now)
     rows = int(spoiled.reshape(len(chosen), -1).any(axis=1).sum())
-    return f"it answers {rows:,} examples with what is no finite number" if rows else ""
+    return f"it answers {rows:,} examples with non-finite numbers" if rows else ""
 
 
 def measure_quality(
     truth: Values, was: Values, now: Values, metric: Metric, rng: np.random.Generator
 ) -> QualityVerdict:
-    """The figures of a verdict that says no yet.
+    """Return a verdict with its statistics, not passed yet.
 
     Args:
         truth: Labels of the examples, `[n]`.
@@ -284,6 +286,6 @@ def measure_quality(
 
 
 def flips(truth: Values, was: Values, now: Values) -> tuple[int, int]:
-    """How many answers turned wrong, and how many right."""
+    """Return how many answers turned wrong and how many right."""
     before, after = was == truth, now == truth
     return int((before & ~after).sum()), int((~before & after).sum())

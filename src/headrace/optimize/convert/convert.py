@@ -30,36 +30,34 @@ from headrace.runtimes.libraries import reason_of
 __all__ = ["Conversion", "convert", "convertible_runtimes"]
 _CANNOT: Final = "cannot convert it"
 _REQUESTS: Final = 4
-"""To a model that takes one at a time."""
-_ALONE: Final = "made-up requests"
+"""Generated requests for a model that takes one request at a time."""
+_ALONE: Final = "generated requests"
 _MISSING: Final = "with missing values"
-_NO_MISSING: Final = "; if no row ever lacks a value, say --convert-no-missing"
+_NO_MISSING: Final = "; if no row ever has missing values, use --convert-no-missing"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Conversion:
-    """What was converted, by what, and how far the answers are apart.
-
-    `computes`: the datatype that the result computes in; `tolerance` is what was allowed for it.
-    `differences`: over all rows that were compared. `on_data`: over those that were given; None if
-    none were. `beside`: over values that only FP64 tells from a threshold, where the result
-    computes in FP32 and answers some of them differently.
-    """
+    """Result of a conversion: tools, tolerances and measured differences."""
 
     converter: str
     library: str
     opset: int
     computes: Datatype
+    """Datatype of the converted model's computation."""
     tolerance: float
     max_changed_ratio: float
     differences: Comparison
+    """Differences over all compared rows."""
     on_data: Comparison | None = None
+    """Differences over the user's rows; None if there were none."""
     beside: Comparison | None = None
+    """Differences over values that FP32 cannot distinguish from a threshold; None if none."""
 
     def metadata(self, *, digest: Digest, runtime: str, filename: str) -> dict[str, str]:
-        """What a version keeps of it; the arguments are the source's.
+        """Return the metadata of the converted version; the arguments describe the source.
 
-        Figures are those of rows that were given: made-up rows say nothing about others.
+        Figures cover the user's rows only, as generated rows are not representative.
         """
         about = {
             "converted_from": digest,
@@ -88,21 +86,20 @@ class Conversion:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Rows:
-    """Rows that both models are asked. `what` they are, for people.
-
-    `is_given`: whether they are not made up. `is_fine`: whether only FP64 holds the values.
-    """
+    """Rows for both models; `what` describes them."""
 
     what: str
     inputs: Tensors
-    want: Tensors
-    is_given: bool = False
+    expected: Tensors
+    is_data: bool = False
+    """Whether the user provided them."""
     is_fine: bool = False
+    """Whether FP32 cannot represent the values."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Attempt:
-    """One way of converting that gave a model, and how that compares."""
+    """A conversion attempt that produced a model, with its comparisons."""
 
     way: Way
     opset: int
@@ -110,7 +107,7 @@ class _Attempt:
     limits: DifferenceLimits
 
     def problem(self, *, fine: bool) -> str:
-        """Why the differences are too large; of values that only FP64 holds, if `fine`."""
+        """Return why the differences are too large, `fine` including FP64-only values."""
         problems = (
             comparison.problem(self.limits)
             for rows, comparison in self.comparisons
@@ -119,8 +116,8 @@ class _Attempt:
         return next((why for why in problems if why), "")
 
     def as_conversion(self, source: ConversionSource) -> Conversion:
-        """What is kept of it."""
-        on_data = [comparison for rows, comparison in self.comparisons if rows.is_given]
+        """Return the attempt as a result."""
+        on_data = [comparison for rows, comparison in self.comparisons if rows.is_data]
         fine = [
             comparison
             for rows, comparison in self.comparisons
@@ -150,18 +147,18 @@ def convert(
     max_changed_ratio: float,
     no_missing: bool = False,
 ) -> Conversion:
-    """Write `source` as ONNX to `target`, whose answers were compared with the source's.
+    """Convert `source` to ONNX at `target`, and check its answers against the source's.
 
     Args:
-        target: An `.onnx` file; there is none afterwards if it is refused.
-        given: Rows to compare with besides those that are made up.
-        tolerance: Of the relative difference; None goes by the datatype it computes in.
+        target: An `.onnx` file; deleted if the conversion is refused.
+        data_rows: The user's rows to compare besides generated ones.
+        tolerance: Largest relative difference; None for the default of the datatype.
         max_changed_ratio: The share of rows that may get another class.
-        no_missing: Whether no row ever lacks a value, so that none such are compared.
+        no_missing: Whether rows never have missing values, so that none are compared.
 
     Raises:
-        UnsupportedModelError: It cannot be converted, or the answers are too far apart.
-        InvalidArgumentError: The source does not take what was given.
+        UnsupportedModelError: It cannot be converted, or the answers differ too much.
+        InvalidArgumentError: The source does not take the user's rows.
     """
     problems: list[str] = []
     coarse: tuple[_Attempt, bytes] | None = None
@@ -171,7 +168,7 @@ def convert(
             max_changed_ratio=max_changed_ratio,
         )
         try:
-            attempt = _tried(source, way, target, data_rows, limits, no_missing=no_missing)
+            attempt = _attempt(source, way, target, data_rows, limits, no_missing=no_missing)
         except UnsupportedModelError as error:
             problems.append(str(error))
             continue
@@ -184,24 +181,24 @@ def convert(
                 else ""
             )
             problems.append(
-                f"converted to compute in {way.computes} it answers differently: {why}{hint}"
+                f"converted to compute in {way.computes} its answers differ: {why}{hint}"
             )
         elif way.computes is Datatype.FP32 and coarse is None:
             coarse = attempt, target.read_bytes()
         else:
             problems.append(
-                f"converted to compute in {way.computes} it answers differently: "
+                f"converted to compute in {way.computes} its answers differ: "
                 f"{attempt.problem(fine=True)}"
             )
     if coarse is not None:
         target.write_bytes(coarse[1])
         return coarse[0].as_conversion(source)
     target.unlink(missing_ok=True)
-    message = "; ".join(dict.fromkeys(problems))  # often one reason in both datatypes
+    message = "; ".join(dict.fromkeys(problems))  # often the same reason in both datatypes
     raise UnsupportedModelError(f"{message}. {source.hint}" if source.hint else message)
 
 
-def _tried(
+def _attempt(
     source: ConversionSource,
     way: Way,
     target: Path,
@@ -210,7 +207,7 @@ def _tried(
     *,
     no_missing: bool,
 ) -> _Attempt:
-    """What the comparisons gave; the result lies at `target` then."""
+    """Convert in one way, leave the model at `target`, and compare it."""
     from headrace.optimize.convert.graph import like_its_source, plain_opset  # noqa: PLC0415  # needs onnx, which an extra brings
 
     signature = source.model.signature
@@ -222,11 +219,11 @@ def _tried(
     except HeadraceError:
         raise
     except Exception as error:
-        # Converters fail in all ways; theirs is no bug of ours.
+        # Converters raise arbitrary exceptions.
         reason = f"{type(error).__name__}: {reason_of(error)}"
         raise UnsupportedModelError(f"{by} {_CANNOT}: {reason}") from error
     try:
-        row_sets = _asked(
+        row_sets = _row_sets(
             source, graph, data_rows, no_missing=no_missing or not source.takes_missing
         )
         comparisons = [
@@ -234,7 +231,7 @@ def _tried(
                 rows,
                 compare(
                     signature,
-                    rows.want,
+                    rows.expected,
                     _converted_answers(converted, signature, rows.inputs, rows.what),
                     inputs=rows.what,
                     tolerance=limits.tolerance,
@@ -247,36 +244,36 @@ def _tried(
     return _Attempt(way=way, opset=plain_opset(graph), comparisons=comparisons, limits=limits)
 
 
-def _asked(
+def _row_sets(
     source: ConversionSource, graph: Graph, data_rows: Tensors | None, *, no_missing: bool
 ) -> list[_Rows]:
-    """What both models are asked, and what the source answers."""
+    """Return the rows to compare with the source's answers."""
     model, signature = source.model, source.model.signature
     thresholds = {**tree_thresholds(graph), **source.thresholds}
     row_sets = [
-        _Rows(what=what, inputs=inputs, want=model.run(inputs))
-        for what, inputs in _made_up(model, thresholds)
+        _Rows(what=what, inputs=inputs, expected=model.run(inputs))
+        for what, inputs in _generated_rows(model, thresholds)
     ]
     if thresholds and signature.batched and len(signature.inputs) == 1:
-        row_sets += _beside(model, thresholds)
+        row_sets += _threshold_rows(model, thresholds)
     missing = {} if no_missing or not signature.batched else with_missing(row_sets[0].inputs)
     if missing:
         try:
             answers = model.run(missing)
         except HeadraceError:
-            pass  # it knows no missing values, and says so to callers
+            pass  # the source rejects missing values
         else:
             what = f"{_rows(signature, missing)} {_MISSING}"
-            row_sets.append(_Rows(what=what, inputs=missing, want=answers))
+            row_sets.append(_Rows(what=what, inputs=missing, expected=answers))
     if data_rows is not None:
         what = f"{_rows(signature, data_rows)} given rows"
-        want = _answers(model, data_rows)
-        row_sets.append(_Rows(what=what, inputs=data_rows, want=want, is_given=True))
+        expected = _answers(model, data_rows)
+        row_sets.append(_Rows(what=what, inputs=data_rows, expected=expected, is_data=True))
     return row_sets
 
 
-def _beside(model: Model, thresholds: Thresholds) -> Iterator[_Rows]:
-    """Rows on and beside thresholds, in FP32, and in FP64 where the model takes that."""
+def _threshold_rows(model: Model, thresholds: Thresholds) -> Iterator[_Rows]:
+    """Yield rows on and beside thresholds, in FP32 and in the input's datatype."""
     (spec,) = model.signature.inputs
     total = sum(map(len, thresholds.values()))
     for precision in dict.fromkeys((Datatype.FP32, spec.datatype)):
@@ -286,20 +283,20 @@ def _beside(model: Model, thresholds: Thresholds) -> Iterator[_Rows]:
         yield _Rows(
             what=f"{rows} rows of {precision} on and beside {of_all} {total} thresholds",
             inputs=inputs,
-            want=model.run(inputs),
+            expected=model.run(inputs),
             is_fine=precision is Datatype.FP64,
         )
 
 
-def _made_up(model: Model, thresholds: Thresholds) -> Iterator[tuple[str, Tensors]]:
-    """Inputs in words and as tensors: of several sizes where one varies, as it may be baked in."""
+def _generated_rows(model: Model, thresholds: Thresholds) -> Iterator[tuple[str, Tensors]]:
+    """Yield generated inputs with descriptions, in several sizes if an axis is variable."""
     signature = model.signature
     sizes = sizes_that_run(model)
     for size in sizes:
         with_size = f" of size {size}" if len(sizes) > 1 else ""
         for draw in range(1 if signature.batched else _REQUESTS):
             inputs = generated_inputs(signature, variable=size, thresholds=thresholds, draw=draw)
-            what = f"{_rows(signature, inputs)} made-up rows" if signature.batched else _ALONE
+            what = f"{_rows(signature, inputs)} generated rows" if signature.batched else _ALONE
             yield f"{what}{with_size}", inputs
 
 
@@ -317,7 +314,7 @@ def _answers(model: Model, data_rows: Tensors) -> Tensors:
     try:
         return model.run(data_rows)
     except HeadraceError as error:
-        msg = f"the model does not take the rows that were given: {error}"
+        msg = f"the model does not take the given rows: {error}"
         raise InvalidArgumentError(msg) from error
 
 

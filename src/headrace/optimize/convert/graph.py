@@ -1,7 +1,7 @@
-"""Wrapper of a converter's ONNX graph that takes and gives what its source does.
+"""Wrapper that gives a converted ONNX graph the signature of its source.
 
-Converters have names, datatypes and shapes of their own. Afterwards callers need not know that the
-model was converted, and a rollout can send them from one to the other.
+Converters choose their own names, datatypes and shapes. With the source's signature, callers need
+no change, and a rollout can shift traffic from one to the other.
 """
 
 from typing import Any, Final
@@ -13,7 +13,7 @@ from headrace.core import VARIABLE, Datatype, ModelSignature, TensorSpec, Unsupp
 
 _PREFIX: Final = "converted_"
 _OPSET: Final = 15
-"""Of the nodes that are added, where the graph has none of the plain domain."""
+"""Opset of the added nodes if the graph imports none of the default domain."""
 _MOST_NAMES: Final = 8
 _TYPES: Final = {
     Datatype.BOOL: TensorProto.BOOL,
@@ -35,7 +35,7 @@ Graph = Any  # onnx ships no types
 
 
 def like_its_source(model: Graph, signature: ModelSignature) -> Graph:
-    """`model` with the names, datatypes and shapes of `signature`, in its order.
+    """Return `model` with the names, datatypes, shapes and order of `signature`.
 
     Raises:
         UnsupportedModelError: It has another number of inputs or outputs.
@@ -79,7 +79,7 @@ def like_its_source(model: Graph, signature: ModelSignature) -> Graph:
 
 
 def check_operators(model: Graph) -> None:
-    """Refuse a graph in which a converter left what it does not know.
+    """Refuse a graph that still holds operators of the source's framework.
 
     Raises:
         UnsupportedModelError: The message names the operators.
@@ -88,18 +88,18 @@ def check_operators(model: Graph) -> None:
     unknown = sorted(name for name in plain if not onnx.defs.has(name))
     if unknown:
         names = ", ".join(unknown[:_MOST_NAMES])
-        raise UnsupportedModelError(f"ONNX has nothing like its operators {names}")
+        raise UnsupportedModelError(f"ONNX has no equivalent of its operators {names}")
 
 
 def plain_opset(model: Graph) -> int:
-    """The version of ONNX's own operators that a graph is written in."""
+    """Return the opset version of the default domain."""
     return max(
         (opset.version for opset in model.opset_import if opset.domain == ""), default=_OPSET
     )
 
 
 def _as_declared(name: str, spec: TensorSpec, constants: list[Graph]) -> list[Graph]:
-    """Nodes that bring an output into the shape and datatype of its source's."""
+    """Return nodes that reshape and cast an output as declared."""
     nodes = []
     if VARIABLE not in spec.shape[1:]:  # else no one shape says it, and the converter's is kept
         sizes = [-1 if i == 0 else size for i, size in enumerate(spec.shape)]
@@ -123,5 +123,5 @@ def _value(spec: TensorSpec) -> Graph:
 
 def _check_count(what: str, actual: int, expected: int) -> None:
     if actual != expected:
-        msg = f"the converter gives {actual} {what}, and the model has {expected}"
+        msg = f"the converted model has {actual} {what}, and the source {expected}"
         raise UnsupportedModelError(msg)

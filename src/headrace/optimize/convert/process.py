@@ -1,7 +1,7 @@
-"""Conversion of a model to ONNX in a process of its own, compared with its source.
+"""Sandboxed process that converts a model to ONNX and compares it with its source.
 
-Started confined, in a directory of its own: `request.json` says what to do, `given.npz` holds rows
-to compare with, and what came of it is left as `model.onnx` and `result.json`.
+It runs in its own directory: `request.json` is the input, `given.npz` holds rows to compare, and
+`model.onnx` and `result.json` are the output.
 """
 
 import contextlib
@@ -29,41 +29,40 @@ RESULT: Final = "result.json"
 GIVEN: Final = "given.npz"
 MODEL: Final = "model.onnx"
 _NICE: Final = 5
-"""What serves comes first."""
+"""Niceness, as serving has priority."""
 _MAX_ERROR: Final = 4000
 
 
 class ConvertRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """What to convert, as `convert` takes it. `runtime`: as `source_runtime` gives it.
-
-    `describe_only`: only say what the model takes and gives.
-    """
+    """Request of a conversion."""
 
     path: str
     runtime: str
+    """Name that `source_runtime` returned."""
     allow_code: bool = False
     tolerance: float | None = None
     max_changed_ratio: float = MAX_CHANGED_RATIO
     no_missing: bool = False
     describe_only: bool = False
+    """Whether only the signature is wanted."""
 
 
 class ConvertResult(msgspec.Struct, frozen=True, kw_only=True):
-    """`error` is empty if it went well. `signature`: of the source.
-
-    `needs_code`, `why_code`: what would have run code, and what that is, as `TrialResult`.
-    """
+    """Result of a conversion; `error` is empty on success."""
 
     error: str = ""
     code: str = ""
     needs_code: str = ""
+    """Runtime that would run the author's code, if the request does not allow it."""
     why_code: str = ""
+    """The code that would run."""
     signature: ModelSignature | None = None
+    """Signature of the source."""
     conversion: Conversion | None = None
 
 
 def main() -> int:
-    """Do what the working directory's request says."""
+    """Execute the request in the working directory."""
     os.nice(_NICE)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     with contextlib.suppress(OSError):  # out of memory, this one goes first
@@ -74,7 +73,7 @@ def main() -> int:
 
 
 def outcome(request: ConvertRequest, folder: Path) -> ConvertResult:
-    """What comes of a request; the model is left in `folder`, where given rows lie."""
+    """Execute a request; `folder` holds the given rows, and receives the model."""
     try:
         source = open_source(Path(request.path), request.runtime, allow_code=request.allow_code)
         signature = source.model.signature
@@ -95,8 +94,8 @@ def outcome(request: ConvertRequest, folder: Path) -> ConvertResult:
     except HeadraceError as error:
         return ConvertResult(error=str(error)[:_MAX_ERROR], code=error.code)
     except MemoryError as error:
-        return ConvertResult(error=f"it needs more memory than it may take: {error}")
-    except Exception as error:  # noqa: BLE001  # a converter and a library of somebody's
+        return ConvertResult(error=f"it exceeds its memory limit: {error}")
+    except Exception as error:  # noqa: BLE001  # third-party converter and library
         return ConvertResult(error=f"{type(error).__name__}: {error}"[:_MAX_ERROR])
     return ConvertResult(signature=signature, conversion=conversion)
 

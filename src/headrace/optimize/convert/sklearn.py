@@ -32,12 +32,12 @@ _HINT: Final = (
 
 
 def open_source(path: Path, *, allow_code: bool) -> ConversionSource:
-    """A skops file, or a pickle; what was not allowed to run code is refused before."""
+    """Open a skops file or a pickle; the caller has checked that code is allowed."""
     return source_of(path, read_estimator(path, allow_code=allow_code))
 
 
 def source_of(path: Path, estimator: Any) -> ConversionSource:  # noqa: ANN401  # any estimator
-    """What converts an estimator that is loaded already.
+    """Return the conversion source of a loaded estimator.
 
     Raises:
         UnsupportedModelError: It takes more than one matrix of numbers.
@@ -113,7 +113,7 @@ def _convert(path: Path, tools: Any, estimator: Any, kind: Datatype, model: Mode
 
 
 def _with_options(tools: Any, estimator: Any, input_types: Any, options: Any) -> Graph:  # noqa: ANN401  # ship no types
-    """Converted with `options` or, if it has none of them, without."""
+    """Convert with `options`, or without if the estimator does not support them."""
     convert = partial(
         tools.convert_sklearn,
         estimator,
@@ -175,7 +175,7 @@ def _trees(estimator: object) -> list[Any]:
 
 
 def _thresholds(estimator: Any) -> Mapping[int, Array]:  # noqa: ANN401  # any estimator
-    """What trees compare each feature with; empty where something else takes the features."""
+    """Return the trees' thresholds by feature; empty if other estimators transform the features."""
     if not type(estimator).__module__.startswith(("sklearn.ensemble.", "sklearn.tree.")):
         return {}
     cuts: dict[int, list[Array]] = {}

@@ -32,12 +32,12 @@ _TFLITE_HINT: Final = "The file is served as it is, without --convert"
 
 
 def open_savedmodel(path: Path, *, allow_code: bool) -> ConversionSource:
-    """A directory with a `saved_model.pb`; what is code in some was asked for at the door."""
+    """Open a directory with a `saved_model.pb`; the caller has checked that code is allowed."""
     del allow_code
     saved_model = read_savedmodel(path)
     if saved_model.assigns:
         names = ", ".join(saved_model.assigns[:_MOST_NAMES])
-        what = f"keeps a state between requests ({names}), which ONNX does not"
+        what = f"keeps state between requests ({names}), which ONNX does not support"
         raise refuse(path, f"{what}; let it take the state as an input and give it as an output")
     model = open_tensorflow(path, saved_model, _OPTIONS)
     way = Way(
@@ -54,7 +54,7 @@ def open_savedmodel(path: Path, *, allow_code: bool) -> ConversionSource:
 
 
 def _converted_savedmodel(path: Path, saved_model: SavedModelFile) -> Graph:
-    """By the graph: tf2onnx's own loader fails, as TensorFlow's, for what older versions stored."""
+    """Convert by the graph, as tf2onnx's loader fails on models of older versions."""
     inputs = [value.tensor for value in saved_model.inputs]
     outputs = [value.tensor for value in saved_model.outputs]
     with open_session(path, _OPTIONS) as session:
@@ -66,7 +66,7 @@ def _converted_savedmodel(path: Path, saved_model: SavedModelFile) -> Graph:
 
 
 def _inlined(graph: Any, tensors: Sequence[str]) -> Any:  # noqa: ANN401  # ships no types
-    """A graph whose functions are put where they are called, as tf2onnx knows no calls.
+    """Return a graph with inlined functions, as tf2onnx does not support calls.
 
     It does so itself, but not in graphs of a few nodes, and one that is a call is such a graph.
     """
@@ -82,7 +82,7 @@ def _inlined(graph: Any, tensors: Sequence[str]) -> Any:  # noqa: ANN401  # ship
 
 
 def open_tflite(path: Path, *, allow_code: bool) -> ConversionSource:
-    """A `.tflite` file; nothing in it runs."""
+    """Open a `.tflite` file, which holds no code."""
     del allow_code
     file = find_tflite_file(path)
     model = load_model(path, "tflite", _OPTIONS)

@@ -38,8 +38,8 @@ _FILE: Final = "exported.onnx"
 
 
 def open_source(path: Path, *, allow_code: bool) -> ConversionSource:
-    """A file of PyTorch's, which is a program: it runs when it is loaded."""
-    assert allow_code, "asked for at the door"
+    """Open a PyTorch file, which runs its author's code when loaded."""
+    assert allow_code, "checked by the caller"
     # Both sides of a comparison run the same batches, so that rows may depend on each other.
     options = LoadOptions(device="cpu", rows_independent=True)
     model = detect_runtime(path).load(path, options)
@@ -108,7 +108,7 @@ def _traced(model: TorchModel) -> Graph:
 
 @contextmanager
 def _silent() -> Iterator[None]:
-    """Keep to itself what the exporters warn of and log."""
+    """Suppress warnings and logs of the exporters in the block."""
     log = logging.getLogger("torch.onnx")
     level = log.level
     log.setLevel(logging.ERROR)
@@ -120,7 +120,7 @@ def _silent() -> Iterator[None]:
 
 
 class _Asked(torch.nn.Module):  # type: ignore[misc]  # PyTorch is not always there
-    """A module as callers ask it: tensors in the signature's order, answers too."""
+    """Module with positional inputs and outputs in the signature's order."""
 
     def __init__(self, model: TorchModel) -> None:
         super().__init__()

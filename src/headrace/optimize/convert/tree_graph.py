@@ -86,7 +86,7 @@ class TreeEnsemble:
         )
 
     def attributes(self, targets: int) -> dict[str, Any]:
-        """Of the operator."""
+        """Return the attributes of the operator."""
         whole = {name: np.concatenate(parts) for name, parts in self.columns.items()}
         doubles = {
             name: numpy_helper.from_array(whole.pop(name).astype(np.float64), name)
@@ -117,11 +117,11 @@ class GraphNodes:
         return output
 
     def number(self, value: float) -> str:
-        """A constant."""
+        """Add a number as a constant and return its name."""
         return self.constant(np.float64(value))
 
     def constant(self, values: Array | np.float64) -> str:
-        """A constant of a name of its own; texts are an object array of `bytes`."""
+        """Add a constant and return its unique name; texts are an object array of `bytes`."""
         name = f"constant_{len(self.constants)}"
         array = np.asarray(values)
         if array.dtype.kind == "O":
@@ -137,13 +137,13 @@ class GraphNodes:
         return self.add("Concat", first, second, axis=1)
 
     def classes(self, scores: str) -> dict[str, int]:
-        """Outputs of a classifier; of classes that tie the first is meant."""
+        """Add the outputs of a classifier; ties go to the first class."""
         self.add("ArgMax", scores, axis=1, keepdims=0, to=LABEL)
         self.add("Identity", scores, to=PROBABILITIES)
         return {LABEL: TensorProto.INT64, PROBABILITIES: TensorProto.DOUBLE}
 
     def graph(self, *, features: int, outputs: Mapping[str, int]) -> Graph:
-        """The model; `outputs`: the types of its outputs."""
+        """Return the model; `outputs` holds the types of its outputs."""
         graph = helper.make_graph(
             self.nodes,
             "model",
@@ -181,7 +181,7 @@ def histogram_graph(estimator: Any) -> Graph:  # noqa: ANN401  # ships no types
         return nodes.graph(features=features, outputs=_classes(nodes, raw, estimator, targets))
     link = type(estimator._loss.link).__name__  # noqa: SLF001  # as above
     if link not in {"IdentityLink", "LogLink"}:
-        msg = f"how it predicts with the link {link} is not known here"
+        msg = f"how it predicts with the link {link} is not supported"
         raise UnsupportedModelError(msg)
     nodes.add("Exp" if link == "LogLink" else "Identity", raw, to=PREDICTION)
     return nodes.graph(features=features, outputs={PREDICTION: TensorProto.DOUBLE})
@@ -234,7 +234,7 @@ _EXPONENTIAL: Final = ("poisson", "gamma", "tweedie")
 
 
 def lightgbm_graph(text: str) -> Graph:
-    """A model's text, checked, as a graph from `input` to a label and probabilities, or a value.
+    """Return a checked model text as a graph from `input` to label and probabilities, or a value.
 
     Raises:
         UnsupportedModelError: It predicts in a way that is not known here.
@@ -257,7 +257,7 @@ def lightgbm_graph(text: str) -> Graph:
 
 
 def lightgbm_thresholds(text: str) -> dict[int, Array]:
-    """What the trees of a model's text compare each feature with."""
+    """Return the thresholds of the trees of a model text, by feature."""
     cuts: dict[int, set[float]] = {}
     for tree in map(_fields, text.split("\nTree=")[1:]):
         if tree["num_leaves"] != "1":
@@ -311,7 +311,7 @@ def _answers(nodes: GraphNodes, raw: str, objective: str, targets: int) -> dict[
     elif name == "cross_entropy":
         value = nodes.add("Sigmoid", raw)
     else:
-        msg = f"how its objective '{objective[:100]}' predicts is not known here"
+        msg = f"how its objective '{objective[:100]}' predicts is not supported"
         raise UnsupportedModelError(msg)
     nodes.add("Identity", value, to=PREDICTION)
     return {PREDICTION: TensorProto.DOUBLE}

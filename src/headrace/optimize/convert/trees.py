@@ -34,7 +34,7 @@ _XGBOOST_HINT: Final = (
 
 
 def open_catboost(path: Path, *, allow_code: bool) -> ConversionSource:
-    """A file of CatBoost's; nothing in it runs."""
+    """Open a CatBoost file, which holds no code."""
     del allow_code
     parsed = read_catboost(path)
     if parsed.is_categorical:
@@ -56,7 +56,7 @@ def open_catboost(path: Path, *, allow_code: bool) -> ConversionSource:
 
 
 def open_xgboost(path: Path, *, allow_code: bool) -> ConversionSource:
-    """A file of XGBoost's; nothing in it runs."""
+    """Open an XGBoost file, which holds no code."""
     del allow_code
     parsed = read_xgboost(path)
     if parsed.is_categorical:
@@ -78,7 +78,7 @@ def open_xgboost(path: Path, *, allow_code: bool) -> ConversionSource:
 
 
 def open_lightgbm(path: Path, *, allow_code: bool) -> ConversionSource:
-    """A file of LightGBM's; nothing in it runs."""
+    """Open a LightGBM file, which holds no code."""
     from headrace.optimize.convert.tree_graph import lightgbm_graph, lightgbm_thresholds  # noqa: PLC0415  # needs onnx, which an extra brings
 
     del allow_code

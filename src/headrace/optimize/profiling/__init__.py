@@ -1,4 +1,4 @@
-"""Profile of a model on this machine: its speed, its limit, and how to serve it.
+"""Model profile of this machine: measured speed, predicted capacity, recommended settings.
 
-A worker measures in a process of its own; all that is concluded from its figures is pure.
+A worker process measures; predictions and recommendations are pure functions of its figures.
 """

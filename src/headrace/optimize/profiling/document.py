@@ -1,4 +1,4 @@
-"""Profile of a model on a machine, and what it fills in of a spec."""
+"""Profile document of a model on a machine, and the spec settings that it fills in."""
 
 import hashlib
 import math
@@ -37,9 +37,9 @@ _TO_KNOW: Final = (
     (0.8, 18_500),
     (0.9, 85_000),
 )
-"""Requests by load: of one place with equal runs (M/D/1), by 300 simulations at each load."""
+"""Requests needed by load, for one server with constant runs (M/D/1), from 300 simulations each."""
 _WIDE: Final = 0.3
-"""An interval that is wider than this share of the p99 is worth more time."""
+"""Interval width over the p99 above which more measuring time is recommended."""
 _SHORTEST_S: Final = 10.0
 _LONGEST_S: Final = 3600.0
 _SWING: Final = 1.4
@@ -51,12 +51,12 @@ _LEAST_REACH: Final = 0.05
 
 
 def p99_interval(predictor: Predictor, point: LoadPoint) -> Interval | None:
-    """Where the p99 at the point's rate lies in 95 of 100 other stretches of the machine.
+    """Return the interval of the p99 at the point's rate in 95 of 100 other periods.
 
     That is what a machine has that takes as much more, or less, for everything, at the same rate,
     and whose speed varies more, or less: a few phases say little of how slow the slowest are.
     What an engine learns of its batches makes single simulations jump, so that a curve is laid
-    through several: a parabola through the logarithms. None where nothing is known of its phases.
+    through several: a parabola through the logarithms. None if the phases are unknown.
     """
     rough, phases = predictor.roughly(), predictor.phases
     if phases is None:
@@ -86,13 +86,13 @@ def p99_interval(predictor: Predictor, point: LoadPoint) -> Interval | None:
 
 
 def seconds_to_know(*, rate: float, load_ratio: float) -> float:
-    """How long a load has to last until the standard deviation of its p99 is a tenth.
+    """Return how long a load must last until the standard deviation of its p99 is a tenth.
 
     At least, where every request has its own run; sharing runs evens a queue out, and half of that
     is enough then. A machine that drifts takes longer.
 
     Args:
-        load_ratio: What share of the capacity `rate` is.
+        load_ratio: Share of the capacity that `rate` is.
     """
     loads, requests = zip(*_TO_KNOW, strict=True)
     count = math.exp(float(np.interp(load_ratio, loads, np.log(requests))))
@@ -100,7 +100,7 @@ def seconds_to_know(*, rate: float, load_ratio: float) -> float:
 
 
 def _surely_predicted(prediction: Prediction, predictor: Predictor) -> Prediction:
-    """The prediction with intervals: of the capacity, and of p99 at the usual share of it."""
+    """Add intervals of the capacity, and of the p99 at the usual load, to a prediction."""
     phases = predictor.phases
     if phases is None:
         return prediction
@@ -118,23 +118,23 @@ def _surely_predicted(prediction: Prediction, predictor: Predictor) -> Predictio
 def _surely_recommended(
     recommendation: ServingRecommendation, prediction: Prediction, predictor: Predictor
 ) -> ServingRecommendation:
-    """The recommendation with an interval of its p99, and how that can be checked."""
+    """Add the p99's interval and a command to check it to a recommendation."""
     rate = recommendation.rate
     assert rate is not None, "it was just made"
     point = predictor.surely().point(rate, prediction.capacity)
     bounds, p99 = p99_interval(predictor, point), duration_text(point.p99_s)
     if bounds is None or prediction.drift_ratio is None:
-        why = "how sure that is cannot be said of so few rounds: more --budget"
+        why = "too few rounds for an interval: increase --budget"
     else:
         low, high = bounds
         p99 = f"{p99} [{duration_text(low)}, {duration_text(high)}]"
         drift = f"the machine's speed varied by {prediction.drift_ratio:.1%} between rounds"
         why = f"95 % interval, as {drift}"
         if high - low > _WIDE * point.p99_s:
-            why += "; that is wide: more --budget or a quieter machine is needed to know it better"
+            why += "; the interval is wide: increase --budget or use a quieter machine"
     check_s = seconds_to_know(rate=rate, load_ratio=point.load_ratio)
     command = f"headrace load URL --rate {rate:.4g} --seconds {math.ceil(check_s)}"
-    check_note = "after that its p99 is known to about 10 %, on a machine that does not drift"
+    check_note = "then its p99 is known to about 10 %, on a machine without drift"
     return msgspec.structs.replace(
         recommendation,
         p99_ci_s=bounds,
@@ -152,7 +152,7 @@ _KEY_DIGITS: Final = 16
 
 
 class LengthPrediction(msgspec.Struct, frozen=True, kw_only=True):
-    """What one replica can take of requests of this length, and its latency at 70 % of it."""
+    """Predicted capacity of one replica for requests of this length, and latency at 70 % load."""
 
     length: int
     capacity: float
@@ -160,14 +160,16 @@ class LengthPrediction(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Profile(msgspec.Struct, frozen=True, kw_only=True):
-    """`digest`: of the model's content. `at`: when it was made, ISO 8601. `cores`: of a replica."""
+    """Profile of a model on a machine, as stored and shown."""
 
     schema: int = SCHEMA
     model: str
     digest: str
+    """Digest of the model's content."""
     runtime: str
     processor: Processor
     cores: int
+    """Cores of a replica."""
     created_at: str = msgspec.field(name="at")
     headrace: str
     requirements: Requirements = msgspec.field(name="wishes")
@@ -179,14 +181,14 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def file_name(self) -> str:
-        """Where it is kept: another model, runtime, processor or number of cores is another."""
+        """File name by model, runtime, processor features and cores."""
         what = "\n".join((self.runtime, *self.processor.features, str(self.cores)))
         key = hashlib.sha256(what.encode()).hexdigest()[:_KEY_DIGITS]
         return f"{file_prefix(self.digest)}{key}.json"
 
 
 def file_prefix(digest: str) -> str:
-    """How the names of all profiles of a model begin."""
+    """Return the common file name prefix of a model's profiles."""
     return f"{digest.removeprefix('sha256:')}-"
 
 
@@ -203,7 +205,7 @@ def conclude(
     headrace: str,
     requests: int = REQUESTS,
 ) -> Profile:
-    """The profile: what was measured, with prediction and recommendation, and how sure they are.
+    """Build the profile: measurements, prediction, recommendation and their intervals.
 
     Args:
         measured: With at least one cell.
@@ -252,18 +254,18 @@ class _Schema(msgspec.Struct):
 
 
 def encode_profile(profile: Profile) -> bytes:
-    """As JSON."""
+    """Encode a profile as JSON."""
     return msgspec.json.format(msgspec.json.encode(profile), indent=1) + b"\n"
 
 
 def decode_profile(data: bytes, *, where: str) -> Profile:
-    """The profile that `data` holds.
+    """Decode a profile.
 
     Args:
-        where: The file, for the error.
+        where: File or object name for error messages.
 
     Raises:
-        ArtifactCorruptError: It is none, or a newer Headrace wrote it.
+        ArtifactCorruptError: It is malformed, or a newer Headrace wrote it.
     """
     try:
         schema = msgspec.json.decode(data, type=_Schema).schema
@@ -281,7 +283,7 @@ Entry = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Machine:
-    """Where it will be served: the processor, and how many cores there are."""
+    """Processor and cores of the serving machine."""
 
     processor: Processor
     cores: int
@@ -289,7 +291,7 @@ class Machine:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Filled:
-    """One setting of an endpoint that a profile decided: its place in the spec, and the reason."""
+    """Setting of an endpoint that a profile filled in: path in the spec, value and reason."""
 
     endpoint: str
     path: str
@@ -298,9 +300,9 @@ class Filled:
 
 
 def model_of(entry: Entry) -> str | None:
-    """The model that an endpoint's settings are tuned for: of a split, that with the most requests.
+    """Return the model that an endpoint is tuned for: in a split, the one with the highest weight.
 
-    None for somebody else's server.
+    None for an external upstream.
     """
     versions = entry.get("versions")
     if not versions:
@@ -316,19 +318,19 @@ def model_of(entry: Entry) -> str | None:
 def fitting(
     profiles: Sequence[Profile], *, model: str, machine: Machine | None, command: str
 ) -> Profile:
-    """The newest profile of a model that holds for a machine.
+    """Return the newest profile of a model that applies to a machine.
 
     Args:
-        profiles: All that there are of this model.
-        model: What people call it.
-        machine: None where it cannot be known: the newest profile of all is taken.
-        command: What would make a profile.
+        profiles: All profiles of this model.
+        model: Display name of the model.
+        machine: None if unknown: the newest profile is used.
+        command: Command that makes a profile, for messages.
 
     Raises:
-        FailedPreconditionError: There is none, or none of such a machine.
+        FailedPreconditionError: No profile exists, or none applies to the machine.
     """
     if not profiles:
-        raise FailedPreconditionError(f"there is no profile of {model}; make one with: {command}")
+        raise FailedPreconditionError(f"no profile of {model} exists; create one with: {command}")
     newest = sorted(profiles, key=lambda profile: profile.created_at, reverse=True)
     if machine is None:
         return newest[0]
@@ -340,7 +342,7 @@ def fitting(
     if other.processor.features == machine.processor.features:
         msg = (
             f"the profile of {model} is for {other.cores} cores, and this machine has "
-            f"{machine.cores}; make one with: {command}"
+            f"{machine.cores}; create one with: {command}"
         )
         raise FailedPreconditionError(msg)
     theirs, ours = set(other.processor.features), set(machine.processor.features)
@@ -350,7 +352,7 @@ def fitting(
     )
     msg = (
         f"the profile of {model} is of another processor ({other.processor.name}; {differ}), whose "
-        f"figures do not hold here; make one with: {command}"
+        f"figures do not apply here; create one with: {command}"
     )
     raise FailedPreconditionError(msg)
 
@@ -358,10 +360,10 @@ def fitting(
 def fill(
     entry: Entry, profile: Profile, *, cores: int | None
 ) -> tuple[dict[str, Any], list[Filled]]:
-    """An endpoint's part of a spec, with what it leaves open filled in; what it says stays.
+    """Fill in unset settings of an endpoint's spec; explicit settings stay.
 
     Args:
-        cores: Of the machine; None where that is not known: the number of copies is left alone.
+        cores: Cores of the machine; None if unknown: the number of replicas stays.
     """
     recommended = profile.recommendation
     reasons = {reason.name: reason.why for reason in profile.recommendation.reasons}

@@ -1,11 +1,11 @@
-"""Timed settings: the grid, its order, and the runs in each of the machine's phases.
+"""Measurement grid of settings, and its interleaved rounds.
 
 A machine's speed drifts: what is measured in one window is measured in one phase, and two settings
-in two. Here each setting gets a short window in every round, in an order by chance, so that all of
+in two. Here each setting gets a short window in every round, in random order, so that all of
 them see the same phases, and the drift between rounds is known. A run that begins after a pause
 finds cold caches and a slower clock; at less than full load many do, so these are timed as well.
 
-What other processes used of the machine meanwhile is told with the figures, not taken out of them.
+The CPU use of other processes is reported with the figures, not subtracted.
 """
 
 import random
@@ -24,13 +24,13 @@ from headrace.optimize.timing import ProcStat
 
 Clock = Callable[[], float]
 KEPT: Final = 200
-"""How many samples of a cell are kept."""
+"""Most stored samples of a cell."""
 _LEAST_RUNS: Final = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunWindow:
-    """The times of runs that followed each other, as they came."""
+    """Times of consecutive runs in one window."""
 
     samples_s: list[float]
     elapsed_s: float
@@ -44,7 +44,7 @@ def time_runs(
     seconds: float,
     clock: Clock = time.perf_counter,
 ) -> GridCell:
-    """The figures of one window of about `seconds`.
+    """Measure one window of about `seconds`.
 
     Raises:
         Exception: What `run` raised, in whichever thread.
@@ -67,12 +67,12 @@ def time_window(
     least: int,
     clock: Clock = time.perf_counter,
 ) -> RunWindow:
-    """Call `run` over and over, from as many threads as the setting has runs at once.
+    """Call `run` repeatedly from as many threads as the setting has concurrent runs.
 
     Args:
         run: One run; may be called from several threads at once.
-        seconds: For how long.
-        least: So many calls are made of each thread, however long they take.
+        seconds: Duration.
+        least: Least number of calls per thread.
 
     Raises:
         Exception: What `run` raised, in whichever thread.
@@ -107,21 +107,21 @@ def time_window(
 
 @cache
 def _others() -> ProcStat:
-    """One for all windows: it looks for children of this process by time."""
+    """Return the CPU watch that all windows share."""
     return ProcStat()
 
 
 def cell_of(
     setting: Setting, samples_s: list[float], *, elapsed_s: float, foreign_ratio: float = 0.0
 ) -> GridCell:
-    """The figures of samples that were taken in `elapsed_s`."""
+    """Summarize samples that were taken in `elapsed_s`."""
     times = np.sort(np.asarray(samples_s, float))
     return GridCell(
         threads=setting.threads,
         runs=setting.runs,
         rows=setting.rows,
         length=setting.length,
-        samples_s=kept(times),
+        samples_s=compress_samples(times),
         count=len(times),
         mean_s=float(times.mean()),
         p50_s=float(np.quantile(times, 0.5)),
@@ -131,41 +131,41 @@ def cell_of(
     )
 
 
-def kept(
+def compress_samples(
     ascending: "np.ndarray[tuple[int], np.dtype[np.float64]]", most: int = KEPT
 ) -> tuple[float, ...]:
-    """At most so many values with the same mean: of many, the means of neighbours."""
+    """Reduce ascending samples to `most` values of the same mean, by averaging neighbours."""
     parts = np.array_split(ascending, most) if len(ascending) > most else ascending
     return tuple(round(float(np.mean(part)), 9) for part in parts)
 
 
 LENGTHS: Final = (16, 32, 64, 128, 256)
-"""Sizes of variable dimensions that are measured where the model takes them."""
+"""Default sizes of variable dimensions to measure."""
 _MAIN_LENGTH: Final = 32
 _WORSE: Final = 1.3
-"""Larger batches are not tried once time per row exceeds this multiple of the best."""
+"""Time per row over the best, above which no larger batch is tried."""
 _FLAT: Final = 0.95
 """A batch is better than a smaller one if it takes less than this share of its time per row."""
 _LEAST_SIZES: Final = 4
-"""So many are tried in any case where there is time: 1, 2, 4 and 8 rows."""
+"""Least batch sizes to try: 1, 2, 4 and 8 rows."""
 _OF_BUDGET: Final = 0.04
-"""No single run may take more than this share of the whole time."""
+"""Largest share of the budget for a single run."""
 _FEW_ROWS: Final = 4
 _MIN_WINDOW_S: Final = 0.05
 MAX_WINDOW_S: Final = 4.0
 
 
 def doubling(most: int) -> tuple[int, ...]:
-    """1, 2, 4, ... and `most` itself."""
+    """Return 1, 2, 4, ... and `most`."""
     return tuple(sorted({*(1 << power for power in range(most.bit_length())), most}))
 
 
 def main_length(lengths: Sequence[int], requested: Sequence[int]) -> int:
-    """The length that all of the grid is measured at: the first that was asked for, or a usual one.
+    """Return the length at which the whole grid is measured.
 
     Args:
-        lengths: Those with which the model runs; not empty.
-        wanted: Those that were asked for.
+        lengths: Lengths with which the model runs; not empty.
+        requested: Requested lengths; the first one wins.
     """
     if requested:
         return requested[0]
@@ -174,14 +174,14 @@ def main_length(lengths: Sequence[int], requested: Sequence[int]) -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GridPlan:
-    """What to measure, beyond the batch sizes, which depend on what is found.
-
-    `rows`: ascending. `runs`: at once, with one thread inside each. `threads`: inside one run.
-    """
+    """Settings to measure."""
 
     rows: tuple[int, ...]
+    """Batch sizes, ascending."""
     runs: tuple[int, ...]
+    """Concurrent runs, with one thread each."""
     threads: tuple[int, ...]
+    """Threads per run."""
     lengths: tuple[int, ...]
     length: int
 
@@ -189,7 +189,7 @@ class GridPlan:
 def plan_of(
     request: ProfileRequest, *, batched: bool, concurrent: bool, lengths: Sequence[int], length: int
 ) -> GridPlan:
-    """The plan for a model that takes these `lengths`."""
+    """Return the plan for a model that takes these `lengths`."""
     cores = request.cores
     rows = tuple(sorted(set(request.rows))) if request.rows else doubling(request.max_rows)
     runs = tuple(sorted(set(request.runs))) if request.runs else doubling(cores)
@@ -204,12 +204,12 @@ def plan_of(
 
 
 def is_worth_more(cells: Sequence[GridCell], *, budget_s: float) -> bool:
-    """Whether a batch twice as large may be better than these, in ascending order of rows."""
+    """Return whether a batch twice as large may be better than these cells (ascending rows)."""
     if not cells:
         return True
     if cells[-1].p50_s * 2 > budget_s * _OF_BUDGET:
         return False
-    # Fast runs are those that nobody disturbed: they tell sizes apart on a busy machine, too.
+    # The fastest runs were undisturbed, so that they distinguish sizes even on a busy machine.
     row_s = [cell.samples_s[len(cell.samples_s) // 10] / cell.rows for cell in cells]
     if len(cells) < _LEAST_SIZES:
         return True
@@ -219,7 +219,7 @@ def is_worth_more(cells: Sequence[GridCell], *, budget_s: float) -> bool:
 
 
 def best_rows(cells: Iterable[GridCell]) -> int:
-    """The smallest batch that is nearly the best by rows in a second; 1 if there are none."""
+    """Return the smallest batch with nearly the best rows per second; 1 without cells."""
     rates = {cell.rows: cell.rows_per_s for cell in cells}
     if not rates:
         return 1
@@ -228,7 +228,7 @@ def best_rows(cells: Iterable[GridCell]) -> int:
 
 
 def remaining(plan: GridPlan, rows: Sequence[int], best: int, *, cores: int) -> list[Setting]:
-    """What is measured once it is known which batches are worth it, the most important first.
+    """Return the remaining settings once the useful batch sizes are known, most important first.
 
     That is runs at once, then threads, then other lengths, of which the long ones take the longest.
 
@@ -261,7 +261,7 @@ def remaining(plan: GridPlan, rows: Sequence[int], best: int, *, cores: int) -> 
 
 
 def in_rounds(cells: Iterable[GridCell], plan: GridPlan, best: int) -> list[GridCell]:
-    """The cells that predictions rest on, which are measured again and again.
+    """Return the cells that predictions rest on, which are measured in rounds.
 
     That is one run at a time, and as many as there may be, of the batches that a replica forms: up
     to the best, and one step further, which it tries now and then.
@@ -278,20 +278,20 @@ def in_rounds(cells: Iterable[GridCell], plan: GridPlan, best: int) -> list[Grid
 
 
 def window_s(*, left_s: float, settings_left: int, most_s: float = MAX_WINDOW_S) -> float:
-    """How long one setting is measured, so that all that are left get their turn."""
+    """Return the window length that lets all remaining settings fit."""
     return min(max(left_s / max(settings_left, 1), _MIN_WINDOW_S), most_s)
 
 
 Run = Callable[[], object]
 FEW: Final = 4
-"""With fewer rounds, what was measured before them counts as well."""
+"""Rounds below which earlier measurements count as well."""
 _MOST: Final = 40
-"""About so many rounds fit the time: with more, each would say too little."""
+"""Approximate number of rounds; more would make each too short."""
 _WINDOW_S: Final = 0.02
 _LEAST_RUNS_OF_PHASE: Final = 2
 _KEPT: Final = 1000
 _PAUSES: Final = (0.25, 1.0, 4.0)
-"""By the time of a run: at most loads a replica idles for about as long as a run takes."""
+"""Pauses over the run time; at most loads a replica idles for about one run time."""
 _JITTER: Final = 1.5
 _PER_ROUND: Final = 2
 _SHORTEST_S: Final = 0.0003
@@ -300,10 +300,11 @@ _LONGEST_S: Final = 0.025
 
 @dataclass(slots=True, kw_only=True)
 class _Series:
-    """One setting, over all rounds. `count`: of runs by each thread in a window."""
+    """Measurements of one setting over all rounds."""
 
     before: GridCell
     count: int
+    """Runs per thread in a window."""
     samples_s: list[float] = field(default_factory=list)
     rounds: list[Round] = field(default_factory=list)
     timed: int = 0
@@ -312,7 +313,7 @@ class _Series:
 
     def add(self, window: RunWindow, at_s: float) -> None:
         times = np.sort(np.asarray(window.samples_s, float))
-        self.samples_s += kept(times, _KEPT)
+        self.samples_s += compress_samples(times, _KEPT)
         self.rounds.append(Round(at_s=round(at_s, 3), mean_s=round(float(times.mean()), 9)))
         self.timed += len(times)
         self.elapsed_s += window.elapsed_s
@@ -321,7 +322,7 @@ class _Series:
 
 @dataclass(slots=True, kw_only=True)
 class _PauseGroup:
-    """Pauses of about one length."""
+    """Runs after pauses of about one length."""
 
     about_s: float
     pauses_s: list[float] = field(default_factory=list)
@@ -329,12 +330,12 @@ class _PauseGroup:
 
 
 class Rounds:
-    """Rounds over settings that were measured once before.
+    """Interleaved measurement rounds over settings that were measured once before.
 
     Args:
-        before: What was found of each setting; not empty.
-        total_s: How long all rounds together may take, about.
-        seed: Of the orders and the pauses.
+        before: First measurement of each setting; not empty.
+        total_s: Approximate time of all rounds.
+        seed: Seed of orders and pauses.
     """
 
     def __init__(
@@ -363,18 +364,18 @@ class Rounds:
         self.takes_s = sum(
             (series.count + 1) * series.before.mean_s for series in self._series
         ) + sum((level.about_s + self._single.before.mean_s) * _PER_ROUND for level in self._levels)
-        """How long one round takes: about, until there was one."""
+        """Duration of the last round; an estimate before the first."""
 
     @property
     def settings(self) -> list[Setting]:
-        """What is measured."""
+        """Measured settings."""
         return [series.before.setting for series in self._series]
 
     def measure(self, runs: Mapping[Setting, Run]) -> None:
-        """One round.
+        """Measure one round.
 
         Args:
-            runs: What runs each of `settings`.
+            runs: Run function of each setting.
 
         Raises:
             Exception: What a run raised.
@@ -399,7 +400,7 @@ class Rounds:
         self.takes_s = self._clock() - began
 
     def cells(self) -> list[GridCell]:
-        """What is known of each setting now."""
+        """Return the pooled cell of each setting."""
         paused = tuple(_paused(level) for level in self._levels if level.samples_s)
         return [
             _pooled(series, paused if series is self._single else ())
@@ -445,7 +446,7 @@ def _paused(level: _PauseGroup) -> Paused:
     times = np.sort(np.asarray(level.samples_s, float))
     return Paused(
         pause_s=round(float(np.mean(level.pauses_s)), 9),
-        samples_s=kept(times),
+        samples_s=compress_samples(times),
         count=len(times),
         mean_s=float(times.mean()),
     )

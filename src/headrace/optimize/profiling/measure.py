@@ -1,7 +1,7 @@
-"""Measurement of a model, in a process: `python -m headrace.optimize.profiling.measure`.
+"""Sandboxed profiling process: `python -m headrace.optimize.profiling.measure`.
 
-Started confined, in a directory of its own, where `request.json` says what to do. What it finds it
-says on standard output, a line of JSON for each; what the model prints goes to standard error.
+It runs in its own directory with `request.json` as input. Events go to standard output as JSON
+lines; output of the model goes to standard error.
 """
 
 import json
@@ -86,10 +86,10 @@ def by_operator(
     length: int,
     folder: Path,
 ) -> Operators:
-    """The shares of a few runs of one model file, which is loaded once more for that.
+    """Profile a few runs by operator, on a separate load of the model.
 
     Args:
-        folder: Where the profiler may write.
+        folder: Directory for the profiler's files.
     """
     tuning = UNTUNED
     if runtime == "optimized":
@@ -116,16 +116,16 @@ def by_operator(
         return Operators(reason=f"{type(error).__name__}: {error}"[:_MAX_REASON])
     items = shares(times, runs=runs)
     if not items:
-        return Operators(reason=f"the profiler of '{runtime}' said nothing")
+        return Operators(reason=f"the profiler of '{runtime}' returned no data")
     return Operators(rows=rows, length=length, items=items)
 
 
 def shares(times: Iterable[tuple[str, float]], *, runs: int) -> tuple[Operator, ...]:
-    """Kinds of operators by their share of the time, the largest first; the rest is `others`.
+    """Return operator kinds by their share of the time, largest first; the rest is `others`.
 
     Args:
-        times: Name of a kind, and seconds of one call.
-        runs: How many runs these calls belong to.
+        times: Operator kind and seconds of each call.
+        runs: Number of runs that the calls belong to.
     """
     spent: dict[str, float] = {}
     calls: dict[str, int] = {}
@@ -151,10 +151,10 @@ def shares(times: Iterable[tuple[str, float]], *, runs: int) -> tuple[Operator, 
 
 
 def onnx_times(events: object, *, skip_runs: int = 0) -> list[tuple[str, float]]:
-    """Kind and seconds of each kernel call in a trace of ONNX Runtime's profiler.
+    """Return kind and seconds of each kernel call in an ONNX Runtime trace.
 
     Args:
-        skip_runs: How many runs at its beginning do not count.
+        skip_runs: Warm-up runs to skip.
     """
     if not isinstance(events, list):
         return []
@@ -184,7 +184,7 @@ def _is(event: object, category: str) -> bool:
 
 
 def _of_onnx(path: Path, inputs: Tensors, folder: Path, tuning: Tuning) -> list[tuple[str, float]]:
-    """What ONNX Runtime's profiler says of a session with the options that a replica has."""
+    """Profile an ONNX Runtime session with a replica's options."""
     import onnxruntime as ort  # noqa: PLC0415  # only for models that it runs
 
     from headrace.runtimes.onnx.file import find_onnx_file  # noqa: PLC0415  # as above
@@ -234,13 +234,13 @@ def _of_openvino(path: Path, inputs: Tensors) -> list[tuple[str, float]]:
 def find_lengths(
     model: Model, requested: tuple[int, ...], *, where: str
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Those of the wanted or usual lengths with which the model runs; the wanted that it refuses.
+    """Return the requested or default lengths that the model takes, and the requested it refuses.
 
     Args:
-        where: The model, for the error.
+        where: Model path for error messages.
 
     Raises:
-        UnsupportedModelError: It runs with none.
+        UnsupportedModelError: It runs with no length.
     """
     if not model.signature.has_variable_size:
         run_once(model, NO_LENGTH)
@@ -250,13 +250,13 @@ def find_lengths(
     if not usable and not requested:
         usable = tuple(size for size in VARIABLE_SIZES if _runs(model, size))[:1]
     if not usable:
-        msg = f"{where}: the model runs with none of the lengths that were tried ({tried})"
+        msg = f"{where}: the model runs with none of these lengths: {tried}"
         raise UnsupportedModelError(msg)
     return usable, tuple(length for length in requested if length not in usable)
 
 
 def run_once(model: Model, length: int) -> None:
-    """Run one row of this length, made up."""
+    """Run one generated row of this length."""
     model.run(made_up_inputs(model, rows=1, variable=max(length, 1)))
 
 
@@ -270,19 +270,19 @@ def _runs(model: Model, length: int) -> bool:
 
 EventSink = Callable[[Event], None]
 _FIRST_SHARE: Final = 0.2
-"""Of the time for the batches that are run one at a time."""
+"""Share of the budget for batches that are run one at a time."""
 _FIRST_WINDOW_S: Final = 1.0
-"""At most for a setting that is measured in rounds later."""
+"""Longest first window of a setting that is measured in rounds later."""
 _ROUNDS_SHARE: Final = 0.45
-"""Of the time for rounds: half of it before other lengths and threads, and what these leave."""
+"""Share of the budget for rounds: half before other lengths and threads, the rest after them."""
 _OPERATORS_SHARE: Final = 0.05
 _OF_MEMORY: Final = 0.8
 _FOREIGN: Final = 0.05
-"""So much of the machine that others use is worth a note."""
+"""CPU share of other processes above which a note is added."""
 
 
 class ModelMeasurement:
-    """The measurement of one model, told to `emit` as it goes; `run` it once."""
+    """Measurement of one model; results go to `emit`. Call `run` once."""
 
     def __init__(
         self,
@@ -299,7 +299,7 @@ class ModelMeasurement:
         self._cells: list[GridCell] = []
 
     def run(self) -> None:
-        """Measure what fits the time.
+        """Measure as much as the budget allows.
 
         Raises:
             HeadraceError: The model cannot be loaded, or does not run.
@@ -378,7 +378,7 @@ class ModelMeasurement:
         requested = self._request.lengths
         lengths, refused = find_lengths(model, requested, where=str(self._path))
         for size in refused:
-            self._emit(ProfileNote(text=f"the model does not run with a length of {size}"))
+            self._emit(ProfileNote(text=f"the model does not run with length {size}"))
         length = main_length(lengths, requested)
         self._emit(
             Loaded(
@@ -400,7 +400,7 @@ class ModelMeasurement:
         )
 
     def _batches(self, model: Model, plan: GridPlan) -> list[GridCell]:
-        """Batches of growing size, one at a time, until they are no longer worth it."""
+        """Measure growing batches one at a time, until they are no longer useful."""
         cells: list[GridCell] = []
         until = self._clock() + self._left_s() * _FIRST_SHARE
         first_bytes = resident_bytes()
@@ -413,7 +413,9 @@ class ModelMeasurement:
             if cells and (self._clock() >= until or not fits):
                 why = "memory" if not fits else "time"
                 self._emit(
-                    ProfileNote(text=f"batches of {rows} rows and more were not tried: {why}")
+                    ProfileNote(
+                        text=f"batches of {rows} or more rows were not tried: not enough {why}"
+                    )
                 )
                 break
             likely_left = min(len(plan.rows) - index, 7)
@@ -426,12 +428,12 @@ class ModelMeasurement:
                 break
             cells.append(cell)
         if not cells:
-            msg = f"{self._path}: the model does not run on made-up inputs"
+            msg = f"{self._path}: the model does not run on generated inputs"
             raise UnsupportedModelError(msg)
         return cells
 
     def _in_rounds(self, model: Model, rounds: Rounds, *, keep_s: float = 0.0) -> None:
-        """Measure in rounds until only so much time is left."""
+        """Measure in rounds until `keep_s` is left."""
         runs = {setting: _run_of(model, setting) for setting in rounds.settings}
         while self._left_s() - keep_s > rounds.takes_s:
             text = f"round {rounds.count + 1} over {len(runs)} settings"
@@ -466,7 +468,7 @@ class ModelMeasurement:
             self._measure(model, setting, seconds)
 
     def _other_sessions(self, settings: list[Setting]) -> None:
-        """Measure the rest, loading the model again for each number of threads."""
+        """Measure the remaining settings, reloading the model for each thread count."""
         done = 0
         for threads, group in groupby(settings, key=lambda setting: setting.threads):
             own = list(group)
@@ -500,7 +502,7 @@ class ModelMeasurement:
             mean = sum(ratios) / len(ratios)
             text = (
                 f"other processes used {mean:.0%} of the machine on average, at most "
-                f"{max(ratios):.0%}: figures are worse than on a quiet one"
+                f"{max(ratios):.0%}: the figures are worse than on an idle machine"
             )
             self._emit(ProfileNote(text=text))
 
@@ -524,7 +526,7 @@ _MAX_ERROR: Final = 4000
 
 
 def main() -> int:
-    """Do what the working directory's request says."""
+    """Execute the request in the working directory."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     output = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)
@@ -543,7 +545,7 @@ def main() -> int:
 def profile(
     request: ProfileRequest, emit: EventSink, clock: Callable[[], float] = time.perf_counter
 ) -> None:
-    """Measure, and say what went wrong where that cannot be done."""
+    """Measure, and emit `ProfileFailed` on errors."""
     path = Path(request.path)
     try:
         runtime = _checked_runtime(path, request)
@@ -557,16 +559,16 @@ def profile(
     except HeadraceError as error:
         emit(ProfileFailed(error=str(error)[:_MAX_ERROR], code=error.code))
     except MemoryError as error:
-        emit(ProfileFailed(error=f"it needs more memory than it may take: {error}"))
+        emit(ProfileFailed(error=f"it exceeds its memory limit: {error}"))
     except Exception as error:  # noqa: BLE001  # a model and a library of somebody's
         emit(ProfileFailed(error=f"{type(error).__name__}: {error}"[:_MAX_ERROR]))
 
 
 def _checked_runtime(path: Path, request: ProfileRequest) -> str:
-    """The runtime of the model.
+    """Return the model's runtime.
 
     Raises:
-        CodeNotAllowedError: It would run code, and may not.
+        CodeNotAllowedError: The model would run code, and the request does not allow it.
         UnsupportedModelError: No runtime takes it.
     """
     if not path.exists():

@@ -1,4 +1,4 @@
-"""What a worker is told to measure, and what it says while it does: one JSON line for each."""
+"""Messages of the profiling worker: the request, and events as JSON lines."""
 
 from dataclasses import dataclass
 
@@ -7,54 +7,56 @@ import msgspec
 from headrace.core import PaddingSpec
 
 NO_LENGTH = 0
-"""The length of inputs without a variable dimension."""
+"""Length of inputs without a variable dimension."""
 
 
 class ProfileRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What to measure. An empty tuple leaves the choice to the worker.
-
-    `cores`: how many the replica will have; no more threads run at once. `rows`, `lengths`,
-    `threads`, `runs`: batch sizes, sizes of variable dimensions, threads inside one run, and runs
-    at once. `budget_s`: how long all of it may take. `memory_bytes`: how much it may take; larger
-    batches are not tried beyond. `rows_independent`: as of `LoadOptions`.
-    """
+    """Request of a profile. An empty tuple leaves the choice to the worker."""
 
     path: str
     runtime: str = ""
     allow_code: bool = False
     cores: int = 1
+    """Cores of the replica, and limit of concurrent threads."""
     rows: tuple[int, ...] = ()
+    """Batch sizes."""
     lengths: tuple[int, ...] = ()
+    """Sizes of variable dimensions."""
     threads: tuple[int, ...] = ()
+    """Threads per run."""
     runs: tuple[int, ...] = ()
+    """Concurrent runs."""
     max_rows: int = 256
     budget_s: float = 45.0
+    """Time budget of the whole measurement."""
     memory_bytes: int = 1 << 40
+    """Memory limit beyond which larger batches are not tried."""
     rows_independent: bool = False
+    """See `LoadOptions`."""
 
 
 class Round(msgspec.Struct, frozen=True, kw_only=True):
-    """The mean time of a cell's runs in one round; `at_s`: when that began, since measuring did."""
+    """Mean time of a cell's runs in one round."""
 
     at_s: float
+    """Start of the round, in seconds since the measurement began."""
     mean_s: float
 
 
 class Paused(msgspec.Struct, frozen=True, kw_only=True):
-    """How long single runs took that each began after a pause of about `pause_s`.
-
-    `samples_s`, `count`: as of a cell.
-    """
+    """Times of single runs that began after a pause of about `pause_s`."""
 
     pause_s: float
     samples_s: tuple[float, ...]
+    """See `GridCell`."""
     count: int
+    """See `GridCell`."""
     mean_s: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
-    """What is measured: a cell without figures."""
+    """Measured setting: a grid cell without figures."""
 
     threads: int
     runs: int
@@ -63,7 +65,7 @@ class Setting:
 
     @property
     def text(self) -> str:
-        """For people."""
+        """Text for the report."""
         length = f", length {self.length}" if self.length else ""
         at_once = f", {self.runs} at once" if self.runs > 1 else ""
         threads = f", {self.threads} threads" if self.threads > 1 else ""
@@ -71,40 +73,40 @@ class Setting:
 
 
 class GridCell(msgspec.Struct, frozen=True, kw_only=True, tag="cell"):
-    """How long runs took in one setting.
-
-    `threads`: inside one run. `runs`: at once, sharing one instance. `samples_s`: the times of
-    single runs, ascending; of many, each is the mean of as many neighbours, so that their mean is
-    that of all. `count`: how many were timed. `rows_per_s`: of all runs together.
-    `foreign_ratio`: the share of the machine that others used meanwhile. `rounds`: if it was
-    measured in rounds, the mean of each; all cells that were have the same rounds. `paused`: runs
-    that began after a pause, by its length; empty where that was not measured.
-    """
+    """Run times in one setting."""
 
     threads: int
+    """Threads per run."""
     runs: int
+    """Concurrent runs on one model instance."""
     rows: int
     length: int
     samples_s: tuple[float, ...]
+    """Run times, ascending; many are averaged over neighbours, which preserves the mean."""
     count: int
+    """Number of timed runs."""
     mean_s: float
     p50_s: float
     p99_s: float
     rows_per_s: float
+    """Rows per second of all runs together."""
     foreign_ratio: float = 0.0
+    """CPU share of other processes meanwhile."""
     rounds: tuple[Round, ...] = ()
+    """Mean of each round, if measured in rounds; cells have the same rounds."""
     paused: tuple[Paused, ...] = ()
+    """Runs after pauses, by pause length; empty if not measured."""
 
     @property
     def setting(self) -> Setting:
-        """What tells it from other cells."""
+        """Setting of the cell."""
         return Setting(threads=self.threads, runs=self.runs, rows=self.rows, length=self.length)
 
 
 class ModelMemory(msgspec.Struct, frozen=True, kw_only=True, tag="memory"):
-    """Resident memory of a process with this model, and what it had `before` it was loaded.
+    """Resident memory of a process before and after loading the model, and after runs.
 
-    `largest`: after a batch of `largest_rows` at `length`, as many at once as there are cores.
+    `largest_bytes` is after concurrent batches of `largest_rows` at `length` on all cores.
     """
 
     before_bytes: int
@@ -116,7 +118,7 @@ class ModelMemory(msgspec.Struct, frozen=True, kw_only=True, tag="memory"):
 
 
 class Operator(msgspec.Struct, frozen=True, kw_only=True):
-    """A kind of operator: its share of the time of all, and the seconds and calls of one run."""
+    """Operator kind: its share of the time, and seconds and calls per run."""
 
     name: str
     share_ratio: float
@@ -125,7 +127,7 @@ class Operator(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Operators(msgspec.Struct, frozen=True, kw_only=True, tag="operators"):
-    """Where the time of a run goes, the largest share first; `reason` says why it is not known."""
+    """Time by operator kind, largest first; `reason` explains a missing profile."""
 
     rows: int = 0
     length: int = 0
@@ -134,45 +136,45 @@ class Operators(msgspec.Struct, frozen=True, kw_only=True, tag="operators"):
 
 
 class Loaded(msgspec.Struct, frozen=True, kw_only=True, tag="loaded"):
-    """The model was loaded and runs.
-
-    `length`: the one that the grid is measured at. `padding`: how rows of different lengths may
-    share a batch, which was proved by running; None if they may not.
-    """
+    """Event: the model is loaded and runs."""
 
     runtime: str
     load_s: float
     batched: bool
     concurrent: bool
     length: int
+    """Length at which the grid is measured."""
     lengths: tuple[int, ...]
     padding: PaddingSpec | None = None
+    """Padding that lets rows of different lengths share a batch, verified by runs; None if not."""
 
 
 class ProfileProgress(msgspec.Struct, frozen=True, kw_only=True, tag="progress"):
-    """What is measured now, and how long all of it will still take, about."""
+    """Event: current measurement, and the approximate remaining time."""
 
     text: str
     left_s: float
 
 
 class ProfileNote(msgspec.Struct, frozen=True, kw_only=True, tag="note"):
-    """Something that whoever reads the figures should know."""
+    """Event: note for readers of the figures."""
 
     text: str
 
 
 class ProfileFailed(msgspec.Struct, frozen=True, kw_only=True, tag="failed"):
-    """Nothing can be measured. `needs_code`, `why_code`: as `CodeNotAllowedError` has them."""
+    """Event: the measurement failed."""
 
     error: str
     code: str = ""
     needs_code: str = ""
+    """Runtime that would run the author's code, if that is not allowed."""
     why_code: str = ""
+    """The code that would run."""
 
 
 class ProfileDone(msgspec.Struct, frozen=True, kw_only=True, tag="done"):
-    """All was measured that could be in the time."""
+    """Event: the measurement is complete."""
 
 
 Event = (
@@ -188,7 +190,7 @@ Event = (
 
 
 class Measured(msgspec.Struct, frozen=True, kw_only=True):
-    """All that was measured, as far as it went. `complete`: nobody and nothing stopped it."""
+    """Collected measurements of a worker."""
 
     loaded: Loaded
     cells: tuple[GridCell, ...] = ()
@@ -196,32 +198,32 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
     operators: Operators = Operators(reason="not measured")
     notes: tuple[str, ...] = ()
     complete: bool = False
+    """Whether the measurement ran to its end."""
 
 
 class Overhead(msgspec.Struct, frozen=True, kw_only=True):
-    """What a request costs besides its run, as asked of a real replica.
-
-    `wall_s`: what a caller who is alone waits beyond the run. Part of it is the processor time of
-    the replica's event loop: `wake_s` for all that is answered together, and `cpu_s` for each
-    request. `p50_s`, `run_s`: of the requests that came alone. `way`: who was asked. `spread`: how
-    the overhead of single requests varies, over its mean, ascending; empty where it is lost in how
-    the runs vary.
-    """
+    """Cost of a request besides its run, measured at a real replica."""
 
     way: str
+    """How the replica was queried."""
     count: int
     p50_s: float
+    """Median latency of single requests."""
     run_s: float
+    """Median run time of single requests."""
     wall_s: float
+    """Wait of a single request beyond its run. It includes the event loop's CPU time: `wake_s` per
+    batch and `cpu_s` per request."""
     wake_s: float
     cpu_s: float
     spread: tuple[float, ...] = ()
+    """Overhead of single requests over its mean, ascending; empty if the runs vary more."""
 
 
 def gathered(events: list[Event]) -> Measured | None:
-    """What a worker said, put together; None if it did not come as far as loading the model.
+    """Collect a worker's events; None if the model was not loaded.
 
-    Of a cell that was told several times, the last is the one that knows most.
+    The last event of a cell supersedes earlier ones.
     """
     loaded = next((event for event in events if isinstance(event, Loaded)), None)
     if loaded is None:

@@ -1,7 +1,7 @@
-"""Cost of a request besides its run, measured at a replica in blocks.
+"""Measurement of the request overhead of a replica, in blocks.
 
-The replica says itself how long its runs took, so that the rest is the same requests', whatever
-else this machine does meanwhile.
+The replica reports its run times, so that the difference covers the same requests under the same
+machine load.
 """
 
 import random
@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 
 from headrace.engine.engine import INLINE_LIMIT_ALONE_S, INLINE_LIMIT_S
-from headrace.optimize.profiling.grid import kept
+from headrace.optimize.profiling.grid import compress_samples
 from headrace.optimize.profiling.messages import Overhead
 
 BLOCK: Final = 10
@@ -26,23 +26,18 @@ _MAX_PAUSE_S: Final = 0.05
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplicaTotals:
-    """What a replica says of itself: answers, and seconds of all runs; of its event loop, too.
-
-    `answer_s`: of all answers, the seconds of their runs: those of a batch count for each of them.
-    """
+    """Counters of a replica: answers, run seconds and event loop seconds."""
 
     answers: int
     answer_s: float
+    """Run seconds summed over answers; a batch's run counts for each of its requests."""
     run_s: float
     loop_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestBlock:
-    """Some requests, each alone or all at once: their times, and what the replica did for them.
-
-    `paused`: there were pauses between them.
-    """
+    """A block of single or concurrent requests: latencies, and the replica's counters."""
 
     walls_s: list[float]
     answers: int
@@ -50,12 +45,13 @@ class RequestBlock:
     answer_s: float
     loop_s: float
     paused: bool = False
+    """Whether there were pauses between the requests."""
 
 
 def overhead_of(
     alone: Sequence[RequestBlock], together: Sequence[RequestBlock], *, way: str, max_runs: int
 ) -> Overhead:
-    """The overhead, as medians over blocks: one that was disturbed does not count.
+    """Return the overhead as medians over blocks, which discards disturbed ones.
 
     Args:
         together: Blocks of as many requests at once as each has answers; may be empty.
@@ -92,14 +88,14 @@ def overhead_of(
 
 
 def _spread(blocks: Sequence[RequestBlock]) -> tuple[float, ...]:
-    """What each request cost besides its run, over the mean of that; runs hardly vary here.
+    """Return the overhead of each request over its mean.
 
-    That runs are slower after a pause is no part of it: a prediction draws these apart.
+    Slower runs after pauses are not part of it: predictions draw them separately.
     """
     run_s = statistics.median(block.answer_s / block.answers for block in blocks)
     beyond = np.array([max(wall_s - run_s, 0.0) for block in blocks for wall_s in block.walls_s])
     mean = float(beyond.mean())
-    return kept(np.sort(beyond / mean)) if mean else ()
+    return compress_samples(np.sort(beyond / mean)) if mean else ()
 
 
 def ask_alone(
@@ -111,11 +107,11 @@ def ask_alone(
     clock: Callable[[], float] = time.perf_counter,
     sleep: Callable[[float], None] = time.sleep,
 ) -> list[RequestBlock]:
-    """Ask one by one, in every other block with pauses by chance, about as long as an answer takes.
+    """Send single requests; every other block has random pauses of about the latency.
 
     Args:
-        ask: One request and its answer.
-        totals: What the replica says.
+        ask: Sends one request and waits for its response.
+        totals: Returns the replica's counters.
     """
     rng = random.Random(seed)  # noqa: S311  # pauses
     until = clock() + budget_s
@@ -123,7 +119,7 @@ def ask_alone(
         ask()
     pause_s = 0.001
 
-    def one(*, paused: bool) -> float:
+    def timed_request(*, paused: bool) -> float:
         if paused:
             sleep(min(rng.expovariate(1.0 / pause_s), _MAX_PAUSE_S))
         before = clock()
@@ -133,7 +129,7 @@ def ask_alone(
     blocks: list[RequestBlock] = []
     while _goes_on(blocks, clock(), until=until, budget_s=budget_s):
         paused = len(blocks) % 2 == 1
-        block = _block(lambda: [one(paused=paused) for _ in range(BLOCK)], totals)  # noqa: B023  # called at once
+        block = _block(lambda: [timed_request(paused=paused) for _ in range(BLOCK)], totals)  # noqa: B023  # called at once
         blocks += [replace(one_block, paused=paused) for one_block in block]
         if blocks:
             pause_s = statistics.fmean(blocks[-1].walls_s)
@@ -147,11 +143,11 @@ def ask_together(
     budget_s: float,
     clock: Callable[[], float] = time.perf_counter,
 ) -> list[RequestBlock]:
-    """Ask by many connections at once, over and over.
+    """Send blocks of concurrent requests.
 
     Args:
-        ask_all: Sends all requests, and gives the seconds until the last was answered.
-        totals: What the replica says.
+        ask_all: Sends all requests and returns the seconds until the last response.
+        totals: Returns the replica's counters.
     """
     until = clock() + budget_s
     blocks: list[RequestBlock] = []
@@ -161,7 +157,7 @@ def ask_together(
 
 
 def _goes_on(blocks: Sequence[RequestBlock], now: float, *, until: float, budget_s: float) -> bool:
-    """Whether more is asked: a few blocks are, in up to twice the time."""
+    """Return whether to continue: at least a few blocks, in up to twice the time."""
     if now < until:
         return len(blocks) < _MOST_BLOCKS
     return len(blocks) < _LEAST_BLOCKS and now < until + budget_s
@@ -170,7 +166,7 @@ def _goes_on(blocks: Sequence[RequestBlock], now: float, *, until: float, budget
 def _block(
     ask: Callable[[], list[float]], totals: Callable[[], ReplicaTotals]
 ) -> list[RequestBlock]:
-    """What came of some requests; nothing where the replica says that it answered none."""
+    """Run one block; empty if the replica counted no answers."""
     before = totals()
     walls_s = ask()
     after = totals()

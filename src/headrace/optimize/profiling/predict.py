@@ -1,7 +1,7 @@
-"""Capacity and latency of one replica, predicted from measured run times.
+"""Prediction of a replica's capacity and latency from measured run times.
 
-By the rounds, each of which saw all cells in one phase of the machine. What differs between rounds
-in all cells alike is the machine; what differs in one cell alone is chance.
+Each round saw all cells in one phase of the machine. Differences between rounds that all cells
+share are the machine's; differences in one cell are noise.
 """
 
 import heapq
@@ -21,51 +21,49 @@ from headrace.engine.engine import INLINE_LIMIT_ALONE_S, INLINE_LIMIT_S
 from headrace.optimize.profiling.messages import GridCell
 
 LEAST_ROUNDS: Final = 4
-"""With fewer nothing is said about drift."""
+"""Least rounds for an estimate of the drift."""
 _STRETCHES: Final = LEAST_ROUNDS
 _STUDENT: Final = 3.182
-"""Student's t of 97.5 % with one degree of freedom less than there are stretches."""
+"""Student's t at 97.5 % for `_STRETCHES - 1` degrees of freedom."""
 _STUDENT_MANY: Final = 2.0
-"""The same for all rounds, about."""
+"""Approximate Student's t for all rounds."""
 _LARGEST: Final = math.log(10.0)
 _LEAST_FACTOR: Final = 0.1
 _NORMAL: Final = 1.4826
-"""A normal standard deviation, over the median distance from the middle."""
+"""Standard deviation over the median absolute deviation of a normal distribution."""
 _MEDIAN: Final = 1.57
-"""The variance of a median of normal values, over that of their mean."""
+"""Variance of the median over that of the mean of normal values."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Phases:
-    """The machine's phases, one after the other, over and over.
-
-    `factors`: the time of a run in each, over the mean of all. `each_s`: how long one lasts.
-    `next_ratio`: another stretch as long as all of them takes, in 95 of 100, at most so many times
-    as long for its runs as this one, or as many times less.
-    """
+    """Speed phases of the machine, repeated cyclically."""
 
     factors: tuple[float, ...]
+    """Run time in each phase over the mean."""
     each_s: float
+    """Duration of a phase, in seconds."""
     next_ratio: float = 1.0
+    """Bound of the run time ratio between two such periods, in 95 of 100 cases."""
 
     @property
     def speed(self) -> float:
-        """The work done in all of them, over that at a factor of one."""
+        """Throughput over all phases, relative to a factor of one."""
         return float(np.mean(1.0 / np.asarray(self.factors)))
 
     def times(self, factor: float, *, swing: float = 1.0) -> "Phases":
-        """A machine that takes so many times as long in all of them, and varies so much more."""
+        """Return phases of a machine `factor` times slower and varies `swing` times more."""
         varied = [max(1.0 + (factor - 1.0) * swing, _LEAST_FACTOR) for factor in self.factors]
         return replace(self, factors=tuple(value * factor for value in varied))
 
     @property
     def spread_ratio(self) -> float:
-        """The standard deviation of the factors."""
+        """Standard deviation of the factors."""
         return float(np.std(self.factors))
 
 
 def find_phases(cells: Iterable[GridCell]) -> Phases | None:
-    """The phases by cells that were measured in the same rounds; None with too few rounds."""
+    """Estimate the phases from cells of the same rounds; None with too few rounds."""
     in_rounds = [cell for cell in cells if len(cell.rounds) >= LEAST_ROUNDS]
     if not in_rounds:
         return None
@@ -96,7 +94,7 @@ def find_phases(cells: Iterable[GridCell]) -> Phases | None:
 
 
 def without_drift(cell: GridCell, phases: Phases | None) -> GridCell:
-    """The cell as it is in each phase: its runs vary by less than those of all phases together."""
+    """Return the cell without the variation between phases."""
     if phases is None or not cell.rounds:
         return cell
     samples = np.asarray(cell.samples_s)
@@ -110,17 +108,17 @@ _DRAWS: Final = 1 << 14
 
 
 class RunTimes(Protocol):
-    """Times of runs."""
+    """Source of run times."""
 
     def run_s(self, rows: int, busy: int, idle_s: float) -> float:
-        """Seconds of one more run of `rows`, with which `busy` are under way.
+        """Return the seconds of a run of `rows`, with `busy` runs in progress.
 
-        `idle_s`: for how long nothing was before it began; 0 where something ran until then.
+        `idle_s` is the idle time before it; 0 if a run preceded immediately.
         """
 
 
 class MeasuredService:
-    """Draws from cells of one length and number of threads.
+    """Run times drawn from cells of one length and thread count.
 
     Between two batch sizes that were measured, means lie on a line and the spread is that of the
     nearer one; beyond the largest, time grows with rows. Between two pauses that were measured it
@@ -147,11 +145,11 @@ class MeasuredService:
         self._next = 0
 
     def mean_s(self, rows: int, busy: int) -> float:
-        """The mean of `run_s`."""
+        """Return the mean of `run_s`."""
         return self._table(rows, busy)[0]
 
     def run_s(self, rows: int, busy: int, idle_s: float = 0.0) -> float:
-        """Seconds of one more run of `rows`, with which `busy` are under way."""
+        """Return the seconds of a run of `rows`, with `busy` runs in progress."""
         mean, spread = self._table(rows, busy)
         if idle_s > 0.0 and busy == 1 and self._pauses_s:
             ratio, spread = self._after(idle_s)
@@ -160,7 +158,7 @@ class MeasuredService:
         return mean * spread[int(self._draws[index] * len(spread))]
 
     def _table(self, rows: int, busy: int) -> tuple[float, tuple[float, ...]]:
-        """The mean and the spread; each is worked out once."""
+        """Return the cached mean and spread."""
         key = (rows, busy)
         if key not in self._tables:
             runs = next((runs for runs in self._cells if runs >= busy), max(self._cells))
@@ -175,7 +173,7 @@ class MeasuredService:
         return self._tables[key]
 
     def _after(self, idle_s: float) -> tuple[float, tuple[float, ...]]:
-        """What a run after such a pause takes, over what it takes without, and the spread."""
+        """Return the slowdown of a run after a pause, and its spread."""
         lengths, ratios = self._pauses_s, self._pause_ratios
         above = bisect_left(lengths, idle_s)
         if above == len(lengths):
@@ -191,47 +189,47 @@ def _spread(samples_s: Sequence[float], mean_s: float) -> tuple[float, ...]:
 
 
 _SKIPPED: Final = 0.05
-"""Of the requests, at the beginning: the queue is empty then."""
+"""Share of the first requests to skip, as the queue starts empty."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplicaModel:
-    """How a replica serves.
-
-    `wake_s`, `cpu_s`: of its event loop, where it slept and for each request. `fixed_s`: what a
-    caller waits besides, for instance for the kernel. `may_inline`: runs may happen on the event
-    loop. `spread`: by which these vary, each value as likely as another; empty if they do not.
-    """
+    """Simulation parameters of a replica."""
 
     max_batch_size: int
     max_runs: int
     wake_s: float = 0.0
+    """Event loop CPU time per wake-up, in seconds."""
     cpu_s: float = 0.0
+    """Event loop CPU time per request, in seconds."""
     fixed_s: float = 0.0
+    """Other latency per request, such as the kernel's."""
     may_inline: bool = True
+    """Whether short runs happen on the event loop."""
     spread: tuple[float, ...] = ()
+    """Equally likely factors of these times; empty for constant times."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SimulationOutcome:
-    """What came of a simulation. `latency_s`: of each request that counts, in order of arrival.
-
-    `busy_ratio`: of the places where runs happen. `batch_rows`: on average. `makespan_s`: from
-    the first arrival to the last answer.
-    """
+    """Result of a simulation."""
 
     latency_s: Array
+    """Latency of each counted request, in order of arrival."""
     busy_ratio: float
+    """Utilization of the run slots."""
     batch_rows: float
+    """Mean rows per batch."""
     makespan_s: float
+    """Seconds from the first arrival to the last response."""
 
     def quantile_s(self, ratio: float) -> float:
-        """The latency that this share of the requests stays below."""
+        """Return the latency quantile."""
         return float(np.quantile(self.latency_s, ratio))
 
 
 def poisson(count: int, rate: float, *, seed: int) -> Array:
-    """Times of `count` arrivals by chance, `rate` in a second on average."""
+    """Return `count` Poisson arrival times at `rate` per second."""
     gaps: Array = np.random.default_rng(seed).exponential(1.0 / rate, count)
     return np.cumsum(gaps)
 
@@ -244,11 +242,11 @@ def simulate(
     seed: int = 1,
     phases: Phases | None = None,
 ) -> SimulationOutcome:
-    """Serve requests of one row that arrive at ascending times, and see when each is answered.
+    """Simulate a replica that serves requests of one row at ascending arrival times.
 
     Args:
-        seed: Of how the replica's own part varies; runs are drawn by `service`.
-        phases: Of the machine; None for one that does not vary.
+        seed: Seed of the overhead's variation; `service` draws the runs.
+        phases: Phases of the machine; None for constant speed.
     """
     times = ServiceTimes(max_batch_size=replica.max_batch_size)
     for power in range(replica.max_batch_size.bit_length()):  # as the warm-up does
@@ -298,7 +296,7 @@ def simulate(
 
 
 def _drawn(replica: ReplicaModel, count: int, *, seed: int) -> tuple[list[float], Array | float]:
-    """By what the part of the event loop varies in each batch; what each caller waits besides."""
+    """Draw the event loop's factor per batch, and the fixed latency per request."""
     if not replica.spread:
         return [1.0] * count, replica.fixed_s
     rng = np.random.default_rng(seed)
@@ -308,16 +306,15 @@ def _drawn(replica: ReplicaModel, count: int, *, seed: int) -> tuple[list[float]
 
 
 USUAL_LOAD: Final = 0.7
-"""How much of its capacity a replica is given where no p99 says it."""
+"""Default load of a replica as a share of its capacity."""
 SHARES: Final = (0.1, 0.3, 0.5, 0.6, USUAL_LOAD, 0.8, 0.9, 0.95)
-"""Of the capacity: the loads at which latency is predicted."""
+"""Loads, as shares of the capacity, at which latency is predicted."""
 KNEE: Final = 3.0
-"""The knee is where p99 passes this multiple of the p50 of a replica that has nothing else to do,
-where no other limit was given."""
+"""Default knee: the load at which p99 exceeds this multiple of an idle replica's p50."""
 REQUESTS: Final = 30_000
-"""How many are simulated for each load."""
+"""Simulated requests per load."""
 _SURELY: Final = 3
-"""So many times as many where it matters: 30,000 leave a p99 at 70 % of the load unsure by 4 %."""
+"""Multiple of `REQUESTS` for precise points: 30,000 leave 4 % error in the p99 at 70 % load."""
 _SEED: Final = 304
 """Of the first 400 seeds, the one whose arrivals make one place with equal runs (M/D/1) as late as
 it is in the long run: at loads from 50 to 80 % its p99 is off by 2 %, that of others by up to 10.
@@ -327,17 +324,13 @@ _FEW: Final = 10_000
 _STEPS: Final = 8
 _NEARLY: Final = 0.98
 NewService = Callable[[int], RunTimes]
-"""A service by a seed."""
+"""Returns run times for a seed."""
 Interval = tuple[float, float]
-"""The lowest and the highest value."""
+"""Lower and upper bound."""
 
 
 class LoadPoint(msgspec.Struct, frozen=True, kw_only=True):
-    """What is predicted at `rate` requests a second, which is `load_ratio` of the capacity.
-
-    `p99_ci_s`: where the p99 at this rate lies in 95 of 100 stretches as long as the one in
-    which the model was measured; None where that was not worked out, or cannot be.
-    """
+    """Prediction at `rate` requests per second, which is `load_ratio` of the capacity."""
 
     load_ratio: float
     rate: float
@@ -348,44 +341,45 @@ class LoadPoint(msgspec.Struct, frozen=True, kw_only=True):
     busy_ratio: float
     batch_rows: float
     p99_ci_s: Interval | None = None
+    """Interval of the p99 in 95 of 100 periods as long as the measurement; None if unknown."""
 
 
 class Prediction(msgspec.Struct, frozen=True, kw_only=True):
-    """What one replica can take. Rates are requests of one row a second.
-
-    `capacity`: the highest rate that it can keep up with. `knee_rate`: where p99 passes
-    `knee_p99_s`; None if it is beyond that always. `curve`: by load, ascending. `capacity_ci`: as
-    `p99_ci_s` of a point. `drift_ratio`: the standard deviation of the machine's speed between
-    rounds. Both None with too few rounds.
-    """
+    """Predicted capacity and latency of one replica. Rates are requests of one row per second."""
 
     capacity: float
+    """Highest sustainable rate."""
     knee_rate: float | None
+    """Rate at which p99 reaches `knee_p99_s`; None if it always exceeds it."""
     knee_p99_s: float
     curve: tuple[LoadPoint, ...]
+    """Points by load, ascending."""
     capacity_ci: Interval | None = None
+    """Interval of the capacity; None with too few rounds."""
     drift_ratio: float | None = None
+    """Standard deviation of the machine's speed between rounds; None with too few rounds."""
 
     def point_near(self, load_ratio: float) -> LoadPoint:
-        """The point of the curve that is nearest to this load."""
+        """Return the curve's point nearest to this load."""
         return min(self.curve, key=lambda point: abs(point.load_ratio - load_ratio))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Predictor:
-    """Predicts for one replica; the same seed, the same answer. `phases`: of its machine."""
+    """Deterministic predictor of one replica."""
 
     replica: ReplicaModel
     service: NewService
     seed: int = _SEED
     requests: int = REQUESTS
     phases: Phases | None = None
+    """Phases of the machine; None for constant speed."""
 
     def predict(self, *, p99_s: float | None = None) -> Prediction:
-        """Capacity, knee, and latency by load.
+        """Predict capacity, knee and latency by load.
 
         Args:
-            p99_s: What p99 may be at the knee; None for a multiple of an idle replica's p50.
+            p99_s: p99 at the knee; None for a multiple of an idle replica's p50.
         """
         capacity = self.capacity()
         surely = self.surely()
@@ -402,13 +396,13 @@ class Predictor:
         )
 
     def capacity(self) -> float:
-        """Answers a second while requests always wait, in all phases together."""
+        """Return the throughput under saturation, over all phases."""
         at_once = np.zeros(min(self.requests, _FEW))
         outcome = simulate(self.replica, self.service(self.seed), at_once)
         return len(at_once) / outcome.makespan_s * (self.phases.speed if self.phases else 1.0)
 
     def point(self, rate: float, capacity: float) -> LoadPoint:
-        """The latency at one rate."""
+        """Predict the latency at one rate."""
         outcome = self.outcome(rate)
         p50, p95, p99, p999 = np.quantile(outcome.latency_s, (0.5, 0.95, 0.99, 0.999))
         return LoadPoint(
@@ -423,19 +417,19 @@ class Predictor:
         )
 
     def outcome(self, rate: float) -> SimulationOutcome:
-        """What comes of requests by chance at this rate."""
+        """Simulate Poisson requests at this rate."""
         return self._run(poisson(self.requests, rate, seed=self.seed))
 
     def surely(self) -> "Predictor":
-        """The same with more requests."""
+        """Return a predictor with more simulated requests."""
         return replace(self, requests=self.requests * _SURELY)
 
     def roughly(self) -> "Predictor":
-        """The same with few requests, to compare what such predict with each other."""
+        """Return a predictor with few simulated requests, for relative comparisons."""
         return replace(self, requests=min(self.requests, _ROUGHLY))
 
     def rate_within(self, p99_s: float, *, capacity: float) -> float | None:
-        """The highest rate at which p99 stays within the limit; None if it never does.
+        """Return the highest rate at which p99 stays within the limit; None if it never does.
 
         By bisection: each rate meets the same chances, closer together.
         """

@@ -29,20 +29,19 @@ _NEARLY: Final = 0.97
 
 
 class Requirements(msgspec.Struct, frozen=True, kw_only=True):
-    """What is asked of the system; None for what is left open.
-
-    `rate`: requests a second. `p99_s`: the latency that 99 of 100 requests should have at most.
-    `cost_per_hour`: of as many cores as one replica has, in whatever currency.
-    """
+    """Requirements of the user; None for unspecified ones."""
 
     rate: float | None = None
+    """Requests per second."""
     p99_s: float | None = None
+    """Limit of the p99 latency, in seconds."""
     cost_per_hour: float | None = None
+    """Price of one replica's cores, in any currency."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ThreadOption:
-    """Threads inside one run, and runs at once, with what is predicted for them."""
+    """Combination of threads per run and concurrent runs, with its prediction."""
 
     threads: int
     runs: int
@@ -62,9 +61,9 @@ def predictor_for(
     max_batch_size: int = DEFAULT_ROWS,
     requests: int = REQUESTS,
 ) -> Predictor:
-    """Predicts a replica that serves requests of one row and this length.
+    """Return a predictor for a replica that serves requests of one row and this length.
 
-    Without an overhead, what a request costs besides its run counts as nothing.
+    Without a measured overhead, it counts as zero.
     """
     phases = find_phases(measured.cells)
     cells = cells_of(measured.cells, threads=threads, length=length)
@@ -87,7 +86,7 @@ def predictor_for(
 
 
 def cells_of(cells: Iterable[GridCell], *, threads: int, length: int) -> list[GridCell]:
-    """The cells of one number of threads and one length."""
+    """Return the cells of one thread count and length."""
     return [cell for cell in cells if cell.threads == threads and cell.length == length]
 
 
@@ -99,7 +98,7 @@ def options_of(
     cores: int,
     requests: int,
 ) -> list[ThreadOption]:
-    """What is predicted for each number of threads that was measured, as many runs as cores."""
+    """Return a prediction for each measured thread count, with as many runs as the cores allow."""
     length = measured.loaded.length
     options = []
     for threads in sorted({cell.threads for cell in measured.cells}):
@@ -129,7 +128,7 @@ def options_of(
 def best_option(
     options: Sequence[ThreadOption], requirements: Requirements
 ) -> tuple[ThreadOption, str]:
-    """The option for the wishes, and why."""
+    """Return the best option for the requirements, with the reason."""
     if requirements.p99_s is not None and any(option.within for option in options):
         most = max(option.within or 0.0 for option in options)
         best = next(o for o in options if (o.within or 0.0) >= most * _NEARLY)
@@ -138,7 +137,7 @@ def best_option(
     else:
         most = max(option.capacity for option in options)
         best = next(o for o in options if o.capacity >= most * _NEARLY)
-        what = "requests/s at most"
+        what = "largest requests/s"
         figures = {o.threads: f"{o.capacity:.4g}" for o in options}
         rate = requirements.rate
         if rate is not None:
@@ -152,18 +151,18 @@ def best_option(
                 what = f"p99 at {rate:g} requests/s"
                 figures = {threads: duration_text(p99) for threads, p99 in p99_by_threads.items()}
     text = ", ".join(f"{threads}: {value}" for threads, value in figures.items())
-    return best, f"{what} by threads inside a run: {text}"
+    return best, f"{what} by threads per run: {text}"
 
 
 _WORTH: Final = 1.05
 _CLEARLY: Final = 1.1
-"""So much more has to be gained by another limit than the usual one."""
+"""Least gain of a limit above the default."""
 _MAX_PADDING: Final = 2.0
 _PER_HOUR: Final = 3600.0
 
 
 class SettingReason(msgspec.Struct, frozen=True, kw_only=True):
-    """A setting, and which numbers decided it."""
+    """Reason of a recommended setting."""
 
     name: str
     value: str
@@ -171,15 +170,7 @@ class SettingReason(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ServingRecommendation(msgspec.Struct, frozen=True, kw_only=True):
-    """A serving configuration of one replica, and how many of them.
-
-    `replicas`: for the wished rate; None without one. `spare_replicas`: as many, and one that may
-    fail. `rate_per_replica`: the highest within the wishes. `busy_ratio`, `p99_s`: at that share of
-    the rate that each replica gets, or at `rate_per_replica`. `cost_per_million`: requests, at that
-    rate. `padding`: None leaves it to the engine. `rate`: of each replica, for which `p99_s` is
-    predicted. `p99_ci_s`: as of a point. `check_s`: how long a load at that rate has to last
-    until its p99 is known to about 10 %.
-    """
+    """Recommended configuration of a replica, and the number of replicas."""
 
     intra_op_threads: int
     max_concurrent_runs: int
@@ -188,16 +179,26 @@ class ServingRecommendation(msgspec.Struct, frozen=True, kw_only=True):
     best_rows: int
     capacity: float
     rate_per_replica: float | None
+    """Highest rate within the requirements."""
     busy_ratio: float
+    """Utilization at `rate`."""
     p99_s: float
+    """p99 latency at `rate`."""
     padding: PaddingSpec | None = None
+    """Padding limits; None leaves the choice to the engine."""
     replicas: int | None = None
+    """Replicas for the required rate; None without one."""
     spare_replicas: int | None = None
+    """Replicas with one spare for a failure."""
     cost_per_million: float | None = None
+    """Cost of a million requests at `rate`."""
     reasons: tuple[SettingReason, ...] = ()
     rate: float | None = None
+    """Rate of each replica for which `p99_s` is predicted."""
     p99_ci_s: Interval | None = None
+    """See `LoadPoint`."""
     check_s: float | None = None
+    """Duration of a load at that rate until its p99 is known to about 10 %."""
 
 
 def recommend(
@@ -208,7 +209,7 @@ def recommend(
     cores: int,
     requests: int,
 ) -> ServingRecommendation:
-    """The configuration, for replicas with so many cores each.
+    """Recommend a configuration for replicas with so many cores each.
 
     Args:
         measured: With at least one cell.
@@ -251,7 +252,7 @@ def recommend(
         SettingReason(
             name="max_concurrent_runs",
             value=str(best.runs),
-            why=_why_runs(measured, best.threads, cores=cores),
+            why=_runs_reason(measured, best.threads, cores=cores),
         ),
         SettingReason(name="max_batch_size", value=str(max_rows), why=rows_why),
         SettingReason(
@@ -264,7 +265,7 @@ def recommend(
     if padding_why:
         value = "by the engine" if padding is None else f"{padding.max_ratio:g}"
         reasons.append(SettingReason(name="padding.max_ratio", value=value, why=padding_why))
-    reasons += _why_replicas(requirements, within, count, point)
+    reasons += _replica_reasons(requirements, within, count, point)
     if cost is not None:
         price = f"{requirements.cost_per_hour:g} per hour for {cores} cores"
         why = f"{price}, {share:.4g} requests/s on them"
@@ -288,7 +289,7 @@ def recommend(
     )
 
 
-def _why_runs(measured: Measured, threads: int, *, cores: int) -> str:
+def _runs_reason(measured: Measured, threads: int, *, cores: int) -> str:
     if not measured.loaded.concurrent:
         return "the model takes one run at a time"
     rates: dict[int, float] = {}
@@ -306,7 +307,7 @@ def _limit(
     alone: Sequence[GridCell],
     best: int,
 ) -> tuple[int, str]:
-    """How many rows a batch may have: more than by default only where requests are served faster.
+    """Return the batch limit: above the default only if that raises the throughput.
 
     Fewer are never recommended, as the limit also bounds the rows of one request.
     """
@@ -342,7 +343,7 @@ def _limit(
 def _padding(
     measured: Measured, alone: Sequence[GridCell], best: int
 ) -> tuple[PaddingSpec | None, str]:
-    """How much padding is worth a shared batch: half of what sharing it gains."""
+    """Return the padding limit: padding may cost half of what sharing a batch gains."""
     padding = measured.loaded.padding
     row_s = {cell.rows: cell.mean_s / cell.rows for cell in alone}
     if padding is None or 1 not in row_s:
@@ -359,7 +360,7 @@ def _padding(
     return msgspec.structs.replace(padding, max_ratio=ratio), why
 
 
-def _why_replicas(
+def _replica_reasons(
     requirements: Requirements, within: float | None, count: int | None, point: LoadPoint
 ) -> list[SettingReason]:
     if within is None:

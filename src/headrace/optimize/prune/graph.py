@@ -17,18 +17,17 @@ from headrace.optimize.candidate import CannotBuildError
 Node = Any  # onnx ships no types
 Proto = Any
 _MOST_BYTES: Final = 2**31 - 2**20
-"""What one protobuf message, and so a session made from memory, can hold."""
+"""Size limit of a protobuf message, and so of a session from memory."""
 _OLDEST_IR: Final = 4
-"""The first in which an initializer need not be an input too."""
+"""First IR version in which initializers need not be inputs."""
 _AXES_AS_INPUT: Final = 2
 
 
 @dataclass(slots=True)
 class PruningGraph:
-    """A graph that is going to be rewritten; constants are arrays, whatever they were in the file.
+    """Mutable graph; constants are arrays.
 
-    `nodes` are in the order in which they can run. `shown_inside`: tensors that a subgraph of a
-    loop or branch reads.
+    `nodes` are in topological order.
     """
 
     model: Proto
@@ -37,6 +36,7 @@ class PruningGraph:
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     shown_inside: frozenset[str]
+    """Tensors that subgraphs of loops or branches read."""
     makers: dict[str, int] = field(init=False)
     readers: dict[str, list[tuple[int, int]]] = field(init=False)
 
@@ -44,7 +44,7 @@ class PruningGraph:
         self.index()
 
     def index(self) -> None:
-        """Find makers and readers again after nodes have changed."""
+        """Rebuild the producer and reader indices after nodes have changed."""
         self.makers = {name: i for i, node in enumerate(self.nodes) for name in node.output if name}
         self.readers = {}
         for i, node in enumerate(self.nodes):
@@ -54,30 +54,30 @@ class PruningGraph:
 
     @property
     def parameters(self) -> int:
-        """Numbers in all floating-point constants."""
+        """Number of parameters in floating-point constants."""
         return sum(a.size for a in self.constants.values() if a.dtype.kind == "f")
 
     @property
     def opset(self) -> int:
-        """The version of ONNX's own operators."""
+        """Opset version of the default domain."""
         return max(
             (opset.version for opset in self.model.opset_import if not opset.domain), default=1
         )
 
     def attribute(self, i: int, name: str, default: Any = None) -> Any:  # noqa: ANN401  # whatever it is
-        """An attribute of node `i`."""
+        """Return an attribute of node `i`."""
         for attribute in self.nodes[i].attribute:
             if attribute.name == name:
                 return onnx.helper.get_attribute_value(attribute)
         return default
 
     def fresh(self, name: str) -> str:
-        """A name like this one that no tensor has."""
+        """Return an unused tensor name with this prefix."""
         taken = self.constants.keys() | self.makers.keys() | set(self.inputs) | self.shown_inside
         return next(n for n in (f"{name}_{i}" for i in range(len(taken) + 1)) if n not in taken)
 
     def proto(self, *, show: Sequence[str] | None = None) -> Proto:
-        """The graph as a message; `show`: tensors that it answers instead of its own outputs."""
+        """Return the graph as a message; `show` replaces the outputs."""
         nodes = self.nodes if show is None else self._before(show)
         message = self._message(nodes, self.outputs if show is None else show)
         if show is not None:
@@ -87,7 +87,7 @@ class PruningGraph:
     def piece(
         self, nodes: Sequence[Node], inputs: Sequence[Proto], outputs: Sequence[str]
     ) -> Proto:
-        """Some of its nodes as a message, with inputs as declared."""
+        """Return some of the nodes as a message with the given inputs."""
         message = self._message(nodes, outputs)
         del message.graph.input[:]
         message.graph.input.extend(inputs)
@@ -107,7 +107,7 @@ class PruningGraph:
         return message
 
     def _before(self, names: Sequence[str]) -> list[Node]:
-        """Nodes that these tensors need."""
+        """Return the nodes that these tensors need."""
         needed = set(names)
         nodes = []
         for node in reversed(self.nodes):
@@ -117,7 +117,7 @@ class PruningGraph:
         return nodes[::-1]
 
     def copy(self) -> "PruningGraph":
-        """One that can be changed without changing this one; arrays are shared until replaced."""
+        """Return a copy; arrays are shared until replaced."""
         nodes = []
         for node in self.nodes:
             nodes.append(onnx.NodeProto())
@@ -133,28 +133,28 @@ class PruningGraph:
 
 
 def load_graph(path: Path) -> PruningGraph:
-    """A model's graph.
+    """Load a model's graph.
 
     Raises:
-        CannotBuildError: It is no ONNX file, or one too large to be rewritten in memory.
+        CannotBuildError: It is not an ONNX file, or too large to rewrite in memory.
     """
     try:
         model = onnx.load_model(str(path))
     except Exception as error:  # protobuf and onnx raise what they like at a file
         first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise CannotBuildError(f"{path.name} is no ONNX file that can be read: {first}") from error
+        raise CannotBuildError(f"{path.name} is not a readable ONNX file: {first}") from error
     return as_graph(model)
 
 
 def as_graph(model: Proto) -> PruningGraph:
-    """A model's graph, of a message that becomes the graph's own.
+    """Return the graph of a model message, which the graph takes over.
 
     Raises:
-        CannotBuildError: It is larger than one message may be.
+        CannotBuildError: It exceeds the size limit of a message.
     """
     if model.ByteSize() > _MOST_BYTES:
         size = model.ByteSize() / 2**30
-        raise CannotBuildError(f"it has {size:.1f} GiB; what has 2 GiB or more is not rewritten")
+        raise CannotBuildError(f"it has {size:.1f} GiB; models of 2 GiB or more are not rewritten")
     graph = model.graph
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
     inside = frozenset(name for node in graph.node for name in _inside(node))
@@ -170,7 +170,7 @@ def as_graph(model: Proto) -> PruningGraph:
 
 
 def names_read(nodes: Iterable[Node]) -> set[str]:
-    """Tensors that nodes read, those that their subgraphs read among them."""
+    """Return the tensors that nodes and their subgraphs read."""
     tensors: set[str] = set()
     for node in nodes:
         tensors.update(name for name in node.input if name)
@@ -179,7 +179,7 @@ def names_read(nodes: Iterable[Node]) -> set[str]:
 
 
 def users(graph: PruningGraph) -> Counter[str]:
-    """How often each tensor is read."""
+    """Return how often each tensor is read."""
     counts = Counter({name: len(readers) for name, readers in graph.readers.items()})
     counts.update(graph.outputs)
     counts.update(graph.shown_inside)
@@ -187,7 +187,7 @@ def users(graph: PruningGraph) -> Counter[str]:
 
 
 def _answer(model: Proto, names: Sequence[str]) -> None:
-    """Make these the outputs; ONNX Runtime infers their types."""
+    """Set the outputs; ONNX Runtime infers their types."""
     del model.graph.output[:]
     model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
 
@@ -202,7 +202,7 @@ def _inside(node: Node) -> Iterable[str]:
 
 
 def _fold(node: Node, constants: dict[str, Array]) -> bool:
-    """Make a constant of what a node makes of constants, where exporters leave such nodes."""
+    """Fold a node with constant inputs to a constant, for the operators that exporters leave."""
     if node.op_type == "Constant" and not node.domain:
         return _fold_constant(node, constants)
     operands = [constants.get(name) for name in node.input if name]
@@ -252,17 +252,17 @@ def _fold_constant(node: Node, constants: dict[str, Array]) -> bool:
 
 _ERRORS_ONLY: Final = 3
 _ROUNDING_RATIO: Final = 1e-3
-"""Of the largest answer: a sum in another order changes less, and a wrong cut more."""
+"""Rounding limit over the largest answer: reordered sums differ by less, wrong cuts by more."""
 
 
 def open_session(model: Proto, threads: int, *, plain: bool = False) -> ort.InferenceSession:
-    """A session on the CPU.
+    """Open a CPU session.
 
     Args:
-        plain: As written, so that no tensor is optimized away.
+        plain: Disable graph optimizations, so that every tensor exists.
 
     Raises:
-        CannotBuildError: ONNX Runtime does not take the graph.
+        CannotBuildError: ONNX Runtime rejects the graph.
     """
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
@@ -277,11 +277,11 @@ def open_session(model: Proto, threads: int, *, plain: bool = False) -> ort.Infe
             model.SerializeToString(), options, providers=["CPUExecutionProvider"]
         )
     except Exception as error:  # a class for each of ONNX Runtime's own codes
-        raise CannotBuildError(f"ONNX Runtime does not take it: {_first_line(error)}") from error
+        raise CannotBuildError(f"ONNX Runtime rejects it: {_first_line(error)}") from error
 
 
 def run(session: ort.InferenceSession, example: Tensors) -> list[Array]:
-    """Its outputs, in order.
+    """Run the session and return its outputs in order.
 
     Raises:
         CannotBuildError: It fails on this example.
@@ -294,14 +294,14 @@ def run(session: ort.InferenceSession, example: Tensors) -> list[Array]:
 
 
 def floats(answers: Sequence[Array]) -> list[int]:
-    """Which outputs are floats: scores. Labels beside them say less, and jump where they tie."""
+    """Return the indices of float outputs (scores); labels beside them jump at ties."""
     return [i for i, answer in enumerate(answers) if answer.dtype.kind == "f"]
 
 
 def is_alike(actual: Sequence[Array], expected: Sequence[Array]) -> bool:
-    """Whether two graphs answer the same but for rounding.
+    """Return whether two graphs' outputs are equal up to rounding.
 
-    Floats are compared where there are some; without them all outputs have to be equal.
+    Float outputs are compared if there are any; else all outputs must be equal.
     """
     if [answer.shape for answer in actual] != [answer.shape for answer in expected]:
         return False
@@ -312,7 +312,7 @@ def is_alike(actual: Sequence[Array], expected: Sequence[Array]) -> bool:
 
 
 def _difference(actual: Array, expected: Array) -> float:
-    """Largest difference, of the largest number; infinite where only one has numbers."""
+    """Return the largest difference over the largest value; infinite if finiteness differs."""
     wide_actual, wide_expected = actual.astype(np.float64), expected.astype(np.float64)
     if not np.array_equal(np.isfinite(wide_actual), np.isfinite(wide_expected)):
         return float("inf")
@@ -327,7 +327,7 @@ def _difference(actual: Array, expected: Array) -> float:
 def traced_shapes(
     graph: PruningGraph, example: Tensors, *, threads: int
 ) -> dict[str, tuple[int, ...]]:
-    """The shape of every tensor when one example runs; declared shapes are not to be trusted."""
+    """Return the actual shape of every tensor in a run; declared shapes are not trusted."""
     names = [name for node in graph.nodes for name in node.output if name]
     answers = run(open_session(graph.proto(show=names), threads, plain=True), example)
     # Sequences and maps come as other things than arrays.
@@ -342,7 +342,7 @@ def traced_shapes(
 def shown(
     graph: PruningGraph, names: Sequence[str], examples: Sequence[Tensors], *, threads: int
 ) -> Iterator[list[Array]]:
-    """These tensors, for one example after the other."""
+    """Yield these tensors for each example."""
     session = open_session(graph.proto(show=names), threads)
     for example in examples:
         yield run(session, example)
@@ -353,9 +353,9 @@ def _first_line(error: Exception) -> str:
 
 
 class ActivationCache:
-    """Where examples have got to: all tensors that a later node reads, for each example.
+    """Cached activations of examples up to a position in the graph.
 
-    Fitting layer after layer then takes one run of the graph, and not one for each layer.
+    Fitting layer after layer thus takes one run of the graph, not one per layer.
     """
 
     def __init__(self, examples: Sequence[Tensors], *, threads: int) -> None:
@@ -364,13 +364,13 @@ class ActivationCache:
         self._position = 0
 
     def fork(self) -> "ActivationCache":
-        """Another one that starts here."""
+        """Return a copy at the same position."""
         other = ActivationCache(self.tensors, threads=self._threads)
         other._position = self._position
         return other
 
     def advance(self, graph: PruningGraph, upto: int, needed: set[str]) -> None:
-        """Run nodes before `upto` that have not run; keep `wanted` and what later nodes read.
+        """Run the graph up to `upto`; keep `needed` tensors and those that later nodes read.
 
         Args:
             graph: The same nodes as before, perhaps with other constants.
@@ -400,6 +400,6 @@ class ActivationCache:
 
 
 def _declared(name: str, tensors: Tensors) -> object:
-    """An input of any shape."""
+    """Return an input declaration of any shape."""
     kind = helper.np_dtype_to_tensor_dtype(tensors[name].dtype)
     return helper.make_tensor_value_info(name, kind, None)

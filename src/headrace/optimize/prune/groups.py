@@ -1,4 +1,4 @@
-"""Groups of units that can be cut out of a graph together, and the cut.
+"""Groups of coupled units in a graph, and their removal.
 
 From a weight's outputs, or from where attention splits features into heads, the axis is followed
 through every node in both directions, as DepGraph does (Fang et al., CVPR 2023), until it ends in
@@ -32,27 +32,27 @@ from headrace.optimize.prune.ties import (
 )
 
 FEWEST_EXAMPLES: Final = 16
-"""Below that, what matters to a network cannot be told."""
+"""Least examples for an estimate of the units' importance."""
 MOST_EXAMPLES: Final = 256
 _WIDE: Final = 64
 _STEP: Final = 8
-"""Kernels work on so many numbers at a time; a wide layer keeps a multiple of it."""
+"""Vector width of kernels; wide layers keep a multiple of it."""
 
 
 class Unit(StrEnum):
-    """What is cut out."""
+    """Kind of unit that is pruned."""
 
     FFN = "ffn"
     """Hidden units between two matrices."""
     HEADS = "heads"
-    """Of attention."""
+    """Attention heads."""
     CHANNELS = "channels"
-    """Of convolutions."""
+    """Channels of convolutions."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PruneCut:
-    """Share of the units of each layer that goes, 0 to less than 1, by kind."""
+    """Share of each layer's units to remove, 0 to below 1, by kind."""
 
     ffn_ratio: float = 0.0
     heads_ratio: float = 0.0
@@ -61,17 +61,17 @@ class PruneCut:
     def __post_init__(self) -> None:
         ratios = [self.ratio(unit) for unit in Unit]
         if not all(0 <= ratio < 1 for ratio in ratios) or not any(ratios):
-            msg = f"a cut takes from 0 to less than 1 of each kind and something of one, not {self}"
+            msg = f"each share must be 0 to below 1, and one above 0, not {self}"
             raise InvalidArgumentError(msg)
 
     def ratio(self, unit: Unit) -> float:
-        """Share of one kind."""
+        """Return the share of one kind."""
         ratio: float = getattr(self, f"{unit}_ratio")
         return ratio
 
     @property
     def units(self) -> tuple[Unit, ...]:
-        """Kinds of which something goes."""
+        """Kinds with a share above 0."""
         return tuple(unit for unit in Unit if self.ratio(unit))
 
     def __str__(self) -> str:
@@ -80,24 +80,23 @@ class PruneCut:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pruned:
-    """What was made.
-
-    `parameters_before`, `parameters_after`: numbers in floating-point constants. `layers`: how many
-    were cut, by kind. `examples`: that importance was told by. `taught`: how it learned afterwards,
-    or why it did not.
-    """
+    """Result of pruning."""
 
     path: Path
     cut: PruneCut
     parameters_before: int
+    """Parameters in floating-point constants."""
     parameters_after: int
+    """Parameters after pruning."""
     layers: Mapping[Unit, int]
+    """Pruned layers by kind."""
     examples: int
+    """Examples of the importance estimate."""
     distillation: str
     build_s: float
 
     def facts(self) -> dict[str, str]:
-        """For a candidate's recipe."""
+        """Return entries for the candidate's recipe."""
         gone = 1 - self.parameters_after / self.parameters_before
         layers = ", ".join(f"{count} x {unit}" for unit, count in self.layers.items())
         return {
@@ -112,7 +111,7 @@ class Pruned:
 
 
 def kept_count(units: int, ratio: float) -> int:
-    """How many of a layer's units stay: one at least, and a multiple of 8 in a wide layer."""
+    """Return how many units of a layer stay: at least one, in wide layers a multiple of 8."""
     remaining = units * (1 - ratio)
     if units < _WIDE:
         return max(1, round(remaining))
@@ -121,7 +120,7 @@ def kept_count(units: int, ratio: float) -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodePort:
-    """An input or output of a node, by its index in the graph."""
+    """Input or output of a node."""
 
     node: int
     slot: Slot
@@ -129,7 +128,7 @@ class NodePort:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Consumer:
-    """A weight that reads the units: `layout` of them in its input, `tensor`."""
+    """Weight that reads the units from `tensor` with `layout`."""
 
     node: int
     tensor: str
@@ -138,31 +137,30 @@ class Consumer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnitGroup:
-    """Units that are cut together.
-
-    `cuts`: constants, by the place where they are read. `reshapes`: nodes whose shape may say how
-    many units there are, and the layout in what they make.
-    """
+    """Units that must be removed together."""
 
     unit: Unit
     name: str
     units: int
     tensors: Mapping[str, UnitLayout]
     cuts: Mapping[NodePort, UnitLayout]
+    """Constants to cut, by the port that reads them."""
     reshapes: Mapping[int, UnitLayout]
+    """Reshape nodes whose shape may depend on the units, with the layout of their output."""
     producers: tuple[int, ...]
     consumers: tuple[Consumer, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PrunableGroups:
-    """`refused`: how many candidates could not be cut for each reason, by kind of unit."""
+    """Prunable groups of a graph, and refused candidates."""
 
     groups: tuple[UnitGroup, ...]
     refused: Mapping[Unit, Counter[str]]
+    """Refused candidates by reason, by kind of unit."""
 
-    def why_none(self, unit: Unit) -> str:
-        """Why there is nothing of a kind to cut."""
+    def refusal_summary(self, unit: Unit) -> str:
+        """Return why a kind has no prunable units."""
         reasons = self.refused[unit].most_common(_MOST_REASONS)
         if not reasons:
             return _ABSENT[unit]
@@ -171,19 +169,19 @@ class PrunableGroups:
 
 _MOST_REASONS: Final = 3
 _FEWEST: Final = 2
-"""Units of which one can be cut."""
+"""Least units of a group."""
 _ABSENT: Final = {
     Unit.FFN: "it has no two matrices with an activation between them",
-    Unit.HEADS: "no place was found where it splits features into heads",
+    Unit.HEADS: "no reshape splits its features into heads",
     Unit.CHANNELS: "it has no two convolutions in a row",
 }
 
 
 def find_groups(graph: PruningGraph, shapes: dict[str, Shape]) -> PrunableGroups:
-    """All groups, in the order in which they run.
+    """Return all groups in topological order.
 
     Args:
-        shapes: Of every tensor, in one run.
+        shapes: Shape of every tensor in a run.
     """
     groups: list[UnitGroup] = []
     refused: dict[Unit, Counter[str]] = {unit: Counter() for unit in Unit}
@@ -203,7 +201,7 @@ def find_groups(graph: PruningGraph, shapes: dict[str, Shape]) -> PrunableGroups
 
 
 def _seeds(graph: PruningGraph, shapes: dict[str, Shape]) -> Iterator[tuple[Unit, str, UnitLayout]]:
-    """Heads first: what makes them would be refused as single units."""
+    """Yield start tensors, heads first, as their producers would be refused as single units."""
     for node in graph.nodes:
         if node.op_type != "Reshape" or node.input[0] not in shapes:
             continue
@@ -222,7 +220,7 @@ def _seeds(graph: PruningGraph, shapes: dict[str, Shape]) -> Iterator[tuple[Unit
 
 
 def _is_split(before: Shape, after: Shape) -> bool:
-    """Whether only the last axis is split, into heads and their features."""
+    """Return whether a reshape splits only the last axis, into heads and features."""
     if len(after) <= max(len(before), MATRIX) or not before or 0 in after:
         return False
     last = after[-1] * after[-2]
@@ -230,7 +228,7 @@ def _is_split(before: Shape, after: Shape) -> bool:
 
 
 class _Closure:
-    """Follows units from one tensor to all that have to be cut with it."""
+    """Search that follows units from one tensor to all coupled ones."""
 
     def __init__(self, graph: PruningGraph, shapes: dict[str, Shape]) -> None:
         self.graph = graph
@@ -315,12 +313,12 @@ class _Closure:
         self.consumers[site.index] = Consumer(node=site.index, tensor=tensor, layout=layout)
 
     def _nodes(self) -> set[int]:
-        """Nodes that pass the units on."""
+        """Return the nodes that pass the units on."""
         makers = {self.graph.makers[name] for name in self.tensors}
         return makers - self.producers
 
     def _check_residual(self) -> None:
-        """Refuse a sum of what two weights make: all of a stage of a network would be cut alike."""
+        """Refuse residual sums of two weights, which would couple a whole stage."""
         sources: dict[str, frozenset[int]] = {}
         for i in sorted({self.graph.makers[name] for name in self.tensors}):
             node = self.graph.nodes[i]
@@ -334,23 +332,23 @@ class _Closure:
 
 
 def _nested(sources: list[frozenset[int]]) -> bool:
-    """Whether each is part of the largest."""
+    """Return whether all sets are subsets of the largest."""
     largest = max(sources, key=len)
     return all(source <= largest for source in sources)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cutting:
-    """Units of a group that stay, ascending."""
+    """Units of a group that remain, ascending."""
 
     group: UnitGroup
     kept_units: Array
 
 
 def without_units(graph: PruningGraph, cuttings: Sequence[Cutting]) -> PruningGraph:
-    """A smaller graph, which answers as `with_units_ignored` does.
+    """Return a smaller graph that is equivalent to `with_units_ignored`.
 
-    A shape that is computed is trusted to follow, which running what was made shows.
+    Computed shapes are assumed to follow; running the result verifies that.
     """
     smaller = graph.copy()
     added: dict[int, Node] = {}
@@ -370,7 +368,7 @@ def without_units(graph: PruningGraph, cuttings: Sequence[Cutting]) -> PruningGr
 
 
 def with_units_ignored(graph: PruningGraph, cuttings: Sequence[Cutting]) -> PruningGraph:
-    """A graph as large as before, in which nothing reads the units that do not stay."""
+    """Return a graph of the same size in which nothing reads the removed units."""
     masked = graph.copy()
     for cutting in cuttings:
         for consumer in cutting.group.consumers:
@@ -390,7 +388,7 @@ def with_units_ignored(graph: PruningGraph, cuttings: Sequence[Cutting]) -> Prun
 
 
 def change_constant(graph: PruningGraph, port: NodePort, change: Callable[[Array], Array]) -> None:
-    """Replace a constant where one node reads it, and only there."""
+    """Replace a constant for one reader only."""
     node = graph.nodes[port.node]
     name = node.input[port.slot.number]
     array = np.asarray(change(graph.constants[name]), order="C")
@@ -421,7 +419,7 @@ def _cut_constant(
 def _cut_shape(
     graph: PruningGraph, node: int, layout: UnitLayout, kept_units: Array
 ) -> Node | None:
-    """Correct the entry of a Reshape's shape that says how long the axis is, if one does.
+    """Correct the axis length in a Reshape's shape, if it is constant.
 
     Returns:
         A node to put before it where its shape is put together by one, which others may read.
@@ -458,7 +456,7 @@ def _corrected(shape: Array, axis: int, old: int, new: int) -> Array:
 
 
 def bias_place(graph: PruningGraph, consumer: int) -> NodePort | None:
-    """Where a constant is added to each output of a weight; None if there is no such place."""
+    """Return the port of a weight's bias; None without one."""
     node = graph.nodes[consumer]
     (output,) = node.output
     reader, slot = consumer, 2

@@ -1,6 +1,6 @@
 """Pruning of ONNX networks: whole units, or single weights.
 
-Dense kernels multiply zeros like other numbers: on a CPU no engine that is alive gains time by it.
+Dense kernels multiply zeros like other numbers: no maintained CPU engine gains time by it.
 Weights are scored by their size times the root mean square of what they multiply, compared among
 those of one output (Wanda, Sun et al., ICLR 2024).
 """
@@ -43,11 +43,11 @@ from headrace.optimize.prune.selection import matrix, reconstruct, rows_read, se
 from headrace.optimize.prune.ties import Shape, Site, is_weighing
 
 _ROWS_FOR_INPUT: Final = 3
-"""Rows that a weight should have read for each of its inputs; the ridge helps with fewer."""
+"""Recommended rows per input of a weight; the ridge compensates for fewer."""
 _ENOUGH_EXAMPLES: Final = 64
-"""Never fewer where they are there: rows of one example are alike."""
+"""Least examples to use if available, as rows of one example are correlated."""
 _DISTIL_S: Final = 40.0
-"""How long the result learns from the source's answers, where PyTorch is there."""
+"""Duration of the distillation, if PyTorch is installed."""
 
 
 def prune(
@@ -63,42 +63,42 @@ def prune(
     clock: Callable[[], float] = time.monotonic,
     on_progress: Callable[[str], None] = lambda _: None,
 ) -> Pruned:
-    """Write a smaller network to `target`.
+    """Prune a network and write it to `target`.
 
     Args:
-        calibration: Requests of one row; the teaching's examples are taken instead where they are
-            given. Neither may be what the result is judged by.
-        deadline: Of `clock`: teaching ends by it, and what is not cut by then is given up.
+        calibration: Requests of one row; replaced by the training examples if given. Neither may
+            be evaluation examples.
+        deadline: Time of `clock` by which distillation ends; unfinished pruning is given up.
 
     Raises:
-        CannotBuildError: There is nothing to cut, no data, or no time.
+        CannotBuildError: There are no prunable units, too few examples, or too little time.
     """
     started = clock()
 
-    def tell(words: str) -> None:
+    def report(words: str) -> None:
         if clock() >= deadline:
-            raise CannotBuildError(f"there was not enough time: it ran out when {words}")
+            raise CannotBuildError(f"not enough time: the deadline passed while {words}")
         on_progress(words)
 
     samples = training.examples if training is not None and training.examples else calibration
     if len(samples) < FEWEST_EXAMPLES:
-        msg = f"it needs {FEWEST_EXAMPLES} examples to tell what matters, and has {len(samples)}"
+        msg = f"it needs {FEWEST_EXAMPLES} examples to rank its units, and has {len(samples)}"
         raise CannotBuildError(msg)
     samples = [samples[i] for i in np.random.default_rng(seed).permutation(len(samples))]
     graph = load_graph(source)
-    tell("looking for what can be cut")
+    report("searching for prunable units")
     shapes = traced_shapes(graph, samples[0], threads=threads)
     groups = _groups(graph, cut, shapes)
     examples = samples[: _enough(graph, groups, shapes)]
     counts = [kept_count(group.units, cut.ratio(group.unit)) for group in groups]
     fitted, cuttings = reconstruct(
-        graph, groups, counts, examples, threads=threads, on_progress=tell
+        graph, groups, counts, examples, threads=threads, on_progress=report
     )
     smaller = without_units(fitted, cuttings)
-    tell("checking the cut")
+    report("checking the cut")
     check_same_answers(fitted, smaller, examples[:2], threads=threads)
     before, after = graph.parameters, smaller.parameters
-    distillation = "no: there are no examples to learn from but those it is judged by"
+    distillation = "no: there are no training examples (--teach)"
     if training is not None and find_spec("torch") is None:
         distillation = "no: PyTorch is not installed (pip install 'headrace[torch]')"
     elif training is not None:
@@ -135,10 +135,10 @@ def prune(
 def check_same_answers(
     fitted: PruningGraph, smaller: PruningGraph, examples: Sequence[Tensors], *, threads: int
 ) -> None:
-    """Prove a cut: the smaller graph answers as the one in which nothing reads what was cut out.
+    """Verify a cut: the smaller graph must be equivalent to the one that ignores the units.
 
     Raises:
-        CannotBuildError: It does not, or it does not run.
+        CannotBuildError: It is not, or it does not run.
     """
     old = open_session(fitted.proto(), threads)
     new: list[list[Array]] = []
@@ -163,12 +163,12 @@ def check_same_answers(
     if not all(
         is_alike(actual, reference) for actual, reference in zip(new, expected, strict=True)
     ):
-        msg = "cutting it changes more than what was cut, so that it is left whole"
+        msg = "removing the units changes other answers, so that the model stays unpruned"
         raise CannotBuildError(msg)
 
 
 def _enough(graph: PruningGraph, groups: Sequence[UnitGroup], shapes: dict[str, Shape]) -> int:
-    """How many examples the widest weight needs; long texts bring many rows each."""
+    """Return how many examples the widest weight needs; long texts give many rows each."""
     needed = 0
     for consumer in (reader for group in groups for reader in group.consumers):
         shape = list(shapes[consumer.tensor])
@@ -183,37 +183,39 @@ def _groups(graph: PruningGraph, cut: PruneCut, shapes: dict[str, Shape]) -> lis
     prunable = find_groups(graph, shapes)
     for unit in cut.units:
         if not any(group.unit is unit for group in prunable.groups):
-            raise CannotBuildError(prunable.why_none(unit))
+            raise CannotBuildError(prunable.refusal_summary(unit))
     groups = [
         group
         for group in prunable.groups
         if kept_count(group.units, cut.ratio(group.unit)) < group.units
     ]
     if not groups:
-        raise CannotBuildError(f"its layers are too narrow to take {cut} out")
+        raise CannotBuildError(f"its layers are too narrow for {cut}")
     return groups
 
 
 _FEWEST_WEIGHTS: Final = 1024
-"""Of a matrix: zeros in smaller ones save nothing."""
+"""Least weights of a matrix worth sparsifying."""
 _CHUNK_BYTES: Final = 1 << 20
 _LEVEL: Final = 6
-"""Of gzip, its default."""
+"""Default compression level of gzip."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sparse:
-    """What was made. `gzip_bytes_before`, `gzip_bytes_after`: of the files, as gzip packs them."""
+    """Result of unstructured pruning."""
 
     path: Path
     zeros_ratio: float
     matrices: int
     examples: int
     gzip_bytes_before: int
+    """File size after gzip."""
     gzip_bytes_after: int
+    """File size after pruning and gzip."""
 
     def facts(self) -> dict[str, str]:
-        """For a candidate's recipe."""
+        """Return entries for the candidate's recipe."""
         before, after = self.gzip_bytes_before / 1e6, self.gzip_bytes_after / 1e6
         return {
             "zeros": f"{self.zeros_ratio:.0%} of the weights of {self.matrices} matrices",
@@ -233,10 +235,10 @@ def sparsify(
     deadline: float = math.inf,
     clock: Callable[[], float] = time.monotonic,
 ) -> Sparse:
-    """Write a network of the same size to `target`, in which many weights are zero.
+    """Write a network with many zero weights to `target`.
 
     Raises:
-        CannotBuildError: It has no matrices to speak of, or there was no time.
+        CannotBuildError: It has no large matrices, or the time is over.
     """
     graph = load_graph(source).copy()
     nodes = [
@@ -251,7 +253,7 @@ def sparsify(
     names = [str(graph.nodes[node].input[0]) for node in nodes]
     for tensors in shown(graph, list(dict.fromkeys(names)), examples, threads=threads):
         if clock() >= deadline:
-            raise CannotBuildError("there was not enough time to see what its weights multiply")
+            raise CannotBuildError("not enough time to measure the inputs of its weights")
         by_name = dict(zip(dict.fromkeys(names), tensors, strict=True))
         for i, (node, name) in enumerate(zip(nodes, names, strict=True)):
             rows = rows_read(graph, node, by_name[name])
@@ -270,7 +272,7 @@ def sparsify(
 
 
 def with_zeros(weight: Array, scales: Array, zeros_ratio: float) -> Array:
-    """`weight` `[inputs, outputs]` with this share of each output's least weights zero.
+    """Return `weight` `[inputs, outputs]` with this share of each output's least weights zeroed.
 
     Args:
         scales: How large each input is, `[inputs]`.
@@ -284,7 +286,7 @@ def with_zeros(weight: Array, scales: Array, zeros_ratio: float) -> Array:
 
 
 def gzip_bytes(path: Path) -> int:
-    """Size of a file as gzip packs it."""
+    """Return a file's size after gzip."""
     packer = zlib.compressobj(_LEVEL, wbits=31)
     size = 0
     with path.open("rb") as stream:

@@ -1,4 +1,4 @@
-"""Candidates that are smaller networks, in FP32: what quantizes can take them from there."""
+"""Pruning recipes: smaller FP32 networks, which other recipes can quantize."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -22,11 +22,11 @@ from headrace.runtimes.onnx.file import find_onnx_file
 
 ONNX: Final = "onnx"
 _GRACE_S: Final = 60.0
-"""After a recipe's deadline, by which it gives up itself."""
+"""Grace after a recipe's deadline before its process is killed."""
 
 
 def _recipe(name: str, title: str, cut: PruneCut, *classes: ModelClass) -> Recipe:
-    """One cut, as a recipe; `classes`: models that have such units."""
+    """Return a recipe of one cut for models of `classes`."""
 
     def build(context: RecipeContext) -> Sequence[Candidate]:
         target = context.folder / "model.onnx"
@@ -46,7 +46,7 @@ def _recipe(name: str, title: str, cut: PruneCut, *classes: ModelClass) -> Recip
         if why := _inapplicable_reason(context):
             return why
         if context.model_class not in classes:
-            return f"a {context.model_class} model has none of what it cuts"
+            return f"a {context.model_class} model has no such units"
         return ""
 
     return Recipe(
@@ -57,7 +57,7 @@ def _recipe(name: str, title: str, cut: PruneCut, *classes: ModelClass) -> Recip
 def _prune(
     on_progress: Callable[[str], None], cut: PruneCut, context: RecipeContext, target: Path
 ) -> dict[str, str]:
-    """Write the smaller network to `target`, and return the candidate's facts."""
+    """Write the pruned network to `target`, and return the recipe's entries."""
     from headrace.optimize.prune.pruning import prune  # noqa: PLC0415  # onnx is an extra
 
     pruned = prune(
@@ -75,7 +75,7 @@ def _prune(
 
 
 def _sparse(name: str, title: str, zeros_ratio: float) -> Recipe:
-    """Zeros instead of single weights: a file that compresses better, and is no faster."""
+    """Return a recipe of unstructured pruning, which compresses better but is no faster."""
 
     def build(context: RecipeContext) -> Sequence[Candidate]:
         from headrace.optimize.prune.pruning import sparsify  # noqa: PLC0415  # as above
@@ -95,7 +95,7 @@ def _sparse(name: str, title: str, zeros_ratio: float) -> Recipe:
 
 
 def _ignore_progress(_: str) -> None:
-    """Take the place of what does not travel to another process."""
+    """Ignore progress, as a picklable default."""
 
 
 def _examples(context: RecipeContext) -> Sequence[Tensors]:
@@ -110,7 +110,7 @@ def _inapplicable_reason(context: RecipeContext) -> str:
         return "trees have no units to cut"
     if (count := len(_examples(context))) < FEWEST_EXAMPLES:
         few = "none" if not count else f"only {count}"
-        return f"it needs {FEWEST_EXAMPLES} examples to tell what matters, and there are {few}"
+        return f"it needs {FEWEST_EXAMPLES} examples to rank its units, and there are {few}"
     if find_spec("onnx") is None:
         return "needs the package 'onnx': pip install 'headrace[optimize]'"
     return ""
@@ -151,10 +151,10 @@ RECIPES: Final = (
         "pruned-channels-50", "half of the channels cut", PruneCut(channels_ratio=0.5), *_CONV_NETS
     ),
 )
-"""From the least cut to the most, by kind."""
+"""Pruning recipes by kind, from the smallest cut to the largest."""
 COMPRESSION_RECIPES: Final = (
     _sparse(
         "unstructured-50", "half of the weights zero: a smaller download, no faster on a CPU", 0.5
     ),
 )
-"""Offered where memory is the target, and nowhere else."""
+"""Recipes for the memory target only."""

@@ -1,4 +1,4 @@
-"""Choice of the least important units, and the fit of the others.
+"""Selection of the least important units, and the fit of the remaining weights.
 
 Groups are taken in the order in which they run. Each is fitted on what it reads after the earlier
 ones were pruned, towards what it answered before any was, so that errors do not add up.
@@ -32,28 +32,27 @@ from headrace.optimize.prune.groups import (
 from headrace.optimize.prune.ties import MATRIX, Site, Slot, UnitLayout, weight_axes
 
 _RIDGE_RATIO: Final = 1e-3
-"""Of the mean second moment: what few examples say is believed no further."""
+"""Ridge over the mean second moment, which limits overfitting to few examples."""
 _STEPS: Final = 64
-"""In how many steps units are removed; after each the others' losses are told anew."""
+"""Removal steps; losses are recomputed after each."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReaderWeight:
-    """One weight that reads the units.
-
-    `weight`: `[inputs, outputs]`. `layout`: of the units along its inputs. `own`: `E[x x^T]`.
-    `across`: `E[x y^T]`, where `y` was read before anything was pruned. Both centred where the
-    weight has a bias to take up the means.
-    """
+    """Statistics of a weight that reads the units."""
 
     weight: Array
+    """Weight matrix `[inputs, outputs]`."""
     layout: UnitLayout
+    """Layout of the units along its inputs."""
     own: Array
+    """Second moments `E[x x^T]`, centred if the weight has a bias."""
     across: Array
+    """Moments `E[x y^T]` with the unpruned inputs `y`, centred likewise."""
 
 
 def least_lossy(readings: Sequence[ReaderWeight], count: int) -> Array:
-    """The `count` units that stay, ascending, when the others are removed few at a time."""
+    """Return the `count` units to keep, ascending, by stepwise removal."""
     units = readings[0].layout.units
     alive = np.ones(units, bool)
     surgeons = [_Surgeon(reading) for reading in readings]
@@ -68,7 +67,7 @@ def least_lossy(readings: Sequence[ReaderWeight], count: int) -> Array:
 
 
 def fitted_weight(reading: ReaderWeight, kept_units: Array) -> Array:
-    """The weight on the units `kept` that answers most nearly as all did, `[kept inputs, outputs]`.
+    """Return the least-squares weight on `kept_units`, `[kept inputs, outputs]`.
 
     Raises:
         numpy.linalg.LinAlgError: Activations are not finite.
@@ -83,7 +82,7 @@ def fitted_weight(reading: ReaderWeight, kept_units: Array) -> Array:
 
 
 class _Surgeon:
-    """One weight while units are taken from it; the others change to make up for each."""
+    """Weight under stepwise removal of units, with compensation by the others."""
 
     def __init__(self, reading: ReaderWeight) -> None:
         self._layout = reading.layout
@@ -92,7 +91,7 @@ class _Surgeon:
         self._blocks = np.stack(_blocks(reading.layout))
 
     def losses(self, alive: Array) -> Array:
-        """Infinite for what is gone."""
+        """Return each unit's loss; infinite for removed units."""
         losses = np.full(len(alive), np.inf)
         blocks = self._blocks[alive]
         inner = self._inverse[blocks[:, :, None], blocks[:, None, :]]
@@ -113,7 +112,7 @@ class _Surgeon:
 
 
 def _blocks(layout: UnitLayout) -> list[Array]:
-    """Entries of each unit."""
+    """Return each unit's entries."""
     return [layout.entries(np.array([unit])) for unit in range(layout.units)]
 
 
@@ -122,22 +121,20 @@ def _ridge(own: Array) -> float:
 
 
 _MOST_PATCHES: Final = 256
-"""Of one example: neighbours are nearly the same."""
+"""Most patches of one example, as neighbours are nearly equal."""
 _MOST_WAITING: Final = 1024
 
 
 @dataclass(slots=True)
 class Moments:
-    """Sums over rows `x` that a weight multiplies, each with a 1 at its end for the bias.
-
-    `own`: of `x x^T`, `[size + 1, size + 1]`. `across`: of `x y^T`, where `y` is what the
-    corresponding row of the unpruned graph was.
-    """
+    """Moment sums over a weight's input rows `x`, each extended by 1 for the bias."""
 
     size: int
     rows: int = 0
     own: Array = field(init=False)
+    """Sum of `x x^T`, `[size + 1, size + 1]`."""
     across: Array = field(init=False)
+    """Sum of `x y^T` with the unpruned graph's rows `y`."""
     _waiting: list[tuple[Array, Array]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -145,23 +142,23 @@ class Moments:
         self.across = np.zeros_like(self.own)
 
     def add(self, rows: Array, originals: Array) -> None:
-        """Take rows `[n, size]` in; the same array twice where nothing was pruned before."""
+        """Add rows `[n, size]`; pass the same array twice if nothing was pruned before."""
         self._waiting.append((rows, originals))
         self.rows += len(rows)
         if sum(len(rows) for rows, _ in self._waiting) >= _MOST_WAITING:
             self._sum_up()
 
     def mean(self) -> tuple[Array, Array]:
-        """Both per row."""
+        """Return both sums per row."""
         if self._waiting:
             self._sum_up()
         return self.own / max(self.rows, 1), self.across / max(self.rows, 1)
 
     def _sum_up(self) -> None:
-        """Products of a thousand rows at a time, in FP32: twice as fast, and summed in FP64."""
+        """Add products of a thousand rows, computed in FP32 for speed and summed in FP64."""
         x = _with_one([rows for rows, _ in self._waiting])
         same = all(originals is rows for rows, originals in self._waiting)
-        # What is not finite is told by whoever reads the means.
+        # Readers of the means report non-finite values.
         with np.errstate(over="ignore", invalid="ignore"):
             own = x.T @ x
             self.own += own
@@ -170,14 +167,14 @@ class Moments:
 
 
 def rows_read(graph: PruningGraph, node: int, tensor: Array) -> Array:
-    """What a weight multiplies in one run, `[rows, inputs of a filter]`."""
+    """Return a weight's input rows in one run, `[rows, inputs of a filter]`."""
     if graph.nodes[node].op_type != "Conv":
         return tensor.reshape(-1, tensor.shape[-1])
     return _patches(graph, node, tensor)
 
 
 def matrix(graph: PruningGraph, node: int) -> Array:
-    """A weight as `[inputs, outputs]`, inputs as `rows_read` has them."""
+    """Return a weight as `[inputs, outputs]`, inputs in the order of `rows_read`."""
     weight = graph.constants[graph.nodes[node].input[1]]
     if weight.ndim == MATRIX:
         return weight if _is_plain(graph, node) else weight.T
@@ -185,7 +182,7 @@ def matrix(graph: PruningGraph, node: int) -> Array:
 
 
 def set_matrix(graph: PruningGraph, node: int, values: Array) -> None:
-    """The reverse of `matrix`."""
+    """Set a weight from a matrix; the inverse of `matrix`."""
     old = graph.constants[graph.nodes[node].input[1]]
     stored = values if old.ndim == MATRIX and _is_plain(graph, node) else values.T
     port = NodePort(node=node, slot=Slot(out=False, number=1))
@@ -193,7 +190,7 @@ def set_matrix(graph: PruningGraph, node: int, values: Array) -> None:
 
 
 def rows_layout(graph: PruningGraph, consumer: Consumer) -> UnitLayout:
-    """Where units lie in the rows of `matrix`."""
+    """Return the layout of units in the rows of `matrix`."""
     filters = graph.constants[graph.nodes[consumer.node].input[1]].shape[MATRIX:]
     layout = consumer.layout
     inner = layout.inner * math.prod(filters)
@@ -210,7 +207,7 @@ def _with_one(parts: Sequence[Array]) -> Array:
 
 
 def _patches(graph: PruningGraph, node: int, tensor: Array) -> Array:
-    """What each position of a convolution's filters covers, some of them if they are many."""
+    """Return (a sample of) the patches that a convolution's filters cover."""
     filters = graph.constants[graph.nodes[node].input[1]].shape[MATRIX:]
     rank = len(filters)
     strides = graph.attribute(node, "strides") or [1] * rank
@@ -236,7 +233,7 @@ def _pads(
     windows: Sequence[int],
     strides: Sequence[int],
 ) -> list[tuple[int, int]]:
-    """Zeros before and after each axis."""
+    """Return the padding before and after each axis."""
     rank = len(sizes)
     how = graph.attribute(node, "auto_pad", b"NOTSET").decode()
     if not how.startswith("SAME"):
@@ -251,7 +248,7 @@ def _pads(
 
 
 MOST_INPUTS: Final = 8192
-"""Of a weight whose second moments are kept: beyond, they would take half a gigabyte."""
+"""Most inputs of a fitted weight; the moments of more would take half a gigabyte."""
 
 
 def reconstruct(
@@ -263,7 +260,7 @@ def reconstruct(
     threads: int,
     on_progress: Callable[[str], None] = lambda _: None,
 ) -> tuple[PruningGraph, list[Cutting]]:
-    """The graph with its consumers fitted, as large as before, and what is to be cut from it.
+    """Fit the groups' consumers; return the graph of the same size, and the cuts.
 
     Args:
         groups: In the order in which they run.
@@ -335,7 +332,7 @@ def _write_fitted(
     moments: Sequence[Moments],
     kept_units: Array,
 ) -> None:
-    """Write the fitted weights into a graph, and the means into its biases."""
+    """Write fitted weights and bias corrections into a graph."""
     for consumer, reading, moment in zip(group.consumers, readings, moments, strict=True):
         fitted = fitted_weight(reading, kept_units)
         entries = reading.layout.entries(kept_units)

@@ -1,7 +1,7 @@
-"""Ties between the axes of tensors that units of a network lie along.
+"""Rules that couple tensor axes holding the same units, by operator.
 
-Each rule is asked for one kind of node, with a slot and the layout there, and tells the slots that
-have to be cut together with it. A rule that is missing stops a cut; it never makes a wrong one.
+A rule takes a node, a slot and its layout, and returns the slots that must be cut with it. A
+missing rule prevents a cut; it never causes a wrong one.
 """
 
 import math
@@ -17,7 +17,7 @@ from headrace.optimize.prune.graph import PruningGraph
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnitLayout:
-    """`units` on one `axis`: entry `(o * units + unit) * inner + i` belongs to `unit`.
+    """Layout of units on an axis: entry `(o * units + unit) * inner + i` belongs to `unit`.
 
     A hidden unit is one entry (`outer` and `inner` are 1); a head is `inner` entries in a row, and
     lies there three times where query, key and value come from one matrix (`outer` 3).
@@ -34,21 +34,21 @@ class UnitLayout:
         return self.outer * self.units * self.inner
 
     def entries(self, units: Array) -> Array:
-        """Indices on the axis of the units `kept`, in the axis's order."""
+        """Return the axis indices of `units`, ascending."""
         inner = np.arange(self.inner)
         outer = np.arange(self.outer)[:, None, None] * self.units
         indices: Array = ((outer + units[None, :, None]) * self.inner + inner).reshape(-1)
         return indices
 
     def on_axis(self, axis: int) -> "UnitLayout":
-        """The same on another axis."""
+        """Return the layout on another axis."""
         return replace(self, axis=axis)
 
 
 def through_reshape(
     layout: UnitLayout, before: Sequence[int], after: Sequence[int]
 ) -> UnitLayout | None:
-    """The layout after a reshape from one shape to another; None where units are torn apart."""
+    """Return the layout after a reshape; None if it splits units."""
     outside = math.prod(before[: layout.axis]) * layout.outer
     within = math.prod(before[layout.axis + 1 :]) * layout.inner
     for axis, size in enumerate(after if 0 not in after else ()):
@@ -63,7 +63,7 @@ MATRIX: Final = 2
 
 
 class Slot(NamedTuple):
-    """One tensor of a node."""
+    """Input or output slot of a node."""
 
     out: bool
     number: int
@@ -74,7 +74,7 @@ OUTPUT: Final = Slot(out=True, number=0)
 
 
 class NotCutError(Exception):
-    """Units cannot be cut here; the message says why."""
+    """Units cannot be cut at a node; the message is the reason."""
 
 
 Shape = tuple[int, ...]
@@ -82,7 +82,7 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Site:
-    """A node of a graph, with the shapes that its tensors had in a run."""
+    """Node of a graph with the actual shapes of its tensors."""
 
     graph: PruningGraph
     index: int
@@ -90,23 +90,23 @@ class Site:
 
     @property
     def kind(self) -> str:
-        """Its operator."""
+        """Operator of the node."""
         return str(self.graph.nodes[self.index].op_type)
 
     @property
     def is_fed(self) -> tuple[int, ...]:
-        """Inputs that are given."""
+        """Indices of the present inputs."""
         node = self.graph.nodes[self.index]
         return tuple(i for i, name in enumerate(node.input) if name)
 
     def name(self, slot: Slot) -> str:
-        """What a tensor is called; empty where an optional one is left out."""
+        """Return a slot's tensor name; empty for an omitted optional input."""
         node = self.graph.nodes[self.index]
         names = node.output if slot.out else node.input
         return names[slot.number] if slot.number < len(names) else ""
 
     def shape(self, slot: Slot) -> Shape:
-        """The shape it had."""
+        """Return a slot's actual shape."""
         name = self.name(slot)
         constant = self.graph.constants.get(name)
         if constant is not None:
@@ -116,29 +116,29 @@ class Site:
         return self.shapes[name]
 
     def constant(self, index: int) -> Array | None:
-        """An input's values, if it is constant."""
+        """Return a constant input's values; None if it is not constant."""
         return self.graph.constants.get(self.name(Slot(out=False, number=index)))
 
     def attribute(self, name: str, default: Any = None) -> Any:  # noqa: ANN401  # whatever it is
-        """An attribute."""
+        """Return an attribute."""
         return self.graph.attribute(self.index, name, default)
 
 
 def is_depthwise(site: Site) -> bool:
-    """Whether a convolution has one filter for each channel."""
+    """Return whether a convolution is depthwise."""
     weight, group = site.constant(1), site.attribute("group", 1)
     return weight is not None and group > 1 and tuple(weight.shape[:2]) == (group, 1)
 
 
 def weight_axes(site: Site) -> tuple[int, int]:
-    """Axes of a weight, at input 1, along which its inputs and its outputs lie."""
+    """Return the input axis and output axis of a weight (input 1)."""
     if site.kind == "Conv":
         return (1, 0)
     return (1, 0) if site.kind == "Gemm" and site.attribute("transB", 0) else (0, 1)
 
 
 def is_weighing(site: Site) -> bool:
-    """Whether it multiplies what comes in with a constant matrix or filters."""
+    """Return whether the node multiplies by a constant matrix or filters."""
     weight = site.constant(1)
     if weight is None or site.graph.nodes[site.index].domain:
         return False
@@ -155,16 +155,16 @@ def is_weighing(site: Site) -> bool:
 
 _MICROSOFT: Final = "com.microsoft"
 _LAST_AXIS_OPSET: Final = 13
-"""Since then Softmax is over the last axis where nothing else is said."""
+"""Opset since which Softmax defaults to the last axis."""
 Ties = dict[Slot, UnitLayout]
 Rule = Callable[[Site, Slot, UnitLayout], Ties]
 
 
 def ties(site: Site, slot: Slot, layout: UnitLayout) -> Ties:
-    """The other tensors of a node that have to be cut, and where.
+    """Return the other slots of a node that must be cut, with their layouts.
 
     Raises:
-        NotCutError: This kind of node mixes the units, or is not known.
+        NotCutError: The operator mixes the units, or is unsupported.
     """
     node = site.graph.nodes[site.index]
     rules = _MICROSOFT_RULES if node.domain == _MICROSOFT else _RULES if not node.domain else {}
@@ -179,7 +179,7 @@ def ties(site: Site, slot: Slot, layout: UnitLayout) -> Ties:
 
 
 def _weighing(site: Site, slot: Slot, layout: UnitLayout, *, axis: int) -> Ties:
-    """A product with a constant: units are its inputs or its outputs, never both."""
+    """Couple a product with a constant, where units are inputs or outputs, never both."""
     if not is_weighing(site):
         raise NotCutError(f"{site.kind} has no constant weight")
     if layout.axis != axis:
@@ -234,7 +234,7 @@ def _conv(site: Site, slot: Slot, layout: UnitLayout) -> Ties:
 
 
 def _broadcast(site: Site, slot: Slot, layout: UnitLayout, slots: Sequence[Slot]) -> Ties:
-    """Tensors of which each has this axis, counted from the last, or is repeated along it."""
+    """Couple tensors that share or broadcast this axis, counted from the last."""
     back = layout.axis - len(site.shape(slot))
     tied = {}
     for other in slots:
@@ -252,7 +252,7 @@ def _elementwise(site: Site, slot: Slot, layout: UnitLayout) -> Ties:
 
 
 def _first_only(site: Site, slot: Slot, layout: UnitLayout) -> Ties:
-    """One tensor in and out; other inputs are settings."""
+    """Couple the first input and output; other inputs are settings."""
     del site
     if not slot.out and slot.number:
         raise NotCutError("they are a setting of a node")
@@ -260,7 +260,7 @@ def _first_only(site: Site, slot: Slot, layout: UnitLayout) -> Ties:
 
 
 def _per_channel(site: Site, slot: Slot, layout: UnitLayout) -> Ties:
-    """Normalizations whose vectors have a number for each channel."""
+    """Couple a normalization with vectors per channel."""
     if layout.axis != 1:
         raise NotCutError(f"{site.kind} does not have them on its axis of channels")
     vectors = {Slot(out=False, number=i): layout.on_axis(0) for i in site.is_fed[1:]}
@@ -268,21 +268,21 @@ def _per_channel(site: Site, slot: Slot, layout: UnitLayout) -> Ties:
 
 
 def _within_channels(site: Site, slot: Slot, layout: UnitLayout) -> Ties:
-    """Pooling and the like: axes 0 and 1 stay."""
+    """Couple pooling, which keeps axes 0 and 1."""
     if layout.axis > 1:
         raise NotCutError(f"{site.kind} mixes them")
     return _first_only(site, slot, layout)
 
 
 def _same_size(site: Site, slot: Slot, layout: UnitLayout) -> Ties:
-    """Padding and slicing, which leave the axis alone; its size shows that they do."""
+    """Couple padding and slicing that keep the axis, checked by its size."""
     if site.shape(INPUT)[layout.axis] != site.shape(OUTPUT)[layout.axis]:
         raise NotCutError(f"{site.kind} changes their number")
     return _first_only(site, slot, layout)
 
 
 def _over_later_axes(site: Site, slot: Slot, layout: UnitLayout) -> Ties:
-    """Softmax and LayerNormalization: what is before the axis is apart."""
+    """Couple Softmax and LayerNormalization, which keep earlier axes separate."""
     rank = len(site.shape(slot))
     axis = site.attribute("axis", -1 if site.graph.opset >= _LAST_AXIS_OPSET else 1)
     if layout.axis >= (axis + rank if axis < 0 else axis):
@@ -304,7 +304,7 @@ def _reshape(site: Site, slot: Slot, layout: UnitLayout) -> Ties:
     other = INPUT if slot.out else OUTPUT
     reshaped = through_reshape(layout, site.shape(slot), site.shape(other))
     if reshaped is None:
-        raise NotCutError(f"{site.kind} tears them apart")
+        raise NotCutError(f"{site.kind} splits them")
     return {other: reshaped}
 
 
@@ -337,14 +337,14 @@ def _split(site: Site, slot: Slot, layout: UnitLayout) -> Ties:
     outer = layout.outer * parts if slot.out else layout.outer
     sizes_given = site.attribute("split") or (len(site.is_fed) > 1 and site.constant(1) is None)
     if len(sizes) > 1 or outer % parts or sizes_given:
-        raise NotCutError("Split tears them apart")
+        raise NotCutError("Split splits them")
     whole = UnitLayout(axis=axis, units=layout.units, outer=outer, inner=layout.inner)
     part = UnitLayout(axis=axis, units=layout.units, outer=outer // parts, inner=layout.inner)
     return {INPUT: whole, **dict.fromkeys(outputs, part)}
 
 
 def _gather(site: Site, slot: Slot, layout: UnitLayout) -> Ties:
-    """Rows of what is computed, by constant places on another axis."""
+    """Couple a Gather with constant indices on another axis."""
     indices = site.constant(1)
     if indices is None or (not slot.out and slot.number):
         raise NotCutError("Gather picks among what is computed")
@@ -367,8 +367,8 @@ def _concat(site: Site, slot: Slot, layout: UnitLayout) -> Ties:
     return dict.fromkeys(slots, layout)
 
 
-def _asked_for_shape(site: Site, slot: Slot, layout: UnitLayout) -> Ties:
-    """Shape tells sizes, which are checked by running what was cut."""
+def _shape(site: Site, slot: Slot, layout: UnitLayout) -> Ties:
+    """Couple nothing: shapes are verified by running the result."""
     del site, slot, layout
     return {}
 
@@ -396,7 +396,7 @@ _RULES: Final[dict[str, Rule]] = {
     "Gather": _gather,
     "Gemm": _gemm,
     "MatMul": _matmul,
-    "Shape": _asked_for_shape,
+    "Shape": _shape,
     "Split": _split,
     "Transpose": _transpose,
 }

@@ -1,8 +1,7 @@
-"""Distillation of a pruned graph.
+"""Distillation of a pruned graph in PyTorch.
 
-The loss is the distance to the source's answers, and cross entropy where labels are given. A part
-of the examples is held out, and the weights that came nearest on it are kept, those from before
-teaching among them.
+The loss is the distance to the source's answers, plus cross entropy with labels. A part of the
+examples is held out, and the best weights on it are used, initial weights included.
 """
 
 import math
@@ -22,21 +21,21 @@ from headrace.optimize.prune.torch_graph import TorchGraph, stacked
 
 _ROWS: Final = 32
 _HELD_OUT: Final = 10
-"""One example in so many is not learned from."""
+"""One in so many examples is held out."""
 _MOST_HELD_OUT: Final = 96
 _LOOKS: Final = 4
-"""How often the held-out part is looked at."""
+"""Number of evaluations on the held-out part."""
 _RATE_NORMED: Final = 5e-5
-"""With LayerNormalization, for weights that are nearly right."""
+"""Learning rate of networks with LayerNormalization, small for nearly converged weights."""
 _RATE: Final = 2e-4
 _WARM_UP_STEPS: Final = 10
 _CLASSES: Final = 2
-"""Axes of an output that scores classes."""
+"""Rank of a class score output."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _LabelledBatch:
-    """A batch of examples of one shape: what the source answers to them, and their labels."""
+    """Batch of examples of one shape with the source's answers and optional labels."""
 
     inputs: dict[str, Any]
     answers: list[Any]
@@ -54,7 +53,7 @@ def distil(
     clock: Callable[[], float] = time.monotonic,
     on_progress: Callable[[str], None] = lambda _: None,
 ) -> str:
-    """Teach `smaller` in place until `deadline`; how it went.
+    """Distil `source` into `smaller` in place until `deadline`; return a summary.
 
     Raises:
         CannotBuildError: PyTorch cannot run the graph, or runs it differently.
@@ -69,7 +68,7 @@ def distil(
 
 
 class _Student:
-    """A graph that is taught."""
+    """Student of the distillation: a pruned graph."""
 
     def __init__(
         self,
@@ -93,9 +92,9 @@ class _Student:
             first = (str(error).splitlines() or [type(error).__name__])[0]
             raise CannotBuildError(f"PyTorch cannot run it: {first}") from error
         if not floats(expected):
-            raise CannotBuildError("it has no output of floats, by which it could be taught")
+            raise CannotBuildError("it has no float output to train on")
         if not is_alike(actual, expected):
-            raise CannotBuildError("PyTorch answers otherwise than ONNX Runtime")
+            raise CannotBuildError("PyTorch's answers differ from ONNX Runtime's")
         self._module = module
         self._session = open_session(source.proto(), threads)
         order = self._rng.permutation(len(training.examples))
@@ -118,7 +117,7 @@ class _Student:
             gone = (clock() - started) / whole
             if gone >= looked / _LOOKS or gone >= 1:
                 looked = math.floor(gone * _LOOKS) + 1
-                on_progress(f"teaching it, {min(gone, 1):.0%}")
+                on_progress(f"distilling, {min(gone, 1):.0%}")
                 if (now := self._held_out_loss()) < best:
                     best, best_weights = now, self._module.learned()
             if gone >= 1:
@@ -162,7 +161,7 @@ class _Student:
         return loss + F.nll_loss(logs, labelled_batch.labels.long())
 
     def _held_out_loss(self) -> float:
-        """Of the examples that are not learned from, per row."""
+        """Return the loss per row on held-out examples."""
         rows = total = 0.0
         with torch.no_grad():
             for labelled_batch in self._held_out:
@@ -178,7 +177,7 @@ class _Student:
                 yield self._labelled_batch(parts[i])
 
     def _parts(self, order: Array) -> Iterator[Array]:
-        """Examples of one shape each, `_ROWS` at most."""
+        """Yield indices of equal-shaped examples, at most `_ROWS` each."""
         by_shape: dict[tuple[tuple[int, ...], ...], list[int]] = {}
         for i in order:
             example = self._teaching.examples[i]
@@ -199,7 +198,7 @@ class _Student:
 
 
 def _scores_classes(labelled_batch: _LabelledBatch, scores: Any) -> bool:
-    """Whether labels are numbers of classes that `scores` are of."""
+    """Return whether labels are class numbers of `scores`."""
     if scores.ndim != _CLASSES or scores.dtype != torch.float32 or scores.shape[1] < _CLASSES:
         return False
     labels = labelled_batch.labels

@@ -1,6 +1,6 @@
-"""ONNX graphs as PyTorch modules with gradients.
+"""ONNX graphs as trainable PyTorch modules.
 
-Imported only where PyTorch is. `onnx2torch` (Apache-2.0) knows more of them, but was last released
+Needs PyTorch. `onnx2torch` (Apache-2.0) supports more operators, but was last released
 in July 2024 and needs torchvision.
 """
 
@@ -20,7 +20,7 @@ from headrace.optimize.prune.graph import PruningGraph
 
 Told = dict[str, Any]
 Op = Callable[[Told, Sequence[Any]], Any]
-"""Attributes, with `opset` and `count` (of outputs) among them, and inputs; None where left out."""
+"""Operator on attributes (with `opset` and output `count`) and inputs; None for omitted inputs."""
 
 
 def _ints(x: Any) -> list[int]:
@@ -28,7 +28,7 @@ def _ints(x: Any) -> list[int]:
 
 
 def _axes(attributes: Told, inputs: Sequence[Any]) -> list[int] | None:
-    """Axes that a node is about: an input since opset 13 or 18, an attribute before."""
+    """Return a node's axes: an input since opset 13 or 18, an attribute before."""
     if len(inputs) > 1 and inputs[1] is not None:
         return _ints(inputs[1])
     return list(attributes["axes"]) if "axes" in attributes else None
@@ -177,7 +177,7 @@ def _gemm(attributes: Told, inputs: Sequence[Any]) -> Any:
 
 
 def _pads(attributes: Told, x: Any, window: Sequence[int]) -> list[int]:
-    """As PyTorch's `pad` takes them: of the last axis first."""
+    """Return the padding in the order of PyTorch's `pad`: last axis first."""
     rank = len(window)
     how = attributes.get("auto_pad", b"NOTSET").decode()
     strides = attributes.get("strides") or [1] * rank
@@ -349,10 +349,10 @@ MICROSOFT_OPS: Final[dict[str, Op]] = {
 
 
 class TorchGraph(torch.nn.Module):  # type: ignore[misc]  # PyTorch is not always there
-    """Runs a graph node by node.
+    """PyTorch module that runs a graph node by node.
 
-    What is learned are weights, biases and scales; tables that are looked up in, masks and the
-    statistics of BatchNormalization stay.
+    Weights, biases and scales are trained; lookup tables, masks and the statistics of
+    BatchNormalization are fixed.
     """
 
     def __init__(self, graph: PruningGraph) -> None:
@@ -373,12 +373,12 @@ class TorchGraph(torch.nn.Module):  # type: ignore[misc]  # PyTorch is not alway
                 self._fixed[name] = tensor
 
     def forward(self, inputs: Mapping[str, Any]) -> list[Any]:
-        """The graph's outputs, in order."""
+        """Return the graph's outputs in order."""
         tensors = self.values(inputs)
         return [tensors[name] for name in self._graph.outputs]
 
     def values(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
-        """Every tensor by name."""
+        """Return every tensor by name."""
         tensors: dict[str, Any] = dict(self._fixed)
         tensors |= {name: getattr(self, own) for name, own in self._learned.items()}
         tensors |= inputs
@@ -390,14 +390,14 @@ class TorchGraph(torch.nn.Module):  # type: ignore[misc]  # PyTorch is not alway
         return tensors
 
     def learned(self) -> dict[str, Array]:
-        """Constants as they are now."""
+        """Return the trained constants."""
         return {
             name: getattr(self, own).detach().numpy().copy() for name, own in self._learned.items()
         }
 
 
 def stacked(examples: Sequence[Tensors]) -> dict[str, Any]:
-    """Requests of one shape as one batch."""
+    """Stack requests of one shape to a batch."""
     return {
         name: torch.from_numpy(np.concatenate([example[name] for example in examples]))
         for name in examples[0]
@@ -409,7 +409,7 @@ def _step(graph: PruningGraph, i: int) -> tuple[Op, dict[str, Any]]:
     ops = OPS if not node.domain else MICROSOFT_OPS if node.domain == "com.microsoft" else {}
     op = ops.get(node.op_type)
     if op is None:
-        raise CannotBuildError(f"{node.op_type} cannot be taught: it has no gradient here")
+        raise CannotBuildError(f"{node.op_type} cannot be trained: its gradient is not implemented")
     attributes = {
         attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute
     }
@@ -419,7 +419,7 @@ def _step(graph: PruningGraph, i: int) -> tuple[Op, dict[str, Any]]:
 
 
 def _weights(graph: PruningGraph) -> set[str]:
-    """Constants where weights, biases and scales are read, and not masks or tables."""
+    """Return the constants that are weights, biases or scales, not masks or tables."""
     weights: set[str] = set()
     tables: set[str] = set()
     for node in graph.nodes:

@@ -1,4 +1,4 @@
-"""Ways to make a model faster: each makes candidates, and none is trusted before it is measured."""
+"""Recipes that build faster candidates, each of which is measured before it is used."""
 
 from headrace.optimize.recipes.catalogue import recipes_for
 from headrace.optimize.recipes.source import Prepared, prepare

@@ -1,4 +1,4 @@
-"""Shared steps of recipes: check, rewrite, and prove that the signature stays."""
+"""Shared steps of recipes: applicability checks, calibration examples, candidate verification."""
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,16 +19,16 @@ from headrace.runtimes.onnx.facts import OnnxFacts, read_onnx_facts
 from headrace.runtimes.openvino import openvino_reason
 
 MOST_EXAMPLES: Final = 128
-"""To calibrate with: with 300 a BERT-like was no more exact, and took twice as long to make."""
+"""Most calibration examples; 300 made a BERT-like model no more exact in twice the time."""
 _LEAST_EXAMPLES: Final = 16
 _LEAST_S: Final = 1e-6
-NO_EXAMPLES: Final = "needs examples of requests to calibrate with, and there are none"
+NO_EXAMPLES: Final = "needs calibration examples, and there are none; pass some with --data"
 _MOST_BYTES: Final = 2_000_000_000
-"""What a protobuf message may have, and the quantizers' copies of a model are such messages."""
+"""Size limit of a protobuf message, which the quantizers' copies of a model are."""
 
 
 def missing_package(*packages: str) -> str:
-    """What to install so that all of these can be imported; empty if they can."""
+    """Return how to install a missing package; empty if all can be imported."""
     for package in packages:
         try:
             is_there = find_spec(package) is not None
@@ -40,7 +40,7 @@ def missing_package(*packages: str) -> str:
 
 
 def versions(*packages: str) -> dict[str, str]:
-    """The versions of packages, for a candidate's recipe."""
+    """Return package versions for a candidate's recipe."""
     installed = {}
     for package in packages:
         try:
@@ -52,10 +52,10 @@ def versions(*packages: str) -> dict[str, str]:
 
 @contextmanager
 def library_errors(what: str) -> Iterator[None]:
-    """Turn whatever a library raises into a reason on one line.
+    """Convert any exception of a library into a one-line CannotBuildError.
 
     Raises:
-        CannotBuildError: It did.
+        CannotBuildError: The block raised.
     """
     try:
         yield
@@ -64,58 +64,60 @@ def library_errors(what: str) -> Iterator[None]:
     except HeadraceError as error:
         raise CannotBuildError(reason_of(error)) from error
     except Exception as error:
-        # Converters fail in all ways; theirs is no bug of ours.
+        # Converters raise arbitrary exceptions.
         kind = "" if type(error) is RuntimeError else f"{type(error).__name__}: "
-        msg = f"{what} cannot do it: {kind}{openvino_reason(error)}"
+        msg = f"{what} failed: {kind}{openvino_reason(error)}"
         raise CannotBuildError(msg) from error
 
 
 def facts_of(context: RecipeContext) -> OnnxFacts:
-    """What the source is made of.
+    """Read the source's graph facts.
 
     Raises:
-        CannotBuildError: It is no ONNX file, or it is damaged.
+        CannotBuildError: It is not an ONNX file, or it is damaged.
     """
     with library_errors("reading the file"):
         return read_onnx_facts(context.source)
 
 
 def check_can_quantize(facts: OnnxFacts) -> None:
-    """Refuse what no quantizer takes, before it fails on it.
+    """Refuse models that no quantizer supports.
 
     Raises:
-        CannotBuildError: The model is such a one.
+        CannotBuildError: The model is unsupported.
     """
     if facts.is_quantized:
-        raise CannotBuildError("the model computes in small integers already")
+        raise CannotBuildError("the model is already quantized")
     if facts.is_half:
-        msg = "most of its weights have 16 bits, and quantizers take those of 32; export it as FP32"
+        msg = (
+            "most of its weights are 16-bit, and quantizers need 32-bit weights; export it as FP32"
+        )
         raise CannotBuildError(msg)
     if facts.weights_bytes > _MOST_BYTES:
-        msg = (
-            f"its weights have {facts.weights_bytes / 1e9:.1f} GB, and the quantizers take at most"
-        )
+        msg = f"its weights take {facts.weights_bytes / 1e9:.1f} GB; the quantizers' limit in GB is"
         raise CannotBuildError(f"{msg} {_MOST_BYTES / 1e9:g}")
 
 
 def check_no_text(facts: OnnxFacts) -> None:
-    """Refuse a model that takes text.
+    """Refuse a model with text inputs.
 
     Raises:
         CannotBuildError: It does.
     """
     if facts.takes_text:
-        raise CannotBuildError("it takes text, which OpenVINO does not; leave tokenizing to a step")
+        raise CannotBuildError(
+            "it takes text, which OpenVINO does not support; tokenize in a pipeline step"
+        )
 
 
 def examples_in_time(context: RecipeContext, *, runs: float) -> Sequence[Tensors]:
-    """As many examples as can be looked at in half of the time that is left, but a few in any case.
+    """Return as many calibration examples as fit half of the remaining time, but at least a few.
 
     Args:
-        runs: How many runs of the source each of them takes as long as.
+        runs: Cost of one example, in runs of the source.
 
     Raises:
-        CannotBuildError: The model does not run on one.
+        CannotBuildError: The model fails on an example.
     """
     examples = context.calibration[:MOST_EXAMPLES]
     with library_errors("running the model on an example"):
@@ -132,30 +134,30 @@ def examples_in_time(context: RecipeContext, *, runs: float) -> Sequence[Tensors
 
 
 def how_many(run_s: float, *, runs: float, left_s: float) -> int:
-    """How many examples are looked at, each for as long as `runs` runs of `run_s`."""
+    """Return how many examples fit, each costing `runs` runs of `run_s`."""
     one_s = max(runs * run_s, _LEAST_S)
     return int(min(max(left_s / 2 / one_s, _LEAST_EXAMPLES), MOST_EXAMPLES))
 
 
 def verified(candidate: Candidate, context: RecipeContext) -> Candidate:
-    """The candidate, which loads, runs, and takes and gives what the source does.
+    """Check that the candidate loads, runs and has the source's signature; return it.
 
     Raises:
-        CannotBuildError: It does not; the message says what is different.
+        CannotBuildError: The check fails; the message names the difference.
     """
     example = context.calibration[0] if context.calibration else None
-    with library_errors("running what was made"):
+    with library_errors("running the built model"):
         expected, before = _run(context.source, context.runtime, UNTUNED, context, example)
         actual, after = _run(candidate.path, candidate.runtime, candidate.tuning, context, example)
-    if why := _why_different(expected, actual) or _why_wrong(before, after):
-        raise CannotBuildError(f"what was made cannot take the model's place: {why}")
+    if why := _signature_problem(expected, actual) or _output_problem(before, after):
+        raise CannotBuildError(f"the built model cannot replace the source: {why}")
     return candidate
 
 
 def _run(
     path: Path, runtime: str, tuning: Tuning, context: RecipeContext, example: Tensors | None
 ) -> tuple[ModelSignature, Tensors]:
-    """A model's signature, and what it answers."""
+    """Return a model's signature and answer."""
     model = load_model(path, runtime, _options(context, tuning))
     try:
         return model.signature, {} if example is None else model.run(example)
@@ -167,7 +169,7 @@ def _options(context: RecipeContext, tuning: Tuning) -> LoadOptions:
     return LoadOptions(device="cpu", intra_op_threads=max(1, context.threads), tuning=tuning)
 
 
-def _why_wrong(before: Tensors, after: Tensors) -> str:
+def _output_problem(before: Tensors, after: Tensors) -> str:
     for name, expected in before.items():
         actual = after[name]
         if expected.shape != actual.shape:
@@ -178,7 +180,7 @@ def _why_wrong(before: Tensors, after: Tensors) -> str:
     return ""
 
 
-def _why_different(expected: ModelSignature, actual: ModelSignature) -> str:
+def _signature_problem(expected: ModelSignature, actual: ModelSignature) -> str:
     for kind, expected_specs, actual_specs in (
         ("inputs", expected.inputs, actual.inputs),
         ("outputs", expected.outputs, actual.outputs),
@@ -186,9 +188,9 @@ def _why_different(expected: ModelSignature, actual: ModelSignature) -> str:
         before = {spec.name: spec.datatype for spec in expected_specs}
         after = {spec.name: spec.datatype for spec in actual_specs}
         if before != after:
-            return f"its {kind} are {_told(after)}, not {_told(before)}"
+            return f"its {kind} are {_spec_text(after)}, not {_spec_text(before)}"
     return ""
 
 
-def _told(specs: Mapping[str, object]) -> str:
+def _spec_text(specs: Mapping[str, object]) -> str:
     return ", ".join(f"'{name}' {datatype}" for name, datatype in specs.items())[:300]

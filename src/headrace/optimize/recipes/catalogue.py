@@ -1,6 +1,6 @@
-"""Recipes for each kind of model, in the order in which they are tried.
+"""Recipe catalogue by model class, in the order of trial.
 
-No list says which of them spoil a model or slow it down: that is measured.
+Whether a recipe harms accuracy or speed is measured, not listed.
 
 Two options are in no recipe of their own: the baseline has both, and what is served has neither.
 An arena saved no time at any size that was tried (a perceptron, an encoder, conv nets), and keeps
@@ -27,11 +27,11 @@ from headrace.optimize.recipes.openvino import SMALL_RECIPES, in_precision, post
 from headrace.runtimes.base import UNTUNED, Tuning
 
 _DEFAULTS: Final = Tuning(disabled_optimizers=(), arena=True, spinning=True)
-"""ONNX Runtime's own: whoever calls it without options gets these."""
+"""Default options of ONNX Runtime."""
 
 
-def _as_it_is(name: str, title: str, tuning: Tuning) -> Recipe:
-    """Nothing is rewritten."""
+def _unchanged(name: str, title: str, tuning: Tuning) -> Recipe:
+    """Return a recipe that runs the unchanged model with other options."""
 
     def build(context: RecipeContext) -> Sequence[Candidate]:
         details = {"graph_optimizations": tuning.graph_optimizations}
@@ -49,16 +49,16 @@ def _as_it_is(name: str, title: str, tuning: Tuning) -> Recipe:
     return Recipe(name, title, build)
 
 
-BASELINE_RECIPE: Final = _as_it_is(BASELINE, "ONNX Runtime, FP32, its own defaults", _DEFAULTS)
-SERVED: Final = _as_it_is(
+BASELINE_RECIPE: Final = _unchanged(BASELINE, "ONNX Runtime, FP32, default options", _DEFAULTS)
+SERVED: Final = _unchanged(
     "onnxruntime-fp32-served", "ONNX Runtime, FP32, as Headrace serves it", UNTUNED
 )
-BASIC: Final = _as_it_is(
+BASIC: Final = _unchanged(
     "onnxruntime-basic",
     "ONNX Runtime, FP32, no fused operators",
     Tuning(graph_optimizations="basic"),
 )
-EXTENDED: Final = _as_it_is(
+EXTENDED: Final = _unchanged(
     "onnxruntime-extended",
     "ONNX Runtime, FP32, layout of images left alone",
     Tuning(graph_optimizations="extended"),
@@ -72,7 +72,7 @@ _DYNAMIC: Final = dynamic_int8(
 )
 _PER_TENSOR: Final = dynamic_int8(
     "onnxruntime-int8-dynamic-per-tensor",
-    "ONNX Runtime, dynamic INT8, as its tool does it",
+    "ONNX Runtime, dynamic INT8, the tool's defaults",
     per_channel=False,
 )
 _REDUCED: Final = dynamic_int8(
@@ -85,7 +85,7 @@ _REDUCED: Final = dynamic_int8(
 
 _UNTOLD: Final = post_training_int8(
     "openvino-int8-no-model-type",
-    "OpenVINO, INT8 by NNCF, not told that it is a transformer",
+    "OpenVINO, INT8 by NNCF, without the transformer model type",
     tells_class=False,
     has_bf16=False,
 )
@@ -94,9 +94,9 @@ _UNTOLD: Final = post_training_int8(
 def recipes_for(
     model_class: ModelClass, runtime: str, processor_features: Collection[str]
 ) -> Sequence[Recipe]:
-    """What to try, the most promising first; the baseline is the first of all.
+    """Return the recipes to try: the baseline, then the most promising first.
 
-    Each says in `inapplicable_reason` if it does not apply here.
+    Each reports by `inapplicable_reason` whether it applies.
 
     Args:
         runtime: Of the source; only ONNX is rewritten.
@@ -151,11 +151,11 @@ def recipes_for(
 _WORTH_IT: Final = frozenset(
     {"onnxruntime-fp32-served", "onnxruntime-int8-dynamic", "openvino-bf16", "openvino-int8"}
 )
-"""Recipes whose candidates are the fastest: each takes a few seconds more with every number."""
+"""Recipes worth trying with more threads; each thread count costs a few seconds."""
 
 
 def in_more_threads(recipes: Sequence[Recipe]) -> list[Recipe]:
-    """All recipes; the most promising make the same with several cores for each run besides."""
+    """Return all recipes; the most promising also build candidates with several threads per run."""
     return [
         replace(recipe, build=partial(_in_more_threads, recipe.build))
         if recipe.name in _WORTH_IT
@@ -167,7 +167,7 @@ def in_more_threads(recipes: Sequence[Recipe]) -> list[Recipe]:
 def _in_more_threads(
     build: Callable[[RecipeContext], Sequence[Candidate]], context: RecipeContext
 ) -> Sequence[Candidate]:
-    """The candidates of a recipe, then the same files in more threads."""
+    """Build a recipe's candidates, and variants with more threads per run."""
     candidates = build(context)
     return [
         *candidates,
@@ -186,7 +186,7 @@ def _in_more_threads(
 
 
 def thread_counts(cores: int) -> tuple[int, ...]:
-    """How many threads inside a run are tried besides one: all cores, and some between. Pure.
+    """Return the thread counts to try besides one: all cores, and one in between. Pure.
 
     Both are powers of two, as cores divided by threads run at once.
     """

@@ -1,4 +1,4 @@
-"""INT8 in ONNX Runtime, and the 16-bit and INT8 forms for GPUs.
+"""INT8 recipes for ONNX Runtime, and FP16 and INT8 recipes for GPUs.
 
 A candidate runs on what the model is loaded on; these recipes only write files that suit a GPU.
 
@@ -44,13 +44,13 @@ _PER_CHANNEL_OPSET: Final = 13
 _NO_LOGS: Final = 4
 _BIAS: Final = 2
 _ADDED: Final = ("_scale", "_zero_point", "_quantized")
-"""How the tools call what belongs to a tensor."""
+"""Suffixes of the quantizer's tensor names."""
 _MATRIX: Final = 2
 Graph = Any  # an `onnx.ModelProto`; onnx ships no types
 
 
 def simplified(context: RecipeContext) -> Path:
-    """The source with constants folded and layers merged, as one file in the recipe's folder.
+    """Write the source with folded constants and merged layers as one file; return it.
 
     Raises:
         CannotBuildError: ONNX or ONNX Runtime does not take the model.
@@ -84,7 +84,7 @@ def simplified(context: RecipeContext) -> Path:
 
 
 def _flatten_biases(graph: Graph) -> bool:
-    """Make [1, n] into [n] where only `Gemm` adds it; whether there was any."""
+    """Flatten [1, n] biases of `Gemm` to [n]; return whether any changed."""
     uses: Counter[str] = Counter()
     biases: Counter[str] = Counter()
     for node in graph.node:
@@ -101,7 +101,7 @@ def _flatten_biases(graph: Graph) -> bool:
 
 
 def _rename(graph: Graph) -> bool:
-    """Give constants other names where the tools would use theirs; whether there was any."""
+    """Rename constants that collide with the quantizer's names; return whether any changed."""
     taken = {name for node in graph.node for name in (*node.input, *node.output)}
     new = {}
     for tensor in graph.initializer:
@@ -117,17 +117,17 @@ def _rename(graph: Graph) -> bool:
 
 _FILE: Final = "model.onnx"
 _WARNING, _FATAL = 2, 4
-"""Of ONNX Runtime's levels: its own default, and what comes as an exception too."""
+"""Log levels of ONNX Runtime: the default, and fatal errors only."""
 _RUNS: Final = 3
-"""Of the model, as long as which it takes to see the range of every tensor for an example."""
+"""Cost of calibrating with one example, in runs of the model."""
 _FLOAT: Final = 1
 """What operators of ONNX Runtime's own give, of which it cannot tell: `TensorProto.FLOAT`."""
 _WHAT: Final = "ONNX Runtime's quantizer"
-_NO_LAYER: Final = "nothing in it can be quantized: it has none of the operators that would be"
+_NO_LAYER: Final = "it has no operators that the quantizer supports"
 
 
 def dynamic_int8(name: str, title: str, *, per_channel: bool, reduce_range: bool = False) -> Recipe:
-    """Weights in INT8; activations are measured and rounded in each run."""
+    """Return a recipe of dynamic quantization: INT8 weights, activations quantized in each run."""
 
     def build(context: RecipeContext) -> Sequence[Candidate]:
         facts = facts_of(context)
@@ -167,7 +167,7 @@ def static_int8(
     reduce_range: bool = False,
     signed: bool = False,
 ) -> Recipe:
-    """Weights in INT8, activations in UINT8 with scales that examples have shown.
+    """Return a recipe of static quantization with calibrated activation scales.
 
     Args:
         operators: Which are quantized; None for all that can be.
@@ -212,13 +212,13 @@ def static_int8(
 
 
 class _Examples:
-    """Requests, as the calibration asks for them."""
+    """Calibration data reader of ONNX Runtime over requests."""
 
     def __init__(self, examples: Sequence[Tensors]) -> None:
         self._left = iter(examples)
 
     def get_next(self) -> Tensors | None:
-        """The next one, until there are no more."""
+        """Return the next request; None at the end."""
         return next(self._left, None)
 
 
@@ -236,7 +236,7 @@ def _quantized(
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep to itself what it warns of: that another script should have been called before."""
+    """Suppress the quantizer's warnings in the block."""
     log, nowhere = logging.getLogger(), logging.NullHandler()
     log.addFilter(_is_not_theirs)
     log.addHandler(nowhere)  # without any handler its first warning would add one, for good
@@ -254,13 +254,13 @@ def _is_not_theirs(record: logging.LogRecord) -> bool:
 
 
 def _on_gpu(recipe: Recipe, *providers: str) -> Recipe:
-    """A recipe where ONNX Runtime has one of some providers."""
+    """Return a recipe that needs one of these execution providers."""
 
     def inapplicable_reason(context: RecipeContext) -> str:
         if not set(providers) & set(ort.get_available_providers()):
             required = " or ".join(map(short, providers))
             return (
-                f"needs {required}, which this build of ONNX Runtime has not: onnxruntime-gpu has"
+                f"needs {required}, which this build of ONNX Runtime lacks; install onnxruntime-gpu"
             )
         return recipe.inapplicable_reason(context)
 
@@ -271,7 +271,7 @@ _HALF: Final = ("onnxruntime-gpu-fp16", "ONNX Runtime on the GPU, FP16")
 
 
 def _half(context: RecipeContext) -> Sequence[Candidate]:
-    """All of the model in FP16, but for what it takes and gives."""
+    """Build an FP16 model with the source's input and output datatypes."""
     check_can_quantize(facts_of(context))
     target = context.folder / _FILE
     simple = simplified(context)

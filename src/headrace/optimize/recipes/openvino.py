@@ -1,7 +1,7 @@
 """OpenVINO recipes: precisions, compressed weights, and INT8 by NNCF.
 
-It has to be told that a model is a transformer. Without, all is rounded, and many answers are wrong
-with nothing said: that is a recipe too, for the gate to find out.
+NNCF needs the model type of a transformer. Without it, everything is quantized and many answers are
+wrong without a warning; that variant is a recipe too, for the quality gate to decide.
 """
 
 import contextlib
@@ -36,10 +36,10 @@ Graph = Any  # an `openvino.Model`; OpenVINO ships no types that mypy reads
 
 
 def in_precision(name: str, title: str, precision: str, *, lacking: str = "") -> Recipe:
-    """The model as it is, computed in one precision, which is pinned.
+    """Return a recipe that runs the unchanged model in a pinned precision.
 
     Args:
-        lacking: What the processor would have to have; empty if it has it.
+        lacking: Missing processor feature; empty if available.
     """
 
     def build(context: RecipeContext) -> Sequence[Candidate]:
@@ -50,7 +50,7 @@ def in_precision(name: str, title: str, precision: str, *, lacking: str = "") ->
 
     def inapplicable_reason(_: RecipeContext) -> str:
         if lacking:
-            return f"the processor has no {lacking}, and would compute it more slowly"
+            return f"the processor has no {lacking}, so that it would be slower"
         return missing_package("openvino")
 
     return Recipe(name, title, build, inapplicable_reason)
@@ -64,7 +64,7 @@ _BYTES: Final = ("openvino-int8-weights", "OpenVINO, weights of 8 bits: a smalle
 
 
 def _half_weights(context: RecipeContext) -> Sequence[Candidate]:
-    """Weights of 16 bits in the file, computed in FP32."""
+    """Build a model with FP16 weights in the file, computed in FP32."""
     check_no_text(facts_of(context))
     file = save(read_graph(context), context.folder, halve=True)
     details = {"weights": "FP16 in the file, FP32 in memory"}
@@ -72,7 +72,7 @@ def _half_weights(context: RecipeContext) -> Sequence[Candidate]:
 
 
 def _byte_weights(context: RecipeContext) -> Sequence[Candidate]:
-    """Weights of 8 bits, computed in FP32."""
+    """Build a model with INT8 weights, computed in FP32."""
     facts = facts_of(context)
     check_no_text(facts)
     check_can_quantize(facts)
@@ -88,21 +88,21 @@ SMALL_RECIPES: Final = (
     Recipe(*_HALF, _half_weights, lambda _: missing_package("openvino")),
     Recipe(*_BYTES, _byte_weights, lambda _: missing_package("openvino", "nncf")),
 )
-"""Those that only make a file smaller."""
+"""Recipes that only shrink the file."""
 
 
 def read_graph(context: RecipeContext) -> Graph:
-    """The source, as OpenVINO reads it.
+    """Read the source with OpenVINO.
 
     Raises:
-        CannotBuildError: It does not; the message says why.
+        CannotBuildError: OpenVINO rejects it.
     """
     with library_errors(OPENVINO):
         return import_openvino().Core().read_model(find_onnx_file(context.source))
 
 
 def save(graph: Graph, folder: Path, *, halve: bool) -> Path:
-    """Write an IR, and return its `.xml`; `halve` makes its weights FP16."""
+    """Write an IR and return its `.xml`; `halve` stores FP16 weights."""
     file = folder / FILE
     with library_errors(OPENVINO):
         import_openvino().save_model(graph, file, compress_to_fp16=halve)
@@ -117,7 +117,7 @@ def _candidate(  # noqa: PLR0917  # as a candidate has them
     precision: str,
     details: dict[str, str],
 ) -> Candidate:
-    """A candidate of an IR, which loads and takes and gives what the source does."""
+    """Return a verified candidate of an IR."""
     candidate = Candidate(
         name=name,
         title=title,
@@ -131,7 +131,7 @@ def _candidate(  # noqa: PLR0917  # as a candidate has them
 
 @contextmanager
 def silent_nncf() -> Iterator[ModuleType]:
-    """NNCF, which tells nobody what it does: no bars, no log, no telemetry.
+    """Import NNCF without progress bars, logs and telemetry.
 
     Standard output goes nowhere meanwhile. NNCF imports PyTorch only to see what a model is.
     """
@@ -149,14 +149,14 @@ def silent_nncf() -> Iterator[ModuleType]:
 
 
 _RUNS: Final = 6
-"""Of the model, as long as which it takes to look at an example, up to three times."""
+"""Cost of calibrating with one example, in runs of the model."""
 
 
 def post_training_int8(name: str, title: str, *, tells_class: bool, has_bf16: bool) -> Recipe:
-    """Weights and activations in INT8, what is left in FP32 or, in a second candidate, BF16.
+    """Return a recipe of post-training INT8, with the rest in FP32 or, as a second candidate, BF16.
 
     Args:
-        tells_class: Whether NNCF is told of a transformer.
+        tells_class: Whether NNCF gets the model type of a transformer.
         has_bf16: Whether the processor has it.
     """
 

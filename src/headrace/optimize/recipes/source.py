@@ -1,4 +1,4 @@
-"""Start of all recipes: the model as ONNX, with its own framework as the baseline."""
+"""Source of all recipes: the model as ONNX, with its own framework as a reference."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,28 +18,27 @@ _FILE: Final = "model.onnx"
 _DONE: Final = "prepared.json"
 _ONNX: Final = "onnx"
 _FRAMEWORKS: Final = {
-    "savedmodel": ("savedmodel", "TensorFlow, the SavedModel as it is"),
-    "tflite": ("tflite", "LiteRT, the file as it is"),
-    "torch_export": ("torch-eager", "PyTorch, the exported program as it is"),
-    "torchscript": ("torch-eager", "PyTorch, the TorchScript file as it is"),
+    "savedmodel": ("savedmodel", "TensorFlow, the unchanged SavedModel"),
+    "tflite": ("tflite", "LiteRT, the unchanged file"),
+    "torch_export": ("torch-eager", "PyTorch, the unchanged exported program"),
+    "torchscript": ("torch-eager", "PyTorch, the unchanged TorchScript file"),
 }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared:
-    """A model that recipes can rewrite.
-
-    `onnx`: where it is. `frameworks`: the source, run by its own library, to compare with. `notes`:
-    what was done, for people.
-    """
+    """Prepared model that recipes can rewrite."""
 
     onnx: Path
+    """Where it is."""
     frameworks: Sequence[Candidate] = ()
+    """The source, run by its own library, to compare with."""
     notes: Sequence[str] = ()
+    """What was done, for people."""
 
 
 class _Done(msgspec.Struct, frozen=True, kw_only=True):
-    """What a conversion leaves beside the model once its answers were compared."""
+    """Marker file of a finished conversion."""
 
     library: str
     note: str
@@ -53,18 +52,18 @@ def prepare(
     allow_code: bool = False,
     data_rows: Tensors | None = None,
 ) -> Prepared:
-    """A model as ONNX whose answers were compared with the source's; ONNX is left alone.
+    """Convert a model to verified ONNX; ONNX models are returned unchanged.
 
     Args:
-        runtime: Of the source; empty tells by the file.
+        runtime: Runtime of the source; empty to detect it.
         folder: Where to write; an empty directory, or what this left there for the same source and
             arguments: that is taken as it is, as converting may take half a minute.
         allow_code: Whether loading may run code of the model's author.
-        given: Rows to compare with besides those that are made up.
+        data_rows: The user's rows to compare besides generated ones.
 
     Raises:
-        CodeNotAllowedError: Loading it would run code; nothing of it was run.
-        UnsupportedModelError: It cannot be converted, or the answers are too far apart.
+        CodeNotAllowedError: Loading would run code; nothing was run.
+        UnsupportedModelError: It cannot be converted, or the answers differ too much.
         FailedPreconditionError: A package is not installed; the message says which.
     """
     if runtime == _ONNX:
@@ -87,14 +86,14 @@ def prepare(
         )
         done = _Done(library=conversion.library, note=note)
         (folder / _DONE).write_bytes(msgspec.json.encode(done))  # last: it says that all is there
-    title = _FRAMEWORKS.get(name, (name, f"{name}, the file as it is"))
+    title = _FRAMEWORKS.get(name, (name, f"{name}, the unchanged file"))
     details = {"what": "nothing is rewritten", "library": done.library}
     framework = Candidate(name=title[0], title=title[1], runtime=name, path=source, recipe=details)
     return Prepared(onnx=target, frameworks=(framework,), notes=(done.note,))
 
 
 def is_prepared(folder: Path) -> bool:
-    """Whether a conversion was finished there."""
+    """Return whether the folder holds a finished conversion."""
     return _done(folder) is not None
 
 

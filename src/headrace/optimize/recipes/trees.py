@@ -1,12 +1,12 @@
-"""Tree engines: the own library and ONNX Runtime, and their choice by batch size.
+"""Engines for tree models (native library, ONNX Runtime), and their choice by batch size.
 
 One row of CatBoost's costs ten times as much in CatBoost as in ONNX Runtime, and 1,024 rows a
 fifth. A second engine costs memory and a second thing that can break, so it has to be worth it: it
 must be at least a tenth faster at some size that is served, by more than the measurement can be
 wrong. Pure.
 
-An answer must not depend on who else is in the batch. Engines sum leaves in other orders and
-round otherwise; `why_not_mixed` says whether that can be seen.
+Answers must not depend on the batch. Engines sum and round in different orders; `mixing_problem`
+tells whether that is visible.
 
 For one row most of a library's time goes into the call, which is short in ONNX Runtime; for many
 rows XGBoost and CatBoost walk their trees several times as fast. So neither is better, and
@@ -44,16 +44,16 @@ from headrace.runtimes import Model
 from headrace.runtimes.libraries import reason_of
 
 GAIN_RATIO: Final = 0.10
-"""How much faster another engine has to be at some size, to be loaded besides."""
+"""Least gain at some batch size for which a second engine is loaded."""
 SLACK_RATIO: Final = 0.03
-"""How much slower it may be at any other size, which is as good as the same."""
+"""Largest slowdown at other batch sizes that counts as equal."""
 MOST_MEMBERS: Final = 3
 MIX_TOLERANCE: Final = 1e-5
-"""How far apart, relative to their value, the answers of two engines may be to the same row."""
+"""Largest relative difference between two engines' answers to the same row."""
 
 
 class CallTime(NamedTuple):
-    """A measured time of one call, in seconds, and between what it lies with confidence."""
+    """Measured time of one call in seconds, with its confidence interval."""
 
     value: float
     low: float
@@ -61,20 +61,21 @@ class CallTime(NamedTuple):
 
 
 Measured = Mapping[int, CallTime]
-"""By rows of a batch."""
+"""Call times by batch size in rows."""
 Choice = tuple[str, int | None]
-"""An engine, and batches of how many rows and fewer go to it; None for all larger ones."""
+"""An engine and the largest batch, in rows, that it runs; None for no limit."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """Engines in the order of the batches that they take; `starts`: at which of the sizes."""
+    """Engines in the order of the batch sizes that they run."""
 
     engines: tuple[str, ...]
     starts: tuple[int, ...]
+    """At which of the sizes."""
 
     def engine(self, index: int) -> str:
-        """Which one runs the size at `place`."""
+        """Return the engine of the size at `index`."""
         return self.engines[sum(start <= index for start in self.starts) - 1]
 
 
@@ -83,7 +84,7 @@ def choose_by_batch(
     *,
     unlike: Collection[frozenset[str]] = (),
 ) -> list[Choice]:
-    """The members of a model: as few as are worth it, the one for the smallest batches first.
+    """Choose as few engines as are worthwhile, the one for the smallest batches first.
 
     Where an engine was not measured at a size that others were, its time lies on a line between
     those of its neighbours on logarithmic scales. Below its smallest size a batch takes as long as
@@ -91,10 +92,12 @@ def choose_by_batch(
 
     Args:
         measured: By engine, at one size at least; of two that are the same the first wins.
-        unlike: Pairs that do not answer alike, as `why_not_mixed` has it.
+        unlike: Pairs that do not answer alike, as `mixing_problem` has it.
     """
     served = sorted({rows for times in measured.values() for rows in times})
-    times = {name: [_at(by_rows, rows) for rows in served] for name, by_rows in measured.items()}
+    times = {
+        name: [_time_at(by_rows, rows) for rows in served] for name, by_rows in measured.items()
+    }
     alone = best = min(_plans(tuple(times), 1, len(served)), key=lambda plan: _cost(plan, times))
     for members in range(2, min(MOST_MEMBERS, len(times), len(served)) + 1):
         worth = [
@@ -118,8 +121,8 @@ def choose_by_batch(
     return list(zip(best.engines, [*ends, None], strict=True))
 
 
-def why_not_mixed(comparison: Comparison) -> str:
-    """Why one model may not be run by both of two engines; empty if it may.
+def mixing_problem(comparison: Comparison) -> str:
+    """Return why two engines may not share a model; empty if they may.
 
     Rounding may show in the sixth digit of a probability; a row may not get another class when it
     comes with others. Over rows like those that are served, as engines that compare in another
@@ -142,8 +145,8 @@ def why_not_mixed(comparison: Comparison) -> str:
     return ""
 
 
-def _at(times: Measured, rows: int) -> CallTime:
-    """An engine's time at a size."""
+def _time_at(times: Measured, rows: int) -> CallTime:
+    """Return an engine's time at a batch size, interpolated."""
     sizes = sorted(times)
     index = bisect_left(sizes, rows)
     if index == 0 or rows in times:
@@ -157,14 +160,14 @@ def _at(times: Measured, rows: int) -> CallTime:
 
 
 def _plans(names: tuple[str, ...], members: int, sizes: int) -> Iterator[_Plan]:
-    """All ways to give the sizes to so many engines, each of which is loaded once."""
+    """Yield all assignments of sizes to so many engines."""
     for engines in permutations(names, members):
         for starts in combinations(range(1, sizes), members - 1):
             yield _Plan(engines, (0, *starts))
 
 
 def _cost(plan: _Plan, times: Mapping[str, Sequence[CallTime]]) -> float:
-    """Sizes count alike, whatever a batch takes: a tenth less is as good at each of them."""
+    """Return the mean log time, so that relative gains count equally at all sizes."""
     sizes = len(next(iter(times.values())))
     return math.fsum(math.log(times[plan.engine(i)][i].value) for i in range(sizes))
 
@@ -177,7 +180,7 @@ def _is_never_slower(plan: _Plan, other: _Plan, times: Mapping[str, Sequence[Cal
 
 
 def _gains(plan: _Plan, other: _Plan, times: Mapping[str, Sequence[CallTime]]) -> bool:
-    """Whether it is faster somewhere by enough, and by more than chance."""
+    """Return whether a plan is significantly faster at some size."""
     for i in range(len(next(iter(times.values())))):
         own, its = times[plan.engine(i)][i], times[other.engine(i)][i]
         if own.value <= (1 - GAIN_RATIO) * its.value and own.high < its.low:
@@ -186,11 +189,11 @@ def _gains(plan: _Plan, other: _Plan, times: Mapping[str, Sequence[CallTime]]) -
 
 
 def _last_rows(small: Measured, large: Measured, served: Sequence[int], start: int) -> int:
-    """The largest batch that `small` still runs: where the lines of both cross."""
+    """Return the largest batch for `small`, where both time curves cross."""
     low, high = served[start - 1], served[start]
     while high - low > 1:
         middle = (low + high) // 2
-        if _at(small, middle).value <= _at(large, middle).value:
+        if _time_at(small, middle).value <= _time_at(large, middle).value:
             low = middle
         else:
             high = middle
@@ -206,7 +209,7 @@ _NEEDS: Final = {
     "sklearn": ("onnx", "skl2onnx"),
     "xgboost": ("onnx", "onnxmltools"),
 }
-"""By runtime, what its converter imports."""
+"""Packages of the converter by runtime."""
 _PACKAGES: Final = {
     "catboost": ("catboost",),
     "lightgbm": ("lightgbm",),
@@ -214,18 +217,18 @@ _PACKAGES: Final = {
     "xgboost": ("xgboost", "xgboost-cpu"),
 }
 _MOST_ROWS: Final = 4096
-"""Of those that are given; made-up ones are compared besides."""
+"""Most calibration rows to compare, besides generated rows."""
 
 
 def _native(context: RecipeContext) -> Sequence[Candidate]:
-    """The model in the library that made it: what all others are measured against."""
-    if why := _why_none(context):
+    """Build the baseline: the model in its native library."""
+    if why := _unsupported_reason(context):
         raise CannotBuildError(why)
     library = with_version(*_PACKAGES[context.runtime])
     return [
         Candidate(
             name=NATIVE,
-            title=f"{library}, as it is",
+            title=f"{library}, unchanged",
             runtime=context.runtime,
             path=context.source,
             recipe={"what": "nothing is rewritten", "library": library},
@@ -234,8 +237,8 @@ def _native(context: RecipeContext) -> Sequence[Candidate]:
 
 
 def _onnx(context: RecipeContext) -> Sequence[Candidate]:
-    """The model as ONNX, compared with its own library on made-up rows and on the examples."""
-    if why := _why_no_onnx(context):
+    """Build the model as ONNX, verified on generated rows and examples."""
+    if why := _no_onnx_reason(context):
         raise CannotBuildError(why)
     context.on_progress("converting the trees to ONNX")
     target = context.folder / _FILE
@@ -275,10 +278,10 @@ def _onnx(context: RecipeContext) -> Sequence[Candidate]:
 
 
 def as_rows(requests: Sequence[Tensors]) -> Tensors | None:
-    """Requests of one row each as one batch; None if there are none.
+    """Concatenate requests of one row to a batch; None if there are none.
 
     Raises:
-        CannotBuildError: They do not have the same inputs and columns.
+        CannotBuildError: Their inputs or columns differ.
     """
     if not requests:
         return None
@@ -287,29 +290,29 @@ def as_rows(requests: Sequence[Tensors]) -> Tensors | None:
             name: np.concatenate([request[name] for request in requests]) for name in requests[0]
         }
     except (KeyError, ValueError) as error:
-        msg = f"the examples are not alike, so that they make no batch: {reason_of(error)}"
+        msg = f"the examples differ in shape and cannot be batched: {reason_of(error)}"
         raise CannotBuildError(msg) from error
 
 
 def differences(model: Model, other: Model, inputs: Tensors) -> Comparison:
-    """How far apart two engines' answers to the same rows are, for `by_batch.why_not_mixed`."""
+    """Compare two engines' answers to the same rows, for `mixing_problem`."""
     expected, actual = model.run(inputs), other.run(inputs)
     return compare(model.signature, expected, actual, inputs="examples", tolerance=MIX_TOLERANCE)
 
 
-def _why_none(context: RecipeContext) -> str:
+def _unsupported_reason(context: RecipeContext) -> str:
     if context.runtime not in _NEEDS:
         return (
             f"is a model of the runtime '{context.runtime}'; those of {', '.join(sorted(_NEEDS))} "
             "are rewritten"
         )
     if context.model_class not in {ModelClass.TREES, ModelClass.OTHER}:
-        return f"it is no model of trees but a {context.model_class}"
+        return f"it is not a tree model but a {context.model_class}"
     return ""
 
 
-def _why_no_onnx(context: RecipeContext) -> str:
-    if why := _why_none(context):
+def _no_onnx_reason(context: RecipeContext) -> str:
+    if why := _unsupported_reason(context):
         return why
     for package in _NEEDS[context.runtime]:
         if find_spec(package) is None:
@@ -317,6 +320,6 @@ def _why_no_onnx(context: RecipeContext) -> str:
     return ""
 
 
-NATIVE_TREES: Final = Recipe(NATIVE, "its own library", _native, _why_none)
-ONNX_TREES: Final = Recipe(ONNX, "converted, ONNX Runtime", _onnx, _why_no_onnx)
+NATIVE_TREES: Final = Recipe(NATIVE, "its own library", _native, _unsupported_reason)
+ONNX_TREES: Final = Recipe(ONNX, "converted, ONNX Runtime", _onnx, _no_onnx_reason)
 TREE_RECIPES: Final = (NATIVE_TREES, ONNX_TREES)

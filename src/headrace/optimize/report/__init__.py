@@ -1,4 +1,4 @@
-"""What an optimization found: as data, at a terminal, as a page."""
+"""Optimization report: data, terminal text and HTML page."""
 
 from headrace.optimize.report.data import (
     CandidateReport,

@@ -1,6 +1,6 @@
-"""Data of a report: candidates, circumstances, evidence, and the points of the picture.
+"""Data of an optimization report: candidates, settings, evidence and chart points.
 
-Whatever was not measured is None. A ratio is 0 to 1: a cut of 0.6 is 60 % less time than the
+Figures that were not measured are None. A ratio is 0 to 1: a cut of 0.6 is 60 % less time than the
 baseline takes, a loss of 0.005 half a percentage point of accuracy; both may be negative.
 """
 
@@ -17,20 +17,10 @@ Interval = tuple[float, float]
 
 
 class CandidateReport(msgspec.Struct, frozen=True, kw_only=True):
-    """One way to run the model.
+    """Results of one candidate.
 
-    `p50_s` and the other times: of one request at a time, with hot caches; `cold_p50_s` where other
-    work drove the model out of the caches before each call. `cut_ratio`: against the baseline, in
-    the same blocks of time. `accuracy`: by the report's metric, on labels. `accuracy_loss`: the
-    baseline's less this one's, on the same `n` examples; `lost` and `gained` are those that only
-    one of the two answers right, `p_value` says how likely as uneven a split is if neither is
-    better. `agreement_ratio`: examples with the baseline's answer. `memory_bytes`: more in the
-    process once it is loaded and warm. `load_s`: until it was loaded there.
-    `cost_per_million`: of requests, in the user's currency. `reason`: why it was chosen or
-    rejected, or could not be built. `unbatched`: what it costs that requests share no batch any
-    more, and why; empty if they do as before. `batch_cut_ratio`: as `cut_ratio`, of a batch that
-    the baseline runs at once and this one row by row. `disturbed`: others used the processor in too
-    many windows to leave those out.
+    Times are of single requests with hot caches; for `cold_p50_s` the caches are evicted before
+    each call.
     """
 
     name: str
@@ -44,104 +34,115 @@ class CandidateReport(msgspec.Struct, frozen=True, kw_only=True):
     cold_cut_ci_ratio: Interval | None = None
     throughput_per_s: float | None = None
     cut_ratio: float | None = None
+    """Time saved against the baseline, in the same blocks."""
     cut_ci_ratio: Interval | None = None
     accuracy: float | None = None
+    """Score in the report's metric, on labels."""
     accuracy_loss: float | None = None
+    """The baseline's score minus this one's, on the same `n` examples. `lost` and `gained` count
+    examples that only one of both answers right; `p_value` is of no difference."""
     accuracy_loss_ci: Interval | None = None
     p_value: float | None = None
     lost: int | None = None
     gained: int | None = None
     n: int | None = None
     agreement_ratio: float | None = None
+    """Share of examples with the baseline's answer."""
     size_bytes: int | None = None
     memory_bytes: int | None = None
+    """Additional resident memory of the loaded and warm model."""
     load_s: float | None = None
+    """Load time in that process."""
     cost_per_million: float | None = None
+    """Cost of a million requests, in the user's currency."""
     reason: str = ""
+    """Reason of the choice, rejection or build failure."""
     recipe: dict[str, str] = {}
     build_s: float | None = None
     disturbed: bool = False
+    """Whether too many windows were disturbed by other processes to exclude them."""
     unbatched: str = ""
+    """Cost and reason of lost batching; empty if batching works."""
     batch_cut_ratio: float | None = None
+    """`cut_ratio` for a batch that the baseline runs at once and this candidate row by row."""
 
 
 class MeasurementSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """How it was measured, and what was wanted.
-
-    `length`: of sequences, where the model takes some. `target`: what was to be made better.
-    `max_loss`: the largest loss of the metric that is tolerated. `blocks`: rounds in which each
-    candidate was timed once. `shape`: of the request's inputs, for people.
-    """
+    """Measurement conditions and the target."""
 
     threads: int = 1
     batch: int = 1
     length: int | None = None
+    """Sequence length, if the model takes sequences."""
     shape: str = ""
+    """Description of the request's inputs."""
     target: str = "latency"
+    """Optimization target."""
     max_loss: float = 0.01
+    """Largest tolerated loss of the metric."""
     confidence: float = 0.95
     blocks: int | None = None
+    """Blocks in which each candidate was timed once."""
 
 
 class QualityEvidence(msgspec.Struct, frozen=True, kw_only=True):
-    """What quality was judged by.
-
-    `n`: labelled examples; 0 where there are none, and `why_weaker` says what that means. `metric`:
-    `accuracy`, or another of which more is better. `smallest_loss`: the smallest loss that so many
-    examples would show. `calibration_sha256`: of the examples that candidates were calibrated with,
-    `calibration_n` in number.
-    """
+    """Evidence of the quality evaluation."""
 
     n: int = 0
+    """Labelled examples; without any, `why_weaker` explains the consequence."""
     metric: str = "accuracy"
+    """Quality metric, `accuracy` by default."""
     source: str = ""
     smallest_loss: float | None = None
+    """Smallest loss that the examples can detect."""
     calibration_n: int = 0
     calibration_sha256: str = ""
+    """Digest of the `calibration_n` calibration examples."""
     why_weaker: str = ""
 
     @property
     def is_labelled(self) -> bool:
-        """Whether answers were compared with the truth, and not only with the baseline's."""
+        """Whether answers were compared with labels, not only with the baseline's."""
         return self.n > 0
 
 
 class OptimizeReport(msgspec.Struct, frozen=True, kw_only=True):
-    """The whole result.
-
-    `baseline`: what all cuts are against. `chosen`: the best that passed; the baseline again where
-    nothing better did. `references`: other ways to run the model as it was, a framework's own, say.
-    `candidates`: those that passed and are not the best. `rejected`: those that did not, or could
-    not be built. `model_digest`: of its files. `at`: when, in ISO 8601. `notes`: what else a reader
-    has to know, and what is not proved. `version`: what the chosen one is stored as.
-    """
+    """Complete result of an optimization."""
 
     model: str
     model_digest: str = ""
+    """Digest of the model's files."""
     model_class: str = "other"
     processor: Processor
     versions: dict[str, str] = {}
     settings: MeasurementSettings = MeasurementSettings()
     data: QualityEvidence = QualityEvidence()
     baseline: CandidateReport
+    """Reference of all time savings."""
     chosen: CandidateReport
+    """Best accepted candidate; the baseline if nothing is better."""
     references: list[CandidateReport] = []
+    """Other ways to run the unchanged model, such as its own framework."""
     candidates: list[CandidateReport] = []
+    """Other accepted candidates."""
     rejected: list[CandidateReport] = []
+    """Rejected candidates, and recipes that failed to build."""
     notes: list[str] = []
+    """Caveats for the reader."""
     elapsed_s: float | None = None
     created_at: str = msgspec.field(name="at", default="")
     version: str = ""
+    """Registry version of the chosen candidate."""
 
     @property
     def is_changed(self) -> bool:
-        """Whether anything better than the baseline was found."""
+        """Whether a candidate better than the baseline was found."""
         return self.chosen.name != self.baseline.name
 
     def accepted(self) -> Iterator[CandidateReport]:
-        """The baseline, the references, the chosen one, and all others that passed; each once.
+        """Yield the baseline, references, the chosen and the other accepted candidates, each once.
 
-        Others come by their time, the shortest first.
+        The others come by ascending latency.
         """
         others = sorted(
             self.candidates, key=lambda candidate: (candidate.p50_s is None, candidate.p50_s or 0.0)
@@ -158,7 +159,7 @@ _LARGEST: Final = 1e6
 
 
 class CandidateKind(StrEnum):
-    """What became of a candidate; its look."""
+    """Status of a candidate, which is also its style in the chart."""
 
     BASELINE = "baseline"
     REFERENCE = "reference"
@@ -169,7 +170,7 @@ class CandidateKind(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NumberedCandidate:
-    """A candidate with the number by which the picture and the tables name it."""
+    """Candidate with its number in chart and tables."""
 
     number: int
     kind: CandidateKind
@@ -178,23 +179,24 @@ class NumberedCandidate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QualityPoint:
-    """One whose latency and quality are known. `quality`: the metric, or the agreement."""
+    """Chart point of a candidate with known latency and quality."""
 
     numbered: NumberedCandidate
     latency_s: float
     latency_ci_s: Interval | None
     quality: float
+    """Metric score, or the agreement ratio without labels."""
     quality_ci: Interval | None
     size_bytes: int | None
 
     @property
     def is_accepted(self) -> bool:
-        """Whether it may be served."""
+        """Whether the candidate is accepted."""
         return self.numbered.kind is not CandidateKind.REJECTED
 
 
 def numbered(report: OptimizeReport) -> list[NumberedCandidate]:
-    """All candidates, counted from 1: those that may be served, then the rejected."""
+    """Number all candidates from 1: accepted ones, then rejected ones."""
     kinds = {reference.name: CandidateKind.REFERENCE for reference in report.references}
     kinds |= {report.baseline.name: CandidateKind.BASELINE}
     kinds |= {report.chosen.name: CandidateKind.CHOSEN} if report.is_changed else {}
@@ -210,7 +212,7 @@ def numbered(report: OptimizeReport) -> list[NumberedCandidate]:
 
 
 def points(report: OptimizeReport) -> list[QualityPoint]:
-    """Those that can be drawn."""
+    """Return the chart points."""
     drawable = []
     for entry in numbered(report):
         candidate = entry.candidate
@@ -233,16 +235,16 @@ def points(report: OptimizeReport) -> list[QualityPoint]:
 
 
 def _within(bounds: Interval | None, least: float) -> Interval | None:
-    """An interval that can be drawn."""
+    """Return an interval if it fits the chart."""
     if bounds is None or not least <= bounds[0] <= bounds[1] <= _LARGEST:
         return None
     return bounds
 
 
-def front(those: Sequence[QualityPoint]) -> list[QualityPoint]:
-    """Accepted ones that no other accepted one beats in both time and quality, by their time."""
+def front(accepted_points: Sequence[QualityPoint]) -> list[QualityPoint]:
+    """Return the Pareto front of accepted candidates, by latency."""
     best: list[QualityPoint] = []
-    for point in sorted(those, key=lambda p: (p.latency_s, -p.quality)):
+    for point in sorted(accepted_points, key=lambda p: (p.latency_s, -p.quality)):
         if point.is_accepted and (not best or point.quality > best[-1].quality):
             best.append(point)
     return best
@@ -257,7 +259,7 @@ def _quality(candidate: CandidateReport, report: OptimizeReport) -> float | None
 
 
 def _quality_interval(candidate: CandidateReport, report: OptimizeReport) -> Interval | None:
-    """The interval of its loss, seen from the baseline: they answered the same examples.
+    """Return the quality interval from the paired loss interval.
 
     An interval of its accuracy alone would be many times as wide, and say less about which of the
     two is better.

@@ -1,4 +1,4 @@
-"""Report as one HTML page, with tables and intervals as bars."""
+"""HTML page of an optimization report, with interval bars."""
 
 import math
 import re
@@ -27,19 +27,21 @@ _BAR_HEIGHT: Final = 14
 _BAR_ROOM: Final = 6.0
 _LARGEST: Final = 1e9
 Cell = tuple[str, str, str]
-"""A column's head, its figure, and the SVG of its bar, or none."""
+"""Column head, figure, and the SVG of its bar or empty."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bars:
-    """A scale for a column. `neutral`: where nothing changed; `limit`: what is tolerated."""
+    """Scale of a column's bars."""
 
     scale: AxisScale
     neutral: float | None
+    """Value of no change."""
     limit: float | None
+    """Tolerated limit."""
 
     def bar(self, value: float | None, bounds: Interval | None) -> str:
-        """One row's picture; empty where nothing is known. The figures stand beside it."""
+        """Return one row's bar as SVG; empty without a value."""
         if value is None or not math.isfinite(value):
             return ""
         position, middle = self.scale.place, _BAR_HEIGHT / 2
@@ -65,7 +67,7 @@ def bars(
     neutral: float | None = None,
     limit: float | None = None,
 ) -> Bars:
-    """A scale that holds all values with their bounds."""
+    """Return bars on a scale that fits all values with their bounds."""
     figures = [value for value in (*values, neutral, limit) if value is not None]
     figures += [x for pair in bounds if pair is not None for x in pair]
     figures = [value for value in figures if abs(value) <= _LARGEST]
@@ -76,7 +78,7 @@ def bars(
 
 
 def html_report(report: OptimizeReport) -> str:
-    """The result as an HTML document; all that comes from the model or its makers is escaped."""
+    """Render the report as HTML; text from the model is escaped."""
     accepted, rejected = _rows(report)
     drawn = {point.numbered.number for point in points(report)}
     return report_page(
@@ -104,7 +106,7 @@ def html_report(report: OptimizeReport) -> str:
 def _rows(
     report: OptimizeReport,
 ) -> tuple[list[tuple[NumberedCandidate, list[Cell]]], list[tuple[NumberedCandidate, list[Cell]]]]:
-    """Cells of those that may be served, and of the rejected, of which fewer are shown."""
+    """Return the table cells of accepted candidates, and fewer cells of rejected ones."""
     data, everything = report.data, numbered(report)
     rows = [entry.candidate for entry in everything if entry.kind is not CandidateKind.REJECTED]
     p50_bars = bars(
@@ -177,9 +179,9 @@ def _facts(report: OptimizeReport) -> Sequence[tuple[str, str]]:
         ("request", settings.shape),
         (
             "caches",
-            "hot, and where so named, emptied before each call"
+            "hot; evicted before each call where marked as cold"
             if is_cold
-            else "hot; what cold ones cost was not measured",
+            else "hot; cold caches were not measured",
         ),
         ("intervals", text.sureness(settings)),
         ("target", settings.target),
@@ -204,5 +206,5 @@ def _facts(report: OptimizeReport) -> Sequence[tuple[str, str]]:
 
 
 def _sentences(sentences: Iterable[str]) -> str:
-    """A paragraph's markup; a figure and its unit stay on one line."""
+    """Return a paragraph's markup with non-breaking units."""
     return re.sub(r"(?<=\d) (?=%|ms|µs)", "\u00a0", text.markup(" ".join(sentences)))

@@ -1,4 +1,4 @@
-"""Latency against quality as a picture: SVG that needs nothing else."""
+"""Chart of latency against quality as standalone SVG."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ _NEAR: Final = 0.4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PictureSize:
-    """A size of the picture. `is_named`: points have names, else numbers, for lack of room."""
+    """Size of the chart."""
 
     name: str
     width: int
@@ -43,6 +43,7 @@ class PictureSize:
     bottom: int
     largest_radius: float
     is_named: bool
+    """Whether points are labelled with names instead of numbers."""
 
 
 WIDE: Final = PictureSize(
@@ -71,7 +72,7 @@ NARROW: Final = PictureSize(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Frame:
-    """The picture's points on its scales."""
+    """Chart points with their scales."""
 
     report: OptimizeReport
     points: Sequence[QualityPoint]
@@ -81,7 +82,7 @@ class Frame:
 
     @property
     def area(self) -> Rectangle:
-        """Where points may stand."""
+        """Plot area."""
         form = self.format
         return Rectangle(
             left=form.left,
@@ -92,11 +93,11 @@ class Frame:
 
     @property
     def limit(self) -> float | None:
-        """The least quality that is tolerated."""
+        """Least tolerated quality."""
         return least_quality(self.report)
 
     def stairs(self) -> list[tuple[float, float]]:
-        """Corners of the front: what quality can be had for so much time."""
+        """Return the corners of the Pareto front."""
         centres = [self.centre(point) for point in front(self.points)]
         if not centres:
             return []
@@ -107,7 +108,7 @@ class Frame:
         return corners
 
     def lines(self) -> list[Rectangle]:
-        """What names are not to be written over, besides circles."""
+        """Return the rectangles that labels must avoid, besides circles."""
         corners = self.stairs()
         lines = [_line(a, b) for a, b in pairwise(corners)]
         for point in self.points:
@@ -125,11 +126,11 @@ class Frame:
         return lines
 
     def centre(self, point: QualityPoint) -> tuple[float, float]:
-        """Where its centre stands."""
+        """Return a point's centre."""
         return self.x.place(point.latency_s), self.y.place(point.quality)
 
     def radius(self, point: QualityPoint) -> float:
-        """Of its circle, whose area is the size of its files."""
+        """Return a circle's radius; its area is proportional to the file size."""
         sizes = [other.size_bytes for other in self.points if other.size_bytes]
         share = (point.size_bytes or 0) / max(sizes, default=1)
         return round(max(self.format.largest_radius * sqrt(share), _LEAST_RADIUS), 1)
@@ -144,22 +145,26 @@ def _line(a: tuple[float, float], b: tuple[float, float]) -> Rectangle:
     )
 
 
-def frame_of(report: OptimizeReport, those: Sequence[QualityPoint], form: PictureSize) -> Frame:
-    """Scales that hold the points with their intervals, and the points on them."""
-    latencies = [x for point in those for x in (point.latency_s, *(point.latency_ci_s or ()))]
+def frame_of(
+    report: OptimizeReport, drawn_points: Sequence[QualityPoint], form: PictureSize
+) -> Frame:
+    """Return a frame whose scales fit the points with their intervals."""
+    latencies = [
+        x for point in drawn_points for x in (point.latency_s, *(point.latency_ci_s or ()))
+    ]
     accepted = [
         y
-        for point in those
+        for point in drawn_points
         if point.is_accepted
         for y in (point.quality, *(point.quality_ci or ()))
     ]
     limit = least_quality(report)
     accepted += [] if limit is None else [limit]
-    rejected = [point.quality for point in those if not point.is_accepted]
+    rejected = [point.quality for point in drawn_points if not point.is_accepted]
     room = form.largest_radius * 0.6
     return Frame(
         report=report,
-        points=those,
+        points=drawn_points,
         format=form,
         x=latency_scale(latencies, start=form.left + room, end=form.width - form.right - room),
         y=quality_scale(
@@ -169,14 +174,14 @@ def frame_of(report: OptimizeReport, those: Sequence[QualityPoint], form: Pictur
 
 
 def least_quality(report: OptimizeReport) -> float | None:
-    """By the largest loss that is tolerated; None without labels."""
+    """Return the least tolerated quality; None without labels."""
     if not report.data.is_labelled or report.baseline.accuracy is None:
         return None
     return report.baseline.accuracy - report.settings.max_loss
 
 
 def latency_scale(values: Sequence[float], *, start: float, end: float) -> AxisScale:
-    """A scale of positive values: by their ratios where they are far apart."""
+    """Return a scale of positive values, logarithmic if they span a large ratio."""
     low, high = min(values), max(values)
     if high / low >= _LOGARITHMIC_FROM:
         room = (high / low) ** _ROOM
@@ -190,9 +195,9 @@ def latency_scale(values: Sequence[float], *, start: float, end: float) -> AxisS
 def quality_scale(
     accepted: Sequence[float], rejected: Sequence[float], *, start: float, end: float
 ) -> AxisScale:
-    """A scale of all accepted values, and of those rejected that are not far below.
+    """Return a scale of accepted values and of nearby rejected ones.
 
-    One that is broken altogether would press the others together; it stands at the edge.
+    Values far below are drawn at the edge, so that they do not compress the others.
     """
     shown = list(accepted) or list(rejected)
     span = max(max(shown) - min(shown), 0.002)
@@ -203,11 +208,11 @@ def quality_scale(
 
 
 def plot(report: OptimizeReport, form: PictureSize) -> str:
-    """The picture as an SVG element; empty where fewer than two points are known."""
-    those = points(report)
-    if len(those) < 2:  # noqa: PLR2004  # one point compares with nothing
+    """Return the chart as an SVG element; empty with fewer than two points."""
+    drawn_points = points(report)
+    if len(drawn_points) < 2:  # noqa: PLR2004  # one point compares with nothing
         return ""
-    frame = frame_of(report, those, form)
+    frame = frame_of(report, drawn_points, form)
     look = f'class="plot {form.name}" viewBox="0 0 {form.width} {form.height}"'
     parts = [
         f'<svg {look} role="img" aria-label="{text.markup(summary(report))}">',
@@ -221,8 +226,8 @@ def plot(report: OptimizeReport, form: PictureSize) -> str:
 
 
 def summary(report: OptimizeReport) -> str:
-    """The picture in words, for readers who cannot see it."""
-    data, those = report.data, points(report)
+    """Return the chart's description for screen readers."""
+    data, drawn_points = report.data, points(report)
 
     def described(point: QualityPoint) -> str:
         candidate = point.numbered.candidate
@@ -231,13 +236,13 @@ def summary(report: OptimizeReport) -> str:
 
     descriptions = [
         f"{point.numbered.kind} {described(point)}"
-        for point in those
+        for point in drawn_points
         if point.numbered.kind in {CandidateKind.BASELINE, CandidateKind.CHOSEN}
     ]
-    rejected = sum(not point.is_accepted for point in those)
-    ends = ", ".join(point.numbered.candidate.name for point in front(those))
+    rejected = sum(not point.is_accepted for point in drawn_points)
+    ends = ", ".join(point.numbered.candidate.name for point in front(drawn_points))
     return (
-        f"Median latency against {text.quality_head(data)} of {len(those)} candidates: "
+        f"Median latency against {text.quality_head(data)} of {len(drawn_points)} candidates: "
         f"{'; '.join(descriptions)}. Pareto front, where no accepted candidate is both faster and "
         f"better: {ends}. {rejected} were rejected. The tables below hold all figures."
     )
@@ -283,13 +288,13 @@ def _front(frame: Frame) -> Iterator[str]:
 
 
 def _marks(frame: Frame) -> Iterator[str]:
-    """Circles first, so that no name is hidden."""
-    those = sorted(frame.points, key=lambda point: _ORDER.index(point.numbered.kind))
-    dots = [_dot(frame, point) for point in those]
-    for drawn, dot in reversed(list(zip(those, dots, strict=True))):
+    """Yield circles before labels, so that no label is hidden."""
+    drawn_points = sorted(frame.points, key=lambda point: _ORDER.index(point.numbered.kind))
+    dots = [_dot(frame, point) for point in drawn_points]
+    for drawn, dot in reversed(list(zip(drawn_points, dots, strict=True))):
         yield from _point(frame, drawn, dot)
     for drawn, dot, label in zip(
-        those, dots, place_labels(dots, frame.area, frame.lines()), strict=True
+        drawn_points, dots, place_labels(dots, frame.area, frame.lines()), strict=True
     ):
         if label is not None:
             yield from _label(frame, drawn, dot, label)
@@ -317,10 +322,12 @@ def _point(frame: Frame, point: QualityPoint, dot: Dot) -> Iterator[str]:
 def _dot(frame: Frame, point: QualityPoint) -> Dot:
     x, y = frame.centre(point)
     label = _label_text(frame, point)
-    letter = (
+    letter_width = (
         _BOLD if point.numbered.kind in {CandidateKind.CHOSEN, CandidateKind.BASELINE} else _LETTER
     )
-    return Dot(x=x, y=y, radius=frame.radius(point), width=letter * len(label) + 2, height=_LINE)
+    return Dot(
+        x=x, y=y, radius=frame.radius(point), width=letter_width * len(label) + 2, height=_LINE
+    )
 
 
 def _label(frame: Frame, point: QualityPoint, dot: Dot, label: Label) -> Iterator[str]:
@@ -360,7 +367,7 @@ def _hint(frame: Frame, point: QualityPoint) -> str:
 
 
 def quality_at(value: float, report: OptimizeReport) -> str:
-    """A place on the axis of quality, in words."""
+    """Return a quality value as text."""
     if report.data.is_labelled and not text.in_percent(report.data):
         return f"{value:.4g}"
     return f"{100 * value:.4g} %"

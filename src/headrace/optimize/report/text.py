@@ -1,4 +1,4 @@
-"""Report at a terminal: figures and sentences as text."""
+"""Terminal text of an optimization report."""
 
 import math
 import textwrap
@@ -27,7 +27,7 @@ _LEAST_P: Final = 0.001
 
 
 def seconds(value: float | None, bounds: Interval | None = None) -> str:
-    """A time in the unit that suits it: `4.71 ms`, with bounds `4.71 ms [4.66, 4.8]`."""
+    """Format a time in a suitable unit: `4.71 ms`, with bounds `4.71 ms [4.66, 4.8]`."""
     if value is None or bounds is None:
         return duration_text(value)
     _, size = duration_unit(value)
@@ -35,12 +35,12 @@ def seconds(value: float | None, bounds: Interval | None = None) -> str:
 
 
 def percent(ratio: float | None, bounds: Interval | None = None) -> str:
-    """A share: `67.8 %`, with bounds `67.8 % [67.5, 68.1]`."""
+    """Format a share: `67.8 %`, with bounds `67.8 % [67.5, 68.1]`."""
     return percent_text(ratio) + _interval(bounds, lambda x: number_text(100 * x))
 
 
 def rate(per_s: float | None) -> str:
-    """Requests a second: `212/s`."""
+    """Format requests per second: `212/s`."""
     return NOTHING if per_s is None else f"{number_text(per_s)}/s"
 
 
@@ -52,7 +52,7 @@ def p_value(value: float | None) -> str:
 
 
 def quality(candidate: CandidateReport, data: QualityEvidence) -> str:
-    """Its accuracy, or without labels how often it agrees with the baseline."""
+    """Format a candidate's metric score, or its agreement without labels."""
     if not data.is_labelled:
         return percent(candidate.agreement_ratio)
     if candidate.accuracy is None:
@@ -65,7 +65,7 @@ def quality(candidate: CandidateReport, data: QualityEvidence) -> str:
 
 
 def loss(candidate: CandidateReport, data: QualityEvidence) -> str:
-    """What it lost against the baseline, in points or in the metric's unit: `0.04 [-0.4, 0.5]`."""
+    """Format the loss against the baseline, in points or the metric's unit: `0.04 [-0.4, 0.5]`."""
     value, bounds = candidate.accuracy_loss, candidate.accuracy_loss_ci
     if value is None:
         return NOTHING
@@ -82,27 +82,27 @@ def loss(candidate: CandidateReport, data: QualityEvidence) -> str:
 
 
 def quality_head(data: QualityEvidence) -> str:
-    """What `quality` shows."""
+    """Return the column head of `quality`."""
     return data.metric if data.is_labelled else "agreement"
 
 
 def loss_head(data: QualityEvidence) -> str:
-    """What `loss` shows."""
+    """Return the column head of `loss`."""
     return "loss, points" if in_percent(data) else "loss"
 
 
 def in_percent(data: QualityEvidence) -> bool:
-    """Whether the metric is a share of examples, so that differences are percentage points."""
+    """Return whether the metric is a share of examples, with differences in points."""
     return data.metric.lower().endswith("accuracy")
 
 
 def markup(text: str) -> str:
-    """Others' words as text of a page: no letter of them is taken for markup."""
+    """Escape untrusted text for HTML."""
     return escape(printable(text))
 
 
 def _places(n: int) -> int:
-    """Decimals of a percentage that show a single example of `n`."""
+    """Return the decimals of a percentage that resolve one of `n` examples."""
     return min(max(math.ceil(math.log10(max(n, 1))) - 2, 1), 4)
 
 
@@ -114,15 +114,15 @@ _ALONE: Final = "one request at a time"
 
 
 def headline(report: OptimizeReport) -> str:
-    """The result in one line: `openvino-int8 takes 67.8 % less time than onnxruntime-fp32`."""
+    """Return the result in one line: `openvino-int8 takes 67.8 % less time than onnx-fp32`."""
     chosen, baseline = report.chosen, report.baseline
     if not report.is_changed:
-        return f"Nothing that was tried is better than {baseline.name}: keep it"
+        return f"No candidate is better than {baseline.name}: keep it"
     return f"{chosen.name} {_changed(report, None)}"
 
 
 def gain(report: OptimizeReport) -> Iterator[str]:
-    """What was gained in time, and in which circumstances."""
+    """Yield sentences about the time saved and the conditions."""
     chosen, baseline, settings = report.chosen, report.baseline, report.settings
     if report.is_changed:
         yield f"{chosen.name} {_changed(report, chosen.cut_ci_ratio)}."
@@ -130,14 +130,13 @@ def gain(report: OptimizeReport) -> Iterator[str]:
         yield f"{headline(report)}."
     if report.is_changed and chosen.p50_s is not None:
         yield (
-            f"Half of its answers take at most {seconds(chosen.p50_s, chosen.p50_ci_s)}, "
-            f"those of the baseline {seconds(baseline.p50_s, baseline.p50_ci_s)} "
+            f"Its median latency is {seconds(chosen.p50_s, chosen.p50_ci_s)}, "
+            f"the baseline's {seconds(baseline.p50_s, baseline.p50_ci_s)} "
             f"({conditions(settings)}). Brackets are {sureness(settings)}."
         )
     if report.is_changed and chosen.cold_cut_ratio is not None:
         yield (
-            "Where other work drives it out of the caches between calls, it takes "
-            f"{less(chosen.cold_cut_ratio, chosen.cold_cut_ci_ratio)}."
+            f"With cold caches it takes {less(chosen.cold_cut_ratio, chosen.cold_cut_ci_ratio)}."
         )
     for other in report.references:
         if other.p50_s and chosen.p50_s is not None and other.name != chosen.name:
@@ -146,16 +145,13 @@ def gain(report: OptimizeReport) -> Iterator[str]:
 
 
 def price(report: OptimizeReport) -> Iterator[str]:
-    """What it cost in answers, and how small a loss would have been seen."""
+    """Yield sentences about the quality loss and its detection limit."""
     chosen, data = report.chosen, report.data
     if not data.is_labelled:
         if report.is_changed:
             agrees = percent(chosen.agreement_ratio)
             yield f"Fidelity only: it gives the baseline's answer in {agrees} of the examples."
-        yield data.why_weaker or (
-            "Without labels nobody knows which of two answers that differ is right, "
-            "so a loss of accuracy is not measured."
-        )
+        yield data.why_weaker or ("Without labels, the loss of accuracy cannot be measured.")
         return
     if not report.is_changed:
         return
@@ -174,31 +170,31 @@ def price(report: OptimizeReport) -> Iterator[str]:
     yield f"{sentence}."
     if data.smallest_loss is not None:
         yield (
-            f"So many examples show a loss of {points(data.smallest_loss, report)} or more; "
-            f"{points(report.settings.max_loss, report)} was tolerated."
+            f"The examples detect a loss of {points(data.smallest_loss, report)} or more; "
+            f"the limit was {points(report.settings.max_loss, report)}."
         )
 
 
 def unproved(report: OptimizeReport) -> Iterator[str]:
-    """What these figures do not say."""
+    """Yield the limits of the figures."""
     settings = report.settings
-    features = ", ".join(report.processor.features) or "no features that are known to matter"
+    features = ", ".join(report.processor.features) or "no relevant features"
     yield (
-        f"All this holds for {report.processor.name or 'this processor'} ({features}); "
-        "on another the order may be another, and so may rounded answers."
+        f"The figures hold for {report.processor.name or 'this processor'} ({features}); on "
+        "another processor the ranking and rounded answers may differ."
     )
     lengths = "" if settings.length is None else " and lengths"
-    yield f"Other batch sizes{lengths}, and many requests at once, were not measured here."
+    yield f"Other batch sizes{lengths} and concurrent requests were not measured."
     if any(candidate.disturbed for candidate in report.accepted()):
         yield (
-            "Others used the processor nearly all the time: times are those of a busy machine, "
-            "while cuts compare windows that lie side by side."
+            "Other processes used the CPU nearly all the time: times are those of a busy machine, "
+            "while savings compare adjacent windows."
         )
     yield from report.notes
 
 
 def less(cut: float, bounds: Interval | None = None) -> str:
-    """`67.8 % [67.5, 68.1] less time`, and of what is slower, how much more."""
+    """Format a saving: `67.8 % [67.5, 68.1] less time`, or `more time` if negative."""
     if cut >= 0:
         return f"{percent(cut, bounds)} less time"
     more = None if bounds is None else (-bounds[1], -bounds[0])
@@ -214,12 +210,12 @@ def conditions(settings: MeasurementSettings) -> str:
 
 
 def is_on_all_cores(settings: MeasurementSettings) -> bool:
-    """Whether requests were timed side by side, and times are those of a request's share."""
+    """Return whether concurrent requests were timed, so that times are per request."""
     return settings.target in {"throughput", "cost"}
 
 
 def callers(settings: MeasurementSettings) -> str:
-    """Who a rate of requests was answered to."""
+    """Return the load behind a request rate."""
     return "all cores" if is_on_all_cores(settings) else "one caller"
 
 
@@ -230,7 +226,7 @@ def sureness(settings: MeasurementSettings) -> str:
 
 
 def _changed(report: OptimizeReport, bounds: Interval | None) -> str:
-    """What is different with the chosen one, first in what was asked for."""
+    """Return how the chosen candidate differs, in the target first."""
     chosen, baseline, target = report.chosen, report.baseline, report.settings.target
     cut = ""
     if chosen.cut_ratio is not None:
@@ -252,7 +248,7 @@ def _changed(report: OptimizeReport, bounds: Interval | None) -> str:
 
 
 def points(ratio: float, report: OptimizeReport) -> str:
-    """A difference of the metric: `0.46 points`."""
+    """Format a difference of the metric: `0.46 points`."""
     if not in_percent(report.data):
         return f"{ratio:.2g}"
     return "1 point" if ratio == 0.01 else f"{100 * ratio:.2g} points"  # noqa: PLR2004  # one hundredth
@@ -265,7 +261,7 @@ _PLAIN: Final = str.maketrans({"▸": ">", "µ": "u", "…": "~"})
 
 
 def text_report(report: OptimizeReport, *, encoding: str | None = "utf-8") -> str:
-    """The result as lines of at most 100 columns, in letters that `encoding` has.
+    """Render the report in lines of at most 100 columns, in characters of `encoding`.
 
     Control characters in names and errors are shown, not sent to the terminal.
     """
@@ -313,7 +309,7 @@ def _candidates(report: OptimizeReport) -> Iterator[str]:
 
 
 def changes(report: OptimizeReport) -> list[tuple[str, str, str]]:
-    """Names of figures with the baseline's and the chosen one's, what matters most first."""
+    """Return figures of the baseline and the chosen candidate, the most important first."""
     figures: dict[str, Callable[[CandidateReport], str]] = {
         "median latency": lambda candidate: seconds(candidate.p50_s),
         quality_head(report.data): lambda candidate: quality(candidate, report.data),
@@ -331,7 +327,7 @@ def changes(report: OptimizeReport) -> list[tuple[str, str, str]]:
 
 
 def _before_and_after(report: OptimizeReport) -> Iterator[str]:
-    """What the table of candidates leaves out."""
+    """Yield the figures that the candidate table omits."""
     measured = [change for change in changes(report)[2:] if change[1:] != (NOTHING, NOTHING)]
     if measured and report.is_changed:
         yield from _table([("", "", "baseline", "chosen"), *(("", *change) for change in measured)])
@@ -345,7 +341,7 @@ def _rejected(report: OptimizeReport) -> Iterator[str]:
     # Of many nothing was measured, and few reasons are behind that.
     lines: dict[str, list[str]] = {}
     for candidate in report.rejected:
-        reason = f"{_figures(candidate, report)}{candidate.reason or 'no reason is known'}"
+        reason = f"{_figures(candidate, report)}{candidate.reason or 'unknown reason'}"
         lines.setdefault(reason, []).append(candidate.name)
     for reason, names in lines.items():
         yield from textwrap.wrap(
@@ -357,7 +353,7 @@ def _rejected(report: OptimizeReport) -> Iterator[str]:
 
 
 def _figures(candidate: CandidateReport, report: OptimizeReport) -> str:
-    """What was measured of a rejected candidate, in short."""
+    """Return a short summary of a rejected candidate's figures."""
     figures = [
         (candidate.p50_s, seconds(candidate.p50_s)),
         (candidate.cut_ratio, less(candidate.cut_ratio or 0.0)),
@@ -371,7 +367,7 @@ def _figures(candidate: CandidateReport, report: OptimizeReport) -> str:
 
 
 def _table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """Rows below each other: a mark, a name that is cut where there is no room, figures."""
+    """Yield table rows: a mark, a possibly shortened name, figures."""
     names, *figures = ([max(map(len, column)) for column in zip(*rows, strict=True)])[1:]
     names = min(names, max(WIDTH - len(_CHOSEN) - sum(figures) - 2 * len(figures), _LEAST_NAME))
     for mark, name, *rest in rows:

@@ -1,1 +1,1 @@
-"""Try ways to make a model faster, one after the other, and choose by what was measured."""
+"""Search for the best candidate: steps, journal, plan and result."""

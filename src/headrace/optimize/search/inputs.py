@@ -1,4 +1,4 @@
-"""Model, examples and requests that a search works with."""
+"""Inputs of a search: model, examples and the timed request."""
 
 import fnmatch
 import os
@@ -49,21 +49,21 @@ from headrace.runtimes import (
 from headrace.runtimes.optimized.processor import this_processor
 
 MADE_UP: Final = 256
-"""Examples where nobody gave any."""
+"""Number of generated examples without user data."""
 _TOKENS: Final = 7
-"""In a made-up text: no usual width."""
+"""Length of a generated text, distinct from usual widths."""
 _MOST_TAUGHT: Final = 20_000
 
 
 def judged_examples(request: SearchRequest, model: Model, source: Path) -> tuple[Examples, bool]:
-    """What candidates are judged by, and whether that was made up.
+    """Return the evaluation examples, and whether they are generated.
 
     Raises:
-        InvalidArgumentError: There are none, or they do not fit the model.
+        InvalidArgumentError: The file is empty, or does not fit the model.
     """
     if not request.data:
         return generated_examples(model, model.signature, MADE_UP, request.seed), True
-    options = _wish(request, is_bi_encoder=_embeds(model))
+    options = _data_options(request, is_bi_encoder=_embeds(model))
     examples = read_labelled(Path(request.data), model.signature, options, beside=source)
     if not len(examples):
         msg = f"{request.data} holds no examples"
@@ -72,7 +72,7 @@ def judged_examples(request: SearchRequest, model: Model, source: Path) -> tuple
 
 
 def made_of_size(signature: ModelSignature, size: int, seed: int) -> Examples:
-    """Made-up examples whose variable axes have one size."""
+    """Generate examples whose variable axes have one size."""
     rows: list[Tensors] = []
     draw = seed
     while len(rows) < MADE_UP:
@@ -83,28 +83,28 @@ def made_of_size(signature: ModelSignature, size: int, seed: int) -> Examples:
             continue
         count = len(next(iter(inputs.values())))
         rows += [{name: array[i : i + 1] for name, array in inputs.items()} for i in range(count)]
-    note = f"made-up inputs of size {size}, as no data was given"
+    note = f"generated inputs of size {size}, because no data was given"
     return Examples(inputs=rows[:MADE_UP], batched=signature.batched, notes=(note,))
 
 
 def read_training_set(
     request: SearchRequest, examples: Examples, signature: ModelSignature, source: Path
 ) -> Examples | None:
-    """The examples that none are judged by; None where nobody gave any."""
+    """Read the training examples; None without any."""
     if not request.teach:
         return None
     most, is_bi_encoder = (
         max(_MOST_TAUGHT, request.calibrate),
         examples.texts is RowTexts.BI_ENCODER,
     )
-    options = _wish(request, most, is_bi_encoder=is_bi_encoder)
+    options = _data_options(request, most, is_bi_encoder=is_bi_encoder)
     return read_labelled(Path(request.teach), signature, options, beside=source)
 
 
 def calibration_of(
     request: SearchRequest, examples: Examples, training_set: Examples | None
 ) -> tuple[Examples, frozenset[int]]:
-    """What is calibrated with, without labels, and which places of `examples` that is."""
+    """Return the calibration examples without labels, and their indices in `examples`."""
     pool = examples if training_set is None else training_set
     count = min(request.calibrate, len(pool))
     indices = np.sort(np.random.default_rng(request.seed).permutation(len(pool))[:count])
@@ -115,7 +115,7 @@ def calibration_of(
 
 
 def training_examples(training_set: Examples | None) -> TrainingExamples | None:
-    """What is learnt from."""
+    """Return the examples for training; None without any."""
     if training_set is None:
         return None
     subset = training_set.subset(range(min(len(training_set), _MOST_TAUGHT))).as_model_requests()
@@ -123,7 +123,9 @@ def training_examples(training_set: Examples | None) -> TrainingExamples | None:
     return TrainingExamples(examples=subset.inputs, labels=labels)
 
 
-def _wish(request: SearchRequest, limit: int | None = None, *, is_bi_encoder: bool) -> DataOptions:
+def _data_options(
+    request: SearchRequest, limit: int | None = None, *, is_bi_encoder: bool
+) -> DataOptions:
     return DataOptions(
         label=request.label,
         text=request.text,
@@ -134,7 +136,7 @@ def _wish(request: SearchRequest, limit: int | None = None, *, is_bi_encoder: bo
 
 
 def _embeds(model: Model) -> bool:
-    """Whether a model of token ids gives embeddings, which are compared with those of others."""
+    """Return whether a token model outputs embeddings, as bi-encoders do."""
     if not takes_tokens(model.signature) or not model.signature.batched:
         return False
     rows = generated_inputs(model.signature, variable=_TOKENS)
@@ -149,10 +151,9 @@ def _embeds(model: Model) -> bool:
 def timed_request(
     example: Tensors, signature: ModelSignature, *, rows: int, length: int | None
 ) -> Tensors:
-    """An example, repeated along axis 0 to `rows` and along variable axes to `length`.
+    """Repeat an example along axis 0 to `rows` and along variable axes to `length`.
 
-    Repeated and not padded: whatever is real in the example is real throughout, so that no mask
-    makes the request easier than it looks.
+    It is repeated, not padded, so that no mask makes the request cheaper than it looks.
 
     Args:
         example: One row.
@@ -171,7 +172,7 @@ def timed_request(
 
 
 def batch_of(examples: Sequence[Tensors], rows: int) -> Tensors:
-    """A batch of examples, over and over: equal rows would be easier than real ones."""
+    """Return a batch that cycles through examples, as equal rows would cost less than real ones."""
     chosen = [examples[index % len(examples)] for index in range(rows)]
     return {
         name: np.ascontiguousarray(np.concatenate([example[name] for example in chosen]))
@@ -180,12 +181,12 @@ def batch_of(examples: Sequence[Tensors], rows: int) -> Tensors:
 
 
 def loses_batching(model: Model, source: ModelSignature) -> bool:
-    """Whether requests that share a batch in the source each need a run of `model`."""
+    """Return whether `model` loses the source's batch axis."""
     return source.batched and not model.signature.batched
 
 
 def served_run(model: Model, source: ModelSignature) -> Callable[[Tensors], Tensors]:
-    """A run of the rows of a request, as a server has to make it: of each row where batches end."""
+    """Return a run as in serving: row by row if the model is not batched."""
     if not loses_batching(model, source):
         return model.run
 
@@ -198,13 +199,13 @@ def served_run(model: Model, source: ModelSignature) -> Callable[[Tensors], Tens
         try:
             return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         except ValueError as error:
-            raise RuntimeFailedError(f"answers to rows do not fit together: {error}") from error
+            raise RuntimeFailedError(f"the rows' answers cannot be batched: {error}") from error
 
     return one_by_one
 
 
 def shapes_text(request: Tensors) -> str:
-    """What is timed, for people: `input_ids [1, 128], attention_mask [1, 128]`."""
+    """Describe a request: `input_ids [1, 128], attention_mask [1, 128]`."""
     return ", ".join(f"{name} {list(array.shape)}" for name, array in request.items())
 
 
@@ -217,50 +218,49 @@ def _repeated(array: Array, axis: int, size: int) -> Array:
 
 
 _AT_ONCE: Final = 4
-"""Runs for each core in a round, where throughput counts: enough that no core ends early."""
+"""Runs per core in a throughput round, so that no core idles at its end."""
 _PACKAGES: Final = ("headrace", "onnxruntime", "openvino", "nncf", "onnx", "numpy")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchInputs:
-    """What is searched with.
-
-    `request`: what is timed. `examples`: what candidates are judged by; `calibration`: what they
-    are calibrated with, of which `overlap` are judged by as well (their places in `examples`).
-    """
+    """Inputs of a search."""
 
     search_request: SearchRequest
     source: Path
     signature: ModelSignature
     examples: Examples
+    """Evaluation examples."""
     calibration: Examples
+    """Calibration examples; `overlap` holds the indices of those among `examples`."""
     overlap: frozenset[int]
     training: TrainingExamples | None
     request: Tensors
+    """Request that is timed."""
     recipe_set: RecipeSet
     started: Started
 
     @property
     def held_out(self) -> Sequence[int]:
-        """Places of examples that nothing was calibrated with; none where that is all of them."""
+        """Indices of examples not used for calibration; empty if calibration used none."""
         if not self.overlap:
             return ()
         return [index for index in range(len(self.examples)) if index not in self.overlap]
 
     def recipe(self, name: str) -> Recipe:
-        """The recipe of a name."""
+        """Return a recipe by name."""
         return next(recipe for recipe in self.recipe_set.recipes if recipe.name == name)
 
     def run_of(self, model: Model) -> Callable[[Tensors], Tensors]:
-        """What answers the examples: a run, or two whose embeddings are compared."""
+        """Return the run for examples: one run, or two compared embeddings for bi-encoders."""
         run = served_run(model, self.signature)
         return cosine_run(run) if self.examples.texts is RowTexts.BI_ENCODER else run
 
     def load_of(self, model: Model, pool: Executor) -> Callable[[], None]:
-        """One call that is timed: a run, or a round of runs on all cores, by the target.
+        """Return the timed call: a run, or a round of runs on all cores, by the target.
 
         Args:
-            pool: With as many threads as there are callers.
+            pool: Executor with one thread per caller.
         """
         rounds = [self.request] * self.started.calls
         run = served_run(model, self.signature)
@@ -276,11 +276,11 @@ class SearchInputs:
         return at_once if is_of_all_cores(self.search_request) and model.concurrent else one_by_one
 
     def check(self, expected: Tensors, actual: Tensors) -> None:
-        """Raise RuntimeFailedError if answers cannot stand for the source's at all."""
+        """Raise RuntimeFailedError if answers differ in names, shapes, datatypes or finiteness."""
         for name, array in expected.items():
             answer = actual.get(name)
             if answer is None:
-                raise RuntimeFailedError(f"it gives no output '{name}'")
+                raise RuntimeFailedError(f"it lacks the output '{name}'")
             if answer.shape != array.shape:
                 shapes = f"{list(answer.shape)} instead of {list(array.shape)}"
                 raise RuntimeFailedError(f"output '{name}' has the shape {shapes}")
@@ -290,16 +290,16 @@ class SearchInputs:
                 )
             is_float = answer.dtype.kind == "f"
             if is_float and not np.isfinite(answer).all() and np.isfinite(array).all():
-                raise RuntimeFailedError(f"output '{name}' is not a number everywhere")
+                raise RuntimeFailedError(f"output '{name}' holds non-finite numbers")
 
 
 def open_search_inputs(
     request: SearchRequest, folder: Path, *, on_progress: Callable[[str], None]
 ) -> SearchInputs:
-    """Read everything that was given.
+    """Load the model and the data of a request.
 
     Raises:
-        CodeNotAllowedError: The model runs code, and nobody allowed that.
+        CodeNotAllowedError: The model runs code, and the request does not allow it.
         UnsupportedModelError: It cannot be loaded.
         InvalidArgumentError: The data does not fit it.
     """
@@ -324,7 +324,7 @@ def open_search_inputs(
             examples=calibration.inputs if request.data else (),
             features=this_processor().features,
         )
-        recipes = _wanted(recipe_set.recipes, request.only)
+        recipes = _selected_recipes(recipe_set.recipes, request.only)
         length = _length(request, signature, recipe_set.model_class)
         if made_up and length is not None and recipe_set.model_class is ModelClass.CONV_NET:
             examples = made_of_size(signature, length, request.seed)
@@ -372,19 +372,19 @@ def open_search_inputs(
 
 
 def callers(threads: int) -> int:
-    """How many runs of so many threads go on at once, where throughput counts: what cores allow."""
+    """Return how many runs with so many threads fit the cores."""
     return max(1, len(os.sched_getaffinity(0)) // threads)
 
 
 def calls_at_once(request: SearchRequest, *, concurrent: bool) -> int:
-    """Runs in a call that is timed."""
+    """Return the runs per timed call."""
     if not is_of_all_cores(request):
         return 1
     return _AT_ONCE * (callers(request.threads) if concurrent else 1)
 
 
 def subset_of(answers: ModelAnswers, indices: Sequence[int]) -> ModelAnswers:
-    """The answers to some of the examples, as if only those had been asked."""
+    """Return the answers to a subset of the examples."""
     positions = {example: index for index, example in enumerate(indices)}
     return ModelAnswers(
         n=len(indices),
@@ -397,7 +397,7 @@ def subset_of(answers: ModelAnswers, indices: Sequence[int]) -> ModelAnswers:
 
 
 def versions() -> dict[str, str]:
-    """Of the packages that matter."""
+    """Return the versions of the relevant packages."""
     installed = {}
     for package in _PACKAGES:
         try:
@@ -408,7 +408,7 @@ def versions() -> dict[str, str]:
 
 
 def _length(request: SearchRequest, signature: ModelSignature, kind: ModelClass) -> int | None:
-    """Of variable axes in what is timed; None for what the example has."""
+    """Return the size of variable axes of the timed request; None for the example's."""
     if not signature.has_variable_size:
         return None
     default = {ModelClass.TRANSFORMER: DEFAULT_LENGTH}
@@ -420,21 +420,21 @@ def _length(request: SearchRequest, signature: ModelSignature, kind: ModelClass)
 def _request(
     request: SearchRequest, examples: Examples, signature: ModelSignature, length: int | None
 ) -> Tensors:
-    # One of middle size: the longest is no more what is usual than the shortest.
+    # The median size is more typical than the longest or shortest.
     sizes = [sum(array.size for array in example.values()) for example in examples.inputs[:MADE_UP]]
     middle = int(np.argsort(sizes, kind="stable")[len(sizes) // 2])
     rows = request.rows if signature.batched else 1
     return timed_request(examples.inputs[middle], signature, rows=rows, length=length)
 
 
-def _wanted(recipes: Sequence[Recipe], only: Sequence[str]) -> Sequence[Recipe]:
-    """The baselines, and the recipes that were named."""
+def _selected_recipes(recipes: Sequence[Recipe], only: Sequence[str]) -> Sequence[Recipe]:
+    """Return the baselines and the recipes that match `only`."""
     if not only:
         return recipes
     names = [recipe.name for recipe in recipes]
     for pattern in only:
         if not fnmatch.filter(names, pattern):
-            msg = f"there is no recipe '{pattern}' for this model; there are: {', '.join(names)}"
+            msg = f"no recipe of this model matches '{pattern}'; available: {', '.join(names)}"
             raise InvalidArgumentError(msg)
     return [
         recipe

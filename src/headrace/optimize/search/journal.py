@@ -1,6 +1,6 @@
-"""Search journal: one line of JSON per step, and each candidate's state by it.
+"""Search journal of JSON lines, and the search state that it describes.
 
-A search that was interrupted, or whose process a candidate ended, goes on from there.
+A search that was interrupted, or whose process a candidate crashed, resumes from the journal.
 """
 
 import os
@@ -21,17 +21,13 @@ from headrace.runtimes.base import Tuning
 FILE_NAME: Final = "journal.jsonl"
 _MAX_LINE_BYTES: Final = 16 << 20
 FINAL: Final = "final"
-"""The group of windows that candidates are compared in at last."""
+"""Group of the final comparison's windows."""
 AGAIN: Final = "the baseline again"
-"""A contender that is the baseline itself: what is found between the two is noise."""
+"""Name of the baseline's second entry, whose difference to the baseline is noise."""
 
 
 class Started(msgspec.Struct, frozen=True, kw_only=True, tag="started"):
-    """What is known before anything is tried.
-
-    `labelled`: examples with labels; 0 for none. `request`: what is timed, in words, and `length`
-    that of its variable axes; `calls`: runs in a call that is timed where throughput counts.
-    """
+    """Event: the search starts, with its inputs."""
 
     at_s: float = 0.0
     runtime: str
@@ -41,13 +37,16 @@ class Started(msgspec.Struct, frozen=True, kw_only=True, tag="started"):
     later: tuple[str, ...] = ()
     examples: int
     labelled: int
+    """Number of labelled examples."""
     made_up: bool
     calibration: int
     calibration_sha256: str
     overlapping: bool
     request: str
+    """Description of the timed request; `length` is the size of its variable axes."""
     length: int | None
     calls: int
+    """Runs per timed call for throughput targets."""
     cores: int
     processor_name: str
     processor_features: tuple[str, ...]
@@ -56,7 +55,7 @@ class Started(msgspec.Struct, frozen=True, kw_only=True, tag="started"):
 
 
 class Begun(msgspec.Struct, frozen=True, kw_only=True, tag="begun"):
-    """A step begins; the process may not live to its end."""
+    """Event: a step begins; the process may crash before its end."""
 
     at_s: float = 0.0
     step: str
@@ -64,13 +63,11 @@ class Begun(msgspec.Struct, frozen=True, kw_only=True, tag="begun"):
 
 
 class Built(msgspec.Struct, frozen=True, kw_only=True, tag="built"):
-    """A candidate lies at `path`, relative to the search's directory; `recipe_name`: its recipe.
-
-    `is_reference`: the model in its own framework, to be compared with and not to be chosen.
-    """
+    """Event: a candidate was built at `path`, relative to the search's directory."""
 
     at_s: float = 0.0
     recipe_name: str = msgspec.field(name="of")
+    """Recipe of the candidate."""
     name: str
     title: str
     runtime: str
@@ -81,10 +78,11 @@ class Built(msgspec.Struct, frozen=True, kw_only=True, tag="built"):
     build_s: float
     is_baseline: bool = False
     is_reference: bool = False
+    """Whether it is the model in its own framework, for comparison only."""
 
 
 class CandidateFailed(msgspec.Struct, frozen=True, kw_only=True, tag="failed"):
-    """A recipe or a candidate is given up; `reason` is for the report."""
+    """Event: a recipe or candidate is given up."""
 
     at_s: float = 0.0
     name: str
@@ -93,25 +91,25 @@ class CandidateFailed(msgspec.Struct, frozen=True, kw_only=True, tag="failed"):
 
 
 class RecipeEnded(msgspec.Struct, frozen=True, kw_only=True, tag="ended"):
-    """A recipe made all its candidates, or none."""
+    """Event: a recipe or step ended."""
 
     at_s: float = 0.0
     name: str
 
 
 class Timed(msgspec.Struct, frozen=True, kw_only=True, tag="timed"):
-    """One window. `group`: windows that were interleaved; a candidate's own, or `FINAL`."""
+    """Event: a timing window."""
 
     at_s: float = 0.0
     group: str
+    """Group of interleaved windows: a candidate's name, `FINAL` or `COLD`."""
     window: CallWindow
 
 
 class Unbatched(msgspec.Struct, frozen=True, kw_only=True, tag="unbatched"):
-    """A candidate loses the source's batches. `cut_ratio`: of the time for a batch of `rows`.
+    """Event: a candidate loses batching.
 
-    The baseline runs the batch at once, the candidate row by row. None if there was no time to
-    measure that.
+    The baseline runs a batch at once, the candidate row by row. Ratios are None if not measured.
     """
 
     at_s: float = 0.0
@@ -119,24 +117,24 @@ class Unbatched(msgspec.Struct, frozen=True, kw_only=True, tag="unbatched"):
     reason: str
     rows: int
     cut_ratio: float | None = None
+    """Time saved for a batch of `rows`."""
     cut_ci_ratio: tuple[float, float] | None = None
 
 
 class Judged(msgspec.Struct, frozen=True, kw_only=True, tag="judged"):
-    """What a candidate lost on labels.
-
-    `early`: given up before all were asked. `is_part`: only the first ones were asked so far.
-    """
+    """Event: verdict on a candidate by labels."""
 
     at_s: float = 0.0
     name: str
     verdict: QualityVerdict
     early: bool = False
+    """Whether it was rejected before all examples were evaluated."""
     is_part: bool = False
+    """Whether only the first examples were evaluated so far."""
 
 
 class Compared(msgspec.Struct, frozen=True, kw_only=True, tag="compared"):
-    """How far a candidate's answers are from the baseline's, where there are no labels."""
+    """Event: fidelity of a candidate, without labels."""
 
     at_s: float = 0.0
     name: str
@@ -144,7 +142,7 @@ class Compared(msgspec.Struct, frozen=True, kw_only=True, tag="compared"):
 
 
 class BaselineScored(msgspec.Struct, frozen=True, kw_only=True, tag="scored"):
-    """What the baseline reaches on the labels."""
+    """Event: score of the baseline on the labels."""
 
     at_s: float = 0.0
     metric: str
@@ -156,7 +154,7 @@ class BaselineScored(msgspec.Struct, frozen=True, kw_only=True, tag="scored"):
 
 
 class MemoryMeasured(msgspec.Struct, frozen=True, kw_only=True, tag="weighed"):
-    """What a candidate takes in a process of its own."""
+    """Event: memory and load time of a candidate in a separate process."""
 
     at_s: float = 0.0
     name: str
@@ -165,19 +163,18 @@ class MemoryMeasured(msgspec.Struct, frozen=True, kw_only=True, tag="weighed"):
 
 
 class Mixed(msgspec.Struct, frozen=True, kw_only=True, tag="mixed"):
-    """Which engines run batches of how many rows, None for all larger ones.
-
-    `said`: in words; `notes`: which engines may not share a model, and why.
-    """
+    """Event: engines by the largest batch, in rows, that they run; None for no limit."""
 
     at_s: float = 0.0
     members: tuple[tuple[str, int | None], ...]
     summary: str = msgspec.field(name="said")
+    """Description of the choice."""
     notes: tuple[str, ...] = ()
+    """Engine pairs that may not share a model, with reasons."""
 
 
 class Wrote(msgspec.Struct, frozen=True, kw_only=True, tag="wrote"):
-    """The chosen candidate lies ready to be pushed."""
+    """Event: the chosen candidate is ready to be pushed."""
 
     at_s: float = 0.0
     name: str
@@ -185,7 +182,7 @@ class Wrote(msgspec.Struct, frozen=True, kw_only=True, tag="wrote"):
 
 
 class ProgressNote(msgspec.Struct, frozen=True, kw_only=True, tag="said"):
-    """What goes on, for people."""
+    """Event: progress message."""
 
     at_s: float = 0.0
     text: str
@@ -212,9 +209,9 @@ _encoder = msgspec.json.Encoder()
 
 
 class SearchJournal:
-    """Appends events; each is on disk when `write` returns. Closed by whoever opened it.
+    """Append-only journal; each event is written through when `write` returns. Close it after use.
 
-    Links and pipes that candidates may have put in its place are not written to: an OSError.
+    Raises an OSError for links and pipes that a candidate may have put in its place.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -230,7 +227,7 @@ class SearchJournal:
             raise
 
     def write(self, event: Event) -> None:
-        """Keep an event."""
+        """Append an event."""
         self._stream.write(_encoder.encode(event) + b"\n")
 
     def close(self) -> None:
@@ -239,15 +236,15 @@ class SearchJournal:
 
 
 class JournalReader:
-    """Reads what another process writes, which may be damaged, and never blocks on it."""
+    """Non-blocking reader of a journal that another process writes."""
 
     def __init__(self, folder: Path) -> None:
         self._file = folder / FILE_NAME
-        self._at = 0
+        self._offset = 0
         self._rest = b""
 
     def read(self) -> Iterator[Event]:
-        """The events since the last call; lines that are none are passed over."""
+        """Yield the events since the last call; invalid lines are skipped."""
         try:
             descriptor = os.open(self._file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         except OSError:
@@ -255,9 +252,9 @@ class JournalReader:
         with os.fdopen(descriptor, "rb") as stream:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 return
-            stream.seek(self._at)
+            stream.seek(self._offset)
             data = stream.read(_MAX_LINE_BYTES)
-        self._at += len(data)
+        self._offset += len(data)
         *lines, self._rest = (self._rest + data).split(b"\n")
         if len(self._rest) > _MAX_LINE_BYTES:
             self._rest = b""
@@ -268,7 +265,7 @@ class JournalReader:
 
 
 def decode(line: bytes) -> Event | None:
-    """The event on a line; None if it is torn or none."""
+    """Decode a line; None if it is invalid."""
     try:
         event: Event = _decoder.decode(line)
     except msgspec.MsgspecError:
@@ -277,7 +274,7 @@ def decode(line: bytes) -> Event | None:
 
 
 def read_journal(folder: Path) -> list[Event]:
-    """All events of a search's directory; none where it has not begun."""
+    """Return all events of a search's directory; empty before its start."""
     reader, events = JournalReader(folder), []
     while part := list(reader.read()):
         events += part
@@ -285,75 +282,74 @@ def read_journal(folder: Path) -> list[Event]:
 
 
 OF_SEVERAL: Final = frozenset({"compare", "mix", "write"})
-"""Steps that are of no single candidate."""
+"""Steps that concern several candidates."""
 
 
 @dataclass(slots=True)
 class CandidateResult:
-    """One candidate, or a recipe that made none.
-
-    `failed`: why it was given up. `verdict`: after all examples were asked, or enough to give it
-    up; `screened`: after the first ones, until then. `unbatched`: it runs requests one at a time
-    where the source runs batches.
-    """
+    """State of one candidate, or of a recipe that built none."""
 
     name: str
     title: str
     built: Built | None = None
     failed: str = ""
+    """Reason why it was given up; empty if it was not."""
     verdict: QualityVerdict | None = None
+    """Final verdict."""
     screened: QualityVerdict | None = None
+    """Verdict on the first examples, before the final one."""
     fidelity: Fidelity | None = None
     memory_bytes: int | None = None
     load_s: float | None = None
     unbatched: Unbatched | None = None
+    """Loss of batching, if any."""
 
     @property
     def is_reference(self) -> bool:
-        """Whether it is there to be compared with only."""
+        """Whether it serves for comparison only."""
         return self.built is not None and self.built.is_reference
 
     @property
     def is_judged(self) -> bool:
-        """Whether its answers were looked at."""
+        """Whether its answers were evaluated."""
         return self.verdict is not None or self.fidelity is not None
 
     @property
     def passes_so_far(self) -> bool:
-        """Whether it was not fully judged, and loses no more than it may in what was asked."""
+        """Whether it passes on the first examples, without a final verdict."""
         passes = self.screened is not None and self.screened.passes
         return passes and not self.is_judged and not self.failed
 
     @property
     def is_accepted(self) -> bool:
-        """Whether it was judged, and loses no more than it may."""
+        """Whether it was judged and passes."""
         judged = self.verdict or self.fidelity
         return not self.failed and judged is not None and judged.passes
 
 
 @dataclass(slots=True)
 class SearchState:
-    """A search so far.
-
-    `windows`: by group. `begun`: the step that has not ended. `ended`: recipes that are done.
-    `at_s`: seconds that it took, over all its processes. `problems`: why steps of several
-    candidates were given up.
-    """
+    """State of a search."""
 
     started: Started | None = None
     scored: BaselineScored | None = None
     baseline: str = ""
     candidates: dict[str, CandidateResult] = field(default_factory=dict)
     windows: dict[str, list[CallWindow]] = field(default_factory=dict)
+    """Timing windows by group."""
     begun: Begun | None = None
+    """Step in progress."""
     ended: set[str] = field(default_factory=set)
+    """Finished recipes and steps."""
     wrote: Wrote | None = None
     mixed: Mixed | None = None
     at_s: float = 0.0
+    """Elapsed seconds over all processes of the search."""
     problems: list[str] = field(default_factory=list)
+    """Reasons why steps of several candidates were given up."""
 
     def apply(self, event: Event) -> None:  # noqa: C901, PLR0912  # one case for each event
-        """Take in what happened."""
+        """Apply an event."""
         self.at_s = max(self.at_s, event.at_s)
         step = self.begun.step if self.begun is not None else ""
         if isinstance(
@@ -413,7 +409,7 @@ class SearchState:
 
 
 def state_of(events: Iterable[Event]) -> SearchState:
-    """The state after these events."""
+    """Return the state after these events."""
     state = SearchState()
     for event in events:
         state.apply(event)
@@ -421,18 +417,18 @@ def state_of(events: Iterable[Event]) -> SearchState:
 
 
 COLD: Final = "cold"
-"""The group of windows in which caches hold nothing of the model."""
+"""Group of windows with cold caches."""
 
 
 class Timings:
-    """Sums up groups of windows, each once for as many windows as it has."""
+    """Cached timing summaries of window groups."""
 
     def __init__(self, seed: int) -> None:
         self._seed = seed
-        self._known: dict[str, tuple[int, Mapping[str, Timing]]] = {}
+        self._cached: dict[str, tuple[int, Mapping[str, Timing]]] = {}
 
     def individual(self, state: SearchState) -> dict[str, Timing]:
-        """Each candidate that was timed with the baseline only, and the baseline."""
+        """Return the timing of each candidate timed with the baseline, and the baseline."""
         by_name: dict[str, Timing] = {}
         for group in state.windows:
             if group in {FINAL, COLD}:
@@ -444,14 +440,14 @@ class Timings:
         return by_name
 
     def of_group(self, state: SearchState, group: str) -> Mapping[str, Timing]:
-        """Those of a group: of the finalists together (`FINAL`), or with cold caches (`COLD`)."""
+        """Return the timings of a group: `FINAL` (finalists together) or `COLD` (cold caches)."""
         windows = state.windows.get(group, [])
-        count, timings = self._known.get(group, (0, {}))
+        count, timings = self._cached.get(group, (0, {}))
         if count != len(windows):
             rng = np.random.default_rng(self._seed)
             has_baseline = any(w.readings for w in windows if w.name == state.baseline)
             timings = summarize(windows, baseline=state.baseline, rng=rng) if has_baseline else {}
-            self._known[group] = (len(windows), timings)
+            self._cached[group] = (len(windows), timings)
         return timings
 
 
@@ -462,12 +458,12 @@ _HOUR_S: Final = 3600.0
 def cost_per_million(
     price: float | None, throughput_per_s: float, started: Started, request: SearchRequest
 ) -> float | None:
-    """Of requests; None without a price.
+    """Return the cost of a million requests; None without a price.
 
     Args:
-        price: Of all cores of the machine, for an hour, in any currency.
-        throughput_per_s: Of requests, as they were timed: on all cores, or one after the other on
-            as many as one run has threads.
+        price: Price of all cores of the machine per hour, in any currency.
+        throughput_per_s: Measured requests per second: on all cores, or sequential on the threads
+            of one run.
     """
     if price is None or throughput_per_s <= 0:
         return None
@@ -475,15 +471,15 @@ def cost_per_million(
 
 
 def cost_note(price: float | None, started: Started, request: SearchRequest) -> str:
-    """What the costs are of, for people; empty where there are none and nobody asked for any."""
+    """Return a note about the basis of the costs; empty if cost is not a target."""
     if price is None:
         if request.target is not SearchTarget.COST:
             return ""
         return (
-            "no price was given (--cost-per-hour), so that no cost is shown: whatever the machine "
-            "costs, a request costs least where most are answered on its cores, which was measured"
+            "no price was given (--cost-per-hour), so that no cost is shown; the cost per "
+            "request is lowest at the highest throughput, which was measured"
         )
-    text = f"cost: {price:g} an hour for {started.cores} cores"
+    text = f"cost: {price:g} per hour for {started.cores} cores"
     if is_of_all_cores(request):
         return f"{text}, all of which were busy"
     if _share(started, request) == 1:
@@ -495,10 +491,10 @@ def cost_note(price: float | None, started: Started, request: SearchRequest) -> 
 
 
 def is_of_all_cores(request: SearchRequest) -> bool:
-    """Whether as many runs were timed at once as there are cores for."""
+    """Return whether concurrent runs on all cores were timed."""
     return request.target in {SearchTarget.THROUGHPUT, SearchTarget.COST}
 
 
 def _share(started: Started, request: SearchRequest) -> float:
-    """Of the machine, in use while it was timed."""
+    """Return the share of the machine in use while timing."""
     return 1.0 if is_of_all_cores(request) else min(1.0, request.threads / started.cores)

@@ -1,4 +1,4 @@
-"""What a search found, as a report, and as what a version keeps of it. Pure."""
+"""Report and version metadata of a search. Pure."""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -27,10 +27,10 @@ from headrace.optimize.timing import Timing
 from headrace.runtimes.optimized.file import Processor
 
 _NO_LABELS: Final = (
-    "Without labels, fidelity only: answers were compared with the model's own, on {} examples. "
+    "Without labels, fidelity only: answers were compared with the model's own on {} examples. "
     "That shows how many changed, not whether they got worse; labelled examples (--data) would."
 )
-_MADE_UP: Final = " The examples were made up, and real requests may fare otherwise."
+_MADE_UP: Final = " The examples were generated, and real requests may behave differently."
 
 
 def report_of(
@@ -41,12 +41,12 @@ def report_of(
     created_at: float = 0.0,
     cost_per_hour: float | None = None,
 ) -> OptimizeReport:
-    """The report of a search, finished or not.
+    """Return the report of a search, finished or not.
 
     Args:
-        reference: The model, as people call it.
-        at: When, in seconds since 1970.
-        cost_per_hour: Of the machine's cores, in any currency.
+        reference: Display name of the model.
+        created_at: Seconds since 1970; 0 for none.
+        cost_per_hour: Price of the machine's cores, in any currency.
     """
     started = state.started
     assert started is not None, "a search that found a baseline has begun"
@@ -102,7 +102,7 @@ def report_of(
 
 
 def lineage(report: OptimizeReport, *, runtime: str, filename: str) -> dict[str, str]:
-    """What the version that came of it keeps, beside its manifest."""
+    """Return the metadata of the optimized version."""
     chosen, base = report.chosen, report.baseline
     metadata = {
         "optimized_from": report.model_digest,
@@ -143,7 +143,7 @@ def _entry(
     cold: Timing | None,
     price: float | None,
 ) -> CandidateReport:
-    """All that is known of a candidate."""
+    """Return a candidate's report."""
     name, built, timing = result.name, result.built, decision.timings.get(result.name)
     fields: dict[str, Any] = {}
     if built is not None:
@@ -230,13 +230,13 @@ def _notes(state: SearchState, final: Mapping[str, Timing], cost: str) -> list[s
     notes = [f"class of model: {started.model_class} ({started.why_class})", *started.notes]
     if started.overlapping:
         notes.append(
-            f"calibrated with {started.calibration} of the examples that it is judged by, without "
-            "their labels; no candidate was accepted that does worse on the others"
+            f"calibrated with {started.calibration} of the evaluation examples, without their "
+            "labels; no candidate was accepted that is worse on the others"
         )
     if state.scored and state.scored.n < started.labelled:
         notes.append(
-            f"the baseline was asked {state.scored.n:,} of {started.labelled:,} examples, which is "
-            "what all are judged by: the others would have left no time for candidates (--budget)"
+            f"the evaluation used {state.scored.n:,} of {started.labelled:,} examples, as more "
+            "would have left no time for candidates; increase --budget to use all"
         )
     if state.scored and state.scored.warning:
         notes.append(state.scored.warning)
@@ -244,7 +244,7 @@ def _notes(state: SearchState, final: Mapping[str, Timing], cost: str) -> list[s
         notes.append(cost)
     if state.mixed is not None:
         notes += [text for text in (state.mixed.summary, *state.mixed.notes) if text]
-    notes += [f"a step was given up: {why}" for why in state.problems]
+    notes += [f"a step was abandoned: {why}" for why in state.problems]
     notes += [
         f"{result.name} runs one request at a time: {unbatched_text(result.unbatched)}; this "
         "matters under a load at which requests queue"
@@ -253,15 +253,15 @@ def _notes(state: SearchState, final: Mapping[str, Timing], cost: str) -> list[s
     ]
     if final:
         notes.append(
-            "the chosen one and the baseline were timed in the last comparison, the others in "
-            "minutes of their own: the time that they save is comparable, their latency is less so"
+            "the chosen candidate and the baseline were timed in the final comparison, the others "
+            "earlier: savings are comparable, absolute latencies less so"
         )
     again = final.get(AGAIN)
     if again is not None and again.cut_ci_ratio is not None:
         low, high = again.cut_ci_ratio
         notes.append(
-            f"the baseline against itself, among the others: {again.cut_ratio:+.2%} "
-            f"[{low:+.2%}, {high:+.2%}], which is noise"
+            f"noise, measured as the baseline against itself: {again.cut_ratio:+.2%} "
+            f"[{low:+.2%}, {high:+.2%}]"
         )
     return [text[:1].upper() + text[1:].rstrip(".") + "." for text in notes]
 

@@ -1,4 +1,4 @@
-"""Next step of a search, and its choice. Pure: the state and the time decide."""
+"""Planning of a search: next step, ranking and final decision. Pure."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,30 +11,30 @@ from headrace.optimize.search.process import SearchRequest, SearchTarget
 from headrace.optimize.timing import Timing
 
 FINALISTS: Final = 3
-"""Accepted candidates that are compared once more, on measurements that chose none of them."""
+"""Accepted candidates of the final comparison, which uses fresh measurements."""
 _BUILD, _JUDGE, _FINAL = 0.50, 0.82, 0.92
-"""Shares of the budget by which each part is over; what ends early leaves its time to the rest."""
+"""Shares of the budget by which building, judging and the final comparison end."""
 _OF_MORE: Final = 0.55
-"""With recipes that build on the best of the others, those get only so much of their shares,"""
+"""Factor of the first recipes' shares if later recipes build on the best of them."""
 LEAST_FOR_MORE_S: Final = 290.0
-"""where the budget suffices for both; else others get what is left."""
+"""Budget from which `_OF_MORE` applies; below it, later recipes get the remaining time."""
 SCREENED: Final = 512
-"""Of how many examples every candidate is asked, before one is asked the others: enough to give up
-what a wrong option ruined. At most half of all, else it is not worth two rounds."""
+"""Examples of the screening, which suffice to reject ruined candidates. Screening needs more than
+twice as many examples."""
 _SCORE: Final = 0.4
-"""Of the time that is left until nobody is judged any more, for the baseline's own answers: no
-candidate is judged on more than those. Where they take longer, the first ones have to do."""
+"""Share of the judging time for the baseline's answers. Candidates are judged on no more examples
+than the baseline answered."""
 _LEAST_SCORE_S: Final = 5.0
 _SCREEN: Final = 0.4
-"""Of the share for judging: what was not screened by then waits until it is judged fully."""
+"""Share of the judging time for screening; remaining candidates are judged fully."""
 _LEAST_FINAL_S: Final = 3.0
 _LEAST_MIX_S: Final = 10.0
 _WORTH_JUDGING: Final = 0.02
-"""A candidate that is slower than the baseline by more than so much is not asked for answers."""
+"""Slowdown above which a candidate is not judged."""
 
 
 class StepKind(StrEnum):
-    """What a search does at a time."""
+    """Kind of a search step."""
 
     BUILD = "build"
     TRY = "try"
@@ -50,12 +50,15 @@ class StepKind(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchStep:
-    """One step. `name`: of a recipe or candidate; `names`: several; `until_s`: by when it ends."""
+    """One step of a search."""
 
     kind: StepKind
     name: str = ""
+    """Recipe or candidate of the step."""
     names: tuple[str, ...] = ()
+    """Candidates of a step with several."""
     until_s: float = 0.0
+    """Search time by which the step ends."""
 
 
 def next_step(  # noqa: PLR0911  # a step each, in their order
@@ -65,10 +68,10 @@ def next_step(  # noqa: PLR0911  # a step each, in their order
     *,
     now_s: float,
 ) -> SearchStep:
-    """The step that is next.
+    """Return the next step.
 
     Args:
-        timed: Of each candidate that was timed alone with the baseline.
+        timed: Timing of each candidate with the baseline.
         now_s: How long the search has run.
     """
     if StepKind.WRITE in state.ended:
@@ -103,12 +106,12 @@ def next_step(  # noqa: PLR0911  # a step each, in their order
 
 
 def asked_until_s(now_s: float, budget_s: float) -> float:
-    """By when the baseline has to have answered, so that there is time left for candidates."""
+    """Return the time by which the baseline's evaluation ends, to leave time for candidates."""
     return now_s + max(_SCORE * (_JUDGE * budget_s - now_s), _LEAST_SCORE_S)
 
 
 def _usable(state: SearchState) -> list[CandidateResult]:
-    """The accepted candidates, however fast at the size of batch that was timed."""
+    """Return the accepted candidates, regardless of speed."""
     return [
         result
         for name, result in state.candidates.items()
@@ -119,9 +122,9 @@ def _usable(state: SearchState) -> list[CandidateResult]:
 def best(
     state: SearchState, request: SearchRequest, timed: Mapping[str, Timing]
 ) -> list[CandidateResult]:
-    """The accepted candidates that are better than the baseline, the best one first.
+    """Return the accepted candidates that are better than the baseline, best first.
 
-    If no candidate was asked all examples and passed, those that pass in what they were asked.
+    Without a finally accepted candidate, those that pass on the first examples count.
     """
     able = [
         result
@@ -149,7 +152,7 @@ def _size(state: SearchState, result: CandidateResult) -> float:
 def _build(
     state: SearchState, recipes: Sequence[str], *, now_s: float, until_s: float
 ) -> SearchStep | None:
-    """The next recipe, or a candidate of the last one that was not run yet."""
+    """Return the next recipe to build, or a built candidate to try."""
     for name, result in state.candidates.items():
         is_new = name != state.baseline and name not in state.windows
         if is_new and result.built and not result.failed:
@@ -164,7 +167,7 @@ def _build(
 def _waiting(
     state: SearchState, request: SearchRequest, timed: Mapping[str, Timing]
 ) -> list[CandidateResult]:
-    """The candidates that have to be judged, the fastest or smallest first."""
+    """Return the candidates to judge, the fastest or smallest first."""
     assert state.started is not None, "the journal begins with it"
     waiting = [
         result
@@ -190,7 +193,7 @@ def _ask(
     built_s: float,
     until_s: float,
 ) -> SearchStep | None:
-    """Whose answers are looked at next: the baseline's, then some of all candidates', then all."""
+    """Return the next evaluation: the baseline, then screening of all candidates, then judging."""
     assert state.started is not None, "the journal begins with it"
     if state.started.labelled and state.scored is None:
         return SearchStep(kind=StepKind.SCORE, name=state.baseline, until_s=until_s)
@@ -201,14 +204,16 @@ def _ask(
     screened_s = begun_s + _SCREEN * (until_s - begun_s)
     answered = state.scored.n if state.scored is not None else 0
     new = [result for result in waiting if result.screened is None]
-    # Where there are many examples, the fastest candidate that was asked nothing yet.
+    # Where there are many examples, the fastest candidate without any evaluation yet.
     if new and answered > 2 * SCREENED and now_s < screened_s and len(waiting) > 1:
         return SearchStep(kind=StepKind.SCREEN, name=new[0].name, until_s=screened_s)
     if now_s >= until_s:
         return None
     # The fastest candidate that may win; then the most doubtful of those that can win no more: the
     # loss so far decides, as a report is to show what a recipe costs, and which ones to avoid.
-    may_win = [result for result in waiting if not beaten_by(state, request, timed, result.name)]
+    may_win = [
+        result for result in waiting if not faster_candidate(state, request, timed, result.name)
+    ]
     most_doubtful = max(
         waiting, key=lambda result: result.screened.loss if result.screened else 0.0
     )
@@ -216,12 +221,12 @@ def _ask(
     return SearchStep(kind=StepKind.JUDGE, name=chosen.name, until_s=until_s)
 
 
-def beaten_by(
+def faster_candidate(
     state: SearchState, request: SearchRequest, timed: Mapping[str, Timing], name: str
 ) -> str:
-    """Which accepted candidate is faster than this one beyond doubt; empty for none.
+    """Return an accepted candidate that is significantly faster; empty for none.
 
-    That is not asked where speed, or that with one size of batch, decides too little.
+    Always empty for the memory target and for trees, where this speed does not decide.
     """
     kind = state.started.model_class if state.started else ""
     own = timed[name].cut_ci_ratio if name in timed else None
@@ -237,7 +242,7 @@ def beaten_by(
 def is_worth_judging(
     request: SearchRequest, timing: Timing, model_class: str = ModelClass.OTHER
 ) -> bool:
-    """Whether a candidate can be chosen, if its answers are good: trees for other batches too."""
+    """Return whether a candidate could be chosen if its answers are good."""
     can_be_small = request.target is SearchTarget.MEMORY or model_class == ModelClass.TREES
     return can_be_small or timing.cut_ratio > -_WORTH_JUDGING
 
@@ -245,7 +250,7 @@ def is_worth_judging(
 def _weigh(
     state: SearchState, finalists: Sequence[CandidateResult], budget_s: float
 ) -> SearchStep | None:
-    """Who was not weighed: the baseline and those that may be chosen."""
+    """Return the next memory measurement: the baseline, then the finalists."""
     candidates = [state.candidates[state.baseline], *finalists] if finalists else []
     for result in candidates:
         if result.memory_bytes is None and not result.failed:
@@ -253,11 +258,11 @@ def _weigh(
     return None
 
 
-_NEVER: Final = "not tried: the budget of {:g} s was over before its turn"
+_NEVER: Final = "not tried: the budget of {:g} s was used up"
 
 
 class CandidateStatus(StrEnum):
-    """What became of a candidate."""
+    """Final status of a candidate."""
 
     BASELINE = "baseline"
     CHOSEN = "chosen"
@@ -268,15 +273,14 @@ class CandidateStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchDecision:
-    """Who was chosen (the baseline where nothing is better), and why the others were not.
-
-    `timings`: the last word on each; `reasons`: by name, as all below.
-    """
+    """Chosen candidate (the baseline if nothing is better), with statuses and reasons of all."""
 
     chosen: str
     timings: Mapping[str, Timing]
+    """Final timing by name."""
     statuses: Mapping[str, CandidateStatus]
     reasons: Mapping[str, str]
+    """Reason by name."""
 
 
 def decide(
@@ -285,11 +289,11 @@ def decide(
     timed: Mapping[str, Timing],
     final: Mapping[str, Timing],
 ) -> SearchDecision:
-    """The candidates' standings.
+    """Decide a search.
 
     Args:
-        timed: Each alone with the baseline.
-        final: The finalists and the baseline together, on measurements of their own; may be empty.
+        timed: Timing of each candidate with the baseline.
+        final: Timings of the final comparison; may be empty.
     """
     timings = {**timed, **final}
     # By how much the baseline may have been faster than itself, in the same minutes.
@@ -310,7 +314,7 @@ def decide(
 
 
 def members_of(state: SearchState, chosen: str) -> list[tuple[str, int | None]]:
-    """What the result consists of: engines by the batch's size where that was found out."""
+    """Return the result's members: engines by batch size if measured, else the chosen one."""
     if state.mixed is not None and state.mixed.members:
         return list(state.mixed.members)
     return [(chosen, None)]
@@ -323,7 +327,7 @@ def _chosen(
     final: Mapping[str, Timing],
     noise_ratio: float,
 ) -> str:
-    """The best finalist that is better than the baseline beyond doubt."""
+    """Return the best finalist that is significantly better than the baseline."""
     timings = {name: timing for name, timing in (final or timed).items() if name in timed}
     ranked = best(state, request, timings)
     if request.target is SearchTarget.MEMORY:
@@ -348,57 +352,57 @@ def _status(  # noqa: C901, PLR0911, PLR0917  # a reason each, of all that is kn
 ) -> tuple[CandidateStatus, str]:
     name = result.name
     if name == chosen:
-        return CandidateStatus.CHOSEN, _why_chosen(state, request, result)
+        return CandidateStatus.CHOSEN, _chosen_reason(state, request, result)
     if name == state.baseline:
-        return CandidateStatus.BASELINE, "what the others are measured against"
+        return CandidateStatus.BASELINE, "reference of all other candidates"
     if result.failed:
         return CandidateStatus.REJECTED, result.failed
     if result.is_reference:
-        return CandidateStatus.REFERENCE, "the model in its own framework, to compare with"
+        return CandidateStatus.REFERENCE, "the model in its own framework, for comparison"
     timing = timings.get(name)
     if timing is None:
-        return CandidateStatus.REJECTED, "it was not timed: the search ended before"
+        return CandidateStatus.REJECTED, "not timed: the search ended before"
     judged = result.verdict or result.fidelity
     if judged is not None and not judged.passes:
         return CandidateStatus.REJECTED, judged.reason
     if result.unbatched and request.needs_batches:
-        what = "it loses batching, which the load that was asked for needs"
+        what = "it loses batching, which the requested load needs"
         return CandidateStatus.REJECTED, f"{what}: {unbatched_text(result.unbatched)}"
     if request.target is not SearchTarget.MEMORY and _least_cut(timing) <= 0:
         return CandidateStatus.REJECTED, slower_text(timing)
     if judged is None:
-        return CandidateStatus.REJECTED, _why_unjudged(state, request, result, timings)
+        return CandidateStatus.REJECTED, _unjudged_reason(state, request, result, timings)
     if request.target is not SearchTarget.MEMORY and not _is_sure(timing, noise_ratio):
-        what = f"the baseline differed from itself by up to {noise_ratio:.1%} meanwhile"
+        what = f"noise was up to {noise_ratio:.1%}"
         return (
             CandidateStatus.REJECTED,
-            f"cut {timing.cut_ratio:.1%}, and {what}: no gain beyond doubt",
+            f"saving {timing.cut_ratio:.1%}, and {what}: no significant gain",
         )
     return CandidateStatus.GOOD, f"{judged.reason}; {chosen} is better"
 
 
-def _why_unjudged(
+def _unjudged_reason(
     state: SearchState,
     request: SearchRequest,
     result: CandidateResult,
     timings: Mapping[str, Timing],
 ) -> str:
-    """Why nobody knows whether a candidate that is faster is good enough."""
+    """Return why a faster candidate was not judged."""
     kind = state.started.model_class if state.started else ""
     if not is_worth_judging(request, timings[result.name], kind):
         return slower_text(timings[result.name])
-    faster = beaten_by(state, request, timings, result.name)
+    faster = faster_candidate(state, request, timings, result.name)
     if result.screened is not None:
-        why = f"{faster} is faster beyond doubt" if faster else "the budget was over"
-        return f"{result.screened.reason}; the others were not asked, as {why}"
+        why = f"{faster} is significantly faster" if faster else "the budget was used up"
+        return f"{result.screened.reason}; not evaluated further, as {why}"
     if faster:
-        return f"{faster} is faster beyond doubt; its answers were not looked at in the budget"
-    return "the budget was over before its answers were looked at"
+        return f"not evaluated: {faster} is significantly faster"
+    return "not evaluated: the budget was used up"
 
 
-def _why_chosen(state: SearchState, request: SearchRequest, result: CandidateResult) -> str:
+def _chosen_reason(state: SearchState, request: SearchRequest, result: CandidateResult) -> str:
     if result.name == state.baseline:
-        return "nothing that was tried is better beyond doubt: serve the model as it is"
+        return "no candidate is significantly better: serve the unchanged model"
     what = {
         SearchTarget.LATENCY: "the lowest p50",
         SearchTarget.THROUGHPUT: "the highest throughput",
@@ -408,14 +412,12 @@ def _why_chosen(state: SearchState, request: SearchRequest, result: CandidateRes
     judged = result.verdict or result.fidelity
     judgement = f"; {judged.reason}" if judged else ""
     if judged is None and result.screened is not None:
-        judgement = (
-            f"; {result.screened.reason}; the budget was over before any was asked all of them"
-        )
-    return f"{what} of all that lose no more than they may{judgement}"
+        judgement = f"; {result.screened.reason}; the budget was used up before a full evaluation"
+    return f"{what} of all accepted candidates{judgement}"
 
 
 def unbatched_text(lost: Unbatched) -> str:
-    """What the loss of batching costs, and why it is lost."""
+    """Describe the cost and reason of lost batching."""
     cost = "not timed"
     if lost.cut_ratio is not None:
         bounds = ""
@@ -427,22 +429,22 @@ def unbatched_text(lost: Unbatched) -> str:
 
 
 def slower_text(timing: Timing) -> str:
-    """Why a candidate is no gain: slower, or not surely faster."""
+    """Return why a candidate is not a gain: slower, or not significantly faster."""
     if timing.cut_ci_ratio is None:
-        return "it was timed too seldom to say whether it is faster"
+        return "too few timings for a comparison"
     low, high = timing.cut_ci_ratio
     if high < 0:
         bounds = f"[{1 - high:.2f}, {1 - low:.2f}]"
         return f"slower than the baseline: {1 - timing.cut_ratio:.2f} times its p50 {bounds}"
     cut = f"{timing.cut_ratio:.1%} [{low:.1%}, {high:.1%}]"
-    return f"no difference to the baseline beyond doubt: cut {cut}"
+    return f"no significant difference to the baseline: saving {cut}"
 
 
 def _is_sure(timing: Timing, noise_ratio: float) -> bool:
-    """Whether a candidate is better by more than chance and the machine would make it."""
+    """Return whether a gain exceeds chance and noise."""
     return _least_cut(timing) > 0 and timing.cut_ratio > noise_ratio
 
 
 def _least_cut(timing: Timing) -> float:
-    """What a candidate gains at least; nothing where that is not known."""
+    """Return the lower bound of a candidate's gain; 0 if unknown."""
     return 0.0 if timing.cut_ci_ratio is None else timing.cut_ci_ratio[0]

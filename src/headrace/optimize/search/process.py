@@ -1,7 +1,7 @@
-"""One search in a process of its own: `python -m headrace.optimize.search.process`.
+"""Sandboxed search process: `python -m headrace.optimize.search.process`.
 
-Started confined, in a directory of its own: `request.json` says what to do, `journal.jsonl` what
-was done, and `error.json` what is wrong with what was given.
+It runs in its own directory: `request.json` is the input, `journal.jsonl` the progress and result,
+and `error.json` the error of invalid input.
 """
 
 import contextlib
@@ -27,13 +27,13 @@ from headrace.runtimes.optimized.file import OtherProcessor
 
 DEFAULT_BUDGET_S: Final = 180.0
 DEFAULT_LENGTH: Final = 128
-"""Of a variable axis besides the batch, in what is timed: usual for encoders of text."""
+"""Default size of variable axes of the timed request, usual for text encoders."""
 DEFAULT_SIDE: Final = 224
-"""The same for conv nets, where no data says how large images are: usual for classifiers."""
+"""Default image side for conv nets without data, usual for classifiers."""
 
 
 class SearchTarget(StrEnum):
-    """What is to become better."""
+    """Optimization target."""
 
     LATENCY = "latency"
     THROUGHPUT = "throughput"
@@ -42,41 +42,40 @@ class SearchTarget(StrEnum):
 
 
 class SearchRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One search. Paths are those that the process sees; empty for what is not there.
-
-    `data`: labelled examples that candidates are judged by. `teach`: others, to calibrate with and
-    to learn from; without them it is calibrated with some of `data`, whose labels it is not told.
-    `calibrate`: with how many examples. `max_loss`: how much of the metric may be lost, 0.01 for
-    one point of accuracy. `threads`: inside one run; `rows` and `length` of the request that is
-    timed, `length` None for what the examples have where they are equally long. `only`: names of
-    recipes, `*` for any letters; empty for all that apply.
-    """
+    """Request of a search. Paths are as the process sees them; empty for absent files."""
 
     source: str
     runtime: str = ""
     allow_code: bool = False
     digest: str = ""
     data: str = ""
+    """Labelled evaluation examples."""
     teach: str = ""
+    """Other examples for calibration and training; without them, calibration uses part of `data`
+    without labels."""
     tokenizer: str = ""
     label: str = ""
     text: str = ""
     metric: str = ""
     output: str = ""
     calibrate: int = 256
+    """Number of calibration examples."""
     target: SearchTarget = SearchTarget.LATENCY
     max_loss: float = 0.01
+    """Tolerated loss of the metric; 0.01 is one point of accuracy."""
     budget_s: float = DEFAULT_BUDGET_S
     threads: int = 1
+    """Threads per run; `rows` and `length` are of the timed request."""
     rows: int = 1
     length: int | None = None
     seed: int = 0
     only: tuple[str, ...] = ()
+    """Names or glob patterns of recipes; empty for all."""
     on_other_processor: OtherProcessor = OtherProcessor.VERIFY
 
     @property
     def needs_batches(self) -> bool:
-        """Whether the load is one of many rows: those of a request, or of requests in a queue."""
+        """Whether the load has batches: requests of several rows, or a throughput target."""
         return self.rows > 1 or self.target in {SearchTarget.THROUGHPUT, SearchTarget.COST}
 
 
@@ -86,7 +85,7 @@ _MAX_ERROR: Final = 4000
 
 
 class SearchError(msgspec.Struct, frozen=True, kw_only=True):
-    """Why a search cannot be done at all."""
+    """Error of a search that cannot run."""
 
     code: str
     message: str
@@ -94,7 +93,7 @@ class SearchError(msgspec.Struct, frozen=True, kw_only=True):
     why_code: str = ""
 
     def error(self, names: Mapping[str, str]) -> HeadraceError:
-        """As the command reports it; `names`: what paths of the process are called outside."""
+        """Return the exception; `names` maps paths of the process to outside paths."""
         text = self.message
         for inside, outside in names.items():
             text = text.replace(inside, outside)
@@ -110,7 +109,7 @@ class SearchError(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def main() -> int:
-    """Do what the working directory's request says."""
+    """Execute the request in the working directory."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     with contextlib.suppress(OSError):  # out of memory, this one goes first
         Path("/proc/self/oom_score_adj").write_text("1000")

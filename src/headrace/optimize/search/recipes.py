@@ -1,4 +1,4 @@
-"""Recipes for a model by its class, whatever it was trained with."""
+"""Recipe sets by model class."""
 
 import shutil
 from collections import Counter
@@ -26,22 +26,20 @@ from headrace.runtimes.onnx.facts import OnnxFacts, read_onnx_facts
 ONNX: Final = "onnx"
 TREE_RUNTIMES: Final = frozenset({"catboost", "lightgbm", "sklearn", "xgboost"})
 _WRITTEN_BY_US: Final = {
-    "optimized": "is optimized already; optimize the version that it was made of",
-    "openvino": "is OpenVINO's own format, which is rewritten no further; optimize the ONNX model, "
-    "or what it was exported from",
-    "pipeline": "is a pipeline, of which each model is optimized by itself: name that model's file",
-    "python": "is a Python model, of which nothing can be rewritten; export it to ONNX",
+    "optimized": "is already optimized; optimize its source version",
+    "openvino": "is in OpenVINO's format, which is not rewritten; optimize the ONNX model or its "
+    "original",
+    "pipeline": "is a pipeline, whose models are optimized one by one: name a model's file",
+    "python": "is a Python model, which cannot be rewritten; export it to ONNX",
 }
 _COMPARED: Final = 512
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecipeSet:
-    """What can be tried.
+    """Recipes for a model.
 
-    `source`, of `runtime`: what recipes start from, which is ONNX wherever the model can be
-    converted. `recipes`: the first one makes the baseline. `later`: the names of those that build
-    on the best of the others. `notes`: for people.
+    `source` (loaded by `runtime`) is the recipes' input: ONNX if the model can be converted.
     """
 
     model_class: ModelClass
@@ -49,15 +47,18 @@ class RecipeSet:
     source: Path
     runtime: str
     recipes: Sequence[Recipe]
+    """Recipes; the first builds the baseline."""
     later: frozenset[str] = frozenset()
+    """Names of recipes that build on the best of the others."""
     notes: tuple[str, ...] = ()
+    """Text for the report."""
 
 
 def pruned_then(cut: Recipe, then: Recipe | None) -> Recipe:
-    """A smaller network, and that rewritten as the best candidate so far was.
+    """Return a recipe that prunes, and then applies the best recipe so far.
 
     Args:
-        then: The recipe of that; None if nothing was better than the baseline.
+        then: The best recipe; None if nothing was better than the baseline.
     """
     if then is None:
         return cut
@@ -95,17 +96,16 @@ def find_recipes(
     examples: Sequence[Tensors],
     features: Sequence[str],
 ) -> RecipeSet:
-    """What can be tried with a model.
+    """Return the recipes for a model.
 
     Args:
-        folder: Where it is converted, if it has to be; a search that goes on in another process
-            finds it there.
-        given: Examples of the user's own; with none nothing is pruned, and conversions are compared
-            on made-up inputs only.
-        features: Of the processor, by Linux's names.
+        folder: Directory of the converted model, which a resumed search reuses.
+        examples: The user's examples; without any, nothing is pruned, and conversions are
+            compared on generated inputs only.
+        features: Processor features by Linux's names.
 
     Raises:
-        UnsupportedModelError: It is damaged, or cannot be rewritten; the message says what could.
+        UnsupportedModelError: It is damaged or cannot be optimized; the message has an alternative.
     """
     if runtime in _WRITTEN_BY_US:
         raise UnsupportedModelError(f"{source}: {_WRITTEN_BY_US[runtime]}")
@@ -151,12 +151,12 @@ def find_recipes(
 
 
 def _reference(candidate: Candidate) -> Recipe:
-    """The model in its own framework, which is there already."""
+    """Return a reference recipe of an existing candidate."""
     return Recipe(candidate.name, candidate.title, lambda _: [candidate], is_reference=True)
 
 
 def _rows(examples: Sequence[Tensors]) -> Tensors | None:
-    """Examples as one batch, to compare with; None if they are none, or make none."""
+    """Concatenate examples to one batch; None if impossible."""
     try:
         return as_rows(examples[:_COMPARED])
     except CannotBuildError:
@@ -173,24 +173,24 @@ _MORE_NORMS: Final = ("EmbedLayerNormalization", "GroupQueryAttention")
 _ATTENTION: Final = ("Attention", "MultiHeadAttention", "QAttention", "GroupQueryAttention")
 _TREES: Final = ("TreeEnsemble", "TreeEnsembleClassifier", "TreeEnsembleRegressor")
 _PRODUCTS_A_LAYER: Final = 4
-"""What projects queries, keys, values and the result, beside the scores and their mixing."""
+"""Projections per attention layer: queries, keys, values and output."""
 
 
 @dataclass(frozen=True, slots=True)
 class Classification:
-    """A model's class, and why, in words."""
+    """Model class with a reason."""
 
     model_class: ModelClass
     reason: str
 
 
 def classify(path: Path, runtime: str) -> Classification:
-    """What kind of model lies at `path`, which `runtime` loads.
+    """Classify the model at `path`.
 
-    A model that is no ONNX and no trees is told apart once it has been converted.
+    Models other than ONNX and trees are classified after their conversion.
 
     Raises:
-        UnsupportedModelError: It is damaged, or there is none.
+        UnsupportedModelError: It is damaged or missing.
     """
     if runtime in _TREE_RUNTIMES:
         return Classification(ModelClass.TREES, f"it is a model of {runtime}")
@@ -198,19 +198,19 @@ def classify(path: Path, runtime: str) -> Classification:
         return classify_facts(read_onnx_facts(path))
     if not path.exists():
         raise UnsupportedModelError(f"{path}: no such file or directory")
-    what = f"a model of the runtime '{runtime}' says what it is once it is converted to ONNX"
+    what = f"a model of the runtime '{runtime}' is classified after conversion to ONNX"
     return Classification(ModelClass.OTHER, what)
 
 
 def classify_facts(facts: OnnxFacts) -> Classification:
-    """What kind of model a graph is. Pure."""
+    """Classify a graph. Pure."""
     count = facts.operators
     trees = _sum(count, _TREES)
     products = _sum(count, _PRODUCTS) + _sum(count, _MORE_PRODUCTS)
     convolutions = _sum(count, _CONVOLUTIONS)
     if trees and not convolutions and products <= trees:
         what = "ensemble" if trees == 1 else "ensembles"
-        return Classification(ModelClass.TREES, f"it is made of {trees} {what} of trees")
+        return Classification(ModelClass.TREES, f"it consists of {trees} tree {what}")
     # Fused ones, else those written out: a mean, the mean of squares, its root.
     fused = _sum(count, _NORMS) + _sum(count, _FUSED_NORMS) + _sum(count, _MORE_NORMS)
     squares = count["Pow"] + count["Mul"]

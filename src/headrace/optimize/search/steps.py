@@ -1,4 +1,4 @@
-"""Steps of a search: candidates are judged, timed and weighed."""
+"""Steps of a search: evaluation, timing and choice of engines."""
 
 import contextlib
 import os
@@ -39,7 +39,7 @@ from headrace.optimize.recipes.trees import (
     Choice,
     choose_by_batch,
     differences,
-    why_not_mixed,
+    mixing_problem,
 )
 from headrace.optimize.search.inputs import SearchInputs, batch_of, callers, subset_of
 from headrace.optimize.search.journal import (
@@ -74,10 +74,7 @@ _MAX_REASON: Final = 400
 
 @dataclass(slots=True, kw_only=True)
 class Run:
-    """One process's part of a search. `kept` holds what stays loaded, and is closed by its owner.
-
-    `search_inputs`: set once they were read.
-    """
+    """One process's part of a search; the owner closes `resources`."""
 
     request: SearchRequest
     folder: Path
@@ -85,6 +82,7 @@ class Run:
     state: SearchState
     resources: contextlib.ExitStack
     search_inputs: SearchInputs = field(init=False)
+    """Set once the inputs are read."""
     timings: Timings = field(init=False)
     rng: np.random.Generator = field(init=False)
     cores: int = field(init=False)
@@ -101,40 +99,40 @@ class Run:
         self._began = time.monotonic()
 
     def now_s(self) -> float:
-        """For how long the search has run, over all its processes."""
+        """Return the search's elapsed seconds over all its processes."""
         return self._before_s + time.monotonic() - self._began
 
     def deadline(self, at_s: float) -> float:
-        """The monotonic time at which the search will have run so long."""
+        """Return the monotonic time of a search time."""
         return self._began - self._before_s + at_s
 
     def record(self, event: Event) -> None:
-        """Keep what happened, and when."""
+        """Record an event with its time in the journal and the state."""
         event = msgspec.structs.replace(event, at_s=self.now_s())
         self.journal.write(event)
         self.state.apply(event)
 
     def report_progress(self, text: str) -> None:
-        """Tell people what goes on."""
+        """Record a progress message."""
         self.record(ProgressNote(text=text))
 
     def give_up(self, name: str, title: str, error: BaseException) -> None:
-        """Try a recipe or a candidate no more."""
+        """Give up a recipe or candidate."""
         reason = " ".join(str(error).split())[:_MAX_REASON] or type(error).__name__
         self.record(CandidateFailed(name=name, title=title, reason=reason))
 
     def built(self, name: str) -> Built:
-        """What is known of a candidate that was made."""
+        """Return the build event of a candidate."""
         built = self.state.candidates[name].built
         assert built is not None, "it was made"
         return built
 
     def path(self, built: Built) -> Path:
-        """Where a candidate lies."""
+        """Return a candidate's path."""
         return self.folder / built.path
 
     def candidate(self, name: str) -> Candidate:
-        """A candidate that was made."""
+        """Return a built candidate."""
         built = self.built(name)
         return Candidate(
             name=built.name,
@@ -147,7 +145,7 @@ class Run:
 
     @contextlib.contextmanager
     def loaded(self, name: str) -> Iterator[Model]:
-        """A candidate; the baseline, which is needed again and again, stays loaded."""
+        """Load a candidate for the block; the baseline stays loaded."""
         if name != self.state.baseline:
             with self._opened(name) as model:
                 yield model
@@ -169,9 +167,9 @@ class Run:
             model.close()
 
     def timed_candidate(self, name: str, model: Model) -> TimedCandidate:
-        """A candidate, or the baseline again, as it is timed.
+        """Return a candidate for timing.
 
-        Those with as many threads inside a run share the threads that call them.
+        Candidates with equal thread counts share the calling threads.
         """
         result = self.state.candidates.get(name)
         tuned = result.built.tuning.intra_op_threads if result and result.built else None
@@ -181,7 +179,7 @@ class Run:
         return TimedCandidate(name=name, run=self.search_inputs.load_of(model, self._pools[most]))
 
     def threads_for(self, model: Model) -> int:
-        """How many callers may ask it at once."""
+        """Return the number of concurrent callers of a model."""
         return self.cores if model.concurrent else 1
 
     def measure(
@@ -192,7 +190,7 @@ class Run:
         group: str,
         until: float,
     ) -> list[CallWindow]:
-        """Windows, which are kept in the journal where they belong to a group.
+        """Measure windows; those of a group are recorded in the journal.
 
         Args:
             until: Monotonic time.
@@ -215,25 +213,23 @@ class Run:
 
 
 _ASKED_BY: Final = 0.88
-"""The share of the budget after which no more examples are asked: part of them says something."""
+"""Share of the budget after which no further examples are evaluated."""
 _MOST_KEPT_BYTES: Final = 1 << 29
-"""Of answers to the first examples, over all candidates; the others' are asked for again."""
+"""Memory limit of stored screening answers; others are computed again."""
 
 
 @dataclass(slots=True)
 class QualityJudge:
-    """Asks the baseline once, and every candidate what that was asked.
-
-    `_begun`: trials of candidates that were screened, to go on with in this process.
-    """
+    """Evaluation of candidates against the baseline's answers, which are computed once."""
 
     run: Run
     _labelled: tuple[ModelAnswers, MetricChoice] | None = None
     _unlabelled: ModelAnswers | None = None
     _begun: dict[str, GateTrial] = field(default_factory=dict)
+    """Screened trials that can be continued in this process."""
 
     def score(self, _: SearchStep) -> None:
-        """Choose by what candidates are judged, and what the baseline reaches.
+        """Choose the metric, and score the baseline.
 
         Raises:
             InvalidArgumentError: The labels fit no output, or the model answers no example.
@@ -258,32 +254,32 @@ class QualityJudge:
         )
 
     def screen(self, step: SearchStep) -> None:
-        """Ask a candidate the first of the examples, which is enough to give up a ruined one."""
-        self._lost(step.name, most=SCREENED)
+        """Evaluate a candidate on the first examples, which suffice to reject a ruined one."""
+        self._judge_labelled(step.name, most=SCREENED)
 
     def judge(self, step: SearchStep) -> None:
-        """Ask a candidate, and say what it lost: on labels, or against the baseline's answers."""
+        """Evaluate a candidate on labels, or by fidelity to the baseline."""
         run, name = self.run, step.name
         if run.search_inputs.examples.labels is not None:
-            self._lost(name, most=None)
+            self._judge_labelled(name, most=None)
             return
         try:
             if self._unlabelled is None:
                 self._unlabelled = self._of_baseline()
             with run.loaded(name) as model:
-                answered = self._asked(model, self._deadline())
+                answered = self._ask(model, self._deadline())
             fidelity = measure_fidelity(self._unlabelled, answered, max_loss=run.request.max_loss)
             run.record(Compared(name=name, fidelity=fidelity))
         except HeadraceError as error:
             run.give_up(name, run.state.candidates[name].title, error)
 
-    def _lost(self, name: str, *, most: int | None) -> None:
+    def _judge_labelled(self, name: str, *, most: int | None) -> None:
         run = self.run
         try:
             base, choice = self._baseline()
             with run.loaded(name) as model:
-                trial = self._tried(model, base, choice, self._begun.pop(name, None), most=most)
-                verdict = self._also_unseen(trial, base, choice)
+                trial = self._try(model, base, choice, self._begun.pop(name, None), most=most)
+                verdict = self._check_held_out(trial, base, choice)
         except HeadraceError as error:
             run.give_up(name, run.state.candidates[name].title, error)
             return
@@ -303,24 +299,24 @@ class QualityJudge:
         return sum(trial.answers.size_bytes() for trial in self._begun.values())
 
     def _baseline(self) -> tuple[ModelAnswers, MetricChoice]:
-        """The baseline's answers to the examples, and by what they are judged."""
+        """Return the baseline's answers and the chosen metric."""
         if self._labelled is None:
             base = self._of_baseline()
             examples, request = self.run.search_inputs.examples, self.run.request
             assert examples.labels is not None, "judged only then"
             metric = request.metric or usual_metric(examples)
-            wish = ":".join(filter(None, (metric, request.output)))
-            choice = choose_metric(examples.labels, base, wish, names=examples.names)
+            requested = ":".join(filter(None, (metric, request.output)))
+            choice = choose_metric(examples.labels, base, requested, names=examples.names)
             self._labelled = base, choice
         return self._labelled
 
     def _of_baseline(self) -> ModelAnswers:
-        """Its answers, or what it can answer while there is time left for the candidates."""
+        """Evaluate the baseline, within the time that leaves enough for candidates."""
         deadline = self.run.deadline(asked_until_s(self.run.now_s(), self.run.request.budget_s))
         with self.run.loaded(self.run.state.baseline) as model:
-            return self._asked(model, deadline)
+            return self._ask(model, deadline)
 
-    def _asked(self, model: Model, deadline: float) -> ModelAnswers:
+    def _ask(self, model: Model, deadline: float) -> ModelAnswers:
         return answers(
             self.run.search_inputs.run_of(model),
             self.run.search_inputs.examples,
@@ -328,7 +324,7 @@ class QualityJudge:
             deadline=deadline,
         )
 
-    def _tried(
+    def _try(
         self,
         model: Model,
         base: ModelAnswers,
@@ -350,10 +346,10 @@ class QualityJudge:
             begun=begun,
         )
 
-    def _also_unseen(
+    def _check_held_out(
         self, trial: GateTrial, base: ModelAnswers, choice: MetricChoice
     ) -> QualityVerdict:
-        """The verdict, unless a candidate is worse on the examples that calibrated nothing."""
+        """Return the verdict, or a rejection if it is worse on held-out examples."""
         held_out, labels = self.run.search_inputs.held_out, self.run.search_inputs.examples.labels
         assert labels is not None, "judged only then"
         if not trial.verdict.passes or not held_out:
@@ -383,12 +379,12 @@ def choose(
     names: Sequence[str],
     compared: Callable[[str, str], Comparison],
 ) -> tuple[list[Choice], list[str]]:
-    """Which engine runs which batches, and what to say of those that may not be mixed. Pure.
+    """Choose engines by batch size; return them with notes on incompatible pairs. Pure.
 
     Args:
-        timings: By rows of a batch, of those that were timed together.
+        timings: Timings by rows of a batch.
         names: The engines, the preferred one first.
-        compared: How far apart two engines' answers are.
+        compared: Compares two engines' answers.
     """
     measured = {
         name: {rows: _span(by_name[name]) for rows, by_name in timings.items() if name in by_name}
@@ -399,19 +395,19 @@ def choose(
     engines = list(measured)
     for index, engine in enumerate(engines):
         for other in engines[index + 1 :]:
-            if why := why_not_mixed(compared(engine, other)):
+            if why := mixing_problem(compared(engine, other)):
                 unlike.add(frozenset((engine, other)))
                 notes.append(f"{engine} and {other} do not share a model: {why}")
     return choose_by_batch(measured, unlike=unlike), notes
 
 
 def _span(timing: Timing) -> CallTime:
-    """A contender's median."""
+    """Return a candidate's median time."""
     return CallTime(timing.p50_s, *(timing.p50_ci_s or (timing.p50_s, timing.p50_s)))
 
 
-def said(choices: Sequence[Choice]) -> str:
-    """Which engine runs which batches, for people."""
+def describe_choices(choices: Sequence[Choice]) -> str:
+    """Describe which engine runs which batches."""
     parts = []
     for name, up_to in choices:
         parts.append(f"{name} for larger ones" if up_to is None else f"{name} up to {up_to} rows")
@@ -420,12 +416,12 @@ def said(choices: Sequence[Choice]) -> str:
 
 _SETTINGS: Final = TimingSettings(blocks=8, window_s=0.06, warmup_s=0.05)
 _MOST_S: Final = 4.0
-"""For one size of batch."""
+"""Longest measurement of one batch size."""
 _COMPARED_ROWS: Final = 4096
 
 
 def mix(run: Run, step: SearchStep) -> None:
-    """Find out whether two engines are better than one, and whether they answer alike."""
+    """Measure whether several engines are better than one, and whether their answers agree."""
     search_inputs = run.search_inputs
     inputs = search_inputs.examples.inputs
     choices: list[tuple[str, int | None]] = []
@@ -443,7 +439,7 @@ def mix(run: Run, step: SearchStep) -> None:
     run.record(
         Mixed(
             members=tuple(choices),
-            summary=said(choices) if len(choices) > 1 else "",
+            summary=describe_choices(choices) if len(choices) > 1 else "",
             notes=tuple(notes),
         )
     )
@@ -452,7 +448,7 @@ def mix(run: Run, step: SearchStep) -> None:
 def _timings(
     run: Run, step: SearchStep, models: Mapping[str, Model]
 ) -> dict[int, Mapping[str, Timing]]:
-    """By rows of a batch, those of all engines; sizes for which there was no time are missing."""
+    """Return timings of all engines by batch size, as far as time allows."""
     first = step.names[0]
     for_each_s = min(max(step.until_s - run.now_s(), 1.0) / len(SIZES), _MOST_S)
     timings: dict[int, Mapping[str, Timing]] = {}

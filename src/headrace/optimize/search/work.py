@@ -1,4 +1,4 @@
-"""Carries out a search, step by step, in the process in which candidates run."""
+"""Execution of a search, step by step, in the sandboxed process."""
 
 import contextlib
 import shutil
@@ -52,20 +52,20 @@ _FINAL: Final = TimingSettings(blocks=40, window_s=0.15)
 _COLD: Final = TimingSettings(blocks=8, window_s=0.1, cold=True)
 _COLD_S: Final = 4.0
 _BATCH_ROWS: Final = 8
-"""Rows of the batch by which a loss of batching is measured: most of what a batch saves."""
+"""Batch size for measuring lost batching; it covers most of a batch's saving."""
 _BATCH_S: Final = 6.0
-_ALONE: Final = "its rows answer differently together than alone"
+_ALONE: Final = "its rows depend on each other in a batch"
 _WEIGHED_WITHIN_S: Final = 120.0
 _WEIGHED_RUNS: Final = 3
 _CHECKED: Final = 16
-"""Requests that the result is asked again elsewhere."""
+"""Requests for verification on other hosts."""
 
 
 def search(request: SearchRequest, folder: Path) -> None:
-    """Search until the budget is over, and leave what was chosen in `folder`.
+    """Search until the budget is used up, and write the chosen candidate to `folder`.
 
     Raises:
-        HeadraceError: The model cannot be loaded, or the data not be used.
+        HeadraceError: The model cannot be loaded, or the data does not fit.
     """
     state = state_of(read_journal(folder))
     with contextlib.closing(SearchJournal(folder)) as journal, contextlib.ExitStack() as resources:
@@ -76,7 +76,7 @@ def search(request: SearchRequest, folder: Path) -> None:
             state=state,
             resources=resources,
         )
-        run.report_progress("reading the model and the data")
+        run.report_progress("loading the model and the data")
         run.search_inputs = open_search_inputs(request, run.folder, on_progress=run.report_progress)
         if state.started is None:
             run.record(run.search_inputs.started)
@@ -101,7 +101,7 @@ def search(request: SearchRequest, folder: Path) -> None:
 
 
 def _build(run: Run, step: SearchStep) -> None:
-    """Make the candidates of a recipe."""
+    """Build a recipe's candidates."""
     recipe = run.search_inputs.recipe(step.name)
     if recipe.prunes:
         recipe = pruned_then(recipe, _best_recipe(run))
@@ -151,7 +151,7 @@ def _build(run: Run, step: SearchStep) -> None:
 
 
 def _best_recipe(run: Run) -> Recipe | None:
-    """What made the best candidate so far."""
+    """Return the recipe of the best candidate so far."""
     for result in best(run.state, run.request, run.timings.individual(run.state)):
         recipe_name = result.built.recipe_name if result.built else ""
         if recipe_name not in run.search_inputs.started.later:
@@ -160,7 +160,7 @@ def _best_recipe(run: Run) -> Recipe | None:
 
 
 def _try(run: Run, step: SearchStep) -> None:
-    """Run a candidate at all, then beside the baseline."""
+    """Run a candidate once, then time it with the baseline."""
     name, base_name = step.name, run.state.baseline
     title = run.state.candidates[name].title
     until = time.monotonic() + _QUICK_S
@@ -178,11 +178,11 @@ def _try(run: Run, step: SearchStep) -> None:
     windows = run.state.windows.get(name, [])
     why = next((w.error for w in windows if w.name == name and w.error), "")
     if why or name not in run.timings.individual(run.state):
-        run.give_up(name, title, CannotBuildError(why or "not one window of it could be timed"))
+        run.give_up(name, title, CannotBuildError(why or "no window could be timed"))
 
 
 def _measure_batch(run: Run, name: str, base: Model, model: Model) -> None:
-    """Time a batch of the baseline's against its rows one by one, as the candidate is served."""
+    """Time a batch in the baseline against its rows one by one in the candidate."""
     search_inputs = run.search_inputs
     rows, request = run.request.rows, search_inputs.request
     if rows == 1:
@@ -215,7 +215,7 @@ def _once(run_rows: Callable[[Tensors], Tensors], request: Tensors) -> None:
 
 
 def _compare(run: Run, step: SearchStep) -> None:
-    """The finalists, the baseline, and that once more, interleaved."""
+    """Time the finalists and the baseline (twice), interleaved."""
     until = run.deadline(step.until_s)
     with contextlib.ExitStack() as stack:
         models = {name: stack.enter_context(run.loaded(name)) for name in step.names}
@@ -234,7 +234,7 @@ def _compare(run: Run, step: SearchStep) -> None:
 
 
 def _weigh(run: Run, step: SearchStep) -> None:
-    """How much memory a candidate takes, and its loading."""
+    """Measure a candidate's memory and load time in a child process."""
     built = run.built(step.name)
     options = LoadOptions(device="cpu", intra_op_threads=run.request.threads, tuning=built.tuning)
     memory_bytes, load_s = 0, 0.0
@@ -255,7 +255,7 @@ def _weigh(run: Run, step: SearchStep) -> None:
 def _weighed(
     _: Callable[[str], None], path: Path, runtime: str, options: LoadOptions, request: Tensors
 ) -> tuple[int, float]:
-    """Resident memory above an interpreter that has loaded no model, and seconds to load."""
+    """Return the resident memory added by a model, and its load time."""
     before, started = resident_bytes(), time.perf_counter()
     model = load_model(path, runtime, options)
     load_s = time.perf_counter() - started
@@ -265,7 +265,7 @@ def _weighed(
 
 
 def _write(run: Run, step: SearchStep) -> None:
-    """Put the chosen candidate where it can be taken, and prove that it loads from there."""
+    """Write the chosen candidates as an artifact, which verifies that they load."""
     alone, final = run.timings.individual(run.state), run.timings.of_group(run.state, FINAL)
     decision = decide(run.state, run.request, alone, final)
     members = members_of(run.state, decision.chosen)
@@ -290,7 +290,7 @@ def _write(run: Run, step: SearchStep) -> None:
 
 
 def _check(run: Run, name: str) -> list[tuple[Tensors, Tensors]]:
-    """Requests with the chosen candidate's answers, to be asked again elsewhere."""
+    """Return requests with the chosen candidate's answers, for verification on other hosts."""
     inputs = run.search_inputs.examples.as_model_requests().inputs
     places = np.linspace(0, len(inputs) - 1, min(len(inputs), _CHECKED), dtype=int)
     with run.loaded(name) as model:

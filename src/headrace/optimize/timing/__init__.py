@@ -1,4 +1,4 @@
-"""Comparison of ways to run a model on a machine that others use too."""
+"""Timing of candidates on a shared machine."""
 
 from headrace.optimize.timing.cpu import CpuWatch, Eviction, ProcStat, eviction
 from headrace.optimize.timing.measure import (

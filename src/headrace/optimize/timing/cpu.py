@@ -1,4 +1,4 @@
-"""Processor use by others, and the eviction of its caches."""
+"""CPU use of other processes, and cache eviction."""
 
 import contextlib
 import math
@@ -17,29 +17,29 @@ _PARENT: Final = 1  # fields of /proc/PID/stat by proc(5), counted from 0 after 
 _CPU_TIMES: Final = slice(11, 15)  # utime, stime, and those of children that were waited for
 _LOOK_EVERY_S: Final = 1.0
 TICK_S: Final = 1 / os.sysconf("SC_CLK_TCK")
-"""How exact the kernel's sums are."""
+"""Resolution of the kernel's CPU counters."""
 
 
 class CpuWatch(Protocol):
-    """Tells how busy others keep the cores that this process may run on."""
+    """Watch of other processes' CPU use on the cores of this process."""
 
     @property
     def cpus(self) -> int:
-        """How many cores those are."""
+        """Number of watched cores."""
 
     def foreign_s(self) -> float | None:
-        """CPU seconds that others took on them since some fixed point; None if that is unseen."""
+        """Return the CPU seconds of other processes since a fixed point; None if unknown."""
 
 
 class ProcStat:
-    """Time in which the cores were not idle, less that of this process and of its children.
+    """CPU watch by `/proc/stat`: busy time minus that of this process and its children.
 
-    Children are looked for once a second. `cores`: None for those of the affinity.
+    Children are updated once a second. `cores`: None for those of the affinity.
 
     So it counts other processes, interrupts, and what the hypervisor gave to other machines
     (steal). Only cores of this process's affinity count: in a container with a cpuset, its own. In
     others `/proc/stat` is the host's, and neighbours are seen. What LXCFS shows instead leaves them
-    out, and so does a hypervisor that reports no steal: slow windows remain that nobody marks.
+    out, and so does a hypervisor that reports no steal: slow windows then remain unmarked.
     """
 
     def __init__(
@@ -58,11 +58,11 @@ class ProcStat:
 
     @property
     def cpus(self) -> int:
-        """How many cores this process may run on."""
+        """Number of cores of this process."""
         return len(self._cores)
 
     def foreign_s(self) -> float | None:
-        """CPU seconds that others took since some fixed point."""
+        """Return the CPU seconds of other processes since a fixed point."""
         if self._is_blind:
             return None
         try:
@@ -86,10 +86,10 @@ class ProcStat:
 
 
 def idle_seconds(stat: str, cores: Collection[int]) -> float:
-    """How long these cores were idle in all, by the text of `/proc/stat`.
+    """Return the total idle seconds of cores from `/proc/stat`.
 
     Raises:
-        ValueError: A core is not there, or nothing was ever counted, as in some sandboxes.
+        ValueError: A core is missing, or all counts are zero, as in some sandboxes.
     """
     lines = {words[0]: words[1:] for words in map(str.split, stat.splitlines()) if words}
     missing = [core for core in sorted(cores) if f"cpu{core}" not in lines]
@@ -102,10 +102,10 @@ def idle_seconds(stat: str, cores: Collection[int]) -> float:
 
 
 def descendants(stats: Mapping[int, str], pid: int) -> set[int]:
-    """A process's living children and theirs.
+    """Return a process's living descendants.
 
     Args:
-        stats: The text of `/proc/PID/stat` by PID.
+        stats: Text of `/proc/PID/stat` by PID.
     """
     parents = {number: int(fields[_PARENT]) for number, fields in _fields(stats)}
     family, is_growing = {pid}, True
@@ -117,7 +117,7 @@ def descendants(stats: Mapping[int, str], pid: int) -> set[int]:
 
 
 def cpu_seconds(stats: Iterable[str]) -> float:
-    """CPU seconds of processes, with those of children that they waited for."""
+    """Return the CPU seconds of processes and of their reaped children."""
     fields = (fields for _, fields in _fields(dict(enumerate(stats))))
     return sum(int(ticks) for words in fields for ticks in words[_CPU_TIMES]) * TICK_S
 
@@ -149,7 +149,7 @@ _MOST_BYTES: Final = 512 * 1024**2
 
 
 class Eviction:
-    """Walks a buffer larger than the last cache; called before a call that shall find it cold.
+    """Cache eviction by writing a buffer larger than the last-level cache.
 
     It writes a byte to each line of the buffer. The private caches of other cores keep what they
     hold, if the last cache does not include them: a model of several threads is less cold.
@@ -159,20 +159,19 @@ class Eviction:
         self._lines = np.zeros(size_bytes, np.uint8)[::_LINE_BYTES]
 
     def __call__(self) -> None:
-        """Take up to tens of milliseconds."""
+        """Evict the caches, which takes up to tens of milliseconds."""
         np.add(self._lines, 1, out=self._lines)
 
     @property
     def size_bytes(self) -> int:
-        """How much is walked."""
+        """Size of the buffer."""
         return self._lines.size * _LINE_BYTES
 
 
 def eviction(caches: Path = _CACHES) -> Eviction:
-    """One that fits this processor.
+    """Return an eviction for this processor, of at most 512 MiB.
 
-    A virtual machine may be told of a cache of hundreds of megabytes that it shares with others; no
-    more than 512 MiB are walked.
+    Virtual machines may report a shared cache of hundreds of megabytes.
     """
     largest = 0
     for path in caches.glob("index*/size"):

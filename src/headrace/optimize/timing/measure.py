@@ -1,11 +1,11 @@
-"""Contenders timed side by side in windows of time, on a machine that others use too.
+"""Interleaved timing of candidates in short windows, on a shared machine.
 
-Nothing is subtracted from a latency. Instead so many calls lie between two readings of the clock
-that reading it takes less than 1 % of them.
+Nothing is subtracted from a latency. Instead so many calls lie between two clock readings that the
+reading takes less than 1 % of the time.
 
-They take turns: a block holds one short window of each, in an order that is drawn anew. Whatever
-comes and goes more slowly than a block meets all of them, and what comes faster meets each as often
-as the others; so differences within a block hold where times do not.
+A block holds one short window of each candidate in random order. Slow disturbances affect all
+windows of a block, and fast ones each candidate equally often, so that differences within a block
+are valid even if absolute times are not.
 """
 
 import gc
@@ -34,88 +34,87 @@ _WINDOW_WARMUP_S: Final = 0.01
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TimedCandidate:
-    """One way to answer. `run`: one call is one inference of a request that is prepared."""
+    """Candidate for timing."""
 
     name: str
     run: Callable[[], None]
+    """Runs one inference of a prepared request."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TimingSettings:
-    """How a measurement is made."""
+    """Settings of a timing measurement."""
 
     blocks: int = 20
-    """In each, every contender gets one window."""
+    """Number of blocks with one window per candidate."""
     window_s: float = 0.15
-    """Length of a window, where the machine's time suffices; slower contenders get longer ones."""
+    """Window length; shorter if time is scarce, longer for slow candidates."""
     warmup_s: float = 0.1
-    """Before the first block, for each contender."""
+    """Warm-up of each candidate before the first block."""
     cold: bool = False
-    """What the caches hold is driven out before every call."""
+    """Whether caches are evicted before every call."""
 
 
 def foreign_limit_cores(cpus: int) -> float:
-    """How many of `cpus` cores others may use without disturbing a window.
+    """Return how many cores other processes may use without disturbing a window.
 
-    On large machines they may have a tenth of the cores that a model leaves free.
+    On large machines that is a tenth of the remaining cores.
     """
     return max(_MAX_FOREIGN_CORES, (cpus - 1) / 10)
 
 
 def foreign_cores(before_s: float | None, after_s: float | None, elapsed_s: float) -> float | None:
-    """How many cores others used on average, less what the kernel's sums may be off by."""
+    """Return the mean cores used by others, minus the counters' resolution."""
     if before_s is None or after_s is None or elapsed_s <= 0:
         return None
     return max(after_s - before_s - TICK_S, 0.0) / elapsed_s
 
 
 class CallWindow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Calls of one contender, one after the other, with what else went on.
-
-    `at_s`: monotonic time of its begin. `elapsed_s`: from the first call to the end of the last,
-    with what lay between. `readings`: latencies in seconds as little-endian float64, so that a
-    journal keeps them exactly and briefly; each is the mean of `calls_per_reading` calls, more than
-    1 where a call is so short that reading the clock would count. `foreign_cores`: how many cores
-    others used on average; None where that cannot be seen. `error`: why the contender was dropped;
-    such a window has no readings.
-    """
+    """Consecutive calls of one candidate, with the disturbance by others."""
 
     name: str
     block: int
     at_s: float
+    """Monotonic start time."""
     elapsed_s: float = 0.0
+    """Seconds from the first call to the end of the last."""
     readings: bytes = b""
+    """Latencies in seconds as little-endian float64, exact and compact in a journal. Each is the
+    mean of `calls_per_reading` calls, above 1 for very short calls."""
     calls_per_reading: int = 1
     foreign_cores: float | None = None
+    """Mean cores used by other processes; None if unknown."""
     disturbed: bool = False
     cold: bool = False
     error: str = ""
+    """Error that dropped the candidate; such a window has no readings."""
 
     @property
     def latencies_s(self) -> Array:
-        """Seconds of a call, float64 `[readings]`, in their order."""
+        """Seconds per call, float64 `[readings]`, in order."""
         return np.frombuffer(self.readings, "<f8")
 
     @property
     def p50_s(self) -> float:
-        """The median latency in this window."""
+        """Median latency of this window."""
         ordered = np.sort(self.latencies_s)
         half = ordered.size // 2
         return float((ordered[half] + ordered[-1 - half]) / 2)
 
 
 def failures(windows: Iterable[CallWindow]) -> dict[str, str]:
-    """By the names of contenders that were dropped: why."""
+    """Return the error of each dropped candidate by name."""
     return {window.name: window.error for window in windows if window.error}
 
 
 MAX_READINGS: Final = 2000
-"""In a window; a journal has to hold them."""
+"""Most readings of a window, which the journal stores."""
 _OVERHEAD_SHARE: Final = 0.005
 _OVERHEAD_READINGS: Final = 500
 _LEAST_READINGS: Final = 3
 _FEW_CALLS_S: Final = 1.0
-"""Contenders of which three calls take longer get windows of one call."""
+"""Candidates whose three calls take longer get windows of one call."""
 _SHORTEST_WINDOW_S: Final = 0.03
 _TRIAL_CALLS: Final = 2
 _SHORTEST_CALL_S: Final = 1e-9
@@ -123,20 +122,18 @@ _SHORTEST_CALL_S: Final = 1e-9
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TimingPlan:
-    """What a contender's windows are, by how long a call took in its trial.
-
-    `between_s`: what passes between two calls and does not count.
-    """
+    """Window parameters of a candidate, from a trial call."""
 
     call_s: float
     between_s: float
+    """Uncounted seconds between two calls."""
     calls_per_reading: int
     least_readings: int
     window_s: float
 
     @property
     def whole_s(self) -> float:
-        """About how long a window takes in all, and a warm-up before it."""
+        """Approximate duration of a window with its warm-up."""
         reading_s = self.calls_per_reading * self.call_s + self.between_s
         readings_s = max(math.ceil(self.window_s / reading_s), self.least_readings) * reading_s
         return readings_s + max(_WINDOW_WARMUP_S, self.call_s)
@@ -145,9 +142,9 @@ class TimingPlan:
 def call_latencies(
     run: Run, *, now: Now, end: float, least: int, calls: int, until: float = math.inf
 ) -> list[float]:
-    """Seconds of a call, each a mean of `calls`, until `end`.
+    """Measure seconds per call, each a mean of `calls`, until `end`.
 
-    It goes on to `least` of them, but not beyond `until`. There is always one.
+    Takes at least `least` readings unless `until` passes, and always one.
     """
     times = [now()]
     add = times.append
@@ -163,7 +160,7 @@ def call_latencies(
 def cold_latencies(
     run: Run, *, evict: Run, now: Now, end: float, least: int, until: float = math.inf
 ) -> list[float]:
-    """Seconds of each call where `evict` ran before it, which does not count."""
+    """Measure seconds of each call after an uncounted `evict`."""
     latencies: list[float] = []
     while True:
         evict()
@@ -176,7 +173,7 @@ def cold_latencies(
 
 
 def reading_overhead_s(now: Now) -> float:
-    """What lies between two readings of the clock where a call does nothing."""
+    """Return the time between two clock readings around an empty call."""
     nothing = call_latencies(
         lambda: None, now=now, end=-math.inf, least=_OVERHEAD_READINGS, calls=1
     )
@@ -184,9 +181,9 @@ def reading_overhead_s(now: Now) -> float:
 
 
 def trial_call_s(run: Run, *, now: Now, warmup_s: float, until: float) -> float:
-    """Warm up, and tell how long a call takes by then.
+    """Warm up, and return the duration of a call.
 
-    The first call, in which much is made that stays, counts only where there is time for no other.
+    The first call, which initializes, counts only if there is no time for another.
     """
     start = now()
     first = call_latencies(run, now=now, end=-math.inf, least=1, calls=1)
@@ -205,12 +202,12 @@ def plan(
     between_s: float = 0.0,
     fit: float = 1.0,
 ) -> TimingPlan:
-    """The windows of a contender whose call takes `call_s`.
+    """Return the window parameters of a candidate whose call takes `call_s`.
 
     Args:
-        call_s: As the trial tells, which reads the clock at each call.
-        overhead_s: Of one reading of the clock.
-        fit: By how much windows have to be shorter than wanted for all blocks to be made in time.
+        call_s: Duration in the trial, with one clock reading per call.
+        overhead_s: Duration of a clock reading.
+        fit: Factor by which windows are shortened so that all blocks fit the time.
     """
     call_s = max(call_s - overhead_s, overhead_s / 10, _SHORTEST_CALL_S)
     shortest = min(settings.window_s, _SHORTEST_WINDOW_S)
@@ -244,27 +241,26 @@ def measure(
     evict: Run | None = None,
     first_block: int = 0,
 ) -> list[CallWindow]:
-    """Windows of all contenders, in the order in which they were made.
+    """Measure windows of all candidates, in order.
 
-    A window in which others used the processor is marked and made again, where time allows; more
-    blocks follow while a contender has too few without. One that raises is dropped, and its last
-    window says why. There are none at all where `until` comes before the first window.
+    Windows disturbed by other processes are marked and repeated if time allows; more blocks follow
+    while a candidate has too few quiet ones. A candidate that raises is dropped, and its last
+    window holds the error. The result is empty if `until` passes before the first window.
 
     Args:
-        until: Monotonic time. No call is begun that would end later, as far as one knows; windows
-            get shorter so that all blocks are made.
-        on_window: Told of each window as soon as it is made, and so before a KeyboardInterrupt.
-        evict: Empties caches where `settings.cold`; None for what this processor takes.
-        first_block: The number of the first block, so that a measurement that goes on after an
-            interrupt has other numbers than what was journaled.
+        until: Monotonic deadline. Windows are shortened so that all blocks fit, and no call
+            starts that would end later.
+        on_window: Called with each window at once, before a KeyboardInterrupt.
+        evict: Evicts caches for `settings.cold`; None for this processor's default.
+        first_block: Number of the first block, for a resumed measurement.
 
     Raises:
-        InvalidArgumentError: No contender, or two of one name.
+        InvalidArgumentError: There are no candidates, or two of one name.
     """
     names = [candidate.name for candidate in candidates]
     if not names or len(set(names)) < len(names):
         raise InvalidArgumentError(
-            f"contenders need names, and each its own; these are: {', '.join(names) or 'none'}"
+            f"candidates need unique names; these are: {', '.join(names) or 'none'}"
         )
     turns = _Turns(
         settings=settings,
@@ -290,13 +286,14 @@ def measure(
 
 @dataclass(slots=True, kw_only=True)
 class _Turns:
-    """Contenders that take turns. `evict`: None where caches stay hot."""
+    """Interleaved measurement of candidates."""
 
     settings: TimingSettings
     until: float
     now: Now
     cpu: CpuWatch
     evict: Run | None
+    """Cache eviction; None for hot caches."""
     alive: list[TimedCandidate]
     rng: np.random.Generator
     on_window: OnWindow
@@ -304,10 +301,10 @@ class _Turns:
     plans: dict[str, TimingPlan] = field(default_factory=dict)
     windows: list[CallWindow] = field(default_factory=list)
     quiet: Counter[str] = field(default_factory=Counter)
-    """By contender: in how many blocks it has a window that was not disturbed."""
+    """Number of blocks with an undisturbed window, by candidate."""
 
     def run(self) -> None:
-        """Try each, then make blocks until there are enough or time is up."""
+        """Plan each candidate, then measure blocks until there are enough or time is up."""
         self._plan()
         needed, collect_at = self.settings.blocks, -math.inf
         for count in range(2 * needed):
@@ -336,7 +333,7 @@ class _Turns:
                 call_s[candidate.name] = trial_call_s(
                     candidate.run, now=self.now, warmup_s=self.settings.warmup_s, until=self.until
                 )
-            except Exception as error:  # noqa: BLE001  # others' code: it is dropped, and says why
+            except Exception as error:  # noqa: BLE001  # third-party code: the candidate is dropped
                 self._drop(candidate, self.first_block, start, error)
 
         def plans(fit: float) -> dict[str, TimingPlan]:
@@ -360,7 +357,7 @@ class _Turns:
             self.plans = plans(fit=1 + min(spare_s / windows_s, 0.0))
 
     def _eviction_s(self) -> float:
-        """How long it takes to empty the caches; 0 where they stay hot."""
+        """Return the duration of a cache eviction; 0 for hot caches."""
         if self.evict is None:
             return 0.0
         self.evict()  # the first touches memory that was never there
@@ -369,7 +366,7 @@ class _Turns:
         return self.now() - start
 
     def _window(self, candidate: TimedCandidate, block: int) -> None:
-        """Make one window; if the contender raises, one that says why."""
+        """Measure one window; on an error, record it and drop the candidate."""
         planned, start, foreign_s = self.plans[candidate.name], self.now(), self.cpu.foreign_s()
         try:
             begin = self._warmed_up(candidate)
@@ -393,7 +390,7 @@ class _Turns:
                     until=self.until,
                 )
             )
-        except Exception as error:  # noqa: BLE001  # others' code: it is dropped, and says why
+        except Exception as error:  # noqa: BLE001  # third-party code: the candidate is dropped
             self._drop(candidate, block, start, error)
             return
         end = self.now()
@@ -413,7 +410,7 @@ class _Turns:
         )
 
     def _warmed_up(self, candidate: TimedCandidate) -> float:
-        """Call it until its memory and threads are awake; the time after that."""
+        """Warm up a candidate; return the time afterwards."""
         end = min(self.now() + _WINDOW_WARMUP_S, self.until)
         while True:
             candidate.run()
@@ -422,7 +419,7 @@ class _Turns:
                 return time
 
     def _retry(self, block: int) -> None:
-        """Make disturbed windows of the newest block again, and count who has a quiet one."""
+        """Repeat disturbed windows of the newest block, and count quiet ones."""
         left = self.settings.blocks - (block - self.first_block) - 1
         spare_s = max(left, 0) * self._block_s()
         quiet = self._quiet_in(block)
@@ -432,17 +429,17 @@ class _Turns:
         self.quiet.update(self._quiet_in(block))
 
     def _quiet_in(self, block: int) -> set[str]:
-        """Contenders with a window in this block, the newest, that was not disturbed."""
+        """Return the candidates with a quiet window in the newest block."""
         newest = takewhile(lambda window: window.block == block, reversed(self.windows))
         return {window.name for window in newest if not window.disturbed and not window.error}
 
     def _is_in_vain(self) -> bool:
-        """Whether the machine is hardly ever quiet, so that waiting for that is lost time."""
+        """Return whether the machine is so busy that repeating windows is futile."""
         disturbed = sum(window.disturbed for window in self.windows)
         return disturbed > max(_HOPELESS_SHARE * len(self.windows), 2 * len(self.alive))
 
     def _has_time_for(self, candidate: TimedCandidate, spare_s: float = 0.0) -> bool:
-        """Whether a window's warm-up and its first reading end in time, with so much to spare."""
+        """Return whether a window's warm-up and first reading fit the time."""
         planned = self.plans[candidate.name]
         calls_s = planned.call_s * (1 + planned.calls_per_reading) + planned.between_s
         return self.now() + calls_s + spare_s <= self.until

@@ -1,10 +1,10 @@
 """Latency statistics of windows: medians, ratios and their intervals.
 
-Readings of a shared machine have no bell shape: a few are many times off. The sign test asks for
-none: each reading is above the true median with probability one half, whatever the rest looks like,
-and that alone says how often the median lies between two order statistics (Thompson, 1936). It
-takes 6 readings for 95 %; fewer give Student's interval of the logarithms, which heavy tails on
-both sides make wider, not wrong (Benjamini, 1983).
+Readings of a shared machine are not normal: a few are far off. The sign test assumes no
+distribution: each reading is above the true median with probability one half, whatever the rest
+looks like, and that alone says how often the median lies between two order statistics (Thompson,
+1936). It takes 6 readings for 95 %; fewer give Student's interval of the logarithms, which heavy
+tails on both sides make wider, not wrong (Benjamini, 1983).
 """
 
 import math
@@ -22,17 +22,17 @@ from headrace.optimize.timing.measure import CallWindow
 Interval = tuple[float, float]
 CONFIDENCE: Final = 0.95
 LEAST_COUNT: Final = 6
-"""So many readings bound the median with this confidence by the least and the largest of them."""
+"""Least readings whose minimum and maximum bound the median with this confidence."""
 _STUDENT: Final = (12.7062, 4.3027, 3.1824, 2.7764)
-"""Student's t at 97.5 %, of 1 to 4 degrees of freedom: for fewer readings than that."""
+"""Student's t at 97.5 % for 1 to 4 degrees of freedom, for fewer readings."""
 _RESAMPLES: Final = 1000
 
 
 def median_interval(values: Array) -> Interval | None:
-    """Order statistics that hold the median with the confidence; None for fewer than 2.
+    """Return order statistics that bound the median; None for fewer than 2 values.
 
     Args:
-        values: Positive where fewer than `LEAST_COUNT`, for their logarithms are taken.
+        values: Positive if fewer than `LEAST_COUNT`, as their logarithms are used.
     """
     count = values.size
     if count < LEAST_COUNT:
@@ -45,7 +45,7 @@ def median_interval(values: Array) -> Interval | None:
 
 
 def drifting_median_interval(values: Array, *, rng: np.random.Generator) -> Interval | None:
-    """An interval of the median of readings that follow each other and may drift.
+    """Return an interval of the median of consecutive readings that may drift.
 
     Neighbours are resampled together, in runs of the cube root of their number (the circular block
     bootstrap of Politis and Romano, 1992): where readings stay high for a while, as they do while
@@ -75,41 +75,40 @@ def _student_interval(values: Array) -> Interval | None:
 
 
 class Timing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A contender's times.
+    """Timing statistics of a candidate.
 
-    They are of the machine as it was; only the cut is compared in like circumstances. Intervals
-    hold the truth in 95 of 100 cases; they are None where there is but one window.
+    Absolute times depend on the machine's load; only the saving is measured under equal conditions.
+    Intervals are 95 % confidence intervals; None with a single window.
     """
 
     name: str
     p50_s: float
-    """The median over windows of their medians."""
+    """Median over windows of their medians."""
     p50_ci_s: Interval | None
     p90_s: float
-    """Of all readings, as `p99_s`."""
+    """90 % quantile of all readings."""
     p99_s: float
     throughput_per_s: float
-    """Calls, one after the other."""
+    """Sequential calls per second."""
     cut_ratio: float
-    """The median over blocks of how much less a call took than the baseline's in the same block:
-    0.6 for 60 % less, negative where slower."""
+    """Median over blocks of the time saved: 0.6 for 60 % less than the baseline."""
     cut_ci_ratio: Interval | None
     blocks: int
-    """Those that the cut rests on."""
+    """Number of blocks behind `cut_ratio`."""
     disturbed: bool
-    """Too few windows were quiet, so disturbed ones count too."""
+    """Whether disturbed windows count, as too few were quiet."""
 
     @property
     def no_difference(self) -> bool:
-        """Whether it may be as fast as the baseline, for all that was measured."""
+        """Whether the difference to the baseline is not significant."""
         return self.cut_ci_ratio is None or self.cut_ci_ratio[0] <= 0 <= self.cut_ci_ratio[1]
 
 
 def summarize(windows: Iterable[CallWindow], *, baseline: str, rng: Generator) -> dict[str, Timing]:
-    """Times by name, of all contenders that were not dropped and share a block with the baseline.
+    """Return timings of all candidates that were not dropped and share a block with the baseline.
 
     Raises:
-        InvalidArgumentError: There is no window of the baseline, or some are hot and some cold.
+        InvalidArgumentError: The baseline has no window, or hot and cold windows are mixed.
     """
     groups: dict[str, list[CallWindow]] = {}
     dropped = set()
@@ -121,8 +120,8 @@ def summarize(windows: Iterable[CallWindow], *, baseline: str, rng: Generator) -
     groups = {name: group for name, group in groups.items() if name not in dropped}
     if baseline not in groups:
         raise InvalidArgumentError(
-            f"the baseline '{baseline}' has no window that could be measured; "
-            f"there are some of: {', '.join(groups) or 'no contender'}"
+            f"the baseline '{baseline}' has no measured window; "
+            f"measured: {', '.join(groups) or 'no candidate'}"
         )
     if len({window.cold for group in groups.values() for window in group}) > 1:
         raise InvalidArgumentError("windows with hot and with cold caches cannot be compared")
@@ -133,7 +132,7 @@ def summarize(windows: Iterable[CallWindow], *, baseline: str, rng: Generator) -
 def _timing(
     name: str, group: Sequence[CallWindow], baseline: Sequence[CallWindow], rng: Generator
 ) -> Timing | None:
-    """A contender's times; None where it shares no block with the baseline."""
+    """Return a candidate's timing; None without a block shared with the baseline."""
     # One window of each block, in their order; quiet ones if there are enough.
     everything, quiet = _by_block(group), _by_block(group, is_quiet=True)
     chosen = quiet if len(quiet) >= LEAST_COUNT else everything
@@ -168,7 +167,7 @@ def _paired(
 
 
 def _by_block(group: Sequence[CallWindow], *, is_quiet: bool = False) -> dict[int, CallWindow]:
-    """The least disturbed window of each block."""
+    """Return the least disturbed window of each block."""
     least_disturbed: dict[int, CallWindow] = {}
     for window in group:
         if is_quiet and window.disturbed:

@@ -89,7 +89,7 @@ def test_time_that_is_up_leaves_the_rest_unasked() -> None:
     found = answers(double, numbered(40), deadline=2.0, clock=lambda: float(next(ticks)))
 
     assert int(found.has("y").sum()) == 24
-    assert found.stopped == "time was up after 24 of 40 examples"
+    assert found.stopped == "the time limit was reached after 24 of 40 examples"
 
 
 def test_parts_can_be_asked_one_after_the_other() -> None:

@@ -131,7 +131,7 @@ def test_one_answer_that_is_no_number_rejects_at_once(bad: float) -> None:
     found = of_vectors(VECTORS, got)
 
     assert not found.passes
-    assert "output 'embedding' answers with what is no finite number" in found.reason
+    assert "output 'embedding' holds non-finite numbers" in found.reason
 
 
 @pytest.mark.parametrize(

@@ -88,7 +88,7 @@ def test_a_small_loss_that_is_no_chance_is_rejected_and_told_to_be_small() -> No
     verdict = judged(*flipped(N, 14, 2))
 
     assert not verdict.passes
-    assert verdict.reason.startswith("it is worse, and not by chance, though within 1.00 points: ")
+    assert verdict.reason.startswith("significantly worse, though within 1.00 points: ")
 
 
 def test_a_loss_that_may_be_chance_still_counts_above_the_limit() -> None:
@@ -96,7 +96,7 @@ def test_a_loss_that_may_be_chance_still_counts_above_the_limit() -> None:
 
     assert not verdict.passes
     assert verdict.p_value > 0.05
-    assert verdict.reason.startswith("it loses more than 1.00 points, if perhaps by chance")
+    assert verdict.reason.startswith("the loss exceeds 1.00 points, though not significantly")
 
 
 def test_too_few_labels_are_said_with_how_many_are_needed() -> None:
@@ -122,7 +122,7 @@ def test_rounding_needs_no_labels_to_be_harmless() -> None:
 
     assert verdict.passes
     assert verdict.warning == (
-        "not enough labels to prove it (n = 50, and a limit of 1.00 points needs about 271); all "
+        "not enough labels for a proof (n = 50, and a limit of 1.00 points needs about 271); all "
         "numbers differ by rounding only"
     )
 
@@ -200,7 +200,7 @@ def test_one_answer_that_is_no_number_rejects() -> None:
 
     verdict = judged(labels, base, answered({"logits": scores}))
 
-    assert verdict.reason == "it answers 1 examples with what is no finite number"
+    assert verdict.reason == "it answers 1 examples with non-finite numbers"
 
 
 def test_answers_of_another_shape_reject() -> None:
@@ -216,7 +216,7 @@ def test_an_output_that_the_candidate_lacks_rejects() -> None:
 
     verdict = judged(labels, base, answered({"other": np.zeros(100)}))
 
-    assert verdict.reason == "it answered no example in output 'logits'"
+    assert verdict.reason == "it answers no example in output 'logits'"
 
 
 def of_values(error: float, n: int = 700) -> tuple[Array, ModelAnswers, ModelAnswers]:
@@ -272,7 +272,7 @@ def test_a_dozen_values_are_not_enough() -> None:
 
 @pytest.mark.parametrize("limit", [-0.01, 1.0, float("nan")])
 def test_a_limit_that_is_none_is_refused(limit: float) -> None:
-    with pytest.raises(InvalidArgumentError, match="cannot be the limit"):
+    with pytest.raises(InvalidArgumentError, match=r"loss limit of .* is invalid"):
         judged(*flipped(N, 0, 0), max_loss=limit)
 
 
@@ -374,7 +374,7 @@ def test_a_ruined_candidate_is_given_up_soon() -> None:
     assert net.rows <= 256
     assert trial.given_up
     assert not trial.verdict.passes
-    assert trial.verdict.reason.startswith(f"given up after {net.rows} of 2,000 examples, as it is")
+    assert trial.verdict.reason.startswith(f"rejected early, after {net.rows} of 2,000 examples: ")
 
 
 def test_a_trial_that_went_on_after_a_part_is_one_that_was_made_at_once() -> None:
@@ -421,11 +421,11 @@ def test_time_that_is_up_is_told_in_the_verdict() -> None:
     assert trial.is_part
     assert trial.verdict.n == 8
     assert trial.verdict.passes
-    assert "judged on 8 of 2,000 examples, as time was up" in trial.verdict.warning
+    assert "judged on 8 of 2,000 examples, as the time limit was reached" in trial.verdict.warning
 
 
 def test_examples_without_labels_judge_nothing() -> None:
-    with pytest.raises(InvalidArgumentError, match="use the fidelity"):
+    with pytest.raises(InvalidArgumentError, match="use fidelity"):
         try_candidate(
             Net(WEIGHTS).run,
             Examples(inputs=EXAMPLES.inputs),

@@ -43,7 +43,7 @@ def test_every_kind_of_model_runs_on_them(load: Callable[[bytes], Model], conten
     assert found.labels is None
     assert answers(model.run, found).failures == {}
     assert found.sha256() == generated_examples(model, model.signature, 20, seed=1).sha256()
-    assert found.notes == ("made-up inputs, as no data was given",)
+    assert found.notes == ("generated inputs, because no data was given",)
 
 
 def test_models_of_tokens_are_asked_words_of_their_vocabulary(

@@ -214,7 +214,7 @@ def test_without_a_tokenizer_one_is_asked_for(folder: Path) -> None:
         ("a.tsv", "a\t1\n\t0\n", "a.tsv, line 2: the text has no tokens"),
         ("a.tsv", "a\t1\nb\t0\t7\n", "a.tsv, line 2: 3 values where there should be 2 (tab sep"),
         ("a.tsv", "text\tlabel\na\t1\nb\t\n", "a.tsv, line 3: no label in column 'label'"),
-        ("a.tsv", "text\tlabel\na\t1\nb\tn/a\n", "line 3: label 'n/a' is no number, as others"),
+        ("a.tsv", "text\tlabel\na\t1\nb\tn/a\n", "line 3: label 'n/a' is not a number"),
         ("a.tsv", "text\tlabel\na\tinf\nb\t1\n", "line 2: the label is not a finite number"),
         ("a.tsv", b"a\t1\nb\xff\t0\n", "a.tsv, line 2: not UTF-8 (byte 1); save it as UTF-8"),
         ("a.tsv", "a\t1\n".encode("utf-16"), "a.tsv is UTF-16; save it as UTF-8"),
@@ -226,10 +226,10 @@ def test_without_a_tokenizer_one_is_asked_for(folder: Path) -> None:
         ("a.csv", "text,label\n", "a.csv holds no rows"),
         ("a.csv", "a,b,c,1\nd,e,f,0\n", "several columns of text (unnamed columns '1', '2'"),
         ("a.csv", "x,label\n1,0\n2,1\n", "no column of text (columns 'x', 'label')"),
-        ("a.jsonl", '{"text": "a", "label": 1}\n[1]\n', "a.jsonl, line 2: no JSON object"),
+        ("a.jsonl", '{"text": "a", "label": 1}\n[1]\n', "a.jsonl, line 2: not a JSON object"),
         ("a.jsonl", '{"text": "a"\n', "a.jsonl, line 1: no JSON: "),
         ("a.jsonl", "[" * 100_000, "a.jsonl, line 1: no JSON: "),
-        ("a.jsonl", '{"text": 7, "label": 1}\n', "line 1: column 'text' holds 7, which is no text"),
+        ("a.jsonl", '{"text": 7, "label": 1}\n', "line 1: column 'text' holds 7"),
         ("a.jsonl", '{"text": "a", "label": [1]}\n', "'label' holds neither numbers nor texts"),
         ("a.xlsx", "PK", "a.xlsx: examples are read from .csv, .tsv"),
     ],
@@ -432,7 +432,7 @@ def test_a_limit_draws_the_same_sample_every_time(folder: Path, name: str) -> No
 
 
 def test_no_examples_at_all_are_no_wish(folder: Path) -> None:
-    assert "at most 0 examples are none" in refused(
+    assert "a limit of 0 examples is too small" in refused(
         folder, "t.csv", "a,b,c,y\n1,2,3,0\n", wish=DataOptions(limit=0)
     )
 
@@ -556,7 +556,7 @@ def test_texts_are_bytes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arrays", "told"),
     [
-        ({"z": np.zeros((2, 3))}, "has no array 'x', only z; name them as inputs"),
+        ({"z": np.zeros((2, 3))}, "has no array 'x', only z; name arrays as inputs"),
         ({"x": np.zeros((2, 3)), "y": np.zeros(3)}, "different numbers of rows: x 2, y 3"),
         ({"x": np.zeros((0, 3))}, "no or different numbers of rows: x 0"),
         ({"x": np.array(1.0)}, "no or different numbers of rows: x 0"),
@@ -620,7 +620,7 @@ def test_an_array_that_says_to_be_larger_than_it_is_takes_no_memory(tmp_path: Pa
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("x.npy", header.getvalue() + b"\0" * 64)
 
-    with pytest.raises(InvalidArgumentError, match="says to be larger than it is"):
+    with pytest.raises(InvalidArgumentError, match="declares more data than the file holds"):
         read_numpy(path)
 
 

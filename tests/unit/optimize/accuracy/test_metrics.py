@@ -131,8 +131,13 @@ def test_a_wish_is_heeded(wish: str, metric: Metric, output: str) -> None:
 @pytest.mark.parametrize(
     ("labels", "outputs", "wish", "told"),
     [
-        (CLASSES, {"p": logits(CLASSES)}, "f1", "'f1' is no output (p) and no metric (accuracy, "),
-        (CLASSES, {"p": logits(CLASSES)}, "auc:q", "'q' is no output (p)"),
+        (
+            CLASSES,
+            {"p": logits(CLASSES)},
+            "f1",
+            "'f1' is neither an output (p) nor a metric (accuracy, ",
+        ),
+        (CLASSES, {"p": logits(CLASSES)}, "auc:q", "'q' is neither an output (p)"),
         (
             CLASSES + 1,
             {"p": logits(CLASSES)[:, :1].repeat(2, 1)[:, :, None].repeat(3, 2)},

@@ -202,7 +202,7 @@ def test_the_newest_profile_of_such_a_machine_is_taken() -> None:
 
 
 def test_without_a_profile_the_command_is_named() -> None:
-    with pytest.raises(FailedPreconditionError, match="make one with: headrace profile m:1"):
+    with pytest.raises(FailedPreconditionError, match="create one with: headrace profile m:1"):
         taken([])
 
 

@@ -272,7 +272,7 @@ def test_what_is_kept_has_the_mean_of_all(samples: list[float]) -> None:
     assert len(found.samples_s) <= KEPT
     assert list(found.samples_s) == sorted(found.samples_s)
     if len(samples) % KEPT == 0 or len(samples) < KEPT:
-        kept = statistics.fmean(found.samples_s)
-        assert kept == pytest.approx(statistics.fmean(samples), rel=1e-4, abs=1e-8)
+        compress_samples = statistics.fmean(found.samples_s)
+        assert compress_samples == pytest.approx(statistics.fmean(samples), rel=1e-4, abs=1e-8)
     assert found.count == len(samples)
     assert min(samples) - 1e-8 <= found.mean_s <= max(samples) + 1e-8

@@ -88,7 +88,7 @@ def test_a_steady_machine_is_surely_predicted() -> None:
     low, high = found.p99_ci_s
     assert low <= found.p99_s <= high
     assert high - low < 0.3 * found.p99_s
-    assert "that is wide" not in why["p99"]
+    assert "the interval is wide" not in why["p99"]
 
 
 def test_a_wide_interval_asks_for_more_time_or_a_quieter_machine() -> None:
@@ -97,7 +97,7 @@ def test_a_wide_interval_asks_for_more_time_or_a_quieter_machine() -> None:
     found, why = recommended(Machine(drift=drift).measured())
 
     assert found.p99_ci_s is not None
-    assert "more --budget or a quieter machine" in why["p99"]
+    assert "increase --budget or use a quieter machine" in why["p99"]
     assert why["p99"].count(" ms") == 3  # the p99, and the ends of its interval
 
 
@@ -105,7 +105,7 @@ def test_too_few_rounds_give_no_interval_and_say_so() -> None:
     found, why = recommended(made.DEFAULT)
 
     assert found.p99_ci_s is None
-    assert "cannot be said of so few rounds: more --budget" in why["p99"]
+    assert "too few rounds for an interval: increase --budget" in why["p99"]
 
 
 @pytest.mark.parametrize("load", [0.5, 0.7])

@@ -69,7 +69,7 @@ def test_a_depthwise_convolution_belongs_to_the_channels_before_it() -> None:
             Unit.CHANNELS,
             "a residual sum carries them past a weight",
         ),
-        (conv_net, IMAGE, Unit.HEADS, "no place was found where it splits features into heads"),
+        (conv_net, IMAGE, Unit.HEADS, "no reshape splits its features into heads"),
         (perceptron, (WIDTH,), Unit.CHANNELS, "it has no two convolutions in a row"),
         (lambda: perceptron("Softmax"), (WIDTH,), Unit.FFN, "Softmax mixes them (2 times)"),
     ],
@@ -80,4 +80,4 @@ def test_what_cannot_be_cut_is_told_with_the_reason(
     told = found(make(), shape)
 
     assert all(group.unit is not unit for group in told.groups)
-    assert why in told.why_none(unit)
+    assert why in told.refusal_summary(unit)

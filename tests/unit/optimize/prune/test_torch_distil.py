@@ -186,7 +186,7 @@ def test_an_operator_without_gradient_is_told_and_the_cut_stands(tmp_path: Path)
         training=TrainingExamples(examples=requests((WIDTH,), 32)),
     )
 
-    assert pruned.distillation == "no: Ceil cannot be taught: it has no gradient here"
+    assert pruned.distillation == "no: Ceil cannot be trained: its gradient is not implemented"
     assert pruned.path.exists()
 
 
@@ -204,7 +204,7 @@ def test_what_was_learned_by_the_deadline_is_kept(tmp_path: Path) -> None:
     )
 
     assert "steps of up to 32 rows" in pruned.distillation
-    assert said[-1] == "teaching it, 100%"
+    assert said[-1] == "distilling, 100%"
 
 
 def test_a_graph_that_pytorch_runs_otherwise_is_not_taught() -> None:

@@ -89,7 +89,7 @@ def test_a_precision_that_the_processor_lacks_says_so(tmp_path: Path) -> None:
 def test_without_examples_nothing_is_calibrated(tmp_path: Path, name: str) -> None:
     pytest.importorskip("nncf", reason="needs the extra `optimize`")
 
-    assert "needs examples" in inapplicable_reason(tmp_path, name)
+    assert "needs calibration examples" in inapplicable_reason(tmp_path, name)
 
 
 @pytest.mark.parametrize("name", ["onnxruntime-gpu-fp16", "onnxruntime-tensorrt-int8"])
@@ -102,4 +102,4 @@ def test_a_gpu_is_needed_for_what_is_made_for_one(tmp_path: Path, name: str) -> 
     }:
         pytest.skip("this ONNX Runtime is for GPUs")
 
-    assert "which this build of ONNX Runtime has not" in inapplicable_reason(tmp_path, name)
+    assert "which this build of ONNX Runtime lacks" in inapplicable_reason(tmp_path, name)

@@ -24,7 +24,7 @@ from headrace.optimize.recipes.trees import (
     as_rows,
     choose_by_batch,
     differences,
-    why_not_mixed,
+    mixing_problem,
 )
 from headrace.runtimes import load_model
 from headrace.testing import models
@@ -86,7 +86,7 @@ def test_both_engines_of_a_model_answer_alike(name: str, kind: str, tmp_path: Pa
 
     assert [one.name for one in made] == ["native", "onnxruntime-trees"]
     assert found.rows == len(ROWS)
-    assert not why_not_mixed(found)
+    assert not mixing_problem(found)
     assert native.signature.inputs == onnx.signature.inputs
     assert native.signature.outputs == onnx.signature.outputs
     told = made[1].recipe
@@ -146,9 +146,9 @@ def test_examples_that_are_no_batch_are_refused(tmp_path: Path) -> None:
         calibration=[{"input": np.ones((1, 5))}, {"input": np.ones((1, 4))}],
     )
 
-    with pytest.raises(CannotBuildError, match="the examples are not alike"):
+    with pytest.raises(CannotBuildError, match="the examples differ in shape"):
         ONNX_TREES.build(shop)
-    with pytest.raises(CannotBuildError, match="the examples are not alike"):
+    with pytest.raises(CannotBuildError, match="the examples differ in shape"):
         as_rows([{"input": np.ones((1, 5))}, {}])
 
 
@@ -159,7 +159,7 @@ def test_examples_that_the_model_does_not_take_are_refused(tmp_path: Path) -> No
         calibration=[{"input": np.ones((1, 99), np.float32)}],
     )
 
-    with pytest.raises(CannotBuildError, match="does not take the rows that were given"):
+    with pytest.raises(CannotBuildError, match="does not take the given rows"):
         ONNX_TREES.build(shop)
 
 
@@ -353,13 +353,13 @@ def comparison(**found: float | str) -> Comparison:
 
 
 def test_engines_that_only_round_otherwise_may_be_mixed() -> None:
-    assert not why_not_mixed(comparison())
-    assert not why_not_mixed(comparison(largest_relative=2e-6, largest_absolute=8e-7))
+    assert not mixing_problem(comparison())
+    assert not mixing_problem(comparison(largest_relative=2e-6, largest_absolute=8e-7))
 
 
 def test_engines_whose_answers_could_be_told_apart_may_not_be_mixed() -> None:
-    assert "1 of 1000 rows would get another class" in why_not_mixed(comparison(changed_rows=1))
-    assert "'prediction' would change by up to 0.0002" in why_not_mixed(
+    assert "1 of 1000 rows would get another class" in mixing_problem(comparison(changed_rows=1))
+    assert "'prediction' would change by up to 0.0002" in mixing_problem(
         comparison(largest_relative=2e-4, output="prediction")
     )
-    assert why_not_mixed(comparison(largest_relative=math.nan))
+    assert mixing_problem(comparison(largest_relative=math.nan))

@@ -148,7 +148,7 @@ def test_without_labels_the_page_says_fidelity_only() -> None:
 def test_where_nothing_is_better_the_page_says_so() -> None:
     page = Page(html_report(replace(REPORT, chosen=BASELINE)))
 
-    assert "Nothing that was tried is better than onnxruntime-fp32: keep it" in page.text
+    assert "No candidate is better than onnxruntime-fp32: keep it" in page.text
     assert "tiles" not in [one.get("class") for one in page.all("dl")]
 
 

@@ -132,7 +132,7 @@ def test_without_a_price_nothing_is_known() -> None:
 
 
 def test_what_the_cost_is_of_is_told() -> None:
-    assert "3.6 an hour for 2 cores, all of which" in cost_note(3.6, STARTED, ALL)
+    assert "3.6 per hour for 2 cores, all of which" in cost_note(3.6, STARTED, ALL)
     assert "of which one run takes 1" in cost_note(3.6, STARTED, ONE)
     one_core = replace(STARTED, cores=1)
     assert "which one run at a time takes" in cost_note(3.6, one_core, ONE)

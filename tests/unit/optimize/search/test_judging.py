@@ -103,7 +103,7 @@ def test_a_ruined_one_is_given_up_by_screening(run: Run) -> None:
     assert verdict is not None
     assert not verdict.passes
     assert verdict.n <= 512
-    assert "given up after" in verdict.reason
+    assert "rejected early, after" in verdict.reason
 
 
 def test_another_process_asks_again_what_screening_had_asked(run: Run) -> None:

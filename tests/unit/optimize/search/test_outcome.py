@@ -42,8 +42,8 @@ def test_one_that_was_only_screened_shows_what_it_reached_and_on_how_many() -> N
 
 
 def test_a_baseline_that_had_no_time_for_all_examples_is_told_of() -> None:
-    assert any("asked 1,000 of 5,000 examples" in note for note in reported().notes)
-    assert not any("asked" in note for note in reported([scored(5000)]).notes)
+    assert any("used 1,000 of 5,000 examples" in note for note in reported().notes)
+    assert not any("examples, as more" in note for note in reported([scored(5000)]).notes)
 
 
 def test_with_a_price_each_one_that_was_timed_has_a_cost() -> None:
@@ -54,14 +54,14 @@ def test_with_a_price_each_one_that_was_timed_has_a_cost() -> None:
     baseline, chosen, faster = (cost or 0.0 for cost in costs)
     assert 0.26 < baseline < 0.29  # half of the machine, for 10 ms each
     assert baseline > chosen > faster
-    assert any("0.2 an hour for 2 cores" in note for note in report.notes)
+    assert any("0.2 per hour for 2 cores" in note for note in report.notes)
 
 
 def test_without_a_price_none_has() -> None:
     report = reported()
 
     assert report.baseline.cost_per_million is None
-    assert not any("an hour" in note for note in report.notes)
+    assert not any("per hour" in note for note in report.notes)
 
 
 def test_what_was_weighed_shows_its_time_to_load() -> None:

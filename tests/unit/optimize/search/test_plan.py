@@ -24,8 +24,8 @@ from headrace.optimize.search.plan import (
     SearchStep,
     StepKind,
     asked_until_s,
-    beaten_by,
     decide,
+    faster_candidate,
     next_step,
 )
 from headrace.optimize.search.process import SearchRequest, SearchTarget
@@ -156,7 +156,7 @@ def test_for_memory_the_faster_one_excludes_nobody() -> None:
     events = several(("fast", 0.3), ("other", 0.6), labelled=100)
     events += [judged("fast", passes=True)]
 
-    assert not beaten_by(
+    assert not faster_candidate(
         state_of(events), request, Timings(0).individual(state_of(events)), "other"
     )
 
@@ -355,7 +355,7 @@ def test_what_loses_batching_is_not_chosen_where_the_load_needs_batches(
     if not is_chosen:
         assert found.chosen == "fp32"
         assert found.reasons["int8"] == (
-            "it loses batching, which the load that was asked for needs: a batch of 8 rows, run "
+            "it loses batching, which the requested load needs: a batch of 8 rows, run "
             "row by row, takes 2.50 times the baseline's time (MatMulInteger scales by all rows)"
         )
     [note] = [note for note in report.notes if "one request at a time" in note]
@@ -382,8 +382,8 @@ def test_nothing_is_chosen_on_noise() -> None:
 
     assert found.chosen == BASE
     assert found.statuses["same"] is CandidateStatus.REJECTED
-    assert "no difference" in found.reasons["same"]
-    assert "as it is" in found.reasons[BASE]
+    assert "no significant difference" in found.reasons["same"]
+    assert "unchanged" in found.reasons[BASE]
 
 
 def test_the_comparison_of_the_best_has_the_last_word() -> None:
@@ -408,7 +408,7 @@ def test_what_the_budget_did_not_reach_says_so() -> None:
     found = decided(events)
 
     assert "budget of 100 s" in found.reasons["late"]
-    assert "before its answers were looked at" in found.reasons["fast"]
+    assert "not evaluated: the budget was used up" in found.reasons["fast"]
     assert found.chosen == BASE
 
 
@@ -424,22 +424,26 @@ def test_one_that_was_only_screened_loses_to_one_that_was_fully_judged() -> None
 
     assert found.chosen == "fast"
     assert found.statuses["faster"] is CandidateStatus.REJECTED
-    assert found.reasons["faster"].startswith("on the first 512 of 5,000; the others were not ask")
-    assert "the budget was over" in found.reasons["faster"]
+    assert found.reasons["faster"].startswith(
+        "on the first 512 of 5,000; not evaluated further, as"
+    )
+    assert "the budget was used up" in found.reasons["faster"]
 
 
 def test_one_that_is_slower_beyond_doubt_says_than_which() -> None:
     found = decided([*some_screened(), judged("faster", passes=True)])
 
     assert found.chosen == "faster"
-    assert found.reasons["fast"].endswith("not asked, as faster is faster beyond doubt")
+    assert found.reasons["fast"].endswith(
+        "not evaluated further, as faster is significantly faster"
+    )
 
 
 def test_one_that_was_only_screened_is_chosen_where_no_other_passed_and_says_so() -> None:
     found = decided([*some_screened(), judged("faster", passes=False)])
 
     assert found.chosen == "fast"
-    assert "on the first 512 of 5,000; the budget was over" in found.reasons["fast"]
+    assert "on the first 512 of 5,000; the budget was used up" in found.reasons["fast"]
 
 
 def test_one_that_fails_in_what_it_was_asked_is_not_chosen() -> None:
@@ -481,7 +485,7 @@ def test_a_gain_that_the_baseline_has_over_itself_is_none() -> None:
 
     assert found.chosen == BASE
     assert found.statuses["served"] is CandidateStatus.REJECTED
-    assert "the baseline differed from itself by up to 4" in found.reasons["served"]
+    assert "noise was up to 4" in found.reasons["served"]
 
 
 def test_a_gain_beyond_what_the_baseline_has_over_itself_is_one() -> None:

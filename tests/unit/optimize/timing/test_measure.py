@@ -275,7 +275,7 @@ def test_windows_survive_a_journal() -> None:
 def test_contenders_need_names_of_their_own(names: list[str]) -> None:
     machine = Machine(QUIET, 1)
 
-    with pytest.raises(InvalidArgumentError, match="each its own"):
+    with pytest.raises(InvalidArgumentError, match="unique names"):
         measure(
             [machine.candidate(name, 0.01) for name in names],
             settings=TimingSettings(),
