@@ -102,7 +102,7 @@ def _passed(schedule: JobScheduleSpec, after: float, now: float) -> list[float]:
     """Return the moments in (after, now]; of very many the newest."""
     # What is too old to be made up for is not gone through, after years of standing still.
     since = max(after, now - schedule.catch_up_within_s - _WEEK_S)
-    return list(takewhile(lambda at: at <= now, moments(schedule, since)))[-MAX_MISSED:]
+    return list(takewhile(lambda moment: moment <= now, moments(schedule, since)))[-MAX_MISSED:]
 
 
 def _to_run(
@@ -124,5 +124,5 @@ def _to_run(
     )
 
 
-def _is_on_time(at: float, now: float) -> bool:
-    return now - at <= _ON_TIME_S
+def _is_on_time(moment: float, now: float) -> bool:
+    return now - moment <= _ON_TIME_S

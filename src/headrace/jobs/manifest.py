@@ -115,10 +115,10 @@ class OutputFolder:
         return completed
 
     @contextmanager
-    def appending(self, kept: Sequence[CompletedShard]) -> Iterator["JobManifest"]:
-        """Open the manifest for appending, with only `kept` in it."""
+    def appending(self, completed: Sequence[CompletedShard]) -> Iterator["JobManifest"]:
+        """Open the manifest for appending, with only `completed` in it."""
         with replacing_output(self._own / _MANIFEST) as file:
-            file.writelines(msgspec.json.encode(done) + b"\n" for done in kept)
+            file.writelines(msgspec.json.encode(done) + b"\n" for done in completed)
         descriptor = os.open(self._own / _MANIFEST, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
         try:
             yield JobManifest(descriptor)
@@ -171,9 +171,9 @@ class JobManifest:
             raise FailedPreconditionError(msg) from error
 
 
-def leftovers(names: Sequence[str], kept: Sequence[CompletedShard]) -> list[str]:
+def leftovers(names: Sequence[str], completed: Sequence[CompletedShard]) -> list[str]:
     """Return output files of no completed shard: leftovers of a killed run."""
-    finished = {file.name for done in kept for file in done.files} | {SUCCESS}
+    finished = {file.name for done in completed for file in done.files} | {SUCCESS}
     return [
         name
         for name in names

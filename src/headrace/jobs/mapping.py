@@ -220,14 +220,14 @@ def _fixed(kind: Any) -> int | None:  # noqa: ANN401  # pyarrow has no types
     return None if is_list(kind) else size
 
 
-def _outputs(signature: ModelSignature, wanted: Sequence[str]) -> tuple[list[str], list[str]]:
+def _outputs(signature: ModelSignature, requested: Sequence[str]) -> tuple[list[str], list[str]]:
     names = [spec.name for spec in signature.outputs]
     wrong = [
         f"the model has no output '{name}'{_near(name, names)}"
-        for name in wanted
+        for name in requested
         if name not in names
     ]
-    return [name for name in names if not wanted or name in wanted], wrong
+    return [name for name in names if not requested or name in requested], wrong
 
 
 def _wrong_keys(
@@ -260,9 +260,9 @@ def _is_plain(kind: Any) -> bool:  # noqa: ANN401  # as above
     )
 
 
-def _near(name: str, known: "Sequence[str] | Mapping[str, Any]") -> str:
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
-    return f"; did you mean '{close[0]}'?" if close else f"; there are {_listed(known)}"
+def _near(name: str, candidates: "Sequence[str] | Mapping[str, Any]") -> str:
+    close = difflib.get_close_matches(name, list(candidates), n=1, cutoff=0.6)
+    return f"; did you mean '{close[0]}'?" if close else f"; there are {_listed(candidates)}"
 
 
 def _listed(names: "Sequence[str] | Mapping[str, Any]") -> str:

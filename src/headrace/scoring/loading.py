@@ -132,18 +132,18 @@ def load_model(
     )
 
 
-def device_of(model: Model, runtime: str, asked: Device) -> DeviceUse | None:
+def device_of(model: Model, runtime: str, requested: Device) -> DeviceUse | None:
     """Return the device of a loaded model; None if it does not say.
 
     Raises:
         FailedPreconditionError: It is not the requested device; the model is closed then.
     """
     use: DeviceUse | None = getattr(model, "device", None)
-    if asked in {Device.AUTO, Device.CPU} or (use is not None and use.used != ON_CPU):
-        return use and replace(use, asked=asked)
+    if requested in {Device.AUTO, Device.CPU} or (use is not None and use.used != ON_CPU):
+        return use and replace(use, asked=requested)
     model.close()
     what = "runs on the CPU only" if use else "leaves the choice of a device to the model's code"
-    msg = f"device '{asked}' was requested, but the runtime '{runtime}' {what}; remove `device`"
+    msg = f"device '{requested}' was requested, but the runtime '{runtime}' {what}; remove `device`"
     raise FailedPreconditionError(msg)
 
 

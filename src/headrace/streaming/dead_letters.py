@@ -209,14 +209,14 @@ def count(dead_letters: Iterable[DeadLetter], choice: Choice) -> int:
     return matching if choice.limit is None else min(matching, choice.limit)
 
 
-def check_code(code: str, known: Iterable[str]) -> str:
+def check_code(code: str, codes: Iterable[str]) -> str:
     """Return `code` in upper case.
 
     Raises:
         InvalidArgumentError: No error has this code.
     """
     requested = code.strip().upper()
-    names = list(known)
+    names = list(codes)
     if requested and requested not in names:
         message = f"'{code[:60]}' is not an error code; known codes: {', '.join(names)}"
         raise InvalidArgumentError(message)

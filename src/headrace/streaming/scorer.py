@@ -428,7 +428,7 @@ class ModelThreads:
             seconds = time.perf_counter() - started
             self._add(Finished(batch=batch, result=result, seconds=seconds, runs=runs, rows=rows))
 
-    def _add(self, one: Finished | BaseException) -> None:
-        self._finished.append(one)
+    def _add(self, item: Finished | BaseException) -> None:
+        self._finished.append(item)
         self._is_finished.set()
         self._wake()

@@ -264,17 +264,17 @@ class MessageReader:
         }
         self._getters |= {name: _getter(descriptor, name, None) for name in passed}
 
-    def read(self, value: bytes, at: int) -> Any:  # noqa: ANN401  # protobuf ships no types
+    def read(self, value: bytes, offset: int) -> Any:  # noqa: ANN401  # protobuf ships no types
         """The message whose bytes begin at `at`.
 
         Raises:
             InvalidArgumentError: The bytes are none of this type, as far as one can tell.
         """
         try:
-            message = self._read(value[at:] if at else value)
+            message = self._read(value[offset:] if offset else value)
         except (DecodeError, UnicodeDecodeError) as error:
             raise unreadable(f"Protobuf message {self.full_name}", error) from None
-        if len(value) > at and not message.ListFields() and len(UnknownFieldSet(message)):
+        if len(value) > offset and not message.ListFields() and len(UnknownFieldSet(message)):
             reason = "it has none of its fields, only unknown ones; is it another message?"
             raise unreadable(f"Protobuf message {self.full_name}", reason)
         return message

@@ -351,9 +351,9 @@ def message_head(schema_number: int, path: tuple[int, ...]) -> bytes:
     return head(schema_number) + b"".join(map(_varint, (len(path), *path)))
 
 
-def _zigzag(value: bytes, at: int) -> tuple[int, int]:
+def _zigzag(value: bytes, offset: int) -> tuple[int, int]:
     number = shift = 0
-    for end in range(at, min(at + _MAX_VARINT, len(value))):
+    for end in range(offset, min(offset + _MAX_VARINT, len(value))):
         byte = value[end]
         number |= (byte & 0x7F) << shift
         if byte < 0x80:  # noqa: PLR2004  # the last one has no high bit

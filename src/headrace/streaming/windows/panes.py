@@ -283,11 +283,11 @@ class Events:
         return events
 
     def _event(
-        self, record: Record, columns: Mapping[str, Column], at: int, now_s: float
+        self, record: Record, columns: Mapping[str, Column], row: int, now_s: float
     ) -> WindowEvent:
         plan = self._plan
         if self._time:
-            at_s = unix_time(self._time, columns[self._time][at])
+            at_s = unix_time(self._time, columns[self._time][row])
             written_s = record.timestamp_s or now_s
         else:
             at_s, written_s = record.timestamp_s, now_s
@@ -302,9 +302,9 @@ class Events:
             )
             raise InvalidArgumentError(msg)
         keys = tuple(
-            [_key(name, columns[name][at]) if name else _own_key(record) for name in plan.keys]
+            [_key(name, columns[name][row]) if name else _own_key(record) for name in plan.keys]
         )
-        values = tuple([_value(name, columns[name][at]) for name in plan.fields])
+        values = tuple([_value(name, columns[name][row]) for name in plan.fields])
         return WindowEvent(microseconds(at_s), keys, values)
 
 

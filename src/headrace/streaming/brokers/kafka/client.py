@@ -251,8 +251,8 @@ def records_of(messages: Sequence[Message], partition: TopicPartition) -> list[R
     ]
 
 
-def _headers(found: Any) -> tuple[Header, ...]:  # noqa: ANN401  # a list, when it is read
-    return tuple([(name, value or b"") for name, value in found])
+def _headers(raw_headers: Any) -> tuple[Header, ...]:  # noqa: ANN401  # a list, when it is read
+    return tuple([(name, value or b"") for name, value in raw_headers])
 
 
 def milliseconds(at_s: float) -> int:

@@ -239,10 +239,10 @@ class Assigning:
 
 
 def _committed(
-    consumer: Consumer, asked: list[KafkaPartition], timeout_s: float
+    consumer: Consumer, queried: list[KafkaPartition], timeout_s: float
 ) -> list[KafkaPartition]:
     """Return the committed offsets; raise if one of them is unknown."""
-    results = consumer.committed(asked, timeout=timeout_s)
+    results = consumer.committed(queried, timeout=timeout_s)
     for result in results:
         if result.error is not None:
             # It has no offset then, and looks as if the group had never read it.

@@ -105,7 +105,8 @@ def heartbeat(
         }
         # What it has from the one whose name it took, and does not read yet, it gives away first.
         owned = sorted(
-            claimed.intersection(topic.partitions), key=lambda one: (one not in held, one)
+            claimed.intersection(topic.partitions),
+            key=lambda partition_id: (partition_id not in held, partition_id),
         )
         share = shares(holding, len(topic.partitions), topic=topic.name)[membership.member]
         surplus += owned[share:]

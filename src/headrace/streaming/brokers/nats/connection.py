@@ -249,10 +249,10 @@ async def move(
     await link.stream_api.add_consumer(stream, config)
 
 
-async def responds(link: NatsLink, subject: str, said: bytes = b"?") -> bool:
+async def responds(link: NatsLink, subject: str, payload: bytes = b"?") -> bool:
     """Return whether a member answers on a subject."""
     try:
-        await link.client.request(subject, said, timeout=_REPLY_TIMEOUT_S)
+        await link.client.request(subject, payload, timeout=_REPLY_TIMEOUT_S)
     except (nats.errors.NoRespondersError, nats.errors.TimeoutError):
         return False
     return True

@@ -89,12 +89,12 @@ def _are_plain(headers: tuple[Header, ...]) -> bool:
     )
 
 
-def _headers(said: Mapping[str, str]) -> tuple[Header, ...]:
-    text = said.get(_PACKED)
+def _headers(fields: Mapping[str, str]) -> tuple[Header, ...]:
+    text = fields.get(_PACKED)
     if text is not None:
         return unpacked(text)
     return tuple(
         (name, value.encode("utf-8", "surrogateescape"))
-        for name, value in said.items()
+        for name, value in fields.items()
         if not name.lower().startswith(_OURS)
     )
