@@ -179,10 +179,11 @@ class Dot:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Label:
-    """Where a name stands. `is_far`: so far from its point that a line has to lead there."""
+    """Where a name stands."""
 
     box: Rectangle
     is_far: bool
+    """So far from its point that a line has to lead there."""
 
 
 def place_labels(

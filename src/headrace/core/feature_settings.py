@@ -20,15 +20,13 @@ class OnUnavailable(StrEnum):
 
 
 class FeatureWatch(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How an endpoint's features are watched for skew.
-
-    `sample_ratio`: of how many look-ups what they gave is kept. `skew_every_s`: how often that is
-    compared with what training will see.
-    """
+    """How an endpoint's features are watched for skew."""
 
     service: str
     sample_ratio: float = 0.01
+    """Of how many look-ups what they gave is kept."""
     skew_every_s: float = 900.0
+    """How often that is compared with what training will see."""
 
 
 class FeatureLookup(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

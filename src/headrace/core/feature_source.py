@@ -18,19 +18,21 @@ class FetchedFeatures:
 
 
 class FeatureSource(Protocol):
-    """One feature service, ready to be asked. Safe to use from several threads.
+    """One feature service, ready to be asked.
 
-    `keys`: the join keys that a row has to name; `request`: values that it brings besides, for
-    features that are computed of them; `columns`: what it gets, in the service's order. All are of
-    shape [-1]. `may_wait`: whether asking can wait for another machine.
+    Safe to use from several threads.
     """
 
     service: str
     keys: tuple[TensorSpec, ...]
+    """The join keys that a row has to name."""
     request: tuple[TensorSpec, ...]
+    """Values that it brings besides, for features that are computed of them."""
     columns: tuple[TensorSpec, ...]
+    """What it gets, in the service's order. All are of shape [-1]."""
     views: tuple[str, ...]
     may_wait: bool
+    """Whether asking can wait for another machine."""
 
     def fetch(
         self, keys: Tensors, request: Tensors, *, deadline: float | None = None

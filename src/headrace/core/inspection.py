@@ -10,25 +10,22 @@ from headrace.core.signature import ModelSignature
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FirstRun:
-    """One inference of one row on made-up inputs, on the CPU with one thread.
-
-    `run_s`: how long it took; None if the model did not run on them, with the reason in `error`.
-    """
+    """One inference of one row on made-up inputs, on the CPU with one thread."""
 
     run_s: float | None = None
+    """How long it took; None if the model did not run on them, with the reason in `error`."""
     error: str = ""
 
 
 class Inspected(NamedTuple):
-    """A model that was proved to load.
-
-    `runs_code`: its format runs code of the model's author. `first_run`: None where nobody tried.
-    """
+    """A model that was proved to load."""
 
     runtime: str
     signature: ModelSignature
     runs_code: bool = False
+    """Its format runs code of the model's author."""
     first_run: FirstRun | None = None
+    """None where nobody tried."""
 
 
 class Inspect(Protocol):

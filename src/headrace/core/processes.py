@@ -387,11 +387,12 @@ class Exceeded(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProcessExit:
-    """How a process ended. `error`: the last lines of its standard error, if that was not a log."""
+    """How a process ended."""
 
     status: int
     exceeded: Exceeded | None = None
     error: str = ""
+    """The last lines of its standard error, if that was not a log."""
 
 
 async def run(

@@ -18,15 +18,13 @@ Parameters = dict[str, Parameter]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestedOutput:
-    """An output the caller asked for by name.
-
-    `classification`: answer the N best classes as `"value:index[:label]"` instead of the tensor; 0
-    means no. `binary_data`: as raw bytes rather than JSON; None leaves it to the request.
-    """
+    """An output the caller asked for by name."""
 
     name: str
     classification: int = 0
+    """Answer the N best classes as `"value:index[:label]"` instead of the tensor; 0 means no."""
     binary_data: bool | None = None
+    """As raw bytes rather than JSON; None leaves it to the request."""
 
 
 @mypyc_attr(acyclic=True)  # where it is compiled

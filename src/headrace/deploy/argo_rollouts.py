@@ -51,10 +51,11 @@ _ANY_FAILURE: Final = "BACKEND|REJECTED|OTHER"  # who left did not judge it
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MetricCheck:
-    """A limit on one number. `query`: PromQL that returns one sample or none."""
+    """A limit on one number."""
 
     name: str
     query: str
+    """PromQL that returns one sample or none."""
     max_value: float
 
 
@@ -134,9 +135,10 @@ _FULL: Final = 100
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArgoOptions:
-    """Options of the target. `prometheus`: its address as seen from the cluster."""
+    """Options of the target."""
 
     prometheus: str = USUAL_PROMETHEUS
+    """Its address as seen from the cluster."""
     pods: PodOptions = field(default_factory=PodOptions)
     routes: GatewayApiOptions = field(default_factory=GatewayApiOptions)
 

@@ -83,9 +83,10 @@ Services: TypeAlias = Mapping[tuple[str, str], tuple[str, int | None]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportDocument:
-    """One document. `name`: file name without suffix."""
+    """One document."""
 
     name: str
+    """File name without suffix."""
     body: Body
 
 
@@ -97,11 +98,12 @@ def manifest(api_version: str, kind: str, metadata: Body, **parts: Body) -> Expo
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Export:
-    """The result of an export. `notes`: approximations and allowed losses."""
+    """The result of an export."""
 
     target: ExportTarget
     documents: tuple[ExportDocument, ...]
     notes: tuple[str, ...] = ()
+    """Approximations and allowed losses."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -112,11 +112,12 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportFacts:
-    """The facts of a spec for an export. `allowed`: fields that may be lost."""
+    """The facts of a spec for an export."""
 
     spec: SystemSpec
     endpoints: tuple[Endpoint, ...]
     allowed: tuple[str, ...] = ()
+    """Fields that may be lost."""
     key_sets: Mapping[str, str] = field(default_factory=dict)
     """Key sets (RFC 7517) of identity providers with a key file, by provider name."""
 

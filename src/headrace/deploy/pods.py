@@ -36,10 +36,12 @@ _DRIVER_ANNOTATIONS: Final = (driver.ENDPOINT, driver.REVISION_ID)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PodOptions:
-    """Options of pods. `image`: of a replica, empty for the spec's. `artifacts`: URL of models."""
+    """Options of pods."""
 
     image: str = ""
+    """Of a replica, empty for the spec's."""
     artifacts: str = ""
+    """URL of models."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,15 +21,15 @@ class TicketState(IntEnum):
 
 @mypyc_attr(allow_interpreted_subclasses=True)  # where it is compiled
 class Ticket:
-    """One request inside the engine. Subclass it to receive the outcome.
+    """One request inside the engine.
+
+    Subclass it to receive the outcome.
 
     A method call instead of a future: on the request path a future and its callback cost as much as
     parsing the request.
 
     `deadline` is monotonic time, infinity for none. `length` is the product of the request's
-    variable dimensions; `group` is what must be equal for two requests to share a batch. `floor`:
-    the highest priority level that its caller may have, 0 for any; `level`: the one that it has.
-    `slo_s`: how soon it should be answered; what waits longer behind higher levels is refused.
+    variable dimensions; `group` is what must be equal for two requests to share a batch.
     """
 
     __slots__ = (
@@ -52,8 +52,11 @@ class Ticket:
     queued_at: float
     deadline: float
     level: int
+    """The one that it has."""
     floor: int
+    """The highest priority level that its caller may have, 0 for any."""
     slo_s: float
+    """How soon it should be answered; what waits longer behind higher levels is refused."""
     length: int
     group: tuple[tuple[int, ...], ...] | None
     state: TicketState

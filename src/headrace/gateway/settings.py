@@ -166,10 +166,11 @@ _LONGEST_TIMEOUT_S: Final = 24 * 3600.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ListenerTls:
-    """How callers' connections are encrypted. `takes_clients`: whether their certificates count."""
+    """How callers' connections are encrypted."""
 
     min_version: str = "1.2"
     takes_clients: bool = False
+    """Whether their certificates count."""
     requires_client: bool = False
 
     def __post_init__(self) -> None:
@@ -185,9 +186,10 @@ class ListenerTls:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LimitsTarget:
-    """A rate limit service on another host, spoken to by mutual TLS. `host`: a name or address."""
+    """A rate limit service on another host, spoken to by mutual TLS."""
 
     host: str
+    """A name or address."""
     port: int
 
     def __post_init__(self) -> None:
@@ -448,12 +450,11 @@ class ApiKey:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GatewayPolicy:
-    """What a gateway knows of its callers.
-
-    `key_sets`: the public keys (RFC 7517) of identity providers that come from a file, by the
-    provider's name; a provider without any takes no token.
-    """
+    """What a gateway knows of its callers."""
 
     access: AccessSettings = field(default_factory=AccessSettings)
     keys: tuple[ApiKey, ...] = ()
     key_sets: Mapping[str, str] = field(default_factory=dict)
+    """The public keys (RFC 7517) of identity providers that come from a file, by the provider's
+    name; a provider without any takes no token.
+    """

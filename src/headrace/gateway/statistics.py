@@ -37,13 +37,11 @@ MOST_COUNTED: Final = 1 << 53
 
 @dataclass(frozen=True, slots=True)
 class StatsQuery:
-    """What to ask Envoy's admin socket for.
-
-    `total`: counters of everything that is in the histograms; these are never late, histograms are.
-    """
+    """What to ask Envoy's admin socket for."""
 
     histograms: str
     total: str
+    """Counters of everything that is in the histograms; these are never late, histograms are."""
 
 
 OF_SPLITS: Final = StatsQuery(f"{_ASK}^{_SPLIT}[.]", rf"{_SPLIT}\.total")

@@ -178,9 +178,10 @@ _LOOK_S: Final = 0.2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LocalEngine:
-    """Threads, as the model frees them while it runs. `workers`: shards at once."""
+    """Threads, as the model frees them while it runs."""
 
     workers: int
+    """Shards at once."""
 
     def shards(self, job: Job, hooks: Hooks) -> Generator[CompletedShard]:
         """As `ShardEngine.shards`."""

@@ -101,13 +101,14 @@ class DetectedDrift(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DriftWatchState(msgspec.Struct, frozen=True, kw_only=True):
-    """The persistent state of one watch. `since`: the first block that counts, by feature."""
+    """The persistent state of one watch."""
 
     blocks: list[RowBlock] = []
     next_number: int = 1
     rows: int = 0
     drifted: dict[str, DetectedDrift] = {}
     since: dict[str, int] = {}
+    """The first block that counts, by feature."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -121,15 +121,14 @@ class Spans:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExpectedShares:
-    """What a reference says of the hours of some spans.
-
-    `bins`: shares of the bins, `[spans, bins]`. `rows`: how many rows of the reference a share
-    rests on, `[spans]`. `unknown`: the part of a span in hours that the reference has not.
-    """
+    """What a reference says of the hours of some spans."""
 
     bins: Floats
+    """Shares of the bins, `[spans, bins]`."""
     rows: Floats
+    """How many rows of the reference a share rests on, `[spans]`."""
     unknown: Floats
+    """The part of a span in hours that the reference has not."""
 
 
 def expected(reference: FeatureReference, hours: Floats) -> ExpectedShares:
@@ -167,11 +166,12 @@ def expected(reference: FeatureReference, hours: Floats) -> ExpectedShares:
 class NullShares:
     """What may be without drift: the largest share that each bet allows, `[spans, bets]`.
 
-    1 where every share is allowed. `of_valid`: whether the share is of valid values, or of all.
+    1 where every share is allowed.
     """
 
     largest: Floats
     of_valid: "NDArray[np.bool_]"
+    """Whether the share is of valid values, or of all."""
 
 
 def nulls_of(

@@ -150,35 +150,35 @@ _WIDEST: Final = 2.0**53
 
 
 class FeatureReference(msgspec.Struct, frozen=True, kw_only=True):
-    """One feature's bins, and what the reference has in them.
-
-    `single`: how many values stood there once only, for features with categories; how often unseen
-    ones are to be expected is estimated from it (Good and Turing). `hours`: the bins' counts of
-    each hour of the day, `[24][bins]`; empty where the reference does not cover two days.
-    `effect`: the design effect of the rows (`drift_dependence`); 0 where it is not known, as it is
-    not without times.
-    """
+    """One feature's bins, and what the reference has in them."""
 
     bins: FeatureBins
     counts: ValueCounts
     single: int = 0
+    """How many values stood there once only, for features with categories; how often unseen ones
+    are to be expected is estimated from it (Good and Turing).
+    """
     hours: list[list[int]] = []
+    """The bins' counts of each hour of the day, `[24][bins]`; empty where the reference does not
+    cover two days.
+    """
     effect: float = 0.0
+    """The design effect of the rows (`drift_dependence`); 0 where it is not known, as it is not
+    without times.
+    """
 
 
 class DriftReference(msgspec.Struct, frozen=True, kw_only=True):
-    """The features of one model version, when all is well.
-
-    `source`: `data` that was given, or the first `window` of requests. `rows`: how many there were.
-    `at`: seconds since 1970. `covers_s`: the time from the first row to the last; 0 where it is not
-    known.
-    """
+    """The features of one model version, when all is well."""
 
     features: list[FeatureReference] = []
     source: str = WINDOW
+    """`data` that was given, or the first `window` of requests."""
     rows: int = 0
+    """How many there were. `at`: seconds since 1970."""
     created_at: float = msgspec.field(name="at", default=0.0)
     covers_s: float = 0.0
+    """The time from the first row to the last; 0 where it is not known."""
 
     @property
     def is_hourly(self) -> bool:

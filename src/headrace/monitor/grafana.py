@@ -94,9 +94,10 @@ class Variable:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dashboard:
-    """A dashboard. `name`: its file name and Grafana address."""
+    """A dashboard."""
 
     name: str
+    """Its file name and Grafana address."""
     title: str
     description: str
     panels: tuple[RowHeading | Panel, ...]

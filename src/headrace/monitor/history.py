@@ -287,7 +287,7 @@ _MAX_POINTS: Final = 2000
 
 
 class StoredTrack(msgspec.Struct, frozen=True, kw_only=True):
-    """A persisted series. `latency`: of the totals, by bucket index."""
+    """A persisted series."""
 
     endpoint: str
     version: str
@@ -297,6 +297,7 @@ class StoredTrack(msgspec.Struct, frozen=True, kw_only=True):
     errors: int
     rejections: int
     latency: dict[int, int]
+    """Of the totals, by bucket index."""
     levels: list[list[Chunk]]
     began_at: float = 0.0
 

@@ -153,15 +153,18 @@ class LoadTotals(msgspec.Struct, frozen=True, kw_only=True):
 class LoadReading:
     """One look at a version's replicas.
 
-    `ready` of them are; `totals`: what those that answered counted, by name; `process_names`: the
-    names of all processes that there are, of any endpoint. `is_first`: whether it is the first of
-    its endpoint's versions, at which the endpoint's own time is counted.
+    `ready` of them are.
     """
 
     ready: int
     totals: Mapping[str, LoadTotals]
+    """What those that answered counted, by name."""
     process_names: Collection[str] = ()
+    """The names of all processes that there are, of any endpoint."""
     is_first: bool = True
+    """Whether it is the first of its endpoint's versions, at which the endpoint's own time is
+    counted.
+    """
 
 
 class StoredLoad(msgspec.Struct, frozen=True, kw_only=True):

@@ -164,11 +164,13 @@ _SCRAPE_S: Final = 15.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScrapeTarget:
-    """Address of the metrics. `token_file`, `ca_file`: empty for none."""
+    """Address of the metrics."""
 
     url: str
     token_file: str = ""
+    """Empty for none."""
     ca_file: str = ""
+    """Empty for none."""
 
 
 def prometheus_files(

@@ -58,12 +58,13 @@ def share_of(count: int, number: int, pieces: int) -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Form(Generic[C, R]):
-    """Type of counts, and its encoding. `joined`: counts as stored in longer steps."""
+    """Type of counts, and its encoding."""
 
     begin: Callable[[], C]
     row_of: Callable[[int, C], R]
     cell_of: Callable[[R], C]
     joined: Callable[[C], C]
+    """Counts as stored in longer steps."""
     decode_row: msgspec.msgpack.Decoder[R]
     decode_rows: msgspec.msgpack.Decoder[list[R]]
 

@@ -202,15 +202,14 @@ def _openmetrics(family: Family, *, is_clear: bool) -> Iterator[str]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MetricSource:
-    """One process's exposition as text, and the labels that its samples get.
-
-    `help`: of metrics that say nothing of what they are. They are of a program that keeps no
-    conventions, so what it calls a counter is one only if its name says so too.
-    """
+    """One process's exposition as text, and the labels that its samples get."""
 
     text: str
     labels: Mapping[str, str] = field(default_factory=dict)
     help: str = ""
+    """Of metrics that say nothing of what they are. They are of a program that keeps no
+    conventions, so what it calls a counter is one only if its name says so too.
+    """
 
 
 def merge(families: Iterable[Family], sources: Iterable[MetricSource] = ()) -> Families:

@@ -34,12 +34,10 @@ _MATRIX: Final = 2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Assembly:
-    """One tensor of the model's, made of columns beside each other, or of one alone.
-
-    `spec`: as the model declares it, of shape [-1], [-1, 1] or [-1, columns].
-    """
+    """One tensor of the model's, made of columns beside each other, or of one alone."""
 
     spec: TensorSpec
+    """As the model declares it, of shape [-1], [-1, 1] or [-1, columns]."""
     columns: tuple[str, ...]
 
     def make(self, columns: Mapping[str, Array], rows: int) -> Array:

@@ -63,10 +63,11 @@ _OVER_LIMIT: Final = 2
 
 
 class Descriptor(msgspec.Struct, frozen=True):
-    """What describes one request. `hits`: how much it counts; None where that was not said."""
+    """What describes one request."""
 
     entries: Mapping[str, str]
     hits: int | None
+    """How much it counts; None where that was not said."""
 
 
 class RateLimitQuestion(msgspec.Struct, frozen=True):

@@ -16,14 +16,13 @@ _CONCENTRATION: Final = 100.0
 
 
 class Assignments(msgspec.Struct):
-    """Units per arm by planned share: baseline's, candidate's.
-
-    `worst`: the most evidence against the plan so far, in nats. It does not fall again: what was
-    assigned wrongly stays in the other numbers.
-    """
+    """Units per arm by planned share: baseline's, candidate's."""
 
     counts: dict[float, tuple[int, int]] = {}
     worst: float = 0.0
+    """The most evidence against the plan so far, in nats. It does not fall again: what was assigned
+    wrongly stays in the other numbers.
+    """
 
     def add(self, share: float, baseline: int, candidate: int) -> None:
         """Count units that were assigned while the candidate's planned share was `share`."""

@@ -37,15 +37,14 @@ _HOUR_S: Final = 3600.0
 
 
 class Forgiven(msgspec.Struct):
-    """The growth of the intervals that do not count, as logarithms.
-
-    `worst`: of the present hour, `[tests, stakes, forgiven]`, descending, at least 0. `past`: the
-    sum over the hours before, `[tests, stakes]`. `counted_s`: counted seconds of the present hour.
-    """
+    """The growth of the intervals that do not count, as logarithms."""
 
     worst: Array
+    """Of the present hour, `[tests, stakes, forgiven]`, descending, at least 0."""
     past: Array
+    """The sum over the hours before, `[tests, stakes]`."""
     counted_s: float = 0.0
+    """Counted seconds of the present hour."""
 
     @classmethod
     def start(cls, tests: int) -> "Forgiven":

@@ -30,24 +30,28 @@ _FORGETS_A_SECOND: Final = 0.97
 
 
 class ChangeDetector(msgspec.Struct):
-    """Differences against what is tolerated, `[tests]`, with late starts.
-
-    `capitals`: logarithms of what has entered, by how many intervals are left out, `[tests, stakes,
-    1 + forgiven]`. `lately`: fading counts of the last half minute or so, in the cells of
-    `rate_difference`, `[tests, cells]`. `step`: the rollout's step that was counted last, and
-    `steps` how many began after the first, `[tests]`. `minutes`: entries by time. `part`: as in
-    `RateDifferences`, `[tests]` or one for all.
-    """
+    """Differences against what is tolerated, `[tests]`, with late starts."""
 
     tolerated: float
     capitals: Array
+    """Logarithms of what has entered, by how many intervals are left out, `[tests, stakes, 1 +
+    forgiven]`.
+    """
     lately: Array
+    """Fading counts of the last half minute or so, in the cells of `rate_difference`, `[tests,
+    cells]`.
+    """
     step: Array
+    """The rollout's step that was counted last, and `steps` how many began after the first,
+    `[tests]`.
+    """
     steps: Array
     minutes: int = 0
+    """Entries by time."""
     counted_s: float = 0.0
     hours: int = 0
     part: Array = msgspec.field(default_factory=lambda: np.ones(1))
+    """As in `RateDifferences`, `[tests]` or one for all."""
 
     @classmethod
     def start(cls, tests: int, tolerated: float) -> "ChangeDetector":

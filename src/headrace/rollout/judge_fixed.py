@@ -19,13 +19,11 @@ SHARE: Final = "ratio"
 
 
 class Budget(msgspec.Struct, frozen=True, kw_only=True):
-    """How often a metric may be wrong: `back` rolls back what is within the margin.
-
-    `on`: promotes what is beyond it, and that may be all of the rollout's `alpha`.
-    """
+    """How often a metric may be wrong: `back` rolls back what is within the margin."""
 
     back: float
     on: float
+    """Promotes what is beyond it, and that may be all of the rollout's `alpha`."""
 
 
 def outcome_of(*, beyond: bool, within: bool) -> Outcome:

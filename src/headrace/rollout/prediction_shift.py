@@ -38,17 +38,17 @@ ENOUGH: Final = 25
 
 
 class PredictionShift(msgspec.Struct):
-    """What both arms answered, by class or by score.
-
-    `labels`: class names, or edges; test 0 belongs to none and only counts all answers, so label
-    `i` is test `i + 1`. `answers`: of both arms. `held`: the baseline's and the candidate's that
-    wait until there are enough of both.
-    """
+    """What both arms answered, by class or by score."""
 
     tests: RateDifferences
     labels: list[str | float] = []
+    """Class names, or edges; test 0 belongs to none and only counts all answers, so label `i` is
+    test `i + 1`.
+    """
     answers: int = 0
+    """Of both arms."""
     held: tuple[Counts, Counts] = msgspec.field(default_factory=lambda: ({}, {}))
+    """The baseline's and the candidate's that wait until there are enough of both."""
     step: int = 0
 
     @classmethod

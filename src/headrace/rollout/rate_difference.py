@@ -53,22 +53,24 @@ _LEFT_OUT: Final = 2
 
 
 class Dispersion(msgspec.Struct):
-    """Running estimate for several tests side by side.
-
-    `open` and `closed`: the sums of the present and the last block, `[lengths, tests]`, and
-    `open_expected` the variance of the present one if its requests are independent; `size`: its
-    intervals. `observed` and `expected`: summed over the `pairs` of successive blocks. `largest`:
-    of the observed ones, `[lengths, tests, 2]`.
-    """
+    """Running estimate for several tests side by side."""
 
     open: Array
+    """The sums of the present and the last block, `[lengths, tests]`, and `open_expected` the
+    variance of the present one if its requests are independent.
+    """
     open_expected: Array
     size: Array
+    """Its intervals."""
     closed: Array
+    """See `open`."""
     observed: Array
+    """Summed over the `pairs` of successive blocks."""
     expected: Array
+    """Summed over the `pairs` of successive blocks."""
     pairs: Array
     largest: Array
+    """Of the observed ones, `[lengths, tests, 2]`."""
 
     @classmethod
     def start(cls, tests: int) -> "Dispersion":
@@ -168,25 +170,26 @@ class Stratum(msgspec.Struct):
 
 
 class RateDifferences(msgspec.Struct):
-    """Several differences side by side, all over the same requests: `[tests]` everywhere.
-
-    `recent`: yes and all, fading; `[tests, 2]`. `centre`: in tenths; None for the rate of late.
-    `part`: how much of a whole independent observation each request is. Where `k` requests depend
-    on one another (rows of one request, requests of one user), each is the `k`-th part of one: a
-    gambler who bets on their mean gains at least the mean of what bets on each would gain (Jensen).
-    `dispersion` finds such dependence between requests of a moment, and the smaller part counts.
-    `watched`: the difference beyond which the candidate is worse than tolerated, and `forgiven`
-    what the worst intervals added to the capitals against it, without `part`. `step`: the rollout's
-    step that was counted last.
-    """
+    """Several differences side by side, all over the same requests: `[tests]` everywhere."""
 
     recent: Array
+    """Yes and all, fading; `[tests, 2]`."""
     forgiven: Forgiven
     dispersion: Dispersion
     step: Array
+    """The rollout's step that was counted last."""
     watched: float | None = None
+    """The difference beyond which the candidate is worse than tolerated, and `forgiven` what the
+    worst intervals added to the capitals against it, without `part`.
+    """
     centre: int | None = None
+    """In tenths; None for the rate of late."""
     part: float = 1.0
+    """How much of a whole independent observation each request is. Where `k` requests depend on one
+    another (rows of one request, requests of one user), each is the `k`-th part of one: a gambler
+    who bets on their mean gains at least the mean of what bets on each would gain (Jensen).
+    `dispersion` finds such dependence between requests of a moment, and the smaller part counts.
+    """
     strata: list[Stratum] = []
 
     @classmethod

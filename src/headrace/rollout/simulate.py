@@ -51,23 +51,26 @@ _MOST_REQUESTS: Final = 400_000
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of the runs of one candidate. Times are simulated seconds, ascending.
+    """What became of the runs of one candidate.
 
-    `rolled_back_s` and `promoted_s`: when each run was decided. `ever_rolled_back_s`: when a
-    reading first said roll back, also after a promotion. `naive_s`: when a z test of the errors
-    alone, read as often, first told the versions apart. `naive_at_the_end`: how many runs it told
-    apart when read once, at the end. `by_metric`: how many runs each metric rolled back.
+    Times are simulated seconds, ascending.
     """
 
     candidate: str
     runs: int
     requests_per_s: float
     rolled_back_s: tuple[float, ...]
+    """When each run was decided."""
     promoted_s: tuple[float, ...]
+    """When each run was decided."""
     ever_rolled_back_s: tuple[float, ...]
+    """When a reading first said roll back, also after a promotion."""
     naive_s: tuple[float, ...]
+    """When a z test of the errors alone, read as often, first told the versions apart."""
     naive_at_the_end: int
+    """How many runs it told apart when read once, at the end."""
     by_metric: dict[str, int]
+    """How many runs each metric rolled back."""
 
     @property
     def rolled_back(self) -> float:
@@ -94,14 +97,12 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(slots=True)
 class SimulatedTests:
-    """The tests of many runs at once.
-
-    `step`: the rollout's step of each run, `[runs]`, which may be changed between seconds.
-    """
+    """The tests of many runs at once."""
 
     settings: CanarySpec
     traffic: TrafficDraws
     step: Array = field(init=False)
+    """The rollout's step of each run, `[runs]`, which may be changed between seconds."""
     _errors: RateDifferences = field(init=False)
     _rejections: RateDifferences = field(init=False)
     _turns: tuple[ChangeDetector, ChangeDetector] = field(init=False)

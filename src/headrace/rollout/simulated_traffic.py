@@ -33,60 +33,59 @@ _SHARES: Final = (0.6, 0.3, 0.1)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SimulatedBaseline:
-    """The traffic, and how the old version fares.
-
-    `weight`: the candidate's share, 0 to 1. `moves`: whether the base rates do. `period_s`: of the
-    swell. `median_s`: of the latency, which is log-normal with a p99 of 3.2 medians. `bursts`:
-    whether either version stalls once in ten minutes, in a second of its own: up to all of that
-    second's requests take 14 times as long, and after every other stall they fail as well.
-    """
+    """The traffic, and how the old version fares."""
 
     requests_per_s: float = 50.0
     weight: float = 0.1
+    """The candidate's share, 0 to 1."""
     errors: float = 0.01
     rejections: float = 0.005
     median_s: float = 0.02
+    """Of the latency, which is log-normal with a p99 of 3.2 medians."""
     moves: bool = True
+    """Whether the base rates do."""
     period_s: float = 300.0
+    """Of the swell."""
     bursts: bool = False
+    """Whether either version stalls once in ten minutes, in a second of its own: up to all of that
+    second's requests take 14 times as long, and after every other stall they fail as well.
+    """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SimulatedCandidate:
-    """How the new version differs.
-
-    `more_errors`: added to the share of failed requests. `times_slower`: each request, so each
-    quantile. `moved_answers`: share of answers that change from the first class to the second.
-    """
+    """How the new version differs."""
 
     name: str = "the same"
     more_errors: float = 0.0
+    """Added to the share of failed requests."""
     times_slower: float = 1.0
+    """Each request, so each quantile."""
     moved_answers: float = 0.0
+    """Share of answers that change from the first class to the second."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SimulatedInterval:
-    """One second of every run. Arms are baseline, candidate: `[2, runs]`.
+    """One second of every run.
 
-    `classes`: `[2, runs, classes]`. `place` (arm times runs plus run) and `bucket`: of each
-    request, `[requests]`.
+    Arms are baseline, candidate: `[2, runs]`.
     """
 
     requests: Array
     errors: Array
     rejections: Array
     classes: Array
+    """`[2, runs, classes]`. `place` (arm times runs plus run) and `bucket`: of each request,
+    `[requests]`.
+    """
     cell: NDArray[np.int64]
     bucket: NDArray[np.int64]
 
 
 @dataclass(slots=True, kw_only=True)
 class TrafficDraws:
-    """Draws the seconds of many runs at once; `candidates` has one for each run.
-
-    `weights`: the candidate's share in each run, which may be changed between seconds.
-    """
+    """Draws the seconds of many runs at once; `candidates` has one for each run."""
 
     world: SimulatedBaseline
     candidates: list[SimulatedCandidate]
@@ -95,6 +94,7 @@ class TrafficDraws:
     lower_s: Array = field(init=False)
     upper_s: Array = field(init=False)
     weights: Array = field(init=False)
+    """The candidate's share in each run, which may be changed between seconds."""
     _phase: Array = field(init=False)
     _has_incident: NDArray[np.bool_] = field(init=False)
     _second: int = 0

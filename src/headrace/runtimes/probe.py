@@ -82,10 +82,11 @@ class BatchProbe:
 
 @dataclass(frozen=True, slots=True)
 class _Difference:
-    """Why rows together are not the rows alone. `is_shape`: no declaration can mend it."""
+    """Why rows together are not the rows alone."""
 
     reason: str
     is_shape: bool = False
+    """No declaration can mend it."""
 
 
 def probe_batch(

@@ -135,10 +135,11 @@ def run(settings: ReplicaSettings) -> int:
 
 @dataclass(frozen=True, slots=True)
 class _Ended:
-    """How it ended. `has_thread`: a thread is still in the model's code, and cannot be ended."""
+    """How it ended."""
 
     status: int
     has_thread: bool = False
+    """A thread is still in the model's code, and cannot be ended."""
 
 
 async def _serve(settings: ReplicaSettings) -> _Ended:

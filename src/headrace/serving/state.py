@@ -64,8 +64,7 @@ class Described:
 class ReplicaState:
     """One model of a process: what was told of it, what it counts, and itself once it is loaded.
 
-    `described` outlives an unloading. `loads_on_demand`: the model is loaded when a request comes;
-    `waiting` counts requests that wait for that.
+    `described` outlives an unloading.
     """
 
     settings: ReplicaSettings
@@ -75,6 +74,7 @@ class ReplicaState:
     is_draining: bool = False
     described: Described | None = None
     loads_on_demand: bool = False
+    """The model is loaded when a request comes; `waiting` counts requests that wait for that."""
     waiting: int = 0
     since: float = field(default_factory=monotonic)
     """When it began to count, in monotonic time."""

@@ -147,11 +147,12 @@ def _findings(check: AuditCheck, facts: AuditFacts) -> Iterator[AuditFinding]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NamedFile:
-    """A file named in the spec. `kind`: certificate, key, ca, jwks, trusted or model."""
+    """A file named in the spec."""
 
     location: str
     path: str
     kind: str
+    """Certificate, key, ca, jwks, trusted or model."""
 
 
 def endpoints(spec: SystemSpec) -> Iterator[tuple[str, EndpointSpec]]:

@@ -145,9 +145,10 @@ class TextFact:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listener:
-    """A listening address. `role`: gateway, management or metrics."""
+    """A listening address."""
 
     role: str
+    """Gateway, management or metrics."""
     host: str
     port: int
     tls: bool = False
@@ -185,11 +186,12 @@ class ReplicaFact:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InForceFact:
-    """A configured certificate; `problem`: why its file is not used."""
+    """A configured certificate."""
 
     name: str
     file: str
     problem: str = ""
+    """Why its file is not used."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -205,12 +207,13 @@ class VersionFact:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProcessFact:
-    """One process of the system. `core_bytes`: size limit of core dumps; None is unlimited."""
+    """One process of the system."""
 
     name: str
     pid: int
     uid: int
     core_bytes: int | None
+    """Size limit of core dumps; None is unlimited."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -92,11 +92,12 @@ class InventoryContext:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inventory:
-    """All assets of a folder, by path. `incomplete`: why some were skipped; else empty."""
+    """All assets of a folder, by path."""
 
     folder: str
     assets: tuple[Asset, ...]
     incomplete: str = ""
+    """Why some were skipped; else empty."""
 
 
 def take_inventory(folder: Path, known: InventoryContext) -> Inventory:

@@ -81,11 +81,12 @@ class Needs:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Costs:
-    """Core seconds per row: alone, and within a batch. `cost_per_hour`: of a core."""
+    """Core seconds per row: alone, and within a batch."""
 
     row_s: float
     batch_row_s: float
     cost_per_hour: float = 0.05
+    """Of a core."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

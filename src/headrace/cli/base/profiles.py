@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProfiledModel:
-    """What is profiled. `endpoint`: empty for a model."""
+    """What is profiled."""
 
     name: str
     path: Path
@@ -39,6 +39,7 @@ class ProfiledModel:
     allow_code: bool
     rows_independent: bool = False
     endpoint: str = ""
+    """Empty for a model."""
 
 
 def find_subject(

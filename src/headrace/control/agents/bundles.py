@@ -20,14 +20,12 @@ from headrace.gateway.resources import Resource
 
 @dataclass(slots=True, kw_only=True)
 class SharedSecrets:
-    """Secrets of all gateways.
-
-    `on_change`: called when gateways elsewhere have to be told.
-    """
+    """Secrets of all gateways."""
 
     local: SecretFiles | None = None
     """The files of one on this host, if there is one."""
     on_change: Callable[[], None] = lambda: None
+    """Called when gateways elsewhere have to be told."""
     _known: dict[str, Secret] = field(default_factory=dict)
 
     def all(self) -> tuple[Secret, ...]:

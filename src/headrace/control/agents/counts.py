@@ -38,15 +38,13 @@ _KNOWN_VERSIONS: Final = 64
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AgentCounts:
-    """A gateway's last report: `epoch` of its Envoy, what that had counted, and by which splits.
-
-    `reported`: the arms that it told of; `totals` may have others that it told of before.
-    """
+    """A gateway's last report: `epoch` of its Envoy, what that had counted, and by which splits."""
 
     epoch: str
     totals: Totals
     version: str = ""
     reported: frozenset[ArmKey] = frozenset()
+    """The arms that it told of; `totals` may have others that it told of before."""
 
 
 @dataclass(slots=True)

@@ -56,16 +56,15 @@ class AgentTimeouts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AgentReport:
-    """What is known of one gateway; times are monotonic.
-
-    `in_force`, `refused`: numbers of offers, 0 for none.
-    """
+    """What is known of one gateway; times are monotonic."""
 
     since: float
     """When it was heard of first, or again after it was lost."""
     seen_at: float
     in_force: int = 0
+    """Numbers of offers, 0 for none."""
     refused: int = 0
+    """Numbers of offers, 0 for none."""
     reason: str = ""
     is_ready: bool = False
 
@@ -224,13 +223,14 @@ class DuplicateNames:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GatewayState:
-    """One gateway as people see it. `seen_s`: how long ago it was heard last."""
+    """One gateway as people see it."""
 
     name: str
     standing: SyncStatus
     version: str
     behind_s: float
     seen_s: float
+    """How long ago it was heard last."""
     ready: bool
     restarts: int = 0
     reason: str = ""

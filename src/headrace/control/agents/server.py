@@ -56,11 +56,12 @@ _FORWARDED: Final = frozenset({"GET", "POST"})
 
 @dataclass(slots=True, kw_only=True)
 class AgentsApp:
-    """The ASGI application. `fallback`: answers what gateways' callers ask the control plane."""
+    """The ASGI application."""
 
     fleet: GatewayFleet
     settings: AgentsSettings
     fallback: App
+    """Answers what gateways' callers ask the control plane."""
     wake: Callable[[str, int], None]
     """Starts an endpoint for which so many requests wait."""
     has_desired_state: Callable[[], bool]

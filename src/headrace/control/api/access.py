@@ -73,12 +73,13 @@ class NewTokenRequest(RequestBody):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WhoView:
-    """Who asks. `csrf_token`: what changes need as `x-csrf-token`; empty without a session."""
+    """Who asks."""
 
     name: str
     kind: str
     roles: list[str]
     csrf_token: str
+    """What changes need as `x-csrf-token`; empty without a session."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -53,8 +53,7 @@ class AlertView:
 
     `endpoint` and `stream` are empty for the whole system, else one of them is; `severity` is
     `page` or `ticket`, `state` `pending`, `firing` or `resolved`; `value` and `threshold` are in
-    `unit` (`s`, `ratio`, `replicas`, `records`, or empty). `silenced_until`: when the last silence
-    of it ends; null without any.
+    `unit` (`s`, `ratio`, `replicas`, `records`, or empty).
     """
 
     name: str
@@ -69,6 +68,7 @@ class AlertView:
     summary: str
     action: str
     silenced_until: float | None
+    """When the last silence of it ends; null without any."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

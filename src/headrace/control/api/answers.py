@@ -85,17 +85,15 @@ def answer(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AppliedView:
-    """What a change did; `ready` and `not_ready` if it was waited for.
-
-    `not_ready`: why not, by endpoint, or by `stream 'NAME'`. `warnings`: what is in force by it and
-    rarely meant.
-    """
+    """What a change did; `ready` and `not_ready` if it was waited for."""
 
     changes: list[str]
     generation: int
     warnings: list[str] = field(default_factory=list)
+    """What is in force by it and rarely meant."""
     ready: bool | None = None
     not_ready: dict[str, str] | None = None
+    """Why not, by endpoint, or by `stream 'NAME'`."""
 
 
 Handler = TypeVar("Handler", bound=Callable[..., Any])

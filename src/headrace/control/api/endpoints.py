@@ -55,13 +55,14 @@ class ConditionType(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class EndpointCondition:
-    """One fact; `since`: seconds since 1970 of its last change of `status` or `reason`."""
+    """One fact."""
 
     type: str
     status: bool
     reason: str
     message: str
     since: float
+    """Seconds since 1970 of its last change of `status` or `reason`."""
 
 
 def conditions_of(

@@ -54,11 +54,12 @@ class FeatureServiceView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FeatureList:
-    """What is applied in the home; `problem`: why a newer file of it cannot be read."""
+    """What is applied in the home."""
 
     views: list[FeatureViewStatus]
     services: list[FeatureServiceView]
     problem: str
+    """Why a newer file of it cannot be read."""
 
 
 def add_features(api: FastAPI, plane: ControlPlane) -> None:
@@ -86,9 +87,7 @@ def add_features(api: FastAPI, plane: ControlPlane) -> None:
 class ReferenceView:
     """What is compared with: given `data`, or the first `window` of requests, or nothing yet.
 
-    `collected_rows` of `window_rows` are there where a window is still under way. `covers_s`: the
-    time from the first row to the last, null where the rows have no times; `is_hourly`: requests
-    are compared with rows of the same hour of the day (UTC), which two days of them allow.
+    `collected_rows` of `window_rows` are there where a window is still under way.
     """
 
     source: str
@@ -97,7 +96,11 @@ class ReferenceView:
     collected_rows: int
     window_rows: int
     covers_s: float | None
+    """The time from the first row to the last, null where the rows have no times."""
     is_hourly: bool
+    """Requests are compared with rows of the same hour of the day (UTC), which two days of them
+    allow.
+    """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -53,14 +53,14 @@ class OverviewRow:
     """One endpoint.
 
     Rates and latencies are of the last minute, as the gateway saw all requests; latencies are null
-    if there was none. `versions`: those that are wanted. `rollout`: the phase of the one that is
-    under way, or null.
+    if there was none.
     """
 
     name: str
     ready: bool
     state: EndpointHealth
     versions: tuple[str, ...]
+    """Those that are wanted."""
     replicas_ready: int
     replicas_desired: int
     requests_per_s: float
@@ -69,19 +69,18 @@ class OverviewRow:
     p95_s: float | None
     p99_s: float | None
     rollout: str | None
+    """The phase of the one that is under way, or null."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Overview:
-    """One page of all endpoints that were asked for; `total` counts those of all pages.
-
-    `at`: until when requests were counted, in seconds since 1970; null if nothing was counted yet.
-    """
+    """One page of all endpoints that were asked for; `total` counts those of all pages."""
 
     total: int
     page: int
     size: int
     at: float | None
+    """Until when requests were counted, in seconds since 1970; null if nothing was counted yet."""
     endpoints: Sequence[OverviewRow]
 
 

@@ -63,10 +63,11 @@ class Cancel(RequestBody):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobList:
-    """All jobs of the spec; `problem`: why this may be out of date."""
+    """All jobs of the spec."""
 
     jobs: list[JobView]
     problem: str
+    """Why this may be out of date."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

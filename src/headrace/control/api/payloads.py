@@ -72,13 +72,14 @@ _MAX_ROWS: Final = 1000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PayloadFileView:
-    """One file on the machine of the control plane. `open`: rows are still added."""
+    """One file on the machine of the control plane."""
 
     path: str
     version: str
     begin: str
     bytes: int
     open: bool
+    """Rows are still added."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -73,13 +73,12 @@ class StreamList:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamPointView:
-    """A step of a stream's history.
-
-    `at`: its end, in seconds since 1970. Rates are over the step, lag is the most in it, null while
-    nobody knew it; `running` are the workers that took records at its end.
-    """
+    """A step of a stream's history."""
 
     at: float
+    """Its end, in seconds since 1970. Rates are over the step, lag is the most in it, null while
+    nobody knew it; `running` are the workers that took records at its end.
+    """
     answered_per_s: float
     dead_letters_per_s: float
     lag_records: int | None

@@ -32,13 +32,14 @@ LOOP: Final = "loop"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ObjectFault:
-    """Why one object waits. `since`: seconds since 1970."""
+    """Why one object waits."""
 
     kind: str
     """What the object is: `rollout`, `autoscaling`, `drift`, `alerts`, `stream`, `job`..."""
     name: str
     message: str
     since: float
+    """Seconds since 1970."""
 
     @property
     def endpoint(self) -> str:

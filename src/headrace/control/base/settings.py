@@ -132,8 +132,7 @@ class ControlFile(msgspec.Struct, frozen=True, kw_only=True):
     """Where the running control plane of a home is reached: the content of `run/control.json`.
 
     `started` is in seconds since 1970; `start_ticks` tells its process from a later one of the same
-    pid. `gateway_ca` and `admin_ca`: files of the certificates that are shown there, for callers on
-    this machine to trust, whatever names stand in them; empty for plain text.
+    pid.
     """
 
     pid: int
@@ -144,7 +143,11 @@ class ControlFile(msgspec.Struct, frozen=True, kw_only=True):
     metrics_url: str
     start_ticks: int = 0
     gateway_ca: str = ""
+    """Files of the certificates that are shown there, for callers on this machine to trust,
+    whatever names stand in them; empty for plain text.
+    """
     admin_ca: str = ""
+    """See `gateway_ca`."""
     token_file: str = ""
     """Where the token of the home's owner is."""
     home: HomeIdentity | None = None

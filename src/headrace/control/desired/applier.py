@@ -37,8 +37,6 @@ class DesiredStateDraft:
     """A desired state that is yet to be stored.
 
     `state` has the old generation numbers. `reason` is for the history, `action` for the audit log.
-    `rollout_specs`: rollouts of endpoints that do not follow their own `rollout`; None for an
-    immediate change. `restart`: endpoints that get a new generation even if nothing differs.
     """
 
     state: DesiredState
@@ -46,7 +44,10 @@ class DesiredStateDraft:
     action: str
     actor: str
     rollout_specs: Mapping[str, RolloutSpec | None] = field(default_factory=dict)
+    """Rollouts of endpoints that do not follow their own `rollout`; None for an immediate change.
+    """
     restart: frozenset[str] = frozenset()
+    """Endpoints that get a new generation even if nothing differs."""
 
 
 async def apply_draft(

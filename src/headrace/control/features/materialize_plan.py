@@ -126,16 +126,14 @@ def _next_moment(cron: str, timezone: str, after: float) -> float:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FeatureViewStatus:
-    """One feature view. `state`: `waiting`, `running`, `failing` or `unscheduled`.
+    """One feature view.
 
-    Times are in seconds since 1970. `newest_at`: the newest event time that scheduled runs brought,
-    `age_s` old. `entities` and `written` are of the last run that worked, which took `duration_s`;
-    `done` of `of` entities are written by one under way. `failures`: in a row, because of
-    `message`.
+    Times are in seconds since 1970.
     """
 
     name: str
     state: str
+    """`waiting`, `running`, `failing` or `unscheduled`."""
     every_s: float | None = None
     cron: str = ""
     timezone: str = ""
@@ -147,8 +145,13 @@ class FeatureViewStatus:
     entities: int = 0
     written: int = 0
     newest_at: float | None = None
+    """The newest event time that scheduled runs brought, `age_s` old. `entities` and `written` are
+    of the last run that worked, which took `duration_s`; `done` of `of` entities are written by one
+    under way.
+    """
     age_s: float | None = None
     failures: int = 0
+    """In a row, because of `message`."""
     message: str = ""
     done: int = 0
     of: int = 0

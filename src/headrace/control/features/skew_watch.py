@@ -30,15 +30,16 @@ _SHOWN: Final = 5
 class FeatureSkewStatus:
     """What the last comparison of a service's served features with training's came to.
 
-    `checked_at` is in seconds since 1970. `features`: those that differ, each with the rows that
-    do, of how many, and why. `message`: why they could not be compared.
+    `checked_at` is in seconds since 1970.
     """
 
     service: str
     checked_at: float
     rows: int
     features: tuple[SkewedFeature, ...] = ()
+    """Those that differ, each with the rows that do, of how many, and why."""
     message: str = ""
+    """Why they could not be compared."""
 
 
 @dataclass(slots=True, kw_only=True)

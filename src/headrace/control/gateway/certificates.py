@@ -208,11 +208,7 @@ Emit = Callable[[Sequence[Event]], Awaitable[None]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CertificateStatus:
-    """One certificate in force, or authorities. `expires_at`: seconds since 1970.
-
-    `problem`: why what its files hold now is not in force. Nothing is in force where `fingerprint`
-    is empty.
-    """
+    """One certificate in force, or authorities."""
 
     name: str
     what: str
@@ -221,8 +217,12 @@ class CertificateStatus:
     names: tuple[str, ...] = ()
     fingerprint: str = ""
     expires_at: float | None = None
+    """Seconds since 1970."""
     days_left: float | None = None
     problem: str = ""
+    """Why what its files hold now is not in force. Nothing is in force where `fingerprint` is
+    empty.
+    """
 
 
 @dataclass(slots=True, kw_only=True)

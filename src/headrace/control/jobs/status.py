@@ -20,10 +20,9 @@ def _no_isolation(_run_id: str) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobRunView:
-    """One run. Times are in seconds since 1970; `state` as the history has it.
+    """One run.
 
-    `interruptions`: since it last finished a shard. `isolation`: how its process is kept apart;
-    None for one that does not run here.
+    Times are in seconds since 1970; `state` as the history has it.
     """
 
     id: str
@@ -37,6 +36,7 @@ class JobRunView:
     duration_s: float | None
     tries: int
     interruptions: int
+    """Since it last finished a shard."""
     next_try_at: float | None
     output: str
     rows: int
@@ -46,11 +46,12 @@ class JobRunView:
     message: str
     owner: str
     isolation: Isolation | None = None
+    """How its process is kept apart; None for one that does not run here."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobView:
-    """One job. `lateness_s`: how long a moment is over for which no run succeeded."""
+    """One job."""
 
     name: str
     model: str
@@ -60,6 +61,7 @@ class JobView:
     timezone: str
     next_run_at: float | None
     lateness_s: float | None
+    """How long a moment is over for which no run succeeded."""
     is_late: bool
     running: list[JobRunView]
     last_success: JobRunView | None

@@ -136,12 +136,13 @@ def with_counts(inputs: DecisionInputs) -> DesiredState:
 
 @dataclass(slots=True, kw_only=True)
 class _Step:
-    """One decision in the making. `retained`: pods that have to go on."""
+    """One decision in the making."""
 
     inputs: DecisionInputs
     cache: ManifestCache
     routes: tuple[EndpointRoute, ...]
     retained: frozenset[str]
+    """Pods that have to go on."""
     actions: list[Action] = field(default_factory=list)
     problems: dict[tuple[str, str], str] = field(default_factory=dict)
     _wanted: set[str] = field(default_factory=set)

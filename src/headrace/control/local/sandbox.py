@@ -36,13 +36,12 @@ def named_in(*texts: str) -> set[str]:
 
 @dataclass(slots=True)
 class Environment:
-    """What the processes of a control plane inherit.
-
-    `variables`: all there is. What a spec names is withheld from that spec on, for good: what was a
-    secret once stays one.
-    """
+    """What the processes of a control plane inherit."""
 
     variables: Mapping[str, str] = field(default_factory=lambda: os.environ)
+    """All there is. What a spec names is withheld from that spec on, for good: what was a secret
+    once stays one.
+    """
     _document: Mapping[str, Any] = field(default_factory=dict)
     _named: set[str] = field(default_factory=set)
 
@@ -180,19 +179,20 @@ class KernelProbe:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Isolation:
-    """How a process is isolated, as it reports itself.
-
-    `user`: its number. `files`: it sees its own model and run directory of this home only.
-    `network`: `namespace` or `seccomp` for none, `allowed` by its endpoint, or `open` because it
-    cannot be closed. `memory_bytes`: the most that it may allocate. `problems`: what is not
-    isolated, and was accepted.
-    """
+    """How a process is isolated, as it reports itself."""
 
     user: int
+    """Its number."""
     files: bool
+    """It sees its own model and run directory of this home only."""
     network: str
+    """`namespace` or `seccomp` for none, `allowed` by its endpoint, or `open` because it cannot be
+    closed.
+    """
     memory_bytes: int | None = None
+    """The most that it may allocate."""
     problems: tuple[str, ...] = ()
+    """What is not isolated, and was accepted."""
 
 
 class Libraries(NamedTuple):

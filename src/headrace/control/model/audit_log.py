@@ -17,10 +17,7 @@ GENESIS: Final = ""
 
 
 class AuditEntry(msgspec.Struct, frozen=True, kw_only=True):
-    """Something that somebody did, to be entered in the trail.
-
-    `before`, `after`: as they can be said in JSON, without secrets; None where there is nothing.
-    """
+    """Something that somebody did, to be entered in the trail."""
 
     at: float
     actor: str
@@ -29,16 +26,16 @@ class AuditEntry(msgspec.Struct, frozen=True, kw_only=True):
     object: str
     """To what."""
     before: Any = None
+    """As they can be said in JSON, without secrets; None where there is nothing."""
     after: Any = None
+    """See `before`."""
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
-    """One entry of the audit log; `before` and `after` are JSON texts, as they were hashed.
-
-    `id`: counts from 1 without gaps. `previous`: the hash of the preceding entry.
-    """
+    """One entry of the audit log; `before` and `after` are JSON texts, as they were hashed."""
 
     id: int
+    """Counts from 1 without gaps."""
     at: float
     actor: str
     action: str
@@ -46,6 +43,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     before: str
     after: str
     previous: str
+    """The hash of the preceding entry."""
     hash: str
 
 

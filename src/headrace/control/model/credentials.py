@@ -42,14 +42,13 @@ class Credential(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Principal(msgspec.Struct, frozen=True, kw_only=True):
-    """A person (`user`) or a program (`service`) that may use the management API.
-
-    `roles`: such as `viewer`, `operator:ENDPOINT` or `admin`. `created`: seconds since 1970.
-    """
+    """A person (`user`) or a program (`service`) that may use the management API."""
 
     name: str
     kind: str
     created: float
+    """Seconds since 1970."""
     roles: tuple[str, ...] = ()
+    """Such as `viewer`, `operator:ENDPOINT` or `admin`."""
     created_by: str = ""
     disabled: bool = False

@@ -64,13 +64,12 @@ class JobMark(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class JobsLook(msgspec.Struct, frozen=True, kw_only=True):
-    """All that a planner decides by, of one moment of the database.
-
-    `succeeded`, `ended`: of each job the newest of those.
-    """
+    """All that a planner decides by, of one moment of the database."""
 
     generation: int
     marks: dict[str, JobMark]
     open: tuple[JobRun, ...]
     succeeded: dict[str, JobRun]
+    """Of each job the newest of those."""
     ended: dict[str, JobRun]
+    """Of each job the newest of those."""

@@ -44,22 +44,20 @@ class RolloutRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True):
-    """One event of an endpoint; immutable.
-
-    `kind`: `spec`, `rollout`, `scale`, `replica`, `gateway`, `cluster`, `stream`, `fault`.
-    `reason`: one CamelCase word for programs. `data`: the numbers behind the decision. `id` is
-    assigned by the store and increases.
-    """
+    """One event of an endpoint; immutable."""
 
     at: float
     endpoint: str
     kind: str
+    """`spec`, `rollout`, `scale`, `replica`, `gateway`, `cluster`, `stream`, `fault`."""
     reason: str
+    """One CamelCase word for programs."""
     message: str
     generation: int = 0
     rollout: str = ""
     actor: str = ""
     data: dict[str, Any] = {}
+    """The numbers behind the decision. `id` is assigned by the store and increases."""
     id: int = 0
 
 

@@ -88,20 +88,20 @@ def _event(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RolloutEnd:
-    """A rollout that was decided, or a blue-green one that switched, in an endpoint's history.
-
-    `at`: seconds since 1970. `duration_s`: how long it was watched until then. `decided_by`: the
-    person who said so, else `verdict`, `replicas`, `plan`, `time` or `hand`. `why`: in a line.
-    """
+    """A rollout that was decided, or a blue-green one that switched, in an endpoint's history."""
 
     id: str
     at: float
+    """Seconds since 1970."""
     phase: str
     from_version: str
     to_version: str
     duration_s: float
+    """How long it was watched until then."""
     decided_by: str
+    """The person who said so, else `verdict`, `replicas`, `plan`, `time` or `hand`."""
     why: str
+    """In a line."""
 
 
 def ends_of(events: Iterable[Event]) -> list[RolloutEnd]:

@@ -41,8 +41,7 @@ class ReplicaStatus:
 class RevisionStatus:
     """One model version behind an endpoint; `weight` is its share of the requests now.
 
-    A revision that is no longer wanted is listed until its last replica is gone. `role`: empty, or
-    `baseline` for the fresh copies that a rollout compares with.
+    A revision that is no longer wanted is listed until its last replica is gone.
     """
 
     version: str
@@ -52,6 +51,7 @@ class RevisionStatus:
     desired_replicas: int
     replicas: tuple[ReplicaStatus, ...]
     role: str = ""
+    """Empty, or `baseline` for the fresh copies that a rollout compares with."""
     runs_code: bool = False
     """Whether its format runs code of the model's author."""
     advice: str = ""

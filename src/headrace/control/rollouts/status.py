@@ -77,18 +77,16 @@ class ArmRequests:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutlookStatus:
-    """Expected seconds until a decision at the present rate of requests; null for never.
-
-    `good_s`: until a version as good as the old one has passed all steps. `worse_s`: until one
-    worse by twice the margin is rolled back. `suffices`: whether `good_s` is within
-    `max_duration_s`.
-    """
+    """Expected seconds until a decision at the present rate of requests; null for never."""
 
     requests_per_s: float
     good_s: float | None
+    """Until a version as good as the old one has passed all steps."""
     worse_s: float | None
+    """Until one worse by twice the margin is rolled back."""
     max_duration_s: float
     suffices: bool
+    """Whether `good_s` is within `max_duration_s`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,11 +95,7 @@ class RolloutStatus:
 
     Times are seconds since 1970, weights percent. `step` counts from 0 and points into `steps`,
     which only a canary has. `weight` is the new version's share now, `baseline_weight` that of
-    fresh copies of the old one. `over`: nothing but a person's word moves it on. `since`: when
-    `phase` began. `duration_s`: how long it was watched so far, or until it was over. `requests`
-    are those that were compared; `counted` is all that was, such as pairs of answers and those that
-    disagree. `outlook`: while a verdict is waited for, where it can be estimated. `notes`: the same
-    in words, or what its settings mean that is easily overlooked.
+    fresh copies of the old one.
     """
 
     id: str
@@ -109,6 +103,7 @@ class RolloutStatus:
     strategy: str
     phase: str
     over: bool
+    """Nothing but a person's word moves it on."""
     from_version: str
     to_version: str
     from_model: str
@@ -120,14 +115,20 @@ class RolloutStatus:
     steps: tuple[StepStatus, ...]
     began: float
     since: float
+    """When `phase` began."""
     duration_s: float
+    """How long it was watched so far, or until it was over. `requests` are those that were
+    compared; `counted` is all that was, such as pairs of answers and those that disagree.
+    """
     reason: str
     actor: str
     verdict: VerdictStatus | None
     requests: ArmRequests
     counted: Mapping[str, float]
     outlook: OutlookStatus | None = None
+    """While a verdict is waited for, where it can be estimated."""
     notes: tuple[str, ...] = ()
+    """The same in words, or what its settings mean that is easily overlooked."""
     problem: str = ""
     """Why it waits though it should go on: looking after it failed. Empty if nothing is wrong."""
 

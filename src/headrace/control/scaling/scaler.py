@@ -47,7 +47,7 @@ _Key = tuple[str, str]
 class _Arm:
     """What is remembered of one arm.
 
-    `cut` says why it has fewer copies than it should; `announced`: the count that events know of.
+    `cut` says why it has fewer copies than it should.
     """
 
     state: ScalerState
@@ -55,6 +55,7 @@ class _Arm:
     decision: ScaleDecision | None = None
     cut: str = ""
     announced: int = 0
+    """The count that events know of."""
 
 
 class ScalerStates(msgspec.Struct, frozen=True, kw_only=True):

@@ -12,44 +12,43 @@ STALLED_AFTER_S: Final = 30.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerView:
-    """One member.
-
-    `state`: what it says it is at, else `starting`, `stopping`, `waiting` (to be started again) or
-    `silent` (it has not answered for a while, or waits for its broker's client).
-    `rate`: records answered per second. `outdated`: it still runs what the spec said before.
-    """
+    """One member."""
 
     member: str
     state: str
+    """What it says it is at, else `starting`, `stopping`, `waiting` (to be started again) or
+    `silent` (it has not answered for a while, or waits for its broker's client).
+    """
     pid: int | None = None
     restarts: int = 0
     partitions: tuple[str, ...] = ()
     lag_records: int | None = None
     rate: float = 0.0
+    """Records answered per second."""
     answered: int = 0
     dead_letters: int = 0
     message: str = ""
     outdated: bool = False
+    """It still runs what the spec said before."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamView:
-    """One stream. Counts are since its workers started; lag is None where nobody knows it.
+    """One stream.
 
-    `state`: `running`, `paused`, `starting`, `retrying` (what scores, or the broker, is away),
-    `stalled` (none of its workers has had a partition for half a minute, though they run or
-    wait for a topic that does not exist), `degraded` (some workers are away), or `failed` (all
-    are). `lag_s`: how old the oldest record is that waits. `sink`: empty where it only pushes
-    features. `message`: why it is not running.
-    `running`: workers that take records; `failing`: those that ended several times in a row.
-    `paused`: as ordered. `stuck`: it will not run without somebody's help.
+    Counts are since its workers started; lag is None where nobody knows it.
     """
 
     name: str
     state: str
+    """`running`, `paused`, `starting`, `retrying` (what scores, or the broker, is away), `stalled`
+    (none of its workers has had a partition for half a minute, though they run or wait for a topic
+    that does not exist), `degraded` (some workers are away), or `failed` (all are).
+    """
     model: str
     topics: tuple[str, ...]
     sink: str
+    """Empty where it only pushes features."""
     group: str
     ready: int
     workers: int
@@ -57,18 +56,24 @@ class StreamView:
     max_workers: int
     lag_records: int | None
     lag_s: float | None
+    """How old the oldest record is that waits."""
     rate: float
     answered: int
     dead_letters: int
     retries: int
     restarts: int
     message: str
+    """Why it is not running."""
     scaling: str
     members: tuple[WorkerView, ...]
     running: int = 0
+    """Workers that take records."""
     failing: int = 0
+    """Those that ended several times in a row."""
     paused: bool = False
+    """As ordered."""
     stuck: bool = False
+    """It will not run without somebody's help."""
     warning: str = ""
     """What is wrong with its answers though it runs: rows that depend on each other."""
 

@@ -82,8 +82,7 @@ _FORGETFUL: Final = StateFile(None, dict[str, StreamOrders], "the orders of stre
 class StreamSupervisor:
     """Runs the streams that are wanted.
 
-    `wanted`: the streams as they should be. `silent_timeout_s` and `load_timeout_s`: how long a
-    worker may answer nobody, once it has joined and before, until it is replaced.
+    `wanted`: the streams as they should be.
     """
 
     driver: StreamDriver
@@ -96,7 +95,9 @@ class StreamSupervisor:
     memory: StateFile[dict[str, StreamOrders]] = _FORGETFUL
     faults: Faults = field(default_factory=Faults)
     silent_timeout_s: float = SILENT_TIMEOUT_S
+    """How long a worker may answer nobody, once it has joined and before, until it is replaced."""
     load_timeout_s: float = LOAD_TIMEOUT_S
+    """See `silent_timeout_s`."""
     _teams: dict[str, Team] = field(default_factory=dict)
     _overrides: dict[str, StreamOrders] = field(default_factory=dict)
     _events: list[Event] = field(default_factory=list)

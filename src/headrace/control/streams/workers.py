@@ -37,17 +37,16 @@ T = TypeVar("T", int, float)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamPoint:
-    """What happened in the `seconds` that ended `at` (Unix time).
-
-    `lag_records`, `lag_s`: the most there was; None while nobody knew.
-    """
+    """What happened in the `seconds` that ended `at` (Unix time)."""
 
     at: float
     seconds: float
     answered: int
     dead_letters: int
     lag_records: int | None
+    """The most there was; None while nobody knew."""
     lag_s: float | None
+    """The most there was; None while nobody knew."""
     running: int
     """Workers that took records at its end."""
 
@@ -159,10 +158,7 @@ _STILL_TOLD_S: Final = 30.0
 
 @dataclass(slots=True, kw_only=True)
 class StreamWorker:
-    """A member and its process; None once that ended.
-
-    `message` and `code`: of its last end.
-    """
+    """A member and its process; None once that ended."""
 
     record: WorkerRecord
     process: Process | None
@@ -172,7 +168,9 @@ class StreamWorker:
     failures: int = 0
     start_at: float = 0.0
     message: str = ""
+    """Of its last end."""
     code: int | None = None
+    """Of its last end."""
     asks_endpoint: bool = False
     status: StreamStatus | None = None
     rate: float = 0.0
@@ -224,16 +222,14 @@ class StreamWorker:
 
 @dataclass(slots=True, kw_only=True)
 class Team:
-    """What is remembered of a stream that should run, or has workers left.
-
-    `announced_state`: the state that events know of.
-    """
+    """What is remembered of a stream that should run, or has workers left."""
 
     scale: StreamScaleState
     workers: dict[int, StreamWorker] = field(default_factory=dict)
     scaling: str = ""
     restarts: int = 0
     announced_state: str = ""
+    """The state that events know of."""
     start_failures: int = 0
     start_error: str = ""
     track: StreamTrack = field(default_factory=StreamTrack)

@@ -41,16 +41,14 @@ CREATE TABLE IF NOT EXISTS scores (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LiveScore:
-    """How right answers of the last `seconds` were, as far as labels came.
-
-    `accuracy`: the share of right classes; None where answers are numbers. `mean_error`: how far
-    numbers are from their labels, on average (MAE); None where answers are classes.
-    """
+    """How right answers of the last `seconds` were, as far as labels came."""
 
     seconds: float
     rows: int
     accuracy: float | None
+    """The share of right classes; None where answers are numbers."""
     mean_error: float | None
+    """How far numbers are from their labels, on average (MAE); None where answers are classes."""
 
 
 @dataclass(slots=True)

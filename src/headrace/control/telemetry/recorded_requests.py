@@ -87,20 +87,19 @@ class _Acknowledged:
 
 @dataclass(slots=True, kw_only=True)
 class Recordings:
-    """Tells replicas what to record, and fetches it every second.
-
-    `payload_logs`, `features_ratios`: by endpoint; of others nothing is kept.
-    """
+    """Tells replicas what to record, and fetches it every second."""
 
     replicas: Callable[[], Iterable[Replica]]
     """Those that are ready."""
     payload_logs: Callable[[], Mapping[str, PayloadLogSpec]]
+    """By endpoint; of others nothing is kept."""
     payloads: PayloadSink
     monotonic: Callable[[], float]
     """The clock."""
     features: FeatureSink | None = None
     """Where what was served goes."""
     features_ratios: Callable[[], Mapping[str, float]] = dict
+    """By endpoint; of others nothing is kept."""
     spans: SpanSink | None = None
     """None where nothing is traced."""
     ask: Callable[..., Awaitable[FetchResponse]] = fetch

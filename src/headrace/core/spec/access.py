@@ -236,15 +236,13 @@ class EndpointAccess(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
 
 class AccessSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What the whole gateway knows of callers, besides their API keys.
-
-    `shared_limits`: whether several gateways share each limit, which a service then counts.
-    """
+    """What the whole gateway knows of callers, besides their API keys."""
 
     jwt: tuple[JwtSpec, ...] = ()
     certificates: tuple[CertificateSpec, ...] = ()
     tiers: tuple[TierSpec, ...] = ()
     shared_limits: bool = False
+    """Whether several gateways share each limit, which a service then counts."""
 
     @property
     def are_tiers_counted_by_service(self) -> bool:

@@ -172,16 +172,16 @@ class WorkersLostError(HeadraceError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RayEngine:
-    """Workers of Ray.
-
-    `source`: the input as a person named it. `address`: `local` for a cluster on this machine that
-    ends with the job; `auto` for one that runs here; `HOST:PORT`; what else Ray takes. `workers`:
-    processes at once; None for as many as the cluster has cores.
-    """
+    """Workers of Ray."""
 
     source: str
+    """The input as a person named it."""
     address: str = LOCAL
+    """`local` for a cluster on this machine that ends with the job; `auto` for one that runs here;
+    `HOST:PORT`; what else Ray takes.
+    """
     workers: int | None = None
+    """Processes at once; None for as many as the cluster has cores."""
     clock: Callable[[], float] = time.monotonic
 
     def shards(self, job: Job, hooks: Hooks) -> Generator[CompletedShard]:

@@ -45,16 +45,20 @@ _FEW_LINES, _MOST_LINES = 256, 1 << 14
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CsvRows:
-    """Rows of a text that begins with a row. `bounds`: where each begins, and where the last ends.
+    """Rows of a text that begins with a row.
 
     Rows lie beside each other. What is behind the last is the beginning of a row whose end is not
-    in the text. `damaged`: reasons by row. `newlines`, `quotes`: their positions.
+    in the text.
     """
 
     bounds: Array
+    """Where each begins, and where the last ends."""
     damaged: dict[int, str]
+    """Reasons by row."""
     newlines: Array
+    """Their positions."""
     quotes: Array
+    """Their positions."""
 
     def __len__(self) -> int:
         return len(self.bounds) - 1

@@ -33,15 +33,16 @@ class OtherProcessor(StrEnum):
 
 
 class EngineFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One engine with its file. `path` is relative to the manifest's directory.
+    """One engine with its file.
 
-    `up_to_rows`: batches of so many rows and fewer go to it, if to no member before; None for all.
+    `path` is relative to the manifest's directory.
     """
 
     runtime: str
     path: str
     tuning: Tuning = UNTUNED
     up_to_rows: int | None = None
+    """Batches of so many rows and fewer go to it, if to no member before; None for all."""
 
 
 class VerificationRequests(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -63,12 +64,7 @@ class Processor(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 class OptimizedManifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """An optimized model. `versions`: of the packages that made it, for people.
-
-    `recipe`: what was done, in words and figures. `source_digest`: of the model it was made of.
-    `calibration_sha256`: of the examples it was calibrated with; empty where there were none.
-    `figures`: what was measured, for people and programs: `p50_s`, `cut_ratio` and so on.
-    """
+    """An optimized model."""
 
     schema: int = SCHEMA
     members: tuple[EngineFile, ...]
@@ -76,10 +72,15 @@ class OptimizedManifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
     on_other_processor: OtherProcessor = OtherProcessor.VERIFY
     check: VerificationRequests | None = None
     source_digest: str = ""
+    """Of the model it was made of."""
     calibration_sha256: str = ""
+    """Of the examples it was calibrated with; empty where there were none."""
     recipe: Mapping[str, str] = {}
+    """What was done, in words and figures."""
     versions: Mapping[str, str] = {}
+    """Of the packages that made it, for people."""
     figures: Mapping[str, float] = {}
+    """What was measured, for people and programs: `p50_s`, `cut_ratio` and so on."""
 
 
 MAX_BYTES: Final = 1 << 20

@@ -35,9 +35,6 @@ _ARM_MAKERS: Final = {
 class ProcessorDifference:
     """How a processor differs from the one that a model was verified on.
 
-    `lacks`: features that it was verified with and that are not here; `adds`: the reverse.
-    `is_unknown`: of one of the two no features are known, so that nothing can be said.
-
     Both count. Without a feature, what takes its place is slower and may round, or saturate, in
     another way. With one more, engines choose kernels that nobody has seen run this model: eight
     bits multiplied by AVX2 saturate, and by VNNI they do not, so that a model whose weights were
@@ -45,8 +42,11 @@ class ProcessorDifference:
     """
 
     lacks: tuple[str, ...] = ()
+    """Features that it was verified with and that are not here."""
     adds: tuple[str, ...] = ()
+    """The reverse."""
     is_unknown: bool = False
+    """Of one of the two no features are known, so that nothing can be said."""
 
     def __bool__(self) -> bool:
         """Whether there is any difference, or may be."""

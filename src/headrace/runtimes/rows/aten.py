@@ -52,19 +52,21 @@ _ON_SIZES: Final[Mapping[str, Fold]] = {
 
 @dataclass(slots=True, eq=False)
 class SharedStorage:
-    """What tensors that are views of each other share. `is_model`: it outlives a run."""
+    """What tensors that are views of each other share."""
 
     tensors: list["Tensor"] = field(default_factory=list)
     is_model: bool = False
+    """It outlives a run."""
 
 
 @dataclass(slots=True, eq=False)
 class Tensor:
-    """A tensor of a program. `dtype`: as PyTorch names it; empty if it is not known."""
+    """A tensor of a program."""
 
     value: Value
     memory: SharedStorage
     dtype: str = ""
+    """As PyTorch names it; empty if it is not known."""
 
 
 Argument = Union[Tensor, Value, Size, float, bool, str, None, "list[Argument]"]
@@ -73,13 +75,14 @@ Argument = Union[Tensor, Value, Size, float, bool, str, None, "list[Argument]"]
 
 @dataclass(slots=True)
 class AtenCall:
-    """One call: tensors are replaced by their values. `dtypes`: by id of a value."""
+    """One call: tensors are replaced by their values."""
 
     name: str
     transfer: Transfer
     positional: list[Argument]
     named: dict[str, Argument]
     dtypes: Mapping[int, str]
+    """By id of a value."""
     count: int
     used: set[int | str] = field(default_factory=set)
 

@@ -173,14 +173,12 @@ def _numbered(  # noqa: C901, PLR0912  # one case for each operator
 
 @dataclass(slots=True)
 class OperatorCall:
-    """One operator of a graph with the values of its inputs; None is one that is left out.
-
-    `count`: how many outputs it has. Each format adds how it names attributes.
-    """
+    """One operator of a graph with the values of its inputs; None is one that is left out."""
 
     transfer: Transfer
     inputs: list[Value | None]
     count: int
+    """How many outputs it has. Each format adds how it names attributes."""
 
     def value(self, number: int = 0) -> Value:
         """An input.

@@ -66,16 +66,14 @@ class Size:
 
 @dataclass(frozen=True, slots=True, order=True)
 class Symbol:
-    """An integer that the inputs' sizes decide.
-
-    `minimum`: a number that it is not less than, if no input is empty. `terms`: the sum that it
-    stands for, if it is one.
-    """
+    """An integer that the inputs' sizes decide."""
 
     name: str
     has_batch: bool = False
     minimum: int | None = None
+    """A number that it is not less than, if no input is empty."""
     terms: tuple[Size, ...] = ()
+    """The sum that it stands for, if it is one."""
 
 
 ZERO: Final = Size(0)

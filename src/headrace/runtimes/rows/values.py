@@ -60,14 +60,12 @@ class BatchRows:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RowNumbers:
-    """Integers that count rows: of row i they are in [i * stride, i * stride + width).
-
-    `is_first`: only the first one along the last axis counts rows.
-    """
+    """Integers that count rows: of row i they are in [i * stride, i * stride + width)."""
 
     stride: Size = ONE
     width: Size = ONE
     is_first: bool = False
+    """Only the first one along the last axis counts rows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,13 +127,12 @@ UNIFORM: Final = Value()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RowVerdict:
-    """The result of a row analysis.
-
-    `why_not`: the operator that may mix rows, or what else keeps the analysis from a proof; empty
-    for a proof.
-    """
+    """The result of a row analysis."""
 
     why_not: str
+    """The operator that may mix rows, or what else keeps the analysis from a proof; empty for a
+    proof.
+    """
 
     @property
     def is_proven(self) -> bool:

@@ -54,16 +54,15 @@ _JSON: Final = ("params", "class_params", "output_options", "training")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CatboostFile:
-    """What has to be known of a model before it is loaded; `data` is what it is loaded from.
-
-    `is_categorical`: whether a feature is. The statistics of its categories follow the trees, and
-    neither are checked then.
-    """
+    """What has to be known of a model before it is loaded; `data` is what it is loaded from."""
 
     features: int
     loss: str
     data: bytes
     is_categorical: bool = False
+    """Whether a feature is. The statistics of its categories follow the trees, and neither are
+    checked then.
+    """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -296,15 +295,18 @@ class _Found:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Classifier:
-    """A model of classes. To ask for the class takes longer than all the rest, and says little new.
+    """A model of classes.
 
-    `labels`: by column of the probabilities; None where that is not known. `threshold`: the
-    probability above which the second of two classes is meant; a model may have one of its own.
+    To ask for the class takes longer than all the rest, and says little new.
     """
 
     predictor: _Predictor
     labels: Array | None
+    """By column of the probabilities; None where that is not known."""
     threshold: float
+    """The probability above which the second of two classes is meant; a model may have one of its
+    own.
+    """
 
     def find(self, rows: Array) -> _Found:
         """What all answers are made of."""

@@ -66,14 +66,13 @@ _INNER: Final = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Values:
-    """What a fitted transformer expects in a column.
-
-    `example`: a value that it was fitted on. `missing`: what an absent text is in Python.
-    """
+    """What a fitted transformer expects in a column."""
 
     is_text: bool = False
     example: float | str | None = None
+    """A value that it was fitted on."""
     missing: object = ""
+    """What an absent text is in Python."""
 
     @property
     def rank(self) -> tuple[bool, bool]:
@@ -145,13 +144,11 @@ def table_of(path: Path, estimator: Any) -> TableInputs:  # noqa: ANN401  # any 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Frame:
-    """Columns as the table of the training: a data frame, or an array where they had no names.
-
-    `columns`: by position, those that are used; others are left empty.
-    """
+    """Columns as the table of the training: a data frame, or an array where they had no names."""
 
     names: Sequence[str]
     columns: Mapping[int, _Values]
+    """By position, those that are used; others are left empty."""
     pandas: Any
 
     def rows(self, inputs: Tensors) -> Any:  # noqa: ANN401  # a data frame or an array

@@ -56,13 +56,12 @@ Found = TypeVar("Found")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutputLayout(Generic[Found]):
-    """How a model answers. `predict`: what a matrix's outputs are made of, computed once for all.
-
-    `outputs`: each of them, in the order of the signature; text as object arrays of `bytes`.
-    """
+    """How a model answers."""
 
     predict: Callable[[Any], Found]
+    """What a matrix's outputs are made of, computed once for all."""
     outputs: Mapping[str, Callable[[Found], Array]]
+    """Each of them, in the order of the signature; text as object arrays of `bytes`."""
 
     def of(self, rows: object, names: Sequence[str] | None = None) -> Tensors:
         """The outputs of these names, or all."""
@@ -75,27 +74,23 @@ class OutputLayout(Generic[Found]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Column:
-    """Input of a model that takes a table column by column.
-
-    `example`: a value that the model accepts, for trial runs.
-    """
+    """Input of a model that takes a table column by column."""
 
     name: str
     datatype: Datatype
     example: float | bytes = 0.0
+    """A value that the model accepts, for trial runs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TableInputs:
-    """How the inputs of a request become the table that the library predicts.
-
-    `rows`: makes that table of a request's tensors. `examples`: for each input its value in a
-    trial run.
-    """
+    """How the inputs of a request become the table that the library predicts."""
 
     specs: tuple[TensorSpec, ...]
     rows: Callable[[Tensors], Any]
+    """Makes that table of a request's tensors."""
     examples: Mapping[str, float | bytes]
+    """For each input its value in a trial run."""
     names: Mapping[str, tuple[str, ...]]
     """By input that is a matrix: what its columns are called, as `ModelSignature.columns`."""
 

@@ -255,9 +255,10 @@ class SavedModelFile:
 
 @dataclass(slots=True)
 class MetaGraph:
-    """One graph of the file, with what it is for; `version`: TensorFlow's that wrote it."""
+    """One graph of the file, with what it is for."""
 
     version: str = ""
+    """TensorFlow's that wrote it."""
     tags: list[str] = field(default_factory=list)
     graph: SavedModelGraph = field(default_factory=SavedModelGraph)
     signatures: dict[str, tuple[list[Named], list[Named]]] = field(default_factory=dict)

@@ -106,13 +106,14 @@ class _Tensor:
 
 @dataclass(slots=True)
 class _Read:
-    """One pass over a file; `buffers`: how many bytes each has."""
+    """One pass over a file."""
 
     path: Path
     data: bytes
     left: int = _MOST
     codes: list[int] = field(default_factory=list)
     buffers: list[int] = field(default_factory=list)
+    """How many bytes each has."""
 
 
 def looks_like_tflite(path: Path) -> bool:

@@ -64,11 +64,12 @@ class Traced(NamedTuple):
 
 
 class StoredTensor(NamedTuple):
-    """A tensor of a file. `stored`: how many elements its record has."""
+    """A tensor of a file."""
 
     storage: str
     key: str
     stored: int
+    """How many elements its record has."""
     offset: int
     shape: tuple[int, ...]
     is_in_order: bool

@@ -98,18 +98,16 @@ class TorchExportRuntime:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Leaf:
-    """One of the values that a program takes: a tensor, a number, or what is always the same.
-
-    `cast`: PyTorch's datatype, where the protocol has another for it. `most`: the most rows of axis
-    0 that it was exported for; None if there is no end.
-    """
+    """One of the values that a program takes: a tensor, a number, or what is always the same."""
 
     name: str
     spec: TensorSpec | None = None
     cast: object = None
+    """PyTorch's datatype, where the protocol has another for it."""
     constant: object = None
     is_tensor: bool = True
     most: int | None = None
+    """The most rows of axis 0 that it was exported for; None if there is no end."""
 
 
 def _analysed(file: Path) -> RowVerdict:

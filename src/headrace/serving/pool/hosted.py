@@ -28,12 +28,13 @@ Key = tuple[str, str]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resident:
-    """A model that takes memory. `is_busy`: it has requests, is being loaded, or is leaving."""
+    """A model that takes memory."""
 
     key: Key
     size_bytes: int
     used_at: float
     is_busy: bool
+    """It has requests, is being loaded, or is leaving."""
 
 
 def make_room(

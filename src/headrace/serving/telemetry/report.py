@@ -16,17 +16,15 @@ _OVERHEAD_BYTES: Final = 256
 
 
 class PredictionCounts(msgspec.Struct, frozen=True, kw_only=True):
-    """Answers since counting began, of requests that came by the traffic split.
-
-    `kind`: `class`, `score`, or empty where the output is neither. `counts`: by class name, or by
-    the upper edge of the score's bucket. `skipped`: answers that were not counted (too many
-    classes).
-    """
+    """Answers since counting began, of requests that came by the traffic split."""
 
     output: str = ""
     kind: str = ""
+    """`class`, `score`, or empty where the output is neither."""
     counts: dict[str, int] = {}
+    """By class name, or by the upper edge of the score's bucket."""
     skipped: int = 0
+    """Answers that were not counted (too many classes)."""
 
 
 class SampledTensor(msgspec.Struct, frozen=True, kw_only=True):

@@ -103,10 +103,11 @@ class RequestSample:
 
 @dataclass(slots=True, kw_only=True)
 class Sampler:
-    """Keeps a share of the requests. `drop`: tensors that must not leave this process."""
+    """Keeps a share of the requests."""
 
     ratio: float = 0.0
     drop: frozenset[str] = frozenset()
+    """Tensors that must not leave this process."""
     clock: Clock = field(default_factory=SystemClock)
     chance: random.Random = field(default_factory=random.Random)
     shelf: BoundedBuffer[RequestSample] = field(
