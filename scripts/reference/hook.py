@@ -6,7 +6,6 @@ A page marks such a part with a comment, `<!-- generated: NAME -->`, where `NAME
 
 import json
 import re
-import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
@@ -41,6 +40,7 @@ from scripts.reference.metrics import (
     replica_metric_table,
     stream_metric_table,
 )
+from scripts.reference.packages import layer_list, package_tree
 from scripts.reference.schema import spec_sections
 from scripts.reference.tables import code_table, error_table, settings_section, word_table
 
@@ -56,17 +56,6 @@ SETTINGS: Final = (
 )
 
 
-def _layers() -> str:
-    """The layers of the package, from the contract that CI checks."""
-    tools = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]
-    contract = next(
-        contract
-        for contract in tools["importlinter"]["contracts"]
-        if contract["type"] == "layers" and contract["containers"] == ["headrace"]
-    )
-    return "```text\n" + "\n".join(contract["layers"]) + "\n```"
-
-
 PARTS: Final[Mapping[str, Callable[[], str]]] = {
     "checks": check_table,
     "cli": command_sections,
@@ -75,9 +64,13 @@ PARTS: Final[Mapping[str, Callable[[], str]]] = {
     "conditions": lambda: word_table(ConditionType, "condition"),
     "errors": error_table,
     "events": event_table,
-    "layers": _layers,
+    "layers": lambda: layer_list("headrace"),
+    "layers of cli": lambda: layer_list("headrace.cli"),
+    "layers of control": lambda: layer_list("headrace.control"),
+    "layers of streaming": lambda: layer_list("headrace.streaming"),
     "management": management_sections,
     "online stores": lambda: "\n".join(map(class_section, (OnlineStore, ForeignStore))),
+    "packages": package_tree,
     "phases": phase_table,
     "pool metrics": pool_metric_table,
     "replica metrics": replica_metric_table,

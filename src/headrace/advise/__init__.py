@@ -1,4 +1,4 @@
-"""Advice about a system: security audit, model inventory, diagrams and plans."""
+"""Advice on a system: audit, diagram, inventory, plans. Imports `control` and below."""
 
 from headrace.advise.audit.check import Audit, AuditCheck, AuditFinding, Hit, NotChecked, run_checks
 from headrace.advise.audit.facts import AuditFacts, FindingSeverity, Need

@@ -1,4 +1,4 @@
-"""Replica counts computed from signals, as pure functions."""
+"""Replica counts from signals, as pure functions. Imports `scoring` and below."""
 
 from headrace.autoscale.budget import ReplicaGrant, ReplicaRequest, share_out
 from headrace.autoscale.decide import ScaleDecision, decide

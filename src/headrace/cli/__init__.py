@@ -1,4 +1,4 @@
-"""Command line interface; resolves settings and wires the other packages together."""
+"""Command line: one module or package per command group. Imports `console` and below."""
 
 from headrace.cli.app import main
 

@@ -1,4 +1,4 @@
-"""Client SDK of the Open Inference Protocol, for gateways and replicas."""
+"""Client SDK of the Open Inference Protocol. Imports `protocol` and below."""
 
 from headrace.client.answers import (
     ConnectionLostError,

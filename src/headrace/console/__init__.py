@@ -1,4 +1,4 @@
-"""Web console: HTML pages on the port of the management API.
+"""Web console on the management API's port. Imports `control` and below.
 
 Every page asks the management API, over its own routes and in this process (an ASGI call, no
 socket), with the cookie of the browser that came. So the console can do nothing that its visitor

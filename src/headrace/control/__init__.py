@@ -1,4 +1,4 @@
-"""The control plane: what should run, what runs, and the step from one to the other.
+"""Control plane: desired state, observed state, and steps between. Imports `gateway` and below.
 
 Only names and files are loaded with this package; what runs a control plane is loaded when it does.
 """

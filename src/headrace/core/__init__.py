@@ -1,4 +1,4 @@
-"""Names, tensors, requests, errors, settings: plain data and rules, no I/O, no async.
+"""Plain data and rules: names, tensors, requests, errors, settings. Imports no sibling.
 
 But for `processes` and `confine`, which start and restrict child processes for all other packages.
 

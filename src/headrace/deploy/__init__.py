@@ -1,4 +1,4 @@
-"""Export of a spec to other systems: Kubernetes objects and configurations of other gateways.
+"""Export of a spec to Kubernetes and to other gateways. Imports `control` and below.
 
 Each target is one pure function from facts to documents. Settings that a target cannot express are
 reported all at once, by name, and refused unless their loss is allowed.

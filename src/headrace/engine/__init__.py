@@ -1,4 +1,4 @@
-"""One replica's heart: admit, queue, batch, run, split."""
+"""Engine of one replica: admit, queue, batch, run, split. Imports `runtimes` and below."""
 
 from headrace.engine.accounts import Accounts
 from headrace.engine.collate import PaddingPlan, padding_plan

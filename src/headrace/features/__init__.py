@@ -1,4 +1,4 @@
-"""Feature definitions, offline joins and online reads, so that training and serving agree.
+"""Feature definitions, offline joins and online reads. Imports `runtimes` and below.
 
 Definitions declare the features. Point-in-time joins add them to past rows with the values known
 at that time. An online store holds materialized values, and a reader adds the newest ones to a

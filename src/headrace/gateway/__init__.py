@@ -1,4 +1,4 @@
-"""The data plane: from endpoints and replicas to Envoy's configuration, and Envoy itself."""
+"""Data plane: Envoy's configuration and Envoy itself. Imports `scoring` and below."""
 
 from headrace.gateway.binary import (
     GATEWAY_USER,

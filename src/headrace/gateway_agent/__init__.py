@@ -1,4 +1,4 @@
-"""Gateway agent on a separate host: runs Envoy, follows the control plane, serves without it."""
+"""Gateway on another host: Envoy and its agent. Imports `control` and below."""
 
 from headrace.gateway_agent.settings import AgentSettings
 

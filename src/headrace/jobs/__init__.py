@@ -1,1 +1,1 @@
-"""data set ▸ infer ▸ data set: resumable, scheduled, the same answers as the endpoint's."""
+"""Batch inference over data sets: resumable, scheduled. Imports `scoring` and below."""

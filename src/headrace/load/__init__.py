@@ -1,4 +1,4 @@
-"""Open-loop load generator: requests are sent at fixed times, whatever the responses."""
+"""Open-loop load generator. Imports `client` and below."""
 
 from headrace.load.intervals import ConfidenceInterval
 from headrace.load.plan import ArrivalProcess, LoadPlan, check_plan

@@ -1,4 +1,4 @@
-"""History, alerts and drift of a running system, as pure functions of time."""
+"""History, alerts, SLOs and drift, as pure functions. Imports `scoring` and below."""
 
 from headrace.monitor.history import Buckets, CounterTotals, RequestHistory, RequestWindow
 from headrace.monitor.load import LoadHistory, LoadReading, LoadTotals, LoadWindow

@@ -1,4 +1,4 @@
-"""Counters, histograms, metrics, spans and logs of every process."""
+"""Counters, histograms, metrics, spans and logs. Imports `core` and below."""
 
 from headrace.observe.histogram import (
     BRIEF_INDEXES,

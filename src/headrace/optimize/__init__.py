@@ -1,4 +1,4 @@
-"""Model optimization with accuracy checks, and conversion to ONNX."""
+"""Faster and smaller versions of a model, with measured accuracy. Imports `scoring` and below."""
 
 from headrace.optimize.compare import Comparison, DifferenceLimits, compare
 from headrace.optimize.convert.convert import Conversion, convert, convertible_runtimes

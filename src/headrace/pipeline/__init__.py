@@ -1,4 +1,4 @@
-"""`preprocess ▸ features ▸ model ▸ postprocess` as one model: the same to train, serve and replay.
+"""`preprocess ▸ features ▸ model ▸ postprocess` as one model. Imports `features` and below.
 
 A pipeline is a directory with `pipeline.yaml` and the files of its steps, pushed and served as any
 model is. `load_pipeline` gives the object that serving runs.

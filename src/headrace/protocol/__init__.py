@@ -1,4 +1,4 @@
-"""Codecs of the Open Inference Protocol: bytes to requests, responses to bytes, errors to statuses.
+"""Codecs of the Open Inference Protocol. Imports `observe` and below.
 
 No I/O, no async, no web framework. gRPC messages are in `headrace.protocol.grpc_codec`, apart, so
 that only those who speak gRPC load protobuf.

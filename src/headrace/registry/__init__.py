@@ -1,4 +1,4 @@
-"""Model registry: immutable, content-addressed versions with provenance and signatures."""
+"""Registry of immutable, content-addressed model versions. Imports `observe` and below."""
 
 from headrace.registry.content import Content, Progress, copy_content, copy_files, read_content
 from headrace.registry.index import (

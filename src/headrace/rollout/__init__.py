@@ -1,1 +1,1 @@
-"""Rollouts, as pure functions of what was counted and of `now`: traffic plans, tests, verdicts."""
+"""Rollouts as pure functions: traffic, tests, verdicts. Imports `scoring` and below."""

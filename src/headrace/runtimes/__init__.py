@@ -1,4 +1,4 @@
-"""Run one batch with one kind of model."""
+"""Runtimes: each runs batches with one kind of model. Imports `observe` and below."""
 
 import os
 

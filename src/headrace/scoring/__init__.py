@@ -1,1 +1,1 @@
-"""Runs rows through a model as its endpoint would: what serving, streams and jobs share."""
+"""Scorer of rows that serving, streams and jobs share. Imports `pipeline` and below."""

@@ -1,1 +1,1 @@
-"""The replica process: an HTTP front over the engine."""
+"""Replica process: an HTTP front over the engine. Imports `scoring` and below."""

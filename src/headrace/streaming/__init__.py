@@ -1,1 +1,1 @@
-"""log ▸ infer ▸ log: records are scored as they come, none is lost, and a bad one costs itself."""
+"""Stream inference: records of a log are scored and answered. Imports `scoring` and below."""

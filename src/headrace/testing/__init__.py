@@ -1,4 +1,4 @@
-"""Public fakes, virtual time and contract suites. Production code never imports this.
+"""Fakes and contract suites. Imports its siblings `core`, `features`, `runtimes`, `streaming`.
 
 - `headrace.testing.contracts`: what a plug-in has to pass before it ships (needs pytest)
 - `headrace.testing.online_stores`: what an online store has to pass (needs pytest)

@@ -1,1 +1,1 @@
-"""Audit of a system: facts, checks and reports."""
+"""Audit of a system: facts, checks and reports. Imports its sibling `inventory`."""

@@ -1,1 +1,1 @@
-"""Diagram of a running system, as Mermaid and SVG."""
+"""Diagram of a running system, as Mermaid and SVG. Imports no sibling."""

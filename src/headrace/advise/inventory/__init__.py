@@ -1,1 +1,1 @@
-"""Inventory of the models in a folder."""
+"""Inventory of the models in a folder. Imports its sibling `audit`."""

@@ -1,1 +1,1 @@
-"""Plans from a profile: capacity of a load, and the choice of online, streaming or batch."""
+"""Plans from a profile: capacity, and online, streaming or batch. Imports no sibling."""

@@ -1,1 +1,1 @@
-"""Access commands: users, keys, tokens, certificates, audit log."""
+"""Commands for users, keys, tokens, certificates and audit log. Imports `base` and below."""

@@ -1,1 +1,1 @@
-"""Options, output, targets and files that several commands share."""
+"""Options, output, targets and files that command groups share. Imports no sibling."""

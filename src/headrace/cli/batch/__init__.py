@@ -1,1 +1,1 @@
-"""Commands that run a model over a data set."""
+"""Commands that run a model over a data set and control jobs. Imports `base` and below."""

@@ -1,1 +1,1 @@
-"""Commands that write files for other programs."""
+"""Commands that write configuration for other programs. Imports `base` and below."""

@@ -1,1 +1,1 @@
-"""Commands about features of entities."""
+"""Commands for feature definitions, joins and online stores. Imports `base` and below."""

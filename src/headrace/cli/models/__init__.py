@@ -1,1 +1,1 @@
-"""Commands about model versions and their registry."""
+"""Commands for model versions and their registry. Imports `base` and below."""

@@ -1,1 +1,1 @@
-"""Profiles of models and plans from them."""
+"""Commands that profile models and plan capacity. Imports `base` and below."""

@@ -1,1 +1,1 @@
-"""Commands about rollouts."""
+"""Commands that start, show, control and simulate rollouts. Imports `base` and below."""

@@ -1,1 +1,1 @@
-"""Commands about streams."""
+"""Commands that run and control streams. Imports `base` and below."""

@@ -1,1 +1,1 @@
-"""Commands that start, configure and stop a system on a host."""
+"""Commands that start, configure and stop a system. Imports `base` and below."""

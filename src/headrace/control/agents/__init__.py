@@ -1,1 +1,1 @@
-"""Gateways on other hosts: what they are told, what they report, and when that is enough."""
+"""Gateways on other hosts: bundles, reports and sync status. Imports `gateway` and below."""

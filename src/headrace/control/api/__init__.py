@@ -1,1 +1,1 @@
-"""Management API: one router per resource, and what their routes share."""
+"""Management API: one router per resource. Imports `plane` and below."""

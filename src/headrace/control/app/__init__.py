@@ -1,1 +1,1 @@
-"""Process of a control plane: settings, wiring and life."""
+"""Process of a control plane: entry, wiring, detached start, backup. Imports `api` and below."""

@@ -1,1 +1,1 @@
-"""ASGI types, guards of requests, and the HTTP server with bounded connections."""
+"""ASGI types, request guards, HTTP server with bounds. Imports `base` and below."""

@@ -1,1 +1,1 @@
-"""Authentication, authorization and the audit log."""
+"""Authentication, authorization, credentials and OIDC. Imports `asgi` and below."""

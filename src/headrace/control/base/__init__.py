@@ -1,1 +1,1 @@
-"""Mechanisms that all rooms use: home folder, settings, event journal, faults, logs, processes."""
+"""Home folder, settings, event journal, fault containment. Imports `state` and below."""

@@ -1,1 +1,1 @@
-"""Desired state: resolution of specs, differences and changes."""
+"""Desired state: resolution of specs, differences, changes. Imports `reconcile` and below."""

@@ -1,1 +1,1 @@
-"""Features: materialization and skew."""
+"""Materialization and skew checks of features. Imports `desired` and below."""

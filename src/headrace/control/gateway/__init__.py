@@ -1,1 +1,1 @@
-"""Gateway of this host: Envoy's supervisor, certificates and policy."""
+"""Gateway on this host: Envoy supervisor, certificates, routes. Imports `limits` and below."""

@@ -1,1 +1,1 @@
-"""Scheduled jobs: plan, scheduler and processes."""
+"""Scheduled jobs: plan, scheduler and processes. Imports `desired` and below."""

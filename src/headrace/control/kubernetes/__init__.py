@@ -1,4 +1,4 @@
-"""Replicas as pods: the objects of a desired state, and the driver that keeps them so.
+"""Replicas as pods: Kubernetes objects and their reconciler. Imports `reconcile` and below.
 
 `objects_of` and what belongs to it are pure, and meant for whoever renders charts and manifests as
 well; the driver is loaded only where it is chosen.

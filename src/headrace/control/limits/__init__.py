@@ -1,1 +1,1 @@
-"""Limits that all gateways share, counted in the control plane."""
+"""Rate limits that all gateways share. Imports `asgi` and below."""

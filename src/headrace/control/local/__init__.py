@@ -1,1 +1,1 @@
-"""Replicas that are processes of this machine."""
+"""Replicas as processes on this machine: driver and sandbox. Imports `asgi` and below."""

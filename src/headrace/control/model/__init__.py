@@ -1,1 +1,1 @@
-"""Types that several rooms share: desired and observed state, records, audit log entries."""
+"""Types that other packages share: desired and observed state, records. Imports no sibling."""

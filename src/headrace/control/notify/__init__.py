@@ -1,1 +1,1 @@
-"""Notification of alerts by webhook, Slack and email."""
+"""Notification of alerts by webhook, Slack and email. Imports `asgi` and below."""

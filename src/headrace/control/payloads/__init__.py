@@ -1,1 +1,1 @@
-"""The payload log: sampled requests and answers of endpoints, in files."""
+"""Payload log: sampled requests and answers, in files. Imports `asgi` and below."""

@@ -1,1 +1,1 @@
-"""The services of one control plane together, with their status and metrics."""
+"""Services of one control plane, with their status and metrics. Imports `telemetry` and below."""

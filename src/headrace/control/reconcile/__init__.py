@@ -1,1 +1,1 @@
-"""Reconciliation of observed and desired state."""
+"""Reconciliation: plan, routes, pools, publication, driver. Imports `agents` and below."""

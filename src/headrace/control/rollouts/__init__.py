@@ -1,1 +1,1 @@
-"""Rollouts under way: their driver, evidence and status."""
+"""Rollouts: driver, observation, evidence and status. Imports `desired` and below."""

@@ -1,1 +1,1 @@
-"""Programs that run in a sandbox."""
+"""Sandboxed programs: inspect, convert, search, profile. Imports `local` and below."""

@@ -1,1 +1,1 @@
-"""Autoscaler: replica counts of arms."""
+"""Autoscaler: signals, replica counts and resource advice. Imports `desired` and below."""

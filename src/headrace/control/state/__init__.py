@@ -1,4 +1,4 @@
-"""Stored state of the control plane in SQLite or Postgres.
+"""Stored state in SQLite or Postgres. Imports `model` and below.
 
 Only `location` and `records` are loaded with this package; SQLAlchemy is when a store is opened.
 """

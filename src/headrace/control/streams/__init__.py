@@ -1,1 +1,1 @@
-"""Worker processes of streams: their number is kept, and they are replaced one by one."""
+"""Stream workers: processes, their number and replacement. Imports `desired` and below."""

@@ -1,1 +1,1 @@
-"""Metrics, history, alerts and reports."""
+"""Scraping, history, alerts, drift, recorded requests. Imports `rollouts` and below."""

@@ -1,1 +1,1 @@
-"""The spec file, `headrace.yaml`: its parts, its parser and its checks. Imports `core` only."""
+"""Spec file `headrace.yaml`: models, parser and checks. Imports no sibling."""

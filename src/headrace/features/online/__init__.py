@@ -1,1 +1,1 @@
-"""Online stores: the interface, and SQLite, Redis and Hopsworks."""
+"""Online stores: interface, SQLite, Redis and Hopsworks. Imports no sibling."""

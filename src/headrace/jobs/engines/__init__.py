@@ -1,1 +1,1 @@
-"""Engines of jobs on other machines; threads of this process are in `headrace.jobs.run`."""
+"""Engines of jobs on other machines. Imports its sibling `sources`."""

@@ -1,1 +1,1 @@
-"""Sources of a job: each kind splits its input into shards and reads them."""
+"""Sources of rows, cut into shards: files and databases. Imports no sibling."""

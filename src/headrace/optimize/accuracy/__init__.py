@@ -1,8 +1,8 @@
-"""Quality evaluation of candidates, and the decision whether one is accepted.
+"""Accuracy of a candidate on labels, and its acceptance. Imports no sibling.
 
-`read_labelled` reads examples, `answers` runs a model on them, `choose_metric` selects the metric,
-and `try_candidate` runs and judges a candidate. Without labels, `measure_fidelity` compares the
-answers with the baseline's.
+`read_labelled` reads examples, `answers` asks them, `choose_metric` says by what is judged, and
+`try_candidate` asks a candidate and judges it. Without labels, `measure_fidelity` says how alike
+the answers are.
 """
 
 from headrace.optimize.accuracy.examples import Examples, RowTexts, batches

@@ -1,1 +1,1 @@
-"""Conversion of models to ONNX, compared with their source."""
+"""Conversion of models to ONNX, compared with the source. Imports no sibling."""

@@ -1,4 +1,4 @@
-"""Model profile of this machine: measured speed, predicted capacity, recommended settings.
+"""Profile of a model on this machine: speed and limits. Imports its sibling `timing`.
 
-A worker process measures; predictions and recommendations are pure functions of its figures.
+A worker measures in a process of its own; all that is concluded from its figures is pure.
 """

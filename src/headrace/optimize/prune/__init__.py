@@ -1,8 +1,8 @@
-"""Structured pruning of hidden units, attention heads and channels.
+"""Structured pruning: hidden units, attention heads, channels. Imports no sibling.
 
 Files of other formats are pruned in their ONNX form, whatever framework they come from: a
-TorchScript file has no layers that `torch-pruning` could prune (it silently changes nothing), and
-the module of an exported program cannot be put into its evaluation mode.
+TorchScript file has no layers that `torch-pruning` could take (it changes nothing and says
+nothing), and the module of an exported program cannot be put into its evaluation mode.
 """
 
 from headrace.optimize.prune.groups import PruneCut, Pruned, Unit

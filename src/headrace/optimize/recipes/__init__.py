@@ -1,4 +1,4 @@
-"""Recipes that build faster candidates, each of which is measured before it is used."""
+"""Recipes that make candidates of a model. Imports its sibling `convert`."""
 
 from headrace.optimize.recipes.catalogue import recipes_for
 from headrace.optimize.recipes.source import Prepared, prepare

@@ -1,4 +1,4 @@
-"""Optimization report: data, terminal text and HTML page."""
+"""Report of an optimization: data, text and page. Imports no sibling."""
 
 from headrace.optimize.report.data import (
     CandidateReport,

@@ -1,1 +1,1 @@
-"""Search for the best candidate: steps, journal, plan and result."""
+"""Search over recipes. Imports its siblings `accuracy`, `prune`, `recipes`, `report`, `timing`."""

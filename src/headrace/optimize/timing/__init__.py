@@ -1,4 +1,4 @@
-"""Timing of candidates on a shared machine."""
+"""Timing comparisons on a shared machine. Imports no sibling."""
 
 from headrace.optimize.timing.cpu import CpuWatch, Eviction, ProcStat, eviction
 from headrace.optimize.timing.measure import (

@@ -1,1 +1,1 @@
-"""Runtime of ONNX models on ONNX Runtime."""
+"""Runtime of ONNX models on ONNX Runtime. Imports its siblings `rows`, `tables`."""

@@ -1,1 +1,1 @@
-"""Runtime of optimized models: several engines as one."""
+"""Runtime of optimized models: several engines as one. Imports its sibling `onnx`."""

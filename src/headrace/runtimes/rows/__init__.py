@@ -1,1 +1,1 @@
-"""Static analysis of graphs: which operators keep the rows of a batch apart."""
+"""Static analysis of graphs: independence of rows. Imports its sibling `torch`."""

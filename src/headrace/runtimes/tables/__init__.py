@@ -1,1 +1,1 @@
-"""Runtimes of models of tables: scikit-learn and gradient boosting."""
+"""Runtimes of tabular models: scikit-learn, gradient boosting. Imports no sibling."""

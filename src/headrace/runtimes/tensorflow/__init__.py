@@ -1,1 +1,1 @@
-"""Runtimes of TensorFlow's files: SavedModels and TFLite."""
+"""Runtimes of SavedModels and TFLite. Imports its siblings `rows`, `tables`."""

@@ -1,1 +1,1 @@
-"""Runtimes of PyTorch's files: TorchScript and exported programs."""
+"""Runtimes of TorchScript and exported programs. Imports its siblings `rows`, `tables`."""

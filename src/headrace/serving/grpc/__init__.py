@@ -1,1 +1,1 @@
-"""gRPC of a replica: over Envoy's bridge, and a separate server."""
+"""gRPC of a replica: Envoy's bridge, and a server. Imports no sibling."""

@@ -1,1 +1,1 @@
-"""Pool: one process that hosts many models and loads them on demand."""
+"""Pool process that hosts many models. Imports its siblings `grpc`, `telemetry`."""

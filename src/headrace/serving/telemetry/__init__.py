@@ -1,1 +1,1 @@
-"""Metrics, samples and reports of a replica."""
+"""Metrics, samples and reports of a replica. Imports no sibling."""

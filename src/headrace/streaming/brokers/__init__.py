@@ -1,4 +1,4 @@
-"""Broker factory by URL scheme; a broker's module and its client are loaded on first use."""
+"""Brokers by the scheme of their URL, loaded on use. Imports `broker` and below."""
 
 from collections.abc import Mapping
 from importlib import import_module

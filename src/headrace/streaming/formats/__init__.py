@@ -1,4 +1,4 @@
-"""Format interface: reads fields of record values, and writes answers as values.
+"""Formats of values: JSON, Avro, protobuf and raw bytes. Imports `records` and below.
 
 A `FieldLayout` lists the fields and their meaning to the model. `headrace.streaming.codec` converts
 them to tensors, so a format handles tensors only as columns.

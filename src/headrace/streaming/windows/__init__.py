@@ -1,1 +1,1 @@
-"""Counts and sums per key over windows of time, stored with the offset that they include."""
+"""Counts and sums per key over windows of time. Imports `codecs` and below."""

@@ -1,1 +1,1 @@
-"""The way from any older schema of the state to the newest, one step per module."""
+"""Migrations of the state's schema, by Alembic. Imports no sibling."""

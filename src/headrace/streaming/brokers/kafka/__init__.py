@@ -1,1 +1,1 @@
-"""Apache Kafka: client, consumer session, producers and offsets."""
+"""Apache Kafka: client, session, producers and offsets. Imports no sibling."""

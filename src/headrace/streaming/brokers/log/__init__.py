@@ -1,1 +1,1 @@
-"""Embedded log: a broker in a folder of one machine."""
+"""Embedded log: a broker in a folder of one machine. Imports no sibling."""

@@ -1,1 +1,1 @@
-"""NATS JetStream: connection, group member and messages."""
+"""NATS JetStream: connection, group member and messages. Imports no sibling."""

@@ -1,1 +1,1 @@
-"""Apache Pulsar: connection, subscription member and messages."""
+"""Apache Pulsar: connection, subscription member, messages. Imports no sibling."""

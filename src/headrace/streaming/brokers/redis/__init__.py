@@ -1,1 +1,1 @@
-"""Redis and Valkey streams: connection, group member and Lua scripts."""
+"""Redis and Valkey streams: connection, group member, scripts. Imports no sibling."""

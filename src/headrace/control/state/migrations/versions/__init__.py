@@ -1,1 +1,1 @@
-"""One module per step, named for its number; what was released is never changed."""
+"""One module per migration, named by its number. Imports no sibling."""
