@@ -1,4 +1,4 @@
-"""Status of everything in one document, for people, scripts and the console. Pure."""
+"""Status of endpoints, in one document for people, scripts and the console. Pure."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -41,7 +41,8 @@ class ReplicaStatus:
 class RevisionStatus:
     """One model version behind an endpoint; `weight` is its share of the requests now.
 
-    A revision that is no longer wanted is listed until its last replica is gone.
+    A revision that is no longer wanted is listed until its last replica is gone. `role`: empty, or
+    `baseline` for the fresh copies that a rollout compares with.
     """
 
     version: str
@@ -51,7 +52,6 @@ class RevisionStatus:
     desired_replicas: int
     replicas: tuple[ReplicaStatus, ...]
     role: str = ""
-    """Empty, or `baseline` for the fresh copies that a rollout compares with."""
     runs_code: bool = False
     """Whether its format runs code of the model's author."""
     advice: str = ""
@@ -111,7 +111,7 @@ def endpoint_statuses(
         first_requests: By endpoint; None if they are not sent.
         rss_bytes: Memory by pid.
         advice: What one copy of an endpoint's arm should have.
-        arm_problem: Why an endpoint's arm cannot be had; empty if it can.
+        trouble: Why an endpoint's arm cannot be had; empty if it can.
         isolation: How the process of the replica of a name is kept apart.
         device: On what the replica of a name runs its model.
         batching: What replicas report of an arm's batching.

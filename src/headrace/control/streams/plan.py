@@ -1,4 +1,4 @@
-"""Next action for each worker of a stream: start, stop, kill or forget it. Pure.
+"""Plan of stream workers: which are started, told to stop, killed or forgotten now. Pure.
 
 Members are called `NAME-0`, `NAME-1`, ... and stay so: a broker knows who comes back. So a new
 revision takes a member's place only after the old process has ended, one member at a time, and the
@@ -36,31 +36,33 @@ class WorkerPhase(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ObservedWorker:
-    """One worker. All times are monotonic."""
+    """One worker. All times are monotonic.
+
+    `start_at`: when one that ended may start again. `silent_since`: when it was first asked of what
+    it has not answered since; None if it answered. `still_s`: as in `StreamStatus`. `kill_sent`: it
+    is being ended.
+    """
 
     index: int
     revision: str
     phase: WorkerPhase
     since: float
     start_at: float = 0.0
-    """When one that ended may start again."""
     silent_since: float | None = None
-    """When it was first asked of what it has not answered since; None if it answered."""
     still_s: float = 0.0
-    """As in `StreamStatus`."""
     kill_sent: bool = False
-    """It is being ended."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerTimeouts:
-    """How long a worker may take: to end by itself, to answer, and for one call of its broker."""
+    """How long a worker may take: to end by itself, to answer, and for one call of its broker.
+
+    `silent_timeout_s`: once it has joined; `load_timeout_s`: before.
+    """
 
     drain_timeout_s: float
     silent_timeout_s: float = SILENT_TIMEOUT_S
-    """Longest silence of a worker that has joined its group."""
     load_timeout_s: float = LOAD_TIMEOUT_S
-    """Longest silence of a worker that has not joined yet."""
     still_timeout_s: float = STILL_TIMEOUT_S
 
 
@@ -87,11 +89,10 @@ class Kill:
 
 @dataclass(frozen=True, slots=True)
 class Replace:
-    """End the member now, as it hangs; it starts again."""
+    """End the member now, as it hangs; it starts again. `why`: for people, about the member."""
 
     index: int
     why: str
-    """For people, about the member."""
 
 
 @dataclass(frozen=True, slots=True)
