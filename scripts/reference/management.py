@@ -1,6 +1,7 @@
 """Sections of the management API, from its OpenAPI document."""
 
 import json
+import sys
 import textwrap
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -8,6 +9,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from headrace.control.api.app import management_app
+from headrace.core.spec.base import texts_of
 from headrace.registry import Registry
 from scripts.reference.schema import default_of, meaning_of, name_of, refs_in, type_of
 from scripts.reference.tables import cell
@@ -25,12 +27,12 @@ _GROUPS: Final = {
     "/api/v1/models": "Models",
     "/api/v1/gc": "Models",
     "/v2": "Triton's routes",
-    "/api/v1/keys": "AccessControl",
-    "/api/v1/users": "AccessControl",
-    "/api/v1/tokens": "AccessControl",
-    "/api/v1/trail": "AccessControl",
-    "/api/v1/whoami": "AccessControl",
-    "/auth": "AccessControl",
+    "/api/v1/keys": "Access",
+    "/api/v1/users": "Access",
+    "/api/v1/tokens": "Access",
+    "/api/v1/trail": "Access",
+    "/api/v1/whoami": "Access",
+    "/auth": "Access",
 }
 _OTHERS: Final = "The whole system"
 _NOT_OURS: Final = frozenset({"HTTPValidationError", "ValidationError"})
@@ -136,6 +138,13 @@ def _answer(status: str, response: Mapping[str, Any]) -> tuple[str, str]:
 
 def _objects(document: Mapping[str, Any]) -> Iterator[str]:
     examples = _examples_by_kind(document)
+    texts = {
+        kind.__name__: texts_of(kind)
+        for name, module in list(sys.modules.items())
+        if name.startswith("headrace.")
+        for kind in vars(module).values()
+        if isinstance(kind, type) and kind.__module__ == name
+    }
     yield "## Objects\n"
     for name, schema in sorted(document["components"]["schemas"].items()):
         if name in _NOT_OURS:
@@ -146,21 +155,24 @@ def _objects(document: Mapping[str, Any]) -> Iterator[str]:
         if "enum" in schema:
             yield f"{type_of(schema)}.\n"
             continue
-        yield "\n".join(_fields(schema)) + "\n"
+        yield "\n".join(_fields(schema, texts.get(name, {}))) + "\n"
         # A longer one holds examples that stand at other objects.
         if name in examples and len(text := _json(examples[name]).splitlines()) <= _SHOWN_LINES:
             yield "\n".join(text) + "\n"
 
 
-def _fields(schema: Mapping[str, Any]) -> Iterator[str]:
+def _fields(schema: Mapping[str, Any], texts: Mapping[str, str]) -> Iterator[str]:
     fields: Mapping[str, Any] = schema.get("properties", {})
     required = schema.get("required", ())
-    has_meanings = any(map(meaning_of, fields.values()))
+    meanings = {
+        name: meaning_of(field) or cell(texts.get(name, "")) for name, field in fields.items()
+    }
+    has_meanings = any(meanings.values())
     yield "| field | type | default |" + (" meaning |" if has_meanings else "")
     yield "|---|---|---|" + ("---|" if has_meanings else "")
     for name, field in fields.items():
         default = "" if name in required else default_of(field)
-        meaning = f" {meaning_of(field)} |" if has_meanings else ""
+        meaning = f" {meanings[name]} |" if has_meanings else ""
         yield f"| `{name}` | {type_of(field)} | {default} |{meaning}"
 
 

@@ -275,7 +275,7 @@ def test_a_home_with_versions_of_its_own_is_not_mixed_with_a_store(
 ) -> None:
     Registry(tmp_path / "one", inspect_any).push("m", make_file(b"own"))
 
-    with pytest.raises(FailedPreconditionError, match=r"versions of its own \(m:1\)"):
+    with pytest.raises(FailedPreconditionError, match=r"local versions \(m:1\)"):
         place.registry(tmp_path / "one").push("m", make_file(b"other"))
 
 

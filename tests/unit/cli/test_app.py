@@ -156,7 +156,7 @@ def test_logs_of_what_ended_are_still_there(headrace: Command, home: Path) -> No
         (
             ModuleNotFoundError("No module named 'cronsim'", name="cronsim"),
             1,
-            "headrace: this command needs the package 'cronsim', which is not installed here",
+            "headrace: this command needs the package 'cronsim', which is not installed",
         ),
         (
             ModuleNotFoundError("No module named 'headrace.odd'", name="headrace.odd"),

@@ -35,7 +35,7 @@ def test_what_is_elsewhere_needs_the_network_and_no_file(source: str) -> None:
 
 
 def test_what_is_not_there_is_said(tmp_path: Path) -> None:
-    with pytest.raises(InvalidArgumentError, match="there is no file"):
+    with pytest.raises(InvalidArgumentError, match="no file or folder matches"):
         inputs_of(str(tmp_path / "none"))
     with pytest.raises(FailedPreconditionError, match="NOWHERE"):
         inputs_of("${NOWHERE}/x.csv", {})

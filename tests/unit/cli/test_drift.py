@@ -228,7 +228,7 @@ def test_a_model_that_takes_one_row_has_a_sketch_too(tmp_path: Path) -> None:
 
 
 def test_too_few_rows_make_no_sketch(tmp_path: Path) -> None:
-    with pytest.raises(InvalidArgumentError, match="has 1 rows; 100 rows are the minimum"):
+    with pytest.raises(InvalidArgumentError, match="has 1 rows; the minimum is 100"):
         sketch(csv_file(tmp_path, "a,b", "1,2"), TABLE)
 
 

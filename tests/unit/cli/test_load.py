@@ -234,7 +234,7 @@ def test_help_says_what_the_exit_status_means(headrace: Command) -> None:
         (("http://127.0.0.1:1", "-r", "1", "--plot", "x.doc"), "has no supported extension", 2),
         (("http://127.0.0.1:1", "-r", "1", "--key", "@none"), "no file 'none'", 2),
         (("http://127.0.0.1:1", "-r", "1", "--cert", "c.pem"), "--cert and --cert-key", 2),
-        (("ftp://127.0.0.1", "-r", "1"), "is no server address", 1),
+        (("ftp://127.0.0.1", "-r", "1"), "is not a server address", 1),
         (("grpc://127.0.0.1:1", "-r", "1"), "load is sent over HTTP", 1),
         (("http://127.0.0.1:1",), "--rate", 2),
         (("http://models.example", "-r", "1", "--key", "k"), "unencrypted", 1),

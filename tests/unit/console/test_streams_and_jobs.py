@@ -193,9 +193,9 @@ async def test_a_stalled_stream_needs_a_look_and_says_why(served: ControlPlane) 
         listed = (await visitor.get("/streams")).text
         page = (await visitor.get("/streams/pay")).text
 
-    assert '<p class="banner banner-failing">1 of all streams needs a look' in listed
+    assert '<p class="banner banner-failing">1 of all streams needs attention' in listed
     assert "stalled" in listed
-    assert "other members of group &#39;pay&#39; have all of them" in page
+    assert "other members of group &#39;pay&#39; hold all of them" in page
 
 
 async def test_thousands_of_streams_and_jobs_have_pages_that_stay_small(

@@ -97,7 +97,7 @@ async def test_a_broken_one_is_told_once_it_stays_so_and_only_once(world: World)
     assert "the one before stays in force" in world.events[0].message
     assert world.certificates.is_in_force("gateway")
     assert world.certificates.statuses()[0].names == ("one.example",)
-    assert "no certificate" in world.certificates.problem("gateway")
+    assert "no PEM certificate" in world.certificates.problem("gateway")
 
 
 @pytest.mark.parametrize("error", [UnavailableError("Envoy is gone"), OSError(28, "disk is full")])

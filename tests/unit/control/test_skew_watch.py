@@ -142,7 +142,7 @@ async def test_a_home_without_features_says_so(tmp_path: Path) -> None:
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 async def test_a_comparison_that_takes_too_long_is_ended(tmp_path: Path) -> None:
     sleeps = [sys.executable, "-c", "import time; time.sleep(60)"]
-    with pytest.raises(UnavailableError, match="took longer than"):
+    with pytest.raises(UnavailableError, match="exceeded"):
         await compare_served(
             "fraud", home=tmp_path, log=tmp_path / "log", timeout_s=0.2, command=sleeps
         )
@@ -151,5 +151,5 @@ async def test_a_comparison_that_takes_too_long_is_ended(tmp_path: Path) -> None
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 async def test_a_process_that_crashes_is_told_with_its_status(tmp_path: Path) -> None:
     crashes = [sys.executable, "-c", "import os; os.abort()"]
-    with pytest.raises(UnavailableError, match="ended with status"):
+    with pytest.raises(UnavailableError, match="exited with status"):
         await compare_served("fraud", home=tmp_path, log=tmp_path / "log", command=crashes)

@@ -171,7 +171,7 @@ def test_a_pickle_is_converted_where_its_code_may_run(tmp_path: Path, name: str)
 
 
 @pytest.mark.parametrize(
-    ("content", "reason"), [(["a list"], "holds a list, which does not"), (None, "unpickl")]
+    ("content", "reason"), [(["a list"], "holds a list, which cannot"), (None, "unpickl")]
 )
 def test_a_pickle_of_something_else_is_refused(
     tmp_path: Path, content: object, reason: str

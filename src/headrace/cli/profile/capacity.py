@@ -337,7 +337,7 @@ def _show(plan: CapacityPlan, demand: PlannedLoad, target: _Target, *, is_made_u
             ]
         )
     heads = ("node", "replicas", "nodes", "clusters", "gateways", "p99", "load", "per month")
-    show(table(rows, *heads, "per million"), "")
+    show(table(rows, *heads, "per 1M"), "")
     for choice in plan.options if best is None else (best,):
         show(f"{choice.node.name}: " + "\n  ".join(choice.why))
     verdict = "none of them"

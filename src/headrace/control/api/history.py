@@ -28,7 +28,7 @@ class EndpointHealth(StrEnum):
     """How an endpoint is, the worst last."""
 
     IDLE = "idle"
-    """Nobody asked for it."""
+    """No requests."""
     OK = "ok"
     WARNING = "warning"
     """Not all of it is ready, a hundredth of the requests failed, or p99 is above its SLO."""

@@ -21,7 +21,7 @@ def test_one_machine_takes_its_cores_or_as_many_workers_as_are_asked_for() -> No
 
 
 def test_one_machine_has_no_address() -> None:
-    with pytest.raises(InvalidArgumentError, match="say --engine ray"):
+    with pytest.raises(InvalidArgumentError, match="needs --engine ray"):
         open_engine(EngineChoice.LOCAL, address="auto", workers=None, source="x")
 
 
