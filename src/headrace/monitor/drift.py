@@ -113,7 +113,16 @@ class DriftWatchState(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FeatureReport:
-    """State and evidence of one feature. Ratios and distances are of the newest `rows`."""
+    """State and evidence of one feature.
+
+    `psi` (population stability index), `js` (Jensen-Shannon divergence, bits) and `ks`
+    (Kolmogorov-Smirnov distance) are the distances of the newest `rows` from the reference; the
+    true KS distance lies between `ks_low` and `ks_high`, whenever they are read. Ratios are of
+    those rows. `evidence`: the common logarithm of the odds against "no drift"; at `needed` the
+    feature has drifted, and `why` names what moved most. `design_effect`: rows that carry as much
+    information as one independent row; 1 where rows are independent. `label`: the column's name in
+    the data of the reference.
+    """
 
     name: str
     role: str
