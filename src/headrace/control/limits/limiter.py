@@ -69,15 +69,15 @@ class Rules:
     endpoints: Mapping[str, EndpointLimitsSpec] = field(default_factory=dict)
     tiers: Mapping[str, LimitSpec] = field(default_factory=dict)
     longest_s: Mapping[str, float] = field(default_factory=dict)
-    """How long an endpoint's requests may take, of those that have such a limit."""
+    """Longest duration of a request in seconds, by endpoint; absent for no limit."""
 
     @property
     def is_empty(self) -> bool:
-        """Whether there is nothing to count."""
+        """Whether no limit has to be counted."""
         return not self.endpoints and not self.tiers
 
     def of(self, ask: LimitRequest) -> list[tuple[LimitSubject, LimitSpec]]:
-        """The limits that hold for a request, and whose they are."""
+        """Return the limits that apply to a request, each with its subject."""
         applicable = []
         endpoint = self.endpoints.get(ask.endpoint)
         if endpoint is not None:
@@ -91,7 +91,7 @@ class Rules:
 
 
 def make_rules(access: AccessSettings, endpoints: Iterable[EndpointRoute]) -> Rules:
-    """What the service counts; the rest is counted by each gateway for itself."""
+    """Return the limits that the service counts; each gateway counts the other limits itself."""
     shared = access.shared_limits
     routes = list(endpoints)
     counted = [e for e in routes if e.limits.is_counted_by_service(shared=shared)]
@@ -105,10 +105,10 @@ def make_rules(access: AccessSettings, endpoints: Iterable[EndpointRoute]) -> Ru
 
 @dataclass(slots=True, kw_only=True)
 class TokenBucket:
-    """Tokens come at `rate` a second until `size` are there; it begins full.
+    """A token bucket: it starts full and gains `rate` tokens per second, up to `size`.
 
-    What is known only afterwards may be taken too: then tokens are owed, and nothing is given until
-    they came. Time never runs backwards here: an earlier `now` is the latest.
+    A cost that is known only afterwards may be taken too. The balance is then negative, and nothing
+    passes until it is positive again. An earlier `now` counts as the latest one.
     """
 
     rate: float
@@ -120,22 +120,22 @@ class TokenBucket:
         self.tokens = self.size
 
     def refill(self, now: float) -> None:
-        """Add what came until `now`."""
+        """Add the tokens gained until `now`."""
         if now > self.refilled_at:
             self.tokens = min(self.size, self.tokens + (now - self.refilled_at) * self.rate)
             self.refilled_at = now
 
     def change(self, *, rate: float, size: float) -> None:
-        """Go on with other figures; what is there stays, as far as it fits."""
+        """Change rate and size; the tokens stay, up to the new size."""
         self.rate, self.size = rate, size
         self.tokens = min(self.tokens, size)
 
     def wait_s(self, amount: float) -> float:
-        """Seconds until `amount` tokens, `size` at most, are there; 0 if they are."""
+        """Return the seconds until `amount` tokens (`size` at most) are available."""
         return max(min(amount, self.size) - self.tokens, 0.0) / self.rate
 
     def take(self, amount: float) -> None:
-        """Take `amount`, owing what is not there; a negative amount gives back."""
+        """Take `amount` tokens, even below zero; a negative amount gives tokens back."""
         self.tokens = min(self.size, self.tokens - amount)
 
 
@@ -143,11 +143,11 @@ DAY_S: Final = 86_400.0
 _WEIGHT: Final = 0.2
 """Weight of a new request in the moving average of rows."""
 _UNTIL_ONE_ENDS_S: Final = 1.0
-"""Nobody knows when a request that is under way will end."""
+"""Retry delay in seconds at the concurrency limit: the end of running requests is unknown."""
 
 
 class LimitKind(StrEnum):
-    """What is limited, in the words of the spec."""
+    """Kind of limit, as the spec names it."""
 
     REQUESTS = "requests_per_s"
     ROWS = "rows_per_s"
@@ -163,7 +163,7 @@ class Moment(NamedTuple):
 
     @property
     def day(self) -> str:
-        """As the state stores it: `2026-11-25`, UTC."""
+        """UTC date as stored in the state, such as `2026-11-25`."""
         return datetime.fromtimestamp(self.wall, UTC).date().isoformat()
 
     @property
@@ -173,31 +173,31 @@ class Moment(NamedTuple):
 
 
 class LimitStatus(NamedTuple):
-    """How one limit stands."""
+    """Current state of one limit."""
 
     kind: LimitKind
     limit: float
     remaining: float
     wait_s: float
-    """Until a request may pass; 0 if it may now."""
+    """Seconds until a request may pass; 0 if it may pass now."""
 
 
 @dataclass(slots=True)
 class Account:
-    """One subject's use: of each second, of its places, of its day."""
+    """One subject's use of its rate, concurrency and daily limits."""
 
     requests: TokenBucket | None = None
     rows: TokenBucket | None = None
     rows_each: float = 1.0
-    """How many rows a request has, on average: so many are taken before it is known."""
+    """Average rows of a request; this many are taken before the real number is known."""
     leases: dict[str, float] = field(default_factory=dict)
-    """When each request that is under way is given up, by its id."""
+    """Expiry time of each running request, by lease id."""
     day: str = ""
     used: int = 0
-    """Requests of `day`."""
+    """Requests counted on `day`."""
 
     def statuses(self, limits: LimitSpec, moment: Moment) -> Iterator[LimitStatus]:
-        """How each of `limits` stands at a moment, before another request."""
+        """Yield the state of each of `limits` at a moment, before another request."""
         if limits.requests_per_s is not None:
             size = float(limits.most_at_once)
             self.requests = _filled(self.requests, limits.requests_per_s, size, moment.now)
@@ -221,7 +221,7 @@ class Account:
             yield LimitStatus(LimitKind.DAY, limits.requests_per_day, left, wait_s)
 
     def take(self, limits: LimitSpec, lease: str, until: float) -> float:
-        """Count a request that passes; how many rows were taken for it, to be corrected."""
+        """Count a request that passes; return the estimated rows, which `end` corrects."""
         if self.requests is not None and limits.requests_per_s is not None:
             self.requests.take(1.0)
         if limits.max_concurrent is not None:
@@ -234,7 +234,7 @@ class Account:
         return self.rows_each
 
     def end(self, lease: str, *, rows: float | None, taken: float, now: float) -> None:
-        """A request ended: its place is free, and its rows are known (None: they never will be)."""
+        """Release an ended request and correct its rows; None if they stay unknown."""
         self.leases.pop(lease, None)
         if self.rows is None or not taken or rows is None:
             return
@@ -243,13 +243,13 @@ class Account:
         self.rows_each += _WEIGHT * (max(rows, 1.0) - self.rows_each)
 
     def turn(self, day: str) -> None:
-        """Begin another day; a clock that goes back does not give yesterday's requests again."""
+        """Begin another day; a clock that is set back restores no earlier day's quota."""
         if day > self.day:
             self.day, self.used = day, 0
 
 
 def _filled(bucket: TokenBucket | None, rate: float, size: float, now: float) -> TokenBucket:
-    """The bucket with these figures, as full as it is now; a new one if there was none."""
+    """Return the bucket with this rate and size, refilled until `now`; a new one for None."""
     bucket = bucket or TokenBucket(rate=rate, size=size, refilled_at=now)
     bucket.refill(now)
     bucket.change(rate=rate, size=size)
@@ -262,11 +262,11 @@ def _standing(kind: LimitKind, bucket: TokenBucket, amount: float) -> LimitStatu
 
 
 MOST_ACCOUNTS: Final = 50_000
-"""Callers who are remembered of each sort, those with a name and those with an address only."""
+"""Most accounts of each kind: named callers, and callers known only by address."""
 _GRACE_S: Final = 5.0
-"""A place is given up so long after its request should have ended: its gateway is gone."""
+"""Seconds after a request's deadline at which its lease expires: its gateway is gone."""
 _WITHOUT_LIMIT_S: Final = 3600.0
-"""How long a request may take where nothing says so."""
+"""Lease duration in seconds of a request without a time limit."""
 
 
 class Refusal(NamedTuple):
@@ -278,18 +278,18 @@ class Refusal(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LimitDecision:
-    """The answer."""
+    """Decision about one request."""
 
     refusal: Refusal | None = None
     tightest: LimitStatus | None = None
-    """The limit that refuses, else the one with the least left."""
+    """The limit that refuses, else the one with the least remaining."""
     lease: str = ""
-    """Names the request until its end has to be told; empty if that does not matter."""
+    """Id under which the gateway reports the request's end; empty if no report is needed."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Lease:
-    """A request under way: whose rows were taken, how many, and when it is given up."""
+    """A running request: the accounts that it counts for, the rows taken, and its expiry time."""
 
     taken: tuple[tuple[LimitSubject, float], ...]
     until: float
@@ -297,12 +297,12 @@ class _Lease:
 
 @dataclass(slots=True)
 class Limiter:
-    """Counts what passes. `name` is part of every lease's id, so that no other limiter knows it."""
+    """Counts requests. `name` is part of every lease id, so ids of other limiters are unknown."""
 
     name: str
     rules: Rules = field(default_factory=Rules)
     refusals: Counter[tuple[str, Refusal]] = field(default_factory=Counter)
-    """By endpoint."""
+    """Number of refusals by endpoint."""
     most_accounts: int = MOST_ACCOUNTS
     _endpoints: OrderedDict[LimitSubject, Account] = field(default_factory=OrderedDict)
     _named: OrderedDict[LimitSubject, Account] = field(default_factory=OrderedDict)
@@ -312,7 +312,7 @@ class Limiter:
     _last_lease: int = 0
 
     def ask(self, ask: LimitRequest, moment: Moment) -> LimitDecision:
-        """Whether a request may pass; if it may, it is counted."""
+        """Decide whether a request may pass; count it if it may."""
         applied = [(s, limits, self._account(s)) for s, limits in self.rules.of(ask)]
         statuses = [
             (subject, standing)
@@ -343,10 +343,10 @@ class Limiter:
         return LimitDecision(tightest=tightest, lease=lease if has_end else "")
 
     def end(self, lease: str, *, rows: float | None, now: float) -> None:
-        """A request that passed has ended; a lease that is not known was given up already.
+        """Record the end of a request; an unknown lease has expired already.
 
         Args:
-            rows: None if nobody knows: what was taken for it stays taken.
+            rows: None if unknown: the rows taken for it stay taken.
         """
         pending = self._leases.pop(lease, None)
         for subject, taken in pending.taken if pending is not None else ():
@@ -355,13 +355,13 @@ class Limiter:
                 account.end(lease, rows=rows, taken=taken, now=now)
 
     def expire(self, now: float) -> None:
-        """Give up requests whose end nobody told."""
+        """Expire the leases of requests whose end was never reported."""
         late = [lease for lease, pending in self._leases.items() if pending.until <= now]
         for lease in late:
             self.end(lease, rows=None, now=now)
 
     def unsaved(self) -> list[QuotaUse]:
-        """What was counted of days since the last call, to be added to what is stored."""
+        """Return the daily counts since the last call, to be added to the stored ones."""
         uses, self._unsaved = self._unsaved, Counter()
         return [
             QuotaUse(day=day, subject=subject.text(), used=used)
@@ -369,14 +369,14 @@ class Limiter:
         ]
 
     def put_back(self, quotas: Iterable[QuotaUse]) -> None:
-        """What `unsaved` gave could not be stored: give it again."""
+        """Take back what `unsaved` returned, because it could not be stored."""
         for quota in quotas:
             subject = LimitSubject.parse(quota.subject)
             if subject is not None:
                 self._unsaved[quota.day, subject] += quota.used
 
     def restore(self, quotas: Iterable[QuotaUse]) -> None:
-        """What is stored, of all who count there: what is not stored yet comes on top."""
+        """Take the stored counts of all control planes; unsaved local counts are added to them."""
         for quota in quotas:
             subject = LimitSubject.parse(quota.subject)
             if subject is None:
@@ -387,7 +387,7 @@ class Limiter:
                 account.used = quota.used + self._unsaved[quota.day, subject]
 
     def _accounts(self, subject: LimitSubject) -> OrderedDict[LimitSubject, Account]:
-        """Where a subject is remembered: strangers' addresses never crowd out names."""
+        """Return the table of a subject's kind: unnamed addresses never displace named callers."""
         if subject.scope is Scope.ENDPOINT:
             return self._endpoints
         return self._anonymous if subject.is_anonymous else self._named

@@ -1,6 +1,6 @@
-"""The rate limit service: answers gateways over gRPC, by what the limiter decides.
+"""Rate limit service: gRPC server that answers gateways with the limiter's decisions.
 
-A gateway waits a tenth of a second for it at most, and lets requests pass without an answer.
+A gateway waits at most 0.1 s for an answer and lets the request pass without one.
 """
 
 import asyncio
@@ -45,43 +45,43 @@ _LOG: Final = logging.getLogger("headrace.control")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SecuredAddress:
-    """Where gateways on other hosts are answered, by mutual TLS.
+    """Address for gateways on other hosts, with mutual TLS.
 
-    `pair` and `authorities` as they are now: who connects later is shown newer ones.
+    `pair` and `authorities` return the current certificates; later connections get newer ones.
     """
 
     address: str
     pair: Callable[[], Pair]
     authorities: Callable[[], bytes]
     refuses: Callable[[bytes], bool] = lambda _certificate: False
-    """Whether a certificate (PEM) is believed no more."""
+    """Whether a certificate (PEM) is revoked."""
 
 
 @dataclass(slots=True, kw_only=True)
 class LimitService:
-    """Listens at `addresses` from the first rules on, and keeps used quotas in the store."""
+    """Answers gateways at `addresses` once rules are set, and stores used quotas."""
 
     limiter: Limiter
     store: Store
     clock: Clock
     addresses: Sequence[str]
-    """`unix:/path` or `host:port`. `run` until cancelled."""
+    """Listening addresses, `unix:/path` or `host:port`."""
     secured: SecuredAddress | None = None
     _needed: asyncio.Event = field(default_factory=asyncio.Event)
     _listening: asyncio.Event = field(default_factory=asyncio.Event)
 
     def set_rules(self, rules: Rules) -> None:
-        """Decide by `rules` from now on; what was counted stays."""
+        """Decide by `rules` from now on; the counts stay."""
         self.limiter.rules = rules
         if not rules.is_empty:
             self._needed.set()
 
     async def wait_listening(self) -> None:
-        """Return when gateways are answered."""
+        """Return when the service accepts connections."""
         await self._listening.wait()
 
     async def run(self) -> None:
-        """Answer, and save what was counted each second and at the end."""
+        """Answer gateways; save the counts each second and at the end."""
         await self._needed.wait()
         try:
             today = Moment(0.0, self.clock.now()).day
@@ -106,10 +106,10 @@ class LimitService:
             await self._save()
 
     def answer(self, codec: "RateLimitCodec", data: bytes) -> bytes:
-        """The answer to one question: whether a request may pass, or none if it tells of an end.
+        """Return the encoded answer to a gateway: a decision, or none to a reported end.
 
         Raises:
-            InvalidArgumentError: The bytes are no question.
+            InvalidArgumentError: The bytes are not a rate limit request.
         """
         descriptors = codec.decode(data).descriptors
         moment = Moment(self.clock.monotonic(), self.clock.now())
@@ -132,14 +132,14 @@ class LimitService:
         return codec.encode(answer, descriptors=len(descriptors))
 
     def refusals(self) -> list[tuple[Labels, float]]:
-        """How many requests of each endpoint each kind of limit refused."""
+        """Return the refused requests by endpoint and kind of limit."""
         return [
             ((("endpoint", endpoint), ("scope", limit.scope), ("limit", limit.kind)), float(count))
             for (endpoint, limit), count in sorted(self.limiter.refusals.items())
         ]
 
     async def _save(self) -> None:
-        """Add what was counted to the store, and learn what others have counted there."""
+        """Add the counts to the store, and read the counts of other control planes from it."""
         unsaved = self.limiter.unsaved()
         if not unsaved:
             return
@@ -153,7 +153,7 @@ class LimitService:
 
 
 def _credentials(secured: SecuredAddress) -> "grpc.ServerCredentials":
-    """Asked for at every connection."""
+    """Return server credentials that read the certificates for every connection."""
     import grpc  # noqa: PLC0415  # loads gRPC
 
     def now() -> "grpc.ServerCertificateConfiguration":
@@ -167,10 +167,10 @@ def _credentials(secured: SecuredAddress) -> "grpc.ServerCredentials":
 def _listen(
     server: "grpc.aio.Server", address: str, credentials: "grpc.ServerCredentials | None" = None
 ) -> None:
-    """Bind `address`; a Unix socket is this user's only.
+    """Bind `address`; only this user may use a Unix socket.
 
     Raises:
-        FailedPreconditionError: It is taken, or not this machine's.
+        FailedPreconditionError: The address is in use, or does not belong to this machine.
     """
     try:
         if credentials is None:
@@ -183,12 +183,12 @@ def _listen(
     if address.startswith("unix:"):
         path, group = Path(address.removeprefix("unix:")), gateway_user()
         if group is not None:
-            os.chown(path, -1, group)  # its own Envoy and those of other homes connect
+            os.chown(path, -1, group)  # Envoys of this and other homes connect
         path.chmod(socket_mode())
 
 
 def answer_of(ask: LimitRequest, decision: LimitDecision) -> "RateLimitAnswer":
-    """What the gateway is told."""
+    """Return the answer to the gateway as a protobuf message."""
     from headrace.protocol.protos import RateLimitAnswer  # noqa: PLC0415  # loads protobuf
 
     tightest, headers = decision.tightest, dict[str, str]()
@@ -210,7 +210,7 @@ def answer_of(ask: LimitRequest, decision: LimitDecision) -> "RateLimitAnswer":
 
 
 def _seconds(wait_s: float) -> int:
-    """Whole seconds, as the header wants them; never too few."""
+    """Return whole seconds for the header, rounded up."""
     return max(math.ceil(wait_s), 1)
 
 
@@ -235,7 +235,7 @@ def _tells_rows(descriptor: "Descriptor") -> bool:
 
 
 def _load() -> "RateLimitCodec":
-    """Blocking: loads gRPC and protobuf, a third of a second that most systems need not pay."""
+    """Load gRPC and protobuf. Blocking, 0.3 s, so only systems with limits do it."""
     import grpc.aio  # noqa: F401, PLC0415  # for its side effect: a later import is instant
 
     from headrace.protocol.protos import RateLimitCodec  # noqa: PLC0415  # as above

@@ -1,4 +1,4 @@
-"""Driver and records of replicas that are processes of this machine."""
+"""Driver and records of replicas that run as local processes."""
 
 import asyncio
 import hashlib
@@ -30,8 +30,8 @@ from headrace.serving.memory import size_bytes
 class ReplicaRecord(msgspec.Struct, frozen=True, kw_only=True):
     """One replica as last started.
 
-    `pid` is 0 between the record and the start of its process: who finds it so looks for a process
-    with the replica's settings file. `settings_sha256` is the digest of that file.
+    `pid` is 0 between the record's write and the process's start: an adopting control plane then
+    searches for a process with the replica's settings file. `settings_sha256` is its digest.
     """
 
     name: str
@@ -47,25 +47,25 @@ class ReplicaRecord(msgspec.Struct, frozen=True, kw_only=True):
     was_ready: bool = False
     restarts: int = 0
     network: bool = False
-    """It may open connections."""
+    """Whether the process may open connections."""
     best_effort: bool = False
     memory_bytes: int | None = None
     deaths: int = 0
-    """As of a `Replica`; `pid` is 0 once the process's end is in it."""
+    """Number of crashes, as in `Replica`; `pid` is 0 once the process's end is counted."""
     is_ending: bool = False
-    """Whether its process was told to end."""
+    """Whether the process was asked to stop."""
 
 
 class SupervisedRecord(RecordedProcess, Protocol):
-    """The record of a process that a driver starts again."""
+    """Record of a process that a driver restarts."""
 
     @property
     def name(self) -> str:
-        """What logs and the files of the process are called."""
+        """Name of the process in logs and file names."""
 
     @property
     def serial(self) -> int:
-        """Larger than those of processes that the home started before."""
+        """Number that increases with each process of the home."""
 
 
 Record = TypeVar("Record", bound=SupervisedRecord)
@@ -97,9 +97,9 @@ class RecordStore(Generic[Record]):
         write_atomic(self._path(record.name), msgspec.json.encode(record), durable=False)
 
     def write_if_possible(self, record: Record) -> None:
-        """As `write`, for what the next control plane could find out by itself.
+        """Write a record, but only log a failure: the next control plane can recover it.
 
-        A full disk is no reason to end a process that runs.
+        A full disk must not end a running process.
         """
         try:
             self.write(record)
@@ -121,7 +121,7 @@ class RecordStore(Generic[Record]):
 
     def started(self, record: Record, process: Process) -> Record:
         """`record` with the process that was started for it."""
-        return msgspec.structs.replace(  # type: ignore[type-var]  # a record is a struct
+        return msgspec.structs.replace(  # type: ignore[type-var]  # records are structs
             record, pid=process.pid, start_ticks=process.start_ticks, home=self.owner.identity
         )
 
@@ -135,7 +135,7 @@ class RecordStore(Generic[Record]):
 
 
 def replica_records(home: Home, owner: ProcessOwner) -> RecordStore[ReplicaRecord]:
-    """The records of a home's replicas."""
+    """Return the store of a home's replica records."""
     return RecordStore(
         kind=ReplicaRecord, folder=home.records, settings_folder=home.replica_settings, owner=owner
     )
@@ -152,9 +152,9 @@ _MODULE: Final = "headrace.serving"
 
 @dataclass(slots=True, kw_only=True)
 class Running:
-    """A replica's record and its process; None once the process ended.
+    """A replica's record and its process, which is None once it ended.
 
-    `settings` is what a new process is told; None for an adopted one, whose file is there.
+    `settings` is the new process's settings; None for an adopted process, whose file exists.
     """
 
     record: ReplicaRecord
@@ -168,17 +168,17 @@ class Running:
 class LocalDriver:
     """Starts, adopts and ends replicas as processes of this machine.
 
-    Each replica runs in a session of its own, so that the end of the control plane, by whatever
-    signal, does not reach it. Methods belong to one thread.
+    Each replica runs in a separate session, so that it survives the end of the control plane by any
+    signal. Methods must be called from one thread.
     """
 
     home: Home
     socket_dir: Path
     log_format: str = "text"
     module: str = _MODULE
-    """What is run as `python -m`; tests put a stand-in here."""
+    """Module run as `python -m`; tests replace it."""
     sandbox: Sandbox | None = None
-    """None starts processes that may do whatever this one may."""
+    """Sandbox of the processes; None starts them with all rights of this process."""
     stores: OnlineStores = field(init=False)
     _running: dict[str, Running] = field(default_factory=dict)
     _reported: set[str] = field(default_factory=set)
@@ -190,11 +190,11 @@ class LocalDriver:
         self.stores = OnlineStores(self.home.root, self.socket_dir)
 
     def address_of(self, serial: int) -> str:
-        """Where the replica with `serial` listens."""
+        """Return the listening address of the replica with `serial`."""
         return f"unix:{self._run_dir(serial) / 'http.sock'}"
 
     def _run_dir(self, serial: int) -> Path:
-        """What is the replica's own, and nobody else's: it may write there."""
+        """Return the replica's private directory, in which it may write."""
         return self.socket_dir / f"r{serial}"
 
     def start(self, *, name: str, serial: int, revision: Revision) -> Process:
@@ -221,10 +221,10 @@ class LocalDriver:
         return self._spawn(self._running[name])
 
     def restart(self, name: str, revision: Revision | None = None) -> Process:
-        """Start a replica again whose process ended; OSError as `start`.
+        """Restart a replica whose process ended; raises OSError like `start`.
 
         Args:
-            revision: Its own, with the paths that hold now; None to tell it what it was told.
+            revision: The replica's revision with its current paths; None keeps the settings.
         """
         running = self._running[name]
         again = running.record.restarts + 1
@@ -236,7 +236,7 @@ class LocalDriver:
         return self._spawn(running)
 
     def _settings_for(self, name: str, address: str, revision: Revision) -> bytes:
-        """What the replica called `name` is told."""
+        """Return the encoded settings of the replica called `name`."""
         settings = msgspec.structs.replace(
             revision.hosts or revision.settings,
             uds=address.removeprefix("unix:"),
@@ -246,14 +246,14 @@ class LocalDriver:
         return msgspec.json.encode(settings)
 
     def adopt_all(self) -> list[Running]:
-        """Every replica that an earlier control plane left, dead ones included."""
+        """Adopt and return all replicas of an earlier control plane, dead ones included."""
         for record in self._records.read_all():
             process = self._records.owner.find(record, self._arguments(record.name)[1:])
             if process is not None and process.pid != record.pid:
-                record = self._records.started(record, process)  # noqa: PLW2901  # the one we go on with
+                record = self._records.started(record, process)  # noqa: PLW2901  # is current
                 self._records.write(record)
             elif process is None:
-                # Where it listened may be of another home, from which this one was moved here.
+                # The recorded address may belong to the home's path before it was moved.
                 address = self.address_of(record.serial)
                 record = msgspec.structs.replace(record, address=address)  # noqa: PLW2901  # as above
             has_died = process is None and record.pid and record.was_ready and not record.is_ending
@@ -266,16 +266,16 @@ class LocalDriver:
         return list(self._running.values())
 
     def names(self) -> list[str]:
-        """Every replica that was not forgotten."""
+        """Return the names of all replicas that were not forgotten."""
         return list(self._running)
 
     def process_of(self, name: str) -> Process | None:
-        """The running process of a replica."""
+        """Return the running process of a replica; None if it does not run."""
         running = self._running.get(name)
         return None if running is None else running.process
 
     def settings_of(self, name: str) -> ReplicaSettings:
-        """What a replica was told.
+        """Return a replica's settings from its file.
 
         Raises:
             OSError, msgspec.DecodeError: The file is gone or damaged.
@@ -284,9 +284,9 @@ class LocalDriver:
         return msgspec.json.decode(data, type=ReplicaSettings)
 
     def note_ready(self, name: str) -> None:
-        """Remember over a restart of the control plane that this replica has been ready."""
+        """Record, for the next control plane, that this replica has been ready."""
         running = self._running[name]
-        # Log once for each replica what keeps it from being kept apart.
+        # Log once per replica why it is not fully isolated.
         isolation = self.isolation_of(name)
         if isolation is not None and isolation.problems and name not in self._reported:
             self._reported.add(name)
@@ -297,13 +297,13 @@ class LocalDriver:
             self._records.write_if_possible(running.record)
 
     def note_death(self, name: str, deaths: int) -> None:
-        """Remember over a restart of the control plane how often a replica died by now."""
+        """Record a replica's number of crashes for the next control plane."""
         running = self._running[name]
         running.record = _ended(running.record, deaths)
         self._records.write_if_possible(running.record)
 
     def note_exit(self, name: str) -> str:
-        """Let go of a process that ended; the last line of its log, which says why."""
+        """Release an ended process; return the last line of its log, which says why it ended."""
         running = self._running[name]
         if running.process is not None:
             running.process.close()
@@ -311,24 +311,24 @@ class LocalDriver:
         return last_line(self.home.log_of(name))
 
     def drain(self, name: str) -> None:
-        """Tell a replica to finish what it has and to end."""
+        """Ask a replica to finish its requests and to exit."""
         self._note_ending(name)
         self._send(name, signal.SIGTERM)
 
     def kill(self, name: str) -> None:
-        """End a replica's process now."""
+        """Kill a replica's process."""
         self._note_ending(name)
         self._send(name, signal.SIGKILL)
 
     def _note_ending(self, name: str) -> None:
-        """An end that was asked for is no death, whoever finds it."""
+        """Record that the process was asked to stop, so that its end does not count as a crash."""
         running = self._running.get(name)
         if running is not None and not running.record.is_ending:
             running.record = msgspec.structs.replace(running.record, is_ending=True)
             self._records.write_if_possible(running.record)
 
     def forget(self, name: str) -> None:
-        """Remove what a replica left behind, its log excepted."""
+        """Remove a replica's files except its log."""
         running = self._running.pop(name, None)
         self._records.remove(name)
         if self.sandbox is not None:
@@ -353,7 +353,7 @@ class LocalDriver:
             self.forget(name)
 
     def close(self) -> None:
-        """Stop watching; the replicas go on."""
+        """Stop watching; the replicas keep running."""
         self.stores.close()
         for running in self._running.values():
             if running.process is not None:
@@ -363,10 +363,10 @@ class LocalDriver:
         return python_module(self.module, "--settings", str(self._records.settings_path(name)))
 
     def _command(self, running: Running) -> list[str]:
-        """The command line of the replica in its sandbox.
+        """Return the command line of the replica in its sandbox.
 
         Raises:
-            OSError: It cannot be isolated, or its online store cannot be used.
+            OSError: The replica cannot be isolated, or its online store cannot be used.
         """
         record = running.record
         arguments = self._arguments(record.name)
@@ -396,7 +396,7 @@ class LocalDriver:
             raise OSError(str(error)) from error
 
     def _environment(self, name: str) -> dict[str, str] | None:
-        """Without secrets of others; what a pool's process serves is told later."""
+        """Return the environment without other replicas' secrets; pools get models later."""
         if self.sandbox is None:
             return None
         text = self._records.settings_path(name).read_text(encoding="utf-8")
@@ -404,7 +404,7 @@ class LocalDriver:
         return self.sandbox.environment.of(text, parts=["endpoints"] if is_pools else ())
 
     def _read_by(self, document: Mapping[str, Any]) -> list[Path]:
-        """What a replica reads: its model, with what lies beside it; a pool may get any version."""
+        """Return the paths that a replica reads: its model's files, or all artifacts for a pool."""
         if "path" not in document:
             self.home.artifacts.mkdir(parents=True, exist_ok=True)
             self.home.artifacts.chmod(0o755)  # `Home.at` made the home around it private
@@ -412,7 +412,7 @@ class LocalDriver:
         return files_of(Path(document["path"]))
 
     def isolation_of(self, name: str) -> Isolation | None:
-        """How a replica's process is kept apart; None if nobody knows."""
+        """Return the isolation of a replica's process; None if unknown."""
         running = self._running.get(name)
         if self.sandbox is None or running is None or running.process is None:
             return None
@@ -425,7 +425,7 @@ class LocalDriver:
             make_private(run_dir)
         if running.settings is not None:
             self._records.write_settings(name, running.settings)
-        # The record comes first: a crash between the two leaves a process that can be found.
+        # The record is written first, so a crash in between leaves a process that can be found.
         running.record = msgspec.structs.replace(
             running.record, pid=0, start_ticks=0, is_ending=False
         )
@@ -448,7 +448,7 @@ class LocalDriver:
 
 
 def _data_limit(document: Mapping[str, Any]) -> int:
-    """The most that a replica may allocate, by the size of what it serves and of its requests."""
+    """Return the replica's memory limit in bytes, from the size of its models and requests."""
     if "path" not in document:
         size = document["memory_bytes"]
     else:
@@ -457,5 +457,5 @@ def _data_limit(document: Mapping[str, Any]) -> int:
 
 
 def _ended(record: ReplicaRecord, deaths: int) -> ReplicaRecord:
-    """The record of a replica whose process is gone and counted."""
+    """Return `record` for a replica whose process has ended and whose crash is counted."""
     return msgspec.structs.replace(record, pid=0, start_ticks=0, deaths=deaths)

@@ -1,8 +1,8 @@
-"""Online stores in files, made ready for replicas that may write nothing.
+"""Online stores in files, prepared for replicas without write access.
 
-A reader that may not write needs the files that SQLite keeps beside a store (`-wal`, `-shm`), and
+A reader without write access needs the files that SQLite keeps beside a store (`-wal`, `-shm`), and
 the last writer that closes the store removes them. So the control plane holds each store open. A
-replica sees the store's whole directory, as SQLite may make these files anew at any time.
+replica sees the store's whole directory, because SQLite may recreate these files at any time.
 """
 
 import os
@@ -23,8 +23,8 @@ _ALL_MAY_READ: Final = 0o004
 class OnlineStores:
     """The stores that replicas read, held open.
 
-    `home`: private; of its directories replicas see `features/online` only. `hidden`: directories
-    elsewhere of which replicas see nothing, such as that of sockets.
+    `home` is private: replicas see only its directory `features/online`. `hidden` are directories
+    elsewhere that replicas must not see, such as the directory of sockets.
     """
 
     def __init__(self, home: Path, *hidden: Path) -> None:
@@ -33,12 +33,12 @@ class OnlineStores:
         self._held: dict[Path, OnlineStore] = {}
 
     def directory_of(self, url: str) -> Path | None:
-        """The directory of a store in a file, without links; None for a store that is no file.
+        """Return the resolved directory of a store; None for a store that is not a file.
 
-        Makes the home's own one, and no other.
+        Creates only the home's directory of online stores.
 
         Raises:
-            FailedPreconditionError: It is not there, or holds other files of Headrace.
+            FailedPreconditionError: It does not exist, or holds other files of Headrace.
         """
         if url.startswith(FEAST):
             path = Path(url.removeprefix(FEAST))
@@ -65,10 +65,10 @@ class OnlineStores:
         return folder
 
     def check_apart(self, folder: Path, remedy: str) -> None:
-        """Refuse a directory without links that processes of models may not see.
+        """Check that model processes may see a directory, given without links.
 
         Raises:
-            FailedPreconditionError: It is within a closed directory, or around one.
+            FailedPreconditionError: It is inside a hidden directory, or contains one.
         """
         if any(folder.is_relative_to(c) or c.is_relative_to(folder) for c in self._closed):
             message = (
@@ -82,23 +82,23 @@ class OnlineStores:
         return folder == Path(os.path.realpath(self._own))
 
     def prepare(self, url: str, *, for_others: bool) -> Path | None:
-        """The directory that a replica has to see; None for a store that is no file.
+        """Return the directory that a replica has to see; None for a store that is not a file.
 
         Args:
             for_others: Replicas run as other users than this process.
 
         Raises:
-            FailedPreconditionError: The store cannot be read; the message says how to mend it.
+            FailedPreconditionError: The store cannot be read; the message says how to fix it.
         """
         folder = self.directory_of(url)
-        if folder is None or url.startswith(FEAST):  # its files are Feast's, and read as they are
+        if folder is None or url.startswith(FEAST):  # Feast's files are read directly
             return folder
         from headrace.features import open_online_store  # noqa: PLC0415  # few need it
 
         file = folder / Path(url.removeprefix(SQLITE)).name
         if file not in self._held:
             store = open_online_store(f"{SQLITE}{file}")
-            store.watermark("")  # makes it, where it is not there
+            store.watermark("")  # creates a missing store
             self._held[file] = store
         if for_others:
             try:
@@ -109,7 +109,7 @@ class OnlineStores:
         return folder
 
     def close(self) -> None:
-        """Let go of all stores; replicas that read them go on."""
+        """Close all stores; replicas that read them keep running."""
         for store in self._held.values():
             store.close()
         self._held.clear()
@@ -117,7 +117,7 @@ class OnlineStores:
     def _let_read(self, file: Path) -> None:
         is_own = self.is_own(file.parent)
         if is_own:
-            _set_mode(file.parent, 0o755)  # made for this, and the home around it is private
+            _set_mode(file.parent, 0o755)  # a directory for this only, in a private home
         for suffix in _BESIDE:
             path = file.with_name(file.name + suffix)
             try:
@@ -136,7 +136,7 @@ class OnlineStores:
 
 
 def _set_mode(path: Path, mode: int) -> None:
-    """The same as `chmod`, of the path itself: who writes the store may put a link in its place."""
+    """Change the mode without following links: a writer of the store may replace it by a link."""
     descriptor = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         Path(f"/proc/self/fd/{descriptor}").chmod(mode)

@@ -30,23 +30,23 @@ from headrace.gateway.upstreams import authorities
 
 
 def named_in(*texts: str) -> set[str]:
-    """The variables that texts name."""
+    """Return the names of the variables that texts reference."""
     return {name for text in texts for name in VARIABLE.findall(text)}
 
 
 @dataclass(slots=True)
 class Environment:
-    """What the processes of a control plane inherit."""
+    """Environment that the processes of a control plane inherit."""
 
     variables: Mapping[str, str] = field(default_factory=lambda: os.environ)
-    """All there is. What a spec names is withheld from that spec on, for good: what was a secret
-    once stays one.
+    """All variables. A variable that a spec names is withheld from then on, permanently, because
+    it may hold a secret.
     """
     _document: Mapping[str, Any] = field(default_factory=dict)
     _named: set[str] = field(default_factory=set)
 
     def withhold(self, document: Mapping[str, Any]) -> None:
-        """Start processes under this spec from now on."""
+        """Withhold the variables that this spec names from later processes."""
         if document is not self._document:
             self._document = document
             self._named |= named_in(_text(document), *map(options_of, _brokers(document)))
@@ -55,8 +55,8 @@ class Environment:
         """The environment of a new process.
 
         Args:
-            told: Its settings, as text: what these name it has.
-            parts: Of the spec, by name, such as `endpoints`: what all of them name it has as well.
+            told: The process's settings as text; it gets the variables that they name.
+            parts: Parts of the spec, such as `endpoints`, whose variables it gets too.
         """
         document = self._document
         self._named |= named_in(*map(options_of, _brokers(document)))  # files change meanwhile
@@ -66,7 +66,7 @@ class Environment:
 
 
 def options_of(broker: str) -> str:
-    """What a file holds that a stream's broker names: it names secrets as well."""
+    """Return the content of the options file of a stream's broker, which may name secrets too."""
     if not broker.startswith("kafka:"):
         return ""
     from headrace.streaming.brokers.kafka.url import (  # noqa: PLC0415  # few have one
@@ -82,7 +82,7 @@ def _brokers(document: Mapping[str, Any]) -> list[str]:
 
 
 def _text(document: object) -> str:
-    """As JSON; nothing in it that is escaped can be a part of a name."""
+    """Return the document as JSON; no escaped character can be part of a variable's name."""
     return msgspec.json.encode(document, enc_hook=str).decode()
 
 
@@ -92,22 +92,22 @@ _PR_SET_NO_NEW_PRIVS: Final = 38
 _PROBE_TIMEOUT_S: Final = 10.0
 _CONFIG: Final = "config.pbtxt"
 FIRST_UID: Final = 60_578
-"""Replicas of a root process run as one of the users that systemd leaves unused: no other process
-is one of them, and there need not be a name for it."""
+"""First user id of replicas if this process is root, in a range that systemd leaves unused: no
+other process has such an id, and it needs no user name."""
 UIDS: Final = 606
 OPEN_FILES: Final = 65_536
 OOM_SCORE_ADJ: Final = 500
 """The kernel ends a sandboxed process before the control plane when memory runs out."""
 PROCESSES: Final = 512
-"""Processes and threads of a replica, besides those for each core."""
+"""Limit of a replica's processes and threads, in addition to those for each core."""
 PROCESSES_A_CORE: Final = 16
 _LEAST_DATA_BYTES: Final = 4 << 30
 _DATA_BYTES_A_CORE: Final = 64 << 20
-"""For thread stacks and buffers of the frameworks, which are there before they are touched."""
+"""Bytes per core for thread stacks and framework buffers, which count before they are used."""
 _TIMES_MODEL: Final = 8
 _TIMES_BODY: Final = 8
 _RESOLVER: Final = "/run/systemd/resolve"
-"""Where /etc/resolv.conf may lead to."""
+"""Directory that /etc/resolv.conf may link to."""
 _FIRST_OPEN_PORT: Final = 1024
 _REMEDY: Final = (
     "allow unprivileged user namespaces (sysctl kernel.apparmor_restrict_unprivileged_userns=0; in "
@@ -117,12 +117,12 @@ _REMEDY: Final = (
 
 
 class SandboxPurpose(IntEnum):
-    """What runs besides replicas: the serial of its user, which no replica has."""
+    """Kind of sandboxed process other than a replica; its value is the serial of its user id."""
 
     GATEWAY = GATEWAY_USER - FIRST_UID
     JOB = 599
     SECOND_JOB = 600
-    """Of another run at the same time."""
+    """Second job that runs at the same time."""
     CONVERSION = 601
     PROFILE = 602
     SEARCH = 603
@@ -132,27 +132,27 @@ class SandboxPurpose(IntEnum):
 
 
 def user_of(serial: int) -> int:
-    """The user of a replica, or of an occasion."""
+    """Return the user id for a replica's serial or a `SandboxPurpose`."""
     return FIRST_UID + (
         serial if isinstance(serial, SandboxPurpose) else serial % SandboxPurpose.GATEWAY
     )
 
 
 class KernelFeatures(msgspec.Struct, frozen=True, kw_only=True):
-    """What the kernel allows; a text is the reason why not, and empty if it does."""
+    """Isolation features of the kernel; a text is why one is missing, empty if it is available."""
 
     namespaces: str = "cannot be determined"
-    """Mount, network, IPC and PID namespaces of its own for a process."""
+    """Private mount, network, IPC and PID namespaces for a process."""
     user_ns: bool = False
-    """Whether these need a user namespace."""
+    """Whether the namespaces need a user namespace."""
     user: str = "not root"
-    """Becoming another user."""
+    """Change to another user."""
     landlock: bool = False
-    """Landlock and seccomp, which do instead where nothing needs the network."""
+    """Whether Landlock and seccomp are available, the alternative for processes without network."""
 
 
 class KernelProbe:
-    """Asks the kernel in a process of its own, started at once; it takes about 20 ms."""
+    """Detects kernel features in a child process that starts immediately and takes about 20 ms."""
 
     def __init__(self) -> None:
         self._abilities = KernelFeatures()
@@ -160,7 +160,7 @@ class KernelProbe:
         self._thread.start()
 
     def result(self) -> KernelFeatures:
-        """Return the answer; waits for it the first time."""
+        """Return the kernel features; the first call waits for the child process."""
         self._thread.join(_PROBE_TIMEOUT_S)
         return self._abilities
 
@@ -179,35 +179,35 @@ class KernelProbe:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Isolation:
-    """How a process is isolated, as it reports itself."""
+    """Isolation of a process, as the process reports it."""
 
     user: int
-    """Its number."""
+    """User id of the process."""
     files: bool
-    """It sees its own model and run directory of this home only."""
+    """Whether it sees only its model and run directory of this home."""
     network: str
-    """`namespace` or `seccomp` for none, `allowed` by its endpoint, or `open` because it cannot be
-    closed.
+    """`namespace` or `seccomp` if they block the network, `allowed` if the endpoint allows it,
+    `open` if it cannot be blocked.
     """
     memory_bytes: int | None = None
-    """The most that it may allocate."""
+    """Limit of allocated memory in bytes; None for no limit."""
     problems: tuple[str, ...] = ()
-    """What is not isolated, and was accepted."""
+    """Missing kinds of isolation that were accepted."""
 
 
 class Libraries(NamedTuple):
-    """Directories that processes import from: without the first ones none can begin."""
+    """Directories that processes import from; no process starts without the first ones."""
 
     needed: tuple[str, ...]
     others: tuple[str, ...]
 
 
 def libraries() -> Libraries:
-    """The interpreter and this package, and what else this process imports from."""
+    """Return the directories of the interpreter, of this package and of other imports."""
     here = str(Path.cwd())
     ours = str(Path(__file__).resolve().parents[3])
     needed = [sys.prefix, sys.base_prefix, str(Path(sys.executable).resolve().parent), ours]
-    # `python -m` puts the working directory first, which holds a home as often as not.
+    # `python -m` puts the working directory first, which often holds a home.
     others = [path for path in sys.path if path and path != here and Path(path).exists()]
     return Libraries(
         needed=tuple(dict.fromkeys(needed)),
@@ -216,24 +216,24 @@ def libraries() -> Libraries:
 
 
 def files_of(model: Path) -> list[Path]:
-    """What a process reads that loads a model: its directory, and what Triton's layout says of it.
+    """Return the paths that a process reads to load a model, including those of Triton's layout.
 
-    There a numbered directory holds the file, and the one above what it takes and gives.
+    In that layout a numbered directory holds the model, and its parent the inputs and outputs.
     """
     directory = model if model.is_dir() else model.parent
     config = directory.parent / _CONFIG
     if not directory.name.isdecimal() or not config.is_file():
         return [directory]
-    # Whoever may not read it can still serve what needs no such file, as the user it should be.
+    # A process that may not read it can still serve models that need no such file.
     readable = config.stat().st_mode & stat.S_IROTH
     return [directory, config] if readable else [directory]
 
 
 def data_limit(size_bytes: int, *, max_body_bytes: int = 0) -> int:
-    """The most that a process may allocate which serves models of that size together.
+    """Return the memory limit in bytes of a process that serves models of this total size.
 
-    The kernel refuses more (RLIMIT_DATA): a request whose answer would be larger fails, and no
-    other. Bodies count as decoded, in a batch.
+    The kernel refuses more (RLIMIT_DATA), so only a request that needs more fails. Bodies count
+    as decoded, in a batch.
     """
     least = _LEAST_DATA_BYTES + _DATA_BYTES_A_CORE * (os.cpu_count() or 1)
     return least + _TIMES_MODEL * size_bytes + _TIMES_BODY * max_body_bytes
@@ -241,22 +241,22 @@ def data_limit(size_bytes: int, *, max_body_bytes: int = 0) -> int:
 
 @dataclass(slots=True, kw_only=True)
 class Sandbox:
-    """Makes command lines whose processes are restricted."""
+    """Builds command lines of restricted processes."""
 
     hide: tuple[Path, ...]
-    """Directories of which a process sees only what it gets."""
+    """Hidden directories; a process sees only the parts passed to it."""
     reports: Path
-    """Where each process writes how it is isolated. `kernel_features`: what the kernel allows."""
+    """Directory of isolation reports. `kernel_features` returns what the kernel supports."""
     kernel_features: Callable[[], KernelFeatures]
     libraries: Libraries = field(default_factory=libraries)
-    """What every process imports from."""
+    """Directories that every process imports from."""
     environment: Environment = field(default_factory=Environment)
-    """The variables that they inherit."""
+    """Variables that processes inherit."""
     _reports: dict[str, tuple[int, Isolation]] = field(default_factory=dict)
 
     @classmethod
     def of_home(cls, home: Path) -> "Sandbox":
-        """For a command: `home` is hidden, and the kernel is asked when that is needed."""
+        """Return the sandbox of a CLI command: it hides `home` and probes the kernel lazily."""
         ask = cache(lambda: KernelProbe().result())
         return cls(hide=(home.resolve(),), reports=home, kernel_features=ask)
 
@@ -274,16 +274,16 @@ class Sandbox:
         forks: bool = False,
         passed: int | None = None,
     ) -> list[str]:
-        """The command line of a process that goes on after this one: see `Process.spawn`.
+        """Return the command line of a process that outlives this one: see `Process.spawn`.
 
         Args:
-            own: The run directory, and what else belongs to the process.
-            keep: What it may read of `hide`; its user must be able to read it.
+            own: The run directory and other paths that the process may write.
+            keep: Paths below `hide` that it may read; its user must have read permission.
             network: Whether it may open connections.
             passed: A descriptor that it inherits; all others are closed.
 
         Raises:
-            FailedPreconditionError: It cannot be isolated.
+            FailedPreconditionError: The process cannot be isolated.
         """
         spec = self.spec(
             own=own,
@@ -312,15 +312,15 @@ class Sandbox:
         best_effort: bool = False,
         forks: bool = False,
     ) -> "confine.Spec":
-        """The restrictions of a process, as `confine.py` takes them.
+        """Return the restrictions of a process in the form that `confine.py` reads.
 
         Args:
-            limits: Besides those of every process.
-            best_effort: Go on with what the kernel allows.
-            forks: It has to start processes.
+            limits: Limits in addition to those of every process.
+            best_effort: Continue with the features that the kernel supports.
+            forks: Whether it has to start processes.
 
         Raises:
-            FailedPreconditionError: It cannot be isolated.
+            FailedPreconditionError: The process cannot be isolated.
         """
         able = self.kernel_features()
         kind, problems = self._kind(network=network, forks=forks)
@@ -339,7 +339,7 @@ class Sandbox:
             "also": [*self.libraries.others, _RESOLVER],
             "limits": {
                 "open_files": OPEN_FILES,
-                # As a user of its own, or counted in its own namespace: else others count too.
+                # Only with a separate user or user namespace: else other processes count too.
                 "processes": PROCESSES + PROCESSES_A_CORE * (os.cpu_count() or 1)
                 if uid is not None or able.user_ns
                 else None,
@@ -351,11 +351,11 @@ class Sandbox:
         }
 
     def user(self, serial: int) -> int | None:
-        """The user that a process becomes; None for the one that this process is."""
+        """Return the user id that a process changes to; None keeps this process's user."""
         return None if self.kernel_features().user else user_of(serial)
 
     def _kind(self, *, network: bool, forks: bool) -> tuple[str, list[str]]:
-        """The kind of sandbox that this kernel has, and what it leaves open."""
+        """Return the kind of sandbox that this kernel supports, and missing isolation."""
         able = self.kernel_features()
         problems = []
         if able.user not in {"", "not root"}:
@@ -373,7 +373,7 @@ class Sandbox:
         return "open", [*problems, f"sees the files of others and may reach the network {because}"]
 
     def isolation(self, name: str, pid: int) -> Isolation | None:
-        """How the process `pid` called `name` is isolated; None if it did not report."""
+        """Return the isolation that process `pid` called `name` reported; None without a report."""
         known_pid, report = self._reports.get(name, (0, None))
         if report is None or known_pid != pid:
             try:
@@ -389,20 +389,20 @@ class Sandbox:
         self.report_of(name).unlink(missing_ok=True)
 
     def report_of(self, name: str) -> Path:
-        """Where the process called `name` reports how it is isolated."""
+        """Return the path of the isolation report of the process called `name`."""
         return self.reports / f"{name}.isolation"
 
 
 def without_root(
     settings: EnvoySettings, sandbox: Sandbox, *, sockets: Sequence[str] = ()
 ) -> EnvoySettings:
-    """`settings` with which Envoy is a user without rights, where this process is root.
+    """Return `settings` that run Envoy as an unprivileged user if this process is root.
 
     Args:
-        sockets: Directories of sockets that it connects to, besides the one of `run_dir`.
+        sockets: Directories of sockets that it connects to, in addition to `run_dir`.
 
     Raises:
-        FailedPreconditionError: This kernel does not allow that, or Envoy could not reach the
+        FailedPreconditionError: This kernel does not support that, or Envoy could not reach the
             socket of `limits_address`.
     """
     user = gateway_user()
@@ -426,16 +426,16 @@ def without_root(
     spec["hide"] = [path for path in spec["hide"] if path not in spec["shared"]]
     spec["ports"] = any(port < _FIRST_OPEN_PORT for port in settings.ports)
     spec["reach"].append(str(find_envoy(settings)))
-    with contextlib.suppress(FailedPreconditionError):  # who needs authorities is told then
+    with contextlib.suppress(FailedPreconditionError):  # reported when authorities are needed
         spec["also"].append(str(authorities(settings)))
     return replace(settings, launcher=tuple(launched(spec, [])))
 
 
 def _folder_of_limits(settings: EnvoySettings, spec: "confine.Spec") -> list[str]:
-    """The folder of another system's socket: whoever listens there may come back with a new one.
+    """Return the folder of another system's socket, because its server may create a new socket.
 
     Raises:
-        FailedPreconditionError: Envoy would not see it.
+        FailedPreconditionError: Envoy would not see the folder.
     """
     address = None if settings.limits_address is None else parse_address(settings.limits_address)
     if not isinstance(address, Path) or address.parent == settings.run_dir.parent:
@@ -452,14 +452,14 @@ def _folder_of_limits(settings: EnvoySettings, spec: "confine.Spec") -> list[str
 
 
 def launched(spec: "confine.Spec", arguments: Sequence[str]) -> list[str]:
-    """The command line of a process that is restricted by `spec` and then runs `arguments`."""
+    """Return the command line that runs `arguments` in a process restricted by `spec`."""
     return [sys.executable, "-I", "-S", str(_PROGRAM), json.dumps(spec), *arguments]
 
 
 def harden_self() -> None:
-    """Let neither this process nor any that it starts gain rights or dump its memory to disk.
+    """Forbid this process and its children to gain privileges or to dump memory to disk.
 
-    Before threads are started: the first holds for a thread and those that it starts.
+    Call it before threads start: the privilege setting holds per thread and its children.
     """
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     ctypes.CDLL(None).prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)

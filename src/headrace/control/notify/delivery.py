@@ -1,7 +1,7 @@
 """Bodies of alert messages, and their delivery by HTTP and SMTP in bounded time."""
 
 
-# ruff: noqa: PLC0415  # most systems tell nobody, and every start would pay for these modules
+# ruff: noqa: PLC0415  # most systems send no alerts, and every start would load these modules
 
 import asyncio
 import contextlib
@@ -27,10 +27,12 @@ _GOOD: Final = "#2e7d32"
 
 
 def webhook_payload(message: AlertMessage, *, url: str) -> Json:
-    """As Alertmanager sends it (https://prometheus.io/docs/alerting/latest/configuration/).
+    """Return the JSON body in Alertmanager's webhook format.
+
+    Source: https://prometheus.io/docs/alerting/latest/configuration/
 
     Args:
-        url: Where one sees more.
+        url: Link to the console.
     """
     alerts = [_webhook_alert(alert, url) for alert in _all(message)]
     labels = [alert["labels"] for alert in alerts]
@@ -53,7 +55,7 @@ def webhook_payload(message: AlertMessage, *, url: str) -> Json:
 
 
 def slack_payload(message: AlertMessage, *, url: str) -> Json:
-    """As Slack's incoming webhooks take it, and Mattermost's."""
+    """Return the JSON body for incoming webhooks of Slack and Mattermost."""
     attachments = [
         {
             "color": _GOOD if _is_over(alert) else _COLOURS.get(alert.severity, _GOOD),
@@ -70,7 +72,7 @@ def slack_payload(message: AlertMessage, *, url: str) -> Json:
 
 
 def email_message(message: AlertMessage, spec: EmailSpec, *, url: str, now: float) -> EmailMessage:
-    """A plain text for people."""
+    """Return the message as a plain text email."""
     mail = EmailMessage()
     mail["Subject"] = title(message)
     mail["From"] = spec.sender
@@ -88,7 +90,7 @@ def email_message(message: AlertMessage, spec: EmailSpec, *, url: str, now: floa
 
 
 def title(message: AlertMessage) -> str:
-    """What happened, in one line."""
+    """Return a one-line summary of the message."""
     where = message.endpoint or (f"stream {message.stream}" if message.stream else "the system")
     alerts = message.firing or message.resolved
     worst = "page" if any(alert.severity == "page" for alert in alerts) else "ticket"
@@ -117,7 +119,7 @@ def _webhook_alert(alert: Alert, url: str) -> Json:
 
 
 def _common(items: list[dict[str, str]]) -> dict[str, str]:
-    """What all of them say alike."""
+    """Return the key-value pairs that all `items` share."""
     first = items[0] if items else {}
     return {k: v for k, v in first.items() if all(item.get(k) == v for item in items)}
 
@@ -143,12 +145,12 @@ def _time(timestamp: float) -> str:
 
 
 def _escaped(text: str) -> str:
-    """As Slack wants it: these three characters mean something there."""
+    """Return `text` with Slack's three control characters escaped."""
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
 TIMEOUT_S: Final = 10.0
-"""For each answer of a server."""
+"""Timeout in seconds for each answer of a server."""
 _ALL_S: Final = 30.0
 _SHOWN: Final = 200
 
@@ -156,15 +158,15 @@ _SHOWN: Final = 200
 async def send(
     message: AlertMessage, *, environment: Mapping[str, str], admin_url: str, now: float
 ) -> str:
-    """Return what the receiver answered when it took the message: `200`, `SMTP 250`.
+    """Send a message; return the receiver's answer, such as `200` or `SMTP 250`.
 
     Args:
-        environment: What `${NAME}` of a URL is looked up in.
-        admin_url: Where one sees more.
+        environment: Variables that replace `${NAME}` in a URL.
+        admin_url: Link to the console.
 
     Raises:
-        DeadlineExceededError: It may have taken the message: no complete answer came.
-        HeadraceError: It has not; the error says why, without the receiver's secrets.
+        DeadlineExceededError: No complete answer came; the receiver may have accepted the message.
+        HeadraceError: The receiver did not accept it; the text contains none of its secrets.
     """
     try:
         async with asyncio.timeout(_ALL_S):
@@ -174,13 +176,13 @@ async def send(
 
 
 async def _in_thread(work: Callable[[], str]) -> str:
-    """Do `work` in a thread that nobody waits for when this process ends, as asyncio's would be."""
+    """Run `work` in a daemon thread, so that the process's end does not wait for it."""
     loop = asyncio.get_running_loop()
     done: asyncio.Future[str] = loop.create_future()
 
     def finish(answer: str, error: Exception | None) -> None:
         if done.done():
-            return  # nobody waits any more
+            return  # the caller was cancelled
         if error is None:
             done.set_result(answer)
         else:
@@ -190,7 +192,7 @@ async def _in_thread(work: Callable[[], str]) -> str:
         answer, error = "", None
         try:
             answer = work()
-        except Exception as raised:  # noqa: BLE001  # handed to whoever waits
+        except Exception as raised:  # noqa: BLE001  # raised in the caller
             error = raised
         with contextlib.suppress(RuntimeError):  # the loop ended meanwhile
             loop.call_soon_threadsafe(finish, answer, error)
@@ -238,7 +240,7 @@ def _send_email(mail: "EmailMessage", spec: EmailSpec) -> str:
     except (OSError, ValueError, smtplib.SMTPException) as error:
         reason = _hidden(str(error), password)[:_SHOWN] or type(error).__name__
         message = f"the mail server {spec.host}:{spec.port} rejected the message: {reason}"
-        # What the server says is its word; a connection that ends may end after the message.
+        # A server's error reply is definite; a lost connection may have delivered the message.
         is_lost = isinstance(error, smtplib.SMTPServerDisconnected) or not isinstance(
             error, smtplib.SMTPException
         )
@@ -249,7 +251,7 @@ def _send_email(mail: "EmailMessage", spec: EmailSpec) -> str:
 
 
 def _hidden(text: str, *secrets: str) -> str:
-    """`text` of a receiver, who may repeat what it was sent, without the secrets in it."""
+    """Return a receiver's `text` without secrets, because it may repeat what was sent."""
     for secret in filter(None, secrets):
         text = text.replace(secret, "***")
     return text
@@ -267,7 +269,7 @@ def _secret(path: str | None) -> str:
 
 
 def _post(url: str, document: object, headers: Mapping[str, str]) -> str:
-    """POST a document as JSON; redirects are not followed, as a token would go with them."""
+    """POST a document as JSON; no redirects, because they would forward a token."""
     import http.client
     import json
 
@@ -288,7 +290,7 @@ def _post(url: str, document: object, headers: Mapping[str, str]) -> str:
         finally:
             connection.close()
     except (OSError, ValueError, KeyError, http.client.HTTPException) as error:
-        # Not the error's own text: it may hold the URL, which is a secret where Slack gave it.
+        # Omit the error's text: it may contain the URL, and Slack's webhook URL is a secret.
         if is_offered:
             reason = f"it did not answer: {type(error).__name__}"
             raise DeadlineExceededError(reason) from None
@@ -299,5 +301,5 @@ def _post(url: str, document: object, headers: Mapping[str, str]) -> str:
     text = _hidden(text, url, path, headers.get("authorization", "").partition(" ")[2])
     reason = f"it answered {status}: {text}"
     if status in {http.client.BAD_GATEWAY, http.client.GATEWAY_TIMEOUT}:
-        raise DeadlineExceededError(reason)  # who is behind that gateway may have taken it
+        raise DeadlineExceededError(reason)  # the server behind it may have accepted
     raise UnavailableError(reason, retry_after_s=None)

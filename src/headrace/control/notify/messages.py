@@ -12,10 +12,10 @@ from headrace.core.spec.alerts import AlertsSpec, ReceiverSpec
 from headrace.monitor.alert_state import Alert, AlertState, Key
 
 Subject = tuple[str, str]
-"""An endpoint and a stream, one of them empty; both for the whole system."""
+"""An endpoint and a stream, of which one is empty; both are empty for the whole system."""
 _RETRY: Final = Backoff(first_s=2.0, limit_s=300.0)
 _FORGET_S: Final = 30 * 86_400.0
-"""How long notices of a receiver are kept that the spec does not name any more."""
+"""Seconds for which notices of a receiver are kept after the spec dropped it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +28,7 @@ class AlertMessage:
     resolved: tuple[Alert, ...]
     stream: str = ""
     unsent: frozenset[Key] = frozenset()
-    """Keys of those in `firing` that no message to this receiver had before."""
+    """Keys of alerts in `firing` that are new to this receiver."""
 
     @property
     def key(self) -> tuple[str, Subject]:
@@ -39,12 +39,12 @@ class AlertMessage:
 def due_alert(
     notice: AlertNotice | None, alert: Alert | None, *, is_routed: bool, now: float
 ) -> Alert | None:
-    """Return the alert as the next message has to have it; None if none is due.
+    """Return the alert as the next message must contain it; None if none is due.
 
     Args:
-        notice: The newest firing message that the receiver took or may have taken, and that no
-            resolved message followed; None for none.
-        alert: The alert at present; None where it is neither pending, firing nor resolved.
+        notice: The newest firing message that the receiver accepted or may have accepted, and that
+            no resolved message followed; None for none.
+        alert: The current alert; None if it is neither pending, firing nor resolved.
         is_routed: Whether the receiver takes alerts of its severity, and no silence matches it.
     """
     if alert is not None and alert.state is AlertState.FIRING:
@@ -71,8 +71,8 @@ class AlertGroups:
     """Groups due alerts by receiver, and by endpoint or stream.
 
     A message is due once a change waited for `group_wait_s`, and every `repeat_s` while an alert
-    fires. A message that was not taken is due again, later each time, with the state of that time.
-    What `take_unsaved` returns has to be stored before a message leaves and after its outcome.
+    fires. A message that was not accepted is retried with increasing delay and the current state.
+    What `take_unsaved` returns must be stored before a message is sent and after its outcome.
     """
 
     _notices: dict[NoticeKey, AlertNotice] = field(default_factory=dict)
@@ -80,11 +80,11 @@ class AlertGroups:
     _unsaved: set[NoticeKey] = field(default_factory=set)
 
     def load(self, notices: Iterable[AlertNotice]) -> None:
-        """Go on with the notices of before a restart."""
+        """Take the notices stored before a restart."""
         self._notices = {notice.key: notice for notice in notices}
 
     def take_unsaved(self) -> tuple[list[AlertNotice], list[NoticeKey]]:
-        """Return notices that changed since the last call, and the keys of those that are gone."""
+        """Return notices that changed since the last call, and the keys of removed ones."""
         unsaved, self._unsaved = self._unsaved, set()
         changed = [self._notices[key] for key in unsaved if key in self._notices]
         return changed, [key for key in unsaved if key not in self._notices]
@@ -101,7 +101,7 @@ class AlertGroups:
         silences: Collection[Silence] = (),
         now: float,
     ) -> list[AlertMessage]:
-        """The messages to send now; `sent` or `failed` has to be called for each."""
+        """Return the messages to send now; call `sent` or `failed` for each."""
         present = {alert.key: alert for alert in alerts}
         self._forget(settings, now)
         messages: list[AlertMessage] = []
@@ -128,7 +128,7 @@ class AlertGroups:
         return messages
 
     def sent(self, message: AlertMessage, *, now: float) -> None:
-        """Note that the receiver took it."""
+        """Record that the receiver accepted the message."""
         self._lines.pop(message.key, None)
         for alert in message.firing:
             self._put(AlertNotice(receiver=message.receiver.name, alert=alert, taken_at=now))
@@ -136,10 +136,10 @@ class AlertGroups:
             self._drop((message.receiver.name, alert.key))
 
     def failed(self, message: AlertMessage, *, may_be_taken: bool, now: float) -> float:
-        """Note that it failed; after how long it is tried again, in seconds.
+        """Record a failed message; return the seconds until its retry.
 
         Args:
-            may_be_taken: Whether the receiver may have taken it all the same.
+            may_be_taken: Whether the receiver may have accepted it nevertheless.
         """
         if not may_be_taken:
             for key in message.unsent:
@@ -175,7 +175,7 @@ class AlertGroups:
             )
             item = due_alert(notice, alert, is_routed=is_routed, now=now)
             if item is not None:
-                # A time to come is one of before the clock went back.
+                # A time in the future was recorded before the clock was set back.
                 waited = alert is None or not 0 <= now - item.since < settings.group_wait_s
                 is_due = is_due or waited
                 if item.state is AlertState.RESOLVED:
@@ -187,7 +187,7 @@ class AlertGroups:
         is_due |= bool(taken_at) and not 0 <= now - min(taken_at) < settings.repeat_s
         if not is_due:
             if line is not None and not firing and not resolved:
-                del self._lines[receiver.name, subject]  # it ended before it was sent
+                del self._lines[receiver.name, subject]  # the alert ended before it was sent
             return None
         endpoint, stream = subject
         return AlertMessage(
@@ -208,7 +208,7 @@ class AlertGroups:
             self._unsaved.add(key)
 
     def _forget(self, settings: AlertsSpec, now: float) -> None:
-        """Drop notices of receivers that the spec has not named for long."""
+        """Drop notices of receivers that the spec has not named for `_FORGET_S`."""
         names = {receiver.name for receiver in settings.receivers}
         for key, notice in list(self._notices.items()):
             sent_at = notice.alert.began if notice.taken_at is None else notice.taken_at

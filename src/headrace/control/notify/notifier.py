@@ -1,4 +1,4 @@
-"""Notifier: sends alerts to receivers in tasks of its own, except those that are silenced."""
+"""Notifier that sends alerts, except silenced ones, to receivers in separate tasks."""
 
 import asyncio
 import logging
@@ -30,25 +30,25 @@ _LOG: Final = logging.getLogger("headrace.control")
 _AT_ONCE: Final = 8
 _AGAIN_S: Final = 1.0
 TEST_EVERY_S: Final = 30.0
-"""How long a receiver is spared from another test message."""
+"""Minimum seconds between test messages to one receiver."""
 
 
 class Deliver(Protocol):
-    """Brings a message to its receiver."""
+    """Function that sends a message to its receiver."""
 
     def __call__(
         self, message: AlertMessage, *, environment: Mapping[str, str], admin_url: str, now: float
     ) -> Awaitable[str]:
-        """Return what the receiver answered when it took the message.
+        """Send a message and return the receiver's answer.
 
         Raises:
-            DeadlineExceededError: It may have taken it.
-            HeadraceError: It has not.
+            DeadlineExceededError: The receiver may have accepted the message.
+            HeadraceError: The receiver did not accept it.
         """
 
 
 def receiver_urls(spec: Mapping[str, Any]) -> list[str]:
-    """Where receivers of a spec document are, as it says: such a URL may name a secret."""
+    """Return the receivers' URLs as a spec document has them; they may name a secret."""
     settings = AlertsSpec.model_validate(spec.get("alerts") or {})
     ways = [
         way
@@ -60,7 +60,7 @@ def receiver_urls(spec: Mapping[str, Any]) -> list[str]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReceiverTest:
-    """Outcome of a test message: what the receiver answered, or why it did not take it."""
+    """Outcome of a test message: the receiver's answer, or why it failed."""
 
     receiver: str
     ok: bool
@@ -70,37 +70,37 @@ class ReceiverTest:
 
 @dataclass(slots=True, kw_only=True)
 class Notifier:
-    """Tells receivers of alerts."""
+    """Sends alerts to their receivers."""
 
     spec: Callable[[], Mapping[str, Any]]
     clock: Clock
     silences: Callable[[], Sequence[Silence]]
-    """Those that are stored."""
+    """Returns the stored silences."""
     save: Callable[[Sequence[AlertNotice], Sequence[NoticeKey]], Awaitable[None]]
-    """Stores what receivers were told."""
+    """Stores changed notices and deletes removed ones."""
     environment: Mapping[str, str]
-    """As it was at the start, before secrets were taken out of it."""
+    """Environment at the start, before secrets were removed from it."""
     admin_url: str
-    """Where one sees more."""
+    """Link to the console."""
     send: Deliver
     faults: Faults = field(default_factory=Faults)
     _outbox: AlertGroups = field(default_factory=AlertGroups)
     _alerts: Sequence[Alert] | None = None
-    """None until they were read once: an empty list would say that all are over."""
+    """None before the first read: an empty list would resolve all alerts."""
     _slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_AT_ONCE))
     _tested_at: dict[str, float] = field(default_factory=dict)
-    """When each receiver got its last test message, on the monotonic clock."""
+    """Monotonic time of each receiver's last test message."""
 
     def load(self, notices: Iterable[AlertNotice]) -> None:
-        """Go on with what receivers were told before a restart."""
+        """Take the notices stored before a restart."""
         self._outbox.load(notices)
 
     def urls(self) -> list[str]:
-        """Where the receivers are, as the spec says now."""
+        """Return the receivers' URLs in the current spec."""
         return receiver_urls(self.spec())
 
     def offer(self, alerts: Sequence[Alert]) -> None:
-        """Take the present state of all alerts; what is due is sent soon."""
+        """Take the current state of all alerts; due messages are sent soon."""
         self._alerts = alerts
 
     async def run(self) -> None:
@@ -117,9 +117,9 @@ class Notifier:
                             silences=self.silences(),
                             now=self.clock.now(),
                         )
-                        # Before they leave: after a SIGKILL their receivers count as told.
+                        # Store before sending: after a SIGKILL these messages count as sent.
                         await self._save()
-                # Also if that failed: one that is due and never sent would hold up all after it.
+                # Send even if storing failed: an unsent due message would delay all later ones.
                 for message in messages:
                     group.create_task(self._send(message))
                 await asyncio.sleep(_AGAIN_S)
@@ -129,7 +129,7 @@ class Notifier:
 
         Raises:
             NotFoundError: The spec has no such receiver.
-            OverloadedError: One got a test message less than `TEST_EVERY_S` ago.
+            OverloadedError: A receiver got a test message less than `TEST_EVERY_S` ago.
         """
         all_ = self._settings().receivers
         receivers = [receiver for receiver in all_ if name in {"", receiver.name}]
@@ -156,7 +156,7 @@ class Notifier:
             try:
                 answer = await self._deliver(message)
             except DeadlineExceededError as error:
-                failure = failure or str(error)  # it may have it: it gets the end too
+                failure = failure or str(error)  # maybe received: send the end too
             except HeadraceError as error:
                 failure = failure or str(error)
                 break
@@ -202,7 +202,7 @@ class Notifier:
             await self.save(notices, gone)
             is_stored = True
         except HeadraceError as error:
-            # To page matters more than to remember it: the next turn stores it.
+            # Sending matters more than storing: the next turn stores it.
             _LOG.error("cannot store the sent notifications", extra={"error": str(error)})
         finally:
             if not is_stored:
@@ -213,7 +213,7 @@ class Notifier:
 
 
 def _trial(receiver: ReceiverSpec, *, now: float) -> Alert:
-    """The alert of a test message."""
+    """Return the alert of a test message."""
     return Alert(
         name="HeadraceTest",
         endpoint="",
@@ -230,13 +230,13 @@ def _trial(receiver: ReceiverSpec, *, now: float) -> Alert:
 
 
 LONGEST_S: Final = 90 * 86_400.0
-"""A silence needs an end that its author will remember."""
+"""Longest silence in seconds, so that none is forgotten."""
 _MOST: Final = 1000
 _ID_BYTES: Final = 4
 
 
 def silence_missing(id_: str) -> NotFoundError:
-    """The error for a silence that does not exist, and for one that the caller may not see."""
+    """Return the error for a silence that does not exist or that the caller may not see."""
     message = f"unknown silence '{id_[:100]}'; `headrace alerts silences` lists them"
     return NotFoundError(message)
 
@@ -250,7 +250,7 @@ class Silences:
     _silences: dict[str, Silence] = field(default_factory=dict)
 
     def load(self, silences: Iterable[Silence]) -> None:
-        """Go on with what was stored."""
+        """Take the stored silences."""
         self._silences = {silence.id: silence for silence in silences}
 
     def active(self) -> list[Silence]:
@@ -260,16 +260,16 @@ class Silences:
         return sorted(left, key=lambda silence: (silence.ends, silence.id))
 
     def until(self, alert: Alert) -> float | None:
-        """When the last silence ends that matches the alert now; None without any."""
+        """Return the end of the last silence that matches the alert now; None without any."""
         now = self.clock.now()
         matching = [s for s in self._silences.values() if s.silences(alert, now=now)]
         return max((silence.ends for silence in matching), default=None)
 
     def find(self, id_: str) -> Silence:
-        """The silence of this id that has not ended.
+        """Return the active silence with this id.
 
         Raises:
-            NotFoundError: There is none.
+            NotFoundError: No active silence has this id.
         """
         for silence in self.active():
             if silence.id == id_:
@@ -277,11 +277,11 @@ class Silences:
         raise silence_missing(id_)
 
     async def add(self, silence: Silence, *, actor: str) -> Silence:
-        """Store a silence under a new id, beginning now; as stored.
+        """Store a silence that begins now under a new id, and return it as stored.
 
         Raises:
-            InvalidArgumentError: It ends in the past, or too late.
-            FailedPreconditionError: There are too many.
+            InvalidArgumentError: Its end is in the past or too late.
+            FailedPreconditionError: Too many silences are active.
         """
         now = self.clock.now()
         if not now < silence.ends <= now + LONGEST_S:

@@ -1,6 +1,6 @@
-"""Tables of requests and answers: one row each; tensors are lists beside their shapes.
+"""Tables of requests and answers, one row each; a tensor is a list column and a shape column.
 
-Loaded with pyarrow, which is the extra `data`: nothing else imports this at its start.
+The module needs pyarrow (extra `data`), so other modules import it only when they use it.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ from headrace.core.spec.observe import PayloadLogSpec
 from headrace.serving.telemetry.report import PayloadSample, SampledTensor
 
 _HASH_BYTES: Final = 16
-_NARROWEST: Final = 4  # bytes of a float that readers of Parquet all know
+_NARROWEST: Final = 4  # bytes of a float that all Parquet readers support
 _COMMON: Final = (
     ("time", pa.timestamp("us", "UTC")),
     ("request_id", pa.string()),
@@ -26,7 +26,7 @@ _COMMON: Final = (
     ("duration_s", pa.float64()),
 )
 SHAPE: Final = ".shape"
-"""What the name of a column ends in that says the shape of the tensor beside it."""
+"""Name suffix of the column that holds a tensor's shape."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +39,10 @@ class _Column:
 def record_batches(
     version: str, samples: Sequence[PayloadSample], settings: PayloadLogSpec, key: bytes
 ) -> Iterator[pa.RecordBatch]:
-    """`samples` as tables; a new one begins where the columns are others.
+    """Yield `samples` as record batches; a new batch begins when the columns change.
 
     Args:
-        key: What hashes are made with: without it nobody can try values.
+        key: Key of the hashes, without which values cannot be guessed.
     """
     rows: list[list[_Column]] = []
     for sample in samples:
@@ -86,7 +86,7 @@ def _row(
     for side, tensors in (("input", sample.inputs), ("output", sample.outputs)):
         for tensor in tensors:
             name = f"{side}.{tensor.name}"
-            if name in drop:  # the replica left it out, unless it was told of it only just now
+            if name in drop:  # the replica drops it too, once it has the setting
                 continue
             yield _hashed(name, tensor, key) if name in hashed else _plain(name, tensor)
             yield _Column(name + SHAPE, pa.list_(pa.int64()), tensor.shape)
@@ -102,7 +102,7 @@ def _plain(name: str, tensor: SampledTensor) -> _Column:
 
 
 def _hashed(name: str, tensor: SampledTensor, key: bytes) -> _Column:
-    """Strings and whole numbers one by one, so that equal ids stay equal; others as a whole."""
+    """Return hashes of single strings and integers, so equal ids stay equal; else of the tensor."""
     kind = pa.list_(pa.string())
     if tensor.dtype == "O":
         return _Column(name, kind, [_digest(item, key) for item in tensor.items])

@@ -1,8 +1,8 @@
-"""Files of a payload log: their names, their bound, and their rows.
+"""Files of a payload log: names, size limit and rows.
 
-Rows are first appended to an Arrow stream, which is readable up to its last whole batch wherever a
-crash or a full disk cuts it. When it is large or old enough it becomes a Parquet file. Only the
-owner may read any of them.
+Rows are first appended to an Arrow stream, which is readable up to its last complete batch after a
+crash or a full disk. When it is large or old enough, it becomes a Parquet file. Only the owner may
+read the files.
 """
 
 import contextlib
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 _LOG: Final = logging.getLogger("headrace.control")
 PARQUET: Final = ".parquet"
 OPEN: Final = ".arrows"
-"""Of a stream that is still written."""
+"""File suffix of a stream that is still being written."""
 PARTIAL: Final = ".partial"
-"""Of a Parquet file that is still written."""
+"""File suffix of a Parquet file that is still being written."""
 _NAME: Final = re.compile(
     r"(?P<begin>\d{8}T\d{6}\.\d{6}Z)-v(?P<version>\d+)\.(parquet|arrows|partial)"
 )
@@ -39,7 +39,7 @@ _KEY_BYTES: Final = 32
 
 
 def check_pyarrow() -> None:
-    """Raise FailedPreconditionError if the package is not there."""
+    """Check that pyarrow is installed; raise FailedPreconditionError if not."""
     if importlib.util.find_spec("pyarrow") is None:
         raise FailedPreconditionError(
             "'payload_log' writes Parquet with pyarrow: pip install 'headrace[data]'"
@@ -48,24 +48,24 @@ def check_pyarrow() -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PayloadFile:
-    """One file."""
+    """A file of a payload log."""
 
     path: Path
     version: str
     begin: str
     size_bytes: int
     is_open: bool
-    """Rows are still added to it."""
+    """Whether rows are still added to it."""
 
 
 def file_name(version: str, now: float) -> str:
-    """What a file is called that begins at `now`, without its ending; sorts by time."""
+    """Return the name, without suffix, of a file that begins at `now`; names sort by time."""
     begin = datetime.fromtimestamp(now, UTC).strftime("%Y%m%dT%H%M%S.%fZ")
     return f"{begin}-v{version}"
 
 
 def list_files(directory: Path) -> list[PayloadFile]:
-    """The readable files of one endpoint, the oldest first; none if there is no directory."""
+    """Return the readable files of one endpoint, oldest first; empty without a directory."""
     return [file for file in _all_files(directory) if file.path.suffix != PARTIAL]
 
 
@@ -85,11 +85,11 @@ def _all_files(directory: Path) -> "Iterator[PayloadFile]":
 
 
 def remove_oldest(directory: Path, *, most_bytes: int, in_use: Collection[Path] = ()) -> int:
-    """Remove files, the oldest first, until all take at most `most_bytes`; return how many.
+    """Remove the oldest files until the rest takes at most `most_bytes`; return the number removed.
 
     Args:
-        in_use: Files that are being written. They count and stay; files that a crash or a full disk
-            left unfinished go like all others.
+        in_use: Files that are being written. They count but stay; files left unfinished by a crash
+            or a full disk are removed like all others.
     """
     files = list(_all_files(directory))
     total = sum(file.size_bytes for file in files)
@@ -105,16 +105,16 @@ def remove_oldest(directory: Path, *, most_bytes: int, in_use: Collection[Path] 
 
 
 def open_private(path: Path) -> int:
-    """A descriptor of a new file that only its owner may read."""
+    """Return a descriptor of a new file that only its owner may read."""
     make_private_dir(path.parent)
     return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _PRIVATE)
 
 
 def hash_key(root: Path) -> bytes:
-    """What hashes of this home's payload logs are made with; made at first, then always the same.
+    """Return the hash key of this home's payload logs; the first call creates it.
 
     Raises:
-        OSError: It can be neither read nor written.
+        OSError: The key can be neither read nor written.
     """
     path = make_private_dir(root) / "hash.key"
     with contextlib.suppress(FileExistsError), os.fdopen(open_private(path), "wb") as file:
@@ -123,7 +123,7 @@ def hash_key(root: Path) -> bytes:
 
 
 def read_batches(path: Path) -> "Iterator[pa.RecordBatch]":
-    """The rows of a file, oldest first: of an open one as far as it is whole."""
+    """Yield the rows of a file, oldest first; of an open file the complete batches."""
     import pyarrow.parquet as pq  # noqa: PLC0415  # the extra `data`
 
     if path.suffix == PARQUET:
@@ -135,11 +135,11 @@ def read_batches(path: Path) -> "Iterator[pa.RecordBatch]":
 
 
 class _TornError(Exception):
-    """A stream ends within a batch; the text says what is wrong."""
+    """Error for a stream that ends within a batch; the text is the cause."""
 
 
 def _stream_batches(path: Path) -> "Iterator[pa.RecordBatch]":
-    """The whole batches of a stream, then `_TornError` if there is more behind them."""
+    """Yield the complete batches of a stream; raise `_TornError` if an incomplete one follows."""
     import pyarrow as pa  # noqa: PLC0415  # the extra `data`
 
     with pa.OSFile(str(path)) as file:
@@ -150,16 +150,16 @@ def _stream_batches(path: Path) -> "Iterator[pa.RecordBatch]":
         except pa.ArrowException as error:
             raise _TornError(str(error)) from error
         except OSError as error:
-            if error.errno is not None:  # of the system: the file cannot be read now
+            if error.errno is not None:  # a system error: the file cannot be read now
                 raise
             raise _TornError(str(error)) from error
 
 
 def close_stream(path: Path) -> Path | None:
-    """Make a Parquet file of a stream's whole batches and remove it; None if it has none.
+    """Replace a stream by a Parquet file of its complete batches; return None if it has none.
 
     Raises:
-        OSError: The disk is full, or the stream cannot be read; it stays.
+        OSError: The disk is full, or the stream cannot be read; the stream stays.
     """
     import pyarrow.parquet as pq  # noqa: PLC0415  # the extra `data`
 

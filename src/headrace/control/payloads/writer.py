@@ -1,7 +1,7 @@
-"""A thread that writes sampled payloads to disk.
+"""Writer thread of sampled payloads.
 
-The samples that wait for it are bounded. Further samples are dropped and counted, so a slow or full
-disk costs samples and nothing else.
+Its queue is bounded. Further samples are dropped and counted, so a slow or full disk loses samples
+and nothing else.
 """
 
 import logging
@@ -71,7 +71,7 @@ class PayloadWriter:
     clock: Clock
     written: Counter[str] = field(default_factory=Counter)
     dropped: Counter[tuple[str, str]] = field(default_factory=Counter)
-    """By endpoint and reason: `replica` and `queue` were full, or the `disk` took it not."""
+    """Dropped samples by endpoint and reason: `replica` or `queue` full, or `disk` failed."""
     _waiting: deque[_Work] = field(default_factory=deque)
     _waiting_bytes: int = 0
     _waiting_samples: int = 0
@@ -88,7 +88,7 @@ class PayloadWriter:
         settings: PayloadLogSpec,
         samples: Sequence[PayloadSample],
     ) -> None:
-        """Take samples to be written soon; those that find no room are dropped and counted."""
+        """Queue samples for writing; drop and count them if the queue is full."""
         size_bytes = sum(map(_size_of, samples))
         with self._changed:
             is_full = (
@@ -120,7 +120,7 @@ class PayloadWriter:
             self.dropped[endpoint, "replica"] += count
 
     def stop(self) -> None:
-        """Write what waits and close all files; after some seconds it is given up. Blocking."""
+        """Write the queued samples and close all files, for some seconds at most. Blocking."""
         with self._changed:
             self._is_stopping = True
             self._changed.notify()
@@ -128,17 +128,17 @@ class PayloadWriter:
             self._thread.join(_STOP_S)
 
     def written_of(self, endpoint: str) -> int:
-        """How many samples of an endpoint were written."""
+        """Return the number of written samples of an endpoint."""
         with self._changed:
             return self.written[endpoint]
 
     def dropped_of(self, endpoint: str) -> int:
-        """How many samples of an endpoint were dropped, whatever the reason."""
+        """Return the number of dropped samples of an endpoint, for all reasons."""
         with self._changed:
             return sum(n for (name, _), n in self.dropped.items() if name == endpoint)
 
     def families(self) -> list[Family]:
-        """The counters as metrics."""
+        """Return the counters as metrics."""
         with self._changed:
             written, dropped = dict(self.written), dict(self.dropped)
         return [
@@ -157,7 +157,7 @@ class PayloadWriter:
             ),
         ]
 
-    # On the thread
+    # Methods below run on the thread.
 
     def _run(self) -> None:
         tidied_at = -_TIDY_S
@@ -192,7 +192,7 @@ class PayloadWriter:
         return {stream.path for stream in self._streams.values()}
 
     def _next(self) -> _Work | None:
-        """What to write; None after a while without anything."""
+        """Return the next work item; None after a timeout."""
         with self._changed:
             if not self._waiting and not self._is_stopping:
                 self._changed.wait(_POLL_INTERVAL_S)
@@ -219,7 +219,7 @@ class PayloadWriter:
                     self.written[work.endpoint] += batch.num_rows
                 if stream.sink.tell() >= work.settings.max_file_bytes:
                     self._close(key)
-        except Exception as error:  # noqa: BLE001  # a supervisor's edge: the next samples may fit
+        except Exception as error:  # noqa: BLE001  # a supervisor's edge: later samples may fit
             with self._changed:
                 self.dropped[work.endpoint, "disk"] += left
             self._complain(work.endpoint, error)
@@ -228,7 +228,7 @@ class PayloadWriter:
     def _stream(
         self, key: tuple[str, str], settings: PayloadLogSpec, schema: "pa.Schema"
     ) -> _Stream:
-        """The open file for these columns."""
+        """Return the open file for these columns."""
         stream = self._streams.get(key)
         if stream is not None and stream.schema == schema:
             stream.settings = settings
@@ -241,8 +241,8 @@ class PayloadWriter:
         name = file_name(version, self.clock.now())
         path = self.root / endpoint / f"{name}{OPEN}"
         os.close(open_private(path))
-        # It has no buffer, so that a killed process loses nothing, and it goes on after a short
-        # write: a Python file would not, and the disk that is nearly full would tear the stream.
+        # It has no buffer, so a killed process loses nothing, and it continues after a short
+        # write: a Python file would not, and a nearly full disk would truncate the stream.
         sink = pa.OSFile(str(path), "w")
         opened = _Stream(
             path=path,
@@ -256,14 +256,14 @@ class PayloadWriter:
         return opened
 
     def _close(self, key: tuple[str, str]) -> None:
-        """Make a Parquet file of what was written, and let the oldest files go."""
+        """Convert the stream to a Parquet file, and remove the oldest files."""
         stream = self._streams.pop(key, None)
         if stream is None:
             return
         for step in (stream.writer.close, stream.sink.close, partial(close_stream, stream.path)):
             try:
                 step()
-            except Exception as error:  # noqa: BLE001  # as above; no step waits for one before it
+            except Exception as error:  # noqa: BLE001  # as above; steps are independent
                 self._complain(key[0], error)
         remove_oldest(
             stream.path.parent,

@@ -29,7 +29,7 @@ EVERYTHING: Final = "infer:*"
 
 
 class KeyGrants(msgspec.Struct, frozen=True, kw_only=True):
-    """What is to be known of a key: what it may call, and its tier; empty for none."""
+    """Grants of an API key: what it may call, and its tier; empty for none."""
 
     scopes: tuple[str, ...]
     tier: str = ""
@@ -37,25 +37,25 @@ class KeyGrants(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(slots=True, kw_only=True)
 class Keys:
-    """Reads and changes API keys. `apply` brings what is stored into force at the gateway."""
+    """Reads and changes API keys. `apply` sends the stored keys to the gateway."""
 
     store: Store
     clock: Clock
     apply: Callable[[], Awaitable[None]]
 
     async def all(self) -> list[Credential]:
-        """All keys by age, those that are not valid any more included."""
+        """Return all keys by age, including invalid ones."""
         return await self.store.credentials(CredentialKind.KEY)
 
     async def find(self, text: str, may_see: Callable[[Credential], bool]) -> Credential:
-        """The key of this id, or the one valid key of this name.
+        """Return the key with this id, or the only valid key with this name.
 
         Args:
-            may_see: Whether the caller sees a key; others are as if they were not there.
+            may_see: Whether the caller may see a key; other keys count as absent.
 
         Raises:
-            NotFoundError: There is none.
-            InvalidArgumentError: Several have the name.
+            NotFoundError: No key has this id or name.
+            InvalidArgumentError: Several valid keys have the name.
         """
         visible = [key for key in await self.all() if may_see(key)]
         by_id = [key for key in visible if key.id == text]
@@ -72,14 +72,14 @@ class Keys:
     async def create(
         self, name: str, grants: KeyGrants, *, expires_in_s: float | None, actor: str
     ) -> NewCredential:
-        """A key that the gateway takes from now on.
+        """Create a key that the gateway accepts from now on.
 
         Args:
-            name: How callers with it are named, to replicas and in logs.
-            expires_in_s: None for one that does not expire.
+            name: Name of its callers for replicas and in logs.
+            expires_in_s: None for a key that does not expire.
 
         Raises:
-            HeadraceError: It is stored, but the gateway does not know it yet.
+            HeadraceError: The key is stored, but the gateway has not received it yet.
         """
         now = self.clock.now()
         created = new_credential(
@@ -98,10 +98,10 @@ class Keys:
         return created
 
     async def revoke(self, key: Credential, *, actor: str) -> Credential:
-        """Have the gateway refuse a key from now on; as it is now.
+        """Revoke a key at the store and the gateway; return the revoked key.
 
         Raises:
-            HeadraceError: It is void, but the gateway could not be told yet.
+            HeadraceError: The key is revoked, but the gateway has not received that yet.
         """
         now = self.clock.now()
         before = {"name": key.owner, "revoked": key.revoked}
@@ -112,7 +112,7 @@ class Keys:
 
 
 def grants_of(key: Credential) -> KeyGrants:
-    """What a stored key may do; what cannot be read grants nothing."""
+    """Return the grants of a stored key; unreadable grants are empty."""
     try:
         return msgspec.convert(key.grants, type=KeyGrants)
     except msgspec.ValidationError:
@@ -120,13 +120,13 @@ def grants_of(key: Credential) -> KeyGrants:
 
 
 def known_keys(credentials: Sequence[Credential], now: float) -> tuple[ApiKey, ...]:
-    """The keys that a gateway takes now, in the order of their ids."""
+    """Return the keys that a gateway accepts now, sorted by id."""
     valid = (key for key in credentials if key.is_valid(now))
     return tuple(sorted((_api_key(key) for key in valid), key=lambda key: key.id))
 
 
 def endpoint_of(scope: str) -> str | None:
-    """The endpoint that a scope is about; None for all of them."""
+    """Return the endpoint of a scope; None for all endpoints."""
     name: Any = scope.split(":")[1]
     return None if name == "*" else str(name)
 
@@ -150,7 +150,7 @@ _MOST_KEY_SET_BYTES: Final = 1 << 20
 
 
 def access_of(spec: Mapping[str, Any]) -> AccessSettings:
-    """What an applied spec says of callers."""
+    """Return the access settings of an applied spec."""
     auth = parsed(AuthSpec, spec.get("auth", {}))
     return AccessSettings(
         jwt=auth.jwt,
@@ -163,7 +163,7 @@ def access_of(spec: Mapping[str, Any]) -> AccessSettings:
 def read_policy(
     keys: Sequence[Credential], spec: Mapping[str, Any], *, now: float
 ) -> GatewayPolicy:
-    """What the gateway has to know now of stored `keys` and `spec`. Blocking: reads key sets."""
+    """Return the gateway's policy from stored `keys` and `spec`. Blocking: reads key sets."""
     access = access_of(spec)
     key_sets: dict[str, str] = {}
     for jwt in access.jwt:
@@ -176,7 +176,7 @@ def read_policy(
 
 
 def key_set_mistakes(auth: AuthSpec) -> list[SpecMistake]:
-    """Return what is wrong with files of key sets. Blocking."""
+    """Return the mistakes in files of key sets. Blocking."""
     files = {i: jwt.jwks_file for i, jwt in enumerate(auth.jwt) if jwt.jwks_file}
     problems = {i: _key_set(Path(file))[1] for i, file in files.items()}
     return [
@@ -187,9 +187,9 @@ def key_set_mistakes(auth: AuthSpec) -> list[SpecMistake]:
 
 
 def _key_set(path: Path) -> tuple[str, str]:
-    """The keys in a file, or why there are none."""
+    """Return the key set in a file, and an error message if it cannot be used."""
     try:
-        if not path.is_file():  # a pipe would be read for ever
+        if not path.is_file():  # a pipe would be read forever
             return "", "is no file"
         with path.open(encoding="utf-8") as file:
             text = file.read(_MOST_KEY_SET_BYTES + 1)
@@ -209,16 +209,16 @@ def _usable(text: str) -> str:
 
 @lru_cache(maxsize=32)
 def _warn(path: str, error: str) -> None:
-    """Say it once."""
+    """Log an error of a key set once."""
     _LOG.warning("cannot use a key set", extra={"path": path, "error": error})
 
 
 @dataclass(slots=True, kw_only=True)
 class CallerPolicy:
-    """Keeps what the gateway knows of callers as the applied spec and the stored keys say.
+    """Keeps the gateway's caller policy in line with the applied spec and the stored keys.
 
     Keys that another control plane of the same store changed, and files of key sets, are read twice
-    a second.
+    per second.
     """
 
     store: Store
@@ -231,7 +231,7 @@ class CallerPolicy:
     _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def run(self) -> None:
-        """Follow spec, keys and files until cancelled; after the gateway was opened."""
+        """Follow spec, keys and files until cancelled; call it after the gateway was opened."""
         while True:
             change = self.reconciler.changes.next
             with self.faults.contain(LOOP, "callers"):
@@ -247,16 +247,16 @@ class CallerPolicy:
             await wait_for(change, _RECHECK_INTERVAL_S)
 
     async def apply(self) -> None:
-        """Return when the gateway knows what is stored now.
+        """Send the current policy; return when the gateway has acknowledged it.
 
         Raises:
-            HeadraceError: It does not run, or refused.
+            HeadraceError: The gateway does not run, or rejected the policy.
         """
         async with self._lock:
             keys = await self.store.credentials(CredentialKind.KEY)
             spec = self.reconciler.desired.spec
             policy = await asyncio.to_thread(read_policy, keys, spec, now=self.clock.now())
-            # One that was adopted may know what an earlier control plane told it.
+            # An adopted gateway may have the policy of an earlier control plane.
             if policy != self.gateway.policy or not self._is_reported:
                 await self.gateway.set_policy(policy)
                 self._is_reported = True

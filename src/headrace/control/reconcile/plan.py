@@ -1,7 +1,7 @@
-"""Next actions from the observed to the desired state. One pure function.
+"""Planner of the next actions from the observed to the desired state, a pure function.
 
-The order that loses no request: start, wait until ready, publish routes, and only when the gateway
-acknowledged routes without a replica tell that replica to drain.
+The order loses no request: start a replica, wait until it is ready, publish routes; drain a replica
+only after the gateway acknowledged routes without it.
 """
 
 from collections import defaultdict
@@ -36,28 +36,28 @@ class StartReplica:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RestartReplica:
-    """Start a replica again whose process ended."""
+    """Restart a replica whose process ended."""
 
     name: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PublishRoutes:
-    """Make the gateway route so, and learn when it does."""
+    """Send routes to the gateway and wait for its acknowledgement."""
 
     routes: tuple[EndpointRoute, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DrainReplica:
-    """Tell a replica that gets no new requests to finish and end."""
+    """Ask a replica that gets no new requests to finish its requests and exit."""
 
     name: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KillReplica:
-    """End a process that did not end by itself, or that answers nobody."""
+    """Kill a process that did not drain in time, or that does not answer."""
 
     name: str
     reason: str
@@ -65,7 +65,7 @@ class KillReplica:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ForgetReplica:
-    """Remove what is left of a replica that ended and is not wanted."""
+    """Remove the files of a replica that ended and is not desired."""
 
     name: str
 
@@ -75,7 +75,7 @@ Action = StartReplica | RestartReplica | PublishRoutes | DrainReplica | KillRepl
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prospect:
-    """What follows for one endpoint: its route, who goes on, and how many more each arm needs."""
+    """Result for one endpoint: its route, replicas to keep, and missing replicas of each arm."""
 
     route: EndpointRoute
     retained: frozenset[str]
@@ -83,7 +83,7 @@ class Prospect:
 
     @classmethod
     def of(cls, view: RoutedEndpoint) -> "Prospect":
-        """What follows from `view`."""
+        """Return the prospect of `view`."""
         missing = [
             (arm, arm.replicas - len(view.desired[arm.revision.id]))
             for arm in view.endpoint.arms
@@ -98,7 +98,7 @@ class Prospect:
 
 @dataclass(frozen=True, slots=True)
 class _PlanInputs:
-    """Everything that a prospect follows from; a sign of life changes nothing of it."""
+    """All inputs of a prospect; a mere health report of a replica does not change them."""
 
     endpoint: DesiredEndpoint
     current: EndpointRoute | None
@@ -106,7 +106,7 @@ class _PlanInputs:
     replicas: tuple[tuple[str, ReplicaPhase, bool, str], ...]
 
     def is_same(self, other: "_PlanInputs") -> bool:
-        """Whether they are the same: large parts the same objects, which is quick to see."""
+        """Whether the inputs are the same; large parts are compared by identity, for speed."""
         return (
             self.endpoint is other.endpoint
             and self.current is other.current
@@ -117,7 +117,7 @@ class _PlanInputs:
 
 @dataclass(slots=True)
 class Memo:
-    """What followed last time, by endpoint: among many, few change from one plan to the next."""
+    """Prospects of the last plan by endpoint: few of many endpoints change between plans."""
 
     _known: dict[str, tuple[_PlanInputs, Prospect]] = field(default_factory=dict)
 
@@ -128,7 +128,7 @@ class Memo:
         current: EndpointRoute | None,
         pools: PoolAddresses,
     ) -> Prospect:
-        """What follows for `endpoint`; as last time if what it follows from is the same."""
+        """Return the prospect of `endpoint`; the last one if its inputs are the same."""
         facts = tuple((r.name, r.phase, r.was_ready, r.revision_id) for r in replicas)
         grounds = _PlanInputs(endpoint, current, pools, facts)
         cached = self._known.get(endpoint.name)
@@ -136,13 +136,13 @@ class Memo:
             return cached[1]
         prospect = Prospect.of(RoutedEndpoint.of(endpoint, replicas, current, pools))
         if current is not None and prospect.route == current:
-            # The same object: whoever compares or translates it is done at once.
+            # Return the same object, so that comparing and translating it is fast.
             prospect = replace(prospect, route=current)
         self._known[endpoint.name] = grounds, prospect
         return prospect
 
     def forget_all_but(self, names: Collection[str]) -> None:
-        """Let go of endpoints that are gone."""
+        """Drop the entries of removed endpoints."""
         for name in self._known.keys() - set(names):
             del self._known[name]
 
@@ -155,12 +155,12 @@ def plan(
     drain_timeout_s: float,
     memo: Memo | None = None,
 ) -> list[Action]:
-    """The actions to take now; empty if there is nothing to do before the next event.
+    """Return the actions to take now; empty if there is nothing to do before the next event.
 
     Args:
         now: Monotonic seconds, as in `observed`.
         drain_timeout_s: How long a replica may drain before it is killed.
-        memo: Of earlier plans, for speed; changes nothing else.
+        memo: Cache of earlier plans; it does not change the result.
     """
     prospects = prospects_of(desired, observed, Memo() if memo is None else memo)
     keep = {name for prospect in prospects for name in prospect.retained}
@@ -183,7 +183,7 @@ def plan(
 
 
 def due_at(observed: Observed, *, drain_timeout_s: float) -> float | None:
-    """When time alone makes `plan` act next; None if only events can."""
+    """Return the monotonic time at which `plan` acts next without an event; None for never."""
     times: list[float] = []
     for replica in observed.replicas.values():
         match replica.phase:
@@ -201,7 +201,7 @@ def due_at(observed: Observed, *, drain_timeout_s: float) -> float | None:
 
 
 def prospects_of(desired: DesiredState, observed: Observed, memo: Memo) -> list[Prospect]:
-    """What follows for each pool and each desired endpoint, whatever its replicas are."""
+    """Return the prospects of all pools and desired endpoints."""
     by_endpoint: dict[str, list[Replica]] = defaultdict(list)
     for replica in observed.replicas.values():
         if not replica.is_leaving:
@@ -224,7 +224,7 @@ def prospects_of(desired: DesiredState, observed: Observed, memo: Memo) -> list[
 
 
 def _pool_addresses(pools: Sequence[Prospect], observed: Observed) -> PoolAddresses:
-    """Where pools answer now."""
+    """Return the current addresses of the pools."""
     by_pool = {
         pool.route.name.removeprefix(POOL_PREFIX): tuple(
             address for arm in pool.route.arms for address in arm.replicas
@@ -274,7 +274,7 @@ def _next_for(
 
 
 def _overdue(replica: Replica, now: float, drain_timeout_s: float) -> str:
-    """Why `replica` has to be killed; empty if it need not."""
+    """Return why `replica` must be killed; empty if it need not."""
     if replica.phase is ReplicaPhase.DRAINING and now - replica.since >= drain_timeout_s:
         return f"still running {drain_timeout_s:g} s after the drain started"
     if replica.phase is ReplicaPhase.STARTING and now - replica.since >= LOAD_TIMEOUT_S:

@@ -1,4 +1,4 @@
-"""Models that each replica of a pool hosts; a replica is asked whenever it differs."""
+"""Assignment of models to the replicas of a pool; a replica with other models is updated."""
 
 import asyncio
 import logging
@@ -42,30 +42,30 @@ _PATH: Final = "/internal/models"
 _TIMEOUT_S: Final = 2.0
 _AGAIN_S: Final = 0.25
 LINGER_S: Final = 2.0
-"""How much longer a copy hosts what no route sends to it any more."""
+"""Seconds for which a replica hosts a model after the last route to it is gone."""
 _HTTP_OK: Final = 200
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hosting:
-    """What a copy of a pool hosts: one model for each name and version, and whose they are."""
+    """Models that a replica of a pool hosts, one per name and version, and their revisions."""
 
     models: tuple[ReplicaSettings, ...]
     revisions: tuple[Revision, ...]
     keeps: tuple[tuple[str, str], ...] = ()
-    """Names and versions that it goes on hosting besides, as it has them: an earlier control plane
-    told it what these are, and requests for them may still come.
+    """Names and versions that it also keeps unchanged: an earlier control plane sent their
+    settings, and requests for them may still come.
     """
 
     @property
     def revision_ids(self) -> frozenset[str]:
-        """Which revisions it answers for."""
+        """Ids of the revisions that it serves."""
         return frozenset(revision.id for revision in self.revisions)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AcknowledgedModels:
-    """What a process was told last, and acknowledged. `process` as `Replica.process`."""
+    """Hosting that a process acknowledged last; `process` is as `Replica.process`."""
 
     process: int
     hosting: Hosting
@@ -73,7 +73,7 @@ class AcknowledgedModels:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostingUpdate:
-    """Tell a copy what to host."""
+    """Send a replica the models to host."""
 
     replica: str
     address: str
@@ -82,19 +82,19 @@ class HostingUpdate:
 
 
 SettingsOf = Callable[[Revision], ReplicaSettings | None]
-"""How a copy is told of a model; None if it cannot host it where it runs."""
+"""Returns a model's settings for a replica; None if it cannot host the model where it runs."""
 
 
 def unchanged_settings(revision: Revision) -> ReplicaSettings:
-    """What copies on this machine are told of a model: they see its files."""
+    """Return a model's settings for replicas on this machine, which see its files."""
     return revision.settings
 
 
 def check_frameworks(old: Sequence[DesiredEndpoint], new: Sequence[DesiredEndpoint]) -> None:
-    """Refuse a change that puts models of two frameworks into one pool, whose copies hold one.
+    """Check that a change puts models of only one framework into each pool.
 
-    What a pool hosted before counts too, as its processes have imported it. A pool that was given
-    both by an earlier release stops no other change.
+    A framework that a pool hosted before counts too, because its processes have imported it. A pool
+    that has two frameworks from an earlier release blocks no other change.
 
     Raises:
         FailedPreconditionError: The message names the pool, both endpoints and the remedy.
@@ -135,23 +135,23 @@ def plan_pools(
     routed: Collection[RoutedTo],
     updates: SettingsOf = unchanged_settings,
 ) -> Iterator[HostingUpdate]:
-    """What to tell which copies now; nothing if each one knows.
+    """Yield the hosting updates to send now; none if all replicas are current.
 
-    A copy is told before it counts as ready, because it is not ready before it is told. It goes on
-    hosting what the gateway may still send it, desired or not.
+    A replica gets its models before it counts as ready, because it is not ready without them. It
+    keeps hosting the models that the gateway may still send it requests for, desired or not.
 
     Args:
-        desired: What should run, as the gateway splits it.
-        acknowledged: By the replica's name.
-        routed: Where the gateway may still send requests.
-        updates: How copies are told of a model.
+        desired: The desired state, as the gateway splits it.
+        acknowledged: Acknowledged models by the replica's name.
+        routed: Addresses to which the gateway may still send requests.
+        updates: Returns a model's settings for a replica.
     """
     by_pool: dict[str, list[Revision]] = {POOL_PREFIX + pool.name: [] for pool in desired.pools}
     for endpoint in desired.endpoints:
         for arm in endpoint.arms:
             if arm.revision.pool:
                 by_pool.setdefault(POOL_PREFIX + arm.revision.pool, []).append(arm.revision)
-    # Names and versions that requests may come for; a pool's own route names its copies too.
+    # Names and versions with possible requests; a pool's route names its replicas too.
     expected: dict[str, set[tuple[str, str]]] = defaultdict(set)
     for where in routed if by_pool else ():
         if where.endpoint not in by_pool:
@@ -180,11 +180,11 @@ def host(
     extra: Iterable[Revision] = (),
     updates: SettingsOf = unchanged_settings,
 ) -> Hosting:
-    """What hosts `revisions`, and `extra` besides where they are not in their way.
+    """Return the hosting of `revisions`, and of those in `extra` that do not conflict with them.
 
-    Revisions of equal settings, such as a rollout's baseline beside what it is measured against,
-    are one model. Of unequal ones with one name and version the first is hosted. What cannot be
-    told is left out.
+    Revisions with equal settings, such as a rollout's baseline and the current version, are one
+    model. Of unequal ones with one name and version the first is hosted. Models without settings
+    for this replica are left out.
     """
     models: dict[tuple[str, str], ReplicaSettings] = {}
     answered: dict[str, Revision] = {}
@@ -202,7 +202,7 @@ def host(
 
 
 def hosts_of(endpoint: DesiredEndpoint) -> list[str]:
-    """Whose replicas answer for `endpoint`: its own, or those of a pool."""
+    """Return the owners of the replicas that serve `endpoint`: the endpoint itself, or pools."""
     pools = {arm.revision.pool for arm in endpoint.arms} - {""}
     return [endpoint.name, *(f"{POOL_PREFIX}{pool}" for pool in sorted(pools))]
 
@@ -210,13 +210,13 @@ def hosts_of(endpoint: DesiredEndpoint) -> list[str]:
 def hosted_replicas(
     endpoint: DesiredEndpoint, copies: Iterable[Replica], hosted: Mapping[str, frozenset[str]]
 ) -> Iterator[Replica]:
-    """What copies of pools run of `endpoint`, as if each model were a replica of its own.
+    """Yield the models of `endpoint` that pools host, each as if it were a separate replica.
 
-    A baseline is one model with what it is measured against; it then stands for both.
+    A baseline and the version that it is compared with are one model, which represents both.
 
     Args:
-        copies: All replicas; those that are no ready copies of a pool are passed over.
-        hosted: Which revisions each copy answers for, by its name.
+        copies: All replicas; those that are not ready replicas of a pool are skipped.
+        hosted: The revisions that each replica serves, by its name.
     """
     pooled = [arm for arm in endpoint.arms if arm.revision.pool]
     models = {arm.revision.version: arm for arm in sorted(pooled, key=lambda arm: bool(arm.role))}
@@ -237,7 +237,7 @@ def hosted_replicas(
 
 
 def routed_now(observed: Observed) -> frozenset[RoutedTo]:
-    """Where the gateway may send requests, by the routes that are or may be in force."""
+    """Return where the gateway may send requests, by the routes that are or may be in force."""
     return frozenset(
         RoutedTo(address=address, endpoint=route.name, version=arm.version)
         for route in (*(observed.published or ()), *(observed.attempted or ()))
@@ -249,7 +249,7 @@ def routed_now(observed: Observed) -> frozenset[RoutedTo]:
 def _still_routed(
     revisions: Sequence[Revision], replica: Replica, routed: Collection[RoutedTo]
 ) -> Iterator[Revision]:
-    """Those of `revisions` whose requests may come to `replica`."""
+    """Yield those of `revisions` whose requests may come to `replica`."""
     for revision in revisions:
         where = RoutedTo(
             address=replica.address, endpoint=revision.endpoint, version=revision.version
@@ -259,36 +259,36 @@ def _still_routed(
 
 
 Put = Callable[[str, Hosting], Awaitable[PoolReport]]
-"""Tells the copy at an address what to host, as `put_models`."""
+"""Sends the replica at an address the models to host, like `put_models`."""
 
 
 class PoolState(Protocol):
-    """What runs and should run."""
+    """Observed and desired state of pools."""
 
     desired: DesiredState
     hosted: MutableMapping[str, frozenset[str]]
-    """Which revisions each copy of a pool answers for, by the replica's name."""
+    """The revisions that each replica of a pool serves, by the replica's name."""
 
     @property
     def changes(self) -> ChangeSignal:
-        """Changes of anything observed or desired."""
+        """Signal for changes of the observed or desired state."""
 
     def observed(self) -> Observed:
-        """Everything known now."""
+        """Return the current observed state."""
 
     def may_act(self) -> bool:
-        """Whether it is this control plane that says what runs."""
+        """Whether this control plane may change what runs."""
 
     def hosted_settings(self, revision: Revision) -> ReplicaSettings | None:
-        """How a copy of a pool is told of a model; None if it cannot host it where it runs."""
+        """Return a model's settings for a pool's replica; None if it cannot host it where it runs."""
 
 
 async def put_models(address: str, hosting: Hosting) -> PoolReport:
-    """Tell the copy at `address` what to host, and nothing else; what it does now.
+    """Set the models that the replica at `address` hosts; return its report.
 
     Raises:
-        UnavailableError: Nobody listens yet, or it refuses.
-        DeadlineExceededError: It does not answer.
+        UnavailableError: The replica does not listen yet, or refuses.
+        DeadlineExceededError: The replica does not answer in time.
     """
     body = msgspec.json.encode(hosting.models)
     keeps = urlencode([("keep", f"{name}/{version}") for name, version in hosting.keeps])
@@ -307,7 +307,7 @@ async def put_models(address: str, hosting: Hosting) -> PoolReport:
 
 @dataclass(slots=True, kw_only=True)
 class PoolSync:
-    """Tells copies of pools what to host, for as long as `run` is awaited."""
+    """Sends replicas of pools the models to host while `run` is awaited."""
 
     world: PoolState
     clock: Clock
@@ -319,23 +319,23 @@ class PoolSync:
     _complaints: dict[str, str] = field(default_factory=dict)
 
     async def run(self) -> None:
-        """Keep every copy informed until cancelled."""
+        """Keep every replica's models current until cancelled."""
         while True:
             has_changed = False
             with self.faults.contain(LOOP, "pools"):
                 has_changed = await self.step()
             if has_changed:
-                # What changed meanwhile rang while nobody waited, and may have to be told again.
+                # Changes during the step were signalled without a waiter and may need another step.
                 await asyncio.sleep(_AGAIN_S)
             else:
                 await wait_for(self.world.changes.next, LINGER_S)
 
     async def step(self) -> bool:
-        """Tell all copies that have to be told now; whether there were any."""
+        """Send all updates that are due now; return whether there were any."""
         if not self.world.may_act():
             return False
         observed = self.world.observed()
-        # Let go of replicas that are gone, and of what ended processes were told.
+        # Drop removed replicas, and the acknowledgements of ended processes.
         for name, acknowledged in list(self._acknowledged.items()):
             replica = observed.replicas.get(name)
             if replica is None or replica.process != acknowledged.process:
@@ -354,7 +354,7 @@ class PoolSync:
         return bool(updates)
 
     def _routed_lately(self, observed: Observed) -> Collection[RoutedTo]:
-        """Where requests may come from: those that were sent before a change are on their way."""
+        """Return the current and recent routes: requests sent before a change may still arrive."""
         now = self.clock.monotonic()
         routed = routed_now(observed)
         for where in self._routed - routed:

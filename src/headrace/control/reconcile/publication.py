@@ -1,4 +1,4 @@
-"""Publication of routes: what the gateway acknowledged, what is on its way, and who publishes."""
+"""Publication of routes: acknowledged routes, routes in transit, and the publisher."""
 
 import asyncio
 import logging
@@ -22,30 +22,30 @@ _REPUBLISH_S: Final = 1.0
 
 
 async def _no_record(_routes: tuple[EndpointRoute, ...]) -> None:
-    """Routes are recorded by the publisher itself."""
+    """Do nothing: the publisher records the routes itself."""
 
 
 @dataclass(slots=True, kw_only=True)
 class RoutePublication:
-    """Routes that the gateway follows, those that it may follow too, and the next attempt."""
+    """Routes in force at the gateway, routes that may be in force, and the next attempt."""
 
     publisher: RoutePublisher
     changes: ChangeSignal = field(default_factory=ChangeSignal)
-    """Notified when any of the fields below changed."""
+    """Signal for changes of the fields below."""
     record: Callable[[tuple[EndpointRoute, ...]], Awaitable[None]] = _no_record
-    """Stores what is in force, for the next control plane; part of a publication's success."""
+    """Stores the routes in force for the next control plane; if it fails, the publication fails."""
     published: tuple[EndpointRoute, ...] | None = None
-    """What the gateway acknowledged last; None while that is not known."""
+    """Routes that the gateway acknowledged last; None while unknown."""
     attempted: tuple[EndpointRoute, ...] | None = None
-    """What was sent and not acknowledged: it may be in force."""
+    """Routes that were sent but not acknowledged, so they may be in force."""
     can_publish: bool = True
     """False during a publication, and after a failure until the next attempt is due."""
     is_confirmed: bool = False
-    """Whether the gateway acknowledged routes of this process, the last time it was asked."""
+    """Whether the gateway acknowledged the newest publication of this process."""
     error: str = ""
-    """Why the newest routes are not in force; empty if they are."""
+    """Reason why the newest routes are not in force; empty if they are."""
     left_out: Mapping[str, str] = field(default_factory=dict)
-    """Why the newest route of an endpoint is not in force although others are, by endpoint."""
+    """By endpoint, why its newest route is not in force although others are."""
 
     def observed(
         self,
@@ -53,7 +53,7 @@ class RoutePublication:
         hosted: Mapping[str, frozenset[str]],
         next_serial: int,
     ) -> Observed:
-        """These replicas, and what is published."""
+        """Return the observed state of these replicas and the published routes."""
         return Observed(
             replicas=dict(replicas),
             published=self.published,
@@ -65,7 +65,7 @@ class RoutePublication:
 
     @property
     def routes(self) -> tuple[EndpointRoute, ...]:
-        """What the gateway acknowledged last; nothing while that is not known."""
+        """Routes that the gateway acknowledged last; empty while unknown."""
         return self.published or ()
 
     def begin(self, routes: tuple[EndpointRoute, ...], group: asyncio.TaskGroup) -> None:
@@ -112,26 +112,26 @@ class RoutePublication:
 
 
 class Reconciling(PoolState, Protocol):
-    """What brings replicas to the desired state: processes on this machine, or pods of a cluster.
+    """Reconciler of replicas: processes on this machine, or pods of a cluster.
 
     The two implementations are `Reconciler` and `KubernetesReconciler`.
     """
 
     replicas: dict[str, Replica]
-    """What runs, by name."""
+    """Observed replicas by name."""
 
     @property
     def publication(self) -> RoutePublication:
-        """The routes that the gateway follows."""
+        """Publication of routes to the gateway."""
 
     def set_desired(self, desired: DesiredState) -> None:
-        """Aim at `desired` from now on."""
+        """Set the desired state."""
 
     def isolation_of(self, name: str) -> Isolation | None:
-        """How the process of the replica of a name is kept apart; None if nobody knows."""
+        """Return the isolation of the named replica's process; None if unknown."""
 
     def arm_problem(self, endpoint: str, arm: DesiredArm) -> str:
-        """Why an arm's copies cannot be had; empty if they can."""
+        """Return why an arm's replicas cannot run; empty if they can."""
 
     async def run(self) -> None:
         """Reconcile until cancelled."""

@@ -1,4 +1,4 @@
-"""The thin async driver around `plan`: waits for events, does what the plan says."""
+"""Async driver around `plan`: waits for events and executes the planned actions."""
 
 import asyncio
 import logging
@@ -59,15 +59,15 @@ _FIRST_PROBE_S: Final = 0.02
 _STARTING_PROBE_S: Final = 0.25
 _READY_PROBE_S: Final = 2.0
 _NEXT_STEP_S: Final = 1.0
-"""Seconds after a step that failed."""
+"""Delay in seconds after a failed step."""
 _UNWATCHED: Final = "ended while no control plane watched"
 
 
 @dataclass(slots=True, kw_only=True)
 class Reconciler:
-    """Brings what runs to what should run, for as long as `run` is awaited.
+    """Reconciles local processes with the desired state while `run` is awaited.
 
-    Cancelling `run` stops the watching and nothing else: replicas go on.
+    Cancelling `run` only stops the watching: replicas keep running.
     """
 
     driver: LocalDriver
@@ -75,7 +75,7 @@ class Reconciler:
     clock: Clock
     drain_timeout_s: float
     emit: Callable[[Sequence[Event]], Awaitable[None]] | None = None
-    """Takes the deaths of replicas, as events."""
+    """Receives events about crashed replicas."""
     faults: Faults = field(default_factory=Faults)
     desired: DesiredState = field(default_factory=DesiredState)
     replicas: dict[str, Replica] = field(default_factory=dict)
@@ -86,40 +86,40 @@ class Reconciler:
     _died_unwatched: list[Replica] = field(default_factory=list)
 
     def observed(self) -> Observed:
-        """Everything known now."""
+        """Return the current observed state."""
         return self.publication.observed(self.replicas, self.hosted, self._next_serial)
 
     def set_desired(self, desired: DesiredState) -> None:
-        """Aim at `desired` from now on."""
+        """Set the desired state."""
         self.desired = desired
         self.changes.notify()
 
     @property
     def changes(self) -> ChangeSignal:
-        """Changes of anything observed or desired."""
+        """Signal for changes of the observed or desired state."""
         return self.publication.changes
 
     def isolation_of(self, name: str) -> Isolation | None:
-        """How the process of the replica of a name is kept apart; None if nobody knows."""
+        """Return the isolation of the named replica's process; None if unknown."""
         return self.driver.isolation_of(name)
 
-    def arm_problem(self, endpoint: str, arm: DesiredArm) -> str:  # noqa: ARG002  # as others say
-        """Why its route is not valid; what keeps a process from being started, its replica says."""
+    def arm_problem(self, endpoint: str, arm: DesiredArm) -> str:  # noqa: ARG002  # of `Reconciling`
+        """Return why its route is not valid; a failed start is reported by its replica."""
         return self.publication.left_out.get(endpoint, "")
 
     def may_act(self) -> bool:
-        """It may: the home's lock is held."""
+        """Return True: this process holds the home's lock."""
         return True
 
     def hosted_settings(self, revision: Revision) -> ReplicaSettings:
-        """How a copy of a pool is told of a model: it sees the same files."""
+        """Return a model's settings for a pool's replica, which sees the same files."""
         return revision.settings
 
     def adopt(self) -> list[Replica]:
-        """Take over the replicas of an earlier control plane; before `run`.
+        """Adopt the replicas of an earlier control plane; call it before `run`.
 
-        A replica that gets requests counts as ready until a look at it says otherwise, so that
-        taking over never empties a route.
+        A replica that gets requests counts as ready until a probe says otherwise, so that adoption
+        never empties a route.
         """
         routed = self.observed().routed_addresses()
         now = self.clock.monotonic()
@@ -152,11 +152,11 @@ class Reconciler:
                 with self.faults.contain(LOOP, "replicas"):
                     self.step()
                     is_done = True
-                # What failed is due still.
+                # Failed actions are still due.
                 await (self._wait_due(change) if is_done else asyncio.sleep(_NEXT_STEP_S))
 
     def step(self) -> None:
-        """Do what the plan says now."""
+        """Execute the actions that are planned now."""
         actions = plan(
             self.desired,
             self.observed(),
@@ -216,7 +216,7 @@ class Reconciler:
         )
         try:
             process = self.driver.start(name=action.name, serial=action.serial, revision=revision)
-        except Exception as error:  # noqa: BLE001  # as of any object: others are started
+        except Exception as error:  # noqa: BLE001  # contained: other replicas are started
             self._cannot_start(replica, error)
         else:
             self._begin(replica, process)
@@ -231,7 +231,7 @@ class Reconciler:
             self._begin(replace(replica, restarts=replica.restarts + 1), process)
 
     def _revision_of(self, replica: Replica) -> Revision | None:
-        """What a replica runs, as it is wanted now; None if it is not."""
+        """Return the desired revision of a replica; None if it is not desired."""
         endpoints = (*self.desired.endpoints, *map(pool_endpoint, self.desired.pools))
         arms = (
             arm
@@ -262,7 +262,7 @@ class Reconciler:
         self._group.create_task(self._supervise(replica.name, process))
 
     async def _supervise(self, name: str, process: Process) -> None:
-        """See one process to its end."""
+        """Supervise one process until it ends."""
         assert self._group is not None
         probing = self._group.create_task(self._probe(name))
         try:
@@ -298,7 +298,7 @@ class Reconciler:
                 await self.emit([event])
 
     async def _probe(self, name: str) -> None:
-        """Look at one replica's readiness for as long as its process lives."""
+        """Probe one replica's readiness while its process runs."""
         pause_s = _FIRST_PROBE_S
         address = self.replicas[name].address
         while True:
@@ -323,7 +323,7 @@ class Reconciler:
 
 
 async def look(address: str) -> ProbeResult:
-    """What a replica says about its readiness."""
+    """Return a replica's answer to a readiness probe."""
     try:
         answer = await fetch(address, _READY_PATH, timeout_s=_PROBE_TIMEOUT_S)
     except DeadlineExceededError:

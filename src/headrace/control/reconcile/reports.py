@@ -1,4 +1,4 @@
-"""Newest reports of replicas about themselves, and row independence that they report."""
+"""Newest reports of replicas, and the row independence in them."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
@@ -21,11 +21,11 @@ _INTERVAL_S: Final = 1.0
 _TIMEOUT_S: Final = 1.0
 _AT_ONCE: Final = 16
 _MOST_PAGES: Final = 40
-"""All that a replica keeps."""
+"""Most pages read at once: all answers that a replica keeps."""
 
 
 def _together(reports: Sequence[BatchingReport], former: RowDifference | None) -> BatchingReport:
-    """The reports of an arm's replicas as one, with the newest difference that there ever was."""
+    """Return the merged reports of an arm's replicas, with the newest difference ever reported."""
     differences = [report.difference for report in reports if report.difference is not None]
     checks: dict[str, int] = {}
     for report in reports:
@@ -37,10 +37,10 @@ def _together(reports: Sequence[BatchingReport], former: RowDifference | None) -
 
 @dataclass(slots=True, kw_only=True)
 class Reports:
-    """Asks replicas every second, and tells them what to look at."""
+    """Polls replicas every second, and sets what they observe."""
 
     replicas: Mapping[str, Replica]
-    """All of them, by name; the reports of others are forgotten."""
+    """All replicas by name; reports of other replicas are dropped."""
     faults: Faults = field(default_factory=Faults)
     _latest: dict[str, ReplicaReport] = field(default_factory=dict)
     _together: dict[str, ReplicaReport] = field(default_factory=dict)
@@ -49,19 +49,19 @@ class Reports:
     _asking: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_AT_ONCE))
 
     def latest(self, name: str) -> ReplicaReport | None:
-        """The newest report of a replica; None if it never answered."""
+        """Return the newest report of a replica; None if it never answered."""
         return self._latest.get(name)
 
     def together(self, name: str) -> ReplicaReport | None:
-        """What a replica said when all were asked last; None if it did not answer then.
+        """Return a replica's report of the last complete round; None if it did not answer in it.
 
-        For who compares replicas: `latest` of one may be older than that of another, or from a
-        round that is not over.
+        Use it to compare replicas: `latest` of one may be older than that of another, or from an
+        incomplete round.
         """
         return self._together.get(name)
 
     def device(self, name: str) -> DeviceUse | None:
-        """The device on which a replica runs its model; None before its first report."""
+        """Return the device on which a replica runs its model; None before its first report."""
         report = self._latest.get(name)
         return None if report is None else report.device
 
@@ -70,12 +70,12 @@ class Reports:
         needed: Callable[[], Iterable[Replica]],
         observe: Callable[[Replica], Observe],
     ) -> None:
-        """Ask until cancelled.
+        """Poll replicas until cancelled.
 
         Args:
-            needed: The replicas whose reports are needed now. Ready replicas that never reported
-                are asked besides, as nothing else tells on which device they run.
-            observe: What a replica shall observe.
+            needed: Returns the replicas whose reports are needed now. Ready replicas that never
+                reported are polled too, to learn their device.
+            observe: Returns what a replica must observe.
         """
         while True:
             with self.faults.contain(LOOP, "reports"):
@@ -87,7 +87,7 @@ class Reports:
     async def ask_all(
         self, needed: Iterable[Replica], observe: Callable[[Replica], Observe]
     ) -> None:
-        """Ask each of these replicas once."""
+        """Poll each of these replicas once."""
         replicas = {replica.name: replica for replica in needed}
         for name in self._latest.keys() - {*self.replicas, *replicas}:
             del self._latest[name]
@@ -102,9 +102,9 @@ class Reports:
         }
 
     async def answers(self, replica: Replica, after: int) -> AnswersPage:
-        """A replica's answers after the cursor `after`; empty if it does not say.
+        """Return a replica's recorded answers after the cursor `after`; empty if it does not reply.
 
-        A replica hands them out in pages, so that no request waits for a long one to be written.
+        A replica sends them in pages, so that encoding a long one does not delay requests.
         """
         answers: list[RecordedAnswer] = []
         async with self._asking:
@@ -117,7 +117,7 @@ class Reports:
         return AnswersPage(cursor=after, answers=answers)
 
     def answer_bytes(self, name: str) -> float:
-        """Mean size of the answers in the newest page of a replica; 0 before the first."""
+        """Return the mean size in bytes of the answers in a replica's newest page; 0 before it."""
         return self._answer_bytes.get(name, 0.0)
 
     async def _page(self, replica: Replica, cursor: int) -> AnswersPage | None:
@@ -149,7 +149,7 @@ class Reports:
         return report
 
     async def _send_observe(self, replica: Replica, observe: Observe) -> bool:
-        """Say what to look at, once to each process; whether it answers."""
+        """Set what a process observes, once per process; return whether it answered."""
         if self._observed_by.get(replica.name, (replica.process, Observe())) == (
             replica.process,
             observe,
@@ -172,11 +172,11 @@ class Reports:
 
 
 INCOMPARABLE_RATIO: Final = 1.0
-"""The size of a difference that has none: another shape, or a value that is not finite."""
+"""Size of a difference in shape or of a value that is not finite, which have no ratio."""
 
 
 class ArmReports(NamedTuple):
-    """What the replicas of one arm say of its batching now."""
+    """Current batching reports of one arm's replicas."""
 
     endpoint: str
     key: str
@@ -197,12 +197,12 @@ class RowWatch:
     """Keeps the newest report of every arm."""
 
     emit: Callable[[Sequence[Event]], Awaitable[None]]
-    """Writes events."""
+    """Records events."""
     clock: Clock
     _arms: dict[tuple[str, str], _Watched] = field(default_factory=dict)
 
     async def note(self, arms: Iterable[ArmReports]) -> None:
-        """Take what all arms report; those that are not among them are forgotten."""
+        """Take the reports of all arms; drop those of other arms."""
         before, self._arms = self._arms, {}
         events = []
         for arm in arms:
@@ -219,12 +219,12 @@ class RowWatch:
             await self.emit(events)
 
     def report(self, endpoint: str, key: str, revision_id: str) -> BatchingReport | None:
-        """What is known of a revision; None before a replica loaded its model."""
+        """Return a revision's batching report; None before a replica loaded its model."""
         watched = self._arms.get((endpoint, key))
         return watched.report if watched and watched.revision_id == revision_id else None
 
     def differing(self, endpoint: str) -> tuple[float | None, str]:
-        """The size of an endpoint's largest difference and what it is; None if nothing is known."""
+        """Return size and description of an endpoint's largest difference; None if unknown."""
         arms = [arm for (name, _), arm in self._arms.items() if name == endpoint and arm.report]
         worst = max(
             (
@@ -240,7 +240,7 @@ class RowWatch:
         return ratio, f"version {version}: {difference.text}"
 
     def families(self) -> list[Family]:
-        """Differences as a metric, of arms that have one."""
+        """Return the differences of arms as a metric."""
         samples: list[tuple[Labels, float]] = [
             (
                 (("endpoint", name), ("version", arm.version), ("output", difference.output)),

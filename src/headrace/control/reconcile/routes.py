@@ -1,4 +1,4 @@
-"""Routes of endpoints: which replicas take their requests, and in what split. Pure."""
+"""Routes of endpoints: their replicas and traffic split. Pure."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,7 +12,7 @@ from headrace.gateway import EndpointRoute, RevisionTarget
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoolAddresses:
-    """Where pools answer: which of their ready replicas was told to host which revision.
+    """Addresses of pools: the ready replicas and the revisions that each hosts.
 
     `hosted` has revision ids by address, `by_pool` the addresses of each pool.
     """
@@ -21,22 +21,22 @@ class PoolAddresses:
     hosted: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
     def hosting(self, revision: Revision) -> tuple[str, ...]:
-        """The ready replicas of the revision's pool that host it."""
+        """Return the addresses of ready replicas that host the revision in its pool."""
         addresses = self.by_pool.get(revision.pool, ())
         return tuple(a for a in addresses if revision.id in self.hosted.get(a, frozenset()))
 
     def still(self, addresses: Iterable[str]) -> tuple[str, ...]:
-        """Those of `addresses` that are a pool's and ready."""
+        """Return those of `addresses` that are ready replicas of a pool."""
         return tuple(address for address in addresses if address in self.hosted)
 
 
 @dataclass(frozen=True, kw_only=True)
 class RoutedEndpoint:
-    """A desired endpoint beside its replicas, those that drain left out.
+    """A desired endpoint with its replicas that do not drain.
 
     `desired` are the replicas to keep for each desired revision, by its id. `former` are the others
-    by version: of older revisions, or more than wanted. `current` is the published route. `pools`
-    says where pools answer.
+    by version: of older revisions, or surplus ones. `current` is the published route. `pools` has
+    the addresses of pools.
     """
 
     endpoint: DesiredEndpoint
@@ -53,7 +53,7 @@ class RoutedEndpoint:
         current: EndpointRoute | None,
         pools: PoolAddresses | None = None,
     ) -> "RoutedEndpoint":
-        """The view of `endpoint`; `replicas` are all of this endpoint that do not drain."""
+        """Return the view of `endpoint`; `replicas` are all of this endpoint that do not drain."""
         counts = {arm.revision.id: arm.replicas for arm in endpoint.arms}
         desired: dict[str, list[Replica]] = {revision_id: [] for revision_id in counts}
         former: dict[str, list[Replica]] = defaultdict(list)
@@ -72,9 +72,9 @@ class RoutedEndpoint:
         )
 
     def is_settled(self, arm: DesiredArm) -> bool:
-        """Whether as many copies of `arm` as its weight needs were ready once, and one is now.
+        """Whether as many replicas of `arm` as its weight needs were ready once, and one is now.
 
-        A copy that crashed later does not unsettle it, else a crash would hold up a rollback.
+        A replica that crashed later does not count, else a crash would delay a rollback.
         """
         if arm.revision.pool:
             return bool(self.pools.hosting(arm.revision))
@@ -89,8 +89,8 @@ class RoutedEndpoint:
     def may_switch(self) -> bool:
         """Whether the desired split can take over.
 
-        True when all that it sends requests to is ready, when nothing is left of the current one,
-        or when it has an answer and the current one has none.
+        True when all replicas of the desired split are ready, when no replica of the current split is
+        left, or when the desired split can answer requests and the current one cannot.
         """
         weighted = [arm for arm in self.endpoint.arms if arm.weight > 0]
         if all(self.is_settled(arm) for arm in weighted):
@@ -103,14 +103,14 @@ class RoutedEndpoint:
         return not survivors or any(self._can_answer(arm) for arm in weighted)
 
     def retained(self) -> list[Replica]:
-        """Replicas that must go on: the wanted ones, and former ones that still carry requests."""
+        """Return the replicas to keep: desired ones, and former ones that still get requests."""
         retained = [replica for replicas in self.desired.values() for replica in replicas]
         for version in self._versions_on_former:
             retained += [replica for replica in self.former.get(version, ()) if replica.was_ready]
         return retained
 
     def ready_for(self, key: str) -> tuple[str, ...]:
-        """Addresses that answer for the arm called `key` now, in a stable order."""
+        """Return the ready addresses of the arm called `key`, in a stable order."""
         arm = self.endpoint.arm(key)
         if arm is not None and arm.revision.pool:
             hosting = self.pools.hosting(arm.revision)
@@ -128,12 +128,12 @@ class RoutedEndpoint:
         return arm.revision.upstream is not None or bool(_ready(self.desired[arm.revision.id]))
 
     def _current_elsewhere(self) -> bool:
-        """Whether the published split sends requests to a pool, or to somebody else's server."""
+        """Whether the published split sends requests to a pool or to an upstream."""
         arms = [arm for arm in self.current.arms if arm.weight > 0] if self.current else []
         return any(arm.upstream is not None or self.pools.still(arm.replicas) for arm in arms)
 
     def _current_replicas(self) -> list[Replica]:
-        """What the published split sends requests to, crashed ones included: they come back."""
+        """Return the replicas of the published split, including crashed ones, which restart."""
         if self.current is None:
             return []
         weighted = {arm.version for arm in self.current.arms if arm.weight > 0}
@@ -147,7 +147,7 @@ class RoutedEndpoint:
 
     @cached_property
     def _versions_on_former(self) -> set[str]:
-        """Versions for which former replicas still answer."""
+        """Return the versions that former replicas still serve."""
         versions = {a.revision.version for a in self.endpoint.arms if not self.is_settled(a)}
         if not self.may_switch:
             assert self.current is not None, "without a current split there is nothing to keep"
@@ -156,9 +156,9 @@ class RoutedEndpoint:
 
 
 def route_of(view: RoutedEndpoint) -> EndpointRoute:
-    """The route that `view` should have now; arms without a ready replica are empty."""
+    """Return the route that `view` should have now; arms without a ready replica are empty."""
     endpoint, current = view.endpoint, view.current
-    # Not part of a split: these hold at once, whatever is not ready yet.
+    # Not part of a split: these apply immediately, even if replicas are not ready.
     common = EndpointRoute(
         name=endpoint.name,
         arms=(),
@@ -202,5 +202,5 @@ def _ready(replicas: Iterable[Replica]) -> list[Replica]:
 
 
 def _usefulness(replica: Replica) -> tuple[bool, bool, int]:
-    """Sorts those first that a smaller count should keep: ready, proven, old."""
+    """Return a sort key that puts the replicas to keep first: ready, proven, old."""
     return (replica.phase is not ReplicaPhase.READY, not replica.was_ready, replica.serial)

@@ -1,4 +1,4 @@
-"""Reconciling service: gateways, replicas, pools and upstreams follow the desired state."""
+"""Reconciling service for gateways, replicas, pools and upstreams."""
 
 import asyncio
 import logging
@@ -32,15 +32,15 @@ class FirstRequests:
     reconciler: Reconciling
     registry: Registry
     address: str
-    """Of the gateway, as the control plane reaches it."""
+    """Address at which the control plane reaches the gateway."""
     clock: Clock
     faults: Faults
     results: dict[str, FirstRequest] = field(default_factory=dict)
-    """The newest result of each endpoint."""
+    """Newest result by endpoint."""
     _asking: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     async def run(self) -> None:
-        """Send what is due until cancelled."""
+        """Send due first requests until cancelled."""
         async with asyncio.TaskGroup() as group:
             while True:
                 for endpoint in self._pending():
@@ -49,7 +49,7 @@ class FirstRequests:
                 await self.reconciler.changes.wait()
 
     def ask_again(self) -> None:
-        """Ask upstreams anew that did not answer: something about the way to them is different."""
+        """Retry upstreams that did not answer, because the connection to them has changed."""
         for endpoint in self.reconciler.desired.endpoints:
             first = self.results.get(endpoint.name)
             leads_out = any(arm.revision.upstream is not None for arm in endpoint.arms)
@@ -59,7 +59,7 @@ class FirstRequests:
         self.reconciler.changes.notify()
 
     def _pending(self) -> list[DesiredEndpoint]:
-        """Endpoints that requests reach, with revisions that were not asked yet."""
+        """Return the reachable endpoints with revisions that got no first request yet."""
         routes = {route.name: route for route in self.reconciler.publication.routes}
         endpoints = self.reconciler.desired.endpoints
         self.faults.keep_only("first request", [endpoint.name for endpoint in endpoints])
@@ -104,7 +104,7 @@ class FirstRequests:
             self.reconciler.changes.notify()
 
     def _example(self, endpoint: DesiredEndpoint) -> Mapping[str, float | str]:
-        """Values that its model takes; empty for a model that is not of the registry. Blocking."""
+        """Return example input of its model; empty for a model outside the registry. Blocking."""
         arm = max(endpoint.arms, key=lambda arm: arm.weight)
         try:
             return self.registry.get(arm.revision.model).signature.example
@@ -126,11 +126,11 @@ class ReconcileService:
         gateway_address: str,
         sends_first_requests: bool,
     ) -> None:
-        """Make the parts around one reconciler and one gateway.
+        """Create the parts around one reconciler and one gateway.
 
         Args:
             limits: None if another control plane counts rate limits.
-            gateway_address: Where the control plane itself reaches the gateway.
+            gateway_address: Address at which the control plane reaches the gateway.
             sends_first_requests: Whether an endpoint is ready only once it answered a request.
         """
         clock, faults = context.clock, context.faults
@@ -182,14 +182,14 @@ class ReconcileService:
             group.create_task(self.callers.run())
 
     async def _use_certificate(self, name: str) -> None:
-        """Use a certificate of which there was no good one before."""
+        """Use a certificate that had no valid version before."""
         await self.gateway_supervisor.take_certificate(name)
         self.first_requests.ask_again()
 
     def arm_problem(self, endpoint: str, arm: DesiredArm) -> str:
-        """Why an arm cannot be had; empty if it can.
+        """Return why an arm cannot run; empty if it can.
 
-        Its model cannot be served, its upstream is not spoken to, or its copies are not made.
+        Its model cannot be served, its upstream is not usable, or its replicas cannot be created.
         """
         if arm.revision.unloadable:
             return arm.revision.unloadable

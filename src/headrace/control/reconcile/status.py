@@ -13,11 +13,11 @@ from headrace.gateway import EndpointRoute
 from headrace.observe.row_checks import BatchingReport
 
 IsolationOf = Callable[[str], Isolation | None]
-"""How the process of the replica of a name is kept apart."""
+"""Returns the isolation of the named replica's process."""
 DeviceOf = Callable[[str], DeviceUse | None]
-"""On what the replica of a name runs its model, as it last said."""
+"""Returns the device of the named replica's model, by its last report."""
 BatchingOf = Callable[[str, str, str], BatchingReport | None]
-"""What replicas report of batching, by endpoint, arm and revision."""
+"""Returns the batching report of an endpoint, arm and revision."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,9 +32,9 @@ class ReplicaStatus:
     reason: str
     rss_bytes: int | None
     isolation: Isolation | None = None
-    """How its process is kept apart; null if nobody knows."""
+    """Isolation of its process; null if unknown."""
     device: DeviceUse | None = None
-    """On what its model runs; null until it is loaded, of a pool, and where nobody knows."""
+    """Device of its model; null until the model is loaded, for pools, and if unknown."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,23 +55,23 @@ class RevisionStatus:
     runs_code: bool = False
     """Whether its format runs code of the model's author."""
     advice: str = ""
-    """Threads and memory that one replica should have, by what was observed."""
+    """Threads and memory that one replica should have, from observations."""
     id: str = ""
-    """The digest of all that its replicas depend on."""
+    """Digest of all settings that its replicas depend on."""
     batching: BatchingReport | None = None
     """Whether its requests share batches, and why; null until a replica has loaded the model."""
     batching_message: str = ""
-    """The same for people."""
+    """`batching` as text."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EndpointStatus:
-    """One endpoint; `message` says what keeps it from being ready, `note` what else to know."""
+    """One endpoint; `message` says why it is not ready, `note` has further information."""
 
     name: str
     ready: bool
     failed: bool
-    """Whether it cannot become ready without somebody's help."""
+    """Whether it cannot become ready without a change."""
     url: str
     revisions: tuple[RevisionStatus, ...]
     message: str
@@ -80,7 +80,7 @@ class EndpointStatus:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Facts:
-    """What a status tells besides the observed state; as `endpoint_statuses` takes them."""
+    """Inputs of a status besides the observed state; see `endpoint_statuses`."""
 
     first_requests: Mapping[str, FirstRequest] | None
     http_url: str
@@ -105,7 +105,7 @@ def endpoint_statuses(
     device: DeviceOf = lambda _: None,
     batching: BatchingOf = lambda _endpoint, _arm, _revision: None,
 ) -> tuple[EndpointStatus, ...]:
-    """The status of every one of `endpoints`.
+    """Return the status of each of `endpoints`.
 
     Args:
         first_requests: By endpoint; None if they are not sent.
@@ -144,13 +144,13 @@ def endpoint_statuses(
 def is_routed_as_desired(endpoint: DesiredEndpoint, route: EndpointRoute | None) -> bool:
     """Whether requests follow the desired split, and each weighted version can answer.
 
-    An endpoint that is scaled to zero answers too: its first request waits for the first replica.
+    An endpoint that is scaled to zero can answer: its first request waits for the first replica.
     """
     if route is None:
         return False
     want = {arm.key: arm.weight for arm in endpoint.arms}
     have = {arm.key: arm.weight for arm in route.arms}
-    # A held route has neither.
+    # A route that holds requests has neither.
     extras = (None, "") if route.held else (endpoint.mirror, endpoint.split_id)
     if want != have or (route.mirror, route.split_id) != extras:
         return False
@@ -160,7 +160,7 @@ def is_routed_as_desired(endpoint: DesiredEndpoint, route: EndpointRoute | None)
 
 
 def revision_ids(endpoint: DesiredEndpoint) -> tuple[str, ...]:
-    """The ids of the endpoint's revisions, sorted."""
+    """Return the ids of the endpoint's revisions, sorted."""
     return tuple(sorted(arm.revision.id for arm in endpoint.arms))
 
 
@@ -180,7 +180,7 @@ def _endpoint(
     if not problems and not _is_reached(endpoint, route):
         problems.append("waiting for the gateway to route to it")
     first = (facts.first_requests or {}).get(name)
-    # A first request would be counted in a rollout, and wake a sleeper.
+    # A first request would count in a rollout, and wake an endpoint that is scaled to zero.
     is_asked = not endpoint.split_id and not endpoint.scaled_to_zero
     if not problems and facts.first_requests is not None and is_asked:
         problems += _first_request_problems(endpoint, first)
@@ -197,14 +197,14 @@ def _endpoint(
 
 
 def _serving_arms(endpoint: DesiredEndpoint) -> list[DesiredArm]:
-    """The arms without which the endpoint is not ready: a rollout's candidate is none of them."""
+    """Return the arms that the endpoint needs to be ready, without a rollout's candidate."""
     if not endpoint.split_id:
         return list(endpoint.arms)
     return [arm for arm in endpoint.arms if arm.required is not None]
 
 
 def _is_reached(endpoint: DesiredEndpoint, route: EndpointRoute | None) -> bool:
-    """Whether requests reach what should answer; during a rollout: anybody."""
+    """Whether requests reach the desired replicas; during a rollout, any replica."""
     if endpoint.split_id and route is not None:
         return any(arm.is_live and arm.weight for arm in route.arms)
     return is_routed_as_desired(endpoint, route)
@@ -260,7 +260,7 @@ def _revisions(
         *former.items(),
     ]:
         arm = arms.get(revision_id)
-        # Two revisions of one version share its weight; it is shown at the wanted one.
+        # Two revisions of one version share its weight; it is shown at the desired one.
         shows_weight = arm is not None or version not in {
             other.revision.version for other in endpoint.arms
         }
@@ -279,7 +279,7 @@ def _revisions(
                 advice=facts.advice(endpoint.name, arm.key) if arm else "",
                 desired_weight=arm.weight if arm else 0,
                 desired_replicas=arm.replicas if arm else 0,
-                # Those that run it, or are of the pool that hosts it.
+                # Replicas that run it, or belong to the pool that hosts it.
                 replicas=tuple(
                     _replica(replica, facts)
                     for replica in sorted(replicas, key=lambda r: r.serial)
