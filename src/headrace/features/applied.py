@@ -115,7 +115,9 @@ def _put_in_force(spec: DefinitionsSpec, home: Path) -> list[DefinitionChange]:
         OnDemandFunction(view).probe()
     try:
         for folder in (home, (home / APPLIED).parent, (home / _ONLINE).parent):
-            folder.mkdir(parents=True, exist_ok=True, mode=_PRIVATE)  # the mode is the last one's
+            folder.mkdir(
+                parents=True, exist_ok=True, mode=_PRIVATE
+            )  # mode: of the last folder only
         write_atomic(home / APPLIED, text.encode())
     except OSError as error:
         message = f"cannot write {home / APPLIED}: {error.strerror}"
@@ -124,7 +126,7 @@ def _put_in_force(spec: DefinitionsSpec, home: Path) -> list[DefinitionChange]:
 
 
 def applied_definitions(home: Path) -> Definitions:
-    """The definitions applied in a home; FailedPreconditionError if there are none."""
+    """Return the definitions applied in a home; raise FailedPreconditionError without any."""
     definitions = _read(home)
     if definitions is None:
         message = f"{home} has no features; `headrace features apply features.yaml` defines them"
@@ -133,12 +135,12 @@ def applied_definitions(home: Path) -> Definitions:
 
 
 def default_online_store(home: Path) -> str:
-    """The URL of a home's default store: Feast's, if the applied definitions name a repository."""
+    """Return the URL of a home's default store; Feast's, if the definitions name a repository."""
     try:
         text = (home / APPLIED).read_bytes()
         feast_repo = msgspec.json.decode(text, type=_StoreOf).feast_repo
     except (OSError, *UNDECODABLE):
-        feast_repo = None  # nothing is applied, or it is damaged, which the reader reports
+        feast_repo = None  # no definitions, or damaged ones, which the reader reports
     if feast_repo is not None:
         return f"feast://{feast_repo}"
     before = home.absolute() / _ONLINE_BEFORE
@@ -152,12 +154,12 @@ class _StoreOf(msgspec.Struct):
 
 
 def online_store_url(home: Path) -> str:
-    """The URL of the store that processes of a home use: from the environment, else the default."""
+    """Return the store URL for processes of a home: from the environment, else the default."""
     return url_filled_in(online_store_reference(home))
 
 
 def online_store_reference(home: Path) -> str:
-    """The same URL to be stored: an environment variable by name, as it may hold a password."""
+    """Return the store URL to record: a variable by its name, as its value may hold a password."""
     if os.environ.get(ONLINE_STORE_VARIABLE):
         return f"${{{ONLINE_STORE_VARIABLE}}}"
     return default_online_store(home)

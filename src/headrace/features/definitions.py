@@ -59,7 +59,7 @@ class Entity:
 
     name: str
     join_key: str
-    """The column that identifies one of them, INT64 or BYTES (text)."""
+    """The column that identifies an entity, INT64 or BYTES (text)."""
     datatype: Datatype = Datatype.BYTES
 
 
@@ -74,7 +74,7 @@ class Feature:
 
     @property
     def filling(self) -> Value:
-        """The value of a row without a value."""
+        """The value that replaces a missing one."""
         return _NOTHING[self.datatype] if self.default is None else self.default
 
 
@@ -269,14 +269,14 @@ class Definitions:
     """The Feast repository whose online store holds the values; None: Headrace's own store."""
 
     def view(self, name: str) -> FeatureView:
-        """The view of this name; NotFoundError lists the defined views."""
+        """Return the view of this name; raise NotFoundError with the defined names."""
         view = self.views.get(name)
         if view is None:
             raise NotFoundError(_unknown("feature view", name, self.views))
         return view
 
     def service(self, name: str) -> FeatureService:
-        """The service of this name; NotFoundError lists the defined services."""
+        """Return the service of this name; raise NotFoundError with the defined names."""
         service = self.services.get(name)
         if service is None:
             raise NotFoundError(_unknown("feature service", name, self.services))

@@ -52,7 +52,7 @@ class RequestParser:
         self._taken = [column.name for column in service.request_columns]
 
     def parse(self, keys: RawColumns, request_values: RawColumns) -> LookupRequest:
-        """Return the columns in order; InvalidArgumentError with all problems.
+        """Return the columns in order; raise InvalidArgumentError with all problems.
 
         Values themselves are checked where they are converted to keys and arrays.
         """
@@ -118,7 +118,7 @@ class RecordCache:
         return self._limit > 0
 
     def get(self, places: Iterable[Place], now: float) -> dict[Place, Record | None]:
-        """The cached records of `places` that have not expired; None: the store has no record."""
+        """Return the unexpired cached records of `places`; None where the store has no record."""
         hits: dict[Place, Record | None] = {}
         with self._lock:
             for address in places:
@@ -129,7 +129,7 @@ class RecordCache:
         return hits
 
     def put(self, records: Mapping[Place, Record | None], now: float) -> None:
-        """Store what was read at `now`, in monotonic time."""
+        """Store records read at `now`, in monotonic time."""
         with self._lock:
             for address, record in records.items():
                 self._entries[address] = (now + self._ttl_s, record)
@@ -177,7 +177,7 @@ class RowLayout:
     def values(
         self, keys: Sequence[Key], records: Mapping[Place, Record | None], now_us: int
     ) -> list[float] | None:
-        """The columns in the service's order; None if one is missing, stale or unreadable.
+        """Return the columns in the service's order; None if one is missing, stale or unreadable.
 
         Args:
             keys: One of each view, in the service's order.
@@ -221,7 +221,7 @@ class FeatureRows:
     read_at: float = 0.0
 
     def matrix(self) -> Array:
-        """All columns as FP32 [rows, columns]; InvalidArgumentError for BYTES."""
+        """Return all columns as FP32 [rows, columns]; raise InvalidArgumentError for BYTES."""
         texts = [name for name, column in self.columns.items() if column.dtype == np.object_]
         if texts:
             raise InvalidArgumentError(
@@ -276,7 +276,7 @@ class FeatureReader:
         values: Mapping[str, Sequence[object] | Array] | None = None,
         deadline: float | None = None,
     ) -> FeatureRows:
-        """The service's columns for each row.
+        """Return the service's columns for each row.
 
         Args:
             keys: For each join key of the service, a value for each row: [rows] or [rows, 1].
@@ -287,7 +287,8 @@ class FeatureReader:
         Raises:
             InvalidArgumentError: With all problems of `keys` and `values`.
             RuntimeFailedError: The function of an on-demand view failed.
-            FeaturesNotFoundError: A view with policy `reject` has no value; of the first such row.
+            FeaturesNotFoundError: A view with policy `reject` has no value; names the first such
+                row.
             DeadlineExceededError: The store did not answer in time.
             UnavailableError: The store cannot be reached.
             FailedPreconditionError: The store cannot be read; the message contains the remedy.
@@ -303,9 +304,9 @@ class FeatureReader:
         values: Mapping[str, Sequence[object] | Array] | None = None,
         deadline: float | None = None,
     ) -> list[float] | FeatureRows:
-        """As `read`, but for one row without missing or stale values only the numbers.
+        """Return `read` of the keys; for one row without missing or stale values, a list of floats.
 
-        They are in the service's order and equal the floats of `read`.
+        The floats are in the service's order and equal those of `read`.
         """
         lookup = self._request_parser.parse(keys, values or {})
         keys_of = self._encoded(lookup.keys)
@@ -343,7 +344,7 @@ class FeatureReader:
         )
 
     def _encoded(self, columns: Mapping[str, Sequence[object]]) -> list[list[Key]]:
-        """The keys of each view's rows; views of the same entities share them."""
+        """Return the keys of each view's rows; views of the same entities share them."""
         encoded: dict[tuple[str, ...], list[Key]] = {}
         for view in self._views:
             if view.entity_names not in encoded:
@@ -354,7 +355,7 @@ class FeatureReader:
     def _records(
         self, keys_of: Sequence[Sequence[Key]], deadline: float | None
     ) -> Mapping[Place, Record | None]:
-        """The records of each view's keys, from the cache if they are recent enough."""
+        """Return the records of each view's keys, from the cache if they are recent enough."""
         now = self._clock.monotonic()
         timeout_s = self._timeout_s if deadline is None else min(self._timeout_s, deadline - now)
         if timeout_s <= 0:

@@ -70,7 +70,7 @@ class ViewReader:
         self._ttl_us = None if view.ttl_s is None else round(view.ttl_s * _US)
 
     def read(self, records: Sequence[Record | None], keys: Sequence[Key], now_us: int) -> ViewRows:
-        """Decode a record per row; `keys` are for messages. FeaturesNotFoundError if refused."""
+        """Decode a record per row; raise FeaturesNotFoundError by policy, with `keys` in messages."""
         decoded = self._layout.decode(records, self._positions)
         age_us = now_us - decoded.event_us
         if decoded.is_whole and len(age_us) == len(records) and self._is_fresh(age_us):
@@ -111,7 +111,7 @@ class ViewReader:
         return bool((age_us[0] if len(age_us) == 1 else age_us.max()) <= self._ttl_us)
 
     def _filled(self, decoded: DecodedRecords, is_known: Booleans, rows: int) -> dict[str, Array]:
-        """A value for each row and column: the stored one, else the feature's default."""
+        """Return a value for each row and column: the stored one, else the feature's default."""
         columns = {}
         for i, feature in enumerate(self._features):
             values, is_row_known = decoded.columns[i], is_known[:, i]
@@ -177,7 +177,7 @@ def computed_rows(
 def worst_statuses(
     statuses_by_view: Sequence[Sequence[FeatureStatus]], rows: int
 ) -> list[FeatureStatus]:
-    """For each row the worst of several views' statuses; PRESENT where there are none."""
+    """Return for each row the worst of several views' statuses; PRESENT without views."""
     if not statuses_by_view:
         return [FeatureStatus.PRESENT] * rows
     return [

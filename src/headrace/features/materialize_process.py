@@ -1,7 +1,8 @@
 """Process that materializes one view incrementally, and its progress messages.
 
 `python -m headrace.features.materialize_process HOME VIEW`. It exits when its standard input
-closes, and so with its parent process. Rows written until then remain, and the next run continues.
+closes, as it does when the parent process ends. Rows written until then remain, and the next run
+continues.
 """
 
 import logging
@@ -44,7 +45,7 @@ class MaterializeFailed(msgspec.Struct, frozen=True, kw_only=True, tag="failed")
 
 
 ProcessMessage = MaterializeProgress | MaterializeFinished | MaterializeFailed
-"""A line of JSON. The last one is not a progress message."""
+"""A message, written as a line of JSON. The last message is not a progress message."""
 _LOG: Final = logging.getLogger("headrace.features")
 _NICER: Final = 10
 _ORPHANED: Final = 4

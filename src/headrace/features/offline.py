@@ -40,7 +40,7 @@ _US: Final = 1_000_000
 
 
 def known_as_of(entities: pl.DataFrame, service: FeatureService) -> Mapping[str, pl.DataFrame]:
-    """For each view by name its features, `VALUE_TIME` and `STATUS`, a row per entity row.
+    """Return by view name the features, `VALUE_TIME` and `STATUS`, one row per entity row.
 
     Features of stale rows are included.
 
@@ -57,7 +57,7 @@ def known_as_of(entities: pl.DataFrame, service: FeatureService) -> Mapping[str,
 
 
 def feature_column(feature: Feature, joined: pl.DataFrame, *, fill: bool, stale: bool) -> pl.Series:
-    """The values of a feature: null, or its default if `fill`, where there is no value.
+    """Return the values of a feature: null, or its default if `fill`, where there is no value.
 
     Args:
         stale: Whether values older than their view's time to live are included.
@@ -70,7 +70,7 @@ def feature_column(feature: Feature, joined: pl.DataFrame, *, fill: bool, stale:
 
 
 def _join(rows: pl.DataFrame, view: FeatureView) -> pl.DataFrame:
-    """The view's features and status for each of `rows`, in the order of `entities`."""
+    """Return the view's features and status for each of `rows`, in the order of `entities`."""
     by = [*view.join_keys, TIME]
     feature_rows = newest_rows(view, by, until_us=rows[TIME].max()).rename({TIME: VALUE_TIME})
     joined = rows.join_asof(
@@ -97,7 +97,7 @@ def _join(rows: pl.DataFrame, view: FeatureView) -> pl.DataFrame:
 def join_as_of(
     entities: pl.DataFrame, service: FeatureService, *, fill_defaults: bool = False
 ) -> pl.DataFrame:
-    """For each entity row, the newest values known at its `event_timestamp`.
+    """Return for each entity row the newest values known at its `event_timestamp`.
 
         Every row is returned once and in order, also duplicates and rows without values. Of several
         values of one entity and time, the one created later counts; without such a column, the one
@@ -143,7 +143,7 @@ def join_as_of(
 def compute_on_demand(
     entities: pl.DataFrame, service: FeatureService, joined: Mapping[str, pl.DataFrame]
 ) -> dict[str, dict[str, Array]]:
-    """The features of each on-demand view of a service, computed from its joined inputs."""
+    """Return the features of each on-demand view of a service, computed from its joined inputs."""
     raw = {column.name: _given(column, entities) for column in service.request_columns}
     try:
         request = request_arrays(
@@ -169,7 +169,7 @@ def compute_on_demand(
 def statuses_of(
     view: OnDemandView, joined: Mapping[str, pl.DataFrame], rows: int
 ) -> Sequence[FeatureStatus]:
-    """The status of an on-demand view's inputs: the worst of each row."""
+    """Return the status of an on-demand view's inputs: the worst of each row."""
     statuses_by_view = [
         [FeatureStatus(s) for s in joined[source_view.name][STATUS].to_list()]
         for source_view in view.views
@@ -178,12 +178,12 @@ def statuses_of(
 
 
 def array_of(column: pl.Series) -> Array:
-    """A column without nulls as a NumPy array; bytes as objects."""
+    """Return a column without nulls as a NumPy array; bytes as objects."""
     return objects(column.to_list()) if column.dtype == pl.Binary else column.to_numpy()
 
 
 def _given(column: Feature, entities: pl.DataFrame) -> Sequence[object] | Array | None:
-    """The values of a request column in entity rows; unchanged if it is an array of its type."""
+    """Return a request column's values in entity rows; unchanged if it is an array of its type."""
     if column.name not in entities.columns:
         return None
     series = entities[column.name]

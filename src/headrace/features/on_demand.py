@@ -46,7 +46,7 @@ class OnDemandFunction:
         self._function = _function(view, _module(view.source, self._file))
 
     def __call__(self, inputs: Mapping[str, Array], rows: int) -> dict[str, Array]:
-        """The view's features for each row, in its order.
+        """Return the view's features for each row, in its order.
 
         Args:
             inputs: An array [rows] per input and request column; read-only for the function.
@@ -68,7 +68,7 @@ class OnDemandFunction:
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     def probe(self) -> None:
-        """Call it with two rows of defaults, which it may receive at any time; errors as a call."""
+        """Call the function with two rows of defaults, as requests may; raises as a call does."""
         columns = [(source.name, source.feature) for source in self.view.inputs]
         columns += [(column.name, column) for column in self.view.request]
         inputs = {
@@ -166,7 +166,7 @@ def _function(view: OnDemandView, module: ModuleType) -> Callable[[Mapping[str, 
 
 @cache
 def _module(source: str, file: str) -> ModuleType:
-    """The module of `source`; loaded once per process."""
+    """Return the module of `source`; loaded once per process."""
     module = ModuleType(f"headrace_on_demand_{hash((source, file)) & 0xFFFFFFFFFFFFFFFF:016x}")
     sys.modules[module.__name__] = module  # dataclasses and type hints look their module up
     try:
@@ -193,7 +193,7 @@ def _read_only(array: Array) -> Array:
 def request_arrays(
     columns: Sequence[Feature], values: Mapping[str, Sequence[object] | Array], rows: int
 ) -> dict[str, Array]:
-    """An array [rows] for each column; one with a default may be absent or contain nulls.
+    """Return an array [rows] for each column; one with a default may be absent or contain nulls.
 
     Raises:
         InvalidArgumentError: With all problems; for each column the first invalid value.
@@ -222,7 +222,7 @@ def request_arrays(
 
 
 def _matching_array(column: Feature, raw: Sequence[object] | Array) -> Array | None:
-    """The array itself if its type matches, which needs no check of its values; never for BYTES."""
+    """Return the array itself if its type matches: its values need no check. None for BYTES."""
     fits = isinstance(raw, np.ndarray) and raw.dtype == column.datatype.dtype
     if not fits or column.datatype is Datatype.BYTES:
         return None

@@ -38,14 +38,14 @@ class ViewReadiness:
 
 
 def watermark_name(view: FeatureView) -> str:
-    """The name of a view's watermark in the store; a new schema starts a new watermark."""
+    """Return the name of a view's watermark in the store; a new schema starts a new watermark."""
     return f"{view.name}:{view.schema_hash.hex()}"
 
 
 def service_readiness(
     service: FeatureService, store: OnlineStore, clock: Clock
 ) -> list[ViewReadiness]:
-    """Each view of a service, in its order.
+    """Return the readiness of each view of a service, in the service's order.
 
     Raises:
         UnavailableError: The store cannot be reached.
@@ -165,7 +165,7 @@ _MAX_PROBLEMS: Final = 20
 
 
 def refusals(view: FeatureView, rows: Sequence[Mapping[str, object]]) -> dict[int, str]:
-    """The rows that cannot be pushed, by position, with all their problems."""
+    """Return the rows that cannot be pushed, by position, with all their problems."""
     refused = {}
     for i, row in enumerate(rows):
         problems = list(_problems(view, row))

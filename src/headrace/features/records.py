@@ -208,7 +208,7 @@ class RecordLayout:
         )
 
     def unpack_whole(self, record: Record) -> tuple[float, ...] | None:
-        """Event time, header fields and the values of all features in order.
+        """Return the event time, header fields and values of all features, in order.
 
         None for a record that lacks a value or cannot be read, and for views with text.
         """
@@ -218,7 +218,7 @@ class RecordLayout:
         return self._packer.unpack(record)
 
     def _decode_one(self, record: Record, features: Sequence[int] | None) -> DecodedRecords | None:
-        """`decode` of one complete record without text, the usual case; None for others.
+        """Return `decode` of one complete record without text, the usual case; None for others.
 
         For one row, NumPy's records take longer than the rest of a read.
         """
@@ -247,7 +247,7 @@ class RecordLayout:
         return flags[:, list(chosen)]
 
     def _columns(self, read: Array, records: Sequence[Record]) -> list[Array]:
-        """All features, in order: copies, as the input is neither writable nor aligned."""
+        """Return all features, in order: copies, as the input is neither writable nor aligned."""
         columns: list[Array] = []
         starts: Sequence[int] | Array = [0] * len(read)
         for block in self._blocks:
@@ -263,7 +263,7 @@ class RecordLayout:
         return columns
 
     def _heaps(self, fixed_parts: Array, columns: Sequence[ValueColumn]) -> list[bytes]:
-        """The bytes of each row's BYTES features; stores their ends in `fixed_parts`."""
+        """Return the bytes of each row's BYTES features; stores their ends in `fixed_parts`."""
         heaps = [b""] * len(fixed_parts)
         for i in self._heap_features:
             values, is_present = columns[i].values, columns[i].is_present
@@ -337,12 +337,12 @@ def _blocks(view: FeatureView) -> list[_Block]:
 
 
 def record_time_us(record: Record) -> int:
-    """The event time of a record."""
+    """Return the event time of a record."""
     return int(_TIME.unpack_from(record)[0])
 
 
 def objects(values: Sequence[object]) -> Array:
-    """An array of Python objects, as used for BYTES."""
+    """Return an array of Python objects, as used for BYTES."""
     array = np.empty(len(values), dtype=np.object_)
     array[:] = values
     return array
@@ -355,7 +355,7 @@ Key = bytes
 
 
 def key_prefix(view: FeatureView) -> bytes:
-    """Prefix of the keys of all views of the same entities."""
+    """Return the key prefix of all views of the same entities."""
     return f"{','.join(entity.name for entity in view.entities)}:".encode()
 
 
@@ -392,7 +392,7 @@ def decode_key(view: FeatureView, key: Key) -> list[bytes]:
 
 
 def show_key(key: Key) -> str:
-    """A key for messages: `customer:17`."""
+    """Return a key for messages: `customer:17`."""
     text = key.decode(errors="replace")
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
 

@@ -67,12 +67,12 @@ class ServedRows:
 
 
 def served_directory(home: Path, service: str) -> Path:
-    """The directory of a home's log of a service."""
+    """Return the directory of a home's log of a service."""
     return home / "features" / "served" / service
 
 
 def list_served(directory: Path) -> list[Path]:
-    """The files of one service, oldest first."""
+    """Return the files of one service, oldest first."""
     if not directory.is_dir():
         return []
     return sorted(path for path in directory.iterdir() if _NAME.fullmatch(path.name))
@@ -132,7 +132,7 @@ def value_of(datatype: Datatype, value: Plain) -> Value:
 
 
 def _lines(path: Path) -> Iterator[ServedRow | None]:
-    """The rows of a file; None for an invalid line."""
+    """Yield the rows of a file; None for an invalid line."""
     decoder = msgspec.json.Decoder(ServedRow)
     try:
         with path.open("rb") as file:

@@ -109,7 +109,7 @@ def offline_rows(rows: Sequence[ServedRow], service: FeatureService) -> OfflineR
 
 
 def _created(joined: pl.DataFrame) -> Times:
-    """When the joined rows arrived in their source; None if the source does not record it."""
+    """Return when the joined rows arrived in their source; None if it does not record that."""
     dtype = joined.schema.get(CREATED)
     if not isinstance(dtype, pl.Datetime) or dtype.time_zone is None:
         return [None] * joined.height
@@ -117,7 +117,7 @@ def _created(joined: pl.DataFrame) -> Times:
 
 
 def _newer(rows: Sequence[ServedRow], table: pl.DataFrame, view: FeatureView) -> Times:
-    """Event time of the first value after the served one, if it was before serving."""
+    """Return the event time of the first value between the served one and the serving."""
     after = [row.event_us.get(view.name, _NEVER) + 1 for row in rows]
     keys = [key_column(entity) for entity in view.entities]
     lookups = (
@@ -135,7 +135,7 @@ def _newer(rows: Sequence[ServedRow], table: pl.DataFrame, view: FeatureView) ->
         by=list(view.join_keys),
         strategy="forward",
         coalesce=False,
-        check_sortedness=False,  # both are; as in a join
+        check_sortedness=False,  # both are sorted; see `offline._join`
     ).sort(_ROW)
     times: list[int | None] = joined[TIME].to_list()
     return [

@@ -49,7 +49,6 @@ class ServedFeaturesWriter:
 
         writer = ServedFeaturesWriter(service, served_directory(home, service.name), ratio=0.01)
         rows = reader.read(keys, values=values)
-        writer.add(time, keys, rows)        # some microseconds; never waits, never raises
         writer.add(time, keys, rows)        # some microseconds; never blocks, never raises
         ...
         writer.stop()                       # writes pending rows, for 5 s at most
@@ -208,7 +207,7 @@ class ServedFile:
         self._files_opened = 0
 
     def append(self, data: bytes) -> None:
-        """Write whole lines; OSError if that fails."""
+        """Write whole lines; raise OSError if that fails."""
         if self._descriptor >= 0 and not os.fstat(self._descriptor).st_nlink:
             self.close()  # another replica deleted it to free space
         if self._descriptor < 0:
@@ -260,7 +259,7 @@ def served_rows(
     keys: Mapping[str, Sequence[object]],
     rows: FeatureRows,
 ) -> list[ServedRow]:
-    """Log records of the rows of a read."""
+    """Return the log records of the rows of a read."""
     at_us = round((rows.read_at or served_at) * _US)
     columns = {name: column.tolist() for name, column in rows.columns.items()}
     request = {name: column.tolist() for name, column in rows.request.items()}
@@ -300,7 +299,7 @@ def served_sample(
     count: int,
     sampled_count: int,
 ) -> ServedSample:
-    """Copies of some of the `count` rows of a read, evenly spread."""
+    """Return copies of some of the `count` rows of a read, evenly spread."""
     selected = np.arange(sampled_count) * count // max(sampled_count, 1)
     positions = selected.tolist()
     part = FeatureRows(

@@ -34,7 +34,7 @@ Booleans = npt.NDArray[np.bool_]
 
 
 def differing(left: Array, right: Array, tolerance: float) -> Booleans:
-    """Where values are unequal; NaN equals NaN, and numbers may differ by rounding.
+    """Return where values are unequal; NaN equals NaN, and numbers may differ by rounding.
 
     Args:
         tolerance: Relative to the larger number.
@@ -50,7 +50,7 @@ def differing(left: Array, right: Array, tolerance: float) -> Booleans:
 
 
 def largest_difference(left: Array, right: Array) -> tuple[float | None, float | None]:
-    """The largest absolute and the median relative difference; None for non-numeric columns."""
+    """Return the largest absolute and median relative difference; None for non-numeric columns."""
     if left.dtype.kind not in "fi":
         return None, None
     a, b = left.astype(np.float64), right.astype(np.float64)
@@ -66,7 +66,7 @@ def largest_difference(left: Array, right: Array) -> tuple[float | None, float |
 def looks_like(
     name: str, served: Array, offline: Mapping[str, Array], rows: Array, tolerance: float
 ) -> str:
-    """A hint about what happened to the column `name` in rows that differ; empty if unknown.
+    """Return a hint at the cause of the differences of column `name`; empty if unknown.
 
     Args:
         offline: The expected values, and the other columns of the same type.
@@ -86,7 +86,7 @@ def looks_like(
 
 
 def _by_arithmetic(served: Array, offline: Array) -> str:
-    """A hint if all values are a constant multiple of, or offset from, the offline values."""
+    """Return a hint if values differ from the offline ones by a constant factor or offset."""
     with np.errstate(all="ignore"):
         for values, text in (
             (served / offline, "{:.6g} times the offline value"),
@@ -260,7 +260,7 @@ class _Comparison:
         }
 
     def feature(self, column: ServiceColumn) -> FeatureSkew:
-        """The skew of one column."""
+        """Return the skew of one column."""
         served, expected = self._served[column.name], self._offline.columns[column.name]
         causes: Counter[SkewCause] = Counter()
         differences: list[tuple[int, SkewCause]] = []
@@ -297,7 +297,7 @@ class _Comparison:
         )
 
     def _others(self, column: ServiceColumn) -> dict[str, Array]:
-        """The offline values of this column and of others of its type."""
+        """Return the offline values of this column and of others of its type."""
         datatype = column.feature.datatype
         return {
             other.name: self._offline.columns[other.name]
@@ -315,7 +315,7 @@ class _Comparison:
         return max((self._grace_us.get(name, 0) for name in names), default=0)
 
     def _cause(self, column: ServiceColumn, row: int) -> tuple[SkewCause, int | None]:
-        """Why a value differs, and for how long a newer one had been available, if any."""
+        """Return why a value differs, and how long a newer one had been available, if any."""
         view = column.view
         if isinstance(view, OnDemandView):
             return self._cause_of_on_demand(view, row)
@@ -329,7 +329,7 @@ class _Comparison:
         return cause, lag_us
 
     def _cause_of_view(self, view: FeatureView, row: int) -> tuple[SkewCause | None, int | None]:
-        """The cause by event times: None if they are equal."""
+        """Return the cause that event times show; None if they are equal."""
         served_us = self._rows[row].event_us.get(view.name)
         found_us = self._offline.event_us[view.name][row]
         newer_us = self._offline.newer_us[view.name][row]

@@ -51,7 +51,7 @@ _RUNS: Final = 2.0
 
 
 def default_grace_s(view: FeatureView, now: float) -> float:
-    """Default grace of a new value until it is online: two runs; 0 without a schedule."""
+    """Return the default grace of a new value until it is online: two runs; 0 unscheduled."""
     schedule = view.schedule
     if schedule is None:
         return 0.0
@@ -88,7 +88,7 @@ def compare(home: Path, service: str) -> SkewSummary:
     feature_service = applied_definitions(home).service(service)
     try:
         samples = read_served(served_directory(home, service), feature_service)
-    except FailedPreconditionError:  # nothing was served yet
+    except FailedPreconditionError:  # no rows were served yet
         return SkewSummary(service=service, rows=0)
     if not samples.rows:
         return SkewSummary(service=service, rows=0)

@@ -41,12 +41,12 @@ _EXPECTED: Final = {
 
 
 def polars_type(datatype: Datatype) -> pl.DataType:
-    """The Polars type of a datatype."""
+    """Return the Polars type of a datatype."""
     return _TYPES[datatype]
 
 
 def scan_source(view: FeatureView) -> pl.LazyFrame:
-    """All rows of a view: its join keys, `TIME`, `CREATED` if it has that, its features.
+    """Return all rows of a view: join keys, `TIME`, `CREATED` if it has a created field, features.
 
     Lazy: reads only what the validation needs.
 
@@ -83,7 +83,7 @@ def scan_source(view: FeatureView) -> pl.LazyFrame:
 def newest_rows(
     view: FeatureView, by: Sequence[str], *, until_us: object, since_us: int | None = None
 ) -> pl.DataFrame:
-    """The last row of each of `by` within these times, both inclusive, sorted by time.
+    """Return the last row of each of `by` within these times, both inclusive, sorted by time.
 
     Of rows of the same time, the one created later counts, else the one later in the source.
 
@@ -112,7 +112,7 @@ def check_entities(entities: Sequence[Entity], time: str, frame: pl.DataFrame) -
 
 
 def key_column(entity: Entity) -> pl.Expr:
-    """A join key for comparison: an integer, or the bytes of text."""
+    """Return a join key for comparison: an integer, or the bytes of text."""
     column = pl.col(entity.join_key)
     if entity.datatype is Datatype.INT64:
         return column.cast(pl.Int64)
@@ -121,12 +121,12 @@ def key_column(entity: Entity) -> pl.Expr:
 
 
 def time_column(name: str) -> pl.Expr:
-    """A time for comparison: microseconds since 1970."""
+    """Return a time for comparison: microseconds since 1970."""
     return pl.col(name).dt.epoch("us").alias(TIME)
 
 
 def time_problems(name: str, schema: pl.Schema, *, is_naive_utc: bool = False) -> Iterator[str]:
-    """The problems of a column that should contain times."""
+    """Yield the problems of a column that should contain times."""
     dtype = schema.get(name)
     if dtype is None:
         yield f"there is no column {name!r}"
@@ -151,7 +151,7 @@ def translate_errors(view: FeatureView) -> Iterator[None]:
 
 
 def reason_of(error: BaseException) -> str:
-    """The first line of Polars' message."""
+    """Return the first line of Polars' message."""
     return (str(error).splitlines() or [type(error).__name__])[0][:300]
 
 
@@ -195,7 +195,7 @@ def _is_text(dtype: pl.DataType) -> bool:
 
 
 def _value_problems(view: FeatureView, frame: pl.LazyFrame, schema: pl.Schema) -> list[str]:
-    """Rows without an entity or time, and numbers that a smaller type cannot hold."""
+    """Return problems of rows without an entity or time, and of numbers out of range."""
     needed = [*view.join_keys, view.source.timestamp_field]
     checks = [pl.col(name).null_count().alias(f"{name!r} is null") for name in needed]
     for feature in view.features:

@@ -37,7 +37,7 @@ from headrace.features.spec_models import (
 
 
 def check_code_allowed(spec: DefinitionsSpec, *, allow_code: bool) -> None:
-    """Raise for definitions that run code, unless that is allowed."""
+    """Raise FailedPreconditionError for definitions that run code, unless that is allowed."""
     if spec.on_demand_views and not allow_code:
         first = spec.on_demand_views[0]
         raise FailedPreconditionError(
@@ -72,7 +72,7 @@ def read_code(spec: OnDemandViewSpec, base_dir: Path) -> str:
 
 
 def on_demand_view(spec: OnDemandViewSpec, views: Mapping[str, FeatureView]) -> OnDemandView:
-    """The view of `spec`, which contains its code."""
+    """Return the view of `spec`, which contains its code."""
     assert spec.code is not None
     return OnDemandView(
         name=spec.name,
@@ -85,7 +85,7 @@ def on_demand_view(spec: OnDemandViewSpec, views: Mapping[str, FeatureView]) -> 
 
 
 def feature_of(spec: FeatureSpec) -> Feature:
-    """A column, with its default converted to its datatype."""
+    """Return a column, with its default converted to its datatype."""
     datatype, default = Datatype(spec.datatype), spec.default
     if isinstance(default, str):
         return Feature(name=spec.name, datatype=datatype, default=default.encode())
@@ -134,7 +134,7 @@ def parse_definitions(
 
 
 def read_text(path: Path) -> str:
-    """The text of a file of definitions; FailedPreconditionError if it cannot be read."""
+    """Return the text of a definitions file; raise FailedPreconditionError if it is unreadable."""
     try:
         with path.open("rb") as file:
             return file.read(MAX_BYTES + 1).decode("utf-8-sig")
@@ -172,7 +172,7 @@ def checked(source: str | Mapping[str, Any]) -> DefinitionsSpec:
 
 
 def self_contained(spec: DefinitionsSpec, base_dir: Path) -> DefinitionsSpec:
-    """A copy that can be read from anywhere: absolute source paths, and the code of functions.
+    """Return a self-contained copy: with absolute source paths and the code of functions.
 
     Raises:
         InvalidArgumentError: The file of a function is not UTF-8 text, or too large.

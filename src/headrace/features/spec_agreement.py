@@ -14,7 +14,7 @@ Document = Mapping[Any, Any]
 
 
 def repeated(value: object, place: str) -> Iterator[SpecMistake]:
-    """Names that occur several times in a list."""
+    """Yield the names that occur several times in a list."""
     first_use: dict[str, int] = {}
     for i, item in items(value):
         name = item.get("name")
@@ -24,33 +24,33 @@ def repeated(value: object, place: str) -> Iterator[SpecMistake]:
 
 
 def join_key(entity: object) -> str:
-    """The column that identifies an entity."""
+    """Return the column that identifies an entity."""
     mapping = entity if isinstance(entity, Mapping) else {}
     return str(mapping.get("join_key") or mapping.get("name"))
 
 
 def by_name(value: object) -> dict[str, Document]:
-    """The named mappings of a list."""
+    """Return the named mappings of a list."""
     named = ((item.get("name"), item) for _, item in items(value))
     return {name: item for name, item in named if isinstance(name, str)}
 
 
 def items(value: object) -> Iterator[tuple[int, Document]]:
-    """The mappings of a list, with their positions."""
+    """Yield the mappings of a list, with their positions."""
     for i, item in enumerate(value if isinstance(value, list | tuple) else ()):
         if isinstance(item, Mapping):
             yield i, item
 
 
 def texts(value: object) -> Iterator[tuple[int, str]]:
-    """The texts of a list, with their positions."""
+    """Yield the texts of a list, with their positions."""
     for i, item in enumerate(value if isinstance(value, list | tuple) else ()):
         if isinstance(item, str):
             yield i, item
 
 
 def misfitting_default(feature: Document, place: str) -> Iterator[SpecMistake]:
-    """A default that does not fit its column's datatype."""
+    """Yield a default that does not fit its column's datatype."""
     default, datatype = feature.get("default"), feature.get("datatype")
     if default is None or not isinstance(default, bool | int | float | str):
         return
@@ -89,7 +89,7 @@ _Views = Mapping[str, Document]
 
 
 def on_demand_mistakes(view: Document, views: _Views, place: str) -> Iterator[SpecMistake]:
-    """The mistakes of an on-demand view; `views` are the defined feature views."""
+    """Yield the mistakes of an on-demand view; `views` are the defined feature views."""
     name = view.get("name")
     if isinstance(name, str) and name in views:
         message = f"{name!r} is already the name of a feature view"
@@ -123,7 +123,7 @@ def on_demand_mistakes(view: Document, views: _Views, place: str) -> Iterator[Sp
 def service_mistakes(
     service: Document, views: _Views, entities: Document, place: str
 ) -> Iterator[SpecMistake]:
-    """The mistakes of a service; `views` are feature views and on-demand views."""
+    """Yield the mistakes of a service; `views` are feature views and on-demand views."""
     used = [item.partition(":")[0] for _, item in texts(service.get("features"))]
     taken = _reserved([name for name in used if name in views], views, entities)
     yield from _request_columns(dict.fromkeys(used), views, taken, place)
@@ -134,7 +134,7 @@ def service_mistakes(
 def _columns(
     value: object, views: _Views, taken: dict[str, str], place: str, *, is_full: bool
 ) -> Iterator[SpecMistake]:
-    """The mistakes in a list of `VIEW` and `VIEW:FEATURE`; names in `taken` are not available."""
+    """Yield mistakes in a list of `VIEW` and `VIEW:FEATURE`; names in `taken` are not available."""
     for i, item in texts(value):
         location = f"{place}[{i}]"
         view_name, colon, feature_name = item.partition(":")
@@ -162,7 +162,7 @@ def _columns(
 
 
 def _reserved(used: Sequence[str], views: _Views, entities: Document) -> dict[str, str]:
-    """Column names of a service's table besides its features, which features must not use."""
+    """Return column names of a service's table that its features must not use."""
     taken = {EVENT_TIMESTAMP: "the time column"}
     for view_name in used:
         taken[f"{view_name}{STATUS_SUFFIX}"] = f"the status of view {view_name!r}"
@@ -177,7 +177,7 @@ def _reserved(used: Sequence[str], views: _Views, entities: Document) -> dict[st
 def _request_columns(
     used: Mapping[str, None], views: _Views, taken: dict[str, str], place: str
 ) -> Iterator[SpecMistake]:
-    """Mistakes of request columns: those with the same name must be the same column."""
+    """Yield mistakes of request columns: those with the same name must be the same column."""
     columns: dict[str, tuple[object, object]] = {}
     for view_name in used:
         for name, column in by_name(views.get(view_name, {}).get("request_columns")).items():
@@ -190,7 +190,7 @@ def _request_columns(
 
 
 def consistency_mistakes(document: Document) -> list[SpecMistake]:
-    """All mistakes of this kind."""
+    """Return all consistency mistakes of a document."""
     entities = by_name(document.get("entities"))
     views = by_name(document.get("feature_views"))
     mistakes = [*repeated(document.get("entities"), "entities")]
@@ -232,7 +232,7 @@ def _view_mistakes(view: Document, entities: Document, place: str) -> Iterator[S
 
 
 def _columns_of_source(view: Document, taken: dict[str, str], place: str) -> Iterator[SpecMistake]:
-    """Mistakes of columns with several roles: join key, time, or feature."""
+    """Yield mistakes of columns with several roles: join key, time, or feature."""
     source = view.get("source")
     source = source if isinstance(source, Mapping) else {}
     path = source.get("path")
@@ -258,7 +258,7 @@ def _columns_of_source(view: Document, taken: dict[str, str], place: str) -> Ite
 
 
 def _repeated_names(mapping: object, place: str) -> Iterator[SpecMistake]:
-    """Two columns of a file with the same name in the view."""
+    """Yield mistakes of two columns of a file with the same name in the view."""
     taken: dict[object, object] = {}
     for column, name in (mapping if isinstance(mapping, Mapping) else {}).items():
         if isinstance(name, str) and name in taken:

@@ -25,7 +25,7 @@ def value_column(datatype: Datatype, values: Sequence[object]) -> ValueColumn:
 
 
 def misfit(datatype: Datatype, value: object) -> str:
-    """The expected kind of value, if `value` does not fit; empty if it fits."""
+    """Return the expected kind of value, if `value` does not fit; empty if it fits."""
     match datatype:
         case Datatype.BOOL:
             return "" if isinstance(value, bool | np.bool_) else "true or false"
@@ -69,7 +69,7 @@ _MICROSECOND: Final = timedelta(microseconds=1)
 
 
 def microseconds(time: datetime) -> int:
-    """Microseconds since 1970; InvalidArgumentError if the time has no time zone."""
+    """Return microseconds since 1970; raise InvalidArgumentError without a time zone."""
     if time.utcoffset() is None:
         message = f"{time} has no time zone; write {time.isoformat()}+00:00 if it is UTC"
         raise InvalidArgumentError(message)
@@ -77,5 +77,5 @@ def microseconds(time: datetime) -> int:
 
 
 def moment(event_us: int) -> datetime:
-    """The time of a record, in UTC."""
+    """Return the time of a record, in UTC."""
     return _EPOCH + timedelta(microseconds=event_us)

@@ -46,7 +46,7 @@ class _Message(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 def encode_service(service: FeatureService) -> str:
-    """`service` as text; equal for equal services."""
+    """Return `service` as text; equal for equal services."""
     views, every = service.views, service.all_views
     on_demand = tuple(
         _OnDemand(
@@ -71,7 +71,7 @@ def encode_service(service: FeatureService) -> str:
 
 
 def served_part(text: str) -> str:
-    """The output of `encode_service` without the paths of sources, which serving does not need.
+    """Return the output of `encode_service` without source paths, which serving does not need.
 
     It is equal on machines with equal definitions. Text that is not a service is returned
     unchanged.
@@ -108,7 +108,7 @@ def decode_service(text: str) -> FeatureService:
 
 
 def encode_view(view: FeatureView) -> str:
-    """`view` as text; equal for equal views."""
+    """Return `view` as text; equal for equal views."""
     return msgspec.json.encode(view, enc_hook=_encode_path, order="deterministic").decode()
 
 
@@ -125,7 +125,7 @@ def decode_view(text: str) -> FeatureView:
 
 
 def key_specs(service: FeatureService) -> tuple[TensorSpec, ...]:
-    """The join keys of a row, as tensors."""
+    """Return the join keys of a row, as tensors."""
     return tuple(
         TensorSpec(name=entity.join_key, datatype=entity.datatype, shape=(-1,))
         for entity in service.entities
@@ -133,7 +133,7 @@ def key_specs(service: FeatureService) -> tuple[TensorSpec, ...]:
 
 
 def column_specs(service: FeatureService) -> tuple[TensorSpec, ...]:
-    """The columns of a row, as tensors in the service's order."""
+    """Return the columns of a row, as tensors in the service's order."""
     return tuple(
         TensorSpec(name=column.name, datatype=Datatype(column.feature.datatype), shape=(-1,))
         for column in service.columns
@@ -141,7 +141,7 @@ def column_specs(service: FeatureService) -> tuple[TensorSpec, ...]:
 
 
 def request_specs(service: FeatureService) -> tuple[TensorSpec, ...]:
-    """The request columns, as tensors."""
+    """Return the request columns, as tensors."""
     return tuple(
         TensorSpec(name=column.name, datatype=column.datatype, shape=(-1,))
         for column in service.request_columns

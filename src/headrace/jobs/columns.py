@@ -188,7 +188,7 @@ def _lists(
     window: TensorWindow,
     nulls: NullPolicy,
 ) -> None:
-    """A column of lists, each of which is a row's tensor in row-major order."""
+    """Return a column of lists, each of which is a row's tensor in row-major order."""
     flat, lengths = _flat(column)
     for row in column.is_null().arg_true().to_list():
         window.bad.setdefault(row, f"column '{column.name}' is null")
@@ -249,7 +249,7 @@ def _ragged(  # noqa: PLR0917  # the last part of `_lists`
 
 
 def _flat(column: pl.Series) -> tuple[pl.Series, Array]:
-    """All values below each other, and how many each row has; lists of lists lose their nesting."""
+    """Return all values below each other, and how many each row has; lists of lists lose their nesting."""
     sizes: list[Array] = []
     flat = column
     while flat.dtype.is_nested():

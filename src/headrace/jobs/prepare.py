@@ -118,7 +118,7 @@ def plan_sizes(
 
 
 def usual_run_rows(signature: ModelSignature) -> int:
-    """A good number of rows for one run: thousands of small rows, few large ones."""
+    """Return a good number of rows for one run: thousands of small rows, few large ones."""
     if not signature.batched:
         return 1
     size = _input_bytes(signature)

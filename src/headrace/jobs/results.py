@@ -115,7 +115,7 @@ class WindowRunner:
 
 
 def _batches(window: TensorWindow, signature: ModelSignature, run_rows: int) -> Iterable[Array]:
-    """The rows of each run."""
+    """Yield the rows of each run."""
     good = np.arange(window.rows)
     if window.bad:
         good = np.delete(good, list(window.bad))
@@ -206,7 +206,7 @@ class ColumnLayout:
         answers: WindowResults,
         origin: Callable[[int], str] = lambda _: "",
     ) -> tuple[Any, dict[int, str]]:
-        """The rows of a window, and the errors among them (those of bad outputs are new).
+        """Return the rows of a window, and the errors among them (those of bad outputs are new).
 
         Args:
             keys: A table of the key columns, all rows.
@@ -255,7 +255,7 @@ Values = Array | list[Array | None]
 
 
 def keys_of(frame: pl.DataFrame, plan: ColumnPlan) -> Any:  # noqa: ANN401  # a pyarrow.Table
-    """The key columns by what they are called; categories become texts."""
+    """Return the key columns by what they are called; categories become texts."""
     # Not by `select`, whose plan costs more than all the rest here. In one piece, as the other
     # columns of a table are: rows that were read together may lie in several.
     columns = [frame[column].rechunk().alias(name) for name, column in plan.keys.items()]
@@ -331,7 +331,7 @@ def _column(values: Values, kind: Any, errors: dict[int, str], rows: int) -> Any
 
 
 def _nested(values: Array, kind: Any, mask: Array | None) -> Any:  # noqa: ANN401  # as above
-    """A tensor as lists in lists, the first axis the rows."""
+    """Return a tensor as lists in lists, the first axis the rows."""
     if pa.types.is_fixed_size_list(kind):
         inner = _nested(values.reshape(-1, *values.shape[2:]), kind.value_type, None)
         flags = None if mask is None else pa.array(mask)
@@ -377,7 +377,7 @@ def _check_texts(values: Values, name: str, errors: dict[int, str]) -> None:
 
 
 def _named(values: Values, names: Sequence[str], errors: dict[int, str], rows: int) -> Any:  # noqa: ANN401  # as above
-    """The class with the largest value of each row."""
+    """Return the class with the largest value of each row."""
     if not isinstance(values, list) and values.shape[1:] == (len(names),):
         best = pa.array(names, pa.large_string()).take(pa.array(np.argmax(values, axis=1)))
         if not errors:

@@ -41,7 +41,7 @@ def build(
     outputs: Sequence[Value],
     weights: dict[str, Array] | None = None,
 ) -> bytes:
-    """An ONNX model of these nodes."""
+    """Return an ONNX model of these nodes."""
     graph = helper.make_graph(
         [helper.make_node(op, ins, outs, **attributes) for op, ins, outs, attributes in nodes],
         "model",
@@ -55,7 +55,7 @@ def build(
 
 
 def mlp(*, features: int = 32, hidden: int = 64, classes: int = 2, seed: int = 20240) -> bytes:
-    """A perceptron of three layers (26 kB): `input` FP32 [N, 32] to `prob` FP32 [N, 2]."""
+    """Return a perceptron of three layers (26 kB): `input` FP32 [N, 32] to `prob` FP32 [N, 2]."""
     rng = np.random.default_rng(seed)
     sizes = (features, hidden, hidden, classes)
     weights: dict[str, Array] = {}
@@ -77,7 +77,7 @@ def mlp(*, features: int = 32, hidden: int = 64, classes: int = 2, seed: int = 2
 
 
 def matmul(*, features: int = 4, columns: int = 3, seed: int = 1) -> bytes:
-    """The smallest batched model: `x` FP32 [N, 4] to `y` FP32 [N, 3]."""
+    """Return the smallest batched model: `x` FP32 [N, 4] to `y` FP32 [N, 3]."""
     w = np.random.default_rng(seed).standard_normal((features, columns), dtype=np.float32)
     return build(
         [("MatMul", ["x", "w"], ["y"], {})],
@@ -99,7 +99,7 @@ def two_outputs() -> bytes:
 def encoder(
     *, vocabulary: int = 50, width: int = 8, uses_mask: bool = True, seed: int = 3
 ) -> bytes:
-    """A transformer layer in miniature, of variable length.
+    """Return a transformer layer in miniature, of variable length.
 
     `input_ids` and `attention_mask` INT64 [N, S] to `tokens` FP32 [N, S, width] and `embedding`
     FP32 [N, width], the mean over tokens. With `uses_mask` padded positions change no real one's
@@ -143,7 +143,7 @@ def encoder(
 
 
 def image(*, classes: int = 5, size: int | None = None, seed: int = 5) -> bytes:
-    """A tiny convolution net: `image` FP32 [N, 3, H, W] to `logits` FP32 [N, classes].
+    """Return a tiny convolution net: `image` FP32 [N, 3, H, W] to `logits` FP32 [N, classes].
 
     `size` fixes H and W; the stride of 8 makes sizes under 8 fail, as real backbones do.
     """
@@ -280,7 +280,7 @@ def write_external(directory: Path, *, seed: int = 1) -> Path:
 
 
 def python_double(*, delay_s: float = 0.0, concurrent: bool = False) -> str:
-    """The text of a Python model: `x` FP32 [N, 2] to `y`, twice as much, after `delay_s`."""
+    """Return the text of a Python model: `x` FP32 [N, 2] to `y`, twice as much, after `delay_s`."""
     return f"""\
 import time
 

@@ -41,7 +41,7 @@ class _Group:
         self.claims[partition] = to, next(self.numbers)
 
     def partitions_of(self, session: "MemorySession | None") -> dict[TopicPartition, int]:
-        """The places of a member, and their numbers."""
+        """Return the places of a member, and their numbers."""
         return {p: number for p, (owner, number) in self.claims.items() if owner is session}
 
 

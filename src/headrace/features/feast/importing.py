@@ -94,7 +94,7 @@ def import_definitions(repository: FeastRepository) -> FeastImport:
 
 
 def views_of(registry: Message, project: str) -> Iterator[Message]:
-    """The views and stream views of a project."""
+    """Yield the views and stream views of a project."""
     for views in (registry.feature_views, registry.stream_feature_views):
         for view in views:
             if view.spec.project in {"", project}:
@@ -102,12 +102,12 @@ def views_of(registry: Message, project: str) -> Iterator[Message]:
 
 
 def key_types(spec: Message) -> dict[str, int]:
-    """The Feast type of each join key of a view."""
+    """Return the Feast type of each join key of a view."""
     return {column.name: column.value_type for column in spec.entity_columns}
 
 
 def _entity(spec: Message, specs: Mapping[str, Message], views: Mapping[str, Any]) -> _Document:
-    """An entity; its type is the one with which its views' values were written."""
+    """Return an entity with the key type that its views' values were written with."""
     join_key = spec.join_key or spec.name
     first_view = next(name for name, view in views.items() if spec.name in view["entities"])
     feast_type = key_types(specs[first_view]).get(join_key, spec.value_type)
@@ -157,9 +157,9 @@ def _unsupported_view_reason(spec: Message, entities: Mapping[str, Message]) -> 
 
 
 def _source(source: Message, folder: Path) -> _Document:
-    """The source of the values; without a path if it is not a local Parquet file."""
+    """Return the source of the values; without a path if it is not a local Parquet file."""
     if source.HasField("batch_source"):
-        source = source.batch_source  # of what is pushed
+        source = source.batch_source  # of a push source
     document: _Document = {"timestamp_field": source.timestamp_field or "event_timestamp"}
     if source.created_timestamp_column:
         document["created_timestamp_column"] = source.created_timestamp_column
@@ -189,7 +189,7 @@ def _service(
     if reason:
         left_out.append(LeftOut(kind="service", name=spec.name, reason=reason))
         return None
-    # Two of a service's columns may have one name, or the name of a key, status or timestamp.
+    # Two columns of a service may share a name, or have the name of a key, status or timestamp.
     entities = {name for projection in spec.features for name in views[projection.view]["entities"]}
     statuses = {f"{projection.view}__status" for projection in spec.features}
     reserved = {"event_timestamp"} | statuses | {join_keys[name] for name in entities}

@@ -60,7 +60,7 @@ class FeastFetcher(Protocol):
     def fetch(
         self, lookups: Lookups, *, timeout_s: float
     ) -> Iterator[tuple[FeastView, bytes, StoredRow]]:
-        """The stored rows of these keys; errors as `OnlineStore.read`."""
+        """Yield the stored rows of these keys; the errors are those of `OnlineStore.read`."""
 
     def close(self) -> None:
         """Close all connections; idempotent."""
@@ -108,7 +108,7 @@ class FeastOnlineStore:
     def read(
         self, keys: Sequence[Key], views: Sequence[str], *, timeout_s: float = DEFAULT_TIMEOUT_S
     ) -> Mapping[Place, Record]:
-        """The stored records; see `OnlineStore`."""
+        """Return the stored records; see `OnlineStore`."""
         deadline = time.monotonic() + timeout_s
         lookups: list[tuple[FeastView, list[bytes]]] = []
         keys_by_feast_key: dict[tuple[str, bytes], Key] = {}
@@ -131,11 +131,11 @@ class FeastOnlineStore:
         return records
 
     def write(self, view: str, keys: Sequence[Key], records: Sequence[Record]) -> int:  # noqa: ARG002  # as `OnlineStore`
-        """Refused: Feast writes its stores itself."""
+        """Raise FailedPreconditionError: Feast writes its stores itself."""
         self._refuse(f"the values of {view}")
 
     def watermark(self, name: str) -> int | None:
-        """Event time up to which Feast materialized the view, from its registry."""
+        """Return the event time up to which Feast materialized the view, from its registry."""
         view_name = name.rpartition(":")[0] or name
         for record in views_of(self._repository.registry(), self._repository.project):
             if record.spec.name == view_name:
@@ -144,7 +144,7 @@ class FeastOnlineStore:
         return None
 
     def raise_watermark(self, name: str, event_us: int) -> None:  # noqa: ARG002  # as `OnlineStore`
-        """Refused: Feast writes its registry itself."""
+        """Raise FailedPreconditionError: Feast writes its registry itself."""
         self._refuse(f"the watermark of {name}")
 
     def close(self) -> None:
@@ -152,7 +152,7 @@ class FeastOnlineStore:
         self._fetcher.close()
 
     def _as_defined_now(self, name: str) -> FeastView:
-        # Loaded where it is used: a reader names its views first, and does not pay for pydantic.
+        # Imported here: a reader that calls `expect` first does not import pydantic.
         from headrace.features.spec import parse_definitions  # noqa: PLC0415
 
         document = import_definitions(self._repository).document
@@ -175,7 +175,7 @@ def open_feast_store(
     url: str,
     *,
     namespace: str,  # noqa: ARG001  # as `StoreOpener`
-    timeout_s: float,  # noqa: ARG001  # a read brings its own
+    timeout_s: float,  # noqa: ARG001  # each read has its own timeout
     read_only: bool,  # noqa: ARG001  # it always is
 ) -> FeastOnlineStore:
     """Return the online store of the repository at `feast://PATH`; connects on first use.
@@ -186,7 +186,7 @@ def open_feast_store(
     """
     repository = read_repository(Path(url.removeprefix("feast://")))
     kind = repository.online.get("type")
-    # Each loaded where it is used, as Redis's client is an extra.
+    # Imported here, as Redis's client is an optional dependency.
     if kind == "sqlite":
         from headrace.features.feast.sqlite import SqliteFetcher  # noqa: PLC0415
 

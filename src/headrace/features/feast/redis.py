@@ -26,7 +26,7 @@ class RedisFetcher:
     def fetch(
         self, lookups: Lookups, *, timeout_s: float
     ) -> Iterator[tuple[FeastView, bytes, StoredRow]]:
-        """The stored rows, all views of an entity in one read; see `FeastFetcher`."""
+        """Yield the stored rows, all views of an entity in one read; see `FeastFetcher`."""
         deadline = time.monotonic() + timeout_s
         views_of: dict[bytes, list[FeastView]] = {}
         for view, keys in lookups:
@@ -60,7 +60,7 @@ class RedisFetcher:
             start = end + 1
 
     def _fields_of(self, view: FeastView) -> list[bytes]:
-        """The hash fields of a view's features, and then of their time."""
+        """Return the hash fields of a view's features, and then of their time."""
         fields = self._fields.get((view.stored_as, view.features))
         if fields is None:
             fields = [field_name(view.stored_as, name) for name in view.features]
@@ -88,7 +88,7 @@ def redis_url(online: Mapping[str, Any], where: str) -> str:
     database, socket = options.pop("db", "0"), options.pop("unix_socket_path", "")
     is_encrypted = options.pop("ssl", "false") == "true"
     for name in ("socket_timeout", "socket_connect_timeout"):
-        options.pop(name, None)  # a read brings its own
+        options.pop(name, None)  # each read has its own timeout
     if socket:
         return f"unix://{login}{_unquoted(socket)}?{urlencode({'db': database, **options})}"
     scheme = "rediss" if is_encrypted else "redis"
@@ -97,7 +97,7 @@ def redis_url(online: Mapping[str, Any], where: str) -> str:
 
 
 def _unquoted(text: str) -> str:
-    """Feast parses options as JSON where possible: a text may be quoted."""
+    """Return an option without quotes: Feast parses options as JSON where possible."""
     return text[1:-1] if len(text) > 1 and text[0] == text[-1] == '"' else text
 
 

@@ -94,7 +94,7 @@ Message = Any
 
 
 def parse_registry(data: bytes, name: str) -> Message:
-    """The `Registry` in `data`; FailedPreconditionError, with `name`, if it is invalid."""
+    """Return the `Registry` in `data`; FailedPreconditionError, with `name`, if it is invalid."""
     try:
         return _class("Registry").FromString(data)
     except message.DecodeError as error:
@@ -148,7 +148,7 @@ class FeastRepository:
     """Whether each version of a view has its own table in the online store."""
 
     def registry(self) -> Message:
-        """The current registry; FailedPreconditionError if it cannot be read."""
+        """Return the current registry; FailedPreconditionError if it cannot be read."""
         try:
             with self.registry_path.open("rb") as file:
                 data = file.read(_MAX_REGISTRY_BYTES)
@@ -207,7 +207,7 @@ def _read(file: Path) -> Mapping[str, Any]:
         remember_resolved(os.environ.get(name, ""), f"${{{name}}}")
     document = read_yaml(os.path.expandvars(text))
     if document.mistakes or not isinstance(document.value, Mapping):
-        # Not the mistakes' own text: it quotes values, which may be of environment variables.
+        # Without the parser's text: it quotes values, which may come from environment variables.
         lines = sorted({mistake.line or 0 for mistake in document.mistakes})
         reason = (
             f"line {', '.join(map(str, lines[:3]))} is not plain YAML" if lines else "not a mapping"

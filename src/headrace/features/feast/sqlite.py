@@ -42,7 +42,7 @@ class SqliteFetcher:
     def fetch(
         self, lookups: Lookups, *, timeout_s: float
     ) -> Iterator[tuple[FeastView, bytes, StoredRow]]:
-        """The stored rows; see `FeastFetcher`."""
+        """Yield the stored rows; see `FeastFetcher`."""
         deadline = time.monotonic() + timeout_s
         if not self._lock.acquire(timeout=max(timeout_s, 0.0)):
             raise DeadlineExceededError(f"{self.name} was busy for longer than {timeout_s:g} s")
@@ -77,7 +77,7 @@ class SqliteFetcher:
         return rows_by_view
 
     def _connection(self, timeout_s: float) -> sqlite3.Connection:
-        """The connection, with a busy timeout of at least half the remaining time.
+        """Return the connection, with a busy timeout of at least half the remaining time.
 
         Setting the exact time for each read would take a tenth of the read.
         """
@@ -87,7 +87,7 @@ class SqliteFetcher:
                 f"file:{quote(str(self._path.absolute()))}?mode=ro",
                 uri=True,
                 isolation_level=None,
-                check_same_thread=False,  # the lock beside it keeps threads apart
+                check_same_thread=False,  # `lock` serializes access
             )
         waits_ms = 1 << int(timeout_s * 1000).bit_length() >> 1
         if waits_ms != self._waits_ms:
@@ -105,7 +105,7 @@ class SqliteFetcher:
         try:
             yield
         except sqlite3.DatabaseError as error:
-            self._disconnect()  # a new file in its place is then read without a restart
+            self._disconnect()  # a replacement file is then read without a restart
             code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & _PRIMARY_CODE
             cannot = f"cannot read features in Feast's {self.name}"
             if code in _BUSY:
@@ -137,7 +137,7 @@ def _stored(view: FeastView, rows: list[tuple[bytes, str, bytes, object]]) -> St
 
 
 def _time_us(stored: object) -> int | None:
-    """Microseconds since 1970 of a stored time.
+    """Return the microseconds since 1970 of a stored time.
 
     Feast writes times of UTC as if they were local ones, as whole seconds, so the reader must run
     in the same time zone, as Feast's own reader must. Older versions wrote text.

@@ -1,8 +1,8 @@
 """Encoding of keys and values in Feast's online stores.
 
-As `feast/infra/key_encoding_utils.py` (version 3) and `online_stores/helpers.py` of 0.67 do. Parsed
-without protobuf: a request reads thirty of them, and a message object for each would cost more than
-the rest of the read.
+The format is that of `feast/infra/key_encoding_utils.py` (version 3) and `online_stores/helpers.py`
+of Feast 0.67. Values are parsed without protobuf: a request reads about thirty values, and a
+message object for each would cost more than the rest of the read.
 """
 
 import struct
@@ -51,7 +51,7 @@ class RecordWriter:
         self._kinds = bytes([_FP32]) * len(datatypes)
 
     def write(self, event_us: int, values: Sequence[bytes | None]) -> Record:
-        """The record of an encoded value or None per feature; `DAMAGED` if one cannot be read."""
+        """Return the record of one encoded value or None per feature; `DAMAGED` if unreadable."""
         read: Sequence[Value | None] | None = self._read_floats(values)
         if read is None:
             try:
@@ -64,7 +64,7 @@ class RecordWriter:
         return self._layout.pack(event_us, read)
 
     def _read_floats(self, values: Sequence[bytes | None]) -> Sequence[float] | None:
-        """All at once, if all features are FP32 and have a value; None for other rows."""
+        """Return all values if each feature is FP32 and has one; None for other rows."""
         if self._floats is None or None in values:
             return None
         data = b"".join([value or b"" for value in values])
@@ -100,7 +100,7 @@ def read_value(data: bytes, fitting: frozenset[int]) -> Value | None:
 
 
 def read_time_us(data: bytes) -> int:
-    """Microseconds since 1970 of a protobuf `Timestamp`; `WrongValueError` if it is invalid."""
+    """Return a protobuf `Timestamp` in microseconds since 1970; raise `WrongValueError`."""
     seconds = nanos = end = 0
     while end < len(data):
         kind = data[end]
@@ -143,7 +143,7 @@ class KeyWriter:
         )
 
     def write(self, key: Key) -> bytes | None:
-        """Feast's key; None if Feast cannot have such a key."""
+        """Return Feast's form of a key; None if Feast cannot have such a key."""
         values = decode_key(self._view, key)
         parts = [self._head]
         for i, kind in self._parts:
@@ -159,12 +159,12 @@ class KeyWriter:
 
 
 def field_name(view: str, feature: str) -> bytes:
-    """The field of a Redis hash that holds a feature."""
+    """Return the field of a Redis hash that holds a feature."""
     return struct.pack("<I", murmur3_32(f"{view}:{feature}".encode()))
 
 
 def murmur3_32(data: bytes) -> int:
-    """MurmurHash3_x86_32 with seed 0, of https://github.com/aappleby/smhasher."""
+    """Return MurmurHash3_x86_32 with seed 0, of https://github.com/aappleby/smhasher."""
     state, end = 0, len(data) // 4 * 4
     for (block,) in struct.iter_unpack("<I", data[:end]):
         state = _rotated(state ^ _mixed(block), 13) * 5 + 0xE6546B64 & _MASK

@@ -130,7 +130,7 @@ class RestConnections:
         try:
             return self._send(connection, path, body, deadline, is_reused=True)
         except (ConnectionError, http.client.HTTPException):
-            connection.close()  # by the server, while nothing was asked
+            connection.close()  # the server closed it while it was idle
             return self._send(self._connect(), path, body, deadline, is_reused=False)
 
     def _send(
@@ -168,7 +168,7 @@ class RestConnections:
             if size > MAX_ANSWER_BYTES:
                 message = f"{self.name} returned more than {MAX_ANSWER_BYTES} bytes"
                 raise FailedPreconditionError(message)
-        response.close()  # read to its end, so that the connection can be asked again
+        response.close()  # read to its end, so that the connection can be reused
         if response.will_close or len(self._idle) >= _MAX_IDLE:
             pending.connection.close()
         else:
@@ -200,7 +200,7 @@ def _response(connection: http.client.HTTPConnection, deadline: float) -> http.c
 def _part(
     response: http.client.HTTPResponse, connection: http.client.HTTPConnection, deadline: float
 ) -> bytes:
-    """The next part of the body; empty at its end."""
+    """Return the next part of the body; empty at its end."""
     _set_timeout(connection, deadline)
     part = response.read1(_READ_BYTES)
     if not part and response.length:
@@ -249,7 +249,7 @@ class VectorReader:
     def record(
         self, vector: Sequence[Any], columns: Mapping[str, tuple[int, str]], now_us: int
     ) -> Record | None:
-        """The record of a vector; None if it has no values, `DAMAGED` if it cannot be read."""
+        """Return the record of a vector; None if it has no values, `DAMAGED` if unreadable."""
         values: list[Value | None] = []
         for feature in self._view.features:
             position, kind = columns[feature.name]
@@ -325,7 +325,7 @@ class HopsworksOnlineStore:
     """An `OnlineStore` on a Hopsworks feature store.
 
     Args:
-        versions: Of views that are read in another version than 1.
+        versions: Versions of the views that are read in another version than 1.
     """
 
     def __init__(
@@ -345,7 +345,7 @@ class HopsworksOnlineStore:
     def read(
         self, keys: Sequence[Key], views: Sequence[str], *, timeout_s: float = DEFAULT_TIMEOUT_S
     ) -> Mapping[Place, Record]:
-        """The stored records; see `OnlineStore`."""
+        """Return the stored records; see `OnlineStore`."""
         deadline = time.monotonic() + timeout_s
         batches = list(self._parts(keys, views))
         answers = self._connections.post(
@@ -360,15 +360,15 @@ class HopsworksOnlineStore:
         return records
 
     def write(self, view: str, keys: Sequence[Key], records: Sequence[Record]) -> int:  # noqa: ARG002  # as `OnlineStore`
-        """Refused: Hopsworks writes its store itself."""
+        """Raise FailedPreconditionError: Hopsworks writes its store itself."""
         self._refuse(f"the values of {view}")
 
     def watermark(self, name: str) -> int | None:  # noqa: ARG002  # as `OnlineStore`
-        """None: the server does not report how far a view was written."""
+        """Return None: the server does not report how far a view was written."""
         return None
 
     def raise_watermark(self, name: str, event_us: int) -> None:  # noqa: ARG002  # as `OnlineStore`
-        """Refused: Hopsworks writes its store itself."""
+        """Raise FailedPreconditionError: Hopsworks writes its store itself."""
         self._refuse(f"the watermark of {name}")
 
     def close(self) -> None:
@@ -463,7 +463,7 @@ def open_hopsworks_store(
     url: str,
     *,
     namespace: str,  # noqa: ARG001  # as `StoreOpener`
-    timeout_s: float,  # noqa: ARG001  # a read brings its own
+    timeout_s: float,  # noqa: ARG001  # each read has its own timeout
     read_only: bool,  # noqa: ARG001  # it always is
     environment: Mapping[str, str] = os.environ,
 ) -> HopsworksOnlineStore:

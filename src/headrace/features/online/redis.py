@@ -71,7 +71,7 @@ class RedisStoreClient:
         self.client = redis.Redis(connection_pool=self._pool)
 
     def fetch(self, reads: Sequence[HashRead], deadline: float) -> list[list[bytes | None]]:
-        """The field values of each read, in one round trip."""
+        """Return the field values of each read, in one round trip."""
         pooled = self._pool.get_connection()
         connection = cast("_Connection", pooled)
         try:
@@ -110,14 +110,14 @@ class RedisStoreClient:
 
 
 def _packed(key: bytes, fields: Sequence[bytes]) -> bytes:
-    """The encoded HMGET command; the client takes four times as long to encode it."""
+    """Return the encoded HMGET command; the client takes four times as long to encode it."""
     parts = [b"*%d\r\n$5\r\nHMGET\r\n$%d\r\n%b\r\n" % (2 + len(fields), len(key), key)]
     parts += [b"$%d\r\n%b\r\n" % (len(field), field) for field in fields]
     return b"".join(parts)
 
 
 def remedy(error_text: str) -> str:
-    """The remedy for an error of the server."""
+    """Return the remedy for an error of the server."""
     if "maxmemory" in error_text:
         return "; give the server more memory"
     if "READONLY" in error_text:
@@ -178,7 +178,7 @@ class RedisOnlineStore:
     def read(
         self, keys: Sequence[Key], views: Sequence[str], *, timeout_s: float = DEFAULT_TIMEOUT_S
     ) -> Mapping[Place, Record]:
-        """The stored records; see `OnlineStore`."""
+        """Return the stored records; see `OnlineStore`."""
         deadline = time.monotonic() + timeout_s
         records_by_address: dict[Place, Record] = {}
         fields = [view.encode() for view in views]
@@ -211,7 +211,7 @@ class RedisOnlineStore:
         return written
 
     def watermark(self, name: str) -> int | None:
-        """Event time up to which `name` was written; None at first."""
+        """Return the event time up to which `name` was written; None at first."""
         with self._link.translate_errors("read a watermark"):
             stored = cast("bytes | None", self._client.hget(self._watermarks, name))
         try:

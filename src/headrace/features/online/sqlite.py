@@ -76,7 +76,7 @@ class SqliteOnlineStore:
     def read(
         self, keys: Sequence[Key], views: Sequence[str], *, timeout_s: float = DEFAULT_TIMEOUT_S
     ) -> Mapping[Place, Record]:
-        """The stored records; see `OnlineStore`."""
+        """Return the stored records; see `OnlineStore`."""
         records: dict[Place, Record] = {}
         if not self._reader.lock.acquire(timeout=max(timeout_s, 0.0)):
             raise DeadlineExceededError(f"{self.name} was busy for longer than {timeout_s:g} s")
@@ -102,7 +102,7 @@ class SqliteOnlineStore:
             return connection.executemany(_WRITE, rows).rowcount if rows else 0
 
     def watermark(self, name: str) -> int | None:
-        """Event time up to which `name` was written; None at first."""
+        """Return the event time up to which `name` was written; None at first."""
         with self._reader.lock, self._translate_errors("read a watermark", self._reader):
             row = (
                 self._opened(self._reader)
@@ -124,7 +124,7 @@ class SqliteOnlineStore:
 
     @contextmanager
     def _writing(self, doing: str) -> Iterator[sqlite3.Connection]:
-        """A transaction that commits if the block succeeds."""
+        """Open a transaction that commits if the block succeeds."""
         with self._writer.lock, self._translate_errors(doing, self._writer):
             connection = self._opened(self._writer)
             connection.execute("BEGIN IMMEDIATE")
@@ -144,7 +144,7 @@ class SqliteOnlineStore:
                 uri=True,
                 timeout=self._lock_timeout_s,
                 isolation_level=None,  # explicit transactions only
-                check_same_thread=False,  # the lock beside it keeps threads apart
+                check_same_thread=False,  # `lock` serializes access
             )
             try:
                 self._prepare(opened)
@@ -252,7 +252,7 @@ class _Connection:
 
 
 def _code(error: sqlite3.DatabaseError) -> int:
-    """SQLite's primary result code: https://www.sqlite.org/rescode.html."""
+    """Return SQLite's primary result code: https://www.sqlite.org/rescode.html."""
     return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & _PRIMARY_CODE
 
 

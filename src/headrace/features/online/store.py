@@ -32,7 +32,7 @@ _OURS: Final[Mapping[str, tuple[str, str]]] = {
     "feast": ("headrace.features.feast.online", "open_feast_store"),
     **dict.fromkeys(("hopsworks", "hopsworks+http"), _HOPSWORKS),
 }
-"""Scheme ▸ the module, imported on demand, and its function that opens a store."""
+"""By scheme: the module, imported on demand, and its function that opens a store."""
 _SHOWN: Final = 20
 
 
@@ -42,7 +42,7 @@ class StoreOpener(Protocol):
     def __call__(
         self, url: str, *, namespace: str, timeout_s: float, read_only: bool
     ) -> "OnlineStore":
-        """As `open_online_store`."""
+        """Open the store of `url`; see `open_online_store`."""
 
 
 def store_opener(scheme: str) -> StoreOpener:
@@ -92,7 +92,7 @@ class OnlineStore(Protocol):
     def read(
         self, keys: Sequence[Key], views: Sequence[str], *, timeout_s: float = DEFAULT_TIMEOUT_S
     ) -> Mapping[Place, Record]:
-        """The stored records of any of `keys` in any of `views`, each from one point in time.
+        """Return the stored records of `keys` in `views`, each from one point in time.
 
         Raises:
             DeadlineExceededError: The read took longer than `timeout_s`.
@@ -113,7 +113,7 @@ class OnlineStore(Protocol):
         """
 
     def watermark(self, name: str) -> int | None:
-        """Event time, in microseconds since 1970, up to which `name` was written; None at first."""
+        """Return the event time (us since 1970) up to which `name` was written; None at first."""
 
     def raise_watermark(self, name: str, event_us: int) -> None:
         """Store a watermark; it never falls."""
@@ -149,8 +149,8 @@ def open_online_store(
             `feast://PATH`: the store named in the feature_store.yaml of a Feast repository. Or
             `hopsworks://HOST:PORT/FEATURE_STORE`. Or the scheme of an entry point in the group
             `headrace.online_stores`.
-        namespace: Keeps several projects apart in one Redis.
-        timeout_s: Limit of a connection, a write or a lock; a read has its own.
+        namespace: Separates several projects in one Redis server.
+        timeout_s: Timeout of a connection, a write or a lock; a read has its own timeout.
         read_only: For a process without write permission: the store must exist.
 
     Raises:
@@ -166,7 +166,7 @@ def open_online_store(
 
 
 def without_password(url: str) -> str:
-    """`url` without secrets, for messages."""
+    """Return `url` without secrets, for messages."""
     scheme = url.partition("://")[0]
     try:
         parts = urlsplit(url)

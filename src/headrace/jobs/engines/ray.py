@@ -71,7 +71,7 @@ def check_address(address: str) -> str:
 
 
 def host_of(address: str) -> HostPort | None:
-    """The host and port of `HOST:PORT` and `ray://HOST:PORT`; None for words and other schemes.
+    """Return the host and port of `HOST:PORT` and `ray://HOST:PORT`; None for words and other schemes.
 
     Raises:
         InvalidArgumentError: It has no host, or no port.
@@ -260,7 +260,7 @@ def _connected(ray: Any, address: str, workers: int | None) -> Iterator[None]:  
 
 
 def one_line(error: BaseException) -> str:
-    """The message of an error of Ray, without its traces."""
+    """Return the message of an error of Ray, without its traces."""
     lines = [line.strip() for line in str(error).splitlines()]
     text = " ".join(line for line in lines if line and not line.startswith(("at ", "File ")))
     return text[:_ERROR_CHARS] or type(error).__name__
@@ -284,7 +284,7 @@ class ShardTracker:
         return len(self._todo)
 
     def take(self) -> Shard | None:
-        """The next shard to run; None if there is none."""
+        """Return the next shard to run; None if there is none."""
         return self._todo.popleft() if self._todo else None
 
     def advance(self, progress: ShardProgress, shard: Shard) -> None:
@@ -293,7 +293,7 @@ class ShardTracker:
             self._count(progress)
 
     def finish(self, outcome: ShardOutcome) -> CompletedShard | None:
-        """The line of the manifest; None for a shard that was stopped.
+        """Return the line of the manifest; None for a shard that was stopped.
 
         Raises:
             WorkerError: The shard could not be done.

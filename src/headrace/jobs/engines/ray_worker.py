@@ -61,7 +61,7 @@ class ShardProgress(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
 
 def order_of(job: Job, source: str) -> JobOrder:
-    """The order for workers on other machines.
+    """Return the order for workers on other machines.
 
     Args:
         source: The input as the command names it.
@@ -141,7 +141,7 @@ class ShardWorker:
 
 
 def versions() -> dict[str, str]:
-    """The installed versions of `PACKAGES`; empty for one that is not installed."""
+    """Return the installed versions of `PACKAGES`; empty for one that is not installed."""
     installed = {}
     for name in PACKAGES:
         try:
@@ -152,7 +152,7 @@ def versions() -> dict[str, str]:
 
 
 def worker_class(wanted: Mapping[str, str]) -> type[Any]:  # noqa: C901  # sent whole, so all of it is in one function
-    """A class for a process of Ray that holds a `ShardWorker`.
+    """Return a class for a process of Ray that holds a `ShardWorker`.
 
     Ray sends the class itself and not its name, as it is defined in a function: it imports nothing
     of Headrace before it has compared what is installed there.

@@ -78,7 +78,7 @@ class CsvRows:
 
 
 def find_rows(data: bytes, separator: bytes, columns: int, *, complete: bool = True) -> CsvRows:
-    """The rows of a text, in time linear in its length.
+    """Return the rows of a text, in time linear in its length.
 
     Args:
         columns: How many values a row has.
@@ -182,7 +182,7 @@ class _Scan:
     def _swallowed(
         self, begin: int, ends: Array, first: int
     ) -> tuple[Array, tuple[int, str]] | None:
-        """The rows before the first that has a doubtful quote and another number of values."""
+        """Return the rows before the first that has a doubtful quote and another number of values."""
         if not len(ends):
             return None
         for opener, closer in self._doubtful(begin, int(ends[-1]), first):
@@ -233,7 +233,7 @@ class _Scan:
                 yield opener, closer
 
     def _opener(self, quote: int) -> int:
-        """The quote that opens the value in which an opening quote may be the end of a `""`."""
+        """Return the quote that opens the value in which an opening quote may be the end of a `""`."""
         while self._adjoins[quote]:
             quote -= 2
         return quote
@@ -319,7 +319,7 @@ class CsvSource(JobSource):
 
 
 def head_of(name: str) -> tuple[list[str], int, str]:
-    """The names in the first line, where the rows begin, and what separates values.
+    """Return the names in the first line, where the rows begin, and what separates values.
 
     Values are separated by tabs in a `.tsv`; else by commas, or by the `;`, tab or `|` of a first
     line that has no comma.
@@ -398,7 +398,7 @@ def parse(
 def _mended(
     data: bytes, rows: CsvRows, names: Sequence[str], columns: Sequence[str], separator: bytes
 ) -> tuple[bytes, dict[int, str]]:
-    """The text with sound rows in the place of damaged ones, and what was wrong with these.
+    """Return the text with sound rows in the place of damaged ones, and what was wrong with these.
 
     A row that has too many values keeps the first ones. Values behind the last column that are
     empty are no mistake, nor are bytes that are not UTF-8 in a column that is not read.

@@ -134,7 +134,7 @@ class JsonLinesSource(JobSource):
         self._head: dict[Path, list[object]] = {}
 
     def schema(self, datatypes: Mapping[str, Datatype] | None = None) -> Schema:
-        """The columns, and how most of their values in the first lines are.
+        """Return the columns, and how most of their values in the first lines are.
 
         With `datatypes` the values for inputs have the type that the model takes, and the others
         one that holds all in the first lines.
@@ -271,7 +271,7 @@ def _parse_sound(data: bytes, types: Mapping[str, Any], paths: Mapping[str, Path
 def _row_type(
     paths: Sequence[Path], kinds: Sequence[Any]
 ) -> tuple[type, list[Callable[[Any], object]]]:
-    """A struct of the values at some paths, and what gets each of them."""
+    """Return a struct of the values at some paths, and what gets each of them."""
     inner: dict[str, list[int]] = {}
     for index, path in enumerate(paths):
         inner.setdefault(path[0], []).append(index)
@@ -359,7 +359,7 @@ def _told(kind: Any) -> str:  # noqa: ANN401  # as above
 
 
 def _first_values(name: str) -> dict[Path, list[object]]:
-    """The values in the first lines of a file, by the path of keys that leads to them."""
+    """Return the values in the first lines of a file, by the path of keys that leads to them."""
     try:
         with open_file(name) as file:
             lines = [file.readline(MAX_LINE_BYTES) for _ in range(_HEAD_LINES)]

@@ -149,7 +149,7 @@ def _fixed_bytes(kind: Any) -> int:  # noqa: ANN401  # pyarrow has no types
 
 
 def _whole(file: Any, shard: Shard, request: ReadRequest) -> pl.DataFrame | None:  # noqa: ANN401  # as above
-    """All rows of a shard by Polars, which decodes numbers in less time than pyarrow does.
+    """Return all rows of a shard by Polars, which decodes numbers in less time than pyarrow does.
 
     None where its row groups might take more memory than is wanted, as Polars may decode all of
     them for a part, or Polars does not know the encoding.

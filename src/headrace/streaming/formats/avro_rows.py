@@ -96,7 +96,7 @@ class RowReader:
 
 
 def _plain_numbers(schema: AvroSchema) -> Step | None:
-    """A step for a record of scalars and arrays of numbers, most of fixed size; None for others."""
+    """Return a step for a record of scalars and arrays of numbers, most of fixed size; None for others."""
     kinds = [field["type"] for field in schema.root["fields"]]
     if 2 * sum(str(kind) in _VARYING for kind in kinds) > len(kinds):
         return None  # fastavro reads integers and texts faster
@@ -178,7 +178,7 @@ def _run(codes: str) -> Step:
 
 
 def _nullable(null: int, code: str) -> Step:
-    """A union of null and a number; `null` is the byte of that branch, 0 or 2."""
+    """Return a union of null and a number; `null` is the byte of that branch, 0 or 2."""
     packed = struct.Struct(f"<{code}")
     unpack, size = packed.unpack_from, packed.size + 1
 
@@ -218,7 +218,7 @@ def _array(code: str) -> Step:
 
 
 def _any_record(schema: AvroSchema, target: AvroSchema | None) -> Step:
-    """A step that leaves the record to fastavro.
+    """Return a step that leaves the record to fastavro.
 
     With a target, the value is read twice: schema resolution skips unwanted fields without a check
     of their lengths, and a negative one could lead it in a circle.
@@ -261,7 +261,7 @@ def _getter(
 
 
 def _decimal(value: object, scale: int, *, exact: bool) -> object:
-    """A decimal's number; text if it has to be exact.
+    """Return a decimal's number; text if it has to be exact.
 
     Bytes that are no sensible number stay as they are, to be refused as an input.
     """

@@ -64,7 +64,7 @@ class SchemaOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 def read_options(
     kind: str, given: Mapping[str, Any], unused: frozenset[str] = frozenset()
 ) -> SchemaOptions:
-    """The options, if they make sense together.
+    """Return the options, if they make sense together.
 
     Args:
         unused: What this format has no use for.
@@ -98,7 +98,7 @@ def read_options(
 
 
 def read_file(path: str, what: str) -> bytes:
-    """The content of a file that an option names.
+    """Return the content of a file that an option names.
 
     Raises:
         FailedPreconditionError: It cannot be read, or is larger than any schema.
@@ -218,7 +218,7 @@ def field_names(layout: FieldLayout, names: Mapping[str, str]) -> dict[str, str]
 
 
 def plain_values(column: Column, rows: int, *, is_scalar: bool, is_text: bool) -> list[object]:
-    """A value for each row: numbers, texts or `bytes`, or lists of them.
+    """Return a value for each row: numbers, texts or `bytes`, or lists of them.
 
     Args:
         is_scalar: The schema has one value where the output may have a list of one.

@@ -150,7 +150,7 @@ def from_descriptor_set(content: bytes, message: str) -> ProtoFile:
 
 
 def _read(text: str, name: str) -> Any:  # noqa: ANN401  # as above
-    """The descriptor of a registry's schema, in base64 as the registry was asked for it."""
+    """Return the descriptor of a registry's schema, in base64 as the registry was asked for it."""
     try:
         descriptor = descriptor_pb2.FileDescriptorProto.FromString(
             base64.b64decode(text, validate=True)
@@ -265,7 +265,7 @@ class MessageReader:
         self._getters |= {name: _getter(descriptor, name, None) for name in passed}
 
     def read(self, value: bytes, offset: int) -> Any:  # noqa: ANN401  # protobuf ships no types
-        """The message whose bytes begin at `at`.
+        """Return the message whose bytes begin at `at`.
 
         Raises:
             InvalidArgumentError: The bytes are none of this type, as far as one can tell.
@@ -280,7 +280,7 @@ class MessageReader:
         return message
 
     def columns(self, messages: Sequence[Any]) -> dict[str, Column]:
-        """The wanted fields of messages that `read` gave.
+        """Return the wanted fields of messages that `read` gave.
 
         Raises:
             InvalidArgumentError: One has not as many values as its shape needs.
@@ -349,7 +349,7 @@ def _list_getter(plain: Getter, change: Getter | None, path: str, spec: FieldSpe
 
 
 def _nested(flat: list[Any], shape: tuple[int, ...]) -> list[Any]:
-    """A flat list in row-major order as lists of lists; one that does not fit stays flat.
+    """Return a flat list in row-major order as lists of lists; one that does not fit stays flat.
 
     So it is refused as an input of another shape, alone.
     """
