@@ -70,7 +70,7 @@ class ViewReader:
         self._ttl_us = None if view.ttl_s is None else round(view.ttl_s * _US)
 
     def read(self, records: Sequence[Record | None], keys: Sequence[Key], now_us: int) -> ViewRows:
-        """Decode a record per row; raise FeaturesNotFoundError by policy, with `keys` in messages."""
+        """Decode a record per row; raise FeaturesNotFoundError by policy, naming `keys`."""
         decoded = self._layout.decode(records, self._positions)
         age_us = now_us - decoded.event_us
         if decoded.is_whole and len(age_us) == len(records) and self._is_fresh(age_us):

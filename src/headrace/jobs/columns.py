@@ -20,13 +20,13 @@ POLARS: Final[dict[Datatype, Any]] = {
     Datatype.INT16: pl.Int16,
     Datatype.INT32: pl.Int32,
     Datatype.INT64: pl.Int64,
-    Datatype.FP16: pl.Float32,  # made half as large in NumPy, as Polars has few operations on it
+    Datatype.FP16: pl.Float32,  # NumPy converts it to FP16, which Polars hardly supports
     Datatype.FP32: pl.Float32,
     Datatype.FP64: pl.Float64,
     Datatype.BYTES: pl.Binary,
 }
 PARSED: Final[dict[str, Any]] = {"f": pl.Float64, "i": pl.Int64, "u": pl.UInt64, "b": pl.Boolean}
-"""Type as which text is parsed first, by NumPy kind, as for JSON: so digits are the same."""
+"""Type that text is parsed to first, by NumPy kind; the same as for JSON, so digits agree."""
 
 
 def row_shape(spec: TensorSpec, *, batched: bool) -> tuple[int, ...]:
@@ -115,7 +115,7 @@ def feed(
     broken: Mapping[int, str],
     nulls: NullPolicy,
 ) -> TensorWindow:
-    """Return all inputs of the model for the rows of a frame."""
+    """Return all model inputs for the rows of a frame."""
     window = TensorWindow(rows=frame.height, bad=dict(broken))
     for input_columns in plan.inputs:
         spec = signature.input(input_columns.input)
@@ -144,7 +144,7 @@ def _scalars(
     window: TensorWindow,
     nulls: NullPolicy,
 ) -> None:
-    """Numbers beside each other; Polars turns columns into rows faster than NumPy does."""
+    """Add an input of one or more number columns; Polars builds rows faster than NumPy does."""
     dtype = POLARS[spec.datatype]
     may_be_nan = _may_be_nan(spec, nulls)
     columns = []
@@ -188,7 +188,7 @@ def _lists(
     window: TensorWindow,
     nulls: NullPolicy,
 ) -> None:
-    """Return a column of lists, each of which is a row's tensor in row-major order."""
+    """Add an input from a column of lists, each one row's tensor in row-major order."""
     flat, lengths = _flat(column)
     for row in column.is_null().arg_true().to_list():
         window.bad.setdefault(row, f"column '{column.name}' is null")
@@ -249,7 +249,7 @@ def _ragged(  # noqa: PLR0917  # the last part of `_lists`
 
 
 def _flat(column: pl.Series) -> tuple[pl.Series, Array]:
-    """Return all values below each other, and how many each row has; lists of lists lose their nesting."""
+    """Return all values of nested lists as one column, and the number of values of each row."""
     sizes: list[Array] = []
     flat = column
     while flat.dtype.is_nested():
@@ -264,7 +264,7 @@ def _flat(column: pl.Series) -> tuple[pl.Series, Array]:
 
 
 def _summed(lengths: Array, groups: Array) -> Array:
-    """Sums of neighbours, as many together as `groups` says."""
+    """Return the sums of consecutive `lengths`, in groups of the sizes in `groups`."""
     totals = np.concatenate([[0], np.cumsum(lengths)])
     ends = np.cumsum(groups)
     summed: Array = totals[ends] - totals[ends - groups]

@@ -4,8 +4,8 @@ Pure: the time, the newest handled moment and the number of runs are arguments. 
 meaning of Debian's cron, which differs from croniter in two points. A line whose minute and hour
 both begin with a number runs once at a time that the clocks show twice, and right after an hour
 that they skip; if one of the two begins with `*` (`*/30 2 * * *`), it runs whenever the clocks show
-such a time. And a day such as `*/10` counts as any day beside a day of the week. Monday is 1, 0 and
-7 are Sunday; a day of the month and one of the week are alternatives.
+such a time. And a day of the month such as `*/10` counts as any day if a day of the week is set.
+Monday is 1, 0 and 7 are Sunday; a day of the month and a day of the week are alternatives.
 """
 
 from collections.abc import Iterator, Sequence
@@ -43,7 +43,7 @@ class DueRuns(msgspec.Struct, frozen=True, kw_only=True):
     skipped: tuple[Skipped, ...] = ()
     """Moments that are skipped."""
     waits: tuple[float, ...] = ()
-    """Moments that wait for an earlier run."""
+    """Moments whose runs wait for an earlier run."""
 
     @property
     def handled_to(self) -> float | None:
@@ -64,7 +64,7 @@ def moments(schedule: JobScheduleSpec, after: float) -> Iterator[float]:
     start = datetime.fromtimestamp(after, UTC).astimezone(ZoneInfo(schedule.timezone))
     for moment in CronSim(schedule.cron, start):
         moment_s = moment.timestamp()
-        if moment_s > after:  # a moment within a skipped hour is told as the time right after
+        if moment_s > after:  # CronSim moves a moment in a skipped hour to its end
             yield moment_s
 
 
@@ -85,7 +85,7 @@ def due(schedule: JobScheduleSpec, *, handled: float, now: float, running: int) 
     if schedule.overlap == "allow":
         return DueRuns(starts=to_run, skipped=skipped)
     if not running:
-        # One after the other: what is left is due as soon as the first has ended.
+        # Runs are sequential: the remaining moments are due when the first run has ended.
         return DueRuns(starts=to_run[:1], skipped=skipped, waits=to_run[1:])
     if schedule.overlap == "wait":
         return DueRuns(skipped=skipped, waits=to_run)
@@ -99,8 +99,8 @@ def due(schedule: JobScheduleSpec, *, handled: float, now: float, running: int) 
 
 
 def _passed(schedule: JobScheduleSpec, after: float, now: float) -> list[float]:
-    """Return the moments in (after, now]; of very many the newest."""
-    # What is too old to be made up for is not gone through, after years of standing still.
+    """Return the moments in (after, now], at most the newest `MAX_MISSED`."""
+    # Moments too old to catch up are not enumerated, for instance after years of downtime.
     since = max(after, now - schedule.catch_up_within_s - _WEEK_S)
     return list(takewhile(lambda moment: moment <= now, moments(schedule, since)))[-MAX_MISSED:]
 

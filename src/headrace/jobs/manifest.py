@@ -1,9 +1,9 @@
-"""Manifest of an output folder: which job it is, which shards are done, if a run may go on.
+"""Manifest of an output folder: its job, its completed shards, and whether a run may resume.
 
-_headrace/job.json         the job, written before the first shard
-_headrace/manifest.jsonl   a line for each shard that is done, on disk before the next is begun
-_headrace/lock             held by the run that works here
-_SUCCESS                   last
+_headrace/job.json         the job record, written before the first shard
+_headrace/manifest.jsonl   one line per completed shard, on disk before the next shard begins
+_headrace/lock             held by the running job
+_SUCCESS                   written last
 """
 
 import os
@@ -68,7 +68,7 @@ class OutputFolder:
             raise ArtifactCorruptError(msg) from error
 
     def check_own(self) -> None:
-        """Refuse a folder with other content.
+        """Check that the folder has no other content.
 
         Raises:
             FailedPreconditionError: The folder has files, and no job record.
@@ -172,7 +172,7 @@ class JobManifest:
 
 
 def leftovers(names: Sequence[str], completed: Sequence[CompletedShard]) -> list[str]:
-    """Return output files of no completed shard: leftovers of a killed run."""
+    """Return output files that belong to no completed shard: leftovers of a killed run."""
     finished = {file.name for done in completed for file in done.files} | {SUCCESS}
     return [
         name
@@ -189,7 +189,7 @@ _SHOWN = 3
 
 
 class ChangedError(FailedPreconditionError):
-    """The job differs from the one that began; `changes` says how."""
+    """The job differs from the started one; `changes` lists the differences."""
 
     def __init__(self, record: JobRecord, changes: Sequence[str]) -> None:
         what = "; ".join(changes)
@@ -202,7 +202,7 @@ class ChangedError(FailedPreconditionError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RemainingShards:
-    """Work that is left of a job."""
+    """Completed and remaining work of a job."""
 
     done: list[CompletedShard] = field(default_factory=list)
     """Completed shards."""
@@ -253,10 +253,10 @@ def remaining_shards(
     digest: str,
     find: Callable[[str], OutputFile | None],
 ) -> RemainingShards:
-    """Return which shards are complete, as their files prove, and which are not.
+    """Return which shards are complete, as verified by their files, and which are not.
 
     Args:
-        digest: Digest of what affects answers now.
+        digest: Current digest of what affects answers.
         find: Returns the output file of a name; None without one.
     """
     left = RemainingShards()

@@ -80,7 +80,7 @@ def plan_columns(
     outputs: Sequence[str],
     has_types: bool = True,
 ) -> ColumnPlan:
-    """Return which columns to read and what they become.
+    """Return the columns to read and the inputs that they become.
 
     An input that `mapping` does not name takes the column of its name; a matrix takes the columns
     that the model was trained with, if known, or `NAME_0`, `NAME_1`, ... or `f0`, `f1`, ...
@@ -142,7 +142,7 @@ def _by_itself(
     stems = [f"{spec.name}_", spec.name, *(["f"] if len(signature.inputs) == 1 else [])]
     for stem in stems:
         columns = [f"{stem}{i}" for i in range(size)]
-        # One more than the model takes is another table than it was made for.
+        # A surplus column shows that the table is not the one that the model was trained on.
         if all(column in kinds for column in columns) and f"{stem}{size}" not in kinds:
             return columns
     return []

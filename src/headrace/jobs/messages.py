@@ -1,6 +1,6 @@
 """Job documents in JSON: the job, its shards, and the progress in its output folder.
 
-A shard may run in another process or on another machine, so its document holds all that it needs.
+A shard may run in another process or on another machine, so its document is self-contained.
 No table library is needed. A reader of progress may have more rights than the run, whose model may
 be hostile: links are not followed, and reads are bounded. `manifest.py` describes the folder.
 """
@@ -61,7 +61,7 @@ class Shard(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class SourceLocation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Where rows come from."""
+    """Location of the input rows."""
 
     kind: str
     """A module of `jobs.sources`."""
@@ -80,7 +80,7 @@ class InputColumns(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 
 class ColumnPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Columns to read, and what they become."""
+    """Columns to read, and the inputs and keys that they become."""
 
     inputs: list[InputColumns]
     keys: dict[str, str]
@@ -100,11 +100,11 @@ class Sizes(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     shard_rows: int
     shard_bytes: int
     run_rows: int
-    """Rows of one run of the model."""
+    """Number of rows of one run of the model."""
     window_rows: int
-    """Rows that are read, sorted and answered together."""
+    """Number of rows that are read, sorted and answered together."""
     buffer_bytes: int
-    """Results that are written together."""
+    """Size of the results that are written together."""
 
 
 class Task(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -143,7 +143,7 @@ class CompletedShard(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
 
 class JobModel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Model of a job: what answers depend on."""
+    """Model of a job, with the digests that its answers depend on."""
 
     reference: str
     version: str

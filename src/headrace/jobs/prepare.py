@@ -60,19 +60,19 @@ from headrace.scoring.scorer import Scorer
 MEMORY_BYTES: Final = 512 << 20
 _SHARD_ROWS: Final = 1 << 18
 _SLOW_SHARD_ROWS: Final = 1 << 14
-"""Of models that take texts or pictures: about as much work as the others' shards are."""
+"""Shard rows for models of texts or images: about as much work as a shard of other models."""
 _SHARD_BYTES: Final = 64 << 20
 _WINDOW_ROWS: Final = 1 << 15
-"""Enough that what a window costs beside its rows is little; smaller where rows are large."""
+"""Rows of a window: enough to make its fixed cost negligible; fewer where rows are large."""
 _SORTED_ROWS: Final = 4096
 _RUN_BYTES: Final = 256 << 10
-"""Inputs of one run: they and what is computed of them should stay in a core's cache."""
+"""Size of the inputs of one run: they and the results should stay in a core's cache."""
 _MAX_RUN_ROWS: Final = 4096
 _MIN_RUN_ROWS: Final = 8
 _TEXT_RUN_ROWS: Final = 16
-"""In runs of 32 an encoder of 22 M weights takes 7 % longer a row; in runs of 8 as long."""
+"""Runs of 32 take 7 % longer per row with an encoder of 22 M weights; runs of 8 equally long."""
 _COPIES: Final = 8
-"""How often a window is in memory at most: read, as columns, as rows, answered, to be written."""
+"""Maximum copies of a window in memory: as read, columns, rows, answers, and output."""
 _MAX_BUFFER: Final = 16 << 20
 
 
@@ -85,15 +85,15 @@ def plan_sizes(
     run_rows: int | None = None,
     shard_rows: int | None = None,
 ) -> Sizes:
-    """What fits into `memory_bytes` when `workers` shards are under way.
+    """Return the sizes that fit into `memory_bytes` when `workers` shards run at once.
 
     Args:
-        row_bytes: Of the columns that are read, as they are in memory; 0 where nobody knows.
-        run_rows: Rows of one run of the model; None for a good number.
-        shard_rows: Rows of a shard; None as well.
+        row_bytes: Size in memory of one row of the columns that are read; 0 if unknown.
+        run_rows: Rows of one run of the model; None for the default of the model.
+        shard_rows: Rows of a shard; None for the default of the model.
 
     Raises:
-        InvalidArgumentError: Not even one row does.
+        InvalidArgumentError: Not even one row fits.
     """
     share = memory_bytes / max(workers, 1) / _COPIES
     row_size = max(row_bytes, _input_bytes(signature) or 0)
@@ -118,7 +118,7 @@ def plan_sizes(
 
 
 def usual_run_rows(signature: ModelSignature) -> int:
-    """Return a good number of rows for one run: thousands of small rows, few large ones."""
+    """Return the default number of rows of one run: thousands of small rows, few large ones."""
     if not signature.batched:
         return 1
     size = _input_bytes(signature)
@@ -129,7 +129,7 @@ def usual_run_rows(signature: ModelSignature) -> int:
 
 
 def is_slow(signature: ModelSignature) -> bool:
-    """Whether rows are texts, pictures or sequences, which take a model long."""
+    """Return whether rows are texts, images or sequences, which are slow to score."""
     return any(
         spec.datatype is Datatype.BYTES or VARIABLE in row_shape(spec, batched=signature.batched)
         for spec in signature.inputs
@@ -137,7 +137,7 @@ def is_slow(signature: ModelSignature) -> bool:
 
 
 def _input_bytes(signature: ModelSignature) -> int | None:
-    """What one row has of all inputs; None if that depends on the row."""
+    """Return the bytes of one row of all inputs; None if they depend on the row."""
     total = 0
     for spec in signature.inputs:
         size = width(row_shape(spec, batched=signature.batched))
@@ -148,10 +148,10 @@ def _input_bytes(signature: ModelSignature) -> int | None:
 
 
 def parse_bytes(text: str) -> int:
-    """Bytes out of `512MiB`, `1GB` or a number.
+    """Return the number of bytes in a size such as `512MiB`, `1GB` or a plain number.
 
     Raises:
-        InvalidArgumentError: It is no size.
+        InvalidArgumentError: The text is not a size.
     """
     size = size_bytes(text)
     if size is None:
@@ -161,13 +161,13 @@ def parse_bytes(text: str) -> int:
 
 _ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:+-]{0,127}")
 _LOOK_UP_S: Final = 30.0
-"""How long a look-up of features may take: a window asks for thousands, and nobody waits."""
+"""Timeout of a feature lookup: a window looks up thousands of rows, and no caller waits."""
 _WARM_UP_S: Final = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobRequest:
-    """Settings of a job as the user gives them."""
+    """Settings of a job, as passed by the user."""
 
     output: Path
     mapping: Mapping[str, Sequence[str]] = field(default_factory=dict)
@@ -189,7 +189,7 @@ class JobRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """A prepared job: its record, what is left of it, and what it runs with."""
+    """A prepared job: its record, its remaining shards, and the objects that run them."""
 
     record: JobRecord
     task: Task
@@ -349,7 +349,7 @@ def find_begun(folder: OutputFolder, *, run_id: str, resume: str) -> JobRecord |
 def settle(
     folder: OutputFolder, record: JobRecord, task: Task, begun: JobRecord | None
 ) -> tuple[JobRecord, RemainingShards]:
-    """Begin in the folder, or find what is left; delete leftovers of a killed run.
+    """Start the job in the folder, or find its remaining shards; delete a killed run's leftovers.
 
     Raises:
         ChangedError: The job that began here differs.
@@ -368,14 +368,14 @@ def settle(
 
     left = remaining_shards(begun, folder.entries(), task.digest, find)
     completed: list[CompletedShard] = left.done
-    # What says that all is there goes first, should something not be.
+    # `_SUCCESS` is removed first if shards remain, so that it never marks incomplete output.
     folder.remove([SUCCESS] if left.todo else [])
     folder.remove(leftovers(folder.names(), completed))
     return begun, left
 
 
 def _check_apart(location: SourceLocation, shards: Sequence[Shard], output: Path) -> None:
-    """Raise InvalidArgumentError if output would lie among the input, and be read with it."""
+    """Raise InvalidArgumentError if the output folder and the input files overlap."""
     folder = output.absolute()
     root = Path(location.url)
     if root.is_dir() and folder.is_relative_to(root):

@@ -1,10 +1,10 @@
-"""Model runs over windows of rows, and the output columns made of their results.
+"""Model runs over windows of rows, and the output columns built from their results.
 
-Rows of different lengths are sorted first, so that a run holds similar ones: a tokenizer pads each
-run to its longest row, and a model that takes lists takes only equal ones together.
+Rows of different lengths are sorted first, so that a run has similar lengths: a tokenizer pads each
+run to its longest row, and a model of lists takes only lists of equal length in one run.
 
-An output of one value per row is a plain column, one of several a list of fixed size, one whose
-size depends on the row a list. A row with an error has nulls.
+An output with one value per row is a plain column; with several, a list of fixed size; with a
+row-dependent size, a list. A row with an error has nulls.
 """
 
 import contextlib
@@ -72,7 +72,7 @@ class WindowRunner:
     """Held for each run of a model that is not concurrent."""
 
     def answer(self, window: TensorWindow, outputs: Sequence[str]) -> WindowResults:
-        """Run all good rows of a window.
+        """Run the model over all valid rows of a window.
 
         Raises:
             JobStoppedError: The job was stopped.
@@ -136,7 +136,7 @@ def _batches(window: TensorWindow, signature: ModelSignature, run_rows: int) -> 
 
 
 def _equal(window: TensorWindow, good: Array, run_rows: int) -> Iterable[Array]:
-    """Rows of equal shapes together, the shortest first."""
+    """Yield rows of equal shapes together, the shortest first."""
     groups: dict[tuple[tuple[int, ...], ...], list[int]] = {}
     for position in good.tolist():
         shapes = tuple(parts[position].shape for parts in window.ragged.values())
@@ -151,7 +151,7 @@ def _length(row: Array | bytes) -> int:
 
 
 def contiguous(rows: Array) -> slice | Array:
-    """Return rows as a slice where they are contiguous: that needs no copy."""
+    """Return rows as a slice if they are contiguous: a slice needs no copy."""
     first, last = int(rows[0]), int(rows[-1])
     is_run = last - first + 1 == len(rows) and bool((np.diff(rows) == 1).all())
     return slice(first, last + 1) if is_run else rows
@@ -189,7 +189,7 @@ class ColumnLayout:
 
     @property
     def schema(self) -> Schema:
-        """Of each file."""
+        """Return the schema of each output file."""
         fields = list(self.keys)
         for spec in self._specs():
             fields.append(pa.field(spec.name, _arrow(spec, self._shape(spec))))
@@ -206,11 +206,11 @@ class ColumnLayout:
         answers: WindowResults,
         origin: Callable[[int], str] = lambda _: "",
     ) -> tuple[Any, dict[int, str]]:
-        """Return the rows of a window, and the errors among them (those of bad outputs are new).
+        """Return the output rows of a window, and the row errors, including those of bad outputs.
 
         Args:
-            keys: A table of the key columns, all rows.
-            origin: What the error of a row begins with: where the row comes from.
+            keys: A table of the key columns with all rows.
+            origin: Returns the prefix of a row's error: the location of the row in the input.
         """
         errors = dict(answers.errors)
         columns = list(keys.columns)
@@ -245,19 +245,19 @@ class ColumnLayout:
         return () if shape == (1,) else shape
 
     def _labels(self, spec: TensorSpec) -> Sequence[str]:
-        """Class names of an output that has a value for each."""
+        """Return the class names of an output that has one value per class; else nothing."""
         names = self.signature.labels.get(spec.name, ())
         return names if self._shape(spec) in {(len(names),), (VARIABLE,)} else ()
 
 
 Values = Array | list[Array | None]
-"""One tensor for all rows, or one a row where they differ."""
+"""One tensor for all rows, or one tensor per row where shapes differ."""
 
 
 def keys_of(frame: pl.DataFrame, plan: ColumnPlan) -> Any:  # noqa: ANN401  # a pyarrow.Table
-    """Return the key columns by what they are called; categories become texts."""
-    # Not by `select`, whose plan costs more than all the rest here. In one piece, as the other
-    # columns of a table are: rows that were read together may lie in several.
+    """Return the key columns under their output names; categories become texts."""
+    # Not with `select`, whose query plan costs more than the rest of this function. Columns are
+    # rechunked to one chunk, as the table's other columns have; the rows read may span several.
     columns = [frame[column].rechunk().alias(name) for name, column in plan.keys.items()]
     keys = pl.DataFrame(
         [
@@ -278,7 +278,7 @@ def _arrow(spec: TensorSpec, shape: tuple[int, ...]) -> Any:  # noqa: ANN401  # 
 def _gathered(
     answers: WindowResults, spec: TensorSpec, shape: tuple[int, ...], *, batched: bool
 ) -> Values:
-    """What every row got, in order; zeros or None where a row got nothing."""
+    """Return the value of every row, in order; zeros or None for a row without one."""
     parts = [(indexes, outputs[spec.name]) for indexes, outputs in answers.parts]
     if not batched:
         parts = [(indexes, array.reshape(1, *_trimmed(array.shape))) for indexes, array in parts]
@@ -331,7 +331,7 @@ def _column(values: Values, kind: Any, errors: dict[int, str], rows: int) -> Any
 
 
 def _nested(values: Array, kind: Any, mask: Array | None) -> Any:  # noqa: ANN401  # as above
-    """Return a tensor as lists in lists, the first axis the rows."""
+    """Return a tensor as a column of nested lists; axis 0 is the rows."""
     if pa.types.is_fixed_size_list(kind):
         inner = _nested(values.reshape(-1, *values.shape[2:]), kind.value_type, None)
         flags = None if mask is None else pa.array(mask)
@@ -362,7 +362,7 @@ def _decoded(value: Any) -> Any:  # noqa: ANN401  # as above
 
 
 def _check_texts(values: Values, name: str, errors: dict[int, str]) -> None:
-    """Name the rows whose texts are none; they become empty, as a file of text has no bytes."""
+    """Add errors for rows whose bytes are not UTF-8, and empty them: text columns need UTF-8."""
     for row, value in enumerate(values):
         if row in errors or value is None:
             continue
@@ -377,7 +377,7 @@ def _check_texts(values: Values, name: str, errors: dict[int, str]) -> None:
 
 
 def _named(values: Values, names: Sequence[str], errors: dict[int, str], rows: int) -> Any:  # noqa: ANN401  # as above
-    """Return the class with the largest value of each row."""
+    """Return the name of the class with the largest value of each row."""
     if not isinstance(values, list) and values.shape[1:] == (len(names),):
         best = pa.array(names, pa.large_string()).take(pa.array(np.argmax(values, axis=1)))
         if not errors:

@@ -1,6 +1,6 @@
 """Run of a job with any engine up to `_SUCCESS`, and the engine that runs shards in threads.
 
-Whenever it ends, it leaves only complete files, and a manifest that names them.
+A run that ends at any point leaves only complete files, and a manifest that names them.
 """
 
 import threading
@@ -25,7 +25,7 @@ _SHOWN: Final = 5
 
 
 class TooManyErrorsError(HeadraceError):
-    """More rows failed than the limit allows; the job can be resumed with a larger one."""
+    """More rows failed than the limit allows; the job can be resumed with a larger limit."""
 
     code = Code.FAILED_PRECONDITION
 
@@ -62,19 +62,19 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ShardEngine(Protocol):
-    """Runs shards, in any order. The job itself handles resuming, manifest and error limit."""
+    """Runs shards in any order. `run_job` handles resuming, the manifest and the error limit."""
 
     def shards(self, job: Job, hooks: Hooks) -> Generator[CompletedShard]:
-        """What is left of a job, each shard as it is done; closing it ends what is under way.
+        """Run the remaining shards and yield each when completed; closing it stops running ones.
 
         Raises:
-            HeadraceError: A shard could not be done, or nothing can be run.
+            HeadraceError: A shard failed, or no shard can be run.
         """
 
 
 @dataclass(slots=True)
 class JobWatch:
-    """How far a job is. `on_rows` is told from any thread, with what is new."""
+    """Progress callbacks of a job. `on_rows` is called from any thread, with increments."""
 
     on_rows: Callable[[int, int], None] = lambda *_: None
     on_shard: Callable[[CompletedShard, Shard], None] = lambda *_: None
@@ -82,7 +82,7 @@ class JobWatch:
 
 @dataclass(slots=True)
 class _State:
-    """What threads share."""
+    """Error count and stop flag that the threads of a job share."""
 
     errors: int
     limit: int | None
@@ -112,17 +112,17 @@ def run_job(
     clock: Callable[[], float],
     watch: JobWatch,
 ) -> Summary:
-    """Run what is left of a job, under the folder's lock.
+    """Run the remaining shards of a job, under the folder's lock.
 
     Args:
-        engine: What runs the shards.
-        max_errors: Rows that may have errors, in all; None for any number.
-        clock: Monotonic seconds.
+        engine: Runs the shards.
+        max_errors: Maximum number of rows with errors in the whole job; None for no limit.
+        clock: Returns monotonic seconds.
 
     Raises:
-        TooManyErrorsError: More do.
-        HeadraceError: A shard could not be done; those that are done stay.
-        KeyboardInterrupt: As it came, when nothing runs any more.
+        TooManyErrorsError: More rows have errors.
+        HeadraceError: A shard failed; completed shards remain.
+        KeyboardInterrupt: The user interrupted the run; raised after all shards have stopped.
     """
     began = clock()
     before = sum(done.errors for done in job.left.done)
@@ -178,13 +178,13 @@ _LOOK_S: Final = 0.2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LocalEngine:
-    """Threads, as the model frees them while it runs."""
+    """Engine with threads in this process: a model releases the GIL while it runs."""
 
     workers: int
-    """Shards at once."""
+    """Number of shards that run at once."""
 
     def shards(self, job: Job, hooks: Hooks) -> Generator[CompletedShard]:
-        """As `ShardEngine.shards`."""
+        """Run the shards; see `ShardEngine.shards`."""
         closed = Event()
 
         def is_stopped() -> bool:
@@ -196,7 +196,7 @@ class LocalEngine:
             waiting: set[Future[CompletedShard]] = set()
             try:
                 while True:
-                    # No more than are run at once: whoever stops has nothing to take back.
+                    # Not more than can run at once, so that a stop has no queued shards to cancel.
                     while len(waiting) < self.workers and not is_stopped():
                         shard = next(todo, None)
                         if shard is None:
@@ -220,7 +220,7 @@ class LocalEngine:
 def _pools(
     job: Job, workers: int
 ) -> Iterator[tuple[ThreadPoolExecutor, ThreadPoolExecutor | None]]:
-    """Threads for shards and, where there are too few of these for all cores, for runs."""
+    """Yield an executor for shards and, with too few shards for all cores, another for runs."""
     few = len(job.left.todo) < 2 * workers and workers > 1 and job.scorer.concurrent
     shards = ThreadPoolExecutor(workers, "shard")
     runs = ThreadPoolExecutor(workers, "run") if few else None

@@ -1,6 +1,6 @@
-"""One shard of a job: read, scored, and written to a temporary file that is then renamed.
+"""Execution of one shard: read, scored, and written to a temporary file that is then renamed.
 
-Every engine calls the same function, whose result is the manifest's line.
+Every engine calls the same function; its result is the shard's line in the manifest.
 """
 
 import threading
@@ -25,7 +25,7 @@ from headrace.scoring.scorer import Scorer
 ERRORS: Final = "_errors"
 """Folder of error files within the output; readers of whole folders skip such names."""
 _WHOLE_BUFFERS: Final = 4
-"""So a shard read at once takes no more than half of the memory that a worker has."""
+"""Buffers of a shard that is read at once: at most half of a worker's memory."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,11 +36,11 @@ class Hooks:
     """Called from any thread with the number of rows answered since the last call, of rows with
     errors, and some of these errors. Numbers are negative after a worker is lost with its shard."""
     is_stopped: Callable[[], bool] = lambda: False
-    """Called often; shards under way are dropped when it is true, and leave nothing."""
+    """Called often; when it returns true, running shards are aborted and their files removed."""
     pool: Executor | None = None
-    """Where runs of one window go."""
+    """Executor for the runs of one window; None to run them in the shard's thread."""
     lock: AbstractContextManager[object] = field(default_factory=threading.Lock)
-    """Held for each run of a model that takes one at a time."""
+    """Held for each run of a model that is not concurrent."""
 
 
 def run_shard(
@@ -83,7 +83,7 @@ def run_shard(
 def layout_of(
     plan: ColumnPlan, source: JobSource, scorer: Scorer, errors: ErrorsTo
 ) -> ColumnLayout:
-    """Return the columns of the output, which follow from the input's columns alone."""
+    """Return the columns of the output, which depend only on the input's columns."""
     schema = source.schema(datatypes_of(plan, scorer.signature))
     fields = [schema.field(column) for column in dict.fromkeys(plan.keys.values())]
     empty = pl.from_arrow(pa.schema(fields).empty_table())
@@ -98,7 +98,7 @@ def layout_of(
 
 
 def datatypes_of(plan: ColumnPlan, signature: ModelSignature) -> dict[str, Datatype]:
-    """Return the datatypes of the inputs that columns are for."""
+    """Return, by column, the datatype of the input that the column belongs to."""
     return {
         column: spec.datatype
         for columns in plan.inputs

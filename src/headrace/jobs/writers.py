@@ -20,7 +20,7 @@ from headrace.jobs.messages import FileFormat, OutputFile
 from headrace.protocol.values import spelled
 
 _ROWS: Final = 1 << 17
-"""Maximum rows of a group in the output."""
+"""Maximum rows of a row group in the output."""
 _BLOCK: Final = 1 << 20
 
 
@@ -74,7 +74,7 @@ class _Grouped:
         self._writer.close()
 
     def abandon(self) -> None:
-        with contextlib.suppress(OSError, pa.ArrowException):  # as on a disk that is full
+        with contextlib.suppress(OSError, pa.ArrowException):  # for instance if the disk is full
             self._writer.close()
 
     def _flush(self) -> None:
@@ -95,10 +95,10 @@ class _Csv:
         _flattened(table).write_csv(self._file, include_header=False)
 
     def close(self) -> None:
-        """Nothing is left."""
+        """Do nothing: no rows are buffered."""
 
     def abandon(self) -> None:
-        """As well."""
+        """Do nothing: no rows are buffered."""
 
 
 class _JsonLines:
@@ -120,10 +120,10 @@ class _JsonLines:
         self._file.write(b"\n".join(lines))
 
     def close(self) -> None:
-        """Nothing is left."""
+        """Do nothing: no rows are buffered."""
 
     def abandon(self) -> None:
-        """As well."""
+        """Do nothing: no rows are buffered."""
 
 
 def check_writable(schema: Schema, form: FileFormat) -> str:
@@ -166,10 +166,10 @@ def written(folder: Path, name: str) -> OutputFile:
 
 
 def error_lines(keys: Any, errors: dict[int, str], first: int) -> bytes:  # noqa: ANN401  # a pyarrow.Table
-    """JSON lines: of each row its place in the shard, its keys, and what is wrong.
+    """Return JSON lines with each row's index in the shard, its keys, and its error.
 
     Args:
-        first: The place of the window's first row.
+        first: Index of the window's first row.
     """
     lines = []
     for row, text in sorted(errors.items()):

@@ -1,4 +1,4 @@
-"""Model loading: from a path to a verified and warm model. Blocking: runs in a thread."""
+"""Model loading, from a path to a verified and warm model. Blocking: runs in a thread."""
 
 import gc
 import hashlib
@@ -40,7 +40,7 @@ WARM_UP_S: Final = 1.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedModel:
-    """A model that is ready to run, and what was learned while loading it."""
+    """A model that is ready to run, and the results of loading it."""
 
     model: Model
     runtime: str
@@ -48,16 +48,16 @@ class LoadedModel:
     times: ServiceTimes
     plan: PaddingPlan | None
     device: DeviceUse | None = None
-    """Device that it runs on; None if its runtime does not say."""
+    """Device that the model runs on; None if its runtime does not report one."""
     intra_op_threads: int | None = None
-    """Threads inside one run, where the optimizer chose them; None for what the settings say."""
+    """Threads inside one run, if the optimizer chose them; None for the settings' value."""
 
 
 def load(settings: ReplicaSettings) -> LoadedModel:
-    """Load, verify and warm up this process's only model, as `load_model`."""
+    """Load, verify and warm up this process's only model; see `load_model`."""
     loaded = load_model(settings, warm_up_s=WARM_UP_S)
     gc.collect()
-    gc.freeze()  # what is loaded stays: the collector need not look at it again
+    gc.freeze()  # loaded objects are permanent: the garbage collector skips them
     return loaded
 
 
@@ -68,14 +68,14 @@ def load_model(
 
     Args:
         warm_up_s: How long the warm-up may take beyond its first run.
-        device: What runs it whatever `settings` say; None for what they say.
+        device: Device that overrides the one in `settings`; None to use theirs.
 
     Raises:
-        UnsupportedModelError: The file is no model that can be served.
-        ArtifactCorruptError: The file is not the one whose digest `settings` gives.
-        NotSignedError: It is not what was signed, where that is asked for.
+        UnsupportedModelError: The file is not a model that can be served.
+        ArtifactCorruptError: The file's digest differs from the one in `settings`.
+        NotSignedError: A signature is required, and the file has no valid one.
         InvalidArgumentError: The settings do not fit the model.
-        FailedPreconditionError: It cannot run on the device that was asked for.
+        FailedPreconditionError: The model cannot run on the requested device.
     """
     requested = device or (settings.device if isinstance(settings.device, Device) else Device.AUTO)
     started = time.monotonic()
@@ -87,8 +87,8 @@ def load_model(
         from headrace.registry.signing import verify_signed_settings  # noqa: PLC0415  # few need it
 
         verify_signed_settings(path, runtime.name, settings.signed)
-    # One thread inside a run and as many runs as cores: faster than the reverse (measured; see
-    # docs/explain/batching.md), unless the operator asks for low latency of single runs.
+    # One thread per run and as many parallel runs as cores is faster than the reverse (measured;
+    # see docs/explain/batching.md), unless the operator asks for low latency of single runs.
     threads = settings.intra_op_threads
     options = LoadOptions(
         intra_op_threads=threads or 1,
@@ -133,10 +133,10 @@ def load_model(
 
 
 def device_of(model: Model, runtime: str, requested: Device) -> DeviceUse | None:
-    """Return the device of a loaded model; None if it does not say.
+    """Return the device of a loaded model; None if its runtime does not report one.
 
     Raises:
-        FailedPreconditionError: It is not the requested device; the model is closed then.
+        FailedPreconditionError: The device is not the requested one; the model is closed.
     """
     use: DeviceUse | None = getattr(model, "device", None)
     if requested in {Device.AUTO, Device.CPU} or (use is not None and use.used != ON_CPU):
@@ -154,7 +154,7 @@ def check_readable(path: Path, allows: Callable[[Path, int], bool] = os.access) 
         allows: Returns whether a path may be accessed with mode bits such as `os.R_OK`.
 
     Raises:
-        UnsupportedModelError: It may not.
+        UnsupportedModelError: The process may not read it.
     """
     try:
         inside = [path, *path.iterdir()] if path.is_dir() else [path]
@@ -202,7 +202,7 @@ def with_labels(signature: ModelSignature, labels: dict[str, list[str]]) -> Mode
 
 
 def _padding(model: Model, settings: ReplicaSettings) -> PaddingPlan | None:
-    """Return the padding plan: verified settings, or what was detected."""
+    """Return the padding plan: from the settings, verified, or else the detected one."""
     requested = settings.batching.padding
     if requested is None:
         detected = find_padding(model)

@@ -33,7 +33,7 @@ _log = logging.getLogger(__name__)
 _NOT_ABOUT_ROWS: Final = frozenset(
     {Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED, Code.RESOURCE_EXHAUSTED}
 )
-"""Errors that no row causes: running half of the rows gives the same error."""
+"""Errors that are not caused by a row: running half of the rows gives the same error."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,8 +53,8 @@ class ScoredRows:
 class Scorer:
     """A loaded model that scores rows. As thread-safe as the model itself.
 
-    Where rows are declared independent without proof, a row of a batch is sometimes run alone and
-    compared, until one differs: at most once a second, and for at most 1 % of the time.
+    If rows are declared independent without proof, a row of a batch is sometimes run alone and
+    compared, until a row differs: at most once a second, and for at most 1 % of the time.
 
     Args:
         checks_rows: False where a second run has side effects.
@@ -74,7 +74,7 @@ class Scorer:
         self.loaded = loaded
         self.concurrent = loaded.model.concurrent
         self.difference: RowDifference | None = None
-        """The row that was answered otherwise alone; None while none is known."""
+        """The row whose answer changed when it was run alone; None if no such row was detected."""
         is_declared = self.signature.row_independence is RowIndependence.DECLARED
         self._checks_rows = checks_rows and self.signature.batched and is_declared
         self._clock = clock
@@ -126,7 +126,7 @@ class Scorer:
                 rows=rows,
             )
         except Exception as error:  # noqa: BLE001  # a plug-in call; the batch has its answers
-            # The message of a model may quote the row.
+            # A model's error message may quote the row.
             why = error.code if isinstance(error, HeadraceError) else type(error).__name__
             _log.warning("a row failed when it was run alone", extra={"error": why})
         self._check_at = self._clock() + max(LEAST_INTERVAL_S, PAY_BACK * (self._clock() - began))
@@ -149,7 +149,7 @@ class Scorer:
         parts: list[Tensors],
         errors: dict[int, HeadraceError],
     ) -> None:
-        """Run `rows` rows that begin at `first` of the whole batch."""
+        """Run `rows` rows in halves; `first` is the index of the first in the whole batch."""
         try:
             parts.append(self._run(inputs, outputs, rows))
         except HeadraceError as error:

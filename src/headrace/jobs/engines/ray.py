@@ -1,11 +1,11 @@
-"""Engine of a Ray cluster: a process for each worker, which loads the model once.
+"""Ray engine of jobs: one process per worker, which loads the model once.
 
-Ray Data is not used: its writer appends what a run that is killed has written already, and its own
-checkpoints need a key that is unique. Our shards bring whole files, a manifest and resuming.
+Ray Data is not used: a killed run leaves its output in place, a second run appends to it, and Ray
+Data's checkpoints need a unique key. Shards have whole files, a manifest and resuming.
 
-The cluster's address is checked before Ray's library connects, which tries for minutes and whose
-error seldom names the reason. A connection and one gRPC call tell within seconds whether a head
-listens there and whether it asks for a token.
+The cluster's address is checked before Ray's library connects: the library retries for minutes, and
+its error seldom names the reason. A TCP connection and one gRPC call show within seconds whether a
+head node listens at the address and whether it requires a token.
 """
 
 import os
@@ -43,14 +43,14 @@ from headrace.jobs.shard import Hooks
 LOCAL: Final = "local"
 """A cluster on this machine that ends with the job."""
 AUTO: Final = "auto"
-"""The cluster that runs on this machine, or that `RAY_ADDRESS` names."""
+"""The cluster on this machine, or the one that `RAY_ADDRESS` names."""
 ANSWER_S: Final = 10.0
 ASKS: Final = (
     "it asks for a token: set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN, unless the token is in "
     "~/.ray/auth_token"
 )
 WRONG: Final = "is RAY_AUTH_TOKEN, or else ~/.ray/auth_token, that of the cluster?"
-# The service is in Ray's `gcs_service.proto`. Any answer will do, that the method is unknown too.
+# From Ray's `gcs_service.proto`. Any response suffices, also that the method is unknown.
 _METHOD: Final = "/ray.rpc.NodeInfoGcsService/GetClusterId"
 _SILENT: Final = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
 HostPort = tuple[str, int]
@@ -58,10 +58,10 @@ Connect = Callable[[HostPort, float], AbstractContextManager[object]]
 
 
 def check_address(address: str) -> str:
-    """`address`, if Ray can take it.
+    """Return `address` if Ray accepts it.
 
     Raises:
-        InvalidArgumentError: It is neither a word that Ray knows, nor `HOST:PORT`, nor a URL.
+        InvalidArgumentError: It is not a keyword of Ray, `HOST:PORT`, or a URL.
     """
     if address not in {LOCAL, AUTO} and "://" not in address and ":" not in address:
         msg = f"--address {address} is none of Ray's: say HOST:PORT, auto or ray://HOST:PORT"
@@ -71,7 +71,7 @@ def check_address(address: str) -> str:
 
 
 def host_of(address: str) -> HostPort | None:
-    """Return the host and port of `HOST:PORT` and `ray://HOST:PORT`; None for words and other schemes.
+    """Return host and port of `HOST:PORT` or `ray://HOST:PORT`; None for other addresses.
 
     Raises:
         InvalidArgumentError: It has no host, or no port.
@@ -91,8 +91,8 @@ def host_of(address: str) -> HostPort | None:
 
 
 def why_unreachable(address: str) -> str:
-    """Why Ray cannot connect to `address`; empty if Ray can try."""
-    # Where Ray itself looks for the address, this variable takes precedence.
+    """Return why Ray cannot connect to `address`; empty if no obstacle was detected."""
+    # With `auto`, Ray itself prefers this variable to a local cluster.
     named = os.environ.get("RAY_ADDRESS", "") if address == AUTO else ""
     head = host_of(named or address)
     if head is None:
@@ -101,7 +101,7 @@ def why_unreachable(address: str) -> str:
 
 
 def why_silent(head: HostPort, connect: Connect = socket.create_connection) -> str:
-    """Why nothing accepts a connection at `head`; empty if something does."""
+    """Return why a connection to `head` fails; empty if it succeeds."""
     try:
         with connect(head, ANSWER_S):
             return ""
@@ -113,9 +113,9 @@ def why_silent(head: HostPort, connect: Connect = socket.create_connection) -> s
 
 def _why_no_head(host: str, port: int) -> str:
     if os.environ.get("RAY_USE_TLS", "0") not in {"", "0"}:
-        return ""  # with certificates that Ray knows where to find
+        return ""  # only Ray knows where its certificates are
     target = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    # As Ray does: its clusters are not behind the proxy of a company.
+    # Ray's own client ignores HTTP proxies too.
     with grpc.insecure_channel(target, options=[("grpc.enable_http_proxy", 0)]) as channel:
         try:
             channel.unary_unary(_METHOD)(b"", timeout=ANSWER_S)
@@ -125,12 +125,12 @@ def _why_no_head(host: str, port: int) -> str:
 
 
 def has_token() -> bool:
-    """Whether Ray is set up to show a token."""
+    """Return whether Ray is configured to send a token."""
     return os.environ.get("RAY_AUTH_MODE", "").lower() == "token"
 
 
 def why_refused(code: grpc.StatusCode, head: str, *, shows_token: bool) -> str:
-    """What an answer means for a driver that wants to connect; empty if it can try."""
+    """Return why a driver cannot connect, by the gRPC status of the head; empty if it can."""
     if code in _SILENT:
         return f"{head}: what listens there does not answer as Ray does"
     if code is grpc.StatusCode.UNAUTHENTICATED and not shows_token:
@@ -140,16 +140,16 @@ def why_refused(code: grpc.StatusCode, head: str, *, shows_token: bool) -> str:
 
 NEEDED: Final = "--engine ray needs Ray: pip install 'headrace[batch,ray]', on every machine"
 BEGIN_S: Final = 300.0
-"""For a worker, while none runs: a cluster that grows by need takes minutes for a machine."""
+"""Timeout for the first worker to start: an autoscaling cluster adds a machine in minutes."""
 TRIES: Final = 4
-"""Workers that may be lost over one shard; a shard that ends more is likely the reason."""
+"""Maximum number of workers lost while running one shard; then the shard is the likely cause."""
 _LOOK_S: Final = 0.2
 _END_S: Final = 10.0
 _ERROR_CHARS: Final = 400
 
 
 class WorkerError(HeadraceError):
-    """A worker could not do its shard; `code` is that of what went wrong there."""
+    """A worker failed to run its shard; `code` is the code of the worker's error."""
 
     def __init__(self, message: str, code: Code) -> None:
         super().__init__(message)
@@ -157,7 +157,7 @@ class WorkerError(HeadraceError):
 
 
 class WorkersLostError(HeadraceError):
-    """Every worker that had this shard was lost."""
+    """All workers that ran this shard were lost."""
 
     code = Code.UNAVAILABLE
 
@@ -172,25 +172,25 @@ class WorkersLostError(HeadraceError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RayEngine:
-    """Workers of Ray."""
+    """Job engine that runs shards in workers on a Ray cluster."""
 
     source: str
-    """The input as a person named it."""
+    """The input as the user named it."""
     address: str = LOCAL
-    """`local` for a cluster on this machine that ends with the job; `auto` for one that runs here;
-    `HOST:PORT`; what else Ray takes.
+    """`local` for a cluster on this machine that ends with the job; `auto` for one that already
+    runs here; `HOST:PORT`; or another address that Ray accepts.
     """
     workers: int | None = None
-    """Processes at once; None for as many as the cluster has cores."""
+    """Number of worker processes; None for one per core of the cluster."""
     clock: Callable[[], float] = time.monotonic
 
     def shards(self, job: Job, hooks: Hooks) -> Generator[CompletedShard]:
-        """As `Engine.shards`.
+        """Yield completed shards; see `ShardEngine.shards`.
 
         Raises:
-            UnavailableError: The cluster is not there, or has no place for a worker.
-            WorkersLostError: A shard ended every worker that had it.
-            WorkerError: A shard could not be done.
+            UnavailableError: The cluster is unreachable, or has no free core for a worker.
+            WorkersLostError: All workers that ran a shard were lost.
+            WorkerError: A shard failed.
         """
         if not job.left.todo:
             return
@@ -198,8 +198,8 @@ class RayEngine:
         with _connected(ray, self.address, self.workers):
             cores = int(ray.cluster_resources().get("CPU", 1))
             order = msgspec.json.encode(order_of(job, self.source))
-            # A core for itself, and a second thread that says how far it is. A worker that is lost
-            # is started again by the pool, which knows its shard.
+            # Each worker has one core, and a second thread that reports progress. Ray does not
+            # restart a lost worker; the pool does, because it knows the worker's shard.
             actor = ray.remote(worker_class(versions())).options(
                 num_cpus=1, max_restarts=0, max_task_retries=0, max_concurrency=2
             )
@@ -216,13 +216,13 @@ class RayEngine:
 
 
 def import_ray() -> Any:  # noqa: ANN401  # its types are not there where it is not
-    """Ray, which tells nobody that it is used.
+    """Return the imported `ray` module, with usage statistics disabled.
 
     Raises:
-        FailedPreconditionError: It is not installed.
+        FailedPreconditionError: Ray is not installed.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # A worker without a GPU would hide them by a rule that Ray is about to give up, and warn.
+    # Disables a deprecated rule that hides GPUs from workers without one, and its warning.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     try:
         import ray  # noqa: PLC0415  # large, and few have it
@@ -243,13 +243,13 @@ def _connected(ray: Any, address: str, workers: int | None) -> Iterator[None]:  
     try:
         ray.init(**options)
     except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-        # Ray tells nobody but its log that a token is wrong.
+        # Ray reports a wrong token only in its log.
         shown = has_token() and "://" not in address and isinstance(error, ConnectionError)
         hint = f"; {WRONG}" if shown else ""
         msg = f"no Ray cluster at --address {address}: {one_line(error)}{hint}"
         raise UnavailableError(msg) from error
     finally:
-        # Ray ends the process at a SIGTERM; a job ends tidily.
+        # Ray's SIGTERM handler ends the process; the job's own handlers stop it in order.
         for number, handler in handlers.items():
             if signal.getsignal(number) is not handler:
                 signal.signal(number, handler)
@@ -260,16 +260,16 @@ def _connected(ray: Any, address: str, workers: int | None) -> Iterator[None]:  
 
 
 def one_line(error: BaseException) -> str:
-    """Return the message of an error of Ray, without its traces."""
+    """Return the message of a Ray error in one line, without stack traces."""
     lines = [line.strip() for line in str(error).splitlines()]
     text = " ".join(line for line in lines if line and not line.startswith(("at ", "File ")))
     return text[:_ERROR_CHARS] or type(error).__name__
 
 
 class ShardTracker:
-    """Which shards are left, which are under way, and how many rows of each were counted.
+    """State of a job's shards: waiting, running, and the rows counted of each.
 
-    Every row is counted once, however many workers are lost over its shard.
+    Every row is counted once, even if workers are lost while running its shard.
     """
 
     def __init__(self, shards: Iterable[Shard], hooks: Hooks) -> None:
@@ -280,7 +280,7 @@ class ShardTracker:
 
     @property
     def waiting(self) -> int:
-        """How many shards wait for a worker."""
+        """Number of shards that wait for a worker."""
         return len(self._todo)
 
     def take(self) -> Shard | None:
@@ -288,15 +288,15 @@ class ShardTracker:
         return self._todo.popleft() if self._todo else None
 
     def advance(self, progress: ShardProgress, shard: Shard) -> None:
-        """Count what a worker reports of its shard; a report of an earlier shard is ignored."""
+        """Count the rows that a worker reports for its shard; ignore reports of earlier shards."""
         if progress.shard == shard.number:
             self._count(progress)
 
     def finish(self, outcome: ShardOutcome) -> CompletedShard | None:
-        """Return the line of the manifest; None for a shard that was stopped.
+        """Return the manifest entry of a shard; None if the shard was stopped.
 
         Raises:
-            WorkerError: The shard could not be done.
+            WorkerError: The shard failed.
         """
         done = outcome.done
         if done is None:
@@ -311,10 +311,10 @@ class ShardTracker:
         return done
 
     def lose(self, shard: Shard, why: str) -> None:
-        """Put the shard of a lost worker first.
+        """Return the shard of a lost worker to the front of the queue.
 
         Raises:
-            WorkersLostError: It was lost too often.
+            WorkersLostError: The shard has lost too many workers.
         """
         self._count(ShardProgress(shard=shard.number))
         del self._counted[shard.number]
@@ -333,18 +333,18 @@ class ShardTracker:
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class _PoolWorker:
-    """A worker and its calls under way. No `shard`: it is starting."""
+    """A worker and its pending calls; without a `shard`, it is starting."""
 
     actor: Any
     call: Any
     shard: Shard | None = None
     progress: Any = None
-    """The call for its progress; None for no such call."""
+    """The pending call for its progress; None without one."""
 
 
 @dataclass(slots=True, kw_only=True)
 class WorkerPool:
-    """The workers of a job. Only those that have started get shards: others may wait for a core."""
+    """The workers of a job. Only started workers get shards: others may wait for a core."""
 
     ray: Any
     start: Callable[[], Any]
@@ -356,10 +356,10 @@ class WorkerPool:
     def run(
         self, is_stopped: Callable[[], bool], clock: Callable[[], float]
     ) -> Generator[CompletedShard]:
-        """Run all shards, and yield each as it is done."""
+        """Run all shards, and yield each when it is completed."""
         begin_by = clock() + BEGIN_S
         while not is_stopped():
-            # As many workers as there are shards for.
+            # Not more workers than unfinished shards.
             starting = sum(worker.shard is None for worker in self.workers)
             for _ in range(min(self.size - len(self.workers), self.tracker.waiting - starting)):
                 actor = self.start()
@@ -381,7 +381,7 @@ class WorkerPool:
             self._poll_progress()
 
     def close(self) -> None:
-        """Stop what runs; it leaves nothing if it has a moment for that."""
+        """Stop all workers; those that react in time remove their temporary files."""
         running = [worker for worker in self.workers if worker.shard is not None]
         for worker in running:
             worker.actor.stop.remote()
@@ -413,7 +413,7 @@ class WorkerPool:
         return done
 
     def _lose(self, shard: Shard | None, error: Exception) -> None:
-        # A bug, or a cluster that cannot read what it is sent: not for another worker to try.
+        # A bug, or a message that the cluster cannot decode: another worker would fail too.
         if not isinstance(error, self.ray.exceptions.RayActorError):
             raise WorkerError(f"a worker failed: {one_line(error)}", Code.INTERNAL) from error
         if shard is not None:
@@ -424,7 +424,7 @@ class WorkerPool:
             raise UnavailableError(f"workers of Ray end as they begin: {one_line(error)}")
 
     def _poll_progress(self) -> None:
-        """Ask those that run how far they are, one call at a time."""
+        """Request the progress of running workers, with one pending call per worker."""
         for worker in self.workers:
             if worker.shard is None:
                 continue
@@ -437,6 +437,6 @@ class WorkerPool:
                     answer = self.ray.get(worker.progress)
                     progress = msgspec.json.decode(answer, type=ShardProgress)
                 except self.ray.exceptions.RayError:
-                    progress = ShardProgress()  # it is lost: its other call tells
+                    progress = ShardProgress()  # the worker is lost; its `run` call reports that
                 self.tracker.advance(progress, worker.shard)
                 worker.progress = None

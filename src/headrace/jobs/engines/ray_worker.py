@@ -1,6 +1,6 @@
-"""Worker of a job on Ray: loads the model once, and runs the shards that the driver sends.
+"""Ray worker of a job: loads the model once, and runs the shards that the driver sends.
 
-Messages between driver and worker are JSON, as Ray carries exceptions in ways of its own.
+Messages between driver and worker are JSON, including errors, because Ray wraps exceptions.
 """
 
 import socket
@@ -23,36 +23,36 @@ from headrace.registry import read_content
 from headrace.scoring.scorer import Scorer
 
 PACKAGES: Final = ("headrace", "numpy", "onnxruntime", "polars", "pyarrow")
-"""Of the same version everywhere: a file of Parquet names the library that wrote it."""
+"""Packages whose versions must be equal everywhere: Parquet files name the writing library."""
 _SHOWN: Final = 5
 
 
 class JobOrder(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What every worker of a job gets from the driver."""
+    """Message from the driver that starts a worker of a job."""
 
     run_id: str
     begun_at: str
-    """With `run_id`, as the record in the output folder has them."""
+    """`begun_at` and `run_id` of the job record in the output folder."""
     task: Task
     source: str
-    """The input as it can be opened on another machine."""
+    """The input, in a form that another machine can open."""
     model_digest: str
-    """The digest that the content of the model must have on the worker's machine."""
+    """Required digest of the model's content on the worker's machine."""
 
 
 class ShardOutcome(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The result of a shard: `done`, or a `code` and a `message`."""
+    """Result of a shard: `done`, or an error `code` and `message`."""
 
     shard: int
     done: CompletedShard | None = None
     code: Code = Code.INTERNAL
     message: str = ""
     samples: list[str] = []
-    """Some errors of rows."""
+    """Some of the row errors."""
 
 
 class ShardProgress(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How far a worker is with its shard; -1 for none."""
+    """Progress of a worker within its shard; shard -1 means no shard."""
 
     shard: int = -1
     rows: int = 0
@@ -69,7 +69,7 @@ def order_of(job: Job, source: str) -> JobOrder:
     model = job.task.model
     model = msgspec.structs.replace(model, path=str(Path(model.path).absolute()))
     opened = job.task.source
-    # A database or a store keeps its user and password, or the names of variables that hold them.
+    # A URL keeps its user and password, or the names of the variables that hold them.
     return JobOrder(
         run_id=job.record.id,
         begun_at=job.record.begun_at,
@@ -89,11 +89,11 @@ class ShardWorker:
 
     @classmethod
     def open(cls, document: bytes) -> Self:
-        """Load what a `JobOrder` names.
+        """Return a worker for a `JobOrder`, with the model loaded and the input opened.
 
         Raises:
-            FailedPreconditionError: The output or the model is not here.
-            HeadraceError: The model cannot be loaded, or the input not be opened.
+            FailedPreconditionError: The output or the model does not exist on this machine.
+            HeadraceError: The model cannot be loaded, or the input cannot be opened.
         """
         order = msgspec.json.decode(document, type=JobOrder)
         _check_output(order)
@@ -105,7 +105,7 @@ class ShardWorker:
         return cls(order, source, load_scorer(order.task.model))
 
     def run(self, document: bytes) -> bytes:
-        """Run a `Shard`; comes to an `ShardOutcome`, whatever goes wrong with it."""
+        """Run a `Shard` and return its `ShardOutcome`, also if it fails."""
         shard = msgspec.json.decode(document, type=Shard)
         self._progress = ShardProgress(shard=shard.number)
         hooks = Hooks(on_rows=self._on_rows, is_stopped=self._stop.is_set)
@@ -119,11 +119,11 @@ class ShardWorker:
         return msgspec.json.encode(outcome)
 
     def progress(self) -> bytes:
-        """How far the shard is, as `ShardProgress`."""
+        """Return the `ShardProgress` of the current shard."""
         return msgspec.json.encode(self._progress)
 
     def stop(self) -> None:
-        """Drop the shard under way; none is run after that."""
+        """Abort the current shard, and run no further ones."""
         self._stop.set()
 
     def close(self) -> None:
@@ -152,10 +152,10 @@ def versions() -> dict[str, str]:
 
 
 def worker_class(wanted: Mapping[str, str]) -> type[Any]:  # noqa: C901  # sent whole, so all of it is in one function
-    """Return a class for a process of Ray that holds a `ShardWorker`.
+    """Return the Ray actor class that holds a `ShardWorker`.
 
-    Ray sends the class itself and not its name, as it is defined in a function: it imports nothing
-    of Headrace before it has compared what is installed there.
+    It is defined in a function so that Ray sends its code and not its name: it imports Headrace
+    only after it has compared the installed versions.
 
     Args:
         wanted: The driver's `versions()`.
@@ -168,7 +168,7 @@ def worker_class(wanted: Mapping[str, str]) -> type[Any]:  # noqa: C901  # sent 
             self.worker: Any = None
 
         def ready(self) -> str:
-            """Load; what is wrong, as JSON of a `ShardOutcome`, or nothing."""
+            """Load the model; return a failed `ShardOutcome` as JSON, or empty text."""
             import json  # noqa: PLC0415  # runs elsewhere, where only what it imports is
             import os  # noqa: PLC0415  # as above
             import socket  # noqa: PLC0415  # as above
@@ -189,7 +189,7 @@ def worker_class(wanted: Mapping[str, str]) -> type[Any]:  # noqa: C901  # sent 
                 )
                 outcome = {"shard": -1, "code": "FAILED_PRECONDITION", "message": message}
                 return json.dumps(outcome)
-            # One worker a core: Polars would begin a thread for each core in every one.
+            # There is one worker per core; Polars would start one thread per core in each worker.
             os.environ.setdefault("POLARS_MAX_THREADS", "1")
             from headrace.core import HeadraceError  # noqa: PLC0415  # as above
             from headrace.jobs.engines.ray_worker import ShardWorker  # noqa: PLC0415  # as above

@@ -1,16 +1,17 @@
 """CSV source with a header: split at row ends, parsed by Polars; a bad row fails alone.
 
 A value in quotes ends at a quote before a separator or an end of line, and `""` inside is a quote
-(RFC 4180). A row that breaks this is damaged, and the rows after it are read as if it were not
-there. What a damaged row covers:
+(RFC 4180). A row that violates this is damaged; the rows after it are read as if it did not exist.
+A damaged row extends:
 
-- A quote inside a value without quotes, or text after a closing quote: the row up to the end of the
-  line where that shows.
-- A quote that nothing closes: the row up to the end of the line where it opens. Nothing closes it
-  if the text ends first, or if the next single quote is one that opens a value (it follows a
-  separator or begins a line, and text follows it).
-- A quote that both opens and closes (`,",`, or one alone in its line) closes, unless its row spans
-  lines and has another number of values than the header: then the quote before it was not closed.
+- With a quote inside an unquoted value, or text after a closing quote: to the end of the line that
+  contains the violation.
+- With an unclosed quote: to the end of the line that contains the opening quote. A quote is
+  unclosed if the text ends first, or if the next single quote opens a value (it follows a separator
+  or begins a line, and text follows it).
+- A quote that can both open and close a value (`,",`, or alone in its line) closes it, unless its
+  row spans lines and has another number of values than the header: then the previous quote is
+  unclosed.
 """
 
 import csv
@@ -40,35 +41,34 @@ UNCLOSED: Final = "a quote is not closed"
 STRAY: Final = "a quote stands inside a value"
 _QUOTE, _NEWLINE, _RETURN = (ord(char) for char in '"\n\r')
 _FEW_LINES, _MOST_LINES = 256, 1 << 14
-"""Lines that are looked at together after a damaged row; twice as many each time all are right."""
+"""Lines that are scanned together after a damaged row; doubled after each step without damage."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CsvRows:
     """Rows of a text that begins with a row.
 
-    Rows lie beside each other. What is behind the last is the beginning of a row whose end is not
-    in the text.
+    Rows are adjacent. Text after the last row is the start of a row whose end is not in the text.
     """
 
     bounds: Array
-    """Where each begins, and where the last ends."""
+    """Start offset of each row, and the end offset of the last one."""
     damaged: dict[int, str]
-    """Reasons by row."""
+    """Reason why a row is damaged, by its index."""
     newlines: Array
-    """Their positions."""
+    """Offsets of newlines."""
     quotes: Array
-    """Their positions."""
+    """Offsets of quotes."""
 
     def __len__(self) -> int:
         return len(self.bounds) - 1
 
     def line_of(self, row: int) -> int:
-        """How many lines the text has before a row."""
+        """Return the number of lines before a row."""
         return int(np.searchsorted(self.newlines, self.bounds[row]))
 
     def separators(self, data: bytes, separator: bytes) -> tuple[Array, Array]:
-        """Positions of separators outside quotes, and for each row the index of its first one."""
+        """Return offsets of separators outside quotes, and the index of each row's first one."""
         every = np.flatnonzero(np.frombuffer(data, np.uint8) == ord(separator))
         if len(self.quotes):
             row = np.searchsorted(self.bounds, every, side="right") - 1
@@ -81,9 +81,9 @@ def find_rows(data: bytes, separator: bytes, columns: int, *, complete: bool = T
     """Return the rows of a text, in time linear in its length.
 
     Args:
-        columns: How many values a row has.
-        complete: Whether the text ends where the file does, or where a row does; the last row needs
-            no end of line then.
+        columns: Number of values per row.
+        complete: Whether the text ends at the end of the file or of a row; then the last row needs
+            no end of line.
     """
     text = np.frombuffer(data, np.uint8)
     newlines = np.flatnonzero(text == _NEWLINE)
@@ -102,9 +102,9 @@ def find_rows(data: bytes, separator: bytes, columns: int, *, complete: bool = T
 class _Scan:
     """One pass over a text with quotes.
 
-    From the begin of a row on, quotes open and close in turn, `""` as a close and an open. `_wrong`
-    holds the quotes that cannot do what their turn is, for turns that begin with an even quote and
-    with an odd one. Between damaged rows all is computed for many rows at once.
+    From the start of a row, quotes alternately open and close; `""` is a close and an open. `_wrong`
+    has the quotes that cannot have their alternate role: for rows whose first quote has an even
+    index, and for those with an odd one. Between damaged rows, many rows are processed at once.
     """
 
     def __init__(
@@ -134,7 +134,7 @@ class _Scan:
             np.flatnonzero(~np.where(is_even, may_close, may_open)),
         )
         if self._adjoins.any():
-            # Of several quotes beside each other the first tells whether they can open a value.
+            # Of adjacent quotes, the first determines whether they can open a value.
             number = np.arange(len(quotes), dtype=np.int32)
             begins = begins[np.maximum.accumulate(np.where(self._adjoins, 0, number))]
         self._begins, self._ends = begins, ends
@@ -145,7 +145,7 @@ class _Scan:
 
     def run(self) -> None:
         begin = first = newline = 0
-        """Where the next row begins; a quote that opens; the first newline not looked at."""
+        """Start of the next row; index of its first quote; index of the next newline to scan."""
         lines = _FEW_LINES
         while begin < len(self._text):
             wrong = self._wrong[first & 1]
@@ -182,7 +182,7 @@ class _Scan:
     def _swallowed(
         self, begin: int, ends: Array, first: int
     ) -> tuple[Array, tuple[int, str]] | None:
-        """Return the rows before the first that has a doubtful quote and another number of values."""
+        """Return the rows before the first one with a doubtful quote and a wrong value count."""
         if not len(ends):
             return None
         for opener, closer in self._doubtful(begin, int(ends[-1]), first):
@@ -195,10 +195,10 @@ class _Scan:
         return None
 
     def _damage(self, begin: int, quote: int, first: int) -> tuple[int, str] | None:
-        """Where a row ends that has no end, and why; None if it is one, or that is not known yet.
+        """Return the end of a damaged row, and the reason; None if valid or not yet decidable.
 
         Args:
-            quote: The quote in it that cannot do what its turn is; their number if there is none.
+            quote: Index of the row's first quote in `_wrong`; the number of quotes without one.
         """
         if quote == len(self._quotes):
             if not self._complete or begin == len(self._text):
@@ -221,7 +221,7 @@ class _Scan:
         return None if end is None else (end, reason)
 
     def _doubtful(self, begin: int, end: int, first: int) -> Iterator[tuple[int, int]]:
-        """Values over several lines whose closing quote could open one: both quotes of each."""
+        """Yield opening and closing quote of multi-line values whose closing quote could open one."""
         low, high = np.searchsorted(self._quotes, [begin, end])
         closers = np.arange(low + (low - first + 1) % 2, high, 2)
         closers = closers[self._begins[closers] & self._ends[closers]]
@@ -233,7 +233,7 @@ class _Scan:
                 yield opener, closer
 
     def _opener(self, quote: int) -> int:
-        """Return the quote that opens the value in which an opening quote may be the end of a `""`."""
+        """Return the opening quote of a value, given a quote that may be the second of a `""`."""
         while self._adjoins[quote]:
             quote -= 2
         return quote
@@ -256,7 +256,7 @@ class _Scan:
 _BOM: Final = b"\xef\xbb\xbf"
 _MAX_HEAD_BYTES: Final = 1 << 20
 _MORE: Final = "\x00more"
-"""A column beyond the last: what a row with too many values has there."""
+"""Additional last column, for the surplus values of a row."""
 _TRUTH: Final = {"true": True, "false": False, "1": True, "0": False}
 _SEPARATORS: Final = (",", ";", "\t", "|")
 
@@ -301,7 +301,7 @@ class CsvSource(JobSource):
         return shards
 
     def read(self, shard: Shard, request: ReadRequest) -> Iterator[Rows]:
-        """Parsed at once."""
+        """Yield the rows of a shard, which is parsed at once."""
         try:
             names, _, separator = head_of(shard.file)
             data = read_at(shard.file, shard.begin, shard.end)
@@ -319,13 +319,13 @@ class CsvSource(JobSource):
 
 
 def head_of(name: str) -> tuple[list[str], int, str]:
-    """Return the names in the first line, where the rows begin, and what separates values.
+    """Return the names in the first line, the offset of the first row, and the separator.
 
     Values are separated by tabs in a `.tsv`; else by commas, or by the `;`, tab or `|` of a first
     line that has no comma.
 
     Raises:
-        InvalidArgumentError: There are no names, or a name is not unique.
+        InvalidArgumentError: The line has no names, or a name is not unique.
     """
     try:
         with open_file(name) as file:
@@ -358,10 +358,10 @@ def head_of(name: str) -> tuple[list[str], int, str]:
 def parse(
     data: bytes, names: Sequence[str], request: ReadRequest, *, separator: str
 ) -> tuple[pl.DataFrame, dict[int, str]]:
-    """Rows of text as columns; numbers are parsed, and a row where that fails is told.
+    """Return the rows of a text as columns, and the reasons of rows that cannot be parsed.
 
-    First all at once as the numbers that they should be. If that fails, damaged rows are replaced
-    by rows without values, and the numbers are parsed as text.
+    All rows are first parsed at once with their number types. If that fails, damaged rows are
+    replaced by empty rows, and numbers are parsed from text columns.
     """
     sign = separator.encode()
     numbers = {name: kind for name, kind in request.datatypes.items() if kind is not Datatype.BYTES}
@@ -398,10 +398,10 @@ def parse(
 def _mended(
     data: bytes, rows: CsvRows, names: Sequence[str], columns: Sequence[str], separator: bytes
 ) -> tuple[bytes, dict[int, str]]:
-    """Return the text with sound rows in the place of damaged ones, and what was wrong with these.
+    """Return the text with damaged rows replaced by valid ones, and the reasons by row.
 
-    A row that has too many values keeps the first ones. Values behind the last column that are
-    empty are no mistake, nor are bytes that are not UTF-8 in a column that is not read.
+    A row with too many values keeps the first ones. Empty values after the last column are allowed,
+    as are bytes that are not UTF-8 in columns that are not read.
     """
     broken = dict(rows.damaged)
     text = np.frombuffer(data, np.uint8)

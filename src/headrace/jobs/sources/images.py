@@ -14,7 +14,7 @@ from headrace.jobs.sources.source import JobSource, ReadRequest, Rows, is_url, o
 PATH: Final = "path"
 IMAGE: Final = "image"
 _MAX_BYTES: Final = 8 << 20
-"""Bytes of images in one window, beyond its first image."""
+"""Maximum bytes of images in one window, not counting its first image."""
 _MAX_FILE_BYTES: Final = 256 << 20
 
 
@@ -67,7 +67,7 @@ class ImagesSource(JobSource):
         return digest.hexdigest()[:32]
 
     def read(self, shard: Shard, request: ReadRequest) -> Iterator[Rows]:
-        """Yield a few files at once."""
+        """Yield windows of a few files."""
         names: list[str] = []
         images: list[bytes | None] = []
         broken: dict[int, str] = {}

@@ -26,25 +26,26 @@ from headrace.protocol.json_messages import UNREADABLE, JsonDecoder
 from headrace.protocol.values import SPELLED
 
 MAX_SHARD_BYTES: Final = 16 << 20
-"""Text is parsed a shard at a time; columns of numbers are about as large in memory."""
+"""Maximum shard size: a shard is parsed at once, and number columns are about as large as it."""
 MAX_LINE_BYTES: Final = 64 << 20
 _BLOCK_BYTES: Final = 1 << 20
 
 
 class RowEnds(Protocol):
-    """Where the rows of a text end that begins with a row."""
+    """Function that finds the ends of rows in a text that begins with a row."""
 
     def __call__(self, data: bytes, *, complete: bool) -> Array:
-        """Positions behind the rows, ascending.
+        """Return the end offset of each row, ascending.
 
         Args:
-            complete: Whether the file ends here; else only rows count that more text cannot change.
+            complete: Whether the file ends here; otherwise rows that more text could change are
+                left out.
         """
 
 
 def line_ends(data: bytes, *, complete: bool) -> Array:
-    """Where the rows of a text end in which every line is one."""
-    del complete  # the end of the file ends the last part anyway
+    """Return the end offsets of rows in a text where each line is a row."""
+    del complete  # the end of the file also ends the last shard
     return np.flatnonzero(np.frombuffer(data, np.uint8) == ord("\n")) + 1
 
 
@@ -57,14 +58,14 @@ def cut_file(
     line: int = 1,
     row_ends: RowEnds = line_ends,
 ) -> Iterator[Shard]:
-    """Parts of a file from `begin` on, of about `shard_bytes`, at most 16 MiB and a row.
+    """Yield shards of a file from `begin` on, of about `shard_bytes`, at most 16 MiB and a row.
 
     Args:
-        first: The first part's number.
-        line: The number of the line at `begin`.
+        first: Number of the first shard.
+        line: Line number at `begin`.
 
     Raises:
-        InvalidArgumentError: It cannot be read, or a line is far too long.
+        InvalidArgumentError: The file cannot be read, or a line is too long.
     """
     mark, size = fingerprint(name)
     start = begin
@@ -90,16 +91,16 @@ def cut_file(
 def _cuts(
     file: IO[bytes], name: str, begin: int, request: int, row_ends: RowEnds
 ) -> Iterator[tuple[int, int]]:
-    """Ends of rows, each at least `wanted` bytes after the last, and the lines between them."""
+    """Yield row ends at least `request` bytes apart, and the number of lines between them."""
     file.seek(begin)
     data, offset, last, lines = b"", begin, begin, 0
-    """Text from the begin of a row on, where it begins; the last cut, and the lines after it."""
-    # A row that is longer than a block is looked at again only when twice as much is there.
+    """Text from the start of a row, and its offset; the last cut, and the lines since it."""
+    # A row longer than a block is scanned again only after the text has doubled.
     while block := file.read(max(_BLOCK_BYTES, len(data))):
         data += block
         ends = row_ends(data, complete=False)
         if not len(ends) and len(data) > MAX_LINE_BYTES:
-            # An unclosed quote costs its line, if that has an end.
+            # A row with an unclosed quote ends with its line, if the line has an end.
             ends = row_ends(data, complete=True)[:1]
             if not len(ends) or ends[0] == len(data):
                 msg = (
@@ -119,10 +120,10 @@ def _cuts(
 
 
 Path = tuple[str, ...]
-"""Keys of objects in objects."""
+"""Keys that lead to a value through nested objects."""
 _HEAD_LINES: Final = 20
 _NUMBERS: Final = {"f": pa.float64(), "i": pa.int64(), "u": pa.uint64(), "b": pa.bool_()}
-"""As what numbers are read first, by NumPy's kind of the input."""
+"""Type as which numbers are read first, by NumPy kind of the input."""
 _LINE: Final[JsonDecoder[Any]] = JsonDecoder(Any)
 
 
@@ -134,10 +135,10 @@ class JsonLinesSource(JobSource):
         self._head: dict[Path, list[object]] = {}
 
     def schema(self, datatypes: Mapping[str, Datatype] | None = None) -> Schema:
-        """Return the columns, and how most of their values in the first lines are.
+        """Return the columns, with the most frequent type of their values in the first lines.
 
-        With `datatypes` the values for inputs have the type that the model takes, and the others
-        one that holds all in the first lines.
+        With `datatypes`, columns of inputs have the type that the model takes, and the others a
+        type that holds all values in the first lines.
         """
         fields = []
         for name, path in self._paths().items():
@@ -160,7 +161,7 @@ class JsonLinesSource(JobSource):
         return pa.schema(fields)
 
     def _paths(self) -> dict[str, Path]:
-        """Where the values of a column are; a key with dots comes before a path of that name."""
+        """Return the path of each column; a key with dots takes precedence over an equal path."""
         if not self._head:
             self._head = _first_values(self._files[0])
         paths: dict[str, Path] = {}
@@ -171,7 +172,7 @@ class JsonLinesSource(JobSource):
         return paths
 
     def cut(self, sizes: Sizes, columns: Sequence[str]) -> list[Shard]:
-        """Parts of about the size of a shard, at most 16 MiB."""
+        """Return shards of about the requested size, at most 16 MiB."""
         del columns
         shards: list[Shard] = []
         for name in self._files:
@@ -179,7 +180,7 @@ class JsonLinesSource(JobSource):
         return shards
 
     def read(self, shard: Shard, request: ReadRequest) -> Iterator[Rows]:
-        """Parsed at once."""
+        """Yield the rows of a shard, which is parsed at once."""
         try:
             data = read_at(shard.file, shard.begin, shard.end)
         except OSError as error:
@@ -204,14 +205,14 @@ def parse(
     *,
     keys: Container[str] = (),
 ) -> tuple[pl.DataFrame, dict[int, str]]:
-    """Lines as columns of these types; what is not so is told by its row. Empty lines are none.
+    """Return lines as columns of these types, and errors by row. Empty lines are skipped.
 
-    Of a key that stands twice in a line the last one counts, as in requests. (With Polars' own
-    parser it would be the first, so msgspec parses the lines.)
+    The last of duplicate keys in a line counts, as in requests. (Polars' own parser takes the
+    first, so msgspec parses the lines.)
 
     Args:
-        paths: The path of keys to a column; by default its name is one key.
-        keys: Columns of text that take numbers too, as they are written.
+        paths: Path of keys to each column; by default the column's name is the only key.
+        keys: Text columns that also take numbers, as they are written.
     """
     paths = {name: (paths or {}).get(name, (name,)) for name in types}
     try:
@@ -247,13 +248,13 @@ def parse(
 
 
 def _parse_sound(data: bytes, types: Mapping[str, Any], paths: Mapping[str, Path]) -> pl.DataFrame:
-    """Lines as columns; raises one of several errors unless each line is an object of the types."""
+    """Return lines as columns; raise unless each line is an object of these types."""
     row, getters = _row_type(list(paths.values()), [_python_type(kind) for kind in types.values()])
     text = data.strip(b" \t\r\n")
     if 13 in text:  # noqa: PLR2004  # carriage return; of one byte the search is fast
         text = text.replace(b"\r\n", b"\n")
     if not text.isascii():
-        text.decode()  # msgspec does not look into strings that it skips
+        text.decode()  # msgspec does not validate strings that it skips
     rows: list[Any] = msgspec.json.Decoder(row).decode_lines(text)
     lines = text.count(b"\n") + 1
     # An object over two lines would hide that another line has two.
@@ -271,7 +272,7 @@ def _parse_sound(data: bytes, types: Mapping[str, Any], paths: Mapping[str, Path
 def _row_type(
     paths: Sequence[Path], kinds: Sequence[Any]
 ) -> tuple[type, list[Callable[[Any], object]]]:
-    """Return a struct of the values at some paths, and what gets each of them."""
+    """Return a struct type with the values at these paths, and a getter for each."""
     inner: dict[str, list[int]] = {}
     for index, path in enumerate(paths):
         inner.setdefault(path[0], []).append(index)
@@ -319,7 +320,7 @@ def _arrow_type(kind: Any) -> Any:  # noqa: ANN401  # neither library has types
 
 
 def _number(value: object, kind: Any) -> object:  # noqa: ANN401  # a Polars datatype
-    """`value`, or the float that a text stands for."""
+    """Return `value`, or the float that a text represents."""
     if isinstance(kind, pl.List) and isinstance(value, list):
         return [_number(item, kind.inner) for item in value]
     return SPELLED.get(value, value) if isinstance(value, str) and kind == pl.Float64 else value
@@ -359,7 +360,7 @@ def _told(kind: Any) -> str:  # noqa: ANN401  # as above
 
 
 def _first_values(name: str) -> dict[Path, list[object]]:
-    """Return the values in the first lines of a file, by the path of keys that leads to them."""
+    """Return the values in the first lines of a file, by their path of keys."""
     try:
         with open_file(name) as file:
             lines = [file.readline(MAX_LINE_BYTES) for _ in range(_HEAD_LINES)]
@@ -381,7 +382,7 @@ def _first_values(name: str) -> dict[Path, list[object]]:
 
 
 def _depth(value: object) -> int:
-    """Of lists in lists."""
+    """Return the nesting depth of lists."""
     return 1 + max(map(_depth, value), default=0) if isinstance(value, list) else 0
 
 
@@ -399,7 +400,7 @@ def _kind(value: object) -> Any:  # noqa: ANN401  # pyarrow has no types
 
 
 def _widest(kinds: Collection[Any]) -> Any:  # noqa: ANN401  # as above
-    """What holds all; texts where nothing else does."""
+    """Return the type that holds values of all these types; text if no number type does."""
     if len(kinds) == 1:
         return next(iter(kinds))
     return pa.float64() if set(kinds) == {pa.int64(), pa.float64()} else pa.large_string()

@@ -29,7 +29,7 @@ def open_source(
         InvalidArgumentError: The input does not exist, or has no known format.
         FailedPreconditionError: A library is missing.
     """
-    # In a path a variable is as it is: `%20` would name another file.
+    # In a path, a variable's value is not percent-encoded: `%20` would name another file.
     fill_in = url_filled_in if is_url(url) or is_database(url) else filled_in
     whole = fill_in(url, what="the input")
     if kind not in {"", *KINDS}:

@@ -1,7 +1,6 @@
-"""Parquet and Arrow files: shards are runs of row groups or of record batches.
+"""Parquet and Arrow sources: shards are sequences of row groups or of record batches.
 
-A large row group is cut into parts; an open stream of batches is one shard. Only the columns that
-are used are read.
+A large row group is split; a stream of batches is one shard. Only the required columns are read.
 """
 
 import math
@@ -29,8 +28,8 @@ from headrace.jobs.sources.source import (
 
 _BUFFER_BYTES = 1 << 20
 _MAX_PARTS = 4
-"""Limit for parts of a row group: each part decodes what precedes it. Where shards are few, runs
-of the model have their own threads."""
+"""Maximum parts of a row group: each part decodes the rows that precede it. If there are few
+shards, runs of the model have their own threads."""
 
 
 class ParquetSource(JobSource):
@@ -57,7 +56,7 @@ class ParquetSource(JobSource):
     def cut(self, sizes: Sizes, columns: Sequence[str]) -> list[Shard]:
         """Group row groups up to the size of a shard; split a larger one into at most four parts.
 
-        A group of a remote file stays whole: its first rows would be fetched for each part.
+        A row group of a remote file is not split: its first rows would be fetched for each part.
         """
         first = self.schema()
         shards: list[Shard] = []
@@ -91,7 +90,7 @@ class ParquetSource(JobSource):
         return shards
 
     def read(self, shard: Shard, request: ReadRequest) -> Iterator[Rows]:
-        """Read small shards at once, others batch by batch, as a row group may be large."""
+        """Yield the rows of a shard; small shards are read at once, others batch by batch."""
         try:
             with _opened(shard.file) as file:
                 whole = _whole(file, shard, request)
@@ -103,7 +102,7 @@ class ParquetSource(JobSource):
                     request.rows,
                     row_groups=list(range(shard.begin, shard.end)),
                     columns=list(request.columns),
-                    # Shards keep all cores busy, and each column costs a wait for a thread.
+                    # Without threads: shards already use all cores, and each column would wait for one.
                     use_threads=False,
                 ):
                     rows = batch.slice(skip, left)
@@ -118,10 +117,10 @@ class ParquetSource(JobSource):
 
 
 def runs(counted: Sequence[tuple[int, int]], sizes: Sizes) -> list[tuple[int, int]]:
-    """Return bounds of neighbours that fit into a shard; a larger one stays alone.
+    """Return bounds of consecutive units that fit into a shard; a larger unit is a shard alone.
 
     Args:
-        counted: Rows and bytes of each.
+        counted: Rows and bytes of each unit.
     """
     bounds: list[tuple[int, int]] = []
     start = rows = size = 0
@@ -135,13 +134,13 @@ def runs(counted: Sequence[tuple[int, int]], sizes: Sizes) -> list[tuple[int, in
 
 
 def fits_at_once(kinds: Sequence[Any], rows: int | None, whole_bytes: int) -> bool:
-    """Return whether a shard is known to fit into memory: all its columns are numbers."""
+    """Return whether a shard certainly fits into memory: all its columns are numbers."""
     sizes = [_fixed_bytes(kind) for kind in kinds]
     return rows is not None and all(sizes) and rows * sum(sizes) <= whole_bytes
 
 
 def _fixed_bytes(kind: Any) -> int:  # noqa: ANN401  # pyarrow has no types
-    """Return the bytes of a number in memory, at most; 0 for other types."""
+    """Return the maximum bytes of a number in memory; 0 for other types."""
     types = pa.types
     if types.is_integer(kind) or types.is_float32(kind) or types.is_float64(kind):
         return int(kind.bit_width) // 8
@@ -149,10 +148,10 @@ def _fixed_bytes(kind: Any) -> int:  # noqa: ANN401  # pyarrow has no types
 
 
 def _whole(file: Any, shard: Shard, request: ReadRequest) -> pl.DataFrame | None:  # noqa: ANN401  # as above
-    """Return all rows of a shard by Polars, which decodes numbers in less time than pyarrow does.
+    """Return all rows of a shard, read by Polars, which decodes numbers faster than pyarrow.
 
-    None where its row groups might take more memory than is wanted, as Polars may decode all of
-    them for a part, or Polars does not know the encoding.
+    None if Polars might exceed the memory limit, as it may decode whole row groups for a part of
+    them, or does not support the encoding.
     """
     schema, paths = flat_schema(file.schema_arrow), paths_of(file.schema_arrow)
     kinds = [schema.field(name).type for name in request.columns]
@@ -209,7 +208,7 @@ def _check_same(
 
 _MAGIC = b"ARROW1"
 _ALL = -1
-"""End of a shard that is a whole stream."""
+"""`Shard.end` of a shard that is a whole stream."""
 
 
 class ArrowSource(JobSource):
@@ -262,7 +261,7 @@ class ArrowSource(JobSource):
         return shards
 
     def read(self, shard: Shard, request: ReadRequest) -> Iterator[Rows]:
-        """Yield batches, each in parts."""
+        """Yield the rows of a shard's batches, each batch in windows."""
         with _opened_ipc(shard.file) as (reader, is_file):
             batches = (
                 map(reader.get_batch, range(shard.begin, shard.end)) if is_file else iter(reader)
@@ -273,7 +272,7 @@ class ArrowSource(JobSource):
 
 
 def _counted(reader: Any, columns: Sequence[str]) -> list[tuple[int, int]]:  # noqa: ANN401  # pyarrow has no types
-    """Return rows and bytes of each batch; the file is mapped, so nothing is read for it."""
+    """Return rows and bytes of each batch; the file is memory-mapped, so no data is read."""
     batches = (reader.get_batch(i) for i in range(reader.num_record_batches))
     outer = _outer(reader.schema, columns)
     return [(batch.num_rows, batch.select(outer).nbytes) for batch in batches]

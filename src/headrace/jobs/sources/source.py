@@ -20,7 +20,7 @@ from headrace.jobs.messages import Shard, Sizes
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rows:
-    """A window of rows."""
+    """A window of input rows."""
 
     frame: pl.DataFrame
     broken: Mapping[int, str] = field(default_factory=dict)
@@ -38,7 +38,7 @@ class ReadRequest:
     rows: int
     """Maximum number of rows per window."""
     whole_bytes: int = 0
-    """A shard smaller than this may be in memory at once."""
+    """A shard smaller than this may be read into memory at once."""
     datatypes: Mapping[str, Datatype] = field(default_factory=dict)
     """Datatype of the input that a column is for."""
 
@@ -76,7 +76,7 @@ class JobSource(Protocol):
         return fingerprint(shard.file)[0]
 
     def row_bytes(self, columns: Sequence[str]) -> float:  # noqa: ARG002  # others look
-        """Return the approximate row size in memory; 0 if unknown before reading."""
+        """Return the approximate row size in memory, in bytes; 0 if unknown before reading."""
         return 0.0
 
     def read(self, shard: Shard, request: ReadRequest) -> Iterator[Rows]:

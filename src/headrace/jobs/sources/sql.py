@@ -1,7 +1,7 @@
 """SQL source: rows of a query through ADBC, streamed as Arrow, whole or in key ranges.
 
-Without a key there is one shard, as a database guarantees no order; with one, each range is read by
-its own query.
+Without a key there is one shard, as a database guarantees no order; with a key, each range is read
+by its own query.
 """
 
 import hashlib
@@ -40,7 +40,7 @@ def without_password(url: str) -> str:
 
 
 class SqlSource(JobSource):
-    """A query. `url` may contain a password; recorded locations do not."""
+    """A query on a database. `url` may contain a password; recorded locations do not."""
 
     def __init__(self, settings: SourceLocation, url: str) -> None:
         self._settings, self._url = settings, url
@@ -162,9 +162,9 @@ class SqlSource(JobSource):
                 import adbc_driver_sqlite.dbapi as sqlite  # noqa: PLC0415  # as above
 
                 path = self._url.removeprefix(SQLITE)
-                if not Path(path).is_file():  # it would be made
+                if not Path(path).is_file():  # connecting would create it
                     raise InvalidArgumentError(f"database {path} does not exist")
-                # Read only: a job must not be what makes a lock or a file.
+                # Read-only: a job must not create locks or files.
                 return sqlite, f"file:{Path(path).absolute()}?mode=ro", (manager.Error,)
             import adbc_driver_postgresql.dbapi as driver  # noqa: PLC0415  # as above
         except ModuleNotFoundError as error:
