@@ -15,25 +15,25 @@ from headrace.observe import BatchStatistics, ModelStatistics, PhaseHistograms
 
 
 class Accounts:
-    """Adds to one model's statistics and histograms."""
+    """Accounts of one model: adds to its statistics and histograms."""
 
     def __init__(self, statistics: ModelStatistics, phases: PhaseHistograms) -> None:
         self._statistics = statistics
         self._phases = phases
 
     def failed(self, error: HeadraceError, seconds: float) -> None:
-        """A request ended in `error`, `seconds` after it arrived."""
+        """Count a request that failed with `error`, `seconds` after it arrived."""
         self._statistics.fail.add(int(seconds * 1e9))
         self._statistics.failures[_reason(error)] += 1
 
     def finished(self, batch: Batch, *, answered: int, queued_s: float, total_s: float) -> None:
-        """A batch ended.
+        """Count a batch that ended.
 
         Args:
-            batch: With its times.
-            answered: How many of its requests got an answer.
-            queued_s: How long these waited, added up.
-            total_s: How long these took from arrival to the end of the run, added up.
+            batch: The batch, with its times.
+            answered: Number of its requests that got a response.
+            queued_s: Total queue time of these requests.
+            total_s: Total time of these requests from arrival to the end of the run.
         """
         statistics, phases = self._statistics, self._phases
         input_ns = int((batch.joined_at - batch.formed_at) * 1e9)
@@ -59,7 +59,7 @@ class Accounts:
 
 
 def _reason(error: HeadraceError) -> str:
-    """Triton's reason for a failed request."""
+    """Return Triton's reason for a failed request."""
     if isinstance(error, RequestCancelledError):
         return "CANCELED"
     if isinstance(error, OverloadedError | DeadlineExceededError | UnavailableError):

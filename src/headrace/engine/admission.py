@@ -1,4 +1,4 @@
-"""Admission: whether a request can be answered in time behind what waits. The caller measures."""
+"""Admission check: whether a request can meet its deadline behind the queued work."""
 
 from typing import Final
 
@@ -11,28 +11,28 @@ _WEIGHT: Final = 0.1
 
 
 class Pace:
-    """How fast rows leave: a moving average of the seconds between the ends of runs, per row."""
+    """Moving average of the seconds per row between the ends of runs: how fast rows leave."""
 
     def __init__(self, row_interval_s: float) -> None:
         self.row_interval_s = row_interval_s
         self._ended_at = 0.0
 
     def observe(self, *, rows: int, started_at: float, ended_at: float) -> None:
-        """Learn that a run of `rows` ended; with several at once, the time since the last end."""
+        """Record the end of a run of `rows`; concurrent runs count from the last end."""
         interval_s = (ended_at - max(started_at, self._ended_at)) / rows
         self.row_interval_s += _WEIGHT * (interval_s - self.row_interval_s)
         self._ended_at = ended_at
 
     def wait_s(self, *, waiting: int, running: int) -> float:
-        """Seconds until `waiting` rows, and the runs of `running` rows, are done."""
+        """Return the seconds until `waiting` rows and the runs of `running` rows are done."""
         return (waiting + running / 2) * self.row_interval_s
 
 
 def check_deadline(*, left_s: float, wait_s: float, run_s: float) -> None:
-    """Let a request pass that will most likely be answered in time.
+    """Check that a request will most likely be answered in time.
 
     Raises:
-        DeadlineExceededError: It will not. `retry_after_s` is set if a shorter queue would help.
+        DeadlineExceededError: It will not be. `retry_after_s` is set if a shorter queue would help.
     """
     if wait_s + run_s <= left_s * CERTAINTY:
         return

@@ -1,4 +1,4 @@
-"""Requests to one batch, and the batch's outputs back to requests."""
+"""Conversion of requests to one batch, and of the batch's outputs to one result per request."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -21,9 +21,9 @@ from headrace.runtimes import OutputLengthAxes
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PaddingPlan:
-    """How rows of different lengths become one tensor.
+    """Plan that pads rows of different lengths into one tensor.
 
-    `axis` is the padded axis of the inputs in `values`, which gives what they are padded with.
+    `axis` is the padded axis of the inputs in `values`, which maps each input to its padding value.
     `output_axes` gives the axes of each output that follow the length; other outputs have none.
     """
 
@@ -36,7 +36,7 @@ class PaddingPlan:
 def padding_plan(
     signature: ModelSignature, padding: PaddingSpec, output_axes: OutputLengthAxes
 ) -> PaddingPlan:
-    """The plan that pads every input of `signature` whose `padding.axis` is variable."""
+    """Return the plan that pads every input of `signature` whose `padding.axis` is variable."""
     axis = padding.axis
     values = {
         spec.name: float(padding.values.get(spec.name, 0))
@@ -49,7 +49,7 @@ def padding_plan(
 
 
 class Shapes:
-    """Which requests of a model may share a batch, read from their shapes."""
+    """Batch compatibility of a model's requests, derived from their shapes."""
 
     def __init__(self, signature: ModelSignature, plan: PaddingPlan | None) -> None:
         self._plan = plan
@@ -61,7 +61,7 @@ class Shapes:
         self.is_uniform = not signature.batched or not self._variable
 
     def mark(self, ticket: Ticket) -> None:
-        """Set the ticket's length and group; needless where all requests are uniform."""
+        """Set the ticket's length and group; not needed where all requests are uniform."""
         inputs = ticket.request.inputs
         name, axes = self._variable[0]
         shape = inputs[name].shape
@@ -79,7 +79,7 @@ class Shapes:
 
 
 def join(tickets: Sequence[Ticket], plan: PaddingPlan | None) -> tuple[Tensors, int]:
-    """The inputs of one run, and the length they were padded to. One copy; none for one ticket."""
+    """Return the inputs of one run and their padded length; copies once, or not for one ticket."""
     first = tickets[0]
     if len(tickets) == 1:
         return first.request.inputs, first.length
@@ -104,7 +104,7 @@ def join(tickets: Sequence[Ticket], plan: PaddingPlan | None) -> tuple[Tensors, 
 
 
 def _join_packed(tickets: Sequence[Ticket]) -> Tensors | None:
-    """The inputs of tickets whose only input is bytes as yet: joined faster than arrays."""
+    """Return the joined inputs of tickets whose only input is still bytes; faster than arrays."""
     first = tickets[0].request.packed
     if first is None:
         return None
@@ -139,10 +139,10 @@ def _pad(arrays: Sequence[Array], axis: int, length: int, value: float) -> Array
 def split(
     outputs: Tensors, tickets: Sequence[Ticket], *, plan: PaddingPlan | None, padded_to: int
 ) -> Sequence[Tensors | RequestRows]:
-    """Each ticket's rows of the batch's outputs, as a part of them or as views.
+    """Return each ticket's rows of the batch's outputs, as a part of them or as views.
 
     Raises:
-        RuntimeFailedError: An output does not have one row for each row of the batch.
+        RuntimeFailedError: An output does not have one row per row of the batch.
     """
     if len(tickets) == 1:
         return [outputs]

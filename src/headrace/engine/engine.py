@@ -1,7 +1,8 @@
-"""One replica's heart: admit, queue, batch, run, answer. The driver around the pure parts.
+"""Engine of one replica: admits, queues, batches and runs requests, and completes their tickets.
 
-All methods belong to the event loop's thread. Runs happen inline when they are measured to be
-short, because a hand-over to a thread costs more than such a run; else in threads, one per core.
+All methods belong to the event loop's thread. Runs that are measured to be short happen on the
+event loop, because a hand-over to a thread costs more than such a run. Longer ones happen in
+threads, one per core.
 """
 
 import asyncio
@@ -40,16 +41,16 @@ from headrace.runtimes import Model
 _log = logging.getLogger(__name__)
 
 INLINE_LIMIT_S: Final = 0.0005
-"""A run that is estimated to be shorter happens on the event loop."""
+"""A run with a shorter estimate happens on the event loop."""
 INLINE_LIMIT_ALONE_S: Final = 0.002
-"""The same where only one run may be under way: a thread would win nothing but its hand-over."""
-WAITING: Final = TicketState.WAITING  # names of a module are found faster than an enum's
+"""The same limit where only one run may be active: a thread would only add its hand-over."""
+WAITING: Final = TicketState.WAITING  # module constants are faster to look up than enum members
 RUNNING: Final = TicketState.RUNNING
 DONE: Final = TicketState.DONE
 
 
 def usable_cores() -> int:
-    """How many cores this process may run on."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0))
 
 
@@ -102,39 +103,41 @@ class Engine:
         self._work: SimpleQueue[Batch | None] = SimpleQueue()
         self._threads: list[threading.Thread] = []
         self.on_batch: Callable[[Batch], None] | None = None
-        """Hears of each batch that ran, before its callers do; None while nobody listens."""
+        """Callback for each batch that ran, called before its requests are completed; None without
+        a listener.
+        """
 
     @property
     def waiting(self) -> int:
-        """Requests in the queue."""
+        """Return the number of queued requests."""
         return self._queue.size
 
     @property
     def max_concurrent_runs(self) -> int:
-        """How many runs may be under way at once."""
+        """Return the largest number of concurrent runs."""
         return self._max_runs
 
     @property
     def in_flight(self) -> int:
-        """Requests in the queue and in runs."""
+        """Return the number of queued and running requests."""
         return self._queue.size + sum(len(batch.tickets) for batch in self._running.values())
 
     @property
     def is_running(self) -> bool:
-        """Whether the model is in use: by runs of requests, or aside of them."""
+        """Whether the model is in use, by runs of requests or by `run_aside`."""
         return bool(self._running)
 
     def in_flight_s(self, now: float) -> float:
-        """For how long those have been here together; looks at each of them."""
+        """Return the summed age of all queued and running requests; iterates over them."""
         running = (ticket for batch in self._running.values() for ticket in batch.tickets)
         ran_s = sum(now - ticket.received_at for ticket in running if ticket.state is RUNNING)
         return self._queue.waited_s(now) + ran_s
 
     def stuck_s(self, now: float) -> float:
-        """For how long every place to run has been held by runs that nobody waits for any more.
+        """Return for how long all run slots have been occupied by runs whose callers are gone.
 
-        Such runs cannot be ended, and nothing else runs until one ends by itself. 0 while there is
-        a place, or a run whose caller is still there.
+        Such runs cannot be ended, and nothing else runs until one ends by itself. 0 while a slot is
+        free or a run has a caller that still waits.
         """
         if len(self._running) < self._max_runs or self._runs_for_somebody:
             return 0.0
@@ -146,12 +149,12 @@ class Engine:
         return any(ticket.state is RUNNING for batch in running for ticket in batch.tickets)
 
     def submit(self, ticket: Ticket, now: float) -> None:
-        """Queue `ticket`, whose `complete` is called later with the outcome; or refuse at the door.
+        """Queue `ticket`, whose `complete` is called later with the outcome, or refuse it.
 
         Raises:
             InvalidArgumentError: It has more rows than a batch may have.
-            OverloadedError: The queue is full of requests that are as important or more; or it
-                would be late behind more important ones.
+            OverloadedError: The queue is full of requests of the same or a higher priority, or the
+                request would be late behind requests of a higher priority.
             DeadlineExceededError: Its deadline has passed, or cannot be met behind the queue.
             UnavailableError: The engine is stopping.
         """
@@ -172,7 +175,7 @@ class Engine:
             self._arm_timer(ticket.deadline, now)
 
     def cancel(self, ticket: Ticket) -> None:
-        """Forget `ticket`, whose caller left; a run that holds it goes on without it."""
+        """Drop `ticket`, whose caller left; a run that includes it continues."""
         if ticket.state is WAITING:
             self._queue.remove(ticket)
         elif ticket.state is not RUNNING:
@@ -182,13 +185,14 @@ class Engine:
         self._note_idle()
 
     def run_aside(self, work: Callable[[Model], None], on_ended: Callable[[], None]) -> bool:
-        """Have `work` use the model in a thread, if requests leave room for it; whether they do.
+        """Run `work` on the model in a thread if there is room; return whether it was started.
 
-        They do while none waits and fewer than half of the places to run are taken. Nothing of
-        it is counted. A request that comes meanwhile waits for it only if it took the last place.
+        There is room while no request waits and fewer than half of the run slots are occupied. The
+        work is not counted. A request that arrives meanwhile waits only if `work` took the last
+        slot.
 
         Args:
-            work: Raises nothing.
+            work: Must not raise.
             on_ended: Called on the event loop, unless the engine stopped before.
         """
         if self._is_stopping or self._queue.size or 2 * len(self._running) >= self._max_runs:
@@ -202,12 +206,12 @@ class Engine:
         return True
 
     async def stop(self, *, timeout_s: float) -> bool:
-        """Refuse new requests, answer the ones that are in, then let the threads go.
+        """Refuse new requests, complete the accepted ones, then end the threads.
 
-        After `timeout_s` the rest is answered with UnavailableError. Can be called once.
+        Requests that are left after `timeout_s` fail with UnavailableError. Can be called once.
 
         Returns:
-            Whether no run is under way any more: else the model is still in use.
+            Whether all runs have ended; otherwise the model is still in use.
         """
         self._is_stopping = True
         self._idle.clear()
@@ -259,9 +263,9 @@ class Engine:
             self._shed(now)
 
     def _check_slo(self, ticket: Ticket, now: float) -> None:
-        """Refuse what would be late behind more important requests: it would be served last.
+        """Refuse a request that would be late behind requests of a higher priority.
 
-        Among equals nobody is refused for it: the queue's bound and deadlines do that.
+        Requests of the same priority cause no refusal: the queue's bound and deadlines cover them.
         """
         queue = self._queue
         if not queue.rows_ahead(ticket.level - 1):
@@ -278,7 +282,7 @@ class Engine:
             raise OverloadedError(msg, retry_after_s=wait_s)
 
     def _shed(self, now: float) -> None:
-        """Make room in a full queue for a request that is more important than another."""
+        """Make room in a full queue by dropping a request of a lower priority."""
         victim = self._queue.shed()
         victim.state = DONE
         msg = (
@@ -288,9 +292,9 @@ class Engine:
         self._fail(victim, OverloadedError(msg, retry_after_s=self._wait_s(self._queue.rows)), now)
 
     def _check_deadline(self, ticket: Ticket, now: float) -> None:
-        """Refuse what cannot be answered in time.
+        """Refuse a request that cannot be answered in time.
 
-        With nothing ahead it is let in all the same: only a run can correct a wrong estimate.
+        With an empty queue it is admitted anyway: only a run can correct a wrong estimate.
         """
         left_s = ticket.deadline - now
         if left_s <= 0:
@@ -299,7 +303,8 @@ class Engine:
         if not queue.size and len(self._running) < self._max_runs:
             return
         if self._shapes.is_uniform:
-            # Most callers wait for seconds behind milliseconds: then this rough upper bound will do
+            # Most deadlines are seconds and queues take milliseconds: this rough upper bound is
+            # then enough
             wait_s = (queue.rows + self._most_running_rows) * self._pace.row_interval_s
             if wait_s + self.max_batch_size * self._times.slowest_row_s < left_s * CERTAINTY:
                 return
@@ -312,18 +317,18 @@ class Engine:
         return self._pace.wait_s(waiting=rows_ahead, running=running)
 
     def _limit_for(self, length: int) -> int:
-        """How many rows to run together at `length`; never more than the model takes."""
+        """Return how many rows to run together at `length`; at most what the model accepts."""
         return min(self._times.best_rows(length), self.max_batch_size)
 
     def _run_s(self, rows: int, length: int) -> float:
-        """Seconds of a run that takes as many of `rows` as are worth running together."""
+        """Return the seconds of a run with as many of `rows` as are worth running together."""
         rows = min(rows, self._limit_for(length))
         return self._times.estimate(rows=rows, length=length) or 0.0
 
     # Forming and running batches
 
     def _pump(self) -> None:
-        """Start every batch that is due and has a place to run."""
+        """Start every batch that is due and has a free run slot."""
         self._is_pump_scheduled = False
         now = self._clock()
         queue = self._queue
@@ -336,7 +341,7 @@ class Engine:
                     break
             tickets = queue.take(self._limit_for, self._times.overhead)
             if self._start(tickets, now):
-                if queue.size:  # let the sockets speak first: the next batch may grow
+                if queue.size:  # let the sockets be read first: the next batch may grow
                     self._schedule_pump()
                 break
         if queue.expires_at() < self._timer_at:
@@ -344,9 +349,9 @@ class Engine:
         self._note_idle()
 
     def _expire_hopeless(self, now: float) -> None:
-        """Drop what cannot be answered in time any more, so that no run is spent on it.
+        """Drop requests that can no longer be answered in time, so that no run is spent on them.
 
-        A single one is run all the same: only a run can correct a wrong estimate.
+        A single request runs anyway: only a run can correct a wrong estimate.
         """
         queue = self._queue
         if queue.expires_at() == math.inf:
@@ -361,7 +366,7 @@ class Engine:
             self._loop.call_soon(self._pump)
 
     def _start(self, tickets: list[Ticket], now: float) -> bool:
-        """Run a batch inline (True), or hand it to a thread (False)."""
+        """Run a batch on the event loop (True), or hand it to a thread (False)."""
         rows = length = 0
         for ticket in tickets:
             ticket.state = RUNNING
@@ -398,7 +403,7 @@ class Engine:
                 batch.aside(self.model)
             try:
                 self._loop.call_soon_threadsafe(self._finish_threaded, batch)
-            except RuntimeError:  # the loop is closed: nobody waits for answers any more
+            except RuntimeError:  # the event loop is closed: no caller waits any more
                 return
 
     def _finish_threaded(self, batch: Batch) -> None:
@@ -413,7 +418,7 @@ class Engine:
     # Answers
 
     def _finish(self, batch: Batch) -> None:
-        """Learn from a run, count it and answer its callers."""
+        """Record the times of a run, count it and complete its tickets."""
         if self.on_batch is not None:
             self.on_batch(batch)
         now = batch.split_at
@@ -510,7 +515,7 @@ class Engine:
             self._idle.set()
 
     def _abandon(self) -> None:
-        """Answer everything that is left with an error."""
+        """Complete all remaining tickets with an error."""
         now = self._clock()
         for ticket in self._queue.expire(math.inf):
             ticket.state = DONE

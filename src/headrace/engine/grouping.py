@@ -1,4 +1,4 @@
-"""Grouping of waiting requests into padded runs: the cut that takes the least time."""
+"""Grouping of waiting requests into padded runs with the least total time."""
 
 import math
 from typing import Final
@@ -6,27 +6,28 @@ from typing import Final
 from headrace.engine.ticket import Ticket
 
 USUAL_OVERHEAD: Final = 16.0
-"""What a run costs beside its elements, in elements, where it was not measured: about what a core
-can compute while it reads a model's weights from memory once."""
+"""Fixed cost of a run in elements, where it was not measured: about what a core computes while it
+reads a model's weights from memory once.
+"""
 _HOPELESS: Final = 8.0
-"""Padding of so many overheads is cheaper in two runs: groups beyond are not looked at."""
+"""Padding beyond this many overheads is cheaper as two runs: larger groups are not considered."""
 
 
 def cheapest_group(
     tickets: list[Ticket], *, limit: int, max_ratio: float, overhead: float
 ) -> list[Ticket]:
-    """The batch of the first of `tickets` in the cut of all of them that takes the least time.
+    """Return the batch of the first ticket in the partition of `tickets` that takes the least time.
 
-    A run is taken to cost `overhead` plus its rows times its longest row. In the order of lengths
-    the best cut into runs is found by dynamic programming over its end (Bellman, 1957), in steps
-    proportional to tickets times the rows of a run. Among equal lengths those that came first share
-    the run of the first.
+    The cost of a run is `overhead` plus its rows times its longest row. With tickets sorted by
+    length, the best partition into runs is found by dynamic programming over its end (Bellman,
+    1957), in steps proportional to tickets times the rows of a run. Among equal lengths, earlier
+    tickets share the run of the first.
 
     Args:
-        tickets: In the order in which they came; their `length`s and `rows` are looked at.
+        tickets: In order of arrival; `length` and `rows` are read.
         limit: Rows of a batch; one ticket may have more, alone.
-        max_ratio: Padded over real size of a batch, at most.
-        overhead: In elements, that is rows times length.
+        max_ratio: Largest ratio of a batch's padded size to its real size.
+        overhead: Fixed cost of a run in elements (rows times length).
     """
     head = tickets[0]
     indices = range(len(tickets))
@@ -41,14 +42,14 @@ def cheapest_group(
 
 
 def _place(index: int, length: int, head_length: int) -> tuple[int, int]:
-    """By length; of equal ones those that came first are nearer to the head."""
+    """Return the sort key: length; among equal lengths, earlier tickets are nearer to the head."""
     return (length, index) if length >= head_length else (length, -index)
 
 
 def _cheapest_starts(
     ordered: list[Ticket], *, limit: int, max_ratio: float, overhead: float
 ) -> list[int]:
-    """For each end, where the last run of the cheapest cut up to it begins."""
+    """Return, for each end, the start of the last run of the cheapest partition up to it."""
     costs = [0.0]
     starts = [0]
     for end in range(1, len(ordered) + 1):

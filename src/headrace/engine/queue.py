@@ -1,4 +1,4 @@
-"""Queue that decides which waiting requests run together next. The caller passes the time."""
+"""Queue that selects the waiting requests that run together next. The caller passes the time."""
 
 import math
 from collections import deque
@@ -10,13 +10,14 @@ from headrace.engine.grouping import USUAL_OVERHEAD, cheapest_group
 from headrace.engine.ticket import Ticket
 
 _LOOK_AHEAD: Final = 128
-"""How many waiting requests are considered for one length group; bounds the work of `take`."""
+"""Waiting requests that are considered for one length group; bounds the work of `take`."""
 
 
 def level_of(priority: int, floor: int = 0) -> int:
-    """The level of a request's `priority`: 0 is the default level, beyond the last is the last.
+    """Return the level of a request's `priority`; 0 means the default, too large means the last.
 
-    A caller with a `floor` has that level by default, and may choose a lower one, never a higher.
+    A caller with a `floor` has that level by default and may choose a lower level, never a higher
+    one.
     """
     if priority <= 0:
         return floor or DEFAULT_LEVEL
@@ -24,10 +25,10 @@ def level_of(priority: int, floor: int = 0) -> int:
 
 
 class BatchQueue:
-    """Requests that wait for a run, by priority and then in the order in which they came.
+    """Waiting requests, ordered by priority and then by arrival.
 
-    A batch holds requests of one group. With `max_padding_ratio` a batch may mix lengths, as long
-    as its padded size stays below that ratio of its real size; without, lengths are equal.
+    A batch has requests of one group. With `max_padding_ratio` a batch may mix lengths while its
+    padded size stays below that ratio of its real size; without it, lengths are equal.
     """
 
     def __init__(
@@ -48,7 +49,7 @@ class BatchQueue:
 
     @property
     def head_length(self) -> int:
-        """The length of the request that runs next; 1 if none waits."""
+        """Return the length of the request that runs next; 1 if the queue is empty."""
         return next((level[0].length for level in self._levels if level), 1)
 
     @property
@@ -57,11 +58,11 @@ class BatchQueue:
         return self.size >= self.max_size
 
     def waited_s(self, now: float) -> float:
-        """For how long all that wait have been here, together; looks at each of them."""
+        """Return the summed waiting time of all queued requests; iterates over them."""
         return sum(now - ticket.received_at for level in self._levels for ticket in level)
 
     def push(self, ticket: Ticket) -> None:
-        """Let `ticket` wait; `is_full` must have been asked."""
+        """Add `ticket`; the caller must have checked `is_full`."""
         assert self.size < self.max_size
         self._levels[ticket.level].append(ticket)
         self._level_rows[ticket.level] += ticket.rows
@@ -71,7 +72,7 @@ class BatchQueue:
             self._earliest = ticket.deadline
 
     def remove(self, ticket: Ticket) -> bool:
-        """Take out one ticket, for instance because its caller left; False if it does not wait."""
+        """Remove one ticket, for example because its caller left; False if it is not queued."""
         try:
             self._levels[ticket.level].remove(ticket)
         except ValueError:
@@ -80,25 +81,25 @@ class BatchQueue:
         return True
 
     def rows_ahead(self, level: int) -> int:
-        """Rows that would run before a new request of `level`."""
+        """Return the number of rows that would run before a new request of `level`."""
         return sum(self._level_rows[: level + 1])
 
     def has_below(self, level: int) -> bool:
-        """Whether a request of a lower priority than `level` waits."""
+        """Whether a request of a lower priority than `level` is queued."""
         return any(self._levels[level + 1 :])
 
     def shed(self) -> Ticket:
-        """Take out who came last of the lowest priority that waits; `size` must not be 0."""
+        """Remove the newest ticket of the lowest priority in the queue; `size` must not be 0."""
         ticket = next(level for level in reversed(self._levels) if level).pop()
         self._forget(ticket)
         return ticket
 
     def expires_at(self) -> float:
-        """No waiting deadline passes before this time; infinity if none ever does."""
+        """Return a time before which no queued deadline passes; infinity without deadlines."""
         return self._earliest
 
     def expire(self, now: float) -> list[Ticket]:
-        """Take out every ticket whose deadline has passed."""
+        """Remove and return every ticket whose deadline has passed."""
         if now < self._earliest:
             return []
         expired = []
@@ -115,7 +116,7 @@ class BatchQueue:
         return expired
 
     def due_at(self, limit_for: Callable[[int], int]) -> float | None:
-        """Monotonic time at which the next batch is due; None while nobody waits.
+        """Return the monotonic time at which the next batch is due; None if the queue is empty.
 
         Args:
             limit_for: As in `take`.
@@ -132,13 +133,13 @@ class BatchQueue:
         limit_for: Callable[[int], int],
         overhead_for: Callable[[int], float] = lambda _: USUAL_OVERHEAD,
     ) -> list[Ticket]:
-        """The next batch, taken out; empty if nobody waits.
+        """Remove and return the next batch; empty if the queue is empty.
 
-        The first in line is always in it, alone if it is larger than the limit.
+        It always includes the first ticket in line, alone if that is larger than the limit.
 
         Args:
-            limit_for: The largest number of rows worth running together at a given length.
-            overhead_for: What a run at a given length costs beside its elements, in elements.
+            limit_for: Returns the largest number of rows worth running together at a length.
+            overhead_for: Returns the fixed cost of a run at a length, in elements.
         """
         if self.size == 0:
             return []
@@ -161,7 +162,7 @@ class BatchQueue:
         return batch
 
     def _forget(self, ticket: Ticket) -> None:
-        """Count out a ticket that was taken out."""
+        """Subtract a removed ticket from the counts."""
         self.size -= 1
         self.rows -= ticket.rows
         self._level_rows[ticket.level] -= ticket.rows
@@ -169,7 +170,7 @@ class BatchQueue:
     def _take_alike(
         self, level: deque[Ticket], limit: int, overhead_for: Callable[[int], float]
     ) -> list[Ticket]:
-        """The head and those like it: of its group, and near enough to its length."""
+        """Return the head and the tickets of its group whose length is near enough."""
         head = level[0]
         waiting = [level[i] for i in range(min(len(level), _LOOK_AHEAD))]
         alike = [ticket for ticket in waiting if ticket.group == head.group]
@@ -193,7 +194,7 @@ class BatchQueue:
 
 
 def _take_in_order(levels: list[deque[Ticket]], limit: int) -> list[Ticket]:
-    """From the front as many as fit, the higher levels first; the head in any case."""
+    """Return as many tickets from the front as fit, higher levels first; always with the head."""
     batch = [levels[0].popleft()]
     rows = batch[0].rows
     for level in levels:

@@ -1,7 +1,7 @@
-"""Live check of row independence: a row of a real batch, run alone and compared with its answer.
+"""Live check of row independence: compares a row's answer in a batch with its answer alone.
 
-It is for models whose rows are declared independent, which nothing has proven, and for batches of
-different lengths. Callers have their answers before a row is run again, and requests go first.
+It covers models whose rows are declared independent without proof, and batches of different
+lengths. Callers get their responses before a row runs again, and requests go first.
 """
 
 import logging
@@ -26,57 +26,58 @@ from headrace.runtimes.probe import SAME_RATIO
 _log = logging.getLogger(__name__)
 
 FIRST_CHECKS: Final = 8
-"""So many checks follow each other without waiting for the sampling ratio."""
+"""Number of first checks that run without waiting for the sampling ratio."""
 LEAST_INTERVAL_S: Final = 1.0
-"""From the end of a check to the next one, at least."""
+"""Minimum time from the end of a check to the next one."""
 PAY_BACK: Final = 100.0
 """Seconds without a check for each second that one ran: checks take at most 1 % of the time."""
 _BUSY_AGAIN_S: Final = 0.1
-"""After requests left no room for a check, how long until another batch is tried."""
+"""Delay before another batch is tried after requests left no room for a check."""
 _LONGEST_RUN_S: Final = 3.0
-"""Batches that took longer are not checked: three runs in the only place would make a replica look
-stuck."""
+"""Batches that took longer are not checked: three runs in the only slot would make a replica look
+stuck.
+"""
 _DEADLINE_S: Final = 5.0
-"""How long a model that waits for others may take for one run of a check."""
+"""Time limit of one check run for a model that waits for other services."""
 _HALF_STEPS: Final = 8.0
 """Rounding steps of a 16-bit output that count as equal: more than `SAME_RATIO`."""
 _MOST_VALUES: Final = 1 << 20
-"""Of an output so many are looked at for the largest."""
+"""Number of values of an output that are searched for the largest."""
 _FADE: Final = 0.9
-"""What is left, at the next check, of the largest value that an output had before."""
+"""Factor by which an output's remembered largest value decays at each check."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RowSample:
-    """A batch that was answered, and which row of it to check."""
+    """A completed batch, and the row of it to check."""
 
     tickets: list[Ticket]
     request: int
-    """Place of the chosen request among `tickets`."""
+    """Index of the selected request in `tickets`."""
     row: int
     """The row of that request."""
     answer: Tensors | RequestRows
-    """What that request was answered."""
+    """Response to that request."""
     padded: bool
 
     @property
     def rows(self) -> int:
-        """Rows of the batch."""
+        """Return the number of rows in the batch."""
         return sum(ticket.rows for ticket in self.tickets)
 
 
 def check_row(
     model: Model, sample: RowSample, plan: PaddingPlan | None, scales: dict[str, float]
 ) -> tuple[RowOutcome, RowDifference | None]:
-    """Check the chosen row of a batch of requests, as `compare_row`. Raises nothing.
+    """Check the selected row of a batch as `compare_row` does. Never raises.
 
     Args:
-        scales: For each output the largest value that checks have seen; updated.
+        scales: Largest value of each output in earlier checks; updated.
     """
     chosen = sample.tickets[sample.request]
 
     def run_alone() -> Tensors:
-        # Copied for each run: a model may change its inputs in place, and others may hold them.
+        # Copied for each run: a model may change its inputs in place, and other code may hold them.
         inputs = chosen.request.inputs.items()
         row = {name: _row(array, sample.row).copy() for name, array in inputs}
         return run_model(model, row, names, [chosen])
@@ -103,7 +104,7 @@ def check_row(
             padded=sample.padded,
         )
     except Exception as error:  # noqa: BLE001  # a plug-in call
-        # The message of a model may quote the row.
+        # The model's error message may quote the row.
         why = error.code if isinstance(error, HeadraceError) else type(error).__name__
         _log.warning("a row of a batch failed when it was run alone", extra={"error": why})
         return RowOutcome.FAILED, None
@@ -119,19 +120,19 @@ def compare_row(
     rows: int,
     padded: bool = False,
 ) -> tuple[RowOutcome, RowDifference | None]:
-    """Compare a row's answer in a batch with its answer alone: the outcome and the difference.
+    """Compare a row's answer in a batch with its answer alone; return the outcome and difference.
 
-    A difference is confirmed: the row alone and the whole batch are run once more, and if one of
-    them differs from its first answer, the model does not repeat itself and is not blamed.
+    A difference is confirmed: the row alone and the whole batch run once more. If one of them
+    differs from its first answer, the model is not repeatable and the result is inconclusive.
 
     Args:
         answered: The row's part of the batch's answer.
         run_alone: Runs the row alone.
-        run_again: Runs the batch again; the row's part of the answer.
-        scales: For each output the largest value that it had.
-        requests: In the batch.
-        rows: In the batch.
-        padded: Whether the row was padded to a longer one's length.
+        run_again: Runs the batch again and returns the row's part of the answer.
+        scales: Largest value of each output so far.
+        requests: Number of requests in the batch.
+        rows: Number of rows in the batch.
+        padded: Whether the row was padded to the length of a longer one.
     """
     alone = run_alone()
     worst = _worst_difference(alone, answered, scales)
@@ -154,21 +155,21 @@ def compare_row(
 
 
 class RowChecker:
-    """Samples batches of an engine, and checks one row of each when requests leave room.
+    """Sampler that checks one row of some batches when requests leave room.
 
-    Between checks it hears of no batch, so that they cost requests nothing. All of it happens on
-    the event loop, but for the runs of a check.
+    Between checks it does not listen for batches, so requests pay nothing. Everything except the
+    runs of a check happens on the event loop.
 
     Args:
-        statistics: Of the model: how many batches ran.
-        plan: How lengths are padded, None where they are not.
-        only_padded: Check only rows that were padded: nothing else of the model is in doubt.
+        statistics: Statistics of the model: how many batches ran.
+        plan: Padding plan; None for a model whose rows are not padded.
+        only_padded: Check only padded rows, because the model is otherwise proven.
         ratio: Share of the batches that are checked after the first few; 0 checks none.
-        counts: What is added to.
-        listen: Has the callback hear of each batch that ran; None ends that.
+        counts: Counts to update.
+        listen: Registers a callback for each batch that ran; None unregisters it.
         run_aside: As `Engine.run_aside`.
-        later: Calls back after so many seconds, as an event loop's `call_later`.
-        soon: Calls back once callers have their answers, as an event loop's `call_soon`.
+        later: Calls back after a number of seconds, as an event loop's `call_later`.
+        soon: Calls back after tickets are completed, as an event loop's `call_soon`.
     """
 
     def __init__(
@@ -204,15 +205,15 @@ class RowChecker:
         self._is_waiting = False
 
     def start(self) -> None:
-        """Begin to listen for a batch, or do so again after the model was loaded anew."""
+        """Start to listen for a batch, also after the model was loaded again."""
         if self._ratio > 0:
             self._listen_if_due()
 
     def _take(self, batch: Batch) -> None:
-        """Take a sample of a batch, whose callers are answered next, and stop listening."""
+        """Sample a batch whose tickets are completed next, and stop listening."""
         sample = self._sample(batch)
         if sample is None:
-            if self._only_padded:  # all requests may be of one length: look seldom
+            if self._only_padded:  # all requests may have one length: check rarely
                 self._listen(None)
                 self._wait(LEAST_INTERVAL_S)
         elif batch.computed_at - batch.joined_at > _LONGEST_RUN_S:
@@ -236,7 +237,7 @@ class RowChecker:
         if isinstance(result, HeadraceError) or (self._only_padded and not padded):
             return None
         return RowSample(
-            # Callers' own tickets are theirs: they may go when the answers are sent.
+            # The engine's tickets must be free to go when the responses are sent.
             tickets=[self._copy(ticket) for ticket in tickets],
             request=request,
             row=self._chance.randrange(tickets[request].rows),
@@ -252,7 +253,7 @@ class RowChecker:
         return copy
 
     def _check(self, sample: RowSample) -> None:
-        """Check a sample if requests leave room, else try another batch a moment later."""
+        """Check a sample if requests leave room; otherwise try another batch shortly after."""
         started = self._clock()
         result: list[tuple[RowOutcome, RowDifference | None]] = []
 
@@ -268,7 +269,7 @@ class RowChecker:
     def _note(
         self, outcome: RowOutcome, difference: RowDifference | None, *, took_s: float
     ) -> None:
-        """Count a check, and decide when the next one may be."""
+        """Count a check and schedule the next one."""
         self._counts.outcomes[outcome] += 1
         if difference is not None:
             self._counts.difference = difference
@@ -286,7 +287,7 @@ class RowChecker:
         self._wait(pause_s)
 
     def _wait(self, pause_s: float) -> None:
-        """Look again later whether to listen; one look is due at a time."""
+        """Schedule the next call of `_listen_if_due`; at most one is scheduled."""
         if not self._is_waiting:
             self._is_waiting = True
             self._later(pause_s, self._wake)
@@ -296,7 +297,7 @@ class RowChecker:
         self._listen_if_due()
 
     def _listen_if_due(self) -> None:
-        """Listen if time passed and batches ran since the last check, else look again later."""
+        """Listen if enough time and batches have passed since the last check, or reschedule."""
         left_s = self._due_at - self._clock()
         if left_s <= 0 and self._statistics.execution_count >= self._due_at_batch:
             self._listen(self._take)
@@ -309,7 +310,7 @@ def _row(array: Array, index: int) -> Array:
 
 
 def note_scales(scales: dict[str, float], outputs: Tensors) -> None:
-    """Note the largest value of each output; rounding is proportional to it, not to a row's."""
+    """Record the largest value of each output; rounding is proportional to it."""
     for name, array in outputs.items():
         if array.dtype.kind == "f" and array.size:
             values = array.reshape(-1)[:: 1 + array.size // _MOST_VALUES]
@@ -320,9 +321,9 @@ def note_scales(scales: dict[str, float], outputs: Tensors) -> None:
 def _worst_difference(
     got: Tensors, want: Tensors, scales: Mapping[str, float]
 ) -> tuple[str, float] | None:
-    """The output that differs most and by how much, beyond rounding; None if none does.
+    """Return the output with the largest difference beyond rounding, and that difference, or None.
 
-    Labels and texts count only where no output has scores: one may flip where two scores tie.
+    Labels and texts count only if no output has scores: a label may flip where two scores tie.
     """
     has_scores = any(array.dtype.kind in "fc" for array in want.values())
     worst: tuple[str, float] | None = None
@@ -336,7 +337,7 @@ def _worst_difference(
 
 
 def _difference(got: Array, want: Array, scale: float) -> float:
-    """As `difference_ratio`, over `scale` where that is larger than every value in `want`."""
+    """Return `difference_ratio`, relative to `scale` where that exceeds every value in `want`."""
     if got.shape != want.shape or got.dtype.kind != "f":
         return difference_ratio(got, want)
     with_scale = [np.append(array.astype(np.float64), scale) for array in (got, want)]

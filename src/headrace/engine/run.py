@@ -1,4 +1,4 @@
-"""One batch: join, run, split. Blocking, so it may run in any thread."""
+"""Run of one batch: join, run, split. It blocks, so it may run in any thread."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -20,20 +20,21 @@ from headrace.runtimes import DeadlineModel, Model
 
 Result = Tensors | RequestRows | HeadraceError
 _NOBODYS: Final = (FeaturesUnavailableError, UnavailableError, DeadlineExceededError)
-"""What no row of a batch has caused: what a run waited for did not come, and would not for half of
-the rows either."""
+"""Errors that no row causes: a service that the run waited for failed, and would fail for half of
+the rows too.
+"""
 
 
 @dataclass(slots=True, kw_only=True)
 class Batch:
-    """Tickets that run together, what came out for each, and when (monotonic times)."""
+    """Tickets that run together, the result of each, and the run's times (monotonic)."""
 
     tickets: list[Ticket]
     rows: int
     formed_at: float
     length: int = 1
     aside: Callable[[Model], None] | None = None
-    """Runs in the place of `tickets`, of which there are none then; raises nothing."""
+    """Work that runs instead of `tickets`, which are then empty; must not raise."""
     on_ended: Callable[[], None] | None = None
     """Called on the event loop when `aside` has ended."""
     results: Sequence[Result] = ()
@@ -44,10 +45,10 @@ class Batch:
 
 
 def run_batch(model: Model, batch: Batch, plan: PaddingPlan | None) -> None:
-    """Run `batch` and set its results, one for each ticket, and its times.
+    """Run `batch`; set its times and one result per ticket.
 
-    If the model refuses or fails a batch of several requests, its halves are tried, so that one bad
-    row costs its own caller the answer and nobody else.
+    If the model refuses or fails a batch of several requests, its halves are tried, so that a bad
+    row fails only its own request.
     """
     tickets = batch.tickets
     try:
@@ -71,7 +72,7 @@ def run_batch(model: Model, batch: Batch, plan: PaddingPlan | None) -> None:
 def run_model(
     model: Model, inputs: Tensors, output_names: Sequence[str] | None, tickets: Sequence[Ticket]
 ) -> Tensors:
-    """The model's outputs for inputs of `tickets`, whose first deadline is the run's."""
+    """Return the model's outputs for the inputs of `tickets`, until their first deadline."""
     if not getattr(model, "takes_deadline", False):
         return model.run(inputs, output_names)
     until = min(ticket.deadline for ticket in tickets)
@@ -79,7 +80,7 @@ def run_model(
 
 
 def _apart(model: Model, batch: Batch, plan: PaddingPlan | None) -> list[Result]:
-    """The results of the two halves of a batch that failed as a whole."""
+    """Return the results of the two halves of a batch that failed as a whole."""
     results: list[Result] = []
     middle = len(batch.tickets) // 2
     for tickets in (batch.tickets[:middle], batch.tickets[middle:]):
@@ -95,7 +96,7 @@ def _apart(model: Model, batch: Batch, plan: PaddingPlan | None) -> list[Result]
 
 
 def as_failure(error: Exception) -> HeadraceError:
-    """`error` if it is already one of ours, else what the caller may know of it."""
+    """Return `error` if it is a HeadraceError; otherwise one that shows what the caller may see."""
     if isinstance(error, HeadraceError):
         return error
     failure = RuntimeFailedError(f"the model failed on this request ({type(error).__name__})")
@@ -104,7 +105,7 @@ def as_failure(error: Exception) -> HeadraceError:
 
 
 def _wanted_outputs(tickets: Sequence[Ticket]) -> tuple[str, ...] | None:
-    """The outputs that some ticket asked for; None if one of them asked for all."""
+    """Return the outputs that any ticket requested; None if a ticket requested all of them."""
     names: dict[str, None] = {}
     for ticket in tickets:
         outputs = ticket.request.outputs

@@ -1,4 +1,4 @@
-"""Service time of a run and the rows worth running together, learned from runs."""
+"""Service times of runs, learned from earlier runs, and the batch size that is worth running."""
 
 from collections.abc import Iterable
 from typing import Final
@@ -12,44 +12,45 @@ _WEIGHT: Final = 0.2
 _WORTH: Final = 1.05
 """A smaller batch is preferred if its time per row is within this factor of the best."""
 _REFRESH: Final = 32
-"""Runs between two looks at which batch size is best."""
+"""Runs between two updates of the best batch size."""
 _EXPLORE: Final = 8
-"""Every so many looks twice the best size is allowed, so that a stale figure is renewed."""
+"""Every this many updates, twice the best size is allowed, so that a stale average is renewed."""
 
 _SLOWER: Final = 2.0
-"""A run that takes so many times what was known may mean that the model is no longer as it was."""
+"""A run that takes this multiple of the known time may mean that the model has become slower."""
 _IN_A_ROW: Final = 4
-"""So many of them, one after the other, do mean it."""
+"""This many such runs in a row mean that the model has become slower."""
 
 _Cell = tuple[int, int]
 
 
 def _bucket(n: int) -> int:
-    """1, 2, 3-4, 5-8, 9-16, ... are buckets 0, 1, 2, 3, 4, ..."""
+    """Return the bucket of `n`: 1, 2, 3-4, 5-8, 9-16, ... are buckets 0, 1, 2, 3, 4, ..."""
     return (n - 1).bit_length() if n > 1 else 0
 
 
 def _middle(bucket: int) -> float:
-    """The middle of a bucket."""
+    """Return the middle of a bucket."""
     return 0.75 * (1 << bucket) if bucket > 1 else float(1 << bucket)
 
 
-@mypyc_attr(allow_interpreted_subclasses=True)  # where it is compiled
+@mypyc_attr(allow_interpreted_subclasses=True)  # where mypyc compiles it
 class ServiceTimes:
     """Moving averages of the seconds per row of a run, by batch size and by length.
 
-    Both are bucketed by powers of two. Where nothing was observed, the nearest bucket answers.
+    Both are bucketed by powers of two. Without an observation, the nearest bucket is used.
 
-    A model may become slower as a whole: what it waits for is slow, or others use its cores. What
-    is known of smaller batches then looks good only for being old, and a replica that believed it
-    would run ever smaller batches, one size after the other, when it can afford that least. So
-    these figures are dropped as soon as runs in a row are much slower than known.
+    A model may become slower as a whole: a service that it waits for is slow, or other processes
+    use its cores. The averages of smaller batches then look good only because they are old. A
+    replica that used them would run smaller and smaller batches at the time when it can least
+    afford that. These averages are therefore dropped as soon as runs in a row are much slower than
+    known.
     """
 
     def __init__(self, *, max_batch_size: int) -> None:
         self._max_batch_size = max_batch_size
         self.slowest_row_s = 0.0
-        """No row is known to be slower than this, at any batch size and length."""
+        """Upper bound of the known time per row, over all batch sizes and lengths."""
         self._row_s: dict[_Cell, float] = {}
         self._limits: dict[int, int] = {}
         self._overheads: dict[int, float] = {}
@@ -59,7 +60,7 @@ class ServiceTimes:
         self._looks = 0
 
     def observe(self, *, rows: int, length: int, seconds: float) -> None:
-        """Learn that a batch of `rows`, padded to `length`, took `seconds`."""
+        """Record that a batch of `rows`, padded to `length`, took `seconds`."""
         cell = (_bucket(rows), _bucket(length))
         row_s = seconds / rows
         previous_s = self._row_s.get(cell)
@@ -78,12 +79,12 @@ class ServiceTimes:
             self._compare(cell, row_s, self._before.get(cell, previous_s))
 
     def estimate(self, *, rows: int, length: int) -> float | None:
-        """Seconds that a run of `rows` at `length` will take; None before the first observation."""
+        """Return the estimated seconds of a run of `rows` at `length`; None without data."""
         row_s = self._known(_bucket(rows), _bucket(length))
         return None if row_s is None else row_s * rows
 
     def best_rows(self, length: int) -> int:
-        """The batch size beyond which time per row no longer falls, at most `max_batch_size`."""
+        """Return the batch size beyond which time per row no longer falls."""
         bucket = _bucket(length)
         limit = self._limits.get(bucket)
         if limit is None:
@@ -91,10 +92,10 @@ class ServiceTimes:
         return limit
 
     def overhead(self, length: int) -> float:
-        """What a run at `length` costs beside its elements, in elements (rows times length).
+        """Return the fixed cost of a run at `length`, in elements (rows times length).
 
-        From the smallest and the largest batch that are known there: time per row falls as the
-        run's own share of it does.
+        It is computed from the smallest and the largest batch with an observation there: time per
+        row falls as the fixed cost is shared by more rows.
         """
         bucket = _bucket(length)
         overhead = self._overheads.get(bucket)
@@ -115,7 +116,7 @@ class ServiceTimes:
         return run_s / row_s * _middle(length_bucket)
 
     def _compare(self, cell: _Cell, row_s: float, before: float) -> None:
-        """Notice when runs in a row are much slower than was known `before` them."""
+        """Detect runs in a row that are much slower than the known time `before` them."""
         if row_s <= before * _SLOWER:
             if self._slower:
                 self._slower, self._before = [], {}
@@ -126,9 +127,10 @@ class ServiceTimes:
             self._begin_anew()
 
     def _begin_anew(self) -> None:
-        """Believe the slow runs, and drop what is known of smaller batches from before them.
+        """Keep the averages of the slow runs and drop the older ones of smaller batches.
 
-        Larger ones stay: if they look too good they are run next, and that puts them right.
+        Those of larger batches stay: if they look too good, such a batch runs next and corrects
+        them.
         """
         slower: dict[_Cell, float] = {}
         largest: dict[int, int] = {}
@@ -153,13 +155,11 @@ class ServiceTimes:
         best = min(row_s_by_rows.values())
         bucket = min(rows for rows, row_s in row_s_by_rows.items() if row_s <= best * _WORTH)
         if bucket == max(row_s_by_rows) or self._looks % _EXPLORE == 0:
-            bucket += (
-                1  # nothing is known beyond, or it was long ago: one step further may be better
-            )
+            bucket += 1  # there is no newer observation beyond: one size larger may be better
         return min(1 << bucket, self._max_batch_size)
 
     def _by_rows(self, length_bucket: int) -> dict[int, float]:
-        """Seconds per row by bucket of rows, at that length or the nearest that is known."""
+        """Return seconds per row by bucket of rows, at that length or the nearest one observed."""
         row_s_by_rows = {
             rows: row_s for (rows, length), row_s in self._row_s.items() if length == length_bucket
         }
@@ -175,7 +175,7 @@ class ServiceTimes:
         return [(cell, row_s) for cell, row_s in self._row_s.items() if cell[1] == nearest]
 
     def _known(self, rows: int, length: int) -> float | None:
-        """Seconds per row of the cell, else of the nearest one, scaled by its length."""
+        """Return the seconds per row of the cell, or of the nearest one scaled by its length."""
         row_s = self._row_s.get((rows, length))
         if row_s is not None or not self._row_s:
             return row_s

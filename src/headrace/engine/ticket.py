@@ -11,7 +11,7 @@ Outcome = InferResponse | HeadraceError
 
 
 class TicketState(IntEnum):
-    """Where a ticket is; it only ever moves forward."""
+    """State of a ticket; it never moves backward."""
 
     NEW = 0
     WAITING = 1
@@ -19,7 +19,7 @@ class TicketState(IntEnum):
     DONE = 3
 
 
-@mypyc_attr(allow_interpreted_subclasses=True)  # where it is compiled
+@mypyc_attr(allow_interpreted_subclasses=True)  # where mypyc compiles it
 class Ticket:
     """One request inside the engine.
 
@@ -52,11 +52,11 @@ class Ticket:
     queued_at: float
     deadline: float
     level: int
-    """The one that it has."""
+    """Priority level of the request."""
     floor: int
     """The highest priority level that its caller may have, 0 for any."""
     slo_s: float
-    """How soon it should be answered; what waits longer behind higher levels is refused."""
+    """Target response time; a request that would wait longer behind higher levels is refused."""
     length: int
     group: tuple[tuple[int, ...], ...] | None
     state: TicketState
@@ -72,9 +72,9 @@ class Ticket:
 
     @property
     def identity(self) -> tuple[str, str]:
-        """What this request's id is called, and the id; empty where it has none."""
+        """Return the label of this request's id and the id; empty if it has none."""
         return "", ""
 
     def complete(self, outcome: Outcome) -> None:
-        """Called once by the engine, on the event loop, with the answer or the error."""
+        """Receive the response or the error; the engine calls this once, on the event loop."""
         raise NotImplementedError

@@ -1,4 +1,4 @@
-"""Run a model before it is ready, so that no caller pays for first runs; measure batch sizes."""
+"""Warm-up: runs a model before it is ready, so that no caller pays for first runs."""
 
 import logging
 import time
@@ -26,10 +26,10 @@ def warm_up(
     budget_s: float,
     clock: Callable[[], float] = time.monotonic,
 ) -> bool:
-    """Run made-up inputs of growing batch size and length, and learn what they take.
+    """Run generated inputs of growing batch size and length, and record the service times.
 
     Returns:
-        Whether the model ran at all: made-up inputs may mean nothing to it.
+        Whether the model ran at all: it may not accept generated inputs.
     """
     started = clock()
     until = started + budget_s
@@ -57,26 +57,26 @@ def warm_up(
 
 
 def _lengths(signature: ModelSignature) -> tuple[int, ...]:
-    """Sizes of the variable dimensions to measure, then others in case the model takes none."""
+    """Return the sizes of the variable dimensions to measure, then alternatives."""
     return _LENGTHS + _FALLBACK_SIZES if _variable_axes(signature) else (1,)
 
 
 def _variable_axes(signature: ModelSignature) -> int:
-    """How many variable dimensions, besides the batch, the first input with any has."""
+    """Return how many variable dimensions, besides the batch, the first input with any has."""
     first = 1 if signature.batched else 0
     counts = (spec.shape[first:].count(VARIABLE) for spec in signature.inputs)
     return next((count for count in counts if count), 0)
 
 
 def _work(signature: ModelSignature, size: int) -> int:
-    """A request's `length` when each of its variable dimensions is `size`."""
+    """Return a request's `length` when each of its variable dimensions is `size`."""
     return max(size ** _variable_axes(signature), 1) if signature.batched else 1
 
 
 def _time_run(
     model: Model, *, rows: int, length: int, clock: Callable[[], float], until: float
 ) -> float | None:
-    """Seconds of the fastest of some runs; None if the model does not take such inputs."""
+    """Return the seconds of the fastest of several runs; None if the model refuses such inputs."""
     inputs = made_up_inputs(model, rows=rows, variable=length)
     best = float("inf")
     for _ in range(_REPEATS):
