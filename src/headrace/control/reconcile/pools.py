@@ -280,7 +280,7 @@ class PoolState(Protocol):
         """Whether this control plane may change what runs."""
 
     def hosted_settings(self, revision: Revision) -> ReplicaSettings | None:
-        """Return a model's settings for a pool's replica; None if it cannot host it where it runs."""
+        """Return a model's settings for a pool's replica; None if the replica cannot host it."""
 
 
 async def put_models(address: str, hosting: Hosting) -> PoolReport:

@@ -89,7 +89,7 @@ class RoutedEndpoint:
     def may_switch(self) -> bool:
         """Whether the desired split can take over.
 
-        True when all replicas of the desired split are ready, when no replica of the current split is
+        True when all replicas of the desired split are ready, when the current split has no replica
         left, or when the desired split can answer requests and the current one cannot.
         """
         weighted = [arm for arm in self.endpoint.arms if arm.weight > 0]

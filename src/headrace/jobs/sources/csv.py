@@ -102,9 +102,10 @@ def find_rows(data: bytes, separator: bytes, columns: int, *, complete: bool = T
 class _Scan:
     """One pass over a text with quotes.
 
-    From the start of a row, quotes alternately open and close; `""` is a close and an open. `_wrong`
-    has the quotes that cannot have their alternate role: for rows whose first quote has an even
-    index, and for those with an odd one. Between damaged rows, many rows are processed at once.
+    From the start of a row, quotes alternately open and close; `""` is a close and an open.
+    `_wrong` has the quotes that cannot have their alternate role: for rows whose first quote has
+    an even index, and for those with an odd one. Between damaged rows, many rows are processed
+    at once.
     """
 
     def __init__(
@@ -221,7 +222,7 @@ class _Scan:
         return None if end is None else (end, reason)
 
     def _doubtful(self, begin: int, end: int, first: int) -> Iterator[tuple[int, int]]:
-        """Yield opening and closing quote of multi-line values whose closing quote could open one."""
+        """Yield both quotes of multi-line values whose closing quote could open one."""
         low, high = np.searchsorted(self._quotes, [begin, end])
         closers = np.arange(low + (low - first + 1) % 2, high, 2)
         closers = closers[self._begins[closers] & self._ends[closers]]

@@ -102,7 +102,7 @@ class ParquetSource(JobSource):
                     request.rows,
                     row_groups=list(range(shard.begin, shard.end)),
                     columns=list(request.columns),
-                    # Without threads: shards already use all cores, and each column would wait for one.
+                    # Without threads: shards already use all cores; columns would wait for one.
                     use_threads=False,
                 ):
                     rows = batch.slice(skip, left)

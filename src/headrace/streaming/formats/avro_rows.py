@@ -96,7 +96,7 @@ class RowReader:
 
 
 def _plain_numbers(schema: AvroSchema) -> Step | None:
-    """Return a step for a record of scalars and arrays of numbers, most of fixed size; None for others."""
+    """Return a step for records of numbers and arrays of numbers; None for other schemas."""
     kinds = [field["type"] for field in schema.root["fields"]]
     if 2 * sum(str(kind) in _VARYING for kind in kinds) > len(kinds):
         return None  # fastavro reads integers and texts faster

@@ -210,7 +210,7 @@ def make_reader(
     files: dict[int, ProtoFile | InvalidArgumentError] = {}
 
     def file_of(number: int) -> ProtoFile:
-        """Return the schema, read once: there may be many paths to messages that it does not have."""
+        """Return the schema, read once: many paths may name messages that it lacks."""
         assert source is not None
         if number not in files:
             try:
