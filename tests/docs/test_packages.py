@@ -5,6 +5,8 @@ import re
 import pytest
 
 from scripts.reference.packages import (
+    ROOT,
+    SOURCE,
     children,
     first_line,
     imported_siblings,
@@ -57,3 +59,12 @@ def test_layers_are_listed_from_the_top(package: str) -> None:
     rows = layer_list(package).splitlines()[1:-1]
 
     assert [tuple(row.split(" | ")) for row in rows] == list(layers()[package])
+
+
+def test_walks_name_modules_that_exist() -> None:
+    page = (ROOT / "docs/explain/architecture.md").read_text()
+    walks = page.partition("## Walks through the code")[2].partition("\n## ")[0]
+    modules = re.findall(r"`([\w/]+\.py)`", walks)
+
+    assert len(modules) > 40
+    assert [module for module in modules if not (SOURCE / "headrace" / module).is_file()] == []
