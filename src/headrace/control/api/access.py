@@ -38,7 +38,7 @@ Roles = Annotated[tuple[RoleText, ...], Field(max_length=_MAX_ROLES)]
 
 
 class NewUser(RequestBody):
-    """Somebody to let in."""
+    """Request to add a user or a service account."""
 
     name: str = Field(
         pattern=_NAME_PATTERN,
@@ -51,7 +51,7 @@ class NewUser(RequestBody):
 
 
 class UserChange(RequestBody):
-    """What changes for somebody."""
+    """Request to change the roles of a principal, or to disable or enable it."""
 
     name: str = Field(pattern=_NAME_PATTERN, description="Whose roles.")
     grant: Roles = Field(default=(), description="Roles to give.")
@@ -62,7 +62,7 @@ class UserChange(RequestBody):
 
 
 class NewTokenRequest(RequestBody):
-    """For whom a token is to be made."""
+    """Request to create a token for a service account."""
 
     owner: str = Field(
         pattern=_NAME_PATTERN, description="The service account; created if it does not exist."
@@ -73,18 +73,18 @@ class NewTokenRequest(RequestBody):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WhoView:
-    """Who asks."""
+    """The authenticated caller."""
 
     name: str
     kind: str
     roles: list[str]
     csrf_token: str
-    """What changes need as `x-csrf-token`; empty without a session."""
+    """Value of the `x-csrf-token` header that changes require; empty without a session."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UserList:
-    """All of them by name."""
+    """All principals, sorted by name."""
 
     users: list[Principal]
 
@@ -105,7 +105,7 @@ class TokenView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CreatedToken:
-    """A token that was just made; `token` is shown this once."""
+    """A new token; `token` is shown only in this response."""
 
     id: str
     owner: str
@@ -115,21 +115,21 @@ class CreatedToken:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenList:
-    """All of a kind by age."""
+    """All tokens, or all sessions, sorted by age."""
 
     tokens: list[TokenView]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuditLogPage:
-    """Entries in order."""
+    """Audit log entries in order."""
 
     entries: list[Entry]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrailHead:
-    """Where the trail ends, and where it ended when the control plane noted that last."""
+    """The end of the audit log, and the last checkpoint that the control plane took of it."""
 
     head: Head
     checkpoint: Head
@@ -168,7 +168,7 @@ _ENTRY: Final[dict[str, Any]] = {
 
 
 def add_access(api: FastAPI, plane: ControlPlane, people: People) -> None:
-    """Add the routes of users, tokens and the trail."""
+    """Add the routes of users, tokens and the audit log."""
 
     @route(
         api,
@@ -177,7 +177,7 @@ def add_access(api: FastAPI, plane: ControlPlane, people: People) -> None:
         {"name": "admin", "kind": "service", "roles": ["admin"], "csrf_token": ""},
     )
     async def whoami(caller: WhoAsks) -> Response:
-        """Who asks, with which roles."""
+        """Return the name and the roles of the caller."""
         view = view_of(WhoView, caller, roles=[str(grant) for grant in caller.grants])
         return answer(view, headers={"cache-control": "no-store"})
 
@@ -189,7 +189,7 @@ def add_access(api: FastAPI, plane: ControlPlane, people: People) -> None:
 def _add_users(api: FastAPI, people: People) -> None:
     @route(api, "GET /api/v1/users", UserList, {"users": [_USER]})
     async def users() -> Response:
-        """Users and service accounts, with their roles."""
+        """List users and service accounts with their roles."""
         return answer(UserList(users=await people.store.principals()))
 
     @route(api, "POST /api/v1/users", Principal, _USER, status=_CREATED)
@@ -197,7 +197,7 @@ def _add_users(api: FastAPI, people: People) -> None:
         body: Annotated[NewUser, Body(examples=[{"name": "ann", "roles": ["viewer"]}])],
         actor: Actor,
     ) -> Response:
-        """Let somebody in."""
+        """Add a user or a service account."""
         added = await people.add(body.name, body.roles, kind=body.kind, actor=actor)
         return answer(added, status=_CREATED)
 
@@ -206,7 +206,7 @@ def _add_users(api: FastAPI, people: People) -> None:
         body: Annotated[UserChange, Body(examples=[{"name": "ann", "grant": ["operator"]}])],
         actor: Actor,
     ) -> Response:
-        """Give and take roles, keep somebody out or let him in again."""
+        """Grant and revoke roles; disable or enable a user or a service account."""
         changed = await people.change(
             body.name,
             grant=body.grant,
@@ -222,7 +222,7 @@ def _add_tokens(api: FastAPI, plane: ControlPlane, people: People) -> None:
     async def tokens(
         kind: Annotated[Literal["token", "session"], Query(description="Which.")] = "token",
     ) -> Response:
-        """Tokens, or sessions of people who logged in."""
+        """List tokens, or the sessions of people who logged in."""
         credentials = await people.store.credentials(CredentialKind(kind))
         now = plane.clock.now()
         return answer(TokenList(tokens=[_token(credential, now) for credential in credentials]))
@@ -238,7 +238,7 @@ def _add_tokens(api: FastAPI, plane: ControlPlane, people: People) -> None:
         body: Annotated[NewTokenRequest, Body(examples=[{"owner": "ci", "roles": ["operator"]}])],
         actor: Actor,
     ) -> Response:
-        """Make a token for a service account; it is shown once."""
+        """Create a token for a service account; it is shown once."""
         created = await people.create_token(
             body.owner, roles=body.roles, expires_in_s=body.expires_in_s, actor=actor
         )
@@ -255,7 +255,7 @@ def _add_tokens(api: FastAPI, plane: ControlPlane, people: People) -> None:
         token_id: Annotated[str, Path(pattern=_ID_PATTERN, description="The part after `hrt_`.")],
         actor: Actor,
     ) -> Response:
-        """Make a token or a session invalid, at once."""
+        """Revoke a token or a session immediately."""
         return answer(_token(await people.revoke(token_id, actor=actor), plane.clock.now()))
 
 
@@ -269,7 +269,7 @@ def _add_trail(api: FastAPI, plane: ControlPlane) -> None:
             bool, Query(description="The last so many; else the first after `after`.")
         ] = False,
     ) -> Response:
-        """Who changed what: a chain of entries, each with the hash of the one before."""
+        """List the audit log: a chain of entries, each with the hash of the previous entry."""
         store = plane.store
         entries = await store.trail(after=after, limit=limit, newest=newest)
         return answer(AuditLogPage(entries=entries))
@@ -281,7 +281,7 @@ def _add_trail(api: FastAPI, plane: ControlPlane) -> None:
         {"head": {"count": 1, "hash": _HASH}, "checkpoint": {"count": 1, "hash": _HASH}},
     )
     async def head() -> Response:
-        """Where the trail ends, and what was noted of it outside the database."""
+        """Return the end of the audit log and its last checkpoint outside the database."""
         head = await plane.store.trail_head()
         noted = read_checkpoint(plane.home.checkpoint_file)
         return answer(
@@ -307,13 +307,13 @@ _MISSING = (
 
 
 class ShownToken(RequestBody):
-    """What begins a session."""
+    """Token with which a session begins."""
 
     token: str = Field(max_length=_MAX_TEXT, description="As `headrace token show` has it.")
 
 
 def add_login(api: FastAPI, access: AccessControl) -> None:
-    """Add the routes of logging in and out; without an identity provider they say so."""
+    """Add the login and logout routes; without an identity provider they return an error."""
     login = access.login
 
     @api.get(

@@ -51,9 +51,9 @@ _Name = Annotated[str, Field(pattern=f"^$|{NAME_PATTERN}")]
 class AlertView:
     """One alert; `since` is when its `state` began, in seconds since 1970.
 
-    `endpoint` and `stream` are empty for the whole system, else one of them is; `severity` is
-    `page` or `ticket`, `state` `pending`, `firing` or `resolved`; `value` and `threshold` are in
-    `unit` (`s`, `ratio`, `replicas`, `records`, or empty).
+    `endpoint` and `stream` are both empty for the whole system, else exactly one is empty;
+    `severity` is `page` or `ticket`, `state` `pending`, `firing` or `resolved`; `value` and
+    `threshold` are in `unit` (`s`, `ratio`, `replicas`, `records`, or empty).
     """
 
     name: str
@@ -68,12 +68,12 @@ class AlertView:
     summary: str
     action: str
     silenced_until: float | None
-    """When the last silence of it ends; null without any."""
+    """When the last silence that matches the alert ends; null without a silence."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AlertList:
-    """Alerts, what fires first."""
+    """Alerts, firing alerts first."""
 
     alerts: list[AlertView]
 
@@ -100,20 +100,20 @@ class NewSilence(RequestBody):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SilenceList:
-    """Silences that have not ended, by their end."""
+    """Silences that have not ended, sorted by their end."""
 
     silences: list[Silence]
 
 
 class TestedReceiver(RequestBody):
-    """Which receiver is tested."""
+    """The receiver to test."""
 
     receiver: _Name = Field(default="", description="Empty for all.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeliveryList:
-    """One outcome for each receiver."""
+    """The result of each receiver."""
 
     deliveries: list[ReceiverTest]
 
@@ -136,7 +136,7 @@ def add_alerts(api: FastAPI, context: ServiceContext, telemetry: TelemetryServic
             AlertState | None, Query(description="Only those in this state; null for all.")
         ] = None,
     ) -> Response:
-        """What is wrong now, and what was until lately."""
+        """List alerts that are pending or firing, and alerts that were resolved recently."""
         views = [
             view_of(AlertView, alert, silenced_until=telemetry.silences.until(alert))
             for alert in telemetry.alerting.alerts()
@@ -165,7 +165,7 @@ def add_alerts(api: FastAPI, context: ServiceContext, telemetry: TelemetryServic
 
     @route(api, "GET /api/v1/silences", SilenceList, {"silences": [_SILENCE]})
     async def silences(caller: WhoAsks) -> Response:
-        """Silences of what the caller may see."""
+        """List the silences that the caller may see."""
         visible = [
             silence for silence in telemetry.silences.active() if _may(caller, Role.VIEWER, silence)
         ]
@@ -177,7 +177,7 @@ def add_alerts(api: FastAPI, context: ServiceContext, telemetry: TelemetryServic
         caller: WhoAsks,
         actor: Actor,
     ) -> Response:
-        """Silence alerts; in force when this answers."""
+        """Silence alerts; the silence is in force when the response arrives."""
         if (new.ends is None) == (new.duration_s is None):
             raise InvalidArgumentError("a silence needs either 'ends' or 'duration_s'")
         if new.alert and new.alert not in {kind.name for kind in ALERTS}:
@@ -205,7 +205,7 @@ def add_alerts(api: FastAPI, context: ServiceContext, telemetry: TelemetryServic
         caller: WhoAsks,
         actor: Actor,
     ) -> Response:
-        """End a silence now."""
+        """End a silence immediately."""
         stored = telemetry.silences.find(silence)
         if not _may(caller, Role.VIEWER, stored):
             raise silence_missing(silence)

@@ -1,4 +1,4 @@
-"""Caller, control plane, documents and examples that all routes of the API share."""
+"""Dependencies, response helpers and examples that all routes of the API share."""
 
 import threading
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -39,7 +39,7 @@ Lifetime = Annotated[
 
 
 def _caller(request: Request) -> Caller:
-    # Without a default: a route that is reached past the gatekeeper fails.
+    # No default: a route that is reached without the gatekeeper fails.
     caller: Caller = request.scope[CALLER]
     return caller
 
@@ -54,15 +54,15 @@ def _actor(request: Request) -> str:
 
 
 WhoAsks = Annotated[Caller, Depends(_caller)]
-"""Who asks, as the gatekeeper found it."""
+"""The caller, as the gatekeeper authenticated it."""
 Left = Annotated[threading.Event, Depends(_left)]
 """Set when the caller closes the connection; for routes that have read the body."""
 Actor = Annotated[str, Depends(_actor)]
-"""The name of who asks, for histories."""
+"""The caller's name, for histories."""
 
 
 class RequestBody(BaseModel):
-    """What callers send: nothing that is not known."""
+    """Request body; unknown fields are rejected."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -71,7 +71,7 @@ View = TypeVar("View")
 
 
 def view_of(kind: Callable[..., View], source: object, **more: object) -> View:
-    """A view of `source`, which has the attributes of the view's fields but for those in `more`."""
+    """Return a view of `source`: fields come from attributes of the same name, or from `more`."""
     names = kind.__dataclass_fields__.keys() - more.keys()  # type: ignore[attr-defined]  # a dataclass
     return kind(**{name: getattr(source, name) for name in names}, **more)
 
@@ -79,21 +79,21 @@ def view_of(kind: Callable[..., View], source: object, **more: object) -> View:
 def answer(
     document: object, *, status: int = 200, headers: Mapping[str, str] | None = None
 ) -> Response:
-    """`document` as JSON; what is no number there (an endless interval's end) becomes null."""
+    """Return `document` as JSON; numbers that JSON lacks, such as infinity, become null."""
     return Response(msgspec.json.encode(document), status, headers, media_type="application/json")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AppliedView:
-    """What a change did; `ready` and `not_ready` if it was waited for."""
+    """Result of a change; `ready` and `not_ready` are set if the caller waited."""
 
     changes: list[str]
     generation: int
     warnings: list[str] = field(default_factory=list)
-    """What is in force by it and rarely meant."""
+    """Settings now in force that are rarely intended."""
     ready: bool | None = None
     not_ready: dict[str, str] | None = None
-    """Why not, by endpoint, or by `stream 'NAME'`."""
+    """The reason, by endpoint or by `stream 'NAME'`."""
 
 
 Handler = TypeVar("Handler", bound=Callable[..., Any])
@@ -108,13 +108,13 @@ def route(
     status: int = 200,
     **options: Any,  # noqa: ANN401  # FastAPI's own
 ) -> Callable[[Handler], Handler]:
-    """Declare a route whose answer is JSON; the function's docstring is its summary.
+    """Declare a route whose response is JSON; the function's docstring is its summary.
 
     Args:
-        method_path: As `GET /api/v1/users`.
-        document: The class that the answer is made of, which `describe_documents` describes; None
-            where no class does.
-        example: How the answer looks.
+        method_path: Method and path, such as `GET /api/v1/users`.
+        document: The class of the response, which `describe_documents` describes; None without a
+            class.
+        example: An example response.
     """
     content: dict[str, Any] = {} if example is None else {"example": example}
     if document is not None:
@@ -162,11 +162,12 @@ async def applied_answer(
     name: str = "",
     status: int = 200,
 ) -> Response:
-    """What a change answers; with the endpoints and streams that are not ready after `wait_s`.
+    """Return the response to a change, with what is not ready after `wait_s`.
 
     Args:
-        caller: Whose endpoints are told; of streams only who may see the whole system is told.
-        name: The endpoint that was changed, whose generation is told and waited for; empty for all.
+        caller: Limits the response to its endpoints; streams are included only for callers who may
+            see the whole system.
+        name: The changed endpoint, whose generation is returned and waited for; empty for all.
     """
     document: dict[str, Any] = asdict(applied)
     if wait_s > 0:
@@ -190,12 +191,12 @@ async def applied_answer(
 
 
 def etag(generation: int) -> str:
-    """A generation as HTTP's validator."""
+    """Return a generation as an HTTP entity tag."""
     return f'"{generation}"'
 
 
 def describe_documents(api: FastAPI) -> None:
-    """Let the API's description say what documents hold, and what each route needs of a caller."""
+    """Make the OpenAPI document describe the response documents and the role of each route."""
     make = api.openapi
 
     def described() -> dict[str, Any]:

@@ -57,10 +57,10 @@ def build_api(
     allowed_hosts: frozenset[str],
     console: MakeConsole | None = None,
 ) -> App:
-    """The management API as an ASGI application, behind its guard and its gatekeeper.
+    """Return the management API as an ASGI application behind its guard and its gatekeeper.
 
     Args:
-        console: Makes the pages beside it.
+        console: Builds the web console that is served beside the API.
     """
     api = management_app(plane, access)
     app = _gatekeeper(BodyLimit(app=api), plane, access)
@@ -70,7 +70,7 @@ def build_api(
 
 
 def management_app(plane: ControlPlane, access: AccessControl) -> FastAPI:
-    """The routes of the management API; whoever reaches them is let in already."""
+    """Return the routes of the management API, which expect authorized callers."""
     api = FastAPI(
         title="Headrace management API",
         version=__version__,
@@ -109,14 +109,15 @@ def _gatekeeper(app: App, plane: ControlPlane, access: AccessControl) -> App:
 
 
 def build_metrics(plane: ControlPlane, access: AccessControl, *, is_open: bool) -> App:
-    """What listens on the metrics port: `/metrics` and nothing else.
+    """Return the application of the metrics port: `/metrics` and nothing else.
 
     Args:
-        is_open: To everybody who reaches the port; else to viewers of the whole system.
+        is_open: Whether metrics need no authentication; else only viewers of the whole system
+            may read them.
     """
     api = FastAPI(openapi_url=None)
     _add_errors(api)
-    # Each asks every replica: many callers at once would be a flood from within.
+    # Each scrape calls every replica: many concurrent callers would flood them.
     shared = {full: SharedCall(partial(all_metrics, plane, full=full)) for full in (False, True)}
 
     @api.get("/metrics")
@@ -131,14 +132,14 @@ def build_metrics(plane: ControlPlane, access: AccessControl, *, is_open: bool) 
 
         return await metrics_answer(request, read, names, full=full)
 
-    # A scraper reaches this port under any name; it can read only.
+    # Scrapers reach this port under any host name; the port only allows reads.
     if is_open:
         return api
     return _gatekeeper(api, plane, access)
 
 
 def build_gateway_answers(plane: ControlPlane) -> App:
-    """What the gateway asks the control plane: statistics over all replicas."""
+    """Return the application that serves the gateway: statistics summed over all replicas."""
     api = FastAPI(openapi_url=None)
     _add_errors(api)
     add_statistics(api, plane)
@@ -163,7 +164,7 @@ def _add_errors(api: FastAPI) -> None:
         ]
         content_type = request.headers.get("content-type", "nothing")
         if "json" not in content_type and any(m.place.startswith("body") for m in mistakes):
-            # What `curl -d` says; a form of another web site could say it too, JSON it cannot.
+            # The type that `curl -d` sends. A form on another site can send it too, but not JSON.
             message = f"is read with content-type: application/json only, not {content_type[:100]}"
             mistakes = [SpecMistake(place="body", message=message)]
         body = problem_body(
@@ -183,7 +184,7 @@ def _add_errors(api: FastAPI) -> None:
 
     @api.exception_handler(RecursionError)
     async def nested(_request: Request, _error: RecursionError) -> Response:
-        # Nothing here calls itself but what walks a caller's document.
+        # Only code that walks a caller's document recurses here.
         detail = "the document is nested too deeply"
         code = Code.INVALID_ARGUMENT
         body = problem_body(status=_BAD_REQUEST, code=code, detail=detail)
@@ -191,7 +192,7 @@ def _add_errors(api: FastAPI) -> None:
 
     @api.exception_handler(Exception)
     async def unexpected(_request: Request, _error: Exception) -> Response:
-        # The traceback goes to the log; the caller learns only that it is there.
+        # The traceback goes to the log; the caller only learns that it exists.
         detail = "internal error; the control plane's log has the details"
         body = problem_body(status=500, code=Code.INTERNAL, detail=detail)
         return Response(body, 500, media_type=PROBLEM_TYPE)

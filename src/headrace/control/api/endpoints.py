@@ -1,4 +1,4 @@
-"""Endpoints over HTTP: read, put, delete, history, undo and conditions."""
+"""Endpoints over HTTP: read, write, delete, history, undo and conditions."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -39,39 +39,39 @@ from headrace.rollout.state import RolloutPhase
 
 
 class ConditionType(StrEnum):
-    """What a condition speaks of."""
+    """Type of an endpoint condition."""
 
     READY = "Ready"
-    """Every version that gets requests can answer them."""
+    """Every version that receives requests has ready replicas."""
     PROGRESSING = "Progressing"
-    """A rollout is on its way."""
+    """A rollout is in progress."""
     ROLLED_BACK = "RolledBack"
-    """The newest rollout was taken back: what the spec says is held back until the next change."""
+    """The newest rollout was rolled back: the spec's version is held back until the next change."""
     SCALED = "Scaled"
-    """As many replicas are ready as there should be."""
+    """The number of ready replicas equals the desired number."""
     ANSWERS_INDEPENDENT = "AnswersIndependent"
-    """No answer depends on another caller's request, as far as is known."""
+    """No response depends on another caller's request, as far as known."""
 
 
 @dataclass(frozen=True, slots=True)
 class EndpointCondition:
-    """One fact."""
+    """One condition of an endpoint."""
 
     type: str
     status: bool
     reason: str
     message: str
     since: float
-    """Seconds since 1970 of its last change of `status` or `reason`."""
+    """Time of the last change of `status` or `reason`, in seconds since 1970."""
 
 
 def conditions_of(
     endpoint: EndpointStatus, rollout: RolloutRecord | None, *, now: float
 ) -> tuple[EndpointCondition, ...]:
-    """All conditions of an endpoint; what has no time of its own is since `now`.
+    """Return all conditions of an endpoint; `now` is the time of those without a timestamp.
 
     Args:
-        rollout: The newest one, if there ever was one.
+        rollout: The newest rollout, or None.
     """
     kinds, conditions = ConditionType, list[EndpointCondition]()
 
@@ -94,7 +94,7 @@ def conditions_of(
         add(kinds.ROLLED_BACK, phase, text if is_back else "", is_so=is_back, since=state.since)
     reason, message = _scaled(endpoint)
     add(kinds.SCALED, reason, message, is_so=reason in {"AtTarget", "AtZero"})
-    # By the weakest evidence among the versions of which replicas report.
+    # The result follows the weakest evidence among the versions whose replicas report.
     messages = {
         _evidence(revision.batching): f"version {revision.version}: {revision.batching_message}"
         for revision in endpoint.revisions
@@ -108,14 +108,14 @@ def conditions_of(
 
 @dataclass(slots=True)
 class ConditionLog:
-    """Remembers since when conditions are what they are; of the endpoints that it was shown."""
+    """Remembers since when the conditions of recently read endpoints have been unchanged."""
 
     _known: dict[str, dict[str, EndpointCondition]] = field(default_factory=dict)
 
     def noted(
         self, endpoint: str, conditions: Sequence[EndpointCondition]
     ) -> tuple[EndpointCondition, ...]:
-        """`conditions`, where nothing changed with the time at which that was first seen."""
+        """Return `conditions`; unchanged ones keep the time at which they were first observed."""
         before: Mapping[str, EndpointCondition] = self._known.get(endpoint, {})
         merged = tuple(
             replace(condition, since=min(former.since, condition.since))
@@ -128,7 +128,7 @@ class ConditionLog:
         return merged
 
     def keep_only(self, endpoints: Sequence[str]) -> None:
-        """Forget all others."""
+        """Forget all endpoints except these."""
         names = set(endpoints)
         self._known = {
             name: conditions for name, conditions in self._known.items() if name in names
@@ -137,11 +137,11 @@ class ConditionLog:
 
 _ROLLED_BACK: Final = frozenset({RolloutPhase.ROLLED_BACK, RolloutPhase.ABORTED})
 _BY_WEIGHT: Final = ("RowsDiffer", "NotExamined", "Declared", "OneRequestAtATime", "Proven")
-"""Reasons of `AnswersIndependent`, the one that says least first."""
+"""Reasons of `AnswersIndependent`, the weakest first."""
 
 
 def _scaled(endpoint: EndpointStatus) -> tuple[str, str]:
-    """Whether there are as many replicas as there should be, in a word and in a sentence."""
+    """Return reason and message: whether as many replicas are ready as desired."""
     desired = sum(revision.desired_replicas for revision in endpoint.revisions)
     ready = sum(
         min(
@@ -174,32 +174,32 @@ _MAX_GENERATION: Final = 10**15
 _MAX_LISTED: Final = 1000
 _CREATED: Final = 201
 _EVENTS: Final = 1000
-"""Of rollouts, among which their ends are looked for."""
+"""Number of rollout events that are searched for ends of rollouts."""
 _TAGS: Final = re.compile(r'\s*"(\d{1,18})"\s*')
 _MAX_HEADER: Final = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Precondition:
-    """What has to be so before a change is made, so that no two writers lose an update.
+    """Precondition of a change, which prevents lost updates between writers.
 
-    RFC 9110, section 13: `If-Match: "3"` changes generation 3 only, `If-Match: *` whatever is
-    there, `If-None-Match: *` only what is not there yet.
+    RFC 9110, section 13: `If-Match: "3"` changes generation 3 only, `If-Match: *` any existing
+    endpoint, `If-None-Match: *` only an endpoint that does not exist.
     """
 
     generations: tuple[int, ...] | None = None
-    """Those that the caller would change; None for any."""
+    """Generations that the caller agrees to change; None for any."""
     must_exist: bool = False
     must_not_exist: bool = False
 
     def expected(self, name: str, current: int) -> int | None:
-        """The generation that the change has to find; None if any will do.
+        """Return the generation that the change requires; None for any.
 
         Args:
-            current: The endpoint's generation; 0 if there is none.
+            current: The endpoint's generation; 0 if the endpoint does not exist.
 
         Raises:
-            StaleError: It is not as the caller wants it already.
+            StaleError: The endpoint already contradicts the precondition.
         """
         if self.must_not_exist:
             if current:
@@ -220,7 +220,7 @@ class Precondition:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Tells a change that came in between as the precondition's failure."""
+        """Report a concurrent change in the block as a failure of the precondition."""
         try:
             yield
         except ConflictError as error:
@@ -260,9 +260,9 @@ IfMatch = Annotated[Precondition, Depends(_precondition)]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EndpointView:
-    """An endpoint: what it should be, and how it is.
+    """An endpoint: its spec and its status.
 
-    `spec` is null where a model repository brought it; `rollout` is the newest one.
+    `spec` is null for an endpoint from a model repository; `rollout` is the newest one.
     """
 
     name: str
@@ -275,14 +275,14 @@ class EndpointView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EndpointList:
-    """All endpoints, in the spec's order."""
+    """All endpoints, in the order of the spec."""
 
     endpoints: list[EndpointView]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PinnedVersion:
-    """What a generation pinned."""
+    """Model version that a generation pinned."""
 
     version: str
     model: str
@@ -313,7 +313,7 @@ class GenerationHistory:
 
 
 class Undo(RequestBody):
-    """Where to go back to."""
+    """The generation to go back to."""
 
     generation: int | None = Field(
         default=None, ge=1, le=_MAX_GENERATION, description="Null for the one before the newest."
@@ -321,12 +321,12 @@ class Undo(RequestBody):
 
 
 def add_endpoints(api: FastAPI, plane: ControlPlane) -> None:
-    """Add the routes of single endpoints."""
+    """Add the routes of endpoints."""
     log = ConditionLog()
 
     @route(api, "GET /api/v1/endpoints", EndpointList, {"endpoints": [examples.ENDPOINT]})
     async def list_endpoints(caller: WhoAsks) -> Response:
-        """All endpoints: what they should be, and how they are."""
+        """List all endpoints: spec and status."""
         statuses = plane.status().endpoints
         log.keep_only([status.name for status in statuses])
         visible = [status for status in statuses if caller.may(Role.VIEWER, status.name)]
@@ -334,7 +334,7 @@ def add_endpoints(api: FastAPI, plane: ControlPlane) -> None:
 
     @route(api, "GET /api/v1/endpoints/{name}", EndpointView, examples.ENDPOINT)
     async def get_endpoint(name: Name) -> Response:
-        """One endpoint; its generation is the ETag."""
+        """Return one endpoint; its generation is the ETag."""
         status = next((status for status in plane.status().endpoints if status.name == name), None)
         if status is None:
             raise ModelNotFoundError(name)
@@ -351,7 +351,7 @@ def add_endpoints(api: FastAPI, plane: ControlPlane) -> None:
         left: Left,
         wait_s: WaitS = 0.0,
     ) -> Response:
-        """Want one endpoint as the body says; all others stay as they are."""
+        """Create or replace one endpoint; all others are unchanged."""
         current = plane.target_state.generation(name)
         expected = precondition.expected(name, current)
         with precondition.held():
@@ -395,7 +395,7 @@ def _add_history(api: FastAPI, plane: ControlPlane) -> None:
     async def history(
         name: Name, limit: Annotated[int, Query(ge=1, le=_MAX_LISTED)] = 100
     ) -> Response:
-        """An endpoint's generations and ends of rollouts, the newest first."""
+        """List an endpoint's generations and ends of rollouts, the newest first."""
         entries = await plane.store.history(name, limit=limit)
         if not entries:
             raise ModelNotFoundError(name)
@@ -414,7 +414,7 @@ def _add_history(api: FastAPI, plane: ControlPlane) -> None:
     async def generation(
         name: Name, generation: Annotated[int, Path(ge=1, le=_MAX_GENERATION)]
     ) -> Response:
-        """One generation of an endpoint."""
+        """Return one generation of an endpoint."""
         entry = await plane.store.generation(name, generation)
         if entry is None:
             raise NotFoundError(f"endpoint '{name}' has no generation {generation}")
@@ -427,7 +427,7 @@ def _add_history(api: FastAPI, plane: ControlPlane) -> None:
         body: Annotated[Undo, Body(examples=[{}, {"generation": 2}])] = Undo(),  # noqa: B008  # frozen
         wait_s: WaitS = 0.0,
     ) -> Response:
-        """Want an endpoint as it was in a former generation, at once."""
+        """Restore a previous generation of an endpoint, without a rollout."""
         applied = await plane.desired_state.undo(name, generation=body.generation, caller=caller)
         return await applied_answer(plane, applied, caller=caller, wait_s=wait_s, name=name)
 

@@ -49,7 +49,7 @@ class EventList:
 
 
 class Reward(RequestBody):
-    """What one answer earned; more is better."""
+    """Reward of one response; higher is better."""
 
     request_id: str = Field(
         min_length=1, max_length=256, description="The answer's `x-request-id`."
@@ -69,7 +69,7 @@ class Reward(RequestBody):
 
 
 class Truth(RequestBody):
-    """What one answer should have been, for endpoints whose spec says `drift: {labels: true}`."""
+    """True label of one response, for endpoints whose spec says `drift: {labels: true}`."""
 
     request_id: str = Field(
         min_length=1, max_length=256, description="The answer's `x-request-id`."
@@ -84,10 +84,11 @@ Rewards = Annotated[list[Reward | Truth], Field(min_length=1, max_length=_MAX_IT
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RewardResult:
-    """`taken`, `duplicate` (the first one counts) or `waiting` (for the request to be known).
+    """`taken`, `duplicate` (the first counts) or `waiting` (the request is not recorded yet).
 
-    Of a label also `unfit`: it is no number, and the answer is. To an operator of some endpoints
-    `unknown`: no answer of theirs has this id yet, and nothing was stored; send it again.
+    A label can also be `unfit`: the prediction is a number and the label is not. An operator of
+    some endpoints can get `unknown`: no response of their endpoints has this id yet, and nothing
+    was stored; send it again.
     """
 
     request_id: str
@@ -112,7 +113,7 @@ def add_events(api: FastAPI, plane: ControlPlane) -> None:
         after: Annotated[int, Query(ge=0, le=_MAX_ID, description="Only newer than this.")] = 0,
         limit: Annotated[int, Query(ge=1, le=_MAX_ITEMS, description="The newest so many.")] = 100,
     ) -> Response:
-        """What happened, in order."""
+        """List events in order."""
         visible = _endpoints(caller, endpoint)
         if visible is None:
             return answer(
@@ -170,7 +171,7 @@ def add_events(api: FastAPI, plane: ControlPlane) -> None:
         body: Annotated[Reward | Truth | Rewards, Body(openapi_examples=examples.FEEDBACK)],
         caller: WhoAsks,
     ) -> Response:
-        """What answers earned, or should have been."""
+        """Record rewards or true labels of responses."""
         items = body if isinstance(body, list) else [body]
         now, endpoints = plane.clock.now(), caller.endpoints(Role.OPERATOR)
         rewards = [
@@ -197,7 +198,7 @@ def add_events(api: FastAPI, plane: ControlPlane) -> None:
 
 
 def _endpoints(caller: Caller, endpoint: str) -> frozenset[str] | None:
-    """The endpoints whose events a caller gets; None for `endpoint`, or else all there are."""
+    """Return the endpoints whose events a caller gets; None for `endpoint`, or else for all."""
     visible = caller.endpoints(Role.VIEWER)
     if visible is None or endpoint in visible:
         return None
@@ -208,23 +209,23 @@ def _endpoints(caller: Caller, endpoint: str) -> frozenset[str] | None:
 
 @dataclass(slots=True)
 class Watchers:
-    """Counts the readers of streams, so that there are never too many."""
+    """Counts the readers of streams and bounds their number."""
 
     most: int = MAX_WATCHERS
     count: int = 0
 
     def check_room(self) -> None:
-        """Refuse one more if there are too many.
+        """Refuse another reader at the limit.
 
         Raises:
-            OverloadedError: There are.
+            OverloadedError: The limit is reached.
         """
         if self.count >= self.most:
             message = f"{self.most} readers watch already"
             raise OverloadedError(message, retry_after_s=_WATCH_RETRY_S)
 
     async def counted(self, stream: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-        """`stream`, counted while it is read."""
+        """Yield from `stream`, which counts as open while it is read."""
         self.count += 1
         try:
             async for part in stream:
@@ -236,9 +237,10 @@ class Watchers:
 async def stream_events(
     events: AsyncIterator[Event], *, stopping: asyncio.Event
 ) -> AsyncIterator[bytes]:
-    """Events as they go over the wire, with a comment now and then, until `stopping` is set.
+    """Yield encoded events, with a comment as heartbeat, until `stopping` is set.
 
-    The next event is asked for when the former one was taken: a slow reader holds one, not a queue.
+    The next event is read after the previous one was sent: a slow reader holds one event, not a
+    queue.
     """
     stop = asyncio.ensure_future(stopping.wait())
     coming = asyncio.ensure_future(anext(events, None))
@@ -263,7 +265,7 @@ async def stream_events(
 
 
 def encode_event(event: Event) -> bytes:
-    """One event as it goes over the wire; JSON has no line breaks of its own."""
+    """Return one encoded event; its JSON contains no line breaks."""
     data = msgspec.json.encode(event)
     return b"id: %d\nevent: %s\ndata: %s\n\n" % (event.id, event.kind.encode(), data)
 
@@ -291,7 +293,7 @@ def add_logs(api: FastAPI, plane: ControlPlane) -> None:
             message = f"there is no log of {source[:100]!r}; there are: {', '.join(names)}"
             raise InvalidArgumentError(message)
         media_type = "application/x-ndjson" if log_format == "json" else "text/plain"
-        # The follower is made first: a line that comes in between is seen twice rather than never.
+        # The follower starts first: a line written in between appears twice instead of never.
         follower = LogFollower(files, source=source)
         now = datetime.fromtimestamp(plane.clock.now(), UTC)
         of_day_s = (now - now.replace(hour=0, minute=0, second=0, microsecond=0)).total_seconds()
@@ -307,7 +309,7 @@ def add_logs(api: FastAPI, plane: ControlPlane) -> None:
 
 
 def _seen_by(caller: Caller, plane: ControlPlane) -> LogFiles:
-    """All logs; for whoever sees some endpoints only, those of their replicas that there are."""
+    """Return the logs that a caller may read: all, or those of its endpoints' current replicas."""
     visible = caller.endpoints(Role.VIEWER)
     if visible is None:
         return plane.log_files

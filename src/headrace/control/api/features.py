@@ -45,7 +45,7 @@ _FEATURES_EXAMPLE: Final[dict[str, Any]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FeatureServiceView:
-    """What a model takes: columns in order, and the hash that stands for all of it."""
+    """Inputs of a model: columns in order, and a hash over them."""
 
     name: str
     schema_hash: str
@@ -54,20 +54,20 @@ class FeatureServiceView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FeatureList:
-    """What is applied in the home."""
+    """Feature definitions that are applied in the home."""
 
     views: list[FeatureViewStatus]
     services: list[FeatureServiceView]
     problem: str
-    """Why a newer file of it cannot be read."""
+    """Why a newer definition file cannot be read."""
 
 
 def add_features(api: FastAPI, plane: ControlPlane) -> None:
-    """Add the route of features."""
+    """Add the routes of features."""
 
     @route(api, "GET /api/v1/features", FeatureList, _FEATURES_EXAMPLE)
     async def features() -> Response:
-        """Which features there are, and how far each view is materialized."""
+        """List feature definitions, and how far each view is materialized."""
         definitions = plane.workloads.materializer.definitions
         services = () if definitions is None else definitions.services.values()
         feature_list = FeatureList(
@@ -85,9 +85,9 @@ def add_features(api: FastAPI, plane: ControlPlane) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReferenceView:
-    """What is compared with: given `data`, or the first `window` of requests, or nothing yet.
+    """Reference for drift: uploaded `data`, the first `window` of requests, or nothing yet.
 
-    `collected_rows` of `window_rows` are there where a window is still under way.
+    While the window is being collected, `collected_rows` of `window_rows` are present.
     """
 
     source: str
@@ -96,10 +96,10 @@ class ReferenceView:
     collected_rows: int
     window_rows: int
     covers_s: float | None
-    """The time from the first row to the last, null where the rows have no times."""
+    """Time from the first row to the last; null if the rows have no times."""
     is_hourly: bool
-    """Requests are compared with rows of the same hour of the day (UTC), which two days of them
-    allow.
+    """Whether requests are compared with rows of the same hour of the day (UTC); this needs two
+    days of rows.
     """
 
 
@@ -107,7 +107,7 @@ class ReferenceView:
 class DriftView:
     """`state`: `off`, `collecting`, `ok` or `drifted`; drifted features come first.
 
-    `live`: how right answers were, as far as labels came, of the last hour, day, week and month.
+    `live`: accuracy over the last hour, day, week and month, from the labels that arrived.
     """
 
     endpoint: str
@@ -172,7 +172,7 @@ def add_drift(api: FastAPI, plane: ControlPlane) -> None:
             ),
         ] = "",
     ) -> Response:
-        """Which inputs and outputs of an endpoint have drifted."""
+        """Report which inputs and outputs of an endpoint have drifted."""
         return answer(_view(plane, name, version))
 
     @route(
@@ -183,7 +183,7 @@ def add_drift(api: FastAPI, plane: ControlPlane) -> None:
         openapi_extra=_BODY,
     )
     async def set_reference(name: Name, request: Request, actor: Actor) -> Response:
-        """Set what an endpoint's requests are compared with."""
+        """Set the reference that an endpoint's requests are compared with."""
         reference = await _reference(request)
         plane.telemetry.drift.set_reference(name, reference)
         facts = {"rows": reference.rows, "features": len(reference.features)}
@@ -192,7 +192,7 @@ def add_drift(api: FastAPI, plane: ControlPlane) -> None:
 
     @route(api, "DELETE /api/v1/endpoints/{name}/drift/reference", DriftView, _EXAMPLE)
     async def reset(name: Name, actor: Actor) -> Response:
-        """Forget the reference; the next requests become it."""
+        """Delete the reference; the next requests become the new one."""
         plane.telemetry.drift.reset(name)
         await plane.note("drift.reset", name, actor=actor)
         return answer(_view(plane, name, ""))
@@ -207,7 +207,7 @@ def add_drift(api: FastAPI, plane: ControlPlane) -> None:
     async def version_reference(
         name: ModelName, version: Version, request: Request, actor: Actor
     ) -> Response:
-        """Keep a reference beside a model version."""
+        """Store a reference with a model version."""
         reference = await _reference(request)
         stored = plane.registry.get(f"{name}:{version}")
         plane.telemetry.drift.files.write_reference(stored.reference, reference)
@@ -244,7 +244,7 @@ def _view(plane: ControlPlane, name: str, version: str) -> DriftView:
         return DriftView(
             endpoint=name, version=version, state=state, reference=None, features=[], live=[]
         )
-    # Drifted features first, those without a reference last, else by their evidence.
+    # Drifted features first, those without a reference last, the rest by evidence.
     features = sorted(
         drift.reports(),
         key=lambda report: (

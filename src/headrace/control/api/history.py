@@ -25,19 +25,19 @@ _READY: Final = "ready"
 
 
 class EndpointHealth(StrEnum):
-    """How an endpoint is, the worst last."""
+    """Health of an endpoint, from best to worst."""
 
     IDLE = "idle"
     """No requests."""
     OK = "ok"
     WARNING = "warning"
-    """Not all of it is ready, a hundredth of the requests failed, or p99 is above its SLO."""
+    """Some replicas are not ready, 1 % of the requests failed, or p99 exceeds the SLO."""
     FAILING = "failing"
-    """It cannot become ready by itself, or a twentieth of the requests failed."""
+    """It cannot become ready without help, or 5 % of the requests failed."""
 
 
 class SortKey(StrEnum):
-    """Fields by which endpoints are sorted; names from A to Z, all else from the most down."""
+    """Sort keys of endpoints; names ascend, all other keys descend."""
 
     NAME = "name"
     STATE = "state"
@@ -50,17 +50,17 @@ class SortKey(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OverviewRow:
-    """One endpoint.
+    """Summary of one endpoint.
 
-    Rates and latencies are of the last minute, as the gateway saw all requests; latencies are null
-    if there was none.
+    Rates and latencies cover all requests at the gateway in the last minute; latencies are null
+    without requests.
     """
 
     name: str
     ready: bool
     state: EndpointHealth
     versions: tuple[str, ...]
-    """Those that are wanted."""
+    """Desired versions."""
     replicas_ready: int
     replicas_desired: int
     requests_per_s: float
@@ -69,23 +69,23 @@ class OverviewRow:
     p95_s: float | None
     p99_s: float | None
     rollout: str | None
-    """The phase of the one that is under way, or null."""
+    """Phase of the current rollout, or null."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Overview:
-    """One page of all endpoints that were asked for; `total` counts those of all pages."""
+    """One page of the selected endpoints; `total` counts those of all pages."""
 
     total: int
     page: int
     size: int
     at: float | None
-    """Until when requests were counted, in seconds since 1970; null if nothing was counted yet."""
+    """Time up to which requests are counted, in seconds since 1970; null before the first count."""
     endpoints: Sequence[OverviewRow]
 
 
 def last_minute(history: RequestHistory, endpoint: str, now: float) -> RequestWindow:
-    """What an endpoint got in the last minute that was counted; less if that began later."""
+    """Return an endpoint's requests of the last counted minute, or since counting began."""
     until = counted_until(history, now)
     began_at = until - SPAN_S if history.began_at is None else history.began_at
     seconds = min(SPAN_S, max(until - began_at, 1.0))
@@ -93,7 +93,7 @@ def last_minute(history: RequestHistory, endpoint: str, now: float) -> RequestWi
 
 
 def counted_until(history: RequestHistory, now: float) -> float:
-    """Until when requests are known: a moment before `now`, unless nobody looks any more."""
+    """Return the time up to which requests are counted; `now` if counting has stopped."""
     looked_at = history.looked_at
     return now if looked_at is None or now - looked_at > _STALE_S else min(looked_at, now)
 
@@ -101,7 +101,7 @@ def counted_until(history: RequestHistory, now: float) -> float:
 def row(
     endpoint: DesiredEndpoint, status: EndpointStatus, window: RequestWindow, *, rollout: str | None
 ) -> OverviewRow:
-    """An endpoint at a glance. `rollout`: the phase of one that is under way."""
+    """Return the summary of an endpoint. `rollout`: the phase of the current rollout."""
     revisions = [
         revision
         for revision in status.revisions
@@ -128,7 +128,7 @@ def row(
 def state_of(
     status: EndpointStatus, window: RequestWindow, *, slo_latency_s: float | None
 ) -> EndpointHealth:
-    """How an endpoint is."""
+    """Return the health of an endpoint."""
     if status.failed or window.error_ratio >= _FAILING_RATIO:
         return EndpointHealth.FAILING
     p99 = window.quantile(0.99)
@@ -144,7 +144,7 @@ _RANKS: Final[Mapping[EndpointHealth, int]] = {
 
 
 def sort_rows(rows: Sequence[OverviewRow], key: SortKey, *, reverse: bool) -> list[OverviewRow]:
-    """`rows` in order; those without a value come last either way."""
+    """Return `rows` sorted; rows without a value come last in both directions."""
     by_name = sorted(rows, key=lambda row: row.name)
     if key is SortKey.NAME:
         return by_name[::-1] if reverse else by_name
@@ -210,11 +210,13 @@ OVERVIEW: Final[dict[str, Any]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PointView:
-    """One step, from `at` on. Rates are null where nobody counted, latencies where none came.
+    """One step of a time series, which begins at `at`.
 
-    What replicas say, as means over the step: `batch_rows` is how many rows a batch had, `queue_s`
-    how long a request waited for its batch, `in_flight` how many requests replicas had at once.
-    Null where there was none, where no replica said it, and of servers that somebody else runs.
+    Rates are null where nothing was counted, latencies without requests.
+
+    Means over the step, reported by replicas: `batch_rows` is the number of rows in a batch,
+    `queue_s` how long a request waited for its batch, `in_flight` the number of concurrent
+    requests. They are null without requests, without reports, and for external upstreams.
     """
 
     at: float
@@ -232,7 +234,7 @@ class PointView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SeriesView:
-    """An endpoint over time in steps of `step_s` seconds; `version` is empty for all together."""
+    """Time series of an endpoint in steps of `step_s` seconds; `version` empty: all versions."""
 
     endpoint: str
     version: str
@@ -241,7 +243,7 @@ class SeriesView:
 
 
 def add_history(api: FastAPI, plane: ControlPlane) -> None:
-    """Add the routes of what was and of how it is at a glance."""
+    """Add the routes of histories and the overview."""
 
     @route(api, "GET /api/v1/history", SeriesView, SERIES)
     async def history(
@@ -263,7 +265,7 @@ def add_history(api: FastAPI, plane: ControlPlane) -> None:
             int, Query(ge=1, le=_MAX_POINTS, description="About how many steps.")
         ] = 120,
     ) -> Response:
-        """Requests, latency, batches and replicas of an endpoint over the last day."""
+        """Return requests, latency, batches and replicas of an endpoint over the last day."""
         if not caller.may(Role.VIEWER, endpoint):
             raise PermissionDeniedError(f"{caller.name} may not see the history of '{endpoint}'")
         if plane.target_state.effective.endpoint(
@@ -302,12 +304,13 @@ def add_history(api: FastAPI, plane: ControlPlane) -> None:
             ),
         ] = "name",
     ) -> Response:
-        """All endpoints at a glance, by the page."""
+        """List a summary of all endpoints, paginated."""
         key, reverse = _sort_key(sort)
         endpoints = _matching(plane, caller, search)
         begin = (page - 1) * size
         if key is SortKey.NAME:
-            # Only those of the page are looked at: this one is fast however many there are.
+            # Only the endpoints of the page are evaluated, so the cost does not grow with their
+            # number.
             endpoints.sort(key=lambda endpoint: endpoint.name, reverse=reverse)
             rows = await _rows(plane, endpoints[begin : begin + size])
         else:
@@ -322,7 +325,7 @@ def add_history(api: FastAPI, plane: ControlPlane) -> None:
 async def _points(
     plane: ControlPlane, endpoint: str, version: str, windows: Sequence[RequestWindow], until: float
 ) -> list[PointView]:
-    """What is known here, and before that what Prometheus knows."""
+    """Return the locally recorded points, and older points from Prometheus."""
     edges = [*(window.begin for window in windows), *(window.end for window in windows[-1:])]
     loads = plane.telemetry.load_history.series(endpoint, edges, version=version)
     points = [_point(plane, window, load) for window, load in zip(windows, loads, strict=True)]
@@ -368,10 +371,10 @@ def _point(plane: ControlPlane, window: RequestWindow, load: LoadWindow) -> Poin
 
 
 def _sort_key(sort: str) -> tuple[SortKey, bool]:
-    """What to sort by, and whether the other way round.
+    """Return the sort key and whether the order is reversed.
 
     Raises:
-        InvalidArgumentError: There is no such key.
+        InvalidArgumentError: The key is unknown.
     """
     name = sort.removeprefix("-")
     try:
@@ -391,7 +394,7 @@ def _matching(plane: ControlPlane, caller: Caller, search: str) -> list[DesiredE
 
 
 async def _rows(plane: ControlPlane, endpoints: Sequence[DesiredEndpoint]) -> list[OverviewRow]:
-    """One row per endpoint, a few at a time: nothing else waits for all of them."""
+    """Return one row per endpoint; the event loop gets control after every few rows."""
     now = plane.clock.now()
     rows: list[OverviewRow] = []
     statuses = plane.endpoint_statuses(endpoints, with_memory=False)

@@ -1,4 +1,4 @@
-"""Jobs over HTTP: which there are, how they went, begin one now, end one."""
+"""Jobs over HTTP: list, runs, start and cancel."""
 
 from dataclasses import dataclass
 from typing import Annotated, Any, Final
@@ -56,7 +56,7 @@ JobName = Annotated[str, Path(pattern=NAME_PATTERN, description="The job's name.
 
 
 class Cancel(RequestBody):
-    """Which run shall end."""
+    """The run to cancel."""
 
     run: str = Field(default="", max_length=200, description="Its id; empty for all of the job's.")
 
@@ -67,7 +67,7 @@ class JobList:
 
     jobs: list[JobView]
     problem: str
-    """Why this may be out of date."""
+    """Why the list may be out of date."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +82,7 @@ def add_jobs(api: FastAPI, context: ServiceContext, scheduler: JobScheduler) -> 
 
     @route(api, "GET /api/v1/jobs", JobList, {"jobs": [_JOB], "problem": ""})
     async def list_jobs() -> Response:
-        """All jobs: when they run next, what runs, how the last runs ended."""
+        """List all jobs: next run, current run and results of the last runs."""
         current = await scheduler.now()
         now = context.clock.now()
         views = [
@@ -95,7 +95,7 @@ def add_jobs(api: FastAPI, context: ServiceContext, scheduler: JobScheduler) -> 
     async def list_runs(
         name: JobName, limit: Annotated[int, Query(ge=1, le=_MAX_LISTED)] = 100
     ) -> Response:
-        """Runs of a job, the newest first; of one that is gone as well."""
+        """List the runs of a job, the newest first; also of a job that was removed."""
         runs = await context.store.jobs.runs(name, limit=limit)
         if not runs:
             await scheduler.job(name)
@@ -103,7 +103,7 @@ def add_jobs(api: FastAPI, context: ServiceContext, scheduler: JobScheduler) -> 
 
     @route(api, "GET /api/v1/jobs/{name}/runs/{run_id}", JobRunView, _RUN)
     async def get_run(name: JobName, run_id: Annotated[str, Path(max_length=200)]) -> Response:
-        """One run."""
+        """Return one run."""
         run = await context.store.jobs.run(run_id)
         if run is None or run.job != name:
             raise NotFoundError(f"job '{name}' has no run '{run_id}'")
@@ -117,7 +117,7 @@ def add_jobs(api: FastAPI, context: ServiceContext, scheduler: JobScheduler) -> 
         status=_CREATED,
     )
     async def begin(name: JobName, actor: Actor) -> Response:
-        """Run a job now, whatever its schedule says."""
+        """Run a job now, independent of its schedule."""
         run = await scheduler.begin(name, by=actor)
         headers = {"location": f"/api/v1/jobs/{name}/runs/{run.id}"}
         return answer(run_view(run), status=_CREATED, headers=headers)
@@ -130,6 +130,6 @@ def add_jobs(api: FastAPI, context: ServiceContext, scheduler: JobScheduler) -> 
         actor: Actor,
         body: Annotated[Cancel, Body()] = Cancel(),  # noqa: B008  # frozen
     ) -> Response:
-        """End a run, or all of a job that are not over; what is done stays."""
+        """Cancel a run, or all unfinished runs of a job; completed work is kept."""
         ended = await scheduler.cancel(name, by=actor, id_=body.run)
         return answer(RunList(runs=[run_view(run) for run in ended]))

@@ -1,4 +1,4 @@
-"""API keys over HTTP: made, listed, revoked by operators of what the keys may call."""
+"""API keys over HTTP: created, listed and revoked by operators of the keys' endpoints."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -39,7 +39,7 @@ Scope = Annotated[str, Field(pattern=_SCOPE_PATTERN, examples=["infer:fraud"])]
 
 
 class NewKeyRequest(RequestBody):
-    """What key is to be made."""
+    """Request to create an API key."""
 
     name: str = Field(
         pattern=NAME_PATTERN, description="How callers with it are named, in logs too."
@@ -71,14 +71,14 @@ class KeyView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeyList:
-    """All of them by age."""
+    """All API keys, sorted by age."""
 
     keys: list[KeyView]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CreatedKey:
-    """A key that was just made; `key` is shown this once."""
+    """A new key; `key` is shown only in this response."""
 
     id: str
     name: str
@@ -110,7 +110,7 @@ def add_keys(api: FastAPI, plane: ControlPlane, keys: Keys) -> None:
 
     @route(api, "GET /api/v1/keys", KeyList, {"keys": [_KEY]})
     async def listed(caller: WhoAsks) -> Response:
-        """API keys of what the caller may see."""
+        """List the API keys whose scopes the caller may see."""
         now = plane.clock.now()
         visible = [key for key in await keys.all() if _may(caller, Role.VIEWER, _scopes(key))]
         return answer(KeyList(keys=[_view(key, now) for key in visible]))
@@ -123,7 +123,7 @@ def add_keys(api: FastAPI, plane: ControlPlane, keys: Keys) -> None:
         caller: WhoAsks,
         actor: Actor,
     ) -> Response:
-        """Make an API key; it is shown once, and in force when this answers."""
+        """Create an API key; it is shown once, and in force when the response arrives."""
         _require(caller, body.scopes)
         tiers = [str(tier.get("name")) for tier in plane.target_state.desired.spec.get("tiers", ())]
         if body.tier and body.tier not in tiers:
@@ -152,7 +152,7 @@ def add_keys(api: FastAPI, plane: ControlPlane, keys: Keys) -> None:
         caller: WhoAsks,
         actor: Actor,
     ) -> Response:
-        """Refuse an API key from now on; in force when this answers."""
+        """Revoke an API key; the revocation is in force when the response arrives."""
         api_key = await keys.find(
             key, lambda candidate: _may(caller, Role.VIEWER, _scopes(candidate))
         )
@@ -161,7 +161,7 @@ def add_keys(api: FastAPI, plane: ControlPlane, keys: Keys) -> None:
 
 
 def _scopes(key: Credential) -> tuple[str, ...]:
-    """What a key is about; one whose grants cannot be read is the business of who may do all."""
+    """Return a key's scopes; a key with unreadable grants gets the scope of all endpoints."""
     return grants_of(key).scopes or (EVERYTHING,)
 
 

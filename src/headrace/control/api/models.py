@@ -51,10 +51,10 @@ from headrace.registry.shared import GRACE_S
 
 MAX_UPLOAD_BYTES: Final = 64 << 30
 MAX_UPLOADS: Final = 8
-"""How many uploads of one caller are under way at once."""
+"""Maximum number of concurrent uploads per caller."""
 MAX_ALL_UPLOADS: Final = 64
 SILENCE_S: Final = 60.0
-"""How long an upload may say nothing before it is given up."""
+"""How long an upload may send nothing before it is aborted."""
 _WRITE_BYTES: Final = 1 << 20
 _RETRY_S: Final = 5.0
 UploadFormat = Literal["file", "tar"]
@@ -62,17 +62,17 @@ UploadFormat = Literal["file", "tar"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Upload:
-    """What a caller says about the model that it sends."""
+    """Parameters of an upload."""
 
     name: str
     filename: str
-    """What the file, or the directory that a tar archive holds, is called."""
+    """Name of the file, or of the directory that a tar archive holds."""
     format: UploadFormat
     digest: str = ""
-    """What the model has to have, as the registry writes it; empty for any."""
+    """Digest that the model must have, in the registry's format; empty for any."""
     runtime: str = ""
     allow_code: bool = False
-    """Whether it may be of a format that runs its author's code."""
+    """Whether the model's format may be one that runs its author's code."""
     source: str = ""
     metadata: Mapping[str, str] = field(default_factory=dict)
     caller: Caller
@@ -81,19 +81,18 @@ class Upload:
 
 @dataclass(slots=True, kw_only=True)
 class Uploads:
-    """Takes uploads into `registry`, several at once but not any number."""
+    """Stores uploads in `registry`, with a bounded number at a time."""
 
     registry: Registry
     directory: Path
-    """Where they are kept until they are whole; what a crash leaves there, `Registry.gc` takes
-    away.
+    """Directory of incomplete uploads; `Registry.gc` removes the files that a crash leaves there.
     """
     work: ModelWork
-    """Where models are stored and inspected."""
+    """Threads that store and inspect models."""
     max_bytes: int = MAX_UPLOAD_BYTES
     silence_s: float = SILENCE_S
     allow_code: bool = False
-    """Whether models that run their authors' code need not be allowed one by one."""
+    """Whether models that run their authors' code need no permission per upload."""
     _under_way: Counter[str] = field(default_factory=Counter)
 
     async def take(
@@ -106,12 +105,13 @@ class Uploads:
         """Store a model as the next version of its name; the same content is the same version.
 
         Args:
-            left: Opened when all is received; its event is set when the caller has left.
+            left: Opened when everything is received; its event is set when the caller disconnects.
 
         Raises:
-            InvalidArgumentError: It is not what was announced, or no model that can be served.
-            PayloadTooLargeError: It is larger than allowed.
-            OverloadedError: Too many are under way.
+            InvalidArgumentError: The content differs from the parameters, or is no model that can
+                be served.
+            PayloadTooLargeError: The upload is larger than allowed.
+            OverloadedError: Too many uploads are in progress.
             DeadlineExceededError: The caller stopped sending.
             FailedPreconditionError: The disk is full.
         """
@@ -158,7 +158,7 @@ class Uploads:
             raise FailedPreconditionError(f"cannot store the upload: {error.strerror}") from error
 
     async def _receive(self, path: Path, chunks: AsyncIterator[bytes]) -> None:
-        """Write all `chunks` to `path`, a part at a time in a thread."""
+        """Write all `chunks` to `path`, one part at a time in a thread."""
         size, pending = 0, bytearray()
         with path.open("xb") as file:
             while True:
@@ -309,10 +309,10 @@ def add_models(api: FastAPI, plane: ControlPlane) -> None:
 
 
 def _metadata(text: str) -> dict[str, str]:
-    """What an upload's `metadata` says.
+    """Return the `metadata` of an upload.
 
     Raises:
-        InvalidArgumentError: It is no JSON object of texts.
+        InvalidArgumentError: The text is no JSON object of strings.
     """
     try:
         return msgspec.json.decode(text, type=dict[str, str]) if text else {}
@@ -332,7 +332,7 @@ async def _chunks(request: Request) -> AsyncIterator[bytes]:
 def _add_reading(api: FastAPI, plane: ControlPlane) -> None:
     @route(api, "GET /api/v1/models", ModelList, {"models": [examples.MODEL], "problems": []})
     async def models(caller: WhoAsks) -> Response:
-        """All model versions."""
+        """List all model versions."""
         listing = await asyncio.to_thread(_listed, plane, None)
         names = {version["name"] for version in listing["models"]}
         readable = await asyncio.to_thread(plane.desired_state.readable_models, caller, names)
@@ -347,7 +347,7 @@ def _add_reading(api: FastAPI, plane: ControlPlane) -> None:
         api, "GET /api/v1/models/{name}", ModelList, {"models": [examples.MODEL], "problems": []}
     )
     async def model(name: ModelName, caller: WhoAsks) -> Response:
-        """The versions of one model."""
+        """List the versions of one model."""
         listing = await asyncio.to_thread(_listed, plane, name)
         if not listing["models"]:
             everything = await asyncio.to_thread(plane.registry.list)
@@ -358,7 +358,7 @@ def _add_reading(api: FastAPI, plane: ControlPlane) -> None:
 
     @route(api, "GET /api/v1/models/{name}/versions/{version}", KnownVersion, examples.MODEL)
     async def version(name: ModelName, version: Version) -> Response:
-        """One model version: digest, signature, who, when, whence."""
+        """Return one model version: digest, signature, creator, time and origin."""
         return answer(await asyncio.to_thread(_shown, plane, f"{name}:{version}"))
 
 
@@ -383,7 +383,7 @@ def _add_changing(api: FastAPI, plane: ControlPlane) -> None:
         status=_CREATED,
     )
     async def sign(name: ModelName, version: Version, signature: Signed, actor: Actor) -> Response:
-        """Add a signature of a version, made elsewhere."""
+        """Add a signature that was made elsewhere to a version."""
         version_signature = VersionSignature(
             key=signature.key,
             signature=signature.signature,
@@ -426,7 +426,7 @@ def _shown(plane: ControlPlane, reference: str) -> dict[str, Any]:
 
 
 def _audit_facts(version: ModelVersion) -> dict[str, Any]:
-    """What the trail says about a version."""
+    """Return the audit log's facts about a version."""
     return {
         "digest": version.digest,
         "runtime": version.runtime,

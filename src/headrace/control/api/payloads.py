@@ -15,12 +15,12 @@ from headrace.control.plane.control_plane import ControlPlane
 from headrace.core import ModelNotFoundError
 
 _LONGEST = 64
-"""Values of a tensor that are shown; the file has all of them."""
+"""Maximum number of values shown per tensor; the file holds all of them."""
 Json = str | int | float | bool | list["Json"] | dict[str, "Json"] | None
 
 
 def newest_rows(directory: Path, *, limit: int, request_id: str = "") -> list[dict[str, Json]]:
-    """The newest rows of an endpoint's files; of one request if it is named. Blocking.
+    """Return the newest rows of an endpoint's files, or of one request. Blocking.
 
     Tensors are cut after 64 values, and strings in them shown as text.
     """
@@ -30,7 +30,7 @@ def newest_rows(directory: Path, *, limit: int, request_id: str = "") -> list[di
             break
         try:
             rows = list(_rows(file.path, request_id, limit - len(newest)))
-        except FileNotFoundError:  # it became a Parquet file, or too old, just now
+        except FileNotFoundError:  # converted to Parquet or deleted by retention meanwhile
             continue
         newest += reversed(rows)
     newest.sort(key=lambda row: str(row.get("time")), reverse=True)
@@ -38,7 +38,7 @@ def newest_rows(directory: Path, *, limit: int, request_id: str = "") -> list[di
 
 
 def _rows(path: Path, request_id: str, limit: int) -> list[dict[str, Json]]:
-    """The last `limit` rows of a file."""
+    """Return the last `limit` rows of a file."""
     last_rows: list[dict[str, Json]] = []
     for batch in read_batches(path):
         rows = (
@@ -72,14 +72,14 @@ _MAX_ROWS: Final = 1000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PayloadFileView:
-    """One file on the machine of the control plane."""
+    """One file on the control plane's machine."""
 
     path: str
     version: str
     begin: str
     bytes: int
     open: bool
-    """Rows are still added."""
+    """Whether rows are still appended."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,7 +139,7 @@ def add_payloads(api: FastAPI, plane: ControlPlane) -> None:
 
     @route(api, "GET /api/v1/endpoints/{name}/payloads", PayloadLogView, _LOG_EXAMPLE)
     async def payloads(name: Name) -> Response:
-        """The files of an endpoint's payload log."""
+        """List the files of an endpoint's payload log."""
         endpoint = plane.target_state.desired.endpoint(name)
         if endpoint is None:
             raise ModelNotFoundError(name, "")
@@ -170,7 +170,7 @@ def add_payloads(api: FastAPI, plane: ControlPlane) -> None:
         limit: Annotated[int, Query(ge=1, le=_MAX_ROWS)] = 20,
         request_id: Annotated[str, Query(max_length=1024)] = "",
     ) -> Response:
-        """The newest requests and answers of an endpoint's payload log."""
+        """Return the newest requests and responses of an endpoint's payload log."""
         if plane.target_state.desired.endpoint(name) is None:
             raise ModelNotFoundError(name, "")
         check_pyarrow()

@@ -1,4 +1,4 @@
-"""Rollouts over HTTP: start one, look at it, tell it what to do."""
+"""Rollouts over HTTP: start, read and command."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -29,15 +29,15 @@ _MAX_LISTED: Final = 1000
 _MAX_TEXT: Final = 1000
 _RATE_WINDOW_S: Final = 300.0
 _LEAST_WINDOW_S: Final = 5.0
-"""In less nobody can tell a rate."""
+"""Shorter windows give no usable rate."""
 
 RolloutId = Annotated[str, Path(pattern=r"^r[0-9]{1,15}$")]
 
 
 class StartRollout(RequestBody):
-    """What shall take over an endpoint, and how.
+    """Request to start a rollout: the new version and the plan.
 
-    One of: a `version` of the model that is served now, a `model`, an `upstream`.
+    Exactly one is set: a `version` of the current model, a `model`, or an `upstream`.
     """
 
     model: str = Field(
@@ -76,7 +76,7 @@ class StartRollout(RequestBody):
 
 
 class Command(RequestBody):
-    """Why a person steps in."""
+    """Reason for a manual command."""
 
     reason: str = Field(default="", max_length=_MAX_TEXT, description="For the history.")
 
@@ -89,7 +89,7 @@ class RolloutList:
 
 
 def status_of(plane: ControlPlane, record: RolloutRecord) -> RolloutStatus:
-    """The document of a rollout, with all that was counted for it, and what is to be expected."""
+    """Return the document of a rollout with its counts and its outlook."""
     counted = plane.rollouts.counted(record)
     expected = None if record.state.phase.is_over else _expected(plane, record, counted)
     problem = plane.rollouts.problem(record)
@@ -99,7 +99,7 @@ def status_of(plane: ControlPlane, record: RolloutRecord) -> RolloutStatus:
 def _expected(
     plane: ControlPlane, record: RolloutRecord, counted: Mapping[str, float]
 ) -> Outlook | None:
-    """The outlook at the rate at which the endpoint was asked in the last minutes."""
+    """Return the outlook at the endpoint's request rate of the last minutes."""
     until = counted_until(plane.telemetry.history, plane.clock.now())
     began_at = (
         until if plane.telemetry.history.began_at is None else plane.telemetry.history.began_at
@@ -136,7 +136,7 @@ def add_rollouts(api: FastAPI, plane: ControlPlane) -> None:
         caller: WhoAsks,
         left: Left,
     ) -> Response:
-        """Let another version take over, step by step."""
+        """Start a stepwise rollout to another version."""
         record = await plane.desired_state.start_rollout(
             name,
             model=body.model,
@@ -152,7 +152,7 @@ def add_rollouts(api: FastAPI, plane: ControlPlane) -> None:
 
     @route(api, "GET /api/v1/endpoints/{name}/rollout", RolloutStatus, examples.ROLLOUT)
     async def newest(name: Name) -> Response:
-        """The newest rollout of an endpoint."""
+        """Return the newest rollout of an endpoint."""
         record = plane.target_state.rollouts.get(name)
         if record is None and plane.target_state.desired.endpoint(name) is None:
             raise ModelNotFoundError(name)
@@ -172,7 +172,7 @@ def add_rollouts(api: FastAPI, plane: ControlPlane) -> None:
             Command, Body(examples=[{"reason": "latency on the dashboard"}])
         ] = Command(),  # noqa: B008  # frozen
     ) -> Response:
-        """Promote, pause, resume, abort or roll back by hand."""
+        """Promote, pause, resume, abort or roll back manually."""
         record = await plane.rollouts.command(name, verb, actor=actor, reason=body.reason)
         return answer(status_of(plane, record))
 
@@ -184,7 +184,7 @@ def add_rollouts(api: FastAPI, plane: ControlPlane) -> None:
         limit: Annotated[int, Query(ge=1, le=_MAX_LISTED)] = 100,
         active: Annotated[bool, Query(description="Only those that are under way.")] = False,
     ) -> Response:
-        """Rollouts, the newest first."""
+        """List rollouts, the newest first."""
         if active:
             under_way = plane.target_state.active()
             records = [record for record in under_way if endpoint in {"", record.endpoint}][:limit]
@@ -197,12 +197,12 @@ def add_rollouts(api: FastAPI, plane: ControlPlane) -> None:
 
     @route(api, "GET /api/v1/rollouts/{rollout_id}", RolloutStatus, examples.ROLLOUT)
     async def rollout(rollout_id: RolloutId, caller: WhoAsks) -> Response:
-        """One rollout."""
+        """Return one rollout."""
         return answer(status_of(plane, await _shown_to(caller, plane, rollout_id)))
 
     @route(api, "GET /api/v1/rollouts/{rollout_id}/evidence", RolloutEvidence, examples.EVIDENCE)
     async def evidence(rollout_id: RolloutId, caller: WhoAsks) -> Response:
-        """How a rollout's evidence came about: each metric's interval over time."""
+        """Return how a rollout's evidence developed: each metric's interval over time."""
         record = await _shown_to(caller, plane, rollout_id)
         return answer(rollout_evidence(record, plane.rollouts.sequences(record)))
 
@@ -210,7 +210,7 @@ def add_rollouts(api: FastAPI, plane: ControlPlane) -> None:
 async def _stored(
     plane: ControlPlane, caller: Caller, endpoint: str, limit: int
 ) -> list[RolloutRecord]:
-    """The newest `limit` rollouts that the caller may see."""
+    """Return the newest `limit` rollouts that the caller may see."""
     visible = caller.endpoints(Role.VIEWER)
     if endpoint or visible is None:
         return await plane.rollouts.records(endpoint, limit)
@@ -219,8 +219,8 @@ async def _stored(
 
 
 async def _shown_to(caller: Caller, plane: ControlPlane, rollout_id: str) -> RolloutRecord:
-    """The rollout of this id, if the caller may see it."""
-    # Whoever waits for one asks every second, so memory comes first.
+    """Return the rollout with this id, if the caller may see it."""
+    # Clients that wait for a rollout poll every second, so memory is read first.
     newest = plane.target_state.rollouts.values()
     record = next((record for record in newest if record.id == rollout_id), None)
     record = record or await plane.store.rollout(rollout_id)

@@ -19,28 +19,28 @@ _API: Final = ("/api/", "/auth/", "/v2/")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConsoleParts:
-    """What pages are made of."""
+    """Dependencies of the web console."""
 
     api: App
-    """The management API, which asks everybody who he is."""
+    """The management API, which authenticates every caller."""
     sessions: SessionRules
-    """How its cookies are called."""
+    """Names and lifetimes of session cookies."""
     has_provider: bool
-    """Whether people log in at an identity provider. `gateway_url`, and `gateway_ca`, the file of
-    its certificate: where endpoints are called; empty for plain text.
+    """Whether people log in at an identity provider. `gateway_url`: the gateway's address for
+    callers; `gateway_ca`: the file of its certificate, empty for plain text.
     """
     gateway_url: str
     gateway_ca: str
     now: Callable[[], float]
     is_stopping: Callable[[], bool]
-    """Whether streams have to end."""
+    """Whether streams must end."""
 
 
 MakeConsole: TypeAlias = Callable[[ConsoleParts], App]
 
 
 def console_of(name: str) -> MakeConsole | None:
-    """The function that `MODULE:NAME` names; None for an empty name."""
+    """Return the function that `MODULE:NAME` names; None for an empty name."""
     if not name:
         return None
     module, _, function = name.partition(":")
@@ -48,7 +48,7 @@ def console_of(name: str) -> MakeConsole | None:
 
 
 def pages_over(app: App, plane: ControlPlane, access: AccessControl) -> ConsoleParts:
-    """The parts for pages over the management API `app`."""
+    """Return the web console's dependencies for the management API `app`."""
     ca = plane.home.gateway_certificate
     is_encrypted = plane.addresses.http_url.startswith("https:")
     return ConsoleParts(
@@ -64,7 +64,7 @@ def pages_over(app: App, plane: ControlPlane, access: AccessControl) -> ConsoleP
 
 @dataclass(slots=True, kw_only=True)
 class PathRouter:
-    """Sends requests to the management API, or to the pages, by where they go."""
+    """Sends requests to the management API or to the console, by their path."""
 
     api: App
     pages: App
@@ -73,7 +73,7 @@ class PathRouter:
         self.pages = BodyLimit(app=self.pages)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on."""
+        """Route one request."""
         is_api = str(scope["path"]).startswith(_API)
         await (self.api if is_api else self.pages)(scope, receive, send)
 
@@ -83,14 +83,14 @@ _STOP_S: Final = 2
 
 @dataclass(slots=True, kw_only=True)
 class ApiSockets:
-    """The listening sockets: management, metrics, and what the gateway asks over a Unix socket."""
+    """Listening sockets: management, metrics, and the gateway's Unix socket."""
 
     admin: socket.socket
     metrics: socket.socket
     gateway: socket.socket
 
     def close(self) -> None:
-        """Close what `serve` did not."""
+        """Close the sockets that `serve` did not close."""
         for sock in (self.admin, self.metrics, self.gateway):
             sock.close()
 
@@ -106,14 +106,14 @@ class ApiServer:
     tls: ssl.SSLContext | None = None
     """None for plain text."""
     metrics_are_open: bool = True
-    """To everybody who reaches their port; else to viewers."""
+    """Whether metrics need no authentication; else viewers may read them."""
     console: str = ""
-    """As in the settings."""
+    """The console's factory, as in `ControlSettings`."""
     _stopping: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def run(self) -> None:
-        """Serve until `stop` was called; requests in flight get a moment."""
-        # FastAPI takes longer to load than a small model, so it comes last, beside everything else.
+        """Serve until `stop` is called, then drain requests in flight."""
+        # FastAPI loads slower than a small model, so it is imported last and concurrently.
         await asyncio.to_thread(_import_frameworks)
         from headrace.control.api import app as api  # noqa: PLC0415  # as above
         from headrace.control.asgi import edge  # noqa: PLC0415  # as above
@@ -141,7 +141,7 @@ class ApiServer:
         servers = []
         async with asyncio.TaskGroup() as group:
             for app, sock in apps:
-                # The gateway's socket is for the gateway alone, which bounds its callers itself.
+                # The gateway's socket is open only to the gateway, which bounds its own callers.
                 is_open = sock is not self.sockets.gateway
                 server = edge.make_server(
                     app,
@@ -161,6 +161,6 @@ class ApiServer:
 
 
 def _import_frameworks() -> None:
-    """Load FastAPI and uvicorn in a thread, while the loop goes on watching."""
+    """Load FastAPI and uvicorn in a thread, so that the event loop stays responsive."""
     import fastapi  # noqa: F401, PLC0415  # for its side effect: later imports are instant
     import uvicorn  # noqa: F401, PLC0415  # as above

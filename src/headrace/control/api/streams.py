@@ -1,4 +1,4 @@
-"""Streams over HTTP: how they are; pause and resume."""
+"""Streams over HTTP: status, pause and resume."""
 
 from dataclasses import dataclass
 from typing import Annotated, Any, Final
@@ -66,18 +66,18 @@ _MOST_POINTS: Final = 360
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamList:
-    """The streams that the spec names."""
+    """The streams of the spec."""
 
     streams: list[StreamView]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamPointView:
-    """A step of a stream's history."""
+    """One step of a stream's history."""
 
     at: float
-    """Its end, in seconds since 1970. Rates are over the step, lag is the most in it, null while
-    nobody knew it; `running` are the workers that took records at its end.
+    """End of the step, in seconds since 1970. Rates are means over the step; lag is its maximum,
+    null if unknown; `running` counts the workers that consumed records at its end.
     """
     answered_per_s: float
     dead_letters_per_s: float
@@ -88,7 +88,7 @@ class StreamPointView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamHistory:
-    """How a stream was, the oldest step first."""
+    """History of a stream, the oldest step first."""
 
     points: list[StreamPointView]
 
@@ -98,12 +98,12 @@ def add_streams(api: FastAPI, context: ServiceContext, supervisor: StreamSupervi
 
     @route(api, "GET /api/v1/streams", StreamList, {"streams": [_STREAM]})
     async def streams() -> Response:
-        """Which streams there are, and how they are."""
+        """List the streams with their status."""
         return answer(StreamList(streams=list(supervisor.views())))
 
     @route(api, "GET /api/v1/streams/{stream}", StreamView, _STREAM)
     async def stream(stream: _Stream) -> Response:
-        """How a stream is."""
+        """Return the status of a stream."""
         return answer(supervisor.view(stream))
 
     @route(api, "GET /api/v1/streams/{stream}/history", StreamHistory, {"points": [_POINT]})
@@ -116,7 +116,7 @@ def add_streams(api: FastAPI, context: ServiceContext, supervisor: StreamSupervi
             int, Query(ge=2, le=_MOST_POINTS, description="About how many steps at most.")
         ] = 90,
     ) -> Response:
-        """How a stream was over the last hour; forgotten with the control plane's process."""
+        """Return the history of a stream over the last hour, lost at a restart."""
         series = supervisor.history(stream, seconds=since_s, most=points)
         views = [
             view_of(
@@ -131,12 +131,12 @@ def add_streams(api: FastAPI, context: ServiceContext, supervisor: StreamSupervi
 
     @route(api, "POST /api/v1/streams/{stream}/pause", StreamView, {**_STREAM, "state": "paused"})
     async def pause(stream: _Stream, actor: Actor) -> Response:
-        """Let a stream take no more records; it stays where it is."""
+        """Pause a stream; its offsets are kept."""
         return await order(stream, actor, paused=True)
 
     @route(api, "POST /api/v1/streams/{stream}/resume", StreamView, _STREAM)
     async def resume(stream: _Stream, actor: Actor) -> Response:
-        """Let a stream go on where it is."""
+        """Resume a stream from its offsets."""
         return await order(stream, actor, paused=False)
 
     async def order(name: str, actor: str, *, paused: bool) -> Response:

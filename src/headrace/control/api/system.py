@@ -56,14 +56,14 @@ async def metrics_answer(
     *,
     full: bool,
 ) -> Response:
-    """The metrics as `request` wants them.
+    """Return the metrics in the format that `request` accepts.
 
     Args:
-        read: Returns them, all if its argument is true.
+        read: Returns the metrics; all of them if its argument is true.
     """
     is_open = prefers_openmetrics(request.headers.get("accept", ""))
     families = named(await read(full), names)
-    # Those of thousands of endpoints take a while, and the loop has others to serve.
+    # Rendering the metrics of thousands of endpoints is slow, so it must not block the loop.
     if is_open:
         body, content_type = await asyncio.to_thread(openmetrics, families), OPENMETRICS_TYPE
     else:
@@ -72,7 +72,7 @@ async def metrics_answer(
 
 
 def named(families: Families, prefixes: Sequence[str]) -> Families:
-    """Those whose names begin with one of `prefixes`; all if there are none."""
+    """Return the families whose names begin with one of `prefixes`; all without prefixes."""
     if not prefixes:
         return families
     start = tuple(prefixes)
@@ -95,7 +95,7 @@ def prefers_openmetrics(accept: str) -> bool:
 
 
 def status_seen_by(caller: Caller, status: SystemStatus) -> SystemStatus:
-    """The system, with the caller's endpoints; feature views, streams and jobs are of all."""
+    """Return the status limited to the caller's endpoints; feature views, streams and jobs stay."""
     visible = caller.endpoints(Role.VIEWER)
     if visible is None:
         return status
@@ -114,7 +114,7 @@ def status_seen_by(caller: Caller, status: SystemStatus) -> SystemStatus:
 
 
 def spec_seen_by(caller: Caller, document: dict[str, Any]) -> dict[str, Any]:
-    """The spec, with the caller's endpoints and nothing that concerns all."""
+    """Return the spec limited to the caller's endpoints, without settings of the whole system."""
     visible = caller.endpoints(Role.VIEWER)
     if visible is None:
         return document
@@ -123,7 +123,7 @@ def spec_seen_by(caller: Caller, document: dict[str, Any]) -> dict[str, Any]:
 
 
 def diff_seen_by(caller: Caller, diff: Diff) -> Diff:
-    """What would change of the caller's endpoints."""
+    """Return the differences of the caller's endpoints."""
     visible = caller.endpoints(Role.VIEWER)
     if visible is None:
         return diff
@@ -145,24 +145,24 @@ def add_state(api: FastAPI, plane: ControlPlane) -> None:
 
     @route(api, "GET /api/v1/health")
     async def health() -> dict[str, bool]:
-        """Whether the control plane answers; open to everybody."""
+        """Return ok if the control plane answers; needs no authentication."""
         return {"alive": True}
 
     @route(api, "GET /api/v1/status", SystemStatus)
     async def status(caller: WhoAsks) -> Response:
-        """How everything is now."""
+        """Return the status of the whole system."""
         status = replace(plane.status(), jobs=plane.workloads.jobs.views())
         return answer(status_seen_by(caller, status))
 
     @route(api, "GET /api/v1/spec", example={"generation": 12, "spec": examples.SPEC})
     async def spec(caller: WhoAsks) -> dict[str, Any]:
-        """The spec as it was applied, and its generation."""
+        """Return the applied spec and its generation."""
         document = redact(spec_seen_by(caller, plane.target_state.desired.spec))
         return {"generation": plane.target_state.desired.generation, "spec": document}
 
     @route(api, "GET /api/v1/schema")
     async def schema() -> dict[str, Any]:
-        """JSON Schema of the spec file."""
+        """Return the JSON Schema of the spec file."""
         return json_schema()
 
     @route(api, "POST /api/v1/apply", AppliedView, examples.APPLIED)
@@ -181,7 +181,7 @@ def add_state(api: FastAPI, plane: ControlPlane) -> None:
             ),
         ] = [],  # noqa: B006  # FastAPI copies it
     ) -> Response:
-        """Want what the spec says, and nothing else."""
+        """Apply the spec; what it does not name is removed."""
         applied = await plane.desired_state.apply(
             document, caller=caller, expected=_generations(expected), cancel=left
         )
@@ -189,7 +189,7 @@ def add_state(api: FastAPI, plane: ControlPlane) -> None:
 
     @route(api, "POST /api/v1/diff", Diff, examples.DIFF)
     async def diff(document: Document, caller: WhoAsks, left: Left) -> Response:
-        """What an apply would change; nothing is served differently."""
+        """Return what an apply would change; serving is unaffected."""
         difference = await plane.desired_state.diff(document, caller=caller, cancel=left)
         return answer(diff_seen_by(caller, difference))
 
@@ -214,10 +214,10 @@ def add_state(api: FastAPI, plane: ControlPlane) -> None:
 
 
 def _generations(expected: list[str]) -> Mapping[str, int] | None:
-    """Generations by endpoint, of `NAME:GENERATION` each.
+    """Return generations by endpoint, parsed from `NAME:GENERATION`.
 
     Raises:
-        InvalidArgumentError: One is something else.
+        InvalidArgumentError: An item has another format.
     """
     generations = {}
     for item in expected:

@@ -1,4 +1,4 @@
-"""Triton's statistics and repository verbs over HTTP."""
+"""Triton's statistics and repository operations over HTTP."""
 
 import asyncio
 import threading
@@ -29,7 +29,7 @@ from headrace.protocol.grpc_wire import frame
 
 
 def add_statistics(api: FastAPI, plane: ControlPlane) -> None:
-    """Add the routes of the statistics, which the gateway asks too."""
+    """Add the statistics routes, which the gateway calls too."""
 
     @api.get("/v2/models/stats", summary="Triton's statistics of all models")
     async def all_stats(caller: WhoAsks) -> JSONResponse:
@@ -45,7 +45,7 @@ def add_statistics(api: FastAPI, plane: ControlPlane) -> None:
 
 
 def add_grpc_statistics(api: FastAPI, plane: ControlPlane) -> None:
-    """Add the rpc `ModelStatistics` of all models, as the gateway's bridge carries it.
+    """Add the RPC `ModelStatistics` over all models, in the framing of the gateway's bridge.
 
     A call that names a model goes to its replicas instead.
     """
@@ -89,13 +89,13 @@ _LOAD_TIMEOUT_S: Final = 600.0
 
 
 class LoadRequest(msgspec.Struct, frozen=True):
-    """Triton's parameters of a load or unload."""
+    """Parameters of Triton's load and unload requests."""
 
     parameters: dict[str, Any] = {}
 
 
 def index(plane: ControlPlane) -> list[IndexEntry]:
-    """Every version that is served, and every version of the registry that is not."""
+    """Return every served version and every other version of the registry."""
     served = list(_served(plane))
     served_versions = {(row.name, row.version) for row in served}
     stored = [
@@ -124,11 +124,11 @@ def _served(plane: ControlPlane) -> Iterator[IndexEntry]:
 async def load(
     plane: ControlPlane, name: str, body: bytes, *, caller: Caller, cancel: threading.Event
 ) -> None:
-    """Serve `name`, or load it anew; returns when it is ready.
+    """Serve `name`, or reload it; return when it is ready.
 
     Raises:
         UnsupportedError: The request carries a configuration or files.
-        FailedPreconditionError: It did not become ready; the message says why.
+        FailedPreconditionError: The endpoint did not become ready; the message gives the reason.
     """
     check_name(name)
     parameters = sorted(_decode(body).parameters)

@@ -1,8 +1,8 @@
-"""Reader of tar archives of unknown origin: uploaded models, and backups.
+"""Reader of untrusted tar archives: uploaded models and backups.
 
-Python's `tarfile` understands links, devices, sparse files and headers of any length, and believes
-them. This reader refuses whatever is not a plain file or a directory before anything of it is
-written, and checks every number before it is used.
+Python's `tarfile` understands links, devices, sparse files and headers of any length, and
+trusts them. This reader rejects an entry that is no plain file or directory before it writes any of
+it, and validates every number before use.
 """
 
 import unicodedata
@@ -18,7 +18,7 @@ MAX_NAME_BYTES: Final = 1024
 MAX_PART_BYTES: Final = 255
 MAX_PARTS: Final = 32
 _MAX_HEADER_BYTES: Final = 64 << 10
-"""Of the records of one extended header (POSIX pax, or GNU's long names)."""
+"""Limit for the records of one extended header (POSIX pax, or GNU's long names)."""
 _BLOCK: Final = 512
 _COPY_BYTES: Final = 1 << 20
 _SPECIAL_MODE: Final = 0o7000
@@ -45,17 +45,17 @@ class ArchiveMember:
 
 
 def unpack(archive: Path, target: Path, *, max_bytes: int, ignores_case: bool = True) -> None:
-    """Write the plain files of a tar archive under `target`, and nothing anywhere else.
+    """Write the plain files of a tar archive under `target`, and nothing outside it.
 
-    What was written before something is refused stays there; the caller removes `target`.
+    Files that were written before an error remain; the caller removes `target`.
 
     Args:
         ignores_case: Refuse names that differ only in case or composition of letters.
 
     Raises:
-        InvalidArgumentError: It is no whole tar archive, or holds anything else than plain files
-            and directories inside it, each once.
-        PayloadTooLargeError: It holds more than allowed.
+        InvalidArgumentError: The archive is incomplete, or contains entries other than plain files
+            and directories inside it, or an entry twice.
+        PayloadTooLargeError: The content is larger than allowed.
     """
     with archive.open("rb") as file:
         for parts, member in plain_files(file, max_bytes=max_bytes, ignores_case=ignores_case):
@@ -66,9 +66,9 @@ def unpack(archive: Path, target: Path, *, max_bytes: int, ignores_case: bool = 
 def plain_files(
     file: BinaryIO, *, max_bytes: int, ignores_case: bool = True
 ) -> Iterator[tuple[tuple[str, ...], ArchiveMember]]:
-    """The checked path of each plain file of an archive; `file` is at its content.
+    """Yield the checked path of each plain file of an archive, with `file` at its content.
 
-    Raises as `unpack`, apart from a file that is in the archive twice or ends early.
+    Raises the errors of `unpack`, except for duplicate files and truncated content.
     """
     names: dict[str, str] = {}
     total = count = 0
@@ -82,7 +82,7 @@ def plain_files(
         total += member.size
         if total > max_bytes:
             raise PayloadTooLargeError(limit_bytes=max_bytes)
-        # Two names may be one where case or composition of letters do not count.
+        # Names may collide where case or Unicode composition is ignored.
         name = "/".join(parts)
         folded = unicodedata.normalize("NFC", name).casefold() if ignores_case else name
         other = names.setdefault(folded, name)
@@ -95,7 +95,7 @@ def plain_files(
 
 
 def content_of(file: BinaryIO, member: ArchiveMember) -> Iterator[bytes]:
-    """The content of a plain file, in parts.
+    """Yield the content of a plain file in parts.
 
     Raises:
         InvalidArgumentError: The archive ends within it.
@@ -110,7 +110,7 @@ def content_of(file: BinaryIO, member: ArchiveMember) -> Iterator[bytes]:
 
 
 def _members(file: BinaryIO) -> Iterator[ArchiveMember]:
-    """Each file and directory; the position is behind its header, and moves on by itself."""
+    """Yield each file and directory, with the position behind its header; skip its content."""
     extended: dict[str, str] = {}
     headers = 0
     while True:
@@ -151,7 +151,7 @@ def _member(header: bytes, kind: bytes, size: int, extended: dict[str, str]) -> 
     if kind not in _PLAIN and kind != b"5":
         raise _refused(name, _REFUSED.get(kind, f"of a kind that is not known ({kind!r})"))
     if kind in _PLAIN and name.endswith("/"):
-        kind = b"5"  # as the oldest tars write directories
+        kind = b"5"  # the oldest tars write directories like this
     if "size" in extended:
         if not extended["size"].isascii() or not extended["size"].isdigit():
             raise _broken("a size is not a number")
@@ -163,7 +163,7 @@ def _member(header: bytes, kind: bytes, size: int, extended: dict[str, str]) -> 
 
 
 def _extended(file: BinaryIO, kind: bytes, size: int) -> dict[str, str]:
-    """What a header says about the entry behind it."""
+    """Return the fields that an extended header sets for the next entry."""
     if size > _MAX_HEADER_BYTES:
         raise _broken(f"a header of {size} bytes")
     data = file.read(size + -size % _BLOCK)[:size]
@@ -172,14 +172,14 @@ def _extended(file: BinaryIO, kind: bytes, size: int) -> dict[str, str]:
     match kind:
         case b"L":
             return {"path": _decoded(data.rstrip(b"\0"))}
-        case b"K" | b"g":  # where a link leads, and what holds for all: links are refused anyway
+        case b"K" | b"g":  # link targets and global headers: links are rejected anyway
             return {}
         case _:
             return _records(data)
 
 
 def _records(data: bytes) -> dict[str, str]:
-    """The records of a pax header: `LENGTH KEY=VALUE`, each ended by a newline."""
+    """Return the records of a pax header: `LENGTH KEY=VALUE`, each terminated by a newline."""
     records: dict[str, str] = {}
     while data.strip(b"\0"):
         digits, space, _ = data.partition(b" ")
@@ -197,7 +197,7 @@ def _records(data: bytes) -> dict[str, str]:
 
 
 def _parts(member: ArchiveMember) -> tuple[str, ...]:
-    """The path of a member, checked."""
+    """Return the checked path of a member."""
     name = member.name
     if "\0" in name or not name.isprintable():
         raise _refused(name, "named with characters that cannot be printed")
@@ -217,10 +217,10 @@ def _parts(member: ArchiveMember) -> tuple[str, ...]:
 
 
 def write_file(path: Path, content: Iterable[bytes], *, name: str) -> None:
-    """Write a new file, and the directories that it lies in.
+    """Write a new file and its parent directories.
 
     Raises:
-        InvalidArgumentError: There is one, or a directory is a file; the message has `name`.
+        InvalidArgumentError: The file exists, or a parent is a file; the message contains `name`.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -237,7 +237,7 @@ def write_file(path: Path, content: Iterable[bytes], *, name: str) -> None:
 
 
 def _number(field: bytes) -> int:
-    """A number as tar writes it: octal digits, or GNU's binary form."""
+    """Return a number in tar's encoding: octal digits, or GNU's binary form."""
     if field[0] == 0x80:  # noqa: PLR2004  # the mark of the binary form; 0xff would be negative
         return int.from_bytes(field[1:], "big")
     digits = field.strip(_NUMBER_END)

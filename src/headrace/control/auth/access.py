@@ -1,7 +1,7 @@
-"""Parts of the access control, made from settings; logins with a token.
+"""Access control built from settings, and logins with a token.
 
-The token of a login does not stay in the browser. The session lives at most as long as the token:
-when that is revoked or expires, the session is not valid any more.
+The browser does not store the token of a login. The session lives at most as long as the token:
+when the token is revoked or expires, the session becomes invalid.
 """
 
 import logging
@@ -28,7 +28,7 @@ _LOG: Final = logging.getLogger("headrace.control")
 
 @dataclass(slots=True, kw_only=True)
 class TokenLogin:
-    """Begins sessions for whoever shows a token, and ends any session."""
+    """Begins sessions for callers that present a token, and ends sessions."""
 
     store: Store
     clock: Clock
@@ -36,19 +36,19 @@ class TokenLogin:
 
     @property
     def rules(self) -> SessionRules:
-        """How long sessions live, and how their cookies look."""
+        """Return the lifetimes of sessions and the attributes of their cookies."""
         return self.authenticator.rules
 
     async def begin(self, token: str, address: str) -> str:
-        """The header that sets the cookie of a new session.
+        """Begin a session; return the header that sets its cookie.
 
         Args:
-            token: As `Authorization: Bearer` has it.
-            address: Where it comes from.
+            token: As in `Authorization: Bearer`.
+            address: The client's address.
 
         Raises:
-            UnauthenticatedError: It is no valid token.
-            OverloadedError: Too many have failed from there.
+            UnauthenticatedError: The token is invalid.
+            OverloadedError: Too many attempts from this address failed.
         """
         caller = await self.authenticator.caller({"authorization": f"Bearer {token}"}, address)
         now = self.clock.now()
@@ -68,7 +68,7 @@ class TokenLogin:
         return rules.set_cookie(rules.cookie_name, created.text, max_age_s=rules.absolute_s)
 
     async def end(self, caller: Caller) -> str:
-        """End the caller's session; the header that removes its cookie."""
+        """End the caller's session; return the header that removes its cookie."""
         now = self.clock.now()
         change = AuditEntry(at=now, actor=caller.name, action="logout", object=caller.credential)
         await self.store.revoke_credential(caller.credential, revoked_at=now, changes=[change])
@@ -78,7 +78,7 @@ class TokenLogin:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AccessControl:
-    """Who is let in; `login` None where there is no identity provider."""
+    """Authentication and authorization of callers; `login` is None without an identity provider."""
 
     authenticator: Authenticator
     people: People
@@ -93,10 +93,10 @@ def make_access(
     *,
     is_encrypted: bool = False,
 ) -> AccessControl:
-    """The parts over one store.
+    """Return the access control over one store.
 
     Args:
-        is_encrypted: Whether the management API is, where there is no `oidc` to tell.
+        is_encrypted: Whether the management API uses TLS; read only without `oidc`.
 
     Raises:
         FailedPreconditionError: The extra for OpenID Connect is missing.
@@ -119,7 +119,7 @@ def make_access(
 
 
 def session_rules(oidc: OidcSettings) -> SessionRules:
-    """How long sessions live, and whether browsers come by HTTPS."""
+    """Return the lifetimes of sessions, and whether browsers use HTTPS."""
     return SessionRules(
         idle_s=oidc.session_idle_s,
         absolute_s=oidc.session_s,

@@ -1,4 +1,4 @@
-"""Authentication of callers, with credentials verified shortly before and failed attempts."""
+"""Authentication of callers, with cached credentials and a limit on failed attempts."""
 
 import ipaddress
 import logging
@@ -45,26 +45,27 @@ class _Count:
 
 @dataclass(slots=True, kw_only=True)
 class LoginThrottle:
-    """Counts failures in windows of time; the caller brings the time (monotonic, in seconds)."""
+    """Failed attempts per window; the caller passes the time (monotonic, in seconds)."""
 
     max_failures: int = MAX_FAILURES
     window_s: float = WINDOW_S
     _counts: OrderedDict[str, _Count] = field(default_factory=OrderedDict)
 
     def wait_s(self, key: str, now: float) -> float:
-        """How long `key` is refused from now on; 0 if it is not."""
+        """Return how long `key` is refused from now on; 0 if it is not."""
         count = self._counts.get(key)
         if count is None or count.failures < self.max_failures:
             return 0.0
         return max(count.since + self.window_s - now, 0.0)
 
     def fail(self, key: str, now: float) -> bool:
-        """Count a failure; whether it is worth a note: the first of a window, and the last."""
+        """Count a failure; return whether to record it: the first of a window, and the last."""
         count = self._counts.get(key)
         if count is None or now - count.since >= self.window_s:
             self._counts.pop(key, None)
             count = self._counts[key] = _Count(since=now)
-            # The oldest goes: with so many addresses a brake by address is lost anyway.
+            # The oldest entry is evicted: with so many addresses a limit per address is useless
+            # anyway.
             while len(self._counts) > _MAX_KEYS:
                 self._counts.popitem(last=False)
         count.failures += 1
@@ -72,7 +73,7 @@ class LoginThrottle:
 
 
 def network_of(address: str) -> str:
-    """What counts as one address: of IPv6 the network that one household has."""
+    """Return the network that counts as one address: for IPv6 that of one household."""
     try:
         ip = ipaddress.ip_address(address)
     except ValueError:
@@ -91,7 +92,7 @@ NOTED_EVERY_S: Final = 3600.0
 
 @dataclass(slots=True, kw_only=True)
 class Noted:
-    """Bounds how many are noted in a window of time (monotonic, in seconds)."""
+    """Limit on the records in a window of time (monotonic, in seconds)."""
 
     most: int = MAX_NOTED
     window_s: float = NOTED_EVERY_S
@@ -99,7 +100,7 @@ class Noted:
     _count: int = 0
 
     def take(self, now: float) -> bool:
-        """Whether one more is noted."""
+        """Whether another record fits into the window."""
         if not self._count or now - self._since >= self.window_s:
             self._since, self._count = now, 0
         self._count += 1
@@ -122,17 +123,17 @@ class _CachedCredential:
 
 @dataclass(slots=True, kw_only=True)
 class KnownCredentials:
-    """Credentials by id with their principals, as the store had them at most `FRESH_S` ago."""
+    """Credentials by id with their principals, read from the store at most `FRESH_S` ago."""
 
     store: Store
     clock: Clock
     _known: OrderedDict[str, _CachedCredential] = field(default_factory=OrderedDict)
 
     async def find(self, id_: str) -> tuple[Credential, Principal | None] | None:
-        """The credential of this id and its owner; None if there is none.
+        """Return the credential with this id and its owner; None if it does not exist.
 
         Raises:
-            UnavailableError: The store cannot be read, and this one was not seen lately.
+            UnavailableError: The store cannot be read, and the credential was not cached recently.
         """
         now = self.clock.monotonic()
         cached = self._known.get(id_)
@@ -148,7 +149,7 @@ class KnownCredentials:
             return cached.credential, cached.principal
 
     def forget(self, id_: str = "") -> None:
-        """Ask the store again, about one or all: somebody's rights changed."""
+        """Drop one cached credential or all, because a principal's rights changed."""
         if id_:
             self._known.pop(id_, None)
         else:
@@ -177,7 +178,7 @@ _WANTED: Final = (
 
 @dataclass(slots=True, kw_only=True)
 class Authenticator:
-    """Tells who asks, and slows whoever guesses."""
+    """Authenticates callers, and throttles failed attempts."""
 
     store: Store
     clock: Clock
@@ -192,16 +193,16 @@ class Authenticator:
     async def caller(
         self, headers: Mapping[str, str], address: str, *, renews: bool = True
     ) -> Caller:
-        """Whoever a request shows to be.
+        """Return the caller that a request authenticates as.
 
         Args:
             headers: By lower-case name.
-            address: Where it comes from.
-            renews: Whether this is something that a session does, so that it is not idle.
+            address: The client's address.
+            renews: Whether the request counts as activity of the session.
 
         Raises:
-            UnauthenticatedError: Nobody, or nobody any more.
-            OverloadedError: Too many have failed from there.
+            UnauthenticatedError: The credential is missing, invalid, expired or revoked.
+            OverloadedError: Too many attempts from this address failed.
             UnavailableError: The store cannot be read.
         """
         authorization = headers.get("authorization")
@@ -269,7 +270,7 @@ class Authenticator:
             raise OverloadedError("too many attempts have failed", retry_after_s=wait_s)
 
     async def _failed(self, key: str, network: str, reason: str) -> HeadraceError:
-        """Count a failure; what the caller is told."""
+        """Count a failure; return the error for the caller."""
         now = self.clock.monotonic()
         self._check_throttle(key, now)
         if self.throttle.fail(key, now):
@@ -277,7 +278,7 @@ class Authenticator:
         return UnauthenticatedError(f"{reason}; `headrace token show` has the one of a home")
 
     async def note_failure(self, network: str, reason: str) -> None:
-        """Enter a failed attempt in the log and in the trail, if there are not too many."""
+        """Record a failed attempt in the log and in the audit log, up to a limit."""
         _LOG.warning("refused a caller", extra={"address": network, "reason": reason})
         if not self.noted.take(self.clock.monotonic()):
             return
@@ -294,7 +295,7 @@ class Authenticator:
 
 @contextmanager
 def _log_unavailable() -> Iterator[None]:
-    """What is written in it no request may fail for."""
+    """Log a failed write to the store, which must not fail the request."""
     try:
         yield
     except HeadraceError as error:

@@ -1,7 +1,7 @@
 """Checkpoint of the audit log's end, in a file of the home and in the log, to detect cuts.
 
-Who can write to the database and to the home and to the log can make all of them anew: against
-that a checkpoint has to be kept elsewhere (`headrace trail verify` prints one).
+An attacker who can write to the database, the home and the log can rewrite all of them. Only a
+checkpoint elsewhere detects that (`headrace trail verify` prints one).
 """
 
 import asyncio
@@ -20,7 +20,7 @@ EVERY_S: Final = 5.0
 
 
 def read_checkpoint(path: Path) -> Head:
-    """What was noted last; nothing if nothing was, or it cannot be read."""
+    """Return the last checkpoint; an empty one if there is none or it cannot be read."""
     return _file(path).load() or Head()
 
 
@@ -30,7 +30,7 @@ def _file(path: Path) -> StateFile[Head]:
 
 @dataclass(slots=True, kw_only=True)
 class Checkpoints:
-    """Notes where the trail ends, for as long as `run` is awaited, and says if it was cut."""
+    """Records the audit log's end while `run` is awaited, and reports a cut log."""
 
     store: Store
     path: Path
@@ -38,7 +38,7 @@ class Checkpoints:
     _noted_head: Head | None = None
 
     async def run(self) -> None:
-        """Note until cancelled."""
+        """Record checkpoints until cancelled."""
         while True:
             try:
                 await self.note()
@@ -47,7 +47,7 @@ class Checkpoints:
             await asyncio.sleep(self.every_s)
 
     async def note(self) -> None:
-        """Note the trail's end, if it still leads past what was noted before."""
+        """Record the audit log's end if the log still contains the previous checkpoint."""
         head = await self.store.trail_head()
         before = read_checkpoint(self.path)
         if head == before:
@@ -63,7 +63,7 @@ class Checkpoints:
         _LOG.info("audit trail", extra={"entries": head.count, "head": head.hash})
 
     async def broken(self, checkpoint: Head) -> Broken | None:
-        """Whether the trail does not lead past a checkpoint."""
+        """Return how the audit log contradicts a checkpoint; None if it does not."""
         if checkpoint.count == 0:
             return None
         entries = await self.store.trail(after=checkpoint.count - 1, limit=1)

@@ -19,7 +19,7 @@ _SECRET_PATTERN: Final = re.compile(
     rf"(hr[a-z]?)_([{_ID_LETTERS}]{{{_ID_LENGTH}}})_([A-Za-z0-9_-]{{43}})"
 )
 TOKEN: Final = "token"  # noqa: S105  # the word, not one
-"""Under this a session's grants have the id of the token that it began with."""
+"""Key in a session's grants for the id of the token that it began with."""
 
 
 PREFIXES: Final = {
@@ -27,18 +27,18 @@ PREFIXES: Final = {
     CredentialKind.SESSION: "hrs",
     CredentialKind.KEY: "hr",
 }
-"""How the text of a credential begins."""
+"""Prefixes of credentials' text."""
 
 
 class NewCredential(msgspec.Struct, frozen=True, kw_only=True):
-    """One that was just made; `text` is shown once and never seen again."""
+    """A new credential; `text` is shown once and not stored."""
 
     credential: Credential
     text: str
 
 
 def new_secret(prefix: str) -> tuple[str, str]:
-    """The id of a new credential, and the whole text that its holder shows.
+    """Return the id of a new credential, and the full text that its holder presents.
 
     Args:
         prefix: One of `PREFIXES`.
@@ -56,11 +56,11 @@ def new_credential(
     grants: dict[str, Any] | None = None,
     expires: float | None = None,
 ) -> NewCredential:
-    """A credential with a new secret.
+    """Return a credential with a new secret.
 
     Args:
-        by: Who makes it, for lists.
-        expires: None for one that does not.
+        by: The creator, shown in lists.
+        expires: None for a credential that does not expire.
     """
     id_, text = new_secret(PREFIXES[kind])
     credential = Credential(
@@ -77,18 +77,18 @@ def new_credential(
 
 
 def secret_id(prefix: str, text: str) -> str | None:
-    """The id in the text of a credential; None if it is none of this prefix."""
+    """Return the id in the text of a credential; None if the prefix differs."""
     match = _SECRET_PATTERN.fullmatch(text)
     return match[2] if match is not None and match[1] == prefix else None
 
 
 def hash_of(text: str) -> str:
-    """What is kept of a credential: its SHA-256 in hexadecimal."""
+    """Return the SHA-256 of a credential in hexadecimal; only this is stored."""
     return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()
 
 
 def is_secret_of(credential: Credential, text: str) -> bool:
-    """Whether `text` is this credential's; takes the same time whatever it is."""
+    """Whether `text` is the secret of `credential`, compared in constant time."""
     return hmac.compare_digest(credential.hash, hash_of(text))
 
 
@@ -97,39 +97,39 @@ _RENEW_EVERY_S: Final = 60.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionRules:
-    """How long sessions live, and how their cookie is called."""
+    """Lifetimes of sessions, and the names of their cookies."""
 
     idle_s: float = 3600.0
-    """Without a request."""
+    """Lifetime without a request."""
     absolute_s: float = 12 * 3600.0
-    """At most, with however many."""
+    """Maximum lifetime, regardless of requests."""
     is_secure: bool = False
-    """Whether browsers come by HTTPS only."""
+    """Whether browsers use HTTPS only."""
 
     @property
     def cookie_name(self) -> str:
-        """With HTTPS one that no other host, path or plain connection can set (RFC 6265bis)."""
+        """Return a cookie name that, with HTTPS, only this host can set (RFC 6265bis)."""
         return "__Host-headrace" if self.is_secure else "headrace-session"
 
     @property
     def login_cookie_name(self) -> str:
-        """The cookie of a browser that is on its way to the identity provider."""
+        """Return the name of the cookie for a login in progress at the identity provider."""
         return "__Host-headrace-login" if self.is_secure else "headrace-login"
 
     def set_cookie(self, name: str, value: str, *, max_age_s: float) -> str:
-        """The header that sets a cookie; an age of 0 removes it."""
+        """Return the header that sets a cookie; an age of 0 removes it."""
         secure = "; Secure" if self.is_secure else ""
         return f"{name}={value}; Path=/; Max-Age={round(max_age_s)}; HttpOnly; SameSite=Lax{secure}"
 
     def begin(
         self, owner: str, roles: tuple[str, ...], *, now: float, by: str, token: str = ""
     ) -> NewCredential:
-        """A new session, whose text its cookie holds.
+        """Return a new session, whose text is the value of its cookie.
 
         Args:
-            roles: What the identity provider says, beside the principal's own.
-            by: Who let it in, for lists.
-            token: The id of the token without which the session is not valid; empty for none.
+            roles: Roles from the identity provider, in addition to the principal's own.
+            by: The method of the login, shown in lists.
+            token: The id of the token that the session depends on; empty for none.
         """
         until = now + self.absolute_s
         grants: dict[str, Any] = {"roles": list(roles), "until": until}
@@ -141,7 +141,7 @@ class SessionRules:
         )
 
     def renewed(self, session: Credential, now: float) -> float | None:
-        """When a session expires that is used now; None if that need not be written yet."""
+        """Return a session's new expiry after use; None if it need not be stored yet."""
         until = session.grants.get("until")
         limit = float(until) if isinstance(until, int | float) else now
         expires = min(now + self.idle_s, limit)
@@ -150,17 +150,17 @@ class SessionRules:
 
 
 def csrf_token(cookie: str) -> str:
-    """What a page of this session sends along with a change; another site cannot read it."""
+    """Return the token that pages of this session send with changes; other sites cannot read it."""
     return hash_of(f"csrf:{cookie}")
 
 
 def is_csrf_token(cookie: str, header: str) -> bool:
-    """Whether a header has the session's token; takes the same time whatever it is."""
+    """Whether a header has the session's CSRF token, compared in constant time."""
     return hmac.compare_digest(csrf_token(cookie).encode(), header.encode("utf-8", "replace"))
 
 
 def cookie_value(header: str, name: str) -> str:
-    """A cookie's value in a `Cookie` header; empty if it is not there, or there twice."""
+    """Return a cookie's value in a `Cookie` header; empty if it is missing or duplicate."""
     values = [
         value.strip()
         for key, _, value in (part.partition("=") for part in header.split(";"))
@@ -170,7 +170,7 @@ def cookie_value(header: str, name: str) -> str:
 
 
 def is_own_page(page: str) -> bool:
-    """Whether a path leads to a page of this server and nowhere else."""
+    """Whether a path leads to a page of this server."""
     parts = urlsplit(page)
     is_path = page.startswith("/") and not page.startswith(("//", "/\\"))
     is_plain = page.isprintable() and not any(character.isspace() for character in page)

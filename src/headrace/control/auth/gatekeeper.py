@@ -32,26 +32,26 @@ from headrace.core import (
 
 
 class Extent(Enum):
-    """For what the role is needed."""
+    """Object that a route's role must cover."""
 
     SYSTEM = auto()
-    """For the whole system."""
+    """The whole system."""
     ENDPOINT = auto()
-    """For the endpoint that the path names as `{name}`."""
+    """The endpoint that the path names as `{name}`."""
     MODEL = auto()
-    """For the model that the path names as `{name}`."""
+    """The model that the path names as `{name}`."""
     OWN = auto()
-    """For anything: the route shows and changes only what the caller has the role for."""
+    """Any object: the route shows and changes only objects for which the caller has the role."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """What a route needs. `role` None: any authenticated caller."""
+    """Requirement of a route. `role` None: any authenticated caller."""
 
     role: Role | None
     extent: Extent = Extent.OWN
     is_public: bool = False
-    """Not even that."""
+    """Whether the route needs no authentication."""
 
 
 _PUBLIC: Final = Rule(None, is_public=True)
@@ -93,7 +93,7 @@ RULES: Final[Mapping[tuple[str, str], Rule]] = {
     ("GET", "/api/v1/endpoints/{name}/rollout"): _VIEW_ENDPOINT,
     ("POST", "/api/v1/endpoints/{name}/rollout"): _OPERATE_ENDPOINT,
     ("POST", "/api/v1/endpoints/{name}/rollout/{verb}"): _OPERATE_ENDPOINT,
-    # What callers sent is for those who answer for the endpoint, not for everybody who looks on.
+    # Request payloads are for the endpoint's operators, not for every viewer.
     ("GET", "/api/v1/endpoints/{name}/payloads"): _OPERATE_ENDPOINT,
     ("GET", "/api/v1/endpoints/{name}/payloads/rows"): _OPERATE_ENDPOINT,
     ("GET", "/api/v1/endpoints/{name}/drift"): _VIEW_ENDPOINT,
@@ -111,7 +111,7 @@ RULES: Final[Mapping[tuple[str, str], Rule]] = {
     ("POST", "/api/v1/silences"): _OPERATE_OWN,
     ("DELETE", "/api/v1/silences/{silence}"): _OPERATE_OWN,
     ("POST", "/api/v1/feedback"): _OPERATE_OWN,
-    # What the last day was like.
+    # History of the last day.
     ("GET", "/api/v1/history"): _VIEW_OWN,
     ("GET", "/api/v1/overview"): _VIEW_OWN,
     # Models.
@@ -123,15 +123,15 @@ RULES: Final[Mapping[tuple[str, str], Rule]] = {
     ("POST", "/api/v1/models/{name}/versions/{version}/signatures"): _OPERATE_MODEL,
     ("PUT", "/api/v1/models/{name}/versions/{version}/reference"): _OPERATE_MODEL,
     ("POST", "/api/v1/gc"): _OPERATE_SYSTEM,
-    # Features, which no endpoint owns.
+    # Features, which belong to no endpoint.
     ("GET", "/api/v1/features"): _VIEW_SYSTEM,
-    # Jobs, which read and write files as the control plane does.
+    # Jobs, which read and write files with the control plane's rights.
     ("GET", "/api/v1/jobs"): _VIEW_SYSTEM,
     ("GET", "/api/v1/jobs/{name}/runs"): _VIEW_SYSTEM,
     ("GET", "/api/v1/jobs/{name}/runs/{run_id}"): _VIEW_SYSTEM,
     ("POST", "/api/v1/jobs/{name}/run"): _OPERATE_SYSTEM,
     ("POST", "/api/v1/jobs/{name}/cancel"): _OPERATE_SYSTEM,
-    # Streams, which no endpoint owns.
+    # Streams, which belong to no endpoint.
     ("GET", "/api/v1/streams"): _VIEW_SYSTEM,
     ("GET", "/api/v1/streams/{stream}"): _VIEW_SYSTEM,
     ("GET", "/api/v1/streams/{stream}/history"): _VIEW_SYSTEM,
@@ -141,7 +141,7 @@ RULES: Final[Mapping[tuple[str, str], Rule]] = {
     ("GET", "/api/v1/keys"): _VIEW_OWN,
     ("POST", "/api/v1/keys"): _OPERATE_OWN,
     ("DELETE", "/api/v1/keys/{key}"): _OPERATE_OWN,
-    # As Triton's clients ask it.
+    # Routes of Triton's clients.
     ("GET", "/v2/models/stats"): _VIEW_OWN,
     ("GET", "/v2/models/{name}/stats"): _VIEW_ENDPOINT,
     ("GET", "/v2/models/{name}/versions/{version}/stats"): _VIEW_ENDPOINT,
@@ -161,7 +161,7 @@ RULES: Final[Mapping[tuple[str, str], Rule]] = {
 
 
 def required_role_text(rule: Rule) -> str:
-    """What a rule needs, in words for the API's description; empty for nothing."""
+    """Return a rule's requirement as text for the OpenAPI document; empty for none."""
     if rule.role is None:
         return "" if rule.is_public else "any"
     match rule.extent:
@@ -184,16 +184,16 @@ class RuleMatch:
 
 
 class RuleBook:
-    """Finds rules by method and path, as the web framework finds routes."""
+    """Finds rules by method and path, with the web framework's matching."""
 
     def __init__(self, rules: Mapping[tuple[str, str], Rule] = RULES) -> None:
-        # The framework takes the first route that matches; here a path without parameters wins,
-        # and a route is added in that order too (a test asks every route for its rule).
+        # The framework takes the first route that matches. Here a path without parameters wins, and
+        # routes are added in that order too (a test requests the rule of every route).
         ordered = sorted(rules.items(), key=lambda item: item[0][1].count("{"))
         self._rules = [(method, compile_path(path)[0], rule) for (method, path), rule in ordered]
 
     def find(self, method: str, path: str) -> RuleMatch | None:
-        """The rule of a request; None if no route is meant by it."""
+        """Return the rule of a request; None if no route matches."""
         for rule_method, pattern, rule in self._rules:
             match = pattern.fullmatch(path) if rule_method == method else None
             if match is not None:
@@ -201,14 +201,14 @@ class RuleBook:
         return None
 
     def methods(self, path: str) -> list[str]:
-        """The methods that a path knows."""
+        """Return the methods of a path."""
         return sorted({method for method, pattern, _ in self._rules if pattern.fullmatch(path)})
 
 
 CALLER: Final = "headrace.caller"
-"""Where in an ASGI scope stands who asks."""
+"""Key of the caller in an ASGI scope."""
 UNATTENDED: Final = "headrace.unattended"
-"""Where in an ASGI scope stands that nobody is there: such a request renews no session."""
+"""Key in an ASGI scope for automatic requests, which do not renew a session."""
 CSRF_HEADER: Final = "x-csrf-token"
 RECHECK_INTERVAL_S: Final = 5.0
 _SAFE: Final = frozenset({HTTPMethod.GET, HTTPMethod.HEAD, HTTPMethod.OPTIONS})
@@ -220,19 +220,19 @@ _NOT_FOUND: Final = 404
 
 @dataclass(slots=True, kw_only=True)
 class Gatekeeper:
-    """Lets requests pass to `app` whose caller may make them; the rest it answers."""
+    """Passes authorized requests to `app`, and refuses all others."""
 
     app: App
     authenticator: Authenticator
     model_facts: Callable[[str], ModelFacts]
-    """The users and owners of a model; reads files. `look_again_s`: how soon a stream ends after
-    its reader has lost the right to it.
+    """Returns the users and owners of a model; reads files. `look_again_s`: how soon a stream ends
+    after its reader has lost the right to it.
     """
     rules: RuleBook = field(default_factory=RuleBook)
     recheck_interval_s: float = RECHECK_INTERVAL_S
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on, or answer it."""
+        """Pass the request on, or refuse it."""
         rule_match = self.rules.find(scope["method"], scope["path"])
         if rule_match is not None and rule_match.rule.is_public:
             await self.app(scope, receive, send)
@@ -254,12 +254,12 @@ class Gatekeeper:
         if scope["method"] in _SAFE:
             await self._while_allowed(scope, receive, send, rule_match)
         else:
-            await self.app(scope, receive, send)  # a change is made whole
+            await self.app(scope, receive, send)  # a change is never cancelled
 
     async def _while_allowed(
         self, scope: Scope, receive: Receive, send: Send, rule_match: RuleMatch | None
     ) -> None:
-        """Pass a request on whose answer may last, such as a stream, and end it with the rights."""
+        """Pass on a request with a long response, such as a stream; end it when the rights end."""
         answer = _Answer(send)
         serving = asyncio.ensure_future(self.app(scope, receive, answer.send))
         try:
@@ -286,8 +286,8 @@ class Gatekeeper:
                 raise UnsupportedError(message)
             raise NotFoundError(f"Not Found: {method} {path}")
         if caller.csrf_token and scope["method"] not in _SAFE:
-            # Refuse a change that a browser makes on somebody else's behalf. The guard has
-            # refused other origins; here one has to be told at all.
+            # Refuse a change that a browser sends on behalf of another site. The guard has refused
+            # other origins; here the request needs a CSRF token.
             cookie = cookie_value(headers.get("cookie", ""), self.authenticator.rules.cookie_name)
             is_told = "origin" in headers or headers.get("sec-fetch-site") == "same-origin"
             if not is_told or not is_csrf_token(cookie, headers.get(CSRF_HEADER, "")):
@@ -318,28 +318,28 @@ class Gatekeeper:
 
 @dataclass(slots=True)
 class _Answer:
-    """An answer on its way, which can be ended before it is whole."""
+    """A response that can be ended early."""
 
     to: Send
     _began: bool = False
     _ended: bool = False
 
     async def send(self, message: Message) -> None:
-        """Pass a part on."""
+        """Send a part of the response."""
         self._began = True
         if message["type"] == "http.response.body" and not message.get("more_body", False):
             self._ended = True
         await self.to(message)
 
     async def finish(self) -> None:
-        """End it, if it began."""
+        """End the response if it has begun."""
         if self._began and not self._ended:
             await self.to({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 @dataclass(slots=True, kw_only=True)
 class FromGateway:
-    """Says that whoever asks is the gateway: nobody else can open its socket."""
+    """Marks the caller as the gateway, the only process that can open its socket."""
 
     app: App
 
@@ -350,7 +350,7 @@ class FromGateway:
 
 
 def _missing(caller: Caller, rule_match: RuleMatch) -> str:
-    """What the caller lacks, and how to get it."""
+    """Return which role the caller lacks, and how to get it."""
     role = rule_match.rule.role
     has = ", ".join(map(str, caller.grants)) or "no role"
     of = {

@@ -1,7 +1,7 @@
 """Token of a home's owner, in a file that only its user can read.
 
-Whoever owns the files of a home owns its state too; so who lost the token deletes the file and
-starts the control plane again.
+The owner of a home's files also owns its state. An owner who lost the token deletes the file and
+restarts the control plane.
 """
 
 import logging
@@ -23,15 +23,15 @@ from headrace.core.files import write_atomic
 _LOG: Final = logging.getLogger("headrace.control")
 FILE_NAME: Final = "admin-token"
 OWNER: Final = "admin"
-"""The service account that the token of a home stands for."""
+"""The service account that the token of a home authenticates."""
 HOME_OWNER: Final = Caller(name=OWNER, kind="service", grants=(Grant(Role.ADMIN),))
-"""Who starts a control plane: the owner of its home."""
+"""The caller at the start of a control plane: the owner of its home."""
 _OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
 _MOST_BYTES: Final = 1000
 
 
 def read_home_token(home: Path) -> str:
-    """The token of the home's owner; empty if there is none, or it is somebody else's file."""
+    """Return the home owner's token; empty if missing, or if another user owns the file."""
     try:
         with (home / FILE_NAME).open("rb") as file:
             return file.read(_MOST_BYTES).decode("ascii", "replace").strip()
@@ -40,17 +40,17 @@ def read_home_token(home: Path) -> str:
 
 
 def ensure_home_token(store: Store, home: Path, *, now: float, installation: str = "") -> Path:
-    """The file with the token of the home's owner, made if there is none that is valid. Blocking.
+    """Return the file with the home owner's token, created if no valid one exists. Blocking.
 
-    One that others could read is replaced. A new one takes the place of the old ones.
+    A token that other users could read is replaced. A new token revokes the old ones.
 
     Args:
-        installation: Whose control planes have one token after the other, each in a home of its
-            own: that of the one that leads now replaces those of earlier pods. Empty where the home
-            stays, and tells them apart.
+        installation: The installation whose control planes use separate homes: the token of the
+            current leader replaces those of earlier pods. Empty where the home persists and
+            identifies the token.
 
     Raises:
-        FailedPreconditionError: It cannot be written.
+        FailedPreconditionError: The file cannot be written.
     """
     path = home / FILE_NAME
     if _is_valid(store, path, now=now):

@@ -1,4 +1,4 @@
-"""Login of a person through an OpenID provider, by a browser."""
+"""Browser login through an OpenID provider."""
 
 import base64
 import hashlib
@@ -37,7 +37,7 @@ _MOST_GROUPS: Final = 1000
 
 
 class _LoginState(msgspec.Struct, frozen=True):
-    """What is in the cookie of a browser that was sent to the provider."""
+    """Content of the cookie of a browser that was sent to the provider."""
 
     state: str
     nonce: str
@@ -48,7 +48,7 @@ class _LoginState(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Redirect:
-    """Where a browser goes next, and the cookies that it gets."""
+    """Location that a browser is redirected to, and the cookies that it gets."""
 
     location: str
     cookies: tuple[str, ...]
@@ -56,7 +56,7 @@ class Redirect:
 
 @dataclass(slots=True, kw_only=True)
 class Login:
-    """Lets people in whom the identity provider knows and who have a role here."""
+    """Logs in people whom the identity provider authenticates and who have a role here."""
 
     settings: OidcSettings
     provider: Provider
@@ -67,14 +67,14 @@ class Login:
 
     @property
     def rules(self) -> SessionRules:
-        """How long sessions live, and how their cookies look."""
+        """Return the lifetimes of sessions and the attributes of their cookies."""
         return self.authenticator.rules
 
     async def begin(self, page: str) -> Redirect:
-        """Send a browser to the provider.
+        """Return the redirect of a browser to the provider.
 
         Args:
-            page: The path to which it comes back in the end.
+            page: The path to which the browser returns after the login.
 
         Raises:
             UnavailableError: The provider does not answer.
@@ -94,10 +94,10 @@ class Login:
         return Redirect(location=url, cookies=(cookie,))
 
     async def finish(self, *, cookie: str, state: str, code: str, address: str) -> Redirect:
-        """Take a browser back that the provider sent, with a new session.
+        """Return the redirect of a browser that comes back from the provider, with a new session.
 
         Raises:
-            PermissionDeniedError: It was not sent from here, or nobody with a role came.
+            PermissionDeniedError: The login did not begin here, or the person has no role.
             UnavailableError: The provider does not answer.
         """
         away = self._unsigned(cookie)
@@ -119,7 +119,7 @@ class Login:
         return Redirect(location=away.page, cookies=cookies)
 
     async def _let_in(self, name: str, roles: tuple[str, ...]) -> str:
-        """What the cookie of a new session holds."""
+        """Return the cookie value of a new session."""
         now = self.clock.now()
         principal = await self.store.principal(name)
         if principal is not None and principal.disabled:
@@ -147,7 +147,7 @@ class Login:
         return session.text
 
     async def _add(self, name: str, roles: tuple[str, ...], now: float) -> None:
-        """Remember somebody whom groups let in, so that he can be kept out by name."""
+        """Store a principal that gets roles from groups, so that it can be disabled by name."""
         issuer = self.settings.issuer
         added = Principal(name=name, kind=USER, created=now, created_by=issuer)
         after = {"kind": USER, "roles": [], "by_groups": list(roles)}
@@ -166,7 +166,7 @@ class Login:
         return name
 
     def _roles(self, claims: Claims) -> tuple[str, ...]:
-        """The roles that a person's groups have."""
+        """Return the roles of a person's groups."""
         claim: Any = claims.get(self.settings.groups_claim, [])
         groups = claim.split() if isinstance(claim, str) else claim
         own_groups = (
@@ -194,10 +194,10 @@ class Login:
 def make_login(
     settings: OidcSettings, *, store: Store, clock: Clock, authenticator: Authenticator
 ) -> Login:
-    """The login that `settings` describe, if they are right.
+    """Return the login for `settings`, which are checked.
 
     Raises:
-        InvalidArgumentError: They are not.
+        InvalidArgumentError: The settings are invalid.
         FailedPreconditionError: The secret cannot be read.
     """
     check_settings(settings)
@@ -213,10 +213,10 @@ def make_login(
 
 
 def check_settings(settings: OidcSettings) -> None:
-    """Refuse what cannot work, or is not safe.
+    """Reject settings that cannot work or are unsafe.
 
     Raises:
-        InvalidArgumentError: It is.
+        InvalidArgumentError: The settings are rejected.
     """
     try:
         check_url(settings.issuer, "the issuer")
@@ -236,10 +236,10 @@ def check_settings(settings: OidcSettings) -> None:
 
 
 def check_roles(roles: Sequence[str]) -> None:
-    """Refuse what is no `GROUP=ROLE`.
+    """Reject role mappings that are not `GROUP=ROLE`.
 
     Raises:
-        InvalidArgumentError: One is not.
+        InvalidArgumentError: A mapping has another format.
     """
     for text in roles:
         group, role = _role_pair(text)
@@ -258,6 +258,6 @@ def _is_plain(text: str) -> bool:
 
 
 def failed(error: str) -> HeadraceError:
-    """What a browser is told that the provider sent back without a code."""
+    """Return the error for a browser that the provider sent back without a code."""
     code = error if error.isascii() and error.replace("_", "").isalnum() else "an error"
     return PermissionDeniedError(f"the identity provider reports: {code[:100]}")

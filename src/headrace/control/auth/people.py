@@ -21,7 +21,7 @@ _IS_TOKEN_KIND: Final = frozenset({CredentialKind.TOKEN, CredentialKind.SESSION}
 
 @dataclass(slots=True, kw_only=True)
 class People:
-    """Reads and changes who may do what; every change is in force when its method returns."""
+    """Principals and their roles; a change is in force when its method returns."""
 
     store: Store
     clock: Clock
@@ -30,11 +30,11 @@ class People:
     async def add(
         self, name: str, roles: Sequence[str], *, kind: str = USER, actor: str
     ) -> Principal:
-        """Let somebody in.
+        """Add a principal.
 
         Raises:
-            AlreadyExistsError: There is one of this name.
-            InvalidArgumentError: A role is none.
+            AlreadyExistsError: The name is taken.
+            InvalidArgumentError: A role is unknown.
         """
         if await self.store.principal(name) is not None:
             message = f"{name} exists already; add roles with `headrace users grant`"
@@ -58,11 +58,11 @@ class People:
         disabled: bool | None = None,
         actor: str,
     ) -> Principal:
-        """Give and take roles, keep somebody out or let him in again; as it is now.
+        """Grant and revoke roles, disable or enable a principal; return the principal.
 
         Raises:
-            NotFoundError: There is nobody of this name.
-            InvalidArgumentError: A role is none.
+            NotFoundError: The principal does not exist.
+            InvalidArgumentError: A role is unknown.
         """
         before = await self.store.principal(name)
         if before is None:
@@ -79,14 +79,14 @@ class People:
     async def create_token(
         self, owner: str, *, roles: Sequence[str] = (), expires_in_s: float | None, actor: str
     ) -> NewCredential:
-        """A token for a service account, which is made if it is not there.
+        """Create a token for a service account, which is created if needed.
 
         Args:
-            roles: Of an account that is new.
-            expires_in_s: None for one that does not expire.
+            roles: Roles of a new account.
+            expires_in_s: None for a token that does not expire.
 
         Raises:
-            InvalidArgumentError: A role is none, or is missing, or the account has others.
+            InvalidArgumentError: A role is unknown or missing, or the account has other roles.
         """
         account = await self.store.principal(owner)
         requested = tuple(map(str, parse_grants(roles)))
@@ -110,10 +110,10 @@ class People:
         return created
 
     async def revoke(self, id_: str, *, actor: str) -> Credential:
-        """Make a token or a session invalid at once; as it is now.
+        """Revoke a token or a session immediately; return it.
 
         Raises:
-            NotFoundError: There is none of this id.
+            NotFoundError: No token or session has this id.
         """
         store, now = self.store, self.clock.now()
         credential = await store.credential(id_)

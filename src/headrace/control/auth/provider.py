@@ -1,4 +1,4 @@
-"""OpenID provider: discovery, and claims about a person that its keys verify.
+"""OpenID provider client: discovery, and claims about a person that the provider's keys verify.
 
 OpenID Connect Core 1.0, section 3.1: authorization code, with PKCE (RFC 7636), state and nonce.
 """
@@ -52,12 +52,12 @@ class _Tokens(msgspec.Struct, frozen=True):
 
 @dataclass(slots=True, kw_only=True)
 class Provider:
-    """One identity provider, asked when it is needed."""
+    """One identity provider, contacted on demand."""
 
     settings: OidcSettings
     clock: Clock
     secret: Callable[[], str]
-    """The client's; empty for none."""
+    """Returns the client secret; empty for none."""
     transport: httpx.AsyncBaseTransport | None = None
     _configuration: _Discovered | None = None
     _configuration_at: float = field(default=0.0)
@@ -65,7 +65,7 @@ class Provider:
     _keys_at: float = field(default=0.0)
 
     async def login_url(self, *, state: str, nonce: str, verifier: str) -> str:
-        """Where a browser is sent to log in.
+        """Return the provider's URL for a login.
 
         Raises:
             UnavailableError: The provider does not answer.
@@ -88,11 +88,11 @@ class Provider:
         return f"{configuration.authorization_endpoint}{joint}{query}"
 
     async def claims(self, *, code: str, nonce: str, verifier: str) -> Claims:
-        """What the provider says of whoever brought `code`.
+        """Return the provider's verified claims about the person who presented `code`.
 
         Raises:
-            PermissionDeniedError: It takes the code back, or what it says does not hold.
-            UnavailableError: It does not answer.
+            PermissionDeniedError: The provider rejects the code, or the claims are invalid.
+            UnavailableError: The provider does not answer.
         """
         configuration = await self._discovered()
         tokens = await self._exchange(configuration, code, verifier)
@@ -184,7 +184,7 @@ class Provider:
         try:
             return jwt.decode(token, keys, algorithms=_ALGORITHMS).claims
         except (JoseError, ValueError):
-            # Its keys may have changed since they were fetched.
+            # The provider's keys may have been rotated since they were fetched.
             if self.clock.monotonic() - self._keys_at < _REFETCH_INTERVAL_S:
                 raise
             self._keys = None
@@ -219,10 +219,10 @@ class Provider:
 
 
 def check_url(url: str, what: str) -> None:
-    """Refuse an address that others on the way could answer for.
+    """Reject a URL whose responses could be forged in transit.
 
     Raises:
-        FailedPreconditionError: It is neither HTTPS nor of this machine.
+        FailedPreconditionError: The URL is neither HTTPS nor on this machine.
     """
     if not is_authentic_url(url):
         raise FailedPreconditionError(f"{what} has to begin with https://, and is {url[:200]!r}")
@@ -237,7 +237,7 @@ def _decoded(data: bytes, of_type: type[T], what: str) -> T:
 
 
 def _quoted(text: str) -> str:
-    """As RFC 6749, section 2.3.1 wants it."""
+    """Return `text` encoded as RFC 6749, section 2.3.1 requires."""
     return urlencode({"": text})[1:]
 
 

@@ -1,7 +1,8 @@
-"""Authorization of a change of the desired state, with everything that the change refers to.
+"""Authorization of changes of the desired state and of every object that a change refers to.
 
-`authorize` is pure, and every path by which the desired state changes calls it: apply, put, delete,
-undo, load and rollouts, over the API and on a home. It names no object that the caller may not see.
+`authorize` is pure, and every operation that changes the desired state calls it: apply, put,
+delete, undo, load and rollouts, over the API and on a home. Errors name no object that the caller
+may not see.
 """
 
 import json
@@ -20,15 +21,16 @@ from headrace.core.spec.upstream import upstream_problem
 OPERATOR_SECTIONS: Final = frozenset(
     {"version", "endpoints", "pools", "streams", "budget", "tiers"}
 )
-"""Sections of the spec that an operator of the whole system changes; the rest is an admin's."""
+"""Sections of the spec that an operator of the whole system may change; others need an admin."""
 OPERATOR_GATEWAY: Final = frozenset(
     {"max_body_bytes", "connections", "access_log", "request_log", "shared_limits"}
 )
-"""Fields of `gateway` that an operator of the whole system changes."""
+"""Fields of `gateway` that an operator of the whole system may change."""
 _INERT: Final = frozenset({"labels", "health_path", "model"})
-"""Fields whose text is no file or variable, or is a reference of its own kind."""
+"""Fields whose text names no file or variable, or is a separate kind of reference."""
 _OF_FILE: Final = re.compile(r"(_file|\.location|\.keytab|\.config)=", re.IGNORECASE)
-"""Options in a broker's URL that name files: its client sends their content, or proof of it."""
+"""Options in a broker's URL that name files: the broker's client sends their content, or a proof of
+it."""
 _FILE_SCHEMES: Final = ("/", "~", "file:", "sqlite:", "feast:", "log:/")
 
 
@@ -39,14 +41,14 @@ class ReferenceKind(StrEnum):
     FEATURES = ObjectKind.FEATURES.value
     STORE = ObjectKind.STORE.value
     PUSH = "push"
-    """The model that a path is stored as."""
+    """The model name under which a path is stored."""
     POOL = "pool"
     UPSTREAM = "upstream"
     FILE = "file"
     VARIABLE = "variable"
     ADDRESS = "address"
     SETTING = "setting"
-    """A bound of the sandbox."""
+    """A sandbox limit."""
 
 
 _ADMIN_ONLY: Final = {
@@ -61,7 +63,7 @@ _ADMIN_ONLY: Final = {
 
 @dataclass(frozen=True, slots=True)
 class SpecReference:
-    """An object that an entry refers to; files and variables with the settings beside them."""
+    """An object that an entry refers to; a file or variable includes the settings beside it."""
 
     kind: ReferenceKind
     name: str
@@ -77,7 +79,7 @@ class ModelFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuthorizationFacts:
-    """What the decision depends on beside the two states."""
+    """Facts that the decision depends on besides the two states."""
 
     models: Mapping[str, ModelFacts] = field(default_factory=dict)
     paths: frozenset[str] = frozenset()
@@ -85,7 +87,7 @@ class AuthorizationFacts:
 
 
 def may_read_model(caller: Caller, model: str, facts: ModelFacts) -> bool:
-    """Whether a caller sees the versions of a model."""
+    """Whether a caller may see the versions of a model."""
     endpoints = caller.endpoints(Role.VIEWER)
     return (
         endpoints is None
@@ -97,7 +99,7 @@ def may_read_model(caller: Caller, model: str, facts: ModelFacts) -> bool:
 
 
 def may_change_model(caller: Caller, model: str, facts: ModelFacts) -> bool:
-    """Whether a caller pushes, signs and removes versions of a model."""
+    """Whether a caller may push, sign and remove versions of a model."""
     endpoints = caller.endpoints(Role.OPERATOR)
     return (
         endpoints is None
@@ -108,20 +110,21 @@ def may_change_model(caller: Caller, model: str, facts: ModelFacts) -> bool:
 
 
 def references_of(endpoint: EndpointSpec) -> frozenset[SpecReference]:
-    """Everything that an endpoint of the spec refers to."""
+    """Return every object that an endpoint of the spec refers to."""
     return frozenset(_references_of(endpoint))
 
 
 def authorize(
     caller: Caller, before: DesiredState, after: DesiredState, facts: AuthorizationFacts
 ) -> None:
-    """Refuse a change that reaches further than the caller's grants.
+    """Reject a change that exceeds the caller's grants.
 
-    An endpoint keeps what it referred to before. Called twice: with the endpoints of `before` as
-    those of `after`, before any model is read, and with the resolved ones.
+    References that an endpoint already had need no grant. Called twice: before any model is read,
+    with the endpoints of `before` as those of `after`, and then with the resolved endpoints.
 
     Raises:
-        PermissionDeniedError: The change, or an object that it newly refers to, needs another role.
+        PermissionDeniedError: The change, or an object that it newly refers to, needs a role that
+            the caller lacks.
     """
     if caller.may(Role.ADMIN):
         return
@@ -146,7 +149,7 @@ def authorize(
 
 
 def models_of(document: Mapping[str, Any], name: str | None = None) -> frozenset[str]:
-    """The models of the registry that endpoints of a spec, or one, name or store paths as."""
+    """Return the registry models that one endpoint or all endpoints of a spec name or push to."""
     entries = _entries(document, "endpoints")
     return frozenset(
         reference.name
@@ -170,7 +173,7 @@ def _references_of(endpoint: EndpointSpec) -> Iterator[SpecReference]:
         else:
             yield SpecReference(ReferenceKind.MODEL, model.partition(":")[0])
     for upstream in upstreams:
-        # With what decides which paths are reached there; no URL holds a space.
+        # With the settings that decide which paths are reached there; no URL contains a space.
         parts = (upstream.url, upstream.protocol, upstream.model, upstream.health_path or "")
         yield SpecReference(ReferenceKind.UPSTREAM, " ".join(parts))
     if endpoint.pool is not None:
@@ -197,10 +200,10 @@ def _references_of(endpoint: EndpointSpec) -> Iterator[SpecReference]:
 def _texts(
     value: Mapping[str, Any], *, is_entry: bool = True
 ) -> Iterator[tuple[SpecReference | None, str]]:
-    """Each text below a mapping, with the file or variable that it refers to.
+    """Yield each text below a mapping, with the file or variable that it refers to.
 
-    A file or variable is bound to all settings beside it, or to its URL: another server would get
-    its content.
+    A reference to a file or variable includes all settings beside it, or its URL: with other
+    settings, another server would get its content.
     """
     beside = {key: item for key, item in value.items() if not isinstance(item, Mapping)}
     for key, item in value.items():
@@ -231,7 +234,7 @@ def _problem(
     facts: AuthorizationFacts,
     allowed_hosts: Sequence[str],
 ) -> str:
-    """Why a caller who is no admin may not refer to an object; empty if he may."""
+    """Return why a caller without the role admin may not refer to an object; empty if allowed."""
     name, endpoints = reference.name, caller.endpoints(Role.OPERATOR)
     model = facts.models.get(name, ModelFacts())
     match reference.kind:
@@ -255,7 +258,7 @@ def _problem(
         case ReferenceKind.MODEL | ReferenceKind.FEATURES | ReferenceKind.STORE:
             resource = ObjectKind(reference.kind)
             is_own = resource is ObjectKind.MODEL and may_change_model(caller, name, model)
-            # To see all of the system, as a viewer does, is no right to serve from it.
+            # Viewing the whole system does not imply the right to serve from it.
             is_granted = any(g.resource is resource and g.name == name for g in caller.grants)
             is_open = endpoints is None or is_own or is_granted
             problem = "" if is_open else _grant(caller, Role.VIEWER, resource, name)
@@ -274,7 +277,7 @@ def _grant(caller: Caller, role: Role, resource: ObjectKind, name: str) -> str:
 def _check_sections(
     before: Mapping[str, Any], after: Mapping[str, Any], *, is_scoped: bool
 ) -> None:
-    """Refuse other settings of the whole system."""
+    """Reject changes to settings of the whole system."""
     open_ = {"endpoints", "version"} if is_scoped else OPERATOR_SECTIONS
     written = [
         key
@@ -283,7 +286,7 @@ def _check_sections(
     ]
     if not written:
         return
-    # A default that is written down is no change.
+    # Writing down a default is no change.
     old, new = (parse_spec(document, in_force=before) for document in (before, after))
     differing = [key for key in written if getattr(old, key, None) != getattr(new, key, None)]
     if is_scoped and differing:
@@ -301,7 +304,7 @@ def _check_sections(
 
 
 def _check_streams(before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
-    """Refuse streams that newly send a file's content or a variable to somebody."""
+    """Reject streams that newly send the content of a file or variable to a server."""
     old, new = _entries(before, "streams"), _entries(after, "streams")
     for name, entry in new.items():
         if entry == old.get(name):
@@ -324,7 +327,7 @@ def _model_paths(stream: Mapping[str, Any]) -> set[str]:
 
 
 def _resolved_changes(before: DesiredState, after: DesiredState) -> set[str]:
-    """Endpoints that would serve something else."""
+    """Return the endpoints that would serve something different."""
     old = {str(endpoint.name): endpoint for endpoint in before.endpoints}
     new = {str(endpoint.name): endpoint for endpoint in after.endpoints}
     names = old.keys() | new.keys()

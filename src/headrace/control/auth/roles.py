@@ -16,7 +16,7 @@ class Role(StrEnum):
     """Each role includes the roles before it."""
 
     VIEWER = "viewer"
-    """Reads."""
+    """Reads, and changes nothing."""
     OPERATOR = "operator"
     """Changes what is served: applies, rollouts, models, API keys."""
     ADMIN = "admin"
@@ -55,7 +55,7 @@ class Grant:
         return f"{self.role}:{prefix}{self.name}"
 
     def includes(self, role: Role) -> bool:
-        """Whether it is this role or one that may do more."""
+        """Whether this grant's role is `role` or a higher one."""
         return self.role.rank >= role.rank
 
 
@@ -88,7 +88,7 @@ def parse_grant(text: str) -> Grant:
 
 
 def parse_grants(texts: Iterable[str]) -> tuple[Grant, ...]:
-    """Each grant once, in the order in which they were given."""
+    """Return each grant once, in the order of `texts`."""
     return tuple(dict.fromkeys(parse_grant(text) for text in texts))
 
 
@@ -101,14 +101,14 @@ class Caller:
     """`user`, `service` or `system`."""
     grants: tuple[Grant, ...]
     credential: str = ""
-    """The id of what was shown."""
+    """The id of the presented credential."""
     csrf_token: str = ""
-    """What a page of the console has to repeat; empty for whoever has no session."""
+    """Token that a console page must send back; empty without a session."""
 
     def may(
         self, role: Role, name: str | None = None, resource: ObjectKind = ObjectKind.ENDPOINT
     ) -> bool:
-        """Whether the caller has a role for an object; for the whole system if `name` is None."""
+        """Whether the caller has `role` for an object; for the whole system if `name` is None."""
         return any(
             grant.includes(role)
             and (grant.name is None or (grant.resource, grant.name) == (resource, name))
@@ -116,11 +116,11 @@ class Caller:
         )
 
     def may_somewhere(self, role: Role) -> bool:
-        """Whether the caller has a role for anything at all."""
+        """Whether the caller has `role` for any object."""
         return any(grant.includes(role) for grant in self.grants)
 
     def endpoints(self, role: Role) -> frozenset[str] | None:
-        """The endpoints that the caller has a role for; None for all of them."""
+        """Return the endpoints for which the caller has `role`; None for all."""
         if self.may(role):
             return None
         return frozenset(

@@ -1,4 +1,4 @@
-"""Desired state from a wish: numbered, stored with its rollouts, then aimed at."""
+"""Apply of a desired state: generation numbers, storage with rollouts, and the new target."""
 
 import logging
 from collections.abc import Mapping
@@ -29,14 +29,15 @@ class Applied:
     changes: list[str]
     generation: int
     warnings: list[str] = field(default_factory=list)
-    """What is in force by it and rarely meant."""
+    """Settings now in force that are rarely intended."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DesiredStateDraft:
-    """A desired state that is yet to be stored.
+    """A desired state before it is stored.
 
-    `state` has the old generation numbers. `reason` is for the history, `action` for the audit log.
+    `state` still has the old generation numbers. `reason` is for the history, `action` for the
+    audit log.
     """
 
     state: DesiredState
@@ -44,7 +45,7 @@ class DesiredStateDraft:
     action: str
     actor: str
     rollout_specs: Mapping[str, RolloutSpec | None] = field(default_factory=dict)
-    """Rollouts of endpoints that do not follow their own `rollout`; None for an immediate change.
+    """Rollout plans that replace the endpoints' own `rollout`; None for an immediate change.
     """
     restart: frozenset[str] = frozenset()
     """Endpoints that get a new generation even if nothing differs."""
@@ -58,9 +59,9 @@ async def apply_draft(
     journal: EventJournal,
     now: float,
 ) -> Applied:
-    """Store the wish with the rollouts that it begins and ends, then aim at it.
+    """Store the draft with the rollouts that it begins and ends, then make it the target.
 
-    One at a time: the caller holds the aims' lock.
+    Calls are serialized: the caller holds the lock of `target_state`.
 
     Raises:
         FailedPreconditionError: A pool cannot host all of its models.
@@ -112,7 +113,7 @@ async def apply_draft(
     )
     for change in changes:
         _LOG.info("%s", change, extra={"generation": new.generation})
-    # Where one rollout takes another's place, the later one is the endpoint's.
+    # Where one rollout replaces another, the later one belongs to the endpoint.
     target_state.set_target(desired=new, rollouts=rollouts)
     journal.notify()
     return Applied(changes=changes, generation=new.generation, warnings=_warnings(draft))
@@ -121,7 +122,7 @@ async def apply_draft(
 async def _numbered(
     endpoint: DesiredEndpoint, restart: frozenset[str], desired: DesiredState, store: Store
 ) -> DesiredEndpoint:
-    """`endpoint` with its generation: a new one if anything differs."""
+    """Return `endpoint` with its generation: the next one if anything differs."""
     old = desired.endpoint(endpoint.name)
     if old is not None:
         is_new = endpoint.name in restart or not same_endpoint(old, endpoint)
@@ -138,7 +139,7 @@ def _begun(
     *,
     after: int,
 ) -> list[RolloutRecord]:
-    """The rollouts that `draft` begins, numbered from `after` on."""
+    """Return the rollouts that `draft` begins; ids count up from `after`."""
     records: list[RolloutRecord] = []
     for target in new.endpoints:
         before, source = (
@@ -165,14 +166,14 @@ def _begun(
 
 
 def can_roll(source: DesiredEndpoint, target: DesiredEndpoint) -> bool:
-    """Whether a rollout can lead from one to the other: to one version that is not served yet."""
+    """Whether a rollout can lead to `target`: it has one version, which is not served yet."""
     if len(target.arms) != 1 or not source.arms or target.arms[0].revision.unloadable:
         return False
     return target.arms[0].key not in {arm.key for arm in source.arms}
 
 
 def _warnings(draft: DesiredStateDraft) -> list[str]:
-    """A line for each version that cannot be served, or is promoted though it fails everything."""
+    """Return a warning for each version that cannot be served, or that no error can stop."""
     unloadable = [
         f"endpoint '{endpoint.name}': version {arm.key} cannot be served: {arm.revision.unloadable}"
         for endpoint in draft.state.endpoints
@@ -192,7 +193,7 @@ def _warnings(draft: DesiredStateDraft) -> list[str]:
 
 
 def names_of(state: DesiredState) -> list[str]:
-    """The endpoints' names."""
+    """Return the names of the endpoints."""
     return [endpoint.name for endpoint in state.endpoints]
 
 
@@ -215,7 +216,7 @@ def _started(record: RolloutRecord) -> Event:
 def _changed(
     old: DesiredState, new: DesiredState, draft: DesiredStateDraft, now: float
 ) -> list[Event]:
-    """An event for every endpoint that is to be something else."""
+    """Return an event for every endpoint whose desired state changes."""
     events = []
     for name in dict.fromkeys([*names_of(old), *names_of(new)]):
         before, after = old.endpoint(name), new.endpoint(name)
@@ -239,7 +240,7 @@ def _changed(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Difference:
-    """An endpoint's part of the spec before and after; None where there is none."""
+    """An endpoint's entry in the spec before and after a change; None where it is absent."""
 
     before: Mapping[str, Any] | None
     after: Mapping[str, Any] | None
@@ -254,7 +255,7 @@ class Diff:
 
 
 def diff_between(old: DesiredState, new: DesiredState) -> Diff:
-    """What is other in `new`."""
+    """Return the differences between `old` and `new`."""
     names = dict.fromkeys([*names_of(old), *names_of(new)])
     differences = {
         name: Difference(before=redact(old.entry(name)), after=redact(new.entry(name)))

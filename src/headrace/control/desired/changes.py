@@ -11,7 +11,7 @@ _TOLD_ELSEWHERE: Final = {"version", "endpoints", "pools", "streams", "gateway",
 
 
 def changes_between(old: DesiredState, new: DesiredState) -> list[str]:
-    """One line per difference, empty if both want the same."""
+    """Return one line per difference, empty if the states are equal."""
     before = {endpoint.name: endpoint for endpoint in old.endpoints}
     after = {endpoint.name: endpoint for endpoint in new.endpoints}
     lines = [f"endpoint '{name}' removed" for name in before if name not in after]
@@ -32,7 +32,7 @@ def changes_between(old: DesiredState, new: DesiredState) -> list[str]:
         added=lambda stream: f": {stream.way}",
         changed="changed; its workers are replaced one by one",
     )
-    # What only alerts look at: the rest of a promise is told with its endpoint's settings.
+    # Only alerts read these fields; the other SLO fields are listed with the endpoint's settings.
     promised, promises = _slos(old), _slos(new)
     lines += [
         f"endpoint '{name}': slo changed"
@@ -148,7 +148,7 @@ def _shown(timeout_s: float | None) -> str:
 def spec_change(
     old: DesiredState, new: DesiredState, *, action: str, actor: str, timestamp: float
 ) -> AuditEntry:
-    """The entry of a change: the endpoints that differ, and what differs of the rest."""
+    """Return the audit entry of a change: the endpoints that differ, and other changed sections."""
     names = list(
         dict.fromkeys([*(e.name for e in old.endpoints), *(e.name for e in new.endpoints)])
     )

@@ -1,8 +1,8 @@
-"""Documents and generations that a change of the desired state refers to, on this host.
+"""Spec documents, former generations and revision ids for changes of the desired state.
 
-Ids of revisions once had the home's path in them. If the same got its new id at the next apply, all
-replicas would be replaced, and rollouts begun, for nothing. So a revision keeps its id for as long
-as it is the same.
+Ids of revisions once had the home's path in them. A new id at the next apply
+would replace all replicas, and start rollouts, without a change. So an unchanged revision keeps its
+id.
 """
 
 import logging
@@ -41,7 +41,7 @@ from headrace.rollout.state import RolloutPhase
 def with_entry(
     document: Mapping[str, Any], name: str, entry: Mapping[str, Any] | None
 ) -> dict[str, Any]:
-    """`document` with the line of endpoint `name` replaced, added, or taken out (None)."""
+    """Return `document` with the entry of endpoint `name` replaced, added or removed (None)."""
     entries: list[Mapping[str, Any]] = list(document.get("endpoints", []))
     if entry is None:
         entries = [old for old in entries if old.get("name") != name]
@@ -55,7 +55,7 @@ def with_entry(
 def entry_of_source(
     served: DesiredEndpoint, *, model: str, version: str, upstream: Mapping[str, Any] | None
 ) -> dict[str, Any]:
-    """What is to be served instead, in the words of the spec."""
+    """Return the spec entry of an endpoint that serves another model, version or upstream."""
     if upstream is not None:
         newest = max(int(arm.revision.version) for arm in served.arms)
         return {"upstream": dict(upstream), "version": version or str(newest + 1)}
@@ -71,12 +71,12 @@ def entry_of_source(
 
 
 def reloads_of(desired: DesiredState) -> dict[str, int]:
-    """How often each endpoint was loaded anew."""
+    """Return the reload count of each endpoint."""
     return {e.name: max(arm.revision.reload for arm in e.arms) for e in desired.endpoints if e.arms}
 
 
 def only_entry(spec: SystemSpec, name: str) -> SystemSpec:
-    """`spec` with the entry of endpoint `name`, or else those that may be repositories."""
+    """Return `spec` with only the entry of endpoint `name`, or else all possible repositories."""
     own = tuple(entry for entry in spec.endpoints if entry.name == name)
     others = tuple(e for e in spec.endpoints if e.model is not None and is_model_path(e.model))
     return spec.model_copy(update={"endpoints": own or others})
@@ -86,11 +86,11 @@ _MOST_SEARCHED: Final = 1000
 
 
 async def former(store: Store, name: str, generation: int | None) -> EndpointGeneration:
-    """What `name` was in `generation`; None for the newest that served something else than now.
+    """Return a generation of endpoint `name`; None: the newest that served something different.
 
     Raises:
-        NotFoundError: There is no such generation.
-        FailedPreconditionError: It never served anything else.
+        NotFoundError: The generation does not exist.
+        FailedPreconditionError: The endpoint never served anything different.
     """
     if generation is None:
         return await _served_before(store, name)
@@ -103,9 +103,9 @@ async def former(store: Store, name: str, generation: int | None) -> EndpointGen
 
 
 async def _served_before(store: Store, name: str) -> EndpointGeneration:
-    """The newest generation that served something else than what is asked for now.
+    """Return the newest generation that served something different from the desired endpoint.
 
-    One that a rollout held back never served, so it is none to go back to.
+    Generations that a rollout held back never served, so they are skipped.
     """
     history = await store.history(name, limit=_MOST_SEARCHED)
     if not history:
@@ -127,7 +127,7 @@ async def _served_before(store: Store, name: str) -> EndpointGeneration:
 
 
 def check_there(endpoint: DesiredEndpoint) -> None:
-    """Raise FailedPreconditionError if a model's files are gone."""
+    """Raise FailedPreconditionError if the files of a model are missing."""
     for arm in endpoint.arms:
         settings = arm.revision.settings
         if arm.revision.upstream is None and not Path(settings.path).exists():
@@ -140,7 +140,7 @@ def with_known_ids(
     desired: DesiredState,
     rollouts: Iterable[RolloutRecord] = (),
 ) -> tuple[DesiredEndpoint, ...]:
-    """`endpoints`, with the id that each revision has in `desired` or `rollouts` if it is there."""
+    """Return `endpoints` with the revision ids that `desired` and `rollouts` already use."""
     revisions: dict[str, list[Revision]] = {}
     former = (state for record in rollouts for state in (record.source, record.target))
     for endpoint in (*desired.endpoints, *former):
@@ -164,27 +164,27 @@ def _arms(arms: Iterable[DesiredArm], revisions: list[Revision]) -> Iterator[Des
 
 
 def is_same(existing: Revision, new: Revision) -> bool:
-    """Whether `existing` would be called what `new` is, were it made now.
+    """Whether `existing` would get the id of `new` if it were created now.
 
-    Of a model that is served where it lies a former release noted no content: then its place says
-    that it is the same.
+    Former releases stored no content digest of a model that is served from its path: then the path
+    is compared.
     """
     if existing.id == new.id:
         return True
     if existing.upstream is not None or new.upstream is not None:
-        return False  # no machine's paths were ever in theirs
+        return False  # their ids never contained paths of a machine
     expected = new if existing.content else with_id(msgspec.structs.replace(new, content=""))
     return with_id(existing).id == expected.id
 
 
 _LOG: Final = logging.getLogger("headrace.control")
 _ARTIFACT: Final = re.compile(rf'"((?:/(?:[^"\\]|\\.)*)?){LAYOUT}'.encode())
-"""How a path into a home's artifacts begins in JSON."""
+"""Start of a JSON string that is a path into a home's artifacts."""
 T = TypeVar("T", bound=msgspec.Struct)
 
 
 def relocate(stored: T, root: Path) -> tuple[T, set[Digest]]:
-    """The same with all that lies in a home under the home at `root`; which artifacts these are."""
+    """Return `stored` with artifact paths moved to the home at `root`, and these artifacts."""
     digests: set[Digest] = set()
     homes: set[bytes] = set()
     home = msgspec.json.encode(str(root)).strip(b'"')
@@ -205,9 +205,9 @@ def relocate(stored: T, root: Path) -> tuple[T, set[Digest]]:
 
 
 def relocate_and_fetch(stored: T, registry: Registry) -> T:
-    """The same as `at_home`, with the content fetched that only the shared store has. Blocking.
+    """Relocate as `relocate`, and fetch content that only the shared store has. Blocking.
 
-    What cannot be fetched now is told in the log: the rest is served without it.
+    Content that cannot be fetched is logged, and the rest is served without it.
     """
     relocated, digests = relocate(stored, registry.home)
     for digest in sorted(digests):

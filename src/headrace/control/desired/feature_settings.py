@@ -1,4 +1,4 @@
-"""Features in the settings of replicas and of pushing stream workers."""
+"""Feature settings of replicas and of stream workers that push features."""
 
 from pathlib import Path
 
@@ -32,16 +32,16 @@ def feature_settings(
     signature: ModelSignature,
     network: bool,
 ) -> FeatureLookup:
-    """What the replicas of an endpoint are told, with the definitions that are in force now.
+    """Return the feature settings of an endpoint's replicas, from the current definitions.
 
     Args:
-        url: Of the online store that `spec` names; None for the home's own.
-        network: Whether they may open connections.
+        url: URL of the online store that `spec` names; None for the home's own.
+        network: Whether replicas may open connections.
 
     Raises:
         InvalidArgumentError: The service's columns do not fit the model.
-        NotFoundError: There is no such service.
-        FailedPreconditionError: Nothing is defined yet, or a library is missing.
+        NotFoundError: The feature service does not exist.
+        FailedPreconditionError: No features are defined, or a library is missing.
     """
     service = applied_definitions(home).service(spec.service)
     keys, columns = key_specs(service), column_specs(service)
@@ -70,7 +70,7 @@ def feature_settings(
 
 
 def _check_feast(repo: Path) -> None:
-    """Refuse a repository whose online store replicas could not reach."""
+    """Reject a repository whose online store replicas cannot reach."""
     from headrace.features.feast.repository import read_repository  # noqa: PLC0415  # few have one
 
     kind = str(read_repository(repo).online.get("type", "sqlite"))
@@ -83,7 +83,7 @@ def _check_feast(repo: Path) -> None:
 
 
 class PushMistakeError(InvalidArgumentError):
-    """A stream cannot push as it says; `field` is where."""
+    """The push settings of a stream are invalid; `field` names the setting."""
 
     def __init__(self, field: str, message: str) -> None:
         super().__init__(message)
@@ -91,13 +91,13 @@ class PushMistakeError(InvalidArgumentError):
 
 
 def push_settings(spec: StreamPushSpec, home: Path, *, url: str | None) -> PushSettings:
-    """What the workers of a stream are told, with the view as it is in force now.
+    """Return the push settings of a stream's workers, from the view's current definition.
 
     Args:
-        url: Of the online store that `spec` names; None for the home's own.
+        url: URL of the online store that `spec` names; None for the home's own.
 
     Raises:
-        PushMistakeError: There is no such view, or no such store, or they do not fit.
+        PushMistakeError: The view or the store does not exist, or they do not match.
     """
     try:
         view = applied_definitions(home).view(spec.view)
@@ -119,7 +119,7 @@ def push_settings(spec: StreamPushSpec, home: Path, *, url: str | None) -> PushS
 
 
 def _store(url: str) -> str:
-    """`url`, if a store can be opened there; references in it stay as they are."""
+    """Return `url` if a store can be opened there; its references stay unresolved."""
     if url.startswith(FEAST):
         message = "the home's online store is Feast's, which writes it itself; name another"
         raise PushMistakeError("online_store", message)

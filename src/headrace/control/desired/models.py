@@ -21,9 +21,9 @@ from headrace.core import (
 from headrace.core.spec.parse import is_model_path
 
 MAX_INSPECTIONS: Final = 4
-"""How many models of one caller are inspected at once; more wait."""
+"""Maximum number of models of one caller that are inspected concurrently; more wait."""
 MAX_UNDER_WAY: Final = 32
-"""How much work of one caller runs or waits; more is refused."""
+"""Maximum number of running and waiting work items per caller; more are refused."""
 _THREADS: Final = 256
 _RETRY_S: Final = 5.0
 _POLL_INTERVAL_S: Final = 0.1
@@ -33,10 +33,10 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 
 @dataclass(slots=True)
 class ModelWork:
-    """Reads, hashes and inspects models outside of the event loop and outside of every lock.
+    """Reads, hashes and inspects models outside the event loop and outside every lock.
 
-    Threads of its own and turns for each caller: nobody's slow models hold up others, nor what
-    their own caller does with versions that are stored already.
+    Each caller has separate threads and inspection slots: slow models delay neither other callers
+    nor the same caller's work on stored versions.
     """
 
     inspect: CancellableInspect
@@ -50,7 +50,7 @@ class ModelWork:
         """Return what `work(*arguments)` returns.
 
         Raises:
-            OverloadedError: The caller has too much under way.
+            OverloadedError: The caller has too much work in progress.
         """
         if self._under_way[caller] >= MAX_UNDER_WAY:
             message = f"{MAX_UNDER_WAY} changes of {caller} read models already; try again later"
@@ -63,10 +63,10 @@ class ModelWork:
             self._under_way[caller] -= 1
 
     def inspect_for(self, caller: str, cancel: threading.Event | None = None) -> Inspect:
-        """An `Inspect` that waits for the caller's turn.
+        """Return an `Inspect` that waits for an inspection slot of the caller.
 
         Args:
-            cancel: Set when the caller has left.
+            cancel: Set when the caller disconnects.
         """
         cancel = cancel or threading.Event()
         turns = self._turns.setdefault(caller, threading.BoundedSemaphore(MAX_INSPECTIONS))
@@ -83,15 +83,15 @@ class ModelWork:
         return inspect
 
     def close(self) -> None:
-        """Take no more work; what runs ends by itself."""
+        """Accept no more work; running work finishes."""
         self._executor.shutdown(wait=False, cancel_futures=True)
 
 
 @asynccontextmanager
 async def caller_leaves(receive: Receive) -> AsyncIterator[threading.Event]:
-    """An event that is set when the caller of an ASGI request closes the connection.
+    """Yield an event that is set when the caller of an ASGI request disconnects.
 
-    The request's body has to be read before.
+    The request's body must be read before.
     """
     event = threading.Event()
 
@@ -110,10 +110,10 @@ async def caller_leaves(receive: Receive) -> AsyncIterator[threading.Event]:
 
 
 def check_model_path(path: Path, home: Path) -> None:
-    """Refuse a path to which files of the home belong, whoever names it.
+    """Reject a path that contains files of the home, from every caller.
 
     Raises:
-        InvalidArgumentError: It lies in the home, or the home in it.
+        InvalidArgumentError: The path is inside the home, or contains it.
     """
     real, real_home = path.resolve(), home.resolve()
     if real.is_relative_to(real_home) or real_home.is_relative_to(real):
@@ -125,7 +125,7 @@ def check_model_path(path: Path, home: Path) -> None:
 
 
 def paths_below(roots: Iterable[Path], document: Mapping[str, Any]) -> frozenset[str]:
-    """The model paths of a spec's endpoints that lie below one of `roots`, links followed."""
+    """Return the model paths of a spec's endpoints below one of `roots`, with links followed."""
     real_roots = [root.resolve() for root in roots]
     sources = [
         source

@@ -1,4 +1,4 @@
-"""Resolution of a spec: pins the version of each model, or reports every mistake.
+"""Resolution of a spec, which pins the version of each model or reports every mistake.
 
 Blocking: reads and hashes model files, and loads new ones once to prove that they can be served.
 """
@@ -66,11 +66,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pinned:
-    """One model version as it will be served."""
+    """One model version to serve."""
 
     reference: str
-    """`NAME:VERSION`, or the path of a model that is served where it lies; of such a one `content`
-    is the digest, empty if it cannot be told.
+    """`NAME:VERSION`, or the path of a model that is served from there; `content` is then its
+    digest, empty if it cannot be computed.
     """
     version: str
     path: Path
@@ -83,14 +83,14 @@ class Pinned:
     features: FeatureLookup | None = None
     content: str = ""
     formats: Mapping[str, str] = field(default_factory=dict)
-    """The order of an image's axes, by input."""
+    """Axis order of image inputs, by input."""
     unloadable: str = ""
     """Why the model cannot be served; empty if it can."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resolved:
-    """What a spec means today."""
+    """Result of resolving a spec."""
 
     endpoints: tuple[DesiredEndpoint, ...]
     streams: tuple[DesiredStream, ...] = ()
@@ -98,9 +98,9 @@ class Resolved:
 
 @dataclass(slots=True, kw_only=True)
 class Resolver:
-    """Pins one spec; use once.
+    """Resolver of one spec, used once.
 
-    `inspect` proves that a model in a repository can be served; the registry has its own.
+    `inspect` checks that a model in a repository can be served; the registry has a separate check.
     """
 
     registry: Registry
@@ -109,18 +109,18 @@ class Resolver:
     max_body_bytes: int
     """The gateway's limit, which replicas share."""
     owner: str = ""
-    """The principal who owns what is pushed from a path."""
+    """The principal that owns models that are pushed from a path."""
     model_roots: tuple[Path, ...] = ()
-    """No link leads out of these."""
+    """Directories that links must not leave."""
     allow_code: bool = False
-    """Every endpoint may have models that run their authors' code, not only those that say so."""
+    """Every endpoint may have models that run their authors' code, not only those that allow it."""
     reloads: Mapping[str, int] = field(default_factory=dict)
-    """How often an operator wished to load an endpoint's models again, by endpoint."""
+    """How often an operator requested a reload of an endpoint's models, by endpoint."""
     _mistakes: list[SpecMistake] = field(default_factory=list)
     _trusted: "list[PublicKey] | None" = None
 
     def resolve(self) -> tuple[DesiredEndpoint, ...]:
-        """The endpoints, every model pinned and verified.
+        """Return the endpoints, with every model pinned and verified.
 
         Raises:
             SpecError: With every model that is missing, damaged or cannot be served.
@@ -128,11 +128,11 @@ class Resolver:
         return self._checked(self._endpoints())
 
     def resolve_streams(self) -> tuple[DesiredStream, ...]:
-        """The streams; otherwise as `resolve`."""
+        """Return the streams; otherwise like `resolve`."""
         return self._checked(self._streams())
 
     def resolve_all(self) -> Resolved:
-        """The endpoints and streams; otherwise as `resolve`."""
+        """Return the endpoints and streams; otherwise like `resolve`."""
         self._mistakes += tls_mistakes(self.spec.gateway, now=SystemClock().now())
         self._mistakes += key_set_mistakes(self.spec.auth)
         endpoints = self._endpoints()
@@ -160,7 +160,7 @@ class Resolver:
         return resolve_streams(self.spec, self._pin_for_stream, self._wrong, self.registry.home)
 
     def _pin_for_stream(self, endpoint: EndpointSpec, location: str) -> StreamModel | None:
-        """What a stream's workers load, as an endpoint of these settings would."""
+        """Return the model that a stream's workers load, pinned as for an endpoint."""
         pinned = self._pin(endpoint, endpoint.split()[0], f"{location}.model")
         if pinned is None:
             return None
@@ -170,7 +170,7 @@ class Resolver:
         )
 
     def _expand(self, endpoint: EndpointSpec, location: str) -> list[DesiredEndpoint]:
-        """The endpoints that one line stands for: several if it names a repository."""
+        """Return the endpoints of one spec entry: several if it names a repository."""
         model = endpoint.model
         if model is not None and is_model_path(model) and is_repository(Path(model)):
             return self._from_repository(endpoint, Path(model), f"{location}.model")
@@ -225,7 +225,8 @@ class Resolver:
                 self._wrong(location, f"{stored.name}: {stored.reason}")
         endpoints = []
         for name, versions in models.items():
-            # Versions come in ascending order; the newest that can be served answers for all.
+            # Versions come in ascending order; the newest servable version serves requests without
+            # a version.
             good = [stored for stored in versions if not stored.reason]
             main = (good or versions)[-1]
             arms = []
@@ -251,7 +252,7 @@ class Resolver:
             pinned = _pin_stored(stored, self.registry.path(stored), self._signed(stored))
             return replace(pinned, features=self._features(endpoint, stored, pinned.path))
         except RequestCancelledError:
-            raise  # nobody waits for the mistakes
+            raise  # the caller has disconnected
         except HeadraceError as error:
             self._wrong(location, str(error))
             return None
@@ -261,7 +262,7 @@ class Resolver:
             stored = self.registry.get(model)
             self.registry.verify(stored)
             return stored
-        # Pushing reads the file and, if it is known, compares the stored copy with it.
+        # Pushing reads the file and, if it is already stored, compares the stored copy with it.
         check_model_path(Path(model), self.registry.home)
         return self.registry.push(
             endpoint.name,
@@ -292,12 +293,12 @@ class Resolver:
             content=pinned.content,
             unloadable=pinned.unloadable,
         )
-        # A pool's processes are its own; the model has none.
+        # A pool's processes belong to the pool, so the model has none.
         replicas = 0 if pool else first_replicas(endpoint, version.replicas)
         return DesiredArm(revision=revision, weight=version.weight, replicas=replicas)
 
     def _read_trusted(self) -> "list[PublicKey]":
-        """The keys of whoever may sign; a file that holds none is a mistake of the spec."""
+        """Return the trusted public keys; a file without a key is a mistake in the spec."""
         if self._trusted is not None:
             return self._trusted
         from headrace.registry.signing import read_public_keys  # noqa: PLC0415  # only then
@@ -311,10 +312,10 @@ class Resolver:
         return self._trusted
 
     def _signed(self, stored: ModelVersion) -> SignedSettings | None:
-        """What the replica has to prove; None where nothing has to be signed.
+        """Return the signature that the replica verifies; None if no signature is required.
 
         Raises:
-            NotSignedError: No trusted key signed what is stored.
+            NotSignedError: No trusted key signed the stored content.
         """
         if not self.spec.security.require_signature:
             return None
@@ -327,7 +328,7 @@ class Resolver:
     def _features(
         self, endpoint: EndpointSpec, stored: ModelVersion, path: Path
     ) -> FeatureLookup | None:
-        """Which features the model gets, checked against its signature."""
+        """Return the feature settings of the model, checked against its signature."""
         if endpoint.features is None:
             return None
         from headrace.control.desired.feature_settings import feature_settings  # noqa: PLC0415  # few do
@@ -350,11 +351,11 @@ class Resolver:
 
 
 def check_still_trusted(endpoint: DesiredEndpoint, security: SecuritySpec) -> None:
-    """Compare an endpoint as it once was with what has to be signed now.
+    """Check a former state of an endpoint against the signatures that are required now.
 
     Raises:
-        NotSignedError: A version of it was not proved to be signed by one who is trusted now.
-        HeadraceError: A file of `trusted_keys` holds none.
+        NotSignedError: No currently trusted key is proved to have signed a version.
+        HeadraceError: A file of `trusted_keys` contains no key.
     """
     if not security.require_signature:
         return
@@ -376,13 +377,13 @@ def check_still_trusted(endpoint: DesiredEndpoint, security: SecuritySpec) -> No
 def replica_settings(
     endpoint: EndpointSpec, name: str, pinned: Pinned, max_body_bytes: int
 ) -> ReplicaSettings:
-    """What every replica of one revision is told."""
+    """Return the settings of all replicas of one revision."""
     batching = endpoint.batching
     limit = pinned.max_batch_size
     if limit is None or "max_batch_size" in batching.model_fields_set:
         limit = batching.max_batch_size
     checked = batching.row_check_ratio
-    # A default that the spec writes out makes no other revision.
+    # A default that the spec states explicitly makes no other revision.
     batching_settings = msgspec.structs.replace(
         batching,
         max_batch_size=limit,
@@ -413,7 +414,7 @@ def replica_settings(
 def desired_endpoint(
     endpoint: EndpointSpec, name: str, arms: tuple[DesiredArm, ...]
 ) -> DesiredEndpoint:
-    """An endpoint with all that its line of the spec says besides the models."""
+    """Return an endpoint with every setting of its spec entry besides the models."""
     slo_latency_s = endpoint.slo.latency_s if endpoint.slo else None
     if endpoint.payload_log is not None:
         check_pyarrow()
@@ -439,7 +440,7 @@ def desired_endpoint(
 
 
 def first_replicas(endpoint: EndpointSpec, replicas: int) -> int:
-    """How many copies a version starts with: the autoscaler's bounds hold from the first one on."""
+    """Return a version's initial replica count, within the autoscaler's bounds."""
     scale = endpoint.autoscale
     if scale is None:
         return replicas
@@ -449,7 +450,7 @@ def first_replicas(endpoint: EndpointSpec, replicas: int) -> int:
 def upstream_arm(
     endpoint: EndpointSpec, upstream: UpstreamSpec, version: VersionSpec
 ) -> DesiredArm:
-    """The arm for a server that someone else runs: nothing of ours is started for it."""
+    """Return the arm of an external server, for which no process is started."""
     revision = make_revision(
         endpoint=EndpointName(endpoint.name),
         model=upstream.url,
@@ -462,7 +463,7 @@ def upstream_arm(
 
 
 def _pin_stored(stored: ModelVersion, path: Path, signed: SignedSettings | None) -> Pinned:
-    # The digest of a directory is one over a list: a replica can check a lone file by itself.
+    # The digest of a directory covers a list of files; a replica can verify only a single file.
     digest = stored.digest.removeprefix("sha256:") if path.is_file() else ""
     return Pinned(
         reference=stored.reference,
@@ -495,6 +496,6 @@ def _content_of(path: Path) -> str:
     try:
         return read_content(path).digest
     except (HeadraceError, OSError) as error:
-        # Links out of the directory, say: it can be served, and its path is what is known of it.
+        # For example, links lead outside: the model can be served, but only its path identifies it.
         _LOG.warning("cannot read the content of a model: %s", error, extra={"path": str(path)})
         return ""

@@ -24,7 +24,7 @@ from headrace.streaming.settings_checks import check_settings
 
 
 def stream_settings(stream: StreamSpec) -> WorkerSettings:
-    """The settings, without what answers and where features go."""
+    """Return the worker settings, without the model or endpoint and the feature view."""
     source, sink = stream.source, stream.sink
     return WorkerSettings(
         name=stream.name,
@@ -52,7 +52,7 @@ def stream_settings(stream: StreamSpec) -> WorkerSettings:
 
 
 def through_gateway(settings: WorkerSettings, *, url: str, ca_file: str) -> WorkerSettings:
-    """`settings` with the gateway's address, for a stream that asks an endpoint."""
+    """Return `settings` with the gateway's address, for a stream that calls an endpoint."""
     if settings.endpoint is None:
         return settings
     endpoint = msgspec.structs.replace(settings.endpoint, url=url, ca_file=ca_file)
@@ -61,7 +61,7 @@ def through_gateway(settings: WorkerSettings, *, url: str, ca_file: str) -> Work
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamModel:
-    """A model as workers load it."""
+    """A model for stream workers."""
 
     reference: str
     """`NAME:VERSION`."""
@@ -70,18 +70,19 @@ class StreamModel:
 
 
 Pin = Callable[[EndpointSpec, str], StreamModel | None]
-"""Pins the model of an endpoint, told with its place in the spec; None if it noted a mistake."""
+"""Pins the model of an endpoint, given its location in the spec; None after it reported a
+mistake."""
 Wrong = Callable[[str, str], None]
-"""Notes a mistake: its place, and what it is."""
+"""Reports a mistake: its location, and the message."""
 
 
 def resolve_streams(
     spec: SystemSpec, pin: Pin, wrong: Wrong, home: Path
 ) -> tuple[DesiredStream, ...]:
-    """The streams of a spec whose models and views could be pinned.
+    """Return the streams of a spec whose models and views can be pinned.
 
     Args:
-        home: Whose feature views they push into.
+        home: Home whose feature views they push into.
     """
     resolved = (
         _resolve(stream, f"streams[{i}]", pin, wrong, spec=spec, home=home)
@@ -115,7 +116,7 @@ def _resolve(
     try:
         check_settings(settings)
     except InvalidArgumentError as error:
-        wrong(location, str(error))  # what the spec's own checks do not know
+        wrong(location, str(error))  # only known after resolution
         return None
     bounds = stream.bounds
     return DesiredStream(
@@ -130,7 +131,7 @@ def _resolve(
 
 
 def _as_endpoint(stream: StreamSpec, model: str) -> EndpointSpec:
-    """What says the same of a model as the stream does."""
+    """Return an endpoint spec with the stream's model settings."""
     return EndpointSpec(
         name=stream.name,
         model=model,
@@ -142,7 +143,7 @@ def _as_endpoint(stream: StreamSpec, model: str) -> EndpointSpec:
         labels=stream.labels,
         allow_code=stream.allow_code,
         features=stream.features,
-        network=True,  # a worker has to reach its broker
+        network=True,  # a worker connects to its broker
     )
 
 

@@ -1,7 +1,8 @@
-"""Changes of the desired state: authorized, resolved, then brought into force.
+"""Service for changes of the desired state: authorize, resolve, apply.
 
-Models are read, hashed and inspected outside of the lock that orders changes. What came of it holds
-if the endpoint and the settings of the whole system are still as they were; else it is made again.
+Models are read, hashed and inspected outside the lock that serializes changes. The result is valid
+if the endpoint and the settings of the whole system have not changed meanwhile; else the change is
+resolved again.
 """
 
 import asyncio
@@ -63,32 +64,32 @@ _LOG: Final = logging.getLogger("headrace.control")
 _SOURCES: Final = ("model", "versions", "upstream", "version")
 _OF_OUR_COPIES: Final = ("replicas", "pool", "autoscale")
 _ATTEMPTS: Final = 5
-"""How often a change is made again that others' changes overtook."""
+"""How often a change is resolved again after concurrent changes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EndpointChange:
-    """What one endpoint is to become."""
+    """A change of one endpoint."""
 
     entry: Mapping[str, Any] | None
-    """Its line of the spec; None takes the endpoint away."""
+    """The endpoint's entry in the spec; None removes the endpoint."""
     action: str
     reason: str
     endpoint: DesiredEndpoint | None = None
-    """What was resolved before, as a former generation."""
+    """An endpoint that was resolved before, such as a former generation."""
     plan: Mapping[str, Any] | None = None
-    """The rollout that it begins, as in the spec."""
+    """The rollout that the change starts, as in the spec."""
     reload: bool = False
-    """Models are loaded again."""
+    """Whether models are loaded again."""
     at_once: bool = False
-    """It takes over without a rollout."""
+    """Whether the change takes effect without a rollout."""
     restart: bool = False
-    """It gets a new generation even if nothing differs."""
+    """Whether the endpoint gets a new generation even if nothing differs."""
 
 
 @dataclass(slots=True, kw_only=True)
 class DesiredStateService:
-    """Takes orders that change the desired state."""
+    """Authorizes, resolves and applies changes of the desired state."""
 
     store: Store
     registry: Registry
@@ -100,15 +101,17 @@ class DesiredStateService:
     allow_code: bool = False
     """Whether every endpoint may have models that run their authors' code."""
     model_roots: tuple[Path, ...] = ()
-    """Below these, everybody may name paths of models; elsewhere admins only."""
+    """Below these directories every caller may name model paths; elsewhere only admins may."""
 
     async def start(self, document: Mapping[str, Any] | None) -> None:
-        """Apply the spec that this control plane was started with; None keeps the stored one.
+        """Apply the spec that this control plane got at its start; None keeps the stored one.
 
-        What an earlier version stored and `apply` refuses today stays in force, with an event.
+        A stored spec from an earlier release that `apply` rejects today stays in force, with an
+        event.
         """
         if document is not None:
-            # Whoever starts a control plane owns its home, as whoever has the home's token.
+            # The user who starts a control plane owns its home, as the holder of the home's token
+            # does.
             applied = await self.apply(document, caller=HOME_OWNER)
             _LOG.info("applied spec", extra={"generation": applied.generation})
             return
@@ -130,15 +133,16 @@ class DesiredStateService:
         expected: Mapping[str, int] | None = None,
         cancel: threading.Event | None = None,
     ) -> Applied:
-        """Want what `document` says, and nothing else.
+        """Replace the desired state with `document`.
 
         Args:
-            cancel: Set when the caller has left; ends the inspection of models.
+            cancel: Set when the caller disconnects; ends the inspection of models.
 
         Raises:
             SpecError: With all mistakes; nothing was changed.
-            ConflictError: An endpoint is not at the generation that `expected` names for it.
-            PermissionDeniedError: It refers to what the caller may not use, or changes it.
+            ConflictError: The generation of an endpoint differs from `expected`.
+            PermissionDeniedError: The change affects or refers to an object beyond the caller's
+                grants.
         """
         endpoints = caller.endpoints(Role.OPERATOR)
         if endpoints is not None and not endpoints >= (expected or {}).keys():
@@ -172,11 +176,11 @@ class DesiredStateService:
         caller: Caller,
         cancel: threading.Event | None = None,
     ) -> Diff:
-        """What `apply` would change; models that lie in files are stored as versions, else nothing.
+        """Return what `apply` would change; only models in files are stored, as versions.
 
         Raises:
             SpecError: With all mistakes.
-            PermissionDeniedError: As `apply`.
+            PermissionDeniedError: See `apply`.
         """
         before = self.target_state.desired
         spec = parse_spec(document)
@@ -193,16 +197,16 @@ class DesiredStateService:
         expected: int | None = None,
         cancel: threading.Event | None = None,
     ) -> Applied:
-        """Want one endpoint as `entry` says; all others stay pinned as they are.
+        """Create or replace one endpoint from `entry`; all others keep their pinned versions.
 
         Args:
-            expected: The generation that the caller read; 0 for an endpoint that is new.
-            cancel: As `apply`.
+            expected: The generation that the caller read; 0 for a new endpoint.
+            cancel: See `apply`.
 
         Raises:
             SpecError: With all mistakes.
-            ConflictError: The endpoint is at another generation than `expected`.
-            PermissionDeniedError: It refers to what the caller may not use.
+            ConflictError: The endpoint's generation differs from `expected`.
+            PermissionDeniedError: The entry refers to an object that the caller may not use.
         """
         if entry.get("name", name) != name:
             raise InvalidArgumentError(
@@ -216,12 +220,14 @@ class DesiredStateService:
     async def remove_endpoint(
         self, name: str, *, caller: Caller, expected: int | None = None
     ) -> Applied:
-        """Stop serving `name`; all else stays pinned as it is.
+        """Remove endpoint `name`; all others keep their pinned versions.
 
         Raises:
-            ModelNotFoundError: There is no such endpoint.
-            FailedPreconditionError: It is one of a repository's models, which come and go together.
-            ConflictError: The endpoint is at another generation than `expected`.
+            ModelNotFoundError: The endpoint does not exist.
+            FailedPreconditionError: The endpoint comes from a model repository, whose models are
+                only
+        removed together.
+            ConflictError: The endpoint's generation differs from `expected`.
         """
 
         def change(_: DesiredState) -> EndpointChange:
@@ -234,10 +240,10 @@ class DesiredStateService:
     async def load(
         self, name: str, *, caller: Caller, cancel: threading.Event | None = None
     ) -> Applied:
-        """Serve the registry's newest version of `name`, or load a served endpoint anew, at once.
+        """Serve the newest version of model `name`, or reload a served endpoint, without a rollout.
 
         Raises:
-            SpecError: The registry has no such model, or it cannot be served.
+            SpecError: The model does not exist in the registry, or cannot be served.
             PermissionDeniedError: The caller may not use the model.
         """
 
@@ -245,7 +251,7 @@ class DesiredStateService:
             is_served = before.endpoint(name) is not None
             entry = before.entry(name) if is_served else {"name": name, "model": name}
             return EndpointChange(
-                # A model of a repository has no line of its own.
+                # A model of a repository has no spec entry.
                 entry=entry,
                 action="endpoint.load",
                 reason="loaded",
@@ -256,19 +262,20 @@ class DesiredStateService:
         return await self._carry_out(caller, name, change, cancel=cancel)
 
     async def undo(self, name: str, *, caller: Caller, generation: int | None = None) -> Applied:
-        """Want an endpoint as it was in `generation`, at once and without a rollout.
+        """Restore an endpoint to `generation`, immediately and without a rollout.
 
         Args:
-            generation: None for the newest that served something else than what is asked for now.
+            generation: None for the newest that served something different from the desired
+                endpoint.
 
         Raises:
-            NotFoundError: There is no such generation.
-            FailedPreconditionError: A model of it is gone from the registry.
-            ConflictError: It was changed meanwhile, and no generation was named.
-            PermissionDeniedError: It refers to what the caller may not use now.
+            NotFoundError: The generation does not exist.
+            FailedPreconditionError: The registry no longer has a model of the generation.
+            ConflictError: The endpoint changed meanwhile, and `generation` is None.
+            PermissionDeniedError: The generation refers to an object that the caller may not use.
         """
         served = self.target_state.desired.endpoint(name)
-        # What was before the newest is another generation once somebody changed it meanwhile.
+        # A concurrent change makes the previous generation another one.
         newest = None if generation is not None else (served.generation if served else 0)
         past = await former(self.store, name, generation)
         past = await asyncio.to_thread(relocate_and_fetch, past, self.registry)
@@ -301,22 +308,24 @@ class DesiredStateService:
         allow_code: bool = False,
         cancel: threading.Event | None = None,
     ) -> RolloutRecord:
-        """Let another version take over endpoint `name`, step by step.
+        """Start a stepwise rollout of endpoint `name` to another version.
 
         Args:
-            model: A registry reference or an absolute path; or else:
-            version: Of the model that is served now; beside `upstream`: what to call that.
-            upstream: Somebody else's server, as in the spec.
-            rollout: As in the spec; None takes the endpoint's own, or a canary.
-            allow_code: From now on the endpoint may have models that run their authors' code.
-            cancel: As `apply`.
+            model: A registry reference or an absolute path; alternatively `version` or `upstream`.
+            version: A version of the current model; with `upstream`, the name of the upstream's
+                version.
+            upstream: An external server, as in the spec.
+            rollout: The plan, as in the spec; None for the endpoint's own, or a canary.
+            allow_code: Whether the endpoint may from now on have models that run their authors'
+                code.
+            cancel: See `apply`.
 
         Raises:
-            ModelNotFoundError: There is no such endpoint.
-            SpecError: What is to be served, or `rollout`, is wrong.
-            FailedPreconditionError: A rollout is under way.
-            InvalidArgumentError: It is served already.
-            PermissionDeniedError: The caller may not use what is to be served.
+            ModelNotFoundError: The endpoint does not exist.
+            SpecError: The new version or `rollout` is invalid.
+            FailedPreconditionError: A rollout is in progress.
+            InvalidArgumentError: The version is already served.
+            PermissionDeniedError: The caller may not use the new version.
         """
 
         def change(before: DesiredState) -> EndpointChange:
@@ -343,20 +352,20 @@ class DesiredStateService:
         return record
 
     def in_use(self) -> set[str]:
-        """`NAME:VERSION` of what is served, will be, or is what a rollout may go back to."""
+        """Return each `NAME:VERSION` that is served, will be served, or may be rolled back to."""
         served = {
             arm.revision.model for endpoint in self.target_state.served() for arm in endpoint.arms
         }
         return served.union(stream.model for stream in self.target_state.desired.streams)
 
     def model_facts(self, model: str) -> ModelFacts:
-        """What decides who may read and change a model. Blocking: reads the registry's index."""
+        """Return what decides who may read and change a model. Blocking: reads the registry."""
         return ModelFacts(
             users=self.target_state.users_of(model), owners=self.registry.owners(model)
         )
 
     def readable_models(self, caller: Caller, names: Collection[str]) -> set[str]:
-        """Those of the models that a caller may read. Blocking, as `model_facts`."""
+        """Return the models that a caller may read. Blocking."""
         if caller.may(Role.VIEWER):
             return set(names)
         return {name for name in names if may_read_model(caller, name, self.model_facts(name))}
@@ -380,7 +389,7 @@ class DesiredStateService:
             raise ConflictError(message)
 
     def _own(self, name: str) -> DesiredEndpoint:
-        """The endpoint of this name, which has a line of its own in the spec."""
+        """Return the endpoint `name`, which must have its own entry in the spec."""
         endpoint = self.target_state.desired.endpoint(name)
         if endpoint is None:
             raise ModelNotFoundError(name)
@@ -390,7 +399,7 @@ class DesiredStateService:
         return endpoint
 
     def _check_unused(self, name: str) -> None:
-        """Refuse to take away what a stream asks."""
+        """Refuse to remove an endpoint that a stream calls."""
         for stream in self.target_state.desired.streams:
             endpoint = stream.settings.endpoint
             if endpoint is not None and endpoint.name == name:
@@ -422,7 +431,7 @@ class DesiredStateService:
         expected: int | None = None,
         cancel: threading.Event | None = None,
     ) -> Applied:
-        """Change one endpoint; all others stay as they are."""
+        """Change one endpoint; all others are unchanged."""
         for _ in range(_ATTEMPTS):
             before = self.target_state.desired
             self._expect(name, expected)
@@ -476,7 +485,7 @@ class DesiredStateService:
     async def _facts(
         self, caller: Caller, document: Mapping[str, Any], name: str | None = None
     ) -> AuthorizationFacts:
-        """What decides whether a caller may refer to what a document names."""
+        """Return what decides whether a caller may use the objects of a document."""
         if caller.may(Role.ADMIN):
             return AuthorizationFacts()
         models = models_of(document, name)
@@ -488,7 +497,7 @@ class DesiredStateService:
     async def _resolved_all(
         self, caller: Caller, spec: SystemSpec, cancel: threading.Event | None
     ) -> tuple[DesiredState, AuthorizationFacts]:
-        """What a spec means today, once it was authorized as it stands."""
+        """Authorize a spec as written, then return its resolved state."""
         before, document = self.target_state.desired, spec.document()
         facts = await self._facts(caller, document)
         authorize(caller, before, msgspec.structs.replace(before, spec=document), facts)
@@ -549,7 +558,7 @@ class DesiredStateService:
 
 
 def _is_same_for(name: str, before: DesiredState, now: DesiredState) -> bool:
-    """Whether a change of one endpoint that was made for `before` still fits."""
+    """Whether a change of one endpoint that was resolved against `before` is still valid."""
     if before is now:
         return True
     rest = [{**state.spec, "endpoints": None} for state in (before, now)]
@@ -562,7 +571,7 @@ def _with_endpoint(
     entry: Mapping[str, Any] | None,
     endpoint: DesiredEndpoint | None,
 ) -> DesiredState:
-    """`state` with one endpoint changed, added, or taken away."""
+    """Return `state` with one endpoint changed, added or removed."""
     endpoints = list(state.endpoints)
     index = next((i for i, e in enumerate(endpoints) if e.name == name), len(endpoints))
     endpoints[index : index + 1] = [] if endpoint is None else [endpoint]

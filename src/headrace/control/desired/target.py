@@ -1,4 +1,4 @@
-"""Aims: the desired state, with what rollouts and the autoscaler make of it."""
+"""Target state: the desired state as modified by rollouts and the autoscaler."""
 
 import asyncio
 import math
@@ -23,12 +23,12 @@ from headrace.rollout.state import RolloutPhase, TrafficShares
 BASELINE: Final = "baseline"
 _FULL: Final = 100
 Counts = Mapping[tuple[str, str], int]
-"""Copies by endpoint and arm, as the autoscaler wants them."""
+"""Replica counts by endpoint and arm, as the autoscaler decided them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplicaTargets:
-    """What the autoscaler says: copies by endpoint and arm, and who sleeps."""
+    """The autoscaler's decision: replicas by endpoint and arm, endpoints scaled to zero."""
 
     counts: Counts = field(default_factory=dict)
     zeroed: frozenset[str] = frozenset()
@@ -37,14 +37,14 @@ class ReplicaTargets:
 def effective(
     desired: DesiredState, rollouts: Mapping[str, RolloutRecord], scale: ReplicaTargets
 ) -> DesiredState:
-    """The state that reconcilers bring about.
+    """Return the state that reconcilers bring about.
 
     Args:
-        rollouts: The current one of each endpoint that has one.
+        rollouts: The current rollout of each endpoint, if any.
     """
     endpoints = tuple(
         with_scale(
-            # Who may call, and how much, holds at once, however far a rollout has come.
+            # Access rules and limits apply immediately, at every step of a rollout.
             msgspec.structs.replace(
                 in_force(endpoint, rollouts.get(endpoint.name)),
                 access=endpoint.access,
@@ -58,7 +58,7 @@ def effective(
 
 
 def in_force(endpoint: DesiredEndpoint, rollout: RolloutRecord | None) -> DesiredEndpoint:
-    """`endpoint` as far as its rollout has come; as it stands if it has none."""
+    """Return `endpoint` at the current step of its rollout; unchanged without a rollout."""
     if rollout is None or not is_current(rollout, endpoint):
         return endpoint
     match rollout.state.phase:
@@ -67,7 +67,8 @@ def in_force(endpoint: DesiredEndpoint, rollout: RolloutRecord | None) -> Desire
         case RolloutPhase.PROMOTED:
             return rollout.target
         case RolloutPhase.ROLLED_BACK | RolloutPhase.ABORTED | RolloutPhase.REPORTED:
-            # The old version alone; if it was let go, all its copies start before it takes over.
+            # Only the old version. If it was scaled down, all its replicas start before it takes
+            # over.
             if rollout.state.dropped_stable:
                 return rollout.source
             arms = tuple(_carrying(arm, arm.weight) for arm in rollout.source.arms)
@@ -82,14 +83,14 @@ def in_force(endpoint: DesiredEndpoint, rollout: RolloutRecord | None) -> Desire
 
 
 def is_current(rollout: RolloutRecord, endpoint: DesiredEndpoint) -> bool:
-    """Whether `rollout` is about what `endpoint` is to be now, and not about an earlier wish."""
+    """Whether `rollout` leads to the desired state of `endpoint`, and not to an earlier one."""
     return rollout.target.generation == endpoint.generation
 
 
 def mixed(rollout: RolloutRecord) -> DesiredEndpoint:
-    """Old and new version side by side, as the rollout's traffic says.
+    """Return the endpoint with old and new version, weighted by the rollout's traffic.
 
-    The candidate comes first, so that a sticky caller whose key falls below its weight stays there
+    The candidate comes first, so a sticky caller whose key falls below its weight stays with it
     while the weight grows.
     """
     traffic = rollout.state.traffic
@@ -109,7 +110,7 @@ def mixed(rollout: RolloutRecord) -> DesiredEndpoint:
         key = rollout.target.arms[0].key
         mirror = MirrorTarget(key=key, percent=traffic.mirror_percent)
     if rollout.target.sticky is not None:
-        # Two experiments on one key are independent by their salt.
+        # A salt per experiment makes experiments on the same key independent.
         salt = rollout.target.sticky.salt or rollout.id
         sticky = msgspec.structs.replace(rollout.target.sticky, salt=salt)
     return msgspec.structs.replace(
@@ -118,7 +119,7 @@ def mixed(rollout: RolloutRecord) -> DesiredEndpoint:
 
 
 def with_scale(endpoint: DesiredEndpoint, scale: ReplicaTargets) -> DesiredEndpoint:
-    """`endpoint` with as many copies of each arm as the autoscaler wants."""
+    """Return `endpoint` with the autoscaler's replica count of each arm."""
     if endpoint.autoscale is None:
         return endpoint
     if endpoint.name in scale.zeroed:
@@ -134,12 +135,12 @@ def with_scale(endpoint: DesiredEndpoint, scale: ReplicaTargets) -> DesiredEndpo
 
 
 def baseline_of(source: DesiredEndpoint) -> DesiredArm:
-    """The arm of the old version that a baseline copies: the one with the most weight."""
+    """Return the arm of the old version that a baseline copies: the one with the largest weight."""
     return max(source.arms, key=lambda arm: arm.weight)
 
 
 def _baseline(rollout: RolloutRecord, traffic: TrafficShares) -> DesiredArm:
-    """Fresh copies of the old version; a revision of their own, so that they are told apart."""
+    """Return fresh replicas of the old version, as a separate revision to distinguish them."""
     old = msgspec.structs.replace(
         baseline_of(rollout.source).revision, upstream=None, pool="", unloadable=""
     )
@@ -153,43 +154,44 @@ def _baseline(rollout: RolloutRecord, traffic: TrafficShares) -> DesiredArm:
 
 
 def _carrying(arm: DesiredArm, weight: int) -> DesiredArm:
-    """An arm that has traffic already: a copy that is yet to come must not hold up a way back."""
+    """Return an arm that already serves: a missing replica must not delay a rollback."""
     return msgspec.structs.replace(arm, weight=weight, required=min(arm.replicas, 1))
 
 
 def _part(arm: DesiredArm, share: float) -> int:
-    """How many of an arm's copies a share of its traffic needs."""
+    """Return how many of an arm's replicas a share of its traffic needs."""
     return max(math.ceil(arm.replicas * share), 1) if arm.replicas else 0
 
 
 @dataclass(slots=True, kw_only=True)
 class TargetState:
-    """Desired state, rollouts and scales; each change of them updates the reconciler."""
+    """The desired state, rollouts and replica counts; each change updates the reconciler."""
 
     reconciler: Reconciling
     desired: DesiredState = field(default_factory=DesiredState)
     rollouts: dict[str, RolloutRecord] = field(default_factory=dict)
     scale: ReplicaTargets = field(default_factory=ReplicaTargets)
     withhold: Callable[[Mapping[str, Any]], None] = lambda _spec: None
-    """Takes every desired spec, as no process inherits the variables that it names. `lock` is held
-    over every change of the desired state or of a rollout, from the first look to the last write.
+    """Called with every desired spec: processes must not inherit the variables that it names.
+    `lock` is held during every change of the desired state or of a rollout, from the first read to
+    the last write.
     """
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     _predict_scale: Callable[[], ReplicaTargets] | None = None
 
     @property
     def effective(self) -> DesiredState:
-        """What should run now, as far as rollouts have come and with as many copies as needed."""
+        """Return what should run now, with current rollout steps and replica counts."""
         return self.reconciler.desired
 
     def use_predictor(self, predict: Callable[[], ReplicaTargets]) -> None:
-        """Take the scale of each new aim from `foresee`, before the autoscaler's next decision."""
+        """Take replica counts of each new target from `predict`, until the autoscaler decides."""
         self._predict_scale = predict
 
     def set_target(
         self, *, desired: DesiredState | None = None, rollouts: Iterable[RolloutRecord] = ()
     ) -> None:
-        """Aim at a new desired state, or at what changed rollouts say, from now on."""
+        """Set the desired state, changed rollouts, or both, as the new target."""
         if desired is not None:
             self.desired = desired
         for record in rollouts:
@@ -203,25 +205,25 @@ class TargetState:
         self._notify()
 
     def rescale(self, scale: ReplicaTargets) -> None:
-        """Aim at other numbers of copies."""
+        """Set the replica counts."""
         if scale != self.scale:
             self.scale = scale
             self._notify()
 
     def rollout(self, name: str) -> RolloutRecord | None:
-        """The rollout that decides what endpoint `name` serves, if one does."""
+        """Return the rollout that decides what endpoint `name` serves, or None."""
         record, endpoint = self.rollouts.get(name), self.desired.endpoint(name)
         if record is None or endpoint is None or not is_current(record, endpoint):
             return None
         return None if record.state.phase is RolloutPhase.SUPERSEDED else record
 
     def active(self) -> list[RolloutRecord]:
-        """Rollouts that are under way."""
+        """Return the rollouts in progress."""
         records = (self.rollout(name) for name in list(self.rollouts))
         return [record for record in records if record and not record.state.phase.is_over]
 
     def serving(self, name: str) -> DesiredEndpoint | None:
-        """What endpoint `name` serves as a whole now: what a next rollout starts from."""
+        """Return what endpoint `name` fully serves now, from which the next rollout starts."""
         endpoint, record = self.desired.endpoint(name), self.rollout(name)
         if endpoint is None or record is None:
             return endpoint
@@ -229,22 +231,22 @@ class TargetState:
         return record.target if is_switched else record.source
 
     def generation(self, name: str) -> int:
-        """How often endpoint `name` was changed; 0 if there is none of this name."""
+        """Return the generation of endpoint `name`; 0 if it does not exist."""
         endpoint = self.desired.endpoint(name)
         return 0 if endpoint is None else endpoint.generation
 
     def effective_endpoint(self, name: str) -> DesiredEndpoint | None:
-        """What should run for endpoint `name` now."""
+        """Return what should run for endpoint `name` now."""
         return self.effective.endpoint(name)
 
     def served(self) -> list[DesiredEndpoint]:
-        """What is served, will be, or is what a rollout may go back to."""
+        """Return everything that is served, will be served, or may be rolled back to."""
         records = list(self.rollouts.values())  # threads read it while the loop changes it
         rolling = [end for record in records for end in (record.source, record.target)]
         return [*self.desired.endpoints, *self.effective.endpoints, *rolling]
 
     def users_of(self, model: str) -> frozenset[str]:
-        """The endpoints that use a version of `model`."""
+        """Return the endpoints that use a version of `model`."""
         return frozenset(
             str(endpoint.name)
             for endpoint in self.served()
