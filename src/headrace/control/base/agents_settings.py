@@ -10,39 +10,39 @@ from headrace.core.spec.access import TlsSpec
 
 
 class GatewayMode(StrEnum):
-    """Where requests come in."""
+    """Where Envoy gateways run."""
 
     LOCAL = "local"
-    """By an Envoy on this host, and by others where agents are listened for."""
+    """An Envoy on this host, and gateways on other hosts if agents are configured."""
     REMOTE = "remote"
-    """By Envoys on other hosts only."""
+    """Envoys on other hosts only."""
     NONE = "none"
-    """By nothing of ours: replicas are reached in another way."""
+    """No gateway of Headrace: replicas are reached in another way."""
 
 
 class AgentsSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Where agents of gateways are listened for; `tls` has to name who signs for them."""
+    """Listener for gateway agents; `tls` must name the authority that signs their certificates."""
 
     tls: TlsSpec
     host: str = "127.0.0.1"
     port: int = 8443
     limits_port: int = 8444
-    """Where gateways have shared limits counted; 0 picks a free one."""
+    """Port of the shared rate limit service for gateways; 0 picks a free one."""
     allow: tuple[str, ...] = ()
-    """Names of gateways, where `*` at the end stands for anything; empty for all that `tls` has
-    signed for.
+    """Allowed gateway names, where a trailing `*` matches any suffix; empty for all with a
+    certificate that `tls` trusts.
     """
     revoked_file: str = ""
-    """Fingerprints of certificates that are believed no more; empty for none."""
+    """File of the fingerprints of revoked certificates; empty for none."""
     max_behind_s: float = MAX_BEHIND_S
-    """How long replicas are kept for a gateway that does not take new routes."""
+    """How long old replicas are kept for a gateway that does not apply new routes."""
     lost_after_s: float = 30.0
-    """How long a gateway may be silent."""
+    """Silence after which a gateway counts as lost."""
     gateway_url: str = ""
-    """How callers reach the gateways."""
+    """URL at which callers reach the gateways."""
 
     def allows(self, name: str) -> bool:
-        """Whether a gateway of this name may come."""
+        """Whether a gateway with this name may connect."""
         return not self.allow or any(
             name.startswith(pattern[:-1]) if pattern.endswith("*") else name == pattern
             for pattern in self.allow
@@ -50,10 +50,10 @@ class AgentsSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
 
 def check_mode(mode: str, agents: AgentsSettings | None) -> GatewayMode:
-    """The mode, if what it needs is there.
+    """Return the gateway mode, if its requirements are met.
 
     Raises:
-        FailedPreconditionError: It is not.
+        FailedPreconditionError: A requirement is not met.
     """
     try:
         parsed = GatewayMode(mode)

@@ -1,4 +1,4 @@
-"""Context that all services of one control plane share, and the audit log's entries from there."""
+"""Context that all services of one control plane share, and its audit log entries."""
 
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ from headrace.registry import Registry
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Addresses:
-    """Where everything is reached."""
+    """Addresses of the gateway and of the control plane."""
 
     http_url: str
     grpc_target: str
@@ -24,7 +24,7 @@ class Addresses:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceContext:
-    """What services read and write, beside each other."""
+    """Dependencies that all services share."""
 
     home: Home
     store: Store
@@ -34,13 +34,13 @@ class ServiceContext:
     clock: Clock
     addresses: Addresses
     runs_here: bool = True
-    """Whether replicas run on this machine, whose size limits them. Where they do not, the chart
+    """Whether replicas run on this machine, whose size limits them. Otherwise the chart
     starts streams and jobs."""
 
     async def note(
         self, action: str, about: str, *, before: object = None, after: object = None, actor: str
     ) -> None:
-        """Enter in the audit log what was changed elsewhere than in the store."""
+        """Add a change that was made outside the store to the audit log."""
         change = AuditEntry(
             at=self.clock.now(),
             actor=actor,

@@ -1,8 +1,8 @@
 """Containment of faults in loops over many objects: rollouts, endpoints, streams, jobs, views.
 
-An exception while one object is looked after becomes that object's fault. Its status says that it
-waits and why, an event tells of it once, the log has the traceback, and the loop goes on with the
-next object. The fault ends with the first turn that succeeds.
+An exception while one object is processed becomes that object's fault. Its status says that it
+waits and why, one event reports it, the log has the traceback, and the loop continues with the
+next object. The fault ends with the first iteration that succeeds.
 """
 
 import asyncio
@@ -20,14 +20,14 @@ from headrace.core import Clock, ConflictError, HeadraceError, SystemClock
 _LOG: Final = logging.getLogger("headrace.control")
 _REPORT_INTERVAL_S: Final = 0.5
 _QUIET_S: Final = 600.0
-"""An object whose fault comes and goes is written about once in this time."""
+"""An object whose fault comes and goes is reported once in this time."""
 _PACKAGE: Final = "headrace"
 _NOT_OF_ENDPOINTS: Final = frozenset(
     {"loop", "replica", "pool", "stream", "job", "feature", "certificate"}
 )
-"""First words of kinds."""
+"""First words of kinds that belong to no endpoint."""
 LOOP: Final = "loop"
-"""The kind of a loop itself, for what fails outside of a single object."""
+"""Kind of a loop, for failures outside a single object."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,27 +43,27 @@ class ObjectFault:
 
     @property
     def endpoint(self) -> str:
-        """The endpoint that the object is or belongs to; empty for none."""
+        """Return the endpoint that the object is or belongs to; empty for none."""
         is_of_endpoint = self.kind.split()[0] not in _NOT_OF_ENDPOINTS
         return self.name if is_of_endpoint else ""
 
 
 @dataclass(slots=True, kw_only=True)
 class Faults:
-    """The faults of all objects now; loops in other threads may share it."""
+    """Current faults of all objects; loops in other threads may share it."""
 
     clock: Clock = field(default_factory=SystemClock)
     _open: dict[tuple[str, str], ObjectFault] = field(default_factory=dict)
     _written: dict[tuple[str, str], ObjectFault] = field(default_factory=dict)
-    """What the log and the events were last told of an object."""
+    """The last fault of each object that was written to the log and the events."""
     _events: list[Event] = field(default_factory=list)
 
     @contextlib.contextmanager
     def contain(self, kind: str, name: str) -> Iterator[None]:
-        """Make an exception of the block the fault of this object; cancellation passes.
+        """Turn an exception in the block into a fault of this object; cancellation propagates.
 
-        So does a `ConflictError`: another control plane writes to the same database, and what all
-        objects of this one go by is out of date.
+        So does a `ConflictError`: another control plane writes to the same database, and the state
+        of all objects in this one is out of date.
         """
         try:
             yield
@@ -76,12 +76,12 @@ class Faults:
                 self._end(kind, name)
 
     def problem(self, kind: str, name: str) -> str:
-        """Why an object waits; empty if it does not."""
+        """Return why an object waits; empty if it does not."""
         fault = self._open.get((kind, name))
         return "" if fault is None else f"waits: {fault.message}"
 
     def current(self) -> tuple[ObjectFault, ...]:
-        """All faults, by kind and name."""
+        """Return all faults, sorted by kind and name."""
         return tuple(fault for _, fault in sorted(dict(self._open).items()))
 
     def keep_only(self, kind: str, names: Iterable[str]) -> None:
@@ -139,7 +139,7 @@ class Faults:
 async def write_events(
     emit: Callable[[Sequence[Event]], Awaitable[None]], events: Sequence[Event]
 ) -> None:
-    """Emit events that the rest does not depend on: what cannot be written is logged."""
+    """Emit events whose loss is harmless: a failed write is logged."""
     try:
         await emit(events)
     except HeadraceError as error:
@@ -147,10 +147,10 @@ async def write_events(
 
 
 def message_of(error: Exception) -> str:
-    """What a status says of an exception.
+    """Return the text of an exception for a status.
 
-    A `HeadraceError` speaks for itself. The text of another may hold what callers sent, so only its
-    type and where it came from are shown; the log has all of it.
+    The message of a `HeadraceError` is shown. The text of other exceptions may contain caller data,
+    so only their type and origin are shown; the log has the full text.
     """
     if isinstance(error, HeadraceError):
         return str(error)

@@ -13,16 +13,16 @@ from headrace.core.files import make_private_dir
 _LOG = logging.getLogger("headrace.control")
 _FOR_OTHERS = 0o077
 RESTORING = ".restore"
-"""In a home while a backup is restored into it."""
+"""Directory that marks a home while a backup is restored into it."""
 _CONTENT = frozenset(
     {"run", "registry", "artifacts", "features", "streams", "profiles", "optimize", "payloads"}
     | {"state.db", "state.json"}
 )
-"""One of these tells that a directory is a home, and no directory of something else."""
+"""Any of these identifies a directory as a home."""
 
 
 class _Below:
-    """A path in every home."""
+    """A path below the root of every home."""
 
     def __init__(self, path: str) -> None:
         self._path = path
@@ -39,10 +39,10 @@ class Home:
 
     @classmethod
     def at(cls, path: Path) -> "Home":
-        """The home at `path`, its directories made; others lose the rights that they had there.
+        """Return the home at `path`; create its directories and revoke other users' access.
 
         Raises:
-            FailedPreconditionError: `path` cannot be written, or others could read it.
+            FailedPreconditionError: `path` cannot be written, or other users could read it.
         """
         home = cls(path.resolve())
         if (home.root / RESTORING).exists():
@@ -60,7 +60,7 @@ class Home:
     def _close(self) -> None:
         """Make an existing home private.
 
-        A volume that is mounted there, in a container, keeps its mode: who owns it decides.
+        A volume that is mounted there, in a container, keeps its mode, which its owner decides.
         """
         if not self.root.is_dir() or not (status := self.root.stat()).st_mode & _FOR_OTHERS:
             return
@@ -78,7 +78,7 @@ class Home:
             raise FailedPreconditionError(message)
 
     run = _Below("run")
-    """What belongs to running processes."""
+    """Files of running processes."""
     records = _Below("run/replicas")
     """One record per replica."""
     replica_settings = _Below("run/settings")
@@ -87,7 +87,7 @@ class Home:
     """A record and a settings file per worker of a stream."""
 
     def job_run(self, run_id: str) -> Path:
-        """What belongs to the process of a job's run."""
+        """Return the directory of the process of a job run."""
         return self.run / "jobs" / run_id
 
     artifacts = _Below("artifacts/sha256")
@@ -97,41 +97,41 @@ class Home:
     payloads = _Below("payloads")
     """Sampled requests and answers, a directory per endpoint."""
     state_file = _Below("state.json")
-    """Where version 0.1 kept the desired state."""
+    """Desired state of release 0.1."""
     scaling_file = _Below("scaling.json")
-    """What the autoscaler remembers."""
+    """State of the autoscaler."""
     history_file = _Below("history.bin")
-    """What became of the requests of the last day."""
+    """Request history of the last day."""
     load_file = _Below("load.bin")
-    """How busy replicas were over the last day."""
+    """Replica load history of the last day."""
     checkpoint_file = _Below("trail-checkpoint.json")
-    """Where the audit trail ended when it was looked at last."""
+    """The last checkpoint of the audit log's end."""
     materialized_file = _Below("features/materialized.json")
-    """What became of scheduled runs of feature views."""
+    """Results of scheduled runs of feature views."""
     streams_file = _Below("streams.json")
-    """What was ordered of streams besides the spec."""
+    """Manual commands to streams, which the spec does not contain."""
     lock_file = _Below("run/control.lock")
-    """Held by the one control plane of this home."""
+    """Lock that the home's only control plane holds."""
     control_file = _Below("run/control.json")
-    """Where the running control plane is reached."""
+    """Addresses of the running control plane."""
     routes_file = _Below("run/routes.json")
     """The routes that the gateway acknowledged last."""
     gateway_file = _Below("run/gateway.json")
-    """Which Envoy runs, with which ports."""
+    """The running Envoy and its ports."""
     gateway_certificate = _Below("run/gateway-certificate.pem")
-    """What the gateway shows to callers."""
+    """Certificate of the gateway."""
     admin_certificate = _Below("run/admin-certificate.pem")
-    """What the management API shows."""
+    """Certificate of the management API."""
 
     def log_of(self, name: str) -> Path:
-        """The log of the process called `name`."""
+        """Return the log of the process called `name`."""
         return self.logs / f"{name}.log"
 
     def socket_dir(self) -> Path:
-        """A private directory short enough for socket paths; the same for every process.
+        """Return a private directory with a path short enough for sockets, equal in all processes.
 
         Raises:
-            FailedPreconditionError: Somebody else owns that directory.
+            FailedPreconditionError: Another user owns that directory.
         """
         from headrace.gateway import runtime_dir  # noqa: PLC0415  # few who have a home need it
 
@@ -139,7 +139,7 @@ class Home:
 
 
 class HomeLock:
-    """Makes sure that one home has one control plane; held until `release` or the process ends."""
+    """Lock that gives a home at most one control plane, held until `release` or process exit."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -149,7 +149,7 @@ class HomeLock:
         """Take the lock.
 
         Raises:
-            FailedPreconditionError: Another control plane has it; the message names its pid.
+            FailedPreconditionError: Another control plane holds it; the message names its pid.
         """
         descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
         try:
@@ -167,7 +167,7 @@ class HomeLock:
         self._descriptor = descriptor
 
     def release(self) -> None:
-        """Give the lock back."""
+        """Release the lock."""
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None

@@ -1,4 +1,4 @@
-"""Events in the store, and the notification of whoever waits for a change."""
+"""Event journal in the store, and the signal that wakes waiters on a change."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 from headrace.control.model.records import Event
 
-if TYPE_CHECKING:  # gateways' agents wait for news, and have no store
+if TYPE_CHECKING:  # gateway agents wait for changes too, and have no store
     from headrace.control.state.store import Store
 
 Emit: TypeAlias = Callable[[Sequence[Event]], Awaitable[None]]
@@ -23,11 +23,11 @@ class ChangeSignal:
     """Event that wakes everything that waits for the next change."""
 
     next: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set at the next change; another one is next then. `on_change` is called as well."""
+    """Set at the next change, then replaced by a new event. `on_change` is called as well."""
     on_change: Callable[[], None] = lambda: None
 
     def notify(self) -> None:
-        """Wake everybody who waits."""
+        """Wake all waiters."""
         self.next.set()
         self.next = asyncio.Event()
         self.on_change()
@@ -38,7 +38,7 @@ class ChangeSignal:
 
 
 async def wait_for(event: asyncio.Event, timeout_s: float | None) -> None:
-    """Return when `event` is set, or time is up; None waits for as long as it takes."""
+    """Return when `event` is set or the timeout expires; None waits without a timeout."""
     try:
         async with asyncio.timeout(timeout_s):
             await event.wait()
@@ -52,29 +52,29 @@ _RECHECK_INTERVAL_S: Final = 2.0
 
 @dataclass(slots=True, kw_only=True)
 class EventJournal:
-    """Writes events, reads them, and wakes those who watch."""
+    """Writes and reads events, and wakes watchers."""
 
     store: "Store"
     _changes: ChangeSignal = field(default_factory=ChangeSignal)
 
     async def write(self, events: Sequence[Event]) -> None:
-        """Add events, and tell everybody who watches."""
+        """Write events, and wake all watchers."""
         if events:
             await self.store.add_events(events)
             self.notify()
 
     def notify(self) -> None:
-        """Wake everybody who watches: events were written together with something else."""
+        """Wake all watchers, after events were written together with other records."""
         self._changes.notify()
 
     async def events(self, endpoint: str = "", *, after: int = 0, limit: int = 1000) -> list[Event]:
-        """The newest `limit` events after event `after`, in order; of all endpoints if empty."""
+        """Return the newest `limit` events after event `after`; `endpoint` empty for all."""
         return await self.store.events(endpoint=endpoint, after=after, limit=limit, newest=True)
 
     async def watch(self, endpoint: str = "", *, after: int = 0) -> AsyncIterator[Event]:
-        """Events after event `after` as they come, without end.
+        """Yield events after event `after` as they are written, without end.
 
-        Nothing is kept for a slow reader: it reads on from the store where it was.
+        Nothing is buffered for a slow reader: it continues from its position in the store.
         """
         while True:
             written = self._changes.next
@@ -84,5 +84,5 @@ class EventJournal:
                 after = event.id
             if len(events) == _BATCH:
                 continue
-            # Another control plane on the same database wakes nobody here.
+            # Writes of another control plane to the same database send no signal here.
             await wait_for(written, _RECHECK_INTERVAL_S)

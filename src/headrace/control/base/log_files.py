@@ -1,4 +1,4 @@
-"""Logs of all processes: last lines, bounded files, one merged stream."""
+"""Log files of all processes: tails, bounded sizes, one merged stream."""
 
 import contextlib
 import re
@@ -33,7 +33,7 @@ class LogLine:
 
 
 def tail(path: Path, count: int) -> list[str]:
-    """The last `count` lines of a file, oldest first; none if there is no file."""
+    """Return the last `count` lines of a file, oldest first; empty if there is no file."""
     if count <= 0:
         return []
     try:
@@ -50,7 +50,7 @@ def tail(path: Path, count: int) -> list[str]:
 
 
 def last_line(path: Path) -> str:
-    """What the process that wrote `path` said last, without time and level."""
+    """Return the message of the last line of `path`, without time and level."""
     for line in reversed(tail(path, 20)):
         if line.strip():
             return _message(line.strip())[:_SHOWN]
@@ -71,23 +71,23 @@ def _message(line: str) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogFiles:
-    """Where all logs are: `NAME.log` in `directory`, and others by name.
+    """Log files of all processes: `NAME.log` in `directory`, and others by name.
 
-    `on_request` are others that nobody sees who does not name them: there is one line per request.
+    `on_request` are logs that are read only by name, because they have one line per request.
     """
 
     directory: Path
     others: Mapping[str, Path] = field(default_factory=dict)
     on_request: Mapping[str, Path] = field(default_factory=dict)
     only: frozenset[str] | None = None
-    """The names that are told at all; None for every one."""
+    """Names of the logs that may be read; None for all."""
 
     def paths(self, source: str = "") -> dict[str, Path]:
-        """Existing logs by the name of their process; only `source` if it is given."""
+        """Return the existing logs by process name; only `source` if given."""
         paths = {path.stem: path for path in sorted(self.directory.glob("*.log"))}
         paths |= self.others
         if source:
-            # The name comes from a caller: it is looked up, never made a part of a path.
+            # The name comes from a caller: it is looked up and never used in a path.
             paths |= self.on_request
             paths = {name: path for name, path in paths.items() if name == source}
         if self.only is not None:
@@ -95,7 +95,7 @@ class LogFiles:
         return {name: path for name, path in paths.items() if path.exists()}
 
     def names(self) -> list[str]:
-        """Every name that `paths` knows."""
+        """Return every name in `paths`."""
         names = {*self.paths(), *self.on_request}
         return sorted(names if self.only is None else names & self.only)
 
@@ -103,17 +103,17 @@ class LogFiles:
 def merged_tail(
     files: LogFiles, count: int, *, now_of_day_s: float, source: str = ""
 ) -> list[LogLine]:
-    """The last `count` lines of all logs together, in the order of their times.
+    """Return the last `count` lines of all logs together, sorted by time.
 
     Args:
-        now_of_day_s: Seconds since midnight UTC: a later time in a line was yesterday.
+        now_of_day_s: Seconds since midnight UTC: a later time of a line is from yesterday.
         source: Only this process; empty for all.
     """
     rows: list[tuple[float, LogLine]] = []
     for name, path in files.paths(source).items():
         when = -_DAY_S
         for text in tail(path, count):
-            # A line without a time, as in a traceback, belongs to the line before.
+            # A line without a time, as in a traceback, belongs to the previous line.
             when = _age_key(text, now_of_day_s, when)
             rows.append((when, LogLine(name, text)))
     rows.sort(key=lambda row: row[0])
@@ -130,7 +130,7 @@ def _age_key(text: str, now_of_day_s: float, before: float) -> float:
 
 
 class LogFollower:
-    """Reads what is appended to all logs from its creation on, whole lines only.
+    """Reader of complete lines that are appended to all logs after its creation.
 
     Args:
         source: Only this process; empty for all.
@@ -142,7 +142,7 @@ class LogFollower:
         self._offsets = {path: size_of(path) for path in files.paths(source).values()}
 
     def read_new(self) -> Iterator[LogLine]:
-        """Lines that were completed since the last call."""
+        """Yield the lines that were completed since the last call."""
         for name, path in self._files.paths(self._source).items():
             for text in self._read_file(path):
                 yield LogLine(name, text)
@@ -151,7 +151,7 @@ class LogFollower:
         offset = self._offsets.get(path, 0)
         size = size_of(path)
         if size < offset:
-            offset = 0  # the file was cut when it grew too large
+            offset = 0  # the file was truncated when it grew too large
         if size == offset:
             return []
         with path.open("rb") as file:
@@ -159,16 +159,16 @@ class LogFollower:
             data = file.read(_READ_BYTES)
         end = data.rfind(b"\n") + 1
         if end == 0 and len(data) == _READ_BYTES:
-            end = len(data)  # a line beyond all measure is given in parts
+            end = len(data)  # an overlong line is returned in parts
         self._offsets[path] = offset + end
         return data[:end].decode("utf-8", "replace").splitlines()
 
 
 def cut_large(logs: Path, *, limit_bytes: int = MAX_LOG_BYTES) -> list[Path]:
-    """Move the content of logs above `limit_bytes` to `NAME.log.1`; the files that were cut.
+    """Move the content of logs above `limit_bytes` to `NAME.log.1`; return the truncated files.
 
-    The writers have their logs open for appending, so the file is emptied rather than renamed; a
-    line written between copy and cut is lost.
+    The writers have their logs open for appending, so the file is truncated and not renamed; a line
+    written between copy and truncation is lost.
     """
     cut = []
     for path in logs.glob("*.log"):
@@ -181,7 +181,7 @@ def cut_large(logs: Path, *, limit_bytes: int = MAX_LOG_BYTES) -> list[Path]:
 
 
 def render_line(line: LogLine, *, log_format: str) -> str:
-    """A line of the merged stream: with its source in front, or as a JSON object with `source`."""
+    """Return a line of the merged stream: prefixed with its source, or as JSON with `source`."""
     if log_format != "json":
         return f"{line.source:<16} | {line.text}"
     record: dict[str, object] = {"message": line.text}

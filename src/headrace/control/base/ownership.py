@@ -1,9 +1,10 @@
-"""Ownership of processes: which home a recorded process belongs to.
+"""Ownership of processes: the home that a recorded process belongs to.
 
-A home has an id, made at its first start. A copy of it (`cp -a`, a snapshot, a restored archive)
+A home has an id, created at its first start. A copy of it (`cp -a`, a snapshot, a restored archive)
 has the same id and the same records of processes. So a record also names the directory of the home
-that wrote it, by device and inode: a copy has another one, a moved home or a symbolic link has the
-same. Code that signals, adopts or calls a process that a file names asks `ProcessOwner` first.
+that wrote it, by device and inode, which differ in a copy, and are equal in a moved home or behind
+a symbolic link. Code that signals, adopts or calls a process that a file names asks `ProcessOwner`
+first.
 """
 
 import contextlib
@@ -25,7 +26,7 @@ from headrace.core.state_file import StateFile
 _LOG: Final = logging.getLogger("headrace.control")
 _FILE: Final = "identity.json"
 _OLD_FILE: Final = "planner-id"
-"""Where release 0.1 had the id."""
+"""File of the id in release 0.1."""
 _LOCK: Final = Path("run", "control.lock")
 _OLD_ID: Final = re.compile(r"[0-9a-f]{16}")
 _ID_BYTES: Final = 8
@@ -41,17 +42,17 @@ class HomeIdentity(msgspec.Struct, frozen=True, kw_only=True):
     device: int
     inode: int
     boot: str
-    """The kernel's id of this boot: a pid of an earlier one names nothing."""
+    """The kernel's id of this boot: pids of earlier boots are meaningless."""
 
     def owns_records_of(self, writer: "HomeIdentity") -> bool:
         """Whether processes that `writer` recorded are this home's."""
         return msgspec.structs.replace(writer, path=self.path) == self
 
     def continues(self, former: "HomeIdentity") -> bool:
-        """Whether this is the home `former`, moved or after a boot, and not a copy of it.
+        """Whether this home is `former`, moved or after a reboot, and not a copy.
 
         Device numbers change when a file system is mounted again, paths when a home is moved. A
-        home that was moved to another file system counts as a copy, which costs it nothing.
+        home that was moved to another file system counts as a copy, without harm.
         """
         is_same_directory = self.inode == former.inode and self.device == former.device
         is_same_path = self.inode == former.inode and self.path == former.path
@@ -59,28 +60,28 @@ class HomeIdentity(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RecordedProcess(Protocol):
-    """A file's statement about a process. `home`: None in records of release 0.1."""
+    """A record of a process in a file. `home`: None in records of release 0.1."""
 
     @property
     def pid(self) -> int:
-        """0 between the record and the start of its process."""
+        """Return the pid; 0 between the record and the start of its process."""
 
     @property
     def start_ticks(self) -> int:
-        """When it started, in clock ticks since boot."""
+        """Return the start time of the process, in clock ticks since boot."""
 
     @property
     def home(self) -> HomeIdentity | None:
-        """The home that started it."""
+        """Return the home that started the process."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observation:
-    """What runs under a record's pid now."""
+    """The process that runs under a record's pid now."""
 
     start_ticks: int | None
     names_home: bool
-    """Its command line, or the home's lock."""
+    """Whether its command line contains the home's path, or it holds the home's lock."""
 
 
 def is_owned(
@@ -105,11 +106,11 @@ class ProcessOwner:
     root: Path
     identity: HomeIdentity | None
     sockets: Path | None = None
-    """A directory of its own outside of `root`, if it has one."""
+    """The home's directory outside `root`, if it has one."""
 
     @classmethod
     def of(cls, root: Path, *, sockets: Path | None = None) -> "ProcessOwner":
-        """The owner of what was started from the home at `root`, which may not exist."""
+        """Return the owner of processes of the home at `root`, which need not exist."""
         root = root.resolve()
         former = _file(root).load()
         identity = None if former is None else _identity(root, id_=former.id)
@@ -120,22 +121,22 @@ class ProcessOwner:
         return is_owned(record, self.identity, self._observe(record))
 
     def has_written(self, record: RecordedProcess) -> bool:
-        """Whether this home wrote `record`, maybe before it was moved or the machine started."""
+        """Whether this home wrote `record`, possibly before a move or a reboot."""
         if record.home is None:
             return self._observe(record).names_home
         return self.identity is not None and self.identity.continues(record.home)
 
     def adopt(self, record: RecordedProcess) -> Process | None:
-        """The process of `record`, to be watched and signalled; None if it is gone or another's."""
+        """Return the process of `record` to watch and signal; None if it ended or is not owned."""
         if not self.is_running(record):
             return None
         return Process.adopt(record.pid, record.start_ticks)
 
     def find(self, record: RecordedProcess, arguments: Sequence[str]) -> Process | None:
-        """As `adopt`; a process whose pid is not recorded yet is found by its command line.
+        """Return the process as `adopt` does; without a recorded pid, search command lines.
 
         Args:
-            arguments: How its command line ends: with the path of a file in this home.
+            arguments: End of the command line, with the path of a file in this home.
         """
         if record.pid:
             return self.adopt(record)
@@ -150,7 +151,7 @@ class ProcessOwner:
         )
 
     def _is_named_by(self, pid: int) -> bool:
-        """Whether a process that release 0.1 started is this home's."""
+        """Whether a process that release 0.1 started belongs to this home."""
         try:
             command = Path(f"/proc/{pid}/cmdline").read_bytes()
         except OSError:
@@ -165,7 +166,7 @@ class ProcessOwner:
 def claim(root: Path) -> HomeIdentity:
     """Write and return the identity of the home at `root`, whose lock is held.
 
-    A copy gets a new id. What lies in its `run` is about processes of the original, and is removed.
+    A copy gets a new id. Its `run` describes processes of the original, and is cleared.
 
     Raises:
         OSError: The home cannot be written.
@@ -175,7 +176,7 @@ def claim(root: Path) -> HomeIdentity:
     identity = _identity(root, id_=_old_id(root) if former is None else former.id)
     if former is not None and not identity.continues(former):
         identity = msgspec.structs.replace(identity, id=secrets.token_hex(_ID_BYTES))
-        # Remove every file of `run`, sockets too, but not the lock that is held.
+        # Remove every file of `run`, including sockets, except the held lock.
         run = root / "run"
         for path in run.rglob("*"):
             if path != run / _LOCK.name and (path.is_symlink() or not path.is_dir()):
@@ -200,7 +201,7 @@ def _identity(root: Path, *, id_: str) -> HomeIdentity:
 
 
 def _file(root: Path) -> StateFile[HomeIdentity]:
-    """What the home at `root` was at its last start."""
+    """Return the state file with the identity of the home at `root` at its last start."""
     return StateFile(root / _FILE, HomeIdentity, "the identity of the home", durable=True)
 
 
@@ -213,7 +214,7 @@ def _old_id(root: Path) -> str:
 
 
 def _lock_holder(path: Path) -> int | None:
-    """The process that holds the lock of a home; None if nobody does."""
+    """Return the process that holds the lock of a home; None if it is free."""
     try:
         descriptor = os.open(path, os.O_RDONLY)
     except OSError:

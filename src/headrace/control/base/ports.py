@@ -1,4 +1,4 @@
-"""Free ports, checked before anything is started, so that a taken one costs nothing."""
+"""Free ports, checked before anything is started, so that a conflict has no effect."""
 
 import contextlib
 import errno
@@ -16,13 +16,13 @@ _TRIES: Final = 50
 
 
 def listen(host: str, port: int, *, what: str, flag: str) -> socket.socket:
-    """A listening socket; port 0 picks a free one.
+    """Return a listening socket; port 0 picks a free port.
 
     Args:
-        what: What the port is for, and `flag` what changes it: both for the message.
+        what: The purpose of the port; `flag` sets the port. Both appear in the message.
 
     Raises:
-        FailedPreconditionError: Somebody else has the port.
+        FailedPreconditionError: Another process uses the port.
     """
     sock = _bind(host, port, what=what, flag=flag)
     sock.listen(_BACKLOG)
@@ -31,16 +31,16 @@ def listen(host: str, port: int, *, what: str, flag: str) -> socket.socket:
 
 
 def pick_ports(host: str, requested: dict[str, int]) -> dict[str, int]:
-    """The ports that `requested` asks for by flag, each checked to be free; 0 becomes a free one.
+    """Return the port of each flag in `requested`, each checked to be free; 0 picks one.
 
-    Equal wishes other than 0 share a port.
+    Equal numbers other than 0 share a port.
 
     Raises:
-        FailedPreconditionError: Somebody else has one of them.
+        FailedPreconditionError: Another process uses a port.
     """
     picked: dict[str, int] = {}
     with ExitStack() as stack:
-        # All stay bound until all are picked, else two wishes for 0 may get the same port.
+        # All stay bound until all are picked; otherwise two requests for 0 may get the same port.
         for flag, port in requested.items():
             if port and port in picked.values():
                 picked[flag] = port
@@ -53,10 +53,10 @@ def pick_ports(host: str, requested: dict[str, int]) -> dict[str, int]:
 
 
 def _bind_free(host: str, flag: str) -> socket.socket:
-    """A socket on a port that the kernel gives to nobody else by itself.
+    """Return a socket on a port outside the kernel's ephemeral range.
 
     The gateway binds it a moment later: a port from the kernel's own range could meanwhile become
-    the local end of somebody's outgoing connection.
+    the local port of an outgoing connection.
     """
     for port in random.sample(_PICKED_FROM, _TRIES):
         with contextlib.suppress(FailedPreconditionError):

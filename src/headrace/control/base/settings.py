@@ -1,4 +1,4 @@
-"""Settings of a control plane at its start, and references to secrets in them."""
+"""Settings of a control plane at its start, and secret references in them."""
 
 from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from pathlib import Path
@@ -20,58 +20,57 @@ DEFAULT_ADMIN_PORT: Final = 8080
 
 
 class OidcSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How people log in by a browser: at an OpenID provider."""
+    """Browser login at an OpenID provider."""
 
     issuer: str
     client_id: str
     redirect_url: str
-    """The management API's `/auth/callback` as browsers reach it."""
+    """The management API's `/auth/callback` as seen by browsers."""
     client_secret: str = ""
     """`${NAME}` of the environment or `file:/PATH`, never the secret itself; empty for a public
     client.
     """
     scopes: tuple[str, ...] = ("openid", "profile", "email")
     user_claim: str = "sub"
-    """Names a person, for ever; `email` counts only if it is verified."""
+    """Claim that identifies a person permanently; `email` counts only if it is verified."""
     groups_claim: str = "groups"
     roles: tuple[str, ...] = ()
-    """What members of groups are, as `GROUP=ROLE` or `GROUP=ROLE:ENDPOINT`. Times are in seconds.
+    """Roles of members of groups, as `GROUP=ROLE` or `GROUP=ROLE:ENDPOINT`. Times are in seconds.
     """
     session_idle_s: float = 3600.0
     session_s: float = 12 * 3600.0
 
 
 class ClusterSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Where the driver `kubernetes` runs replicas, and as who."""
+    """Cluster in which the driver `kubernetes` runs replicas, and its identity there."""
 
     namespace: str
     instance: str = "headrace"
-    """The name of this installation there, which objects' names begin with."""
+    """Name of this installation; names of objects begin with it."""
     identity: str = ""
-    """Who stands for election among the control planes of an installation."""
+    """Identity in the leader election among the installation's control planes."""
     internal_secret: str = ""
-    """The Secret whose `token` shows replicas that it is the control plane that asks."""
+    """The Secret whose `token` authenticates the control plane to replicas."""
     owner: str = ""
-    """`KIND/NAME` of the object whose end takes ours with it, a Deployment or a ConfigMap; empty
-    for none.
+    """`KIND/NAME` of the owner of all created objects, a Deployment or a ConfigMap; empty for none.
     """
     url: str = ""
-    """Of a proxy to the API server."""
+    """URL of a proxy to the API server."""
     context: str = ""
-    """Of a kubeconfig; both empty for the pod's own service account, or the kubeconfig's current
-    context.
+    """Context of a kubeconfig; if this and `url` are empty, the pod's service account, or the
+    kubeconfig's current context.
     """
     lease_s: float = 15.0
-    """After how long without a word from the leader another control plane takes over."""
+    """Time without a renewal after which another control plane takes over leadership."""
 
 
 class ControlSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One control plane: flags and environment resolved, as JSON.
+    """Settings of one control plane, resolved from flags and environment, as JSON.
 
-    Ports: 0 picks a free one (or keeps the one that an adopted gateway has); None goes on with
-    those of a control plane that was killed, else leaves `http_port`, `grpc_port` and `host` to the
-    spec, and takes 8002 and 8080 for metrics and management. `spec` is a document with absolute
-    model paths; None goes on with the stored state.
+    Ports: 0 picks a free one (or keeps that of an adopted gateway); None reuses those of a killed
+    control plane, else leaves `http_port`, `grpc_port` and `host` to the spec, and uses 8002 and
+    8080 for metrics and management. `spec` is a document with absolute model paths; None continues
+    with the stored state.
     """
 
     home: str
@@ -83,9 +82,9 @@ class ControlSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     admin_port: int | None = None
     admin_host: str = "127.0.0.1"
     allowed_hosts: tuple[str, ...] = ()
-    """Host headers that the management API takes besides loopback names and `admin_host`.
-    `copy_logs` writes every process's log to standard error. `first_request` False calls an
-    endpoint ready without having asked it.
+    """Host headers that the management API accepts besides loopback names and `admin_host`.
+    `copy_logs` writes every process's log to standard error. If `first_request` is False, endpoints
+    become ready without a test request.
     """
     log_format: str = "text"
     log_level: str = "INFO"
@@ -95,8 +94,8 @@ class ControlSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     tls: TlsSpec | None = None
     """Encryption of the gateway's ports; None leaves it to the spec."""
     admin_tls: TlsSpec | None = None
-    """Of the management API and metrics; None for plain text, which beyond this machine needs
-    `insecure_admin`.
+    """Encryption of the management API and metrics; None for plain text, which remote access allows
+    only with `insecure_admin`.
     """
     insecure_admin: bool = False
     state_url: str = ""
@@ -104,35 +103,35 @@ class ControlSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     and `file:/PATH` for a file's content; empty for a file in the home.
     """
     oidc: OidcSettings | None = None
-    """None where nobody logs in at an identity provider."""
+    """None without an identity provider."""
     allow_code: bool = False
-    """Every endpoint may have models of formats that run their authors' code."""
+    """Whether every endpoint may have models of formats that run their authors' code."""
     model_roots: tuple[str, ...] = ()
     """Below these directories operators who are no admins may name models by path."""
     console: str = ""
-    """The function, as `MODULE:NAME`, that makes the pages beside the management API; empty for
-    none.
+    """The function, as `MODULE:NAME`, that builds the web console; empty for none.
     """
     prometheus_url: str = ""
-    """Asked for what was longer ago than a day, with references as `state_url`; empty for none."""
+    """Prometheus server for data older than a day, with references as in `state_url`; empty for
+    none."""
     artifacts: str = ""
-    """The URL of the store that models of several homes are in; empty for a home's own."""
+    """URL of the artifact store that several homes share; empty for the home's own."""
     gateway: str = "local"
     """`local`, `remote` or `none`, as `GatewayMode` says."""
     agents: AgentsSettings | None = None
-    """Where gateways on other hosts are listened for; None for nowhere."""
+    """Listener for gateways on other hosts; None for no listener."""
     driver: str = "local"
-    """`local` or `kubernetes`, which `cluster` is about."""
+    """`local` or `kubernetes`, which `cluster` configures."""
     cluster: ClusterSettings | None = None
     notify_fd: int | None = None
-    """Where `{"ready": true}` or `{"error": ...}` is written once."""
+    """File descriptor to which `{"ready": true}` or `{"error": ...}` is written once."""
 
 
 class ControlFile(msgspec.Struct, frozen=True, kw_only=True):
-    """Where the running control plane of a home is reached: the content of `run/control.json`.
+    """Addresses of a home's running control plane: the content of `run/control.json`.
 
-    `started` is in seconds since 1970; `start_ticks` tells its process from a later one of the same
-    pid.
+    `started` is in seconds since 1970; `start_ticks` distinguishes its process from a later one
+    with the same pid.
     """
 
     pid: int
@@ -143,35 +142,35 @@ class ControlFile(msgspec.Struct, frozen=True, kw_only=True):
     metrics_url: str
     start_ticks: int = 0
     gateway_ca: str = ""
-    """Files of the certificates that are shown there, for callers on this machine to trust,
-    whatever names stand in them; empty for plain text.
+    """File of the certificate that callers on this machine trust, regardless of its names; empty
+    for plain text.
     """
     admin_ca: str = ""
     """See `gateway_ca`."""
     token_file: str = ""
-    """Where the token of the home's owner is."""
+    """Path of the home owner's token."""
     home: HomeIdentity | None = None
-    """The home that it serves; None for a control plane of release 0.1."""
+    """The home of the control plane; None for release 0.1."""
     host: str = ""
-    """What the gateway on this machine listens on, as do the ports; empty and 0 for none."""
+    """Listen address of the gateway on this machine, as are the ports; empty and 0 for none."""
     http_port: int = 0
     grpc_port: int = 0
     state_url: str = ""
     """`sqlite:///PATH`, or `postgresql://` without the rest, which may be secret; empty for a file
-    of the home."""
+    in the home."""
     agents_url: str = ""
-    """Where gateways' agents are listened for; empty for nowhere."""
+    """URL of the listener for gateway agents; empty for none."""
     tls: TlsSpec | None = None
-    """How flags had the gateway's ports encrypted, as paths; None if they did not."""
+    """Encryption of the gateway's ports from flags, as paths; None without."""
     admin_tls: TlsSpec | None = None
-    """The same of the management API."""
+    """Encryption of the management API from flags, as paths; None without."""
 
 
 def read_settings(path: Path) -> ControlSettings:
-    """The settings in a file.
+    """Return the settings in a file.
 
     Raises:
-        InvalidArgumentError: It cannot be read; the message says why.
+        InvalidArgumentError: The file cannot be read; the message gives the reason.
     """
     try:
         return msgspec.json.decode(path.read_bytes(), type=ControlSettings)
@@ -180,20 +179,20 @@ def read_settings(path: Path) -> ControlSettings:
 
 
 def write_control_file(path: Path, content: ControlFile) -> None:
-    """Tell where this control plane is reached."""
+    """Write the addresses of this control plane."""
     _control_file(path).save(content)
 
 
 def read_control_file(home: Path) -> ControlFile | None:
-    """Where the control plane of `home` is reached; None if none of this home runs."""
+    """Return the addresses of the home's running control plane; None if none runs."""
     content = _decode_control_file(home)
     return content if content is not None and ProcessOwner.of(home).is_running(content) else None
 
 
 def read_last_control_file(home: Path) -> ControlFile | None:
-    """Where the last control plane of `home` was reached, which was killed or still runs.
+    """Return the addresses of the home's last control plane if it was killed or still runs.
 
-    None after one that was stopped, and for a copy of a home.
+    None after a regular stop, and for a copy of a home.
     """
     content = _decode_control_file(home)
     return content if content is not None and ProcessOwner.of(home).has_written(content) else None
@@ -202,13 +201,13 @@ def read_last_control_file(home: Path) -> ControlFile | None:
 def with_last_addresses(
     settings: ControlSettings, last: ControlFile | None, stored: Mapping[str, Any]
 ) -> ControlSettings:
-    """`settings` with the addresses that `last` had, where neither a flag nor a changed spec says.
+    """Return `settings` with the addresses of `last` that no flag or changed spec overrides.
 
-    Encryption belongs to them: a port that was encrypted must not come back in plain text.
+    Encryption is included: an encrypted port must not return in plain text.
 
     Args:
-        last: What a control plane left that was killed; None for none.
-        stored: The spec that it had.
+        last: File of a killed control plane; None for none.
+        stored: The spec of that control plane.
     """
     admin, metrics = settings.admin_port, settings.metrics_port
     if admin is None:
@@ -235,13 +234,13 @@ def with_last_addresses(
 
 
 def port_of(url: str) -> int:
-    """The port that a URL names; 0 for none."""
+    """Return the port of a URL; 0 for none."""
     digits = url.rpartition(":")[2].partition("/")[0]
     return int(digits) if digits.isdigit() else 0
 
 
 def original_of(home: Path) -> str:
-    """The path of the home that `home` is a copy of; empty if it is none, or was started since."""
+    """Return the path of the home that `home` is a copy of; empty if none, or once started."""
     content = _decode_control_file(home)
     if content is None or content.home is None or ProcessOwner.of(home).has_written(content):
         return ""
@@ -260,23 +259,23 @@ _FILE: Final = "file:"
 _MOST_BYTES: Final = 1 << 20
 _OURS: Final = frozenset({"HEADRACE_TOKEN", "HEADRACE_STATE_URL"})
 _OF_ARTIFACTS: Final = "HEADRACE_ARTIFACTS_"
-"""What begins so is for the store of models alone; who has it may change every model."""
+"""Prefix of the artifact store's variables; their values allow changes to every model."""
 
 
 def is_reference(text: str) -> bool:
-    """Whether `text` is nothing but a reference, so that it can be told to everybody."""
+    """Whether `text` is only a reference, so that it can be shown to every caller."""
     return text.startswith(_FILE) or VARIABLE.fullmatch(text) is not None
 
 
 def resolve_references(text: str, environment: Mapping[str, str] | None = None) -> str:
-    """What `text` means, with each reference replaced by what it stands for.
+    """Return `text` with each reference replaced by its value.
 
     Args:
-        environment: None for this process's.
+        environment: None for the environment of this process.
 
     Raises:
         FailedPreconditionError: A variable is not set, or a file cannot be read; the message names
-            it, and never what is in it.
+            it, never its content.
     """
     if text.startswith(_FILE):
         return _read(Path(text.removeprefix(_FILE)))
@@ -284,10 +283,10 @@ def resolve_references(text: str, environment: Mapping[str, str] | None = None) 
 
 
 def resolve_url(text: str, environment: Mapping[str, str] | None = None) -> str:
-    """The same of a URL: a variable that is a part of one may have any characters.
+    """Return a URL with references resolved; a variable may contain any characters.
 
     Raises:
-        FailedPreconditionError: As above.
+        FailedPreconditionError: See `resolve_references`.
     """
     if is_reference(text):
         return resolve_references(text, environment)
@@ -295,10 +294,10 @@ def resolve_url(text: str, environment: Mapping[str, str] | None = None) -> str:
 
 
 def secret_reader(text: str, environment: Mapping[str, str] | None = None) -> Callable[[], str]:
-    """Gives what `text` means, whenever it is asked: a file is read again, a variable never.
+    """Return a function that resolves `text`: it rereads files at each call, variables never.
 
     Raises:
-        FailedPreconditionError: As `resolve_references`; also whoever calls it may.
+        FailedPreconditionError: See `resolve_references`; the returned function raises it too.
     """
     now = resolve_references(text, environment)
     if text.startswith(_FILE):
@@ -307,9 +306,9 @@ def secret_reader(text: str, environment: Mapping[str, str] | None = None) -> Ca
 
 
 def forget_secrets(texts: Iterable[str], environment: MutableMapping[str, str]) -> None:
-    """Take the variables that references name out of an environment, and those of our own.
+    """Remove the variables that references name, and Headrace's secrets, from an environment.
 
-    Whatever is started later inherits the rest: models have no use for the state's password.
+    Child processes inherit the rest: models must not get the database password.
     """
     named = {name for text in texts for name in VARIABLE.findall(text)}
     artifacts = {name for name in environment if name.startswith(_OF_ARTIFACTS)}
@@ -330,7 +329,7 @@ def _read(path: Path) -> str:
 
 
 def absolute_reference(text: str) -> str:
-    """The same reference for a process that works in another directory."""
+    """Return the same reference for a process with another working directory."""
     if not text.startswith(_FILE):
         return text
     return f"{_FILE}{Path(text.removeprefix(_FILE)).absolute()}"
