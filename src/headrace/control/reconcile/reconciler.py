@@ -103,7 +103,7 @@ class Reconciler:
         """Return the isolation of the named replica's process; None if unknown."""
         return self.driver.isolation_of(name)
 
-    def arm_problem(self, endpoint: str, arm: DesiredArm) -> str:  # noqa: ARG002  # of `Reconciling`
+    def arm_problem(self, endpoint: str, arm: DesiredArm) -> str:  # noqa: ARG002  # protocol
         """Return why its route is not valid; a failed start is reported by its replica."""
         return self.publication.left_out.get(endpoint, "")
 

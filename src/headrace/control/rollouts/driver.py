@@ -1,4 +1,4 @@
-"""Driver of rollouts: asks the pure machine every second, stores, and moves the traffic."""
+"""Driver of rollouts: steps the pure state machine every second, stores it and moves traffic."""
 
 import asyncio
 import logging
@@ -38,16 +38,16 @@ _SAVE_EVIDENCE_S: Final = 1.0
 _FORGET_EVERY_S: Final = 60.0
 _RATE_WINDOW_S: Final = 5.0
 _REWARDS_SHARE: Final = 20.0
-"""Summing up rewards takes one part in so many of the time at most."""
+"""Summing rewards takes at most one part in this many of the time."""
 FAULT_KINDS: Final = ("rollout", "rollout step", "rollout reports", "rollout evidence")
-"""What is contained for itself: judging, moving on, asking replicas, and showing the evidence."""
+"""Fault kinds: judging, moving on, polling replicas and showing evidence fail independently."""
 
 
 class ArmSource(Protocol):
-    """What counts requests by arm."""
+    """Source of request counts by arm."""
 
     async def read_arms(self, endpoints: Collection[str]) -> GatewayStatistics:
-        """Totals of the endpoints' splits.
+        """Return the totals of the endpoints' splits.
 
         Raises:
             HeadraceError: The gateway does not answer.
@@ -56,9 +56,9 @@ class ArmSource(Protocol):
 
 @dataclass(slots=True, kw_only=True)
 class RolloutDriver:
-    """Moves every rollout on for as long as `run` is awaited, and takes people's words.
+    """Advances every rollout while `run` is awaited, and executes users' commands.
 
-    `take_up`: makes what was stored, maybe on another host, right for this one.
+    `take_up` adapts a stored rollout, possibly from another host, to this host.
     """
 
     store: Store
@@ -75,7 +75,7 @@ class RolloutDriver:
     _forgot_at: float = -math.inf
 
     def load(self) -> None:
-        """Take up the rollouts that the store knows, blocking; before `run`."""
+        """Load the stored rollouts; blocking, call it before `run`."""
         stored = self.store.newest_rollouts.blocking().values()
         self.target_state.set_target(
             rollouts=[
@@ -87,14 +87,14 @@ class RolloutDriver:
             _LOG.info("resumed rollout, which is %s", record.state.phase.value, extra=extra)
 
     async def run(self) -> None:
-        """Move rollouts on until cancelled."""
+        """Advance rollouts until cancelled."""
         loop = asyncio.get_running_loop()
         next_look = loop.time()
         while True:
             change, pause_s = self.target_state.reconciler.changes.next, _INTERVAL_S
             with self.faults.contain(LOOP, "rollouts"):
                 if self.target_state.active() and loop.time() >= next_look:
-                    # More often where a weight has just come: what is bad shows at once.
+                    # More often after a new weight: a bad version shows immediately.
                     states = [record.state for record in self.target_state.active()]
                     is_fresh = any(
                         state.step_since is not None
@@ -111,12 +111,12 @@ class RolloutDriver:
     async def command(
         self, name: str, verb: Verb, *, actor: str = "", reason: str = ""
     ) -> RolloutRecord:
-        """Tell an endpoint's rollout what to do.
+        """Execute a user's command on an endpoint's rollout.
 
         Raises:
             ModelNotFoundError: There is no such endpoint.
-            NotFoundError: It has no rollout.
-            FailedPreconditionError: The verb means nothing at this point.
+            NotFoundError: The endpoint has no rollout.
+            FailedPreconditionError: The verb is not valid in the current phase.
         """
         async with self.target_state.lock:
             record = self.target_state.rollout(name)
@@ -131,9 +131,9 @@ class RolloutDriver:
             return await self._move(record, state, actor=actor, action=f"rollout.{verb}")
 
     def counted(self, record: RolloutRecord) -> Mapping[str, int | float]:
-        """How much was counted for a rollout so far, as its evidence sums it up.
+        """Return the counts of a rollout so far, summed up by its evidence.
 
-        Of one that has ended, what was stored; nothing if that cannot be read any more.
+        For an ended rollout these are the stored counts; empty if they cannot be read any more.
         """
         with self.faults.contain("rollout evidence", record.endpoint):
             evidence = self._evidence(record)
@@ -141,22 +141,22 @@ class RolloutDriver:
         return {}
 
     def sequences(self, record: RolloutRecord) -> Sequences:
-        """The metrics' intervals over a rollout's life so far.
+        """Return the metrics' intervals over a rollout's life so far.
 
-        Of one that has ended, what was stored; empty if that cannot be read any more.
+        For an ended rollout these are the stored ones; empty if they cannot be read any more.
         """
         evidence = self._evidence(record)
         return Sequences.start() if evidence is None else evidence.sequences
 
     async def records(self, name: str = "", limit: int = 100) -> list[RolloutRecord]:
-        """Rollouts, the newest first; of all endpoints if `name` is empty."""
+        """Return rollouts, newest first; of all endpoints if `name` is empty."""
         stored = await self.store.rollouts(name, limit=limit)
-        # What is under way is newer in memory: its verdict is not written every second.
+        # Running rollouts are newer in memory: their verdicts are not stored every second.
         live = {record.id: record for record in self.target_state.rollouts.values()}
         return [live.get(record.id, record) for record in stored]
 
     async def look(self) -> None:
-        """Read what was counted since the last look, and judge."""
+        """Read the counts since the last call, and judge."""
         active = self.target_state.active()
         try:
             gateway = await self.gateway.read_arms([record.endpoint for record in active])
@@ -172,13 +172,13 @@ class RolloutDriver:
         await self._forget_old()
 
     async def step(self) -> None:
-        """Move on every rollout for which something happened or is due."""
+        """Advance every rollout that has an event or a due time."""
         for record in self.target_state.active():
             with self.faults.contain("rollout step", record.endpoint):
                 view, watch = LiveRollout.of(record, self.target_state), self._watch(record)
                 if view is not None and view.failure and not watch.has_failed:
                     watch.has_failed = True
-                    await self.look()  # what failed with it belongs into the reason
+                    await self.look()  # its failure belongs in the reason
                 async with self.target_state.lock:
                     current = self.target_state.rollout(record.endpoint)
                     view = LiveRollout.of(current, self.target_state) if current else None
@@ -192,12 +192,12 @@ class RolloutDriver:
             self.faults.keep_only(kind, [record.endpoint for record in active])
 
     def problem(self, record: RolloutRecord) -> str:
-        """Why a rollout waits though it should go on; empty if nothing is wrong."""
+        """Return why a rollout waits although it should advance; empty if nothing is wrong."""
         problems = (self.faults.problem(kind, record.endpoint) for kind in FAULT_KINDS)
         return "" if record.state.phase.is_over else "; ".join(filter(None, problems))
 
     def observed_replicas(self) -> list[Replica]:
-        """Replicas whose reports are needed."""
+        """Return the replicas whose reports are needed."""
         by_name: dict[str, Replica] = {}
         for record in self.target_state.active():
             with self.faults.contain("rollout reports", record.endpoint):
@@ -208,7 +208,7 @@ class RolloutDriver:
         return list(by_name.values())
 
     def observe(self, replica: Replica) -> Observe:
-        """What a replica shall look at: nothing where no rollout is under way."""
+        """Return what a replica must observe; nothing without a running rollout."""
         record = self.target_state.rollout(replica.endpoint)
         if record is None or record.state.phase.is_over:
             return Observe()
@@ -216,21 +216,21 @@ class RolloutDriver:
         if view is None:
             return Observe()
         answer_bytes = self.reports.answer_bytes(replica.name)
-        # Requests per second of one replica, as its reports say.
+        # Requests per second of one replica, from its reports.
         return view.observe(replica, self._rates.get(replica.name, (0.0, 0, 0.0))[2], answer_bytes)
 
     async def _count(self, view: LiveRollout, gateway: GatewayStatistics) -> None:
         record, now = view.record, self.clock.monotonic()
         watch = self._watch(record)
         watch.elapsed(now)
-        # A verdict that cannot be renewed decides nothing.
+        # An outdated verdict decides nothing.
         former, watch.verdict = watch.verdict, None
         reports = {
             replica.name: report
             for replica in view.replicas
             if (report := self.reports.together(replica.name)) is not None
         }
-        # Remember how busy replicas are, for how many answers can be looked at.
+        # Record the replicas' load: it limits how many answers can be compared.
         for name, report in reports.items():
             counted_at, received, rate = self._rates.get(name, (now, report.received, 0.0))
             if now - counted_at >= _RATE_WINDOW_S:
@@ -242,7 +242,7 @@ class RolloutDriver:
             reading = await self._with_answers(view, watch, reading)
         increment = watch.counter.read(reading)
         share = watch.counter.share
-        if share is None:  # of those that died while no control plane watched
+        if share is None:  # died while no control plane ran
             share = record.state.traffic.share
         has_died = watch.evidence.note_deaths(view.deaths(), share=share)
         if increment is None and not has_died:
@@ -256,7 +256,7 @@ class RolloutDriver:
     async def _with_answers(
         self, view: LiveRollout, watch: RolloutWatch, reading: RolloutReading
     ) -> RolloutReading:
-        """`reading` with what single answers say: pairs, callers, rewards."""
+        """Return `reading` with the data of single answers: pairs, callers, rewards."""
         now, store, rollout = reading.time_s, self.store, view.record.id
         if watch.units is None:
             watch.units = await store.unit_tally(rollout)
@@ -284,7 +284,7 @@ class RolloutDriver:
         if view.needs_assignments:
             await store.add_assignments(assignments)
             began = self.clock.monotonic()
-            if began >= watch.rewards_due:  # of a million units it takes a second
+            if began >= watch.rewards_due:  # takes 1 s with a million units
                 sums = await store.reward_sums(rollout)
                 watch.rewards = (
                     sums.get(BASELINE, RewardSums()),
@@ -292,7 +292,7 @@ class RolloutDriver:
                 )
                 ended = self.clock.monotonic()
                 watch.rewards_due = ended + _REWARDS_SHARE * (ended - began)
-        if positions != watch.positions:  # last: what is read before it is stored is read again
+        if positions != watch.positions:  # last: unsaved answers are read again
             batch = batch_of(
                 assignments if view.endpoint.sticky is not None else (),
                 share=0.0 if reading.split is None else share_of(reading.split),
@@ -315,7 +315,7 @@ class RolloutDriver:
         if failure and crashes is not None:
             failure = f"{failure}; {crashes.reason}"
         healthy = {key: ok for (endpoint, key), ok in self._healthy.items() if endpoint == name}
-        # Too few requests for a decision are a reason once its time is over, and not before.
+        # Too few requests for a decision are a reason only after its maximum duration.
         state = view.record.state
         settings, due = state.settings, due_at(state)
         is_asked = settings.on_timeout is None and due is not None and watch.elapsed_s >= due
@@ -333,7 +333,7 @@ class RolloutDriver:
         )
 
     def _not_loaded(self, view: LiveRollout) -> str:
-        """Which copy of a pool could not load the candidate; empty while all may."""
+        """Return which pool replica could not load the candidate; empty if none failed."""
         for replica in view.replicas:
             if not replica.query or not view.is_candidate(replica):
                 continue
@@ -344,7 +344,7 @@ class RolloutDriver:
         return ""
 
     async def _settle(self, record: RolloutRecord, state: RolloutState) -> None:
-        """Keep what `advance` said: at once if it moved, now and then if only more was counted."""
+        """Store the result of `advance`: immediately after a move, else only from time to time."""
         before = record.state
         counted = {"verdict": before.verdict, "elapsed_s": before.elapsed_s}
         if msgspec.structs.replace(state, **counted) != before:
@@ -358,7 +358,7 @@ class RolloutDriver:
     async def _move(
         self, record: RolloutRecord, state: RolloutState, *, actor: str = "", action: str = ""
     ) -> RolloutRecord:
-        """Store a rollout's new state, then aim at it."""
+        """Store a rollout's new state, then make it the target."""
         now = self.clock.now()
         if state.phase is not record.state.phase:
             state = msgspec.structs.replace(state, since=now)
@@ -400,7 +400,7 @@ class RolloutDriver:
         return watch
 
     def _pause_s(self, until_look_s: float) -> float:
-        """How long nothing happens by itself."""
+        """Return the seconds until the next time-triggered step."""
         active, now = self.target_state.active(), self.clock.monotonic()
         waits = [
             due - self._watch(record).elapsed(now)
@@ -412,7 +412,7 @@ class RolloutDriver:
         return max(min(waits, default=_FORGET_EVERY_S), 0.0)
 
     async def _forget_old(self) -> None:
-        """Let go of what no feedback can name any more."""
+        """Drop answers that feedback can no longer refer to."""
         now = self.clock.monotonic()
         if now - self._forgot_at < _FORGET_EVERY_S:
             return

@@ -1,4 +1,4 @@
-"""Evidence of rollouts: what one interval adds, and pairs of answers to the same request."""
+"""Evidence of rollouts: increments of one interval, and pairs of answers to one request."""
 
 from collections import Counter as Tally
 from collections import OrderedDict
@@ -18,12 +18,12 @@ from headrace.serving.telemetry.report import RecordedAnswer, SampledTensor
 NO_PAIRS: Final = PairCounts()
 _NOTHING: Final = ArmStatistics()
 Split = tuple[int, int]
-"""Weights of the candidate and of what it is compared with."""
+"""Weights of the candidate and of its comparison."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Predictions:
-    """What one replica has counted of its answers; `is_candidate` says for which arm."""
+    """Counts of one replica's answers; `is_candidate` is its arm."""
 
     is_candidate: bool
     kind: str
@@ -32,34 +32,34 @@ class Predictions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RolloutReading:
-    """One look at everything."""
+    """One reading of all counters."""
 
     time_s: float
     epoch: str
-    """Of the gateway's process; another one counts from 0."""
+    """Id of the gateway's process; another process counts from 0."""
     split: Split | None
-    """None while what is in force is not what was asked for."""
+    """Weights in force; None while they are not the requested ones."""
     candidate: ArmStatistics = _NOTHING
     baseline: ArmStatistics = _NOTHING
     predictions: Mapping[str, Predictions] = field(default_factory=dict)
-    """By replica, of those that told."""
+    """Counts by replica, of the replicas that reported."""
     all_told: bool = True
-    """That no answering one is missing, or its arm's would be. `time_s` is of the monotonic clock.
-    `step` is the rollout's, and `step_since` when it came into force.
+    """Whether all answering replicas reported; else their arm's counts are incomplete. `time_s` is
+    monotonic. `step` is the rollout's step, and `step_since` the time it came into force.
     """
     pairs: PairCounts = NO_PAIRS
     rewards: tuple[RewardSums, RewardSums] | None = None
-    """The baseline's and the candidate's, so far."""
+    """Sums of the baseline and of the candidate so far."""
     heard: frozenset[tuple[str, int]] | None = None
-    """Which processes answer and keep whom; None while one that answers does not."""
+    """Processes that answer and record their callers; None while one answers without recording."""
     step_since: float | None = None
     step: int = 0
     is_sticky: bool = False
-    """Callers stay on the arm that they were sent to first."""
+    """Whether callers stay on their first arm."""
     lost: Split | None = None
-    """The weights asked for, while an arm that has one cannot answer: `split` is None then."""
+    """Requested weights while an arm with a weight cannot answer; `split` is None then."""
     is_alive: tuple[bool, bool] = (True, True)
-    """Whether the candidate, and all that it is compared with, can answer."""
+    """Whether the candidate and its comparison can answer."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -68,7 +68,7 @@ class IntervalCounter:
 
     warmup_s: float
     samples: int = 0
-    """Of the smaller arm in this step."""
+    """Requests of the smaller arm in this step."""
     _split: Split | None = None
     _since: float = 0.0
     _last: RolloutReading | None = None
@@ -79,18 +79,18 @@ class IntervalCounter:
 
     @property
     def share(self) -> float | None:
-        """The candidate's share of the requests that was in force last; None before there was."""
+        """The candidate's last share of the requests in force; None before the first."""
         return None if self._last_split is None else share_of(self._last_split)
 
     def knows_callers(self, reading: RolloutReading) -> bool:
-        """Whether both versions kept who called for all of an interval that counts."""
+        """Whether both versions recorded all callers of an interval that counts."""
         last = self._last
         if last is None or not self._goes_on(reading):
             return False
         return last.heard is not None and last.heard == reading.heard
 
     def read(self, reading: RolloutReading) -> Increment | None:
-        """What was added since the last reading; None if it may not be counted."""
+        """Return the increment since the last reading; None if it must not be counted."""
         last = self._last if self._goes_on(reading) else None
         split = reading.split
         if split is None and self._last is not None:
@@ -134,11 +134,11 @@ class IntervalCounter:
         )
 
     def _lost(self, last: RolloutReading, reading: RolloutReading) -> Increment | None:
-        """How requests ended in the interval in which an arm died, by the split until then.
+        """Return the outcomes of the interval in which an arm died, by the split until then.
 
-        They were sent by that split, until the other arm got the dead one's share: what it got
-        beyond its own is left out in proportion, failures too, so that the death gives it no
-        credit. It is the last interval of its split.
+        Requests followed that split until the other arm got the dead arm's share. Its requests
+        beyond its own share are left out in proportion, failures too, so that the death gives it
+        no credit. It is the last interval of its split.
         """
         self._last, self._split = None, None
         self._note_predictions(reading)
@@ -170,7 +170,7 @@ class IntervalCounter:
         self._counted.update(reading.predictions)
 
     def _new_predictions(self, reading: RolloutReading) -> dict[bool, Tally[tuple[str, str]]]:
-        """New answers by arm, kind and class. Until all have told, each keeps its place."""
+        """Return new answers by arm, kind and class; counters stay unread until all reported."""
         tallies: dict[bool, Tally[tuple[str, str]]] = {True: Tally(), False: Tally()}
         if not reading.all_told:
             return tallies
@@ -183,7 +183,7 @@ class IntervalCounter:
 
 
 def _went_on(before: Predictions, now: Predictions) -> bool:
-    """Whether `now` counts on from `before`: else its process began anew."""
+    """Whether `now` continues the counts of `before`; if not, the process restarted."""
     return all(now.counts.get(label, 0) >= count for label, count in before.counts.items())
 
 
@@ -207,12 +207,12 @@ def _arm(before: ArmStatistics, now: ArmStatistics, classes: Tally[tuple[str, st
 
 
 def _cold(counts: ArmCounts) -> ArmCounts:
-    """How requests ended, and nothing of what a warm-up changes: caches, connections, threads."""
+    """Return only outcomes, without metrics that a warm-up of caches or connections changes."""
     return msgspec.structs.replace(counts, latency=LatencyCounts(), classes={}, scores={})
 
 
 def _at_most(counts: ArmCounts, requests: float) -> ArmCounts:
-    """Counts of which all beyond `requests` is left out in proportion."""
+    """Return `counts` scaled down to at most `requests`."""
     if counts.requests <= requests:
         return counts
     part = requests / counts.requests
@@ -225,13 +225,13 @@ def _at_most(counts: ArmCounts, requests: float) -> ArmCounts:
 
 
 def share_of(split: Split) -> float:
-    """The candidate's share of the requests to both; 0 without any."""
+    """Return the candidate's share of the requests to both arms; 0 without requests."""
     total = sum(split)
     return split[0] / total if total else 0.0
 
 
 def _smaller(answered: Split, split: Split, pairs: int) -> int:
-    """Requests of the smaller arm that has a weight; pairs where only copies are sent."""
+    """Return the requests of the smaller arm with a weight, or the pairs in shadow mode."""
     counts = [count for count, weight in zip(answered, split, strict=True) if weight]
     return min(counts) if split[0] else pairs
 
@@ -240,18 +240,18 @@ _MOST_WAITING: Final = 50_000
 _MOST_WAITING_BYTES: Final = 64 << 20
 _LONGEST_WAIT_S: Final = 60.0
 _MOST_DISTANCE: Final = 1e100
-"""Of one pair; sums of larger numbers could become infinite, which JSON cannot express."""
+"""Largest distance of a pair: larger sums could become infinite, which JSON cannot express."""
 
 
 @dataclass(slots=True)
 class _Waiting:
-    """Answers of one arm that have no counterpart yet, the oldest first."""
+    """Answers of one arm without counterpart, oldest first."""
 
     answers: OrderedDict[str, tuple[float, RecordedAnswer]] = field(default_factory=OrderedDict)
     size_bytes: int = 0
 
     def add(self, answer: RecordedAnswer, now: float) -> None:
-        """Keep an answer; the oldest go when they are too many, too large or too old."""
+        """Add an answer; drop the oldest ones beyond the bounds of number, size and age."""
         self.pop(answer.answer_id)
         self.answers[answer.answer_id] = (now, answer)
         self.size_bytes += answer.size_bytes
@@ -263,7 +263,7 @@ class _Waiting:
             self.pop(oldest)
 
     def pop(self, answer_id: str) -> RecordedAnswer | None:
-        """Remove an answer and return it; None if it is not here."""
+        """Remove an answer and return it; None if absent."""
         _, answer = self.answers.pop(answer_id, (0.0, None))
         if answer is not None:
             self.size_bytes -= answer.size_bytes
@@ -272,10 +272,10 @@ class _Waiting:
 
 @dataclass(slots=True, kw_only=True)
 class Pairing:
-    """Holds answers until their counterpart comes; bounded in number, in bytes and in age.
+    """Holds answers until their counterpart arrives; bounded in number, bytes and age.
 
     Answers are paired by the id that the gateway gives a request and its copy. Callers cannot
-    choose it, and which answers are let go does not depend on what they say.
+    choose it, and dropping does not depend on the content of an answer.
     """
 
     metric: DisagreementSpec
@@ -287,7 +287,7 @@ class Pairing:
     _distance: float = 0.0
 
     def add_primary(self, answers: Iterable[RecordedAnswer], now: float) -> None:
-        """Take answers that callers got."""
+        """Add answers that callers got."""
         for answer in answers:
             copy = self._shadow.pop(answer.answer_id)
             if copy is None:
@@ -296,7 +296,7 @@ class Pairing:
                 self._compare(answer, copy)
 
     def add_shadow(self, answers: Iterable[RecordedAnswer], now: float) -> None:
-        """Take answers to copies."""
+        """Add answers to copies of requests."""
         for answer in answers:
             original = self._primary.pop(answer.answer_id)
             if original is None:
@@ -305,7 +305,7 @@ class Pairing:
                 self._compare(original, answer)
 
     def take(self) -> PairCounts:
-        """Return what was counted since the last call."""
+        """Return the counts since the last call."""
         counts = PairCounts(
             pairs=self._pairs,
             disagreements=self._disagreements,
@@ -318,21 +318,21 @@ class Pairing:
 
     def _compare(self, primary: RecordedAnswer, shadow: RecordedAnswer) -> None:
         if primary.failed:
-            return  # there is nothing to agree with
+            return  # nothing to compare
         if shadow.failed:
             self._unanswered += 1
             return
         self._pairs += 1
-        if primary.outputs != shadow.outputs:  # byte for byte, which most pairs are equal by
+        if primary.outputs != shadow.outputs:  # bytes: most pairs are identical
             self._disagreements += not agree(primary, shadow, self.metric)
             self._distance += distance(primary, shadow)
 
 
 def agree(primary: RecordedAnswer, shadow: RecordedAnswer, metric: DisagreementSpec) -> bool:
-    """Whether two answers have the same outputs, and their values the same shapes and are near.
+    """Whether two answers have the same outputs and shapes, and values within the tolerances.
 
-    Floats are near within the metric's tolerances, whatever their precision. Integers, booleans and
-    texts must be equal, integers whatever their width.
+    Floats of any precision may differ by the metric's tolerances. Integers of any width, booleans
+    and texts must be equal.
     """
     outputs = {tensor.name: tensor for tensor in primary.outputs}
     others = {tensor.name: tensor for tensor in shadow.outputs}
@@ -342,7 +342,7 @@ def agree(primary: RecordedAnswer, shadow: RecordedAnswer, metric: DisagreementS
 
 
 def distance(primary: RecordedAnswer, shadow: RecordedAnswer) -> float:
-    """Mean absolute difference of the finite numbers in two answers; 0 where there are none."""
+    """Return the mean absolute difference of the finite numbers in two answers; 0 without any."""
     others = {tensor.name: tensor for tensor in shadow.outputs}
     total, count = 0.0, 0
     for tensor in primary.outputs:

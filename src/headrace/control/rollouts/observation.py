@@ -1,4 +1,4 @@
-"""What one rollout under way looks like to the gateway and to its replicas."""
+"""Observation of one running rollout: its arms, replicas, route and readings."""
 
 import hashlib
 import logging
@@ -36,15 +36,15 @@ _LOG: Final = logging.getLogger("headrace.control")
 CANDIDATE: Final = "candidate"
 _ANSWERS_PER_S: Final = 1000.0
 _ANSWER_BYTES_PER_S: Final = 1 << 20
-"""Of one replica: what pairing keeps in a minute fits into its memory."""
+"""Limit of one replica's answers, so that a minute of them fits into the memory of pairing."""
 _LONGEST_GAP_S: Final = 10.0
 
 
 @dataclass(slots=True, kw_only=True)
 class RolloutWatch:
-    """Everything that is counted for one rollout, and for how long it was watched.
+    """All counts of one rollout, and how long it was observed.
 
-    `saved_at` and `_ticked_at` are of the monotonic clock, `judged_at` is of `elapsed_s`.
+    `saved_at` and `_ticked_at` are monotonic, `judged_at` is on the scale of `elapsed_s`.
     """
 
     evidence: RolloutEvidenceState
@@ -56,18 +56,18 @@ class RolloutWatch:
     verdict: RolloutVerdict | None = None
     judged_at: float = 0.0
     units: UnitTally | None = None
-    """What is stored of callers; None until it was read."""
+    """Stored sums by caller; None until they were read."""
     positions: dict[str, tuple[int, int]] = field(default_factory=dict)
-    """How far each replica's answers were read, and of which process."""
+    """Process and read position of each replica's answers."""
     rewards: tuple[RewardSums, RewardSums] | None = None
     _ticked_at: float = 0.0
     rewards_due: float = 0.0
     has_failed: bool = False
-    """Whether the candidate was found not to stay up."""
+    """Whether the candidate crashes repeatedly."""
 
     @classmethod
     def over(cls, record: RolloutRecord, now: float) -> "RolloutWatch":
-        """The watch of a rollout that begins, or goes on after a restart, at monotonic `now`."""
+        """Return the watch of a rollout that begins or continues at monotonic `now`."""
         settings = record.state.settings
         evidence = _evidence_of(record)
         arms = (*record.source.arms, *record.target.arms)
@@ -77,7 +77,7 @@ class RolloutWatch:
         if any(arm.revision.pool for arm in arms):
             evidence.leave_out("crashes", "the processes of a pool serve several versions")
         metric = settings.metrics.disagreement or DisagreementSpec()
-        # What people call the two arms.
+        # Names of the two arms for people.
         old = " and ".join(arm.key for arm in record.source.arms)
         return cls(
             evidence=evidence,
@@ -92,23 +92,23 @@ class RolloutWatch:
         )
 
     def elapsed(self, now: float) -> float:
-        """For how long the rollout was watched until monotonic `now`, in seconds.
+        """Return the seconds for which the rollout was observed until monotonic `now`.
 
-        Of a gap between two looks a few seconds count at most: a process that was stopped, or a
-        machine that slept, could judge no more than a control plane that was away.
+        A gap between two readings counts a few seconds at most, because a stopped process or a
+        sleeping machine observes nothing.
         """
         self.elapsed_s += min(max(now - self._ticked_at, 0.0), _LONGEST_GAP_S)
         self._ticked_at = now
         return self.elapsed_s
 
     def judge(self, timestamp: float) -> None:
-        """Ask what all that was counted says, `at` seconds since 1970, and keep the intervals."""
+        """Compute the verdict from all counts at `timestamp` (Unix time), and store the intervals."""
         self.verdict = self.evidence.verdict(timestamp, self.names)
         self.judged_at = self.elapsed_s
         self.evidence.note(self.verdict)
 
     def note_predictions(self, reports: Iterable[ReplicaReport]) -> None:
-        """Do without predictions if the model's output is nothing that can be counted."""
+        """Ignore predictions if the model's output cannot be counted."""
         for report in reports:
             counted = report.predictions
             if counted is not None and not counted.kind and counted.skipped:
@@ -116,25 +116,25 @@ class RolloutWatch:
                 self.evidence.leave_out("predictions", why)
 
     def after(self, replica: Replica) -> int:
-        """From where a replica's answers are read."""
+        """Return the position from which a replica's answers are read."""
         process, cursor = self.positions.get(replica.name, (replica.process, 0))
         return cursor if process == replica.process else 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LiveRollout:
-    """A rollout's arms, replicas and route as they are now."""
+    """A rollout with its current arms, replicas and route."""
 
     record: RolloutRecord
     endpoint: DesiredEndpoint
     route: EndpointRoute | None
     replicas: Sequence[Replica]
     hosted: Mapping[str, frozenset[str]]
-    """Which revisions each copy of a pool answers for."""
+    """Revisions that each replica of a pool serves."""
 
     @classmethod
     def of(cls, record: RolloutRecord, target_state: TargetState) -> "LiveRollout | None":
-        """The view of `record`; None if its endpoint is gone."""
+        """Return the view of `record`; None if its endpoint is gone."""
         reconciler = target_state.reconciler
         endpoint = target_state.effective_endpoint(record.endpoint)
         if endpoint is None:
@@ -157,20 +157,20 @@ class LiveRollout:
 
     @property
     def candidate(self) -> DesiredArm | None:
-        """The new version's arm."""
+        """Arm of the new version."""
         return self.endpoint.arm(self.record.target.arms[0].key)
 
     @property
     def comparison(self) -> list[DesiredArm]:
-        """What the candidate is compared with: the fresh baseline if there is one, else the old."""
+        """Arms that the candidate is compared with: the baseline if there is one, else the old ones."""
         fresh = [arm for arm in self.endpoint.arms if arm.role == BASELINE]
         return fresh or [arm for arm in self.endpoint.arms if arm is not self.candidate]
 
     @property
     def in_force(self) -> bool:
-        """Whether the gateway acknowledged what the rollout asks for.
+        """Whether the gateway acknowledged the route that the rollout requests.
 
-        The candidate can be reached too, though it may get no share: a preview asks it by name.
+        The candidate must be reachable even without a share: a preview calls it by name.
         """
         if self.route is None or not is_routed_as_desired(self.endpoint, self.route):
             return False
@@ -183,7 +183,7 @@ class LiveRollout:
         """Whether all replicas that the new split needs were ready.
 
         Args:
-            healthy: By the key of each arm that is somebody else's server.
+            healthy: Health by arm key, of arms that are upstreams.
         """
         fresh = [arm for arm in self.endpoint.arms if arm is self.candidate or arm.role == BASELINE]
         return all(self._arm_is_ready(arm, healthy) for arm in fresh)
@@ -199,7 +199,7 @@ class LiveRollout:
 
     @property
     def failure(self) -> str:
-        """Why the candidate cannot become ready, or does not stay up; empty while it may."""
+        """Return why the candidate cannot become ready or crashes; empty otherwise."""
         arm = self.candidate
         for replica in self._replicas_of(arm) if arm else ():
             gave_up = replica.failures >= MANY_FAILURES and replica.phase is not ReplicaPhase.READY
@@ -213,19 +213,19 @@ class LiveRollout:
         return arm is not None and replica.revision_id == arm.revision.id
 
     def is_compared(self, replica: Replica) -> bool:
-        """Whether `replica` is one that the candidate is compared with."""
+        """Whether the candidate is compared with `replica`."""
         return any(replica.revision_id == arm.revision.id for arm in self.comparison)
 
     def split(self) -> Split | None:
-        """The weights of candidate and comparison in force; None while others are asked for.
+        """Return the weights of candidate and comparison in force; None while others are requested.
 
-        Also while an arm with a weight cannot answer, as it gave its share to the others.
+        Also None while an arm with a weight cannot answer, because the others get its share.
         """
         return self.weights if self.in_force and all(self._is_alive()) else None
 
     @property
     def weights(self) -> Split | None:
-        """The same as far as they are asked for and the gateway knows them, dead arms included."""
+        """Return the requested weights that the gateway acknowledged, dead arms included, or None."""
         arm, route = self.candidate, self.route
         if arm is None or route is None or route.held or route.split_id != self.endpoint.split_id:
             return None
@@ -234,7 +234,7 @@ class LiveRollout:
         return arm.weight, sum(other.weight for other in self.comparison)
 
     def _is_alive(self) -> tuple[bool, bool]:
-        """Whether candidate and comparison can answer what they have a weight for."""
+        """Return whether candidate and comparison can answer the requests of their weights."""
         arms = self.route.arms if self.route is not None else ()
         dead = {arm.key for arm in arms if arm.weight and not arm.is_live}
         key = self.candidate.key if self.candidate is not None else ""
@@ -248,7 +248,7 @@ class LiveRollout:
         totals: Mapping[tuple[str, str], ArmStatistics],
         reports: Mapping[str, ReplicaReport],
     ) -> RolloutReading:
-        """What the gateway and the replicas have counted, put together by arm."""
+        """Return the counts of the gateway and the replicas, combined by arm."""
         name, arm = self.record.endpoint, self.candidate
         return RolloutReading(
             time_s=now,
@@ -271,7 +271,7 @@ class LiveRollout:
         )
 
     def deaths(self) -> list[ReplicaDeaths]:
-        """How often each replica of the two arms died by itself."""
+        """Return the crashes of each replica of the two arms."""
         return [
             ReplicaDeaths(
                 name=replica.name,
@@ -287,10 +287,10 @@ class LiveRollout:
     def observe(
         self, replica: Replica, received_per_s: float, answer_bytes: float = 0.0
     ) -> Observe:
-        """What a replica of this endpoint shall look at.
+        """Return what a replica of this endpoint must observe.
 
         Args:
-            answer_bytes: How large its answers are, kept and sent; 0 while that is unknown.
+            answer_bytes: Mean size of its recorded answers in bytes; 0 while unknown.
         """
         settings = self.record.state.settings
         predictions, disagreement = settings.metrics.predictions, settings.metrics.disagreement
@@ -306,30 +306,30 @@ class LiveRollout:
 
     @property
     def answering(self) -> list[Replica]:
-        """The ready replicas of the two arms that are compared."""
+        """Return the ready replicas of the two compared arms."""
         return [r for r in self.replicas if r.phase is ReplicaPhase.READY and self.is_counted(r)]
 
     def is_counted(self, replica: Replica) -> bool:
-        """Whether the replica belongs to one of the two arms that are compared."""
+        """Whether the replica belongs to one of the two compared arms."""
         return self.is_candidate(replica) or self.is_compared(replica)
 
     @property
     def needs_answers(self) -> bool:
-        """Whether single answers are looked at, and not only their counts."""
+        """Whether single answers are read, and not only their counts."""
         settings = self.record.state.settings
         is_paired = isinstance(settings, ShadowSpec)
         return is_paired or self.needs_assignments or self.endpoint.sticky is not None
 
     @property
     def needs_assignments(self) -> bool:
-        """Whether it is remembered who answered which request, for feedback that may come."""
+        """Whether the arm of each request is stored for later feedback."""
         settings = self.record.state.settings
         return settings.metrics.reward is not None or isinstance(settings, AbSpec)
 
     def assignments(
         self, replica: Replica, answers: Iterable[RecordedAnswer], now: float
     ) -> list[Assignment]:
-        """Who answered these requests."""
+        """Return the arm that answered each of these requests."""
         arm = CANDIDATE if self.is_candidate(replica) else BASELINE
         return [
             Assignment(
@@ -339,13 +339,13 @@ class LiveRollout:
                 unit=unit_digest(self.record.id, answer.unit or answer.answer_id),
                 at=now,
             )
-            for answer in answers  # failed ones too: who was sent where is not how it ended
+            for answer in answers  # failed ones too: assignment is independent of outcome
         ]
 
     def _answers_percent(self, received_per_s: float, answer_bytes: float) -> int:
-        """All answers where feedback may name any; else so many that pairing keeps up.
+        """Return the percentage of answers to record: 100 for feedback, else what pairing can process.
 
-        How large answers are decides about all of them alike, never about one.
+        The size of answers affects the percentage of all answers, never a single answer.
         """
         if not self.needs_answers:
             return 0
@@ -357,7 +357,7 @@ class LiveRollout:
     def _heard(self, reports: Mapping[str, ReplicaReport]) -> frozenset[tuple[str, int]] | None:
         arms = [arm for arm in (self.candidate, *self.comparison) if arm is not None]
         if any(arm.revision.upstream is not None for arm in arms):
-            return None  # somebody else's server does not tell who called
+            return None  # upstreams do not report their callers
         is_told = all(
             (report := reports.get(replica.name)) is not None
             and _observed_key(report) == self.record.id
@@ -385,7 +385,7 @@ class LiveRollout:
 
 
 def _evidence_of(record: RolloutRecord) -> RolloutEvidenceState:
-    """What was counted for a rollout so far; nothing if another version of Headrace counted it."""
+    """Return a rollout's stored evidence; empty if another version of Headrace stored it."""
     settings = record.state.settings
     if not record.evidence:
         return RolloutEvidenceState.start(settings)
@@ -398,7 +398,7 @@ def _evidence_of(record: RolloutRecord) -> RolloutEvidenceState:
 
 
 def _observed_key(report: ReplicaReport) -> str:
-    """The rollout that a replica counts its predictions for; empty for none."""
+    """Return the rollout that a replica counts its predictions for; empty for none."""
     observing = report.observing
     return msgspec.json.decode(observing, type=Observe).key if observing else ""
 
@@ -406,10 +406,10 @@ def _observed_key(report: ReplicaReport) -> str:
 def batch_of(
     assignments: Sequence[Assignment], *, share: float, positions: dict[str, tuple[int, int]]
 ) -> UnitBatch:
-    """Answers by caller. Who is new counts for the arm of the first one.
+    """Return answers by caller. A new caller counts for the arm of its first answer.
 
-    Whom a later step moves to the other arm was drawn by an earlier one: only those who are drawn
-    now tell whether its share is kept.
+    A caller that a later step moves to the other arm was assigned in an earlier step: only callers
+    assigned now show whether the split follows its share.
     """
     arms: dict[str, str] = {}
     for assignment in assignments:
@@ -423,5 +423,5 @@ def batch_of(
 
 
 def unit_digest(rollout: str, unit: str) -> str:
-    """What stands for a caller in the store: nobody can read from it who it was."""
+    """Return a caller's digest for the store, which does not reveal the caller."""
     return hashlib.sha256(f"{rollout}\0{unit}".encode()).hexdigest()[:16]

@@ -26,7 +26,7 @@ Shown = TypeVar("Shown", "StepStatus", "MetricStatus", "OutlookStatus", "Interva
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepStatus:
-    """One step of a canary: its weight in percent, and what ends it."""
+    """One step of a canary: its weight in percent, and its end condition."""
 
     weight: int
     pause_s: float
@@ -37,10 +37,9 @@ class StepStatus:
 class MetricStatus:
     """One metric of a verdict.
 
-    Both arms' numbers, how the candidate differs (`effect`, in `unit`), its bounds `low` and
-    `high`, each of which holds at all times at once with probability 1 - `alpha` at least, the
-    `margin` that is tolerated, and the samples of baseline and candidate. Null: not known yet, or
-    without bound.
+    It has both arms' numbers, the candidate's difference (`effect`, in `unit`), its bounds `low` and
+    `high`, each valid at all times simultaneously with probability 1 - `alpha` or more, the
+    tolerated `margin`, and the samples of baseline and candidate. Null: unknown, or no bound.
     """
 
     metric: str
@@ -59,7 +58,7 @@ class MetricStatus:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VerdictStatus:
-    """The newest verdict: `promote`, `roll_back` or `wait`, when, why."""
+    """The newest verdict (`promote`, `roll_back` or `wait`), its time and reason."""
 
     outcome: str
     at: float
@@ -69,7 +68,7 @@ class VerdictStatus:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArmRequests:
-    """How many requests each side of the comparison has answered so far."""
+    """Requests that each side of the comparison has answered so far."""
 
     baseline: int = 0
     candidate: int = 0
@@ -81,9 +80,9 @@ class OutlookStatus:
 
     requests_per_s: float
     good_s: float | None
-    """Until a version as good as the old one has passed all steps."""
+    """Seconds until a version as good as the old one has passed all steps."""
     worse_s: float | None
-    """Until one worse by twice the margin is rolled back."""
+    """Seconds until a version worse by twice the margin is rolled back."""
     max_duration_s: float
     suffices: bool
     """Whether `good_s` is within `max_duration_s`."""
@@ -91,7 +90,7 @@ class OutlookStatus:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RolloutStatus:
-    """One rollout, from what to what, and where it is.
+    """One rollout: its old and new versions and its progress.
 
     Times are seconds since 1970, weights percent. `step` counts from 0 and points into `steps`,
     which only a canary has. `weight` is the new version's share now, `baseline_weight` that of
@@ -103,7 +102,7 @@ class RolloutStatus:
     strategy: str
     phase: str
     over: bool
-    """Nothing but a person's word moves it on."""
+    """Whether it has ended; only a command of a user changes it."""
     from_version: str
     to_version: str
     from_model: str
@@ -115,10 +114,10 @@ class RolloutStatus:
     steps: tuple[StepStatus, ...]
     began: float
     since: float
-    """When `phase` began."""
+    """Time at which `phase` began."""
     duration_s: float
-    """How long it was watched so far, or until it was over. `requests` are those that were
-    compared; `counted` is all that was, such as pairs of answers and those that disagree.
+    """Seconds for which it was observed until now or its end. `requests` are the compared ones;
+    `counted` has all counts, such as pairs of answers and disagreements.
     """
     reason: str
     actor: str
@@ -126,11 +125,11 @@ class RolloutStatus:
     requests: ArmRequests
     counted: Mapping[str, float]
     outlook: OutlookStatus | None = None
-    """While a verdict is waited for, where it can be estimated."""
+    """Estimated time to a verdict; null if none is pending or it cannot be estimated."""
     notes: tuple[str, ...] = ()
-    """The same in words, or what its settings mean that is easily overlooked."""
+    """The outlook as text, and consequences of the settings that are easily overlooked."""
     problem: str = ""
-    """Why it waits though it should go on: looking after it failed. Empty if nothing is wrong."""
+    """Error that keeps it from advancing; empty if there is none."""
 
 
 def rollout_status(
@@ -140,13 +139,13 @@ def rollout_status(
     expected: Outlook | None = None,
     problem: str = "",
 ) -> RolloutStatus:
-    """The document of `record`.
+    """Return the status document of `record`.
 
     Args:
-        counted: As `Evidence.summary` has it; empty or None takes the verdict's samples for the
-            requests.
-        expected: What is to be expected at the present rate of requests.
-        problem: As `RolloutDriver.problem` has it.
+        counted: The result of `Evidence.summary`; if empty or None, the verdict's samples count as
+            the requests.
+        expected: The outlook at the present rate of requests.
+        problem: The result of `RolloutDriver.problem`.
     """
     state = record.state
     old, new = _main_arm(record.source), _new_arm(record.source, record.target)
@@ -184,7 +183,7 @@ def rollout_status(
 
 
 def strategy_of(settings: RolloutSpec) -> StrategyName:
-    """What people call this kind of rollout."""
+    """Return the strategy's name for users."""
     match settings:
         case CanarySpec():
             return StrategyName.CANARY
@@ -197,7 +196,7 @@ def strategy_of(settings: RolloutSpec) -> StrategyName:
 
 
 def _shown(kind: type[Shown], source: object) -> Shown:
-    """The fields of `source` that a document has, as JSON can hold them: no infinite numbers."""
+    """Return the fields of `source` that a document has, with infinite numbers replaced for JSON."""
     values: dict[str, Any] = {}
     for name in (field.name for field in fields(kind)):
         value = getattr(source, name)
@@ -207,12 +206,12 @@ def _shown(kind: type[Shown], source: object) -> Shown:
 
 
 def _main_arm(endpoint: DesiredEndpoint) -> DesiredArm | None:
-    """The arm with the largest weight; the first of equals."""
+    """Return the arm with the largest weight; the first of equals."""
     return max(endpoint.arms, key=lambda arm: arm.weight, default=None)
 
 
 def _new_arm(source: DesiredEndpoint, target: DesiredEndpoint) -> DesiredArm | None:
-    """The arm that `source` does not have; the main one if it has all."""
+    """Return the arm that `source` does not have; the main one if it has all."""
     revision_ids = {arm.revision.id for arm in source.arms}
     new = next((arm for arm in target.arms if arm.revision.id not in revision_ids), None)
     return new or _main_arm(target)
@@ -243,7 +242,7 @@ def _requests(verdict: RolloutVerdict | None, counted: Mapping[str, float]) -> A
 class IntervalPoint:
     """A metric's numbers at one time: `at` in seconds since 1970, the rest in the metric's unit.
 
-    As `MetricStatus` has them. Null: not known then, or without bound.
+    The numbers are those of `MetricStatus`. Null: unknown then, or no bound.
     """
 
     at: float
@@ -257,8 +256,8 @@ class IntervalPoint:
 class SequenceView:
     """A metric's confidence sequence, the oldest point first.
 
-    `low` and `high` of all points together hold at all times at once with the confidence that the
-    rollout's verdict tells. A metric that a fixed threshold decided is there twice, in two units.
+    `low` and `high` of all points are valid simultaneously with the confidence of the rollout's
+    verdict. A metric decided by a fixed threshold is listed twice, in two units.
     """
 
     metric: str
@@ -268,9 +267,9 @@ class SequenceView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RolloutEvidence:
-    """How a rollout's metrics were over its life.
+    """A rollout's metrics over its life.
 
-    At most 120 points a metric, `step_s` seconds apart at least; the newest may be closer.
+    At most 120 points per metric, at least `step_s` seconds apart; the newest may be closer.
     """
 
     id: str
@@ -280,7 +279,7 @@ class RolloutEvidence:
 
 
 def rollout_evidence(record: RolloutRecord, sequences: Sequences) -> RolloutEvidence:
-    """The document of a rollout's confidence sequences."""
+    """Return the document of a rollout's confidence sequences."""
     return RolloutEvidence(
         id=record.id,
         endpoint=record.endpoint,

@@ -1,6 +1,6 @@
 """Conversion of a model in a sandboxed process.
 
-Not forked from the fork server: converters are large, and a conversion may take a second longer.
+It is not forked from the fork server: converters are large, and 1 s more is acceptable.
 """
 
 import contextlib
@@ -44,10 +44,10 @@ _PROGRAM: Final = "headrace.optimize.convert.process"
 
 
 def source_signature(sandbox: Sandbox, request: ConvertRequest) -> ModelSignature:
-    """What the source of a conversion takes and gives.
+    """Return the inputs and outputs of a conversion's source.
 
     Raises:
-        HeadraceError: As `converted_model`.
+        HeadraceError: Same errors as `converted_model`.
     """
     request = msgspec.structs.replace(request, describe_only=True)
     with _ran(sandbox, request) as (result, _):
@@ -66,16 +66,16 @@ def converted_model(
     memory_bytes: int | None = None,
     program: str = _PROGRAM,
 ) -> Iterator[tuple[Path, Conversion]]:
-    """The converted model, which is gone afterwards, and how it compares.
+    """Yield the converted model, which is removed afterwards, and its comparison with the source.
 
     Args:
         filename: The name of the model's file.
-        rows: Rows to compare with, as the source takes them.
-        memory_bytes: The most memory that it may take; None goes by the model's size.
+        rows: Rows to compare with, in the source's input format.
+        memory_bytes: Memory limit of the process; None derives it from the model's size.
 
     Raises:
-        UnsupportedModelError: It cannot be converted, or answers too differently.
-        CodeNotAllowedError: It would run code; nothing of it was run.
+        UnsupportedModelError: It cannot be converted, or its answers differ too much.
+        CodeNotAllowedError: It would run code; none of it was run.
         InvalidArgumentError: The source does not take the rows.
         FailedPreconditionError: A package is not installed.
     """
@@ -86,7 +86,7 @@ def converted_model(
         model = Path(directory) / filename
         with ran as (result, own):
             assert result.conversion is not None, "it went well"
-            try:  # no link that it may have put there is followed
+            try:  # do not follow links that the program left
                 with open_result(own / MODEL) as stream, model.open("xb") as file:
                     shutil.copyfileobj(stream, file)
             except OSError as error:
@@ -105,13 +105,13 @@ def _ran(
     memory_bytes: int | None = None,
     program: str = _PROGRAM,
 ) -> Iterator[tuple[ConvertResult, Path]]:
-    """A result without an error, and the directory where the process left its files."""
+    """Yield a successful result and the directory of the process's files."""
     path = Path(request.path)
     with SandboxedRun.beside_copy(path, sandbox, SandboxPurpose.CONVERSION) as (run, copy):
         run.write_request(REQUEST, msgspec.structs.replace(request, path=str(copy)))
         if rows is not None:
             np.savez(run.own / GIVEN, allow_pickle=False, **rows)
-            (run.own / GIVEN).chmod(0o644)  # the program may be another user
+            (run.own / GIVEN).chmod(0o644)  # the program may run as another user
         limits = SandboxLimits(
             timeout_s=timeout_s,
             timeout_reason=f"it was not converted within {timeout_s:g} s",

@@ -46,7 +46,7 @@ from headrace.optimize.profiling.overhead import (
 from headrace.serving.memory import available_bytes
 
 GRACE_S: Final = 60.0
-"""Beyond its budget, for a model that loads slowly or whose last run takes long."""
+"""Seconds beyond the budget, for a slow load or a long last run."""
 FILE_BYTES: Final = 1 << 30
 _MAX_LINE_BYTES: Final = 1 << 20
 _MAX_EVENTS: Final = 10_000
@@ -63,16 +63,16 @@ def measure(
     memory_bytes: int | None = None,
     program: str = _WORKER,
 ) -> Measured:
-    """What was measured until it was done, failed, or somebody pressed Ctrl-C.
+    """Return the measurements until the profile is complete, fails, or is stopped by Ctrl-C.
 
     Args:
-        on_event: Called with each event as it comes.
-        grace_s: Time beyond the budget.
-        memory_bytes: The most memory that it may take; None goes by what the machine has.
+        on_event: Called with each event.
+        grace_s: Seconds beyond the budget.
+        memory_bytes: Memory limit of the process; None derives it from the machine's memory.
 
     Raises:
         UnsupportedModelError: Nothing could be measured; the message says why.
-        CodeNotAllowedError: It would run code; nothing of it was run.
+        CodeNotAllowedError: It would run code; none of it was run.
         FailedPreconditionError: A package is not installed.
     """
     path = Path(request.path)
@@ -126,9 +126,9 @@ _ROUNDS: Final = 16
 _SHORT_S: Final = 0.005
 _LAST: Final = 3
 _ALONE: Final = 0.6
-"""Of the time; the rest is for requests that come together."""
+"""Share of the time for single requests; the rest is for concurrent requests."""
 _MOST_GENTLE: Final = 300
-"""Requests to what serves others, too."""
+"""Most requests to an endpoint that also serves other callers."""
 _CHUNK_BYTES: Final = 1 << 18
 _OK: Final = b"HTTP/1.1 200"
 _READY_S: Final = 60.0
@@ -148,10 +148,10 @@ def replica_overhead(
     length: int,
     budget_s: float,
 ) -> Overhead:
-    """The overhead of a replica that is started for this, confined, and stopped again.
+    """Return the overhead of a sandboxed replica that is started and stopped for this measurement.
 
     Raises:
-        HeadraceError: It does not start, or does not answer.
+        HeadraceError: The replica does not start, or does not answer.
     """
     with SandboxedRun.beside_copy(path, sandbox, SandboxPurpose.PROFILE, file_bytes=FILE_BYTES) as (
         run,
@@ -200,14 +200,14 @@ def endpoint_overhead(
     budget_s: float,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Overhead:
-    """The overhead of an endpoint that runs, asked one by one through its gateway.
+    """Return the overhead of a running endpoint, measured by single requests through its gateway.
 
     Args:
-        replica: That of a replica of its own: which copy answers here, and how long that ran, is
-            not known from outside.
+        replica: Overhead of a separate replica: from outside it is unknown which replica answers
+            here, and how long its run took.
 
     Raises:
-        HeadraceError: It does not answer.
+        HeadraceError: The endpoint does not answer.
     """
     inputs = example_inputs(client.signature(endpoint), variable=max(length, 1))
     until = clock() + budget_s
@@ -246,7 +246,7 @@ def _started(
 
 @contextmanager
 def _pinned(cores: Sequence[int]) -> Iterator[None]:
-    """Have this thread, and what it starts, on these cores; on all of them if none is named."""
+    """Pin this thread and its children to these cores; to all cores if the list is empty."""
     cpus = os.sched_getaffinity(0)
     os.sched_setaffinity(0, cores or cpus)
     try:
@@ -271,12 +271,12 @@ def _is_ready(uds: str) -> bool:
             connection.connect(uds)
             connection.sendall(f"GET /v2/models/{NAME}/ready HTTP/1.1\r\nhost: x\r\n\r\n".encode())
             return connection.recv(_CHUNK_BYTES).startswith(_OK)
-        except OSError:  # it does not listen yet
+        except OSError:  # the server does not listen yet
             return False
 
 
 def _message(inputs: Tensors) -> bytes:
-    """The bytes of a request, as the client sends them."""
+    """Return the bytes of a request, as the client sends them."""
     message = HttpWire().infer(InferRequest(model_name=NAME, inputs=inputs)).message
     content = message.content or b""
     head = [f"{message.method} {message.path} HTTP/1.1", "host: localhost"]
@@ -287,10 +287,10 @@ def _message(inputs: Tensors) -> bytes:
 
 @contextmanager
 def _connections(uds: str, count: int) -> Iterator[list[socket.socket]]:
-    """Open connections to a replica.
+    """Yield open connections to a replica.
 
     Raises:
-        UnavailableError: It does not answer on them.
+        UnavailableError: The replica does not answer on them.
     """
     with ExitStack() as stack:
         try:
@@ -306,10 +306,10 @@ def _connections(uds: str, count: int) -> Iterator[list[socket.socket]]:
 
 
 def _ask_all(connections: Sequence[socket.socket], message: bytes, rounds: int = 1) -> float:
-    """Keep a request under way on each connection; the seconds until the last was answered.
+    """Send requests on all connections in parallel; return the seconds until the last answer.
 
     Args:
-        rounds: How many requests each connection carries: with many, something always waits.
+        rounds: Requests per connection; with many, requests are always queued.
     """
     started = time.perf_counter()
     for connection in connections:
@@ -334,7 +334,7 @@ def _read_answer(connection: socket.socket) -> None:
 
 
 def _whole(data: bytes) -> int:
-    """How long the answer at the beginning of `data` is; 0 while some of it is missing."""
+    """Return the length of the answer at the beginning of `data`; 0 while it is incomplete."""
     header_end = data.find(b"\r\n\r\n")
     if header_end < 0:
         return 0
@@ -346,7 +346,7 @@ def _whole(data: bytes) -> int:
 
 
 def _totals(client: Client, model: str, pid: int | None = None) -> ReplicaTotals:
-    """What a replica did so far, by Triton's statistics and, with its `pid`, by the kernel's."""
+    """Return a replica's totals from Triton's statistics and, with its `pid`, from the kernel."""
     stats = client.statistics(model)["model_stats"]
     infer = [entry["inference_stats"]["compute_infer"] for entry in stats]
     batches = [batch["compute_infer"] for entry in stats for batch in entry["batch_stats"]]
@@ -359,5 +359,5 @@ def _totals(client: Client, model: str, pid: int | None = None) -> ReplicaTotals
 
 
 def _loop_s(pid: int) -> float:
-    """Processor time of a process's first thread, where its event loop is."""
+    """Return the CPU seconds of a process's first thread, which runs its event loop."""
     return int(Path(f"/proc/{pid}/task/{pid}/schedstat").read_text().split()[0]) / 1e9

@@ -50,41 +50,41 @@ _Result = TypeVar("_Result", bound=msgspec.Struct)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SandboxLimits:
-    """What a program may take, and the reasons that are given for one that took more."""
+    """Limits of a program, and the error texts for exceeding them."""
 
     timeout_s: float
     timeout_reason: str
     memory_bytes: int
     activity: str = ""
-    """Said of one that took too much memory, as ` while it loaded`."""
+    """Suffix of the error for too much memory, such as ` while it loaded`."""
 
 
 @dataclass(slots=True, kw_only=True)
 class SandboxedProgram:
-    """A program that runs; its process launches it, waits for it, and ends as it ends."""
+    """A running program; its process launches it, waits for it, and exits with its status."""
 
     process: Process
     log: IO[bytes]
     report: Path
     output: int | None
-    """Where its standard output is read; None if that is a part of its log."""
+    """Descriptor of its standard output; None if the output goes to its log."""
     since: float = field(default_factory=time.monotonic)
-    """What its time counts from, in monotonic seconds."""
+    """Monotonic time from which its time limit counts."""
     reason: str = ""
-    """Why it had to be ended, or failed: empty while it runs, and if it ended well."""
+    """Reason why it was killed or failed; empty while it runs and after success."""
 
     @property
     def pid(self) -> int:
-        """Of the program itself, once it runs in its sandbox; of its launcher before."""
+        """Pid of the program once it runs in its sandbox; before, the pid of its launcher."""
         try:
             return int(msgspec.json.decode(self.report.read_bytes())["pid"])
         except (OSError, *UNDECODABLE):
             return self.process.pid
 
     def watch(self, limits: SandboxLimits) -> Iterator[bytes]:
-        """Parts of its output, which may be empty, until it ends, exceeds a limit or has a reason.
+        """Yield parts of its output, possibly empty, until it ends, exceeds a limit or has a reason.
 
-        Without an output the parts are all empty, and come ten times a second.
+        Without an output, empty parts are yielded ten times per second.
         """
         while not self.reason:
             part = b""
@@ -105,7 +105,7 @@ class SandboxedProgram:
                 self.reason = f"it took more than {most}"
 
     def failure(self) -> str:
-        """Wait for its end; how it failed, with the last line of its log, empty if it did not."""
+        """Wait for its end; return the failure with the last line of its log; empty on success."""
         self.process.wait_blocking()
         status = self.process.exit_status
         if not status:
@@ -117,10 +117,10 @@ class SandboxedProgram:
         return f"its process {how}" + (f": {last}" if last else "")
 
     def end(self) -> None:
-        """End it with what it started, and set `reason`."""
+        """Kill it and its children, and set `reason`."""
         if not self.reason:
             self.process.wait_blocking(_POLL_S)
-        if self.process.is_running():  # all that it started ends with it, and its launcher then
+        if self.process.is_running():  # its children end with it, then its launcher
             with contextlib.suppress(OSError):
                 os.kill(self.pid, signal.SIGKILL)
         if self.output is not None:
@@ -132,25 +132,25 @@ class SandboxedProgram:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SandboxedRun:
-    """A directory that programs run in, one after the other, as the user of their occasion."""
+    """A directory in which programs run sequentially as the user of their purpose."""
 
     sandbox: Sandbox
     folder: Path
     purpose: SandboxPurpose
     file_bytes: int = 1 << 40
-    """How large the files may become that they write."""
+    """Largest size in bytes of the files that they write."""
     keep: tuple[Path, ...] = ()
-    """What they read besides copies."""
+    """Paths that they read in addition to copies."""
 
     @classmethod
     @contextlib.contextmanager
     def beside_copy(
         cls, path: Path, sandbox: Sandbox, purpose: SandboxPurpose, *, file_bytes: int = 1 << 40
     ) -> "Iterator[tuple[SandboxedRun, Path]]":
-        """A new directory and the copy of `path` in it; gone afterwards.
+        """Yield a new directory and the copy of `path` in it, and remove both afterwards.
 
         Raises:
-            UnsupportedModelError: It cannot be read.
+            UnsupportedModelError: `path` cannot be read.
         """
         prefix = f"headrace-{purpose.name.lower()}-"
         with tempfile.TemporaryDirectory(prefix=prefix) as folder:
@@ -160,19 +160,19 @@ class SandboxedRun:
 
     @property
     def own(self) -> Path:
-        """The directory of the programs."""
+        """Working directory of the programs."""
         return self.folder / OWN
 
     @property
     def inputs(self) -> Path:
-        """Where copies of what they read lie."""
+        """Directory of copies of their inputs."""
         return self.folder / _INPUTS
 
     def add_input(self, path: Path, kind: str = "model") -> Path:
-        """A copy that the program may read, whose user may be one that `path` is closed to.
+        """Return a copy for the program, whose user may not have access to `path`.
 
         Raises:
-            UnsupportedModelError: It cannot be read, or a link leaves it.
+            UnsupportedModelError: `path` cannot be read, or a link points outside of it.
         """
         folder = self.inputs / kind
         for directory in (self.inputs, folder):
@@ -186,7 +186,7 @@ class SandboxedRun:
             raise UnsupportedModelError(str(error)) from None
 
     def write_request(self, name: str, request: msgspec.Struct) -> Path:
-        """The file that says what to do; a link that a program left there is replaced."""
+        """Write the program's request file and return it; a link left there is replaced."""
         write_atomic(self.own / name, msgspec.json.encode(request), mode=0o644, durable=False)
         return self.own / name
 
@@ -194,10 +194,10 @@ class SandboxedRun:
     def started(
         self, module: str, *arguments: str, reads_output: bool = False
     ) -> Iterator[SandboxedProgram]:
-        """`module`, running in `own` without a network; ended with all it started afterwards.
+        """Yield `module` running in `own` without network; kill it and its children afterwards.
 
         Args:
-            reads_output: Whether its output is what `watch` gives, and not a part of its log.
+            reads_output: Whether `watch` yields its output instead of logging it.
         """
         report, log_path = self.folder / "isolation", self.folder / "log"
         command = self._command(python_module(module, *arguments), report)
@@ -234,7 +234,7 @@ class SandboxedRun:
             limits={"file_bytes": self.file_bytes},
         )
         spec["attached"] = True
-        # Copies of what may be secret are for root and that user, and nobody else.
+        # Copies may be secret, so only root and that user can read them.
         if spec["uid"] is not None:
             os.chown(self.folder, -1, spec["uid"])
             self.folder.chmod(0o710)
@@ -242,16 +242,16 @@ class SandboxedRun:
 
 
 def open_result(file: Path) -> BinaryIO:
-    """What a program left; no link that it may have put there is followed, no pipe waited for.
+    """Open a program's result file, without following links or waiting for pipes.
 
     Raises:
-        OSError: There is no such file, or it is none.
+        OSError: The file does not exist, or is not a regular file.
     """
     return os.fdopen(os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb")
 
 
 def read_result(file: Path, kind: type[_Result]) -> _Result | None:
-    """The message that a program left; None if it left something else, or nothing."""
+    """Return the message in a program's result file; None if it is missing or invalid."""
     try:
         with open_result(file) as stream:
             return msgspec.json.decode(stream.read(_MAX_RESULT_BYTES), type=kind)
@@ -262,7 +262,7 @@ def read_result(file: Path, kind: type[_Result]) -> _Result | None:
 def error_of(
     result: "ConvertResult | ProfileFailed | TrialResult", path: Path, copy: Path
 ) -> HeadraceError:
-    """What a program says of `copy`, as an error of `path`."""
+    """Return a program's error about `copy` as an error about `path`."""
     if result.needs_code:
         return CodeNotAllowedError(str(path), result.needs_code, result.why_code)
     text = result.error.replace(str(copy), str(path))
@@ -275,19 +275,19 @@ def error_of(
 class SandboxedInspector:
     """Inspects models that are not stored yet. Thread-safe; `close` ends all inspections.
 
-    A process starts an interpreter and imports the runtimes, which takes about 0.3 s: a process
-    that waits with both would have to be root, to become the user that may see the model.
+    A process starts an interpreter and imports the runtimes, which takes about 0.3 s. A prestarted
+    process would have to be root to change to the user that may read the model.
     """
 
     sandbox: Sandbox
     timeout_s: float = _INSPECTION_TIMEOUT_S
     memory_bytes: int | None = None
-    """How much one may take; None goes by the model's size."""
+    """Memory limit of an inspection; None derives it from the model's size."""
     _closing: threading.Event = field(default_factory=threading.Event)
 
     @classmethod
     def of_home(cls, home: Path) -> "SandboxedInspector":
-        """For a command that works on a home without a control plane."""
+        """Return an inspector for a command that uses a home without a control plane."""
         return cls(Sandbox.of_home(home))
 
     def __call__(
@@ -298,14 +298,14 @@ class SandboxedInspector:
         allow_code: bool = False,
         cancel: threading.Event | None = None,
     ) -> Inspected:
-        """As `headrace.core.Inspect`.
+        """Inspect a model; see `headrace.core.Inspect`.
 
         Args:
-            cancel: Once set, the inspection's process is killed with all that it started.
+            cancel: Once set, the inspection's process is killed with all its children.
 
         Raises:
-            FailedPreconditionError: Besides what that says: the process cannot be isolated.
-            RequestCancelledError: `cancel` was set, or this was closed.
+            FailedPreconditionError: As in `Inspect`, or the process cannot be isolated.
+            RequestCancelledError: `cancel` was set, or the inspector was closed.
         """
         path = path.absolute()
         limits = SandboxLimits(
@@ -343,13 +343,13 @@ class SandboxedInspector:
         raise error_of(result, path, copy)
 
     def close(self) -> None:
-        """End all inspections under way."""
+        """End all running inspections."""
         self._closing.set()
         self._closing = threading.Event()
 
 
 def is_open(path: Path) -> bool:
-    """Whether users that own no part of a model may read it, and what lies beside it."""
+    """Whether users other than its owner may read a model and the files beside it."""
     try:
         return all(
             item.stat().st_mode & (0o005 if item.is_dir() else 0o004) != 0
@@ -357,11 +357,11 @@ def is_open(path: Path) -> bool:
             for item in (folder, *([path] if path.is_file() else path.rglob("*")))
         )
     except OSError:
-        return True  # the inspection says what is wrong
+        return True  # the inspection reports the error
 
 
 def _inspection_result(program: SandboxedProgram, answer: bytes) -> TrialResult:
-    """What the process wrote; why it ended, if it wrote nothing that can be read."""
+    """Return the process's result, or why it ended if its output cannot be read."""
     if program.process.exit_status == CANNOT_ISOLATE:
         return TrialResult(error=program.reason, code=Code.FAILED_PRECONDITION)
     try:

@@ -1,7 +1,7 @@
-"""Search of the optimizer in sandboxed processes, which candidates may spoil.
+"""Search of the optimizer in sandboxed processes, which candidates may crash.
 
-A candidate that ends the process, hangs or takes too much memory is given up with the reason, and
-the search goes on in another process: its journal says how far it was.
+A candidate that ends the process, hangs or takes too much memory is abandoned with the reason, and
+the search continues in another process from its journal.
 """
 
 import os
@@ -37,15 +37,15 @@ _MOST_STARTS: Final = 40
 _STEP_LIMIT_S: Final = 600.0
 _OF_AVAILABLE: Final = 0.8
 _NEEDED: Final = frozenset({"score"})
-"""Steps without which nothing can be found out."""
+"""Steps that the search cannot do without."""
 _MAX_ARTIFACT_BYTES: Final = 1 << 36
 _KINDS: Final = ("model", "data", "teach", "tokenizer")
-"""Of inputs: fields of `SearchArguments`, and directories of their copies."""
+"""Kinds of inputs: fields of `SearchArguments`, and directories of their copies."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchArguments:
-    """What a search is given; None for what there is not."""
+    """Inputs of a search; None for absent ones."""
 
     model: Path
     data: Path | None = None
@@ -55,33 +55,33 @@ class SearchArguments:
 
 @dataclass(slots=True, kw_only=True)
 class SandboxedSearch:
-    """A search in processes of its own, in a directory that outlives them.
+    """A search in separate processes, with a directory that outlives them.
 
-    It goes on with the journal that lies there.
+    It continues from the journal in that directory.
     """
 
     folder: Path
     sandbox: Sandbox
     step_limit_s: float = _STEP_LIMIT_S
-    """How long one step may take."""
+    """Longest duration of one step in seconds."""
     program: str = PROGRAM
 
     @classmethod
     def of_home(cls, home: Path, key: str) -> "SandboxedSearch":
-        """For a command; `home` is hidden from what is tried."""
+        """Return the search of a CLI command; `home` is hidden from candidates."""
         return cls(folder=home.resolve() / "optimize" / key, sandbox=Sandbox.of_home(home))
 
     @property
     def own(self) -> Path:
-        """The directory of the processes: journal, candidates, result."""
+        """Directory of the processes: journal, candidates, result."""
         return self.folder / OWN
 
     def forget(self) -> None:
-        """Remove what the search came to."""
+        """Remove the search's results."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def state(self) -> SearchState:
-        """How far the search is."""
+        """Return the progress of the search."""
         return state_of(read_journal(self.own))
 
     def run(
@@ -96,7 +96,7 @@ class SandboxedSearch:
         Raises:
             UnsupportedModelError: The model cannot be loaded.
             InvalidArgumentError: The data cannot be used.
-            HeadraceError: As the search's process says.
+            HeadraceError: The error of the search's process.
         """
         run = SandboxedRun(sandbox=self.sandbox, folder=self.folder, purpose=SandboxPurpose.SEARCH)
         self._prepare(run, request, arguments)
@@ -110,9 +110,9 @@ class SandboxedSearch:
                 return state
             error = UnsupportedModelError(reason)
             failure = read_result(self.own / ERROR, SearchError)
-            if failure is not None:  # the process says what is wrong with its inputs
+            if failure is not None:  # an error about the inputs
                 (self.own / ERROR).unlink(missing_ok=True)
-                # People know the files in the process's directories by their names.
+                # Replace paths in the process's directories by the user's file names.
                 error = failure.error({f"{run.inputs / kind}/": "" for kind in _KINDS})
             if state.begun is None or state.begun.step in _NEEDED:
                 raise error
@@ -121,10 +121,10 @@ class SandboxedSearch:
         raise UnsupportedModelError(msg)
 
     def artifact(self, state: SearchState, target: Path) -> Path:
-        """A copy of the candidate that was chosen, in `target`.
+        """Copy the chosen candidate into `target`, and return the copy.
 
         Raises:
-            InvalidArgumentError: There is none, or it is no directory of plain files.
+            InvalidArgumentError: No candidate was chosen, or it is not a directory of plain files.
         """
         assert state.wrote is not None, "asked only then"
         source = self.own / state.wrote.path
@@ -133,7 +133,7 @@ class SandboxedSearch:
     def _prepare(
         self, run: SandboxedRun, request: SearchRequest, arguments: SearchArguments
     ) -> None:
-        """Copy the inputs to where the process may read them, and write the request."""
+        """Copy the inputs to a directory that the process may read, and write the request."""
         home = self.folder.parent.parent
         if not home.exists():
             home.mkdir(parents=True, mode=0o700)  # copies of the data lie below
@@ -158,7 +158,7 @@ class SandboxedSearch:
         state: SearchState,
         on_event: Callable[[Event, SearchState], None],
     ) -> str:
-        """Why the process had to be ended, or ended by itself before the search's end."""
+        """Run a process; return why it was killed or ended before the search's end; empty if not."""
         limits = SandboxLimits(
             timeout_s=self.step_limit_s,
             timeout_reason=f"it took longer than {self.step_limit_s:g} s",
@@ -175,7 +175,7 @@ class SandboxedSearch:
         return running.reason
 
     def _give_up(self, begun: Begun, state: SearchState, why: str) -> None:
-        """Say in the journal that the step that ended the process is not to be tried again."""
+        """Record in the journal that the step that ended the process must not be retried."""
         tried = state.candidates.get(begun.name)
         title = tried.title if tried else begun.name
         try:
@@ -187,14 +187,15 @@ class SandboxedSearch:
         except OSError as error:
             msg = f"{title} spoiled the search's journal ({error.strerror}): {why}"
             raise UnsupportedModelError(msg) from error
-        # The reader of this search takes it in with the next process's events.
+        # This search's reader reads it with the next process's events.
         state.begun = None
 
 
 def _let_anybody_write(folder: Path) -> None:
-    """Open what an earlier process left to whoever owns `folder` now: it may have been another.
+    """Make an earlier process's files writable for the current owner of `folder`.
 
-    Nobody else gets there. No process of the search runs meanwhile; links are left alone.
+    The earlier process may have had another user. Other users have no access to the folder. No
+    process of the search runs meanwhile; links are not changed.
     """
     for path in folder.rglob("*"):
         info = path.lstat()
@@ -205,7 +206,7 @@ def _let_anybody_write(folder: Path) -> None:
 
 
 def check_folder(home: Path, key: str) -> None:
-    """Raise if there is no search to go on with."""
+    """Check that there is a search to continue; raise an error if not."""
     if not (home / "optimize" / key / OWN).is_dir():
         msg = (
             "there is nothing to resume: no search of this model with these options was "
