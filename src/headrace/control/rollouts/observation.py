@@ -102,7 +102,7 @@ class RolloutWatch:
         return self.elapsed_s
 
     def judge(self, timestamp: float) -> None:
-        """Compute the verdict from all counts at `timestamp` (Unix time), and store the intervals."""
+        """Compute the verdict from all counts at `timestamp` (Unix time), and keep the intervals."""
         self.verdict = self.evidence.verdict(timestamp, self.names)
         self.judged_at = self.elapsed_s
         self.evidence.note(self.verdict)
@@ -162,7 +162,7 @@ class LiveRollout:
 
     @property
     def comparison(self) -> list[DesiredArm]:
-        """Arms that the candidate is compared with: the baseline if there is one, else the old ones."""
+        """Arms that the candidate is compared with: the baseline if any, else the old ones."""
         fresh = [arm for arm in self.endpoint.arms if arm.role == BASELINE]
         return fresh or [arm for arm in self.endpoint.arms if arm is not self.candidate]
 
@@ -225,7 +225,7 @@ class LiveRollout:
 
     @property
     def weights(self) -> Split | None:
-        """Return the requested weights that the gateway acknowledged, dead arms included, or None."""
+        """The requested weights, dead arms included; None until the gateway acknowledged them."""
         arm, route = self.candidate, self.route
         if arm is None or route is None or route.held or route.split_id != self.endpoint.split_id:
             return None
@@ -343,7 +343,7 @@ class LiveRollout:
         ]
 
     def _answers_percent(self, received_per_s: float, answer_bytes: float) -> int:
-        """Return the percentage of answers to record: 100 for feedback, else what pairing can process.
+        """Return the percentage of answers to record: all for feedback, else what pairing can take.
 
         The size of answers affects the percentage of all answers, never a single answer.
         """

@@ -37,8 +37,8 @@ class StepStatus:
 class MetricStatus:
     """One metric of a verdict.
 
-    It has both arms' numbers, the candidate's difference (`effect`, in `unit`), its bounds `low` and
-    `high`, each valid at all times simultaneously with probability 1 - `alpha` or more, the
+    It has both arms' numbers, the candidate's difference (`effect`, in `unit`), its bounds `low`
+    and `high`, each valid at all times simultaneously with probability 1 - `alpha` or more, the
     tolerated `margin`, and the samples of baseline and candidate. Null: unknown, or no bound.
     """
 
@@ -196,7 +196,7 @@ def strategy_of(settings: RolloutSpec) -> StrategyName:
 
 
 def _shown(kind: type[Shown], source: object) -> Shown:
-    """Return the fields of `source` that a document has, with infinite numbers replaced for JSON."""
+    """Return the fields of `source` that a document has, without infinite numbers for JSON."""
     values: dict[str, Any] = {}
     for name in (field.name for field in fields(kind)):
         value = getattr(source, name)

@@ -82,7 +82,7 @@ class SandboxedProgram:
             return self.process.pid
 
     def watch(self, limits: SandboxLimits) -> Iterator[bytes]:
-        """Yield parts of its output, possibly empty, until it ends, exceeds a limit or has a reason.
+        """Yield parts of its output (maybe empty) until it ends, exceeds a limit or has a reason.
 
         Without an output, empty parts are yielded ten times per second.
         """

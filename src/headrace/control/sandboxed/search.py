@@ -158,7 +158,7 @@ class SandboxedSearch:
         state: SearchState,
         on_event: Callable[[Event, SearchState], None],
     ) -> str:
-        """Run a process; return why it was killed or ended before the search's end; empty if not."""
+        """Run a process; return why it was killed or ended early; empty if it did not."""
         limits = SandboxLimits(
             timeout_s=self.step_limit_s,
             timeout_reason=f"it took longer than {self.step_limit_s:g} s",

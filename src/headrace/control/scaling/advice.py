@@ -1,4 +1,4 @@
-"""Advice on threads and memory of replicas, from what this machine has."""
+"""Advice on threads and memory of replicas, from this machine's resources."""
 
 import math
 from dataclasses import dataclass, field
@@ -17,13 +17,13 @@ from headrace.engine import usable_cores
 
 _INTERVAL_S: Final = 4.0
 _MOST: Final = 256
-"""Replicas that are asked at all: advice is no reason to keep a control plane busy."""
+"""Most replicas that are polled for advice, to limit the control plane's work."""
 _SETTINGS: Final = AutoscaleSpec()
 
 
 @dataclass(slots=True, kw_only=True)
 class Advisor:
-    """Watches what replicas use, now and then, and says what they should have."""
+    """Samples the resource use of replicas, and recommends threads and memory."""
 
     target_state: TargetState
     reports: Reports
@@ -33,7 +33,7 @@ class Advisor:
     _asked_at: float = -math.inf
 
     def observed_replicas(self) -> list[Replica]:
-        """Replicas whose reports are needed now; most of the time none."""
+        """Return the replicas whose reports are needed now; usually none."""
         now = self.clock.monotonic()
         if now - self._asked_at < _INTERVAL_S:
             return []
@@ -47,17 +47,17 @@ class Advisor:
         return ready[:_MOST]
 
     def message(self, endpoint: str, arm: str) -> str:
-        """What one copy of an arm should have, and why; empty if that cannot be said yet."""
+        """Return the recommendation for a replica of an arm as text; empty if unknown."""
         advice = self.recommendation(endpoint, arm)
         return advice.message if advice is not None and advice.memory_bytes is not None else ""
 
     def recommendation(self, endpoint: str, arm: str) -> ResourceRecommendation | None:
-        """What one copy of an arm should have; None if there is no such arm yet."""
+        """Return the recommendation for a replica of an arm; None if the arm is unknown."""
         meter = self._meters.get((endpoint, arm))
         return None if meter is None else recommend(meter.observed())
 
     def _refresh(self) -> None:
-        """Take in what was reported since the last time."""
+        """Take the reports since the last call."""
         effective = self.target_state.reconciler.desired
         arms = {(e.name, arm.key): arm.revision.id for e in effective.endpoints for arm in e.arms}
         self._meters = {key: self._meters.get(key, ArmMeter()) for key in arms}
@@ -81,7 +81,7 @@ class Advisor:
 
 
 _MEMORY_SHARE: Final = 0.9
-"""The rest is for the system, the gateway and the control plane."""
+"""Share of memory for replicas; the rest is for the system, gateway and control plane."""
 _CGROUP: Final = Path("/sys/fs/cgroup")
 _MEMINFO: Final = Path("/proc/meminfo")
 
@@ -89,11 +89,11 @@ _MEMINFO: Final = Path("/proc/meminfo")
 def machine_budget(
     budget: BudgetSpec | None = None, *, cgroup: Path = _CGROUP, meminfo: Path = _MEMINFO
 ) -> BudgetSpec:
-    """What all replicas together may use: as wanted, else what there is.
+    """Return the budget of all replicas: the spec's values, else this machine's resources.
 
     Args:
-        budget: Its None fields are filled in.
-        cgroup: Where this container's limits stand (cgroup v2).
+        budget: Budget of the spec, whose None fields are filled in.
+        cgroup: Directory of this container's limits (cgroup v2).
     """
     budget = budget or BudgetSpec()
     cpus, memory = budget.cpus, budget.memory_bytes

@@ -1,4 +1,4 @@
-"""Autoscaler: decides every second how many replicas each arm runs."""
+"""Autoscaler that decides every second how many replicas each arm runs."""
 
 import asyncio
 import logging
@@ -38,16 +38,16 @@ _STORE_EVERY_S: Final = 30.0
 _AT_A_TIME_S: Final = 0.005
 _GATEWAY_WITHIN_S: Final = 0.5
 _TARGET_BUSY: Final = 0.7
-"""How busy a copy is that carries its share: what its cores are counted by."""
+"""Busy ratio of a replica at its target load, from which its cores are computed."""
 _SATURATED: Final = 0.95
 _Key = tuple[str, str]
 
 
 @dataclass(slots=True)
 class _Arm:
-    """What is remembered of one arm.
+    """State of one arm.
 
-    `cut` says why it has fewer copies than it should.
+    `cut` is the reason why it has fewer replicas than it should.
     """
 
     state: ScalerState
@@ -55,34 +55,34 @@ class _Arm:
     decision: ScaleDecision | None = None
     cut: str = ""
     announced: int = 0
-    """The count that events know of."""
+    """Replica count in the newest event."""
 
 
 class ScalerStates(msgspec.Struct, frozen=True, kw_only=True):
-    """What survives a restart; a loss of it costs some windows of watching."""
+    """State that survives a restart; without it the scaler observes for some windows again."""
 
     arms: dict[str, dict[str, ScalerState]] = {}
-    """By endpoint and arm."""
+    """States by endpoint and arm."""
     totals: dict[str, float] = {}
-    """Replicas that each endpoint needs as a whole."""
+    """Total replicas that each endpoint needs."""
 
 
 @dataclass(slots=True, kw_only=True)
 class Scaler:
-    """Keeps the count of every autoscaled arm."""
+    """Decides the replica count of every autoscaled arm."""
 
     target_state: TargetState
     latest: Callable[[str], ReplicaReport | None]
-    """The newest report of a replica."""
+    """Returns the newest report of a replica."""
     clock: Clock
     budget: Callable[[], BudgetSpec]
-    """What the machine has for all."""
+    """Returns the machine's budget for all replicas."""
     emit: Callable[[Sequence[Event]], Awaitable[None]]
-    """Takes what happened."""
+    """Records events."""
     other_bytes: Callable[[], int] = lambda: 0
-    """Memory of replicas that are not scaled."""
+    """Returns the memory in bytes of replicas that are not autoscaled."""
     active: Callable[[], Awaitable[Mapping[_Key, int]]] | None = None
-    """Requests that the gateway waits for, by arm; None if it cannot be asked."""
+    """Returns the gateway's requests in flight by arm; None if the gateway is not queried."""
     memory: StateFile[ScalerStates]
     faults: Faults = field(default_factory=Faults)
     _arms: dict[_Key, _Arm] = field(default_factory=dict)
@@ -95,43 +95,43 @@ class Scaler:
 
     @property
     def counts(self) -> Mapping[_Key, int]:
-        """Copies by endpoint and arm."""
+        """Replica counts by endpoint and arm."""
         return {key: arm.state.replicas for key, arm in self._arms.items()}
 
     @property
     def zeroed(self) -> frozenset[str]:
-        """Endpoints of which nothing runs until somebody asks."""
+        """Endpoints that are scaled to zero until a request arrives."""
         return frozenset(self._asleep)
 
     @property
     def scale(self) -> ReplicaTargets:
-        """Both together, as `TargetState.rescale` takes it."""
+        """Counts and endpoints scaled to zero, as `TargetState.rescale` takes them."""
         return ReplicaTargets(counts=dict(self.counts), zeroed=self.zeroed)
 
     def decision(self, endpoint: str, arm: str) -> ScaleDecision | None:
-        """The newest decision on an arm, with its reason and its numbers."""
+        """Return the newest decision on an arm, with its reason and numbers."""
         state = self._arms.get((endpoint, arm))
         return state.decision if state else None
 
     def cut(self, endpoint: str, arm: str) -> str:
-        """Why the machine gives an arm less than it should have; empty if it gives it all."""
+        """Return why an arm gets fewer replicas than it needs; empty if it gets all."""
         state = self._arms.get((endpoint, arm))
         return state.cut if state else ""
 
     def observed_replicas(self) -> list[Replica]:
-        """Replicas whose reports are needed."""
+        """Return the replicas whose reports are needed."""
         revisions = {
             scaled.arm.revision.id for arms in scaled_arms(self.target_state) for scaled in arms
         }
         return [r for r in self._replicas() if r.revision_id in revisions and _is_ready(r)]
 
     def wake(self, endpoint: str, held: int = 1) -> None:
-        """Somebody asks an endpoint of which nothing runs; `held` requests wait by now."""
+        """Wake an endpoint that is scaled to zero; `held` requests wait for it now."""
         self._held[endpoint] = max(held, self._held.get(endpoint, 0))
         self._woken.set()
 
     def load(self) -> None:
-        """Remember what an earlier control plane knew; before `run`. Blocking."""
+        """Load the state that an earlier control plane stored; call it before `run`. Blocking."""
         stored = self.memory.load() or ScalerStates()
         self._totals = dict(stored.totals)
         for endpoint, arms in stored.arms.items():
@@ -143,10 +143,10 @@ class Scaler:
         self._asleep = {name for name, counts in by_endpoint.items() if not any(counts)}
 
     def predict_scale(self) -> ReplicaTargets:
-        """The scale for what is aimed at now, before the next step decides.
+        """Return the scale for the current target, before the next step decides.
 
-        An arm that is new, or whose share has grown, has enough copies from its first moment on:
-        else its weight could come before them.
+        A new arm, or one with a larger share, gets enough replicas immediately; else its weight
+        could take effect before they are ready.
         """
         by_revision = self._by_revision()
         for entries in scaled_arms(self.target_state):
@@ -162,7 +162,7 @@ class Scaler:
         return self.scale
 
     async def run(self) -> None:
-        """Decide until cancelled; what is remembered is kept at the end as well."""
+        """Decide until cancelled; store the state at the end too."""
         try:
             while True:
                 self._woken.clear()
@@ -178,7 +178,7 @@ class Scaler:
             self.store()
 
     def store(self) -> None:
-        """Keep what is remembered. Blocking."""
+        """Store the state. Blocking."""
         self.memory.try_save(self._saved_states())
 
     def _saved_states(self) -> ScalerStates:
@@ -189,7 +189,7 @@ class Scaler:
         return ScalerStates(arms=arms, totals=dict(self._totals))
 
     def step(self) -> list[Event]:
-        """Decide on every arm now; what changed."""
+        """Decide on every arm now; return events of the changes."""
         before, by_revision = dict(self.counts), self._by_revision()
         for arms in scaled_arms(self.target_state):
             with self.faults.contain("autoscaling", arms[0].endpoint.name):
@@ -197,7 +197,7 @@ class Scaler:
         return self._settle(before)
 
     async def _step_gently(self) -> list[Event]:
-        """`step`, letting others have the loop now and then: a thousand arms take a while."""
+        """Run `step` with yields to the event loop: a thousand arms take long."""
         before, by_revision = dict(self.counts), self._by_revision()
         began = self.clock.monotonic()
         for arms in scaled_arms(self.target_state):
@@ -209,11 +209,11 @@ class Scaler:
         return self._settle(before)
 
     def _settle(self, before: Mapping[_Key, int]) -> list[Event]:
-        """Forget what is gone, and give each arm what the machine has room for."""
+        """Drop removed arms, and grant each arm the replicas that fit the budget."""
         entries = [scaled for arms in scaled_arms(self.target_state) for scaled in arms]
         names = {scaled.endpoint.name for scaled in entries}
         by_revision = self._by_revision()
-        # Not earlier: what an arm needed that is gone is what the one in its place begins with.
+        # Not earlier: a new arm starts with the count of the arm that it replaces.
         self._arms = {
             scaled.key: self._arm_state(
                 scaled, self._totals.get(scaled.endpoint.name, 0.0), by_revision, self.clock.now()
@@ -228,14 +228,14 @@ class Scaler:
         for key, arm in self._arms.items():
             was, count, cut = arm.announced, arm.state.replicas, grants[key].reason
             if arm.decision is None:
-                continue  # it is as new as this; the next look tells
+                continue  # just added: the next step decides
             if was != count or (cut and not arm.cut):
                 events.append(self._event(key, arm, was, cut))
             arm.announced, arm.cut = count, cut
         return events
 
     async def _ask_gateway(self) -> Mapping[_Key, int]:
-        """What the gateway waits for; nothing where nobody wants to know, or it does not answer."""
+        """Return the gateway's requests in flight; empty if not needed or without an answer."""
         if self.active is None or not self._arms:
             return {}
         try:
@@ -257,7 +257,7 @@ class Scaler:
     def _decide(
         self, entries: Sequence[ScaledArm], by_revision: Mapping[str, Sequence[Replica]]
     ) -> None:
-        """Decide on all arms of one endpoint, and on its sleep."""
+        """Decide on all arms of one endpoint, and on scaling it to zero."""
         name, now = entries[0].endpoint.name, self.clock.now()
         total = self._totals.get(name, 0.0)
         arms = [self._arm_state(scaled, total, by_revision, now) for scaled in entries]
@@ -272,7 +272,7 @@ class Scaler:
             return
         self._asleep.discard(name)
         for arm in arms:
-            # An arm that nobody asks stays while another is asked: its share may come any time.
+            # An arm without requests stays while another has some: it may get a share any time.
             arm.state = granted(arm.state, max(arm.state.replicas, 1))
 
     def _arm_state(
@@ -282,7 +282,7 @@ class Scaler:
         by_revision: Mapping[str, Sequence[Replica]],
         now: float,
     ) -> _Arm:
-        """What is remembered of an arm; a new one begins with as many as its share needs."""
+        """Return the state of an arm; a new arm starts with the replicas that its share needs."""
         if scaled.key not in self._arms:
             running = sum(not r.is_leaving for r in by_revision.get(scaled.arm.revision.id, ()))
             count = max(scaled.arm.replicas, running, part_of(total, scaled.share), 1)
@@ -313,7 +313,7 @@ class Scaler:
             settings,
             now=self.clock.now(),
             monotonic=self.clock.monotonic(),
-            # Those that are wanted and not even begun yet are on their way as well.
+            # Desired replicas that are not started yet count as starting too.
             starting=max(coming, arm.state.replicas) - len(ready),
             held=self._held.get(name, 0),
             at_gateway=self._at_gateway.get(scaled.key),
@@ -324,7 +324,7 @@ class Scaler:
     def _grant(
         self, entries: Sequence[ScaledArm], before: Mapping[_Key, int]
     ) -> dict[_Key, ReplicaGrant]:
-        """Give every arm what the machine has room for."""
+        """Return the replicas granted to each arm within the machine's budget."""
         if not entries:
             return {}
         budget = self._budget_left()
@@ -391,12 +391,12 @@ def _is_ready(replica: Replica) -> bool:
 
 
 def _is_young(arms: Sequence[_Arm], scaled: ScaledArm, now: float) -> bool:
-    """Whether one of an endpoint's arms was watched for too short to know its own load."""
+    """Whether one of an endpoint's arms was observed too briefly to know its load."""
     return any(now - arm.state.since < scaled.settings.stable_window_s for arm in arms)
 
 
 def _total(arms: Sequence[_Arm], scaled: ScaledArm, before: float, now: float) -> float:
-    """How many copies the whole endpoint needs; as before while an arm is too new to say."""
+    """Return the replicas that the endpoint needs; `before` while an arm is too new."""
     decisions = [arm.decision for arm in arms if arm.decision is not None]
     if not _is_young(arms, scaled, now) and all(d.needed is not None for d in decisions):
         return sum(decision.needed or 0.0 for decision in decisions)

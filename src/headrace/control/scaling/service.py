@@ -1,6 +1,6 @@
-"""Scaling service: the number of replicas follows load and budget, and requests wait for the first.
+"""Scaling service: autoscaler, requests held for the first replica, and resource advice.
 
-Beside the autoscaler it advises on threads and memory of a replica.
+The number of replicas follows load and budget. The advice is about a replica's threads and memory.
 """
 
 import asyncio
@@ -20,12 +20,12 @@ from headrace.core.state_file import StateFile
 
 
 class ScalingService:
-    """Decides how many replicas run, and holds requests to endpoints without any."""
+    """Decides how many replicas run, and holds requests to endpoints without replicas."""
 
     def __init__(
         self, context: ServiceContext, *, target_state: TargetState, reconciling: ReconcileService
     ) -> None:
-        """Make the parts, with what an earlier control plane stored. Blocking."""
+        """Create the parts, with the state that an earlier control plane stored. Blocking."""
         clock, faults, reports = context.clock, context.faults, reconciling.reports
         self.scaler: Final = Scaler(
             target_state=target_state,
@@ -57,11 +57,11 @@ class ScalingService:
             group.create_task(self._release_held())
 
     def observed(self) -> list[Replica]:
-        """Replicas whose reports are needed."""
+        """Return the replicas whose reports are needed."""
         return [*self.scaler.observed_replicas(), *self.advisor.observed_replicas()]
 
     async def _release_held(self) -> None:
-        """Let held requests go as soon as the gateway sends them elsewhere; until cancelled."""
+        """Release held requests once the gateway routes to a replica; until cancelled."""
         while True:
             change = self._reconciler.changes.next
             held = {route.name for route in self._reconciler.publication.routes if route.held}
@@ -70,19 +70,19 @@ class ScalingService:
             await change.wait()
 
     def _hold_limits(self, name: str) -> HoldLimits | None:
-        """How requests to an endpoint wait for its first replica; None if they need not wait."""
+        """Return the hold limits of an endpoint without replicas; None if requests need not wait."""
         for route in self._reconciler.publication.routes:
             if route.name == name and route.held:
                 return HoldLimits(max_held=route.max_held, hold_s=route.hold_s)
         return None
 
     def _budget(self) -> BudgetSpec:
-        """What all replicas together may use: as the spec says, else what this machine has."""
+        """Return the budget of all replicas: the spec's, else this machine's resources."""
         budget = parsed(BudgetSpec, self._aims.desired.spec.get("budget", {}))
         return machine_budget(budget) if self._runs_here else budget
 
     def _fixed_bytes(self) -> int:
-        """Memory of replicas whose number is fixed."""
+        """Return the memory in bytes of replicas with a fixed count."""
         scaled = {e.name for e in self._aims.desired.endpoints if e.autoscale is not None}
         return sum(
             resident_bytes(replica.pid)

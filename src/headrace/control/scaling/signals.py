@@ -15,13 +15,13 @@ from headrace.core.spec.scale import AutoscaleSpec
 from headrace.serving.telemetry.report import ReplicaReport
 
 STALE_S: Final = 5.0
-"""A report that did not change for so long says nothing about now."""
+"""Seconds without change after which a report is stale."""
 _USAGE_S: Final = 600.0
 
 
 @dataclass(slots=True)
 class _LastReport:
-    """The newest report of one replica, when it came (monotonic), and what it says of the last."""
+    """Newest report of one replica, its monotonic time, and its difference from the last one."""
 
     report: ReplicaReport
     received_at: float
@@ -31,14 +31,14 @@ class _LastReport:
 
 @dataclass(slots=True)
 class _Usage:
-    """What all replicas of an arm used, added up; halved now and then, so that old times fade."""
+    """Summed resource use of an arm's replicas; halved periodically, so that old data fades."""
 
     seconds: float = 0.0
     answered: float = 0.0
     cpu_s: float = 0.0
     run_s: float = 0.0
     busy_s: float = 0.0
-    """In which a copy's busiest part was busy."""
+    """Seconds for which a replica's busiest part was busy."""
 
     def add(self, delta: "_Delta") -> None:
         part = 0.5 if self.seconds > _USAGE_S else 1.0
@@ -51,7 +51,7 @@ class _Usage:
 
 @dataclass(slots=True)
 class ArmMeter:
-    """Turns the reports of one arm's ready replicas into signals."""
+    """Computes signals from the reports of one arm's ready replicas."""
 
     _meter: Meter = field(default_factory=Meter.new)
     _last_reports: dict[str, _LastReport] = field(default_factory=dict)
@@ -69,14 +69,14 @@ class ArmMeter:
         held: int,
         at_gateway: int | None = None,
     ) -> Signals:
-        """The signals of this look.
+        """Return the current signals.
 
         Args:
-            ready: Names of the replicas that are ready.
-            reports: The newest report of each; None or absent if it never reported.
-            now: Seconds since 1970; `monotonic`: the same moment on the clock that never jumps.
-            at_gateway: Requests that the gateway waits for; a replica knows nothing of those that
-                it has not read from its socket yet. None if the gateway does not say.
+            ready: Names of the ready replicas.
+            reports: Newest report of each replica; None or absent if it never reported.
+            now: Seconds since 1970; `monotonic` is the same time on the monotonic clock.
+            at_gateway: Requests in flight at the gateway, including those that a replica has not
+                read from its socket yet. None if the gateway does not report them.
         """
         self._last_reports = {
             name: last for name, last in self._last_reports.items() if name in ready
@@ -97,7 +97,7 @@ class ArmMeter:
             ready=len(ready),
             starting=starting,
             in_flight=_in_flight(recent, at_gateway),
-            # Where the event loop is what is busy, one request at a time is all that a copy does.
+            # If the event loop is the bottleneck, a replica processes one request at a time.
             concurrency=max(runs, 1) if slots >= loops else 1,
             held=held,
             is_partial=len(rated) < len(ready),
@@ -105,25 +105,25 @@ class ArmMeter:
 
     @property
     def cores(self) -> float:
-        """Cores that its replicas use together now."""
+        """Return the cores that its replicas use together now."""
         return sum(last.cores for last in self._last_reports.values())
 
     @property
     def cores_per_busy_copy(self) -> float:
-        """Cores that one copy uses while its busiest part is busy; 0 while that is not known."""
+        """Return the cores that a replica uses while its busiest part is busy; 0 if unknown."""
         usage = self._usage
         return usage.cpu_s / usage.busy_s if usage.busy_s > 1.0 else 0.0
 
     @property
     def memory_bytes(self) -> int:
-        """What the largest replica needed at most; 0 while that is not known."""
+        """Return the peak memory in bytes of the largest replica; 0 if unknown."""
         peaks = [
             max(s.report.peak_rss_bytes, s.report.rss_bytes) for s in self._last_reports.values()
         ]
         return max(peaks, default=0)
 
     def observed(self) -> ReplicaUsage:
-        """What a recommendation is made from."""
+        """Return the usage from which a recommendation is computed."""
         reports = [last.report for last in self._last_reports.values()]
         usage = self._usage
         return ReplicaUsage(
@@ -139,7 +139,7 @@ class ArmMeter:
         )
 
     def _take(self, name: str, report: ReplicaReport | None, monotonic: float) -> "_Delta | None":
-        """What happened since the last report of this replica; None if there is no new one."""
+        """Return the change since the last report of this replica; None without a new report."""
         last = self._last_reports.get(name)
         if report is None or (last is not None and last.report.at == report.at):
             return None
@@ -176,20 +176,20 @@ def _in_flight(recent: Sequence[_LastReport], at_gateway: int | None) -> float |
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Delta:
-    """What one replica did between two reports."""
+    """Activity of one replica between two reports."""
 
     seconds: float
     arrived: int
     answered: int
     wait_s: float
     run_s: float
-    """Over the answered requests."""
+    """Run seconds summed over the answered requests."""
     all_runs_s: float
-    """Runs, each batch once."""
+    """Run seconds that count each batch once."""
     slot_s: float
-    """The same over how many may run at once."""
+    """`all_runs_s` divided by the number of parallel runs."""
     loop_s: float
-    """Its event loop."""
+    """Busy seconds of its event loop."""
     cpu_s: float
     latencies: tuple[int, ...]
     bounds_s: tuple[float, ...]
@@ -197,12 +197,12 @@ class _Delta:
 
     @property
     def busy_s(self) -> float:
-        """How long its busiest part was busy."""
+        """Return the busy seconds of its busiest part."""
         return max(self.slot_s, self.loop_s)
 
     @classmethod
     def between(cls, before: ReplicaReport, after: ReplicaReport) -> "_Delta":
-        """From one report to a later one; a process that began anew counts from 0."""
+        """Return the change between two reports; a restarted process counts from 0."""
         is_anew = after.cpu_s < before.cpu_s or after.answered < before.answered
         old = _nothing(after) if is_anew or after.bounds_s != before.bounds_s else before
         runs_s = max(after.busy_s - old.busy_s, 0.0)
@@ -225,7 +225,7 @@ class _Delta:
 
 
 def _nothing(like: ReplicaReport) -> ReplicaReport:
-    """A report of the same replica before it did anything."""
+    """Return an initial report of the same replica, with all counters 0."""
     return ReplicaReport(
         replica=like.replica,
         model=like.model,
@@ -244,13 +244,13 @@ _EPSILON: Final = 1e-9
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScaledArm:
-    """An arm that is ours to scale."""
+    """An arm that this autoscaler scales."""
 
     endpoint: DesiredEndpoint
     arm: DesiredArm
     share: float
     is_moving: bool
-    """A rollout of its endpoint is under way."""
+    """Whether its endpoint has a running rollout."""
     settings: AutoscaleSpec
 
     @property
@@ -260,11 +260,11 @@ class ScaledArm:
 
     @property
     def minimum(self) -> int:
-        """What it must have while its endpoint is awake."""
+        """Return its minimum replicas while its endpoint is not scaled to zero."""
         return max(part_of(self.settings.min_replicas, self.share), 1)
 
     def settings_for(self, floor: int) -> AutoscaleSpec:
-        """The endpoint's settings for this arm, which needs `floor` copies in any case."""
+        """Return the endpoint's settings for this arm, with at least `floor` replicas."""
         settings = self.settings
         least = max(part_of(settings.min_replicas, self.share), floor)
         if settings.min_replicas or self.is_moving:
@@ -281,7 +281,7 @@ class ScaledArm:
 
 
 def scaled_arms(target_state: TargetState) -> list[list[ScaledArm]]:
-    """Every arm that is ours to scale, endpoint by endpoint."""
+    """Return all arms that this autoscaler scales, grouped by endpoint."""
     groups = []
     for desired in target_state.desired.endpoints:
         rollout = target_state.rollouts.get(desired.name)
@@ -308,10 +308,10 @@ def scaled_arms(target_state: TargetState) -> list[list[ScaledArm]]:
 
 
 def shares_of(endpoint: DesiredEndpoint, rollout: RolloutRecord | None) -> dict[str, float]:
-    """The part (0 to 1) by the arm's key.
+    """Return each arm's share (0 to 1) of the load, by its key.
 
-    It is its weight. While a rollout is under way, the new version's is what its step needs, before
-    it gets it; and the old one's is all that it had, so that the way back is there at once.
+    It is the arm's weight. During a rollout the new version has its step's share before its weight
+    is set; the old one keeps its full share, so that a rollback is immediate.
     """
     shares = {arm.key: arm.weight / _FULL for arm in endpoint.arms}
     if rollout is None or not _is_moving(rollout):
@@ -326,7 +326,7 @@ def shares_of(endpoint: DesiredEndpoint, rollout: RolloutRecord | None) -> dict[
 
 
 def part_of(count: float, share: float) -> int:
-    """So many whole copies that they carry `share` of what `count` copies carry."""
+    """Return the whole number of replicas that carry `share` of the load of `count` replicas."""
     return math.ceil(count * share - _EPSILON)
 
 

@@ -1,4 +1,4 @@
-"""Driver of stream workers that are processes of this machine, confined."""
+"""Driver of stream workers that run as sandboxed local processes."""
 
 import contextlib
 import os
@@ -38,7 +38,7 @@ _LOG_FILES: Final = "log.db*"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerAccess:
-    """What a worker has besides what is everybody's: its own to write, to read, and connections."""
+    """A worker's access: paths to write, paths to read, and network."""
 
     own: list[Path]
     keep: list[Path]
@@ -47,18 +47,18 @@ class WorkerAccess:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Confining:
-    """Makes ready what workers need."""
+    """Prepares the files of sandboxed workers."""
 
     home: Path
     sandbox: Sandbox
     stores: OnlineStores
-    """Those that confined processes read, held open."""
+    """Online stores that sandboxed processes read, held open."""
 
     def access(self, settings: WorkerSettings) -> WorkerAccess:
-        """What the worker of these settings has; folders that it writes are there, and its user's.
+        """Return the access of a worker; its writable folders exist and belong to its user.
 
         Raises:
-            OSError: A folder or a store cannot be made ready; the text says how to mend that.
+            OSError: A folder or a store cannot be prepared; the text has the remedy.
         """
         folder = embedded_log(settings.broker, self.home)
         own: list[Path] = []
@@ -86,10 +86,10 @@ class Confining:
         )
 
     def _log(self, folder: Path) -> list[Path]:
-        """The folder of an embedded log, made, and its files the workers' user's.
+        """Create an embedded log's folder, give its files to the workers' user, and return it.
 
-        What root makes there later, SQLite gives to the owner of the file that it belongs to.
-        Another's folder that holds no log stays as it is.
+        Files that root creates there later get the owner of their database file from SQLite.
+        Another user's folder without a log is not changed.
         """
         folder = Path(os.path.realpath(folder))
         logs = Path(os.path.realpath(self.home)) / "streams"
@@ -110,11 +110,11 @@ class Confining:
         return [folder]
 
     def _written(self, urls: Iterable[str]) -> Iterator[Path]:
-        """The folders of online stores in the home that are written, and hold nothing else.
+        """Yield the folders of written online stores, which hold nothing else.
 
         Raises:
-            FailedPreconditionError: One does, or is not the home's and not the workers' either,
-                or has no directory.
+            FailedPreconditionError: A folder holds other files, belongs neither to the home nor to
+                the workers, or does not exist.
         """
         for url in urls:
             folder, uid = self.stores.directory_of(url), self._uid()
@@ -135,7 +135,7 @@ class Confining:
                 raise FailedPreconditionError(msg)
 
     def _read(self, urls: Iterable[str]) -> Iterator[Path]:
-        """Where the online stores lie that features are looked up in."""
+        """Yield the folders of the online stores for feature lookups."""
         for url in urls:
             folder = self.stores.prepare(url, for_others=self._uid() is not None)
             if folder is not None:
@@ -150,12 +150,12 @@ class Confining:
                 os.chown(path, uid, uid, follow_symlinks=False)
 
     def _uid(self) -> int | None:
-        """Whom workers run as; None for whoever this process is."""
+        """Return the user id of workers; None for this process's user."""
         return self.sandbox.user(SandboxPurpose.STREAM)
 
 
 def embedded_log(url: str, home: Path) -> Path | None:
-    """The folder of the embedded log that a URL names; None for another broker."""
+    """Return the folder of the embedded log that a URL names; None for another broker."""
     if not url.lower().startswith("log:"):
         return None
     path = unquote(urlsplit(url).path)
@@ -168,7 +168,7 @@ def is_file(url: str) -> bool:
 
 
 def _stores_of(settings: WorkerSettings) -> tuple[list[str], list[str]]:
-    """The URLs of the online stores that a worker reads, and of those that it writes.
+    """Return the URLs of the online stores that a worker reads, and of those that it writes.
 
     Raises:
         FailedPreconditionError: A variable is not set.
@@ -180,7 +180,7 @@ def _stores_of(settings: WorkerSettings) -> tuple[list[str], list[str]]:
 
 
 def _check_alone(file: Path) -> None:
-    """Refuse a store whose folder has something else: workers would own that too."""
+    """Check that a store's folder holds nothing else, because workers will own the folder."""
     folder = file.parent
     names = (path.name for path in folder.iterdir() if path.name != file.name)
     other = next((name for name in names if not name.startswith(f"{file.name}-")), None)
@@ -203,8 +203,8 @@ _MODULE: Final = "headrace.streaming"
 class WorkerRecord(msgspec.Struct, frozen=True, kw_only=True):
     """One worker as last started.
 
-    `pid` is 0 between the record and the start of its process: who finds it so looks for a process
-    with the worker's settings file.
+    `pid` is 0 between the record's write and the process's start: an adopting control plane then
+    searches for a process with the worker's settings file.
     """
 
     stream: str
@@ -219,37 +219,37 @@ class WorkerRecord(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def name(self) -> str:
-        """What the broker, logs and metrics call it."""
+        """Name of the worker for the broker, logs and metrics."""
         return member_of(self.stream, self.index)
 
 
 def member_of(stream: str, index: int, *, prefix: str = "") -> str:
-    """The name of a stream's member; hosts that share a stream have prefixes of their own."""
+    """Return the name of a stream's member; hosts that share a stream have different prefixes."""
     return "-".join(filter(None, (prefix, stream, str(index))))
 
 
 @dataclass(slots=True, kw_only=True)
 class StreamDriver:
-    """Starts, adopts and ends workers; methods belong to one thread."""
+    """Starts, adopts and stops workers; methods must be called from one thread."""
 
     run: Path
-    """A directory with records and settings."""
+    """Directory of records and settings."""
     sockets: Path
-    """A directory with a short path."""
+    """Directory of sockets, with a short path."""
     home: Path
-    """Where embedded logs and windows' states lie."""
+    """Directory with embedded logs and window states."""
     log_of: Callable[[str], Path]
-    """The log of a process by its name."""
+    """Returns the log file of a named process."""
     sandbox: Sandbox | None = None
-    """None starts processes that may do whatever this one may."""
+    """Sandbox of the workers; None starts them with all rights of this process."""
     stores: OnlineStores | None = None
-    """The online stores that confined ones read."""
+    """Online stores that sandboxed workers read."""
     attached: bool = False
-    """They end with this process, which then needs no records of them."""
+    """Whether workers end with this process, which then needs no records."""
     log_format: str = "text"
     member_prefix: str = ""
-    """Put before their names where brokers are told them, so that hosts which share a stream have
-    members of different names; empty for none.
+    """Prefix of member names at brokers, so that hosts that share a stream have different
+    member names; empty for none.
     """
     _serial: int = 0
     _records: RecordStore[WorkerRecord] = field(init=False)
@@ -265,7 +265,7 @@ class StreamDriver:
         )
 
     def adopt(self) -> list[tuple[WorkerRecord, Process | None]]:
-        """Every worker that an earlier control plane left, dead ones included."""
+        """Adopt and return all workers of an earlier control plane, dead ones included."""
         records = self._records.read_all()
         self._serial = max([self._serial, *(record.serial for record in records)])
         find = self._records.owner.find
@@ -299,7 +299,7 @@ class StreamDriver:
         make_private_dir(self.run)
         make_private_dir(self._run_dir(record))
         self._records.write_settings(record.name, msgspec.json.encode(worker_settings))
-        # The record comes first: a crash between the two leaves a process that can be found.
+        # The record is written first, so a crash in between leaves a process that can be found.
         self._records.write(record)
         process = self._spawn(record, worker_settings)
         record = self._records.started(record, process)
@@ -307,34 +307,34 @@ class StreamDriver:
         return record, process
 
     def note(self, record: WorkerRecord) -> None:
-        """Write what the next control plane could also find out; a full disk ends no worker."""
+        """Write a record if possible; a full disk ends no worker."""
         self._records.write_if_possible(record)
 
     def address_of(self, record: WorkerRecord) -> str:
-        """Where a worker is asked."""
+        """Return the address of a worker's status server."""
         return f"unix:{self._run_dir(record) / 'w.sock'}"
 
     def clean(self, record: WorkerRecord) -> None:
-        """Remove what the process of a worker left behind, its log excepted."""
+        """Remove the files of a worker's ended process except its log."""
         shutil.rmtree(self._run_dir(record), ignore_errors=True)
         self._release(record.name)
 
     def forget(self, record: WorkerRecord) -> None:
-        """As `clean`, and what would bring it back."""
+        """Remove a worker's files like `clean`, and its record and settings."""
         self.clean(record)
         self._records.remove(record.name)
         if self.sandbox is not None:
             self.sandbox.forget(_report(record.name))
 
     def forget_state(self, stream: str, group: str) -> None:
-        """Remove what windows came to; its workers have to have ended."""
+        """Remove a group's window states; its workers must have ended."""
         folder = group_folder(self.home, stream, group)
         shutil.rmtree(folder, ignore_errors=True)
-        with contextlib.suppress(OSError):  # another group's, or there is none
+        with contextlib.suppress(OSError):  # used by another group, or absent
             folder.parent.rmdir()
 
     def isolation_of(self, record: WorkerRecord) -> Isolation | None:
-        """How a worker's process is kept apart; None if nobody knows."""
+        """Return the isolation of a worker's process; None if unknown."""
         if self.sandbox is None or not record.pid:
             return None
         return self.sandbox.isolation(_report(record.name), record.pid)
@@ -346,13 +346,13 @@ class StreamDriver:
             command = self._confined(command, record, worker_settings, self.sandbox)
         environment = None
         if self.sandbox is not None:
-            # What its own settings name, also in a file of options, and nobody else's.
+            # Only variables that its settings and options file name.
             settings = msgspec.json.encode(worker_settings).decode()
             environment = self.sandbox.environment.of(settings, options_of(worker_settings.broker))
         launcher = self.sandbox is not None
         if not self.attached:
             return Process.spawn(command, log=log, environment=environment, launcher=launcher)
-        # The worker reads the other end: it hears when this process is no more.
+        # The worker reads the other end, which closes when this process ends.
         reader, writer = os.pipe()
         try:
             process = Process.spawn(
@@ -404,7 +404,7 @@ class StreamDriver:
 
 
 def make_stream_driver(home: Home, replicas: LocalDriver) -> StreamDriver:
-    """What starts the workers of a home's streams, as its replicas are started."""
+    """Return the driver of a home's stream workers, set up like its replicas' driver."""
     return StreamDriver(
         run=home.stream_workers,
         sockets=replicas.socket_dir,
@@ -417,5 +417,5 @@ def make_stream_driver(home: Home, replicas: LocalDriver) -> StreamDriver:
 
 
 def _report(member: str) -> str:
-    """What the report of its isolation is called: no replica is called so."""
+    """Return the name of a member's isolation report, which differs from all replica names."""
     return f"stream~{member}"

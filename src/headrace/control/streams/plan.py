@@ -1,8 +1,8 @@
 """Plan of stream workers: which are started, told to stop, killed or forgotten now. Pure.
 
-Members are called `NAME-0`, `NAME-1`, ... and stay so: a broker knows who comes back. So a new
-revision takes a member's place only after the old process has ended, one member at a time, and the
-others go on.
+Member names `NAME-0`, `NAME-1`, ... are stable: a broker recognises a returning member. So a new
+revision replaces a member only after the old process has ended, one member at a time, while the
+others keep running.
 """
 
 from collections.abc import Sequence
@@ -11,25 +11,25 @@ from enum import StrEnum
 from typing import Final
 
 KILL_AFTER_S: Final = 10.0
-"""So much longer than its drain a worker may take to end."""
+"""Seconds after its drain time at which a worker is killed."""
 SILENT_TIMEOUT_S: Final = 60.0
-"""So long a member may answer nobody. A busy one answers: another thread does that, so that only a
-model that lets no other Python code run keeps it from it, and then others have its places by now.
+"""Longest silence of a member in seconds. A busy member answers from another thread; only a model
+that holds the GIL prevents that, and then other members have its partitions by now.
 """
 LOAD_TIMEOUT_S: Final = 600.0
-"""So long one may that has not joined yet: it answers nobody before its model is loaded."""
+"""Longest silence in seconds before a member joined: it answers only after its model is loaded."""
 STILL_TIMEOUT_S: Final = 180.0
-"""So long, and the time of a handover, the thread that talks to the broker may be in one call. All
-calls have deadlines that are far shorter, but clients of brokers do not always keep them.
+"""Longest broker call in seconds, in addition to the handover time. All calls have much shorter
+deadlines, but broker clients do not always keep them.
 """
 
 
 class WorkerPhase(StrEnum):
-    """Where a worker's process is."""
+    """Phase of a worker's process."""
 
     STARTING = "starting"
     READY = "ready"
-    """It is, or was, a member of its group."""
+    """The worker is or was a member of its group."""
     STOPPING = "stopping"
     ENDED = "ended"
 
@@ -68,21 +68,21 @@ class WorkerTimeouts:
 
 @dataclass(frozen=True, slots=True)
 class StartWorker:
-    """Start the member, with the revision that is wanted."""
+    """Start the member with the desired revision."""
 
     index: int
 
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """Let the member finish what it has, and end."""
+    """Ask the member to finish its records and exit."""
 
     index: int
 
 
 @dataclass(frozen=True, slots=True)
 class Kill:
-    """End the member now."""
+    """Kill the member."""
 
     index: int
 
@@ -97,7 +97,7 @@ class Replace:
 
 @dataclass(frozen=True, slots=True)
 class Forget:
-    """The member has ended and is not wanted."""
+    """Drop a member that has ended and is not desired."""
 
     index: int
 
@@ -113,10 +113,10 @@ def plan(
     timeouts: WorkerTimeouts,
     now: float,
 ) -> list[Action]:
-    """What to do now.
+    """Return the actions to take now.
 
     Args:
-        count: How many members there should be; 0 for a stream that should not run.
+        count: Desired number of members; 0 for a stream that should not run.
         now: Monotonic time.
     """
     actions: list[Action] = []
@@ -142,7 +142,7 @@ def _of_one(
     if worker.phase is WorkerPhase.ENDED:
         if not is_wanted:
             return [Forget(worker.index)]
-        # What was wrong with another revision says nothing about this one.
+        # A failure of another revision says nothing about this one.
         return (
             [StartWorker(worker.index)]
             if now >= worker.start_at or worker.revision != revision
@@ -158,7 +158,7 @@ def _of_one(
 
 
 def _why_hung(worker: ObservedWorker, timeouts: WorkerTimeouts, now: float) -> str:
-    """Why a worker does not look as if it would come back; empty if it does."""
+    """Return why a worker counts as hung; empty if it does not."""
     is_ready = worker.phase is WorkerPhase.READY
     timeout_s = timeouts.silent_timeout_s if is_ready else timeouts.load_timeout_s
     silent_s = 0.0 if worker.silent_since is None else now - worker.silent_since
@@ -170,9 +170,9 @@ def _why_hung(worker: ObservedWorker, timeouts: WorkerTimeouts, now: float) -> s
 
 
 def _may_replace(workers: Sequence[ObservedWorker], revision: str, count: int) -> bool:
-    """Whether another member may be taken out: those that were replaced work, and none is away.
+    """Whether another member may be replaced: replaced members work, and none is missing.
 
-    A revision that cannot start thus costs one member; the rest go on with the old one.
+    So a revision that cannot start costs one member; the rest keep running the old one.
     """
     active = [worker for worker in workers if worker.index < count]
     if any(worker.kill_sent for worker in active):

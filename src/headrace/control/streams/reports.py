@@ -1,4 +1,4 @@
-"""Reports of stream workers: asked over their sockets, and shown to people and programs."""
+"""Reports of stream workers: polling over their sockets, and views for users and programs."""
 
 import asyncio
 import math
@@ -31,31 +31,31 @@ _TIMEOUT_S: Final = 1.0
 
 
 async def status_of(address: str) -> StreamStatus | None:
-    """How a worker is; None if it does not say."""
+    """Return a worker's status; None if it does not answer."""
     decode = msgspec.json.Decoder(StreamStatus).decode
     return await ask(address, "/internal/status", decode, timeout_s=_TIMEOUT_S)
 
 
 async def metrics_of(address: str) -> str:
-    """What a worker counts; empty if it does not say."""
+    """Return a worker's metrics; empty if it does not answer."""
     return await ask(address, "/metrics", text_of, timeout_s=_TIMEOUT_S) or ""
 
 
 async def send_command(address: str, verb: Literal["pause", "resume"]) -> None:
-    """Let a worker take no more records, or take them again; one that does not hear is told again.
+    """Pause or resume a worker's consumption; a lost command is sent again.
 
-    Whoever looks at its status sees that.
+    The caller detects a lost command from the worker's status.
     """
     await ask(address, f"/internal/{verb}", bytes, method="POST", timeout_s=_TIMEOUT_S)
 
 
 _LONGEST_GAP_S: Final = 10.0
-"""So long apart two hearings may be; after more, silence is counted from anew."""
+"""Longest gap in seconds between two polls; after a longer one silence is counted from 0."""
 
 
 @dataclass(slots=True)
 class WorkerPoller:
-    """Asks workers how they are, and notes it with them."""
+    """Polls workers for their status, and records it in them."""
 
     driver: StreamDriver
     clock: Clock
@@ -64,7 +64,7 @@ class WorkerPoller:
     async def poll(
         self, workers: Sequence[StreamWorker]
     ) -> list[tuple[StreamWorker, StreamStatus]]:
-        """Those that answered, with what they said."""
+        """Return the workers that answered, each with its status."""
         before = {w.record.name: w.status for w in workers if w.status is not None}
         addresses = [self.driver.address_of(worker.record) for worker in workers]
         answers = await asyncio.gather(*map(status_of, addresses))
@@ -87,21 +87,21 @@ class WorkerPoller:
 
 
 def is_scaled(stream: DesiredStream) -> bool:
-    """Whether the number of its workers goes by lag."""
+    """Whether the number of its workers follows the lag."""
     return stream.min_workers < stream.max_workers
 
 
 def count_of(stream: DesiredStream, team: Team) -> int:
-    """How many workers a stream should have now."""
+    """Return the desired number of workers of a stream."""
     if not is_scaled(stream):
         return stream.min_workers
     return min(max(team.scale.workers, stream.min_workers), stream.max_workers)
 
 
 def rescale(team: Team, stream: DesiredStream, *, paused: bool, now: float) -> bool:
-    """Look at the lag, and decide anew; whether the number is another.
+    """Decide the number of workers from the lag; return whether it changed.
 
-    While a worker is silent, or the stream paused, the lag says nothing.
+    The lag is not used while a worker is silent or the stream is paused.
 
     Args:
         now: Monotonic time.
@@ -132,7 +132,7 @@ def rescale(team: Team, stream: DesiredStream, *, paused: bool, now: float) -> b
 def view_of(
     stream: DesiredStream, team: Team, *, revision: str, paused: bool, now: float
 ) -> StreamView:
-    """How a stream is at `now`, in monotonic time; `revision`: what its workers should run."""
+    """Return a stream's view at monotonic `now`; `revision` is its workers' desired revision."""
     members = tuple(
         worker_view(worker, revision, now=now) for _, worker in sorted(team.workers.items())
     )
@@ -182,7 +182,7 @@ def view_of(
 
 
 def track_team(team: Team, *, now: float) -> None:
-    """Remember what the workers of a stream said last.
+    """Record the newest statuses of a stream's workers.
 
     Args:
         now: Unix time.
@@ -192,7 +192,7 @@ def track_team(team: Team, *, now: float) -> None:
 
 
 def facts_of(view: StreamView, track: StreamTrack, *, now: float) -> StreamFacts:
-    """What alerts have to know of a stream.
+    """Return the facts of a stream for alerts.
 
     Args:
         now: Unix time.
@@ -207,18 +207,18 @@ def facts_of(view: StreamView, track: StreamTrack, *, now: float) -> StreamFacts
 
 
 def _running(statuses: Sequence[StreamStatus]) -> int:
-    """How many of them take records; one without a partition may be in reserve, and takes none."""
+    """Return how many consume records; a worker without a partition does not."""
     return sum(
         status.state is WorkerState.RUNNING and not is_stalled(status) for status in statuses
     )
 
 
 def event_of(view: StreamView, *, before: str, timestamp: float) -> Event:
-    """That a stream is in another state now.
+    """Return the event of a stream's new state.
 
     Args:
-        before: The state that was told last; empty for none.
-        at: Unix time.
+        before: The last announced state; empty for none.
+        timestamp: Unix time.
     """
     reason, text = _TOLD[view.state]
     message = f"stream '{view.name}' {text}"
@@ -231,7 +231,7 @@ def event_of(view: StreamView, *, before: str, timestamp: float) -> Event:
 
 
 def replaced_event(worker: StreamWorker, *, timestamp: float) -> Event:
-    """That a worker was ended because it hung; `at`: Unix time."""
+    """Return the event of a worker that was killed because it hung; `timestamp` is Unix time."""
     record = worker.record
     message = f"stream '{record.stream}': worker {record.name} {worker.killed_for}"
     data = {"stream": record.stream, "worker": record.name, "pid": record.pid}

@@ -16,7 +16,7 @@ class WorkerView:
 
     member: str
     state: str
-    """What it says it is at, else `starting`, `stopping`, `waiting` (to be started again) or
+    """The state that it reports, else `starting`, `stopping`, `waiting` (for its restart) or
     `silent` (it has not answered for a while, or waits for its broker's client).
     """
     pid: int | None = None
@@ -29,26 +29,26 @@ class WorkerView:
     dead_letters: int = 0
     message: str = ""
     outdated: bool = False
-    """It still runs what the spec said before."""
+    """Whether it still runs an earlier revision."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamView:
     """One stream.
 
-    Counts are since its workers started; lag is None where nobody knows it.
+    Counts are since its workers started; lag is None if unknown.
     """
 
     name: str
     state: str
-    """`running`, `paused`, `starting`, `retrying` (what scores, or the broker, is away), `stalled`
-    (none of its workers has had a partition for half a minute, though they run or wait for a topic
-    that does not exist), `degraded` (some workers are away), or `failed` (all are).
+    """`running`, `paused`, `starting`, `retrying` (the endpoint or the broker is unavailable),
+    `stalled` (for 30 s no worker has had a partition, although they run or wait for a missing
+    topic), `degraded` (some workers do not run), or `failed` (none runs).
     """
     model: str
     topics: tuple[str, ...]
     sink: str
-    """Empty where it only pushes features."""
+    """Output topic; empty if it only writes features."""
     group: str
     ready: int
     workers: int
@@ -56,35 +56,35 @@ class StreamView:
     max_workers: int
     lag_records: int | None
     lag_s: float | None
-    """How old the oldest record is that waits."""
+    """Age in seconds of the oldest waiting record."""
     rate: float
     answered: int
     dead_letters: int
     retries: int
     restarts: int
     message: str
-    """Why it is not running."""
+    """Reason why it is not running."""
     scaling: str
     members: tuple[WorkerView, ...]
     running: int = 0
-    """Workers that take records."""
+    """Workers that consume records."""
     failing: int = 0
-    """Those that ended several times in a row."""
+    """Workers that ended several times in a row."""
     paused: bool = False
-    """As ordered."""
+    """Whether it is paused by the spec or a command."""
     stuck: bool = False
-    """It will not run without somebody's help."""
+    """Whether it cannot run without a change."""
     warning: str = ""
-    """What is wrong with its answers though it runs: rows that depend on each other."""
+    """Problem of its answers although it runs: rows that depend on each other."""
 
     @property
     def is_well(self) -> bool:
-        """Whether it runs, or is paused as it should be."""
+        """Whether it runs, or is paused as requested."""
         return self.state in {"running", "paused"}
 
     @property
     def problem(self) -> str:
-        """Why it is not well; empty if it is."""
+        """Reason why `is_well` is false; empty if it is true."""
         if self.is_well:
             return ""
         why = f": {self.message}" if self.message else ""
@@ -93,16 +93,16 @@ class StreamView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lagging:
-    """How far a stream is behind, over all places that its workers have."""
+    """Lag of a stream over all partitions of its workers."""
 
     records: int | None
     seconds: float | None
     partitions: int | None
-    """How many places there are; None where members share one."""
+    """Number of partitions; None if members share one."""
 
 
 def lag_of(statuses: Iterable[StreamStatus]) -> Lagging:
-    """The lag of all members; a place that several share counts once."""
+    """Return the lag of all members; a shared partition counts once."""
     partitions: dict[tuple[str, int], PartitionStatus] = {}
     count = 0
     for status in statuses:
@@ -126,7 +126,7 @@ def lag_of(statuses: Iterable[StreamStatus]) -> Lagging:
 
 
 def state_of(workers: Sequence[WorkerView], *, count: int, paused: bool) -> str:
-    """The stream's state in one word."""
+    """Return the stream's state in one word."""
     states = [worker.state for worker in workers]
     at_work = sum(state in _AT_WORK for state in states)
     if paused and all(state in {*_AT_WORK, "starting"} for state in states):
@@ -140,7 +140,7 @@ def state_of(workers: Sequence[WorkerView], *, count: int, paused: bool) -> str:
 
 
 def is_stalled(status: StreamStatus) -> bool:
-    """Whether a worker has had no partition for longer than a rebalance takes, and none comes."""
+    """Whether a worker has had no partition for longer than a rebalance takes."""
     waits = status.state is WorkerState.RUNNING or status.lacks_topic
     return waits and status.unassigned_s >= STALLED_AFTER_S
 
@@ -151,7 +151,7 @@ _AT_WORK = frozenset({WorkerState.RUNNING.value, WorkerState.PAUSED.value, *_AWA
 
 
 def rates(before: Mapping[str, StreamStatus], now: Mapping[str, StreamStatus]) -> dict[str, float]:
-    """Records answered per second by member, between two looks; a new process begins at 0."""
+    """Return the records answered per second by member, between two statuses; 0 after a restart."""
     by_member = {}
     for member, status in now.items():
         earlier = before.get(member)
@@ -162,7 +162,7 @@ def rates(before: Mapping[str, StreamStatus], now: Mapping[str, StreamStatus]) -
 
 
 def families(views: Iterable[StreamView]) -> list[Family]:
-    """What is counted of streams here, besides what each worker tells itself."""
+    """Return the control plane's metrics of streams; workers export their own metrics."""
     labelled: list[tuple[Labels, StreamView]] = [((("stream", v.name),), v) for v in views]
     gauges = [
         gauge(f"headrace_stream_{name}", text, [(labels, of(view)) for labels, view in labelled])
