@@ -102,7 +102,7 @@ class RolloutWatch:
         return self.elapsed_s
 
     def judge(self, timestamp: float) -> None:
-        """Compute the verdict from all counts at `timestamp` (Unix time), and keep the intervals."""
+        """Compute the verdict from all counts at `timestamp` (Unix time), and add its intervals."""
         self.verdict = self.evidence.verdict(timestamp, self.names)
         self.judged_at = self.elapsed_s
         self.evidence.note(self.verdict)

@@ -1,7 +1,7 @@
-"""Supervisor of stream workers: observes, plans and acts a few times a second.
+"""Supervisor of stream workers, which observes, plans and acts a few times per second.
 
-Workers outlive the control plane, and the next one adopts them. Whatever becomes of one, requests
-to endpoints are none of its business.
+Workers outlive the control plane, and the next one adopts them. Failures of workers do not affect
+requests to endpoints.
 """
 
 import asyncio
@@ -60,19 +60,19 @@ _INTERVAL_S: Final = 0.2
 _ASK_EVERY_S: Final = 1.0
 _POLL_INTERVAL_S: Final = 0.05
 _DRAIN_S: Final = 30.0
-"""How long a worker may take of a stream that is not wanted any more."""
+"""Drain time in seconds of a worker whose stream was removed."""
 
 
 class StreamOrders(msgspec.Struct, frozen=True, kw_only=True):
-    """What survives a restart of the control plane, of one stream, besides the spec."""
+    """State of one stream, besides the spec, that survives a restart of the control plane."""
 
     paused: bool | None = None
-    """None for what the spec says. It holds for as long as the spec says `spec_paused`."""
+    """Pause command; None follows the spec. It is valid while the spec's value is `spec_paused`."""
     spec_paused: bool = False
     workers: int | None = None
-    """How many the lag asked for last; None if that is not known."""
+    """Number of workers last computed from the lag; None if unknown."""
     groups: tuple[str, ...] = ()
-    """Consumer groups that have states of windows on this machine."""
+    """Consumer groups that have window states on this machine."""
 
 
 _FORGETFUL: Final = StateFile(None, dict[str, StreamOrders], "the orders of streams")
@@ -80,24 +80,24 @@ _FORGETFUL: Final = StateFile(None, dict[str, StreamOrders], "the orders of stre
 
 @dataclass(slots=True, kw_only=True)
 class StreamSupervisor:
-    """Runs the streams that are wanted.
+    """Runs the desired streams.
 
-    `wanted`: the streams as they should be.
+    `wanted`: the desired streams.
     """
 
     driver: StreamDriver
     desired_streams: Callable[[], Sequence[DesiredStream]]
     prepare: Callable[[WorkerSettings], WorkerSettings]
-    """What workers are told besides, such as where the gateway is."""
+    """Adds settings to those of a worker, such as the gateway's address."""
     emit: Callable[[Sequence[Event]], Awaitable[None]]
-    """Takes what happened."""
+    """Records events."""
     clock: Clock
     memory: StateFile[dict[str, StreamOrders]] = _FORGETFUL
     faults: Faults = field(default_factory=Faults)
     silent_timeout_s: float = SILENT_TIMEOUT_S
-    """How long a worker may answer nobody, once it has joined and before, until it is replaced."""
+    """Longest silence in seconds of a worker that has joined; it is replaced after it."""
     load_timeout_s: float = LOAD_TIMEOUT_S
-    """See `silent_timeout_s`."""
+    """Longest silence in seconds of a worker that has not joined yet."""
     _teams: dict[str, Team] = field(default_factory=dict)
     _overrides: dict[str, StreamOrders] = field(default_factory=dict)
     _events: list[Event] = field(default_factory=list)
@@ -108,7 +108,7 @@ class StreamSupervisor:
         self._poller = WorkerPoller(self.driver, self.clock)
 
     def load(self) -> None:
-        """Remember orders, and adopt the workers that run; before `run`. Blocking."""
+        """Load commands, and adopt running workers; call it before `run`. Blocking."""
         self._overrides = self.memory.load() or {}
         now = self.clock.monotonic()
         for record, process in self.driver.adopt():
@@ -122,14 +122,14 @@ class StreamSupervisor:
                 _LOG.info("adopted stream worker", extra={"worker": record.name})
 
     async def run(self) -> None:
-        """Keep everything as it should be until cancelled; workers go on then."""
+        """Supervise workers until cancelled; workers keep running then."""
         while True:
             with self.faults.contain(LOOP, "streams"):
                 await self.step()
             await asyncio.sleep(_INTERVAL_S)
 
     async def step(self) -> None:
-        """Look once, and do what is due."""
+        """Poll once, and execute due actions."""
         self._collect()
         if self.clock.monotonic() - self._asked_at >= _ASK_EVERY_S:
             self._asked_at = self.clock.monotonic()
@@ -145,9 +145,9 @@ class StreamSupervisor:
             self.faults.keep_only(kind, names)
 
     async def stop(self, drain_s: float) -> int:
-        """Let all workers finish and end, those that do not by SIGKILL; how many there were.
+        """Drain all workers, kill those that do not exit in time, and return their number.
 
-        `run` has to be over.
+        `run` must have ended.
         """
         running = [worker for team in self._teams.values() for worker in team.running()]
         for worker in running:
@@ -165,12 +165,12 @@ class StreamSupervisor:
         return len(running)
 
     def kill(self) -> None:
-        """End all workers now, while `stop` waits for them."""
+        """Kill all workers while `stop` waits for them."""
         for worker in self._workers():
             worker.send(signal.SIGKILL)
 
     def views(self) -> tuple[StreamView, ...]:
-        """How each stream is."""
+        """Return the views of all streams."""
         views = []
         for stream in self.desired_streams():
             with self.faults.contain("stream view", stream.name):
@@ -178,18 +178,18 @@ class StreamSupervisor:
         return tuple(views)
 
     def view(self, name: str) -> StreamView:
-        """How one stream is.
+        """Return the view of one stream.
 
         Raises:
-            NotFoundError: There is none of this name.
+            NotFoundError: There is no stream of this name.
         """
         return self._view(self._find(name))
 
     async def pause(self, name: str, *, paused: bool) -> StreamView:
-        """Let a stream take no more records, or take them again; holds over restarts.
+        """Pause or resume a stream; the command survives restarts.
 
         Raises:
-            NotFoundError: There is none of this name.
+            NotFoundError: There is no stream of this name.
         """
         stream = self._find(name)
         before = self._overrides.get(name, StreamOrders())
@@ -199,7 +199,7 @@ class StreamSupervisor:
         self.memory.try_save(self._overrides)
         for worker in self._team(name, stream.min_workers).workers.values():
             if not paused and worker.phase is WorkerPhase.ENDED:
-                worker.start_at = 0.0  # whoever says so has seen to what it stopped before
+                worker.start_at = 0.0  # the user has fixed the cause of the stop
             if worker.process is not None:
                 address = self.driver.address_of(worker.record)
                 await send_command(address, "pause" if paused else "resume")
@@ -207,7 +207,7 @@ class StreamSupervisor:
         return self._view(stream)
 
     def facts(self) -> dict[str, StreamFacts]:
-        """What alerts have to know of each stream that was looked at."""
+        """Return the facts for alerts of each polled stream."""
         if self._asked_at == -math.inf:
             return {}
         now = self.clock.now()
@@ -217,16 +217,16 @@ class StreamSupervisor:
         }
 
     def history(self, name: str, *, seconds: float, most: int) -> list[StreamPoint]:
-        """How a stream was over the last `seconds`, in about `most` steps at most.
+        """Return a stream's history of the last `seconds`, in about `most` steps at most.
 
         Raises:
-            NotFoundError: There is none of this name.
+            NotFoundError: There is no stream of this name.
         """
         team = self._team(name, self._find(name).min_workers)
         return team.track.points(seconds, now=self.clock.now(), most=most)
 
     def dead_ends(self) -> list[str]:
-        """Why workers ended that will hardly do better the next time."""
+        """Return why workers ended whose restart will probably fail too."""
         return [
             f"stream '{worker.record.stream}': {worker.message}"
             for worker in self._workers()
@@ -234,7 +234,7 @@ class StreamSupervisor:
         ]
 
     async def metrics(self) -> list[MetricSource]:
-        """What each worker counts, and its name."""
+        """Return the metrics of each worker, with its name."""
         workers = [worker for worker in self._workers() if worker.process is not None]
         addresses = [self.driver.address_of(worker.record) for worker in workers]
         texts = await asyncio.gather(*map(metrics_of, addresses))
@@ -244,11 +244,11 @@ class StreamSupervisor:
         ]
 
     def families(self) -> list[Family]:
-        """What is counted here."""
+        """Return the supervisor's own metrics."""
         return families(self.views())
 
     def pids(self) -> dict[str, int]:
-        """Processes by name."""
+        """Return the pids by worker name."""
         return {
             f"stream-{worker.record.name}": worker.process.pid
             for worker in self._workers()
@@ -284,10 +284,10 @@ class StreamSupervisor:
             return stream.settings.paused
         return override.paused
 
-    # What became of processes.
+    # Ended processes.
 
     def _collect(self) -> None:
-        """Let go of processes that ended, and decide when they start again."""
+        """Release ended processes, and decide when they restart."""
         now = self.clock.monotonic()
         for name, team in self._teams.items():
             with self.faults.contain("stream processes", name):
@@ -306,10 +306,10 @@ class StreamSupervisor:
                         extra = {"worker": member, "why": worker.message}
                         _LOG.warning("stream worker ended", extra=extra)
 
-    # What workers say.
+    # Reports of workers.
 
     async def ask(self) -> None:
-        """Hear from all workers how they are."""
+        """Poll the status of all workers."""
         workers = [worker for worker in self._workers() if worker.process is not None]
         for worker, status in await self._poller.poll(workers):
             await self._agree(worker, status)
@@ -317,7 +317,7 @@ class StreamSupervisor:
             track_team(team, now=self.clock.now())
 
     async def _agree(self, worker: StreamWorker, status: StreamStatus) -> None:
-        """Pause or resume a worker that is not as it should be."""
+        """Pause or resume a worker whose state differs from the desired one."""
         stream = next((s for s in self.desired_streams() if s.name == worker.record.stream), None)
         if stream is None or worker.phase is not WorkerPhase.READY:
             return
@@ -340,7 +340,7 @@ class StreamSupervisor:
                 self._overrides[stream.name] = msgspec.structs.replace(override, workers=count)
                 self.memory.try_save(self._overrides)
 
-    # What is to be done.
+    # Actions.
 
     def _act(self, name: str, desired: DesiredStream | None) -> None:
         stream = self._team(name, 0 if desired is None else desired.min_workers)
@@ -381,7 +381,7 @@ class StreamSupervisor:
             self._forget(name)
 
     def _forget(self, name: str) -> None:
-        """Nothing is left of a stream that is not wanted: neither orders nor states of windows."""
+        """Remove the commands and window states of a removed stream."""
         del self._teams[name]
         override = self._overrides.pop(name, None)
         if override is None:
@@ -426,7 +426,7 @@ class StreamSupervisor:
         )
 
     def _note_state(self, desired: DesiredStream) -> None:
-        """Remember whose states of windows there will be: they go when the stream does."""
+        """Record the group of new window states, which are removed with the stream."""
         name, group = desired.name, desired.settings.group
         override = self._overrides.get(name, StreamOrders())
         if desired.settings.windows is not None and group not in override.groups:
@@ -440,17 +440,17 @@ class StreamSupervisor:
             worker.phase, worker.since = WorkerPhase.STOPPING, self.clock.monotonic()
 
     def _replace(self, worker: StreamWorker, why: str) -> None:
-        """End a worker that hangs; that it ended, `_collect` sees."""
+        """Kill a worker that hangs; `_collect` detects its end."""
         worker.killed_for = f"{why}, and was stopped"
         extra = {"worker": worker.record.name, "why": why}
         _LOG.warning("stream worker hangs; stopping it", extra=extra)
         self._events.append(replaced_event(worker, timestamp=self.clock.now()))
         worker.send(signal.SIGKILL)
 
-    # What is told.
+    # Events.
 
     async def _announce(self) -> None:
-        """An event whenever the state of a stream is another, but for what passes in a moment."""
+        """Emit an event when the state of a stream changes, except for brief changes."""
         events, self._events = self._events, []
         for view in self.views():
             stream = self._teams.get(view.name)

@@ -37,36 +37,36 @@ T = TypeVar("T", int, float)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamPoint:
-    """What happened in the `seconds` that ended `at` (Unix time)."""
+    """Stream counts of the `seconds` that ended `at` (Unix time)."""
 
     at: float
     seconds: float
     answered: int
     dead_letters: int
     lag_records: int | None
-    """The most there was; None while nobody knew."""
+    """Largest lag in records; None if unknown."""
     lag_s: float | None
-    """The most there was; None while nobody knew."""
+    """Largest lag in seconds; None if unknown."""
     running: int
-    """Workers that took records at its end."""
+    """Workers that consumed records at its end."""
 
 
 @dataclass(slots=True)
 class StreamTrack:
-    """Remembers an hour of one stream, in steps of ten seconds.
+    """One hour of a stream's history, in steps of 10 s.
 
-    What a worker had counted before it was first heard of is left out: nobody knows when it did.
+    A worker's counts before its first report are left out, because their time is unknown.
     """
 
     _points: deque[StreamPoint] = field(default_factory=lambda: deque(maxlen=_KEPT))
     _step: StreamPoint | None = None
-    """The step that goes on."""
+    """The current step."""
     _totals: dict[str, tuple[int, int]] = field(default_factory=dict)
 
     def note(
         self, statuses: Sequence[StreamStatus], lag: Lagging, *, running: int, now: float
     ) -> None:
-        """Take in what workers say now; those that ended say nothing, and begin at 0 again."""
+        """Add the workers' current statuses; ended workers have none and restart at 0."""
         answered, letters = self._news(statuses)
         step = self._step
         if step is not None and now < step.at:  # the clock was set back
@@ -88,27 +88,27 @@ class StreamTrack:
         self._step = step
 
     def dead_letters_within(self, seconds: float, *, now: float) -> int:
-        """How many dead letters came lately, by whole steps."""
+        """Return the dead letters of the last `seconds`, by whole steps."""
         count = sum(point.dead_letters for point in self._points if 0 <= now - point.at < seconds)
         return count + (0 if self._step is None else self._step.dead_letters)
 
     def points(self, seconds: float, *, now: float, most: int) -> list[StreamPoint]:
-        """The steps of the last `seconds`, oldest first, joined so that there are about `most`."""
+        """Return the steps of the last `seconds`, oldest first, joined into about `most` points."""
         points = [point for point in self._points if 0 <= now - point.at < seconds]
         size_s = math.ceil(min(seconds, KEPT_S) / most / STEP_S) * STEP_S
-        # By the time, not by their number: what is joined once stays so while new steps come.
+        # Join by time, not by number, so that joined points stay the same when steps are added.
         groups = groupby(points, lambda point: point.at // size_s)
         return [_joined(list(group)) for _, group in groups]
 
     def _news(self, statuses: Iterable[StreamStatus]) -> tuple[int, int]:
-        """How many were answered, and became dead letters, since the last look."""
+        """Return the answered records and dead letters since the last call."""
         answered = letters = 0
         totals = dict.fromkeys(self._totals, (0, 0))
         for status in statuses:
             now = status.answered, status.dead_letters
             before = self._totals.get(status.member, now)
             if now[0] < before[0] or now[1] < before[1]:
-                before = 0, 0  # another process, which begins anew
+                before = 0, 0  # another process, which counts from 0
             answered += now[0] - before[0]
             letters += now[1] - before[1]
             totals[status.member] = now
@@ -117,7 +117,7 @@ class StreamTrack:
 
 
 def _begun(now: float, running: int) -> StreamPoint:
-    """A step in which nothing happened yet."""
+    """Return a new, empty step."""
     return StreamPoint(
         at=now,
         seconds=0.0,
@@ -148,39 +148,39 @@ def _most(values: Iterable[T | None]) -> T | None:
 _SLOWLY: Final = frozenset(
     {EXIT_SETTINGS, EXIT_CANNOT_LOAD, EXIT_CANNOT_LISTEN, EXIT_CANNOT_JOIN, EXIT_REPLACED}
 )
-"""Ends of a worker that another try will hardly change."""
+"""Exit codes of a worker after which a restart will probably fail too."""
 _JOINED: Final = frozenset({WorkerState.RUNNING, WorkerState.PAUSED, WorkerState.RETRYING})
 _SILENT_TOLD_S: Final = 10.0
-"""After so long people are told that a worker does not answer."""
+"""Seconds after which users see that a worker does not answer."""
 _STILL_TOLD_S: Final = 30.0
-"""After so long, that a call of its broker's client does not return."""
+"""Seconds after which users see that a broker call does not return."""
 
 
 @dataclass(slots=True, kw_only=True)
 class StreamWorker:
-    """A member and its process; None once that ended."""
+    """A member and its process, which is None once it ended."""
 
     record: WorkerRecord
     process: Process | None
     since: float
-    """When its phase began, in monotonic time."""
+    """Monotonic time at which its phase began."""
     phase: WorkerPhase = WorkerPhase.STARTING
     failures: int = 0
     start_at: float = 0.0
     message: str = ""
-    """Of its last end."""
+    """Message of its last end."""
     code: int | None = None
-    """Of its last end."""
+    """Exit code of its last end."""
     asks_endpoint: bool = False
     status: StreamStatus | None = None
     rate: float = 0.0
     silent_since: float | None = None
-    """As in `ObservedWorker`."""
+    """Time of the first unanswered poll, as in `ObservedWorker`."""
     killed_for: str = ""
-    """Why it is killed, or empty."""
+    """Reason why it is being killed; empty if it is not."""
 
     def observed(self) -> ObservedWorker:
-        """As planning sees it."""
+        """Return the worker in the planner's form."""
         return ObservedWorker(
             index=self.record.index,
             revision=self.record.revision,
@@ -193,13 +193,13 @@ class StreamWorker:
         )
 
     def send(self, signum: signal.Signals) -> None:
-        """Send its process a signal, if there is one."""
+        """Send a signal to its process, if it has one."""
         if self.process is not None:
             self.process.send(signum)
 
     @property
     def is_dead_end(self) -> bool:
-        """Whether it ended for a reason that will hardly pass by itself."""
+        """Whether it ended for a reason that will probably not pass by itself."""
         return self.phase is WorkerPhase.ENDED and self.code in {*_SLOWLY, EXIT_STOPPED_BY_RECORD}
 
     @property
@@ -209,49 +209,48 @@ class StreamWorker:
 
     @property
     def is_stuck(self) -> bool:
-        """Whether it hardly runs without somebody's help; an endpoint may soon be there."""
+        """Whether it probably cannot run without a change; a missing endpoint may appear soon."""
         if self.phase is not WorkerPhase.ENDED or self.is_waiting_for_endpoint:
             return False
         return self.is_dead_end or self.is_failing
 
     @property
     def is_waiting_for_endpoint(self) -> bool:
-        """Whether it ended because the endpoint that it asks is not there yet."""
+        """Whether it ended because the endpoint that it calls does not exist yet."""
         return self.asks_endpoint and self.code == EXIT_CANNOT_LOAD
 
 
 @dataclass(slots=True, kw_only=True)
 class Team:
-    """What is remembered of a stream that should run, or has workers left."""
+    """State of a stream that is desired or has workers left."""
 
     scale: StreamScaleState
     workers: dict[int, StreamWorker] = field(default_factory=dict)
     scaling: str = ""
     restarts: int = 0
     announced_state: str = ""
-    """The state that events know of."""
+    """State in the newest event."""
     start_failures: int = 0
     start_error: str = ""
     track: StreamTrack = field(default_factory=StreamTrack)
     hold_until: float = -math.inf
-    """No process is started before, in monotonic time, as the last ones could not be, because of
-    `start_error`.
+    """Monotonic time before which no process is started, after starts failed with `start_error`.
     """
 
     def running(self) -> Iterator[StreamWorker]:
-        """Those with a process."""
+        """Yield the workers with a process."""
         return (worker for worker in self.workers.values() if worker.process is not None)
 
     def statuses(self) -> list[StreamStatus]:
-        """What they said last."""
+        """Return the newest statuses of the workers."""
         return [worker.status for worker in self.workers.values() if worker.status is not None]
 
 
 def note_end(worker: StreamWorker, code: int | None, *, last_line: str, now: float) -> bool:
-    """Note that a worker's process ended, and when it starts again; whether that was unasked.
+    """Record the end of a worker's process and its restart time; return whether it was unexpected.
 
     Args:
-        said: The last line of its log.
+        last_line: The last line of its log.
         now: Monotonic time.
     """
     was, worker.phase, worker.status, worker.rate = worker.phase, WorkerPhase.ENDED, None, 0.0
@@ -266,17 +265,17 @@ def note_end(worker: StreamWorker, code: int | None, *, last_line: str, now: flo
     worker.message = killed_for or last_line or f"ended with status {code}"
     if not killed_for and code is not None and code < 0:
         worker.message = f"was ended by {signal.Signals(-code).name}"
-    # An endpoint that cannot be asked yet is soon there; a model stays as it is.
+    # A missing endpoint may appear soon; a broken model does not change.
     is_slow = code in _SLOWLY and not worker.is_waiting_for_endpoint
     policy = CANNOT_LOAD if is_slow else CRASHED
-    # By its policy it stopped before a record: a person has to see to that.
+    # It stopped before a record by its policy, and a user has to act.
     is_over = code == EXIT_STOPPED_BY_RECORD
     worker.start_at = math.inf if is_over else now + policy.delay_s(worker.failures)
     return True
 
 
 def note_status(worker: StreamWorker, status: StreamStatus, *, rate: float, now: float) -> bool:
-    """Note what a worker says; whether it is a member from now on.
+    """Record a worker's status; return whether it became a member.
 
     Args:
         rate: Records that it answers per second.
@@ -292,12 +291,12 @@ def note_status(worker: StreamWorker, status: StreamStatus, *, rate: float, now:
 
 
 def note_answer(worker: StreamWorker, *, answered: bool, now: float, begins: bool) -> None:
-    """Note whether a worker answered when it was asked.
+    """Record whether a worker answered a poll.
 
     Args:
         now: Monotonic time.
-        begins: Whether nobody asked for a while, so that what was noted before says nothing: this
-            process may have been the one that was stopped.
+        begins: Whether the last poll is long ago, so that earlier silence does not count: this
+            process itself may have been stopped.
     """
     if answered:
         worker.silent_since = None
@@ -306,13 +305,13 @@ def note_answer(worker: StreamWorker, *, answered: bool, now: float, begins: boo
 
 
 def revision_of(settings: WorkerSettings) -> str:
-    """The digest of everything that a running worker depends on; whether it is paused is not."""
+    """Return the digest of all settings that a running worker depends on, except `paused`."""
     same = msgspec.structs.replace(settings, paused=False)
     return hashlib.sha256(msgspec.json.encode(same, order="deterministic")).hexdigest()[:16]
 
 
 def worker_view(worker: StreamWorker, revision: str, *, now: float) -> WorkerView:
-    """How a worker is at `now`, in monotonic time; `revision`: what it should run."""
+    """Return a worker's view at monotonic `now`; `revision` is its desired revision."""
     status, hangs = worker.status, _hangs(worker, now)
     match worker.phase:
         case WorkerPhase.ENDED:
@@ -342,14 +341,14 @@ def worker_view(worker: StreamWorker, revision: str, *, now: float) -> WorkerVie
 
 
 def _hangs(worker: StreamWorker, now: float) -> str:
-    """What is unusual about how long it takes, for people; empty if nothing is."""
+    """Return text about an unusually long wait; empty if there is none."""
     if worker.phase is not WorkerPhase.READY:
         return ""
     silent_s = 0.0 if worker.silent_since is None else now - worker.silent_since
     if silent_s >= _SILENT_TOLD_S:
         return f"has not answered for {silent_s:.0f} s"
     status = worker.status
-    # One that reconnects says so itself, and waits up to half a minute.
+    # A reconnecting worker reports that itself, and waits up to 30 s.
     is_member = status is not None and status.state is not WorkerState.RECONNECTING
     if status is not None and is_member and status.still_s >= _STILL_TOLD_S:
         return f"has waited for its broker's client for {status.still_s:.0f} s"

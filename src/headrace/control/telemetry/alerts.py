@@ -50,12 +50,12 @@ from headrace.observe.metrics import Family, Labels, gauge
 _LOG: Final = logging.getLogger("headrace.control")
 _POLL_INTERVAL_S: Final = 2.0
 _AT_ONCE: Final = 20
-"""Endpoints that are looked at before others of this process have their turn."""
+"""Endpoints evaluated before the event loop runs other tasks."""
 _PER_WINDOW: Final = 60.0
-"""A condition is looked at so often within its shortest window; what is long changes slowly."""
+"""Evaluations of a condition per its shortest window; long windows change slowly."""
 _LEAST_HOLD_S: Final = 5.0
 _WORK_S: Final = 0.1
-"""Of each look, for windows: with thousands of busy endpoints they take turns."""
+"""Seconds per evaluation for windows; thousands of busy endpoints take turns."""
 _CONDITIONS: Final = [(kind, kind.local) for kind in LOCAL if kind.local is not None]
 _OF_SYSTEM: Final = tuple(pair for pair in _CONDITIONS if pair[0].is_system_wide)
 _OF_STREAMS: Final = tuple(pair for pair in _CONDITIONS if pair[0].is_for_stream)
@@ -64,21 +64,21 @@ _OF_ENDPOINTS: Final = tuple(
     for kind, condition in _CONDITIONS
     if not (kind.is_system_wide or kind.is_for_stream)
 )
-"""What is looked at, and the shortest window that it needs, in seconds."""
+"""Conditions of endpoints, and the shortest window that each needs, in seconds."""
 
 
 class HistorySource(Protocol):
-    """What happened to requests, as far as alerts look at it."""
+    """History of requests, as far as alerts need it."""
 
     def window(
         self, endpoint: str, *, until: float, seconds: float, version: str = ""
     ) -> CountWindow:
-        """What happened in the `seconds` before `until`."""
+        """Return the counts of the `seconds` before `until`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AlertFacts:
-    """What is known without windows; `endpoints` and `streams` by name."""
+    """Inputs of alerts other than windows; `endpoints` and `streams` by name."""
 
     system: SystemFacts = field(default_factory=SystemFacts)
     endpoints: Mapping[str, EndpointFacts] = field(default_factory=dict)
@@ -87,7 +87,7 @@ class AlertFacts:
 
 @dataclass(slots=True)
 class _ConditionState:
-    """What a condition said when it was looked at last."""
+    """Newest result of a condition."""
 
     evaluated_at: float
     reading: ConditionReading | None
@@ -95,17 +95,17 @@ class _ConditionState:
 
 @dataclass(slots=True, kw_only=True)
 class Alerting:
-    """Keeps the alerts of everything that the spec promises."""
+    """Evaluates the alerts of all objectives in the spec."""
 
     history: HistorySource
     spec: Callable[[], Mapping[str, Any]]
     facts: Callable[[], Awaitable[AlertFacts]]
     emit: Callable[[Sequence[Event]], Awaitable[None]]
-    """Writes events."""
+    """Records events."""
     notify: Callable[[Sequence[Alert]], None]
     save: Callable[[Sequence[Alert], Sequence[Key]], Awaitable[None]]
-    """Stores alerts that changed their state, and removes keys. `notify`: hears of all alerts after
-    each look, and never waits.
+    """Stores alerts with a changed state, and removes keys. `notify` gets all alerts after each
+    evaluation, and never blocks.
     """
     clock: Clock
     faults: Faults = field(default_factory=Faults)
@@ -116,19 +116,19 @@ class Alerting:
     _streams: tuple[StreamPromise, ...] = ()
     _stored: dict[Key, tuple[AlertState, float]] = field(default_factory=dict)
     _turn: int = 0
-    """Whose windows are looked at first."""
+    """Index of the endpoint whose windows are evaluated first."""
 
     def load(self, alerts: Iterable[Alert]) -> None:
-        """Go on with the alerts that there were before a restart.
+        """Take the alerts of before a restart.
 
-        What fires counts as bad until now: nothing is known of the time between.
+        A firing alert counts as firing until now, because the time between is unknown.
         """
         now = self.clock.now()
         self._alerts = {alert.key: msgspec.structs.replace(alert, bad_at=now) for alert in alerts}
         self._stored = {key: _lasting(alert) for key, alert in self._alerts.items()}
 
     def alerts(self) -> list[Alert]:
-        """All alerts, what fires first, the newest first."""
+        """Return all alerts: firing ones first, newest first."""
         order = list(AlertState)
         ranks = {AlertState.FIRING: -1}
         return sorted(
@@ -137,21 +137,21 @@ class Alerting:
         )
 
     def families(self) -> list[Family]:
-        """Which fire, as a metric; those that fired not long ago too, as 0."""
+        """Return firing alerts as a metric; recently firing ones have the value 0."""
         samples: list[tuple[Labels, float]] = [
             (_labels(alert), float(alert.state is AlertState.FIRING)) for alert in self.alerts()
         ]
         return [gauge("headrace_alert_firing", "1 while the alert fires.", samples)]
 
     async def run(self) -> None:
-        """Look until cancelled."""
+        """Evaluate alerts until cancelled."""
         while True:
             with self.faults.contain(LOOP, "alerts"):
                 await self.look()
             await asyncio.sleep(_POLL_INTERVAL_S)
 
     async def look(self) -> None:
-        """Look at everything once."""
+        """Evaluate all alerts once."""
         facts = await self.facts()
         now = self.clock.now()
         spec = self.spec()
@@ -162,7 +162,7 @@ class Alerting:
             self.faults.keep_only(
                 "alerts", [*names, *(promise.stream for promise in self._streams)]
             )
-            self._kept = {}  # a promise may be another
+            self._kept = {}  # objectives may have changed
         promises = self._objectives
         findings = [
             _finding(kind, read_system(condition, facts.system)) for kind, condition in _OF_SYSTEM
@@ -196,7 +196,7 @@ class Alerting:
         self.notify(list(self._alerts.values()))
 
     def _stream_findings(self, promise: StreamPromise, facts: AlertFacts) -> Iterator[AlertReading]:
-        """What is bad of a stream, or was."""
+        """Yield readings of a stream's bad or formerly bad conditions."""
         stream_facts = facts.streams.get(promise.stream)
         for kind, condition in _OF_STREAMS:
             reading = read_stream(condition, promise, stream_facts)
@@ -205,7 +205,7 @@ class Alerting:
                 yield finding
 
     def _unreadable(self, findings: Sequence[AlertReading]) -> list[AlertReading]:
-        """Findings without a reading for the alerts of objects that could not be looked at."""
+        """Return findings without a value for alerts of objects that could not be evaluated."""
         kinds, read = {kind.name: kind for kind in LOCAL}, {finding.key for finding in findings}
         return [
             _finding(kinds[alert.name], None, endpoint=alert.endpoint, stream=alert.stream)
@@ -218,10 +218,10 @@ class Alerting:
     def _endpoint_findings(
         self, objective: EndpointObjective, facts: AlertFacts, now: float, *, has_turn: bool
     ) -> Iterator[AlertReading]:
-        """What is bad, or was.
+        """Yield readings of an endpoint's bad or formerly bad conditions.
 
         Args:
-            has_turn: Whether windows may be asked for; else what they said last holds.
+            has_turn: Whether windows may be read; else their last results are used.
         """
         name, scale = objective.endpoint, objective.window_ratio
         endpoint_facts = facts.endpoints.get(name, EndpointFacts())
@@ -248,7 +248,7 @@ class Alerting:
             yield _finding(kind, reading, endpoint=name, scale=scale, hold_s=hold_s)
 
     async def _save(self) -> None:
-        """Store what changed of the alerts' states; values are read again after a restart."""
+        """Store changed alert states; values are read again after a restart."""
         lasting = {key: _lasting(alert) for key, alert in self._alerts.items()}
         changed_ = [self._alerts[key] for key in lasting if lasting[key] != self._stored.get(key)]
         gone = list(self._stored.keys() - lasting.keys())
@@ -283,7 +283,7 @@ def _finding(
 
 
 def _lasting(alert: Alert) -> tuple[AlertState, float]:
-    """What of an alert outlasts a restart."""
+    """Return the part of an alert that is stored."""
     return alert.state, alert.since
 
 
@@ -315,7 +315,7 @@ _DAY_S: Final = 86_400.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FactsReader:
-    """Reads them from the parts that know."""
+    """Reads `AlertFacts` from the parts of the control plane."""
 
     reconciler: Reconciling
     gateway_supervisor: Gateway
@@ -325,7 +325,7 @@ class FactsReader:
     streams: StreamSupervisor
 
     async def read(self) -> AlertFacts:
-        """All of them, now."""
+        """Return the current facts."""
         in_flight = await self._in_flight()
         replicas: dict[str, list[Replica]] = {}
         for replica in self.reconciler.replicas.values():
@@ -358,7 +358,7 @@ class FactsReader:
         )
 
     async def _in_flight(self) -> Mapping[str, int] | None:
-        """Requests on their way by endpoint; None if the gateway does not say."""
+        """Return requests in flight by endpoint; None if the gateway does not answer."""
         if not self.gateway_supervisor.is_ready:
             return None
         try:
@@ -378,7 +378,7 @@ def _facts(
 ) -> EndpointFacts:
     own = [replica for name in hosts_of(endpoint) for replica in replicas.get(name, ())]
     ready = sum(replica.phase is ReplicaPhase.READY for replica in own)
-    # Replicas of ours have to answer if no upstream takes requests.
+    # Our replicas have to answer if no upstream accepts requests.
     live = [arm for arm in endpoint.arms if arm.weight]
     is_ours = bool(live) and all(arm.revision.upstream is None for arm in live)
     return EndpointFacts(

@@ -1,6 +1,6 @@
-"""Drift monitor: reads what replicas counted, judges it, and emits events.
+"""Drift monitor: reads counts of replicas, evaluates drift, and emits events.
 
-Nothing of it is on the path of requests: replicas count by a plan, and are asked every few seconds.
+It is not on the request path: replicas count by a plan, and are polled every few seconds.
 """
 
 import asyncio
@@ -42,22 +42,22 @@ _SAVE_S: Final = 10.0
 _TIMEOUT_S: Final = 2.0
 _AT_ONCE: Final = 8
 _SAMPLE: Final = 512
-"""Rows that a replica keeps as they came, from one question to the next."""
+"""Raw rows that a replica keeps between two polls."""
 _HTTP_OK: Final = 200
 _TOLD: Final = 5
-"""Features that one event names."""
+"""Most features that one event names."""
 Emit = Callable[[Sequence[Event]], Awaitable[None]]
 Call = Callable[[Replica, str, str, bytes], Awaitable[bytes]]
 
 
 @dataclass(slots=True, kw_only=True)
 class _EndpointDrift:
-    """What is known of one endpoint."""
+    """Drift state of one endpoint."""
 
     reference: DriftReference | None
     versions: dict[str, VersionDrift]
     changed: bool = False
-    """Since it was written."""
+    """Whether it changed since it was written."""
 
     def stored(self) -> EndpointDrift:
         return EndpointDrift(
@@ -67,10 +67,10 @@ class _EndpointDrift:
 
 
 async def call_replica(replica: Replica, method: str, path: str, body: bytes) -> bytes:
-    """The body of a replica's answer.
+    """Return the body of a replica's answer.
 
     Raises:
-        UnavailableError: It does not answer, or refuses.
+        UnavailableError: The replica does not answer, or refuses.
     """
     answer = await fetch(
         replica.address,
@@ -87,7 +87,7 @@ async def call_replica(replica: Replica, method: str, path: str, body: bytes) ->
 
 @dataclass(slots=True, kw_only=True)
 class DriftMonitor:
-    """Watches every endpoint whose spec says `drift`, for as long as `run` is awaited."""
+    """Monitors every endpoint whose spec has `drift` while `run` is awaited."""
 
     target_state: TargetState
     files: DriftFiles
@@ -95,14 +95,14 @@ class DriftMonitor:
     clock: Clock
     emit: Emit
     call: Call = call_replica
-    """How a replica is asked: method, path, body, and what it answers."""
+    """Calls a replica with method, path and body, and returns its answer."""
     faults: Faults = field(default_factory=Faults)
     _kept: dict[str, _EndpointDrift] = field(default_factory=dict)
     _saved_at: float = 0.0
     _asking: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_AT_ONCE))
 
     async def run(self) -> None:
-        """Ask and judge until cancelled."""
+        """Poll replicas and evaluate drift until cancelled."""
         try:
             while True:
                 with self.faults.contain(LOOP, "drift"):
@@ -113,7 +113,7 @@ class DriftMonitor:
             self.labels.close()
 
     async def look(self) -> None:
-        """Ask the replicas of each watched endpoint once, and judge what they say."""
+        """Poll the replicas of each monitored endpoint once, and evaluate drift."""
         desired = {
             endpoint.name: endpoint.drift for endpoint in self.target_state.desired.endpoints
         }
@@ -145,7 +145,7 @@ class DriftMonitor:
             self._save()
 
     def settings(self, name: str) -> DriftSpec | None:
-        """How an endpoint is watched; None where it is not.
+        """Return an endpoint's drift settings; None if it is not monitored.
 
         Raises:
             ModelNotFoundError: There is no such endpoint.
@@ -156,7 +156,7 @@ class DriftMonitor:
         return endpoint.drift
 
     def version(self, name: str, version: str = "") -> tuple[str, VersionDrift | None]:
-        """What is known of one version; of the one with most requests if none is named."""
+        """Return the drift state of a version; by default the one with most requests."""
         endpoint = self.target_state.effective_endpoint(name)
         arms = endpoint.arms if endpoint is not None else ()
         if not version and arms:
@@ -165,18 +165,18 @@ class DriftMonitor:
         return version, None if state is None else state.versions.get(version)
 
     def drifted(self, name: str) -> int | None:
-        """How many features of an endpoint drifted; None if nothing is watched."""
+        """Return the number of drifted features of an endpoint; None if it is not monitored."""
         _, version = self.version(name)
         if version is None:
             return None
         return sum(report.state is FeatureState.DRIFTED for report in version.reports())
 
     def set_reference(self, name: str, reference: DriftReference) -> None:
-        """Let this be what the endpoint's requests are compared with, from now on.
+        """Compare the endpoint's requests with `reference` from now on.
 
         Raises:
             ModelNotFoundError: There is no such endpoint.
-            FailedPreconditionError: Its spec does not say `drift`.
+            FailedPreconditionError: Its spec has no `drift`.
         """
         settings = self.settings(name)
         if settings is None:
@@ -189,7 +189,7 @@ class DriftMonitor:
         self._save()
 
     def reset(self, name: str) -> None:
-        """Forget what an endpoint's requests were compared with; a given reference too.
+        """Drop the reference of an endpoint, including one that a user set.
 
         Raises:
             ModelNotFoundError: There is no such endpoint.
@@ -199,7 +199,7 @@ class DriftMonitor:
         self._save()
 
     def families(self) -> list[Family]:
-        """Scores of each endpoint's main version, as metrics."""
+        """Return the scores of each endpoint's main version as metrics."""
         samples: list[tuple[Labels, float]] = []
         for name in sorted(self._kept):
             _, drift = self.version(name)
@@ -241,7 +241,7 @@ class DriftMonitor:
                         self._save_now(endpoint.name)
 
     async def _remember(self, name: str, version: str, answers: Sequence[SeenAnswer]) -> None:
-        """Keep answers for their labels; a full disk is no reason to stop judging."""
+        """Store answers for their labels; a full disk does not stop the evaluation."""
         if not answers:
             return
         pairs = [(answer.request_id, answer.value) for answer in answers]
@@ -252,7 +252,7 @@ class DriftMonitor:
             _LOG.warning("cannot remember answers", extra={"endpoint": name, "error": str(error)})
 
     def _save_now(self, name: str) -> None:
-        """Write what is known of an endpoint at once: it has just been told to people."""
+        """Write an endpoint's state immediately, because an event was emitted."""
         state = self._kept[name]
         state.changed = False
         self.files.write(name, state.stored())
@@ -273,7 +273,7 @@ class DriftMonitor:
         settings: DriftSpec,
         before: VersionDrift | None,
     ) -> VersionDrift:
-        """The watch of a version that is new here, or whose settings changed."""
+        """Return the drift state of a new version, or of one with changed settings."""
         if before is not None:
             return VersionDrift(settings=settings, stored=StoredDrift(reference=before.reference))
         reference = state.reference or self.files.reference(arm.revision.model)
@@ -285,7 +285,7 @@ class DriftMonitor:
         return VersionDrift(settings=settings, stored=StoredDrift(reference=reference))
 
     async def _judge(self, name: str, version: str, drift: VersionDrift, taken: DriftTaken) -> bool:
-        """Whether anything happened that people are told."""
+        """Evaluate a version's drift; return whether an event was emitted."""
         had = len(drift.reference.features)
         now = self.clock.now()
         changed = await asyncio.to_thread(
@@ -300,7 +300,7 @@ class DriftMonitor:
         return bool(events)
 
     async def _take(self, replicas: Sequence[Replica], drift: VersionDrift) -> DriftTaken:
-        """What the replicas of one version counted together."""
+        """Return the merged counts of one version's replicas."""
         plan = DriftPlan(
             key=drift.key,
             bins=drift.bins,
@@ -324,7 +324,7 @@ class DriftMonitor:
         )
 
     async def _ask(self, replica: Replica, plan: DriftPlan) -> DriftTaken | None:
-        """What a replica counted by `plan`; it is told the plan if it follows another one."""
+        """Return a replica's counts by `plan`; send it the plan if it follows another one."""
         async with self._asking:
             try:
                 body = await self.call(replica, "POST", "/internal/drift/take", b"")
@@ -346,7 +346,7 @@ class DriftMonitor:
 
 
 def _own_arms(endpoint: DesiredEndpoint) -> dict[str, DesiredArm]:
-    """By version; someone else's servers do not count for us."""
+    """Return the arms by version, except upstreams, which do not report counts."""
     return {arm.revision.version: arm for arm in endpoint.arms if not arm.revision.upstream}
 
 

@@ -1,7 +1,7 @@
-"""Drift state over restarts: a small file of sketches and counts for each endpoint.
+"""Drift state files: sketches and counts of each endpoint in a small file, kept over restarts.
 
-Written by the one control plane of a home. References that were given with a model version are
-files of their own, which `headrace models push` may write while no control plane runs.
+Only the control plane of a home writes them. References of model versions are separate files, which
+`headrace models push` may write while no control plane runs.
 """
 
 import logging
@@ -27,31 +27,31 @@ class EndpointDrift(msgspec.Struct, frozen=True, kw_only=True):
     """Stored drift state of an endpoint."""
 
     versions: dict[str, StoredDrift] = {}
-    """What is known of each; `given`: a reference that holds for all of them."""
+    """Drift state by version; `given` is a reference for all versions."""
     reference: DriftReference | None = msgspec.field(name="given", default=None)
 
 
 @dataclass(frozen=True, slots=True)
 class DriftFiles:
-    """Reads and writes under one home."""
+    """Reads and writes the drift files of one home."""
 
     root: Path
 
     def read(self, endpoint: str) -> EndpointDrift:
-        """What was kept of an endpoint; nothing if there is no such file, or none that is whole."""
+        """Return the stored state of an endpoint; empty if the file is missing or damaged."""
         return self._file(endpoint).load() or EndpointDrift()
 
     def write(self, endpoint: str, what: EndpointDrift) -> None:
-        """Keep this; a full disk is no reason to stop counting."""
+        """Store an endpoint's state; a full disk does not stop counting."""
         make_private_dir(self._of_endpoint(endpoint).parent)
         self._file(endpoint).try_save(what)
 
     def forget(self, endpoint: str) -> None:
-        """Drop what was kept of an endpoint that is gone."""
+        """Remove the stored state of a removed endpoint."""
         self._of_endpoint(endpoint).unlink(missing_ok=True)
 
     def reference(self, model: str) -> DriftReference | None:
-        """What was given with the model version `NAME:VERSION`; None for nothing."""
+        """Return the reference of the model version `NAME:VERSION`; None without one."""
         name, _, version = model.partition(":")
         try:
             return decode_reference(self._of_version(name, version).read_bytes())
@@ -63,10 +63,10 @@ class DriftFiles:
             return None
 
     def write_reference(self, model: str, reference: DriftReference) -> None:
-        """Keep a reference beside the model version `NAME:VERSION`.
+        """Store the reference of the model version `NAME:VERSION`.
 
         Raises:
-            OSError: It cannot be written.
+            OSError: The file cannot be written.
         """
         name, _, version = model.partition(":")
         path = self._of_version(name, version)
@@ -74,7 +74,7 @@ class DriftFiles:
         write_atomic(path, msgspec.json.encode(reference), durable=False)
 
     def forget_reference(self, model: str) -> None:
-        """Drop what was given with the model version `NAME:VERSION`, if anything was."""
+        """Remove the reference of the model version `NAME:VERSION`, if it has one."""
         name, _, version = model.partition(":")
         self._of_version(name, version).unlink(missing_ok=True)
 
@@ -91,10 +91,10 @@ class DriftFiles:
 
 
 def decode_reference(data: bytes) -> DriftReference:
-    """A reference that somebody gave.
+    """Return the reference that a user uploaded.
 
     Raises:
-        InvalidArgumentError: It is none, or has more features than can be watched.
+        InvalidArgumentError: It is invalid, or has more features than can be monitored.
     """
     try:
         reference = msgspec.json.decode(data, type=DriftReference)
@@ -124,7 +124,7 @@ def decode_reference(data: bytes) -> DriftReference:
 
 
 def _is_reference(name: str, version: str) -> bool:
-    """Whether these are the names of something in the registry, and not a path of somebody's."""
+    """Whether these are valid registry names, and not a path."""
     try:
         check_name(name)
         check_version(version)

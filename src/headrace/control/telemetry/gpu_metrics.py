@@ -1,6 +1,6 @@
 """Metrics of this machine's GPUs, read through NVML, under Triton's names.
 
-Needs `headrace[gpu]` and NVIDIA's driver; without either there is nothing to tell.
+They need `headrace[gpu]` and NVIDIA's driver; without either there are no metrics.
 """
 
 import importlib
@@ -26,7 +26,7 @@ class _Memory(Protocol):
 
 
 class Nvml(Protocol):
-    """What is used of `pynvml`; a handle is an object of its own."""
+    """The used functions of `pynvml`; a handle is an opaque object."""
 
     NVMLError: type[Exception]
 
@@ -42,7 +42,7 @@ class Nvml(Protocol):
 
 
 def load_nvml() -> Nvml | None:
-    """NVML, ready to be asked; None where there is none."""
+    """Return initialised NVML; None if it is not available."""
     try:
         nvml = cast("Nvml", importlib.import_module("pynvml"))
     except ImportError:
@@ -57,14 +57,14 @@ def load_nvml() -> Nvml | None:
 
 @dataclass(slots=True, kw_only=True)
 class Gpus:
-    """The GPUs of this machine, looked for at the first question. Not thread-safe."""
+    """The GPUs of this machine, detected at the first call. Not thread-safe."""
 
     load: Callable[[], Nvml | None] = load_nvml
     _nvml: Nvml | None = field(default=None, init=False)
     _is_loaded: bool = field(default=False, init=False)
 
     def families(self) -> list[Family]:
-        """What they do now, as metrics. Blocking."""
+        """Return the GPUs' current metrics. Blocking."""
         if not self._is_loaded:
             self._nvml, self._is_loaded = self.load(), True
         return [] if self._nvml is None else list(_families(self._nvml))
@@ -79,7 +79,7 @@ def _families(nvml: Nvml) -> Iterator[Family]:
             try:
                 samples.append((labels, read(nvml, handle)))
             except nvml.NVMLError:
-                continue  # not every GPU measures everything
+                continue  # not every GPU supports every metric
         yield kind(name, text, samples)
 
 
@@ -89,7 +89,7 @@ def _handles(nvml: Nvml) -> Iterator[tuple[str, object]]:
             handle = nvml.nvmlDeviceGetHandleByIndex(index)
             yield nvml.nvmlDeviceGetUUID(handle), handle
         except nvml.NVMLError:
-            continue  # it fell off the bus
+            continue  # the GPU was lost from the bus
 
 
 _Kind = Callable[[str, str, list[tuple[Labels, float]]], Family]

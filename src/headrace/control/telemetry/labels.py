@@ -1,7 +1,7 @@
-"""Labels that come later, joined with what was answered, by request id.
+"""Delayed labels, joined with recorded answers by request id.
 
-Kept in a file of its own beside the sketches: answers come by the hundred a second, most are never
-labelled, and the oldest may go at any time. Counts of how right they were stay for a month.
+They have a separate file beside the sketches: hundreds of answers arrive per second, most are never
+labelled, and the oldest may be dropped at any time. Counts of correct answers stay for a month.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ from headrace.core import FailedPreconditionError
 from headrace.core.files import make_private_dir
 
 MAX_ANSWERS: Final = 500_000
-"""Answers and waiting labels that are remembered, of all endpoints together."""
+"""Most stored answers and waiting labels of all endpoints."""
 WINDOWS_S: Final = (3600.0, 86_400.0, 7 * 86_400.0, 30 * 86_400.0)
 _BUCKET_S: Final = 600.0
 _FORGET_EVERY: Final = 10_000
@@ -41,19 +41,19 @@ CREATE TABLE IF NOT EXISTS scores (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LiveScore:
-    """How right answers of the last `seconds` were, as far as labels came."""
+    """Quality of the labelled answers of the last `seconds`."""
 
     seconds: float
     rows: int
     accuracy: float | None
-    """The share of right classes; None where answers are numbers."""
+    """Ratio of correct classes; None if answers are numbers."""
     mean_error: float | None
-    """How far numbers are from their labels, on average (MAE); None where answers are classes."""
+    """Mean absolute error of numbers; None if answers are classes."""
 
 
 @dataclass(slots=True)
 class LabelStore:
-    """Remembers answers under `path`, and counts those whose label comes. Blocking; any thread."""
+    """Stores answers at `path`, and counts labelled ones. Blocking and thread-safe."""
 
     path: Path
     max_answers: int = MAX_ANSWERS
@@ -69,7 +69,7 @@ class LabelStore:
         *,
         now: float,
     ) -> None:
-        """Remember what was answered: request ids with a class, or a number."""
+        """Store answers: request ids with a class or a number."""
         with self._writing() as connection:
             for request_id, value in answers:
                 row = connection.execute(
@@ -96,11 +96,11 @@ class LabelStore:
         now: float,
         endpoints: frozenset[str] | None = None,
     ) -> str:
-        """Take a label: `taken`, `duplicate`, `waiting` for its answer, or `unfit` for it.
+        """Add a label; return `taken`, `duplicate`, `waiting` (no answer yet) or `unfit` (wrong kind).
 
         Args:
-            endpoints: Whose answers may get it. Others' and those not known yet are `unknown` then,
-                and nothing is stored. None for all.
+            endpoints: Endpoints whose answers may get it; None for all. For other answers, and
+                answers not stored yet, the result is `unknown` and nothing is stored.
         """
         text = label_text(label)
         with self._writing() as connection:
@@ -132,7 +132,7 @@ class LabelStore:
             return _TAKEN
 
     def scores(self, endpoint: str, version: str, *, now: float) -> list[LiveScore]:
-        """How right a version was, over several windows; of answers given in them."""
+        """Return a version's scores over several windows of answer times."""
         if self._connection is None and not self.path.exists():
             return []
         with self._writing() as connection:
@@ -143,7 +143,7 @@ class LabelStore:
             ]
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         with self._lock:
             if self._connection is not None:
                 self._connection.close()
@@ -168,7 +168,7 @@ class LabelStore:
                 raise FailedPreconditionError(f"{self.path} cannot be used: {error}") from error
 
     def _forget(self, connection: sqlite3.Connection, now: float) -> None:
-        """Now and then, drop the oldest answers beyond the bound and counts of long ago."""
+        """Drop, from time to time, the oldest answers beyond the bound and old counts."""
         if self._added < min(_FORGET_EVERY, self.max_answers):
             return
         self._added = 0
@@ -183,7 +183,7 @@ class LabelStore:
 
 
 def label_text(label: Label) -> str:
-    """A label as classes are called: 3 and 3.0 are `3`."""
+    """Return a label as a class name: 3 and 3.0 are `3`."""
     if isinstance(label, float) and label.is_integer():
         return str(int(label))
     return str(label)
@@ -197,7 +197,7 @@ def _count(
     *,
     timestamp: float,
 ) -> bool:
-    """Count how right an answer was; whether the label is of the answer's kind."""
+    """Count the answer's correctness; return whether the label has the answer's kind."""
     is_class = isinstance(value, str)
     right = error = 0.0
     if isinstance(value, str):
@@ -220,7 +220,7 @@ def _count(
 def _score(
     connection: sqlite3.Connection, endpoint: str, version: str, seconds: float, now: float
 ) -> LiveScore | None:
-    """The window's counts, of classes if there are any; None where no label came."""
+    """Return the window's score, of classes if there are any; None without labels."""
     row = connection.execute(
         "SELECT is_class, sum(rows), sum(right), sum(error) FROM scores "
         "WHERE endpoint = ? AND version = ? AND bucket >= ? GROUP BY is_class "

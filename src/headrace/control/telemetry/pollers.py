@@ -27,9 +27,9 @@ from headrace.serving.telemetry.report import ModelLoad
 _AT_MOST_S: Final = 30.0
 _SKEW_S: Final = 60.0
 _FIRST_SAVE: Final = 1 / 6
-"""Of `save_every_s`, after which the file is written for the first time."""
+"""Fraction of `save_every_s` after which the file is first written."""
 _BYTES_PER_S: Final = 200_000
-"""A history of so many bytes is written a second later."""
+"""Bytes of history for which the next write is delayed by 1 s."""
 _PARTS_AT_ONCE: Final = 20
 
 
@@ -38,7 +38,7 @@ _HistoryT = TypeVar("_HistoryT", bound=Tracks[Any])
 
 @dataclass(slots=True, kw_only=True)
 class ReplicaPoller(ABC, Generic[_HistoryT]):
-    """Keeps `history` up to date for as long as `run` is awaited."""
+    """Keeps `history` up to date while `run` is awaited."""
 
     WHAT: ClassVar[str]
     SHARE: ClassVar[float]
@@ -46,13 +46,13 @@ class ReplicaPoller(ABC, Generic[_HistoryT]):
     history: _HistoryT
     clock: Clock
     path: Path | None = None
-    """The history's file; None for none. It is written every `save_every_s`, for the first time
-    sooner, and more rarely while it is large.
+    """File of the history; None for none. It is written every `save_every_s`, the first time
+    sooner, and less often while it is large.
     """
     save_every_s: float = 60.0
     cpu_s: Callable[[], float] = time.thread_time
-    """The time that this thread has computed so far: looks take one part in `SHARE` of a core at
-    most, and become rarer where one takes much of it.
+    """Returns this thread's CPU time in seconds: polls take at most one part in `SHARE` of a core,
+    and become less frequent if a poll takes long.
     """
     faults: Faults = field(default_factory=Faults)
     _save_at: float = 0.0
@@ -63,11 +63,11 @@ class ReplicaPoller(ABC, Generic[_HistoryT]):
 
     @property
     def every_s(self) -> float:
-        """How long from one look to the next, if that leaves the core alone."""
+        """Interval between polls in seconds, if the CPU limit allows it."""
         return 1.0
 
     def load(self) -> None:
-        """Take up what an earlier control plane kept, blocking; before `run`."""
+        """Load the history of an earlier control plane; blocking, call it before `run`."""
         try:
             if self.path is not None:
                 self.history.unpack(self.path.read_bytes())
@@ -78,13 +78,13 @@ class ReplicaPoller(ABC, Generic[_HistoryT]):
         self.check_clock(self.clock.now())
 
     def check_clock(self, now: float) -> None:
-        """Begin anew if the clock was set back: what is of the future would hide what comes."""
+        """Clear the history if the clock was set back: future entries would hide new ones."""
         if (self.history.looked_at or 0.0) > now + _SKEW_S:
             _LOG.warning("the clock was set back: %s restarts", self.WHAT)
             self.history.clear()
 
     async def run(self) -> None:
-        """Look until cancelled, then keep what was seen."""
+        """Poll until cancelled, then write the history."""
         self._save_at = self.clock.monotonic() + self.save_every_s * _FIRST_SAVE
         try:
             while True:
@@ -99,7 +99,7 @@ class ReplicaPoller(ABC, Generic[_HistoryT]):
             self._write(self.history.pack())
 
     async def save_if_due(self) -> None:
-        """Write the file if it was not written for long."""
+        """Write the file if it is due."""
         now = self.clock.monotonic()
         if self.path is None or now < self._save_at:
             return
@@ -109,11 +109,11 @@ class ReplicaPoller(ABC, Generic[_HistoryT]):
         for part in history.parts():
             parts.append(part)
             if len(parts) % _PARTS_AT_ONCE == 0:
-                await asyncio.sleep(0)  # other tasks do not wait for all of it
+                await asyncio.sleep(0)  # yield to other tasks
         await asyncio.to_thread(self._write, history.join(parts))
 
     def _write(self, data: bytes) -> None:
-        """Replace the file; a disk that is full does not stop the poller."""
+        """Replace the file; a full disk does not stop the poller."""
         if self.path is None:
             return
         try:
@@ -127,12 +127,12 @@ _TIMEOUT_S: Final = 1.0
 _AT_ONCE: Final = 16
 _YIELD_EVERY: Final = 20
 Ask = Callable[[str], Awaitable[list[ModelLoad] | None]]
-"""What the process at an address says of its models; None if it does not answer."""
+"""Returns the loads of the models of the process at an address; None without an answer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedArm:
-    """An arm of an endpoint, and the ready processes that run it."""
+    """An arm of an endpoint with the ready processes that run it."""
 
     endpoint: str
     key: str
@@ -141,7 +141,7 @@ class LoadedArm:
     revision_id: str
     copies: tuple[Replica, ...]
     is_first: bool
-    """Of its endpoint's arms."""
+    """Whether it is the first of its endpoint's arms."""
 
 
 def loaded_arms(
@@ -149,11 +149,11 @@ def loaded_arms(
     replicas: Iterable[Replica],
     hosted: Mapping[str, Collection[str]],
 ) -> Iterator[LoadedArm]:
-    """All arms that processes of ours run; someone else's servers say nothing of themselves.
+    """Yield all arms that our processes run; upstreams do not report their load.
 
     Args:
-        hosted: Which revisions each copy of a pool answers for, by its name. A baseline is one
-            model with what it is measured against there, and is not counted again.
+        hosted: Revisions that each replica of a pool serves, by its name. There a baseline and the
+            version that it is compared with are one model, which is counted once.
     """
     running: dict[str, list[Replica]] = defaultdict(list)
     for replica in replicas:
@@ -181,23 +181,23 @@ def loaded_arms(
 
 
 async def ask_load(address: str) -> list[ModelLoad] | None:
-    """What the process at `address` says of its models; None if it does not answer."""
+    """Return the loads of the models of the process at `address`; None without an answer."""
     decode = msgspec.json.Decoder(list[ModelLoad]).decode
     return await ask(address, "/internal/load", decode, timeout_s=_TIMEOUT_S)
 
 
 @dataclass(slots=True, kw_only=True)
 class LoadWatch(ReplicaPoller[LoadHistory]):
-    """Asks replicas."""
+    """Poller of replicas' load."""
 
     WHAT: ClassVar = "the history of load"
     SHARE: ClassVar = 40.0
 
     arms: Callable[[], Iterable[LoadedArm]]
-    """Those that there are. `known`: the names of all processes."""
+    """Returns all arms. `known` returns the names of all processes."""
     running: Callable[[], Collection[str]]
     batching: Callable[[list[ArmReports]], Awaitable[None]]
-    """Takes what they say of row independence."""
+    """Receives the replicas' reports of row independence."""
     ask: Ask = ask_load
     history: LoadHistory = field(default_factory=LoadHistory)
     _asking: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_AT_ONCE))
@@ -269,10 +269,10 @@ _READS_AT_ONCE: Final = 20
 
 
 class CountsSource(Protocol):
-    """What counts requests by endpoint and version."""
+    """Source of request counts by endpoint and version."""
 
     async def read_endpoints(self, endpoints: Collection[str]) -> GatewayStatistics:
-        """Totals of all requests to these endpoints.
+        """Return the totals of all requests to these endpoints.
 
         Raises:
             HeadraceError: The gateway does not answer.
@@ -281,20 +281,20 @@ class CountsSource(Protocol):
 
 @dataclass(slots=True, kw_only=True)
 class GatewayPoller(ReplicaPoller[RequestHistory]):
-    """Looks at what the gateway counted."""
+    """Poller of the gateway's request counts."""
 
     WHAT: ClassVar = "the history"
     SHARE: ClassVar = 20.0
 
     gateway: CountsSource
     names: Callable[[], Collection[str]]
-    """The endpoints that there are."""
+    """Returns the names of all endpoints."""
     history: RequestHistory = field(default_factory=RequestHistory)
-    _is_blind: bool = True  # nobody is told of a gateway that has not come up yet
+    _is_blind: bool = True  # no log while the gateway has not started yet
 
     @property
     def every_s(self) -> float:
-        """As of `ReplicaPoller`; sooner while the gateway does not answer."""
+        """Interval between polls in seconds; shorter while the gateway does not answer."""
         return _BLIND_S if self._is_blind else 1.0
 
     async def look(self) -> None:

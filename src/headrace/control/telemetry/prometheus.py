@@ -1,4 +1,4 @@
-"""History from a Prometheus that scrapes the control plane, beyond what that stores."""
+"""History from a Prometheus server that scrapes the control plane, for older data."""
 
 import asyncio
 import contextlib
@@ -23,7 +23,7 @@ _LEAST_SPAN_S: Final = 120  # a rate needs two samples, and one may be missing
 _MAX_ANSWER: Final = 8 << 20
 _REQUESTS: Final = "headrace_endpoint_requests_total"
 _LATENCY: Final = "headrace_endpoint_latency_seconds_bucket"
-_SAMPLED_S: Final = 60  # replicas come and go: their gauges are added up before the mean is taken
+_SAMPLED_S: Final = 60  # replicas change: sum gauges, then take the mean
 QUANTITIES: Final = (
     "requests_per_s",
     "errors_per_s",
@@ -36,7 +36,7 @@ QUANTITIES: Final = (
     "in_flight",
     "replicas_ready",
 )
-"""What is asked for."""
+"""Names of the queried quantities."""
 
 
 class _Series(msgspec.Struct, frozen=True):
@@ -54,10 +54,10 @@ class _Answer(msgspec.Struct, frozen=True):
 
 
 def queries(endpoint: str, version: str, step_s: float) -> dict[str, str]:
-    """A query for each of `QUANTITIES`, over spans of `step_s` before each point.
+    """Return a query for each of `QUANTITIES`, over spans of `step_s` before each point.
 
     Args:
-        version: Empty for all; its roles are counted together there.
+        version: Empty for all versions; roles of a version are summed.
     """
     only = f',version="{version.partition("~")[0]}"' if version else ""
     labels, model = f'endpoint="{endpoint}"{only}', f'model="{endpoint}"{only}'
@@ -95,31 +95,31 @@ def queries(endpoint: str, version: str, step_s: float) -> dict[str, str]:
 
 @dataclass(slots=True, kw_only=True)
 class PrometheusHistory:
-    """Reads a Prometheus' HTTP API at `url`; `transport` is the network unless a test says else."""
+    """Reads the HTTP API of a Prometheus server at `url`; tests replace `transport`."""
 
     url: str
     transport: "httpx.AsyncBaseTransport | None" = None
     _is_reported: bool = field(default=False)
 
     def __post_init__(self) -> None:
-        """Refuse what is no address.
+        """Check `url`.
 
         Raises:
-            FailedPreconditionError: It is none.
+            FailedPreconditionError: `url` is not a valid address.
         """
         parts = urlsplit(self.url)
         if parts.scheme not in {"http", "https"} or not parts.hostname:
-            shown = parts.hostname or "it"  # the rest may hold a password
+            shown = parts.hostname or "it"  # the rest may contain a password
             raise FailedPreconditionError(f"--prometheus-url: {shown} is not an http or https URL")
 
     async def series(
         self, endpoint: str, version: str, *, first_end: float, last_end: float, step_s: float
     ) -> Mapping[str, Mapping[int, float]]:
-        """By quantity and by the number of the step, from 0 on, what is known.
+        """Return the known values by quantity and step number, counted from 0.
 
-        The first step ends at `first_end`. Nothing if it does not answer; the log says why.
+        The first step ends at `first_end`. Empty if Prometheus does not answer; see the log.
         """
-        import httpx  # noqa: PLC0415  # it loads rich, and few have a Prometheus to ask
+        import httpx  # noqa: PLC0415  # slow import; few systems have Prometheus
 
         promql = queries(endpoint, version, step_s)
         span = {"start": f"{first_end:.3f}", "end": f"{last_end:.3f}", "step": f"{step_s:g}"}
@@ -162,6 +162,6 @@ def _by_step(answer: _Answer, first_end: float, step_s: float) -> dict[int, floa
         for timestamp, text in series.values:
             with contextlib.suppress(ValueError):
                 value = float(text)
-                if math.isfinite(value):  # a quantile of nothing is none
+                if math.isfinite(value):  # a quantile without samples is NaN
                     by_step[round((timestamp - first_end) / step_s)] = value
     return by_step

@@ -1,7 +1,7 @@
-"""Recordings of single requests, read from replicas and passed on.
+"""Recordings of single requests, fetched from replicas and forwarded.
 
-Replicas have no network and no files: they keep spans and payloads for some seconds, and the
-control plane comes for them. While it is away they keep what fits and count the rest.
+Replicas have no network and no files: they buffer spans and payloads for some seconds, and the
+control plane fetches them. Without a control plane they drop and count what exceeds the buffer.
 """
 
 import asyncio
@@ -34,7 +34,7 @@ from headrace.serving.telemetry.report import (
 _LOG: Final = logging.getLogger("headrace.control")
 _INTERVAL_S: Final = 1.0
 _RESEND_INTERVAL_S: Final = 30.0
-"""A pool makes a model anew, and that one was told nothing."""
+"""Seconds between resends of settings: a pool may reload a model, which loses them."""
 _TIMEOUT_S: Final = 2.0
 _AT_ONCE: Final = 16
 _MOST_PAGES: Final = 100
@@ -45,14 +45,14 @@ PageT = TypeVar("PageT", SpansPage, SamplesPage, FeaturesPage)
 
 
 class SpanSink(Protocol):
-    """Where spans go. Blocking."""
+    """Receiver of spans. Blocking."""
 
     def export(self, records: Sequence[SpanRecord]) -> bool:
-        """Whether they arrived."""
+        """Export spans; return whether the receiver accepted them."""
 
 
 class PayloadSink(Protocol):
-    """Where payloads go; never waits."""
+    """Receiver of payloads; never blocks."""
 
     def add(
         self,
@@ -61,22 +61,22 @@ class PayloadSink(Protocol):
         settings: PayloadLogSpec,
         samples: Sequence[PayloadSample],
     ) -> None:
-        """Take samples, or drop and count them."""
+        """Add samples, or drop and count them."""
 
     def lost(self, endpoint: str, count: int) -> None:
-        """Count samples that were dropped before they came."""
+        """Count samples that a replica dropped."""
 
 
 class FeatureSink(Protocol):
-    """Where served features go. Blocking."""
+    """Receiver of served features. Blocking."""
 
     def append(self, service: str, lines: Sequence[str]) -> None:
-        """Keep lines of `headrace.features.ServedRow`, or drop and count them."""
+        """Store lines of `headrace.features.ServedRow`, or drop and count them."""
 
 
 @dataclass(slots=True)
 class _Acknowledged:
-    """What a replica's process was told, and how far it was read."""
+    """Settings that a replica's process acknowledged, and its read positions."""
 
     process: int
     recording: RecordingSettings
@@ -87,23 +87,23 @@ class _Acknowledged:
 
 @dataclass(slots=True, kw_only=True)
 class Recordings:
-    """Tells replicas what to record, and fetches it every second."""
+    """Sends recording settings to replicas, and fetches recordings every second."""
 
     replicas: Callable[[], Iterable[Replica]]
-    """Those that are ready."""
+    """Returns the ready replicas."""
     payload_logs: Callable[[], Mapping[str, PayloadLogSpec]]
-    """By endpoint; of others nothing is kept."""
+    """Returns the payload logs by endpoint; other endpoints have none."""
     payloads: PayloadSink
     monotonic: Callable[[], float]
-    """The clock."""
+    """Monotonic clock in seconds."""
     features: FeatureSink | None = None
-    """Where what was served goes."""
+    """Receiver of served features; None if they are not recorded."""
     features_ratios: Callable[[], Mapping[str, float]] = dict
-    """By endpoint; of others nothing is kept."""
+    """Returns the ratios of recorded features by endpoint; other endpoints record none."""
     spans: SpanSink | None = None
-    """None where nothing is traced."""
+    """Receiver of spans; None without tracing."""
     ask: Callable[..., Awaitable[FetchResponse]] = fetch
-    """How a replica is asked."""
+    """Sends a request to a replica."""
     faults: Faults = field(default_factory=Faults)
     spans_sent: int = 0
     spans_dropped: int = 0
@@ -112,7 +112,7 @@ class Recordings:
     _asking: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_AT_ONCE))
 
     async def run(self) -> None:
-        """Fetch until cancelled. A collector that is slow holds up no payload."""
+        """Fetch recordings until cancelled. A slow trace collector does not delay payloads."""
         async with asyncio.TaskGroup() as group:
             for turn in (
                 self.send_settings,
@@ -129,7 +129,7 @@ class Recordings:
             await asyncio.sleep(_INTERVAL_S)
 
     async def send_settings(self) -> None:
-        """Tell each replica once what to record."""
+        """Send each replica its recording settings once."""
         logs, ratios = self.payload_logs(), self.features_ratios()
         if self.spans is None and not logs and not ratios and not self._acknowledged_by:
             return
@@ -149,7 +149,7 @@ class Recordings:
         await asyncio.gather(*updates)
 
     async def fetch_spans(self) -> None:
-        """Fetch all spans and send them on."""
+        """Fetch all spans and export them."""
         if self.spans is None:
             return
         replicas = [r for r in self.replicas() if self._acknowledged(r).traces]
@@ -163,12 +163,12 @@ class Recordings:
             self.spans_sent += len(spans)
         else:
             self.spans_dropped += len(spans)
-        if taken != self._was_taken:  # once, not every second
+        if taken != self._was_taken:  # log once, not every second
             self._was_taken = taken
             _LOG.warning("the collector accepts spans %s", "again" if taken else "no more")
 
     async def fetch_payloads(self) -> None:
-        """Fetch all samples and hand them to who writes them."""
+        """Fetch all samples and pass them to the payload sink."""
         if not self._acknowledged_by:
             return
         replicas = [r for r in self.replicas() if self._acknowledged(r).sample_ratio > 0]
@@ -183,7 +183,7 @@ class Recordings:
                 self.payloads.add(replica.endpoint, replica.version, settings, page.samples)
 
     async def fetch_features(self) -> None:
-        """Fetch what features were served, and keep it."""
+        """Fetch served features and store them."""
         if self.features is None or not self._acknowledged_by:
             return
         replicas = [r for r in self.replicas() if self._acknowledged(r).features_ratio > 0]
@@ -194,7 +194,7 @@ class Recordings:
                 await asyncio.to_thread(self.features.append, page.service, page.lines)
 
     def families(self) -> list[Family]:
-        """How many spans went on, and how many were lost."""
+        """Return the counts of exported and lost spans as metrics."""
         if self.spans is None:
             return []
         return [
@@ -237,7 +237,7 @@ class Recordings:
                     body=msgspec.json.encode(recording),
                 )
             except HeadraceError:
-                return  # it is asked again in a second
+                return  # retried after 1 s
         if answer.status != _HTTP_OK:
             return
         if state is None or is_new:
@@ -248,7 +248,7 @@ class Recordings:
     async def _pages(
         self, replicas: Iterable[Replica], what: str, decode: Callable[[bytes], PageT]
     ) -> list[tuple[tuple[Replica, int], PageT]]:
-        """Everything that replicas hold, with how much each lost since the last time."""
+        """Return all recordings that replicas hold, each with the loss since the last call."""
         results = await asyncio.gather(*(self._of(replica, what, decode) for replica in replicas))
         return [page for pages in results for page in pages]
 
@@ -280,7 +280,7 @@ class Recordings:
 
 
 def recorded_replicas(target_state: TargetState) -> Iterator[Replica]:
-    """Replicas that may record: those that are ready, and models that pools host."""
+    """Yield replicas that may record: ready ones, and models that pools host."""
     reconciler = target_state.reconciler
     ready = [
         replica for replica in reconciler.replicas.values() if replica.phase is ReplicaPhase.READY

@@ -1,4 +1,4 @@
-"""Telemetry service: what happened to requests, replicas and models, and who has to know."""
+"""Telemetry service: histories of requests and replicas, drift, alerts and notifications."""
 
 import asyncio
 import os
@@ -44,10 +44,10 @@ class TelemetryService:
         streams: StreamSupervisor,
         prometheus: PrometheusHistory | None,
     ) -> None:
-        """Make the parts, with what an earlier control plane stored. Blocking.
+        """Create the parts, with the state that an earlier control plane stored. Blocking.
 
         Args:
-            prometheus: Answers what is older than the history; None where there is none.
+            prometheus: Source of data older than the history; None without Prometheus.
         """
         home, store, clock = context.home, context.store, context.clock
         faults, emit = context.faults, context.journal.write
@@ -82,7 +82,7 @@ class TelemetryService:
             clock=clock,
             silences=self.silences.active,
             save=store.alerts.save_notices,
-            environment=dict(os.environ),  # what secrets are named there is taken out later
+            environment=dict(os.environ),  # secrets are removed from os.environ later
             admin_url=context.addresses.admin_url,
             send=send,
             faults=faults,
@@ -139,7 +139,7 @@ class TelemetryService:
         self.gpus: Final = Gpus()
         self.prometheus: Final = prometheus
         self.metrics_read_at: float | None = None
-        """When `/metrics` was last read, in seconds since 1970."""
+        """Unix time of the last read of `/metrics`."""
         self._context: Final = context
         self._reports: Final = reconciling.reports
         self._rollouts: Final = rollouts
@@ -147,12 +147,12 @@ class TelemetryService:
 
     @property
     def history(self) -> RequestHistory:
-        """What became of the requests of the last day."""
+        """History of the last day's requests."""
         return self.recorder.history
 
     @property
     def load_history(self) -> LoadHistory:
-        """How busy the replicas of the last day were."""
+        """History of the replicas' load of the last day."""
         return self.load_watch.history
 
     def note_metrics_read(self) -> None:
@@ -175,5 +175,5 @@ class TelemetryService:
                 group.create_task(part.run())
 
     def _observed(self) -> list[Replica]:
-        """Replicas whose reports are needed."""
+        """Return the replicas whose reports are needed."""
         return [*self._rollouts.observed_replicas(), *self._scaling.observed()]
