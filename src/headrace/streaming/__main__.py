@@ -1,7 +1,7 @@
 """Process of one stream worker: `python -m headrace.streaming --settings FILE`.
 
-It listens, loads the model, joins, streams and leaves. With `--attached` it ends with the process
-that started it, whose end of file descriptor 3 closes then.
+It opens its HTTP servers, loads the model, joins the group, streams and leaves. With `--attached`
+it ends with its parent process: file descriptor 3 is then closed at the parent's end.
 """
 
 import logging
@@ -63,7 +63,7 @@ def main(arguments: list[str]) -> int:
     try:
         check_settings(settings)
     except HeadraceError as error:
-        _log.error("%s", error)  # the message says it all
+        _log.error("%s", error)  # without the traceback
         return EXIT_SETTINGS
     return run(settings)
 
@@ -91,7 +91,7 @@ def run(settings: WorkerSettings) -> int:
     except HeadraceError as error:
         _log.error("stream '%s': %s", settings.name, error)  # as above
         return status
-    except KeyboardInterrupt:  # told to stop before there was anything to stop
+    except KeyboardInterrupt:  # a signal before streaming began
         return 0
     stop.set_callback(worker.stop)
     threads = ModelThreads(answerers, ResultWriter(settings), clock=SystemClock(), wake=worker.wake)
@@ -105,7 +105,7 @@ def run(settings: WorkerSettings) -> int:
     except KeyboardInterrupt:
         return 130
     broker.close()
-    if threads.is_idle:  # a model that runs must not be freed
+    if threads.is_idle:  # a running model must not be freed
         threads.close()
         if scorer is not None:
             scorer.close()
@@ -140,7 +140,7 @@ class _Stop:
         if self._is_stopping or self._stop is None:
             raise KeyboardInterrupt
         self._is_stopping = True
-        # Not here: this thread may hold the very lock that waking its session takes.
+        # On another thread: this one may hold the lock that waking the session acquires.
         threading.Thread(target=self._stop, name="stop", daemon=True).start()
 
 

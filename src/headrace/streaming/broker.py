@@ -72,7 +72,7 @@ class Rebalanced(Protocol):
         """
 
     def on_revoked(self, partitions: Sequence[TopicPartition]) -> None:
-        """Partitions move to another member: produce what is finished; it reads the rest."""
+        """Partitions move to another member: produce finished answers; it reads the rest."""
 
     def on_lost(self, partitions: Sequence[TopicPartition]) -> None:
         """Partitions were taken away: records in flight from them must not be produced."""
@@ -81,12 +81,12 @@ class Rebalanced(Protocol):
 class ConsumerSession(Protocol):
     """One member of a group.
 
-    An unavailable broker is waited for: `poll` then returns no records, and `problem` says why.
+    It waits for an unavailable broker: `poll` returns no records, and `problem` has the reason.
     """
 
     @property
     def problem(self) -> str:
-        """Why no records are read or written at the moment; empty if nothing is wrong."""
+        """Why no records are read or written at the moment; empty if there is no problem."""
 
     def poll(self, max_records: int, timeout_s: float) -> list[Record]:
         """Return available records, in order within each partition; wait only for the first one.
@@ -117,7 +117,7 @@ class ConsumerSession(Protocol):
         """
 
     def flush(self, timeout_s: float) -> bool:
-        """Wait until all is acknowledged and committed; return whether it is."""
+        """Wait until all records are acknowledged and committed; return whether they are."""
 
     def lag(self) -> Mapping[TopicPartition, PartitionLag]:
         """Return the lag of each partition as last measured, without waiting."""
@@ -138,10 +138,10 @@ class Broker(Protocol):
         """Join a group.
 
         Raises:
-            UnsupportedError: The broker does not support the membership; the message says what it
+            UnsupportedError: The broker does not support the membership; the message names what it
                 supports.
             UnavailableError: The broker cannot be reached.
-            HeadraceError: The broker refuses.
+            HeadraceError: The broker refuses the member.
         """
 
     def create_topic(self, topic: str, *, partitions: int = 1) -> None:
@@ -191,7 +191,7 @@ class OffsetRange:
 
     @property
     def partitions(self) -> int:
-        """Number of partitions that have any."""
+        """Number of partitions that have records."""
         return sum(end > self.first.get(partition, end) for partition, end in self.end.items())
 
     def is_done(self, committed: Mapping[TopicPartition, int]) -> bool:

@@ -257,7 +257,7 @@ def _parse_sound(data: bytes, types: Mapping[str, Any], paths: Mapping[str, Path
         text.decode()  # msgspec does not validate strings that it skips
     rows: list[Any] = msgspec.json.Decoder(row).decode_lines(text)
     lines = text.count(b"\n") + 1
-    # An object over two lines would hide that another line has two.
+    # The total could match if one object spans two lines and another line has two objects.
     if not len(rows) == lines == text.count(b"}\n{") + 1:
         raise ValueError(lines)
     columns = [

@@ -43,7 +43,7 @@ def open_broker(url: str, *, home: Path) -> Broker:
     Raises:
         InvalidArgumentError: The URL names no broker.
         FailedPreconditionError: The client package is not installed.
-        HeadraceError: The broker cannot be used; the message says why.
+        HeadraceError: The broker cannot be used; the message contains the reason.
     """
     if not url or "\0" in url:
         raise InvalidArgumentError("the broker's URL is empty, or contains a zero byte")
@@ -69,7 +69,7 @@ def _loaded(kind: _Kind) -> object:
         return import_module(f"{__name__}.{kind.module}.broker")
     except ModuleNotFoundError as error:
         if (error.name or _OURS).partition(".")[0] == _OURS:
-            raise  # a mistake of ours, no package that is missing
+            raise  # a bug in Headrace, not a missing package
         message = (
             f"streams over {kind.module} need the package {error.name}: "
             f"pip install 'headrace[{kind.extra}]'"

@@ -155,7 +155,7 @@ def packed(headers: Sequence[Header]) -> str:
 
 
 def unpacked(text: str) -> tuple[Header, ...]:
-    """Return the headers of such a query."""
+    """Return the headers in an output of `packed`."""
     parts = (part.partition("=") for part in text.split("&"))
     return tuple(
         (unquote_to_bytes(name).decode("utf-8", "surrogateescape"), unquote_to_bytes(value))

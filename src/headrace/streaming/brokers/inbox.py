@@ -1,8 +1,9 @@
 """Delivery buffer and session base for brokers that deliver and acknowledge single records.
 
-Such a broker (Redis, NATS, Pulsar) redelivers what was not acknowledged in time, so older records
-follow newer ones. A stream commits one position per partition, which is safe only if delivered
-records ascend: an older record waits here until all newer ones before it are acknowledged.
+Such a broker (Redis, NATS, Pulsar) redelivers records that were not acknowledged in time, so older
+records follow newer ones. A stream commits one position per partition, which is safe only if
+delivered records ascend: an older record is buffered until all newer ones before it are
+acknowledged.
 """
 
 import heapq
@@ -55,7 +56,7 @@ class PartitionBuffer(Generic[T]):
         return next(iter(self._delivered.values()))[0] if self._delivered else None
 
     def contains(self, offset: int) -> bool:
-        """Return whether a record is here."""
+        """Return whether the buffer has the record with this offset."""
         return offset in self._delivered or offset in self._waiting
 
     def offer(self, record: Record, token: T) -> None:
@@ -69,7 +70,7 @@ class PartitionBuffer(Generic[T]):
         self._waiting[offset] = (record, token)
 
     def can_deliver(self) -> bool:
-        """Return whether the next record is here, and newer than all delivered ones."""
+        """Return whether a record waits that is newer than all delivered ones."""
         if self.is_paused or not self._order:
             return False
         return not self._delivered or self._order[0] > next(reversed(self._delivered))
@@ -177,14 +178,14 @@ class Inbox(Generic[T]):
             self._changed.notify_all()
 
     def acknowledge(self, partition: TopicPartition, upto: int) -> list[Held[T]]:
-        """See `PartitionBuffer.done`."""
+        """Acknowledge delivered records; see `PartitionBuffer.acknowledge`."""
         with self._changed:
             acknowledged = self._buffers[partition].acknowledge(upto)
             self._changed.notify_all()
             return acknowledged
 
     def contains(self, partition: TopicPartition, offset: int) -> bool:
-        """See `PartitionBuffer.knows`."""
+        """Return whether a record is buffered; see `PartitionBuffer.contains`."""
         with self._changed:
             return self._buffers[partition].contains(offset)
 
@@ -242,7 +243,7 @@ class SharedSession(ABC, Generic[T, U]):
         self._listener = listener
         self._clock = clock
         self._heartbeat_s = heartbeat_s
-        """How often `_keep_up` is called at least while `poll` is."""
+        """Maximum seconds between heartbeats while `poll` is called."""
         self._inbox: Inbox[T] = Inbox(
             [TopicPartition(topic, 0) for topic in dict.fromkeys(membership.topics)]
         )
@@ -251,7 +252,7 @@ class SharedSession(ABC, Generic[T, U]):
         self._lag: dict[TopicPartition, PartitionLag] = {}
         self._problem = ""
         self._was_disconnected = False
-        """Whether an answer was lost since a broker last cleared this."""
+        """Whether a response was lost since the broker's session last cleared this."""
         self._fatal_error: HeadraceError | None = None
         self._start_offsets: Mapping[TopicPartition, int] | None = None
         self._has_begun = self._is_closed = False
@@ -268,7 +269,7 @@ class SharedSession(ABC, Generic[T, U]):
         while True:
             self._check_open()
             self._maintain(max_records)
-            # What cannot be written is kept: more of it may not come meanwhile.
+            # Unwritten answers are buffered; no more records are taken until they are written.
             limit = 0 if self._unsent else max_records
             self._want(limit)
             now = self._clock.monotonic()
@@ -356,7 +357,7 @@ class SharedSession(ABC, Generic[T, U]):
                     self._send()
                 self._leave()
         except HeadraceError:
-            pass  # the broker hands out again what was not acknowledged
+            pass  # the broker redelivers unacknowledged records
         finally:
             self._fatal_error = FailedPreconditionError("this session is closed; join again")
             self._disconnect()
@@ -366,7 +367,7 @@ class SharedSession(ABC, Generic[T, U]):
             raise type(self._fatal_error)(*self._fatal_error.args) from self._fatal_error
 
     def _maintain(self, max_records: int) -> None:
-        """Do what is due besides reading: begin, send, send heartbeats, measure the lag."""
+        """Start reading, send answers and heartbeats, and measure the lag, each if due."""
         now = self._clock.monotonic()
         if self._connection_problem() or (self._problem and now < self._retry_at):
             return
@@ -406,14 +407,14 @@ class SharedSession(ABC, Generic[T, U]):
 
     @abstractmethod
     def _connection_problem(self) -> str:
-        """Return why the connection is known to be down; empty if it is not."""
+        """Return why the connection is down; empty if it is up or unknown."""
 
     @abstractmethod
     def _start(self, start_offsets: Mapping[TopicPartition, int]) -> None:
         """Start to read, at these offsets instead of the group's. Called again after a failure."""
 
     def _want(self, max_records: int) -> None:
-        """Called before each wait for at most so many records."""
+        """Request up to `max_records` records; called before each wait."""
 
     @abstractmethod
     def _heartbeat(self, max_records: int, now: float) -> None:

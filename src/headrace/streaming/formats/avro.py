@@ -1,8 +1,8 @@
 """Avro format with schemas from a registry or from a file.
 
 With a registry, values begin as in Confluent's wire format; without one they are only the record's
-bytes. A record is read with the schema that it was written with, and fields are found by name, so
-schemas may change as long as names stay. Answers are written with a given schema, or with one
+bytes. A record is read with its writer schema, and fields are matched by name, so schemas may
+change as long as names stay the same. Answers are written with a given schema, or with one
 generated from the outputs.
 """
 
@@ -59,14 +59,14 @@ _NATURAL: Final = {
     Datatype.BYTES: "string",
 }
 _ANY: Final = ["null", "boolean", "long", "double", "string", "bytes"]
-_MAX_DIGITS: Final = 150  # of a decimal
+_MAX_DIGITS: Final = 150  # digits of a decimal
 _TEXTS: Final = frozenset({"string", "enum"})
 
 
 def make_schema(layout: FieldLayout, options: SchemaOptions) -> str:
     """Return a schema for answers: a record, with arrays for vectors.
 
-    A field that is passed on is nullable, and any scalar where `types` does not name its type.
+    A passed field is nullable; its type is any scalar unless `types` names one.
     """
     called = field_names(layout, options.names)
     fields: list[Node] = []
@@ -227,7 +227,7 @@ def _unscaled(name: str, value: object, scale: int, size: int) -> object:
             number = int(exact)
             length = size or (number.bit_length() + 8) // 8
             return number.to_bytes(length, "big", signed=True)
-    except ArithmeticError:  # no number, or too large for its bytes
+    except ArithmeticError:  # not a number, or too large for its bytes
         pass
     msg = f"'{name}' is {str(value)[:40]}, which is no decimal with {scale} places"
     raise InvalidArgumentError(msg)
@@ -276,7 +276,7 @@ def make_reader(
             raise InvalidArgumentError(msg)
         plain = of_schema(_from_file(options.schema_file, "schema_file"))
     elif target is not None:
-        of_schema(target)  # refused now if it has not got the fields
+        of_schema(target)  # rejected at the start if a field is missing
     return SchemaReader(
         [*inputs, *passed],
         plain=plain,

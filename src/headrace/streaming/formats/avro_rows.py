@@ -166,7 +166,7 @@ _VARYING: Final[dict[str, Step]] = {"int": _integer, "long": _integer, "string":
 
 
 def _run(codes: str) -> Step:
-    """Neighbouring numbers of fixed size, in one go."""
+    """Return a step that reads consecutive numbers of fixed size at once."""
     packed = struct.Struct(f"<{codes}")
     unpack, size = packed.unpack_from, packed.size
 
@@ -178,7 +178,7 @@ def _run(codes: str) -> Step:
 
 
 def _nullable(null: int, code: str) -> Step:
-    """Return a union of null and a number; `null` is the byte of that branch, 0 or 2."""
+    """Return a step for a union of null and a number; `null` is the null branch's byte, 0 or 2."""
     packed = struct.Struct(f"<{code}")
     unpack, size = packed.unpack_from, packed.size + 1
 
@@ -196,7 +196,7 @@ def _nullable(null: int, code: str) -> Step:
 
 
 def _array(code: str) -> Step:
-    """Blocks of numbers. A count is believed only as far as the value's length allows."""
+    """Return a step for an array of numbers; counts beyond the value's length are rejected."""
     size = struct.calcsize(f"<{code}")
 
     def array(data: bytes, offset: int, out: Row) -> int:
@@ -208,7 +208,9 @@ def _array(code: str) -> Step:
                 return offset
             if count < 0:
                 count = -count
-                _, offset = _long(data, offset)  # the block's bytes, for readers that skip it
+                _, offset = _long(
+                    data, offset
+                )  # the block's size in bytes, for readers that skip it
             if count * size > len(data) - offset:
                 raise EOFError(f"{count} items announced, {len(data) - offset} bytes there")
             items += struct.unpack_from(f"<{count}{code}", data, offset)
@@ -218,10 +220,10 @@ def _array(code: str) -> Step:
 
 
 def _any_record(schema: AvroSchema, target: AvroSchema | None) -> Step:
-    """Return a step that leaves the record to fastavro.
+    """Return a step that reads the record with fastavro.
 
-    With a target, the value is read twice: schema resolution skips unwanted fields without a check
-    of their lengths, and a negative one could lead it in a circle.
+    With a target, the value is read twice: schema resolution skips fields without checking their
+    lengths, and a negative length could make it loop.
     """
     written = parse(schema.root)
     reader_schema = None if target is None else parse(target.root)
@@ -261,9 +263,9 @@ def _getter(
 
 
 def _decimal(value: object, scale: int, *, exact: bool) -> object:
-    """Return a decimal's number; text if it has to be exact.
+    """Return a decimal as a number; as text if `exact`.
 
-    Bytes that are no sensible number stay as they are, to be refused as an input.
+    Bytes that are not a valid decimal are returned unchanged, and rejected later as an input.
     """
     if not isinstance(value, bytes) or len(value) > _MAX_DECIMAL_BYTES:
         return value
@@ -275,7 +277,7 @@ def _decimal(value: object, scale: int, *, exact: bool) -> object:
 
 
 def _scale_of(schema: AvroSchema, node: Node) -> int | None:
-    """Where the point is, if `node` is a decimal or a nullable one."""
+    """Return the scale of a decimal or nullable decimal; None for other types."""
     for branch in node if isinstance(node, list) else [node]:
         definition = schema.resolved(branch)
         if isinstance(definition, dict) and "scale" in definition:
@@ -285,10 +287,10 @@ def _scale_of(schema: AvroSchema, node: Node) -> int | None:
 
 
 def _check_scale(schema: AvroSchema, name: str, scale: int) -> None:
-    """Schema resolution does not move the point of a decimal."""
+    """Raise if a decimal's scale differs: Avro's schema resolution does not convert it."""
     try:
         written = _scale_of(schema, schema.find(name))
-    except InvalidArgumentError:  # by another name, or not there: a default
+    except InvalidArgumentError:  # renamed by an alias, or absent: it has a default
         return
     if written is not None and written != scale:
         msg = f"field '{name}' was written with {written} decimal places, but is read with {scale}"

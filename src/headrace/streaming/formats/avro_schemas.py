@@ -221,7 +221,7 @@ class _Walk:
 
 
 def _scale(node: Node) -> dict[str, int]:
-    """Where the point of a decimal is; nothing for other types."""
+    """Return the scale of a decimal as an attribute; empty for other types."""
     if node.get("logicalType") != "decimal":
         return {}
     scale = node.get("scale", 0)

@@ -70,7 +70,7 @@ class JsonObjects:
             if max(map(len, values), default=0) <= _SMALL_BYTES:  # type: ignore[arg-type]  # raises for None
                 rows += map(decode, values)
                 values = []
-        except (*UNDECODABLE, TypeError):  # one of them is bad, or there is none: which one?
+        except (*UNDECODABLE, TypeError):  # a bad or missing value: each is decoded alone
             rows.clear()
         for index, value in enumerate(values):
             if value is None:
@@ -111,7 +111,7 @@ class JsonObjects:
                 text, depth = cut_rows(cast("Array", columns[name]))
             texts.append(text)
             depths.append(depth)
-        # An object of these names, with so many brackets around each value.
+        # An object with these names, and the brackets around each value.
         names = self._answer
         members = [
             orjson.dumps(name).replace(b"%", b"%%") + b":" + b"[" * depth + b"%b" + b"]" * depth
@@ -122,7 +122,7 @@ class JsonObjects:
 
 
 def _is_floats(value: object) -> bool:
-    """Whether a value that was decoded loosely is numbers, nulls, or texts that stand for them."""
+    """Return whether a loosely decoded value has only numbers, nulls, and texts of numbers."""
     if isinstance(value, list):
         return all(map(_is_floats, value))
     return type(value) in {int, float} or (isinstance(value, str | None) and value in SPELLED)
@@ -193,7 +193,7 @@ def _value_type(spec: FieldSpec, *, is_loose: bool) -> Any:  # noqa: ANN401  # a
 
 
 def make_reader(_: StreamFormatSpec, layout: FieldLayout) -> JsonObjects:
-    """Return the format `json`, which one class reads and writes."""
+    """Return the format `json`; one class reads and writes it."""
     return JsonObjects(layout)
 
 

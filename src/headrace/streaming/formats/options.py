@@ -20,57 +20,54 @@ _WHAT: Final = "an option of the format"
 
 
 class SchemaOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The `options` of the formats `avro` and `protobuf`.
-
-    Attributes:
-        registry: URL of a schema registry; empty for records without one, which are nothing but
-            their values. `${NAME}` is a variable of the environment, here and in the next four.
-        user: Name for basic authentication.
-        password: Only as `${NAME}`: secrets never stand in a spec.
-        password_file: Read at each request, so that it can be changed.
-        token: A bearer token, as `password`.
-        token_file: As `password_file`.
-        ca_file: The certificates that the registry's is checked with; empty for the system's.
-        timeout_s: Of one request.
-        subject: Of the answers' schema.
-        register: Whether a schema that the subject does not have is registered.
-        schema_file: Avro. Read: the schema of records without a registry. Written: that of the
-            answers; empty for the subject's newest, or one made from the model's outputs.
-        reader_schema_file: Avro: what fields and defaults are read, by Avro's schema resolution.
-        descriptor_file: Protobuf: as `schema_file`, a serialized FileDescriptorSet.
-        message: Protobuf: full name of the records' message; empty where there is but one.
-        names: What an output or a field that is passed on is called in the answers.
-        types: Datatypes of fields that are passed on, for schemas that are made.
-    """
+    """The `options` of the formats `avro` and `protobuf`."""
 
     registry: str = ""
+    """URL of a schema registry; empty for none: then records are only their values. `${NAME}` is an
+    environment variable, here and in the next four."""
     user: str = ""
+    """Name for basic authentication."""
     password: str = ""
+    """Password as `${NAME}`: specs contain no secrets."""
     password_file: str = ""
+    """File of the password; read at each request, so that it can be changed."""
     token: str = ""
+    """Bearer token as `${NAME}`."""
     token_file: str = ""
+    """File of the token; read at each request."""
     ca_file: str = ""
+    """CA certificates for the registry; empty for the system's."""
     timeout_s: float = 10.0
+    """Timeout of one request."""
     subject: str = ""
+    """Subject of the answers' schema."""
     register: bool = False
+    """Whether a schema is registered if the subject does not have it."""
     schema_file: str = ""
+    """Avro. For reading, the schema of records without a registry. For writing, the answers'
+    schema; empty for the subject's newest, or a schema generated from the model's outputs."""
     reader_schema_file: str = ""
+    """Avro: reader schema with the fields and defaults to read, for Avro's schema resolution."""
     descriptor_file: str = ""
+    """Protobuf: a serialized FileDescriptorSet, used as `schema_file` is."""
     message: str = ""
+    """Protobuf: full name of the records' message; empty if there is only one."""
     names: dict[str, str] = {}
+    """Names in the answers, by output or passed field."""
     types: dict[str, Datatype] = {}
+    """Datatypes of passed fields, for generated schemas."""
 
 
 def read_options(
     kind: str, given: Mapping[str, Any], unused: frozenset[str] = frozenset()
 ) -> SchemaOptions:
-    """Return the options, if they make sense together.
+    """Return the validated options of a format.
 
     Args:
-        unused: What this format has no use for.
+        unused: Options that this format does not support.
 
     Raises:
-        InvalidArgumentError: The text names the option.
+        InvalidArgumentError: An option is invalid; the message names it.
     """
     try:
         options = msgspec.convert(dict(given), SchemaOptions)
@@ -101,7 +98,7 @@ def read_file(path: str, what: str) -> bytes:
     """Return the content of a file that an option names.
 
     Raises:
-        FailedPreconditionError: It cannot be read, or is larger than any schema.
+        FailedPreconditionError: The file cannot be read, or is larger than any schema.
     """
     try:
         with Path(path).expanduser().open("rb") as file:
@@ -116,7 +113,7 @@ def read_file(path: str, what: str) -> bytes:
 
 
 def authorization(options: SchemaOptions) -> tuple[str, str] | str | None:
-    """User and password, or a bearer token, as they are at this moment; None for neither."""
+    """Return the current user and password, or bearer token; None for neither."""
     token = filled_in(options.token, what=_WHAT)
     if options.token_file:
         token = _secret(options.token_file, "token_file")
@@ -131,7 +128,7 @@ def authorization(options: SchemaOptions) -> tuple[str, str] | str | None:
 
 
 def tls(options: SchemaOptions) -> ssl.SSLContext | bool:
-    """What the registry's certificate is checked with."""
+    """Return the TLS context for the registry; True for the system's CA certificates."""
     if not options.ca_file:
         return True
     try:
@@ -196,13 +193,13 @@ INTEGERS: Final = frozenset(
 
 
 def field_names(layout: FieldLayout, names: Mapping[str, str]) -> dict[str, str]:
-    """What each field that answers have is called in them.
+    """Return the name in the answers of each of their fields.
 
-    Schemas allow letters, digits and underscores: what else a name has becomes an underscore, where
-    `names` does not say otherwise.
+    Schemas allow letters, digits and underscores: other characters become underscores, unless
+    `names` has a name for the field.
 
     Raises:
-        InvalidArgumentError: Two are called the same.
+        InvalidArgumentError: Two fields have the same name.
     """
     called_by_name: dict[str, str] = {}
     taken: dict[str, str] = {}
@@ -221,8 +218,8 @@ def plain_values(column: Column, rows: int, *, is_scalar: bool, is_text: bool) -
     """Return a value for each row: numbers, texts or `bytes`, or lists of them.
 
     Args:
-        is_scalar: The schema has one value where the output may have a list of one.
-        is_text: BYTES are texts in the schema.
+        is_scalar: The schema has a single value where the output may have a list of one.
+        is_text: The schema has text for BYTES.
 
     Raises:
         InvalidArgumentError: A text is not UTF-8.

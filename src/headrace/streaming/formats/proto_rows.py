@@ -30,7 +30,7 @@ COMPILE: Final = (
     "FILE.proto` or `buf build -o schema.pb`, and name the result as options.descriptor_file"
 )
 _SERIALIZED: Final = "serialized"
-"""What Confluent's registry calls a descriptor, in place of the text."""
+"""Name of the descriptor representation in Confluent's registry, instead of .proto text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +150,7 @@ def from_descriptor_set(content: bytes, message: str) -> ProtoFile:
 
 
 def _read(text: str, name: str) -> Any:  # noqa: ANN401  # as above
-    """Return the descriptor of a registry's schema, in base64 as the registry was asked for it."""
+    """Return the descriptor in a registry's schema, which the registry returned in base64."""
     try:
         descriptor = descriptor_pb2.FileDescriptorProto.FromString(
             base64.b64decode(text, validate=True)
@@ -198,7 +198,7 @@ class _Build:
             ]
 
     def _is_known(self, name: str) -> bool:
-        """One that is not there may hold nothing but options; what is missed, the pool says."""
+        """Return whether a file is available; others may have only options, else the pool fails."""
         return name in self.files or _WELL_KNOWN.fullmatch(name) is not None
 
     def _file(self, name: str) -> Any:  # noqa: ANN401  # as above
@@ -265,10 +265,10 @@ class MessageReader:
         self._getters |= {name: _getter(descriptor, name, None) for name in passed}
 
     def read(self, value: bytes, offset: int) -> Any:  # noqa: ANN401  # protobuf ships no types
-        """Return the message whose bytes begin at `at`.
+        """Return the message whose bytes begin at `offset`.
 
         Raises:
-            InvalidArgumentError: The bytes are none of this type, as far as one can tell.
+            InvalidArgumentError: The bytes are not recognised as a message of this type.
         """
         try:
             message = self._read(value[offset:] if offset else value)
@@ -280,10 +280,10 @@ class MessageReader:
         return message
 
     def columns(self, messages: Sequence[Any]) -> dict[str, Column]:
-        """Return the wanted fields of messages that `read` gave.
+        """Return the requested fields of messages that `read` returned.
 
         Raises:
-            InvalidArgumentError: One has not as many values as its shape needs.
+            InvalidArgumentError: A field has not as many values as its shape requires.
         """
         return {name: list(map(get, messages)) for name, get in self._getters.items()}
 
@@ -307,7 +307,7 @@ def find_field(descriptor: Any, path: str) -> list[Any]:  # noqa: ANN401  # as a
 
 
 def _getter(descriptor: Any, path: str, spec: FieldSpec | None) -> Getter:  # noqa: ANN401  # as above
-    """What takes a field's value out of a message; None where it is absent."""
+    """Return a function that gets a field's value from a message; None for an absent field."""
     *above, last = find_field(descriptor, path)
     get = _value_getter(last, path, spec)
     for outer in reversed(above):
@@ -349,9 +349,9 @@ def _list_getter(plain: Getter, change: Getter | None, path: str, spec: FieldSpe
 
 
 def _nested(flat: list[Any], shape: tuple[int, ...]) -> list[Any]:
-    """Return a flat list in row-major order as lists of lists; one that does not fit stays flat.
+    """Return a flat list in row-major order as lists of lists; flat if it does not fit.
 
-    So it is refused as an input of another shape, alone.
+    A flat list is later rejected as an input of another shape, and fails alone.
     """
     fixed = 1
     for size in shape:
@@ -366,7 +366,7 @@ def _nested(flat: list[Any], shape: tuple[int, ...]) -> list[Any]:
 
 
 def _change(field: Any, path: str, spec: FieldSpec | None) -> Getter | None:  # noqa: ANN401  # as above
-    """How one value becomes a number or a text; None if it is one."""
+    """Return a function that converts a value to a number or a text; None if not needed."""
     if field.message_type is not None:
         full: str = field.message_type.full_name
         if full in _TIMES:

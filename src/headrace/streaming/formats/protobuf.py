@@ -87,7 +87,7 @@ def make_schema(layout: FieldLayout, options: SchemaOptions) -> Any:  # noqa: AN
     """Return the descriptor of answers: a message, with repeated fields for vectors and matrices.
 
     Raises:
-        InvalidArgumentError: The type of a field that is passed on is unknown.
+        InvalidArgumentError: The type of a passed field is unknown.
     """
     called = field_names(layout, options.names)
     file = FileDescriptorProto(name="answer.proto", package="headrace", syntax="proto3")
@@ -184,7 +184,7 @@ class MessageWriter:
 
 
 def _check(spec: FieldSpec, field: Any) -> None:  # noqa: ANN401  # as above
-    """Refuse a field that cannot hold all values of an output."""
+    """Raise for a field that cannot hold all values of an output."""
     shape = list(spec.shape)
     if field.is_repeated and shape.count(-1) > 1:
         msg = f"output '{spec.name}' has the shape {shape}, which a flat list does not tell"
@@ -199,7 +199,7 @@ def _check(spec: FieldSpec, field: Any) -> None:  # noqa: ANN401  # as above
 
 
 _AVRO_ONLY: Final = frozenset({"reader_schema_file"})
-_FIRST_BYTES: Final = HEAD_BYTES + 1  # those before a schema's first message
+_FIRST_BYTES: Final = HEAD_BYTES + 1  # bytes before a value of a schema's first message
 
 
 def make_reader(
@@ -223,7 +223,7 @@ def make_reader(
         return file
 
     def of_number(number: int, path: MessagePath) -> MessageReader:
-        if file_reader is not None:  # the file says how; that is what it was given for
+        if file_reader is not None:  # the descriptor file overrides the registry's schema
             return file_reader
         descriptor = file_of(number).at(path)
         if options.message and descriptor.full_name != options.message:

@@ -1,6 +1,6 @@
-"""Raw tensor format: a record is the little-endian bytes of the only input, as are answers.
+"""Raw tensor format: records and answers are the little-endian bytes of their only tensor.
 
-For BYTES the whole value is the one element, without a length before it.
+For BYTES the whole value is the only element, without a length prefix.
 """
 
 from collections.abc import Mapping, Sequence
@@ -117,7 +117,7 @@ def _element(name: str, row: Array) -> bytes:
 
 
 def make_reader(_: StreamFormatSpec, layout: FieldLayout) -> RawTensors:
-    """Return the format `raw`, which one class reads and writes."""
+    """Return the format `raw`; one class reads and writes it."""
     return RawTensors(layout)
 
 

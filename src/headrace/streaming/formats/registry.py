@@ -1,9 +1,10 @@
 """Client of schema registries with Confluent's HTTP API, and the wire format that names schemas.
 
-Confluent's own, Karapace, Redpanda's and Apicurio's `ccompat` speak it
+Confluent's registry, Karapace, Redpanda and Apicurio's `ccompat` implement it
 (https://docs.confluent.io/platform/current/schema-registry/develop/api.html). A value begins with a
 zero byte and the schema's id in four bytes, big-endian; for Protobuf then the path of the message
-in its file, as zigzag varints: how many steps, and each one. A single zero stands for the first one
+in its file, as zigzag varints: the number of steps, then each step. A single zero means the first
+message
 (https://docs.confluent.io/platform/current/schema-registry/fundamentals/serdes-develop/).
 """
 
@@ -40,7 +41,7 @@ _UNKNOWN_FOR_S: Final = 10.0
 _TRIES: Final = 3
 _BACKOFF: Final = Backoff(first_s=0.1, limit_s=1.0)
 _NO_SUCH: Final = frozenset({40401, 40402, 40403})
-"""The registry's own codes for: no such subject, version, schema."""
+"""The registry's error codes for a missing subject, version or schema."""
 _REFUSED: Final = frozenset({400, 409, 422})
 _T = TypeVar("_T", bound=msgspec.Struct)
 
@@ -80,9 +81,9 @@ class _Problem(msgspec.Struct, frozen=True):
 class SchemaRegistry:
     """Client of a schema registry with a cache of immutable answers. Thread-safe.
 
-    An unavailable registry, or one that refuses the credentials, is an `UnavailableError` after a
-    few attempts: no record causes it, so records wait. Only the registry's own answer that
-    something does not exist is `NotFoundError`.
+    An unavailable registry, or one that rejects the credentials, raises `UnavailableError` after a
+    few attempts: no record causes this, so records wait. `NotFoundError` is raised only if the
+    registry itself responds that a subject, version or schema does not exist.
 
     Args:
         transport: Replaces the network in tests, as do `monotonic`, `pause` and `chance`.
@@ -109,7 +110,9 @@ class SchemaRegistry:
             transport=transport,
             headers={"accept": _ACCEPTED},
             trust_env=False,
-            limits=httpx.Limits(max_keepalive_connections=0),  # asked so seldom, nobody closes it
+            limits=httpx.Limits(
+                max_keepalive_connections=0
+            ),  # requests are rare, and idle connections would stay open
         )
         self._monotonic = monotonic
         self._pause = pause
@@ -201,7 +204,7 @@ class SchemaRegistry:
         return self._versions[key]
 
     def _ask(self, method: str, path: str, schema: Schema | None = None, wire: str = "") -> bytes:
-        """Return the answer's body, after a few attempts."""
+        """Return the body of a response, after up to a few attempts."""
         missing = self._unknown.get(path)
         if missing is not None and schema is None and self._monotonic() < missing[0]:
             raise missing[1].with_traceback(None)
@@ -282,7 +285,7 @@ def _host(url: str) -> str:
     try:
         parts = urlsplit(url)
         port = f":{parts.port}" if parts.port else ""
-    except ValueError:  # a port that is none
+    except ValueError:  # an invalid port
         parts, port = urlsplit(""), ""
     if parts.scheme not in {"http", "https"} or not parts.hostname:
         msg = "options.registry is no URL as http://registry:8081"
@@ -314,7 +317,7 @@ def schema_id(value: bytes) -> int:
             "if it was written without a registry, leave options.registry out"
         )
         raise InvalidArgumentError(msg)
-    if schema_number < 0:  # registries answer that as if they were something else
+    if schema_number < 0:  # registries respond to a negative id with a misleading error
         msg = f"the value names the schema {schema_number}, which no registry has"
         raise InvalidArgumentError(msg)
     return int(schema_number)

@@ -44,7 +44,7 @@ class RowsWriter(Protocol):
 
 
 class SchemaReader:
-    """Value reader that reads each value with the schema it was written with. Thread-safe.
+    """Value reader that reads each value with its writer schema. Thread-safe.
 
     Args:
         names: The fields that are read.
@@ -168,7 +168,7 @@ class SchemaWriter(Generic[S]):
             msg = "options.subject names the subject of the answers' schema, such as SINK-value"
             raise InvalidArgumentError(msg)
         if fixed_schema is not None:
-            self._make(fixed_schema, 0)  # refused now if answers do not fit it
+            self._make(fixed_schema, 0)  # rejected at the start if answers do not fit it
         try:
             self._ready()
         except UnavailableError:
@@ -184,7 +184,7 @@ class SchemaWriter(Generic[S]):
         try:
             writer = self._writer or self._ready()
         except (FailedPreconditionError, InvalidArgumentError) as error:
-            # Known too late to be refused at the start; no answer is to blame.
+            # Detected after the start, and caused by no record: records wait.
             raise UnavailableError(str(error)) from None
         return writer.write(columns, rows)
 
@@ -217,7 +217,7 @@ def options_of(
     unused: frozenset[str],
     registry: SchemaRegistry | None,
 ) -> tuple[SchemaOptions, SchemaRegistry | None]:
-    """Return the options of a format, and `registry` or else the registry that they name."""
+    """Return the options of a format, and `registry` or else the registry in the options."""
     options = read_options(kind, settings.options, unused)
     if registry is None and options.registry:
         registry = SchemaRegistry(options)

@@ -1,10 +1,10 @@
-"""Streams from and to Apache Kafka, or what speaks its protocol.
+"""Broker for Apache Kafka, or servers that implement its protocol.
 
 `kafka://HOST:PORT[,HOST:PORT]?option=value`, where options are those of librdkafka, such as
 `security.protocol=SASL_SSL&sasl.mechanism=SCRAM-SHA-512&sasl.username=me&sasl.password=${PASSWORD}`;
-`properties_file=PATH` reads more of them. `membership=dynamic` lets members come and go (by default
-a member keeps its places over a restart), `compression=zstd` packs what is written. Topics are not
-made by being named.
+`properties_file=PATH` reads more of them. With `membership=dynamic`, partitions move when a member
+restarts (by default a restarted member keeps its partitions); `compression=zstd` compresses written
+records. Topics are not created automatically.
 """
 
 import logging
@@ -133,7 +133,7 @@ class KafkaBroker:
             try:
                 self._write(records)
             except BaseException:
-                self._producer = None  # it may be unable to go on: the next one is made anew
+                self._producer = None  # it may be unusable; the next call creates a new one
                 raise
 
     def read(
@@ -195,7 +195,7 @@ class KafkaBroker:
         writing.put(records, report)
         try:
             left = producer.flush(_SEND_S)
-        except KafkaException as error:  # what no producer gets over
+        except KafkaException as error:  # a fatal error of the producer
             raise failure(error_of(error), doing="write records", address=address) from error
         if failed:
             raise writing.failed(failed[0][0], None, failed[0][1])

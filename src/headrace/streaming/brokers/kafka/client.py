@@ -146,7 +146,7 @@ SHOULD_WAIT: Final = frozenset(_KINDS[UnavailableError])
 def error_of(error: BaseException) -> KafkaError:
     """Return the error that an exception of the client carries.
 
-    Its `AdminClient` and its consumers raise alike; a few calls raise without one.
+    `AdminClient` and consumers raise the same exceptions; a few calls raise without an error.
     """
     if isinstance(error, KafkaException) and error.args and isinstance(error.args[0], KafkaError):
         return error.args[0]
@@ -207,7 +207,7 @@ class ClientHealth:
             self._is_away = True
 
     def on_statistics(self, statistics: str) -> None:
-        """Read the client's statistics: nothing else says that a server is back."""
+        """Read the client's statistics: only they show that a server is available again."""
         if not self._is_away:
             return
         servers = json.loads(statistics)["brokers"].values()
@@ -263,7 +263,7 @@ def milliseconds(at_s: float) -> int:
 
 
 def check_new(records: Sequence[NewRecord], *, limit_bytes: int) -> None:
-    """Raise InvalidArgumentError for a record that Kafka would not take."""
+    """Raise InvalidArgumentError for a record that Kafka would reject."""
     for record in records:
         size = len(record.value or b"") + len(record.key or b"")
         if size > limit_bytes:
@@ -310,7 +310,7 @@ class Writing:
         at_ms = 0
         for record in records:
             partition, at_s = record.partition, record.timestamp_s
-            if at_s != last_s:  # neighbours often share their time
+            if at_s != last_s:  # consecutive records often share their time
                 last_s = at_s
                 # 0 means now to the client, so the first millisecond of 1970 cannot be written.
                 # Rounded, as a float of whole milliseconds may be a little more or less.
@@ -348,7 +348,7 @@ class Writing:
         """Send queued records without waiting for `linger.ms`; takes at most 1 ms.
 
         Raises:
-            HeadraceError: As `serve`.
+            HeadraceError: The producer cannot continue, as in `serve`.
         """
         if self._lingers:
             return
@@ -386,7 +386,7 @@ class Writing:
 
 
 def partitions_of(offsets: dict[TopicPartition, int]) -> list[KafkaPartition]:
-    """Return offsets as the client takes them."""
+    """Return offsets in the client's type."""
     return [KafkaPartition(topic, number, offset) for (topic, number), offset in offsets.items()]
 
 

@@ -87,7 +87,7 @@ class PartitionOffsets:
     def lag(
         self, partition: TopicPartition, following: int | None, now_s: float
     ) -> PartitionLag | None:
-        """Return the lag of a partition; None if it is not known yet.
+        """Return the lag of a partition; None if it is unknown yet.
 
         Args:
             following: The next offset to be written, as far as known.
@@ -117,7 +117,8 @@ _T = TypeVar("_T")
 class Assigning:
     """Assignment of partitions with explicit start offsets.
 
-    The client itself would forget a start at the end in a crash.
+    The client itself would not store the start offset of a new group that starts at the end, and
+    lose it in a crash.
     """
 
     membership: Membership
@@ -160,8 +161,8 @@ class Assigning:
             for partition in partitions
             if partition not in listener_offsets
         ]
-        # Of a group that reads committed records the client asks for stable offsets (KIP-447): what
-        # a transaction that is open says is waited for, and is not read over.
+        # With `read_committed` the client requests stable offsets (KIP-447): it waits for an open
+        # transaction, whose offsets may change the result.
         committed = (
             self._retry(lambda s: _committed(consumer, queried, s), until) if queried else []
         )
@@ -194,7 +195,7 @@ class Assigning:
     def _beginnings(
         self, consumer: Consumer, partitions: Sequence[TopicPartition], until: float
     ) -> dict[TopicPartition, int]:
-        """Return where a new group starts."""
+        """Return the offsets at which a new group starts."""
         start_s = self.membership.start_s
         if start_s is None:
             which = 0 if self.membership.start is StartPosition.EARLIEST else 1
@@ -208,7 +209,7 @@ class Assigning:
             TopicPartition(result.topic, result.partition): result.offset for result in results
         }
         for partition, offset in starts.items():
-            if offset < 0:  # nothing is that new
+            if offset < 0:  # no record is that new
                 starts[partition] = self._ends(consumer, partition, until)[1]
         return starts
 
@@ -219,9 +220,10 @@ class Assigning:
         )
 
     def _retry(self, query: Callable[[float], _T | None], until: float) -> _T:
-        """Call `query` until the deadline: a server may come back, or a transaction end.
+        """Call `query` until it succeeds or the deadline passes, and return its result.
 
-        `query` gets its timeout; some of the client's calls return None after it.
+        A server may become available, or a transaction end. `query` receives its timeout; some of
+        the client's calls return None when it expires.
         """
         while True:
             left_s = until - self.clock.monotonic()
@@ -245,6 +247,6 @@ def _committed(
     results = consumer.committed(queried, timeout=timeout_s)
     for result in results:
         if result.error is not None:
-            # It has no offset then, and looks as if the group had never read it.
+            # The result has no offset, as if the group had never read the partition.
             raise KafkaException(result.error)
     return results

@@ -3,12 +3,12 @@
 At least once: offsets are committed after their answers are acknowledged. librdkafka has one
 request in flight for a partition of an idempotent producer, unless it holds fewer than five
 records. While that request is in flight, the client's thread spins on queued records that have
-waited for `linger.ms`, which costs more CPU time than writing them. So records wait here until
-those before them are acknowledged.
+waited for `linger.ms`, which costs more CPU time than writing them. So records wait in this module
+until the previous ones are acknowledged.
 
 Exactly once: answers and offsets go in one transaction. Each member has its own transactional id,
-so a member that returns under its name ends what it left open and fences off its successor
-(KIP-98); the group's generation, sent with the offsets, fences off a member that lost its
+so a member that rejoins with its name aborts its open transaction and fences the other process of
+that name (KIP-98); the group's generation, sent with the offsets, fences a member that lost its
 partitions (KIP-447).
 """
 
@@ -46,9 +46,9 @@ COMMIT_EVERY_S: Final = 0.05
 IN_FLIGHT: Final = 5
 """Fewer unacknowledged records do not delay the client's next request."""
 MAX_QUEUED_S: Final = 0.1
-"""Longest time that records wait here: one slow partition must not stop the others."""
+"""Maximum seconds that records wait: one slow partition must not stop the others."""
 _SMALL_BATCH: Final = 64
-"""Fewer records are sent at once; more wait `linger.ms` for the rest of their request."""
+"""Batches with fewer records are sent at once; others wait `linger.ms` for a full request."""
 _RETRY_AFTER_S: Final = 0.2
 _STEP_S: Final = 0.005
 _REPORT_AFTER_S: Final = 5.0
@@ -64,7 +64,7 @@ class _Batch:
     def __init__(self, offsets: dict[TopicPartition, int], report: "_Report") -> None:
         self.offsets = offsets
         self.report = weakref.ref(report)
-        """Dead when no record is under way: until it has reported one, the client holds it."""
+        """Dead when no record is in flight: the client references it until all are reported."""
         self.error: KafkaError | None = None
         self.topic = ""
 
@@ -114,7 +114,7 @@ class AtLeastOnceProducer:
 
     @property
     def problem(self) -> str:
-        """Why records are not acknowledged yet; empty if that is not unusual."""
+        """Why records are not acknowledged yet; empty if the delay is normal."""
         if not (self._batches or self._committing):
             return ""
         late_s = self._clock.monotonic() - self._progress_at
@@ -124,7 +124,7 @@ class AtLeastOnceProducer:
         return f"Kafka at {self._address} has not confirmed any {what} for {late_s:.0f} s"
 
     def begin_at(self, starts: Mapping[TopicPartition, int]) -> None:
-        """Commit where a new group starts, so that it starts there after a crash as well."""
+        """Commit the start offsets of a new group, so that they survive a crash."""
         self._acknowledged.update(starts)
 
     def produce(self, records: Sequence[NewRecord], offsets: Mapping[TopicPartition, int]) -> None:
@@ -154,7 +154,7 @@ class AtLeastOnceProducer:
             self._commit()
 
     def flush(self, timeout_s: float, serve_consumer: Callable[[], None] | None) -> bool:
-        """As `ConsumerSession.flush`; `serve_consumer` is None within the consumer's callbacks."""
+        """Flush as `ConsumerSession.flush`; `serve_consumer` is None in consumer callbacks."""
         until = self._clock.monotonic() + timeout_s
         self._put()
         if serve_consumer is None:
@@ -179,7 +179,7 @@ class AtLeastOnceProducer:
                 offsets.pop(partition, None)
 
     def on_commit(self, error: KafkaError | None, partitions: Sequence[KafkaPartition]) -> None:
-        """Handle the result of a commit; those of `_flush_blocking` are known already."""
+        """Handle the result of a commit; `_flush_blocking` handles its own results."""
         committed = {
             TopicPartition(result.topic, result.partition): result.offset for result in partitions
         }
@@ -243,7 +243,7 @@ class AtLeastOnceProducer:
         if error is None or error.code() == NO_OFFSET:
             return
         if error.code() in _STALE_MEMBER:
-            return  # these partitions are gone, and we shall be told so
+            return  # these partitions were lost; a rebalance callback follows
         if error.code() in SHOULD_WAIT or error.retriable():
             self._acknowledged = offsets | self._acknowledged
             self._commit_at = now + _RETRY_AFTER_S
@@ -344,7 +344,7 @@ class ExactlyOnceProducer:
 
     def flush(
         self,
-        timeout_s: float,  # noqa: ARG002  # what was delivered is safe
+        timeout_s: float,  # noqa: ARG002  # transactions are complete
         serve_consumer: Callable[[], None] | None,  # noqa: ARG002  # as above
     ) -> bool:
         """Return True: nothing is in flight."""
@@ -367,7 +367,7 @@ class ExactlyOnceProducer:
 
     def _abort(self) -> None:
         """Abort the transaction, so that consumers need not wait for its timeout."""
-        with suppress(KafkaException):  # fenced, or away: the next of this name, or time, ends it
+        with suppress(KafkaException):  # else the next producer or the timeout does
             self._producer.abort_transaction(_ABORT_S)
 
     def _retry(self, call: Callable[[], None], doing: str, *, until: float) -> None:

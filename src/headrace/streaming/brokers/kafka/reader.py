@@ -71,7 +71,7 @@ class KafkaReader:
         self._consumer: Consumer | None = create_client(lambda: Consumer(settings), options.address)
 
     def check_topic(self, topic: str) -> None:
-        """Raise NotFoundError if a topic does not exist; existing topics are asked for once."""
+        """Raise NotFoundError if a topic does not exist; existing topics are looked up once."""
         if topic not in self._partition_counts:
             self.partitions(topic)
 
@@ -296,7 +296,7 @@ _GROUP_IS_ACTIVE: Final = frozenset(
 
 
 class KafkaAdmin:
-    """Admin client. It is kept, as a client that is collected drops its requests."""
+    """Admin client. It lives as long as the broker: a collected client drops its requests."""
 
     def __init__(self, options: KafkaOptions, clock: Clock) -> None:
         self._address = options.address
@@ -322,7 +322,7 @@ class KafkaAdmin:
         """Return committed offsets; partitions without one are left out.
 
         Raises:
-            UnavailableError: A transaction that may move them has been open for long.
+            UnavailableError: A transaction that may change them stayed open until the timeout.
         """
         doing = f"read offsets of group '{group}'"
         query = ConsumerGroupTopicPartitions(
@@ -332,7 +332,7 @@ class KafkaAdmin:
         while True:
             results: list[KafkaPartition] = []
             try:
-                # Stable: what a transaction is about to keep is waited for (KIP-447).
+                # Stable: the call waits for open transactions with offsets (KIP-447).
                 future = self._client.list_consumer_group_offsets(
                     [query], require_stable=True, request_timeout=REQUEST_TIMEOUT_S
                 )[group]
@@ -424,7 +424,7 @@ class EndOffsets:
         self._request_at = 0.0
 
     def __call__(self, partitions: Sequence[TopicPartition]) -> Mapping[TopicPartition, int]:
-        """Return the end offsets known by now."""
+        """Return the newest end offsets that were received."""
         for partition, future in list(self._pending.items()):
             if future.done():
                 del self._pending[partition]

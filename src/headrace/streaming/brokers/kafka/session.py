@@ -1,8 +1,8 @@
 """Kafka consumer session with manual offset commits, and its producer.
 
-The client's own `poll` cannot be interrupted, so a wait is split into parts, short at first and
-longer as it lasts: a caller of `wake` waits a quarter longer, or 2 ms. A part costs about 30 us of
-CPU time: 1 % of a core while no record comes.
+The client's own `poll` cannot be interrupted, so a wait is split into parts that grow with the
+elapsed time: `wake` takes effect within a quarter of the time waited so far, or 2 ms. A part costs
+about 30 us of CPU time: 1 % of a core while no records arrive.
 """
 
 import threading
@@ -58,7 +58,7 @@ class KafkaSource:
         self._buffered: deque[Record] = deque()
 
     def take(self, max_records: int, part_s: float) -> list[Record]:
-        """Return at most so many records, after at most so long."""
+        """Return at most `max_records` records, after at most `part_s` seconds."""
         if self._buffered:
             records: list[Record] = []
             rest: deque[Record] = deque()
@@ -73,7 +73,7 @@ class KafkaSource:
         return self._polled(max_records, part_s)
 
     def buffer(self) -> None:
-        """Poll the consumer and keep what it returns for the next `take`."""
+        """Poll the consumer, and buffer the records for the next `take`."""
         if len(self._buffered) >= _MAX_BUFFERED and not self._is_held:
             self._hold(is_held=True)
         self._buffered += self._polled(1, 0)
@@ -308,7 +308,7 @@ class KafkaSession:
     def lag(self) -> Mapping[TopicPartition, PartitionLag]:
         """Return the lag, from fetched watermarks and requested end offsets; see `ConsumerSession`.
 
-        A client with full queues fetches no more, with a slow model for hours; then only the
+        A client with full queues fetches nothing, for hours if the model is slow; then only the
         requested end offsets are current.
         """
         self._check_open()
@@ -321,7 +321,7 @@ class KafkaSession:
                 _, high = self._consumer.get_watermark_offsets(
                     KafkaPartition(*partition), cached=True
                 )
-            except KafkaException:  # nothing is known of it yet
+            except KafkaException:  # the client has no watermarks yet
                 high = -1
             lag = self._positions.lag(partition, max(high, ends.get(partition, -1)), now_s)
             if lag is not None:
@@ -335,14 +335,14 @@ class KafkaSession:
     def close(self) -> None:
         """Leave the group; see `ConsumerSession`. Idempotent.
 
-        A static member stays in the group until its session times out, so that it may come back.
+        A static member stays in the group until its session times out, so that it may rejoin.
         """
         if self._is_closed:
             return
         self._is_closed = True
         self._health.fatal_error = FailedPreconditionError("this session is closed; join again")
         self._writer.close()
-        del self._writer  # with its producer, whose threads would else run on until a collection
+        del self._writer  # its producer's threads would run until garbage collection
         self._consumer.close()
 
     def on_commit(self, error: KafkaError | None, partitions: Sequence[KafkaPartition]) -> None:

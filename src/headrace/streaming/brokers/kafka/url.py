@@ -1,7 +1,7 @@
 """Options of a `kafka://` URL, and the client settings that follow from them.
 
 Options are librdkafka's, so all its ways to authenticate and to encrypt work, and a few are
-Headrace's own. `${NAME}` in an option stands for a variable of the environment.
+Headrace's own. `${NAME}` in an option is replaced by an environment variable.
 """
 
 import re
@@ -21,7 +21,7 @@ _MAX_TRANSACTION_MS: Final = 15_000
 _TRANSACTION_MS: Final = 10_000
 _MIN_POLL_INTERVAL_MS: Final = 30_000
 _MAX_ASSIGN_S: Final = 20.0
-"""Longer than one of our transactions lasts, whose end is waited for."""
+"""Longer than a transaction of a producer lasts: the lookup waits for its end."""
 _ASSIGN_RATIO: Final = 2 / 3
 POLL_INTERVAL: Final = "max.poll.interval.ms"
 _HEARTBEATS: Final = 4  # within a session's timeout
@@ -73,7 +73,7 @@ class KafkaOptions:
     def client(self) -> Settings:
         """Return settings common to all clients."""
         return {
-            # Each attempt to connect that fails would be a line, ten a second; errors and
+            # Each failed connection attempt would be a log line, ten a second; errors and
             # `problem` say it once.
             "log_level": "2",
             "reconnect.backoff.max.ms": "2000",
@@ -87,7 +87,7 @@ class KafkaOptions:
         return {
             **self.client(),
             "group.id": "headrace-reader",
-            # A member's; less than the client's own time of sessions is refused.
+            # As for a member; the client rejects a value below its session timeout.
             POLL_INTERVAL: "300000",
             "enable.auto.commit": False,
             "enable.partition.eof": True,
@@ -103,7 +103,7 @@ class KafkaOptions:
         timeout_ms = round(membership.session_timeout_s * 1000)
         settings: Settings = {
             POLL_INTERVAL: str(max(3 * timeout_ms, _MIN_POLL_INTERVAL_MS)),
-            # The client's 1 s is as long as a backlog of 100,000 lasts: it would run dry.
+            # In the default of 1 s a queue of 100,000 records is consumed: it would run empty.
             "fetch.queue.backoff.ms": "10",
             **self.client(),
             "group.id": membership.group,
@@ -112,8 +112,8 @@ class KafkaOptions:
             "enable.partition.eof": True,
             "isolation.level": "read_committed",
             "allow.auto.create.topics": False,
-            # Where a new group begins is looked up; this is for what was forgotten before it
-            # was read, and then nothing more may be lost.
+            # Start offsets of new groups are looked up; this applies if retention deleted the
+            # next record: the member continues with the first available one.
             "auto.offset.reset": "earliest",
             "statistics.interval.ms": 1000,
         }
@@ -130,9 +130,9 @@ class KafkaOptions:
     def producer(self, *, transactional_id: str = "") -> Settings:
         """Return settings of a producer; with transactions if it has an id."""
         settings: Settings = {
-            # Longer than the queueing of a large request takes; small ones are sent at once.
+            # Longer than queueing a large request takes; small requests are sent at once.
             "linger.ms": "5",
-            # As Java's clients do, so that a key is where others look for it.
+            # The Java client's partitioner, so that all producers map a key to one partition.
             "partitioner": "murmur2_random",
             "message.timeout.ms": "120000",
             **self.client(),
@@ -140,9 +140,9 @@ class KafkaOptions:
             "delivery.report.only.error": True,
         }
         if transactional_id:
-            # Where no server can be reached the client would begin anew, and a call for the offsets
-            # of a transaction then never returns (librdkafka's issue 5511). A session does without:
-            # after a transaction that failed it makes its clients anew itself.
+            # With no reachable server the client would rebootstrap, after which a call that sends
+            # offsets to a transaction never returns (librdkafka issue 5511). A session does not
+            # need that: it creates new clients after a failed transaction.
             settings.setdefault("metadata.recovery.strategy", "none")
             requested_ms = int(self.settings.get(TRANSACTION, _TRANSACTION_MS))
             timeout_ms = min(requested_ms, _MAX_TRANSACTION_MS)
@@ -218,7 +218,7 @@ def kafka_options(url: str, environment: Mapping[str, str] | None = None) -> Kaf
         InvalidArgumentError: The URL is invalid.
         FailedPreconditionError: A variable or a file that it names does not exist.
     """
-    # Before it is taken apart: what a variable holds is never looked at for variables itself.
+    # Before parsing, and once: variables within a variable's value are not expanded.
     parts = urlsplit(url_filled_in(url, what=_OPTIONS, environment=environment))
     if "@" in parts.netloc:
         message = (
@@ -254,7 +254,7 @@ def kafka_options(url: str, environment: Mapping[str, str] | None = None) -> Kaf
 
 def options_text(url: str) -> str:
     """Return the content of the options file that a URL names; empty if it cannot be read."""
-    with suppress(OSError, ValueError):  # whoever needs it says what is wrong
+    with suppress(OSError, ValueError):  # `kafka_options` reports the error
         named = dict(parse_qsl(urlsplit(url).query)).get(_FILE, "")
         if named and url.startswith("kafka:"):
             with Path(named).open("rb") as file:

@@ -1,9 +1,9 @@
 """Embedded log: streams on one machine with nothing installed.
 
 It has topics with partitions, groups with members in several processes, replay by time, and
-transactions of outputs and offsets. Killing a process loses no written record. A loss of power may
-cost the last second or so, outputs and offsets alike, so that the rest is consistent; with
-`?sync=full` it costs nothing, and each write waits for the disk.
+transactions of outputs and offsets. Killing a process loses no written record. A power failure may
+lose about the last second of both outputs and offsets, so the rest is consistent; with `?sync=full`
+it loses nothing, and each write waits for the disk.
 
 Records older than a week are deleted, and the oldest of a topic beyond 8 GiB, read or not, as in
 Kafka; `?retention_s=` and `?retention_bytes=` set that for new topics. Space is reused; the file
@@ -43,7 +43,7 @@ RETENTION_S: Final = 7 * 86_400.0
 RETENTION_BYTES: Final = 8 << 30
 LOCK_TIMEOUT_S: Final = 10.0
 _MAX_PARTITIONS: Final = 1024
-_BATCH_SIZE: Final = 5000  # records of one transaction of `send`, so that others get their turn
+_BATCH_SIZE: Final = 5000  # records of one transaction of `send`, so that other writers can proceed
 
 
 class LogBroker:
@@ -112,7 +112,7 @@ class LogBroker:
                 )
 
     def send(self, records: Sequence[NewRecord]) -> None:
-        """Write records; see `Broker`. Each few thousand of them are one transaction."""
+        """Write records; see `Broker`. A transaction has a few thousand records."""
         check_new(records)
         with self._file() as file:
             for start in range(0, len(records), _BATCH_SIZE):
@@ -204,7 +204,7 @@ def open_log(url: str, *, home: Path) -> LogBroker:
 
     Raises:
         InvalidArgumentError: The URL names no log.
-        HeadraceError: The log cannot be used; the message says why.
+        HeadraceError: The log cannot be used; the message contains the reason.
     """
     parts = urlsplit(url)
     path = unquote(parts.path)

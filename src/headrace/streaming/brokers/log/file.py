@@ -35,10 +35,10 @@ class ChangeNotifier:
         path = folder / FOLDER
         with suppress(FileExistsError):
             path.mkdir(mode=0o700)
-            if os.geteuid() == 0:  # the log may be another's, who has to get in; as SQLite does
+            if os.geteuid() == 0:  # the log's owner needs access; SQLite does the same
                 owner = folder.stat()
                 os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
-        # A socket's path may have 107 bytes; this one is short wherever the log lies.
+        # A socket's path is limited to 107 bytes; this path is short for any folder.
         self._folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.settimeout(0)
@@ -88,11 +88,11 @@ class ChangeNotifier:
         try:
             self._socket.sendto(b"!", self._address(name))
         except (BlockingIOError, FileNotFoundError):
-            pass  # it has heard enough; it has left
+            pass  # it has pending notifications, or has left
         except ConnectionRefusedError:
             self._forget(name)
         except OSError:
-            pass  # it looks by itself a little later
+            pass  # it polls a little later
 
     def _forget(self, name: str) -> None:
         with suppress(OSError):
@@ -103,19 +103,17 @@ class ChangeNotifier:
 
 
 _NAME: Final = "log.db"
-_APPLICATION: Final = 0x48524C47  # "HRLG": whose file this is, as `file` and we tell it
+_APPLICATION: Final = 0x48524C47  # "HRLG": identifies the file to `file` and to Headrace
 _FORMAT: Final = 1
 _PRIMARY_CODE: Final = 0xFF
 _DAMAGED: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 _BUSY: Final = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
 _AWAY: Final = frozenset({sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR})
-_RETRY_EVERY_S: Final = (
-    0.0003  # what writes lasts some milliseconds; SQLite itself would wait longer
-)
+_RETRY_EVERY_S: Final = 0.0003  # a write takes some milliseconds; SQLite's own retry waits longer
 _WAL_KEPT_BYTES: Final = 64 << 20
 # records.id is place << 40 | offset (place: a partition's id), so a partition is contiguous.
-# A segment is a stretch of a partition that goes at once when it is too old; `high_s` is the newest
-# timestamp up to its end, `written_s` when it was last written to.
+# A segment is a range of a partition that is deleted at once when it has expired; `high_s` is the
+# newest timestamp up to its end, `written_s` the time of its last write.
 _SCHEMA: Final = """
 CREATE TABLE topics (
     id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE,
@@ -152,12 +150,12 @@ CREATE TABLE positions (
 
 
 class Sync(StrEnum):
-    """What a loss of power may cost; killing a process never loses records."""
+    """Records that a power failure may lose; killing a process never loses records."""
 
     NORMAL = "normal"
-    """The last second or so, answers and offsets alike; the file stays consistent."""
+    """About the last second, of both answers and offsets; the file stays consistent."""
     FULL = "full"
-    """Nothing: every write waits for the disk."""
+    """No records: every write waits for the disk."""
 
 
 class LogFullError(FailedPreconditionError):
@@ -243,8 +241,8 @@ class LogFile:
             f"{path.absolute().as_uri()}?mode=rw",
             uri=True,
             timeout=self._lock_timeout_s,
-            isolation_level=None,  # transactions begin and end where we say so
-            check_same_thread=False,  # who uses it keeps threads apart
+            isolation_level=None,  # explicit transactions only
+            check_same_thread=False,  # callers serialize access
         )
         try:
             self._check(db)
@@ -299,10 +297,10 @@ class LogFile:
 
 
 def _create(path: Path) -> None:
-    """Create the file under a temporary name, then link it: it appears complete, and once.
+    """Create the file under a temporary name, then link it: it appears complete, and only once.
 
-    Only its owner can read it, and the files that SQLite puts beside it. A file that SQLite has
-    open must not be opened for that: closing it would release SQLite's locks
+    Only the owner can read it and SQLite's additional files. The mode is not set later: to open and
+    close a file that SQLite has open would release SQLite's locks
     (https://www.sqlite.org/howtocorrupt.html, 2.2).
     """
     descriptor, aside = tempfile.mkstemp(prefix=f".{_NAME}-", dir=path.parent)

@@ -1,9 +1,9 @@
 """Consumer groups of an embedded log: heartbeats, and partition claims in the log's file.
 
 Each member renews its heartbeat. Members whose heartbeat is too old are removed by the next member
-that checks, and their partitions become free. A member releases what exceeds its share and claims
-what is free up to its share; members do not wait for each other. A member's writes succeed only
-while its claim, under the number that it got when it joined (its epoch), is in force.
+that checks, and their partitions become free. A member releases partitions beyond its share and
+claims free ones up to its share; members do not wait for each other. A member's writes succeed only
+while it has the claim, under the epoch (a number) that it received when it joined.
 """
 
 import secrets
@@ -39,7 +39,7 @@ class Moves:
 def shares(holding: Mapping[str, int], partitions: int, *, topic: str) -> dict[str, int]:
     """Return how many partitions of a topic each member should have.
 
-    A member that has more already keeps an odd one.
+    If the partitions do not divide evenly, members that already have more keep the extra ones.
 
     Args:
         holding: Number of partitions that each member has now.
@@ -85,7 +85,7 @@ def heartbeat(
     group = membership.group
     check_not_replaced(db, membership, epoch, allow_removed=True)
     if _epoch_of(db, group, membership.member) is None:
-        _bump_generation(db, group)  # it counted as dead, and is back
+        _bump_generation(db, group)  # it was removed as dead, and is alive
     _register(db, membership, epoch, now_s)
     _remove_dead(db, group, now_s)
     claims: dict[int, int] = dict(
@@ -103,7 +103,7 @@ def heartbeat(
             for name, (epoch_of_member, subscribed) in members.items()
             if topic.name in subscribed
         }
-        # What it has from the one whose name it took, and does not read yet, it gives away first.
+        # Surplus partitions that it does not read yet, from the member it replaced, go first.
         owned = sorted(
             claimed.intersection(topic.partitions),
             key=lambda partition_id: (partition_id not in held, partition_id),
@@ -137,7 +137,7 @@ def release(db: sqlite3.Connection, group: str, epoch: int, partitions: Sequence
 
 
 def leave(db: sqlite3.Connection, membership: Membership, epoch: int) -> None:
-    """Leave the group; nothing happens if another member has replaced this one."""
+    """Leave the group; do nothing if another member has replaced this one."""
     group = membership.group
     db.execute('DELETE FROM members WHERE "group" = ? AND epoch = ?', (group, epoch))
     db.execute('DELETE FROM claims WHERE "group" = ? AND epoch = ?', (group, epoch))
@@ -145,7 +145,7 @@ def leave(db: sqlite3.Connection, membership: Membership, epoch: int) -> None:
 
 
 def is_alive(db: sqlite3.Connection, group: str, now_s: float) -> bool:
-    """Return whether a member runs."""
+    """Return whether a member of the group is running."""
     _remove_dead(db, group, now_s)
     return bool(_members(db, group))
 
@@ -205,7 +205,7 @@ def move(db: sqlite3.Connection, group: str, positions: Mapping[int, int]) -> No
 
 
 def _begin(db: sqlite3.Connection, membership: Membership, partition_id: int) -> None:
-    """Settle the start of a new group at once, so that records from now on count."""
+    """Store the start offset of a new group at once, so that it reads records from now on."""
     if position(db, membership.group, partition_id) is not None:
         return
     if membership.start_s is not None:

@@ -76,7 +76,9 @@ def _find_topic(db: sqlite3.Connection, name: str) -> Topic:
 
 OFFSET_BITS: Final = 40
 """Low bits of a record's id, which hold the offset; the others hold the partition id."""
-_SEGMENTS_PER_STEP: Final = 2  # forgotten in one step: more than come in one, so that it keeps up
+_SEGMENTS_PER_STEP: Final = (
+    2  # deleted in one step: more than are written in one, so that it keeps up
+)
 
 
 class _Segment(NamedTuple):
@@ -136,11 +138,11 @@ def _oldest(db: sqlite3.Connection, partition_id: int) -> list[_Segment]:
 
 MAX_RECORD_BYTES: Final = 64 << 20
 MAX_READ_BYTES: Final = 32 << 20
-"""Bytes of one read, which its last record may exceed."""
+"""Maximum bytes of one read, which its last record may exceed."""
 _OFFSET: Final = (1 << OFFSET_BITS) - 1
 _SEGMENT_RECORDS: Final = 4096
 _SEGMENT_BYTES: Final = 4 << 20
-_OVERHEAD_BYTES: Final = 24  # of a record on its page, about
+_OVERHEAD_BYTES: Final = 24  # approximate overhead of a record on its page
 _READ: Final = """
 SELECT id, key, value, headers, timestamp_s FROM records WHERE id >= ? AND id < ?
 ORDER BY id LIMIT ?
@@ -220,7 +222,7 @@ def offset_at(db: sqlite3.Connection, partition_id: int, at_s: float) -> int:
         (partition_id, at_s),
     )
     start = partition_id << OFFSET_BITS
-    # The first has it, unless what made its `high_s` was forgotten.
+    # The first segment has it, unless the record with its `high_s` was deleted.
     for first, following in segments:
         row = db.execute(
             "SELECT id FROM records WHERE id >= ? AND id < ? AND timestamp_s >= ? "
@@ -243,7 +245,7 @@ def time_of(db: sqlite3.Connection, partition_id: int, offset: int) -> float | N
 
 
 def check_new(records: Sequence[NewRecord]) -> None:
-    """Raise InvalidArgumentError for a record that a log does not take."""
+    """Raise InvalidArgumentError for a record that a log does not accept."""
     for record in records:
         if record.timestamp_s is not None and not math.isfinite(record.timestamp_s):
             message = f"invalid timestamp {record.timestamp_s} in a record for '{record.topic}'"

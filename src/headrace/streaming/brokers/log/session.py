@@ -33,10 +33,8 @@ _LOGGER: Final = logging.getLogger(__name__)
 
 _FIRST_PAUSE_S: Final = 0.0005
 _UNNOTIFIED_PAUSE_S: Final = 0.005
-_MAX_PAUSE_S: Final = 0.05  # of who is rung; against what nobody rings for
-_HEARTBEATS_PER_TIMEOUT: Final = (
-    3  # signs of life within the time after which a member counts as dead
-)
+_MAX_PAUSE_S: Final = 0.05  # of a notified member; for changes without a notification
+_HEARTBEATS_PER_TIMEOUT: Final = 3  # heartbeats within the session timeout
 _RETRYABLE: Final = (UnavailableError, LogFullError)
 _RETRY_PAUSE_S: Final = 0.1
 
@@ -60,7 +58,7 @@ class LogSession:
         self._clock = clock
         self._topics = Catalogue()
         self._ids: dict[TopicPartition, int] = {}
-        """The partitions that it has, with their ids in the file."""
+        """Assigned partitions, with their ids in the file."""
         self._next: dict[TopicPartition, int] = {}
         self._paused: set[TopicPartition] = set()
         self._turn = 0
@@ -135,9 +133,11 @@ class LogSession:
         except HeadraceError as error:
             self._fatal_error = error
             raise
-        self._may_have_more = True  # one may read what it writes, and is not told of its own writes
+        self._may_have_more = (
+            True  # it may read its own output, and gets no notification of own writes
+        )
 
-    def flush(self, timeout_s: float) -> bool:  # noqa: ARG002  # what was delivered is safe
+    def flush(self, timeout_s: float) -> bool:  # noqa: ARG002  # transactions are complete
         """Return True: nothing is in flight."""
         self._check_open()
         return True
@@ -171,7 +171,7 @@ class LogSession:
             with self._file.writing("leave a group of") as db:
                 groups.leave(db, self._membership, self._epoch)
         except _RETRYABLE:
-            pass  # the others see it when its time is over
+            pass  # the others remove it after its session timeout
         finally:
             self._file.close()
 

@@ -6,8 +6,9 @@ message by message. Messages of a dead member are redelivered after its session 
 when it leaves, or another member takes its name.
 
 Exactly-once delivery uses message ids: an answer that was written is dropped when it is written
-again within the stream's duplicate window (two minutes, `?duplicate_window_s=`). A stream that is
-down for longer between writing answers and acknowledging their input writes them twice.
+again within the stream's duplicate window (two minutes, `?duplicate_window_s=`). A Headrace stream
+that stops between writing answers and acknowledging their input, for longer than that, writes them
+twice.
 """
 
 import datetime as dt
@@ -113,7 +114,7 @@ class NatsBroker:
         for partition, offset in after.items():
             if max_records > len(records):
                 some = self._read(link, partition, offset, max_records - len(records))
-                # A server that is silent ends one fetch; this bounds what a slow one may take.
+                # A server that does not respond ends one fetch; this limits the total time of a slow one.
                 limit_s = TIMEOUT_S + (max_records - len(records)) / _MIN_RECORDS_PER_S
                 records += link.ask(f"read {partition.topic}", some, timeout_s=limit_s)
         return records
@@ -138,7 +139,7 @@ class NatsBroker:
         return {TopicPartition(topic, 0): offset}
 
     def committed(self, group: str, topic: str) -> Mapping[TopicPartition, int]:
-        """Return the offset below which all is acknowledged; see `Broker`."""
+        """Return the offset below which all records are acknowledged; see `Broker`."""
         _check_subject(topic)
         check_text("group", group)
         link = self._link()

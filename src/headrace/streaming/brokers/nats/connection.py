@@ -1,9 +1,10 @@
 """NATS connection for blocking callers, consumer groups, and publishing.
 
 JetStream has no members; a group is a durable consumer. Each member therefore subscribes to two
-subjects: `headrace.groups.TOPIC.GROUP`, where it answers that it lives, and
-`headrace.members.TOPIC.GROUP.MEMBER`, where it learns that another member took its name. A name
-goes to the member that joins; of two that return after an outage, to the one that joined later.
+subjects: `headrace.groups.TOPIC.GROUP`, where it answers liveness requests, and
+`headrace.members.TOPIC.GROUP.MEMBER`, where it is notified that another member took its name. A
+joining member takes over its name; of two that reconnect after an outage, the one that joined later
+keeps it.
 """
 
 import asyncio
@@ -123,7 +124,7 @@ class NatsLink:
         return asyncio.run_coroutine_threadsafe(work, self._loop)
 
     def check_connected(self) -> None:
-        """Raise UnavailableError during an outage: the client would buffer what is sent."""
+        """Raise UnavailableError during an outage, in which the client would buffer messages."""
         if not self.client.is_connected:
             raise UnavailableError(self.problem or f"{self.name} is unavailable")
 
@@ -141,13 +142,13 @@ class NatsLink:
             self._loop.close()
 
     async def _connect(self) -> None:
-        # Tried once, so that what is wrong is told; the client would try for ever.
+        # One attempt, so that its error is reported; the client would retry forever.
         trial = Client()
         try:
             await trial.connect(
                 **self._arguments,
                 allow_reconnect=False,
-                max_reconnect_attempts=1,  # 0 would be for ever
+                max_reconnect_attempts=1,  # 0 would retry forever
                 reconnect_time_wait=0,
                 connect_timeout=_CONNECT_TIMEOUT_S,
                 error_cb=self._on_error,
@@ -179,10 +180,10 @@ class NatsLink:
     async def _on_error(self, error: Exception) -> None:
         if not self.client.is_connected:
             self._problem = f"{self.name} is unavailable: {str(error) or type(error).__name__}"
-            # The client forgets a connection to a server that then says nothing: it would stay.
+            # The client drops a connection to an unresponsive server without closing it.
             transport = self.client._transport  # noqa: SLF001  # it has no other name
             if transport is not None:
-                transport.close()  # type: ignore[no-untyped-call]  # it says nothing
+                transport.close()  # type: ignore[no-untyped-call]  # it is untyped
 
     async def _on_disconnected(self) -> None:
         self._problem = self._problem or f"{self.name} is unavailable: it closed the connection"
@@ -216,7 +217,7 @@ async def info_of(link: NatsLink, stream: str, consumer: str) -> api.ConsumerInf
 
 
 def position_of(info: api.ConsumerInfo) -> int:
-    """Return the offset below which all is acknowledged."""
+    """Return the offset below which all records are acknowledged."""
     assert info.ack_floor is not None
     assert info.delivered is not None
     sequence = info.ack_floor if info.num_ack_pending else info.delivered
@@ -329,7 +330,7 @@ def translate_error(error: Exception, doing: str, server: str) -> HeadraceError:
 
 
 def _read(url: str) -> tuple[dict[str, Any], Mapping[str, str]]:
-    """Return arguments of the client's `connect`, and our options."""
+    """Return the arguments of the client's `connect`, and Headrace's options."""
     rest, options = split_options(url, OPTIONS)
     parts = urlsplit(rest)
     unreadable = f"the URL of the broker cannot be read ({shown(url)})"

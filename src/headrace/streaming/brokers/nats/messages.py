@@ -1,8 +1,9 @@
 """Encoding of records in NATS messages, whose headers are lines of text, one value per name.
 
-The value is the payload. A key is the header `Headrace-Key`, in quotes and with %XX for what is no
-plain character. A record's headers are the message's if lines of text can hold them; else all are
-in `Headrace-Headers`, as in the query of a URL. Messages of others are read the same way.
+The value is the payload. A key is the header `Headrace-Key`, in quotes and percent-encoded. A
+record's headers are the message's headers if lines of text can hold them; otherwise all are in
+`Headrace-Headers`, encoded as the query of a URL. Messages of other producers are read the same
+way.
 """
 
 import re

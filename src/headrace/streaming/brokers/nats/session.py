@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 _EXPIRES_S: Final = 10.0
 _LATE_S: Final = 1.0
-_MAX_BYTES: Final = 64 << 20  # of one request; the server allows no larger message
+_MAX_BYTES: Final = 64 << 20  # maximum of one pull request; the server allows no larger message
 _PENDING: Final = "Nats-Pending-Messages"
 _DESCRIPTION: Final = "Description"
 _encode: Final = msgspec.json.Encoder().encode
@@ -101,7 +101,7 @@ class NatsPull:
     async def _on_message(self, message: Msg) -> None:
         headers = message.headers or {}
         if STATUS in headers:
-            # A request is over: its time has passed, or the server has changed.
+            # A request has ended: it expired, or the server changed.
             self._requested = max(self._requested - int(headers.get(_PENDING, self._requested)), 0)
             description = headers.get(_DESCRIPTION, "")
             if "consumer deleted" in description.lower():
@@ -125,7 +125,7 @@ _NOT_DONE: Final = b"-NAK"
 _JOINS: Final = b"joins"
 _IS_BACK: Final = b"is back"
 _HEARTBEATS_PER_TIMEOUT: Final = (
-    3  # words of progress within the time after which a message is handed out again
+    3  # progress reports within the time after which a message is redelivered
 )
 _MAX_HEARTBEAT_S: Final = 1.0
 
@@ -149,7 +149,7 @@ class NatsSession(SharedSession[str, _Unsent]):
         super().__init__(membership, listener, clock, heartbeat_s=heartbeat_s)
         self._pulls: dict[TopicPartition, NatsPull] = {}
         self._is_alone = True
-        """Whether no other member of the group lived when this one joined."""
+        """Whether no other member of the group was alive when this one joined."""
         self._epoch = int(clock.now() * 1e9)
         self._listens: list[Subscription] = []
         self._unconfirmed: dict[TopicPartition, str] = {}
@@ -316,6 +316,6 @@ class NatsSession(SharedSession[str, _Unsent]):
 
 
 async def _answer(message: Msg) -> None:
-    """Answer that a member lives here."""
+    """Answer a liveness request."""
     if message.reply:
         await message.respond(b"lives")

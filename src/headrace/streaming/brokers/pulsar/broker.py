@@ -1,13 +1,12 @@
-"""Streams over Pulsar, at least once: a group is a Shared subscription of that name.
+"""Broker for Apache Pulsar, at least once: a group is a Shared subscription of that name.
 
-The members of a group share a topic record by record; a member that leaves or dies is seen by its
-connection, whatever its session's time. Where a group is, and moving
-it elsewhere, is a matter of Pulsar's admin API, which is not spoken here. A broker makes a topic
-when it is first named, and forgets what all its subscriptions are done with unless the namespace
-says otherwise (`retention`).
+The members of a group share a topic record by record. Pulsar detects a member that leaves or dies
+by its closed connection, regardless of its session timeout. Group offsets can be read and changed
+only with Pulsar's admin API, which is not supported. Pulsar creates a topic on first use, and
+deletes records that all subscriptions have acknowledged unless the namespace has a `retention`.
 
-Once pulsar-client 3.13 is imported, exceptions of other modules of pybind11 that are no translated
-types of their own become RuntimeError: runtimes tell errors by their text.
+Once pulsar-client 3.13 is imported, exceptions of other pybind11 modules that have no registered
+type become RuntimeError: runtimes distinguish such errors by their text.
 """
 
 import secrets
@@ -99,7 +98,7 @@ class PulsarBroker:
         check_topic(topic)
         partition = TopicPartition(topic, 0)
         first = self._read(partition, 0, 1)
-        # A broker does not tell the last of a topic that has none.
+        # A broker does not return the last offset of an empty topic.
         return {partition: (first[0].offset, self._last(topic) + 1) if first else (0, 0)}
 
     def offsets_at(self, topic: str, at_s: float) -> NoReturn:  # noqa: ARG002  # see `Broker`
@@ -160,7 +159,7 @@ class PulsarBroker:
                     if record.offset >= offset:
                         records.append(record)
             except (pulsar.Timeout, pulsar.UnknownError):
-                return records  # of a topic that has none, some brokers do not tell
+                return records  # some brokers do not report that a topic is empty
             finally:
                 reader.close()
         return records

@@ -56,7 +56,7 @@ class PulsarLink:
                 operation_timeout_seconds=TIMEOUT_S,
                 connection_timeout_ms=TIMEOUT_S * 1000,
                 tls_trust_certs_file_path=options.get("tls_ca_file"),
-                # What goes wrong is raised, or said by `problem`.
+                # Errors are raised, or reported by `problem`.
                 logger=pulsar.FileLogger(pulsar.LoggerLevel.Error, "/dev/null"),
             )
 
@@ -120,7 +120,7 @@ class PulsarLink:
         try:
             self.client.close()
         except pulsar.PulsarException:
-            return  # it is closed, or the broker is away
+            return  # it is closed, or the broker is unavailable
 
 
 def _error_of_kind(kind: str, message: str) -> HeadraceError:

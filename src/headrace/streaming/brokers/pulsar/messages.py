@@ -1,7 +1,7 @@
-"""Encoding of records in messages of Pulsar, and the numbers that stand for message ids.
+"""Encoding of records in Pulsar messages, and of message ids as offsets.
 
 Imports no client: Pulsar's registers exception translators in pybind11 that all modules of a
-process share, after which ONNX Runtime and OpenVINO raise RuntimeError instead of their own.
+process share, after which ONNX Runtime and OpenVINO raise RuntimeError instead of their own types.
 """
 
 from collections.abc import Callable
@@ -10,8 +10,8 @@ from typing import Final, Protocol
 from headrace.streaming.brokers.checks import packed, quoted, unpacked, unquoted
 from headrace.streaming.records import Header, NewRecord, Record, TopicPartition
 
-_ENTRY_BITS: Final = 20  # a ledger has 50,000 entries, unless somebody sets that
-_BATCH_BITS: Final = 12  # a batch has at most 1000 messages, unless somebody sets that
+_ENTRY_BITS: Final = 20  # a ledger has 50,000 entries by default
+_BATCH_BITS: Final = 12  # a batch has at most 1000 messages by default
 _KEY: Final = "headrace-key"
 _HEADERS: Final = "headrace-headers"
 
@@ -58,7 +58,7 @@ def arguments_of(record: NewRecord) -> dict[str, object]:
     properties: dict[str, str] = {}
     arguments: dict[str, object] = {"properties": properties}
     if record.key is not None:
-        # The broker's key is text, which not all keys are, and decides which member gets it.
+        # Pulsar's own key must be text, and determines the receiving member.
         properties[_KEY] = quoted(record.key)
         arguments["partition_key"] = quoted(record.key)
     if record.headers:

@@ -39,7 +39,7 @@ class PulsarReader:
         self._name = name
         self._is_closed = threading.Event()
         self.newest = 0
-        """The highest offset that came."""
+        """The highest offset received."""
         self._thread = threading.Thread(target=self._run, name="pulsar-reader", daemon=True)
         self._thread.start()
 
@@ -53,7 +53,7 @@ class PulsarReader:
         try:
             return offset_of(cast("MessageId", self._consumer.get_last_message_id()))
         except pulsar.PulsarException:
-            return self.newest  # not of a topic that has none
+            return self.newest  # an empty topic has no last message
 
     def acknowledge(self, message_id: MessageId) -> None:
         """Acknowledge a message."""
@@ -66,7 +66,7 @@ class PulsarReader:
         try:
             self._consumer.close()
         except pulsar.PulsarException:
-            return  # the broker is away, and knows it
+            return  # the broker is unavailable, and detects the closed connection
 
     def _run(self) -> None:
         while not self._is_closed.is_set():
@@ -98,8 +98,8 @@ Unsent = tuple[Sequence[NewRecord], Mapping[TopicPartition, Sequence[MessageId]]
 class PulsarSession(SharedSession[MessageId, Unsent]):
     """Session on Pulsar, at least once; see `ConsumerSession`.
 
-    The broker sees by the connection that a member lives. The lag may include records in hand of
-    other members.
+    The broker detects dead members by their connections. The lag may include records that other
+    members have not acknowledged.
 
     Args:
         link: Connection that the broker owns.

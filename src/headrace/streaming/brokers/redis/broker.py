@@ -105,7 +105,7 @@ class RedisBroker:
         if kind != b"none":
             reason = f"a {cast('bytes', kind).decode()} exists under this key"
             raise FailedPreconditionError(f"cannot {doing} in {self._link.name}: {reason}")
-        helper = f"headrace-{secrets.token_hex(_EPOCH_BYTES)}"  # a group makes an empty stream
+        helper = f"headrace-{secrets.token_hex(_EPOCH_BYTES)}"  # creating a group creates an empty stream
         create = ("XGROUP", "CREATE", topic, helper, "$", "MKSTREAM")
         self._link.ask_all(doing, [create, ("XGROUP", "DESTROY", topic, helper)])
 
@@ -158,7 +158,7 @@ class RedisBroker:
         return {TopicPartition(topic, 0): following if offset is None else offset}
 
     def committed(self, group: str, topic: str) -> Mapping[TopicPartition, int]:
-        """Return the offset below which all is acknowledged; see `Broker`."""
+        """Return the offset below which all records are acknowledged; see `Broker`."""
         self._last_offset(topic)
         doing = f"look at group {group} of {topic}"
         groups = cast("list[list[object]]", self._link.ask(doing, "XINFO", "GROUPS", topic))
@@ -210,7 +210,7 @@ class RedisBroker:
         return offset_of(cast("bytes", info[b"last-generated-id"]))
 
     def _first_from(self, topic: str, offset: int) -> int | None:
-        """Return the offset of the first record from there on."""
+        """Return the offset of the first record at this offset or later."""
         command = ("XRANGE", topic, id_of(offset), "+", "COUNT", 1)
         entries = cast("list[list[bytes]]", self._link.ask(f"look at topic {topic}", *command))
         return offset_of(entries[0][0]) if entries else None

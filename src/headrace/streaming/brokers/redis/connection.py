@@ -1,8 +1,8 @@
 """Redis client for streams: commands, errors, and the encoding of records in entries.
 
 An entry has the fields `key`, `value`, `h:NAME` for each header (in order, duplicates too) and
-`timestamp` if the record brings one. Entries of other writers need not be like that: a field of
-another name is a header, and the value where it is the only field.
+`timestamp` if the record has one. In entries of other producers, a field of another name is a
+header, or the value if it is the only field.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -76,14 +76,14 @@ class RedisConnection:
                 socket_keepalive=True,
                 retry=Retry(NoBackoff(), 0),
             )
-            # Not connected yet: of options that nobody knows it is told here.
+            # Not connected yet: unknown options are reported here.
             self._pool.connection_class(**self._pool.connection_kwargs)
         except (ValueError, TypeError):
             reason = "write special characters of the password as %XX, and use Redis's options"
             message = f"the URL of the broker cannot be read ({self.name}); {reason}"
-            raise InvalidArgumentError(message) from None  # the cause may show the password
+            raise InvalidArgumentError(message) from None  # the cause may contain the password
         self._client = redis.Redis(connection_pool=self._pool)
-        self._client.response_callbacks.clear()  # they make dicts, which lose headers
+        self._client.response_callbacks.clear()  # they return dicts, which lose duplicate headers
         self._scripts: dict[str, redis.commands.core.Script] = {}
 
     def ask(self, doing: str, *command: Argument) -> object:
@@ -149,7 +149,7 @@ def translate_error(error: Exception, doing: str, server: str) -> HeadraceError:
     return FailedPreconditionError(f"{cannot}: {text}{way}")
 
 
-_SEQUENCE_BITS: Final = 21  # two million in a millisecond; with 42 for those, enough until 2109
+_SEQUENCE_BITS: Final = 21  # two million per millisecond; 42 bits of milliseconds last until 2109
 _MAX_SEQUENCE: Final = (1 << _SEQUENCE_BITS) - 1
 _KEY: Final = b"key"
 _VALUE: Final = b"value"
@@ -157,7 +157,7 @@ _TIMESTAMP: Final = b"timestamp"
 _NOTHING: Final = b"nothing"  # an entry has to have a field
 _HEADER: Final = b"h:"
 Fields = Sequence[bytes]
-"""Names and values in turn."""
+"""Alternating names and values."""
 
 
 def offset_of(entry_id: bytes) -> int:
@@ -239,8 +239,8 @@ def record_of(
     )
 
 
-_MAX_FIELDS: Final = 2000  # names and values; the server's Lua takes less than 8000 arguments
-_MAX_BYTES: Final = 256 << 20  # the server takes 512 MB for a value, and hangs up beyond
+_MAX_FIELDS: Final = 2000  # names and values; the server's Lua accepts fewer than 8000 arguments
+_MAX_BYTES: Final = 256 << 20  # the server accepts 512 MB per value, and disconnects beyond
 Call = tuple[list[str], list[Argument]]
 """Keys and arguments of a script."""
 

@@ -1,8 +1,8 @@
 """Lua scripts for the steps of a group member that Redis has to run atomically.
 
 The live members of a group are in a sorted set, with the time at which their claim expires. A
-consumer is named `MEMBER#EPOCH`, so a member that returns differs from its earlier self. Consumers
-whose names have no epoch belong to others; they are left alone while they are active.
+consumer is named `MEMBER#EPOCH`, which distinguishes a rejoined member from its earlier session.
+Consumers without an epoch in their name belong to other programs; active ones are not changed.
 """
 
 from typing import Final
@@ -45,7 +45,7 @@ redis.call('XGROUP', 'CREATECONSUMER', KEYS[1], ARGV[1], ARGV[3])
 return 1
 """
 )
-"""Become a member, in place of one of the same name."""
+"""Script that joins a group, replacing a member of the same name."""
 
 LOOK: Final = (
     _COMMON
@@ -87,7 +87,7 @@ end
 return {has_more, found}
 """
 )
-"""Say that this member lives, and take over what members that do not had in hand."""
+"""Script that sends a heartbeat, and claims pending records of dead members."""
 
 DELIVER: Final = (
     _COMMON
@@ -138,7 +138,7 @@ for _, one in ipairs(done) do redis.call('XACK', one[1], ARGV[2], one[2]) end
 return #done
 """
 )
-"""Write answers and be done with the input, both or neither; only what is still this member's."""
+"""Script that writes answers and acknowledges input, atomically, for this member's entries."""
 
 LEAVE: Final = """
 -- KEYS: stream, members. ARGV: group, consumer
@@ -149,7 +149,7 @@ if not left['err'] and #left == 0 then
 end
 return 1
 """
-"""Be no member any more; what it had in hand is whose who looks next."""
+"""Script that leaves a group; the next member that sends a heartbeat claims pending records."""
 
 MOVE: Final = (
     _COMMON
@@ -164,7 +164,7 @@ redis.call('XGROUP', 'CREATE', KEYS[1], ARGV[1], ARGV[2])
 return 1
 """
 )
-"""Put a group elsewhere, and forget what was in hand."""
+"""Script that recreates a group at another offset, without pending records."""
 
 LAG: Final = (
     _COMMON
@@ -195,4 +195,4 @@ end
 return redis.error_reply('NOGROUP')
 """
 )
-"""How far a group is behind."""
+"""Script that returns the lag of a group."""

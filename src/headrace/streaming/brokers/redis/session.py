@@ -24,10 +24,10 @@ from headrace.streaming.brokers.redis.connection import (
 )
 from headrace.streaming.records import NewRecord, PartitionLag, Record, TopicPartition
 
-_BLOCK_S: Final = 0.2  # so long an answer that nobody waits for any more keeps `close` waiting
+_BLOCK_S: Final = 0.2  # an obsolete blocking read delays `close` by at most this
 _POLL_S: Final = 0.5
-_JOIN_TIMEOUT_S: Final = 1.0  # of a server that does not answer; the thread ends later then
-_MAX_BYTES: Final = 32 << 20  # of one answer, by the size of those before
+_JOIN_TIMEOUT_S: Final = 1.0  # if the server does not respond; the thread then ends later
+_MAX_BYTES: Final = 32 << 20  # of one response, estimated by the previous ones
 Entries = Sequence[tuple[bytes, list[bytes] | None]]
 Received = list[tuple[Record, bytes]]
 
@@ -108,9 +108,7 @@ class RedisReader:
         return records
 
 
-_HEARTBEATS_PER_TIMEOUT: Final = (
-    3  # signs of life within the time after which a member counts as dead
-)
+_HEARTBEATS_PER_TIMEOUT: Final = 3  # heartbeats within the session timeout
 _MAX_TAKEN_OVER: Final = 1000
 _PAGE: Final = 500
 
@@ -140,7 +138,7 @@ class RedisSession(SharedSession[bytes, Call]):
         self._has_more = True
 
     def _connection_problem(self) -> str:
-        return ""  # told by the next command only
+        return ""  # only the next command shows it
 
     def _start(self, start_offsets: Mapping[TopicPartition, int]) -> None:
         for partition, offset in start_offsets.items():
@@ -150,8 +148,8 @@ class RedisSession(SharedSession[bytes, Call]):
         self._reader.resume()
 
     def _heartbeat(self, max_records: int, now: float) -> None:
-        """Recover records of lost answers, send heartbeats, and claim records of dead members."""
-        # An answer that was lost may have handed something to this member.
+        """Recover records of lost responses, send heartbeats, and claim dead members' records."""
+        # A lost response may have delivered records to this member.
         if self._was_disconnected or self._reader.error is not None:
             self._recover()
         if now >= self._heartbeat_at or (
@@ -179,7 +177,7 @@ class RedisSession(SharedSession[bytes, Call]):
         self._heartbeat_at = self._clock.monotonic() + self._heartbeat_s
 
     def _recover(self) -> None:
-        """Read pending records that were delivered in lost answers."""
+        """Read pending records that were delivered in lost responses."""
         group = self._membership.group
         for partition in self._inbox.partitions:
             last = b"0-0"
