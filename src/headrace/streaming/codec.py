@@ -48,7 +48,7 @@ class ShapeGroup:
     keys: Sequence[bytes | None] = ()
     """Keys of the answers."""
     context: Any = None
-    """What the codec needs to encode the answers."""
+    """Data of the codec for encoding the answers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,8 +135,8 @@ class AnswerFields:
 class FieldCodec:
     """Codec of formats with fields. Values are validated as the endpoint validates requests.
 
-    Records of one shape are converted to one array in one pass. Where that fails, each is converted
-    alone, to separate bad records from good ones.
+    Records of one shape are converted to one array in one pass. If that fails, each record is
+    converted alone, to separate bad records from good ones.
     """
 
     def __init__(
@@ -153,7 +153,7 @@ class FieldCodec:
         self._batched = batched
 
     def decode(self, records: Sequence[Record], added: Added = NO_ADDED_FIELDS) -> Decoded:
-        """As `Codec.decode`."""
+        """Return each record in a group or in the errors; see `Codec.decode`."""
         fields = self._reads.decode(records)
         errors = dict(fields.errors)
         if errors:
@@ -173,7 +173,7 @@ class FieldCodec:
     def encode(
         self, group: ShapeGroup, outputs: Tensors, selected: Sequence[int]
     ) -> list[EncodedAnswer]:
-        """As `Codec.encode`."""
+        """Return the answers to the selected records; see `Codec.encode`."""
         written = self._written
         columns: dict[str, Column] = {name: group.context[name] for name in written.answered}
         keys = group.keys
@@ -241,7 +241,7 @@ class FieldCodec:
             return []
         try:
             return [self._group(fields, fine, good, records)]
-        except InvalidArgumentError:  # fine alone, but not together
+        except InvalidArgumentError:  # valid alone, but not stacked
             return alone
 
     def _group(
@@ -338,7 +338,7 @@ def _pick(column: Column, indexes: Sequence[int]) -> Column:
 
 
 def _keys(column: Column) -> list[bytes | None]:
-    """Return keys of answers: text as it is, other values as JSON."""
+    """Return keys of answers: text unchanged, other values as JSON."""
     return [
         value
         if value is None or isinstance(value, bytes)
@@ -366,8 +366,8 @@ class OpenInferenceCodec:
         self._encoder = InferEncoder(name, version, signature)
 
     def decode(self, records: Sequence[Record], added: Added = NO_ADDED_FIELDS) -> Decoded:
-        """As `Codec.decode`; each record is a group, and nothing can be added to it."""
-        assert not added.columns  # the settings were checked
+        """Return each record as a group; see `Codec.decode`. Added fields are not supported."""
+        assert not added.columns  # rejected when settings are checked
         groups: list[ShapeGroup] = []
         errors: dict[int, HeadraceError] = {}
         for position, record in enumerate(records):
@@ -390,7 +390,7 @@ class OpenInferenceCodec:
     def encode(
         self, group: ShapeGroup, outputs: Tensors, selected: Sequence[int]
     ) -> list[EncodedAnswer]:
-        """As `Codec.encode`."""
+        """Return the answers to the selected records; see `Codec.encode`."""
         if not selected:
             return []
         request: InferRequest = group.context

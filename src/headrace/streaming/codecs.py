@@ -40,7 +40,7 @@ def make_codec(settings: WorkerSettings, scorer: Scorer) -> Codec:
     """Return a codec for one thread.
 
     Raises:
-        InvalidArgumentError: The format does not fit the model; the message says why.
+        InvalidArgumentError: The format does not fit the model; the message contains the reason.
         UnsupportedError: A package that the format needs is not installed.
     """
     reads, writes = settings.format, settings.sink_format or settings.format

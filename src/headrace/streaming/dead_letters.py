@@ -1,8 +1,8 @@
 """Dead letters of a stream: written for failed records, listed, and redriven to their topic.
 
 A dead letter is the record itself with headers for its origin and its error. A consumer group keeps
-the offsets up to which dead letters were handled, so none is redriven twice. A dead letter that is
-not selected moves to the end of the topic.
+the offsets up to which dead letters were handled, so no dead letter is redriven twice. A dead
+letter that is not selected moves to the end of the topic.
 """
 
 import time
@@ -89,7 +89,7 @@ def dead_letter(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeadLetter:
-    """A dead letter with its parsed headers; empty or None where another producer left them out."""
+    """A dead letter with its parsed headers; empty or None if another producer omitted them."""
 
     record: Record
     topic: str
@@ -119,7 +119,7 @@ def parse_dead_letter(record: Record) -> DeadLetter:
 
 
 def redrive_group(stream: str) -> str:
-    """Return the group whose offsets say which dead letters were handled."""
+    """Return the group whose offsets mark the handled dead letters."""
     return f"{stream}-redrive"
 
 
@@ -180,7 +180,7 @@ def plan_redrive(
         )
         name = f"{topic}/{record.topic_partition.partition}/{record.offset}"
         if choice.takes(dead_letter):
-            # As it was, for the partition that it came from while there is such a one.
+            # The original record, to its source partition if that still exists.
             topic, name = dead_letter.topic, f"{dead_letter.stream}/redriven/{name}"
             is_there = partition is not None and 0 <= partition < choice.partitions[topic]
             partition = partition if is_there else None
@@ -204,7 +204,7 @@ def plan_redrive(
 
 
 def count(dead_letters: Iterable[DeadLetter], choice: Choice) -> int:
-    """Return how many of these would be redriven."""
+    """Return how many of these dead letters `choice` selects."""
     matching = sum(choice.takes(dead_letter) for dead_letter in dead_letters)
     return matching if choice.limit is None else min(matching, choice.limit)
 
@@ -268,7 +268,7 @@ def redrive(
 
     Raises:
         ConflictError: Another redrive of this stream is running.
-        HeadraceError: The broker cannot be reached, or refuses.
+        HeadraceError: The broker cannot be reached, or refuses the request.
     """
     left = {
         partition: pair
@@ -310,10 +310,10 @@ class _Listener:
         return None
 
     def on_revoked(self, partitions: Sequence[TopicPartition]) -> None:
-        """Whatever was done of them is delivered already."""
+        """Do nothing: all handled records were produced."""
 
     def on_lost(self, partitions: Sequence[TopicPartition]) -> None:
-        """As above."""
+        """Do nothing: all handled records were produced."""
 
 
 def _run(
@@ -345,7 +345,7 @@ def _run(
             session.produce(step.records, step.offsets)
         redriven, deferred = redriven + step.redriven, deferred + step.deferred
         positions |= step.offsets
-        for record in records:  # those beyond the end say that all before them came
+        for record in records:  # a record beyond the end shows that all before it were read
             if record.offset >= ends.get(record.topic_partition, 0):
                 positions[record.topic_partition] = max(
                     positions.get(record.topic_partition, 0), ends.get(record.topic_partition, 0)

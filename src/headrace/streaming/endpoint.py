@@ -28,11 +28,11 @@ _ENDPOINT_ERRORS = frozenset(
         Code.CANCELLED,
     }
 )
-"""Errors that need a fix at the endpoint: no record causes them."""
+"""Errors that need a fix at the endpoint: they are not caused by records."""
 
 
 class EndpointModel:
-    """Model interface to an endpoint. The stream retries, so the client does not."""
+    """Model whose runs are calls of an endpoint. The stream retries, so the client does not."""
 
     concurrent = True
 
@@ -42,7 +42,7 @@ class EndpointModel:
         self.signature: ModelSignature = client.signature(settings.name, settings.version)
 
     def run(self, inputs: Tensors, outputs: Sequence[str] | None = None) -> Tensors:
-        """As `Model.run`.
+        """Return the endpoint's outputs; see `Model.run`.
 
         Raises:
             UnavailableError: The endpoint is unavailable, or refuses these credentials.
@@ -51,7 +51,7 @@ class EndpointModel:
             response = self._client.infer(
                 self._settings.name, inputs, outputs=outputs, version=self._settings.version
             )
-        except ConnectionLostError as error:  # a run changes nothing, so it may be tried again
+        except ConnectionLostError as error:  # a run has no side effects, so it may be retried
             raise UnavailableError(str(error)) from error
         except HeadraceError as error:
             if error.code in _ENDPOINT_ERRORS:

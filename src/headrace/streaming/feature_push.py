@@ -1,7 +1,7 @@
 """Pusher of records to an online store, as rows of a feature view.
 
 A bad row fails only its own record. Pushing a row again changes nothing, as an older row never
-replaces a newer one; so nothing is lost or wrong after a crash.
+replaces a newer one; so a crash causes no lost or wrong values.
 """
 
 from collections.abc import Mapping, Sequence
@@ -122,7 +122,7 @@ def make_pusher(settings: WorkerSettings) -> Pusher:
     Raises:
         NotFoundError: The view is not applied.
         InvalidArgumentError: The settings do not fit the view, or name no store.
-        FailedPreconditionError: No definitions are applied, or a variable is not set.
+        FailedPreconditionError: No definitions are applied, or an environment variable is not set.
     """
     push_settings = settings.features
     assert push_settings is not None

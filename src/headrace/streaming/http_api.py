@@ -132,7 +132,7 @@ def listen(settings: WorkerSettings, worker: WorkerLoop) -> list[TCPServer]:
         if settings.uds:
             path = Path(settings.uds)
             if path.exists() and S_ISSOCK(path.stat().st_mode):
-                path.unlink()  # left by a worker that was killed
+                path.unlink()  # left over from a killed worker
             servers.append(_Unix(str(path), partial(_Handler, worker, is_local=True)))
             path.chmod(0o600)
         if settings.metrics_port is not None:

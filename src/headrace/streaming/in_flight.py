@@ -1,8 +1,8 @@
 """Prefetched records and batches in flight of a stream.
 
-Batches are produced in the order in which they were taken, whatever order they finish in. So the
-answers of a partition stay in order, and its input is always complete up to one offset. This module
-decides only; the caller passes the time.
+Batches are produced in the order in which they were taken, regardless of the order in which they
+finish. So the answers of a partition stay in order, and its input is always complete up to one
+offset. This module only decides; the caller passes the time.
 """
 
 from collections import deque
@@ -18,7 +18,7 @@ from headrace.streaming.records import NewRecord, Record, TopicPartition
 
 _BATCHES_AHEAD: Final = 2
 MAX_BYTES: Final = 64 << 20
-"""Bytes of waiting records at which no more are read, however few records they are."""
+"""Bytes of waiting records at which no more are read, regardless of their number."""
 
 
 class PrefetchBuffer:
@@ -34,7 +34,7 @@ class PrefetchBuffer:
         self.max_delay_s = max_delay_s
         self._records: deque[Record] = deque()
         self._arrivals: deque[tuple[float, int]] = deque()
-        """When how many came; the sums are as many as wait."""
+        """Arrival times with numbers of records; the numbers add up to the waiting records."""
         self._bytes = 0
 
     def __len__(self) -> int:
@@ -112,7 +112,7 @@ class FailedRecord:
 
 
 Outcome = NewRecord | FailedRecord | None
-"""The result of one record: what is written for it; None if it is only done with."""
+"""The result of one record: the answer to write, or a failure; None if nothing is written."""
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -211,7 +211,7 @@ class InFlightBatches:
         return [batch for batch in self._batches if batch.retry_at is not None]
 
     def is_failing(self) -> bool:
-        """Return whether the last attempt of a batch failed: no new batch need be tried."""
+        """Return whether the last attempt of a batch failed: then no new batch is submitted."""
         return any(batch.failing_since is not None for batch in self._batches)
 
     def has_due(self) -> bool:
@@ -273,9 +273,9 @@ def retry_at(
 
     Args:
         attempts: Number of attempts so far, at least 1.
-        since: When the first one failed.
-        chance: Evenly distributed in [0, 1).
-        retry_after_s: Pause that the failed service asks for; at most `max_delay_s` counts.
+        since: When the first attempt failed.
+        chance: Random number, evenly distributed in [0, 1).
+        retry_after_s: Pause that the failed service requests; limited to `max_delay_s`.
     """
     if errors.retry_for_s is not None and now - since >= errors.retry_for_s:
         return None

@@ -27,7 +27,7 @@ from headrace.streaming.in_flight import DueDelivery
 from headrace.streaming.settings import StreamStatus, WorkerState
 
 _ARRAY_FROM: Final = 64
-"""From this many values on, counting with an array costs a fifth."""
+"""Minimum number of values to count with an array, which then takes a fifth of the time."""
 ROWS_BOUNDS = tuple(float(1 << power) for power in range(14))
 """Upper bounds for the sizes of micro-batches: 1, 2, 4, ... 8192 records."""
 
@@ -88,7 +88,7 @@ class Counters:
 
         Args:
             now_s: Unix time.
-            seconds: How long that took.
+            seconds: How long passing them took.
         """
         self.deliver.observe(seconds)
         self.answered += len(due.answered)

@@ -1,7 +1,7 @@
 """Poll loop of a stream, which moves records from and to one session.
 
 Each iteration collects finished batches, submits batches that are due, produces answers, and polls.
-It polls often however slow the model is, so that membership is not lost.
+It polls often, regardless of the model's speed, so that membership is not lost.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -27,17 +27,18 @@ from headrace.streaming.writer import ResultWriter
 MAX_POLL_S: Final = 0.25
 """Longest wait of one poll."""
 FAST_BATCH_S: Final = 0.002
-"""How long an iteration waits for the model, at most, before it polls."""
+"""Maximum seconds that an iteration waits for the model before it polls."""
 COALESCE_S: Final = 0.02
-"""How long answers wait for others, at most, while a full batch waits (at least once)."""
+"""Maximum seconds that answers wait for others while a full batch waits (at least once)."""
 CHECKPOINT_TIMEOUT_S: Final = 0.5
-"""How long a checkpoint of windows waits for acknowledgements before it gives up."""
+"""Maximum seconds that a checkpoint of windows waits for acknowledgements."""
 REPORT_SLOW_AFTER_S: Final = 60.0
-"""After how long with the same records the model is reported as slow; endpoints time out before."""
+"""Seconds with the same records after which the model is reported as slow; endpoints time out
+earlier."""
 PAUSE_AFTER_S: Final = 1.0
-"""How long no record must have been taken before partitions are paused. Kafka's client drops what
-it has prefetched when it is paused: a shorter time makes it fetch the same records repeatedly
-for a model that takes some tenths of a second."""
+"""Seconds without a taken record after which partitions are paused. Kafka's client drops prefetched
+records when it is paused: with a shorter time it fetches the same records repeatedly if the model
+takes some tenths of a second."""
 
 
 class StoppedByRecordError(FailedPreconditionError):
@@ -81,16 +82,16 @@ class Runner(Protocol):
 
 
 class Backpressure:
-    """Paused partitions. Decides only; the caller passes the time.
+    """State of paused partitions. Only decides; the caller passes the time.
 
-    A full buffer alone is no reason to pause: it is often full for a moment, and pausing may cost a
-    broker what it has prefetched.
+    A full buffer alone is no reason to pause: it is often full for a moment, and a paused client
+    may drop prefetched records.
     """
 
     def __init__(self) -> None:
         self._paused: set[TopicPartition] = set()
         self._new: set[TopicPartition] = set()
-        """Partitions that came; brokers differ on whether one that was paused comes back so."""
+        """Newly assigned partitions; whether they stay paused depends on the broker."""
         self._full_since: float | None = None
 
     def on_assigned(self, partitions: Collection[TopicPartition]) -> None:
@@ -133,7 +134,7 @@ class Backpressure:
 
 
 class PollLoop:
-    """Moves the records of one session, and is its rebalance listener. Used by one thread."""
+    """Poll loop and rebalance listener of one session. Used by one thread."""
 
     session: ConsumerSession
 
@@ -157,7 +158,7 @@ class PollLoop:
         self.last_error = ""
         self._settings = settings
         self._is_exact = settings.delivery is Delivery.EXACTLY_ONCE
-        """Whether what is delivered is a transaction, which costs much whatever its size."""
+        """Whether deliveries are transactions, which are expensive regardless of their size."""
         self._runner = runner
         self._writer = ResultWriter(settings)
         self._errors = settings.errors
@@ -167,9 +168,9 @@ class PollLoop:
         self._commit_at = 0.0
         self._backpressure = Backpressure()
         self._running: dict[ScoringBatch, float] = {}
-        """Since when the model has which, the oldest first."""
+        """Submitted batches, with the time since when each runs, the oldest first."""
         self._is_fast = False
-        """Whether the last batch took the model less than `QUICK_S`."""
+        """Whether the model took less than `FAST_BATCH_S` for the last batch."""
         self._is_ending = False
         self._fatal_error: HeadraceError | None = None
 
@@ -177,20 +178,20 @@ class PollLoop:
         """Run one iteration.
 
         Raises:
-            StoppedByRecordError: By policy; what precedes that record has been produced.
+            StoppedByRecordError: By policy; all answers before that record were produced.
             HeadraceError: This session is over.
         """
         now = self._clock.monotonic()
         self._advance(now)
         if self._is_fast and self._running and not len(self.prefetch):
-            # A poll of Kafka's client cannot be ended from outside: what the model has finished in
-            # a moment would wait until the next record comes.
+            # A poll of Kafka's client cannot be interrupted: a batch that finishes in a moment
+            # would wait until the next record arrives.
             self._runner.wait(FAST_BATCH_S)
             self._advance(self._clock.monotonic())
         if self.windows is not None and self.windows.is_due(now):
             self._checkpoint(self.windows, within_s=CHECKPOINT_TIMEOUT_S)
         room = 0 if self.is_paused or self._is_ending else self.prefetch.room
-        # Nothing has been taken for a while: the broker is told to hand out nothing.
+        # If no record was taken for a while, partitions are paused.
         pause, resume = self._backpressure.change(
             self.partitions, has_room=room > 0, is_paused=self.is_paused, now=now
         )
@@ -210,7 +211,7 @@ class PollLoop:
             self.prefetch.put(records, self._clock.monotonic())
 
     def drain(self, *, until: float) -> None:
-        """Take no more records; produce what is in flight until that (monotonic) time.
+        """Take no more records; produce those in flight until the monotonic time `until`.
 
         Raises:
             HeadraceError: As `run_once`.
@@ -227,7 +228,7 @@ class PollLoop:
     def on_assigned(
         self, partitions: Sequence[TopicPartition]
     ) -> Mapping[TopicPartition, int] | None:
-        """As `Rebalanced`: read from the group's offsets, or from those of the windows' states."""
+        """Return the offsets of the windows' states, to read from; see `Rebalanced`."""
         self.partitions.update(partitions)
         self._backpressure.on_assigned(partitions)
         self._counters.assigned += len(partitions)
@@ -240,7 +241,7 @@ class PollLoop:
             return None
 
     def on_revoked(self, partitions: Sequence[TopicPartition]) -> None:
-        """As `Rebalanced`: finish and produce what is in flight, within `handover_s`."""
+        """Finish and produce records in flight within `handover_s`; see `Rebalanced`."""
         revoked = set(partitions)
         until = self._clock.monotonic() + self._settings.handover_s
         self.prefetch.drop(revoked)
@@ -254,24 +255,22 @@ class PollLoop:
                 self._produce(force=True)
             self._produce(force=True)
             self._flush(until, revoked)
-        except HeadraceError as error:  # through the broker's own code it might not come whole
+        except HeadraceError as error:  # the broker's client might not pass it on unchanged
             self._fatal_error = error
         self.in_flight.drop(revoked)
         self._remove_partitions(revoked)
         self._counters.revoked += len(partitions)
 
     def on_lost(self, partitions: Sequence[TopicPartition]) -> None:
-        """As `Rebalanced`: drop what is in flight from these partitions."""
+        """Drop records in flight from these partitions; see `Rebalanced`."""
         revoked = set(partitions)
         self.prefetch.drop(revoked)
         self.in_flight.drop(revoked)
-        self._remove_partitions(
-            revoked
-        )  # windows' states too: what is under way there is counted elsewhere
+        self._remove_partitions(revoked)  # with window states: the new owner counts them
         self._counters.lost += len(partitions)
 
     def problem(self, now: float) -> str:
-        """Return what blocks the stream: broker, scorer or window states; empty for nothing.
+        """Return the problem that blocks the stream: of broker, scorer or windows; empty for none.
 
         Args:
             now: Monotonic time.
@@ -292,7 +291,7 @@ class PollLoop:
         )
 
     def _flush(self, until: float, partitions: set[TopicPartition] | None = None) -> None:
-        """Wait until what was produced is acknowledged, then checkpoint the windows up to it."""
+        """Wait until produced records are acknowledged, then checkpoint the windows up to them."""
         within_s = max(until - self._clock.monotonic(), 0.0)
         if self.windows is None:
             self.session.flush(within_s)
@@ -344,7 +343,7 @@ class PollLoop:
 
     def _collect(self, now: float) -> None:
         for finished in self._runner.finished():
-            self._running.pop(finished.batch, None)  # one of the session before is not ours
+            self._running.pop(finished.batch, None)  # absent for a batch of the previous session
             self._is_fast = finished.seconds < FAST_BATCH_S
             self._counters.scored(seconds=finished.seconds, runs=finished.runs, rows=finished.rows)
             if isinstance(finished.result, HeadraceError):
@@ -377,7 +376,7 @@ class PollLoop:
             ]
 
     def _produce(self, *, force: bool) -> None:
-        """Produce everything due; not too often unless forced, as larger writes cost less."""
+        """Produce everything due; unless forced, at intervals, as larger writes are cheaper."""
         started = self._clock.monotonic()
         may_wait = self._is_exact or len(self.prefetch) >= self._settings.max_batch_size
         if not self.in_flight.has_due() or (started < self._commit_at and may_wait and not force):
@@ -404,7 +403,7 @@ class PollLoop:
             )
 
     def _poll_timeout_s(self, now: float) -> float:
-        """Return how long a poll may wait: until something is due, unless it is woken before."""
+        """Return how long a poll may wait: until the next due time, unless it is woken."""
         times = [now + MAX_POLL_S]
         if self._runner.has_room:
             again = [

@@ -59,12 +59,12 @@ class NewRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PartitionLag:
-    """How far a group is behind in one partition."""
+    """Lag of a group in one partition."""
 
     records: int
     """Records that wait, including those delivered and not committed."""
     seconds: float | None
-    """Seconds since the oldest of them was written; 0 if none waits, None if unknown."""
+    """Seconds since the oldest of them was written; 0 if no record waits, None if unknown."""
 
 
 def parse_seconds(text: str | bytes | None, default: float) -> float:

@@ -65,7 +65,7 @@ class ScoreRecords(Protocol):
     def answer(
         self, records: Sequence[Record], *, now_s: float, added: Added = NO_ADDED_FIELDS
     ) -> list[Result]:
-        """As `RecordScorer.answer`."""
+        """Return the result of each record; see `RecordScorer.answer`."""
 
     def count(self) -> Counted:
         """Return the runs since the last call."""
@@ -95,14 +95,14 @@ class RecordScorer:
     def answer(
         self, records: Sequence[Record], *, now_s: float, added: Added = NO_ADDED_FIELDS
     ) -> list[Result]:
-        """Return the answer to each record, or the reason for having none.
+        """Return the answer to each record, or the reason why it has none.
 
         Args:
             now_s: Unix time, to find records that are too old.
             added: Fields of the records in addition to their own.
 
         Raises:
-            HeadraceError: The error affects all records, and may pass.
+            HeadraceError: The error affects all records, and may be temporary.
         """
         results: dict[int, Result] = dict(added.errors)
         fresh = records
@@ -222,10 +222,10 @@ class RecordScorer:
         except HeadraceError as error:
             if is_retryable(error):
                 raise
-            # One value that cannot be written, such as one passed on, costs its own record only.
+            # An unwritable value, such as a passed field, fails only its own record.
             answers = [error] if len(selected) == 1 else self._one_by_one(group, outputs, selected)
         if len(selected) == len(group.positions):
-            # A range holds all records in their order: the places of a group are theirs.
+            # A range has all records in order, so a group's positions are the records' positions.
             is_all = isinstance(positions, range)
             scored = group.positions if is_all else [positions[index] for index in group.positions]
             results.update(zip(scored, answers, strict=True))
@@ -270,10 +270,10 @@ class Stages:
     def answer(
         self, records: Sequence[Record], *, now_s: float, added: Added = NO_ADDED_FIELDS
     ) -> list[Result]:
-        """As `ScoreRecords`."""
+        """Return the result of each record; see `ScoreRecords`."""
         answers, pusher = self._answers, self._pusher
         values = [record.value for record in records]
-        if answers is not None and pusher is None and None not in values:  # nearly always
+        if answers is not None and pusher is None and None not in values:  # the usual case
             return answers.answer(records, now_s=now_s, added=added)
         results: list[Result] = [None] * len(records)
         rest = [index for index, value in enumerate(values) if value is not None]
@@ -295,7 +295,7 @@ class Stages:
         return results
 
     def count(self) -> Counted:
-        """As `ScoreRecords`."""
+        """Return the runs since the last call; see `ScoreRecords`."""
         return Counted() if self._answers is None else self._answers.count()
 
 
@@ -345,7 +345,7 @@ def make_stages(settings: WorkerSettings, scorer: Scorer | None) -> list[ScoreRe
 class ModelThreads:
     """One thread for each scoring stage. All methods but `wake` are for the session's thread.
 
-    Threads are daemons: one that hangs in its model does not keep the process from ending.
+    Threads are daemons: a thread that hangs in its model does not keep the process from ending.
     """
 
     def __init__(
@@ -397,7 +397,7 @@ class ModelThreads:
             item = self._finished.popleft()
             self._in_flight -= 1
             if isinstance(item, BaseException):
-                raise item  # a bug: the worker ends and says so
+                raise item  # a bug: the worker ends with this error
             batches.append(item)
         return batches
 

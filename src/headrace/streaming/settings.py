@@ -39,7 +39,7 @@ class PushSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     view: str
     """Name of the feature view, among the applied definitions of `home`."""
     definition: str = ""
-    """The view as `headrace.features.encode_view` writes it; `view` is not looked up then."""
+    """The view, encoded by `headrace.features.encode_view`; then `view` is not looked up."""
     fields: dict[str, str] = {}
     """Record field, or window, of each column whose name differs."""
     time: str = ""
@@ -115,15 +115,15 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
 EXIT_SETTINGS: Final = 2
 """The settings are invalid, or do not fit the model or the broker."""
 EXIT_CANNOT_LOAD: Final = 3
-"""The model cannot be loaded, or the endpoint's signature not be read."""
+"""The model cannot be loaded, or the endpoint's signature cannot be read."""
 EXIT_CANNOT_LISTEN: Final = 4
 """An address cannot be bound."""
 EXIT_CANNOT_JOIN: Final = 5
-"""The broker refuses permanently."""
+"""The broker permanently refuses the member."""
 EXIT_REPLACED: Final = 6
 """Another member has the same name: two workers of one stream were started with it."""
 EXIT_STOPPED_BY_RECORD: Final = 7
-"""The stream stopped before a record without an answer, as its policy says."""
+"""The stream stopped before a record without an answer, by its policy."""
 
 
 class WorkerState(StrEnum):
@@ -165,7 +165,7 @@ class StreamStatus(msgspec.Struct, frozen=True, kw_only=True):
     in_flight: int = 0
     """Records in batches."""
     problem: str = msgspec.field(default="", name="trouble")
-    """Why no records are read or written now; empty if nothing is wrong."""
+    """Why no records are read or written now; empty if there is no problem."""
     last_error: str = ""
     lag_measured_at: float = msgspec.field(default=0.0, name="at")
     """When lag was measured, in Unix time."""
@@ -181,4 +181,4 @@ class StreamStatus(msgspec.Struct, frozen=True, kw_only=True):
     lacks_topic: bool = False
     """Whether it cannot join because a topic that it reads does not exist."""
     row_problem: str = ""
-    """How a row's answer depended on the rows that were scored with it; empty if none did."""
+    """How a row's answer depended on the rows that were scored with it; empty if no answer did."""

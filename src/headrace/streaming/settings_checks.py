@@ -1,4 +1,4 @@
-"""Checks of a stream worker's settings, before anything is opened."""
+"""Validation of a stream worker's settings, before anything is opened."""
 
 from collections.abc import Iterator
 
@@ -9,10 +9,10 @@ from headrace.streaming.windows.panes import window_mistakes
 
 
 def check_settings(settings: WorkerSettings) -> None:
-    """Refuse what cannot work, before anything is opened.
+    """Check that settings are valid and consistent, before anything is opened.
 
     Raises:
-        InvalidArgumentError: The text names the setting.
+        InvalidArgumentError: A setting is invalid; the message names it.
     """
     for wrong, why in (
         (not settings.topics, "topics is empty; name at least one topic"),

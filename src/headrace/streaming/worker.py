@@ -29,7 +29,8 @@ REJOIN: Final = Backoff(first_s=0.5, limit_s=30.0)
 STATUS_EVERY_S: Final = 0.5
 LAST_FLUSH_S: Final = 5.0
 MAX_CONFLICTS: Final = 3
-"""How often in a row a member may be replaced; once, it was only considered dead."""
+"""Consecutive times that a member may be replaced; the first time, it may have been considered
+dead by mistake."""
 _PERMANENT: Final = frozenset({Code.INVALID_ARGUMENT, Code.UNIMPLEMENTED})
 """Errors of joining that waiting does not resolve."""
 
@@ -38,8 +39,7 @@ class WorkerLoop:
     """Runs one stream. `runner` must call `wake` when it has finished a batch.
 
     Args:
-        wait: Sleeps at most that long, less if the event is set; replaced in tests with a virtual
-            clock.
+        wait: Waits for an event with a timeout in seconds; replaced in tests with a virtual clock.
         row_problem: Returns `StreamStatus.row_problem`.
     """
 
@@ -112,7 +112,7 @@ class WorkerLoop:
         self.wake()
 
     def stop(self) -> None:
-        """Make `run` produce what is in flight and return."""
+        """Make `run` produce the records in flight and return."""
         self._stopping.set()
         self.wake()
 
@@ -126,7 +126,7 @@ class WorkerLoop:
         settings, broker = self.settings, self._broker
         self._record_progress()
         if not self._has_topics:
-            # Those that are written to have as many partitions as what is read first.
+            # Created output topics have as many partitions as the first input topic.
             partitions = len(broker.ends(settings.topics[0])) if broker.abilities.partitions else 1
             for topic in filter(None, (settings.sink, settings.dead_letters)):
                 broker.create_topic(topic, partitions=partitions)
@@ -216,7 +216,7 @@ class WorkerLoop:
         if poll_loop.partitions:
             self._assigned_at = now
         if not is_over:
-            with contextlib.suppress(HeadraceError):  # what is known already has to do
+            with contextlib.suppress(HeadraceError):  # the previous lag is kept
                 self._lag = dict(session.lag())
         if state is None and self._is_paused:
             state = WorkerState.PAUSED

@@ -1,4 +1,4 @@
-"""Outcomes of scoring as output records: an answer, a dead letter or nothing, by policy."""
+"""Conversion of scoring results to output records: answers, dead letters or nothing, by policy."""
 
 from collections.abc import Sequence
 from typing import assert_never
@@ -53,7 +53,7 @@ class ResultWriter:
                 add(self.failed(record, result, attempts=attempts, now_s=now_s))
             elif record.headers:
                 add(self._with_headers(record, result))
-            else:  # nearly all of them: without a call
+            else:  # the usual case, inline for speed
                 if record.topic_partition is not partition:
                     partition = record.topic_partition
                     prefix = answer_id_prefix(self._stream, partition)
@@ -72,7 +72,7 @@ class ResultWriter:
     def failed(
         self, record: Record, error: HeadraceError, *, attempts: int, now_s: float
     ) -> FailedRecord:
-        """Return the outcome of a record without an answer; a too old one stops nothing."""
+        """Return the outcome of a record without an answer; one that is too old stops nothing."""
         match self._policy:
             case FailurePolicy.DEAD_LETTER:
                 letter = dead_letter(
@@ -101,7 +101,7 @@ class ResultWriter:
             headers=tuple(
                 header
                 for header in record.headers
-                # How often the input was tried is no fact of its answer.
+                # The number of attempts belongs to the input, not to its answer.
                 if header[0] != ATTEMPTS and (passed_on == "all" or header[0] in passed_on)
             ),
             timestamp_s=record.timestamp_s if copies_timestamp else None,

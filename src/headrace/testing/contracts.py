@@ -44,12 +44,13 @@ _THREADS: Final = 4
 
 
 class RuntimeContract:
-    """What `headrace.runtimes.Runtime` and `Model` promise, tried on one model.
+    """Contract suite of `headrace.runtimes.Runtime` and `Model`, run with one model.
 
-    Give the fixtures `runtime`, `model_path` (any model of the format, batched if it can be) and
-    `broken_path` (what is recognised as the format by name but cannot be loaded). Override
-    `variable` if the model has variable dimensions that must be larger than 2, and `rounding` if
-    rows together may differ from rows alone by more than a thousandth of the largest value.
+    Subclasses define the fixtures `runtime`, `model_path` (any model of the format, batched if
+    possible) and `broken_path` (a file that is recognised as the format by name but cannot be
+    loaded). They override `variable` if the model has variable dimensions that must be larger than
+    2, and `rounding` if rows of a batch may differ from rows that run alone by more than a
+    thousandth of the largest value.
     """
 
     variable: int = 2
@@ -57,28 +58,28 @@ class RuntimeContract:
 
     @pytest.fixture
     def runtime(self) -> Runtime:
-        """The runtime under test."""
+        """Return the runtime under test."""
         raise NotImplementedError
 
     @pytest.fixture
     def model_path(self) -> Path:
-        """A model that the runtime serves."""
+        """Return the path of a model that the runtime serves."""
         raise NotImplementedError
 
     @pytest.fixture
     def broken_path(self) -> Path:
-        """A file or directory that looks like a model and is none."""
+        """Return the path of a file or directory that looks like a model but is not one."""
         raise NotImplementedError
 
     @pytest.fixture
     def model(self, runtime: Runtime, model_path: Path) -> Iterator[Model]:
-        """The model at `model_path`, loaded on the CPU."""
+        """Yield the model at `model_path`, loaded on the CPU."""
         loaded = runtime.load(model_path, LoadOptions(device="cpu"))
         yield loaded
         loaded.close()
 
     def test_the_runtime_has_a_name(self, runtime: Runtime) -> None:
-        """The name stands in settings and in stored versions."""
+        """The name is part of settings and of stored versions."""
         assert check_name(runtime.name, kind="runtime") == runtime.name
 
     def test_a_model_is_recognised(self, runtime: Runtime, model_path: Path) -> None:
@@ -86,7 +87,7 @@ class RuntimeContract:
         assert runtime.recognises(model_path) is True
 
     def test_something_else_is_not_recognised(self, runtime: Runtime, tmp_path: Path) -> None:
-        """Detection must not claim files of others, or fail on them."""
+        """Detection must not claim files of other formats, or fail on them."""
         directory = tmp_path / "something-else"
         directory.mkdir()
         file = directory / "table.unheard-of"
@@ -99,7 +100,7 @@ class RuntimeContract:
     def test_loading_again_gives_the_same(
         self, runtime: Runtime, model_path: Path, model: Model
     ) -> None:
-        """What was registered is what is served."""
+        """The served signature and digest are those of the registered model."""
         again = runtime.load(model_path, LoadOptions(device="cpu"))
 
         assert again.signature == model.signature
@@ -115,7 +116,7 @@ class RuntimeContract:
             assert not signature.batched or all(spec.shape[:1] == (VARIABLE,) for spec in specs)
 
     def test_a_run_gives_the_declared_outputs(self, model: Model) -> None:
-        """Names in order, datatypes, shapes; data as the protocol's encoders expect it."""
+        """Names, order, datatypes and shapes are as declared; encoders accept the data."""
         rows = 3 if model.signature.batched else 1
         answers = model.run(self._inputs(model, rows=rows))
 
@@ -130,7 +131,7 @@ class RuntimeContract:
             assert array.dtype.kind != "O" or all(type(item) is bytes for item in array.ravel())
 
     def test_outputs_come_as_they_are_asked_for(self, model: Model) -> None:
-        """A subset, in the caller's order, with the same values."""
+        """Requesting a subset returns it in the caller's order, with the same values."""
         inputs = self._inputs(model)
         every = model.run(inputs)
         names = [spec.name for spec in reversed(model.signature.outputs)]
@@ -141,7 +142,7 @@ class RuntimeContract:
             self._check_same(answer, every[name])
 
     def test_rows_answer_together_as_they_do_alone(self, model: Model) -> None:
-        """Only so may requests of several callers share a run."""
+        """Requests of several callers can share a run only if this holds."""
         if not model.signature.batched:
             pytest.skip("the model is not batched")
         parts = [self._inputs(model, rows=rows, seed=rows) for rows in (1, 2, 1)]
@@ -165,7 +166,7 @@ class RuntimeContract:
             self._check_same(array, first_copies[name])
 
     def test_read_only_inputs_are_taken(self, model: Model) -> None:
-        """A request's tensors are views into its bytes."""
+        """The tensors of a request are read-only views of its bytes."""
         inputs = self._inputs(model)
         for array in inputs.values():
             array.flags.writeable = False
@@ -186,13 +187,13 @@ class RuntimeContract:
             self._check_same(answer, before[name])
 
     def test_closing_twice_is_harmless(self, runtime: Runtime, model_path: Path) -> None:
-        """Stopping a replica may close what failed half-way."""
+        """Stopping a replica may close a partly closed model again."""
         model = runtime.load(model_path, LoadOptions(device="cpu"))
         model.close()
         model.close()
 
     def test_threads_get_their_own_answers(self, model: Model) -> None:
-        """A model that says it is concurrent is called so."""
+        """A model that declares itself concurrent is called by several threads."""
         if not model.concurrent:
             pytest.skip("the model is not concurrent")
         requests = [self._inputs(model, seed=seed) for seed in range(4 * _THREADS)]
@@ -207,13 +208,13 @@ class RuntimeContract:
     def test_a_broken_model_is_refused_with_its_name(
         self, runtime: Runtime, broken_path: Path
     ) -> None:
-        """At the door, with a reason that names the file."""
+        """Loading fails, with a reason that names the file."""
         assert runtime.recognises(broken_path) is True
         with pytest.raises(UnsupportedModelError, match=broken_path.name):
             runtime.load(broken_path, LoadOptions())
 
     def test_a_missing_model_is_refused(self, runtime: Runtime, model_path: Path) -> None:
-        """As a model that cannot be served, not as an operating system's error."""
+        """The error is `UnsupportedModelError`, not one of the operating system."""
         with pytest.raises(UnsupportedModelError):
             runtime.load(model_path.with_name("missing" + model_path.suffix), LoadOptions())
 

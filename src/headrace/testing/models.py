@@ -1,12 +1,12 @@
-"""Small models made in code, one for each way a model can behave.
+"""Small models built in code, each with one property that models can have.
 
-Weights are seeded random numbers: these are for tests and benchmarks, never for an example. Each
+Weights are seeded random numbers: the models are for tests and benchmarks, not for examples. Each
 builder returns the bytes of an `.onnx` file, or the text of a Python model. Needs the `onnx`
 package.
 
     python -m headrace.testing.models OUT_DIR [NAME ...]
 
-writes `mlp.onnx`, or the models that are named.
+writes `mlp.onnx`, or the named models.
 """
 
 import sys
@@ -99,11 +99,11 @@ def two_outputs() -> bytes:
 def encoder(
     *, vocabulary: int = 50, width: int = 8, uses_mask: bool = True, seed: int = 3
 ) -> bytes:
-    """Return a transformer layer in miniature, of variable length.
+    """Return a small transformer layer with inputs of variable length.
 
     `input_ids` and `attention_mask` INT64 [N, S] to `tokens` FP32 [N, S, width] and `embedding`
-    FP32 [N, width], the mean over tokens. With `uses_mask` padded positions change no real one's
-    answer; without it the mask is read and ignored, as careless exports do.
+    FP32 [N, width], the mean over tokens. With `uses_mask`, padding does not change the outputs of real
+    tokens; without it, the mask is read and ignored, as in some incorrect exports.
     """
     rng = np.random.default_rng(seed)
     attend = "mask" if uses_mask else "ones"
@@ -143,7 +143,7 @@ def encoder(
 
 
 def image(*, classes: int = 5, size: int | None = None, seed: int = 5) -> bytes:
-    """Return a tiny convolution net: `image` FP32 [N, 3, H, W] to `logits` FP32 [N, classes].
+    """Return a small convolution net: `image` FP32 [N, 3, H, W] to `logits` FP32 [N, classes].
 
     `size` fixes H and W; the stride of 8 makes sizes under 8 fail, as real backbones do.
     """
@@ -167,7 +167,7 @@ def image(*, classes: int = 5, size: int | None = None, seed: int = 5) -> bytes:
 
 
 def strings() -> bytes:
-    """Text in, the same text out: `text` BYTES [N, 1] to `echo` BYTES [N, 1]."""
+    """Return a model that returns its text: `text` BYTES [N, 1] to `echo` BYTES [N, 1]."""
     return build(
         [("Identity", ["text"], ["echo"], {})],
         [("text", STRING, ["N", 1])],
@@ -176,7 +176,7 @@ def strings() -> bytes:
 
 
 def unbatched() -> bytes:
-    """No batch axis: `x` FP32 [3, 2] to `total` FP32 [2]."""
+    """Return a model without a batch axis: `x` FP32 [3, 2] to `total` FP32 [2]."""
     return build(
         [("ReduceSum", ["x", "axis"], ["total"], {"keepdims": 0})],
         [("x", FLOAT, [3, 2])],
@@ -186,7 +186,7 @@ def unbatched() -> bytes:
 
 
 def scalar() -> bytes:
-    """Looks batched by its input, but answers one number: `x` FP32 [N, 2] to `total` FP32 []."""
+    """Return a model with a batched input and a scalar output: `x` FP32 [N, 2] to `total` FP32 []."""
     return build(
         [("ReduceSum", ["x"], ["total"], {"keepdims": 0})],
         [("x", FLOAT, ["N", 2])],
@@ -195,7 +195,7 @@ def scalar() -> bytes:
 
 
 def cumulative() -> bytes:
-    """Looks batched, is not: row i of `y` FP32 [N, 4] is the sum of the rows of `x` up to i."""
+    """Return a model with dependent rows: row i of `y` FP32 [N, 4] is the sum of `x` up to i."""
     return build(
         [("CumSum", ["x", "axis"], ["y"], {})],
         [("x", FLOAT, ["N", 4])],
@@ -205,7 +205,7 @@ def cumulative() -> bytes:
 
 
 def softmax_over_rows() -> bytes:
-    """Looks batched, is not: a softmax along axis 0 of `x` FP32 [N, 4]."""
+    """Return a model with dependent rows: a softmax along axis 0 of `x` FP32 [N, 4]."""
     return build(
         [("Softmax", ["x"], ["y"], {"axis": 0})],
         [("x", FLOAT, ["N", 4])],
@@ -214,7 +214,7 @@ def softmax_over_rows() -> bytes:
 
 
 def two_lengths() -> bytes:
-    """Two variable first axes that are not one batch: `a` [N, 3], `b` [M, 3] to `y` [N, M]."""
+    """Return a model with two distinct variable axes: `a` [N, 3], `b` [M, 3] to `y` [N, M]."""
     return build(
         [("Transpose", ["b"], ["bt"], {"perm": [1, 0]}), ("MatMul", ["a", "bt"], ["y"], {})],
         [("a", FLOAT, ["N", 3]), ("b", FLOAT, ["M", 3])],
@@ -223,7 +223,7 @@ def two_lengths() -> bytes:
 
 
 def lookup(*, entries: int = 4) -> bytes:
-    """Fails on a bad row: `index` INT64 [N] to `value` FP32 [N, 2]; indices from 4 do not exist."""
+    """Return a model that fails on invalid rows: `index` INT64 [N], below `entries`, to `value`."""
     table = np.arange(entries * 2, dtype=np.float32).reshape(entries, 2)
     return build(
         [("Gather", ["table", "index"], ["value"], {})],
@@ -234,7 +234,7 @@ def lookup(*, entries: int = 4) -> bytes:
 
 
 def wrong_declaration() -> bytes:
-    """Declares `label` as [1] and returns [N], as converted LightGBM models do."""
+    """Return a model that declares `label` [1] and returns [N], as converted LightGBM models do."""
     return build(
         [("ArgMax", ["x"], ["label"], {"axis": 1, "keepdims": 0})],
         [("x", FLOAT, [None, 3])],
@@ -243,7 +243,7 @@ def wrong_declaration() -> bytes:
 
 
 def sequence_output() -> bytes:
-    """Answers a list, which the protocol has no word for (a classifier with ZipMap does too)."""
+    """Return a model with a sequence output, which the protocol lacks (as ZipMap classifiers)."""
     graph = helper.make_graph(
         [helper.make_node("SequenceConstruct", ["x"], ["parts"])],
         "model",
@@ -256,7 +256,7 @@ def sequence_output() -> bytes:
 
 
 def typed(element_type: int) -> bytes:
-    """Passes `x` [N, 2] of one element type (an `onnx.TensorProto` number) through to `y`."""
+    """Return a model that copies `x` [N, 2] of an `onnx.TensorProto` element type to `y`."""
     return build(
         [("Identity", ["x"], ["y"], {})],
         [("x", element_type, ["N", 2])],
@@ -265,7 +265,7 @@ def typed(element_type: int) -> bytes:
 
 
 def write_external(directory: Path, *, seed: int = 1) -> Path:
-    """Write `matmul` with its weights in a second file, as exports above 2 GB are; the .onnx."""
+    """Write `matmul` with its weights in a second file, as in exports above 2 GB; return its path."""
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / "model.onnx"
     onnx.save_model(
@@ -315,11 +315,11 @@ ONNX_MODELS: Final[dict[str, Callable[[], bytes]]] = {
     "wrong_declaration": wrong_declaration,
     "sequence_output": sequence_output,
 }
-"""Every builder that needs no arguments, by name."""
+"""All builders that need no arguments, by name."""
 
 
 def write(directory: Path, *names: str) -> list[Path]:
-    """Write the named models as `NAME.onnx`; the files."""
+    """Write the named models as `NAME.onnx`; return their paths."""
     directory.mkdir(parents=True, exist_ok=True)
     paths = [directory / f"{name}.onnx" for name in names]
     for name, path in zip(names, paths, strict=True):

@@ -9,7 +9,7 @@ class TestMine(OnlineStoreContract):
     def url(self):
         return "mine://localhost:1234"      # an entry point in the group headrace.online_stores
 
-A store that others fill, which Headrace only reads, passes `ForeignStoreContract` instead.
+A store that another system writes and Headrace only reads has to pass `ForeignStoreContract`.
 """
 
 # ruff: noqa: PLR2004  # a contract suite consists of asserts
@@ -53,55 +53,55 @@ LAYOUT = RecordLayout(VIEW)
 
 
 def record(event_us: int, score: float = 0.0) -> Record:
-    """A record of `VIEW` with this event time."""
+    """Return a record of `VIEW` with this event time."""
     column = ValueColumn(values=np.array([score]), is_present=np.array([True]))
     return LAYOUT.encode(np.array([event_us]), [column])[0]
 
 
 def key(name: str = "anna") -> bytes:
-    """The key of an entity of `VIEW`."""
+    """Return the key of an entity of `VIEW`."""
     return encode_keys(VIEW, [[name]])[0]
 
 
 def time_of(store: OnlineStore, name: str = "anna", view: str = "stats") -> int | None:
-    """The event time of the record that stands there, if one does."""
+    """Return the event time of a stored record; None without a record."""
     stored = store.read([key(name)], [view]).get((key(name), view))
     return None if stored is None else record_time_us(stored)
 
 
 class OnlineStoreContract:
-    """What `headrace.features.OnlineStore` promises.
+    """Contract suite of `headrace.features.OnlineStore`.
 
-    Give the fixture `url`, which names a store; it need not be empty, as each test takes a
-    namespace of its own, unless the store has none.
+    Subclasses define the fixture `url` of a store. The store need not be empty if it supports
+    namespaces: each test uses a new one.
     """
 
     @pytest.fixture
     def url(self) -> str:
-        """What `open_online_store` opens."""
+        """Return the URL for `open_online_store`."""
         raise NotImplementedError
 
     @pytest.fixture
     def namespace(self) -> str:
-        """One that nobody used."""
+        """Return an unused namespace."""
         return uuid4().hex
 
     @pytest.fixture
     def store(self, url: str, namespace: str) -> Iterator[OnlineStore]:
-        """The store under test."""
+        """Yield the store under test."""
         opened = open_online_store(url, namespace=namespace)
         yield opened
         opened.close()
 
     def test_what_is_written_is_read(self, store: OnlineStore) -> None:
-        """A record comes back as it was."""
+        """Reading returns the written record unchanged."""
         written = store.write("stats", [key()], [record(7, 0.5)])
 
         assert written == 1
         assert store.read([key()], ["stats"]) == {(key(), "stats"): record(7, 0.5)}
 
     def test_what_nobody_wrote_is_not_there(self, store: OnlineStore) -> None:
-        """Of another entity, of another view, and of no entity at all."""
+        """Reads of another entity, another view or no entity return nothing."""
         store.write("stats", [key("anna")], [record(7)])
 
         assert store.read([key("bert")], ["stats"]) == {}
@@ -109,7 +109,7 @@ class OnlineStoreContract:
         assert store.read([], ["stats"]) == {}
 
     def test_one_read_brings_several_views_of_several_entities(self, store: OnlineStore) -> None:
-        """A request asks once, for all of its rows."""
+        """A request reads all of its rows at once."""
         store.write("stats", [key("anna"), key("bert")], [record(1), record(2)])
         store.write("risk", [key("bert")], [record(3)])
 
@@ -122,7 +122,7 @@ class OnlineStoreContract:
         }
 
     def test_an_older_value_never_replaces_a_newer_one(self, store: OnlineStore) -> None:
-        """Whoever writes last."""
+        """The event time decides, not the order of writes."""
         store.write("stats", [key()], [record(20)])
 
         written = store.write("stats", [key()], [record(10)])
@@ -131,7 +131,7 @@ class OnlineStoreContract:
         assert time_of(store) == 20
 
     def test_of_equal_times_the_later_write_counts(self, store: OnlineStore) -> None:
-        """Else no value could be corrected."""
+        """This allows corrections of values."""
         store.write("stats", [key()], [record(20, 1.0)])
 
         written = store.write("stats", [key()], [record(20, 2.0)])
@@ -142,7 +142,7 @@ class OnlineStoreContract:
     def test_times_are_compared_to_the_microsecond_also_before_1970(
         self, store: OnlineStore
     ) -> None:
-        """As exactly as records have them."""
+        """Comparison has the precision of records."""
         late = (1 << 53) - 1
         store.write("stats", [key("anna"), key("bert")], [record(late), record(-5)])
 
@@ -152,13 +152,13 @@ class OnlineStoreContract:
         assert time_of(store, "bert") == -5
 
     def test_within_one_write_the_newest_of_an_entity_stays(self, store: OnlineStore) -> None:
-        """In whatever order its rows stand."""
+        """The order of rows within a write does not matter."""
         store.write("stats", [key(), key(), key()], [record(1), record(3), record(2)])
 
         assert time_of(store) == 3
 
     def test_more_entities_than_fit_one_round_trip(self, store: OnlineStore) -> None:
-        """A batch may be as large as a read may be."""
+        """The maximum size of a batch is that of a read."""
         keys = [key(str(i)) for i in range(1_201)]
         written = store.write("stats", keys, [record(i) for i in range(1_201)])
 
@@ -171,14 +171,14 @@ class OnlineStoreContract:
         "name", ["Ж 東京 🚂", "a\0b", "'; DROP TABLE records; --", "\r\nGET x", "x" * 1024]
     )
     def test_any_text_names_an_entity(self, store: OnlineStore, name: str) -> None:
-        """Keys are bytes, and none of them is a command."""
+        """Keys are arbitrary bytes, and are never interpreted as commands."""
         store.write("stats", [key(name)], [record(5)])
 
         assert time_of(store, name) == 5
         assert time_of(store, name[:-1] or "y") is None
 
     def test_a_watermark_never_falls(self, store: OnlineStore) -> None:
-        """Of each name by itself."""
+        """Each name has its own watermark."""
         before = store.watermark("stats:1")
         store.raise_watermark("stats:1", 1_800_000_000_000_000)
         store.raise_watermark("stats:1", 5)
@@ -188,7 +188,7 @@ class OnlineStoreContract:
         assert store.watermark("stats:2") is None
 
     def test_the_newest_of_many_writers_stays(self, url: str, namespace: str) -> None:
-        """The guard holds over connections."""
+        """The event time is compared atomically across connections."""
 
         def write(first: int) -> None:
             own = open_online_store(url, namespace=namespace)
@@ -204,7 +204,7 @@ class OnlineStoreContract:
         store.close()
 
     def test_a_closed_store_opens_again(self, store: OnlineStore) -> None:
-        """Closing twice is harmless."""
+        """`close` is idempotent, and the next call reconnects."""
         store.write("stats", [key()], [record(5)])
         store.close()
         store.close()
@@ -213,41 +213,41 @@ class OnlineStoreContract:
 
 
 class ForeignStoreContract:
-    """What a store promises that others fill.
+    """Contract suite of stores that another system writes.
 
-    Give the fixtures `url`; `service`, which it has values for; and `known` and `unknown`, the join
-    keys, as one row, of an entity that has values in all views, and of one that has none.
+    Subclasses define the fixtures `url`; `service`, whose values the store has; and `known` and
+    `unknown`: the join keys of an entity with values in all views, and of an entity without values.
     """
 
     @pytest.fixture
     def url(self) -> str:
-        """What `open_online_store` opens."""
+        """Return the URL for `open_online_store`."""
         raise NotImplementedError
 
     @pytest.fixture
     def service(self) -> FeatureService:
-        """Views of the store, with no time to live."""
+        """Return a service with views of the store, without a time to live."""
         raise NotImplementedError
 
     @pytest.fixture
     def known(self) -> Mapping[str, object]:
-        """An entity with values."""
+        """Return the join keys of an entity with values."""
         raise NotImplementedError
 
     @pytest.fixture
     def unknown(self) -> Mapping[str, object]:
-        """An entity without."""
+        """Return the join keys of an entity without values."""
         raise NotImplementedError
 
     @pytest.fixture
     def store(self, url: str) -> Iterator[OnlineStore]:
-        """The store under test."""
+        """Yield the store under test."""
         opened = open_online_store(url)
         yield opened
         opened.close()
 
     def test_it_is_told_which_views_are_read(self, store: OnlineStore) -> None:
-        """Its records are made of what others wrote: it has to know what for."""
+        """The store converts values to records, so it needs the views of the reader."""
         assert isinstance(store, ForeignStore)
         assert store.name
 
@@ -258,7 +258,7 @@ class ForeignStoreContract:
         known: Mapping[str, object],
         unknown: Mapping[str, object],
     ) -> None:
-        """Also beside each other, and named twice."""
+        """This holds for both in one read, and for repeated entities."""
         reader = FeatureReader(service, store)
         keys = {name: [unknown[name], known[name], unknown[name], known[name]] for name in known}
 
@@ -281,7 +281,7 @@ class ForeignStoreContract:
     def test_more_entities_than_fit_one_round_trip_are_read(
         self, store: OnlineStore, service: FeatureService, known: Mapping[str, object]
     ) -> None:
-        """A batch may be as large as a read may be."""
+        """The maximum size of a batch is that of a read."""
         rows = FeatureReader(service, store).read({n: [v] * 1_201 for n, v in known.items()})
 
         for view in service.views:
@@ -294,7 +294,7 @@ class ForeignStoreContract:
         known: Mapping[str, object],
         unknown: Mapping[str, object],
     ) -> None:
-        """A store is shared by all requests of a process."""
+        """All requests of a process share a store."""
         reader = FeatureReader(service, store)
         view = service.views[0].name
 
@@ -308,7 +308,7 @@ class ForeignStoreContract:
         assert statuses == [FeatureStatus.PRESENT, FeatureStatus.MISSING] * 20
 
     def test_it_is_not_written(self, store: OnlineStore, service: FeatureService) -> None:
-        """Whoever fills it would not know."""
+        """The owning system would not know of the write."""
         with pytest.raises(FailedPreconditionError):
             store.write(service.views[0].name, [b"x:1"], [b""])
         with pytest.raises(FailedPreconditionError):
@@ -317,7 +317,7 @@ class ForeignStoreContract:
     def test_a_read_whose_time_is_over_is_not_begun(
         self, store: OnlineStore, service: FeatureService, known: Mapping[str, object]
     ) -> None:
-        """It ends at its deadline, whatever the store would say."""
+        """A read fails at its deadline, regardless of the store."""
         FeatureReader(service, store)
         view = service.views[0]
         keys = encode_keys(view, [[known[name]] for name in view.join_keys])
@@ -328,7 +328,7 @@ class ForeignStoreContract:
     def test_a_closed_store_opens_again(
         self, store: OnlineStore, service: FeatureService, known: Mapping[str, object]
     ) -> None:
-        """Closing twice is harmless."""
+        """`close` is idempotent, and the next call reconnects."""
         reader = FeatureReader(service, store)
         store.close()
         store.close()

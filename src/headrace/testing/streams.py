@@ -1,7 +1,7 @@
 """In-memory broker on a virtual clock, for tests of streams without waits.
 
-It has partitions, groups whose partitions move when a test says so, acknowledgements after a delay,
-and sessions that crash. It is not for production.
+It has partitions, groups whose partitions a test can move, delayed acknowledgements, and sessions
+that crash. It is not for production.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,7 +30,7 @@ __all__ = ["MemoryBroker", "MemorySession", "TurnedClock", "TurnedRunner"]
 
 @dataclass
 class _Group:
-    """`claims`: who has a partition, and a number that is another one each time it moves."""
+    """A consumer group; `claims` has the owner of each partition and the number of its claim."""
 
     committed: dict[TopicPartition, int] = field(default_factory=dict)
     claims: dict[TopicPartition, tuple["MemorySession", int]] = field(default_factory=dict)
@@ -41,16 +41,17 @@ class _Group:
         self.claims[partition] = to, next(self.numbers)
 
     def partitions_of(self, session: "MemorySession | None") -> dict[TopicPartition, int]:
-        """Return the places of a member, and their numbers."""
+        """Return the partitions of a member, with the numbers of their claims."""
         return {p: number for p, (owner, number) in self.claims.items() if owner is session}
 
 
 class MemoryBroker:
-    """See `Broker`. Safe with one thread only.
+    """In-memory broker; see `Broker`. For one thread only.
 
     Args:
-        safe_after_s: After what time what is delivered at least once is safe.
-        spreads: Whether who joins gets what is free; else a test gives partitions with `give`.
+        safe_after_s: Seconds after which at-least-once deliveries are acknowledged.
+        spreads: Whether a joining member is assigned free partitions; otherwise a test assigns
+            them with `give`.
     """
 
     abilities = BrokerFeatures(exactly_once="in one step", partitions=True, rebalances=True)
@@ -61,15 +62,15 @@ class MemoryBroker:
         self.clock = clock
         self.safe_after_s = safe_after_s
         self.is_away = False
-        """Whether it cannot be reached: sessions have trouble, and nobody joins."""
+        """Whether it is unavailable: sessions report a problem, and joining fails."""
         self.sessions: list[MemorySession] = []
-        """All that ever were."""
+        """All sessions since the broker was created."""
         self._spreads = spreads
         self._partitions: dict[TopicPartition, list[Record]] = {}
         self._groups: dict[str, _Group] = {}
 
     def join(self, membership: Membership, listener: Rebalanced) -> "MemorySession":
-        """Become a member; one of the same name is replaced, and its places come back."""
+        """Join a group; a member of the same name is replaced, and its partitions are kept."""
         if self.is_away:
             raise UnavailableError("the broker in memory is away")
         for topic in membership.topics:
@@ -98,7 +99,7 @@ class MemoryBroker:
     def give(
         self, group: str, partition: TopicPartition, to: "MemorySession", *, is_seized: bool
     ) -> None:
-        """Move a partition to another member: by a rebalance, or without notice."""
+        """Move a partition to another member: by a rebalance, or without notifying its owner."""
         group_state = self._groups[group]
         owner = self.owner(group, partition)
         if owner is to:
@@ -193,7 +194,7 @@ class MemoryBroker:
         return partitions
 
     def position(self, group: _Group, membership: Membership, partition: TopicPartition) -> int:
-        """Return where a member starts to read."""
+        """Return the offset at which a member starts to read."""
         offset = group.committed.get(partition)
         if offset is not None:
             return offset
@@ -203,12 +204,12 @@ class MemoryBroker:
 
 
 class MemorySession:
-    """See `Session`.
+    """Session on a `MemoryBroker`; see `ConsumerSession`.
 
-    `waits`: whether `poll` lets time pass; else the test does. `fails`: the next `produce` raises
-    this, and the session is over. To be looked at: `polled_at`, `paused`, what was `delivered`,
-    where it `began` to read, and `strays`, places of which something was delivered when they were
-    known to be others'.
+    `waits`: whether `poll` advances the clock; otherwise the test does. `fails`: the next `produce`
+    raises this error and ends the session. For assertions: `polled_at`, `paused`, `delivered`,
+    `began` (where it began to read) and `unassigned_writes`: partitions of records produced after
+    the partition was revoked.
     """
 
     def __init__(
@@ -234,7 +235,7 @@ class MemorySession:
 
     @property
     def problem(self) -> str:
-        """Whether the broker is unavailable."""
+        """The problem while the broker is unavailable; else empty."""
         return "the broker in memory is away" if self._broker.is_away else ""
 
     def poll(self, max_records: int, timeout_s: float) -> list[Record]:
@@ -265,7 +266,7 @@ class MemorySession:
         self.paused.difference_update(partitions)
 
     def produce(self, records: Sequence[NewRecord], offsets: Mapping[TopicPartition, int]) -> None:
-        """Write at once with exactly-once delivery; otherwise after a delay, or in `flush`."""
+        """Write records: at once with exactly-once delivery, else after a delay or in `flush`."""
         self._check()
         if self.fails is not None:
             error, self.fails = self.fails, None
@@ -314,12 +315,12 @@ class MemorySession:
         self._is_woken = True
 
     def close(self) -> None:
-        """Leave: unacknowledged records are dropped, and partitions are free."""
+        """Leave the group: drop unacknowledged records, and release partitions."""
         self._leave()
         self._ended = FailedPreconditionError("this session is closed")
 
     def crash(self, *, written: int = 0) -> None:
-        """Crash: of unacknowledged records, so many were written, and no offset committed."""
+        """Crash after writing `written` unacknowledged records, without committing offsets."""
         self._broker.send([new for news, _ in self._unsafe for new in news][:written])
         self._leave()
         self._ended = FailedPreconditionError("this process is dead")

@@ -1,4 +1,4 @@
-"""Virtual clocks for tests: a manual clock with threads, and an event loop without waits.
+"""Virtual clocks for tests: a manual clock for threads, and an event loop without waits.
 
 `VirtualTimeLoop` is for tests without sockets, threads or processes. With anyio's pytest plugin:
 
@@ -98,12 +98,12 @@ class TurnedRunner:
 
     @property
     def is_free(self) -> bool:
-        """As `Runner`."""
+        """See `Runner`."""
         return self._in_flight < self._threads
 
     @property
     def has_room(self) -> bool:
-        """As `Runner`."""
+        """See `Runner`."""
         return self._in_flight <= self._threads
 
     def submit(self, batch: ScoringBatch) -> None:
@@ -145,11 +145,10 @@ _Ready = list[tuple[selectors.SelectorKey, int]]
 
 
 class VirtualTimeLoop(asyncio.SelectorEventLoop):
-    """asyncio's loop on a clock of its own, which starts at 0 and never waits.
+    """Event loop of asyncio on a virtual clock, which starts at 0 and never waits.
 
-    Timers fire in the order of their times. If every task waits for something that nobody will do,
-    `RuntimeError` is raised instead of hanging; so it is if a task waits for a thread, which
-    this clock cannot see.
+    Timers fire in the order of their times. If all tasks wait without a timer, `RuntimeError` is
+    raised instead of hanging; also if a task waits for a thread, which this clock does not know.
     """
 
     def __init__(self) -> None:
@@ -157,27 +156,27 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         super().__init__(self._jumping)
 
     def time(self) -> float:
-        """Virtual seconds since the loop was made."""
+        """Return virtual seconds since the loop was created."""
         return self._jumping.now
 
 
 class LoopClock:
-    """The running loop's time as both clocks; `start` is the Unix time at which the loop begins."""
+    """Clock with the running loop's time; `start` is the Unix time at which the loop begins."""
 
     def __init__(self, start: float = 0.0) -> None:
         self._start = start
 
     def now(self) -> float:
-        """Unix time."""
+        """Return the Unix time."""
         return self._start + self.monotonic()
 
     def monotonic(self) -> float:
-        """Virtual seconds since the loop was made."""
+        """Return virtual seconds since the loop was created."""
         return asyncio.get_running_loop().time()
 
 
 class _JumpingSelector(selectors.DefaultSelector):
-    """Polls; where nothing is ready, moves its clock by the timeout instead of waiting."""
+    """Selector that advances its clock by the timeout instead of waiting."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -208,9 +208,7 @@ def _array(code: str) -> Step:
                 return offset
             if count < 0:
                 count = -count
-                _, offset = _long(
-                    data, offset
-                )  # the block's size in bytes, for readers that skip it
+                _, offset = _long(data, offset)  # the block's bytes; only needed to skip it
             if count * size > len(data) - offset:
                 raise EOFError(f"{count} items announced, {len(data) - offset} bytes there")
             items += struct.unpack_from(f"<{count}{code}", data, offset)

@@ -60,7 +60,7 @@ class JsonObjects:
         self._answer = [*layout.answered, *(spec.name for spec in layout.outputs)]
 
     def decode(self, records: Sequence[Record]) -> Fields:
-        """As `ValueReader.decode`; types are checked, ranges and nulls of floats are not."""
+        """Decode as `ValueReader.decode`; check types, but not ranges and nulls of floats."""
         rows: list[Any] = []
         errors: dict[int, HeadraceError] = {}
         is_typed = True
@@ -100,7 +100,7 @@ class JsonObjects:
         return Fields(columns=columns, errors=errors, typed=is_typed)
 
     def encode(self, columns: Mapping[str, Column], rows: int) -> list[bytes]:
-        """As `ValueWriter.encode`."""
+        """Return the values of answers; see `ValueWriter.encode`."""
         if not self._answer:
             return [b"{}"] * rows
         texts, depths = [], []

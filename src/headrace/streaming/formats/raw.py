@@ -42,7 +42,7 @@ class RawTensors:
         self._fixed = int(np.prod([size for size in shape if size != -1], dtype=np.int64))
 
     def decode(self, records: Sequence[Record]) -> Fields:
-        """As `ValueReader.decode`; one copy of all the bytes where records are of one size."""
+        """Decode as `ValueReader.decode`; records of one size are copied at once."""
         errors: dict[int, HeadraceError] = {}
         values: list[bytes] = []
         for index, record in enumerate(records):
@@ -57,7 +57,7 @@ class RawTensors:
         return Fields(columns={self._input.name: column}, errors=errors, typed=True)
 
     def encode(self, columns: Mapping[str, Column], rows: int) -> list[bytes]:
-        """As `ValueWriter.encode`."""
+        """Return the values of answers; see `ValueWriter.encode`."""
         array = columns[self._output.name]
         assert isinstance(array, np.ndarray)
         if array.dtype.kind in "OSU":

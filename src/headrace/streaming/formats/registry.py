@@ -110,9 +110,7 @@ class SchemaRegistry:
             transport=transport,
             headers={"accept": _ACCEPTED},
             trust_env=False,
-            limits=httpx.Limits(
-                max_keepalive_connections=0
-            ),  # requests are rare, and idle connections would stay open
+            limits=httpx.Limits(max_keepalive_connections=0),  # requests are rare
         )
         self._monotonic = monotonic
         self._pause = pause

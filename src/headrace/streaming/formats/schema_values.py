@@ -73,7 +73,7 @@ class SchemaReader:
         self._readers: dict[tuple[int, MessagePath], RowsReader | HeadraceError] = {}
 
     def decode(self, records: Sequence[Record]) -> Fields:
-        """As `ValueReader.decode`.
+        """Return the fields of records; see `ValueReader.decode`.
 
         Raises:
             UnavailableError: The registry is unavailable.
@@ -176,7 +176,7 @@ class SchemaWriter(Generic[S]):
                 raise
 
     def encode(self, columns: Mapping[str, Column], rows: int) -> list[bytes]:
-        """As `ValueWriter.encode`.
+        """Return the values of answers; see `ValueWriter.encode`.
 
         Raises:
             UnavailableError: The registry is unavailable, or does not have the schema.

@@ -21,7 +21,7 @@ from headrace.streaming.records import MAX_TIME_S, Record, unix_time
 
 MICROSECONDS: Final = 1_000_000
 MAX_PANES: Final = 10_000
-"""Limit per window, so that one value never means adding up more."""
+"""Maximum panes of a window, which bounds the work for one value."""
 
 
 def microseconds(seconds: float) -> int:
@@ -116,7 +116,7 @@ class Series:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WindowDefinition:
-    """One window: a function over the panes of a series, which is given by its index."""
+    """One window: a function over the panes of a series, referred to by its index."""
 
     name: str
     function: Function
@@ -156,7 +156,7 @@ class WindowPlan(NamedTuple):
 
     @property
     def horizon_us(self) -> int:
-        """How long before a record the records of its windows may have been written.
+        """Maximum time before a record at which the records of its windows were written.
 
         True where records are written within the lateness of their time, or all equally late.
         """
@@ -233,7 +233,7 @@ _SHOWN: Final = 60
 
 
 class WindowEvent(NamedTuple):
-    """A record as windows see it; keys and values in the plan's order, None for no value."""
+    """The event time, keys and values of a record, in the plan's order; None for no value."""
 
     at_us: int
     keys: tuple[bytes, ...]
@@ -250,7 +250,7 @@ class Events:
         self._ahead_s = settings.ahead_s
         self._plan = plan
         self._reads = reads
-        """None where records' own keys and times are all that is asked for."""
+        """Reader of record fields; None if only the records' own keys and times are needed."""
 
     def from_records(
         self, records: Sequence[Record], *, now_s: float

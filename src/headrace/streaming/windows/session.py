@@ -33,10 +33,10 @@ from headrace.streaming.windows.state_file import (
 _log = logging.getLogger(__name__)
 
 _PANES_PER_CHECKPOINT: Final = 500
-"""Written in some milliseconds."""
+"""Maximum panes written at once, which takes some milliseconds."""
 _CONTINUE_AFTER_S: Final = 0.05
 STALE_AFTER: Final = 10_000
-"""Number of records; a state further behind is rebuilt if that needs fewer records."""
+"""Number of records; a state that is further behind is rebuilt if that needs fewer records."""
 
 
 class Restore(NamedTuple):
@@ -55,14 +55,14 @@ class Restore(NamedTuple):
 def restore(
     stored: int | None, *, group: int, first: int, since: Callable[[], int | None]
 ) -> Restore:
-    """Return how to restore the windows of one partition, as if every record were counted once.
+    """Return how to restore the windows of one partition, so that each record is counted once.
 
     A state counts all records up to its own offset, which is never after the committed one. Records
     between it and the group's offset are read again and counted, not scored. Without such a state,
     it is rebuilt from the records that the topic still has.
 
     Args:
-        stored: The offset of the existing state; None for none.
+        stored: The offset of the existing state; None without a state.
         group: The group's offset: earlier records have answers.
         first: The first available offset.
         since: Returns the first record that windows at `group` may contain; None if unknown.
@@ -122,7 +122,7 @@ class Windows:
 
     @property
     def problem(self) -> str:
-        """What users should know; empty if nothing is wrong."""
+        """Problem of the window states, as text for users; empty without a problem."""
         behind = {partition: held.scored_from - held.read for partition, held in self._held.items()}
         waits = {partition: count for partition, count in behind.items() if count > 0}
         if not waits:
@@ -137,7 +137,7 @@ class Windows:
         """Open the states of assigned partitions; return where to read from.
 
         Raises:
-            HeadraceError: A state cannot be opened, or the broker not be reached.
+            HeadraceError: A state cannot be opened, or the broker cannot be reached.
         """
         starts = {}
         for topic in sorted({partition.topic for partition in partitions}):
@@ -151,7 +151,7 @@ class Windows:
         return starts
 
     def count_restored(self, records: Sequence[Record]) -> list[Record]:
-        """Count records that are only to be counted; return the others."""
+        """Count restored records, which are not scored again; return the others."""
         behind: dict[TopicPartition, list[Record]] = {}
         rest = []
         for record in records:
@@ -169,7 +169,7 @@ class Windows:
         return rest
 
     def count(self, records: Sequence[Record]) -> Added:
-        """Count records; return the fields that each of them gets."""
+        """Count records; return the window fields of each record."""
         events = self._events.from_records(records, now_s=self._clock.now())
         rows: list[Sequence[object]] = [()] * len(records)
         errors: dict[int, HeadraceError] = {}
@@ -194,7 +194,7 @@ class Windows:
         return Added(columns=columns, errors=errors)
 
     def delivered(self, offsets: Mapping[TopicPartition, int]) -> None:
-        """Note offsets whose answers were produced; they are safe once the session has flushed."""
+        """Record offsets whose answers were produced; a flush of the session acknowledges them."""
         for partition, offset in offsets.items():
             held = self._held.get(partition)
             if held is not None:
@@ -245,7 +245,7 @@ class Windows:
         self._checkpoint_at = self._clock.monotonic() + self._windows.checkpoint_s
 
     def close(self, partitions: Collection[TopicPartition] | None = None) -> None:
-        """Close states; the next owner reads again what was not written."""
+        """Close states; the next owner reads again the records that were not written."""
         for partition in list(self._held) if partitions is None else partitions:
             held = self._held.pop(partition, None)
             if held is not None:
@@ -284,7 +284,7 @@ class Windows:
         return how.read_from
 
     def _start(self, partition: TopicPartition, ends: tuple[int, int]) -> int:
-        """Return where a new group starts."""
+        """Return the offset at which a new group starts."""
         settings = self._settings
         if settings.start_s is not None:
             return self._broker.offsets_at(partition.topic, settings.start_s).get(
@@ -317,7 +317,7 @@ class Windows:
                 _log.info("windows of %s: %d records are read again", name, behind)
             return
         if stored is None and not behind and how.is_whole:
-            return  # it begins here
+            return  # a new group
         self._counters.rebuilt += 1
         self._counters.incomplete += not how.is_whole
         short = "" if how.is_whole else "; older records were deleted and may be missing"
@@ -344,7 +344,7 @@ def make_events(settings: WorkerSettings, plan: WindowPlan) -> Events:
 
 
 def _definition(settings: StreamWindowsSpec, plan: WindowPlan) -> str:
-    """Return what a state is for: states with equal definitions are compatible."""
+    """Return the definition of a state: states with equal definitions are compatible."""
     series = [[plan.keys[s.key], s.field, s.pane_us, s.longest_us] for s in plan.series]
     fields = list(plan.fields)
     return msgspec.json.encode(

@@ -1,10 +1,10 @@
 """Window state of a partition, in memory and in its file.
 
-The last process that opens a file owns it: earlier owners can write no more. Panes that were read
+The last process that opens a file owns it: earlier owners can no longer write. Panes that were read
 stay in memory. A change is written, with the offset after it, only when its answers are produced:
-so a file never includes an answer that was not produced, and reading on from the file's offset
-after a crash gives the same values. A loss of power may cost the last transactions; their records
-are read again.
+so a file never includes an answer that was not produced, and reading from the file's offset after a
+crash gives the same values. A power failure may lose the last transactions; their records are read
+again.
 """
 
 import logging
@@ -40,7 +40,7 @@ class Panes(Protocol):
 
 
 class WindowChange(NamedTuple):
-    """State after all records before `offset`: changed panes as a whole, and the newest event."""
+    """Changes up to `offset` (exclusive): the complete changed panes, and the newest event."""
 
     offset: int
     panes: Mapping[PaneOf, Pane]
@@ -110,10 +110,10 @@ class PartitionState:
         return sum([len(change.panes) for change in self._changes])
 
     def changes(self, upto: int, *, max_panes: float = math.inf) -> WindowChange | None:
-        """Return the merged changes before `upto`; None for none.
+        """Return the merged changes before `upto`; None without changes.
 
         Args:
-            max_panes: After about so many panes the rest is left for later.
+            max_panes: Approximate maximum number of panes; the rest is returned later.
         """
         panes: dict[PaneOf, Pane] = {}
         last = None
@@ -221,7 +221,7 @@ class WindowStateFile:
     """State file of one partition. Used by one thread.
 
     Args:
-        definition: What the state is for; a state with another definition is discarded.
+        definition: Definition of the windows; a state with another definition is discarded.
     """
 
     def __init__(self, path: Path, *, definition: str) -> None:
@@ -247,7 +247,7 @@ class WindowStateFile:
         return None if row is None else StatePosition(*row)
 
     def begin(self, offset: int) -> None:
-        """Discard everything; count from this offset."""
+        """Discard all panes; count from this offset."""
         with self._writing() as db:
             db.execute("DELETE FROM panes")
             (owner,) = db.execute(
@@ -259,7 +259,7 @@ class WindowStateFile:
         self._owner = int(owner)
 
     def read(self, keys: Sequence[KeyOf]) -> Mapping[KeyOf, Mapping[int, Pane]]:
-        """As `Panes`."""
+        """Return the stored panes of these keys; see `Panes`."""
         panes: dict[KeyOf, dict[int, Pane]] = {}
         with self._reading() as db:
             for series_key in keys:
@@ -279,8 +279,8 @@ class WindowStateFile:
             first_needed: The first needed pane of each series.
 
         Raises:
-            ConflictError: Another process owns the file by now.
-            UnavailableError: The file cannot be written; nothing was.
+            ConflictError: Another process owns the file now.
+            UnavailableError: The file cannot be written; nothing was written.
         """
         with self._writing() as db:
             done = db.execute(
@@ -339,7 +339,7 @@ class WindowStateFile:
             raise self._unusable("write", error) from error
 
     def _unusable(self, what: str, error: sqlite3.Error) -> HeadraceError:
-        if type(error) is sqlite3.DatabaseError:  # damaged: who opens it next begins anew
+        if type(error) is sqlite3.DatabaseError:  # damaged: the next owner starts with a new file
             self._db.close()
             _set_aside(self._path)
         return UnavailableError(f"cannot {what} the state of windows in {self._path}: {error}")
@@ -391,9 +391,9 @@ def state_folder(settings: WorkerSettings) -> Path:
 
 
 def group_folder(home: Path, stream: str, group: str) -> Path:
-    """Return the default folder."""
+    """Return the default folder of a group's states."""
     return home / _HOME_FOLDER / _folder_name(stream) / _folder_name(group)
 
 
 def _folder_name(name: str) -> str:
-    return quote(name, safe="").replace(".", "%2E")  # '..' is a name like another
+    return quote(name, safe="").replace(".", "%2E")  # '..' is a valid name

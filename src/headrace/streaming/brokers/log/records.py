@@ -76,9 +76,7 @@ def _find_topic(db: sqlite3.Connection, name: str) -> Topic:
 
 OFFSET_BITS: Final = 40
 """Low bits of a record's id, which hold the offset; the others hold the partition id."""
-_SEGMENTS_PER_STEP: Final = (
-    2  # deleted in one step: more than are written in one, so that it keeps up
-)
+_SEGMENTS_PER_STEP: Final = 2  # deleted per step; more than are written per step
 
 
 class _Segment(NamedTuple):

@@ -133,9 +133,7 @@ class LogSession:
         except HeadraceError as error:
             self._fatal_error = error
             raise
-        self._may_have_more = (
-            True  # it may read its own output, and gets no notification of own writes
-        )
+        self._may_have_more = True  # own writes may be input, and are not notified
 
     def flush(self, timeout_s: float) -> bool:  # noqa: ARG002  # transactions are complete
         """Return True: nothing is in flight."""

@@ -114,7 +114,7 @@ class NatsBroker:
         for partition, offset in after.items():
             if max_records > len(records):
                 some = self._read(link, partition, offset, max_records - len(records))
-                # A server that does not respond ends one fetch; this limits the total time of a slow one.
+                # An unresponsive server ends one fetch; this limits the total time of a slow one.
                 limit_s = TIMEOUT_S + (max_records - len(records)) / _MIN_RECORDS_PER_S
                 records += link.ask(f"read {partition.topic}", some, timeout_s=limit_s)
         return records

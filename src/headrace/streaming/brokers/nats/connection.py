@@ -183,7 +183,7 @@ class NatsLink:
             # The client drops a connection to an unresponsive server without closing it.
             transport = self.client._transport  # noqa: SLF001  # it has no other name
             if transport is not None:
-                transport.close()  # type: ignore[no-untyped-call]  # it is untyped
+                transport.close()  # type: ignore[no-untyped-call]  # asyncio's stub
 
     async def _on_disconnected(self) -> None:
         self._problem = self._problem or f"{self.name} is unavailable: it closed the connection"

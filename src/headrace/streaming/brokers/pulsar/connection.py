@@ -73,8 +73,8 @@ class PulsarLink:
                         self.full_name(topic),
                         send_timeout_millis=TIMEOUT_S * 1000,
                         block_if_queue_full=True,
-                        # A batch of several keys goes to one member, one of each breaks the order,
-                        # and any is handed out again as a whole.
+                        # A batch of several keys goes to one member, a batch per key breaks the order,
+                        # and any batch is redelivered as a whole.
                         batching_enabled=False,
                     )
             return self._producers[topic]

@@ -105,7 +105,7 @@ class RedisBroker:
         if kind != b"none":
             reason = f"a {cast('bytes', kind).decode()} exists under this key"
             raise FailedPreconditionError(f"cannot {doing} in {self._link.name}: {reason}")
-        helper = f"headrace-{secrets.token_hex(_EPOCH_BYTES)}"  # creating a group creates an empty stream
+        helper = f"headrace-{secrets.token_hex(_EPOCH_BYTES)}"  # MKSTREAM creates the stream
         create = ("XGROUP", "CREATE", topic, helper, "$", "MKSTREAM")
         self._link.ask_all(doing, [create, ("XGROUP", "DESTROY", topic, helper)])
 
