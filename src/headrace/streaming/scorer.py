@@ -371,12 +371,12 @@ class ModelThreads:
 
     @property
     def is_free(self) -> bool:
-        """As `Runner`."""
+        """Whether a submitted batch would run at once."""
         return self._in_flight < len(self._answerers)
 
     @property
     def has_room(self) -> bool:
-        """As `Runner`."""
+        """Whether a batch may be submitted: it runs at once, or is the only one that waits."""
         return self._in_flight <= len(self._answerers)
 
     @property
@@ -385,12 +385,12 @@ class ModelThreads:
         return self._in_flight == 0
 
     def submit(self, batch: ScoringBatch) -> None:
-        """As `Runner`."""
+        """Run a batch in a free thread; `wake` is called when it is finished."""
         self._in_flight += 1
         self._queue.put(batch)
 
     def finished(self) -> list[Finished]:
-        """As `Runner`."""
+        """Return batches that finished since the last call."""
         self._is_finished.clear()
         batches = []
         while self._finished:
@@ -402,7 +402,7 @@ class ModelThreads:
         return batches
 
     def wait(self, timeout_s: float) -> None:
-        """As `Runner`."""
+        """Wait until a batch finishes, or until the timeout."""
         self._is_finished.wait(timeout_s)
 
     def close(self) -> None:

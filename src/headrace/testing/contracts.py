@@ -100,7 +100,7 @@ class RuntimeContract:
     def test_loading_again_gives_the_same(
         self, runtime: Runtime, model_path: Path, model: Model
     ) -> None:
-        """The served signature and digest are those of the registered model."""
+        """The served model has the same signature as the registered one."""
         again = runtime.load(model_path, LoadOptions(device="cpu"))
 
         assert again.signature == model.signature

@@ -102,8 +102,8 @@ def encoder(
     """Return a small transformer layer with inputs of variable length.
 
     `input_ids` and `attention_mask` INT64 [N, S] to `tokens` FP32 [N, S, width] and `embedding`
-    FP32 [N, width], the mean over tokens. With `uses_mask`, padding does not change the outputs of real
-    tokens; without it, the mask is read and ignored, as in some incorrect exports.
+    FP32 [N, width], the mean over tokens. With `uses_mask`, padding does not change the outputs of
+    real tokens; without it, the mask is read and ignored, as in some incorrect exports.
     """
     rng = np.random.default_rng(seed)
     attend = "mask" if uses_mask else "ones"
@@ -186,7 +186,7 @@ def unbatched() -> bytes:
 
 
 def scalar() -> bytes:
-    """Return a model with a batched input and a scalar output: `x` FP32 [N, 2] to `total` FP32 []."""
+    """Return a model with a batched input and a scalar output: `x` [N, 2] to `total` FP32 []."""
     return build(
         [("ReduceSum", ["x"], ["total"], {"keepdims": 0})],
         [("x", FLOAT, ["N", 2])],
@@ -223,7 +223,7 @@ def two_lengths() -> bytes:
 
 
 def lookup(*, entries: int = 4) -> bytes:
-    """Return a model that fails on invalid rows: `index` INT64 [N], below `entries`, to `value`."""
+    """Return a model that fails for `index` INT64 [N] from `entries` on: to `value` FP32 [N, 2]."""
     table = np.arange(entries * 2, dtype=np.float32).reshape(entries, 2)
     return build(
         [("Gather", ["table", "index"], ["value"], {})],
@@ -265,7 +265,7 @@ def typed(element_type: int) -> bytes:
 
 
 def write_external(directory: Path, *, seed: int = 1) -> Path:
-    """Write `matmul` with its weights in a second file, as in exports above 2 GB; return its path."""
+    """Write `matmul` with weights in a second file, as exports above 2 GB; return its path."""
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / "model.onnx"
     onnx.save_model(

@@ -98,27 +98,27 @@ class TurnedRunner:
 
     @property
     def is_free(self) -> bool:
-        """See `Runner`."""
+        """Whether a submitted batch would run at once."""
         return self._in_flight < self._threads
 
     @property
     def has_room(self) -> bool:
-        """See `Runner`."""
+        """Whether a batch may be submitted."""
         return self._in_flight <= self._threads
 
     def submit(self, batch: ScoringBatch) -> None:
-        """As `Runner`."""
+        """Run a batch."""
         self.submitted.append(batch)
         self._waiting.append(batch)
         self._start()
 
     def finished(self) -> list[Finished]:
-        """As `Runner`."""
+        """Return batches that finished since the last call."""
         batches, self._finished = self._finished, []
         return batches
 
     def wait(self, timeout_s: float) -> None:
-        """As `Runner`."""
+        """Wait until a batch finishes, or until the timeout."""
         self._clock.turn_until(lambda: bool(self._finished), most_s=timeout_s)
 
     @property

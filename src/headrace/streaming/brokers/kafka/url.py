@@ -74,7 +74,7 @@ class KafkaOptions:
         """Return settings common to all clients."""
         return {
             # Each failed connection attempt would be a log line, ten a second; errors and
-            # `problem` say it once.
+            # `problem` report it once.
             "log_level": "2",
             "reconnect.backoff.max.ms": "2000",
             **self.settings,

@@ -73,8 +73,8 @@ class PulsarLink:
                         self.full_name(topic),
                         send_timeout_millis=TIMEOUT_S * 1000,
                         block_if_queue_full=True,
-                        # A batch of several keys goes to one member, a batch per key breaks the order,
-                        # and any batch is redelivered as a whole.
+                        # Batches of several keys go to one member, batches by key break the order,
+                        # and batches are redelivered as a whole.
                         batching_enabled=False,
                     )
             return self._producers[topic]
