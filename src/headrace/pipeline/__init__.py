@@ -1,9 +1,10 @@
 """`preprocess ▸ features ▸ model ▸ postprocess` as one model. Imports `features` and below.
 
-A pipeline is a directory with `pipeline.yaml` and the files of its steps, pushed and served as any
-model is. `load_pipeline` gives the object that serving runs.
+A pipeline is a directory with `pipeline.yaml` and the files of its steps, pushed and served like
+any model. `load_pipeline` returns the object that serving runs.
 
-What reads `pipeline.yaml` is loaded when it is asked for: a model with features only needs none.
+The reader of `pipeline.yaml` is imported on demand: a model that only has features does not need
+it.
 """
 
 from importlib import import_module

@@ -1,7 +1,7 @@
-"""A feature service bound to its online store, and what happens while the store is away.
+"""Feature service bound to its online store, and its behaviour while the store is unavailable.
 
-A run never waits longer than it may. A store that failed is left alone for a moment, longer each
-time: requests would otherwise wait for it one after the other, and it for them.
+A run never waits longer than its limit. After a failure the store is not tried for a backoff that
+grows: otherwise requests would wait for it one after the other and add to its load.
 """
 
 import logging
@@ -49,11 +49,11 @@ STORE_URL: Final = "the URL of the online store"
 _AWAY: Final = (UnavailableError, DeadlineExceededError, FailedPreconditionError)
 
 OnRows = Callable[[float, Mapping[str, Array], FeatureRows], None]
-"""Called with the time, the join keys and what was found, of each batch that was looked up."""
+"""Called for each batch that was looked up, with the time, the join keys and the rows."""
 
 
 class LookupCounts:
-    """What was found, and what was not: rows by view and status, and reads that failed."""
+    """Lookup results: rows by view and status, and failed reads."""
 
     def __init__(self, views: tuple[str, ...]) -> None:
         self.rows = {(view, status): 0 for view in views for status in FeatureStatus}
@@ -70,7 +70,7 @@ class LookupCounts:
                     self.rows[view, status] += 1
 
     def count_complete_row(self) -> None:
-        """Count a row of which all views had fresh values."""
+        """Count a row with fresh values in all views."""
         with self._lock:
             for view in self._views:
                 self.rows[view, FeatureStatus.PRESENT] += 1
@@ -83,7 +83,7 @@ class LookupCounts:
 
 
 class BoundFeatures:
-    """Asks one online store for the columns of one service. Implements `FeatureSource`."""
+    """Reader of one service's columns in one online store. Implements `FeatureSource`."""
 
     def __init__(
         self,
@@ -106,7 +106,7 @@ class BoundFeatures:
         self.counts = LookupCounts(self.views)
         self.on_rows: OnRows | None = None
         self.wants_rows: Callable[[], bool] = lambda: True
-        """Whether `on_rows` wants the read that comes now."""
+        """Whether `on_rows` accepts the current read."""
         self._clock = clock or SystemClock()
         self._blank = FeatureReader(service, cast("OnlineStore", _Nothing()), clock=self._clock)
         self._store = store
@@ -121,7 +121,7 @@ class BoundFeatures:
     def fetch(
         self, keys: Tensors, request: Tensors, *, deadline: float | None = None
     ) -> FetchedFeatures:
-        """The features of the entities that each row names; see `FeatureSource`."""
+        """Return the features of the entities in each row; see `FeatureSource`."""
         is_wanted = self._is_wanted()
         fetched = self._fetch(keys, request, deadline, self._reader.read, is_wanted=is_wanted)
         assert not isinstance(fetched, list), "read returns rows"
@@ -130,7 +130,7 @@ class BoundFeatures:
     def fetch_row(
         self, keys: Tensors, request: Tensors, *, deadline: float | None = None
     ) -> list[float] | FetchedFeatures:
-        """The same of one row; just its numbers, in order, where all are there and fresh."""
+        """Return one row's features; only its numbers, in order, if all are present and fresh."""
         is_wanted = self._is_wanted()
         read = self._reader.read if is_wanted else self._reader.read_row
         return self._fetch(keys, request, deadline, read, is_wanted=is_wanted)
@@ -151,7 +151,7 @@ class BoundFeatures:
         if now < self._paused_until:
             self.counts.count_failure(attempted=False)
             return self._without(keys, request, UnavailableError("paused after a recent failure"))
-        # Half of the time that is left is the model's.
+        # Half of the remaining time is reserved for the model.
         until = now + self._timeout_s
         until = until if deadline is None else min(until, now + (deadline - now) / 2)
         try:
@@ -178,14 +178,14 @@ class BoundFeatures:
         self._store.close()
 
     def _without(self, keys: Tensors, request: Tensors, error: Exception) -> FetchedFeatures:
-        """What stands for features that cannot be read; or else the error."""
+        """Return the substitutes for features that cannot be read, or raise the error."""
         message = f"features of '{self.service}' cannot be read: {error}"
         if self._on_unavailable is OnUnavailable.REJECT:
             raise FeaturesUnavailableError(message) from error
         try:
             rows = self._blank.read(keys, values=request)
         except NotFoundError as refused:
-            # Whether the entity is known is just what nobody can say now.
+            # Whether the entity exists is unknown while the store is unavailable.
             raise FeaturesUnavailableError(message) from refused
         return self._fetched(rows)
 
@@ -198,7 +198,7 @@ class BoundFeatures:
 
 
 class _Nothing:
-    """An online store in which nothing stands."""
+    """An empty online store."""
 
     name = "nothing"
 
@@ -209,16 +209,16 @@ class _Nothing:
         *,
         timeout_s: float = 0.0,
     ) -> Mapping[tuple[bytes, str], bytes]:
-        """No record of any."""
+        """Return no records."""
         del keys, views, timeout_s
         return {}
 
 
 def bind(settings: FeatureLookup) -> BoundFeatures:
-    """The features that a replica was told of; nothing is connected to before the first read.
+    """Return the features in a replica's settings; the first read connects.
 
     Raises:
-        InvalidArgumentError: The settings make no sense.
+        InvalidArgumentError: The settings are invalid.
         FailedPreconditionError: A library or a variable of the environment is missing.
     """
     url = url_filled_in(settings.online_store, what=STORE_URL)
@@ -236,11 +236,11 @@ def bind(settings: FeatureLookup) -> BoundFeatures:
 def load_with_features(
     runtime: Runtime, path: Path, options: LoadOptions, settings: FeatureLookup
 ) -> Model:
-    """A model that looks up features: where it says itself, or else before all that it does.
+    """Return a model that looks up features: at its feature step, or else before the whole model.
 
     Raises:
         InvalidArgumentError: The service's columns do not fit the model.
-        HeadraceError: As `bind` and `Runtime.load`.
+        HeadraceError: See `bind` and `Runtime.load`.
     """
     features = bind(settings)
     try:
@@ -258,7 +258,7 @@ def load_with_features(
 
 
 def is_remote(url: str) -> bool:
-    """Whether a store is reached over a connection, so that it may keep one waiting."""
+    """Whether a store is reached over a connection, so that reads may block."""
     return "://" in url and not url.startswith("sqlite:///")
 
 

@@ -1,4 +1,4 @@
-"""Construction of a pipeline from `pipeline.yaml`: each step opened, and wired to earlier ones."""
+"""Construction of a pipeline from `pipeline.yaml`: opens and connects the steps in order."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -47,7 +47,7 @@ Function = Callable[[Tensors], Tensors]
 
 
 class _Infer:
-    """A function in the shape that a user's class has. Functions on arrays need no lock."""
+    """Adapter of a function to a model class's interface. Functions on arrays need no lock."""
 
     concurrent = True
 
@@ -57,17 +57,17 @@ class _Infer:
         self._function = function
 
     def infer(self, inputs: Tensors) -> Tensors:
-        """Call it; it may change its dict, not the pipeline's."""
+        """Call the function; it may change its dict, but not the pipeline's."""
         return self._function(dict(inputs))
 
 
 def open_function(spec: FunctionSpec, file: Path, step_name: str) -> Model:
-    """The function that `spec` names, of `file`. Runs the file's code.
+    """Return the function that `spec` names in `file`. Runs the file's code.
 
-    Its answers are checked against what is declared.
+    Its outputs are checked against the declaration.
 
     Raises:
-        UnsupportedModelError: There is none, or the declaration makes no sense.
+        UnsupportedModelError: The function does not exist, or the declaration is invalid.
     """
     inputs, outputs = tensor_specs(spec.inputs), tensor_specs(spec.outputs)
     for tensor in (*inputs, *outputs):
@@ -105,10 +105,10 @@ def _declared(specs: tuple[TensorSpec, ...]) -> dict[str, TensorDeclaration]:
 
 
 def load_pipeline(directory: Path | str, options: LoadOptions | None = None) -> Pipeline:
-    """The pipeline in a directory with `pipeline.yaml`, ready to run; the caller closes it.
+    """Return the pipeline in a directory with `pipeline.yaml`, ready to run; the caller closes it.
 
-    The one to train with, too: what it does to data is what serving does. Steps of Python run
-    their author's code.
+    Also for training: it processes data exactly as serving does. Python steps run their author's
+    code.
 
     Raises:
         UnsupportedModelError: It cannot be loaded; the message names the step and the reason.
@@ -140,7 +140,7 @@ def load_pipeline(directory: Path | str, options: LoadOptions | None = None) -> 
 
 
 def named_steps(spec: PipelineSpec) -> Iterator[tuple[str, AnyStepSpec]]:
-    """Each step with a unique name: its own, else its kind with a number."""
+    """Yield each step with a unique name: its own, or its kind with a number."""
     taken: set[str] = set()
     for step in spec.steps:
         base = step.name or step.kind
@@ -153,7 +153,7 @@ def named_steps(spec: PipelineSpec) -> Iterator[tuple[str, AnyStepSpec]]:
 
 
 def code_steps(directory: Path) -> Iterator[str]:
-    """What in a pipeline runs code of its author's: functions, and models of such formats."""
+    """Yield the parts of a pipeline that run their author's code: functions, and some models."""
     for name, step in named_steps(read_spec(directory)):
         if isinstance(step, FunctionSpec):
             yield f"step '{name}' ({step.function})"
@@ -163,10 +163,10 @@ def code_steps(directory: Path) -> Iterator[str]:
 
 
 def check_features(directory: Path, service: str, columns: Sequence[TensorSpec]) -> bool:
-    """Whether a pipeline takes features itself; compares them with what `service` gives.
+    """Return whether a pipeline has a feature step, after comparing its columns with `service`.
 
     Raises:
-        UnsupportedModelError: It was made with other ones.
+        UnsupportedModelError: It was made with other columns.
     """
     steps = [step for step in read_spec(directory).steps if isinstance(step, FeaturesStepSpec)]
     for features_step in steps:
@@ -175,7 +175,7 @@ def check_features(directory: Path, service: str, columns: Sequence[TensorSpec])
 
 
 def _models_of(spec: AnyStepSpec) -> list[tuple[str, str]]:
-    """Models that a step loads, each with the runtime that it names."""
+    """Return the models that a step loads, each with the runtime that it names."""
     if isinstance(spec, ModelStepSpec):
         return [(spec.path, spec.runtime)]
     if isinstance(spec, EnsembleSpec | CascadeSpec):
@@ -214,7 +214,7 @@ def _open(spec: AnyStepSpec, step_name: str, around: StepContext) -> Model:  # n
 
 
 def _wired(spec: AnyStepSpec, step_name: str, model: Model) -> PipelineStep:
-    """The step with its own names mapped to the pipeline's."""
+    """Return the step with its own names mapped to the pipeline's."""
     signature = model.signature
     reads = {tensor.name: tensor.name for tensor in signature.inputs}
     writes = {tensor.name: tensor.name for tensor in signature.outputs}

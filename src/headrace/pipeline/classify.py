@@ -1,4 +1,4 @@
-"""Steps on a model's outputs: numbers to class names, and token vectors to one vector a row."""
+"""Steps on a model's outputs: scores to class names, and token vectors to one vector per row."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,9 +26,9 @@ _BINARY: Final = 2
 
 
 class ClassifyStep:
-    """`logits` [N, classes] to `label` BYTES [N] and `score` FP32 [N], or the best k of each.
+    """Step from `logits` [N, classes] to `label` BYTES [N] and `score` FP32 [N], or the best k.
 
-    Of equal scores the class that is listed first wins. Implements `Model`.
+    Among equal scores the class listed first wins. Implements `Model`.
     """
 
     concurrent = True
@@ -53,11 +53,11 @@ class ClassifyStep:
         """Classify one batch.
 
         Raises:
-            RuntimeFailedError: The model gave what is no number, or other classes than labels.
+            RuntimeFailedError: The model returned NaN, or another number of classes than labels.
         """
         del outputs
         numbers = self._numbers(inputs[LOGITS])
-        # By the numbers: near ones may have equal probabilities.
+        # Classes are ranked by logits: close ones may have equal probabilities.
         best = _best(numbers, self._spec.top_k or 1)
         scores = np.take_along_axis(self._probabilities(numbers), best, axis=1).astype(np.float32)
         labels = self._labels[best]
@@ -68,10 +68,10 @@ class ClassifyStep:
         return dict(zip(self._names, (labels, np.ascontiguousarray(scores)), strict=True))
 
     def close(self) -> None:
-        """Holds nothing but memory."""
+        """Do nothing; the step only holds memory."""
 
     def _numbers(self, logits: Array) -> Array:
-        """[N, classes], in floats wide enough to sum."""
+        """Return [N, classes], in floats wide enough to sum."""
         numbers = logits.reshape(len(logits), -1) if logits.ndim == 1 else logits
         if numbers.dtype == np.float16:
             numbers = numbers.astype(np.float32)
@@ -98,10 +98,11 @@ class ClassifyStep:
 
 
 def open_classify(spec: ClassifySpec, around: StepContext) -> ClassifyStep:
-    """The step that `spec` describes, for the numbers that an earlier one gives.
+    """Return the step that `spec` describes, for the scores of an earlier step.
 
     Raises:
-        UnsupportedModelError: None does, they have another form, or the labels do not fit them.
+        UnsupportedModelError: No step gives scores, they have another form, or the labels do not
+            fit.
     """
     logits = around.tensor(LOGITS, spec.inputs)
     description = f"'{logits.name}' is {logits.datatype} with shape {list(logits.shape)}"
@@ -123,7 +124,7 @@ def open_classify(spec: ClassifySpec, around: StepContext) -> ClassifyStep:
 
 
 def _read_labels(path: Path) -> tuple[str, ...]:
-    """One label per line; empty lines at the end are ignored."""
+    """Return one label per line; empty lines at the end are ignored."""
     try:
         with path.open("rb") as file:
             raw = file.read(_MAX_FILE_BYTES + 1)
@@ -145,7 +146,7 @@ def _read_labels(path: Path) -> tuple[str, ...]:
 
 
 def _softmax(logits: Array) -> Array:
-    """Along each row; no exponential overflows, and equal infinities share."""
+    """Return the softmax of each row; no exponential overflows, and equal infinities share."""
     highest = logits.max(axis=1, keepdims=True, initial=-np.inf)
     infinite = np.isinf(highest)
     if infinite.any():
@@ -158,14 +159,14 @@ def _softmax(logits: Array) -> Array:
 
 
 def _sigmoid(logits: Array) -> Array:
-    """Of each number, with exponentials of negative ones only."""
+    """Return the sigmoid of each number, with exponentials of negative ones only."""
     powers = np.exp(-np.abs(logits))
     sigmoid: Array = np.where(logits >= 0, 1, powers) / (1 + powers)
     return sigmoid
 
 
 def _best(values: Array, count: int) -> Array:
-    """Indices of the largest of each row, largest first; of equal ones the first."""
+    """Return the indices of each row's largest values, descending; the first of equal ones."""
     if count == 1:
         first: Array = values.argmax(axis=1)
         return first[:, np.newaxis]
@@ -180,10 +181,10 @@ Mode = Literal["mean", "first", "max"]
 
 
 class PoolStep:
-    """`last_hidden_state` FP32 [N, tokens, size], `attention_mask` to `embedding` FP32 [N, size].
+    """Step from `last_hidden_state` FP32 [N, tokens, size] to `embedding` FP32 [N, size].
 
-    `mean` as Sentence-BERT has it (Reimers and Gurevych, 2019): over the tokens that the mask
-    names. Implements `Model`.
+    Also reads `attention_mask`. `mean` is that of Sentence-BERT (Reimers and Gurevych, 2019): over
+    the unmasked tokens. Implements `Model`.
     """
 
     concurrent = True
@@ -202,7 +203,7 @@ class PoolStep:
         self._normalizes = normalize
 
     def run(self, inputs: Tensors, outputs: Sequence[str] | None = None) -> Tensors:
-        """Pool one batch; a row without tokens comes to zeros."""
+        """Pool one batch; a row without tokens gives zeros."""
         del outputs
         vectors, mask = inputs[VECTORS], inputs[MASK] != 0
         if self._mode == "first":
@@ -221,14 +222,14 @@ class PoolStep:
         return {POOLED: np.ascontiguousarray(pooled, dtype=np.float32)}
 
     def close(self) -> None:
-        """Holds nothing."""
+        """Do nothing; the step holds no resources."""
 
 
 def open_pool(spec: PoolingSpec, around: StepContext) -> PoolStep:
-    """The step that `spec` describes, for the vectors that an earlier one gives.
+    """Return the step that `spec` describes, for the vectors of an earlier step.
 
     Raises:
-        UnsupportedModelError: None does.
+        UnsupportedModelError: No step gives vectors.
     """
     vectors = around.tensor(VECTORS, spec.inputs)
     return PoolStep(

@@ -1,7 +1,7 @@
-"""Context that a step is opened with: its directory, how to load models, and earlier steps.
+"""Context for opening a step: its directory, its loader of models, and the earlier steps.
 
-A tokenizer pads a batch to its longest row. Running it so would compute the padding too; rows of
-near lengths are run together instead, each group cut to its own longest.
+A tokenizer pads a batch to its longest row, and the model would also compute the padding. Rows of
+similar lengths are run together instead, each group cut to its longest row.
 """
 
 from collections.abc import Mapping, Sequence
@@ -31,12 +31,12 @@ from headrace.runtimes import (
 )
 
 MAX_RATIO: Final = 1.1
-"""Padded over real size of a group, at most, beyond the few tokens of `_SLACK`."""
+"""Largest ratio of padded to real size of a group, beyond the few tokens of `_SLACK`."""
 _SLACK: Final = 2
 
 
 class ByLength:
-    """Runs a model on groups of rows of near lengths. Implements `Model`."""
+    """Model that runs another one on groups of rows of similar lengths. Implements `Model`."""
 
     def __init__(self, model: Model, padding: VerifiedPadding, mask: str) -> None:
         self.signature: ModelSignature = model.signature
@@ -50,13 +50,13 @@ class ByLength:
 
     @classmethod
     def around(cls, model: Model) -> "Model":
-        """`model` so run, if padding is proved to be harmless, else itself."""
+        """Return `model` wrapped in this class if padding is proved harmless, else `model`."""
         mask = mask_input(model.signature)
         padding = None if mask is None else find_padding(model)
         return model if mask is None or padding is None else cls(model, padding, mask)
 
     def run(self, inputs: Tensors, outputs: Sequence[str] | None = None) -> Tensors:
-        """Run one batch, in parts."""
+        """Run one batch in groups."""
         mask = inputs[self._mask]
         rows, longest = mask.shape[0], mask.shape[self._axis]
         lengths = _lengths(mask, self._axis)
@@ -104,7 +104,7 @@ class ByLength:
 
 
 def _lengths(mask: Array, axis: int) -> Array | None:
-    """How long each row is, if the mask has its ones in front; None where it is of another form."""
+    """Return each row's length if the mask's ones come first; None for another form."""
     if mask.ndim != axis + 1 or axis != 1:
         return None
     real = mask != 0
@@ -114,7 +114,7 @@ def _lengths(mask: Array, axis: int) -> Array | None:
 
 
 def _groups(lengths: Array) -> list[tuple[int, int]]:
-    """Bounds of groups of rows, sorted by length, that are worth running together."""
+    """Return the bounds of groups of rows, sorted by length, that are worth running together."""
     groups = []
     start, real = 0, 0
     for i, length in enumerate(lengths.tolist()):
@@ -128,7 +128,7 @@ def _groups(lengths: Array) -> list[tuple[int, int]]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepContext:
-    """What a step is opened with: where its files lie, how to load, what is known before it.
+    """Context for opening a step: location of its files, load options, and earlier tensors.
 
     `known`: the tensors that earlier steps give, by the pipeline's names.
     """
@@ -138,15 +138,15 @@ class StepContext:
     tensors: Mapping[str, TensorSpec]
 
     def file(self, name: str) -> Path:
-        """What a step names, which has to lie in the pipeline's directory.
+        """Return the path of a step's file, which must be in the pipeline's directory.
 
         Raises:
-            UnsupportedModelError: It lies elsewhere, or there is none.
+            UnsupportedModelError: It is outside of it, or does not exist.
         """
         return file_in(self.directory, name)
 
     def tensor(self, own: str, inputs: Mapping[str, str]) -> TensorSpec:
-        """The tensor that a step reads as `own`, if the step's kind depends on it.
+        """Return the tensor that a step reads as `own`, if the step's kind depends on it.
 
         Raises:
             UnsupportedModelError: No earlier step gives it.
@@ -161,7 +161,7 @@ class StepContext:
         return there
 
     def model(self, name: str, runtime: str = "") -> Model:
-        """A model beside `pipeline.yaml`, which rows of different lengths may ask together.
+        """Load a model beside `pipeline.yaml`, prepared for rows of different lengths.
 
         Raises:
             UnsupportedModelError: It cannot be loaded.
@@ -177,10 +177,10 @@ class StepContext:
 
 
 def file_in(directory: Path, name: str) -> Path:
-    """What a step names, which has to lie in the pipeline's directory.
+    """Return the path of a step's file, which must be in the pipeline's directory.
 
     Raises:
-        UnsupportedModelError: It lies elsewhere, or there is none.
+        UnsupportedModelError: It is outside of it, or does not exist.
     """
     path = directory / name
     if not path.resolve().is_relative_to(directory.resolve()) or Path(name).is_absolute():
@@ -194,7 +194,7 @@ def file_in(directory: Path, name: str) -> Path:
 
 
 def code_of(directory: Path, name: str, runtime: str = "") -> str:
-    """The name of the runtime by which a model of a step runs code; empty if it runs none."""
+    """Return the runtime by which a step's model runs code; empty if it runs none."""
     path = _model_in(directory, name)
     plugin = get_runtime(runtime) if runtime else detect_runtime(path)
     return plugin.name if runs_code(plugin, path) else ""

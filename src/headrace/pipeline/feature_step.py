@@ -1,6 +1,6 @@
 """Steps that look up features: entity keys in, features out.
 
-Values that are no features come with the request: a caller sends keys and values together.
+Values that are not features come with the request: a caller sends keys and values together.
 """
 
 from collections.abc import Mapping, Sequence
@@ -34,14 +34,14 @@ _MATRIX: Final = 2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Assembly:
-    """One tensor of the model's, made of columns beside each other, or of one alone."""
+    """One input tensor of the model, built from one column or several adjacent ones."""
 
     spec: TensorSpec
-    """As the model declares it, of shape [-1], [-1, 1] or [-1, columns]."""
+    """The model's declaration, of shape [-1], [-1, 1] or [-1, columns]."""
     columns: tuple[str, ...]
 
     def make(self, columns: Mapping[str, Array], rows: int) -> Array:
-        """The tensor for `rows` rows."""
+        """Return the tensor for `rows` rows."""
         dtype = self.spec.datatype.dtype
         if len(self.columns) == 1:
             column = columns[self.columns[0]].astype(dtype, copy=False)
@@ -54,20 +54,20 @@ class Assembly:
 
 @runtime_checkable
 class RowSource(Protocol):
-    """A source that gives one row sooner than several."""
+    """A source with a faster path for one row."""
 
     def fetch_row(
         self, keys: Tensors, request: Tensors, *, deadline: float | None = None
     ) -> list[float] | FetchedFeatures:
-        """As `FeatureSource.fetch`, or just the numbers of all columns, in order."""
+        """Return the same as `FeatureSource.fetch`, or only the numbers of all columns in order."""
 
 
 class FeatureStep:
-    """Fetches features, and makes the model's inputs of them. Implements `Model`.
+    """Step that fetches features and builds the model's inputs from them. Implements `Model`.
 
     Args:
-        assemblies: The tensors to give; None for each column by itself.
-        show_status: Gives `VIEW__status` of each view too.
+        assemblies: The output tensors; None for one per column.
+        show_status: Whether to output `VIEW__status` of each view too.
     """
 
     concurrent = True
@@ -105,7 +105,7 @@ class FeatureStep:
         )
 
     def _places_of_row(self) -> list[int]:
-        """For each column of the one matrix its feature, -1 for a value; empty if there is more."""
+        """Feature index by column of the only matrix, -1 for a request value; empty if no such."""
         if len(self._assemblies) != 1 or self._status:
             return []
         (assembly,) = self._assemblies
@@ -117,12 +117,12 @@ class FeatureStep:
 
     @property
     def counts(self) -> object:
-        """What its source counts, if it does."""
+        """Return the counters of the source, if it has any."""
         return getattr(self.source, "counts", None)
 
     @property
     def status_outputs(self) -> tuple[str, ...]:
-        """What tells how a view's values were found."""
+        """Names of the outputs with the lookup status of views."""
         return tuple(self._status)
 
     def run(
@@ -140,13 +140,13 @@ class FeatureStep:
         if rows == 1 and self._row is not None:
             row = self._row.fetch_row(keys, request, deadline=deadline)
             if isinstance(row, list):
-                # The matrix of one row, whose features are given as numbers.
+                # The model's only matrix, for one row whose features are numbers.
                 (assembly,) = self._assemblies
                 cells = [
                     row[position] if position >= 0 else inputs[name].item(0)
                     for position, name in zip(self._places, assembly.columns, strict=True)
                 ]
-                with np.errstate(over="ignore"):  # too large a double is infinite as a float
+                with np.errstate(over="ignore"):  # a double beyond FP32's range becomes infinite
                     return {assembly.spec.name: np.array([cells], assembly.spec.datatype.dtype)}
             return self._of(row, request, inputs, rows)
         fetched = self.source.fetch(keys, request, deadline=deadline)
@@ -166,7 +166,7 @@ class FeatureStep:
         return tensors
 
     def close(self) -> None:
-        """Let go of the store."""
+        """Close the source."""
         self.source.close()
 
 
@@ -177,10 +177,10 @@ def with_features(
     *,
     show_status: bool = False,
 ) -> Pipeline:
-    """`model`, which takes entity keys in place of its features.
+    """Return `model` behind a feature step, so that it takes entity keys in place of features.
 
     Args:
-        inputs: As `plan_assemblies`.
+        inputs: See `plan_assemblies`.
 
     Raises:
         InvalidArgumentError: The service's columns do not fit the model.
@@ -202,16 +202,16 @@ def plan_assemblies(
     columns: Sequence[TensorSpec],
     inputs: Mapping[str, Sequence[str]],
 ) -> list[Assembly]:
-    """Which of a model's inputs are made of which columns, checked against its signature.
+    """Return which columns form each input of a model, checked against its signature.
 
     Args:
-        inputs: For an input its columns in order, features or values that the caller sends. Empty:
-            columns go to inputs of their names; where there are none such, to the one input that
-            is a matrix, in the order that the model was trained with, where it knows (what is no
-            feature then comes with the request), else all of them in the service's order.
+        inputs: By input, its columns in order: features, or values that the caller sends. Empty:
+            columns go to inputs of the same name; if there are none, to the only input that is a
+            matrix, in training order if the model stores it (columns that are not features then
+            come with the request), else all of them in the service's order.
 
     Raises:
-        InvalidArgumentError: They do not fit; the message says what the model takes.
+        InvalidArgumentError: They do not fit; the message lists what the model takes.
     """
     if not signature.batched:
         raise InvalidArgumentError("the model is not batched, so its rows cannot be entities")
@@ -223,7 +223,7 @@ def plan_assemblies(
         if spec is None:
             raise InvalidArgumentError(f"the model has no input '{name}'; {_takes(signature)}")
         check_fit(spec, some, columns_by_name, {key.name for key in keys})
-        # Compare the order with the one that the model was trained with, where it is known.
+        # Compare the order with that of the training, if the model stores it.
         trained = signature.columns.get(name, ())
         for i, (got, want) in enumerate(zip(some, trained, strict=False)):
             if got != want:
@@ -240,7 +240,7 @@ def plan_assemblies(
 
 
 def request_values(assemblies: Sequence[Assembly], source: FeatureSource) -> tuple[TensorSpec, ...]:
-    """What the caller sends for the model alone: columns that are no features, nor make any."""
+    """Return the caller's values for the model alone: neither features nor inputs of features."""
     features = {spec.name for spec in (*source.columns, *source.request)}
     values: dict[str, TensorSpec] = {}
     for assembly in assemblies:
@@ -318,7 +318,7 @@ def check_fit(
 
 
 def _converts(column: Datatype, target: Datatype) -> bool:
-    """Whether values keep their meaning: numbers become floats; nothing else changes its kind."""
+    """Whether values keep their meaning: numbers may become floats; other types must be equal."""
     if Datatype.BYTES in {column, target}:
         return column is target
     if target.dtype.kind == "f":
@@ -342,7 +342,7 @@ def _step(name: str, model: Model) -> PipelineStep:
 
 
 class GivenFeatures:
-    """Columns that the caller has, as training does. Implements `FeatureSource`."""
+    """Columns sent by the caller, as in training. Implements `FeatureSource`."""
 
     may_wait = False
     views: tuple[str, ...] = ()
@@ -355,19 +355,20 @@ class GivenFeatures:
     def fetch(
         self, keys: Tensors, request: Tensors, *, deadline: float | None = None
     ) -> FetchedFeatures:
-        """What it is given."""
+        """Return the columns of the request."""
         del request, deadline
         return FetchedFeatures(columns=dict(keys), statuses={})
 
     def close(self) -> None:
-        """Holds nothing."""
+        """Do nothing; the source holds no resources."""
 
 
 def open_features(spec: "FeaturesStepSpec", source: FeatureSource | None) -> FeatureStep:
-    """The step that a pipeline names, on the features that are bound, or given by the caller.
+    """Return the step that a pipeline names, on the bound features or on the caller's columns.
 
     Raises:
-        UnsupportedModelError: What is bound is not what the pipeline was made with.
+        UnsupportedModelError: The bound service differs from the one that the pipeline was made
+            with.
     """
     columns = _declared(spec)
     if source is None:
@@ -393,7 +394,7 @@ def check_service(spec: "FeaturesStepSpec", service: str, columns: Sequence[Tens
     """Compare a service with the one that a pipeline was made with.
 
     Raises:
-        UnsupportedModelError: They differ; the message names the first column that does.
+        UnsupportedModelError: They differ; the message names the first different column.
     """
     if service != spec.service:
         msg = f"it takes features of the service '{spec.service}', but '{service}' is bound"
@@ -413,7 +414,7 @@ def _declared(spec: "FeaturesStepSpec") -> tuple[TensorSpec, ...]:
 def _other_columns(
     service: str, declared: Sequence[TensorSpec], offered: Sequence[TensorSpec]
 ) -> str:
-    """How the columns of a service are not those that a model was made with."""
+    """Return the first difference between a service's columns and those a model was made with."""
     pairs = zip_longest(declared, offered)
     index, (want, got) = next((i, p) for i, p in enumerate(pairs) if p[0] != p[1])
     shown = ["nothing" if s is None else f"{s.name} {s.datatype}" for s in (want, got)]

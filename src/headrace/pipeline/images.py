@@ -1,11 +1,11 @@
-"""Steps that take encoded pictures and return pixels, as the model's training did.
+"""Steps that decode images to pixels in the same way as the model's training.
 
-A progressive file refines its picture in scans, some ten of them. Nothing but the file's size
-limits their number: a megabyte can hold ten thousand that say nothing, each of them a pass over all
-pixels. See libjpeg-turbo.org/pmwiki/uploads/About/TwoIssueswiththeJPEGStandard.pdf
+A progressive JPEG refines its image in scans, usually about ten. Only the file's size limits their
+number: a megabyte can hold ten thousand empty ones, each of them a pass over all pixels. See
+libjpeg-turbo.org/pmwiki/uploads/About/TwoIssueswiththeJPEGStandard.pdf
 
-By Pillow: it is what most training code reads pictures with (torchvision, Keras, Hugging Face), so
-that pixels come out as they did there; it decodes without the GIL and is well kept.
+Uses Pillow because most training code does (torchvision, Keras, Hugging Face), so that pixels are
+equal; it decodes without the GIL and is well maintained.
 """
 
 import importlib
@@ -33,16 +33,16 @@ if TYPE_CHECKING:
     from PIL import Image
 
 MAX_SCANS: Final = 100
-"""As libtiff and GDAL have it."""
+"""Limit of scans, as in libtiff and GDAL."""
 _START: Final = b"\xff\xd8"
 _MARKER: Final = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")
-"""One that a length follows, or the end; not what stands for itself within a scan's data."""
+"""Markers followed by a length, and the end marker, but not markers within a scan's data."""
 _END: Final = 0xD9
 _SCAN: Final = 0xDA
 
 
 def has_too_many_scans(raw: bytes | bytearray | memoryview) -> bool:
-    """Whether this is a JPEG file with too many scans; data after its end is ignored."""
+    """Whether bytes are a JPEG file with too many scans; data after its end is ignored."""
     if raw[:2] != _START:
         return False
     count, offset = 0, len(_START)
@@ -66,7 +66,7 @@ _PLUGINS: Final = {
     "TIFF": ("TiffImagePlugin", "libtiff"),
     "AVIF": ("AvifImagePlugin", "avif"),
 }
-"""Of each format the module that reads it, and what Pillow has to be built with for it."""
+"""By format, Pillow's module that reads it, and the library that Pillow must be built with."""
 _ORIENTATION: Final = 0x0112
 _TURNS: Final = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}
 """Exif's orientation to `Image.Transpose`."""
@@ -75,7 +75,7 @@ _MAX_REASON: Final = 200
 
 
 def import_pillow(formats: tuple[str, ...]) -> Any:  # noqa: ANN401  # a module
-    """Pillow's `Image` module, able to read these formats.
+    """Return Pillow's `Image` module, able to read these formats.
 
     Raises:
         FailedPreconditionError: It is not installed, or built without one of them.
@@ -95,11 +95,11 @@ def import_pillow(formats: tuple[str, ...]) -> Any:  # noqa: ANN401  # a module
 
 
 class PictureReader:
-    """Decodes one picture after the other. Safe to share between threads.
+    """Image decoder. Safe to share between threads.
 
     Args:
-        shrink_to: Formats that can (JPEG) may give a picture smaller, to no less than this along
-            both sides; 0 for never.
+        shrink_to: Least size along both sides to which formats that support it (JPEG) may reduce an
+            image while decoding; 0 for never.
     """
 
     def __init__(
@@ -120,10 +120,10 @@ class PictureReader:
         self._shrink_to = shrink_to
 
     def read(self, raw: object, row: int) -> "Image.Image":
-        """The picture in `raw`, the first one of several; 8 bits a channel, alpha left away.
+        """Return the image in `raw`, the first of several; 8 bits per channel, without alpha.
 
         Raises:
-            InvalidArgumentError: It is none that may be sent; the message names its row.
+            InvalidArgumentError: It is not an accepted image; the message names its row.
         """
         if not isinstance(raw, bytes | bytearray | memoryview):
             raise _refused(row, f"it has the type {type(raw).__name__}, not bytes")
@@ -146,12 +146,12 @@ class PictureReader:
         except (library.DecompressionBombError, library.DecompressionBombWarning):
             raise self._too_large(row) from None
         except Exception as error:
-            # Pillow follows what the bytes say: whatever is wrong in them comes as any exception.
+            # Pillow follows the data, so damaged data raises any exception.
             text = " ".join(str(error).split()) or type(error).__name__
             raise _refused(row, text[:_MAX_REASON]) from error
 
     def check_pixels(self, width: int, height: int, row: int) -> None:
-        """Raise InvalidArgumentError if a picture of this size is more than may be made."""
+        """Raise InvalidArgumentError if an image of this size exceeds the pixel limit."""
         if width * height > self._max_pixels:
             msg = (
                 f"image {row} is so narrow that it would be resized to {width} x {height}, "
@@ -173,7 +173,7 @@ class PictureReader:
         )
 
     def _upright(self, picture: "Image.Image") -> "Image.Image":
-        """As `ImageOps.exif_transpose`; Exif that cannot be read, which cameras write, is none."""
+        """Return the image as `ImageOps.exif_transpose` does; unreadable Exif is ignored."""
         orientation = 1
         if self._orients:
             with suppress(Exception):
@@ -187,12 +187,13 @@ class PictureReader:
         if picture.mode == "F":
             raise _refused(row, "its pixels are floating-point numbers of unknown range")
         if picture.mode in _SIXTEEN_BITS:
-            # Pillow's own conversion would clip at 255; the upper half is what it takes of colours.
+            # Pillow's own conversion would clip at 255; the upper byte is used, as Pillow does for
+            # colours.
             upper = np.clip(np.asarray(picture, np.int64), 0, 65_535) >> 8
             picture = self._library.fromarray(upper.astype(np.uint8))
         if picture.mode == self._mode:
             return picture
-        picture.info.pop("transparency", None)  # as alpha; conversions would warn of it
+        picture.info.pop("transparency", None)  # like alpha; conversions would warn of it
         colored = picture.convert("RGB")
         return colored if self._mode == "RGB" else colored.convert("L")
 
@@ -208,9 +209,9 @@ _SHORT_SIDE: Final = 64
 
 
 class ImageStep:
-    """`image` BYTES [N] to `pixels` [N, channels, height, width]. Implements `Model`.
+    """Step from `image` BYTES [N] to `pixels` [N, channels, height, width]. Implements `Model`.
 
-    Values are as torchvision's `ToTensor` and `Normalize` have them, to the bit.
+    Values are bit-identical to torchvision's `ToTensor` and `Normalize`.
     """
 
     concurrent = True
@@ -244,7 +245,7 @@ class ImageStep:
         self._example = self._make_example()
 
     def run(self, inputs: Tensors, outputs: Sequence[str] | None = None) -> Tensors:
-        """Decode and resize one batch, one picture after the other."""
+        """Decode and resize one batch, one image after the other."""
         del outputs
         encoded = inputs[IMAGE].reshape(-1).tolist()
         pixels = np.empty((len(encoded), *self._shape), self._dtype)
@@ -255,17 +256,17 @@ class ImageStep:
         return {PIXELS: pixels}
 
     def example_inputs(self, *, rows: int, variable: int) -> Tensors:
-        """The same small picture in each row."""
+        """Return the same small image in each row."""
         del variable
         pictures = np.empty(rows, np.object_)
         pictures[:] = [self._example] * rows
         return {IMAGE: pictures}
 
     def close(self) -> None:
-        """Holds nothing but memory."""
+        """Do nothing; the step only holds memory."""
 
     def _resized(self, picture: Any, row: int) -> Any:  # noqa: ANN401  # Pillow's picture
-        """As the model takes it: height and width are those of the spec."""
+        """Return the image in the height and width of the spec."""
         spec = self._spec
         height, width = spec.size
         if spec.resize == "stretch":
@@ -293,7 +294,7 @@ class ImageStep:
 
     def _normalize(self, pixels: Array) -> None:
         if self._spec.scale == _PLAIN_SCALE:
-            pixels /= np.float32(255)  # rounds otherwise than a product, and as torchvision does
+            pixels /= np.float32(255)  # rounds unlike a product, and like torchvision
         else:
             pixels *= np.float32(self._spec.scale)
         if self._mean is not None:
@@ -302,7 +303,7 @@ class ImageStep:
             pixels /= self._std
 
     def _make_example(self) -> bytes:
-        """A picture of about the model's size with something in it, so that its timing is real."""
+        """Return an image of about the model's size with some content, for realistic timing."""
         height, width = self._spec.size
         noise = np.random.default_rng(0).integers(0, 256, (_SHORT_SIDE, _SHORT_SIDE, 3), np.uint8)
         picture = self._library.fromarray(noise).resize((width, height))
@@ -312,7 +313,7 @@ class ImageStep:
 
 
 def open_image(spec: ImageSpec) -> ImageStep:
-    """The step that `spec` describes.
+    """Return the step that `spec` describes.
 
     Raises:
         FailedPreconditionError: Pillow is not installed, or cannot read a format.
@@ -328,7 +329,7 @@ def _by_channel(values: tuple[float, ...], *, is_planar: bool) -> Array | None:
 
 
 def _around(size: tuple[int, int], target: tuple[int, int], shorter: int | None) -> tuple[int, int]:
-    """What a picture is resized to, so that `target` lies within. Rounds as torchvision does."""
+    """Return the resized size that covers `target`. Rounds as torchvision does."""
     width, height = size
     if shorter is not None:
         if width <= height:
@@ -340,7 +341,7 @@ def _around(size: tuple[int, int], target: tuple[int, int], shorter: int | None)
 
 
 def _within(size: tuple[int, int], target: tuple[int, int]) -> tuple[int, int]:
-    """The largest size of the picture's form that lies within `target`."""
+    """Return the largest size of the image's aspect ratio within `target`."""
     ratio = min(target[0] / size[0], target[1] / size[1])
     width, height = (
         min(max(round(side * ratio), 1), most) for side, most in zip(size, target, strict=True)

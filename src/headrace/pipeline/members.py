@@ -26,13 +26,13 @@ from headrace.runtimes import Model
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemberModel:
-    """A model, and what it is called in errors: its path."""
+    """A model, and its path as its name in errors."""
 
     name: str
     model: Model
 
     def run(self, inputs: Tensors, outputs: Sequence[str], rows: int) -> Tensors:
-        """What the model answers, checked: it has as many rows as it was asked about.
+        """Return the model's outputs after checking that their number of rows matches the inputs.
 
         Raises:
             HeadraceError: It failed; a note names it.
@@ -65,10 +65,10 @@ class Members:
 
     @classmethod
     def open(cls, paths: Sequence[str], around: StepContext) -> "Members":
-        """Load them.
+        """Load the models.
 
         Raises:
-            UnsupportedModelError: One cannot be loaded, or they do not take the same.
+            UnsupportedModelError: One cannot be loaded, or they take different inputs.
         """
         with ExitStack() as opened:
             members = []
@@ -82,25 +82,25 @@ class Members:
 
     @property
     def signature(self) -> ModelSignature:
-        """The first one's."""
+        """Signature of the first model."""
         return self.all[0].model.signature
 
     @property
     def signatures(self) -> list[ModelSignature]:
-        """Of all of them."""
+        """Signatures of all models."""
         return [member.model.signature for member in self.all]
 
     def agreed(self, names: Sequence[str] | None) -> tuple[TensorSpec, ...]:
-        """These outputs, or all of the first model, if all give them alike.
+        """Return these outputs, or all of the first model, if all models declare them equally.
 
         Raises:
-            UnsupportedModelError: One does not.
+            UnsupportedModelError: A model does not.
         """
         chosen = names or [spec.name for spec in self.signature.outputs]
         return tuple(self._agreed(name) for name in chosen)
 
     def example_inputs(self, *, rows: int, variable: int) -> Tensors:
-        """What means something to the first of them that knows better than its signature."""
+        """Return the example inputs of the first model that has its own, else generated ones."""
         for member in self.all:
             example = getattr(member.model, "example_inputs", None)
             if example is not None:
@@ -109,7 +109,7 @@ class Members:
         return {}
 
     def close(self) -> None:
-        """Close all of them."""
+        """Close all models."""
         with ExitStack() as closing:
             for member in self.all:
                 closing.callback(member.model.close)
@@ -154,7 +154,7 @@ _FLOATS = (Datatype.FP16, Datatype.FP32, Datatype.FP64)
 
 
 class EnsembleStep:
-    """The same inputs to all models, and their outputs combined. Implements `Model`."""
+    """Step that runs all models on the same inputs, with combined outputs. Implements `Model`."""
 
     def __init__(
         self, members: Members, spec: EnsembleSpec, combined: Sequence[TensorSpec]
@@ -174,7 +174,7 @@ class EnsembleStep:
         """Run all models on one batch, one after the other.
 
         Raises:
-            RuntimeFailedError: One failed, or gave another shape than the others.
+            RuntimeFailedError: A model failed, or gave another shape than the others.
         """
         names = outputs or [spec.name for spec in self.signature.outputs]
         rows = len(next(iter(inputs.values())))
@@ -182,7 +182,7 @@ class EnsembleStep:
         return {name: self._combined(name, [answer[name] for answer in answers]) for name in names}
 
     def example_inputs(self, *, rows: int, variable: int) -> Tensors:
-        """As the models themselves say."""
+        """Return the example inputs of the models."""
         return self._members.example_inputs(rows=rows, variable=variable)
 
     def close(self) -> None:
@@ -204,17 +204,17 @@ class EnsembleStep:
             return highest
         total = np.zeros(arrays[0].shape, np.float64)
         for weight, array in zip(self._weights, arrays, strict=True):
-            if weight:  # an infinity of a model without weight is none
+            if weight:  # an infinity of a model with weight 0 is ignored
                 total += weight * array
         return total.astype(arrays[0].dtype)
 
 
 def open_ensemble(spec: EnsembleSpec, around: StepContext) -> EnsembleStep:
-    """The step that `spec` describes.
+    """Return the step that `spec` describes.
 
     Raises:
-        UnsupportedModelError: A model cannot be loaded, they disagree, or it makes no sense to
-            combine their outputs so.
+        UnsupportedModelError: A model cannot be loaded, they disagree, or their outputs cannot be
+            combined in this way.
     """
     members = Members.open(spec.models, around)
     try:
@@ -240,7 +240,7 @@ def open_ensemble(spec: EnsembleSpec, around: StepContext) -> EnsembleStep:
 
 
 def _vote(arrays: Sequence[Array]) -> Array:
-    """What most say, element by element; of equals what the first of them says."""
+    """Return the majority value of each element; the first model's among equals."""
     votes = np.stack(arrays)
     agreeing = np.stack([(votes == votes_of_model).sum(axis=0) for votes_of_model in votes])
     winner = agreeing.argmax(axis=0)[np.newaxis]
@@ -252,7 +252,7 @@ STAGE: Final = "stage"
 
 
 class CascadeStep:
-    """The models' outputs, and `stage` INT64 [N]: which of them answered a row, from 0.
+    """Step with the models' outputs, and `stage` INT64 [N]: the model that served a row, from 0.
 
     Implements `Model`.
     """
@@ -270,10 +270,10 @@ class CascadeStep:
         self._threshold = spec.threshold
 
     def run(self, inputs: Tensors, outputs: Sequence[str] | None = None) -> Tensors:
-        """Run one batch: each model on the rows that are left.
+        """Run one batch: each model on the remaining rows.
 
         Raises:
-            RuntimeFailedError: One failed, or gave another shape than those before it.
+            RuntimeFailedError: A model failed, or gave another shape than those before it.
         """
         output_names = outputs or [spec.name for spec in self.signature.outputs]
         names = [name for name in output_names if name != STAGE]
@@ -287,7 +287,7 @@ class CascadeStep:
                 inputs if is_all else {name: array[left] for name, array in inputs.items()}
             )
             answers = member.run(stage_inputs, needed_names, len(left))
-            # For each row; a model whose confidence is no number is not sure.
+            # Per row; a confidence of NaN counts as unsure.
             values = answers[self._confidence]
             best = values.max(axis=1, initial=-np.inf) if values.ndim > 1 else values
             sure: Array = best >= self._threshold
@@ -307,7 +307,7 @@ class CascadeStep:
         return {name: merged[name] for name in output_names}
 
     def example_inputs(self, *, rows: int, variable: int) -> Tensors:
-        """As the models themselves say."""
+        """Return the example inputs of the models."""
         return self._members.example_inputs(rows=rows, variable=variable)
 
     def close(self) -> None:
@@ -316,10 +316,10 @@ class CascadeStep:
 
 
 def open_cascade(spec: CascadeSpec, around: StepContext) -> CascadeStep:
-    """The step that `spec` describes.
+    """Return the step that `spec` describes.
 
     Raises:
-        UnsupportedModelError: A model cannot be loaded, they disagree, or none says how sure it is.
+        UnsupportedModelError: A model cannot be loaded, they disagree, or none gives a confidence.
     """
     members = Members.open(spec.models, around)
     try:
@@ -330,7 +330,7 @@ def open_cascade(spec: CascadeSpec, around: StepContext) -> CascadeStep:
 
 
 def _outputs(members: Members, spec: CascadeSpec) -> tuple[TensorSpec, ...]:
-    """What all models give alike; one of it has to say how sure they are."""
+    """Return the outputs that all models share; one of them must be the confidence."""
     outputs = members.agreed(None)
     (sure,) = members.agreed([spec.confidence])
     if sure.datatype not in _FLOATS or len(sure.shape) not in {1, 2}:

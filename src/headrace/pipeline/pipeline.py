@@ -1,8 +1,8 @@
-"""Several steps as one model: what one gives, a later one takes, by name.
+"""Several steps as one model: outputs of a step are inputs of later steps, by name.
 
 A step is a `Model`, as a runtime loads it; a pipeline is one too. So the engine batches a pipeline
-as it batches any model, rollouts and registries know it as one version, and a pipeline may be a
-step of another.
+like any model, rollouts and registries handle it as one version, and a pipeline may be a step of
+another.
 """
 
 import threading
@@ -35,9 +35,9 @@ class PipelineStep:
     name: str
     model: Model
     reads: Mapping[str, str]
-    """Per input of the model, the pipeline tensor that it reads."""
+    """By input of the model, the pipeline tensor that it reads."""
     writes: Mapping[str, str]
-    """Per output of the model, its name in the pipeline."""
+    """By output of the model, its name in the pipeline."""
     seconds: Histogram = field(default_factory=Histogram)
     """Duration of its runs, one value per batch."""
 
@@ -96,7 +96,7 @@ class Pipeline:
         return {name: tensors[name] for name in output_names}
 
     def example_inputs(self, *, rows: int = 1, variable: int = 1) -> Tensors:
-        """Inputs that the first steps take: a picture where they take pictures."""
+        """Return inputs that the first steps accept, such as an image."""
         inputs = example_inputs(self.signature, rows=rows, variable=variable)
         for step in self.steps:
             example = getattr(step.model, "example_inputs", None)
@@ -129,7 +129,7 @@ def close_all(closers: Sequence[Callable[[], None]]) -> None:
 
 
 def _signature(steps: Sequence[PipelineStep], outputs: Sequence[str] | None) -> ModelSignature:
-    """What goes in and comes out; what no step gives is asked of the caller."""
+    """Return the pipeline's signature; tensors that no step gives are inputs."""
     produced: dict[str, TensorSpec] = {}
     required: dict[str, TensorSpec] = {}
     batched = all(step.model.signature.batched for step in steps)
@@ -183,7 +183,7 @@ def _called(spec: TensorSpec, name: str) -> TensorSpec:
 
 
 def _check(step: PipelineStep, expected: TensorSpec, provided: TensorSpec) -> None:
-    """Raise unless what is there can be what a step wants."""
+    """Raise an error unless the provided tensor fits a step's input."""
     subject = f"step '{step.name}' takes '{provided.name}'"
     if expected.datatype is not provided.datatype:
         msg = f"{subject} as {expected.datatype}, but it is {provided.datatype}"
@@ -197,7 +197,7 @@ def _check(step: PipelineStep, expected: TensorSpec, provided: TensorSpec) -> No
 
 
 def _both(step: PipelineStep, spec: TensorSpec, there: TensorSpec) -> TensorSpec:
-    """What fits both of two steps that take the same input of the caller's."""
+    """Return the tensor that fits both of two steps with the same input."""
     _check(step, spec, there)
     shape = tuple(a if b == VARIABLE else b for a, b in zip(spec.shape, there.shape, strict=True))
     return TensorSpec(name=there.name, datatype=there.datatype, shape=shape)

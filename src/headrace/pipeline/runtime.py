@@ -1,4 +1,4 @@
-"""The runtime that loads pipelines, so that they are pushed, versioned and served as models are."""
+"""Runtime of pipelines, so that they are pushed, versioned and served like models."""
 
 from pathlib import Path
 from typing import Final
@@ -7,22 +7,22 @@ from headrace.runtimes import LoadOptions, Model
 
 FILE_NAME: Final = "pipeline.yaml"
 
-# What reads that file is loaded only for a pipeline: every model is shown to every runtime.
+# The file's reader is imported only for a pipeline: every model is checked by every runtime.
 
 
 class PipelineRuntime:
-    """Loads a directory with `pipeline.yaml`."""
+    """Loader of a directory with `pipeline.yaml`."""
 
     name = "pipeline"
     runs_code = False
     has_manifest = True
 
     def recognises(self, path: Path) -> bool:
-        """Whether it is a directory with `pipeline.yaml`."""
+        """Whether `path` is a directory with `pipeline.yaml`."""
         return path.is_dir() and (path / FILE_NAME).is_file()
 
     def code_in(self, path: Path) -> str:
-        """Which step of this pipeline runs code of its author's; empty if none does."""
+        """Return the pipeline's steps that run their author's code; empty for none."""
         from headrace.pipeline.build import code_steps  # noqa: PLC0415  # see above
 
         step = next(iter(code_steps(path)), "")

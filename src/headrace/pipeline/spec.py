@@ -43,10 +43,10 @@ Declared = Annotated[
 
 
 class StepSpec(SpecModel):
-    """What all steps have.
+    """Fields common to all steps.
 
-    A step has names of its own for what it takes and gives; `inputs` and `outputs` map them to the
-    names that the other steps know. What is not mapped keeps its name.
+    A step has its own names for its inputs and outputs; `inputs` and `outputs` map them to the
+    names that other steps use. Unmapped names stay the same.
     """
 
     name: str = Field(
@@ -64,7 +64,7 @@ class StepSpec(SpecModel):
 
 
 class FunctionSpec(SpecModel):
-    """A Python function on arrays: of its author's code, so the model needs an explicit allow."""
+    """A Python function on arrays: its author's code, so the model needs an explicit allow."""
 
     kind: Literal["python"]
     name: str = Field(default="", pattern=rf"{_STEP}|^$")
@@ -88,7 +88,7 @@ class TokenizerSpec(StepSpec):
 
 
 class ModelStepSpec(StepSpec):
-    """A model of any format that a runtime here loads, or another pipeline."""
+    """A model of any format that an installed runtime loads, or another pipeline."""
 
     kind: Literal["model"]
     path: File = Field(description="A file or directory beside `pipeline.yaml`.")
@@ -96,7 +96,7 @@ class ModelStepSpec(StepSpec):
 
 
 class PoolingSpec(StepSpec):
-    """Token vectors [rows, tokens, size] to one vector a row."""
+    """Token vectors [rows, tokens, size] to one vector per row."""
 
     kind: Literal["pool"]
     mode: Literal["mean", "first", "max"] = Field(
@@ -107,7 +107,7 @@ class PoolingSpec(StepSpec):
 
 
 class ImageSpec(StepSpec):
-    """Encoded pictures to pixels, as the model's training did it. Needs the extra `image`."""
+    """Encoded images to pixels, processed as in the model's training. Needs the extra `image`."""
 
     kind: Literal["image"]
     size: Size = Field(description="Height and width of the model's input. Unit: pixels.")
@@ -173,7 +173,7 @@ class ImageSpec(StepSpec):
 
 
 class VectorizerSpec(StepSpec):
-    """A vectorizer or transformer of scikit-learn, as skops wrote it. Needs the extra `sklearn`."""
+    """A vectorizer or transformer of scikit-learn, saved by skops. Needs the extra `sklearn`."""
 
     kind: Literal["vectorizer"]
     path: File = Field(description="A `.skops` file beside `pipeline.yaml`.")
@@ -190,7 +190,7 @@ class VectorizerSpec(StepSpec):
 
 
 class ClassifySpec(StepSpec):
-    """A model's numbers to the names of classes, and how sure it is."""
+    """A model's scores to class names and a confidence."""
 
     kind: Literal["classify"]
     labels: Annotated[tuple[Label, ...], Strict(strict=False)] | None = Field(
@@ -230,7 +230,7 @@ class ClassifySpec(StepSpec):
 
 
 class EnsembleSpec(StepSpec):
-    """Several models on the same inputs, and what comes of their answers."""
+    """Several models on the same inputs, with combined outputs."""
 
     kind: Literal["ensemble"]
     models: Paths = Field(
@@ -277,7 +277,7 @@ class CascadeSpec(StepSpec):
 class FeaturesStepSpec(StepSpec):
     """Features of the entities that a row names, from the endpoint's online store.
 
-    Where nothing is bound, as in training, the columns themselves are taken from the caller.
+    Where no service is bound, as in training, the caller sends the columns.
     """
 
     kind: Literal["features"]
@@ -310,7 +310,7 @@ AnyStepSpec = Annotated[
 
 
 def tensor_specs(declared: Mapping[str, tuple[Datatype, tuple[int, ...]]]) -> list[TensorSpec]:
-    """Tensors as a step of Python declares them."""
+    """Return tensors from the declaration of a Python step."""
     return [
         TensorSpec(name=name, datatype=datatype, shape=shape)
         for name, (datatype, shape) in declared.items()
@@ -322,7 +322,7 @@ _NOT_PLAIN: Final = "is not plain YAML: an alias, a tag, a duplicate key, a numb
 
 
 class PipelineSpec(SpecModel):
-    """The whole of `pipeline.yaml`."""
+    """Root of `pipeline.yaml`."""
 
     version: Literal[1] = 1
     steps: Annotated[tuple[AnyStepSpec, ...], Strict(strict=False)] = Field(
@@ -337,10 +337,10 @@ class PipelineSpec(SpecModel):
 
 
 def read_spec(directory: Path) -> PipelineSpec:
-    """What the `pipeline.yaml` in a directory says.
+    """Return the content of the `pipeline.yaml` in a directory.
 
     Raises:
-        UnsupportedModelError: It cannot be read, or with every mistake in it.
+        UnsupportedModelError: It cannot be read, or is invalid; the message lists every mistake.
     """
     path = directory / FILE_NAME
     try:
@@ -357,12 +357,12 @@ def read_spec(directory: Path) -> PipelineSpec:
 
 
 def parse_spec(source: str | Mapping[str, Any]) -> PipelineSpec:
-    """The pipeline that YAML text, or plain data, says.
+    """Return the pipeline in YAML text or plain data.
 
-    Mistakes do not quote the text: it may be a file of anybody's.
+    Messages do not quote the text, because the file may hold private content.
 
     Raises:
-        SpecError: With every mistake, its place, and its line if `source` is text.
+        SpecError: With every mistake, its location, and its line if `source` is text.
     """
     value: Any = source
     lines: Mapping[tuple[str | int, ...], int] = {}
@@ -397,6 +397,6 @@ def _type_of(value: object) -> str:
 
 
 def _without_kind(mistake: SpecMistake) -> SpecMistake:
-    """`steps[0].model.path` as it stands in the file: `steps[0].path`."""
+    """Return a mistake with its location in the file: `steps[0].path` for `steps[0].model.path`."""
     path = re.sub(r"^(steps\[\d+\])\.(?!kind$)[a-z]+(?=\.|$)", r"\1", mistake.place)
     return SpecMistake(place=path, message=mistake.message)

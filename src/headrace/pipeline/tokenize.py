@@ -1,4 +1,4 @@
-"""Text to token ids, by the tokenizer that the model was trained with."""
+"""Tokenization of text to token ids, by the tokenizer that the model was trained with."""
 
 import os
 from collections.abc import Sequence
@@ -27,10 +27,10 @@ MAX_TEXT_BYTES: Final = 1 << 20
 
 
 def texts_of(elements: Array) -> list[str]:
-    """The text of each element, in row-major order.
+    """Return the text of each element, in row-major order.
 
     Raises:
-        InvalidArgumentError: One is too long, or not UTF-8; the message names its row.
+        InvalidArgumentError: A text is too long, or not UTF-8; the message names its row.
     """
     return [_text(raw, row) for row, raw in enumerate(elements.reshape(-1).tolist())]
 
@@ -55,9 +55,10 @@ _NEEDED: Final = "a tokenizer needs the package tokenizers: pip install 'headrac
 
 
 class TokenizerStep:
-    """`text` BYTES [N] to `input_ids`, `attention_mask` and `token_type_ids` [N, tokens].
+    """Step from `text` BYTES [N] to token tensors [N, tokens]. Implements `Model`.
 
-    Rows are padded at their end to the longest. Implements `Model`.
+    Outputs are `input_ids`, `attention_mask` and `token_type_ids`; rows are padded at their end to
+    the longest.
     """
 
     concurrent = True
@@ -80,7 +81,7 @@ class TokenizerStep:
 
     @classmethod
     def open(cls, path: Path, *, max_length: int, datatype: Datatype) -> "TokenizerStep":
-        """The tokenizer that a `tokenizer.json` describes.
+        """Open the tokenizer that a `tokenizer.json` describes.
 
         Raises:
             FailedPreconditionError: The library is not installed.
@@ -100,13 +101,13 @@ class TokenizerStep:
         }
 
     def example_inputs(self, *, rows: int, variable: int) -> Tensors:
-        """Texts of about so many tokens."""
+        """Return texts of about this many tokens."""
         texts = np.empty(rows, np.object_)
         texts[:] = [b"a word " * max(variable // 2, 1)] * rows
         return {TEXT: texts}
 
     def close(self) -> None:
-        """Holds nothing but memory."""
+        """Do nothing; the step only holds memory."""
 
     def _padded(self, lists: list[list[int]], filling: int) -> Array:
         longest = max(map(len, lists), default=0)
@@ -117,13 +118,13 @@ class TokenizerStep:
 
 
 def open_tokenizer(path: Path, *, max_length: int) -> "Tokenizer":
-    """What a `tokenizer.json` describes, cutting texts to `max_length` tokens.
+    """Return the tokenizer of a `tokenizer.json`, truncating texts to `max_length` tokens.
 
     Raises:
         FailedPreconditionError: The library is not installed.
         UnsupportedModelError: The file is not a tokenizer.
     """
-    # One thread: batches run beside each other already, one for each core.
+    # One thread: batches already run concurrently, one per core.
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     try:
         from tokenizers import Tokenizer  # noqa: PLC0415  # an extra
@@ -142,7 +143,7 @@ def open_tokenizer(path: Path, *, max_length: int) -> "Tokenizer":
 
 
 def pad_id(tokenizer: "Tokenizer") -> int:
-    """The token that fills a row: the tokenizer's own, or what such ones call it."""
+    """Return the padding token: the tokenizer's own, or the one with a usual name."""
     ids = (tokenizer.token_to_id(token) for token in ("[PAD]", "<pad>", "<|endoftext|>"))
     usual = next((number for number in ids if number is not None), 0)
     return int((tokenizer.padding or {}).get("pad_id", usual))

@@ -33,20 +33,20 @@ _WORDS: Final = b"a word "
 
 
 class Taken(Protocol):
-    """How a request's tensors become what `transform` takes."""
+    """Conversion of a request's tensors to the input of `transform`."""
 
     specs: tuple[TensorSpec, ...]
     described: str
 
     def rows(self, inputs: Tensors) -> Any:  # noqa: ANN401  # what the library takes
-        """One batch.
+        """Return one batch as the input of `transform`.
 
         Raises:
             InvalidArgumentError: A text is not valid UTF-8.
         """
 
     def example(self, rows: int, variable: int) -> Tensors:
-        """Tensors of so many rows."""
+        """Return tensors of this many rows."""
 
 
 class TextInput:
@@ -59,11 +59,11 @@ class TextInput:
         self.specs: tuple[TensorSpec, ...] = (text,)
 
     def rows(self, inputs: Tensors) -> list[str]:
-        """The texts."""
+        """Return the texts."""
         return texts_of(inputs[TEXT])
 
     def example(self, rows: int, variable: int) -> Tensors:
-        """Texts of about so many words."""
+        """Return texts of about this many words."""
         texts = np.empty(rows, np.object_)
         texts[:] = [_WORDS * max(variable // 2, 1)] * rows
         return {TEXT: texts}
@@ -79,11 +79,11 @@ class Matrix:
         self.described = f"a matrix of {columns} numbers per row"
 
     def rows(self, inputs: Tensors) -> Any:  # noqa: ANN401  # an array
-        """The matrix."""
+        """Return the matrix."""
         return inputs[INPUT]
 
     def example(self, rows: int, variable: int) -> Tensors:
-        """Zeros."""
+        """Return zeros."""
         del variable
         return {INPUT: np.zeros((rows, *self.specs[0].shape[1:]))}
 
@@ -100,11 +100,11 @@ class TableInput:
         self._library = library
 
     def rows(self, inputs: Tensors) -> Any:  # noqa: ANN401  # a data frame
-        """The table; texts stand in columns of objects."""
+        """Return the table; texts are in object columns."""
         return self._library.DataFrame({spec.name: _column(spec, inputs) for spec in self.specs})
 
     def example(self, rows: int, variable: int) -> Tensors:
-        """Zeros and short texts."""
+        """Return zeros and short texts."""
         del variable
         inputs: Tensors = {}
         for spec in self.specs:
@@ -128,27 +128,27 @@ def _column(spec: TensorSpec, inputs: Tensors) -> Any:  # noqa: ANN401  # an arr
 FEATURES: Final = "features"
 MAX_COLUMNS: Final = 1 << 20
 MAX_VALUES: Final = 64 << 20
-"""Of one run: dense, 256 MiB."""
+"""Limit of values in one run: dense, 256 MiB."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Transformer:
-    """An estimator, of which no more threads are in use than a run may have."""
+    """An estimator whose libraries are limited to the threads of a run."""
 
     estimator: Any
     controller: Any
     threads: int
 
     def transform(self, rows: Any) -> Any:  # noqa: ANN401  # texts or a matrix; dense or sparse
-        """What its `transform` returns."""
+        """Return the result of its `transform`."""
         with self.controller.limit(limits=self.threads):
             return self.estimator.transform(rows)
 
 
 class VectorizerStep:
-    """Texts, a matrix or a table to `features` [N, columns]. Implements `Model`."""
+    """Step from texts, a matrix or a table to `features` [N, columns]. Implements `Model`."""
 
-    # It is Python, and nothing promises that two threads may be in one.
+    # The transformer is Python code that is not documented as thread-safe.
     concurrent = False
 
     def __init__(self, transformer: Transformer, taken: Taken, output: TensorSpec) -> None:
@@ -162,8 +162,8 @@ class VectorizerStep:
         """Transform one batch.
 
         Raises:
-            InvalidArgumentError: A text is none, the library does not take the values, or the
-                answer would be too large.
+            InvalidArgumentError: A text is not UTF-8, the library rejects the values, or the output
+                would be too large.
         """
         del outputs
         rows = len(next(iter(inputs.values())))
@@ -183,19 +183,19 @@ class VectorizerStep:
         return {FEATURES: _dense(features, self._dtype)}
 
     def example_inputs(self, *, rows: int, variable: int) -> Tensors:
-        """What a transformer of this kind may take."""
+        """Return inputs that a transformer of this kind may take."""
         return self._taken.example(rows, variable)
 
     def close(self) -> None:
-        """Holds nothing but memory."""
+        """Do nothing; the step only holds memory."""
 
 
 def open_vectorizer(spec: VectorizerSpec, around: StepContext) -> VectorizerStep:
-    """The step that `spec` describes; transforms one row to see what comes out.
+    """Return the step that `spec` describes; transforms one row to determine the output.
 
     Raises:
-        UnsupportedModelError: The file holds nothing that transforms, or gives more columns than
-            can be served.
+        UnsupportedModelError: The file holds no transformer, or gives more columns than can be
+            served.
         FailedPreconditionError: A library is missing.
     """
     path = around.file(spec.path)
@@ -217,7 +217,7 @@ def open_vectorizer(spec: VectorizerSpec, around: StepContext) -> VectorizerStep
 
 
 def _taken(path: Path, estimator: Any, columns: Mapping[str, str] | None) -> Taken:  # noqa: ANN401  # any estimator
-    """What it takes: texts, unless it counted columns when it was fitted."""
+    """Return the kind of input: texts, unless the estimator counted columns when it was fitted."""
     if columns is not None:
         fitted = [str(name) for name in getattr(estimator, "feature_names_in_", ())]
         if fitted != list(columns):
@@ -238,7 +238,7 @@ def _taken(path: Path, estimator: Any, columns: Mapping[str, str] | None) -> Tak
 
 
 def _columns(path: Path, transformer: Transformer, taken: Taken) -> int:
-    """How many it gives: of an example, or where that means nothing to it as it says itself."""
+    """Return the number of output columns: from an example, or else as the estimator states it."""
     estimator = transformer.estimator
     try:
         shape = transformer.transform(taken.rows(taken.example(1, 2))).shape
@@ -259,7 +259,7 @@ def _columns(path: Path, transformer: Transformer, taken: Taken) -> int:
 
 
 def _told_columns(path: Path, estimator: Any, error: Exception) -> int:  # noqa: ANN401  # any estimator
-    """By the names of what it gives; an encoder may know no category of an example."""
+    """Return the count from output names; an encoder may know no category of an example."""
     try:
         return len(estimator.get_feature_names_out())
     except Exception:  # noqa: BLE001  # a library call: the first error says more
@@ -281,7 +281,7 @@ def _run_error(inputs: Tensors, error: Exception) -> HeadraceError:
 
 
 def _missing(inputs: Tensors) -> str:
-    """Where the first value is that is missing or infinite."""
+    """Return the location of the first missing or infinite value."""
     for name, array in inputs.items():
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             wrong = (~np.isfinite(array)).reshape(len(array), -1).any(axis=1)

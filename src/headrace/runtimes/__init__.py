@@ -2,8 +2,8 @@
 
 import os
 
-# From 1.29 on ONNX Runtime sends its makers what is loaded, from a thread that a fork breaks; it
-# reads this once, when it is imported. Whoever wants to send sets it to 0.
+# From 1.29 on ONNX Runtime reports loaded models to its makers, from a thread that a fork breaks.
+# It reads this variable once, when it is imported. Set it to 0 to allow the reports.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 from headrace.runtimes.base import DeadlineModel, LoadOptions, Model, Runtime

@@ -19,7 +19,7 @@ _SHOWN: Final = 40
 
 
 class Tuning(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Options of the engines. Each runtime uses those that it supports and ignores the others.
+    """Options of the engines; a runtime uses those that it supports and ignores the others.
 
     The defaults run a model that was not optimized.
     """
@@ -35,17 +35,17 @@ class Tuning(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     spinning: bool = False
     """Whether idle threads spin instead of sleeping."""
     intra_op_threads: int | None = None
-    """Threads inside one run; None for what the replica plans."""
+    """Threads inside one run; None for the number that the replica plans."""
 
 
 UNTUNED = Tuning()
 
 
 def check_tuning(tuning: Tuning) -> None:
-    """Refuse what no engine knows, whichever runtime would heed it.
+    """Check a tuning against the options that any engine supports.
 
     Raises:
-        UnsupportedModelError: A value is none of those there are; the message lists them.
+        UnsupportedModelError: A value is not supported; the message lists the supported ones.
     """
     _check_one_of("precision", tuning.precision, ("", *PRECISIONS))
     _check_one_of("graph_optimizations", tuning.graph_optimizations, GRAPH_OPTIMIZATIONS)
@@ -79,15 +79,16 @@ def _refuse(what: str) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadOptions:
-    """How a model is loaded into this process."""
+    """Options for loading a model into this process."""
 
     intra_op_threads: int = 1
     """Threads inside one run."""
     device: str = "auto"
-    """A `headrace.core.devices.Device`: "auto" takes an accelerator if one starts, "cpu" never
-    does, any other must run the model."""
+    """A `headrace.core.devices.Device`: "auto" uses an accelerator if one starts, "cpu" uses none,
+    any other must run the model.
+    """
     features: FeatureSource | None = None
-    """Source of features for a model that reads them; None if there is none."""
+    """Source of features for a model that reads them; None if none is configured."""
     tuning: Tuning = UNTUNED
     """Best options that the optimizer measured for this model; its `intra_op_threads` takes
     precedence. Of an optimized model, which has its own tuning, only the threads are
@@ -98,54 +99,55 @@ class LoadOptions:
 
     @property
     def declared_by(self) -> str:
-        """Who declares rows independent, for people; empty for nobody."""
+        """Name of the party that declares rows independent, for display; empty for none."""
         return "`rows_independent`" if self.rows_independent else ""
 
     @property
     def threads(self) -> int:
-        """Threads inside one run: as tuned, where it was."""
+        """Threads inside one run: the tuned number if there is one, else the planned one."""
         return self.tuning.intra_op_threads or self.intra_op_threads
 
 
 class Model(Protocol):
     """A loaded model: an instance.
 
-    Closed by whoever loaded it. It may say in `device`, a `headrace.core.devices.DeviceUse`, on
-    what it runs; one that does not say is refused where a device was asked for.
+    The caller that loaded it closes it. Its optional attribute `device`, a
+    `headrace.core.devices.DeviceUse`, names the device it runs on; a model without that attribute
+    is refused if a device was requested.
     """
 
     signature: ModelSignature
     concurrent: bool
     """Whether `run` may be called from several threads at once.
 
-    A model may also say `may_wait`: that a run can wait for others, such as a database. It then
-    never runs on the event loop, however short its runs are measured to be. With `takes_deadline`
-    its `run` takes `deadline=`: the monotonic time at which the first caller stops waiting,
-    infinity for never. One that was optimized for another number of threads than was planned says
-    so in `intra_op_threads`.
+    Optional attributes: `may_wait` says that a run can wait for other systems, such as a database;
+    the model then never runs on the event loop, however short its measured runs are. With
+    `takes_deadline`, `run` takes `deadline=`: the monotonic time at which the first caller stops
+    waiting, infinity for never. `intra_op_threads` is set by a model that was optimized for another
+    number of threads than was planned.
     """
 
     def run(self, inputs: Tensors, outputs: Sequence[str] | None = None) -> Tensors:
         """Run one batch; blocks, and releases the GIL while computing where the format allows it.
 
         Args:
-            inputs: As `signature` says: every input, checked; axis 0 of equal size if batched.
-            outputs: Names of the outputs that are wanted, in this order; None for all.
+            inputs: Every input of `signature`, validated; axis 0 of equal size if batched.
+            outputs: Names of the requested outputs, in order; None for all.
 
         Raises:
-            InvalidArgumentError: The model itself says that the input is wrong.
+            InvalidArgumentError: The model rejects the input.
             RuntimeFailedError: The model failed on this batch; `__cause__` has its own error.
         """
 
     def close(self) -> None:
-        """Free what the model holds.
+        """Free the model's resources.
 
-        `run` must not be called again.
+        `run` must not be called afterwards.
         """
 
 
 class DeadlineModel(Model, Protocol):
-    """A model that says `takes_deadline`."""
+    """A model with `takes_deadline`."""
 
     def run(
         self,
@@ -154,25 +156,27 @@ class DeadlineModel(Model, Protocol):
         *,
         deadline: float | None = None,
     ) -> Tensors:
-        """As `Model.run`; what waits for others waits no longer than that."""
+        """Run one batch like `Model.run`; waits for other systems end at `deadline`."""
 
 
 class Runtime(Protocol):
-    """Loads models of one format.
+    """Loader of models of one format.
 
-    Made without arguments; holds no state. It may say what it needs: `libraries`, a tuple of
-    packages as they are imported, and `extra`, the one of Headrace's that brings them; and in
-    `optional_libraries` what it uses where that is installed. Neither
-    importing nor `recognises` may need them, so that a model is told apart from an unknown file.
-    One whose models say themselves what they are, by a file in their directory, sets
-    `has_manifest`: no runtime that recognises another file there is asked. One of which some models
-    run code, not all, has `code_in(path) -> str`: what in a model is that code, empty for none.
+    Created without arguments; stateless. Optional attributes: `libraries` is a tuple of the
+    required packages by import name, `extra` the extra of Headrace that installs them, and
+    `optional_libraries` the packages that are used where installed. Neither importing nor
+    `recognises` may need them, so that a model of this format is distinguished from an unknown
+    file. A runtime whose models identify themselves by a file in their directory sets
+    `has_manifest`: other runtimes that recognise another file there are not considered. A runtime
+    of which only some models run code has `code_in(path) -> str`: a description of the code in a
+    model, empty for none.
     """
 
     name: str
     runs_code: bool
-    """Whether loading or running a model of this format runs code of its author's: it then needs an
-    explicit allow. A runtime that does not say counts as one that does."""
+    """Whether loading or running a model of this format runs its author's code and so needs an
+    explicit allow. A runtime without this attribute counts as one that does.
+    """
 
     def recognises(self, path: Path) -> bool:
         """Whether `path` looks like this format, by its name and first bytes."""
@@ -181,5 +185,6 @@ class Runtime(Protocol):
         """Load the model, ready to run.
 
         Raises:
-            UnsupportedModelError: It cannot be; the message names the file and the reason.
+            UnsupportedModelError: The model cannot be loaded; the message names the file and the
+                reason.
         """

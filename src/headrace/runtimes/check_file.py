@@ -1,6 +1,6 @@
-"""File of requests and their answers, to ask a model again: an `.npz` without pickles.
+"""File of recorded requests and responses for verifying a model: an `.npz` without pickles.
 
-Text, which NumPy would pickle, is kept as its bytes and how many belong to each element.
+NumPy would pickle text, so text is stored as bytes and the length of each element.
 """
 
 import io
@@ -21,26 +21,26 @@ from headrace.core.datatypes import DTYPES
 from headrace.runtimes.file_bytes import BrokenFileError
 
 MAX_BYTES: Final = 1 << 29
-"""Of all requests and answers together."""
+"""Limit of all requests and responses together."""
 MOST_REQUESTS: Final = 4096
 _MOST_ARRAYS: Final = 65_536
 _MOST_HEADER: Final = 10_000
 _HEADERS_BYTES: Final = 16 << 20
 _ENTRY: Final = re.compile(r"(in|out)/([0-9]{1,4})/([^/#]*)(#text|#sizes)?\.npy")
-"""A name is quoted, so that neither `/` nor `#` stands in it."""
+"""A name is quoted, so that it contains neither `/` nor `#`."""
 _TEXT, _SIZES = "#text", "#sizes"
 _DTYPES: Final = frozenset(dtype for dtype in DTYPES.values() if not dtype.hasobject)
 
 Asked = tuple[Tensors, Tensors]
-"""A request's inputs, and what was answered."""
+"""A request's inputs and the recorded outputs."""
 
 
 def write_check(file: Path, requests: Sequence[Asked]) -> None:
-    """Write requests and their answers.
+    """Write requests and their outputs.
 
     Raises:
-        InvalidArgumentError: There are none, or too many, or a tensor is of no dtype of the
-            protocol's.
+        InvalidArgumentError: There are no requests, or too many, or a tensor's dtype is not in the
+            protocol.
     """
     if not 1 <= len(requests) <= MOST_REQUESTS:
         msg = (
@@ -55,7 +55,7 @@ def write_check(file: Path, requests: Sequence[Asked]) -> None:
             if left < 0:
                 msg = f"the check requests need more than {MAX_BYTES} bytes"
                 raise InvalidArgumentError(f"{msg}; use fewer")
-            # With a fixed date the same content has the same digest.
+            # A fixed date gives the same content the same digest.
             entry = zipfile.ZipInfo(f"{name}.npy")
             entry.compress_type = zipfile.ZIP_DEFLATED
             stream = io.BytesIO()
@@ -64,10 +64,10 @@ def write_check(file: Path, requests: Sequence[Asked]) -> None:
 
 
 def read_check(file: Path) -> tuple[Asked, ...]:
-    """What `write_check` wrote.
+    """Return the requests and outputs that `write_check` wrote.
 
     Raises:
-        UnsupportedModelError: It is damaged, or claims more than it may hold.
+        UnsupportedModelError: The file is damaged, or declares more than the limit.
     """
     try:
         with zipfile.ZipFile(file) as archive:
@@ -108,7 +108,7 @@ def _entries(requests: Sequence[Asked]) -> Iterator[tuple[str, Array]]:
 
 
 def _arrays(archive: zipfile.ZipFile) -> dict[str, Array]:
-    """Every array, by side, number, name and part; read within bounds."""
+    """Return every array by side, number, name and part; reads are bounded."""
     entries = archive.infolist()
     if len(entries) > _MOST_ARRAYS:
         raise BrokenFileError(f"it holds {len(entries)} arrays; the limit is {_MOST_ARRAYS}")

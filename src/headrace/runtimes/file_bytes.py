@@ -1,7 +1,7 @@
-"""Bounded readers of untrusted bytes: files, protobuf messages and FlatBuffers, never run.
+"""Bounded readers of untrusted bytes: files, protobuf messages and FlatBuffers.
 
-Tables of a FlatBuffer (https://flatbuffers.dev/internals) are read without trust: whatever points
-out of the data is a ValueError.
+No content is executed. Offsets of a FlatBuffer (https://flatbuffers.dev/internals) are not trusted:
+an offset beyond the data is a ValueError.
 """
 
 import os
@@ -25,11 +25,11 @@ _BYTES: Final = 2
 
 
 class BrokenFileError(Exception):
-    """The bytes are not what their beginning promises; the message says how."""
+    """Raised if bytes contradict the format that their beginning declares; the message says how."""
 
 
 def visible_files(directory: Path, suffixes: Collection[str]) -> list[Path]:
-    """The files of a directory with one of these suffixes, sorted; hidden ones are left out."""
+    """Return the visible files of a directory with one of these suffixes, sorted."""
     return sorted(
         file
         for file in directory.iterdir()
@@ -38,11 +38,11 @@ def visible_files(directory: Path, suffixes: Collection[str]) -> list[Path]:
 
 
 class FileReader:
-    """A regular file that is read at places, a block at a time; a context manager."""
+    """A regular file with random access in blocks; a context manager."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC  # a named pipe would make us wait
+        flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC  # opening a named pipe would block
         self._descriptor = os.open(path, flags)
         status = os.fstat(self._descriptor)
         if not stat.S_ISREG(status.st_mode):
@@ -64,14 +64,14 @@ class FileReader:
         os.close(self._descriptor)
 
     def head(self, size: int) -> bytes:
-        """The first bytes, or fewer if there are fewer."""
+        """Return the first bytes, or fewer if the file is shorter."""
         return self.read(0, min(size, self.size))
 
     def read(self, offset: int, size: int) -> bytes:
-        """Exactly `size` bytes.
+        """Return exactly `size` bytes.
 
         Raises:
-            BrokenFileError: There are not so many.
+            BrokenFileError: The file is too short.
         """
         if offset < 0 or size < 0 or offset + size > self.size:
             raise BrokenFileError("is truncated or damaged: it ends before its content does")
@@ -84,7 +84,7 @@ class FileReader:
         return self._block[begin : begin + size]
 
     def byte(self, offset: int) -> int:
-        """The byte at a place."""
+        """Return the byte at an offset."""
         index = offset - self._start
         if 0 <= index < len(self._block):
             return self._block[index]
@@ -97,7 +97,7 @@ class FileReader:
         return data
 
     def number(self, offset: int, form: str) -> int:
-        """The little-endian integer at a place; `form` as `struct` has it."""
+        """Return the little-endian integer at an offset; `form` is a `struct` format."""
         (value,) = struct.unpack(f"<{form}", self.read(offset, struct.calcsize(f"<{form}")))
         return int(value)
 
@@ -114,15 +114,15 @@ class ProtobufField:
 
     @property
     def is_bytes(self) -> bool:
-        """Whether it is a text, bytes or a message."""
+        """Whether the value is a string, bytes or a message."""
         return self.kind == _BYTES
 
 
 def fields(source: FileReader, start: int = 0, end: int | None = None) -> Iterator[ProtobufField]:
-    """The fields of the message at a range, their content unread.
+    """Yield the fields of the message at a range without reading their content.
 
     Raises:
-        BrokenFileError: It is no message, or has more fields than a model has.
+        BrokenFileError: It is not a message, or has more fields than a model has.
     """
     end = source.size if end is None else end
     while start < end:
@@ -150,14 +150,14 @@ def fields(source: FileReader, start: int = 0, end: int | None = None) -> Iterat
 
 
 def inside(source: FileReader, field: ProtobufField) -> Iterator[ProtobufField]:
-    """The fields of the message that a field is."""
+    """Yield the fields of the message in a field."""
     if not field.is_bytes:
         raise BrokenFileError("is damaged: a number where a message should be")
     return fields(source, field.start, field.end)
 
 
 def within(source: FileReader, field: ProtobufField, *path: int) -> Iterator[ProtobufField]:
-    """The fields that a path of field numbers leads to, from the message that a field is."""
+    """Yield the fields at a path of field numbers below the message in a field."""
     for part in inside(source, field):
         if part.number == path[0]:
             if len(path) == 1:
@@ -167,7 +167,7 @@ def within(source: FileReader, field: ProtobufField, *path: int) -> Iterator[Pro
 
 
 def last_text(source: FileReader, field: ProtobufField, *path: int, limit: int = 256) -> str:
-    """The text that a path leads to: of several the last, as protobuf has it; empty for none."""
+    """Return the string at a path, the last of several as in protobuf; empty if absent."""
     value = ""
     for part in within(source, field, *path):
         value = text(source, part, limit)
@@ -175,7 +175,7 @@ def last_text(source: FileReader, field: ProtobufField, *path: int, limit: int =
 
 
 def text(source: FileReader, field: ProtobufField, limit: int = 256) -> str:
-    """The text of a field, cut to `limit` bytes."""
+    """Return the string of a field, cut to `limit` bytes."""
     if not field.is_bytes:
         return ""
     data = source.read(field.start, min(field.end - field.start, limit))
@@ -183,7 +183,7 @@ def text(source: FileReader, field: ProtobufField, limit: int = 256) -> str:
 
 
 def numbers(source: FileReader, field: ProtobufField, limit: int = 64) -> list[int]:
-    """The integers of a repeated field, packed or not."""
+    """Return the integers of a repeated field, packed or not."""
     if not field.is_bytes:
         return [signed(field.value)]
     values: list[int] = []
@@ -195,13 +195,13 @@ def numbers(source: FileReader, field: ProtobufField, limit: int = 64) -> list[i
 
 
 def signed(value: int) -> int:
-    """A varint as `int64` is written."""
+    """Return a varint as a signed `int64`."""
     value &= (1 << 64) - 1
     return value - (1 << 64) if value >> 63 else value
 
 
 def varint(source: FileReader, start: int, end: int) -> tuple[int, int]:
-    """The number of variable length at a place, and where it ends.
+    """Return the varint at an offset, and the offset of its end.
 
     Raises:
         BrokenFileError: It does not end before `end`.
@@ -219,36 +219,36 @@ def varint(source: FileReader, start: int, end: int) -> tuple[int, int]:
 
 @dataclass(frozen=True, slots=True)
 class FlatbufferTable:
-    """A table; fields are known by their number in the schema, absent ones give the default."""
+    """A FlatBuffer table; fields have numbers in the schema, absent ones give the default."""
 
     data: bytes | mmap
     position: int
 
     @classmethod
     def root(cls, data: bytes | mmap) -> "FlatbufferTable":
-        """The table that the data is of."""
+        """Return the root table of the data."""
         return cls(data, _unpack("<I", data, 0))
 
     def number(self, field: int, layout: str, default: float) -> float:
-        """A number, by its layout in `struct`."""
+        """Return a number by its `struct` layout."""
         offset = self._place(field)
         return default if offset is None else _unpack(layout, self.data, offset)
 
     def table(self, field: int) -> "FlatbufferTable | None":
-        """A table within this one."""
+        """Return a nested table; None if it is absent."""
         offset = self._target(field)
         return None if offset is None else FlatbufferTable(self.data, offset)
 
     def text(self, field: int) -> str:
-        """A string; empty if it is absent."""
+        """Return a string; empty if it is absent."""
         return self._bytes(field, 1).decode()
 
     def array(self, field: int, dtype: str) -> Array:
-        """A list of numbers; empty if it is absent."""
+        """Return a list of numbers; empty if it is absent."""
         return np.frombuffer(self._bytes(field, np.dtype(dtype).itemsize), dtype)
 
     def tables(self, field: int) -> Iterator["FlatbufferTable"]:
-        """The tables of a list."""
+        """Yield the tables of a list."""
         offset = self._target(field)
         if offset is None:
             return
@@ -257,7 +257,7 @@ class FlatbufferTable:
             yield FlatbufferTable(self.data, slot + _unpack("<I", self.data, slot))
 
     def length(self, field: int) -> int:
-        """How many items a list has."""
+        """Return the number of items in a list."""
         offset = self._target(field)
         return 0 if offset is None else _unpack("<I", self.data, offset)
 

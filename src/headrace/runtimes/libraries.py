@@ -1,10 +1,11 @@
-"""Libraries of runtimes: which are missing, and their errors as one line.
+"""Libraries of runtimes: missing packages, framework conflicts, and errors as one line.
 
-PyTorch's build for CUDA brings the compiler Triton, whose LLVM registers the same options as the
+PyTorch's build for CUDA includes the compiler Triton, whose LLVM registers the same options as the
 one in TensorFlow. LLVM then aborts the process: "inconsistency in registered CommandLine options".
 
-Libraries put where in their source an error arose before what went wrong, and native stack traces
-behind it. Both are left out, and of what is too long the middle: the end mostly says what to do.
+Library messages begin with the source location of the error and may end with native stack traces.
+Both are removed. Messages that are too long are cut in the middle, because the end usually holds
+the remedy.
 """
 
 import importlib
@@ -23,26 +24,26 @@ from headrace.core import FailedPreconditionError
 from headrace.runtimes.base import Runtime
 
 FRAMEWORKS: Final = {"tensorflow": "TensorFlow", "torch": "PyTorch"}
-"""What people call the packages of which a process imports at most one."""
+"""Display names of the packages of which a process imports at most one."""
 
 
 def missing_library(runtime: Runtime) -> str:
-    """The first package that `runtime` needs and that is not installed; empty if none is.
+    """Return the first package that `runtime` needs and that is not installed; empty if none is.
 
-    A runtime that does not say needs nothing.
+    A runtime without `libraries` needs none.
     """
     required: tuple[str, ...] = getattr(runtime, "libraries", ())
     return next((name for name in required if not _is_installed(name)), "")
 
 
 def how_to_install(runtime: Runtime) -> str:
-    """What to type so that `runtime` can be used."""
+    """Return the install command that makes `runtime` usable."""
     extra = getattr(runtime, "extra", "")
     return f"pip install 'headrace[{extra}]'" if extra else f"install {missing_library(runtime)}"
 
 
 def framework_of(runtime: Runtime) -> str:
-    """The package of `FRAMEWORKS` that models of `runtime` are run by here; empty for none."""
+    """Return the package of `FRAMEWORKS` that runs models of `runtime` here; empty for none."""
     libraries: tuple[str, ...] = (
         *getattr(runtime, "libraries", ()),
         *getattr(runtime, "optional_libraries", ()),
@@ -51,7 +52,7 @@ def framework_of(runtime: Runtime) -> str:
 
 
 def other_framework(package: str) -> str:
-    """The framework in this process that keeps `package` out of it; empty for none."""
+    """Return the imported framework that prevents importing `package`; empty for none."""
     if package not in FRAMEWORKS:
         return ""
     others = (name for name in FRAMEWORKS if name != package)
@@ -59,11 +60,11 @@ def other_framework(package: str) -> str:
 
 
 def import_package(package: str) -> ModuleType:
-    """The package of a library; if it is a framework, this process imports no other afterwards.
+    """Import and return a package; after a framework, this process can import no other framework.
 
     Raises:
         ImportError: It is not installed.
-        FailedPreconditionError: This process holds another framework.
+        FailedPreconditionError: This process has imported another framework.
     """
     if package in FRAMEWORKS:
         keep_frameworks_apart()
@@ -74,9 +75,9 @@ def import_package(package: str) -> ModuleType:
 
 
 def keep_frameworks_apart() -> None:
-    """Let this process import one framework only: a second one raises ImportError.
+    """Limit this process to one framework: importing a second one raises ImportError.
 
-    Libraries that use a framework only where they can import it go on without.
+    Libraries for which a framework is optional work without it.
     """
     if _APART not in sys.meta_path:
         sys.meta_path.insert(0, _APART)
@@ -84,9 +85,9 @@ def keep_frameworks_apart() -> None:
 
 @contextmanager
 def without_frameworks() -> Iterator[None]:
-    """Import libraries that import frameworks which they do not need; for the calling thread.
+    """Hide frameworks in the calling thread, for importing libraries that do not need them.
 
-    What the process has imported before stays.
+    Packages that the process has already imported stay visible.
     """
     keep_frameworks_apart()
     before, _APART.here.are_hidden = _APART.are_hidden, True
@@ -97,21 +98,21 @@ def without_frameworks() -> Iterator[None]:
 
 
 def _is_installed(package: str) -> bool:
-    # Of a package inside another one, the outer one would have to be imported.
+    # `find_spec` of a nested package would import its parent.
     try:
         return find_spec(package.partition(".")[0]) is not None
-    except (ImportError, ValueError):  # somebody put something odd into `sys.modules`
+    except (ImportError, ValueError):  # an unusual entry in `sys.modules`
         return False
 
 
 class SecondFrameworkError(ImportError):
-    """A second framework cannot be imported into this process."""
+    """Raised if a second framework is imported into this process."""
 
 
 class _FrameworkGuard(MetaPathFinder, Loader):
-    """Finds frameworks before Python does, and refuses to load a second or a hidden one.
+    """Import finder that precedes Python's and refuses to load a second or a hidden framework.
 
-    They are found all the same, so that `find_spec` tells what is installed.
+    It still returns specs, so that `find_spec` shows which frameworks are installed.
     """
 
     def __init__(self) -> None:
@@ -119,13 +120,13 @@ class _FrameworkGuard(MetaPathFinder, Loader):
 
     @property
     def are_hidden(self) -> bool:
-        """Whether the calling thread imports none."""
+        """Whether the calling thread imports no framework."""
         return getattr(self.here, "are_hidden", False)
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """A spec that cannot be loaded; None leaves the package to other finders."""
+        """Return a spec that refuses to load; None leaves the package to other finders."""
         if fullname not in FRAMEWORKS or not (self.are_hidden or other_framework(fullname)):
             return None
         if PathFinder.find_spec(fullname, path, target) is None:
@@ -165,7 +166,7 @@ _CONDITION: Final = re.compile(r"(?:Check failed: )?\S.{0,200}? was false\. (?=\
 
 
 def reason_of(error: BaseException) -> str:
-    """What went wrong: a library's message without source paths, signatures and stack traces."""
+    """Return a library's message without source paths, signatures and stack traces."""
     text = str(error)
     if len(text) > _MAX_READ:
         text = text[: _MAX_READ // 2] + _CUT + text[-_MAX_READ // 2 :]

@@ -1,7 +1,7 @@
-"""Runtime of OpenVINO: its own format, and others that it reads where it is named, on the CPU.
+"""Runtime of OpenVINO, on the CPU: its own format, and others that it reads if named explicitly.
 
-A file is checked before OpenVINO sees it: weights that lie outside of the `.bin` or the directory,
-entities and nesting without end, lists that cannot be true.
+A file is checked before OpenVINO reads it: external weights outside of the `.bin` or the directory,
+XML entities, unbounded nesting, and impossible list sizes are refused.
 """
 
 import logging
@@ -80,18 +80,19 @@ class OpenvinoModel:
         self._outputs = {spec.name: index for index, spec in enumerate(signature.outputs)}
 
     def run(self, inputs: Tensors, outputs: Sequence[str] | None = None) -> Tensors:
-        """Run one batch; a run that fails leaves its request behind."""
+        """Run one batch; a failed run discards its request."""
         compiled = self._compiled
         if compiled is None:
             raise RuntimeFailedError("the model is closed")
         try:
-            # Append and pop are atomic, and whoever finds none makes one: no lock is needed.
+            # Append and pop are atomic, and a thread that gets no request creates one: no lock is
+            # needed.
             request = self._idle.pop() if self._idle else compiled.create_infer_request()
         except IndexError:
             request = compiled.create_infer_request()
         try:
             if self._is_stateful:
-                request.reset_state()  # what a caller sent must not reach the next one
+                request.reset_state()  # one caller's inputs must not reach the next one
             for index, name in enumerate(self._inputs):
                 request.set_input_tensor(index, self._wrap(inputs[name]))
             request.infer(share_outputs=True)
@@ -111,26 +112,27 @@ class OpenvinoModel:
         self._idle.clear()
 
     def _wrap(self, array: Array) -> Any:  # noqa: ANN401  # ships no types that mypy reads
-        """OpenVINO's tensor of an array; it copies what is read-only, unaligned or not in order."""
+        """Return OpenVINO's tensor of an array, copying one that is read-only or not in order."""
         return self._tensor(array, shared_memory=array.flags.carray)
 
 
 def open_openvino(path: Path, options: LoadOptions, *, named: Named) -> OpenvinoModel:
-    """Read, compile and try a model whose file was checked.
+    """Read, compile and test a model whose file was checked.
 
     Args:
-        path: As OpenVINO takes it.
-        named: What callers call each tensor: from its names, and OpenVINO's own for its node.
+        path: In the form that OpenVINO takes.
+        named: Returns a tensor's name for callers from its names and OpenVINO's name of its node.
 
     Raises:
-        UnsupportedModelError: It cannot be served, or its tuning is none; the message says why.
+        UnsupportedModelError: It cannot be served, or its tuning is not supported; the message says
+            why.
     """
     check_tuning(options.tuning)
     library = import_openvino()
     core = library.Core()
     try:
-        # Asked to read whatever it is, OpenVINO tries the parsers of all formats in turn; the one
-        # of TensorFlow's text format prints what it cannot parse to standard error.
+        # Without a named format OpenVINO tries all parsers in turn; the one of TensorFlow's text
+        # format prints unparsable content to standard error.
         if path.suffix.lower() == ".onnx":
             frontends = import_library("openvino.frontend", "openvino").FrontEndManager()
             frontend = frontends.load_by_framework("onnx")
@@ -138,7 +140,8 @@ def open_openvino(path: Path, options: LoadOptions, *, named: Named) -> Openvino
         else:
             model = core.read_model(path)
     except Exception as error:  # noqa: BLE001  # its message may quote the file
-        # Of a graph that was read here first it names operators; of an IR it quotes any value.
+        # Errors about a graph that was read here first name operators; errors about an IR quote
+        # values.
         is_read = path.suffix.lower() == ".onnx" or path.is_dir()
         what = openvino_reason(error) if is_read else error_kind(error)
         raise refuse(path, f"OpenVINO refuses it: {what}") from None
@@ -167,10 +170,10 @@ def open_openvino(path: Path, options: LoadOptions, *, named: Named) -> Openvino
 
 
 def import_openvino() -> ModuleType:
-    """OpenVINO, without its telemetry: else each import would be told to its makers.
+    """Import OpenVINO without its telemetry, which would report each import to its makers.
 
-    Its own code does without where that package is missing. Whoever imported OpenVINO before has
-    decided otherwise.
+    OpenVINO works without the telemetry package. If OpenVINO was imported before, its telemetry is
+    left unchanged.
 
     Raises:
         FailedPreconditionError: It is not installed; the message says how to install it.
@@ -181,14 +184,14 @@ def import_openvino() -> ModuleType:
 
 
 def openvino_reason(error: BaseException) -> str:
-    """OpenVINO's message on one line, without where in its source it arose."""
+    """Return OpenVINO's message on one line, without source locations."""
     return reason_of(RuntimeError(_NOISE.sub("", str(error)).strip() or type(error).__name__))
 
 
 def openvino_precision(model: Any) -> str:  # noqa: ANN401  # ships no types that mypy reads
-    """In what OpenVINO is to compute: what the model's author wrote into it, else `f32`.
+    """Return OpenVINO's compute precision: the one the author set in the model, else `f32`.
 
-    Left alone, OpenVINO takes bf16 wherever the processor has it, and answers differ between
+    By default OpenVINO uses bf16 wherever the processor supports it, and results differ between
     machines and from the framework's.
     """
     info_path = ["runtime_options", _PRECISION]
@@ -202,24 +205,25 @@ def openvino_precision(model: Any) -> str:  # noqa: ANN401  # ships no types tha
 
 
 def openvino_settings(model: Any, options: LoadOptions) -> Mapping[str, object]:  # noqa: ANN401
-    """As many streams as there are cores for runs that use `intra_op_threads` each."""
+    """Return settings with one stream per `intra_op_threads` cores."""
     threads = max(1, options.threads)
     streams = max(1, len(os.sched_getaffinity(0)) // threads)
     return {
         _PRECISION: options.tuning.precision or openvino_precision(model),
-        # Activations of models with compressed weights would be rounded to eight bits.
+        # OpenVINO would round activations of models with compressed weights to eight bits.
         "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,
         "NUM_STREAMS": streams,
         "INFERENCE_NUM_THREADS": streams * threads,
-        # Fused attention (of 2026.4) that first ran on a length of 1 answers wrong for others.
+        # Fused attention (of 2026.4) gives wrong results for other lengths if it first ran on
+        # length 1.
         **({"SNIPPETS_MODE": "DISABLE"} if model.is_dynamic() else {}),
-        # Each process would pin itself to the same first cores.
+        # Without this, each process pins itself to the same first cores.
         "ENABLE_CPU_PINNING": False,
     }
 
 
 def _tell_precision(path: Path, compiled: Any, options: LoadOptions) -> None:  # noqa: ANN401  # ships no types that mypy reads
-    """Say in the log where the processor cannot do what was asked: OpenVINO then takes another."""
+    """Log if the processor lacks the requested precision and OpenVINO uses another."""
     precision = options.tuning.precision
     if not precision:
         return
@@ -258,8 +262,8 @@ def _specs(path: Path, kind: str, ports: Sequence[Any], named: Named) -> tuple[T
                 raise refuse(path, f"{msg} with the shapes of its inputs, -1 where they vary")
             specs.append(TensorSpec(name=name, datatype=datatype, shape=()))
             continue
-        # By index: the end of an iteration is an exception of pybind11, which is a RuntimeError
-        # after Pulsar's client was imported.
+        # By index: pybind11 ends an iteration with an exception that is a RuntimeError after
+        # Pulsar's client was imported.
         sizes = [shape[axis] for axis in range(shape.rank.get_length())]
         sizes = [VARIABLE if size.is_dynamic else size.get_length() for size in sizes]
         specs.append(TensorSpec(name=name, datatype=datatype, shape=tuple(sizes)))
@@ -277,7 +281,7 @@ def _check(path: Path, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec
 
 
 def shortest_name(names: Sequence[str], own: str) -> str:
-    """What an exporter meant a tensor to be called: `input` rather than `serving_input:0`."""
+    """Return the name that the exporter intended: `input` rather than `serving_input:0`."""
     return min(names, key=lambda name: (":" in name, len(name), name), default=own)
 
 
@@ -286,20 +290,20 @@ _IR: Final = re.compile(
     rb"(\xef\xbb\xbf)?\s*(<\?xml[^>]*\?>\s*)?(<!--.*?-->\s*)*<net[\s>]", re.DOTALL
 )
 _USUAL: Final = {"model.xml", "openvino_model.xml"}
-"""Triton's name, and Optimum's, which puts its tokenizers beside the model."""
+"""File names of Triton and of Optimum, which stores its tokenizers beside the model."""
 _MOST_XML_BYTES: Final = 512 << 20
 _CHUNK_BYTES: Final = 1 << 16
 _MOST_DEPTH: Final = 64
 _MOST_LAYERS: Final = 2_000_000
 _OLDEST_VERSION: Final = 10
-"""Of the IR: OpenVINO 2020.1 wrote the first that this one reads."""
+"""Version of the IR: OpenVINO 2020.1 wrote the first that this version reads."""
 _MOST_SHOWN: Final = 64
 _MAX_ELEMENTS: Final = 1 << 40
 _BITS: Final = {"boolean": 8, "bf16": 16, "nf4": 4, "string": 8, "f8e4m3": 8, "f8e5m2": 8}
 
 
 class OpenvinoFormat(StrEnum):
-    """What OpenVINO reads."""
+    """Format that OpenVINO reads."""
 
     IR = ".xml"
     ONNX = ".onnx"
@@ -310,14 +314,14 @@ class OpenvinoFormat(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenvinoFile:
-    """What to hand to OpenVINO."""
+    """Path and format to pass to OpenVINO."""
 
     kind: OpenvinoFormat
     path: Path
 
 
 def looks_like_openvino(path: Path) -> bool:
-    """Whether `path` is an IR, or a directory with exactly one; no other format is claimed."""
+    """Whether `path` is an IR, or a directory with exactly one; no other format is recognised."""
     if path.is_dir():
         models = _entries(path, {OpenvinoFormat.IR.value})
         return len(models) == 1 and _begins_like_ir(models[0]) and not (path / "model.py").exists()
@@ -325,10 +329,10 @@ def looks_like_openvino(path: Path) -> bool:
 
 
 def find_openvino_file(path: Path) -> OpenvinoFile:
-    """The model at `path`, checked.
+    """Return the checked model at `path`.
 
     Raises:
-        UnsupportedModelError: There is none, or several, or it is damaged.
+        UnsupportedModelError: There is no model, there are several, or it is damaged.
     """
     if looks_like_savedmodel(path):
         read_savedmodel(path)
@@ -380,11 +384,11 @@ def _only_file(directory: Path) -> Path:
 
 
 def read_ir(source: FileReader) -> "IrFile":
-    """What an IR says of its model and of its weights.
+    """Return an IR's declarations about its model and weights.
 
     Raises:
-        ExpatError: It is no whole XML.
-        BrokenFileError: It declares what cannot be.
+        ExpatError: It is not complete XML.
+        BrokenFileError: A declaration cannot be true.
     """
     if source.size > _MOST_XML_BYTES:
         raise BrokenFileError(f"is larger than {_MOST_XML_BYTES} bytes")
@@ -401,7 +405,7 @@ def read_ir(source: FileReader) -> "IrFile":
 
 
 def xml_parser() -> expat.XMLParserType:
-    """A parser that refuses entities: a few lines of them make gigabytes."""
+    """Return a parser that refuses entities, which could expand a few lines to gigabytes."""
     parser = expat.ParserCreate()
     parser.EntityDeclHandler = _no_entities
     return parser
@@ -424,7 +428,7 @@ def _check_weights(file: Path, end: int) -> None:
 
 
 def _check_paddle(file: Path) -> None:
-    """Read the outer two levels of the program: OpenVINO's own reader has no bound."""
+    """Check the outer two levels of the program, because OpenVINO's own reader has no bound."""
     try:
         with FileReader(file) as source:
             blocks = [field for field in fields(source) if field.number == 1]
@@ -447,7 +451,7 @@ def _no_entities(*_: object) -> None:
 
 
 class IrFile:
-    """An IR as its elements come: signature, weights by datatype, and where they end."""
+    """Streaming reader of an IR: signature, weights by datatype, and their end offset."""
 
     def __init__(self) -> None:
         self.name = self.version = ""
@@ -461,7 +465,7 @@ class IrFile:
         self._dims: list[int] = []
 
     def start(self, element: str, attributes: dict[str, str]) -> None:
-        """Take an element's beginning."""
+        """Handle an element's start."""
         self._depth += 1
         if self._depth > _MOST_DEPTH:
             raise BrokenFileError(f"nests deeper than {_MOST_DEPTH} elements")
@@ -498,11 +502,11 @@ class IrFile:
             self.inputs.append(TensorInfo(name=self._layer, datatype=datatype, shape=shape))
 
     def characters(self, data: str) -> None:
-        """Take text."""
+        """Handle text."""
         self._text = (self._text + data)[:32]
 
     def end(self, element: str) -> None:
-        """Take an element's end."""
+        """Handle an element's end."""
         self._depth -= 1
         if element == "dim" and len(self._dims) < _MOST_SHOWN:
             self._dims.append(_whole(self._text))
@@ -518,7 +522,7 @@ def _bits(kind: str) -> int:
 
 
 def _datatype(kind: str) -> str:
-    """The common name of an element type; `?` if there is none."""
+    """Return the common name of an element type; `?` if it is unknown."""
     plain = re.fullmatch(r"(f|bf|i|u)(\d{1,2})", kind)
     if plain is None:
         return {"boolean": "BOOL", "string": "BYTES"}.get(kind, "?")
@@ -526,7 +530,7 @@ def _datatype(kind: str) -> str:
 
 
 def _sizes(shape: str) -> list[int]:
-    """The dimensions of a list with commas; -1 where one varies."""
+    """Return the dimensions of a comma-separated list; -1 if variable."""
     return [_whole(part) for part in shape.split(",") if part.strip()]
 
 
@@ -536,10 +540,10 @@ def _whole(digits: str) -> int:
 
 
 def open_by_openvino(path: Path, options: LoadOptions) -> OpenvinoModel:
-    """A SavedModel run by OpenVINO, with the names of its signature.
+    """Open a SavedModel in OpenVINO with the names of its signature.
 
     Raises:
-        UnsupportedModelError: It cannot be served so; the message says why.
+        UnsupportedModelError: OpenVINO cannot serve it; the message says why.
     """
     saved = read_savedmodel(path)
     if saved.unsafe:
@@ -566,7 +570,7 @@ def open_by_openvino(path: Path, options: LoadOptions) -> OpenvinoModel:
 
 
 class OpenvinoRuntime:
-    """Loads an IR (`.xml` and `.bin`); named, also ONNX, SavedModels, `.tflite` and Paddle."""
+    """Loader of an IR (`.xml` and `.bin`); if named, of ONNX, SavedModels, `.tflite` and Paddle."""
 
     name = "openvino"
     runs_code = False

@@ -1,7 +1,7 @@
-"""Proof, by running a model, that requests of different lengths may share a batch of it.
+"""Padding of requests to a common length, and its proof by running the model.
 
-A model with an attention mask usually answers the same for a row however far it is padded, but
-some exports read the mask and ignore it. So rows are run alone and padded, and compared.
+A model with an attention mask usually gives the same outputs for a row with any padding, but some
+exports read the mask and ignore it. So rows are run alone and padded, and compared.
 """
 
 import logging
@@ -25,28 +25,30 @@ from headrace.runtimes.base import Model
 from headrace.runtimes.probe import QUANTISED_RATIO, SAME_RATIO, difference_ratio
 
 OutputLengthAxes = dict[str, tuple[int, ...]]
-"""For an output's name, its axes that are as long as the padded axis: cut them to a row's own
-length. Outputs without such axes are left out."""
+"""By output name, the axes that are as long as the padded axis; they are cut to a row's own length.
+Outputs without such axes are omitted.
+"""
 
 _MASK: Final = re.compile(r"(^|[_.\W])mask$", re.IGNORECASE)
 _LENGTHS: Final = ((3, 11), (5, 7))
-"""Real and padded lengths that are tried. The first is mostly padding, so that a leak shows; all
-are primes, so that a length is not taken for a model's own dimension."""
+"""Real and padded lengths of the trial runs. The first is mostly padding, so that a leak shows; all
+are primes, so that a length is not mistaken for a dimension of the model.
+"""
 
 _log = logging.getLogger(__name__)
 
 
 class VerifiedPadding(NamedTuple):
-    """Padding under which a model was seen to answer as it does without."""
+    """Padding under which a model's outputs are verified to be unchanged."""
 
     settings: PaddingSpec
     length_axes: OutputLengthAxes
 
 
 def find_padding(model: Model) -> VerifiedPadding | None:
-    """How to pad this model's requests to one length; None where that is not proved harmless.
+    """Return a padding for this model's requests; None if it is not proved harmless.
 
-    Looks at batched models that have an input named like a mask and one variable axis besides the
+    Applies to batched models that have an input named like a mask and one variable axis besides the
     batch; each input is padded with 0. Costs a few runs of small inputs.
     """
     axis = _length_axis(model.signature)
@@ -61,10 +63,10 @@ def find_padding(model: Model) -> VerifiedPadding | None:
 
 
 def verify_padding(model: Model, settings: PaddingSpec) -> OutputLengthAxes:
-    """Prove that padding as in `settings` changes no answer; which output axes follow the length.
+    """Prove that padding changes no output; return the output axes that follow the length.
 
     Raises:
-        UnsupportedModelError: It does, or the model cannot be padded so; the message says why.
+        UnsupportedModelError: It does, or the model cannot be padded; the message says why.
     """
     signature = model.signature
     if not signature.batched:
@@ -98,7 +100,7 @@ def verify_padding(model: Model, settings: PaddingSpec) -> OutputLengthAxes:
 def pad_inputs(
     inputs: Tensors, length: int, *, names: frozenset[str], settings: PaddingSpec
 ) -> Tensors:
-    """`inputs` with those in `names` padded at their end to `length` along `settings.axis`."""
+    """Return `inputs` with those in `names` padded at the end to `length` along `settings.axis`."""
     return {
         name: _pad(array, length, settings.axis, settings.values.get(name, 0))
         if name in names
@@ -108,7 +110,7 @@ def pad_inputs(
 
 
 def mask_input(signature: ModelSignature) -> str | None:
-    """The input that says what of the variable axis is real, if the model has both."""
+    """Return the input that masks padding of the variable axis, if the model has both."""
     axis = _length_axis(signature)
     if axis is None:
         return None
@@ -117,7 +119,7 @@ def mask_input(signature: ModelSignature) -> str | None:
 
 
 def _length_axis(signature: ModelSignature) -> int | None:
-    """The one variable axis besides the batch, if the model has one and a mask along it."""
+    """Return the only variable axis besides the batch, if a mask has it; else None."""
     axes = {
         axis
         for spec in signature.inputs
@@ -144,7 +146,7 @@ def _compare(
     *,
     tolerance: float,
 ) -> OutputLengthAxes:
-    """Run two rows of `real` length as they are and padded to `length`, and compare."""
+    """Run two rows of `real` length without padding and padded to `length`, and compare."""
     inputs = _inputs_that_run(model, real)
     plain = model.run(inputs)
     try:
@@ -164,10 +166,10 @@ def _compare(
 
 
 def _inputs_that_run(model: Model, length: int) -> Tensors:
-    """Two rows without padding: masks of ones and, where the model takes it, no id of 0.
+    """Return two rows without padding: masks of ones and, where the model takes it, no id of 0.
 
     Raises:
-        UnsupportedModelError: The model does not run on made-up inputs.
+        UnsupportedModelError: The model does not run on generated inputs.
     """
     inputs = example_inputs(model.signature, rows=2, variable=length)
     larger = {
@@ -189,9 +191,9 @@ def _inputs_that_run(model: Model, length: int) -> Tensors:
 
 
 def _noise(model: Model, inputs: Tensors) -> float:
-    """How much two rows of one length differ between alone and together, as a ratio.
+    """Return the difference of two rows of one length run alone and together, as a ratio.
 
-    What a model with dynamic quantisation does to rows that share a batch, it may do to padding.
+    Padding may cause the same difference as sharing a batch in a model with dynamic quantisation.
     """
     together = model.run(inputs)
     rows = [model.run({name: array[i : i + 1] for name, array in inputs.items()}) for i in range(2)]

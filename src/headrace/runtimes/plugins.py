@@ -85,7 +85,7 @@ _IN_DIRECTORIES: Final = (
 
 
 def what_else(path: Path) -> str:
-    """What a file or directory is and what to do; empty if that is not known."""
+    """Return the format of a file or directory and the remedy; empty if it is unknown."""
     description = _directory(path) if path.is_dir() else _file(path)
     return f"is {description[0]}; {description[1]}" if description else ""
 
@@ -129,7 +129,7 @@ def _head(file: Path) -> bytes:
 
 
 def _names_in(archive: Path) -> list[str] | None:
-    """The first names in a ZIP file; None if it is damaged. Nothing else of it is read."""
+    """Return the first names in a ZIP file, without reading content; None if it is damaged."""
     try:
         with zipfile.ZipFile(archive) as opened:
             return opened.namelist()[:_MOST_NAMES]
@@ -144,9 +144,9 @@ _ZIP: Final = b"PK\x03\x04"
 
 
 def code_in(path: Path) -> str:
-    """Why a file, or the first such file in a directory, is refused; empty if none is.
+    """Return why a file, or the first such file in a directory, is refused as code; else empty.
 
-    Looks at names and first bytes, and at the list of names in archives; nothing is loaded.
+    Examines names, first bytes and the lists of names in archives; nothing is loaded.
     """
     if path.is_file():
         return _code_in_file(path, path.name)
@@ -184,13 +184,13 @@ def _code_in_file(file: Path, name: str) -> str:
 
 
 _SLOW_S: Final = 1.0
-"""A run that took so long is not repeated for a better figure."""
+"""Duration of a run from which it is not repeated for a better figure."""
 
 
 def made_up_inputs(model: Model, *, rows: int = 1, variable: int = 1) -> Tensors:
-    """Inputs that mean something to a model, if it knows such, else ones that fit its signature.
+    """Return the model's own example inputs if it has any, else ones that fit its signature.
 
-    A model may have a method `example_inputs(rows=, variable=)`, as what takes pictures has.
+    A model may have a method `example_inputs(rows=, variable=)`, such as an image model.
     """
     example = getattr(model, "example_inputs", None)
     if example is None:
@@ -200,7 +200,7 @@ def made_up_inputs(model: Model, *, rows: int = 1, variable: int = 1) -> Tensors
 
 
 def first_run(model: Model, clock: Callable[[], float] = time.perf_counter) -> FirstRun:
-    """One inference of one row. A model that fails on made-up inputs may do well on real ones."""
+    """Run one row and return the result. Real inputs may work where generated ones fail."""
 
     def timed(inputs: Tensors) -> float:
         started = clock()
@@ -215,7 +215,7 @@ def first_run(model: Model, clock: Callable[[], float] = time.perf_counter) -> F
         inputs = made_up_inputs(model, variable=size)
         try:
             run_s = timed(inputs)
-            # What a library sets up once is no part of an inference.
+            # One-time setup of a library does not count as inference.
             return FirstRun(run_s=run_s if run_s > _SLOW_S else timed(inputs))
         except HeadraceError as failed:
             error = error or str(failed)
@@ -239,27 +239,27 @@ def _load(name: str) -> Runtime:
 
 
 def runtime_names() -> tuple[str, ...]:
-    """The names of all installed runtimes, sorted; nothing is imported."""
+    """Return the names of all installed runtimes, sorted, without importing them."""
     return tuple(_entry_points())
 
 
 def usable_runtimes() -> tuple[str, ...]:
-    """The names of runtimes that can load a model here: they, and what they need, are installed."""
+    """Return the names of runtimes that are installed with their libraries."""
     return tuple(name for name in runtime_names() if not _why_not(name))
 
 
 def runtimes_text() -> str:
-    """Which runtimes can be used, and what the others lack."""
+    """Return a text of the usable runtimes and what the others lack."""
     usable = ", ".join(usable_runtimes()) or "none"
     others = [f"'{name}' {why}" for name in runtime_names() if (why := _why_not(name))]
     return f"available runtimes: {usable}" + "".join(f"; {other}" for other in others)
 
 
 def get_runtime(name: str) -> Runtime:
-    """The runtime of this name.
+    """Return the runtime of this name.
 
     Raises:
-        InvalidArgumentError: There is none; the message lists those that can be used.
+        InvalidArgumentError: It does not exist; the message lists the usable runtimes.
         FailedPreconditionError: It is installed but cannot be imported; the message says why.
     """
     if name not in _entry_points():
@@ -273,15 +273,15 @@ def get_runtime(name: str) -> Runtime:
 
 
 def detect_runtime(path: Path) -> Runtime:
-    """The one runtime that recognises `path`; a runtime that is broken is passed over.
+    """Return the only runtime that recognises `path`; a broken runtime is skipped.
 
     Raises:
-        UnsupportedModelError: None or several do, or there is no such path.
+        UnsupportedModelError: No runtime or several recognise it, or the path does not exist.
     """
     if not path.exists():
         raise UnsupportedModelError(f"{path}: no such file or directory")
     names = [name for name in runtime_names() if _recognises(name, path)]
-    # A file that says what a directory is stands above what else lies there.
+    # A manifest in a directory takes precedence over other files there.
     names = [n for n in names if getattr(get_runtime(n), "has_manifest", False)] or names
     if len(names) == 1:
         return get_runtime(names[0])
@@ -313,14 +313,14 @@ def load_model(path: Path, runtime: str = "", options: LoadOptions | None = None
 
 
 def inspect_model(path: Path, runtime: str = "", *, allow_code: bool = False) -> Inspected:
-    """The model's runtime and signature, once it is proved to load, and how a first run went.
+    """Load a model once and return its runtime, its signature and the result of a first run.
 
     Args:
         runtime: Name of the runtime; empty detects it.
         allow_code: Whether the model may be of a format that runs its author's code.
 
     Raises:
-        CodeNotAllowedError: It would run code; nothing of it was run.
+        CodeNotAllowedError: It would run code; none of it was run.
         UnsupportedModelError: It cannot be loaded; the message says why.
         InvalidArgumentError: No runtime has this name.
         FailedPreconditionError: The runtime itself cannot be loaded.
@@ -331,7 +331,7 @@ def inspect_model(path: Path, runtime: str = "", *, allow_code: bool = False) ->
         raise CodeNotAllowedError(str(path), plugin.name, code_of_model(plugin, path))
     check_libraries(plugin, path)
     if not has_code and (reason := code_in(path)):
-        # It may lie there unused, but nobody who takes the model elsewhere would know.
+        # The file may be unused, but a user who moves the model elsewhere would not know of it.
         raise UnsupportedModelError(f"{path}: {reason}")
     try:
         model = plugin.load(path, LoadOptions(device="cpu"))
@@ -346,7 +346,7 @@ def inspect_model(path: Path, runtime: str = "", *, allow_code: bool = False) ->
 
 
 def check_libraries(runtime: Runtime, path: Path) -> None:
-    """Refuse a model whose library is not installed.
+    """Check that the library of a model's runtime is installed.
 
     Raises:
         FailedPreconditionError: It is not; the message says what to install.
@@ -359,24 +359,24 @@ def check_libraries(runtime: Runtime, path: Path) -> None:
 
 
 def framework_named(runtime: str) -> str:
-    """The package of `FRAMEWORKS` that the runtime of this name uses here; empty for none."""
+    """Return the package of `FRAMEWORKS` that a runtime uses here, by its name; empty for none."""
     try:
         return framework_of(get_runtime(runtime))
-    except HeadraceError:  # it is not here, but where the model runs
+    except HeadraceError:  # the runtime is installed where the model runs, not here
         return ""
 
 
 def runs_code(runtime: Runtime, path: Path) -> bool:
-    """Whether the model at `path` runs its author's code; a plug-in that is silent does.
+    """Whether the model at `path` runs its author's code; true if the plug-in does not declare it.
 
     Raises:
-        UnsupportedModelError: It cannot be told, as the model is damaged.
+        UnsupportedModelError: The model is damaged.
     """
     return getattr(runtime, "runs_code", True) is not False or bool(code_of_model(runtime, path))
 
 
 def code_of_model(runtime: Runtime, path: Path) -> str:
-    """What in this one model is code of its author's, where not all of its format are; else empty.
+    """Return the author's code in this model, if only some models of its format have any.
 
     Raises:
         UnsupportedModelError: The model is damaged.
@@ -398,7 +398,7 @@ def _choose(path: Path, runtime: str) -> Runtime:
 
 
 def _unknown(path: Path) -> str:
-    """Why nothing can load a path that no runtime recognises, and what is loaded."""
+    """Return why no runtime recognises a path, and which formats are supported."""
     if reason := what_else(path):
         return f"{reason} (no runtime loads it; {runtimes_text()})"
     what = "directory" if path.is_dir() else "file"
@@ -409,7 +409,7 @@ def _unknown(path: Path) -> str:
 
 
 def _why_not(name: str) -> str:
-    """Why the runtime of this name cannot be used; empty if it can."""
+    """Return why a runtime cannot be used, by its name; empty if it can."""
     try:
         runtime = get_runtime(name)
     except HeadraceError:

@@ -31,23 +31,26 @@ Run = Callable[[Tensors], Tensors]
 _Draw = Callable[["np.random.Generator", tuple[int, ...]], Array]
 
 VARIABLE_SIZES: Final = (2, 1, 8, 32, 64, 224, 1024)
-"""Sizes tried for variable dimensions until the model runs. 2 comes first, because an axis of
-size 1 hides what happens along it; 224 is the usual side of an image, and sound takes more."""
+"""Sizes tried for variable dimensions until the model runs. 2 comes first, because an axis of size
+1 hides effects along it; 224 is the usual side of an image, and audio needs more.
+"""
 
 SAME_RATIO: Final = 1e-3
 """Largest difference, over the row's largest value, that counts as rounding: kernels for another
-number of rows sum in another order."""
+number of rows sum in another order.
+"""
 
 QUANTISED_RATIO: Final = 0.05
-"""The same for a graph that is proven: where values are quantised, rounding moves them by a step.
-What really depends on its neighbours differs by far more than that."""
+"""The same for a graph that is proven: quantisation turns rounding into whole steps. A real
+dependence on neighbouring rows is far larger.
+"""
 
 _MAX_PROBING_S: Final = 0.25
-"""Rows of other magnitudes are run no longer than this, and none of a model that takes longer."""
+"""Time limit for runs on rows of other magnitudes; a model with longer runs is not probed so."""
 _MAX_PROVEN_S: Final = 0.1
-"""The same for a graph that is proven, which every start of a replica waits for."""
+"""The same for a graph that is proven, as every start of a replica waits for it."""
 _LONGER: Final = 5
-"""A variable dimension of this size has rows of unequal lengths."""
+"""Preferred size of variable dimensions in these runs; rows of unequal lengths fit in it."""
 
 _log = logging.getLogger(__name__)
 
@@ -70,7 +73,7 @@ class BatchProbe:
     """Declared outputs, with the batch axis and wrongly declared dimensions made variable."""
 
     def signature(self, inputs: tuple[TensorSpec, ...]) -> ModelSignature:
-        """The signature of a model with these inputs."""
+        """Return the signature of a model with these inputs."""
         return ModelSignature(
             inputs=inputs,
             outputs=self.outputs,
@@ -82,11 +85,11 @@ class BatchProbe:
 
 @dataclass(frozen=True, slots=True)
 class _Difference:
-    """Why rows together are not the rows alone."""
+    """Reason why rows run together differ from rows run alone."""
 
     reason: str
     is_shape: bool = False
-    """No declaration can mend it."""
+    """Whether shapes differ, which a declaration cannot override."""
 
 
 def probe_batch(
@@ -101,14 +104,14 @@ def probe_batch(
 ) -> BatchProbe:
     """Decide whether axis 0 is the batch.
 
-    A proven model is batched unless a run contradicts the proof. Another one is batched only if
-    somebody declares its rows independent, and axis 0 of all outputs is the number of rows.
+    A proven model is batched unless a run contradicts the proof. An unproven model is batched only
+    if its rows are declared independent and axis 0 of all outputs is the number of rows.
 
     Args:
         run: Runs the model; may raise HeadraceError.
-        axis_names: For an input's name, how the model calls its axis 0; unnamed ones may differ.
+        axis_names: By input name, the model's name of axis 0; unnamed axes may differ.
         analyse: Returns the verdict on the graph; None if the format is not analysed.
-        declared: Who declares that rows are independent; empty for nobody.
+        declared: Name of the party that declares rows independent; empty for none.
     """
     why_not = _why_no_candidate(inputs, axis_names or {})
     signature = ModelSignature(inputs=inputs, outputs=outputs, batched=not why_not)
@@ -156,13 +159,13 @@ def probe_batch(
 
 
 def _verdict(analyse: Callable[[], RowVerdict] | None) -> RowVerdict:
-    """The verdict of an analysis; a graph that it does not expect is not proven."""
+    """Return the verdict of an analysis; a graph that makes the analysis fail is not proven."""
     if analyse is None:
         return RowVerdict(why_not="operators of this format are not analysed")
     try:
         return analyse()
     except Exception:  # noqa: BLE001  # logged; a model that it fails on is served unbatched
-        # It reads files of strangers, and a model that it fails on can be served unbatched.
+        # The analysis reads untrusted files; a model that it fails on can be served unbatched.
         _log.exception("the analysis of the graph failed; the model is not proven")
         return RowVerdict(why_not="the analysis of the graph failed")
 
@@ -170,7 +173,7 @@ def _verdict(analyse: Callable[[], RowVerdict] | None) -> RowVerdict:
 def _decided(
     verdict: RowVerdict, difference: _Difference | None, declared: str
 ) -> tuple[bool, RowIndependence, str]:
-    """Whether the model is batched, on what evidence, and the reason."""
+    """Return whether the model is batched, with the evidence and the reason."""
     if difference is not None:
         reasons = [difference.reason] if verdict.is_proven else [verdict.why_not, difference.reason]
         reason = "; ".join(reasons)
@@ -189,7 +192,7 @@ def _decided(
 
 
 def difference_ratio(got: Array, want: Array) -> float:
-    """Largest difference of two arrays over the largest value in `want`; infinite if shapes differ.
+    """Return the largest difference over the largest value in `want`; infinite if shapes differ.
 
     Equal infinities and not-a-numbers count as equal. For strings, booleans and integers any
     difference counts as 1.
@@ -210,7 +213,7 @@ def difference_ratio(got: Array, want: Array) -> float:
 
 
 def _why_no_candidate(inputs: tuple[TensorSpec, ...], axis_names: Mapping[str, str]) -> str:
-    """Why the declaration alone rules a batch out; empty if it does not."""
+    """Return why the declared shapes rule a batch out; empty if they do not."""
     if not inputs:
         return "the model takes no inputs"
     for spec in inputs:
@@ -234,7 +237,7 @@ def _first_that_runs(run: Run, signature: ModelSignature) -> tuple[int, Tensors 
 def _base_difference(
     run: Run, signature: ModelSignature, variable: int, *, is_proven: bool
 ) -> _Difference | None:
-    """What two ordinary requests show, run alone and together."""
+    """Return the difference between two ordinary requests run alone and together."""
     first = example_inputs(signature, rows=2, variable=variable, seed=1)
     second = example_inputs(signature, rows=1, variable=variable, seed=2)
     together = {name: np.concatenate([first[name], second[name]]) for name in first}
@@ -265,7 +268,7 @@ def _probed_difference(
     *,
     is_proven: bool,
 ) -> _Difference | None:
-    """What rows of other magnitudes show. One that the model rejects alone is left out."""
+    """Return the difference for rows of other magnitudes; rows rejected alone are skipped."""
     size = _LONGER if _runs(run, signature, _LONGER) else variable
     alone: dict[str, tuple[Tensors, Tensors]] = {}
     for kind, row in _probing_rows(signature, size):
@@ -301,7 +304,7 @@ _MISSING: Final = "missing values"
 
 
 def _shorter(_: "np.random.Generator", shape: tuple[int, ...]) -> Array:
-    """Masks and lengths of a row that is shorter than its neighbours."""
+    """Return masks and lengths of a row that is shorter than its neighbours."""
     ones = np.ones(shape, np.int64)
     ones[..., (shape[-1] + 1) // 2 if len(shape) > 1 else 1 :] = 0
     return ones
@@ -336,11 +339,11 @@ _KINDS: Final[Mapping[str, tuple[_Draw, _Draw, bytes]]] = {
     "equal values": (_uniform(1, 1), _integers(1, 2), b"b"),
     _MISSING: (_with_missing, _integers(0, 2), b"a"),
 }
-"""By what is special about a row: its floats, its integers and its text."""
+"""By kind of row: its floats, its integers and its text."""
 
 
 def _probing_rows(signature: ModelSignature, variable: int) -> Iterator[tuple[str, Tensors]]:
-    """Single rows of several magnitudes."""
+    """Yield single rows of several magnitudes."""
     rng = np.random.default_rng(4)
     has_floats = any(spec.datatype.dtype.kind == "f" for spec in signature.inputs)
     for kind, (number, whole, text) in _KINDS.items():
@@ -361,7 +364,7 @@ def _filled(  # noqa: PLR0917  # one loop's body
     whole: _Draw,
     text: bytes,
 ) -> Array:
-    """A tensor like an example, with other values."""
+    """Return a tensor shaped like an example, with other values."""
     dtype, shape = datatype.dtype, example.shape
     if datatype is Datatype.BYTES:
         is_text = example.size and example.flat[0] == b"a"
@@ -387,10 +390,10 @@ def _runs(run: Run, signature: ModelSignature, size: int) -> bool:
 def _row_difference(
     answers: Tensors, alone: Sequence[Tensors], kinds: Sequence[str], *, is_proven: bool
 ) -> _Difference | None:
-    """The first row that differs together from alone, compared by its own largest value.
+    """Return the first row that differs between together and alone, relative to its largest value.
 
-    Of a proven graph only rows of ordinary values are compared: what is huge or missing shows in
-    its neighbours, and rounds in ways of its own.
+    For a proven graph only rows of ordinary values are compared: huge or missing values affect
+    their neighbours through rounding.
     """
     has_floats = any(array.dtype.kind in "fc" for array in answers.values())
     limit = QUANTISED_RATIO if is_proven else SAME_RATIO
@@ -403,7 +406,8 @@ def _row_difference(
             if kind == _MISSING or (is_proven and kind not in _ORDINARY):
                 continue
             is_float = want.dtype.kind in "fc"
-            # A label may flip where two scores tie within rounding; the scores then speak for it.
+            # A label may flip where two scores tie within rounding; the scores are compared
+            # instead.
             if (has_floats and not is_float) or (is_float and not np.isfinite(want).all()):
                 continue
             ratio = difference_ratio(got[i : i + 1], want)
@@ -415,7 +419,7 @@ def _row_difference(
 
 
 def _corrected(spec: TensorSpec, answers: Tensors | None, *, batched: bool) -> TensorSpec:
-    """`spec` as a run gave it: converted models often declare their outputs' shapes wrong."""
+    """Return `spec` corrected by a run: converted models often declare wrong output shapes."""
     if answers is None:
         return spec
     array = answers[spec.name]

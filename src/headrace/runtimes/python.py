@@ -1,6 +1,7 @@
-"""Runtime of a user's own Python class, and its file.
+"""Runtime of user-defined Python classes, and their files.
 
-**Loading such a model runs its code**, as registering it does: take it from people you trust only.
+**Loading such a model runs its code**, and registering does too: use only models from people you
+trust.
 """
 
 import logging
@@ -31,13 +32,13 @@ from headrace.runtimes.base import LoadOptions, Model
 from headrace.runtimes.libraries import SecondFrameworkError
 
 FILE_NAME: Final = "model.py"
-"""The file that a directory is loaded from."""
+"""File name of the model in a directory."""
 TensorDeclaration = tuple[str, Sequence[int]]
-"""Datatype and shape, for instance `("FP32", [-1, 4])`; -1 is a dimension of any size."""
+"""Datatype and shape, for instance `("FP32", [-1, 4])`; -1 is a variable dimension."""
 
 
 class PythonModel(Protocol):
-    """What a Python model looks like. Nothing has to be inherited; the names are what counts.
+    """Interface of a Python model, matched by names; no inheritance is needed.
 
         class Double:
             inputs = {"x": ("FP32", [-1, 2])}
@@ -56,21 +57,21 @@ class PythonModel(Protocol):
     outputs: Mapping[str, TensorDeclaration]
 
     def infer(self, inputs: Tensors) -> Tensors:
-        """Answer one batch.
+        """Run one batch.
 
         Inputs fit the declaration; BYTES are object arrays of `bytes`.
 
         Raises:
-            InvalidArgumentError: The caller's input is wrong; the caller reads the message. Any
+            InvalidArgumentError: The caller's input is wrong; the caller gets the message. Any
                 other exception counts as the model's failure.
         """
 
 
 def find_python_file(path: Path) -> Path:
-    """The model's file at `path`, itself or `model.py` in the directory.
+    """Return the model's file at `path`: itself, or `model.py` in the directory.
 
     Raises:
-        UnsupportedModelError: There is none.
+        UnsupportedModelError: The file does not exist.
     """
     file = path / FILE_NAME if path.is_dir() else path
     if not file.is_file():
@@ -83,7 +84,7 @@ def read_class(file: Path) -> type[PythonModel]:
     """Run the file and return its model class: the one named `MODEL`, else its only one.
 
     Raises:
-        UnsupportedModelError: The file does not run, or holds no such class, or several.
+        UnsupportedModelError: The file does not run, or has no such class or several.
     """
     module = run_file(file)
     chosen = getattr(module, "MODEL", None)
@@ -109,10 +110,10 @@ def read_class(file: Path) -> type[PythonModel]:
 
 
 def read_signature(file: Path, cls: type[PythonModel]) -> ModelSignature:
-    """The signature that the class declares.
+    """Return the signature that the class declares.
 
     Raises:
-        UnsupportedModelError: The declaration is incomplete or makes no sense.
+        UnsupportedModelError: The declaration is incomplete or invalid.
     """
     name = cls.__name__
     if not callable(getattr(cls, "infer", None)):
@@ -140,29 +141,29 @@ def read_signature(file: Path, cls: type[PythonModel]) -> ModelSignature:
 
 
 def where_it_failed(file: Path | str, error: BaseException, *, with_message: bool = True) -> str:
-    """`ValueError: no (model.py, line 12)`: the error and the last line of the user's own file.
+    """Return the error and the last line of the user's file: `ValueError: no (model.py, line 12)`.
 
     Args:
-        file: As it was named when it was compiled.
-        with_message: False while it is not proved that the file is a model: Python's messages
-            quote the source, as in `name 'root' is not defined`.
+        file: The name that it was compiled under.
+        with_message: False while it is not proved that the file is a model: Python's messages quote
+            the source, as in `name 'root' is not defined`.
     """
     file = Path(file)
     if with_message:
         what = f"{type(error).__name__}: {getattr(error, 'msg', error)}"
-    else:  # the name of a class of the file's own is the file's, too
+    else:  # a class that the file defines is also content of the file
         builtin = next(cls for cls in type(error).__mro__ if cls.__module__ == "builtins")
         what = builtin.__name__
     if isinstance(error, SyntaxError) and error.filename == str(file):
         return f"{what} ({file.name}, line {error.lineno})"
-    # No source lines are looked up: the file may be anybody's.
+    # Source lines are not looked up, because the file may hold private content.
     frames = traceback.walk_tb(error.__traceback__)
     lines = [line for frame, line in frames if frame.f_code.co_filename == str(file)]
     return f"{what} ({file.name}, line {lines[-1]})" if lines else what
 
 
 def forget(file: Path) -> None:
-    """Undo what `read_class` did to this process: other models bring modules of equal names."""
+    """Undo what `read_class` did to this process: other models have modules of equal names."""
     directory = str(file.parent)
     if directory in sys.path:
         sys.path.remove(directory)
@@ -175,7 +176,7 @@ def forget(file: Path) -> None:
 
 
 def run_file(file: Path) -> ModuleType:
-    """Run a file as a separate module; files beside it can be imported, until `forget`.
+    """Run a file as a separate module; it can import files beside it, until `forget`.
 
     Raises:
         UnsupportedModelError: It does not run; the message names the line.
@@ -183,13 +184,13 @@ def run_file(file: Path) -> ModuleType:
     module = ModuleType(f"headrace_model_{file.parent.name}_{file.stem}".replace("-", "_"))
     module.__file__ = str(file)
     writes_bytecode = sys.dont_write_bytecode
-    # A stored artifact is what was pushed: a __pycache__ beside it would be something else.
+    # A stored artifact must stay unchanged, so no __pycache__ may be added to it.
     sys.dont_write_bytecode = True
-    sys.modules[module.__name__] = module  # dataclasses and type hints look their module up
-    sys.path.append(str(file.parent))  # last: a `queue.py` there must not shadow Python's own
+    sys.modules[module.__name__] = module  # dataclasses and type hints look up their module
+    sys.path.append(str(file.parent))  # last: `queue.py` there must not shadow Python's own
     try:
         with warnings.catch_warnings(action="ignore", category=SyntaxWarning):
-            # They show the line, which may be anybody's.
+            # Python's messages quote the line, which may be private content.
             code = compile(file.read_bytes(), str(file), "exec", dont_inherit=True)
         exec(code, module.__dict__)  # noqa: S102  # running the user's code is what this runtime is
     except (HeadraceError, KeyboardInterrupt):
@@ -246,7 +247,7 @@ _log = logging.getLogger(__name__)
 
 
 class PythonRuntime:
-    """Loads a `.py` file, or a directory with `model.py`; see `PythonModel` for what it holds."""
+    """Loader of a `.py` file, or a directory with `model.py`; see `PythonModel` for its content."""
 
     name = "python"
     runs_code = True
@@ -256,13 +257,13 @@ class PythonRuntime:
         return (path / FILE_NAME).is_file() if path.is_dir() else path.suffix == ".py"
 
     def load(self, path: Path, options: LoadOptions) -> Model:
-        """Load the model. Runs its code; `options` are its own business."""
+        """Load the model, which runs its code; `options` do not apply."""
         del options
         return UserModel.open(path)
 
 
 class UserModel:
-    """A loaded user's class, whose answers are checked against what it declares."""
+    """An instance of a user's class, whose outputs are checked against its declaration."""
 
     def __init__(self, file: Path, user: PythonModel, signature: ModelSignature) -> None:
         self.signature = signature
@@ -272,10 +273,10 @@ class UserModel:
 
     @classmethod
     def open(cls, path: Path) -> "UserModel":
-        """Run the file, make the class and let it load what it needs.
+        """Run the file, create an instance of the class and call its `load`.
 
         Raises:
-            UnsupportedModelError: One of these fails; the message names the line.
+            UnsupportedModelError: A step fails; the message names the line.
         """
         file = find_python_file(path.absolute())
         try:
@@ -311,7 +312,7 @@ class UserModel:
         return {name: checked[name] for name in outputs} if outputs else checked
 
     def close(self) -> None:
-        """Let the class free what it holds, if it has `close`; may be called again."""
+        """Call the instance's `close`, if it has one; may be called again."""
         user, self._user = self._user, None
         if user is None:
             return
@@ -333,7 +334,7 @@ class UserModel:
 
 
 def _nothing() -> None:
-    """For a class that has nothing to close."""
+    """Do nothing; stands for a missing `close`."""
 
 
 def _rows(signature: ModelSignature, inputs: Tensors) -> int | None:
@@ -363,7 +364,7 @@ def _check_output(spec: TensorSpec, value: object, rows: int | None) -> Array:
 
 
 def _as_bytes(spec: TensorSpec, array: Array) -> Array:
-    """Text as UTF-8 in an object array; whatever else an element is refuses the output."""
+    """Return text as UTF-8 in an object array; other elements make the output invalid."""
     if array.dtype.kind not in "OSU":
         return array
     encoded = np.empty(array.size, np.object_)

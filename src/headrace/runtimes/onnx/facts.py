@@ -23,7 +23,8 @@ from headrace.runtimes.file_bytes import (
 from headrace.runtimes.onnx.file import find_onnx_file
 
 _WITH_GRAPHS: Final = frozenset({"If", "Loop", "Scan", "SequenceMap"})
-"""No other operator has a graph inside; trees have lists in which one would look for ever."""
+"""Operators with graphs inside. Others are not searched: the lists in trees take too long to scan.
+"""
 _QUANTIZED: Final = ("QLinear", "QuantizeLinear", "DequantizeLinear", "MatMulInteger")
 _ALSO_QUANTIZED: Final = ("ConvInteger", "DynamicQuantize", "MatMulNBits", "QGemm", "QAttention")
 _SOFTMAX: Final = frozenset({"Softmax", "QLinearSoftmax"})
@@ -33,7 +34,7 @@ _PASS_ON: Final = frozenset(
         *("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"),
     }
 )
-"""What may stand between the shares of attention and what they are multiplied with."""
+"""Operators allowed between the softmax of attention and the product with its values."""
 _MIX: Final = frozenset({"MatMul", "FusedMatMul", "MatMulInteger", "QLinearMatMul", "Einsum"})
 _MOST_DEPTH: Final = 16
 _MOST_NAMES: Final = 4096
@@ -46,13 +47,13 @@ _TYPES: Final = (
 )
 """Names of `TensorProto.DataType`, in its order."""
 _KINDS: Final = {4: "sequence", 5: "map", 8: "sparse", 9: "optional"}
-"""`TypeProto`: what an input may be besides a tensor."""
+"""`TypeProto`: kinds of input besides tensors."""
 _EXTERNAL: Final = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TensorInfo:
-    """An input or output; -1 in `shape` is any size, None for the whole is any shape."""
+    """An input or output; -1 in `shape` is any size, a `shape` of None is any shape."""
 
     name: str
     datatype: str
@@ -61,27 +62,27 @@ class TensorInfo:
 
 @dataclass(slots=True)
 class OnnxFacts:
-    """What is in a graph, in the graphs inside of it, and in its functions."""
+    """Contents of a graph, of its nested graphs and of its functions."""
 
     operators: Counter[str] = field(default_factory=Counter)
-    """How many nodes there are of each kind."""
+    """Number of nodes by operator."""
     attentions: int = 0
-    """How often the result of a softmax is multiplied, of what is not fused."""
+    """Number of products with the result of a softmax, where attention is not fused."""
     opsets: dict[str, int] = field(default_factory=dict)
     """Versions by domain; that of ONNX's own operators is `opset`."""
     ir_version: int = 0
     producer: str = ""
     weights: Counter[str] = field(default_factory=Counter)
-    """Bytes of all constants by datatype, also of those in other files."""
+    """Bytes of all constants by datatype, external files included."""
     external: dict[str, int] = field(default_factory=dict)
-    """Files that hold constants, and the byte at which the last one in each ends."""
+    """External files with constants, and the end offset of the last constant in each."""
     inputs: list[TensorInfo] = field(default_factory=list)
     """Inputs of the outermost graph that have no initial value."""
     outputs: list[TensorInfo] = field(default_factory=list)
 
     @property
     def opset(self) -> int:
-        """The version of ONNX's own operators; 0 where the file has none."""
+        """Version of ONNX's own operators; 0 if the file has none."""
         return max(self.opsets.get("", 0), self.opsets.get("ai.onnx", 0))
 
     @property
@@ -91,37 +92,37 @@ class OnnxFacts:
 
     @property
     def takes_text(self) -> bool:
-        """Whether an input is made of strings."""
+        """Whether an input holds strings."""
         return any(tensor.datatype == "BYTES" for tensor in self.inputs)
 
     @property
     def is_quantized(self) -> bool:
-        """Whether somebody has made it compute in small integers already."""
+        """Whether the model is quantized already."""
         return any(name.startswith((*_QUANTIZED, *_ALSO_QUANTIZED)) for name in self.operators)
 
     @property
     def is_half(self) -> bool:
-        """Whether most of its weights are numbers of 16 bits."""
+        """Whether most of the weights are 16-bit numbers."""
         half = self.weights["FP16"] + self.weights["BF16"]
         return 2 * half > self.weights["FP32"]
 
     @property
     def has_branches(self) -> bool:
-        """Whether parts of it run on a condition, or again and again."""
+        """Whether parts of the graph are conditional or loops."""
         return any(self.operators[name] for name in _WITH_GRAPHS)
 
 
 def bits_of(datatype: str) -> int:
-    """How many bits an element of a datatype has; 8 if it is not known."""
+    """Return the bits per element of a datatype; 8 if it is unknown."""
     digits = re.match(r"[A-Z]+(\d+)", datatype)
     return min(int(digits[1]), 128) if digits else 8
 
 
 def read_onnx_facts(path: Path) -> OnnxFacts:
-    """The facts of an ONNX file, or of the only one in a directory.
+    """Return the facts of an ONNX file, or of the only one in a directory.
 
     Raises:
-        UnsupportedModelError: There is none, or it is damaged.
+        UnsupportedModelError: No such file exists, or it is damaged.
     """
     file = find_onnx_file(path)
     try:
@@ -135,7 +136,7 @@ def read_onnx_facts(path: Path) -> OnnxFacts:
 
 
 def onnx_facts(source: FileReader) -> OnnxFacts:
-    """The facts of an open ONNX file.
+    """Return the facts of an open ONNX file.
 
     Raises:
         BrokenFileError: It is damaged.
@@ -165,7 +166,7 @@ def onnx_facts(source: FileReader) -> OnnxFacts:
 
 
 class _Graph:
-    """One graph, or one function, as it is read."""
+    """Reader state of one graph or one function."""
 
     def __init__(self, source: FileReader, facts: OnnxFacts, *, depth: int) -> None:
         if depth > _MOST_DEPTH:
@@ -174,10 +175,10 @@ class _Graph:
         self._found = facts
         self._depth = depth
         self._shares: set[str] = set()
-        """Tensors that came of a softmax."""
+        """Tensors derived from a softmax."""
 
     def read(self, graph: ProtobufField) -> None:
-        """Count what is in a `GraphProto`."""
+        """Count the contents of a `GraphProto`."""
         initial: set[str] = set()
         taken: list[TensorInfo] = []
         for entry in inside(self._source, graph):
@@ -193,7 +194,7 @@ class _Graph:
         self._found.inputs += [tensor for tensor in taken if tensor.name not in initial]
 
     def read_function(self, function: ProtobufField) -> None:
-        """Count what is in a `FunctionProto`, whose nodes are its entry 7."""
+        """Count the contents of a `FunctionProto`, whose nodes are field 7."""
         for entry in inside(self._source, function):
             if entry.number == 7:  # noqa: PLR2004  # FunctionProto.node
                 self._read_node(entry)
@@ -213,7 +214,7 @@ class _Graph:
                     _read_tensor(self._source, entry, self._found)
 
     def _follow(self, kind: str, parts: list[ProtobufField]) -> None:
-        """Nodes come in an order in which each follows what it takes."""
+        """Record the outputs of a node; nodes are in topological order."""
         if kind in _SOFTMAX:
             comes_of_softmax = True
         elif kind in _PASS_ON or kind in _MIX:
@@ -232,7 +233,7 @@ class _Graph:
 
 
 def _read_tensor(source: FileReader, tensor: ProtobufField, facts: OnnxFacts) -> str:
-    """The tensor's name."""
+    """Count a constant tensor and return its name."""
     elements, datatype, name, is_external = 1, "?", "", False
     entries: dict[str, str] = {}
     for entry in inside(source, tensor):
@@ -267,7 +268,7 @@ def _whole(digits: str) -> int:
 
 
 def _read_value(source: FileReader, value: ProtobufField) -> TensorInfo:
-    """A `ValueInfoProto`: name, element type and shape, or what it is besides a tensor."""
+    """Return the name, element type and shape of a `ValueInfoProto`, or its kind if no tensor."""
     name, datatype, shape = "", "?", None
     for part in inside(source, value):
         if part.number == 1:
@@ -287,6 +288,6 @@ def _read_value(source: FileReader, value: ProtobufField) -> TensorInfo:
 
 
 def _dimension(source: FileReader, dim: ProtobufField) -> int:
-    """The size of a dimension; -1 where it varies."""
+    """Return the size of a dimension; -1 if it is variable."""
     sizes = [signed(part.value) for part in inside(source, dim) if part.number == 1]
     return max(sizes[0], -1) if sizes else -1

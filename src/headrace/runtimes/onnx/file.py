@@ -1,8 +1,8 @@
 """ONNX files: found by name, recognised by their first bytes, and checked against their size.
 
-Read as the bare wire format, before ONNX Runtime allocates anything for it: tensors that declare
-more elements than there are bytes, weights in files outside of the model's directory, messages
-nested without end. Only what such a claim needs is read; the weights themselves are passed over.
+The check reads the bare wire format before ONNX Runtime allocates memory for the file. It refuses
+tensors that declare more elements than there are bytes, external weights outside of the model's
+directory, and unbounded nesting of messages. Only declarations are read; weights are skipped.
 """
 
 import mmap
@@ -33,9 +33,9 @@ _LAST_IR_VERSION: Final = 30  # 13 in 2026, one more about every year
 
 
 def looks_like_onnx(path: Path) -> bool:
-    """Whether `path` is a file, or a directory with exactly one, that seems to be ONNX."""
+    """Whether `path` looks like an ONNX file, or is a directory with exactly one."""
     if path.is_dir():
-        # A Python model may carry an .onnx file that it loads itself.
+        # A Python model may include an .onnx file that it loads itself.
         return len(visible_files(path, SUFFIXES)) == 1 and not (path / "model.py").exists()
     if path.suffix.lower() in SUFFIXES:
         return True
@@ -43,10 +43,10 @@ def looks_like_onnx(path: Path) -> bool:
 
 
 def find_onnx_file(path: Path) -> Path:
-    """The model's file at `path`, itself or inside the directory.
+    """Return the model's file: `path`, or the one inside the directory.
 
     Raises:
-        UnsupportedModelError: There is none, there are several, or it is plainly something else.
+        UnsupportedModelError: There is no file, there are several, or it is of another format.
     """
     file = _only_file(path) if path.is_dir() else path
     try:
@@ -74,13 +74,13 @@ def _head(file: Path) -> bytes:
 
 
 def _begins_like_onnx(head: bytes) -> bool:
-    """A ModelProto begins with its field 1, `ir_version`; the ORT format has a mark at byte 4."""
+    """Whether bytes start with field 1 of ModelProto (`ir_version`), or the ORT mark at byte 4."""
     is_protobuf = len(head) > 2 and head[0] == 0x08 and 0 < head[1] <= _LAST_IR_VERSION  # noqa: PLR2004
     return is_protobuf or head[4:8] == b"ORTM"
 
 
 def _problem(head: bytes) -> str:
-    """Why these first bytes cannot be ONNX; empty if they can."""
+    """Return why these first bytes cannot be ONNX; empty if they can."""
     if not head:
         return "is empty (0 bytes)"
     if head.startswith(_LFS_POINTER):
@@ -103,11 +103,11 @@ _MAX_FIELDS: Final = 20_000_000
 _MAX_RANK: Final = 64
 _MAX_DIMENSION: Final = (1 << 63) - 1
 _ELEMENTS_A_BYTE: Final = 8
-"""No datatype is smaller than a bit; text and numbers of variable length are larger."""
+"""No datatype is smaller than a bit; strings and variable-length numbers are larger."""
 _MAX_TEXT: Final = 4096
 _ORT_MARK: Final = b"ORTM"
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
-# Where messages stand in messages: https://github.com/onnx/onnx/blob/main/onnx/onnx.proto
+# Nesting of messages: https://github.com/onnx/onnx/blob/main/onnx/onnx.proto
 _MODEL: Final = {7: "graph", 25: "function", 20: "training"}
 _TRAINING: Final = {1: "graph", 2: "graph"}
 _GRAPH: Final = {1: "node", 5: "tensor", 15: "sparse"}
@@ -125,12 +125,12 @@ _CHILDREN: Final = {
     "attribute": _ATTRIBUTE,
 }
 Field = tuple[int, int, int, int]
-"""Number, wire type, and where its value begins and ends; a number's value is its beginning."""
+"""Number, wire type, and the bounds of the value; a number's start is the number itself."""
 
 
 @dataclass(slots=True)
 class _Tensor:
-    """What a tensor says of itself."""
+    """Declarations of a tensor."""
 
     dims: list[int] = field(default_factory=list)
     name: str = ""
@@ -138,19 +138,19 @@ class _Tensor:
 
 
 def scan_onnx(file: Path) -> None:
-    """Refuse an ONNX file whose claims cannot be right.
+    """Check the declarations of an ONNX file.
 
     Raises:
-        UnsupportedModelError: It does; the message names the tensor and the claim.
+        UnsupportedModelError: A declaration cannot be true; the message names the tensor and it.
     """
     external_files(file)
 
 
 def external_files(file: Path) -> tuple[Path, ...]:
-    """The files that hold weights of an ONNX file besides itself, sorted; some may be missing.
+    """Return the external weight files of an ONNX file, sorted; some may be missing.
 
     Raises:
-        UnsupportedModelError: As `scan_onnx`.
+        UnsupportedModelError: See `scan_onnx`.
     """
     if file.stat().st_size == 0:
         return ()
@@ -159,7 +159,7 @@ def external_files(file: Path) -> tuple[Path, ...]:
         mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data,
     ):
         if data[4:8] == _ORT_MARK:
-            return ()  # a flat buffer: ONNX Runtime checks its offsets itself
+            return ()  # a FlatBuffer: ONNX Runtime checks its offsets itself
         scan = _Scan(file, data)
         scan.run()
     return tuple(file.parent / location for location in sorted(scan.external))
@@ -175,7 +175,7 @@ class _Scan:
         self.external: set[str] = set()
 
     def run(self) -> None:
-        """Look at every tensor."""
+        """Check every tensor."""
         waiting = [("model", 0, len(self._data), 0)]
         while waiting:
             kind, start, end, depth = waiting.pop()
@@ -237,7 +237,7 @@ class _Scan:
             )
         self.external.add(str(path))
         if not there.is_file():
-            return 1 << 62  # ONNX Runtime tells it better, with what to do
+            return 1 << 62  # ONNX Runtime's error is better and has the remedy
         size = there.stat().st_size
         for key in ("offset", "length"):
             text = external.get(key, "0") or "0"
@@ -264,7 +264,7 @@ class _Scan:
         return self._data[start : min(end, start + _MAX_TEXT)].decode(errors="replace")
 
     def _read(self, start: int, end: int) -> Iterator[Field]:
-        """The fields of a message."""
+        """Yield the fields of a message."""
         while start < end:
             self._fields += 1
             if self._fields > _MAX_FIELDS:

@@ -1,7 +1,7 @@
-"""Choice of ONNX Runtime's execution providers for a model, by what the machine has.
+"""Choice of ONNX Runtime's execution providers for a model and this machine.
 
-TensorRT comes before CUDA, which comes before OpenVINO; each leaves what it cannot run to the next,
-and the CPU runs everything.
+The order is TensorRT, CUDA, OpenVINO, CPU. Each provider leaves unsupported nodes to the next, and
+the CPU runs everything.
 """
 
 import ctypes
@@ -31,7 +31,7 @@ _ONE_OF: Final[dict[Device, tuple[str, ...]]] = {
     Device.AUTO: (),
     Device.TENSORRT: (TENSORRT,),
 }
-"""Of these at least one has to run the model; none where that does not matter."""
+"""At least one of these has to run the model; empty if the device does not matter."""
 _PACKAGES: Final = {
     TENSORRT: "onnxruntime-gpu",
     CUDA: "onnxruntime-gpu",
@@ -44,7 +44,7 @@ _LIBRARIES: Final = {
 }
 _DEVICES: Final = Path("/dev")
 _GPU_FILES: Final = ("nvidia[0-9]*", "dxg", "nvmap")
-"""Of a driver for Linux, of one for Windows seen by its Linux, and of a Jetson's."""
+"""Device files of a Linux driver, of a Windows driver under WSL, and of a Jetson."""
 _DRIVER: Final = "libcuda.so.1"
 NEEDS_GPU: Final = (TENSORRT, CUDA)
 NO_GPU: Final = (
@@ -58,18 +58,19 @@ _WHY_UNUSED: Final = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProviderPlan:
-    """`tried`: providers besides the CPU's, in their order. `unused`: the others, and why."""
+    """`tried`: providers besides the CPU's, in order. `unused`: the others, with reasons."""
 
     tried: tuple[str, ...]
     unused: dict[str, str]
 
 
 def plan(device: str, available: Sequence[str]) -> ProviderPlan:
-    """What to try for `device`, of the providers that this build of ONNX Runtime has.
+    """Return the providers to try for `device`, of those in this build of ONNX Runtime.
 
     Raises:
-        UnsupportedModelError: There is no such device.
-        FailedPreconditionError: The build has no provider for it; the message says which does.
+        UnsupportedModelError: The device does not exist.
+        FailedPreconditionError: The build has no provider for it; the message names a build that
+            has.
     """
     chosen = as_device(device)
     tried = tuple(name for name in _TRIED[chosen] if name in available)
@@ -88,10 +89,10 @@ def plan(device: str, available: Sequence[str]) -> ProviderPlan:
 
 
 def check_used(device: str, used: Collection[str], failed: dict[str, str]) -> None:
-    """Compare what runs a model with what was asked for.
+    """Check that the requested device runs the model.
 
     Raises:
-        FailedPreconditionError: It is something else; the message says why.
+        FailedPreconditionError: Another device runs it; the message says why.
     """
     needed = _ONE_OF[as_device(device)]
     if needed and not set(needed) & set(used):
@@ -100,10 +101,10 @@ def check_used(device: str, used: Collection[str], failed: dict[str, str]) -> No
 
 
 def as_device(device: str) -> Device:
-    """The device of a name.
+    """Return the device of a name.
 
     Raises:
-        UnsupportedModelError: There is none.
+        UnsupportedModelError: The name is unknown.
     """
     try:
         return Device(device)
@@ -113,7 +114,7 @@ def as_device(device: str) -> Device:
 
 
 def not_to_be_had(device: str, reason: str) -> FailedPreconditionError:
-    """The error for a device that was asked for."""
+    """Return the error for a requested device that is not available."""
     return FailedPreconditionError(
         f"device '{device}' was requested but is not available: {reason}. `device: auto` "
         "falls back to the CPU"
@@ -126,9 +127,9 @@ def short(provider: str) -> str:
 
 
 def lacks_gpu(devices: Path = _DEVICES, driver: str = _DRIVER) -> bool:
-    """Whether there is certainly no GPU of NVIDIA's: neither its device files nor its driver.
+    """Whether there is certainly no NVIDIA GPU: neither its device files nor its driver.
 
-    Asked for its providers all the same, ONNX Runtime prints a page of errors about libraries.
+    If its providers are requested anyway, ONNX Runtime prints a page of errors about libraries.
     """
     if _has_gpu_file(devices):
         return False
@@ -144,11 +145,11 @@ def _has_gpu_file(devices: Path) -> bool:
 
 
 def why_not_started(provider: str, libraries: Path, devices: Path = _DEVICES) -> str:
-    """Why ONNX Runtime has left out a provider, which it does without a word.
+    """Return why ONNX Runtime skipped a provider, which it does silently.
 
     Args:
         libraries: The directory of its shared libraries.
-        devices: Where device files are.
+        devices: The directory of device files.
     """
     if provider in NEEDS_GPU and not _has_gpu_file(devices):
         return NO_GPU

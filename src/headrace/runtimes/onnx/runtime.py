@@ -43,7 +43,7 @@ from headrace.runtimes.probe import BatchProbe, probe_batch
 from headrace.runtimes.rows.onnx import analyse_onnx
 from headrace.runtimes.tables.tabular import check_input_sizes
 
-_NO_LOGS: Final = 4  # fatal only: what goes wrong comes as an exception, once
+_NO_LOGS: Final = 4  # fatal only: errors are raised as exceptions
 _LOAD_PREFIX: Final = re.compile(r"^Load model from .*? failed:")
 _LEVELS: Final = {
     "all": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
@@ -51,23 +51,23 @@ _LEVELS: Final = {
     "basic": ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
     "none": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
 }
-"""By what `Tuning.graph_optimizations` calls them."""
+"""ONNX Runtime's levels by value of `Tuning.graph_optimizations`."""
 
 
 @dataclass(frozen=True, slots=True)
 class OpenSession:
-    """A session, and on what it runs."""
+    """A session and the device that runs it."""
 
     session: ort.InferenceSession
     device: DeviceUse
 
 
 def open_session(file: Path, options: LoadOptions) -> OpenSession:
-    """Load the model on what `options` asks for; what is left out is said in the log, and why.
+    """Load the model on the device in `options`; skipped providers are logged with the reason.
 
     Raises:
-        UnsupportedModelError: ONNX Runtime refuses the model, or its tuning is none.
-        FailedPreconditionError: It cannot run on the device that was asked for.
+        UnsupportedModelError: ONNX Runtime refuses the model, or the tuning is not supported.
+        FailedPreconditionError: It cannot run on the requested device.
     """
     check_tuning(options.tuning)
     planned = plan(options.device, ort.get_available_providers())
@@ -90,24 +90,24 @@ def open_session(file: Path, options: LoadOptions) -> OpenSession:
 def _started(
     file: Path, options: LoadOptions, tried: tuple[str, ...]
 ) -> tuple[ort.InferenceSession, dict[str, str]]:
-    """A session on what of `tried` can be started, or the CPU; what cannot, and why."""
+    """Return a session on the providers that start, and why others do not."""
     failed = {name: NO_GPU for name in tried if name in NEEDS_GPU and lacks_gpu()}
     tried = tuple(name for name in tried if name not in failed)
     while tried:
         try:
             session = _create(file, options, [*tried, CPU])
         except Exception as error:  # noqa: BLE001  # drivers and libraries fail in many ways
-            # Whose fault it is nobody says: the most particular one is tried no more.
+            # The error names no provider, so the most specific one is dropped.
             failed[tried[0]] = reason_of(error)
             tried = tried[1:]
             continue
-        # Without its libraries a provider is left out, and nothing is said.
+        # ONNX Runtime silently skips a provider whose libraries are missing.
         used = session.get_providers()
         libraries = Path(ort.__file__).parent / "capi"
         failed |= {name: why_not_started(name, libraries) for name in tried if name not in used}
         if set(tried) & set(used):
             return session, failed
-        break  # on the CPU alone it is loaded with other options
+        break  # a session on the CPU alone has other options
     try:
         return _create(file, options, [CPU]), failed
     except Exception as error:
@@ -122,13 +122,13 @@ def _create(file: Path, options: LoadOptions, providers: list[str]) -> ort.Infer
         providers=providers,
         disabled_optimizers=_disabled(options.tuning, on_cpu=providers == [CPU]),
     )
-    # The binding's own fall-back prints to standard output and changes the session under way.
+    # The binding's own fall-back prints to standard output and replaces the session in use.
     session.disable_fallback()
     return session
 
 
 def session_options(options: LoadOptions) -> ort.SessionOptions:
-    """ONNX Runtime's options for a session of one process among several."""
+    """Return ONNX Runtime's options for a session of one process among several."""
     tuning = options.tuning
     settings = ort.SessionOptions()
     settings.log_severity_level = _NO_LOGS
@@ -136,22 +136,22 @@ def session_options(options: LoadOptions) -> ort.SessionOptions:
     settings.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     settings.intra_op_num_threads = options.threads
     settings.inter_op_num_threads = 1
-    # Threads that spin between runs take the core from every other session and process.
+    # Threads that spin between runs take CPU time from other sessions and processes.
     spinning = "1" if tuning.spinning else "0"
     settings.add_session_config_entry("session.intra_op.allow_spinning", spinning)
     settings.add_session_config_entry("session.inter_op.allow_spinning", "0")
-    # The arena keeps the largest batch's memory for ever (+160 MB for a 22 M encoder after one
-    # batch of 32), and was no faster than the system's allocator at any size tried.
+    # The arena never frees the largest batch's memory (+160 MB for a 22 M encoder after one batch
+    # of 32), and was no faster than the system's allocator at any size tried.
     settings.enable_cpu_mem_arena = tuning.arena
     return settings
 
 
 def _disabled(tuning: Tuning, *, on_cpu: bool) -> list[str] | None:
-    """Which optimizers are left out; None for none."""
+    """Return the optimizers to disable; None for none."""
     if tuning.disabled_optimizers is not None:
         return list(tuning.disabled_optimizers) or None
-    # On the CPU the fused kernel takes five times as long as the two it replaces: without it a
-    # quantised encoder runs 7 % faster.
+    # On the CPU the fused kernel takes five times as long as the two it replaces: a quantised
+    # encoder is 7 % faster without it.
     return ["SkipLayerNormFusion"] if on_cpu else None
 
 
@@ -169,17 +169,17 @@ def _load_reason(error: Exception) -> str:
 
 Run = Callable[[Tensors], Tensors]
 BUDGET_S: Final = 0.2
-"""For the runs of each; one run is made in any case."""
+"""Time for the runs of each session; one run always takes place."""
 _WORTH: Final = 0.9
-"""What is not faster by so much is not worth its memory."""
+"""A session whose time ratio is above this does not justify its memory."""
 
 
 def is_worth_it(
     special: Run, plain: Run, inputs: Tensors, *, clock: Callable[[], float] = time.perf_counter
 ) -> tuple[bool, str]:
-    """Whether `special` is clearly faster than `plain`, and how long each took, in words.
+    """Whether `special` is clearly faster than `plain`, and a text with both durations.
 
-    A model that does not run on made-up inputs cannot be measured: then `special` stays.
+    A model that does not run on generated inputs cannot be measured; `special` is then used.
     """
     try:
         special_s, plain_s = (_best_s(run, inputs, clock) for run in (special, plain))
@@ -192,13 +192,13 @@ def is_worth_it(
 
 
 def without(use: DeviceUse, name: str, why: str) -> DeviceUse:
-    """`use` on the CPU, where `name` was tried and is not worth it."""
+    """Return `use` on the CPU, where `name` was tried and gained too little."""
     return replace(use, used=ON_CPU, unused={**use.unused, name: why})
 
 
 def _best_s(run: Run, inputs: Tensors, clock: Callable[[], float]) -> float:
-    """The shortest of some runs: disturbances only lengthen a run."""
-    run(inputs)  # what is set up once
+    """Return the duration of the fastest of some runs: disturbances only lengthen a run."""
+    run(inputs)  # the first run includes one-time setup
     best = float("inf")
     until = clock() + BUDGET_S
     while True:
@@ -226,16 +226,18 @@ _DATATYPES: Final = {
     "tensor(string)": Datatype.BYTES,
 }
 _INVALID: Final = "[ONNXRuntimeError] : 2 : INVALID_ARGUMENT"
-"""How an error of this status begins. Its class is no proof: after Pulsar's client was imported,
-which shares the translators of pybind11, ONNX Runtime raises RuntimeError for all."""
+"""Prefix of an error of this status. Its class is not reliable: once Pulsar's client, which shares
+pybind11's exception translators, is imported, ONNX Runtime raises RuntimeError for all.
+"""
 _CALLERS_FAULT: Final = ("Got invalid dimensions", "Invalid rank", "Unexpected input data type")
-"""How ONNX Runtime begins when the inputs do not fit. It uses the same status code for a node that
-fails in the middle of the graph, which is no proof that the caller is wrong."""
+"""Prefixes of ONNX Runtime's errors for inputs that do not fit. It uses the same status code for a
+node that fails in the middle of the graph, which is not evidence of a caller's mistake.
+"""
 _log = logging.getLogger(__name__)
 
 
 class OnnxRuntime:
-    """Loads an `.onnx` or `.ort` file, or a directory with one (weights may lie beside it)."""
+    """Loader of an `.onnx` or `.ort` file, or a directory with one and its external weights."""
 
     name = "onnx"
     runs_code = False
@@ -267,7 +269,7 @@ class OnnxModel:
 
     @classmethod
     def open(cls, path: Path, options: LoadOptions) -> "OnnxModel":
-        """Load the model and find out by running it whether axis 0 is the batch.
+        """Load the model and determine by running it whether axis 0 is the batch.
 
         Raises:
             UnsupportedModelError: It cannot be served; the message says why.
@@ -306,7 +308,7 @@ class OnnxModel:
         return model, probe
 
     def _or_on_cpu(self, file: Path, options: LoadOptions, *, variable: int) -> "OnnxModel":
-        """Itself, or the same model on the CPU's own provider where that is faster."""
+        """Return this model, or the same model on the CPU's own provider if that is faster."""
         plain = open_session(file, replace(options, device=Device.CPU))
         other = OnnxModel(plain.session, self.signature, self.device)
         inputs = example_inputs(self.signature, variable=variable)
@@ -366,7 +368,7 @@ def _spec(file: Path, kind: str, arg: ort.NodeArg) -> TensorSpec:
 
 
 def _axis_names(session: ort.InferenceSession) -> dict[str, str]:
-    """How the model calls axis 0 of each input; converters' made-up names say nothing."""
+    """Return the model's name of axis 0 by input; generated names are ignored."""
     first = {arg.name: arg.shape[0] for arg in session.get_inputs() if arg.shape}
     return {
         name: size
@@ -389,7 +391,7 @@ def _text_names(specs: tuple[TensorSpec, ...]) -> tuple[str, ...]:
 
 
 def _with_text(inputs: Mapping[str, Array], names: tuple[str, ...]) -> Tensors:
-    """`inputs` with BYTES as `str`, which is what ONNX Runtime's strings are in Python."""
+    """Return `inputs` with BYTES as `str`, ONNX Runtime's string type in Python."""
     decoded = dict(inputs)
     for name in names:
         decoded[name] = _decode(name, inputs[name])

@@ -1,4 +1,4 @@
-"""`optimized.json`: the engine that runs an optimized model, and its strict parser."""
+"""Manifest `optimized.json`: the engines that run an optimized model, and its strict parser."""
 
 import os
 import re
@@ -20,16 +20,16 @@ SCHEMA: Final = 1
 
 
 class OtherProcessor(StrEnum):
-    """What to do at load where the processor has other features than the model was verified with.
+    """Policy if the processor's features differ from those that the model was verified with.
 
-    Fewer or more: see `headrace.runtimes.optimized.processor.Change`.
+    Either way round: see `headrace.runtimes.optimized.processor.ProcessorDifference`.
     """
 
     VERIFY = "verify"
-    """Ask again what it was asked then, and refuse it if the answers differ."""
+    """Repeat the recorded requests at load, and refuse the model if the outputs differ."""
     REFUSE = "refuse"
     ALLOW = "allow"
-    """Serve it, and say so in the log."""
+    """Serve it and log the difference."""
 
 
 class EngineFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -42,7 +42,7 @@ class EngineFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     path: str
     tuning: Tuning = UNTUNED
     up_to_rows: int | None = None
-    """Batches of so many rows and fewer go to it, if to no member before; None for all."""
+    """Largest batch that this engine takes, if no earlier member takes it; None for no limit."""
 
 
 class VerificationRequests(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -57,7 +57,7 @@ class VerificationRequests(msgspec.Struct, frozen=True, kw_only=True, forbid_unk
 
 
 class Processor(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`features`: those that matter for speed or for rounding, by Linux's names (`avx512_vnni`)."""
+    """Processor; `features`: those that affect speed or rounding, as Linux names them."""
 
     name: str
     features: tuple[str, ...]
@@ -72,15 +72,15 @@ class OptimizedManifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
     on_other_processor: OtherProcessor = OtherProcessor.VERIFY
     check: VerificationRequests | None = None
     source_digest: str = ""
-    """Of the model it was made of."""
+    """Digest of the source model."""
     calibration_sha256: str = ""
-    """Of the examples it was calibrated with; empty where there were none."""
+    """Digest of the calibration examples; empty if there were none."""
     recipe: Mapping[str, str] = {}
-    """What was done, in words and figures."""
+    """Applied optimizations, in words and figures."""
     versions: Mapping[str, str] = {}
-    """Of the packages that made it, for people."""
+    """Versions of the packages that made it, for display."""
     figures: Mapping[str, float] = {}
-    """What was measured, for people and programs: `p50_s`, `cut_ratio` and so on."""
+    """Measured figures, for people and programs: `p50_s`, `cut_ratio` and so on."""
 
 
 MAX_BYTES: Final = 1 << 20
@@ -93,16 +93,16 @@ _FEATURE: Final = re.compile(r"[a-z0-9_.]{1,40}")
 
 
 class _Versioned(msgspec.Struct):
-    """What is read first: of another schema nothing else is known."""
+    """Schema version, decoded first: other fields of an unknown schema are not interpreted."""
 
     schema: int = SCHEMA
 
 
 def read_manifest(directory: Path) -> OptimizedManifest:
-    """The manifest in `directory`; its members exist, lie in it, and run no code.
+    """Return the manifest in `directory`; its members exist, are inside it, and run no code.
 
     Raises:
-        UnsupportedModelError: It is damaged, claims what cannot be, or leaves the directory.
+        UnsupportedModelError: It is damaged, declares impossible values, or leaves the directory.
         FailedPreconditionError: A member's library is not installed.
     """
     manifest = decode_manifest(directory / FILE_NAME)
@@ -127,10 +127,10 @@ def read_manifest(directory: Path) -> OptimizedManifest:
 
 
 def path_in(directory: Path, name: str) -> Path:
-    """What the manifest names: it lies beneath the directory, and is there.
+    """Return the path of a manifest entry, which exists beneath the directory.
 
     Raises:
-        UnsupportedModelError: It lies elsewhere, or there is none.
+        UnsupportedModelError: It is outside of the directory, or does not exist.
     """
     pure = PurePosixPath(name)
     shown = repr(name[:_MAX_SHOWN])
@@ -141,7 +141,7 @@ def path_in(directory: Path, name: str) -> Path:
     path = directory / pure
     try:
         there = path.resolve(strict=True)
-    except (OSError, RuntimeError):  # nothing there, or links in a circle
+    except (OSError, RuntimeError):  # it does not exist, or links form a cycle
         raise refuse(directory, f"names {shown}, which does not exist") from None
     root = directory.resolve()
     if there == root or not there.is_relative_to(root):
@@ -150,15 +150,15 @@ def path_in(directory: Path, name: str) -> Path:
 
 
 def refuse(directory: Path, why: str) -> UnsupportedModelError:
-    """The error for an optimized model that cannot be served."""
+    """Return the error for an optimized model that cannot be served."""
     return UnsupportedModelError(f"{directory}: the optimized model {why}")
 
 
 def decode_manifest(file: Path) -> OptimizedManifest:
-    """What stands in an `optimized.json`; whether it can be, is not looked at.
+    """Return the content of an `optimized.json`, not yet validated.
 
     Raises:
-        UnsupportedModelError: It is no manifest.
+        UnsupportedModelError: It is not a manifest.
     """
     try:
         with FileReader(file) as source:
@@ -213,7 +213,7 @@ def _check_member(directory: Path, member: EngineFile, path: Path) -> None:
 
 
 def _check_links(directory: Path) -> None:
-    """A link beneath a member's directory may not lead where the model is not."""
+    """Refuse links beneath a member's directory that leave the model."""
     root = directory.resolve()
     for count, entry in enumerate(_walk(directory)):
         if count >= _MOST_FILES:

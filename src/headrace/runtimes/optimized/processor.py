@@ -1,4 +1,4 @@
-"""Processor of this machine, and its differences from the one that a model was verified on."""
+"""Processor of this machine, and its differences from the one that verified a model."""
 
 import platform
 from dataclasses import dataclass
@@ -14,10 +14,11 @@ avx_vnni_int16 avx_ne_convert avx512_bf16 avx512_fp16 amx_tile amx_int8 amx_bf16
 asimd asimdhp asimddp i8mm bf16 sve sve2 svei8mm svebf16 sme sme2
 """
 FEATURES: Final = tuple(_FEATURES.split())
-"""Those by which ONNX Runtime's and oneDNN's kernels are chosen, as Linux calls them: first x86's,
-then ARM's. One that is added here makes models that were verified before be verified again."""
+"""Features by which ONNX Runtime and oneDNN choose kernels, by Linux's names: x86's first, then
+ARM's. Adding a feature here makes models that were verified before be verified again.
+"""
 _MAX_BYTES: Final = 16 << 20
-"""A few kilobytes for each core."""
+"""Limit of `/proc/cpuinfo`, which has a few kilobytes per core."""
 _MAX_NAME: Final = 100
 _MOST_TOLD: Final = 6
 _ARM_MAKERS: Final = {
@@ -33,27 +34,28 @@ _ARM_MAKERS: Final = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProcessorDifference:
-    """How a processor differs from the one that a model was verified on.
+    """Difference of a processor from the one that a model was verified on.
 
-    Both count. Without a feature, what takes its place is slower and may round, or saturate, in
-    another way. With one more, engines choose kernels that nobody has seen run this model: eight
-    bits multiplied by AVX2 saturate, and by VNNI they do not, so that a model whose weights were
-    fitted to the first answers otherwise on the second, mostly better, but not as it was approved.
+    Missing and additional features both matter. Without a feature, the replacement kernel is slower
+    and may round or saturate differently. With an additional one, engines choose kernels that were
+    not tested with this model: eight-bit products saturate with AVX2 but not with VNNI, so a model
+    whose weights were fitted to AVX2 gives other outputs with VNNI, usually better ones, but not
+    the approved ones.
     """
 
     lacks: tuple[str, ...] = ()
-    """Features that it was verified with and that are not here."""
+    """Features of the verification that this processor lacks."""
     adds: tuple[str, ...] = ()
-    """The reverse."""
+    """Features of this processor that the verification lacked."""
     is_unknown: bool = False
-    """Of one of the two no features are known, so that nothing can be said."""
+    """Whether the features of either processor are unknown, so that they cannot be compared."""
 
     def __bool__(self) -> bool:
-        """Whether there is any difference, or may be."""
+        """Whether there is a difference, or may be one."""
         return bool(self.lacks or self.adds or self.is_unknown)
 
     def __str__(self) -> str:
-        """As a half-sentence about this processor."""
+        """Return the difference as a clause about this processor."""
         if self.is_unknown:
             return "whose features may differ"
         parts = [f"which lacks {_some(self.lacks)}"] if self.lacks else []
@@ -62,7 +64,7 @@ class ProcessorDifference:
 
 
 def this_processor(cpuinfo: Path = CPUINFO) -> Processor:
-    """The processor that this process runs on; without features where Linux does not tell them."""
+    """Return the processor of this process; without features if Linux does not list them."""
     try:
         with cpuinfo.open("rb") as file:
             text = file.read(_MAX_BYTES).decode("utf-8", "replace")
@@ -77,9 +79,9 @@ def this_processor(cpuinfo: Path = CPUINFO) -> Processor:
 
 
 def parse_cpuinfo(text: str) -> Processor:
-    """What `/proc/cpuinfo` says: the name of the first core, and the features that all cores have.
+    """Return the first core's name and the features that all cores in `/proc/cpuinfo` have.
 
-    A thread may run on any of them. The name is empty where there is none.
+    A thread may run on any core. The name is empty if it is absent.
     """
     name = maker = part = ""
     common: set[str] | None = None
@@ -109,12 +111,12 @@ def parse_cpuinfo(text: str) -> Processor:
 
 
 def missing_features(verified: Processor, here: Processor) -> tuple[str, ...]:
-    """What a model was verified with and is not here."""
+    """Return the features of the verification that are missing here."""
     return tuple(sorted(set(verified.features) - set(here.features)))
 
 
 def change(verified: Processor, here: Processor) -> ProcessorDifference:
-    """How `here` differs from the processor that a model was verified on; false if it does not.
+    """Return the difference of `here` from the verified processor; false if there is none.
 
     Names are not compared: processors of several makers run the same kernels.
     """
@@ -132,6 +134,6 @@ def _some(features: tuple[str, ...]) -> str:
 
 
 def plain(name: str) -> str:
-    """A name on one short line, without what would command a terminal."""
+    """Return a name on one short line, without terminal control characters."""
     printable = "".join(letter for letter in name if letter.isprintable())
     return " ".join(printable.split())[:_MAX_NAME].strip()

@@ -49,12 +49,12 @@ _SMALLEST = 1e-12
 
 
 def ask_again(model: Model, requests: Sequence[Asked], check: VerificationRequests) -> str:
-    """Why a model does not give the answers that were recorded; empty if it does.
+    """Return why a model's outputs differ from the recorded ones; empty if they match.
 
-    A row is far if a value of a float output is off by more than `check.tolerance` of the largest
-    magnitude with which this output was recorded; none may be. A row is changed if a matrix of
-    scores has its largest in another column, or if what is no float is not equal. Of these there
-    may be a share of `check.max_changed_ratio`: two scores may be all but equal.
+    A row is off if a value of a float output deviates by more than `check.tolerance` of the largest
+    magnitude recorded for this output; no row may be off. A row is changed if a matrix of scores
+    has its largest value in another column, or if an output that is not float differs. The share of
+    changed rows may be `check.max_changed_ratio`, because two scores may be nearly equal.
     """
     scales: dict[str, float] = {}
     for _, answers in requests:
@@ -80,7 +80,7 @@ def ask_again(model: Model, requests: Sequence[Asked], check: VerificationReques
 def _compared(
     answers: Tensors, recorded: Tensors, scales: dict[str, float], *, batched: bool
 ) -> tuple[Array, Array]:
-    """For each row how far it is off at most, and whether it changed."""
+    """Return each row's largest deviation, and whether it changed."""
     rows = next(iter(recorded.values())).shape[0] if batched else 1
     ratios, changed = np.zeros(rows), np.zeros(rows, np.bool_)
     for name, want in recorded.items():
@@ -98,10 +98,10 @@ def _compared(
 
 
 def _off(got: Array, want: Array) -> Array:
-    """For each row the largest difference; infinite where one is no number and the other is."""
+    """Return each row's largest difference; infinite where only one of two values is NaN."""
     got, want = got.astype(np.float64), want.astype(np.float64)
     same = (got == want) | (np.isnan(got) & np.isnan(want))
-    with np.errstate(invalid="ignore"):  # infinity less infinity
+    with np.errstate(invalid="ignore"):  # infinity minus infinity
         off = np.abs(got - want)
     off = np.where(same, 0.0, np.where(np.isnan(off), math.inf, off))
     deviation: Array = off.max(axis=1, initial=0.0)
@@ -109,18 +109,18 @@ def _off(got: Array, want: Array) -> Array:
 
 
 CANDIDATE: Final = "candidate"
-"""What a manifest's recipe calls the name of what was chosen, `openvino-int8`."""
+"""Key of the manifest's recipe for the name of the chosen candidate, such as `openvino-int8`."""
 _DIGEST_SHOWN: Final = 19
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedMember:
-    """One engine's model of an optimized model."""
+    """One engine's model within an optimized model."""
 
     name: str
     model: Model
     up_to_rows: int | None = None
-    """Largest batch that it takes; None for all."""
+    """Largest batch that it takes; None for no limit."""
     threads: int = 1
     """Threads inside one run."""
 
@@ -128,10 +128,10 @@ class LoadedMember:
 def problem_of(
     directory: Path, manifest: OptimizedManifest, members: Sequence[LoadedMember]
 ) -> str:
-    """Why a member does not answer as it did when it was verified; empty if all do.
+    """Return why a member's outputs differ from the recorded ones; empty if all match.
 
     Raises:
-        UnsupportedModelError: The check is not what it should be.
+        UnsupportedModelError: The recorded requests are invalid.
     """
     if manifest.check is None:
         return ""
@@ -176,17 +176,17 @@ def _not_here(
 
 
 class OptimizedModel:
-    """Runs each batch by the member for so many rows. Implements `Model`; closes the members.
+    """Model that runs each batch on the member for its number of rows, and closes the members.
 
     Raises:
-        UnsupportedModelError: The members do not take and give the same.
+        UnsupportedModelError: The members' signatures differ.
     """
 
     def __init__(self, members: Sequence[LoadedMember], device: DeviceUse) -> None:
         self.signature = common_signature(members)
         self.device = device
         self.intra_op_threads = max(member.threads for member in members)
-        """What the engine plans its runs with."""
+        """Threads with which the engine plans its runs."""
         self._models = [member.model for member in members]
         self.concurrent = all(model.concurrent for model in self._models)
         self.may_wait = any(getattr(model, "may_wait", False) for model in self._models)
@@ -213,7 +213,7 @@ class OptimizedModel:
         return model.run(inputs, names)
 
     def example_inputs(self, *, rows: int = 1, variable: int = 1) -> Tensors:
-        """Inputs that mean something to the first member, if it knows such, else ones that fit."""
+        """Return the first member's own example inputs if it has any, else generated ones."""
         example = getattr(self._models[0], "example_inputs", None)
         if example is None:
             return example_inputs(self.signature, rows=rows, variable=variable)
@@ -236,10 +236,10 @@ class OptimizedModel:
 
 
 def common_signature(members: Sequence[LoadedMember]) -> ModelSignature:
-    """What all members take and give: dimensions that some of them leave open, others may fix.
+    """Return the signature of all members; a dimension variable in some may be fixed in others.
 
     Raises:
-        UnsupportedModelError: They differ; the message says which two, and in what.
+        UnsupportedModelError: They differ; the message names the two and the difference.
     """
     first = members[0]
     signature = first.model.signature
@@ -279,7 +279,7 @@ def _merged(
 def _both(
     kind: str, first: LoadedMember, other: LoadedMember, own: TensorSpec, theirs: TensorSpec
 ) -> TensorSpec:
-    """The stricter of two inputs; the looser of two outputs."""
+    """Return the stricter of two inputs, or the looser of two outputs."""
     pairs = list(zip(own.shape, theirs.shape, strict=False))
     differ = [pair for pair in pairs if pair[0] != pair[1]]
     fixed = [pair for pair in differ if VARIABLE not in pair]
@@ -294,7 +294,7 @@ def _both(
             "one model"
         )
     if kind == "input":
-        return replace(own, shape=tuple(map(max, pairs)))  # a size stands above `VARIABLE`
+        return replace(own, shape=tuple(map(max, pairs)))  # sizes are greater than `VARIABLE`
     return replace(own, shape=tuple(a if a == b else VARIABLE for a, b in pairs))
 
 
@@ -306,30 +306,30 @@ _log = logging.getLogger(__name__)
 
 
 class OptimizedRuntime:
-    """Loads a directory with `optimized.json`."""
+    """Loader of a directory with `optimized.json`."""
 
     name = "optimized"
     runs_code = False
     has_manifest = True
 
     def recognises(self, path: Path) -> bool:
-        """Whether it is a directory with `optimized.json`."""
+        """Whether `path` is a directory with `optimized.json`."""
         return path.is_dir() and (path / FILE_NAME).is_file()
 
     def load(self, path: Path, options: LoadOptions) -> Model:
-        """Load each member, and verify the model where the processor is another one."""
+        """Load each member, and verify the model if this processor differs."""
         return open_optimized(path, options, here=this_processor())
 
 
 def open_optimized(directory: Path, options: LoadOptions, *, here: Processor) -> OptimizedModel:
-    """The model of a manifest, on the processor that it was verified on or as its policy says.
+    """Return the model of a manifest if the processor matches or its policy allows this one.
 
     Args:
-        here: The processor that it is to run on.
+        here: The processor that runs it.
 
     Raises:
-        UnsupportedModelError: The manifest, or a member, is not what it should be.
-        FailedPreconditionError: It may not, or does not, run here as it was verified.
+        UnsupportedModelError: The manifest or a member is invalid.
+        FailedPreconditionError: The policy forbids this processor, or the outputs differ.
     """
     manifest = _read(directory, options)
     other, policy = change(manifest.processor, here), manifest.on_other_processor
@@ -359,11 +359,11 @@ def open_optimized(directory: Path, options: LoadOptions, *, here: Processor) ->
 
 
 def prove(directory: Path) -> None:
-    """Ask each member what the model was verified with, whichever processor this is.
+    """Run the recorded requests on each member, whatever the processor.
 
     Raises:
-        UnsupportedModelError: The manifest, or a member, is not what it should be.
-        FailedPreconditionError: The answers are not those that were recorded.
+        UnsupportedModelError: The manifest or a member is invalid.
+        FailedPreconditionError: The outputs differ from the recorded ones.
     """
     options = LoadOptions(device=Device.CPU)
     manifest = _read(directory, options)
@@ -412,7 +412,7 @@ def _load_members(
 
 
 def member_options(member: EngineFile, options: LoadOptions) -> LoadOptions:
-    """How a member is loaded: on the CPU, as tuned, with threads as pinned, else as wished."""
+    """Return a member's load options: CPU, its tuning, and its pinned or the requested threads."""
     pinned, wished = options.tuning.intra_op_threads, member.tuning.intra_op_threads
     threads = pinned or (wished and min(wished, len(os.sched_getaffinity(0))))
     return LoadOptions(

@@ -1,7 +1,7 @@
-"""Calls of PyTorch's operators on abstract tensors, with what in-place operators change.
+"""Calls of PyTorch's operators on abstract tensors, including in-place effects.
 
-Exported programs and TorchScript call the same operators (`aten`). A call returns what is known of
-its outputs; one that writes to a tensor changes every tensor that shares its memory.
+Exported programs and TorchScript call the same operators (`aten`). A call returns the known facts
+of its outputs; a call that writes to a tensor changes every tensor that shares its memory.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -52,11 +52,11 @@ _ON_SIZES: Final[Mapping[str, Fold]] = {
 
 @dataclass(slots=True, eq=False)
 class SharedStorage:
-    """What tensors that are views of each other share."""
+    """Memory shared by tensors that are views of each other."""
 
     tensors: list["Tensor"] = field(default_factory=list)
     is_model: bool = False
-    """It outlives a run."""
+    """Whether it outlives a run."""
 
 
 @dataclass(slots=True, eq=False)
@@ -66,42 +66,42 @@ class Tensor:
     value: Value
     memory: SharedStorage
     dtype: str = ""
-    """As PyTorch names it; empty if it is not known."""
+    """PyTorch's name of the datatype; empty if unknown."""
 
 
 Argument = Union[Tensor, Value, Size, float, bool, str, None, "list[Argument]"]
-"""What an operator takes and gives. Integers are sizes; booleans are Python's."""
+"""Arguments and results of operators. Integers are sizes; booleans are Python's."""
 
 
 @dataclass(slots=True)
 class AtenCall:
-    """One call: tensors are replaced by their values."""
+    """One operator call with tensors replaced by their values."""
 
     name: str
     transfer: Transfer
     positional: list[Argument]
     named: dict[str, Argument]
     dtypes: Mapping[int, str]
-    """By id of a value."""
+    """Datatypes by id of a value."""
     count: int
     used: set[int | str] = field(default_factory=set)
 
     def get(self, number: int, name: str, default: Argument = None) -> Argument:
-        """An argument by its name or its position; a position of -1 is none."""
+        """Return an argument by name or position; a position of -1 means by name only."""
         self.used |= {number, name}
         if name in self.named:
             return self.named[name]
         return self.positional[number] if 0 <= number < len(self.positional) else default
 
     def value(self, number: int = 0, name: str = "self") -> Value:
-        """An argument that is a tensor, or a number as one."""
+        """Return an argument that is a tensor, or a number as a tensor."""
         value = self.optional(number, name)
         if value is None:
             raise MixedRowsError("lacks a tensor")
         return value
 
     def optional(self, number: int, name: str) -> Value | None:
-        """An argument that may be a tensor; None if it is left out."""
+        """Return an argument that may be a tensor; None if it is omitted."""
         item = self.get(number, name)
         if item is None:
             return None
@@ -110,20 +110,20 @@ class AtenCall:
         return as_value(item)
 
     def values(self, number: int, name: str) -> list[Value]:
-        """An argument that is a list of tensors."""
+        """Return an argument that is a list of tensors."""
         items = self.get(number, name)
         if not isinstance(items, list) or not all(isinstance(item, Value) for item in items):
             raise MixedRowsError("lacks a list of tensors")
         return [item for item in items if isinstance(item, Value)]
 
     def sizes(self, number: int, name: str) -> list[Size | None]:
-        """An argument that is a list of integers, or one of them."""
+        """Return an argument that is a list of integers, or one integer."""
         item = self.get(number, name)
         items = item if isinstance(item, list) else [item]
         return [self._size(item) for item in items]
 
     def size(self, number: int, name: str, default: int | None = None) -> Size | None:
-        """An argument that is an integer; None if nothing is known of it."""
+        """Return an argument that is an integer; None if it is unknown."""
         item = self.get(number, name)
         if item is None:
             return None if default is None else Size(default)
@@ -138,7 +138,7 @@ class AtenCall:
         return item
 
     def integer(self, number: int, name: str, default: int | None = None) -> int:
-        """An argument that is a known integer."""
+        """Return an argument that is a known integer."""
         item = self.get(number, name)
         if item is None and default is not None:
             return default
@@ -150,7 +150,7 @@ class AtenCall:
         return size.number
 
     def integers(self, number: int, name: str) -> list[int] | None:
-        """An argument that is a list of known integers, or one; None if it is left out."""
+        """Return an argument that is a list of known integers, or one; None if it is omitted."""
         if self.get(number, name) is None:
             return None
         sizes = self.sizes(number, name)
@@ -159,7 +159,7 @@ class AtenCall:
         return [size.number for size in sizes if size is not None]
 
     def flag(self, number: int, name: str, *, default: bool = False) -> bool:
-        """An argument that is a known boolean."""
+        """Return an argument that is a known boolean."""
         item = self.get(number, name)
         if item is None:
             return default
@@ -177,11 +177,11 @@ class AtenCall:
                 raise MixedRowsError("has parameters that depend on the batch")
 
     def ignore_rest(self) -> None:
-        """Count all arguments as looked at."""
+        """Count all arguments as read."""
         self.used |= {*range(len(self.positional)), *self.named}
 
     def check_used(self) -> None:
-        """Raise MixedRowsError if an argument was given that no one looked at."""
+        """Raise MixedRowsError if an argument was passed that no one read."""
         for name, item in self.named.items():
             is_switch = item is None or isinstance(item, bool | str)
             if name not in self.used and name not in _IGNORED.split() and not is_switch:
@@ -202,17 +202,17 @@ class OperatorTable:
     views: frozenset[str]
     """Operators that may return memory of the first tensor."""
     sized: frozenset[str]
-    """Operators that follow elements that depend on the number of rows."""
+    """Operators that may take elements that depend on the number of rows."""
     random: frozenset[str]
-    """Operators that may have different outputs for the same inputs."""
+    """Operators whose outputs may differ for the same inputs."""
     onnx: Mapping[str, str]
     """ONNX names of the operators that accept positions of rows."""
 
 
 class AtenInterpreter:
-    """Calls operators on the tensors of one program.
+    """Interpreter of operator calls on the tensors of one program.
 
-    `failed`: why nothing that the program gives is proven; empty if that is not so.
+    `failed`: why no output of the program is proven; empty if nothing failed.
     """
 
     def __init__(self, table: OperatorTable) -> None:
@@ -222,7 +222,7 @@ class AtenInterpreter:
 
     @staticmethod
     def tensor(value: Value, *, memory: SharedStorage | None = None, dtype: str = "") -> Tensor:
-        """A tensor with this value, on memory of its own unless some is named."""
+        """Return a tensor with this value, on new memory unless some is passed."""
         tensor = Tensor(value, SharedStorage() if memory is None else memory, dtype)
         tensor.memory.tensors.append(tensor)
         return tensor
@@ -237,13 +237,13 @@ class AtenInterpreter:
         count: int,
         changes_first: bool = False,
     ) -> list[Tensor]:
-        """The outputs of an operator.
+        """Return the outputs of an operator.
 
         Args:
-            name: Without namespace, overload, and the `_` that ends the name of one that writes.
-            named: By name; may repeat what is positional.
-            what: The operator, for people.
-            count: How many outputs are taken; 0 for a list of as many as there are.
+            name: Without namespace, overload, and the `_` suffix of operators that write in place.
+            named: Arguments by name; may repeat positional ones.
+            what: The operator's name for messages.
+            count: Number of outputs used; 0 for a list of all outputs.
             changes_first: Whether it writes its result to its first tensor.
         """
         arguments: list[Argument] = [*positional, *named.values()]
@@ -262,13 +262,13 @@ class AtenInterpreter:
             self._write(tensors[0], results[0], what)
             return [tensors[0]]
         if name.endswith("_norm") and results[0].mixed:
-            for tensor in tensors:  # in training it writes to the statistics that it takes
+            for tensor in tensors:  # in training it writes to its running statistics
                 self._spoil(tensor.memory, results[0].mixed)
         memory = tensors[0].memory if name in self._table.views and tensors else None
         return [self.tensor(value, memory=memory) for value in results]
 
     def size_of(self, item: Argument, axis: Argument, what: str) -> Argument:
-        """The size of an axis, or without one the number of elements."""
+        """Return the size of an axis, or without one the number of elements."""
         if not isinstance(item, Tensor) or item.value.shape is None:
             reason = item.value.mixed if isinstance(item, Tensor) else ""
             return self.tensor(mixed(reason or f"{what} takes a tensor of unknown shape"))
@@ -278,7 +278,7 @@ class AtenInterpreter:
         return product(shape)
 
     def item(self, item: Argument, what: str) -> Argument:
-        """The only element of a tensor."""
+        """Return the only element of a tensor."""
         if not isinstance(item, Tensor):
             return item
         value = item.value
@@ -290,7 +290,7 @@ class AtenInterpreter:
         return self.tensor(mixed(reason))
 
     def on_sizes(self, target: str, values: Sequence[Argument], what: str) -> Sequence[Argument]:
-        """Arithmetic on sizes; what is not followed is a size of which nothing is known."""
+        """Return the result of arithmetic on sizes; unknown for an unsupported function."""
         flat = [part for item in values for part in (item if isinstance(item, list) else [item])]
         for item in flat:
             if isinstance(item, Tensor):
@@ -350,10 +350,10 @@ class AtenInterpreter:
         )
 
     def _write(self, target: Tensor, result: Value, what: str) -> None:
-        """Change a tensor, and whatever shares its memory.
+        """Write a result to a tensor and to all tensors that share its memory.
 
-        Entries of a row stay entries of that row in every view, so that views of tensors with rows
-        need no more than the result to have the same rows.
+        Entries of a row stay entries of that row in every view, so views of tensors with rows only
+        need the result to have the same rows.
         """
         old = target.value
         reason = result.mixed
@@ -378,7 +378,7 @@ class AtenInterpreter:
 
 
 def as_value(item: Value | Size | float) -> Value:
-    """A number as a tensor without dimensions."""
+    """Return a number as a tensor without dimensions."""
     if isinstance(item, Value):
         return item
     if isinstance(item, bool):
@@ -394,12 +394,12 @@ def as_value(item: Value | Size | float) -> Value:
 
 
 def is_whole(dtype: str) -> bool:
-    """Whether numbers of a type, as PyTorch names it, have no fraction."""
+    """Whether a datatype, by PyTorch's name, holds integers only."""
     return dtype.startswith(_WHOLE)
 
 
 def parts_of_kind(kind: type[_T], items: Sequence[object]) -> list[_T]:
-    """What is of a kind among items, and in lists and tuples among them."""
+    """Return the items of a type, including those in nested lists and tuples."""
     flat: list[_T] = []
     for item in items:
         if isinstance(item, kind):

@@ -40,11 +40,11 @@ C10_DTYPES: Final = {
     11: "bool",
     15: "bfloat16",
 }
-"""Datatypes as TorchScript writes them."""
+"""Codes of datatypes in TorchScript."""
 _EXACT: Final = frozenset({"int32", "int64", "float32", "float64"})
 _END: Final = Size(1 << 62)
 
-# Element by element
+# Element-wise operators
 
 
 def _operands(call: AtenCall) -> list[Value]:
@@ -59,7 +59,7 @@ def _operands(call: AtenCall) -> list[Value]:
 
 
 def _all_operands(call: AtenCall) -> list[Value]:
-    """Those by position, then numbers by name, such as the `value` of `masked_fill`."""
+    """Return positional operands, then named numbers, such as the `value` of `masked_fill`."""
     values = _operands(call)
     call.used |= set(call.named)
     named = [
@@ -75,7 +75,7 @@ def _all_operands(call: AtenCall) -> list[Value]:
 
 
 def _test(call: AtenCall) -> Results:
-    """Truth values: no numbers to compute sizes with."""
+    """Return truth values, which are not used to compute sizes."""
     return call.transfer.elementwise(_all_operands(call), is_integer=True)
 
 
@@ -108,7 +108,7 @@ def _where(call: AtenCall) -> Results:
 
 
 def _prelu(call: AtenCall) -> Results:
-    """The slope lies along axis 1 if it is more than one number."""
+    """Return the result; the slope lies along axis 1 if it is more than one number."""
     value, slope = call.value(), call.value(1, "weight")
     call.uniform((1, "weight"))
     if value.rows is not None and value.rows.axis != 0 and product(slope.shape or ()) != ONE:
@@ -158,7 +158,7 @@ CONVERSIONS: Final = {
 
 
 def _dtype(call: AtenCall) -> str | None:
-    """The datatype that a call names; None for none, empty for one that is not known."""
+    """Return the datatype that a call names; None for none, empty for an unknown one."""
     if call.name in CONVERSIONS:
         return CONVERSIONS[call.name]
     item = call.named.get("dtype")
@@ -314,7 +314,7 @@ def _concat(call: AtenCall) -> Results:
 
 
 def _pieces(call: AtenCall, value: Value, axis: int, lengths: Sequence[Size | None]) -> Results:
-    """The value cut into parts of these lengths."""
+    """Return the value cut into parts of these lengths."""
     axis = normal_axis(axis, value.rank)
     pieces, start = [], ZERO
     for length in lengths:
@@ -323,7 +323,7 @@ def _pieces(call: AtenCall, value: Value, axis: int, lengths: Sequence[Size | No
         end = call.transfer.symbols.add(start, length)
         part = call.transfer.cut(value, axis, start, end, 1)
         shape = part.shape or ()
-        # The lengths add up to the whole, so that each part has its own length.
+        # The lengths add up to the axis's size, so each part has its own length.
         pieces.append(replace(part, shape=(*shape[:axis], length, *shape[axis + 1 :])))
         start = end
     return pieces
@@ -372,7 +372,7 @@ def _selected(call: AtenCall, value: Value, axis: int, index: int) -> Value:
     end = _END if index == -1 else Size(index + 1)
     part = call.transfer.cut(value, axis, Size(index), end, 1)
     shape, axis = part.shape or (), normal_axis(axis, part.rank)
-    # An index outside is an error, so that one entry is left.
+    # An index out of range is an error, so one entry is left.
     return call.transfer.squeeze(
         replace(part, shape=(*shape[:axis], ONE, *shape[axis + 1 :])), [axis]
     )
@@ -436,7 +436,7 @@ def _pad(call: AtenCall) -> Results:
     return call.transfer.padded(replace(value, below=None), both)
 
 
-# Made from sizes
+# Operators that create tensors from sizes
 
 
 def _full(call: AtenCall) -> Results:
@@ -476,7 +476,7 @@ def _like(call: AtenCall) -> Results:
 
 
 def _arange(call: AtenCall) -> Results:
-    """`arange(end)`, `arange(start, end)`, `arange(start, end, step)`."""
+    """Return `arange(end)`, `arange(start, end)` or `arange(start, end, step)`."""
     parts = [call.get(i, "") for i in range(3)] if not call.named.keys() & {"end"} else None
     if parts is None:
         items = [call.get(-1, name) for name in ("start", "end", "step")]
@@ -499,7 +499,7 @@ def _arange(call: AtenCall) -> Results:
     if begin == ZERO and total is not None and width is not None and width != ONE:
         is_even = width.is_positive and not width.has_batch
         if is_even and divide(total, width) == BATCH and is_exact:
-            # Where each row begins, if all rows lie one behind the other.
+            # The first position of each row, if all rows lie in sequence.
             return Value(
                 shape=(BATCH,),
                 rows=BatchRows(axis=0),
@@ -512,7 +512,7 @@ def _arange(call: AtenCall) -> Results:
 
 
 def _uniform_only(call: AtenCall) -> Results:
-    """Made of arguments alone."""
+    """Return a tensor that depends only on uniform arguments."""
     call.ignore_rest()
     if any(isinstance(item, Value) and not item.is_uniform for item in call.positional):
         raise MixedRowsError("has parameters that depend on the batch")
@@ -525,7 +525,7 @@ def _scalar_tensor(call: AtenCall) -> Results:
     return value
 
 
-# Along axes
+# Operators along axes
 
 
 def _along(what: str = "normalises") -> Operator:
@@ -563,7 +563,7 @@ def _top(call: AtenCall) -> Results:
 
 
 def _reduced(call: AtenCall, parameter: int = 1, *, is_test: bool | None = None) -> Value:
-    """A reduction whose axes are the parameter of this number; all axes if there are none."""
+    """Return a reduction over the axes in the parameter of this number; over all if none."""
     item = call.get(parameter, "dim")
     if isinstance(item, bool):  # `std(self, unbiased)`
         item = None
@@ -572,7 +572,7 @@ def _reduced(call: AtenCall, parameter: int = 1, *, is_test: bool | None = None)
     flags = [flag for flag in rest if isinstance(flag, bool)]
     keep = call.flag(-1, "keepdim") or bool(flags and flags[-1])
     if call.name in {"std", "var", "std_mean", "var_mean"} and len(flags) == 1:
-        # One flag by position is `unbiased`.
+        # A single positional flag is `unbiased`.
         keep = call.flag(-1, "keepdim")
     value = call.value()
     call.ignore_rest()
@@ -584,7 +584,7 @@ def _reduce(parameter: int = 1, *, is_test: bool | None = None, outputs: int = 1
 
 
 def _chosen(call: AtenCall) -> Results:
-    """`max`, `min` and `median` of all elements, or along an axis with the positions too."""
+    """Return `max`, `min` or `median` of all elements, or along an axis with the positions."""
     other = call.named.get("other") or (call.positional[1] if len(call.positional) > 1 else None)
     if isinstance(other, Value):
         return _folding(FOLDS["Max" if call.name == "max" else "Min"])(call)
@@ -606,7 +606,7 @@ def _similarity(call: AtenCall) -> Results:
     return call.transfer.reduce(call.transfer.elementwise([first, second]), [axis], keep=False)
 
 
-# Looking up
+# Lookups
 
 
 def _embedding(call: AtenCall) -> Results:
@@ -615,7 +615,7 @@ def _embedding(call: AtenCall) -> Results:
 
 
 def _embedding_bag(call: AtenCall) -> Results:
-    """Bags are rows where offsets are their first positions."""
+    """Return the result; bags are rows where offsets are their first positions."""
     weight, indices, offsets = (
         call.value(i, name) for i, name in enumerate(("weight", "indices", "offsets"))
     )
@@ -640,7 +640,7 @@ def _gather(call: AtenCall) -> Results:
 
 
 def _indices(call: AtenCall) -> tuple[int, list[Value]]:
-    """The first axis that is indexed, and the indices of it and the axes behind it."""
+    """Return the first indexed axis, and the indices of it and of the following axes."""
     items = call.get(1, "indices")
     if not isinstance(items, list):
         raise MixedRowsError("lacks indices")
@@ -654,7 +654,7 @@ def _indices(call: AtenCall) -> tuple[int, list[Value]]:
 
 
 def _is_position(call: AtenCall, value: Value) -> bool:
-    """Whether an index is surely no mask."""
+    """Whether an index is certainly not a mask."""
     dtype = call.dtypes.get(id(value), "")
     return value.row_numbers is not None or (is_whole(dtype) and dtype not in {"bool", "uint8"})
 
@@ -693,7 +693,7 @@ def _index(call: AtenCall) -> Results:  # noqa: C901  # cases
 
 
 def _index_put(call: AtenCall) -> Results:
-    """One number written at positions of other axes than the rows', or where a mask says."""
+    """Write one number at positions of axes other than the rows', or under a mask."""
     data, written = call.value(), call.value(2, "values")
     call.flag(3, "accumulate")
     first, indices = _indices(call)
@@ -711,7 +711,7 @@ def _index_put(call: AtenCall) -> Results:
 
 
 def _scatter(call: AtenCall) -> Results:
-    """Each row writes to its own entries."""
+    """Write to each row's own entries."""
     data, index = call.value(), call.value(2, "index")
     axis = normal_axis(call.integer(1, "dim"), data.rank)
     written = call.value(3, "value" if "value" in call.named else "src")
@@ -726,7 +726,7 @@ def _scatter(call: AtenCall) -> Results:
 
 
 def _slice_scatter(call: AtenCall) -> Results:
-    """The value with another one written to a slice, as functional programs have it."""
+    """Return the value with another one written to a slice, as in functional programs."""
     data, written = call.value(), call.value(1, "src")
     axis = call.integer(2, "dim", 0)
     if call.name == "select_scatter":
@@ -907,4 +907,4 @@ ATEN: Final = OperatorTable(
         **dict.fromkeys(("embedding_bag", "_embedding_bag"), "EmbeddingBag"),
     },
 )
-"""The operators whose effect on rows is known."""
+"""Operators with a known effect on rows."""

@@ -1,4 +1,4 @@
-"""Effect on rows of PyTorch's operators that multiply, convolve, normalise and attend."""
+"""Effect on rows of PyTorch's matrix products, convolutions, normalisations and attention."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -23,7 +23,7 @@ def _linear(call: AtenCall) -> Results:
 
 
 def _addmm(call: AtenCall) -> Results:
-    """`beta * self + alpha * (mat1 @ mat2)`."""
+    """Return `beta * self + alpha * (mat1 @ mat2)`."""
     call.used |= {"beta", "alpha"}
     names = ("batch1", "batch2") if call.name == "baddbmm" else ("mat1", "mat2")
     result = call.transfer.matmul(call.value(1, names[0]), call.value(2, names[1]))
@@ -31,7 +31,7 @@ def _addmm(call: AtenCall) -> Results:
 
 
 def _distance(call: AtenCall) -> Results:
-    """Distances of all pairs depend on what a product of the two would."""
+    """Return distances of all pairs, which depend on rows like a matrix product."""
     call.used |= {2, 3, "p", "compute_mode"}
     second = call.transfer.swapped(call.value(1, "x2"))
     return call.transfer.matmul(call.value(0, "x1"), second)
@@ -44,13 +44,13 @@ def _einsum(call: AtenCall) -> Results:
 
 
 def _per_axis(call: AtenCall, number: int, name: str, count: int, default: int) -> list[int]:
-    """An argument with a number for each spatial axis, or one for all."""
+    """Return an argument with a number for each spatial axis, or one for all."""
     numbers = call.integers(number, name) or [default]
     return numbers * count if len(numbers) == 1 else numbers
 
 
 def _conv(call: AtenCall) -> Results:
-    """Parameters stand in three orders, by the name of the operator."""
+    """Return a convolution; the operator's name decides the order of its parameters."""
     value, weight = call.value(0, "input"), call.value(1, "weight")
     bias = call.optional(2, "bias")
     others = [weight, *([] if bias is None else [bias])]
@@ -93,7 +93,7 @@ def _conv(call: AtenCall) -> Results:
 
 
 def _spatial_count(call: AtenCall) -> int:
-    """How many axes at the end an operator runs over: the digit in its name."""
+    """Return the number of trailing axes of an operator: the digit in its name."""
     return int(next(letter for letter in call.name if letter.isdigit()))
 
 
@@ -106,7 +106,7 @@ def _resized_last(call: AtenCall, value: Value, sizes: list[Size]) -> Value:
 
 
 def _pool(call: AtenCall) -> Results:
-    """All axes but the last ones are independent."""
+    """Return a pooling; all axes but the last ones are independent."""
     value, count = call.value(), _spatial_count(call)
     kernel = _per_axis(call, 1, "kernel_size", count, 1)
     declared_strides = call.integers(2, "stride") or kernel
@@ -176,7 +176,7 @@ def _grid_sample(call: AtenCall) -> Results:
 
 
 def _normalised_planes(call: AtenCall, value: Value, *parameters: Value | None) -> Value:
-    """A norm with parameters along axis 1, where axis 0 has independent entries."""
+    """Return a norm with parameters along axis 1, where axis 0 has independent entries."""
     others = [item for item in parameters if item is not None]
     return call.transfer.window(value, others, None, (value.shape or ())[2:])
 
@@ -234,12 +234,12 @@ def _instance_norm(call: AtenCall) -> Results:
 
 
 def _recurrent(call: AtenCall) -> Results:
-    """Whole sequences: states are [layers * directions, batch, hidden]."""
+    """Return whole sequences; states are [layers * directions, batch, hidden]."""
     value = call.value(0, "input")
     states = call.get(1, "hx")
     state_arguments = states if isinstance(states, list) else [states]
     parameters = call.get(2, "params")
-    if not isinstance(parameters, list):  # of packed sequences
+    if not isinstance(parameters, list):  # packed sequences
         raise MixedRowsError("takes sequences that are packed together")
     call.flag(3, "has_biases")
     call.integer(4, "num_layers")
@@ -276,7 +276,7 @@ def _recurrent_cell(call: AtenCall) -> Results:
 
 
 def _attention(call: AtenCall) -> Results:
-    """Products over the last two axes; all before them broadcast."""
+    """Return products over the last two axes; the other axes broadcast."""
     query, key, value = (call.value(i, name) for i, name in enumerate(("query", "key", "value")))
     is_flash = call.name != "scaled_dot_product_attention"
     mask = call.optional(3 if not is_flash else -1, "attn_mask")
@@ -297,7 +297,7 @@ def _attention(call: AtenCall) -> Results:
 
 
 def _encoder_layer(call: AtenCall) -> Results:
-    """`_transformer_encoder_layer_fwd`: one layer of an encoder, batch first."""
+    """Return the output of `_transformer_encoder_layer_fwd`: one encoder layer, batch first."""
     value = call.value(0, "src")
     call.ignore_rest()
     for number, item in enumerate(call.positional[1:], 1):
@@ -310,7 +310,7 @@ def _encoder_layer(call: AtenCall) -> Results:
 
 
 def _triangle(call: AtenCall) -> Results:
-    """Entries of the last two axes by their positions."""
+    """Return entries of the last two axes selected by position."""
     call.get(1, "diagonal")
     return call.transfer.along(replace(call.value(), elements=None), [-1, -2], "cuts")
 
@@ -325,7 +325,7 @@ def _gated(call: AtenCall) -> Results:
 
 
 def _quantised(call: AtenCall) -> Results:
-    """Scales and zero points are numbers, or tensors of one element."""
+    """Return a quantised tensor; scales and zero points are numbers or one-element tensors."""
     for number, item in enumerate(call.positional[1:], 1):
         if isinstance(item, Value) and not (item.is_uniform and is_scalar(item)):
             raise MixedRowsError(f"has parameter {number} by row")

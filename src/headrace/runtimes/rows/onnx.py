@@ -40,23 +40,23 @@ from headrace.runtimes.rows.values import (
 
 _MAX_DEPTH: Final = 32
 _MAX_NODES: Final = 200_000
-"""Functions that call functions may stand for any number of nodes."""
+"""Limit of nodes after inlining, as nested function calls may expand to any number."""
 _RUNTIME_DOMAINS: Final = ("ai.onnx", "com.microsoft", "com.ms.", "org.pytorch.aten")
-"""What ONNX Runtime knows in these, it runs in place of a model's function of the same name."""
+"""Domains whose operators ONNX Runtime runs instead of a model's function of the same name."""
 _ORT_MARK: Final = b"ORTM"
 _MARK_AT: Final = 4
 
 _FIRST_SCAN: Final = 9
-"""The opset since which `Scan` takes no lengths."""
+"""First opset in which `Scan` takes no lengths."""
 
 Environment = MutableMapping[str, Value]
 
 
 def analyse_onnx(file: Path, inputs: Sequence[TensorSpec]) -> RowVerdict:
-    """Whether the rows of an ONNX model's outputs depend on their own input rows alone.
+    """Return whether each output row of an ONNX model depends on its own input row alone.
 
     Args:
-        file: The model, which `scan_onnx` did not refuse.
+        file: The model, accepted by `scan_onnx`.
         inputs: As ONNX Runtime declares them; axis 0 of each is the batch.
     """
     try:
@@ -71,7 +71,7 @@ def analyse_onnx(file: Path, inputs: Sequence[TensorSpec]) -> RowVerdict:
 
 
 class _Analysis:
-    """One model, run on abstract tensors."""
+    """Analysis of one model on abstract tensors."""
 
     def __init__(self, graphs: OnnxGraphs) -> None:
         self._graphs = graphs
@@ -80,7 +80,7 @@ class _Analysis:
         self._followed = 0
 
     def verdict(self, inputs: Sequence[TensorSpec]) -> RowVerdict:
-        """What the outputs of the model say."""
+        """Return the verdict on the model's outputs."""
         values: dict[str, Value] = {}
         for number, spec in enumerate(inputs):
             values[spec.name] = model_input(self._transfer.symbols, spec, number)
@@ -96,7 +96,7 @@ class _Analysis:
         opsets: Mapping[str, int],
         bound: Mapping[str, OnnxAttribute] | None = None,
     ) -> None:
-        """Add the values of all nodes."""
+        """Add the values of all nodes to the environment."""
         nodes = graph.nodes
         if bound is not None:
             nodes = [_with_attributes(node, bound) for node in nodes]
@@ -113,7 +113,7 @@ class _Analysis:
     def _results(
         self, node: OnnxNode, environment: Environment, opsets: Mapping[str, int]
     ) -> list[Value]:
-        """The outputs of a node, as many as it names."""
+        """Return the outputs of a node, as many as it names."""
         what = f"node '{node.name}' ({node.operator})" if node.name else f"a {node.operator} node"
         inputs = [_of(environment, name) if name else None for name in node.inputs]
         opset, count = opsets.get(node.domain, 1), len(node.outputs)
@@ -154,7 +154,7 @@ class _Analysis:
         return OPERATORS.get(node.domain, {}).get(node.operator, unknown_operator)(call)
 
     def _call(self, function: OnnxFunction, node: OnnxNode, inputs: list[Value | None]) -> Results:
-        """A function of the model's own, run in place of the node."""
+        """Return the result of a function that the model defines, run in place of the node."""
         if self._depth >= _MAX_DEPTH:
             raise MixedRowsError("calls functions without end")
         self._depth += 1
@@ -172,7 +172,7 @@ class _Analysis:
         environment: Environment,
         opsets: Mapping[str, int],
     ) -> Results:
-        """The branch that is taken, or what both have in common."""
+        """Return the result of the branch taken, or the facts common to both branches."""
         if condition is None or not condition.is_uniform:
             raise MixedRowsError("chooses for all rows by values of the batch")
         conditions = constants(condition)
@@ -195,7 +195,7 @@ class _Analysis:
         return [self._common(left, right) for left, right in zip(*branches, strict=True)]
 
     def _common(self, left: Value, right: Value) -> Value:
-        """What is true of both of two values."""
+        """Return the facts that are true of both values."""
         if left.mixed or right.mixed:
             return mixed(left.mixed or right.mixed)
         if left == right:
@@ -217,7 +217,7 @@ class _Analysis:
         environment: Environment,
         opsets: Mapping[str, int],
     ) -> Results:
-        """A body that is run for each row, and carries nothing from one to the next."""
+        """Return the result of a body that runs per row and carries no state between rows."""
         attribute = node.attributes.get("body")
         graph = None if attribute is None else attribute.graph()
         count = node.attributes["num_scan_inputs"].integer() or 0
@@ -252,7 +252,7 @@ class _Analysis:
             inner[graph.inputs[i]] = replace(state, elements=None)
         for name, value in zip(graph.inputs[len(states) :], scanned, strict=True):
             assert value is not None
-            # One entry; if it is a row, the body sees no other.
+            # One entry; if it is a row, the body reads no other.
             inner[name] = Value(shape=(value.shape or ())[1:], is_integer=value.is_integer)
         captured = [environment[name] for name in _captured(node) if name in environment]
         if by_row and not all(value.is_uniform for value in captured):
@@ -299,7 +299,7 @@ def _constant(node: OnnxNode) -> Value:
 
 
 def _with_attributes(node: OnnxNode, bound: Mapping[str, OnnxAttribute]) -> OnnxNode:
-    """A node of a function's body with the attributes of the call."""
+    """Return a node of a function's body with the call's attributes."""
     attributes = {}
     for name, attribute in node.attributes.items():
         reference = attribute.reference()
@@ -311,7 +311,7 @@ def _with_attributes(node: OnnxNode, bound: Mapping[str, OnnxAttribute]) -> Onnx
 
 
 def _inner_nodes(node: OnnxNode, depth: int = _MAX_DEPTH) -> Iterator[tuple[OnnxGraph, OnnxNode]]:
-    """The nodes of the graphs that a node runs, and of theirs."""
+    """Yield the nodes of the graphs that a node runs, recursively."""
     if node.operator not in {"If", "Loop", "Scan"} or node.domain:
         return
     if not depth:
@@ -326,7 +326,7 @@ def _inner_nodes(node: OnnxNode, depth: int = _MAX_DEPTH) -> Iterator[tuple[Onnx
 
 
 def _captured(node: OnnxNode) -> set[str]:
-    """The names that the graphs of a node use; among them those of the graphs around it."""
+    """Return the names that a node's graphs use, including those of outer graphs."""
     names: set[str] = set()
     for graph, inner in _inner_nodes(node):
         names.update(inner.inputs, graph.outputs)
@@ -334,7 +334,7 @@ def _captured(node: OnnxNode) -> set[str]:
 
 
 def _is_random(node: OnnxNode) -> bool:
-    """Whether it, or what it runs, may give other values for the same inputs."""
+    """Whether the node, or a graph it runs, may give different outputs for the same inputs."""
     return node.operator in RANDOM or any(
         inner.operator in RANDOM or inner.domain not in OPERATORS for _, inner in _inner_nodes(node)
     )

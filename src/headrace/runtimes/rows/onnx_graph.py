@@ -1,7 +1,7 @@
-"""ONNX graphs as the row analysis reads them: nodes, attributes, small constants, calls.
+"""ONNX graphs for the row analysis: nodes, attributes, small constants, calls.
 
-The file's claims were checked by `onnx_scan` before. Attributes are read when an operator asks for
-them: those of trees are as large as the file.
+`scan_onnx` has checked the file's declarations. Attributes are decoded only when an operator reads
+them, because those of trees are as large as the file.
 """
 
 import math
@@ -27,7 +27,7 @@ from headrace.runtimes.rows.operators import OperatorCall, Results
 from headrace.runtimes.rows.symbols import Size
 from headrace.runtimes.rows.values import MAX_ELEMENTS, Value, constant
 
-# Numbers of fields: https://github.com/onnx/onnx/blob/main/onnx/onnx.proto
+# Field numbers: https://github.com/onnx/onnx/blob/main/onnx/onnx.proto
 
 
 class _Model:
@@ -56,7 +56,7 @@ class _Tensor:
 
 
 _FIRST: Final = 1
-"""The number of a name in most messages, of a domain, and of what a sparse tensor holds."""
+"""Field number of the name in most messages, of a domain, and of a sparse tensor's values."""
 _DTYPES: Final = {
     1: "<f4",
     2: "u1",
@@ -74,26 +74,26 @@ _DTYPES: Final = {
 _ITEMS: Final = frozenset(
     {_Tensor.FLOATS, _Tensor.INT32, _Tensor.INT64, _Tensor.DOUBLES, _Tensor.UINT64}
 )
-"""Lists of elements by their type."""
+"""Field of the elements by type."""
 _MAX_NODES: Final = 500_000
 _MAX_NAME: Final = 1 << 16
 _MAX_ATTRIBUTE: Final = 4096
 _MAX_INDICES: Final = 1 << 16
-"""The largest value of a larger tensor of integers is not read."""
+"""Integer tensors with more elements are not searched for their largest value."""
 
 
 @dataclass(frozen=True, slots=True)
 class OnnxAttribute:
-    """One attribute of a node, unread."""
+    """One attribute of a node, not yet decoded."""
 
     source: FileReader
     field: ProtobufField
 
     def ints(self) -> list[int]:
-        """A list of integers.
+        """Return a list of integers.
 
         Raises:
-            BrokenFileError: It has more than any list of axes.
+            BrokenFileError: It is longer than any list of axes.
         """
         values: list[int] = []
         for part in self._parts(_Attribute.INTS):
@@ -103,7 +103,7 @@ class OnnxAttribute:
         return values
 
     def integer(self) -> int | None:
-        """An integer; None if it is of another type."""
+        """Return an integer; None if it is of another type."""
         values = [
             numbers(self.source, part)[0]
             for part in self._parts(_Attribute.INT)
@@ -112,36 +112,36 @@ class OnnxAttribute:
         return values[-1] if values else None
 
     def decimal(self) -> float | None:
-        """A number; None if it is of another type."""
+        """Return a number; None if it is of another type."""
         parts = list(self._parts(_Attribute.FLOAT))
         return self._decimal(parts[-1]) if parts else None
 
     def decimals(self) -> list[float]:
-        """A list of numbers, not packed."""
+        """Return a list of numbers, not packed."""
         return [self._decimal(part) for part in self._parts(_Attribute.FLOATS)][:_MAX_ATTRIBUTE]
 
     def text(self) -> str:
-        """A text."""
+        """Return a string."""
         return "".join(text(self.source, part) for part in self._parts(_Attribute.TEXT))
 
     def count(self) -> int:
-        """How many items a list of texts or integers has."""
+        """Return the length of a list of strings or integers."""
         return sum(1 for _ in self._parts(_Attribute.STRINGS)) or len(self.ints())
 
     def tensor(self) -> "OnnxConstant | None":
-        """A constant; nothing is known of one in several parts, which other readers merge."""
+        """Return a constant, without known content if its message is split into several parts."""
         parts = list(self._parts(_Attribute.TENSOR))
         if len(parts) > 1:
             return OnnxConstant(name="", value=Value())
         return read_tensor(self.source, parts[0]) if parts else None
 
     def graph(self) -> "OnnxGraph | None":
-        """A graph that the node runs."""
+        """Return a graph that the node runs."""
         parts = list(self._parts(_Attribute.GRAPH))
         return read_graph(self.source, parts) if parts else None
 
     def reference(self) -> str:
-        """The attribute of the surrounding function that it is; empty if it has a value."""
+        """Return the referenced attribute of the outer function; empty if it has a value."""
         return "".join(text(self.source, part) for part in self._parts(_Attribute.REFERENCE))
 
     def _parts(self, number: int) -> Iterator[ProtobufField]:
@@ -156,7 +156,7 @@ class OnnxAttribute:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OnnxConstant:
-    """A constant: what is known of it."""
+    """Known facts of a constant."""
 
     name: str
     value: Value
@@ -187,7 +187,7 @@ class OnnxGraph:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OnnxFunction:
-    """An operator that the model defines itself."""
+    """An operator that the model defines."""
 
     graph: OnnxGraph
     opsets: Mapping[str, int]
@@ -196,7 +196,7 @@ class OnnxFunction:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OnnxGraphs:
-    """What an ONNX file runs."""
+    """Executable content of an ONNX file."""
 
     graph: OnnxGraph
     opsets: Mapping[str, int]
@@ -204,7 +204,7 @@ class OnnxGraphs:
 
 
 def read_model(source: FileReader) -> OnnxGraphs:
-    """The graph of an ONNX file.
+    """Return the graph of an ONNX file.
 
     Raises:
         BrokenFileError: It is damaged, or has more nodes than a model has.
@@ -224,7 +224,7 @@ def read_model(source: FileReader) -> OnnxGraphs:
 
 
 def read_graph(source: FileReader, parts: Iterable[ProtobufField]) -> OnnxGraph:
-    """The graph that a message is."""
+    """Return the graph in a message."""
     graph = OnnxGraph()
     for part in (inner for outer in parts for inner in inside(source, outer)):
         match part.number:
@@ -246,7 +246,7 @@ def read_graph(source: FileReader, parts: Iterable[ProtobufField]) -> OnnxGraph:
 
 
 def read_tensor(source: FileReader, field: ProtobufField) -> OnnxConstant:  # noqa: C901  # one case for each field
-    """Shape and type of a constant, and what it holds if it is small."""
+    """Return the shape and type of a constant, and its content if small."""
     dims: list[int] = []
     kind, name, is_external = 0, "", False
     raw: ProtobufField | None = None
@@ -368,34 +368,34 @@ class Call(OperatorCall):
     opset: int
 
     def integer(self, name: str, default: int) -> int:
-        """An attribute."""
+        """Return an integer attribute."""
         attribute = self.node.attributes.get(name)
         value = None if attribute is None else attribute.integer()
         return default if value is None else value
 
     def ints(self, name: str) -> list[int] | None:
-        """An attribute; None if it is absent."""
+        """Return a list attribute; None if it is absent."""
         attribute = self.node.attributes.get(name)
         return None if attribute is None else attribute.ints()
 
     def counted(self, name: str) -> int:
-        """How many items a list of texts or integers has; 0 if it is absent."""
+        """Return the length of a list of strings or integers; 0 if it is absent."""
         attribute = self.node.attributes.get(name)
         return 0 if attribute is None else attribute.count()
 
     def text(self, name: str, default: str = "") -> str:
-        """An attribute."""
+        """Return a string attribute."""
         attribute = self.node.attributes.get(name)
         return default if attribute is None else attribute.text()
 
     def listed(self, name: str, number: int) -> list[Size | None]:
-        """Sizes as an attribute or, in newer versions, an input."""
+        """Return sizes from an attribute or, in newer versions, an input."""
         if name in self.node.attributes:
             return [Size(item) for item in self.ints(name) or []]
         return self.sizes(number)
 
     def named_axes(self) -> list[int] | None:
-        """Axes as an attribute or, in newer versions, an input; None if there are none."""
+        """Return axes from an attribute or, in newer versions, an input; None if there are none."""
         if "axes" in self.node.attributes:
             return self.ints("axes")
         return None if self.optional(1) is None else self.axes(1)

@@ -1,4 +1,4 @@
-"""ONNX operators along axes and of tables, and the table of all that are known.
+"""ONNX operators along axes and for tables, and the table of all known operators.
 
 Sources: the operator references of ONNX (`ai.onnx`, `ai.onnx.ml`) and of ONNX Runtime's contrib
 operators (`com.microsoft`).
@@ -71,7 +71,7 @@ def _batch_norm(call: Call) -> Results:
 
 
 def _per_entry(call: Call) -> Results:
-    """An operator on axis 0's entries alone, with parameters, and of the same shape."""
+    """Return the result of an operator on independent entries of axis 0, of the same shape."""
     call.uniform(*range(1, len(call.inputs)))
     value = call.value()
     if value.shape is None and value.rows is None:
@@ -177,7 +177,7 @@ def _resize(call: Call) -> Results:  # noqa: C901  # one after the other
 
 
 def _row_scores(call: Call) -> Results:
-    """Models of tables: a matrix in, one value or vector for each row out."""
+    """Return one value or vector per row, for models of tables."""
     value = call.value()
     if value.rows is None:
         return [Value(), Value()]
@@ -190,7 +190,7 @@ def _row_scores(call: Call) -> Results:
         call.counted(name)
         for name in ("classlabels_int64s", "classlabels_ints", "classlabels_strings")
     )
-    # Machines of support vectors may give a score for each pair of classes.
+    # Support vector machines may give a score for each pair of classes.
     is_known = classes and not call.node.operator.startswith("SVM")
     scores = call.transfer.by_row([value], [Size(classes) if is_known else None])
     return [call.transfer.by_row([value], []), scores]
@@ -301,4 +301,4 @@ Round Identity Cast Reshape Unsqueeze Squeeze Transpose Expand Tile ConstantOfSh
 Slice Gather Range ReduceProd ReduceSum Resize Upsample Pad Flatten Shape Size
 """
 SIZED: Final = frozenset(_SIZED.split())
-"""Operators that may take numbers of rows, because they follow them; no others may."""
+"""Operators that may take elements that depend on the number of rows, because they follow them."""

@@ -1,4 +1,4 @@
-"""ONNX operators that multiply and convolve: products, windows, recurrent nets, attention."""
+"""ONNX operators for products, convolutions, windows, recurrent nets and attention."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -35,11 +35,11 @@ def _gemm(call: Call) -> Results:
 
 
 def _quantised_matmul(left: int, right: int, by_column: Sequence[int]) -> Operator:
-    """A product of integers.
+    """Return an operator that multiplies integers.
 
     Args:
-        left: The input that is the first factor.
-        right: The second.
+        left: Number of the input that is the first factor.
+        right: Number of the input that is the second factor.
         by_column: Parameters of the second, one for all or one for each column.
     """
 
@@ -58,14 +58,14 @@ def _quantised_matmul(left: int, right: int, by_column: Sequence[int]) -> Operat
 
 
 def _packed_matmul(call: Call) -> Results:
-    """`MatMulNBits`: the product with a matrix that is packed in blocks."""
+    """Return `MatMulNBits`: the product with a matrix that is packed in blocks."""
     return call.uniform(*range(1, len(call.inputs))).transfer.resized(
         call.value(), {-1: Size(call.integer("N", 0))}, "sums"
     )
 
 
 def _spatial(call: Call, shape: Shape, kernel: list[int | None]) -> list[Size]:
-    """The sizes that a window gives along all axes but the first two."""
+    """Return the output sizes of a window along all axes but the first two."""
     count = len(shape) - 2
     strides = call.ints("strides") or [1] * count
     dilations = call.ints("dilations") or [1] * count
@@ -225,7 +225,7 @@ def _reverse_sequence(call: Call) -> Results:
 
 
 def _attention(call: Call) -> Results:
-    """`Attention` of ONNX 23: query, key, value and the past by row, a mask that broadcasts."""
+    """Return `Attention` of ONNX 23: query, key, value and past by row; the mask broadcasts."""
     query, key, value = (call.value(number) for number in range(3))
     mask, past_key, past_value = (call.optional(number) for number in (3, 4, 5))
     if call.optional(6) is not None:
@@ -303,7 +303,7 @@ PRODUCTS: Final[Mapping[str, Operator]] = {
     "ReverseSequence": _reverse_sequence,
     "Attention": _attention,
 }
-"""Of `ai.onnx`."""
+"""Operators of `ai.onnx`."""
 CONTRIB_PRODUCTS: Final[Mapping[str, Operator]] = {
     "FusedMatMul": _fused_matmul,
     "FusedGemm": _gemm,
@@ -314,4 +314,4 @@ CONTRIB_PRODUCTS: Final[Mapping[str, Operator]] = {
     "QLinearConv": _quantised_conv,
     "QLinearGlobalAveragePool": _global_pool,
 }
-"""Of `com.microsoft`."""
+"""Operators of `com.microsoft`."""

@@ -1,4 +1,4 @@
-"""ONNX operators on elements of equal position, on shapes, and that look elements up."""
+"""ONNX operators that are element-wise, change shapes, or look up elements."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -34,7 +34,7 @@ from headrace.runtimes.rows.values import (
 _FLOATS: Final = frozenset({1, 10, 11, 16})
 _BOOL: Final = 9
 _EXACT: Final = frozenset({1, 6, 7, 11, 12, 13})
-"""Datatypes that hold any number of rows: FLOAT, INT32, INT64, DOUBLE, UINT32, UINT64."""
+"""Datatypes that can represent any number of rows: FLOAT, INT32, INT64, DOUBLE, UINT32, UINT64."""
 _ELEMENTWISE: Final = """
 Abs Acos Acosh And Asin Asinh Atan Atanh BitShift BitwiseAnd BitwiseNot BitwiseOr BitwiseXor
 Celu Clip Cos Cosh Elu Erf Exp Gelu HardSigmoid HardSwish IsInf IsNaN LeakyRelu Log Mean
@@ -61,7 +61,7 @@ def _cast(call: Call) -> Results:
 
 
 def _cast_like(call: Call) -> Results:
-    """The first input in the datatype of the second, whose shape does not matter."""
+    """Return the first input in the datatype of the second, whose shape does not matter."""
     value = call.value()
     if value.counts_rows:
         raise MixedRowsError("computes with the number of rows")
@@ -79,7 +79,7 @@ def _dropout(call: Call) -> Results:
 
 
 def _by_channel(call: Call) -> Results:
-    """Element by element, with two parameters that are scalars or lie along `axis`."""
+    """Return an element-wise result with two parameters that are scalars or lie along `axis`."""
     value = call.value()
     call.uniform(1, 2)
     if value.shape is None and value.rows is None:
@@ -95,7 +95,7 @@ def _by_channel(call: Call) -> Results:
 
 
 def dynamic_quantisation(_: OperatorCall) -> Results:
-    """A quantisation whose scale is that of the whole tensor."""
+    """Return a quantisation whose scale depends on the whole tensor."""
     raise MixedRowsError("takes the scale of its quantisation over the whole batch")
 
 
@@ -272,7 +272,7 @@ ELEMENTS: Final[Mapping[str, Operator]] = {
     "ScatterND": scattered,
     "Range": counted,
 }
-"""Of `ai.onnx`."""
+"""Operators of `ai.onnx`."""
 CONTRIB_ELEMENTS: Final[Mapping[str, Operator]] = {
     **for_names("Gelu BiasGelu FastGelu QuickGelu", elementwise),
     **for_names("QuantizeLinear DequantizeLinear", _by_channel),
@@ -281,4 +281,4 @@ CONTRIB_ELEMENTS: Final[Mapping[str, Operator]] = {
     "QLinearConcat": _quantised_concat,
     **for_names("DynamicQuantizeMatMul DynamicQuantizeLSTM", dynamic_quantisation),
 }
-"""Of `com.microsoft`."""
+"""Operators of `com.microsoft`."""

@@ -60,12 +60,12 @@ _ONNX_NAMES: Final = {
     "Convert": "Cast",
     "Broadcast": "Expand",
 }
-"""Of operations that fold sizes or take the rows' positions, where ONNX has another name."""
+"""ONNX names of operations that fold sizes or take row positions, where the names differ."""
 _WHOLE: Final = ("i", "u", "boolean")
 _NO_NUMBERS: Final = frozenset({"string", "bf16", "i4", "u4", "nf4", "u1"})
-"""Types of elements that NumPy lacks."""
+"""Element types that NumPy lacks."""
 _Port = tuple[str, int]
-"""The name of a node and the number of its output."""
+"""Name of a node and number of its output."""
 
 
 @dataclass(slots=True)
@@ -92,7 +92,7 @@ def analyse_openvino(
     inputs: Sequence[TensorSpec],
     outputs: Sequence[TensorSpec],
 ) -> RowVerdict:
-    """Whether the rows of a model's outputs depend on their own input rows alone.
+    """Return whether each output row of a model depends on its own input row alone.
 
     Args:
         model: As `openvino.Core.read_model` returns it.
@@ -129,7 +129,7 @@ def _results(
     transfer: Transfer,
     values: Mapping[_Port, Value],
 ) -> list[Value]:
-    """The outputs of an operation."""
+    """Return the outputs of an operation."""
     if kind == "Constant":
         return [_constant(node)]
     missing = mixed("nothing gives an input of an operation")
@@ -148,7 +148,7 @@ def _results(
 
 
 def _with_known_shape(value: Value, node: Any, number: int) -> Value:  # noqa: ANN401  # ships no types that mypy reads
-    """The value with the shape that OpenVINO knows, if it is the same for every batch."""
+    """Return the value with OpenVINO's shape, if that is the same for every batch."""
     shape = node.get_output_partial_shape(number)
     if value.shape is not None or not value.is_uniform or shape.is_dynamic:
         return value
@@ -164,7 +164,7 @@ def _constant(node: Any) -> Value:  # noqa: ANN401  # ships no types that mypy r
 
 
 def _broadcasting(apply: Callable[[OperatorCall], Results]) -> _Operation:
-    """An operation element by element, of tensors that broadcast as NumPy's do."""
+    """Return an element-wise operation on tensors that broadcast as in NumPy."""
 
     def operation(call: _Call) -> Results:
         if call.attributes.get("auto_broadcast", "numpy") not in {"numpy", "none"}:
@@ -175,7 +175,7 @@ def _broadcasting(apply: Callable[[OperatorCall], Results]) -> _Operation:
 
 
 def _prelu(call: _Call) -> Results:
-    """The slope lies along axis 1 if it is a vector."""
+    """Return the result; the slope lies along axis 1 if it is a vector."""
     value, slope = call.value(0), call.value(1)
     call.uniform(1)
     if slope.shape is not None and product(slope.shape) == ONE:
@@ -218,7 +218,7 @@ def _matmul(call: _Call) -> Results:
 
 
 def _spatial(call: _Call, widths: Sequence[int]) -> list[Size]:
-    """The sizes that a window gives along all axes but the first two."""
+    """Return the output sizes of a window along all axes but the first two."""
     shape = (call.value().shape or ())[2:]
     strides = call.numbers("strides") or [1] * len(shape)
     dilations = call.numbers("dilations") or [1] * len(shape)
@@ -234,7 +234,7 @@ def _spatial(call: _Call, widths: Sequence[int]) -> list[Size]:
 
 
 def _conv(call: _Call) -> Results:
-    """Filters are [out, in, ...], or in groups [groups, out, in, ...]."""
+    """Return a convolution; filters are [out, in, ...], or in groups [groups, out, in, ...]."""
     filters = list(call.value(1).shape or ())
     if "groups" in call.attributes or len(filters) > call.value().rank:
         filters[:2] = [multiply(*filters[:2])]
@@ -322,7 +322,7 @@ def _broadcast(call: _Call) -> Results:
 
 
 def _interpolate(call: _Call) -> Results:
-    """Version 4 and 11: sizes or scales of the axes that are listed last."""
+    """Return the result of versions 4 and 11: sizes or scales of the axes that are listed last."""
     value = call.value()
     if value.counts_rows:
         raise MixedRowsError("computes with the number of rows")
@@ -353,8 +353,8 @@ def _group_norm(call: _Call) -> Results:
 
 
 def _recurrent(call: _Call) -> Results:
-    """Sequences of rows: [batch, length, width]; states are [batch, directions, hidden]."""
-    kind_inputs = call.count  # an LSTM has one more state, and gives it
+    """Return sequences [batch, length, width]; states are [batch, directions, hidden]."""
+    kind_inputs = call.count  # an LSTM has one more state, as input and output
     states = call.present()[1:kind_inputs]
     lengths = call.value(kind_inputs)
     value = call.value()
@@ -379,7 +379,7 @@ def _space_depth(*, into_depth: bool) -> _Operation:
 
 
 def _attention(call: _Call) -> Results:
-    """Products over the last two axes; all before them broadcast."""
+    """Return products over the last two axes; the other axes broadcast."""
     query, key, value = (call.value(number) for number in range(3))
     scores = call.transfer.matmul(query, call.transfer.swapped(key))
     if len(call.inputs) > 3:  # noqa: PLR2004  # the mask is optional
@@ -472,4 +472,4 @@ Range Identity Interpolate Convert ReduceProd ShapeOf Reshape Squeeze Unsqueeze 
 Split StridedSlice Slice Gather Tile Broadcast Pad
 """
 _SIZED: Final = frozenset([*_FOLDED.split(), *_OTHER_SIZED.split()])
-"""Operations that follow elements that depend on the number of rows; no others may take them."""
+"""Operations that may take elements that depend on the number of rows; others may not."""

@@ -1,7 +1,7 @@
-"""Calls of operators on abstract tensors: what every format's operators have in common.
+"""Operator calls on abstract tensors, common to all formats.
 
-A model's operators are run one after the other. One that is not known, or whose output rows may
-depend on other rows, gives tensors that are mixed, with the reason.
+A model's operators run in order. An unknown operator, or one whose output rows may depend on other
+rows, gives mixed tensors with the reason.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,10 +24,10 @@ from headrace.runtimes.rows.values import (
 _T = TypeVar("_T")
 
 Results = Value | list[Value]
-"""The outputs of an operator; one value if there is one."""
+"""Outputs of an operator; one value if there is one output."""
 
 _OPERATOR: Final = ("node ", "a ", "operator ")
-"""How reasons begin that name an operator."""
+"""Prefixes of reasons that name an operator."""
 _NOT_FOLLOWED: Final = (
     LookupError,
     ValueError,
@@ -36,7 +36,7 @@ _NOT_FOLLOWED: Final = (
     AssertionError,
     RuntimeError,
 )
-"""What a function raises for a graph that is not as its format demands."""
+"""Errors of an operator function for a graph that violates its format."""
 
 
 def followed(
@@ -49,16 +49,16 @@ def followed(
     may_count: bool = False,
     is_deterministic: bool = True,
 ) -> list[Value]:
-    """The outputs of an operator.
+    """Return the outputs of an operator.
 
     Args:
-        what: The operator, for people.
-        inputs: Its inputs; one whose rows are mixed mixes those of all outputs.
-        count: How many outputs it has.
+        what: The operator's name for messages.
+        inputs: Its inputs; one whose rows are mixed makes all outputs mixed.
+        count: Number of outputs.
         apply: Returns the outputs, or raises MixedRowsError.
-        captured: What it reads besides its inputs.
+        captured: Values that it reads besides its inputs.
         may_count: Whether `apply` follows elements that depend on the number of rows.
-        is_deterministic: Whether the same inputs give the same outputs, whatever it does.
+        is_deterministic: Whether the same inputs always give the same outputs.
     """
     for value in inputs:
         if value.mixed:
@@ -86,7 +86,7 @@ def followed(
 MOVES_NUMBERS: Final = frozenset(
     {"Unsqueeze", "Squeeze", "Reshape", "Expand", "Identity", "Transpose"}
 )
-"""Operators, as ONNX calls them, that keep integers as they are and put them elsewhere."""
+"""Operators, by ONNX name, that move integers without changing them."""
 
 
 def follow_row_numbers(
@@ -95,15 +95,15 @@ def follow_row_numbers(
     transfer: Transfer,
     apply: Callable[[list[Value | None]], Results],
 ) -> Value | None:
-    """The output of an operator that may take the rows' positions; None if it may not.
+    """Return the output of an operator that may take row positions; None if it may not.
 
     Exporters look up one entry of each row by the row's position and an index: `x[arange(n), i]`.
 
     Args:
-        kind: The operator, as ONNX calls it.
-        inputs: Of the operator.
-        transfer: Of the model.
-        apply: Returns what the operator makes of other inputs.
+        kind: The operator's ONNX name.
+        inputs: The operator's inputs.
+        transfer: The model's transfer functions.
+        apply: Returns the operator's output for other inputs.
     """
     try:
         return _numbered(kind, inputs, transfer, apply)
@@ -173,18 +173,18 @@ def _numbered(  # noqa: C901, PLR0912  # one case for each operator
 
 @dataclass(slots=True)
 class OperatorCall:
-    """One operator of a graph with the values of its inputs; None is one that is left out."""
+    """One operator of a graph with its inputs' values; None is an omitted input."""
 
     transfer: Transfer
     inputs: list[Value | None]
     count: int
-    """How many outputs it has. Each format adds how it names attributes."""
+    """Number of outputs. Each format adds its access to attributes."""
 
     def value(self, number: int = 0) -> Value:
-        """An input.
+        """Return an input.
 
         Raises:
-            MixedRowsError: It is left out.
+            MixedRowsError: It is omitted.
         """
         value = self.optional(number)
         if value is None:
@@ -192,18 +192,18 @@ class OperatorCall:
         return value
 
     def optional(self, number: int) -> Value | None:
-        """An input; None if it is left out."""
+        """Return an input; None if it is omitted."""
         return self.inputs[number] if number < len(self.inputs) else None
 
     def present(self) -> list[Value]:
-        """The inputs that are not left out."""
+        """Return the inputs that are not omitted."""
         return [value for value in self.inputs if value is not None]
 
     def uniform(self, *numbers: int) -> Self:
-        """The call, once it is sure that these inputs are the same for every batch.
+        """Return the call after checking that these inputs are the same for every batch.
 
         Raises:
-            MixedRowsError: One is not.
+            MixedRowsError: An input is not.
         """
         for number in numbers:
             value = self.optional(number)
@@ -212,7 +212,7 @@ class OperatorCall:
         return self
 
     def sizes(self, number: int) -> list[Size | None]:
-        """An input that is a list of sizes.
+        """Return an input that is a list of sizes.
 
         Raises:
             MixedRowsError: They depend on rows, or not even their number is known.
@@ -220,20 +220,20 @@ class OperatorCall:
         return known_sizes(self.value(number))
 
     def size(self, number: int) -> Size | None:
-        """An input that is one size; None if nothing is known of it."""
+        """Return an input that is one size; None if it is unknown."""
         sizes = self.sizes(number)
         return sizes[0] if len(sizes) == 1 else None
 
     def axes(self, number: int) -> list[int]:
-        """An input that is a list of axes.
+        """Return an input that is a list of axes.
 
         Raises:
-            MixedRowsError: They are computed while it runs.
+            MixedRowsError: They are computed during the run.
         """
         return known_axes(self.value(number))
 
     def axis(self, number: int) -> int:
-        """An input that is one axis."""
+        """Return an input that is one axis."""
         (axis,) = self.axes(number)
         return axis
 
@@ -251,14 +251,14 @@ def run_operator(
     may_count: bool = False,
     is_deterministic: bool = True,
 ) -> list[Value]:
-    """The outputs of an operator of a graph.
+    """Return the outputs of an operator of a graph.
 
     Args:
-        what: The operator, for people.
-        kind: The operator, as ONNX calls it; empty if it takes no positions of rows.
+        what: The operator's name for messages.
+        kind: The operator's ONNX name; empty if it takes no row positions.
         call: Its inputs.
         operator: Returns the outputs, or raises MixedRowsError.
-        captured: As `followed` takes it, and the others.
+        captured: See `followed`, also for the remaining arguments.
     """
 
     def apply(values: list[Value | None]) -> Results:
@@ -284,25 +284,25 @@ def run_operator(
 
 
 def unknown_operator(_: object) -> Results:
-    """An operator that no table has."""
+    """Raise MixedRowsError for an operator that is in no table."""
     raise MixedRowsError("is an operator that is not known to keep rows apart")
 
 
 def for_names(names: str, operator: _T) -> dict[str, _T]:
-    """The same operator for each name in a text."""
+    """Return a table with the same operator for each name in a text."""
     return dict.fromkeys(names.split(), operator)
 
 
 def is_scalar(value: Value) -> bool:
-    """Whether it is one element."""
+    """Whether the value is one element."""
     return value.shape is not None and product(value.shape) == ONE
 
 
 def window_widths(sizes: Sequence[Size]) -> list[int]:
-    """The sizes of a filter along the axes that it slides over, as numbers.
+    """Return the sizes of a filter along its spatial axes, as numbers.
 
     Raises:
-        MixedRowsError: One is not known.
+        MixedRowsError: A size is unknown.
     """
     if not all(size.is_constant for size in sizes):
         raise MixedRowsError("has weights of unknown shape")
@@ -310,45 +310,45 @@ def window_widths(sizes: Sequence[Size]) -> list[int]:
 
 
 def narrowed(value: Value) -> Value:
-    """The value in a datatype that may not hold its numbers: an index may wrap or be rounded."""
+    """Return the value in a datatype too narrow for its numbers: an index may wrap or round."""
     return replace(value, elements=None, below=None, row_numbers=None)
 
 
 def elementwise(call: OperatorCall) -> Results:
-    """Elements of equal position, combined."""
+    """Return the element-wise combination of the inputs."""
     return call.transfer.elementwise(call.present())
 
 
 def folding(fold: Fold) -> Callable[[OperatorCall], Results]:
-    """Elements of equal position, combined, of which sizes are followed."""
+    """Return an element-wise operator whose sizes are followed."""
     return lambda call: call.transfer.elementwise(call.present(), fold)
 
 
 def same(call: OperatorCall) -> Results:
-    """The input."""
+    """Return the input."""
     return call.value()
 
 
 def shape_of(call: OperatorCall) -> Results:
-    """The sizes of the input."""
+    """Return the shape of the input."""
     return shape_value(call.value())
 
 
 def transposed(call: OperatorCall) -> Results:
-    """The axes in the order that the second input says."""
+    """Return the input with its axes in the order of the second input."""
     return call.transfer.transpose(call.value(), call.axes(1) or None)
 
 
 def unsqueezed(call: OperatorCall) -> Results:
-    """New axes where the second input says."""
+    """Return the input with new axes at the positions in the second input."""
     return call.transfer.unsqueeze(call.value(), call.axes(1))
 
 
 def counted(call: OperatorCall) -> Results:
-    """Numbers from the first input to the second, by steps of the third."""
+    """Return numbers from the first input to the second, in steps of the third."""
     return call.transfer.count(*(call.value(number) for number in range(3)))
 
 
 def scattered(call: OperatorCall) -> Results:
-    """The first input with the third written at the second's positions."""
+    """Return the first input with the third written at the second's positions."""
     return call.transfer.scatter(call.value(0), call.value(1), call.value(2))

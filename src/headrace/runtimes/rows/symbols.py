@@ -1,8 +1,8 @@
-"""Integers that depend on the sizes of a model's inputs, in a normal form.
+"""Symbolic integers that depend on the sizes of a model's inputs, in a normal form.
 
 A dimension of a tensor is a product: a number times symbols, such as `3 * batch * length`. Sums and
-quotients that do not simplify become symbols themselves, named by what they are computed from, so
-that equal computations give equal dimensions.
+quotients that do not simplify become symbols themselves, named by their operands, so that equal
+computations give equal dimensions.
 """
 
 import math
@@ -12,28 +12,28 @@ from typing import Final
 
 _BATCH: Final = "batch"
 _MAX_NAME: Final = 2000
-"""A longer name is replaced by a new symbol, which equals nothing else."""
+"""A longer name is replaced by a new symbol, which equals no other."""
 _MAX_TERMS: Final = 32
 _MAX_NUMBER: Final = 1 << 80
-"""More than any graph computes with 64 bits: numbers that are squared over and over end here."""
+"""Larger than any 64-bit graph computes; repeated squaring ends here."""
 _MAX_SYMBOLS: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """A number times symbols. `symbols` is sorted; one that is a power stands several times."""
+    """A number times symbols. `symbols` is sorted; a power repeats its symbol."""
 
     number: int
     symbols: tuple["Symbol", ...] = ()
 
     def __post_init__(self) -> None:
-        """Raise OverflowError for what no graph computes; an operator that does is not followed."""
+        """Raise OverflowError for a number beyond the limit; its operator is then not followed."""
         if abs(self.number) > _MAX_NUMBER or len(self.symbols) > _MAX_SYMBOLS:
             raise OverflowError("a size is too large to be followed")
 
     @property
     def is_constant(self) -> bool:
-        """Whether it is a number."""
+        """Whether it has no symbols."""
         return not self.symbols
 
     @property
@@ -43,7 +43,7 @@ class Size:
 
     @property
     def minimum(self) -> int | None:
-        """A number that it is not less than, if no input is empty; None if there is none."""
+        """Lower bound if no input is empty; None if there is none."""
         least = self.number
         for symbol in self.symbols:
             if symbol.minimum is None or symbol.minimum < 0 or self.number < 0:
@@ -57,7 +57,7 @@ class Size:
         return (self.minimum or 0) > 0
 
     def __str__(self) -> str:
-        """As people read it: `3*batch`."""
+        """Return a text for display: `3*batch`."""
         names = [symbol.name for symbol in self.symbols]
         if self.number != 1 or not names:
             names.insert(0, str(self.number))
@@ -66,39 +66,39 @@ class Size:
 
 @dataclass(frozen=True, slots=True, order=True)
 class Symbol:
-    """An integer that the inputs' sizes decide."""
+    """An integer determined by the inputs' sizes."""
 
     name: str
     has_batch: bool = False
     minimum: int | None = None
-    """A number that it is not less than, if no input is empty."""
+    """Lower bound if no input is empty; None if there is none."""
     terms: tuple[Size, ...] = ()
-    """The sum that it stands for, if it is one."""
+    """Terms of the sum that it stands for, if any."""
 
 
 ZERO: Final = Size(0)
 ONE: Final = Size(1)
 BATCH: Final = Size(1, (Symbol(_BATCH, has_batch=True, minimum=1),))
-"""The number of rows in a batch."""
+"""Number of rows in a batch."""
 
 
 class Symbols:
-    """Makes symbols of one model."""
+    """Factory of one model's symbols."""
 
     def __init__(self) -> None:
         self._count = 0
 
     def input(self, name: str) -> Size:
-        """The size of an input's variable dimension. All requests of a batch have the same."""
+        """Return the size of an input's variable dimension, equal for all requests of a batch."""
         return Size(1, (Symbol(name, minimum=1),))
 
     def unknown(self, *, has_batch: bool = False, minimum: int | None = None) -> Size:
-        """A size of which only that is known."""
+        """Return a new size with only these facts."""
         self._count += 1
         return Size(1, (Symbol(f"?{self._count}", has_batch, minimum),))
 
     def of(self, function: str, *arguments: Size | int, minimum: int | None = None) -> Size:
-        """A function's value; the same for the same arguments."""
+        """Return a function's value; the same for the same arguments."""
         has_batch = any(isinstance(item, Size) and item.has_batch for item in arguments)
         name = f"{function}({','.join(map(str, arguments))})"
         if len(name) > _MAX_NAME:
@@ -106,7 +106,7 @@ class Symbols:
         return Size(1, (Symbol(name, has_batch, minimum),))
 
     def add(self, left: Size, right: Size, *, sign: int = 1) -> Size:
-        """The sum, or with a sign of -1 the difference."""
+        """Return the sum, or with a sign of -1 the difference."""
         terms: Counter[tuple[Symbol, ...]] = Counter()
         for size, factor in ((left, 1), (right, sign)):
             for term in _terms(size):
@@ -135,7 +135,7 @@ class Symbols:
         return multiply(common, Size(1, (Symbol(name, has_batch, minimum, rest),)))
 
     def floor_divide(self, left: Size, right: Size) -> Size:
-        """The quotient, rounded down; of positive sizes also that of integer division."""
+        """Return the quotient rounded down; for positive sizes also that of integer division."""
         exact = divide(left, right)
         if exact is not None:
             return exact
@@ -147,13 +147,13 @@ class Symbols:
 
 
 def multiply(left: Size, right: Size) -> Size:
-    """The product."""
+    """Return the product of two sizes."""
     number = left.number * right.number
     return Size(number, tuple(sorted((*left.symbols, *right.symbols)))) if number else ZERO
 
 
 def product(sizes: "tuple[Size, ...] | list[Size]") -> Size:
-    """The product of all."""
+    """Return the product of all sizes."""
     result = ONE
     for size in sizes:
         result = multiply(result, size)
@@ -161,7 +161,7 @@ def product(sizes: "tuple[Size, ...] | list[Size]") -> Size:
 
 
 def divide(left: Size, right: Size) -> Size | None:
-    """The quotient, if there is no remainder whatever the symbols are."""
+    """Return the quotient; None unless the remainder is 0 for all values of the symbols."""
     if not right.number or left.number % right.number:
         return None
     rest = Counter(left.symbols)
@@ -173,7 +173,7 @@ def divide(left: Size, right: Size) -> Size | None:
 
 
 def _terms(size: Size) -> tuple[Size, ...]:
-    """The sum that it is: of one term, or of as many as its only symbol stands for."""
+    """Return the terms of a size's sum: one, or those of its only symbol."""
     sums = [symbol for symbol in size.symbols if symbol.terms]
     if len(sums) != 1 or size.symbols.count(sums[0]) != 1:
         return (size,)

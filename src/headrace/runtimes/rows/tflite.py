@@ -57,7 +57,7 @@ class _Call(OperatorCall):
         return default if self.options is None else int(self.options.number(field, layout, default))
 
     def listed(self) -> list[int]:
-        """The first option, a list of numbers."""
+        """Return the first option, a list of numbers."""
         return [] if self.options is None else self.options.array(0, "<i4").tolist()
 
 
@@ -67,10 +67,10 @@ _Operator = Callable[[_Call], Results]
 def analyse_tflite(
     data: bytes, inputs: Mapping[int, TensorSpec], outputs: Mapping[int, TensorSpec]
 ) -> RowVerdict:
-    """Whether the rows of a TFLite model's outputs depend on their own input rows alone.
+    """Return whether each output row of a TFLite model depends on its own input row alone.
 
     Args:
-        data: The file, which `read_tflite` did not refuse.
+        data: The file, accepted by `read_tflite`.
         inputs: By number of tensor; axis 0 of each is the batch.
         outputs: By number of tensor.
     """
@@ -123,7 +123,7 @@ def _code(table: FlatbufferTable) -> int:
 
 
 def _constant(table: FlatbufferTable, buffers: Sequence[FlatbufferTable]) -> Value | None:
-    """The value of a tensor that the file holds; None if it is computed."""
+    """Return the value of a tensor stored in the file; None if it is computed."""
     shape = [int(size) for size in table.array(0, "<i4")]
     kind, number = int(table.number(1, "<b", 0)), int(table.number(2, "<I", 0))
     buffer = buffers[number]
@@ -141,7 +141,7 @@ def _constant(table: FlatbufferTable, buffers: Sequence[FlatbufferTable]) -> Val
 
 
 def _select(call: _Call) -> Results:
-    """Of tensors of one rank: a condition of lower rank would choose whole entries of axis 0."""
+    """Return a selection; a condition of lower rank would select whole entries of axis 0."""
     if len({call.value(number).rank for number in range(3)}) > 1:
         raise MixedRowsError("chooses rows by their position")
     return folding(FOLDS["Where"])(call)
@@ -181,7 +181,7 @@ def _windowed(
     dilation: tuple[int, int],
     channels: Size | None,
 ) -> Results:
-    """A window over axes 1 and 2; `options`: the fields of padding and of the two strides."""
+    """Return a window over axes 1 and 2; `options`: the fields of padding and both strides."""
     value, is_same = call.value(), call.option(options[0], "<b") == 0
     sizes = []
     for i, size in enumerate((value.shape or ())[1:3]):
@@ -195,13 +195,13 @@ def _windowed(
 
 
 def _conv(call: _Call) -> Results:
-    """Filters are [out, height, width, in]."""
+    """Return a convolution; filters are [out, height, width, in]."""
     filters = call.value(1).shape or ()
     return _windowed(call, window_widths(filters[1:3]), (0, 1, 2), (4, 5), filters[0])
 
 
 def _depthwise(call: _Call) -> Results:
-    """Filters are [1, height, width, out]."""
+    """Return a depthwise convolution; filters are [1, height, width, out]."""
     filters = call.value(1).shape or ()
     return _windowed(call, window_widths(filters[1:3]), (0, 1, 2), (5, 6), filters[3])
 
@@ -223,7 +223,7 @@ def _transposed_conv(call: _Call) -> Results:
 
 
 def _dense(call: _Call) -> Results:
-    """Weights are [out, in]; without `keep_num_dims` all leading axes become one."""
+    """Return a dense layer; weights are [out, in]; `keep_num_dims` keeps leading axes."""
     value, weights = call.value(0), call.value(1)
     call.uniform(2)
     weight_shape = weights.shape or ()
@@ -267,7 +267,7 @@ def _unpack(call: _Call) -> Results:
 
 
 def _slice(call: _Call) -> Results:
-    """From `begin` as many as `size`, -1 for the rest."""
+    """Return a slice of `size` entries from `begin`, -1 for all remaining."""
     value = call.value()
     for axis, (start, size) in enumerate(zip(call.sizes(1), call.sizes(2), strict=True)):
         if start is None or size is None:
@@ -329,7 +329,7 @@ def _space_depth(*, into_depth: bool) -> _Operator:
 
 
 def _space_batch(*, into: bool) -> _Operator:
-    """Blocks of places become rows, outside of the rows that there are; and back."""
+    """Return the operator that moves spatial blocks into outer rows, or back."""
 
     def operator(call: _Call) -> Results:
         value = call.value()
@@ -373,7 +373,7 @@ _NAMES: Final[Mapping[int, str]] = {
     105: "REVERSE_V2", 109: "WHERE", 118: "IF", 119: "WHILE", 128: "CUMSUM", 148: "RANDOM_UNIFORM",
     130: "BROADCAST_TO", 126: "BATCH_MATMUL", 36: "GATHER", 69: "TILE", 83: "PACK", 88: "UNPACK",
 }  # fmt: skip
-"""Of operators that reasons name; others are named by their number."""
+"""Operator names for reasons; other operators are shown by number."""
 _ELEMENTWISE: Final = (
     6, 8, 14, 19, 20, 21, 28, 47, 54, 66, 73, 75, 76, 78, 80, 84, 86, 87, 92, 98, 99, 101, 104,
     108, 111, 114, 116, 117, 150, 152, 156, 158, 160, 161, 147,
@@ -387,7 +387,7 @@ _FOLDED: Final = {
     55: "Max", 57: "Min", 71: "Equal", 58: "Less", 61: "Greater", 62: "GreaterOrEqual",
     63: "LessOrEqual", 123: "Where",
 }  # fmt: skip
-"""Operators that follow sizes; what ONNX calls them."""
+"""Operators that follow sizes, with their ONNX names."""
 _OPERATORS: Final[Mapping[int, _Operator]] = {
     **dict.fromkeys(_ELEMENTWISE, elementwise),
     **{code: folding(FOLDS[name]) for code, name in _FOLDED.items()},
@@ -439,4 +439,4 @@ _OPERATORS: Final[Mapping[int, _Operator]] = {
 _SIZED: Final = frozenset(_FOLDED) | {
     2, 22, 23, 36, 39, 43, 45, 49, 53, 64, 65, 67, 69, 70, 77, 81, 83, 88, 94, 96, 97, 130,
 }  # fmt: skip
-"""Operators that follow elements that depend on the number of rows; no others may take them."""
+"""Operators that may take elements that depend on the number of rows; others may not."""

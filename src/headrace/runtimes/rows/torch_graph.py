@@ -1,6 +1,7 @@
 """Row analysis of exported programs: the graph that `torch.export.save` writes as JSON.
 
-Its schema is `torch/_export/serde/schema.py`. Nothing of the file runs; PyTorch is not needed.
+Its schema is `torch/_export/serde/schema.py`. The file's code does not run, and PyTorch is not
+needed.
 """
 
 import json
@@ -49,16 +50,16 @@ _CHECKS: Final = frozenset(
         "sym_constrain_range_for_size",
     }
 )
-"""Operators that raise an error, or do nothing."""
+"""Operators that either raise an error or have no effect."""
 _WRAPPED: Final = {"wrap_with_set_grad_enabled": 1, "wrap_with_autocast": 4}
-"""Operators that run a graph as it is, and how many arguments stand before it."""
+"""Operators that run a graph unchanged, and the number of arguments before it."""
 
 
 def analyse_torch_graph(data: bytes) -> RowVerdict:
-    """Whether the rows of an exported program's outputs depend on their own input row alone.
+    """Return whether each output row of an exported program depends on its own input row alone.
 
     Args:
-        data: The program's JSON text; axis 0 of each tensor that it takes is the batch.
+        data: The program's JSON text; axis 0 of each input tensor is the batch.
     """
     try:
         return _Program(json.loads(data)).verdict()
@@ -69,7 +70,7 @@ def analyse_torch_graph(data: bytes) -> RowVerdict:
 
 
 class _Program:
-    """One program while its graph is followed."""
+    """Analysis of one program's graph."""
 
     def __init__(self, program: Mapping[str, Any]) -> None:
         self._module = program["graph_module"]
@@ -127,7 +128,7 @@ class _Program:
             raise MixedRowsError(f"the program takes a {kind}, which is not followed")
 
     def _input(self, name: str, meta: Mapping[str, Any]) -> Tensor:
-        """A tensor that the program takes, with the batch on axis 0."""
+        """Return an input tensor, with the batch on axis 0."""
         sizes = meta["sizes"]
         if not sizes:
             raise MixedRowsError(f"input '{name}' has no batch axis")
@@ -153,7 +154,7 @@ class _Program:
         if number is not None:
             return Size(int(number[1] or number[2]))
         if symbol is None:
-            # Nothing is known of it but that it is the same for all rows, unless it has the batch.
+            # Only known to be the same for all rows, unless its shape has the batch.
             if self._has_batch(text):
                 raise MixedRowsError(f"axis {axis} of '{name}' depends on the number of rows")
             return self._machine.transfer.symbols.input(f"{name}[{axis}]")
@@ -177,7 +178,7 @@ class _Program:
                 names[name] = result
 
     def _describe(self, tensor: Tensor, meta: Mapping[str, Any], what: str) -> None:
-        """Add the datatype, and sizes that the file gives as numbers where none are known."""
+        """Add the datatype, and sizes that the file gives as numbers, where unknown."""
         value = tensor.value
         tensor.dtype = _DTYPES.get(meta["dtype"], "")
         if value.mixed and value.row_numbers is None:
@@ -195,7 +196,7 @@ class _Program:
             ]:
                 tensor.value = mixed(f"{what} has a size that is not followed")
                 return
-            # The exporter has computed sizes that are the same for all inputs.
+            # The exporter computed sizes that are the same for all inputs.
             shape = tuple(
                 own if number is None or own.has_batch else Size(number)
                 for own, number in zip(value.shape, sizes, strict=True)
@@ -206,7 +207,7 @@ class _Program:
     def _node(  # noqa: PLR0911  # kinds of nodes
         self, node: Mapping[str, Any], target: str, names: dict[str, Argument], what: str
     ) -> Sequence[Argument]:
-        """The outputs of a node."""
+        """Return the outputs of a node."""
         arguments = [(item["name"], item) for item in node["inputs"]]
         if "higher_order" in target:
             return self._wrapped(node, target, names, what)
@@ -248,7 +249,7 @@ class _Program:
     def _wrapped(
         self, node: Mapping[str, Any], target: str, names: dict[str, Argument], what: str
     ) -> Sequence[Argument]:
-        """The outputs of a graph that another one runs as it is."""
+        """Return the outputs of a graph that another one runs unchanged."""
         before = _WRAPPED.get(target.rpartition(".")[2])
         inputs = [item["arg"] for item in node["inputs"]]
         if before is None or "as_graph" not in inputs[before]:
@@ -264,7 +265,7 @@ class _Program:
         return [self._argument(output, inner) for output in graph["outputs"]]
 
     def _check(self, values: Sequence[Argument], name: str, what: str) -> None:
-        """An error for one row would be one for all."""
+        """Refuse a check on row values: an error for one row would fail all."""
         is_tensor = isinstance(values[0], Tensor) and not values[0].value.is_uniform
         if is_tensor and name != "_assert_tensor_metadata":
             self._machine.failed = self._machine.failed or f"{what} fails on values of all rows"
@@ -321,7 +322,7 @@ def _symbolic(item: Mapping[str, Any], names: Mapping[str, Argument]) -> Argumen
 
 
 def _symbol(text: str) -> str | None:
-    """The name of a size that is one symbol; None for an expression."""
+    """Return the name of a size that is one symbol; None for an expression."""
     match = _SYMBOL.fullmatch(text)
     return None if match is None or text.lstrip("-").isdigit() else match[1] or match[2]
 

@@ -1,7 +1,7 @@
-"""Row analysis of TorchScript: the code that `torch.jit.save` writes, read as text.
+"""Row analysis of TorchScript: the code that `torch.jit.save` writes, parsed as text.
 
-The code is a small part of Python. It is parsed and followed on abstract tensors; nothing of it
-runs, and objects are read without unpickling anything but their shapes and numbers.
+The code is a small subset of Python. It is parsed and interpreted on abstract tensors; it never
+runs, and only shapes and numbers are unpickled from objects.
 """
 
 import ast
@@ -53,7 +53,7 @@ _BOOLEAN: Final = frozenset(
 _MOVES: Final = ATEN.views | frozenset(
     {"clone", "index", "gather", "index_select", "repeat", "cat", "stack", "flip", "roll"}
 )
-"""Operators that keep elements as they are."""
+"""Operators that move elements without changing them."""
 _KEEPS_DTYPE: Final = _MOVES | frozenset(
     {"clamp", "abs", "neg", "add", "sub", "mul", "remainder", "floor_divide", "maximum", "minimum"}
     | {"zeros_like", "ones_like", "amax", "amin"}
@@ -69,7 +69,7 @@ _POSITIONS: Final = {
     "max": 1,
     "min": 1,
 }
-"""Operators that give positions, and as which output."""
+"""Operators that return positions, with the number of that output."""
 _ARITHMETIC: Final[Mapping[str, Callable[..., Any]]] = {
     "add": operator.add,
     "sub": operator.sub,
@@ -108,15 +108,15 @@ _SWITCHES: Final = {
     "ops.prim.is_quantized": False,
     "ops.prim.is_sparse": False,
 }
-"""What holds of every run and of every tensor that a request brings."""
+"""Functions with the same result in every run and for every tensor of a request."""
 
 
 class _UnprovenError(Exception):
-    """Why a program is not followed to its end."""
+    """Raised if a program cannot be followed to its end."""
 
 
 class _ReturnedError(Exception):
-    """The end of a function, with what it returns."""
+    """Control flow: the end of a function with its return value."""
 
     def __init__(self, value: object) -> None:
         super().__init__()
@@ -125,7 +125,7 @@ class _ReturnedError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class _Reference:
-    """A dotted name: an operator, a function, or what comes before one."""
+    """A dotted name: an operator, a function, or a prefix of one."""
 
     name: str
 
@@ -139,23 +139,23 @@ class _Method:
 
 
 _NO_GRADIENTS: Final = _Reference("__torch__.torch.autograd.grad_mode.no_grad")
-"""The only context that is entered: models answer without gradients anyway."""
+"""The only supported context manager: inference computes no gradients anyway."""
 _DEVICE: Final = _Reference("device")
-"""Where a tensor lies, or how: not known before the model is loaded."""
+"""A device or layout, unknown before the model is loaded."""
 _TEXT: Final = _Reference("text")
-"""A text that is made while the code runs."""
+"""A string computed at run time."""
 
 
 def analyse_torchscript(
     file: Path, method: str, inputs: Mapping[str, TensorSpec], values: Mapping[str, object]
 ) -> RowVerdict:
-    """Whether the rows of a module's outputs depend on their own input row alone.
+    """Return whether each output row of a module depends on its own input row alone.
 
     Args:
         file: The archive.
-        method: Which of the module's methods answers.
-        inputs: By argument, what a request brings; axis 0 of each is the batch.
-        values: Arguments that are always the same.
+        method: Method of the module that serves requests.
+        inputs: Request inputs by argument; axis 0 of each is the batch.
+        values: Constant arguments.
     """
     try:
         return _Script(file).verdict(method, inputs, values)
@@ -177,7 +177,7 @@ def analyse_torchscript(
 
 
 class _Script:
-    """One program while its code is followed."""
+    """Analysis of one program's code."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
@@ -293,7 +293,7 @@ class _Script:
     def _branch(self, statement: ast.If, scope: dict[str, object]) -> None:
         test = self._value(statement.test, scope)
         if isinstance(test, Size) and not test.is_constant:
-            # Sizes that no request may have raise an error; what is left is the other branch.
+            # A size that no request may have raises an error; the other branch is followed.
             if _raises(statement.body):
                 return self._block(statement.orelse, scope)
             if _raises(statement.orelse):
@@ -302,7 +302,7 @@ class _Script:
         return self._block(statement.body if is_true else statement.orelse, scope)
 
     def _number(self, value: object, what: str) -> int:
-        """A known number or truth value."""
+        """Return a known number or truth value."""
         if value is None or isinstance(value, bool | str):
             return int(bool(value))
         if isinstance(value, Tensor):
@@ -325,7 +325,7 @@ class _Script:
                     raise _UnprovenError("the code takes something apart that is no tuple")
                 parts = list(value)
                 if len(parts) == 1 and len(targets) > 1:
-                    parts *= len(targets)  # a list that is not followed
+                    parts *= len(targets)  # a list whose content is unknown
                     if not (isinstance(parts[0], Tensor) and parts[0].value.mixed):
                         raise _UnprovenError("the code takes a list of another length apart")
                 for part, item in zip(targets, parts, strict=True):
@@ -409,7 +409,7 @@ class _Script:
         if not isinstance(owner, ScriptObject):
             raise _UnprovenError(f"attribute '{name}' of a value is not followed")
         if name == "training":
-            return False  # models answer, whatever they were saved as
+            return False  # inference mode, whatever mode the module was saved in
         key = (id(owner), name)
         if key not in self._attributes:
             self._attributes[key] = self._stored_attribute(owner, name)
@@ -427,7 +427,7 @@ class _Script:
         return _Method(owner, name)
 
     def _converted(self, value: object, name: str, depth: int) -> object:
-        """An object of the file; lists are tuples, as a change to one would change the module."""
+        """Return an object of the file; lists become tuples, as changing one changes the module."""
         if depth > _MAX_DEPTH:
             raise _UnprovenError(f"attribute '{name}' nests too deep")
         if isinstance(value, StoredTensor):
@@ -624,10 +624,10 @@ class _Script:
         return item in items
 
     def _scalars(self, name: str, items: Sequence[object], what: str) -> object:
-        """Arithmetic on numbers and lists; what is not known stays a size without a value."""
+        """Return arithmetic on numbers and lists; an unknown result is a size without a value."""
         numbers = [_plain(item) for item in items]
         fold = _ARITHMETIC.get(name)
-        # Products of texts and powers may take all memory.
+        # Products of strings and powers may take all memory.
         is_small = name not in {"mul", "pow"} or all(
             isinstance(number, int | float) and abs(number) < _MAX_FACTOR for number in numbers
         )
@@ -667,21 +667,21 @@ def _raises(body: Sequence[ast.stmt]) -> bool:
 
 
 def _scalar(value: object) -> object:
-    """A constant of Python as the analysis has it."""
+    """Return a Python constant in the analysis's representation."""
     if isinstance(value, bool) or not isinstance(value, int):
         return value
     return Size(value)
 
 
 def _plain(item: object) -> Any:  # a number or a text
-    """A known number or text as Python has it; None if it is not known."""
+    """Return a known number or string as a Python value; None if it is unknown."""
     if isinstance(item, Size):
         return item.number if item.is_constant else None
     return item if isinstance(item, bool | float | str) else None
 
 
 def _argument(item: object) -> Any:  # what the interpreter takes
-    """A value as an argument of an operator."""
+    """Return a value as an argument of an operator."""
     if isinstance(item, list | tuple):
         return [_argument(part) for part in item]
     if item is None or isinstance(item, Tensor | Size | float | bool | str):
@@ -706,7 +706,7 @@ def _flat_outputs(answer: object) -> list[Value]:
 def _dtype(  # noqa: PLR0911  # kinds
     name: str, number: int, items: Sequence[object], named: Mapping[str, object]
 ) -> str:
-    """The datatype of an operator's output; empty if it is not followed."""
+    """Return the datatype of an operator's output; empty if it is unknown."""
     tensors = parts_of_kind(Tensor, items)
     if name in CONVERSIONS:
         return CONVERSIONS[name]
@@ -732,6 +732,6 @@ def _dtype(  # noqa: PLR0911  # kinds
         return ""
     (kind,) = kinds
     has_fraction = any(isinstance(item, float) for item in items)
-    # Truth values become numbers where numbers are added.
+    # Adding truth values gives numbers.
     is_kept = name in _MOVES or (not has_fraction and kind != "bool")
     return kind if is_kept else ""

@@ -1,6 +1,6 @@
-"""Effect of operators on abstract tensors: what becomes of the axis along which rows lie.
+"""Effect of operators on abstract tensors and on the axis that holds rows.
 
-A function returns what an operator makes of its inputs, or raises `MixedRowsError` where an output
+A function returns an operator's output for its inputs, or raises `MixedRowsError` where an output
 row may depend on another row, on the number of rows, or on a row's position in the batch.
 """
 
@@ -40,12 +40,12 @@ from headrace.runtimes.rows.values import (
 
 _MAX_RANK: Final = 64
 _OPEN_END: Final = 1_000_000_000
-"""Slices end at this or more where they mean the end: no batch has so many rows."""
+"""Slice bounds from this on mean the end of the axis: no batch has so many rows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SliceMasks:
-    """What a strided slice leaves out: a bit for each of its bounds."""
+    """Omissions of a strided slice: a bit for each of its bounds."""
 
     begin: int
     end: int
@@ -65,7 +65,7 @@ class Transfer:
     def __init__(self) -> None:
         self.symbols = Symbols()
 
-    # Element by element
+    # Element-wise operators
 
     def elementwise(
         self,
@@ -74,7 +74,7 @@ class Transfer:
         *,
         is_integer: bool | None = None,
     ) -> Value:
-        """The result of an operator that broadcasts, and combines elements of equal position."""
+        """Return the result of an operator that broadcasts and combines elements by position."""
         takes_integers = all(value.is_integer for value in values)
         whole = takes_integers if is_integer is None else is_integer
         if fold is quotient and not takes_integers:
@@ -92,7 +92,7 @@ class Transfer:
     def _folded(
         self, values: Sequence[Value], fold: Fold | None, *, is_integer: bool
     ) -> Value | None:
-        """The elements one by one; None if they are not followed."""
+        """Return the elements combined one by one; None if they are not followed."""
         arrays = [value.elements for value in values]
         if fold is None or any(array is None for array in arrays):
             return None
@@ -113,10 +113,10 @@ class Transfer:
         )
 
     def broadcast(self, values: Sequence[Value]) -> tuple[Shape | None, BatchRows | None]:
-        """The common shape of values, and where its rows lie.
+        """Return the common shape of values and the location of its rows.
 
         Raises:
-            MixedRowsError: BatchRows meet other rows, or what differs from row to row by position.
+            MixedRowsError: Rows meet other rows, or values that differ by row position.
         """
         with_batch = [value for value in values if value.rows is not None]
         if any(value.shape is None for value in values):
@@ -150,10 +150,10 @@ class Transfer:
         return tuple(sizes), rows
 
     def common(self, sizes: Sequence[Size]) -> Size:
-        """The size that axes of these sizes broadcast to."""
+        """Return the size to which axes of these sizes broadcast."""
         others = list(dict.fromkeys(size for size in sizes if size != ONE))
         if len(others) > 1:
-            # As much of a table as there are entries is as long as these, or does not fit.
+            # A slice `[0:size]` is as long as `size`, or does not fit.
             tails = tuple(f",0,{size},1)" for size in others)
             others = [
                 size for size in others if not (_is_slice(size) and str(size).endswith(tails))
@@ -167,10 +167,10 @@ class Transfer:
             return numbers[0]
         return self.symbols.of("broadcast", *sorted(others, key=str), minimum=1)
 
-    # Along axes
+    # Operators along axes
 
     def along(self, value: Value, axes: Iterable[int], what: str = "runs") -> Value:
-        """The same shape, from an operator that combines what lies along `axes`."""
+        """Return a value of the same shape, from an operator that combines entries along `axes`."""
         if value.shape is None and value.rows is None:
             return Value()
         rank = value.rank
@@ -188,10 +188,10 @@ class Transfer:
         is_integer: bool | None = None,
         fold: Fold | None = None,
     ) -> Value:
-        """The value without `axes`, or with these of size 1; None for all axes.
+        """Return the value without `axes`, or with these of size 1; None for all axes.
 
         Args:
-            fold: What becomes of a vector of sizes.
+            fold: Reduction of a vector of sizes.
         """
         whole = value.is_integer if is_integer is None else is_integer
         is_vector = value.elements is not None and value.elements.ndim == 1
@@ -222,7 +222,7 @@ class Transfer:
         return with_rows(tuple(sizes), rows, is_integer=whole)
 
     def resized(self, value: Value, sizes: dict[int, Size], what: str = "runs") -> Value:
-        """The value with other sizes of some axes, of which none is the batch axis."""
+        """Return the value with other sizes of some axes, none of them the batch axis."""
         checked = self.along(value, sizes, what)
         if checked.shape is None:
             return checked
@@ -232,14 +232,14 @@ class Transfer:
         return with_rows(shape, value.rows, is_integer=value.is_integer)
 
     def ranked(self, value: Value, axis: int, count: Size | None) -> list[Value]:
-        """The `count` largest along an axis, and where they are."""
+        """Return the `count` largest entries along an axis, and their positions."""
         (size,) = self.sized([count])
         result = self.resized(value, {axis: size}, "ranks")
         below = value.shape[axis] if value.shape else None
         return [result, replace(result, is_integer=True, below=below)]
 
     def padded(self, value: Value, pads: Mapping[int, Sequence[Size | None]]) -> Value:
-        """The value with entries before and behind its own, by axis."""
+        """Return the value with entries added before and after its own, by axis."""
         if value.counts_rows:
             raise MixedRowsError("computes with the number of rows")
         sizes: dict[int, Size] = {}
@@ -253,7 +253,7 @@ class Transfer:
         return self.resized(replace(value, elements=None), sizes, "pads")
 
     def one_hot(self, value: Value, axis: int, depth: Size | None) -> Value:
-        """A vector along a new axis for each number of a class."""
+        """Return a value with a one-hot vector along a new axis for each class number."""
         wide = self.unsqueeze(replace(value, elements=None, below=None), [axis])
         (size,) = self.sized([depth])
         return self.resized(wide, {axis: size})
@@ -261,17 +261,17 @@ class Transfer:
     # Shapes
 
     def sized(self, sizes: Sequence[Size | None]) -> list[Size]:
-        """The sizes, with a symbol for each of which nothing is known."""
+        """Return the sizes, with a new symbol for each unknown one."""
         return [self.symbols.unknown() if size is None else size for size in sizes]
 
     def swapped(self, value: Value) -> Value:
-        """The value with its last two axes in the other order; a vector as it is."""
+        """Return the value with its last two axes swapped; a vector unchanged."""
         if (value.shape is None and value.rows is None) or value.rank < 2:  # noqa: PLR2004
             return value
         return self.transpose(value, [*range(value.rank - 2), value.rank - 1, value.rank - 2])
 
     def split(self, value: Value, axis: int, count: int) -> list[Value]:
-        """The value in parts of equal size."""
+        """Return the value in parts of equal size."""
         axis = normal_axis(axis, value.rank)
         even = divide((value.shape or ())[axis], Size(count))
         if even is None or not even.is_constant:
@@ -280,11 +280,11 @@ class Transfer:
         return [self.cut(value, axis, *pair, 1) for pair in pairwise(bounds)]
 
     def parts(self, value: Value, axis: int, sizes: Sequence[Size | None]) -> list[Value]:
-        """The value in parts of these sizes."""
+        """Return the value in parts of these sizes."""
         return [self.resized(value, {axis: size}, "splits") for size in self.sized(sizes)]
 
     def transpose(self, value: Value, order: Sequence[int] | None) -> Value:
-        """The value with its axes in another order; None reverses them."""
+        """Return the value with its axes in another order; None reverses them."""
         if value.shape is None and value.rows is None:
             return Value(is_integer=value.is_integer)
         rank = value.rank
@@ -303,9 +303,9 @@ class Transfer:
         )
 
     def reshape(self, value: Value, target: Sequence[Size | None]) -> Value:
-        """The value in another shape, row-major; None is a size of which nothing is known.
+        """Return the value in another shape, row-major; None is an unknown size.
 
-        One size of -1 is what is left. That no elements are lost is checked while the model runs.
+        One size of -1 is computed from the others. Equal element counts are checked during the run.
         """
         if len(target) > _MAX_RANK:
             raise MixedRowsError(f"makes more than {_MAX_RANK} dimensions")
@@ -320,7 +320,7 @@ class Transfer:
             if quotient is None:
                 if value.rows is not None and not others.has_batch:
                     raise MixedRowsError("folds the batch axis into another one")
-                # The batch is in `others`, once, so that it is not in what is left.
+                # The batch is in `others`, once, so that it is not in the computed size.
                 quotient = self.symbols.unknown()
             sizes[axis] = quotient
         if value.rows is None:
@@ -340,7 +340,7 @@ class Transfer:
         return with_rows(tuple(sizes), rows, is_integer=value.is_integer)
 
     def _reshaped_rows(self, value: Value, sizes: Sequence[Size]) -> BatchRows:
-        """Where rows lie after a reshape: what comes before and after a row stays the same."""
+        """Return the location of rows after a reshape; entries before and after each row stay."""
         assert value.rows is not None
         shape = value.shape or ()
         axes = [axis for axis, size in enumerate(sizes) if size.has_batch]
@@ -352,7 +352,7 @@ class Transfer:
             raise MixedRowsError("folds the batch axis into another one")
         before = multiply(product(shape[: value.rows.axis]), value.rows.before)
         after = multiply(value.rows.after, product(shape[value.rows.axis + 1 :]))
-        # Of the two only one needs to be known: the number of elements is the same.
+        # Only one of the two needs to be known: the number of elements is the same.
         own_before = divide(before, product(list(sizes[:axis])))
         own_after = None if own_before is None else divide(inner, own_before)
         if own_before is None or own_after is None:
@@ -363,7 +363,7 @@ class Transfer:
         return BatchRows(axis=axis, before=own_before, after=own_after)
 
     def unsqueeze(self, value: Value, axes: Sequence[int]) -> Value:
-        """The value with new axes of size 1, counted in the result."""
+        """Return the value with new axes of size 1; positions count in the result."""
         if value.shape is None and value.rows is None:
             return Value(is_integer=value.is_integer)
         rank = value.rank + len(axes)
@@ -385,7 +385,7 @@ class Transfer:
         return replace(value, shape=tuple(sizes), rows=rows, elements=elements)
 
     def squeeze(self, value: Value, axes: Sequence[int] | None) -> Value:
-        """The value without axes of size 1; None for all such."""
+        """Return the value without axes of size 1; None for all of them."""
         if value.shape is None and value.rows is None:
             return Value(is_integer=value.is_integer)
         shape = value.shape or ()
@@ -408,7 +408,7 @@ class Transfer:
         return replace(value, shape=sizes, rows=rows, elements=elements)
 
     def expand(self, value: Value, target: Sequence[Size | None]) -> Value:
-        """The value, repeated to a shape that it broadcasts to; as `reshape` has it."""
+        """Return the value broadcast to a shape; sizes as in `reshape`."""
         sizes = tuple(self.sized(target))
         filled = self.filled(sizes)
         if value.rows is None and filled.rows is not None:
@@ -417,7 +417,7 @@ class Transfer:
             if value.counts_rows:
                 raise MixedRowsError("computes with the number of rows")
         if value.rows is not None and filled.rows is not None:
-            # What is filled is equal everywhere, so its rows may lie in any way.
+            # A filled tensor is equal everywhere, so its rows may lie along any axis.
             axis = filled.rows.axis + value.rank - len(sizes)
             if axis == value.rows.axis and sizes[filled.rows.axis] == value.rows.size:
                 filled = replace(filled, rows=replace(value.rows, axis=filled.rows.axis))
@@ -435,7 +435,7 @@ class Transfer:
         return with_rows(shape, rows, is_integer=value.is_integer)
 
     def filled(self, sizes: Shape, *, is_integer: bool = False) -> Value:
-        """A tensor of one value; rows that are all equal where its shape has the batch."""
+        """Return a tensor of one value; its rows are equal where its shape has the batch."""
         axes = [axis for axis, size in enumerate(sizes) if size.has_batch]
         if not axes:
             return Value(shape=sizes, is_integer=is_integer)
@@ -445,7 +445,7 @@ class Transfer:
         return Value(shape=sizes, rows=BatchRows(axis=axes[0], after=after), is_integer=is_integer)
 
     def tile(self, value: Value, repeats: Sequence[Size | None]) -> Value:
-        """The value, repeated along each axis."""
+        """Return the value repeated along each axis."""
         if value.shape is None and value.rows is None:
             if any(size is not None and size.has_batch for size in repeats):
                 raise MixedRowsError("repeats a tensor of unknown shape for each row")
@@ -467,7 +467,7 @@ class Transfer:
         return with_rows(tuple(sizes), rows, is_integer=value.is_integer)
 
     def concat(self, values: Sequence[Value], axis: int) -> Value:  # noqa: C901, PLR0912  # checks, one after the other
-        """The values one behind the other along an axis."""
+        """Return the values concatenated along an axis."""
         if all(value.shape is None and value.rows is None for value in values):
             return Value(is_integer=values[0].is_integer)
         with_batch = [value for value in values if value.rows is not None]
@@ -501,7 +501,7 @@ class Transfer:
         sizes = []
         for i in range(rank):
             column = [(value.shape or ())[i] for value in values]
-            # All have to be equal while it runs; a number says most.
+            # All have to be equal during the run; a number gives the most information.
             sizes.append(total if i == axis else min(column, key=lambda size: len(size.symbols)))
         rows = values[0].rows
         shaped = with_rows(tuple(sizes), rows, is_integer=all(v.is_integer for v in values))
@@ -515,7 +515,7 @@ class Transfer:
     def cut(
         self, value: Value, axis: int, start: Size | None, end: Size | None, step: int | None
     ) -> Value:
-        """A slice of one axis; None is a bound that is not known."""
+        """Return a slice of one axis; None is an unknown bound."""
         if value.shape is None and value.rows is None:
             return Value(is_integer=value.is_integer)
         axis = normal_axis(axis, value.rank)
@@ -560,7 +560,7 @@ class Transfer:
         steps: Sequence[int] | None,
         masks: SliceMasks,
     ) -> Value:
-        """Slices of all axes, as TensorFlow has them; None for steps that are not known."""
+        """Return slices of all axes, as in TensorFlow; None for unknown steps."""
         if value.shape is None and value.rows is None:
             return Value(is_integer=value.is_integer)
         axis = 0
@@ -603,7 +603,7 @@ class Transfer:
     # Products
 
     def einsum(self, equation: str, values: Sequence[Value]) -> Value:  # noqa: C901  # by letter
-        """A sum of products by Einstein's convention: the rows keep a letter of their own.
+        """Return a sum of products by Einstein's convention; rows must have a separate letter.
 
         Args:
             equation: With an arrow, and without an ellipsis.
@@ -641,7 +641,7 @@ class Transfer:
         return with_rows(shape, replace(rows, axis=result.index(letter)))
 
     def matmul(self, left: Value, right: Value) -> Value:
-        """NumPy's `matmul`."""
+        """Return NumPy's `matmul`."""
         if left.rows is None and right.rows is None and (left.shape is None or right.shape is None):
             return Value(is_integer=left.is_integer and right.is_integer)
         if left.rank == 0 or right.rank == 0:
@@ -656,16 +656,16 @@ class Transfer:
         if right_rows is not None and right_rows.axis == right.rank - 2:
             raise MixedRowsError("sums over the batch axis")
         left_shape, right_shape = left.shape or (), right.shape or ()
-        # What is no matrix broadcasts; the other side of a matrix counts as 1.
+        # A vector broadcasts; the missing side of the matrix counts as 1.
         wide_left = Value(shape=(*left_shape[:-1], ONE), rows=left_rows)
         wide_right = Value(shape=(*right_shape[:-2], ONE, right_shape[-1]), rows=right_rows)
         shape, rows = self.broadcast([wide_left, wide_right])
         return with_rows(shape, rows, is_integer=left.is_integer and right.is_integer)
 
-    # Looking up
+    # Lookups
 
     def gather(self, data: Value, indices: Value, axis: int) -> Value:  # noqa: C901, PLR0912  # cases
-        """NumPy's `take`."""
+        """Return NumPy's `take`."""
         numbers = indices.row_numbers
         if numbers is not None:
             # Each row looks up entries of its own block of rows.
@@ -710,14 +710,14 @@ class Transfer:
         return with_rows(shape, rows, is_integer=data.is_integer)
 
     def take_along(self, data: Value, indices: Value, axis: int) -> Value:
-        """NumPy's `take_along_axis`."""
+        """Return NumPy's `take_along_axis`."""
         if data.rows is None and indices.rows is None:
             return Value(shape=indices.shape, is_integer=data.is_integer)
         axis = normal_axis(axis, data.rank)
         if indices.rows is None:
             raise MixedRowsError("takes elements of rows by their position")
         if data.rows is None:
-            # The table's other axes are looked up by the position of the index.
+            # The index's position selects along the table's other axes.
             sizes = data.shape or ()
             if indices.rows.axis != axis or len(sizes) != indices.rank:
                 raise MixedRowsError("looks rows up by their position")
@@ -726,7 +726,7 @@ class Transfer:
         return with_rows(indices.shape, indices.rows, is_integer=data.is_integer)
 
     def look_up(self, data: Value, indices: Value, batch_dims: int) -> Value:  # noqa: C901  # four cases of two inputs
-        """ONNX's `GatherND`: the last axis of the indices is a position."""
+        """Return ONNX's `GatherND`: the last axis of the indices is a position."""
         if data.shape is None and data.rows is None and indices.rows is None:
             return Value(is_integer=data.is_integer)
         data_shape, index_shape = data.shape or (), indices.shape
@@ -737,7 +737,7 @@ class Transfer:
         shape = (*index_shape[:-1], *inner)
         rows = None
         if indices.row_numbers is not None:
-            # Each row's first index is its own number.
+            # The first index of each row is the row's own number.
             is_own = replace(indices.row_numbers, is_first=False) == RowNumbers() and (
                 indices.row_numbers.is_first or depth == 1
             )
@@ -765,7 +765,7 @@ class Transfer:
         return with_rows(shape, rows, is_integer=data.is_integer)
 
     def count(self, start: Value, end: Value, step_value: Value) -> Value:
-        """Numbers from one to another, by steps."""
+        """Return numbers from one to another, in steps."""
         parts = (start, end, step_value)
         if any(part.rows is not None for part in parts):
             raise MixedRowsError("counts up to a value of some rows")
@@ -794,7 +794,7 @@ class Transfer:
         return Value(shape=(self.symbols.of("range", first, last, step),), is_integer=True)
 
     def scatter(self, data: Value, indices: Value, updates: Value) -> Value:
-        """ONNX's `ScatterND`: the data, with updates written at positions."""
+        """Return ONNX's `ScatterND`: the data, with updates written at positions."""
         if data.rows is None and indices.rows is None and updates.rows is None:
             return Value(shape=data.shape, is_integer=data.is_integer)
         if (
@@ -821,7 +821,7 @@ class Transfer:
         *,
         channel_axis: int = 1,
     ) -> Value:
-        """A convolution or a pooling: axis 0 has independent entries, all others are combined."""
+        """Return a convolution or pooling: axis 0 has independent entries, others are combined."""
         if not all(other.is_uniform for other in others):
             raise MixedRowsError("has weights that depend on the batch")
         if value.shape is None and value.rows is None:
@@ -838,7 +838,7 @@ class Transfer:
         )
         return with_rows(result, value.rows)
 
-    def slid(  # of one axis
+    def slid(  # with one axis
         self,
         size: Size,
         width: int,
@@ -848,21 +848,21 @@ class Transfer:
         *,
         ceil: bool = False,
     ) -> Size:
-        """How many places a window has along an axis of this size."""
+        """Return the number of window positions along an axis of this size."""
         free = self.symbols.add(size, Size(pads - dilation * (width - 1) - 1))
         if ceil and divide(free, Size(stride)) is None:
             return self.symbols.of("ceil", free, stride, pads)
         return self.symbols.add(self.symbols.floor_divide(free, Size(stride)), ONE)
 
     def slid_same(self, size: Size, stride: int) -> Size:
-        """How many places a window has that is padded to begin at every `stride`th entry."""
+        """Return the number of window positions with padding, one at every `stride`th entry."""
         wide = self.symbols.add(size, Size(stride - 1))
         return self.symbols.floor_divide(wide, Size(stride))
 
     def exchange_depth(
         self, value: Value, block: Size, *, into_depth: bool, channel_axis: int = 1
     ) -> Value:
-        """Blocks of places become channels, or channels such blocks."""
+        """Return spatial blocks moved into channels, or channels into blocks."""
         if value.shape is None and value.rows is None:
             return Value()
         shape = list(value.shape or ())
@@ -878,7 +878,7 @@ class Transfer:
         return self.window(value, (), count, sizes, channel_axis=channel_axis)
 
     def by_row(self, values: Sequence[Value], shape: Sequence[Size | None] | None) -> Value:
-        """The result of an operator that treats entries of axis 0 apart.
+        """Return the result of an operator that handles entries of axis 0 independently.
 
         Args:
             shape: Of an entry of the result; None if not even the rank is known.

@@ -1,14 +1,14 @@
 """Abstract tensors of the row analysis, and arithmetic on the sizes that they hold.
 
-A model is run on abstract tensors: each knows its shape as products of symbols, and the axis along
-which the rows of a batch lie. A tensor without such an axis has the same values whatever the batch
-is, unless its elements are sizes that count rows.
+A model is run on abstract tensors: each has a shape as products of symbols, and the axis along
+which the rows of a batch lie. A tensor without such an axis has the same values for every batch,
+unless its elements are sizes that count rows.
 
-An axis may hold more than rows: `[batch * heads]` after a reshape has rows of `heads` entries
-each, and `[length * batch]` has `length` blocks of one entry of each row.
+An axis may hold more than rows: `[batch * heads]` after a reshape has rows of `heads` entries each,
+and `[length * batch]` has `length` blocks of one entry of each row.
 
 A fold computes an element of a tensor of sizes from the elements of equal position that an operator
-combines; None stands for an element that is not known.
+combines; None is an unknown element.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -30,20 +30,20 @@ from headrace.runtimes.rows.symbols import (
 )
 
 MAX_ELEMENTS: Final = 256
-"""Values of larger tensors are not followed; sizes are far smaller."""
+"""Limit of elements whose values are followed; tensors of sizes are far smaller."""
 
 Shape = tuple[Size, ...]
 Fold = Callable[..., Size | None]
-"""Takes the symbols of the model, and as many elements as the operator has inputs."""
+"""Function of the model's symbols and of one element per input of the operator."""
 
 
 class MixedRowsError(Exception):
-    """An operator whose output rows may depend on more than their own input row."""
+    """Raised for an operator whose output rows may depend on more than their own input row."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchRows:
-    """Where the rows of a batch lie: `before * batch * after` entries of one axis.
+    """Location of a batch's rows: `before * batch * after` entries of one axis.
 
     The entries of a row are those of equal middle index.
     """
@@ -54,18 +54,18 @@ class BatchRows:
 
     @property
     def size(self) -> Size:
-        """The size of the axis."""
+        """Size of the axis."""
         return product((self.before, BATCH, self.after))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RowNumbers:
-    """Integers that count rows: of row i they are in [i * stride, i * stride + width)."""
+    """Integers that number rows: for row i they are in [i * stride, i * stride + width)."""
 
     stride: Size = ONE
     width: Size = ONE
     is_first: bool = False
-    """Only the first one along the last axis counts rows."""
+    """Whether only the first integer along the last axis numbers rows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,14 +84,15 @@ class Value:
     mixed: str = ""
     """Why rows may depend on each other; empty if they do not."""
     row_numbers: RowNumbers | None = None
-    """How each row holds its own position in the batch. Only an operator that indexes rows turns
-    it into a value that does not depend on the position; `mixed` reports it too."""
+    """How each row holds its own position in the batch. Only an operator that indexes rows turns it
+    into a value that does not depend on the position; until then `mixed` reports it too.
+    """
     below: Size | None = None
-    """Upper bound of integers that are not negative."""
+    """Upper bound, exclusive, of non-negative integers."""
 
     @property
     def is_uniform(self) -> bool:
-        """Whether it is the same for every batch."""
+        """Whether the value is the same for every batch."""
         return self.rows is None and not self.mixed and not self.counts_rows
 
     @property
@@ -104,7 +105,7 @@ class Value:
 
     @property
     def only(self) -> Size | None:
-        """The only element; None if there are several, or nothing is known of it."""
+        """Return the only element; None if there are several, or it is unknown."""
         if self.elements is None or self.elements.size != 1:
             return None
         size: Size | None = self.elements.flat[0]
@@ -112,10 +113,10 @@ class Value:
 
     @property
     def rank(self) -> int:
-        """The number of dimensions.
+        """Number of dimensions.
 
         Raises:
-            MixedRowsError: It is not known.
+            MixedRowsError: It is unknown.
         """
         if self.shape is None:
             raise MixedRowsError("takes a tensor of unknown shape")
@@ -130,8 +131,7 @@ class RowVerdict:
     """The result of a row analysis."""
 
     why_not: str
-    """The operator that may mix rows, or what else keeps the analysis from a proof; empty for a
-    proof.
+    """The operator that may mix rows, or another reason why there is no proof; empty for a proof.
     """
 
     @property
@@ -141,7 +141,7 @@ class RowVerdict:
 
 
 def model_input(symbols: Symbols, spec: TensorSpec, number: int) -> Value:
-    """An input of a model, with the batch on axis 0."""
+    """Return an input of a model, with the batch on axis 0."""
     inner = (
         symbols.input(f"input{number}[{axis}]") if size == VARIABLE else Size(size)
         for axis, size in enumerate(spec.shape[1:], 1)
@@ -151,7 +151,7 @@ def model_input(symbols: Symbols, spec: TensorSpec, number: int) -> Value:
 
 
 def judge(outputs: Mapping[str, Value]) -> RowVerdict:
-    """The verdict on a model with these outputs."""
+    """Return the verdict on a model with these outputs."""
     for name, value in outputs.items():
         if value.mixed:
             return RowVerdict(why_not=value.mixed)
@@ -161,12 +161,12 @@ def judge(outputs: Mapping[str, Value]) -> RowVerdict:
 
 
 def mixed(reason: str) -> Value:
-    """A tensor whose rows may depend on each other."""
+    """Return a tensor whose rows may depend on each other."""
     return Value(mixed=reason)
 
 
 def constant(array: Array) -> Value:
-    """A tensor of the model's own; what it holds is kept if it is small and of whole numbers."""
+    """Return a constant of the model, with its content if it is small and integer."""
     shape = tuple(Size(size) for size in array.shape)
     is_integer = array.dtype.kind in "iub"
     if array.size > MAX_ELEMENTS or array.dtype.kind not in "iubf":
@@ -179,17 +179,17 @@ def constant(array: Array) -> Value:
 
 
 def sizes_value(sizes: Sequence[Size | None]) -> Value:
-    """A vector of sizes, as an operator gives that asks for a shape."""
+    """Return a vector of sizes, as given by an operator that reads a shape."""
     elements = np.empty(len(sizes), np.object_)
     elements[:] = sizes
     return Value(shape=(Size(len(sizes)),), elements=elements, is_integer=True)
 
 
 def with_rows(shape: Shape | None, rows: BatchRows | None, *, is_integer: bool = False) -> Value:
-    """A value whose shape has the batch where `rows` says, and nowhere else.
+    """Return a value whose shape has the batch where `rows` says, and nowhere else.
 
     Raises:
-        MixedRowsError: It has it elsewhere.
+        MixedRowsError: The batch is in another dimension.
     """
     for axis, size in enumerate(shape or ()):
         expected = rows is not None and axis == rows.axis
@@ -199,7 +199,7 @@ def with_rows(shape: Shape | None, rows: BatchRows | None, *, is_integer: bool =
 
 
 def bound(value: Value) -> Size | None:
-    """A size that all elements are below, where none is negative; None if there is none."""
+    """Return an exclusive upper bound of non-negative elements; None if there is none."""
     numbers = constants(value)
     if numbers:
         return Size(max(numbers) + 1) if min(numbers) >= 0 else None
@@ -207,10 +207,10 @@ def bound(value: Value) -> Size | None:
 
 
 def known_elements(value: Value) -> Array:
-    """The elements.
+    """Return the elements.
 
     Raises:
-        MixedRowsError: They are not known.
+        MixedRowsError: They are unknown.
     """
     if value.elements is None:
         raise MixedRowsError("takes sizes that are computed while it runs")
@@ -218,7 +218,7 @@ def known_elements(value: Value) -> Array:
 
 
 def constants(value: Value | None) -> list[int] | None:
-    """The elements as numbers; None if they are not all known."""
+    """Return the elements as numbers; None if some are unknown."""
     if value is None or value.elements is None:
         return None
     items = [
@@ -229,7 +229,7 @@ def constants(value: Value | None) -> list[int] | None:
 
 
 def known_sizes(value: Value) -> list[Size | None]:
-    """The elements of a list of sizes; None for those of which nothing is known.
+    """Return the elements of a list of sizes; None for unknown ones.
 
     Raises:
         MixedRowsError: They depend on rows, or not even their number is known.
@@ -244,10 +244,10 @@ def known_sizes(value: Value) -> list[Size | None]:
 
 
 def known_axes(value: Value) -> list[int]:
-    """The elements of a list of axes.
+    """Return the elements of a list of axes.
 
     Raises:
-        MixedRowsError: They are not all known.
+        MixedRowsError: Some are unknown.
     """
     axes = constants(value)
     if axes is None:
@@ -256,10 +256,10 @@ def known_axes(value: Value) -> list[int]:
 
 
 def shape_value(value: Value) -> Value:
-    """The tensor of the sizes of `value`.
+    """Return the sizes of `value` as a tensor.
 
     Raises:
-        MixedRowsError: Its shape is not known.
+        MixedRowsError: Its shape is unknown.
     """
     if value.shape is None:
         raise MixedRowsError("takes a tensor of unknown shape")
@@ -267,7 +267,7 @@ def shape_value(value: Value) -> Value:
 
 
 def normal_axis(axis: int, rank: int) -> int:
-    """An axis counted from the front.
+    """Return an axis counted from the front.
 
     Raises:
         MixedRowsError: The tensor has no such axis.
@@ -278,7 +278,7 @@ def normal_axis(axis: int, rank: int) -> int:
 
 
 def sum_of(symbols: Symbols, *items: Size | None) -> Size | None:
-    """The sum of all."""
+    """Return the sum of all."""
     total: Size | None = ZERO
     for item in items:
         total = None if total is None or item is None else symbols.add(total, item)
@@ -286,23 +286,23 @@ def sum_of(symbols: Symbols, *items: Size | None) -> Size | None:
 
 
 def difference(symbols: Symbols, left: Size | None, right: Size | None) -> Size | None:
-    """The first without the second."""
+    """Return the first minus the second."""
     return None if left is None or right is None else symbols.add(left, right, sign=-1)
 
 
 def product_of(_: Symbols, *items: Size | None) -> Size | None:
-    """The product of all."""
+    """Return the product of all."""
     sizes = [item for item in items if item is not None]
     return product(sizes) if len(sizes) == len(items) else None
 
 
 def exact_quotient(_: Symbols, left: Size | None, right: Size | None) -> Size | None:
-    """The quotient of two, where nothing is left over."""
+    """Return the quotient of two; None if there may be a remainder."""
     return None if left is None or right is None else divide(left, right)
 
 
 def quotient(symbols: Symbols, left: Size | None, right: Size | None) -> Size | None:
-    """The quotient of two, rounded down as that of integers is."""
+    """Return the integer quotient of two, rounded down."""
     exact = exact_quotient(symbols, left, right)
     if left is None or right is None or exact is not None or left.has_batch or right.has_batch:
         return exact
@@ -312,7 +312,7 @@ def quotient(symbols: Symbols, left: Size | None, right: Size | None) -> Size | 
 
 
 def remainder(_: Symbols, *items: Size | None) -> Size | None:
-    """The remainder of two."""
+    """Return the remainder of two."""
     numbers = [item.number for item in items if item is not None and item.is_constant]
     if len(numbers) < 2 or numbers[0] < 0 or numbers[1] <= 0:  # noqa: PLR2004  # two operands
         return None
@@ -320,17 +320,17 @@ def remainder(_: Symbols, *items: Size | None) -> Size | None:
 
 
 def negation(_: Symbols, item: Size | None) -> Size | None:
-    """The negative."""
+    """Return the negative."""
     return None if item is None else multiply(item, Size(-1))
 
 
 def same(_: Symbols, item: Size | None) -> Size | None:
-    """The same, as of rounding: whole numbers have no fraction."""
+    """Return the value unchanged, as rounding does with integers."""
     return item
 
 
 def selection(_: Symbols, condition: Size | None, yes: Size | None, no: Size | None) -> Size | None:
-    """The second where the first is true, else the third."""
+    """Return the second where the first is true, else the third."""
     if yes == no:
         return yes
     if condition is None or not condition.is_constant:
@@ -341,7 +341,7 @@ def selection(_: Symbols, condition: Size | None, yes: Size | None, no: Size | N
 
 
 def extreme(choose: Callable[..., int]) -> Fold:
-    """The largest or smallest, as `choose` says."""
+    """Return a fold for the largest or smallest, as selected by `choose`."""
 
     def fold(_: Symbols, *items: Size | None) -> Size | None:
         if len(set(items)) == 1:
@@ -353,7 +353,7 @@ def extreme(choose: Callable[..., int]) -> Fold:
 
 
 def comparison(*, equal: bool, otherwise: bool) -> Fold:
-    """What `Equal` and its like say of two sizes that are surely equal, or surely not."""
+    """Return a fold for `Equal` and similar, for sizes that are surely equal or surely not."""
 
     def fold(_: Symbols, left: Size | None, right: Size | None) -> Size | None:
         if left is None or right is None:
@@ -390,4 +390,4 @@ FOLDS: Final[Mapping[str, Fold]] = {
     "Ceil": same,
     "Round": same,
 }
-"""By operator, as ONNX calls it."""
+"""Folds by ONNX name of the operator."""

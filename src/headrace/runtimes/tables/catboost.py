@@ -1,7 +1,7 @@
 """Runtime of CatBoost's trees, and the checks of its files.
 
-A file is read before CatBoost sees it: the library ends the process where a file is cut off, where
-the settings in it are no JSON, or where a tree asks for a leaf that there is not. Schema:
+A file is checked before CatBoost reads it: the library ends the process if a file is truncated, if
+the settings in it are not JSON, or if a tree refers to a leaf that does not exist. Schema:
 https://github.com/catboost/catboost/tree/master/catboost/libs/model/flatbuffers
 """
 
@@ -41,9 +41,9 @@ _HEAD_BYTES: Final = 8
 _MAX_DIMENSION: Final = 100_000
 _MAX_DEPTH: Final = 31
 _BORDERS_A_BYTE: Final = 254
-"""A feature with more borders than that takes several bytes once its value is looked up."""
+"""Number of borders above which a feature takes several bytes after quantization."""
 _CATEGORIES: Final = (4, 6, 7)
-"""Fields of categorical features, of splits by one category, and of statistics of categories."""
+"""Fields of categorical features, of splits by one category, and of category statistics."""
 _REFUSED: Final = {
     12: "a text feature",
     13: "a feature that is made of a text or an embedding",
@@ -54,20 +54,20 @@ _JSON: Final = ("params", "class_params", "output_options", "training")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CatboostFile:
-    """What has to be known of a model before it is loaded; `data` is what it is loaded from."""
+    """Facts about a model that are needed before it is loaded; `data` is its content."""
 
     features: int
     loss: str
     data: bytes
     is_categorical: bool = False
-    """Whether a feature is. The statistics of its categories follow the trees, and neither are
-    checked then.
+    """Whether a feature is categorical. The category statistics follow the trees; then neither of
+    them is checked.
     """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Trees:
-    """The lists that CatBoost follows."""
+    """Lists of indices and sizes that CatBoost follows."""
 
     splits: Array
     sizes: Array
@@ -79,7 +79,7 @@ class _Trees:
 
 
 def looks_like_catboost(path: Path) -> bool:
-    """Whether `path` is a file that begins as CatBoost writes them."""
+    """Whether `path` is a file with CatBoost's first bytes."""
     return path.suffix.lower() == SUFFIX and read_head(path, len(_MAGIC)) == _MAGIC
 
 
@@ -87,7 +87,7 @@ def read_catboost(path: Path) -> CatboostFile:
     """Read and check a file.
 
     Raises:
-        UnsupportedModelError: It is damaged, or of a kind that is not served; the message says it.
+        UnsupportedModelError: It is damaged, or not supported; the message says why.
     """
     data = read_all(path)
     if not data.startswith(_MAGIC):
@@ -118,7 +118,7 @@ def read_catboost(path: Path) -> CatboostFile:
 
 
 def _loss(core: FlatbufferTable) -> str:
-    """The loss that the model was trained with; empty if it does not say."""
+    """Return the loss that the model was trained with; empty if it is not stored."""
     settings: dict[str, Any] = {}
     for pair in core.tables(2):
         key, value = pair.text(0), pair.text(1)
@@ -127,7 +127,7 @@ def _loss(core: FlatbufferTable) -> str:
 
 
 def _check_features(path: Path, trees: FlatbufferTable) -> int:
-    """How many there are; each has to be the column that it stands at."""
+    """Return the number of features after checking that each is at its column's position."""
     count = trees.length(5)
     check_features(path, count)
     for number, feature in enumerate(trees.tables(5)):
@@ -176,7 +176,7 @@ def _check_splits(path: Path, table: FlatbufferTable, trees: _Trees) -> None:
 
 
 def _check_even(path: Path, trees: _Trees) -> None:
-    """All nodes of a level split alike, so a tree of n levels has 2^n leaves."""
+    """Check trees whose levels split alike: a tree of n levels has 2^n leaves."""
     if trees.sizes.max(initial=0) > _MAX_DEPTH:
         raise corrupt(path, f"a tree has more than {_MAX_DEPTH} levels")
     leaves = int((1 << trees.sizes).sum())
@@ -185,7 +185,7 @@ def _check_even(path: Path, trees: _Trees) -> None:
 
 
 def _check_uneven(path: Path, trees: _Trees) -> None:
-    """A node says how far ahead its children are, nothing for none: then it has a leaf."""
+    """Check trees whose nodes hold the distance to their children; 0 means a leaf."""
     if not len(trees.steps) == len(trees.leaves) == len(trees.splits):
         raise corrupt(path, "some splits have no node")
     end = np.repeat(trees.starts.astype(np.int64) + trees.sizes, trees.sizes)
@@ -203,14 +203,14 @@ _PREDICTION_TYPES: Final = {
     "Tweedie": "Exponent",
     "RMSEWithUncertainty": "RMSEWithUncertainty",
 }
-"""By loss: what `CatBoostRegressor.predict` returns where it is not the sum of the leaves."""
+"""Output of `CatBoostRegressor.predict` by loss, where it is not the sum of the leaves."""
 _TWO: Final = 2
 _ROUNDING: Final = 1e-9
-"""Far more than the probabilities are rounded by."""
+"""Far more than the rounding error of the probabilities."""
 
 
 class CatboostRuntime:
-    """Loads `.cbm`, as `save_model` writes it."""
+    """Loader of `.cbm`, as `save_model` writes it."""
 
     name = "catboost"
     runs_code = False
@@ -218,11 +218,11 @@ class CatboostRuntime:
     extra = "catboost"
 
     def recognises(self, path: Path) -> bool:
-        """Whether `path` looks like CatBoost's, by its name and first bytes."""
+        """Whether `path` looks like CatBoost's format, by its name and first bytes."""
         return looks_like_catboost(path)
 
     def code_in(self, path: Path) -> str:
-        """Whether the file holds parts that can crash the process if manipulated."""
+        """Return which parts of the file can crash the process if manipulated; empty for none."""
         if not read_catboost(path).is_categorical:
             return ""
         return (
@@ -253,8 +253,8 @@ class CatboostRuntime:
             categorical=categorical,
         )
         table = _table(path, file, model.feature_names_, categorical)
-        # Applying a model changes nothing in it and releases the GIL; only making the Pool keeps
-        # it.
+        # Applying a model does not change it and releases the GIL; only creating the Pool holds the
+        # GIL.
         return open_tabular(
             path,
             _classes(predictor, table) if is_classifier else _values(predictor, file.loss),
@@ -265,7 +265,7 @@ class CatboostRuntime:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Predictor:
-    """CatBoost's own `predict`: by way of a Pool, which is what it makes of an array anyway."""
+    """CatBoost's own `predict`, with the explicit Pool that it would create from an array."""
 
     library: Any
     model: Any
@@ -273,12 +273,12 @@ class _Predictor:
     categorical: tuple[int, ...]
 
     def pool(self, rows: Array) -> Any:  # noqa: ANN401  # ships no types
-        """What rows become before CatBoost predicts."""
+        """Return the Pool of rows."""
         some = list(self.categorical) or None
         return self.library.Pool(rows, cat_features=some, thread_count=self.threads)
 
     def predict(self, pool: Any, kind: str) -> Array:  # noqa: ANN401  # ships no types
-        """What its `predict` returns."""
+        """Return the result of CatBoost's `predict`."""
         answer: Array = self.model.predict(
             pool, prediction_type=kind, thread_count=self.threads, task_type="CPU"
         )
@@ -295,29 +295,27 @@ class _Found:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Classifier:
-    """A model of classes.
+    """A classification model.
 
-    To ask for the class takes longer than all the rest, and says little new.
+    Asking CatBoost for the class takes longer than all other outputs and adds little.
     """
 
     predictor: _Predictor
     labels: Array | None
-    """By column of the probabilities; None where that is not known."""
+    """Class labels by column of the probabilities; None if unknown."""
     threshold: float
-    """The probability above which the second of two classes is meant; a model may have one of its
-    own.
-    """
+    """The probability above which the second of two classes is predicted; a model may set it."""
 
     def find(self, rows: Array) -> _Found:
-        """What all answers are made of."""
+        """Return the data from which all outputs are computed."""
         pool = self.predictor.pool(rows)
         return _Found(pool=pool, probabilities=self.predictor.predict(pool, "Probability"))
 
     def label(self, prediction: _Found) -> Array:
-        """The class of each row: by its probabilities, or by CatBoost where rounding could decide.
+        """Return the class of each row: by probabilities, or by CatBoost if rounding could decide.
 
-        CatBoost compares the sums of the leaves. Probabilities rise with them, but two sums can
-        become the same one.
+        CatBoost compares the sums of the leaves. Probabilities increase with them, but two sums can
+        give the same probability.
         """
         by_class = prediction.probabilities
         column = None if self.labels is None else self._likeliest(by_class)
@@ -328,7 +326,7 @@ class _Classifier:
         return labels
 
     def _likeliest(self, by_class: Array) -> Array | None:
-        """Which column each row's class has; None where that is too close to say."""
+        """Return the column of each row's class; None if two are too close to decide."""
         if by_class.shape[1] == _TWO:
             second = by_class[:, 1]
             is_clear = (np.abs(second - self.threshold) > _ROUNDING).all()
@@ -341,7 +339,7 @@ class _Classifier:
 def _table(
     path: Path, file: CatboostFile, names: Sequence[str], categorical: Sequence[int]
 ) -> TableInputs:
-    """One matrix; one input for each column where there are categories, which are texts."""
+    """Return one matrix, or one input for each column if there are categories (strings)."""
     if not categorical:
         return TableInputs.of_matrix(path, file.features, Datatype.FP32, names)
     columns = [

@@ -1,7 +1,7 @@
 """Runtime of LightGBM's trees, and the checks of its text files.
 
-A file is read before LightGBM sees it: the library follows the numbers of a file's nodes, leaves
-and features, and the sizes it gives for its trees, without looking whether there are that many.
+A file is checked before LightGBM reads it: the library follows the indices of nodes, leaves and
+features in a file, and its tree sizes, without checking bounds.
 """
 
 import ctypes
@@ -41,8 +41,9 @@ _FIRST_LINE: Final = (b"tree\n", b"tree\r\n")
 _MAX_CLASSES: Final = 100_000
 _END: Final = b"end of trees"
 _AFTER_TREES: Final = "\n\npandas_categorical:null\n"
-"""What else follows, importances and the settings of the training, plays no part in predicting, and
-a file that was cut off there ends the process."""
+"""The other content after the trees, importances and training settings, does not affect
+predictions, and LightGBM ends the process if it is truncated.
+"""
 _A_SPLIT: Final = (
     "split_feature",
     "split_gain",
@@ -79,7 +80,7 @@ class LightgbmFile:
 
 
 def looks_like_lightgbm(path: Path) -> bool:
-    """Whether `path` is a text file that begins as LightGBM writes them."""
+    """Whether `path` is a text file with LightGBM's first line."""
     if path.suffix.lower() not in SUFFIXES or not path.is_file():
         return False
     return read_head(path, 8).startswith(_FIRST_LINE)
@@ -89,7 +90,7 @@ def read_lightgbm(path: Path) -> LightgbmFile:
     """Read and check a file.
 
     Raises:
-        UnsupportedModelError: It is damaged, or of a kind that is not served; the message says it.
+        UnsupportedModelError: It is damaged, or not supported; the message says why.
     """
     data = read_all(path)
     if not data.startswith(_FIRST_LINE):
@@ -127,10 +128,10 @@ def read_lightgbm(path: Path) -> LightgbmFile:
 def _categories(
     path: Path, rest: bytes, is_categorical: Sequence[bool], is_constant: Sequence[bool]
 ) -> Categories:
-    """What the codes of each feature stand for; empty where that is not stored.
+    """Return the values that each feature's codes stand for; empty if they are not stored.
 
-    LightGBM stores a list for each categorical column of the data frame, in their order, and not
-    which columns these are; a column of one value alone is marked as constant.
+    LightGBM stores a list for each categorical column of the data frame, in their order, without
+    the columns' names; a column with a single value is marked as constant.
     """
     _, separator, text = rest.rpartition(b"\npandas_categorical:")
     stored = json.loads(text) if separator else None
@@ -178,7 +179,7 @@ def _check_classes(path: Path, header: Mapping[str, str]) -> None:
 def _check_trees(
     path: Path, data: bytes, start: int, features: int, header: Mapping[str, str]
 ) -> int:
-    """Where the trees end."""
+    """Return the offset of the trees' end after checking them."""
     sizes = _numbers(header["tree_sizes"]).tolist()
     if len(sizes) % _number(header["num_tree_per_iteration"]):
         raise corrupt(path, "an iteration lacks trees")
@@ -188,7 +189,7 @@ def _check_trees(
         if size < len(first) or len(part) != size or not part.startswith(first):
             raise corrupt(path, f"tree {number} is at the wrong position")
         if any(line and b"=" not in line for line in part.split(b"\n")):
-            # LightGBM ends the process where it stops reading, for the rest is missing then.
+            # LightGBM ends the process at truncated content.
             raise corrupt(path, f"a line of tree {number} is not a setting")
         _check_tree(path, f"tree {number}", _fields(part), features)
         start += size
@@ -213,15 +214,15 @@ def _check_tree(path: Path, what: str, tree: Mapping[str, str], features: int) -
     if not (split.min() >= 0 and split.max() < features):
         raise corrupt(path, f"{what} uses an unknown feature")
     children = np.concatenate((_numbers(tree["left_child"]), _numbers(tree["right_child"])))
-    # Inner nodes count from 0, the root, and leaves from -1 downwards. Where no node has two
-    # parents and the root has none, no walk from the root comes back.
+    # Inner nodes count from 0, the root, and leaves from -1 downwards. If no node has two parents
+    # and the root has none, no path from the root has a cycle.
     in_range = -leaves <= children.min() and children.max() < leaves - 1
     if not in_range or (children == 0).any() or len(np.unique(children)) != len(children):
         raise corrupt(path, f"the nodes of {what} do not form a tree")
 
 
 def _check_categories(path: Path, what: str, tree: Mapping[str, str]) -> None:
-    """A split by category has the number of a set of categories for a threshold."""
+    """Check that splits by category refer to existing category sets by their threshold."""
     sets = _number(tree["num_cat"])
     by_category = (_numbers(tree["decision_type"]) & _CATEGORICAL_BIT) != 0
     if not sets and not by_category.any():
@@ -244,7 +245,7 @@ def _check_categories(path: Path, what: str, tree: Mapping[str, str]) -> None:
 
 
 def _check_lengths(path: Path, what: str, tree: Mapping[str, str], leaves: int) -> None:
-    """LightGBM reads as many numbers of a list as there should be."""
+    """Check list lengths, because LightGBM reads as many numbers as there should be."""
     lists = [(key, leaves) for key in _A_LEAF] + [(key, leaves - 1) for key in _A_SPLIT]
     for key, expected in lists:
         if key not in tree and (leaves == 1 or key not in _NEEDED):
@@ -267,7 +268,7 @@ def _fields(data: bytes) -> dict[str, str]:
 
 
 def _number(text: str) -> int:
-    """A whole number as LightGBM reads it; Python would take `1_0` and digits of other scripts."""
+    """Return an integer as LightGBM reads it; Python would accept `1_0` and non-ASCII digits."""
     if not _WHOLE.fullmatch(text):
         raise BrokenFileError("a value is not a number")
     return int(text)
@@ -280,14 +281,14 @@ def _numbers(text: str) -> Array:
 _FP64: Final = 1
 _BY_ROW: Final = 1
 _VALUE: Final = 0
-"""Predict what the objective gives, not the raw score."""
+"""Request for the objective's output instead of the raw score."""
 _FIRST: Final = 0
 _ALL: Final = -1
 _WHAT: Final = (c_int(_VALUE), c_int(_FIRST), c_int(_ALL))
 
 
 class LightgbmPredictor:
-    """As `Booster.predict` answers, bit for bit; safe to call from several threads, as that is."""
+    """Predictor with the same output as `Booster.predict`, bit for bit; thread-safe like it."""
 
     def __init__(self, library: ModuleType, text: str, *, threads: int) -> None:
         """Read a model's text.
@@ -295,8 +296,8 @@ class LightgbmPredictor:
         Raises:
             ValueError: LightGBM refuses it.
         """
-        # An object of its own for the library that is loaded already: types declared on the other
-        # one would change how LightGBM's Python calls it.
+        # A separate handle of the loaded library: types declared on the other one would change how
+        # LightGBM's Python package calls it.
         native = ctypes.CDLL(library.basic._LIB._name)  # noqa: SLF001  # wherever it was found
         self._native = native
         native.LGBM_GetLastError.restype = c_char_p
@@ -327,11 +328,11 @@ class LightgbmPredictor:
                 byref(self._one_row),
             )
         )
-        # Called before the model is freed: the last one registered comes first.
+        # Called before the model is freed: exit handlers run in reverse order of registration.
         weakref.finalize(self, native.LGBM_FastConfigFree, self._one_row)
 
     def __call__(self, rows: Array) -> Array:
-        """What is predicted for rows of FP64: a value each, or one for each class.
+        """Return predictions for rows of FP64: a value each, or one for each class.
 
         Raises:
             ValueError: LightGBM refuses them.
@@ -339,7 +340,7 @@ class LightgbmPredictor:
         rows = dense(rows, np.float64)
         count, columns = rows.shape
         answer: Array = np.empty(count if self._values == 1 else (count, self._values), np.float64)
-        if count == 1 and columns == self._features:  # it is not told how many come
+        if count == 1 and columns == self._features:  # the library is not told the array's size
             failed = self._native.LGBM_BoosterPredictForMatSingleRowFast(
                 self._one_row, rows.ctypes.data, byref(c_int64()), answer.ctypes.data
             )
@@ -361,7 +362,7 @@ _CLASSES: Final = ("multiclass", "multiclassova")
 
 
 class LightgbmRuntime:
-    """Loads `.txt` and `.lgb`, as `save_model` writes them."""
+    """Loader of `.txt` and `.lgb`, as `save_model` writes them."""
 
     name = "lightgbm"
     runs_code = False
@@ -369,7 +370,7 @@ class LightgbmRuntime:
     extra = "lightgbm"
 
     def recognises(self, path: Path) -> bool:
-        """Whether `path` looks like LightGBM's, by its name and first line."""
+        """Whether `path` looks like LightGBM's format, by its name and first line."""
         return looks_like_lightgbm(path)
 
     def load(self, path: Path, options: LoadOptions) -> Model:
@@ -381,8 +382,8 @@ class LightgbmRuntime:
             predict = LightgbmPredictor(library, file.text, threads=options.intra_op_threads)
         except Exception as error:  # noqa: BLE001  # its message may quote the file
             raise refuse(path, f"LightGBM refuses it: {error_kind(error)}") from None
-        # Predictions share a read lock inside the library, and ctypes releases the GIL. It compares
-        # in doubles: a value rounded to FP32 could go down the other branch.
+        # Predictions share a read lock inside the library, and ctypes releases the GIL. LightGBM
+        # compares in FP64: a value rounded to FP32 could take the other branch.
         outputs = outputs_of_trees(
             is_second=(lambda second: second > 1 - second) if file.objective == _BINARY else None,
             has_classes=file.objective in _CLASSES,

@@ -1,7 +1,7 @@
 """Runtime of scikit-learn's estimators, and the columns of the tables that they take.
 
 An estimator of numbers takes a matrix. One that selects columns by name, or that encodes text,
-takes one input for each column: which of them are text is read from the fitted transformers.
+takes one input for each column; the fitted transformers determine which of them are text.
 """
 
 import math
@@ -49,7 +49,7 @@ from headrace.runtimes.tables.tabular import (
 )
 
 _ONLY: Final = 0
-"""The column of an estimator that takes texts and no table."""
+"""The column of an estimator that takes a list of texts instead of a table."""
 _METHODS: Final = ("predict", "predict_proba", "transform")
 _INNER: Final = (
     *(
@@ -60,28 +60,28 @@ _INNER: Final = (
         "estimator_",
         "regressor_",
     ),
-    "estimator",  # as a part of calibration has it, fitted
+    "estimator",  # a fitted part of a calibrated classifier
 )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Values:
-    """What a fitted transformer expects in a column."""
+    """Values that a fitted transformer expects in a column."""
 
     is_text: bool = False
     example: float | str | None = None
-    """A value that it was fitted on."""
+    """A value from the training data."""
     missing: object = ""
-    """What an absent text is in Python."""
+    """Python value of an absent text."""
 
     @property
     def rank(self) -> tuple[bool, bool]:
-        """Which of two expectations of one column holds: the larger one."""
+        """Precedence among two expectations of one column; the larger one applies."""
         return self.is_text, self.example is not None
 
     @property
     def sample(self) -> float | bytes:
-        """The example as callers send it."""
+        """Return the example in the form that callers send."""
         return str(self.example or "a").encode() if self.is_text else float(self.example or 0.0)
 
 
@@ -90,10 +90,10 @@ _TEXT: Final = _Values(is_text=True)
 
 
 def table_of(path: Path, estimator: Any) -> TableInputs:  # noqa: ANN401  # any estimator
-    """How tensors become what an estimator predicts.
+    """Return the conversion from tensors to an estimator's input.
 
     Raises:
-        UnsupportedModelError: It cannot be told, or it reads files.
+        UnsupportedModelError: It cannot be determined, or the estimator reads files.
         FailedPreconditionError: It takes a data frame, and pandas is not installed.
     """
     refuse_file_names(path, estimator)
@@ -144,15 +144,15 @@ def table_of(path: Path, estimator: Any) -> TableInputs:  # noqa: ANN401  # any 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Frame:
-    """Columns as the table of the training: a data frame, or an array where they had no names."""
+    """Builder of the training table: a data frame, or an array if columns had no names."""
 
     names: Sequence[str]
     columns: Mapping[int, _Values]
-    """By position, those that are used; others are left empty."""
+    """Used columns by position; others are left empty."""
     pandas: Any
 
     def rows(self, inputs: Tensors) -> Any:  # noqa: ANN401  # a data frame or an array
-        """One batch."""
+        """Return the table of one batch."""
         rows = len(next(iter(inputs.values())))
         columns = [self._column(i, name, inputs, rows) for i, name in enumerate(self.names)]
         if self.pandas is None:
@@ -182,7 +182,7 @@ def _pandas(path: Path) -> ModuleType:
 
 
 def _look(part: Any, columns: list[int], expectations: dict[int, _Values]) -> None:  # noqa: ANN401  # an estimator
-    """Note what a fitted estimator expects in the columns that it is given."""
+    """Record what a fitted estimator expects in the columns that it gets."""
     if hasattr(part, "_transformer_to_input_indices"):
         _look_at_columns(part, columns, expectations)
     elif hasattr(part, "steps"):
@@ -200,7 +200,7 @@ def _look(part: Any, columns: list[int], expectations: dict[int, _Values]) -> No
 
 
 def _look_at_columns(part: Any, columns: list[int], expectations: dict[int, _Values]) -> None:  # noqa: ANN401  # a column transformer
-    """Note what each transformer expects; columns that are dropped are not used."""
+    """Record what each transformer expects; dropped columns are not used."""
     chosen = part._transformer_to_input_indices  # noqa: SLF001  # columns by number, however they were chosen
     for name, transformer, _ in part.transformers_:
         some = [columns[i] for i in chosen[name]]
@@ -211,7 +211,7 @@ def _look_at_columns(part: Any, columns: list[int], expectations: dict[int, _Val
 
 
 def _look_at_steps(pipeline: Any, columns: list[int], expectations: dict[int, _Values]) -> None:  # noqa: ANN401  # a pipeline
-    """Note what the first step expects; where it only fills gaps, what the next one does."""
+    """Record what the first step expects; if it only imputes, what the next step expects."""
     missing: object = ""
     filled = _NUMBER
     for _, step in pipeline.steps:
@@ -231,8 +231,8 @@ def _look_at_steps(pipeline: Any, columns: list[int], expectations: dict[int, _V
 
 
 def _inner(part: Any) -> list[Any]:  # noqa: ANN401  # an estimator
-    """Fitted estimators within one that hands on the table as it is."""
-    if hasattr(part, "estimators_features_"):  # bagging looks at the numbers itself
+    """Return fitted estimators within one that passes the table on unchanged."""
+    if hasattr(part, "estimators_features_"):  # bagging checks the numbers itself
         return []
     if hasattr(part, "transformer_list"):  # a union
         return [transformer for _, transformer in part.transformer_list]
@@ -247,7 +247,7 @@ def _inner(part: Any) -> list[Any]:  # noqa: ANN401  # an estimator
 
 
 def _note(expectations: dict[int, _Values], columns: Sequence[int], values: _Values) -> None:
-    """Text stands above numbers, and what was seen above what is usual."""
+    """Record an expectation; text precedes numbers, and training values precede defaults."""
     for column in columns:
         if column not in expectations or values.rank > expectations[column].rank:
             expectations[column] = values
@@ -267,7 +267,7 @@ def _of_categories(categories: Array) -> _Values:
 
 
 def refuse_file_names(path: Path, estimator: Any) -> None:  # noqa: ANN401  # any estimator
-    """Refuse a vectorizer that would open files, which a caller would name."""
+    """Refuse a vectorizer that would open files named by callers."""
     for part in parts_of(estimator):
         kind = getattr(part, "input", "content")
         if hasattr(part, "build_analyzer") and kind != "content":
@@ -276,7 +276,7 @@ def refuse_file_names(path: Path, estimator: Any) -> None:  # noqa: ANN401  # an
 
 
 class SklearnRuntime:
-    """Loads `.skops`, as `skops.io.dump` writes it, and `.joblib`, `.pkl` and `.pickle`."""
+    """Loader of `.skops`, as `skops.io.dump` writes it, and `.joblib`, `.pkl` and `.pickle`."""
 
     name = "sklearn"
     runs_code = False
@@ -284,41 +284,41 @@ class SklearnRuntime:
     extra = "sklearn"
 
     def recognises(self, path: Path) -> bool:
-        """Whether `path` looks like a skops file, or is named as a pickle."""
+        """Whether `path` looks like a skops file, or has the suffix of a pickle."""
         return looks_like_sklearn(path)
 
     def code_in(self, path: Path) -> str:
-        """What in the file runs code: all of a pickle, and types that are not trusted."""
+        """Return the code in the file: all of a pickle, and untrusted types."""
         return code_of_estimator(path)
 
     def load(self, path: Path, options: LoadOptions) -> Model:
-        """Load the model, for the CPU. Runs what `code_in` names."""
+        """Load the model, for the CPU. Runs the code that `code_in` names."""
         return open_estimator(path, read_estimator(path, allow_code=True), options)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Estimator:
-    """An estimator whose libraries are held to some threads while it predicts."""
+    """An estimator whose libraries are limited to some threads during predictions."""
 
     estimator: Any
     threads: int
     controller: Any
 
     def call(self, method: str, rows: Any) -> Any:  # noqa: ANN401  # a matrix, a data frame or texts
-        """What one of its methods returns."""
+        """Return the result of one of its methods."""
         with self.controller.limit(limits=self.threads):
             return getattr(self.estimator, method)(rows)
 
     def answer(self, method: str) -> Answer:
-        """The output that one of its methods returns."""
+        """Return the output that one of its methods computes."""
         return lambda rows: np.asarray(self.call(method, rows))
 
     def label(self, rows: Any) -> Array:  # noqa: ANN401  # as above
-        """The class of each row."""
+        """Return the class of each row."""
         return as_label(np.asarray(self.call("predict", rows)))
 
     def transform(self, rows: Any) -> Array:  # noqa: ANN401  # as above
-        """What its `transform` returns, as a dense matrix."""
+        """Return the result of its `transform` as a dense matrix."""
         transformed = self.call("transform", rows)
         if hasattr(transformed, "toarray"):
             transformed = transformed.toarray()
@@ -330,19 +330,19 @@ class _Estimator:
 
 
 def open_estimator(path: Path, estimator: Any, options: LoadOptions) -> Model:  # noqa: ANN401  # any estimator
-    """A model that runs an estimator, which was read from `path`.
+    """Return a model that runs an estimator, which was read from `path`.
 
     Raises:
         UnsupportedModelError: It cannot be served; the message says why.
     """
     controller = import_library("threadpoolctl", "sklearn").ThreadpoolController()
     held = _Estimator(estimator=estimator, threads=options.intra_op_threads, controller=controller)
-    # Estimators compute in doubles unless they are given something else, and then round otherwise.
-    # They are Python, and nothing promises that two threads may be in one.
+    # Estimators compute in FP64 unless they get another type, and then round differently. They are
+    # Python code that is not documented as thread-safe.
     return open_tabular(
         path,
         OutputLayout(
-            predict=lambda rows: rows,  # `predict` and `predict_proba` share nothing
+            predict=lambda rows: rows,  # `predict` and `predict_proba` share no computation
             outputs=_outputs(path, held),
         ),
         table_of(path, estimator),

@@ -1,9 +1,8 @@
-"""Files of scikit-learn: what skops archives and pickles hold, and what of it is code.
+"""Files of scikit-learn: content of skops archives and pickles, and the code in it.
 
 A pickle runs code when it is loaded. A skops archive runs none while all its types are trusted:
 those that skops trusts, and those below. Trees are loaded, and checked before they predict:
-scikit-learn follows the numbers of their nodes and features without looking whether there are that
-many.
+scikit-learn follows the indices of their nodes and features without checking bounds.
 """
 
 import sys
@@ -36,12 +35,12 @@ _MOST_TYPES: Final = 5
 _TRUSTED_NAMES: Final = {
     "sklearn.tree._tree": "Tree",
     "sklearn.ensemble._hist_gradient_boosting.predictor": "TreePredictor",
-    # Of an empty array, which `SimpleImputer` keeps: read by `numpy.load` without pickle. `number`
-    # and `object` choose columns while a transformer is fitted, by types that it is given.
+    # Types of an empty array, which `SimpleImputer` stores: read by `numpy.load` without pickle.
+    # `number` and `object` select columns by type while a transformer is fitted.
     "numpy": "dtype number",
     "builtins": "object",
     "sklearn.compose._column_transformer": "make_column_selector",
-    # Python objects of numbers and names, which call nothing when they are made.
+    # Python objects of numbers and names, whose creation calls no code.
     "sklearn.calibration": "_CalibratedClassifier _SigmoidCalibration",
     "sklearn.gaussian_process._gpc": "_BinaryGaussianProcessClassifierLaplace",
     "sklearn.gaussian_process.kernels": """
@@ -52,7 +51,7 @@ RationalQuadratic Sum WhiteKernel
     "sklearn.model_selection._split": "GroupKFold KFold StratifiedKFold",
     "sklearn.neural_network._stochastic_optimizers": "AdamOptimizer SGDOptimizer",
     "sklearn.utils._bunch": "Bunch",
-    # Made anew from the rows that they index.
+    # Rebuilt from the rows that they index.
     "sklearn.metrics._dist_metrics": "EuclideanDistance64 ManhattanDistance64 MinkowskiDistance64",
     "sklearn.neighbors._ball_tree": "BallTree",
     "sklearn.neighbors._kd_tree": "KDTree",
@@ -65,7 +64,8 @@ _TRUSTED: Final = frozenset(
 _LIBRARIES: Final = sys.stdlib_module_names | {
     *("_loss", "catboost", "joblib", "lightgbm", "numpy", "pandas", "scipy", "sklearn", "xgboost"),
 }
-"""Packages whose models and transformers predict each row by itself; `_loss` is scikit-learn's."""
+"""Packages whose models and transformers predict each row independently; `_loss` is scikit-learn's.
+"""
 _FACTORIZATIONS: Final = frozenset({"NMF", "MiniBatchNMF"})
 """Transformers that solve for all rows of a batch together, from the mean of all of them."""
 _WORDS: Final = ("vocabulary", "vocabulary_", "stop_words")
@@ -80,7 +80,7 @@ _LEAF: Final = -1
 
 
 def looks_like_sklearn(path: Path) -> bool:
-    """Whether `path` is a skops file, or is named as a pickle."""
+    """Whether `path` is a skops file, or has the suffix of a pickle."""
     if not path.is_file():
         return False
     suffix = path.suffix.lower()
@@ -88,12 +88,12 @@ def looks_like_sklearn(path: Path) -> bool:
 
 
 def is_pickle(path: Path) -> bool:
-    """Whether `path` is named as a pickle is."""
+    """Whether `path` has the suffix of a pickle."""
     return path.suffix.lower() in PICKLES
 
 
 def code_of_estimator(path: Path) -> str:
-    """What in a file runs code of its author's when it is loaded; empty for nothing.
+    """Return the author's code that loading a file runs; empty for none.
 
     Raises:
         UnsupportedModelError: It is damaged.
@@ -111,10 +111,10 @@ def code_of_estimator(path: Path) -> str:
 
 
 def read_estimator(path: Path, *, allow_code: bool) -> Any:  # noqa: ANN401  # any estimator
-    """The estimator in a file; it starts no workers of its own.
+    """Return the estimator in a file, set to start no worker processes.
 
     Args:
-        allow_code: Whether loading may run code of the author's.
+        allow_code: Whether loading may run the author's code.
 
     Raises:
         UnsupportedModelError: It cannot be loaded, or would run code that is not allowed.
@@ -129,7 +129,7 @@ def read_estimator(path: Path, *, allow_code: bool) -> Any:  # noqa: ANN401  # a
         try:
             estimator = library.load(path)
         except Exception as error:
-            # It may be anything that Python can do.
+            # A pickle may raise any exception.
             what = f"{type(error).__name__}: {reason_of(error)}"
             raise refuse(path, f"cannot be unpickled: {what}") from error
         _check_predicts(path, estimator)
@@ -138,7 +138,7 @@ def read_estimator(path: Path, *, allow_code: bool) -> Any:  # noqa: ANN401  # a
 
 
 def untrusted_types(path: Path) -> list[str]:
-    """The types in a skops file that are not trusted; nothing of it is loaded.
+    """Return the untrusted types in a skops file without loading it.
 
     Raises:
         UnsupportedModelError: It is damaged.
@@ -152,7 +152,7 @@ def untrusted_types(path: Path) -> list[str]:
 
 
 def parts_of(estimator: object) -> Iterator[object]:
-    """An object and all that it holds, each once."""
+    """Yield an object and all objects that it holds, once each."""
     visited: set[int] = set()
     waiting = [estimator]
     while waiting:
@@ -173,9 +173,9 @@ def parts_of(estimator: object) -> Iterator[object]:
 
 
 def row_mixing_part(estimator: object) -> str:
-    """What in an estimator nobody knows to predict each row by itself; empty for nothing.
+    """Return a part of an estimator not known to predict rows independently; empty for none.
 
-    Functions of NumPy may look along the rows, unless they are universal functions. Boosting with
+    Functions of NumPy may work along the rows, unless they are universal functions. Boosting with
     categorical features holds a `FunctionTransformer` whose function only checks the datatype.
     """
     transformers = ("FunctionTransformer", "TransformedTargetRegressor")
@@ -210,7 +210,7 @@ def _from_skops(path: Path, *, allow_code: bool) -> Any:  # noqa: ANN401  # any 
     except Exception as error:  # noqa: BLE001  # its message may quote the file
         raise _unreadable(path, error) from None
     _check_predicts(path, estimator)
-    if not unknown:  # else the file may do worse than lead trees astray
+    if not unknown:  # pickles may do worse than hold broken trees
         _check_trees(path, estimator)
     return estimator
 
@@ -225,7 +225,7 @@ def _check_predicts(path: Path, estimator: object) -> None:
 
 
 def _check_archive(path: Path) -> None:
-    """Refuse what is no skops file, or unpacks to far more than it is."""
+    """Refuse a file that is not skops, or unpacks to far more than its size."""
     try:
         with zipfile.ZipFile(path) as archive:
             unpacked = sum(entry.file_size for entry in archive.infolist())
@@ -239,28 +239,28 @@ def _check_archive(path: Path) -> None:
 
 
 def _skops() -> ModuleType:
-    # It imports all packages of scikit-learn, and one of them PyTorch where that is installed.
+    # It imports all packages of scikit-learn, and one of them imports PyTorch if installed.
     with without_frameworks():
         return import_library("skops.io", "sklearn")
 
 
 def _unreadable(path: Path, error: Exception) -> UnsupportedModelError:
-    # skops follows what the file says, so whatever is wrong in it comes as any exception.
+    # skops follows the file's declarations, so a damaged file raises any exception.
     return refuse(path, f"cannot be loaded by skops: {error_kind(error)}")
 
 
 def _use_no_workers(estimator: Any) -> None:  # noqa: ANN401  # any estimator
-    """Batches run side by side already, and a replica may not start processes."""
+    """Disable workers: batches run concurrently already, and a replica may not start processes."""
     if hasattr(estimator, "get_params"):
         names = [name for name in estimator.get_params() if name.rpartition("__")[2] == "n_jobs"]
         estimator.set_params(**dict.fromkeys(names, 1))
 
 
 def _check_trees(path: Path, estimator: object) -> None:
-    """Refuse an estimator whose trees lead out of themselves, or out of a row.
+    """Check that the indices in an estimator's trees stay within the tree and the row.
 
     Raises:
-        UnsupportedModelError: One does.
+        UnsupportedModelError: An index does not.
     """
     try:
         checked = _index_again(estimator)
@@ -284,7 +284,7 @@ def _check_trees(path: Path, estimator: object) -> None:
 
 
 def _features(path: Path, estimator: Any) -> int:  # noqa: ANN401  # any estimator
-    """How many features an estimator checks that a row has."""
+    """Return the number of features that an estimator requires of a row."""
     features = vars(estimator).get("n_features_in_")
     if type(features) is not int or features < 1:
         raise corrupt(
@@ -294,9 +294,9 @@ def _features(path: Path, estimator: Any) -> int:  # noqa: ANN401  # any estimat
 
 
 def _index_again(estimator: object) -> set[int]:
-    """Replace indexes of rows by those that are made of the same rows; their identities.
+    """Rebuild row indexes from their rows, and return the ids of the new ones.
 
-    They are the same, and the numbers in an index are followed without a check.
+    They are equal, but the numbers in a stored index are followed without a check.
     """
     rebuilt = set()
     for part in list(parts_of(estimator)):
@@ -315,7 +315,7 @@ def _index_again(estimator: object) -> set[int]:
 
 def _check_tree(path: Path, estimator: Any) -> set[int]:  # noqa: ANN401  # an estimator
     tree = vars(estimator).get("tree_")
-    if tree is None:  # it was not fitted, as what an ensemble is made of
+    if tree is None:  # it was not fitted, such as the template of an ensemble
         return set()
     features = _features(path, estimator)
     if type(tree).__name__ != "Tree" or tree.n_features != features:
@@ -329,7 +329,7 @@ def _check_tree(path: Path, estimator: Any) -> set[int]:  # noqa: ANN401  # an e
 
 
 def _check_stages(path: Path, estimator: Any, checked: set[int]) -> None:  # noqa: ANN401  # an estimator
-    """Trees of gradient boosting are followed together, without a look at each one's estimator."""
+    """Check trees of gradient boosting, which are followed together, bypassing each estimator."""
     stages = vars(estimator).get("estimators_")
     if stages is None or id(estimator) in checked:
         return
@@ -343,7 +343,7 @@ def _check_stages(path: Path, estimator: Any, checked: set[int]) -> None:  # noq
             raise corrupt(path, "a stage has a tree without outputs")
         if part.tree_.n_features != features:
             raise corrupt(path, "a stage has a tree of other features")
-    # What the trees' numbers are added to.
+    # The value to which the trees' outputs are added.
     start = estimator._raw_predict_init(np.zeros((1, features)))  # noqa: SLF001  # what it predicts by
     if stages.ndim != start.ndim or stages.shape[1] != start.shape[1]:
         raise corrupt(path, "a stage has another number of trees than there are outputs")
@@ -365,7 +365,7 @@ def _check_histograms(path: Path, estimator: Any) -> set[int]:  # noqa: ANN401  
             split_features.min() >= 0 and split_features.max() < features
         ):
             raise corrupt(path, "a tree uses an unknown feature")
-        # Encoders of categories are code, so that no file without code has categories.
+        # Encoders of categories are code, so a file without code has no categories.
         if (inner["is_categorical"] != 0).any() or estimator._preprocessor is not None:  # noqa: SLF001  # nothing else says it
             raise corrupt(path, "a tree uses categories, but no feature has any")
     return {id(tree) for tree in trees}

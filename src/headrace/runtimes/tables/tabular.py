@@ -1,6 +1,6 @@
-"""Models of tables: one matrix in, or one input for each column; a number, or classes, out.
+"""Models of tables: a matrix or one input per column in; a number or classes out.
 
-`xgboost`, `lightgbm`, `catboost` and `sklearn` all give the same names, so that a caller need not
+`xgboost`, `lightgbm`, `catboost` and `sklearn` all use the same names, so that a caller need not
 know which library made the model.
 """
 
@@ -40,31 +40,31 @@ SCORE: Final = "score"
 TRANSFORMED: Final = "transformed"
 MAX_FEATURES: Final = 1_000_000
 MAX_INPUT_BYTES: Final = 2_000_000_000
-"""As much as the gateway's limit of a body may be set to."""
+"""Upper bound of the gateway's body limit."""
 _MAX_NAMES: Final = 4096
 _LONGEST_EXAMPLE: Final = 200
-"""Bytes of a category that stands in the signature as an example."""
+"""Longest category, in bytes, that the signature shows as an example."""
 _NUMBERED: Final = re.compile(r"(Column_|f|x)?\d+")
 _TRIAL_ROWS: Final = 2
 _DATATYPES: Final = {np.dtype(kind.dtype): kind for kind in Datatype if kind is not Datatype.BYTES}
 
 Categories = Sequence[Sequence[str] | Sequence[float] | None]
 Answer = Callable[[Array], Array]
-"""One output for a matrix of rows and features."""
+"""Function from a matrix of rows and features to one output."""
 Found = TypeVar("Found")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutputLayout(Generic[Found]):
-    """How a model answers."""
+    """Functions that compute a model's outputs."""
 
     predict: Callable[[Any], Found]
-    """What a matrix's outputs are made of, computed once for all."""
+    """Returns the data from which all outputs of a table are computed, once per batch."""
     outputs: Mapping[str, Callable[[Found], Array]]
-    """Each of them, in the order of the signature; text as object arrays of `bytes`."""
+    """Output functions in the order of the signature; text as object arrays of `bytes`."""
 
     def of(self, rows: object, names: Sequence[str] | None = None) -> Tensors:
-        """The outputs of these names, or all."""
+        """Return the outputs of these names, or all."""
         prediction = self.predict(rows)
         return {
             name: np.ascontiguousarray(self.outputs[name](prediction))
@@ -84,25 +84,25 @@ class Column:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TableInputs:
-    """How the inputs of a request become the table that the library predicts."""
+    """Conversion of a request's inputs to the table that the library predicts."""
 
     specs: tuple[TensorSpec, ...]
     rows: Callable[[Tensors], Any]
-    """Makes that table of a request's tensors."""
+    """Returns the table of a request's tensors."""
     examples: Mapping[str, float | bytes]
-    """For each input its value in a trial run."""
+    """Trial value by input."""
     names: Mapping[str, tuple[str, ...]]
-    """By input that is a matrix: what its columns are called, as `ModelSignature.columns`."""
+    """Column names by matrix input, as in `ModelSignature.columns`."""
 
     @classmethod
     def of_matrix(
         cls, path: Path, features: int, datatype: Datatype, names: Sequence[str] | None = None
     ) -> "TableInputs":
-        """One matrix of numbers.
+        """Return the inputs of a model that takes one matrix of numbers.
 
         Args:
-            names: What the columns were called in training, if the library kept it; names that it
-                made up itself count for none.
+            names: The columns' names in training, if the library stored them; names that it
+                generated do not count.
 
         Raises:
             UnsupportedModelError: It has no column, or too many.
@@ -120,7 +120,7 @@ class TableInputs:
     def of_columns(
         cls, path: Path, columns: Sequence[Column], rows: Callable[[Tensors], Any]
     ) -> "TableInputs":
-        """One input [-1] for each column.
+        """Return the inputs of a model that takes one input [-1] for each column.
 
         Raises:
             UnsupportedModelError: There is no column, or too many, or two have one name.
@@ -143,7 +143,7 @@ class TableInputs:
         )
 
     def example(self, rows: int) -> Tensors:
-        """Tensors of so many rows, all of them alike."""
+        """Return tensors of this many equal rows."""
         return {
             spec.name: np.full(
                 (rows, *spec.shape[1:]), self.examples[spec.name], spec.datatype.dtype
@@ -160,19 +160,19 @@ def table_with_categories(
     *,
     unseen_is_missing: bool,
 ) -> TableInputs:
-    """One matrix, or one input for each column where the model says what its categories are called.
+    """Return one matrix, or one input for each column if the model stores category values.
 
-    Categories that are texts are inputs of BYTES; the library of trees takes their codes.
+    Categories that are strings are inputs of BYTES; the library of trees gets their codes.
 
     Args:
         names: Of the columns.
-        categories: By column, what the codes 0, 1, ... stand for, None for a column of numbers;
-            empty if the model says it of none.
-        unseen_is_missing: Whether a category that the model was not trained on is a missing value,
-            as the library has it, or refused.
+        categories: By column, the values of the codes 0, 1, ..., None for a column of numbers;
+            empty if the model stores none.
+        unseen_is_missing: Whether a category that the model was not trained on counts as a missing
+            value, as in the library, or is refused.
 
     Raises:
-        UnsupportedModelError: Categories of a column are alike, or texts and numbers.
+        UnsupportedModelError: Categories of a column are equal, or mix strings and numbers.
     """
     if not categories:
         return TableInputs.of_matrix(path, len(names), datatype, names)
@@ -214,7 +214,7 @@ def table_with_categories(
 def _codes(
     name: str, values: Array, codes: Mapping[Any, float], *, unseen_is_missing: bool
 ) -> list[float]:
-    """The code of each value; not a number for one that is missing."""
+    """Return the code of each value; NaN for a missing one."""
     is_text = values.dtype.kind == "O"
     items = texts_of(name, values, missing=None) if is_text else values.tolist()
     encoded = [codes.get(item, math.nan) for item in items]
@@ -228,7 +228,7 @@ def _codes(
 
 
 class TabularModel:
-    """A loaded model of a table, whichever library runs it."""
+    """A loaded model of a table, for any library."""
 
     def __init__(
         self,
@@ -245,7 +245,7 @@ class TabularModel:
         self._answers: OutputLayout[Any] | None = answers
 
     def run(self, inputs: Tensors, outputs: Sequence[str] | None = None) -> Tensors:
-        """Run one batch; computes only what is asked for."""
+        """Run one batch; computes only the requested outputs."""
         if self._answers is None:
             raise RuntimeFailedError("the model is closed")
         rows = self._table.rows(inputs)
@@ -257,11 +257,11 @@ class TabularModel:
             raise _run_error(inputs, error) from error
 
     def example_inputs(self, *, rows: int, variable: int) -> Tensors:
-        """Rows that the model takes: of columns, values that it was trained on."""
+        """Return rows that the model accepts: for columns, values from its training."""
         return example_inputs(self.signature, rows=rows, variable=variable)
 
     def close(self) -> None:
-        """Let go of the library's model; may be called again."""
+        """Release the library's model; may be called again."""
         self._answers = None
 
 
@@ -274,17 +274,18 @@ def open_tabular(
     mixes_rows: str = "",
     rows_independent: bool = False,
 ) -> TabularModel:
-    """A model whose outputs are declared as they come out for two rows of examples.
+    """Return a model whose outputs are declared as observed for two example rows.
 
-    This first run also does what libraries put off until then and guard by no lock.
+    This first run also does the lazy setup of libraries, which no lock guards.
 
     Args:
-        mixes_rows: What in the model may let rows of a batch influence each other; empty for
-            nothing, as all libraries of tables predict each row by itself.
+        mixes_rows: Part of the model that may let rows of a batch influence each other; empty for
+            none, as all libraries of tables predict each row independently.
         rows_independent: As `LoadOptions.rows_independent`: the operator declares that they do not.
 
     Raises:
-        UnsupportedModelError: The model does not predict, or what it gives has no row for each.
+        UnsupportedModelError: The model does not predict, or an output lacks a row for each input
+            row.
     """
     try:
         trial = answers.of(table.rows(table.example(_TRIAL_ROWS)))
@@ -308,7 +309,7 @@ def open_tabular(
 
 
 def _values_of(table: TableInputs) -> dict[str, float | str]:
-    """A value of each column for `ModelSignature.example`; a missing value is no example."""
+    """Return a value of each column for `ModelSignature.example`; missing values are skipped."""
     values: dict[str, float | str] = {}
     for spec in table.specs:
         value = table.examples[spec.name]
@@ -323,7 +324,7 @@ def _values_of(table: TableInputs) -> dict[str, float | str]:
 
 
 def _meant(names: Sequence[str] | None, features: int) -> tuple[str, ...]:
-    """Names of the columns; empty if the library numbered them."""
+    """Return the names of the columns; empty if the library numbered them."""
     stated = tuple(map(str, () if names is None else names))
     if len(stated) != features or len(set(stated)) < len(stated) or len(stated) > _MAX_NAMES:
         return ()
@@ -331,10 +332,10 @@ def _meant(names: Sequence[str] | None, features: int) -> tuple[str, ...]:
 
 
 def check_input_sizes(path: Path, inputs: Sequence[TensorSpec]) -> None:
-    """Refuse a model of which an input is larger than a request may be.
+    """Refuse a model with an input larger than a request may be.
 
     Raises:
-        UnsupportedModelError: One is.
+        UnsupportedModelError: An input is too large.
     """
     for spec in inputs:
         elements = math.prod(size for size in spec.shape if size != VARIABLE)
@@ -346,9 +347,9 @@ def check_input_sizes(path: Path, inputs: Sequence[TensorSpec]) -> None:
 
 
 def check_children(path: Path, what: str, children: Array, nodes: int) -> None:
-    """Refuse nodes that are no tree, by the numbers of all children; the root is number 0.
+    """Check by the indices of all children that nodes form a tree; the root is number 0.
 
-    Where no node has two parents and the root has none, no walk from the root comes back.
+    If no node has two parents and the root has none, no path from the root has a cycle.
 
     Raises:
         UnsupportedModelError: They are not a tree.
@@ -362,7 +363,7 @@ def check_features(path: Path, features: int) -> None:
     """Refuse a model without features, or with too many.
 
     Raises:
-        UnsupportedModelError: It does.
+        UnsupportedModelError: The number is out of range.
     """
     if features < 1:
         raise refuse(path, "has no features, so no request can be sent")
@@ -371,11 +372,11 @@ def check_features(path: Path, features: int) -> None:
 
 
 def import_library(module: str, extra: str) -> ModuleType:
-    """The library that runs a format.
+    """Import and return the library that runs a format.
 
     Raises:
-        FailedPreconditionError: It is not installed, and the message says how to install it; or
-            it is a framework, and this process holds another one.
+        FailedPreconditionError: It is not installed, and the message says how to install it; or it
+            is a framework, and this process has imported another one.
     """
     try:
         return import_package(module)
@@ -387,7 +388,7 @@ def import_library(module: str, extra: str) -> ModuleType:
 
 
 def read_head(path: Path, size_bytes: int) -> bytes:
-    """The first bytes of a file; none if `path` is no file that can be read."""
+    """Return the first bytes of a file; none if `path` is not a readable file."""
     try:
         with path.open("rb") as stream:
             return stream.read(size_bytes)
@@ -396,7 +397,7 @@ def read_head(path: Path, size_bytes: int) -> bytes:
 
 
 def read_all(path: Path) -> bytes:
-    """The bytes of a model's file.
+    """Return the content of a model's file.
 
     Raises:
         UnsupportedModelError: It cannot be read.
@@ -410,11 +411,11 @@ def read_all(path: Path) -> bytes:
 def outputs_of_trees(
     *, is_second: Answer | None = None, has_classes: bool = False
 ) -> Mapping[str, Answer]:
-    """The outputs of a library of trees: classes with their probabilities, or a prediction.
+    """Return the outputs of a library of trees: classes with their probabilities, or a prediction.
 
     Args:
-        is_second: For a model of two classes that gives the probability of the second, whether a
-            row is of it.
+        is_second: For a model of two classes that gives the probability of the second, returns
+            whether each row belongs to it.
         has_classes: Whether the model gives a probability for each class.
     """
     if is_second is not None:
@@ -431,7 +432,7 @@ def outputs_of_trees(
 
 
 def _two_classes(positive: Array) -> Array:
-    """Probabilities of both classes from those of the second."""
+    """Return the probabilities of both classes from those of the second."""
     both = np.empty((len(positive), 2), positive.dtype)
     np.subtract(1, positive, out=both[:, 0])
     both[:, 1] = positive
@@ -439,13 +440,13 @@ def _two_classes(positive: Array) -> Array:
 
 
 def dense(rows: Array, dtype: type[np.generic]) -> Array:
-    """`rows` as a library that is given their address may read them; a copy only if it must be."""
+    """Return `rows` in the memory layout for access by address; copied only if needed."""
     is_plain = rows.dtype == dtype and rows.flags.c_contiguous and rows.flags.aligned
     return rows if is_plain else np.require(rows, dtype, ["C", "A"])
 
 
 def as_label(classes: Array) -> Array:
-    """One class a row as the protocol has it: text as `bytes`, whole numbers as INT64."""
+    """Return one class per row in protocol types: text as `bytes`, integers as INT64."""
     if classes.dtype.kind in "OSU":
         encoded = np.empty(classes.size, np.object_)
         encoded[:] = [str(item).encode() for item in classes.ravel().tolist()]
@@ -454,12 +455,12 @@ def as_label(classes: Array) -> Array:
 
 
 def refuse(path: Path, reason: str) -> UnsupportedModelError:
-    """The error for a model at `path`."""
+    """Return the error for a model at `path`."""
     return UnsupportedModelError(f"{path}: {reason}")
 
 
 def corrupt(path: Path, reason: str) -> UnsupportedModelError:
-    """The error for a model at `path` that is not what its library writes."""
+    """Return the error for a model at `path` that its library would not write."""
     return refuse(path, f"is truncated or corrupt: {reason}")
 
 
@@ -485,10 +486,10 @@ def _output(path: Path, name: str, array: Array) -> TensorSpec:
 
 
 def texts_of(name: str, values: Array, *, missing: object = "") -> list[Any]:
-    """The texts of an input of BYTES; `missing` stands for an empty one.
+    """Return the texts of an input of BYTES; `missing` replaces an empty one.
 
     Raises:
-        InvalidArgumentError: One is not UTF-8.
+        InvalidArgumentError: A text is not UTF-8.
     """
     try:
         return [value.decode() if value else missing for value in values.tolist()]

@@ -1,7 +1,7 @@
 """Runtime of XGBoost's trees, and the checks of its files.
 
-A file is read before XGBoost sees it: the library follows the numbers of a file's nodes and
-features without looking whether there are that many.
+A file is checked before XGBoost reads it: the library follows the indices of nodes and features in
+a file without checking bounds.
 """
 
 import ctypes
@@ -49,24 +49,24 @@ _CONSTANTS: Final = {b"Z": None, b"T": True, b"F": False}
 
 
 def decode_ubjson(data: bytes) -> object:
-    """The value that `data` begins with.
+    """Return the value that `data` begins with.
 
     Raises:
         BrokenFileError: It is truncated, or not UBJSON.
-        UnicodeDecodeError: A text in it is none.
+        UnicodeDecodeError: A string in it is not UTF-8.
     """
     return _Reader(data).value(0)
 
 
 class _Reader:
-    """A position in the data."""
+    """A read position in the data."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
         self._at = 0
 
     def value(self, depth: int) -> object:
-        """The next value, with its marker."""
+        """Return the next value, with its marker."""
         if depth > _MAX_DEPTH:
             raise BrokenFileError(f"nests more than {_MAX_DEPTH} values")
         mark = self._take(1)
@@ -139,7 +139,7 @@ SUFFIXES: Final = (".json", ".ubj")
 _HEAD_BYTES: Final = 4096
 _MAX_OUTPUTS: Final = 100_000
 _MAX_CATEGORY: Final = 1 << 24
-"""What a float can count to, as XGBoost has it."""
+"""Limit of exact integers in a float, as in XGBoost."""
 _BOOSTERS: Final = ("gbtree", "dart")
 _NO_PARENT: Final = (1 << 31) - 1
 _A_NODE: Final = ("left_children", "right_children", "parents", "split_indices", "split_conditions")
@@ -155,7 +155,7 @@ class XgboostFile:
     """Classes or targets with their own trees."""
     objective: str
     rounds: int
-    """Number of boosting rounds that count; 0 for all."""
+    """Number of boosting rounds used; 0 for all."""
     names: tuple[str, ...] = ()
     """Names of the features; empty for none."""
     is_categorical: bool = False
@@ -166,13 +166,13 @@ class XgboostFile:
 
 
 def looks_like_xgboost(path: Path) -> bool:
-    """Whether `path` is a JSON or UBJSON file that begins as XGBoost writes them."""
+    """Whether `path` is a JSON or UBJSON file with XGBoost's first bytes."""
     if path.suffix.lower() not in SUFFIXES or not path.is_file():
         return False
     head = read_head(path, _HEAD_BYTES)
     if path.suffix.lower() == ".ubj":
         return head[:1] == b"{" and b"learner" in head[:64]
-    # Its keys are sorted, so these come first.
+    # The keys are sorted, so these come first.
     return b"".join(head.split()).startswith(b'{"learner":{"attributes":{')
 
 
@@ -180,7 +180,7 @@ def read_xgboost(path: Path) -> XgboostFile:
     """Read and check a file.
 
     Raises:
-        UnsupportedModelError: It is damaged, or of a kind that is not served; the message says it.
+        UnsupportedModelError: It is damaged, or not supported; the message says why.
     """
     try:
         data = read_all(path)
@@ -209,7 +209,7 @@ def read_xgboost(path: Path) -> XgboostFile:
 
 
 def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    """Of two values by one name XGBoost might follow the one that was not looked at."""
+    """Refuse repeated keys: XGBoost might use a value that was not checked."""
     mapping = dict(pairs)
     if len(mapping) != len(pairs):
         raise BrokenFileError("a name appears twice")
@@ -246,7 +246,7 @@ def _read_learner(path: Path, learner: Mapping[str, Any]) -> XgboostFile:
 def _categories(
     path: Path, booster: Mapping[str, Any], types: Sequence[object], features: int
 ) -> Categories:
-    """What the codes of each feature stand for; empty where that is not stored."""
+    """Return the values that each feature's codes stand for; empty if they are not stored."""
     stored = _model(booster).get("cats", {})
     encoded = stored.get("enc", [])
     if not len(encoded):
@@ -282,7 +282,8 @@ def _category_values(
         raise BrokenFileError("a category begins at the wrong position")
     text = values.astype(np.int64).astype(np.uint8).tobytes()
     if not text.isascii():
-        # It counts characters of the names, and cuts bytes: its own answers are wrong then.
+        # XGBoost counts characters of the names but cuts bytes, so its own predictions are wrong
+        # then.
         raise refuse(
             path,
             f"has names of categories that are not ASCII at feature {number}, which XGBoost mixes "
@@ -293,7 +294,7 @@ def _category_values(
 
 
 def _model(booster: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The trees of a booster."""
+    """Return the trees of a booster."""
     model: Mapping[str, Any] = (booster["gbtree"] if booster["name"] == "dart" else booster)[
         "model"
     ]
@@ -301,7 +302,7 @@ def _model(booster: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _rounds(attributes: Mapping[str, Any]) -> int:
-    """XGBoost's scikit-learn classes stop at the best iteration; its `Booster` does not."""
+    """Return the best iteration, where XGBoost's scikit-learn classes stop; `Booster` does not."""
     if "scikit_learn" not in attributes or "best_iteration" not in attributes:
         return 0
     best = int(attributes["best_iteration"])
@@ -321,14 +322,14 @@ def _check_booster(path: Path, booster: Mapping[str, Any], file: XgboostFile) ->
     if name == "dart" and len(booster["weight_drop"]) != len(trees):
         raise corrupt(path, "some trees have no weight")
     for number, tree in enumerate(trees):
-        if int(tree["id"]) != number:  # where XGBoost puts it
+        if int(tree["id"]) != number:  # as in XGBoost's files
             raise corrupt(path, f"tree {number} has the number of another")
         _check_tree(path, f"tree {number}", tree, file.features)
     _check_order(path, model, len(trees), file.groups)
 
 
 def _check_order(path: Path, model: Mapping[str, Any], trees: int, groups: int) -> None:
-    """Each tree belongs to a class that there is, and to a round."""
+    """Check that each tree belongs to an existing class, and to a round."""
     info = np.asarray(model["tree_info"], np.int64)
     bounds = np.asarray(model.get("iteration_indptr", [0, trees]), np.int64)
     if len(info) != trees or (info.size and not (info.min() >= 0 and info.max() < groups)):
@@ -362,7 +363,7 @@ def _check_tree(path: Path, what: str, tree: Mapping[str, Any], features: int) -
 
 
 def _check_categories(path: Path, what: str, tree: Mapping[str, Any]) -> None:
-    """Each split by category has a list of its own, of categories that a code can be."""
+    """Check that each split by category has a separate list of valid codes."""
     kinds = _array(tree.get("split_type", []))
     nodes, starts, sizes, codes = (
         _array(tree.get(f"categories{name}", [])) for name in ("_nodes", "_segments", "_sizes", "")
@@ -380,7 +381,7 @@ def _check_categories(path: Path, what: str, tree: Mapping[str, Any]) -> None:
 
 
 def _check_parents(path: Path, what: str, parents: Array, children: tuple[Array, Array]) -> None:
-    """XGBoost walks up as well, where it counts what is left of a pruned tree."""
+    """Check parent indices, which XGBoost follows when it counts the remains of a pruned tree."""
     expected = np.where((parents >= 0) & (parents < len(parents)), parents, _NO_PARENT)
     expected[0] = _NO_PARENT
     for below in children:
@@ -398,18 +399,18 @@ def _array(values: object) -> Array:
 
 
 _VALUE: Final = 0
-"""Predict what the objective gives, not the margin."""
+"""Request for the objective's output instead of the margin."""
 
 
 class XgboostPredictor:
-    """As `inplace_predict` answers, bit for bit; safe to call from several threads, as that is.
+    """Predictor with the same output as `inplace_predict`, bit for bit; thread-safe like it.
 
-    The answer lies in memory of the calling thread's until its next call, and is copied from there.
+    The result is in thread-local memory until the thread's next call, and is copied from there.
     """
 
     def __init__(self, library: ModuleType, booster: Any, *, rounds: int) -> None:  # noqa: ANN401  # ships no types
-        # An object of its own for the library that is loaded already: types declared on the other
-        # one would change how XGBoost's Python calls it.
+        # A separate handle of the loaded library: types declared on the other one would change how
+        # XGBoost's Python package calls it.
         native = ctypes.CDLL(library.core._LIB._name)  # noqa: SLF001  # wherever it was found
         self._call = native.XGBoosterPredictFromDense
         self._call.argtypes = [
@@ -433,7 +434,7 @@ class XgboostPredictor:
         ).encode()
 
     def __call__(self, rows: Array) -> Array:
-        """What is predicted for rows of FP32: a value each, or one for each class.
+        """Return predictions for rows of FP32: a value each, or one for each class.
 
         Raises:
             ValueError: XGBoost refuses them.
@@ -451,7 +452,7 @@ class XgboostPredictor:
             byref(values),
         )
         if failed:
-            # With its stack: the first line says it.
+            # The message contains the stack; only the first line is used.
             raise ValueError(
                 (self._last_error() or b"").decode(errors="replace").partition("\n")[0]
             )
@@ -466,7 +467,7 @@ _HALF: Final = 0.5
 
 
 class XgboostRuntime:
-    """Loads `.json` and `.ubj`, as `save_model` writes them."""
+    """Loader of `.json` and `.ubj`, as `save_model` writes them."""
 
     name = "xgboost"
     runs_code = False
@@ -474,7 +475,7 @@ class XgboostRuntime:
     extra = "xgboost"
 
     def recognises(self, path: Path) -> bool:
-        """Whether `path` looks like XGBoost's, by its name and first bytes."""
+        """Whether `path` looks like XGBoost's format, by its name and first bytes."""
         return looks_like_xgboost(path)
 
     def load(self, path: Path, options: LoadOptions) -> Model:
@@ -485,14 +486,14 @@ class XgboostRuntime:
             booster = library.Booster(model_file=str(path))
             booster.set_param({"nthread": options.intra_op_threads, "device": "cpu"})
             if file.objective == "multi:softmax":
-                # It only says which class; its sibling, from the same trees, also how sure it is.
+                # This objective gives only the class; its sibling gives the probabilities from the
+                # same trees.
                 booster.set_param({"objective": "multi:softprob"})
             predict = XgboostPredictor(library, booster, rounds=file.rounds)
         except Exception as error:  # noqa: BLE001  # its message may quote the file
             raise refuse(path, f"XGBoost refuses it: {error_kind(error)}") from None
-        # `XGBoosterPredictFromDense` takes no lock and is documented as safe to call from several
-        # threads; it is called by ctypes, which releases the GIL. What it sets up once, the first
-        # run below does.
+        # `XGBoosterPredictFromDense` takes no lock and is documented as thread-safe; ctypes
+        # releases the GIL. The first run below does its one-time setup.
         outputs = outputs_of_trees(
             is_second=(lambda second: second > _HALF) if file.objective == _BINARY else None,
             has_classes=file.objective in _CLASSES,

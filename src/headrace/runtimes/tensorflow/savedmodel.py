@@ -37,7 +37,8 @@ class TensorflowModel:
         self._session: Any = session
         self._inputs = [tensor.name for tensor in file.inputs]
         self._outputs = [tensor.name for tensor in file.outputs]
-        # One for all outputs: TensorFlow keeps whatever is made for each choice of them.
+        # One callable for all outputs: TensorFlow never frees the one it creates for each
+        # selection.
         self._call: Any = session.make_callable(
             [tensor.tensor for tensor in file.outputs], [tensor.tensor for tensor in file.inputs]
         )
@@ -50,7 +51,7 @@ class TensorflowModel:
         try:
             values = call(*(inputs[name] for name in self._inputs))
         except Exception as error:
-            # TensorFlow blames the caller for what fails in the middle of the graph, too.
+            # TensorFlow also reports failures in the middle of the graph as the caller's mistake.
             raise RuntimeFailedError(f"the model failed: {reason_of(error)}") from error
         answers = {
             name: np.asarray(value) for name, value in zip(self._outputs, values, strict=True)
@@ -66,7 +67,7 @@ class TensorflowModel:
 
 
 def open_tensorflow(path: Path, file: SavedModelFile, options: LoadOptions) -> TensorflowModel:
-    """Load a SavedModel that was read, and try it.
+    """Load and test a SavedModel that was read.
 
     Raises:
         UnsupportedModelError: TensorFlow refuses it.
@@ -95,7 +96,7 @@ def open_tensorflow(path: Path, file: SavedModelFile, options: LoadOptions) -> T
 
 
 def _analysed(path: Path, file: SavedModelFile) -> RowVerdict:
-    """The verdict on the graph as OpenVINO reads it; TensorFlow runs it."""
+    """Return the verdict on the graph as read by OpenVINO; TensorFlow runs it."""
     inputs, outputs = file.specs(path)
     try:
         model = import_openvino().Core().read_model(path)
@@ -109,17 +110,17 @@ def _analysed(path: Path, file: SavedModelFile) -> RowVerdict:
 
 
 def open_session(path: Path, options: LoadOptions) -> Any:  # noqa: ANN401  # ships no types that mypy reads
-    """A session with the graph of a SavedModel, loaded as TensorFlow Serving does; to be closed.
+    """Return an open session with a SavedModel's graph, loaded as in TensorFlow Serving.
 
-    Keras and `tf.saved_model.load` build Python objects again, which fails for what older versions
-    stored; the graph alone still loads.
+    Keras and `tf.saved_model.load` rebuild Python objects, which fails for files of older versions;
+    the graph alone still loads.
 
     Raises:
         UnsupportedModelError: TensorFlow refuses it.
     """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", _ERRORS_ONLY)  # read once, when it is imported
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", _ERRORS_ONLY)  # read once, at import
     library = import_library("tensorflow", "tensorflow")
-    logging.getLogger("tensorflow").setLevel(logging.ERROR)  # it calls its own loader deprecated
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)  # TensorFlow calls it deprecated
     v1 = library.compat.v1
     session = v1.Session(graph=library.Graph(), config=_settings(v1, options))
     try:
@@ -134,7 +135,7 @@ def open_session(path: Path, options: LoadOptions) -> Any:  # noqa: ANN401  # sh
 def _settings(v1: Any, options: LoadOptions) -> Any:  # noqa: ANN401  # ships no types that mypy reads
     settings = v1.ConfigProto(
         intra_op_parallelism_threads=max(1, options.intra_op_threads),
-        # Below zero, a run stays in its caller's thread: several go on at once anyway.
+        # A negative number runs in the caller's thread; runs are concurrent anyway.
         inter_op_parallelism_threads=-1,
         use_per_session_threads=True,
     )
@@ -147,7 +148,7 @@ _log = logging.getLogger(__name__)
 
 
 class SavedmodelRuntime:
-    """Loads a directory with a `saved_model.pb`."""
+    """Loader of a directory with a `saved_model.pb`."""
 
     name = "savedmodel"
     runs_code = False
@@ -158,7 +159,7 @@ class SavedmodelRuntime:
         return looks_like_savedmodel(path)
 
     def code_in(self, path: Path) -> str:
-        """Which of the graph's operators reach beyond it; empty if none does."""
+        """Return the graph's operators that access files, Python or the network; empty for none."""
         unsafe = read_savedmodel(path).unsafe
         if not unsafe:
             return ""
@@ -166,7 +167,7 @@ class SavedmodelRuntime:
         return f"its graph accesses files, Python or the network ({names})"
 
     def load(self, path: Path, options: LoadOptions) -> Model:
-        """Load the model with what is installed."""
+        """Load the model with the installed library."""
         if importlib.util.find_spec("tensorflow") is not None:
             file = read_savedmodel(path)
             if file.assigns:

@@ -35,7 +35,7 @@ _TRAILER_BYTES: Final = 5
 _MOST_BLOCKS: Final = 1_000_000
 _MOST_SHARDS: Final = 10_000
 _STRING: Final = 7
-# Numbers of fields, and paths of them through messages.
+# Field numbers, and paths of them through messages.
 _META_GRAPH, _NODE_LIST = 2, (1, 1)
 _META_TAGS, _META_VERSION, _META_GRAPH_DEF, _META_SAVER, _META_COLLECTION, _META_SIGNATURE = (
     (1, 4),
@@ -51,12 +51,12 @@ _ITEM_BYTES: Final = {
     1: 4, 2: 8, 3: 4, 4: 1, 5: 2, 6: 1, 8: 8, 9: 8, 10: 1, 11: 1, 12: 1, 13: 4, 14: 2, 15: 2,
     16: 2, 17: 2, 18: 16, 19: 2, 22: 4, 23: 8,
 }  # fmt: skip
-"""By the number of the type in `types.proto`."""
+"""Bytes per element, by type number in `types.proto`."""
 
 
 @dataclass(slots=True)
 class _IndexEntry:
-    """Where a tensor lies."""
+    """Location of a tensor."""
 
     kind: int = 0
     shape: list[int] = field(default_factory=list)
@@ -67,7 +67,7 @@ class _IndexEntry:
 
 
 def check_variables(variables: Path) -> None:
-    """Refuse an index that is damaged, or names what its files do not have.
+    """Refuse an index that is damaged, or refers to data that its files lack.
 
     Raises:
         BrokenFileError: It does.
@@ -96,7 +96,7 @@ def check_variables(variables: Path) -> None:
 
 
 def _blocks(source: FileReader) -> Iterator[ProtobufField]:
-    """The blocks of data, as the block that lists them has them."""
+    """Yield the data blocks that the index block lists."""
     if source.size < _FOOTER_BYTES:
         raise BrokenFileError("is truncated")
     start = source.size - _FOOTER_BYTES
@@ -131,7 +131,7 @@ def _block(source: FileReader, offset: int, size: int) -> ProtobufField:
 
 
 def _values(source: FileReader, block: ProtobufField) -> Iterator[ProtobufField]:
-    """Where the values of a block lie; keys only say what they have anew."""
+    """Yield the ranges of a block's values; keys store only their difference from the last key."""
     offset, key_bytes = block.start, 0
     while offset < block.end:
         shared, offset = varint(source, offset, block.end)
@@ -178,7 +178,7 @@ def _check(entry: _IndexEntry, sizes: list[int]) -> None:
 
 
 def _check_strings(file: Path, entry: _IndexEntry) -> None:
-    """Texts lie behind their lengths and a checksum of those."""
+    """Check strings, which follow their lengths and a checksum of those."""
     count = math.prod(entry.shape)
     if count > entry.size:
         raise BrokenFileError(f"names {count} texts in {entry.size} bytes")
@@ -221,9 +221,9 @@ _DATATYPES: Final = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Named:
-    """A tensor that callers see: `tensor` is what the graph calls it.
+    """A tensor visible to callers; `tensor` is its name in the graph.
 
-    `datatype` None and `shape` None: none that can be served, and a rank that is not known.
+    `datatype` None: not supported. `shape` None: of unknown rank.
     """
 
     name: str
@@ -241,13 +241,13 @@ class SavedModelFile:
     unsafe: tuple[str, ...]
     """Operators that need an explicit permission."""
     assigns: tuple[str, ...]
-    """Operators by which one request may affect another."""
+    """Operators by which a request may affect later ones."""
 
     def specs(self, path: Path) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
-        """The signature as callers see it.
+        """Return the signature for callers.
 
         Raises:
-            UnsupportedModelError: An input or output is nothing that a request can carry.
+            UnsupportedModelError: A request cannot carry an input or output.
         """
         inputs = tuple(_spec(path, "input", tensor) for tensor in self.inputs)
         return inputs, tuple(_spec(path, "output", tensor) for tensor in self.outputs)
@@ -255,10 +255,10 @@ class SavedModelFile:
 
 @dataclass(slots=True)
 class MetaGraph:
-    """One graph of the file, with what it is for."""
+    """One graph of the file, with its purpose."""
 
     version: str = ""
-    """TensorFlow's that wrote it."""
+    """TensorFlow version that wrote it."""
     tags: list[str] = field(default_factory=list)
     graph: SavedModelGraph = field(default_factory=SavedModelGraph)
     signatures: dict[str, tuple[list[Named], list[Named]]] = field(default_factory=dict)
@@ -267,7 +267,7 @@ class MetaGraph:
 
 
 def looks_like_savedmodel(path: Path) -> bool:
-    """Whether `path` is a directory with a `saved_model.pb` that begins as TensorFlow writes it."""
+    """Whether `path` is a directory with a `saved_model.pb` that has TensorFlow's first bytes."""
     if not path.is_dir() or (path / "model.py").exists():
         return False
     return read_head(path / FILE, 2).startswith(_HEADS)
@@ -277,7 +277,7 @@ def read_savedmodel(path: Path) -> SavedModelFile:
     """Read and check a SavedModel.
 
     Raises:
-        UnsupportedModelError: It is damaged, or of a kind that is not served; the message says it.
+        UnsupportedModelError: It is damaged, or not supported; the message says why.
     """
     if not looks_like_savedmodel(path):
         raise refuse(path, f"is not a SavedModel: it must be a directory with a valid {FILE}")
@@ -300,7 +300,7 @@ def read_savedmodel(path: Path) -> SavedModelFile:
 
 
 def meta_graphs(source: FileReader) -> list[MetaGraph]:
-    """The graphs of a `saved_model.pb`.
+    """Return the graphs of a `saved_model.pb`.
 
     Raises:
         BrokenFileError: It is damaged.
@@ -309,7 +309,7 @@ def meta_graphs(source: FileReader) -> list[MetaGraph]:
 
 
 def _check_files(path: Path) -> None:
-    """Refuse links that lead out, and variables of which a part is missing."""
+    """Refuse links that leave the directory, and incomplete variables."""
     root = path.resolve()
     for count, entry in enumerate(path.rglob("*")):
         if count > _MOST_FILES:
@@ -329,7 +329,7 @@ def _check_files(path: Path) -> None:
 
 
 def variables_problem(variables: Path) -> str:
-    """What is missing of a SavedModel's variables; empty if nothing is, or there are none."""
+    """Return what is missing of a SavedModel's variables; empty if they are complete or absent."""
     if not variables.is_dir():
         return ""
     names = sorted(entry.name for entry in variables.iterdir())
@@ -363,7 +363,7 @@ def _signature(meta: MetaGraph) -> tuple[tuple[Named, ...], tuple[Named, ...]]:
     for specs in chosen:
         if len({tensor.name for tensor in specs}) < len(specs):
             raise BrokenFileError("is damaged: its signature names a tensor twice")
-    # A map has no order of its own.
+    # The order of a map is undefined.
     ordered = [tuple(sorted(specs, key=lambda tensor: tensor.name)) for specs in chosen]
     for named in (*ordered[0], *ordered[1]):
         if named.tensor and named.tensor.partition(":")[0] not in meta.graph.nodes:
@@ -388,7 +388,7 @@ def _meta(source: FileReader, field: ProtobufField) -> MetaGraph:
             )
             meta.stored += [text(source, name, _NAME_BYTES) for name in names]
         elif part.number == _META_COLLECTION:
-            # The nodes that a graph of TensorFlow 1 is started with.
+            # Nodes that initialize a graph of TensorFlow 1.
             if last_text(source, part, _KEY, limit=_NAME_BYTES) in _STARTS:
                 nodes = within(source, part, _VALUE, *_NODE_LIST)
                 meta.started += [text(source, node, _NAME_BYTES) for node in nodes]

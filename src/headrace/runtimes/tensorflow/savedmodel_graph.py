@@ -1,9 +1,9 @@
-"""Graph of a SavedModel: what it may do, and what of it runs when it is served.
+"""Graph of a SavedModel: its capabilities, and the part that runs when it is served.
 
 A graph is a program: TensorFlow has operators that read and write files, call Python or open
-connections. They are looked for before anything loads the graph, and so is what would take a
-library's stack or memory: functions that call themselves, or each other without end.
-Schema: https://github.com/tensorflow/tensorflow/tree/master/tensorflow/core/framework
+connections. They are searched for before anything loads the graph. Functions with unbounded
+recursion, which would exhaust a library's stack or memory, are refused. Schema:
+https://github.com/tensorflow/tensorflow/tree/master/tensorflow/core/framework
 """
 
 import math
@@ -35,31 +35,33 @@ _UNSAFE: Final = re.compile(
 _CHECKPOINT: Final = frozenset(
     {"Save", "SaveV2", "SaveSlices", "MergeV2Checkpoints", "Restore", "RestoreV2", "RestoreSlice"}
 )
-"""What every SavedModel has to store and read its variables; unsafe where requests reach it."""
+"""Operators by which every SavedModel stores and reads its variables; unsafe if requests reach
+them.
+"""
 _ASSIGNS: Final = re.compile(
     r"^(Assign|Resource(Scatter|Apply|Sparse|Strided)|LookupTable(Insert|Import|Remove)|Scatter(?!Nd$)"
     r"|Queue(En|De)queue|Stage$|Unstage$|MutableHash)"
 )
-"""What a run may leave for the next one."""
+"""Operators whose effect may last beyond a run."""
 _MOST_NODES: Final = 500_000
 _MOST_EXPANDED: Final = 20_000_000
 _MOST_DEPTH: Final = 200
 _MOST_ELEMENTS: Final = 1 << 28
 _NAME_BYTES: Final = 4096
 _FUNC_DEPTH: Final = 8
-# Numbers of fields, and paths of them through messages.
+# Field numbers, and paths of them through messages.
 _GRAPH_NODE, _GRAPH_LIBRARY, _LIBRARY_FUNCTION = 1, 2, 1
 _FUNCTION_NAME, _FUNCTION_NODE = (1, 1), 3
 _NODE_NAME, _NODE_OPERATOR, _NODE_INPUT, _NODE_ATTRIBUTE, _MAP_VALUE = 1, 2, 3, 5, 2
 _VALUE_LIST, _TENSOR, _LISTED_FUNCTION, _FUNCTION = 1, 8, 9, 10
-"""Of an attribute's value."""
+"""Fields of an attribute's value."""
 _CALLED_NAME, _CALLED_FUNCTION = 1, (2, 2, 10)
 _TENSOR_SHAPE, _DIM, _DIM_SIZE = 2, 2, 1
 
 
 @dataclass(slots=True)
 class Body:
-    """What a function, or a node of the graph, consists of."""
+    """Contents of a function, or of a node of the graph."""
 
     operators: set[str] = field(default_factory=set)
     calls: Counter[str] = field(default_factory=Counter)
@@ -76,17 +78,17 @@ class SavedModelGraph:
 
 
 def unsafe_in(names: Iterable[str]) -> list[str]:
-    """The operators that reach for files, Python or the network, wherever they stand."""
+    """Return the operators that access files, Python or the network, in any function."""
     return sorted({name for name in names if _UNSAFE.search(name)})
 
 
 def unsafe_operators(
     graph: SavedModelGraph, served: Iterable[str], stored: Iterable[str]
 ) -> list[str]:
-    """The operators for which a graph needs an explicit allow.
+    """Return the operators for which a graph needs an explicit allow.
 
     Args:
-        served: Tensors and nodes that requests, or the start, ask for.
+        served: Tensors and nodes that requests or the start run.
         stored: Those that write and read the variables.
     """
     by_requests = _reached(graph, served)
@@ -102,7 +104,7 @@ def unsafe_operators(
 
 
 def assigning_operators(graph: SavedModelGraph, served: Iterable[str]) -> list[str]:
-    """The operators by which a request may leave something for the next one."""
+    """Return the operators by which a request may affect the next one."""
     operators: set[str] = set()
     for kind, name in _reached(graph, served):
         body = (graph.nodes if kind == "node" else graph.functions)[name]
@@ -111,10 +113,10 @@ def assigning_operators(graph: SavedModelGraph, served: Iterable[str]) -> list[s
 
 
 def check_calls(graph: SavedModelGraph) -> None:
-    """Refuse functions that call themselves, or that grow beyond bounds once they are inlined.
+    """Refuse recursive functions, and those that exceed a size limit once they are inlined.
 
     Raises:
-        BrokenFileError: There are such.
+        BrokenFileError: There are such functions.
     """
     sizes: dict[str, int] = {}
     depths: dict[str, int] = {}
@@ -141,7 +143,7 @@ def check_calls(graph: SavedModelGraph) -> None:
 
 
 def read_graph(source: FileReader, field: ProtobufField) -> SavedModelGraph:
-    """The nodes and functions of a `GraphDef`.
+    """Return the nodes and functions of a `GraphDef`.
 
     Raises:
         BrokenFileError: It is damaged, or has more nodes than a model has.
@@ -164,7 +166,7 @@ def read_graph(source: FileReader, field: ProtobufField) -> SavedModelGraph:
                 count += body.nodes
         if count > _MOST_NODES:
             raise BrokenFileError(f"has more than {_MOST_NODES} nodes")
-    # A function may be called by a node whose operator is its name.
+    # A node may call a function by using its name as operator.
     for bodies in (graph.nodes, graph.functions):
         for body in bodies.values():
             body.calls.update(body.operators & graph.functions.keys())
@@ -172,7 +174,7 @@ def read_graph(source: FileReader, field: ProtobufField) -> SavedModelGraph:
 
 
 def _add(bodies: dict[str, Body], name: str, body: Body) -> None:
-    """Of two by one name nothing may hide: TensorFlow refuses them, an inventory shows both."""
+    """Add a body; of two with one name both count, as TensorFlow refuses them and none may hide."""
     first = bodies.setdefault(name, body)
     if first is not body:
         first.operators |= body.operators
@@ -182,7 +184,7 @@ def _add(bodies: dict[str, Body], name: str, body: Body) -> None:
 
 
 def _node(source: FileReader, field: ProtobufField, body: Body) -> str:
-    """Add a `NodeDef` to a body; its name."""
+    """Add a `NodeDef` to a body and return its name."""
     name = ""
     body.nodes += 1
     for part in inside(source, field):
@@ -211,7 +213,7 @@ def _attribute(source: FileReader, value: ProtobufField, body: Body) -> None:
 
 
 def _called(source: FileReader, field: ProtobufField, depth: int) -> Iterator[str]:
-    """The function that a `NameAttrList` names, and those that its attributes do."""
+    """Yield the function of a `NameAttrList`, and those in its attributes."""
     if depth == 0:
         raise BrokenFileError("nests functions in attributes too deeply")
     for name in within(source, field, _CALLED_NAME):
@@ -221,16 +223,16 @@ def _called(source: FileReader, field: ProtobufField, depth: int) -> Iterator[st
 
 
 def dimensions(source: FileReader, shape: ProtobufField) -> list[int]:
-    """The sizes that a `TensorShapeProto` lists; 0 for one that has none."""
+    """Return the sizes in a `TensorShapeProto`; 0 for one without a size."""
     dims = within(source, shape, _DIM)
     sizes = ([signed(size.value) for size in within(source, dim, _DIM_SIZE)] for dim in dims)
-    return [items[-1] if items else 0 for items in sizes]  # protobuf's last one counts
+    return [items[-1] if items else 0 for items in sizes]  # the last one counts in protobuf
 
 
 def _check_tensor(source: FileReader, field: ProtobufField) -> None:
-    """Refuse a constant of a size that its bytes do not have: one value may stand for all."""
+    """Refuse a constant larger than its data: a single value may fill the whole tensor."""
     held = field.end - field.start
-    # Of a message that is there twice, protobuf joins the lists.
+    # Protobuf concatenates the lists of a repeated message.
     shapes = within(source, field, _TENSOR_SHAPE)
     sizes = [size for shape in shapes for size in dimensions(source, shape)]
     if min(sizes, default=0) < 0 or math.prod(sizes) > max(_MOST_ELEMENTS, 8 * held):
@@ -238,7 +240,7 @@ def _check_tensor(source: FileReader, field: ProtobufField) -> None:
 
 
 def _reached(graph: SavedModelGraph, roots: Iterable[str]) -> set[tuple[str, str]]:
-    """The nodes and functions that run if `roots` are asked for."""
+    """Return the nodes and functions that run for `roots`."""
     waiting = [("node", _node_of(root)) for root in roots]
     reached: set[tuple[str, str]] = set()
     while waiting:
@@ -257,10 +259,10 @@ def _node_of(tensor: str) -> str:
 
 
 def _callees_first(functions: Mapping[str, Body]) -> Iterator[str]:
-    """The functions, each after those that it calls.
+    """Yield the functions, each after those that it calls.
 
     Raises:
-        BrokenFileError: One calls itself, if only through others.
+        BrokenFileError: A function calls itself, directly or indirectly.
     """
     done: set[str] = set()
     for start in functions:

@@ -1,8 +1,7 @@
-"""Runtime of TFLite files by LiteRT, and the checks of their graphs.
+"""Runtime of TFLite files on LiteRT, and the checks of their graphs.
 
-A file is read before LiteRT sees it: graphs that call each other in a circle end its process,
-tensors of any size are taken, and what is wrong is told in its own words. The signature comes from
-here, too. Schema:
+A file is checked before LiteRT reads it: cyclic graph calls end its process, it allocates tensors
+of any size, and its errors are hard to read. The signature is also read here. Schema:
 https://github.com/google-ai-edge/LiteRT/blob/main/tflite/converter/schema/schema.fbs
 """
 
@@ -67,9 +66,11 @@ _CALLS: Final = {
     200: (12, 0, 1),
     206: (12, 1),
 }
-"""Operators that run other graphs: where their options stand, and the graphs' numbers in those."""
+"""Operators that run other graphs: the field of their options, and the fields of graph numbers in
+those.
+"""
 _PLACEHOLDER: Final = 127
-"""The old field of a byte says this where the operator's number needs the new one."""
+"""Value of the old one-byte field if the operator's number is in the new one."""
 _MOST: Final = 500_000
 _MOST_RANK: Final = 8
 _MAX_TENSOR_BYTES: Final = 1 << 33
@@ -78,7 +79,7 @@ _DEFAULT: Final = "serving_default"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TensorSlot:
-    """An input or output: what callers see, and the number of its tensor."""
+    """An input or output: its spec for callers, and the number of its tensor."""
 
     spec: TensorSpec
     tensor: int
@@ -87,7 +88,7 @@ class TensorSlot:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TfliteFile:
-    """What has to be known of a model before it is loaded; `data` is what it is loaded from."""
+    """Facts about a model that are needed before it is loaded; `data` is its content."""
 
     inputs: tuple[TensorSlot, ...]
     outputs: tuple[TensorSlot, ...]
@@ -96,7 +97,7 @@ class TfliteFile:
 
 @dataclass(slots=True)
 class _Tensor:
-    """`is_ready`: whether it has a value before any operator ran."""
+    """`is_ready`: whether it has a value before any operator runs."""
 
     table: FlatbufferTable
     shape: list[int]
@@ -113,11 +114,11 @@ class _Read:
     left: int = _MOST
     codes: list[int] = field(default_factory=list)
     buffers: list[int] = field(default_factory=list)
-    """How many bytes each has."""
+    """Size of each buffer in bytes."""
 
 
 def looks_like_tflite(path: Path) -> bool:
-    """Whether `path` is a `.tflite` file that begins as one, or a directory with exactly one."""
+    """Whether `path` is a `.tflite` file with the right first bytes, or a directory with one."""
     if path.is_dir():
         models = visible_files(path, (SUFFIX,))
         return len(models) == 1 and _begins(models[0]) and not (path / "model.py").exists()
@@ -125,10 +126,10 @@ def looks_like_tflite(path: Path) -> bool:
 
 
 def find_tflite_file(path: Path) -> Path:
-    """The file at `path`, itself or in the directory.
+    """Return the file at `path`: itself, or the one in the directory.
 
     Raises:
-        UnsupportedModelError: There is none, or several.
+        UnsupportedModelError: There is no file, or there are several.
     """
     if not path.is_dir():
         return path
@@ -142,7 +143,7 @@ def read_tflite(path: Path) -> TfliteFile:
     """Read and check a file.
 
     Raises:
-        UnsupportedModelError: It is damaged, or of a kind that is not served; the message says it.
+        UnsupportedModelError: It is damaged, or not supported; the message says why.
     """
     if path.suffix.lower() != SUFFIX or not _begins(path):
         raise refuse(path, f"is not a TFLite file: it does not have {_MAGIC.decode()} at byte 4")
@@ -160,7 +161,7 @@ def read_tflite(path: Path) -> TfliteFile:
             calls.append(_check_operators(read, graph, slots, len(graphs)))
             tensors.append(slots)
         _check_calls(read.path, calls)
-        # Inputs and outputs as the model's signature calls them, else its tensors.
+        # Inputs and outputs by the names in the model's signature, else by their tensors' names.
         signatures = list(_tables(read, root, 7))
         chosen = next((entry for entry in signatures if entry.text(2) == _DEFAULT), None)
         if chosen is None and len(signatures) == 1:
@@ -201,7 +202,7 @@ def _code(table: FlatbufferTable) -> int:
 
 
 def _buffer(read: _Read, table: FlatbufferTable) -> int:
-    """How many bytes a buffer has; those of large models stand behind the tables."""
+    """Return a buffer's size in bytes; buffers of large models follow the tables."""
     offset, size = int(table.number(1, "<Q", 0)), int(table.number(2, "<Q", 0))
     if offset > 1 and offset + size > len(read.data):
         raise corrupt(read.path, "a buffer ends beyond the file")
@@ -231,7 +232,7 @@ def _tensor(read: _Read, table: FlatbufferTable) -> _Tensor:
 def _check_operators(
     read: _Read, graph: FlatbufferTable, tensors: Sequence[_Tensor], graphs: int
 ) -> list[int]:
-    """Whatever an operator takes exists, and has a value by then; the graphs that are called."""
+    """Check that operators' inputs exist and have values; return the called graphs."""
     ready = np.array([tensor.is_ready for tensor in tensors], bool)
     ready[_numbers(read, graph.array(1, "<i4"), len(tensors))] = True
     called: list[int] = []
@@ -260,7 +261,7 @@ def _numbers(read: _Read, numbers: Array, count: int) -> Array:
 
 
 def _check_calls(path: Path, calls: Sequence[Sequence[int]]) -> None:
-    """A graph that calls itself, if only through others, takes the stack."""
+    """Refuse recursive graphs, which exhaust the stack."""
     waiting = [set(called) for called in calls]
     done: set[int] = set()
     while len(done) < len(waiting):
@@ -277,7 +278,7 @@ def _side(
     signature: FlatbufferTable | None,
     side: int,
 ) -> tuple[TensorSlot, ...]:
-    """The inputs (0) or outputs (1)."""
+    """Return the inputs (0) or outputs (1)."""
     kind = ("input", "output")[side]
     listed = graph.array(side + 1, "<i4").tolist()
     named: dict[int, str] = {}
@@ -308,7 +309,7 @@ def _place(read: _Read, kind: str, tensor: _Tensor, number: int, name: str) -> T
 
 
 def _quantised(table: FlatbufferTable) -> str:
-    """How integers stand for numbers; empty if they do not."""
+    """Return how integers represent numbers; empty if they do not."""
     scheme = table.table(4)
     scales: Mapping[int, float] = dict(enumerate(scheme.array(2, "<f4").tolist() if scheme else ()))
     if scheme is None or len(scales) != 1:
@@ -322,7 +323,7 @@ _log = logging.getLogger(__name__)
 
 
 class TfliteRuntime:
-    """Loads a `.tflite` file."""
+    """Loader of a `.tflite` file."""
 
     name = "tflite"
     runs_code = False
@@ -355,14 +356,14 @@ class TfliteRuntime:
 
 @dataclass(slots=True)
 class _Interpreter:
-    """An interpreter, and the shapes that its memory is laid out for."""
+    """An interpreter, and the shapes for which its memory is allocated."""
 
     library: Any
     shapes: list[tuple[int, ...]]
 
 
 class TfliteModel:
-    """A loaded file. Thread-safe: each run takes its own interpreter, which releases the GIL."""
+    """A loaded file. Thread-safe: each run uses a separate interpreter, which releases the GIL."""
 
     concurrent = True
 
@@ -380,7 +381,7 @@ class TfliteModel:
         )
 
     def run(self, inputs: Tensors, outputs: Sequence[str] | None = None) -> Tensors:
-        """Run one batch; an interpreter that failed is left behind."""
+        """Run one batch; an interpreter that failed is discarded."""
         if self._make is None:
             raise RuntimeFailedError("the model is closed")
         try:
@@ -412,7 +413,7 @@ class TfliteModel:
 
     def _take(self) -> _Interpreter:
         try:
-            return self._idle.pop()  # it is atomic
+            return self._idle.pop()  # `pop` is atomic
         except IndexError:
             return self._new()
 
@@ -425,9 +426,9 @@ class TfliteModel:
 def _probe(
     model: TfliteModel, file: TfliteFile, declared_by: str
 ) -> tuple[BatchProbe, tuple[TensorSpec, ...]]:
-    """Whether axis 0 is the batch, and the inputs then.
+    """Return whether axis 0 is the batch, and the resulting inputs.
 
-    Converters fix the batch at one row by default; most such models take any number if asked.
+    Converters fix the batch at one row by default; most such models accept any number.
     """
     declared = model.signature
 

@@ -1,4 +1,4 @@
-"""Content of PyTorch's files: names, sizes, shapes and code. Nothing of them is run."""
+"""Content of PyTorch's files: names, sizes, shapes and code, read without running any of it."""
 
 import io
 import math
@@ -17,7 +17,7 @@ from headrace.runtimes.plugins import code_in
 from headrace.runtimes.tables.tabular import corrupt, read_head, refuse
 
 SIGNATURE_NAME: Final = "signature.json"
-"""What says which tensors a model takes: an extra file in the archive, or beside it."""
+"""File with the tensors that a model takes: an extra file in the archive, or beside it."""
 MAX_TEXT_BYTES: Final = 1 << 20
 _MAX_PICKLE_BYTES: Final = 64 << 20
 STORAGES: Final = {
@@ -34,20 +34,20 @@ STORAGES: Final = {
     "ComplexFloatStorage": "complex64",
     "ComplexDoubleStorage": "complex128",
 }
-"""What PyTorch calls the memory of a tensor in its files, and the datatype of its elements."""
+"""PyTorch's names of storages, and the datatypes of their elements."""
 _BFLOAT16: Final = "bfloat16"
 _MAX_CONSTANT: Final = 256
 _ZIP: Final = b"PK\x03\x04"
 _MAX_NAMES: Final = 1_000_000
 _SPARE_BYTES: Final = 64 << 20
-"""Weights are stored as they are; only code and records for a debugger are compressed."""
+"""Weights are stored uncompressed; only code and debug records are compressed."""
 _SCRIPT_SUFFIXES: Final = frozenset({".pt", ".pth", ".jit", ".ts"})
 _PROGRAM_SUFFIXES: Final = frozenset({".pt2"})
 _PYTHON_MODEL: Final = "model.py"
 
 
 class ArchiveKind(StrEnum):
-    """What an archive holds, by the name of the runtime that serves it."""
+    """Content of an archive, by the name of the runtime that serves it."""
 
     SCRIPT = "torchscript"
     PROGRAM = "torch_export"
@@ -57,7 +57,7 @@ _WRITERS: Final = {ArchiveKind.SCRIPT: "torch.jit.save", ArchiveKind.PROGRAM: "t
 
 
 class Traced(NamedTuple):
-    """An input that a module was traced with: how PyTorch calls its storage, and its shape."""
+    """An input that a module was traced with: PyTorch's name of its storage, and its shape."""
 
     storage: str
     shape: tuple[int, ...]
@@ -69,14 +69,14 @@ class StoredTensor(NamedTuple):
     storage: str
     key: str
     stored: int
-    """How many elements its record has."""
+    """Number of elements in its record."""
     offset: int
     shape: tuple[int, ...]
     is_in_order: bool
 
 
 class ScriptObject:
-    """An object of a TorchScript file: `kind` is its class, `state` what its attributes hold."""
+    """An object of a TorchScript file: `kind` is its class, `state` its attributes."""
 
     kind = ""
     state: object = None
@@ -86,7 +86,7 @@ class ScriptObject:
 
 
 def find_torch_file(path: Path, kind: ArchiveKind) -> Path | None:
-    """The file at `path` that holds a `kind`, itself or the only one in the directory."""
+    """Return the file of `kind` at `path`: itself, or the only one in the directory."""
     if path.is_file():
         return path if _kind_of(path) is kind else None
     if not path.is_dir() or (path / _PYTHON_MODEL).is_file():
@@ -96,10 +96,10 @@ def find_torch_file(path: Path, kind: ArchiveKind) -> Path | None:
 
 
 def require_torch_file(path: Path, kind: ArchiveKind) -> Path:
-    """As `find_torch_file`.
+    """Return the file of `kind` at `path`, like `find_torch_file`.
 
     Raises:
-        UnsupportedModelError: There is none; the message says what is there instead.
+        UnsupportedModelError: There is none; the message describes the file that exists instead.
     """
     candidate = find_torch_file(path, kind)
     if candidate is not None:
@@ -115,8 +115,8 @@ def check_records(file: Path) -> None:
     """Check a TorchScript archive before PyTorch reads it.
 
     Raises:
-        UnsupportedModelError: As `read_sizes`; or a tensor is larger than what is stored of it,
-            which PyTorch does not look at.
+        UnsupportedModelError: See `read_sizes`; or a tensor is larger than its stored data, which
+            PyTorch does not check.
     """
     sizes = read_sizes(file)
     for directory in ("", "constants"):
@@ -128,7 +128,7 @@ def check_records(file: Path) -> None:
         try:
             reader.load()
         except Exception as error:  # noqa: BLE001  # its message may quote the file
-            # Whatever a damaged stream makes the reader raise.
+            # A damaged stream makes the reader raise any exception.
             raise corrupt(file, f"'{name}': {error_kind(error)}") from None
         for key, needed in reader.bytes_by_key.items():
             record = f"{directory or 'data'}/{key}"
@@ -140,11 +140,11 @@ def check_records(file: Path) -> None:
 
 
 def read_sizes(file: Path) -> dict[str, int]:
-    """The sizes of the records by name, without the directory that holds them all.
+    """Return the sizes of records by name, without the archive's top directory.
 
     Raises:
-        UnsupportedModelError: It is no archive, is cut off, or would unpack to far more than its
-            size.
+        UnsupportedModelError: It is not an archive, is truncated, or would unpack to far more than
+            its size.
     """
     try:
         with zipfile.ZipFile(file) as archive:
@@ -166,7 +166,7 @@ def read_sizes(file: Path) -> dict[str, int]:
 
 
 def read_record(file: Path, name: str, *, most: int = MAX_TEXT_BYTES) -> bytes | None:
-    """The record called `name`; None if there is none.
+    """Return the record called `name`; None if it does not exist.
 
     Raises:
         UnsupportedModelError: It cannot be read, or has more than `most` bytes.
@@ -184,9 +184,9 @@ def read_record(file: Path, name: str, *, most: int = MAX_TEXT_BYTES) -> bytes |
 
 
 def read_traced(file: Path) -> Mapping[str, Sequence[Traced | None]]:
-    """By method, the inputs that a module was traced with; None for what is no tensor.
+    """Return the inputs that a module was traced with, by method; None for other than tensors.
 
-    Empty if it was not traced, or what was kept cannot be understood.
+    Empty if it was not traced, or the record cannot be interpreted.
     """
     data = read_record(file, "traced_inputs.pkl")
     if data is None:
@@ -205,10 +205,10 @@ def read_traced(file: Path) -> Mapping[str, Sequence[Traced | None]]:
 
 
 def read_script_code(file: Path) -> dict[str, str]:
-    """The code of a TorchScript archive by qualified name of the module that it stands in.
+    """Return the code of a TorchScript archive by qualified module name.
 
     Raises:
-        UnsupportedModelError: It cannot be read, or is too much.
+        UnsupportedModelError: It cannot be read, or is too large.
     """
     sizes = read_sizes(file)
     names = {name for name in sizes if name.startswith("code/") and name.endswith(".py")}
@@ -228,7 +228,7 @@ def read_script_code(file: Path) -> dict[str, str]:
 
 
 def read_script_objects(file: Path) -> tuple[object, Sequence[object]]:
-    """The module of a TorchScript archive and the constants of its code, as `ScriptObject`s.
+    """Return a TorchScript archive's module and the constants of its code, as `ScriptObject`s.
 
     Raises:
         UnsupportedModelError: They cannot be read.
@@ -245,7 +245,7 @@ def read_script_objects(file: Path) -> tuple[object, Sequence[object]]:
 
 
 def read_stored(file: Path, directory: str, tensor: StoredTensor) -> Array | None:
-    """The elements of a small tensor; None if it is large, or not stored one by one."""
+    """Return the elements of a small tensor; None if it is large or not stored contiguously."""
     dtype = dtype_of(tensor.storage)
     count = math.prod(tensor.shape)
     is_plain = tensor.is_in_order and not tensor.offset and count == tensor.stored
@@ -258,7 +258,7 @@ def read_stored(file: Path, directory: str, tensor: StoredTensor) -> Array | Non
 
 
 def dtype_of(storage: str) -> np.dtype[Any] | None:
-    """NumPy's datatype of the elements of a storage; None if it has none."""
+    """Return NumPy's datatype of a storage's elements; None if it has none."""
     name = STORAGES.get(storage, _BFLOAT16)
     return None if name == _BFLOAT16 else np.dtype(name)
 
@@ -270,7 +270,7 @@ def _kind_of(file: Path) -> ArchiveKind | None:
         with zipfile.ZipFile(file) as archive:
             names = {_inner(name) for name in archive.namelist()[:_MAX_NAMES]}
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
-        # Cut off, so that the list at its end is missing: the name has to do.
+        # The archive is truncated, so the list at its end is missing: the name decides.
         suffix = file.suffix.lower()
         if suffix in _SCRIPT_SUFFIXES:
             return ArchiveKind.SCRIPT
@@ -283,12 +283,12 @@ def _kind_of(file: Path) -> ArchiveKind | None:
 
 
 def _inner(name: str) -> str:
-    """`name` without the archive's own directory; what lies in none stays as it is."""
+    """Return `name` without the archive's top directory; other names are unchanged."""
     return name.partition("/")[2] or name
 
 
-class _Shapes(pickle.Unpickler):  # no code can run: `find_class` knows these only
-    """Reads shapes out of pickled tensors. No code can run: `find_class` knows these names only."""
+class _Shapes(pickle.Unpickler):  # no code can run: `find_class` returns these only
+    """Reader of shapes in pickled tensors. No code can run: `find_class` has only these names."""
 
     def find_class(self, module: str, name: str) -> Any:
         if module == "torch" and name.endswith("Storage"):
@@ -304,7 +304,7 @@ class _Shapes(pickle.Unpickler):  # no code can run: `find_class` knows these on
 
 
 class _Objects(_Shapes):
-    """Reads a module's attributes. No code can run: unknown names become `ScriptObject`s."""
+    """Reader of a module's attributes. No code can run: unknown names become `ScriptObject`s."""
 
     def find_class(self, module: str, name: str) -> Any:
         if module == "torch" and name.endswith("Storage"):
@@ -323,9 +323,9 @@ class _Objects(_Shapes):
 
 
 class _Storages(pickle.Unpickler):  # no code can run: everything is a `_Anything`
-    """Reads out of a pickled module how many bytes it needs of which record.
+    """Reader of the bytes that a pickled module needs of each record.
 
-    No code can run: whatever is named there is a `_Anything`.
+    No code can run: every name is an `_Anything`.
     """
 
     def __init__(self, stream: io.BytesIO) -> None:
@@ -345,7 +345,7 @@ class _Storages(pickle.Unpickler):  # no code can run: everything is a `_Anythin
 
 
 class _Anything(dict[Any, Any]):
-    """Stands for an object of a module, whatever is done to it."""
+    """Stand-in for an object of a module that accepts any operation."""
 
     def __init__(self, *_: object) -> None:
         super().__init__()

@@ -1,7 +1,7 @@
-"""Run exported programs: graphs that `torch.export.save` wrote.
+"""Runtime of exported programs: graphs that `torch.export.save` wrote.
 
-**PyTorch reads pickles out of such a file** (weights and constants that are no plain tensors,
-sample inputs), and pickles run code: take it from people you trust.
+**PyTorch reads pickles in such a file** (weights and constants that are not plain tensors, sample
+inputs), and pickles run code: use only files from people you trust.
 """
 
 import re
@@ -46,7 +46,7 @@ _ENDLESS: Final = 1 << 40
 
 
 class TorchExportRuntime:
-    """Loads what `torch.export.save` writes; or a directory with it and `signature.json`."""
+    """Loader of the files of `torch.export.save`, or a directory with one and `signature.json`."""
 
     name = "torch_export"
     runs_code = True
@@ -58,7 +58,7 @@ class TorchExportRuntime:
         return find_torch_file(path, ArchiveKind.PROGRAM) is not None
 
     def load(self, path: Path, options: LoadOptions) -> Model:
-        """Load the program; on CUDA if it is there and `options` allows it."""
+        """Load the program; on CUDA if it is available and `options` allows it."""
         file = require_torch_file(path, ArchiveKind.PROGRAM)
         torch, values = import_torch()
         if any(name.startswith(_COMPILED) for name in read_sizes(file)):
@@ -79,12 +79,12 @@ class TorchExportRuntime:
 
                     exported = move_to_device_pass(exported, device)
             except Exception as error:
-                # What PyTorch raises here shares no base class but Exception.
+                # PyTorch's exceptions share no base class but Exception.
                 raise refuse(file, f"PyTorch cannot load it: {reason_of_torch(error)}") from error
         leaves = _renamed(path, _leaves(path, torch, values, exported), declared)
         with quiet():
             program = _program(torch, exported, leaves, device)
-        # What is analysed are the file's own sizes: a signature names tensors, or allows fewer
+        # The analysis uses the file's own sizes: a signature only names tensors or restricts
         # shapes.
         verdict = cache(lambda: _analysed(file))
         most = min((leaf.most for leaf in leaves if leaf.most is not None), default=None)
@@ -98,20 +98,20 @@ class TorchExportRuntime:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Leaf:
-    """One of the values that a program takes: a tensor, a number, or what is always the same."""
+    """One input value of a program: a tensor, a number, or a constant."""
 
     name: str
     spec: TensorSpec | None = None
     cast: object = None
-    """PyTorch's datatype, where the protocol has another for it."""
+    """PyTorch's datatype, if it differs from the protocol's."""
     constant: object = None
     is_tensor: bool = True
     most: int | None = None
-    """The most rows of axis 0 that it was exported for; None if there is no end."""
+    """Maximum of rows that it was exported for; None for no limit."""
 
 
 def _analysed(file: Path) -> RowVerdict:
-    """Whether rows are independent, from the graph that the file holds."""
+    """Return whether rows are independent, from the graph in the file."""
     names = [name for name in read_sizes(file) if _GRAPH.fullmatch(name)]
     if len(names) != 1:
         return RowVerdict(why_not=f"the file holds {len(names)} graphs")
@@ -125,7 +125,7 @@ def _analysed(file: Path) -> RowVerdict:
 def _program(torch: Any, exported: Any, leaves: Sequence[_Leaf], device: str) -> Program:
     keeps_state, writes_inputs = _what_runs_change(exported)
     takes = [(leaf.spec, leaf.cast) for leaf in leaves if leaf.spec is not None]
-    # What calls the program with the tensors of a request.
+    # Calling the program with a request's tensors
     module = exported.module()
     pytree = torch.utils._pytree  # noqa: SLF001  # what the program itself was flattened with
     structure = exported.call_spec.in_spec
@@ -153,7 +153,7 @@ def _program(torch: Any, exported: Any, leaves: Sequence[_Leaf], device: str) ->
 
 
 def _leaves(path: Path, torch: Any, values: Any, exported: Any) -> list[_Leaf]:
-    """What the program takes, in the order of its flattened arguments."""
+    """Return the program's inputs in the order of its flattened arguments."""
     examples = {node.name: node.meta.get("val") for node in exported.graph.nodes}
     kinds = torch.export.graph_signature
     leaves = []
@@ -188,7 +188,7 @@ def _tensor(path: Path, values: Any, name: str, value: Any, ranges: Mapping[Any,
     most = None
     if shape and shape[0] == VARIABLE:
         limits = ranges.get(value.shape[0].node.expr)
-        # What has no end is one of sympy's infinities, which is no number of rows.
+        # A size without limit is one of sympy's infinities instead of a number.
         if limits is not None and limits.upper < _ENDLESS:
             most = int(limits.upper)
     cast = value.dtype if datatype.dtype.itemsize != value.dtype.itemsize else None
@@ -196,7 +196,7 @@ def _tensor(path: Path, values: Any, name: str, value: Any, ranges: Mapping[Any,
 
 
 def _renamed(path: Path, leaves: Sequence[_Leaf], declared: Declared) -> list[_Leaf]:
-    """The leaves by the names, and with the shapes, that were declared for them."""
+    """Return the leaves with their declared names and shapes."""
     if not declared.inputs:
         return list(leaves)
     takes = [leaf.name for leaf in leaves if leaf.spec is not None]
@@ -221,14 +221,14 @@ def _renamed(path: Path, leaves: Sequence[_Leaf], declared: Declared) -> list[_L
 
 
 def _narrows(declared: Sequence[int], own: Sequence[int]) -> bool:
-    """Whether whatever fits the shape `said` fits the shape `own`."""
+    """Whether every tensor that fits the shape `declared` fits the shape `own`."""
     return len(declared) == len(own) and all(
         declared_size in (VARIABLE, size) for size, declared_size in zip(declared, own, strict=True)
     )
 
 
 def _what_runs_change(exported: Any) -> tuple[bool, bool]:
-    """Whether a run changes the program's buffers, and what it is given."""
+    """Return whether a run changes the program's buffers, and whether it changes its inputs."""
     nodes = (
         node
         for graph in exported.graph_module.modules()
@@ -238,7 +238,7 @@ def _what_runs_change(exported: Any) -> tuple[bool, bool]:
     schemas = (getattr(node.target, "_schema", None) for node in nodes)
     if not any(schema is not None and schema.is_mutable for schema in schemas):
         return False, False
-    # Most operators that write do so to what was computed before; without them it shows.
+    # Most operators that write do so to intermediate values; functionalization shows the others.
     signature = exported.run_decompositions({}).graph_signature
     keeps = bool(signature.buffers_to_mutate or signature.parameters_to_mutate)
     return keeps, bool(signature.user_inputs_to_mutate)
@@ -249,7 +249,7 @@ def _in_pieces(
     call: Callable[[Mapping[str, Any]], object],
     most: int,
 ) -> Callable[[Mapping[str, Any]], object]:
-    """`call`, for more rows than it takes at once."""
+    """Return `call` split into several calls for more rows than it takes at once."""
 
     def whole(tensors: Mapping[str, Any]) -> object:
         rows = max(len(tensor) for tensor in tensors.values() if tensor.ndim)

@@ -1,4 +1,4 @@
-"""Run a module of PyTorch's, whichever file it came from."""
+"""Model that runs a PyTorch module, from any file format."""
 
 import logging
 import warnings
@@ -21,7 +21,7 @@ from headrace.runtimes.tables.tabular import import_library
 
 _DEVICES: Final = ("auto", "cuda", "cpu")
 _AUTHORS: Final = ("builtins.ValueError", "builtins.AssertionError")
-"""What scripted code raises when its author refuses an input."""
+"""Exceptions with which scripted code refuses an input."""
 
 _log = logging.getLogger(__name__)
 
@@ -32,9 +32,9 @@ class Program:
 
     call: Callable[[Mapping[str, Any]], object]
     inputs: tuple[TensorSpec, ...]
-    """Inputs as callers send them."""
+    """Inputs in the form that callers send."""
     casts: Mapping[str, object]
-    """Per input, its datatype on the way to the module."""
+    """Datatype by input for conversion before the module."""
     device: str
     keeps_state: bool
     """Whether a run changes the module."""
@@ -47,8 +47,8 @@ class Program:
 class TorchModel:
     """A loaded module.
 
-    `names`: by what the module's own outputs are called, what callers call them; None before the
-    first run has shown which there are.
+    `names`: output names for callers by the module's own names; None before the first run has shown
+    them.
     """
 
     def __init__(self, program: Program, signature: ModelSignature, threads: int) -> None:
@@ -61,7 +61,7 @@ class TorchModel:
 
     @property
     def program(self) -> Program:
-        """What is run.
+        """Program to run.
 
         Raises:
             RuntimeFailedError: The model is closed.
@@ -75,7 +75,7 @@ class TorchModel:
         program = self.program
         torch = self._torch
         if torch.get_num_threads() != self._threads:
-            # Of this thread, so that models of one process keep to their own numbers.
+            # Per thread, so that models of one process use their own numbers of threads.
             torch.set_num_threads(self._threads)
         try:
             with torch.inference_mode():
@@ -92,12 +92,12 @@ class TorchModel:
         except HeadraceError:
             raise
         except Exception as error:
-            # What operators and scripted code raise shares no base class but Exception.
+            # Exceptions of operators and scripted code share no base class but Exception.
             raise run_error(error) from error
         return {name: answers[name] for name in outputs} if outputs else answers
 
     def close(self) -> None:
-        """Let go of the module; may be called again."""
+        """Release the module; may be called again."""
         self._program = None
 
     def _named(
@@ -111,10 +111,10 @@ class TorchModel:
         }
 
     def _names(self, answer: Mapping[str, object]) -> Mapping[str, str]:
-        """By what the module calls an output, what callers call it."""
+        """Return the output names for callers by the module's own names."""
         declared = [spec.name for spec in self.signature.outputs]
         names = self.names
-        if names is None:  # being found out, or declared by somebody and never seen
+        if names is None:  # still being determined, or declared and never run
             names = dict(zip(answer, declared or answer, strict=False))
         if answer.keys() != names.keys() or (declared and len(declared) != len(answer)):
             expected = ", ".join(f"'{name}'" for name in names)
@@ -123,7 +123,7 @@ class TorchModel:
         return names
 
     def _check(self, answers: Tensors, inputs: Tensors) -> None:
-        """Raise RuntimeFailedError if the module did not give what its signature says."""
+        """Raise RuntimeFailedError if the outputs do not match the signature."""
         rows = len(inputs[self.signature.inputs[0].name]) if self.signature.batched else None
         for spec in self.signature.outputs:
             array = answers.get(spec.name)
@@ -139,7 +139,7 @@ class TorchModel:
 
 
 def import_torch() -> "tuple[Any, Any]":
-    """PyTorch, and what turns tensors into its own.
+    """Return PyTorch, and the module that converts tensors.
 
     Raises:
         FailedPreconditionError: It is not installed; the message says how to install it.
@@ -151,7 +151,7 @@ def import_torch() -> "tuple[Any, Any]":
 
 
 def choose_device(torch: Any, requested: str) -> str:
-    """Where a model runs: on CUDA if `wanted` lets it and it is there, else on the CPU.
+    """Return CUDA if `requested` allows it and it is available, else the CPU.
 
     Raises:
         UnsupportedModelError: There is no device of this name.
@@ -170,14 +170,14 @@ def choose_device(torch: Any, requested: str) -> str:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep what PyTorch warns of while it loads to itself: nobody who serves can act on it."""
+    """Suppress PyTorch's warnings during loading, as operators cannot act on them."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
 
 
 def run_error(error: Exception) -> HeadraceError:
-    """What went wrong, by whose fault it is."""
+    """Return the error of a run, classified by cause: the caller or the model."""
     text = reason_of_torch(error)
     if text.startswith(_AUTHORS):
         return InvalidArgumentError(f"the model rejects it: {text.partition(': ')[2] or text}")
@@ -187,7 +187,7 @@ def run_error(error: Exception) -> HeadraceError:
 
 
 def reason_of_torch(error: Exception) -> str:
-    """PyTorch's message; of scripted code the last line, which says what happened."""
+    """Return PyTorch's message; for scripted code the last line, which has the cause."""
     text = str(error)
     if "TorchScript" in text and "Traceback" in text:
         text = [line for line in text.splitlines() if line.strip()][-1]

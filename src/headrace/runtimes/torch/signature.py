@@ -1,12 +1,12 @@
 """Signature of a PyTorch module, from its file or from an analysis of its graph.
 
-`signature.json` is an extra file in the archive or lies beside it in a directory, and has the form
-of the protocol's metadata:
+`signature.json` is an extra file in the archive or beside it in a directory, and has the form of
+the protocol's metadata:
 
     {"inputs": [{"name": "x", "datatype": "FP32", "shape": [-1, 4]}]}
 
-Without one a `config.pbtxt` in Triton's layout is read, which stands beside the numbered directory
-of the file: Triton asks for one with every TorchScript file.
+Without one, a `config.pbtxt` in Triton's layout is read, which is beside the numbered directory of
+the file: Triton requires it for every TorchScript file.
 """
 
 import logging
@@ -86,12 +86,12 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def read_declared(path: Path, file: Path) -> Declared:
-    """What was written down for the model `file` at `path`.
+    """Return the declaration for the model `file` at `path`.
 
-    What lies beside it comes first, then what is in it, then what Triton's configuration says.
+    A file beside it comes first, then one in the archive, then Triton's configuration.
 
     Raises:
-        UnsupportedModelError: It makes no sense; the message says where and why.
+        UnsupportedModelError: It is invalid; the message says where and why.
     """
     beside = path / SIGNATURE_NAME
     if path.is_dir() and beside.is_file():
@@ -109,13 +109,13 @@ def read_declared(path: Path, file: Path) -> Declared:
 
 
 def parse_declared(origin: Path, data: bytes) -> Declared:
-    """What the text of a `signature.json` says.
+    """Return the declaration in the text of a `signature.json`.
 
     Args:
-        origin: Where the text stands, for messages.
+        origin: Location of the text, for messages.
 
     Raises:
-        UnsupportedModelError: It makes no sense.
+        UnsupportedModelError: It is invalid.
     """
     try:
         file = msgspec.json.decode(data, type=_File)
@@ -136,7 +136,7 @@ def parse_declared(origin: Path, data: bytes) -> Declared:
 
 
 def how_to_declare(names: Sequence[str]) -> str:
-    """What to write where a module does not say what it takes.
+    """Return an example declaration for a module that does not declare its inputs.
 
     Args:
         names: Of the tensors that it takes.
@@ -149,13 +149,13 @@ def how_to_declare(names: Sequence[str]) -> str:
 def match_names(
     path: Path, declared: Sequence[TensorSpec], names: Sequence[str]
 ) -> Mapping[str, TensorSpec]:
-    """By a module's own name for it, what was declared for a tensor.
+    """Return the declared tensor for each name of the module.
 
-    Names that the module knows are found by name; `INPUT__0`, as Triton counts them, by number;
-    else the first stands for the first.
+    Names that the module uses match by name; `INPUT__0`, Triton's notation, matches by number;
+    other names match by order.
 
     Raises:
-        UnsupportedModelError: Some names are known and some are not, or there are too many.
+        UnsupportedModelError: Only some names match, or there are too many.
     """
     matching = [spec for spec in declared if spec.name in names]
     if len(matching) == len(declared):
@@ -177,7 +177,7 @@ def match_names(
 
 
 def _number(name: str) -> int | None:
-    """2 for `INPUT__2`."""
+    """Return 2 for `INPUT__2`."""
     end = name.rpartition("__")[2]
     return int(end) if "__" in name and end.isascii() and end.isdigit() and len(end) < 4 else None  # noqa: PLR2004  # nobody counts so far
 
@@ -206,7 +206,7 @@ def _spec(origin: Path, kind: str, tensor: _Tensor) -> TensorSpec:
 
 
 def find_config(path: Path) -> Path | None:
-    """The configuration of the model at `path`: in its directory, or one above a numbered one."""
+    """Return the Triton configuration of the model at `path`: in its directory or its parent."""
     directory = path if path.is_dir() else path.parent
     candidates = [directory / CONFIG_NAME] if path.is_dir() else []
     if directory.name.isdecimal():
@@ -215,9 +215,9 @@ def find_config(path: Path) -> Path | None:
 
 
 def read_config(file: Path) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...], bool]:
-    """The inputs and outputs that a configuration names, and whether it takes batches.
+    """Return the inputs and outputs of a configuration, and whether it takes batches.
 
-    There are no inputs or outputs if it leaves them out.
+    They are empty if it omits them.
 
     Raises:
         UnsupportedModelError: It cannot be read, or names a tensor that cannot be served.
@@ -269,15 +269,15 @@ def open_proved(
     options: LoadOptions,
     analyse: Callable[[], RowVerdict],
 ) -> TorchModel:
-    """The model of `program`, with a signature that running it has shown.
+    """Return the model of `program`, with a signature verified by running it.
 
-    Where it does not run on made-up inputs, what was declared is believed.
+    If it does not run on generated inputs, the declaration is used without verification.
 
     Args:
         analyse: Returns the verdict on the rows of its graph.
 
     Raises:
-        UnsupportedModelError: It does not run, or not as was declared.
+        UnsupportedModelError: It does not run, or contradicts the declaration.
     """
     bare = ModelSignature(inputs=program.inputs, outputs=(), batched=False)
     model = TorchModel(program, bare, options.intra_op_threads)
@@ -314,7 +314,7 @@ def open_proved(
 
 
 def runs(run: Run, inputs: tuple[TensorSpec, ...], rows: Sequence[int]) -> bool:
-    """Whether a model runs on made-up inputs with each of these sizes of axis 0."""
+    """Whether a model runs on generated inputs with each of these sizes of axis 0."""
     signature = ModelSignature(inputs=inputs, outputs=(), batched=True)
     try:
         for size in rows:
@@ -327,7 +327,7 @@ def runs(run: Run, inputs: tuple[TensorSpec, ...], rows: Sequence[int]) -> bool:
 def _find_outputs(
     path: Path, run: Run, inputs: tuple[TensorSpec, ...], declared: Declared
 ) -> tuple[TensorSpec, ...]:
-    """The outputs of two runs of different sizes: what differs between them is variable.
+    """Return the outputs of two runs of different sizes; sizes that differ are variable.
 
     None if it does not run, and its outputs are declared.
     """
@@ -348,7 +348,7 @@ def _find_outputs(
 def _first_answers(
     run: Run, inputs: tuple[TensorSpec, ...], *, rows: int, sizes: Sequence[int]
 ) -> tuple[int, Tensors | None, str]:
-    """The first of `sizes` for variable dimensions that the model runs with, and its answers."""
+    """Return the first of `sizes` for variable dimensions that runs, the outputs and the error."""
     by_row = all(spec.shape[:1] == (VARIABLE,) for spec in inputs)
     signature = ModelSignature(inputs=inputs, outputs=(), batched=by_row)
     reason = ""
@@ -376,7 +376,7 @@ def _observed_spec(path: Path, name: str, first: Tensors, second: Tensors | None
 def _renamed(
     path: Path, observed: Sequence[TensorSpec], declared: Declared
 ) -> tuple[tuple[TensorSpec, ...], dict[str, str]]:
-    """The outputs by the names that callers use, and those by the module's own."""
+    """Return the outputs under callers' names, and those names by the module's own."""
     own = [spec.name for spec in observed]
     if not declared.outputs:
         return tuple(observed), {name: name for name in own}
@@ -396,15 +396,15 @@ def _renamed(
 
 
 def _check_history(path: Path, run: Run, inputs: tuple[TensorSpec, ...]) -> None:
-    """Refuse a model whose answers tell what was asked before: of other callers, when it is served.
+    """Refuse a model whose outputs depend on earlier requests, which may come from other callers.
 
-    It changes itself while it runs; that is harmless where every run begins anew.
+    A model that changes its state during a run is harmless if every run resets the state.
     """
     torch, _ = import_torch()
 
     def answers() -> Tensors | None:
         with torch.random.fork_rng():
-            torch.manual_seed(0)  # a model that draws at random remembers nothing by that
+            torch.manual_seed(0)  # random sampling is not a memory of earlier requests
             return _first_answers(run, inputs, rows=2, sizes=VARIABLE_SIZES)[1]
 
     tries = [answers() for _ in range(_OTHERS_ROWS)]

@@ -1,8 +1,7 @@
-"""Run TorchScript: modules that `torch.jit.save` wrote.
+"""Runtime of TorchScript: modules that `torch.jit.save` wrote.
 
-**Scripted code is a program.** It runs while the file is loaded (`__setstate__`), and what it may
-call writes any file (`aten::save`) and reads any (`aten::from_file`): take it from people you
-trust.
+**Scripted code is a program.** It runs while the file is loaded (`__setstate__`), and it can write
+any file (`aten::save`) and read any (`aten::from_file`): use only files from people you trust.
 """
 
 import re
@@ -50,14 +49,14 @@ _NUMBERS: Final = {
 _SERVED: Final = {kind.dtype: kind for kind in Datatype if kind is not Datatype.BYTES}
 _TRACED_ROWS: Final = (1, 2, 3)
 _CHANGES: Final = ("prim::SetAttr", "prim::CallMethod", "prim::fork", "prim::awaitable")
-"""Nodes that change the module, or call what the graph does not show."""
+"""Nodes that change the module, or call functions that the graph does not show."""
 _HOLDS_TENSORS: Final = re.compile(r"(List|Dict|Tuple|Optional)\[.*Tensor")
 _WAYS: Final = "declare it in 'inputs', or set it in 'values' if it is constant"
 _WRAP: Final = "a request cannot carry it: save a module that takes tensors and calls this one"
 
 
 class TorchScriptRuntime:
-    """Loads what `torch.jit.save` writes; or a directory with it and `signature.json`."""
+    """Loader of the files of `torch.jit.save`, or a directory with one and `signature.json`."""
 
     name = "torchscript"
     runs_code = True
@@ -69,7 +68,7 @@ class TorchScriptRuntime:
         return find_torch_file(path, ArchiveKind.SCRIPT) is not None
 
     def load(self, path: Path, options: LoadOptions) -> Model:
-        """Load the module; on CUDA if it is there and `options` allows it. Runs its code."""
+        """Load the module; on CUDA if it is available and `options` allows it. Runs its code."""
         file = require_torch_file(path, ArchiveKind.SCRIPT)
         torch, _ = import_torch()
         check_records(file)
@@ -87,7 +86,7 @@ class TorchScriptRuntime:
         traced = read_traced(file).get(declared.method, ())
 
         def program(specs: Mapping[str, TensorSpec]) -> Program:
-            # What calls the method with the tensors of a request.
+            # Calling the method with a request's tensors
             tensors = [
                 (a.name, specs[a.name].name)
                 for a in arguments
@@ -142,7 +141,7 @@ class TorchScriptRuntime:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Argument:
-    """One of a method's: `kind` is TorchScript's name of its type."""
+    """One argument of a method: `kind` is TorchScript's name of its type."""
 
     name: str
     kind: str
@@ -157,23 +156,23 @@ def _method(path: Path, module: Any, name: str) -> Any:
 
 
 def _what_runs_change(torch: Any, module: Any, method: str) -> tuple[bool, bool]:
-    """Whether a run may change the module, and what it is given, as its graph has it.
+    """Return whether a run may change the module, and whether its inputs, by its graph.
 
-    The graph is a frozen copy's: what only training does, such as counting batches, is gone.
+    The graph is a frozen copy's, without training-only effects such as counting batches.
     """
     try:
         preserved = [] if method == "forward" else [method]
         frozen = torch.jit.freeze(module, preserved_attrs=preserved, optimize_numerics=False)
         graph = (frozen if method == "forward" else getattr(frozen, method)).inlined_graph
     except RuntimeError:
-        return True, True  # nothing is known
+        return True, True  # unknown
     aliases = graph.alias_db()
     itself, *inputs = graph.inputs()
     nodes = (*graph.findAllNodes("prim::GetAttr"), *graph.findAllNodes("prim::Constant"))
     held = [itself, *(node.output() for node in nodes)]
     writes_inputs = any(aliases.has_writers(value) for value in inputs)
     keeps_state = any(graph.findAllNodes(kind) for kind in _CHANGES) or any(
-        # What is taken out of a list or dict may be anything, so a write to it may be to an input.
+        # Values from a list or dict may alias any value, so a write to them may be to an input.
         aliases.has_writers(value) or (writes_inputs and _HOLDS_TENSORS.match(str(value.type())))
         for value in held
     )
@@ -181,7 +180,7 @@ def _what_runs_change(torch: Any, module: Any, method: str) -> tuple[bool, bool]
 
 
 def _arguments(path: Path, method: Any, declared: Declared) -> list[_Argument]:
-    """What a method takes, but for what is always the same."""
+    """Return the arguments of a method, without constant ones."""
     every = [
         _Argument(
             name=argument.name,
@@ -200,7 +199,7 @@ def _arguments(path: Path, method: Any, declared: Declared) -> list[_Argument]:
 def _declared_specs(
     path: Path, arguments: Sequence[_Argument], declared: Declared
 ) -> dict[str, TensorSpec]:
-    """By argument, what a request has to bring for it."""
+    """Return the inputs that a request needs, by argument."""
     specs = match_names(path, declared.inputs, [arg.name for arg in arguments])
     for argument in arguments:
         spec = specs.get(argument.name)
@@ -231,7 +230,7 @@ def _traced_specs(
     arguments: Sequence[_Argument],
     traced: Sequence[Traced | None],
 ) -> dict[str, TensorSpec]:
-    """By argument, what it was traced with; and numbers, which are what they are."""
+    """Return the traced inputs by argument; numbers keep their types."""
     specs = {}
     for i, argument in enumerate(arguments):
         example = traced[i] if i < len(traced) else None

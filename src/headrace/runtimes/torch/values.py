@@ -1,6 +1,6 @@
 """Conversion of tensors between the protocol and PyTorch.
 
-Imported only where PyTorch is: `torch_model` sees to that.
+Imported only where PyTorch is installed, through `import_torch`.
 """
 
 from collections.abc import Iterator, Mapping
@@ -34,22 +34,22 @@ _MAX_DEPTH: Final = 32
 
 
 def as_tensor(array: Array, *, copy: bool) -> torch.Tensor:
-    """`array` as a tensor, on the same memory unless it is to be copied."""
+    """Return `array` as a tensor, on the same memory unless `copy`."""
     if copy:
         return torch.from_numpy(array.copy())
-    # PyTorch knows no read-only memory and warns of it; nothing writes where nothing is copied.
+    # PyTorch has no read-only memory and warns of it; uncopied memory is never written.
     return torch.from_numpy(array if array.flags.writeable else np.asarray(_Writeable(array)))
 
 
 def flatten(answer: object) -> dict[str, object]:
-    """Tensors and numbers in what a module gave, by names made from where they stand.
+    """Return the tensors and numbers in a module's result, named by their position.
 
-    A lone one is `output`; parts of a tuple are `output_0` and so on; keys and fields name theirs,
-    with what holds them before it: `{"scores": s, "boxes": (b, c)}` is `scores`, `boxes_0`,
+    A single one is `output`; parts of a tuple are `output_0` and so on; keys and fields give names,
+    prefixed by their container's: `{"scores": s, "boxes": (b, c)}` is `scores`, `boxes_0`,
     `boxes_1`.
 
     Raises:
-        RuntimeFailedError: It holds something else, or nothing.
+        RuntimeFailedError: It holds other types, or nothing.
     """
     outputs: dict[str, object] = {}
     for name, value in _parts("", answer, 0):
@@ -63,10 +63,10 @@ def flatten(answer: object) -> dict[str, object]:
 
 
 def as_array(name: str, value: object, *, copy: bool) -> Array:
-    """An output as the protocol has it.
+    """Return an output in protocol types.
 
     Raises:
-        RuntimeFailedError: It is of a kind that no array holds.
+        RuntimeFailedError: No array can hold it.
     """
     if not isinstance(value, torch.Tensor):
         return np.asarray(value, _NUMBERS[type(value)])
@@ -83,7 +83,7 @@ def as_array(name: str, value: object, *, copy: bool) -> Array:
 
 
 class _Writeable:
-    """Lends the memory of a read-only array as if it could be written."""
+    """Writable view of a read-only array's memory."""
 
     def __init__(self, array: Array) -> None:
         self._array = array
@@ -95,7 +95,7 @@ class _Writeable:
 def _parts(name: str, value: object, depth: int) -> Iterator[tuple[str, object]]:
     if depth > _MAX_DEPTH:
         raise RuntimeFailedError(f"the model's output nests deeper than {_MAX_DEPTH} levels")
-    if value is None:  # an output that is off
+    if value is None:  # an output that is disabled
         return
     if isinstance(value, torch.Tensor) or type(value) in _NUMBERS:
         yield name or "output", value
