@@ -1,1 +1,1 @@
-"""Replica process: an HTTP front over the engine. Imports `scoring` and below."""
+"""Replica process: an HTTP server over the engine. Imports `scoring` and below."""

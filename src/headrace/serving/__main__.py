@@ -1,6 +1,7 @@
-"""`python -m headrace.serving --settings FILE`: one replica, as the control plane starts it.
+"""Replica command `python -m headrace.serving --settings FILE`, which the control plane starts.
 
-With `ReplicaSettings` it serves their model, with `PoolReplicaSettings` the models it is told to.
+With `ReplicaSettings` it serves their model; with `PoolReplicaSettings` it serves the models that
+the control plane assigns.
 """
 
 import sys
@@ -16,7 +17,7 @@ _USAGE = "usage: python -m headrace.serving --settings FILE.json"
 
 
 def main(arguments: list[str]) -> int:
-    """Serve as FILE says.
+    """Serve with the settings in FILE.
 
     Returns:
         The process's exit status, 2 if the settings cannot be read.
@@ -41,7 +42,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _read(file: Path) -> ReplicaSettings | PoolReplicaSettings:
-    """What the file says: a pool has a name, a replica the name of its model."""
+    """Return the settings in the file: a pool has a name, a replica the name of its model."""
     data = file.read_bytes()
     fields = msgspec.json.decode(data)
     is_pool = isinstance(fields, dict) and "name" in fields

@@ -1,4 +1,4 @@
-"""Routes of a replica's APIs, and the edge at which every error is handled."""
+"""Routes of a replica's APIs, and the request edge that handles every error."""
 
 import logging
 from functools import partial
@@ -38,13 +38,13 @@ _INFERENCE: Final = frozenset(
         (b"POST", f"/{INFERENCE_SERVICE}/{INFER}".encode()),
     }
 )
-"""What the APIs call the handlers that a model's outcomes go out by."""
+"""Handler keys of inference requests in the APIs."""
 
 
 class Application:
-    """The replica's HTTP API.
+    """HTTP API of a replica.
 
-    `has_repository`: whether Triton's repository verbs are there; behind a gateway they belong to
+    `has_repository`: whether Triton's repository verbs are served; behind a gateway they belong to
     the management port.
     """
 
@@ -59,36 +59,36 @@ class Application:
         self._internal = InternalApi(state, self._observer, self._recorder, self._observe_or_not)
         self._sampler = DriftSampler(state)
         self.model_table: Table = {}
-        """What is there for the model by path and method; the rest is about the process."""
+        """Routes of the model by path and method; the other routes concern the process."""
         self._router = self._make_router()
 
     def model_loaded(self) -> None:
-        """Called once when the state's model is there."""
+        """Update the routes after the state's model was loaded; called once."""
         for api in self._apis:
             api.model_loaded()
         self._recorder.model_loaded()
 
     def handle(self, exchange: Exchange) -> None:
-        """The request edge: answer `exchange`, now or later, whatever happens."""
+        """Answer `exchange`, now or later, in all cases: the request edge."""
         try:
             self._router.find(exchange)(exchange)
         except HeadraceError as error:
-            if hasattr(exchange, "wire"):  # it was to be inferred
+            if hasattr(exchange, "wire"):  # the method and path of inference
                 self._state.refused(exchange, error)
             send_refusal(exchange, error)
         except Exception:  # noqa: BLE001  # the request edge: a bug of ours costs this request
             send_failure(exchange)
 
     def cancel(self, ticket: Ticket) -> None:
-        """The caller left before its answer."""
+        """Cancel the request of a caller that left before the response."""
         self._state.cancel(ticket)
 
     def _observe_or_not(self) -> None:
-        """Called when somebody was told what to look at."""
+        """Rebuild the routes after observation settings changed."""
         self._router = self._make_router()
 
     def _make_router(self) -> Router:
-        """All routes; those of inference are wrapped only while somebody looks at outcomes."""
+        """Return all routes; inference handlers are wrapped only while outcomes are observed."""
         v2, v1, grpc = self._apis
         name, version = self._state.name, self._state.version
         is_seen = self._observer.is_on or self._recorder.is_on or self._sampler.is_on
@@ -116,7 +116,7 @@ class Application:
     def _seen(
         self, handlers: dict[tuple[bytes, bytes], Handler]
     ) -> dict[tuple[bytes, bytes], Handler]:
-        """`handlers`, those of inference wrapped."""
+        """Return `handlers`, with those of inference wrapped."""
         return {
             key: self._wrapped(handler) if key in _INFERENCE else handler
             for key, handler in handlers.items()
@@ -136,7 +136,7 @@ class Application:
 
 
 def send_refusal(exchange: Exchange, error: HeadraceError) -> None:
-    """Answer with an error, in the protocol of the caller."""
+    """Send an error in the caller's protocol."""
     if isinstance(error, MethodNotAllowedError):
         exchange.send(405, encode_error(error), headers={b"Allow": error.allowed})
     elif exchange.is_grpc:
@@ -146,13 +146,13 @@ def send_refusal(exchange: Exchange, error: HeadraceError) -> None:
 
 
 def send_failure(exchange: Exchange) -> None:
-    """Answer that there is a bug of ours; called while its exception is handled."""
+    """Send an internal error; called while the exception of a bug is handled."""
     _log.exception("request failed", extra={"request_id": exchange.request_id})
     exchange.send(500, encode_error("internal error; the replica's log has the details"))
 
 
 class MetricsApplication:
-    """The metrics alone, for a port of their own; `metrics` answers with them."""
+    """Metrics endpoint for a separate port; `metrics` answers the requests."""
 
     def __init__(self, metrics: Handler) -> None:
         self._metrics = metrics
@@ -165,4 +165,4 @@ class MetricsApplication:
             exchange.send(404, b"Not Found\n", content_type=TEXT)
 
     def cancel(self, ticket: Ticket) -> None:
-        """Nothing here takes time."""
+        """Do nothing: no request waits here."""

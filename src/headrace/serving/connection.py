@@ -1,8 +1,8 @@
-"""HTTP/1.1 on one connection: bytes to exchanges, and their answers back in order.
+"""HTTP/1.1 connection: parses bytes into exchanges and writes their responses in order.
 
-Hand-made over httptools, because this path is what Headrace exists for: no task, no future and no
-copy for an ordinary request. What a caller may do to it is bounded: the size of headers and bodies,
-how long each may take, how many requests may be pipelined.
+Implemented on httptools, because this path sets Headrace's latency: an ordinary request needs no
+task, future or copy. Limits protect against callers: the size of headers and bodies, the time that
+each may take, and the number of pipelined requests.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ MAX_HEADER_BYTES: Final = 64 << 10
 MAX_PIPELINED: Final = 128
 _SLICE_BYTES: Final = 16 << 10
 _FRAMING_RATIO: Final = 16
-"""Bytes around chunks for each byte in them: chunks of one byte need five."""
+"""Framing bytes allowed per body byte; one-byte chunks need five."""
 _ONCE: Final = frozenset(
     {
         b"host",
@@ -38,18 +38,18 @@ _ONCE: Final = frozenset(
         TIMEOUT_HEADER.encode(),
     }
 )
-"""Headers that may stand once: given twice, a proxy and we might each believe another one."""
+"""Headers that may occur only once: a proxy and the replica could each use a different value."""
 _TOO_MUCH_IN_FLIGHT: Final = "too many bytes of request bodies are in flight on this replica"
 _LINGER_S: Final = 2.0
-"""How long a refused body is read and dropped, so that the caller can read the refusal first."""
+"""How long a refused body is read and dropped, so that the caller can read the response first."""
 _HALF_CLOSED_S: Final = 0.1
-"""How long a caller who closed its side is waited for."""
+"""How long a caller that closed its side still gets responses."""
 _JOIN_BELOW: Final = 16 << 10
-"""A smaller answer is joined to one write; for a larger one the copy would cost more."""
+"""Smaller responses are joined into one write; for larger ones the copy would cost more."""
 
 
 class Connection(asyncio.Protocol):
-    """One caller's connection. Owned by the server, which sweeps it for timeouts."""
+    """Connection of one caller. The server owns it and checks its timeouts."""
 
     __slots__ = (
         "_backlog",
@@ -105,7 +105,7 @@ class Connection(asyncio.Protocol):
         self._reset()
 
     def _reset(self) -> None:
-        """Forget the request that was read, ready for the next."""
+        """Clear the parsed request before the next one."""
         self._target = b""
         self._headers: dict[bytes, bytes] = {}
         self._headers_done = False
@@ -120,30 +120,30 @@ class Connection(asyncio.Protocol):
 
     @property
     def is_local(self) -> bool:
-        """Whether the caller came by the Unix socket, which only the system's own parts can."""
+        """Whether the caller uses the Unix socket, which only Headrace's processes can reach."""
         sock = self._transport.get_extra_info("socket")
         return sock is not None and sock.family == socket.AF_UNIX
 
     @property
     def arriving_bytes(self) -> int:
-        """Bytes that are here of a body that is not whole yet."""
+        """Return the received bytes of an incomplete body."""
         return 0 if self._is_closing else self._body_size
 
     @property
     def idle_since(self) -> float | None:
-        """Since when there has been no request; None while there is one."""
+        """Return the time since which the connection has had no request; None while it has one."""
         is_busy = self._pipeline or self._header_bytes or self._is_closing
         return None if is_busy else self._since
 
-    # What asyncio calls
+    # Callbacks of asyncio
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """A caller connected."""
+        """Register a new connection."""
         self._transport = cast("asyncio.Transport", transport)
         self._server.admit(self)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  # asyncio's signature
-        """The caller left: what waits for an answer is cancelled."""
+        """Cancel the pending requests of a caller that left."""
         self._is_closing = True
         server = self._server
         server.connections.discard(self)
@@ -157,10 +157,10 @@ class Connection(asyncio.Protocol):
         self._parser = None  # type: ignore[assignment]  # it refers back to this connection
 
     def eof_received(self) -> bool:
-        """The caller will send no more, and has most likely left.
+        """Handle the end of the caller's data; the caller has most likely left.
 
-        It gets what is answered soon; what takes longer is cancelled, so that a caller who left
-        does not keep a place in the queue.
+        Responses that are ready soon are sent; other requests are cancelled, so that a caller that
+        left does not occupy the queue.
         """
         self._has_eof = True
         if self._pipeline:
@@ -168,7 +168,7 @@ class Connection(asyncio.Protocol):
         return bool(self._pipeline)
 
     def data_received(self, data: bytes) -> None:
-        """Bytes from the caller: none, one or many requests."""
+        """Process received bytes, which may hold no, one or several requests."""
         if self._is_closing:
             return
         self._now = monotonic()
@@ -181,12 +181,12 @@ class Connection(asyncio.Protocol):
             self._feed(data)
 
     def _is_known(self, raw: bytes) -> bool:
-        """Take a request whose head was parsed before; False if the parser has to look at it."""
+        """Handle a request with a known head; return False if the parser must read it."""
         known_head = self._known
         match = None if known_head is None else known_head.find(raw)
         if known_head is None or match is None:
             self._misses = misses = self._misses + 1
-            if not misses & (misses - 1):  # some callers' heads are never alike: learn ever less
+            if not misses & (misses - 1):  # heads that never repeat: learn less and less often
                 self._raw = raw
             return False
         headers, body = match
@@ -204,14 +204,14 @@ class Connection(asyncio.Protocol):
         return True
 
     def _go_on(self) -> None:
-        """Parse what was left when the caller was paused."""
+        """Parse the data that was held back while the caller was paused."""
         if not self._is_closing:
             self.data_received(b"")
 
     def _feed_in_slices(self, data: bytes) -> None:
-        """Parse until the caller has to be paused; what is left then waits.
+        """Parse until the caller has to be paused; the rest of the data is held back.
 
-        A slice full of pipelined requests may be answered by far more bytes than it has.
+        The responses to a slice of pipelined requests may be far larger than the slice.
         """
         rest = memoryview(self._backlog + data)
         self._backlog = b""
@@ -233,7 +233,7 @@ class Connection(asyncio.Protocol):
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
-            self._close_after_answers()  # the request was answered as if it had not asked for it
+            self._close_after_answers()  # answered as if no upgrade was requested
         except httptools.HttpParserError as error:
             self._refuse(400, f"malformed HTTP request: {_text(error)}")
         else:
@@ -243,13 +243,13 @@ class Connection(asyncio.Protocol):
                 self._server.is_arriving(self)
 
     def _has_arrived(self) -> None:
-        """The request is whole, or will not be."""
+        """Record that the request is complete or abandoned."""
         if self._is_arriving:
             self._is_arriving = False
             self._server.has_arrived(self)
 
     def _check_framing(self) -> None:
-        """Refuse heads, and chunks, that never come to their point."""
+        """Refuse heads and chunks whose framing exceeds its limit."""
         if not self._headers_done:
             if self._header_bytes > MAX_HEADER_BYTES:
                 self._refuse(431, f"request headers exceed {MAX_HEADER_BYTES} bytes")
@@ -257,23 +257,23 @@ class Connection(asyncio.Protocol):
             self._refuse(431, f"chunk extensions and trailers exceed {MAX_HEADER_BYTES} bytes")
 
     def pause_writing(self) -> None:
-        """The caller reads too slowly: stop reading from it."""
+        """Stop reading from a caller that reads too slowly."""
         self._is_writing_paused = True
         self._pause()
 
     def resume_writing(self) -> None:
-        """The caller caught up."""
+        """Resume reading after the caller caught up."""
         self._is_writing_paused = False
         self._resume()
 
-    # What httptools calls; nothing here may raise
+    # Callbacks of httptools; they must not raise
 
     def on_url(self, url: bytes) -> None:
-        """The request target, or a part of it."""
+        """Add a part of the request target."""
         self._target += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """One header; also one trailer, which says nothing to us and may not change a header."""
+        """Add a header; a trailer is ignored and must not change a header."""
         if self._headers_done:
             return
         name = name.lower()
@@ -283,7 +283,7 @@ class Connection(asyncio.Protocol):
         headers[name] = value
 
     def on_headers_complete(self) -> None:
-        """The head was read: refuse what is too large before its body is sent."""
+        """Refuse a request whose announced body is too large, before the body is sent."""
         self._headers_done = True
         headers = self._headers
         if self._repeated:
@@ -310,9 +310,9 @@ class Connection(asyncio.Protocol):
             self._write_continue()
 
     def _read_directly(self, length: int) -> None:
-        """Take the body's memory at once: the kernel then writes into it, without copies.
+        """Allocate the body's memory at once, so that the kernel writes into it without copies.
 
-        Memory that was only announced costs nothing: it is not touched before bytes arrive.
+        Announced memory costs nothing until bytes arrive: it is not touched before.
         """
         try:
             self._direct = new_body(length, self._headers.get(b"inference-header-content-length"))
@@ -324,29 +324,29 @@ class Connection(asyncio.Protocol):
                 self._transport.set_protocol(BodyReader(self))
 
     def room_for_body(self) -> memoryview | None:
-        """Where the rest of a large body goes; None if none is under way."""
+        """Return the buffer for the rest of a large body; None if no large body is being read."""
         if self._direct is None or self._is_closing:
             return None
         return self._direct[self._body_size :]
 
     def body_arrived(self, size: int) -> None:
-        """Bytes of a large body are in their place."""
+        """Count bytes that were written to the buffer of a large body."""
         if self._direct is None or self._is_closing:
             return
         self._now = monotonic()
         if self._takes(size) and self._body_size == len(self._direct):
             self.on_message_complete()
-            self._parser = httptools.HttpRequestParser(self)  # the old one never saw the body's end
+            self._parser = httptools.HttpRequestParser(self)  # it never received the body's end
 
     def head_arrived(self, data: bytes) -> None:
-        """As `data_received`, after a large body; back to the usual way if none follows."""
+        """Process bytes after a large body, and return to normal reading unless another follows."""
         self.data_received(data)
         if self._direct is None and not self._is_closing:
             self._reads_large = False
             self._transport.set_protocol(self)
 
     def on_body(self, data: bytes) -> None:
-        """A part of the body; most bodies come in one."""
+        """Add a part of the body; most bodies arrive in one part."""
         if self._is_closing:
             return
         size = len(data)
@@ -360,10 +360,10 @@ class Connection(asyncio.Protocol):
         elif self._chunked is None:
             self._chunked = bytearray(self._body + data)
         else:
-            self._chunked += data  # not a list: chunks of two bytes would each be an object
+            self._chunked += data  # two-byte chunks in a list would each be an object
 
     def _takes(self, size: int) -> bool:
-        """Count bytes of the body that came; False if that was too much."""
+        """Count received body bytes; return False if the body is too large."""
         server = self._server
         self._body_size += size
         server.body_bytes += size
@@ -374,7 +374,7 @@ class Connection(asyncio.Protocol):
         return not self._is_closing
 
     def on_message_complete(self) -> None:
-        """The request is whole: hand it over."""
+        """Dispatch the complete request."""
         if self._is_closing:
             return
         parser = self._parser
@@ -403,16 +403,16 @@ class Connection(asyncio.Protocol):
         if len(pipeline) >= MAX_PIPELINED:
             self._pause()
         if not exchange.keep_alive:
-            self._is_closing = True  # nothing after it is read
+            self._is_closing = True  # later data is not read
         self._server.handle(exchange)
 
     def _whole_body(self) -> Body:
         return bytes(self._chunked or b"") if self._direct is None else self._direct
 
-    # Answers
+    # Responses
 
     def flush(self, exchange: Exchange) -> None:
-        """Write `exchange`'s answer, and those that waited behind it, if its turn has come."""
+        """Write the response of `exchange`, and those that waited behind it, in request order."""
         pipeline = self._pipeline
         if not pipeline or pipeline[0] is not exchange:
             return
@@ -437,7 +437,7 @@ class Connection(asyncio.Protocol):
             self._rest()
 
     def _rest(self) -> None:
-        """Every answer is written."""
+        """Handle the end of the pipeline: every response was written."""
         if not self._header_bytes:
             self._since = monotonic()
         if self._has_eof and not self._backlog:
@@ -454,34 +454,34 @@ class Connection(asyncio.Protocol):
             self._transport.writelines(answer)
 
     def _write_continue(self) -> None:
-        """Ask for the body, once no earlier answer is due on this connection."""
+        """Send 100 Continue once no earlier response is pending on this connection."""
         if not self._pipeline and not self._is_closing:
             self._continue_due = False
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def _finish(self) -> None:
-        """Close after the last answer; linger if the caller is still sending."""
+        """Close after the last response; linger if the caller is still sending."""
         self._is_closing = True
         if self._close_at is None:
             self._transport.close()
         elif self._transport.can_write_eof():
             self._transport.write_eof()
 
-    # Refusals of requests that were not read whole
+    # Refusals of incomplete requests
 
     def _refuse(self, status: int, message: str) -> None:
-        """Answer with a status that is about HTTP itself."""
+        """Send an HTTP-level error status."""
         if exchange := self._last_exchange():
             exchange.send(status, encode_error(message))
 
     def refuse_for_others(self) -> None:
-        """Give up the request that is arriving: it takes longer than so many others."""
+        """Refuse the arriving request, which takes longer than too many other arriving requests."""
         self._refuse(
             408, "the request did not arrive in time, and too many other requests are arriving"
         )
 
     def refuse_for_room(self) -> None:
-        """Give up the body that is arriving: it would not fit with the others."""
+        """Refuse the arriving body, which does not fit in memory with the others."""
         self._refuse_error(UnavailableError(_TOO_MUCH_IN_FLIGHT))
 
     def _refuse_error(self, error: HeadraceError) -> None:
@@ -489,9 +489,9 @@ class Connection(asyncio.Protocol):
             send_error(exchange, error)
 
     def _last_exchange(self) -> Exchange | None:
-        """An exchange to refuse what was read so far with; None if that was done before.
+        """Return an exchange that refuses the data read so far; None if that was done before.
 
-        Nothing more is read on this connection.
+        No more data is read from this connection.
         """
         if self._is_closing:
             return None
@@ -525,7 +525,7 @@ class Connection(asyncio.Protocol):
                 asyncio.get_running_loop().call_soon(self._go_on)
 
     def sweep(self, now: float) -> None:
-        """Close the connection if it has been idle, or slow to send or read, for too long."""
+        """Close the connection if it was idle, or slow to send or read, for too long."""
         if self._is_stuck(now):
             self._transport.abort()
         elif self._close_at is not None:
@@ -543,9 +543,9 @@ class Connection(asyncio.Protocol):
             self._transport.close()
 
     def _is_stuck(self, now: float) -> bool:
-        """Whether the caller has taken nothing of what it is to get for too long.
+        """Whether the caller has read nothing of a pending response for too long.
 
-        A transport that is told to close waits for its caller to read, if need be for ever.
+        A closing transport waits for its caller to read, possibly forever.
         """
         unsent = self._transport.get_write_buffer_size()
         if not unsent or unsent < self._unsent:
@@ -554,10 +554,10 @@ class Connection(asyncio.Protocol):
         return now - self._moved_at > self._server.idle_timeout_s
 
     def drain(self, *, spares_new: bool = False) -> None:
-        """Close as soon as nothing is in flight here.
+        """Close as soon as no request is active on this connection.
 
         Args:
-            spares_new: Not yet if there was no request: who connects is about to send one.
+            spares_new: Keep a connection that has had no request: its caller is about to send one.
         """
         if self._is_new and spares_new:
             return
@@ -565,7 +565,7 @@ class Connection(asyncio.Protocol):
             self._close_after_answers()
 
     def _close_after_answers(self) -> None:
-        """Read no more, and close once the pipeline is empty."""
+        """Stop reading, and close once the pipeline is empty."""
         self._is_closing = True
         if self._pipeline:
             self._pipeline[-1].keep_alive = False
@@ -573,7 +573,7 @@ class Connection(asyncio.Protocol):
             self._transport.close()
 
     def abort(self) -> None:
-        """Close at once."""
+        """Close immediately."""
         self._is_closing = True
         self._transport.abort()
 

@@ -1,4 +1,4 @@
-"""One HTTP request on a connection, and the answer to it; a ticket in the engine while it runs."""
+"""HTTP request on a connection and its response; a ticket in the engine while it runs."""
 
 import logging
 import math
@@ -33,36 +33,36 @@ _TRACE: Final = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2
 
 
 def tensors_head(json_length: int) -> bytes:
-    """As `JSON_HEAD`, for a body of tensors behind `json_length` bytes of JSON."""
+    """Return a head as `JSON_HEAD`, for tensors that follow `json_length` bytes of JSON."""
     return _TENSORS_HEAD % json_length
 
 
 class ConnectionInfo(Protocol):
-    """Where a request came from, and its answer goes: a connection."""
+    """Connection from which a request came and to which its response goes."""
 
     @property
     def is_local(self) -> bool:
-        """Whether only the system's own parts can have sent it."""
+        """Whether only the installation's own processes can have sent the request."""
 
     def flush(self, exchange: "Exchange") -> None:
-        """Write `exchange`'s answer once it is its turn."""
+        """Write the response of `exchange` when its turn comes."""
 
 
 class ResponseWriter(Protocol):
-    """How an outcome of the engine becomes an answer: one for each protocol."""
+    """Encoder of engine outcomes as responses; each protocol has one."""
 
     def respond(self, exchange: "Exchange", response: InferResponse) -> None:
-        """Send the model's answer."""
+        """Send the model's response."""
 
     def refuse(self, exchange: "Exchange", error: HeadraceError) -> None:
         """Send an error."""
 
     def cancel(self, exchange: "Exchange") -> None:
-        """Forget a request whose caller left before the outcome."""
+        """Cancel a request whose caller left before the outcome."""
 
 
 class Exchange(Ticket):
-    """A request that was read whole, and its answer once there is one.
+    """A complete request and its response.
 
     `headers` are keyed by lower-case name. `answer` is None until it may be written.
     """
@@ -92,7 +92,7 @@ class Exchange(Ticket):
         keep_alive: bool,  # noqa: FBT001  # as above
         received_at: float,
     ) -> None:
-        Ticket.__init__(self, received_at)  # `super()` makes an object first
+        Ticket.__init__(self, received_at)  # `super()` creates an object first
         self.connection = connection
         self.method = method
         self.path = path
@@ -105,12 +105,12 @@ class Exchange(Ticket):
 
     @property
     def request_id(self) -> str:
-        """The caller's or the gateway's id for this request, for the log."""
+        """Return the caller's or the gateway's id of this request, for the log."""
         return self.headers.get(b"x-request-id", b"").decode("latin-1")
 
     @property
     def identity(self) -> tuple[str, str]:
-        """The trace that the request belongs to, else its own id."""
+        """Return the trace that the request belongs to, otherwise its own id."""
         trace = _TRACE.fullmatch(self.headers.get(b"traceparent", b""))
         if trace is not None:
             return "trace_id", trace[1].decode()
@@ -118,13 +118,13 @@ class Exchange(Ticket):
 
     @property
     def is_grpc(self) -> bool:
-        """Whether the caller speaks gRPC, through the gateway's bridge."""
+        """Whether the caller uses gRPC through the gateway's bridge."""
         return self.headers.get(b"content-type", b"").startswith(b"application/grpc")
 
     def complete(self, outcome: Outcome) -> None:
-        """Take the engine's outcome and answer.
+        """Send the engine's outcome.
 
-        Whatever goes wrong here ends here: the rest of the batch waits for its answers.
+        Errors are handled here: the rest of the batch waits for its responses.
         """
         try:
             if isinstance(outcome, InferResponse):
@@ -136,15 +136,15 @@ class Exchange(Ticket):
             self.wire.refuse(self, HeadraceError("internal error; the replica's log has details"))
 
     def send_json(self, body: bytes) -> None:
-        """Answer 200 with a JSON body."""
+        """Send 200 with a JSON body."""
         self.send_ok(JSON_HEAD, body)
 
     def send_ok(self, head: bytes, body: bytes) -> None:
-        """Answer 200; the common case, so without detours.
+        """Send 200; the common case, optimised.
 
         Args:
             head: The status line and headers, up to the value of Content-Length, which comes last.
-            body: In one piece.
+            body: The whole body.
         """
         answer = b"%b%d%b" % (head, len(body), self._tail(is_answered=True))
         self.answer = answer if self.is_head else answer + body
@@ -158,7 +158,7 @@ class Exchange(Ticket):
         content_type: bytes = JSON,
         headers: dict[bytes, bytes] | None = None,
     ) -> None:
-        """Answer with any status, body and extra headers."""
+        """Send a response with any status, body and extra headers."""
         parts = body if isinstance(body, list) else [body]
         lines = [_STATUS_LINES[status], b"Content-Type: %b\r\n" % content_type]
         if headers:
@@ -170,14 +170,14 @@ class Exchange(Ticket):
         self.connection.flush(self)
 
     def _tail(self, *, is_answered: bool) -> bytes:
-        """The end of the head, from after the value of Content-Length."""
+        """Return the end of the head, after the value of Content-Length."""
         headers = self.headers
         request_id = headers.get(b"x-request-id")
         tail = b"" if request_id is None else b"\r\nx-request-id: %b" % request_id
         if not self.keep_alive:
             tail += b"\r\nConnection: close"
         elif b"connection" in headers and headers[b"connection"].lower() == b"keep-alive":
-            tail += b"\r\nConnection: keep-alive"  # HTTP/1.0 clients wait for it
+            tail += b"\r\nConnection: keep-alive"  # HTTP/1.0 clients need it
         if _WANT in headers:
             rows = getattr(self, "rows", 0) if is_answered else 0  # only the engine sets them
             tail += b"\r\n%b: %d" % (_ROWS, rows)
@@ -185,7 +185,7 @@ class Exchange(Ticket):
 
 
 def send_error(exchange: Exchange, error: HeadraceError) -> None:
-    """Answer with an error: its status, its text, and when to come back where that helps."""
+    """Send an error: its status, its text, and a retry time where waiting helps."""
     headers = {}
     if isinstance(error, RuntimeFailedError):
         log_failure(exchange, error)
@@ -197,7 +197,7 @@ def send_error(exchange: Exchange, error: HeadraceError) -> None:
 
 
 def log_failure(exchange: Exchange, error: RuntimeFailedError) -> None:
-    """Log what the model did, under an id that the caller gets too."""
+    """Log a failure of the model under an id that the caller also gets."""
     exchange.headers.setdefault(b"x-request-id", str(uuid.uuid4()).encode())
     _log.error(
         "the model failed", exc_info=error.__cause__, extra={"request_id": exchange.request_id}

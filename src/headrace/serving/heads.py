@@ -1,10 +1,10 @@
-"""A request head that was parsed before, recognised by its bytes.
+"""Cache of parsed request heads, matched by their bytes.
 
-A caller sends the same head again and again: only the digits of Content-Length differ, and behind
-the gateway the request's ids. What is equal byte for byte means what the parser said it means, so
-it is not parsed again: a tenth fewer instructions for a small request with four headers, and more
-is saved behind the gateway, which sends nine. The parser reads all other requests: another order,
-other spaces, bodies in chunks, a body that did not come whole with its head.
+A caller repeats the same head: only the digits of Content-Length differ and, behind the gateway,
+the request's ids. A head that is equal byte for byte has the meaning that the parser gave it, so it
+is not parsed again. This saves a tenth of the instructions of a small request with four headers,
+and more behind the gateway, which sends nine. The parser reads all other requests: another header
+order, other spaces, chunked bodies, and bodies that did not arrive completely with their head.
 """
 
 import re
@@ -24,17 +24,17 @@ _ID_LETTERS: Final = b"0123456789abcdef-"
 _MOST_DIGITS: Final = 5
 _REMEMBERED_SIZES: Final = 32
 _NOT_PLAIN: Final = (b"transfer-encoding", b"expect", b"upgrade", b"trailer")
-"""Headers that make more of a request than a head and a body of a known length."""
+"""Headers that make a request more than a head and a body of a known length."""
 
 
 class KnownHead:
-    """A head, but for what differs between two requests.
+    """A parsed head, without the parts that differ between two requests.
 
     Args:
         method: As the parser read it; likewise `target` and `headers`.
-        before: Up to the digits of Content-Length.
-        between: From there to the first id, or to the end of the head if there is none.
-        ids: The header of each id, and what follows it up to the next one or the end.
+        before: The bytes up to the digits of Content-Length.
+        between: The bytes from there to the first id, or to the end of a head without ids.
+        ids: The header of each id, and the bytes after it up to the next id or the end.
     """
 
     __slots__ = (
@@ -67,9 +67,9 @@ class KnownHead:
         self._starts: dict[int, tuple[bytes, bytes]] = {}
 
     def find(self, raw: bytes) -> tuple[dict[bytes, bytes], bytes] | None:
-        """The headers and the body of `raw`, if that is this head and its whole body, no more.
+        """Return the headers and body of `raw` if it is this head and its whole body; else None.
 
-        The headers are the caller's to keep.
+        The caller owns the returned headers.
         """
         start_and_digits = self._starts.get(len(raw)) or self._start_for(len(raw))
         if start_and_digits is None:
@@ -90,10 +90,10 @@ class KnownHead:
         return headers, raw[offset:]
 
     def _start_for(self, size: int) -> tuple[bytes, bytes] | None:
-        """How a request of `size` bytes begins, up to its first id, and its Content-Length.
+        """Return how a request of `size` bytes begins, up to its first id, and its Content-Length.
 
-        The length is what is left beside the head, which has the length's digits: one fits, or
-        none, and then no such request has this size.
+        The length is the size without the head, which includes the digits of the length. At most
+        one length fits; without one, no such request has this size, and the result is None.
         """
         left = size - len(self._before) - len(self._between) - self._ids_bytes
         for count in range(1, _MOST_DIGITS + 1):
@@ -111,18 +111,18 @@ class KnownHead:
 def learn(
     raw: bytes, method: bytes, target: bytes, headers: dict[bytes, bytes], body_bytes: int
 ) -> KnownHead | None:
-    """The head of `raw`, to be known again; None if it is none that can be told by its bytes.
+    """Return the head of `raw` for later matches; None if it cannot be matched by its bytes.
 
     Args:
-        raw: Nothing but one request, whole.
+        raw: Exactly one complete request.
         method: As the parser read it; likewise `target` and `headers`.
-        body_bytes: How long its body is.
+        body_bytes: Length of the body.
     """
     size = len(raw) - body_bytes
     head = raw[:size]
     if (
         any(name in headers for name in _NOT_PLAIN)
-        or raw.find(_END) + len(_END) != size  # the first is where the parser ends it
+        or raw.find(_END) + len(_END) != size  # the parser ends the head at the first empty line
         or not head.startswith(method + b" ")
     ):
         return None
@@ -133,7 +133,7 @@ def learn(
     ids = list(_ID.finditer(head, end))
     values = {id_match[1].lower(): id_match[2] for id_match in ids}
     if len(values) < len(ids) or any(headers.get(name) != id_ for name, id_ in values.items()):
-        ids = []  # the parser decides which of several counts
+        ids = []  # the parser decides which of several values is used
     starts = [*(id_match.start(2) for id_match in ids), size]
     between = head[end : starts[0]]
     after = [

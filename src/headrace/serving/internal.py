@@ -1,8 +1,7 @@
-"""Requests of the control plane to a replica, over its Unix socket: load, reports, settings.
+"""Control plane requests to a replica over its Unix socket: load, reports, settings.
 
-The load of all models is one short document: a pool may host hundreds, and histograms are long.
-
-One short document for all models: a pool may host hundreds, and histograms are long.
+The load of all models is one short document: a pool may host hundreds of models, and their
+histograms would be long.
 """
 
 import asyncio
@@ -37,12 +36,12 @@ from headrace.serving.telemetry.report import (
 
 
 def send_loads(exchange: Exchange, states: Iterable[ReplicaState]) -> None:
-    """GET /internal/load: a `ModelLoad` for each model."""
+    """Answer GET /internal/load with a `ModelLoad` per model."""
     exchange.send_json(msgspec.json.encode([model_load(state) for state in states]))
 
 
 def model_load(state: ReplicaState) -> ModelLoad:
-    """The load of one model, from what is counted anyway. Called on the event loop's thread."""
+    """Return the load of one model from existing counters. Called on the event loop's thread."""
     now = time.monotonic()
     engine = state.served.engine if state.served else None
     statistics, phases = state.statistics, state.phases
@@ -76,12 +75,12 @@ def _batching_report(state: ReplicaState) -> BatchingReport | None:
 _PERCENT: Final = 100
 _TOKEN: Final = CONTROL_HEADER.encode()
 RECORD_LEASE_S: Final = 600.0
-"""So long a replica records without being told again."""
+"""How long a replica records without a renewed request."""
 T = TypeVar("T")
 
 
 class InternalApi:
-    """Handlers of `/internal`; `on_change` is called after the observer was told something new."""
+    """Handlers of `/internal`; `on_change` is called after the observer's settings changed."""
 
     def __init__(
         self,
@@ -97,7 +96,7 @@ class InternalApi:
         self._lease: asyncio.TimerHandle | None = None
 
     def handlers(self) -> dict[tuple[bytes, bytes], Handler]:
-        """By method and path."""
+        """Return the handlers by method and path."""
         handlers: dict[tuple[bytes, bytes], Handler] = {
             (b"GET", b"/internal/report"): self.report,
             (b"GET", b"/internal/load"): self.load,
@@ -144,7 +143,8 @@ class InternalApi:
         self._record(requested)
         if self._lease is not None:
             self._lease.cancel()
-        # Nobody fetches what a control plane asked for that is gone: it says so again in time.
+        # Nobody fetches the records if the control plane is gone; a live one renews its request in
+        # time.
         loop = asyncio.get_running_loop()
         self._lease = loop.call_later(RECORD_LEASE_S, self._record, RecordingSettings())
         exchange.send_json(msgspec.json.encode(requested))
@@ -167,9 +167,9 @@ class InternalApi:
 
 
 def make_report(state: "ReplicaState", observer: Observer) -> ReplicaReport:
-    """The counters of `state`, its process's memory and processor time, what `observer` saw.
+    """Return the counters of `state` and `observer`, and the process's memory and CPU time.
 
-    Called on the event loop's thread, whose time it tells.
+    Called on the event loop's thread, whose CPU time it reports.
     """
     engine = state.served.engine if state.served else None
     waiting = state.waiting
@@ -220,9 +220,9 @@ def _cursor(exchange: Exchange) -> int:
 
 
 def local_only(handler: Handler) -> Handler:
-    """`handler` for the control plane: who comes by the Unix socket, or shows its token.
+    """Return `handler` restricted to the control plane: the Unix socket, or its token.
 
-    For others there is no such path.
+    For other callers the path does not exist.
     """
 
     def handle(exchange: Exchange) -> None:
@@ -235,10 +235,10 @@ def local_only(handler: Handler) -> Handler:
 
 
 def decode_body(exchange: Exchange, kind: type[T]) -> T:
-    """The body as a message.
+    """Return the body decoded as a message.
 
     Raises:
-        InvalidArgumentError: It is something else; the text names the place.
+        InvalidArgumentError: It cannot be decoded; the message names the location.
     """
     try:
         return msgspec.json.decode(exchange.body, type=kind)

@@ -1,4 +1,4 @@
-"""Daemon threads that load and free models, and for calls that may never end."""
+"""Daemon threads that load and free models, and run calls that may never end."""
 
 import asyncio
 import contextlib
@@ -15,15 +15,15 @@ T = TypeVar("T")
 
 
 async def in_daemon_thread(work: Callable[[], T], *, name: str, dispose: Callable[[T], None]) -> T:
-    """The result of `work`. Cancelled, it leaves the thread to itself.
+    """Return the result of `work`. When cancelled, the thread is abandoned.
 
     Unlike with `asyncio.to_thread`, a thread that hangs does not keep the process from ending.
 
     Args:
-        dispose: Gets a result that nobody waits for any more, in a thread too.
+        dispose: Gets the result, in a thread, if the caller no longer waits for it.
 
     Raises:
-        RuntimeFailedError: It tried to end its thread.
+        RuntimeFailedError: `work` tried to end its thread.
         Exception: What `work` raises.
     """
     loop = asyncio.get_running_loop()
@@ -40,7 +40,7 @@ async def in_daemon_thread(work: Callable[[], T], *, name: str, dispose: Callabl
             done.set_exception(error)
 
     def run() -> None:
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits for anything
+        with contextlib.suppress(RuntimeError):  # the event loop is closed: no caller waits
             try:
                 result = work()
             except Exception as error:  # noqa: BLE001  # whoever waits gets it
@@ -55,7 +55,7 @@ async def in_daemon_thread(work: Callable[[], T], *, name: str, dispose: Callabl
 
 
 async def _result_or_dispose(done: asyncio.Future[T], dispose: Callable[[T], None], name: str) -> T:
-    """The result; disposed of if the caller is cancelled in the turn in which it comes."""
+    """Return the result; dispose of it if the caller is cancelled in the same loop iteration."""
     try:
         return await done
     except asyncio.CancelledError:
@@ -69,14 +69,14 @@ def _start(work: Callable[[], None], name: str) -> None:
 
 
 WARM_UP_S: Final = 0.2
-"""Less than where nobody waits for it: the engine learns while it serves."""
+"""Shorter than in a replica, because a request waits here: the engine learns while it serves."""
 
 
 class ThreadLoader:
-    """What loads a pool's models in its own process."""
+    """Loader of a pool's models in the pool's process."""
 
     async def load(self, settings: ReplicaSettings) -> LoadedModel:
-        """Load a model that was tried before; cancelled, the result is freed when it comes.
+        """Load a model that passed its load check; if cancelled, the result is freed later.
 
         Raises:
             HeadraceError: It cannot be loaded.
@@ -86,15 +86,15 @@ class ThreadLoader:
         )
 
     async def free(self, loaded: LoadedModel) -> None:
-        """Close a model and give its memory back to the system."""
+        """Close a model and return its memory to the system."""
         await in_daemon_thread(lambda: _free(loaded), name="free", dispose=_nothing)
 
 
 def _free(loaded: LoadedModel) -> None:
     loaded.model.close()
-    gc.collect()  # a user's module and its functions refer to each other
+    gc.collect()  # a user's module and its functions reference each other
     give_back()
 
 
 def _nothing(_: None) -> None:
-    """For a result that holds nothing."""
+    """Do nothing, for a result that holds no resources."""

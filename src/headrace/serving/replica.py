@@ -35,10 +35,10 @@ async def listen(
     application: ServedApplication,
     metrics: ServedApplication,
 ) -> list[HttpServer]:
-    """Servers for `application` where `settings` say, and for `metrics` if those have a port.
+    """Return servers for `application` on the configured addresses, and for `metrics` if set.
 
     Raises:
-        FailedPreconditionError: An address cannot be had.
+        FailedPreconditionError: An address is not available.
     """
     sockets = []
     if settings.uds:
@@ -54,17 +54,17 @@ async def listen(
 
 
 def bind_unix(path: Path) -> socket.socket:
-    """A socket at `path`, for its owner and, in a directory that is shared so, for its group.
+    """Return a socket at `path` for its owner and, in a group-shared directory, its group.
 
     Raises:
-        FailedPreconditionError: It cannot be had.
+        FailedPreconditionError: It cannot be created.
     """
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         if path.exists() and stat.S_ISSOCK(path.stat().st_mode):
             path.unlink()  # left by a replica that was killed
         sock.bind(str(path))
-        # The group of a shared directory is the gateway's.
+        # The group of a shared directory is the gateway's group.
         path.chmod(0o660 if path.parent.stat().st_mode & stat.S_ISGID else 0o600)
     except OSError as error:
         sock.close()
@@ -74,10 +74,10 @@ def bind_unix(path: Path) -> socket.socket:
 
 
 def bind_tcp(host: str, port: int) -> socket.socket:
-    """A socket on a port, any free one if that is 0.
+    """Return a socket on a TCP port; 0 selects a free port.
 
     Raises:
-        FailedPreconditionError: It cannot be had.
+        FailedPreconditionError: The port is not available.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM)
@@ -93,7 +93,7 @@ def bind_tcp(host: str, port: int) -> socket.socket:
 
 
 def stop_event() -> asyncio.Event:
-    """An event that the first SIGTERM or SIGINT sets; the second one ends the process."""
+    """Return an event that the first SIGTERM or SIGINT sets; a second signal ends the process."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
 
@@ -109,11 +109,11 @@ def stop_event() -> asyncio.Event:
 
 _log = logging.getLogger(__name__)
 EXIT_CANNOT_LOAD: Final = 3
-"""Exit status when the model cannot be loaded: starting again would not help."""
+"""Exit status when the model cannot be loaded: a restart would not help."""
 EXIT_CANNOT_LISTEN: Final = 4
-"""Exit status when an address cannot be had."""
+"""Exit status when an address is not available."""
 _ABANDONED_S: Final = 1.0
-"""How long runs may go on at the end that nobody waits for."""
+"""How long runs without a waiting caller may continue at the end."""
 
 
 def run(settings: ReplicaSettings) -> int:
@@ -127,7 +127,7 @@ def run(settings: ReplicaSettings) -> int:
     except KeyboardInterrupt:
         return 130
     if ended.has_thread:
-        # An interpreter that goes away under a thread in C++ aborts, one time in ten.
+        # An interpreter that exits under a running C++ thread aborts in one of ten cases.
         logging.shutdown()
         os._exit(ended.status)
     return ended.status
@@ -135,11 +135,11 @@ def run(settings: ReplicaSettings) -> int:
 
 @dataclass(frozen=True, slots=True)
 class _Ended:
-    """How it ended."""
+    """Result of a replica's run."""
 
     status: int
     has_thread: bool = False
-    """A thread is still in the model's code, and cannot be ended."""
+    """Whether a thread is still in the model's code and cannot be ended."""
 
 
 async def _serve(settings: ReplicaSettings) -> _Ended:
@@ -152,7 +152,7 @@ async def _serve(settings: ReplicaSettings) -> _Ended:
     try:
         servers = await listen(settings, application, MetricsApplication(application.metrics))
     except HeadraceError as error:
-        _log.error("%s", error)  # the message says it all
+        _log.error("%s", error)  # the message is sufficient
         return _Ended(EXIT_CANNOT_LISTEN)
     try:
         loaded = await _load(settings, stop)
@@ -172,7 +172,7 @@ async def _answer(
     servers: list[HttpServer],
     stop: asyncio.Event,
 ) -> bool:
-    """Answer until told to stop; whether no run is under way any more then."""
+    """Answer requests until `stop` is set; return whether all runs have ended then."""
     settings = state.settings
     engine = state.serve(loaded)
     application.model_loaded()
@@ -185,7 +185,7 @@ async def _answer(
     if grpc_server is not None:
         await grpc_server.stop(timeout_s)
     await asyncio.gather(*(server.drain(timeout_s=timeout_s) for server in servers))
-    # Whoever waited has an answer: what still runs runs for nobody, and may never end.
+    # All callers have responses: runs that continue have no caller, and may never end.
     is_idle = await engine.stop(timeout_s=_ABANDONED_S)
     if is_idle:
         loaded.model.close()
@@ -194,14 +194,14 @@ async def _answer(
 
 
 async def _load(settings: ReplicaSettings, stop: asyncio.Event) -> LoadedModel | None:
-    """The model, loaded in a thread while health checks are answered; None if told to stop."""
+    """Load the model in a thread while health checks are answered; None if `stop` was set."""
     work = in_daemon_thread(lambda: load(settings), name="load", dispose=_close)
     loading, stopping = asyncio.ensure_future(work), asyncio.ensure_future(stop.wait())
     await asyncio.wait({loading, stopping}, return_when=asyncio.FIRST_COMPLETED)
     stopping.cancel()
     if loading.done():
         return loading.result()
-    loading.cancel()  # its thread is left to itself: a model may take for ever to load
+    loading.cancel()  # the thread is abandoned: a model may load forever
     _log.info("stopped while the model was being loaded")
     return None
 

@@ -1,7 +1,7 @@
-"""Routes of a replica: request paths, and callers and deadlines as the gateway states them.
+"""Request routing of a replica: paths, and the caller and deadline headers of the gateway.
 
-A caller's own headers of these names are removed at the gateway. A replica without one believes
-them: they give nothing that the request's own priority does not.
+The gateway removes these headers from callers' requests. A replica without a gateway trusts them:
+they grant nothing beyond the request's own priority.
 """
 
 import math
@@ -31,7 +31,7 @@ _MODEL_PATH: Final = re.compile(
 
 
 class MethodNotAllowedError(HeadraceError):
-    """The path exists, the method is another one."""
+    """The path exists, but not for this method."""
 
     def __init__(self, allowed: list[bytes]) -> None:
         super().__init__("Method Not Allowed")
@@ -40,17 +40,17 @@ class MethodNotAllowedError(HeadraceError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelRoutes:
-    """The paths of one model version: all of them exist with and without the version."""
+    """Paths of one model version; each exists with and without the version."""
 
     name: str
     version: str
     handlers: dict[tuple[bytes, bytes], Handler]
-    """By method and what follows the model's name or version, for instance `/infer`."""
+    """Handlers by method and by what follows the model's name or version, for example `/infer`."""
     v1_handlers: dict[tuple[bytes, bytes], Handler]
-    """By method and what follows `/v1/models/NAME`, for instance `:predict`."""
+    """Handlers by method and by what follows `/v1/models/NAME`, for example `:predict`."""
 
     def table(self) -> "Table":
-        """All of them."""
+        """Return all paths with their handlers."""
         name, version = self.name.encode(), self.version.encode()
         table: Table = {}
         for (method, verb), handler in self.handlers.items():
@@ -77,11 +77,11 @@ class Router:
         self._why_not = why_not
 
     def find(self, exchange: Exchange) -> Handler:
-        """What answers `exchange`; sets its `query`.
+        """Return the handler of `exchange`; sets its `query`.
 
         Raises:
-            NotFoundError: No such path, or another model than the one that is served here.
-            MethodNotAllowedError: The path is there, but not for this method.
+            NotFoundError: The path does not exist, or names a model that is not served here.
+            MethodNotAllowedError: The path exists, but not for this method.
         """
         methods = self._table.get(exchange.path)
         if methods is None:
@@ -95,7 +95,7 @@ class Router:
         raise MethodNotAllowedError(list(methods))
 
     def _find_slowly(self, exchange: Exchange) -> dict[bytes, Handler]:
-        """A path with a query, an escape or a trailing slash; else say what is wrong with it."""
+        """Return the handlers of a path with a query, an escape or a trailing slash."""
         path, _, exchange.query = exchange.path.partition(b"?")
         path = unquote_to_bytes(path)
         if len(path) > 1:
@@ -107,10 +107,10 @@ class Router:
 
 
 def why_no_model(path: bytes, *, knows: Callable[[str, str], bool]) -> HeadraceError:
-    """What is wrong with a path that no handler is for.
+    """Return the error for a path without a handler.
 
     Args:
-        knows: Whether there is a model of this name and version, any one if that is empty.
+        knows: Whether a model of this name and version exists; an empty version matches any.
     """
     match = _MODEL_PATH.fullmatch(path)
     if match is None:
@@ -136,7 +136,7 @@ def _why_no_path(path: bytes) -> HeadraceError:
 
 
 def add_routes(table: Table, routes: dict[tuple[bytes, bytes], Handler]) -> Table:
-    """`table` with handlers by method and path."""
+    """Return `table` with handlers added by method and path."""
     for (method, path), handler in routes.items():
         table.setdefault(path, {})[method] = handler
     return table
@@ -149,10 +149,10 @@ _ENVOY_TIMEOUT: Final = b"x-envoy-expected-rq-timeout-ms"
 
 
 def rank(exchange: "Exchange") -> None:
-    """Note the caller's priority and the endpoint's aim, for the queue.
+    """Set the request's priority and target response time from its headers, for the queue.
 
     Raises:
-        InvalidArgumentError: One of them is no such number.
+        InvalidArgumentError: A header is not a valid number.
     """
     headers = exchange.headers
     level = headers.get(_PRIORITY)
@@ -167,10 +167,10 @@ def rank(exchange: "Exchange") -> None:
 
 
 def timeout_s(headers: dict[bytes, bytes]) -> float:
-    """How long the caller, or the gateway for it, waits; infinity if nobody says.
+    """Return how long the caller waits, according to the caller or the gateway; infinity if unset.
 
     Raises:
-        InvalidArgumentError: A timeout is no positive number.
+        InvalidArgumentError: A timeout is not a positive number.
     """
     limit = math.inf
     own = headers.get(_TIMEOUT)

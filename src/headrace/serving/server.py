@@ -1,4 +1,4 @@
-"""All connections of one replica: listening, limits, sweeping for timeouts, draining."""
+"""Server of one replica's connections: listening, limits, timeouts, draining."""
 
 import asyncio
 import contextlib
@@ -16,9 +16,9 @@ from headrace.serving.memory import MemoryTrimmer
 MAX_ARRIVING: Final = 1024
 _SWEEP_S: Final = 1.0
 _ACCEPT_S: Final = 0.05
-"""At the end: for connections that are made and not accepted. Closed, a socket resets them."""
+"""Time at the end for connections in the accept backlog: closing the socket would reset them."""
 _FIRST_REQUEST_S: Final = 0.5
-"""At the end: how long a new connection may take to send a request."""
+"""Time at the end in which a new connection may send a request."""
 _BACKLOG: Final = 1024
 _MIN_BODY_BYTES_IN_FLIGHT: Final = 512 << 20
 _OTHER_DESCRIPTORS: Final = 128
@@ -26,23 +26,23 @@ _FEWEST_CONNECTIONS: Final = 16
 
 
 class RequestHandler(Protocol):
-    """What answers the requests."""
+    """Handler of requests."""
 
     def handle(self, exchange: Exchange) -> None:
-        """Answer `exchange`, now or later; does not raise."""
+        """Answer `exchange`, now or later; must not raise."""
 
     def cancel(self, ticket: Ticket) -> None:
-        """The caller left before the answer."""
+        """Cancel the request of a caller that left before the response."""
 
 
 class HttpServer:
-    """Serves `application` over HTTP/1.1 on sockets that the caller made.
+    """HTTP/1.1 server for `application` on sockets that the caller created.
 
     `max_body_bytes_in_flight` bounds the bodies of all requests together, so that many callers with
-    large bodies cannot take the machine's memory: beyond it, the largest of those that are still
-    arriving is refused. Of more than `MAX_ARRIVING` requests that come bit by bit, the one that
-    began first is refused: a gateway has so many connections to us and no more, and slow callers
-    would take them all. Beyond `max_connections`, the one that has been idle longest is closed.
+    large bodies cannot exhaust memory: above it, the largest body that is still arriving is
+    refused. Of more than `MAX_ARRIVING` requests that arrive in pieces, the one that began first is
+    refused: the gateway has a limited number of connections to a replica, and slow callers would
+    occupy them all. Above `max_connections`, the connection that was idle longest is closed.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class HttpServer:
         self.relief = MemoryTrimmer()
 
     async def listen(self, sockets: list[socket.socket]) -> None:
-        """Accept connections on `sockets`, which are bound; the server owns them from now on."""
+        """Accept connections on bound `sockets`, which the server then owns."""
         loop = asyncio.get_running_loop()
         for sock in sockets:
             factory = (
@@ -76,7 +76,7 @@ class HttpServer:
         self._sweep()
 
     def admit(self, connection: Connection) -> None:
-        """Take a new connection; if there is no room, close the one that has been idle longest."""
+        """Register a new connection; at the limit, close the one that was idle longest."""
         self.connections.add(connection)
         if len(self.connections) <= self.max_connections:
             return
@@ -85,24 +85,24 @@ class HttpServer:
             for connection in self.connections
             if (since := connection.idle_since) is not None
         )
-        # The new one is idle too: it is what is closed if all the others are busy.
+        # The new connection is idle too: it is closed if all others are busy.
         _, longest = min(idle, key=lambda pair: pair[0])
         longest.abort()
 
     def is_arriving(self, connection: Connection) -> None:
-        """A request began that did not come at once; the one that began first may have to go."""
+        """Register a request that arrives in pieces; above the limit, refuse the oldest one."""
         self._arriving[connection] = None
         if len(self._arriving) > min(MAX_ARRIVING, self.max_connections // 2):
             next(iter(self._arriving)).refuse_for_others()
 
     def has_arrived(self, connection: Connection) -> None:
-        """It is whole, or given up."""
+        """Unregister a request that is complete or abandoned."""
         del self._arriving[connection]
 
     def make_room(self) -> bool:
-        """Refuse the largest bodies that are still arriving; whether what is there fits then.
+        """Refuse the largest bodies that are still arriving; return whether the rest fits then.
 
-        Not whichever came last: who sends little would lose to who sends much and never ends.
+        The newest body is not refused first: small senders would lose to large ones that never end.
         """
         while self.body_bytes > self.max_body_bytes_in_flight:
             largest = max(self.connections, key=lambda connection: connection.arriving_bytes)
@@ -112,10 +112,10 @@ class HttpServer:
         return True
 
     async def drain(self, *, timeout_s: float) -> None:
-        """Take no new connections, let those that wait have their answers, then close all.
+        """Refuse new connections, send the pending responses, then close all connections.
 
-        Who connected just before is answered too, whether the kernel still holds the connection or
-        its first request is under way.
+        Connections that were opened just before are served too, whether they are still in the
+        kernel's backlog or their first request is arriving.
         """
         self.is_draining = True
         await asyncio.sleep(_ACCEPT_S)
@@ -143,9 +143,9 @@ class HttpServer:
 
 
 def descriptors_for(connections: int) -> int:
-    """How many connections this process may have, at most `connections`: each is a descriptor.
+    """Return how many connections, up to `connections`, this process's descriptors allow.
 
-    The soft limit of them is often 1024, for the sake of programs that call `select`.
+    The soft limit of descriptors is often 1024, for programs that call `select`.
     """
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(ValueError, OSError):  # not allowed here

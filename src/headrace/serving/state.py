@@ -1,4 +1,4 @@
-"""The state that all of a replica's APIs share."""
+"""State that all APIs of a replica share."""
 
 import asyncio
 import math
@@ -34,9 +34,10 @@ from headrace.runtimes import Model
 from headrace.scoring.loading import LoadedModel
 
 NOT_READY_AFTER_S: Final = 10.0
-"""A model that is stuck for so long gets no more requests: its callers left, as others would."""
+"""A model that is stuck for this time gets no more requests: their callers would time out as well.
+"""
 NOT_ALIVE_AFTER_S: Final = 60.0
-"""For so long it is given the time to come back: a new process has to load the model again."""
+"""Time that a stuck model has to recover: a new process has to load the model again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,13 +49,13 @@ class ServedModel:
 
     @property
     def signature(self) -> ModelSignature:
-        """What the model takes and gives."""
+        """Return the model's signature."""
         return self.loaded.signature
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Described:
-    """What a model's metadata are made of."""
+    """Source data of a model's metadata."""
 
     runtime: str
     signature: ModelSignature
@@ -62,9 +63,9 @@ class Described:
 
 @dataclass(slots=True, kw_only=True)
 class ReplicaState:
-    """One model of a process: what was told of it, what it counts, and itself once it is loaded.
+    """One model of a process: its settings, its counters, and the model while it is loaded.
 
-    `described` outlives an unloading.
+    `described` remains after an unload.
     """
 
     settings: ReplicaSettings
@@ -74,23 +75,25 @@ class ReplicaState:
     is_draining: bool = False
     described: Described | None = None
     loads_on_demand: bool = False
-    """The model is loaded when a request comes; `waiting` counts requests that wait for that."""
+    """Whether the model is loaded on the first request; `waiting` counts requests that wait for
+    that.
+    """
     waiting: int = 0
     since: float = field(default_factory=monotonic)
-    """When it began to count, in monotonic time."""
+    """Start of counting, monotonic time."""
     row_checks: RowCheckCounts | None = None
-    """Of rows that are run alone and compared; None where none are."""
+    """Counts of rows that ran alone and were compared; None without such checks."""
     _on_batch: Callable[[Batch], None] | None = None
     _on_checked: Callable[[Batch], None] | None = None
     _checker: RowChecker | None = None
 
     def watch_batches(self, on_batch: Callable[[Batch], None] | None) -> None:
-        """Have `on_batch` called for each batch that ran, also once another engine runs them."""
+        """Register `on_batch` for each batch that ran; it also applies to later engines."""
         self._on_batch = on_batch
         self._set_listener()
 
     def _check_batches(self, on_batch: Callable[[Batch], None] | None) -> None:
-        """The same for the live check of rows."""
+        """Register `on_batch` as `watch_batches` does, for the live row check."""
         self._on_checked = on_batch
         self._set_listener()
 
@@ -110,43 +113,43 @@ class ReplicaState:
 
     @property
     def name(self) -> str:
-        """The name that callers use for the model."""
+        """Return the name that callers use for the model."""
         return self.settings.model_name
 
     @property
     def version(self) -> str:
-        """The version of the model that runs here."""
+        """Return the version of the model."""
         return self.settings.model_version
 
     @property
     def is_ready(self) -> bool:
-        """Whether the model answers, soon at least, and new requests are welcome."""
+        """Whether the model answers, at least soon, and takes new requests."""
         is_there = self.served is not None or self.loads_on_demand
         return is_there and not self.is_draining and self.stuck_s < NOT_READY_AFTER_S
 
     @property
     def is_alive(self) -> bool:
-        """Whether it may answer again; else only a new process helps."""
+        """Whether the model may answer again; otherwise only a new process helps."""
         return self.stuck_s < NOT_ALIVE_AFTER_S
 
     @property
     def stuck_s(self) -> float:
-        """As `Engine.stuck_s`, now; 0 while no model is loaded."""
+        """Return the current `Engine.stuck_s`; 0 while no model is loaded."""
         return self.served.engine.stuck_s(monotonic()) if self.served is not None else 0.0
 
     def not_ready(self) -> ModelNotReadyError:
-        """The error for a request that comes before the model is loaded."""
+        """Return the error for a request that arrives before the model is loaded."""
         return ModelNotReadyError(self.name, self.version)
 
     def refused(self, ticket: Ticket, error: HeadraceError) -> None:
-        """Count a request that failed before the engine took it; the engine counts its own."""
+        """Count a request that failed before it reached the engine, which counts all others."""
         if ticket.state is TicketState.NEW:
             accounts = Accounts(self.statistics, self.phases)
             accounts.failed(error, monotonic() - ticket.received_at)
 
     @property
     def model(self) -> ServedModel:
-        """The model, once it is loaded.
+        """Return the loaded model.
 
         Raises:
             ModelNotReadyError: It is not loaded yet.
@@ -157,7 +160,7 @@ class ReplicaState:
 
     @property
     def description(self) -> Described:
-        """What is known of the model since it was loaded first.
+        """Return the metadata of the model, which exist since its first load.
 
         Raises:
             ModelNotReadyError: It was never loaded.
@@ -167,7 +170,7 @@ class ReplicaState:
         return self.described
 
     def serve(self, loaded: LoadedModel) -> Engine:
-        """Take over a loaded model: requests may come from now on."""
+        """Start to serve a loaded model and return its engine."""
         engine = Engine(
             loaded.model,
             settings=planned_batching(self.settings, loaded.intra_op_threads),
@@ -186,7 +189,7 @@ class ReplicaState:
         return engine
 
     def _make_checker(self, loaded: LoadedModel) -> RowChecker | None:
-        """What checks rows of a model that nothing has proven to be right in batches."""
+        """Return the row checker of a model without proven row independence, else None."""
         ratio = self.settings.batching.row_check_ratio
         ratio = DEFAULT_ROW_CHECK_RATIO if isinstance(ratio, msgspec.UnsetType) else ratio
         signature = loaded.signature
@@ -208,28 +211,28 @@ class ReplicaState:
         )
 
     def _run_aside(self, work: Callable[[Model], None], on_ended: Callable[[], None]) -> bool:
-        """As `Engine.run_aside`; false while the model is not loaded."""
+        """Call `Engine.run_aside`; return False while the model is not loaded."""
         return self.served is not None and self.served.engine.run_aside(work, on_ended)
 
     @property
     def intra_op_threads(self) -> int:
-        """Threads inside one run: as pinned, or else as the optimizer chose, or one."""
+        """Return the threads per run: as configured, as the optimizer chose, or 1."""
         chosen = self.served and self.served.loaded.intra_op_threads
         return chosen or self.settings.intra_op_threads or 1
 
     def cancel(self, ticket: Ticket) -> None:
-        """The caller left before its answer."""
+        """Cancel the request of a caller that left before the response."""
         if self.served is not None:
             self.served.engine.cancel(ticket)
 
     @property
     def max_batch_size(self) -> int | None:
-        """The most rows of one request; None for a model that is not batched."""
+        """Return the row limit of one request; None for a model that is not batched."""
         model = self.model
         return model.engine.max_batch_size if model.signature.batched else None
 
     def submit(self, ticket: Ticket, limit_s: float) -> None:
-        """Queue a decoded request whose caller waits for `limit_s`, infinity for ever.
+        """Queue a decoded request whose caller waits for `limit_s`; infinity means forever.
 
         Raises:
             HeadraceError: As `Engine.submit`.
@@ -241,7 +244,7 @@ class ReplicaState:
         self.model.engine.submit(ticket, now)
 
     def config(self) -> dict[str, object]:
-        """The model's configuration as Triton has it.
+        """Return the model's configuration in Triton's format.
 
         Raises:
             ModelNotReadyError: It was never loaded.
@@ -257,18 +260,17 @@ class ReplicaState:
         )
 
     def index_entry(self) -> IndexEntry:
-        """The model in the repository index."""
+        """Return the model's entry in the repository index."""
         return IndexEntry(self.name, self.version, "READY" if self.is_ready else "UNAVAILABLE")
 
 
 def planned_batching(
     settings: ReplicaSettings, threads: int | None, cores: Callable[[], int] = usable_cores
 ) -> BatchingSpec:
-    """How to batch a model that takes so many threads for a run.
+    """Return the batching settings of a model that uses `threads` threads per run.
 
-    As many runs as cores, of one thread each, is what the engine does by itself. A model that was
-    optimized to take more threads gets as many runs as its threads leave room for; numbers that
-    are pinned stay as they are.
+    By default the engine runs one single-threaded run per core. A model that was optimized for more
+    threads gets as many concurrent runs as the cores allow; configured numbers do not change.
     """
     batching = settings.batching
     is_pinned = batching.max_concurrent_runs is not None or settings.intra_op_threads is not None

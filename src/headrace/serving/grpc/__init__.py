@@ -1,1 +1,1 @@
-"""gRPC of a replica: Envoy's bridge, and a server. Imports no sibling."""
+"""gRPC interface of a replica: Envoy's bridge, and a server. Imports no sibling."""

@@ -1,4 +1,4 @@
-"""gRPC calls to a replica that Envoy's reverse bridge carries over HTTP/1.1.
+"""gRPC calls to a replica, which Envoy's reverse bridge carries over HTTP/1.1.
 
 The bridge hands over the message with its gRPC frame and takes the answer the same way. An error is
 HTTP 200 without a body, with `grpc-status` and `grpc-message` as headers: the bridge makes trailers
@@ -59,7 +59,7 @@ _SHARED_MEMORY: Final = "Client shared memory is not supported: send tensors in 
 
 
 class GrpcApi:
-    """Answers unary calls about a replica and its model; `has_repository` as in `V2Api`."""
+    """Handler of unary calls about a replica and its model; `has_repository` as in `V2Api`."""
 
     def __init__(self, state: ReplicaState, *, has_repository: bool) -> None:
         self._state = state
@@ -79,14 +79,14 @@ class GrpcApi:
 
     @property
     def rpcs(self) -> list[str]:
-        """Every unary rpc but `ModelInfer`, also those that are refused as unsupported."""
+        """Return every unary rpc except `ModelInfer`, including unsupported ones."""
         return [name for name in rpc_names() if name not in {INFER, STREAM_INFER}]
 
     def answer(self, rpc: str, message: bytes) -> bytes:
-        """The serialised answer to a call of the inference service.
+        """Return the serialised response to a call of the inference service.
 
         Raises:
-            HeadraceError: What the caller gets as a gRPC status.
+            HeadraceError: The call failed; the caller gets it as a gRPC status.
         """
         answer = self._answers.get(rpc)
         if answer is None:
@@ -94,7 +94,7 @@ class GrpcApi:
         return encode_response(rpc, answer(parse_request(rpc, message)))
 
     def check_health(self, message: bytes) -> bytes:
-        """grpc.health.v1: of the server with an empty service, of the inference service by name."""
+        """Answer grpc.health.v1, for the server (empty name) or the inference service."""
         service = parse_request("Check", message, service=HEALTH_SERVICE).service
         if service not in {"", INFERENCE_SERVICE, self._state.name}:
             msg = f"unknown service '{service[:200]}'"
@@ -102,10 +102,10 @@ class GrpcApi:
         return encode_health(serving=self._state.is_ready)
 
     def check_model(self, name: str, version: str) -> None:
-        """Let pass only what names this replica's model.
+        """Check that a call names this replica's model.
 
         Raises:
-            ModelNotFoundError: It is another model or version.
+            ModelNotFoundError: It names another model or version.
         """
         state = self._state
         if name != state.name or version not in {"", state.version}:
@@ -159,10 +159,10 @@ _MOST_FIELDS: Final = 100_000
 
 
 def named_model(message: Message) -> tuple[str, str]:
-    """Fields 1 and 2: name and version, in every request of V2 that is about a model.
+    """Return fields 1 and 2 (name, version), which all V2 requests about a model have.
 
     Raises:
-        InvalidArgumentError: The bytes are no message, or one of too many fields.
+        InvalidArgumentError: The bytes are not a message, or the message has too many fields.
     """
     values = {_NAME: b"", _VERSION: b""}
     try:
@@ -177,11 +177,11 @@ def named_model(message: Message) -> tuple[str, str]:
 
 
 def _fields(message: Message) -> Iterator[tuple[int, Message]]:
-    """Number and value of each field; the value is empty unless it is a string or a message.
+    """Yield number and value of each field; the value is empty unless it is a string or a message.
 
     Raises:
-        IndexError: The message is cut short.
-        ValueError: It is none.
+        IndexError: The message is truncated.
+        ValueError: The bytes are not a message.
     """
     offset, end = 0, len(message)
     while offset < end:
@@ -204,7 +204,7 @@ def _fields(message: Message) -> Iterator[tuple[int, Message]]:
 
 
 def _varint(message: Message, offset: int) -> tuple[int, int]:
-    """A number of seven bits a byte, and where it ends."""
+    """Return a number with seven bits per byte, and the offset after it."""
     value = 0
     for shift in range(0, _MAX_SHIFT + 1, 7):
         byte = message[offset]
@@ -222,7 +222,7 @@ _NAMED: Final = NAMED_HEADER.encode()
 
 
 class GrpcBridge:
-    """Handlers of the inference service's rpcs, and the wire for outcomes of `ModelInfer`."""
+    """Handlers of the inference service's rpcs, and response writer for `ModelInfer`."""
 
     def __init__(self, state: ReplicaState, *, has_repository: bool) -> None:
         self._state = state
@@ -230,7 +230,7 @@ class GrpcBridge:
         self._codec: GrpcInferCodec | None = None
 
     def model_loaded(self) -> None:
-        """Called once when the state's model is there."""
+        """Update the handlers after the state's model was loaded; called once."""
         state = self._state
         self._codec = GrpcInferCodec(
             state.name,
@@ -240,7 +240,7 @@ class GrpcBridge:
         )
 
     def handlers(self) -> dict[tuple[bytes, bytes], Handler]:
-        """By method and path."""
+        """Return the handlers by method and path."""
         service = f"/{INFERENCE_SERVICE}/".encode()
         handlers: dict[tuple[bytes, bytes], Handler] = {
             (b"POST", service + rpc.encode()): partial(self._answer, rpc) for rpc in self._api.rpcs
@@ -250,7 +250,7 @@ class GrpcBridge:
         return handlers
 
     def infer(self, exchange: Exchange) -> None:
-        """ModelInfer: decode and queue; the outcome comes by `respond` or `refuse`."""
+        """Decode and queue a ModelInfer call; `respond` or `refuse` gets the outcome."""
         exchange.wire = self
         check_content_type(exchange)
         codec = self._codec
@@ -266,7 +266,7 @@ class GrpcBridge:
         self._state.submit(exchange, limit_s)
 
     def respond(self, exchange: Exchange, response: InferResponse) -> None:
-        """Encode the model's answer and send it."""
+        """Encode and send the model's response."""
         assert self._codec is not None
         try:
             message = self._codec.encode(response, exchange.request)
@@ -276,11 +276,11 @@ class GrpcBridge:
         exchange.send_ok(GRPC_HEAD, frame(message))
 
     def refuse(self, exchange: Exchange, error: HeadraceError) -> None:
-        """Answer with an error's status."""
+        """Send an error's status."""
         send_grpc_error(exchange, error)
 
     def cancel(self, exchange: Exchange) -> None:
-        """The caller left."""
+        """Cancel the request of a caller that left."""
         self._state.cancel(exchange)
 
     def _answer(self, rpc: str, exchange: Exchange) -> None:
@@ -298,12 +298,12 @@ class GrpcBridge:
 
 
 def message_of(exchange: Exchange, limit_bytes: int) -> bytes | bytearray | memoryview:
-    """The message of a call, decompressed if its caller compressed it.
+    """Return the message of a call, decompressed if necessary.
 
     Raises:
-        InvalidArgumentError: As `unframe`, or it names another model than the one by which the
-            gateway routed and authorized the call: of a compressed message that is what its
-            beginning names.
+        InvalidArgumentError: As `unframe`, or the message names another model than the one by which
+            the gateway routed and authorized the call; for a compressed message that is the name at
+            its beginning.
         UnsupportedError, PayloadTooLargeError: As `unframe`.
     """
     headers = exchange.headers
@@ -319,7 +319,7 @@ def message_of(exchange: Exchange, limit_bytes: int) -> bytes | bytearray | memo
 
 
 def send_grpc_error(exchange: Exchange, error: HeadraceError) -> None:
-    """Answer a gRPC call with the status, the text and when to come back."""
+    """Send an error to a gRPC call: status, text and retry time."""
     if isinstance(error, RuntimeFailedError):
         log_failure(exchange, error)
     headers = {
@@ -333,10 +333,10 @@ def send_grpc_error(exchange: Exchange, error: HeadraceError) -> None:
 
 
 def check_content_type(exchange: Exchange) -> None:
-    """Let gRPC pass.
+    """Check that a request to a gRPC path is gRPC.
 
     Raises:
-        InvalidArgumentError: It is something else on a path of gRPC's.
+        InvalidArgumentError: Its content type is not gRPC.
     """
     if not exchange.is_grpc:
         msg = "this path speaks gRPC: content-type must be application/grpc"

@@ -1,4 +1,4 @@
-"""Separate gRPC server on the same engine, without a gateway; streaming included."""
+"""gRPC server on the same engine for replicas without a gateway; supports streaming."""
 
 import asyncio
 import logging
@@ -33,7 +33,7 @@ _STATUS: Final = {code.value[0]: code for code in grpc.StatusCode}
 
 
 class AwaitedTicket(Ticket):
-    """A ticket whose outcome somebody awaits."""
+    """Ticket whose outcome a task awaits."""
 
     __slots__ = ("outcome",)
 
@@ -42,13 +42,13 @@ class AwaitedTicket(Ticket):
         self.outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
 
     def complete(self, outcome: Outcome) -> None:
-        """Wake whoever waits."""
+        """Wake the waiting task."""
         if not self.outcome.done():
             self.outcome.set_result(outcome)
 
 
 class GrpcServer:
-    """`grpc.aio` over a replica's engine. `start` once, `stop` once."""
+    """Server with `grpc.aio` over a replica's engine. `start` once, `stop` once."""
 
     def __init__(self, state: ReplicaState) -> None:
         self._state = state
@@ -80,10 +80,10 @@ class GrpcServer:
         )
 
     async def start(self) -> None:
-        """Listen.
+        """Start to listen.
 
         Raises:
-            FailedPreconditionError: The port cannot be had.
+            FailedPreconditionError: The port is not available.
         """
         settings = self._state.settings
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
@@ -96,7 +96,7 @@ class GrpcServer:
         _log.info("listening for gRPC", extra={"host": host, "port": port})
 
     async def stop(self, timeout_s: float) -> None:
-        """Take no new calls; those under way have `timeout_s` to end."""
+        """Stop accepting calls; active calls have `timeout_s` to end."""
         await self._server.stop(timeout_s)
         self._relief.stop()
 
@@ -119,7 +119,7 @@ class GrpcServer:
             return await _abort(context, error)
 
     async def _run(self, message: bytes, limit_s: float) -> bytes:
-        """The serialised answer; cancelled, the request leaves the engine."""
+        """Return the serialised response; if cancelled, the request leaves the engine."""
         state = self._state
         ticket = AwaitedTicket()
         self._relief.had(len(message))
@@ -143,7 +143,7 @@ class GrpcServer:
         messages: AsyncIterator[bytes],
         context: grpc.aio.ServicerContext[bytes, bytes],  # noqa: ARG002  # gRPC's signature
     ) -> AsyncIterator[bytes]:
-        """Many requests on one stream, answered in their order, run together where they can be.
+        """Answer the requests of one stream in order, running them together where possible.
 
         An error is a message in the stream, as in Triton: it ends one request, not the stream.
         """

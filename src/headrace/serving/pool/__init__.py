@@ -1,1 +1,1 @@
-"""Pool process that hosts many models. Imports its siblings `grpc`, `telemetry`."""
+"""Pool process, which hosts many models. Imports its siblings `grpc`, `telemetry`."""

@@ -1,4 +1,4 @@
-"""Routes of a pool's copy: HTTP, gRPC over Envoy's bridge, and metrics of every model it hosts."""
+"""Routes of a pool's replica: HTTP, gRPC over Envoy's bridge, and metrics of all hosted models."""
 
 import asyncio
 import time
@@ -77,7 +77,7 @@ _READY: Final = "ModelReady"
 
 
 class PoolGrpc:
-    """Handlers of the inference service's rpcs: of a model, or about the process."""
+    """Handlers of the inference service's rpcs, for one model or for the process."""
 
     def __init__(self, pool: ModelPool, choose: Choose, *, has_repository: bool) -> None:
         self._pool = pool
@@ -85,7 +85,7 @@ class PoolGrpc:
         self._has_repository = has_repository
 
     def handlers(self) -> dict[tuple[bytes, bytes], Handler]:
-        """By method and path."""
+        """Return the handlers by method and path."""
         service = f"/{INFERENCE_SERVICE}/".encode()
         of_models = {INFER, _READY, _STATISTICS, *_GRPC_DESCRIBE}
         handlers: dict[tuple[bytes, bytes], Handler] = {
@@ -102,7 +102,7 @@ class PoolGrpc:
         return message_of(exchange, self._pool.settings.max_body_bytes)
 
     def _of_model(self, rpc: str, exchange: Exchange) -> None:
-        """Hand a call over to the model that it names."""
+        """Dispatch a call to the model that it names."""
         check_content_type(exchange)
         name, version = named_model(self._message(exchange))
         if rpc == _STATISTICS and not name:
@@ -151,9 +151,9 @@ class PoolGrpc:
 
 
 async def pool_exposition(pool: "ModelPool", query: bytes = b"") -> bytes:
-    """The metrics of `pool` in Prometheus text format 0.0.4; `query` may hold `BRIEF`.
+    """Return the metrics of `pool` in Prometheus text format 0.0.4; `query` may hold `BRIEF`.
 
-    Models that were never asked are left out. Others are answered in between.
+    Models without requests are left out. Other requests are answered in between.
     """
     families: list[Family] = []
     for hosted in list(pool.models.values()):
@@ -165,7 +165,7 @@ async def pool_exposition(pool: "ModelPool", query: bytes = b"") -> bytes:
 
 
 def _summed(family: Family) -> Family:
-    """`family` with one sample for each series: KServe's have no label for the version."""
+    """Return `family` with one sample per series: KServe's series have no label for the version."""
     if len({(sample.name, sample.labels) for sample in family.samples}) == len(family.samples):
         return family
     totals: dict[tuple[str, str], float] = {}
@@ -209,11 +209,11 @@ def _pool_families(pool: "ModelPool") -> Iterator[Family]:
 
 
 POOL_PREFIX: Final = "pool:"
-"""Before a pool's name where an endpoint's is expected."""
+"""Prefix of a pool's name where an endpoint's name is expected."""
 
 
 def pool_totals(pool: ModelPool) -> ReplicaReport:
-    """The counters of all models of `pool` together. Called on the event loop's thread."""
+    """Return the summed counters of all models of `pool`. Called on the event loop's thread."""
     models = list(pool.models.values())
     states = [hosted.state for hosted in models]
     statistics = [state.statistics for state in states]
@@ -259,14 +259,14 @@ def _together(histograms: list[Histogram]) -> list[int]:
 
 
 _VERSION: Final = HOSTED_VERSION_HEADER.encode()
-"""The gateway's choice, for a request whose path names no version."""
+"""Version that the gateway selected for a request whose path names none."""
 _INFER: Final = frozenset({(b"POST", b"/infer"), (b"POST", b":predict")})
 _OF_MODELS: Final = (b"/v2/models/", b"/v1/models/")
 _DESCRIBE: Final = frozenset({(b"GET", b""), (b"GET", b"/config")})
 
 
 class PoolApplication:
-    """The HTTP API of a pool's copy; `has_repository` as in `Application`."""
+    """HTTP API of a pool's replica; `has_repository` as in `Application`."""
 
     def __init__(self, pool: ModelPool, *, has_repository: bool) -> None:
         self._pool = pool
@@ -275,7 +275,7 @@ class PoolApplication:
         self._router = self._make_router()
 
     def handle(self, exchange: Exchange) -> None:
-        """The request edge, as `Application.handle`."""
+        """Answer `exchange` as `Application.handle` does: the request edge."""
         try:
             self._router.find(exchange)(exchange)
         except HeadraceError as error:
@@ -284,17 +284,17 @@ class PoolApplication:
             send_failure(exchange)
 
     def cancel(self, ticket: Ticket) -> None:
-        """The caller left before its answer."""
+        """Cancel the request of a caller that left before the response."""
         assert isinstance(ticket, Exchange)
         self._pool.cancel(ticket)
 
     def choose(self, name: str, version: str, exchange: Exchange) -> HostedModel | None:
-        """The model that a request means; None if none is hosted.
+        """Return the model that a request names; None if it is not hosted.
 
-        Of several versions the gateway names one, else it is the newest.
+        Of several versions, the one that the gateway names is used, otherwise the newest.
 
         Raises:
-            UnavailableError: It was not told yet what to host.
+            UnavailableError: The replica has not received its list of models yet.
         """
         self._pool.check_told()
         models = self._pool.models
@@ -315,7 +315,7 @@ class PoolApplication:
         return Router(table, self._why_not)
 
     def _add_model(self, table: Table, hosted: HostedModel, *, is_alone: bool) -> None:
-        """Its paths; those without a version mean it only if there is no other version."""
+        """Add a model's paths; those without a version exist for an only version."""
         exact = b"/v2/models/%b/versions/%b" % tuple(part.encode() for part in hosted.key)
         for path, methods in hosted.application.model_table.items():
             for method in methods:
@@ -326,7 +326,7 @@ class PoolApplication:
                 table.setdefault(path, {})[method] = handler
 
     def _handler(self, hosted: HostedModel, method: bytes, path: bytes) -> Handler:
-        """What answers a path of one model, with the model loaded if it has to be."""
+        """Return the handler of one model's path, which loads the model if necessary."""
         verb = (method, _verb(path))
         if verb in _INFER:
             return partial(self._pool.infer, hosted)
@@ -385,7 +385,7 @@ class PoolApplication:
         }
         return {key: local_only(handler) for key, handler in handlers.items()}
 
-    # About the process
+    # Process routes
 
     def _metadata(self, exchange: Exchange) -> None:
         document = server_metadata(has_model_repository=self._has_repository)
@@ -422,14 +422,14 @@ class PoolApplication:
         ready = decode_index_request(exchange.body)
         exchange.send_json(encode_document(repository_index(pool_index(self._pool), ready=ready)))
 
-    # For the control plane
+    # Control plane routes
 
     def _models(self, exchange: Exchange) -> None:
         """GET /internal/models."""
         exchange.send_json(msgspec.json.encode(self._pool.report()))
 
     def _declare(self, exchange: Exchange) -> None:
-        """PUT /internal/models[?keep=MODEL/VERSION…]: what to host from now on, nothing else."""
+        """PUT /internal/models[?keep=MODEL/VERSION…]: the complete list of models to host."""
         keep_parameters = parse_qs(exchange.query.decode("latin-1")).get("keep", ())
         keeps = [
             (name, version)
@@ -453,7 +453,7 @@ class PoolApplication:
         send_loads(exchange, (hosted.state for hosted in self._pool.models.values()))
 
     def _of_model(self, exchange: Exchange) -> None:
-        """What a replica's internal routes answer, for `?model=NAME&version=VERSION`."""
+        """Internal routes of a replica, for `?model=NAME&version=VERSION`."""
         query = parse_qs(exchange.query.decode("latin-1"))
         name, version = (query.get(key, [""])[-1] for key in ("model", "version"))
         hosted = self.choose(name, version, exchange)
@@ -463,7 +463,7 @@ class PoolApplication:
 
 
 def pool_index(pool: ModelPool) -> list[IndexEntry]:
-    """Every hosted model in the repository index."""
+    """Return every hosted model for the repository index."""
     return [_index_entry(hosted) for hosted in pool.models.values()]
 
 
@@ -486,7 +486,7 @@ def _refuse_load(_: Exchange) -> None:
 
 
 def _verb(path: bytes) -> bytes:
-    """What follows the model in its path."""
+    """Return the part of the path after the model."""
     if path.startswith(b"/v1/"):
         return path[path.index(b":") :] if b":" in path else b"/v1"
     parts = path.split(b"/")  # "", v2, models, NAME[, versions, VERSION][, verb]
@@ -495,5 +495,5 @@ def _verb(path: bytes) -> bytes:
 
 
 def _age(version: str) -> tuple[int, str]:
-    """Versions in their order: numbers by size, then everything else."""
+    """Return the sort key of versions: numbers by value, then all other names."""
     return (int(version), "") if version.isdigit() else (-1, version)

@@ -1,8 +1,8 @@
-"""Fork server of load checks: `python -m headrace.serving.pool.fork_server FD` forks each.
+"""Fork server of load checks: `python -m headrace.serving.pool.fork_server FD`.
 
-Three processes take part in a check, so that nothing a model does runs without end: the fork
-server, which only forks; a supervisor, which waits for the check and kills it at its deadline or
-when the caller is gone; and the check itself, which runs the model's code.
+A check takes three processes, so that a model's code never runs without a limit: the fork server,
+which only forks; a supervisor, which waits for the check and kills it at its deadline or when the
+caller is gone; and the check itself, which runs the model's code.
 """
 
 import contextlib
@@ -33,22 +33,23 @@ from headrace.serving.pool.load_check import (
 )
 
 IDLE_S: Final = 60.0
-"""Without a trial for so long the fork server ends; its memory is worth more than a start."""
+"""The fork server ends after this time without a check; its memory is worth more than a fast start.
+"""
 _REQUEST_S: Final = 10.0
 _WARM_UP_S: Final = 0.1
 _NICE: Final = 5
-"""What serves comes first."""
+"""Low CPU priority: serving processes come first."""
 _MIN_SIZE_BYTES: Final = 64 << 10
 _LOOK_S: Final = 0.05
 _CPU_S: Final = 600
 
 
 def main(arguments: list[str]) -> int:
-    """Fork for everybody who hands a socket over, until nobody does any more."""
+    """Fork a supervisor for each socket that a client passes, until all clients are gone."""
     listener = socket.socket(fileno=int(arguments[0]))
     listener.settimeout(IDLE_S)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when to end
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody asks how keepers ended
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the exit status of supervisors is not needed
     gc.freeze()  # collections in the forks would copy every page
     while True:
         try:
@@ -62,7 +63,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _be_keeper(listener: socket.socket, descriptor: int) -> None:
-    """Run one trial and send the caller its result; without a caller that listens, nothing."""
+    """Run one check and send the caller its result; stop if the caller is gone."""
     listener.close()
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     with (
@@ -85,17 +86,17 @@ def _keep(caller: socket.socket, request: TrialRequest) -> TrialResult:
 
     pid = fork(be_trial)
     with contextlib.suppress(OSError):
-        os.setpgid(pid, pid)  # so does the trial itself: whoever comes first
+        os.setpgid(pid, pid)  # so does the check itself: either may come first
     os.close(answer)
     most_bytes = memory_limit_bytes(size_bytes(Path(request.settings.path)))
     reason = _wait_for_end(pid, caller, request.timeout_s, most_bytes)
     with contextlib.suppress(OSError):
-        os.killpg(pid, signal.SIGKILL)  # what it started has nobody else to end it
+        os.killpg(pid, signal.SIGKILL)  # no other process ends what the check started
     _, status = os.waitpid(pid, 0)
     os.set_blocking(results, False)
     try:
         message = os.read(results, MAX_MESSAGE_BYTES)
-    except BlockingIOError:  # something it started holds the pipe
+    except BlockingIOError:  # a process that the check started holds the pipe
         message = b""
     if message:
         return msgspec.json.decode(message, type=TrialResult)
@@ -103,11 +104,11 @@ def _keep(caller: socket.socket, request: TrialRequest) -> TrialResult:
 
 
 def _wait_for_end(pid: int, caller: socket.socket, timeout_s: float, most_bytes: int) -> str:
-    """Why the trial has to be ended; empty if it ended by itself, or the caller left."""
+    """Return why the check must be ended; empty if it ended by itself or the caller left."""
     process = os.pidfd_open(pid)
     poll = select.poll()
     poll.register(process, select.POLLIN)
-    poll.register(caller, select.POLLIN)  # it says nothing more: it can only leave
+    poll.register(caller, select.POLLIN)  # closed its output: it can only end
     until = time.monotonic() + timeout_s
     while True:
         left_s = until - time.monotonic()
@@ -129,11 +130,11 @@ def _how_it_ended(status: int) -> str:
 
 
 def _be_trial(request: TrialRequest, answer: int) -> None:
-    """Load the model and say what came of it; its code may do what it likes to this process."""
+    """Load the model and report the result; the model's code may do anything to this process."""
     os.setpgid(0, 0)
     os.nice(_NICE)
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    with contextlib.suppress(OSError):  # out of memory, this one goes first
+    with contextlib.suppress(OSError):  # out of memory, the kernel kills this process first
         Path("/proc/self/oom_score_adj").write_text("1000")
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_CPU, (_CPU_S, _CPU_S))
@@ -141,7 +142,7 @@ def _be_trial(request: TrialRequest, answer: int) -> None:
 
 
 def _tried(request: TrialRequest) -> TrialResult:
-    """What the model takes in memory."""
+    """Load the model and return its memory use."""
     before = private_bytes()
     loaded = load_model(request.settings, warm_up_s=_WARM_UP_S, device=Device.CPU)
     gc.collect()

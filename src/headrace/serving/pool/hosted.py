@@ -1,4 +1,4 @@
-"""Models that a pool hosts, those that it must unload, and requests that wait for a load."""
+"""Models that a pool hosts, selection of models to unload, and requests that wait for a load."""
 
 import asyncio
 import math
@@ -28,24 +28,24 @@ Key = tuple[str, str]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resident:
-    """A model that takes memory."""
+    """A model that occupies memory."""
 
     key: Key
     size_bytes: int
     used_at: float
     is_busy: bool
-    """It has requests, is being loaded, or is leaving."""
+    """Whether it has requests, is being loaded, or is being unloaded."""
 
 
 def make_room(
     residents: Iterable[Resident], *, size_bytes: int, memory_bytes: int, max_loaded: int
 ) -> list[Key] | None:
-    """The models to unload, so that one more of `size_bytes` fits.
+    """Return the models to unload so that a model of `size_bytes` fits.
 
-    None if it would not fit even then: others are busy, and may be idle later.
+    None if that is not possible now: other models are busy, and may be idle later.
 
     Raises:
-        FailedPreconditionError: It is larger than `memory_bytes`: it never fits.
+        FailedPreconditionError: It is larger than `memory_bytes`, so it never fits.
     """
     if size_bytes > memory_bytes:
         msg = f"it needs {size_bytes} bytes, but all models together are limited to {memory_bytes}"
@@ -65,27 +65,27 @@ def make_room(
 
 
 class HostedPhase(StrEnum):
-    """Where a hosted model is."""
+    """Phase of a hosted model."""
 
     UNLOADED = "unloaded"
     LOADING = "loading"
     LOADED = "loaded"
     FAILED = "failed"
-    """The last load failed; requests are refused until it may be tried again."""
+    """The last load failed; requests are refused until the next attempt is allowed."""
 
 
 class HostedModel:
     """A declared model; the pool moves it between its phases.
 
-    `size_bytes`: what it takes when loaded, None before it was tried. `has_room`: memory is set
-    aside for it. `used_at`: when it last got a request. `retry_at`: when a failed one may be tried
-    again. `is_retired`: it was declared no more, or in other words.
+    `size_bytes`: its memory when loaded, None before its load check. `has_room`: memory is reserved
+    for it. `used_at`: time of its last request. `retry_at`: when a failed load may be tried again.
+    `is_retired`: it is no longer declared, or its declaration changed.
     """
 
     def __init__(self, settings: ReplicaSettings, *, replica: str) -> None:
         self.settings = settings
-        # One thread inside a run: a session then has no threads of its own, and as many models as
-        # have requests run beside each other.
+        # One thread per run: a session then has no threads, and as many models as have requests run
+        # concurrently.
         own = msgspec.structs.replace(settings, intra_op_threads=1, replica=replica)
         statistics = ModelStatistics(name=settings.model_name, version=settings.model_version)
         self.state = ReplicaState(settings=own, statistics=statistics, loads_on_demand=True)
@@ -101,23 +101,23 @@ class HostedModel:
 
     @property
     def key(self) -> Key:
-        """Its name and version."""
+        """Return its name and version."""
         return self.state.name, self.state.version
 
     @property
     def is_used(self) -> bool:
-        """Whether it ever got a request."""
+        """Whether it has ever received a request."""
         statistics = self.state.statistics
         return bool(statistics.success.count or statistics.fail.count or self.loads)
 
     @property
     def in_flight(self) -> int:
-        """Its requests in the queue and in runs."""
+        """Return the number of its requests in the queue and in runs."""
         served = self.state.served
         return served.engine.in_flight if served else 0
 
     def resident(self) -> Resident:
-        """What it counts for when room is made."""
+        """Return its memory use for the selection of models to unload."""
         is_busy = (
             self.phase is not HostedPhase.LOADED
             or self.is_retired
@@ -133,7 +133,7 @@ class HostedModel:
         )
 
     def report(self) -> HostedReport:
-        """What it is doing."""
+        """Return its state as a report."""
         name, version = self.key
         return HostedReport(
             model=name,
@@ -153,11 +153,11 @@ Refuse = Callable[[ReplicaState, Exchange, HeadraceError], None]
 
 
 class WaitingRoom:
-    """Requests that wait, by model. Belongs to the event loop's thread.
+    """Waiting requests by model. Belongs to the event loop's thread.
 
     Args:
-        limit: How many may wait, over all models.
-        limit_s: How long one may wait.
+        limit: Largest number of waiting requests, over all models.
+        limit_s: Longest wait of a request.
         refuse: Answers a request that waited too long, with an error.
     """
 
@@ -172,8 +172,8 @@ class WaitingRoom:
         """Let a request wait for the model of `state`.
 
         Raises:
-            UnavailableError: Too many wait already.
-            InvalidArgumentError: Its timeout is no number.
+            UnavailableError: Too many requests are waiting.
+            InvalidArgumentError: Its timeout is not a number.
         """
         if len(self._where) >= self._limit:
             msg = f"{self._limit} requests already wait for models to be loaded"
@@ -186,7 +186,7 @@ class WaitingRoom:
         state.waiting += 1
 
     def leave(self, exchange: Exchange) -> ReplicaState | None:
-        """Forget a request; the state of the model that it waited for, None if it does not wait."""
+        """Remove a request; return the state of its model, or None if it was not waiting."""
         state = self._where.pop(exchange, None)
         if state is not None:
             room = self._rooms[id(state)]
@@ -197,7 +197,7 @@ class WaitingRoom:
         return state
 
     def take(self, state: ReplicaState) -> list[Exchange]:
-        """Everybody who waits for the model of `state`, in their order; they wait no more."""
+        """Remove and return all requests that wait for the model of `state`, in order."""
         waiting = list(self._rooms.get(id(state), ()))
         for exchange in waiting:
             self.leave(exchange)

@@ -23,15 +23,15 @@ from headrace.core import (
 from headrace.core.processes import PASSED_FD, Process, python_module
 
 MAX_MESSAGE_BYTES: Final = 1 << 20
-"""Of a line of JSON, which a message is."""
+"""Size limit of a message, which is a line of JSON."""
 _GRACE_S: Final = 5.0
-"""The fork server ends a trial in time; this much later it is believed to be dead."""
+"""The fork server ends a check at its deadline; after this further time it is considered dead."""
 _END_S: Final = 2.0
 _MAX_ERROR: Final = 2000
 
 
 class Inspection(msgspec.Struct, frozen=True, kw_only=True):
-    """What to inspect: a model that is not stored yet. As `headrace.core.Inspect`."""
+    """A model to inspect that is not stored yet; see `headrace.core.Inspect`."""
 
     path: str
     runtime: str = ""
@@ -39,7 +39,7 @@ class Inspection(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TrialRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """Load the model of `settings` and run it once."""
+    """Request to load the model of `settings` and run it once."""
 
     settings: ReplicaSettings
     timeout_s: float
@@ -53,7 +53,7 @@ class TrialResult(msgspec.Struct, frozen=True, kw_only=True):
     code: str = ""
     """Error code of `error`."""
     needs_code: str = ""
-    """Runtime that would have run code of the model's author, which was not permitted."""
+    """Runtime that would have run code of the model's author without permission."""
     why_code: str = ""
     """The part of the model that is code."""
     size_bytes: int = 0
@@ -62,7 +62,7 @@ class TrialResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def result_of(work: Callable[[], TrialResult]) -> TrialResult:
-    """The result of `work`, which runs a model's code: any error of it is a result too."""
+    """Return the result of `work`, which runs a model's code; any error becomes a result too."""
     try:
         return work()
     except CodeNotAllowedError as error:
@@ -77,20 +77,20 @@ def result_of(work: Callable[[], TrialResult]) -> TrialResult:
 
 
 class LoadCheckServer:
-    """Starts the fork server when it is needed, and asks it. `close` ends it."""
+    """Client that starts the fork server on demand and sends it checks. `close` ends it."""
 
     def __init__(self) -> None:
         self._process: Process | None = None
         self._socket: socket.socket | None = None
 
     async def run(self, settings: ReplicaSettings, *, timeout_s: float) -> TrialResult:
-        """Try the model; cancelled, the trial is ended too.
+        """Check the model; if cancelled, the check is ended too.
 
         Raises:
-            FailedPreconditionError: There is no process to try it in.
+            FailedPreconditionError: No process can be started for the check.
         """
         request = msgspec.json.encode(TrialRequest(settings=settings, timeout_s=timeout_s))
-        for _ in range(2):  # a fork server that was idle may end while it is asked
+        for _ in range(2):  # an idle fork server may end while the request is sent
             try:
                 async with asyncio.timeout(timeout_s + _GRACE_S):
                     return await self._ask(request)
@@ -118,7 +118,7 @@ class LoadCheckServer:
                 await writer.wait_closed()
 
     def _fork_server(self) -> socket.socket:
-        """The socket that a running fork server listens on."""
+        """Return the socket of a running fork server."""
         if self._process is not None and not self._process.is_running():
             self.close()
         if self._socket is None:
@@ -128,13 +128,13 @@ class LoadCheckServer:
                     python_module("headrace.serving.pool.fork_server", str(PASSED_FD)),
                     log=None,
                     pass_fd=theirs.fileno(),
-                    # Threads do not survive the forks.
+                    # Threads do not survive a fork.
                     environment=os.environ | {"OPENBLAS_NUM_THREADS": "1"},
                 )
         return self._socket
 
     def close(self) -> None:
-        """End the fork server; what it tries ends by itself when nobody listens any more."""
+        """End the fork server; running checks end by themselves once their caller is gone."""
         if self._socket is not None:
             self._socket.close()
             self._socket = None

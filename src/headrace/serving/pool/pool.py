@@ -1,12 +1,13 @@
-"""Driver of a pool: the models that one process holds, loads and unloads.
+"""Driver of a pool: loads and unloads the models of one process.
 
-Loading never touches what serves. A model is tried in a process of its own first, which it may
-crash, stall or fill; only what loaded there is loaded here, in a thread, one at a time.
+Loading never affects the models that serve. A model is first checked in a separate process, which
+it may crash, stall or fill; only a model that loaded there is loaded here, in a thread, one at a
+time.
 
-Memory is planned in one turn of the event loop: a model that leaves takes no requests from then
-on and belongs to no other plan. A load begins when everything that leaves is freed, so the models
-in memory never exceed the pool's bounds. The exception is a load or a free that exceeds its time
-limit: what it holds is not counted, until its thread ends.
+Memory is planned in one iteration of the event loop: a model that is being unloaded takes no more
+requests and belongs to no other plan. A load begins when everything to unload is freed, so the
+models in memory never exceed the pool's bounds. The exception is a load or a free that exceeds its
+time limit: its memory is not counted until its thread ends.
 """
 
 import asyncio
@@ -36,47 +37,48 @@ from headrace.serving.telemetry.report import PoolReport, models_digest
 _log = logging.getLogger(__name__)
 
 MAX_TRIALS: Final = 4
-"""Models that are tried or loaded at once; one that stalls keeps its place to the end of its
-time."""
+"""Models that are checked or loaded at once; a stalled model occupies its slot until its time
+limit.
+"""
 _LOOK_FOR_ROOM_S: Final = 0.05
 _RETRY: Final = Backoff(first_s=2.0, limit_s=60.0)
 
 
 class LoadCheck(Protocol):
-    """What tries a model outside of this process."""
+    """Load check of a model outside of this process."""
 
     async def run(self, settings: ReplicaSettings, *, timeout_s: float) -> TrialResult:
-        """Whether it loads, and what it then takes."""
+        """Return whether the model loads, and its memory use."""
 
 
 class Loader(Protocol):
-    """What loads and frees models in this process, beside those that answer."""
+    """Loader of models in this process, concurrent with requests."""
 
     async def load(self, settings: ReplicaSettings) -> LoadedModel:
-        """Load a model that was tried; cancelled, it is freed again."""
+        """Load a model that passed its load check; if cancelled, it is freed again."""
 
     async def free(self, loaded: LoadedModel) -> None:
-        """Close it."""
+        """Close a model."""
 
 
 class Fetcher(Protocol):
-    """What has models' files on this machine."""
+    """Provider of model files on this machine."""
 
     async def have(self, settings: ReplicaSettings) -> ReplicaSettings:
-        """`settings` with the path at which the model lies now."""
+        """Return `settings` with the local path of the model, fetched if necessary."""
 
     async def forget(self, path: str, *, in_use: Callable[[], Iterable[str]]) -> None:
-        """Delete what was fetched for `path`, unless another model needs it; raises nothing."""
+        """Delete what was fetched for `path`, unless another model needs it; never raises."""
 
 
 class ModelPool:
-    """The models of one process. An `async with` around it owns what is under way.
+    """Models of one process. Its `async with` block owns the background tasks.
 
     Args:
-        trial: Tries each model before its first load.
+        trial: Checks each model before its first load.
         loader: Loads it then.
-        fetcher: Has its files before that; None where they are on this machine.
-        clock: Monotonic seconds, as requests are stamped with.
+        fetcher: Fetches its files before that; None if all files are on this machine.
+        clock: Monotonic seconds, the clock of the requests' timestamps.
     """
 
     def __init__(
@@ -117,15 +119,15 @@ class ModelPool:
 
     @property
     def is_ready(self) -> bool:
-        """Whether it was told its models, and takes requests."""
+        """Whether it has received its list of models and takes requests."""
         return bool(self.digest) and not self.is_draining
 
-    # What it hosts
+    # Hosted models
 
     def check_told(self) -> None:
-        """Raise UnavailableError before it was told its models, so that another copy is asked.
+        """Raise UnavailableError before the list of models arrives, to try another replica.
 
-        Where its process was started again, the gateway may still believe that it is ready.
+        After a restart of the process, the gateway may still consider it ready.
         """
         if not self.digest:
             raise UnavailableError(
@@ -133,16 +135,16 @@ class ModelPool:
             )
 
     def declare(self, models: Sequence[ReplicaSettings], *, keeps: Iterable[Key] = ()) -> bool:
-        """Host these models and no others; whether they differ from those before.
+        """Host exactly these models; return whether they differ from the previous ones.
 
-        What stays the same is not touched. A model that is gone, or other than before, ends with
-        the requests it has.
+        Unchanged models are not affected. A model that was removed or changed ends after its
+        current requests.
 
         Args:
-            keeps: What stays besides, if it is hosted, as it is.
+            keeps: Hosted models that stay unchanged, besides `models`.
 
         Raises:
-            InvalidArgumentError: Two have one name and version.
+            InvalidArgumentError: Two models have the same name and version.
         """
         desired = {(model.model_name, model.model_version): model for model in models}
         if len(desired) != len(models):
@@ -164,14 +166,11 @@ class ModelPool:
         return True
 
     def spawn(self, work: Coroutine[None, None, None]) -> None:
-        """Do something that takes a while, and ends by itself and without errors."""
+        """Start a background task that ends by itself and does not raise."""
         self._tasks.create_task(work)
 
     def waiting_of_retired(self) -> list[Exchange]:
-        """Requests that waited for what is hosted no more, or as something else: route them again.
-
-        They wait no more.
-        """
+        """Remove and return the waiting requests of retired models, which must be routed again."""
         return [
             exchange for hosted in self._retired for exchange in self._waiting.take(hosted.state)
         ]
@@ -183,12 +182,12 @@ class ModelPool:
         self._tasks.create_task(self._end(hosted))
 
     async def _end(self, hosted: HostedModel) -> None:
-        """Let a retired model's requests end, then free it."""
+        """Wait for the requests of a retired model to end, then free it."""
         loading = self._loads.get(hosted)
         if loading is not None:
             loading.cancel()
             await asyncio.wait({loading})
-            self._loads.pop(hosted, None)  # cancelled before its first step, it did not do so
+            self._loads.pop(hosted, None)  # cancelled before its first step
         served = hosted.state.served
         if served is not None:
             await self._free(hosted, served)
@@ -205,7 +204,7 @@ class ModelPool:
     # Requests
 
     def infer(self, hosted: HostedModel, exchange: Exchange) -> None:
-        """Answer what needs the model: now if it is loaded, else once it is."""
+        """Run a request that needs the model: now if it is loaded, otherwise after the load."""
         if hosted.state.served is not None:
             hosted.used_at = exchange.received_at
             hosted.application.handle(exchange)
@@ -216,14 +215,14 @@ class ModelPool:
             self.refuse(hosted.state, exchange, error)
 
     def describe(self, hosted: HostedModel, exchange: Exchange) -> None:
-        """Answer what needs to know the model, which it does once it was loaded."""
+        """Answer a request for metadata, which exist after the first load."""
         if hosted.state.described is not None:
             hosted.application.handle(exchange)
         else:
             self.infer(hosted, exchange)
 
     def cancel(self, exchange: Exchange) -> None:
-        """The caller left before its answer."""
+        """Cancel the request of a caller that left before the response."""
         state = self._waiting.leave(exchange)
         if state is not None:
             state.refused(exchange, RequestCancelledError())
@@ -231,7 +230,7 @@ class ModelPool:
             exchange.wire.cancel(exchange)
 
     def refuse(self, state: ReplicaState, exchange: Exchange, error: HeadraceError) -> None:
-        """Answer a request for a model with an error, and count it."""
+        """Refuse a request for a model with an error, and count it."""
         state.refused(exchange, error)
         send_refusal(exchange, error)
 
@@ -250,7 +249,7 @@ class ModelPool:
     # Loading
 
     async def _load(self, hosted: HostedModel) -> None:
-        """Load a model for those who wait; whatever goes wrong is theirs alone."""
+        """Load a model for its waiting requests; any error fails only these."""
         try:
             loaded = await self._try_and_load(hosted)
         except TimeoutError:
@@ -267,9 +266,9 @@ class ModelPool:
             self._loads.pop(hosted, None)
 
     async def _try_and_load(self, hosted: HostedModel) -> LoadedModel:
-        """The time limit is of the model's own time: waiting for a turn is no fault of it.
+        """Check and load a model; the time limit excludes the wait for a load slot.
 
-        Nor is the network: what takes long to fetch is there for those who ask later.
+        It also excludes the download: a model that takes long to fetch is there for later requests.
         """
         settings = hosted.state.settings
         if self._fetcher is not None:
@@ -294,7 +293,7 @@ class ModelPool:
                 raise
 
     async def _find_room(self, hosted: HostedModel) -> None:
-        """Set memory aside for a model; wait while those that have it are busy."""
+        """Reserve memory for a model; wait while the models that occupy it are busy."""
         assert hosted.size_bytes is not None
         while True:
             there = [*self.models.values(), *self._retired]
@@ -326,10 +325,10 @@ class ModelPool:
         task.add_done_callback(self._frees.discard)
 
     async def _free(self, hosted: HostedModel, served: ServedModel) -> None:
-        """Let the runs of a model end, then close it; errors of its code end here."""
+        """Wait for the runs of a model, then close it; errors of its code are logged."""
         try:
             if not await served.engine.stop(timeout_s=self.settings.drain_timeout_s):
-                # its code may crash when what it uses is gone
+                # its code may crash when its resources are gone
                 _log.warning("model cannot be unloaded: a run does not end", extra=_named(hosted))
                 return
             async with asyncio.timeout(self.settings.load_timeout_s):
@@ -362,7 +361,7 @@ class ModelPool:
     # The process
 
     def report(self) -> PoolReport:
-        """What it hosts, and what that takes."""
+        """Return the hosted models and their memory use."""
         settings = self.settings
         holders = [h for h in (*self.models.values(), *self._retired) if h.has_room]
         return PoolReport(
@@ -376,7 +375,7 @@ class ModelPool:
         )
 
     async def stop(self, *, timeout_s: float) -> None:
-        """Answer what is in, for at most `timeout_s`, then free all models."""
+        """Complete accepted requests for at most `timeout_s`, then free all models."""
         self.is_draining = True
         served = [h.state.served for h in self.models.values() if h.state.served is not None]
         idle = await asyncio.gather(*(model.engine.stop(timeout_s=timeout_s) for model in served))
@@ -391,7 +390,7 @@ def _named(hosted: HostedModel) -> dict[str, str]:
 
 
 def _cannot_load(hosted: HostedModel, retry_after_s: float) -> UnavailableError:
-    """What callers may know; the log and the report have the reason."""
+    """Return the error that callers may see; the log and the report have the reason."""
     name, version = hosted.key
     msg = f"model '{name}' version {version} cannot be loaded; see the pool's log"
     return UnavailableError(msg, retry_after_s=max(retry_after_s, 1.0))

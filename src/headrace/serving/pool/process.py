@@ -1,4 +1,4 @@
-"""Process of one pool copy: fetch, bind, load the assigned models, drain.
+"""Process of one pool replica: fetch, bind, load the assigned models, drain.
 
 No download runs in the process that serves.
 """
@@ -38,18 +38,18 @@ from headrace.serving.replica import EXIT_CANNOT_LISTEN, listen, stop_event
 MAX_FETCHES: Final = 2
 """Artifacts that are fetched at once; further ones wait for their turn."""
 FETCH_TIMEOUT_S: Final = 600.0
-"""As long as a pod of one model may take for it."""
+"""As long as a single-model pod may take to fetch."""
 _GRACE_S: Final = 15.0
-"""It ends by itself in time, or this much later at the latest."""
+"""The fetch process ends at its time limit; this much later it is killed."""
 _COMMAND: Final = (sys.executable, "-m", "headrace.cli", "models", "fetch")
 _STORED: Final = re.compile(r"sha256/(?P<digest>[0-9a-f]{64})/(?P<file>[^/]+)")
 _MOST_SAID: Final = 500
 
 
 class SharedFetcher:
-    """Has artifacts of a shared store on this machine, each once.
+    """Fetcher of artifacts from a shared store; each is fetched once.
 
-    What was fetched by an earlier process of this directory is checked again, not fetched again.
+    Artifacts that an earlier process fetched to this directory are verified, not fetched again.
     """
 
     def __init__(
@@ -67,14 +67,14 @@ class SharedFetcher:
         self._turn = asyncio.Semaphore(MAX_FETCHES)
 
     async def have(self, settings: ReplicaSettings) -> ReplicaSettings:
-        """`settings` with the path at which the model lies now; cancelled, it is not fetched.
+        """Return `settings` with the local path of the model; if cancelled, the fetch is ended.
 
         Raises:
-            InvalidArgumentError: The path that was told is none of a stored artifact.
-            UnavailableError: It cannot be fetched; the text says why.
-            DeadlineExceededError: It was not there in time.
+            InvalidArgumentError: The path in `settings` is not that of a stored artifact.
+            UnavailableError: It cannot be fetched; the message says why.
+            DeadlineExceededError: The fetch exceeded its time limit.
         """
-        # The digest and the file of a stored artifact's path.
+        # Digest and file of a stored artifact's path.
         path = settings.path
         match = _STORED.fullmatch(path)
         if match is None or match["file"] in {".", ".."}:
@@ -92,10 +92,10 @@ class SharedFetcher:
         return msgspec.structs.replace(settings, path=str(directory / file))
 
     async def forget(self, path: str, *, in_use: Callable[[], Iterable[str]]) -> None:
-        """Delete what was fetched for `path`, unless another model is of the same artifact.
+        """Delete what was fetched for `path`, unless another model uses the same artifact.
 
         Args:
-            in_use: The paths of all models that are hosted, as they were told.
+            in_use: The paths of all hosted models, as in their settings.
         """
         match = _STORED.fullmatch(path)
         if match is None:
@@ -127,8 +127,9 @@ class SharedFetcher:
 
 _log = logging.getLogger(__name__)
 _SWITCH_S: Final = 0.0005
-"""How long code that computes in Python, such as a model that is being imported, keeps the event
-loop waiting; Python's own 5 ms would be seen in the p99 of all other models."""
+"""Longest time for which Python code in another thread, such as the import of a model, delays the
+event loop. Python's default of 5 ms would appear in the p99 of all other models.
+"""
 
 
 def run_pool(settings: PoolReplicaSettings) -> int:
@@ -137,7 +138,7 @@ def run_pool(settings: PoolReplicaSettings) -> int:
     Returns:
         The process's exit status: 0 after a drain, or `EXIT_CANNOT_LISTEN`.
     """
-    keep_frameworks_apart()  # also where a model's own code imports one
+    keep_frameworks_apart()  # also where a model's code imports NumPy
     try:
         return uvloop.run(_serve(settings))
     except KeyboardInterrupt:
@@ -158,10 +159,10 @@ async def _serve(settings: PoolReplicaSettings) -> int:
             try:
                 servers = await listen(settings, application, metrics)
             except HeadraceError as error:
-                _log.error("%s", error)  # the message says it all
+                _log.error("%s", error)  # the message is sufficient
                 return EXIT_CANNOT_LISTEN
             sys.setswitchinterval(_SWITCH_S)
-            gc.freeze()  # what is here stays; models come and go
+            gc.freeze()  # current models stay; models are added and removed later
             _log.info("listening", extra={"pool": settings.name})
             await stop.wait()
             _log.info("draining", extra={"pool": settings.name})
