@@ -12,18 +12,18 @@ from headrace.serving.state import ReplicaState
 from headrace.serving.v2 import decoded_body, send_tensors
 
 V1_ALIVE: Final = b'{"status":"alive"}'
-"""What KServe's V1 answers to `GET /`."""
+"""KServe's V1 response to `GET /`."""
 
 
 class V1Api:
-    """Handlers of `/v1`, and the wire that engine outcomes of `:predict` go out by."""
+    """Handlers of `/v1`, and response writer for `:predict`."""
 
     def __init__(self, state: ReplicaState) -> None:
         self._state = state
         self._codec: V1Codec | None = None
 
     def model_loaded(self) -> None:
-        """Called once when the state's model is there."""
+        """Update the handlers after the state's model was loaded; called once."""
         state = self._state
         self._codec = V1Codec(
             state.name,
@@ -34,7 +34,7 @@ class V1Api:
         )
 
     def model_handlers(self) -> dict[tuple[bytes, bytes], Handler]:
-        """By method and what follows the model in the path."""
+        """Return the handlers by method and by what follows the model in the path."""
         return {
             (b"GET", b""): self.model_ready,
             (b"POST", b":predict"): self.predict,
@@ -42,7 +42,7 @@ class V1Api:
         }
 
     def handlers(self) -> dict[tuple[bytes, bytes], Handler]:
-        """By method and path."""
+        """Return the handlers by method and path."""
         return {
             (b"GET", b"/"): lambda exchange: exchange.send_json(V1_ALIVE),
             (b"GET", b"/v1/models"): self.models,
@@ -63,7 +63,7 @@ class V1Api:
         self._state.submit(exchange, timeout_s(headers))
 
     def respond(self, exchange: Exchange, response: InferResponse) -> None:
-        """Encode the model's answer and send it."""
+        """Encode and send the model's response."""
         assert self._codec is not None
         try:
             body = self._codec.encode(response)
@@ -76,11 +76,11 @@ class V1Api:
             exchange.send_json(body)
 
     def refuse(self, exchange: Exchange, error: HeadraceError) -> None:
-        """Answer with an error in JSON."""
+        """Send an error in JSON."""
         send_error(exchange, error)
 
     def cancel(self, exchange: Exchange) -> None:
-        """The caller left."""
+        """Cancel the request of a caller that left."""
         self._state.cancel(exchange)
 
     def explain(self, exchange: Exchange) -> None:  # noqa: ARG002  # a handler's signature

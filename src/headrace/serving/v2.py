@@ -1,4 +1,4 @@
-"""The Open Inference Protocol over HTTP, with Triton's extensions."""
+"""Open Inference Protocol over HTTP, with Triton's extensions."""
 
 import asyncio
 import re
@@ -39,11 +39,11 @@ _LARGE: Final = 64 << 10
 _ENCODINGS: Final = (b"gzip", b"deflate")
 _REFUSED: Final = re.compile(rb"q\s*=\s*0(?:\.0*)?\s*$")
 _compressing: Final[set[asyncio.Task[None]]] = set()
-"""Answers under way to another thread: a loop refers to its tasks only weakly."""
+"""Responses that another thread compresses: an event loop references its tasks only weakly."""
 
 
 class V2Api:
-    """Handlers of `/v2`, and the wire that engine outcomes of `infer` go out by."""
+    """Handlers of `/v2`, and response writer for `infer`."""
 
     def __init__(self, state: ReplicaState, *, has_repository: bool) -> None:
         self._state = state
@@ -52,7 +52,7 @@ class V2Api:
         self._encoder: InferEncoder | None = None
 
     def model_loaded(self) -> None:
-        """Called once when the state's model is there."""
+        """Update the handlers after the state's model was loaded; called once."""
         state = self._state
         signature = state.model.signature
         self._decoder = InferDecoder(
@@ -65,7 +65,7 @@ class V2Api:
         self._encoder = InferEncoder(state.name, state.version, signature)
 
     def model_handlers(self) -> dict[tuple[bytes, bytes], Handler]:
-        """By method and what follows the model in the path."""
+        """Return the handlers by method and by what follows the model in the path."""
         return {
             (b"GET", b""): self.metadata,
             (b"GET", b"/ready"): self.model_ready,
@@ -75,7 +75,7 @@ class V2Api:
         }
 
     def handlers(self) -> dict[tuple[bytes, bytes], Handler]:
-        """By method and path."""
+        """Return the handlers by method and path."""
         handlers: dict[tuple[bytes, bytes], Handler] = {
             (b"GET", b"/v2"): self.server_metadata,
             (b"GET", b"/v2/health/live"): self.live,
@@ -93,7 +93,7 @@ class V2Api:
     # Inference
 
     def infer(self, exchange: Exchange) -> None:
-        """POST /v2/models/NAME/infer; the outcome comes by `respond` or `refuse`."""
+        """POST /v2/models/NAME/infer; `respond` or `refuse` gets the outcome."""
         exchange.wire = self
         decoder = self._decoder
         if decoder is None:
@@ -108,7 +108,7 @@ class V2Api:
         self._state.submit(exchange, timeout_s(headers))
 
     def respond(self, exchange: Exchange, response: InferResponse) -> None:
-        """Encode the model's answer and send it."""
+        """Encode and send the model's response."""
         assert self._encoder is not None
         try:
             body, json_length = self._encoder.encode(response, exchange.request)
@@ -121,14 +121,14 @@ class V2Api:
             send_tensors(exchange, body, json_length)
 
     def refuse(self, exchange: Exchange, error: HeadraceError) -> None:
-        """Answer with an error in JSON."""
+        """Send an error in JSON."""
         send_error(exchange, error)
 
     def cancel(self, exchange: Exchange) -> None:
-        """The caller left."""
+        """Cancel the request of a caller that left."""
         self._state.cancel(exchange)
 
-    # About the model
+    # Model routes
 
     def metadata(self, exchange: Exchange) -> None:
         """GET /v2/models/NAME."""
@@ -157,7 +157,7 @@ class V2Api:
         """GET /v2/models/NAME/stats, and GET /v2/models/stats."""
         exchange.send_json(encode_document(model_statistics([self._state.statistics])))
 
-    # About the server
+    # Server routes
 
     def server_metadata(self, exchange: Exchange) -> None:
         """GET /v2."""
@@ -180,7 +180,7 @@ class V2Api:
             exchange.send(503, b'{"ready":false}')
 
     def models(self, exchange: Exchange) -> None:
-        """GET /v2/models, KServe's list of names."""
+        """GET /v2/models, the list of names as in KServe."""
         exchange.send_json(orjson.dumps({"models": [self._state.name]}))
 
     def index(self, exchange: Exchange) -> None:
@@ -190,7 +190,7 @@ class V2Api:
         exchange.send_json(encode_document(index))
 
     def load_or_unload(self, exchange: Exchange) -> None:  # noqa: ARG002  # a handler's signature
-        """POST /v2/repository/models/NAME/load or unload: not on a replica."""
+        """POST /v2/repository/models/NAME/load or unload, which a replica does not support."""
         msg = "explicit model load / unload is not allowed: this replica serves one model"
         raise UnavailableError(msg, retry_after_s=None)
 
@@ -199,10 +199,10 @@ class V2Api:
 
 
 def header_length(text: bytes) -> int:
-    """The value of Inference-Header-Content-Length.
+    """Return the value of Inference-Header-Content-Length.
 
     Raises:
-        InvalidArgumentError: It is no whole number.
+        InvalidArgumentError: It is not a whole number.
     """
     if not text.isdigit() or len(text) > 18:  # noqa: PLR2004  # below 2^63
         msg = f"inference header size should be a whole number, got: {text[:50].decode('latin-1')}"
@@ -211,15 +211,15 @@ def header_length(text: bytes) -> int:
 
 
 def decoded_body(exchange: Exchange, limit_bytes: int) -> Body:
-    """The request's body without its Content-Encoding."""
+    """Return the request's body with its Content-Encoding removed."""
     encoding = exchange.headers[b"content-encoding"].decode("latin-1")
     return decompress(exchange.body, encoding, limit_bytes)
 
 
 def send_tensors(exchange: Exchange, body: bytes | list[Buffer], json_length: int | None) -> None:
-    """Answer 200 with tensors, compressed if the caller takes that and it is worth it.
+    """Send 200 with tensors, compressed if the caller accepts it and it is worth the time.
 
-    A large answer is compressed by another thread: 8 ms for each MB of JSON.
+    Another thread compresses a large response, at 8 ms per MB of JSON.
     """
     headers: dict[bytes, bytes] = {}
     if json_length is not None:
@@ -254,11 +254,11 @@ def send_tensors(exchange: Exchange, body: bytes | list[Buffer], json_length: in
 
 
 def _encoding(accept_encoding: bytes, size: int, *, is_json: bool) -> str:
-    """The encoding to answer with; empty for none.
+    """Return the encoding of the response; empty for none.
 
-    A caller who names one alone wishes for it, as Triton's clients do. Most HTTP clients send a
-    list unasked: for them large JSON is compressed, which halves it, and tensors are not, which
-    hardly shrink.
+    A caller that names a single encoding wants it, as Triton's clients do. Most HTTP clients send a
+    list by default: for them large JSON is compressed, which halves it, but tensors are not,
+    because they hardly shrink.
     """
     alone = accept_encoding.strip()
     if alone in _ENCODINGS:

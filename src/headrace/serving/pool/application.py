@@ -315,7 +315,7 @@ class PoolApplication:
         return Router(table, self._why_not)
 
     def _add_model(self, table: Table, hosted: HostedModel, *, is_alone: bool) -> None:
-        """Add a model's paths; those without a version exist for an only version."""
+        """Add a model's paths; of several versions, those without a version go to `_by_version`."""
         exact = b"/v2/models/%b/versions/%b" % tuple(part.encode() for part in hosted.key)
         for path, methods in hosted.application.model_table.items():
             for method in methods:

@@ -1,8 +1,8 @@
-"""Counts of requests and answers for drift, made after the answer is sent.
+"""Counts of requests and responses for drift detection, made after the response is sent.
 
-A replica is told what to count; otherwise nothing of this is on the path of requests. Looking costs
-at most 1 % of the event loop's time, whatever callers send: what was spent on a request is paid
-back by letting the next ones pass unseen. Which ones these are does not depend on what is in them.
+The control plane says what to count; without that, none of this is on the request path. Counting
+takes at most 1 % of the event loop's time, whatever callers send: the time spent on a request is
+compensated by skipping the next ones. Which ones these are does not depend on their content.
 """
 
 import logging
@@ -36,20 +36,20 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 _PAY_BACK: Final = 100.0
-"""Seconds that pass for each that was spent."""
+"""Seconds without counting for each second spent."""
 _CREDIT_S: Final = 10.0
-"""How far looking may be ahead of what is paid back: 0.1 s of work in a burst."""
+"""Time that counting may run ahead: 0.1 s of work in a burst."""
 _MOST_ANSWERS: Final = 4000
 _LONGEST_ID: Final = 256
 _FOLD_ROWS: Final = 128
-"""Rows that are kept as they came until they are counted together."""
+"""Rows that are buffered until they are counted together."""
 
 
 class DriftSampler:
-    """Looks at some requests with their answers, and counts as a plan says.
+    """Sampler that counts some requests with their responses, according to a plan.
 
     Args:
-        clock: Monotonic seconds, as requests are stamped with.
+        clock: Monotonic seconds, the clock of the requests' timestamps.
     """
 
     def __init__(
@@ -65,17 +65,17 @@ class DriftSampler:
 
     @property
     def is_on(self) -> bool:
-        """Whether anything is counted."""
+        """Whether a plan is active."""
         return bool(self._plan.key)
 
     def follow(self, plan: DriftPlan) -> None:
-        """Count as `plan` says; what was counted before is forgotten."""
+        """Count according to `plan`; earlier counts are dropped."""
         self._plan = plan
         self._counter = None
         self._skipped = 0
 
     def take(self) -> DriftTaken:
-        """What was counted since the last call."""
+        """Return the counts since the last call."""
         counter, self._counter = self._counter, None
         skipped, self._skipped = self._skipped, 0
         if counter is None:
@@ -87,19 +87,19 @@ class DriftSampler:
         return msgspec.structs.replace(taken, skipped=skipped, age_s=age_s)
 
     def wrap(self, handler: Handler) -> Handler:
-        """`handler` of an inference, so that some of its outcomes are seen."""
+        """Return `handler` of an inference, wrapped so that some of its outcomes are counted."""
 
         def observed(exchange: Exchange) -> None:
             handler(exchange)
             if exchange.received_at + _CREDIT_S < self._paid_at:
                 self._skipped += 1
-            elif SHADOW_HEADER not in exchange.headers:  # the original counts
+            elif SHADOW_HEADER not in exchange.headers:  # other code counts the original class
                 exchange.wire = self._seen_wire(exchange.wire)
 
         return observed
 
     def look(self, exchange: Exchange, response: InferResponse) -> None:
-        """Count one request and its answer."""
+        """Count one request and its response."""
         started = self._clock()
         if self._counter is None:
             signature = self._state.model.signature
@@ -122,14 +122,14 @@ class DriftSampler:
 
 
 class _SeenWire:
-    """Sends by another wire, then shows the sampler what was sent; whatever it does, no harm."""
+    """Response writer that passes each sent response to the sampler; it never raises."""
 
     def __init__(self, sampler: DriftSampler, wire: ResponseWriter) -> None:
         self._sampler = sampler
         self._wire = wire
 
     def respond(self, exchange: Exchange, response: InferResponse) -> None:
-        """Send the model's answer; one that cannot be encoded comes to `refuse` instead."""
+        """Send the model's response; if it cannot be encoded, `refuse` is called instead."""
         self._wire.respond(exchange, response)
         if exchange.wire is not self:
             return
@@ -141,18 +141,18 @@ class _SeenWire:
             )
 
     def refuse(self, exchange: Exchange, error: HeadraceError) -> None:
-        """Send an error, of which nothing is counted: inputs that were refused reach no model."""
+        """Send an error, without counting: refused inputs reach no model."""
         exchange.wire = self._wire
         self._wire.refuse(exchange, error)
 
     def cancel(self, exchange: Exchange) -> None:
-        """The caller left: there is nothing to look at."""
+        """Do nothing for a caller that left."""
         self._wire.cancel(exchange)
 
 
 @dataclass(slots=True, kw_only=True)
 class _Counter:
-    """Keeps a few rows as they came, and counts them together: NumPy is slow for single ones."""
+    """Counter that buffers some rows and counts them together: NumPy is slow for single rows."""
 
     plan: DriftPlan
     features: tuple[TensorFeatures, ...]
@@ -168,7 +168,7 @@ class _Counter:
 
     @classmethod
     def following(cls, plan: DriftPlan, signature: ModelSignature, *, since: float) -> "_Counter":
-        """A counter of what `plan` asks for."""
+        """Return a counter for `plan`."""
         bins = {feature_bins.name: feature_bins for feature_bins in plan.bins}
         return cls(
             plan=plan,
@@ -179,14 +179,14 @@ class _Counter:
         )
 
     def add(self, inputs: Tensors, outputs: Tensors) -> None:
-        """Count a request; an output that the caller did not ask for is not there."""
+        """Count a request; an output that the caller did not request is absent."""
         most = self.plan.rows_per_request
         rows = 0
         for group in self.features:
             array = (inputs if group.role == INPUT else outputs).get(group.tensor)
             if array is not None and array.size and array.ndim >= group.batched:
                 block = group.block(array, most)
-                if block.shape[1] == len(group.names):  # never trust a declared output's shape
+                if block.shape[1] == len(group.names):  # the declared shape is not trusted
                     self._waiting.setdefault(group.tensor, []).append(block)
                     rows = max(rows, len(block))
         self._seen += 1
@@ -195,9 +195,9 @@ class _Counter:
             self._fold()
 
     def add_answer(self, request_id: str, outputs: Tensors) -> None:
-        """Keep what a request got, for its label; there is room for so many until they are taken.
+        """Keep a request's outputs, for its label; the number is limited until they are collected.
 
-        What leaves no room is not kept: a caller's id may be of any length.
+        Ids beyond the limit are dropped: a caller's id may have any length.
         """
         if len(self._answers) < _MOST_ANSWERS and len(request_id) <= _LONGEST_ID:
             value = self.prediction.prediction(outputs)
@@ -205,7 +205,7 @@ class _Counter:
                 self._answers.append(SeenAnswer(request_id, value))
 
     def taken(self) -> DriftTaken:
-        """Everything that was counted."""
+        """Return all counts."""
         self._fold()
         counts = [
             self._counts.get(feature_bins.name, ValueCounts()) for feature_bins in self.plan.bins
@@ -244,7 +244,7 @@ class _Counter:
 
 
 def _numbers(column: Array) -> list[float | str | None]:
-    """Values as JSON has them; infinite ones as text, NaN as null."""
+    """Return values as JSON has them; infinite ones as text, NaN as null."""
     numbers: list[float | str | None] = []
     for value in column.tolist():
         if value != value:  # noqa: PLR0124  # only NaN is not itself
@@ -257,7 +257,7 @@ def _numbers(column: Array) -> list[float | str | None]:
 def drift_handlers(
     sampler: DriftSampler, on_change: Callable[[], None]
 ) -> dict[tuple[bytes, bytes], Handler]:
-    """The routes by which the control plane tells the plan and takes what was counted."""
+    """Return the routes by which the control plane sets the plan and collects the counts."""
 
     def follow(exchange: Exchange) -> None:
         """PUT /internal/drift."""

@@ -1,4 +1,4 @@
-"""Metrics of a replica, under names that people's dashboards already use."""
+"""Metrics of a replica, under the names that existing dashboards use."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
     from headrace.serving.state import ReplicaState
 
 WITH_EXEMPLARS: Final = b"exemplars"
-"""In the query by which the control plane asks for examples too."""
+"""Value in the query by which the control plane also requests exemplars."""
 BRIEF: Final = b"brief"
-"""In the query by which the control plane asks for few buckets, and for no metric twice."""
+"""Value in the query by which the control plane requests few buckets and no duplicate metrics."""
 
 _FINE: Final = reported_indexes(24)
-"""Within 5 % also of latencies that hardly spread, as a model's are."""
+"""Within 5 % also for latencies with little spread, such as a model's."""
 _MEDIUM: Final = reported_indexes(12)
-"""Within 5 % of what spreads widely, as waiting does."""
+"""Within 5 % for latencies with a wide spread, such as queue times."""
 _COARSE: Final = reported_indexes(6)
 
 _PHASES: Final = {
@@ -41,10 +41,10 @@ _PHASES: Final = {
 
 
 def exposition(state: "ReplicaState", query: bytes = b"") -> bytes:
-    """The metrics of `state` in Prometheus text format 0.0.4.
+    """Return the metrics of `state` in Prometheus text format 0.0.4.
 
     Args:
-        query: May hold `WITH_EXEMPLARS`, which only OpenMetrics knows, and `BRIEF`.
+        query: May hold `WITH_EXEMPLARS`, which only OpenMetrics supports, and `BRIEF`.
     """
     exemplars = state.phases.exemplars if WITH_EXEMPLARS in query else None
     families = [
@@ -55,14 +55,14 @@ def exposition(state: "ReplicaState", query: bytes = b"") -> bytes:
 
 
 def model_labels(state: "ReplicaState") -> Labels:
-    """What tells a model's samples apart."""
+    """Return the labels that identify a model's samples."""
     return (("model", state.name), ("version", state.version))
 
 
 def model_families(
     state: "ReplicaState", exemplars: Exemplars | None = None, *, is_brief: bool
 ) -> Iterator[Family]:
-    """The metrics of one model: half a millisecond, or a fifth of it if brief."""
+    """Yield the metrics of one model; takes half a millisecond, or a fifth of it if brief."""
     labels = model_labels(state)
     yield from _triton(state, labels)
     for phase, (meaning, fine_places) in _PHASES.items():
@@ -95,7 +95,7 @@ def model_families(
 
 
 def _triton(state: "ReplicaState", labels: Labels) -> Iterator[Family]:
-    """Triton's counters, with its names, units and labels."""
+    """Yield Triton's counters, with its names, units and labels."""
     s = state.statistics
     meaning = "Number of successful inference requests."
     yield counter("nv_inference_request_success", meaning, [(labels, s.success.count)])
@@ -126,7 +126,7 @@ def _triton(state: "ReplicaState", labels: Labels) -> Iterator[Family]:
 
 
 def _pipeline(pipeline: Pipeline, labels: Labels, places: Sequence[int]) -> Iterator[Family]:
-    """Where a pipeline's time goes, and what its features came to."""
+    """Yield the time per step of a pipeline, and the statuses of its features."""
     yield histogram(
         "headrace_pipeline_step_seconds",
         "Seconds of a batch in one step of the pipeline.",
@@ -160,7 +160,7 @@ def _pipeline(pipeline: Pipeline, labels: Labels, places: Sequence[int]) -> Iter
 
 
 def _kserve(state: "ReplicaState") -> Iterator[Family]:
-    """KServe's histograms of its Python server."""
+    """Yield the histograms of KServe's Python server."""
     labels = (("model_name", state.name),)
     for name, phase in (
         ("preprocess", state.phases.preprocess),
@@ -172,7 +172,7 @@ def _kserve(state: "ReplicaState") -> Iterator[Family]:
 
 
 def process_families(labels: Labels) -> Iterator[Family]:
-    """What the process uses."""
+    """Yield the resource use of the process."""
     meaning = "CPU seconds used by the replica."
     yield counter("headrace_replica_cpu_seconds_total", meaning, [(labels, time.process_time())])
     meaning = "Resident memory of the replica."

@@ -1,12 +1,12 @@
-"""Predictions and answers that a replica counts and keeps for a rollout.
+"""Predictions and responses that a replica counts and keeps for a rollout.
 
-Handlers of inference are wrapped only for that time. A request then takes 2.4 us more for its
-prediction, 1 us more if it is kept who asked, and 3 us (10 values) to 30 us (5,000) more if the
-answer is kept for its pair. Envoy sets the headers that are read here and removes them from
+Inference handlers are wrapped only during observation. A request then takes 2.4 us more for its
+prediction, 1 us more if its caller is kept, and 3 us (10 values) to 30 us (5,000) more if its
+response is kept for a pair. Envoy sets the headers that are read here and removes them from
 callers' requests.
 
-A rollout compares these counts between two versions of a model. They are of requests, not of rows:
-of a request with several rows the first one counts, so that shares are shares of requests.
+A rollout compares these counts between two versions of a model. They count requests, not rows: of a
+request with several rows the first one counts, so that shares are shares of requests.
 """
 
 import hashlib
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from headrace.serving.state import ReplicaState
 
 MAX_CLASSES: Final = 1000
-"""Classes told apart; answers of further ones are counted as skipped."""
+"""Number of distinct classes; responses of further classes are counted as skipped."""
 _SMALLEST: Final = -9
 _LARGEST: Final = 20
 _PARTS: Final = 4
@@ -53,11 +53,11 @@ Key = int | float | bytes
 
 
 class PredictionCounter:
-    """Counts one output of a model.
+    """Counter of one output of a model.
 
     Args:
-        output: Its name; empty takes the first that holds one integer or string a row, else the
-            first.
+        output: Its name; empty selects the first output with one integer or string per row, or the
+            first output.
     """
 
     def __init__(self, signature: ModelSignature, output: str = "") -> None:
@@ -69,7 +69,7 @@ class PredictionCounter:
         self._skipped = 0
 
     def count(self, outputs: Tensors) -> None:
-        """Count one request's answer."""
+        """Count one request's response."""
         array = outputs.get(self.output)
         key = None if array is None else self._key(array)
         counts = self._counts
@@ -79,7 +79,7 @@ class PredictionCounter:
             counts[key] = counts.get(key, 0) + 1
 
     def prediction(self, outputs: Tensors) -> str | float | None:
-        """What one request's first row got: a class's name, a score; None for neither."""
+        """Return the class name or score of a request's first row; None for neither."""
         array = outputs.get(self.output)
         key = None if array is None else self._key(array)
         if array is None or key is None:
@@ -90,7 +90,7 @@ class PredictionCounter:
         return self._name(key)
 
     def counts(self) -> PredictionCounts:
-        """What was counted so far."""
+        """Return the counts so far."""
         named: dict[str, int] = {}
         for key, count in self._counts.items():
             name = self._name(key)
@@ -100,7 +100,7 @@ class PredictionCounter:
         )
 
     def _key(self, array: Array) -> Key | None:
-        """What the first row is: an index or value of a class, or a score's bucket."""
+        """Return the key of the first row: an index or value of a class, or a score's bucket."""
         if not array.size:
             return None
         row = array[0] if self._batched or (array.ndim > 1 and len(array) == 1) else array
@@ -129,7 +129,7 @@ class PredictionCounter:
 
 
 def _only_element(row: Array | bytes) -> Key | None:
-    """The element of a row that has one; of an object array's row it is there already."""
+    """Return the element of a row with one element; an object array's row holds it directly."""
     if isinstance(row, bytes):
         return row
     value: Key | None = row.item() if row.size == 1 else None
@@ -137,12 +137,12 @@ def _only_element(row: Array | bytes) -> Key | None:
 
 
 def bucket(score: float) -> float:
-    """The upper edge of the bucket that holds `score`, itself in the bucket above.
+    """Return the upper edge of the bucket that holds `score`; an edge belongs to the bucket above.
 
-    Four buckets of equal width from each power of two to the next, from 2^-10 to 2^20, the same
-    below zero (there the upper edge is the one near zero, and is in the bucket), one around zero
-    with the edge 2^-10, one below all with the edge -2^20, and infinity for what is above all or no
-    number.
+    Four buckets of equal width lie between adjacent powers of two, from 2^-10 to 2^20. Negative
+    scores have the same buckets, whose upper edge is the one near zero and belongs to the bucket.
+    One bucket around zero has the edge 2^-10, one below all others has the edge -2^20, and infinity
+    is for scores above all others and for NaN.
     """
     fraction, exponent = math.frexp(score)
     size = abs(fraction)
@@ -176,14 +176,14 @@ _CAPACITY_BYTES: Final = 32 << 20
 PAGE: Final = 500
 _PAGE_BYTES: Final = 1 << 20
 MOST_VALUES: Final = 131_072
-"""Values of one answer that are compared; of a larger answer so many are drawn."""
+"""Values of a response that are compared; a larger response is sampled."""
 _LONGEST_TEXT: Final = 64
-"""Bytes; a longer text is replaced by its digest, which is as long."""
+"""Bytes; a longer text is replaced by its digest, which has this length."""
 _WHOLE: Final = 100
 
 
 class Observer:
-    """Counts and keeps what `Observe` asks for; the caller wraps the handlers of inference."""
+    """Observer that counts and keeps what `Observe` requests; the caller wraps the handlers."""
 
     def __init__(self, state: "ReplicaState") -> None:
         self._state = state
@@ -200,17 +200,17 @@ class Observer:
 
     @property
     def is_on(self) -> bool:
-        """Whether anything is looked at."""
+        """Whether observation is active."""
         requested = self._wanted
         return bool(requested.key) and (requested.predictions or requested.answers_percent > 0)
 
     @property
     def asked(self) -> str:
-        """What was asked for, as `as_asked` puts it; empty if nothing."""
+        """Return the current request in the form of `as_asked`; empty without one."""
         return as_asked(self._wanted)
 
     def observe(self, requested: Observe) -> None:
-        """Do as `wanted` says. The same again changes nothing; another key starts anew."""
+        """Observe what `requested` says. An equal request has no effect; a new key resets counts."""
         before, self._wanted = self._wanted, requested
         self._split = requested.key.encode()
         if requested.key != before.key:
@@ -220,16 +220,16 @@ class Observer:
             self._counter = None
 
     def predictions(self) -> PredictionCounts | None:
-        """What was counted; None if nobody asked or nothing was answered yet."""
+        """Return the prediction counts; None without a request for them or without responses."""
         return None if self._counter is None else self._counter.counts()
 
     def answers(self, after: int) -> AnswersPage:
-        """Answers after a cursor; those before it are let go."""
+        """Return the responses after a cursor; those before it are dropped."""
         page = self._shelf.page(after)
         return AnswersPage(cursor=page.cursor, answers=list(page.items))
 
     def wrap(self, handler: Handler) -> Handler:
-        """`handler` of an inference, so that its outcomes are seen."""
+        """Return `handler` of an inference, wrapped so that its outcomes are observed."""
 
         def observed(exchange: Exchange) -> None:
             if not self._concerns(exchange):
@@ -245,7 +245,7 @@ class Observer:
         return observed
 
     def answered(self, exchange: Exchange, response: InferResponse) -> None:
-        """Look at an answer that was sent."""
+        """Record a response that was sent."""
         requested = self._wanted
         if requested.predictions and SHADOW_HEADER not in exchange.headers:
             if self._counter is None:
@@ -254,11 +254,11 @@ class Observer:
         self._keep(exchange, response)
 
     def failed(self, exchange: Exchange) -> None:
-        """Look at a request that got an error."""
+        """Record a request that got an error."""
         self._keep(exchange, None)
 
     def _keep(self, exchange: Exchange, response: InferResponse | None) -> None:
-        """Keep an answer, or that there is none, if its id is in the share that is kept."""
+        """Keep a response, or its absence, if its id is in the sampled share."""
         requested = self._wanted
         answer_id = exchange.headers.get(_PAIR if requested.pairs else _REQUEST_ID)
         if answer_id is None or not is_sampled(answer_id, requested.answers_percent):
@@ -287,20 +287,20 @@ class Observer:
         return self._state.model.signature
 
     def _shown(self, response: InferResponse) -> Tensors:
-        """The output that was asked for, if the model has it, else all."""
+        """Return the output to compare if the model has it, otherwise all outputs."""
         name = self._wanted.output
         return {name: response.outputs[name]} if name in response.outputs else response.outputs
 
 
 class _ObservedWire:
-    """Sends by another wire, then shows the observer what was sent; whatever it does, no harm."""
+    """Response writer that passes each sent response to the observer; it never raises."""
 
     def __init__(self, observer: Observer, wire: ResponseWriter) -> None:
         self._observer = observer
         self._wire = wire
 
     def respond(self, exchange: Exchange, response: InferResponse) -> None:
-        """Send the model's answer; one that cannot be encoded comes to `refuse` instead."""
+        """Send the model's response; if it cannot be encoded, `refuse` is called instead."""
         self._wire.respond(exchange, response)
         if exchange.wire is not self._wire:
             self._look(exchange, lambda: self._observer.answered(exchange, response))
@@ -312,7 +312,7 @@ class _ObservedWire:
         self._look(exchange, lambda: self._observer.failed(exchange))
 
     def cancel(self, exchange: Exchange) -> None:
-        """The caller left: there is nothing to look at."""
+        """Do nothing for a caller that left."""
         self._wire.cancel(exchange)
 
     def _look(self, exchange: Exchange, look: Callable[[], None]) -> None:
@@ -323,15 +323,16 @@ class _ObservedWire:
 
 
 def is_sampled(answer_id: bytes, percent: int) -> bool:
-    """Whether an id is in a share of `percent` of all ids: the same one in every process."""
+    """Whether an id is in the share `percent` of all ids, which is the same in every process."""
     return crc32(answer_id) % _WHOLE < percent
 
 
 def compared_tensors(outputs: Tensors, pair_id: bytes) -> list[SampledTensor]:
-    """Copies of `outputs` for the comparison with the other answer of the pair.
+    """Return copies of `outputs` for the comparison with the other response of the pair.
 
-    Of an answer with more than `MOST_VALUES` values, each output has at most its equal part of
-    them. They are drawn by `pair_id`, so that both answers of a pair have the same positions.
+    If a response has more than `MOST_VALUES` values, each output has at most its equal part of
+    them. They are drawn with `pair_id` as seed, so that both responses of a pair have the same
+    positions.
     """
     is_whole = sum(array.size for array in outputs.values()) <= MOST_VALUES
     most = MOST_VALUES if is_whole else MOST_VALUES // len(outputs)
@@ -341,7 +342,7 @@ def compared_tensors(outputs: Tensors, pair_id: bytes) -> list[SampledTensor]:
 def _compared(name: str, array: Array, most: int, pair_id: bytes) -> SampledTensor:
     values = array
     if array.size > most:
-        # Unlike NumPy's Generator, its bit generators give the same numbers in every release.
+        # NumPy's bit generators give the same numbers in every release, unlike its Generator.
         draws = np.random.PCG64(list(pair_id)).random_raw(most)
         values = array.reshape(-1)[draws % array.size]
     tensor = sampled_tensor(name, values)

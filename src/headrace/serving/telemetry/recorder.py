@@ -1,11 +1,11 @@
 """Recorder of single requests: traces, payload samples and samples of served features.
 
-Handlers are wrapped only while somebody asks, and of a request that is neither traced nor sampled
-nothing is made even so: it costs a look at one header, and one number by chance.
+Handlers are wrapped only while recording is requested. A request that is neither traced nor sampled
+then costs only a check of one header and one random number.
 
-Each trace is whole in itself: a request's span has children for reading it, for the queue, and for
-the batch it ran in; the batch's has one for the runtime, and links to the other traced requests in
-it. Nothing is made for a request that is not traced, and of a batch nothing but one look at it.
+Each trace is complete: a request's span has children for reading it, for the queue, and for its
+batch; the batch's span has a child for the runtime, and links to the other traced requests of the
+batch. Untraced requests create no objects, and a batch only one check.
 """
 
 import logging
@@ -42,13 +42,13 @@ if TYPE_CHECKING:
 
 _MOST_SPANS: Final = 20_000
 _MOST_LINKS: Final = 32
-_BYTES: Final = 1  # of one span: it is counted, not measured
+_BYTES: Final = 1  # of one span: an estimate
 _LONGEST_TEXT: Final = 256
 
 
 @dataclass(slots=True, kw_only=True)
 class TracedBatch:
-    """When a batch did what (monotonic), and which traced requests were in it."""
+    """Times (monotonic) of a batch, and the traced requests in it."""
 
     formed_at: float
     joined_at: float
@@ -61,7 +61,7 @@ class TracedBatch:
 
 @dataclass(slots=True, kw_only=True)
 class TracedRequest:
-    """A request whose trace is kept. `batch` is None if it never ran."""
+    """Request whose trace is recorded. `batch` is None if it never ran."""
 
     parent: SpanContext
     context: SpanContext
@@ -69,12 +69,12 @@ class TracedRequest:
 
 
 def begin(parent: SpanContext) -> TracedRequest:
-    """A request that is a part of its caller's trace."""
+    """Return a traced request as part of its caller's trace."""
     return TracedRequest(parent=parent, context=_child_of(parent))
 
 
 def traced_batch(batch: Batch, traced: list[TracedRequest]) -> None:
-    """Tell the traced requests of a batch what became of it."""
+    """Set the batch of its traced requests."""
     summary = TracedBatch(
         formed_at=batch.formed_at,
         joined_at=batch.joined_at,
@@ -90,7 +90,7 @@ def traced_batch(batch: Batch, traced: list[TracedRequest]) -> None:
 
 @dataclass(slots=True, kw_only=True)
 class SpanLog:
-    """Makes the spans of answered requests and keeps them until they are fetched."""
+    """Log of the spans of answered requests, kept until they are fetched."""
 
     model: str
     version: str
@@ -111,7 +111,7 @@ class SpanLog:
         request_id: str,
         error: str = "",
     ) -> None:
-        """Keep the spans of a request that was just answered; times are monotonic."""
+        """Add the spans of a request that was just answered; times are monotonic."""
         now = time.monotonic()
         offset_s = self.clock.now() - now
         attributes: dict[str, str | int | float] = {
@@ -179,14 +179,14 @@ _MOST: Final = 4096
 _PAGE: Final = 256
 _VALUE_BYTES: Final = 64
 _EARLY_S: Final = 60.0
-"""A control plane says within seconds what share it wants; without one nothing has to be kept."""
+"""A control plane sets the share within seconds; without one, nothing has to be kept."""
 
 
 class ServedFeatures:
-    """Samples of what one source gave, added by the threads that run batches.
+    """Samples of the features from one source, added by the threads that run batches.
 
-    The first look-ups come before the control plane can say which share it wants. They are kept for
-    a minute, as many as fit, and the first `keep` takes its share of them.
+    The first look-ups come before the control plane sets their share. They are kept for a minute,
+    up to the size limit, and the first `keep` selects its share of them.
     """
 
     def __init__(self, source: BoundFeatures) -> None:
@@ -199,14 +199,14 @@ class ServedFeatures:
         self.follow(source)
 
     def follow(self, source: BoundFeatures) -> None:
-        """Keep what this source gives, as what the one before gave: a pool loads models again."""
+        """Sample this source like the previous one: a pool loads models again."""
         with self._lock:
             self._source = source
             source.wants_rows = self._takes
             source.on_rows = self.add if self._share is None or self._share.ratio else None
 
     def keep(self, ratio: float) -> None:
-        """Keep this share of the look-ups from now on."""
+        """Set the share of look-ups that are kept from now on."""
         with self._lock:
             if self._share is not None and ratio == self._share.ratio:
                 return
@@ -220,7 +220,7 @@ class ServedFeatures:
             self._source.on_rows = self.add if ratio else None
 
     def add(self, now: float, keys: Mapping[str, Array], rows: FeatureRows) -> None:
-        """Keep some rows of one look-up."""
+        """Add some rows of one look-up."""
         count = len(next(iter(keys.values()), ()))
         sample = served_sample(now, keys, rows, count, min(count, _ROWS_OF_READ))
         with self._lock:
@@ -233,7 +233,7 @@ class ServedFeatures:
                     self._shelf.clear()
 
     def _takes(self) -> bool:
-        """Whether the look-up that comes now is kept."""
+        """Whether to keep the current look-up."""
         with self._lock:
             return self._share is None or self._share.takes()
 
@@ -244,7 +244,7 @@ class ServedFeatures:
             cursor = page.cursor
 
     def page(self, after: int) -> FeaturesPage:
-        """What was kept after a cursor; nothing before `keep` was called."""
+        """Return the samples after a cursor; empty before `keep` was called."""
         with self._lock:
             if self._share is None:
                 return FeaturesPage(cursor=after, service=self._source.service, lines=[])
@@ -270,10 +270,10 @@ def _size_bytes(sample: ServedSample) -> int:
 
 
 def served_of(model: object, before: ServedFeatures | None = None) -> ServedFeatures | None:
-    """For a model that looks features up; None for another.
+    """Return the samples of a model that looks features up; None for any other model.
 
     Args:
-        before: What kept samples of the model when it was loaded before; it goes on.
+        before: Samples of the model from its previous load, which are continued.
     """
     for step in getattr(model, "steps", ()):
         source = getattr(step.model, "source", None)
@@ -291,7 +291,7 @@ _CALLER: Final = CALLER_HEADER.encode()
 
 
 class RequestRecorder:
-    """Records what `RecordingSettings` asks for; the caller wraps the handlers of inference."""
+    """Recorder for `RecordingSettings`; the caller wraps the inference handlers."""
 
     def __init__(self, state: "ReplicaState") -> None:
         self._state = state
@@ -305,11 +305,11 @@ class RequestRecorder:
 
     @property
     def is_on(self) -> bool:
-        """Whether anything is recorded."""
+        """Whether recording is active."""
         return self._wanted.traces or self._wanted.sample_ratio > 0.0
 
     def record(self, requested: RecordingSettings) -> None:
-        """Do as `wanted` says, from now on."""
+        """Record according to `requested` from now on."""
         self._wanted = requested
         self.samples.ratio = requested.sample_ratio
         self.samples.drop = frozenset(requested.drop)
@@ -323,7 +323,7 @@ class RequestRecorder:
             self.features.keep(requested.features_ratio)
 
     def model_loaded(self) -> None:
-        """Called when the state's model is there, also when a pool has loaded it again."""
+        """Update the recorder after the state's model was loaded, which a pool may repeat."""
         if self._state.settings.features is UNSET:
             return
 
@@ -332,22 +332,22 @@ class RequestRecorder:
             self.features.keep(self._wanted.features_ratio)
 
     def spans_page(self, after: int) -> SpansPage:
-        """Spans after a cursor."""
+        """Return the spans after a cursor."""
         page = self.spans.shelf.page(after)
         return SpansPage(cursor=page.cursor, spans=list(page.items), dropped=page.dropped)
 
     def samples_page(self, after: int) -> SamplesPage:
-        """Sampled payloads after a cursor."""
+        """Return the sampled payloads after a cursor."""
         return self.samples.page(after)
 
     def features_page(self, after: int) -> FeaturesPage:
-        """Features that were served after a cursor."""
+        """Return the served features after a cursor."""
         if self.features is None:
             return FeaturesPage(cursor=after, service="", lines=[])
         return self.features.page(after)
 
     def wrap(self, handler: Handler) -> Handler:
-        """`handler` of an inference, so that its outcome is recorded."""
+        """Return `handler` of an inference, wrapped so that its outcome is recorded."""
 
         def recorded(exchange: Exchange) -> None:
             headers = exchange.headers
@@ -371,7 +371,7 @@ class RequestRecorder:
 
     @staticmethod
     def _saw(batch: Batch) -> None:
-        """Called by the engine for each batch that ran."""
+        """Record a batch; the engine calls this for each batch that ran."""
         traced = []
         for ticket in batch.tickets:
             wire = getattr(ticket, "wire", None)
@@ -383,7 +383,7 @@ class RequestRecorder:
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Recording:
-    """Sends by another wire, then keeps what was sent; whatever goes wrong with that, no harm."""
+    """Response writer that sends through another one, then records the outcome; never raises."""
 
     recorder: RequestRecorder
     traced: TracedRequest | None
@@ -391,7 +391,7 @@ class Recording:
     wire: ResponseWriter = field(init=False)
 
     def respond(self, exchange: Exchange, response: InferResponse) -> None:
-        """Send the model's answer; one that cannot be encoded comes to `refuse` of the other."""
+        """Send the model's response, or call the other writer's `refuse` if encoding fails."""
         watch = _Refusals(self.wire)
         exchange.wire = watch
         self.wire.respond(exchange, response)
@@ -404,13 +404,13 @@ class Recording:
         self.note(exchange, None, error)
 
     def cancel(self, exchange: Exchange) -> None:
-        """The caller left: the gateway's span says so."""
+        """Do nothing for a caller that left: the gateway's span records that."""
         self.wire.cancel(exchange)
 
     def note(
         self, exchange: Exchange, response: InferResponse | None, error: HeadraceError | None
     ) -> None:
-        """Keep the outcome of a request."""
+        """Record the outcome of a request."""
         try:
             self._note(exchange, response, error)
         except Exception:  # noqa: BLE001  # the request edge: the answer is sent already
@@ -430,7 +430,7 @@ class Recording:
         if self.is_sampled:
             headers = exchange.headers
             self.recorder.samples.add(
-                getattr(exchange, "request", None),  # nothing if it could not be read
+                getattr(exchange, "request", None),  # None if the request could not be read
                 {} if response is None or error is not None else response.outputs,
                 request_id=exchange.request_id,
                 trace_id=trace_id_of(headers.get(PARENT_HEADER, b"")),
@@ -441,7 +441,7 @@ class Recording:
 
 
 class _Refusals:
-    """Notices that an answer became an error on its way out."""
+    """Response writer that detects a response that became an error while it was sent."""
 
     def __init__(self, wire: ResponseWriter) -> None:
         self._wire = wire
@@ -452,7 +452,7 @@ class _Refusals:
         self._wire.respond(exchange, response)
 
     def cancel(self, exchange: Exchange) -> None:
-        """The caller left."""
+        """Do nothing for a caller that left."""
         self._wire.cancel(exchange)
 
     def refuse(self, exchange: Exchange, error: HeadraceError) -> None:

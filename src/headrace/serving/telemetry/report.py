@@ -16,7 +16,7 @@ _OVERHEAD_BYTES: Final = 256
 
 
 class PredictionCounts(msgspec.Struct, frozen=True, kw_only=True):
-    """Answers since counting began, of requests that came by the traffic split."""
+    """Counts of predictions since counting began, for requests of the traffic split."""
 
     output: str = ""
     kind: str = ""
@@ -28,7 +28,7 @@ class PredictionCounts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SampledTensor(msgspec.Struct, frozen=True, kw_only=True):
-    """A tensor as it was: `data` in NumPy's `dtype`, or `items` where that is `O`."""
+    """Copy of a tensor: `data` in NumPy's `dtype`, or `items` where that is `O`."""
 
     name: str
     dtype: str
@@ -38,27 +38,27 @@ class SampledTensor(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RecordedAnswer(msgspec.Struct, frozen=True, array_like=True):
-    """One answer of a replica, kept for a rollout."""
+    """One response of a replica, kept for a rollout."""
 
     answer_id: str
-    """The id that the gateway gave the request and its copy, else the request's id."""
+    """The id that the gateway gave the request and its copy, otherwise the request's id."""
     unit: str = ""
     outputs: list[SampledTensor] = []
-    """What a shadow's answer is compared by; only answers kept for pairs have it."""
+    """Outputs to compare with a shadow's; only responses of pairs have them."""
     failed: bool = False
-    """The request got an error instead."""
+    """Whether the request got an error instead."""
 
     @property
     def size_bytes(self) -> int:
-        """The memory that the answer takes, about."""
+        """Return the approximate memory size of the response."""
         sizes = (len(output.data) + sum(map(len, output.items)) for output in self.outputs)
         return _OVERHEAD_BYTES + sum(sizes)
 
 
 class AnswersPage(msgspec.Struct, frozen=True, kw_only=True):
-    """Answers that followed a cursor, oldest first, and the cursor to ask with next.
+    """Responses after a cursor, oldest first, and the cursor for the next page.
 
-    An empty page follows the last one. Answers that found no room are missing.
+    An empty page follows the last one. Responses that exceeded the buffer are missing.
     """
 
     cursor: int
@@ -197,7 +197,7 @@ class RecordingSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
 
 
 class SpansPage(msgspec.Struct, frozen=True, kw_only=True):
-    """Spans that followed a cursor, the cursor to ask with next, and how many were ever lost."""
+    """Spans after a cursor, the cursor for the next page, and the total number of lost spans."""
 
     cursor: int
     spans: list[SpanRecord]
@@ -220,7 +220,7 @@ class PayloadSample(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SamplesPage(msgspec.Struct, frozen=True, kw_only=True):
-    """Samples that followed a cursor; as `SpansPage`, but in MessagePack."""
+    """Samples after a cursor; as `SpansPage`, but in MessagePack."""
 
     cursor: int
     samples: list[PayloadSample]
@@ -228,7 +228,7 @@ class SamplesPage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FeaturesPage(msgspec.Struct, frozen=True, kw_only=True):
-    """Features that were served, a line of JSON each; as `SpansPage`."""
+    """Served features, one line of JSON each; as `SpansPage`."""
 
     cursor: int
     service: str
@@ -237,12 +237,12 @@ class FeaturesPage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def as_asked(observe: Observe) -> str:
-    """What `ReplicaReport.observing` says while a replica does as `observe` asks."""
+    """Return the `ReplicaReport.observing` of a replica that observes as `observe` says."""
     return msgspec.json.encode(observe).decode() if observe.key else ""
 
 
 def models_digest(models: Iterable[ReplicaSettings]) -> str:
-    """What tells two lists of a pool's models apart; their order does not matter."""
+    """Return a digest of a pool's list of models; the order does not matter."""
     ordered = sorted(models, key=lambda model: (model.model_name, model.model_version))
     return hashlib.sha256(msgspec.json.encode(ordered, order="deterministic")).hexdigest()
 
@@ -264,7 +264,7 @@ class DriftPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 class SeenAnswer(msgspec.Struct, frozen=True, array_like=True):
-    """What a request got for its first row: the name of a class, or a number."""
+    """Prediction for a request's first row: the name of a class, or a number."""
 
     request_id: str
     value: str | float

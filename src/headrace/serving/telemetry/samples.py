@@ -1,6 +1,6 @@
-"""Samples for the payload log, bounded in number and bytes until the control plane fetches them.
+"""Samples for the payload log, in a buffer with bounds for count and bytes.
 
-A sample holds the arrays themselves. They are written as bytes when a page is asked for, never
+A sample holds the arrays themselves. They are encoded when the control plane fetches a page, not
 while a request waits.
 """
 
@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Page(Generic[T]):
-    """What followed a cursor, oldest first; the cursor to ask with next; all that was lost."""
+    """Items after a cursor, oldest first; the next cursor; the total number of lost items."""
 
     cursor: int
     items: Sequence[T]
@@ -29,9 +29,9 @@ class Page(Generic[T]):
 
 @dataclass(slots=True, kw_only=True)
 class BoundedBuffer(Generic[T]):
-    """Keeps items until they are known to have arrived; a cursor counts all that were ever added.
+    """Buffer of items until their receipt is confirmed; a cursor counts all items ever added.
 
-    What does not fit is dropped and counted: nobody waits.
+    Items that do not fit are dropped and counted, without waiting.
     """
 
     most_items: int
@@ -44,7 +44,7 @@ class BoundedBuffer(Generic[T]):
     _added: int = 0
 
     def add(self, item: T, size_bytes: int) -> None:
-        """Keep an item, if it fits."""
+        """Add an item if it fits."""
         if len(self._items) >= self.most_items or self._bytes + size_bytes > self.most_bytes:
             self.dropped += 1
             return
@@ -53,9 +53,9 @@ class BoundedBuffer(Generic[T]):
         self._items.append((size_bytes, item))
 
     def page(self, after: int) -> Page[T]:
-        """What was added after the cursor `after`; what came before it has arrived and is let go.
+        """Return the items after the cursor `after`; earlier ones were received and are dropped.
 
-        A cursor of another process's shelf begins with what is here.
+        A cursor from another process starts at the oldest item.
         """
         first = self._added - len(self._items)
         if after <= self._added:
@@ -73,7 +73,7 @@ class BoundedBuffer(Generic[T]):
         return Page(cursor=first + len(items), items=items, dropped=self.dropped)
 
     def clear(self) -> None:
-        """Let everything go; the cursor goes on."""
+        """Drop all items; the cursor continues."""
         self._items.clear()
         self._bytes = 0
 
@@ -81,7 +81,7 @@ class BoundedBuffer(Generic[T]):
 _MOST: Final = 4096
 _MOST_BYTES: Final = 64 << 20
 _LARGEST_BYTES: Final = 8 << 20
-"""A larger request, with its answer, is not kept, but counted."""
+"""A larger request, with its response, is counted but not kept."""
 _PAGE_BYTES: Final = 1 << 20
 _PAGE: Final = 256
 _OVERHEAD_BYTES: Final = 256
@@ -89,7 +89,7 @@ _OVERHEAD_BYTES: Final = 256
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestSample:
-    """One request and its answer; `code` says why there is none."""
+    """One request and its response; `code` gives the reason of a missing response."""
 
     request_id: str
     trace_id: str
@@ -103,7 +103,7 @@ class RequestSample:
 
 @dataclass(slots=True, kw_only=True)
 class Sampler:
-    """Keeps a share of the requests."""
+    """Sampler that keeps a share of the requests."""
 
     ratio: float = 0.0
     drop: frozenset[str] = frozenset()
@@ -117,7 +117,7 @@ class Sampler:
     )
 
     def wants(self) -> bool:
-        """Whether to keep the request that comes now: by chance, which no caller can steer."""
+        """Whether to keep the current request; random, so that no caller can influence it."""
         return self.ratio > 0.0 and self.chance.random() < self.ratio
 
     def add(
@@ -131,7 +131,7 @@ class Sampler:
         duration_s: float,
         code: str = "OK",
     ) -> None:
-        """Keep a request that was just answered, its answer copied out of the batch's."""
+        """Add a request that was just answered, with a copy of its part of the outputs."""
         inputs = self._without_dropped("input", {} if request is None else request.inputs)
         outputs = self._without_dropped("output", outputs)
         size_bytes = _size_of(inputs.values()) + _size_of(outputs.values())
@@ -146,13 +146,13 @@ class Sampler:
             duration_s=duration_s,
             code=code,
             inputs=inputs,
-            # A row of a batch's answer would keep all of it.
+            # A view of a batch's output would keep the whole output in memory.
             outputs={name: array.copy() for name, array in outputs.items()},
         )
         self.shelf.add(sample, size_bytes + _OVERHEAD_BYTES)
 
     def page(self, after: int) -> SamplesPage:
-        """What was kept after a cursor, as bytes."""
+        """Return the encoded samples after a cursor."""
         page = self.shelf.page(after)
         samples = [_told(sample) for sample in page.items]
         return SamplesPage(cursor=page.cursor, samples=samples, dropped=page.dropped)
@@ -184,7 +184,7 @@ def _told(sample: RequestSample) -> PayloadSample:
 
 
 def sampled_tensor(name: str, array: Array) -> SampledTensor:
-    """A copy of a tensor, as the control plane gets it."""
+    """Return a copy of a tensor in the form that the control plane receives."""
     shape = list(array.shape)
     if array.dtype.kind == "O":
         items = [bytes(item) for item in array.ravel().tolist()]
