@@ -1,8 +1,9 @@
 """Plain data and rules: names, tensors, requests, errors, settings. Imports no sibling.
 
-But for `processes` and `confine`, which start and restrict child processes for all other packages.
+The exceptions are `processes` and `confine`, which start and restrict child processes for all other
+packages.
 
-What needs NumPy is loaded when somebody asks for it: most commands never do.
+Names that need NumPy are loaded on first use: most commands never use them.
 """
 
 from importlib import import_module

@@ -1,4 +1,4 @@
-"""Delays before a failed action is tried again."""
+"""Delays before a failed action is retried."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -20,9 +20,9 @@ class Backoff:
         return min(self.first_s * 2.0 ** min(failures - 1, _MOST_DOUBLINGS), self.limit_s)
 
     def jittered_s(self, failures: int, *, chance: float) -> float:
-        """Return half of the delay to all of it, so that those who failed together spread.
+        """Return between half of the delay and all of it, so that simultaneous failures spread.
 
         Args:
-            chance: Evenly distributed in [0, 1).
+            chance: Uniformly distributed in [0, 1).
         """
         return self.delay_s(failures) * (0.5 + 0.5 * chance)

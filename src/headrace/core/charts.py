@@ -7,11 +7,11 @@ from typing import Final
 
 _STEPS: Final = (1.0, 2.0, 2.5, 5.0, 10.0)
 _MARKS: Final = 4
-"""About how many an axis has."""
+"""Approximate number of ticks of an axis."""
 _DECADE_MARKS: Final = ((1, 2, 5), (1, 2, 3, 5, 7))
 _SPANS_S: Final = (10, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600)
 _NOTHING: Final = 1e-300
-"""A part of a number as small is 0."""
+"""A component of a number below this counts as 0."""
 _MINUTE: Final = 60.0
 _HOUR: Final = 3600.0
 _DAY: Final = 86_400.0
@@ -33,7 +33,7 @@ _DIRECTIONS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class AxisTick:
-    """A mark at a place of the picture, with its label."""
+    """Tick at a position of the chart, with its label."""
 
     at: float
     label: str
@@ -41,7 +41,7 @@ class AxisTick:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AxisScale:
-    """Maps values of `low` to `high` to places of `start` to `end`."""
+    """Mapping of values from `low` to `high` to positions from `start` to `end`."""
 
     low: float
     high: float
@@ -50,18 +50,18 @@ class AxisScale:
     is_logarithmic: bool = False
 
     def place(self, value: float) -> float:
-        """Where a value stands; one outside stands at the edge."""
+        """Return the position of a value; values outside the range are clamped."""
         share = (self._size(value) - self._size(self.low)) / (
             self._size(self.high) - self._size(self.low)
         )
         return round(self.start + min(max(share, 0.0), 1.0) * (self.end - self.start), 1)
 
     def holds(self, value: float) -> bool:
-        """Whether a value is not outside."""
+        """Whether a value is inside the range."""
         return self.low <= value <= self.high
 
     def marks(self) -> list[float]:
-        """Round values on it."""
+        """Return round values inside the range."""
         if not self.is_logarithmic:
             return marks_between(self.low, self.high)
         few, more = (self._decade_marks(per_decade) for per_decade in _DECADE_MARKS)
@@ -77,7 +77,7 @@ class AxisScale:
 
 
 def round_step(most: float, marks: int) -> float:
-    """The smallest round step with which `marks` of them reach `most`."""
+    """Return the smallest round step with which `marks` steps reach `most`."""
     if most < _NOTHING:
         return 1.0 / marks
     rough = most / marks
@@ -86,7 +86,7 @@ def round_step(most: float, marks: int) -> float:
 
 
 def marks_from_zero(most: float, marks: int = _MARKS) -> list[float]:
-    """Round values from 0 to at least `most`; to 1 where that is nothing."""
+    """Return round values from 0 to at least `most`; to 1 if `most` is 0."""
     if most <= 0:
         return [0.0, 1.0]
     step = round_step(most, marks)
@@ -95,7 +95,7 @@ def marks_from_zero(most: float, marks: int = _MARKS) -> list[float]:
 
 
 def marks_between(low: float, high: float, marks: int = _MARKS) -> list[float]:
-    """Round values between two."""
+    """Return round values between two bounds."""
     step = round_step(high - low, marks)
     first = math.ceil(low / step - 1e-9)
     last = math.floor(high / step + 1e-9)
@@ -103,13 +103,13 @@ def marks_between(low: float, high: float, marks: int = _MARKS) -> list[float]:
 
 
 def ages(span_s: float, marks: int = _MARKS) -> list[tuple[float, str]]:
-    """Round ages from 0 to `span_s`, with their labels: `-30 min`, `now`."""
+    """Return round ages from 0 to `span_s`, with their labels: `-30 min`, `now`."""
     step = next((s for s in _SPANS_S if span_s / s <= marks), 21600)
     return [(i * step, _age(i * step)) for i in range(int(span_s / step + 1e-9) + 1)]
 
 
 def elapsed(span_s: float, marks: int = _MARKS) -> list[tuple[float, str]]:
-    """Round times from 0 to `span_s`, with their labels: `start`, `30 min`, `2 d`."""
+    """Return round times from 0 to `span_s`, with labels: `start`, `30 min`, `2 d`."""
     days = round_step(span_s / _DAY, marks) * _DAY
     step = next((s for s in (*_SPANS_S, 43_200, 86_400) if span_s / s <= marks), days)
     return [(i * step, _time(i * step)) for i in range(int(span_s / step + 1e-9) + 1)]
@@ -142,7 +142,7 @@ class Rectangle:
     bottom: float
 
     def meets(self, other: "Rectangle") -> bool:
-        """Whether they have an area in common."""
+        """Whether both rectangles have an area in common."""
         return (
             self.left < other.right
             and other.left < self.right
@@ -151,7 +151,7 @@ class Rectangle:
         )
 
     def within(self, other: "Rectangle") -> bool:
-        """Whether no part is outside the other."""
+        """Whether this rectangle is completely inside the other."""
         return (
             other.left <= self.left
             and self.right <= other.right
@@ -162,7 +162,7 @@ class Rectangle:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dot:
-    """A point with its name: centre, radius, and the size of the written name."""
+    """Point with a name: centre, radius, and the size of the rendered name."""
 
     x: float
     y: float
@@ -172,27 +172,27 @@ class Dot:
 
     @property
     def box(self) -> Rectangle:
-        """What the point covers."""
+        """Return the area that the point covers."""
         r = self.radius
         return Rectangle(left=self.x - r, top=self.y - r, right=self.x + r, bottom=self.y + r)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Label:
-    """Where a name stands."""
+    """Position of a name."""
 
     box: Rectangle
     is_far: bool
-    """So far from its point that a line has to lead there."""
+    """Whether the label is so far from its point that a line has to connect them."""
 
 
 def place_labels(
     dots: Sequence[Dot], area: Rectangle, obstacles: Sequence[Rectangle] = ()
 ) -> list[Label | None]:
-    """A place for each name, the first ones first; None where there is no room for one.
+    """Return a position for each name, in order of priority; None where there is no room.
 
     Args:
-        obstacles: What else is not written over, if that can be.
+        obstacles: Other areas that labels avoid if possible.
     """
     taken = [dot.box for dot in dots]
     labels: list[Label | None] = []
@@ -212,7 +212,7 @@ def _free(dot: Dot, area: Rectangle, taken: Sequence[Rectangle]) -> Label | None
 
 
 def _places(dot: Dot) -> Iterator[Label]:
-    """Around the point, and then around it further out."""
+    """Yield positions around the point, at increasing distances."""
     for step in _REACHES:
         reach = dot.radius + _GAP + step
         for across, down in _DIRECTIONS:
@@ -228,5 +228,5 @@ def _sign(direction: float) -> float:
 
 
 def svg_text(x: float, y: float, text: str, anchor: str, look: str = "tick") -> str:
-    """An SVG text element; `text` is escaped by the caller."""
+    """Return an SVG text element; the caller escapes `text`."""
     return f'<text class="{look}" x="{x:g}" y="{y:g}" text-anchor="{anchor}">{text}</text>'

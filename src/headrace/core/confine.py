@@ -1,8 +1,8 @@
 """Sandbox launcher: `python -I -S confine.py SPEC COMMAND…` restricts a process and runs COMMAND.
 
-It runs by path in a bare interpreter and imports nothing of Headrace: it starts in milliseconds.
-It fails closed: what SPEC asks for holds, or COMMAND does not start. `--probe` prints what the
-kernel allows.
+It runs by path in a bare interpreter and imports nothing of Headrace: it starts in milliseconds. It
+fails closed: if a restriction of SPEC cannot be applied, COMMAND does not start. `--probe` prints
+what the kernel allows.
 
 Fields of SPEC (JSON):
 
@@ -49,13 +49,13 @@ import stat
 import struct
 import sys
 
-TYPE_CHECKING = False  # `typing` costs as much as all else together
+TYPE_CHECKING = False  # importing `typing` takes as long as everything else together
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from typing import NotRequired, TypedDict
 
     class Spec(TypedDict):
-        """The restrictions of a process; see above."""
+        """Restrictions of a process, as in the module's docstring."""
 
         sandbox: str
         user_ns: bool
@@ -80,9 +80,9 @@ if TYPE_CHECKING:
 
 
 CANNOT_ISOLATE = 5
-"""Exit status where a restriction cannot be had; standard error has the reason."""
+"""Exit status if a restriction cannot be applied; standard error has the reason."""
 PRIVATE = ("/tmp", "/var/tmp", "/dev/shm", "/run")  # noqa: S108  # no sandbox shares them
-"""`/run` has sockets of programs that would do more for this user: D-Bus, Docker."""
+"""`/run` has sockets of services that would act for this user: D-Bus, Docker."""
 _NEWNS, _NEWUSER, _NEWNET, _NEWIPC, _NEWPID = (
     0x20000,
     0x10000000,
@@ -94,7 +94,7 @@ _CLONE_PARENT, _CLONE_THREAD, _CLONE_NEW = 0x8000, 0x10000, 0x7E020000
 _MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_REMOUNT = 1, 2, 4, 8, 32
 _MS_BIND, _MS_REC, _MS_PRIVATE = 4096, 16384, 1 << 18
 _KEPT_FLAGS = {2: 2, 4: 4, 8: 8, 1024: 1024, 2048: 2048, 4096: 1 << 21}
-"""By statvfs(3)'s flag: the one of mount(2) that a remount in a user namespace has to repeat."""
+"""Map of a statvfs(3) flag to the mount(2) flag that a remount in a user namespace must repeat."""
 _PR_SET_PDEATHSIG, _PR_SET_KEEPCAPS, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 1, 8, 24, 38
 _PR_CAP_AMBIENT, _CAP_AMBIENT_RAISE = 47, 2
 _LAST_CAPABILITY, _CAP_NET_BIND_SERVICE = 63, 10
@@ -102,7 +102,8 @@ _CAPABILITY_VERSION = 0x20080522
 _SYS_LANDLOCK_CREATE, _SYS_LANDLOCK_ADD, _SYS_LANDLOCK_RESTRICT = 444, 445, 446
 _LANDLOCK_SCOPED, _LANDLOCK_SCOPE_ABI = 1 | 2, 6
 _LANDLOCK_READ, _LANDLOCK_FILE = 0xD, 0x4007
-"""Execute and read; what a rule for a file may name: execute, write, read, truncate."""
+"""Execute and read; and the rights that a rule for a file may name: execute, write, read, truncate.
+"""
 _COVER_OPTIONS = b"mode=0755,size=1m,nr_inodes=10k"
 _TMP_OPTIONS = b"mode=1777,size=256m"
 _PIDS = 16
@@ -139,7 +140,7 @@ _DENIED = (
 _DENIED_STRICTLY = ((57, 58, 200, 424, 129, 297), (130, 424, 138, 240))
 """fork, vfork, tkill, pidfd_send_signal, rt_sigqueueinfo, rt_tgsigqueueinfo."""
 _SHARED_MEMORY = ((319, 447, 29), (279, 447, 194))
-"""memfd_create, memfd_secret, shmget: memory that no limit of a process counts."""
+"""memfd_create, memfd_secret, shmget: memory that no process limit counts."""
 _SYS_MMAP, _SHARED_ANONYMOUS = (9, 222), 0x21
 _SIGNALS = ((62, 234), (129, 131))
 """kill, tgkill."""
@@ -155,7 +156,7 @@ def _check(result: int, what: str) -> int:
 
 
 def unshare(flags: int) -> None:
-    """Leave these namespaces for new ones; a new user namespace maps this user alone."""
+    """Move to new namespaces; a new user namespace maps this user alone."""
     uid, gid = os.geteuid(), os.getegid()
     _check(_libc.unshare(flags), "unshare")
     if flags & _NEWUSER:
@@ -179,7 +180,7 @@ def mount(
 
 
 def landlock(spec: Spec) -> None:
-    """Forbid signals to other processes where the kernel can; with `landlock`, restrict files."""
+    """Forbid signals to other processes if the kernel can; with `landlock`, restrict files."""
     abi = _libc.syscall(_SYS_LANDLOCK_CREATE, None, 0, 1)
     rights = (1 << 12 + min(abi, 3)) - 1 if spec["sandbox"] == "landlock" else 0
     scoped = _LANDLOCK_SCOPED if abi >= _LANDLOCK_SCOPE_ABI else 0
@@ -201,7 +202,7 @@ def landlock(spec: Spec) -> None:
 
 
 def besides(folder: str, hidden: list[str]) -> Iterator[str]:
-    """The entries of `folder`, and of those in it that lead to `hidden`, that contain none."""
+    """Yield the entries of `folder`, recursively on the way to `hidden`, that do not hold it."""
     try:
         names = os.listdir(folder)
     except OSError:
@@ -216,7 +217,7 @@ def besides(folder: str, hidden: list[str]) -> Iterator[str]:
 
 
 def allow(ruleset: int, paths: Iterable[str], rights: int) -> None:
-    """Add rules for what exists; of a file only the rights that files have."""
+    """Add rules for existing paths; a file gets only the rights that apply to files."""
     for path in paths:
         with contextlib.suppress(FileNotFoundError, PermissionError):
             descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
@@ -230,12 +231,12 @@ def allow(ruleset: int, paths: Iterable[str], rights: int) -> None:
 def filter_system_calls(*, is_strict: bool, network: bool, is_bounded: bool) -> None:
     """Install the seccomp filter.
 
-    `is_strict` also forbids starting and signalling processes, `is_bounded` shared memory, which
-    the limit of a process's data does not count.
+    `is_strict` also forbids starting and signalling processes; `is_bounded` also forbids shared
+    memory, which the data limit of a process does not count.
 
-    It denies what no model needs, instead of allowing what one needs: the frameworks' calls change
-    with every release of theirs and of the C library, and a list that lacks one ends a replica.
-    Sockets are an allow-list.
+    The filter denies system calls that no model needs instead of allowing the needed ones: the
+    calls of the frameworks change with every release of them and of the C library, and a call
+    missing from an allow-list would end a replica. Sockets are an allow-list.
     """
     if _MACHINE is None:
         raise OSError(errno.ENOSYS, f"no seccomp filter for {os.uname().machine}")
@@ -250,9 +251,14 @@ def filter_system_calls(*, is_strict: bool, network: bool, is_bounded: bool) -> 
         (0x15, 1, 0, _AUDIT_ARCH[_MACHINE]),
         (0x06, 0, 0, 0x80000000),
         (0x20, 0, 0, 0),
-        (0x35, 0, 1, 0x40000000),  # the x32 ABI numbers the same calls once more
+        (0x35, 0, 1, 0x40000000),  # the x32 ABI has other numbers for the same calls
         denied,
-        (0x15, 0, 1, _SYS_CLONE3),  # its flags cannot be read; the C library then uses clone
+        (
+            0x15,
+            0,
+            1,
+            _SYS_CLONE3,
+        ),  # its flags are unreadable here; the C library then uses clone
         (0x06, 0, 0, 0x00050000 | errno.ENOSYS),
         *argument(_SYS_PRCTL[_MACHINE], (0x15, 0, 1, _PR_SET_PDEATHSIG), denied, allowed),
         *argument(
@@ -281,12 +287,12 @@ def filter_system_calls(*, is_strict: bool, network: bool, is_bounded: bool) -> 
     header = ctypes.create_string_buffer(
         struct.pack("@HP", len(program) + 1, ctypes.addressof(code))
     )
-    # 4: speculation is left as it is, which costs replicas nothing
+    # 4: the filter adds no speculation mitigations, which would slow replicas down
     _check(_libc.syscall(_SYS_SECCOMP[_MACHINE], 1, 4, header), "seccomp")
 
 
 def drop_capabilities(*, keep_ports: bool) -> None:
-    """Have no capability after the next exec, or only the one to listen on low ports."""
+    """Drop all capabilities after the next exec, or all except binding low ports."""
     for number in range(_LAST_CAPABILITY + 1):
         if keep_ports and number == _CAP_NET_BIND_SERVICE:
             continue
@@ -295,7 +301,7 @@ def drop_capabilities(*, keep_ports: bool) -> None:
 
 
 def give_up_capabilities(*, keep_ports: bool) -> None:
-    """Have no capability now, or only the one to listen on low ports."""
+    """Drop all capabilities now, or all except binding low ports."""
     header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION, 0)
     mask = (1 << _CAP_NET_BIND_SERVICE) if keep_ports else 0
     sets = (ctypes.c_uint32 * 6)(mask, mask, mask)
@@ -306,7 +312,7 @@ def give_up_capabilities(*, keep_ports: bool) -> None:
 
 
 def become(uid: int, *, keep_ports: bool = False) -> None:
-    """Be `uid` for good."""
+    """Become user `uid` permanently."""
     os.setgroups([])
     _libc.prctl(_PR_SET_KEEPCAPS, int(keep_ports), 0, 0, 0)
     os.setresgid(uid, uid, uid)
@@ -314,17 +320,17 @@ def become(uid: int, *, keep_ports: bool = False) -> None:
 
 
 def die_with_parent() -> None:
-    """Be killed when the process that started this one ends; becoming another user ends that."""
+    """Kill this process when its parent ends; a change of the user resets this."""
     _check(_libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0), "die with the parent")
 
 
 def is_inside(path: str, directory: str) -> bool:
-    """Whether `path` is `directory` or lies in it."""
+    """Whether `path` is `directory` or inside it."""
     return path == directory or path.startswith(directory.rstrip("/") + "/")
 
 
 def closed_ancestor(path: str) -> str | None:
-    """The topmost directory on the way to `path` that the effective user may not pass."""
+    """Return the topmost directory on the way to `path` that the effective user may not enter."""
     parts = path.strip("/").split("/")
     for i in range(1, len(parts)):
         ancestor = "/" + "/".join(parts[:i])
@@ -335,7 +341,7 @@ def closed_ancestor(path: str) -> str | None:
 
 @contextlib.contextmanager
 def acting_as(uid: int) -> Iterator[None]:
-    """Have the rights of `uid` for the block; root's come back after it."""
+    """Act with the rights of `uid` in the block, and as root again after it."""
     os.setegid(uid)
     os.seteuid(uid)
     try:
@@ -352,10 +358,10 @@ def can_read(path: str) -> bool:
 
 
 def cover(hide: list[str], keep: list[str], own: list[str]) -> None:
-    """Mount an empty directory over each of `hide` and bind what is kept of it into it.
+    """Mount an empty directory over each of `hide` and bind the kept paths into it.
 
-    Outer ones come first: what an outer one keeps may hold an inner one. Those of `PRIVATE` stay
-    writable.
+    Outer directories come first: a path that an outer one keeps may contain an inner one.
+    Directories of `PRIVATE` stay writable.
     """
     hide = sorted({path for path in (*hide, *PRIVATE) if os.path.isdir(path)}, key=len)
     bound = sorted({*keep, *own} - {*hide}, key=len)
@@ -381,29 +387,29 @@ def cover(hide: list[str], keep: list[str], own: list[str]) -> None:
         mount("tmpfs", covered, b"tmpfs", flags, _COVER_OPTIONS)
     for descriptor, _ in held.values():
         os.close(descriptor)
-    # Processes outside are not listed. Where a container masks parts of /proc, the old one stays.
+    # Outside processes are not listed. Where a container masks parts of /proc, the old mount stays.
     with contextlib.suppress(OSError):
         mount("proc", "/proc", b"proc", _MS_NOSUID | _MS_NODEV | _MS_NOEXEC)
 
 
 def make_target(path: str, *, is_directory: bool) -> None:
-    """Create what `path` is bound to."""
+    """Create the target to which `path` is bound."""
     if is_directory:
         os.makedirs(path, mode=0o755, exist_ok=True)
-    elif not os.path.exists(path):  # else its directory is kept as well, and may be read-only
+    elif not os.path.exists(path):  # otherwise its directory is kept as well, and may be read-only
         os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
         os.close(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o644))
 
 
 def make_read_only(path: str) -> None:
-    """Remount a bound path read-only; the flags of its file system stay."""
+    """Remount a bound path read-only, with the flags of its file system."""
     there = os.statvfs(path).f_flag
     inherited_flags = sum(flag for bit, flag in _KEPT_FLAGS.items() if there & bit)
     mount("none", path, None, _MS_BIND | _MS_REMOUNT | _MS_NOSUID | _MS_RDONLY | inherited_flags)
 
 
 def set_limits(limits: dict[str, int | None]) -> None:
-    """Set the resource limits, and no core dump."""
+    """Set the resource limits, and disable core dumps."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if adjustment := limits.get("oom_score_adj"):
         with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
@@ -423,17 +429,17 @@ def set_limits(limits: dict[str, int | None]) -> None:
 
 
 def give(paths: list[str], uid: int) -> None:
-    """Let `paths` belong to `uid`; a directory that is shared with a group stays so."""
+    """Change the owner of `paths` to `uid`; a group-shared directory keeps its group."""
     for path in paths:
         is_shared = os.lstat(path).st_mode & stat.S_ISGID
         os.chown(path, uid, -1 if is_shared else uid, follow_symlinks=False)
 
 
 def give_all(folder: str, uid: int, gid: int, *, of: range | None = None) -> None:
-    """Let a directory, its files, and those of directories in it belong to somebody.
+    """Change the owner of a directory, its files and those of its subdirectories.
 
-    Who wrote them may be hostile: nothing is followed, and what has another name stays. So does
-    what is none of the users `of`, if these are given.
+    The previous owner may be hostile: links are not followed, and files with other hard links keep
+    their owner. If `of` is given, files of other users keep their owner too.
     """
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
@@ -455,7 +461,7 @@ def _give_inner(
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
         descriptor = os.open(name, flags, dir_fd=folder)
-    except OSError:  # it is gone, or a link
+    except OSError:  # deleted meanwhile, or a link
         return
     try:
         status = os.fstat(descriptor)
@@ -470,7 +476,7 @@ def _give_inner(
 
 
 def confine(spec: Spec) -> dict[str, object]:
-    """Apply `spec` to this process; the report."""
+    """Apply `spec` to this process and return the report."""
     uid, hide, keep, own = spec["uid"], spec["hide"], spec["keep"], spec["own"]
     readable, shared = [*keep, *spec["reach"], *spec["also"]], spec.get("shared", [])
     if uid is not None:
@@ -517,10 +523,10 @@ def confine(spec: Spec) -> dict[str, object]:
 
 
 def enter_pid_namespace(spec: Spec) -> tuple[int, int]:
-    """Return in the first process of a new PID namespace: its pid outside, and a descriptor.
+    """Return in the first process of a new PID namespace: its outer pid, and a descriptor.
 
-    The descriptor reads as ended once the process is gone that waits for this one, which passes
-    SIGTERM on and ends as this one ends.
+    The descriptor signals the end of the outer process, which waits for this one, passes SIGTERM on
+    and ends with the same status.
     """
     reader, writer = os.pipe()
     parent, handover = os.getppid(), spec.get("handover")
@@ -557,7 +563,7 @@ def enter_pid_namespace(spec: Spec) -> tuple[int, int]:
 
 
 def effective(number: int, pid: int) -> int:
-    """`number` if process `pid` handles that signal, else SIGKILL.
+    """Return `number` if process `pid` handles that signal, else SIGKILL.
 
     The first process of a PID namespace ignores signals that it does not handle.
     """
@@ -569,10 +575,10 @@ def effective(number: int, pid: int) -> int:
 
 
 def close_others(keep: list[int]) -> None:
-    """Close what this process inherited besides `keep`: it would pass any restriction."""
+    """Close all inherited descriptors except `keep`: they would bypass any restriction."""
     for name in os.listdir("/proc/self/fd"):
         if int(name) not in keep:
-            with contextlib.suppress(OSError):  # the listing's own
+            with contextlib.suppress(OSError):  # the descriptor of the listing
                 os.close(int(name))
 
 
@@ -585,13 +591,13 @@ def has_ended(reader: int) -> bool:
 
 
 def main(arguments: list[str]) -> int:
-    """Restrict this process, report what was done, and run the command."""
+    """Restrict this process, write the report, and run the command."""
     spec, command = json.loads(arguments[0]), arguments[1:]
     report, parent = -1, os.getppid()
     close_others([0, 1, 2, spec.get("handover", 0), spec.get("passed", 0)])
     try:
         _check(_libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs")
-        # A report of an earlier process says nothing of this one.
+        # The report of an earlier process is invalid for this one.
         with contextlib.suppress(FileNotFoundError):
             os.unlink(spec["report"])
         flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -603,7 +609,7 @@ def main(arguments: list[str]) -> int:
         if "handover" not in spec and (standing >= 0 or spec.get("attached")):
             die_with_parent()
             if has_ended(standing) if standing >= 0 else os.getppid() != parent:
-                return CANNOT_ISOLATE  # no process waits for it any more
+                return CANNOT_ISOLATE  # no process waits for this one any more
         if spec.get("filtered", True) and (_MACHINE is not None or spec["sandbox"] == "landlock"):
             is_strict = spec["sandbox"] == "landlock"
             filter_system_calls(
@@ -618,11 +624,11 @@ def main(arguments: list[str]) -> int:
         print(f"cannot isolate the process: {error}", file=sys.stderr)  # noqa: T201  # it has no log
         return CANNOT_ISOLATE
     os.execv(command[0], command)  # noqa: S606  # what this program is for
-    return CANNOT_ISOLATE  # never: the process is another one
+    return CANNOT_ISOLATE  # unreachable: the command has replaced this process
 
 
 def tried(work: Callable[[], None]) -> str:
-    """Why `work` cannot be done, by doing it in a child process; empty if it can."""
+    """Return why `work` fails in a child process; empty if it succeeds."""
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -644,7 +650,7 @@ def tried(work: Callable[[], None]) -> str:
 
 
 def probe() -> dict[str, object]:
-    """What the kernel allows this user, and the reason where it does not."""
+    """Return what the kernel allows this user, and the reason for what it does not allow."""
     is_root = os.geteuid() == 0
 
     def enter(flags: int) -> Callable[[], None]:
@@ -659,7 +665,7 @@ def probe() -> dict[str, object]:
 
         return work
 
-    # A user namespace of root's maps root alone: nobody else can be become in it.
+    # A user namespace that root creates maps only root: no other user exists in it.
     reason = tried(enter(0)) if is_root else "not root"
     by_user = tried(enter(_NEWUSER)) if reason else ""
     user = tried(lambda: become(60578)) if is_root else "not root"

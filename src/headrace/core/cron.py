@@ -1,4 +1,4 @@
-"""Checks of cron lines and time zones. Only a caller that has a line loads cronsim."""
+"""Validation of cron lines and time zones. cronsim is imported only to check a line."""
 
 from datetime import UTC, datetime
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -8,7 +8,7 @@ _SHOWN = 60
 
 
 def cron_mistake(cron: str) -> str:
-    """Why it is no cron line, or one of no moment; empty if it is one."""
+    """Return why `cron` is not a cron line with a future time; empty if it is valid."""
     from cronsim import CronSim, CronSimError  # noqa: PLC0415  # half of a command's start
 
     shown = f"'{cron[:_SHOWN]}'"
@@ -24,9 +24,9 @@ def cron_mistake(cron: str) -> str:
 
 
 def runs_once_a_day(cron: str) -> bool:
-    """Whether no day has two moments of a cron line, the day that clocks go back included.
+    """Whether a cron line fires at most once a day, even on the day when clocks go back.
 
-    On that day a line whose minute or hour begins with `*` runs at both passes of an hour.
+    On that day a line whose minute or hour begins with `*` fires in both passes of an hour.
     """
     from cronsim import CronSim  # noqa: PLC0415  # as above
 
@@ -36,7 +36,7 @@ def runs_once_a_day(cron: str) -> bool:
 
 
 def zone_mistake(timezone: str) -> str:
-    """Why it is no time zone; empty if it is one."""
+    """Return why `timezone` is not a time zone; empty if it is valid."""
     try:
         ZoneInfo(timezone)
     except (ZoneInfoNotFoundError, ValueError, OSError):
@@ -48,6 +48,6 @@ def zone_mistake(timezone: str) -> str:
 
 
 def check_schedule(cron: str, timezone: str) -> None:
-    """Raise ValueError if one of them is none."""
+    """Raise ValueError if the cron line or the time zone is invalid."""
     if why := cron_mistake(cron) or zone_mistake(timezone):
         raise ValueError(why)

@@ -1,4 +1,4 @@
-"""Tensor datatypes of the Open Inference Protocol, and what they are in NumPy."""
+"""Tensor datatypes of the Open Inference Protocol, and their NumPy dtypes."""
 
 from enum import StrEnum
 from typing import Final
@@ -27,7 +27,7 @@ class Datatype(StrEnum):
 
     @property
     def dtype(self) -> np.dtype:
-        """NumPy's dtype, little-endian; BYTES elements are Python `bytes` in an object array."""
+        """Return the NumPy dtype, little-endian; BYTES elements are `bytes` in an object array."""
         return DTYPES[self]
 
 
@@ -50,7 +50,7 @@ _DATATYPES: Final = {dtype: Datatype(name) for name, dtype in DTYPES.items()}
 
 
 def datatype_of(dtype: np.dtype) -> Datatype:
-    """The protocol's name for a NumPy dtype; strings and objects are BYTES.
+    """Return the protocol's name of a NumPy dtype; strings and objects are BYTES.
 
     Raises:
         InvalidArgumentError: The protocol has no such datatype, for instance complex numbers.

@@ -1,4 +1,4 @@
-"""Devices: on which a model may run, and on which it does."""
+"""Devices that may run a model, and those that run it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -7,13 +7,13 @@ from typing import Final
 
 
 class Device(StrEnum):
-    """What runs a model. Only `auto` takes another one where the first cannot be had."""
+    """Device that runs a model. Only `auto` falls back to another device."""
 
     AUTO = "auto"
-    """An accelerator if there is one that starts, else the CPU."""
+    """An accelerator if there is one that starts, otherwise the CPU."""
     CPU = "cpu"
     GPU = "gpu"
-    """Any accelerator of a graphics card's."""
+    """Any GPU accelerator."""
     CUDA = "cuda"
     TENSORRT = "tensorrt"
     OPENVINO = "openvino"
@@ -35,5 +35,6 @@ class DeviceUse:
     unused: Mapping[str, str] = field(default_factory=dict)
     """Devices that are present but were not tried, with the reason."""
     optimized: str = ""
-    """How the optimizer runs the model, and on which processor that was verified; empty for a
-    model that was not optimized."""
+    """How the optimizer runs the model, and the processor on which that was verified; empty for a
+    model that was not optimized.
+    """

@@ -1,8 +1,8 @@
-"""Descriptions of errors that files cause, without a word of the files.
+"""Descriptions of errors that files cause, without any content of the files.
 
-The message of a parser often quotes what it could not parse, and the file may be anybody's: a
-caller can name a password file as a model. So of a file that cannot be read as its format only the
-type of the error and the position are shown.
+A parser's message often quotes the text that it could not parse, and the file may be any file: a
+caller can name a password file as a model. For a file that cannot be read in its format, only the
+type of the error and the position are therefore shown.
 """
 
 import re
@@ -11,18 +11,20 @@ from typing import Final
 from msgspec import MsgspecError
 
 UNDECODABLE: Final = (MsgspecError, UnicodeDecodeError, RecursionError)
-"""What msgspec raises for bytes that it cannot decode: the last two are no errors of its own."""
+"""Errors that msgspec raises for bytes that it cannot decode; the last two are not msgspec's
+classes.
+"""
 _OF_MSGSPEC: Final = re.compile(
     r"JSON is malformed|Input data was truncated|Expected `|Object missing required field `"
 )
-"""Messages that name types, positions and our own fields only."""
+"""Messages that name only types, positions and Headrace's field names."""
 _PLACE: Final = re.compile(r"at `(\$[^`]*)`$")
 _OFFSET: Final = re.compile(r"\boffset (\d{1,18})\b")
 _POSITION: Final = re.compile(r"\bline (\d{1,8})\b(?:,? column (\d{1,8})\b)?")
 
 
 def error_kind(error: BaseException) -> str:
-    """The type of `error` and the position that it names, such as `line 3, column 4`."""
+    """Return the type of `error` and the position that it names, such as `line 3, column 4`."""
     text, name = str(error), type(error).__name__
     if isinstance(error, OSError) and error.strerror:
         return error.strerror

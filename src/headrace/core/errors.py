@@ -1,7 +1,7 @@
-"""Error classes, grouped by who has to act.
+"""Error classes, grouped by the party that has to act.
 
-Each error has a stable `code`, one of gRPC's canonical names. Nothing here knows HTTP or gRPC
-numbers: `headrace.protocol.status` maps codes to both, once.
+Each error has a stable `code`, one of gRPC's canonical names. This module knows no HTTP or gRPC
+numbers: `headrace.protocol.status` maps codes to both.
 """
 
 from enum import StrEnum
@@ -31,7 +31,7 @@ class Code(StrEnum):
 
 
 class HeadraceError(Exception):
-    """The root of everything Headrace raises on purpose. Its texts hold no secrets."""
+    """Root of all errors that Headrace raises deliberately. Messages hold no secrets."""
 
     code: Code = Code.INTERNAL
     retry_after_s: float | None = None
@@ -45,13 +45,13 @@ class HeadraceError(Exception):
 
 
 class InvalidArgumentError(HeadraceError):
-    """The request cannot be right, in any state of the server."""
+    """The request is invalid in any state of the server."""
 
     code = Code.INVALID_ARGUMENT
 
 
 class PayloadTooLargeError(HeadraceError):
-    """The request's body is larger than the server takes."""
+    """The request's body is larger than the server accepts."""
 
     code = Code.RESOURCE_EXHAUSTED
 
@@ -63,31 +63,31 @@ class PayloadTooLargeError(HeadraceError):
 
 
 class UnsupportedError(HeadraceError):
-    """The protocol names this operation; this server does not do it."""
+    """The protocol has this operation, but this server does not implement it."""
 
     code = Code.UNIMPLEMENTED
 
 
 class UnauthenticatedError(HeadraceError):
-    """Who asks is not known: no key, token or certificate came, or none that counts."""
+    """The caller is not authenticated: no key, token or certificate, or none that is valid."""
 
     code = Code.UNAUTHENTICATED
 
 
 class PermissionDeniedError(HeadraceError):
-    """The operation exists, but not for this caller or not on this port."""
+    """The operation exists, but is not allowed for this caller or on this port."""
 
     code = Code.PERMISSION_DENIED
 
 
 class NotFoundError(HeadraceError):
-    """The named thing does not exist."""
+    """The named object does not exist."""
 
     code = Code.NOT_FOUND
 
 
 class ModelNotFoundError(NotFoundError):
-    """No model, or no version of it, has this name."""
+    """No model or model version has this name."""
 
     def __init__(self, name: str, version: str = "") -> None:
         which = f"'{name}' version {version}" if version else f"'{name}'"
@@ -97,7 +97,7 @@ class ModelNotFoundError(NotFoundError):
 
 
 class AlreadyExistsError(HeadraceError):
-    """A thing of this name exists and is not the same."""
+    """An object of this name exists and differs."""
 
     code = Code.ALREADY_EXISTS
 
@@ -126,21 +126,21 @@ class UnavailableError(HeadraceError):
 
 
 class FeaturesUnavailableError(HeadraceError):
-    """The online store that has a request's features does not answer; no other replica's would."""
+    """The online store for a request's features does not answer; other replicas would fail too."""
 
     code = Code.UNAVAILABLE
     retry_after_s = 1.0
 
 
 class ModelNotReadyError(UnavailableError):
-    """The model is known but not ready."""
+    """The model exists but is not ready."""
 
     def __init__(self, name: str, version: str = "") -> None:
         which = f"'{name}' version {version}" if version else f"'{name}'"
         super().__init__(f"Request for unknown model: {which} is not at ready state")
 
 
-# The caller's clock ran out, or the caller left.
+# The deadline passed, or the caller left.
 
 
 class DeadlineExceededError(HeadraceError):
@@ -165,19 +165,19 @@ class FailedPreconditionError(HeadraceError):
 
 
 class ConflictError(HeadraceError):
-    """Somebody else changed the same thing first; read it again and retry."""
+    """Another writer changed the same object first; read it again and retry."""
 
     code = Code.ABORTED
 
 
 class UnsupportedModelError(InvalidArgumentError):
-    """The file is no model that a runtime here can serve; the message says why."""
+    """No runtime here can serve the file as a model; the message says why."""
 
 
 class CodeNotAllowedError(FailedPreconditionError):
-    """The model runs its author's code, by its format or by what is in it, without permission.
+    """The model contains its author's code, which is not permitted to run.
 
-    `reason`: what is in it; empty if all models of its runtime run code.
+    `reason`: the part of the model that is code; empty if all models of its runtime run code.
     """
 
     def __init__(self, what: str, runtime: str, reason: str = "") -> None:
@@ -194,19 +194,19 @@ class CodeNotAllowedError(FailedPreconditionError):
 
 
 class NotSignedError(FailedPreconditionError):
-    """A version needs a signature by a trusted key, and has none."""
+    """A version has no signature by a trusted key, but needs one."""
 
 
 class ArtifactCorruptError(HeadraceError):
-    """A stored artifact is not what was pushed."""
+    """A stored artifact differs from what was pushed."""
 
     code = Code.DATA_LOSS
 
 
-# We have to act.
+# Headrace or the model has to be fixed.
 
 
 class RuntimeFailedError(HeadraceError):
-    """The model itself failed on this request."""
+    """The model failed on this request."""
 
     code = Code.INTERNAL

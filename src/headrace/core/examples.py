@@ -1,4 +1,4 @@
-"""Inputs that a model accepts, made from its signature alone."""
+"""Example inputs that a model accepts, generated from its signature."""
 
 from typing import Final
 
@@ -8,27 +8,28 @@ from headrace.core.datatypes import Datatype
 from headrace.core.signature import VARIABLE, Array, ModelSignature, Tensors, TensorSpec
 
 _ALL_ONES: Final = ("mask", "length")
-"""Inputs named like this tell what of the others is real: with a random 0 a whole row may be none,
-and its answer not a number."""
+"""Inputs with these names mark valid elements of other inputs: a random 0 could mask a whole row,
+whose output would then be NaN.
+"""
 _PICTURES: Final = ("image", "picture", "photo", "jpeg", "png")
-"""Inputs of BYTES named like this are files of pictures."""
+"""BYTES inputs with these names are image files."""
 _PICTURE: Final = (
     b"GIF89a\x01\x00\x01\x00\x00\x00\x00,\x00\x00\x00\x00\x01\x00\x01\x00\x00\x02\x02D\x01\x00;"
 )
-"""One pixel; ASCII throughout, so that it can stand in JSON as text does."""
+"""One pixel; ASCII only, so that it can be a JSON string."""
 
 
 def example_inputs(
     signature: ModelSignature, *, rows: int = 1, variable: int = 1, seed: int = 0
 ) -> Tensors:
-    """Valid inputs for `signature`, the same ones for the same arguments.
+    """Return valid inputs for `signature`, which are deterministic.
 
-    Floating-point values lie in [0, 1), which models of pixels, prices and logarithms take too;
-    integers are 0 or 1, which indexes any table; BYTES are `b"a"`, or a picture where the input is
-    named like one. A value of `signature.example` comes before these.
+    Floating-point values lie in [0, 1), which models of pixels, prices and logarithms accept;
+    integers are 0 or 1, which indexes any table; BYTES are `b"a"`, or an image if the input's name
+    says so. Values in `signature.example` take precedence.
 
     Args:
-        rows: Size of axis 0 where the model is batched.
+        rows: Size of axis 0 of a batched model.
         variable: Size of every other variable dimension.
     """
     rng = np.random.default_rng(seed)

@@ -7,26 +7,26 @@ import msgspec
 
 SQLITE: Final = "sqlite:///"
 FEAST: Final = "feast://"
-"""How the URLs of online stores in files begin."""
+"""Prefix of URLs that name online stores in files."""
 
 
 class OnUnavailable(StrEnum):
-    """What becomes of requests while the online store cannot be read in time."""
+    """Treatment of requests while the online store cannot be read in time."""
 
     REJECT = "reject"
-    """They fail at once as UNAVAILABLE, so that their callers may do something else."""
+    """The requests fail at once as UNAVAILABLE, so that their callers can react."""
     DEFAULTS = "defaults"
-    """Each feature takes its default, as if nothing were known."""
+    """Each feature takes its default value, as for an unknown entity."""
 
 
 class FeatureWatch(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How an endpoint's features are watched for skew."""
+    """Skew detection for an endpoint's features."""
 
     service: str
     sample_ratio: float = 0.01
-    """Of how many look-ups what they gave is kept."""
+    """Share of look-ups whose features are kept."""
     skew_every_s: float = 900.0
-    """How often that is compared with what training will see."""
+    """Interval of the comparison with what training will read."""
 
 
 class FeatureLookup(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -18,36 +18,36 @@ class FetchedFeatures:
 
 
 class FeatureSource(Protocol):
-    """One feature service, ready to be asked.
+    """Feature service that is ready for look-ups.
 
     Safe to use from several threads.
     """
 
     service: str
     keys: tuple[TensorSpec, ...]
-    """The join keys that a row has to name."""
+    """Join keys that a row must have."""
     request: tuple[TensorSpec, ...]
-    """Values that it brings besides, for features that are computed of them."""
+    """Further values of a row, from which features are computed."""
     columns: tuple[TensorSpec, ...]
-    """What it gets, in the service's order. All are of shape [-1]."""
+    """Features of a row, in the service's order. All have shape [-1]."""
     views: tuple[str, ...]
     may_wait: bool
-    """Whether asking can wait for another machine."""
+    """Whether a look-up may wait for another machine."""
 
     def fetch(
         self, keys: Tensors, request: Tensors, *, deadline: float | None = None
     ) -> FetchedFeatures:
-        """The features of the entities that each row names.
+        """Return the features of the entities that each row names.
 
         Args:
-            request: What each row brings besides.
+            request: Further values of each row.
             deadline: Monotonic time at which the first caller stops waiting; None for never.
 
         Raises:
-            InvalidArgumentError: A key, or a value of the request, is none.
-            NotFoundError: An entity is not known, and the view wants it to be.
-            FeaturesUnavailableError: The store cannot be read in time, and nothing stands in.
+            InvalidArgumentError: A key or a value of the request is invalid.
+            NotFoundError: An entity is unknown and its view requires it.
+            FeaturesUnavailableError: The store cannot be read in time, and there are no defaults.
         """
 
     def close(self) -> None:
-        """Let go of the store; may be called again."""
+        """Release the store; may be called again."""

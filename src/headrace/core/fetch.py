@@ -1,7 +1,7 @@
-"""HTTP/1.1 client for our own processes: one request per connection, over a Unix socket or TCP.
+"""HTTP/1.1 client for Headrace's processes: one request per connection, over a Unix socket or TCP.
 
-It costs no import of an HTTP library, which would double the time that the control plane takes to
-start. Servers of others are asked by httpx.
+It needs no HTTP library, whose import would double the start time of the control plane. httpx is
+used for other servers.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ _DEFAULT_LIMIT_BYTES: Final = 32 << 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FetchResponse:
-    """What came back; header names are in lower case."""
+    """HTTP response; header names are in lower case."""
 
     status: int
     headers: Mapping[str, str]
@@ -41,11 +41,11 @@ async def fetch(
     body: bytes = b"",
     limit_bytes: int = _DEFAULT_LIMIT_BYTES,
 ) -> FetchResponse:
-    """The answer of `address` (`unix:/path` or `host:port`) to one request.
+    """Return the response of `address` (`unix:/path` or `host:port`) to one request.
 
     Raises:
         DeadlineExceededError: It took longer than `timeout_s`.
-        UnavailableError: Nobody listens, or what answers does not speak HTTP, or says more than
+        UnavailableError: No process listens, the response is not HTTP, or it is longer than
             `limit_bytes`.
     """
     head = {
@@ -77,9 +77,9 @@ async def ask(
     method: str = "GET",
     body: bytes = b"",
 ) -> T | None:
-    """The decoded body of one of our processes; None if it fails, refuses, or answers otherwise.
+    """Return the decoded response of a Headrace process; None if it fails, refuses or is invalid.
 
-    It may start, hang, or be of an older version: its supervisor knows more.
+    The process may be starting, hanging, or of an older version: its supervisor handles that.
     """
     try:
         answer = await fetch(address, path, timeout_s=timeout_s, method=method, body=body)
@@ -93,12 +93,12 @@ async def ask(
 
 
 def text_of(body: bytes) -> str:
-    """A body as text; what is no UTF-8 in it spoils nothing else."""
+    """Return a body as text; invalid UTF-8 is replaced."""
     return body.decode("utf-8", "replace")
 
 
 def _token() -> dict[str, str]:
-    """What shows a replica on another host that it is the control plane that asks."""
+    """Return the header by which a replica on another host authenticates the control plane."""
     token = internal_token()
     return {CONTROL_HEADER: token.decode("ascii")} if token else {}
 
@@ -111,7 +111,7 @@ async def _exchange(address: str, request: bytes, limit_bytes: int) -> FetchResp
         status, headers = await _read_head(reader)
         body = await _read_body(reader, headers, limit_bytes)
     finally:
-        writer.transport.abort()  # one request per connection: there is nothing to wait for
+        writer.transport.abort()  # one request per connection: no reason to wait
     return FetchResponse(status=status, headers=headers, body=body)
 
 

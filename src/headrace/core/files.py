@@ -15,21 +15,21 @@ from typing import IO, Final
 from headrace.core.errors import UnavailableError
 
 TEMPORARY: Final = ".tmp"
-"""How the name of a file ends that is not yet complete; a crash leaves `.NAME.HEX.tmp`."""
+"""Suffix of an incomplete file; a crash leaves `.NAME.HEX.tmp`."""
 _CANNOT_SYNC: Final = frozenset({errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF})
-"""What file systems report that cannot flush a directory, such as some network file systems."""
+"""Errors of file systems that cannot flush a directory, such as some network file systems."""
 
 
 def read_regular(path: Path, *, limit_bytes: int, follow: bool = True) -> bytes:
     """Return the content of an untrusted file.
 
-    A named pipe is not waited for, and a device is not read.
+    Named pipes do not block, and devices are not read.
 
     Args:
         follow: Whether `path` itself may be a symbolic link.
 
     Raises:
-        OSError: It cannot be read, is no regular file, or is larger than `limit_bytes`.
+        OSError: It cannot be read, is not a regular file, or is larger than `limit_bytes`.
     """
     flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
     descriptor = os.open(path, flags)
@@ -49,12 +49,12 @@ def read_regular(path: Path, *, limit_bytes: int, follow: bool = True) -> bytes:
 def replacing(path: Path, *, mode: int | None = 0o600, durable: bool = True) -> Iterator[IO[bytes]]:
     """Open a new file that replaces `path` when the block ends without an error.
 
-    A reader or a crash sees the old file or the new one, never a part.
+    Readers and crashes see the old file or the new one, never a part.
 
     Args:
         mode: Permissions of the new file; None for what the umask allows.
         durable: The content and the new name are on disk when the block ends. Without it a loss of
-            power may lose the new content; enough for what describes running processes.
+            power may lose the new content, which is acceptable for data about running processes.
 
     Raises:
         OSError: The disk is full or the directory cannot be written; `path` is as before.
@@ -89,8 +89,8 @@ def move(source: Path, target: Path, *, durable: bool = True) -> None:
     """Rename a file or directory, replacing a file at `target`.
 
     Args:
-        durable: The new name is on disk when this returns. What is in `source` is the caller's to
-            flush before.
+        durable: The new name is on disk when this returns. The caller flushes the content of
+            `source` before.
     """
     source.replace(target)
     if durable:
@@ -98,7 +98,7 @@ def move(source: Path, target: Path, *, durable: bool = True) -> None:
 
 
 def sync_directory(path: Path) -> None:
-    """Flush the names in a directory to disk, on file systems that can."""
+    """Flush the names in a directory to disk, if the file system can."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
@@ -110,7 +110,7 @@ def sync_directory(path: Path) -> None:
 
 
 def make_private_dir(path: Path) -> Path:
-    """Make `path`, and its parents where they are missing, readable by their owner only."""
+    """Create `path` and missing parents, readable by their owner only."""
     if not path.parent.is_dir():
         make_private_dir(path.parent)
     path.mkdir(exist_ok=True, mode=0o700)
@@ -122,12 +122,12 @@ _POLL_S = 0.005
 
 @contextmanager
 def exclusive(file: Path, *, timeout_s: float) -> Iterator[None]:
-    """Hold the lock on `file` for the block; the kernel frees it if the process dies.
+    """Hold the lock on `file` for the block; the kernel releases it if the process dies.
 
     Raises:
-        UnavailableError: Somebody else held it for `timeout_s`.
+        UnavailableError: Another process or thread held it for `timeout_s`.
     """
-    # A separate descriptor: the lock then also keeps out other threads of this process.
+    # A separate descriptor per call, so that the lock also excludes other threads of this process.
     descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         _acquire(descriptor, file, timeout_s)
@@ -151,7 +151,7 @@ def _acquire(descriptor: int, file: Path, timeout_s: float) -> None:
 
 
 def size_of(path: Path) -> int:
-    """The file's size in bytes, 0 if there is none."""
+    """Return the file's size in bytes, 0 if it does not exist."""
     try:
         return path.stat().st_size
     except FileNotFoundError:

@@ -1,41 +1,41 @@
 """Headers between the gateway, the replicas and the control plane.
 
-Clients may send `TIMEOUT_HEADER`; the gateway removes the `INTERNAL_HEADERS` that they send.
+Clients may send `TIMEOUT_HEADER`; the gateway removes their `INTERNAL_HEADERS`.
 """
 
 from typing import Final
 
 TIMEOUT_HEADER: Final = "x-headrace-timeout-s"
-"""How long the caller waits for the answer, in seconds."""
+"""Time that the caller waits for the response, in seconds."""
 
 SPLIT_HEADER: Final = "x-headrace-split"
-"""The id of the rollout or experiment whose split the request came by."""
+"""Id of the rollout or experiment whose split routed the request."""
 UNIT_HEADER: Final = "x-headrace-unit"
-"""The value of the caller's key in a sticky split."""
+"""Value of the caller's key in a sticky split."""
 SHADOW_HEADER: Final = "x-headrace-shadow"
-"""`1` on the copies of mirrored requests, whose answers are dropped."""
+"""`1` on the copies of mirrored requests, whose responses are dropped."""
 PAIR_HEADER: Final = "x-headrace-pair"
-"""A UUID that a mirrored request and its copy share and no other request has."""
+"""UUID that only a mirrored request and its copy share."""
 NAMED_HEADER: Final = "x-headrace-named"
-"""The model, and its version after a tilde, by which the gateway routed a compressed gRPC call."""
+"""Model, and its version after a tilde, by which the gateway routed a compressed gRPC call."""
 HOSTED_VERSION_HEADER: Final = "x-headrace-version"
-"""Which version of a model a request is for, to replicas that host several."""
+"""Version of the model that a request is for, to replicas that host several."""
 CALLER_HEADER: Final = "x-headrace-caller"
-"""Who calls, to the replica: a key's name, a token's subject, a certificate's name."""
+"""Caller's identity for the replica: a key's name, a token's subject, or a certificate's name."""
 CREDENTIAL_HEADER: Final = "x-headrace-credential"
-"""By what the caller was recognised: one of few values, fit for a metric's label."""
+"""Method by which the caller was authenticated: one of few values, fit for a metric's label."""
 TIER_HEADER: Final = "x-headrace-tier"
 """The caller's tier, if it has one."""
 ISSUER_HEADER: Final = "x-headrace-issuer"
-"""Whose token the gateway verified, within the gateway."""
+"""Issuer of the token that the gateway verified, within the gateway."""
 PRIORITY_HEADER: Final = "x-headrace-priority"
-"""The highest level that the caller may have in a replica's queue: 1 to 9."""
+"""Highest level that the caller may have in a replica's queue: 1 to 9."""
 SLO_HEADER: Final = "x-headrace-slo-s"
-"""How soon the endpoint promises to answer, in seconds, to a replica that has to shed."""
+"""Target response time of the endpoint in seconds, for a replica that has to shed load."""
 WANT_HEADER: Final = "x-headrace-want"
-"""`rows` asks a replica how many rows it answered."""
+"""`rows` requests the number of answered rows from a replica."""
 LEASE_HEADER: Final = "x-headrace-lease"
-"""Which decision of the rate limits a request's rows are charged to."""
+"""Rate limit decision to which a request's rows are charged."""
 INTERNAL_HEADERS: Final = (
     SPLIT_HEADER,
     UNIT_HEADER,
@@ -52,11 +52,11 @@ INTERNAL_HEADERS: Final = (
     WANT_HEADER,
     LEASE_HEADER,
 )
-"""Request headers that replicas trust, so that no caller may set them."""
+"""Request headers that replicas trust; callers must not be able to set them."""
 
 ROWS_HEADER: Final = "x-headrace-rows"
-"""How many rows a replica answered, in its response."""
+"""Number of rows that a replica answered, in its response."""
 NOT_STARTED_HEADER: Final = "x-headrace-not-started"
-"""`1` on a replica's 503 for a request that it did not begin: another replica may take it."""
+"""`1` on a replica's 503 for a request that it did not start: another replica may take it."""
 CONTROL_HEADER: Final = "x-headrace-internal"
-"""The token by which a replica on another host recognises the control plane."""
+"""Token by which a replica on another host authenticates the control plane."""

@@ -10,37 +10,37 @@ from headrace.core.signature import ModelSignature
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FirstRun:
-    """One inference of one row on made-up inputs, on the CPU with one thread."""
+    """One inference of one row on generated inputs, on the CPU with one thread."""
 
     run_s: float | None = None
-    """How long it took; None if the model did not run on them, with the reason in `error`."""
+    """Duration; None if the model failed on the inputs, with the reason in `error`."""
     error: str = ""
 
 
 class Inspected(NamedTuple):
-    """A model that was proved to load."""
+    """Model that was verified to load."""
 
     runtime: str
     signature: ModelSignature
     runs_code: bool = False
-    """Its format runs code of the model's author."""
+    """Whether its format runs code of the model's author."""
     first_run: FirstRun | None = None
-    """None where nobody tried."""
+    """Result of the first run; None if it was not tried."""
 
 
 class Inspect(Protocol):
-    """Proves that the model at a path loads. `headrace.runtimes.inspect_model` is the plain one."""
+    """Check that the model at a path loads. `headrace.runtimes.inspect_model` is the direct one."""
 
     def __call__(self, path: Path, runtime: str = "", *, allow_code: bool = False) -> Inspected:
-        """What was found.
+        """Inspect the model at `path`.
 
         Args:
-            runtime: Its name; empty takes the one that recognises the model.
-            allow_code: Whether the model may be of a format that runs its author's code.
+            runtime: Name of the runtime; empty selects the one that recognises the model.
+            allow_code: Whether the model's format may run its author's code.
 
         Raises:
             UnsupportedModelError: It cannot be loaded; the message says why.
-            CodeNotAllowedError: It would run code. Nothing of it was run.
+            CodeNotAllowedError: It would run code. No code of it ran.
         """
 
 
@@ -55,10 +55,10 @@ class CancellableInspect(Inspect, Protocol):
         allow_code: bool = False,
         cancel: threading.Event | None = None,
     ) -> Inspected:
-        """As `Inspect`.
+        """Inspect the model as `Inspect` does.
 
         Args:
-            cancel: Set when the result is not needed any more; ends the process.
+            cancel: Set when the result is no longer needed; ends the process.
 
         Raises:
             RequestCancelledError: `cancel` was set.

@@ -1,6 +1,6 @@
-"""Token by which a replica on another host knows the control plane: both have it in a file.
+"""Token file by which a replica on another host authenticates the control plane.
 
-On one machine nobody needs it: there the control plane comes by a socket that is its own.
+Both read the file. Not needed on one machine, where the control plane uses a private Unix socket.
 """
 
 import hmac
@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Final
 
 VARIABLE: Final = "HEADRACE_INTERNAL_TOKEN_FILE"
-"""Names the file; it is read each time, so that a token can be replaced."""
+"""Variable with the path of the file, which is read each time, so that a token can be replaced."""
 LEAST_BYTES: Final = 16
 
 
 def internal_token(environment: Mapping[str, str] = os.environ) -> bytes:
-    """The token; empty if there is no file, or what it holds could be guessed. Reads a file."""
+    """Return the token; empty without a file, or if the content is too weak. Reads a file."""
     path = environment.get(VARIABLE)
     if not path:
         return b""

@@ -17,10 +17,10 @@ _VERSION: Final = re.compile(VERSION_PATTERN)
 
 
 def check_name(name: str, *, kind: str = "model") -> str:
-    """`name`, if it can stand in a URL path, a file name and a metric label.
+    """Return `name` if it is valid in a URL path, a file name and a metric label.
 
     Raises:
-        InvalidArgumentError: It cannot.
+        InvalidArgumentError: It is not.
     """
     if _NAME.fullmatch(name) is None:
         msg = (
@@ -32,7 +32,7 @@ def check_name(name: str, *, kind: str = "model") -> str:
 
 
 def check_version(version: str) -> str:
-    """`version`, if it is a whole number as Triton's clients expect; else InvalidArgumentError."""
+    """Return `version` if it is a whole number as Triton's clients expect; else raise an error."""
     if _VERSION.fullmatch(version) is None:
         msg = f"model version {version[:200]!r} is not allowed: use a whole number"
         raise InvalidArgumentError(msg)

@@ -1,4 +1,4 @@
-"""Reports as HTML pages that load and run nothing."""
+"""Reports as HTML pages that load no resources and run no scripts."""
 
 from pathlib import Path
 
@@ -9,8 +9,8 @@ def report_page(template: Path, **values: object) -> str:
     """Return a report as one HTML document.
 
     Args:
-        template: A Jinja template that extends `page.html`. It escapes all that it shows, and shows
-            control characters, so that no name is taken for markup.
+        template: A Jinja template that extends `page.html`. It escapes all values and makes control
+            characters visible, so that no name is interpreted as markup.
     """
     from jinja2 import (  # noqa: PLC0415  # slow to load, and most reports are text
         Environment,

@@ -1,7 +1,7 @@
-"""Protobuf's text format without a schema, in which Triton's `config.pbtxt` is written.
+"""Parser of protobuf's text format without a schema, as in Triton's `config.pbtxt`.
 
-Values stay text, as only the reader of a field knows its type. What the format also allows and no
-configuration uses (extensions, `Any`, text in adjacent pieces) is refused.
+Values stay text, because only the reader of a field knows its type. Features of the format that no
+configuration uses (extensions, `Any`, adjacent string pieces) are refused.
 """
 
 import re
@@ -11,7 +11,7 @@ from typing import Final
 from headrace.core.errors import InvalidArgumentError
 
 Message = dict[str, list["str | Message"]]
-"""A message's fields by name, each with all of its values."""
+"""Fields of a message by name, each with all of its values."""
 
 _TOKEN: Final = re.compile(
     r"""\s*(?:\#[^\n]*\s*)*  # comments
@@ -26,7 +26,7 @@ def parse_message(text: str) -> Message:
     """Return the outermost message of a document.
 
     Raises:
-        InvalidArgumentError: It is not of this format; the text says where, as a predicate.
+        InvalidArgumentError: It is not in this format; the message gives the position.
     """
     tokens = list(_tokens(text))
     fields, end = _message(tokens, 0, 0)
@@ -37,25 +37,25 @@ def parse_message(text: str) -> Message:
 
 
 def messages(message: Message, name: str) -> list[Message]:
-    """The values of a field of messages; values of another kind are left out."""
+    """Return the message values of a field; other values are left out."""
     return [value for value in message.get(name, ()) if isinstance(value, dict)]
 
 
 def texts(message: Message, name: str) -> list[str]:
-    """The values of a field of scalars; values of another kind are left out."""
+    """Return the scalar values of a field; other values are left out."""
     return [value for value in message.get(name, ()) if isinstance(value, str)]
 
 
 def text(message: Message, name: str) -> str:
-    """The value of a field: the last one, as protobuf has it; empty without one."""
+    """Return the value of a field, the last one as in protobuf; empty without one."""
     return (texts(message, name) or [""])[-1]
 
 
 def count(message: Message, name: str) -> int | None:
-    """The value of a field of whole numbers from 0 on; None without one.
+    """Return the value of a field of non-negative whole numbers; None without one.
 
     Raises:
-        InvalidArgumentError: It is no such number.
+        InvalidArgumentError: It is not such a number.
     """
     value = text(message, name)
     if not value:
@@ -78,7 +78,7 @@ def _tokens(document: str) -> Iterator[str]:
 
 
 def _message(tokens: list[str], index: int, depth: int) -> tuple[Message, int]:
-    """The fields from token `index` on, and where they end."""
+    """Return the fields from token `index` on, and the index after them."""
     if depth > _MAX_DEPTH:
         msg = f"nests deeper than {_MAX_DEPTH} levels"
         raise InvalidArgumentError(msg)

@@ -1,4 +1,4 @@
-"""Priorities of tiers as the levels of a replica's queue."""
+"""Mapping of tier priorities to the levels of a replica's queue."""
 
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Final
@@ -9,15 +9,16 @@ if TYPE_CHECKING:
 LEVELS: Final = 9
 """Priority levels: 1 is served first, 9 last."""
 DEFAULT_LEVEL: Final = 5
-"""The level of a request that names none, and of a caller without a tier (priority 0)."""
+"""Level of a request without a priority, and of a caller without a tier (priority 0)."""
 MOST_ABOVE: Final = DEFAULT_LEVEL - 1
 MOST_BELOW: Final = LEVELS - DEFAULT_LEVEL
 
 
 def tier_levels(tiers: "Iterable[TierSpec]") -> Mapping[str, int]:
-    """The level of each tier by its name: different priorities stay different.
+    """Return the level of each tier by its name: different priorities get different levels.
 
-    Beyond `MOST_ABOVE` different priorities above 0, or `MOST_BELOW` below, the farthest share one.
+    Beyond `MOST_ABOVE` different priorities above 0, or `MOST_BELOW` below, the farthest share a
+    level.
     """
     priorities = {tier.name: tier.priority for tier in tiers}
     above = sorted({priority for priority in priorities.values() if priority > 0})

@@ -210,7 +210,7 @@ class Observer:
         return as_asked(self._wanted)
 
     def observe(self, requested: Observe) -> None:
-        """Observe what `requested` says. An equal request has no effect; a new key resets counts."""
+        """Observe what `requested` says. An equal request has no effect; a new key resets it."""
         before, self._wanted = self._wanted, requested
         self._split = requested.key.encode()
         if requested.key != before.key:
