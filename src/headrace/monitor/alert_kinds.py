@@ -41,26 +41,26 @@ class AlertKind:
     condition: Condition
     _: KW_ONLY
     unit: str
-    """Unit of its value."""
+    """Unit of the value."""
     summary: str
-    """With `{endpoint}` or `{stream}`, `{value}` and `{detail}`."""
+    """Summary text with `{endpoint}` or `{stream}`, `{value}` and `{detail}`."""
     action: str
     for_s: float = 0.0
-    """How long its condition must hold."""
+    """Seconds for which the condition must hold before the alert fires."""
     resolve_after_s: float = 0.0
-    """How long the condition must not hold before the alert resolves, without windows."""
+    """Seconds for which the condition must not hold before an alert without windows resolves."""
     one_day_condition: Condition | None = None
-    """Condition for evaluators with one day of history; None for the same."""
+    """Condition for evaluators with one day of history; None to use `condition`."""
     prometheus_only: bool = False
 
     @property
     def local(self) -> Condition | None:
-        """The condition that the control plane evaluates; None for Prometheus only."""
+        """Return the condition that the control plane evaluates; None for Prometheus only."""
         return None if self.prometheus_only else self.one_day_condition or self.condition
 
     @property
     def keep_firing_for_s(self) -> float:
-        """How long the condition must not hold before the alert resolves."""
+        """Return the seconds for which the condition must not hold before the alert resolves."""
         windows = windows_of(self.condition)
         return (
             min(_KEEP_WINDOWS * min(windows), _LONGEST_KEEP_S) if windows else self.resolve_after_s
@@ -68,12 +68,12 @@ class AlertKind:
 
     @property
     def is_system_wide(self) -> bool:
-        """Whether it concerns the system, not an endpoint or a stream."""
+        """Whether the alert concerns the system, not an endpoint or a stream."""
         return self.condition in SYSTEM_FACTS
 
     @property
     def is_for_stream(self) -> bool:
-        """Whether it concerns a stream."""
+        """Whether the alert concerns a stream."""
         return self.condition in STREAM_FACTS
 
 
@@ -329,7 +329,7 @@ ALERTS: Final = (
         "ended; killed by signal 9 it mostly ran out of memory.",
     ),
 )
-"""All of them. A test holds the documentation's table against it."""
+"""All alerts. A test compares the documentation's table with them."""
 
 LOCAL: Final = tuple(kind for kind in ALERTS if kind.local is not None)
 """Alerts that the control plane evaluates."""

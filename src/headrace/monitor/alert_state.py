@@ -21,17 +21,17 @@ HOLD_S: Final = 300.0
 """How long an alert keeps firing without data: a restart loses the windows."""
 
 Key = tuple[str, str]
-"""An alert's name, and its endpoint or stream; empty for the whole system."""
+"""Alert name, and endpoint or stream; the second is empty for the whole system."""
 
 
 class AlertState(StrEnum):
     """State of an alert."""
 
     PENDING = "pending"
-    """Its condition holds, but not yet for long enough."""
+    """The condition holds, but not yet for long enough."""
     FIRING = "firing"
     RESOLVED = "resolved"
-    """It fired recently, and its condition no longer holds."""
+    """The alert fired recently, and its condition no longer holds."""
 
 
 class Alert(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,15 +52,15 @@ class Alert(msgspec.Struct, frozen=True, kw_only=True):
     summary: str
     action: str
     began: float = 0.0
-    """When it last started firing; 0 if never."""
+    """Time when the alert last started firing; 0 if never."""
 
     bad_at: float = 0.0
-    """When its condition last held."""
+    """Time when the condition last held."""
     stream: str = ""
 
     @property
     def key(self) -> Key:
-        """Its identity; the name implies whether it is of an endpoint or a stream."""
+        """Return the identity; the name implies whether the alert is of an endpoint or a stream."""
         return self.name, self.endpoint or self.stream
 
 
@@ -71,30 +71,30 @@ class AlertReading:
     kind: AlertKind
     endpoint: str
     reading: ConditionReading | None
-    """None if unknown."""
+    """Reading of the condition; None if unknown."""
 
     for_s: float
-    """How long it must be bad before it fires."""
+    """Seconds for which the condition must hold before the alert fires."""
 
     keep_firing_for_s: float = 0.0
-    """How long it must be good before it resolves."""
+    """Seconds for which the condition must not hold before the alert resolves."""
 
     hold_s: float = HOLD_S
-    """How long it keeps firing at least without data."""
+    """Minimum time in seconds that the alert keeps firing without data."""
     stream: str = ""
 
     @property
     def key(self) -> Key:
-        """The alert's identity."""
+        """Return the alert's identity."""
         return self.kind.name, self.endpoint or self.stream
 
 
 def advance(
     alerts: Mapping[Key, Alert], findings: Iterable[AlertReading], *, now: float
 ) -> dict[Key, Alert]:
-    """All alerts after one evaluation.
+    """Return all alerts after one evaluation.
 
-    Alerts without a reading, as their endpoint or stream was removed, are resolved.
+    Alerts without a reading (their endpoint or stream was removed) are resolved.
     """
     after: dict[Key, Alert] = {}
     read_keys: set[Key] = set()
@@ -112,7 +112,7 @@ def advance(
 
 
 def changed(before: Mapping[Key, Alert], after: Mapping[Key, Alert]) -> list[Alert]:
-    """Alerts in `after` that started firing or were resolved."""
+    """Return the alerts in `after` that started firing or were resolved."""
     reported_states = (AlertState.FIRING, AlertState.RESOLVED)
     return [
         alert
@@ -167,7 +167,7 @@ def _summary(finding: AlertReading, reading: ConditionReading) -> str:
 
 
 def _without_condition(alert: Alert, finding: AlertReading, now: float) -> Alert | None:
-    """The alert if its condition does not hold, or is unknown."""
+    """Return the alert's next state if its condition does not hold or is unknown."""
     keep_s = finding.keep_firing_for_s if alert.state is AlertState.FIRING else 0.0
     if finding.reading is None and alert.state is not AlertState.RESOLVED:
         keep_s = max(keep_s, finding.hold_s)

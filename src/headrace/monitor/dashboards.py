@@ -32,7 +32,7 @@ def _of(metric: str, labels: str) -> str:
 
 
 def _per_s(metric: str, labels: str, by: str) -> str:
-    """The rate of a counter, by these labels."""
+    """Return the rate of a counter by these labels."""
     return f"sum by ({by}) (rate({_of(metric, labels)}[{_RATE}]))"
 
 
@@ -41,19 +41,19 @@ def _highest(metric: str, labels: str, by: str) -> str:
 
 
 def _quantile(q: float, metric: str, labels: str, by: str = "") -> str:
-    """A recent quantile of a histogram."""
+    """Return a recent quantile of a histogram."""
     inner = _per_s(f"{metric}_bucket", labels, f"le, {by}" if by else "le")
     return f"histogram_quantile({q:g}, {inner})"
 
 
 def _mean(metric: str, labels: str) -> str:
-    """The recent mean of a histogram."""
+    """Return the recent mean of a histogram."""
     total, count = (f"sum(rate({metric}_{part}{{{labels}}}[{_RATE}]))" for part in ("sum", "count"))
     return f"{total} / {count}"
 
 
 def _error_ratio(labels: str, by: str) -> str:
-    """The ratio of failed requests by this label; 0 without failures."""
+    """Return the ratio of failed requests by this label; 0 without failures."""
     failed = _of(REQUESTS, ",".join(filter(None, (labels, 'outcome="error"'))))
     every = _per_s(REQUESTS, labels, by)
     return f"(sum by ({by}) (rate({failed}[{_RATE}])) or 0 * {every}) / {every}"

@@ -50,15 +50,15 @@ from headrace.monitor.drift_reference import (
 from headrace.observe.features import FeatureKind, ValueCounts
 
 BLOCK_ROWS: Final = 250
-"""Rows from the start of one bet to the start of the next one."""
+"""Rows between the starts of two bets."""
 _KEPT_ROWS: Final = 100_000
 _SHOWN_ROWS: Final = 5000
 _CALM_ROWS: Final = 1000
 """Rows without a difference after which a drift has ended."""
 _MERGE: Final = 8
-"""Two blocks are merged when the rows after them are this many times as many."""
+"""Two blocks are merged when the number of later rows is at least this multiple of their rows."""
 _WINDOW_PAIRS: Final = 8.0
-"""Weight of the effect measured in a first window of the same requests, in differences."""
+"""Weight of the effect measured in a first window of the same requests. Unit: differences."""
 _EFFECT_STEP: Final = 0.05
 _HOUR_S: Final = 3600.0
 _OLDEST_S: Final = 900.0
@@ -68,7 +68,7 @@ class FeatureState(StrEnum):
     """State of one feature."""
 
     COLLECTING = "collecting"
-    """Too few values, here or in the reference."""
+    """Too few values, in the live data or in the reference."""
     OK = "ok"
     DRIFTED = "drifted"
 
@@ -77,7 +77,8 @@ class RowBlock(msgspec.Struct, frozen=True, kw_only=True):
     """Counts of some successive rows."""
 
     number: int
-    """Number of the bet that began with it or before it; successive blocks may share it."""
+    """Number of the newest bet that began with or before this block; successive blocks may share
+    it."""
 
     rows: int
 
@@ -108,7 +109,7 @@ class DriftWatchState(msgspec.Struct, frozen=True, kw_only=True):
     rows: int = 0
     drifted: dict[str, DetectedDrift] = {}
     since: dict[str, int] = {}
-    """The first block that counts, by feature."""
+    """First block that counts, by feature."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,7 +163,7 @@ class FeatureReport:
     """Number of rows equivalent to one independent row; 1 for independent rows."""
 
     why: str = ""
-    """The share that moved most."""
+    """Description of the share that moved most."""
 
     label: str = ""
     """Column name in the data of the reference."""
@@ -186,7 +187,7 @@ class _Bets:
 
 @dataclass(slots=True, kw_only=True)
 class DriftWatch:
-    """Detector of drift of one version's features against a reference; the caller passes time."""
+    """Drift detector of one version's features against a reference; the caller passes the time."""
 
     reference: DriftReference
     settings: DriftSpec
@@ -196,16 +197,16 @@ class DriftWatch:
     _allowed: dict[str, tuple[int, NullShares]] = field(default_factory=dict)
 
     def _alpha_of(self, feature: FeatureReference) -> float:
-        """A feature's part of the false alarm rate; half of it is for the reference's own error.
+        """Return a feature's part of the false alarm rate; half is for the reference's own error.
 
-        Inputs share one half of the whole and outputs the other.
+        Inputs share one half of the total rate and outputs the other.
         """
         role = feature.bins.role
         among = sum(other.bins.role == role for other in self.reference.features)
         return self.settings.alpha / (2 * among)
 
     def _needed(self, feature: FeatureReference) -> float:
-        """The evidence at which a feature has drifted, as a common logarithm."""
+        """Return the evidence at which a feature has drifted, as a common logarithm."""
         return math.log10(2.0 / self._alpha_of(feature))
 
     def add(
@@ -236,7 +237,7 @@ class DriftWatch:
         return [report for report in self.reports() if report.name in changed] if changed else []
 
     def reports(self) -> list[FeatureReport]:
-        """The report of each feature."""
+        """Return the report of each feature."""
         return [
             self._report(index, feature) for index, feature in enumerate(self.reference.features)
         ]
@@ -289,7 +290,7 @@ class DriftWatch:
         )
 
     def _bets_on(self, index: int, feature: FeatureReference) -> _Bets:
-        """The bets on a feature, oldest first; cached for each state of the memory."""
+        """Return the bets on a feature, oldest first; cached per state of the memory."""
         name, memory = feature.bins.name, self.memory
         cached = self._bets.get(name)
         if cached is not None and cached[0] is memory:
@@ -307,15 +308,15 @@ class DriftWatch:
             numbers=numbers[is_start],
             spans=blocks.to_the_end().only(is_start),
             effect=effect,
-            # A window is as long as it is: what varies more slowly shows in the rows only. Of data
-            # without times nothing is measured.
+            # A window has a fixed length: slower variation shows only in the rows. Without times
+            # nothing is measured.
             reference_effect=feature.effect if is_timed else max(feature.effect, effect),
         )
         self._bets[name] = memory, bets
         return bets
 
     def _effect(self, feature: FeatureReference, blocks: Spans) -> float:
-        """The design effect of the rows compared with the reference."""
+        """Return the design effect of the rows compared with the reference."""
         blocks = blocks.only(blocks.valid > 0)
         reference_shares: Floats | float = 0.0
         more: Floats | float = 0.0
@@ -332,8 +333,8 @@ class DriftWatch:
         return design_effect(ratio, rows, prior=UNKNOWN_EFFECT)
 
     def _nulls(self, feature: FeatureReference, bets: _Bets) -> NullShares:
-        """The shares that each bet allows; without hours the same for all spans."""
-        # In steps, rounded up, so that they are computed seldom.
+        """Return the shares that each bet allows; without hours they are equal for all spans."""
+        # The effect is rounded up to steps, so that the shares are rarely recomputed.
         step = math.ceil(math.log(bets.reference_effect) / _EFFECT_STEP)
         name = feature.bins.name
         cached = self._allowed.get(name)
@@ -381,7 +382,8 @@ class DriftWatch:
             if feature.counts.rows >= MIN_ROWS and rows >= MIN_ROWS
             else FeatureState.COLLECTING,
             rows=rows,
-            # Of a drift from before a restart or more references, only that it sufficed is stored.
+            # For a drift that predates a restart or a new reference, only the fact that the
+            # evidence sufficed is stored.
             evidence=max(0.0, self._evidence.get(name, 0.0 if drift is None else needed)),
             needed=needed,
             since=None if drift is None else drift.found_at,
@@ -423,7 +425,7 @@ def _span(bets: _Bets, index: int) -> Spans:
 
 
 def _distance(feature: FeatureReference, live: Spans) -> Distances | None:
-    """The distance of a span from the reference's shares for its hours."""
+    """Return the distance of a span from the reference's shares for its hours."""
     reference_shares = expected(feature, live.hours)
     ordered = feature.bins.kind is FeatureKind.NUMBERS
     return distances(
@@ -432,18 +434,18 @@ def _distance(feature: FeatureReference, live: Spans) -> Distances | None:
 
 
 def _merged(old: RowBlock, new: RowBlock) -> RowBlock:
-    """Both blocks as one, which begins with the older."""
+    """Merge two blocks into one that begins with the older."""
     counts = [
         older.plus(newer_counts) for older, newer_counts in zip(old.counts, new.counts, strict=True)
     ]
-    # Without the hours of a part of them, the hours of all are unknown.
+    # If the hours of one part are unknown, the hours of the merged block are unknown.
     both = zip(old.hours, new.hours, strict=True) if old.hours and new.hours else ()
     hours = [older + newer_rows for older, newer_rows in both]
     return RowBlock(number=old.number, rows=old.rows + new.rows, counts=counts, hours=hours)
 
 
 def _thinned(blocks: list[RowBlock]) -> list[RowBlock]:
-    """The blocks with fewer starts long ago, and without those before the limit."""
+    """Return the blocks with fewer old starts, without those older than the limit."""
     thinned: list[RowBlock] = []
     newer = 0
     for block in reversed(blocks):

@@ -1,24 +1,24 @@
-"""Evidence of drift: sequential tests of a feature's counts, valid however often they are read.
+"""Evidence of drift: sequential tests of a feature's counts that can be checked at any time.
 
-For each edge of a feature's bins, the share of values below it is tested against what the reference
-allows: its own share, widened by what a sample of its size may be wrong by, and by the margin. For
-a category it is the category's share; for what is missing or wrong, the share of that. A reference
-that knows the hours of the day allows its share of the hours that the values came in.
+For each edge of a feature's bins, the share of values below it is tested against the largest share
+that the reference allows: its own share, widened by its sampling error and by the margin. For a
+category it is the category's share; for missing or invalid values, the share of those. An hourly
+reference uses its shares of the hours in which the values arrived.
 
-Each test is a bet at the odds of the worst distribution that is allowed: the likelihood ratio of a
-larger share against it multiplies a capital that, as long as nothing has drifted, is not expected
-to grow. So it reaches `1 / alpha` with a chance of at most `alpha`, whenever it is read (Ville
-1939; Waudby-Smith and Ramdas, "Estimating means of bounded random variables by betting", JRSS-B
-2024, arXiv 2010.09686). The capital of a feature is the mean over its bets: a mean of such capitals
-is one too, so nobody has to choose a bet beforehand.
+Each test is a bet at the odds of the worst allowed distribution: the likelihood ratio of a larger
+share against it multiplies a capital whose expectation does not grow without drift. So the capital
+reaches `1 / alpha` with a probability of at most `alpha`, at any time (Ville 1939; Waudby-Smith and
+Ramdas, "Estimating means of bounded random variables by betting", JRSS-B 2024, arXiv 2010.09686).
+The capital of a feature is the mean over its bets: a mean of such capitals has the same property,
+so no bet must be chosen beforehand.
 
-That holds for independent rows. For others the logarithm of the capital is divided by the design
-effect of the rows (`drift_dependence`): to second order, the exponent of a sum whose variance is
-`effect` times the binomial one is then not expected to grow either. It is an approximation that
-holds once a span is longer than the dependence.
+This holds for independent rows. For dependent rows the logarithm of the capital is divided by the
+design effect of the rows (`drift_dependence`): to second order, the exponent of a sum whose
+variance is `effect` times the binomial variance does not grow in expectation either. This
+approximation holds once a span is longer than the dependence.
 
-`distances` say how large a difference is, not whether it is more than chance; `why` says in words
-which share speaks most against "nothing has drifted".
+`distances` measure the size of a difference, not its significance; `why` describes the share with
+the most evidence of drift.
 """
 
 import math
@@ -35,20 +35,20 @@ from headrace.observe.features import FeatureKind, ValueCounts
 Floats: TypeAlias = NDArray[np.float64]
 
 _STEPS: Final[Floats] = np.array([0.01, 0.025, 0.06, 0.15, 0.35, 0.7])
-"""Shares that are bet on: so far from the largest one allowed towards 1."""
+"""Alternative shares of the bets, as fractions of the way from the largest allowed share to 1."""
 _NEWTON_STEPS: Final = 4
 _TINY: Final = 1e-12
 _ALMOST: Final = 1.0 - 1e-9
 _MIXES: Final = HOURS + 1
-"""Mixtures of hours that the reference's error is bounded for: single hours, and whole days."""
+"""Mixtures of hours for which the reference's error is bounded: single hours, and whole days."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spans:
     """Counts of one feature over several spans of time, as arrays with a row for each span.
 
-    `bins` is `[spans, bins]`, `wrong` `[spans, 4]` in the order of `VIOLATIONS`, `hours`
-    `[spans, 24]`: rows by the hour of the day (UTC), zeros where that is not known.
+    `bins` is `[spans, bins]`, `wrong` `[spans, 4]` in the order of `VIOLATIONS`, `hours` `[spans,
+    24]`: rows by the hour of the day (UTC), zeros where the hours are unknown.
     """
 
     rows: Floats
@@ -63,7 +63,7 @@ class Spans:
         counts: Sequence[ValueCounts],
         hours: Sequence[Sequence[int]] = (),
     ) -> "Spans":
-        """The spans that `counts` are of."""
+        """Return the spans of `counts`."""
         none = [0] * reference.bins.size
         table = np.array(
             [
@@ -87,15 +87,15 @@ class Spans:
 
     @property
     def valid(self) -> Floats:
-        """How many values are in the bins, `[spans]`."""
+        """Return the number of values in the bins, `[spans]`."""
         return self.rows - self.wrong[:, 0] - self.wrong[:, 1]
 
     def to_the_end(self) -> "Spans":
-        """From the start of each span to the end of the last one."""
+        """Return spans from the start of each span to the end of the last one."""
         return self._changed(lambda table: np.cumsum(table[::-1], axis=0)[::-1])
 
     def only(self, which: "NDArray[np.bool_] | slice") -> "Spans":
-        """The chosen ones."""
+        """Return the selected spans."""
         return self._changed(lambda table: table[which])
 
     def _changed(self, change: Callable[[Floats], Floats]) -> "Spans":
@@ -107,7 +107,7 @@ class Spans:
         )
 
     def counts(self, index: int) -> ValueCounts:
-        """One span's counts."""
+        """Return one span's counts."""
         missing, non_finite, out_of_range, not_whole = (int(x) for x in self.wrong[index])
         return ValueCounts(
             rows=int(self.rows[index]),
@@ -121,20 +121,20 @@ class Spans:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExpectedShares:
-    """What a reference says of the hours of some spans."""
+    """Shares that a reference expects for the hours of some spans."""
 
     bins: Floats
     """Shares of the bins, `[spans, bins]`."""
     rows: Floats
-    """How many rows of the reference a share rests on, `[spans]`."""
+    """Number of the reference's rows that a share is based on, `[spans]`."""
     unknown: Floats
-    """The part of a span in hours that the reference has not."""
+    """Part of a span in hours that the reference lacks."""
 
 
 def expected(reference: FeatureReference, hours: Floats) -> ExpectedShares:
-    """Return what `reference` says of spans with so many rows in each hour, `[spans, 24]`.
+    """Return the shares that `reference` expects of spans with these rows per hour, `[spans, 24]`.
 
-    A reference without hours, and a span whose hours are not known, have the shares of all hours.
+    A reference without hours, and a span with unknown hours, use the shares of all hours.
     """
     counts = reference.counts
     total = np.asarray(counts.bins or [0] * reference.bins.size, dtype=float)
@@ -164,14 +164,14 @@ def expected(reference: FeatureReference, hours: Floats) -> ExpectedShares:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NullShares:
-    """What may be without drift: the largest share that each bet allows, `[spans, bets]`.
+    """Null hypothesis of no drift: the largest share that each bet allows, `[spans, bets]`.
 
     1 where every share is allowed.
     """
 
     largest: Floats
     of_valid: "NDArray[np.bool_]"
-    """Whether the share is of valid values, or of all."""
+    """Whether the share is of valid values; otherwise of all values."""
 
 
 def nulls_of(
@@ -183,7 +183,7 @@ def nulls_of(
     effect: float = 1.0,
     hours: Floats | None = None,
 ) -> NullShares:
-    """The bets on one feature.
+    """Return the null hypotheses of the bets on one feature.
 
     Args:
         alpha: The chance that the reference is further off than the bets allow.
@@ -194,8 +194,8 @@ def nulls_of(
     reference_shares = expected(reference, np.zeros((1, HOURS)) if hours is None else hours)
     below = events(reference, reference_shares.bins)
     bad = np.array([counts.missing, counts.non_finite, counts.out_of_range, counts.not_whole])
-    # The bins were made from the same values, and unseen categories were not seen: one more, and
-    # those seen once, stand for what the reference cannot know of itself.
+    # The bins were made from the same values, and the reference contains no unseen categories: one
+    # additional value, and the values seen once, represent what the reference cannot contain.
     extra = _unknown(reference, below.shape[1])
     wrong_extra = np.array([0.0, 0.0, 2.0 + reference.single, 0.0])
     part = alpha / (2 * below.shape[1] + len(bad))
@@ -228,7 +228,7 @@ def nulls_of(
 def log_evidence(
     reference: FeatureReference, nulls: NullShares, live: Spans, *, effect: float = 1.0
 ) -> Floats:
-    """The capital of a feature against "it has not drifted", `[spans]`, as natural logarithms.
+    """Return a feature's log capital against "it has not drifted", `[spans]`.
 
     Args:
         live: Each span is judged for itself.
@@ -242,15 +242,15 @@ def log_evidence(
 
 
 def strongest(reference: FeatureReference, nulls: NullShares, live: Spans) -> int:
-    """The bet on the first span that won most.
+    """Return the index of the bet with the largest capital on the first span.
 
-    An edge or category (twice, for more and for less), or a violation.
+    The bet is on an edge or category (twice, for more and for less), or on a violation.
     """
     return int(_capital(reference, nulls, live)[0].max(axis=1).argmax())
 
 
 def _capital(reference: FeatureReference, nulls: NullShares, live: Spans) -> Floats:
-    """What each bet has made of its stake, `[spans, bets, steps]`, as natural logarithms."""
+    """Return the log capital of each bet, `[spans, bets, steps]`."""
     below = events(reference, live.bins)
     valid, rows = live.valid[:, None], live.rows[:, None]
     occurrences = np.concatenate([below, valid - below, live.wrong], axis=1)
@@ -272,10 +272,11 @@ def _unknown(reference: FeatureReference, size: int) -> Floats:
 
 
 def _highest(occurrences: Floats, total: Floats, alpha: float) -> Floats:
-    """Return the largest share under which as few as `seen` of `total` have a chance of `alpha`.
+    """Return the largest share at which so few of `total` occur with a probability of `alpha`.
 
-    By Chernoff's bound, so never too small. Newton's method begins above the root of a convex
-    function, with Bernstein's bound, and stays there: every step is a bound itself.
+    Chernoff's bound guarantees that the result is never too small. Newton's method begins above the
+    root of a convex function, with Bernstein's bound, and stays there: every iterate is a bound
+    itself.
     """
     total = np.maximum(total, _TINY)
     share = np.minimum(occurrences / total, 1.0)
@@ -301,11 +302,11 @@ VIOLATIONS: Final = {
     "out_of_range": "beyond the reference's values",
     "not_whole": "no whole numbers",
 }
-"""What may be wrong with values, in the order of the bets on it."""
+"""Violations of values, in the order of the bets on them."""
 
 
 def why(feature: FeatureReference, nulls: NullShares, live: Spans) -> str:
-    """Which share is other than in the reference; of a feature that has drifted.
+    """Return a description of the share that differs from the reference, for a drifted feature.
 
     Args:
         nulls: Of the span.
@@ -326,7 +327,7 @@ def why(feature: FeatureReference, nulls: NullShares, live: Spans) -> str:
 
 
 def ratio(counts: ValueCounts, kind: str) -> float:
-    """The share of a violation: of all values, or of those that are there and finite."""
+    """Return the share of a violation: of all values, or of the present and finite values."""
     violations: int = getattr(counts, kind)
     total = counts.rows if kind in {"missing", "non_finite"} else counts.valid
     return violations / total if total else 0.0
@@ -335,21 +336,22 @@ def ratio(counts: ValueCounts, kind: str) -> float:
 def _names(feature: FeatureReference) -> list[str]:
     if feature.bins.kind is FeatureKind.NUMBERS:
         return [f"below {edge:.4g}" for edge in feature.bins.edges]
-    # As Python writes them: they are callers' texts, and may hold anything.
+    # Values are shown as Python literals: they are callers' texts and may contain anything.
     return [*(repr(category) for category in feature.bins.categories), "other than known"]
 
 
 _SMOOTHING: Final = 0.5
-"""Added to each bin, so that an empty one is no infinite difference."""
+"""Count that is added to each bin, so that an empty bin causes no infinite difference."""
 Counts: TypeAlias = Sequence[float] | NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Distances:
-    """`psi`: population stability index; `js`: Jensen-Shannon divergence in bits, 0 to 1.
+    """Distances between two distributions.
 
-    `ks`: Kolmogorov-Smirnov distance at the bins' edges, or for categories the largest difference
-    of a share; 0 to 1.
+    `psi`: population stability index; `js`: Jensen-Shannon divergence in bits, 0 to 1. `ks`:
+    Kolmogorov-Smirnov distance at the bins' edges, or for categories the largest difference of a
+    share; 0 to 1.
     """
 
     psi: float
@@ -358,7 +360,7 @@ class Distances:
 
 
 def distances(reference: Counts, live: Counts, *, ordered: bool) -> Distances | None:
-    """How far `live` is from `reference`; None where one of them is empty.
+    """Return the distances of `live` from `reference`; None if one of them is empty.
 
     Args:
         ordered: Whether the bins follow each other on a line; else they are categories.
@@ -384,7 +386,7 @@ def _smooth(counts: Floats) -> Floats:
 
 
 def fixed_band(rows: float, alpha: float) -> float:
-    """How far a sample's distribution function may be from the true one, looked at once.
+    """Return the largest distance of a sample's distribution from the true one, for one look.
 
     Dvoretzky, Kiefer and Wolfowitz with Massart's constant (1990).
     """
@@ -392,7 +394,7 @@ def fixed_band(rows: float, alpha: float) -> float:
 
 
 def uniform_band(rows: float, alpha: float) -> float:
-    """The same however often one looks while the sample grows.
+    """Return the same distance, valid at all times while the sample grows.
 
     Howard and Ramdas, "Sequential estimation of quantiles", Bernoulli 2022 (arXiv 1906.09712).
     """

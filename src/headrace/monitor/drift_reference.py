@@ -1,18 +1,18 @@
 """Reference of a model's features: a small sketch of data, and the design effect of its rows.
 
-Rows that follow each other are often alike: one caller's, one batch's, one market's. A share over
+Successive rows are often similar: they come from one caller, one batch or one market. A share over
 `n` such rows varies like that over `n / effect` independent ones (Kish, "Survey Sampling", 1965;
 "statistical inefficiency" in simulation). The effect is measured by batch means: the shares of
-blocks of rows against the binomial variance, for blocks of several lengths, because an effect
-shows in full only where blocks are longer than the dependence (Flyvbjerg and Petersen, "Error
-estimates on averages of correlated data", J. Chem. Phys. 91, 1989). Neighbouring blocks are
-compared with each other and not with the mean of all (von Neumann, Annals of Mathematical
-Statistics 12, 1941), and one difference counts so much at most: a drift moves the level once and is
-not taken for dependence.
+blocks of rows against the binomial variance, for blocks of several lengths, because an effect shows
+in full only where blocks are longer than the dependence (Flyvbjerg and Petersen, "Error estimates
+on averages of correlated data", J. Chem. Phys. 91, 1989). Neighbouring blocks are compared with
+each other and not with the mean of all (von Neumann, Annals of Mathematical Statistics 12, 1941),
+and the weight of one difference is limited: a drift moves the level once and must not count as
+dependence.
 
-Its bins are fixed by it: about twenty with equally many of the reference's values each, or one for
-each of a few categories. Where the rows' times are known and cover days, the sketch has the counts
-of each hour of the day too.
+The reference fixes the bins: about twenty with equally many of its values, or one for each of a few
+categories. If the times of the rows are known and cover days, the sketch also has the counts of
+each hour of the day.
 """
 
 import math
@@ -36,24 +36,24 @@ from headrace.observe.features import (
 
 Floats: TypeAlias = NDArray[np.float64]
 BATCH_ROWS: Final = 50
-"""The shortest blocks that are compared. Unit: rows."""
+"""Length of the shortest blocks that are compared. Unit: rows."""
 UNKNOWN_EFFECT: Final = 10.0
-"""The effect assumed of rows of which nothing was measured; it weighs as much as one difference."""
+"""Effect assumed for rows without measurements; it weighs as much as one difference."""
 _STEADY_PAIRS: Final = 8.0
 """Weight of the mean over all lengths in the estimate of one length. Unit: differences."""
 _RATIO_SPREAD: Final = 0.8
 """Standard deviation of one ratio over its mean, for about three independent events."""
 _FEWEST_BLOCKS: Final = 8
-"""From so many blocks on, pairs of them are compared as well."""
+"""Minimum number of blocks for a comparison of pairs of blocks."""
 _ROUNDS: Final = 4
 _LARGEST: Final = 6.0
-"""A difference counts at most so many times what is expected."""
+"""Upper limit of one difference, as a multiple of its expectation."""
 
 
 def ratios(
     seen: Floats, total: Floats, *, expected: Floats | float = 0.0, more: Floats | float = 0.0
 ) -> tuple[Floats, Floats]:
-    """Return squared differences of neighbouring blocks over what independent rows would show.
+    """Return squared differences of neighbouring blocks, relative to those of independent rows.
 
     Args:
         seen: Values for which each event is true, `[blocks, events]`.
@@ -78,7 +78,7 @@ def ratios(
 def design_effect(
     ratio: Floats, rows: Floats, *, prior: float = 1.0, prior_pairs: float = 1.0
 ) -> float:
-    """Return the largest effect over the lengths of blocks, at least 1.
+    """Return the largest design effect over the lengths of blocks, at least 1.
 
     Args:
         ratio: As `ratios` returns them, `[differences]`.
@@ -97,12 +97,12 @@ def design_effect(
 
 
 def _error(count: int) -> float:
-    """The relative standard error of an estimate; the largest of several is too large by it."""
+    """Return an estimate's relative standard error; the largest of several is too large by it."""
     return _RATIO_SPREAD / math.sqrt(_STEADY_PAIRS + count)
 
 
 def effect_in_order(occurrences: Floats, total: Floats) -> float:
-    """Return the design effect of rows that follow each other, from blocks of them.
+    """Return the design effect of successive rows, from blocks of them.
 
     Args:
         seen: Values for which each event is true, `[blocks, events]`.
@@ -119,7 +119,7 @@ def effect_in_order(occurrences: Floats, total: Floats) -> float:
 
 
 def _shrunk(ratio: Floats, prior: float, pairs: float) -> float:
-    """The mean of the ratios with a prior; ratios far above it count up to a bound."""
+    """Return the mean of the ratios with a prior; ratios far above it count up to a bound."""
     count, effect = len(ratio), prior
     largest = float(ratio.max()) if count else 0.0
     for _ in range(_ROUNDS):
@@ -132,53 +132,49 @@ def _shrunk(ratio: Floats, prior: float, pairs: float) -> float:
 
 
 MIN_ROWS: Final = 100
-"""A feature with fewer values in the reference is not judged."""
+"""Minimum number of a feature's values in the reference; features with fewer are not judged."""
 WINDOW: Final = "window"
 """Source of a reference: the first requests."""
 DATA: Final = "data"
-"""Source of a reference: data that somebody gave."""
+"""Source of a reference: supplied data."""
 HOURS: Final = 24
-"""Of a day, in UTC."""
+"""Hours of a day, in UTC."""
 HOURLY_S: Final = 2 * 86_400.0
-"""A reference that covers so much time is told by the hour of the day. Unit: seconds."""
+"""Minimum time that a reference with counts by hour of the day covers. Unit: seconds."""
 _SLACK_S: Final = 3600.0
 _BINS: Final = 20
 _FEW_VALUES: Final = 20
 _ROWS_EACH: Final = 10
 _WIDEST: Final = 2.0**53
-"""Whole numbers beyond are not told apart as float64."""
+"""Limit beyond which float64 does not represent all integers."""
 
 
 class FeatureReference(msgspec.Struct, frozen=True, kw_only=True):
-    """One feature's bins, and what the reference has in them."""
+    """Bins of one feature, and the reference's counts in them."""
 
     bins: FeatureBins
     counts: ValueCounts
     single: int = 0
-    """How many values stood there once only, for features with categories; how often unseen ones
-    are to be expected is estimated from it (Good and Turing).
-    """
+    """Number of values that occur once, for features with categories; the expected share of unseen
+    categories is estimated from it (Good and Turing)."""
     hours: list[list[int]] = []
-    """The bins' counts of each hour of the day, `[24][bins]`; empty where the reference does not
-    cover two days.
-    """
+    """Counts of the bins for each hour of the day, `[24][bins]`; empty if the reference does not
+    cover two days."""
     effect: float = 0.0
-    """The design effect of the rows (`drift_dependence`); 0 where it is not known, as it is not
-    without times.
-    """
+    """Design effect of the rows (`drift_dependence`); 0 if unknown, as for rows without times."""
 
 
 class DriftReference(msgspec.Struct, frozen=True, kw_only=True):
-    """The features of one model version, when all is well."""
+    """Expected distributions of one model version's features."""
 
     features: list[FeatureReference] = []
     source: str = WINDOW
-    """`data` that was given, or the first `window` of requests."""
+    """Source: supplied `data`, or the first `window` of requests."""
     rows: int = 0
-    """How many there were. `at`: seconds since 1970."""
+    """Number of rows. `at`: seconds since 1970."""
     created_at: float = msgspec.field(name="at", default=0.0)
     covers_s: float = 0.0
-    """The time from the first row to the last; 0 where it is not known."""
+    """Time from the first row to the last; 0 if unknown."""
 
     @property
     def is_hourly(self) -> bool:
@@ -186,7 +182,7 @@ class DriftReference(msgspec.Struct, frozen=True, kw_only=True):
         return any(feature.hours for feature in self.features)
 
     def of(self, name: str) -> FeatureReference | None:
-        """The feature of this name."""
+        """Return the feature of this name."""
         return next((feature for feature in self.features if feature.bins.name == name), None)
 
 
@@ -198,7 +194,7 @@ def reference_of(
     created_at: float,
     times: Floats | None = None,
 ) -> DriftReference:
-    """The reference that data make.
+    """Create a reference from data.
 
     Args:
         blocks: By tensor, as `TensorFeatures.block` makes them; what is missing has no reference.
@@ -220,7 +216,7 @@ def reference_of(
 def feature_reference(
     name: str, role: str, column: Array, *, times: Floats | None = None
 ) -> FeatureReference:
-    """The reference of one feature.
+    """Create the reference of one feature.
 
     Args:
         column: Its values, `[rows]`: float64, or texts.
@@ -231,7 +227,7 @@ def feature_reference(
 
 
 def _timed(reference: FeatureReference, column: Array, times: Floats) -> FeatureReference:
-    """The same with the hours of the day, if the times cover days, and with the design effect."""
+    """Return the reference with its design effect, and with hours if the times cover days."""
     order = np.argsort(times, kind="stable")
     column, times = column[order], times[order]
     bins = reference.bins
@@ -269,7 +265,7 @@ def _timed(reference: FeatureReference, column: Array, times: Floats) -> Feature
 def _event_counts(
     reference: FeatureReference, blocks: Sequence[ValueCounts]
 ) -> tuple[Floats, Floats]:
-    """The events and the values of each block that has any, `[blocks, events]` and `[blocks]`."""
+    """Return events and values of each block that has any, `[blocks, events]` and `[blocks]`."""
     filled = [block.bins for block in blocks if block.valid]
     bins = np.array(filled, dtype=float).reshape(-1, reference.bins.size)
     return events(reference, bins), bins.sum(axis=1)
@@ -308,7 +304,7 @@ def _without_times(name: str, role: str, column: Array) -> FeatureReference:
 
 
 def events(reference: FeatureReference, bins: Floats) -> Floats:
-    """Values below each edge, or of each category, `[spans, events]`, of counts `[spans, bins]`."""
+    """Return values below each edge, or per category, `[spans, events]`, of the bins' counts."""
     if reference.bins.kind is FeatureKind.NUMBERS:
         summed: Floats = np.cumsum(bins, axis=1)[:, :-1]
         return summed
@@ -316,7 +312,7 @@ def events(reference: FeatureReference, bins: Floats) -> Floats:
 
 
 def _edges(finite: Array) -> list[float]:
-    """Values that cut the reference into parts of equal size; fewer where values repeat."""
+    """Return edges that divide the reference into equal parts; fewer where values repeat."""
     if not len(finite):
         return []
     shares = np.arange(1, _BINS) / _BINS

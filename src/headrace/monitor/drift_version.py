@@ -1,7 +1,7 @@
-"""Drift of one model version from its first request, across restarts.
+"""Drift detection of one model version from its first request, across restarts.
 
-Features with a reference are judged. Of the others, the first rows are stored until there are
-enough for a reference.
+Features with a reference are judged. For the others, the first rows are stored until they suffice
+for a reference.
 """
 
 import hashlib
@@ -30,7 +30,7 @@ class Collected(msgspec.Struct, frozen=True, kw_only=True):
     is_text: bool
     values: list[float | str | None]
     times: list[float] = []
-    """When the values were taken, in seconds since 1970; shorter in files of older versions."""
+    """Times of the values, in seconds since 1970; shorter in files of older versions."""
 
 
 class StoredDrift(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,7 +43,7 @@ class StoredDrift(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(slots=True, kw_only=True)
 class VersionDrift:
-    """Collects missing references and judges the other features."""
+    """Drift state of one version: collects missing references and judges the other features."""
 
     settings: DriftSpec
     stored: StoredDrift = field(default_factory=StoredDrift)
@@ -56,22 +56,22 @@ class VersionDrift:
 
     @property
     def reference(self) -> DriftReference:
-        """The reference of the features that have one."""
+        """Return the reference of the features that have one."""
         return self._watch.reference
 
     @property
     def bins(self) -> list[FeatureBins]:
-        """The bins of the features with a reference, in its order."""
+        """Return the bins of the features with a reference, in its order."""
         return [feature.bins for feature in self.reference.features]
 
     @property
     def key(self) -> str:
-        """Changes when other features or bins are counted."""
+        """Return a key that changes when the counted features or bins change."""
         return self._key
 
     @property
     def collected_rows(self) -> int:
-        """Rows collected for an incomplete reference."""
+        """Return the number of rows collected for an incomplete reference."""
         return min((len(column.values) for column in self.stored.collected.values()), default=0)
 
     def add(
@@ -90,11 +90,11 @@ class VersionDrift:
         changed = self._watch.add(counts, now=now, age_s=age_s) if counts else []
         self._collect(values, now)
         self._reports = None
-        self.reports()  # computed now, not when a caller needs them
+        self.reports()  # computed now, not at the next call
         return changed
 
     def reports(self) -> list[FeatureReport]:
-        """The report of each feature; without a reference, its number of rows."""
+        """Return the report of each feature; without a reference, its number of rows."""
         if self._reports is None:
             waiting = [
                 FeatureReport(
@@ -112,7 +112,7 @@ class VersionDrift:
         return self._reports
 
     def keep(self) -> StoredDrift:
-        """The state to persist."""
+        """Return the state to persist."""
         self.stored = msgspec.structs.replace(
             self.stored, reference=self.reference, memory=self._watch.memory
         )
@@ -172,7 +172,7 @@ class VersionDrift:
 
 
 def inputs_only(reference: DriftReference) -> DriftReference:
-    """The part of a reference that another version can use: the inputs."""
+    """Return the part of a reference that another version can use: the inputs."""
     inputs: list[FeatureReference] = [
         feature for feature in reference.features if feature.bins.role == INPUT
     ]
@@ -180,7 +180,7 @@ def inputs_only(reference: DriftReference) -> DriftReference:
 
 
 def _times(collected: Collected) -> Array | None:
-    """The times of the values; None if an older version collected some of them."""
+    """Return the times of the values; None if an older version collected some of them."""
     is_whole = len(collected.times) == len(collected.values)
     return np.array(collected.times, dtype=np.float64) if is_whole else None
 

@@ -59,7 +59,7 @@ class Axis(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """One chart."""
+    """One chart of a dashboard."""
 
     title: str
     axis: Axis
@@ -71,9 +71,9 @@ class Panel:
     width: int = 12
     stacked: bool = False
     most: float | None = None
-    """Upper end of the axis; None: automatic."""
+    """Upper end of the axis; None for automatic."""
     limit: float | None = None
-    """Threshold from which it is red."""
+    """Threshold from which the panel is red."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +85,7 @@ class RowHeading:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Variable:
-    """A variable of the dashboard: the values of the label `name` of a metric."""
+    """Variable of a dashboard: the values of the label `name` of a metric."""
 
     name: str
     metric: str
@@ -94,30 +94,30 @@ class Variable:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dashboard:
-    """A dashboard."""
+    """Dashboard with its panels and variables."""
 
     name: str
-    """Its file name and Grafana address."""
+    """File name and Grafana address."""
     title: str
     description: str
     panels: tuple[RowHeading | Panel, ...]
     variables: tuple[Variable, ...] = ()
 
     def queries(self) -> Iterator[str]:
-        """All PromQL queries of the dashboard."""
+        """Yield all PromQL queries of the dashboard."""
         for panel in self.panels:
             if isinstance(panel, Panel):
                 yield from panel.queries.values()
 
 
 def stat(title: str, expression: str, unit: str, text: str, *, limit: float | None = None) -> Panel:
-    """A panel with one large number."""
+    """Return a panel with one large number."""
     axis, queries = Axis(unit, title), {title: expression}
     return Panel(title, axis, queries, help=text, panel_type=PanelType.STAT, width=4, limit=limit)
 
 
 def dashboard_json(dashboard: Dashboard) -> Document:
-    """The dashboard in Grafana's import format."""
+    """Return the dashboard in Grafana's import format."""
     return {
         "uid": f"headrace-{dashboard.name}",
         "title": dashboard.title,
@@ -156,7 +156,7 @@ def _variable(variable: Variable) -> Document:
 
 
 def _panels(dashboard: Dashboard) -> Iterator[Document]:
-    """The panels in rows from left to right, with grid positions."""
+    """Yield the panels in rows from left to right, with grid positions."""
     x = y = height = 0
     for number, panel in enumerate(dashboard.panels, start=1):
         width = _WIDTH if isinstance(panel, RowHeading) else panel.width
@@ -200,7 +200,7 @@ def _panel(panel: Panel) -> Document:
         "options": _options(panel),
     }
     if panel.panel_type is PanelType.TABLE:
-        # One row for each series, without the columns that nobody reads.
+        # One row per series, without irrelevant columns.
         hidden = dict.fromkeys(("Time", "__name__", "instance", "job"), True)
         organized = {"excludeByName": hidden, "renameByName": {"Value": panel.axis.text}}
         body["transformations"] = [{"id": "organize", "options": organized}]

@@ -32,7 +32,7 @@ Bucket: TypeAlias = tuple[float, float]
 Buckets: TypeAlias = Mapping[Bucket, int]
 """Requests by bucket."""
 _PER_DECADE: Final = 90
-_FIRST: Final = 10  # the least number with two digits
+_FIRST: Final = 10  # smallest number with two digits
 _LEAST_EXPONENT: Final = -9
 _MOST_EXPONENT: Final = 5
 _LAST: Final = (_MOST_EXPONENT - _LEAST_EXPONENT + 1) * _PER_DECADE
@@ -44,7 +44,7 @@ _JOINED: Final = ((20, 1), (30, 2), (51, 3), (55, 4), (100, 5))
 
 @cache
 def index_of(bucket: Bucket) -> int:
-    """The index of the bucket that contains the middle of `bucket`; 0 for zero latency."""
+    """Return the index of the bucket that contains the middle of `bucket`; 0 for zero latency."""
     lower_s, width_s = bucket
     middle = lower_s + width_s / 2
     if middle <= 0:
@@ -57,7 +57,7 @@ def index_of(bucket: Bucket) -> int:
 
 @cache
 def bucket_of(index: int) -> Bucket:
-    """The bucket with this index."""
+    """Return the bucket with this index."""
     if index == _ZERO:
         return (0.0, 0.0)
     decade, digits = divmod(index - 1, _PER_DECADE)
@@ -67,7 +67,7 @@ def bucket_of(index: int) -> Bucket:
 
 @cache
 def joined_index(index: int) -> int:
-    """The index of the first bucket that is merged with `index`."""
+    """Return the index of the first bucket that is merged with `index`."""
     if index == _ZERO:
         return _ZERO
     decade, digits = divmod(index - 1, _PER_DECADE)
@@ -76,7 +76,7 @@ def joined_index(index: int) -> int:
 
 @cache
 def joined_bucket_of(index: int) -> Bucket:
-    """The merged bucket that contains `index`."""
+    """Return the merged bucket that contains `index`."""
     first = joined_index(index)
     lower_s, width_s = bucket_of(first)
     count = sum(
@@ -121,7 +121,7 @@ class OpenBucket:
 
     @property
     def size_bytes(self) -> int:
-        """Approximate size of the buckets."""
+        """Return the approximate size of the buckets."""
         return 8 * len(self.latency)
 
     def add(self, other: "OpenBucket") -> None:
@@ -134,7 +134,7 @@ class OpenBucket:
             latency[index] = latency.get(index, 0) + count
 
     def part(self, number: int, pieces: int) -> "OpenBucket":
-        """One of `pieces` parts, from 0 on, which add up to the whole."""
+        """Return one of `pieces` parts, from 0 on, which add up to the whole."""
         requests, errors, rejections = (
             share_of(count, number, pieces)
             for count in (self.requests, self.errors, self.rejections)
@@ -150,7 +150,7 @@ class OpenBucket:
         return bool(self.requests or self.errors or self.rejections or self.latency)
 
     def joined(self) -> "OpenBucket":
-        """The counts in merged buckets."""
+        """Return the counts in merged buckets."""
         latency: dict[int, int] = {}
         for index, count in self.latency.items():
             joined = joined_index(index)
@@ -189,19 +189,19 @@ class CounterTotals(Protocol):
 
     @property
     def requests(self) -> int:
-        """All requests, including errors and rejections."""
+        """Return all requests, including errors and rejections."""
 
     @property
     def errors(self) -> int:
-        """Requests that the endpoint failed."""
+        """Return the requests that the endpoint failed."""
 
     @property
     def rejections(self) -> int:
-        """Requests that the endpoint rejected as invalid."""
+        """Return the requests that the endpoint rejected as invalid."""
 
     @property
     def latency(self) -> Buckets:
-        """Requests by lower bound and width of their latency's bucket, in seconds."""
+        """Return requests by lower bound and width of their latency's bucket, in seconds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -211,7 +211,7 @@ class RequestWindow:
     begin: float
     end: float
     requests: int = 0
-    """Including errors and rejections."""
+    """Requests including errors and rejections."""
 
     errors: int = 0
 
@@ -224,31 +224,31 @@ class RequestWindow:
 
     @property
     def duration_s(self) -> float:
-        """Length in seconds."""
+        """Return the length in seconds."""
         return self.end - self.begin
 
     @property
     def requests_per_s(self) -> float:
-        """Requests per second; 0 for an empty window."""
+        """Return requests per second; 0 for an empty window."""
         return self._per_s(self.requests)
 
     @property
     def errors_per_s(self) -> float:
-        """Errors per second; 0 for an empty window."""
+        """Return errors per second; 0 for an empty window."""
         return self._per_s(self.errors)
 
     @property
     def rejections_per_s(self) -> float:
-        """Rejections per second; 0 for an empty window."""
+        """Return rejections per second; 0 for an empty window."""
         return self._per_s(self.rejections)
 
     @property
     def error_ratio(self) -> float:
-        """Errors among the requests, from 0 to 1; 0 without requests."""
+        """Return errors divided by requests, from 0 to 1; 0 without requests."""
         return self.errors / self.requests if self.requests else 0.0
 
     def quantile(self, q: float) -> float | None:
-        """The latency in seconds that a share `q` (0 to 1) of the requests did not exceed.
+        """Return the latency in seconds that a share `q` (0 to 1) of the requests did not exceed.
 
         None without requests. Within 5 % of the true value, and closer where requests are spread
         over the bucket.
@@ -270,12 +270,12 @@ class RequestWindow:
 
 
 def _within(lower_s: float, width_s: float, part: float) -> float:
-    """The point a `part` (0 to 1) into a bucket, limited to 5 % from any other point in it.
+    """Return the point a `part` (0 to 1) into a bucket, limited to 5 % from any other point in it.
 
     Requests with equal latency are at one point of a bucket, not spread over it.
     """
     highest, lowest = lower_s * (1 + _ERROR), (lower_s + width_s) * (1 - _ERROR)
-    if lowest > highest:  # a bucket so wide that no place will do
+    if lowest > highest:  # the bucket is too wide for the 5 % limit
         return lower_s + width_s / 2
     return min(max(lower_s + width_s * part, lowest), highest)
 
@@ -297,7 +297,7 @@ class StoredTrack(msgspec.Struct, frozen=True, kw_only=True):
     errors: int
     rejections: int
     latency: dict[int, int]
-    """Of the totals, by bucket index."""
+    """Latency totals by bucket index."""
     levels: list[list[Chunk]]
     began_at: float = 0.0
 
@@ -315,7 +315,7 @@ class CounterHistory:
     began_at: float = 0.0
     """Nothing before this time is counted."""
     _seen: OpenBucket = field(default_factory=OpenBucket)
-    """The totals of the last reading."""
+    """Totals of the last reading."""
     ladder: RollupSeries[OpenBucket, StepCounts] = field(
         default_factory=lambda: RollupSeries(form=REQUESTS)
     )
@@ -323,7 +323,7 @@ class CounterHistory:
     def read(
         self, read_at: float, epoch: str, totals: CounterTotals, *, is_begin: bool = False
     ) -> None:
-        """Count the difference to the last reading.
+        """Add the difference from the last reading.
 
         Totals that fell, or have another epoch, started from 0.
 
@@ -354,7 +354,7 @@ class CounterHistory:
             self.ladder.spread(before, read_at, added)
 
     def stored(self, endpoint: str, version: str) -> StoredTrack:
-        """The persistent form of this series."""
+        """Return the persistent form of this series."""
         return StoredTrack(
             endpoint=endpoint,
             version=version,
@@ -409,7 +409,7 @@ class RequestHistory(Tracks[CounterHistory]):
     def window(
         self, endpoint: str, *, until: float, seconds: float, version: str = ""
     ) -> RequestWindow:
-        """The counts of the `seconds` before `until`; of all versions if none is given.
+        """Return the counts of the `seconds` before `until`; of all versions if `version` is empty.
 
         Steps that only overlap the window count as a whole if their middle is in it. A version
         includes its copies in other roles: `3` includes `3~baseline`.
@@ -426,7 +426,7 @@ class RequestHistory(Tracks[CounterHistory]):
     def series(
         self, endpoint: str, *, since: float, until: float, points: int, version: str = ""
     ) -> list[RequestWindow]:
-        """Adjacent windows from `since` to `until`, about `points` of them.
+        """Return adjacent windows from `since` to `until`, about `points` of them.
 
         They begin at multiples of their length, which is at least the step length available at
         `since`. The last one ends at `until`, and is omitted if it would be too short.
@@ -447,11 +447,11 @@ class RequestHistory(Tracks[CounterHistory]):
         ]
 
     def versions(self, endpoint: str) -> list[str]:
-        """The versions of an endpoint with data, by name."""
+        """Return the versions of an endpoint with data, by name."""
         return sorted(name for name in self.of(endpoint) if name)
 
     def _step_s(self, since: float, until: float, points: int) -> int:
-        """Length of a point: whole steps of the resolution that still covers `since`."""
+        """Return the length of a point: whole steps of the resolution that still covers `since`."""
         newest = self.looked_at if self.looked_at is not None else until
         length_s = next(
             (step_s for step_s, kept_s in STEPS if newest - since <= kept_s), STEPS[-1][0]

@@ -21,7 +21,7 @@ from headrace.monitor.series import (
     share_of,
 )
 
-_DIGITS: Final = 3  # spans are kept to the millisecond: two replicas would be 2.0001
+_DIGITS: Final = 3  # spans are rounded to milliseconds: two replicas would be 2.0001
 _MILLI: Final = 1e-3
 _MICRO: Final = 1e-6
 _GAP_S: Final = 60.0
@@ -68,14 +68,14 @@ class LoadCell:
     """Requests that were queued."""
 
     queue_s: float = 0.0
-    """Their summed queue wait."""
+    """Summed queue wait of these requests."""
 
     in_flight_s: float = 0.0
     """Requests in flight times seconds."""
 
     @property
     def size_bytes(self) -> int:
-        """0: no memory beyond the object."""
+        """Return 0: the object needs no additional memory."""
         return 0
 
     def add(self, other: "LoadCell") -> None:
@@ -91,7 +91,7 @@ class LoadCell:
         self.in_flight_s += other.in_flight_s
 
     def part(self, number: int, pieces: int) -> "LoadCell":
-        """One of `pieces` parts, from 0 on, which add up to the whole."""
+        """Return one of `pieces` parts, from 0 on, which add up to the whole."""
         values = zip(_VALUES(self), _UNITS, strict=True)
         return LoadCell(
             *(share_of(v, number, pieces) if unit == 1 else v / pieces for v, unit in values)
@@ -143,7 +143,7 @@ class LoadTotals(msgspec.Struct, frozen=True, kw_only=True):
     """Requests that were queued."""
 
     queue_s: float = 0.0
-    """Their summed queue wait."""
+    """Summed queue wait of these requests."""
 
     in_flight_s: float = 0.0
     """Summed time of all requests in the process, including current ones."""
@@ -151,20 +151,19 @@ class LoadTotals(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadReading:
-    """One look at a version's replicas.
+    """One reading of a version's replicas.
 
-    `ready` of them are.
+    `ready` is the number of ready replicas.
     """
 
     ready: int
     totals: Mapping[str, LoadTotals]
-    """What those that answered counted, by name."""
+    """Counters of the processes that responded, by name."""
     process_names: Collection[str] = ()
-    """The names of all processes that there are, of any endpoint."""
+    """Names of all existing processes of all endpoints."""
     is_first: bool = True
-    """Whether it is the first of its endpoint's versions, at which the endpoint's own time is
-    counted.
-    """
+    """Whether this is the first of its endpoint's versions, at which the endpoint's own time is
+    counted."""
 
 
 class StoredLoad(msgspec.Struct, frozen=True, kw_only=True):
@@ -186,7 +185,7 @@ class LoadTrack:
     ladder: RollupSeries[LoadCell, LoadRow] = field(default_factory=lambda: RollupSeries(form=LOAD))
 
     def read(self, read_at: float, reading: LoadReading, *, began_at: float) -> None:
-        """Add what happened since the last reading.
+        """Add the load since the last reading.
 
         Args:
             began_at: Time of the first reading. Counts of a process that is older and was not read
@@ -227,7 +226,7 @@ class LoadTrack:
         self.ladder.spread(begin, read_at, added)
 
     def stored(self, endpoint: str, version: str) -> StoredLoad:
-        """The persistent form of this series."""
+        """Return the persistent form of this series."""
         return StoredLoad(
             endpoint=endpoint,
             version=version,
@@ -287,7 +286,7 @@ class LoadHistory(Tracks[LoadTrack]):
     def series(
         self, endpoint: str, edges: Sequence[float], *, version: str = ""
     ) -> list[LoadWindow]:
-        """Means between successive `edges`; of all versions if none is given."""
+        """Return means between successive `edges`; of all versions if `version` is empty."""
         tracks = [_sums(track, edges) for track in self.named(endpoint, version)]
         return [
             _window([sums[position] for sums in tracks], is_whole=not version)
@@ -296,7 +295,7 @@ class LoadHistory(Tracks[LoadTrack]):
 
 
 def _sums(track: LoadTrack, edges: Sequence[float]) -> list[LoadCell]:
-    """The sums of a version between successive `edges`."""
+    """Return the sums of a version between successive `edges`."""
     sums = [LoadCell() for _ in pairwise(edges)]
     for length_s, step_begin, cell in track.ladder.cells(edges[0], edges[-1]) if sums else ():
         position = bisect_right(edges, step_begin + length_s / 2) - 1
@@ -306,7 +305,7 @@ def _sums(track: LoadTrack, edges: Sequence[float]) -> list[LoadCell]:
 
 
 def _window(cells: Sequence[LoadCell], *, is_whole: bool) -> LoadWindow:
-    """The means of the sums, of a whole endpoint or of one version in all its roles."""
+    """Return the means of the sums, of a whole endpoint or of one version in all its roles."""
     total = LoadCell()
     for cell in cells:
         total.add(cell)

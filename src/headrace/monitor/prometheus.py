@@ -35,7 +35,7 @@ _SLOWLY_S: Final = 120.0
 def recording_rules(
     objectives: Sequence[EndpointObjective], streams: Sequence[StreamPromise] = ()
 ) -> Document:
-    """Recording rules: objectives and windows of endpoints, and limits of streams."""
+    """Return recording rules: objectives and windows of endpoints, and limits of streams."""
     groups: list[Document] = [
         {"name": "headrace-promises", "rules": list(_promises(objectives, streams))}
     ]
@@ -57,7 +57,7 @@ def recording_rules(
 
 
 def alerting_rules(objectives: Sequence[EndpointObjective]) -> Document:
-    """All alerting rules; those with windows once per window length of the endpoints."""
+    """Return all alerting rules; those with windows once per window length of the endpoints."""
     groups = [
         {
             "name": f"headrace-slo-{promql.scale_text(ratio)}",
@@ -70,7 +70,7 @@ def alerting_rules(objectives: Sequence[EndpointObjective]) -> Document:
 
 
 def alerting_rule(kind: AlertKind, window_ratio: float = 1.0) -> Rule:
-    """One alert as a Prometheus rule."""
+    """Return one alert as a Prometheus rule."""
     rule: Rule = {
         "alert": kind.name,
         "expr": promql.expression(kind.condition, window_ratio),
@@ -98,7 +98,7 @@ def alerting_rule(kind: AlertKind, window_ratio: float = 1.0) -> Rule:
 
 
 def window_ratios(objectives: Sequence[EndpointObjective]) -> list[float]:
-    """All window lengths of the endpoints and the default length, longest first."""
+    """Return all window lengths of the endpoints and the default length, longest first."""
     return sorted({1.0, *(objective.window_ratio for objective in objectives)}, reverse=True)
 
 
@@ -121,7 +121,7 @@ def _value(kind: AlertKind) -> str:
 def _promises(
     objectives: Sequence[EndpointObjective], streams: Sequence[StreamPromise]
 ) -> Iterator[Rule]:
-    """Series with the objectives of each endpoint and stream."""
+    """Yield series with the objectives of each endpoint and stream."""
     rows: list[tuple[str, float | None, dict[str, str]]] = []
     for objective in objectives:
         labels = {"endpoint": objective.endpoint}
@@ -142,7 +142,7 @@ def _promises(
 
 
 def _windows(ratio: float) -> Iterator[tuple[float, Rule]]:
-    """The recorded windows with their lengths, without duplicates."""
+    """Yield the recorded windows with their lengths, without duplicates."""
     recorded_names: set[str] = set()
     for condition in (kind.condition for kind in ALERTS if _is_scaled(kind)):
         for window_s in (usual_s * ratio for usual_s in windows_of(condition)):
@@ -164,13 +164,13 @@ _SCRAPE_S: Final = 15.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScrapeTarget:
-    """Address of the metrics."""
+    """Address of the scraped metrics."""
 
     url: str
     token_file: str = ""
-    """Empty for none."""
+    """File with the bearer token; empty for no token."""
     ca_file: str = ""
-    """Empty for none."""
+    """File with CA certificates; empty for no file."""
 
 
 def prometheus_files(
@@ -180,7 +180,7 @@ def prometheus_files(
     *,
     streams: Sequence[StreamPromise] = (),
 ) -> Mapping[str, Document]:
-    """All files by name: rules, and example configurations of both programs."""
+    """Return all files by name: rules, and example configurations of both programs."""
     return {
         RECORDING: recording_rules(objectives, streams),
         ALERTING: alerting_rules(objectives),
@@ -190,7 +190,7 @@ def prometheus_files(
 
 
 def scrape_configuration(target: ScrapeTarget) -> Document:
-    """The example configuration of Prometheus."""
+    """Return the example configuration of Prometheus."""
     parts = urlsplit(target.url)
     job: Document = {
         "job_name": promql.JOB,
@@ -212,7 +212,7 @@ def scrape_configuration(target: ScrapeTarget) -> Document:
 
 
 def alertmanager_configuration(alerts: AlertsSpec) -> Document:
-    """Routes by severity to the receivers of the spec.
+    """Return routes by severity to the receivers of the spec.
 
     A reference to an environment variable is replaced by a file of that name below `secrets`, as
     Alertmanager reads no variables.

@@ -38,39 +38,39 @@ _UNITS: Final = ((86_400_000, "d"), (3_600_000, "h"), (60_000, "m"), (1000, "s")
 
 
 def duration(seconds: float) -> str:
-    """A Prometheus duration in the largest unit without remainder: `5m`, `1h`, `1500ms`."""
+    """Return a Prometheus duration in the largest unit without remainder: `5m`, `1h`, `1500ms`."""
     millis = max(round(seconds * 1000), 1)
     size, unit = next(candidate for candidate in _UNITS if millis % candidate[0] == 0)
     return f"{millis // size}{unit}"
 
 
 def scale_text(window_ratio: float) -> str:
-    """The value of the label `windows`: endpoints with windows of this length."""
+    """Return the value of the label `windows`: endpoints with windows of this length."""
     return f"{window_ratio:g}"
 
 
 def error_ratio(window_s: float) -> str:
-    """Name of the series with each endpoint's share of failed requests."""
+    """Return the name of the series with each endpoint's share of failed requests."""
     return f"headrace:error_ratio:rate{duration(window_s)}"
 
 
 def error_count(window_s: float) -> str:
-    """Name of the series with each endpoint's failed requests."""
+    """Return the name of the series with each endpoint's failed requests."""
     return f"headrace:errors:increase{duration(window_s)}"
 
 
 def request_count(window_s: float) -> str:
-    """Name of the series with each endpoint's requests."""
+    """Return the name of the series with each endpoint's requests."""
     return f"headrace:requests:increase{duration(window_s)}"
 
 
 def latency_quantile(q: float, window_s: float) -> str:
-    """Name of the series with a quantile of each endpoint's latency."""
+    """Return the name of the series with a quantile of each endpoint's latency."""
     return f"headrace:latency_seconds:q{q * 100:g}_rate{duration(window_s)}".replace(".", "_")
 
 
 def recorded(condition: Condition, window_s: float) -> dict[str, str]:
-    """The recorded series that a condition uses, by name, with their expressions."""
+    """Return the recorded series that a condition uses, by name, with their expressions."""
     span = duration(window_s)
     failed = f'{REQUESTS}{{outcome="error"}}[{span}]'
     match condition:
@@ -92,7 +92,7 @@ def recorded(condition: Condition, window_s: float) -> dict[str, str]:
 
 
 def expression(condition: Condition, window_ratio: float = 1.0) -> str:
-    """The expression of a condition, for endpoints with this window length.
+    """Return the expression of a condition, for endpoints with this window length.
 
     Args:
         window_ratio: Ignored by conditions without an objective.
@@ -136,7 +136,7 @@ def _labels(scale: float) -> str:
 
 
 def _by_endpoint(expression: str) -> str:
-    """A replica's metric with its model label as endpoint: both are the same."""
+    """Return a replica's metric with its model label as endpoint: both are equal."""
     return f'label_replace({expression}, "endpoint", "$1", "model", "(.+)")'
 
 

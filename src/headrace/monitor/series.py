@@ -30,13 +30,13 @@ class Counting(Protocol):
 
     @property
     def size_bytes(self) -> int:
-        """Approximate size beyond the object."""
+        """Return the approximate size beyond the object."""
 
     def add(self, other: Self) -> None:
         """Add the counts of `other`."""
 
     def part(self, number: int, pieces: int) -> Self:
-        """One of `pieces` parts, from 0 on, which add up to the whole."""
+        """Return one of `pieces` parts, from 0 on, which add up to the whole."""
 
 
 class Placed(Protocol):
@@ -44,7 +44,7 @@ class Placed(Protocol):
 
     @property
     def offset(self) -> int:
-        """In steps, from the start of its chunk."""
+        """Return the offset in steps from the start of its chunk."""
 
 
 C = TypeVar("C", bound=Counting)
@@ -52,7 +52,7 @@ R = TypeVar("R", bound=Placed)
 
 
 def share_of(count: int, number: int, pieces: int) -> int:
-    """One of `pieces` parts of `count`, from 0 on, which add up to `count`."""
+    """Return one of `pieces` parts of `count`, from 0 on, which add up to `count`."""
     return count * (number + 1) // pieces - count * number // pieces
 
 
@@ -79,7 +79,7 @@ class Chunk(msgspec.Struct, frozen=True, array_like=True):
     """The packed rows."""
 
     total: bytes
-    """Their sum as one row, so that long spans need not unpack them."""
+    """Sum of the rows as one row, so that long spans need not be unpacked."""
 
 
 _ENCODER: Final = msgspec.msgpack.Encoder()
@@ -103,18 +103,18 @@ class ResolutionRows(Generic[C, R]):
 
     @property
     def chunk_s(self) -> int:
-        """Time span of one chunk."""
+        """Return the time span of one chunk."""
         return self.step_s * ROWS_PER_CHUNK
 
     @property
     def size_bytes(self) -> int:
-        """Approximate size, without object overhead."""
+        """Return the approximate size, without object overhead."""
         packed = sum(len(chunk.data) + len(chunk.total) for chunk in self.chunks)
         return packed + sum(map(len, self._rows)) + self._cell.size_bytes
 
     @property
     def oldest(self) -> float | None:
-        """Start of the oldest chunk; None if empty."""
+        """Return the start of the oldest chunk; None if empty."""
         if self.chunks:
             return self.chunks[0].number * self.chunk_s
         return None if self._number < 0 else self._number * self.chunk_s
@@ -127,7 +127,7 @@ class ResolutionRows(Generic[C, R]):
         self._cell.add(cell)
 
     def cells(self, begin: float, end: float) -> Iterator[tuple[float, C]]:
-        """Start and counts of every step that overlaps [begin, end), in order."""
+        """Yield start and counts of every step that overlaps [begin, end), in order."""
         for chunk in self.chunks:
             start = chunk.number * self.chunk_s
             if start < end and start + self.chunk_s > begin:
@@ -140,7 +140,7 @@ class ResolutionRows(Generic[C, R]):
             yield step_begin, self._cell
 
     def sums(self, begin: float, end: float) -> Iterator[C]:
-        """Counts that add up to those of all steps whose middle is in [begin, end)."""
+        """Yield counts that add up to those of all steps whose middle is in [begin, end)."""
         half_s = self.step_s / 2
         for chunk in self.chunks:
             start = chunk.number * self.chunk_s
@@ -166,7 +166,7 @@ class ResolutionRows(Generic[C, R]):
                 yield self._at(chunk.number, row), self.form.cell_of(row)
 
     def packed(self) -> list[Chunk]:
-        """All data as chunks, to be persisted."""
+        """Return all data as chunks, to be persisted."""
         if self._slot < 0:
             return list(self.chunks)
         rows = [*self._rows, self._packed(self._slot, self._cell)]
@@ -181,7 +181,7 @@ class ResolutionRows(Generic[C, R]):
                 self.add(self._at(chunk.number, row), self.form.cell_of(row))
 
     def _close(self, slot: int) -> None:
-        """Write the newest step, and start that of `slot`; none if it is below 0."""
+        """Write the newest step and start that of `slot`; start none if it is below 0."""
         if self._slot >= 0:
             self._rows.append(self._packed(self._slot, self._cell))
         number = slot // ROWS_PER_CHUNK if slot >= 0 else -1
@@ -234,7 +234,7 @@ class RollupSeries(Generic[C, R]):
         self._levels[0].add(timestamp, cell)
 
     def spread(self, begin: float, end: float, cell: C) -> None:
-        """Add `cell` in the middle of `begin` and `end`; after a gap spread evenly."""
+        """Add `cell` in the middle of `begin` and `end`; after a gap distribute it evenly."""
         pieces = min(math.ceil((end - begin) / _PIECE_S), _PIECES)
         if pieces <= 1:
             self.add((begin + end) / 2, cell)
@@ -245,13 +245,13 @@ class RollupSeries(Generic[C, R]):
                 self.add(begin + (end - begin) * (number + 0.5) / pieces, part)
 
     def cells(self, begin: float, end: float) -> Iterator[tuple[int, float, C]]:
-        """Length, start and counts of all steps that overlap [begin, end)."""
+        """Yield length, start and counts of all steps that overlap [begin, end)."""
         for level in self._levels:
             for step_begin, cell in level.cells(begin, end):
                 yield level.step_s, step_begin, cell
 
     def sums(self, begin: float, end: float) -> Iterator[tuple[int, C]]:
-        """Length of the steps, and counts that add up to those whose middle is in [begin, end)."""
+        """Yield the step length, and counts of steps whose middle is in [begin, end)."""
         for level in self._levels:
             for cell in level.sums(begin, end):
                 yield level.step_s, cell
@@ -272,17 +272,17 @@ class RollupSeries(Generic[C, R]):
 
     @property
     def oldest(self) -> float | None:
-        """Start of the oldest chunk; None if empty."""
+        """Return the start of the oldest chunk; None if empty."""
         begins = [begin for level in self._levels if (begin := level.oldest) is not None]
         return min(begins, default=None)
 
     @property
     def size_bytes(self) -> int:
-        """Approximate size."""
+        """Return the approximate size."""
         return sum(level.size_bytes for level in self._levels)
 
     def packed(self) -> list[list[Chunk]]:
-        """All data, to be persisted; empty if nothing was counted."""
+        """Return all data, to be persisted; empty if nothing was counted."""
         return [level.packed() for level in self._levels]
 
     def load(self, stored: Sequence[Sequence[Chunk]]) -> None:
@@ -301,14 +301,14 @@ class VersionSeries(Protocol):
 
     @property
     def read_at(self) -> float:
-        """Time of the last reading."""
+        """Return the time of the last reading."""
 
     @property
     def ladder(self) -> RollupSeries[Any, Any]:
-        """Its steps."""
+        """Return the series' steps."""
 
     def stored(self, endpoint: str, version: str) -> Any:  # noqa: ANN401  # the track's own struct
-        """The persistent form: a struct with `endpoint` and `version`."""
+        """Return the persistent form: a struct with `endpoint` and `version`."""
 
 
 T = TypeVar("T", bound=VersionSeries)
@@ -331,11 +331,11 @@ class Tracks(Generic[T]):
     """
 
     WHAT: ClassVar[str]
-    """Its name in errors."""
+    """Name of the history in errors."""
     STORED: ClassVar[type[Any]]
     """The struct of a persisted series."""
     TRACK: ClassVar[type[Any]]
-    """The class of its series, whose `load` takes that struct."""
+    """Class of the series, whose `load` takes that struct."""
     FORMAT: ClassVar[int] = 1
 
     max_bytes: int
@@ -354,9 +354,9 @@ class Tracks(Generic[T]):
     _round_at: float = 0.0
 
     def look(self, now: float) -> None:
-        """Announce a reading of all versions at `at`, even if there are none.
+        """Record a reading of all versions at `at`, even without versions.
 
-        So versions that start later are known to count from 0. Also merges old steps.
+        So counters of versions that start later are known to begin at 0. Also merges old steps.
         """
         if self.looked_at is not None and now <= self.looked_at:
             return
@@ -378,17 +378,17 @@ class Tracks(Generic[T]):
             self._per_s = len(self._to_age) / _ROUND_S
 
     def of(self, endpoint: str) -> Mapping[str, T]:
-        """An endpoint's series by version."""
+        """Return an endpoint's series by version."""
         return self._tracks.get(endpoint, {})
 
     def named(self, endpoint: str, version: str) -> Iterator[T]:
-        """Those of a version and of its copies in other roles, `3~baseline`; all if it is empty."""
+        """Yield the series of a version and its other roles (`3~baseline`); all if it is empty."""
         for key, track in self.of(endpoint).items():
             if not version or version in {key, key.partition("~")[0]}:
                 yield track
 
     def all(self) -> Iterator[tuple[str, str, T]]:
-        """All series: endpoint, version and series."""
+        """Yield all series: endpoint, version and series."""
         for endpoint, versions in self._tracks.items():
             for version, track in versions.items():
                 yield endpoint, version, track
@@ -405,20 +405,20 @@ class Tracks(Generic[T]):
 
     @property
     def size_bytes(self) -> int:
-        """Approximate size, without object overhead."""
+        """Return the approximate size, without object overhead."""
         return sum(track.ladder.size_bytes for _, _, track in self.all())
 
     def pack(self) -> bytes:
-        """All data, to be persisted."""
+        """Return all data, to be persisted."""
         return self.join(list(self.parts()))
 
     def parts(self) -> Iterator[bytes]:
-        """The parts for `join`; counts may be added between parts."""
+        """Yield the parts for `join`; counts may be added between parts."""
         for endpoint, version, track in list(self.all()):
             yield _ENCODER.encode(track.stored(endpoint, version))
 
     def join(self, parts: Iterable[bytes]) -> bytes:
-        """The input of `unpack`, from all `parts`."""
+        """Return the input of `unpack`, from all `parts`."""
         whole = StoredHistory(
             format=self.FORMAT,
             began_at=self.began_at,

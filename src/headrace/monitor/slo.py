@@ -36,10 +36,10 @@ class StreamFacts:
     """The current facts of one stream."""
 
     lag_s: float | None = None
-    """None while unknown."""
+    """Lag in seconds; None while unknown."""
 
     dead_letters: int = 0
-    """Number in the window."""
+    """Number of dead letters in the window."""
 
     running: int = 0
     """Workers that process records."""
@@ -48,11 +48,11 @@ class StreamFacts:
     """Workers that ended several times in a row."""
 
     paused: bool = False
-    """Whether it was paused by command."""
+    """Whether the stream was paused by command."""
 
 
 def stream_promises_of(document: Mapping[str, Any]) -> tuple[StreamPromise, ...]:
-    """The limits of the streams in a valid spec document, in its order."""
+    """Return the limits of the streams in a valid spec document, in its order."""
     promises = []
     for entry in document.get("streams") or ():
         written = entry.get("alerts") or {}
@@ -76,7 +76,7 @@ DAY_S: Final = 86_400.0
 SLOW_BUDGET: Final = 0.01
 """Share of the requests that may exceed the latency objective, which is of the 99th percentile."""
 LEAST_ERRORS: Final = 5
-"""Fewer failed requests never page, whatever their share."""
+"""Minimum number of failed requests for a page, whatever their share."""
 LEAST_BEYOND: Final = 2
 """Minimum number of requests beyond a quantile."""
 QUEUES_FILLED_RATIO: Final = 0.8
@@ -91,11 +91,11 @@ LETTERS_WINDOW_S: Final = 5 * MINUTE_S
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EndpointObjective:
-    """The objective of one endpoint; None without one."""
+    """Objective of one endpoint; None for no objective."""
 
     endpoint: str
     latency_s: float | None = None
-    """Of the 99th percentile."""
+    """Objective of the 99th percentile."""
 
     availability: float | None = None
 
@@ -107,13 +107,13 @@ class EndpointObjective:
 
     @property
     def error_budget(self) -> float | None:
-        """Share of the requests that may fail; None without an objective."""
-        # 1 - 0.999 is 0.0010000000000000009, which nobody wants to read in a rule.
+        """Return the share of the requests that may fail; None without an objective."""
+        # 1 - 0.999 is 0.0010000000000000009, which is unreadable in a rule.
         return None if self.availability is None else round(1.0 - self.availability, 12)
 
 
 def objectives_of(document: Mapping[str, Any]) -> tuple[EndpointObjective, ...]:
-    """The objectives in a valid spec document, in its order."""
+    """Return the objectives in a valid spec document, in its order."""
     entries = document.get("endpoints") or ()
     promised = [(entry, parsed(SloSpec, entry.get("slo") or {})) for entry in entries]
     usual = BatchingSpec().max_queue_size
@@ -140,7 +140,7 @@ class AlertSeverity(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BurnWindows:
-    """A budget is used `factor` times too fast, over both windows."""
+    """Windows of a burn rate: the budget is used `factor` times too fast over both windows."""
 
     long_s: float
     short_s: float
@@ -150,23 +150,24 @@ class BurnWindows:
 FAST: Final = BurnWindows(long_s=HOUR_S, short_s=5 * MINUTE_S, factor=14.4)
 """2 % of a month's budget in an hour."""
 MEDIUM: Final = BurnWindows(long_s=6 * HOUR_S, short_s=30 * MINUTE_S, factor=6.0)
-"""5 % of it in six hours."""
+"""5 % of a month's budget in six hours."""
 SLOW: Final = BurnWindows(long_s=3 * DAY_S, short_s=6 * HOUR_S, factor=1.0)
-"""10 % of it in three days."""
+"""10 % of a month's budget in three days."""
 SLOW_ONE_DAY: Final = BurnWindows(long_s=DAY_S, short_s=2 * HOUR_S, factor=3.0)
-"""10 % of it in one day: replaces `SLOW` where only one day of history is available."""
+"""10 % of a month's budget in one day: replaces `SLOW` where only one day of history is
+available."""
 
 
 @dataclass(frozen=True, slots=True)
 class ErrorBurn:
-    """The budget of failed requests is used up too fast."""
+    """Condition: the budget of failed requests is used too fast."""
 
     windows: BurnWindows
 
 
 @dataclass(frozen=True, slots=True)
 class LatencyBurn:
-    """The budget of slow requests is used too fast.
+    """Condition: the budget of slow requests is used too fast.
 
     More than `x` of the requests exceed the objective exactly if the quantile `1 - x` does.
     """
@@ -175,13 +176,13 @@ class LatencyBurn:
 
     @property
     def quantile(self) -> float:
-        """The quantile that must be within the objective."""
+        """Return the quantile that must be within the objective."""
         return round(1.0 - SLOW_BUDGET * self.windows.factor, 6)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LatencyOver:
-    """A quantile exceeds the objective."""
+    """Condition: a quantile exceeds the objective."""
 
     quantile: float
     window_s: float = 5 * MINUTE_S
@@ -189,7 +190,7 @@ class LatencyOver:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ErrorsOver:
-    """The error ratio exceeds a fixed limit, for endpoints without an availability objective."""
+    """Condition: the error ratio exceeds a fixed limit; for endpoints without an objective."""
 
     ratio: float
     window_s: float = 5 * MINUTE_S
@@ -211,9 +212,9 @@ class Fact(StrEnum):
     ROWS_DIFFER = "rows_differ"
     """Predictions of an endpoint depend on other callers' rows."""
     GATEWAY_DOWN = "gateway_down"
-    """Envoy does not serve."""
+    """Envoy does not serve requests."""
     NOT_SCRAPED = "not_scraped"
-    """Prometheus gets no metrics; only it can notice."""
+    """Prometheus gets no metrics; only Prometheus can detect this."""
     CERTIFICATE_ENDS = "certificate_ends"
     """A certificate expires soon."""
     JOBS_LATE = "jobs_late"
@@ -254,22 +255,22 @@ class CountWindow(Protocol):
 
     @property
     def requests(self) -> int:
-        """All requests."""
+        """Return all requests."""
 
     @property
     def errors(self) -> int:
-        """Requests that failed on the server side."""
+        """Return the requests that failed on the server side."""
 
     @property
     def known_ratio(self) -> float:
-        """Share of the window since the endpoint's first count, 0 to 1."""
+        """Return the share of the window since the endpoint's first count, 0 to 1."""
 
     def quantile(self, q: float, /) -> float | None:
-        """Latency in seconds; None without requests."""
+        """Return the latency in seconds; None without requests."""
 
 
 Windows = Callable[[float], CountWindow]
-"""The window of this many seconds that ends now."""
+"""Function that returns the window of this many seconds that ends now."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -277,7 +278,7 @@ class EndpointFacts:
     """The current state of one endpoint; None for unknown."""
 
     replicas_ready: int | None = None
-    """Also None if no replicas are desired, or for an upstream."""
+    """Number of ready replicas; also None if no replicas are desired, or for an upstream."""
 
     in_flight: int | None = None
 
@@ -288,7 +289,7 @@ class EndpointFacts:
     """Number of drifted features."""
 
     rows_differ: float | None = None
-    """Largest difference between a row alone and in a batch; 0 without differences."""
+    """Largest difference between a row's prediction alone and in a batch; 0 without differences."""
 
     rows_detail: str = ""
 
@@ -395,14 +396,14 @@ def read_stream(
 
 
 def _bad_from(value: float | None, threshold: float = 1) -> ConditionReading | None:
-    """A value that is bad from `threshold` on; None if unknown."""
+    """Return a reading that is bad from `threshold` on; None if unknown."""
     if value is None:
         return None
     return ConditionReading(value=value, threshold=threshold, is_bad=value >= threshold)
 
 
 def windows_of(condition: Condition) -> tuple[float, ...]:
-    """The windows of a condition at default length; none if it needs none."""
+    """Return the windows of a condition at default length; empty if it needs no windows."""
     match condition:
         case ErrorBurn(windows=burn) | LatencyBurn(windows=burn):
             return (burn.short_s, burn.long_s)
@@ -450,7 +451,7 @@ def _latency_burn(
     long = _latency_over(q, window, promised)
     if long is None or not long.is_bad or window.known_ratio >= 1:
         return long
-    # The share of known requests that must be slow so that 1 - q of the window's requests are slow.
+    # Share of known requests that must be slow so that 1 - q of the window's requests are slow.
     slow_ratio = (1.0 - q) / max(window.known_ratio, 1.0 - q)
     known_reading = _latency_over(1.0 - slow_ratio, window, promised) if slow_ratio < 1 else None
     return long if known_reading is not None and known_reading.is_bad else None
@@ -465,5 +466,5 @@ def _latency_over(q: float, window: CountWindow, promised: float | None) -> Cond
 
 
 def least_requests(q: float) -> int:
-    """Minimum number of requests in a window for a meaningful quantile."""
+    """Return the minimum number of requests in a window for a meaningful quantile."""
     return round(LEAST_BEYOND / (1.0 - q))

@@ -1,7 +1,7 @@
-"""Test that the split gave each arm its share. Without that no other number can be trusted.
+"""Test of whether the split assigned each arm its share. All other statistics depend on it.
 
-A broken cookie, a cache in front of one version, or a crash that loses only the slow answers shows
-first as a sample ratio that is off. Sequential multinomial test of Lindon and Malek, "Anytime-valid
+A broken cookie, a cache in front of one version, or a crash that loses only slow responses first
+shows as a sample ratio mismatch. Sequential multinomial test of Lindon and Malek, "Anytime-valid
 inference for multinomial count data", NeurIPS 2022 (arXiv 2011.03567), for two arms: under the plan
 the counts are binomial with the share in force; the alternative is a beta mixture around it.
 """
@@ -12,17 +12,16 @@ from typing import Final
 import msgspec
 
 _CONCENTRATION: Final = 100.0
-"""How near to the plan the alternative looks for a mismatch: within about five points."""
+"""Concentration of the alternative around the plan: a mismatch within about five points."""
 
 
 class Assignments(msgspec.Struct):
-    """Units per arm by planned share: baseline's, candidate's."""
+    """Units per arm by planned share: the baseline's, the candidate's."""
 
     counts: dict[float, tuple[int, int]] = {}
     worst: float = 0.0
-    """The most evidence against the plan so far, in nats. It does not fall again: what was assigned
-    wrongly stays in the other numbers.
-    """
+    """Largest evidence against the plan so far, in nats. It never decreases: wrong assignments
+    remain in the other statistics."""
 
     def add(self, share: float, baseline: int, candidate: int) -> None:
         """Count units that were assigned while the candidate's planned share was `share`."""
@@ -34,23 +33,23 @@ class Assignments(msgspec.Struct):
         self.worst = max(self.worst, self.log_evidence())
 
     def replace(self, counts: dict[float, tuple[int, int]]) -> None:
-        """Take counts that are kept elsewhere: all units so far, as `counts` has them."""
+        """Replace all counts with `counts`, which are stored elsewhere and contain all units."""
         self.counts = {share: both for share, both in counts.items() if 0.0 < share < 1.0}
         self.worst = max(self.worst, self.log_evidence())
 
     def log_evidence(self) -> float:
-        """The logarithm of the evidence against the plan; shares multiply theirs."""
+        """Return the log evidence against the plan; evidence of several shares multiplies."""
         return sum(_log_evidence(share, *counts) for share, counts in self.counts.items())
 
     @property
     def totals(self) -> tuple[int, int]:
-        """Units so far: baseline's, candidate's."""
+        """Return the units so far: the baseline's, the candidate's."""
         counts = self.counts.values()
         return sum(c[0] for c in counts), sum(c[1] for c in counts)
 
     @property
     def planned(self) -> float:
-        """The candidate's planned share, over all units so far."""
+        """Return the candidate's planned share, over all units so far."""
         total = sum(self.totals)
         return sum(share * sum(c) for share, c in self.counts.items()) / max(total, 1)
 

@@ -1,20 +1,21 @@
-"""Rate of one event against a fixed number, with bounds that hold at all times.
+"""Rate of one event compared with a fixed number, with bounds that hold at all times.
 
-For a version that is measured against a fixed number instead of another version: an SLO, or the
-share of a shadow's answers that may differ. The bets are those of `betting`, with the values 1 and
-0. Valid also where the rate moves, as long as it stays on the null's side.
+It serves versions that are compared with a fixed number instead of another version: an SLO, or the
+share of a shadow's responses that may differ. The bets are those of `betting`, with the values 1
+and 0. They remain valid if the rate varies, as long as it satisfies the null hypothesis.
 
-A stall (a page that is swapped in, a collector that stops the world, a neighbour that takes the
-core) hits all requests of a moment together. They are counted as many and are one event, so a few
+A stall (a page that is swapped in, a garbage collection pause, another process that uses the core)
+affects all requests of a moment together. They are counted as many but are one event, so a few
 stalls would condemn a good version. Therefore harm must show without the worst intervals, too.
 
 Leaving an interval out is the capital of a gambler who abstained there, and the smallest capital
 over all choices of what to leave out is at most that of the gambler who never abstained, for whom
-Ville's inequality holds already. So it costs power and no validity. It is also at most that of the
-gambler who abstained exactly where the stalls were, for whom requests need to be independent
-nowhere else. Each stake leaves out its own worst intervals; that is at most the least of all.
+Ville's inequality holds already. So it costs power and not validity. It is also at most that of the
+gambler who abstained exactly in the stalls, for whom requests need to be independent only outside
+the stalls. Each stake leaves out its own worst intervals; the result is at most the smallest of
+all.
 
-Stalls that come more often than `FORGIVEN` an hour are the business of `dispersion`.
+`dispersion` handles stalls that occur more often than `FORGIVEN` times an hour.
 """
 
 from typing import Final
@@ -32,23 +33,23 @@ from headrace.rollout.betting import (
 )
 
 FORGIVEN: Final = 3
-"""Intervals between two readings that do not count, per hour."""
+"""Number of intervals between two readings that are left out, per hour."""
 _HOUR_S: Final = 3600.0
 
 
 class Forgiven(msgspec.Struct):
-    """The growth of the intervals that do not count, as logarithms."""
+    """Growth of the left-out intervals, as logarithms."""
 
     worst: Array
-    """Of the present hour, `[tests, stakes, forgiven]`, descending, at least 0."""
+    """Growth in the current hour, `[tests, stakes, forgiven]`, descending, at least 0."""
     past: Array
-    """The sum over the hours before, `[tests, stakes]`."""
+    """Sum over the previous hours, `[tests, stakes]`."""
     counted_s: float = 0.0
-    """Counted seconds of the present hour."""
+    """Counted seconds of the current hour."""
 
     @classmethod
     def start(cls, tests: int) -> "Forgiven":
-        """Nothing counted yet."""
+        """Return the state without counts."""
         return cls(
             worst=np.zeros((tests, len(STAKES), FORGIVEN)), past=np.zeros((tests, len(STAKES)))
         )
@@ -68,13 +69,13 @@ class Forgiven(msgspec.Struct):
 
     @property
     def growth(self) -> Array:
-        """What all left-out intervals would have added, `[tests, stakes]`."""
+        """Return the growth that all left-out intervals would have added, `[tests, stakes]`."""
         total: Array = self.past + self.worst.sum(axis=-1)
         return total
 
 
 def trimmed_capitals(capitals: Array, growth: Array) -> Array:
-    """Capitals after one more interval, which is left out where that makes them smaller.
+    """Return the capitals after one more interval, left out where that makes them smaller.
 
     For capital that came in at several times, where what is left out cannot be told afterwards.
 
@@ -89,17 +90,18 @@ def trimmed_capitals(capitals: Array, growth: Array) -> Array:
 
 _VALUES: Final = np.array([1.0, 0.0])
 _SCALE: Final = 5.0
-"""So that the stakes reach from 0.05 to 330: rates from a half down to a thousandth."""
+"""Scale of the stakes, which then range from 0.05 to 330: rates from a half down to a
+thousandth."""
 
 
 def log_evidence_each(yes: Array, trials: Array, rate: float, *, above: bool, part: Array) -> Array:
-    """`Rate.log_evidence` of many rates against one number, each of its own counts and part."""
+    """Return `Rate.log_evidence` of many rates against one number, each with its counts."""
     growth = log_growth(_VALUES, _SCALE, rate, above=above)
     return mixture(part[:, None] * (np.stack([yes, trials - yes], axis=-1) @ growth))
 
 
 class Rate(msgspec.Struct):
-    """How often there was a yes, of how many; the rest as in `RateDifferences`."""
+    """Number of positive trials and of all trials; other fields are as in `RateDifferences`."""
 
     yes: float = 0.0
     trials: float = 0.0
@@ -117,21 +119,21 @@ class Rate(msgspec.Struct):
 
     @property
     def estimate(self) -> float | None:
-        """The rate seen; None before the first trial."""
+        """Return the observed rate; None before the first trial."""
         return self.yes / self.trials if self.trials else None
 
     def log_evidence(self, rates: Array | float, *, above: bool) -> Array:
-        """The logarithm of the evidence against "at most" each rate, or against "at least" it."""
+        """Return the log evidence against "at most" each rate, or against "at least" it."""
         return mixture(self.part * self._log_capitals(rates, above=above))
 
     def log_evidence_of_harm(self) -> float:
-        """The same against "at most `watched`", without the worst intervals."""
+        """Return the log evidence against "at most `watched`", without the worst intervals."""
         assert self.watched is not None, "harm is looked for"
         capitals = self._log_capitals(self.watched, above=True) - self.forgiven.growth
         return float(mixture(self.part * capitals)[0])
 
     def bounds(self, level: float) -> tuple[float, float]:
-        """Lower and upper bound; each holds at all times at once with probability 1 - `level`."""
+        """Return lower and upper bound; each holds at all times with probability 1 - `level`."""
         needed = np.array([-np.log(level)])
         low = refuted_up_to(
             lambda rates: self.log_evidence(rates, above=True), needed, span=(0.0, 1.0)

@@ -1,17 +1,15 @@
-"""Test martingales for a bounded mean: evidence against a mean, and the means that are left.
+"""Test martingales for a bounded mean: evidence against a mean, and confidence sequences.
 
-Whoever holds that values have a mean of at most `m` must offer fair odds on it: a gambler who
-stakes a part of the capital on `value > m`, again and again, multiplies it by
-`1 + stake * (value - m)`, which under that null is a non-negative supermartingale. By Ville's
-inequality its capital ever reaches `1 / alpha` with probability at most `alpha`, however often
-somebody looks. The means that no gambler has refuted form a confidence sequence.
-Waudby-Smith and Ramdas, "Estimating means of bounded random variables by betting", JRSS-B 2024
-(arXiv 2010.09686).
+Under the null hypothesis that values have a mean of at most `m`, a gambler who repeatedly stakes a
+part of the capital on `value > m` multiplies it by `1 + stake * (value - m)`, which is a
+non-negative supermartingale. By Ville's inequality the capital ever reaches `1 / alpha` with
+probability at most `alpha`, however often it is read. The means that no gambler has refuted form a
+confidence sequence. Waudby-Smith and Ramdas, "Estimating means of bounded random variables by
+betting", JRSS-B 2024 (arXiv 2010.09686).
 
-Here the stakes are fixed, a geometric grid of them, and their capitals are averaged (a mixture,
-as in Robbins 1970 and Howard et al. 2021, arXiv 1810.08240). So the capital depends only on how
-often each value was seen, never on the order, and any mean can be tested after the fact from a
-handful of counts.
+The stakes are fixed, a geometric grid, and their capitals are averaged (a mixture, as in Robbins
+1970 and Howard et al. 2021, arXiv 1810.08240). So the capital depends only on how often each value
+was observed, not on the order, and any mean can be tested afterwards from a few counts.
 """
 
 from collections.abc import Callable
@@ -24,19 +22,20 @@ Array: TypeAlias = NDArray[np.float64]
 
 STAKES: Final[Array] = np.array([0.03 * 3.0**power for power in range(8)])
 """Stakes in units of one over the values' scale. A gambler's best stake is the effect divided by
-the variance; between neighbours at least 82 % of the best growth is had."""
+the variance; between neighbouring stakes at least 82 % of the best growth is reached."""
 WEIGHTS: Final[Array] = np.array([0.04, 0.10, 0.16, 0.17, 0.17, 0.14, 0.12, 0.10])
-"""Each gambler's part of the first capital: more for effects about as large as the rate itself."""
+"""Each gambler's part of the initial capital: more for effects about as large as the rate
+itself."""
 _MOST: Final = 0.95
-"""The part of the capital that one value may take at most."""
+"""Maximum part of the capital that one value may lose."""
 _EXACT: Final = 1e-8
 _MEANS_AT_ONCE: Final = 24
-"""What is tested together when a bound is looked for: few calls for few tests, little waste for
-many."""
+"""Number of means that are tested together in the search for a bound: few calls for few tests,
+little waste for many."""
 
 
 def log_growth(values: Array, scale: Array | float, mean: Array | float, *, above: bool) -> Array:
-    """By how much each value multiplies each gambler's capital, as a logarithm.
+    """Return the logarithm of the factor by which each value multiplies each gambler's capital.
 
     Stakes are cut where a value could take more than 95 % of the capital. The cut keeps every
     factor monotone in `mean`, so that what is refuted at one mean is refuted beyond it.
@@ -61,7 +60,7 @@ def log_growth(values: Array, scale: Array | float, mean: Array | float, *, abov
 
 
 def mixture(log_capitals: Array) -> Array:
-    """The logarithm of all gamblers' capital together, from each one's, `[..., stakes]`."""
+    """Return the log of all gamblers' total capital, from individual ones, `[..., stakes]`."""
     most = np.max(log_capitals, axis=-1)
     average = np.exp(log_capitals - most[..., None]) @ WEIGHTS
     result: Array = most + np.log(average)
@@ -71,7 +70,7 @@ def mixture(log_capitals: Array) -> Array:
 def refuted_up_to(
     log_capital: Callable[[Array], Array], needed: Array, *, span: tuple[float, float]
 ) -> Array:
-    """The largest mean that is refuted from below: a lower confidence bound.
+    """Return the largest mean that is refuted from below: a lower confidence bound.
 
     Args:
         log_capital: Against "at most `mean`", falling in `mean`; several means for each test at
@@ -96,6 +95,6 @@ def refuted_up_to(
 def refuted_down_to(
     log_capital: Callable[[Array], Array], needed: Array, *, span: tuple[float, float]
 ) -> Array:
-    """The smallest mean that is refuted from above: an upper confidence bound; see above."""
+    """Return the smallest mean refuted from above: an upper bound; see `refuted_up_to`."""
     mirrored = refuted_up_to(lambda mean: log_capital(-mean), needed, span=(-span[1], -span[0]))
     return -mirrored

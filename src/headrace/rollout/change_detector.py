@@ -1,14 +1,13 @@
-"""Difference of two rates that began to be worse than tolerated at some moment of the rollout.
+"""Test for a difference of two rates that exceeds the tolerance from some moment on.
 
-Evidence over a whole rollout gives a version that fails after a good half hour the benefit of that
-half hour: the bold gamblers of `betting` have lost their capital by then. So new ones enter once a
-minute and whenever a step begins, with a part of the first capital that was put aside for them:
-1 / (k (k + 1)) of the minutes' or of the steps' part for the `k`-th. All
-capital together is still one that nobody expects to win while the null is true, at any time. Such
-a mixture over the moment of change goes back to Shiryaev; Shin, Ramdas and Rinaldo, "E-detectors",
-2023 (arXiv 2203.03532) have it with bets.
+Evidence over a whole rollout favours a version that fails after a good half hour: the bold gamblers
+of `betting` have lost their capital by then. So new ones enter once a minute and whenever a step
+begins, with a part of the initial capital that was reserved for them: 1 / (k (k + 1)) of the
+minutes' or of the steps' part for the `k`-th. The total capital still does not grow in expectation
+while the null hypothesis holds, at any time. Such a mixture over the moment of change goes back to
+Shiryaev; Shin, Ramdas and Rinaldo, "E-detectors", 2023 (arXiv 2203.03532) use it with bets.
 
-The null is that the difference was within what is tolerated all the time. The worst intervals of
+The null hypothesis is that the difference was always within the tolerance. The worst intervals of
 each hour do not count (`forgiving`).
 """
 
@@ -30,24 +29,21 @@ _FORGETS_A_SECOND: Final = 0.97
 
 
 class ChangeDetector(msgspec.Struct):
-    """Differences against what is tolerated, `[tests]`, with late starts."""
+    """Tests of differences against the tolerance, `[tests]`, with late starts."""
 
     tolerated: float
     capitals: Array
-    """Logarithms of what has entered, by how many intervals are left out, `[tests, stakes, 1 +
-    forgiven]`.
-    """
+    """Logarithms of the entered capital, by number of left-out intervals, `[tests, stakes, 1 +
+    forgiven]`."""
     lately: Array
-    """Fading counts of the last half minute or so, in the cells of `rate_difference`, `[tests,
-    cells]`.
-    """
+    """Exponentially decaying counts of about the last half minute, in the cells of
+    `rate_difference`, `[tests, cells]`."""
     step: Array
-    """The rollout's step that was counted last, and `steps` how many began after the first,
-    `[tests]`.
-    """
+    """Rollout step that was counted last; `steps` is the number of steps that began after the
+    first, `[tests]`."""
     steps: Array
     minutes: int = 0
-    """Entries by time."""
+    """Number of entries by time."""
     counted_s: float = 0.0
     hours: int = 0
     part: Array = msgspec.field(default_factory=lambda: np.ones(1))
@@ -55,7 +51,7 @@ class ChangeDetector(msgspec.Struct):
 
     @classmethod
     def start(cls, tests: int, tolerated: float) -> "ChangeDetector":
-        """Nothing counted yet."""
+        """Return the state without counts."""
         return cls(
             tolerated=tolerated,
             capitals=np.full((tests, len(STAKES), 1 + FORGIVEN), -np.inf),
@@ -71,7 +67,7 @@ class ChangeDetector(msgspec.Struct):
         baseline: tuple[Array, Array],
         when: When = ONE_SECOND,
     ) -> None:
-        """Count one interval, as in `RateDifferences`; the stakes are those of before it."""
+        """Count one interval, as in `RateDifferences`; stakes depend only on earlier intervals."""
         if not 0.0 < share < 1.0:
             return
         (yes_b, all_b), (yes_a, all_a) = candidate, baseline
@@ -98,17 +94,17 @@ class ChangeDetector(msgspec.Struct):
             self.capitals = np.repeat(self.capitals[..., -1:], 1 + FORGIVEN, axis=-1)
 
     def log_evidence(self) -> Array:
-        """The logarithm of the evidence against "never worse than tolerated", `[tests]`."""
+        """Return the log evidence against "never worse than tolerated", `[tests]`."""
         aside = np.log(_MINUTES_PART / (self.minutes + 1) + _STEPS_PART / (self.steps + 1))
         evidence: Array = np.logaddexp(aside, np.logaddexp.reduce(self.capitals[..., -1], axis=-1))
         return evidence
 
     def _enter(self, capital: Array | float) -> None:
-        """Split new capital, `[tests]` or one for all, over the stakes."""
+        """Distribute new capital, `[tests]` or one for all, over the stakes."""
         entry = np.log(np.multiply.outer(np.broadcast_to(capital, self.steps.shape), WEIGHTS))
         self.capitals = np.logaddexp(self.capitals, entry[..., None])
 
     def rates_lately(self) -> tuple[float, float]:
-        """The first test's rates of the last half minute: candidate's, baseline's."""
+        """Return the first test's rates of the last half minute: candidate's, baseline's."""
         yes_b, no_b, yes_a, no_a = self.lately[0]
         return float(yes_b / max(yes_b + no_b, 1e-12)), float(yes_a / max(yes_a + no_a, 1e-12))

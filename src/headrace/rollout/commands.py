@@ -11,7 +11,7 @@ from headrace.rollout.state import DecidedBy, PromotedBy, RolloutPhase, RolloutS
 
 
 def allowed_verbs(state: RolloutState) -> tuple[Verb, ...]:
-    """The currently valid verbs; empty if the rollout has ended for good."""
+    """Return the currently valid verbs; empty if the rollout has ended."""
     if state.phase is RolloutPhase.PROMOTED:
         return (Verb.ROLLBACK,)
     if state.phase.is_over:
@@ -23,7 +23,7 @@ def allowed_verbs(state: RolloutState) -> tuple[Verb, ...]:
 
 
 def command(state: RolloutState, verb: Verb, *, now: float, reason: str = "") -> RolloutState:
-    """The state after a manual command.
+    """Return the state after a manual command.
 
     `promote` skips the rest of the plan; metrics no longer count, but replicas must be ready. After
     a blue-green switch it drops the old version at once. `resume` continues after a pause, and past
@@ -60,7 +60,7 @@ def command(state: RolloutState, verb: Verb, *, now: float, reason: str = "") ->
 
 
 def supersede(state: RolloutState, *, reason: str) -> RolloutState:
-    """The state after a newer rollout replaced it; one that has ended is unchanged."""
+    """Return the state after a newer rollout replaced it; an ended one is unchanged."""
     if state.phase.is_over:
         return state
     return enter_phase(state, RolloutPhase.SUPERSEDED, reason=reason, now=state.elapsed_s)
@@ -86,7 +86,7 @@ def _resume(state: RolloutState, *, now: float, reason: str) -> RolloutState:
 
 
 def _counted_since(state: RolloutState, now: float) -> float | None:
-    """Start of `max_duration_s` without the pause; reset if it was used up."""
+    """Return the start of `max_duration_s` without the pause; `now` if it was used up."""
     if state.counted_since is None:
         return None
     counted_s = max(state.entered_at - state.counted_since, 0.0)

@@ -1,16 +1,17 @@
-"""Replica deaths of both arms as a sequential test.
+"""Sequential test of replica deaths of both arms.
 
-A replica that dies by itself (SIGSEGV, out of memory, an exit) is a fault that requests show badly:
-few of them are hit, all in one moment, and a restart hides it. So deaths are counted themselves.
-The null is that versions are alike: then a death belongs to the candidate with that arm's share of
-the requests, the test of Lindon and Malek (NeurIPS 2022, arXiv 2011.03567) for counts. A gambler
-who stakes a fraction `f` of the capital on the candidate has, at fair odds, `1 - f + f / share`
-times as much after one of its deaths and `1 - f` times after one of the baseline's. Deaths are few,
-so the stakes are bold; no worst moment is forgiven, as each death is one.
+A replica that exits by itself (SIGSEGV, out of memory, an exit) is a fault that requests show
+poorly: few of them are affected, all in one moment, and a restart hides it. So the deaths
+themselves are counted. The null hypothesis is that the versions are equal: then a death belongs to
+the candidate with that arm's share of the requests, the test of Lindon and Malek (NeurIPS 2022,
+arXiv 2011.03567) for counts. A gambler who stakes a fraction `f` of the capital on the candidate
+has, at fair odds, `1 - f + f / share` times as much after one of its deaths and `1 - f` times after
+one of the baseline's. Deaths are few, so the stakes are large; no worst intervals are left out, as
+each death is one.
 
-Deaths that come with time and not with requests (a leak in a library, a neighbour that takes the
-memory) strike equal replicas alike. Once a replica of the baseline has died too, the larger of the
-candidate's share of the requests and of the ready replicas is the null's.
+Deaths that depend on time and not on requests (a leak in a library, another process that uses the
+memory) affect equal replicas equally. Once a replica of the baseline has died too, the null
+hypothesis uses the larger of the candidate's share of the requests and of the ready replicas.
 """
 
 import math
@@ -27,7 +28,7 @@ from headrace.rollout.readings import ArmCounts
 
 STAKES: Final = np.array([0.25, 0.5, 0.95])
 WEIGHTS: Final = np.array([0.2, 0.3, 0.5])
-"""Each gambler's part of the first capital."""
+"""Each gambler's part of the initial capital."""
 DEATHS: Final = "deaths"
 _MOST_NAMES: Final = 1000
 
@@ -40,14 +41,14 @@ class ReplicaDeaths(msgspec.Struct, frozen=True, kw_only=True):
     deaths: int = 0
     is_ready: bool = False
     reason: str = ""
-    """How the last one ended."""
+    """Reason of the last death."""
 
 
 class Crashes(msgspec.Struct, kw_only=True):
     """Deaths of both arms since the first observation; pairs are baseline, candidate."""
 
     counted: dict[str, int] = {}
-    """Deaths by replica that are in the counts, or were before the rollout."""
+    """Deaths by replica that are already counted, or occurred before the rollout."""
     deaths: tuple[int, int] = (0, 0)
     requests: tuple[int, int] = (0, 0)
     failed: tuple[int, int] = (0, 0)
@@ -55,10 +56,10 @@ class Crashes(msgspec.Struct, kw_only=True):
     """Ready replicas at the last observation."""
     log_capitals: tuple[float, ...] = (0.0,) * len(STAKES)
     has_baseline_died: bool = False
-    """During or before the rollout."""
+    """Whether a baseline replica died during or before the rollout."""
     is_begun: bool = False
     last_reason: str = ""
-    """How the candidate's last replica ended."""
+    """Reason of the last death of a candidate replica."""
 
     def note(self, replicas: Iterable[ReplicaDeaths], *, share: float) -> bool:
         """Count new deaths; return whether there were any.
@@ -100,11 +101,11 @@ class Crashes(msgspec.Struct, kw_only=True):
         self.failed = (failed_a + baseline.errors, failed_b + candidate.errors)
 
     def log_evidence(self) -> float:
-        """The logarithm of the evidence against "the candidate dies no more often"."""
+        """Return the log evidence against "the candidate dies no more often"."""
         return float(np.logaddexp.reduce(np.log(WEIGHTS) + np.array(self.log_capitals)))
 
     def judge(self, *, budget: Budget, names: Names) -> MetricVerdict:
-        """Roll back if it is shown to die more often; no deaths never delay a promotion."""
+        """Roll back if deaths are shown to be more frequent; no deaths never delay a promotion."""
         is_worse = self.log_evidence() >= -math.log(budget.back)
         (deaths_a, deaths_b), last = self.deaths, self.last_reason
         closing = "within what is tolerated"

@@ -1,7 +1,7 @@
 """Evidence of one rollout: all counts, and the resulting verdict.
 
-One object per rollout holds every test. Its verdict may be read at any time: the tests are made for
-that (`betting`). It consists of counts, so it survives a restart exactly.
+One object per rollout holds every test. Its verdict may be read at any time, because the tests are
+sequential (`betting`). It consists of counts, so it survives a restart exactly.
 """
 
 import math
@@ -40,7 +40,7 @@ from headrace.rollout.sequences import Narrow, Sequences
 _FORMAT: Final = 3
 _DEFAULT_NAMES: Final = Names()
 _SHARE_LEVEL: Final = 0.001
-"""Probability of taking a correct canary split for a wrong one."""
+"""Probability of a false alarm about a correct canary split."""
 _Metric = TypeVar("_Metric")
 
 
@@ -69,7 +69,7 @@ class _Counts(msgspec.Struct):
     counted_s: float = 0.0
     step: int = 0
     left_out: dict[str, str] = {}
-    # What an earlier version wrote has none: they begin with the next judgement.
+    # Counts of an earlier version lack these: they begin with the next evaluation.
     sequences: Sequences = msgspec.field(default_factory=Sequences.start)
     crashes: Crashes = msgspec.field(default_factory=Crashes)
     unit_requests: int = 0
@@ -85,7 +85,7 @@ class RolloutEvidenceState:
 
     @classmethod
     def start(cls, settings: RolloutSpec) -> "RolloutEvidenceState":
-        """Nothing counted yet."""
+        """Return the state without counts."""
         latency = settings.metrics.latency or LatencySpec()
         errors = settings.metrics.errors or ErrorsSpec()
         rejections = settings.metrics.rejections or RejectionsSpec()
@@ -133,7 +133,7 @@ class RolloutEvidenceState:
         return cls(settings, counts)
 
     def encode(self) -> bytes:
-        """Everything, exactly, as bytes."""
+        """Encode the complete state as bytes, without loss."""
         return _ENCODER.encode(self._counts)
 
     def leave_out(self, metric: str, why: str) -> None:
@@ -213,7 +213,7 @@ class RolloutEvidenceState:
         self._weigh()
         judged = [metric for metric in used if metric not in left_out]
         if not any(self._counts.crashes.deaths):
-            judged = [metric for metric in judged if metric != "crashes"]  # nothing to say
+            judged = [metric for metric in judged if metric != "crashes"]  # no deaths to report
         metrics = [self._judge(metric, budget, names) for metric in judged]
         outcome = _overall_outcome(metrics)
         if metrics and isinstance(self._settings, AbSpec | CanarySpec):
@@ -221,7 +221,7 @@ class RolloutEvidenceState:
             is_off = assignment.outcome is Outcome.WAIT and any(self._assignments.totals)
             if is_off or isinstance(self._settings, AbSpec):
                 metrics.append(assignment)
-            # Crashes and fixed thresholds are the candidate's alone, whatever the split was.
+            # Crashes and fixed thresholds concern only the candidate, whatever the split was.
             is_worse_alone = any(
                 metric.outcome is Outcome.ROLL_BACK
                 and (metric.metric == "crashes" or metric.unit == judge_fixed.SHARE)
@@ -239,11 +239,11 @@ class RolloutEvidenceState:
 
     @property
     def sequences(self) -> Sequences:
-        """The recorded intervals of the metrics."""
+        """Return the recorded intervals of the metrics."""
         return self._counts.sequences
 
     def summary(self) -> Mapping[str, int | float]:
-        """Counts for a status."""
+        """Return the counts for a status."""
         counts = self._counts
         return {
             "intervals": counts.intervals,
@@ -268,7 +268,7 @@ class RolloutEvidenceState:
         counts, pairs = self._counts, increment.pairs
         counts.distance_sum += pairs.distance_sum
         counts.unanswered.add(pairs.unanswered, pairs.pairs + pairs.unanswered)
-        if self._settings.metrics.errors is None:  # then a copy that failed is one that differs
+        if self._settings.metrics.errors is None:  # then a failed copy counts as different
             counts.disagreement.add(
                 pairs.disagreements + pairs.unanswered, pairs.pairs + pairs.unanswered
             )
@@ -277,11 +277,12 @@ class RolloutEvidenceState:
 
     @property
     def _independent_requests(self) -> float:
-        """How many independent requests tell as much as those that were counted.
+        """Return the number of independent requests with the same information as the counted ones.
 
-        Where assignment is sticky, all requests of a user are one observation together, and a few
-        users may send most of them. So many users of equal traffic tell as much: Kish, "Survey
-        Sampling" (1965), the square of the requests by the sum of each user's squared.
+        With sticky assignment, all requests of a user are one observation together, and a few users
+        may send most of them. The equivalent number of users with equal traffic is the squared
+        number of requests divided by the sum of the squared numbers of each user (Kish, "Survey
+        Sampling", 1965).
         """
         counts = self._counts
         if counts.unit_squares:
@@ -289,7 +290,7 @@ class RolloutEvidenceState:
         return counts.baseline_requests + counts.candidate_requests
 
     def _weigh(self) -> None:
-        """Take requests that depend on one another for fewer."""
+        """Reduce the weight of requests that depend on one another."""
         counts, independent = self._counts, self._independent_requests
         requests = counts.baseline_requests + counts.candidate_requests
         part = min(1.0, independent / requests) if requests else 1.0
@@ -381,11 +382,11 @@ class RolloutEvidenceState:
     def _judge_assignment(self, names: Names) -> MetricVerdict:
         assignments, settings = self._assignments, self._settings
         if isinstance(settings, AbSpec):
-            # Who was assigned wrongly stays in the other numbers, so this alarm stays, too.
+            # Wrong assignments remain in the other statistics, so this alarm remains, too.
             evidence, level = assignments.worst, settings.mismatch_alpha
         else:
-            # A slow version's requests end later than they were sent: what is under way at the
-            # beginning of a step is missing for a while.
+            # Requests of a slow version end later than they were sent: requests in flight at the
+            # beginning of a step are missing for a while.
             evidence, level = assignments.log_evidence(), _SHARE_LEVEL
         return judge.judge_assignment(
             assignments,
@@ -397,7 +398,7 @@ class RolloutEvidenceState:
 
     @property
     def _assignments(self) -> Assignments:
-        """Who went where: callers if they are known, else requests."""
+        """Return the assignments: of callers if they are known, else of requests."""
         counts = self._counts
         return counts.units if any(counts.units.totals) else counts.requests
 
@@ -419,19 +420,19 @@ class RolloutEvidenceState:
         return harms >= -math.log(_SHARE_LEVEL * alpha)
 
     def _ratios(self, settings: LatencySpec) -> tuple[LatencyRatios, ...]:
-        """The quantiles that are judged: the one of the settings, and the median."""
+        """Return the judged quantiles: the one of the settings, and the median."""
         counts = self._counts
         is_median = settings.quantile == MEDIAN
         return (counts.latency,) if is_median else (counts.latency, counts.median)
 
 
 def metrics_in_use(settings: RolloutSpec) -> tuple[tuple[str, ...], dict[str, str]]:
-    """The metrics that a strategy can judge, and reasons for the other requested ones."""
+    """Return the metrics that a strategy can judge, and reasons for the other requested ones."""
     requested = _requested_metrics(settings.metrics)
     if isinstance(settings, BlueGreenSpec | ShadowSpec):
         requested = [
             metric for metric in requested if metric != "crashes"
-        ]  # no two arms share requests
+        ]  # the two arms share no requests
     left_out: dict[str, str] = {}
     if isinstance(settings, BlueGreenSpec):
         why = (
@@ -460,13 +461,13 @@ def _overall_outcome(metrics: list[MetricVerdict]) -> Outcome:
     outcomes = {metric.outcome for metric in metrics}
     if Outcome.ROLL_BACK in outcomes:
         return Outcome.ROLL_BACK
-    # That nothing died shows nothing by itself.
+    # The absence of deaths is no evidence by itself.
     is_shown = any(metric.metric != "crashes" for metric in metrics)
     return Outcome.PROMOTE if is_shown and outcomes == {Outcome.PROMOTE} else Outcome.WAIT
 
 
 def _rate(yes: int, arm: ArmCounts) -> tuple[Array, Array]:
-    # Counters that are read a moment apart may name an end before its request.
+    # Counters that are read a moment apart may count the end of a request before the request.
     return np.array([float(min(yes, arm.requests))]), np.array([float(arm.requests)])
 
 
@@ -476,7 +477,7 @@ def _watched(tests: RateDifferences) -> float:
 
 
 def _most_errors(errors: ErrorsSpec) -> float:
-    """The error limit without another version to compare with."""
+    """Return the error limit without another version to compare with."""
     return errors.margin if errors.max_ratio is None else errors.max_ratio
 
 

@@ -1,15 +1,16 @@
-"""Verdict of one metric, with its sentence.
+"""Verdict of one metric, with its explanation.
 
-All metrics are asked the same: shown to be worse than the margin, shown to be within it, or neither
-yet. Harm is looked for in the evidence of the whole rollout. That a version is within the margin
-must show in the present step alone, so that a promotion is a statement about the present step.
+Each metric has three outcomes: shown to be worse than the margin, shown to be within it, or
+undecided. Harm is tested with the evidence of the whole rollout. That a version is within the
+margin must show in the current step alone, so that a promotion is a statement about the current
+step.
 
-A version that is within all margins is rolled back if *any* metric is wrong about it, so the
-metrics share `alpha` for that. A version that is beyond a margin is promoted only if *that* metric
-is wrong about it, so each has the whole of `alpha` for this (an intersection-union test, Berger
-1982). Evidence over the whole rollout and evidence of a turn for the worse (`turn`) are bets
-against the same null, so their capitals are added, half of each. Where there is a fixed
-threshold a quarter of the level for a roll back is for it.
+A version that is within all margins is rolled back if *any* metric is wrong, so the metrics share
+`alpha` for that. A version that is beyond a margin is promoted only if *that* metric is wrong, so
+each has the whole of `alpha` for this (an intersection-union test, Berger 1982). Evidence over the
+whole rollout and evidence of a change for the worse (`turn`) are bets against the same null
+hypothesis, so their capitals are added, half of each. A fixed threshold gets a quarter of the level
+for a rollback.
 """
 
 import math
@@ -59,13 +60,13 @@ REWARD: Final = "reward"
 _TURNED_PART: Final = 0.5
 _THRESHOLD_PART: Final = 0.25
 MEDIAN_PART: Final = 0.25
-"""Of the latency's level for a roll back; the rest is for the other quantile."""
+"""Part of the latency's level for a rollback; the rest is for the other quantile."""
 _TUNED_FOR_UNITS: Final = 20
-"""Times `min_units`: where the reward's bounds are narrowest."""
+"""Multiple of `min_units` at which the reward's bounds are narrowest."""
 
 
 def worse_level(level: float, *, has_threshold: bool) -> float:
-    """At which level the lower bound over the whole rollout decides by itself."""
+    """Return the level at which the lower bound over the whole rollout decides by itself."""
     return (1.0 - _TURNED_PART) * _relative_level(level, has_threshold=has_threshold)
 
 
@@ -107,7 +108,7 @@ def judge_difference(
     names: Names,
     step: int,
 ) -> MetricVerdict:
-    """Errors and rejections: the difference of both arms' rates, and the SLO if there is one."""
+    """Judge errors or rejections: the difference of the arms' rates, and the SLO if set."""
     yes_b, all_b, yes_a, all_a = (float(total[0]) for total in tests.totals())
     most = settings.max_ratio if isinstance(settings, ErrorsSpec) else None
     level_low = worse_level(budget.back, has_threshold=most is not None)
@@ -163,7 +164,7 @@ def judge_latency(
     budget: Budget,
     names: Names,
 ) -> MetricVerdict:
-    """The latency: ratios of both arms' quantiles, and the SLO if there is one.
+    """Judge the latency: ratios of both arms' quantiles, and the SLO if there is one.
 
     Args:
         quantiles: The one of `settings`, and the median unless it is that; any of them rolls back,
@@ -250,7 +251,7 @@ def _judge_quantile(
 def judge_predictions(
     shift: PredictionShift, settings: PredictionsSpec, *, budget: Budget, names: Names
 ) -> MetricVerdict:
-    """The largest change of a class's share, or of a score's distribution function."""
+    """Judge the largest change of a class's share, or of a score's distribution function."""
     yes_b, all_b, yes_a, all_a = (total[1:] for total in shift.tests.totals())
     if not shift.labels or not all_a[0] or not all_b[0]:
         return waiting("predictions", "no answers of both versions counted yet", alpha=budget.on)
@@ -291,7 +292,7 @@ def judge_predictions(
 def judge_reward(
     rewards: RewardDifference, settings: RewardSpec, *, budget: Budget, names: Names
 ) -> MetricVerdict:
-    """What the answers earned; more is better."""
+    """Judge the rewards of the responses; more is better."""
     a, b = rewards.baseline, rewards.candidate
     if min(a.units, b.units) < settings.min_units:
         why = (
@@ -337,7 +338,7 @@ def judge_reward(
 def judge_assignment(
     assignments: Assignments, *, counted: str, is_off: bool, level: float, names: Names
 ) -> MetricVerdict:
-    """The alarm: arms that did not get their shares make every other number doubtful."""
+    """Judge the assignment: arms without their shares invalidate all other statistics."""
     a, b = assignments.totals
     if not a + b:
         return waiting("assignment", "nobody was assigned to either version yet", alpha=level)
@@ -363,7 +364,7 @@ def judge_assignment(
 
 
 def _harm_ending(outcome: Outcome, *, is_worse_so_far: bool, turned: str) -> str:
-    """The end of a harm's sentence; whether it is worse if its worst moments count, too."""
+    """Return the end of a harm's sentence, which depends on whether the worst intervals count."""
     if outcome is Outcome.ROLL_BACK and not is_worse_so_far:
         return turned
     if outcome is Outcome.WAIT and is_worse_so_far:

@@ -1,7 +1,7 @@
-"""Verdict of a candidate against a fixed number, whatever another version does.
+"""Verdict of a candidate against a fixed number, independent of another version.
 
-For SLOs (`max_ratio`, `max_s`), for shadows, whose answers are compared one by one, and for
-blue-green, where there is only one version at a time.
+It serves SLOs (`max_ratio`, `max_s`), shadows, whose responses are compared one by one, and
+blue-green, where only one version runs at a time.
 """
 
 import math
@@ -19,17 +19,17 @@ SHARE: Final = "ratio"
 
 
 class Budget(msgspec.Struct, frozen=True, kw_only=True):
-    """How often a metric may be wrong: `back` rolls back what is within the margin."""
+    """Error levels of a metric: `back` is the probability of rolling back a tolerable version."""
 
     back: float
     on: float
-    """Promotes what is beyond it, and that may be all of the rollout's `alpha`."""
+    """Probability of promoting a version beyond the margin, up to the rollout's whole `alpha`."""
 
 
 def outcome_of(*, beyond: bool, within: bool) -> Outcome:
-    """Shown beyond the margin, or shown within it, or neither.
+    """Return the outcome: beyond the margin, within it, or neither.
 
-    Both only where a version was within it for long and is beyond it now.
+    Both only if a version was within it for long and is beyond it now.
     """
     if beyond:
         return Outcome.ROLL_BACK
@@ -47,7 +47,7 @@ def judge_threshold(
     is_harm: bool = False,
     trials: str = "requests",
 ) -> MetricVerdict:
-    """The candidate's own rate against a fixed number, whatever the baseline does."""
+    """Judge the candidate's own rate against a fixed number, whatever the baseline does."""
     if own.estimate is None:
         return waiting(metric, f"no {trials} of {names.candidate} counted yet", alpha=budget.on)
     within = bool(own.log_evidence(most, above=False)[0] >= -math.log(budget.on))
@@ -80,7 +80,7 @@ def judge_threshold(
 def judge_slow(
     ratios: LatencyRatios, settings: LatencySpec, *, slow: Rate, budget: Budget, names: Names
 ) -> MetricVerdict:
-    """The candidate's latency quantile against a fixed number of seconds."""
+    """Judge the candidate's latency quantile against a fixed number of seconds."""
     assert settings.max_s is not None
     name, most = quantile_name(settings.quantile), 1.0 - settings.quantile
     if slow.estimate is None:
@@ -115,7 +115,7 @@ def judge_slow(
 def judge_disagreement(
     own: Rate, settings: DisagreementSpec, *, budget: Budget, names: Names
 ) -> MetricVerdict:
-    """Pairs of answers to the same request that differ."""
+    """Judge the share of response pairs to the same request that differ."""
     return judge_threshold(
         "disagreement",
         "differ",
@@ -128,14 +128,14 @@ def judge_disagreement(
 
 
 def quantile_name(quantile: float) -> str:
-    """`p99`, `p99.9`."""
+    """Return the quantile's name: `p99`, `p99.9`."""
     return f"p{100 * quantile:g}"
 
 
 def is_above(own: Rate, most: float, level: float) -> bool:
-    """Whether the candidate's own rate has shown to be above `most`.
+    """Whether the candidate's own rate is shown to be above `most`.
 
-    Without its worst moments, where it is watched for harm.
+    The worst intervals are left out if it is watched for harm.
     """
     if own.watched is None:
         return bool(own.log_evidence(most, above=True)[0] >= -math.log(level))

@@ -1,34 +1,34 @@
 """Ratio of a latency quantile on the candidate to the same quantile on the baseline.
 
-For a factor `f`: if the candidate were exactly `f` times as slow, its requests would exceed
-`f * tau` as often as the baseline's exceed `tau`, for any `tau`. So each factor is a difference of
-two rates (`rate_difference`), tested against 0, with `tau` near the baseline's quantile. `tau` is
-chosen anew before each interval from the intervals before it, which is what the bets allow; with
-`f` = 1 and equal versions the test is exact, whatever latency itself does over time.
+For a factor `f`: if the candidate were exactly `f` times as slow, its requests would exceed `f *
+tau` as often as the baseline's exceed `tau`, for any `tau`. So each factor is a difference of two
+rates (`rate_difference`), tested against 0, with `tau` near the baseline's quantile. `tau` is
+chosen before each interval from the preceding intervals, which the bets allow; with `f` = 1 and
+equal versions the test is exact, however latency varies over time.
 
-Histograms know counts at bucket edges only, so `tau` is an edge; `f * tau` falls within a bucket,
-which is counted against whatever is to be shown: as slow when "not slower than f times" is to be
-shown, as fast when "slower" is. For the former `tau` is picked among edges near the quantile so
-that little is lost. What is tolerated is one more such comparison, with `reach` in place of
-`f * tau`: the larger of a factor and of an addition of seconds, whatever the quantile is just now.
+Histograms contain counts at bucket edges only, so `tau` is an edge; `f * tau` falls within a
+bucket, which is counted conservatively: as slow in the test of "not slower than f times", as fast
+in the test of "slower". For the former, `tau` is chosen among edges near the quantile so that the
+loss is small. The tolerance is one more such comparison, with `reach` in place of `f * tau`: the
+larger of a factor and of an addition of seconds, whatever the current quantile is.
 
-Where no request of the baseline takes longer than the bucket that holds its quantile (a constant
-service time), nothing exceeds `tau` on either arm and nothing is ever shown. So there is a second
-way: if the baseline exceeds an edge `low` more often than its quantile allows, its quantile is
-above `low`; if the candidate exceeds `reach(low)` less often, its quantile is below `reach(low)`,
-and that is tolerated. Were it not, one of both would be wrong, and so the smaller of both capitals
-is one that nobody expects to win, as long as the same one is wrong all the time. Of the capital
-that looks for "tolerated" a fifth goes this way.
+If no request of the baseline takes longer than the bucket that holds its quantile (a constant
+service time), nothing exceeds `tau` on either arm and no evidence ever accumulates. So there is a
+second way: if the baseline exceeds an edge `low` more often than its quantile allows, its quantile
+is above `low`; if the candidate exceeds `reach(low)` less often, its quantile is below
+`reach(low)`, which is tolerated. If it were not, one of both statements would be wrong, and so the
+smaller of both capitals does not grow in expectation, as long as the same one is wrong all the
+time. A fifth of the capital for "tolerated" is used this way.
 
-At a cliff, where hardly any request of the tail lies between an edge and what is tolerated of it,
-the quantile may be on either side by chance, and its ratio says nothing: with 0.9 % of requests in
-a slow mode p99 is that of the fast one, with 1.3 % that of the slow one. There the shares of
-requests beyond the cliff are compared: `CLIFF_MARGIN` of the quantile's tail is tolerated. Where
-the baseline's quantile is the slow mode's, its ratio must be within what is tolerated as well.
+At a cliff, where hardly any request of the tail lies between an edge and its tolerance, the
+quantile may be on either side by chance, and its ratio is meaningless: with 0.9 % of requests in a
+slow mode p99 is that of the fast mode, with 1.3 % that of the slow mode. There the shares of
+requests beyond the cliff are compared: `CLIFF_MARGIN` of the quantile's tail is tolerated. If the
+baseline's quantile is in the slow mode, its ratio must be within the tolerance as well.
 
-Exceedance instead of whole distributions because the uniform band (Howard and
-Ramdas, Bernoulli 2022, arXiv 1906.09712) is far too wide for a tail; Lindon, Sanden and Shirikian
-(KDD 2022, arXiv 2205.14762) use it for the shape.
+Exceedances are used instead of whole distributions because the uniform band (Howard and Ramdas,
+Bernoulli 2022, arXiv 1906.09712) is far too wide for a tail; Lindon, Sanden and Shirikian (KDD
+2022, arXiv 2205.14762) use it for the shape.
 """
 
 import math
@@ -48,50 +48,53 @@ from headrace.rollout.readings import ONE_SECOND, LatencyCounts, When
 _Arm: TypeAlias = tuple[Array, Array]
 
 MEDIAN: Final = 0.5
-"""Judged beside any other quantile: what is slower everywhere shows there first."""
+"""Quantile that is judged beside any other: a general slowdown shows there first."""
 FACTORS: Final = np.array([0.5, 0.67, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 3.0, 5.0, 8.0])
-"""What the ratio is told between."""
+"""Factors that the ratio is compared with."""
 _NEAR: Final = (0.5, 2.0)
 _STRAY_COST: Final = 0.02
 WINDOW_TAILS: Final = 20.0
-"""The threshold is chosen from the latest requests, twenty of them beyond the quantile or more."""
+"""Window of requests from which the threshold is chosen: at least twenty of them beyond the
+quantile."""
 _LEAST_TAILS: Final = 2.0
 _ROUND: Final = 1e-6
 _LOW_TAILS: Final = 3.0
 _BOUNDED_PART: Final = 0.2
 CLIFF_MARGIN: Final = 0.25
-"""How much larger the share of requests beyond a cliff may be, in tails of the quantile."""
+"""Tolerated increase of the share of requests beyond a cliff, in tails of the quantile."""
 _CLIFF_NEAR: Final = (0.3, 1.25)
 _CLIFF_MASS: Final = 0.1
-"""A smooth tail has more of itself within 1.25 times: a quarter, for a log-normal of spread 2."""
+"""Maximum part of the tail within 1.25 times an edge at a cliff. A smooth tail has more: a quarter,
+for a log-normal of spread 2."""
 _CLIFF_QUANTILE: Final = 0.9
-"""Below it, requests around a quantile are no tail, and few of them near an edge are no gap."""
+"""Minimum quantile for cliffs: below it, requests around a quantile are no tail, and few of them
+near an edge are no gap."""
 _CLIFF_TAILS: Final = 2.0
 _DOUBT: Final = 2.0
-"""Standard errors by which the share beyond a cliff may be mistaken."""
+"""Standard errors of uncertainty of the share beyond a cliff."""
 
 
 class LatencyMargin(msgspec.Struct, frozen=True):
-    """How long a quantile may be on the candidate: the larger of `ratio` times and `seconds` more.
+    """Tolerated latency quantile of the candidate: the larger of `ratio` times and `seconds` more.
 
-    Both may be nothing: then it is that of the baseline.
+    Without both, the baseline's quantile is the limit.
     """
 
     ratio: float = 1.0
     seconds: float = 0.0
 
     def __call__(self, latency_s: Array) -> Array:
-        """What is tolerated where the baseline takes this long, same shape."""
+        """Return the tolerated latency for these latencies of the baseline, same shape."""
         result: Array = np.maximum(self.ratio * latency_s, latency_s + self.seconds)
         return result
 
     def factor(self, latency_s: float) -> float:
-        """The same as a factor."""
+        """Return the tolerated latency as a factor."""
         return max(self.ratio, 1.0 + self.seconds / latency_s) if latency_s > 0.0 else self.ratio
 
 
 class LatencyBuckets(msgspec.Struct):
-    """Buckets `lower < latency <= upper` with how many requests each had; ascending, seconds."""
+    """Request counts of buckets `lower < latency <= upper`; ascending, in seconds."""
 
     lower: Array
     upper: Array
@@ -99,23 +102,23 @@ class LatencyBuckets(msgspec.Struct):
 
     @classmethod
     def empty(cls) -> "LatencyBuckets":
-        """Nothing counted yet."""
+        """Return buckets without counts."""
         return cls(np.zeros(0), np.zeros(0), np.zeros(0))
 
     @classmethod
     def of(cls, latency: LatencyCounts) -> "LatencyBuckets":
-        """One reading."""
+        """Return the buckets of one reading."""
         lower = np.asarray(latency.lower_s, float)
         upper = lower + np.asarray(latency.width_s, float)
         return cls(lower, upper, np.asarray(latency.counts, float))
 
     @property
     def total(self) -> float:
-        """All requests."""
+        """Return the number of all requests."""
         return float(self.counts.sum())
 
     def merged(self, other: "LatencyBuckets", *, keep: float = 1.0) -> "LatencyBuckets":
-        """Both together, this one's counts times `keep`. Equal lower edges are one bucket."""
+        """Return the sum, with this one's counts times `keep`. Equal lower edges are one bucket."""
         lower = np.concatenate([self.lower, other.lower])
         if not lower.size:
             return self
@@ -126,16 +129,16 @@ class LatencyBuckets(msgspec.Struct):
         return LatencyBuckets(lower[first], upper[first], counts)
 
     def above(self, thresholds: Array, *, whole: bool) -> Array:
-        """How many took longer than each threshold; a bucket across it counts if `whole`."""
+        """Return the requests above each threshold; a bucket across it counts if `whole`."""
         edges = self.upper if whole else self.lower
         sign = 1.0 if whole else -1.0
-        # An edge that equals the threshold but for rounding is below it as an upper one, and above
-        # it as a lower one: either way the count is exact.
+        # An edge that equals the threshold except for rounding counts as below it as an upper edge,
+        # and as above it as a lower edge: either way the count is exact.
         over = edges[None, :] > thresholds[:, None] * (1.0 + sign * _ROUND)
         return np.asarray(over @ self.counts)
 
     def quantile(self, quantile: float) -> float | None:
-        """Seconds that this share of the requests did not exceed, straight within a bucket."""
+        """Return the seconds that this share of the requests did not exceed; linear in a bucket."""
         if self.total <= 0.0:
             return None
         up_to = np.cumsum(self.counts)
@@ -146,7 +149,7 @@ class LatencyBuckets(msgspec.Struct):
 
 
 def threshold_named(counts: Array, quantile: float) -> NDArray[np.bool_]:
-    """Whether each row of counts `[rows, buckets]` has enough to tell its quantile, `[rows]`."""
+    """Whether each row of counts `[rows, buckets]` suffices for its quantile, `[rows]`."""
     named: NDArray[np.bool_] = counts.sum(axis=-1) * (1.0 - quantile) >= _LEAST_TAILS
     return named
 
@@ -154,7 +157,7 @@ def threshold_named(counts: Array, quantile: float) -> NDArray[np.bool_]:
 def thresholds_near(
     upper: Array, counts: Array, *, quantile: float, reaches: Sequence[Callable[[Array], Array]]
 ) -> list[Array]:
-    """Edges near each row's quantile, such that what is made of the edge is little below an edge.
+    """Return edges near each row's quantile whose reach is slightly below another edge.
 
     Args:
         upper: Upper edges, ascending, `[buckets]`.
@@ -170,7 +173,7 @@ def thresholds_near(
     tail = (total - np.cumsum(counts, axis=-1)) / ((1.0 - quantile) * np.maximum(total, 1e-12))
     near = (tail >= _NEAR[0]) & (tail <= _NEAR[1]) & (counts > 0.0)
     columns = np.flatnonzero(near.any(axis=0))
-    # Where no edge is near (few, wide buckets), the first one past the quantile.
+    # If no edge is near (few, wide buckets), the first one past the quantile.
     past = upper[np.argmax(tail <= 1.0 + _ROUND, axis=-1)]
     if not columns.size:
         return [past for _ in reaches]
@@ -194,7 +197,7 @@ def cliffs(
     quantile: float,
     reach: Callable[[Array], Array],
 ) -> tuple[Array, Array]:
-    """The edge near each row's quantile with the fewest requests up to what is tolerated of it.
+    """Return the edge near each row's quantile with the fewest requests within its tolerance.
 
     Args:
         edges: Lower and upper edges, ascending, `[buckets]`; buckets may be missing.
@@ -224,12 +227,12 @@ def cliffs(
 
 
 def cliff_margin(quantile: float) -> float:
-    """How much larger the share of requests beyond a cliff may be on the candidate."""
+    """Return the tolerated increase of the share of requests beyond a cliff on the candidate."""
     return CLIFF_MARGIN * (1.0 - quantile)
 
 
 def threshold_well_below(lower: Array, counts: Array, *, quantile: float) -> Array:
-    """The highest lower edge that clearly more requests exceed than the quantile's share, `[rows]`.
+    """Return the highest lower edge that clearly more requests exceed than the quantile's share.
 
     Args:
         lower: Lower edges, ascending, `[buckets]`.
@@ -244,7 +247,7 @@ def threshold_well_below(lower: Array, counts: Array, *, quantile: float) -> Arr
 
 
 def tolerated_evidence(near: Array, over_low: Array, under_reach: Array) -> Array:
-    """All evidence that the candidate is within what is tolerated, logarithms, `[tests]`.
+    """Return the log evidence that the candidate is within the tolerance, `[tests]`.
 
     Args:
         near: That of the differences near the quantile.
@@ -257,7 +260,7 @@ def tolerated_evidence(near: Array, over_low: Array, under_reach: Array) -> Arra
 
 
 def _slack(edges: Array) -> Array:
-    """By which part each value is below the next number of two digits."""
+    """Return the relative distance of each value to the next number of two digits."""
     edges = np.maximum(edges, 1e-9)
     unit = 10.0 ** (np.floor(np.log10(edges * (1 + _ROUND))) - 1.0)
     slack: Array = np.maximum(np.ceil(edges / unit * (1 - _ROUND)) * unit / edges - 1.0, 0.0)
@@ -265,14 +268,13 @@ def _slack(edges: Array) -> Array:
 
 
 class LatencyRatios(msgspec.Struct):
-    """The ratio of one quantile, tested against each factor from both sides, and what is tolerated.
+    """Tests of one quantile's ratio against each factor from both sides, and of the tolerance.
 
     `recent`: the baseline's latest requests, from which `tau` is chosen. `slower` and `faster`: by
-    factor, and last of all against `reach`, whether the candidate is slower, or faster, than that.
-    `turn`: whether it has become slower than `reach`. `over_low` and `over_reach`: how often the
-    baseline exceeded an edge well below its quantile, and the candidate that edge's reach.
-    `beyond`: the share beyond the cliff, with a bucket across its reach counted as below, and as
-    above.
+    factor, and last against `reach`, whether the candidate is slower, or faster, than that. `turn`:
+    whether it has become slower than `reach`. `over_low` and `over_reach`: how often the baseline
+    exceeded an edge well below its quantile, and the candidate that edge's reach. `beyond`: the
+    share beyond the cliff, with a bucket across its reach counted as below, and as above.
     """
 
     quantile: float
@@ -290,7 +292,7 @@ class LatencyRatios(msgspec.Struct):
 
     @classmethod
     def start(cls, quantile: float, reach: LatencyMargin) -> "LatencyRatios":
-        """Nothing counted yet."""
+        """Return the state without counts."""
         tests, centre = len(FACTORS) + 1, round(10 * (1.0 - quantile))
         return cls(
             quantile=quantile,
@@ -350,7 +352,7 @@ class LatencyRatios(msgspec.Struct):
 
     @property
     def cliff(self) -> tuple[Array, float]:
-        """The edge with the widest gap above it near the baseline's quantile; see `cliffs`."""
+        """Return the edge with the widest gap above it near the baseline's quantile."""
         edge, tail = cliffs(
             (self.baseline.lower, self.baseline.upper),
             self.baseline.counts[None, :],
@@ -362,10 +364,10 @@ class LatencyRatios(msgspec.Struct):
     def bounds(
         self, level_low: float, level_high: float, *, margin: float
     ) -> tuple[float | None, float | None]:
-        """The largest factor that the ratio exceeds, and the smallest that it stays below.
+        """Return the largest factor that the ratio exceeds, and the smallest that it stays below.
 
-        One of few factors, or `margin`, which is what `reach` is as a factor just now. The latter
-        is of the present step.
+        Both are among the factors, or are `margin`, which is the current value of `reach` as a
+        factor. The second is of the current step.
         """
         factors = np.append(FACTORS, margin)
         slower = self.slower.log_evidence(0.0, above=True) >= -np.log(level_low)
@@ -378,17 +380,17 @@ class LatencyRatios(msgspec.Struct):
         return low, high
 
     def weigh(self, part: float) -> None:
-        """Take each request for this part of an independent observation (`RateDifferences`)."""
+        """Count each request as this part of an independent observation (`RateDifferences`)."""
         for tests in (self.slower, self.faster, self.beyond):
             tests.part = part
         self.over_low.part = self.over_reach.part = float(self.faster.parts[-1])
 
     def log_evidence_of_harm(self) -> float:
-        """The evidence that the candidate is slower than tolerated, over the whole rollout."""
+        """Return the log evidence of the whole rollout that it is slower than tolerated."""
         return float(self.slower.log_evidence_of_harm()[-1])
 
     def log_evidence_of_tolerance(self) -> float:
-        """The evidence of the present step that it is not; see `tolerated_evidence`."""
+        """Return the current step's evidence that it is not slower; see `tolerated_evidence`."""
         share = 1.0 - self.quantile
         evidence = tolerated_evidence(
             self.faster.log_evidence(0.0, above=False, step=self.step)[-1:],
@@ -400,7 +402,7 @@ class LatencyRatios(msgspec.Struct):
     def _over(
         self, arms: tuple[LatencyBuckets, LatencyBuckets], tau: Array, *, whole: bool
     ) -> tuple[_Arm, _Arm]:
-        """Who took longer than `tau`, or on the candidate than what is made of it, of how many."""
+        """Return requests above `tau` (on the candidate above its reach) and all requests."""
         a, b = arms
         over_b = b.above(np.append(FACTORS * tau, self.reach(tau)), whole=whole)
         over_a = np.full_like(over_b, a.above(tau, whole=not whole)[0])

@@ -27,7 +27,7 @@ __all__ = ["advance", "allowed_verbs", "begin", "command", "due_at", "supersede"
 
 
 def begin(settings: RolloutSpec, *, began: float) -> RolloutState:
-    """The initial state: the candidate's replicas are requested, and get no traffic yet.
+    """Return the initial state: candidate replicas are requested, and get no traffic yet.
 
     Args:
             began: Seconds since 1970, for display.
@@ -44,7 +44,7 @@ def begin(settings: RolloutSpec, *, began: float) -> RolloutState:
 
 
 def advance(state: RolloutState, facts: RolloutFacts) -> RolloutState:
-    """The state after `facts`: unchanged if they change nothing, so calls are idempotent.
+    """Return the state after `facts`; idempotent if they change nothing.
 
     One call may pass several stages, but changes traffic at most once: facts describe the traffic
     under which they were read, so they do not count for new traffic.
@@ -62,7 +62,7 @@ def advance(state: RolloutState, facts: RolloutFacts) -> RolloutState:
 
 
 def due_at(state: RolloutState) -> float | None:
-    """The `elapsed_s` at which time alone triggers a change; None if only facts can."""
+    """Return the `elapsed_s` at which time alone triggers a change; None if only facts can."""
     if state.phase.is_over or state.phase is RolloutPhase.PAUSED:
         return None
     plan = plan_of(state.settings)
@@ -78,7 +78,7 @@ def due_at(state: RolloutState) -> float | None:
 
 
 def _record_facts(state: RolloutState, plan: RolloutPlan, facts: RolloutFacts) -> RolloutState:
-    """Record the newest verdict and time, and since when the step's weight is in force."""
+    """Record the newest verdict and time, and when the step's weight came into force."""
     state = replace(state, verdict=facts.verdict or state.verdict, elapsed_s=facts.now)
     is_new = state.step_since is None and is_published(state, plan)
     if not is_new or not facts.in_force or facts.now == state.aimed_at:
@@ -89,7 +89,7 @@ def _record_facts(state: RolloutState, plan: RolloutPlan, facts: RolloutFacts) -
 
 
 def _rollback_reason(state: RolloutState, facts: RolloutFacts) -> tuple[DecidedBy, str]:
-    """Why the candidate must get no more requests; an empty text without a reason."""
+    """Return why the candidate must get no more requests; an empty text without a reason."""
     if facts.candidate_failed:
         reason = f"the new version cannot run: {facts.candidate_failed}"
         return DecidedBy.REPLICAS, reason
@@ -99,7 +99,7 @@ def _rollback_reason(state: RolloutState, facts: RolloutFacts) -> tuple[DecidedB
 
 
 def _next_state(state: RolloutState, plan: RolloutPlan, facts: RolloutFacts) -> RolloutState:
-    """One step further; the same state if nothing is due."""
+    """Return the next state; the same state if nothing is due."""
     now = facts.now
     match state.phase:
         case RolloutPhase.PREPARING | RolloutPhase.PROGRESSING if not is_published(state, plan):
@@ -116,7 +116,7 @@ def _next_state(state: RolloutState, plan: RolloutPlan, facts: RolloutFacts) -> 
 
 
 def _complete_takeover(state: RolloutState, plan: RolloutPlan, facts: RolloutFacts) -> RolloutState:
-    """The old version is dropped or kept: never by time alone, as after a resumed pause."""
+    """Drop or keep the old version: never by time alone, as after a resumed pause."""
     if not facts.in_force:
         return state
     if plan.keep_s is not None:
@@ -139,7 +139,7 @@ def _publish_when_ready(
 
 
 def _hold_stage(state: RolloutState, plan: RolloutPlan, facts: RolloutFacts) -> RolloutState:
-    """The next step once this one lasted long enough and its condition is met."""
+    """Return the next step once this one lasted long enough and its condition is met."""
     stage = plan.stages[state.step]
     assert state.step_since is not None, "only a step in force is held"
     if facts.now < state.step_since + stage.pause_s:
@@ -161,8 +161,8 @@ def _judged(
     assert state.step_since is not None, "only a step in force is judged"
     if verdict is None or verdict.outcome is not Outcome.PROMOTE:
         return state
-    # A verdict that was read before the weight came into force says nothing about this step, and
-    # the samples that were counted by then are another's.
+    # A verdict that was read before the weight came into force does not concern this step, and the
+    # samples counted by then belong to another step.
     if facts.judged_at <= state.step_since or facts.step_samples < state.settings.min_samples:
         return state
     metrics = ", ".join(metric.metric for metric in verdict.metrics)
@@ -201,7 +201,7 @@ def _not_enough(state: RolloutState) -> str:
 
 
 def _times_out_at(state: RolloutState, plan: RolloutPlan) -> float | None:
-    """When the time for a decision is over; None while it is not counted."""
+    """Return when the time for a decision is over; None while it is not counted."""
     is_counting = state.phase is RolloutPhase.PROGRESSING and state.promoted_by is None
     if not is_counting or state.counted_since is None or plan.max_duration_s is None:
         return None

@@ -17,7 +17,7 @@ def is_preparing(state: RolloutState) -> bool:
 
 
 def is_published(state: RolloutState, plan: RolloutPlan) -> bool:
-    """Whether `traffic` is the step's target, and not only its replicas."""
+    """Whether `traffic` is the step's complete target, including its weights."""
     return not is_preparing(state) and state.traffic == plan.traffic(state.step)
 
 
@@ -132,6 +132,6 @@ def enter_phase(
 
 
 def reasons_for(verdict: RolloutVerdict, outcome: Outcome) -> str:
-    """The reasons of the metrics with this outcome."""
+    """Return the reasons of the metrics with this outcome."""
     reasons = [metric.reason for metric in verdict.metrics if metric.outcome is outcome]
     return "; ".join(reasons) or verdict.explanation

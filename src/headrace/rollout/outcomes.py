@@ -9,7 +9,7 @@ from headrace.core.text import number_text
 
 
 class Outcome(StrEnum):
-    """The possible outcomes of a verdict."""
+    """Outcome of a verdict."""
 
     PROMOTE = "promote"
     ROLL_BACK = "roll_back"
@@ -45,11 +45,11 @@ class MetricVerdict(msgspec.Struct, frozen=True, kw_only=True):
     alpha: float = 0.0
 
     samples: tuple[int, int] = (0, 0)
-    """The baseline's and the candidate's."""
+    """Samples of the baseline and of the candidate."""
 
 
 class RolloutVerdict(msgspec.Struct, frozen=True, kw_only=True):
-    """The joint verdict: one `roll_back` decides; `promote` needs all metrics."""
+    """Joint verdict of all metrics: one `roll_back` decides; `promote` needs all metrics."""
 
     outcome: Outcome
     at: float
@@ -61,7 +61,7 @@ class RolloutVerdict(msgspec.Struct, frozen=True, kw_only=True):
     """One line per metric."""
 
     def metric(self, name: str) -> MetricVerdict | None:
-        """The verdict of one metric."""
+        """Return the verdict of one metric."""
         return next((m for m in self.metrics if m.metric == name), None)
 
 
@@ -76,18 +76,18 @@ class Names(msgspec.Struct, frozen=True):
 
 
 def points(ratio: float, *, signed: bool = True) -> str:
-    """A difference of two shares, in percentage points: `+3.2`."""
+    """Return a difference of two shares, in percentage points: `+3.2`."""
     sign = "+" if signed and ratio > 0 else ""
     return f"{sign}{number_text(100 * ratio)}"
 
 
 def confidence(level: float) -> str:
-    """`98.8 % confidence at any time`."""
+    """Return the confidence as text: `98.8 % confidence at any time`."""
     return f"{100 * (1 - level):.3g} % confidence at any time"
 
 
 def ending(outcome: Outcome) -> str:
-    """The conclusion of one metric's sentence."""
+    """Return the conclusion of one metric's sentence."""
     match outcome:
         case Outcome.ROLL_BACK:
             return "worse than tolerated"
@@ -98,14 +98,14 @@ def ending(outcome: Outcome) -> str:
 
 
 def waiting(metric: str, why: str, *, alpha: float) -> MetricVerdict:
-    """A metric without data yet."""
+    """Return the verdict of a metric without data."""
     return MetricVerdict(
         metric=metric, outcome=Outcome.WAIT, reason=f"{metric}: {why}", alpha=alpha
     )
 
 
 def explanation(verdict: RolloutVerdict, left_out: dict[str, str]) -> str:
-    """One line for each metric, the deciding one first; then the excluded ones with reasons."""
+    """Return a line per metric, the deciding one first; then excluded ones with reasons."""
     if not verdict.metrics:
         lines = ["no metric judges this rollout: there is nothing to promote or roll back on"]
     else:

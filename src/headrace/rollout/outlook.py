@@ -1,13 +1,13 @@
-"""Expected time until a rollout is decided, at the rate of requests that its endpoint gets.
+"""Expected time until a rollout is decided, at the request rate of its endpoint.
 
 Each step that waits for a verdict needs the evidence of its own requests, so the times of all steps
-add up. Rewards and shadows are not estimated. It is an estimate for people, and for what becomes of
-a rollout whose time is over: a version is not to blame for traffic that cannot suffice.
+add up. Rewards and shadows are not estimated. The estimate is shown to users and decides about a
+rollout whose time is over: a version is not at fault for insufficient traffic.
 
-A gambler's capital grows by its expected logarithm with each request, so a test with evidence
-needed `log(1 / level)` takes about that, plus what the mixture costs, divided by the growth: for a
-base rate that stands still. What is forgiven (`forgiving`) comes on top: a few seconds, or a few
-failures where not every second has one.
+A gambler's capital grows by its expected logarithm with each request, so a test with required
+evidence `log(1 / level)` takes about that, plus the cost of the mixture, divided by the growth, for
+a constant base rate. Left-out intervals (`forgiving`) add to it: a few seconds, or a few failures
+if not every second has one.
 """
 
 import math
@@ -42,10 +42,10 @@ from headrace.rollout.state import RolloutState, TrafficShares
 
 _TIMES_MARGIN: Final = 2.0
 _ANSWERS_RATIO: Final = 0.5
-"""Of the class whose share of the answers is the hardest to tell."""
+"""Assumed share of the responses of the class with the largest variance."""
 _FEW_PER_S: Final = 10.0
 USUAL_MEDIAN_S: Final = SimulatedBaseline().median_s
-"""Of the latency, where none was measured: a margin in seconds is a factor of it."""
+"""Assumed median latency if none was measured: a margin in seconds is a factor of it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +79,7 @@ class Outlook:
 
     @property
     def text(self) -> str:
-        """The outlook as one line."""
+        """Return the outlook as one line."""
         limit = f"max_duration_s is {duration_text(self.max_duration_s)}"
         if not self.suffices:
             limit += ": raise it, the new version's share or the margins"
@@ -98,7 +98,7 @@ class Outlook:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Test:
-    """A metric as `expected_requests` reads it, with its base rate, and what is too much of it."""
+    """Test of a metric as `expected_requests` reads it, with its base rate and its limit."""
 
     metric: str
     world: SimulatedBaseline
@@ -107,7 +107,7 @@ class _Test:
 
 
 def outlook(settings: RolloutSpec, load: EndpointLoad) -> Outlook | None:
-    """The expected times of a rollout; None if they cannot be estimated."""
+    """Return the expected times of a rollout; None if they cannot be estimated."""
     stages = plan_of(settings).stages
     first = next((stage for stage in stages if stage.until == "verdict"), None)
     tests = list(_tests(settings, load))
@@ -122,7 +122,7 @@ def outlook(settings: RolloutSpec, load: EndpointLoad) -> Outlook | None:
 
 
 def observed_load(state: RolloutState, counted: Mapping[str, float]) -> EndpointLoad | None:
-    """The load under which a rollout's evidence was counted; None before anything was.
+    """Return the load under which a rollout's evidence was counted; None before any counts.
 
     Args:
         counted: As `Evidence.summary` has it.
@@ -170,7 +170,7 @@ def _tests(settings: RolloutSpec, load: EndpointLoad) -> Iterator[_Test]:
 
 
 def _stage_s(settings: RolloutSpec, stage: Stage, tests: list[_Test], load: EndpointLoad) -> float:
-    """How long a stage is held for a version that is as good as the old one."""
+    """Return how long a stage is held for a version that is as good as the old one."""
     if stage.until != "verdict":
         return stage.pause_s
     traffic = stage.traffic
@@ -182,11 +182,11 @@ def _stage_s(settings: RolloutSpec, stage: Stage, tests: list[_Test], load: Endp
 
 
 def _verdict_s(stage: Stage, test: _Test, load: EndpointLoad, *, is_worse: bool = False) -> float:
-    """Until one metric is within its margin, or is shown to be worse."""
+    """Return the time until one metric is within its margin, or is shown to be worse."""
     compared = _compared(stage.traffic)
     per_s = load.requests_per_s * load.independent_ratio * compared / 100
     share = stage.traffic.candidate / compared
-    if per_s <= 0.0 or share in {0.0, 1.0}:  # nothing comes, or there is nothing to compare with
+    if per_s <= 0.0 or share in {0.0, 1.0}:  # no requests, or no second arm to compare with
         return math.inf
     world = with_changes(test.world, requests_per_s=per_s, weight=share)
     candidate = test.worse if is_worse else SimulatedCandidate()
@@ -196,14 +196,14 @@ def _verdict_s(stage: Stage, test: _Test, load: EndpointLoad, *, is_worse: bool 
 
 
 def _compared(traffic: TrafficShares) -> int:
-    """Percent of the requests that go to one of the two arms that are compared."""
+    """Return the percentage of the requests that go to one of the two compared arms."""
     return traffic.candidate + (traffic.baseline if traffic.has_baseline else traffic.stable)
 
 
 class Expected(msgspec.Struct, frozen=True, kw_only=True):
     """Requests to both versions until the metric is shown worse, and until within its margin.
 
-    None where that never comes.
+    None for never.
     """
 
     metric: str
@@ -214,7 +214,7 @@ class Expected(msgspec.Struct, frozen=True, kw_only=True):
 def expected_requests(
     world: SimulatedBaseline, candidate: SimulatedCandidate, settings: CanarySpec, *, metric: str
 ) -> Expected:
-    """Requests that the metric (`errors` or `latency`) takes; see `Expected`."""
+    """Return the requests that the metric (`errors` or `latency`) takes; see `Expected`."""
     level = settings.alpha / len(metrics_in_use(settings)[0])
     if metric == "errors":
         errors = settings.metrics.errors
@@ -245,7 +245,7 @@ def expected_requests(
 
 
 def _exceeds(quantile: float, factor: float) -> float:
-    """The share that takes longer than `factor` times the quantile, of log-normal latencies."""
+    """Return the share that exceeds `factor` times the quantile, of log-normal latencies."""
     normal = NormalDist()
     return 1.0 - normal.cdf(normal.inv_cdf(quantile) + math.log(factor) / LATENCY_SPREAD)
 

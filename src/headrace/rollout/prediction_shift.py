@@ -1,20 +1,20 @@
-"""Largest change of a class's share of the answers, or of a score's distribution.
+"""Largest change of a class's share of the responses, or of a score's distribution.
 
-Each class is a difference of two rates (`rate_difference`): how often the arms' answers are of that
-class. A score is cut at every edge at which it was ever counted, and each edge is such a
-difference too, of the answers up to it: the largest is the distance of Kolmogorov and Smirnov.
+Each class is a difference of two rates (`rate_difference`): how often the arms' responses are of
+that class. A score is cut at every edge at which it was ever counted, and each edge is such a
+difference too, of the responses up to it: the largest is the Kolmogorov-Smirnov distance.
 
-A class is tested from its first answer on, and the answers before it count as not of it. Classes
-share the level by the order in which they appear *in both arms together*, which says nothing about
+A class is tested from its first response on, and earlier responses count as other classes. Classes
+share the level by the order in which they appear *in both arms together*, which is independent of
 the arms.
 
-Replicas tell what they answered, each for itself, so the arms' answers need not come in the
-proportion of the split: one replica is heard later, began to count later, or not at all. Taken for
-what the split sent, an arm that is missing would be a difference. So an interval lasts until both
-arms have `ENOUGH` answers, and of the arm that has more than its share each counts as a part of
-one. Given how many there are, a gambler who bets on `a` and `b` answers in the proportion of the
-share gains at most as if each were drawn from the mean of both (the logarithm is concave), so the
-tests hold whatever the numbers of answers are.
+Each replica reports its own responses, so the arms' responses may not have the proportion of the
+split: one replica reports later, began to count later, or does not report. If the split's
+proportion were assumed, a missing arm would be a difference. So an interval lasts until both arms
+have `ENOUGH` responses, and each response of the arm with more than its share counts as a part of
+one. Given these numbers, a gambler who bets on `a` and `b` responses in the proportion of the share
+gains at most as if each were drawn from the mean of both (the logarithm is concave), so the tests
+hold for any number of responses.
 """
 
 from collections.abc import Mapping
@@ -32,28 +32,28 @@ Answers: TypeAlias = Mapping[str, int] | Mapping[float, int] | Mapping[str | flo
 Counts: TypeAlias = dict[str | float, int]
 
 MOST_LABELS: Final = 50
-"""More classes than this count together, as none of them."""
+"""Maximum number of classes; further classes are counted only in the total."""
 ENOUGH: Final = 25
-"""Answers of each arm that are compared together at least: chance leaves out few of so many."""
+"""Minimum number of responses of each arm that are compared together, so that chance omits few of
+them."""
 
 
 class PredictionShift(msgspec.Struct):
-    """What both arms answered, by class or by score."""
+    """Responses of both arms, by class or by score."""
 
     tests: RateDifferences
     labels: list[str | float] = []
-    """Class names, or edges; test 0 belongs to none and only counts all answers, so label `i` is
-    test `i + 1`.
-    """
+    """Class names, or edges; test 0 has no label and only counts all responses, so label `i` is
+    test `i + 1`."""
     answers: int = 0
-    """Of both arms."""
+    """Number of responses of both arms."""
     held: tuple[Counts, Counts] = msgspec.field(default_factory=lambda: ({}, {}))
-    """The baseline's and the candidate's that wait until there are enough of both."""
+    """Responses of the baseline and the candidate that wait until both have enough."""
     step: int = 0
 
     @classmethod
     def start(cls) -> "PredictionShift":
-        """Nothing counted yet."""
+        """Return the state without counts."""
         return cls(tests=RateDifferences.start(1))
 
     def add(
@@ -64,12 +64,12 @@ class PredictionShift(msgspec.Struct):
         *,
         step: int = 0,
     ) -> None:
-        """Count one interval's answers, by class or by the upper edge of a score's bucket."""
+        """Count one interval's responses, by class or by the upper edge of a score's bucket."""
         if step != self.step:
-            self.step, self.held = step, ({}, {})  # those were sent by another share
+            self.step, self.held = step, ({}, {})  # sent under another share
         self.answers += sum(baseline.values()) + sum(candidate.values())
         if not 0.0 < share < 1.0:
-            return  # where one version has all requests there is nothing to compare
+            return  # one version has all requests
         for held, new in zip(self.held, (baseline, candidate), strict=True):
             for label, count in new.items():
                 held[label] = held.get(label, 0) + count
@@ -84,22 +84,22 @@ class PredictionShift(msgspec.Struct):
     def refuted(
         self, margin: float, level_moved: float, level_kept: float
     ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-        """Which labels' shares have shown to move by more than `margin`, and which by less.
+        """Return the labels whose shares are shown to move by more than `margin`, and by less.
 
-        The latter is of the present step.
+        The second result is of the current step.
         """
         thresholds = -np.log(levels(level_moved, len(self.labels)) / 2.0)
         rose = self.tests.log_evidence(margin, above=True)[1:] >= thresholds
         fell = self.tests.log_evidence(-margin, above=False)[1:] >= thresholds
-        # Whichever label moves the most, it moves to one side: so each side of each label has the
-        # whole level, and none the worse for the others.
+        # The label that moves most moves to one side: so each side of each label has the whole
+        # level, without a correction for the others.
         threshold = -np.log(level_kept)
         rose_less = self.tests.log_evidence(margin, above=False, step=self.step)[1:] >= threshold
         fell_less = self.tests.log_evidence(-margin, above=True, step=self.step)[1:] >= threshold
         return rose | fell, rose_less & fell_less
 
     def bounds(self, level_low: float, level_high: float) -> tuple[float, float]:
-        """Bounds of the largest change of any label's share; see `refuted`."""
+        """Return bounds of the largest change of any label's share; see `refuted`."""
         label_levels = np.concatenate([[1.0], levels(level_low, len(self.labels)) / 2.0])
         rose, fell = self.tests.bounds(label_levels, label_levels)
         least = self.tests.lower_bounds(level_high, step=self.step)
@@ -127,7 +127,7 @@ class PredictionShift(msgspec.Struct):
 def parts(
     share: Array | float, baseline: Array | float, candidate: Array | float
 ) -> tuple[Array, Array]:
-    """Which part of one each arm's answers are, so that they are in the proportion of the share.
+    """Return the weight of each arm's responses that restores the proportion of the share.
 
     Args:
         share: The candidate's, above 0 and below 1, `[...]`.
@@ -143,7 +143,7 @@ def parts(
 
 
 def levels(level: float, labels: int) -> Array:
-    """How `level` is split over the labels, `[labels]`: the first ones get more."""
+    """Return how `level` is split over the labels, `[labels]`: the first ones get more."""
     rank = np.arange(1, labels + 1)
     result: Array = level * (0.5 / (rank * (rank + 1)) + 0.5 / MOST_LABELS)
     return result

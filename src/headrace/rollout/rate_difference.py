@@ -1,30 +1,30 @@
-"""Difference of two rates, with the design effect of requests that go wrong together.
+"""Difference of two rates, with the design effect of requests that fail together.
 
 The bets of `rate_difference` take requests as independent given the past. Stalls and slow noise
-strike one arm's requests in clusters, so sums over intervals vary more than independent requests
-would let them. The factor is estimated from squared differences of successive sums (von Neumann
-1941, "Distribution of the ratio of the mean square successive difference to the variance"), over
-blocks of several lengths (batch means). A lasting difference between the arms does not touch them,
-and a version that turns bad once shows in two of them at most, so the two largest are left out.
+affect one arm's requests in clusters, so sums over intervals vary more than those of independent
+requests. The factor is estimated from squared differences of successive sums (von Neumann 1941,
+"Distribution of the ratio of the mean square successive difference to the variance"), over blocks
+of several lengths (batch means). A lasting difference between the arms does not affect them, and a
+version that deteriorates once affects at most two of them, so the two largest are left out.
 
 Each request then counts as one part in `factor`. Capital to a power below 1 reaches a bound of at
 least 1 only if the capital itself does (Jensen), so a factor that was estimated from the same data
 costs power: a level of 1 in c becomes one of 1 in c - 1 at most (Bernoulli's inequality).
 
-Each request goes to the candidate with a known probability, the share in force. Weighting what
-happened (`yes` is 1, `no` is 0) by the inverse of that probability,
+Each request goes to the candidate with a known probability, the share in force. Weighting the
+outcome (`yes` is 1, `no` is 0) by the inverse of that probability,
 
     D = (X - centre) * (1{candidate} / share - 1{baseline} / (1 - share)),
 
-gives a value whose mean, given everything before, is exactly the difference of both arms'
-probabilities at that moment, *whatever the base rate does over time*: an incident, a busy hour or
-a client that sends nonsense strikes both arms alike. At a difference of 0 and a centre of 0 this is
-the test of Lindon and Malek (NeurIPS 2022, arXiv 2011.03567): given that a request failed, it
-belongs to an arm with that arm's share of the traffic. `centre` is any number known before the
-request (the share of `yes` of late, rounded); it changes no mean and takes noise away.
+gives a value whose mean, given all earlier data, is exactly the difference of both arms'
+probabilities at that moment, *however the base rate varies over time*: an incident, a busy hour or
+a client that sends invalid requests affects both arms equally. At a difference of 0 and a centre of
+0 this is the test of Lindon and Malek (NeurIPS 2022, arXiv 2011.03567): given that a request
+failed, it belongs to an arm with that arm's share of the traffic. `centre` is any number known
+before the request (the recent share of `yes`, rounded); it changes no mean and reduces variance.
 
 When the share or the rollout's step changes, counts go to a new stratum. Over several strata the
-capitals multiply; a question about one step uses that step's strata alone. The bets are those of
+capitals multiply; a test of one step uses that step's strata alone. The bets are those of
 `betting`, so everything is exact at any sample size.
 """
 
@@ -48,33 +48,32 @@ from headrace.rollout.readings import ONE_SECOND, When
 _BLOCKS: Final = np.array([1.0, 8.0])
 """Block lengths in intervals."""
 _PRIOR_BLOCKS: Final = 20.0
-"""How many blocks of independent requests are assumed before the first one."""
+"""Assumed number of blocks of independent requests before the first one."""
 _LEFT_OUT: Final = 2
 
 
 class Dispersion(msgspec.Struct):
-    """Running estimate for several tests side by side."""
+    """Running estimate of the design effects of several tests."""
 
     open: Array
-    """The sums of the present and the last block, `[lengths, tests]`, and `open_expected` the
-    variance of the present one if its requests are independent.
-    """
+    """Sums of the current and the last block, `[lengths, tests]`; `open_expected` is the variance
+    of the current one for independent requests."""
     open_expected: Array
     size: Array
-    """Its intervals."""
+    """Number of intervals of the current block."""
     closed: Array
     """See `open`."""
     observed: Array
-    """Summed over the `pairs` of successive blocks."""
+    """Sum over the `pairs` of successive blocks."""
     expected: Array
-    """Summed over the `pairs` of successive blocks."""
+    """Sum over the `pairs` of successive blocks."""
     pairs: Array
     largest: Array
-    """Of the observed ones, `[lengths, tests, 2]`."""
+    """Two largest observed values, `[lengths, tests, 2]`."""
 
     @classmethod
     def start(cls, tests: int) -> "Dispersion":
-        """Nothing counted yet."""
+        """Return the state without counts."""
         zeros = np.zeros((len(_BLOCKS), tests))
         return cls(
             open=zeros,
@@ -113,21 +112,21 @@ class Dispersion(msgspec.Struct):
         self.size = np.where(full, 0.0, self.size)
 
     def restart(self, tests: NDArray[np.bool_]) -> None:
-        """Pair no block of before with one of after: another share has other sums."""
+        """Do not pair earlier blocks with later ones: another share has other sums."""
         self.open = np.where(tests, 0.0, self.open)
         self.open_expected = np.where(tests, 0.0, self.open_expected)
         self.size = np.where(tests, 0.0, self.size)
         self.closed = np.where(tests, np.nan, self.closed)
 
     def append(self, like: int) -> None:
-        """One test more, with the history of the test `like`."""
+        """Add a test with the history of the test `like`."""
         for name in self.__struct_fields__:
             values: Array = getattr(self, name)
             setattr(self, name, np.concatenate([values, values[:, [like]]], axis=1))
 
     @property
     def factor(self) -> Array:
-        """How many requests count as one, at least 1, `[tests]`."""
+        """Return the number of requests that count as one, at least 1, `[tests]`."""
         observed = self.observed - self.largest.sum(axis=-1)
         ratio = observed / np.maximum(self.expected, 1e-300)
         estimate = (_PRIOR_BLOCKS + self.pairs * ratio) / (_PRIOR_BLOCKS + self.pairs)
@@ -136,7 +135,7 @@ class Dispersion(msgspec.Struct):
 
 
 CELLS: Final = 4
-"""Candidate yes, candidate no, baseline yes, baseline no."""
+"""Number of cells: candidate yes, candidate no, baseline yes, baseline no."""
 _FORGETS: Final = 0.97
 _PRIOR_TRIALS: Final = 10.0
 _SHARE_DIGITS: Final = 12
@@ -152,7 +151,7 @@ class Stratum(msgspec.Struct):
     step: int = 0
 
     def values(self) -> Array:
-        """What one request of each cell is worth, `[cells]`."""
+        """Return the value of one request of each cell, `[cells]`."""
         share, centre = self.share, self.centre / _CENTRES
         return np.array(
             [
@@ -165,38 +164,36 @@ class Stratum(msgspec.Struct):
 
     @property
     def scale(self) -> float:
-        """One over the variance of a value, but for the rate's part."""
+        """Return one over the variance of a value, without the rate's part."""
         return self.share * (1 - self.share)
 
 
 class RateDifferences(msgspec.Struct):
-    """Several differences side by side, all over the same requests: `[tests]` everywhere."""
+    """Tests of several differences over the same requests: `[tests]` everywhere."""
 
     recent: Array
-    """Yes and all, fading; `[tests, 2]`."""
+    """Exponentially decaying counts of yes and of all requests; `[tests, 2]`."""
     forgiven: Forgiven
     dispersion: Dispersion
     step: Array
-    """The rollout's step that was counted last."""
+    """Rollout step that was counted last."""
     watched: float | None = None
-    """The difference beyond which the candidate is worse than tolerated, and `forgiven` what the
-    worst intervals added to the capitals against it, without `part`.
-    """
+    """Difference beyond which the candidate is worse than tolerated; `forgiven` is the growth of
+    the capitals against it in the worst intervals, without `part`."""
     centre: int | None = None
-    """In tenths; None for the rate of late."""
+    """Centre in tenths; None for the recent rate."""
     part: float = 1.0
-    """How much of a whole independent observation each request is. Where `k` requests depend on one
+    """Part of an independent observation that each request is. If `k` requests depend on one
     another (rows of one request, requests of one user), each is the `k`-th part of one: a gambler
-    who bets on their mean gains at least the mean of what bets on each would gain (Jensen).
-    `dispersion` finds such dependence between requests of a moment, and the smaller part counts.
-    """
+    who bets on their mean gains at least the mean of separate bets (Jensen). `dispersion` detects
+    such dependence between requests of a moment, and the smaller part counts."""
     strata: list[Stratum] = []
 
     @classmethod
     def start(
         cls, tests: int, *, centre: int | None = None, watched: float | None = None
     ) -> "RateDifferences":
-        """Nothing counted yet."""
+        """Return the state without counts."""
         return cls(
             recent=np.zeros((tests, 2)),
             forgiven=Forgiven.start(0 if watched is None else tests),
@@ -213,9 +210,9 @@ class RateDifferences(msgspec.Struct):
         baseline: tuple[Array, Array],
         when: When = ONE_SECOND,
     ) -> None:
-        """Count one interval: for each arm how many were `yes`, and how many there were; `[tests]`.
+        """Count one interval: for each arm the number of `yes`, and of all requests; `[tests]`.
 
-        Nothing can be learnt from a share of 0 or 1: then this does nothing.
+        A share of 0 or 1 carries no evidence and is ignored.
         """
         share = round(share, _SHARE_DIGITS)
         if not 0.0 < share < 1.0:
@@ -245,28 +242,28 @@ class RateDifferences(msgspec.Struct):
 
     @property
     def parts(self) -> Array:
-        """How much of an independent observation each request counts as, `[tests]`."""
+        """Return the part of an independent observation that each request counts as, `[tests]`."""
         result: Array = np.minimum(self.part, 1.0 / self.dispersion.factor)
         return result
 
     def log_evidence(self, mean: float, *, above: bool, step: Array | int | None = None) -> Array:
-        """The logarithm of the evidence against "the difference is at most `mean`", `[tests]`.
+        """Return the log evidence against "the difference is at most `mean`", `[tests]`.
 
         With `above` false, against "at least `mean`". At `log(1 / alpha)` it is refuted. With
-        `step`, of what was counted in that step alone.
+        `step`, only that step's counts are used.
         """
         return mixture(self.parts[:, None] * self._log_capitals(mean, above=above, step=step))
 
     def log_evidence_of_harm(self) -> Array:
-        """The same against "at most `watched`", without the worst intervals, `[tests]`."""
+        """Return the evidence against "at most `watched`" without the worst intervals."""
         assert self.watched is not None, "harm is looked for"
         capitals = self._log_capitals(self.watched, above=True)
         return mixture(self.parts[:, None] * (capitals - self.forgiven.growth))
 
     def log_evidence_at_observed_shares(self, mean: float) -> Array:
-        """Evidence against "at most `mean`" if each arm was meant to get what it got, `[tests]`.
+        """Return the evidence against "at most `mean`" at the observed shares, `[tests]`.
 
-        For a split that was not kept, where the planned share says nothing.
+        For a split that was not followed, where the planned share is meaningless.
         """
         capitals = np.zeros((len(self.recent), len(STAKES)))
         for share in {stratum.share for stratum in self.strata}:
@@ -282,11 +279,11 @@ class RateDifferences(msgspec.Struct):
         return mixture(self.parts[:, None] * capitals)
 
     def bounds(self, level_low: Array | float, level_high: Array | float) -> tuple[Array, Array]:
-        """Bounds of each difference, `[tests]`; each holds at all times at once at its level."""
+        """Return bounds of each difference, `[tests]`; each holds at all times at its level."""
         return self.lower_bounds(level_low), self.upper_bounds(level_high)
 
     def lower_bounds(self, level: Array | float, *, step: int | None = None) -> Array:
-        """What each difference is above, `[tests]`; with `step`, by that step's counts alone."""
+        """Return the lower bound of each difference, `[tests]`; with `step`, of that step alone."""
         return refuted_up_to(
             lambda means: self._log_evidence(means, above=True, step=step),
             -np.log(np.broadcast_to(level, self.step.shape)),
@@ -294,7 +291,7 @@ class RateDifferences(msgspec.Struct):
         )
 
     def upper_bounds(self, level: Array | float, *, step: int | None = None) -> Array:
-        """What each difference is below, `[tests]`; with `step`, by that step's counts alone."""
+        """Return the upper bound of each difference, `[tests]`; with `step`, of that step alone."""
         return refuted_down_to(
             lambda means: self._log_evidence(means, above=False, step=step),
             -np.log(np.broadcast_to(level, self.step.shape)),
@@ -302,15 +299,15 @@ class RateDifferences(msgspec.Struct):
         )
 
     def totals(self) -> tuple[Array, Array, Array, Array]:
-        """Over all strata, `[tests]`: candidate's yes and all, baseline's yes and all."""
+        """Return the sums of all strata, `[tests]`: yes and all of the candidate, the baseline."""
         counts = sum((s.counts for s in self.strata), np.zeros((len(self.recent), CELLS)))
         return counts[:, 0], counts[:, :2].sum(-1), counts[:, 2], counts[:, 2:].sum(-1)
 
     def differences(self) -> Array:
-        """The differences of the arms' rates, each share's weighted by its requests, `[tests]`.
+        """Return the differences of the rates, weighted by the requests per share, `[tests]`.
 
-        Not the difference of the totals, which a base rate that moved between two shares would
-        distort (Simpson's paradox).
+        The difference of the totals would be distorted by a base rate that changes between two
+        shares (Simpson's paradox).
         """
         shares = sorted({stratum.share for stratum in self.strata})
         weighted = np.zeros(len(self.recent))
@@ -327,7 +324,7 @@ class RateDifferences(msgspec.Struct):
         return weighted / np.maximum(weights, 1e-12)
 
     def append(self, like: int) -> None:
-        """One test more, with the history of the test `like`: so far they were `yes` together."""
+        """Add a test with the history of the test `like`: so far both events coincided."""
         assert self.watched is None, "the worst intervals of another test are not this one's"
         self.recent = np.vstack([self.recent, self.recent[like]])
         self.step = np.append(self.step, self.step[like])
@@ -336,7 +333,7 @@ class RateDifferences(msgspec.Struct):
             stratum.counts = np.vstack([stratum.counts, stratum.counts[like]])
 
     def _log_capitals(self, mean: float, *, above: bool, step: Array | int | None = None) -> Array:
-        """What the gamblers have, `[tests, stakes]`, without `parts`."""
+        """Return the gamblers' log capitals, `[tests, stakes]`, without `parts`."""
         capitals = np.zeros((len(self.recent), len(STAKES)))
         for stratum in self.strata:
             counts = stratum.counts
@@ -346,7 +343,7 @@ class RateDifferences(msgspec.Struct):
         return capitals
 
     def _log_evidence(self, means: Array, *, above: bool, step: int | None = None) -> Array:
-        """Against several differences for each test, `[tests, means]`."""
+        """Return the evidence against several differences for each test, `[tests, means]`."""
         strata = [s for s in self.strata if step is None or s.step == step]
         if not strata:
             return np.zeros(means.shape)

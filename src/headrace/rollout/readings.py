@@ -7,9 +7,9 @@ import msgspec
 
 
 class LatencyCounts(msgspec.Struct, frozen=True, kw_only=True):
-    """How many requests took longer than `lower_s[i]` and at most `lower_s[i] + width_s[i]`.
+    """Number of requests that took more than `lower_s[i]`, up to `lower_s[i] + width_s[i]`.
 
-    Ascending, empty buckets left out. Seconds. The gateway's buckets have two significant digits.
+    Ascending, without empty buckets, in seconds. The gateway's buckets have two significant digits.
     """
 
     lower_s: tuple[float, ...] = ()
@@ -18,7 +18,7 @@ class LatencyCounts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ArmCounts(msgspec.Struct, frozen=True, kw_only=True):
-    """One arm in one interval: requests of the traffic split only, by how they ended.
+    """Counts of one arm in one interval: requests of the traffic split only, by outcome.
 
     `requests` includes `errors` (5xx, 429) and `rejections` (other 4xx, without 499).
     """
@@ -28,20 +28,20 @@ class ArmCounts(msgspec.Struct, frozen=True, kw_only=True):
     rejections: int = 0
     latency: LatencyCounts = LatencyCounts()
     classes: Mapping[str, int] = {}
-    """Answers by predicted class."""
+    """Responses by predicted class."""
     scores: Mapping[float, int] = {}
-    """Answers by the upper edge of their score's bucket; an answer has either."""
+    """Responses by the upper edge of their score's bucket; a response has a class or a score."""
 
 
 class PairCounts(msgspec.Struct, frozen=True, kw_only=True):
-    """Shadow: answers to the same request, compared."""
+    """Comparison of pairs of responses to the same request, for shadows."""
 
     pairs: int = 0
     disagreements: int = 0
     unanswered: int = 0
-    """Copies that the shadow failed; `pairs` are those that it answered."""
+    """Number of copies that the shadow failed; `pairs` are those with a response."""
     distance_sum: float = 0.0
-    """Of the mean absolute difference of each pair, where they are numbers."""
+    """Sum of the mean absolute difference of each pair with numeric responses."""
 
 
 REWARD_LIMIT: Final = 1e12
@@ -55,29 +55,31 @@ class RewardSums(msgspec.Struct, frozen=True, kw_only=True):
     mean: float = 0.0
     squares: float = 0.0
     left_out: int = 0
-    """Units whose stored rewards are beyond `REWARD_LIMIT`; they are not in the others."""
+    """Number of units whose stored rewards exceed `REWARD_LIMIT`; they are excluded from the other
+    fields."""
 
 
 class UnitTally(msgspec.Struct, frozen=True, kw_only=True):
     """Callers of one rollout so far, as stored."""
 
     first: dict[float, tuple[int, int]] = {}
-    """Callers by the candidate's share at their first answer: on the baseline, on the candidate."""
+    """Callers by the candidate's share at their first response: on the baseline, on the
+    candidate."""
     requests: int = 0
-    """Answers that were counted by caller."""
+    """Number of responses that were counted by caller."""
     squares: int = 0
-    """The sum of the squares of each caller's."""
+    """Sum of the squares of each caller's responses."""
     positions: dict[str, tuple[int, int]] = {}
-    """How far the answers of each replica were read, and of which process."""
+    """Read position in the responses of each replica, and the replica's process."""
 
     @property
     def units(self) -> int:
-        """How many callers there were."""
+        """Return the number of callers."""
         return sum(baseline + candidate for baseline, candidate in self.first.values())
 
 
 class When(msgspec.Struct, frozen=True, kw_only=True):
-    """When an interval was: in which step of the rollout, counted from 0, and for how long."""
+    """Rollout step of an interval, counted from 0, and the interval's duration."""
 
     step: int = 0
     duration_s: float = 1.0
@@ -87,19 +89,19 @@ ONE_SECOND: Final = When()
 
 
 class Increment(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything that one interval adds."""
+    """Counts that one interval adds."""
 
     at: float
-    """Its end, of the monotonic clock."""
+    """End of the interval, on the monotonic clock."""
     duration_s: float
     share: float
-    """The candidate's share of the requests that went to either arm, in force over the whole
-    interval (0 to 1); intervals in which it changed are left out by whoever reads.
-    """
+    """Candidate's share of the requests that went to either arm, in force over the whole interval
+    (0 to 1); the reader leaves out intervals in which it changed."""
     step: int = 0
-    """The rollout's, counted from 0."""
+    """Step of the rollout, counted from 0."""
     is_sticky: bool = False
-    """Callers stay on an arm, so the arms' requests need not have the proportion of the share."""
+    """Whether callers stay on an arm, so the arms' requests may not have the proportion of the
+    share."""
     baseline: ArmCounts = ArmCounts()
     candidate: ArmCounts = ArmCounts()
     pairs: PairCounts = PairCounts()

@@ -1,10 +1,10 @@
-"""Bounds of the difference of two mean rewards, for rewards of any shape.
+"""Bounds of the difference of two mean rewards, for rewards of any distribution.
 
-Rewards have no bound that could be bet on, so this is an *asymptotic* confidence sequence: it holds
-at all times at once as the sample grows, like a confidence interval by the central limit theorem
-that may be read whenever one likes. Waudby-Smith, Arbour, Sinha, Kennedy, Ramdas, "Time-uniform
-central limit theory and asymptotic confidence sequences", Annals of Statistics 2024 (arXiv
-2103.06476). A minimum number of units keeps it honest.
+Rewards have no known bounds to bet on, so this is an *asymptotic* confidence sequence: it holds at
+all times as the sample grows, like a confidence interval by the central limit theorem that may be
+read at any time. Waudby-Smith, Arbour, Sinha, Kennedy, Ramdas, "Time-uniform central limit theory
+and asymptotic confidence sequences", Annals of Statistics 2024 (arXiv 2103.06476). A minimum number
+of units keeps the approximation valid.
 """
 
 import math
@@ -23,7 +23,7 @@ class RewardDifference(msgspec.Struct):
     def bounds(
         self, level_low: float, level_high: float, *, tuned_for: int
     ) -> tuple[float, float] | None:
-        """Bounds of candidate's mean less the baseline's, each at its own level.
+        """Return bounds of candidate's mean minus the baseline's, each at its own level.
 
         An arm whose rewards hardly vary yet is given the variance of both together, so that a
         hundred zeros prove nothing.
@@ -43,7 +43,7 @@ class RewardDifference(msgspec.Struct):
         pooled = self._pooled_variance()
         if not 0.0 < pooled < math.inf:
             return None
-        # The variance of one unit's part in the difference, as if each arm had its share.
+        # Variance of one unit's part in the difference, as if each arm had its share.
         spread = units * sum(
             max(_variance(arm), pooled) / arm.units for arm in (self.baseline, self.candidate)
         )
@@ -55,7 +55,7 @@ class RewardDifference(msgspec.Struct):
 
     @property
     def difference(self) -> float:
-        """Candidate's mean less the baseline's."""
+        """Return the candidate's mean minus the baseline's."""
         return self.candidate.mean - self.baseline.mean
 
     def _pooled_variance(self) -> float:
@@ -66,7 +66,7 @@ class RewardDifference(msgspec.Struct):
 
 
 def boundary(units: int, level: float, *, tuned_for: int) -> float:
-    """How far a mean of `units` values with variance 1 may stray to one side, ever, at `level`.
+    """Return the one-sided bound at `level`, at all times, of a mean of variance-1 values.
 
     The one-sided normal mixture: a half-normal prior of variance rho2 on the drift.
     """

@@ -1,8 +1,7 @@
 """Confidence sequence of each metric over a rollout's life, in points.
 
-A rollout may be watched for weeks, at a judgement a second, and what is kept here is stored with
-every one of them. So points stand at least a step apart, and whenever they are too many the step
-doubles.
+A rollout may run for weeks, with one verdict per second, and the sequences are stored with each of
+them. So points are at least a step apart, and the step doubles whenever there are too many points.
 """
 
 import math
@@ -19,16 +18,16 @@ from headrace.rollout.outcomes import MetricVerdict, RolloutVerdict
 MOST_POINTS: Final = 120
 FIRST_STEP_S: Final = 1.0
 Narrow: TypeAlias = NDArray[np.float32]
-"""Half as many bytes: six digits are more than a picture shows."""
+"""Half as many bytes: six digits suffice for a chart."""
 
 _LARGEST: Final = 1e30
 _PARTS: Final = 4
 
 
 class SequencePoint(msgspec.Struct, frozen=True, kw_only=True):
-    """A metric at one time: `at` in seconds since 1970, the rest as in its verdict then.
+    """Point of a metric: `at` in seconds since 1970, the other fields as in its verdict then.
 
-    None where that was not known, or without bound.
+    None for unknown values and missing bounds.
     """
 
     at: float
@@ -39,9 +38,9 @@ class SequencePoint(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class MetricSequence(msgspec.Struct, kw_only=True):
-    """A metric in one unit; `values` are effect, low, high and margin, `[points, 4]`.
+    """Values of a metric in one unit; `values` are effect, low, high and margin, `[points, 4]`.
 
-    A metric whose fixed threshold decides is told in another unit from then on, so it has two.
+    A metric whose fixed threshold decides is reported in another unit from then on, so it has two.
     """
 
     metric: str
@@ -50,7 +49,7 @@ class MetricSequence(msgspec.Struct, kw_only=True):
 
 
 class Sequences(msgspec.Struct, kw_only=True):
-    """Points at `times`, ascending, of which all but the newest are `step_s` apart at least.
+    """Points at `times`, ascending; all but the newest are at least `step_s` apart.
 
     Every metric has a row for each of them.
     """
@@ -61,18 +60,18 @@ class Sequences(msgspec.Struct, kw_only=True):
 
     @classmethod
     def start(cls) -> "Sequences":
-        """Nothing seen yet."""
+        """Return the state without points."""
         return cls(times=np.empty(0))
 
     def add(self, verdict: RolloutVerdict) -> None:
-        """Take up what a judgement said; the newest is always kept.
+        """Add a verdict's intervals; the newest point is always stored.
 
-        A clock that was set back does not lead back: the newest takes the last one's place until it
-        has caught up.
+        If the clock was set back, times do not decrease: the newest replaces the last point until
+        the clock has caught up.
         """
         last = self.times[-2:].tolist()
         time = max([verdict.at, *last])
-        # The newest stands for now, and makes room unless it is a whole step from its neighbour.
+        # The newest point replaces its neighbour unless it is a whole step away from it.
         is_close = len(last) > 1 and last[1] - last[0] < self.step_s
         if is_close or last[-1:] == [time]:
             self._keep(np.arange(len(self.times)) < len(self.times) - 1)
@@ -82,7 +81,7 @@ class Sequences(msgspec.Struct, kw_only=True):
             self._keep(_spaced(self.times, self.step_s))
 
     def points(self, sequence: MetricSequence) -> Iterator[SequencePoint]:
-        """The points of a metric from the first that says anything, oldest first."""
+        """Yield the points of a metric from the first with values, oldest first."""
         has_value = ~np.isnan(sequence.values[:, :3]).all(axis=1)
         first = int(np.argmax(has_value)) if has_value.any() else len(sequence.values)
         for time, row in zip(self.times[first:].tolist(), sequence.values[first:], strict=True):
@@ -92,7 +91,7 @@ class Sequences(msgspec.Struct, kw_only=True):
     def _append(self, time: float, verdict: RolloutVerdict) -> None:
         names = {(sequence.metric, sequence.unit) for sequence in self.metrics}
         for metric in verdict.metrics:
-            # One that waits for its first numbers has no unit yet.
+            # A metric that waits for its first values has no unit yet.
             if metric.unit and (metric.metric, metric.unit) not in names:
                 values = np.full((len(self.times), _PARTS), np.nan, np.float32)
                 new = MetricSequence(metric=metric.metric, unit=metric.unit, values=values)
@@ -111,7 +110,7 @@ class Sequences(msgspec.Struct, kw_only=True):
 
 
 def _spaced(times: Array, step_s: float) -> NDArray[np.bool_]:
-    """Which to keep so that they are `step_s` apart: the first, the newest, and some between."""
+    """Return which points to keep so that they are `step_s` apart, with the first and newest."""
     is_selected = np.zeros(len(times), bool)
     last = -math.inf
     for i, time in enumerate(times.tolist()):
@@ -128,7 +127,7 @@ def _row(metric: MetricVerdict) -> Narrow:
 
 
 def _known(value: float | None) -> float:
-    is_known = value is not None and abs(value) <= _LARGEST  # neither endless nor no number
+    is_known = value is not None and abs(value) <= _LARGEST  # neither infinite nor NaN
     return math.nan if value is None or not is_known else value
 
 

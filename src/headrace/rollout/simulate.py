@@ -1,10 +1,10 @@
-"""Simulation of many rollouts at once: how often and when each is decided, and the power table.
+"""Simulation of many rollouts: how often and when each is decided, and the power table.
 
-Many rollouts are watched at once, each read at every second, with the tests of `evidence`: the
-same classes, one test for each run where `Evidence` has one. A test holds both together.
+Many rollouts are simulated together, each read at every second, with the tests of `evidence`: the
+same classes, one test for each run where `Evidence` has one. A unit test ensures that both agree.
 
 The two-proportion z test keeps its level when it is read once, at a sample size fixed in advance.
-Read at every second it gets a new chance to be wrong each time.
+If it is read at every second, each reading is another chance of a false alarm.
 """
 
 from collections.abc import Callable, Sequence
@@ -47,11 +47,12 @@ from headrace.rollout.simulated_traffic import (
 
 _METRICS: Final = ("errors", "rejections", "latency", "predictions")
 _MOST_REQUESTS: Final = 400_000
-"""Drawn at once; more runs than make that are simulated one part after the other."""
+"""Maximum number of requests drawn at once; larger numbers of runs are simulated in several
+parts."""
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of the runs of one candidate.
+    """Outcomes of the runs of one candidate.
 
     Times are simulated seconds, ascending.
     """
@@ -60,36 +61,36 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     runs: int
     requests_per_s: float
     rolled_back_s: tuple[float, ...]
-    """When each run was decided."""
+    """Time when each run was rolled back."""
     promoted_s: tuple[float, ...]
-    """When each run was decided."""
+    """Time when each run was promoted."""
     ever_rolled_back_s: tuple[float, ...]
-    """When a reading first said roll back, also after a promotion."""
+    """Time when a reading first said roll back, also after a promotion."""
     naive_s: tuple[float, ...]
-    """When a z test of the errors alone, read as often, first told the versions apart."""
+    """Time when a z test of the errors alone, read as often, first rejected equality."""
     naive_at_the_end: int
-    """How many runs it told apart when read once, at the end."""
+    """Number of runs in which it rejects equality when read once, at the end."""
     by_metric: dict[str, int]
-    """How many runs each metric rolled back."""
+    """Number of runs that each metric rolled back."""
 
     @property
     def rolled_back(self) -> float:
-        """Share of the runs."""
+        """Return the share of runs that were rolled back."""
         return len(self.rolled_back_s) / self.runs
 
     @property
     def promoted(self) -> float:
-        """Share of the runs."""
+        """Return the share of runs that were promoted."""
         return len(self.promoted_s) / self.runs
 
     @property
     def undecided(self) -> float:
-        """Share of the runs."""
+        """Return the share of runs without a decision."""
         return 1.0 - self.rolled_back - self.promoted
 
     @property
     def median_s(self) -> float | None:
-        """When half of the runs were decided; None if fewer ever were."""
+        """Return the time when half of the runs were decided; None if fewer ever were."""
         ended = sorted([*self.rolled_back_s, *self.promoted_s])
         middle = (self.runs + 1) // 2
         return ended[middle - 1] if len(ended) >= middle else None
@@ -102,7 +103,7 @@ class SimulatedTests:
     settings: CanarySpec
     traffic: TrafficDraws
     step: Array = field(init=False)
-    """The rollout's step of each run, `[runs]`, which may be changed between seconds."""
+    """Rollout step of each run, `[runs]`, which may be changed between seconds."""
     _errors: RateDifferences = field(init=False)
     _rejections: RateDifferences = field(init=False)
     _turns: tuple[ChangeDetector, ChangeDetector] = field(init=False)
@@ -149,7 +150,7 @@ class SimulatedTests:
             quantile.add(interval, self.step)
 
     def verdicts(self) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-        """Which metrics say roll back, and which say promote, `[metrics, runs]`."""
+        """Return which metrics say roll back, and which say promote, `[metrics, runs]`."""
         metrics, alpha = self.settings.metrics, self.settings.alpha
         assert metrics.predictions is not None
         level, needed = alpha / len(metrics_in_use(self.settings)[0]), -np.log(alpha)
@@ -195,7 +196,7 @@ class SimulatedTests:
 
 
 class _QuantileWatch:
-    """One quantile of the latency of many runs, as `LatencyRatios` has it of one."""
+    """Latency quantile of many runs, as `LatencyRatios` has it for one."""
 
     def __init__(self, quantile: float, reach: LatencyMargin, traffic: TrafficDraws) -> None:
         runs, buckets = len(traffic.candidates), len(traffic.upper_s)
@@ -222,7 +223,7 @@ class _QuantileWatch:
             low = threshold_well_below(self._traffic.lower_s, self._recent, quantile=self._quantile)
             slower, total = self._over(interval, near, whole=False)
             faster, _ = self._over(interval, near_reach, whole=True)
-            # Above the lower edge of a bucket is what is in it: no bucket is across it.
+            # A bucket's requests are above its lower edge: no bucket is across it.
             bounded, _ = self._over(interval, low, whole=True)
             total = total * named
             _add(self._slower, shares, step, slower * named, total)
@@ -263,7 +264,7 @@ class _QuantileWatch:
         return cliffs(edges, self._baseline, quantile=self._quantile, reach=self._reach)
 
     def _over(self, interval: SimulatedInterval, tau: Array, *, whole: bool) -> tuple[Array, Array]:
-        """How many exceed `tau`, or the candidate's its reach, and how many there are.
+        """Return requests above `tau` (for the candidate above its reach) and all requests.
 
         Both `[arms, runs]`, as `Histogram.above`: a bucket across the candidate's threshold counts
         as above it if `whole`.
@@ -303,7 +304,7 @@ def simulate(
     steps: Sequence[float] = (),
     progress: Callable[[float], None] | None = None,
 ) -> list[Result]:
-    """Watch `runs` rollouts of each candidate for `duration_s`, and read them at every second.
+    """Simulate `runs` rollouts of each candidate for `duration_s`, read at every second.
 
     Args:
         world: The traffic.
@@ -347,7 +348,7 @@ def simulate(
 
 
 class _Tally:
-    """What was said to each run so far; all fields `[runs]`."""
+    """Decisions about each run so far; all fields `[runs]`."""
 
     def __init__(self, runs: int, settings: CanarySpec, last_step: int) -> None:
         self._settings, self._last_step = settings, last_step
@@ -390,7 +391,7 @@ class _Tally:
 
 @dataclass(frozen=True, slots=True)
 class _CombinedTally:
-    """What all tallies say, one after the other; all fields `[runs]`."""
+    """Decisions of all tallies, concatenated; all fields `[runs]`."""
 
     rolled_back_s: Array
     promoted_s: Array
@@ -469,7 +470,7 @@ class Power(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def changes(world: SimulatedBaseline) -> list[tuple[str, str, SimulatedCandidate]]:
-    """Which changes the power table shows: metric, what people call it, the candidate."""
+    """Return the changes in the power table: metric, display name, candidate."""
     table = [("errors", "no change", SimulatedCandidate(name="no change"))]
     for more in (0.01, 0.05, 0.2):
         name = f"errors {100 * more:.0f} % higher (relative)"
@@ -488,7 +489,7 @@ def changes(world: SimulatedBaseline) -> list[tuple[str, str, SimulatedCandidate
 def power_table(
     world: SimulatedBaseline, settings: CanarySpec, results: Sequence[Result]
 ) -> list[Power]:
-    """The rows of the table, for the results of `changes` in their order."""
+    """Return the rows of the table, for the results of `changes` in their order."""
     rows = []
     for (metric, name, candidate), result in zip(changes(world), results, strict=True):
         expected = expected_requests(world, candidate, settings, metric=metric)

@@ -1,8 +1,8 @@
-"""Made-up traffic of two versions, second by second, for simulations of rollouts.
+"""Simulated traffic of two versions, second by second, for simulations of rollouts.
 
-Nothing here is still: traffic swells and ebbs, the rate of errors follows it, and now and then
-comes an incident that strikes both versions alike. A test that takes the base rate for constant is
-wrong here. And each version may stall by itself: then many requests go wrong together, and whoever
+The traffic is not stationary: its rate varies periodically, the rate of errors follows it, and
+occasional incidents affect both versions equally. A test that assumes a constant base rate is wrong
+here. Each version may also stall by itself: then many requests fail together, and a test that
 counts them as independent is wrong.
 """
 
@@ -33,36 +33,35 @@ _SHARES: Final = (0.6, 0.3, 0.1)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SimulatedBaseline:
-    """The traffic, and how the old version fares."""
+    """Traffic, and the old version's errors and latency."""
 
     requests_per_s: float = 50.0
     weight: float = 0.1
-    """The candidate's share, 0 to 1."""
+    """Candidate's share, 0 to 1."""
     errors: float = 0.01
     rejections: float = 0.005
     median_s: float = 0.02
-    """Of the latency, which is log-normal with a p99 of 3.2 medians."""
+    """Median of the latency, which is log-normal with a p99 of 3.2 medians."""
     moves: bool = True
-    """Whether the base rates do."""
+    """Whether the base rates vary."""
     period_s: float = 300.0
-    """Of the swell."""
+    """Period of the rate's variation."""
     bursts: bool = False
-    """Whether either version stalls once in ten minutes, in a second of its own: up to all of that
-    second's requests take 14 times as long, and after every other stall they fail as well.
-    """
+    """Whether each version stalls once in ten minutes, independently of the other: up to all of
+    that second's requests take 14 times as long, and after every other stall they fail as well."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SimulatedCandidate:
-    """How the new version differs."""
+    """Differences of the new version."""
 
     name: str = "the same"
     more_errors: float = 0.0
-    """Added to the share of failed requests."""
+    """Increase of the share of failed requests."""
     times_slower: float = 1.0
-    """Each request, so each quantile."""
+    """Factor on the latency of each request, and so on each quantile."""
     moved_answers: float = 0.0
-    """Share of answers that change from the first class to the second."""
+    """Share of responses that change from the first class to the second."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,16 +75,15 @@ class SimulatedInterval:
     errors: Array
     rejections: Array
     classes: Array
-    """`[2, runs, classes]`. `place` (arm times runs plus run) and `bucket`: of each request,
-    `[requests]`.
-    """
+    """Responses by class, `[2, runs, classes]`. `place` (arm times runs plus run) and `bucket`: of
+    each request, `[requests]`."""
     cell: NDArray[np.int64]
     bucket: NDArray[np.int64]
 
 
 @dataclass(slots=True, kw_only=True)
 class TrafficDraws:
-    """Draws the seconds of many runs at once; `candidates` has one for each run."""
+    """Generator of the seconds of many runs; `candidates` has one for each run."""
 
     world: SimulatedBaseline
     candidates: list[SimulatedCandidate]
@@ -94,7 +92,7 @@ class TrafficDraws:
     lower_s: Array = field(init=False)
     upper_s: Array = field(init=False)
     weights: Array = field(init=False)
-    """The candidate's share in each run, which may be changed between seconds."""
+    """Candidate's share in each run, which may be changed between seconds."""
     _phase: Array = field(init=False)
     _has_incident: NDArray[np.bool_] = field(init=False)
     _second: int = 0
@@ -106,7 +104,7 @@ class TrafficDraws:
         self._has_incident = np.zeros(len(self.candidates), bool)
 
     def next(self) -> SimulatedInterval:
-        """The next second."""
+        """Return the next second."""
         world, runs = self.world, len(self.candidates)
         swell = self._swell()
         total = self.rng.poisson(world.requests_per_s * (1.0 + _SWELL * swell))
@@ -131,7 +129,7 @@ class TrafficDraws:
         )
 
     def _swell(self) -> Array:
-        """-1 to 1 for each run; and incidents come and go."""
+        """Return the variation of each run, -1 to 1; start and end incidents."""
         self._second += 1
         if not self.world.moves:
             return np.zeros(len(self.candidates))
@@ -143,7 +141,7 @@ class TrafficDraws:
         return swell
 
     def _stalled(self) -> Array:
-        """Which part of this second's requests a stall hits, `[arms, runs]`; mostly none."""
+        """Return the part of this second's requests that a stall affects, `[arms, runs]`."""
         shape = (2, len(self.candidates))
         begins = self.rng.random(shape) < 1.0 / _STALL_EVERY_S
         part: Array = np.where(begins, self.rng.uniform(*_STALL_PART, size=shape), 0.0)
@@ -167,12 +165,12 @@ class TrafficDraws:
         if stalled is not None:
             is_hit = self.rng.random(len(cell)) < stalled.ravel()[cell]
             logs += math.log(_STALL_FACTOR) * is_hit
-        # In (lower, upper]; what is beyond the last edge is in the last bucket.
+        # Buckets are (lower, upper]; latencies beyond the last edge are in the last bucket.
         return cell, np.searchsorted(np.log(self.upper_s[:-1]), logs, side="left")
 
 
 def two_digit_buckets(median_s: float, quantile: float) -> tuple[Array, Array]:
-    """Lower and upper edges as the gateway has them, two digits, from well below the median."""
+    """Return the gateway's two-digit bucket edges, lower and upper, from well below the median."""
     about_s = median_s * math.exp(LATENCY_SPREAD * NormalDist().inv_cdf(quantile))
     edges = [digits * 10.0**exponent for exponent in range(-7, 5) for digits in range(10, 100)]
     upper = np.array([edge for edge in edges if 0.4 * median_s <= edge <= 4.0 * about_s])

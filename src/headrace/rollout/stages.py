@@ -21,15 +21,15 @@ from headrace.rollout.state import TrafficShares
 
 _WHOLE: Final = 100
 HELD_BACK: Final = TrafficShares(candidate_scale=0.0)
-"""Only the old version, as before the rollout."""
+"""Traffic of the old version only, as before the rollout."""
 
 
 def fair_scale(weight: int) -> float:
-    """The part of its replicas with which the candidate is no busier than the old version.
+    """Return the part of its replicas at which the candidate is no busier than the old version.
 
-    The old version keeps all of its replicas and loses `weight` percent of its requests. Had the
-    candidate no more than its share, each of its replicas would have more to do than each of the
-    old ones, and its latency would look worse than it is.
+    The old version keeps all of its replicas and loses `weight` percent of its requests. If the
+    candidate had no more replicas than its share, each of them would process more requests than
+    each of the old ones, and its latency would look worse than it is.
     """
     return min(weight / (_WHOLE - weight), 1.0) if weight < _WHOLE else 1.0
 
@@ -47,12 +47,13 @@ class Stage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RolloutPlan:
-    """The course of a rollout unless it is stopped."""
+    """Course of a rollout unless it is stopped."""
 
     stages: tuple[Stage, ...]
 
     keep_s: float | None = None
-    """How long the old version is kept after the candidate took over; None for not at all."""
+    """Seconds that the old version is kept after the candidate took over; None to stop it at
+    once."""
 
     max_duration_s: float | None = None
     """Time limit of all stages together; None if no evidence is needed."""
@@ -61,14 +62,14 @@ class RolloutPlan:
     """Whether the last stage ends with a report instead of a promotion."""
 
     def traffic(self, step: int) -> TrafficShares:
-        """What `step` aims at; the step after the last stage has the candidate take over."""
+        """Return the target of `step`; after the last stage the candidate takes over."""
         if step < len(self.stages):
             return self.stages[step].traffic
         return TrafficShares(candidate=100, has_baseline=self._has_baseline)
 
     @property
     def start(self) -> TrafficShares:
-        """No request for the candidate, and as many replicas as its first stage needs."""
+        """Return the initial traffic: no candidate requests, and the first stage's replicas."""
         return TrafficShares(
             candidate_scale=self.traffic(0).candidate_scale, has_baseline=self._has_baseline
         )
@@ -79,11 +80,11 @@ class RolloutPlan:
 
 
 def canary_plan(settings: CanarySpec) -> RolloutPlan:
-    """One stage per step; weights never go down, as the spec makes sure. No steps: all at once.
+    """Return one stage per step, with ascending weights. Without steps, all requests at once.
 
-    The candidate has so many replicas that it is no busier than the old version. With `baseline`
-    it has as many as its share of the requests needs, and fresh copies of the old version get the
-    same share: both are equally cold and equally busy.
+    The candidate has so many replicas that it is no busier than the old version. With `baseline` it
+    has as many as its share of the requests needs, and fresh copies of the old version get the same
+    share: both are equally cold and equally busy.
     """
     steps = settings.steps or (CanaryStepSpec(weight=50 if settings.baseline else 100),)
     stages = (
@@ -104,7 +105,7 @@ def _stage(settings: CanarySpec, step: CanaryStepSpec, name: str) -> Stage:
 
 
 def blue_green_plan(settings: BlueGreenSpec) -> RolloutPlan:
-    """One stage without a request of the split, then the switch."""
+    """Return one stage without a request of the split, then the switch."""
     stage = Stage(
         name="preview (no requests but those that name the version)",
         traffic=TrafficShares(),
@@ -115,7 +116,7 @@ def blue_green_plan(settings: BlueGreenSpec) -> RolloutPlan:
 
 
 def judgement_text(settings: BlueGreenSpec) -> str:
-    """What takes a version back after the switch, for people."""
+    """Return the display text of what rolls a version back after the switch."""
     errors, latency = settings.metrics.errors, settings.metrics.latency
     limits = []
     if errors is not None and errors.max_ratio is not None:
@@ -132,7 +133,7 @@ def judgement_text(settings: BlueGreenSpec) -> str:
 
 
 def ab_plan(settings: AbSpec) -> RolloutPlan:
-    """One stage of constant weight, until the verdict."""
+    """Return one stage of constant weight, until the verdict."""
     traffic = TrafficShares(candidate=settings.weight, candidate_scale=fair_scale(settings.weight))
     stage = Stage(
         name=f"A/B test ({settings.weight} % of the callers)", traffic=traffic, until="verdict"
@@ -141,7 +142,7 @@ def ab_plan(settings: AbSpec) -> RolloutPlan:
 
 
 def shadow_plan(settings: ShadowSpec) -> RolloutPlan:
-    """One stage in which no caller sees the candidate, until the verdict."""
+    """Return one stage in which no caller gets the candidate's responses, until the verdict."""
     percent = settings.mirror_percent
     traffic = TrafficShares(mirror_percent=percent, candidate_scale=percent / 100)
     stage = Stage(
@@ -155,7 +156,7 @@ def shadow_plan(settings: ShadowSpec) -> RolloutPlan:
 
 
 def plan_of(settings: RolloutSpec) -> RolloutPlan:
-    """The stages of `settings`, and what follows them."""
+    """Return the stages of `settings`, and what follows them."""
     match settings:
         case CanarySpec():
             return canary_plan(settings)

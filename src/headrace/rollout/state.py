@@ -1,4 +1,4 @@
-"""State of a rollout and the traffic that it asks for; `machine` computes the next state."""
+"""State of a rollout and its requested traffic; `machine` computes the next state."""
 
 from enum import StrEnum
 
@@ -20,9 +20,9 @@ class RolloutPhase(StrEnum):
     """Blue-green: switched, and the old version is kept for an instant rollback."""
     PROMOTED = "promoted"
     ROLLED_BACK = "rolled_back"
-    """By a verdict, by a version that cannot become ready, by timeout, or manually."""
+    """Old version restored: by a verdict, an unready candidate, a timeout, or manually."""
     ABORTED = "aborted"
-    """Manually, before a decision; traffic as after a rollback."""
+    """Stopped manually, before a decision; traffic as after a rollback."""
     REPORTED = "reported"
     """A shadow without promotion ended with its report."""
     SUPERSEDED = "superseded"
@@ -43,24 +43,24 @@ class PromotedBy(StrEnum):
     """What decided that the candidate takes all requests."""
 
     PLAN = "plan"
-    """All steps are done; a `roll_back` verdict still takes precedence."""
+    """All steps completed; a `roll_back` verdict still takes precedence."""
     TIME = "time"
-    """`on_timeout`; a `roll_back` verdict still takes precedence."""
+    """Timeout with `on_timeout`; a `roll_back` verdict still takes precedence."""
     HAND = "hand"
     """A manual command; metrics no longer count."""
 
 
 class DecidedBy(StrEnum):
-    """What decided how a rollout ended."""
+    """Cause of the decision that ended a rollout."""
 
     VERDICT = "verdict"
     """A metric that was shown to be worse than tolerated."""
     REPLICAS = "replicas"
     """The candidate's replicas were not ready in time, or cannot run."""
     PLAN = "plan"
-    """Its stages are done, with a verdict where required."""
+    """All stages completed, with a verdict where required."""
     TIME = "time"
-    """`on_timeout`, once `max_duration_s` was over."""
+    """Timeout with `on_timeout`, once `max_duration_s` was over."""
     HAND = "hand"
 
 
@@ -75,7 +75,7 @@ class Verb(StrEnum):
 
 
 class TrafficShares(msgspec.Struct, frozen=True, kw_only=True):
-    """Traffic weights; `stable` has the rest of 100."""
+    """Traffic weights; `stable` is the remainder of 100."""
 
     candidate: int = 0
     baseline: int = 0
@@ -90,12 +90,12 @@ class TrafficShares(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def stable(self) -> int:
-        """The old version's weight."""
+        """Return the old version's weight."""
         return 100 - self.candidate - self.baseline
 
     @property
     def share(self) -> float:
-        """The candidate's share of the requests to the two compared versions, 0 to 1."""
+        """Return the candidate's share of the requests to the two compared versions, 0 to 1."""
         other = self.baseline if self.has_baseline else self.stable
         return self.candidate / max(self.candidate + other, 1)
 
@@ -115,7 +115,7 @@ class RolloutState(msgspec.Struct, frozen=True, kw_only=True):
     since: float
     """Start of `phase`, in seconds since 1970."""
     elapsed_s: float = -1.0
-    """Below 0: stored by a release whose times were all seconds since 1970."""
+    """Observed time; below 0 if stored by a release whose times were all seconds since 1970."""
     entered_at: float = 0.0
     """Start of `phase`."""
 
@@ -123,13 +123,13 @@ class RolloutState(msgspec.Struct, frozen=True, kw_only=True):
     """Canary step, from 0."""
 
     step_since: float | None = None
-    """When the step's weight came into force; None until then."""
+    """Time when the step's weight came into force; None until then."""
 
     resumes_at_phase: RolloutPhase | None = None
     """Phase after a pause."""
 
     reason: str = ""
-    """Why it is in this phase."""
+    """Reason of the phase."""
 
     verdict: RolloutVerdict | None = None
     """The newest verdict."""
@@ -137,7 +137,7 @@ class RolloutState(msgspec.Struct, frozen=True, kw_only=True):
     traffic: TrafficShares = TrafficShares()
 
     aimed_at: float | None = None
-    """When `traffic` or `step` last changed; None at the beginning."""
+    """Time when `traffic` or `step` last changed; None at the beginning."""
 
     counted_since: float | None = None
     """Start of `max_duration_s`; None until the candidate first got requests."""
@@ -146,13 +146,13 @@ class RolloutState(msgspec.Struct, frozen=True, kw_only=True):
     """Set while the candidate takes over, until its replicas and the gateway are ready."""
 
     awaits_approval: bool = False
-    """Paused by the plan, not manually, so `resume` passes the step."""
+    """Whether the plan paused it, not a command, so `resume` passes the step."""
 
     dropped_stable: bool = False
-    """The old version's replicas were stopped, so a rollback must start them first."""
+    """Whether the old version's replicas were stopped, so a rollback must start them first."""
 
     decided_by: DecidedBy | None = None
-    """What last promoted or rolled it back; None before."""
+    """Cause of the last promotion or rollback; None before."""
 
     def __post_init__(self) -> None:
         """Convert the times of a state of the older format, as of its newest time."""
@@ -175,21 +175,22 @@ class RolloutFacts(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds of `RolloutState.elapsed_s`."""
 
     candidate_ready: bool = False
-    """All replicas of `traffic` are ready."""
+    """Whether all replicas of `traffic` are ready."""
 
     candidate_failed: str = ""
-    """Why the candidate cannot become ready; empty while it may."""
+    """Reason why the candidate cannot become ready; empty while it may."""
 
     in_force: bool = False
-    """The gateway acknowledged `traffic`."""
+    """Whether the gateway acknowledged `traffic`."""
 
     verdict: RolloutVerdict | None = None
 
     judged_at: float = 0.0
-    """When `verdict` was read."""
+    """Time when `verdict` was read."""
 
     step_samples: int = 0
     """Requests per arm since the step's weight came into force, the smaller number."""
 
     insufficient_traffic: str = ""
-    """Why there are too few requests for a decision in time, with the remedy; empty otherwise."""
+    """Reason why there are too few requests for a decision in time, with the remedy; empty
+    otherwise."""
