@@ -1,10 +1,10 @@
-"""Envoy's request log: which requests are logged, with which fields.
+"""Envoy's request log: the logged requests and their fields.
 
-Lines are buffered for up to a second. Envoy appends for ever: rotate by renaming the file and
-asking for a new one (`EnvoyGateway.rotate_access_log`). They are JSON, so whatever a caller sends
-stays inside its quotes, and what it may make long is cut.
+Lines are buffered for up to a second. Envoy appends without limit: rotate by renaming the file and
+reopening it (`EnvoyGateway.rotate_access_log`). Lines are JSON, so callers' values stay inside
+their quotes, and values that callers can make long are truncated.
 
-An endpoint's own settings stand in the metadata of its routes: they change without the listener,
+An endpoint's own settings are in the metadata of its routes: they change without the listener,
 whose connections would be closed.
 """
 
@@ -18,11 +18,11 @@ from headrace.gateway.resources import Json, Resource, seconds, typed
 METADATA: Final = "headrace"
 """Metadata key under which routes store their endpoint's log settings."""
 _CEL: Final = "envoy.extensions.access_loggers.filters.cel.v3.ExpressionFilter"
-_RUNTIME_KEY: Final = "headrace.none"  # Envoy wants a name for an override that nobody sets
+_RUNTIME_KEY: Final = "headrace.none"  # Envoy requires a name for an override that is never set
 _FIRST_ERROR: Final = 400
 _PER_MILLION: Final = 1_000_000
 _SAID: Final = f"xds.route_metadata.filter_metadata['{METADATA}']"
-# Some requests have no route, and most routes say nothing.
+# Some requests have no route, and most routes have no log settings.
 _SAYS: Final = f"has(xds.route_metadata) && '{METADATA}' in xds.route_metadata.filter_metadata"
 _MODE: Final = f"({_SAYS} && 'log' in {_SAID} ? {_SAID}['log'] : '')"
 _HAS_SLOW: Final = f"{_SAYS} && 'slow' in {_SAID}"
@@ -48,7 +48,8 @@ _FIELDS: Final = {
     "bytes_in": "%BYTES_RECEIVED%",
     "bytes_out": "%BYTES_SENT%",
     "duration_ms": "%DURATION%",
-    # Until the request was here, until its replica began to answer, until the caller had it all.
+    # Times until the request was received, until the replica began to respond, until the response
+    # was sent.
     "receive_us": "%COMMON_DURATION(DS_RX_BEG:DS_RX_END:us)%",
     "replica_us": "%COMMON_DURATION(US_TX_BEG:US_RX_BEG:us)%",
     "send_us": "%COMMON_DURATION(US_RX_BEG:DS_TX_END:us)%",
@@ -56,7 +57,7 @@ _FIELDS: Final = {
 
 
 def access_log(path: Path, settings: RequestLogSpec) -> Resource:
-    """A logger that appends to `path`. The query string is left out: callers put secrets there."""
+    """Return a logger that appends to `path`, without query strings: they may contain secrets."""
     logger = typed(
         "headrace.access_log",
         "envoy.extensions.access_loggers.file.v3.FileAccessLog",
@@ -78,10 +79,10 @@ def log_metadata(log: EndpointLogSpec | None) -> Resource:
 
 
 def _filter_expression(settings: RequestLogSpec) -> Sequence[Resource]:
-    """What each has a line: one by its endpoint's wish, or by the gateway's where it has none.
+    """Return which requests are logged: by the endpoint's settings, else by the gateway's.
 
-    An expression costs a microsecond, so an ordinary request meets one at most: what Envoy compares
-    itself comes first.
+    An expression costs a microsecond, so an ordinary request evaluates at most one: conditions that
+    Envoy compares itself come first.
     """
     notable = _any(*_notable(settings.slow_s), _sampled(settings.sample_ratio))
     match settings.mode:
@@ -101,12 +102,12 @@ def _filter_expression(settings: RequestLogSpec) -> Sequence[Resource]:
 
 
 def _notable(slow_s: float) -> Sequence[Resource]:
-    """Errors, abandoned calls and slow calls, with the endpoint's limit for slow calls."""
+    """Return the filter of errors, abandoned calls and slow calls, with the endpoint's limit."""
     longest_ms: Resource = {"default_value": round(slow_s * 1000), "runtime_key": _RUNTIME_KEY}
     return [
         _status("GE", _FIRST_ERROR),
         _status("EQ", 0),
-        # Of others it makes a status that is not OK.
+        # For other requests Envoy reports a status that is not OK.
         _all(_IS_GRPC, {"grpc_status_filter": {"statuses": ["OK"], "exclude": True}}),
         _all(
             {"duration_filter": {"comparison": {"op": "GE", "value": longest_ms}}},
@@ -116,7 +117,7 @@ def _notable(slow_s: float) -> Sequence[Resource]:
 
 
 def _sampled(ratio: float) -> Resource:
-    """A share by chance, not by request id: callers choose that."""
+    """Return a random sample's filter, independent of the request id, which callers choose."""
     return {
         "runtime_filter": {
             "runtime_key": _RUNTIME_KEY,
@@ -142,7 +143,7 @@ _IS_GRPC: Final[Resource] = {
 
 
 def _expression(text: str) -> Resource:
-    """Condition on Envoy's attributes; false if it cannot be evaluated."""
+    """Return a condition on Envoy's attributes; false if it cannot be evaluated."""
     return {"extension_filter": typed("headrace.expression", _CEL, {"expression": text})}
 
 

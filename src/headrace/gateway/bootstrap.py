@@ -13,7 +13,7 @@ _CONNECTIONS: Final = "envoy.resource_monitors.global_downstream_max_connections
 _REFRESH_S: Final = 0.1
 _SHORTEST_IDLE_S: Final = 2.0
 _SMALLEST_CUT: Final = 1 << 20
-"""A request that holds less is never cut for its size."""
+"""Minimum size in bytes of a request that is reset for its size."""
 _ADMIN_MODE: Final = 0o600
 _ADMIN_PATHS: Final = (
     "/ready",
@@ -26,7 +26,7 @@ _ADMIN_PATHS: Final = (
 
 
 def bootstrap(settings: EnvoySettings) -> Resource:
-    """A configuration whose listeners, routes and clusters come from files in `run_dir`."""
+    """Return a configuration whose listeners, routes and clusters come from files in `run_dir`."""
     return {
         **_common(settings),
         "dynamic_resources": {
@@ -39,7 +39,7 @@ def bootstrap(settings: EnvoySettings) -> Resource:
 def static_bootstrap(
     settings: EnvoySettings, listeners: Sequence[Resource], clusters: Sequence[Resource]
 ) -> Resource:
-    """The same with everything inline: what `envoy --mode validate` can check as a whole."""
+    """Return the same with everything inline, for `envoy --mode validate`."""
     inline: Json = {"listeners": listeners, "clusters": clusters}
     return {**_common(settings), "static_resources": inline}
 
@@ -59,10 +59,10 @@ def _common(settings: EnvoySettings) -> Resource:
 
 
 def _overload_manager(settings: EnvoySettings) -> Resource:
-    """What Envoy does when memory or connections run out: those go first that cost the most.
+    """Return Envoy's actions when memory or connections run out, most expensive load first.
 
-    Large HTTP/2 requests are cut from the largest on before anybody else is refused; connections
-    without a request are closed ever sooner before new ones are.
+    Large HTTP/2 requests are reset from the largest on before other requests are refused; idle
+    connections are closed ever sooner before new ones are refused.
     """
     return {
         "refresh_interval": seconds(_REFRESH_S),
@@ -112,12 +112,12 @@ def _action(name: str, monitor: str, trigger: Resource) -> Resource:
 
 
 def _from(share: float) -> Resource:
-    """All at once, above this share of what there may be."""
+    """Return a trigger that acts fully above this share of the limit."""
     return {"threshold": {"value": share}}
 
 
 def _between(low: float, high: float) -> Resource:
-    """More and more, between these shares of it."""
+    """Return a trigger that acts increasingly between these shares of the limit."""
     return {"scaled": {"scaling_threshold": low, "saturation_threshold": high}}
 
 

@@ -1,13 +1,13 @@
-"""Recognition of callers: filters with their own files (ECDS), and the listener for tokens.
+"""Authentication of callers: filters with their own files (ECDS), and the listener for tokens.
 
-A change of a listener drains its connections; one of these files is in force within a millisecond
-and disturbs nobody.
+A change of a listener drains its connections; a change of one of these files is in force within a
+millisecond and closes no connection.
 
-Envoy refuses a whole configuration for one provider without a usable key, and with it a key that
-somebody revokes just then; and it takes symmetric keys, by which whoever reads them makes tokens.
+Envoy rejects a whole configuration if one provider has no usable key, also if a key is just being
+revoked; and it accepts symmetric keys, with which any reader of the key can issue tokens.
 
-In the way of every request the filter for tokens would cost more than all else that is asked, also
-of callers with keys. So the script asks this listener once about a token, and again now and then.
+As a filter of every request, token verification would cost more than all other checks, also for
+callers with API keys. So the script asks this listener once about a token, and again periodically.
 """
 
 # ruff: noqa: PLC0415  # cryptography takes longer to load than a gateway without providers to start
@@ -44,23 +44,23 @@ from headrace.gateway.settings import EndpointRoute, EnvoySettings, GatewayPolic
 from headrace.gateway.upstreams import verified_tls
 
 TYPE: Final = "envoy.config.core.v3.TypedExtensionConfig"
-"""Content of the filter's file: its configuration with its name."""
+"""Type of the content of a filter's file: its configuration with its name."""
 
 
 @dataclass(frozen=True, slots=True)
 class Extension:
-    """A filter's name, its configuration's type, and the file that holds it."""
+    """Filter with its name, its configuration's type, and the file that holds it."""
 
     filter_name: str
     type_name: str
     file: str
 
     def resource(self, config: Resource) -> Resource:
-        """What the file holds."""
+        """Return the content of the file."""
         return {"name": self.filter_name, "typed_config": any_of(self.type_name, config)}
 
     def discovered(self, directory: Path) -> Resource:
-        """Filter in a chain that reads its configuration from the file."""
+        """Return a filter of a chain that reads its configuration from the file."""
         types: Json = [any_of(self.type_name)["@type"]]
         source: Resource = {
             "path_config_source": {"path": str(directory / self.file)},
@@ -88,7 +88,7 @@ EXTENSIONS: Final = (JWT, IDENTIFY, LIMITS, FLOOD)
 def extension_configs(
     policy: GatewayPolicy, endpoints: Sequence[EndpointRoute] = ()
 ) -> Mapping[Extension, Resource]:
-    """The configuration of each."""
+    """Return the configuration of each extension."""
     return {
         JWT: jwt_filter(policy),
         IDENTIFY: identify_filter(policy),
@@ -104,10 +104,11 @@ _PORTS: Final = {"http": 80, "https": 443}
 
 
 def jwt_filter(policy: GatewayPolicy) -> Resource:
-    """Verify one token, and name its issuer.
+    """Return the filter that verifies one token and reports its issuer.
 
-    It remembers none: it would take one for as long as that is valid, although its key is gone.
-    Envoy takes no provider without keys: one whose file could not be read is left out.
+    It caches no tokens: it would accept a cached one for as long as that is valid, although its key
+    was revoked. Envoy accepts no provider without keys: a provider whose file could not be read is
+    left out.
     """
     providers: dict[str, Json] = {
         jwt.name: _provider(jwt, policy.key_sets.get(jwt.name, ""))
@@ -120,7 +121,7 @@ def jwt_filter(policy: GatewayPolicy) -> Resource:
             return {}
         case 1:
             requires = named[0]
-        case _:  # Envoy wants two of them at least
+        case _:  # Envoy requires at least two of them
             requires = {"requires_any": {"requirements": named}}
     return {
         "providers": providers,
@@ -129,7 +130,7 @@ def jwt_filter(policy: GatewayPolicy) -> Resource:
 
 
 def identify_filter(policy: GatewayPolicy) -> Resource:
-    """The script that decides, with all keys that it knows."""
+    """Return the script that decides, with all known keys."""
     return {
         "source_codes": {IDENTIFY_SCRIPT: {"inline_string": identify_source(policy)}},
         "clear_route_cache": False,
@@ -137,14 +138,14 @@ def identify_filter(policy: GatewayPolicy) -> Resource:
 
 
 def key_set_clusters(settings: EnvoySettings, policy: GatewayPolicy) -> Iterator[Resource]:
-    """Where keys of identity providers are fetched from."""
+    """Yield the clusters from which the keys of identity providers are fetched."""
     for jwt in policy.access.jwt:
         if jwt.jwks_url:
             yield _cluster(settings, jwt)
 
 
 def _provider(jwt: JwtSpec, key_set: str) -> Resource:
-    scheme: Json = {"name": "authorization", "value_prefix": "Bearer "}  # in no query string
+    scheme: Json = {"name": "authorization", "value_prefix": "Bearer "}  # not in the query string
     keys: Resource = {"local_jwks": {"inline_string": key_set}}
     if jwt.jwks_url:
         keys = {"remote_jwks": _fetched(jwt)}
@@ -167,7 +168,8 @@ def _fetched(jwt: JwtSpec) -> Resource:
             "timeout": seconds(_FETCH_TIMEOUT_S),
         },
         "cache_duration": seconds(jwt.jwks_cache_s),
-        # Ahead of time, so that no request waits for it; listeners do not wait either.
+        # Keys are fetched in advance, so that no request waits for them; listeners do not wait
+        # either.
         "async_fetch": {"fast_listener": True, "failed_refetch_duration": seconds(_RETRY_S)},
     }
 
@@ -206,7 +208,7 @@ _CONNECT_TIMEOUT: Final = "1s"
 def verify_listener(
     settings: EnvoySettings, configs: Mapping[Extension, Resource] | None
 ) -> Resource:
-    """Answers 200 and whose token it was, or 401.
+    """Return a listener that responds 200 with a token's identity, or 401.
 
     Args:
         configs: What extensions are configured with; None has Envoy read it from their files.
@@ -240,12 +242,12 @@ def verify_listener(
         "name": VERIFY,
         "address": _pipe(settings.verify_socket, mode=_PRIVATE_MODE),
         "filter_chains": [chain],
-        "ignore_global_conn_limit": True,  # however many callers there are, they can be told apart
+        "ignore_global_conn_limit": True,  # however many callers there are
     }
 
 
 def verify_cluster(settings: EnvoySettings) -> Resource:
-    """How the script reaches it."""
+    """Return the cluster by which the script reaches the listener."""
     endpoint: Resource = {"endpoint": {"address": _pipe(settings.verify_socket)}}
     options = any_of(HTTP_OPTIONS, {"explicit_http_config": {"http2_protocol_options": {}}})
     return {
@@ -271,7 +273,7 @@ _MOST_KEYS: Final = 256
 
 
 def usable_key_set(text: str) -> str:
-    """The keys of a JWK set (RFC 7517) that verify signatures, and only what is public of them.
+    """Return the signing keys of a JWK set (RFC 7517), with their public fields only.
 
     Empty if there are none: tokens of this provider are then rejected.
     """
@@ -306,7 +308,7 @@ def _verifies(key: Mapping[str, Any]) -> bool:
 
 
 def _is_on_curve(key: Mapping[str, Any]) -> bool:
-    """Raise ValueError if its point lies elsewhere."""
+    """Whether the key's point is on its curve; ValueError if it is not."""
     from cryptography.hazmat.primitives.asymmetric import ec
 
     curves = {"P-256": ec.SECP256R1(), "P-384": ec.SECP384R1(), "P-521": ec.SECP521R1()}
@@ -329,7 +331,7 @@ def _number(text: str) -> int:
 
 
 def _bytes(text: str) -> bytes:
-    """Decode base64url without padding; ValueError for other text."""
+    """Return decoded base64url without padding; ValueError for other text."""
     try:
         return base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
     except binascii.Error as error:

@@ -22,40 +22,40 @@ from headrace.gateway.upstreams import (
 )
 
 REPLICAS: Final = "replicas"
-"""The cluster of all ready replicas, for what no endpoint is named for."""
+"""Name of the cluster of all ready replicas, for requests that name no endpoint."""
 CONTROL: Final = "control"
-"""The cluster of the control plane's own port."""
+"""Name of the cluster of the control plane's own port."""
 LIMITS: Final = "limits"
-"""The cluster of the rate limit service."""
+"""Name of the cluster of the rate limit service."""
 
 _CONNECT_TIMEOUT_S: Final = 1.0
 _SERVICE_CONNECT_TIMEOUT_S: Final = 0.25
-# Shorter than a replica's idle timeout (300 s), so that it is Envoy that closes: a request sent
-# into a connection that the replica is just closing would be lost.
+# Shorter than a replica's idle timeout (300 s), so that Envoy closes first: a request sent into a
+# connection that the replica is closing would be lost.
 _UPSTREAM_IDLE_S: Final = 60.0
 
 
 def cluster_name(endpoint: str, key: str) -> str:
-    """The cluster of the arm called `key`; no endpoint's name has a tilde, so it is unique."""
+    """Return the name of the cluster of the arm `key`; unique, as endpoint names have no tilde."""
     return f"{endpoint}~{key}"
 
 
 def stat_name(cluster: str) -> str:
-    """`cluster` as Envoy's metrics name it: a dot would split the metric's name."""
+    """Return `cluster` as Envoy's metrics name it: a dot would split the metric's name."""
     return cluster.replace(".", "+")
 
 
 def arm_of(cluster: str) -> tuple[str, str] | None:
-    """Endpoint and arm key of a cluster, also as Envoy's metrics name it; None for other clusters.
+    """Return endpoint and arm key of a cluster or its metric name; None for other clusters.
 
-    (No endpoint's name has a plus either.)
+    (Endpoint names have no plus sign either.)
     """
     endpoint, tilde, key = cluster.partition("~")
     return (endpoint.replace("+", "."), key) if tilde else None
 
 
 def endpoint_clusters(settings: EnvoySettings, endpoint: EndpointRoute) -> Iterator[Resource]:
-    """Return one cluster per live arm."""
+    """Yield one cluster per live arm."""
     for arm in endpoint.arms:
         name = cluster_name(endpoint.name, arm.key)
         if arm.upstream is not None:
@@ -65,7 +65,7 @@ def endpoint_clusters(settings: EnvoySettings, endpoint: EndpointRoute) -> Itera
 
 
 def shared_clusters(settings: EnvoySettings, replicas: Sequence[str]) -> Iterator[Resource]:
-    """Clusters for server-level requests; `replicas` are those of all endpoints."""
+    """Yield clusters for server-level requests; `replicas` are those of all endpoints."""
     if replicas:
         yield _cluster(settings, REPLICAS, replicas)
     if settings.control_address is not None:
@@ -79,7 +79,7 @@ def shared_clusters(settings: EnvoySettings, replicas: Sequence[str]) -> Iterato
 
 
 def _secured_service(settings: EnvoySettings, target: LimitsTarget) -> Resource:
-    """The same on another host, which has to be known by name and gets to know this gateway."""
+    """Return the cluster of a service on another host, verified by name and by mutual TLS."""
     address: Resource = {"socket_address": {"address": target.host, "port_value": target.port}}
     found_by: Resource = {"type": "STRICT_DNS", "respect_dns_ttl": True, "dns_lookup_family": "ALL"}
     socket = upstream_socket(
@@ -99,7 +99,7 @@ def _secured_service(settings: EnvoySettings, target: LimitsTarget) -> Resource:
 
 
 def _service_cluster(address: Resource) -> Resource:
-    """The rate limit service: gRPC, and given up soon, because requests wait for it."""
+    """Return the rate limit service's gRPC cluster, with a short timeout: requests wait for it."""
     return {
         "name": LIMITS,
         "type": "STATIC",
@@ -117,7 +117,7 @@ def _service_cluster(address: Resource) -> Resource:
 
 
 def all_replicas(endpoints: Sequence[EndpointRoute]) -> tuple[str, ...]:
-    """Every ready replica's address, each once."""
+    """Return every ready replica's address once."""
     return tuple(dict.fromkeys(a for e in endpoints for arm in e.arms for a in arm.replicas))
 
 
@@ -136,7 +136,7 @@ def _cluster(settings: EnvoySettings, name: str, addresses: Sequence[str]) -> Re
                 {"lb_endpoints": [{"endpoint": {"address": address_of(a)}} for a in addresses]}
             ],
         },
-        # Without this, Envoy goes on sending to ejected replicas once half of them are out.
+        # Without this, Envoy continues to send to ejected replicas once half of them are ejected.
         "common_lb_config": {"healthy_panic_threshold": {"value": 0}},
         "outlier_detection": outlier_detection(-(-100 * (count - 1) // count)),
         **(reach_checks() if is_elsewhere else {}),
@@ -156,6 +156,6 @@ def _cluster(settings: EnvoySettings, name: str, addresses: Sequence[str]) -> Re
 
 
 def _is_remote(address: str) -> bool:
-    """Whether it may be on another host: not a socket of this one, nor of its loopback."""
+    """Whether the address may be on another host: neither a Unix socket nor loopback."""
     parsed = parse_address(address)
     return isinstance(parsed, tuple) and not ipaddress.ip_address(parsed[0]).is_loopback

@@ -66,21 +66,21 @@ _LOG_LINES: Final = 5
 _LEAST_TO_END_S: Final = 1.0
 _LOG_BYTES: Final = 64 << 20
 _PRIVATE: Final = 0o700
-_WITHOUT_ARMS: Final = "^([^h]|h[^e]|headrace_ref)"  # RE2 knows no negation
+_WITHOUT_ARMS: Final = "^([^h]|h[^e]|headrace_ref)"  # RE2 has no negation
 _BRIEF: Final = (
     "^([^hc]|h[^e]|headrace_ref|c[^l]|cluster_manager"
     r"|cluster\.[^.]+\.(upstream_rq_([1-5]xx|total|active|timeout|retry.*|pending_overflow)"
     r"|upstream_cx_(total|active|connect_fail|connect_timeout|overflow)"
     r"|membership_(healthy|total)|outlier_detection\.ejections_active)$)"
 )
-"""The same, of a cluster only what tells how it does."""
+"""Statistics with only the health of each cluster."""
 
 
 class EnvoyGateway:
     """One Envoy process and its configuration.
 
-    It outlives this object, and the process that made it: another one, with the same `run_dir`, may
-    `adopt` it. Not safe to start or stop from two tasks at once; `publish` is.
+    It outlives this object, and the process that created it: another object with the same `run_dir`
+    may `adopt` it. `start` and `stop` must not run concurrently; `publish` may.
     """
 
     def __init__(self, settings: EnvoySettings) -> None:
@@ -97,21 +97,21 @@ class EnvoyGateway:
 
     @property
     def pid(self) -> int | None:
-        """Envoy's process number; None before a start and after its end."""
+        """Return Envoy's process ID; None before a start and after its end."""
         return self._process.pid if self.is_running() and self._process else None
 
     @property
     def log_path(self) -> Path:
-        """Envoy's own log, in `log_format`."""
+        """Return the path of Envoy's own log, in `log_format`."""
         return self.settings.run_dir / "envoy.log"
 
     @property
     def access_log_path(self) -> Path:
-        """One JSON line per request, if `access_log` is on."""
+        """Return the path of the request log: one JSON line per request, if `access_log` is on."""
         return self.settings.run_dir / "access.log"
 
     def is_running(self) -> bool:
-        """Whether Envoy lives."""
+        """Whether Envoy runs."""
         return self._process is not None and self._process.is_running()
 
     async def start(
@@ -171,11 +171,11 @@ class EnvoyGateway:
         self._hold(process)
 
     async def publish(self, snapshot: Snapshot) -> None:
-        """Bring a snapshot into force; as `Publisher.publish`."""
+        """Publish a snapshot; as `Publisher.publish`."""
         await self.publisher.publish(snapshot)
 
     async def validate(self, snapshot: Snapshot) -> None:
-        """Let Envoy check a snapshot without serving it.
+        """Let Envoy validate a snapshot without serving it.
 
         Raises:
             SnapshotRejectedError: Envoy would refuse it.
@@ -198,11 +198,11 @@ class EnvoyGateway:
             raise SnapshotRejectedError(reason)
 
     async def wait(self) -> int | None:
-        """Wait for Envoy's end: its exit status, None if it was adopted or never ran."""
+        """Wait for Envoy's end; return its exit status, None if it was adopted or never ran."""
         return None if self._process is None else await self._process.wait()
 
     async def stats(self, *, full: bool = True) -> str:
-        """Envoy's metrics in Prometheus' text format; only those that were ever touched.
+        """Return Envoy's metrics in Prometheus' text format, without unused ones.
 
         Without the counts of arms, of which there is a histogram for every status.
 
@@ -213,7 +213,7 @@ class EnvoyGateway:
         return await self.admin.get(f"/stats/prometheus?usedonly&filter={quote(names)}")
 
     async def arm_statistics(self, endpoints: Collection[str]) -> GatewayStatistics:
-        """What Envoy has counted of these endpoints' splits, since it started.
+        """Return Envoy's counts of these endpoints' splits since its start.
 
         Everything that ended before the call is in it.
 
@@ -223,7 +223,7 @@ class EnvoyGateway:
         return await self._statistics(OF_SPLITS, lambda text: read_splits(text, endpoints))
 
     async def endpoint_statistics(self, endpoints: Collection[str]) -> GatewayStatistics:
-        """What Envoy has counted of all callers' requests to these endpoints, since it started.
+        """Return Envoy's counts of all callers' requests to these endpoints since its start.
 
         Everything that ended before the call is in it.
 
@@ -238,7 +238,7 @@ class EnvoyGateway:
         read: Callable[[bytes], tuple[Mapping[Arm, ArmStatistics], int]],
     ) -> GatewayStatistics:
         epoch = self._epoch()
-        # Asking for anything makes worker threads hand over what they have: not at once.
+        # A request for statistics makes worker threads hand over their counts, but not immediately.
         counted = await self.admin.stats(question.total, StatKind.COUNTER)
         expected = sum(int(value) for value in counted.values())
         arms, total = read((await self.admin.get(question.histograms)).encode())
@@ -256,7 +256,7 @@ class EnvoyGateway:
         return GatewayStatistics(epoch=epoch, arms=arms)
 
     async def upstream_health(self, endpoint: str, key: str) -> tuple[int, int]:
-        """How many servers answer for an arm by Envoy's own checks, and how many there are.
+        """Return the servers of an arm that pass Envoy's health checks, and all its servers.
 
         Zero and zero if Envoy has no such arm.
 
@@ -268,7 +268,7 @@ class EnvoyGateway:
         return int(gauges.get(f"{prefix}healthy", 0)), int(gauges.get(f"{prefix}total", 0))
 
     async def handshakes(self) -> dict[tuple[str, str], Handshakes]:
-        """How TLS with upstreams went since Envoy knows them, by endpoint and arm key.
+        """Return TLS handshakes with upstreams since Envoy has them, by endpoint and arm key.
 
         Raises:
             GatewayUnavailableError: Envoy does not answer.
@@ -277,7 +277,7 @@ class EnvoyGateway:
         return read_handshakes(counters | await self.admin.stats(HANDSHAKES, StatKind.GAUGE))
 
     async def in_flight(self) -> dict[tuple[str, str], int]:
-        """Requests that arms have taken and not answered, by endpoint and arm key.
+        """Return requests that arms received and did not answer, by endpoint and arm key.
 
         Those count that a replica has not read from its socket yet. Arms that never had a request
         are left out.
@@ -290,9 +290,9 @@ class EnvoyGateway:
         return {arm: value for arm, value in arms if arm is not None}
 
     async def stop(self, drain_s: float) -> None:
-        """Take no new connections, let running requests end, then end Envoy.
+        """Accept no new connections, let running requests end, then end Envoy.
 
-        After `drain_s` seconds, and never much later, what still runs is cut.
+        Requests that still run after `drain_s` seconds are aborted.
         """
         process = self._process
         if process is None:
@@ -304,7 +304,7 @@ class EnvoyGateway:
         self._hold(None)
 
     async def rotate_logs(self, *, max_bytes: int = _LOG_BYTES) -> None:
-        """Keep each log and its predecessor (`.1`) at about `max_bytes`. Call it now and then."""
+        """Limit each log and its predecessor (`.1`) to about `max_bytes`; call it periodically."""
         await asyncio.to_thread(truncate, self.log_path, max_bytes=max_bytes)
         if size_of(self.access_log_path) > max_bytes:
             old = self.access_log_path.with_name(f"{self.access_log_path.name}.1")
@@ -313,7 +313,7 @@ class EnvoyGateway:
             await self.admin.post("/reopen_logs")
 
     def _epoch(self) -> str:
-        """Names the running process: its number, and when it started."""
+        """Return an identity of the running process: its ID and its start time."""
         if self._process is None or not self.is_running():
             raise GatewayUnavailableError("Envoy is not running")
         return f"{self._process.pid}-{self._process.start_ticks}"
@@ -331,13 +331,13 @@ class EnvoyGateway:
         self.settings.run_dir.parent.mkdir(parents=True, exist_ok=True)
         make_private(self.settings.run_dir)
         user = self.settings.user
-        if user is not None:  # Envoy writes nothing else: root trusts what lies in `run_dir`
+        if user is not None:  # Envoy writes nothing else, as root trusts the content of `run_dir`
             self.settings.socket_dir.mkdir(mode=_PRIVATE, exist_ok=True)
             os.chown(self.settings.socket_dir, user, user)
         self._make_access_log()
 
     def _make_access_log(self) -> None:
-        """Let the access log be Envoy's, which may not create it."""
+        """Create the access log, owned by Envoy, which may not create it."""
         user = self.settings.user
         if user is not None and self.settings.access_log:
             flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
@@ -368,7 +368,7 @@ class EnvoyGateway:
             raise self._failed("was not ready in time", offset) from error
 
     async def _answers(self, process: Process, offset: int) -> None:
-        """Wait for the admin socket, as long as the process lives."""
+        """Wait until the admin socket responds, as long as the process runs."""
         while True:
             if not process.is_running():
                 raise self._failed("exited during startup", offset)
@@ -401,11 +401,11 @@ class EnvoyGateway:
                 await self.admin.post("/drain_listeners")
                 await _until(self._is_idle)
         except (TimeoutError, GatewayUnavailableError):
-            return  # cut what still runs; or Envoy is gone already
+            return  # abort the rest; or Envoy has already exited
 
 
 def check_ports(settings: EnvoySettings) -> None:
-    """Find out before Envoy does, whose own complaint would come late and in its log.
+    """Check the ports before Envoy does, whose own error would come late and in its log.
 
     Raises:
         PortInUseError: Another process listens there.

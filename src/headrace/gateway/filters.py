@@ -1,8 +1,8 @@
-"""HTTP filters that every request passes, and what each route asks of its callers.
+"""HTTP filters of every request, and each route's authentication.
 
-Beyond loopback every route asks who calls, except those about health and those of public
-endpoints; on loopback only endpoints whose spec says so do. A filter is in a stream only if the
-stream's first route configures it, so what is open pays nothing.
+Beyond loopback every route authenticates callers, except health routes and those of public
+endpoints; on loopback only endpoints whose spec requires it do. A filter is in a stream only if the
+stream's first route configures it, so public routes have no cost.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -34,10 +34,10 @@ from headrace.gateway.scripts_auth import IDENTIFY as IDENTIFY_SCRIPT
 from headrace.gateway.settings import EndpointRoute, EnvoySettings
 
 CREDENTIALS: Final = ("authorization", "x-api-key")
-"""The headers by which callers show who they are; no replica gets them."""
+"""Headers with callers' credentials; they are never forwarded to replicas."""
 AUTHORIZE_FILTER: Final = "headrace.authorize"
 GUARDS: Final = (IDENTIFY.filter_name, AUTHORIZE_FILTER)
-"""The filters that ask; our own requests, by the private socket, do not meet them."""
+"""Authentication filters; the system's own requests, by the private socket, bypass them."""
 _ANYBODY_KNOWN: Final = EndpointAccess()
 
 
@@ -53,39 +53,39 @@ class AuthFilters:
     """Whether some endpoint requires an authenticated caller."""
 
     def access(self, endpoint: EndpointRoute) -> EndpointAccess | None:
-        """What `endpoint` asks for; None for nothing."""
+        """Return the authentication that `endpoint` requires; None for none."""
         access = endpoint.access or (_ANYBODY_KNOWN if self.closed else None)
         return None if access is None or access.public else access
 
     def endpoint(self, endpoint: EndpointRoute, version: str = "") -> Resource:
-        """Filters of an HTTP route to `endpoint`, or to one version of it."""
+        """Return the filters of an HTTP route to `endpoint`, or to one version of it."""
         access = self.access(endpoint)
         return {} if access is None else _identify(_rule(access, endpoint.name, version))
 
     def grpc_endpoint(self, endpoint: EndpointRoute, version: str = "") -> Resource:
-        """Filters of a gRPC route: the caller is known when it is chosen."""
+        """Return the filters of a gRPC route: it is chosen after the caller was identified."""
         access = self.access(endpoint)
         return {} if access is None else _authorize(_rule(access, endpoint.name, version))
 
     @property
     def identifies_callers(self) -> bool:
-        """Whether callers are authenticated on some route, so that responses may depend on them."""
+        """Whether some route identifies callers, so that responses may depend on them."""
         return self.closed or self.requires_caller
 
     def unknown(self) -> Resource:
-        """Filters of a route to a missing endpoint: handled as an endpoint with authentication."""
+        """Return the filters of a route to a missing endpoint: as for one with authentication."""
         return _identify(_rule(_ANYBODY_KNOWN, NAMED)) if self.identifies_callers else {}
 
     def grpc_unknown(self) -> Resource:
-        """The same for a gRPC route that is chosen after the model's name was read."""
+        """Return the same for a gRPC route that is chosen after the model's name was read."""
         return _authorize(_rule(_ANYBODY_KNOWN, NAMED)) if self.identifies_callers else {}
 
     def every(self) -> Resource:
-        """Filters of a route about all endpoints."""
+        """Return the filters of a route about all endpoints."""
         return _identify(_rule(_ANYBODY_KNOWN, EVERY)) if self.identifies_callers else {}
 
     def listing(self, endpoints: Sequence[EndpointRoute]) -> Resource:
-        """Filters of a route that names endpoints: those that the caller may use."""
+        """Return the filters of a route that lists the endpoints that the caller may use."""
         if not self.identifies_callers:
             return {}
         marked = sorted((e.name, "!" if self.access(e) else "") for e in endpoints)
@@ -93,11 +93,11 @@ class AuthFilters:
         return _identify(rule, endpoints=" ".join(mark + name for name, mark in marked))
 
     def server(self) -> Resource:
-        """Filters of a route without endpoint: any authenticated caller may use it."""
+        """Return the filters of a route without endpoint, for any authenticated caller."""
         return _identify(_rule(_ANYBODY_KNOWN)) if self.closed else {}
 
     def grpc_check(self, *, health: bool = False, every: bool = False) -> Resource:
-        """Filters of the first route of a gRPC call, before it is known which model it names.
+        """Return the filters of a gRPC call's first route, before its model is known.
 
         Nobody's messages are held and read where no endpoint is for everybody.
 
@@ -115,7 +115,7 @@ class AuthFilters:
 
 
 def auth_filters(settings: EnvoySettings, endpoints: Iterable[EndpointRoute]) -> AuthFilters:
-    """What this gateway asks where."""
+    """Return the authentication filters of this gateway."""
     plain = AuthFilters(closed=not settings.is_loopback)
     authenticates = [plain.access(endpoint) is not None for endpoint in endpoints]
     return AuthFilters(
@@ -126,7 +126,7 @@ def auth_filters(settings: EnvoySettings, endpoints: Iterable[EndpointRoute]) ->
 
 
 def without_credentials(action: Resource) -> Resource:
-    """`action`, of a route or of one cluster of a split, that passes on no credentials."""
+    """Return `action`, of a route or of a split's cluster, without forwarded credentials."""
     return {**action, "request_headers_to_remove": CREDENTIALS}
 
 
@@ -144,18 +144,18 @@ def _authorize(rule: str) -> Resource:
 
 
 def _rule(access: EndpointAccess, endpoint: str = "", version: str = "") -> str:
-    """`ENDPOINT|VERSION|METHODS`, which the scripts take apart once and remember."""
+    """Return `ENDPOINT|VERSION|METHODS`, which the scripts parse once and cache."""
     methods = ",".join(str(method) for method in access.any_of)
     return f"{endpoint}|{version}|{methods}"
 
 
 _LUA_PER_ROUTE: Final = "envoy.extensions.filters.http.lua.v3.LuaPerRoute"
-# There but idle: the route that is chosen in the end may have it run.
+# Present but idle: the finally chosen route may activate it.
 _AUTHORIZE_IDLE: Final[Resource] = {AUTHORIZE_FILTER: any_of(_LUA_PER_ROUTE, {"disabled": True})}
 MODEL_HEADER: Final = "x-model"
-"""Which model a gRPC call names; with the version after a tilde, if it names one."""
+"""Model that a gRPC call names; with the version after a tilde, if it names one."""
 VERSION_HEADER: Final = "x-model-version"
-"""What clients tell a replica's own gRPC port; behind the gateway the message alone counts."""
+"""Version header of a replica's own gRPC port; behind the gateway only the message counts."""
 SERVICE: Final = "inference.GRPCInferenceService"
 HEALTH_CHECK: Final = "grpc.health.v1.Health/Check"
 MODEL_RPCS: Final = {
@@ -165,7 +165,7 @@ MODEL_RPCS: Final = {
     "ModelConfig": ("name", "version"),
     "ModelStatistics": ("name", "version"),
 }
-"""The unary rpcs that name a model, and the fields that do."""
+"""Unary RPCs that name a model, and their fields with the name."""
 _EXTRACTION_FILTER: Final = "envoy.filters.http.grpc_field_extraction"
 _BRIDGE_FILTER: Final = "headrace.bridge"
 _BRIDGE: Final = "envoy.extensions.filters.http.grpc_http1_reverse_bridge"
@@ -176,11 +176,11 @@ _LUA: Final = "envoy.extensions.filters.http.lua.v3.Lua"
 _GRPC_ONLY: Final[Resource] = {
     _EXTRACTION_FILTER: any_of("envoy.config.route.v3.FilterConfig", {"config": {}}),
     _BRIDGE_FILTER: any_of(f"{_BRIDGE}.v3.FilterConfigPerRoute", {"disabled": False}),
-    # There but idle: the route that is chosen in the end may have it run.
+    # Present but idle: the finally chosen route may activate it.
     _REFUSE_FILTER: any_of(_LUA_PER_ROUTE, {"disabled": True}),
 }
 BRIDGING: Final[Resource] = _GRPC_ONLY
-"""Per-route configuration of gRPC calls: only their streams have the filters that are for gRPC."""
+"""Per-route configuration of gRPC calls: only their streams have the gRPC filters."""
 SELECTING: Final[Resource] = {
     **_GRPC_ONLY,
     _SELECT_FILTER: any_of(_LUA_PER_ROUTE, {"name": SELECT}),
@@ -192,11 +192,11 @@ INFLATING: Final[Resource] = {
 }
 """Per-route configuration: the same for messages that may be compressed."""
 UNIT_IDLE: Final[Resource] = {_UNIT_FILTER: any_of(_LUA_PER_ROUTE, {"disabled": True})}
-"""Per-route configuration: who calls may have to be read, once it is known which model."""
+"""Per-route configuration: the sticky key may have to be read once the model is known."""
 BRIDGED_ELSEWHERE: Final[Resource] = {
     _BRIDGE_FILTER: any_of(f"{_BRIDGE}.v3.FilterConfigPerRoute", {"disabled": True})
 }
-"""Per-route configuration: gRPC goes on as gRPC."""
+"""Per-route configuration: gRPC is forwarded as gRPC."""
 REFUSING: Final[Resource] = {_REFUSE_FILTER: any_of(_LUA_PER_ROUTE, {"name": REFUSE})}
 """Per-route configuration: respond that the model does not exist."""
 CHECKING_NAMES: Final[Resource] = {_REFUSE_FILTER: any_of(_LUA_PER_ROUTE, {"name": CHECK_NAMES})}
@@ -204,17 +204,16 @@ CHECKING_NAMES: Final[Resource] = {_REFUSE_FILTER: any_of(_LUA_PER_ROUTE, {"name
 
 
 def reading_unit(sticky: StickySpec) -> Resource:
-    """Per-route configuration: read who calls and, if that is known, choose the route again."""
+    """Return the per-route configuration that reads the sticky key and chooses the route again."""
     context: Resource = {"cookie": sticky.cookie} if sticky.cookie else {"claim": sticky.claim}
     return {_UNIT_FILTER: any_of(_LUA_PER_ROUTE, {"name": UNIT, "filter_context": context})}
 
 
 def early_mutations() -> Sequence[Resource]:
-    """Remove what only the gateway may set, before anything looks at a header.
+    """Return the removal of gateway-only headers, before any filter reads a header.
 
     `x-model` would name another model than the one in the body. (Envoy removes `x-envoy-*` itself,
-    since no address counts as internal; the deadline in `TIMEOUT_HEADER` is the caller's to
-    set.)
+    since no address counts as internal; callers may set the deadline in `TIMEOUT_HEADER`.)
     """
     mutations: Sequence[Resource] = [
         {"remove": header} for header in (MODEL_HEADER, VERSION_HEADER, *INTERNAL_HEADERS)
@@ -233,7 +232,7 @@ def http_filters(
     descriptor_set: Path,
     configs: Mapping[Extension, Resource] | None = None,
 ) -> Sequence[Resource]:
-    """Body limit, who calls, which model, may it, how much, refusals, the bridge, the router.
+    """Return the HTTP filters in order, from the body limit to the router.
 
     Args:
         configs: What extensions are configured with; None has Envoy read it from their files.
@@ -269,7 +268,7 @@ def http_filters(
         _on_some_routes(
             _BRIDGE_FILTER,
             f"{_BRIDGE}.v3.FilterConfig",
-            # With withheld frames Envoy would make the status from HTTP's alone, and an error of
+            # With withheld frames Envoy would derive the status from HTTP alone, and an error of
             # the replica would reach the caller as OK with an empty message.
             {"content_type": "application/grpc", "withhold_grpc_frames": False},
         ),
@@ -286,19 +285,19 @@ def _extension(
 
 
 def without_auth_filters(filters: Sequence[Resource]) -> Sequence[Resource]:
-    """`filters` without those that ask who calls, and how much."""
+    """Return `filters` without authentication and rate limits."""
     left_out = {*GUARDS, *LIMIT_FILTERS}
     return [http_filter for http_filter in filters if http_filter["name"] not in left_out]
 
 
 def _script(name: str, **sources: str) -> Resource:
-    """A filter of Lua: routes choose which of `sources` it runs, by name."""
+    """Return a Lua filter; routes choose which of `sources` it runs, by name."""
     codes: Resource = {script: {"inline_string": source} for script, source in sources.items()}
     return _on_some_routes(name, _LUA, {"source_codes": codes})
 
 
 def _on_some_routes(name: str, kind: str, config: Resource) -> Resource:
-    """A filter that only streams have whose first route configures it: each costs a microsecond."""
+    """Return a filter only for streams whose first route configures it; each costs 1 µs."""
     return {**typed(name, kind, config), "disabled": True}
 
 

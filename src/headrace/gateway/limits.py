@@ -1,10 +1,10 @@
 """Rate and size limits: limits that Envoy counts itself, and limits of the rate limit service.
 
-Requests per second are counted in Envoy, in buckets that only another set of limits replaces: their
-configuration stands in a file of its own, so that a new route table does not fill them again. What
-has to be shared, to survive or to know the answer is counted by the rate limit service of the
-control plane; if that does not answer, requests pass. A flood of one caller does not reach it: what
-is far beyond a limit per second is refused before.
+Envoy counts requests per second in buckets that are only reset by another set of limits: their
+configuration is in a separate file, so that a new route table does not refill them. The control
+plane's rate limit service counts limits that must be shared, persist or depend on the response; if
+it does not respond, requests pass. Floods of one caller do not reach it: requests far beyond a
+limit per second are refused first.
 """
 
 import math
@@ -49,19 +49,19 @@ FILTERS: Final = (
     _ROWS_FILTER,
     _SHARED_FILTER,
 )
-"""All filters that limit; our own requests do not meet them."""
+"""All rate limit filters; the system's own requests bypass them."""
 
 _NAMESPACE: Final = "headrace"
-# Of a descriptor with a name left open Envoy keeps so many buckets and drops the longest unused,
-# by default 20: callers who change their name would fill their bucket again by themselves.
+# For a descriptor with an open value Envoy keeps this many buckets and evicts the least recently
+# used, by default 20: callers who change their name would thereby get a full bucket again.
 _MOST_CALLERS: Final = 10_000
 _SERVICE_TIMEOUT_S: Final = 0.1
 _FLOOD: Final = 2
-"""So many times a limit that the service counts is refused without asking it."""
+"""Multiple of a service's limit beyond which requests are refused without asking the service."""
 _FEWEST_FILL_S: Final = 0.05
 _MOST_TOKENS: Final = 2**32 - 1
-_IPV6_NETWORK: Final = 64  # who has one address of it has all of them
-_RUNTIME_KEY: Final = "headrace.none"  # Envoy wants a name for an override that nobody sets
+_IPV6_NETWORK: Final = 64  # the owner of one address owns its network
+_RUNTIME_KEY: Final = "headrace.none"  # Envoy requires a name for an override that is never set
 _HIT: Final[Resource] = any_of("envoy.config.route.v3.FilterConfig", {"config": {}})
 _ALWAYS: Final[Resource] = {
     "default_value": {"numerator": 100},
@@ -70,7 +70,7 @@ _ALWAYS: Final[Resource] = {
 
 
 class LimitCounter(StrEnum):
-    """Who counts a set of limits."""
+    """Counter of a set of limits."""
 
     NOBODY = "nobody"
     GATEWAY = "gateway"
@@ -82,15 +82,15 @@ class RateLimitPlan:
     """Rate limits that a gateway's routes apply."""
 
     shared: bool = False
-    """Whether limits are shared by all gateways, as of `AccessSettings.shared_limits`."""
+    """Whether limits are shared by all gateways, as `AccessSettings.shared_limits`."""
     tiers: LimitCounter = LimitCounter.NOBODY
-    """Where requests of tiers are counted."""
+    """Counter of requests of tiers."""
     ranks: bool = False
-    """Whether callers differ in priority."""
+    """Whether callers have different priorities."""
 
     @classmethod
     def of(cls, access: AccessSettings) -> "RateLimitPlan":
-        """What `access` asks for."""
+        """Return the plan that `access` requires."""
         tiers = LimitCounter.NOBODY
         if access.are_tiers_counted_by_service:
             tiers = LimitCounter.SERVICE
@@ -99,14 +99,14 @@ class RateLimitPlan:
         return cls(shared=access.shared_limits, tiers=tiers, ranks=bool(access.tiers))
 
     def counter(self, limits: EndpointLimitsSpec) -> LimitCounter:
-        """Who counts an endpoint's limits."""
+        """Return the counter of an endpoint's limits."""
         if limits.is_unlimited:
             return LimitCounter.NOBODY
         by_service = limits.is_counted_by_service(shared=self.shared)
         return LimitCounter.SERVICE if by_service else LimitCounter.GATEWAY
 
     def limited(self, route: Resource, endpoint: EndpointRoute) -> Resource:
-        """`route` to `endpoint`, with what limits it; what Envoy answers itself is free."""
+        """Return `route` to `endpoint` with its limits; Envoy's own responses do not count."""
         action = route.get("route")
         if not isinstance(action, Mapping) or action.get("cluster") == CONTROL:
             return route
@@ -125,7 +125,7 @@ class RateLimitPlan:
         return {**route, **changes}
 
     def first_check(self, endpoints: Iterable[EndpointRoute]) -> Resource:
-        """Filters of the first route of a gRPC call: those that any endpoint's route may need."""
+        """Return the filters of a gRPC call's first route that any endpoint's route may need."""
         needed = {name for endpoint in endpoints for name in self._filters(endpoint)}
         return {name: _HIT for name in FILTERS if name in needed}
 
@@ -142,7 +142,7 @@ class RateLimitPlan:
         return filters
 
     def _marks(self, endpoint: EndpointRoute) -> dict[str, Json]:
-        """What the filters know an endpoint by: each key is one of `_local`'s or `_asked`'s."""
+        """Return the endpoint's descriptor values; each key belongs to `_local` or `_asked`."""
         counter = self.counter(endpoint.limits)
         if counter is LimitCounter.SERVICE:
             return {"shared": endpoint.name}
@@ -166,7 +166,7 @@ class RateLimitPlan:
 
 
 def limit_filters(*, local: Resource, flood: Resource, has_service: bool) -> Sequence[Resource]:
-    """The filters, in order; each is in a stream only where a route configures it.
+    """Return the filters, in order; each is in a stream only if a route configures it.
 
     Args:
         local: The filter that counts here, with its configuration or where that is read from.
@@ -179,7 +179,7 @@ def limit_filters(*, local: Resource, flood: Resource, has_service: bool) -> Seq
 
 
 def local_config(access: AccessSettings, endpoints: Iterable[EndpointRoute]) -> Resource:
-    """What Envoy counts itself."""
+    """Return the limits that Envoy counts itself."""
     return {
         **_config(_descriptors(access, endpoints, counter=LimitCounter.GATEWAY)),
         "enable_x_ratelimit_headers": "DRAFT_VERSION_03",
@@ -188,9 +188,9 @@ def local_config(access: AccessSettings, endpoints: Iterable[EndpointRoute]) -> 
 
 
 def flood_config(access: AccessSettings, endpoints: Iterable[EndpointRoute]) -> Resource:
-    """What is far beyond a limit that the service counts, and need not be asked.
+    """Return limits far beyond those of the service, so that it need not be asked.
 
-    The service tells callers how a limit stands, so this one does not.
+    The service reports remaining limits to callers, so this filter does not.
     """
     return {
         **_config(_descriptors(access, endpoints, counter=LimitCounter.SERVICE, factor=_FLOOD)),
@@ -218,7 +218,7 @@ def _descriptors(
     counter: LimitCounter,
     factor: int = 1,
 ) -> list[Json]:
-    """The buckets of all limits per second that `counter` counts, so many times as large."""
+    """Return the buckets of all limits per second of `counter`, multiplied by `factor`."""
     limiting = RateLimitPlan.of(access)
     descriptors: list[Json] = []
     for endpoint in endpoints:
@@ -237,10 +237,10 @@ def _descriptors(
 
 
 def bucket(limits: LimitSpec, factor: int = 1) -> Resource:
-    """Envoy's bucket of tokens: it is filled all the time, at tokens per fill by the interval."""
+    """Return Envoy's token bucket: it is filled continuously, at tokens per fill by interval."""
     assert limits.requests_per_s is not None
     rate = limits.requests_per_s * factor
-    # Envoy reads the interval in milliseconds: a second or more keeps the rate true to 0.1 %.
+    # Envoy reads the interval in milliseconds: a second or more keeps the rate accurate to 0.1 %.
     tokens = max(math.ceil(rate), 1)
     return {
         "max_tokens": min(limits.most_at_once * factor, _MOST_TOKENS),
@@ -265,7 +265,7 @@ def _header(name: str, key: str, *, may_lack: bool = False) -> Resource:
 
 
 def _mark(name: str, key: str) -> Resource:
-    """The value that a route has for `name`; without one the whole descriptor is left out."""
+    """Return a route's value of `name`; without a value the whole descriptor is left out."""
     where: Resource = {"key": _NAMESPACE, "path": [{"key": name}]}
     return {
         "metadata": {"descriptor_key": key, "source": "ROUTE_ENTRY", "metadata_key": where},
@@ -273,7 +273,7 @@ def _mark(name: str, key: str) -> Resource:
 
 
 def _local_actions(mark: str) -> Json:
-    """What describes a request on a route with `mark`, and one of a caller with a tier."""
+    """Return the descriptors of a request on a route with `mark`, and of a caller with a tier."""
     endpoint = _mark(mark, "endpoint")
     return [
         {"actions": [endpoint]},
@@ -284,7 +284,7 @@ def _local_actions(mark: str) -> Json:
 
 
 def _body_limit(limit_bytes: int) -> Resource:
-    """The filter has no configuration by route, but one that chooses filters by request has."""
+    """Return the body limit. It has no per-route configuration, but its selecting filter has."""
     limit = typed("headrace.limit", _BODY_TYPE, {"max_request_bytes": limit_bytes})
     execute = "envoy.extensions.filters.http.composite.v3.ExecuteFilterAction"
     action = typed("limit", execute, {"typed_config": limit})
@@ -307,9 +307,9 @@ def _shared_filter() -> Resource:
 
 
 def _retry_filter() -> Resource:
-    """Tell who is refused when to come back, in the header that everybody knows.
+    """Return the filter that tells refused callers when to retry, in the standard header.
 
-    It stands before the filter that refuses, so that it sees the answer after that.
+    It precedes the filter that refuses, so that it processes the response after that.
     """
     value: Resource = {"key": "retry-after", "value": "%RESP(X-RATELIMIT-RESET)%"}
     added: Json = [{"append": {"header": value, "append_action": "ADD_IF_ABSENT"}}]
@@ -363,8 +363,8 @@ _ASKED_ACTIONS: Final[Json] = [
             _header(CALLER_HEADER, "caller"),
         ]
     },
-    # Who was refused has no lease, and the end of that is not told. Where no answer came there are
-    # no rows, and Envoy leaves the second descriptor out.
+    # Refused requests have no lease, and its end is not reported. Without a response there is no
+    # row count, and Envoy leaves the second descriptor out.
     {"actions": [_header(LEASE_HEADER, "lease")], "apply_on_stream_done": True},
     {
         "actions": [_header(LEASE_HEADER, "rows_of")],
@@ -381,7 +381,7 @@ _ROWS: Final[Resource] = {
                 "key": "rows",
                 "type": "STRING",
             },
-            # A server that someone else runs tells no rows: a request is one.
+            # External servers report no rows: a request counts as one.
             "on_header_missing": {
                 "metadata_namespace": _NAMESPACE,
                 "key": "rows",

@@ -1,6 +1,6 @@
-"""Listeners of Envoy, and the bodies and counts of the errors that Envoy makes itself.
+"""Listeners of Envoy, and the bodies and counts of Envoy's own errors.
 
-The first mapper whose filter matches shapes the reply; HTTP callers get `{"error": "..."}` as from
+The first mapper whose filter matches formats the reply; HTTP callers get `{"error": "..."}` as from
 a replica, gRPC callers the text in `grpc-message`.
 """
 
@@ -25,13 +25,13 @@ _FIRST_ERROR: Final = 400
 _CEL: Final = "envoy.extensions.access_loggers.filters.cel.v3.ExpressionFilter"
 _TOO_MANY: Final = "too many requests: a limit per second is reached"
 _POSTED: Final = "(/infer|:[a-z]+|/index|/load|/unload)([?].*)?$"
-"""Paths of V1, V2 and the repository that take POST."""
-_RUNTIME_KEY: Final = "headrace.none"  # Envoy wants a name for an override that nobody sets
+"""Paths of V1, V2 and the repository that accept POST."""
+_RUNTIME_KEY: Final = "headrace.none"  # Envoy requires a name for an override that is never set
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Case:
-    """One kind of reply: its filter, its text, and what replaces Envoy's own codes."""
+    """Kind of local reply: its filter, its text, and replacements of Envoy's own codes."""
 
     when: Resource
     text: str = _BODY
@@ -43,13 +43,13 @@ class _Case:
 
 
 def local_reply_config() -> Resource:
-    """The mappers of every reply that no replica made."""
+    """Return the mappers of every reply that does not come from a replica."""
     return {"mappers": [mapper for case in _CASES for mapper in _mappers(case)]}
 
 
 def _mappers(case: _Case) -> Iterator[Resource]:
-    """One mapper for gRPC callers, one for all others."""
-    # Unless whoever refused knows better.
+    """Yield a mapper for gRPC callers and one for all others."""
+    # Unless the refusing component set it.
     retry = (
         [_header("retry-after", str(_RETRY_AFTER_S), "ADD_IF_ABSENT")] if case.retry_after else []
     )
@@ -74,7 +74,7 @@ def _header(key: str, value: str, action: str = "OVERWRITE_IF_EXISTS_OR_ADD") ->
 
 
 def _details_are(details: str, also: str = "true") -> Resource:
-    """Which filter answered: at this point Envoy has set no flag yet."""
+    """Return the condition that a filter responded: at this point Envoy has set no flag yet."""
     config: Resource = {"expression": f"response.code_details == '{details}' && {also}"}
     return {"extension_filter": typed("headrace.details", _CEL, config)}
 
@@ -90,16 +90,17 @@ _IS_GRPC: Final[Resource] = {
     }
 }
 _CASES: Final = (
-    # When a bucket has a token again is told by a filter, which sees the answer after this.
+    # A filter that processes the response later sets the time of the next token.
     _Case(when=_details_are("local_rate_limited"), text=_TOO_MANY, grpc_text=_TOO_MANY),
-    # A circuit breaker is an overload, not an outage.
+    # An open circuit breaker is an overload, not an outage.
     _Case(
         when={"response_flag_filter": {"flags": ["UO"]}},
         status=429,
         grpc_status=8,
         retry_after=True,
     ),
-    # Envoy answers this itself; other methods that nothing takes reach a replica, which says so.
+    # Envoy responds to this itself; other unsupported methods reach a replica, which reports the
+    # error.
     *(
         _Case(
             when=_details_are("query_missing_content_type", where),
@@ -109,9 +110,9 @@ _CASES: Final = (
         )
         for where, allow in ((f"request.path.matches('{_POSTED}')", "POST"), ("true", "GET, HEAD"))
     ),
-    # A script of ours says why.
+    # A script sets the reason.
     _Case(when={"and_filter": {"filters": [_status("EQ", 400), _details_are("lua_response")]}}),
-    # Envoy refuses a malformed head without a text, but knows why.
+    # Envoy refuses a malformed head without a text, but knows the reason.
     _Case(when=_status("EQ", 400), text="Bad Request: %RESPONSE_CODE_DETAILS%"),
     _Case(when=_status("EQ", 408), text="the request did not arrive in time", grpc_status=4),
     _Case(when=_status("EQ", 413), grpc_status=8),
@@ -125,9 +126,9 @@ _LOGGER: Final = "envoy.extensions.access_loggers.stats.v3.Config"
 
 
 def refusal_loggers() -> Sequence[Resource]:
-    """The access logger that counts refusals: over a limit, too large, or shed by a replica.
+    """Return the access logger that counts refusals: rate limit, size limit, or load shedding.
 
-    `by` is one of few words of Envoy's: `local_rate_limited` here, `request_rate_limited` by the
+    `by` is one of a few values of Envoy: `local_rate_limited` here, `request_rate_limited` by the
     service, `via_upstream` by a replica.
     """
     tags: Json = [
@@ -136,7 +137,7 @@ def refusal_loggers() -> Sequence[Resource]:
     ]
     counter: Resource = {"stat": {"name": "requests", "tags": tags}, "value_fixed": 1}
     logger = typed("headrace.refusals", _LOGGER, {"stat_prefix": PREFIX, "counters": [counter]})
-    # A gRPC call is answered with 200, but the flag says it too.
+    # A gRPC call gets status 200, but the flag is set too.
     refused: Json = [
         {"response_flag_filter": {"flags": ["RL"]}},
         _code(429),
@@ -165,7 +166,7 @@ def build_listeners(
     routes: Resource,
     configs: Mapping[Extension, Resource] | None = None,
 ) -> Sequence[Resource]:
-    """The listener for callers, and private ones. `routes`: the route table's file, or the table.
+    """Return the public listener and the private ones; `routes` is the table or its file.
 
     Args:
         configs: What extensions are configured with; None has Envoy read it from their files.
@@ -181,13 +182,13 @@ def build_listeners(
 
 
 def routes_from_file(path: str) -> Resource:
-    """The route table is read from `path` and again whenever that file is replaced."""
+    """Return a route source that reads the table from `path` whenever the file is replaced."""
     source: Resource = {"path_config_source": {"path": path}, "resource_api_version": "V3"}
     return {"rds": {"route_config_name": ROUTE_CONFIG, "config_source": source}}
 
 
 def _own(settings: EnvoySettings, manager: Resource) -> Resource:
-    """The control plane's own way in, which asks for nothing: its directory is this user's only."""
+    """Return the control plane's listener without authentication, in this user's directory."""
     pipe: Resource = {"path": str(settings.private_socket), "mode": _PRIVATE_MODE}
     return {
         "name": "own",
@@ -197,13 +198,13 @@ def _own(settings: EnvoySettings, manager: Resource) -> Resource:
 
 
 def _listener(settings: EnvoySettings, manager: Resource) -> Resource:
-    """One for all ports: each listener would count limits for itself."""
+    """Return one listener for all ports: separate listeners would count limits separately."""
     tls = settings.tls
     secured: Resource = {}
     if tls is not None:
         secured = {
             "transport_socket": downstream_socket(tls, settings.run_dir),
-            # Else whoever connects and says nothing keeps the connection for ever.
+            # Otherwise an idle connection without a request would stay open forever.
             "transport_socket_connect_timeout": seconds(_HANDSHAKE_TIMEOUT_S),
         }
     addresses: Sequence[Resource] = [
@@ -215,7 +216,8 @@ def _listener(settings: EnvoySettings, manager: Resource) -> Resource:
         "name": "callers",
         "address": first,
         "additional_addresses": [{"address": address} for address in others],
-        # With port reuse a second gateway would bind the same port and take half of the requests.
+        # With port reuse a second gateway would bind the same port and receive half of the
+        # requests.
         "enable_reuse_port": False,
         "filter_chains": [{"filters": [_http(manager)], **secured}],
     }
@@ -247,18 +249,18 @@ def _connection_manager(
         "access_log": [*to_file, *arm_loggers(counts_all=counts_all), *refusal_loggers()],
         "server_name": "headrace",
         "use_remote_address": True,
-        # Whom a certificate names is said by the handshake alone, never by a header.
+        # The certificate's name comes from the handshake alone, never from a header.
         "forward_client_cert_details": "SANITIZE",
-        # A caller on this machine may no more set Envoy's own headers than one from outside.
+        # Local callers may set Envoy's own headers as little as remote ones.
         "internal_address_config": {},
         "request_timeout": seconds(settings.connections.request_timeout_s),
         "request_headers_timeout": seconds(settings.connections.headers_timeout_s),
         "stream_idle_timeout": seconds(settings.connections.idle_timeout_s),
         "common_http_protocol_options": {
             "idle_timeout": seconds(settings.connections.idle_timeout_s),
-            # Replicas take `x_model` and `x-model` for two headers, as Envoy does. Where a server
-            # may take them for one, routes refuse (`CHECKING_NAMES`): here HTTP/2 streams would be
-            # reset without a word.
+            # Replicas treat `x_model` and `x-model` as two headers, as Envoy does. If a server may
+            # treat them as one, routes refuse them (`CHECKING_NAMES`): here HTTP/2 streams would be
+            # reset without a message.
             "headers_with_underscores_action": "ALLOW",
         },
         "http2_protocol_options": _http2(settings),
@@ -266,7 +268,7 @@ def _connection_manager(
 
 
 def _path_rules() -> Resource:
-    """`/v2/health/../models/m` is judged as what it means, or refused."""
+    """Return path rules: `/v2/health/../models/m` is normalized before routing, or refused."""
     return {
         "normalize_path": True,
         "merge_slashes": True,
@@ -275,7 +277,7 @@ def _path_rules() -> Resource:
 
 
 def _request_id() -> Resource:
-    """A caller's `x-request-id` is kept, byte for byte; others get one."""
+    """Return request id settings: a caller's `x-request-id` is kept, others get a new one."""
     return {
         "generate_request_id": True,
         "preserve_external_request_id": True,
@@ -283,7 +285,7 @@ def _request_id() -> Resource:
         "request_id_extension": {
             "typed_config": any_of(
                 "envoy.extensions.request_id.uuid.v3.UuidRequestIdConfig",
-                # By chance, not by the id: callers choose that.
+                # By chance, not by the id, which callers choose.
                 {"pack_trace_reason": False, "use_request_id_for_trace_sampling": False},
             )
         },
@@ -291,10 +293,10 @@ def _request_id() -> Resource:
 
 
 def _http2(settings: EnvoySettings) -> Resource:
-    """Windows as large as the largest message.
+    """Return HTTP/2 settings with windows as large as the largest message.
 
-    The model's name is read from the first gRPC message, which is held whole until then, and the
-    stream's window is what bounds it: a smaller one would refuse what the body limit allows.
+    The model's name is read from the first gRPC message, which is buffered whole until then,
+    limited by the stream's window: a smaller one would refuse messages within the body limit.
     """
     window = max(settings.max_body_bytes + _FRAMING_BYTES, _SMALLEST_WINDOW_BYTES)
     return {

@@ -1,4 +1,4 @@
-"""Checks of PEM files that a server shows or trusts, made before Envoy gets them."""
+"""Checks of PEM files of a server or of trusted CAs, before Envoy reads them."""
 
 # ruff: noqa: PLC0415  # cryptography takes a while to load, and most gateways do without
 
@@ -32,11 +32,11 @@ class CertificateRefusedError(FailedPreconditionError):
 
 
 class OutOfDateError(CertificateRefusedError):
-    """It is expired, or not valid yet."""
+    """The certificate is expired, or not valid yet."""
 
 
 class KeyRefusedError(CertificateRefusedError):
-    """It is the file of the private key that cannot be used."""
+    """The file of the private key cannot be used."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +72,7 @@ def read_certificates(pem: bytes) -> tuple[Certificate, ...]:
 
 
 def certificates_alone(pem: bytes) -> bytes:
-    """`pem` without what else may stand in such a file: comments, and often the private key.
+    """Return the certificates in `pem` without other content, such as comments and keys.
 
     Raises:
         CertificateRefusedError: There is no certificate.
@@ -84,7 +84,7 @@ def certificates_alone(pem: bytes) -> bytes:
 
 
 def first_certificate(pem: bytes) -> bytes:
-    """The first certificate in `pem` alone: whoever trusts it trusts nothing else for it.
+    """Return the first certificate in `pem`; clients that trust it trust no other for it.
 
     Raises:
         CertificateRefusedError: There is no certificate.
@@ -96,7 +96,7 @@ def first_certificate(pem: bytes) -> bytes:
 
 
 def check_pair(chain: bytes, key: bytes, *, now: float, server: bool = True) -> Certificate:
-    """The first certificate of `chain`, if it can be shown together with `key`.
+    """Return the first certificate of `chain`, if it can be used together with `key`.
 
     Args:
         now: Seconds since 1970; what is out of date then is refused.
@@ -121,7 +121,7 @@ def check_pair(chain: bytes, key: bytes, *, now: float, server: bool = True) -> 
 
 
 def check_authorities(pem: bytes, *, now: float) -> tuple[Certificate, ...]:
-    """The authorities in `pem`, if others can be checked against them.
+    """Return the authorities in `pem`, if they can verify certificates.
 
     One that is out of date is no reason to refuse the others: bundles hold such.
 
@@ -138,7 +138,7 @@ def check_authorities(pem: bytes, *, now: float) -> tuple[Certificate, ...]:
 
 @contextmanager
 def _refusing() -> Iterator[None]:
-    """Whatever else a damaged or odd certificate brings about is a refusal as well."""
+    """Convert any exception from a damaged or unusual certificate into a refusal."""
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.x509 import (
         DuplicateExtension,

@@ -1,8 +1,8 @@
 """Publisher of snapshots and of certificates, by files that Envoy acknowledges.
 
-Order: new clusters, filters, routes, listeners, then old clusters go. Each file is replaced by a
-rename (Envoy does not see other writes) and acknowledged by Envoy naming its version before the
-next is touched. The files are also what Envoy reads at its next start, so they hold the last good
+Order: new clusters, filters, routes, listeners, then removal of old clusters. Each file is replaced
+by a rename (Envoy does not notice other writes) and acknowledged by Envoy reporting its version
+before the next is changed. Envoy also reads the files at its next start, so they hold the last good
 state.
 """
 
@@ -49,7 +49,7 @@ _LIMIT_BYTES: Final = 64 << 20
 
 
 class StatKind(StrEnum):
-    """What Envoy calls a kind of statistics."""
+    """Envoy's name of a kind of statistics."""
 
     COUNTER = "Counters"
     GAUGE = "Gauges"
@@ -64,7 +64,7 @@ class Admin:
     timeout_s: float = 5.0
 
     async def get(self, path: str) -> str:
-        """The body of an answer with status 200.
+        """Return the body of a response with status 200.
 
         Raises:
             GatewayUnavailableError: No answer in time, or another status.
@@ -72,13 +72,13 @@ class Admin:
         return await self._ask("GET", path)
 
     async def post(self, path: str) -> str:
-        """As `get`, for what changes something."""
+        """Send a POST request; otherwise as `get`."""
         return await self._ask("POST", path)
 
     async def stats(self, pattern: str, kind: StatKind) -> dict[str, str | int]:
-        """Those of one kind whose whole name matches the regular expression, and that were touched.
+        """Return used statistics of one kind whose whole name matches the regular expression.
 
-        Envoy has a hundred statistics per cluster and looks at all of a kind: of texts, hardly any.
+        Envoy has a hundred statistics per cluster and examines all of a kind; there are few texts.
         """
         body = await self.get(
             f"/stats?format=json&type={kind}&usedonly&filter=^({quote(pattern)})$"
@@ -116,10 +116,10 @@ _FileMark: TypeAlias = tuple[int, int, int]
 
 
 class Statistics(Protocol):
-    """What Envoy counts, by name."""
+    """Source of Envoy's statistics, by name."""
 
     async def stats(self, pattern: str, kind: StatKind) -> dict[str, str | int]:
-        """Those whose whole name matches; GatewayUnavailableError if Envoy does not answer."""
+        """Return the matching statistics; GatewayUnavailableError if Envoy does not respond."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +133,7 @@ class FileWrite:
 def plan(
     current: Mapping[FileKind, ResourceFile], desired: Mapping[FileKind, ResourceFile]
 ) -> Sequence[FileWrite]:
-    """The files to replace, in an order in which no route ever names a missing cluster."""
+    """Return the files to replace, in an order in which no route names a missing cluster."""
     order = [
         FileWrite(CLUSTERS, with_old_clusters(desired[CLUSTERS], current[CLUSTERS])),
         *(FileWrite(kind, desired[kind]) for kind in FILTERS.values()),
@@ -158,7 +158,7 @@ def write_document(directory: Path, kind: FileKind, document: ResourceFile) -> N
     """
     path = directory / kind.file
     try:
-        # A gateway of another user reads by the directory's group: see `make_private`.
+        # A gateway of another user reads through the directory's group: see `make_private`.
         mode = _FOR_GROUP if directory.stat().st_mode & stat.S_IRGRP else _PRIVATE
         write_atomic(path, document.text.encode(), mode=mode)
     except OSError as error:
@@ -166,16 +166,17 @@ def write_document(directory: Path, kind: FileKind, document: ResourceFile) -> N
 
 
 def documents_of(snapshot: Snapshot) -> dict[FileKind, ResourceFile]:
-    """The three files of a snapshot."""
+    """Return the three files of a snapshot."""
     return {kind: snapshot.document(kind) for kind in KINDS}
 
 
 @dataclass(slots=True, kw_only=True)
 class Publisher:
-    """Brings snapshots into force, one at a time; a waiting one is skipped if a newer one waits.
+    """Publisher of snapshots, one at a time; a newer waiting snapshot replaces an older one.
 
-    A caller whose publish is cancelled may find its snapshot in force, in part or whole; the next
-    publish starts from the files as they are. A file that is as this object left it is not read.
+    After a cancelled publish the snapshot may be in force, in part or whole; the next publish
+    starts from the current files. A file that this object wrote and nobody changed is not read
+    again.
     """
 
     directory: Path
@@ -215,13 +216,14 @@ class Publisher:
             self._done = taken
 
     async def _restore(self, steps: Sequence[FileWrite]) -> None:
-        """Put back what was there, the last change first; Envoy took these before."""
+        """Restore the previous files, the last change first; Envoy accepted these before."""
         for step in steps:
             try:
                 await self._replace(step)
             except (SnapshotRejectedError, GatewayUnavailableError):
-                # Envoy is gone or hangs: it reads the file at its next start. Or the disk is full:
-                # then others may be put back, and the next publish begins from what is there.
+                # Envoy has exited or hangs: it reads the file at its next start. Or the disk is
+                # full: then other files may be restored, and the next publish starts from the
+                # current files.
                 with contextlib.suppress(GatewayUnavailableError):
                     await self._write(step)
 
@@ -257,14 +259,15 @@ class Publisher:
             raise SnapshotRejectedError(await self._reason(step.kind, offset))
 
     async def _is_taken(self, step: FileWrite, refused: int) -> bool:
-        """Whether Envoy took the step's document, once it took or refused it.
+        """Whether Envoy accepted the step's document, once it accepted or rejected it.
 
-        A version is a hash, so Envoy naming it is enough, even if it named the same before: it acts
-        on these resources. Most documents are taken, so refusals are looked for now and then.
+        A version is a hash, so it is enough that Envoy reports it, even if it reported the same
+        before: it uses these resources. Most documents are accepted, so rejections are checked less
+        often.
         """
         pause_s = _FIRST_POLL_S
         while True:
-            # The version that Envoy acts on; empty for none.
+            # The version that Envoy uses; empty for none.
             kind = step.kind
             name = f"{kind.stats}.version_text"
             stats = await self.admin.stats(re.escape(name), StatKind.TEXT)
@@ -276,14 +279,14 @@ class Publisher:
             pause_s = min(2 * pause_s, _LONGEST_POLL_S)
 
     async def _refused(self, kind: FileKind) -> int:
-        """How many documents Envoy has refused since its start."""
+        """Return the number of documents that Envoy rejected since its start."""
         stats = await self.admin.stats(
             rf"{re.escape(kind.stats)}[.]update_(rejected|failure)", StatKind.COUNTER
         )
         return sum(int(count) for count in stats.values())
 
     async def _reason(self, kind: FileKind, offset: int) -> str:
-        """Why: Envoy counts a refusal just before it writes the reason to its log."""
+        """Return the reason of a rejection, which Envoy logs just after counting it."""
         for _ in range(_LOG_POLLS):
             if reason := reason_in(read_from(self.log, offset)):
                 return reason
@@ -303,14 +306,14 @@ class Publisher:
 
 
 def _mark(path: Path) -> _FileMark:
-    """What changes whenever the file is replaced or written."""
+    """Return a value that changes whenever the file is replaced or written."""
     status = path.stat()
     return (status.st_ino, status.st_mtime_ns, status.st_size)
 
 
 @dataclass(slots=True, kw_only=True)
 class SecretFiles:
-    """Brings secrets into force, one at a time.
+    """Publisher of secrets, one at a time.
 
     They are readable by this user only, as everything in the gateway's directory.
     """
@@ -320,16 +323,16 @@ class SecretFiles:
     _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def write(self, secret: Resource) -> None:
-        """Put a secret where Envoy finds it at its start. Blocking."""
+        """Write a secret where Envoy reads it at its start. Blocking."""
         kind = _kind(str(secret["name"]))
         write_document(self.directory, kind, make_document(kind, [secret]))
 
     def has(self, name: str) -> bool:
-        """Whether there is a secret of this name, as it was last in force."""
+        """Whether a secret of this name was in force last."""
         return (self.directory / secret_file(name)).is_file()
 
     async def put(self, secret: Resource) -> None:
-        """Return once Envoy uses `secret`; at once if nothing in force asks for it yet.
+        """Return once Envoy uses `secret`; immediately if no active resource refers to it yet.
 
         Raises:
             SnapshotRejectedError: Envoy refused it, and keeps what it had.
@@ -370,12 +373,12 @@ class SecretFiles:
         return None
 
     async def _is_used(self, kind: FileKind) -> bool:
-        """Whether Envoy has loaded it: then it reports the version."""
+        """Whether Envoy has loaded it, so that it reports the version."""
         name = f"{kind.stats}.version_text"
         try:
             return name in await self.publisher.admin.stats(re.escape(name), StatKind.TEXT)
         except GatewayUnavailableError:
-            return False  # it reads the file when it starts
+            return False  # Envoy reads the file when it starts
 
     async def _refused(self, kind: FileKind) -> int:
         pattern = rf"{re.escape(kind.stats)}[.]update_(rejected|failure)"

@@ -1,7 +1,7 @@
-"""Envoy resources as plain JSON, and functions for repeated shapes.
+"""Envoy resources as plain JSON, and functions for repeated structures.
 
-Protobuf classes are left out on purpose: they cost half a second of import and 50 MB, and a
-mistake in a field's name is found by `envoy --mode validate` in the tests.
+Protobuf classes are not used: they cost half a second of import and 50 MB, and `envoy --mode
+validate` detects wrong field names in the tests.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,17 +19,17 @@ _TYPES: Final = "type.googleapis.com/"
 
 
 def typed(name: str, type_name: str, config: Resource | None = None) -> Resource:
-    """An extension: its name and its configuration, marked with its protobuf type."""
+    """Return an extension: its name and its configuration with its protobuf type."""
     return {"name": name, "typed_config": any_of(type_name, config)}
 
 
 def any_of(type_name: str, config: Resource | None = None) -> Resource:
-    """`config` as a `google.protobuf.Any`."""
+    """Return `config` as a `google.protobuf.Any`."""
     return {"@type": _TYPES + type_name, **(config or {})}
 
 
 def set_header(key: str, value: str) -> Resource:
-    """Set a header, replacing its value."""
+    """Return an operation that sets a header, replacing its value."""
     return {
         "header": {"key": key, "value": value},
         "append_action": "OVERWRITE_IF_EXISTS_OR_ADD",
@@ -37,12 +37,12 @@ def set_header(key: str, value: str) -> Resource:
 
 
 def seconds(duration_s: float) -> str:
-    """A `google.protobuf.Duration` in JSON, to the millisecond."""
+    """Return a `google.protobuf.Duration` in JSON, to the millisecond."""
     return f"{duration_s:.3f}s"
 
 
 def address_of(address: str) -> Resource:
-    """Envoy's form of `unix:/path` or `host:port`."""
+    """Return Envoy's form of `unix:/path` or `host:port`."""
     match parse_address(address):
         case Path() as path:
             return {"pipe": {"path": str(path)}}

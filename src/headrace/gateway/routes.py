@@ -41,10 +41,12 @@ from headrace.gateway.splits import (
 
 ROUTE_CONFIG: Final = "headrace"
 HELD_PREFIX: Final = "/held/"
-"""Stands, with the endpoint's name, before the path of a request that the control plane holds."""
+"""Prefix, followed by the endpoint's name, of the path of a request that the control plane
+holds."""
 
 _SERVER_TIMEOUT_S: Final = 30.0
-# A replica answers at the deadline itself and says why; Envoy cuts what it did not answer by then.
+# A replica responds at the deadline with a reason; Envoy aborts requests without a response by
+# then.
 _TIMEOUT_GRACE_S: Final = 0.5
 _IDLE_WITHOUT_TIMEOUT_S: Final = 3600.0
 _PATHS_OF_ANY_REPLICA: Final = (
@@ -54,8 +56,8 @@ _PATHS_OF_ANY_REPLICA: Final = (
     "/v2/logging",
 )
 _HELD_STATUS: Final = 307
-_HOLD_GRACE_S: Final = 2.0  # the control plane itself says first that nobody came
-# A replica may end again just before its first request: that one waits once more.
+_HOLD_GRACE_S: Final = 2.0  # the control plane itself responds first that no replica is ready
+# A replica may exit again just before its first request, which then waits once more.
 _MOST_REDIRECTS: Final = 5
 _DIRECT_REPLY_BYTES: Final = 4096  # Envoy's own default
 _JSON_TYPE: Final[Resource] = {
@@ -69,7 +71,7 @@ _NO_GRPC: Final[Resource] = {
     "invert_match": True,
     "treat_missing_header_as_empty": True,
 }
-"""Calls of gRPC are told UNIMPLEMENTED by the last route."""
+"""Response UNIMPLEMENTED of the last route to gRPC calls."""
 _ALLOW_READS: Final[Resource] = {"header": {"key": "allow", "value": "GET, HEAD"}}
 _STATISTICS_RPC: Final = "ModelStatistics"
 _REPOSITORY_RPCS: Final = ("RepositoryIndex", "RepositoryModelLoad", "RepositoryModelUnload")
@@ -84,7 +86,7 @@ _NO_STREAMS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class EndpointRoutes:
-    """One endpoint's routes. Those of all endpoints stand together: HTTP, gRPC, plain HTTP."""
+    """Routes of one endpoint. Those of all endpoints are grouped: HTTP, gRPC, plain HTTP."""
 
     http: Sequence[Resource]
     grpc: Sequence[Resource]
@@ -93,7 +95,7 @@ class EndpointRoutes:
 
 @dataclass(frozen=True, slots=True)
 class ServerRoutes:
-    """The routes before all endpoints', after them and at the very end: first match wins."""
+    """Routes before those of all endpoints, after them and at the end: the first match wins."""
 
     before: Sequence[Resource]
     after: Sequence[Resource]
@@ -102,11 +104,11 @@ class ServerRoutes:
 
 
 def route_table(server: ServerRoutes, routes: Sequence[Resource]) -> Resource:
-    """The route table for every port, given its routes in order."""
+    """Return the route table for every port, given its routes in order."""
     return {
         "name": ROUTE_CONFIG,
         "max_direct_response_body_size_bytes": max(server.listing_bytes, _DIRECT_REPLY_BYTES),
-        "validate_clusters": True,  # by default Envoy takes a route to nowhere and answers 503
+        "validate_clusters": True,  # else a missing cluster gives 503 later
         "request_headers_to_remove": [MODEL_HEADER],
         "response_headers_to_remove": [NOT_STARTED_HEADER, "x-envoy-upstream-service-time"],
         "virtual_hosts": [
@@ -126,7 +128,7 @@ def server_routes(
     limiting: RateLimitPlan,
     endpoints: Sequence[EndpointRoute],
 ) -> ServerRoutes:
-    """What is not about one endpoint."""
+    """Return the routes that concern no single endpoint."""
     listing = json.dumps({"models": sorted(endpoint.name for endpoint in endpoints)})
     servers = _servers(endpoints)
     control = _forward({"cluster": CONTROL})
@@ -135,7 +137,7 @@ def server_routes(
     more_filters = {**(UNIT_IDLE if reads_units else {}), **limiting.first_check(endpoints)}
     last: Resource = {"name": "unknown-path", "match": {"prefix": "/"}, **_reply(404, "Not Found")}
     plain: Resource = {**last, "match": {"prefix": "/endpoints/"}}
-    # Envoy joins several Host headers, and a server may believe either: refuse such requests.
+    # Envoy joins several Host headers, and a server may use either: refuse such requests.
     # https://www.rfc-editor.org/rfc/rfc9112#section-3.2
     several: Resource = {"name": ":authority", "string_match": {"contains": ","}}
     match: Resource = {"prefix": "/", "headers": [several]}
@@ -166,7 +168,7 @@ def server_routes(
 def endpoint_routes(
     settings: EnvoySettings, guard: AuthFilters, limiting: RateLimitPlan, endpoint: EndpointRoute
 ) -> EndpointRoutes:
-    """What is about one endpoint."""
+    """Return the routes of one endpoint."""
     has_upstream = any(arm.upstream is not None for arm in endpoint.arms)
     filters = guard.endpoint(endpoint)
     plain = _plain_routes(settings, endpoint) if has_upstream else ()
@@ -186,9 +188,9 @@ def endpoint_routes(
 
 
 def _authenticated(route: Resource, filters: Resource) -> Resource:
-    """`route` for callers whom `filters` let pass; what they showed does not travel on.
+    """Return `route` for callers that pass `filters`; credentials are not forwarded.
 
-    The control plane brings a held request back as it came, so it has to see all of it.
+    The control plane returns a held request unchanged, so it must receive it completely.
     """
     if not filters:
         return route
@@ -237,7 +239,7 @@ def _grpc_routes(
 
 
 def _plain_routes(settings: EnvoySettings, endpoint: EndpointRoute) -> Iterator[Resource]:
-    """`/endpoints/NAME/...`: forward to the upstream with this prefix removed."""
+    """Yield routes of `/endpoints/NAME/...` to the upstream, with this prefix removed."""
     match: Resource = {"prefix": f"/endpoints/{endpoint.name}/"}
     for route in _to_split(settings, endpoint, match, protocol=CallProtocol.PLAIN):
         action = route.get("route")
@@ -248,12 +250,12 @@ def _plain_routes(settings: EnvoySettings, endpoint: EndpointRoute) -> Iterator[
 
 
 def _versions(endpoint: EndpointRoute) -> Iterator[RevisionTarget]:
-    """The arms that a version's number names: those without a role."""
+    """Yield the arms that a version number selects: those without a role."""
     return (arm for arm in endpoint.arms if not arm.role)
 
 
 def _unknown_models(guard: AuthFilters, servers: Resource) -> Iterator[Resource]:
-    # Triton answers this one with "not ready" rather than an error, in a message of its own.
+    # Triton responds to this with "not ready" in its own message rather than an error.
     not_ready: Resource = {
         "name": "unknown-model",
         "match": {**_rpc_match("ModelReady"), "headers": [_header_is_set(MODEL_HEADER)]},
@@ -276,7 +278,7 @@ def _unknown_models(guard: AuthFilters, servers: Resource) -> Iterator[Resource]
 
 
 def _health_routes(endpoints: Sequence[EndpointRoute], servers: Resource) -> Iterator[Resource]:
-    """Whether the server lives and is ready: for everybody, or no balancer could ask.
+    """Yield the public routes of liveness and readiness, which load balancers call.
 
     `/` is KServe's V1 liveness.
     """
@@ -290,7 +292,7 @@ def _health_routes(endpoints: Sequence[EndpointRoute], servers: Resource) -> Ite
 
 
 def _server_routes(servers: Resource) -> Iterator[Resource]:
-    """HTTP requests about the server; before the endpoints, because no endpoint may hide them."""
+    """Yield server-level HTTP routes; they precede endpoints, which must not hide them."""
     for path in ("/v2", "/v2/"):
         yield {"name": "server", "match": {"path": path}, **servers}
     for path in _PATHS_OF_ANY_REPLICA:
@@ -308,7 +310,7 @@ def _listings(listing: str) -> Iterator[Resource]:
 
 
 def _document(name: str, path: str, text: str) -> Iterator[Resource]:
-    """The routes to a JSON document that Envoy itself answers, and only to `GET` and `HEAD`."""
+    """Yield the routes of a JSON document that Envoy itself returns, for `GET` and `HEAD` only."""
     yield {
         "name": name,
         "match": {"path": path, "headers": [_READS]},
@@ -326,9 +328,9 @@ def _document(name: str, path: str, text: str) -> Iterator[Resource]:
 def _grpc_server_routes(
     guard: AuthFilters, servers: Resource, statistics: Resource, more_filters: Resource
 ) -> Iterator[Resource]:
-    """Calls over gRPC by method: the first look at those that name a model, and all others.
+    """Yield gRPC routes by method: the first pass of calls that name a model, and all others.
 
-    One that names none, or is no message at all, goes to a replica, which says what is wrong.
+    Calls without a name or with an invalid message go to a replica, which reports the error.
     """
     encoded: Resource = {"headers": [_header_is_set("grpc-encoding")]}
     first: list[tuple[str, Resource, Resource]] = [
@@ -385,14 +387,14 @@ def _to_version(
 def _to_split(
     settings: EnvoySettings, endpoint: EndpointRoute, match: Resource, *, protocol: CallProtocol
 ) -> Iterator[Resource]:
-    """The routes for unversioned requests: several where a key decides."""
+    """Yield the routes of unversioned requests: several if a key decides."""
     split = live_split(endpoint)
     mute = next((arm for arm, _ in split if not supports_protocol(arm, protocol)), None)
     if not split:
         action = _not_ready(settings, endpoint, match)
         yield {"name": endpoint.name, "match": match, **action}
     elif mute is not None:
-        # Not the other arms alone: that would be another split than the one that was asked for.
+        # Not the other arms alone: that would be another split than the configured one.
         action = _reply(404, _unsupported_protocol(endpoint, mute, protocol))
         yield {"name": endpoint.name, "match": match, **action}
     else:
@@ -414,12 +416,12 @@ def _unsupported_protocol(
 def _not_ready(
     settings: EnvoySettings, endpoint: EndpointRoute, match: Resource, version: str = ""
 ) -> Resource:
-    """The control plane holds the request if it may; else the caller learns that nobody is there.
+    """Return the route without live arms: the control plane holds the request, or it is refused.
 
-    A held request comes back as a redirect to itself once somebody can answer. Envoy then takes the
-    request that it kept and chooses its route again, in the table as it is by then. (The endpoint
-    is named in the path: a header that this route added would be freed with the old table, while
-    Envoy still sends it.)
+    A held request returns as a redirect to itself once a replica is ready. Envoy then takes the
+    buffered request and chooses its route again, in the current table. (The endpoint is named in
+    the path: a header that this route added would be freed with the old table, while Envoy still
+    sends it.)
     """
     if not endpoint.held or settings.control_address is None:
         return _reply(503, str(ModelNotReadyError(endpoint.name, version)))
@@ -446,7 +448,7 @@ def _forward(target: Resource, **limits: Json) -> Resource:
 
 
 def _grpc_version(action: Resource) -> Resource:
-    """A server-level action for gRPC: the caller's `grpc-timeout` counts."""
+    """Return a server-level action for gRPC: the caller's `grpc-timeout` applies."""
     match action:
         case {"route": {"cluster": cluster}}:
             limit = seconds(_SERVER_TIMEOUT_S)
@@ -457,13 +459,14 @@ def _grpc_version(action: Resource) -> Resource:
 
 
 def _limits(settings: EnvoySettings, timeout_s: float | None, protocol: CallProtocol) -> Resource:
-    """When Envoy gives up. HTTP takes `timeout`, gRPC `max_stream_duration`: never both.
+    """Return Envoy's timeout: `timeout` for HTTP, `max_stream_duration` for gRPC, never both.
 
     A route that has both ignores `timeout`. Zero means none.
     """
     limit = seconds(0 if timeout_s is None else timeout_s + _TIMEOUT_GRACE_S)
     idle_s = _IDLE_WITHOUT_TIMEOUT_S if timeout_s is None else timeout_s + _SERVER_TIMEOUT_S
-    # The connection's own limit stands anyway; a table of thousands of routes does not repeat it.
+    # The connection's own limit applies anyway; it is not repeated in a table of thousands of
+    # routes.
     idle: Resource = (
         {"idle_timeout": seconds(idle_s)} if idle_s > settings.connections.idle_timeout_s else {}
     )
@@ -474,7 +477,7 @@ def _limits(settings: EnvoySettings, timeout_s: float | None, protocol: CallProt
 
 
 def _retry_policy() -> Resource:
-    """Try another replica, but only with what no replica has begun.
+    """Return a policy that retries on another replica only what no replica has begun.
 
     A request body beyond Envoy's buffer (1 MiB over HTTP/1.1) is sent once.
     """
@@ -491,7 +494,7 @@ def _retry_policy() -> Resource:
                 ),
             }
         ],
-        # Least-request prefers a dead replica, which has no requests: it takes many draws to
+        # Least-request prefers a dead replica, which has no requests: many draws are needed to
         # leave it.
         "host_selection_retry_max_attempts": 32,
     }

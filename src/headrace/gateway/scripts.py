@@ -1,7 +1,7 @@
 """Lua scripts of Envoy: model name of gRPC calls, authentication, renaming for upstreams.
 
-Only routes that name a script run it, and only upstreams' clusters rename: most HTTP requests never
-enter Lua.
+Only routes that name a script run it, and only upstreams' clusters rename: most HTTP requests run
+no Lua.
 """
 
 from typing import Final
@@ -16,9 +16,9 @@ CHECK_NAMES: Final = "check_names"
 
 _NAMED_SOURCE: Final = f'local NAMED = "{NAMED_HEADER}"\n'
 
-# The name comes from a protobuf field and may hold any byte. It becomes a header that travels to
-# the replica over HTTP/1.1, so anything but a valid name stops here: a line break in it would
-# start a second request.
+# The name comes from a protobuf field and may hold any byte. It becomes a header that is sent to
+# the replica over HTTP/1.1, so invalid names are refused: a line break would start a second
+# request.
 _CHOOSE_SOURCE: Final = """
 local HEALTH = "/grpc.health.v1.Health/Check"
 
@@ -68,9 +68,9 @@ end
 )
 
 # Envoy's extraction does not read compressed messages. Names are at the beginning of a message, so
-# inflating a little of it suffices (https://www.rfc-editor.org/rfc/rfc1951): the replica inflates
-# the whole. A second name further on would be the one that the replica reads: it is told the first,
-# and refuses another.
+# inflating a part of it suffices (https://www.rfc-editor.org/rfc/rfc1951): the replica inflates the
+# whole. A later second name would be the one that the replica reads: it gets the first in a header,
+# and refuses a different one.
 INFLATE_SOURCE: Final = (
     _NAMED_SOURCE
     + _CHOOSE_SOURCE
@@ -326,9 +326,9 @@ end
 """
 )
 
-# The payload of a bearer token is read, not verified: whoever holds no valid token is refused (or
-# not) elsewhere, and a forged claim chooses nothing but an arm. Only its outermost object counts.
-# What is not printable ASCII becomes %XX: the value travels as a header.
+# The payload of a bearer token is read, not verified: callers without a valid token are refused (or
+# not) elsewhere, and a forged claim only chooses an arm. Only its outermost object counts.
+# Characters other than printable ASCII become %XX: the value is sent as a header.
 UNIT_SOURCE: Final = (
     f'local UNIT = "{UNIT_HEADER}"\n'
     """
@@ -468,7 +468,7 @@ end
 
 
 def rename_source(*, endpoint: str, model: str, prefix: str, authority: str) -> str:
-    """The script for one upstream: what the endpoint is called there, and where it lies."""
+    """Return the script for one upstream: the model's name and path there."""
     values = (endpoint, model or endpoint, prefix, authority)
     return _RENAME_SOURCE % tuple(quoted(value) for value in values)
 

@@ -26,24 +26,25 @@ from headrace.gateway.settings import ApiKey, GatewayPolicy
 IDENTIFY: Final = "identify"
 AUTHORIZE: Final = "authorize"
 KEEP: Final = "+"
-"""Stands before a rule, or alone: keep who calls for the script that decides later."""
+"""Prefix of a rule, or a whole rule: keep the caller's identity for the script that decides
+later."""
 NAMED: Final = "?"
-"""In a rule: the endpoint that the request names, for which there is no route."""
+"""In a rule: the endpoint that the request names, which has no route."""
 EVERY: Final = "*"
 """In a rule: all endpoints."""
 LISTED: Final = "="
-"""In a rule: answer which endpoints the caller may use."""
+"""In a rule: respond with the endpoints that the caller may use."""
 VERIFY: Final = "verify"
-"""Names the listener and the cluster that verify tokens."""
+"""Name of the listener and the cluster that verify tokens."""
 _VERIFY_MS: Final = 5000
 _LONGEST_RECHECK_S: Final = 60.0
 KEY_LENGTH: Final = 59
-"""`hr_`, twelve characters of id, an underscore, 43 of secret."""
+"""Length of a key: `hr_`, twelve characters of id, an underscore, 43 of secret."""
 
-# A rule is `ENDPOINT|VERSION|METHODS`, after a plus sign if who calls is to be kept for later, or a
-# plus alone, which decides nothing: few texts, so each is taken apart once. `ENDPOINT` is a name
-# or one of NAMED, EVERY and LISTED. An identity is a table: caller, label, tier with its level,
-# method, provider (of a token) and its set of scopes.
+# A rule is `ENDPOINT|VERSION|METHODS`, after a plus sign if the identity is to be kept for later,
+# or a plus alone, which decides nothing: there are few rules, so each is parsed once. `ENDPOINT` is
+# a name or one of NAMED, EVERY and LISTED. An identity is a table: caller, label, tier with its
+# level, method, provider (of a token) and its set of scopes.
 _SHARED_SOURCE: Final = r"""
 local NOBODY = "authentication required: send an API key ('x-api-key: hr_...') or a token "
   .. "('authorization: Bearer ...'), or connect with a client certificate that this gateway trusts"
@@ -150,9 +151,9 @@ local function run(decide)
 end
 """
 
-# Of several `authorization` or `x-api-key` headers Envoy makes one, with commas, which no key and
-# no token has: they are refused. What was verified is remembered: a key until the keys change, a
-# token for a while (`recheck` of its provider). A problem that begins with "!" is the gateway's.
+# Envoy joins several `authorization` or `x-api-key` headers with commas, which no key and no token
+# has: they are refused. Verified credentials are cached: a key until the keys change, a token for a
+# while (`recheck` of its provider). A problem that begins with "!" is the gateway's.
 _IDENTIFY_SOURCE: Final = r"""
 local LONGEST = 128
 local REMEMBERED = 4096
@@ -488,7 +489,7 @@ _PARTS: Final = (
 
 
 def identify_source(policy: GatewayPolicy) -> str:
-    """The script with what `policy` knows in it."""
+    """Return the script with the data of `policy`."""
     access = policy.access
     keys = "\n".join(_key_line(key) for key in policy.keys)
     tables = {
@@ -505,19 +506,19 @@ def identify_source(policy: GatewayPolicy) -> str:
 
 
 def _levels(tiers: Iterable[TierSpec]) -> str:
-    """The level in a replica's queue that each tier has, by its name."""
+    """Return each tier's priority level in a replica's queue, by name."""
     levels = tier_levels(tiers).items()
     return "{" + ", ".join(f'[{quoted(tier)}] = "{level}"' for tier, level in levels) + "}"
 
 
 def _key_line(key: ApiKey) -> str:
-    """`ID DIGEST EXPIRES TIER NAME SCOPES...`, a minus sign for nothing; never later than meant."""
+    """Return `ID DIGEST EXPIRES TIER NAME SCOPES...`, `-` for empty; expiry is rounded down."""
     expires = "-" if key.expires_at is None else str(math.floor(key.expires_at))
     return " ".join((key.id, key.digest, expires, key.tier or "-", key.name, *key.scopes))
 
 
 def _provider(jwt: JwtSpec, policy: GatewayPolicy) -> str:
-    """With a digest of its keys: a script that changes forgets what it remembers."""
+    """Return a provider with a digest of its keys: changed keys clear the script's cache."""
     shown = "".join(char if char.isprintable() else "?" for char in jwt.caller_claim)
     fields = {
         "name": quoted(jwt.name),
@@ -535,7 +536,7 @@ def _provider(jwt: JwtSpec, policy: GatewayPolicy) -> str:
 
 
 def _certificate(rule: CertificateSpec) -> str:
-    """DNS names are compared in lower case."""
+    """Return a certificate rule; DNS names are compared in lower case."""
     kinds = {"dns": rule.dns.lower(), "uri": rule.uri, "common_name": rule.common_name}
     ((kind, pattern),) = ((kind, text) for kind, text in kinds.items() if text)
     fields = {

@@ -1,4 +1,4 @@
-"""Settings of a gateway: where it listens, its limits, and who may call."""
+"""Settings of a gateway: listeners, limits, and access."""
 
 import ipaddress
 import re
@@ -17,7 +17,7 @@ from headrace.core.spec.upstream import UpstreamSpec
 from headrace.observe import LogFormat
 
 MAX_SOCKET_PATH_BYTES: Final = 107
-"""What Linux takes in `sockaddr_un.sun_path`, less the closing zero byte."""
+"""Maximum path length in Linux' `sockaddr_un.sun_path`, without the closing zero byte."""
 _MAX_PORT: Final = 65535
 _MAX_BODY_BYTES: Final = 2**31 - 1 - (1 << 20)  # the largest HTTP/2 window, less slack for framing
 _ALL: Final = 100
@@ -43,9 +43,8 @@ class RevisionTarget:
     weight: int
     """Percent of the endpoint's requests."""
     role: str = ""
-    """Distinguishes a second set of replicas of one version (a rollout's `baseline`), which has no
-    path; else empty.
-    """
+    """Name of a second set of replicas of one version (a rollout's `baseline`), which has no path;
+    else empty."""
     upstream: UpstreamSpec | None = None
     """External server, instead of replicas."""
     pooled: bool = False
@@ -74,7 +73,7 @@ class RevisionTarget:
 
     @property
     def key(self) -> str:
-        """What names this arm among its endpoint's: the version, and the role if it has one."""
+        """Return the arm's key within its endpoint: the version, and the role if it has one."""
         return f"{self.version}~{self.role}" if self.role else self.version
 
     @property
@@ -85,7 +84,7 @@ class RevisionTarget:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MirrorTarget:
-    """Copies of `percent` of the unversioned requests go to the arm called `key`."""
+    """Target of copies of `percent` of the unversioned requests: the arm `key`."""
 
     key: str
     percent: int
@@ -99,8 +98,7 @@ class EndpointRoute:
     """Name of the endpoint in URLs."""
     arms: tuple[RevisionTarget, ...]
     """Arms of the split, whose weights sum to 100; an endpoint without arms exists but is not
-    ready.
-    """
+    ready."""
     timeout_s: float | None = None
     """Time after which the caller gets 504; None for no limit."""
     sticky: StickySpec | None = None
@@ -118,7 +116,7 @@ class EndpointRoute:
     hold_s: float = 30.0
     """Longest time that a request is held, in seconds."""
     max_held: int = 100
-    """Number of requests that are held at most."""
+    """Maximum number of held requests."""
     access: EndpointAccess | None = None
     """Authentication of callers; None requires none on a loopback gateway, else any method."""
     limits: EndpointLimitsSpec = field(default_factory=EndpointLimitsSpec)
@@ -126,7 +124,7 @@ class EndpointRoute:
     slo_latency_s: float | None = None
     """Latency objective, for replicas that shed load; None for none."""
     request_log: EndpointLogSpec | None = None
-    """Request log settings; None as the gateway's."""
+    """Request log settings; None for the gateway's."""
 
     def check(self) -> None:
         """Raise InvalidArgumentError for values that Envoy cannot represent."""
@@ -166,11 +164,11 @@ _LONGEST_TIMEOUT_S: Final = 24 * 3600.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ListenerTls:
-    """How callers' connections are encrypted."""
+    """TLS of callers' connections."""
 
     min_version: str = "1.2"
     takes_clients: bool = False
-    """Whether their certificates count."""
+    """Whether client certificates authenticate callers."""
     requires_client: bool = False
 
     def __post_init__(self) -> None:
@@ -186,10 +184,10 @@ class ListenerTls:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LimitsTarget:
-    """A rate limit service on another host, spoken to by mutual TLS."""
+    """Rate limit service on another host, by mutual TLS."""
 
     host: str
-    """A name or address."""
+    """Host name or address."""
     port: int
 
     def __post_init__(self) -> None:
@@ -266,7 +264,7 @@ class EnvoySettings:
 
     @property
     def socket_dir(self) -> Path:
-        """Where Envoy makes its own sockets: `run_dir` is its to write only as the same user."""
+        """Return the directory of Envoy's sockets; `run_dir` is Envoy's only for the same user."""
         return self.run_dir if self.user is None else self.run_dir / "sockets"
 
     def __post_init__(self) -> None:
@@ -299,17 +297,17 @@ class EnvoySettings:
 
     @property
     def ports(self) -> tuple[int, ...]:
-        """The ports that Envoy binds, each once."""
+        """Return the ports that Envoy binds, each once."""
         return tuple(dict.fromkeys((self.http_port, self.grpc_port)))
 
     @property
     def is_loopback(self) -> bool:
-        """Whether only this machine can call."""
+        """Whether only this host can call."""
         return ipaddress.ip_address(self.host).is_loopback
 
 
 def parse_address(address: str) -> Path | tuple[str, int]:
-    """A socket path for `unix:/path`, host and port for `host:port` or `[::1]:port`.
+    """Return a socket path for `unix:/path`, host and port for `host:port` or `[::1]:port`.
 
     Raises:
         InvalidArgumentError: It is neither, or the path is too long for a socket.
@@ -330,7 +328,7 @@ def parse_address(address: str) -> Path | tuple[str, int]:
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """An upstream's URL, taken apart. `prefix` is empty or starts with a slash and ends without."""
+    """Parts of an upstream's URL. `prefix` is empty or starts with a slash and ends without one."""
 
     scheme: str
     host: str
@@ -349,7 +347,7 @@ class Server:
 
     @property
     def authority(self) -> str:
-        """Value of the `Host` header: without a port that the scheme implies."""
+        """Return the `Host` header: without a port that the scheme implies."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return host if self.port == _PORTS[self.scheme] else f"{host}:{self.port}"
 
@@ -380,7 +378,7 @@ def parse_url(url: str) -> Server:
 
 
 def is_ip(host: str) -> bool:
-    """Whether `host` is an address and no name."""
+    """Whether `host` is an address and not a name."""
     try:
         ipaddress.ip_address(host)
     except ValueError:
@@ -389,7 +387,7 @@ def is_ip(host: str) -> bool:
 
 
 def check_ip(host: str) -> str:
-    """`host`, if it is an IP address: Envoy looks no names up; else InvalidArgumentError."""
+    """Return `host` if it is an IP address (Envoy resolves no names); else raise."""
     try:
         ipaddress.ip_address(host)
     except ValueError as error:
@@ -399,7 +397,7 @@ def check_ip(host: str) -> str:
 
 
 def check_socket_path(path: Path) -> None:
-    """Raise InvalidArgumentError if Linux would not take `path` as a socket's name."""
+    """Raise InvalidArgumentError if `path` is too long for a socket on Linux."""
     size = len(str(path).encode())
     if size > MAX_SOCKET_PATH_BYTES:
         msg = (
@@ -450,11 +448,10 @@ class ApiKey:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GatewayPolicy:
-    """What a gateway knows of its callers."""
+    """Callers that a gateway can authenticate."""
 
     access: AccessSettings = field(default_factory=AccessSettings)
     keys: tuple[ApiKey, ...] = ()
     key_sets: Mapping[str, str] = field(default_factory=dict)
-    """The public keys (RFC 7517) of identity providers that come from a file, by the provider's
-    name; a provider without any takes no token.
-    """
+    """Public keys (RFC 7517) of identity providers that come from a file, by the provider's name;
+    tokens of a provider without keys are rejected."""

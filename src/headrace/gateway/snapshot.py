@@ -1,4 +1,4 @@
-"""One consistent set of Envoy resources, and the files it becomes."""
+"""One consistent set of Envoy resources, and its files."""
 
 import hashlib
 from collections import Counter
@@ -37,7 +37,7 @@ from headrace.gateway.settings import EndpointRoute, EnvoySettings, GatewayPolic
 
 @dataclass(frozen=True, slots=True)
 class FileKind:
-    """One of the files Envoy watches: its name, its resources' type, its statistics."""
+    """Kind of file that Envoy watches: its name, its resources' type, its statistics."""
 
     file: str
     type_name: str
@@ -61,7 +61,7 @@ FILTERS: Final = {
 }
 """File kinds of the filters that have their own file."""
 KINDS: Final = (CLUSTERS, LISTENERS, *FILTERS.values(), ROUTES)
-"""In the order in which Envoy reads them at its start."""
+"""File kinds in the order in which Envoy reads them at its start."""
 WATCHED_FILES: Final = tuple(kind.file for kind in KINDS)
 """Files that Envoy watches; fixed at its start."""
 _NO_POLICY: Final = GatewayPolicy()
@@ -82,14 +82,14 @@ class ResourceFile:
 
 @dataclass(frozen=True)
 class ResourceGroup:
-    """Resources that are built and written together, so that both are done once."""
+    """Resources that are built and serialized together, once."""
 
     resources: Sequence[Resource]
     type_name: str = ""
 
     @cached_property
     def texts(self) -> Sequence[bytes]:
-        """Each as JSON, with its type if it has one."""
+        """Return each resource as JSON, with its type if it has one."""
         wrap = self.type_name
         return [orjson.dumps(any_of(wrap, r) if wrap else r) for r in self.resources]
 
@@ -101,7 +101,7 @@ class ResourceGroup:
 
 @dataclass(frozen=True, slots=True)
 class EndpointResources:
-    """What one endpoint adds to a snapshot."""
+    """One endpoint's part of a snapshot."""
 
     http: ResourceGroup
     grpc: ResourceGroup
@@ -116,7 +116,7 @@ class EndpointResources:
         limiting: RateLimitPlan,
         endpoint: EndpointRoute,
     ) -> "EndpointResources":
-        """The part of `endpoint`."""
+        """Return the part of `endpoint`."""
         routes = endpoint_routes(settings, guard, limiting, endpoint)
         return cls(
             http=ResourceGroup(routes.http),
@@ -130,7 +130,7 @@ class EndpointResources:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """What Envoy should do: every route's cluster is in `clusters`, which is sorted by name."""
+    """Desired state of Envoy: `clusters`, sorted by name, has every route's cluster."""
 
     listeners: Sequence[Resource]
     server: ServerRoutes
@@ -140,18 +140,18 @@ class Snapshot:
 
     @property
     def routes(self) -> Resource:
-        """The route table."""
+        """Return the route table."""
         routes = [route for piece in self._route_pieces() for route in piece.resources]
         return route_table(self.server, routes)
 
     @property
     def clusters(self) -> Sequence[Resource]:
-        """All clusters."""
+        """Return all clusters."""
         clusters = [cluster for piece in self._cluster_pieces() for cluster in piece.resources]
         return sorted(clusters, key=lambda cluster: str(cluster["name"]))
 
     def document(self, kind: FileKind) -> ResourceFile:
-        """The file of one kind."""
+        """Return the file of one kind."""
         match kind.file:
             case LISTENERS.file:
                 return make_document(kind, self.listeners)
@@ -189,7 +189,7 @@ class Snapshot:
 
 @dataclass(slots=True)
 class SnapshotBuilder:
-    """Builds snapshots, and of each only what changed since the one before."""
+    """Builder of snapshots that rebuilds only the changed parts."""
 
     settings: EnvoySettings
     _parts: dict[str, tuple[EndpointRoute, EndpointResources]] = field(default_factory=dict)
@@ -200,7 +200,7 @@ class SnapshotBuilder:
     def build(
         self, endpoints: Sequence[EndpointRoute], policy: GatewayPolicy = _NO_POLICY
     ) -> Snapshot:
-        """The resources that route callers whom `policy` knows to `endpoints`, and nowhere else.
+        """Return the resources that route callers of `policy` to `endpoints` only.
 
         Raises:
             InvalidArgumentError: Endpoint names are duplicate, or Envoy cannot represent one.
@@ -260,24 +260,24 @@ def build_snapshot(
     endpoints: Sequence[EndpointRoute],
     policy: GatewayPolicy = _NO_POLICY,
 ) -> Snapshot:
-    """As `SnapshotBuilder.build`, from nothing."""
+    """Return a snapshot as `SnapshotBuilder.build`, without an earlier one."""
     return SnapshotBuilder(settings).build(endpoints, policy)
 
 
 def inline_bootstrap(settings: EnvoySettings, snapshot: Snapshot) -> Resource:
-    """The snapshot as one bootstrap that needs no other file."""
+    """Return the snapshot as one bootstrap that needs no other file."""
     inline: Resource = {"route_config": snapshot.routes}
     listeners = build_listeners(settings, inline, snapshot.filters)
     return static_bootstrap(settings, listeners, snapshot.clusters)
 
 
 def make_document(kind: FileKind, resources: Sequence[Resource]) -> ResourceFile:
-    """A DiscoveryResponse for Envoy to read from a file."""
+    """Return a DiscoveryResponse for Envoy to read from a file."""
     return _document([orjson.dumps(any_of(kind.type_name, resource)) for resource in resources])
 
 
 def read_document(text: str) -> ResourceFile:
-    """A document as read back from its file."""
+    """Return a document from the text of its file."""
     document = orjson.loads(text)
     clusters = {
         resource["name"]: orjson.dumps(resource)
@@ -288,7 +288,7 @@ def read_document(text: str) -> ResourceFile:
 
 
 def with_old_clusters(new: ResourceFile, old: ResourceFile) -> ResourceFile:
-    """`new`'s clusters and those of `old` that `new` lacks, so that no route loses its cluster."""
+    """Return `new`'s clusters and those only in `old`, so that no route loses its cluster."""
     if old.clusters.keys() <= new.clusters.keys():
         return new
     return _clusters_document({**old.clusters, **new.clusters})

@@ -1,4 +1,4 @@
-"""Traffic splits: weights, keys that keep callers at one arm, and copies for shadows."""
+"""Traffic splits: weights, keys that keep callers on one arm, and copies for shadows."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ _ANY_VALUE: Final[Resource] = {"safe_regex": {"regex": ".+"}}
 
 
 class CallProtocol(StrEnum):
-    """How callers reach an endpoint."""
+    """Protocol by which callers reach an endpoint."""
 
     V2 = "the Open Inference Protocol over HTTP (/v2/models)"
     V1 = "TensorFlow Serving's REST API (/v1/models)"
@@ -48,23 +48,23 @@ _SUPPORTED_PROTOCOLS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """One route of a split: what a request must have besides its path, and where it goes then."""
+    """Route of a split: additional conditions on a request, and its target."""
 
     headers: Sequence[Resource]
     action: Resource
 
 
 def supports_protocol(arm: RevisionTarget, protocol: CallProtocol) -> bool:
-    """Whether an arm answers what comes in by `protocol`; our own replicas answer everything."""
+    """Whether an arm supports calls by `protocol`; local replicas support all."""
     return arm.upstream is None or protocol in _SUPPORTED_PROTOCOLS[arm.upstream.protocol]
 
 
 def live_split(endpoint: EndpointRoute) -> tuple[tuple[RevisionTarget, int], ...]:
-    """The arms that take unversioned requests, in order, and their weights.
+    """Return the arms of unversioned requests, in order, and their weights.
 
-    An arm that nobody answers for gives its share to the others: another version's answer is better
-    than none. In a sticky split its callers all go to the last arm that lives, in the dead arm's
-    place, so that nobody else is moved; an arm may then be there twice, and weights sum to 100.
+    The share of an arm without live servers goes to the others: another version's response is
+    better than none. In a sticky split its callers all go to the last live arm, in the dead arm's
+    position, so that no other caller moves; an arm may then occur twice, and weights sum to 100.
     """
     weighted = [arm for arm in endpoint.arms if arm.weight > 0]
     live = [arm for arm in weighted if arm.is_live]
@@ -97,7 +97,7 @@ def arm_action(
 
 
 def with_filters(action: Resource, filters: Resource) -> Resource:
-    """`action` with more configuration of filters."""
+    """Return `action` with additional filter configuration."""
     if not filters:
         return action
     match action:
@@ -114,7 +114,7 @@ def _split(
     protocol: CallProtocol,
     sticky: StickySpec | None = None,
 ) -> Resource:
-    """The action for callers with the key of `sticky`; None for all others."""
+    """Return the action for callers with the key of `sticky`; None for all others."""
     split = live_split(endpoint)
     (first, _), *_ = split
     mirror = _mirror(endpoint)
@@ -139,7 +139,7 @@ def _split(
 
 
 def _to_arm(action: Resource, arm: RevisionTarget, protocol: CallProtocol) -> Resource:
-    """`action`, or one cluster of a split, with what is particular on the way to `arm`.
+    """Return `action`, or a split's cluster, with the settings of the path to `arm`.
 
     Upstreams' clusters remove API keys themselves: another `authorization` may be meant for them.
     """
@@ -148,7 +148,7 @@ def _to_arm(action: Resource, arm: RevisionTarget, protocol: CallProtocol) -> Re
 
 
 def _hash_policy(endpoint: EndpointRoute, sticky: StickySpec) -> Resource:
-    """Hash the key behind a salt: without one, all splits on one key would choose alike."""
+    """Return a hash of the salted key: without a salt, all splits on one key would choose alike."""
     salt = (sticky.salt or endpoint.split_id or endpoint.name).replace("\\", "\\\\")
     rewrite: Resource = {"pattern": {"regex": "^.*$"}, "substitution": f"{salt}:\\0"}
     header: Resource = {"header_name": sticky.header or UNIT_HEADER, "regex_rewrite": rewrite}
@@ -156,7 +156,7 @@ def _hash_policy(endpoint: EndpointRoute, sticky: StickySpec) -> Resource:
 
 
 def _with_headers(action: Resource, headers: Sequence[Json]) -> Resource:
-    """`action`, or one cluster of a split, with headers for those who answer."""
+    """Return `action`, or a split's cluster, with headers for the servers."""
     if not headers:
         return action
     present = action.get("request_headers_to_add", [])
@@ -165,12 +165,12 @@ def _with_headers(action: Resource, headers: Sequence[Json]) -> Resource:
 
 
 def _named(arm: RevisionTarget) -> list[Json]:
-    """Which version is meant, for replicas that host several."""
+    """Return the header with the version, for replicas that host several."""
     return [set_header(HOSTED_VERSION_HEADER, arm.version)] if arm.pooled else []
 
 
 def _marked(endpoint: EndpointRoute, sticky: StickySpec | None) -> list[Json]:
-    """Mark a request with its split and arm, for replicas and statistics."""
+    """Return headers that mark a request with its split and arm, for replicas and statistics."""
     if not endpoint.split_id:
         return []
     headers: list[Json] = [set_header(SPLIT_HEADER, endpoint.split_id)]
@@ -187,10 +187,10 @@ def _mirror(endpoint: EndpointRoute) -> RevisionTarget | None:
 
 
 def _paired(arm: RevisionTarget, mirror: RevisionTarget | None) -> list[Json]:
-    """The id of a request and its copy, where both go to replicas of ours.
+    """Return the header with the common id of a request and its copy, if both go to replicas.
 
-    Envoy makes it for each request before it makes the copy, which therefore has the same one. The
-    caller's `x-request-id` is not used because callers may repeat it.
+    Envoy creates it for each request before it makes the copy, which therefore has the same one.
+    The caller's `x-request-id` is not used because callers may repeat it.
     """
     if mirror is None or mirror.upstream is not None or arm.upstream is not None:
         return []
@@ -198,7 +198,7 @@ def _paired(arm: RevisionTarget, mirror: RevisionTarget | None) -> list[Json]:
 
 
 def _mirrored(endpoint: EndpointRoute, arm: RevisionTarget, action: Resource) -> Resource:
-    """`action` with copies to `arm`."""
+    """Return `action` with copies to `arm`."""
     route = action["route"]
     assert isinstance(route, Mapping)
     assert endpoint.mirror is not None
@@ -216,5 +216,5 @@ def _mirrored(endpoint: EndpointRoute, arm: RevisionTarget, action: Resource) ->
 
 
 def _filters(arm: RevisionTarget, protocol: CallProtocol) -> Resource:
-    """What is particular on the way to an arm: a gRPC server takes gRPC as it is."""
+    """Return the filters on the path to an arm: a gRPC server gets gRPC unchanged."""
     return BRIDGED_ELSEWHERE if protocol is CallProtocol.GRPC and arm.upstream is not None else {}

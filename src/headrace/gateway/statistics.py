@@ -1,9 +1,8 @@
 """Envoy's own counts: requests and latencies of each arm, and TLS handshakes of upstreams.
 
-Access loggers keep one histogram per arm, HTTP status and gRPC status: of the requests that came by
-a split whose arms are compared, and apart from them of all others. Envoy's histograms are
-log-linear with two significant digits (circllhist): a bucket is at most a tenth as wide as its
-lower bound.
+Access loggers keep one histogram per arm, HTTP status and gRPC status: for requests of a split
+whose arms are compared, and separately for all others. Envoy's histograms are log-linear with two
+significant digits (circllhist): a bucket is at most a tenth as wide as its lower bound.
 """
 
 import re
@@ -21,7 +20,7 @@ from headrace.gateway.resources import Json, Resource, typed
 _SPLIT: Final = "headrace_arm"
 _REST: Final = "headrace_rest"
 _LOGGER: Final = "envoy.extensions.access_loggers.stats.v3.Config"
-_RUNTIME_KEY: Final = "headrace.none"  # Envoy wants a name for an override that nobody sets
+_RUNTIME_KEY: Final = "headrace.none"  # Envoy requires a name for an override that is never set
 _MICRO_S: Final = 1e-6
 _MILLI_S: Final = 1e-3
 _NAME: Final = re.compile(
@@ -32,16 +31,16 @@ _NAME: Final = re.compile(
 _ASK: Final = "/stats?format=json&type=Histograms&histogram_buckets=detailed&filter="
 
 MOST_COUNTED: Final = 1 << 53
-"""No gateway has counted more; a number beyond it is none that JSON carries everywhere."""
+"""Maximum count: larger numbers are not exact in all JSON parsers."""
 
 
 @dataclass(frozen=True, slots=True)
 class StatsQuery:
-    """What to ask Envoy's admin socket for."""
+    """Query of Envoy's admin socket."""
 
     histograms: str
     total: str
-    """Counters of everything that is in the histograms; these are never late, histograms are."""
+    """Counters of everything in the histograms; these are never late, histograms are."""
 
 
 OF_SPLITS: Final = StatsQuery(f"{_ASK}^{_SPLIT}[.]", rf"{_SPLIT}\.total")
@@ -99,7 +98,7 @@ class ArmStatistics(msgspec.Struct, frozen=True, kw_only=True):
         return self if is_anew else more
 
     def plus(self, other: "ArmStatistics") -> "ArmStatistics":
-        """Both together; what is more than can be stored stays at the most that can."""
+        """Return the sum of both, limited to the largest number that can be stored."""
         latency = dict(self.latency)
         for bucket, count in other.latency.items():
             latency[bucket] = min(latency.get(bucket, 0) + count, MOST_COUNTED)
@@ -155,9 +154,9 @@ Arm: TypeAlias = tuple[str, str]
 def read_splits(
     answer: bytes, endpoints: Collection[str]
 ) -> tuple[Mapping[Arm, ArmStatistics], int]:
-    """What Envoy answers to `OF_SPLITS`: by endpoint and arm key, only of these endpoints.
+    """Return the response to `OF_SPLITS` by endpoint and arm key, only of these endpoints.
 
-    Also how many requests of all endpoints are in it, to compare with the totals.
+    Also return the requests of all endpoints in it, to compare with the totals.
     """
 
     def arm_of(match: re.Match[str]) -> Arm | None:
@@ -169,14 +168,14 @@ def read_splits(
 
 
 def read_all(answer: bytes, endpoints: Collection[str]) -> tuple[Mapping[Arm, ArmStatistics], int]:
-    """What Envoy answers to `OF_ALL`: all requests to these endpoints, by arm.
+    """Return the response to `OF_ALL`: all requests to these endpoints, by arm.
 
-    What no arm was asked for, because there was none to ask, is under an empty key.
+    Requests without an arm, because no arm was live, have an empty key.
     """
 
     def arm_of(match: re.Match[str]) -> Arm | None:
         if match["kind"] == "dead":
-            return None  # is among the rest
+            return None  # counted among the rest
         endpoint = match["route"].partition("~")[0]
         if endpoint not in endpoints:
             return None
@@ -248,7 +247,7 @@ class _Tally:
         elif is_abandoned(code, grpc):
             self.abandoned += count
         for counted in bins:
-            # Rounded, so that the same bucket of two histograms is one.
+            # Rounded, so that equal buckets of two histograms are equal.
             lower_s, width_s = counted.lower_bound * unit_s, counted.width * unit_s
             self.buckets[round(lower_s, 9), round(width_s, 9)] += counted.count
 
@@ -269,7 +268,7 @@ def is_error(code: int, grpc: str) -> bool:
 
 
 def is_rejection(code: int, grpc: str) -> bool:
-    """Whether the arm refused what the caller sent; never also an error."""
+    """Whether the arm rejected the caller's input; excludes errors."""
     if is_error(code, grpc):
         return False
     if grpc and int(grpc) not in _GRPC_NO_ANSWER:
@@ -285,7 +284,7 @@ def is_abandoned(code: int, grpc: str) -> bool:
 _VALUES: Final = {
     "us": ("Microseconds", "%COMMON_DURATION(DS_RX_BEG:DS_TX_BEG:us)%"),
     "dead": ("Microseconds", "%COMMON_DURATION(DS_RX_BEG:DS_TX_BEG:us)%"),
-    "ms": ("Milliseconds", "%DURATION%"),  # of what has no answer
+    "ms": ("Milliseconds", "%DURATION%"),  # for requests without a response
 }
 
 
@@ -333,12 +332,12 @@ _FIELDS: Final = {
     "membership_healthy": "healthy",
 }
 HANDSHAKES: Final = rf"cluster\.[^.]+~[^.]+\.({'|'.join(_FIELDS).replace('.', '[.]')})"
-"""Which of Envoy's counters and gauges to ask for."""
+"""Regular expression of the requested counters and gauges of Envoy."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Handshakes:
-    """TLS handshakes with the upstream of one arm, since Envoy knows the arm."""
+    """TLS handshakes with the upstream of one arm, since Envoy has the arm."""
 
     done: int = 0
     """Successful handshakes."""
@@ -353,7 +352,7 @@ class Handshakes:
 
 
 def read_handshakes(match: Mapping[str, str | int]) -> dict[tuple[str, str], Handshakes]:
-    """Envoy's counters and gauges, by endpoint and arm key."""
+    """Return Envoy's counters and gauges, by endpoint and arm key."""
     counts: dict[tuple[str, str], dict[str, int]] = {}
     for name, value in match.items():
         _, cluster, what = name.split(".", 2)

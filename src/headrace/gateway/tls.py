@@ -1,8 +1,8 @@
 """TLS of connections, with one file per secret (SDS).
 
-A replaced file of that kind is in force within a millisecond and ends no connection. Each holds one
-secret: Envoy takes no more from a file. Certificate and key stand in it together, so no reader ever
-sees one without the other.
+A replaced file is in force within a millisecond and closes no connection. Each holds one secret, as
+Envoy accepts no more per file. Certificate and key are in one file, so no reader ever gets one
+without the other.
 """
 
 import hashlib
@@ -15,42 +15,42 @@ from headrace.gateway.resources import Json, Resource, typed
 from headrace.gateway.settings import ListenerTls
 
 CERTIFICATE: Final = "gateway"
-"""The secret that the gateway shows to callers."""
+"""Name of the secret with the gateway's own certificate."""
 CLIENT_AUTHORITIES: Final = "client-authorities"
-"""Who signs for callers."""
+"""Name of the secret with the CAs of client certificates."""
 UPSTREAMS: Final = "upstream-"
-"""With which the names of secrets for upstreams begin."""
+"""Prefix of the names of secrets for upstreams."""
 LIMITS_TLS: Final = UpstreamTlsSpec(ca_file="limits", certificate_file="limits", key_file="limits")
-"""What the rate limit service on another host is shown and checked by. No files: names only."""
+"""Secrets of the rate limit service on another host. No files: names only."""
 TYPE: Final = "envoy.extensions.transport_sockets.tls.v3.Secret"
 
 _PREFIX: Final = "sds-"
 _SOCKET: Final = "envoy.transport_sockets.tls"
 _CONTEXTS: Final = "envoy.extensions.transport_sockets.tls.v3"
 _VERSIONS: Final = {"1.2": "TLSv1_2", "1.3": "TLSv1_3"}
-# For TLS 1.2: forward secrecy and authenticated encryption only; 1.3 has no others.
+# For TLS 1.2: forward secrecy and authenticated encryption only; 1.3 has no other ciphers.
 _CIPHERS: Final = (
     "[ECDHE-ECDSA-AES128-GCM-SHA256|ECDHE-ECDSA-CHACHA20-POLY1305]",
     "[ECDHE-RSA-AES128-GCM-SHA256|ECDHE-RSA-CHACHA20-POLY1305]",
     "ECDHE-ECDSA-AES256-GCM-SHA384",
     "ECDHE-RSA-AES256-GCM-SHA384",
 )
-# The first holds against whoever records now and has a quantum computer later.
+# The first protects recorded traffic from future quantum computers.
 _CURVES: Final = ("X25519MLKEM768", "X25519", "P-256", "P-384")
 
 
 def secret_file(name: str) -> str:
-    """The file in `run_dir` that holds the secret called `name`."""
+    """Return the file in `run_dir` that holds the secret `name`."""
     return f"{_PREFIX}{name}.json"
 
 
 def is_secret_file(file: str) -> bool:
-    """Whether a file in `run_dir` is one of these."""
+    """Whether a file in `run_dir` holds a secret."""
     return file.startswith(_PREFIX) and file.endswith(".json")
 
 
 def certificate_secret(name: str, *, chain: str, key: str) -> Resource:
-    """A certificate with its chain and its private key, all PEM."""
+    """Return the secret of a certificate with its chain and its private key, all PEM."""
     pair: Resource = {
         "certificate_chain": {"inline_string": chain},
         "private_key": {"inline_string": key},
@@ -59,12 +59,12 @@ def certificate_secret(name: str, *, chain: str, key: str) -> Resource:
 
 
 def authorities_secret(name: str, pem: str) -> Resource:
-    """Authorities that certificates are checked against."""
+    """Return the secret of the authorities that verify certificates."""
     return {"name": name, "validation_context": {"trusted_ca": {"inline_string": pem}}}
 
 
 def upstream_secrets(tls: UpstreamTlsSpec) -> Iterable[str]:
-    """The names of the secrets that connections to an upstream need."""
+    """Yield the names of the secrets that connections to an upstream need."""
     if tls.ca_file:
         yield authorities_name(tls)
     if tls.certificate_file:
@@ -72,17 +72,17 @@ def upstream_secrets(tls: UpstreamTlsSpec) -> Iterable[str]:
 
 
 def authorities_name(tls: UpstreamTlsSpec) -> str:
-    """The secret that holds an upstream's authorities; upstreams with one file share it."""
+    """Return the secret of an upstream's authorities; upstreams with one file share it."""
     return f"{UPSTREAMS}authorities-{_digest(tls.ca_file)}"
 
 
 def certificate_name(tls: UpstreamTlsSpec) -> str:
-    """The secret that an upstream is shown."""
+    """Return the secret of the client certificate for an upstream."""
     return f"{UPSTREAMS}certificate-{_digest(tls.certificate_file, tls.key_file)}"
 
 
 def downstream_socket(tls: ListenerTls, run_dir: Path) -> Resource:
-    """What a listener's connections pass first: TLS, and by ALPN HTTP/2 or HTTP/1.1."""
+    """Return a listener's transport: TLS, and by ALPN HTTP/2 or HTTP/1.1."""
     common: dict[str, Json] = {
         "alpn_protocols": ("h2", "http/1.1"),
         "tls_params": {
@@ -97,8 +97,7 @@ def downstream_socket(tls: ListenerTls, run_dir: Path) -> Resource:
         common["validation_context_sds_secret_config"] = _from_file(run_dir, CLIENT_AUTHORITIES)
         context |= {
             "require_client_certificate": tls.requires_client,
-            # A session that is taken up again is not checked again: its certificate may have
-            # expired since.
+            # A resumed session is not verified again: its certificate may have expired since.
             "disable_stateless_session_resumption": True,
             "disable_stateful_session_resumption": True,
         }
@@ -114,7 +113,7 @@ def upstream_socket(
     authorities: Path | None,
     run_dir: Path,
 ) -> Resource:
-    """How an upstream is verified, health checks included: signed by its authorities for `name`.
+    """Return how an upstream is verified, health checks included: its CA and `name`.
 
     Args:
         name: Whom its certificate has to name.
@@ -126,7 +125,7 @@ def upstream_socket(
     names: Json = [{"san_type": kind, "matcher": {"exact": name}}]
     common: dict[str, Json] = {
         "alpn_protocols": (protocol,),
-        # Envoy's own choice for upstreams ends at 1.2.
+        # Envoy's own default for upstreams ends at 1.2.
         "tls_params": {
             "tls_minimum_protocol_version": "TLSv1_2",
             "tls_maximum_protocol_version": "TLSv1_3",

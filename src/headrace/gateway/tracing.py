@@ -1,9 +1,9 @@
 """Traces that Envoy starts: sampling of requests, and the collector of spans.
 
-A trace is chosen at its beginning: by chance, or as the caller's own trace was (its `traceparent`
-says so). Envoy cannot choose by how a request ended, because the replica's spans are on their way
-by then; a collector can, if it gets all of them (`sample_ratio: 1`). What has to be found later is
-in the request log: errors and slow requests have a line with their trace id, traced or not.
+Whether a trace is sampled is decided at its beginning: by chance, or as for the caller's own trace
+(by its `traceparent`). Envoy cannot decide by the outcome of a request, because the replica's spans
+are already sent by then; a collector can, if it gets all of them (`sample_ratio: 1`). Errors and
+slow requests are in the request log with their trace id, sampled or not.
 """
 
 from typing import Final
@@ -16,7 +16,7 @@ from headrace.gateway.settings import EnvoySettings
 from headrace.gateway.upstreams import verified_tls
 
 COLLECTOR: Final = "collector"
-"""The cluster of what takes spans."""
+"""Name of the cluster of the span collector."""
 PATH: Final = "/v1/traces"
 SERVICE_NAME: Final = "headrace-gateway"
 _TRACER: Final = "envoy.config.trace.v3.OpenTelemetryConfig"
@@ -50,7 +50,7 @@ def tracing(settings: TracingSpec | None) -> Resource:
     )
     return {
         "tracing": {
-            # A caller may not force a trace by a header of Envoy's.
+            # Callers must not force a trace by a header of Envoy's.
             "client_sampling": {"value": 0},
             "spawn_upstream_span": True,
             "max_path_tag_length": 256,
@@ -61,10 +61,10 @@ def tracing(settings: TracingSpec | None) -> Resource:
 
 
 def _sampler(ratio: float) -> Resource:
-    """As the caller's trace was chosen, else by trace id.
+    """Return the sampler: as the caller's trace, else by trace id.
 
-    Not by Envoy's own `random_sampling`: that goes by request id, which callers choose, and leaves
-    out those whose id is no UUID.
+    Envoy's own `random_sampling` uses the request id, which callers choose, and excludes requests
+    whose id is no UUID.
     """
     share: Resource = {"numerator": round(ratio * _PER_MILLION), "denominator": "MILLION"}
     by_id = typed(
@@ -80,7 +80,7 @@ def _sampler(ratio: float) -> Resource:
 
 
 def tracing_runtime(settings: TracingSpec | None) -> Resource:
-    """How soon spans are sent: a second after they ended rather than five."""
+    """Return runtime settings: spans are sent a second after their end, not five."""
     if settings is None:
         return {}
     layer: Resource = {"tracing.opentelemetry.flush_interval_ms": _FLUSH_MS}
@@ -88,7 +88,7 @@ def tracing_runtime(settings: TracingSpec | None) -> Resource:
 
 
 def collector_cluster(settings: EnvoySettings, tracing: TracingSpec) -> Resource:
-    """The collector, as Envoy reaches it."""
+    """Return the cluster of the collector."""
     url = urlsplit(tracing.collector)
     host = url.hostname or ""
     address: Resource = {

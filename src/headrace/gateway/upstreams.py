@@ -1,6 +1,6 @@
 """External upstreams: names, TLS, health checks, ejection and limits.
 
-Envoy looks the name up again as DNS says, and sends to all addresses it stands for.
+Envoy resolves the name again according to its DNS TTL, and sends to all its addresses.
 """
 
 import ssl
@@ -22,9 +22,9 @@ _FAILURES_TO_UNREACHABLE: Final = 2
 
 
 def outlier_detection(most_ejected_percent: int) -> Resource:
-    """Eject a server that cannot be reached, never one whose answers are errors.
+    """Return settings that eject an unreachable server, never one whose responses are errors.
 
-    A model that fails on bad rows answers 500 from a healthy replica. The last server is never
+    A model that fails on bad rows responds 500 from a healthy replica. The last server is never
     ejected: trying it is better than refusing every request.
     """
     return {
@@ -43,33 +43,33 @@ def outlier_detection(most_ejected_percent: int) -> Resource:
 
 
 def reach_checks() -> Resource:
-    """Notice within three seconds that another host is gone, and let go of what waits for it.
+    """Return checks that detect an unreachable host within three seconds and fail its requests.
 
-    Nobody says so on a connection to a host that lost its power or its network. Only the connection
-    is tried, which the kernel answers: a replica that is busy answers requests late, and taking it
-    out for that would make an outage of it.
+    A connection to a host that lost its power or its network reports no error. Only the connection
+    is checked, which the kernel answers: a busy replica responds late to requests, and its ejection
+    would cause an outage.
     """
     return {
         "health_checks": [
             {
                 "timeout": _REACH_CHECK,
                 "interval": _REACH_CHECK,
-                "no_traffic_interval": _REACH_CHECK,  # else a minute until somebody calls
+                "no_traffic_interval": _REACH_CHECK,  # otherwise once a minute until the first call
                 "unhealthy_threshold": _FAILURES_TO_UNREACHABLE,
                 "healthy_threshold": 1,
                 "tcp_health_check": {},
             }
         ],
         "close_connections_on_host_health_failure": True,
-        # Else Envoy goes on sending to a replica that was taken out, until it is gone.
+        # Otherwise Envoy continues to send to an ejected replica until it is removed.
         "ignore_health_on_host_removal": True,
     }
 
 
 def circuit_breakers(limit: int) -> Resource:
-    """At most `limit` requests at once.
+    """Return a limit of `limit` concurrent requests.
 
-    For replicas it is far above their own queue, which refuses first and says for how long.
+    For replicas it is far above their own queue, which refuses first and reports for how long.
     """
     return {
         "thresholds": [
@@ -101,7 +101,7 @@ _BUNDLES: Final = (
 def upstream_cluster(
     settings: EnvoySettings, name: str, endpoint: str, upstream: UpstreamSpec
 ) -> Resource:
-    """The cluster called `name` for one upstream.
+    """Return the cluster `name` of one upstream.
 
     Raises:
         FailedPreconditionError: It wants TLS, and this machine names no authorities.
@@ -135,7 +135,7 @@ def upstream_cluster(
 
 
 def authorities(settings: EnvoySettings, *, bundles: Sequence[str] = _BUNDLES) -> Path:
-    """The file of certificates that upstreams' are verified against.
+    """Return the file of CA certificates that verify upstreams.
 
     Raises:
         FailedPreconditionError: There are no CA certificates.
@@ -153,7 +153,7 @@ def authorities(settings: EnvoySettings, *, bundles: Sequence[str] = _BUNDLES) -
 
 
 def is_checked(upstream: UpstreamSpec) -> bool:
-    """Whether an upstream is asked how it is, besides the requests it gets."""
+    """Whether an upstream has active health checks."""
     return _probe("m", parse_url(upstream.url), upstream) is not None
 
 
@@ -182,7 +182,7 @@ def _options(endpoint: str, server: Server, upstream: UpstreamSpec) -> Resource:
 
 
 def _tls(settings: EnvoySettings, server: Server, upstream: UpstreamSpec) -> Resource:
-    """Verified for the very name that the URL has, or for the one that stands beside it."""
+    """Return TLS that verifies the host name of the URL, or the name configured beside it."""
     tls = upstream.tls or UpstreamTlsSpec()
     name = tls.server_name or server.host
     return upstream_socket(
@@ -196,7 +196,7 @@ def _tls(settings: EnvoySettings, server: Server, upstream: UpstreamSpec) -> Res
 
 
 def _health_check(endpoint: str, server: Server, upstream: UpstreamSpec) -> Resource | None:
-    """What is asked every `health_interval_s`; None where nothing is."""
+    """Return the health check of every `health_interval_s`; None without one."""
     check = _probe(endpoint, server, upstream)
     if check is None:
         return None
@@ -204,7 +204,7 @@ def _health_check(endpoint: str, server: Server, upstream: UpstreamSpec) -> Reso
     return {
         "timeout": seconds(min(max(upstream.health_interval_s, 1.0), _HEALTH_TIMEOUT_S)),
         "interval": interval,
-        "no_traffic_interval": interval,  # else it is asked once a minute until somebody calls
+        "no_traffic_interval": interval,  # else a minute until the first call
         "no_traffic_healthy_interval": interval,
         "unhealthy_threshold": _FAILURES_TO_UNHEALTHY,
         "healthy_threshold": 1,
@@ -240,7 +240,7 @@ def _own_health_path(protocol: UpstreamProtocol, model: str) -> str | None:
 
 
 def verified_tls(settings: EnvoySettings, host: str) -> Resource:
-    """Verified for the very name that the URL has: whoever speaks for it makes valid tokens."""
+    """Return TLS that verifies the URL's host name: its owner can issue valid tokens."""
     kind = "IP_ADDRESS" if is_ip(host) else "DNS"
     names: Json = [{"san_type": kind, "matcher": {"exact": host}}]
     validation: Resource = {
