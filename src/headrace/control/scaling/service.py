@@ -70,7 +70,7 @@ class ScalingService:
             await change.wait()
 
     def _hold_limits(self, name: str) -> HoldLimits | None:
-        """Return an endpoint's hold limits for its first replica; None if requests need not wait."""
+        """Return the limits of held requests of an endpoint; None if requests need not wait."""
         for route in self._reconciler.publication.routes:
             if route.name == name and route.held:
                 return HoldLimits(max_held=route.max_held, hold_s=route.hold_s)

@@ -96,7 +96,7 @@ class LabelStore:
         now: float,
         endpoints: frozenset[str] | None = None,
     ) -> str:
-        """Add a label; return `taken`, `duplicate`, `waiting` (no answer yet) or `unfit` (wrong kind).
+        """Add a label; return `taken`, `duplicate`, `waiting` (no answer yet) or `unfit`.
 
         Args:
             endpoints: Endpoints whose answers may get it; None for all. For other answers, and
