@@ -1,9 +1,10 @@
-"""Gateways of a control plane, made from its settings, with ports bound.
+"""Gateways of a control plane, built from its settings, with ports bound.
 
-Most have the one on this host alone: what others need is imported where there are others.
+Most control planes have only the gateway on this host: modules for other gateways are imported on
+demand.
 """
 
-# ruff: noqa: PLC0415  # as just said: eleven modules that most control planes start without
+# ruff: noqa: PLC0415  # see above: most control planes start without these eleven modules
 
 import contextlib
 import socket
@@ -34,12 +35,12 @@ if TYPE_CHECKING:
 
 _LIMITS_FLAG: Final = "--agents-limits-port"
 Gateway: TypeAlias = "EnvoySupervisor | GatewayFleet"
-"""One Envoy on this host, or many anywhere as if they were one."""
+"""One Envoy on this host, or a fleet behind the same interface."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listening:
-    """Where agents are listened for, before anything is answered."""
+    """Sockets and certificates of the listener for agents, before it serves."""
 
     settings: AgentsSettings
     tls: "MutualTls"
@@ -49,14 +50,14 @@ class Listening:
 
     @property
     def url(self) -> str:
-        """As this host would ask."""
+        """Return the listener's URL as this host reaches it."""
         host, port = self.sock.getsockname()[:2]
         name = f"[{host}]" if ":" in host else host
         return f"https://{name}:{port}"
 
     @property
     def limits(self) -> SecuredAddress:
-        """Where gateways have limits counted."""
+        """Return the address of the shared rate limit service for gateways."""
         host = f"[{self.settings.host}]" if ":" in self.settings.host else self.settings.host
         from headrace.control.agents.tls import fingerprint_of_pem
 
@@ -71,7 +72,8 @@ class Listening:
             return self.tls.authorities.certificates
 
         def refuses(certificate: bytes) -> bool:
-            # Nobody's is looked at while none is revoked: this is asked for each request.
+            # Fingerprints are computed only if a certificate is revoked: this runs for each
+            # request.
             revoked = self.revoked
             return bool(revoked.fingerprints) and revoked.has(fingerprint_of_pem(certificate))
 
@@ -89,11 +91,11 @@ def listen_for_agents(
     certificates: Certificates,
     opened: contextlib.ExitStack,
 ) -> Listening | None:
-    """Bind the ports and read the certificates; None where nobody is listened for.
+    """Bind the ports and read the certificates; None without a listener for agents.
 
     Raises:
-        FailedPreconditionError: A port is taken, or a certificate or the list of those that were
-            revoked cannot be used.
+        FailedPreconditionError: A port is taken, or a certificate or the list of revoked
+            certificates cannot be used.
     """
     if settings is None:
         return None
@@ -131,16 +133,17 @@ def make_gateway(
     adopts: bool,
     emit: Emit,
 ) -> Gateway:
-    """The gateway, or gateways, for `mode`. Blocking: reads what was counted before.
+    """Return the gateway, or gateways, for `mode`. Blocking: reads stored counts.
 
     Args:
-        policy: Who may call, at the start.
-        tls: The certificate of callers' connections.
+        policy: The initial access policy.
+        tls: The certificate for callers' connections.
         adopts: Whether an Envoy of an earlier control plane runs.
         emit: Stores events about gateways on other hosts.
 
     Raises:
-        FailedPreconditionError: A certificate cannot be used, and no earlier one is in force.
+        FailedPreconditionError: A certificate cannot be used, and no earlier certificate is in
+            force.
     """
     make_tls = partial(
         GatewayTls,
@@ -200,7 +203,7 @@ def make_gateway(
 
 
 def published_routes(gateway: Gateway, home: "Home", *, adopted: bool) -> tuple[EndpointRoute, ...]:
-    """What gateways acknowledged last, as far as an earlier control plane knew."""
+    """Return the routes that gateways acknowledged last, as far as stored."""
     if isinstance(gateway, EnvoySupervisor):
         return (routes_file(home.routes_file).load() if adopted else None) or ()
     return routes_file(_routes_file(home)).load() or ()
@@ -214,11 +217,11 @@ def make_agents_server(
     wake: Callable[[str, int], None],
     has_desired_state: Callable[[], bool],
 ) -> "AgentsServer | None":
-    """What answers agents; None where no agent is answered.
+    """Return the server for agents; None without agents.
 
     Args:
-        answers: Makes the application that answers what gateways' callers ask the control plane.
-        wake: Starts an endpoint for which so many requests wait.
+        answers: Builds the application for requests that gateways forward to the control plane.
+        wake: Starts an endpoint, given the number of waiting requests.
         has_desired_state: Whether there will be a first publication of routes.
     """
     if listening is None:

@@ -1,4 +1,4 @@
-"""Bundles: everything that a gateway needs to serve, with the secrets that it contains."""
+"""Bundles: complete gateway configurations, including secrets."""
 
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -23,37 +23,37 @@ class SharedSecrets:
     """Secrets of all gateways."""
 
     local: SecretFiles | None = None
-    """The files of one on this host, if there is one."""
+    """Secret files of the gateway on this host; None without one."""
     on_change: Callable[[], None] = lambda: None
-    """Called when gateways elsewhere have to be told."""
+    """Called when gateways on other hosts need the new secrets."""
     _known: dict[str, Secret] = field(default_factory=dict)
 
     def all(self) -> tuple[Secret, ...]:
-        """As gateways are told."""
+        """Return all secrets in the form that gateways receive."""
         return tuple(secret for _, secret in sorted(self._known.items()))
 
     def write(self, secret: Resource) -> None:
-        """Put it where a gateway finds it that starts. Blocking."""
+        """Store a secret where a starting gateway finds it. Blocking."""
         if self.local is not None:
             self.local.write(secret)
         self._take(secret)
 
     def has(self, name: str) -> bool:
-        """Whether there is one of this name, as it was last in force."""
+        """Whether a secret with this name is in force."""
         return name in self._known or (self.local is not None and self.local.has(name))
 
     async def put(self, secret: Resource) -> None:
-        """Return once the local gateway uses it; others are told.
+        """Store a secret; return once the local gateway uses it, and notify other gateways.
 
         Raises:
-            HeadraceError: As `SecretFiles.put`.
+            HeadraceError: See `SecretFiles.put`.
         """
         if self.local is not None:
             await self.local.put(secret)
         self._take(secret)
 
     def keep_only(self, names: Collection[str]) -> None:
-        """Remove all others. Blocking."""
+        """Remove all other secrets. Blocking."""
         if self.local is not None:
             self.local.keep_only(names)
         for name in self._known.keys() - set(names):
@@ -67,7 +67,7 @@ class SharedSecrets:
 
 
 def secret_of(resource: Resource) -> Secret:
-    """One of Envoy's secrets as it travels."""
+    """Return an Envoy secret in the form that gateways receive."""
     secret: dict[str, Any] = dict(resource)
     name = str(secret["name"])
     if "validation_context" in secret:
@@ -90,7 +90,7 @@ def make_bundle(
     limits_port: int | None,
     socket_dir: Path | None,
 ) -> Bundle:
-    """The bundle for all gateways, with its version: what callers can name, and no pools."""
+    """Return the bundle for all gateways, with its version; it has callers' routes and no pools."""
     sockets = None
     if socket_dir is not None:
         status = socket_dir.stat()
@@ -114,7 +114,7 @@ def make_bundle(
 
 
 def options_of(settings: EnvoySettings, *, limits_port: int | None) -> GatewayOptions:
-    """What all gateways have in common."""
+    """Return the options that all gateways share."""
     is_here = (settings.limits_address or "").startswith("unix:")  # no other host reaches it
     return GatewayOptions(
         max_body_bytes=settings.max_body_bytes,

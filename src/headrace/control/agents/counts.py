@@ -1,8 +1,7 @@
-"""Counts of all gateways as one: sums of their reports, kept over a restart.
+"""Counters of all gateways: sums of their reports, which persist over restarts.
 
-Envoy counts from 0 whenever it starts, and gateways come and go, while readers need one total that
-only grows. So what each gateway added since its last report is added to totals of our own, each
-request once.
+Envoy counts from 0 at every start, and gateways come and go, but readers need one monotonic total.
+So the increase since a gateway's last report is added to separate totals, each request once.
 """
 
 import asyncio
@@ -23,38 +22,38 @@ from headrace.gateway import ArmStatistics, EndpointRoute, GatewayStatistics
 ArmKey: TypeAlias = tuple[str, str]
 Totals: TypeAlias = Mapping[ArmKey, ArmStatistics]
 FORGET_S: Final = 600.0
-"""After which an arm that nobody knows is forgotten: its last requests have ended by then."""
+"""Time after which an unknown arm is deleted: its last requests have ended by then."""
 _MOST_GATEWAYS: Final = 1024
-"""Of which the last report is remembered: who comes back after so many others counts anew."""
+"""Gateways whose last report is stored; an evicted gateway counts from 0 when it returns."""
 _NOTHING: Final = ArmStatistics()
 _LOG: Final = logging.getLogger("headrace.control")
 _LOCAL: Final = ""
-"""The gateway on this host, whose name no other has."""
+"""Key of the gateway on this host, which no other gateway uses."""
 Split: TypeAlias = tuple[str, tuple[tuple[str, int], ...]]
-"""Its id, and each arm's key and weight."""
+"""Id of a split, with the key and the weight of each arm."""
 _SAVE_S: Final = 5.0
 _KNOWN_VERSIONS: Final = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AgentCounts:
-    """A gateway's last report: `epoch` of its Envoy, what that had counted, and by which splits."""
+    """Last report of a gateway: `epoch` of its Envoy, its counts, and the splits behind them."""
 
     epoch: str
     totals: Totals
     version: str = ""
     reported: frozenset[ArmKey] = frozenset()
-    """The arms that it told of; `totals` may have others that it told of before."""
+    """The arms in the report; `totals` may have arms of earlier reports."""
 
 
 @dataclass(slots=True)
 class IdleArms:
-    """Arms that nobody knows any more: since when, and what was counted of them by then."""
+    """Removed arms: time of the removal, and counts at that time."""
 
     _since: dict[ArmKey, tuple[float, ArmStatistics]] = field(default_factory=dict)
 
     def over(self, totals: Totals, current: Collection[ArmKey], *, now: float) -> set[ArmKey]:
-        """Those to forget now: nothing more was counted of them for `FORGET_S`."""
+        """Return the arms to delete: their counts have not changed for `FORGET_S`."""
         before = self._since
         self._since = {}
         for arm, stats in totals.items():
@@ -74,7 +73,7 @@ class CounterAggregator:
     _idle: IdleArms = field(default_factory=IdleArms)
 
     def take(self, gateway: str, epoch: str, totals: Totals) -> None:
-        """Add what `gateway` counted since its last report; all of it after Envoy's restart."""
+        """Add the increase since the gateway's last report; all counts after a restart of Envoy."""
         last = self._last_counts.pop(gateway, None)
         goes_on = last is not None and last.epoch == epoch
         before = last.totals if last is not None and goes_on else {}
@@ -83,15 +82,15 @@ class CounterAggregator:
             if arm in self.totals or arm not in before or more != _NOTHING:  # else it is forgotten
                 total = self.totals.get(arm)
                 self.totals[arm] = more if total is None else total.plus(more)
-        # An arm that Envoy no longer tells of may come back with what it had counted.
+        # An arm that Envoy no longer reports may come back with its old counts.
         counts = AgentCounts(epoch=epoch, totals={**before, **totals}, reported=frozenset(totals))
         _remember(self._last_counts, gateway, counts)
 
     def keep(self, current: Collection[ArmKey], *, now: float) -> None:
-        """Forget endpoints that are gone, and arms of which nothing more comes.
+        """Delete removed endpoints, and arms without new counts.
 
-        What a gateway still tells of such an arm stays known, so that nothing counts twice should
-        it come back: it is counted from 0 then.
+        The last report of such an arm is kept, so that nothing counts twice if the arm comes back:
+        its total starts at 0 then.
         """
         names = {name for name, _ in current}
         self.totals = {arm: stats for arm, stats in self.totals.items() if arm[0] in names}
@@ -109,7 +108,7 @@ class CounterAggregator:
             }
 
     def to_stored(self, epoch: str) -> "StoredTotals":
-        """As it can be written, to go on with after a restart."""
+        """Return the totals in the form that is stored over a restart."""
         return StoredTotals(
             epoch=epoch,
             totals=_arms(self.totals),
@@ -121,10 +120,10 @@ class CounterAggregator:
 
     @classmethod
     def from_stored(cls, stored: "StoredTotals") -> "CounterAggregator":
-        """As it was written.
+        """Return the aggregator of stored totals.
 
         Raises:
-            InvalidArgumentError: It contradicts itself.
+            InvalidArgumentError: The stored totals are inconsistent.
         """
         counts = {
             name: AgentCounts(epoch=gateway.epoch, totals=totals, reported=frozenset(totals))
@@ -136,20 +135,20 @@ class CounterAggregator:
 
 @dataclass(slots=True, kw_only=True)
 class ComparableTotals:
-    """Totals of what may be compared: only of intervals over which a gateway knew the split.
+    """Totals for comparisons: only of intervals in which a gateway used the current split.
 
-    A gateway that was behind, or away, sent requests by an older split, and what it counted would
-    look as if the newest one split wrongly.
+    A gateway that was behind or disconnected used an older split, and its counts would look as if
+    the newest split were applied wrongly.
     """
 
     split_of: Callable[[str, str], object]
-    """What the split of an endpoint was in a version, None if that is not known any more."""
+    """Returns the split of an endpoint in a version; None if it is no longer stored."""
     totals: dict[ArmKey, ArmStatistics] = field(default_factory=dict)
     _last_counts: dict[str, AgentCounts] = field(default_factory=dict)
     _idle: IdleArms = field(default_factory=IdleArms)
 
     def take(self, gateway: str, epoch: str, totals: Totals, *, version: str, newest: str) -> None:
-        """Add what was counted since the last report, as far as it may be compared."""
+        """Add the comparable increase since the last report."""
         last = self._last_counts.pop(gateway, None)
         _remember(
             self._last_counts,
@@ -159,7 +158,7 @@ class ComparableTotals:
         for arm, now in totals.items():
             self.totals.setdefault(arm, _NOTHING)
             if last is None or last.epoch != epoch:
-                continue  # nobody knows since when, and by which split
+                continue  # start and split of the interval are unknown
             split = self.split_of(newest, arm[0])
             splits = (self.split_of(last.version, arm[0]), self.split_of(version, arm[0]))
             if split is not None and splits == (split, split):
@@ -167,11 +166,11 @@ class ComparableTotals:
                 self.totals[arm] = self.totals[arm].plus(more)
 
     def forget(self, gateway: str) -> None:
-        """Begin anew with a gateway that was away."""
+        """Reset the baseline of a gateway that was disconnected."""
         self._last_counts.pop(gateway, None)
 
     def keep(self, current: Collection[ArmKey], *, now: float) -> None:
-        """Forget endpoints and arms that are not compared any more."""
+        """Delete endpoints and arms that are no longer compared."""
         names = {name for name, _ in current}
         self.totals = {arm: stats for arm, stats in self.totals.items() if arm[0] in names}
         for arm in self._idle.over(self.totals, current, now=now):
@@ -179,7 +178,7 @@ class ComparableTotals:
 
 
 def _without(counts: AgentCounts, arms: Collection[ArmKey]) -> AgentCounts:
-    """`seen` without those of `arms` that it no longer tells of."""
+    """Return `counts` without those of `arms` that are no longer reported."""
     totals = {
         arm: stats
         for arm, stats in counts.totals.items()
@@ -195,17 +194,17 @@ def _remember(by_gateway: dict[str, AgentCounts], gateway: str, report: AgentCou
 
 
 class KeptGateway(msgspec.Struct, frozen=True, kw_only=True):
-    """A gateway's last report."""
+    """Stored last report of a gateway."""
 
     epoch: str
     totals: tuple[Arm, ...]
 
 
 class StoredTotals(msgspec.Struct, frozen=True, kw_only=True):
-    """A `CounterAggregator` as it lies on disk."""
+    """Stored form of a `CounterAggregator`."""
 
     epoch: str
-    """Names it to those who read it."""
+    """Identifies these totals to readers."""
     totals: tuple[Arm, ...] = ()
     gateways: dict[str, KeptGateway] = msgspec.field(name="seen", default_factory=dict)
 
@@ -215,22 +214,22 @@ def _arms(totals: Totals) -> tuple[Arm, ...]:
 
 
 def totals_of(arms: Iterable[Arm]) -> dict[ArmKey, ArmStatistics]:
-    """A gateway's counts as they are computed with.
+    """Return the counts of a gateway by arm.
 
     Raises:
-        InvalidArgumentError: They contradict themselves.
+        InvalidArgumentError: The counts are inconsistent.
     """
     return {(arm.endpoint, arm.key): arm.totals for arm in arms}
 
 
 @dataclass(slots=True, kw_only=True)
 class FleetCounts:
-    """Takes in reports, and answers as one gateway would."""
+    """Aggregates reports, and returns totals like a single gateway."""
 
     path: Path
-    """Where the sums are kept: the history goes on with them."""
+    """File of the totals, so that histories continue after a restart."""
     answer_s: float = 2.0
-    """How long gateways may take to answer a question."""
+    """How long gateways may take to report requested counts."""
     request_number: int = 0
     epoch: str = field(default_factory=lambda: f"fleet-{secrets.token_hex(8)}")
     _every: CounterAggregator = field(default_factory=CounterAggregator)
@@ -244,7 +243,7 @@ class FleetCounts:
         self._evidence = ComparableTotals(split_of=self._split_of)
 
     def load(self) -> None:
-        """Go on with what an earlier control plane kept. Blocking; before anything is heard."""
+        """Load the totals of an earlier control plane. Blocking; call before the first report."""
         stored = self._file.load()
         if stored is None:
             return
@@ -257,7 +256,7 @@ class FleetCounts:
             )
 
     def note_splits(self, version: str, routes: Iterable[EndpointRoute]) -> None:
-        """Remember how the newest version splits requests."""
+        """Store the splits of the newest version."""
         self._splits.pop(version, None)
         self._splits[version] = {
             route.name: (route.split_id, tuple((arm.key, arm.weight) for arm in route.arms))
@@ -268,13 +267,13 @@ class FleetCounts:
             del self._splits[next(iter(self._splits))]
 
     def _known(self) -> set[str]:
-        """The endpoints that gateways may know; nobody asks for others."""
+        """Return the endpoints that gateways may report; others are ignored."""
         return {name for endpoints in self._splits.values() for name in endpoints}
 
     def _known_arms(self) -> set[tuple[str, str]]:
-        """The arms that gateways may send requests to, as far as is remembered.
+        """Return the arms that gateways may send requests to, as far as stored.
 
-        Requests that nobody was there for, by an empty key, are of every endpoint.
+        Every endpoint has an arm with an empty key, for requests without a replica.
         """
         arm_keys = {(name, "") for name in self._known()}
         for endpoints in self._splits.values():
@@ -285,14 +284,14 @@ class FleetCounts:
         return self._splits.get(version, {}).get(endpoint)
 
     def ask(self) -> None:
-        """Want counts that are newer than this moment."""
+        """Request counts that are newer than this moment."""
         self.request_number += 1
 
     def take_report(self, report: AgentStatus, *, newest: str, has_returned: bool) -> None:
-        """Take in what a gateway counted.
+        """Add the counts of a gateway's report.
 
         Raises:
-            InvalidArgumentError: It contradicts itself; nothing of it counts.
+            InvalidArgumentError: The report is inconsistent and ignored.
         """
         if has_returned:
             self._evidence.forget(report.name)
@@ -309,7 +308,7 @@ class FleetCounts:
         self._is_new = True
 
     def take_local(self, reading: GatewayStatistics, *, splits: bool) -> None:
-        """Take in what the gateway on this host counted: of splits only, or of everything."""
+        """Add the counts of the gateway on this host: of splits only, or of all requests."""
         if splits:
             self._evidence.take(
                 _LOCAL,
@@ -323,15 +322,16 @@ class FleetCounts:
             self._is_new = True
 
     def every(self, endpoints: set[str]) -> GatewayStatistics:
-        """All requests to these endpoints."""
+        """Return the counts of all requests to these endpoints."""
         arms = {arm: stats for arm, stats in self._every.totals.items() if arm[0] in endpoints}
         return GatewayStatistics(epoch=self.epoch, arms=arms)
 
     def splits(self, endpoints: set[str], counts: Iterable[EnvoyCounts]) -> GatewayStatistics:
-        """Requests that came by the splits of these endpoints, and who answers of upstreams.
+        """Return the requests by the splits of these endpoints, and the health of upstreams.
 
         Args:
-            counts: Of the gateways that are connected: an upstream has to answer all that ask.
+            counts: Counts of the connected gateways: an upstream must be healthy for all that check
+                it.
         """
         healthy: dict[tuple[str, str], bool] = {}
         for report in counts:
@@ -343,7 +343,7 @@ class FleetCounts:
         return GatewayStatistics(epoch=self.epoch, arms=arms, healthy=healthy)
 
     async def save_if_due(self, now: float) -> None:
-        """Keep the sums now and then."""
+        """Save the totals if the interval has passed."""
         if self._is_new and now - self._saved_at >= _SAVE_S:
             self._saved_at = now
             current = self._known_arms()
@@ -352,7 +352,7 @@ class FleetCounts:
             await asyncio.to_thread(self._write, self._every.to_stored(self.epoch))
 
     def save(self) -> None:
-        """Keep the sums. Blocking."""
+        """Save the totals. Blocking."""
         self._write(self._every.to_stored(self.epoch))
 
     def _write(self, stored: StoredTotals) -> None:

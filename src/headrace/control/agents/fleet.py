@@ -1,4 +1,4 @@
-"""Gateways on other hosts, and one here if there is one, as if they were one gateway."""
+"""Fleet of the gateways on other hosts and on this host, with the interface of one gateway."""
 
 import asyncio
 import logging
@@ -49,28 +49,28 @@ _POLL_INTERVAL_S: Final = 1.0
 
 
 async def _discard_event(_events: Sequence[Event]) -> None:
-    """Nobody keeps events."""
+    """Discard events."""
 
 
 @dataclass(slots=True, kw_only=True)
 class GatewayFleet:
-    """Offers every gateway the newest snapshot, waits for them, and sums what they count."""
+    """Offers every gateway the newest snapshot, waits for acknowledgements, and sums counts."""
 
     settings: EnvoySettings
     clock: Clock
     routes_path: Path
     counts: FleetCounts
     local: EnvoySupervisor | None = None
-    """The one on this host."""
+    """The gateway on this host; None without one."""
     tls: GatewayTls | None = None
     policy: GatewayPolicy = field(default_factory=GatewayPolicy)
     secrets: SharedSecrets = field(default_factory=SharedSecrets)
     timeouts: AgentTimeouts = field(default_factory=AgentTimeouts)
     is_needed: bool = True
-    """Whether routes count as published only once a gateway has them."""
+    """Whether routes count as published only after a gateway acknowledged them."""
     limits_port: int | None = None
     socket_dir: Path | None = None
-    """Where replicas on this host listen."""
+    """Directory of the sockets of replicas on this host."""
     publish_rules: Callable[[Rules], None] = lambda _rules: None
     emit: Callable[[Sequence[Event]], Awaitable[None]] = _discard_event
     """Stores events."""
@@ -90,12 +90,12 @@ class GatewayFleet:
 
     @property
     def pid(self) -> int | None:
-        """Of the Envoy on this host, if there is one."""
+        """Return the pid of the Envoy on this host; None without one."""
         return None if self.local is None else self.local.pid
 
     @property
     def is_ready(self) -> bool:
-        """Whether requests can come in anywhere."""
+        """Whether any gateway accepts requests."""
         if not self.is_needed or (self.local is not None and self.local.is_ready):
             return True
         return any(
@@ -104,12 +104,12 @@ class GatewayFleet:
 
     @property
     def restarts(self) -> int:
-        """Of the Envoy on this host, if there is one."""
+        """Return the restarts of the Envoy on this host; 0 without one."""
         return 0 if self.local is None else self.local.restarts
 
     @property
     def reason(self) -> str:
-        """Why the Envoy on this host does not serve, or else why nobody does."""
+        """Return why the Envoy on this host, or else the fleet, does not serve."""
         if self.local is not None and self.local.reason:
             return self.local.reason
         if self.is_ready:
@@ -121,13 +121,13 @@ class GatewayFleet:
         return reasons or ("no gateway is connected" if not states else "no gateway serves")
 
     def states(self) -> tuple[GatewayState, ...]:
-        """Of gateways on other hosts."""
+        """Return the states of gateways on other hosts."""
         return self.registry.states(now=self.clock.monotonic())
 
-    # --- what gateways are told ---
+    # --- configuration of gateways ---
 
     async def open(self, routes: Sequence[EndpointRoute]) -> bool:
-        """Offer `routes`, as they were last acknowledged; whether the local Envoy was adopted.
+        """Offer `routes` as last acknowledged; return whether the local Envoy was adopted.
 
         Raises:
             HeadraceError: The local Envoy cannot be started.
@@ -139,7 +139,7 @@ class GatewayFleet:
         return adopted
 
     async def run(self) -> None:
-        """Keep the local Envoy up, and tell who falls behind; until cancelled, after `open`."""
+        """Supervise the local Envoy and report sync changes until cancelled, after `open`."""
         async with asyncio.TaskGroup() as group:
             if self.local is not None:
                 group.create_task(self.local.run())
@@ -148,17 +148,17 @@ class GatewayFleet:
     async def publish(self, routes: Sequence[EndpointRoute]) -> None:
         """Return when requests follow `routes` at every gateway that is connected and not behind.
 
-        A gateway that has just fallen behind is waited for, `max_behind_s` at most.
+        Waits at most `max_behind_s` for a gateway that has just fallen behind.
 
         Raises:
-            GatewayRefusedError: One refused them; the message names it.
-            NoGatewayError: None is connected; the routes are kept for the first that comes.
-            GatewayUnavailableError: None has them, or the local one does not run.
+            GatewayRefusedError: A gateway refused the routes; the message names it.
+            NoGatewayError: No gateway is connected; the first to connect gets the routes.
+            GatewayUnavailableError: No gateway has the routes, or the local gateway does not run.
         """
         self._routes = tuple(routes)
         if not self._is_decided:
             self._is_decided = True
-            self.changes.notify()  # what was held back may be what is wanted
+            self.changes.notify()  # polls wait for the first publication
         number = await self._offer()
         here = [] if self.local is None else [self.local.publish(routes)]
         await asyncio.gather(*here, self._accepted(number))
@@ -168,10 +168,10 @@ class GatewayFleet:
             await self.tls.forget_unused((*routes, *self._routes))
 
     async def set_policy(self, policy: GatewayPolicy) -> None:
-        """As `EnvoySupervisor.set_policy`, at every gateway.
+        """Set the access policy at every gateway, like `EnvoySupervisor.set_policy`.
 
         Raises:
-            GatewayUnavailableError: One is behind, and knows callers by an older one.
+            GatewayUnavailableError: A gateway is behind and uses an older policy.
         """
         former, self.policy = self.policy, policy
         number = await self._offer()
@@ -191,7 +191,7 @@ class GatewayFleet:
             )
 
     async def _without_refused(self, former: GatewayPolicy, policy: GatewayPolicy) -> None:
-        """Find what was refused: newer routes, or the policy itself. Revoked keys stay revoked."""
+        """Find what was refused: newer routes or the policy. Revoked keys stay revoked."""
         if self._taken != self._routes and await self._takes(self._taken):
             return
         if self.policy is policy:
@@ -199,7 +199,7 @@ class GatewayFleet:
             await self._takes(self._taken)
 
     async def _takes(self, routes: tuple[EndpointRoute, ...]) -> bool:
-        """Whether gateways take the policy as it is now with these routes."""
+        """Whether gateways accept the current policy with these routes."""
         previous, self._routes = self._routes, routes
         try:
             number = await self._offer()
@@ -212,31 +212,31 @@ class GatewayFleet:
         return True
 
     async def take_certificate(self, name: str) -> None:
-        """Send requests to upstreams for which there was no good certificate before."""
+        """Send requests to upstreams that lacked a valid certificate."""
         if self.local is not None:
             await self.local.take_certificate(name)
         if name in self._missing:
             await self._offer()
 
     def upstream_problem(self, upstream: UpstreamSpec | None) -> str:
-        """Why nothing is sent to an upstream: our side of its TLS is not in order."""
+        """Return why an upstream gets no requests because of this side's TLS; empty otherwise."""
         return "" if self.tls is None else self.tls.upstream_problem(upstream, self._missing)
 
     async def stop(self, *, drain_s: float) -> None:
-        """End the Envoy on this host; gateways elsewhere serve on, and only lose this one."""
+        """Stop the Envoy on this host; gateways on other hosts continue to serve."""
         await asyncio.to_thread(self.counts.save)
         if self.local is not None:
             await self.local.stop(drain_s=drain_s)
 
     async def _offer(self) -> int:
-        """Make what is wanted now the newest; its number."""
+        """Offer the current configuration as the newest; return its number."""
         if self.tls is not None:
             self._missing = await self.tls.prepare(self._routes)
         self.publish_rules(make_rules(self.policy.access, self._routes))
         return self._make()
 
     def _offer_again(self) -> None:
-        """Secrets changed: the rest is as it was."""
+        """Offer the same configuration with changed secrets."""
         if self._bundle is not None:
             self._make()
 
@@ -257,7 +257,7 @@ class GatewayFleet:
         return self.registry.newest
 
     async def _accepted(self, number: int) -> None:
-        """Return when nobody is waited for any more; errors as `publish`."""
+        """Return when no gateway is waited for; raises the errors of `publish`."""
         while True:
             changes = self.changes.next
             now = self.clock.monotonic()
@@ -286,15 +286,15 @@ class GatewayFleet:
                     )
                     await wait_for(changes, max(min(due_s, _POLL_INTERVAL_S), 0.01))
 
-    # --- what gateways say ---
+    # --- reports of gateways ---
 
     async def poll(
         self, poll: Poll, *, wait_s: float, has_desired_state: Callable[[], bool] = lambda: False
     ) -> tuple[int, bytes | None]:
-        """A question for counts and a newer bundle, once there is either or `wait_s` are over.
+        """Return a count request and a newer bundle, when either is due or `wait_s` has passed.
 
         Args:
-            has_desired_state: Whether there will be a first publication.
+            has_desired_state: Whether a first publication is expected.
         """
         deadline = self.clock.monotonic() + wait_s
         while True:
@@ -317,10 +317,10 @@ class GatewayFleet:
             await wait_for(changes, left_s)
 
     def take_report(self, report: AgentStatus) -> dict[str, int]:
-        """Record what a gateway reports; how many requests wait there, by endpoint to be started.
+        """Record a gateway's report; return the waiting requests by endpoint to start.
 
         Raises:
-            InvalidArgumentError: It says what cannot be.
+            InvalidArgumentError: The report is inconsistent.
         """
         report = self._duplicate_names.with_unique_name(checked_report(report))
         newest = "" if self._bundle is None else self._bundle.version
@@ -331,7 +331,7 @@ class GatewayFleet:
         return {endpoint: held for endpoint, held in report.held.items() if endpoint in holds}
 
     async def _watch(self) -> None:
-        """Tell of turns, and keep the counts, until cancelled."""
+        """Report changed sync states and save counts, until cancelled."""
         while True:
             await wait_for(self.changes.next, _POLL_INTERVAL_S)
             await self._record_changes(self.registry.sync_changes(now=self.clock.monotonic()))
@@ -347,13 +347,13 @@ class GatewayFleet:
         except HeadraceError as error:
             _LOG.error("cannot write an event", extra={"error": str(error)})
 
-    # --- what was counted ---
+    # --- counts ---
 
     async def read_arms(self, endpoints: Collection[str]) -> GatewayStatistics:
-        """What all have counted of these endpoints' splits up to this call.
+        """Return the counts of all gateways for these endpoints' splits, up to this call.
 
         Raises:
-            GatewayUnavailableError: None is connected, or one does not answer.
+            GatewayUnavailableError: No gateway is connected, or one does not answer.
         """
         if self.local is not None:
             self.counts.take_local(await self.local.read_arms(endpoints), splits=True)
@@ -365,7 +365,7 @@ class GatewayFleet:
         return self.counts.splits(set(endpoints), live.values())
 
     async def _have_answered(self, question: int) -> bool:
-        """Whether every gateway that keeps up has answered in time."""
+        """Whether every gateway that is not behind has answered in time."""
         deadline = self.clock.monotonic() + self.counts.answer_s
         while True:
             changes, now = self.changes.next, self.clock.monotonic()
@@ -378,27 +378,27 @@ class GatewayFleet:
             if not silent:
                 return True
             if now >= deadline:
-                # A gateway that is stopped is silent, and lost soon: the others decide meanwhile.
+                # A stopped gateway is silent and soon counts as lost: the others decide meanwhile.
                 return len(silent) < len(sync_statuses)
             await wait_for(changes, deadline - now)
 
     async def read_endpoints(self, endpoints: Collection[str]) -> GatewayStatistics:
-        """What all have counted of all requests to these endpoints, each request once.
+        """Return the counts of all gateways for all requests to these endpoints, each once.
 
         Raises:
-            HeadraceError: The local one does not answer.
+            HeadraceError: The local gateway does not answer.
         """
         if self.local is not None:
             self.counts.take_local(await self.local.read_endpoints(endpoints), splits=False)
         return self.counts.every(set(endpoints))
 
     async def endpoint_statistics(self) -> GatewayStatistics:
-        """What all have counted of all requests to the endpoints that they know."""
+        """Return the counts of all gateways for all requests to known endpoints."""
         names = {route.name for route in self._routes}
         return await self.read_endpoints(names)
 
     async def in_flight(self) -> dict[tuple[str, str], int]:
-        """Requests on their way at any gateway that is connected, by endpoint and arm."""
+        """Return the requests in progress at connected gateways, by endpoint and arm."""
         requests = {} if self.local is None else await self.local.in_flight()
         for counts in self.registry.counts(now=self.clock.monotonic()).values():
             for active in counts.active:
@@ -407,7 +407,7 @@ class GatewayFleet:
         return requests
 
     async def handshakes(self) -> dict[tuple[str, str], Handshakes]:
-        """How TLS with upstreams went at all gateways that are connected."""
+        """Return the TLS handshakes of all connected gateways with upstreams."""
         sums = {} if self.local is None else await self.local.handshakes()
         for counts in self.registry.counts(now=self.clock.monotonic()).values():
             for upstream in counts.upstreams:
@@ -418,9 +418,9 @@ class GatewayFleet:
         return sums
 
     async def stats(self, *, full: bool) -> str:
-        """The local Envoy's metrics; each agent shows its own."""
+        """Return the local Envoy's metrics; each agent serves those of its own Envoy."""
         return "" if self.local is None else await self.local.stats(full=full)
 
     def families(self) -> list[Family]:
-        """How gateways on other hosts are, as metrics."""
+        """Return metrics about gateways on other hosts."""
         return families(self.states())

@@ -1,10 +1,10 @@
-"""Messages between a gateway's agent and the control plane. JSON over mutual TLS.
+"""Messages between a gateway's agent and the control plane, as JSON over mutual TLS.
 
-The agent polls for what is newer than what it has, and reports what is in force, what was refused,
-what was counted. A side that speaks another version of this is told so and changes nothing.
+The agent polls for a newer bundle, and reports the bundle in force, a refused bundle and counts. A
+side with another protocol version gets an error and changes nothing.
 
-A report is added to what all gateways counted, shown to people and kept: a number that no gateway
-can have, or a text without end, would spoil that for everybody.
+A report is added to the counts of all gateways, displayed and stored: an impossible number or an
+unbounded text would corrupt the data of all gateways.
 """
 
 import hashlib
@@ -30,16 +30,15 @@ from headrace.gateway import (
 _T = TypeVar("_T", bound=msgspec.Struct)
 
 PROTOCOL: Final = 2
-"""Goes up with every change that an older side would misread."""
+"""Increases with every change that an older side would misread."""
 POLL_PATH: Final = "/agents/v1/poll"
 REPORT_PATH: Final = "/agents/v1/report"
 FORWARD_PATH: Final = "/agents/v1/forward"
-"""What follows it is a path that callers of the gateway asked for and that only the control plane
-can answer."""
+"""Prefix of paths that callers request at the gateway and that only the control plane can serve."""
 MAX_BUNDLE_BYTES: Final = 256 << 20
 MAX_REPORT_BYTES: Final = 64 << 20
 LONGEST_WAIT_S: Final = 30.0
-"""How long the answer to a poll may take while there is nothing new."""
+"""Longest wait of a poll when there is nothing new."""
 _MOST_NAME: Final = 512
 _MOST_TEXT: Final = 2000
 _MOST_VERSION: Final = 100
@@ -47,7 +46,7 @@ _MOST_AT_ONCE: Final = 1 << 31
 
 
 class GatewayOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What all gateways of one control plane have in common, as in `EnvoySettings`."""
+    """Options that all gateways of one control plane share, as in `EnvoySettings`."""
 
     max_body_bytes: int
     connections: ConnectionsSpec
@@ -56,27 +55,27 @@ class GatewayOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     tracing: TracingSpec | None
     tls: ListenerTls | None
     limits_port: int | None = None
-    """Where the control plane counts limits that gateways share, by mutual TLS."""
+    """Port of the control plane's service for shared rate limits, by mutual TLS."""
     limits_address: str | None = None
-    """Who counts them if it does not. None if nobody does."""
+    """Address of another service that counts the limits; None without."""
 
 
 class Secret(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A certificate with its key, or authorities if there is no key; all PEM."""
+    """A certificate with its key, or only authorities without a key; all PEM."""
 
     name: str
     certificates: str
     key: str = ""
 
     def __repr__(self) -> str:
-        """Without the key: this may come into a log."""
+        """Return a text without the key, because it may be logged."""
         return f"Secret(name={self.name!r})"
 
     __str__ = __repr__
 
 
 class SharedDirectory(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A directory of the control plane's host, by which a gateway knows whether it sees it too."""
+    """A directory of the control plane's host; the inode shows whether a gateway has access."""
 
     path: str
     device: int
@@ -84,22 +83,22 @@ class SharedDirectory(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 
 
 class Bundle(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Everything that one gateway needs to serve, for ever if need be."""
+    """Everything that one gateway needs to serve, even without a control plane."""
 
     version: str
-    """A hash of the rest."""
+    """Hash of the other fields."""
     options: GatewayOptions
     routes: tuple[EndpointRoute, ...]
     policy: GatewayPolicy
     secrets: tuple[Secret, ...] = ()
     holds: dict[str, HoldLimits] = {}
-    """How requests wait, by endpoints that nothing runs for."""
+    """How requests wait for the first replica, by endpoint scaled to zero."""
     sockets: SharedDirectory | None = None
-    """Where replicas listen that have no address of their own."""
+    """Directory of the sockets of replicas that have no address."""
 
 
 class Poll(msgspec.Struct, frozen=True, kw_only=True):
-    """`held`, `refused`: versions. `asked`: the last question for counts that was answered."""
+    """Poll of an agent. `held`, `refused`: versions. `asked`: the last answered count request."""
 
     protocol: int
     agent: str
@@ -115,9 +114,9 @@ class AgentInstructions(msgspec.Struct, frozen=True, kw_only=True):
     protocol: int
     control: str
     ask: int = 0
-    """The last question; its answer are newer counts."""
+    """The last count request; the agent replies with newer counts."""
     bundle: Bundle | None = None
-    """None for nothing new."""
+    """None if there is nothing new."""
 
 
 class Arm(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -135,7 +134,7 @@ class Arm(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     @classmethod
     def of(cls, arm: tuple[str, str], totals: ArmStatistics) -> "Arm":
-        """These totals as they travel."""
+        """Return these totals as a message."""
         buckets = sorted(totals.latency.items())
         return cls(
             endpoint=arm[0],
@@ -151,10 +150,10 @@ class Arm(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     @property
     def totals(self) -> ArmStatistics:
-        """These totals as they are computed with.
+        """Return the totals of this message.
 
         Raises:
-            InvalidArgumentError: They contradict themselves.
+            InvalidArgumentError: The totals are inconsistent.
         """
         numbers = (self.requests, self.errors, self.rejections, self.abandoned, *self.counts)
         lengths = {len(self.lower_s), len(self.width_s), len(self.counts)}
@@ -176,7 +175,7 @@ class Arm(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Active(msgspec.Struct, frozen=True, kw_only=True):
-    """Requests of one arm that are under way."""
+    """Requests in progress of one arm."""
 
     endpoint: str
     key: str
@@ -184,56 +183,56 @@ class Active(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class UpstreamState(msgspec.Struct, frozen=True, kw_only=True):
-    """How connections to one upstream went."""
+    """Connection statistics of one upstream."""
 
     endpoint: str
     key: str
     handshakes: Handshakes = Handshakes()
     healthy: bool | None = None
-    """None where nobody asked."""
+    """None without a health check."""
 
 
 class EnvoyCounts(msgspec.Struct, frozen=True, kw_only=True):
-    """One look at everything that Envoy counts."""
+    """One reading of all of Envoy's counters."""
 
     epoch: str
-    """Of its process, which counts from 0."""
+    """Identifies the Envoy process, which counts from 0."""
     every: tuple[Arm, ...] = ()
-    """Of all requests."""
+    """Counts of all requests."""
     splits: tuple[Arm, ...] = ()
-    """Of those that came by a split whose arms are compared."""
+    """Counts of requests by a split whose arms are compared."""
     active: tuple[Active, ...] = ()
     upstreams: tuple[UpstreamState, ...] = ()
 
 
 class AgentStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """How a gateway is."""
+    """Status report of a gateway."""
 
     protocol: int
     agent: str
     name: str
     instance: str = ""
-    """Which run of the agent this is, so that two of one name are found."""
+    """Id of this run of the agent, which reveals two agents with one name."""
     ask: int = 0
-    """The question it answers."""
+    """The count request that the report answers."""
     in_force: str = ""
-    """The version that Envoy acts on, empty for none."""
+    """The version that Envoy uses; empty for none."""
     refused: str = ""
-    """One that it refused, and `reason` why."""
+    """A version that Envoy rejected; `reason` says why."""
     reason: str = ""
     ready: bool = False
     problem: str = ""
-    """Why it does not serve, or not as it should."""
+    """Why it does not serve, or is degraded."""
     restarts: int = 0
     url: str = ""
     held: dict[str, int] = {}
-    """How many requests wait for an endpoint's first replica."""
+    """Number of requests that wait for an endpoint's first replica."""
     counts: EnvoyCounts | None = None
-    """None if Envoy did not say."""
+    """None if Envoy did not respond."""
 
 
 class Refused(msgspec.Struct, frozen=True, kw_only=True):
-    """Why a message was not taken."""
+    """Reason why a message was rejected."""
 
     code: str
     message: str
@@ -246,42 +245,42 @@ class _ProtocolHead(msgspec.Struct):
 
 
 def with_version(bundle: Bundle) -> Bundle:
-    """`bundle` with the version that its content has: the same for the same content, everywhere."""
+    """Return `bundle` with the version of its content, equal for equal content on all hosts."""
     bare = msgspec.structs.replace(bundle, version="")
     digest = hashlib.sha256(msgspec.json.encode(bare, order="sorted")).hexdigest()[:16]
     return msgspec.structs.replace(bundle, version=digest)
 
 
 def encode_instructions(control: str, *, ask: int, bundle: bytes | None) -> bytes:
-    """`AgentInstructions` around an encoded bundle, which is the same for all gateways."""
+    """Return encoded `AgentInstructions` with an encoded bundle, equal for all gateways."""
     head = msgspec.json.encode(AgentInstructions(protocol=PROTOCOL, control=control, ask=ask))
     return head if bundle is None else b'%b,"bundle":%b}' % (_without_bundle(head), bundle)
 
 
 def decode_instructions(data: bytes) -> AgentInstructions:
-    """What the control plane said.
+    """Return the instructions of the control plane.
 
     Raises:
-        HeadraceError: It speaks another protocol, or this is nothing of ours.
+        HeadraceError: The control plane uses another protocol version, or the data is invalid.
     """
     return _decode(data, AgentInstructions, who="the control plane")
 
 
 def decode_poll(data: bytes) -> Poll:
-    """What an agent asks; errors as `decode_told`."""
+    """Return an agent's poll; raises the errors of `decode_instructions`."""
     return _decode(data, Poll, who="the gateway's agent")
 
 
 def decode_report(data: bytes) -> AgentStatus:
-    """What an agent reports; errors as `decode_told`."""
+    """Return an agent's report; raises the errors of `decode_instructions`."""
     return _decode(data, AgentStatus, who="the gateway's agent")
 
 
 def decode_bundle(data: bytes) -> Bundle:
-    """A bundle as it lies on disk.
+    """Return a bundle that was stored on disk.
 
     Raises:
-        InvalidArgumentError: It is damaged.
+        InvalidArgumentError: The data is damaged.
     """
     return _strict(data, Bundle, who="the file")
 
@@ -311,10 +310,10 @@ def _without_bundle(head: bytes) -> bytes:
 
 
 def checked_report(report: AgentStatus) -> AgentStatus:
-    """`report`, with its texts cut to what people read.
+    """Return `report` with its texts truncated for display.
 
     Raises:
-        InvalidArgumentError: It says what cannot be.
+        InvalidArgumentError: The report contains impossible values.
     """
     if len(report.name) > _MOST_NAME or not report.name.isprintable():
         raise InvalidArgumentError(
@@ -345,7 +344,7 @@ def _check_number(what: str, number: int) -> None:
 
 
 def _is_web(url: str) -> bool:
-    """Whether people may be given it to follow."""
+    """Whether the URL is an HTTP link that may be displayed."""
     try:
         return len(url) <= _MOST_TEXT and urlsplit(url).scheme in {"http", "https"}
     except ValueError:

@@ -1,9 +1,9 @@
-"""Gateways on other hosts: their reports, and how each stands to the newest offer. Pure.
+"""Registry of gateways on other hosts: reports, and sync status to the newest offer. Pure.
 
-The time is passed in. A gateway that is behind or lost for too long is no longer waited for.
+Time is an argument. Gateways that are behind or lost for too long are no longer waited for.
 
-As one they would be in force and behind by turns, so that a replica could end that the other one
-still sends requests to, and each would seem to have started anew whenever the other had reported.
+Two agents under one name would alternate between current and behind: a replica could end while one
+of them still sends requests to it, and each report would look like a restart of the other.
 """
 
 from collections import deque
@@ -24,24 +24,24 @@ _NEWEST: Final = 0
 _MOST_NAMES: Final = 1024
 _MOST_FORMER: Final = 16
 _FORGET_S: Final = 24 * 3600.0
-"""After which a silent gateway is no longer shown: hosts and pods come and go."""
+"""Silence after which a gateway is no longer shown: hosts and pods come and go."""
 _MOST_GATEWAYS: Final = 512
 _KNOWN_VERSIONS: Final = 64
 
 
 class SyncStatus(StrEnum):
-    """How a gateway stands to the newest that it was offered."""
+    """Sync status of a gateway to the newest offer."""
 
     CURRENT = "current"
-    """It has it in force."""
+    """The offer is in force."""
     WAITING = "waiting"
-    """It may still take it: replicas that it knows are kept."""
+    """The offer may still be applied: replicas that the gateway knows are kept."""
     REFUSED = "refused"
-    """It said that it cannot; what it had before is in force there."""
+    """The gateway rejected the offer; its previous version stays in force."""
     BEHIND = "behind"
-    """It has not taken it for too long, and nobody waits for it any more."""
+    """The offer was not applied in time, and is no longer waited for."""
     LOST = "lost"
-    """Nothing was heard of it for too long."""
+    """The gateway has been silent for too long."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,17 +49,17 @@ class AgentTimeouts:
     """Limits after which an agent counts as behind or lost."""
 
     max_behind_s: float = MAX_BEHIND_S
-    """How long a gateway may take."""
+    """How long a gateway may take to apply an offer."""
     lost_after_s: float = 30.0
-    """How long it may be silent."""
+    """How long a gateway may be silent."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AgentReport:
-    """What is known of one gateway; times are monotonic."""
+    """Recorded state of one gateway; times are monotonic."""
 
     since: float
-    """When it was heard of first, or again after it was lost."""
+    """Time of the first report, or of the first after it was lost."""
     seen_at: float
     in_force: int = 0
     """Numbers of offers, 0 for none."""
@@ -71,30 +71,30 @@ class AgentReport:
 
 @dataclass(frozen=True, slots=True)
 class Offers:
-    """When each was made: the first is number 1. Of old ones, `dropped` many, nobody knows when."""
+    """Times of offers; the first is number 1. The times of the oldest `dropped` are deleted."""
 
     offered_at: tuple[float, ...] = ()
     dropped: int = 0
 
     @property
     def newest(self) -> int:
-        """The number of the newest; 0 for none."""
+        """Return the number of the newest offer; 0 for none."""
         return self.dropped + len(self.offered_at)
 
     def with_offer(self, now: float) -> "Offers":
-        """These and another one."""
+        """Return these offers and a new one."""
         offered_at = (*self.offered_at, now)
         excess = max(len(offered_at) - _MOST_OFFERS, 0)
         return Offers(offered_at[excess:], self.dropped + excess)
 
     def after(self, number: int) -> float:
-        """When the first one after `number` was made, as far as is known."""
+        """Return the time of the first offer after `number`, as far as recorded."""
         assert number < self.newest
         return self.offered_at[max(number - self.dropped, 0)]
 
 
 def behind_s(last_report: AgentReport, offers: Offers, *, now: float) -> float:
-    """For how long there has been something newer than what is in force; 0 if there is not."""
+    """Return how long a newer offer than the one in force has existed; 0 if none exists."""
     if last_report.in_force >= offers.newest:
         return 0.0
     return max(now - offers.after(last_report.in_force), 0.0)
@@ -108,7 +108,7 @@ def standing(
     timeouts: AgentTimeouts,
     offer: int = _NEWEST,
 ) -> SyncStatus:
-    """How a gateway stands to offer number `offer`; 0 for the newest."""
+    """Return a gateway's sync status to offer number `offer`; 0 for the newest."""
     number = offer or offers.newest
     if now > last_report.seen_at + timeouts.lost_after_s:
         return SyncStatus.LOST
@@ -116,26 +116,26 @@ def standing(
         return SyncStatus.CURRENT
     if last_report.refused >= number:
         return SyncStatus.REFUSED
-    # Who has just come back gets the time that it has not had.
+    # A gateway that has just come back gets the time that it missed.
     offered = max(offers.after(last_report.in_force), last_report.since)
-    # As a sum, like the moment that is waited for: a difference may be a rounding short of it.
+    # Compared as a sum, like the deadline: a difference may differ by a rounding error.
     return SyncStatus.BEHIND if now >= offered + timeouts.max_behind_s else SyncStatus.WAITING
 
 
 class PublicationOutcome(StrEnum):
-    """What becomes of a publication."""
+    """Result of a publication."""
 
     WAIT = "wait"
     DONE = "done"
     REFUSED = "refused"
     NOBODY = "nobody"
-    """No gateway is connected: it is kept, and nobody acknowledged it."""
+    """No gateway is connected: the offer is kept, unacknowledged."""
     BEHIND = "behind"
-    """All that are connected are behind: nobody acknowledged it."""
+    """All connected gateways are behind: the offer is unacknowledged."""
 
 
 def outcome(sync_statuses: Collection[SyncStatus]) -> PublicationOutcome:
-    """What the standings to one offer say about it."""
+    """Return the outcome of a publication from the sync statuses to its offer."""
     connected = [status for status in sync_statuses if status is not SyncStatus.LOST]
     if not connected:
         return PublicationOutcome.NOBODY
@@ -149,7 +149,7 @@ def outcome(sync_statuses: Collection[SyncStatus]) -> PublicationOutcome:
 def next_change_s(
     last_reports: Mapping[str, AgentReport], offers: Offers, *, now: float, timeouts: AgentTimeouts
 ) -> float:
-    """After how many seconds a standing may change though nothing is heard."""
+    """Return seconds until a sync status may change without a report."""
     times = [
         moment
         for report in last_reports.values()
@@ -167,14 +167,14 @@ def next_change_s(
 def should_send(
     *, held: str, refused: str, newest: str, has_routes: bool, has_desired_state: bool
 ) -> bool:
-    """Whether a gateway that holds version `held` is given the newest.
+    """Whether a gateway that holds version `held` gets the newest one.
 
     Args:
-        refused: What it refused last: it would again.
-        has_routes: Whether somebody decided what the newest says. A control plane that has just
-            begun knows of no routes, and that must not end those of a gateway that serves.
-        has_desired_state: Whether a desired state exists. Then a gateway that has nothing waits
-            too: one that is ready without routes would deny every endpoint.
+        refused: The version it refused last, and would refuse again.
+        has_routes: Whether routes were published. A control plane that has just started has no
+            routes, which must not remove those of a serving gateway.
+        has_desired_state: Whether a desired state exists. Then a gateway without a version waits
+            too: if it became ready without routes, it would reject every request.
     """
     if not newest or newest in {held, refused}:
         return False
@@ -183,24 +183,24 @@ def should_send(
 
 @dataclass(slots=True)
 class _Name:
-    """Agents that used one name."""
+    """Agents that used the same name."""
 
     newest: str
-    """The agent that came last under this name."""
+    """The agent that connected last under this name."""
     former: deque[str] = field(default_factory=lambda: deque(maxlen=_MOST_FORMER))
-    """Those before it."""
+    """Agents before it."""
 
 
 @dataclass(slots=True)
 class DuplicateNames:
-    """Which agents, by the id that each makes up at its start, report under which name."""
+    """Agents by name, identified by the id that each generates at its start."""
 
     _names: dict[str, _Name] = field(default_factory=dict)
 
     def with_unique_name(self, report: AgentStatus) -> AgentStatus:
-        """`report`, under a name of its own if a newer agent has come under the same.
+        """Return `report`, renamed if a newer agent uses the same name.
 
-        One that was started anew does not report any more, so that the next one has its name.
+        A restarted agent's former run no longer reports, so the next run keeps the name.
         """
         if not report.instance:
             return report  # an older agent
@@ -223,14 +223,14 @@ class DuplicateNames:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GatewayState:
-    """One gateway as people see it."""
+    """One gateway, as displayed."""
 
     name: str
     standing: SyncStatus
     version: str
     behind_s: float
     seen_s: float
-    """How long ago it was heard last."""
+    """Seconds since its last report."""
     ready: bool
     restarts: int = 0
     reason: str = ""
@@ -240,7 +240,7 @@ class GatewayState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SyncChange:
-    """A gateway that stands otherwise than before."""
+    """A changed sync status of a gateway."""
 
     name: str
     before: SyncStatus | None
@@ -250,7 +250,7 @@ class SyncChange:
 
 @dataclass(slots=True, kw_only=True)
 class AgentRegistry:
-    """Every gateway's last report, and what was offered to all of them."""
+    """Last report of every gateway, and the offers to all of them."""
 
     timeouts: AgentTimeouts = field(default_factory=AgentTimeouts)
     offers: Offers = field(default_factory=Offers)
@@ -261,28 +261,28 @@ class AgentRegistry:
 
     @property
     def last_reports(self) -> Mapping[str, AgentReport]:
-        """What is known of each."""
+        """Return the recorded state of each gateway."""
         return self._heard
 
     @property
     def newest(self) -> int:
-        """The number of the newest offer; 0 for none."""
+        """Return the number of the newest offer; 0 for none."""
         return self.offers.newest
 
     def offer(self, version: str, *, now: float) -> int:
-        """Another version is the newest; its number."""
+        """Record another version as the newest offer; return its number."""
         self.offers = self.offers.with_offer(now)
         self._numbers.pop(version, None)
         self._numbers[version] = self.newest
         while len(self._numbers) > _KNOWN_VERSIONS:
             del self._numbers[next(iter(self._numbers))]
         for name, report in self._reports.items():
-            # The same content may have been offered before, and be in force.
+            # The same content may be in force already from an earlier offer.
             self._heard[name] = self._with_numbers(self._heard[name], report)
         return self.newest
 
     def take_report(self, report: AgentStatus, *, now: float) -> bool:
-        """Take in a report; whether it was lost before, or is new."""
+        """Record a report; return whether the gateway is new or was lost."""
         last = self._heard.get(report.name)
         has_returned = last is None or now > last.seen_at + self.timeouts.lost_after_s
         since = now if last is None or has_returned else last.since
@@ -312,18 +312,18 @@ class AgentRegistry:
             self._last_statuses.pop(name, None)
 
     def sync_statuses(self, *, now: float, offer: int = 0) -> dict[str, SyncStatus]:
-        """Of all gateways, to offer number `offer`; 0 for the newest."""
+        """Return the sync status of all gateways to offer number `offer`; 0 for the newest."""
         return {
             name: standing(last_report, self.offers, now=now, timeouts=self.timeouts, offer=offer)
             for name, last_report in self._heard.items()
         }
 
     def outcome(self, offer: int, *, now: float) -> PublicationOutcome:
-        """What becomes of offer number `offer`."""
+        """Return the outcome of offer number `offer`."""
         return outcome(self.sync_statuses(now=now, offer=offer).values())
 
     def refusals(self, offer: int, *, now: float) -> dict[str, str]:
-        """Why gateways refused offer number `offer`, by their names."""
+        """Return why gateways refused offer number `offer`, by name."""
         sync_statuses = self.sync_statuses(now=now, offer=offer)
         return {
             name: self._heard[name].reason or "no reason given"
@@ -332,7 +332,7 @@ class AgentRegistry:
         }
 
     def live(self, *, now: float) -> dict[str, AgentStatus]:
-        """The last report of each that is connected."""
+        """Return the last report of each connected gateway."""
         return {
             name: self._reports[name]
             for name, last_report in self._heard.items()
@@ -340,19 +340,19 @@ class AgentRegistry:
         }
 
     def counts(self, *, now: float) -> Mapping[str, EnvoyCounts]:
-        """What each that is connected has counted last."""
+        """Return the last counts of each connected gateway."""
         reports = self.live(now=now)
         return {
             name: report.counts for name, report in reports.items() if report.counts is not None
         }
 
     def states(self, *, now: float) -> tuple[GatewayState, ...]:
-        """All of them, by name."""
+        """Return all gateways, sorted by name."""
         sync_statuses = self.sync_statuses(now=now)
         return tuple(self._state(name, sync_statuses[name], now) for name in sorted(sync_statuses))
 
     def sync_changes(self, *, now: float) -> list[SyncChange]:
-        """Who stands otherwise than when this was asked last; waiting is no news."""
+        """Return sync statuses that changed since the last call; `waiting` is not reported."""
         changes = []
         for name, state in ((state.name, state) for state in self.states(now=now)):
             before = self._last_statuses.get(name)
@@ -388,7 +388,7 @@ _REASONS: Final = {
 
 
 def event_of(change: SyncChange, *, timestamp: float) -> Event:
-    """What is written when a gateway stands otherwise than before."""
+    """Return the event for a changed sync status."""
     state = change.state
     return Event(
         at=timestamp,
@@ -432,7 +432,7 @@ def _text(change: SyncChange) -> str:
 
 
 def families(states: Sequence[GatewayState]) -> list[Family]:
-    """How each gateway is, as metrics."""
+    """Return metrics about each gateway."""
     connected, ready, behind_s, seen_s = [], [], [], []
     for state in states:
         labels = (("gateway", state.name),)

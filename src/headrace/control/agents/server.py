@@ -1,4 +1,4 @@
-"""The listener for gateways' agents: takes their questions and reports, each for itself only."""
+"""Listener for gateway agents: accepts polls and reports, from each agent for itself only."""
 
 import asyncio
 import logging
@@ -39,14 +39,14 @@ if TYPE_CHECKING:
 
 _LOG: Final = logging.getLogger("headrace.control")
 AGENT: Final = "headrace.agent"
-"""Where the protocol says who speaks."""
+"""Key of the agent's name in an ASGI scope."""
 UNTIL: Final = "headrace.agent_until"
-"""Until when its certificate holds, in seconds since 1970."""
+"""Key of the expiry of the agent's certificate, in seconds since 1970."""
 FINGERPRINT: Final = "headrace.agent_fingerprint"
-"""Of its certificate."""
+"""Key of the fingerprint of the agent's certificate."""
 _MAX_POLL_BYTES: Final = 1 << 20
 _MOST_BYTES_AT_ONCE: Final = 1 << 20
-"""Read in the loop: what is more would keep others waiting for a hundredth of a second."""
+"""Larger bodies are not decoded in the event loop, which they would block for 10 ms."""
 _JSON: Final = "application/json"
 _STOP_S: Final = 1
 _KEEP_ALIVE_S: Final = 60  # longer than an agent pauses
@@ -56,19 +56,19 @@ _FORWARDED: Final = frozenset({"GET", "POST"})
 
 @dataclass(slots=True, kw_only=True)
 class AgentsApp:
-    """The ASGI application."""
+    """The ASGI application for agents."""
 
     fleet: GatewayFleet
     settings: AgentsSettings
     fallback: App
-    """Answers what gateways' callers ask the control plane."""
+    """Serves requests that gateways forward to the control plane."""
     wake: Callable[[str, int], None]
-    """Starts an endpoint for which so many requests wait."""
+    """Starts an endpoint, given the number of waiting requests."""
     has_desired_state: Callable[[], bool]
     revoked: RevokedAgents = field(default_factory=RevokedAgents)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
+        """Serve one request."""
         if scope["type"] != "http":
             return
         until: float | None = scope.get(UNTIL)
@@ -92,7 +92,7 @@ class AgentsApp:
         except HeadraceError as error:
             _LOG.warning("refused an agent", extra={"gateway": name, "error": str(error)})
             body = msgspec.json.encode(Refused(code=error.code, message=str(error)))
-            # Whoever was given another certificate meanwhile shows it when it connects again.
+            # A gateway with a renewed certificate presents it when it reconnects.
             is_last = not name or self.revoked.has(fingerprint)
             more = [(b"connection", b"close")] if is_last else []
             await respond(send, http_status(error), _JSON, body, more)
@@ -147,7 +147,7 @@ class AgentsServer:
     """Serves agents on `sock` until cancelled."""
 
     load: Callable[[], AgentsApp]
-    """Makes the application, which takes long."""
+    """Builds the application, which is slow."""
     tls: MutualTls
     sock: socket.socket
     revoked: RevokedAgents
@@ -171,17 +171,17 @@ class AgentsServer:
         finally:
             looking.cancel()
             server.should_exit = True
-            server.force_exit = True  # agents come again by themselves
+            server.force_exit = True  # agents reconnect by themselves
             await asyncio.wait({serving, looking})
 
 
 def _agent_protocol() -> "type[BoundedProtocol]":
-    """HTTP/1.1 of uvicorn, which this loads, with the names in the client's certificate."""
+    """Return uvicorn's HTTP/1.1 protocol with the client certificate's names. Loads uvicorn."""
     from headrace.control.asgi.edge import BoundedProtocol  # noqa: PLC0415  # loads uvicorn
 
     class AgentProtocol(BoundedProtocol):
         def on_headers_complete(self) -> None:
-            """Add the names to the request before the application begins."""
+            """Add the names to the request before the application starts."""
             secure = self.transport.get_extra_info("ssl_object")
             certificate = (None if secure is None else secure.getpeercert()) or {}
             encoded = (None if secure is None else secure.getpeercert(binary_form=True)) or b""

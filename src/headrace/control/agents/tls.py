@@ -1,7 +1,7 @@
-"""Mutual TLS between gateways and the control plane, names in certificates, and revoked ones.
+"""Mutual TLS between gateways and the control plane: names and revocation of certificates.
 
-A certificate is revoked by its fingerprint: a gateway may have another one with the same name, and
-a serial number is unique at one authority only.
+A certificate is revoked by its fingerprint: a gateway may have another certificate with the same
+name, and serial numbers are unique only per authority.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ from headrace.core import FailedPreconditionError
 from headrace.core.spec.access import TlsSpec
 
 PAIR: Final = "agents"
-"""What this side's certificate is called among the others."""
+"""Name of this side's certificate in the set of certificates."""
 AUTHORITIES: Final = "agents-authorities"
 _LOG: Final = logging.getLogger("headrace.control")
 _POLL_INTERVAL_S: Final = 0.5
@@ -38,39 +38,39 @@ _PREFIX: Final = re.compile(r"^sha-?256( fingerprint)?\s*[=:]\s*", re.IGNORECASE
 
 
 def server_context() -> ssl.SSLContext:
-    """Of the listener: nobody gets in without a certificate."""
+    """Return the TLS context of the listener, which requires a client certificate."""
     context = tls_context(ssl.PROTOCOL_TLS_SERVER)
     context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_TICKET
-    context.num_tickets = 0  # a session that is taken up again is not checked again
+    context.num_tickets = 0  # a resumed session is not verified again
     context.verify_mode = ssl.CERT_REQUIRED
     return context
 
 
 def client_context() -> ssl.SSLContext:
-    """Of an agent: the control plane's certificate has to name the host that was asked for."""
+    """Return the TLS context of an agent, which verifies the control plane's host name."""
     return tls_context(ssl.PROTOCOL_TLS_CLIENT)
 
 
 @dataclass(slots=True, kw_only=True)
 class MutualTls:
-    """Both sides' certificates. A replaced certificate is shown at once.
+    """Certificates of both sides. A replaced certificate is used immediately.
 
-    New authorities are believed at once, and former ones until the next start.
+    New authorities are trusted immediately, and former ones until the next start.
     """
 
     certificates: Certificates
     directory: Path
-    """Of this user only, for what has to be a file for a moment."""
+    """Private directory of this user, for temporary files."""
     context: ssl.SSLContext
     is_server: bool = True
     pair: Pem | None = None
     authorities: Pem | None = None
 
     def open(self, settings: TlsSpec) -> None:
-        """Read the files; from now on they are watched. Blocking.
+        """Read the files and start to watch them. Blocking.
 
         Raises:
-            FailedPreconditionError: They cannot be used.
+            FailedPreconditionError: The files cannot be used.
         """
         other = "gateways' agents" if self.is_server else "the control plane"
         pair = PemFiles(
@@ -98,9 +98,9 @@ class MutualTls:
 
 
 def agent_name(certificate: Mapping[str, Any]) -> str:
-    """Whom a certificate names, as `ssl` tells it: its common name, else its first DNS name or URI.
+    """Return the subject of an `ssl` certificate: common name, else first DNS name or URI.
 
-    Empty if it names nobody.
+    Empty if it has none of these.
     """
     for part in certificate.get("subject", ()):
         for key, value in part:
@@ -115,16 +115,16 @@ def agent_name(certificate: Mapping[str, Any]) -> str:
 
 
 def expires_at(certificate: Mapping[str, Any]) -> float | None:
-    """When a certificate, as `ssl` tells it, expires, in seconds since 1970.
+    """Return when a certificate in `ssl`'s form expires, in seconds since 1970.
 
-    It was checked when the connection began, which may be as old as the agent.
+    TLS verifies it only at the start of a connection, which may be as old as the agent.
     """
     end = certificate.get("notAfter")
     return None if end is None else float(ssl.cert_time_to_seconds(str(end)))
 
 
 def name_in(pem: bytes) -> str:
-    """As `agent_name`, of the first certificate in a file. Blocking: loads cryptography."""
+    """Return `agent_name` of the first certificate in a PEM file. Blocking: loads cryptography."""
     from cryptography import x509  # noqa: PLC0415  # takes a while to load
     from cryptography.x509.oid import NameOID  # noqa: PLC0415  # as above
 
@@ -143,33 +143,36 @@ def name_in(pem: bytes) -> str:
 
 
 def may_report_for(certificate: str, name: str) -> bool:
-    """Whether whom a certificate names may report as `name`.
+    """Whether the subject of a certificate may report as `name`.
 
-    That is itself, or one of several with the same certificate, as pods of one Deployment have it.
+    `name` is the subject itself, or one of several gateways that share the certificate, such as
+    pods of one Deployment.
     """
     return bool(certificate) and (name == certificate or name.startswith(f"{certificate}/"))
 
 
 def name_with(certificate: str, name: str) -> str:
-    """What a gateway that would be called `name` is called with a certificate."""
+    """Return the full name of gateway `name` that uses a certificate."""
     return certificate if name in {"", certificate} else f"{certificate}/{name}"
 
 
 def fingerprint_of(certificate: bytes) -> str:
-    """The SHA-256 of a certificate (DER), in hexadecimal digits."""
+    """Return the SHA-256 of a certificate (DER), in hexadecimal digits."""
     return hashlib.sha256(certificate).hexdigest()
 
 
 def fingerprint_of_pem(certificate: bytes) -> str:
-    """As `fingerprint_of`, of the first certificate in PEM."""
+    """Return `fingerprint_of` the first certificate in PEM."""
     return fingerprint_of(ssl.PEM_cert_to_DER_cert(certificate.decode("ascii")))
 
 
 def fingerprints_in(text: str) -> frozenset[str]:
-    """One in each line, as openssl prints it or without colons; `#` begins a remark.
+    """Return the fingerprints in `text`: one per line, in openssl's format or without colons.
+
+    `#` begins a comment.
 
     Raises:
-        FailedPreconditionError: A line holds none; the message says which.
+        FailedPreconditionError: A line has no fingerprint; the message names it.
     """
     fingerprints = set()
     for number, line in enumerate(text.splitlines(), start=1):
@@ -188,7 +191,7 @@ def fingerprints_in(text: str) -> frozenset[str]:
 
 @dataclass(slots=True, kw_only=True)
 class RevokedAgents:
-    """The fingerprints in `path`; None for none ever. What cannot be read changes nothing."""
+    """Revoked fingerprints in `path`; None disables it. Read errors keep the last content."""
 
     path: Path | None = None
     fingerprints: frozenset[str] = frozenset()
@@ -197,26 +200,27 @@ class RevokedAgents:
     _mark: Mark | None = None
 
     def open(self) -> None:
-        """Read the file. Blocking; before anybody is answered.
+        """Read the file, before the first request is served. Blocking.
 
         Raises:
-            FailedPreconditionError: It cannot be read: whoever names one wants it to count.
+            FailedPreconditionError: The file cannot be read: a configured revocation list must be
+                in force.
         """
         if self.path is not None:
             self._mark = mark_of((self.path,))
             self.fingerprints = _read(self.path)
 
     def has(self, fingerprint: str) -> bool:
-        """Whether a certificate is believed no more."""
+        """Whether a certificate is revoked."""
         return fingerprint in self.fingerprints
 
     async def wait_for(self, fingerprint: str) -> None:
-        """Return when that certificate is believed no more."""
+        """Return when that certificate is revoked."""
         while not self.has(fingerprint):
             await self._changes.next.wait()
 
     async def run(self) -> None:
-        """Look at the file until cancelled."""
+        """Poll the file until cancelled."""
         while self.path is not None:
             await asyncio.sleep(_POLL_INTERVAL_S)
             fingerprints = await asyncio.to_thread(self.poll)
@@ -224,7 +228,7 @@ class RevokedAgents:
                 self.take(fingerprints)
 
     def poll(self) -> frozenset[str] | None:
-        """What the file says, if it is another one than at the last look. Blocking."""
+        """Return the file's content if it changed since the last poll. Blocking."""
         assert self.path is not None, "the file must be readable"
         mark = mark_of((self.path,))
         if mark == self._mark:
@@ -232,7 +236,7 @@ class RevokedAgents:
         try:
             fingerprints = _read(self.path)
         except FailedPreconditionError as error:
-            if str(error) != self.problem:  # it is read again each time: it may only lack a right
+            if str(error) != self.problem:  # read again each time: only a right may be missing
                 self.problem = str(error)
                 _LOG.error("%s; those that were revoked stay so", error)
             return None
@@ -240,7 +244,7 @@ class RevokedAgents:
         return fingerprints
 
     def take(self, fingerprints: frozenset[str]) -> None:
-        """Believe no certificate of these any more, and whoever waits with one is told."""
+        """Set the revoked fingerprints, and wake waiters with one of them."""
         extra = {"revoked": len(fingerprints)}
         _LOG.info("the list of revoked gateways is another", extra=extra)
         self.fingerprints = fingerprints

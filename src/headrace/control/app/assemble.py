@@ -1,6 +1,6 @@
 """Wiring of a control plane from its settings, with every port bound or checked.
 
-Nothing is started: if a port is taken, everything stays as it was.
+Nothing is started: if a port is taken, nothing changes.
 """
 
 import contextlib
@@ -72,7 +72,7 @@ _LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
 class BackgroundService(Protocol):
-    """A part of a control plane that runs for as long as the control plane does."""
+    """A part of a control plane that runs during the control plane's lifetime."""
 
     async def run(self) -> None:
         """Serve until cancelled; an error ends the control plane."""
@@ -80,13 +80,13 @@ class BackgroundService(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class System:
-    """One control plane, and what has to be closed with it."""
+    """One control plane, and the resources that are closed with it."""
 
     plane: ControlPlane
     serving: tuple[BackgroundService, ...]
-    """Serve what is stored; started before a spec is applied."""
+    """Services for the stored state; started before a spec is applied."""
     deciding: tuple[BackgroundService, ...]
-    """Started in this order once it is."""
+    """Services started in this order after the spec is applied."""
     server: ApiServer
     """Started last, as its imports take longest."""
     driver: LocalDriver
@@ -94,20 +94,20 @@ class System:
     """Closes files, sockets and processes at the end."""
     control_file: ControlFile
     document: dict[str, Any] | None
-    """The spec to apply first; None goes on with the stored one."""
+    """The spec to apply first; None continues with the stored one."""
     found_running: bool
-    """Whether an Envoy or replicas of an earlier control plane are there."""
+    """Whether an Envoy or replicas of an earlier control plane are running."""
     membership: "ClusterMembership | None"
-    """Of a cluster whose pods the replicas are; None where they are processes of this machine."""
+    """Membership in the cluster whose pods are the replicas; None if they are local processes."""
 
 
 def assemble(
     settings: ControlSettings, home: Home, membership: "ClusterMembership | None" = None
 ) -> System:
-    """The parts for `settings`, on a home whose lock is held.
+    """Return the control plane for `settings`, on a home whose lock is held.
 
     Raises:
-        SpecError: The spec is wrong.
+        SpecError: The spec is invalid.
         FailedPreconditionError: A port is taken, or the home cannot be used.
     """
     clock = SystemClock()
@@ -226,9 +226,9 @@ def assemble(
             gateway_supervisor=gateway_supervisor,
             certificates=certificates,
             limits=limits,
-            # The control plane has nothing to show who it is, and is asked for nothing there.
+            # The control plane has no credentials for that gateway, and needs none there.
             gateway_address=f"unix:{gateway.private_socket}",
-            # Only one on this host is reached unasked.
+            # Only a gateway on this host is reached without authentication.
             sends_first_requests=settings.first_request and mode is GatewayMode.LOCAL,
         )
         plane = ControlPlane(
@@ -245,7 +245,7 @@ def assemble(
             allow_code=settings.allow_code,
             model_roots=tuple(map(Path, settings.model_roots)),
         )
-        # A driver that has to ask what was routed before it publishes, also if that is nothing.
+        # A driver that must read the published routes before it publishes, even if empty.
         asks_first = reconciler.publication.published is None
         agents = make_agents_server(
             gateway_supervisor,
@@ -311,7 +311,7 @@ def _gateway_answers(plane: ControlPlane) -> App:
 
 
 def _shown_state(url: str) -> str:
-    """Where the state is, without what may be secret; empty for the home's own file."""
+    """Return the location of the state without secret parts; empty for the home's file."""
     if not url:
         return ""
     path = sqlite_path(url)
@@ -319,13 +319,13 @@ def _shown_state(url: str) -> str:
 
 
 def _installation(settings: ControlSettings) -> str:
-    """What names all control planes of one installation on a cluster; empty elsewhere."""
+    """Return the name that an installation's control planes share on a cluster; empty elsewhere."""
     cluster = settings.cluster
     return "" if cluster is None else f"cluster:{cluster.namespace}/{cluster.instance}"
 
 
 def _allowed_hosts(settings: ControlSettings) -> frozenset[str]:
-    """The names under which the management API is asked, besides loopback's."""
+    """Return the host names of the management API, besides those of loopback."""
     login = settings.oidc.redirect_url if settings.oidc is not None else ""
     browsers = {host} if (host := urlsplit(login).hostname) else set()
     return frozenset({settings.admin_host.lower(), *settings.allowed_hosts, *browsers})
@@ -338,7 +338,7 @@ def _gateway_ports(
     record: GatewayRecord | None,
     mode: GatewayMode,
 ) -> dict[str, int]:
-    """The gateway's ports by flag: asked for, kept from a running gateway, or picked."""
+    """Return the gateway's ports by flag: requested, kept from a running gateway, or picked."""
     requested = {
         "--http-port": spec.http_port if settings.http_port is None else settings.http_port,
         "--grpc-port": spec.grpc_port if settings.grpc_port is None else settings.grpc_port,
@@ -355,10 +355,10 @@ def _gateway_ports(
 def _admin_tls(
     settings: ControlSettings, home: Home, certificates: Certificates
 ) -> AdminTls | None:
-    """Encryption of the management API; None for plain text.
+    """Return the encryption of the management API; None for plain text.
 
     Raises:
-        FailedPreconditionError: Its files cannot be used, or tokens would travel in clear text.
+        FailedPreconditionError: Its files cannot be used, or tokens would be sent in plain text.
     """
     if settings.admin_tls is not None:
         tls = AdminTls(certificates=certificates, public_file=home.admin_certificate)
@@ -408,7 +408,7 @@ def _open_sockets(
 def _listen_again(
     host: str, port: int | None, last_url: str, *, what: str, flag: str
 ) -> socket.socket:
-    """A listening socket; where any port will do, the one that was used before if it is free."""
+    """Return a listening socket; for any port, the previously used one if it is free."""
     if not port and port_of(last_url):
         with contextlib.suppress(FailedPreconditionError):
             return listen(host, port_of(last_url), what=what, flag=flag)
@@ -430,7 +430,7 @@ def _addresses(settings: ControlSettings, gateway: EnvoySettings, sockets: ApiSo
 
 
 def _reachable(host: str) -> str:
-    """How a bound host is reached from this machine, as it stands in a URL."""
+    """Return a bound host as this machine reaches it, in the form for URLs."""
     everywhere = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104  # compared, not bound
     name = everywhere.get(host, host)
     return f"[{name}]" if ":" in name else name

@@ -1,11 +1,11 @@
-"""Backups of a home: one tar file that holds what another home needs to serve the same.
+"""Backups of a home: one tar file with everything that another home needs to serve the same models.
 
     home/...         files, laid out as in the home
     manifest.json    written last: size and SHA-256 of each file, and what is not contained
 
-A backup is taken while the home runs. Databases are copied by SQLite at one moment, the registry
-at the same moment, and other files are replaced atomically by the processes that write them. What
-belongs to processes, to this home alone or can be made again is left out.
+A backup is taken while the home runs. SQLite copies databases as of one moment, the registry is
+copied at the same moment, and other files are replaced atomically by the processes that write them.
+Files of processes, of the home's identity and files that can be recreated are excluded.
 """
 
 import collections
@@ -47,21 +47,21 @@ _ROOT: Final = "home"
 _MAX_MANIFEST_BYTES: Final = 64 << 20
 _PAYLOADS: Final = "payloads"
 _OF_THIS_HOME: Final = ("run", "identity.json", "planner-id")
-"""Processes and identity: a restored home has its own."""
+"""Process files and identity: a restored home has its own."""
 _LEFT_OUT: Final = ("logs", "optimize", "features/served")
-"""What can be made again, or is missed by nobody after a restore."""
+"""Files that can be recreated, or are not needed after a restore."""
 _AUDIT_END: Final = "trail-checkpoint.json"
 _OF_ONE_MOMENT: Final = frozenset({STATE_FILE, _AUDIT_END, "registry", "artifacts"})
 _INDEXED: Final = re.compile(r"registry/([^/]+)/([^/]+)\.json")
 """The file that describes a model version."""
 _SHARED_STORE: Final = "registry/.artifacts"
-"""Which store the home's models are a copy of."""
+"""File that names the shared store of the home's models."""
 _SQLITE_HEADER: Final = b"SQLite format 3\0"
 _SQLITE_BESIDE: Final = ("-wal", "-shm", "-journal")
 _SQLITE_WAIT_S: Final = 30.0
 
 Progress = Callable[[str, int, int], None]
-"""Hears what is done, how many bytes of it, and of how many."""
+"""Receives the current step, the processed bytes and the total bytes."""
 
 
 class BackupFile(msgspec.Struct, frozen=True, kw_only=True):
@@ -84,12 +84,12 @@ class BackupManifest(msgspec.Struct, frozen=True, kw_only=True):
     """`sqlite`; `postgres` where it is in that database and not contained; `none`."""
     generation: int
     models: tuple[str, ...]
-    """References of all model versions."""
+    """References of all contained model versions."""
     files: dict[str, BackupFile]
     left_out: tuple[str, ...]
-    """What the home has and the backup does not."""
+    """Files of the home that the backup excludes."""
     outside: tuple[str, ...]
-    """Files outside of the home that the spec names, and links in the home; not contained."""
+    """Files outside the home that the spec names, and links in the home; not contained."""
 
 
 class Backup(msgspec.Struct, frozen=True, kw_only=True):
@@ -104,16 +104,16 @@ class Backup(msgspec.Struct, frozen=True, kw_only=True):
 def write_backup(
     home: Path, out: Path, *, state_url: str, payloads: bool, now: float, progress: Progress
 ) -> Backup:
-    """Write a backup of `home` to `out`, whole or not at all, with mode 0600. Blocking.
+    """Write a backup of `home` to `out` atomically, with mode 0600. Blocking.
 
     Args:
-        state_url: Where the desired state is; empty for a file in the home.
-        payloads: Whether payload logs are contained.
+        state_url: URL of the desired state's database; empty for a file in the home.
+        payloads: Whether payload logs are included.
         now: Seconds since 1970.
 
     Raises:
-        NotFoundError: `home` is no home.
-        FailedPreconditionError: It belongs to another user, or a database cannot be copied.
+        NotFoundError: `home` is not a home.
+        FailedPreconditionError: The home belongs to another user, or a database cannot be copied.
         AlreadyExistsError: `out` exists.
     """
     home, out = home.resolve(), out.absolute()
@@ -124,7 +124,7 @@ def write_backup(
         state = sqlite_path(state_url or home_url(home))
 
         def copy_state() -> None:
-            # The end of the audit log comes before the log: one that is longer is whole.
+            # The checkpoint is copied before the audit log: a longer log is valid.
             with contextlib.suppress(FileNotFoundError):
                 shutil.copyfile(home / _AUDIT_END, copies / _AUDIT_END)
             if state is not None and state.exists():
@@ -133,7 +133,7 @@ def write_backup(
 
         with Registry(home).snapshot(copy_state) as registry:
             sources, links = _files_below(home, {*left_out, *_OF_THIS_HOME, *_OF_ONE_MOMENT})
-            # In order of names: windows' states, of which each has its offset, before their logs.
+            # In order of names: window states, which contain offsets, come before their logs.
             for number, (name, source) in enumerate(sorted(sources.items())):
                 if _is_database(source):
                     sources[name] = copies / f"{number}.db"
@@ -169,11 +169,11 @@ def write_backup(
 
 
 def check_backup(path: Path, *, progress: Progress) -> Backup:
-    """Read a backup file whole, and compare each file with the manifest. Blocking.
+    """Read a complete backup file, and compare each file with the manifest. Blocking.
 
     Raises:
-        NotFoundError: There is no such file.
-        ArtifactCorruptError, InvalidArgumentError: It is damaged, altered, or no backup.
+        NotFoundError: The file does not exist.
+        ArtifactCorruptError, InvalidArgumentError: The file is damaged, altered, or not a backup.
     """
     manifest = _read_archive(path, None, progress)
     with path.open("rb") as stream:
@@ -182,14 +182,15 @@ def check_backup(path: Path, *, progress: Progress) -> Backup:
 
 
 def restore_backup(path: Path, home: Path, *, progress: Progress) -> BackupManifest:
-    """Make `home`, which is new or empty, of a backup file. Blocking.
+    """Restore a backup file to `home`, which must be new or empty. Blocking.
 
-    Every file is compared with the manifest before one of them is put into place.
+    Every file is compared with the manifest before any is moved into place.
 
     Raises:
-        NotFoundError: There is no such file.
+        NotFoundError: The file does not exist.
         FailedPreconditionError: `home` is not empty, or the disk is too small.
-        ArtifactCorruptError, InvalidArgumentError: The backup is damaged, altered, or none.
+        ArtifactCorruptError, InvalidArgumentError: The file is damaged, altered, or not a
+    backup.
     """
     size = _size_of(path)
     home = home.absolute()
@@ -228,7 +229,7 @@ def _check_source(home: Path, out: Path) -> None:
         raise NotFoundError(f"{home} is not a Headrace home; `headrace up` creates one")
     owner = home.stat().st_uid
     if owner != os.geteuid():
-        # SQLite would leave files there that the owner cannot write.
+        # Otherwise SQLite would leave files that the owner cannot write.
         message = f"{home} belongs to user {owner}; back it up as that user"
         raise FailedPreconditionError(message)
     if out.resolve().is_relative_to(home):
@@ -240,12 +241,12 @@ def _check_source(home: Path, out: Path) -> None:
 
 
 def _publish(partial: Path, out: Path) -> None:
-    """Give a whole file its name, unless the name is taken."""
+    """Rename a complete file, unless the name is taken."""
     try:
-        out.hardlink_to(partial)  # unlike a rename, it replaces nothing
+        out.hardlink_to(partial)  # unlike a rename, this replaces nothing
     except FileExistsError:
         raise _exists(out) from None
-    except OSError:  # the file system has no hard links
+    except OSError:  # the file system does not support hard links
         if out.exists():
             raise _exists(out) from None
         shutil.move(partial, out)
@@ -257,7 +258,7 @@ def _exists(out: Path) -> AlreadyExistsError:
 
 
 def _files_below(root: Path, left_out: Collection[str] = ()) -> tuple[dict[str, Path], list[str]]:
-    """The plain files below `root` by their path there, without temporary ones; and the links."""
+    """Return the plain files below `root` by relative path, without temporary ones, and links."""
     files: dict[str, Path] = {}
     links: list[str] = []
     for folder, directories, names in os.walk(root):
@@ -292,7 +293,7 @@ def _is_database(source: Path) -> bool:
 
 
 def _copy_database(source: Path, target: Path) -> None:
-    """Copy a database as it is at one moment, while others write to it."""
+    """Copy a database as of one moment, while others write to it."""
     try:
         with (
             contextlib.closing(sqlite3.connect(source, timeout=_SQLITE_WAIT_S)) as before,
@@ -310,7 +311,7 @@ def _copy_database(source: Path, target: Path) -> None:
 
 
 def _read_state(state: Path) -> tuple[list[Any], int]:
-    """The documents of the stored spec, and the generation; nothing and 0 without a state."""
+    """Return the documents of the stored spec, and the generation; empty and 0 without state."""
     if not state.exists():
         return [], 0
     with contextlib.closing(sqlite3.connect(state)) as connection:
@@ -324,7 +325,7 @@ def _read_state(state: Path) -> tuple[list[Any], int]:
 
 
 def _outside_files(document: Any, home: Path) -> Iterator[str]:  # noqa: ANN401  # of JSON
-    """The files of this machine that a spec names, apart from those in the home."""
+    """Yield the files on this machine that a spec names, except those in the home."""
     match document:
         case dict():
             for key, value in document.items():
@@ -343,7 +344,7 @@ def _outside_files(document: Any, home: Path) -> Iterator[str]:  # noqa: ANN401 
 
 
 class _Hashing:
-    """Content that is hashed while it is read."""
+    """File content that is hashed while it is read."""
 
     def __init__(self, content: Iterable[bytes] = (), file: BinaryIO | None = None) -> None:
         self._content = content
@@ -356,7 +357,7 @@ class _Hashing:
             yield data
 
     def read(self, size: int = -1) -> bytes:
-        """As a file's."""
+        """Read like a file."""
         assert self._file is not None
         data = self._file.read(size)
         self.digest.update(data)
@@ -366,7 +367,7 @@ class _Hashing:
 def _write_tar(
     target: Path, sources: dict[str, Path], manifest: BackupManifest, progress: Progress
 ) -> tuple[BackupManifest, str]:
-    """Write the archive; the manifest with all files, and the archive's SHA-256."""
+    """Write the archive; return the manifest with all files, and the archive's SHA-256."""
     total = done = 0
     for source in sources.values():
         with contextlib.suppress(FileNotFoundError):
@@ -379,7 +380,7 @@ def _write_tar(
                 try:
                     content = os.fdopen(os.open(source, os.O_RDONLY | os.O_NOFOLLOW), "rb")
                 except FileNotFoundError:
-                    continue  # a file that comes and goes while the home runs
+                    continue  # the running home created and deleted this file
                 with content:
                     member = tarfile.TarInfo(f"{_ROOT}/{name}")
                     member.size = os.fstat(content.fileno()).st_size
@@ -410,10 +411,10 @@ def _size_of(path: Path) -> int:
 
 
 def _read_archive(path: Path, target: Path | None, progress: Progress) -> BackupManifest:
-    """The manifest of a backup, after every file was compared with it.
+    """Compare every file of a backup with its manifest; return the manifest.
 
     Args:
-        target: Where files are written meanwhile; None for nowhere.
+        target: Directory to which the files are written; None writes nothing.
     """
     size = _size_of(path)
     files: dict[str, BackupFile] = {}
@@ -447,11 +448,12 @@ def _read_archive(path: Path, target: Path | None, progress: Progress) -> Backup
 
 
 def _checked_manifest(path: Path, data: bytes, files: dict[str, BackupFile]) -> BackupManifest:
-    """The manifest of a backup whose files are `files`.
+    """Return the manifest of a backup with the files `files`.
 
     Raises:
-        InvalidArgumentError: There is none, or of a later format, or it names what none may have.
-        ArtifactCorruptError: The files are not those that it names.
+        InvalidArgumentError: The manifest is missing, has a later format, or names files that are
+            not allowed.
+        ArtifactCorruptError: The files differ from the manifest.
     """
     try:
         manifest = msgspec.json.decode(data, type=BackupManifest)
@@ -477,7 +479,7 @@ def _checked_manifest(path: Path, data: bytes, files: dict[str, BackupFile]) -> 
 
 
 def _set_modes(root: Path) -> None:
-    """Give files the modes that a home has, and have them on disk."""
+    """Set the file modes of a home, and sync the files to disk."""
     for folder, directories, names in os.walk(root, topdown=False):
         above = Path(folder).relative_to(root).parts
         is_content = above[:1] == ("artifacts",)

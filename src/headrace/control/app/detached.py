@@ -28,14 +28,14 @@ class _Notice(msgspec.Struct):
 
 
 def start_detached(settings: ControlSettings, *, timeout_s: float = 300.0) -> ControlFile:
-    """Start a control plane that outlives this process; where it is reached, once all is ready.
+    """Start a control plane that outlives this process; return its addresses once ready.
 
-    Blocking. Ready means that an endpoint answered a real request through the gateway; what became
-    of the others is in their status. If none does, all that was started is stopped again, unless
+    Blocking. Ready means that one endpoint answered a real request through the gateway; the
+    status shows the others. If none answers, everything that was started is stopped again, unless
     the system ran before.
 
     Raises:
-        FailedPreconditionError: It cannot become ready; the message says why.
+        FailedPreconditionError: It cannot become ready; the message gives the reason.
         DeadlineExceededError: It is not ready after `timeout_s`.
     """
     home = Home.at(Path(settings.home))
@@ -57,7 +57,7 @@ def start_detached(settings: ControlSettings, *, timeout_s: float = 300.0) -> Co
                 raise UnavailableError("the control plane ended right after it became ready")
             return control_file
         if notice is None or not notice.found_running:
-            # The control plane stops what it started.
+            # The control plane stops the processes that it started.
             process.end_blocking(within_s=settings.drain_timeout_s + _END_SLACK_S)
     finally:
         os.close(reader)
@@ -70,7 +70,7 @@ def start_detached(settings: ControlSettings, *, timeout_s: float = 300.0) -> Co
 
 
 def _read_notice(reader: int, timeout_s: float) -> _Notice | None:
-    """What the control plane said; None after `timeout_s`; an empty notice if it ended silently."""
+    """Return the control plane's notice; None after `timeout_s`, empty if it exited without one."""
     deadline = time.monotonic() + timeout_s
     data = b""
     while not data.endswith(b"\n") and len(data) < _LONGEST_NOTICE:

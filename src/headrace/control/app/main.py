@@ -1,4 +1,4 @@
-"""Life of one control plane, from its lock to the end of its last process."""
+"""Lifecycle of one control plane, from its lock to the exit of its last process."""
 
 import asyncio
 import logging
@@ -38,26 +38,25 @@ EXIT_FAILED: Final = 1
 
 
 class StoppedBeforeLeadingError(HeadraceError):
-    """It was told to end before it led."""
+    """The control plane was requested to stop before it became leader."""
 
 
 class Notice(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What the starting process reads: ready, or why not."""
+    """Message to the starting process: ready, or the error."""
 
     ready: bool = False
     error: str = ""
     found_running: bool = False
-    """The system ran before this control plane, so whoever started that must not end it because the
-    start failed.
+    """Whether the system ran before this control plane: then a failed start must not stop it.
     """
 
 
 def run(settings: ControlSettings) -> int:
-    """Be the control plane of `settings.home` until told to stop; the exit status.
+    """Run the control plane of `settings.home` until a stop request; return the exit status.
 
-    A signal to end (SIGTERM, SIGINT) drains and ends everything; a second one does not wait.
+    The first SIGTERM or SIGINT drains and stops everything; a second one does not wait.
     """
-    harden_self()  # Envoy and whatever else is started inherits it
+    harden_self()  # Envoy and all other child processes inherit this
     return asyncio.run(_run(settings))
 
 
@@ -94,7 +93,7 @@ async def _run(settings: ControlSettings) -> int:
 
 @dataclass(slots=True, kw_only=True)
 class ControlPlaneRun:
-    """Everything between the lock and its release."""
+    """The run of a control plane, from taking the lock to its release."""
 
     settings: ControlSettings
     system: System
@@ -104,7 +103,7 @@ class ControlPlaneRun:
     _follower: LogFollower | None = None
 
     async def run(self) -> int:
-        """Serve until told to stop, then end everything; the exit status."""
+        """Serve until a stop request, then stop everything; return the exit status."""
         if self.settings.copy_logs:
             self._follower = LogFollower(self.system.plane.log_files)
         self._handle_signals()
@@ -148,7 +147,7 @@ class ControlPlaneRun:
             self._fail(error)
 
     def _fail(self, error: BaseException) -> None:
-        """Say why this control plane ends; a mistake of the operator's needs no trace."""
+        """Log why this control plane exits; operator errors are logged without a traceback."""
         errors = list(_leaves(error))
         is_ours = all(isinstance(leaf, HeadraceError) for leaf in errors)
         self._failure = "; ".join(str(leaf) or type(leaf).__name__ for leaf in errors)
@@ -157,7 +156,7 @@ class ControlPlaneRun:
         _notify(self.settings, Notice(error=self._failure, found_running=self.system.found_running))
 
     async def _serve(self) -> None:
-        """Bring everything up and keep it up; ends only by being cancelled, or by an error."""
+        """Start and supervise everything; return only by cancellation or with an error."""
         system = self.system
         async with asyncio.TaskGroup() as group:
             for service in system.serving:
@@ -165,7 +164,7 @@ class ControlPlaneRun:
             await system.plane.desired_state.start(system.document)
             for service in system.deciding:
                 group.create_task(service.run())
-            # One turn of the loop starts the replicas; the API's imports come after that.
+            # One iteration of the loop starts the replicas; the API's imports follow.
             await asyncio.sleep(0)
             group.create_task(system.server.run())
             await self._notify_ready()
@@ -188,11 +187,11 @@ class ControlPlaneRun:
         _notify(self.settings, notice)
 
     def _serves_callers(self) -> bool:
-        """Whether there is something that a failure of the control plane must not take away."""
+        """Whether processes may serve callers, which this process's failure must not stop."""
         return self._was_ready or self.system.found_running
 
     async def _stop_services(self) -> None:
-        """Close the gateway's ports, let requests end, then end the replicas."""
+        """Close the gateway's ports, drain requests, then stop the replicas."""
         gentle = asyncio.create_task(self._drain(self.settings.drain_timeout_s))
         hurry = asyncio.create_task(self._stop_now.wait())
         await asyncio.wait({gentle, hurry}, return_when=asyncio.FIRST_COMPLETED)
@@ -229,11 +228,11 @@ class ControlPlaneRun:
 
 
 async def _join(settings: ControlSettings) -> "ClusterMembership | None":
-    """The place in the cluster once this control plane leads; None for the driver `local`.
+    """Return the cluster membership when this control plane leads; None for the driver `local`.
 
     Raises:
         StoppedError: SIGTERM or SIGINT came first.
-        FailedPreconditionError: There is no such driver, or no way to the cluster.
+        FailedPreconditionError: The driver is unknown, or the cluster is unreachable.
     """
     if settings.driver == _LOCAL:
         return None
@@ -262,7 +261,7 @@ def _leaves(error: BaseException) -> Iterator[BaseException]:
 
 
 def _references(settings: ControlSettings) -> tuple[str, ...]:
-    """The settings that may name secrets."""
+    """Return the settings that may reference secrets."""
     secret = settings.oidc.client_secret if settings.oidc else ""
     return settings.state_url, secret, settings.prometheus_url
 
@@ -270,23 +269,23 @@ def _references(settings: ControlSettings) -> tuple[str, ...]:
 def _configure_log(settings: ControlSettings) -> None:
     log_format: LogFormat = "json" if settings.log_format == "json" else "text"
     configure_logging(log_format=log_format, level=settings.log_level.upper())
-    logging.getLogger("alembic").setLevel(logging.WARNING)  # says which plug-ins it has
+    logging.getLogger("alembic").setLevel(logging.WARNING)  # at INFO it logs its plug-ins
 
 
 def _one_line(text: str) -> str:
-    """A list of mistakes as a log can hold it: a line per event."""
+    """Return a list of mistakes as one line, for a log with one line per event."""
     return "; ".join(line.strip() for line in text.splitlines()).replace(":;", ":")
 
 
 def _log_to(path: Path) -> None:
-    """Send this process's log to a file, from where it joins the others' in one stream."""
+    """Send this process's log to a file, which is merged into the stream of all logs."""
     for handler in logging.getLogger().handlers:
         if isinstance(handler, logging.StreamHandler):
             handler.setStream(path.open("a", encoding="utf-8"))
 
 
 def _notify(settings: ControlSettings, notice: Notice) -> None:
-    """Tell the process that started this one, once."""
+    """Notify the process that started this one, once."""
     descriptor = settings.notify_fd
     if descriptor is None:
         return
@@ -294,4 +293,4 @@ def _notify(settings: ControlSettings, notice: Notice) -> None:
         os.write(descriptor, msgspec.json.encode(notice) + b"\n")
         os.close(descriptor)
     except OSError:
-        return  # told already, or the other end has gone
+        return  # already notified, or the reader has exited

@@ -1,8 +1,8 @@
-"""Bounds of connections to the control plane that uvicorn does not have.
+"""Connection limits of the control plane's server that uvicorn lacks.
 
-Anybody who reaches a port may connect before it is known who that is. So how long a request's head
-and body may take, how large its head is, and how many connections there are is bounded here, and a
-connection that asks for nothing gives way to one that may.
+Clients connect before they authenticate. So the time for a request's head and body, the size of its
+head, and the number of connections are bounded here, and an idle connection is closed to make room
+for a new one.
 
 Imported late, as uvicorn is.
 """
@@ -36,9 +36,9 @@ _PHRASES: Final = {
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    """Uvicorn's HTTP/1.1 with bounds."""
+    """Uvicorn's HTTP/1.1 protocol with limits."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401  # uvicorn's own
+    def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401  # uvicorn's signature
         super().__init__(*args, **kwargs)
         self._since = self.loop.time()
         self._in_head = True
@@ -46,7 +46,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Make room for the connection, and wait for its first head."""
+        """Make room for the connection, and start the timeout of its first head."""
         super().connection_made(cast("asyncio.Transport", transport))
         self._wait(HEAD_TIMEOUT_S)
         if len(self.connections) > MAX_CONNECTIONS:
@@ -58,18 +58,18 @@ class BoundedProtocol(HttpToolsProtocol):
             min(idle, key=lambda protocol: protocol._since).transport.abort()  # noqa: SLF001  # its own kind
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget it."""
+        """Remove the connection from the count."""
         self._stop_waiting()
         super().connection_lost(exc)
 
     @property
     def is_between_requests(self) -> bool:
-        """Whether nothing is answered on it."""
+        """Whether no request is in progress on the connection."""
         cycle = cast("RequestResponseCycle | None", self.cycle)
         return cycle is None or cycle.response_complete
 
     def data_received(self, data: bytes) -> None:
-        """Count what belongs to a head; uvicorn does the rest."""
+        """Count the bytes of a head; uvicorn does the rest."""
         if self._in_head:
             self._head_bytes += len(data)
             if self._timer is None:
@@ -79,15 +79,15 @@ class BoundedProtocol(HttpToolsProtocol):
             self._refuse(_HEAD_TOO_LARGE, f"the headers exceed {MAX_HEAD_BYTES} bytes")
 
     def on_headers_complete(self) -> None:
-        """From here on it is the body that is waited for."""
+        """Start the timeout of the body."""
         self._in_head = False
         self._stop_waiting()
         super().on_headers_complete()
-        if not is_upload(self.scope["method"], self.scope["path"]):  # it bounds pauses itself
+        if not is_upload(self.scope["method"], self.scope["path"]):  # it limits pauses itself
             self._wait(BODY_TIMEOUT_S)
 
     def on_message_complete(self) -> None:
-        """The request is whole; what comes now is the next one's head."""
+        """Start the timeout of the next request's head."""
         super().on_message_complete()
         self._stop_waiting()
         self._in_head, self._head_bytes = True, 0
@@ -109,7 +109,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self._refuse(_TIMEOUT, "the request did not arrive in time")
 
     def _refuse(self, status: int, detail: str) -> None:
-        """Answer, unless an answer has begun, and hang up."""
+        """Send an error, unless a response has begun, and close the connection."""
         self._stop_waiting()
         if self.transport.is_closing():
             return
@@ -125,13 +125,13 @@ class BoundedProtocol(HttpToolsProtocol):
 
 @dataclass(slots=True)
 class SharedCall(Generic[T]):
-    """One call at a time: who asks meanwhile gets the same answer."""
+    """One call at a time: concurrent callers share its result."""
 
     make: Callable[[], Awaitable[T]]
     _running: "asyncio.Future[T] | None" = None
 
     async def get(self) -> T:
-        """The answer; if it is being made, that one."""
+        """Return the result of the call in progress, or of a new one."""
         if self._running is None:
             self._running = asyncio.ensure_future(self.make())
             self._running.add_done_callback(self._forget)
@@ -142,7 +142,7 @@ class SharedCall(Generic[T]):
 
 
 def raise_descriptor_limit() -> None:
-    """Have as many descriptors as are allowed: connections must not take those of files."""
+    """Raise the descriptor limit to the maximum, so that connections leave some for files."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
@@ -151,7 +151,7 @@ def raise_descriptor_limit() -> None:
 class _Server(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        yield  # signals are the process's
+        yield  # the process handles signals
 
 
 def make_server(
@@ -162,11 +162,11 @@ def make_server(
     tls: ssl.SSLContext | None = None,
     keep_alive_s: int = 5,
 ) -> uvicorn.Server:
-    """A server in a loop that is somebody else's, to be given its socket.
+    """Return a server for an existing event loop, which is passed its socket.
 
     Args:
-        stop_s: How long requests in flight get once it is told to end.
-        protocol: None for uvicorn's own, without bounds.
+        stop_s: How long requests in flight may take after a stop request.
+        protocol: None for uvicorn's protocol, without limits.
         tls: None for plain text.
     """
     config = uvicorn.Config(
@@ -176,7 +176,7 @@ def make_server(
         access_log=False,
         lifespan="off",
         server_header=False,
-        proxy_headers=False,  # anybody could say that he comes from elsewhere
+        proxy_headers=False,  # clients could forge their address
         log_level="warning",
         timeout_graceful_shutdown=stop_s,
         timeout_keep_alive=keep_alive_s,

@@ -1,4 +1,4 @@
-"""Guards of the management API: origins and sizes of requests, errors as RFC 9457 says."""
+"""Guards of the management API: origins and sizes of requests, errors as in RFC 9457."""
 
 import asyncio
 import contextlib
@@ -20,11 +20,11 @@ PROBLEM_TYPE: Final = "application/problem+json"
 
 
 class StaleError(ConflictError):
-    """A change was to be made only to what the caller had read, and that is not there any more."""
+    """The change is conditional on a generation that is not current any more."""
 
 
 class Mistake(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One thing that is wrong, and where."""
+    """One mistake and its location."""
 
     place: str
     message: str
@@ -41,13 +41,13 @@ class ProblemDocument(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
     detail: str
     errors: tuple[Mistake, ...] = ()
     error: str = ""
-    """The same as `detail`, where Triton's clients look for it."""
+    """The same as `detail`, for Triton's clients."""
 
 
 def problem_body(
     *, status: int, code: Code, detail: str, mistakes: Sequence[SpecMistake] = ()
 ) -> bytes:
-    """A problem document as JSON."""
+    """Return a problem document as JSON."""
     problem = ProblemDocument(
         type="about:blank",
         title=HTTPStatus(status).phrase if status in set(HTTPStatus) else "Error",
@@ -61,7 +61,7 @@ def problem_body(
 
 
 def problem_of(error: HeadraceError) -> tuple[int, bytes]:
-    """The HTTP status and body that `error` is answered with."""
+    """Return the HTTP status and the body of the response to `error`."""
     status = HTTPStatus.PRECONDITION_FAILED if isinstance(error, StaleError) else http_status(error)
     mistakes = error.mistakes if isinstance(error, SpecError) else ()
     return status, problem_body(
@@ -89,7 +89,7 @@ _MOST_DROPPED: Final = 16 << 20
 def is_allowed_host(header: str, allowed: Iterable[str]) -> bool:
     """Whether a Host header names this machine's loopback or one of `allowed`; ports are ignored.
 
-    An IP address is allowed as such: a name that was rebound never looks like one.
+    Every IP address is allowed: DNS rebinding needs a name.
     """
     try:
         name = urlsplit(f"//{header}").hostname
@@ -103,12 +103,12 @@ def is_allowed_host(header: str, allowed: Iterable[str]) -> bool:
 
 
 def is_same_origin(origin: str, host: str) -> bool:
-    """Whether a request's Origin is the page of this very API."""
+    """Whether a request's Origin is a page of this API."""
     return urlsplit(origin).netloc.lower() == host.lower()
 
 
 def headers_of(scope: Scope) -> dict[str, str]:
-    """A request's headers by lower-case name; of one that is there twice, all its values."""
+    """Return a request's headers by lower-case name; duplicate headers are joined."""
     headers: dict[str, str] = {}
     for name, value in scope["headers"]:
         key, text = name.decode("latin-1"), value.decode("latin-1")
@@ -124,7 +124,7 @@ class HostGuard:
     allowed_hosts: frozenset[str]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on, or answer it."""
+        """Pass the request on, or refuse it."""
         if scope["type"] != "http":
             return
         refusal = self._refusal(scope, headers_of(scope))
@@ -149,7 +149,7 @@ class HostGuard:
 
 
 def is_upload(method: str, path: str) -> bool:
-    """Whether the body is a model, which its route streams to disk within its own bounds."""
+    """Whether the body is a model, which its route streams to disk with separate limits."""
     return method == "POST" and _UPLOAD.fullmatch(path) is not None
 
 
@@ -161,7 +161,7 @@ class BodyLimit:
     max_body_bytes: int = MAX_BODY_BYTES
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on, or answer it."""
+        """Pass the request on, or refuse it."""
         if is_upload(scope["method"], scope["path"]):
             await self.app(scope, receive, send)
             return
@@ -171,7 +171,7 @@ class BodyLimit:
             problem = problem_body(status=_TOO_LARGE, code=Code.RESOURCE_EXHAUSTED, detail=message)
             await refuse(receive, send, _TOO_LARGE, problem)
             return
-        # A `receive` that gives `body` first.
+        # A `receive` that returns `body` first.
         pending = [body]
 
         async def replay() -> Message:
@@ -183,13 +183,13 @@ class BodyLimit:
 
 
 def _is_login(scope: Scope, headers: dict[str, str]) -> bool:
-    """Whether a browser is sent here by the identity provider, as a page and not by a script."""
+    """Whether the identity provider sent a browser here, as a page and not by a script."""
     is_page = scope["method"] == "GET" and headers.get("sec-fetch-mode") == "navigate"
     return is_page and scope["path"] in _LOGIN_PATHS
 
 
 async def read_body(receive: Receive, limit_bytes: int) -> bytes | None:
-    """The body, as far as it came if the caller left; None if it is larger than `limit_bytes`."""
+    """Return the body, partial after a disconnect; None if it is larger than `limit_bytes`."""
     parts: list[bytes] = []
     size = 0
     while True:
@@ -206,7 +206,7 @@ async def read_body(receive: Receive, limit_bytes: int) -> bytes | None:
 
 
 async def until_left(receive: Receive) -> None:
-    """Return when the caller has left; the body was read."""
+    """Return when the caller disconnects, after the body was read."""
     while (await receive())["type"] != "http.disconnect":
         pass
 
@@ -218,7 +218,7 @@ async def respond(
     body: bytes,
     more: Sequence[tuple[bytes, bytes]] = (),
 ) -> None:
-    """Answer with `body`. `content_type`: empty for none. `more`: further headers."""
+    """Send a response with `body`. `content_type`: empty for none. `more`: further headers."""
     headers = [(b"content-length", b"%d" % len(body)), *more]
     if content_type:
         headers.append((b"content-type", content_type.encode("latin-1")))
@@ -233,10 +233,10 @@ async def refuse(
     problem: bytes,
     more: Sequence[tuple[bytes, bytes]] = (),
 ) -> None:
-    """Answer with a problem document, and close: the body was not read.
+    """Send a problem document, and close the connection: the body was not read.
 
-    What is still being sent of it is dropped first, for a while: closed at once, the connection
-    would be reset, and the answer lost on its way.
+    The rest of the body is read and dropped for a limited time: an immediate close would reset the
+    connection, and the client would lose the response.
     """
     headers = [
         (b"content-type", PROBLEM_TYPE.encode()),
@@ -259,4 +259,4 @@ async def _drop_body(receive: Receive) -> None:
         size += len(message.get("body", b""))
         if message["type"] == "http.disconnect" or not message.get("more_body", False):
             return
-        await asyncio.sleep(0)  # what is there already would never let the timeout through
+        await asyncio.sleep(0)  # without a pause, buffered data would starve the timeout

@@ -1,4 +1,4 @@
-"""Records of alerts: their state, the notices that receivers got, and silences."""
+"""Records of alerts: their state, notices sent to receivers, and silences."""
 
 import msgspec
 
@@ -9,7 +9,7 @@ NoticeKey = tuple[str, Key]
 
 
 class AlertNotice(msgspec.Struct, frozen=True, kw_only=True):
-    """An alert that a receiver was told is firing, and not yet that it is resolved."""
+    """An alert that was sent to a receiver as firing, and not yet as resolved."""
 
     receiver: str
     alert: Alert
@@ -17,7 +17,7 @@ class AlertNotice(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def key(self) -> NoticeKey:
-        """Identity: one notice per receiver and alert."""
+        """Return the identity: one notice per receiver and alert."""
         return self.receiver, self.alert.key
 
 
@@ -38,7 +38,7 @@ class Silence(msgspec.Struct, frozen=True, kw_only=True):
     created_by: str = ""
 
     def silences(self, alert: Alert, *, now: float) -> bool:
-        """Whether no receiver is told now that `alert` fires."""
+        """Whether notifications about `alert` are suppressed at `now`."""
         return (
             self.begins <= now < self.ends
             and self.alert in {"", alert.name}
@@ -49,7 +49,7 @@ class Silence(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StoredAlerts(msgspec.Struct, frozen=True, kw_only=True):
-    """All records."""
+    """All stored records of alerts."""
 
     alerts: tuple[Alert, ...] = ()
     notices: tuple[AlertNotice, ...] = ()

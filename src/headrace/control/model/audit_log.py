@@ -1,7 +1,7 @@
-"""Entries of the audit log in a chain: each hash covers the entry and the hash before.
+"""Audit log entries in a hash chain: each hash covers the entry and the previous hash.
 
-Whoever changes, inserts or removes an entry has to make every later one anew, and then the last
-hash is another than the one that was noted elsewhere.
+A changed, inserted or removed entry invalidates every later hash. If all are recomputed, the last
+hash differs from a checkpoint that is stored elsewhere.
 """
 
 import hashlib
@@ -17,16 +17,16 @@ GENESIS: Final = ""
 
 
 class AuditEntry(msgspec.Struct, frozen=True, kw_only=True):
-    """Something that somebody did, to be entered in the trail."""
+    """An action, to be appended to the audit log."""
 
     at: float
     actor: str
     action: str
-    """What, in words with dots (`endpoint.put`, `token.revoke`)."""
+    """Dotted name of the action (`endpoint.put`, `token.revoke`)."""
     object: str
-    """To what."""
+    """The object of the action."""
     before: Any = None
-    """As they can be said in JSON, without secrets; None where there is nothing."""
+    """JSON value without secrets; None if the object did not exist."""
     after: Any = None
     """See `before`."""
 
@@ -35,7 +35,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     """One entry of the audit log; `before` and `after` are JSON texts, as they were hashed."""
 
     id: int
-    """Counts from 1 without gaps."""
+    """Counter from 1 without gaps."""
     at: float
     actor: str
     action: str
@@ -59,16 +59,16 @@ class Head(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Broken:
-    """Where a trail is not what was written."""
+    """The position at which an audit log is inconsistent."""
 
     id: int
     reason: str
 
 
 def entry_hash(entry: Entry) -> str:
-    """What an entry's hash has to be.
+    """Return the expected hash of an entry.
 
-    SHA-256 over a JSON list without spaces, non-ASCII as it is, in UTF-8: id, microseconds since
+    SHA-256 over a JSON list without spaces, non-ASCII unescaped, in UTF-8: id, microseconds since
     1970, actor, action, object, before, after, previous.
     """
     content = [
@@ -86,18 +86,18 @@ def entry_hash(entry: Entry) -> str:
 
 
 def chained(entry: Entry) -> Entry:
-    """`entry` with its hash."""
+    """Return `entry` with its hash."""
     return msgspec.structs.replace(entry, hash=entry_hash(entry))
 
 
 @dataclass(slots=True)
 class Verifier:
-    """Reads a trail from its beginning, in parts, and stops at the first entry that is wrong."""
+    """Verifier of an audit log, which reads it in parts and stops at the first invalid entry."""
 
     head: Head = field(default_factory=Head)
 
     def read(self, entries: Iterable[Entry]) -> Broken | None:
-        """Take the next entries; what is wrong with the first one that is."""
+        """Read the next entries; return the first inconsistency, or None."""
         for entry in entries:
             broken = self._broken(entry)
             if broken is not None:
@@ -117,7 +117,7 @@ class Verifier:
 
 
 def missed(checkpoint: Head, *, hash_there: str | None) -> Broken | None:
-    """Whether a trail does not lead past `checkpoint`.
+    """Return the inconsistency between an audit log and `checkpoint`, or None.
 
     Args:
         hash_there: The hash of entry number `checkpoint.count`; None if there is none.

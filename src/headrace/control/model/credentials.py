@@ -10,11 +10,11 @@ class CredentialKind(StrEnum):
     """What a credential is for."""
 
     TOKEN = "token"  # noqa: S105  # the word, not one
-    """Asks the management API, as a service account."""
+    """Authenticates a service account at the management API."""
     SESSION = "session"
-    """A browser that somebody logged in with."""
+    """A browser session after a login."""
     KEY = "key"
-    """Calls endpoints through the gateway."""
+    """Authenticates calls of endpoints at the gateway."""
 
 
 class Credential(msgspec.Struct, frozen=True, kw_only=True):
@@ -35,7 +35,7 @@ class Credential(msgspec.Struct, frozen=True, kw_only=True):
         return self.revoked is None and (self.expires is None or now < self.expires)
 
     def state(self, now: float) -> str:
-        """In a word: `valid`, `expired` or `revoked`."""
+        """Return `valid`, `expired` or `revoked`."""
         if self.revoked is not None:
             return "revoked"
         return "valid" if self.is_valid(now) else "expired"

@@ -26,23 +26,23 @@ from headrace.gateway import MirrorTarget
 from headrace.streaming.settings import WorkerSettings
 
 LAYOUT: Final = r"/artifacts/sha256/([0-9a-f]{64})/"
-"""What stands between a home and the name of a stored file or directory."""
+"""Pattern of the path between a home and the filename of an artifact."""
 _STORED: Final = re.compile(rf"(/.*)?{LAYOUT}([^/]+)", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArtifactPath:
-    """Where an artifact is."""
+    """Location of an artifact."""
 
     home: str
-    """Empty for the root of the file system."""
+    """Path of the home; empty for the root of the file system."""
     digest: Digest
     filename: str
     """The file or directory in it that a runtime loads."""
 
 
 def artifact_at(path: str) -> ArtifactPath | None:
-    """The artifact at `path`; None if that is in no home's artifacts."""
+    """Return the artifact at `path`; None if the path is not among a home's artifacts."""
     match = _STORED.fullmatch(path)
     if match is None:
         return None
@@ -50,14 +50,14 @@ def artifact_at(path: str) -> ArtifactPath | None:
 
 
 class Revision(msgspec.Struct, frozen=True, kw_only=True):
-    """Immutable snapshot of what one replica runs, or of whom an upstream is.
+    """Immutable snapshot of what one replica runs, or of an upstream.
 
     `id` is the digest of everything that a running process depends on, and the same on every
-    machine (`everywhere`); weight and replica count are no part of it. `model` is the registry
-    reference `NAME:VERSION`, the path that was served as it is, or an upstream's URL. `settings`
-    lacks only what differs between replicas: `uds` and `replica`; its paths are this machine's; of
-    an upstream it says the names only. `reload` counts how often an operator wished to load the
-    same again.
+    machine (`everywhere`); weight and replica count are excluded. `model` is the registry
+    reference `NAME:VERSION`, the path of a model that is served from there, or an upstream's URL.
+    `settings` lacks only what differs between replicas: `uds` and `replica`; its paths belong to
+    this machine; for an upstream it has only the names. `reload` counts how often an operator
+    requested a reload.
     """
 
     id: str
@@ -68,19 +68,19 @@ class Revision(msgspec.Struct, frozen=True, kw_only=True):
     upstream: UpstreamSpec | None = None
     reload: int = 0
     pool: str = ""
-    """The pool that hosts it; empty for processes of its own."""
+    """The pool that hosts it; empty for separate processes."""
     hosts: PoolReplicaSettings | None = None
-    """What a pool's own processes are told; None for a model's."""
+    """Settings of a pool's own processes; None for a model's."""
     network: bool = False
-    """Its replicas may open connections."""
+    """Whether its replicas may open connections."""
     best_effort: bool = False
-    """They start where the kernel cannot isolate them, too."""
+    """Whether replicas also start where the kernel cannot isolate them."""
     memory_bytes: int | None = None
-    """The most that one may allocate; None goes by the model."""
+    """Memory limit of one replica; None derives it from the model."""
     runs_code: bool = False
-    """Its model's format runs code of the author's; no part of `id`."""
+    """Whether its model's format runs its author's code; excluded from `id`."""
     content: str = ""
-    """The digest of a model that is served where it lies; empty where its path tells it."""
+    """The digest of a model that is served from a path; empty if the path contains it."""
     unloadable: str = ""
     """Why the model cannot be served; nothing is started for it."""
 
@@ -88,7 +88,7 @@ class Revision(msgspec.Struct, frozen=True, kw_only=True):
 class DesiredArm(msgspec.Struct, frozen=True, kw_only=True):
     """A revision with its share of the endpoint's requests and its number of copies.
 
-    `role` tells arms of one version apart: empty, or `baseline` for a rollout's fresh copies.
+    `role` distinguishes arms of one version: empty, or `baseline` for a rollout's fresh copies.
     """
 
     revision: Revision
@@ -96,11 +96,11 @@ class DesiredArm(msgspec.Struct, frozen=True, kw_only=True):
     replicas: int
     role: str = ""
     required: int | None = None
-    """How many copies must have been ready before `weight` is in force; None for all."""
+    """How many replicas must have been ready before `weight` takes effect; None for all."""
 
     @property
     def key(self) -> str:
-        """What names this arm among its endpoint's: the version, and the role if it has one."""
+        """Return the unique name of this arm in its endpoint: the version, and the role if any."""
         return f"{self.revision.version}~{self.role}" if self.role else self.revision.version
 
 
@@ -119,36 +119,36 @@ class DesiredEndpoint(msgspec.Struct, frozen=True, kw_only=True):
     split_id: str = ""
     """The rollout or experiment that the split belongs to; its requests are then counted by arm."""
     rollout: RolloutSpec | None = None
-    """How a new version takes over."""
+    """Rollout plan for a new version."""
     autoscale: AutoscaleSpec | None = None
     """None keeps each arm's `replicas`."""
     slo_latency_s: float | None = None
     scaled_to_zero: bool = False
-    """Nothing runs until somebody asks."""
+    """Whether nothing runs until a request arrives."""
     access: EndpointAccess | None = None
-    """None leaves it to the gateway (nobody is asked on loopback)."""
+    """None uses the gateway's setting (no authentication on loopback)."""
     limits: EndpointLimitsSpec = EndpointLimitsSpec()
     request_log: EndpointLogSpec | None = None
-    """None as the gateway's."""
+    """None uses the gateway's setting."""
     payload_log: PayloadLogSpec | None = None
-    """None keeps nothing."""
+    """None logs nothing."""
     drift: DriftSpec | None = None
-    """None watches nothing."""
+    """None disables drift detection."""
     features: FeatureWatch | None = None
-    """None looks for no skew."""
+    """None disables skew detection."""
 
     def arm(self, key: str) -> DesiredArm | None:
-        """The arm of this key, if there is one."""
+        """Return the arm with this key, or None."""
         return next((arm for arm in self.arms if arm.key == key), None)
 
 
 class DesiredStream(msgspec.Struct, frozen=True, kw_only=True):
-    """One stream: its workers are told `settings`, each with a member's name and a socket."""
+    """One stream: its workers get `settings`, each with a member name and a socket."""
 
     name: str
     model: str
     """The registry reference, or `endpoint NAME`, or `view NAME` where records are only pushed.
-    With `min_workers` less than `max_workers` their number goes by how far they are behind.
+    If `min_workers` is less than `max_workers`, the number of workers follows the lag.
     """
     settings: WorkerSettings
     min_workers: int = 1
@@ -158,7 +158,7 @@ class DesiredStream(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def way(self) -> str:
-        """From where to where its records go, and by what, for people."""
+        """Return source, processing and target of the records, for display."""
         settings = self.settings
         source = ", ".join(settings.topics)
         view = "" if settings.features is None else f"view {settings.features.view}"
@@ -169,7 +169,7 @@ class DesiredStream(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DesiredState(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything that should run, and the spec document that said so.
+    """Everything that should run, and the spec document that defines it.
 
     `generation` grows by one with every change.
     """
@@ -181,22 +181,22 @@ class DesiredState(msgspec.Struct, frozen=True, kw_only=True):
     streams: tuple[DesiredStream, ...] = ()
 
     def endpoint(self, name: str) -> DesiredEndpoint | None:
-        """The endpoint of this name, if there is one."""
+        """Return the endpoint with this name, or None."""
         return next((endpoint for endpoint in self.endpoints if endpoint.name == name), None)
 
     def entry(self, name: str) -> dict[str, Any] | None:
-        """What the document says about the endpoint of this name."""
+        """Return the spec entry of the endpoint with this name."""
         entries: list[dict[str, Any]] = self.spec.get("endpoints", [])
         return next((entry for entry in entries if entry.get("name") == name), None)
 
     def revisions(self) -> dict[str, Revision]:
-        """All revisions by id."""
+        """Return all revisions by id."""
         arms = (arm for endpoint in self.endpoints for arm in endpoint.arms)
         return {arm.revision.id: arm.revision for arm in arms}
 
 
 def same_endpoint(one: DesiredEndpoint | None, other: DesiredEndpoint | None) -> bool:
-    """Whether two endpoints are the same but for their generation."""
+    """Whether two endpoints are equal except for their generation."""
     if one is None or other is None:
         return one is other
     return msgspec.structs.replace(one, generation=0) == msgspec.structs.replace(
@@ -205,11 +205,11 @@ def same_endpoint(one: DesiredEndpoint | None, other: DesiredEndpoint | None) ->
 
 
 POOL_PREFIX: Final = "pool:"
-"""What the names of pools' own routes begin with; no endpoint's name has a colon."""
+"""Prefix of the names of pools' own routes; endpoint names contain no colon."""
 
 
 def pool_endpoint(pool: PoolSpec) -> DesiredEndpoint:
-    """A pool's processes, as an endpoint of their own that no caller can name."""
+    """Return a pool's processes as a separate endpoint that callers cannot name."""
     name = EndpointName(f"{POOL_PREFIX}{pool.name}")
     settings = PoolReplicaSettings(
         name=pool.name,
@@ -246,13 +246,13 @@ def make_revision(
     content: str = "",
     unloadable: str = "",
 ) -> Revision:
-    """The revision that runs `settings`, or that stands for `upstream`.
+    """Return the revision that runs `settings`, or that represents `upstream`.
 
     Args:
-        reload: Counts the operator's wishes to load the same model again; a new count is a new
-            revision, so that a reload loses no request either.
-        purpose: Tells copies apart that are the same otherwise, such as a rollout's baseline.
-        content: The digest of a model that is served where it lies; empty if nobody knows it.
+        reload: Number of reloads that an operator requested; a new number creates a new revision,
+            so that a reload loses no request.
+        purpose: Distinguishes otherwise equal copies, such as a rollout's baseline.
+        content: The digest of a model that is served from a path; empty if unknown.
     """
     return with_id(
         Revision(
@@ -276,15 +276,15 @@ def make_revision(
 
 
 def with_id(revision: Revision, *, purpose: str = "") -> Revision:
-    """The same with the id that it gets now, as a former release may have given it another.
+    """Return `revision` with its current id; former releases may have assigned another.
 
     Args:
-        purpose: As `make_revision`.
+        purpose: See `make_revision`.
     """
     assert revision.hosts is None, "a pool's own is made by `pool_endpoint`"
     settings = everywhere(revision.settings, revision.content)
     parts: list[object] = [revision.endpoint, settings, revision.reload]
-    # What is empty is no part of it: revisions of older state keep their ids.
+    # Empty fields are excluded, so that revisions of older state keep their ids.
     named = (
         *(purpose, revision.upstream, revision.pool, revision.network and "network"),
         *(revision.best_effort and "best-effort", revision.memory_bytes, revision.unloadable),
@@ -297,23 +297,23 @@ _DIGITS: Final = 16
 
 
 def digest_of(parts: list[object]) -> str:
-    """The id of what `parts` say; equal for equal ones."""
+    """Return the id of `parts`; equal for equal parts."""
     return hashlib.sha256(msgspec.json.encode(parts, order="deterministic")).hexdigest()[:_DIGITS]
 
 
 def everywhere(settings: ReplicaSettings, content: str = "") -> ReplicaSettings:
-    """`settings` as all machines have them: for an id, not for a process.
+    """Return `settings` in a form that is equal on all machines: for ids, not for processes.
 
-    Two control planes give one id to the same content with the same settings, whatever their homes
-    are and wherever features were defined. A path counts only where nothing says what is there: an
-    online store outside the home, a Feast repository, a model that cannot be read as a whole. What
-    a machine brings (library versions, ports, sockets) is no part of it: a process gets that at its
-    start.
+    Two control planes assign the same id to equal content with equal settings, regardless of their
+    homes and of where features were defined. A path counts only if its content has no digest: an
+    online store outside the home, a Feast repository, a model that cannot be read completely.
+    Properties of the machine (library versions, ports, sockets) are excluded: a process gets them
+    at its start.
 
-    A model's path becomes `DIGEST/NAME`, and a file in the home what it is called there.
+    A model's path becomes `DIGEST/NAME`, and a file in the home its relative path.
 
     Args:
-        content: The digest of a model that is in no home's artifacts; empty if nobody knows it.
+        content: The digest of a model outside a home's artifacts; empty if unknown.
     """
     stored = artifact_at(settings.path)
     path = settings.path

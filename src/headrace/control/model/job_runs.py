@@ -1,4 +1,4 @@
-"""Records of job runs and of how far schedules were gone through."""
+"""Records of job runs and of the progress of schedules."""
 
 from enum import StrEnum
 from typing import Any
@@ -7,20 +7,20 @@ import msgspec
 
 
 class RunState(StrEnum):
-    """Where a run is."""
+    """State of a run."""
 
     WAITING = "waiting"
-    """Somebody will begin it, or go on with it, from `next_try_at` on."""
+    """The run starts or resumes at `next_try_at`."""
     RUNNING = "running"
     SUCCEEDED = "succeeded"
     FAILED = "failed"
     CANCELLED = "cancelled"
     SKIPPED = "skipped"
-    """Its moment passed and nothing ran; `message` says why."""
+    """The scheduled time passed without a run; `message` says why."""
 
     @property
     def is_over(self) -> bool:
-        """Whether nothing more will become of it."""
+        """Whether the run has ended."""
         return self not in {RunState.WAITING, RunState.RUNNING}
 
 
@@ -54,7 +54,7 @@ class JobRun(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class JobMark(msgspec.Struct, frozen=True, kw_only=True):
-    """How far a job's schedule was gone through."""
+    """Progress of a job's schedule."""
 
     job: str
     schedule: str
@@ -64,12 +64,12 @@ class JobMark(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class JobsLook(msgspec.Struct, frozen=True, kw_only=True):
-    """All that a planner decides by, of one moment of the database."""
+    """Snapshot of the database on which a planner decides."""
 
     generation: int
     marks: dict[str, JobMark]
     open: tuple[JobRun, ...]
     succeeded: dict[str, JobRun]
-    """Of each job the newest of those."""
+    """The newest successful run of each job."""
     ended: dict[str, JobRun]
-    """Of each job the newest of those."""
+    """The newest ended run of each job."""

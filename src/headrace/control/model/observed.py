@@ -9,49 +9,49 @@ from headrace.core.backoff import Backoff
 from headrace.gateway import EndpointRoute
 
 EXIT_CANNOT_LOAD: Final = 3
-"""A replica's exit status that says: this model cannot be loaded here."""
+"""Exit status of a replica whose model cannot be loaded here."""
 STABLE_AFTER_S: Final = 60.0
-"""A replica that was ready for this long starts again with a clean record."""
+"""Ready time after which a replica's failure count is reset."""
 MANY_FAILURES: Final = 3
-"""Ends in a row, without having been ready, after which something is called failed."""
+"""Consecutive exits, without readiness, after which a replica counts as failed."""
 CRASHED: Final = Backoff(first_s=0.1, limit_s=30.0)
 CANNOT_LOAD: Final = Backoff(first_s=5.0, limit_s=300.0)
 
 
 def restart_delay_s(*, failures: int, exit_code: int | None) -> float:
-    """Seconds until the next start after `failures` in a row, the last with `exit_code`.
+    """Return seconds until the next start after `failures` in a row, the last with `exit_code`.
 
-    A model that cannot be loaded is tried again because its cause may pass (memory, a missing
-    library), but seldom, for loading is costly. `exit_code` is None where nobody could read it.
+    A model that cannot be loaded is retried because the cause may be temporary (memory, a missing
+    library), but rarely, because loading is costly. `exit_code` is None if it is unknown.
     """
     policy = CANNOT_LOAD if exit_code == EXIT_CANNOT_LOAD else CRASHED
     return policy.delay_s(failures)
 
 
 class ReplicaPhase(StrEnum):
-    """Where a replica is in its life."""
+    """Phase in the life of a replica."""
 
     STARTING = "starting"
     READY = "ready"
     UNREADY = "unready"
-    """It was ready and says now that it is not."""
+    """It was ready, and now reports that it is not."""
     DRAINING = "draining"
-    """It was told to finish what it has and to end."""
+    """It received the request to finish its work and exit."""
     EXITED = "exited"
-    """Its process ended; `retry_at` says when it is started again."""
+    """Its process exited; `retry_at` is the time of the next start."""
     ENDED = "ended"
-    """Its process ended as it was told to."""
+    """Its process exited as requested."""
 
 
 class ProbeResult(StrEnum):
-    """What one look at a replica's ready route showed."""
+    """Result of one probe of a replica's ready route."""
 
     READY = "ready"
     NOT_READY = "not_ready"
     SILENT = "silent"
-    """No answer in time: busy or hung. Says nothing about readiness."""
+    """No response in time: busy or hung. Readiness is unknown."""
     REFUSED = "refused"
-    """Nobody listens."""
+    """Nothing listens on the port."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,8 +68,8 @@ class Replica:
     since: float
     pid: int | None = None
     was_ready: bool = False
-    """Has been ready at least once. `failures` counts ends in a row; `answered_at` is the last sign
-    of life.
+    """Whether it has been ready at least once. `failures` counts ends in a row; `answered_at` is
+    the last sign of life.
     """
     restarts: int = 0
     failures: int = 0
@@ -79,40 +79,39 @@ class Replica:
     reason: str = ""
     kill_sent: bool = False
     query: str = ""
-    """Which of a process's models is meant, where it hosts several."""
+    """Query that selects a model in a process that hosts several."""
     deaths: int = 0
-    """How often its process ended by itself after it had been ready; not one told to end."""
+    """Unexpected exits after the process had been ready; requested exits do not count."""
     death_reason: str = ""
-    """How that was the last time."""
+    """Reason of the last such exit."""
 
     @property
     def process(self) -> int:
-        """Tells its process from those before it: by its pid here, by their number elsewhere."""
+        """Return a number that identifies the process: the pid here, a restart count elsewhere."""
         return self.restarts if self.pid is None else self.pid
 
     @property
     def is_running(self) -> bool:
-        """Whether there is a process that nobody asked to end."""
+        """Whether a process runs that was not requested to exit."""
         return self.phase in {ReplicaPhase.STARTING, ReplicaPhase.READY, ReplicaPhase.UNREADY}
 
     @property
     def is_leaving(self) -> bool:
-        """Whether it was told to end: nothing brings it back."""
+        """Whether it was requested to exit: it is not restarted."""
         return self.phase in {ReplicaPhase.DRAINING, ReplicaPhase.ENDED}
 
     @property
     def cannot_load(self) -> bool:
-        """Whether the last process said that the model cannot be loaded."""
+        """Whether the last process reported that the model cannot be loaded."""
         return self.phase is ReplicaPhase.EXITED and self.exit_code == EXIT_CANNOT_LOAD
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observed:
-    """Everything known: replicas by name, and the routes that the gateway acknowledged.
+    """Observed state: replicas by name, and the routes that the gateway acknowledged.
 
     `attempted` are routes that were sent to the gateway and not acknowledged: they may be in force.
-    `can_publish` is False while a publication is under way, or after one failed until it is tried
-    again.
+    `can_publish` is False during a publication, and after a failed one until the retry.
     """
 
     replicas: Mapping[str, Replica] = field(default_factory=dict)
@@ -120,20 +119,20 @@ class Observed:
     attempted: tuple[EndpointRoute, ...] | None = None
     can_publish: bool = True
     hosted: Mapping[str, frozenset[str]] = field(default_factory=dict)
-    """Which revisions a pool's replica was told to host, by the replica's name."""
+    """Revisions that each pool replica was instructed to host, by replica name."""
     next_serial: int = 1
 
     def routed_addresses(self) -> frozenset[str]:
-        """Replicas that may get requests right now."""
+        """Return the addresses of replicas that may get requests now."""
         return addresses_of(self.published or ()) | addresses_of(self.attempted or ())
 
 
 def perhaps_in_force(
     routes: tuple[EndpointRoute, ...], before: Sequence[EndpointRoute] | None
 ) -> tuple[EndpointRoute, ...]:
-    """`routes` that are sent now, and those sent before them that lead elsewhere.
+    """Return `routes`, which are sent now, and the differing routes sent before them.
 
-    None was acknowledged, but of several gateways one may have taken what another refused.
+    None was acknowledged, but one gateway may have applied routes that another refused.
     """
     addresses = _places(routes)
     possible = [*routes]
@@ -152,12 +151,12 @@ def _places(routes: Iterable[EndpointRoute]) -> set[tuple[str, str, str]]:
 
 
 def addresses_of(routes: Iterable[EndpointRoute]) -> frozenset[str]:
-    """Every replica's address that `routes` name."""
+    """Return the address of every replica in `routes`."""
     return frozenset(a for route in routes for arm in route.arms for a in arm.replicas)
 
 
 def started(replica: Replica, *, pid: int, now: float) -> Replica:
-    """`replica` after its process was started."""
+    """Return `replica` after the start of its process."""
     return replace(
         replica,
         phase=ReplicaPhase.STARTING,
@@ -170,7 +169,7 @@ def started(replica: Replica, *, pid: int, now: float) -> Replica:
 
 
 def probed(replica: Replica, health: ProbeResult, *, now: float) -> Replica:
-    """`replica` after a look at its ready route."""
+    """Return `replica` after a probe of its ready route."""
     if not replica.is_running:
         return replica
     match health:
@@ -188,7 +187,7 @@ def probed(replica: Replica, health: ProbeResult, *, now: float) -> Replica:
         case ProbeResult.REFUSED:
             return _unready(replica, now) if replica.phase is ReplicaPhase.READY else replica
         case ProbeResult.SILENT:
-            # A busy machine answers late; taking its replicas out would make an outage of it.
+            # A busy machine responds late; removing its replicas would turn that into an outage.
             return replica
         case _:
             assert_never(health)
@@ -199,21 +198,21 @@ def _unready(replica: Replica, now: float) -> Replica:
 
 
 def drained(replica: Replica, *, now: float) -> Replica:
-    """`replica` after it was told to drain."""
+    """Return `replica` after it was requested to drain."""
     return replace(replica, phase=ReplicaPhase.DRAINING, since=now)
 
 
 def killed(replica: Replica, *, reason: str) -> Replica:
-    """`replica` after SIGKILL was sent; its end is yet to be seen."""
+    """Return `replica` after SIGKILL was sent; its exit is not yet observed."""
     return replace(replica, kill_sent=True, reason=reason)
 
 
 def exited(replica: Replica, *, exit_code: int | None, last_line: str, now: float) -> Replica:
-    """`replica` after its process ended.
+    """Return `replica` after its process exited.
 
     Args:
-        exit_code: Negative for a signal; None if nobody could read it (an adopted process).
-        last_line: The last line of its log, which says why.
+        exit_code: Negative for a signal; None if unknown (an adopted process).
+        last_line: The last line of its log, which contains the reason.
     """
     if replica.phase is ReplicaPhase.DRAINING:
         return replace(replica, phase=ReplicaPhase.ENDED, pid=None, since=now, exit_code=exit_code)
@@ -235,7 +234,7 @@ def exited(replica: Replica, *, exit_code: int | None, last_line: str, now: floa
 
 
 def exit_reason(exit_code: int | None, last_line: str) -> str:
-    """Why a process ended, for people."""
+    """Return why a process exited, for display."""
     detail = f": {last_line}" if last_line else ""
     if exit_code == EXIT_CANNOT_LOAD:
         return f"cannot load the model{detail}"

@@ -1,4 +1,4 @@
-"""Records of the control plane's state that its parts share: history, rollouts, events, rewards."""
+"""Records of control plane state: history, rollouts, events, rewards."""
 
 from typing import Any
 
@@ -16,17 +16,17 @@ class EndpointGeneration(msgspec.Struct, frozen=True, kw_only=True):
     at: float
     """Seconds since 1970."""
     reason: str
-    """Why it came to be (`applied`, `undone to generation 3`, `rollout r4 started`)."""
+    """Reason of the change (`applied`, `undone to generation 3`, `rollout r4 started`)."""
     actor: str = ""
-    """Who asked."""
+    """The principal that made the change."""
     document: dict[str, Any] | None = None
-    """The endpoint's part of the spec, None where it was removed."""
+    """The endpoint's part of the spec, None if it was removed."""
     endpoint: DesiredEndpoint | None = None
     """The same with every model pinned."""
 
 
 class RolloutRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """One rollout: from what to what, and where it is.
+    """One rollout: source, target and state.
 
     `evidence` is what the metrics have counted so far, as `headrace.rollout` encodes it. `revision`
     grows by one with every change: a writer that read an older one loses.
@@ -57,23 +57,23 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     rollout: str = ""
     actor: str = ""
     data: dict[str, Any] = {}
-    """The numbers behind the decision. `id` is assigned by the store and increases."""
+    """Numbers behind the decision. `id` is assigned by the store and increases."""
     id: int = 0
 
 
 class Assignment(msgspec.Struct, frozen=True, kw_only=True):
-    """Which arm answered a request, so that feedback finds it."""
+    """The arm that served a request, to which feedback is attributed."""
 
     request_id: str
     rollout: str
     arm: str
     unit: str
-    """The sticky key's digest."""
+    """Digest of the sticky key."""
     at: float
 
 
 class Feedback(msgspec.Struct, frozen=True, kw_only=True):
-    """What one answer earned."""
+    """Reward of one response."""
 
     request_id: str
     reward: float
@@ -81,14 +81,14 @@ class Feedback(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class UnitBatch(msgspec.Struct, frozen=True, kw_only=True):
-    """Number of answers to each caller that were read at once, at one share of the candidate."""
+    """Response counts by caller from one read, at one traffic share of the candidate."""
 
     share: float = 0.0
     requests: dict[str, int] = {}
     of_candidate: frozenset[str] = frozenset()
-    """Callers whose first answer here was the candidate's."""
+    """Callers whose first response in this batch came from the candidate."""
     positions: dict[str, tuple[int, int]] = {}
-    """How far the answers of each replica were read now: its process, and the cursor."""
+    """Read position in the responses of each replica: its process, and the cursor."""
 
 
 class UnitReward(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,4 +1,4 @@
-"""Events and audit log entries of a rollout that moves, with the numbers behind them."""
+"""Events and audit log entries of rollout transitions, with the numbers behind them."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -22,13 +22,13 @@ PHASE_REASONS: Final = {
     RolloutPhase.REPORTED: "Reported",
     RolloutPhase.SUPERSEDED: "Superseded",
 }
-"""The word for programs that an event about a new phase has."""
+"""Reason, for programs, of the event about a new phase."""
 
 
 def events_of(
     record: RolloutRecord, state: RolloutState, *, now: float, actor: str = ""
 ) -> list[Event]:
-    """The events of the move from a rollout's stored state to `state`; most moves have one."""
+    """Return the events of the transition from a rollout's stored state to `state`."""
     before = record.state
     entries: list[tuple[str, str]] = []
     if state.traffic.candidate != before.traffic.candidate and not state.phase.is_over:
@@ -88,7 +88,7 @@ def _event(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RolloutEnd:
-    """A rollout that was decided, or a blue-green one that switched, in an endpoint's history."""
+    """End of a rollout, or the switch of a blue-green rollout, in an endpoint's history."""
 
     id: str
     at: float
@@ -97,15 +97,15 @@ class RolloutEnd:
     from_version: str
     to_version: str
     duration_s: float
-    """How long it was watched until then."""
+    """Duration of the rollout until then."""
     decided_by: str
-    """The person who said so, else `verdict`, `replicas`, `plan`, `time` or `hand`."""
+    """The person who decided, else `verdict`, `replicas`, `plan`, `time` or `hand`."""
     why: str
-    """In a line."""
+    """Explanation in one line."""
 
 
 def ends_of(events: Iterable[Event]) -> list[RolloutEnd]:
-    """The ends that `events` tell of, in their order."""
+    """Return the ends of rollouts in `events`, in order."""
     ends = {phase.value for phase in RolloutPhase if phase.is_over or phase is RolloutPhase.KEEPING}
     return [
         RolloutEnd(
@@ -128,10 +128,10 @@ def ends_of(events: Iterable[Event]) -> list[RolloutEnd]:
 def rollout_changes(
     record: RolloutRecord, state: RolloutState, *, now: float, actor: str, action: str
 ) -> list[AuditEntry]:
-    """The entry of a move from a rollout's stored state to `state`; none if it only went a step on.
+    """Return the audit entry of a transition to `state`; none for the next step.
 
     Args:
-        action: What a person said; empty if nobody did.
+        action: The command of a person; empty without one.
     """
     if not action and state.phase is record.state.phase:
         return []

@@ -34,7 +34,7 @@ _RECHECK_INTERVAL_S: Final = 0.1
 
 
 class ControlPlane:
-    """The services of one home, each of which depends on those before it only."""
+    """The services of one home, each of which depends only on earlier ones."""
 
     def __init__(
         self,
@@ -48,12 +48,13 @@ class ControlPlane:
         allow_code: bool = False,
         model_roots: tuple[Path, ...] = (),
     ) -> None:
-        """Make the services, with what is stored. Blocking; nothing runs yet.
+        """Create the services with stored state. Blocking; nothing runs yet.
 
         Args:
-            driver: Starts processes of this machine: replicas, and the workers of streams.
+            driver: Starts processes on this machine: replicas, and the workers of streams.
             allow_code: Whether every endpoint may have models that run their authors' code.
-            model_roots: Below these, everybody may name paths of models; elsewhere admins only.
+            model_roots: Below these directories every caller may name model paths; elsewhere only
+                admins may.
         """
         store, registry = context.store, context.registry
         self.context: Final = context
@@ -114,23 +115,24 @@ class ControlPlane:
         )
 
     def request_stop(self) -> None:
-        """Drain and end everything, soon."""
+        """Request that everything drains and stops."""
         _LOG.info("stopping on request of the management API")
         self.stop_requested.set()
 
     async def wait_ready(
         self, timeout_s: float, *, name: str = "", streams: bool = False
     ) -> SystemStatus:
-        """The status when each endpoint is ready or failed for good, or time is up.
+        """Return the status when every endpoint is ready or failed permanently, or at the timeout.
 
         Args:
             name: Wait for this endpoint only; empty for all.
-            streams: Wait until each stream runs, or will not without help, too.
+            streams: Whether to also wait until each stream runs or cannot run without help.
         """
         try:
             async with asyncio.timeout(timeout_s):
                 while not _is_decided(status := self.status(), name, streams=streams):
-                    # The gateway's coming up is no change of the reconciler's: look again anyway.
+                    # The reconciler does not signal when the gateway becomes ready, so this polls
+                    # too.
                     with contextlib.suppress(TimeoutError):
                         async with asyncio.timeout(_RECHECK_INTERVAL_S):
                             await self.reconciling.reconciler.changes.wait()
@@ -139,7 +141,7 @@ class ControlPlane:
         return status
 
     def status(self) -> SystemStatus:
-        """How everything is now."""
+        """Return the status of the system."""
         endpoints = self.endpoint_statuses(self.target_state.effective.endpoints)
         gateway_supervisor = self.reconciling.gateway_supervisor
         gateway = GatewayStatus(
@@ -179,7 +181,7 @@ class ControlPlane:
     def endpoint_statuses(
         self, endpoints: Sequence[DesiredEndpoint], *, with_memory: bool = True
     ) -> tuple[EndpointStatus, ...]:
-        """How some endpoints are now. Of many, the processes' memory takes longest to read."""
+        """Return the status of some endpoints. Reading memory dominates for many endpoints."""
         reconciling = self.reconciling
         observed = reconciling.reconciler.observed()
         pids = [r.pid for r in observed.replicas.values() if r.pid is not None and with_memory]
@@ -199,7 +201,7 @@ class ControlPlane:
 
 
 def _is_decided(status: SystemStatus, name: str, *, streams: bool) -> bool:
-    """Whether waiting for `name`, or for all if it is empty, changes nothing any more."""
+    """Whether further waiting for `name`, or for all if it is empty, is pointless."""
     endpoints = [e for e in status.endpoints if name in {"", e.name}]
     waiting = [
         stream for stream in status.streams if streams and not (stream.is_well or stream.stuck)

@@ -1,4 +1,4 @@
-"""Metrics and statistics of all processes as one answer, and those of endpoints."""
+"""Metrics and statistics of endpoints, and of all processes in one response."""
 
 import asyncio
 import os
@@ -35,13 +35,13 @@ if TYPE_CHECKING:
 Json: TypeAlias = "dict[str, Json] | list[Json] | str | int | float | bool | None"
 _NEWEST: Final = frozenset({"last_inference"})
 _KEYS: Final = frozenset({"name", "version", "batch_size", "type", "id"})
-"""What tells rows apart; never added up."""
+"""Fields that identify rows; never summed."""
 
 
 def merge_model_stats(answers: Iterable[Json]) -> list[dict[str, Json]]:
-    """The rows of many `{"model_stats": [...]}`: one per model and version, counters added up.
+    """Merge many `{"model_stats": [...]}`: return one row per model and version, counters summed.
 
-    Rows that are no objects are dropped.
+    Rows that are not objects are dropped.
     """
     rows: dict[tuple[str, str], dict[str, Json]] = {}
     for answer in answers:
@@ -69,8 +69,7 @@ def _add(first: Json, other: Json) -> Json:
         case dict(), dict():
             return _add_fields(first, other)
         case list(), list():
-            # Lists of rows, such as `batch_stats`: rows with equal keys are added
-            # up.
+            # Lists of rows, such as `batch_stats`: rows with equal keys are summed.
             rows: dict[tuple[str, ...], Json] = {}
             for row in [*first, *other]:
                 fields = row if isinstance(row, dict) else {"": row}
@@ -94,12 +93,13 @@ def request_families(
     arms: Mapping[tuple[str, str], ArmStatistics],
     bounds: Sequence[float] = BRIEF_TWO_DIGITS_S,
 ) -> list[Family]:
-    """Requests by endpoint, version and how they ended, and their latencies.
+    """Return metrics of requests by endpoint, version and result, and of their latencies.
 
     Args:
-        arms: What the gateway has counted, by endpoint and arm. Arms that `desired` does not know
-            are left out. An empty key: nobody was there to answer.
-        bounds: Of the latencies' buckets: bounds of Envoy's as well, so that none is cut.
+        arms: The gateway's counts by endpoint and arm. Arms that are not in `desired` are left out.
+            An empty key: no replica was available.
+        bounds: Bounds of latency buckets, which are also bounds of Envoy's buckets, so that none is
+            split.
     """
     counted = _by_version(desired, arms)
     requests: list[tuple[Labels, float]] = []
@@ -131,7 +131,7 @@ def request_families(
 
 
 def rollout_families(rollouts: Mapping[str, RolloutRecord]) -> list[Family]:
-    """Where the newest rollout of each endpoint is, and the new version's share."""
+    """Return metrics of each endpoint's newest rollout: its phase and the new version's share."""
     phases: list[tuple[Labels, float]] = []
     weights: list[tuple[Labels, float]] = []
     for endpoint, record in rollouts.items():
@@ -153,7 +153,7 @@ def rollout_families(rollouts: Mapping[str, RolloutRecord]) -> list[Family]:
 
 
 def replica_families(effective: DesiredState, replicas: Iterable[Replica]) -> list[Family]:
-    """How many replicas each version should have, and how many are ready."""
+    """Return metrics of desired and ready replicas by version."""
     desired: Counter[tuple[str, str]] = Counter()
     for endpoint in effective.endpoints:
         for arm in endpoint.arms:
@@ -173,7 +173,7 @@ def replica_families(effective: DesiredState, replicas: Iterable[Replica]) -> li
 
 
 def process_families(pids: Mapping[str, int]) -> list[Family]:
-    """Processor time and memory of processes by name; those that ended meanwhile are left out."""
+    """Return CPU time and memory of processes by name; processes that exited are left out."""
     times: list[tuple[Labels, float]] = []
     memory: list[tuple[Labels, float]] = []
     for name, pid in pids.items():
@@ -191,7 +191,7 @@ def process_families(pids: Mapping[str, int]) -> list[Family]:
 def _by_version(
     desired: DesiredState, arms: Mapping[tuple[str, str], ArmStatistics]
 ) -> Mapping[tuple[str, str], list[ArmStatistics]]:
-    """Of each endpoint all versions that it has, also those without a request."""
+    """Return all versions of each endpoint with their arms, including versions without requests."""
     by_version: defaultdict[tuple[str, str], list[ArmStatistics]] = defaultdict(list)
     for endpoint in desired.endpoints:
         for key in (*(arm.key for arm in endpoint.arms), _NO_VERSION):
@@ -205,7 +205,7 @@ def _by_version(
 def _latency(
     labels: Labels, arms: Iterable[ArmStatistics], bounds: Sequence[float]
 ) -> HistogramSample:
-    """Envoy tells no sum: each request counts as the middle of its bucket, 5 % off at most."""
+    """Return the latency histogram; its sum uses the buckets' middles, 5 % off at most."""
     below = [0] * (len(bounds) + 1)
     total_s = 0.0
     for arm in arms:
@@ -228,10 +228,11 @@ _ENVOYS: Final = (
 
 
 async def all_metrics(plane: "ControlPlane", *, full: bool) -> Families:
-    """All processes' metrics as one; each sample of a replica says which.
+    """Return the metrics of all processes; samples of replicas are labelled by replica.
 
     Args:
-        full: With every bucket and every metric of Envoy's, and with KServe's: five times as much.
+        full: Whether to include all of Envoy's buckets and metrics, and KServe's: five times as
+            much.
     """
     plane.telemetry.note_metrics_read()
     replicas = _ready_replicas(plane)
@@ -248,17 +249,17 @@ async def all_metrics(plane: "ControlPlane", *, full: bool) -> Families:
     sources += await plane.workloads.streams.metrics()
     sources.append(MetricSource(text=gateway_text, help=_ENVOYS))
     own = [*own_families(plane), *requests, *gpus]
-    # Thousands of replicas tell a million lines, and the loop has others to serve.
+    # Thousands of replicas report a million lines, and the event loop must stay responsive.
     return await asyncio.to_thread(merge, own, sources)
 
 
 async def all_model_statistics(
     plane: "ControlPlane", name: str = "", version: str = "", *, only: frozenset[str] | None = None
 ) -> dict[str, Json]:
-    """Triton's statistics, summed over the replicas of each model version.
+    """Return Triton's statistics, summed over the replicas of each model version.
 
     Args:
-        only: Of these endpoints; None for all.
+        only: Limits the result to these endpoints; None for all.
 
     Raises:
         ModelNotFoundError: No replica serves `name`.
@@ -300,7 +301,7 @@ async def _request_families(plane: "ControlPlane", *, full: bool) -> list[Family
         async with asyncio.timeout(_COUNTS_TIMEOUT_S):
             statistics = await plane.reconciling.gateway_supervisor.endpoint_statistics()
     except (HeadraceError, TimeoutError):
-        return []  # a gap: zeros would read as if everything began anew
+        return []  # a gap: zeros would look like a counter reset
     bounds = TWO_DIGITS_S if full else BRIEF_TWO_DIGITS_S
     return await asyncio.to_thread(
         request_families, plane.target_state.effective, statistics.arms, bounds
@@ -308,7 +309,7 @@ async def _request_families(plane: "ControlPlane", *, full: bool) -> list[Family
 
 
 def _processes(plane: "ControlPlane") -> dict[str, int]:
-    """Process ids by name."""
+    """Return process ids by name."""
     replicas = plane.reconciling.reconciler.replicas.values()
     running = {replica.name: replica.pid for replica in replicas}
     running |= {"control": os.getpid(), "gateway": plane.reconciling.gateway_supervisor.pid}
@@ -317,7 +318,7 @@ def _processes(plane: "ControlPlane") -> dict[str, int]:
 
 
 def own_families(plane: "ControlPlane") -> list[Family]:
-    """What the control plane itself counts."""
+    """Return metrics of the control plane itself."""
     replicas = plane.reconciling.reconciler.replicas.values()
     tls = plane.reconciling.gateway_supervisor.tls
     return [
@@ -377,6 +378,6 @@ async def _scrape(address: str, *, full: bool) -> str:
 
 
 async def _statistics(replica: Replica) -> Json:
-    """Of every model that the process serves: a pool's serves many."""
+    """Return statistics of every model in the process: a pool's process serves several."""
     path, decode = "/v2/models/stats", msgspec.json.decode
     return await ask(replica.address, path, decode, timeout_s=_SCRAPE_TIMEOUT_S)

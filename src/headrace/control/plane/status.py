@@ -1,4 +1,4 @@
-"""Status of a whole control plane, in one document for people, scripts and the console."""
+"""Status of a whole control plane as one document for people, scripts and the console."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,28 +15,28 @@ from headrace.control.streams.status import StreamView
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GatewayStatus:
-    """The Envoy process on this host, and gateways on others."""
+    """Status of the Envoy process on this host, and of gateways on other hosts."""
 
     ready: bool
     pid: int | None
     restarts: int
     reason: str
     certificates: tuple[CertificateStatus, ...] = ()
-    """What callers and upstreams are shown or checked against, and the management API shows."""
+    """Certificates for callers, for upstreams and of the management API."""
     gateways: tuple[GatewayState, ...] = ()
-    """Those on other hosts."""
+    """Gateways on other hosts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SystemStatus:
-    """Everything; `ready` if the gateway and all endpoints are, and all streams run or pause."""
+    """Status of the system; `ready`: gateway and endpoints are, and streams run or pause."""
 
     ready: bool
     version: str
     generation: int
     pid: int
     metrics_read_at: float | None = None
-    """When `/metrics` was last asked for, in seconds since 1970; null if never since the start."""
+    """When `/metrics` was last scraped, in seconds since 1970; null if never since the start."""
     home: str
     gateway: GatewayStatus
     endpoints: tuple[EndpointStatus, ...]
@@ -44,15 +44,15 @@ class SystemStatus:
     features: tuple[FeatureViewStatus, ...] = ()
     """Feature views that are applied in the home."""
     feature_skew: tuple[FeatureSkewStatus, ...] = ()
-    """What was found of services whose features are served."""
+    """Results of skew detection for features that are served."""
     streams: tuple[StreamView, ...] = ()
-    """Streams, as the spec has them."""
+    """Streams of the spec."""
     jobs: tuple[JobView, ...] = ()
-    """Jobs, as the spec has them."""
+    """Jobs of the spec."""
     faults: tuple[ObjectFault, ...] = ()
-    """Objects that wait because looking after them failed; all others go on."""
+    """Objects that wait because processing them failed; all others continue."""
 
     @property
     def is_served(self) -> bool:
-        """Whether the gateway and all endpoints are ready; streams are none of their business."""
+        """Whether the gateway and all endpoints are ready, regardless of streams."""
         return self.gateway.ready and all(endpoint.ready for endpoint in self.endpoints)

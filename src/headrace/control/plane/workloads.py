@@ -22,7 +22,7 @@ from headrace.features.applied import APPLIED
 
 
 class WorkloadsService:
-    """Runs what the spec wants besides endpoints, in processes of this machine."""
+    """Runs the spec's streams, jobs and materializations in processes on this machine."""
 
     def __init__(
         self,
@@ -32,7 +32,7 @@ class WorkloadsService:
         reconciling: ReconcileService,
         driver: LocalDriver,
     ) -> None:
-        """Make the parts, with what an earlier control plane stored and started. Blocking."""
+        """Create the parts with state and processes of an earlier control plane. Blocking."""
         home, clock, faults = context.home, context.clock, context.faults
         emit = context.journal.write
         self.jobs: Final = JobScheduler(
@@ -83,7 +83,7 @@ class WorkloadsService:
         self._runs_here: Final = context.runs_here
 
     async def run(self) -> None:
-        """Run what is due until cancelled; workers of streams go on then."""
+        """Run due work until cancelled; stream workers continue afterwards."""
         local = (self.jobs, self.streams) if self._runs_here else ()
         async with asyncio.TaskGroup() as group:
             for part in (self.materializer, self.skew, *local):
