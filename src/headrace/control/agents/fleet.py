@@ -146,7 +146,7 @@ class GatewayFleet:
             group.create_task(self._watch())
 
     async def publish(self, routes: Sequence[EndpointRoute]) -> None:
-        """Return when requests follow `routes` at every gateway that is connected and not behind.
+        """Publish `routes`; return when all connected gateways that are not behind use them.
 
         Waits at most `max_behind_s` for a gateway that has just fallen behind.
 
@@ -378,7 +378,7 @@ class GatewayFleet:
             if not silent:
                 return True
             if now >= deadline:
-                # A stopped gateway is silent and soon counts as lost: the others decide meanwhile.
+                # A stopped gateway is silent and soon counts as lost: until then the others decide.
                 return len(silent) < len(sync_statuses)
             await wait_for(changes, deadline - now)
 

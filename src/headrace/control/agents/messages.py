@@ -120,7 +120,7 @@ class AgentInstructions(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Arm(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What Envoy has counted of one arm since it started, as in `ArmStatistics`."""
+    """Counters of one arm since the start of Envoy, as in `ArmStatistics`."""
 
     endpoint: str
     key: str

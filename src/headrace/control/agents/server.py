@@ -49,7 +49,7 @@ _MOST_BYTES_AT_ONCE: Final = 1 << 20
 """Larger bodies are not decoded in the event loop, which they would block for 10 ms."""
 _JSON: Final = "application/json"
 _STOP_S: Final = 1
-_KEEP_ALIVE_S: Final = 60  # longer than an agent pauses
+_KEEP_ALIVE_S: Final = 60  # longer than an agent's poll interval
 _OK: Final = 200
 _FORWARDED: Final = frozenset({"GET", "POST"})
 

@@ -49,7 +49,7 @@ _Name = Annotated[str, Field(pattern=f"^$|{NAME_PATTERN}")]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AlertView:
-    """One alert; `since` is when its `state` began, in seconds since 1970.
+    """One alert; `since` is the start of its `state`, in seconds since 1970.
 
     `endpoint` and `stream` are both empty for the whole system, else exactly one is empty;
     `severity` is `page` or `ticket`, `state` `pending`, `firing` or `resolved`; `value` and
@@ -79,7 +79,7 @@ class AlertList:
 
 
 class NewSilence(RequestBody):
-    """Which alerts are silenced, and until when: `ends` or `duration_s`."""
+    """Request to silence alerts, until `ends` or for `duration_s`."""
 
     alert: str = Field(default="", max_length=100, description="Its name; empty for any.")
     endpoint: _Name = Field(default="", description="Empty for any.")
@@ -215,7 +215,7 @@ def add_alerts(api: FastAPI, context: ServiceContext, telemetry: TelemetryServic
 
 
 def _may(caller: Caller, role: Role, silence: Silence) -> bool:
-    """Whether the caller has a role for all alerts that a silence can match."""
+    """Whether the caller has `role` for all alerts that a silence can match."""
     return caller.may(role, silence.endpoint or None)
 
 

@@ -85,7 +85,7 @@ def answer(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AppliedView:
-    """Result of a change; `ready` and `not_ready` are set if the caller waited."""
+    """Result of a change; `ready` and `not_ready` are set if the request waited."""
 
     changes: list[str]
     generation: int

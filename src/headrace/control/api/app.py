@@ -1,4 +1,4 @@
-"""The management API over HTTP. Imported late: FastAPI takes longer to load than a replica."""
+"""Management API over HTTP. Imported late because FastAPI loads slower than a replica."""
 
 from collections.abc import Awaitable
 from functools import partial

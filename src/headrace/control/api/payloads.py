@@ -22,7 +22,7 @@ Json = str | int | float | bool | list["Json"] | dict[str, "Json"] | None
 def newest_rows(directory: Path, *, limit: int, request_id: str = "") -> list[dict[str, Json]]:
     """Return the newest rows of an endpoint's files, or of one request. Blocking.
 
-    Tensors are cut after 64 values, and strings in them shown as text.
+    Tensors are truncated to 64 values; their strings are decoded to text.
     """
     newest: list[dict[str, Json]] = []
     for file in reversed(list_files(directory)):
@@ -95,7 +95,7 @@ class PayloadLogView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PayloadRows:
-    """Requests and answers, the newest first; tensors are cut after 64 values."""
+    """Requests and responses, the newest first; tensors are truncated to 64 values."""
 
     rows: list[dict[str, Any]]
 

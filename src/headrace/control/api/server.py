@@ -1,4 +1,4 @@
-"""The management API's sockets, and what is served beside it: pages, metrics and health."""
+"""Sockets of the management API, and the console, metrics and health routes on them."""
 
 import asyncio
 import socket

@@ -1,4 +1,4 @@
-"""The whole system over HTTP: status, spec, differences and metrics."""
+"""System routes over HTTP: status, spec, differences and metrics."""
 
 import asyncio
 import re
@@ -141,7 +141,7 @@ Document = Annotated[dict[str, Any], Body(examples=[examples.SPEC])]
 
 
 def add_state(api: FastAPI, plane: ControlPlane) -> None:
-    """Add the routes of the system as a whole."""
+    """Add the routes of the whole system."""
 
     @route(api, "GET /api/v1/health")
     async def health() -> dict[str, bool]:

@@ -72,7 +72,7 @@ class BackupFile(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class BackupManifest(msgspec.Struct, frozen=True, kw_only=True):
-    """What a backup contains."""
+    """Manifest of a backup."""
 
     format: int
     created: float
@@ -81,7 +81,7 @@ class BackupManifest(msgspec.Struct, frozen=True, kw_only=True):
     """The release that wrote it."""
     home: str
     state: str
-    """`sqlite`; `postgres` where it is in that database and not contained; `none`."""
+    """`sqlite`; `postgres` if the state is in that database and not contained; `none`."""
     generation: int
     models: tuple[str, ...]
     """References of all contained model versions."""

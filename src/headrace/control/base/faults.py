@@ -32,10 +32,10 @@ LOOP: Final = "loop"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ObjectFault:
-    """Why one object waits."""
+    """Reason why one object waits."""
 
     kind: str
-    """What the object is: `rollout`, `autoscaling`, `drift`, `alerts`, `stream`, `job`..."""
+    """Kind of the object: `rollout`, `autoscaling`, `drift`, `alerts`, `stream`, `job`..."""
     name: str
     message: str
     since: float
@@ -85,7 +85,7 @@ class Faults:
         return tuple(fault for _, fault in sorted(dict(self._open).items()))
 
     def keep_only(self, kind: str, names: Iterable[str]) -> None:
-        """Forget the faults of objects that are gone."""
+        """Delete the faults of removed objects."""
         if not self._open and not self._written:
             return
         gone = {key for key in (*list(self._open), *list(self._written)) if key[0] == kind}

@@ -1,4 +1,4 @@
-"""Paths of one installation under HEADRACE_HOME, which only its user can enter."""
+"""Paths of one installation under HEADRACE_HOME, which only its user can access."""
 
 import fcntl
 import logging

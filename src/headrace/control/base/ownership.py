@@ -3,7 +3,7 @@
 A home has an id, created at its first start. A copy of it (`cp -a`, a snapshot, a restored archive)
 has the same id and the same records of processes. So a record also names the directory of the home
 that wrote it, by device and inode, which differ in a copy, and are equal in a moved home or behind
-a symbolic link. Code that signals, adopts or calls a process that a file names asks `ProcessOwner`
+a symbolic link. Code that signals, adopts or calls a process that a file names calls `ProcessOwner`
 first.
 """
 

@@ -99,8 +99,8 @@ class ControlSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     """
     insecure_admin: bool = False
     state_url: str = ""
-    """The database of the desired state, where `${NAME}` stands for a variable of the environment
-    and `file:/PATH` for a file's content; empty for a file in the home.
+    """The database of the desired state, where `${NAME}` is an environment variable and
+    `file:/PATH` the content of a file; empty for a file in the home.
     """
     oidc: OidcSettings | None = None
     """None without an identity provider."""

@@ -242,7 +242,7 @@ class Resolver:
             assert version.model is not None, "an upstream is pinned elsewhere"
             stored = self._stored(endpoint, version.model)
             if stored.executes_code and not self._allows_code(endpoint):
-                raise CodeNotAllowedError(stored.reference, stored.runtime)  # one place tells all
+                raise CodeNotAllowedError(stored.reference, stored.runtime)  # reported in one place
             if endpoint.runtime not in {"", stored.runtime}:
                 message = (
                     f"{stored.reference} is a model of runtime '{stored.runtime}', "

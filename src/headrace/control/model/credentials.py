@@ -7,7 +7,7 @@ import msgspec
 
 
 class CredentialKind(StrEnum):
-    """What a credential is for."""
+    """Purpose of a credential."""
 
     TOKEN = "token"  # noqa: S105  # the word, not one
     """Authenticates a service account at the management API."""

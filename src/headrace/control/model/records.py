@@ -22,7 +22,7 @@ class EndpointGeneration(msgspec.Struct, frozen=True, kw_only=True):
     document: dict[str, Any] | None = None
     """The endpoint's part of the spec, None if it was removed."""
     endpoint: DesiredEndpoint | None = None
-    """The same with every model pinned."""
+    """The endpoint with every model pinned."""
 
 
 class RolloutRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -101,7 +101,7 @@ class UnitReward(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class QuotaUse(msgspec.Struct, frozen=True, kw_only=True):
-    """How many requests a subject has used of a day (`2026-11-25`, UTC)."""
+    """Number of requests that a subject has used on a day (`2026-11-25`, UTC)."""
 
     day: str
     subject: str
