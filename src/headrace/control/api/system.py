@@ -95,7 +95,7 @@ def prefers_openmetrics(accept: str) -> bool:
 
 
 def status_seen_by(caller: Caller, status: SystemStatus) -> SystemStatus:
-    """Return the status limited to the caller's endpoints; feature views, streams and jobs stay."""
+    """Return the status limited to the caller's endpoints, without features, streams and jobs."""
     visible = caller.endpoints(Role.VIEWER)
     if visible is None:
         return status

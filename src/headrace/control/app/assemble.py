@@ -226,7 +226,7 @@ def assemble(
             gateway_supervisor=gateway_supervisor,
             certificates=certificates,
             limits=limits,
-            # The control plane has no credentials for that gateway, and needs none there.
+            # The control plane has no credentials, and this socket requires none.
             gateway_address=f"unix:{gateway.private_socket}",
             # Only a gateway on this host is reached without authentication.
             sends_first_requests=settings.first_request and mode is GatewayMode.LOCAL,

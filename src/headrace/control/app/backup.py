@@ -190,7 +190,7 @@ def restore_backup(path: Path, home: Path, *, progress: Progress) -> BackupManif
         NotFoundError: The file does not exist.
         FailedPreconditionError: `home` is not empty, or the disk is too small.
         ArtifactCorruptError, InvalidArgumentError: The file is damaged, altered, or not a
-    backup.
+            backup.
     """
     size = _size_of(path)
     home = home.absolute()

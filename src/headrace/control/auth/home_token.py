@@ -31,7 +31,7 @@ _MOST_BYTES: Final = 1000
 
 
 def read_home_token(home: Path) -> str:
-    """Return the home owner's token; empty if missing, or if another user owns the file."""
+    """Return the home owner's token; empty if the file is missing or unreadable."""
     try:
         with (home / FILE_NAME).open("rb") as file:
             return file.read(_MOST_BYTES).decode("ascii", "replace").strip()

@@ -240,7 +240,7 @@ def port_of(url: str) -> int:
 
 
 def original_of(home: Path) -> str:
-    """Return the path of the home that `home` is a copy of; empty if none, or once started."""
+    """Return the path of the home that `home` is an unstarted copy of; empty if it is not."""
     content = _decode_control_file(home)
     if content is None or content.home is None or ProcessOwner.of(home).has_written(content):
         return ""

@@ -225,8 +225,7 @@ class Resolver:
                 self._wrong(location, f"{stored.name}: {stored.reason}")
         endpoints = []
         for name, versions in models.items():
-            # Versions come in ascending order; the newest servable version serves requests without
-            # a version.
+            # Versions come in ascending order; the newest servable version gets all requests.
             good = [stored for stored in versions if not stored.reason]
             main = (good or versions)[-1]
             arms = []

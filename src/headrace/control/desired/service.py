@@ -225,8 +225,7 @@ class DesiredStateService:
         Raises:
             ModelNotFoundError: The endpoint does not exist.
             FailedPreconditionError: The endpoint comes from a model repository, whose models are
-                only
-        removed together.
+                removed together.
             ConflictError: The endpoint's generation differs from `expected`.
         """
 

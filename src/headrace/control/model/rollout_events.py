@@ -128,7 +128,7 @@ def ends_of(events: Iterable[Event]) -> list[RolloutEnd]:
 def rollout_changes(
     record: RolloutRecord, state: RolloutState, *, now: float, actor: str, action: str
 ) -> list[AuditEntry]:
-    """Return the audit entry of a transition to `state`; none for the next step.
+    """Return the audit entry of a transition to `state`; none if only the step advances.
 
     Args:
         action: The command of a person; empty without one.
