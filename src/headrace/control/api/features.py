@@ -107,7 +107,8 @@ class ReferenceView:
 class DriftView:
     """`state`: `off`, `collecting`, `ok` or `drifted`; drifted features come first.
 
-    `live`: accuracy over the last hour, day, week and month, from the labels that arrived.
+    `live`: quality of predictions over the last hour, day, week and month, from labels that
+    arrived.
     """
 
     endpoint: str

@@ -67,8 +67,7 @@ def in_force(endpoint: DesiredEndpoint, rollout: RolloutRecord | None) -> Desire
         case RolloutPhase.PROMOTED:
             return rollout.target
         case RolloutPhase.ROLLED_BACK | RolloutPhase.ABORTED | RolloutPhase.REPORTED:
-            # Only the old version. If it was scaled down, all its replicas start before it takes
-            # over.
+            # Only the old version. If its replicas were removed, all start before it takes over.
             if rollout.state.dropped_stable:
                 return rollout.source
             arms = tuple(_carrying(arm, arm.weight) for arm in rollout.source.arms)
