@@ -1,7 +1,7 @@
 """Replicas as pods: Kubernetes objects and their reconciler. Imports `reconcile` and below.
 
-`objects_of` and what belongs to it are pure, and meant for whoever renders charts and manifests as
-well; the driver is loaded only where it is chosen.
+`objects_of` and its helpers are pure, and also render charts and manifests; the driver is imported
+only where it is configured.
 """
 
 from headrace.control.kubernetes.api import role_rules

@@ -1,7 +1,7 @@
-"""Client of a Kubernetes API server: requests, errors, and the Role that they need.
+"""Client of a Kubernetes API server: requests, errors, and the required Role.
 
 Objects are plain dictionaries. lightkube reads kubeconfigs and authenticates; its requests are not
-used, for reasons that `docs/explain/decisions/kubernetes-driver.md` gives.
+used, for the reasons in `docs/explain/decisions/kubernetes-driver.md`.
 """
 
 import json
@@ -51,11 +51,11 @@ class ObjectMissingError(NotFoundError):
 
 
 class ObjectChangedError(ConflictError):
-    """The object changed meanwhile, or another manager owns a field that we set."""
+    """The object changed since it was read, or another manager owns a field that we set."""
 
 
 class ObjectFixedError(FailedPreconditionError):
-    """A field that a cluster never changes would have another value."""
+    """The request would change an immutable field."""
 
 
 class WatchExpiredError(HeadraceError):
@@ -71,11 +71,11 @@ class ApiUnavailableError(UnavailableError):
 
 
 class ObjectFailedError(ApiUnavailableError):
-    """The API server answers, and fails at this object: as when a webhook does not answer it."""
+    """The API server fails for this object only, for example because a webhook does not answer."""
 
 
 class LeadershipLostError(UnavailableError):
-    """Another control plane leads, or may: this one has to end."""
+    """Another control plane leads or may lead, so this process must exit."""
 
 
 _ERRORS: Final[dict[int, tuple[type[HeadraceError], str]]] = {
@@ -94,14 +94,14 @@ _ERRORS: Final[dict[int, tuple[type[HeadraceError], str]]] = {
 
 
 def failure_of(status: int, body: bytes, retry_after: str, *, what: str) -> HeadraceError:
-    """The error that an answer of the API server means.
+    """Return the error for an answer of the API server.
 
     Args:
-        retry_after: The header, in seconds.
+        retry_after: The `retry-after` header in seconds.
         what: The request, for the message.
     """
     if body.lstrip()[:1] == b"<":
-        # A proxy knows of no object, and its 404 says of none that it is gone.
+        # A 404 of a proxy does not mean that the object is gone.
         return ApiUnavailableError(f"{what}: {_NO_API_SERVER} (HTTP status {status})")
     try:
         text = str(json.loads(body).get("message", ""))
@@ -119,7 +119,7 @@ def failure_of(status: int, body: bytes, retry_after: str, *, what: str) -> Head
     if status == HTTPStatus.UNPROCESSABLE_ENTITY and _IMMUTABLE.search(message) is not None:
         return ObjectFixedError(message)
     if status == HTTPStatus.FORBIDDEN and _ADMISSION.search(message) is not None:
-        return PermissionDeniedError(message)  # it says itself what is wrong, and no Role mends it
+        return PermissionDeniedError(message)  # the message has the cause; no Role fixes it
     kind, remedy = _ERRORS.get(status, (InvalidArgumentError, ""))
     return kind(f"{message}{remedy}")
 
@@ -130,11 +130,11 @@ def delay_s(
     asked_s: float | None = None,
     chance: Callable[[], float] = random.random,
 ) -> float:
-    """Seconds to wait after the `failures`-th failure in a row: longer each time, with jitter.
+    """Return the backoff in seconds after `failures` failures in a row, with jitter.
 
     Args:
-        asked_s: The server's `retry-after`, as the least.
-        chance: Between 0 and 1; spreads those who failed together.
+        asked_s: The server's `retry-after`, used as the minimum.
+        chance: Random number between 0 and 1, which spreads simultaneous retries.
     """
     jittered = _BACKOFF.jittered_s(failures, chance=chance())
     return jittered if asked_s is None else max(asked_s * (1.0 + 0.1 * chance()), jittered)
@@ -142,16 +142,16 @@ def delay_s(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resource:
-    """A kind, and its place in the API."""
+    """A kind and its API path."""
 
     kind: str
     api_version: str
     plural: str
     is_optional: bool = False
-    """Whether a cluster may lack it, or not let us read it."""
+    """Whether a cluster may lack the kind, or deny access to it."""
 
     def path(self, namespace: str, name: str = "") -> str:
-        """Path of all objects of this kind in a namespace, or of one."""
+        """Return the path of all objects of this kind in a namespace, or of the named one."""
         root = "api" if "/" not in self.api_version else "apis"
         base = f"/{root}/{self.api_version}/namespaces/{namespace}/{self.plural}"
         return f"{base}/{name}" if name else base
@@ -184,21 +184,21 @@ RESOURCES: Final = {
     )
 }
 WATCHED: Final = tuple(kind for kind in RESOURCES if kind != "Lease")
-"""Kinds that a decision follows from."""
+"""Kinds that decisions depend on."""
 _MANAGED: Final = ("get", "list", "watch", "create", "patch", "delete")
 
 
 def role_rules(autoscaler: Autoscaler | None = None) -> list[Object]:
-    """The rules of the control plane's Role: exactly what this client does, and nothing more.
+    """Return the rules of the control plane's Role: exactly the requests of this client.
 
     Args:
-        autoscaler: None for the rules of every choice.
+        autoscaler: None for the rules of all autoscalers.
     """
     rules: list[tuple[str, list[str], tuple[str, ...]]] = [
         ("", ["configmaps", "services"], _MANAGED),
         ("apps", ["deployments"], _MANAGED),
         ("policy", ["poddisruptionbudgets"], _MANAGED),
-        # Pods are made by their Deployment: we read them, and mark which one may go first.
+        # Pods belong to their Deployment: we read them, and set their deletion cost.
         ("", ["pods"], ("list", "watch", "patch")),
         ("discovery.k8s.io", ["endpointslices"], ("list", "watch")),
         ("coordination.k8s.io", ["leases"], ("get", "create", "update")),
@@ -214,19 +214,19 @@ def role_rules(autoscaler: Autoscaler | None = None) -> list[Object]:
 
 
 def connect(*, identity: str, url: str = "", context: str = "") -> "httpx2.AsyncClient":
-    """A client of the API server; the caller closes it.
+    """Return a client of the API server; the caller closes it.
 
     Args:
         identity: Part of the user agent, for the server's log.
-        url: Of a proxy that needs no credentials, such as `kubectl proxy`; empty tries the service
+        url: URL of a proxy without authentication, such as `kubectl proxy`; empty tries the service
             account of a pod, then a kubeconfig (`KUBECONFIG`, `~/.kube/config`).
-        context: Of the kubeconfig; empty for its current one.
+        context: Context of the kubeconfig; empty for its current one.
 
     Raises:
         FailedPreconditionError: No API server is configured, or the extra is not installed.
     """
     try:
-        import httpx2  # noqa: PLC0415  # a client that only this driver needs
+        import httpx2  # noqa: PLC0415  # only this driver needs it
         from lightkube.config.client_adapter import (  # noqa: PLC0415  # as above
             AsyncClient,
             ConnectionParams,
@@ -272,16 +272,16 @@ class WatchEvent:
 
     @property
     def version(self) -> str:
-        """The resource version from which the next watch continues."""
+        """Resource version from which the next watch continues."""
         return str(self.live["metadata"]["resourceVersion"])
 
 
 @dataclass(slots=True, kw_only=True)
 class ClusterApi:
-    """One namespace of one cluster; nothing is retried here.
+    """API of one namespace of a cluster, without retries.
 
-    All methods raise what `failure_of` makes of an answer, and ApiUnavailableError where there was
-    none in `timeout_s`.
+    All methods raise the error that `failure_of` returns for an answer, and ApiUnavailableError
+    without an answer in `timeout_s`.
     """
 
     http: "httpx2.AsyncClient"
@@ -289,17 +289,17 @@ class ClusterApi:
     timeout_s: float = 10.0
 
     async def get(self, kind: str, name: str) -> Object | None:
-        """The object; None if there is none."""
+        """Return the object; None if it does not exist."""
         try:
             return await self._request("GET", kind, name)
         except ObjectMissingError:
             return None
 
     async def list(self, kind: str, selector: str) -> ObjectList:
-        """All objects that have these labels, page by page."""
+        """Return all objects with these labels, read page by page."""
         items: list[Object] = []
         params = {"labelSelector": selector, "limit": str(_PAGE)}
-        type_ = {"kind": kind, "apiVersion": RESOURCES[kind].api_version}  # items of lists lack it
+        type_ = {"kind": kind, "apiVersion": RESOURCES[kind].api_version}  # list items lack it
         while True:
             page = await self._request("GET", kind, params=params)
             try:
@@ -315,7 +315,7 @@ class ClusterApi:
     async def watch(
         self, kind: str, selector: str, version: str, *, for_s: int
     ) -> AsyncIterator[WatchEvent]:
-        """Changes after `version`, until the server ends the watch.
+        """Yield changes after `version`, until the server ends the watch.
 
         Raises:
             WatchExpiredError: `version` is too old.
@@ -343,7 +343,7 @@ class ClusterApi:
             raise _no_answer(f"watch {kind}", error) from error
 
     async def apply(self, manifest: Object, *, force: bool, manager: str = FIELD_MANAGER) -> Object:
-        """Server-side apply; the object as it is then.
+        """Apply a manifest on the server side; return the resulting object.
 
         Raises:
             ObjectChangedError: Another manager owns a field of `manifest`, and `force` is off.
@@ -355,25 +355,25 @@ class ClusterApi:
         )
 
     async def merge(self, kind: str, name: str, change: Object) -> Object:
-        """Change some fields of an object."""
+        """Change some fields of an object with a merge patch."""
         params = {"fieldManager": FIELD_MANAGER}
         return await self._request(
             "PATCH", kind, name, params=params, body=change, content_type=_MERGE
         )
 
     async def create(self, new: Object) -> Object:
-        """Make an object; ObjectChangedError if it exists."""
+        """Create an object; ObjectChangedError if it exists."""
         params = {"fieldManager": FIELD_MANAGER}
         return await self._request("POST", new["kind"], params=params, body=new)
 
     async def update(self, new: Object) -> Object:
-        """Replace an object of a known version; ObjectChangedError if it has another now."""
+        """Replace an object of a resource version; ObjectChangedError if the version differs."""
         params = {"fieldManager": FIELD_MANAGER}
         name = new["metadata"]["name"]
         return await self._request("PUT", new["kind"], name, params=params, body=new)
 
     async def delete(self, live: Object) -> None:
-        """Remove the object of this uid, and its dependents; no error if it is gone."""
+        """Delete the object with this uid, and its dependents; no error if it is gone."""
         metadata = live["metadata"]
         body = {
             "apiVersion": "v1",
@@ -414,7 +414,7 @@ class ClusterApi:
                 raise ApiUnavailableError(f"{what}: {_NO_API_SERVER}")
             document: Object = answer.json()
             if not isinstance(document, dict):
-                raise ValueError("the response is not an object")  # noqa: TRY004, TRY301  # as what is no JSON
+                raise ValueError("the response is not an object")  # noqa: TRY004, TRY301  # like invalid JSON
         except (httpx2.HTTPError, ValueError) as error:
             raise _no_answer(what, error) from error
         return document
@@ -429,9 +429,9 @@ def _no_answer(what: str, error: Exception) -> ApiUnavailableError:
 
 
 def _event(event: object, kind: str) -> WatchEvent:
-    """One line of a watch; ValueError if it is none."""
+    """Return the event in one line of a watch; ValueError if it is invalid."""
     if not isinstance(event, dict) or not isinstance(live := event.get("object"), dict):
-        raise ValueError("not a watch event")  # noqa: TRY004  # as what is no JSON
+        raise ValueError("not a watch event")  # noqa: TRY004  # like invalid JSON
     if event.get("type") == "ERROR":
         message = f"watch {kind}: {live.get('message', '')}"
         if int(live.get("code") or 0) == HTTPStatus.GONE:
@@ -443,7 +443,7 @@ def _event(event: object, kind: str) -> WatchEvent:
 
 
 def _checked(live: Object, *, has_name: bool = True) -> Object:
-    """`live`; ValueError if it lacks what identifies an object."""
+    """Return `live`; ValueError if it lacks the fields that identify an object."""
     metadata = live.get("metadata")
     required = {"resourceVersion", "name"} if has_name else {"resourceVersion"}
     if not isinstance(metadata, dict) or not required <= metadata.keys() or "kind" not in live:

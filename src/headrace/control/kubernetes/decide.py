@@ -1,8 +1,8 @@
-"""Next actions from what a cluster holds to what it should hold. One pure function.
+"""Planner of the next actions from a cluster's observed to its desired objects, a pure function.
 
 The rules are those of `headrace.control.reconcile.plan`: a revision gets requests only when its
-pods are ready, and nothing is taken away that a gateway may still send requests to. What a local
-process is told, a Deployment is told here: how many pods, and which of them may go first.
+pods are ready, and pods that a gateway may still send requests to are not removed. Deployments get
+the number of pods, and the deletion cost of pods.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -60,18 +60,18 @@ from headrace.gateway import EndpointRoute
 
 SCALERS: Final = ("HorizontalPodAutoscaler", "ScaledObject")
 KINDS: Final = ("ConfigMap", "Service", "PodDisruptionBudget", "Deployment", *SCALERS)
-"""Kinds that we make; scalers come and go by themselves."""
+"""Kinds that we create; scalers are created and deleted independently."""
 VICTIM_COST: Final = -1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReconcileDecision:
-    """What to do now; `problems` by endpoint and arm's key, of what cannot be done."""
+    """Actions to take now; `problems` are the impossible ones, by endpoint and arm key."""
 
     actions: tuple[Action, ...] = ()
     problems: Mapping[tuple[str, str], str] = field(default_factory=dict)
     roll: Roll = field(default_factory=Roll)
-    """Whose pods are replaced, and whose are after those."""
+    """Deployments whose pods are replaced now, and those that wait."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,17 +84,16 @@ class DecisionInputs:
     installation: InstallationName
     settings: KubernetesSpec
     is_confirmed: bool = True
-    """The gateway acknowledged routes of ours, not only of an earlier leader's: before that nothing
-    is taken away.
+    """Whether the gateway acknowledged routes of this leader; before that nothing is removed.
     """
     blocked: Mapping[Key, str] = field(default_factory=dict)
-    """Objects that cannot be made, with the reason."""
+    """Objects that cannot be created, with the reason."""
     mutated: Mapping[Key, frozenset[str]] = field(default_factory=dict)
-    """Places that the cluster itself changes whenever we apply an object."""
+    """Fields that the cluster itself changes whenever we apply an object."""
 
 
 def decide(inputs: DecisionInputs, cache: ManifestCache | None = None) -> ReconcileDecision:
-    """The actions to take now; none if there is nothing to do before the next event."""
+    """Return the actions to take now; none if there is nothing to do before the next event."""
     cache = ManifestCache() if cache is None else cache
     aimed = with_counts(inputs)
     prospects = prospects_of(aimed, inputs.observed, cache.memo)
@@ -117,7 +116,7 @@ def decide(inputs: DecisionInputs, cache: ManifestCache | None = None) -> Reconc
 
 
 def with_counts(inputs: DecisionInputs) -> DesiredState:
-    """The desired state, where others scale with as many copies as they want now."""
+    """Return the desired state with the current replica counts of external autoscalers."""
     counts: dict[str, int] = {}
     for deployment in inputs.cluster.of_kind("Deployment"):
         label = (deployment["metadata"].get("labels") or {}).get(REVISION, "")
@@ -136,13 +135,13 @@ def with_counts(inputs: DecisionInputs) -> DesiredState:
 
 @dataclass(slots=True, kw_only=True)
 class _Step:
-    """One decision in the making."""
+    """State of one decision while it is computed."""
 
     inputs: DecisionInputs
     cache: ManifestCache
     routes: tuple[EndpointRoute, ...]
     retained: frozenset[str]
-    """Pods that have to go on."""
+    """Pods that must keep running."""
     actions: list[Action] = field(default_factory=list)
     problems: dict[tuple[str, str], str] = field(default_factory=dict)
     _wanted: set[str] = field(default_factory=set)
@@ -158,7 +157,7 @@ class _Step:
             self._pods.setdefault(pod.metadata.label(REVISION), []).append(pod)
 
     def keep(self, endpoint: DesiredEndpoint, arm: DesiredArm) -> None:
-        """Bring about the objects of an arm of ours."""
+        """Create and correct the objects of an arm that runs on our replicas."""
         self._wanted.add(arm.revision.id[:12])
         self._arms.add((endpoint.name, arm.key))
         installation, settings = self.inputs.installation, self.inputs.settings
@@ -176,7 +175,7 @@ class _Step:
     def note_hosted(
         self, endpoint: DesiredEndpoint, arm: DesiredArm, pool: DesiredEndpoint | None
     ) -> None:
-        """Say what keeps a pool, whose objects were brought about before, from hosting an arm."""
+        """Record why a pool, whose objects were handled before, cannot host an arm."""
         try:
             hosted_settings(arm.revision)
         except HeadraceError as error:
@@ -188,9 +187,9 @@ class _Step:
             self.problems[endpoint.name, arm.key] = "; ".join(problems)
 
     def _bring_about(self, manifests: Manifests, arm: DesiredArm) -> list[str]:
-        """Make and correct an arm's objects; what cannot be."""
+        """Create and correct an arm's objects; return the problems."""
         name = manifests.objects[0]["metadata"]["name"]
-        # Scalers of ours that shall not be there end before we say how many ourselves.
+        # Delete our obsolete scalers before we set the number of replicas ourselves.
         kinds = {manifest["kind"] for manifest in manifests.objects}
         scalers = [self.inputs.cluster.find(kind, name) for kind in SCALERS if kind not in kinds]
         stray = [
@@ -202,7 +201,7 @@ class _Step:
         ]
         self.actions += stray
         problems = []
-        config_actions: list[Action] = []  # pods read it when they start: it changes with them
+        config_actions: list[Action] = []  # pods read it at start: change both together
         for manifest in manifests.objects:
             key = key_of(manifest)
             live = self.inputs.cluster.find(*key)
@@ -211,7 +210,7 @@ class _Step:
                 problems.append(problem)
             elif live is None:
                 if key[0] in SCALERS and self._is_counted_by_us(name):
-                    continue  # never two: the Deployment lets go first
+                    continue  # never two scalers: wait for the Deployment
                 created = with_replicas(
                     manifest, manifests.replicas if key[0] == "Deployment" else None
                 )
@@ -219,7 +218,7 @@ class _Step:
                     ApplyObject(manifest=created, why="it does not exist", is_new=True)
                 )
             elif is_leaving(live):
-                continue  # it is made again when it is gone
+                continue  # created again when it is gone
             elif key[0] == "Deployment":
                 problems += self._correct_deployment(
                     manifest,
@@ -238,7 +237,7 @@ class _Step:
         return problems
 
     def _obstacle(self, key: Key, live: Object | None, arm: DesiredArm) -> str:
-        """Why an object cannot be made or corrected; empty if it can."""
+        """Return why an object cannot be created or corrected; empty if it can."""
         if self._made_for.setdefault(key, arm.revision.id) != arm.revision.id:
             return f"another revision's {key[0]} is called {key[1]} too: rename the endpoint"
         if live is not None and not is_ours(live, self.inputs.installation):
@@ -254,7 +253,7 @@ class _Step:
         return [path for path in self.cache.differences(manifest, live) if path not in mutated]
 
     def _is_counted_by_us(self, name: str) -> bool:
-        """Whether a Deployment has yet to let go of its count: never two who say how many."""
+        """Whether we still manage a Deployment's `replicas`: never two managers at once."""
         deployment = self.inputs.cluster.find("Deployment", name)
         return deployment is not None and owns_replicas(deployment)
 
@@ -268,14 +267,14 @@ class _Step:
         config_actions: list[Action],
         is_scaled: bool,
     ) -> list[str]:
-        """Correct a Deployment, and what its pods are `config_actions` with it; what cannot be."""
+        """Correct a Deployment together with its `config_actions`; return the problems."""
         current = _replicas(live)
         paths = self._differences(manifest, live)
         count: int | None = None
         meanwhile: list[Action] = []
         actions: list[Action] = [*config_actions]
         if manifests.replicas is None and owns_replicas(live):
-            # At 0 an HPA takes itself for switched off, and nothing would ever run.
+            # At 0 replicas an HPA is disabled, and no pod would ever start.
             actions.append(YieldReplicas(manifest=manifest, replicas=max(current, 1)))
         else:
             if is_scaled:
@@ -289,7 +288,7 @@ class _Step:
             if differs:
                 applied = with_replicas(manifest, count)
                 actions.append(ApplyObject(manifest=applied, why=_differs(differs)))
-        refused = condition_message(live, "ReplicaFailure", "True")  # as for a quota
+        refused = condition_message(live, "ReplicaFailure", "True")  # such as a quota
         problems = [f"the cluster refuses its pods: {refused}"] if refused else []
         problems += filter(None, [self._stuck(live, arm)])
         if "spec.selector" in paths:
@@ -303,7 +302,7 @@ class _Step:
         return problems
 
     def _stuck(self, deployment: Object, arm: DesiredArm) -> str:
-        """Why the pods that replace others do not get ready; empty if they may yet."""
+        """Return why new pods do not become ready; empty if they still may."""
         if not has_former_pods(deployment):
             return ""
         reasons = [deadline_exceeded(deployment)]
@@ -318,7 +317,7 @@ class _Step:
         )
 
     def roll(self) -> Roll:
-        """Replace the pods of as many Deployments as may be at once; the others are scaled only."""
+        """Replace the pods of as many Deployments as allowed at once; only scale the others."""
         if not self._changes:
             return Roll()
         ours = [
@@ -335,7 +334,7 @@ class _Step:
         return roll
 
     def _count(self, arm: DesiredArm, current: int) -> int:
-        """How many pods a revision may have: fewer only when those too many get no requests."""
+        """Return a revision's number of pods: fewer only when the surplus ones get no requests."""
         active = [pod for pod in self._pods.get(arm.revision.id[:12], ()) if _counts(pod)]
         victims = [pod for pod in active if pod.metadata.name not in self.retained]
         names = {pod.metadata.name for pod in victims}
@@ -348,7 +347,7 @@ class _Step:
             return arm.replicas
         if not self.inputs.is_confirmed:
             return current
-        # No gateway knows it, and its Deployment knows that it goes first.
+        # No gateway routes to it, and its deletion cost makes it go first.
         leaving = [pod for pod in victims if not self._is_busy(pod) and cost_of(pod) == VICTIM_COST]
         return max(arm.replicas, min(current, len(active) - len(leaving)))
 
@@ -357,14 +356,14 @@ class _Step:
         return replica is not None and replica.address in self._busy
 
     def remove_others(self) -> None:
-        """Let go of what is ours and no longer wanted, when no request can reach it."""
+        """Delete our objects that are no longer desired, once no request can reach them."""
         self.cache.keep_only(self._arms, set(self._made_for))
         for live in self._unwanted():
             pods = self._pods.get(live["metadata"]["labels"].get(REVISION, ""), [])
             if live["kind"] in {"Deployment", *SCALERS}:
                 is_free = self.inputs.is_confirmed and not any(map(self._is_needed, pods))
             else:
-                # A pod that starts again, or ends, may read its settings still.
+                # A pod that restarts or terminates may still read its settings.
                 name = live["metadata"]["name"]
                 is_free = not pods and self.inputs.cluster.find("Deployment", name) is None
             if is_free:
@@ -383,12 +382,12 @@ class _Step:
 
 
 def cost_of(pod: Pod) -> int:
-    """A pod's deletion cost."""
+    """Return a pod's deletion cost."""
     annotation = pod.metadata.annotation(DELETION_COST)
     try:
         return int(annotation) if annotation else 0
     except ValueError:
-        return 1  # nothing of ours: it is corrected
+        return 1  # not our value: correct it
 
 
 def _counts(pod: Pod) -> bool:

@@ -1,7 +1,7 @@
-"""Leader election by a Lease, as Kubernetes' own components do it.
+"""Leader election by a Lease, as in Kubernetes' own components.
 
-Clocks of different machines are never compared: a holder loses its Lease when that did not change
-for as long as it lasts, by the candidate's own clock, and a leader stops well before.
+Clocks of different machines are never compared: a candidate takes a Lease that did not change for
+its duration by the candidate's own clock, and a leader stops well before.
 """
 
 import asyncio
@@ -24,9 +24,9 @@ class LeaseTimes:
     """Periods of a Lease, in seconds."""
 
     duration_s: float = 15.0
-    """How long it lasts without a renewal."""
+    """Duration of the Lease without a renewal."""
     margin_s: float = 5.0
-    """How long before that its holder stops acting."""
+    """Time before the end of the duration at which the holder stops acting."""
     renew_s: float = 2.0
     """Time between renewals."""
 
@@ -35,42 +35,42 @@ class LeaseTimes:
 
     @property
     def timeout_s(self) -> float:
-        """The limit of one read and write: a second try fits before the leader stops."""
+        """Timeout of one read and write, so that a second try fits before the leader stops."""
         return (self.duration_s - self.margin_s) / 2
 
 
 class ElectionStep(StrEnum):
-    """What a candidate does next about the Lease."""
+    """Next action of a candidate on the Lease."""
 
     CREATE = "create"
     RENEW = "renew"
     TAKE = "take"
-    """Nobody holds it, or its holder did not renew it in time."""
+    """Take a Lease that has no holder, or that was not renewed in time."""
     WAIT = "wait"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeaseState:
-    """A Lease, and when this process last saw it change (monotonic)."""
+    """A Lease, and the monotonic time at which this process last saw it change."""
 
     lease: Object
     changed_at: float
 
     @property
     def holder(self) -> str:
-        """The identity of its holder; empty for nobody."""
+        """Identity of its holder; empty for none."""
         return str((self.lease.get("spec") or {}).get("holderIdentity") or "")
 
     @property
     def duration_s(self) -> float:
-        """How long it lasts, as its holder wrote."""
+        """Duration in seconds that its holder wrote."""
         return float((self.lease.get("spec") or {}).get("leaseDurationSeconds") or 0)
 
 
 def observed_lease(
     lease: Object | None, before: LeaseState | None, *, now: float
 ) -> LeaseState | None:
-    """The state after a read: a Lease that did not change keeps its time."""
+    """Return the state after a read: an unchanged Lease keeps its time."""
     if lease is None:
         return None
     if before is not None and before.lease.get("spec") == lease.get("spec"):
@@ -79,7 +79,7 @@ def observed_lease(
 
 
 def next_step(lease: LeaseState | None, *, identity: str, now: float) -> ElectionStep:
-    """What `identity` does about the Lease now."""
+    """Return the next action of `identity` on the Lease."""
     if lease is None:
         return ElectionStep.CREATE
     if lease.holder == identity:
@@ -93,13 +93,13 @@ def is_leading(renewed_at: float | None, times: LeaseTimes, *, now: float) -> bo
     """Whether a leader may act.
 
     Args:
-        renewed_at: When the last renewal that succeeded was sent; None before the first.
+        renewed_at: Send time of the last successful renewal; None before the first.
     """
     return renewed_at is not None and now < renewed_at + times.duration_s - times.margin_s
 
 
 def lease_name(installation: InstallationName) -> str:
-    """The name of the Lease."""
+    """Return the name of the Lease."""
     return f"{installation.instance}-control"
 
 
@@ -111,10 +111,10 @@ def lease_object(
     times: LeaseTimes,
     wall: float,
 ) -> Object:
-    """The Lease as `identity` writes it: new, renewed or taken over.
+    """Return the Lease as `identity` writes it: new, renewed or taken over.
 
     Args:
-        wall: Seconds since 1970, for people to read; no decision depends on it.
+        wall: Seconds since 1970, for information only.
     """
     stamp = datetime.fromtimestamp(wall, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
     spec = dict((lease.lease.get("spec") or {}) if lease is not None else {})
@@ -136,13 +136,13 @@ def lease_object(
 
 
 def released(lease: LeaseState) -> Object:
-    """The Lease without a holder: the next leader need not wait."""
+    """Return the Lease without a holder, so that the next leader need not wait."""
     return {**lease.lease, "spec": {**(lease.lease.get("spec") or {}), "holderIdentity": ""}}
 
 
 @dataclass(slots=True, kw_only=True)
 class Elector:
-    """One candidate. `on_change` is called when it begins to lead."""
+    """A candidate of the election. `on_change` is called when it begins to lead."""
 
     api: ClusterApi
     installation: InstallationName
@@ -157,7 +157,7 @@ class Elector:
 
     @property
     def leader(self) -> str:
-        """The identity of the leader as last read; empty for nobody."""
+        """Identity of the leader as last read; empty for none."""
         return "" if self._lease is None else self._lease.holder
 
     def is_leading(self) -> bool:
@@ -165,10 +165,10 @@ class Elector:
         return is_leading(self._renewed_at, self.times, now=self.clock.monotonic())
 
     async def run(self) -> None:
-        """Stand for election, and lead, until cancelled.
+        """Run for election, and lead, until cancelled.
 
         Raises:
-            LeadershipLostError: It led, and may no more. The process has to end.
+            LeadershipLostError: It lost the leadership. The process must exit.
         """
         while True:
             error = ""
@@ -190,7 +190,7 @@ class Elector:
             await asyncio.sleep(self.times.renew_s)
 
     async def resign(self) -> None:
-        """Give the Lease back, so that the next leader need not wait; errors are logged."""
+        """Release the Lease, so that the next leader need not wait; errors are logged."""
         lease, self._renewed_at = self._lease, None
         if lease is None or lease.holder != self.identity:
             return
@@ -220,7 +220,7 @@ class Elector:
         try:
             written = await write(manifest)
         except ObjectChangedError:
-            return  # another candidate was quicker: read again
+            return  # another candidate was faster: read again
         self._lease = observed_lease(written, self._lease, now=sent_at)
         self._renewed_at = sent_at
         if not self.elected.is_set():

@@ -1,6 +1,6 @@
 """Actions on the cluster, and their execution.
 
-Our fields are taken back by force; an object that we did not make is never forced, nor deleted.
+Applies force ownership of our fields; an object that we did not create is never forced or deleted.
 """
 
 import asyncio
@@ -28,18 +28,18 @@ _LOG: Final = logging.getLogger("headrace.control")
 _CONCURRENCY: Final = 8
 _BLOCKED_S: Final = 20.0
 _MANY: Final = 5
-"""Failures in a row after which one is no accident."""
+"""Failures in a row after which a problem is reported."""
 _HANDOVER: Final = "headrace-handover"
 _REPLACEABLE: Final = frozenset(
     {"ConfigMap", "PodDisruptionBudget", "HorizontalPodAutoscaler", "ScaledObject"}
 )
-"""Kinds whose objects may be missing for a moment: no pod ends by it, and no request is lost."""
+"""Kinds whose objects may be missing briefly without ending a pod or losing a request."""
 DELETION_COST: Final = "controller.kubernetes.io/pod-deletion-cost"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApplyObject:
-    """Apply a manifest; `is_new` if no such object is known."""
+    """Apply a manifest; `is_new` if the snapshot has no such object."""
 
     manifest: Object
     why: str
@@ -48,7 +48,7 @@ class ApplyObject:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class YieldReplicas:
-    """Stop managing a Deployment's `replicas`, which another autoscaler manages from now on."""
+    """Stop managing a Deployment's `replicas`, because another autoscaler manages it from now on."""
 
     manifest: Object
     replicas: int
@@ -56,7 +56,7 @@ class YieldReplicas:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScaleDeployment:
-    """Set `replicas` of a Deployment, and nothing else: the rest has to wait."""
+    """Set only `replicas` of a Deployment; its other changes have to wait."""
 
     deployment: Object
     replicas: int
@@ -64,7 +64,7 @@ class ScaleDeployment:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MarkPod:
-    """Set the deletion cost of a pod; 0 is that of any other."""
+    """Set the deletion cost of a pod; 0 is the default."""
 
     name: str
     uid: str
@@ -73,7 +73,7 @@ class MarkPod:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeleteObject:
-    """Delete the object of this uid, and its dependents."""
+    """Delete the object with this uid, and its dependents."""
 
     live: Object
     why: str
@@ -83,7 +83,7 @@ Action = ApplyObject | YieldReplicas | ScaleDeployment | MarkPod | DeleteObject 
 
 
 def foreign(key: Key) -> str:
-    """The message for an object of ours whose name another's object has."""
+    """Return the message for an object whose name a foreign object has."""
     kind, name = key
     return (
         f"there is a {kind} {name} that Headrace did not make, and it is left alone: delete or "
@@ -92,7 +92,7 @@ def foreign(key: Key) -> str:
 
 
 def fixed(key: Key) -> str:
-    """The message for an object of ours with a wrong field that a cluster never changes."""
+    """Return the message for our object with a wrong immutable field."""
     kind, name = key
     remedy = f"delete it (kubectl delete {kind.lower()} {name}), and it is created again"
     if kind == "Deployment":
@@ -107,28 +107,28 @@ def fixed(key: Key) -> str:
 
 @dataclass(slots=True, kw_only=True)
 class ActionExecutor:
-    """Carries out actions, several at once, and updates `cluster` with the results."""
+    """Executes actions concurrently, and updates `cluster` with the results."""
 
     api: ClusterApi
     cluster: ClusterSnapshot
     installation: InstallationName
     clock: Clock
     may_act: Callable[[], bool]
-    """Read before each request."""
+    """Returns whether this control plane may act; checked before each request."""
     mutated: dict[Key, frozenset[str]] = field(default_factory=dict)
     """Fields that the cluster itself changes whenever we apply an object."""
     failures: int = 0
     error: str = ""
     on_restored: Callable[[], None] = lambda: None
-    """Called when versions of objects are earlier ones than before."""
+    """Called when resource versions went back, as after a restore of etcd."""
     _blocked: dict[Key, tuple[str, float]] = field(default_factory=dict)
-    """Objects that cannot be made, why, and until when."""
+    """Objects that cannot be created, with the reason and the end time of the block."""
     _failing: dict[Key, tuple[int, float]] = field(default_factory=dict)
-    """Failures in a row by object, and when it is tried again."""
+    """Failures in a row and retry time, by object."""
     _retry_after_s: float | None = None
 
     async def execute(self, actions: Iterable[Action]) -> float | None:
-        """Act; seconds to wait before the next try if the API server failed."""
+        """Execute actions; return the seconds until a retry if the API server failed."""
         self._retry_after_s = None
         limit = asyncio.Semaphore(_CONCURRENCY)
         if all(await asyncio.gather(*(self._contained(action, limit) for action in actions))):
@@ -139,23 +139,23 @@ class ActionExecutor:
         return delay_s(self.failures, asked_s=self._retry_after_s)
 
     def blocked(self) -> dict[Key, str]:
-        """Objects that cannot be made now, and why."""
+        """Return the objects that cannot be created now, with the reason."""
         now = self.clock.monotonic()
         self._blocked = {key: entry for key, entry in self._blocked.items() if entry[1] > now}
         return {key: reason for key, (reason, _) in self._blocked.items()}
 
     def may_try(self, action: Action) -> bool:
-        """Whether it is time to try this: an object that failed has to wait."""
+        """Whether an action is due: an object that failed has to wait."""
         _, until = self._failing.get(_key(action), (0, 0.0))
         return until <= self.clock.monotonic()
 
     def due_at(self, after: float) -> float | None:
-        """When an object that could not be tried at `after` can be (monotonic); None for none."""
+        """Return the next monotonic retry time after `after`; None without waiting objects."""
         times = [until for _, until in (*self._blocked.values(), *self._failing.values())]
         return min((until for until in times if until > after), default=None)
 
     async def _contained(self, action: Action, limit: asyncio.Semaphore) -> bool:
-        """Whether the API server took the action, or only its object is at fault."""
+        """Execute an action; return False if the API server failed, not only the object."""
         key = _key(action)
         async with limit:
             if not self.may_act():
@@ -173,7 +173,7 @@ class ActionExecutor:
             except ObjectFailedError as error:
                 self._note(error)
                 self._postpone(key, str(error))
-                return True  # and holds up nothing else
+                return True  # and delays nothing else
             except ApiUnavailableError as error:
                 self._note(error)
                 asked_s = max(self._retry_after_s or 0.0, error.retry_after_s or 0.0)
@@ -194,7 +194,7 @@ class ActionExecutor:
                 await self.api.apply(_count(manifest, replicas), force=True, manager=_HANDOVER)
                 await self._apply(manifest, "another autoscaler manages the replicas")
             case ScaleDeployment(deployment=live, replicas=replicas):
-                # By another manager, as an apply of ours without all the rest would take that away.
+                # With another field manager: our own partial apply would remove all other fields.
                 count = _count(live, replicas)
                 self._log("scaling", live, f"to {replicas}; its pods are replaced later")
                 await self._put(await self.api.apply(count, force=True, manager=_HANDOVER))
@@ -212,24 +212,24 @@ class ActionExecutor:
                 assert_never(action)
 
     async def _is_free(self, key: Key) -> bool:
-        """Whether no object has this name; a foreign one is noted."""
+        """Whether no object has this name; a foreign object is recorded."""
         live = await self.api.get(*key)
         if live is None:
             return True
         if is_ours(live, self.installation):
-            self.cluster.put(live)  # the watch will tell the same soon
+            self.cluster.put(live)  # before the watch reports it
         else:
             self._block(key, foreign(key))
         return False
 
     async def _apply(self, manifest: Object, why: str) -> None:
-        """Apply to the very object that we know, or make one."""
+        """Apply to the object with the known uid, or create one."""
         key = key_of(manifest)
         cached = self.cluster.find(*key)
         self._log("applying", manifest, why)
         config = manifest
         if cached is not None:
-            # Another object of this name is a conflict, and not taken over.
+            # Another object with this name is a conflict, and is not adopted.
             metadata = {**manifest["metadata"], "uid": cached["metadata"]["uid"]}
             config = {**manifest, "metadata": metadata}
         result = await self.api.apply(config, force=cached is not None)
@@ -244,12 +244,12 @@ class ActionExecutor:
         self.mutated[key] = mutated
 
     async def _put(self, result: Object) -> None:
-        """Take in an object as it is after our write."""
+        """Store an object in the snapshot after our write."""
         ours = self.cluster.find(*key_of(result))
         if ours is not None and is_older(result, ours):
-            # Others may have written since. If it still is an earlier version than we had before
-            # this read, time went back, as it does when a database is restored: all that is known
-            # may be wrong.
+            # Others may have written since. If it still has an earlier version than before this
+            # read, resource versions went back, as after a restore of etcd, and the whole
+            # snapshot may be wrong.
             live = await self.api.get(*key_of(result))
             if live is not None and is_older(live, ours):
                 self.on_restored()
@@ -263,10 +263,10 @@ class ActionExecutor:
         self.cluster.drop(live)
 
     async def _read_again(self, key: Key) -> None:
-        """Read an object that is not as we thought."""
+        """Read an object that differs from the snapshot."""
         cached = self.cluster.find(*key)
         if cached is None or key[0] == "Pod":
-            return  # a watch says so
+            return  # a watch reports it
         try:
             live = await self.api.get(*key)
         except HeadraceError as error:
@@ -278,7 +278,7 @@ class ActionExecutor:
             self.cluster.put(live)
 
     async def _replace(self, key: Key, error: ObjectFixedError) -> None:
-        """Delete an object that cannot be changed, if that harms nobody; the next step makes it."""
+        """Delete an immutable object if that is harmless; the next step creates it again."""
         cached = self.cluster.find(*key)
         if cached is None or key[0] not in _REPLACEABLE or not is_ours(cached, self.installation):
             self._block(key, f"{error}; {fixed(key)}")
@@ -290,7 +290,7 @@ class ActionExecutor:
             self._block(key, str(refused))
 
     def _postpone(self, key: Key, error: str) -> None:
-        """Try this later, each time later; it is a problem once it is no accident any more."""
+        """Retry an object later with backoff; report a problem after `_MANY` failures."""
         failures, _ = self._failing.get(key, (0, 0.0))
         until = self.clock.monotonic() + delay_s(failures + 1)
         self._failing[key] = failures + 1, until

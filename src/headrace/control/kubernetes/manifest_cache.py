@@ -1,7 +1,7 @@
-"""Manifests of a desired state, and where live objects differ from them.
+"""Cache of a desired state's manifests and of the differences of live objects.
 
-Only fields that a manifest sets count: servers fill in defaults, and others may add fields. Both
-are cached, as few revisions change from one event to the next; the cache changes no result.
+Only fields that a manifest sets are compared: servers add defaults, and others may add fields. Both
+are cached, because few revisions change between events; the cache does not change results.
 """
 
 import hashlib
@@ -30,14 +30,14 @@ _ITEM_KEYS: Final[Mapping[str, tuple[tuple[str, ...], ...]]] = {
     "topologySpreadConstraints": (("topologyKey", "whenUnsatisfiable"),),
     "ports": (("containerPort", "protocol"), ("port", "protocol")),
 }
-"""Lists that are maps, and the fields that identify an item; the first that it has count."""
+"""Lists with map semantics, and the key fields of an item; the first present ones are used."""
 _ATOMIC: Final = frozenset({"selector", "labelSelector", "nodeSelector"})
-"""Maps that are values as a whole: a key that somebody adds makes another value of them."""
+"""Atomic maps: an added key is a difference."""
 _QUANTITIES: Final = frozenset({"requests", "limits", "averageValue"})
 
 
 def differences(desired: object, live: object) -> list[str]:
-    """The paths at which `live` differs from `desired`, such as `spec.replicas`."""
+    """Return the paths at which `live` differs from `desired`, such as `spec.replicas`."""
     return [".".join(path) for path in _differences(desired, live, ())]
 
 
@@ -47,7 +47,7 @@ def _differences(desired: object, live: object, path: tuple[str, ...]) -> Iterat
         for key, value in desired.items():
             if key in live:
                 yield from _differences(value, live[key], (*path, str(key)))
-            elif value not in ("", [], {}):  # servers leave out what is empty
+            elif value not in ("", [], {}):  # servers omit empty values
                 yield (*path, str(key))
     elif isinstance(desired, list | tuple) and isinstance(live, list | tuple):
         ours, theirs = _by_identity(name, desired), _by_identity(name, live)
@@ -67,7 +67,7 @@ def _differences(desired: object, live: object, path: tuple[str, ...]) -> Iterat
 
 
 def _by_identity(name: str, items: Sequence[object]) -> dict[tuple[object, ...], object]:
-    """Items by the fields that identify them, or by their position."""
+    """Return the items by their key fields, or by their position."""
     choices = _ITEM_KEYS.get(name, ())
     by_identity: dict[tuple[object, ...], object] = {}
     for position, item in enumerate(items):
@@ -85,12 +85,12 @@ class Manifests:
 
     objects: tuple[Object, ...]
     replicas: int | None
-    """The `replicas` of its Deployment; None where another scales."""
+    """`replicas` of its Deployment; None with an external autoscaler."""
 
 
 @dataclass(slots=True)
 class ManifestCache:
-    """Manifests by arm, and their differences from live objects; and the plan's own memo."""
+    """Manifests by arm, their differences from live objects, and the planner's memo."""
 
     memo: Memo = field(default_factory=Memo)
     _manifests: dict[
@@ -106,7 +106,7 @@ class ManifestCache:
         installation: InstallationName,
         settings: KubernetesSpec,
     ) -> Manifests:
-        """The manifests of `arm`; errors as `revision_objects`."""
+        """Return the manifests of `arm`; raises the errors of `revision_objects`."""
         cached = self._manifests.get((endpoint.name, arm.key))
         if cached is not None and cached[0] is endpoint and cached[1:3] == (settings, installation):
             return cached[3]
@@ -114,13 +114,13 @@ class ManifestCache:
             revision_objects(endpoint, arm, installation=installation, settings=settings)
         )
         if cached is not None and cached[3].objects == fresh.objects:
-            # The same objects, so that what they were compared with need not be compared again.
+            # Return the same objects, so that cached differences stay valid.
             fresh = Manifests(objects=cached[3].objects, replicas=fresh.replicas)
         self._manifests[endpoint.name, arm.key] = (endpoint, settings, installation, fresh)
         return fresh
 
     def differences(self, manifest: Object, live: Object) -> tuple[str, ...]:
-        """As the function `differences`."""
+        """Return the cached result of the function `differences`."""
         key = key_of(manifest)
         cached = self._compared.get(key)
         if cached is not None and cached[0] is manifest and cached[1] is live:
@@ -130,7 +130,7 @@ class ManifestCache:
         return paths
 
     def keep_only(self, arms: set[tuple[str, str]], keys: set[Key]) -> None:
-        """Forget what is no longer desired."""
+        """Drop entries that are no longer desired."""
         for arm in self._manifests.keys() - arms:
             del self._manifests[arm]
         for key in self._compared.keys() - keys:
@@ -138,7 +138,7 @@ class ManifestCache:
 
 
 def digested(objects: Iterable[Object]) -> Manifests:
-    """`objects` with their digests, and the count taken out."""
+    """Return `objects` with their digests, and without `replicas`."""
     replicas: int | None = None
     manifests = []
     for item in objects:
@@ -158,7 +158,7 @@ def digested(objects: Iterable[Object]) -> Manifests:
 
 
 def with_replicas(manifest: Object, count: int | None) -> Object:
-    """A Deployment with its number of pods; None for whatever it has."""
+    """Return a Deployment with this `replicas`; None leaves the field out."""
     if count is None:
         return manifest
     return {**manifest, "spec": {**manifest["spec"], "replicas": count}}

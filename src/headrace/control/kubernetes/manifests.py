@@ -1,8 +1,8 @@
-"""Objects that a cluster should hold for a desired state. Pure.
+"""Manifests of a desired state's objects. Pure.
 
 Per revision: a ConfigMap with the settings of its replicas, a Deployment, a headless Service whose
-EndpointSlices name their addresses, a PodDisruptionBudget; and where another scales, an HPA or a
-ScaledObject of KEDA.
+EndpointSlices have their addresses, a PodDisruptionBudget; and with an external autoscaler, an HPA
+or a ScaledObject of KEDA.
 """
 
 import math
@@ -43,7 +43,7 @@ _PERIOD_S: Final = 15
 
 
 def settings_in(desired: DesiredState) -> KubernetesSpec:
-    """The settings of the spec's section `kubernetes`."""
+    """Return the settings of the spec's section `kubernetes`."""
     return parsed(KubernetesSpec, desired.spec.get("kubernetes") or {})
 
 
@@ -53,15 +53,15 @@ def objects_of(
     installation: InstallationName,
     settings: KubernetesSpec | None = None,
 ) -> list[Object]:
-    """All objects of all pools and revisions of ours, in the order in which they are to be made.
+    """Return all objects of our pools and revisions, in the order of their creation.
 
-    A revision that a pool hosts has none of its own.
+    A revision that a pool hosts has no objects.
 
     Args:
-        settings: None for what the spec of `desired` says.
+        settings: None for the settings in the spec of `desired`.
 
     Raises:
-        FailedPreconditionError: A revision cannot run on a cluster; the text says what to do.
+        FailedPreconditionError: A revision cannot run on a cluster; the text has the remedy.
     """
     if settings is None:
         settings = settings_in(desired)
@@ -91,7 +91,7 @@ def revision_objects(
     installation: InstallationName,
     settings: KubernetesSpec,
 ) -> list[Object]:
-    """The objects of one revision; errors as `objects_of`."""
+    """Return the objects of one revision; raises the errors of `objects_of`."""
     revision = arm.revision
     digest = ""
     if revision.hosts is None:
@@ -126,7 +126,7 @@ def revision_objects(
             "apiVersion": "v1",
             "kind": "Service",
             "spec": {
-                # Headless: the gateway balances over pods itself, and only reads addresses.
+                # Headless: the gateway balances over pods itself, and only needs addresses.
                 "clusterIP": "None",
                 "selector": selector,
                 "ports": [_service_port(name, port) for name, port in ports],
@@ -137,7 +137,7 @@ def revision_objects(
             "kind": "PodDisruptionBudget",
             "spec": {
                 "maxUnavailable": 1,
-                # A pod that is not ready holds up nobody who empties a node.
+                # A pod that is not ready does not block a node drain.
                 "unhealthyPodEvictionPolicy": "AlwaysAllow",
                 "selector": {"matchLabels": selector},
             },
@@ -169,26 +169,26 @@ def revision_objects(
 
 
 def _service_port(name: str, port: int) -> Object:
-    # A gateway that is no Envoy of ours takes it for HTTP/1.1 otherwise.
+    # A gateway other than our Envoy assumes HTTP/1.1 otherwise.
     protocol = {"appProtocol": "kubernetes.io/h2c"} if name == "grpc" else {}
     return {"name": name, "port": port, "targetPort": name, "protocol": "TCP", **protocol}
 
 
 def is_scaled_elsewhere(endpoint: DesiredEndpoint, settings: KubernetesSpec) -> bool:
-    """Whether an HPA or KEDA says how many pods there are."""
+    """Whether an HPA or KEDA sets the number of pods."""
     return endpoint.autoscale is not None and settings.autoscaler is not Autoscaler.HEADRACE
 
 
 def scaler_of(
     endpoint: DesiredEndpoint, arm: DesiredArm, *, metadata: Object, settings: KubernetesSpec
 ) -> Object | None:
-    """The HPA or the ScaledObject of one arm; None where the control plane says how many.
+    """Return the HPA or ScaledObject of one arm; None if the control plane scales it.
 
     Args:
-        metadata: As of all objects of the arm's revision.
+        metadata: Metadata of all objects of the arm's revision.
 
     Raises:
-        FailedPreconditionError: The endpoint names no target.
+        FailedPreconditionError: The endpoint has no target.
     """
     scale = endpoint.autoscale
     if scale is None or settings.autoscaler is Autoscaler.HEADRACE:
@@ -207,12 +207,12 @@ def scaler_of(
 
 
 def bounds_of(scale: AutoscaleSpec, weight: int) -> tuple[int, int]:
-    """Least and most pods of an arm: its part of the endpoint's, and one at least."""
+    """Return minimum and maximum pods of an arm: its share of the endpoint's, at least 1."""
     least = max(math.ceil(scale.min_replicas * weight / 100), 1)
     return least, max(math.ceil(scale.max_replicas * weight / 100), least)
 
 
-def hpa_of(  # all that an HPA is told
+def hpa_of(  # all settings of an HPA
     metadata: Object,
     scale: AutoscaleSpec,
     least: int,
@@ -221,7 +221,7 @@ def hpa_of(  # all that an HPA is told
     target: float,
     of: Object,
 ) -> Object:
-    """The HPA of what `of` refers to, by requests in flight per pod: `target` of them."""
+    """Return the HPA of the object `of`, with `target` requests in flight per pod."""
     return {
         "apiVersion": "autoscaling/v2",
         "kind": "HorizontalPodAutoscaler",
@@ -265,7 +265,7 @@ def _scaled_object(
 def _triggers(
     scale: AutoscaleSpec, metadata: Object, prometheus_url: str, *, target: float
 ) -> list[Object]:
-    """Requests in flight per pod; and how long they wait, where a target says so."""
+    """Return the triggers: requests in flight per pod, and queue time if it has a target."""
     pods = f'namespace="{metadata["namespace"]}",pod=~"{metadata["name"]}-.+"'
     window = f"[{max(math.ceil(scale.stable_window_s), 2 * _PERIOD_S)}s]"
     triggers = [("AverageValue", f"sum(avg_over_time({IN_FLIGHT}{{{pods}}}{window}))", target)]
@@ -290,7 +290,7 @@ def _triggers(
 
 
 def _behavior(scale: AutoscaleSpec) -> Object:
-    """Our own scaler's steps, as far as an HPA can be told them."""
+    """Return our autoscaler's scaling steps, as far as an HPA supports them."""
     up = max(round((scale.max_scale_up_ratio - 1.0) * 100), 1)
     down = min(max(round((1.0 - 1.0 / scale.max_scale_down_ratio) * 100), 1), 100)
     window_s = min(math.ceil(scale.scale_down_delay_s), 3600)
@@ -315,5 +315,5 @@ def _behavior(scale: AutoscaleSpec) -> Object:
 
 
 def _quantity(number: float) -> str:
-    """As a quantity of Kubernetes': whole, or in thousandths."""
+    """Return a Kubernetes quantity: whole, or in thousandths."""
     return f"{number:.0f}" if number == round(number) else f"{round(number * 1000)}m"

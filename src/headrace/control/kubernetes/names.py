@@ -21,12 +21,12 @@ REVISION_ID: Final = "headrace.dev/revision-id"
 MODEL: Final = "headrace.dev/model"
 SETTINGS_DIGEST: Final = "headrace.dev/settings"
 APPLIED: Final = "headrace.dev/applied"
-"""Digest of what we last applied: fields that we no longer say are found by it."""
+"""Annotation with the digest of the last applied manifest, which detects removed fields."""
 
 _MOST: Final = 63
 _MOST_NAME: Final = 57
-"""Of a pod's name Kubernetes keeps 58 characters and adds five: so it begins with the Deployment's
-name and a dash, by which Prometheus is asked for the pods of one revision."""
+"""Longest name. Kubernetes keeps 58 characters of a pod's name and adds five, so the pod's name
+begins with the Deployment's name and a dash, which Prometheus queries for a revision's pods use."""
 _INSTANCE: Final = re.compile(r"[a-z]([-a-z0-9]{0,38}[a-z0-9])?")
 _OWNERS: Final = frozenset({"Deployment", "ConfigMap"})
 _NAMESPACE: Final = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
@@ -38,7 +38,7 @@ Object = dict[str, Any]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OwnerObject:
-    """The object whose end takes ours with it: the control plane's own Deployment."""
+    """Owner of our objects, the control plane's Deployment: its deletion deletes them."""
 
     api_version: str
     kind: str
@@ -48,39 +48,39 @@ class OwnerObject:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InstallationName:
-    """Where objects go: a namespace, and the name of the installation in it."""
+    """Namespace of objects, and the name of the installation in it."""
 
     namespace: str
     instance: str = "headrace"
     artifacts_url: str = ""
-    """From where pods fetch models."""
+    """URL from which pods fetch models."""
     internal_secret: str = ""
-    """The Secret by whose `token` the control plane shows replicas who it is."""
+    """Secret whose `token` authenticates the control plane at replicas."""
     owner: OwnerObject | None = None
-    """None leaves objects when it is uninstalled."""
+    """Owner of all objects; with None they stay when the control plane is uninstalled."""
     drain_timeout_s: float = 30.0
     max_behind_s: float = MAX_BEHIND_S
-    """How long a gateway may go on sending requests to a pod that leaves."""
+    """Seconds for which a gateway may send requests to a terminating pod."""
     log_format: str = "json"
 
 
 def name_of(revision: Revision, *, instance: str = "headrace") -> str:
-    """What all objects of a revision are called: a DNS label, and one that tells revisions apart.
+    """Return the name of all objects of a revision: a unique DNS label.
 
-    The endpoint's name is cut where there is no room; the revision's id is a digest of it too.
+    A long endpoint name is cut; the revision's id is a digest that covers it.
     """
     return revision_name(revision.endpoint, revision.version, revision.id, instance=instance)
 
 
 def revision_name(endpoint: str, version: str, id_: str, *, instance: str = "headrace") -> str:
-    """As `name_of`, of a revision whose id is all that is known."""
+    """Return the result of `name_of` from the parts of a revision."""
     suffix = f"-{version}-{id_[:8]}"
     stem = re.sub(r"[^a-z0-9]+", "-", f"{instance}-{endpoint}".lower())
     return f"{stem[: _MOST_NAME - len(suffix)].strip('-')}{suffix}"
 
 
 def labels_of(revision: Revision, *, instance: str = "headrace") -> dict[str, str]:
-    """The labels of all objects of a revision, pods too."""
+    """Return the labels of all objects of a revision, including pods."""
     return {
         "app.kubernetes.io/name": "headrace",
         INSTANCE: instance,
@@ -93,13 +93,13 @@ def labels_of(revision: Revision, *, instance: str = "headrace") -> dict[str, st
 
 
 def selector_of(revision: Revision, *, instance: str = "headrace") -> dict[str, str]:
-    """The labels by which pods of a revision are found; they can never change."""
+    """Return the selector labels of a revision's pods, which are immutable."""
     labels = labels_of(revision, instance=instance)
     return {key: labels[key] for key in ("app.kubernetes.io/name", INSTANCE, COMPONENT, REVISION)}
 
 
 def control_metadata(name: str, installation: InstallationName) -> Object:
-    """The metadata of an object of the control plane itself."""
+    """Return the metadata of an object of the control plane itself."""
     return {
         "name": name,
         "namespace": installation.namespace,
@@ -113,12 +113,12 @@ def control_metadata(name: str, installation: InstallationName) -> Object:
 
 
 def instance_selector(instance: str) -> str:
-    """The query for all objects of an installation's replicas."""
+    """Return the label selector of all objects of an installation's replicas."""
     return f"{INSTANCE}={instance},{COMPONENT}=replica"
 
 
 def check_instance(name: str) -> None:
-    """Raise InvalidArgumentError if objects' names cannot begin with `name`."""
+    """Check an instance name; InvalidArgumentError if object names cannot begin with it."""
     if _INSTANCE.fullmatch(name) is None:
         raise InvalidArgumentError(
             f"instance {name[:80]!r}: 1 to 40 small letters, digits and dashes, beginning with a "
@@ -127,7 +127,7 @@ def check_instance(name: str) -> None:
 
 
 def check_namespace(name: str) -> None:
-    """Raise InvalidArgumentError if no namespace can be called `name`."""
+    """Check a namespace name; InvalidArgumentError if it is not valid."""
     if _NAMESPACE.fullmatch(name) is None:
         raise InvalidArgumentError(
             f"namespace {name[:80]!r}: 1 to 63 small letters, digits and dashes, a letter or digit "
@@ -136,7 +136,7 @@ def check_namespace(name: str) -> None:
 
 
 def check_api_url(url: str) -> None:
-    """Raise InvalidArgumentError if no API server can be asked at `url`."""
+    """Check the URL of an API server; InvalidArgumentError if it is not valid."""
     try:
         parts = urlsplit(url)
         is_one = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
@@ -147,7 +147,7 @@ def check_api_url(url: str) -> None:
 
 
 def check_owner(reference: str) -> None:
-    """Raise InvalidArgumentError if `reference` names nothing that may own objects."""
+    """Check the reference of an owner; InvalidArgumentError if it cannot own objects."""
     kind, _, name = reference.partition("/")
     if kind not in _OWNERS or not name:
         raise InvalidArgumentError(
@@ -157,7 +157,7 @@ def check_owner(reference: str) -> None:
 
 
 def label_value(text: str) -> str:
-    """`text` if it may be a label's value; else what can be read of it, and a digest."""
+    """Return `text` if it is a valid label value; else its valid characters and a digest."""
     if _LABEL.fullmatch(text):
         return text
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]

@@ -1,9 +1,9 @@
 """Pod templates of replicas and pools, and the settings that their processes read. Pure.
 
-An init container fetches the model and checks its digest; then the replica starts as it does on any
-machine. Pods of a pool come with no model: the control plane tells each what to host, and it
-fetches that from the shared store. No container is root, writes to its image, or holds a credential
-of the cluster's.
+An init container fetches the model and checks its digest; then the replica starts as on any other
+machine. Pods of a pool start without a model: the control plane sends each the models to host, and
+it fetches them from the shared store. No container runs as root, writes to its image, or has a
+credential of the cluster.
 """
 
 import hashlib
@@ -44,23 +44,23 @@ from headrace.core.spec.kubernetes import (
 
 HTTP_PORT: Final = 8000
 GRPC_PORT: Final = 8001
-"""Where a replica that serves gRPC does; the driver's do not, for its gateway translates."""
+"""gRPC port of replicas that serve gRPC; the driver's do not, because the gateway translates."""
 METRICS_PORT: Final = 8002
 USER: Final = 65532
 CONTAINER: Final = "replica"
 FETCHER: Final = "fetch-model"
 AS_FIRST: Final = ("tini", "--")
-"""Before a command that is a container's first process: else a SIGTERM while Python starts is lost,
-as the kernel keeps from a first process every signal that it does not handle yet."""
+"""Init process before a container's command. Without it a SIGTERM while Python starts is lost,
+because the kernel drops signals that PID 1 does not handle yet."""
 SETTINGS_DIR: Final = "/etc/headrace"
 SETTINGS_KEY: Final = "replica.json"
-"""Of a ConfigMap's data, and the name of the file in `SETTINGS_DIR`."""
+"""Key in a ConfigMap's data, and name of the file in `SETTINGS_DIR`."""
 _MAX_SETTINGS_BYTES: Final = 1_000_000
 MODELS_DIR: Final = "/models"
 INTERNAL_DIR: Final = "/etc/headrace-internal"
-_TOKEN_FILE: Final = "HEADRACE_INTERNAL_TOKEN_FILE"  # noqa: S105  # where one lies
+_TOKEN_FILE: Final = "HEADRACE_INTERNAL_TOKEN_FILE"  # noqa: S105  # a path
 _GRACE_S: Final = 10
-"""What a replica that has drained takes to end."""
+"""Seconds that a drained replica needs to exit."""
 _LOAD_TIMEOUT_S: Final = 600
 _STARTUP_PERIOD_S: Final = 2
 _QUANTITY: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)(m|[kMGTPE]|[KMGTPE]i)?")
@@ -87,11 +87,11 @@ def pod_template(
     settings_digest: str,
     installation: InstallationName,
 ) -> Object:
-    """The template of a revision's pods.
+    """Return the template of a revision's pods.
 
     Args:
-        digest: Of the artifact that they fetch; unused for a pool, which is told later.
-        settings_digest: Of the settings that they read; another one replaces them.
+        digest: Digest of the artifact that they fetch; unused for a pool.
+        settings_digest: Digest of the settings that they read; a change replaces the pods.
     """
     is_pool = revision.hosts is not None
     common = _common(pods)
@@ -158,19 +158,19 @@ def pod_template(
 
 
 def grace_s(installation: InstallationName) -> int:
-    """How long a pod gets to end: it still answers, then drains, then ends."""
+    """Return the termination grace period: time to answer requests, to drain and to exit."""
     return (
         pre_stop_s(installation.max_behind_s) + math.ceil(installation.drain_timeout_s) + _GRACE_S
     )
 
 
 def image_of(pods: PodsSpec) -> str:
-    """The image of replicas."""
+    """Return the image of replicas."""
     return pods.image or f"headrace/replica:{headrace.__version__}"
 
 
 def scheduling_of(pods: PodsSpec) -> Object:
-    """Where a pod may run, and as which account; fields that are not set are absent."""
+    """Return a pod's scheduling fields and service account; unset fields are absent."""
     fields = {
         "serviceAccountName": pods.service_account,
         "runtimeClassName": pods.runtime_class,
@@ -190,13 +190,13 @@ def scheduling_of(pods: PodsSpec) -> Object:
 
 
 def replica_container(pods: PodsSpec, installation: InstallationName) -> Object:
-    """The container that serves the model under `/models`, as it is told in `SETTINGS_DIR`."""
+    """Return the container that serves the model in `/models` with the file in `SETTINGS_DIR`."""
     return _replica(_common(pods), installation, serves_grpc=False, is_pool=False)
 
 
 def _common(pods: PodsSpec) -> Object:
-    """What all containers of a pod have."""
-    # The home of a user without one: libraries keep their caches there.
+    """Return the fields that all containers of a pod share."""
+    # HOME for a user without a home directory: libraries store caches there.
     home = VariableSpec(name="HOME", value="/tmp")  # noqa: S108  # a volume of the pod's own
     return {
         "image": image_of(pods),
@@ -208,7 +208,7 @@ def _common(pods: PodsSpec) -> Object:
 
 
 def ports_of(*, serves_grpc: bool) -> tuple[tuple[str, int], ...]:
-    """The ports of a replica, and of the Service before it, by name."""
+    """Return the ports of a replica and its Service, by name."""
     grpc = (("grpc", GRPC_PORT),) if serves_grpc else ()
     return (("http", HTTP_PORT), *grpc, ("metrics", METRICS_PORT))
 
@@ -216,7 +216,7 @@ def ports_of(*, serves_grpc: bool) -> tuple[tuple[str, int], ...]:
 def _replica(
     common: Object, installation: InstallationName, *, serves_grpc: bool, is_pool: bool
 ) -> Object:
-    """Of a pool, it fetches models itself, and has started before anybody tells it which."""
+    """Return the replica's container; in a pool it starts without models and fetches them itself."""
     mounts: list[Object] = [
         _MODELS if is_pool else {**_MODELS, "readOnly": True},
         _TMP,
@@ -246,7 +246,7 @@ def _replica(
         ),
         "readinessProbe": _probe("ready", periodSeconds=2, failureThreshold=2),
         "livenessProbe": _probe("live", periodSeconds=10, failureThreshold=6),
-        # Until every gateway knows that it leaves, it still answers.
+        # It still answers until every gateway has stopped routing to it.
         "lifecycle": {"preStop": {"sleep": {"seconds": pre_stop_s(installation.max_behind_s)}}},
         "terminationMessagePolicy": "FallbackToLogsOnError",
     }
@@ -261,7 +261,7 @@ def _probe(what: str, **numbers: int) -> Object:
 
 
 def resources_of(resources: ResourcesSpec) -> Object:
-    """ResourcesSpec as a container has them."""
+    """Return the ResourcesSpec in the form of a container."""
     requests = {"cpu": resources.cpu, "memory": resources.memory}
     limits = {"memory": resources.memory_limit or resources.memory}
     if resources.cpu_limit:
@@ -272,7 +272,7 @@ def resources_of(resources: ResourcesSpec) -> Object:
 
 
 def variables_of(variables: Iterable[VariableSpec]) -> list[Object]:
-    """Variables as a container has them, the last of a name only: a cluster refuses duplicates."""
+    """Return a container's variables, only the last per name: clusters refuse duplicates."""
     entries: dict[str, Object] = {}
     for variable in variables:
         source: Object = {"value": variable.value}
@@ -286,10 +286,10 @@ def variables_of(variables: Iterable[VariableSpec]) -> list[Object]:
 def artifact_and_settings(
     revision: Revision, installation: InstallationName
 ) -> tuple[ArtifactPath, str]:
-    """What pods of a revision fetch, and the settings that their replicas read.
+    """Return the artifact that a revision's pods fetch, and the settings of their replicas.
 
     Raises:
-        FailedPreconditionError: The revision cannot run on a cluster; the text says what to do.
+        FailedPreconditionError: The revision cannot run on a cluster; the text has the remedy.
     """
     if revision.pool:
         raise FailedPreconditionError(
@@ -321,19 +321,19 @@ def _artifact_of(revision: Revision) -> ArtifactPath:
 
 
 def settings_text(revision: Revision, installation: InstallationName, *, path: str) -> str:
-    """The settings of a revision's replicas, as they read them.
+    """Return the encoded settings of a revision's replicas.
 
     Args:
-        path: Where the model lies in their pods.
+        path: Path of the model in their pods.
 
     Raises:
-        FailedPreconditionError: They are longer than a ConfigMap may be.
+        FailedPreconditionError: The settings exceed the size of a ConfigMap.
     """
     settings = msgspec.structs.replace(
         revision.settings,
         path=path,
         uds="",
-        host="0.0.0.0",  # noqa: S104  # the pod's own address; a NetworkPolicy says who reaches it
+        host="0.0.0.0",  # noqa: S104  # the pod's address; a NetworkPolicy restricts access
         port=HTTP_PORT,
         grpc_port=None if revision.settings.grpc_port is None else GRPC_PORT,
         metrics_port=METRICS_PORT,
@@ -350,15 +350,15 @@ def settings_text(revision: Revision, installation: InstallationName, *, path: s
 
 
 def digest_of(settings: str) -> str:
-    """A digest of settings, by which pods show which ones they read."""
+    """Return the digest of settings, which marks the pods that read them."""
     return hashlib.sha256(settings.encode()).hexdigest()[:16]
 
 
 def pool_settings_text(hosts: PoolReplicaSettings, installation: InstallationName) -> str:
-    """The settings of the processes of a pool, as they read them.
+    """Return the encoded settings of a pool's processes.
 
     Raises:
-        FailedPreconditionError: A pool cannot run there; the text says what to do.
+        FailedPreconditionError: The pool cannot run on a cluster; the text has the remedy.
     """
     _check_artifacts(f"pool {hosts.name!r}", installation)
     if not installation.internal_secret:
@@ -381,10 +381,10 @@ def pool_settings_text(hosts: PoolReplicaSettings, installation: InstallationNam
 
 
 def hosted_settings(revision: Revision) -> ReplicaSettings:
-    """The settings of a model in a pod of a pool: with the artifact that it has to fetch.
+    """Return the settings of a model in a pool's pod, with the artifact to fetch.
 
     Raises:
-        FailedPreconditionError: The model lies on the control plane's machine only.
+        FailedPreconditionError: The model is only on the control plane's machine.
     """
     artifact = _artifact_of(revision)
     path = f"{artifact.digest.replace(':', '/')}/{artifact.filename}"
@@ -392,9 +392,9 @@ def hosted_settings(revision: Revision) -> ReplicaSettings:
 
 
 def pods_of_pool(hosts: PoolReplicaSettings, settings: KubernetesSpec) -> PodsSpec:
-    """The pods of a pool: as all others, with memory for the models that they load.
+    """Return the pod settings of a pool: the common ones, with memory for its models.
 
-    Settings in the spec for this pool hold as they are.
+    Settings in the spec for this pool are used unchanged.
 
     Raises:
         FailedPreconditionError: They give less memory than the models of the pool may take.
@@ -418,12 +418,12 @@ def pods_of_pool(hosts: PoolReplicaSettings, settings: KubernetesSpec) -> PodsSp
 
 
 def quantity(value: object) -> Decimal | None:
-    """The number of a quantity such as 2Gi or 500m; None if it is none."""
+    """Return the number of a quantity such as 2Gi or 500m; None if it is invalid."""
     match = _QUANTITY.fullmatch(str(value))
     return None if match is None else Decimal(match[1]) * _UNITS[match[2] or ""]
 
 
 def _with_bytes(memory: str, added_bytes: int) -> str:
-    """A quantity of memory with so many bytes more, in whole KiB."""
+    """Return a quantity of memory plus `added_bytes`, in whole KiB."""
     kib = ((quantity(memory) or Decimal(0)) + added_bytes) / 1024
     return f"{int(kib.to_integral_value(rounding='ROUND_CEILING'))}Ki"

@@ -1,4 +1,4 @@
-"""Rate limiter: rules of a request's endpoint and tier, and what was used. Pure."""
+"""Rate limiter: limits of a request's endpoint and tier, and their use. Pure."""
 
 import math
 from collections import Counter, OrderedDict
@@ -13,13 +13,13 @@ from headrace.core.spec.access import AccessSettings, EndpointLimitsSpec, LimitS
 from headrace.gateway import EndpointRoute
 
 ANONYMOUS: Final = "address:"
-"""What the name of a caller begins with who showed nothing: its address follows."""
+"""Prefix of the name of a caller without credentials; its address follows."""
 UNKNOWN: Final = f"{ANONYMOUS}unknown"
-"""A caller of whom not even the address is known."""
+"""Name of a caller without credentials and without a known address."""
 
 
 class Scope(StrEnum):
-    """Whose limit it is."""
+    """Scope of a limit."""
 
     ENDPOINT = "endpoint"
     """All callers of an endpoint together."""
@@ -30,7 +30,7 @@ class Scope(StrEnum):
 
 
 class LimitSubject(NamedTuple):
-    """Who is counted: an endpoint (`caller` is empty), or a caller in an endpoint or a tier."""
+    """Subject of a limit: an endpoint (`caller` is empty), or a caller of an endpoint or tier."""
 
     scope: Scope
     name: str
@@ -38,16 +38,16 @@ class LimitSubject(NamedTuple):
 
     @property
     def is_anonymous(self) -> bool:
-        """Whether only an address names the caller."""
+        """Whether the caller is known only by its address."""
         return self.caller.startswith(ANONYMOUS)
 
     def text(self) -> str:
-        """As the state stores it."""
+        """Text form stored in the state."""
         return f"{self.scope}:{self.name}:{self.caller}"
 
     @classmethod
     def parse(cls, text: str) -> "LimitSubject | None":
-        """What `text` made; None if it is something else. No endpoint or tier has a colon."""
+        """Parse the result of `text`; None for other texts. No endpoint or tier has a colon."""
         scope, _, rest = text.partition(":")
         name, colon, caller = rest.partition(":")
         return cls(Scope(scope), name, caller) if scope in set(Scope) and colon else None
@@ -55,7 +55,7 @@ class LimitSubject(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LimitRequest:
-    """A request that may pass or not. `tier` is empty for none."""
+    """A request to decide about. `tier` is empty for none."""
 
     endpoint: str
     caller: str
