@@ -1,8 +1,8 @@
-"""Activator: holds the first requests to an endpoint until a replica is ready.
+"""Activator that holds the first requests to an endpoint until a replica is ready.
 
-The gateway sends requests of a held endpoint here and keeps a copy. The answer is a redirect to the
-very same place once somebody can answer; Envoy follows it itself, with the copy, by the route table
-as it then is. So no request passes through Python but those that wait.
+The gateway sends requests of a held endpoint here and keeps a copy. Once a replica is ready, the
+answer is a redirect to the same URL; Envoy follows it internally, with the copy and its current
+route table. So only waiting requests pass through Python.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from headrace.gateway import HELD_PREFIX
 from headrace.protocol import encode_error, grpc_status, http_status
 
 MAX_HELD_BYTES: Final = 1 << 20
-"""What Envoy keeps of one request: a larger one could not be sent again."""
+"""Bytes that Envoy buffers of a request: a larger request cannot be sent again."""
 _RETRY_AFTER_S: Final = 1.0
 _REDIRECT: Final = 307
 _OK: Final = 200
@@ -26,7 +26,7 @@ _GRPC: Final = "application/grpc"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HoldLimits:
-    """How many requests of one endpoint wait at most, and each for how long at most."""
+    """Limits of one endpoint's held requests: number and time."""
 
     max_held: int
     hold_s: float
@@ -34,31 +34,31 @@ class HoldLimits:
 
 @dataclass(slots=True)
 class Activator:
-    """Holds requests, and wakes what they wait for. On the event loop only."""
+    """Holds requests, and wakes their endpoints. Must be used on the event loop."""
 
     limits_of: Callable[[str], HoldLimits | None]
-    """An endpoint's limits; None if nobody need wait for it (any more)."""
+    """Returns an endpoint's limits; None if its requests need not wait."""
     wake: Callable[[str], None]
-    """Called when the first request of an endpoint comes, and again when one comes after all others
-    left; whoever is asked to wake calls `release` once the gateway sends requests elsewhere.
+    """Called when an endpoint gets its first held request, and again after all have left; the callee
+    calls `release` once the gateway routes the endpoint's requests to a replica.
     """
     _waiting: dict[str, set[asyncio.Future[None]]] = field(default_factory=dict)
 
     @property
     def held(self) -> Mapping[str, int]:
-        """How many requests wait, by endpoint; those for which none waits are left out."""
+        """Number of waiting requests by endpoint; endpoints without one are absent."""
         return {endpoint: len(waiting) for endpoint, waiting in self._waiting.items()}
 
     def release(self, endpoint: str) -> None:
-        """Somebody can answer, and the gateway knows: let all go."""
+        """Release all held requests of an endpoint, once the gateway routes to a ready replica."""
         for waiting in self._waiting.pop(endpoint, ()):
             if not waiting.done():
                 waiting.set_result(None)
 
     async def hold(self, endpoint: str) -> HeadraceError | None:
-        """None once somebody can answer, else why the request cannot wait (any longer).
+        """Wait until a replica is ready and return None, or return why the request cannot wait.
 
-        A cancelled call frees its place.
+        A cancelled call frees its slot.
         """
         limits = self.limits_of(endpoint)
         if limits is None:
@@ -81,14 +81,14 @@ class Activator:
         return None
 
     def refuse_large(self, endpoint: str) -> HeadraceError:
-        """What a request that is too large to wait is told; the endpoint is woken all the same."""
+        """Return the error for a request that is too large to wait; the endpoint is woken anyway."""
         if self.limits_of(endpoint) is not None and endpoint not in self._waiting:
             self.wake(endpoint)
         return _not_yet(endpoint, f"being started; more than {MAX_HELD_BYTES} bytes cannot wait")
 
     def _leave(self, endpoint: str, future: asyncio.Future[None]) -> None:
         waiting = self._waiting.get(endpoint)
-        if waiting is not None:  # else all were released
+        if waiting is not None:  # else all requests were released
             waiting.discard(future)
             if not waiting:
                 del self._waiting[endpoint]
@@ -96,13 +96,13 @@ class Activator:
 
 @dataclass(slots=True)
 class HeldRequests:
-    """The ASGI application of the gateway's socket: requests to hold, and `fallback` the rest."""
+    """ASGI application of the gateway's socket: holds requests; `fallback` gets the others."""
 
     activator: Activator
     fallback: App
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Hold what names an endpoint."""
+        """Hold requests that name an endpoint."""
         path: str = scope.get("path", "")
         if scope["type"] != "http" or not path.startswith(HELD_PREFIX):
             await self.fallback(scope, receive, send)
@@ -145,7 +145,7 @@ def _not_yet(endpoint: str, why: str) -> UnavailableError:
 
 
 async def _read(receive: Receive) -> int | None:
-    """Bytes of the body, read to its end or past the bound; None if the caller left."""
+    """Read the body to its end or past the limit; return its bytes, None if the caller left."""
     size = 0
     while True:
         message = await receive()
@@ -159,7 +159,7 @@ async def _read(receive: Receive) -> int | None:
 async def _redirect(
     send: Send, scope: Scope, headers: Mapping[bytes, bytes], endpoint: str
 ) -> None:
-    """To the place that the caller named: Envoy takes it as an order to choose the route again."""
+    """Redirect to the requested URL, which makes Envoy select the route again."""
     scheme, host = headers.get(b"x-forwarded-proto", b"http"), headers.get(b"host", b"")
     path: bytes = scope["raw_path"].removeprefix(f"{HELD_PREFIX}{endpoint}".encode())
     query: bytes = scope["query_string"]

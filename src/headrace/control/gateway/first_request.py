@@ -1,7 +1,7 @@
 """First requests: one per endpoint, through the gateway, after each change of its revisions.
 
-Replicas that say "ready" prove that a model loads; only an answer proves the whole way. The inputs
-are made up, so a model that fails on them has answered: what it said is a note of its status.
+A ready replica proves that its model loads; only an answer proves the whole path. The inputs are
+synthetic, so a model that fails on them has answered: its error becomes a note of the status.
 """
 
 import asyncio
@@ -30,21 +30,21 @@ _TIMEOUT_S: Final = 60.0
 _RETRIES: Final = 20
 _RETRY_S: Final = 0.25
 _VARIABLE_SIZES: Final = (1, 16, 224)
-"""Sizes tried for variable dimensions: tokens, then images; one that the model takes is enough."""
+"""Sizes tried for variable dimensions: tokens, then images; one accepted size is enough."""
 _OK: Final = range(200, 300)
 _BAD_REQUEST: Final = 400
 _NOT_FOUND: Final = 404
 _INTERNAL: Final = 500
 _SHOWN: Final = 500
 NEXT_TRY: Final = Backoff(first_s=2.0, limit_s=60.0)
-"""When an endpoint that did not answer is asked again."""
+"""Backoff of first requests to an endpoint that did not answer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FirstRequest:
-    """What came back: `answered` if it was the model's own; `status` is HTTP's, 0 if none.
+    """Result: `answered` if the model itself answered; `status` is HTTP's, 0 without a response.
 
-    `revisions` are the ids of those that the endpoint had then.
+    `revisions` are the ids of the endpoint's revisions at that time.
     """
 
     answered: bool
@@ -53,11 +53,11 @@ class FirstRequest:
     message: str
     revisions: tuple[str, ...]
     failures: int = 0
-    """How many first requests of these revisions were not answered, one after the other."""
+    """Unanswered first requests of these revisions in a row."""
 
     @property
     def note(self) -> str:
-        """What a model that does not take the made-up inputs said of them; else empty."""
+        """The model's error about the synthetic inputs; empty if it accepted them."""
         if not self.answered or self.status not in {_BAD_REQUEST, _INTERNAL}:
             return ""
         return (
@@ -84,10 +84,10 @@ async def send_first_request(
     clock: Clock,
     example: Mapping[str, float | str],
 ) -> FirstRequest:
-    """Ask `name` at the gateway `address` until somebody answers, at most for some seconds.
+    """Send requests for `name` to the gateway `address` until one is answered, for some seconds.
 
     Args:
-        example: As `ModelSignature.example`; empty where the version is not known.
+        example: The result of `ModelSignature.example`; empty if the version is unknown.
     """
     result = FirstRequest(
         answered=False, status=0, latency_s=0.0, message="not sent", revisions=revisions
@@ -107,7 +107,7 @@ async def send_first_request(
 
 
 def infer_body(inputs: Tensors) -> bytes:
-    """`inputs` as a V2 request in JSON."""
+    """Return `inputs` as a V2 request in JSON."""
     rows = [
         {
             "name": name,
@@ -126,9 +126,9 @@ def infer_body(inputs: Tensors) -> bytes:
 async def _ask(
     address: str, name: str, example: Mapping[str, float | str]
 ) -> tuple[FetchResponse, bool]:
-    """The answer to an inference, or to the question for the model's inputs if that fails.
+    """Return the response to an inference, or to the metadata request if that fails.
 
-    The second value tells whether the model itself spoke.
+    The second value is whether the model itself answered.
     """
     described = await fetch(address, f"/v2/models/{name}", timeout_s=_TIMEOUT_S)
     if described.status not in _OK:
@@ -157,9 +157,9 @@ async def _ask(
 
 
 def _is_answer(status: int) -> bool:
-    """Whether the model itself spoke; it may refuse made-up values, or fail on them.
+    """Whether the model itself answered; it may reject synthetic values, or fail on them.
 
-    Asked for what it takes, it was there: what is not found then is an entity that was made up.
+    Its metadata was available, so a 404 here refers to a synthetic entity.
     """
     return status in _OK or status in {_BAD_REQUEST, _NOT_FOUND, _INTERNAL}
 

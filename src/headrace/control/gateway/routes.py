@@ -1,4 +1,4 @@
-"""Routes as gateways get them, and what a publication of routes raises."""
+"""Routes in the form for gateways, and errors of their publication."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -13,19 +13,19 @@ from headrace.gateway import EndpointRoute, GatewayUnavailableError, SnapshotRej
 
 
 class RoutesLeftOutError(InvalidArgumentError):
-    """The gateway follows the new routes, but for those of endpoints whose route is not valid."""
+    """The gateway has the new routes, except those of endpoints with an invalid route."""
 
     def __init__(self, in_force: tuple[EndpointRoute, ...], reasons: Mapping[str, str]) -> None:
         text = "; ".join(f"endpoint '{name}': {why}" for name, why in sorted(reasons.items()))
         super().__init__(f"routes are not valid, and the former ones stay in force: {text}")
         self.in_force = in_force
-        """All routes that the gateway follows now."""
+        """All routes in force at the gateway."""
         self.reasons = dict(reasons)
-        """Why a route is left out, by endpoint."""
+        """Reasons why routes are left out, by endpoint."""
 
 
 class GatewayRefusedError(SnapshotRejectedError):
-    """Gateways refused a snapshot; what each had before is in force there."""
+    """Gateways rejected a snapshot; each keeps its previous one."""
 
     def __init__(self, refusals: Mapping[str, str]) -> None:
         text = "; ".join(f"gateway '{name}': {reason}" for name, reason in refusals.items())
@@ -35,34 +35,34 @@ class GatewayRefusedError(SnapshotRejectedError):
 
 
 class NoGatewayError(GatewayUnavailableError):
-    """No gateway is connected: routes are kept for the first that comes."""
+    """No gateway is connected; the routes are kept for the first that connects."""
 
 
 def log_level_of(error: Exception) -> int:
-    """The log level of a failed publication: a gateway that is still to come is no error."""
+    """Return the log level of a failed publication: a missing gateway is not an error."""
     return logging.INFO if isinstance(error, NoGatewayError) else logging.ERROR
 
 
 class RoutePublisher(Protocol):
-    """What carries routes to the gateway."""
+    """Publisher of routes to the gateway."""
 
     async def publish(self, routes: Sequence[EndpointRoute]) -> None:
-        """Return when requests follow `routes`.
+        """Publish `routes`; return when requests follow them.
 
         Raises:
-            RoutesLeftOutError: They do, but for some endpoints.
-            HeadraceError: The gateway refused them or does not run; what it had is in force.
+            RoutesLeftOutError: The routes are in force except those of some endpoints.
+            HeadraceError: The gateway rejected them or does not run; the old ones are in force.
         """
 
 
 def gateway_route(route: EndpointRoute, missing: frozenset[str] = frozenset()) -> EndpointRoute:
-    """`route` as Envoy gets it: weights of versions that cannot answer go to the others.
+    """Return `route` for Envoy: the other versions get the weights of unavailable ones.
 
-    In a sticky split the gateway does that, so that no other caller is moved. Each endpoint splits
-    its callers by a salt of its own: two on one key are independent.
+    In a sticky split the gateway does that, so that no other caller is moved. Each endpoint has a
+    separate salt for its callers, so splits of two endpoints on one key are independent.
 
     Args:
-        missing: Secrets that there are none of: upstreams that need one get no requests.
+        missing: Names of missing secrets; upstreams that need one get no requests.
     """
     route = reachable_route(route, missing)
     sticky = route.sticky
@@ -74,7 +74,7 @@ def gateway_route(route: EndpointRoute, missing: frozenset[str] = frozenset()) -
 
 
 def reachable_route(route: EndpointRoute, missing: frozenset[str]) -> EndpointRoute:
-    """`route`, with nobody behind the arms whose upstream cannot be spoken to."""
+    """Return `route` without addresses for arms whose upstream cannot be used."""
     if not any(lacks_secret(arm.upstream, missing) for arm in route.arms):
         return route
     arms = tuple(
@@ -85,9 +85,9 @@ def reachable_route(route: EndpointRoute, missing: frozenset[str]) -> EndpointRo
 
 
 def live_weights(route: EndpointRoute) -> dict[str, int]:
-    """Weights by arm's key over arms that can answer: those that cannot give theirs to the others.
+    """Return weights by arm key, with the weights of unavailable arms given to the others.
 
-    Sums to 100 again, by largest remainder. If nobody can answer, the intended weights stay.
+    They sum to 100 by largest remainder. If no arm is available, the desired weights stay.
     """
     intended = {arm.key: arm.weight for arm in route.arms}
     live = {arm.key: arm.weight for arm in route.arms if arm.is_live and arm.weight}
@@ -98,7 +98,7 @@ def live_weights(route: EndpointRoute) -> dict[str, int]:
 
 
 def scaled(weights: Mapping[str, int], total: int) -> dict[str, int]:
-    """`weights` in the same proportion, summing to `total`: by largest remainder."""
+    """Return `weights` scaled to sum to `total`, by largest remainder."""
     whole = sum(weights.values())
     shares = {key: divmod(weight * total, whole) for key, weight in weights.items()}
     missing = total - sum(quotient for quotient, _ in shares.values())

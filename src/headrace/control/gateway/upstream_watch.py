@@ -20,13 +20,13 @@ ArmKey = tuple[str, str]
 def tls_problem(
     before: Handshakes, now: Handshakes, last_problem: str, *, name: str, is_checked: bool
 ) -> str:
-    """What is wrong with an upstream's TLS; empty if nothing is.
+    """Return the problem of an upstream's TLS; empty if there is none.
 
     Args:
-        before: The last look, and `last_problem` what was wrong then: without news it still is.
-        name: Whom its certificate has to name.
-        is_checked: Whether Envoy asks it how it is: then one server that answers is enough, and
-            else a handshake is the only sign of life.
+        before: The last counts; `last_problem` is their problem, which stays without new counts.
+        name: Name that its certificate must have.
+        is_checked: Whether Envoy health-checks it: then one answering server is enough; otherwise
+            handshakes are the only evidence.
     """
     if now.healthy > 0 if is_checked else now.done > before.done:
         return ""
@@ -44,13 +44,13 @@ def tls_problem(
 
 @dataclass(slots=True, kw_only=True)
 class UpstreamWatch:
-    """Looks every second at upstreams with TLS, if there are any."""
+    """Checks upstreams with TLS every second."""
 
     routes: Callable[[], tuple[EndpointRoute, ...]]
-    """Those in force."""
+    """Returns the routes in force."""
     read: Callable[[], Awaitable[Mapping[ArmKey, Handshakes]]]
-    """Envoy's counts. `problems`: what is wrong with their secrets. `on_change`: called when
-    something else is wrong than before.
+    """Returns Envoy's counts. `problems` are those of the upstreams' secrets. `on_change` is called
+    when a problem changes.
     """
     on_change: Callable[[], None]
     faults: Faults = field(default_factory=Faults)
@@ -58,18 +58,18 @@ class UpstreamWatch:
     _known: dict[ArmKey, str] = field(default_factory=dict)
 
     def tls_problem(self, endpoint: str, key: str) -> str:
-        """What is wrong with an arm's upstream; empty if nothing is known to be."""
+        """Return the TLS problem of an arm's upstream; empty if none is known."""
         return self._known.get((endpoint, key), "")
 
     async def run(self) -> None:
-        """Look until cancelled."""
+        """Check until cancelled."""
         while True:
             await asyncio.sleep(_POLL_INTERVAL_S)
             with self.faults.contain(LOOP, "upstreams"):
                 await self.poll()
 
     async def poll(self) -> None:
-        """Look once."""
+        """Check once."""
         arms = {
             (route.name, arm.key): arm.upstream
             for route in self.routes()
@@ -82,7 +82,7 @@ class UpstreamWatch:
         try:
             now = await self.read()
         except HeadraceError:
-            return  # the gateway does not run, which is said elsewhere
+            return  # the gateway does not run, which is reported elsewhere
         nothing = Handshakes()
         problems = {
             arm: tls_problem(
@@ -102,7 +102,7 @@ class UpstreamWatch:
 
 
 def _since_start(before: Handshakes, now: Handshakes) -> Handshakes:
-    """`before`, unless Envoy counts anew."""
+    """Return `before`, or zero counts if Envoy restarted."""
     has_grown = all(
         old <= other
         for old, other in (

@@ -48,7 +48,7 @@ class ApplyObject:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class YieldReplicas:
-    """Stop managing a Deployment's `replicas`, because another autoscaler manages it from now on."""
+    """Stop managing a Deployment's `replicas`, which another autoscaler manages from now on."""
 
     manifest: Object
     replicas: int
@@ -155,7 +155,7 @@ class ActionExecutor:
         return min((until for until in times if until > after), default=None)
 
     async def _contained(self, action: Action, limit: asyncio.Semaphore) -> bool:
-        """Execute an action; return False if the API server failed, not only the object."""
+        """Execute an action; return whether it succeeded or only its object failed."""
         key = _key(action)
         async with limit:
             if not self.may_act():

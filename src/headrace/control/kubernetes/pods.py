@@ -216,7 +216,7 @@ def ports_of(*, serves_grpc: bool) -> tuple[tuple[str, int], ...]:
 def _replica(
     common: Object, installation: InstallationName, *, serves_grpc: bool, is_pool: bool
 ) -> Object:
-    """Return the replica's container; in a pool it starts without models and fetches them itself."""
+    """Return the replica's container; in a pool it starts without models and fetches them."""
     mounts: list[Object] = [
         _MODELS if is_pool else {**_MODELS, "readOnly": True},
         _TMP,

@@ -1,7 +1,7 @@
-"""The async driver around `decide`: waits for events, does what was decided.
+"""Async driver around `decide`: waits for events and executes the decisions.
 
-Only a leader acts, and only on knowledge that is whole: while a kind cannot be watched, what is
-routed stays routed and nothing is changed.
+Only a leader acts, and only on a complete snapshot: while a kind cannot be watched, routes stay and
+nothing is changed.
 """
 
 import asyncio
@@ -54,15 +54,15 @@ _MAX_RECORD_BYTES: Final = 1_000_000
 
 
 Problems = Mapping[tuple[str, str], str]
-"""By endpoint and arm's key."""
+"""Problems by endpoint and arm key."""
 
 
 @dataclass(slots=True, kw_only=True)
 class KubernetesReconciler:
-    """Brings a cluster to what should run, for as long as `run` is awaited.
+    """Reconciles a cluster with the desired state while `run` is awaited.
 
-    Cancelling `run` stops the watching and nothing else: pods go on. `leads`: whether this control
-    plane may act now.
+    Cancelling `run` only stops the watching: pods keep running. `leads` returns whether this
+    control plane may act now.
     """
 
     api: ClusterApi
@@ -71,14 +71,14 @@ class KubernetesReconciler:
     installation: InstallationName
     is_leader: Callable[[], bool]
     emit: Emit = discard_events
-    """Keeps events."""
+    """Records events."""
     faults: Faults = field(default_factory=Faults)
     desired: DesiredState = field(default_factory=DesiredState)
     replicas: dict[str, Replica] = field(default_factory=dict)
     hosted: MutableMapping[str, frozenset[str]] = field(default_factory=dict)
     cluster: ClusterSnapshot = field(default_factory=ClusterSnapshot)
     changes: ChangeSignal = field(init=False)
-    """Changes of anything observed or desired."""
+    """Signal for changes of the observed or desired state."""
     publication: RoutePublication = field(init=False)
     watches: Watches = field(init=False)
     executor: ActionExecutor = field(init=False)
@@ -114,39 +114,39 @@ class KubernetesReconciler:
         )
 
     def observed(self) -> Observed:
-        """Everything known now."""
+        """Return the current observed state."""
         return self.publication.observed(self.replicas, self.hosted, self._next_serial)
 
     def set_desired(self, desired: DesiredState) -> None:
-        """Aim at `desired` from now on."""
+        """Set the desired state."""
         if desired.spec is not self.desired.spec:
             self._settings = settings_in(desired)
         self.desired = desired
         self.changes.notify()
 
     def wake(self) -> None:
-        """Look again soon; whether others are told depends on what is found."""
+        """Schedule a step; observers are notified only if it finds changes."""
         self._wake.set()
 
-    def isolation_of(self, name: str) -> Isolation | None:  # noqa: ARG002  # as others say
-        """None: what keeps pods apart is the cluster's to say."""
+    def isolation_of(self, name: str) -> Isolation | None:  # noqa: ARG002  # protocol
+        """Return None: the cluster isolates pods."""
         return None
 
     def arm_problem(self, endpoint: str, arm: DesiredArm) -> str:
-        """Why nothing can be made for an arm; empty if all can."""
+        """Return why an arm's objects cannot be created; empty if they can."""
         problem = self._problems.get((endpoint, arm.key), "")
         return problem or self.publication.left_out.get(endpoint, "")
 
     def may_act(self) -> bool:
-        """Whether this control plane leads, and knows what the one before it routed."""
+        """Whether this control plane leads, and has read the routes of the previous leader."""
         return self._knows_routes and self.is_leader()
 
     def hosted_settings(self, revision: Revision) -> ReplicaSettings | None:
-        """How a pod of a pool is told of a model; None for one that no pod can read."""
+        """Return a model's settings for a pool's pod; None if pods cannot read the model."""
         try:
             return hosted_settings(revision)
         except HeadraceError:
-            return None  # its endpoint's status says why
+            return None  # its endpoint's status has the reason
 
     async def run(self) -> None:
         """Reconcile until cancelled."""
@@ -158,15 +158,15 @@ class KubernetesReconciler:
                 began = self.clock.monotonic()
                 with self.faults.contain(LOOP, "pods"):
                     await self.step()
-                # Of thousands of endpoints a step takes long, and pods' news come in bursts: others
-                # have as much time as it took, and the next step sees all that came.
+                # With thousands of endpoints a step takes long, and pod events come in bursts: other
+                # tasks get as much time as the step took, and the next step sees all events.
                 await asyncio.sleep(min(self.clock.monotonic() - began, _LONGEST_PAUSE_S))
                 await self._wait_due(began)
 
     async def step(self) -> None:
-        """Decide, and begin what was decided."""
+        """Decide, and start the decided actions."""
         self._observe()
-        # Nothing was ever ordered: an empty database is no order to remove everything.
+        # No spec was ever applied: an empty database must not remove everything.
         is_asked = self.desired.generation > 0
         if not (is_asked and self.is_leader() and self.watches.is_synced):
             return
@@ -183,7 +183,7 @@ class KubernetesReconciler:
             for action in decision.actions
             if not isinstance(action, PublishRoutes) and self.executor.may_try(action)
         ]
-        # A slow API server holds up objects, but no routes.
+        # A slow API server delays objects, but not routes.
         if others and not self._is_acting and self.clock.monotonic() >= self._retry_at:
             assert self._group is not None, "actions are taken inside run"
             self._is_acting = True
@@ -202,7 +202,7 @@ class KubernetesReconciler:
         )
 
     def _observe(self) -> None:
-        """Take in what the cluster says of pods."""
+        """Read the replicas from the snapshot's pods."""
         now = self.clock.monotonic()
         replicas = replicas_of(
             pods_in(self.cluster, self.installation),
@@ -220,13 +220,13 @@ class KubernetesReconciler:
             if before is None or before.phase is not replica.phase:
                 extra = {"replica": replica.name, "phase": replica.phase, "reason": replica.reason}
                 _LOG.info("replica changed", extra=extra)
-        # The same dictionary: others hold on to it.
+        # Update the same dictionary, because others refer to it.
         self.replicas.clear()
         self.replicas.update(replicas)
         self.changes.notify()
 
     def _note(self, decision: ReconcileDecision) -> None:
-        """Tell of what is wrong otherwise than before, and of who waits."""
+        """Emit events of changed problems, and of waiting Deployments."""
         timestamp, problems = self.clock.now(), dict(decision.problems)
         events = [
             *problem_events(self._problems, problems, timestamp=timestamp),
@@ -246,9 +246,9 @@ class KubernetesReconciler:
         self.changes.notify()
 
     async def _read_routes(self) -> bool:
-        """Go on from the routes of an earlier leader; whether they are known now.
+        """Read the routes of an earlier leader; return whether they are known now.
 
-        Without them, a rollout that was half way would be taken as not begun.
+        Without them, a half-finished rollout would count as not begun.
         """
         try:
             record = await self.api.get("ConfigMap", record_name(self.installation))
@@ -258,7 +258,7 @@ class KubernetesReconciler:
             return False
         self.publication.published = routes_in(record)
         self._knows_routes = True
-        self._observe()  # what is routed was ready
+        self._observe()  # routed pods were ready
         return True
 
     async def _act(self, actions: Sequence[Action]) -> None:
@@ -268,14 +268,14 @@ class KubernetesReconciler:
         self._wake.set()  # one step leads to the next
 
     async def _record(self, routes: tuple[EndpointRoute, ...]) -> None:
-        """Write down what is in force: nothing is taken away before the next leader knows."""
+        """Store the routes in force: nothing is removed before the next leader can read them."""
         if self.is_leader():
             await self.api.apply(record_of(routes, installation=self.installation), force=True)
 
     async def _wait_due(self, stepped_at: float) -> None:
-        """Until something changes, or what the last step had to put off is due.
+        """Wait until something changes, or a postponed action of the last step is due.
 
-        That may be due already: the step took a while.
+        It may be due already, because the step takes time.
         """
         times = [self.executor.due_at(stepped_at), self._retry_at]
         due = min(
@@ -287,15 +287,15 @@ class KubernetesReconciler:
 
 
 def record_name(installation: InstallationName) -> str:
-    """The name of the ConfigMap that holds the acknowledged routes."""
+    """Return the name of the ConfigMap with the acknowledged routes."""
     return f"{installation.instance}-routes"
 
 
 def record_of(routes: Sequence[EndpointRoute], *, installation: InstallationName) -> Object:
-    """The ConfigMap that holds `routes`; who may call, and how much, is no part of it.
+    """Return the ConfigMap with `routes`, without access rules and limits.
 
     Raises:
-        FailedPreconditionError: They are more than a ConfigMap holds.
+        FailedPreconditionError: The routes exceed the size of a ConfigMap.
     """
     stored = [
         replace(route, access=None, limits=EndpointLimitsSpec(), request_log=None)
@@ -316,7 +316,7 @@ def record_of(routes: Sequence[EndpointRoute], *, installation: InstallationName
 
 
 def routes_in(config_map: Object | None) -> tuple[EndpointRoute, ...] | None:
-    """The routes that a ConfigMap holds; None if there is none, or it cannot be read."""
+    """Return the routes in a ConfigMap; None if it is missing or unreadable."""
     packed = ((config_map or {}).get("binaryData") or {}).get(_ROUTES_KEY)
     if packed is None:
         return None
@@ -328,7 +328,7 @@ def routes_in(config_map: Object | None) -> tuple[EndpointRoute, ...] | None:
 
 
 def problem_events(before: Problems, now: Problems, *, timestamp: float) -> Iterator[Event]:
-    """Events of arms that cannot be made, or can again."""
+    """Yield events of arms whose objects cannot be created, or can again."""
     for endpoint, arm in sorted(now.keys() | before.keys()):
         problem = now.get((endpoint, arm), "")
         if problem != before.get((endpoint, arm), ""):

@@ -1,8 +1,8 @@
-"""Pods and EndpointSlices as this driver reads them, and the replicas that they are. Pure.
+"""Pods and EndpointSlices in the form that this driver reads, and their replicas. Pure.
 
-Fields that are not read are left out: a newer cluster says more. lightkube's models of the same
-objects decode them all, 30 times as slowly. A pod is ready when it says so and a slice offers its
-address; why it is not is written as a local process's end would be.
+Unused fields are ignored, including those of newer clusters. lightkube's models decode all fields
+and take 30x as long. A pod is ready when its condition says so and a slice offers its address; the
+reason why it is not has the form of a local process's end.
 """
 
 from collections.abc import Iterable, Mapping
@@ -47,7 +47,7 @@ class OwnerReference(ObjectPart, frozen=True):
 
 
 class Metadata(ObjectPart, frozen=True):
-    """Of every object."""
+    """Metadata of an object."""
 
     name: str
     uid: str = ""
@@ -59,16 +59,16 @@ class Metadata(ObjectPart, frozen=True):
     owner_references: list[OwnerReference] | None = None
 
     def annotation(self, key: str) -> str:
-        """The annotation; empty if there is none."""
+        """Return an annotation; empty if absent."""
         return (self.annotations or {}).get(key, "")
 
     def label(self, key: str) -> str:
-        """The label; empty if there is none."""
+        """Return a label; empty if absent."""
         return (self.labels or {}).get(key, "")
 
     @property
     def controller(self) -> OwnerReference | None:
-        """Who decides about it."""
+        """Owner that manages the object."""
         owners = self.owner_references or ()
         return next((owner for owner in owners if owner.controller), None)
 
@@ -89,7 +89,7 @@ class Terminated(ObjectPart, frozen=True):
 
 
 class ContainerState(ObjectPart, frozen=True):
-    """One of them is set."""
+    """State of a container; one field is set."""
 
     waiting: Waiting | None = None
     terminated: Terminated | None = None
@@ -101,14 +101,14 @@ class ContainerStatus(ObjectPart, frozen=True):
     name: str
     ready: bool = False
     started: bool | None = None
-    """Its startup probe passed, so it was ready once."""
+    """Whether its startup probe passed, so that it was ready once."""
     restart_count: int = 0
     state: ContainerState = ContainerState()
     last_state: ContainerState = ContainerState()
 
 
 class PodCondition(ObjectPart, frozen=True):
-    """One fact of a pod."""
+    """One condition of a pod."""
 
     type: str
     status: str = ""
@@ -117,7 +117,7 @@ class PodCondition(ObjectPart, frozen=True):
 
 
 class PodStatus(ObjectPart, frozen=True):
-    """How a pod is."""
+    """Status of a pod."""
 
     phase: str = ""
     pod_ip: str = msgspec.field(default="", name="podIP")
@@ -126,7 +126,7 @@ class PodStatus(ObjectPart, frozen=True):
     init_container_statuses: list[ContainerStatus] | None = None
 
     def condition(self, kind: str) -> PodCondition | None:
-        """The condition of this type."""
+        """Return the condition of this type."""
         return next(
             (condition for condition in self.conditions or () if condition.type == kind), None
         )
@@ -140,17 +140,17 @@ class Pod(ObjectPart, frozen=True):
 
     @property
     def is_leaving(self) -> bool:
-        """Whether it was told to end."""
+        """Whether it is terminating."""
         return self.metadata.deletion_timestamp is not None
 
     @property
     def is_over(self) -> bool:
-        """Whether nothing of it runs, or will: its Deployment counts it no more."""
+        """Whether it has ended and its Deployment no longer counts it."""
         return self.status.phase in {"Succeeded", "Failed"}
 
     @property
     def is_ready(self) -> bool:
-        """Whether it says so."""
+        """Whether its `Ready` condition is true."""
         ready = self.status.condition("Ready")
         return ready is not None and ready.status == "True"
 
@@ -164,7 +164,7 @@ class TargetReference(ObjectPart, frozen=True):
 
 
 class SliceConditions(ObjectPart, frozen=True):
-    """None is unknown; of `ready` that counts as yes, as Kubernetes has it."""
+    """Conditions of an endpoint; None is unknown, which counts as ready, as in Kubernetes."""
 
     ready: bool | None = None
     serving: bool | None = None
@@ -172,7 +172,7 @@ class SliceConditions(ObjectPart, frozen=True):
 
 
 class SliceEndpoint(ObjectPart, frozen=True):
-    """One pod's addresses, of which the first counts."""
+    """Addresses of one pod, of which the first is used."""
 
     addresses: list[str]
     conditions: SliceConditions = SliceConditions()
@@ -180,7 +180,7 @@ class SliceEndpoint(ObjectPart, frozen=True):
 
     @property
     def takes_requests(self) -> bool:
-        """Whether new requests may go there."""
+        """Whether it accepts new requests."""
         conditions = self.conditions
         return (
             conditions.ready is not False
@@ -190,7 +190,7 @@ class SliceEndpoint(ObjectPart, frozen=True):
 
 
 class SlicePort(ObjectPart, frozen=True):
-    """One port that all of a slice's endpoints have."""
+    """Port of all endpoints of a slice."""
 
     name: str = ""
     port: int | None = None
@@ -205,12 +205,12 @@ class EndpointSlice(ObjectPart, frozen=True):
 
     @property
     def http_port(self) -> int | None:
-        """Where its endpoints take requests."""
+        """Return the HTTP port of its endpoints."""
         return next((port.port for port in self.ports or () if port.name == "http"), None)
 
 
 def _read(kind: type[T], live: Object) -> T | None:
-    """`live` as a message; None if it is none: one odd object must not stop all others."""
+    """Return `live` decoded; None if it is invalid: one bad object must not block the others."""
     try:
         return msgspec.convert(live, kind)
     except msgspec.ValidationError:
@@ -218,7 +218,7 @@ def _read(kind: type[T], live: Object) -> T | None:
 
 
 def pods_in(cluster: ClusterSnapshot, installation: InstallationName) -> list[Pod]:
-    """The pods that ReplicaSets of our Deployments made: anybody can write our labels on a pod."""
+    """Return the pods of our Deployments' ReplicaSets, because any pod may have our labels."""
     pods = (_read(Pod, live) for live in cluster.of_kind("Pod"))
     return [
         pod
@@ -230,20 +230,20 @@ def pods_in(cluster: ClusterSnapshot, installation: InstallationName) -> list[Po
 
 
 def slices_in(cluster: ClusterSnapshot) -> list[EndpointSlice]:
-    """The addresses of Services."""
+    """Return the EndpointSlices in the snapshot."""
     slices = (_read(EndpointSlice, live) for live in cluster.of_kind("EndpointSlice"))
     return [parsed for parsed in slices if parsed is not None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PodState:
-    """The phase of a pod, and why it is not ready."""
+    """Phase of a pod, and the reason why it is not ready."""
 
     phase: ReplicaPhase
     reason: str = ""
     exit_code: int | None = None
     failures: int | None = None
-    """None leaves the count as it is."""
+    """Number of failures; None keeps the count."""
 
 
 def replicas_of(
@@ -255,12 +255,12 @@ def replicas_of(
     next_serial: int,
     now: float,
 ) -> dict[str, Replica]:
-    """Replicas by the names of their pods.
+    """Return the replicas by pod name.
 
     Args:
-        previous: The former result, which says since when.
-        routed: Addresses that get requests: whoever has one was ready.
-        next_serial: For new pods.
+        previous: The last result, which has the start times of phases.
+        routed: Addresses that get requests; a pod with such an address was ready.
+        next_serial: Serial of the next new pod.
         now: Monotonic seconds.
     """
     addresses = {
@@ -273,7 +273,7 @@ def replicas_of(
         and endpoint.addresses
     }
     replicas: dict[str, Replica] = {}
-    # The older first; times are in UTC, so that they sort as text.
+    # Oldest first; times are in UTC, so they sort as text.
     for pod in sorted(pods, key=lambda p: (p.metadata.creation_timestamp or "", p.metadata.name)):
         name, endpoint_name = pod.metadata.name, pod.metadata.annotation(ENDPOINT)
         revision_id = pod.metadata.annotation(REVISION_ID)
@@ -288,7 +288,7 @@ def replicas_of(
         status = _status(pod, CONTAINER)
         restarts = 0 if status is None else status.restart_count
         failures = state.failures
-        if failures is None:  # ends in a row, since it was ready last
+        if failures is None:  # ends in a row since it was last ready
             new = restarts if before is None else max(restarts - before.restarts, 0)
             failures = new + (0 if before is None else before.failures)
         is_same = before is not None and before.phase is state.phase
@@ -306,7 +306,7 @@ def replicas_of(
             deaths=restarts,
             death_reason=state.reason[:_MAX_MESSAGE],
             failures=failures,
-            # An unchanged pod is an unchanged value: nobody is woken by it.
+            # An unchanged pod keeps its value, so it triggers no event.
             answered_at=before.answered_at if before is not None and is_same else now,
             exit_code=state.exit_code,
             reason=state.reason[:_MAX_MESSAGE],
@@ -316,10 +316,10 @@ def replicas_of(
 
 
 def state_of(pod: Pod, *, is_offered: bool, was_ready: bool) -> PodState:
-    """Where a pod is in its life.
+    """Return the state of a pod.
 
     Args:
-        is_offered: Whether a slice says that its address takes requests.
+        is_offered: Whether a slice offers its address for requests.
         was_ready: Whether it has been ready at least once.
     """
     if pod.is_leaving:
@@ -345,7 +345,7 @@ def _status(pod: Pod, name: str) -> ContainerStatus | None:
 
 
 def _terminated(status: ContainerStatus | None) -> Terminated | None:
-    """How a container ended, if it did and does not run again."""
+    """Return how a container ended; None if it did not, or runs again."""
     if status is None or status.state.terminated is not None:
         return None if status is None else status.state.terminated
     waiting = status.state.waiting
@@ -361,7 +361,7 @@ def _replica_ended(pod: Pod) -> PodState | None:
     if ended.reason == "OOMKilled":
         reason = "killed: it needed more memory than its limit (resources.memory_limit)"
     else:
-        # Negative for a signal, which shells and kubelets add to 128.
+        # Negative for a signal, which shells and kubelets report as 128 + signal.
         is_signal = _SIGNALS < ended.exit_code <= _SIGNALS + _MOST_SIGNALS
         exit_code = _SIGNALS - ended.exit_code if is_signal else ended.exit_code
         reason = exit_reason(exit_code, _last_line(ended.message))
@@ -369,7 +369,7 @@ def _replica_ended(pod: Pod) -> PodState | None:
 
 
 def _fetcher_ended(pod: Pod) -> PodState | None:
-    """The state of a pod whose model could not be fetched."""
+    """Return the state of a pod whose model could not be fetched, or None."""
     status = _status(pod, FETCHER)
     ended = _terminated(status)
     if status is None or ended is None or ended.exit_code == 0:
@@ -383,7 +383,7 @@ def _fetcher_ended(pod: Pod) -> PodState | None:
 
 
 def _starting(pod: Pod) -> PodState:
-    """The state of a pod that is not ready and did not end, with what it waits for."""
+    """Return the state of a pod that is starting, with the reason for waiting."""
     scheduled = pod.status.condition("PodScheduled")
     if scheduled is not None and scheduled.status == "False":
         reason = f"{scheduled.reason}: {scheduled.message}".strip(": ")

@@ -1,7 +1,7 @@
-"""Bound on how many Deployments replace their pods at once. Pure.
+"""Limit of Deployments that replace their pods at once. Pure.
 
-A Deployment replaces its own pods one by one, but nothing bounds how many Deployments do so: with
-another image all would at once, and a broken one would be everywhere.
+A Deployment replaces its pods one by one, but Kubernetes does not limit how many Deployments do so:
+after a change of the image all would, and a broken image would be everywhere.
 """
 
 import math
@@ -16,14 +16,14 @@ from headrace.control.model.observed import MANY_FAILURES, Replica, ReplicaPhase
 from headrace.control.model.records import Event
 
 _APPLIED_AT: Final = f"metadata.annotations.{APPLIED}"
-"""Differs where we say less than before, which may be less of the pods."""
+"""Path that differs when a manifest has fewer fields, possibly fewer of the pods."""
 _REVISION: Final = "deployment.kubernetes.io/revision"
-"""How many templates a Deployment has had; its controller counts them."""
+"""Annotation with the number of a Deployment's templates, counted by its controller."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PodChange:
-    """A change of a Deployment's pods: `actions` bring it about, `meanwhile` is for if it waits."""
+    """A change of a Deployment's pods: its `actions`, and those to take `meanwhile` if it waits."""
 
     deployment: Object
     actions: tuple[Action, ...]
@@ -32,35 +32,35 @@ class PodChange:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Roll:
-    """What may change `now`, what `later`; names of Deployments that are `rolling` already."""
+    """Changes to execute `now` and `later`; `rolling` are names of Deployments already rolling."""
 
     now: tuple[PodChange, ...] = ()
     later: tuple[PodChange, ...] = ()
     rolling: tuple[str, ...] = ()
     held_by: tuple[str, ...] = ()
-    """Those of them that will not be done without help, as far as the cluster tells."""
+    """Rolling Deployments that are stuck, according to the cluster."""
 
 
 def changes_pods(paths: Iterable[str]) -> bool:
-    """Whether a Deployment that is corrected at these places makes its pods anew."""
+    """Whether a Deployment replaces its pods when these paths are corrected."""
     return any(path.startswith("spec.template") or path == _APPLIED_AT for path in paths)
 
 
 def most_at_once(count: int, ratio: float) -> int:
-    """How many of `count` Deployments may roll at once: one at least, or nothing ever would."""
+    """Return how many of `count` Deployments may roll at once, at least 1."""
     return max(math.floor(count * ratio + 1e-9), 1)
 
 
 def next_roll(
     changes: Sequence[PodChange], deployments: Iterable[Object], *, max_rolling_ratio: float
 ) -> Roll:
-    """Which of `changes` may be brought about.
+    """Return which of `changes` may be executed now.
 
-    Whoever rolls already, as with a broken image, may be changed again: that is the way out. Of the
-    others those go first whose pods are well, so that what was broken before holds up nobody.
+    A Deployment that already rolls may be changed again, which repairs a broken image. Of the
+    others, those with healthy pods go first, so that earlier failures do not block them.
 
     Args:
-        deployments: All of ours.
+        deployments: All our Deployments.
     """
     ours = {_name(deployment): deployment for deployment in deployments}
     changing = {_name(change.deployment) for change in changes}
@@ -74,7 +74,7 @@ def next_roll(
     waiting.sort(
         key=lambda change: (not _is_available(change.deployment), _name(change.deployment))
     )
-    # One that was only just told something may be chosen, and is counted already.
+    # A Deployment that was just changed may be chosen, and is counted already.
     free = max(most_at_once(len(ours), max_rolling_ratio) - len(rolling), 0)
     now: list[PodChange] = []
     later: list[PodChange] = []
@@ -95,16 +95,16 @@ def next_roll(
 
 
 def is_rolling(deployment: Object, *, is_current: bool) -> bool:
-    """Whether a Deployment's pods are being replaced, or were and are not there since.
+    """Whether a Deployment's pods are being replaced, or were replaced and are missing since.
 
     Args:
-        is_current: Whether its pods are to be as it says: if not, that none of them is well is
-            nothing that the change has brought about.
+        is_current: Whether the Deployment has its desired template; if not, unhealthy pods are not
+            a result of the change.
     """
     status = deployment.get("status") or {}
     generation = deployment["metadata"].get("generation") or 0
     if int(status.get("observedGeneration") or 0) < int(generation):
-        return True  # what it was told last is not begun
+        return True  # the last change is not observed yet
     if has_former_pods(deployment):
         return True
     annotations = deployment["metadata"].get("annotations") or {}
@@ -113,24 +113,24 @@ def is_rolling(deployment: Object, *, is_current: bool) -> bool:
 
 
 def has_former_pods(deployment: Object) -> bool:
-    """Whether pods are there that are not as a Deployment says now."""
+    """Whether a Deployment has pods of an earlier template."""
     status = deployment.get("status") or {}
     return int(status.get("replicas") or 0) > int(status.get("updatedReplicas") or 0)
 
 
 def deadline_exceeded(deployment: Object) -> str:
-    """The cluster's message if new pods did not get ready in time; empty if they may yet."""
+    """Return the cluster's message if new pods missed their deadline; empty if not."""
     return condition_message(deployment, "Progressing", "False")
 
 
 def is_hopeless(replica: Replica) -> bool:
-    """Whether a pod will not get ready by itself."""
+    """Whether a pod cannot become ready without a change."""
     is_failing = replica.cannot_load or replica.failures >= MANY_FAILURES
     return replica.phase is not ReplicaPhase.READY and is_failing
 
 
 def _is_down(deployment: Object) -> bool:
-    """Whether it shall have pods and none is well, though none of an earlier kind is there."""
+    """Whether it should have pods and none is healthy, without pods of an earlier template."""
     is_wanted = int(deployment["spec"].get("replicas", 1)) > 0
     return is_wanted and not _is_available(deployment) and not has_former_pods(deployment)
 
@@ -144,7 +144,7 @@ def _name(deployment: Object) -> str:
 
 
 def roll_events(before: Roll, now: Roll, *, timestamp: float) -> Iterator[Event]:
-    """Events when Deployments begin to wait for others, are held up, or wait no more."""
+    """Yield events when Deployments begin to wait for others, are blocked, or stop waiting."""
     names = [_name(change.deployment) for change in now.later]
     count = f"{len(names)} Deployment(s) keep the pods they have"
     if now.held_by and names and now.held_by != before.held_by:

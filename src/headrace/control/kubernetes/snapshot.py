@@ -1,4 +1,4 @@
-"""Copy of the cluster's objects, kept current by one list and one watch per kind."""
+"""Snapshot of the cluster's objects, kept current by one list and one watch per kind."""
 
 import asyncio
 import logging
@@ -31,15 +31,15 @@ _OPTIONAL_RETRY_S: Final = 60.0
 """Seconds between lists of a kind that the cluster lacks."""
 _SHORT_S: Final = 1.0
 _RELIST_INTERVAL_S: Final = 900.0
-"""Seconds between lists where nothing is amiss: a watch from a version that the server has yet to
-reach, as after its database was restored, goes on without a word."""
+"""Seconds between lists without errors: a watch from a version that the server has not reached yet,
+as after a restore of etcd, stays silent."""
 
 Key = tuple[str, str]
 """Kind and name."""
 
 
 def key_of(obj: Object) -> Key:
-    """Kind and name of an object."""
+    """Return the kind and name of an object."""
     return obj["kind"], obj["metadata"]["name"]
 
 
@@ -50,11 +50,11 @@ class ClusterSnapshot:
     objects: dict[Key, Object] = field(default_factory=dict)
 
     def find(self, kind: str, name: str) -> Object | None:
-        """The object, if it exists."""
+        """Return the object; None if it does not exist."""
         return self.objects.get((kind, name))
 
     def of_kind(self, kind: str) -> Iterator[Object]:
-        """All of a kind, in the order of their names."""
+        """Yield all objects of a kind, sorted by name."""
         for key in sorted(key for key in self.objects if key[0] == kind):
             yield self.objects[key]
 
@@ -70,7 +70,7 @@ class ClusterSnapshot:
         return True
 
     def put(self, obj: Object) -> bool:
-        """Take in an object; whether that is a change. An older version than ours is none."""
+        """Store an object unless it is older than ours; return whether that is a change."""
         key = key_of(obj)
         before = self.objects.get(key)
         if before is not None and is_older(obj, before):
@@ -79,7 +79,7 @@ class ClusterSnapshot:
         return before != obj
 
     def drop(self, obj: Object) -> bool:
-        """Forget an object; whether we had it. Another one of its name, made since, stays."""
+        """Remove an object; return whether it was present. A newer one of its name stays."""
         key = key_of(obj)
         ours = self.objects.get(key)
         if ours is None or _uid(ours) != _uid(obj):
@@ -97,7 +97,7 @@ def is_older(obj: Object, other: Object) -> bool:
 
 
 def is_ours(obj: Object, installation: InstallationName) -> bool:
-    """Whether we made `obj`: by its labels, by who manages its fields, and by its owner."""
+    """Whether we created `obj`, by its labels, field manager and owner."""
     metadata = obj["metadata"]
     labels = metadata.get("labels") or {}
     if labels.get(MANAGED_BY) != "headrace" or labels.get(INSTANCE) != installation.instance:
@@ -113,7 +113,7 @@ def is_ours(obj: Object, installation: InstallationName) -> bool:
 
 
 def is_leaving(obj: Object) -> bool:
-    """Whether it was deleted, and only waits for its dependents."""
+    """Whether it was deleted, and waits for its dependents."""
     return obj["metadata"].get("deletionTimestamp") is not None
 
 
@@ -127,7 +127,7 @@ def owns_replicas(obj: Object) -> bool:
 
 
 def condition_message(deployment: Object, type_: str, status: str) -> str:
-    """The message of a Deployment's condition if it has this status; empty if not."""
+    """Return the message of a Deployment's condition if it has this status; empty if not."""
     for condition in (deployment.get("status") or {}).get("conditions") or ():
         if condition.get("type") == type_ and condition.get("status") == status:
             message = condition.get("message") or condition.get("reason")
@@ -141,7 +141,7 @@ def _uid(obj: Object) -> str:
 
 @dataclass(slots=True, kw_only=True)
 class Watches:
-    """Keeps `cluster` current. `on_change` is called after each change of it or of `is_synced`."""
+    """Keeps `cluster` current. Calls `on_change` after each change of it or of `is_synced`."""
 
     api: ClusterApi
     cluster: ClusterSnapshot
@@ -155,7 +155,7 @@ class Watches:
 
     @property
     def is_synced(self) -> bool:
-        """Whether all kinds were listed, and every watch goes on from there."""
+        """Whether all kinds were listed, and all their watches are running."""
         return self._synced >= set(self.kinds)
 
     async def run(self) -> None:
@@ -166,7 +166,7 @@ class Watches:
                 self._tasks[kind] = group.create_task(self._follow(kind))
 
     def restart(self) -> None:
-        """List everything again: the cluster's resource versions went back."""
+        """List everything again, because the cluster's resource versions went back."""
         assert self._group is not None, "watches run"
         _LOG.warning("the cluster's resource versions went back; listing all objects again")
         for kind, task in self._tasks.items():
@@ -189,16 +189,16 @@ class Watches:
                     began = loop.time()
                     version = await self._watch(kind, version)
                     if loop.time() - began < _SHORT_S:
-                        await asyncio.sleep(delay_s(1))  # a proxy ends them at once
+                        await asyncio.sleep(delay_s(1))  # a proxy ends watches immediately
             except WatchExpiredError:
-                # What happened since is not known: only a list tells what is gone.
+                # Later changes are unknown: only a list shows deleted objects.
                 self._lose(kind, "")
                 _LOG.info("watch expired; listing again", extra={"kind": kind})
                 await asyncio.sleep(delay_s(1))
             except HeadraceError as error:
                 is_refused = isinstance(error, ObjectMissingError | PermissionDeniedError)
                 if is_refused and RESOURCES[kind].is_optional:
-                    # A cluster need not have it, nor let us see it: then there is none of ours.
+                    # The cluster lacks the kind or denies access: then none of its objects is ours.
                     self.cluster.replace_all(kind, ())
                     if kind not in self._synced:
                         self._synced.add(kind)
@@ -213,8 +213,8 @@ class Watches:
                 await asyncio.sleep(delay_s(failures, asked_s=error.retry_after_s))
 
     async def _watch(self, kind: str, version: str) -> str:
-        """One watch, from `version` to its end; the version from which the next one continues."""
-        for_s = _WATCH_S + random.randrange(_WATCH_S // 4)  # noqa: S311  # spreads their ends
+        """Watch from `version` to the watch's end; return the version for the next watch."""
+        for_s = _WATCH_S + random.randrange(_WATCH_S // 4)  # noqa: S311  # jitter
         async for event in self.api.watch(kind, self.selector, version, for_s=for_s):
             now = event.version
             if version.isdigit() and now.isdigit() and int(now) < int(version):

@@ -1,4 +1,4 @@
-"""Standby of a control plane that does not lead: it waits for the Lease and answers probes."""
+"""Standby of a control plane that does not lead: waits for the Lease and answers probes."""
 
 import asyncio
 import contextlib
@@ -30,7 +30,7 @@ _MAX_HEAD: Final = 16 << 10
 
 @dataclass(slots=True, kw_only=True)
 class ClusterMembership:
-    """A leader's place in a cluster: its Lease, its connection, and what the objects are to be."""
+    """A control plane's membership in a cluster: its Lease, connection and object settings."""
 
     api: ClusterApi
     elector: Elector
@@ -38,13 +38,13 @@ class ClusterMembership:
     _electing: asyncio.Task[None] = field(init=False)
 
     def begin(self) -> None:
-        """Stand for election, from now on until `close`."""
+        """Run for election until `close`."""
         self._electing = asyncio.create_task(self.elector.run())
 
     def reconciler(
         self, publisher: RoutePublisher, clock: Clock, emit: Emit, faults: Faults
     ) -> Reconciling:
-        """What brings about the desired state there; `emit` stores its events."""
+        """Return the reconciler of the cluster; `emit` stores its events."""
         return KubernetesReconciler(
             api=self.api,
             publisher=publisher,
@@ -56,11 +56,11 @@ class ClusterMembership:
         )
 
     async def run(self) -> None:
-        """Lead until cancelled; LeadershipLostError when that is over."""
+        """Lead until cancelled; LeadershipLostError when the leadership is lost."""
         await asyncio.shield(self._electing)
 
     async def wait_elected(self, stopped: asyncio.Event) -> bool:
-        """Whether it leads; False if `stopped` came first. Errors as the election's."""
+        """Return True once it leads, False if `stopped` is set first; raises the election's errors."""
         waits = {
             asyncio.create_task(self.elector.elected.wait()),
             asyncio.create_task(stopped.wait()),
@@ -73,7 +73,7 @@ class ClusterMembership:
         return self.elector.is_leading() and not stopped.is_set()
 
     async def close(self) -> None:
-        """Give the Lease back, and let go of every connection."""
+        """Release the Lease, and close all connections."""
         self._electing.cancel()
         await asyncio.wait({self._electing})
         await self.elector.resign()
@@ -83,13 +83,13 @@ class ClusterMembership:
 async def stand_by(
     settings: ControlSettings, cluster: ClusterSettings, stopped: asyncio.Event
 ) -> ClusterMembership | None:
-    """The place in the cluster once this control plane leads; None if `stopped` came first.
+    """Return the membership once this control plane leads; None if `stopped` is set first.
 
     Raises:
-        FailedPreconditionError: There is no way to the cluster, or the owner is not there.
-        HeadraceError: The API server refuses to tell of the owner.
+        FailedPreconditionError: The cluster cannot be reached, or the owner does not exist.
+        HeadraceError: The API server denies access to the owner.
     """
-    logging.getLogger("httpx2").setLevel(logging.WARNING)  # says every request that it makes
+    logging.getLogger("httpx2").setLevel(logging.WARNING)  # it logs every request
     identity = cluster.identity or socket.gethostname()
     http = connect(identity=identity, url=cluster.url, context=cluster.context)
     api = ClusterApi(http=http, namespace=cluster.namespace)
@@ -126,16 +126,16 @@ async def stand_by(
 
 
 def lease_times(lease_s: float) -> LeaseTimes:
-    """How often a Lease of this length is renewed, and when its holder stops acting."""
+    """Return renewal interval and safety margin for a Lease of this duration."""
     return LeaseTimes(duration_s=lease_s, margin_s=lease_s / 3, renew_s=lease_s / 7.5)
 
 
 async def find_owner(api: ClusterApi, reference: str) -> OwnerObject:
-    """The object `KIND/NAME`, whose end takes ours with it.
+    """Return the object `KIND/NAME`, whose deletion deletes our objects.
 
     Raises:
-        InvalidArgumentError: It is of another kind.
-        FailedPreconditionError: It is not there.
+        InvalidArgumentError: The kind is not supported.
+        FailedPreconditionError: The object does not exist.
     """
     check_owner(reference)
     kind, _, name = reference.partition("/")
@@ -150,10 +150,10 @@ async def find_owner(api: ClusterApi, reference: str) -> OwnerObject:
 
 @contextlib.asynccontextmanager
 async def _serve_health(settings: ControlSettings, elector: Elector) -> AsyncIterator[None]:
-    """Answers probes in place of the management API; a probe of the leader gets 503.
+    """Answer probes instead of the management API; a probe of the leader gets 503.
 
     Raises:
-        FailedPreconditionError: The port is taken, or the certificate cannot be used.
+        FailedPreconditionError: The port is in use, or the certificate cannot be used.
     """
 
     async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -184,9 +184,10 @@ async def _serve_health(settings: ControlSettings, elector: Elector) -> AsyncIte
 
 
 def standby_answer(head: bytes, leader: str) -> bytes:
-    """What a request gets from a control plane that stands by.
+    """Return the response of a standby control plane to a request.
 
-    `GET /api/v1/health` is told that it lives; with `?leader`, and all else, that another leads.
+    `GET /api/v1/health` reports that it is alive; with `?leader`, and for all other requests, the
+    response says that another control plane leads.
     """
     method, target = [*head.split(b" ", 2), b"", b""][:2]
     path, _, query = target.decode("latin-1").partition("?")
