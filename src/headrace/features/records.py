@@ -412,7 +412,7 @@ def _encode_column(entity: Entity, column: Sequence[object]) -> list[bytes]:
 
 def _encode_number(value: object) -> bytes:
     if isinstance(value, bool | np.bool_) or not isinstance(value, int | np.integer):
-        raise ValueError("it must be an integer (INT64)")  # noqa: TRY004  # told with its row
+        raise ValueError("it must be an integer (INT64)")  # noqa: TRY004  # reported with its row
     if not _INT64.min <= value <= _INT64.max:
         raise ValueError("it must fit 64 bits")
     return b"%d" % value
@@ -420,7 +420,7 @@ def _encode_number(value: object) -> bytes:
 
 def _encode_text(value: object) -> bytes:
     if not isinstance(value, str | bytes):
-        raise ValueError("it must be text (BYTES)")  # noqa: TRY004  # told with its row
+        raise ValueError("it must be text (BYTES)")  # noqa: TRY004  # reported with its row
     try:
         encoded = value.encode() if isinstance(value, str) else bytes(value)
     except UnicodeEncodeError:

@@ -149,7 +149,7 @@ def _lines(path: Path) -> Iterator[ServedRow | None]:
 
 
 def _bounded(file: BinaryIO) -> Iterator[bytes]:
-    """Lines; a too long one is cut, so that it counts as unreadable."""
+    """Yield the lines of a file; one that is too long is cut, and so counts as unreadable."""
     while line := file.readline(_MAX_LINE_BYTES):
         yield line if len(line) < _MAX_LINE_BYTES else b"\n"
 

@@ -76,7 +76,7 @@ def misfitting_default(feature: Document, place: str) -> Iterator[SpecMistake]:
         yield SpecMistake(place=place, message=message)
 
 
-def _is_float(value: bool | float | str, datatype: str) -> bool:  # noqa: FBT001  # any default
+def _is_float(value: bool | float | str, datatype: str) -> bool:  # noqa: FBT001  # a default of any type
     try:
         number = float(value)
     except (OverflowError, ValueError):

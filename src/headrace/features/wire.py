@@ -162,7 +162,7 @@ def _on_demand(message: _OnDemand, views: Sequence[FeatureView]) -> OnDemandView
     )
 
 
-def _encode_path(value: object) -> Any:  # noqa: ANN401  # as msgspec wants it
+def _encode_path(value: object) -> Any:  # noqa: ANN401  # msgspec's hook signature
     if isinstance(value, Path):
         return str(value)
     raise NotImplementedError(type(value))

@@ -224,7 +224,7 @@ def _lists(
     window.dense[spec.name] = _shaped(values.reshape(window.rows, size), spec, shape, window.rows)
 
 
-def _ragged(  # noqa: PLR0917  # the last part of `_lists`
+def _ragged(  # noqa: PLR0917  # the last step of `_lists`
     name: str,
     values: Array,
     lengths: Array,

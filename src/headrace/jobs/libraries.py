@@ -10,7 +10,7 @@ try:
     import polars as pl
     import pyarrow as pa
     import pyarrow.compute
-    import pyarrow.ipc  # noqa: F401  # `pa.ipc` is there then
+    import pyarrow.ipc  # noqa: F401  # makes `pa.ipc` available
     import pyarrow.parquet as pq
 except ModuleNotFoundError as error:
     raise FailedPreconditionError(NEEDED) from error

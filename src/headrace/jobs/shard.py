@@ -118,7 +118,7 @@ class _Count:
     errors: int = 0
 
 
-def _fill(  # noqa: PLR0917  # what a shard is run with
+def _fill(  # noqa: PLR0917  # the parts of a shard's run
     task: Task,
     shard: Shard,
     source: JobSource,

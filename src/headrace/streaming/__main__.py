@@ -1,7 +1,7 @@
 """Process of one stream worker: `python -m headrace.streaming --settings FILE`.
 
 It opens its HTTP servers, loads the model, joins the group, streams and leaves. With `--attached`
-it ends with its parent process: file descriptor 3 is then closed at the parent's end.
+it ends when the other end of file descriptor 3 closes, as it does when the parent process ends.
 """
 
 import logging

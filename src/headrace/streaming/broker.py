@@ -65,17 +65,17 @@ class Rebalanced(Protocol):
     def on_assigned(
         self, partitions: Sequence[TopicPartition]
     ) -> Mapping[TopicPartition, int] | None:
-        """Partitions were assigned to this member.
+        """Handle the assignment of partitions to this member.
 
         Returns:
             Offsets to read from instead of the group's, for instance those of a local state.
         """
 
     def on_revoked(self, partitions: Sequence[TopicPartition]) -> None:
-        """Partitions move to another member: produce finished answers; it reads the rest."""
+        """Produce finished answers of partitions that move to another member; it reads the rest."""
 
     def on_lost(self, partitions: Sequence[TopicPartition]) -> None:
-        """Partitions were taken away: records in flight from them must not be produced."""
+        """Handle the loss of partitions: their records in flight must not be produced."""
 
 
 class ConsumerSession(Protocol):

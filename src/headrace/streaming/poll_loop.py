@@ -95,11 +95,11 @@ class Backpressure:
         self._full_since: float | None = None
 
     def on_assigned(self, partitions: Collection[TopicPartition]) -> None:
-        """Partitions were assigned."""
+        """Add assigned partitions."""
         self._new.update(partitions)
 
     def on_revoked(self, partitions: Collection[TopicPartition]) -> None:
-        """Partitions were revoked or lost."""
+        """Remove revoked or lost partitions."""
         self._paused.difference_update(partitions)
         self._new.difference_update(partitions)
 

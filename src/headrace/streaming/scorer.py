@@ -139,7 +139,7 @@ class RecordScorer:
     def _runs(self, groups: Sequence[ShapeGroup]) -> list[list[_Part]]:
         """Return which groups run together, within `max_batch_size` rows."""
         parts = [_Part(group) for group in groups]
-        if len(parts) < 2 or not self._scorer.signature.batched:  # noqa: PLR2004  # no company
+        if len(parts) < 2 or not self._scorer.signature.batched:  # noqa: PLR2004  # a single part
             return [[part] for part in parts]
         queue = BatchQueue(
             max_size=len(parts),
@@ -421,7 +421,7 @@ class ModelThreads:
                 )
             except HeadraceError as error:
                 result = error
-            except Exception as error:  # noqa: BLE001  # whoever collects raises it
+            except Exception as error:  # noqa: BLE001  # `finished` raises it
                 self._add(error)
                 continue
             runs, rows = answerer.count()

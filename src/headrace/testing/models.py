@@ -88,7 +88,7 @@ def matmul(*, features: int = 4, columns: int = 3, seed: int = 1) -> bytes:
 
 
 def two_outputs() -> bytes:
-    """Two inputs and two outputs: `a`, `b` FP32 [N, 2] to `sum`, `product` FP32 [N, 2]."""
+    """Return a model of two inputs and outputs: `a`, `b` [N, 2] to `sum`, `product` [N, 2]."""
     return build(
         [("Add", ["a", "b"], ["sum"], {}), ("Mul", ["a", "b"], ["product"], {})],
         [("a", FLOAT, ["N", 2]), ("b", FLOAT, ["N", 2])],
@@ -331,11 +331,11 @@ def _main(arguments: Sequence[str]) -> int:
     unknown = sorted(set(arguments[1:]) - set(ONNX_MODELS))
     if not arguments or unknown:
         for name in unknown:
-            print(f"no model '{name}'; there are {', '.join(ONNX_MODELS)}", file=sys.stderr)  # noqa: T201  # a command's answer
-        print("usage: python -m headrace.testing.models OUT_DIR [NAME ...]", file=sys.stderr)  # noqa: T201  # a command's answer
+            print(f"no model '{name}'; there are {', '.join(ONNX_MODELS)}", file=sys.stderr)  # noqa: T201  # output of a command
+        print("usage: python -m headrace.testing.models OUT_DIR [NAME ...]", file=sys.stderr)  # noqa: T201  # output of a command
         return 2
     for path in write(Path(arguments[0]), *(arguments[1:] or ["mlp"])):
-        print(path)  # noqa: T201  # a command's answer
+        print(path)  # noqa: T201  # output of a command
     return 0
 
 

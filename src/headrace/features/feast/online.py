@@ -176,7 +176,7 @@ def open_feast_store(
     *,
     namespace: str,  # noqa: ARG001  # as `StoreOpener`
     timeout_s: float,  # noqa: ARG001  # each read has its own timeout
-    read_only: bool,  # noqa: ARG001  # it always is
+    read_only: bool,  # noqa: ARG001  # always true
 ) -> FeastOnlineStore:
     """Return the online store of the repository at `feast://PATH`; connects on first use.
 

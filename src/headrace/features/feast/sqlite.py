@@ -119,7 +119,7 @@ class SqliteFetcher:
 def _statement(table: str, keys: int) -> str:
     name, marks = table.replace('"', '""'), ",".join("?" * keys)
     return (
-        f'SELECT entity_key, feature_name, value, event_ts FROM "{name}" '  # noqa: S608  # quoted, and marks
+        f'SELECT entity_key, feature_name, value, event_ts FROM "{name}" '  # noqa: S608  # a quoted name, and placeholders
         f"WHERE entity_key IN ({marks}) ORDER BY entity_key"
     )
 

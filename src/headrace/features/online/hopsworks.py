@@ -223,7 +223,7 @@ class VectorReader:
         self._time = view.source.timestamp_field
 
     def columns(self, metadata: Sequence[tuple[str, str]]) -> Mapping[str, tuple[int, str]]:
-        """Position and type of each column in a vector.
+        """Return position and type of each column in a vector.
 
         Raises:
             InvalidArgumentError: A feature of the view is missing, or its time column, which a time
@@ -464,7 +464,7 @@ def open_hopsworks_store(
     *,
     namespace: str,  # noqa: ARG001  # as `StoreOpener`
     timeout_s: float,  # noqa: ARG001  # each read has its own timeout
-    read_only: bool,  # noqa: ARG001  # it always is
+    read_only: bool,  # noqa: ARG001  # always true
     environment: Mapping[str, str] = os.environ,
 ) -> HopsworksOnlineStore:
     """Return the store at `url`; connects on first use.

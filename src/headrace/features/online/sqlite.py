@@ -259,7 +259,7 @@ def _code(error: sqlite3.DatabaseError) -> int:
 @lru_cache(maxsize=256)
 def _read_statement(keys: int, views: int) -> str:
     condition = f"key IN ({_marks(keys)}) AND view IN ({_marks(views)})"
-    return f"SELECT key, view, record FROM records WHERE {condition}"  # noqa: S608  # marks only
+    return f"SELECT key, view, record FROM records WHERE {condition}"  # noqa: S608  # placeholders only
 
 
 def _marks(count: int) -> str:

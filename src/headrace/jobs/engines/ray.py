@@ -140,7 +140,7 @@ def why_refused(code: grpc.StatusCode, head: str, *, shows_token: bool) -> str:
 
 NEEDED: Final = "--engine ray needs Ray: pip install 'headrace[batch,ray]', on every machine"
 BEGIN_S: Final = 300.0
-"""Timeout for the first worker to start: an autoscaling cluster adds a machine in minutes."""
+"""Seconds for a worker to start while no shard runs: autoscaling adds a machine in minutes."""
 TRIES: Final = 4
 """Maximum number of workers lost while running one shard; then the shard is the likely cause."""
 _LOOK_S: Final = 0.2
@@ -215,7 +215,7 @@ class RayEngine:
                 pool.close()
 
 
-def import_ray() -> Any:  # noqa: ANN401  # its types are not there where it is not
+def import_ray() -> Any:  # noqa: ANN401  # Ray is optional
     """Return the imported `ray` module, with usage statistics disabled.
 
     Raises:
@@ -225,7 +225,7 @@ def import_ray() -> Any:  # noqa: ANN401  # its types are not there where it is 
     # Disables a deprecated rule that hides GPUs from workers without one, and its warning.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     try:
-        import ray  # noqa: PLC0415  # large, and few have it
+        import ray  # noqa: PLC0415  # large and optional
     except ModuleNotFoundError as error:
         raise FailedPreconditionError(NEEDED) from error
     return ray
@@ -359,7 +359,7 @@ class WorkerPool:
         """Run all shards, and yield each when it is completed."""
         begin_by = clock() + BEGIN_S
         while not is_stopped():
-            # Not more workers than unfinished shards.
+            # Not more starting workers than waiting shards.
             starting = sum(worker.shard is None for worker in self.workers)
             for _ in range(min(self.size - len(self.workers), self.tracker.waiting - starting)):
                 actor = self.start()

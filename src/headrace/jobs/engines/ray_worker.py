@@ -169,7 +169,7 @@ def worker_class(wanted: Mapping[str, str]) -> type[Any]:  # noqa: C901  # sent 
 
         def ready(self) -> str:
             """Load the model; return a failed `ShardOutcome` as JSON, or empty text."""
-            import json  # noqa: PLC0415  # runs elsewhere, where only what it imports is
+            import json  # noqa: PLC0415  # the class is sent without its module's imports
             import os  # noqa: PLC0415  # as above
             import socket  # noqa: PLC0415  # as above
             from importlib import metadata  # noqa: PLC0415  # as above

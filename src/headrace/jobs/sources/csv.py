@@ -146,7 +146,7 @@ class _Scan:
 
     def run(self) -> None:
         begin = first = newline = 0
-        """Start of the next row; index of its first quote; index of the next newline to scan."""
+        """Start of the next row; index of an opening quote; index of the next newline to scan."""
         lines = _FEW_LINES
         while begin < len(self._text):
             wrong = self._wrong[first & 1]

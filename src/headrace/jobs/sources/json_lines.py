@@ -251,7 +251,7 @@ def _parse_sound(data: bytes, types: Mapping[str, Any], paths: Mapping[str, Path
     """Return lines as columns; raise unless each line is an object of these types."""
     row, getters = _row_type(list(paths.values()), [_python_type(kind) for kind in types.values()])
     text = data.strip(b" \t\r\n")
-    if 13 in text:  # noqa: PLR2004  # carriage return; of one byte the search is fast
+    if 13 in text:  # noqa: PLR2004  # carriage return; the search for one byte is fast
         text = text.replace(b"\r\n", b"\n")
     if not text.isascii():
         text.decode()  # msgspec does not validate strings that it skips
@@ -302,7 +302,7 @@ def _within(outer: Callable[[Any], Any], within: Callable[[Any], object], row: o
     return None if value is None else within(value)
 
 
-def _python_type(kind: Any) -> Any:  # noqa: ANN401  # types that are made
+def _python_type(kind: Any) -> Any:  # noqa: ANN401  # types built at run time
     if isinstance(kind, pl.List):
         return list[_python_type(kind.inner)] | None  # type: ignore[misc]  # as above
     plain = {

@@ -43,7 +43,7 @@ def open_source(
     files = list_files(whole)
     if not kind:
         kind, files = kind_of(files)
-    location = url if is_url(url) else str(Path(os.path.abspath(url)))  # noqa: PTH100  # a glob is no file
+    location = url if is_url(url) else str(Path(os.path.abspath(url)))  # noqa: PTH100  # may be a glob
     settings = SourceLocation(kind=kind, url=without_password(location))
     if not is_url(whole):
         files = [str(Path(name).absolute()) for name in files]

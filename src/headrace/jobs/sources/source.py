@@ -75,7 +75,7 @@ class JobSource(Protocol):
         """
         return fingerprint(shard.file)[0]
 
-    def row_bytes(self, columns: Sequence[str]) -> float:  # noqa: ARG002  # others look
+    def row_bytes(self, columns: Sequence[str]) -> float:  # noqa: ARG002  # for overrides
         """Return the approximate row size in memory, in bytes; 0 if unknown before reading."""
         return 0.0
 
@@ -302,7 +302,7 @@ def _list_url(text: str) -> list[str]:
 def _filesystem(url: str) -> tuple[Any, str]:
     scheme = url.partition("://")[0]
     try:
-        import fsspec  # noqa: PLC0415  # whoever has data elsewhere installs it, with its store's part
+        import fsspec  # noqa: PLC0415  # optional, for remote data
     except ModuleNotFoundError:
         msg = f"{url}: remote data needs fsspec: pip install fsspec, and its package for {scheme}"
         raise FailedPreconditionError(msg) from None

@@ -54,7 +54,7 @@ class SqlSource(JobSource):
         """Return the columns of the first rows: SQLite knows no others."""
         del datatypes
         if self._schema is None:
-            head = f"SELECT * FROM ({self._query}) AS q LIMIT {_HEAD_ROWS}"  # noqa: S608  # the owner's
+            head = f"SELECT * FROM ({self._query}) AS q LIMIT {_HEAD_ROWS}"  # noqa: S608  # the user's own query
             with self._execute(head) as reader:
                 self._schema = reader.schema
                 list(reader)
@@ -95,7 +95,7 @@ class SqlSource(JobSource):
     def read(self, shard: Shard, request: ReadRequest) -> Iterator[Rows]:
         """Stream the rows, in the order of the key if there is one."""
         names = ", ".join(_quoted(name) for name in request.columns)
-        query = f"SELECT {names} FROM ({self._query}) AS q"  # noqa: S608  # the query is the owner's
+        query = f"SELECT {names} FROM ({self._query}) AS q"  # noqa: S608  # the user's own query
         if key := self._settings.key:
             query += (
                 f" WHERE {_quoted(key)} >= {shard.begin} AND {_quoted(key)} < {shard.end}"
@@ -156,7 +156,7 @@ class SqlSource(JobSource):
 
     def _driver(self) -> tuple[Any, str, tuple[type[Exception], ...]]:
         try:
-            import adbc_driver_manager.dbapi as manager  # noqa: PLC0415  # an extra
+            import adbc_driver_manager.dbapi as manager  # noqa: PLC0415  # optional
 
             if self._url.startswith(SQLITE):
                 import adbc_driver_sqlite.dbapi as sqlite  # noqa: PLC0415  # as above

@@ -49,7 +49,7 @@ def open_broker(url: str, *, home: Path) -> Broker:
         raise InvalidArgumentError("the broker's URL is empty, or contains a zero byte")
     scheme = url.partition(":")[0].lower()
     if scheme == _LOG:
-        from headrace.streaming.brokers.log.broker import open_log  # noqa: PLC0415  # as the others
+        from headrace.streaming.brokers.log.broker import open_log  # noqa: PLC0415  # on first use
 
         return open_log(url, home=home)
     kind = _KINDS.get(scheme)

@@ -76,7 +76,7 @@ class PartitionBuffer(Generic[T]):
         return not self._delivered or self._order[0] > next(reversed(self._delivered))
 
     def take(self, max_records: int) -> list[Record]:
-        """Deliver up to that many records."""
+        """Deliver up to `max_records` records."""
         records: list[Record] = []
         while len(records) < max_records and self.can_deliver():
             offset = heapq.heappop(self._order)
@@ -422,7 +422,7 @@ class SharedSession(ABC, Generic[T, U]):
 
     @abstractmethod
     def _update_lag(self) -> None:
-        """Measure `_lag`."""
+        """Measure the lag and store it in `_lag`."""
 
     @abstractmethod
     def _prepare(

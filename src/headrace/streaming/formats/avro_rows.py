@@ -249,7 +249,7 @@ def _getter(
     if not parts and scale is None:
         return outer
 
-    def get(row: Row) -> Any:  # noqa: ANN401  # whatever the field is
+    def get(row: Row) -> Any:  # noqa: ANN401  # a value of any field type
         value = outer(row)
         for part in parts:
             if value is None:

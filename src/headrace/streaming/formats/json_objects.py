@@ -176,7 +176,7 @@ def _row_type(layout: FieldLayout, *, is_loose: bool = False) -> type:
     return msgspec.defstruct("Row", fields, rename=rename, gc=False)
 
 
-def _value_type(spec: FieldSpec, *, is_loose: bool) -> Any:  # noqa: ANN401  # a type that is made
+def _value_type(spec: FieldSpec, *, is_loose: bool) -> Any:  # noqa: ANN401  # a type built at run time
     if spec.datatype in _FLOATS:
         scalar: Any = Any if is_loose else float | None
     elif spec.datatype is Datatype.BYTES:

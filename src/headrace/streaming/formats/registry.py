@@ -98,7 +98,7 @@ class SchemaRegistry:
         pause: Callable[[float], None] = time.sleep,
         chance: Callable[[], float] = random.random,
     ) -> None:
-        import httpx  # noqa: PLC0415  # it loads rich, and few streams have a registry
+        import httpx  # noqa: PLC0415  # slow to import, and rarely used
 
         url = url_filled_in(options.registry, what="the registry's URL").rstrip("/")
         self._host = _host(url)
@@ -265,7 +265,7 @@ class SchemaRegistry:
             return FailedPreconditionError(msg)
         if status in {401, 403}:
             return self._away(f"refuses who asks ({status}); see user, password_file, token_file")
-        if status == 404:  # noqa: PLR2004  # without a code of its own: some other server's page
+        if status == 404:  # noqa: PLR2004  # without an error code: not from a registry
             return self._away(f"does not know {path} (404): is that URL a schema registry's?")
         return self._away(f"answers {status}: {reason}")
 
@@ -367,7 +367,7 @@ def _zigzag(value: bytes, offset: int) -> tuple[int, int]:
 def _varint(number: int) -> bytes:
     number <<= 1
     out = bytearray()
-    while number > 0x7F:  # noqa: PLR2004  # seven bits a byte
+    while number > 0x7F:  # noqa: PLR2004  # seven bits per byte
         out.append(number & 0x7F | 0x80)
         number >>= 7
     out.append(number)

@@ -29,7 +29,7 @@ S = TypeVar("S")
 class RowsReader(Protocol):
     """Reads values of one schema."""
 
-    def read(self, value: bytes, offset: int) -> Any:  # noqa: ANN401  # what `columns` takes
+    def read(self, value: bytes, offset: int) -> Any:  # noqa: ANN401  # the input of `columns`
         """Return the row at an offset; raise InvalidArgumentError if it is invalid."""
 
     def columns(self, rows: Sequence[Any]) -> dict[str, Column]:

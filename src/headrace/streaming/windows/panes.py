@@ -158,7 +158,7 @@ class WindowPlan(NamedTuple):
     def horizon_us(self) -> int:
         """Maximum time before a record at which the records of its windows were written.
 
-        True where records are written within the lateness of their time, or all equally late.
+        Valid if records are written within the lateness of their time, or all equally late.
         """
         longest = max(window.size_us + window.slide_us for window in self.windows)
         return longest + 2 * self.lateness_us

@@ -349,7 +349,7 @@ def state_path(folder: Path, partition: TopicPartition) -> Path:
     """Return the file of a partition; a long topic name is cut and completed by its hash."""
     name = quote(partition.topic, safe="")
     if len(name) > _MAX_NAME:
-        import hashlib  # noqa: PLC0415  # few topics are so long
+        import hashlib  # noqa: PLC0415  # few topic names are that long
 
         digest = hashlib.sha256(partition.topic.encode()).hexdigest()[:16]
         name = f"{name[:_MAX_NAME]}~{digest}"
@@ -364,7 +364,7 @@ def _connected(path: Path) -> sqlite3.Connection:
         (version,) = db.execute("PRAGMA user_version").fetchone()
         if version not in (0, _VERSION):
             msg = f"it is of version {version}, which this Headrace cannot read; delete it"
-            raise sqlite3.OperationalError(msg)  # noqa: TRY301  # as those of SQLite
+            raise sqlite3.OperationalError(msg)  # noqa: TRY301  # handled as SQLite's errors
         db.executescript(_SCHEMA)
         db.execute(f"PRAGMA user_version = {_VERSION}")
     except BaseException:

@@ -187,7 +187,7 @@ class ClientHealth:
         return self._reason or f"Kafka at {self._address} does not answer"
 
     def on_response(self) -> None:
-        """Note that the cluster is available."""
+        """Record that the cluster is available."""
         self._is_away = False
 
     def fail(self, error: HeadraceError) -> None:
@@ -251,7 +251,7 @@ def records_of(messages: Sequence[Message], partition: TopicPartition) -> list[R
     ]
 
 
-def _headers(raw_headers: Any) -> tuple[Header, ...]:  # noqa: ANN401  # a list, when it is read
+def _headers(raw_headers: Any) -> tuple[Header, ...]:  # noqa: ANN401  # the client has no types
     return tuple([(name, value or b"") for name, value in raw_headers])
 
 

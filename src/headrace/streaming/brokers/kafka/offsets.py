@@ -60,19 +60,19 @@ class PartitionOffsets:
             self._held.pop(partition, None)
 
     def delivered(self, first: Record, following: int) -> None:
-        """Note delivered records of one partition: the first, and the offset after the last."""
+        """Record delivered records of a partition: the first, and the offset after the last."""
         position = self._held[first.topic_partition]
         position.read = following
         if len(position.lag_samples) < _MAX_LAG_SAMPLES:
             position.lag_samples.append((first.offset, first.timestamp_s))
 
     def reached_end(self, partition: TopicPartition, offset: int) -> None:
-        """Note that only transaction markers lie between the delivered records and this offset."""
+        """Record that only transaction markers precede this offset after the delivered records."""
         if partition in self._held:
             self._held[partition].end = offset
 
     def commit(self, offsets: Mapping[TopicPartition, int]) -> None:
-        """Note committed offsets."""
+        """Record committed offsets."""
         for partition, offset in offsets.items():
             position = self._held.get(partition)
             if position is None:
@@ -117,7 +117,7 @@ _T = TypeVar("_T")
 class Assigning:
     """Assignment of partitions with explicit start offsets.
 
-    The client itself would not store the start offset of a new group that starts at the end, and
+    The client itself would not store the offset of a new group that starts at the end, and would
     lose it in a crash.
     """
 

@@ -401,7 +401,7 @@ class KafkaAdmin:
         )
         return FailedPreconditionError(message)
 
-    def _result(self, future: "Future[Any]", doing: str) -> Any:  # noqa: ANN401  # one type a call
+    def _result(self, future: "Future[Any]", doing: str) -> Any:  # noqa: ANN401  # the type depends on the call
         try:
             return future.result(REQUEST_TIMEOUT_S + 1)
         except TimeoutError:

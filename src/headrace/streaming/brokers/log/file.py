@@ -58,7 +58,7 @@ class ChangeNotifier:
     def notify(self) -> None:
         """Notify all other listeners; sockets of dead ones are removed."""
         with suppress(OSError):
-            for name in os.listdir(self._folder):  # noqa: PTH208  # a folder that is open has no path
+            for name in os.listdir(self._folder):  # noqa: PTH208  # a file descriptor, not a path
                 if name != self._name:
                     self._send(name)
 

@@ -33,7 +33,7 @@ _LOGGER: Final = logging.getLogger(__name__)
 
 _FIRST_PAUSE_S: Final = 0.0005
 _UNNOTIFIED_PAUSE_S: Final = 0.005
-_MAX_PAUSE_S: Final = 0.05  # of a notified member; for changes without a notification
+_MAX_PAUSE_S: Final = 0.05  # with notifications; changes without one wait this long
 _HEARTBEATS_PER_TIMEOUT: Final = 3  # heartbeats within the session timeout
 _RETRYABLE: Final = (UnavailableError, LogFullError)
 _RETRY_PAUSE_S: Final = 0.1

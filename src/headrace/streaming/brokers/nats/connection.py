@@ -181,7 +181,7 @@ class NatsLink:
         if not self.client.is_connected:
             self._problem = f"{self.name} is unavailable: {str(error) or type(error).__name__}"
             # The client drops a connection to an unresponsive server without closing it.
-            transport = self.client._transport  # noqa: SLF001  # it has no other name
+            transport = self.client._transport  # noqa: SLF001  # no public attribute
             if transport is not None:
                 transport.close()  # type: ignore[no-untyped-call]  # asyncio's stub
 

@@ -191,7 +191,7 @@ class NatsSession(SharedSession[str, _Unsent]):
                 self._link.begin(self._pulls[partition].ask(missing))
 
     def _heartbeat(self, max_records: int, now: float) -> None:  # noqa: ARG002  # `_want` asks for records
-        """Report progress on messages in hand, so that they are not redelivered."""
+        """Report progress on unacknowledged messages, so that they are not redelivered."""
         if now >= self._heartbeat_at:
             held = [token for _, token in self._inbox.held()]
             self._link.begin(self._reply_all(held, _PROGRESS))

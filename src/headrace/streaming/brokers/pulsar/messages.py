@@ -47,7 +47,7 @@ def offset_of(message_id: MessageId) -> int:
 
 def id_of(offset: int) -> object:
     """Return the id of the message, or of the batch, at this offset."""
-    import pulsar  # noqa: PLC0415  # what else is here needs no client
+    import pulsar  # noqa: PLC0415  # only this function needs the client
 
     entry = offset >> _BATCH_BITS
     return pulsar.MessageId(-1, entry >> _ENTRY_BITS, entry & ((1 << _ENTRY_BITS) - 1), -1)

@@ -146,7 +146,7 @@ class PulsarSession(SharedSession[MessageId, Unsent]):
             )
             raise UnsupportedError(message)
 
-    def _heartbeat(self, max_records: int, now: float) -> None:  # noqa: ARG002  # the connection is enough
+    def _heartbeat(self, max_records: int, now: float) -> None:  # noqa: ARG002  # the connection proves liveness
         self._heartbeat_at = now + self._heartbeat_s
 
     def _prepare(
@@ -175,7 +175,7 @@ class PulsarSession(SharedSession[MessageId, Unsent]):
         self._lag = {partition: self._lag_of(partition) for partition in self._readers}
 
     def _lag_of(self, partition: TopicPartition) -> PartitionLag:
-        """Count records in hand, and entries written after the newest one received."""
+        """Return the lag: unacknowledged records, and entries after the newest one received."""
         reader = self._readers[partition]
         last = reader.last_offset()
         held = [record for record, _ in self._inbox.held() if record.topic_partition == partition]

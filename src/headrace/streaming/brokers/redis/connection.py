@@ -226,7 +226,7 @@ def record_of(
         elif name != _NOTHING:
             header = name.removeprefix(_HEADER)
             headers.append((header.decode("utf-8", "surrogateescape"), content))
-    if len(fields) == 2 and headers and not fields[0].startswith(_HEADER):  # noqa: PLR2004  # one
+    if len(fields) == 2 and headers and not fields[0].startswith(_HEADER):  # noqa: PLR2004  # one name and value
         value, headers = headers[0][1], []
     return Record(
         topic_partition=partition,
