@@ -115,9 +115,7 @@ def _put_in_force(spec: DefinitionsSpec, home: Path) -> list[DefinitionChange]:
         OnDemandFunction(view).probe()
     try:
         for folder in (home, (home / APPLIED).parent, (home / _ONLINE).parent):
-            folder.mkdir(
-                parents=True, exist_ok=True, mode=_PRIVATE
-            )  # mode: of the last folder only
+            folder.mkdir(parents=True, exist_ok=True, mode=_PRIVATE)  # mode: last folder only
         write_atomic(home / APPLIED, text.encode())
     except OSError as error:
         message = f"cannot write {home / APPLIED}: {error.strerror}"
