@@ -72,7 +72,7 @@ def apply_definitions(
             with the default values of its inputs.
 
     Raises:
-        SpecError: With every mistake, its location and line; nothing changed.
+        SpecError: The file has mistakes, each listed with location and line; nothing changed.
         FailedPreconditionError: The file cannot be read, the home cannot be written, or code is not
             allowed.
         UnsupportedModelError: The function of an on-demand view cannot be loaded.

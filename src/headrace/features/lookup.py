@@ -285,7 +285,7 @@ class FeatureReader:
             deadline: Monotonic time at which the caller stops waiting; None for never.
 
         Raises:
-            InvalidArgumentError: With all problems of `keys` and `values`.
+            InvalidArgumentError: `keys` or `values` are invalid; lists all problems.
             RuntimeFailedError: The function of an on-demand view failed.
             FeaturesNotFoundError: A view with policy `reject` has no value; names the first such
                 row.

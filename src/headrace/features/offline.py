@@ -45,7 +45,7 @@ def known_as_of(entities: pl.DataFrame, service: FeatureService) -> Mapping[str,
     Features of stale rows are included.
 
     Raises:
-        InvalidArgumentError: With all problems of `entities`, or of a source.
+        InvalidArgumentError: `entities` or a source is invalid; lists all problems.
     """
     check_entities(service.entities, EVENT_TIMESTAMP, entities)
     keys = [key_column(entity) for entity in service.entities]
@@ -114,7 +114,7 @@ def join_as_of(
         `entities`, then the service's columns in its order, then `VIEW__status` for each view.
 
     Raises:
-        InvalidArgumentError: With all problems of `entities`, or of a source.
+        InvalidArgumentError: `entities` or a source is invalid; lists all problems.
         UnsupportedModelError: The function of an on-demand view cannot be loaded.
         RuntimeFailedError: The function failed.
     """

@@ -53,7 +53,7 @@ class OnDemandFunction:
 
         Raises:
             InvalidArgumentError: The function raised it: the request's values are wrong.
-            RuntimeFailedError: It failed otherwise, or its output does not match the view.
+            RuntimeFailedError: The function failed otherwise, or its output does not match the view.
         """
         parts = [
             self._call(inputs, start, min(start + ROWS_AT_ONCE, rows))
@@ -196,7 +196,7 @@ def request_arrays(
     """Return an array [rows] for each column; one with a default may be absent or contain nulls.
 
     Raises:
-        InvalidArgumentError: With all problems; for each column the first invalid value.
+        InvalidArgumentError: Values are invalid; lists the first invalid one of each column.
     """
     problems: list[str] = []
     arrays: dict[str, Array] = {}

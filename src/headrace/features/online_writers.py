@@ -49,7 +49,7 @@ def service_readiness(
 
     Raises:
         UnavailableError: The store cannot be reached.
-        FailedPreconditionError: It cannot be read; the message contains the remedy.
+        FailedPreconditionError: The store cannot be read; the message contains the remedy.
     """
     return [_readiness(view, store, clock.now()) for view in service.views]
 
@@ -187,9 +187,9 @@ def push_rows(view: FeatureView, store: OnlineStore, rows: Sequence[Mapping[str,
             of its features, where None is a missing value.
 
     Raises:
-        InvalidArgumentError: With all problems; nothing was written.
+        InvalidArgumentError: Rows are invalid; lists all problems. Nothing was written.
         UnavailableError: The store cannot be reached.
-        FailedPreconditionError: It cannot be written; the message contains the remedy.
+        FailedPreconditionError: The store cannot be written; the message contains the remedy.
     """
     problems = [
         f"rows[{i}]: {problem}" for i, row in enumerate(rows) for problem in _problems(view, row)

@@ -84,7 +84,7 @@ def read_served(
     """Return the newest rows of a file or directory that match the service's current definition.
 
     Raises:
-        FailedPreconditionError: There is nothing at `path`, or it cannot be read.
+        FailedPreconditionError: `path` does not exist, or cannot be read.
     """
     files = list_served(path) if path.is_dir() else [path]
     shape = _Served(service)

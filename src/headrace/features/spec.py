@@ -51,8 +51,8 @@ def read_code(spec: OnDemandViewSpec, base_dir: Path) -> str:
     """Return the text of the function's file, unless the spec contains it.
 
     Raises:
-        InvalidArgumentError: It is not UTF-8 text, or too long.
-        FailedPreconditionError: It cannot be read.
+        InvalidArgumentError: The file is not UTF-8 text, or too long.
+        FailedPreconditionError: The file cannot be read.
     """
     if spec.code is not None:
         return spec.code
@@ -112,8 +112,8 @@ def read_definitions(path: Path, *, allow_code: bool = False) -> Definitions:
             whenever they are used. Reading runs no code.
 
     Raises:
-        SpecError: With every mistake, its location and line.
-        FailedPreconditionError: It cannot be read, or code is not allowed.
+        SpecError: The definitions have mistakes, each listed with location and line.
+        FailedPreconditionError: The file cannot be read, or code is not allowed.
     """
     base_dir = path.absolute().parent
     return parse_definitions(read_text(path), base_dir=base_dir, allow_code=allow_code)
@@ -125,7 +125,7 @@ def parse_definitions(
     """Parse definitions from YAML text or plain data; see `read_definitions`.
 
     Raises:
-        SpecError: With every mistake, its location, and its line if `source` is text.
+        SpecError: Lists all mistakes with location, and with line if `source` is text.
         FailedPreconditionError: A function's file cannot be read, or code is not allowed.
     """
     spec = checked(source)
@@ -176,7 +176,7 @@ def self_contained(spec: DefinitionsSpec, base_dir: Path) -> DefinitionsSpec:
 
     Raises:
         InvalidArgumentError: The file of a function is not UTF-8 text, or too large.
-        FailedPreconditionError: It cannot be read.
+        FailedPreconditionError: The file cannot be read.
     """
     views = [
         view.model_copy(

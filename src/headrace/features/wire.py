@@ -89,7 +89,7 @@ def decode_service(text: str) -> FeatureService:
     """Decode the output of `encode_service`.
 
     Raises:
-        InvalidArgumentError: It is of another version, or damaged.
+        InvalidArgumentError: The text is of another version, or damaged.
     """
     try:
         message = msgspec.json.decode(text, type=_Message, dec_hook=_decode_path)
@@ -116,7 +116,7 @@ def decode_view(text: str) -> FeatureView:
     """Decode the output of `encode_view`.
 
     Raises:
-        InvalidArgumentError: It is of another version, or damaged.
+        InvalidArgumentError: The text is of another version, or damaged.
     """
     try:
         return msgspec.json.decode(text, type=FeatureView, dec_hook=_decode_path)

@@ -98,7 +98,7 @@ class OutputFolder:
         """Return the completed shards. A truncated last line is ignored.
 
         Raises:
-            ArtifactCorruptError: Another line cannot be read.
+            ArtifactCorruptError: A line before the last cannot be read.
         """
         path = self._own / _MANIFEST
         if not path.exists():

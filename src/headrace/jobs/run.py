@@ -120,7 +120,7 @@ def run_job(
         clock: Returns monotonic seconds.
 
     Raises:
-        TooManyErrorsError: More rows have errors.
+        TooManyErrorsError: More rows than `max_errors` have errors.
         HeadraceError: A shard failed; completed shards remain.
         KeyboardInterrupt: The user interrupted the run; raised after all shards have stopped.
     """

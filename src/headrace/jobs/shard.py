@@ -51,8 +51,8 @@ def run_shard(
     The same shard always gives the same bytes.
 
     Raises:
-        JobStoppedError: It was stopped; no file exists under a final name.
-        HeadraceError: It cannot be read, scored or written.
+        JobStoppedError: The shard was stopped; no file exists under a final name.
+        HeadraceError: The shard cannot be read, scored or written.
     """
     began = time.monotonic()
     folder = Path(task.output)

@@ -155,7 +155,7 @@ def written(folder: Path, name: str) -> OutputFile:
     """Return a file's size and digest.
 
     Raises:
-        OSError: It cannot be read.
+        OSError: The file cannot be read.
     """
     path = folder / name
     digest = hashlib.sha256()

@@ -109,7 +109,7 @@ class Codec(Protocol):
             selected: Indexes of records in the group.
 
         Raises:
-            HeadraceError: They cannot be encoded.
+            HeadraceError: The answers cannot be encoded.
         """
 
 

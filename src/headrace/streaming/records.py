@@ -79,7 +79,7 @@ def unix_time(name: str, value: object) -> float:
     """Return the Unix time in field `name`: seconds, or ISO 8601 with a time zone.
 
     Raises:
-        InvalidArgumentError: It is neither, or not between 1970 and 10000.
+        InvalidArgumentError: The value is neither, or not between 1970 and 10000.
     """
     number = math.nan
     if isinstance(value, int | float) and not isinstance(value, bool):

@@ -73,7 +73,7 @@ def redis_url(online: Mapping[str, Any], where: str) -> str:
     """Return the URL equivalent to Feast's `connection_string`.
 
     Raises:
-        FailedPreconditionError: It names a cluster or sentinels, or cannot be read.
+        FailedPreconditionError: The string names a cluster or sentinels, or is invalid.
     """
     kind = online.get("redis_type", "redis")
     text = str(online.get("connection_string", "localhost:6379"))

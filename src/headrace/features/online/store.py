@@ -50,7 +50,7 @@ def store_opener(scheme: str) -> StoreOpener:
 
     Raises:
         InvalidArgumentError: The scheme is unknown; the message lists the available ones.
-        FailedPreconditionError: It cannot be loaded; the message contains the reason.
+        FailedPreconditionError: The function cannot be loaded; the message contains the reason.
     """
     ours = _OURS.get(scheme)
     if ours is not None:

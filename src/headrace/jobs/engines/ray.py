@@ -61,7 +61,7 @@ def check_address(address: str) -> str:
     """Return `address` if Ray accepts it.
 
     Raises:
-        InvalidArgumentError: It is not a keyword of Ray, `HOST:PORT`, or a URL.
+        InvalidArgumentError: The address is not a keyword of Ray, `HOST:PORT`, or a URL.
     """
     if address not in {LOCAL, AUTO} and "://" not in address and ":" not in address:
         msg = f"--address {address} is none of Ray's: say HOST:PORT, auto or ray://HOST:PORT"
@@ -74,7 +74,7 @@ def host_of(address: str) -> HostPort | None:
     """Return host and port of `HOST:PORT` or `ray://HOST:PORT`; None for other addresses.
 
     Raises:
-        InvalidArgumentError: It has no host, or no port.
+        InvalidArgumentError: The address has no host, or no port.
     """
     scheme, has_scheme, rest = address.rpartition("://")
     if (has_scheme and scheme != "ray") or not (has_scheme or ":" in address):

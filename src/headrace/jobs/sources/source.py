@@ -71,7 +71,7 @@ class JobSource(Protocol):
         """Return the current fingerprint of the shard's input: that of its file.
 
         Raises:
-            InvalidArgumentError: It does not exist any more.
+            InvalidArgumentError: The input does not exist any more.
         """
         return fingerprint(shard.file)[0]
 
@@ -178,7 +178,7 @@ def list_files(text: str) -> list[str]:
 
     Raises:
         InvalidArgumentError: No file matches.
-        FailedPreconditionError: It is a URL, and the package for it is not installed.
+        FailedPreconditionError: The text is a URL, and the package for it is not installed.
     """
     if is_url(text):
         files = _list_url(text)
@@ -198,7 +198,7 @@ def kind_of(files: Sequence[str]) -> tuple[str, list[str]]:
     """Return the format of files by their suffixes, and the files of this format.
 
     Raises:
-        InvalidArgumentError: They have several formats, or no known one.
+        InvalidArgumentError: The files have several formats, or no known one.
     """
     kinds: dict[str, list[str]] = {}
     for name in files:
@@ -225,7 +225,7 @@ def fingerprint(name: str) -> tuple[str, int]:
     """Return a file's fingerprint (of size, time, first and last 64 KiB) and its size.
 
     Raises:
-        InvalidArgumentError: It cannot be read.
+        InvalidArgumentError: The file cannot be read.
     """
     try:
         if is_url(name):
@@ -251,7 +251,7 @@ def open_file(name: str) -> IO[bytes]:
     """Open a local or remote file for reading.
 
     Raises:
-        OSError: It cannot be opened.
+        OSError: The file cannot be opened.
         FailedPreconditionError: The package for its URL is not installed.
     """
     if not is_url(name):

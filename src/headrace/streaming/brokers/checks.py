@@ -17,7 +17,7 @@ def check_topic(topic: str) -> str:
     """Return `topic` if it is a valid name.
 
     Raises:
-        InvalidArgumentError: It is not.
+        InvalidArgumentError: The name is not valid.
     """
     if _TOPIC.fullmatch(topic) is None or topic in {".", ".."}:
         message = (

@@ -83,7 +83,7 @@ def read_schema(text: str, others: Mapping[str, str] | None = None) -> AvroSchem
         others: The schemas that it refers to, by full name.
 
     Raises:
-        InvalidArgumentError: It is not a schema, not a record, or not safe to read with.
+        InvalidArgumentError: The text is not a schema of a record, or the schema is not safe.
     """
     walk = _Walk({name: _json(other) for name, other in (others or {}).items()})
     root, _ = walk.visit(_json(text), "", 0)
@@ -99,7 +99,7 @@ def parse(root: Node) -> Node:
     """Return the schema in fastavro's form.
 
     Raises:
-        InvalidArgumentError: It is not a schema.
+        InvalidArgumentError: `root` is not a schema.
     """
     try:
         return fastavro.parse_schema(root)

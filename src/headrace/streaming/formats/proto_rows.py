@@ -44,7 +44,7 @@ class ProtoFile:
         """Return the descriptor of the message at a path of indexes.
 
         Raises:
-            InvalidArgumentError: It does not exist.
+            InvalidArgumentError: The message does not exist.
         """
         names, level = [self.file.package] if self.file.package else [], self.file.message_type
         for step in path:
@@ -61,7 +61,7 @@ class ProtoFile:
         """Return the path of a message.
 
         Raises:
-            InvalidArgumentError: It does not exist.
+            InvalidArgumentError: The message does not exist.
         """
         package = self.file.package
         if full_name.startswith(f"{package}.") or not package:
@@ -100,8 +100,8 @@ def from_registry(registry: SchemaRegistry, number: int) -> ProtoFile:
     """Return the file of a registry's schema, with everything that it refers to.
 
     Raises:
-        InvalidArgumentError: It is not a Protobuf schema, or cannot be read.
-        NotFoundError: It, or a schema that it refers to, does not exist.
+        InvalidArgumentError: The schema is not of Protobuf, or cannot be read.
+        NotFoundError: The schema, or one that it refers to, does not exist.
         UnavailableError: The registry is unavailable.
     """
     schema = registry.by_id(number, wire=_SERIALIZED)

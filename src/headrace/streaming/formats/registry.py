@@ -127,7 +127,7 @@ class SchemaRegistry:
             wire: Requested representation, such as `serialized`; a registry may not support it.
 
         Raises:
-            NotFoundError: It does not exist; cached for some seconds.
+            NotFoundError: The schema does not exist; cached for some seconds.
             UnavailableError: The registry is unavailable.
         """
         cached = self._by_id.get((number, wire))
@@ -163,7 +163,7 @@ class SchemaRegistry:
         """Register a schema in a subject unless it is registered, and return its id.
 
         Raises:
-            FailedPreconditionError: It is incompatible with earlier versions, or not a schema.
+            FailedPreconditionError: The schema is invalid, or incompatible with earlier versions.
             UnavailableError: The registry is unavailable.
         """
         path = f"/subjects/{quote(subject, safe='')}/versions"
@@ -173,8 +173,8 @@ class SchemaRegistry:
         """Return all schemas that a schema uses, directly or not, by their names there.
 
         Raises:
-            InvalidArgumentError: There are too many.
-            NotFoundError: One does not exist any more.
+            InvalidArgumentError: The schema uses too many schemas.
+            NotFoundError: A used schema does not exist any more.
             UnavailableError: The registry is unavailable.
         """
         schemas: dict[str, Schema] = {}
@@ -301,7 +301,7 @@ def schema_id(value: bytes) -> int:
     """Return the id of the schema that `value` was written with; content begins at `HEAD_BYTES`.
 
     Raises:
-        InvalidArgumentError: It does not begin as in the wire format.
+        InvalidArgumentError: The value does not begin as in the wire format.
     """
     if len(value) < HEAD_BYTES:
         msg = f"the value has {len(value)} bytes: too short for Confluent's wire format"

@@ -53,7 +53,7 @@ def consumer_of(group: str) -> str:
     """Return the name of a group's consumer.
 
     Raises:
-        InvalidArgumentError: It is too long.
+        InvalidArgumentError: The name is too long.
     """
     name = token_of(group)
     if len(name) > _MAX_NAME:

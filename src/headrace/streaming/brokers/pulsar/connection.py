@@ -83,7 +83,7 @@ class PulsarLink:
         """Write records, and wait for acknowledgements.
 
         Raises:
-            HeadraceError: Some were not acknowledged; others may be stored.
+            HeadraceError: Some records were not acknowledged; others may be stored.
         """
         producers = {topic: self.producer(topic) for topic in {record.topic for record in records}}
         failed: list[str] = []
