@@ -53,7 +53,7 @@ class OnDemandFunction:
 
         Raises:
             InvalidArgumentError: The function raised it: the request's values are wrong.
-            RuntimeFailedError: The function failed otherwise, or its output does not match the view.
+            RuntimeFailedError: The function failed otherwise, or its output does not fit the view.
         """
         parts = [
             self._call(inputs, start, min(start + ROWS_AT_ONCE, rows))

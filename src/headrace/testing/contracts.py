@@ -116,7 +116,7 @@ class RuntimeContract:
             assert not signature.batched or all(spec.shape[:1] == (VARIABLE,) for spec in specs)
 
     def test_a_run_gives_the_declared_outputs(self, model: Model) -> None:
-        """Names, order, datatypes and shapes are as declared; encoders accept the data."""
+        """Names, order, datatypes and shapes are as declared; arrays are contiguous."""
         rows = 3 if model.signature.batched else 1
         answers = model.run(self._inputs(model, rows=rows))
 

@@ -208,8 +208,8 @@ class MemorySession:
 
     `waits`: whether `poll` advances the clock; otherwise the test does. `fails`: the next `produce`
     raises this error and ends the session. For assertions: `polled_at`, `paused`, `delivered`,
-    `began` (where it began to read) and `unassigned_writes`: partitions of records produced after
-    the partition was revoked.
+    `began` (where it began to read) and `unassigned_writes`: partitions whose offsets it produced
+    while they were not assigned to it.
     """
 
     def __init__(

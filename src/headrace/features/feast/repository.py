@@ -165,7 +165,7 @@ def read_repository(path: Path) -> FeastRepository:
     """Return the repository in the folder `path`, or with the `feature_store.yaml` at `path`.
 
     Raises:
-        FailedPreconditionError: The repository cannot be read, or its registry is not in a local file.
+        FailedPreconditionError: The repository cannot be read, or its registry is not a local file.
     """
     file = path / CONFIG if path.is_dir() else path
     config = _read(file)
