@@ -1,7 +1,7 @@
 """HTTP/1.1 client connection of the load generator, on httptools.
 
-One request is in flight at a time. Written by hand, because the generator must cost less than what
-it measures.
+One request is in flight at a time. It does not use a client library, because the generator must
+cost less than the server that it measures.
 """
 
 import asyncio
@@ -144,7 +144,7 @@ class LoadConnection(asyncio.Protocol):
         self.is_open = False
         self._transport.abort()
 
-    # What asyncio calls
+    # Callbacks of asyncio
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Store the transport."""
@@ -174,9 +174,9 @@ class LoadConnection(asyncio.Protocol):
             kind = RESET if isinstance(exc, ConnectionResetError | BrokenPipeError) else CLOSED
             self._report(kind, time.monotonic())
         self._pool.closed(self)
-        del self._parser  # it refers back to this connection
+        del self._parser  # the parser refers back to this connection
 
-    # What httptools calls
+    # Callbacks of httptools
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Store the headers that delimit the response."""

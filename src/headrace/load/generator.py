@@ -1,9 +1,9 @@
 """Open-loop request sender over a growing set of connections.
 
-Timers of event loops are multiples of a millisecond. A timerfd of Linux is not; but a process that
-slept needs some 50 µs to run again, so the last part is spent awake. Measured on two shared cores
-at 1,000 requests per second: p50 of the lag 0.7 µs for 0.1 of a core, against 0.5 of a core with
-the loop's timer and 2 ms awake, and 12 µs with the timerfd alone.
+Timers of event loops have a resolution of a millisecond. A timerfd of Linux is precise, but a
+process that slept needs about 50 µs to run again, so the last part is a busy-wait. Measured on two
+shared cores at 1,000 requests per second: p50 of the lag 0.7 µs for 0.1 of a core, against 0.5 of a
+core with the loop's timer and 2 ms of busy-wait, and 12 µs with the timerfd alone.
 """
 
 import asyncio
@@ -57,7 +57,7 @@ class Alarm:
         loop.add_reader(self._fd, self._ring)
 
     def set(self, due_at: float, now: float) -> None:
-        """Call `wake` at `at` (monotonic seconds); possibly several times while it busy-waits."""
+        """Call `wake` at `due_at` (monotonic seconds), perhaps several times while it busy-waits."""
         if due_at - now < AWAKE_S:
             self._loop.call_soon(self._wake)
             return
@@ -73,7 +73,7 @@ class Alarm:
     def _ring(self) -> None:
         try:
             os.read(self._fd, 8)
-        except BlockingIOError:  # it was set again since
+        except BlockingIOError:  # the timer was set again meanwhile
             return
         self._wake()
 
@@ -82,7 +82,7 @@ CONNECTIONS_AT_START: Final = 8
 BEHIND_S: Final = 1.0
 """How long after the end late requests may still be sent."""
 _AT_ONCE: Final = 64
-"""Requests that are sent before answers are read again."""
+"""Limit of requests that are sent before responses are read again."""
 _DIAL_S: Final = 5.0
 """Least connect timeout; requests that wait for the connection have their own timeouts."""
 _SWEEP_S: Final = 0.02
@@ -105,8 +105,8 @@ class Generator:
 
     Attributes:
         in_flight: Requests that are due and not finished.
-        waited: Requests that found no connection free and none to open.
-        opened: Connections that were opened in all.
+        waited: Requests that had to wait for a connection, at the connection limit.
+        opened: Total of opened connections.
     """
 
     def __init__(
@@ -144,8 +144,8 @@ class Generator:
         """Send all requests and wait until each has ended.
 
         Args:
-            on_tick: Called once a second with the seconds since the start; has to be quick, because
-                nothing is sent meanwhile.
+            on_tick: Called once a second with the seconds since the start; it must be quick,
+                because nothing is sent meanwhile.
         """
         loop = asyncio.get_running_loop()
         # Have a few connections open before the first request is due.
@@ -167,7 +167,7 @@ class Generator:
                     if connection.is_open:
                         connection.close()
                 await _end(*beside, *self._dials)
-        # Transports say that they are closed in the next turn of the loop.
+        # Transports report their closing in the next turn of the loop.
         await asyncio.sleep(0)
 
     def stop(self) -> None:
@@ -266,7 +266,7 @@ class Generator:
                 return
         self._idle.append(connection)
 
-    # Ends
+    # Completion
 
     def request_done(self, connection: LoadConnection, number: int, kind: str, now: float) -> None:
         """See `ConnectionPool`."""

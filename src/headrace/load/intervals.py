@@ -1,11 +1,11 @@
 """Confidence intervals of latency quantiles and error ratios of one run. Pure.
 
-Requests that follow each other share a queue, so their latencies resemble each other and a run says
-less than as many independent requests would. How much less is measured by batch means: the run is
-cut into batches, and the variance of their means, times their number, is set against that of
-independent requests (the design effect; Meketon and Schmeiser 1984 for the method, Kish 1965 for
-the word). Several lengths of batch are tried and the worst one counts. The interval is then that of
-order statistics (Woodruff 1952), with the effective number of requests in place of the counted one.
+Consecutive requests share a queue, so their latencies are correlated and a run carries less
+information than as many independent requests. Batch means estimate how much less: the run is cut
+into batches, and the variance of their means, times their number, is divided by that of independent
+requests (the design effect; Meketon and Schmeiser 1984 for the method, Kish 1965 for the term).
+Several batch lengths are tried and the worst one counts. The interval is then that of order
+statistics (Woodruff 1952), with the effective number of requests in place of the counted one.
 """
 
 import math
@@ -23,7 +23,8 @@ _BATCHES: Final = {10: 2.262, 20: 2.093, 40: 2.023}
 """Numbers of batches, with Student's t at 97.5 % for their variance."""
 _SMALLEST_BATCH: Final = 2
 _FEWEST: Final = 15
-"""Fewer effective requests give no interval, as even the longest batches are correlated then."""
+"""Effective requests below which there is no interval, as even the longest batches are correlated.
+"""
 _TAIL_REQUESTS: Final = 100
 """Tail size that suffices to estimate the design effect."""
 _NORMAL_ABOVE: Final = 200.0
@@ -44,7 +45,7 @@ class ConfidenceInterval:
     high: float | None
     """Upper bound; None if the run is too short for one."""
     effective: float
-    """Effective sample size: independent requests of the same information."""
+    """Effective sample size: number of independent requests with the same information."""
     needed: int = 0
     """Requests that such a run needs for both bounds; 0 if it had enough."""
 
@@ -55,10 +56,10 @@ class ConfidenceInterval:
 
 
 def design_effect(hits: Hits) -> float:
-    """Return the design effect: the variance of a share over that of independent requests, from 1.
+    """Return the variance of a share over that of independent requests, at least 1.
 
     Args:
-        hits: Whether each request was one of those that are counted, in order of time.
+        hits: Whether each request counts for the share, in order of time.
     """
     n = len(hits)
     share = float(np.mean(hits)) if n else 0.0
@@ -89,8 +90,8 @@ def quantile_interval(values: Floats, quantile: float) -> ConfidenceInterval | N
     ranked = np.sort(values)
     rank = min(max(math.ceil(quantile * n) - 1, 0), n - 1)
     measured = float(ranked[rank])
-    # A tail of few requests looks independent by chance just where it makes an interval possible,
-    # so the effect on a longer one counts too.
+    # A tail of few requests may look independent by chance when an interval first becomes possible,
+    # so the effect on a longer tail counts too.
     beyond = n - rank
     longer = float(ranked[max(n - min(max(beyond, _TAIL_REQUESTS), 10 * beyond), 0)])
     effect = max(design_effect(values >= measured), design_effect(values >= longer))
@@ -112,8 +113,8 @@ def quantile_interval(values: Floats, quantile: float) -> ConfidenceInterval | N
 def least_requests(quantile: float, effect: float = 1.0) -> int:
     """Return the number of requests that a quantile with two bounds needs.
 
-    Fewer independent ones may all lie on one side of it by chance. Kept from falling on a number
-    that the run just had by rounding up.
+    Fewer independent ones may all lie on one side of it by chance. Rounding up must not give a
+    number that the run already had.
     """
     side = max(quantile, 1 - quantile)
     return math.ceil((math.ceil(math.log(_TAIL) / math.log(side)) + 1) * effect)

@@ -1,9 +1,9 @@
 """Load plan: intended send times, fixed before the run so that no response changes them.
 
-In a closed loop, where a client sends again when it was answered, a server that stalls also stops
-the requests that would have found it stalled (Schroeder, Wierman and Harchol-Balter, "Open versus
-closed", NSDI 2006; what Gil Tene calls coordinated omission). Here arrivals are a Poisson process,
-as of many callers who do not know of each other, and latency counts from the intended time.
+In a closed loop, where a client sends its next request after a response, a stalled server also
+stops the requests that would have measured the stall (Schroeder, Wierman and Harchol-Balter, "Open
+versus closed", NSDI 2006; Gil Tene's term is coordinated omission). Here arrivals are a Poisson
+process, as of many independent callers, and latency counts from the intended time.
 """
 
 import math
@@ -19,7 +19,7 @@ from headrace.load.intervals import Floats
 MAX_RATE_PER_S: Final = 200_000.0
 MAX_SECONDS: Final = 3600.0
 MAX_REQUESTS: Final = 5_000_000
-"""Most requests of one run, which take about 200 MB of memory with their statistics."""
+"""Limit of requests in one run, which take about 200 MB of memory with their statistics."""
 MAX_CONNECTIONS: Final = 20_000
 MAX_TIMEOUT_S: Final = 600.0
 
@@ -62,7 +62,7 @@ def check_plan(plan: LoadPlan) -> LoadPlan:
     """Return `plan` after checking its bounds.
 
     Raises:
-        InvalidArgumentError: A number is out of bounds; the message says which and why.
+        InvalidArgumentError: A number is out of bounds; the message names it and the bound.
     """
     _within("the rate", plan.rate_per_s, MAX_RATE_PER_S, "requests per second")
     _within("the time to measure", plan.seconds, MAX_SECONDS, "seconds")
@@ -89,7 +89,7 @@ def check_plan(plan: LoadPlan) -> LoadPlan:
 
 
 def _within(what: str, number: float, most: float, unit: str) -> None:
-    if not 0 < number <= most:  # also refuses what is not a number
+    if not 0 < number <= most:  # also refuses NaN
         msg = f"{what} must be above 0 and at most {most:,.0f} {unit}, not {number:g}"
         raise InvalidArgumentError(msg)
 

@@ -25,7 +25,7 @@ from headrace.load.summary import (
 from headrace.load.target import LoadTarget
 
 _SHOWN: Final = 20_000
-"""Most requests of the last second that a tick summarizes while others are due."""
+"""Limit of requests that a tick summarizes while others are due."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,11 +56,11 @@ def run_load(
 ) -> LoadResult:
     """Send `target.requests` by `plan` and return the result. Blocks.
 
-    In the main thread, Ctrl-C ends the run early and what was measured counts; pressed again, what
-    is under way is not waited for.
+    In the main thread, Ctrl-C ends the run early and its measurements count; a second Ctrl-C does
+    not wait for requests in flight.
 
     Args:
-        on_tick: Called once a second. Nothing is sent meanwhile, so it has to be quick.
+        on_tick: Called once a second. Nothing is sent meanwhile, so it must be quick.
 
     Raises:
         InvalidArgumentError: The plan is out of bounds.
@@ -87,7 +87,7 @@ async def _run(
         timeout_s=plan.timeout_s,
         end_s=plan.total_s,
     )
-    # Let Ctrl-C end the run; the list gets the time of the first one.
+    # Ctrl-C ends the run; the list gets the time of the first one.
     stopped: list[float] = []
 
     def stop() -> None:
@@ -95,7 +95,7 @@ async def _run(
             stopped.append(max(time.monotonic() - generator.started_at, 0.0))
         generator.stop()
 
-    with suppress(ValueError, RuntimeError):  # not the main thread, which alone gets signals
+    with suppress(ValueError, RuntimeError):  # only the main thread receives signals
         asyncio.get_running_loop().add_signal_handler(signal.SIGINT, stop)
     watch = None if on_tick is None else _Watch(plan, generator, on_tick)
     try:
@@ -114,7 +114,7 @@ async def _run(
 
 
 class _Watch:
-    """Builds a `RunTick` each second."""
+    """Builder of a `RunTick` each second."""
 
     def __init__(
         self, plan: LoadPlan, generator: Generator, on_tick: Callable[[RunTick], None]
@@ -136,7 +136,7 @@ class _Watch:
         lag = np.array(record.handled[begin:until]) - intended
         good = latency[code == SUCCEEDED]
         self._from = until
-        # Count those before the first that is still under way, and no more than once.
+        # Count the requests before the first unfinished one, and no more than once.
         code = np.array(self._generator.record.code[self._counted : until], dtype=np.int16)
         pending = np.flatnonzero(code == PENDING)
         over = code if not len(pending) else code[: pending[0]]

@@ -36,9 +36,9 @@ class RunRecord:
     intended: "array[float]"
     """Intended send time."""
     handled: "array[float]" = field(init=False)
-    """When the generator handled it; 0 for never."""
+    """Time at which the generator handled it; 0 for never."""
     done: "array[float]" = field(init=False)
-    """When it ended; 0 for not yet."""
+    """Time at which it ended; 0 for not yet."""
     code: "array[int]" = field(init=False)
     """Outcome: one of the codes above, or the code of a kind of failure."""
     kinds: list[str] = field(default_factory=lambda: ["ok"])
@@ -115,7 +115,7 @@ class RunSample:
 
     @property
     def latency_from_sent_s(self) -> Floats:
-        """Latencies without the send lag: from when the generator handled the request."""
+        """Latencies without the send lag: from the time that the generator handled the request."""
         return np.where(self.succeeded, self.done - self.handled, np.inf)
 
     @property
@@ -166,7 +166,7 @@ def parse_objectives(text: str) -> list[LoadObjective]:
     """Parse objectives such as `p50=5ms,p99=20ms,error=0.1%`.
 
     Raises:
-        InvalidArgumentError: One is written otherwise.
+        InvalidArgumentError: An objective has another form.
     """
     return [_objective(part.strip()) for part in text.split(",") if part.strip()]
 
@@ -209,15 +209,15 @@ def judge(
 ) -> Judgement:
     """Return the verdict of an interval on a bound.
 
-    A latency is met if the interval of its quantile lies within the limit. It is missed if too many
-    requests were slower than the limit: that is certain also where latency grows all the time and
-    its quantile has no interval. A limit of no errors at all is met by a run without one: no
-    interval could prove it.
+    A latency objective is met if the interval of its quantile lies within the limit. It is missed
+    if too many requests were slower than the limit, which is certain even where latency grows
+    throughout and its quantile has no interval. A limit of no errors is met by a run without
+    errors: no interval could prove it.
 
     Args:
-        slower: Of a latency, the share of requests beyond the limit with the generator's lag taken
-            off: a server that misses only with that has not missed.
-        shortfall: Why less was sent than planned; then nothing is met.
+        slower: For a latency, the share of requests beyond the limit without the generator's lag: a
+            server that only misses because of the lag has not missed.
+        shortfall: Why less was sent than planned; then no objective is met.
     """
 
     def judged(verdict: ObjectiveVerdict, reason: str = "") -> Judgement:
@@ -338,8 +338,8 @@ def summarize(
     """Return the statistics of a run.
 
     Args:
-        sample: All of its requests, those of the warm-up too; times in seconds from the start.
-        stopped_at_s: When the run was interrupted; None if it was not.
+        sample: All requests, including the warm-up; times in seconds from the start.
+        stopped_at_s: Time of the interruption; None if there was none.
     """
     end_s = plan.total_s if stopped_at_s is None else min(stopped_at_s, plan.total_s)
     seconds = max(end_s - plan.warm_up_s, 0.0)

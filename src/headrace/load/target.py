@@ -39,7 +39,7 @@ def json_message(model: str, version: str, inputs: Tensors) -> tuple[dict[str, s
     Raises:
         InvalidArgumentError: JSON cannot carry an input.
     """
-    del model, version  # they stand in the path alone
+    del model, version  # they are only in the path
     tensors = [
         {
             "name": name,
@@ -54,7 +54,7 @@ def json_message(model: str, version: str, inputs: Tensors) -> tuple[dict[str, s
 
 
 def binary_message(model: str, version: str, inputs: Tensors) -> tuple[dict[str, str], bytes]:
-    """Return headers and body with tensors as bytes behind a JSON head, in both directions."""
+    """Return headers and body with tensors as bytes after a JSON head, in both directions."""
     request = InferRequest(
         model_name=model, model_version=version, inputs=inputs, binary_data_output=True
     )
@@ -125,7 +125,7 @@ class LoadTarget:
     model: str
     """Name of the model; empty until it is known."""
     version: str = ""
-    """Version number; empty leaves the choice to the server."""
+    """Version number; empty lets the server choose."""
     connection_options: ConnectionOptions = field(default_factory=ConnectionOptions)
     requests: tuple[bytes, ...] = field(default=(), repr=False)
     """Prebuilt HTTP requests, sent in turn."""
@@ -155,7 +155,7 @@ def parse_url(url: str, *, model: str = "", version: str = "") -> tuple[Server, 
     """Return the server, model and version of a URL, completed by the other arguments.
 
     Raises:
-        InvalidArgumentError: It is not a URL of a V2 server, or names another model.
+        InvalidArgumentError: It is not a URL of a V2 server, or it names another model.
     """
     base, match = url, None
     if not url.startswith("unix:"):
@@ -280,7 +280,7 @@ class TargetProbe:
         try:
             config = self._read(HttpWire().config(model, version))
         except (NotFoundError, UnsupportedError):
-            config = None  # an extension that other servers of the protocol lack
+            config = None  # an extension that other V2 servers lack
         try:
             signature = signature_from(metadata, config)
         except ValueError as error:

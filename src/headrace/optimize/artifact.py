@@ -26,8 +26,8 @@ from headrace.runtimes.optimized.file import (
 )
 from headrace.runtimes.optimized.runtime import CANDIDATE, prove
 
-# A step of eight bits is about 0.008 of the largest value. A small INT8 network of OpenVINO's was
-# off by nothing on any processor with VNNI, and by 0.05 where sums saturate, without it.
+# A step of eight bits is about 0.008 of the largest value. The error of a small INT8 network of
+# OpenVINO's was 0 on any processor with VNNI, and 0.05 without it, where sums saturate.
 _CHECK: Final = VerificationRequests(path="check.npz", tolerance=0.02, max_changed_ratio=0.02)
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
@@ -48,7 +48,7 @@ def write_artifact(
 
     Args:
         target: Destination; must not exist, or be an empty directory.
-        members: Candidates, each with the most rows of a batch that goes to it; the last with None.
+        members: Candidates, each with the largest batch, in rows, that it runs; the last with None.
         processor: What the candidates were verified on.
         check: Requests with the chosen candidate's answers, for verification on other hosts.
         figures: Measured figures; finite.

@@ -91,8 +91,7 @@ def beside_thresholds(
         precision: FP32 or FP64: of the values.
 
     Returns:
-        The rows, and how many thresholds are among them; there are fewer than all where these
-        would take too many rows.
+        The rows, and the number of covered thresholds, which is limited by the number of rows.
     """
     (spec,) = signature.inputs
     features = spec.shape[1]
@@ -176,7 +175,7 @@ def _splits(attributes: Mapping[str, Any]) -> Iterator[tuple[int, float]]:
     if "nodes_featureids" not in attributes:
         return
     features = attributes["nodes_featureids"].ints
-    if "nodes_splits" in attributes:  # as ai.onnx.ml has it from 5 on, where leaves are no nodes
+    if "nodes_splits" in attributes:  # as in ai.onnx.ml since 5, where leaves are not nodes
         from onnx import numpy_helper  # noqa: PLC0415  # an extra brings it
 
         values = numpy_helper.to_array(attributes["nodes_splits"].t).ravel().tolist()

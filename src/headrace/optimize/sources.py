@@ -163,8 +163,8 @@ def import_converter(module: str, extra: str = "convert") -> ModuleType:
     """Import a converter package.
 
     Raises:
-        FailedPreconditionError: It is not installed, and the message says how to install it; or
-            it is a framework, and this process holds another one.
+        FailedPreconditionError: It is not installed, and the message says how to install it; or it
+            is a framework, and this process has imported another one.
     """
     try:
         return import_package(module)

@@ -184,7 +184,7 @@ class PoolStep:
     """Step from `last_hidden_state` FP32 [N, tokens, size] to `embedding` FP32 [N, size].
 
     Also reads `attention_mask`. `mean` is that of Sentence-BERT (Reimers and Gurevych, 2019): over
-    the unmasked tokens. Implements `Model`.
+    the tokens whose mask is 1. Implements `Model`.
     """
 
     concurrent = True

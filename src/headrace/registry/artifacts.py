@@ -31,7 +31,7 @@ class ArtifactStore:
         self._stored = root / "sha256"
 
     def path(self, digest: Digest) -> Path:
-        """The directory of the artifact, whether it exists or not."""
+        """Return the directory of an artifact, whether it exists or not."""
         return self._stored / digest.removeprefix("sha256:")
 
     @contextmanager
@@ -120,7 +120,7 @@ def _size_bytes(directory: Path) -> int:
 
 
 def _delete(directory: Path) -> None:
-    """Delete a directory whose contents may be read-only, if it still exists."""
+    """Delete a directory whose content may be read-only, if it exists."""
     for parent, directories, _ in os.walk(directory):
         for name in directories:
             Path(parent, name).chmod(0o755)
@@ -142,7 +142,7 @@ def inspect_staged(
 
 
 def check_labels(signature: ModelSignature, labels: Mapping[str, tuple[str, ...]]) -> None:
-    """Check class names against the outputs they are for.
+    """Check class names against the outputs that they belong to.
 
     Raises:
         InvalidArgumentError: The output does not exist, or has another number of classes.
@@ -169,7 +169,7 @@ def user_name() -> str:
     """Return the name of the user that runs this process."""
     try:
         return getpass.getuser()
-    except (KeyError, OSError):  # a container's user without a name
+    except (KeyError, OSError):  # a container user without a name
         return f"uid {os.getuid()}"
 
 

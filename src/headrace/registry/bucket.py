@@ -82,7 +82,7 @@ class ObjectStore(Protocol):
         """Delete objects; missing ones are ignored."""
 
     def clean(self, before: float) -> None:
-        """Delete leftovers of writers that were killed before that time, where visible."""
+        """Delete leftovers of writers that were killed before that time, where they are visible."""
 
 
 _TEMPORARY: Final = "tmp"

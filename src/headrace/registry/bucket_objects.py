@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 PART_BYTES: Final = 8 << 20
 MAX_PARTS: Final = 9_000
-"""Stores take 10,000 parts of one upload."""
+"""Parts of one upload; stores allow 10,000."""
 _PARTS_AT_ONCE: Final = 4
 _KINDS: Final = {"s3": S3Store, "gs": GCSStore, "az": AzureStore}
 _CREDENTIALS: Final = re.compile(r"(?<=://)[^\s/@]*@|\?\S*")
@@ -39,7 +39,8 @@ class ObjectBucket:
         self.where = url
         kind: Any = _KINDS[url.partition(":")[0]]
         plain = any(value.startswith("http://") for value in config.values())
-        # An object's own answer is waited for by `read_timeout`, so a large one may take long.
+        # `read_timeout` limits the wait for the next bytes of a response, so a large object may
+        # take long.
         client: ClientConfig = {
             "connect_timeout": timedelta(seconds=5),
             "read_timeout": timedelta(seconds=max(retry_s, 1.0)),
@@ -49,7 +50,7 @@ class ObjectBucket:
 
         def opened(within_s: float) -> Any:  # noqa: ANN401  # one of three kinds, all used alike
             retry: RetryConfig = {
-                "max_retries": 1000,  # the time is what counts
+                "max_retries": 1000,  # only the time limit counts
                 "retry_timeout": timedelta(seconds=within_s),
                 "backoff": {
                     "init_backoff": timedelta(seconds=0.1),

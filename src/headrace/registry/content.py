@@ -1,14 +1,14 @@
 """Reading, hashing and copying of model files that other processes may change meanwhile.
 
 The digest of a file is the SHA-256 of its bytes. That of a directory is the SHA-256 of the list of
-its files, sorted by path, each with its own SHA-256: the same on every machine, and a change can
-be attributed to a file. Empty directories, file modes and times do not count.
+its files, sorted by path, each with its own SHA-256: the same on every machine, and a change can be
+attributed to a file. Empty directories, file modes and times do not count.
 
-Every component of a path is opened by itself, from the descriptor of the directory that holds it
-and with `O_NOFOLLOW`; a symbolic link is read and its target opened in the same way, as far as it
-stays below the root. So even if a component is renamed or replaced by a link between a check and
-its use, only files below the root are read. (`openat2` with `RESOLVE_BENEATH` does the same, but
-older kernels and container runtimes lack it.)
+Every component of a path is opened separately, from the descriptor of its parent directory and with
+`O_NOFOLLOW`; a symbolic link is read and its target opened in the same way, as long as it stays
+below the root. So even if a component is renamed or replaced by a link between a check and its use,
+only files below the root are read. (`openat2` with `RESOLVE_BENEATH` does the same, but older
+kernels and container runtimes lack it.)
 """
 
 import contextlib
@@ -26,13 +26,13 @@ from headrace.core import ArtifactCorruptError, Digest, InvalidArgumentError
 from headrace.registry.index import StoredFile
 
 IGNORED: Final = frozenset({"__pycache__", ".git", ".DS_Store"})
-"""What tools leave in a directory; never part of a model."""
+"""Files that tools create in a directory; never part of a model."""
 _FLAGS: Final = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
-"""Flags with which opening a FIFO or device does not block; its type is refused afterwards."""
+"""Flags with which opening a FIFO or device does not block; its type is then refused."""
 _MAX_LINKS: Final = 40
-"""Links followed on the way to one file, as in Linux."""
+"""Limit of links on the path to one file, as in Linux."""
 _MAX_DEPTH: Final = 64
-"""Directories within directories; each holds a descriptor open."""
+"""Limit of nested directories; each holds a descriptor open."""
 _NEITHER: Final = "is neither a file nor a directory"
 _LEAVES: Final = "the link leaves the directory; put the file itself there"
 

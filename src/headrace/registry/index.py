@@ -81,13 +81,14 @@ class ModelVersion(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def reference(self) -> str:
-        """`NAME:VERSION`, as the spec file and the commands take it."""
+        """Return `NAME:VERSION`, as used in the spec file and by the commands."""
         return f"{self.name}:{self.version}"
 
     @property
     def executes_code(self) -> bool:
         """Whether loading the version runs its author's code."""
-        # Older versions lack the field; then onnx was the only runtime that ran no code.
+        # Versions without the field are from releases where onnx was the only runtime that ran no
+        # code.
         return self.runtime != "onnx" if self.runs_code is None else self.runs_code
 
 

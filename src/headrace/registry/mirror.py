@@ -191,7 +191,8 @@ class Mirror:
             return
         if not self._is_ours():
             with self._locked():
-                # Another thread or process may have done all of this while we waited.
+                # Another thread or process may have bound the home while this one waited for the
+                # lock.
                 if not self._is_ours():
                     self._take()
         self._is_bound = True

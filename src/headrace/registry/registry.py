@@ -1,13 +1,13 @@
 """Registry of immutable model versions, by name and number.
 
-    artifacts/sha256/DIGEST/FILENAME    content, shared by versions that are equal
+    artifacts/sha256/DIGEST/FILENAME    content, shared by equal versions
     artifacts/tmp/                      pushes in progress, and leftovers of crashed ones
     registry/NAME/VERSION.json          metadata of a version
 
-A version exists from the moment its index file does, which is written last and in one step: a
-crash at any point leaves at worst an unreferenced artifact, which `gc` deletes.
+A version exists once its index file does, which is written last and atomically: a crash at any
+point leaves at worst an unreferenced artifact, which `gc` deletes.
 
-With a shared store the same holds there, and the home is a copy of it (`mirror`).
+With a shared store the layout there is the same, and the home is a copy of it (`mirror`).
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -82,10 +82,10 @@ class GarbageReport:
 class Registry:
     """Model versions under one home directory.
 
-    Safe to use from several threads and processes at once. Opening creates nothing.
+    Safe for concurrent use by several threads and processes. Opening creates nothing.
 
     Args:
-        home: Where state lives (`HEADRACE_HOME`).
+        home: Directory of the state (`HEADRACE_HOME`).
         inspect: Needed to push; `headrace.runtimes.inspect_model` in production.
         shared: Store that several homes share; None for an independent home.
     """
@@ -132,14 +132,14 @@ class Registry:
 
         Args:
             path: A file, or a directory of which every file is stored.
-            runtime: Empty detects it.
+            runtime: Name of the runtime; empty detects it.
             allow_code: Whether inspecting the model may run its author's code.
-            source: Where the model comes from; empty for `path`.
-            by: Who pushes; empty for this process's user.
-            owner: The principal of the management API who pushes; empty on the machine itself.
+            source: Origin of the model; empty for `path`.
+            by: Name of the pusher; empty for this process's user.
+            owner: Principal of the management API that pushes; empty for a local push.
             inspect: Replaces the registry's own inspection.
             beneath: A directory above `path` that no link may leave on the way there.
-            labels: For an output's name, its class names.
+            labels: Class names by output.
             metadata: Free-form entries stored with the version.
             progress: Called with the bytes stored so far and in all.
 
@@ -416,7 +416,7 @@ class Registry:
         Args:
             in_use: Digests to keep although unreferenced; other strings are ignored.
             grace_s: How long the shared store keeps content after its last push, as another host
-                may be about to refer to it.
+                may soon refer to it.
 
         Raises:
             ArtifactCorruptError: An index file cannot be read, so its digest is unknown.

@@ -1,8 +1,8 @@
 """Model repository in Triton's layout: `MODEL/VERSION/model.onnx` beside `MODEL/config.pbtxt`.
 
-Versions keep their numbers. The fields of a `config.pbtxt` that can be honoured are read: platform
-or backend, the maximum batch size, the version policy, file names, and the formats and class names
-of tensors; the rest is ignored, with a warning.
+Versions keep their numbers. The supported fields of a `config.pbtxt` are read: platform or backend,
+the maximum batch size, the version policy, file names, and the formats and class names of tensors;
+the rest is ignored, with a warning.
 """
 
 import logging
@@ -51,7 +51,7 @@ class RepositoryConfig:
     labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Class names by output."""
     formats: Mapping[str, str] = field(default_factory=dict)
-    """Triton's name of the order of an image's axes, by input."""
+    """Triton's name of the axis order of an image, by input."""
     policy: Message = field(default_factory=dict)
     """`version_policy`; empty for the newest version."""
 

@@ -168,7 +168,7 @@ def _is_name(text: str) -> bool:
 
 
 GRACE_S: Final = 86_400.0
-"""How long unreferenced content stays, as another host may be about to refer to it."""
+"""How long unreferenced content stays, as another host may soon refer to it."""
 MIN_GRACE_S: Final = 3_600.0
 _FRESH_S: Final = MIN_GRACE_S / 2
 _TRIES: Final = 200
@@ -267,7 +267,7 @@ class SharedStore:
         """
         if self._keeps_conditions:
             return
-        nonce = f"{random.getrandbits(64):016x}\n".encode()  # only has to differ
+        nonce = f"{random.getrandbits(64):016x}\n".encode()  # only has to differ from the object's
         if self._bucket.create(_PROBE, nonce) and self._bucket.create(_PROBE, b"another\n"):
             raise self._careless("If-None-Match")
         probe = self._bucket.read(_PROBE)

@@ -43,8 +43,8 @@ _GENERATION_DIGITS: Final = 15
 class ArtifactManifest(msgspec.Struct, frozen=True, kw_only=True):
     """Content of a digest: `sha256/HEX/manifest.json`.
 
-    `filename` is what a runtime loads: a file, or a directory with `files`. `generation` is where
-    the files lie.
+    `filename` is what a runtime loads: a file, or a directory with `files`. `generation` is part of
+    the keys of the files.
     """
 
     digest: Digest
@@ -131,10 +131,10 @@ def decode_manifest(data: bytes, digest: Digest, *, where: str) -> ArtifactManif
 
 
 def check_files(filename: str, files: tuple[StoredFile, ...], *, where: str) -> None:
-    """Refuse file names that would leave the artifact's directory.
+    """Check that file names do not leave the artifact's directory.
 
     Raises:
-        ArtifactCorruptError: One does.
+        ArtifactCorruptError: A name does.
     """
     if filename in {".", ".."} or not _is_part(filename):
         raise ArtifactCorruptError(f"{where} is damaged: it names the file {filename[:200]!r}")

@@ -1,8 +1,8 @@
 """Ed25519 signatures of model versions.
 
 The signed statement is canonical JSON of name, version, digest, runtime, format, tensors and class
-names behind a domain prefix. None of these can be swapped, and signatures for other purposes are
-invalid here.
+names behind a domain prefix. So none of these can be exchanged, and signatures for other purposes
+are invalid here.
 """
 
 import base64
@@ -183,7 +183,7 @@ def verify_signed_settings(path: Path, runtime: str, signed: SignedSettings) -> 
         )
 
 
-# Keys as files.
+# Key files
 
 
 def to_text(key: PublicKey) -> str:

@@ -63,7 +63,7 @@ def number_of(cell: object) -> float | None:
         return None
     try:
         return float(cell)
-    except OverflowError:  # a whole number of hundreds of digits
+    except OverflowError:  # an integer with hundreds of digits
         return math.inf
     except ValueError:
         return _TRUTH.get(str(cell).strip().casefold())
@@ -165,7 +165,7 @@ def matrix_inputs(
         wide[:, i] = _numbers(table, name, spec)
     matrix = cast(wide, spec)
     rows = stacked_rows({spec.name: matrix}, has_batch_axis=True)
-    if len(spec.shape) != _MATRIX:  # [F] or [N, F, 1]: as the model has it
+    if len(spec.shape) != _MATRIX:  # [F] or [N, F, 1]: the model's shape
         return [{spec.name: as_request(row[spec.name], spec, signature)} for row in rows], notes
     return rows, notes
 

@@ -3,20 +3,20 @@
 Reimers and Gurevych 2019, "Sentence-BERT: Sentence Embeddings using Siamese BERT-Networks": each
 text is embedded alone, by the mean over its tokens or by the first one.
 
-Without labels one can see that answers changed, but not whether they got worse. Both limits follow
+Without labels, changed answers can be detected, but not whether they got worse. Both limits follow
 from the allowed loss:
 
 - Classes: a changed answer is at worst a lost one, but some are gained. With twice the allowed loss
-  changed, the loss stays within its limit unless more than three of four changes are losses. (Of
-  quantized text classifiers that were measured with labels, changes were lost by 50 to 80 %.)
+  changed, the loss stays within its limit unless more than three of four changes are losses. (For
+  quantized text classifiers that were measured with labels, 50 to 80 % of the changes were losses.)
 - Numbers: an error that is independent of the answers lowers any correlation with the truth by the
   factor `1 / sqrt(1 + e²)` (Spearman 1904, attenuation), `e` being the error's size over the spread
   of the answers. A limit of one point allows `e` up to 0.14.
 
 The spread distinguishes one answer from another. Cosines are unsuitable here: all embeddings of a
 model may share a large component, which keeps their cosine near 1 while the distinguishing part is
-lost. For embeddings the second limit is a strict one: their errors are many
-and small, and average out in a distance. Labels prove more, and allow more.
+lost. For embeddings the second limit is strict: their errors are many and small, and average out in
+a distance. Labels give stronger evidence, and allow larger changes.
 """
 
 import math
@@ -188,7 +188,7 @@ def _errors(pairs: Sequence[Pair]) -> tuple[Array, float]:
     mean = columns / max(count, 1)
     variance = float((squares / max(count, 1) - mean**2).mean())
     mean_square = float((squares / max(count, 1)).mean())
-    # Answers that are all the same have no spread: then their size is what there is.
+    # Equal answers have no spread; their size is used instead.
     scale = np.sqrt(variance if variance > 1e-12 * mean_square else mean_square)
     usual = total / max(count * width, 1)
     squared_errors, relative = np.zeros(len(pairs)), 0.0
@@ -206,7 +206,7 @@ def _errors(pairs: Sequence[Pair]) -> tuple[Array, float]:
 
 
 def _width(pairs: Sequence[Pair]) -> int:
-    """Size of the last axis, if all have the same; else 1."""
+    """Return the size of the last axis, if all have the same; else 1."""
     widths = {was.shape[-1] if was.ndim else 1 for was, _ in pairs}
     width = widths.pop()
     return width if not widths and width else 1
@@ -273,7 +273,7 @@ def measure_fidelity(
     if problem:
         return Fidelity(passes=False, reason=f"{problem}; {WEAKER}")
     n = max(output.n for output in outputs.values())
-    # Examples that were not compared count as the same above, and not at all here.
+    # Examples that were not compared count as equal above, and are skipped here.
     changed = float((1.0 - share).sum()) / n
     return _decide(
         outputs, n, round(1.0 - changed, 12), max_loss, is_same=only_rounding(base, candidate)
@@ -296,7 +296,7 @@ def _decide(
     most_changed, most_error = CHANGED_PER_LOSS * max_loss, math.sqrt(1 / (1 - max_loss) ** 2 - 1)
     needed = 1 if tells_class else _LEAST
     if tells_class and 0 < most_changed < 1:
-        # So many examples without a change show that fewer than that change.
+        # Number of examples without a change that shows a smaller share of changes.
         needed = math.ceil(math.log(1 - _CONFIDENCE) / math.log(1 - most_changed))
     has_agreed = agreement >= 1 - most_changed - _EXACT
     is_near = has_agreed and error <= most_error
@@ -339,7 +339,7 @@ def gives_embeddings(answer: Tensors, *, length: int) -> bool:
     """Return whether all outputs are embeddings of texts or tokens.
 
     Args:
-        answer: To one row of so many tokens.
+        answer: To one row of `length` tokens.
     """
     shapes = [array.shape for array in answer.values() if array.dtype.kind == "f"]
     of_tokens = [shape for shape in shapes if len(shape) == _TOKENS and shape[1] == length]

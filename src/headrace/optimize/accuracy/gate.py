@@ -2,29 +2,29 @@
 
 A candidate is rejected if
 
-1. it fails, or answers with no finite number or in another shape, where the baseline does not;
+1. it fails, or returns non-finite numbers or another shape, where the baseline does not;
 2. its loss is significant (p < 0.05): by the exact McNemar test for classes, by a paired bootstrap
    for everything else;
-3. its loss, as it is, exceeds `max_loss`;
-4. there are too few labels to say so: neither does the one-sided bound of its loss stay below
-   `max_loss`, nor would a loss of `max_loss` have been found in four of five cases.
+3. its measured loss exceeds `max_loss`;
+4. there are too few labels: the one-sided bound of its loss is not below `max_loss`, and a loss of
+   `max_loss` would not have been detected in four of five cases.
 
-What the fourth rule promises, and what it does not: "the bound is below" is the strict test of
-non-inferiority, and a candidate that changes nothing passes it from about 270 labels on (for one
-point). "It would have been seen, and was not" is weaker: a candidate whose true loss is exactly
-`max_loss` gets through it in one of five cases, one whose loss is half as large again in one of a
-hundred. A sceptic may ask for the bound alone, and finds it in the verdict (`loss_bound`, and a
-warning where it is above); but then a candidate with no loss at all would need four times the
-labels that its small number of changed answers calls for, and a user with 2,700 labels would be
-refused one that lost half a point that may be chance. The field's practice, rule 3 alone (MLPerf's
-99 % of the baseline), lets a loss of `max_loss` through in one of two cases.
+Guarantees of the fourth rule: the bound is the strict test of non-inferiority, and a candidate that
+changes nothing passes it from about 270 labels on (for one point). The detection criterion is
+weaker: a candidate whose true loss is exactly `max_loss` passes it in one of five cases, one whose
+loss is 1.5 times as large in one of a hundred. Users who require the bound alone find it in the
+verdict (`loss_bound`, and a warning if it is above the limit); but then a candidate with no loss at
+all would need four times the labels that its small number of changed answers requires, and a user
+with 2,700 labels could not accept a candidate that lost half a point, which may be chance. The
+field's practice, rule 3 alone (MLPerf's 99 % of the baseline), accepts a loss of `max_loss` in one
+of two cases.
 
-The second rule is strict on purpose: with very many labels it finds losses far below `max_loss`,
-and rejects them though they are proved to be within the limit (the reason says so). What passes
-has lost nothing that could be measured.
+The second rule is strict on purpose: with very many labels it detects losses far below `max_loss`,
+and rejects candidates although their loss is proved to be within the limit (the reason says so). An
+accepted candidate has no measurable loss.
 
-Where all answers are the same and all numbers differ by rounding only, the candidate computes what
-the baseline does, and a lack of labels is a warning: nothing that labels could show is left.
+If all answers are the same and all numbers differ by rounding only, the candidate computes the same
+as the baseline, and a lack of labels is only a warning.
 
 Interim looks come at doubling numbers of randomly drawn examples. A candidate that lost a sixth of
 its accuracy is rejected after some hundred examples of thousands. A trial may pause at a look and
@@ -94,7 +94,7 @@ def judge(
     if broken:
         return QualityVerdict(passes=False, reason=broken, metric=metric.metric, n=len(chosen))
     was, now = base.stacked(metric.output, chosen), candidate.stacked(metric.output, chosen)
-    assert was is not None  # else it was broken
+    assert was is not None  # else it was rejected as broken
     assert now is not None
     truth = labels[chosen].astype(np.float64)
     measurement = measure_quality(truth, metric.read(was), metric.read(now), metric.metric, rng)
@@ -118,11 +118,11 @@ def is_hopeless(
 ) -> bool:
     """Return whether a partly evaluated candidate can be rejected early.
 
-    For classes, fewer than one in 1,000 candidates whose loss is within `max_loss` ever is,
-    however often one looks: see `is_refuted`. For other metrics that holds about, for up to 16
-    looks from 100 examples on: each one takes a sixteenth of the risk (Bonferroni), and the loss
-    counts as normally distributed. A candidate that fails where the baseline does not is given up
-    at once.
+    For classes, fewer than one in 1,000 candidates whose loss is within `max_loss` is rejected
+    early, for any number of looks: see `is_refuted`. For other metrics this holds approximately,
+    for up to 16 looks from 100 examples on: each look uses a sixteenth of the risk (Bonferroni),
+    and the loss is assumed to be normally distributed. A candidate that fails where the baseline
+    does not is rejected at once.
     """
     chosen = comparable(base, candidate, metric.output)
     if not len(chosen) and not candidate.failures:
@@ -130,7 +130,7 @@ def is_hopeless(
     if breakage_reason(base, candidate, metric.output, chosen):
         return True
     was, now = base.stacked(metric.output, chosen), candidate.stacked(metric.output, chosen)
-    assert was is not None  # else it was broken
+    assert was is not None  # else it was rejected as broken
     assert now is not None
     truth, first, second = labels[chosen].astype(np.float64), metric.read(was), metric.read(now)
     if metric.metric is Metric.ACCURACY:

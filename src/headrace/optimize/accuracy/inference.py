@@ -21,8 +21,8 @@ MAX_ROWS: Final = 8
 """Rows of a batch; larger batches are no faster on a CPU."""
 MAX_KEPT_BYTES: Final = 1 << 30
 SMALL_ELEMENTS: Final = 4_096
-"""Answers of at most so many elements are always stored; larger ones only within
-`MAX_KEPT_BYTES`."""
+"""Largest answers, in elements, that are always stored; larger ones only within `MAX_KEPT_BYTES`.
+"""
 
 Run = Callable[[Tensors], Tensors]
 _Outcomes = tuple[Array, list[Tensors | HeadraceError]]

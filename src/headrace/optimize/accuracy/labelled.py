@@ -1,7 +1,7 @@
 """Readers of labelled examples (tables, JSON lines, NumPy files, image folders), and a generator.
 
 Generated examples are random tokens for text models, and `generated_inputs` for others. They show
-whether two models compute the same, but not whether either is right on real requests.
+whether two models compute the same, but not whether either is correct on real requests.
 
 Image files need a model that decodes them, as ONNX files do not declare how pixels are scaled.
 """
@@ -210,7 +210,7 @@ def _requests(rows: dict[str, Array], signature: ModelSignature, path: Path) -> 
             return stacked_rows(rows, has_batch_axis=True)
         if all(array.shape == rows[name].shape[1:] for name, array in first.items()):
             return stacked_rows(rows, has_batch_axis=False)
-        # As many values a row, in another shape.
+        # The same number of values per row, in another shape.
         shaped = {
             name: rows[name].reshape(len(rows[name]), *array.shape) for name, array in first.items()
         }
@@ -325,11 +325,11 @@ def read_labelled(
     """Read examples from a file by its suffix, with labels if it has any.
 
     Inputs are columns (or arrays) that are named like the model's; else, for a model of one matrix,
-    all columns of numbers; else texts, which are tokenized for a model that takes token ids.
-    Labels are in the column `label`, `y`, `target` or `class`; without names, in the last one.
+    all columns of numbers; else texts, which are tokenized for a model that takes token ids. Labels
+    are in the column `label`, `y`, `target` or `class`; without names, in the last one.
 
     Args:
-        beside: The model's file or folder, where its `tokenizer.json` may lie.
+        beside: The model's file or folder, which may contain `tokenizer.json`.
 
     Raises:
         InvalidArgumentError: It cannot be read or does not fit the model; the message names the
@@ -384,7 +384,7 @@ def _inputs(
         return label, named_inputs(table, signature), (), RowTexts.SINGLE
     if takes_tokens(signature) or takes_text(signature):
         columns, note = text_columns(table, options.text, label=label)
-        # A column of numbers beside texts can only be their labels, whatever it is called.
+        # A column of numbers beside texts can only be their labels, whatever its name.
         label = label or numeric_rest(table, columns)
         notes = [note] if note else []
         texts = RowTexts.SINGLE

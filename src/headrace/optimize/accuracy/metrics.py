@@ -276,7 +276,7 @@ def choose_metric(
     """Choose the metric and output that fit the labels and the baseline's answers best.
 
     Classes are judged by accuracy, in the output by which the baseline is right most often; rare
-    ones of two classes by AUC, because a model that never finds them is nearly always right.
+    ones of two classes by AUC, because a model that never predicts them is nearly always right.
     Values are judged by the RMSE where the baseline's answers are on their scale, else by the rank
     correlation.
 

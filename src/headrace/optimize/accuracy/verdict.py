@@ -1,7 +1,7 @@
 """Quality verdict of a candidate by paired statistics on labels.
 
-Both models answer the same examples, so only examples count on which exactly one is right. That
-makes small losses visible: two independent samples would need ten times as many.
+Both models answer the same examples, so only examples count on which exactly one is right. This
+detects small losses: two independent samples would need ten times as many examples.
 """
 
 import math
@@ -22,7 +22,7 @@ def detectable_loss(changed_ratio: float, n: int) -> float:
     """Return the smallest true loss that the test finds in four of five cases.
 
     Its standard error is at most `sqrt(changed_ratio / n)` (Connor 1987, Biometrics 43:207), and a
-    loss cannot be larger than what changed.
+    loss cannot exceed the share of changed answers.
     """
     if n == 0:
         return 1.0
@@ -43,7 +43,7 @@ class QualityVerdict:
     reason: str
     metric: Metric
     n: int
-    # Of what cannot even be measured all is lost.
+    # The loss of a candidate that cannot be measured is total.
     accuracy: float = 0.0
     """The candidate's score in `metric`."""
     base_accuracy: float = 0.0
@@ -71,7 +71,7 @@ class QualityVerdict:
 
 
 def format_loss(loss: float, metric: Metric) -> str:
-    """`0.48 points`, or `1.20 %` of an error."""
+    """Return `0.48 points`, or `1.20 %` for an error metric."""
     return f"{loss * 100:.2f} %" if metric.is_error else f"{loss * 100:.2f} points"
 
 
@@ -110,9 +110,10 @@ _STAKES: Final = 0.95 * 2.0 ** -np.arange(7)
 def mcnemar_p(lost: int, gained: int) -> float:
     """Return the exact two-sided McNemar p-value.
 
-    McNemar 1947; the exact conditional test, a sign test on what changed. It never errs more often
-    than it says, however few changed; the mid-p variant has a little more power, and errs a little
-    more often at times (Fagerland, Lydersen, Laake 2013, BMC Medical Research Methodology 13:91).
+    McNemar 1947; the exact conditional test, a sign test on the changed answers. Its error rate
+    never exceeds its nominal level, however few answers changed; the mid-p variant has slightly
+    more power, and sometimes exceeds its level slightly (Fagerland, Lydersen, Laake 2013, BMC
+    Medical Research Methodology 13:91).
     """
     changed, fewer = lost + gained, min(lost, gained)
     if lost == gained:
@@ -127,9 +128,9 @@ def mcnemar_p(lost: int, gained: int) -> float:
 def loss_interval(lost: int, gained: int, n: int, *, confidence: float) -> tuple[float, float]:
     """Return the two-sided interval of the loss `(lost - gained) / n`.
 
-    Tango's score interval (1998, Statistics in Medicine 17:891). It holds with few changes, and
-    with none at all: the upper end is then about `z² / n`. By enumeration it covers at least 93 %
-    where 95 % are nominal, from 50 examples on (see the tests).
+    Tango's score interval (1998, Statistics in Medicine 17:891). It is valid with few changes, and
+    with none: the upper bound is then about `z² / n`. By enumeration it covers at least 93 % where
+    95 % are nominal, from 50 examples on (see the tests).
     """
     z = NormalDist().inv_cdf(0.5 + confidence / 2)
     return -_upper(gained, lost, n, z), _upper(lost, gained, n, z)
@@ -138,8 +139,8 @@ def loss_interval(lost: int, gained: int, n: int, *, confidence: float) -> tuple
 def needed_examples(changed_ratio: float, loss: float, max_loss: float) -> int | None:
     """Return the approximate examples needed to show a loss within `max_loss`; None if impossible.
 
-    The smaller one of what the test needs to have seen a loss of `max_loss`, and what the bound
-    needs to come below it where the loss stays as it is.
+    The smaller of two numbers: for the test to detect a loss of `max_loss`, and for the bound to be
+    below it at the measured loss.
     """
     if max_loss < _TINY:
         return None
@@ -261,7 +262,7 @@ def measure_quality(
             agreement_ratio=agreement,
         )
     before, after = score(metric, truth, was), score(metric, truth, now)
-    if not np.isfinite(after):  # a correlation of what never varies: answers that say nothing
+    if not np.isfinite(after):  # constant answers have no correlation and say nothing
         after = 0.5 if metric is Metric.AUC else 0.0
     loss = float(metric.loss(before, after))
     losses = bootstrap_losses(metric, truth, was, now, rng)

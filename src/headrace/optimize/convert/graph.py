@@ -40,7 +40,7 @@ def like_its_source(model: Graph, signature: ModelSignature) -> Graph:
     Raises:
         UnsupportedModelError: It has another number of inputs or outputs.
     """
-    # Give tensors where a converter gives a list of dictionaries.
+    # Replace a converter's list of dictionaries by tensors.
     graph = model.graph
     for node in [node for node in graph.node if node.op_type == "ZipMap"]:
         graph.node.remove(node)
@@ -49,7 +49,7 @@ def like_its_source(model: Graph, signature: ModelSignature) -> Graph:
                 tensor = helper.make_tensor_value_info(node.input[0], TensorProto.FLOAT, None)
                 graph.output.remove(output)
                 graph.output.insert(i, tensor)
-    # Each domain once, and the plain one in any case.
+    # Import each domain once, and the default domain in any case.
     versions: dict[str, int] = {"": plain_opset(model)}
     for opset in model.opset_import:
         versions[opset.domain] = max(opset.version, versions.get(opset.domain, 0))
@@ -101,7 +101,7 @@ def plain_opset(model: Graph) -> int:
 def _as_declared(name: str, spec: TensorSpec, constants: list[Graph]) -> list[Graph]:
     """Return nodes that reshape and cast an output as declared."""
     nodes = []
-    if VARIABLE not in spec.shape[1:]:  # else no one shape says it, and the converter's is kept
+    if VARIABLE not in spec.shape[1:]:  # else no single shape is valid, and the converter's is used
         sizes = [-1 if i == 0 else size for i, size in enumerate(spec.shape)]
         constants.append(
             helper.make_tensor(f"{name}_shape", TensorProto.INT64, [len(sizes)], sizes)

@@ -1,7 +1,7 @@
-"""scikit-learn's estimators as ONNX: by skl2onnx, histogram boosting by Headrace itself.
+"""ONNX conversion of scikit-learn's estimators: by skl2onnx; histogram boosting by Headrace.
 
-Estimators compute in doubles; forests and single trees round a row to FP32 first. Which of both the
-graph should do is found out by comparing, the doubles first.
+Estimators compute in FP64; forests and single trees round a row to FP32 first. Both variants are
+compared with the source, FP64 first.
 """
 
 from collections.abc import Mapping
@@ -44,7 +44,7 @@ def source_of(path: Path, estimator: Any) -> ConversionSource:  # noqa: ANN401  
     """
     tools = import_converter("skl2onnx")
     model = open_estimator(path, estimator, LoadOptions(device="cpu"))
-    estimator = getattr(estimator, "best_estimator_", estimator)  # what a search predicts by
+    estimator = getattr(estimator, "best_estimator_", estimator)  # a search's predictor
     (spec, *others) = model.signature.inputs
     if others or spec.datatype is Datatype.BYTES:
         msg = (
@@ -97,13 +97,13 @@ def _convert(path: Path, tools: Any, estimator: Any, kind: Datatype, model: Mode
     input_types = [(INPUT, tensor([None, spec.shape[1]]))]
     options: Any = {"zipmap": False}
     try:
-        with np.errstate(over="ignore"):  # skl2onnx looks for the neighbors of thresholds
+        with np.errstate(over="ignore"):  # skl2onnx searches for the neighbors of thresholds
             graph = _with_options(tools, estimator, input_types, {id(estimator): options})
     except Exception as error:
-        # Converters are registered by anybody, and fail as they like.
+        # Third-party converters may be registered and raise any exception.
         what = f"{type(error).__name__}: {reason_of(error)}"
         raise UnsupportedModelError(f"{path}: skl2onnx cannot convert it: {what}") from error
-    # Of a classifier without probabilities it also gives the scores that decide.
+    # For a classifier without probabilities it also returns the decision scores.
     del graph.graph.output[len(model.signature.outputs) :]
     if not _ROUND_FIRST.isdisjoint(base.__name__ for base in type(estimator).__mro__):
         _send_missing_values(graph, estimator)
@@ -123,12 +123,12 @@ def _with_options(tools: Any, estimator: Any, input_types: Any, options: Any) ->
     )
     try:
         return convert(options=options)
-    except NameError:  # so it says that an estimator knows no such option
+    except NameError:  # raised if an estimator does not support the option
         return convert()
 
 
 def _round_first(graph: Graph) -> None:
-    """Round the input to FP32, as the estimator does before its trees compare doubles."""
+    """Round the input to FP32, as the estimator does before its trees compare FP64."""
     onnx = import_converter("onnx")
     (name,) = (value.name for value in graph.graph.input)
     for node in graph.graph.node:
@@ -141,9 +141,9 @@ def _round_first(graph: Graph) -> None:
 
 
 def _send_missing_values(graph: Graph, estimator: Any) -> None:  # noqa: ANN401  # an estimator
-    """Send missing values where scikit-learn's trees send them, which skl2onnx leaves out."""
+    """Send missing values down the branches of scikit-learn's trees, which skl2onnx omits."""
     if "BaseGradientBoosting" in (base.__name__ for base in type(estimator).__mro__):
-        return  # it takes none
+        return  # it supports no missing values
     trees = [member.tree_ for member in getattr(estimator, "estimators_", [estimator])]
     for node in graph.graph.node:
         if not node.op_type.startswith("TreeEnsemble"):
@@ -157,10 +157,10 @@ def _send_missing_values(graph: Graph, estimator: Any) -> None:  # noqa: ANN401 
 
 
 def _with_finite_thresholds(estimator: Any) -> Any:  # noqa: ANN401  # any estimator
-    """An estimator with the same answers, whose trees compare with finite numbers.
+    """Return an estimator with the same answers, whose trees compare with finite numbers.
 
-    A split that separates missing values from all others compares with infinity, and skl2onnx does
-    not return then. scikit-learn refuses rows with numbers that FP32 does not hold.
+    A split that separates missing values from all others compares with infinity, which makes
+    skl2onnx loop forever. scikit-learn rejects rows with numbers beyond FP32.
     """
     if not any(np.isposinf(tree.threshold).any() for tree in _trees(estimator)):
         return estimator

@@ -1,6 +1,6 @@
-"""TensorFlow's SavedModels, Keras' among them, and TFLite files as ONNX, by tf2onnx.
+"""ONNX conversion of TensorFlow's SavedModels (including Keras') and TFLite files, by tf2onnx.
 
-Imported only where TensorFlow and tf2onnx are.
+Imported only where TensorFlow and tf2onnx are installed.
 """
 
 from collections.abc import Sequence
@@ -68,7 +68,7 @@ def _converted_savedmodel(path: Path, saved_model: SavedModelFile) -> Graph:
 def _inlined(graph: Any, tensors: Sequence[str]) -> Any:  # noqa: ANN401  # ships no types
     """Return a graph with inlined functions, as tf2onnx does not support calls.
 
-    It does so itself, but not in graphs of a few nodes, and one that is a call is such a graph.
+    tf2onnx inlines them itself, but not in graphs of a few nodes, such as a single call.
     """
     settings = tf.compat.v1.ConfigProto()
     rewrite = settings.graph_options.rewrite_options

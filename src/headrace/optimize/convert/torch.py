@@ -1,7 +1,7 @@
-"""PyTorch's modules, TorchScript and exported programs, as ONNX, by PyTorch's own exporters.
+"""ONNX conversion of PyTorch's TorchScript and exported programs, by PyTorch's own exporters.
 
-There are two: the older one traces, and would fix the sizes that an exported program leaves open;
-the newer one takes no TorchScript. Imported only where PyTorch is.
+There are two exporters: the older one traces, and would fix the variable sizes of an exported
+program; the newer one does not accept TorchScript. Imported only where PyTorch is installed.
 """
 
 import logging
@@ -29,18 +29,18 @@ from headrace.runtimes.torch import values as torch_values
 from headrace.runtimes.torch.module import TorchModel, quiet
 
 OPSET: Final = 17
-"""Of what is traced."""
+"""Opset of traced modules."""
 EXPORTED_OPSET: Final = 18
-"""The oldest that the newer exporter writes."""
+"""Oldest opset that the newer exporter writes."""
 _ROWS: Final = 2
-"""Of what it is traced with: an axis of size 1 may be taken for a constant."""
+"""Rows of the tracing input: an axis of size 1 may be taken for a constant."""
 _FILE: Final = "exported.onnx"
 
 
 def open_source(path: Path, *, allow_code: bool) -> ConversionSource:
     """Open a PyTorch file, which runs its author's code when loaded."""
     assert allow_code, "checked by the caller"
-    # Both sides of a comparison run the same batches, so that rows may depend on each other.
+    # Both sides of a comparison run the same batches, so rows may depend on each other.
     options = LoadOptions(device="cpu", rows_independent=True)
     model = detect_runtime(path).load(path, options)
     assert isinstance(model, TorchModel)
@@ -73,7 +73,7 @@ def _traced(model: TorchModel) -> Graph:
     outputs = {f"out_{spec.name}": spec for spec in signature.outputs}
     axes = {name: _variable_axes(spec) for name, spec in (inputs | outputs).items()}
     with torch.inference_mode():
-        # What is scripted keeps its loops and branches; the exporter alone takes no method but
+        # Scripting keeps a module's loops and branches; the exporter alone accepts no method but
         # `forward`, and no dictionaries.
         traced = torch.jit.trace(_Asked(model), tensors, check_trace=False)
     with tempfile.TemporaryDirectory() as folder:
@@ -89,7 +89,7 @@ def _traced(model: TorchModel) -> Graph:
             dynamo=False,
         )
         graph = onnx.load_model(file)
-    # Declare the inputs again that nothing uses: callers send them all the same.
+    # Declare unused inputs again, because callers still send them.
     names = list(inputs)
     present = {value.name for value in graph.graph.input}
     for i, (name, spec) in enumerate(zip(names, signature.inputs, strict=True)):
@@ -124,7 +124,7 @@ class _Asked(torch.nn.Module):  # type: ignore[misc]  # PyTorch is not always th
 
     def __init__(self, model: TorchModel) -> None:
         super().__init__()
-        self.inner = model.program.loaded  # what is called while it is traced has to be a part
+        self.inner = model.program.loaded  # the traced callable has to be a submodule
         self.training = False
         self._model = model
 

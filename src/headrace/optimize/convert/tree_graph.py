@@ -1,11 +1,9 @@
-"""Tree ensembles as ONNX graphs that compare and add in doubles.
+"""Tree ensembles as ONNX graphs that compare and add in FP64.
 
-skl2onnx writes its thresholds, which are values of the training data, in FP32: a row that holds
-such a value goes down the other branch.
-
-Converters write thresholds in FP32, so that a value which FP32 cannot tell apart from one, such as
-a time in seconds or an account's number, goes down the other branch. `TreeEnsemble` of the domain
-`ai.onnx.ml` 5 takes doubles, and ONNX Runtime runs it faster than the older operators.
+Converters, skl2onnx among them, write thresholds in FP32. Thresholds are values of the training
+data, so a row with such a value, or with one that FP32 cannot distinguish from it, such as a time
+in seconds or an account number, goes down the other branch. `TreeEnsemble` of the domain
+`ai.onnx.ml` 5 takes FP64, and ONNX Runtime runs it faster than the older operators.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,7 +26,7 @@ _SUM: Final = 1
 
 @dataclass(frozen=True, slots=True)
 class TreeEnsemble:
-    """The nodes and leaves of all trees, each numbered through."""
+    """Nodes and leaves of all trees, with consecutive numbers."""
 
     columns: dict[str, list[Array]] = field(default_factory=dict)
     sizes: list[int] = field(default_factory=lambda: [0])
@@ -51,9 +49,9 @@ class TreeEnsemble:
             features: By split, the feature that is compared; a value up to the threshold goes left.
             tracks: By split, whether a missing value goes left.
             left: By split, the next split, or the complement of a leaf's number.
-            right: As `left`.
+            right: Like `left`.
             leaves: The value of each leaf.
-            target: Which of the ensemble's sums the tree belongs to.
+            target: The ensemble's sum to which the tree is added.
         """
         first_node, first_leaf = self.sizes[-1], self.leaves[-1]
         added: dict[str, Array] = {
@@ -73,7 +71,7 @@ class TreeEnsemble:
         self.leaves.append(first_leaf + len(leaves))
 
     def add_leaf(self, value: float, *, target: int) -> None:
-        """Add a tree without a split, which is one whose branches end at the same leaf."""
+        """Add a tree without a split, as one whose branches end at the same leaf."""
         no, yes = np.array([0]), np.array([-1])
         self.add(
             features=no,
@@ -111,7 +109,7 @@ class GraphNodes:
     constants: list[Graph] = field(default_factory=list)
 
     def add(self, operator: str, *inputs: str, to: str = "", **attributes: Any) -> str:  # noqa: ANN401  # of any operator
-        """Append one, whose only output is called `to`."""
+        """Append a node, whose only output is called `to`."""
         output = to or f"value_{len(self.nodes)}"
         self.nodes.append(helper.make_node(operator, inputs, [output], **attributes))
         return output
@@ -132,7 +130,7 @@ class GraphNodes:
         return name
 
     def both(self, second: str) -> str:
-        """Probabilities of both classes, from those of the second."""
+        """Return the probabilities of both classes from those of the second."""
         first = self.add("Sub", self.number(1), second)
         return self.add("Concat", first, second, axis=1)
 
@@ -157,11 +155,10 @@ class GraphNodes:
 
 
 def histogram_graph(estimator: Any) -> Graph:  # noqa: ANN401  # ships no types
-    """`HistGradientBoostingClassifier` or `HistGradientBoostingRegressor` as a graph.
+    """Return `HistGradientBoostingClassifier` or `HistGradientBoostingRegressor` as a graph.
 
     Raises:
-        UnsupportedModelError: It has categorical features, or predicts in a way that is not known
-            here.
+        UnsupportedModelError: It has categorical features, or an unsupported loss.
     """
     if estimator.is_categorical_ is not None:
         msg = "ONNX's trees in doubles have nothing like its categorical features"
@@ -188,7 +185,7 @@ def histogram_graph(estimator: Any) -> Graph:  # noqa: ANN401  # ships no types
 
 
 def _add_histogram(ensemble: TreeEnsemble, nodes: Any, target: int) -> None:  # noqa: ANN401  # a structured array
-    """Number splits and leaves apart, which one list holds."""
+    """Number splits and leaves separately, which share one list in the estimator."""
     is_leaf = nodes["is_leaf"] != 0
     if is_leaf[0]:
         ensemble.add_leaf(float(nodes["value"][0]), target=target)
@@ -223,7 +220,7 @@ def _classes(nodes: GraphNodes, raw: str, estimator: Any, targets: int) -> dict[
 
 
 _ZERO: Final = float(np.float32(1e-35))
-"""LightGBM takes values of at most that size for zero, and puts thresholds there."""
+"""LightGBM treats values up to this size as zero, and puts thresholds there."""
 _DEFAULT_LEFT: Final = 2
 _MISSING_SHIFT: Final = 2
 _MISSING_ZERO, _MISSING_NAN = 1, 2
@@ -237,7 +234,7 @@ def lightgbm_graph(text: str) -> Graph:
     """Return a checked model text as a graph from `input` to label and probabilities, or a value.
 
     Raises:
-        UnsupportedModelError: It predicts in a way that is not known here.
+        UnsupportedModelError: It has an unsupported objective.
     """
     header, *trees = (_fields(part) for part in text.split("\nTree="))
     targets = int(header["num_class"])
@@ -273,7 +270,8 @@ def _add(ensemble: TreeEnsemble, tree: Mapping[str, str], *, target: int) -> Non
         ensemble.add_leaf(values[0], target=target)
         return
     thresholds = _floats(tree["threshold"])
-    # Where each split sends a missing value; one that training never saw counts as zero.
+    # Branch of missing values at each split; a feature without missing values in training treats
+    # them as zero.
     decisions = _ints(tree["decision_type"])
     kind = (decisions >> _MISSING_SHIFT) & 3
     is_left = (decisions & _DEFAULT_LEFT) != 0
@@ -293,7 +291,7 @@ def _add(ensemble: TreeEnsemble, tree: Mapping[str, str], *, target: int) -> Non
 
 
 def _answers(nodes: GraphNodes, raw: str, objective: str, targets: int) -> dict[str, int]:
-    """Nodes that make of the trees' sums what the objective predicts; the outputs, with types."""
+    """Add nodes for the objective's prediction from the trees' sums; return the outputs."""
     name, *rest = objective.split() or [""]
     if name == "binary" and targets == 1:
         second = _sigmoid(nodes, raw, rest)
@@ -318,7 +316,7 @@ def _answers(nodes: GraphNodes, raw: str, objective: str, targets: int) -> dict[
 
 
 def _sigmoid(nodes: GraphNodes, raw: str, objective: Sequence[str]) -> str:
-    """LightGBM's, whose steepness the objective says."""
+    """Return LightGBM's sigmoid, whose steepness is part of the objective."""
     parameters = dict(word.partition(":")[::2] for word in objective)
     steepness = float(parameters.get("sigmoid", 1))
     scaled = raw if steepness == 1 else nodes.add("Mul", raw, nodes.number(steepness))

@@ -1,7 +1,7 @@
-"""Trees of CatBoost, XGBoost and LightGBM as ONNX.
+"""ONNX conversion of trees of CatBoost, XGBoost and LightGBM.
 
-CatBoost writes ONNX itself. LightGBM's trees are converted here, in doubles; what that does not
-know, and XGBoost's trees, are left to onnxmltools, which compares in FP32.
+CatBoost writes ONNX itself. LightGBM's trees are converted here, in FP64; its unsupported models,
+and XGBoost's trees, are converted by onnxmltools, which compares in FP32.
 """
 
 import tempfile
@@ -25,7 +25,7 @@ from headrace.runtimes.tables.tabular import INPUT, import_library
 from headrace.runtimes.tables.xgboost import read_xgboost
 
 _OPSET: Final = 15
-"""The newest that onnxmltools writes."""
+"""Newest opset that onnxmltools writes."""
 _CATBOOST_NAMES: Final = {"onnx_domain": "headrace", "onnx_graph_name": "model"}
 _XGBOOST_HINT: Final = (
     "Of XGBoost's models onnxmltools knows those of the booster gbtree with one target; the file "
@@ -63,7 +63,7 @@ def open_xgboost(path: Path, *, allow_code: bool) -> ConversionSource:
         raise UnsupportedModelError(f"{path}: {CATEGORICAL}")
     tools = import_converter("onnxmltools")
     booster = import_library("xgboost", "xgboost").Booster(model_file=str(path))
-    if parsed.rounds:  # those after the best one are not used when it predicts
+    if parsed.rounds:  # trees after the best iteration are not used in predictions
         booster = booster[: parsed.rounds]
     if parsed.objective == "multi:softmax":
         booster.set_param({"objective": "multi:softprob"})

@@ -43,8 +43,9 @@ _WIDE: Final = 0.3
 _SHORTEST_S: Final = 10.0
 _LONGEST_S: Final = 3600.0
 _SWING: Final = 1.4
-"""How much larger, or smaller, the deviation of the speed may be than that of some 15 phases that
-do not depend on each other (by chi-squared, 90 %)."""
+"""Factor up to which the true deviation of the speed may differ from that of about 15 independent
+phases (by chi-squared, 90 %).
+"""
 _LEVELS: Final = 5
 _SEEDS: Final = 3
 _LEAST_REACH: Final = 0.05
@@ -53,10 +54,10 @@ _LEAST_REACH: Final = 0.05
 def p99_interval(predictor: Predictor, point: LoadPoint) -> Interval | None:
     """Return the interval of the p99 at the point's rate in 95 of 100 other periods.
 
-    That is what a machine has that takes as much more, or less, for everything, at the same rate,
-    and whose speed varies more, or less: a few phases say little of how slow the slowest are.
-    What an engine learns of its batches makes single simulations jump, so that a curve is laid
-    through several: a parabola through the logarithms. None if the phases are unknown.
+    The bounds are simulated for machines that are slower or faster in everything at the same rate,
+    and whose speed varies more or less: a few phases are weak evidence of the slowest ones. What an
+    engine learns about its batches makes single simulations jump, so a curve is fitted to several:
+    a parabola through the logarithms. None if the phases are unknown.
     """
     rough, phases = predictor.roughly(), predictor.phases
     if phases is None:
@@ -88,8 +89,8 @@ def p99_interval(predictor: Predictor, point: LoadPoint) -> Interval | None:
 def seconds_to_know(*, rate: float, load_ratio: float) -> float:
     """Return how long a load must last until the standard deviation of its p99 is a tenth.
 
-    At least, where every request has its own run; sharing runs evens a queue out, and half of that
-    is enough then. A machine that drifts takes longer.
+    A lower bound, valid if every request has its own run; shared runs even a queue out, and half of
+    the time is enough then. A machine whose speed drifts needs longer.
 
     Args:
         load_ratio: Share of the capacity that `rate` is.
@@ -209,7 +210,7 @@ def conclude(
 
     Args:
         measured: With at least one cell.
-        requests: How many are simulated for each load of the curve, and half as many elsewhere.
+        requests: Number of simulated requests for each load of the curve; half of it elsewhere.
     """
     recommendation = recommend(measured, overhead, requirements, cores=cores, requests=requests)
     threads, runs = recommendation.intra_op_threads, recommendation.max_concurrent_runs
@@ -391,7 +392,7 @@ def fill(
         filled.append(_filled(entry, "batching.padding.max_ratio", padding.max_ratio, why))
     result = {**entry, "batching": batching}
     copies = recommended.replicas
-    # A split, an autoscaler or a pool may say how many copies there are.
+    # A split, an autoscaler or a pool may set the number of copies.
     is_open = not any(entry.get(key) for key in ("replicas", "versions", "autoscale", "pool"))
     if copies is not None and cores is not None and is_open:
         copies = min(copies, max(1, cores // profile.cores))

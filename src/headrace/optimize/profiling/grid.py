@@ -1,9 +1,9 @@
 """Measurement grid of settings, and its interleaved rounds.
 
-A machine's speed drifts: what is measured in one window is measured in one phase, and two settings
-in two. Here each setting gets a short window in every round, in random order, so that all of
-them see the same phases, and the drift between rounds is known. A run that begins after a pause
-finds cold caches and a slower clock; at less than full load many do, so these are timed as well.
+A machine's speed drifts, so two settings measured one after the other see different phases. Here
+each setting gets a short window in every round, in random order, so that all of them see the same
+phases, and the drift between rounds is known. A run that begins after a pause has cold caches and a
+slower clock; below full load this is frequent, so such runs are timed as well.
 
 The CPU use of other processes is reported with the figures, not subtracted.
 """
@@ -47,7 +47,7 @@ def time_runs(
     """Measure one window of about `seconds`.
 
     Raises:
-        Exception: What `run` raised, in whichever thread.
+        Exception: The error of `run`, in any thread.
     """
     least = max(1, -(-_LEAST_RUNS // setting.runs))
     window = time_window(run, setting, seconds=seconds, least=least, clock=clock)
@@ -75,7 +75,7 @@ def time_window(
         least: Least number of calls per thread.
 
     Raises:
-        Exception: What `run` raised, in whichever thread.
+        Exception: The error of `run`, in any thread.
     """
 
     def call(_: int) -> list[float]:
@@ -230,7 +230,8 @@ def best_rows(cells: Iterable[GridCell]) -> int:
 def remaining(plan: GridPlan, rows: Sequence[int], best: int, *, cores: int) -> list[Setting]:
     """Return the remaining settings once the useful batch sizes are known, most important first.
 
-    That is runs at once, then threads, then other lengths, of which the long ones take the longest.
+    The order is concurrent runs, then threads, then other lengths, of which the long ones take the
+    longest.
 
     Args:
         rows: The batch sizes that were measured one at a time, ascending.
@@ -261,10 +262,10 @@ def remaining(plan: GridPlan, rows: Sequence[int], best: int, *, cores: int) -> 
 
 
 def in_rounds(cells: Iterable[GridCell], plan: GridPlan, best: int) -> list[GridCell]:
-    """Return the cells that predictions rest on, which are measured in rounds.
+    """Return the cells that predictions are based on, which are measured in rounds.
 
-    That is one run at a time, and as many as there may be, of the batches that a replica forms: up
-    to the best, and one step further, which it tries now and then.
+    They have one run at a time, and the maximum of concurrent runs, with the batches that a replica
+    forms: up to the best, and one step further, which it tries occasionally.
     """
     most = max(plan.runs)
     largest = best * 2 if best > 1 else _FEW_ROWS
@@ -356,7 +357,7 @@ class Rounds:
             _Series(before=cell, count=max(_LEAST_RUNS_OF_PHASE, round(window_s / cell.mean_s)))
             for cell in before
         ]
-        # A replica that idled begins with whoever comes first: with the smallest batch, alone.
+        # An idle replica starts with a single request: the smallest batch, without concurrency.
         self._single = min(self._series, key=lambda s: (s.before.runs, s.before.rows))
         base_s = min(max(self._single.before.mean_s, _SHORTEST_S), _LONGEST_S)
         self._levels = [_PauseGroup(about_s=base_s * factor) for factor in _PAUSES]
@@ -378,7 +379,7 @@ class Rounds:
             runs: Run function of each setting.
 
         Raises:
-            Exception: What a run raised.
+            Exception: The error of a run.
         """
         began = self._clock()
         turns: list[_Series | None] = [*self._series, None]
@@ -390,11 +391,11 @@ class Rounds:
                 continue
             setting = turn.before.setting
             run = runs[setting]
-            run()  # what another batch size left in the caches is not its
+            run()  # excludes cache contents of another batch size
             at_s = self._clock() - self._began
             window = time_window(run, setting, least=turn.count, clock=self._clock)
             windows.append((turn, window, at_s))
-        for turn, window, at_s in windows:  # a round counts for all of them, or for none
+        for turn, window, at_s in windows:  # a round counts for all settings or for none
             turn.add(window, at_s)
         self.count += 1
         self.takes_s = self._clock() - began

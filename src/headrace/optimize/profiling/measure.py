@@ -93,7 +93,7 @@ def by_operator(
     """
     tuning = UNTUNED
     if runtime == "optimized":
-        # Who runs a batch of so many rows of an optimized model.
+        # Profile the member of an optimized model that runs batches of this size.
         manifest = msgspec.json.decode((path / FILE_NAME).read_bytes(), type=OptimizedManifest)
         member = next(
             (
@@ -312,7 +312,7 @@ class ModelMeasurement:
             after_one = resident_bytes()
             cells = self._batches(model, plan)
             rows = [cell.rows for cell in cells]
-            # Let the memory be what it is when all cores run the largest batch.
+            # Measure the memory while all cores run the largest batch.
             largest = replace(cells[-1].setting, runs=max(plan.runs))
             time_runs(_run_of(model, largest), largest, seconds=0.0)
             self._emit(
@@ -513,7 +513,7 @@ def _run_of(model: Model, setting: Setting) -> Run:
 
 
 def _what(settings: list[Setting]) -> str:
-    """`3 settings (4 rows, length 64; ...) were`."""
+    """Return a text such as `3 settings (4 rows, length 64; ...) were`."""
     first = "; ".join(setting.text for setting in settings[:2])
     if len(settings) == 1:
         return f"one setting ({first}) was"
@@ -530,7 +530,9 @@ def main() -> int:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     output = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)
-    Path("/proc/self/oom_score_adj").write_text("1000")  # out of memory, this one goes first
+    Path("/proc/self/oom_score_adj").write_text(
+        "1000"
+    )  # out of memory, the kernel kills this process first
     request = msgspec.json.decode(Path(REQUEST).read_bytes(), type=ProfileRequest)
     cores = sorted(os.sched_getaffinity(0))[: request.cores]
     os.sched_setaffinity(0, cores)

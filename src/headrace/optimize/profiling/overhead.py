@@ -54,13 +54,13 @@ def overhead_of(
     """Return the overhead as medians over blocks, which discards disturbed ones.
 
     Args:
-        together: Blocks of as many requests at once as each has answers; may be empty.
+        together: Blocks of concurrent requests, all sent at once; may be empty.
     """
     run_s = statistics.median(block.answer_s / block.answers for block in alone)
     limit_s = INLINE_LIMIT_S if max_runs > 1 else INLINE_LIMIT_ALONE_S
     is_inline = run_s < limit_s
-    # After a pause caches are cold, and between requests that follow each other they are not: a
-    # busy replica pays for its event loop as the latter do.
+    # Caches are cold after a pause and warm between consecutive requests: the event loop of a busy
+    # replica costs as much as in the latter case.
     hot = [block for block in alone if not block.paused] or alone
 
     def loop_s(block: RequestBlock) -> float:

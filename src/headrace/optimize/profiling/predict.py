@@ -52,7 +52,7 @@ class Phases:
         return float(np.mean(1.0 / np.asarray(self.factors)))
 
     def times(self, factor: float, *, swing: float = 1.0) -> "Phases":
-        """Return phases of a machine `factor` times slower and varies `swing` times more."""
+        """Return phases of a machine `factor` times slower that varies `swing` times as much."""
         varied = [max(1.0 + (factor - 1.0) * swing, _LEAST_FACTOR) for factor in self.factors]
         return replace(self, factors=tuple(value * factor for value in varied))
 
@@ -71,9 +71,10 @@ def find_phases(cells: Iterable[GridCell]) -> Phases | None:
     least = min(len(cell.rounds) for cell in in_rounds)
     times = np.array([[entry.mean_s for entry in cell.rounds[:least]] for cell in in_rounds])
     times /= times.mean(axis=1, keepdims=True)
-    factors: Array = np.median(times, axis=0)  # a run that was held up is not the machine's phase
+    factors: Array = np.median(times, axis=0)  # a delayed run is not a phase of the machine
     factors = factors / factors.mean()
-    # By Student's interval of the means of a few stretches, twice their variance.
+    # Student's interval of the means of a few stretches; the difference of two periods has twice
+    # their variance.
     logs = np.log(factors)
     means = [float(part.mean()) for part in np.array_split(logs, _STRETCHES)]
     error = _STUDENT * float(np.std(means, ddof=1)) / math.sqrt(_STRETCHES)
@@ -81,7 +82,7 @@ def find_phases(cells: Iterable[GridCell]) -> Phases | None:
     next_ratio = math.exp(min(max(error, independent) * math.sqrt(2.0), _LARGEST))
     varies = float(factors.var(ddof=1))
     if len(in_rounds) > 1 and varies > 0.0:
-        # Between cells of one round there is chance alone, some of which is left in their median.
+        # Differences between cells of one round are chance, some of which remains in their median.
         deviations = np.abs(times / factors - 1.0)
         chance = (_NORMAL * float(np.median(deviations))) ** 2 * _MEDIAN / (len(in_rounds) - 1)
         factors = 1.0 + (factors - 1.0) * max(1.0 - chance / varies, 0.0) ** 0.5
@@ -120,10 +121,9 @@ class RunTimes(Protocol):
 class MeasuredService:
     """Run times drawn from cells of one length and thread count.
 
-    Between two batch sizes that were measured, means lie on a line and the spread is that of the
-    nearer one; beyond the largest, time grows with rows. Between two pauses that were measured it
-    is the same; a longer pause than all of them is like the longest. Seeded: the same draws every
-    time.
+    Means are interpolated linearly between two measured batch sizes, and the spread is that of the
+    nearer one; beyond the largest, time grows with rows. Measured pauses are interpolated likewise;
+    a longer pause counts like the longest. Seeded: the draws are reproducible.
     """
 
     def __init__(self, cells: Iterable[GridCell], *, seed: int) -> None:
@@ -134,7 +134,7 @@ class MeasuredService:
             for runs in sorted({cell.runs for cell in cells})
         }
         self._tables: dict[tuple[int, int], tuple[float, tuple[float, ...]]] = {}
-        # Of the smallest batch, with which a replica that idled begins.
+        # Cells of the smallest batch, with which an idle replica starts.
         idled = next((cell for cell in cells if cell.paused and cell.runs == 1), None)
         paused = sorted(idled.paused, key=lambda group: group.pause_s) if idled else []
         self._pauses_s = [group.pause_s for group in paused]
@@ -249,7 +249,7 @@ def simulate(
         phases: Phases of the machine; None for constant speed.
     """
     times = ServiceTimes(max_batch_size=replica.max_batch_size)
-    for power in range(replica.max_batch_size.bit_length()):  # as the warm-up does
+    for power in range(replica.max_batch_size.bit_length()):  # a replica's warm-up does the same
         rows = 1 << power
         times.observe(rows=rows, length=1, seconds=service.run_s(rows, 1, 0.0))
     limit_s = INLINE_LIMIT_S if replica.max_runs > 1 else INLINE_LIMIT_ALONE_S
@@ -273,7 +273,7 @@ def simulate(
         estimate_s = times.estimate(rows=rows, length=1) or 0.0
         is_inline = replica.may_inline and estimate_s < limit_s
         # A loop that has just run a batch does not sleep before the next; one that waited for a
-        # thread, or for a request, does.
+        # thread or a request does.
         wake_s = 0.0 if is_inline and came[head] < loop_free else replica.wake_s
         end = start + run_s + factor * (wake_s + rows * replica.cpu_s) * varies[batches]
         last_end = max(last_end, end)
@@ -316,8 +316,8 @@ REQUESTS: Final = 30_000
 _SURELY: Final = 3
 """Multiple of `REQUESTS` for precise points: 30,000 leave 4 % error in the p99 at 70 % load."""
 _SEED: Final = 304
-"""Of the first 400 seeds, the one whose arrivals make one place with equal runs (M/D/1) as late as
-it is in the long run: at loads from 50 to 80 % its p99 is off by 2 %, that of others by up to 10.
+"""The one of the first 400 seeds whose arrivals give a single server with constant runs (M/D/1) its
+long-run latency: at loads from 50 to 80 % its p99 is off by 2 %, that of other seeds by up to 10.
 """
 _ROUGHLY: Final = 6_000
 _FEW: Final = 10_000
@@ -431,7 +431,7 @@ class Predictor:
     def rate_within(self, p99_s: float, *, capacity: float) -> float | None:
         """Return the highest rate at which p99 stays within the limit; None if it never does.
 
-        By bisection: each rate meets the same chances, closer together.
+        By bisection: all rates use the same random arrivals, scaled in time.
         """
         gaps = np.diff(poisson(min(self.requests, _FEW), 1.0, seed=self.seed), prepend=0.0)
 
@@ -450,7 +450,7 @@ class Predictor:
 
     def _run(self, arrivals: Array) -> SimulationOutcome:
         phases = self.phases
-        if phases is not None:  # however many requests come in a second, they see all phases
+        if phases is not None:  # any number of requests per second covers all phases
             whole_s = float(arrivals[-1]) / len(phases.factors)
             phases = replace(phases, each_s=min(phases.each_s, whole_s))
         return simulate(self.replica, self.service(self.seed), arrivals, phases=phases)

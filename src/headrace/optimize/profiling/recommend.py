@@ -209,11 +209,11 @@ def recommend(
     cores: int,
     requests: int,
 ) -> ServingRecommendation:
-    """Recommend a configuration for replicas with so many cores each.
+    """Recommend a configuration for replicas with `cores` cores each.
 
     Args:
         measured: With at least one cell.
-        requests: How many are simulated for each load, and half as many to compare options.
+        requests: Number of simulated requests for each load; half of it to compare options.
     """
     options = options_of(measured, overhead, requirements, cores=cores, requests=requests // 2)
     best, why = best_option(options, requirements)
@@ -309,7 +309,7 @@ def _limit(
 ) -> tuple[int, str]:
     """Return the batch limit: above the default only if that raises the throughput.
 
-    Fewer are never recommended, as the limit also bounds the rows of one request.
+    A smaller limit is never recommended, as the limit also bounds the rows of one request.
     """
     if not measured.loaded.batched:
         return 1, "the model has no batch axis"

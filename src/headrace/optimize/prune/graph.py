@@ -140,7 +140,7 @@ def load_graph(path: Path) -> PruningGraph:
     """
     try:
         model = onnx.load_model(str(path))
-    except Exception as error:  # protobuf and onnx raise what they like at a file
+    except Exception as error:  # protobuf and onnx raise any exception for a broken file
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise CannotBuildError(f"{path.name} is not a readable ONNX file: {first}") from error
     return as_graph(model)
@@ -161,7 +161,7 @@ def as_graph(model: Proto) -> PruningGraph:
     nodes = [node for node in graph.node if not _fold(node, constants)]
     inputs = [value for value in graph.input if value.name not in constants]
     outputs = tuple(value.name for value in graph.output)
-    # What is declared of tensors inside would be wrong afterwards; runtimes infer it themselves.
+    # Declared shapes of inner tensors would be wrong afterwards; runtimes infer them.
     del graph.node[:], graph.initializer[:], graph.value_info[:], graph.input[:]
     graph.input.extend(inputs)
     model.ir_version = max(model.ir_version, _OLDEST_IR)
@@ -244,7 +244,7 @@ def _fold_constant(node: Node, constants: dict[str, Array]) -> bool:
             value = np.array(attribute.i, np.int64)
         case "value_ints":
             value = np.array(attribute.ints, np.int64)
-        case _:  # strings and sparse tensors stay as they are
+        case _:  # strings and sparse tensors are not folded
             return False
     constants[node.output[0]] = value
     return True
@@ -276,7 +276,7 @@ def open_session(model: Proto, threads: int, *, plain: bool = False) -> ort.Infe
         return ort.InferenceSession(
             model.SerializeToString(), options, providers=["CPUExecutionProvider"]
         )
-    except Exception as error:  # a class for each of ONNX Runtime's own codes
+    except Exception as error:  # ONNX Runtime has an exception class for each of its codes
         raise CannotBuildError(f"ONNX Runtime rejects it: {_first_line(error)}") from error
 
 
@@ -330,7 +330,7 @@ def traced_shapes(
     """Return the actual shape of every tensor in a run; declared shapes are not trusted."""
     names = [name for node in graph.nodes for name in node.output if name]
     answers = run(open_session(graph.proto(show=names), threads, plain=True), example)
-    # Sequences and maps come as other things than arrays.
+    # Sequences and maps are returned in types other than arrays.
     shapes = {
         name: tuple(array.shape)
         for name, array in zip(names, answers, strict=True)

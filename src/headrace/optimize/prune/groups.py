@@ -422,7 +422,7 @@ def _cut_shape(
     """Correct the axis length in a Reshape's shape, if it is constant.
 
     Returns:
-        A node to put before it where its shape is put together by one, which others may read.
+        A node to insert before it if another node, which others may read, computes its shape.
     """
     old, new = layout.extent, len(layout.entries(kept_units))
     name = graph.nodes[node].input[1]

@@ -143,7 +143,7 @@ def check_same_answers(
     old = open_session(fitted.proto(), threads)
     new: list[list[Array]] = []
     inputs, expected = [], []
-    # Two rows of one: a shape with a fixed batch shows.
+    # Two equal rows: a shape with a fixed batch fails here.
     doubled = [
         {name: np.concatenate([array, array]) for name, array in example.items()}
         for example in examples[:1]
@@ -153,7 +153,7 @@ def check_same_answers(
         try:
             expected.append(run(old, example))
         except CannotBuildError:
-            continue  # a model that takes one row only; each single example ran before
+            continue  # a model that only takes one row; each single example ran before
         inputs.append(example)
     try:
         session = open_session(smaller.proto(), threads)
@@ -275,7 +275,7 @@ def with_zeros(weight: Array, scales: Array, zeros_ratio: float) -> Array:
     """Return `weight` `[inputs, outputs]` with this share of each output's least weights zeroed.
 
     Args:
-        scales: How large each input is, `[inputs]`.
+        scales: Size of each input, `[inputs]`.
     """
     count = round(len(weight) * zeros_ratio)
     scores = np.abs(weight) * scales[:, None]

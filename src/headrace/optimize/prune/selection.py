@@ -1,13 +1,13 @@
 """Selection of the least important units, and the fit of the remaining weights.
 
-Groups are taken in the order in which they run. Each is fitted on what it reads after the earlier
-ones were pruned, towards what it answered before any was, so that errors do not add up.
+Groups are processed in the order in which they run. Each is fitted on its inputs after the earlier
+groups were pruned, towards its outputs before any was pruned, so that errors do not add up.
 
-Both questions are asked of one layer: what a weight `W` answers, `x W`, is to change least. With
-second moments `H = E[x x^T]` of what it reads, the best weight on the units that stay is a ridge
-regression, and the loss of a unit that the others make up for is `W_u^T (H^-1_uu)^-1 W_u`: the
-optimal brain surgeon (Hassibi and Stork, 1993) for structures, as in ZipLM (Kurtic et al., NeurIPS
-2023) and SlimGPT (Ling et al., NeurIPS 2024). ThiNet (Luo et al., ICCV 2017) does it for channels.
+Selection and fit minimize the change of one layer's output `x W` of a weight `W`. With second
+moments `H = E[x x^T]` of its inputs, the best weight on the remaining units is a ridge regression,
+and the loss of a unit for which the others compensate is `W_u^T (H^-1_uu)^-1 W_u`: the optimal
+brain surgeon (Hassibi and Stork, 1993) for structures, as in ZipLM (Kurtic et al., NeurIPS 2023)
+and SlimGPT (Ling et al., NeurIPS 2024). ThiNet (Luo et al., ICCV 2017) does it for channels.
 """
 
 import math
@@ -105,7 +105,7 @@ class _Surgeon:
         gain = np.linalg.solve(columns[rows], columns.T).T
         self._weight -= gain @ self._weight[rows]
         self._inverse -= gain @ columns.T
-        # What is gone must not come back as rounding; the diagonal keeps solves possible.
+        # Removed units must not return through rounding; the diagonal keeps the system solvable.
         self._inverse[rows] = self._inverse[:, rows] = 0.0
         self._inverse[rows, rows] = 1.0
         self._weight[rows] = 0.0
@@ -264,7 +264,7 @@ def reconstruct(
 
     Args:
         groups: In the order in which they run.
-        counts: How many units of each stay.
+        counts: Number of remaining units of each.
     """
     working = graph
     before = ActivationCache(examples, threads=threads)

@@ -20,7 +20,7 @@ class UnitLayout:
     """Layout of units on an axis: entry `(o * units + unit) * inner + i` belongs to `unit`.
 
     A hidden unit is one entry (`outer` and `inner` are 1); a head is `inner` entries in a row, and
-    lies there three times where query, key and value come from one matrix (`outer` 3).
+    is repeated three times if query, key and value come from one matrix (`outer` 3).
     """
 
     axis: int

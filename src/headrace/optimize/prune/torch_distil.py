@@ -21,7 +21,7 @@ from headrace.optimize.prune.torch_graph import TorchGraph, stacked
 
 _ROWS: Final = 32
 _HELD_OUT: Final = 10
-"""One in so many examples is held out."""
+"""Divisor of the held-out share: one example in this many is held out."""
 _MOST_HELD_OUT: Final = 96
 _LOOKS: Final = 4
 """Number of evaluations on the held-out part."""
@@ -88,7 +88,7 @@ class _Student:
         try:
             with torch.no_grad():
                 actual = [answer.numpy() for answer in module(stacked([example]))]
-        except Exception as error:  # PyTorch raises what it likes at a graph
+        except Exception as error:  # PyTorch raises any exception for an unsupported graph
             first = (str(error).splitlines() or [type(error).__name__])[0]
             raise CannotBuildError(f"PyTorch cannot run it: {first}") from error
         if not floats(expected):
@@ -139,8 +139,7 @@ class _Student:
 
     def _loss(self, labelled_batch: _LabelledBatch) -> Any:
         answers = self._module(labelled_batch.inputs)
-        # Mean square of the differences, over what the answers are worth, of outputs
-        # that are FP32.
+        # Mean square of the differences, relative to the targets' scale, of FP32 outputs.
         targets = labelled_batch.answers
         loss = torch.zeros(())
         for actual, target in zip(answers, targets, strict=True):

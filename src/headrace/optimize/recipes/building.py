@@ -19,7 +19,8 @@ from headrace.runtimes.onnx.facts import OnnxFacts, read_onnx_facts
 from headrace.runtimes.openvino import openvino_reason
 
 MOST_EXAMPLES: Final = 128
-"""Most calibration examples; 300 made a BERT-like model no more exact in twice the time."""
+"""Most calibration examples; 300 did not make a BERT-like model more exact and took twice the time.
+"""
 _LEAST_EXAMPLES: Final = 16
 _LEAST_S: Final = 1e-6
 NO_EXAMPLES: Final = "needs calibration examples, and there are none; pass some with --data"
@@ -45,7 +46,7 @@ def versions(*packages: str) -> dict[str, str]:
     for package in packages:
         try:
             installed[package] = version(package)
-        except PackageNotFoundError:  # an ONNX Runtime for another device has another name
+        except PackageNotFoundError:  # ONNX Runtime for another device has another package name
             installed[package] = "unknown"
     return installed
 
@@ -123,7 +124,7 @@ def examples_in_time(context: RecipeContext, *, runs: float) -> Sequence[Tensors
     with library_errors("running the model on an example"):
         model = load_model(context.source, context.runtime, _options(context, UNTUNED))
         try:
-            model.run(examples[0])  # what is set up once
+            model.run(examples[0])  # excludes one-time setup
             began = time.monotonic()
             model.run(examples[0])
             ended = time.monotonic()

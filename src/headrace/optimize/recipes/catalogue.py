@@ -1,15 +1,16 @@
 """Recipe catalogue by model class, in the order of trial.
 
-Whether a recipe harms accuracy or speed is measured, not listed.
+Harm to accuracy or speed is measured, not listed.
 
-Two options are in no recipe of their own: the baseline has both, and what is served has neither.
-An arena saved no time at any size that was tried (a perceptron, an encoder, conv nets), and keeps
-the largest batch's memory. Threads that spin between runs take the cores from whatever else runs:
-beside other load a run on two threads took 1.2 to 1.7 times as long, and a search, which times a
-model alone, would not see what they cost other models.
+Two options have no separate recipe: the baseline has both, and served models have neither. An arena
+saved no time at any size that was tried (a perceptron, an encoder, conv nets), and holds the
+largest batch's memory. Threads that spin between runs take CPU time from other work: beside other
+load a run on two threads took 1.2 to 1.7 times as long, and a search, which times a model alone,
+would not measure the cost for other models.
 
-One core each wins while all that runs at once fits in the caches. Where it does not (long inputs,
-many rows, large models) fewer runs on more cores each may. In OpenVINO this is fewer streams.
+One core per run is fastest while all concurrent runs fit in the caches. Otherwise (long inputs,
+many rows, large models) fewer runs on more cores each may be faster. In OpenVINO these are fewer
+streams.
 """
 
 import math
@@ -99,15 +100,15 @@ def recipes_for(
     Each reports by `inapplicable_reason` whether it applies.
 
     Args:
-        runtime: Of the source; only ONNX is rewritten.
-        processor_features: By Linux's names, `avx512_vnni`.
+        runtime: Runtime of the source; only ONNX is rewritten.
+        processor_features: Linux's names, such as `avx512_vnni`.
     """
     if runtime != "onnx":
         return ()
     if model_class is ModelClass.TREES:
         return (BASELINE_RECIPE, SERVED)
     has = frozenset(processor_features)
-    # Without instructions for products of 8 bits, sums of two overflow 16.
+    # Without instructions for 8-bit products, sums of two overflow 16 bits.
     saturates = "avx2" in has and not _EIGHT_BITS & has
     dynamic = (_DYNAMIC, *((_REDUCED,) if saturates else ()))
 
@@ -188,7 +189,7 @@ def _in_more_threads(
 def thread_counts(cores: int) -> tuple[int, ...]:
     """Return the thread counts to try besides one: all cores, and one in between. Pure.
 
-    Both are powers of two, as cores divided by threads run at once.
+    Both are powers of two, as the number of concurrent runs is cores divided by threads.
     """
     if cores <= 1:
         return ()

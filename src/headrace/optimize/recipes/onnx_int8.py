@@ -1,14 +1,14 @@
 """INT8 recipes for ONNX Runtime, and FP16 and INT8 recipes for GPUs.
 
-A candidate runs on what the model is loaded on; these recipes only write files that suit a GPU.
+A candidate runs on the device that loads the model; these recipes only write files that suit a GPU.
 
-Its tools' defaults, one scale for a whole weight and every operator in INT8, are recipes too: they
-cost a transformer answers, which is for the gate to find out.
+The tools' defaults, one scale for a whole weight and every operator in INT8, are recipes too: they
+change answers of a transformer, which the quality gate detects.
 
-A normalisation beside a convolution that is quantized can no longer be merged into it, so merging
-comes first. Nor can the tools do with weights in other files, with scales per channel in operators
-of before 2020, with what adds a matrix of one row where a vector would do, and with tensors that
-are called as those that they add.
+A normalisation can no longer be merged into a convolution that is quantized, so merging comes
+first. The tools do not support external weights, scales per channel in operators of before 2020,
+biases that are a matrix of one row instead of a vector, and tensor names that collide with those
+that they add.
 """
 
 import logging
@@ -40,7 +40,7 @@ from headrace.runtimes.onnx.providers import CUDA, TENSORRT, short
 _SIMPLIFIED_FILE: Final = "simple.onnx"
 _WHOLE: Final = "whole.onnx"
 _PER_CHANNEL_OPSET: Final = 13
-"""The first in which a tensor of small integers may have several scales."""
+"""First opset in which a tensor of small integers may have several scales."""
 _NO_LOGS: Final = 4
 _BIAS: Final = 2
 _ADDED: Final = ("_scale", "_zero_point", "_quantized")
@@ -68,7 +68,7 @@ def simplified(context: RecipeContext) -> Path:
             onnx.save(model, whole)
         file = whole
     with library_errors("ONNX Runtime"):
-        # ONNX Runtime applies the rules that hold on every processor.
+        # ONNX Runtime applies the rules that are valid on every processor.
         options = ort.SessionOptions()
         options.log_severity_level = _NO_LOGS
         options.intra_op_num_threads = max(1, context.threads)
@@ -121,7 +121,7 @@ _WARNING, _FATAL = 2, 4
 _RUNS: Final = 3
 """Cost of calibrating with one example, in runs of the model."""
 _FLOAT: Final = 1
-"""What operators of ONNX Runtime's own give, of which it cannot tell: `TensorProto.FLOAT`."""
+"""Output type of ONNX Runtime's own operators, which it does not infer: `TensorProto.FLOAT`."""
 _WHAT: Final = "ONNX Runtime's quantizer"
 _NO_LAYER: Final = "it has no operators that the quantizer supports"
 
@@ -170,9 +170,9 @@ def static_int8(
     """Return a recipe of static quantization with calibrated activation scales.
 
     Args:
-        operators: Which are quantized; None for all that can be.
-        signed: Whether activations are INT8 around zero, as TensorRT takes them, which costs other
-            processors half of their speed.
+        operators: Operators to quantize; None for all supported.
+        signed: Whether activations are INT8 around zero, as TensorRT requires; other processors
+            then run at half of their speed.
     """
 
     def build(context: RecipeContext) -> Sequence[Candidate]:
@@ -239,7 +239,7 @@ def _quiet() -> Iterator[None]:
     """Suppress the quantizer's warnings in the block."""
     log, nowhere = logging.getLogger(), logging.NullHandler()
     log.addFilter(_is_not_theirs)
-    log.addHandler(nowhere)  # without any handler its first warning would add one, for good
+    log.addHandler(nowhere)  # its first warning would permanently add a handler if there is none
     ort.set_default_logger_severity(_FATAL)
     try:
         yield

@@ -1,7 +1,7 @@
 """OpenVINO recipes: precisions, compressed weights, and INT8 by NNCF.
 
 NNCF needs the model type of a transformer. Without it, everything is quantized and many answers are
-wrong without a warning; that variant is a recipe too, for the quality gate to decide.
+wrong without a warning; that variant is a recipe too, which the quality gate evaluates.
 """
 
 import contextlib
@@ -43,7 +43,7 @@ def in_precision(name: str, title: str, precision: str, *, lacking: str = "") ->
     """
 
     def build(context: RecipeContext) -> Sequence[Candidate]:
-        # An IR with all digits, whatever it is computed in.
+        # An IR with full-precision weights, whatever precision it is computed in.
         check_no_text(facts_of(context))
         file = save(read_graph(context), context.folder, halve=False)
         return [_candidate(name, title, file, context, precision, {"precision": precision})]
@@ -133,16 +133,16 @@ def _candidate(  # noqa: PLR0917  # as a candidate has them
 def silent_nncf() -> Iterator[ModuleType]:
     """Import NNCF without progress bars, logs and telemetry.
 
-    Standard output goes nowhere meanwhile. NNCF imports PyTorch only to see what a model is.
+    Standard output is discarded in the block. NNCF imports PyTorch only to check model types.
     """
-    import_openvino()  # first, and so without the telemetry that NNCF shares
+    import_openvino()  # first, to disable the telemetry that NNCF shares
     kind = logging.getLoggerClass()
     with without_frameworks():
         try:
             import nncf  # noqa: PLC0415  # takes seconds, and an extra brings it
         finally:
-            logging.setLoggerClass(kind)  # else every later logger would be one of its own kind
-        # Its own `set_log_level` would change handlers too, which others may have added.
+            logging.setLoggerClass(kind)  # else every later logger would have NNCF's class
+        # NNCF's `set_log_level` would also change handlers that other code added.
         logging.getLogger("nncf").setLevel(logging.CRITICAL)
         with contextlib.redirect_stdout(io.StringIO()):
             yield nncf
@@ -157,7 +157,7 @@ def post_training_int8(name: str, title: str, *, tells_class: bool, has_bf16: bo
 
     Args:
         tells_class: Whether NNCF gets the model type of a transformer.
-        has_bf16: Whether the processor has it.
+        has_bf16: Whether the processor supports BF16.
     """
 
     def build(context: RecipeContext) -> Sequence[Candidate]:

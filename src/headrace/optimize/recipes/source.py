@@ -30,11 +30,11 @@ class Prepared:
     """Prepared model that recipes can rewrite."""
 
     onnx: Path
-    """Where it is."""
+    """Path of the ONNX model."""
     frameworks: Sequence[Candidate] = ()
-    """The source, run by its own library, to compare with."""
+    """The source in its own library, as a reference."""
     notes: Sequence[str] = ()
-    """What was done, for people."""
+    """Applied conversions, for display."""
 
 
 class _Done(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,8 +56,8 @@ def prepare(
 
     Args:
         runtime: Runtime of the source; empty to detect it.
-        folder: Where to write; an empty directory, or what this left there for the same source and
-            arguments: that is taken as it is, as converting may take half a minute.
+        folder: Output directory: empty, or with the result of an earlier call for the same source
+            and arguments, which is reused, as converting may take half a minute.
         allow_code: Whether loading may run code of the model's author.
         data_rows: The user's rows to compare besides generated ones.
 
@@ -85,7 +85,9 @@ def prepare(
             f"{differences.largest_relative:.2g} of their value"
         )
         done = _Done(library=conversion.library, note=note)
-        (folder / _DONE).write_bytes(msgspec.json.encode(done))  # last: it says that all is there
+        (folder / _DONE).write_bytes(
+            msgspec.json.encode(done)
+        )  # last: marks the directory as complete
     title = _FRAMEWORKS.get(name, (name, f"{name}, the unchanged file"))
     details = {"what": "nothing is rewritten", "library": done.library}
     framework = Candidate(name=title[0], title=title[1], runtime=name, path=source, recipe=details)

@@ -1,22 +1,21 @@
-"""Engines for tree models (native library, ONNX Runtime), and their choice by batch size.
+"""Engines for tree models (native library, ONNX Runtime), and their choice by batch size. Pure.
 
-One row of CatBoost's costs ten times as much in CatBoost as in ONNX Runtime, and 1,024 rows a
-fifth. A second engine costs memory and a second thing that can break, so it has to be worth it: it
-must be at least a tenth faster at some size that is served, by more than the measurement can be
-wrong. Pure.
+CatBoost takes ten times as long as ONNX Runtime for one row, and a fifth of its time for 1,024
+rows. A second engine costs memory and is a second source of failures, so it must be at least a
+tenth faster at some served batch size, by more than the measurement error.
 
 Answers must not depend on the batch. Engines sum and round in different orders; `mixing_problem`
-tells whether that is visible.
+reports whether that is visible.
 
-For one row most of a library's time goes into the call, which is short in ONNX Runtime; for many
-rows XGBoost and CatBoost walk their trees several times as fast. So neither is better, and
-`by_batch` lets each have the batches that it is quicker at.
+For one row most of a library's time is call overhead, which is small in ONNX Runtime; for many rows
+XGBoost and CatBoost evaluate their trees several times as fast. So neither is better, and
+`choose_by_batch` assigns each the batches for which it is faster.
 
-Compilers are left out. tl2cgen (last released in March 2024, and it needs a C compiler) is slower
+Compilers are not used. tl2cgen (last released in March 2024, and it needs a C compiler) is slower
 than ONNX Runtime for one row, and for 1,024 as fast to 2.4 times as fast. lleaves is 1.3 to six
 times as fast from 8 rows on, for LightGBM alone; but it compiles a hundred trees for several
-seconds, brings 130 MB of LLVM, and its last release (December 2024) needs llvmlite 0.44. What
-either makes is machine code, which a replica had to be allowed to run.
+seconds, brings 130 MB of LLVM, and its last release (December 2024) needs llvmlite 0.44. Both
+produce machine code, which a replica would have to be allowed to run.
 """
 
 import math
@@ -72,7 +71,7 @@ class _Plan:
 
     engines: tuple[str, ...]
     starts: tuple[int, ...]
-    """At which of the sizes."""
+    """Index of the first batch size of each engine."""
 
     def engine(self, index: int) -> str:
         """Return the engine of the size at `index`."""
@@ -86,13 +85,13 @@ def choose_by_batch(
 ) -> list[Choice]:
     """Choose as few engines as are worthwhile, the one for the smallest batches first.
 
-    Where an engine was not measured at a size that others were, its time lies on a line between
-    those of its neighbours on logarithmic scales. Below its smallest size a batch takes as long as
-    that, above its largest one each row as long as there.
+    If an engine was not measured at a size that others were, its time is interpolated on
+    logarithmic scales. Below its smallest size a batch takes as long as at that size; above its
+    largest size each row takes as long as there.
 
     Args:
-        measured: By engine, at one size at least; of two that are the same the first wins.
-        unlike: Pairs that do not answer alike, as `mixing_problem` has it.
+        measured: By engine, at one size at least; of two equal ones the first wins.
+        unlike: Pairs whose answers differ, by `mixing_problem`.
     """
     served = sorted({rows for times in measured.values() for rows in times})
     times = {
@@ -124,12 +123,12 @@ def choose_by_batch(
 def mixing_problem(comparison: Comparison) -> str:
     """Return why two engines may not share a model; empty if they may.
 
-    Rounding may show in the sixth digit of a probability; a row may not get another class when it
-    comes with others. Over rows like those that are served, as engines that compare in another
-    precision differ on some data alone.
+    Rounding may show in the sixth digit of a probability; a row's class may not depend on the other
+    rows of its batch. The rows should resemble served ones, as engines that compare in another
+    precision only differ on some data.
 
     Args:
-        found: How far the answers of one are from those of the other.
+        comparison: Difference of one engine's answers from the other's.
     """
     if comparison.changed_rows:
         return (
@@ -160,7 +159,7 @@ def _time_at(times: Measured, rows: int) -> CallTime:
 
 
 def _plans(names: tuple[str, ...], members: int, sizes: int) -> Iterator[_Plan]:
-    """Yield all assignments of sizes to so many engines."""
+    """Yield all assignments of sizes to this many engines."""
     for engines in permutations(names, members):
         for starts in combinations(range(1, sizes), members - 1):
             yield _Plan(engines, (0, *starts))

@@ -40,7 +40,8 @@ class CandidateReport(msgspec.Struct, frozen=True, kw_only=True):
     """Score in the report's metric, on labels."""
     accuracy_loss: float | None = None
     """The baseline's score minus this one's, on the same `n` examples. `lost` and `gained` count
-    examples that only one of both answers right; `p_value` is of no difference."""
+    examples that only one of both answers correctly; `p_value` is of no difference.
+    """
     accuracy_loss_ci: Interval | None = None
     p_value: float | None = None
     lost: int | None = None
@@ -220,7 +221,7 @@ def points(report: OptimizeReport) -> list[QualityPoint]:
         if latency_s is None or quality is None:
             continue
         if not _SHORTEST_S <= latency_s <= _LARGEST or not abs(quality) <= _LARGEST:
-            continue  # no figure that was measured
+            continue  # not a measured figure
         drawable.append(
             QualityPoint(
                 numbered=entry,
@@ -261,7 +262,7 @@ def _quality(candidate: CandidateReport, report: OptimizeReport) -> float | None
 def _quality_interval(candidate: CandidateReport, report: OptimizeReport) -> Interval | None:
     """Return the quality interval from the paired loss interval.
 
-    An interval of its accuracy alone would be many times as wide, and say less about which of the
+    An interval of its accuracy alone would be many times as wide, and show less about which of the
     two is better.
     """
     bounds, base = candidate.accuracy_loss_ci, report.baseline.accuracy

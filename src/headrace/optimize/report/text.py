@@ -45,7 +45,7 @@ def rate(per_s: float | None) -> str:
 
 
 def p_value(value: float | None) -> str:
-    """`p = 0.03`."""
+    """Return a text such as `p = 0.03`."""
     if value is None:
         return ""
     return f"p < {_LEAST_P}" if value < _LEAST_P else f"p = {number_text(value, digits=2)}"
@@ -202,7 +202,7 @@ def less(cut: float, bounds: Interval | None = None) -> str:
 
 
 def conditions(settings: MeasurementSettings) -> str:
-    """`1 thread, batch 1, length 128, one request at a time, hot caches`."""
+    """Return a text such as `1 thread, batch 1, length 128, one request at a time, hot caches`."""
     threads = "1 thread" if settings.threads == 1 else f"{settings.threads} threads"
     length = [] if settings.length is None else [f"length {settings.length}"]
     at_once = "requests on all cores at once" if is_on_all_cores(settings) else _ALONE
@@ -220,7 +220,7 @@ def callers(settings: MeasurementSettings) -> str:
 
 
 def sureness(settings: MeasurementSettings) -> str:
-    """`95 % intervals, by 20 blocks`."""
+    """Return a text such as `95 % intervals, by 20 blocks`."""
     blocks = "" if settings.blocks is None else f", by {settings.blocks} blocks of turns"
     return f"{number_text(100 * settings.confidence)} % intervals{blocks}".replace(".0 %", " %")
 
@@ -237,7 +237,7 @@ def _changed(report: OptimizeReport, bounds: Interval | None) -> str:
         "cost": ("costs", number_text, chosen.cost_per_million, baseline.cost_per_million),
     }
     if target == "cost" and chosen.cost_per_million is None:
-        target = "throughput"  # which the cost is of, whatever the price
+        target = "throughput"  # the basis of the cost, whatever the price
     if target not in others:
         return cut or f"is chosen over {baseline.name}"
     verb, text, now, before = others[target]
@@ -338,7 +338,7 @@ def _rejected(report: OptimizeReport) -> Iterator[str]:
         return
     yield ""
     yield "rejected"
-    # Of many nothing was measured, and few reasons are behind that.
+    # Many candidates have no figures, for only a few reasons.
     lines: dict[str, list[str]] = {}
     for candidate in report.rejected:
         reason = f"{_figures(candidate, report)}{candidate.reason or 'unknown reason'}"

@@ -153,11 +153,12 @@ def timed_request(
 ) -> Tensors:
     """Repeat an example along axis 0 to `rows` and along variable axes to `length`.
 
-    It is repeated, not padded, so that no mask makes the request cheaper than it looks.
+    It is repeated, not padded, because a mask could make the request cheaper than its length
+    suggests.
 
     Args:
         example: One row.
-        length: None leaves variable axes as they are.
+        length: None leaves variable axes unchanged.
     """
     request = {}
     for spec in signature.inputs:
@@ -372,7 +373,7 @@ def open_search_inputs(
 
 
 def callers(threads: int) -> int:
-    """Return how many runs with so many threads fit the cores."""
+    """Return how many concurrent runs with this many threads fit the cores."""
     return max(1, len(os.sched_getaffinity(0)) // threads)
 
 

@@ -221,7 +221,7 @@ class SearchJournal:
         try:
             size = self._stream.seek(0, os.SEEK_END)
             if size and os.pread(descriptor, 1, size - 1) != b"\n":
-                self._stream.write(b"\n")  # half a line stays alone, and is passed over
+                self._stream.write(b"\n")  # ends an incomplete last line, which is skipped
         except OSError:
             self._stream.close()
             raise

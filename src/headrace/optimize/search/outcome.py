@@ -152,7 +152,7 @@ def _entry(
     if result.unbatched is not None:
         fields |= {"unbatched": unbatched_text(result.unbatched)}
         fields |= {"batch_cut_ratio": result.unbatched.cut_ratio}
-    # Seconds are of a run; so many of them make what was timed at once.
+    # The measured time is of one run; a timed call consists of this many.
     calls = state.started.calls if state.started and is_of_all_cores(request) else 1
     if timing is not None:
         interval, rate = timing.p50_ci_s, timing.throughput_per_s * calls

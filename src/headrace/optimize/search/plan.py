@@ -72,7 +72,7 @@ def next_step(  # noqa: PLR0911  # a step each, in their order
 
     Args:
         timed: Timing of each candidate with the baseline.
-        now_s: How long the search has run.
+        now_s: Elapsed time of the search.
     """
     if StepKind.WRITE in state.ended:
         return SearchStep(kind=StepKind.DONE)
@@ -139,7 +139,7 @@ def best(
     if request.target is SearchTarget.MEMORY:
         return sorted(accepted, key=lambda result: _size(state, result))
     faster = [result for result in accepted if timed[result.name].cut_ratio > 0]
-    # The share that was cut in blocks shared with the baseline, as absolute times drift.
+    # The time saved in blocks shared with the baseline, as absolute times drift.
     return sorted(faster, key=lambda result: -timed[result.name].cut_ratio)
 
 
@@ -204,13 +204,13 @@ def _ask(
     screened_s = begun_s + _SCREEN * (until_s - begun_s)
     answered = state.scored.n if state.scored is not None else 0
     new = [result for result in waiting if result.screened is None]
-    # Where there are many examples, the fastest candidate without any evaluation yet.
+    # With many examples: the fastest candidate without any evaluation yet.
     if new and answered > 2 * SCREENED and now_s < screened_s and len(waiting) > 1:
         return SearchStep(kind=StepKind.SCREEN, name=new[0].name, until_s=screened_s)
     if now_s >= until_s:
         return None
-    # The fastest candidate that may win; then the most doubtful of those that can win no more: the
-    # loss so far decides, as a report is to show what a recipe costs, and which ones to avoid.
+    # The fastest candidate that may win; then the most uncertain of those that cannot win any more,
+    # by the loss so far, because a report should show what a recipe costs, and which ones to avoid.
     may_win = [
         result for result in waiting if not faster_candidate(state, request, timed, result.name)
     ]
@@ -296,7 +296,8 @@ def decide(
         final: Timings of the final comparison; may be empty.
     """
     timings = {**timed, **final}
-    # By how much the baseline may have been faster than itself, in the same minutes.
+    # Upper bound of the difference between the baseline and its own second entry in the same
+    # minutes.
     again = final.get(AGAIN)
     noise_ratio = max(again.cut_ci_ratio[1], 0.0) if again and again.cut_ci_ratio else 0.0
     chosen = _chosen(state, request, timed, final, noise_ratio)

@@ -111,9 +111,9 @@ class SearchError(msgspec.Struct, frozen=True, kw_only=True):
 def main() -> int:
     """Execute the request in the working directory."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    with contextlib.suppress(OSError):  # out of memory, this one goes first
+    with contextlib.suppress(OSError):  # out of memory, the kernel kills this process first
         Path("/proc/self/oom_score_adj").write_text("1000")
-    # Libraries of arithmetic would start as many threads as there are cores, beside what is timed.
+    # Math libraries would start a thread per core and disturb the timing.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     request = msgspec.json.decode(Path(REQUEST).read_bytes(), type=SearchRequest)
     from headrace.optimize.search.work import search  # noqa: PLC0415  # after the line above
@@ -141,7 +141,7 @@ def _leave(error: SearchError) -> None:
 
 
 if __name__ == "__main__":
-    # As the rest of the search knows this module: in `__main__`, `SearchTarget` is another class.
+    # Use the imported module: in `__main__`, `SearchTarget` is another class.
     from headrace.optimize.search import process  # noqa: PLW0406
 
     sys.exit(process.main())

@@ -211,7 +211,7 @@ def classify_facts(facts: OnnxFacts) -> Classification:
     if trees and not convolutions and products <= trees:
         what = "ensemble" if trees == 1 else "ensembles"
         return Classification(ModelClass.TREES, f"it consists of {trees} tree {what}")
-    # Fused ones, else those written out: a mean, the mean of squares, its root.
+    # Fused normalizations, else the written-out form: a mean, the mean of squares, its root.
     fused = _sum(count, _NORMS) + _sum(count, _FUSED_NORMS) + _sum(count, _MORE_NORMS)
     squares = count["Pow"] + count["Mul"]
     attentions, norms = (

@@ -362,7 +362,7 @@ class QualityJudge:
             max_loss=self.run.request.max_loss,
             rng=self.run.rng,
         )
-        # Fewer examples may be too few to prove anything, which is no reason to reject.
+        # Fewer examples may be too few to prove anything, which is not a reason to reject.
         if unseen.passes or unseen.loss <= 0 or unseen.p_value >= SIGNIFICANCE:
             return trial.verdict
         return replace(unseen, reason=f"on examples it was not calibrated with, {unseen.reason}")

@@ -14,7 +14,7 @@ import numpy as np
 _PROC: Final = Path("/proc")
 _IDLE, _IOWAIT = 3, 4
 _PARENT: Final = 1  # fields of /proc/PID/stat by proc(5), counted from 0 after the name
-_CPU_TIMES: Final = slice(11, 15)  # utime, stime, and those of children that were waited for
+_CPU_TIMES: Final = slice(11, 15)  # utime, stime, and those of reaped children
 _LOOK_EVERY_S: Final = 1.0
 TICK_S: Final = 1 / os.sysconf("SC_CLK_TCK")
 """Resolution of the kernel's CPU counters."""
@@ -36,10 +36,10 @@ class ProcStat:
 
     Children are updated once a second. `cores`: None for those of the affinity.
 
-    So it counts other processes, interrupts, and what the hypervisor gave to other machines
+    It counts other processes, interrupts, and time that the hypervisor gave to other machines
     (steal). Only cores of this process's affinity count: in a container with a cpuset, its own. In
-    others `/proc/stat` is the host's, and neighbours are seen. What LXCFS shows instead leaves them
-    out, and so does a hypervisor that reports no steal: slow windows then remain unmarked.
+    other containers `/proc/stat` is the host's, and includes neighbours. LXCFS excludes them, and
+    so does a hypervisor that reports no steal: slow windows then remain unmarked.
     """
 
     def __init__(
@@ -124,7 +124,8 @@ def cpu_seconds(stats: Iterable[str]) -> float:
 
 def _fields(stats: Mapping[int, str]) -> Iterator[tuple[int, Sequence[str]]]:
     for number, text in stats.items():
-        # A program chooses its name, which may hold spaces and brackets: count from its end.
+        # A program chooses its name, which may hold spaces and brackets: fields are counted from
+        # its end.
         fields = text[text.rfind(")") + 1 :].split()
         if len(fields) >= _CPU_TIMES.stop:
             yield number, fields
@@ -135,7 +136,7 @@ def _stats(proc: Path, pids: Iterable[int]) -> Mapping[int, str]:
     for pid in pids:
         try:
             stats[pid] = (proc / str(pid) / "stat").read_text("utf-8", "replace")
-        except OSError:  # it has just ended, or is not ours to see
+        except OSError:  # the process has just ended, or may not be read
             continue
     return stats
 
@@ -151,8 +152,8 @@ _MOST_BYTES: Final = 512 * 1024**2
 class Eviction:
     """Cache eviction by writing a buffer larger than the last-level cache.
 
-    It writes a byte to each line of the buffer. The private caches of other cores keep what they
-    hold, if the last cache does not include them: a model of several threads is less cold.
+    It writes a byte to each line of the buffer. The private caches of other cores keep their
+    content if the last-level cache does not include them: a model of several threads is less cold.
     """
 
     def __init__(self, size_bytes: int) -> None:

@@ -1,6 +1,6 @@
 """Interleaved timing of candidates in short windows, on a shared machine.
 
-Nothing is subtracted from a latency. Instead so many calls lie between two clock readings that the
+Nothing is subtracted from a latency. Instead, enough calls lie between two clock readings that the
 reading takes less than 1 % of the time.
 
 A block holds one short window of each candidate in random order. Slow disturbances affect all
@@ -273,7 +273,7 @@ def measure(
         on_window=on_window or (lambda _: None),
         first_block=first_block,
     )
-    # Python's garbage collector is kept from running in the midst of a window.
+    # Python's garbage collector is disabled during a window.
     was_enabled = gc.isenabled()
     gc.disable()
     try:
@@ -311,7 +311,7 @@ class _Turns:
             lacks = any(self.quiet[c.name] < needed for c in self.alive) and not self._is_in_vain()
             if not self.alive or (count >= needed and not lacks):
                 return
-            # Let go of what calls left in cycles, between windows and not too often: it takes time.
+            # Collect the calls' cyclic garbage between windows, and rarely, because it takes time.
             if self.now() >= collect_at:
                 gc.collect()
                 collect_at = self.now() + _COLLECT_EVERY_S
@@ -350,7 +350,7 @@ class _Turns:
 
         self.plans = plans(fit=1.0)
         if self.plans and math.isfinite(self.until):
-            # One block more, for what is made again and for calls that end a little late.
+            # One extra block, for repeated windows and for calls that end a little late.
             blocks = self.settings.blocks + 1
             spare_s = (self.until - self.now()) / blocks - self._block_s()
             windows_s = sum(planned.window_s for planned in self.plans.values())
@@ -360,7 +360,7 @@ class _Turns:
         """Return the duration of a cache eviction; 0 for hot caches."""
         if self.evict is None:
             return 0.0
-        self.evict()  # the first touches memory that was never there
+        self.evict()  # the first call allocates the memory
         start = self.now()
         self.evict()
         return self.now() - start

@@ -1,10 +1,10 @@
 """Latency statistics of windows: medians, ratios and their intervals.
 
-Readings of a shared machine are not normal: a few are far off. The sign test assumes no
-distribution: each reading is above the true median with probability one half, whatever the rest
-looks like, and that alone says how often the median lies between two order statistics (Thompson,
-1936). It takes 6 readings for 95 %; fewer give Student's interval of the logarithms, which heavy
-tails on both sides make wider, not wrong (Benjamini, 1983).
+Readings of a shared machine are not normal: some are outliers. The sign test assumes no
+distribution: each reading is above the true median with probability one half, which alone gives the
+probability that the median lies between two order statistics (Thompson, 1936). It takes 6 readings
+for 95 %; fewer give Student's interval of the logarithms, which heavy tails on both sides make
+wider, not wrong (Benjamini, 1983).
 """
 
 import math
@@ -38,7 +38,7 @@ def median_interval(values: Array) -> Interval | None:
     if count < LEAST_COUNT:
         return _student_interval(values)
     ordered = np.sort(values)
-    # How many of the least and of the largest readings may be left out of the interval.
+    # Number of the least and of the largest readings that the interval may omit.
     outside = np.cumsum([2 * math.comb(count, i) / 2**count for i in range(count // 2)])
     rank = max(int(np.searchsorted(outside, 1 - CONFIDENCE, side="right")) - 1, 0)
     return float(ordered[rank]), float(ordered[-1 - rank])
@@ -48,8 +48,8 @@ def drifting_median_interval(values: Array, *, rng: np.random.Generator) -> Inte
     """Return an interval of the median of consecutive readings that may drift.
 
     Neighbours are resampled together, in runs of the cube root of their number (the circular block
-    bootstrap of Politis and Romano, 1992): where readings stay high for a while, as they do while
-    the processor is slow, there are fewer of them than it seems.
+    bootstrap of Politis and Romano, 1992): readings that stay high for a while, such as while the
+    processor is slow, are fewer independent ones than their count.
     """
     count = values.size
     if count < LEAST_COUNT:
@@ -69,7 +69,7 @@ def _student_interval(values: Array) -> Interval | None:
         return None
     logs = np.log(values)
     reach = _STUDENT[count - 2] * logs.std(ddof=1) / math.sqrt(count)
-    # Held to what a float can say: two readings may tell next to nothing.
+    # Clipped to the range of a float: two readings may carry almost no information.
     low, high = np.exp(np.clip((logs.mean() - reach, logs.mean() + reach), -700.0, 700.0))
     return float(low), float(high)
 
@@ -133,7 +133,7 @@ def _timing(
     name: str, group: Sequence[CallWindow], baseline: Sequence[CallWindow], rng: Generator
 ) -> Timing | None:
     """Return a candidate's timing; None without a block shared with the baseline."""
-    # One window of each block, in their order; quiet ones if there are enough.
+    # One window of each block, in order; quiet ones if there are enough.
     everything, quiet = _by_block(group), _by_block(group, is_quiet=True)
     chosen = quiet if len(quiet) >= LEAST_COUNT else everything
     used = [chosen[block] for block in sorted(chosen)]
