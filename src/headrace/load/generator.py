@@ -57,7 +57,7 @@ class Alarm:
         loop.add_reader(self._fd, self._ring)
 
     def set(self, due_at: float, now: float) -> None:
-        """Call `wake` at `due_at` (monotonic seconds), perhaps several times while it busy-waits."""
+        """Call `wake` at `due_at` (monotonic seconds), perhaps several times while busy-waiting."""
         if due_at - now < AWAKE_S:
             self._loop.call_soon(self._wake)
             return

@@ -49,7 +49,7 @@ def write_artifact(
     Args:
         target: Destination; must not exist, or be an empty directory.
         members: Candidates, each with the largest batch, in rows, that it runs; the last with None.
-        processor: What the candidates were verified on.
+        processor: Processor on which the candidates were verified.
         check: Requests with the chosen candidate's answers, for verification on other hosts.
         figures: Measured figures; finite.
 

@@ -105,7 +105,7 @@ class FeatureStep:
         )
 
     def _places_of_row(self) -> list[int]:
-        """Feature index by column of the only matrix, -1 for a request value; empty if no such."""
+        """Return each column's feature index in the only matrix, -1 for a value; empty otherwise."""
         if len(self._assemblies) != 1 or self._status:
             return []
         (assembly,) = self._assemblies
@@ -286,10 +286,10 @@ def check_fit(
     features: Mapping[str, TensorSpec],
     keys: set[str],
 ) -> None:
-    """Raise InvalidArgumentError unless a tensor of `spec` can be made of `columns`.
+    """Raise InvalidArgumentError unless a tensor of `spec` can be built from `columns`.
 
     Args:
-        known: The features by name; what is none is a value of the caller's.
+        features: The features by name; other columns are values of the caller.
         keys: The join keys, which are neither.
     """
     subject = f"input '{spec.name}' of the model"

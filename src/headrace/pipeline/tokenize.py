@@ -136,7 +136,7 @@ def open_tokenizer(path: Path, *, max_length: int) -> "Tokenizer":
     try:
         tokenizer = Tokenizer.from_str(path.read_text(encoding="utf-8"))
         tokenizer.enable_truncation(max_length)
-    except Exception as error:  # noqa: BLE001  # the library raises bare ones
+    except Exception as error:  # noqa: BLE001  # the library raises bare exceptions
         msg = f"{path}: is not a readable tokenizer.json: {error_kind(error)}"
         raise UnsupportedModelError(msg) from None
     return tokenizer

@@ -48,7 +48,7 @@ class ObjectBucket:
             "allow_http": plain,
         }
 
-        def opened(within_s: float) -> Any:  # noqa: ANN401  # one of three kinds, all used alike
+        def opened(within_s: float) -> Any:  # noqa: ANN401  # one of three kinds with the same interface
             retry: RetryConfig = {
                 "max_retries": 1000,  # only the time limit counts
                 "retry_timeout": timedelta(seconds=within_s),

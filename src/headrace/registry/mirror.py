@@ -212,7 +212,7 @@ class Mirror:
         """Bind an empty home to this store."""
         own = [f"{n}:{v}" for n in self._index.names() for v in self._index.numbers(n)]
         if own:
-            shown = ", ".join(own[:5]) + (", …" if len(own) > 5 else "")  # noqa: PLR2004  # enough to know them
+            shown = ", ".join(own[:5]) + (", …" if len(own) > 5 else "")  # noqa: PLR2004  # enough to identify them
             message = (
                 f"{self._home} holds local versions ({shown}) that are not in {self.shared.where}: "
                 "use another home, and push them to the store"

@@ -192,7 +192,7 @@ def run_file(file: Path) -> ModuleType:
         with warnings.catch_warnings(action="ignore", category=SyntaxWarning):
             # Python's messages quote the line, which may be private content.
             code = compile(file.read_bytes(), str(file), "exec", dont_inherit=True)
-        exec(code, module.__dict__)  # noqa: S102  # running the user's code is what this runtime is
+        exec(code, module.__dict__)  # noqa: S102  # this runtime's purpose is to run the user's code
     except (HeadraceError, KeyboardInterrupt):
         raise
     except BaseException as error:  # noqa: BLE001  # its message may quote the file

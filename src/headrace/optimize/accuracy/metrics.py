@@ -321,7 +321,7 @@ def usual_metric(examples: Examples) -> Metric | None:
         return Metric.SPEARMAN
     if examples.texts is RowTexts.CROSS_ENCODER:
         return None
-    return Metric.AUC if len(np.unique(labels)) == 2 else Metric.SPEARMAN  # noqa: PLR2004  # alike, or not
+    return Metric.AUC if len(np.unique(labels)) == 2 else Metric.SPEARMAN  # noqa: PLR2004  # equal or not
 
 
 def _parse(requested: str, base: ModelAnswers) -> tuple[Metric | None, str]:

@@ -65,7 +65,7 @@ def main() -> int:
     """Execute the request in the working directory."""
     os.nice(_NICE)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    with contextlib.suppress(OSError):  # out of memory, this one goes first
+    with contextlib.suppress(OSError):  # out of memory, the kernel kills this process first
         Path("/proc/self/oom_score_adj").write_text("1000")
     request = msgspec.json.decode(Path(REQUEST).read_bytes(), type=ConvertRequest)
     Path(RESULT).write_bytes(msgspec.json.encode(outcome(request, Path())))

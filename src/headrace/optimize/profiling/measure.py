@@ -112,7 +112,7 @@ def by_operator(
                 times, runs = _of_openvino(path, inputs), 1
             case _:
                 return Operators(reason=f"not available for the runtime '{runtime}'")
-    except Exception as error:  # noqa: BLE001  # a profiler of somebody's, on a model of somebody's
+    except Exception as error:  # noqa: BLE001  # third-party profiler and model
         return Operators(reason=f"{type(error).__name__}: {error}"[:_MAX_REASON])
     items = shares(times, runs=runs)
     if not items:
@@ -517,7 +517,7 @@ def _what(settings: list[Setting]) -> str:
     first = "; ".join(setting.text for setting in settings[:2])
     if len(settings) == 1:
         return f"one setting ({first}) was"
-    more = "; ..." if len(settings) > 2 else ""  # noqa: PLR2004  # as many are named
+    more = "; ..." if len(settings) > 2 else ""  # noqa: PLR2004  # as many as are named
     return f"{len(settings)} settings ({first}{more}) were"
 
 
@@ -562,7 +562,7 @@ def profile(
         emit(ProfileFailed(error=str(error)[:_MAX_ERROR], code=error.code))
     except MemoryError as error:
         emit(ProfileFailed(error=f"it exceeds its memory limit: {error}"))
-    except Exception as error:  # noqa: BLE001  # a model and a library of somebody's
+    except Exception as error:  # noqa: BLE001  # third-party model and library
         emit(ProfileFailed(error=f"{type(error).__name__}: {error}"[:_MAX_ERROR]))
 
 

@@ -109,7 +109,7 @@ def save(graph: Graph, folder: Path, *, halve: bool) -> Path:
     return file
 
 
-def _candidate(  # noqa: PLR0917  # as a candidate has them
+def _candidate(  # noqa: PLR0917  # as in a candidate
     name: str,
     title: str,
     file: Path,

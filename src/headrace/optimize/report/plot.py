@@ -210,7 +210,7 @@ def quality_scale(
 def plot(report: OptimizeReport, form: PictureSize) -> str:
     """Return the chart as an SVG element; empty with fewer than two points."""
     drawn_points = points(report)
-    if len(drawn_points) < 2:  # noqa: PLR2004  # one point compares with nothing
+    if len(drawn_points) < 2:  # noqa: PLR2004  # one point has no comparison
         return ""
     frame = frame_of(report, drawn_points, form)
     look = f'class="plot {form.name}" viewBox="0 0 {form.width} {form.height}"'

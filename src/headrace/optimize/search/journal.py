@@ -211,7 +211,7 @@ _encoder = msgspec.json.Encoder()
 class SearchJournal:
     """Append-only journal; each event is written through when `write` returns. Close it after use.
 
-    Raises an OSError for links and pipes that a candidate may have put in its place.
+    Raises an OSError for links and pipes with which a candidate may have replaced it.
     """
 
     def __init__(self, folder: Path) -> None:

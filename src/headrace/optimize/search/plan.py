@@ -61,7 +61,7 @@ class SearchStep:
     """Search time by which the step ends."""
 
 
-def next_step(  # noqa: PLR0911  # a step each, in their order
+def next_step(  # noqa: PLR0911  # one step per branch, in order
     state: SearchState,
     request: SearchRequest,
     timed: Mapping[str, Timing],
@@ -343,7 +343,7 @@ def _chosen(
     return sure[0].name if sure else state.baseline
 
 
-def _status(  # noqa: C901, PLR0911, PLR0917  # a reason each, of all that is known
+def _status(  # noqa: C901, PLR0911, PLR0917  # one reason per case
     state: SearchState,
     request: SearchRequest,
     result: CandidateResult,

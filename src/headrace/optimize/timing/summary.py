@@ -65,7 +65,7 @@ def drifting_median_interval(values: Array, *, rng: np.random.Generator) -> Inte
 
 def _student_interval(values: Array) -> Interval | None:
     count = values.size
-    if count < 2:  # noqa: PLR2004  # one reading tells of no interval
+    if count < 2:  # noqa: PLR2004  # one reading gives no interval
         return None
     logs = np.log(values)
     reach = _STUDENT[count - 2] * logs.std(ddof=1) / math.sqrt(count)

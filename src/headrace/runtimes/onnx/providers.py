@@ -122,7 +122,7 @@ def not_to_be_had(device: str, reason: str) -> FailedPreconditionError:
 
 
 def short(provider: str) -> str:
-    """Short name of a provider: `CUDA`."""
+    """Return the short name of a provider: `CUDA`."""
     return provider.removesuffix(_SUFFIX)
 
 

@@ -210,7 +210,7 @@ class _Analysis:
         shape = tuple(a if a == b else self._transfer.symbols.unknown() for a, b in pairs)
         return with_rows(shape, left.rows)
 
-    def _scan(  # noqa: C901  # checks, one after the other
+    def _scan(  # noqa: C901  # sequential checks
         self,
         node: OnnxNode,
         inputs: list[Value | None],

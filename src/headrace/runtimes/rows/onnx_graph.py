@@ -277,7 +277,7 @@ def read_tensor(source: FileReader, field: ProtobufField) -> OnnxConstant:  # no
         if count > MAX_ELEMENTS:
             below = Size(int(array.max()) + 1) if array.min() >= 0 else None
             return OnnxConstant(name=name, value=replace(bare, below=below))
-    elif len(items) == count and kind != 10:  # noqa: PLR2004  # FLOAT16 stands as its bits
+    elif len(items) == count and kind != 10:  # noqa: PLR2004  # FLOAT16 is stored as bits
         array = np.array(items, dtype)
     else:
         return OnnxConstant(name=name, value=bare)

@@ -133,7 +133,7 @@ def _pad(call: Call) -> Results:
     return call.transfer.padded(value, dict(zip(axes, both, strict=True)))
 
 
-def _resize(call: Call) -> Results:  # noqa: C901  # one after the other
+def _resize(call: Call) -> Results:  # noqa: C901  # sequential
     value = call.value()
     if value.shape is None and value.rows is None:
         return Value()

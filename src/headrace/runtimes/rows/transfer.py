@@ -466,7 +466,7 @@ class Transfer:
             sizes.append(self.symbols.unknown() if times is None else multiply(size, times))
         return with_rows(tuple(sizes), rows, is_integer=value.is_integer)
 
-    def concat(self, values: Sequence[Value], axis: int) -> Value:  # noqa: C901, PLR0912  # checks, one after the other
+    def concat(self, values: Sequence[Value], axis: int) -> Value:  # noqa: C901, PLR0912  # sequential checks
         """Return the values concatenated along an axis."""
         if all(value.shape is None and value.rows is None for value in values):
             return Value(is_integer=values[0].is_integer)

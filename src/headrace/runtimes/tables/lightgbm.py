@@ -298,7 +298,7 @@ class LightgbmPredictor:
         """
         # A separate handle of the loaded library: types declared on the other one would change how
         # LightGBM's Python package calls it.
-        native = ctypes.CDLL(library.basic._LIB._name)  # noqa: SLF001  # wherever it was found
+        native = ctypes.CDLL(library.basic._LIB._name)  # noqa: SLF001  # from any location
         self._native = native
         native.LGBM_GetLastError.restype = c_char_p
         native.LGBM_BoosterFree.argtypes = [c_void_p]

@@ -307,7 +307,7 @@ def _index_again(estimator: object) -> set[int]:
         metric, settings = neighbors.effective_metric_, neighbors.effective_metric_params_
         if type(metric) is not str:
             raise TypeError("a metric is not a name")
-        rows, size = neighbors._fit_X, neighbors.leaf_size  # noqa: SLF001  # kept nowhere else
+        rows, size = neighbors._fit_X, neighbors.leaf_size  # noqa: SLF001  # stored only here
         neighbors._tree = type(index)(rows, size, metric=metric, **settings)  # noqa: SLF001  # as above
         rebuilt.add(id(neighbors._tree))  # noqa: SLF001  # as above
     return rebuilt
@@ -344,7 +344,7 @@ def _check_stages(path: Path, estimator: Any, checked: set[int]) -> None:  # noq
         if part.tree_.n_features != features:
             raise corrupt(path, "a stage has a tree of other features")
     # The value to which the trees' outputs are added.
-    start = estimator._raw_predict_init(np.zeros((1, features)))  # noqa: SLF001  # what it predicts by
+    start = estimator._raw_predict_init(np.zeros((1, features)))  # noqa: SLF001  # its initial prediction
     if stages.ndim != start.ndim or stages.shape[1] != start.shape[1]:
         raise corrupt(path, "a stage has another number of trees than there are outputs")
 
@@ -366,7 +366,7 @@ def _check_histograms(path: Path, estimator: Any) -> set[int]:  # noqa: ANN401  
         ):
             raise corrupt(path, "a tree uses an unknown feature")
         # Encoders of categories are code, so a file without code has no categories.
-        if (inner["is_categorical"] != 0).any() or estimator._preprocessor is not None:  # noqa: SLF001  # nothing else says it
+        if (inner["is_categorical"] != 0).any() or estimator._preprocessor is not None:  # noqa: SLF001  # the only source
             raise corrupt(path, "a tree uses categories, but no feature has any")
     return {id(tree) for tree in trees}
 

@@ -411,7 +411,7 @@ class XgboostPredictor:
     def __init__(self, library: ModuleType, booster: Any, *, rounds: int) -> None:  # noqa: ANN401  # ships no types
         # A separate handle of the loaded library: types declared on the other one would change how
         # XGBoost's Python package calls it.
-        native = ctypes.CDLL(library.core._LIB._name)  # noqa: SLF001  # wherever it was found
+        native = ctypes.CDLL(library.core._LIB._name)  # noqa: SLF001  # from any location
         self._call = native.XGBoosterPredictFromDense
         self._call.argtypes = [
             *(c_void_p, c_char_p, c_char_p, c_void_p),

@@ -2,7 +2,7 @@
 
 import io
 import math
-import pickle  # noqa: TID251  # of files that hold some, read without making anything of them
+import pickle  # noqa: TID251  # read from files without being executed
 import zipfile
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -193,7 +193,7 @@ def read_traced(file: Path) -> Mapping[str, Sequence[Traced | None]]:
         return {}
     try:
         shapes = _Shapes(io.BytesIO(data)).load()
-    except Exception:  # noqa: BLE001  # whatever a damaged stream makes the reader raise
+    except Exception:  # noqa: BLE001  # a damaged stream raises any exception
         return {}
     if not isinstance(shapes, dict):
         return {}
@@ -238,7 +238,7 @@ def read_script_objects(file: Path) -> tuple[object, Sequence[object]]:
         data = read_record(file, name, most=_MAX_PICKLE_BYTES)
         try:
             loaded.append(_Objects(io.BytesIO(data or b"")).load())
-        except Exception as error:  # noqa: BLE001  # whatever a damaged stream makes the reader raise
+        except Exception as error:  # noqa: BLE001  # a damaged stream raises any exception
             raise corrupt(file, f"'{name}': {error_kind(error)}") from None
     root, constants = loaded
     return root, constants if isinstance(constants, list | tuple) else ()

@@ -179,7 +179,7 @@ def match_names(
 def _number(name: str) -> int | None:
     """Return 2 for `INPUT__2`."""
     end = name.rpartition("__")[2]
-    return int(end) if "__" in name and end.isascii() and end.isdigit() and len(end) < 4 else None  # noqa: PLR2004  # nobody counts so far
+    return int(end) if "__" in name and end.isascii() and end.isdigit() and len(end) < 4 else None  # noqa: PLR2004  # no count is that large
 
 
 def _example(names: Sequence[str]) -> str:
