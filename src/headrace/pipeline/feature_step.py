@@ -105,7 +105,7 @@ class FeatureStep:
         )
 
     def _places_of_row(self) -> list[int]:
-        """Return each column's feature index in the only matrix, -1 for a value; empty otherwise."""
+        """Return each column's feature index in the only matrix, -1 for a value; else empty."""
         if len(self._assemblies) != 1 or self._status:
             return []
         (assembly,) = self._assemblies
