@@ -1,12 +1,10 @@
-"""Child processes: start, adoption, watching, signals and stop, and what the kernel says of them.
+"""Child processes: start, adoption, watching, signals and stop, and their data in /proc.
 
-All of Headrace starts processes here, but for two programs that run in a bare interpreter and
+All of Headrace starts processes here, except for two programs that run in a bare interpreter and
 import nothing of it: `confine.py` and `control/jobs/job_watch.py`.
 
-A process is identified by its pid together with the time at which it started: the kernel gives a
-pid again. Signals go through a pidfd, which names one process for as long as it is open.
-
-A process is known by its pid together with the time it started: a pid alone is used again.
+A process is identified by its pid together with its start time, because the kernel reuses pids.
+Signals go through a pidfd, which refers to one process for as long as it is open.
 """
 
 import asyncio
@@ -29,13 +27,15 @@ from headrace.core.confine import effective
 from headrace.core.errors import UnavailableError
 
 PASSED_FD: Final = 3
-"""What a process finds the descriptor under that it is started with."""
+"""Number of the descriptor that is passed to a child."""
 HANDOVER_FD: Final = 4
-"""Where a sandbox's launcher writes the pid of the process that goes on in a PID namespace."""
+"""Descriptor to which a sandbox's launcher writes the pid of the process that continues in a PID
+namespace.
+"""
 _HANDOVER_S: Final = 10.0
 _KILL_S: Final = 5.0
 _CLOSE_S: Final = 1.0
-"""How long a process that closed its output, or wrote its last line, may take to end."""
+"""Time that a process has to end after it closed its output or wrote its last line."""
 _CHECK_S: Final = 0.25
 _LONGEST_LINE_BYTES: Final = 1 << 20
 _ERROR_LINES: Final = 100
@@ -48,7 +48,7 @@ _RESET_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SI
 
 
 def _read(pid: int | str, name: str) -> bytes:
-    """A file of /proc/<pid>; empty once the process is gone."""
+    """Return the content of a file in /proc/<pid>; empty if the process is gone."""
     try:
         return Path(f"/proc/{pid}/{name}").read_bytes()
     except OSError:
@@ -56,19 +56,19 @@ def _read(pid: int | str, name: str) -> bytes:
 
 
 def _stat(pid: int) -> list[bytes] | None:
-    # The command may hold spaces and parentheses; what follows the last one is fixed.
+    # The command may contain spaces and parentheses; the fields after the last one are fixed.
     fields = _read(pid, "stat").rpartition(b")")[2].split()
     return fields if len(fields) > _START_TICKS and fields[_STATE] not in _GONE_STATES else None
 
 
 def start_ticks(pid: int) -> int | None:
-    """When `pid` started, in clock ticks since boot; None if nothing runs under it."""
+    """Return the start time of `pid` in clock ticks since boot; None if it is not running."""
     stat = _stat(pid)
     return None if stat is None else int(stat[_START_TICKS])
 
 
 def cpu_s(pid: int) -> float | None:
-    """Processor time that `pid` has used; None if nothing runs under it."""
+    """Return the CPU time that `pid` has used; None if it is not running."""
     stat = _stat(pid)
     if stat is None:
         return None
@@ -76,23 +76,23 @@ def cpu_s(pid: int) -> float | None:
 
 
 def resident_bytes(pid: int | None = None) -> int:
-    """Resident memory of `pid`, None for this process; 0 if nothing runs under it."""
+    """Return the resident memory of `pid`, None for this process; 0 if it is not running."""
     fields = _read("self" if pid is None else pid, "statm").split()
     return int(fields[1]) * _PAGE_BYTES if fields else 0
 
 
 def command_of(pid: int) -> Sequence[str]:
-    """The command line of a process; empty if it is gone."""
+    """Return the command line of a process; empty if it is gone."""
     return _read(pid, "cmdline").decode(errors="replace").split("\0")[:-1]
 
 
 def find_by_arguments(arguments: Sequence[str]) -> int | None:
-    """The pid of this user's process whose command line ends in `arguments`; for root, of any."""
+    """Return the pid of this user's (root: any) process whose command ends in `arguments`."""
     ending = "".join(f"{argument}\0" for argument in arguments).encode()
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit():
             continue
-        with contextlib.suppress(OSError):  # it ended meanwhile
+        with contextlib.suppress(OSError):  # it has ended meanwhile
             is_readable = os.getuid() in {0, entry.stat().st_uid}
             if is_readable and (entry / "cmdline").read_bytes().endswith(ending):
                 return int(entry.name)
@@ -100,28 +100,28 @@ def find_by_arguments(arguments: Sequence[str]) -> int | None:
 
 
 def python_module(module: str, *arguments: str) -> list[str]:
-    """The command line that runs `module` with this interpreter."""
+    """Return the command line that runs `module` with this interpreter."""
     return [sys.executable, "-m", module, *arguments]
 
 
 @dataclass(slots=True, kw_only=True)
 class Process:
-    """A process that this one started or adopted; `close` gives its descriptor back."""
+    """Process that this one started or adopted; `close` releases its descriptor."""
 
     pid: int
     start_ticks: int
     exit_status: int | None = None
-    """Once a child has ended: its status, or minus the signal's number."""
+    """Exit status of an ended child, or minus the signal's number."""
     _pidfd: int
 
     @classmethod
     def adopt(cls, pid: int, ticks: int) -> "Process | None":
-        """The process `pid` if it is still the one that started at `ticks`."""
+        """Return the process `pid` if it is still the one that started at `ticks`."""
         try:
             pidfd = os.pidfd_open(pid)
         except OSError:
             return None
-        # Checked after the descriptor is open: it pins the process that has the pid now.
+        # Checked after the descriptor is open, which fixes the process that has the pid now.
         if start_ticks(pid) != ticks:
             os.close(pidfd)
             return None
@@ -142,12 +142,13 @@ class Process:
 
         Args:
             arguments: The program's absolute path, then its arguments.
-            log: Where its standard output and error are appended; None for this process's.
-            output: A descriptor that its standard output goes to instead.
-            pass_fd: A descriptor that it gets as number 3.
-            environment: None for this process's.
+            log: File to which its standard output and error are appended; None inherits this
+                process's.
+            output: Descriptor for its standard output instead.
+            pass_fd: Descriptor that it gets as number 3.
+            environment: Its environment; None inherits this process's.
             launcher: `arguments` are a sandbox's command, which may hand over to a child of this
-                process. That one is then returned, after about 15 ms.
+                process. That child is then returned, after about 15 ms.
 
         Raises:
             OSError: It could not be started.
@@ -184,14 +185,14 @@ class Process:
         if launcher:
             pid = _handed_over(reader, pid)
         pidfd = os.pidfd_open(pid)
-        # A child keeps its pid until it is waited for, so even a dead one has its entry; -1 then.
+        # A child keeps its pid until it is reaped, so even an ended one has an entry; otherwise -1.
         ticks = start_ticks(pid)
         return cls(pid=pid, start_ticks=-1 if ticks is None else ticks, _pidfd=pidfd)
 
     def send(self, signum: signal.Signals) -> None:
-        """Send a signal to exactly this process; nothing happens if it is gone.
+        """Send a signal to exactly this process; no effect if it is gone.
 
-        SIGTERM kills a process that does not handle it, also the first one of a PID namespace.
+        SIGTERM kills a process that does not handle it, including the first one of a PID namespace.
         """
         if signum == signal.SIGTERM:
             signum = signal.Signals(effective(signum, self.pid))
@@ -199,13 +200,13 @@ class Process:
             signal.pidfd_send_signal(self._pidfd, signum)
 
     def is_running(self) -> bool:
-        """Whether it lives; a child that ended is reaped."""
+        """Whether it is running; an ended child is reaped."""
         return self._reap() is None and start_ticks(self.pid) == self.start_ticks
 
     async def wait(self) -> int | None:
-        """The exit status once it ended: negative for a signal, None if it is not our child.
+        """Wait for the end; return the exit status, negative for a signal, None if not a child.
 
-        Cancel-safe; may be called again, and by several tasks.
+        Cancel-safe; may be called repeatedly and by several tasks.
         """
         loop = asyncio.get_running_loop()
         ended: asyncio.Future[None] = loop.create_future()
@@ -219,7 +220,7 @@ class Process:
         return self._reap()
 
     def wait_blocking(self, timeout_s: float | None = None) -> bool:
-        """Whether it ended, after `timeout_s` at the latest; None waits for its end."""
+        """Wait at most `timeout_s` (None: forever) and return whether it has ended."""
         poll = select.poll()
         poll.register(self._pidfd, select.POLLIN)
         has_ended = bool(poll.poll(None if timeout_s is None else timeout_s * 1000))
@@ -228,7 +229,7 @@ class Process:
         return has_ended
 
     async def end(self, *, within_s: float) -> bool:
-        """Ask it to end by SIGTERM; whether it did within `within_s`, else SIGKILL ends it."""
+        """Send SIGTERM, then SIGKILL after `within_s`; return whether SIGTERM was enough."""
         for signum, patience_s in ((signal.SIGTERM, within_s), (signal.SIGKILL, _KILL_S)):
             self.send(signum)
             with contextlib.suppress(TimeoutError):
@@ -238,7 +239,7 @@ class Process:
         return False
 
     def end_blocking(self, *, within_s: float) -> None:
-        """As `end`, without an event loop."""
+        """End the process as `end` does, without an event loop."""
         for signum, patience_s in ((signal.SIGTERM, within_s), (signal.SIGKILL, _KILL_S)):
             self.send(signum)
             if self.wait_blocking(patience_s):
@@ -252,7 +253,7 @@ class Process:
         return self.exit_status
 
     def close(self) -> None:
-        """Stop watching; the process goes on."""
+        """Stop watching; the process continues."""
         if self._pidfd >= 0:
             os.close(self._pidfd)
             self._pidfd = -1
@@ -264,10 +265,10 @@ def _resolve(future: "asyncio.Future[None]") -> None:
 
 
 def _handed_over(reader: int, launcher: int) -> int:
-    """The pid that a launcher handed over to; its own if it went on itself, or ended.
+    """Return the pid to which a launcher handed over; its pid if it continued or ended itself.
 
     Raises:
-        OSError: It did neither in time; it was killed.
+        OSError: It did neither in time and was killed.
     """
     try:
         poll = select.poll()
@@ -286,7 +287,7 @@ def _handed_over(reader: int, launcher: int) -> int:
 
 
 def fork(work: Callable[[], None]) -> int:
-    """The pid of a copy of this process that does `work` and ends; it never returns from here."""
+    """Return the pid of a fork that does `work` and exits; the fork does not return from here."""
     pid = os.fork()
     if pid == 0:
         status = 1
@@ -299,11 +300,11 @@ def fork(work: Callable[[], None]) -> int:
 
 
 def output_of(command: Sequence[str], *, timeout_s: float) -> bytes:
-    """What `command` prints. Blocking.
+    """Return what `command` prints. Blocking.
 
     Raises:
         OSError: It cannot be started.
-        subprocess.SubprocessError: It failed, or took longer.
+        subprocess.SubprocessError: It failed, or took too long.
     """
     return subprocess.run(  # noqa: S603  # one of our programs
         command, stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout_s, check=True
@@ -314,14 +315,14 @@ class Child:
     """A child process with pipes, in a new session. `async with` kills it at the end of the block.
 
     Signals go through a pidfd: `asyncio`'s own `kill` polls the child, and so may take the exit
-    status away from the watcher that waits for it.
+    status from the watcher that waits for it.
     """
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self.process = process
         try:
             self._pidfd = os.pidfd_open(process.pid)
-        except ProcessLookupError:  # it ended at once
+        except ProcessLookupError:  # it ended immediately
             self._pidfd = -1
 
     @classmethod
@@ -347,7 +348,7 @@ class Child:
                 stderr=stderr,
                 env=environment,
                 limit=_LONGEST_LINE_BYTES,
-                start_new_session=True,  # Ctrl-C is for the process that started this one
+                start_new_session=True,  # Ctrl-C must reach only the process that started this one
             )
         except OSError as error:
             reason = error.strerror or str(error)
@@ -355,16 +356,16 @@ class Child:
         return cls(process)
 
     def kill(self) -> None:
-        """End it now."""
+        """Kill it."""
         if self._pidfd >= 0:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
 
     async def close(self) -> int:
-        """Kill it if it runs; its exit status."""
+        """Kill it if it is running; return its exit status."""
         try:
             self.kill()
-            await self.process.communicate()  # reads the rest, so that the pipes are closed
+            await self.process.communicate()  # reads the rest, which closes the pipes
         finally:
             if self._pidfd >= 0:
                 os.close(self._pidfd)
@@ -379,7 +380,7 @@ class Child:
 
 
 class Exceeded(StrEnum):
-    """The limit for which `run` ended a process."""
+    """Limit that `run` enforced by ending a process."""
 
     TIME = "time"
     MEMORY = "memory"
@@ -387,12 +388,12 @@ class Exceeded(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProcessExit:
-    """How a process ended."""
+    """Result of a process that `run` ran."""
 
     status: int
     exceeded: Exceeded | None = None
     error: str = ""
-    """The last lines of its standard error, if that was not a log."""
+    """The last lines of its standard error, unless that went to a log."""
 
 
 async def run(
@@ -404,13 +405,13 @@ async def run(
     log: Path | None = None,
     on_line: Callable[[bytes], bool] | None = None,
 ) -> ProcessExit:
-    """Run `command` to its end, or until it exceeds a limit. Cancelled, it is killed.
+    """Run `command` until it ends or exceeds a limit. If cancelled, it is killed.
 
     Its standard input is a pipe that closes when this process ends.
 
     Args:
         log: File for its standard error; None keeps the last lines for `ProcessExit.error`.
-        on_line: Takes each line of its standard output, but those longer than 1 MiB, and says
+        on_line: Gets each line of its standard output, except those longer than 1 MiB, and returns
             whether it was the last one.
 
     Raises:
@@ -466,18 +467,18 @@ async def _start_logged(
 
 
 async def _kill_above(child: Child, memory_bytes: int | None) -> None:
-    """Return once the process held more than `memory_bytes`, and was killed for that."""
+    """Kill the process and return once it holds more than `memory_bytes`."""
     while memory_bytes is None or resident_bytes(child.process.pid) <= memory_bytes:  # noqa: ASYNC110  # the kernel gives no notice
         await asyncio.sleep(_CHECK_S)
     child.kill()
 
 
 async def lines(reader: asyncio.StreamReader | None) -> AsyncIterator[bytes]:
-    """Lines that are not empty, without their ends; one beyond the reader's limit is left out."""
+    """Yield non-empty lines without their ends; lines above the reader's limit are left out."""
     while reader is not None:
         try:
             line = await reader.readline()
-        except ValueError:  # longer than the reader takes; it goes on after it
+        except ValueError:  # a line above the reader's limit; reading continues after it
             continue
         if not line:
             return

@@ -1,9 +1,9 @@
 """Redaction of secrets in texts and documents that leave a process.
 
-Two kinds of secrets are hidden: literal ones, recognised by where they stand (a URL's password, a
-query option or a field with a secret's name, a token of Headrace), and the values that references
-(`${NAME}`, `file:PATH`) were replaced by in this process. `HeadraceError` and the log's formatters
-redact every text, so that an error of a driver cannot reveal what a URL resolved to.
+Two kinds of secrets are hidden: literal ones, recognised by their context (a URL's password, a
+query option or a field with a secret's name, a token of Headrace), and the values by which
+references (`${NAME}`, `file:PATH`) were replaced in this process. `HeadraceError` and the log's
+formatters redact every text, so that a driver's error cannot reveal the resolved values of a URL.
 """
 
 import json
@@ -23,7 +23,7 @@ _SECRET_NAME: Final = re.compile(
 )
 _SIGNATURE: Final = re.compile(r"(^|-)(sig|signature)$", re.IGNORECASE)
 """The option of a pre-signed URL that grants access."""
-# Up to the last '@' of the authority; a ':' that no port follows also begins a password that holds
+# Up to the last '@' of the authority. A ':' without a port also begins a password, which may have
 # an unescaped '/', '?' or '#'.
 _USERINFO: Final = re.compile(
     r"(?<=://)(?!\[[0-9a-fA-F:.]+\])([^\s/?#:@]*):([^\s/?#\"]*|(?!\d{1,5}[,/?#])[^\s@\"]*)@"
@@ -35,13 +35,15 @@ _REFERENCE: Final = re.compile(r"^(\$\{\w+\}|file:.*)$")
 _SHORTEST: Final = 4
 """Shorter values are not hidden: they cannot be distinguished from ordinary text."""
 _WORD: Final = 8
-"""Shorter values are hidden as whole words only. A message may cut a longer one off after these."""
+"""Shorter values are hidden as whole words only. A message may truncate a longer one after this
+many characters.
+"""
 _MOST_REMEMBERED: Final = 1000
 _LOWER: Final = str.maketrans(ascii_uppercase, ascii_lowercase)
-"""Host names are shown in lower case; other letters may have lower cases of another length."""
+"""Host names are shown in lower case; the lower case of other letters may differ in length."""
 _CUT: Final = ("", "…", "'", '"')
 RESOLVED: Final[dict[str, str]] = {}
-"""The reference that each resolved value, in lower case, stood for."""
+"""Reference of each resolved value, in lower case."""
 
 
 @overload
@@ -53,9 +55,9 @@ def redact(document: object) -> Any: ...  # noqa: ANN401  # JSON
 
 
 def redact(document: object) -> Any:
-    """`document` as JSON data without passwords, tokens, keys and resolved values.
+    """Return `document` as JSON data without passwords, tokens, keys and resolved values.
 
-    Text under a name that means a secret is hidden, unless it only says where the secret is.
+    Text in a field with a secret's name is hidden, unless it is only a reference to the secret.
     """
     if isinstance(document, Mapping):
         return {str(key): _redacted_value(str(key), value) for key, value in document.items()}
@@ -77,7 +79,7 @@ def _redacted_value(key: str, value: object) -> object:
 
 
 def redact_text(text: str) -> str:
-    """`text` without literal secrets in URLs, tokens of Headrace, and resolved values."""
+    """Return `text` without literal secrets in URLs, Headrace tokens and resolved values."""
     text = _unresolved(text) if RESOLVED else text
     if "://" in text:
         text = _USERINFO.sub(_without_password, text)
@@ -88,9 +90,9 @@ def redact_text(text: str) -> str:
 
 
 def literal_secret(url: str) -> str | None:
-    """What of a URL is a secret in plain text, as words for a message; None if nothing is."""
+    """Return a description of a URL's plain-text secret, for a message; None without one."""
     passwords = [match[2] for match in _USERINFO.finditer(url)]
-    with suppress(ValueError):  # no URL: whoever opens it says why
+    with suppress(ValueError):  # not a URL: the code that opens it reports that
         passwords.append(urlsplit(url).password or "")
     if any(map(_is_literal, passwords)):
         return "a password"
@@ -101,7 +103,7 @@ def literal_secret(url: str) -> str | None:
 
 
 def literal_secrets(document: object, path: str = "") -> Iterator[tuple[str, str, str]]:
-    """The texts of a document with a literal secret in a URL: place, text, and what it is."""
+    """Yield texts of a document that have a literal secret: location, text, and kind of secret."""
     if isinstance(document, Mapping):
         for key, value in document.items():
             yield from literal_secrets(value, f"{path}.{key}" if path else str(key))
@@ -115,7 +117,7 @@ def literal_secrets(document: object, path: str = "") -> Iterator[tuple[str, str
 def remember_resolved(value: str, reference: str) -> None:
     """Hide `value` from now on: each redacted text shows `reference` instead.
 
-    Hides the password of a value that is a URL as well, and the forms in which drivers show values.
+    Also hides the password of a URL value, and the forms in which drivers show values.
     """
     values = {value}
     if "://" in value:
@@ -165,7 +167,7 @@ def _unresolved(text: str) -> str:
 
 
 def _occurrences(text: str, value: str) -> Iterator[tuple[int, int]]:
-    """Where `value` stands in `text`, whole or cut off."""
+    """Yield the positions of `value` in `text`, complete or truncated."""
     head = value[:_WORD]
     start = text.find(head)
     while start >= 0:

@@ -1,7 +1,7 @@
-"""The one request type of online, streaming and batch inference, and its answer.
+"""Request and response type of online, streaming and batch inference.
 
-A replica makes one of each for every request and reads them a dozen times. They are plain classes:
-those are made and read without a look-up once they are compiled, unlike dataclasses and Structs.
+A replica creates one of each per request and reads them many times. They are plain classes, because
+mypyc compiles these to direct attribute access, unlike dataclasses and Structs.
 """
 
 from dataclasses import dataclass
@@ -18,18 +18,18 @@ Parameters = dict[str, Parameter]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestedOutput:
-    """An output the caller asked for by name."""
+    """Output that the caller requested by name."""
 
     name: str
     classification: int = 0
-    """Answer the N best classes as `"value:index[:label]"` instead of the tensor; 0 means no."""
+    """Return the N best classes as `"value:index[:label]"` instead of the tensor; 0 means no."""
     binary_data: bool | None = None
-    """As raw bytes rather than JSON; None leaves it to the request."""
+    """Whether to send raw bytes instead of JSON; None leaves that to the request."""
 
 
-@mypyc_attr(acyclic=True)  # where it is compiled
+@mypyc_attr(acyclic=True)  # where mypyc compiles it
 class Packed:
-    """An input as the bytes of its elements, of which several requests' make one array at once.
+    """Input as the bytes of its elements, so that several requests' inputs make one array at once.
 
     `name`, `shape` and `dtype` (a NumPy one, little-endian) are as in the signature.
     """
@@ -45,13 +45,13 @@ class Packed:
         self.data = data
 
 
-@mypyc_attr(acyclic=True)  # where it is compiled
+@mypyc_attr(acyclic=True)  # where mypyc compiles it
 class InferRequest:
-    """Inputs for one run of a model, already checked against its signature.
+    """Inputs for one run of a model, already validated against its signature.
 
-    `rows` is the size of axis 0, or 1 for a model without a batch axis. `outputs` is empty if all
-    are wanted. `priority`: 1 is the highest, 0 the default level. `timeout_s`: how long the caller
-    waits, None for ever. `packed`: the only input, where nobody has asked for its array yet.
+    `rows` is the size of axis 0, or 1 for a model without a batch axis. `outputs` is empty for all
+    outputs. `priority`: 1 is the highest, 0 the default level. `timeout_s`: how long the caller
+    waits; None means forever. `packed`: the only input, until its array is requested.
     """
 
     __slots__ = (
@@ -99,17 +99,17 @@ class InferRequest:
 
     @property
     def inputs(self) -> Tensors:
-        """The arrays by name."""
+        """Return the arrays by name."""
         inputs = self._inputs
         if inputs is None:
             packed = self.packed
-            assert packed is not None  # one of the two is there
+            assert packed is not None  # one of the two is set
             array = np.ndarray(packed.shape, packed.dtype, packed.data)
             inputs = self._inputs = {packed.name: array}
         return inputs
 
     def with_inputs(self, inputs: Tensors | Packed) -> "InferRequest":
-        """The same request with other inputs of the same number of rows."""
+        """Return the same request with other inputs of the same number of rows."""
         return InferRequest(
             model_name=self.model_name,
             inputs=inputs,
@@ -127,12 +127,12 @@ class InferRequest:
         return f"InferRequest(model_name={self.model_name!r}, id={self.id!r}, inputs={self.inputs})"
 
 
-@mypyc_attr(acyclic=True)  # where it is compiled
+@mypyc_attr(acyclic=True)  # where mypyc compiles it
 class BatchOutputs:
-    """What one run answered for several requests, whose rows lie one after the other.
+    """Outputs of one run for several requests, whose rows are adjacent.
 
-    `bodies`: the answer to each row as an encoder made it, for all at once; None before that, empty
-    if it cannot. `binary_bodies`: the same with raw numbers.
+    `bodies`: the encoded response to each row, made for all rows at once; None before that, empty
+    if the encoder cannot. `binary_bodies`: the same with raw numbers.
     """
 
     __slots__ = ("arrays", "binary_bodies", "bodies")
@@ -143,9 +143,9 @@ class BatchOutputs:
         self.binary_bodies: list[bytes] | None = None
 
 
-@mypyc_attr(acyclic=True)  # where it is compiled
+@mypyc_attr(acyclic=True)  # where mypyc compiles it
 class RequestRows:
-    """One request's rows of them: from `start` to before `end`."""
+    """Rows of one request in `BatchOutputs`: from `start` to before `end`."""
 
     __slots__ = ("batch", "end", "start")
 
@@ -155,23 +155,23 @@ class RequestRows:
         self.end = end
 
     def arrays(self) -> Tensors:
-        """Views of them, by name."""
+        """Return views of the rows, by name."""
         start, end = self.start, self.end
         return {name: array[start:end] for name, array in self.batch.arrays.items()}
 
 
 def arrays_of(outputs: Tensors | RequestRows) -> Tensors:
-    """The arrays by name, whichever way they are told."""
+    """Return the arrays by name, for both forms of outputs."""
     return outputs.arrays() if isinstance(outputs, RequestRows) else outputs
 
 
-@mypyc_attr(acyclic=True)  # where it is compiled
+@mypyc_attr(acyclic=True)  # where mypyc compiles it
 class InferResponse:
-    """What version `model_version` of the model `model_name` answered.
+    """Response of version `model_version` of the model `model_name`.
 
-    `outputs`: arrays by name, in the order the caller asked for, else in the signature's. `id`: the
-    request's. `parameters`: what the server says beside them, None for nothing. `part`: the outputs
-    as a part of what the run answered for several requests, None elsewhere.
+    `outputs`: arrays by name, in the requested order, otherwise the signature's. `id`: the
+    request's id. `parameters`: further response parameters, None without any. `part`: the outputs
+    as rows of a run for several requests, otherwise None.
     """
 
     __slots__ = ("_outputs", "id", "model_name", "model_version", "parameters", "part")
@@ -197,10 +197,10 @@ class InferResponse:
 
     @property
     def outputs(self) -> Tensors:
-        """The arrays by name."""
+        """Return the arrays by name."""
         outputs = self._outputs
         if outputs is None:
-            assert self.part is not None  # one of the two is there
+            assert self.part is not None  # one of the two is set
             outputs = self._outputs = self.part.arrays()
         return outputs
 

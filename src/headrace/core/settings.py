@@ -1,7 +1,6 @@
 """Settings of a replica or pool process: the control plane's message at start, as JSON.
 
-Durations are seconds, sizes bytes. Defaults are the safe ones: every queue and every body has a
-bound.
+Durations are in seconds, sizes in bytes. Defaults are safe: every queue and every body has a bound.
 """
 
 from enum import StrEnum
@@ -19,23 +18,23 @@ DEFAULT_ROW_CHECK_RATIO: Final = 0.001
 
 
 class NullPolicy(StrEnum):
-    """What a null is in an input of floats: of a request, of a stream's record, of a job's row."""
+    """Treatment of a null in a float input: of a request, a stream's record or a job's row."""
 
     NAN = "nan"
-    """A missing value: NaN."""
+    """Missing value: NaN."""
     ERROR = "error"
-    """A mistake: the request, the record or the row is refused."""
+    """The request, record or row is refused."""
 
 
 class PaddingSpec(SpecPart, frozen=True, kw_only=True):
-    """How requests of different lengths share a batch."""
+    """Batching of requests of different lengths."""
 
     axis: Annotated[int, FileOnly(ge=1, le=16)] = 1
     """The variable axis; 1 is the first after the batch."""
     values: dict[str, float] = msgspec.field(default_factory=dict)
     """Pad value by input name; 0 for inputs not named."""
     max_ratio: Annotated[float, FileOnly(ge=1.0, le=100.0)] = 1.25
-    """Padded over real size of a batch at most; 1.0 batches equal lengths only."""
+    """Largest ratio of a batch's padded size to its real size; 1.0 batches equal lengths only."""
 
 
 class BatchingSpec(SpecPart, frozen=True, kw_only=True):
@@ -43,43 +42,46 @@ class BatchingSpec(SpecPart, frozen=True, kw_only=True):
 
     max_batch_size: Annotated[int, FileOnly(ge=1, le=65536)] = 32
     """Unit: rows."""
-    # 0 says, as in Triton, that axis 0 of a model's tensors is no batch; its replica is told so.
+    # 0 means, as in Triton, that axis 0 of a model's tensors is not a batch; the replica needs
+    # that.
     max_queue_delay_s: Annotated[float, FileOnly(ge=0.0, le=60.0)] = 0.0
-    """How long a batch may wait for company while the model is free. Unit: seconds."""
+    """How long a batch may wait for more requests while the model is free. Unit: seconds."""
     max_queue_size: Annotated[int, FileOnly(ge=1, le=1_000_000)] = 1024
-    """More waiting requests are refused. Unit: requests."""
+    """Requests are refused while this many wait. Unit: requests."""
     max_concurrent_runs: Annotated[int | None, FileOnly(ge=1, le=1024)] = None
     """Runs of the model at once; null for one per usable core."""
     intra_op_threads: Annotated[int | msgspec.UnsetType | None, FileOnly(ge=1, le=1024)] = (
         msgspec.UNSET
     )
-    """Threads inside one run; null for one. Of no effect in a pool."""
+    """Threads inside one run; null for one. No effect in a pool."""
     default_timeout_s: Annotated[float | None, DERIVED] = None
-    """The endpoint's `timeout_s`: the deadline of a request that names none. Unit: seconds."""
+    """The endpoint's `timeout_s`: deadline of a request without one. Unit: seconds."""
     padding: PaddingSpec | None = None
-    """Null batches equal lengths only, unless the model is known to mask."""
+    """Null batches equal lengths only, unless the model is known to apply a mask."""
     # Fields that are UNSET are left out of messages: revisions of older state keep their ids.
     rows_independent: Annotated[
         bool | msgspec.UnsetType, Meta(extra_json_schema={"default": False})
     ] = msgspec.UNSET
-    """Declares that the rows of a batch do not influence each other's answers. A model of which
-    that is not proven is then batched, and checked while it serves; without it, such a model gets
-    one request at a time."""
+    """Declares that the rows of a batch do not influence each other's outputs. A model without
+    proof of that is then batched, and checked while it serves; otherwise it gets one request at a
+    time.
+    """
     row_check_ratio: Annotated[
         float | msgspec.UnsetType,
         FileOnly(ge=0.0, le=1.0),
         Meta(extra_json_schema={"default": DEFAULT_ROW_CHECK_RATIO}),
     ] = msgspec.UNSET
-    """Share of the batches of which one row is run alone afterwards and compared, at most one a
-    second and replica; only where rows are declared independent, or different lengths share a
-    batch. 0 for none, where a second run has side effects."""
+    """Share of the batches of which one row is run alone afterwards and compared, at most one per
+    second and replica; only if rows are declared independent, or different lengths share a batch. 0
+    for none, if a second run has side effects.
+    """
 
 
 class SignedSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a replica proves before it loads its model.
+    """Signature that a replica verifies before it loads its model.
 
-    `statement` is what `key` has to have signed, and what the model has to be; key and signature
-    are raw Ed25519 in base64.
+    `statement` is the signed statement, which the model has to match; key and signature are raw
+    Ed25519 in base64.
     """
 
     statement: str
@@ -115,13 +117,14 @@ class ReplicaSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     header_timeout_s: float = 10.0
     body_timeout_s: float = 60.0
     max_connections: int = 10_000
-    """Connections at once (bounded by file descriptors); above it, those that were idle the
-    longest are closed."""
+    """Connections at once (bounded by file descriptors); above it, those that were idle longest are
+    closed.
+    """
     drain_timeout_s: float = 30.0
     log_format: str = "text"
     replica: str = ""
     labels: dict[str, list[str]] = {}
-    # Left out where it is not given: older settings, and the revisions made of them, stay the same.
+    # Left out when unset: older settings, and the revisions made of them, stay the same.
     signed: SignedSettings | msgspec.UnsetType = msgspec.UNSET
     """Signature that the model must have; unset for none."""
     features: FeatureLookup | msgspec.UnsetType = msgspec.UNSET
@@ -144,10 +147,10 @@ class ArtifactsSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
 
 
 class PoolReplicaSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Settings of one copy of a pool: a process that hosts many models and loads each on demand.
+    """Settings of one replica of a pool: a process that hosts many models and loads each on demand.
 
     The control plane sends the list of models later, over `uds`, or over `port` with the internal
-    token; until then the copy is not ready. Fields without a description are as in
+    token; until then the replica is not ready. Fields without a description are as in
     `ReplicaSettings`.
     """
 
@@ -173,7 +176,7 @@ class PoolReplicaSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unkn
     drain_timeout_s: float = 30.0
     log_format: str = "text"
     replica: str = ""
-    # Left out where it is not given, so that the revisions of pools stay the same.
+    # Left out when unset, so that the revisions of pools stay the same.
     artifacts: ArtifactsSettings | msgspec.UnsetType = msgspec.UNSET
     """Store of models whose paths are `sha256/DIGEST/FILE`, fetched before their first load;
     unset if all models are on this machine."""

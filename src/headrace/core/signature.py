@@ -1,4 +1,4 @@
-"""Model signatures, and the check of a request's tensors against one."""
+"""Model signatures, and validation of a request's tensors against a signature."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -14,11 +14,11 @@ Array = np.ndarray[Any, Any]
 Tensors = dict[str, Array]
 """Tensors by name.
 
-Data is C-contiguous, little-endian; BYTES is an object array of `bytes`.
+Data is C-contiguous and little-endian; BYTES is an object array of `bytes`.
 """
 
 VARIABLE = -1
-"""A dimension whose size a request chooses."""
+"""Size of a dimension that each request chooses."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +30,7 @@ class TensorSpec:
     shape: tuple[int, ...]
 
     def fits(self, shape: tuple[int, ...]) -> bool:
-        """Whether a tensor of `shape` may be passed; a variable dimension takes any size."""
+        """Whether a tensor of `shape` is valid; a variable dimension accepts any size."""
         own_shape = self.shape
         if len(shape) != len(own_shape):
             return False
@@ -48,7 +48,7 @@ class RowIndependence(StrEnum):
     UNPROVEN = "unproven"
     """An operation mixes rows, may mix them, or is unknown."""
     REFUTED = "refuted"
-    """Running the model gave other outputs for rows together than for the same rows alone."""
+    """A run of rows together gave other outputs than runs of the same rows alone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,20 +69,21 @@ class ModelSignature:
     columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Per matrix input, the names of its columns, if the model knows them."""
     example: Mapping[str, float | str] = field(default_factory=dict, compare=False)
-    """By input of one value a row: a value that the model takes, where it may refuse others, such
-    as a category of its training."""
+    """Valid value of an input with one value per row, for models that refuse others, such as a
+    category from training.
+    """
 
     def input(self, name: str) -> TensorSpec | None:
-        """The input of this name, if there is one."""
+        """Return the input of this name, or None."""
         return next((spec for spec in self.inputs if spec.name == name), None)
 
     def output(self, name: str) -> TensorSpec | None:
-        """The output of this name, if there is one."""
+        """Return the output of this name, or None."""
         return next((spec for spec in self.outputs if spec.name == name), None)
 
     @property
     def has_variable_size(self) -> bool:
-        """Whether a dimension of an input varies besides the batch."""
+        """Whether any input has a variable dimension besides the batch."""
         first = 1 if self.batched else 0
         return any(VARIABLE in spec.shape[first:] for spec in self.inputs)
 
@@ -90,9 +91,9 @@ class ModelSignature:
 def with_weakest_evidence(
     signature: ModelSignature, members: Iterable[ModelSignature]
 ) -> ModelSignature:
-    """The signature of a model of several, with the evidence for the least examined of them.
+    """Return the signature of a model composed of others, with their weakest evidence.
 
-    A member without evidence is one of Headrace's own steps, which treat each row alone.
+    A member without evidence is a Headrace step, which treats each row alone.
     """
     order = list(RowIndependence)
     examined = [
@@ -107,13 +108,13 @@ def with_weakest_evidence(
 
 
 def check_inputs(model: str, signature: ModelSignature, inputs: Mapping[str, Array]) -> int:
-    """How many rows `inputs` hold (1 for a model that is not batched), if the model can run them.
+    """Validate `inputs` and return their number of rows (1 for a model that is not batched).
 
-    The texts are Triton's, which clients and their logs know.
+    Error messages are Triton's, which clients and log filters know.
 
     Raises:
-        InvalidArgumentError: An input is missing, unknown, of another datatype or of another
-            shape, or the inputs disagree on the number of rows.
+        InvalidArgumentError: An input is missing, unknown, of another datatype or of another shape,
+            or the inputs disagree on the number of rows.
     """
     specs = signature.inputs
     if len(inputs) != len(specs) or any(spec.name not in inputs for spec in specs):
@@ -144,7 +145,7 @@ def check_inputs(model: str, signature: ModelSignature, inputs: Mapping[str, Arr
 
 
 def wrong_datatype(model: str, spec: TensorSpec, got: str) -> InvalidArgumentError:
-    """The error for an input of another datatype than `spec` names."""
+    """Return the error for an input of another datatype than `spec` names."""
     return InvalidArgumentError(
         f"inference input '{spec.name}' data-type is '{got}', "
         f"but model '{model}' expects '{spec.datatype}'"
@@ -152,7 +153,7 @@ def wrong_datatype(model: str, spec: TensorSpec, got: str) -> InvalidArgumentErr
 
 
 def wrong_shape(model: str, spec: TensorSpec, got: tuple[int, ...]) -> InvalidArgumentError:
-    """The error for an input that `spec.fits` refuses."""
+    """Return the error for an input that `spec.fits` refuses."""
     return InvalidArgumentError(
         f"unexpected shape for input '{spec.name}' for model '{model}'. "
         f"Expected {_shape(spec.shape)}, got {_shape(got)}"

@@ -16,21 +16,21 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class StateFile(Generic[T]):
-    """One value in one file. Every method blocks."""
+    """File with one value. Every method blocks."""
 
     path: Path | None
     """None stores nothing."""
     schema: type[T]
     """What msgspec decodes the content as."""
     what: str
-    """What the value is, for the log."""
+    """Description of the value, for the log."""
     durable: bool = False
-    """Whether a saved value outlives a loss of power."""
+    """Whether a saved value survives a loss of power."""
 
     def load(self) -> T | None:
         """Return the stored value; None if it is missing, or its file is damaged, which is logged.
 
-        The log says what kind of damage it is and nothing of the content.
+        The log contains the kind of damage and no content.
         """
         if self.path is None:
             return None
@@ -53,7 +53,7 @@ class StateFile(Generic[T]):
             write_atomic(self.path, msgspec.json.encode(value), durable=self.durable)
 
     def try_save(self, value: T) -> None:
-        """Replace the stored value; a disk that cannot be written is logged and nothing more."""
+        """Replace the stored value; log a write error instead of raising it."""
         try:
             self.save(value)
         except OSError as error:

@@ -1,11 +1,11 @@
-"""Numbers, byte sizes, durations and moments as people read and write them."""
+"""Number, byte size, duration and time formats for people."""
 
 import math
 from datetime import UTC, datetime
 from typing import Final
 
 NOTHING: Final = "-"
-"""What stands for a value that is not known."""
+"""Text for an unknown value."""
 _MAX_DECIMALS: Final = 9
 _HUGE: Final = 1e15
 _MINUTE: Final = 60
@@ -20,7 +20,7 @@ _DURATIONS: Final = (
     (1e-6, "µs", 1e-6),
     (0.0, "ns", 1e-9),
 )
-"""From which duration on, in seconds, which unit is used, and how many seconds it has."""
+"""Durations in seconds from which a unit is used, the unit, and its length in seconds."""
 _SIZES: Final = ("B", "kB", "MB", "GB", "TB")
 _THOUSAND: Final = 1000
 _SIZE_UNITS: Final = {
@@ -45,11 +45,11 @@ _DURATION_UNITS: Final = {
     "d": 86_400.0,
     "w": 604_800.0,
 }
-"""The longer ones first: `ms` ends with an `s`."""
+"""Longer suffixes first: `ms` ends with `s`."""
 
 
 def number_text(value: float | None, *, digits: int = 3) -> str:
-    """A number in at least `digits` digits that count: `1,234`, `12.3`, `0.0012`; `-` for None."""
+    """Return a number with `digits` or more significant digits: `1,234`, `0.0012`; `-` for None."""
     if value is None or math.isnan(value):
         return NOTHING
     if math.isinf(value):
@@ -63,12 +63,12 @@ def number_text(value: float | None, *, digits: int = 3) -> str:
 
 
 def percent_text(ratio: float | None) -> str:
-    """A ratio: `1.25 %`; `-` for None."""
+    """Return a ratio as `1.25 %`; `-` for None."""
     return NOTHING if ratio is None else f"{number_text(100 * ratio)} %"
 
 
 def bytes_text(size: float | None) -> str:
-    """A number of bytes, in decimal units: `22.9 MB`; `-` for None."""
+    """Return a number of bytes in decimal units: `22.9 MB`; `-` for None."""
     if size is None:
         return NOTHING
     power = 0
@@ -78,7 +78,7 @@ def bytes_text(size: float | None) -> str:
 
 
 def duration_text(seconds: float | None) -> str:
-    """A duration in one unit: `850 µs`, `12.3 ms`, `1.5 s`, `48 min`, `2.2 h`, `4 d`."""
+    """Return a duration in one unit: `850 µs`, `12.3 ms`, `1.5 s`, `48 min`, `2.2 h`, `4 d`."""
     if seconds is None or not math.isfinite(seconds):
         return NOTHING
     unit, size = duration_unit(seconds)
@@ -86,7 +86,7 @@ def duration_text(seconds: float | None) -> str:
 
 
 def duration_unit(seconds: float) -> tuple[str, float]:
-    """The unit that suits a duration, and how many seconds it has."""
+    """Return the unit that suits a duration, and its length in seconds."""
     rounded = abs(float(f"{seconds:.3g}"))
     if not rounded > 0.0:  # nan too
         return "s", 1.0
@@ -94,7 +94,7 @@ def duration_unit(seconds: float) -> tuple[str, float]:
 
 
 def span(seconds: float) -> str:
-    """A duration in its two largest units: `4 min 10 s`."""
+    """Return a duration in its two largest units: `4 min 10 s`."""
     whole = max(round(seconds), 0)
     if whole < _MINUTE:
         return f"{whole} s"
@@ -106,7 +106,7 @@ def span(seconds: float) -> str:
 
 
 def coarse_span(seconds: float) -> str:
-    """A duration in whole units, which changes seldom: `4 min`."""
+    """Return a duration in whole units, which changes seldom: `4 min`."""
     whole = max(round(seconds), 0)
     for unit, size in (("d", _DAY), ("h", _HOUR), ("min", _MINUTE)):
         if whole >= size:
@@ -115,7 +115,7 @@ def coarse_span(seconds: float) -> str:
 
 
 def printable(text: str) -> str:
-    """`text` on one line, with everything escaped that a terminal might take for a command."""
+    """Return `text` on one line, with terminal control characters escaped."""
     return "".join(
         letter
         if letter.isprintable()
@@ -127,24 +127,24 @@ def printable(text: str) -> str:
 
 
 def moment_text(moment: float | None) -> str:
-    """A point in time: `2026-11-25 14:03:22 UTC`; `-` for None."""
+    """Return a point in time as `2026-11-25 14:03:22 UTC`; `-` for None."""
     if moment is None:
         return NOTHING
     return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
 def iso_text(moment: float) -> str:
-    """A point in time in ISO 8601, to the second, in UTC."""
+    """Return a point in time in ISO 8601, to the second, in UTC."""
     return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def plain_text(word: str) -> str:
-    """An identifier as people write it: `roll back`."""
+    """Return an identifier as words: `roll back`."""
     return word.replace("_", " ")
 
 
 def measure_text(value: float | None, unit: str) -> str:
-    """A value of an alert: `2.4 %`, `310 ms`, `12 d`; of another unit, its number alone."""
+    """Return a value of an alert: `2.4 %`, `310 ms`, `12 d`; for other units, the number."""
     match unit:
         case "s":
             return duration_text(value)
@@ -155,7 +155,7 @@ def measure_text(value: float | None, unit: str) -> str:
 
 
 def metric_text(value: float | None, unit: str) -> str:
-    """One arm's number in a rollout's metric of this unit."""
+    """Return one arm's number in a rollout's metric of this unit."""
     match unit:
         case "ratio difference" | "ratio":
             return percent_text(value)
@@ -166,7 +166,7 @@ def metric_text(value: float | None, unit: str) -> str:
 
 
 def effect_text(value: float | None, unit: str) -> str:
-    """An effect or a margin: percentage points, a factor, or a number with its sign."""
+    """Return an effect or a margin: percentage points, a factor, or a signed number."""
     if value is None:
         return NOTHING
     sign = "+" if value > 0 else ""
@@ -182,12 +182,12 @@ def effect_text(value: float | None, unit: str) -> str:
 
 
 def bound_text(value: float | None, unit: str) -> str:
-    """A bound of an effect's interval, which may be open."""
+    """Return a bound of an effect's interval, which may be open."""
     return "any" if value is None else effect_text(value, unit)
 
 
 def duration_s(text: str) -> float | None:
-    """Seconds out of `50ms`, `5m` or a number; None if it is no duration above 0."""
+    """Return the seconds in `50ms`, `5m` or a number; None if it is not a duration above 0."""
     unit = next((unit for unit in _DURATION_UNITS if text.endswith(unit)), "")
     try:
         seconds = float(text.removesuffix(unit)) * _DURATION_UNITS.get(unit, 1.0)
@@ -197,7 +197,7 @@ def duration_s(text: str) -> float | None:
 
 
 def size_bytes(text: str) -> int | None:
-    """Bytes out of `512MiB`, `1GB` or a number; None if it is no size, or less than one."""
+    """Return the bytes in `512MiB`, `1GB` or a number; None if it is not a size above 0."""
     word = text.strip().lower()
     digits = word.rstrip("abcdefghijklmnopqrstuvwxyz ")
     unit = word[len(digits) :].strip()

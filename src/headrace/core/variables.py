@@ -1,6 +1,6 @@
-"""References to variables of the environment, `${NAME}`, in texts: no setting holds a secret.
+"""References to environment variables, `${NAME}`, in texts, so that settings hold no secrets.
 
-From then on, errors and log lines of this process hide a value that replaced a reference.
+After a reference was replaced, errors and log lines of this process hide the value.
 """
 
 import os
@@ -12,11 +12,11 @@ from headrace.core.redact import VARIABLE, remember_resolved
 
 
 def filled_in(text: str, *, what: str = "", environment: Mapping[str, str] | None = None) -> str:
-    """`text` with each `${NAME}` replaced by what it stands for.
+    """Return `text` with each `${NAME}` replaced by its value.
 
     Args:
-        what: Names the text, for the error; empty for none.
-        environment: None for this process's.
+        what: Name of the text in the error; empty for none.
+        environment: Variables; None for this process's.
 
     Raises:
         FailedPreconditionError: A variable is not set; the message names it.
@@ -26,10 +26,10 @@ def filled_in(text: str, *, what: str = "", environment: Mapping[str, str] | Non
 
 
 def url_filled_in(url: str, *, what: str = "", environment: Mapping[str, str] | None = None) -> str:
-    """The same of a URL: a variable may be all of it, and what is a part may have any characters.
+    """Return a URL with variables replaced: the whole URL, or parts with any characters.
 
     Raises:
-        FailedPreconditionError: As above.
+        FailedPreconditionError: A variable is not set; the message names it.
     """
     if VARIABLE.fullmatch(url):
         return filled_in(url, what=what, environment=environment)

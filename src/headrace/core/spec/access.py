@@ -1,6 +1,6 @@
 """Spec parts for callers: `auth`, `tiers`, `security`, `tls`, `access` and `limits`.
 
-Secrets never stand in a spec: it names files, and the environment by `${NAME}` where it says so.
+A spec contains no secrets: it names files and, in some fields, environment variables as `${NAME}`.
 """
 
 import ipaddress
@@ -30,7 +30,7 @@ _Host = Annotated[str, Meta(min_length=1, max_length=255), check_upstream_host]
 
 
 class Method(StrEnum):
-    """How a caller shows who it is."""
+    """Method by which a caller authenticates."""
 
     KEY = "key"
     """An API key: `x-api-key`, or `authorization: Bearer hr_...`."""
@@ -41,7 +41,7 @@ class Method(StrEnum):
 
 
 def is_authentic_url(url: str) -> bool:
-    """Whether nobody on the way can answer for `url`: HTTPS, or HTTP on loopback."""
+    """Whether responses from `url` cannot be forged on the way: HTTPS, or HTTP on loopback."""
     try:
         parts = urlsplit(url)
     except ValueError:
@@ -58,28 +58,28 @@ def _check_authentic(url: str) -> str:
 
 
 class JwtSpec(SpecPart, frozen=True, kw_only=True):
-    """One identity provider whose tokens are taken; `exp`, issuer and audience are required."""
+    """One identity provider whose tokens are accepted; `exp`, issuer and audience are required."""
 
     name: Annotated[str, Meta(pattern=NAME_PATTERN)]
-    """What it is called here."""
+    """Name of the provider in this spec."""
     issuer: Annotated[str, Meta(min_length=1, max_length=1024)]
     """The token's `iss`, exactly."""
     audiences: Annotated[tuple[str, ...], Meta(min_length=1, max_length=32)]
-    """The token's `aud` holds one of these."""
+    """The token's `aud` must contain one of these."""
     jwks_url: Annotated[str, _check_authentic, FileOnly(null=True, max_length=2048)] = ""
-    """Where its public keys are fetched from: https, or http on loopback."""
+    """URL of its public keys: https, or http on loopback."""
     jwks_file: Annotated[str, FileOnly(null=True, min_length=1, max_length=4096)] = ""
-    """Or the file that holds them (relative to the spec file)."""
+    """Or a file with its public keys (relative to the spec file)."""
     jwks_cache_s: Annotated[float, Meta(ge=1.0, le=_DAY_S)] = 300.0
-    """How long fetched keys are used. Unit: seconds."""
+    """How long fetched keys are cached. Unit: seconds."""
     clock_skew_s: Annotated[int, Meta(ge=0, le=300)] = 5
-    """How far clocks may differ. Unit: seconds."""
+    """Tolerated difference between clocks. Unit: seconds."""
     caller_claim: Annotated[str, Meta(min_length=1, max_length=128)] = "sub"
-    """Names the caller."""
+    """Claim that names the caller."""
     scope_claim: Annotated[str, Meta(min_length=1, max_length=128)] = "scope"
-    """Its scopes: a list, or words between spaces."""
+    """Claim with the caller's scopes: a list, or words separated by spaces."""
     tier_claim: Annotated[str, Meta(min_length=1, max_length=128)] = "tier"
-    """Its tier, if there are tiers."""
+    """Claim with the caller's tier, if there are tiers."""
 
     def __post_init__(self) -> None:
         if bool(self.jwks_url) == bool(self.jwks_file):
@@ -88,20 +88,20 @@ class JwtSpec(SpecPart, frozen=True, kw_only=True):
 
 
 class CertificateSpec(SpecPart, frozen=True, kw_only=True):
-    """Callers by their client certificate; needs the gateway's `tls.client_ca_file`."""
+    """Callers identified by their client certificate; needs the gateway's `tls.client_ca_file`."""
 
     name: Annotated[str, Meta(pattern=NAME_PATTERN)]
-    """What these callers are called here."""
+    """Name of these callers in this spec."""
     dns: Annotated[str, FileOnly(null=True, min_length=1, max_length=255)] = ""
-    """A DNS name in it; * at an end."""
+    """DNS name in the certificate; may begin or end with *."""
     uri: Annotated[str, FileOnly(null=True, min_length=1, max_length=2048)] = ""
     """Or a URI, such as a SPIFFE id."""
     common_name: Annotated[str, FileOnly(null=True, min_length=1, max_length=255)] = ""
-    """Or its subject's common name."""
+    """Or the common name of its subject."""
     scopes: Annotated[
         tuple[Annotated[str, Meta(pattern=_SCOPE_PATTERN)], ...], Meta(max_length=64)
     ] = ("infer:*",)
-    """What they may do: `infer:ENDPOINT`."""
+    """What these callers may do: `infer:ENDPOINT`."""
     tier: Annotated[str, Meta(max_length=128)] = ""
     """Their tier; empty for none."""
 
@@ -112,7 +112,7 @@ class CertificateSpec(SpecPart, frozen=True, kw_only=True):
 
 
 class AuthSpec(SpecPart, frozen=True, kw_only=True):
-    """How callers show who they are, besides API keys (`headrace keys create`)."""
+    """Authentication of callers, besides API keys (`headrace keys create`)."""
 
     jwt: Annotated[tuple[JwtSpec, ...], Meta(max_length=16)] = ()
     """Identity providers. See JwtSpec."""
@@ -121,33 +121,33 @@ class AuthSpec(SpecPart, frozen=True, kw_only=True):
 
 
 class LimitSpec(SpecPart, frozen=True, kw_only=True):
-    """How much may come; null for no limit."""
+    """Rate limits; null for no limit."""
 
     requests_per_s: Annotated[float, Meta(gt=0.0, le=_MOST)] | None = None
-    """On average."""
+    """Average rate of requests."""
     burst: Annotated[int, Meta(ge=1, le=_MOST)] | None = None
-    """So many at once; null for what one second allows. Unit: requests."""
+    """Requests that may come at once; null for what one second allows. Unit: requests."""
     rows_per_s: Annotated[float, Meta(gt=0.0, le=_MOST)] | None = None
-    """Rows of requests, on average."""
+    """Average rate of rows in requests."""
     max_concurrent: Annotated[int, Meta(ge=1, le=1000000)] | None = None
-    """Under way at once. Unit: requests."""
+    """Concurrent requests. Unit: requests."""
     requests_per_day: Annotated[int, Meta(ge=1, le=10**15)] | None = None
-    """From midnight to midnight, UTC."""
+    """Requests from midnight to midnight, UTC."""
 
     @property
     def most_at_once(self) -> int:
-        """How many requests may come at once: `burst`, else what one second allows."""
+        """Return how many requests may come at once: `burst`, else what one second allows."""
         return self.burst or max(math.ceil(self.requests_per_s or 0.0), 1)
 
     @property
     def needs_service(self) -> bool:
-        """Whether a gateway alone cannot count it: what a request held or was worth, or a day."""
+        """Whether only the rate limit service can count it: rows, concurrency or a daily limit."""
         limits = (self.rows_per_s, self.max_concurrent, self.requests_per_day)
         return any(limit is not None for limit in limits)
 
     @property
     def is_unlimited(self) -> bool:
-        """Whether anything goes."""
+        """Whether there is no limit."""
         return self.requests_per_s is None and not self.needs_service
 
 
@@ -158,45 +158,46 @@ class EndpointLimitsSpec(SpecPart, frozen=True, kw_only=True):
     max_body_bytes: Annotated[int, Meta(ge=1024, le=2000000000)] | None = None
     """Larger requests get 413; null for the gateway's. Unit: bytes."""
     per_caller: LimitSpec = LimitSpec()
-    """And for each caller. See LimitSpec."""
+    """Limits of each caller. See LimitSpec."""
 
     @property
     def is_unlimited(self) -> bool:
-        """Whether any number of requests may come."""
+        """Whether there is no limit on requests."""
         return self.total.is_unlimited and self.per_caller.is_unlimited
 
     def is_counted_by_service(self, *, shared: bool) -> bool:
         """Whether the rate limit service counts all of these limits, and the gateway none.
 
-        One of the two counts them all: what one refuses is then not counted by the other.
+        Only one of the two counts: a request that one refuses would otherwise not be counted by the
+        other.
         """
         needed = self.total.needs_service or self.per_caller.needs_service
         return needed or (shared and not self.is_unlimited)
 
 
 class TierSpec(SpecPart, frozen=True, kw_only=True):
-    """What each caller of a tier may do, over all endpoints."""
+    """Limits of each caller of a tier, over all endpoints."""
 
     limits: Annotated[LimitSpec, FLAT] = LimitSpec()
     name: Annotated[str, Meta(pattern=NAME_PATTERN)]
-    """What keys, tokens and rules call it."""
+    """Name by which keys, tokens and rules refer to it."""
     priority: Annotated[int, Meta(ge=-100, le=100)] = 0
-    """Under overload the lowest is refused first."""
+    """Under overload, requests with the lowest priority are refused first."""
 
 
 class TlsSpec(SpecPart, frozen=True, kw_only=True):
-    """Encryption of the gateway's ports; files are read again when they are replaced."""
+    """Encryption of the gateway's ports; files are reloaded when they change."""
 
     certificate_file: _File
-    """The chain, PEM (relative to the spec file)."""
+    """Certificate chain, PEM (relative to the spec file)."""
     key_file: _File
-    """Its private key, PEM, readable by its owner only."""
+    """Private key of the certificate, PEM, readable by its owner only."""
     client_ca_file: Annotated[str, FileOnly(null=True, min_length=1, max_length=4096)] = ""
-    """Authorities whose client certificates are taken, PEM."""
+    """Authorities whose client certificates are accepted, PEM."""
     require_client_certificate: bool = False
     """Whether every client needs a certificate."""
     min_version: Literal["1.2", "1.3"] = "1.2"
-    """Of TLS."""
+    """Lowest TLS version."""
 
     def __post_init__(self) -> None:
         if self.require_client_certificate and not self.client_ca_file:
@@ -205,15 +206,16 @@ class TlsSpec(SpecPart, frozen=True, kw_only=True):
 
 
 class SecuritySpec(SpecPart, frozen=True, kw_only=True):
-    """What may be loaded, and where upstreams may be."""
+    """Rules for models that may be loaded, and for addresses of upstreams."""
 
     require_signature: bool = False
-    """Whether a version has to be signed by one of `trusted_keys`."""
+    """Whether a version must be signed by one of `trusted_keys`."""
     trusted_keys: Annotated[tuple[_File, ...], Meta(max_length=64)] = ()
     """Files of public keys, PEM (Ed25519)."""
     upstream_hosts: Annotated[tuple[_Host, ...], Meta(max_length=256)] = ()
-    """Hosts that an upstream may have unless an admin names it: host names, `*.SUFFIX`, addresses,
-    networks; empty for private and global unicast addresses."""
+    """Hosts that non-admins may name in an upstream: host names, `*.SUFFIX`, addresses, networks;
+    empty for private and global unicast addresses.
+    """
 
     def __post_init__(self) -> None:
         if self.require_signature and not self.trusted_keys:
@@ -222,11 +224,11 @@ class SecuritySpec(SpecPart, frozen=True, kw_only=True):
 
 
 Access = Literal["public"] | tuple[str, ...]
-"""`access` of an endpoint: the public, or methods of which a caller shows one."""
+"""`access` of an endpoint: public, or the methods of which a caller must use one."""
 
 
 class EndpointAccess(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Who may call one endpoint: whoever shows one of `any_of`, or anybody if it is `public`.
+    """Callers that may call one endpoint: those that use one of `any_of`, or all if it is `public`.
 
     Each of `any_of` is a `Method`, or `jwt:NAME` for one identity provider.
     """
@@ -236,17 +238,17 @@ class EndpointAccess(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
 
 class AccessSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What the whole gateway knows of callers, besides their API keys."""
+    """Settings of caller authentication for the whole gateway, besides API keys."""
 
     jwt: tuple[JwtSpec, ...] = ()
     certificates: tuple[CertificateSpec, ...] = ()
     tiers: tuple[TierSpec, ...] = ()
     shared_limits: bool = False
-    """Whether several gateways share each limit, which a service then counts."""
+    """Whether several gateways share each limit, which the rate limit service then counts."""
 
     @property
     def are_tiers_counted_by_service(self) -> bool:
-        """As `EndpointLimitsSpec.is_counted_by_service`, of all tiers."""
+        """Whether the rate limit service counts all limits of tiers."""
         limited = [tier.limits for tier in self.tiers if not tier.limits.is_unlimited]
         return any(limits.needs_service for limits in limited) or (
             self.shared_limits and bool(limited)
@@ -254,7 +256,7 @@ class AccessSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
 
 def endpoint_access(access: Access | None) -> EndpointAccess | None:
-    """The message to the gateway; None where the spec says nothing."""
+    """Return the message to the gateway; None where the spec has no rule."""
     match access:
         case None:
             return None
@@ -265,7 +267,7 @@ def endpoint_access(access: Access | None) -> EndpointAccess | None:
 
 
 def limit_disagreements(document: Mapping[Any, Any]) -> Iterator[tuple[str, str]]:
-    """Place and message of each mistake in a raw document, whatever it holds."""
+    """Yield location and message of each mistake in a raw document of any content."""
     gateway = document.get("gateway")
     gateway = gateway if isinstance(gateway, Mapping) else {}
     yield from _tiers(document.get("tiers"))
@@ -308,7 +310,7 @@ def _bodies(endpoints: object, gateways: object) -> Iterator[tuple[str, str]]:
 
 
 def _addresses(gateway: Mapping[Any, Any]) -> Iterator[tuple[str, str]]:
-    """A service is not encrypted: only this machine's processes may reach it."""
+    """Yield mistakes in the service's addresses: it is unencrypted, so they must be local."""
     for key in ("limits_service", "limits_listen"):
         address = gateway.get(key)
         if isinstance(address, str) and not _is_local(address):

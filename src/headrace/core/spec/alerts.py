@@ -1,6 +1,6 @@
 """Spec part `alerts`: receivers, and when they are notified.
 
-Secrets stand in files, or in the environment by `${NAME}`; never in the spec.
+Secrets are in files, or in the environment as `${NAME}`; never in the spec.
 """
 
 from typing import Annotated, Final, Literal, Self
@@ -36,7 +36,7 @@ class _UrlSpec(SpecModel):
 
 
 class WebhookSpec(_UrlSpec):
-    """Gets what Alertmanager sends to webhooks: JSON, version 4."""
+    """Receives Alertmanager's webhook format: JSON, version 4."""
 
     token_file: _Path | None = Field(
         default=None, description="File with the bearer token that is sent to the webhook."
@@ -44,7 +44,7 @@ class WebhookSpec(_UrlSpec):
 
 
 class SlackSpec(_UrlSpec):
-    """Gets a text with attachments as Slack's incoming webhooks take it; Mattermost does too."""
+    """Receives a text with attachments in the format of Slack's webhooks, as Mattermost does."""
 
     channel: str = Field(
         default="", max_length=80, description="Channel; empty for the webhook's default."
@@ -52,7 +52,7 @@ class SlackSpec(_UrlSpec):
 
 
 class EmailSpec(SpecModel):
-    """Gets an email."""
+    """Receives an email."""
 
     to: Annotated[tuple[_Address, ...], Strict(strict=False)] = Field(
         min_length=1, max_length=32, description="To whom."

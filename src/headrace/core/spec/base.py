@@ -1,4 +1,4 @@
-"""Checks of the spec file's parts: strict, unchangeable, and no unknown keys."""
+"""Base of the spec file's parts: strict, immutable models without unknown keys."""
 
 import ast
 import sys
@@ -32,13 +32,13 @@ _Part = TypeVar("_Part", bound=SpecPart)
 
 
 class SpecModel(BaseModel):
-    """A part of the spec file that only the control plane reads."""
+    """Part of the spec file that only the control plane reads."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 def parsed(part: type[_Part], value: object) -> _Part:
-    """The part that `value` of a stored spec says; pydantic's ValidationError if it is none."""
+    """Return the part in `value` of a stored spec; raise ValidationError if it is invalid."""
     checked = _adapter(part).validate_python(value)
     assert isinstance(checked, part)
     return checked
@@ -50,7 +50,7 @@ def _adapter(part: type[SpecPart]) -> TypeAdapter[SpecPart]:
 
 
 def schema_of(part: type[SpecPart], handler: GetCoreSchemaHandler) -> CoreSchema:
-    """How pydantic checks and writes a part: as the model with the same fields."""
+    """Return the schema by which pydantic validates and writes a part, from its model."""
     model = model_of(part)
 
     def checked(value: Any, check: core_schema.ValidatorFunctionWrapHandler) -> SpecPart:  # noqa: ANN401  # any input
@@ -88,7 +88,7 @@ def _built(part: type[SpecPart], fields: Mapping[str, Any]) -> SpecPart:
 
 @cache
 def model_of(kind: type[BaseModel | SpecPart]) -> type[BaseModel]:
-    """The model that holds the fields of a part as pydantic knows them; a model is its own."""
+    """Return the pydantic model with the fields of a part; a model is returned unchanged."""
     if issubclass(kind, BaseModel):
         return kind
     config = kind.__struct_config__
@@ -123,7 +123,7 @@ def model_of(kind: type[BaseModel | SpecPart]) -> type[BaseModel]:
 
 
 def value_of(part: BaseModel | SpecPart, name: str) -> Any:  # noqa: ANN401  # of any type
-    """What a part says in a field of the spec file."""
+    """Return the value of a part's field in the form of the spec file."""
     if isinstance(part, SpecPart):
         for field, kind in _flat(type(part)).items():
             if name in model_of(kind).model_fields:
@@ -133,7 +133,7 @@ def value_of(part: BaseModel | SpecPart, name: str) -> Any:  # noqa: ANN401  # o
 
 @cache
 def _nullable(part: type[SpecPart]) -> dict[str, Any]:
-    """The defaults of fields for which the spec file may say null."""
+    """Return the defaults of fields for which the spec file may have null."""
     return {
         field.name: default_of(field)
         for field in msgspec.structs.fields(part)
@@ -143,7 +143,7 @@ def _nullable(part: type[SpecPart]) -> dict[str, Any]:
 
 @cache
 def _flat(part: type[SpecPart]) -> dict[str, type[SpecPart]]:
-    """The parts whose fields the spec file has among those of `part`, by field."""
+    """Return the parts whose fields the spec file has directly in `part`, by field."""
     return {
         field.name: get_args(field.type)[0]
         for field in msgspec.structs.fields(part)
@@ -156,13 +156,13 @@ def _takes_null(marks: Sequence[object]) -> bool:
 
 
 def _shown_default(marks: Sequence[object]) -> object:
-    """The default that the schema shows of a field that is left out of messages until it is set."""
+    """Return the default in the schema of a field that is left out of messages until it is set."""
     shown = [mark.extra_json_schema or {} for mark in marks if isinstance(mark, msgspec.Meta)]
     return next((extra["default"] for extra in shown if "default" in extra), None)
 
 
 def _annotation(kind: Any) -> tuple[Any, list[object]]:  # noqa: ANN401  # any type
-    """A field's type as pydantic takes it, and the marks of it that only this module knows."""
+    """Return a field's type for pydantic, and the marks on it that only this module knows."""
     origin, arguments = get_origin(kind), get_args(kind)
     marks: list[object] = []
     if origin is Annotated:
@@ -186,13 +186,13 @@ def _annotation(kind: Any) -> tuple[Any, list[object]]:  # noqa: ANN401  # any t
         return Union[tuple(members)], marks  # noqa: UP007  # of a list of types
     if origin in {tuple, list, dict}:
         items = tuple(part if part is ... else _annotation(part)[0] for part in arguments)
-        # A list of the file may become a tuple.
+        # A list in the file may become a tuple.
         return Annotated[origin[items], Strict(strict=origin is dict)], marks
     return kind, marks
 
 
 def _written(part: SpecPart, info: SerializationInfo) -> dict[str, Any]:
-    """A part as the spec file has it."""
+    """Return a part in the form of the spec file."""
     config = part.__struct_config__
     tag = {} if config.tag_field is None else {config.tag_field: config.tag}
     fields = model_of(type(part)).model_fields
@@ -223,7 +223,7 @@ def _plain(value: object, info: SerializationInfo) -> Any:  # noqa: ANN401  # JS
 
 
 def texts_of(kind: type) -> Mapping[str, str]:
-    """The text under each field of a spec part or a class of this package, by field name."""
+    """Return the string under each field of a spec part or class of this package, by field."""
     if issubclass(kind, SpecPart) or kind.__module__.startswith("headrace."):
         return _texts(kind.__module__).get(kind.__name__, {})
     return {}
@@ -231,7 +231,7 @@ def texts_of(kind: type) -> Mapping[str, str]:
 
 @cache
 def _texts(module: str) -> dict[str, dict[str, str]]:
-    """The texts under the fields of each class of a module. The module's tree is not kept."""
+    """Return the strings under the fields of each class of a module, without keeping its tree."""
     tree = ast.parse(Path(str(sys.modules[module].__file__)).read_text(encoding="utf8"))
     return {
         node.name: {

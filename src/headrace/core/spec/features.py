@@ -34,7 +34,7 @@ StoreName = Annotated[str, BeforeValidator(_checked_name), Field(pattern=NAME_PA
 
 
 class OnlineStoreSpec(SpecModel):
-    """A store of feature values, by the name that endpoints and streams refer to."""
+    """A store of feature values, with the name by which endpoints and streams refer to it."""
 
     name: str = Field(
         pattern=NAME_PATTERN, description="Name by which endpoints and streams refer to the store."
@@ -62,9 +62,9 @@ class OnlineStoreSpec(SpecModel):
 
 
 class EndpointFeaturesSpec(SpecModel):
-    """Callers name entities; their features come from the online store.
+    """Features of the entities that callers name, read from the online store.
 
-    The service is the one that `headrace features apply` put in force.
+    The feature service is the one that `headrace features apply` activated.
     """
 
     service: str = Field(
@@ -117,7 +117,7 @@ class EndpointFeaturesSpec(SpecModel):
     )
 
     def watch(self) -> FeatureWatch | None:
-        """How skew is looked for; None where nothing is kept to look at."""
+        """Return the settings of skew detection; None if no look-ups are sampled."""
         if not self.sample_ratio:
             return None
         return FeatureWatch(
@@ -128,7 +128,7 @@ class EndpointFeaturesSpec(SpecModel):
 
 
 def feature_disagreements(endpoint: Mapping[Any, Any], path: str) -> list[SpecMistake]:
-    """What is wrong between `features` and the rest of an endpoint."""
+    """Return disagreements between `features` and the rest of an endpoint."""
     features = endpoint.get("features")
     if features is None:
         return []
@@ -147,7 +147,7 @@ def feature_disagreements(endpoint: Mapping[Any, Any], path: str) -> list[SpecMi
 
 
 def online_store_disagreements(document: Mapping[Any, Any]) -> Iterator[SpecMistake]:
-    """What is wrong between `online_stores` and what refers to them."""
+    """Yield disagreements between `online_stores` and the references to them."""
     urls: dict[object, object] = {}
     for i, store in enumerate(_mappings(document.get("online_stores"))):
         if store.get("name") in urls:
@@ -185,12 +185,12 @@ def _reference_mistake(
 
 
 def _mappings(items: object) -> list[Mapping[Any, Any]]:
-    """The entries of a list, with an empty one in place of what is no mapping."""
+    """Return the entries of a list, with an empty mapping for any other entry."""
     entries = items if isinstance(items, list | tuple) else ()
     return [entry if isinstance(entry, Mapping) else {} for entry in entries]
 
 
 def _is_tcp(url: str) -> bool:
     scheme = url.partition("://")[0].lower() if "://" in url else ""
-    # What a repository of Feast's names is not known here; whoever reads it says so.
+    # The names in a Feast repository are not known here; the code that reads it reports mistakes.
     return scheme not in {"", "sqlite", "unix", "feast"}

@@ -14,12 +14,12 @@ from headrace.core.spec.yaml import SpecMistake
 from headrace.core.text import size_bytes
 
 PLACEHOLDERS: Final = ("run_id", "date")
-"""What `{…}` in an input or output stands for."""
-# Not the `${NAME}` of the environment, which only the run itself looks up.
+"""Names that `{…}` in an input or output may contain."""
+# Not the `${NAME}` of the environment, which is resolved only during the run.
 PLACEHOLDER: Final = re.compile(r"(?<!\$)\{([^{}]*)\}")
 _SIZE: Final = r"^[0-9]*[1-9][0-9]*(\.[0-9]+)?\s*([bB]|[kKmMgG]([iI]?[bB])?)?$"
 _NAME: Final = NAME_PATTERN.replace("127", "99")
-"""Shorter than others' names: the ids of a job's runs begin with it."""
+"""Shorter than other names: the ids of a job's runs begin with it."""
 _DAY_S: Final = 86_400.0
 _MEMORY: Final = "512MiB"
 
@@ -30,7 +30,7 @@ _Columns = Annotated[tuple[_Column, ...], Strict(strict=False)]
 
 
 class JobScheduleSpec(SpecModel):
-    """When a job runs by itself."""
+    """Schedule on which a job runs."""
 
     cron: str = Field(
         min_length=1,
@@ -66,7 +66,7 @@ class JobScheduleSpec(SpecModel):
 
 
 class JobSpec(SpecModel):
-    """A model over a data set, as `headrace batch run` does it."""
+    """A model over a data set, as in `headrace batch run`."""
 
     name: str = Field(pattern=_NAME, description="Unique among jobs.")
     model: _Text = Field(
@@ -178,7 +178,7 @@ class JobSpec(SpecModel):
 
 
 def job_disagreements(document: Mapping[Any, Any]) -> list[SpecMistake]:
-    """What is wrong with jobs that no single field shows."""
+    """Return disagreements between fields of jobs."""
     mistakes: list[SpecMistake] = []
     jobs = document.get("jobs")
     first_use: dict[str, int] = {}
@@ -202,7 +202,7 @@ def job_disagreements(document: Mapping[Any, Any]) -> list[SpecMistake]:
 
 
 def with_absolute_job_paths(document: Mapping[str, Any], base_dir: Path | None) -> dict[str, Any]:
-    """`document` with jobs' inputs and outputs absolute; a job's model is as an endpoint's."""
+    """Return `document` with absolute job inputs and outputs; models are as in endpoints."""
     jobs = document.get("jobs")
     if not isinstance(jobs, list | tuple) or base_dir is None:
         return dict(document)
@@ -250,7 +250,7 @@ def _path_mistakes(key: str, text: object) -> list[str]:
 def _date_mistakes(
     job: Mapping[Any, Any], schedule: Mapping[Any, Any], path: str
 ) -> list[SpecMistake]:
-    """Runs of one day that would share an output."""
+    """Return mistakes where runs of one day would share an output."""
     output, cron = job.get("output"), schedule.get("cron")
     if not isinstance(output, str) or not isinstance(cron, str):
         return []

@@ -26,38 +26,38 @@ USUAL_PROMETHEUS: Final = "http://prometheus-operated.monitoring:9090"
 
 
 class Autoscaler(StrEnum):
-    """Who decides how many pods an endpoint with `autoscale` has; never two of them."""
+    """Component that decides the number of pods of an endpoint with `autoscale`; only one does."""
 
     HEADRACE = "headrace"
     """The control plane writes `replicas`."""
     HPA = "hpa"
-    """A HorizontalPodAutoscaler, over a metric of the replicas that some adapter offers."""
+    """A HorizontalPodAutoscaler, over a metric of the replicas from a metrics adapter."""
     KEDA = "keda"
-    """A ScaledObject of KEDA's, over a query to Prometheus."""
+    """A KEDA ScaledObject, over a Prometheus query."""
 
 
 class ResourcesSpec(SpecPart, frozen=True, kw_only=True):
-    """What one pod asks for, and may not exceed."""
+    """Requests and limits of one pod."""
 
     cpu: _Quantity = "1"
-    """Asked for. Unit: cores, as a quantity."""
+    """CPU request. Unit: cores, as a quantity."""
     memory: _Quantity = "1Gi"
-    """Asked for. Unit: bytes, as a quantity."""
+    """Memory request. Unit: bytes, as a quantity."""
     cpu_limit: Annotated[str, FileOnly(null=True, pattern=_QUANTITY, max_length=32)] = ""
-    """Null for none: throttling costs latency."""
+    """Null for no limit: throttling adds latency."""
     memory_limit: Annotated[str, FileOnly(null=True, pattern=_QUANTITY, max_length=32)] = ""
-    """Null for `memory`."""
+    """Null for the value of `memory`."""
     gpus: Annotated[int, Meta(ge=0, le=64)] = 0
     """Unit: devices."""
     gpu_resource: Annotated[str, Meta(pattern=_LABEL_KEY)] = "nvidia.com/gpu"
-    """What a device is called there."""
+    """Resource name of a device in the cluster."""
 
 
 class TolerationSpec(SpecPart, frozen=True, kw_only=True):
-    """A taint of nodes that pods put up with."""
+    """A node taint that pods tolerate."""
 
     key: Annotated[str, Meta(max_length=317)] = ""
-    """Empty with `Exists` for every taint."""
+    """Key of the taint; empty with `Exists` for every taint."""
     operator: Annotated[str, Meta(pattern=r"^(Equal|Exists)$")] = "Equal"
     """Equal or Exists."""
     value: Annotated[str, Meta(pattern=_LABEL_VALUE)] = ""
@@ -73,14 +73,14 @@ class TolerationSpec(SpecPart, frozen=True, kw_only=True):
 
 
 class VariableSpec(SpecPart, frozen=True, kw_only=True):
-    """A variable of the replicas' environment: a value, or a key of a Secret."""
+    """A variable in the replicas' environment: a value, or a key of a Secret."""
 
     name: Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,254}$")]
-    """What it is called."""
+    """Name of the variable."""
     value: Annotated[str, Meta(max_length=65536)] | None = None
-    """As it is; no secret."""
+    """Literal value; not for secrets."""
     secret: _Dns | None = None
-    """The Secret that holds it."""
+    """Secret that contains the value."""
     key: Annotated[str, Meta(pattern=r"^[-._a-zA-Z0-9]{1,253}$")] | None = None
     """Its key in the Secret."""
 
@@ -92,61 +92,63 @@ class VariableSpec(SpecPart, frozen=True, kw_only=True):
 
 
 class PodsSpec(SpecPart, frozen=True, kw_only=True):
-    """What pods of replicas are like."""
+    """Pod template of replicas."""
 
     image: Annotated[str, Meta(max_length=512, pattern=_IMAGE)] = ""
-    """With tag or digest; empty for headrace/replica of this version."""
+    """Image with tag or digest; empty for headrace/replica of this version."""
     pull_policy: Annotated[str, Meta(pattern=r"^(Always|IfNotPresent|Never)$")] = "IfNotPresent"
     """Always, IfNotPresent or Never."""
     pull_secrets: Annotated[tuple[_Dns, ...], Meta(max_length=16)] = ()
-    """Secrets by which the image is pulled."""
+    """Secrets for pulling the image."""
     resources: ResourcesSpec = ResourcesSpec()
     """See ResourcesSpec."""
     node_selector: _Labels = field(default_factory=dict)
-    """Labels that a node has to have."""
+    """Labels that a node must have."""
     tolerations: Annotated[tuple[TolerationSpec, ...], Meta(max_length=64)] = ()
     """See TolerationSpec."""
     replica_env: Annotated[tuple[VariableSpec, ...], Meta(max_length=256)] = ()
     """The replicas' environment. See VariableSpec."""
     service_account: Annotated[str, Meta(pattern=_OPTIONAL_DNS)] = ""
-    """Empty for the namespace's default."""
+    """Service account; empty for the namespace's default."""
     runtime_class: Annotated[str, Meta(pattern=_OPTIONAL_DNS)] = ""
-    """Such as nvidia."""
+    """Runtime class, such as nvidia."""
     priority_class: Annotated[str, Meta(pattern=_OPTIONAL_DNS)] = ""
-    """Empty for none."""
+    """Priority class; empty for none."""
     pod_annotations: dict[
         Annotated[str, Meta(pattern=_LABEL_KEY)], Annotated[str, Meta(max_length=65536)]
     ] = field(default_factory=dict)
-    """For others' tools to read."""
+    """Annotations for other tools."""
 
 
 class KubernetesSpec(PodsSpec, frozen=True, kw_only=True):
     """How replicas run on a Kubernetes cluster; the driver `local` ignores it."""
 
     autoscaler: Autoscaler = Autoscaler.HEADRACE
-    """Who scales endpoints with `autoscale`: headrace, hpa or keda."""
+    """Component that scales endpoints with `autoscale`: headrace, hpa or keda."""
     prometheus_url: Annotated[str, Meta(pattern=r"^(https?://[^\s]+)?$", max_length=2048)] = ""
-    """Whom KEDA asks."""
+    """Prometheus server that KEDA queries."""
     max_rolling_ratio: Annotated[float, Meta(gt=0.0, le=1.0)] = 0.25
-    """How many of all Deployments may replace their pods at once, as for a new image: one at least.
-    Those that do not get ready count, and hold up the others. Unit: ratio."""
+    """Share of all Deployments that may replace their pods at once, for example for a new image; at
+    least one. Deployments that do not become ready count, and delay the others. Unit: ratio.
+    """
     endpoints: Annotated[dict[str, PodsSpec], Meta(max_length=10000)] = field(default_factory=dict)
-    """Pods of single endpoints, by name, as a whole: nothing is inherited. See PodsSpec."""
+    """Pods of single endpoints, by name; they replace the defaults completely. See PodsSpec."""
     pools: Annotated[dict[str, PodsSpec], Meta(max_length=1024)] = field(default_factory=dict)
-    """Pods of single pools, by name, as a whole. A pool that is not named has the memory of all
-    others' pods and its `memory_bytes` besides. See PodsSpec."""
+    """Pods of single pools, by name; they replace the defaults completely. A pool without an entry
+    has the memory of the default pods plus its `memory_bytes`. See PodsSpec.
+    """
 
     def __post_init__(self) -> None:
         if self.autoscaler is Autoscaler.KEDA and not self.prometheus_url:
             raise ValueError("autoscaler keda needs 'prometheus_url'")
 
     def pods_of(self, endpoint: str) -> PodsSpec:
-        """What the pods of an endpoint are like."""
+        """Return the pod template of an endpoint."""
         return self.endpoints.get(endpoint, self)
 
 
 def kubernetes_disagreements(document: Mapping[Any, Any]) -> Iterator[tuple[str, str]]:
-    """Place and message of what is wrong between `kubernetes` and endpoints or pools."""
+    """Yield location and message of disagreements between `kubernetes` and endpoints or pools."""
     block = document.get("kubernetes")
     if not isinstance(block, Mapping):
         return
@@ -169,7 +171,7 @@ def kubernetes_disagreements(document: Mapping[Any, Any]) -> Iterator[tuple[str,
 
 
 def _not_theirs(scale: Mapping[Any, Any], scaler: str) -> Iterator[tuple[str, str]]:
-    """Settings that external autoscalers do not support."""
+    """Yield settings that external autoscalers do not support."""
     if scale.get("target_in_flight") is None:
         yield "", f"autoscaler {scaler} cannot derive a target: set 'target_in_flight'"
     if scale.get("min_replicas") == 0:

@@ -1,4 +1,4 @@
-"""Mistakes of a document, each with its place, its line, and what was meant."""
+"""Mistakes of a document, each with its location, its line, and a suggestion."""
 
 import difflib
 import re
@@ -18,7 +18,7 @@ _SHOWN_INPUT: Final = 60
 
 
 class SpecError(InvalidArgumentError):
-    """The spec cannot be right; `mistakes` holds everything that is wrong with it."""
+    """The spec is invalid; `mistakes` holds all of its mistakes."""
 
     def __init__(self, mistakes: Sequence[SpecMistake]) -> None:
         self.mistakes = tuple(mistakes)
@@ -30,10 +30,10 @@ class SpecError(InvalidArgumentError):
 def mistakes_of(
     error: ValidationError, root: type[BaseModel], *, show: Callable[[object], str] | None = None
 ) -> list[SpecMistake]:
-    """What a document that should have been a `root` gets wrong.
+    """Return the mistakes of a document that should have been a `root`.
 
     Args:
-        show: How a value is shown; None for as it was written.
+        show: Formats a value; None shows it as written.
     """
     return [
         _mistake(detail, root, show or shown) for detail in error.errors() if not _is_echo(detail)
@@ -41,7 +41,7 @@ def mistakes_of(
 
 
 def without_keys(mistake: SpecMistake, root: type[BaseModel]) -> SpecMistake:
-    """`mistake` with `*` for each part of its place that is not a field below `root`."""
+    """Return `mistake` with `*` for each part of its location that is not a field below `root`."""
     names: set[str] = set()
     _add_fields(root, names)
     path = re.sub(
@@ -51,7 +51,7 @@ def without_keys(mistake: SpecMistake, root: type[BaseModel]) -> SpecMistake:
 
 
 def with_line(mistake: SpecMistake, lines: Mapping[Place, int]) -> SpecMistake:
-    """`mistake` with the line of its place, or of the nearest thing around it that has one."""
+    """Return `mistake` with the line of its location, or of the nearest parent with a line."""
     by_text = {show_place(path): line for path, line in lines.items()}
     nearest = mistake.place
     while nearest not in by_text and nearest:
@@ -61,13 +61,13 @@ def with_line(mistake: SpecMistake, lines: Mapping[Place, int]) -> SpecMistake:
 
 
 def shown(value: object) -> str:
-    """`value` as it was written, without secrets, cut where it is long."""
+    """Return `value` as it was written, without secrets, truncated if long."""
     text = redact_text(repr(redact(value)))
     return text if len(text) <= _SHOWN_INPUT else f"{text[:_SHOWN_INPUT]}…"
 
 
 def _is_echo(detail: ErrorDetails) -> bool:
-    """Whether this only repeats other mistakes: the whole spec's, or a list emptied by them."""
+    """Whether a mistake only repeats others: the whole spec's, or that of a list they emptied."""
     remaining = detail.get("ctx", {}).get("actual_length")
     emptied = detail["type"] == "too_short" and remaining != len(detail["input"])
     return not detail["loc"] or emptied
@@ -124,7 +124,7 @@ def _did_you_mean(loc: Place, root: type[BaseModel]) -> str:
 
 
 def _model_at(loc: Place, root: type[BaseModel]) -> type[BaseModel] | None:
-    """The model whose fields stand at `loc`; in a union by its tag, the part named like it."""
+    """Return the model with the fields at `loc`; in a union, the part that its tag names."""
     models: list[type[BaseModel]] = [root]
     for part in loc:
         if isinstance(part, int):
@@ -138,7 +138,7 @@ def _model_at(loc: Place, root: type[BaseModel]) -> type[BaseModel] | None:
 
 
 def _tags(model: type[BaseModel]) -> list[object]:
-    """What tells a model from the others of its union."""
+    """Return the tag values that select a model in a union."""
     literals = (f.annotation for f in model.model_fields.values() if f.is_required())
     return [
         tag for literal in literals if get_origin(literal) is Literal for tag in get_args(literal)

@@ -88,7 +88,7 @@ class VersionSpec(SpecModel):
 
 
 class EndpointSpec(SpecModel):
-    """The stable name that callers use, and what answers there."""
+    """Stable name that callers use, and what serves it."""
 
     name: str = Field(pattern=NAME_PATTERN, description="Name of the endpoint in URLs.")
     model: _ModelField | None = None
@@ -192,7 +192,7 @@ class EndpointSpec(SpecModel):
     )
 
     def split(self) -> tuple[VersionSpec, ...]:
-        """The traffic split; the short form `model` is one version at weight 100."""
+        """Return the traffic split; the short form `model` is one version at weight 100."""
         if self.versions is not None:
             return self.versions
         if self.upstream is not None:
@@ -203,7 +203,7 @@ class EndpointSpec(SpecModel):
 
 
 class GatewaySpec(SpecModel):
-    """Where callers reach the system."""
+    """Addresses and settings of the gateway, by which callers reach the system."""
 
     host: str = Field(
         default="127.0.0.1", min_length=1, max_length=255, description="Address to bind."
@@ -244,11 +244,11 @@ class GatewaySpec(SpecModel):
 
 
 AGREEMENT_CHECKED: Final = "agreement_checked"
-"""Key of a validation's context: its caller has looked for disagreements itself."""
+"""Key in a validation's context: the caller checks for disagreements itself."""
 
 
 class SystemSpec(SpecModel):
-    """Everything one installation serves."""
+    """Everything that one installation serves."""
 
     version: Literal[1] = Field(default=1, description="Version of this file format.")
     gateway: GatewaySpec = Field(default=GatewaySpec(), description="See GatewaySpec.")
@@ -295,16 +295,16 @@ class SystemSpec(SpecModel):
         return self
 
     def store_url(self, name: str | None) -> str | None:
-        """The URL of the online store called `name`, as written; None for None."""
+        """Return the URL of the online store called `name`, as written; None for None."""
         return next((store.url for store in self.online_stores if store.name == name), None)
 
     def document(self) -> dict[str, Any]:
-        """The spec as plain JSON data, without what was left at its default."""
+        """Return the spec as plain JSON data, without fields at their default."""
         return {"version": 1, **self.model_dump(mode="json", exclude_unset=True)}
 
 
 def json_schema() -> dict[str, Any]:
-    """JSON Schema of the spec file, for editors."""
+    """Return the JSON Schema of the spec file, for editors."""
     schema = SystemSpec.model_json_schema()
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
@@ -314,10 +314,10 @@ def json_schema() -> dict[str, Any]:
 
 
 def disagreements(document: object) -> list[SpecMistake]:
-    """What is wrong between fields that may each be right.
+    """Return mistakes between fields that are valid on their own.
 
-    Takes the raw document, whatever it holds, so that these mistakes are told together with those
-    of single fields.
+    Takes the raw document, whatever it contains, so that these mistakes are reported together with
+    those of single fields.
     """
     top = document if isinstance(document, Mapping) else {}
     mistakes = [SpecMistake(place=p, message=message) for p, message in limit_disagreements(top)]
@@ -404,7 +404,7 @@ def _split_disagreements(versions: list[object], path: str) -> list[SpecMistake]
             mistakes.append(SpecMistake(place=f"{path}[{i}].model", message=message))
     weights = [version.get("weight") for _, version in rows]
     numbers = [w for w in weights if isinstance(w, int) and not isinstance(w, bool)]
-    # A weight that is missing or no number is told on its own; the sum says nothing then.
+    # A weight that is missing or not a number is reported separately; the sum is meaningless then.
     if rows and len(numbers) == len(versions) and sum(numbers) != FULL_WEIGHT:
         message = f"weights sum to {sum(numbers)}; they must sum to {FULL_WEIGHT}"
         mistakes.append(SpecMistake(place=path, message=message))

@@ -15,11 +15,11 @@ _Columns = Annotated[tuple[Annotated[str, Meta(pattern=_COLUMN)], ...], Meta(max
 
 
 class LogMode(StrEnum):
-    """Which requests get a line in the request log."""
+    """Selection of requests for the request log."""
 
     OFF = "off"
     SAMPLED = "sampled"
-    """Errors and slow ones always, of the others a share."""
+    """All errors and slow requests, and a share of the others."""
     ALL = "all"
 
 
@@ -33,37 +33,36 @@ def _collector_url(value: str) -> str:
 
 
 class RequestLogSpec(SpecPart, frozen=True, kw_only=True):
-    """Which requests get a line in the gateway's request log."""
+    """Selection of requests for the gateway's request log."""
 
     mode: LogMode = LogMode.SAMPLED
     """`sampled`: errors, slow requests and a share of the others; `all`; `off`."""
     sample_ratio: _Ratio = 0.01
-    """Share of good, fast requests with a line where `sampled`."""
+    """Share of successful, fast requests that `sampled` logs."""
     slow_s: _SlowS = 1.0
     """Longer requests are always logged. Unit: seconds."""
 
 
 class EndpointLogSpec(SpecPart, frozen=True, kw_only=True):
-    """One endpoint's own request log."""
+    """Request log of one endpoint."""
 
     mode: LogMode | None = None
-    """Null: as the gateway's."""
+    """Null for the gateway's value."""
     slow_s: _SlowS | None = None
-    """Null: as the gateway's. Unit: s."""
+    """Null for the gateway's value. Unit: s."""
 
 
 class TracingSpec(SpecPart, frozen=True, kw_only=True):
     """Traces of requests, by OpenTelemetry; needs the extra `otel`."""
 
     collector: Annotated[str, Meta(max_length=2048), _collector_url]
-    """Takes OTLP over HTTP, such as http://127.0.0.1:4318; `/v1/traces` is added."""
+    """URL of an OTLP/HTTP collector, such as http://127.0.0.1:4318; `/v1/traces` is added."""
     sample_ratio: _Ratio = 0.01
-    """Share of requests that are traced; one that comes with a trace of its caller's is traced if
-    that is."""
+    """Share of requests that are traced; a request with its caller's trace is traced if that is."""
 
 
 class PayloadLogSpec(SpecPart, frozen=True, kw_only=True):
-    """Sampled requests and answers, kept in Parquet files; needs the extra `data`."""
+    """Sampled requests and responses in Parquet files; needs the extra `data`."""
 
     sample_ratio: _Ratio = 0.01
     """Share of requests that are kept."""
@@ -72,28 +71,31 @@ class PayloadLogSpec(SpecPart, frozen=True, kw_only=True):
     hash: _Columns = ()
     """Columns kept as a keyed hash: equal values stay equal, and unreadable."""
     max_file_bytes: Annotated[int, Meta(ge=1 << 16, le=1 << 32)] = 64 << 20
-    """A larger file is closed."""
+    """Size at which a file is closed. Unit: bytes."""
     max_age_s: Annotated[float, Meta(ge=1.0, le=86400.0)] = 300.0
-    """An older file is closed. Unit: seconds."""
+    """Age at which a file is closed. Unit: seconds."""
     max_total_bytes: Annotated[int, Meta(ge=1 << 20, le=1 << 42)] = 1 << 30
-    """All files of the endpoint together; the oldest are removed."""
+    """Limit of all files of the endpoint together; the oldest are removed. Unit: bytes."""
 
 
 class DriftSpec(SpecPart, frozen=True, kw_only=True):
-    """Watches inputs and answers for drift from a reference."""
+    """Drift detection for inputs and outputs, against a reference."""
 
     alpha: Annotated[float, Meta(gt=0.0, le=0.5)] = 0.01
-    """The chance of ever naming a feature of the endpoint that has not drifted."""
+    """Probability of ever reporting a feature of the endpoint that has not drifted."""
     margin: Annotated[float, Meta(gt=0.0, lt=1.0)] = 0.1
-    """By how much the share of values below any point, or of a category, may move."""
+    """Tolerated change of the share of values below any point, or of a category."""
     violations_margin: Annotated[float, Meta(gt=0.0, lt=1.0)] = 0.02
     """The same for the shares of missing, out-of-range and wrong values."""
     window_rows: Annotated[int, Meta(ge=100, le=20000)] = 2000
-    """How many first rows are the reference where none was given. Unit: rows."""
+    """Number of first rows that are the reference if there is no other. Unit: rows."""
     rows_per_request: Annotated[int, Meta(ge=1, le=256)] = 32
-    """At most so many of a request's rows count; 1 where a request's rows are alike. Unit: rows."""
+    """Rows of one request that count at most; 1 if the rows of a request are similar. Unit: rows.
+    """
     labels: bool = False
-    """Remembers answers by request id, so that labels which come later (`headrace feedback ID
-    --label`) tell how right they were."""
+    """Whether outputs are kept by request id, so that later labels (`headrace feedback ID --label`)
+    measure their accuracy.
+    """
     output: Annotated[str, Meta(max_length=255)] = ""
-    """The output that labels are about; empty takes the first that is a class, else the first."""
+    """Output that labels refer to; empty selects the first that is a class, else the first output.
+    """

@@ -55,18 +55,18 @@ def parse_spec(
     secrets_in: Mapping[str, Any] | None = None,
     in_force: Mapping[str, Any] | None = None,
 ) -> SystemSpec:
-    """The spec that `source` says, with absolute model paths.
+    """Return the spec in `source`, with absolute model paths.
 
     Args:
         source: YAML or JSON text, or the document as plain data.
-        base_dir: What relative model paths start from; None allows absolute ones only.
-        exists: Whether there is a file; decides if `digits.onnx` is a path or a registry name.
-        secrets_in: A document whose literal secrets may stay. None refuses every literal secret.
+        base_dir: Base of relative model paths; None allows absolute paths only.
+        exists: Whether a file exists; decides if `digits.onnx` is a path or a registry name.
+        secrets_in: Document whose literal secrets may stay. None refuses every literal secret.
         in_force: The stored spec that `source` is, or changes. What an earlier version accepted in
             it may stay: literal secrets, and parts that do not agree. None refuses these.
 
     Raises:
-        SpecError: With every mistake, its place, and its line if `source` is text.
+        SpecError: With every mistake, its location, and its line if `source` is text.
     """
     if isinstance(source, str):
         document = read_yaml(source)
@@ -109,7 +109,7 @@ def parse_spec(
 
 
 def _identity(mistake: SpecMistake, document: Mapping[str, Any]) -> tuple[str, str, str]:
-    """What a mistake has in common with the same one in a list that has other items before it."""
+    """Return the parts of a mistake that do not depend on the positions of list items."""
     part = re.match(r"(\w+)\[(\d+)\]", mistake.place)
     item = document[part[1]][int(part[2])] if part else None
     name = str(item.get("name")) if isinstance(item, Mapping) else ""
@@ -125,7 +125,7 @@ def is_model_path(model: str) -> bool:
 def _with_absolute_models(
     document: Mapping[str, Any], base_dir: Path | None, exists: Callable[[Path], bool]
 ) -> dict[str, Any]:
-    """`document` with every model path made absolute; what is no path stays as it is."""
+    """Return `document` with every model path made absolute; other models do not change."""
 
     def absolute(item: object) -> object:
         if not isinstance(item, Mapping):
@@ -150,7 +150,7 @@ def _with_absolute_models(
 
 
 def _with_absolute_files(value: object, base_dir: Path | None) -> Any:  # noqa: ANN401  # as it came
-    """`value` with paths under names that end in `_file`, and trusted keys, made absolute."""
+    """Return `value` with absolute paths in names that end in `_file`, and in trusted keys."""
     if isinstance(value, list | tuple):
         return [_with_absolute_files(item, base_dir) for item in value]
     if not isinstance(value, Mapping):
@@ -186,7 +186,7 @@ def _absolute(model: str, base_dir: Path | None, exists: Callable[[Path], bool])
 
 
 def _model_mistakes(document: Mapping[str, Any]) -> list[SpecMistake]:
-    """Models that are neither an absolute path nor NAME[:VERSION]."""
+    """Return mistakes for models that are neither an absolute path nor NAME[:VERSION]."""
     mistakes = []
     endpoints = document.get("endpoints")
     for i, endpoint in enumerate(endpoints if isinstance(endpoints, list) else []):
@@ -208,7 +208,7 @@ def _model_mistakes(document: Mapping[str, Any]) -> list[SpecMistake]:
 
 def _is_wrong(model: object) -> bool:
     if not isinstance(model, str) or not model:
-        return False  # told by the model's own check
+        return False  # the model's own check reports it
     return "\0" in model or not (is_model_path(model) or _REFERENCE.fullmatch(model))
 
 

@@ -9,13 +9,13 @@ if TYPE_CHECKING:
     from pydantic_core import CoreSchema
 
 DERIVED: Final = "derived"
-"""Marks a field that the control plane fills in; the spec file does not have it."""
+"""Marks a field that the control plane sets; the spec file does not have it."""
 FLAT: Final = "flat"
-"""Marks a field whose own fields the spec file has in its place."""
+"""Marks a field whose own fields are directly in the spec file instead."""
 
 
 class FileOnly:
-    """Marks what holds of a field in the spec file, and not in stored state and messages.
+    """Mark for constraints of a field in the spec file only, not in stored state and messages.
 
     `null`: the file may say null, which is the default. `bounds` are those of `pydantic.Field`.
     """
@@ -26,7 +26,7 @@ class FileOnly:
 
 
 class SpecPart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, dict=True):
-    """One part of the spec file, as the file has it and as processes and stored state have it.
+    """One part of the spec file, which is also the form in processes and stored state.
 
     `msgspec.Meta` in a field's annotation holds its bounds; a function there checks a value and
     raises ValueError. `__post_init__` checks that fields agree. The text under a field is its
@@ -35,7 +35,7 @@ class SpecPart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     @property
     def model_fields_set(self) -> frozenset[str]:
-        """The fields that the spec file sets; of a part built in code, those not at the default."""
+        """Return the fields that the spec file sets, or in code, those not at the default."""
         field_names: frozenset[str] | None = self.__dict__.get("fields_set")
         if field_names is not None:
             return field_names
@@ -52,14 +52,14 @@ class SpecPart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     def __get_pydantic_core_schema__(
         cls, _source: object, handler: "GetCoreSchemaHandler"
     ) -> "CoreSchema":
-        """How pydantic checks such a part where it stands in a spec."""
+        """Return the schema by which pydantic validates such a part in a spec."""
         from headrace.core.spec.base import schema_of  # noqa: PLC0415  # replicas lack pydantic
 
         return schema_of(cls, handler)
 
 
 def default_of(field: msgspec.structs.FieldInfo) -> Any:  # noqa: ANN401  # of any type
-    """The default of a field that is not required."""
+    """Return the default of a field that is not required."""
     if field.default_factory is not msgspec.NODEFAULT:
         return field.default_factory()
     return field.default

@@ -15,16 +15,16 @@ _Ratio = Annotated[float, Meta(ge=0.0, le=1.0)]
 _MAX_STEPS: Final = 100
 _YEAR_S: Final = 366 * 86_400.0
 BLUE_GREEN_MAX_ERROR_RATIO: Final = 0.05
-"""How many requests a version may fail after a blue-green switch, where nothing else is said.
+"""Default limit of the share of failed requests after a blue-green switch.
 
-The old version gets no requests then, so there is no rate to compare with, and yesterday's is no
-baseline for today's callers. No service that is worth serving fails every twentieth request, and
-one that does so is shown to within seconds.
+The old version gets no requests then, so there is no rate to compare with, and yesterday's rate is
+no baseline for today's callers. No production service fails every twentieth request, and one that
+does so is detected within seconds.
 """
 
 
 class StrategyName(StrEnum):
-    """The ways in which a version may take over."""
+    """Strategy of a rollout."""
 
     CANARY = "canary"
     BLUE_GREEN = "blue-green"
@@ -33,30 +33,30 @@ class StrategyName(StrEnum):
 
 
 OnTimeout = Literal["rollback", "pause", "promote"]
-"""What becomes of a rollout that reached `max_duration_s` without a decision.
+"""Outcome of a rollout that reached `max_duration_s` without a decision.
 
-Unset: it is rolled back, or paused where the requests were too few to decide in that time.
+Unset: rollback, or pause if the requests were too few to decide in that time.
 """
 Until = Literal["verdict", "approval"]
-"""What a step waits for besides its pause: the metrics' verdict, or a person's `promote`."""
+"""Condition of a step besides its pause: the metrics' verdict, or a person's `promote`."""
 
 
 class ErrorsSpec(SpecPart, frozen=True, kw_only=True):
     """Requests that the version failed: HTTP 5xx and 429, and their gRPC counterparts."""
 
     margin: _Ratio = 0.005
-    """By how much the share of failed requests may be above the baseline's."""
+    """Tolerated difference to the baseline's share of failed requests."""
     max_ratio: _Ratio | None = None
-    """A fixed threshold beside the margin; null for none. Unset: what the endpoint's slo promises
-    as availability; without one 0.05 for blue-green, where no other version gets requests to
-    compare with."""
+    """Fixed threshold besides the margin; null for none. Unset: the availability of the endpoint's
+    slo; without one 0.05 for blue-green, where no other version gets requests to compare with.
+    """
 
 
 class RejectionsSpec(SpecPart, frozen=True, kw_only=True):
     """Requests that the version refused as the caller's mistake (other HTTP 4xx)."""
 
     margin: _Ratio = 0.01
-    """By how much the share of refused requests may be above the baseline's."""
+    """Tolerated difference to the baseline's share of refused requests."""
 
 
 class LatencySpec(SpecPart, frozen=True, kw_only=True):
@@ -65,9 +65,10 @@ class LatencySpec(SpecPart, frozen=True, kw_only=True):
     quantile: Annotated[float, Meta(gt=0.0, lt=1.0)] = 0.99
     """0.99 for p99."""
     margin_ratio: Annotated[float, Meta(ge=1.0, le=100.0)] = 1.25
-    """How much longer than the baseline's it may be, as a factor."""
+    """Tolerated ratio to the baseline's latency."""
     margin_s: Annotated[float, Meta(ge=0.0, le=86400.0)] = 0.001
-    """Or by how much; the larger of both is tolerated. Unit: seconds."""
+    """Tolerated difference to the baseline's latency; the larger tolerance applies. Unit: seconds.
+    """
     max_s: Annotated[float, Meta(gt=0.0, le=86400.0)] | None = None
     """A fixed threshold for the quantile; null takes the endpoint's slo, if any. Unit: seconds."""
 
@@ -76,42 +77,43 @@ class PredictionsSpec(SpecPart, frozen=True, kw_only=True):
     """The largest change of a class's share of the answers, or of a score's distribution."""
 
     margin: _Ratio = 0.1
-    """How far a share of the answers may move."""
+    """Tolerated change of a share of the predictions."""
     output: Annotated[str, Meta(max_length=256)] = ""
     """Empty for the first output."""
 
 
 class DisagreementSpec(SpecPart, frozen=True, kw_only=True):
-    """Answers to one and the same request that differ between baseline and shadow."""
+    """Responses to the same request that differ between baseline and shadow."""
 
     max_ratio: _Ratio = 0.01
-    """How many answers may differ."""
+    """Tolerated share of responses that differ."""
     absolute_tolerance: Annotated[float, Meta(ge=0.0)] = 1e-3
     """Numbers this close are equal."""
     relative_tolerance: Annotated[float, Meta(ge=0.0)] = 1e-2
-    """And this much of the baseline's number is added to it."""
+    """This share of the baseline's number is added to the tolerance."""
     output: Annotated[str, Meta(max_length=256)] = ""
-    """The output that is compared; empty for all. Models that were trained anew seldom agree on
-    probabilities: name the class."""
+    """The output that is compared; empty for all. Retrained models seldom agree on probabilities:
+    name the class.
+    """
 
 
 class RewardSpec(SpecPart, frozen=True, kw_only=True):
-    """What answers earn, as the feedback API is told; more is better."""
+    """Reward of responses, as reported to the feedback API; more is better."""
 
     margin: Annotated[float, Meta(ge=0.0)] = 0.0
-    """How much less than the baseline's mean the new version's may be."""
+    """Tolerated difference of the new version's mean below the baseline's."""
     min_units: Annotated[int, Meta(ge=2, le=10000000)] = 100
-    """Users (or requests) per arm before it is judged."""
+    """Users (or requests) per arm before a verdict."""
     window_s: Annotated[float, Meta(gt=0.0, le=_YEAR_S)] = 86_400.0
-    """How long after a request its feedback is taken. Unit: seconds."""
+    """How long after a request its feedback is accepted. Unit: seconds."""
 
 
 class CrashesSpec(SpecPart, frozen=True, kw_only=True):
-    """Replicas that died by themselves; for strategies that serve both versions at once."""
+    """Replicas that crashed; for strategies that serve both versions at once."""
 
 
 class MetricsSpec(SpecPart, frozen=True, kw_only=True):
-    """What judges the new version; null leaves a metric out. They share one error budget."""
+    """Metrics that judge the new version; null leaves a metric out. They share one error budget."""
 
     errors: ErrorsSpec | None = ErrorsSpec()
     """See ErrorsSpec."""
@@ -130,44 +132,45 @@ class MetricsSpec(SpecPart, frozen=True, kw_only=True):
 
 
 class _RolloutSpec(SpecPart, frozen=True, kw_only=True):
-    """What all strategies have."""
+    """Settings of all strategies."""
 
     alpha: Annotated[float, Meta(gt=0.0, lt=1.0)] = 0.05
     """Probability that a version as good as the old one is rolled back, over the whole rollout and
     all metrics."""
     min_samples: Annotated[int, Meta(ge=1, le=100000000)] = 200
-    """Requests per version and step before a promotion; a roll back waits for none."""
+    """Requests per version and step before a promotion; a rollback needs none."""
     warmup_s: Annotated[float, Meta(ge=0.0, le=86400.0)] = 2.0
-    """How long after a new weight nothing is counted. Unit: seconds."""
+    """Time after a weight change in which nothing is counted. Unit: seconds."""
     max_duration_s: Annotated[float, Meta(gt=0.0, le=_YEAR_S)] = 7200.0
-    """Then `on_timeout` holds. Unit: seconds."""
+    """Time after which `on_timeout` applies. Unit: seconds."""
     on_timeout: OnTimeout | None = None
-    """What becomes of a rollout without a decision. Null: rollback; pause where too few requests
-    came to decide about a version as good as the old one in that time."""
+    """Outcome of a rollout without a decision. Null: rollback; pause if too few requests came to
+    decide about a version as good as the old one in that time.
+    """
     ready_timeout_s: Annotated[float, Meta(gt=0.0, le=86400.0)] = 600.0
-    """A version not ready by then is rolled back. Unit: seconds."""
+    """A version that is not ready by then is rolled back. Unit: seconds."""
     metrics: MetricsSpec = MetricsSpec()
     """See MetricsSpec."""
 
     @property
     def strategy(self) -> str:
-        """What chooses this kind of rollout."""
+        """Return the name that selects this strategy."""
         return str(self.__struct_config__.tag)
 
 
 class CanaryStepSpec(SpecPart, frozen=True, kw_only=True):
-    """One step: its weight, and how long it is held."""
+    """One step: its weight, and how long it lasts."""
 
     weight: Annotated[int, Meta(ge=1, le=100)]
-    """The new version's share. Unit: percent."""
+    """Share of the new version. Unit: percent."""
     pause_s: Annotated[float, Meta(ge=0.0, le=_YEAR_S)] = 0.0
-    """Held at least this long. Unit: seconds."""
+    """Minimum duration. Unit: seconds."""
     until: Until | None = None
-    """And until the metrics' verdict, or a person's approval."""
+    """Further condition: the metrics' verdict, or a person's approval."""
 
 
 class CanarySpec(_RolloutSpec, tag_field="strategy", tag="canary", frozen=True, kw_only=True):
-    """Step by step."""
+    """Gradual traffic shift, step by step."""
 
     steps: Annotated[
         tuple[CanaryStepSpec, ...], FileOnly(null=True, min_length=1, max_length=_MAX_STEPS)
@@ -178,7 +181,7 @@ class CanarySpec(_RolloutSpec, tag_field="strategy", tag="canary", frozen=True, 
     )
     """Null for 5, 25 and 50 percent, each until the verdict."""
     baseline: bool = False
-    """Compare with fresh copies of the old version at the new one's weight."""
+    """Whether to compare with new replicas of the old version at the new version's weight."""
 
     def __post_init__(self) -> None:
         most = 50 if self.baseline else 100
@@ -194,43 +197,43 @@ class CanarySpec(_RolloutSpec, tag_field="strategy", tag="canary", frozen=True, 
 class BlueGreenSpec(
     _RolloutSpec, tag_field="strategy", tag="blue-green", frozen=True, kw_only=True
 ):
-    """At full size beside the old version, then all at once."""
+    """New version at full size beside the old one, then a complete switch."""
 
     preview_s: Annotated[float, Meta(ge=0.0, le=_YEAR_S)] = 0.0
-    """How long it is reached by its own path only. Unit: seconds."""
+    """Time in which the new version is reachable only by its own path. Unit: seconds."""
     approval: bool = False
-    """Whether `promote` by hand is waited for."""
+    """Whether the switch waits for a manual `promote`."""
     keep_s: Annotated[float, Meta(ge=0.0, le=_YEAR_S)] = 600.0
-    """How long the old version is kept for an instant way back. Unit: seconds."""
+    """How long the old version is kept for an immediate rollback. Unit: seconds."""
 
 
 class AbSpec(_RolloutSpec, tag_field="strategy", tag="ab", frozen=True, kw_only=True):
-    """Two versions side by side, each caller on one; the reward decides."""
+    """Two versions side by side, with each caller on one of them; the reward decides."""
 
     weight: Annotated[int, Meta(ge=1, le=99)] = 50
-    """The new version's share. Unit: percent."""
+    """Share of the new version. Unit: percent."""
     mismatch_alpha: Annotated[float, Meta(gt=0.0, lt=1.0)] = 0.001
     """Level of the sample-ratio alarm."""
 
 
 class ShadowSpec(_RolloutSpec, tag_field="strategy", tag="shadow", frozen=True, kw_only=True):
-    """Copies of requests; the answers are compared and dropped."""
+    """Copies of requests to the new version; its responses are compared and dropped."""
 
     mirror_percent: Annotated[int, Meta(ge=1, le=100)] = 100
-    """Share of the requests copied. Unit: percent."""
+    """Share of the requests that are copied. Unit: percent."""
     promotes: bool = False
     """Whether a good verdict makes it the endpoint's version."""
 
 
 class StickySpec(SpecPart, frozen=True, kw_only=True):
-    """What keeps a caller on the version it saw: a header, a cookie or a token's claim."""
+    """Key that keeps a caller on one version: a header, a cookie or a claim of the token."""
 
     header: Annotated[str, str.lower, FileOnly(null=True, pattern=r"^[A-Za-z0-9-]{1,128}$")] = ""
-    """For instance x-user-id."""
+    """Name of a header, for example x-user-id."""
     cookie: Annotated[str, FileOnly(null=True, pattern=r"^[A-Za-z0-9_-]{1,128}$")] = ""
-    """A cookie's name."""
+    """Name of a cookie."""
     claim: Annotated[str, FileOnly(null=True, pattern=r"^[A-Za-z0-9_-]{1,128}$")] = ""
-    """A claim of the bearer token, for instance sub."""
+    """Claim of the bearer token, for example sub."""
     salt: Annotated[str, DERIVED] = ""
     """Makes two experiments on one key independent; empty takes one per rollout."""
 
@@ -244,21 +247,21 @@ class StickySpec(SpecPart, frozen=True, kw_only=True):
 
 
 class SloSpec(SpecPart, frozen=True, kw_only=True):
-    """What callers were promised; replica counts, admission and verdicts follow from it."""
+    """Service level objectives; replica counts, admission and verdicts follow from them."""
 
     latency_s: Annotated[float, Meta(gt=0.0, le=86400.0)] | None = None
-    """For the 99th percentile. Unit: seconds."""
+    """99th percentile of the latency. Unit: seconds."""
     availability: Annotated[float, Meta(gt=0.0, lt=1.0)] | None = None
-    """Share of requests answered, such as 0.999."""
+    """Share of requests that are answered, such as 0.999."""
     alert_window_ratio: Annotated[float, Meta(gt=0.0, le=1.0)] = 1.0
-    """Length of the alerts' windows over the usual ones; below 1 for trying them."""
+    """Length of the alerts' windows relative to the default; below 1 for tests."""
 
 
 RolloutSpec: TypeAlias = CanarySpec | BlueGreenSpec | AbSpec | ShadowSpec
 
 
 def error_threshold(rollout: RolloutSpec, slo: SloSpec | None) -> float | None:
-    """The `errors.max_ratio` of a rollout: its own, else the promise's, else the strategy's."""
+    """Return the `errors.max_ratio` of a rollout: its own, else the slo's, else the strategy's."""
     errors = rollout.metrics.errors
     if errors is None or "max_ratio" in errors.model_fields_set:
         return None if errors is None else errors.max_ratio
@@ -268,7 +271,7 @@ def error_threshold(rollout: RolloutSpec, slo: SloSpec | None) -> float | None:
 
 
 def judged_by(rollout: RolloutSpec, slo: SloSpec | None) -> RolloutSpec:
-    """`rollout` with its strategy's own metric, and the endpoint's promises as thresholds."""
+    """Return `rollout` with its strategy's metric, and the endpoint's slo as thresholds."""
     metrics = rollout.metrics
     errors, latency = metrics.errors, metrics.latency
     if errors is not None:

@@ -1,4 +1,4 @@
-"""Disagreements between fields of streams that may each be right, of the raw document."""
+"""Disagreements between fields of streams that are valid on their own, in the raw document."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,18 +9,18 @@ from headrace.core.spec.stream_parts import LEAST_WINDOW_S, LONGEST_WINDOW_S
 from headrace.core.spec.yaml import SpecMistake
 
 MOST_PARTS: Final = 10_000
-"""Of one window, so that one value never means adding up more."""
+"""Largest number of parts of one window, which bounds the additions per value."""
 _US: Final = 1_000_000
 _WITHOUT_FIELDS: Final = ("raw", "open_inference")
 _WITH_PARTITIONS: Final = ("log", "kafka")
 _OTHERS: Final = ("nats", "redis", "rediss", "valkey", "valkeys", "pulsar", "pulsar+ssl")
 _OF_A_MODEL: Final = ("features", "labels", "runtime", "allow_code")
 _REMOVED: Final = ("canary", "shadow")
-"""Settings of 0.1. Stored specs still have them."""
+"""Settings of version 0.1, which stored specs still have."""
 
 
 def without_removed(document: Mapping[Any, Any]) -> Mapping[Any, Any]:
-    """`document` without settings of streams that earlier versions had."""
+    """Return `document` without stream settings of earlier versions."""
     streams = document.get("streams")
     if not isinstance(streams, list | tuple):
         return document
@@ -34,7 +34,7 @@ def without_removed(document: Mapping[Any, Any]) -> Mapping[Any, Any]:
 
 
 def stream_disagreements(document: Mapping[Any, Any]) -> list[SpecMistake]:
-    """All mistakes that only show where several fields of streams are looked at."""
+    """Return all disagreements between fields of streams."""
     mistakes: list[SpecMistake] = []
     first_use: dict[str, int] = {}
     items = [item for item in _items(document.get("endpoints")) if isinstance(item, Mapping)]
@@ -52,7 +52,7 @@ def stream_disagreements(document: Mapping[Any, Any]) -> list[SpecMistake]:
 
 
 def _shared_groups(streams: Sequence[Any]) -> list[SpecMistake]:
-    """Streams that would take each other's records: one group on one topic."""
+    """Return mistakes for streams that share one group on one topic and would split its records."""
     mistakes: list[SpecMistake] = []
     owners: dict[tuple[str, str, str], tuple[int, str]] = {}
     for i, stream in enumerate(streams):
@@ -82,7 +82,7 @@ def _shared_groups(streams: Sequence[Any]) -> list[SpecMistake]:
 
 
 def _servers(broker: str) -> list[str]:
-    """The servers that a broker's URL names, without credentials and options."""
+    """Return the servers in a broker's URL, without credentials and options."""
     scheme, _, rest = broker.partition("?")[0].partition(":")
     authority, _, path = rest.removeprefix("//").partition("/")
     hosts = authority.rpartition("@")[2].split(",")
@@ -129,7 +129,7 @@ def _what_scores(
 
 
 def _beside_its_scorer(stream: Mapping[Any, Any], path: str) -> Iterator[tuple[str, str]]:
-    """Settings of models where none is named, and of endpoints likewise."""
+    """Yield model settings without a model, and endpoint settings without an endpoint."""
     has_endpoint = stream.get("endpoint") is not None
     if not has_endpoint and stream.get("api_key_file") is not None:
         yield f"{path}.api_key_file", "is only for a stream with 'endpoint'"
@@ -200,7 +200,7 @@ def _items(value: object) -> list[Any]:
 
 
 def _windows(stream: Mapping[Any, Any], path: str) -> Iterator[tuple[str, str]]:
-    """What is wrong between `windows` and the rest of a stream, and between windows."""
+    """Yield disagreements between `windows` and the rest of a stream, and between windows."""
     settings = stream.get("windows")
     if settings is None:
         return
@@ -236,7 +236,7 @@ def _of_window(
         yield f"{path}.field", f"{function!r} needs 'field', the field that it aggregates"
     size_s, slide_s = window.get("size_s"), window.get("slide_s")
     if not (_is_length(size_s) and _is_length(slide_s)):
-        return  # told on its own, or tumbling
+        return  # reported separately, or tumbling
     if slide_s > size_s:
         yield f"{path}.slide_s", f"is {slide_s:g}, more than 'size_s', which is {size_s:g}"
     elif (parts := _parts(size_s, slide_s)) > MOST_PARTS:
@@ -258,7 +258,7 @@ def _is_length(value: Any) -> TypeGuard[float]:  # noqa: ANN401  # whatever stan
 
 
 def _push(stream: Mapping[Any, Any], path: str) -> Iterator[tuple[str, str]]:
-    """What is wrong between `push` and the rest of a stream."""
+    """Yield disagreements between `push` and the rest of a stream."""
     if stream.get("push") is None:
         return
     kind = _kind_without_fields(stream)
@@ -267,7 +267,7 @@ def _push(stream: Mapping[Any, Any], path: str) -> Iterator[tuple[str, str]]:
 
 
 def _kind_without_fields(stream: Mapping[Any, Any]) -> str | None:
-    """The kind of a stream's format, of the raw document, if its records have no fields by name."""
+    """Return the kind of a stream's raw format, if its records have no named fields."""
     settings = stream.get("format")
     kind = settings.get("kind") if isinstance(settings, Mapping) else None
     return kind if isinstance(kind, str) and kind in _WITHOUT_FIELDS else None

@@ -25,7 +25,7 @@ _Column = Annotated[str, Field(min_length=1, max_length=300)]
 
 
 class StreamPushSpec(SpecModel):
-    """Records are rows of a feature view, whose values they become in the online store."""
+    """Records as rows of a feature view, whose values are written to the online store."""
 
     view: str = Field(
         min_length=1,
@@ -59,7 +59,7 @@ _DAY_S: Final = 86_400.0
 
 
 class StreamAlertsSpec(SpecModel):
-    """What a stream may do before an alert fires; that it does not run at all always does."""
+    """Thresholds of a stream's alerts; a stream that does not run always alerts."""
 
     lag_s: float | None = Field(
         default=USUAL_LAG_S,
@@ -78,7 +78,7 @@ class StreamAlertsSpec(SpecModel):
 
 
 class StreamWorkersSpec(SpecModel):
-    """How many processes share the partitions, by how far they are behind."""
+    """Number of processes that share the partitions, by consumer lag."""
 
     min: int = Field(default=1, ge=1, le=1024, description="Minimum. Unit: processes.")
     max: int = Field(
@@ -104,7 +104,7 @@ _Workers = Annotated[
 
 
 class StreamSpec(SpecModel):
-    """Scores the records of a log with a model, and writes the answers to another.
+    """Scores the records of a topic with a model, and writes the predictions to another topic.
 
     With `push` and neither `model`, `endpoint` nor `sink`, it only fills an online store.
     """
@@ -215,14 +215,14 @@ class StreamSpec(SpecModel):
 
     @property
     def dead_letter_topic(self) -> str:
-        """Where records go that have no answer; empty if the policy is another."""
+        """Return the topic for records without a prediction; empty for another policy."""
         if self.errors.policy is not FailurePolicy.DEAD_LETTER:
             return ""
         return self.dead_letters or f"{self.name}-dead-letters"
 
     @property
     def bounds(self) -> StreamWorkersSpec:
-        """How many processes there may be; one number is both bounds."""
+        """Return the bounds of the number of processes; a single number is both."""
         if isinstance(self.workers, int):
             return StreamWorkersSpec(min=self.workers, max=self.workers)
         return self.workers

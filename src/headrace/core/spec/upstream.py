@@ -1,8 +1,8 @@
 """Spec part `upstream` of an endpoint, and the addresses that it may have.
 
-The gateway sends the caller's method, path, headers and body to an upstream and returns its answer,
-so an address is access to whatever listens there. Only literal addresses and listed names are
-allowed to others than admins: an unlisted name could resolve to loopback at any later time.
+The gateway sends the caller's method, path, headers and body to an upstream and returns its
+response, so an address is access to the service that listens there. Non-admins may use only literal
+addresses and listed names: an unlisted name could resolve to loopback at any later time.
 """
 
 import re
@@ -18,7 +18,9 @@ from headrace.core.spec.part import FileOnly, SpecPart
 
 _NAME: Final = re.compile(r"(?=.{1,253}$)[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*")
 _NUMBER: Final = re.compile(r"(.*\.)?(\d+|0x[0-9a-f]*)")
-"""What `inet_aton`, and so a resolver, may read as an address: `127.1`, `2130706433`, `0x7f.1`."""
+"""Text that `inet_aton`, and so a resolver, may read as an address: `127.1`, `2130706433`,
+`0x7f.1`.
+"""
 _SPECIAL: Final = (
     ("unspecified", ("0.0.0.0/8", "::/128")),
     ("loopback", ("127.0.0.0/8", "::1/128")),
@@ -40,7 +42,7 @@ _SPECIAL: Final = (
         ),
     ),
 )
-"""By kind; from the special-purpose address registries of IANA (RFC 6890)."""
+"""Special-purpose networks by kind, from the registries of IANA (RFC 6890)."""
 _REFUSED: Final = tuple((kind, ip_network(text)) for kind, texts in _SPECIAL for text in texts)
 _IPV6_UNICAST: Final = (IPv6Network("2000::/3"), IPv6Network("fc00::/7"))
 _NAT64: Final = IPv6Network("64:ff9b::/96")
@@ -49,12 +51,12 @@ _REMEDY: Final = "an admin can allow it in `security.upstream_hosts`"
 
 
 def upstream_problem(url: str, allowed_hosts: Sequence[str]) -> str:
-    """Return why only an admin may name this upstream, with the remedy; empty if anybody may.
+    """Return why only an admin may name this upstream, with the remedy; empty if anyone may.
 
     Args:
         url: As in an endpoint's `upstream.url`.
-        allowed_hosts: `security.upstream_hosts`: host names, `*.SUFFIX`, addresses and networks.
-            If empty, literal private and global unicast addresses are allowed.
+        allowed_hosts: `security.upstream_hosts`: host names, `*.SUFFIX`, addresses and networks. If
+            empty, literal private and global unicast addresses are allowed.
     """
     host = _host_of(url)
     if not host:
@@ -71,10 +73,10 @@ def upstream_problem(url: str, allowed_hosts: Sequence[str]) -> str:
 
 
 def check_upstream_url(url: str) -> str:
-    """Return `url` if the gateway can connect to it: one that it refuses holds up all routes.
+    """Return `url` if the gateway accepts it; a refused URL would block all route updates.
 
     Raises:
-        ValueError: It has no host or no possible port.
+        ValueError: It has no host or no valid port.
     """
     if not _host_of(url):
         msg = f"{_NO_HOST}, or no port between 1 and 65535"
@@ -83,10 +85,10 @@ def check_upstream_url(url: str) -> str:
 
 
 def check_upstream_host(pattern: str) -> str:
-    """Return `pattern`, in lower case, if it can be in `security.upstream_hosts`.
+    """Return `pattern`, in lower case, if it is valid in `security.upstream_hosts`.
 
     Raises:
-        ValueError: It is no host name, `*.SUFFIX`, address or network.
+        ValueError: It is not a host name, `*.SUFFIX`, address or network.
     """
     text = pattern.lower()
     if not _is_name(text.removeprefix("*.")):
@@ -99,7 +101,7 @@ def check_upstream_host(pattern: str) -> str:
 
 
 def _host_of(url: str) -> str:
-    """The host of a URL as the gateway reads it, without a final dot; empty if it has none."""
+    """Return the host of a URL as the gateway reads it, without a final dot; empty without one."""
     try:
         parts = urlsplit(url)
         if parts.username is not None or parts.port == 0:
@@ -118,7 +120,7 @@ def _address(host: str) -> IPv4Address | IPv6Address | None:
         address = ip_address(host)
     except ValueError:
         return None
-    # A zone names a link of this host: no list of addresses can speak for it.
+    # A zone names a link of this host, so no list of addresses applies to it.
     return None if isinstance(address, IPv6Address) and address.scope_id else address
 
 
@@ -127,7 +129,7 @@ def _is_name(host: str) -> bool:
 
 
 def _names(pattern: str, host: str, address: IPv4Address | IPv6Address | None) -> bool:
-    """Whether an entry of the list names a host; an address only by itself or its network."""
+    """Whether a list entry matches a host; an address matches only itself or its network."""
     if address is None:
         return host.endswith(pattern[1:]) if pattern.startswith("*.") else host == pattern
     if _is_name(pattern.removeprefix("*.")):
@@ -137,7 +139,7 @@ def _names(pattern: str, host: str, address: IPv4Address | IPv6Address | None) -
 
 
 def _special_kind(address: IPv4Address | IPv6Address) -> str:
-    """What an address is that is neither private nor global unicast; empty if it is one of them."""
+    """Return the kind of a special-purpose address; empty if it is private or global unicast."""
     if isinstance(address, IPv6Address) and address in _NAT64:
         return _special_kind(IPv4Address(int(address) & 0xFFFF_FFFF))
     for kind, network in _REFUSED:
@@ -149,7 +151,7 @@ def _special_kind(address: IPv4Address | IPv6Address) -> str:
 
 
 class UpstreamProtocol(StrEnum):
-    """What a server that someone else runs speaks."""
+    """Protocol of an external server."""
 
     V2 = "v2"
     """The Open Inference Protocol over HTTP: Triton, KServe, MLServer, Headrace."""
@@ -165,16 +167,16 @@ class UpstreamProtocol(StrEnum):
 
 
 class UpstreamTlsSpec(SpecPart, frozen=True, kw_only=True, omit_defaults=True):
-    """How a server that someone else runs is verified, and what it is shown (mutual TLS)."""
+    """Verification of an external server, and client certificate for it (mutual TLS)."""
 
     ca_file: Annotated[str, FileOnly(null=True, min_length=1, max_length=4096)] = ""
-    """Its authorities, PEM; null for the machine's."""
+    """Certificate authorities of the server, PEM; null for the machine's."""
     certificate_file: Annotated[str, FileOnly(null=True, min_length=1, max_length=4096)] = ""
-    """What it is shown, PEM."""
+    """Client certificate, PEM."""
     key_file: Annotated[str, FileOnly(null=True, min_length=1, max_length=4096)] = ""
-    """The private key of that, PEM."""
+    """Private key of the client certificate, PEM."""
     server_name: Annotated[str, FileOnly(null=True, max_length=255, pattern=r"^[!-~]+$")] = ""
-    """The name it has to have; null for the URL's."""
+    """Name that the server's certificate must have; null for the URL's host."""
 
     def __post_init__(self) -> None:
         if bool(self.certificate_file) != bool(self.key_file):
@@ -183,23 +185,23 @@ class UpstreamTlsSpec(SpecPart, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class UpstreamSpec(SpecPart, frozen=True, kw_only=True):
-    """A server that someone else runs, instead of a model."""
+    """An external server that answers instead of a model."""
 
     url: Annotated[
         str,
         check_upstream_url,
         Meta(pattern=r'^(https?|grpcs?)://[!"$-.0->A-~]+(/[!"$->@-~]*)?$', max_length=2048),
     ]
-    """http://host:port, https://… or grpc://…; a path in it comes first."""
+    """http://host:port, https://… or grpc://…; its path is a prefix of the request's."""
     protocol: UpstreamProtocol = UpstreamProtocol.V2
     """v2, grpc, v1, torchserve, openai or http."""
     model: Annotated[str, Meta(max_length=256, pattern=r"^[A-Za-z0-9_./-]*$")] = ""
-    """What the model is called there; empty for the endpoint's name."""
+    """Name of the model on that server; empty for the endpoint's name."""
     health_path: Annotated[str, Meta(max_length=1024, pattern=r"^(/[!-~]*)?$")] | None = ""
-    """Asked to see whether it lives; empty for the protocol's own, null for none."""
+    """Path of the health check; empty for the protocol's default, null for none."""
     health_interval_s: Annotated[float, Meta(ge=0.1, le=3600.0)] = 2.0
-    """Unit: seconds."""
+    """Interval of the health check. Unit: seconds."""
     max_requests: Annotated[int, Meta(ge=1, le=1000000)] = 1024
-    """At once; more get 503. Unit: requests."""
+    """Concurrent requests; more get 503. Unit: requests."""
     tls: UpstreamTlsSpec | None = None
-    """How an https or grpcs server is verified. See UpstreamTlsSpec."""
+    """Verification of an https or grpcs server. See UpstreamTlsSpec."""

@@ -1,7 +1,7 @@
 """Reader of YAML documents that keeps the line of each value.
 
-Only plain data comes out: mappings with text keys, lists, text, numbers, booleans, null. Tags, keys
-given twice, documents that grow without bound through aliases, and huge files are mistakes.
+The result is plain data: mappings with text keys, lists, text, numbers, booleans, null. Tags,
+duplicate keys, unbounded growth through aliases, and huge files are mistakes.
 """
 
 import re
@@ -21,12 +21,12 @@ _PLAIN_TAGS: Final = frozenset(
 )
 
 Place = tuple[str | int, ...]
-"""Where a value stands: keys and positions from the top."""
+"""Location of a value: keys and positions from the root."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpecMistake:
-    """One thing that is wrong: `place` as in `endpoints[0].batching`, `line` counts from 1."""
+    """One mistake: `place` as in `endpoints[0].batching`, `line` counts from 1."""
 
     place: str
     message: str
@@ -39,7 +39,7 @@ class SpecMistake:
 
 @dataclass(slots=True, kw_only=True)
 class YamlDocument:
-    """A document's value, the line of each place, and what is wrong with its writing."""
+    """Value of a document, the line of each location, and the syntax mistakes."""
 
     value: Any = None
     lines: dict[Place, int] = field(default_factory=dict)
@@ -47,7 +47,7 @@ class YamlDocument:
 
 
 def show_place(path: Place) -> str:
-    """`("endpoints", 0, "name")` as people write it: `endpoints[0].name`."""
+    """Return `("endpoints", 0, "name")` in its written form: `endpoints[0].name`."""
     text = ""
     for part in path:
         text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
@@ -55,7 +55,7 @@ def show_place(path: Place) -> str:
 
 
 def read_yaml(text: str) -> YamlDocument:
-    """What `text` says; never raises for what a person may have written."""
+    """Return the document in `text`; never raises for any input."""
     document = YamlDocument()
     if len(text) > MAX_BYTES:
         message = f"is longer than {MAX_BYTES} bytes"
@@ -87,11 +87,11 @@ def _syntax_mistake(error: MarkedYAMLError, text: str) -> SpecMistake:
 
 
 class _TooMuchError(Exception):
-    """The document is larger than any that is written by hand."""
+    """The document is larger than any hand-written one."""
 
 
 class _Reader:
-    """Turns a tree of nodes into plain data; a node that aliases share is read once per use."""
+    """Converter of a tree of nodes to plain data; a node shared by aliases is read once per use."""
 
     def __init__(self, document: YamlDocument) -> None:
         self._document = document
@@ -140,13 +140,13 @@ class _Reader:
             elif key in own:
                 self._wrong((*path, key), "appears twice", key_node)
             else:
-                # A mistake in a value is shown on the line of its key, where people look for it.
+                # A mistake in a value is shown on the line of its key.
                 self._document.lines[*path, key] = key_node.start_mark.line + 1
                 own[key] = self._read(value_node, (*path, key))
         return {**merged, **own}
 
     def _read_merged(self, node: Node, path: Place) -> dict[str, Any]:
-        """What `<<` brings in: a mapping, or a list of them of which the first wins."""
+        """Return the content of `<<`: a mapping, or a list of mappings of which the first wins."""
         nodes = node.value if isinstance(node, SequenceNode) else [node]
         merged: dict[str, Any] = {}
         for item in nodes:
