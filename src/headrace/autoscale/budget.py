@@ -41,12 +41,12 @@ class ReplicaRequest(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def key(self) -> tuple[str, str]:
-        """Its identity."""
+        """Return the request's identity."""
         return self.endpoint, self.arm
 
 
 class ReplicaGrant(msgspec.Struct, frozen=True, kw_only=True):
-    """The replicas granted to one arm; `reason` names the missing resource, empty if all."""
+    """Replicas granted to one arm; `reason` names the missing resource, empty if all."""
 
     replicas: int
     reason: str = ""
@@ -55,7 +55,7 @@ class ReplicaGrant(msgspec.Struct, frozen=True, kw_only=True):
 def share_out(
     requests: Sequence[ReplicaRequest], budget: BudgetSpec
 ) -> dict[tuple[str, str], ReplicaGrant]:
-    """Grant replicas by endpoint and arm.
+    """Return granted replicas by endpoint and arm.
 
     Never more than desired, and never less than the smaller of desired and minimum, even if that
     exceeds the machine: the reason then says so.
@@ -101,7 +101,7 @@ def _part(request: ReplicaRequest, count: int) -> float:
 
 @dataclass(slots=True)
 class _Room:
-    """The remaining resources."""
+    """Remaining resources."""
 
     cpus: float | None
     memory_bytes: float | None
@@ -118,7 +118,7 @@ class _Room:
             self.memory_bytes -= request.memory_bytes * count
 
     def shortage(self, request: ReplicaRequest, *, overdraft: float) -> str:
-        """The missing resource for one more replica; empty if it fits.
+        """Return the missing resource for one more replica; empty if it fits.
 
         Args:
             overdraft: Part of the budget that may be used in addition.

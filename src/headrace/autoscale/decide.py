@@ -23,7 +23,7 @@ _MINUTE_S: Final = 60.0
 
 
 def scheduled_floor(hints: Iterable[ScaleScheduleSpec], *, now: float) -> tuple[int, str]:
-    """The largest active scheduled minimum and its cron line; 0 and "" if there is none.
+    """Return the largest active scheduled minimum and its cron line; 0 and "" without one.
 
     Args:
         now: Seconds since 1970. A hint holds from its moment, inclusive, for its duration.
@@ -41,7 +41,7 @@ def scheduled_floor(hints: Iterable[ScaleScheduleSpec], *, now: float) -> tuple[
 
 @lru_cache(maxsize=1024)
 def _last_moment(cron: str, timezone: str, minute: int) -> float:
-    """The newest time of `cron` up to `minute` (minutes since 1970), in seconds since 1970."""
+    """Return the newest time of `cron` up to `minute` (since 1970), in seconds since 1970."""
     # One second past the minute, so that a time at its very beginning is included.
     now = datetime.fromtimestamp(minute * _MINUTE_S, UTC) + timedelta(seconds=1)
     moments = CronSim(cron, now.astimezone(ZoneInfo(timezone)), reverse=True)
@@ -50,7 +50,7 @@ def _last_moment(cron: str, timezone: str, minute: int) -> float:
 
 
 def growth_of(look: ArmObservation) -> CountProposal:
-    """The largest proposal, limited to one step; 0 without any."""
+    """Return the largest proposal, limited to one step; 0 without any."""
     held, demand = look.signals.held, look.demand
     proposals = [CountProposal(count=0, reason=ScaleReason.STEADY)]
     if held:
@@ -82,7 +82,7 @@ def growth_of(look: ArmObservation) -> CountProposal:
 
 
 def floor_of(look: ArmObservation) -> CountProposal:
-    """The minimum of the settings, whatever the load is."""
+    """Return the minimum of the settings, whatever the load is."""
     settings = look.settings
     scheduled, line = scheduled_floor(settings.schedule, now=look.now)
     least = 0 if look.is_asleep else max(settings.min_replicas, 1)
@@ -100,11 +100,10 @@ def _load_proposal(copies: float, reason: ScaleReason, why: str) -> CountProposa
 
 
 def _without_queue_growth(proposal: CountProposal, look: ArmObservation) -> CountProposal:
-    """The proposal without the growth of in-flight requests while replicas are starting.
+    """Return the proposal without the growth of in-flight requests while replicas start.
 
     In-flight counts grow with every second in which requested replicas are not yet available. So
-    while some start, only more arrivals are a reason for more of them.
-    yet. So while some start, only more arrivals are a reason for more of them.
+    while some start, only more arrivals justify more of them.
     """
     starting, current = look.signals.starting, look.current
     grows_with_queue = look.demand is not None and look.demand.by_in_flight
@@ -124,13 +123,13 @@ _EPSILON: Final = 1e-9
 
 
 class ScaleDecision(msgspec.Struct, frozen=True, kw_only=True):
-    """The decision for one arm."""
+    """Decision for one arm."""
 
     state: ScalerState
     """State for the next evaluation."""
 
     replicas: int
-    """The new count."""
+    """New replica count."""
 
     reason: ScaleReason
 
@@ -143,7 +142,7 @@ class ScaleDecision(msgspec.Struct, frozen=True, kw_only=True):
     """Lower bound from the newest observations; None if unknown."""
 
     numbers: dict[str, float] = {}
-    """The inputs of the decision, in the units of `Signals`."""
+    """Inputs of the decision, in the units of `Signals`."""
 
 
 def decide(
@@ -184,7 +183,7 @@ def decide(
 
 
 def _record_look(look: ArmObservation, largest: CountProposal) -> ScalerState:
-    """The state with the peak, panic and limit of this evaluation."""
+    """Return the state with the peak, panic and limit of this evaluation."""
     state = look.state
     enough = max(largest.count, min(_fewest(look), look.current))
     length_s = look.settings.scale_down_delay_s
@@ -205,7 +204,7 @@ def _record_look(look: ArmObservation, largest: CountProposal) -> ScalerState:
 
 
 def _fewest(look: ArmObservation) -> int:
-    """The count that is shown to be enough now; the current one if too little is known."""
+    """Return the count that is shown to be enough now; the current one without enough data."""
     demand = look.demand
     if look.signals.is_missing or demand is None:
         return look.current
@@ -223,7 +222,7 @@ def _capped(largest: CountProposal, look: ArmObservation) -> CountProposal:
 def _keep_or_shrink(
     look: ArmObservation, floor: CountProposal, state: ScalerState
 ) -> CountProposal:
-    """The current count, or fewer if that is shown to be enough."""
+    """Return the current count, or fewer if that is shown to be enough."""
     current, demand = look.current, look.demand
     if current > look.cap:
         message = f"the maximum is {look.cap}"
@@ -255,7 +254,7 @@ def _keep_or_shrink(
 
 
 def _hold_reason(look: ArmObservation) -> str:
-    """Why replicas are not removed yet; empty if they may be."""
+    """Return why replicas are not removed yet; empty if they may be."""
     state, settings = look.state, look.settings
     if look.pressure.reason:
         return look.pressure.reason

@@ -1,19 +1,18 @@
 """Demand: the number of replicas that the load needs under the SLO, with its uncertainty.
 
-A copy with `c` runs at once is a queue with `c` servers. Erlang's C formula says how many requests
-wait; how long, is exponential with a mean that is halved here, because a model takes nearly the
-same time for every request (the Allen-Cunneen approximation with a squared coefficient of variation
-of 0 for service and 1 for arrivals). See Allen, "Probability, Statistics, and Queueing Theory",
-2nd ed. 1990, 5.3, and Whitt, "Approximations for the GI/G/m queue", 1993.
+A replica with `c` concurrent runs is a queue with `c` servers. Erlang's C formula gives the share
+of requests that wait; the wait is exponential with a mean that is halved here, because a model
+takes nearly the same time for every request (the Allen-Cunneen approximation with a squared
+coefficient of variation of 0 for service and 1 for arrivals). See Allen, "Probability, Statistics,
+and Queueing Theory", 2nd ed. 1990, 5.3, and Whitt, "Approximations for the GI/G/m queue", 1993.
 
-Both ways of counting grow in proportion to the load and not with the queue that a shortage makes,
-so that one step up is enough and a step down does not bring the next step up:
+Both estimates grow in proportion to the load and not with the queue that a shortage causes, so that
+one scale-up suffices and a scale-down does not cause the next scale-up:
 
-- Requests per second times the seconds of a copy that each takes (the offered load, by Little's
-  law) over how busy copies may be.
-  A queue that a shortage left behind is added, as what must be answered besides.
-- With `target_in_flight`: requests in flight over that. These do grow with a shortage; `decide`
-  looks at arrivals while copies start.
+- Requests per second times the replica seconds of each (the offered load, by Little's law) over the
+  target utilization. The backlog of a shortage is added, as it must be processed too.
+- With `target_in_flight`: requests in flight over that target. These do grow with a shortage;
+  `decide` uses arrivals while replicas start.
 """
 
 import math
@@ -41,14 +40,14 @@ MAX_UTILISATION: Final = 0.8
 """Beyond it, a small error in the load causes a large one in the wait."""
 _LATE_RATIO: Final = 0.01
 _ALIKE: Final = 64
-"""From this number of servers on, more of them make no relevant difference."""
+"""Number of servers from which more of them make no relevant difference."""
 _WAIT_SHARE: Final = 6.0
 """The 99th percentile of an exponential wait is about 4.6 means; the rest is headroom."""
 _LEAST_WAIT_SHARE: Final = 0.05
 
 
 def erlang_c(servers: int, load: float) -> float:
-    """The share of requests (0 to 1) that find all `servers` busy; `load` is arrivals x service."""
+    """Return the ratio of requests that find all `servers` busy; `load` is arrivals x service."""
     if load >= servers:
         return 1.0
     blocked = 1.0
@@ -58,7 +57,7 @@ def erlang_c(servers: int, load: float) -> float:
 
 
 def late_ratio(*, servers: int, utilisation: float, slack: float) -> float:
-    """The share of requests (0 to 1) that wait longer than `slack` service times."""
+    """Return the ratio of requests (0 to 1) that wait longer than `slack` service times."""
     if slack < 0.0:
         return 1.0
     waits = erlang_c(servers, servers * utilisation)
@@ -66,7 +65,7 @@ def late_ratio(*, servers: int, utilisation: float, slack: float) -> float:
 
 
 def target_utilisation(*, slo_latency_s: float | None, run_s: float | None, servers: int) -> float:
-    """Target utilization of replicas, 0 to 1, at which 99 % of the requests are in time.
+    """Return the target utilization, 0 to 1, at which 99 % of the requests are in time.
 
     Args:
         slo_latency_s: The p99 objective; None for none.
@@ -76,16 +75,17 @@ def target_utilisation(*, slo_latency_s: float | None, run_s: float | None, serv
     """
     if slo_latency_s is None or run_s is None or run_s <= 0.0:
         return DEFAULT_UTILISATION
-    slack = round(slo_latency_s / run_s - 1.0, 2)  # rounded, so that the cache is of use
+    slack = round(slo_latency_s / run_s - 1.0, 2)  # rounded, for more cache hits
     return _busiest(min(max(servers, 1), _ALIKE), slack)
 
 
 def copies_for(
     load: float, *, slo_latency_s: float | None, run_s: float | None, concurrency: int
 ) -> float:
-    """Replicas that carry `load`, as a fraction: integers are where one more is needed.
+    """Return the replicas that carry `load`, as a fraction.
 
-    `load` is in fully busy replicas: arrivals x replica seconds of each.
+    `load` is in fully busy replicas: arrivals x replica seconds of each. The result is an integer
+    where one more replica becomes necessary.
     """
     carried, copies = 0.0, 0
     while True:
@@ -116,7 +116,7 @@ def _busiest(servers: int, slack: float) -> float:
 
 
 def target_wait_s(*, slo_latency_s: float | None, run_s: float | None) -> float | None:
-    """The mean queue wait that the SLO allows; None without an SLO."""
+    """Return the mean queue wait that the SLO allows; None without an SLO."""
     if slo_latency_s is None:
         return None
     queue_time_s = slo_latency_s - (run_s or 0.0)
@@ -130,10 +130,11 @@ _SHRINK_Z: Final = 2.0
 Between the two nothing changes, which prevents flapping under constant load."""
 _SHRINK_MARGIN: Final = 1.1
 _MOST: Final = 1e6
-"""Above any bound, but finite: a target near zero would give infinity."""
+"""Upper limit of a target: above any bound, but finite, as a target near zero would give
+infinity."""
 _ENOUGH_LOOKS: Final = 3
-"""Time for a request to complete and to report its cost before requests in flight count.
-"""
+"""Minimum number of observations, in which a request completes and reports its cost, before
+requests in flight count."""
 
 
 class ReplicaDemand(msgspec.Struct, frozen=True, kw_only=True):
@@ -159,13 +160,13 @@ class ReplicaDemand(msgspec.Struct, frozen=True, kw_only=True):
     burst_explanation: str
 
     by_in_flight: bool = False
-    """Whether it grows with the queue that a shortage causes."""
+    """Whether the demand grows with the queue that a shortage causes."""
 
 
 def demand_of(
     state: ScalerState, settings: AutoscaleSpec, *, concurrency: int
 ) -> ReplicaDemand | None:
-    """The demand from the state's windows; None without data."""
+    """Return the demand from the state's windows; None without data."""
     arrivals = mean_arrivals(state.stable)
     if settings.target_in_flight is None and arrivals is not None and state.service_s is not None:
         return _by_arrivals(state, settings, concurrency)
@@ -227,7 +228,7 @@ def _busy(load: float, copies: float) -> float:
 def _backlog(
     state: ScalerState, settings: AutoscaleSpec, *, arrivals: float, concurrency: int
 ) -> float:
-    """The backlog of a shortage, in additional requests per second to process.
+    """Return the backlog of a shortage, as additional requests per second to process.
 
     It is to be processed within a panic window after the next replica is available. Running
     requests, and as many again, are not backlog.
@@ -237,7 +238,7 @@ def _backlog(
         return 0.0
     run_s = state.run_s or 0.0
     running = max(concurrency * max(state.replicas, 1), arrivals * run_s)
-    # Four runs at least: more arrivals must never mean a smaller sum of both.
+    # At least four runs: more arrivals must never give a smaller sum of both.
     within_s = max(settings.panic_window_s + state.start_s, 4.0 * run_s)
     return max(newest.value - 2.0 * running, 0.0) / within_s
 

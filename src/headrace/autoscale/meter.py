@@ -21,7 +21,7 @@ class IntervalCounts(msgspec.Struct, frozen=True, kw_only=True):
     """Counts between two observations, over all replicas that reported."""
 
     seconds: float
-    """Time between the observations."""
+    """Seconds between the observations."""
 
     arrived: float
 
@@ -31,13 +31,13 @@ class IntervalCounts(msgspec.Struct, frozen=True, kw_only=True):
     """Busy seconds of each replica's busiest part, summed over the replicas."""
 
     run_s: float
-    """Summed over the completed requests."""
+    """Run time, summed over the completed requests."""
 
     wait_s: float
-    """Summed over the completed requests."""
+    """Queue wait, summed over the completed requests."""
 
     latencies: tuple[int, ...] = ()
-    """By bucket of `bounds_s`, with one more for larger values."""
+    """Requests by bucket of `bounds_s`, with one more bucket for larger values."""
 
     bounds_s: tuple[float, ...] = ()
 
@@ -47,13 +47,13 @@ class IntervalCounts(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(slots=True)
 class Meter:
-    """The observations of one arm within a stable window. Not persistent."""
+    """Observations of one arm within a stable window. Not persistent."""
 
     _looks: deque[tuple[float, IntervalCounts]]
 
     @classmethod
     def new(cls) -> "Meter":
-        """A meter without observations."""
+        """Return a meter without observations."""
         return cls(deque())
 
     def signals(
@@ -69,7 +69,7 @@ class Meter:
         held: int = 0,
         is_partial: bool = False,
     ) -> Signals:
-        """Compute the signals of this observation.
+        """Return the signals of this observation.
 
         Args:
             counts: None if nothing is known about the time since the last observation.
@@ -118,7 +118,7 @@ def _quantile(looks: Sequence[IntervalCounts]) -> float | None:
 def quantile(
     bounds_s: Sequence[float], counts: Sequence[int], q: float, *, total_s: float = 0.0
 ) -> float | None:
-    """The quantile `q` (0 to 1) of a histogram, linear within its bucket.
+    """Return the quantile `q` (0 to 1) of a histogram, linear within its bucket.
 
     None without counts. Values above the last bound count as equal to it.
 
@@ -141,7 +141,7 @@ def quantile(
 
 
 def _highest(bounds_s: Sequence[float], counts: Sequence[int], index: int, total_s: float) -> float:
-    """Upper end of a bucket's values if they are evenly spread and consistent with the sum.
+    """Return the upper end of a bucket's values, spread evenly and consistent with the sum.
 
     All other values are at least at their bucket's start; the rest of the sum bounds the mean.
     """

@@ -1,7 +1,7 @@
 """Observation of one arm: its windows, its demand, and the pressure of late requests.
 
-Where the load model is wrong (a noisy neighbour, a slow disk, very uneven requests), queue wait and
-p99 still show it, with a delay. They only ever add replicas.
+Where the load model is wrong (other processes on the CPU, a slow disk, very uneven requests), queue
+wait and p99 still show it, with a delay. They only ever add replicas.
 """
 
 import math
@@ -28,12 +28,13 @@ from headrace.core.text import duration_text
 _FEWEST: Final = 20.0
 """Minimum number of requests in the panic window for a mean wait."""
 _LASTS: Final = 2.5
-"""Panic windows for which pressure must last. A fitting load causes short pressure by chance."""
+"""Panic windows for which pressure must last. Even sufficient replicas have short pressure by
+chance."""
 _SETTLES: Final = 2.0
-"""Panic windows in which late requests may still be from before the last scale-up."""
+"""Panic windows in which late requests may still date from before the last scale-up."""
 _HARD: Final = 3.0
 _HARD_STEP: Final = 1.5
-"""From three times the target on, half of the replicas are added instead of one."""
+"""Factor of the scale-up at three times the target or more; below, one replica is added."""
 _LIMIT_SHARE: Final = 0.9
 _LIMIT_WINDOWS: Final = 30.0
 """A limit expires after this many stable windows, and is then tried again."""
@@ -48,7 +49,7 @@ class Pressure(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def pressure_of(state: ScalerState, settings: AutoscaleSpec, *, p99_s: float | None) -> Pressure:
-    """The pressure from the panic window's mean wait and the p99."""
+    """Return the pressure from the panic window's mean wait and the p99."""
     wait_s, target_s = _wait(state), settings.target_queue_wait_s
     if target_s is None:
         target_s = target_wait_s(slo_latency_s=settings.slo_latency_s, run_s=state.run_s)
@@ -76,7 +77,7 @@ def step_up(
     starting: int,
     now: float,
 ) -> int:
-    """The count that lasting pressure requires; 0 if none yet.
+    """Return the count that lasting pressure requires; 0 if none yet.
 
     `state.pressed_since` already includes this observation.
     """
@@ -93,7 +94,7 @@ def step_up(
 def learn_limit(
     state: ScalerState, settings: AutoscaleSpec, *, ready: int, now: float
 ) -> float | None:
-    """Requests per second and replica that are too many, after pressure added a replica."""
+    """Return requests per second and replica that are too many, after pressure added one."""
     arrivals, known_limit = mean_arrivals(state.panic), _limit(state, settings, now)
     if arrivals is None or not ready:
         return known_limit
@@ -102,7 +103,7 @@ def learn_limit(
 
 
 def fewest_by_limit(state: ScalerState, settings: AutoscaleSpec, *, now: float) -> int:
-    """The count below which the limit would be exceeded again; 0 without a limit."""
+    """Return the count below which the limit would be exceeded again; 0 without a limit."""
     limit, arrivals = _limit(state, settings, now), mean_arrivals(state.stable)
     if not limit or arrivals is None:
         return 0
@@ -122,8 +123,7 @@ def _wait(state: ScalerState) -> float | None:
 
 
 _BREAK_S: Final = 10.0
-"""After a longer gap between observations, earlier ones say nothing about the time since.
-"""
+"""Maximum gap between observations; after a longer gap, earlier ones are discarded."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,7 +141,7 @@ class ArmObservation:
     def of(
         cls, state: ScalerState, signals: Signals, settings: AutoscaleSpec, *, now: float
     ) -> Self:
-        """The observation at `now`, seconds since 1970."""
+        """Return the observation at `now`, seconds since 1970."""
         state = _observed(state, signals, settings, now)
         pressure = pressure_of(state, settings, p99_s=signals.p99_s)
         since = (state.pressed_since or now) if pressure.over > 0.0 else None
@@ -156,17 +156,17 @@ class ArmObservation:
 
     @property
     def current(self) -> int:
-        """The current count."""
+        """Return the current count."""
         return self.state.replicas
 
     @property
     def cap(self) -> int:
-        """The maximum count."""
+        """Return the maximum count."""
         return max(self.settings.max_replicas, 1)
 
     @property
     def arrivals(self) -> float | None:
-        """Requests per second in the panic window."""
+        """Return the requests per second in the panic window."""
         arrivals = mean_arrivals(self.state.panic)
         return None if arrivals is None else arrivals.value
 
@@ -215,7 +215,7 @@ def _observed(
 
 
 def _start_s(state: ScalerState, signals: Signals, now: float) -> float:
-    """Start time of replicas, from the last scale-up; grows while some are still starting."""
+    """Return the start time of replicas since the last scale-up; grows while some start."""
     if not signals.starting or state.raised_at is None:
         return state.start_s
     return max(now - state.raised_at, state.start_s)
@@ -224,7 +224,7 @@ def _start_s(state: ScalerState, signals: Signals, now: float) -> float:
 def _with(window: Window, signals: Signals, length_s: float, now: float) -> Window:
     in_flight, arrivals = signals.in_flight, signals.arrivals
     if signals.is_partial:
-        # A partial sum counts only if it exceeds the whole so far.
+        # A partial sum counts only if it exceeds the complete sum so far.
         in_flight = _above(in_flight, mean_in_flight(window))
         arrivals = _above(arrivals, mean_arrivals(window))
     return add(
@@ -242,7 +242,7 @@ def _above(part: float | None, mean: Mean | None) -> float | None:
 
 
 def _after_clock_jump(state: ScalerState, now: float) -> ScalerState:
-    """The state after the clock was set back: future times count as now."""
+    """Return the state after the clock was set back: future times count as now."""
     return msgspec.structs.replace(
         state,
         since=now,
@@ -258,7 +258,7 @@ def _after_clock_jump(state: ScalerState, now: float) -> ScalerState:
 
 
 def _idle_since(state: ScalerState, signals: Signals, now: float) -> float | None:
-    """Since when there are no requests; reset by an observation without data."""
+    """Return since when there are no requests; reset by an observation without data."""
     is_asked = bool(signals.in_flight or signals.arrivals or signals.held)
     if signals.is_missing or is_asked:
         return None

@@ -8,13 +8,13 @@ import msgspec
 from headrace.core.text import bytes_text
 
 _MEMORY_ROOM: Final = 1.3
-"""Over the observed peak: for a larger batch than before, and allocator fragmentation."""
+"""Factor over the observed peak: for a larger batch than before, and allocator fragmentation."""
 _BURST_ROOM: Final = 1.5
 _MEMORY_STEP: Final = 16 << 20
 _ENOUGH_REQUESTS: Final = 100
 _ENOUGH_BUSY_S: Final = 1.0
 _ONE_THREAD: Final = 1.15
-"""Cores per busy run up to which a run counts as single-threaded."""
+"""Maximum cores per busy run of a single-threaded run."""
 
 
 class ReplicaUsage(msgspec.Struct, frozen=True, kw_only=True):
@@ -25,7 +25,7 @@ class ReplicaUsage(msgspec.Struct, frozen=True, kw_only=True):
     replicas: int
 
     answered: int
-    """Requests."""
+    """Number of completed requests."""
 
     cpu_s: float
     """Processor time."""
@@ -34,10 +34,10 @@ class ReplicaUsage(msgspec.Struct, frozen=True, kw_only=True):
     """Time of all runs."""
 
     rss_bytes: int
-    """Of the largest replica."""
+    """Memory of the largest replica."""
 
     peak_rss_bytes: int
-    """Of the largest replica."""
+    """Peak memory of the largest replica."""
 
     intra_op_threads: int = 0
     """As configured."""
@@ -60,7 +60,7 @@ class ResourceRecommendation(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def recommend(observed: ReplicaUsage) -> ResourceRecommendation:
-    """Compute the recommendation."""
+    """Return the recommendation."""
     if observed.seconds <= 0.0 or not observed.replicas or not observed.peak_rss_bytes:
         return ResourceRecommendation(message="no observations yet")
     memory = math.ceil(observed.peak_rss_bytes * _MEMORY_ROOM / _MEMORY_STEP) * _MEMORY_STEP
@@ -80,7 +80,7 @@ def recommend(observed: ReplicaUsage) -> ResourceRecommendation:
 
 
 def _threads(observed: ReplicaUsage) -> tuple[int | None, int | None, str]:
-    """Threads of one run, concurrent runs, and the reason."""
+    """Return threads of one run, concurrent runs, and the reason."""
     is_little = observed.answered < _ENOUGH_REQUESTS or observed.busy_s < _ENOUGH_BUSY_S
     if is_little or not observed.max_concurrent_runs:
         return None, None, f"threads: not enough data ({observed.answered} requests)"
@@ -90,6 +90,6 @@ def _threads(observed: ReplicaUsage) -> tuple[int | None, int | None, str]:
     threads = min(max(round(per_run), 1), max(observed.intra_op_threads, 1))
     if per_run <= _ONE_THREAD:
         threads = 1
-    # Half of the mean as headroom for bursts; never more than configured.
+    # Half of the mean is headroom for bursts; never more than configured.
     runs = min(max(math.ceil(at_once * _BURST_ROOM), 1), observed.max_concurrent_runs)
     return threads, runs, f"intra_op_threads {threads}, max_concurrent_runs {runs} ({used})"

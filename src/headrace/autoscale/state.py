@@ -1,7 +1,7 @@
 """State of a scaler: sliding windows of signals, reasons, and values kept between decisions.
 
-A window has at most `_BUCKETS` buckets, so an hour costs as much as a minute. All of it is data
-that is persisted and survives a restart.
+A window has at most `_BUCKETS` buckets, so an hour costs as much as a minute. The whole state is
+persisted and survives a restart.
 """
 
 import math
@@ -47,7 +47,7 @@ def add(
     arrivals: float | None,
     wait_s: float | None,
 ) -> Window:
-    """The window with one more observation, without those older than `length_s`."""
+    """Return the window with one more observation, without those older than `length_s`."""
     recent = tuple(b for b in window if observed_at - length_s < b.begin <= observed_at)
     width_s = max(length_s / _BUCKETS, _NARROWEST_S) * (1.0 - 1e-9)
     if recent and observed_at - recent[-1].begin < width_s:
@@ -79,27 +79,27 @@ class Mean(msgspec.Struct, frozen=True, array_like=True):
 
     @property
     def count(self) -> float:
-        """Approximate number of events."""
+        """Return the approximate number of events."""
         return self.value * self.looks
 
 
 def mean_in_flight(window: Window) -> Mean | None:
-    """Requests in flight; None without data."""
+    """Return the mean requests in flight; None without data."""
     return _mean((b.in_flight, b.in_flight_looks) for b in window)
 
 
 def mean_arrivals(window: Window) -> Mean | None:
-    """Requests per second; None without data."""
+    """Return the mean requests per second; None without data."""
     return _mean((b.arrivals, b.arrivals_looks) for b in window)
 
 
 def mean_wait(window: Window) -> Mean | None:
-    """Mean queue wait in seconds, equally weighted by observation; None without data."""
+    """Return the mean queue wait in seconds, weighted by observation; None without data."""
     return _mean((b.wait_s, b.wait_looks) for b in window)
 
 
 def suffixes(window: Window, mean: Callable[[Window], Mean | None]) -> list[Mean]:
-    """The means of the last bucket, of the last two, and so on."""
+    """Return the means of the last bucket, of the last two, and so on."""
     means = (mean(window[first:]) for first in range(len(window)))
     return [value for value in means if value is not None]
 
@@ -111,7 +111,7 @@ def _mean(sums: Iterable[tuple[float, int]]) -> Mean | None:
 
 
 def at_least(mean: Mean, *, z: float) -> float:
-    """Lower bound of the true mean: `z` standard errors below.
+    """Return a lower bound of the true mean: `z` standard errors below.
 
     Random (Poisson) events scatter by the root of their number. Monotone in the mean.
     """
@@ -120,12 +120,12 @@ def at_least(mean: Mean, *, z: float) -> float:
 
 
 def at_most(mean: Mean, *, z: float) -> float:
-    """Upper bound of the true mean; see `at_least`."""
+    """Return an upper bound of the true mean; see `at_least`."""
     return mean.value * (1.0 + z / math.sqrt(mean.count)) if mean.count > 0.0 else 0.0
 
 
 def add_peak(peaks: Peaks, *, observed_at: float, length_s: float, count: int) -> Peaks:
-    """The peaks with one more count, without those older than `length_s`.
+    """Return the peaks with one more count, without those older than `length_s`.
 
     Only counts that no later one exceeds are stored: others cannot become the largest.
     """
@@ -142,28 +142,28 @@ class ScaleReason(StrEnum):
 
     STEADY = "Steady"
     LOAD = "Load"
-    """The stable window shows that more are needed."""
+    """More replicas are needed by the stable window."""
     BURST = "Burst"
-    """The panic window shows that more are needed."""
+    """More replicas are needed by the panic window."""
     PRESSURE = "Pressure"
     """Queue wait or p99 have been above their bound for a panic window."""
     SCHEDULE = "Schedule"
     MINIMUM = "Minimum"
     MAXIMUM = "Maximum"
-    """More are needed than `max_replicas` allows."""
+    """More replicas are needed than `max_replicas` allows."""
     LESS_LOAD = "LessLoad"
-    """Fewer have been enough for the scale-down delay."""
+    """Fewer replicas have been enough for the scale-down delay."""
     SETTLING = "Settling"
-    """Fewer would do, and it is too early to be sure."""
+    """Fewer replicas are enough, but not yet for the scale-down delay."""
     MISSING = "MissingMetrics"
     STARTING = "Starting"
-    """More are needed, and replicas are already starting."""
+    """More replicas are needed, and some are already starting."""
     IDLE = "Idle"
-    """No requests for `idle_s`."""
+    """No requests arrived for `idle_s`."""
     WOKEN = "Woken"
-    """The first request after being idle."""
+    """A request arrived after an idle period."""
     BUDGET = "Budget"
-    """The machine has no room for more."""
+    """The machine has no capacity for more replicas."""
 
 
 class CountProposal(msgspec.Struct, frozen=True, kw_only=True):
@@ -181,7 +181,7 @@ class Signals(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds since 1970."""
 
     ready: int
-    """Number of ready replicas, without leaving ones."""
+    """Number of ready replicas, without terminating ones."""
 
     starting: int = 0
     """Number of starting replicas."""
@@ -196,7 +196,7 @@ class Signals(msgspec.Struct, frozen=True, kw_only=True):
     """Mean wait of completed requests."""
 
     p99_s: float | None = None
-    """Of the last few panic windows."""
+    """The 99th percentile latency of the last few panic windows."""
 
     service_s: float | None = None
     """How long one request occupies the busiest part of a replica."""
@@ -276,12 +276,12 @@ class ScalerState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def begin(replicas: int, *, now: float) -> ScalerState:
-    """The initial state of an arm with `replicas` replicas."""
+    """Return the initial state of an arm with `replicas` replicas."""
     return ScalerState(replicas=replicas, since=now, observed_at=now)
 
 
 def granted(state: ScalerState, replicas: int) -> ScalerState:
-    """The state after the budget granted `replicas` instead of the decision."""
+    """Return the state after the budget granted `replicas` instead of the decision."""
     if replicas == state.replicas:
         return state
     return msgspec.structs.replace(state, replicas=replicas)

@@ -71,7 +71,7 @@ def scale_stream(
 ) -> tuple[CountProposal, StreamScaleState]:
     """Decide the worker count; return it with the reason and the new state.
 
-    Without a lag the count is unchanged: missing data never changes anything.
+    Without a known lag the count is unchanged: missing data never changes anything.
     """
     cap = scale.max_workers if look.partitions is None else min(scale.max_workers, look.partitions)
     cap = max(cap, scale.min_workers)
@@ -96,7 +96,7 @@ def scale_stream(
 
 
 def slope(looks: tuple[StreamLook, ...]) -> float | None:
-    """Growth of the lag in records per second; None if unknown."""
+    """Return the growth of the lag in records per second; None if unknown."""
     if not looks or looks[-1].now - looks[0].now < LEAST_S:
         return None
     first, last = looks[0], looks[-1]
@@ -135,7 +135,7 @@ def _rate(looks: tuple[StreamLook, ...]) -> float:
 def _up(
     scale: StreamScale, look: StreamLook, state: StreamScaleState, cap: int
 ) -> CountProposal | None:
-    """More workers if the lag exceeds, or will exceed, the target; None otherwise."""
+    """Return more workers if the lag exceeds, or will exceed, the target; None otherwise."""
     lag, lag_s, growth = look.lag_records or 0, look.lag_s or 0.0, slope(state.looks)
     if growth is None:
         return None
@@ -162,7 +162,7 @@ def _up(
 
 
 def _down(scale: StreamScale, look: StreamLook, state: StreamScaleState) -> CountProposal:
-    """One worker less, if that has been enough for long."""
+    """Return one worker less, if that has been enough for long."""
     current = state.workers
     if current <= scale.min_workers:
         return CountProposal(

@@ -1,14 +1,14 @@
 """Web console on the management API's port. Imports `control` and below.
 
-Every page asks the management API, over its own routes and in this process (an ASGI call, no
-socket), with the cookie of the browser that came. So the console can do nothing that its visitor
-could not do by `curl`: roles, the trail, CSRF and the brake on guessing hold because they stand
-between it and every answer, not because each page remembers them. A direct call of the control
-plane would save a millisecond and need all of that again.
+Every page calls the management API, over its own routes and in this process (an ASGI call, no
+socket), with the cookie of the visitor's browser. So the console can do nothing that its visitor
+could not do by `curl`: roles, the audit log, CSRF protection and rate limits of logins apply to
+every response, not only where a page implements them. A direct call of the control plane would save
+a millisecond and would have to repeat all of that.
 
-Pages are rendered here, whole, and work without scripts. A script of the page's own asks for a
-stream of the parts that changed (server-sent events) and puts them in place. Nothing comes from
-another site, and the content security policy forbids it.
+Pages are rendered completely on the server and work without scripts. A script of the page requests
+a stream of the changed parts (server-sent events) and replaces them. No content comes from other
+sites, and the content security policy forbids it.
 """
 
 from headrace.console.app import build_console

@@ -51,7 +51,7 @@ LIVE: Final[Mapping[str, MakeView]] = {
     "/activity": activity,
     "/diagram": diagram,
 }
-"""Pages that may be kept new by a stream."""
+"""Pages that can be updated by a stream."""
 CONFIRM: Final = "/rollouts/{rollout}/{verb}"
 CONFIRM_STREAM: Final = "/streams/{stream}/{verb}"
 TRY: Final = "/endpoints/{name}/try"
@@ -60,7 +60,7 @@ _SAFE: Final = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ01
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PageMatch:
-    """A page and the names in its path."""
+    """Page and the names in its path."""
 
     make: MakeView
     names: Mapping[str, str]
@@ -99,13 +99,13 @@ _MOST_FIELDS: Final = 300
 
 
 def build_console(parts: ConsoleParts) -> App:
-    """The pages as an ASGI application."""
+    """Return the pages as an ASGI application."""
     return _with_headers(_pages(Console(parts=parts)))
 
 
 @dataclass(slots=True, kw_only=True)
 class Console:
-    """Handlers of the console's pages; stores no state of visitors."""
+    """Handlers of the console's pages; they store no state of visitors."""
 
     parts: ConsoleParts
     renderer: Renderer = field(default_factory=Renderer)
@@ -152,7 +152,7 @@ class Console:
         return await self.page_request(visitor, names, query, page=_page_of(request))
 
     async def show(self, request: Request) -> Response:
-        """A page, or where to go instead."""
+        """Return a page, or a redirect."""
         match = find_page(request.url.path)
         if match is None:
             raise RefusedError.of(_NOT_FOUND, f"no page {request.url.path[:100]}")
@@ -172,7 +172,7 @@ class Console:
             page = _page_of(request) if request.method == "GET" else "/"
             where = "/login" if page == "/" else f"/login?next={quote(page, safe='')}"
             return RedirectResponse(where, _SEE_OTHER)
-        # Where a visitor came from to a form that was refused: the page above it.
+        # After a refused form: the parent page of the form's path.
         path = request.url.path
         view = PageView(
             template="problem.html",
@@ -323,7 +323,7 @@ def _pages(console: Console) -> App:
             Route(CONFIRM, console.run_command, methods=["POST"]),
             Route(CONFIRM_STREAM, console.run_command, methods=["POST"]),
             Route(TRY, console.try_endpoint, methods=["POST"]),
-            Route("/{path:path}", console.show),  # last: whatever is left is a page, or none
+            Route("/{path:path}", console.show),  # last: all other paths, with or without a page
         ],
         exception_handlers={RefusedError: console.refused},
     )
@@ -338,7 +338,7 @@ async def _form(request: Request) -> dict[str, str]:
 
 
 def _fields(text: str) -> dict[str, str]:
-    """The fields of a query or a form; of far too many none."""
+    """Return the fields of a query or a form; none if there are too many."""
     try:
         return dict(parse_qsl(text, keep_blank_values=True, max_num_fields=_MOST_FIELDS))
     except ValueError:

@@ -2,8 +2,8 @@
 
 Every chart is also available as a table, for screen readers.
 
-An interval begins wider than anything that matters, so the picture is cut to what does: the
-present interval, no difference, what is tolerated, and as much of the past as fits beside them.
+An interval is very wide at first, so the chart is limited to the relevant range: the current
+interval, zero difference, the tolerance, and as much of the past as fits beside them.
 """
 
 from collections.abc import Callable, Sequence
@@ -36,15 +36,15 @@ _RIGHT: Final = 18
 _TOP: Final = 26
 _BOTTOM: Final = 30
 _EDGE: Final = 16
-"""Left and right of an interval's axis."""
+"""Margin left and right of an interval's axis."""
 _SEQUENCE_TOP: Final = 8
 _ROWS: Final = 12
 _ROOM: Final = 0.08
 _MILLI: Final = 1e-3
 _BEYOND: Final = 10
-"""What is cut off is drawn so many heights of the picture far, so that its slope stays right."""
+"""Clipping distance in heights of the chart, so that the slope of clipped lines stays correct."""
 _THIN: Final = 1.5
-"""Half the width of an interval that stands alone."""
+"""Half the width of an isolated interval."""
 HEADS: Final = ("Measured", "At least", "At most", "Tolerated")
 
 Place = tuple[float, float]
@@ -66,7 +66,7 @@ class ChartLine:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DrawnLine:
-    """A line as SVG paths, and the places of points that stand alone."""
+    """Line as SVG paths, and the positions of isolated points."""
 
     name: str
     look: int
@@ -77,7 +77,7 @@ class DrawnLine:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chart:
-    """All that a template needs; `rows` has the time first, then a cell a line."""
+    """Template values of a chart; `rows` has the time first, then a cell per line."""
 
     id: str
     title: str
@@ -99,7 +99,7 @@ class Chart:
 
 
 def seconds_unit(most: float) -> tuple[str, float]:
-    """The unit in which times up to `most` are read best, and how many are in a second."""
+    """Return the most readable unit for times up to `most`, and its number per second."""
     if most < _MILLI:
         return "µs", 1e6
     return ("ms", 1e3) if most < 1 else ("s", 1.0)
@@ -117,7 +117,7 @@ def line_chart(
     nothing: str = "no requests in this period",
     marks: int = 4,
 ) -> Chart:
-    """A chart of `lines` over `times` (seconds since 1970, ascending), which ends at `until`.
+    """Return a chart of `lines` over `times` (seconds since 1970, ascending) up to `until`.
 
     Args:
         hint: What the quantity is, for who does not know the word.
@@ -172,7 +172,7 @@ def _draw_line(line: ChartLine, times: Sequence[float], x: AxisScale, y: AxisSca
 
 
 def _line_summary(title: str, unit: str, lines: Sequence[ChartLine], span_s: float) -> str:
-    """The picture in a sentence."""
+    """Return a sentence that describes the chart."""
     sentences = []
     for line in lines:
         numbers = [value for value in line.values if value is not None]
@@ -190,7 +190,7 @@ def _line_summary(title: str, unit: str, lines: Sequence[ChartLine], span_s: flo
 def _line_rows(
     times: Sequence[float], lines: Sequence[ChartLine]
 ) -> tuple[tuple[float, tuple[str, ...]], ...]:
-    """At most a dozen rows of the data, the newest first."""
+    """Return at most a dozen rows of the data, newest first."""
     stride = max(len(times) // _ROWS, 1)
     picked = list(range(len(times) - 1, -1, -stride))[:_ROWS]
     return tuple((times[i], tuple(number_text(line.values[i]) for line in lines)) for i in picked)
@@ -204,17 +204,17 @@ class Ruler:
 
     @property
     def neutral(self) -> float:
-        """Where the versions do not differ."""
+        """Return the value without difference between the versions."""
         return 1.0 if self.unit == "times" else 0.0
 
     @property
     def is_less_worse(self) -> bool:
-        """Whether what is tolerated lies below: more reward is better, of all else less is."""
+        """Whether lower is worse: true for rewards only."""
         return self.unit == "reward"
 
     @property
     def name(self) -> str:
-        """What stands on the axis, with its unit."""
+        """Return the label of the axis, with its unit."""
         match self.unit:
             case "ratio difference":
                 return "difference in percentage points"
@@ -226,11 +226,11 @@ class Ruler:
                 return f"difference in {self.unit}" if self.unit else "difference"
 
     def tolerated(self, margin: float | None) -> float | None:
-        """Where on the axis a margin ends."""
+        """Return the position on the axis of a margin's end."""
         return -margin if self.is_less_worse and margin is not None else margin
 
     def mark(self, value: float) -> str:
-        """The label of a mark."""
+        """Return the label of a mark."""
         scaled = 100 * value if self.unit.startswith("ratio") else value
         text = number_text(scaled)
         return f"{text}\u00d7" if self.unit == "times" else text
@@ -238,7 +238,7 @@ class Ruler:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IntervalMark:
-    """One metric's picture: places are of a picture `WIDTH` wide; None where there is no such."""
+    """Template values of one metric's chart; positions are of a chart `WIDTH` wide, or None."""
 
     metric: MetricStatus
     title: str
@@ -258,7 +258,7 @@ class IntervalMark:
 
 
 def interval_of(metric: MetricStatus) -> IntervalMark | None:
-    """The picture of a metric; None while nothing is known of it."""
+    """Return the chart of a metric; None while it has no values."""
     if metric.low is None and metric.high is None:
         return None
     ruler = Ruler(unit=metric.unit)
@@ -391,7 +391,7 @@ def _chart(
 def _sequence_scale(
     points: Sequence[IntervalPoint], margins: Sequence[float], neutral: float
 ) -> AxisScale:
-    """What is shown of the values: what matters now, and at most as much again on either side."""
+    """Return the range of values: the relevant one, and at most as much again on either side."""
     now = points[-1]
     matters = [v for v in (now.low, now.high, now.effect) if v is not None]
     matters += [neutral, *margins[-1:]]
@@ -407,7 +407,7 @@ def _sequence_scale(
 
 
 def _far(scale: AxisScale) -> AxisScale:
-    """The same scale, but with places far outside of the picture."""
+    """Return the same scale with positions far outside of the chart."""
     values, places = (scale.high - scale.low) * _BEYOND, (scale.end - scale.start) * _BEYOND
     return AxisScale(
         low=scale.low - values,
@@ -418,7 +418,7 @@ def _far(scale: AxisScale) -> AxisScale:
 
 
 def _forward_filled(values: Sequence[float | None]) -> list[float]:
-    """Each value until the next that is known, the first also before; nothing if none is."""
+    """Return values with gaps filled from the left, and the first one also before it."""
     numbers = [value for value in values if value is not None]
     held, last = [], numbers[0] if numbers else 0.0
     for value in values:
@@ -430,7 +430,7 @@ def _forward_filled(values: Sequence[float | None]) -> list[float]:
 def _band(
     points: Sequence[IntervalPoint], x: Callable[[float], float], y: Callable[[float], float]
 ) -> str:
-    """The intervals as an area: open to the edge where there is no bound, a gap without both."""
+    """Return the intervals as an area: open to the edge without a bound, a gap without both."""
     parts = []
     for is_known, run in groupby(points, lambda p: p.low is not None or p.high is not None):
         if not is_known:
@@ -452,7 +452,7 @@ def _margin(
     x: Callable[[float], float],
     y: Callable[[float], float],
 ) -> list[Place]:
-    """What is tolerated, from edge to edge: it does not depend on what was counted when."""
+    """Return the tolerance from edge to edge: it does not depend on the counts."""
     if not margins:
         return []
     places = [(x(point.at), y(margin)) for point, margin in zip(points, margins, strict=True)]
@@ -460,7 +460,7 @@ def _margin(
 
 
 def _runs(places: Sequence[tuple[float, float | None]]) -> list[list[Place]]:
-    """Neighbours that are all known; one that stands alone is left out."""
+    """Return runs of known neighbours; isolated ones are left out."""
     runs = groupby(places, lambda point: point[1] is not None)
     neighbours = [
         [(px, py) for px, py in run if py is not None] for is_known, run in runs if is_known
@@ -475,14 +475,14 @@ def _path(places: Sequence[Place]) -> str:
 
 
 def _corners(places: Sequence[Place]) -> list[Place]:
-    """The places without those in the middle of a level stretch: most pictures end in one."""
+    """Return the positions without the middle of level stretches: most charts end in one."""
     inner = range(1, len(places) - 1)
     level = {i for i in inner if places[i - 1][1] == places[i][1] == places[i + 1][1]}
     return [point for i, point in enumerate(places) if i not in level]
 
 
 def _sequence_summary(title: str, sequence: SequenceView, span_s: float) -> str:
-    """The picture in a sentence."""
+    """Return a sentence that describes the chart."""
     unit = sequence.unit
     bounded = [p for p in sequence.points if p.low is not None or p.high is not None]
     first, last = bounded[0], bounded[-1]
@@ -495,7 +495,7 @@ def _sequence_summary(title: str, sequence: SequenceView, span_s: float) -> str:
 
 
 def _sequence_rows(sequence: SequenceView) -> tuple[tuple[float, tuple[str, ...]], ...]:
-    """At most a dozen rows of the data, the newest first."""
+    """Return at most a dozen rows of the data, newest first."""
     points, unit = sequence.points, sequence.unit
     stride = max(-(-len(points) // _ROWS), 1)
     return tuple(

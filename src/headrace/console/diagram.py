@@ -1,6 +1,6 @@
-"""Picture of the running system: callers, gateway, endpoints, versions, replicas. Pure.
+"""Diagram of the running system: callers, gateway, endpoints, versions, replicas. Pure.
 
-Each stands in a column of its own; a row is as high as what hangs on it.
+Each kind has its own column; a row is as high as its children.
 """
 
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ _HEADS: Final = ("Callers", "Gateway", "Endpoints", "Versions", "Replicas")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DiagramNode:
-    """One thing; `state` is `ok`, `warning`, `failing` or `idle`; `link` a page, or empty."""
+    """Node; `state` is `ok`, `warning`, `failing` or `idle`; `link` is a page, or empty."""
 
     x: int
     y: int
@@ -40,7 +40,7 @@ class DiagramNode:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Arrow:
-    """A way that requests take; `label` stands on it, `is_idle` if none do now."""
+    """Arrow along which requests flow; `is_idle` if none flow now."""
 
     path: str
     label: str
@@ -51,7 +51,7 @@ class Arrow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Diagram:
-    """The picture: `heads` are the columns' names with their places."""
+    """Diagram; `heads` are the columns' names with their positions."""
 
     width: int
     height: int
@@ -61,7 +61,7 @@ class Diagram:
 
 
 async def diagram(request: PageRequest) -> PageView:
-    """The page of the picture."""
+    """Return the page of the diagram."""
     status = await request.visitor.get("/api/v1/status", SystemStatus)
     endpoints = [endpoint for endpoint in status.endpoints if request.matches_search(endpoint.name)]
     return PageView(
@@ -81,7 +81,7 @@ async def diagram(request: PageRequest) -> PageView:
 
 
 def draw_diagram(status: SystemStatus, endpoints: Sequence[EndpointStatus]) -> Diagram:
-    """The picture of some endpoints of a system."""
+    """Return the diagram of some endpoints of a system."""
     boxes: list[DiagramNode] = []
     arrows: list[Arrow] = []
     y = _EDGE + _LABEL
@@ -116,7 +116,7 @@ def draw_diagram(status: SystemStatus, endpoints: Sequence[EndpointStatus]) -> D
 
 
 def gateway_boxes(gateway: GatewayStatus, middle: int) -> list[DiagramNode]:
-    """The Envoy on this host, if there is one, and each on another, around a place."""
+    """Return the local Envoy, if there is one, and each remote one, around a position."""
     gateways: list[tuple[str, str, str]] = []
     if gateway.pid is not None or not gateway.gateways:
         detail = "ready" if gateway.ready else (gateway.reason or "not ready")
@@ -151,7 +151,7 @@ def _gateway_words(gateway: GatewayState) -> tuple[str, str]:
 def _add_endpoint(
     endpoint: EndpointStatus, y: int, boxes: list[DiagramNode], arrows: list[Arrow]
 ) -> int:
-    """Draw one endpoint from `y` on; how high it is."""
+    """Draw one endpoint from `y` on; return its height."""
     state = "ok" if endpoint.ready else "failing" if endpoint.failed else "warning"
     tops = []
     below = y
@@ -205,7 +205,7 @@ def _add_revision(
 
 
 def _names_of(revision: RevisionStatus) -> list[tuple[str, str, bool]]:
-    """The replicas to draw, the last one for all that do not fit."""
+    """Return the replicas to draw; the last stands for all that do not fit."""
     replicas = [
         (
             replica.name,
@@ -226,7 +226,7 @@ def _x(column: int) -> int:
 
 
 def _arrow(column: int, y: int, to_y: int, *, label: str, is_idle: bool) -> Arrow:
-    """From a box of a column at `y` to one of the next at `to_y`."""
+    """Return an arrow from a box of a column at `y` to one of the next at `to_y`."""
     half = _BOX // 2
     start, end = _x(column) + _WIDTH, _x(column + 1)
     bend = (start + end) // 2

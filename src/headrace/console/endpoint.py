@@ -1,6 +1,6 @@
 """Page of one endpoint: traffic, load and phases over time, drift, versions, replicas.
 
-Load charts are left out where no replica reported, as behind somebody else's server.
+Load charts are left out if no replica reported, as for external servers.
 
 Means of phases come from Triton's statistics, which count every phase; quantiles are the gateway's.
 """
@@ -27,7 +27,7 @@ _MARKS: Final = 4
 
 
 def load_charts(points: Sequence[PointView], now: float) -> list[Chart]:
-    """Rows per batch, time in the queue and requests in flight; none if nothing is known."""
+    """Return rows per batch, queue wait and requests in flight; empty without values."""
     if all(point.replicas_ready is None for point in points):
         return []
     chart = partial(line_chart, times=[point.at for point in points], until=now)
@@ -67,7 +67,7 @@ def load_charts(points: Sequence[PointView], now: float) -> list[Chart]:
 
 
 def replicas_chart(points: Sequence[PointView], now: float) -> Chart | None:
-    """Ready replicas over time; None if nothing is known."""
+    """Return ready replicas over time; None without values."""
     ready = [point.replicas_ready for point in points]
     most = max((value for value in ready if value is not None), default=None)
     if most is None:
@@ -79,7 +79,7 @@ def replicas_chart(points: Sequence[PointView], now: float) -> Chart | None:
         times=[point.at for point in points],
         lines=[ChartLine(name="ready", values=ready, look=1)],
         until=now,
-        # Of three replicas no mark stands at two and a half.
+        # Marks of replica counts are integers.
         marks=min(max(math.ceil(most), 1), _MARKS),
     )
 
@@ -91,12 +91,12 @@ _PHASES: Final = {
     "compute_s": "compute_infer",
     "postprocess_s": "compute_output",
 }
-"""Means that the page shows, by the name of the phase in Triton's statistics."""
+"""Means on the page, by the name of the phase in Triton's statistics."""
 Statistics = dict[str, Any]
 
 
 def phases_of(statistics: Statistics | None) -> list[dict[str, Any]]:
-    """A row for each version that answered anything: rows, rows in a batch, means of phases."""
+    """Return a row per version with responses: rows, rows per batch, means of phases."""
     rows = []
     for version in (statistics or {}).get("model_stats", ()):
         answered, runs = version["inference_count"], version["execution_count"]
@@ -170,7 +170,7 @@ class DriftSection:
 
 
 def drift_of(report: DriftView | None) -> DriftSection | None:
-    """What is shown; None where nothing is watched."""
+    """Return the drift section; None if drift is not watched."""
     if report is None or report.state == "off":
         return None
     names = [_name(feature) for feature in report.features if feature.state == "drifted"]
@@ -227,7 +227,7 @@ def _waiting(report: DriftView) -> str:
 
 
 def _live(score: LiveScore) -> str:
-    """How right answers of a span were, in words; empty without a label."""
+    """Return the accuracy of a span as text; empty without labels."""
     if not score.rows:
         return ""
     of = f"of {score.rows:,} labelled answers of the last {coarse_span(score.seconds)}"
@@ -242,11 +242,11 @@ _GENERATIONS: Final = 10
 _EVENTS: Final = 8
 _COUNTED_WITHIN_S: Final = 2.0
 _MOST_ALIKE: Final = 200
-"""Endpoints with a name that has this one's in it, among which it is looked for."""
+"""Maximum number of endpoints whose names contain this one's, among which it is searched."""
 
 
 async def endpoint(request: PageRequest) -> PageView:
-    """The page of one endpoint."""
+    """Return the page of one endpoint."""
     name, now = request.names["name"], request.now
     span_s = request.word("span", *SPANS)
     ask = request.visitor
@@ -260,7 +260,7 @@ async def endpoint(request: PageRequest) -> PageView:
     events = await ask.get("/api/v1/events", EventList, {"endpoint": name, "limit": _EVENTS})
     stats = await ask.find(f"/v2/models/{name}/stats", Statistics)
     drift = drift_of(await ask.find(f"/api/v1/endpoints/{name}/drift", DriftView))
-    # The steps that are over and counted: one that goes on would look like a fall.
+    # Completed steps only: an incomplete one would look like a decrease.
     points = (
         None
         if series is None
@@ -340,7 +340,7 @@ def charts_of(points: Sequence[PointView], now: float) -> list[Chart]:
 
 
 async def _last_minute(request: PageRequest, name: str) -> OverviewRow | None:
-    """The endpoint at a glance, with the very numbers of the start page."""
+    """Return the endpoint's summary, with the same numbers as the start page."""
     parameters: Params = {"search": name, "size": _MOST_ALIKE}
     overview = await request.visitor.find("/api/v1/overview", Overview, parameters)
     rows = overview.endpoints if overview is not None else ()

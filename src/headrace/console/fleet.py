@@ -1,6 +1,6 @@
 """Pages that list endpoints, models, alerts, events and jobs.
 
-Where the API has a type for its answer, that is the message; `msgspec` reads it from JSON.
+`msgspec` decodes responses into the API's own types where it has them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -46,7 +46,7 @@ _NOT_FOUND: Final = 404
 
 
 async def jobs(request: PageRequest) -> PageView:
-    """Page of all jobs, problems first."""
+    """Return the page of all jobs, problems first."""
     listed = await request.visitor.get("/api/v1/jobs", JobList)
     ordered = sorted(
         (job for job in listed.jobs if request.matches_search(job.name)),
@@ -71,7 +71,7 @@ async def jobs(request: PageRequest) -> PageView:
 
 
 async def job(request: PageRequest) -> PageView:
-    """Page of one job and its runs; for a removed job only the runs."""
+    """Return the page of one job and its runs; for a removed job only the runs."""
     name = request.names["job"]
     listed = await request.visitor.get("/api/v1/jobs", JobList)
     current = next((candidate for candidate in listed.jobs if candidate.name == name), None)
@@ -107,7 +107,7 @@ def needs_attention(job: JobView) -> bool:
 
 
 def state_of(job: JobView) -> tuple[str, str]:
-    """A job's look and its state in words."""
+    """Return a job's CSS state and its state as text."""
     if job.is_late:
         return "failing", "late"
     if job.last_run is not None and job.last_run.state == "failed":
@@ -141,14 +141,14 @@ _PROBLEM_STATES: Final = ("failing", "warning")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SystemSummary:
-    """What there is besides endpoints: how many, the look of their state, and it in words."""
+    """Summary of streams or jobs: their number, CSS state, and state as text."""
 
     total: int
     state: tuple[str, str]
 
 
 async def fleet(request: PageRequest) -> PageView:
-    """The start page."""
+    """Return the start page."""
     sort = request.word("sort", *SORTS)
     parameters: Params = {
         "search": request.search,
@@ -221,7 +221,7 @@ _MOST_LISTED: Final = 200
 
 
 async def models(request: PageRequest) -> PageView:
-    """All models."""
+    """Return the page of all models."""
     listed = await request.visitor.get("/api/v1/models", ModelList)
     uses = await _uses(request)
     lines = [line for line in lines_of(listed, uses) if request.matches_search(line.name)]
@@ -239,7 +239,7 @@ async def models(request: PageRequest) -> PageView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Use:
-    """An endpoint that serves a version, with its share of that endpoint's requests in percent."""
+    """Endpoint that serves a version, with the version's share of its requests in percent."""
 
     endpoint: str
     weight: int
@@ -247,7 +247,7 @@ class Use:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelRow:
-    """A model: all its versions, the newest first, and who serves any of them."""
+    """Model with all its versions, newest first, and the endpoints that serve them."""
 
     name: str
     versions: tuple[KnownVersion, ...]
@@ -255,7 +255,7 @@ class ModelRow:
 
 
 async def model(request: PageRequest) -> PageView:
-    """One model: each version from its source to who serves it."""
+    """Return the page of one model: each version from its source to its endpoints."""
     name = request.names["name"]
     listed = await request.visitor.get(f"/api/v1/models/{name}", ModelList)
     uses = await _uses(request)
@@ -274,7 +274,7 @@ async def model(request: PageRequest) -> PageView:
 
 
 def lines_of(models: ModelList, uses: Mapping[str, tuple[Use, ...]]) -> list[ModelRow]:
-    """The models of a list of versions, by name."""
+    """Return the models of a list of versions, by name."""
     by_name: dict[str, list[KnownVersion]] = {}
     for version in _newest_first(models):
         by_name.setdefault(version.name, []).append(version)
@@ -318,7 +318,7 @@ _MOST: Final = 2**53
 
 
 async def alerts(request: PageRequest) -> PageView:
-    """All alerts, the firing ones first."""
+    """Return the page of all alerts, firing ones first."""
     listed = await request.visitor.find("/api/v1/alerts", AlertList)
     all_alerts = () if listed is None else listed.alerts
     ordered = sorted(all_alerts, key=lambda alert: (_rank(alert.state), alert.endpoint, alert.name))
@@ -333,7 +333,7 @@ async def alerts(request: PageRequest) -> PageView:
 
 
 async def activity(request: PageRequest) -> PageView:
-    """What happened lately, and for admins who changed what."""
+    """Return the page of recent events, and of the audit log for admins."""
     events = await request.visitor.get("/api/v1/events", EventList, {"limit": _EVENTS})
     before = request.number("before", least=1, most=_MOST, usual=0)
     is_admin = request.caller.may(Role.ADMIN)
@@ -354,7 +354,7 @@ async def activity(request: PageRequest) -> PageView:
 
 
 async def _entries(request: PageRequest, before: int) -> list[Entry]:
-    """A page of the trail: the newest entries, or those right before one."""
+    """Return a page of the audit log: the newest entries, or those right before one."""
     ask = request.visitor
     if not before:
         return list(

@@ -1,4 +1,4 @@
-"""HTML of views, by Jinja templates and always escaped; their live updates and security headers."""
+"""HTML of views, by Jinja templates with autoescaping; live updates and security headers."""
 
 import asyncio
 import hashlib
@@ -32,7 +32,7 @@ _TEXTS: Final = (
     text.plain_text,
     text.span,
 )
-"""What templates call to write numbers."""
+"""Functions by which templates format numbers."""
 _LIVE_BLOCK: Final = "live_"
 _MENU: Final = (
     ("fleet", "/", "Fleet"),
@@ -48,14 +48,14 @@ _MENU: Final = (
 
 @cache
 def static_path(name: str) -> str:
-    """Where a static file is, by its content: browsers keep it until it changes."""
+    """Return the URL of a static file, with a hash of its content, so that browsers cache it."""
     digest = hashlib.sha256((STATIC / name).read_bytes()).hexdigest()[:12]
     return f"/static/{name}?v={digest}"
 
 
 @cache
 def _environment() -> Environment:
-    """Compiled once: it takes longer than a page."""
+    """Return the environment, created once: it takes longer than a page."""
     environment = Environment(
         loader=FileSystemLoader(HERE / "templates"),
         autoescape=True,
@@ -65,19 +65,19 @@ def _environment() -> Environment:
     )
     environment.globals.update(static=static_path, menu=_MENU, version=__version__)
     environment.globals.update({function.__name__: function for function in _TEXTS})
-    # A live part is rendered without its page, and so without what a page would import.
+    # A live part is rendered without its page, and so without the page's imports.
     environment.globals["ui"] = environment.get_template("ui.html").module
     return environment
 
 
 @dataclass(slots=True)
 class Renderer:
-    """Writes views as HTML."""
+    """Renderer of views as HTML."""
 
     environment: Environment = field(default_factory=_environment)
 
     def page(self, view: PageView, frame: Mapping[str, object]) -> str:
-        """The whole page.
+        """Return the whole page.
 
         Args:
             frame: What every page needs: who looks, the form's token, whether it is live.
@@ -85,7 +85,7 @@ class Renderer:
         return self.environment.get_template(view.template).render(self._values(view, frame))
 
     def live_parts(self, view: PageView, frame: Mapping[str, object]) -> dict[str, str]:
-        """The parts of the page that change by themselves, by name."""
+        """Return the live parts of the page, by name."""
         template = self.environment.get_template(view.template)
         values = self._values(view, frame)
         return {
@@ -118,12 +118,12 @@ class PagePart(msgspec.Struct, frozen=True):
 
 @dataclass(slots=True, kw_only=True)
 class Changes:
-    """Tells which parts differ from what was sent last."""
+    """Comparison of parts with those that were sent last."""
 
     _sent: dict[str, int] = field(default_factory=dict)
 
     def of(self, parts: Parts) -> list[PagePart]:
-        """The parts that are new."""
+        """Return the changed parts."""
         new = [name for name, html in parts.items() if self._sent.get(name) != hash(html)]
         self._sent.update({name: hash(parts[name]) for name in new})
         return [PagePart(name, parts[name]) for name in new]
@@ -142,7 +142,7 @@ async def stream(
         try:
             changed = changes.of(await look())
         except HeadraceError:
-            yield _GONE  # what is shown is not there any more, or not for this visitor
+            yield _GONE  # the object does not exist any more, or the visitor has no access
             return
         for part in changed:
             yield encoded(part)
@@ -173,4 +173,4 @@ ALWAYS: Final[Sequence[tuple[str, str]]] = (
     ("cross-origin-opener-policy", "same-origin"),
     ("permissions-policy", "camera=(), geolocation=(), microphone=()"),
 )
-"""On every answer of the console."""
+"""Headers of every response of the console."""

@@ -16,7 +16,7 @@ _LOOKS: Final = 4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SplitShare:
-    """A part of the bar, in percent; `look` is its fill, 1 to 4."""
+    """Part of the bar, in percent; `look` is its fill, 1 to 4."""
 
     name: str
     weight: int
@@ -25,7 +25,7 @@ class SplitShare:
 
 
 def shares_of(parts: Sequence[tuple[str, int]]) -> list[SplitShare]:
-    """The parts that get anything, and those that get nothing, in their order."""
+    """Return the parts with requests and those without, in their order."""
     shares, start = [], 0
     for i, (name, weight) in enumerate(parts):
         shares.append(SplitShare(name=name, weight=weight, start=start, look=i % _LOOKS + 1))
@@ -67,7 +67,7 @@ CONSEQUENCES: Final = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MetricEvidence:
-    """A metric with its pictures: how it is now, None while nothing is known, and over time."""
+    """Metric with its charts: the current one, None without values, and those over time."""
 
     metric: MetricStatus
     interval: IntervalMark | None
@@ -75,7 +75,7 @@ class MetricEvidence:
 
 
 async def rollouts(request: PageRequest) -> PageView:
-    """All rollouts, the newest first."""
+    """Return the page of all rollouts, newest first."""
     listed = await request.visitor.get("/api/v1/rollouts", RolloutList, {"limit": _LISTED})
     under_way = [rollout for rollout in listed.rollouts if not rollout.over]
     return PageView(
@@ -88,7 +88,7 @@ async def rollouts(request: PageRequest) -> PageView:
 
 
 async def rollout(request: PageRequest) -> PageView:
-    """One rollout with its evidence."""
+    """Return the page of one rollout with its evidence."""
     status = await _status(request)
     parameters: Params = {"endpoint": status.endpoint, "limit": _EVENTS}
     events = await request.visitor.get("/api/v1/events", EventList, parameters)
@@ -122,7 +122,7 @@ async def rollout(request: PageRequest) -> PageView:
 
 
 async def confirm(request: PageRequest) -> PageView:
-    """What a verb would do, and the button that does it."""
+    """Return the confirmation page of a command."""
     status = await _status(request)
     verb = verb_of(request.names["verb"])
     text = CONSEQUENCES[verb].format(
@@ -144,7 +144,7 @@ async def confirm(request: PageRequest) -> PageView:
 
 
 async def send_command(request: PageRequest, *, reason: str, csrf_token: str) -> str:
-    """Tell a rollout what to do; the page to show then.
+    """Send a command to a rollout; return the page to show next.
 
     Raises:
         RefusedError: The API does not.
@@ -157,7 +157,7 @@ async def send_command(request: PageRequest, *, reason: str, csrf_token: str) ->
 
 
 def verb_of(text: str) -> Verb:
-    """The verb of this name.
+    """Return the verb of this name.
 
     Raises:
         RefusedError: The command does not exist.
@@ -169,7 +169,7 @@ def verb_of(text: str) -> Verb:
 
 
 def verbs_of(status: RolloutStatus) -> list[Verb]:
-    """What a person may tell a rollout in its phase."""
+    """Return the valid verbs of a rollout in its phase."""
     if status.phase == RolloutPhase.PROMOTED:
         return [Verb.ROLLBACK]
     if status.over:
@@ -179,7 +179,7 @@ def verbs_of(status: RolloutStatus) -> list[Verb]:
 
 
 def split_of(status: RolloutStatus) -> list[SplitShare]:
-    """Who gets which share of the requests now."""
+    """Return the current shares of the requests."""
     old = 100 - status.weight - status.baseline_weight
     parts = [(f"old: version {status.from_version}", old)]
     if status.baseline_weight:

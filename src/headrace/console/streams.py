@@ -1,4 +1,4 @@
-"""Pages of streams: all of them, one over time, and the commands for it."""
+"""Pages of streams: all streams, one stream over time, and its commands."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -41,7 +41,7 @@ _NOT_FOUND: Final = 404
 
 
 async def streams(request: PageRequest) -> PageView:
-    """Page of all streams, problems first."""
+    """Return the page of all streams, problems first."""
     all_streams = (await request.visitor.get("/api/v1/streams", StreamList)).streams
     ordered = sorted(
         (stream for stream in all_streams if request.matches_search(stream.name)),
@@ -65,7 +65,7 @@ async def streams(request: PageRequest) -> PageView:
 
 
 async def stream(request: PageRequest) -> PageView:
-    """One stream."""
+    """Return the page of one stream."""
     name, now = request.names["stream"], request.now
     span_s = request.word("span", *SPANS)
     ask = request.visitor
@@ -94,7 +94,7 @@ async def stream(request: PageRequest) -> PageView:
 
 
 async def confirm(request: PageRequest) -> PageView:
-    """Confirmation page of a command."""
+    """Return the confirmation page of a command."""
     verb = _verb_of(request.names["verb"])
     name = request.names["stream"]
     view = await request.visitor.get(f"/api/v1/streams/{name}", StreamView)
@@ -133,7 +133,7 @@ def summary_text(streams: Sequence[StreamView]) -> str:
 
 
 def charts_of(points: Sequence[StreamPointView], now: float) -> list[Chart]:
-    """Lag, answers and dead letters over time."""
+    """Return charts of lag, answers and dead letters over time."""
     chart = partial(line_chart, times=[point.at for point in points], until=now)
     lags = [point.lag_s for point in points]
     latest = next((lag for lag in reversed(lags) if lag is not None), None)
@@ -177,7 +177,7 @@ def charts_of(points: Sequence[StreamPointView], now: float) -> list[Chart]:
 
 
 def _verb_of(text: str) -> str:
-    """A verb that streams know.
+    """Return a verb of streams.
 
     Raises:
         RefusedError: The command does not exist.

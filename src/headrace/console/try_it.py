@@ -1,7 +1,7 @@
-"""Form that tries an endpoint, made from its signature, with the same call as curl and Python.
+"""Form that sends a request to an endpoint, with the same call as curl and Python.
 
-The request goes through the gateway like any caller's, with the key that the form gives and none of
-the console's own: what an endpoint refuses to others it refuses here.
+The request goes through the gateway like any caller's, with the key from the form and no
+credentials of the console: the endpoint applies the same access rules.
 """
 
 import json
@@ -93,7 +93,7 @@ async def try_it(request: PageRequest, form: Mapping[str, str] | None = None) ->
 
 
 async def _main_version(request: PageRequest, endpoint: EndpointView) -> KnownVersion | None:
-    """The version that gets most requests; None if its signature is not known here."""
+    """Return the version with most requests; None if its signature is unknown."""
     revisions = sorted(endpoint.status.revisions, key=lambda revision: -revision.weight)
     name, colon, version = revisions[0].model.rpartition(":") if revisions else ("", "", "")
     if not colon:
@@ -102,7 +102,7 @@ async def _main_version(request: PageRequest, endpoint: EndpointView) -> KnownVe
 
 
 def fields_of(signature: ModelSignature, form: Mapping[str, str]) -> list[FormField]:
-    """The form's fields, filled with what was sent, or with a made-up row."""
+    """Return the form's fields, with the sent values, or with a generated row."""
     fields = []
     for spec, array in zip(signature.inputs, example_inputs(signature).values(), strict=True):
         values = _numbers(array, is_exact=spec.name in signature.example)
@@ -128,7 +128,7 @@ def fields_of(signature: ModelSignature, form: Mapping[str, str]) -> list[FormFi
 
 
 def _numbers(array: Array, *, is_exact: bool) -> list[Any]:
-    """Values short enough to read; of very many only as many as a form can hold."""
+    """Return values short enough to read, limited to the size of a form."""
     flat = array.reshape(-1)[:_MOST_NUMBERS]
     if array.dtype.kind == "f" and not is_exact:
         return [round(float(value), 2) for value in flat]
@@ -136,7 +136,7 @@ def _numbers(array: Array, *, is_exact: bool) -> list[Any]:
 
 
 def _tensor(name: str, datatype: str, shape: str, data: str) -> dict[str, object]:
-    """An input as the protocol has it.
+    """Return an input in the protocol's form.
 
     Raises:
         ValueError: The text is not valid; the message is displayed.
@@ -160,7 +160,7 @@ def _tensor(name: str, datatype: str, shape: str, data: str) -> dict[str, object
 def _body(
     fields: list[FormField], form: Mapping[str, str] | None, *, has_signature: bool
 ) -> tuple[str, str]:
-    """The request's body, and what is wrong with what was sent."""
+    """Return the request's body, and the error in the sent values."""
     if not has_signature:
         text = (form or {}).get("body", _EMPTY)[:_MOST_TEXT]
         try:
@@ -176,7 +176,7 @@ def _body(
 
 
 async def _send(gateway: GatewayLocation, name: str, body: str, *, key: str) -> TryItResponse:
-    """Ask the endpoint."""
+    """Send the request to the endpoint."""
     headers = {"content-type": "application/json", "user-agent": "headrace-console"}
     if key:
         headers[KEY_HEADER] = key
@@ -215,7 +215,7 @@ _HINTS: Final = {
 def _trust(ca: str) -> ssl.SSLContext | bool:
     """Trust in the gateway's own certificate, independent of its names."""
     if not ca:
-        return False  # plain text: there is nothing to check
+        return False  # plain text: nothing to verify
     context = ssl.create_default_context(cafile=ca)
     context.check_hostname = False
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
@@ -223,7 +223,7 @@ def _trust(ca: str) -> ssl.SSLContext | bool:
 
 
 def _shown(came: httpx.Response) -> tuple[str, str]:
-    """The answer as people read it, and the version that gave it."""
+    """Return the response as readable text, and the version that sent it."""
     try:
         document = came.json()
     except ValueError:
@@ -242,7 +242,7 @@ def _access(endpoint: EndpointView) -> tuple[str, ...]:
 
 
 def curl_of(gateway: GatewayLocation, name: str, body: str, *, needs_key: bool) -> str:
-    """The same request for a shell."""
+    """Return the same request for a shell."""
     lines = [f"curl -s {gateway.url}/v2/models/{name}/infer"]
     if gateway.ca:
         lines.append(f"  --cacert {quote(gateway.ca)}")
@@ -256,7 +256,7 @@ def curl_of(gateway: GatewayLocation, name: str, body: str, *, needs_key: bool) 
 def python_of(
     gateway: GatewayLocation, name: str, fields: list[FormField], *, needs_key: bool
 ) -> str:
-    """The same request with the client."""
+    """Return the same request with the Python client."""
     more = f", ca_file={gateway.ca!r}" if gateway.ca else ""
     more += ', api_key=os.environ["KEY"]' if needs_key else ""
     inputs = [

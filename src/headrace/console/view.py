@@ -1,7 +1,7 @@
-"""Views of pages: a template and its values, made for one visitor.
+"""Views of pages: a template and its values, for one visitor.
 
-Every request of a page goes to the management API with the visitor's own cookie, so that a page
-can do nothing that its visitor could not do.
+Every request of a page goes to the management API with the visitor's own cookie, so a page can do
+nothing that its visitor could not do.
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -21,7 +21,7 @@ from headrace.core.error_kind import UNDECODABLE
 T = TypeVar("T")
 Params = Mapping[str, str | int | float]
 _PASSED_ON: Final = ("cookie", "host", "origin", "sec-fetch-site", "user-agent")
-"""What the API has to see of the browser: who it is, and that it is on a page of this server."""
+"""Browser headers that the API needs: the session, and the page's origin."""
 _NOT_FOUND: Final = 404
 _MANY: Final = 400
 
@@ -49,7 +49,7 @@ class Visitor:
     base_url: str
     address: str
     is_there: bool = True
-    """False for live streams, which do not extend a session."""
+    """Whether the visitor is active; False for live streams, which do not extend a session."""
 
     async def get(self, path: str, into: type[T], params: Params | None = None) -> T:
         """Return the response of a GET route.
@@ -139,7 +139,7 @@ def may_operate_system(caller: Caller) -> bool:
 
 
 def may_see_system(caller: Caller) -> bool:
-    """Whether the visitor is shown what belongs to no endpoint."""
+    """Whether the visitor may see objects that belong to no endpoint."""
     return caller.may(Role.VIEWER)
 
 
@@ -159,7 +159,7 @@ def _unnamed(status: int, detail: str) -> ProblemDocument:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GatewayLocation:
-    """Where endpoints are called; `ca` is the file of its certificate, empty for plain text."""
+    """Address of endpoints; `ca` is the file of its certificate, empty for plain text."""
 
     url: str
     ca: str
@@ -182,18 +182,18 @@ class PageRequest:
     gateway: GatewayLocation
     """Address of the gateway."""
     csrf: str
-    """The token that the page's forms repeat."""
+    """CSRF token for the page's forms."""
     page_url: str
     """Path and query of the page."""
 
     @property
     def search(self) -> str:
-        """Search text; empty for all."""
+        """Return the search text; empty for all."""
         return self.query.get("search", "").strip()[:MOST_TEXT]
 
     @property
     def page(self) -> int:
-        """The page of a long list, from 1 on."""
+        """Return the page number of a long list, from 1."""
         return self.number("page", least=1, most=MOST_PAGES, usual=1)
 
     def matches_search(self, name: str) -> bool:
@@ -233,7 +233,7 @@ class PageView:
 MakeView: TypeAlias = Callable[[PageRequest], Awaitable[PageView]]
 MOST_PAGES = 10_000
 MOST_TEXT = 100
-"""Largest length of a search text."""
+"""Maximum length of a search text."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -248,7 +248,7 @@ class Pages:
 
 
 def pages_of(total: int, *, page: int, size: int, shown: int) -> Pages:
-    """The place of a page with `shown` of `total` rows, where a full one has `size`."""
+    """Return the position of a page with `shown` of `total` rows; a full page has `size`."""
     first = (page - 1) * size + 1 if shown else 0
     return Pages(
         page=page,
@@ -260,6 +260,6 @@ def pages_of(total: int, *, page: int, size: int, shown: int) -> Pages:
 
 
 def cut(rows: Sequence[T], *, page: int, size: int) -> tuple[Sequence[T], Pages]:
-    """One page of all rows, and its place."""
+    """Return one page of all rows, and its position."""
     shown = rows[(page - 1) * size : page * size]
     return shown, pages_of(len(rows), page=page, size=size, shown=len(shown))

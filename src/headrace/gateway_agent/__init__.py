@@ -6,9 +6,9 @@ __all__ = ["AgentSettings", "run"]
 
 
 def run(settings: AgentSettings) -> int:
-    """Run the agent until it is stopped, and return the exit status.
+    """Run the agent until it is stopped; return the exit status.
 
-    A signal to end (SIGTERM, SIGINT) lets requests end and ends Envoy.
+    SIGTERM and SIGINT drain requests and end Envoy.
     """
     from headrace.gateway_agent.main import run as run_agent  # noqa: PLC0415  # costly to load
 

@@ -1,4 +1,4 @@
-"""Gateway agent: follows the control plane, reports what Envoy counts, and goes on without it."""
+"""Gateway agent: follows the control plane, reports Envoy's counts, and works without it."""
 
 import asyncio
 import logging
@@ -32,13 +32,13 @@ from headrace.gateway_agent.applier import Applier
 _LOG: Final = logging.getLogger("headrace.gateway")
 _REPORT_S: Final = 1.0
 _AWAY: Final = Backoff(first_s=0.1, limit_s=2.0)
-"""While the control plane does not answer: short, because news wait there."""
+"""Delay while the control plane does not respond: short, because changes wait there."""
 _NO_NEWS_S: Final = 0.05
-"""Who answers at once that there is nothing new is not asked without a pause."""
+"""Minimum delay after an immediate response without changes."""
 
 
 async def read_counts(supervisor: EnvoySupervisor, bundle: Bundle) -> EnvoyCounts:
-    """One look at everything.
+    """Read all of Envoy's counts once.
 
     Raises:
         HeadraceError: Envoy does not answer.
@@ -54,7 +54,7 @@ async def read_counts(supervisor: EnvoySupervisor, bundle: Bundle) -> EnvoyCount
     return EnvoyCounts(
         epoch=every.epoch,
         every=tuple(Arm.of(arm, totals) for arm, totals in every.arms.items()),
-        # Of another process than the rest: then it counts from the next look on.
+        # Read from another process than the rest: it counts from the next reading on.
         splits=tuple(Arm.of(arm, totals) for arm, totals in splits.arms.items())
         if splits is not None and splits.epoch == every.epoch
         else (),
@@ -95,7 +95,7 @@ class RequestHold:
         self.notify()
 
     def held(self) -> dict[str, int]:
-        """How many requests wait, by endpoint, with those that were too large to wait."""
+        """Return the waiting requests by endpoint, including those that were too large to wait."""
         waiting = self.activator.held
         return {name: waiting.get(name, 1) for name in {*waiting, *self._woken}}
 
@@ -104,7 +104,7 @@ class RequestHold:
         self._woken.clear()
 
     def release(self) -> None:
-        """Release requests that need not wait any more."""
+        """Release requests that no longer need to wait."""
         bundle = self.in_force()
         for name in list(self.activator.held):
             if bundle is None or name not in bundle.holds:
@@ -112,7 +112,7 @@ class RequestHold:
 
 
 class Control(Protocol):
-    """The control plane, as `ControlClient` reaches it. HeadraceError where it does not."""
+    """Control plane, as `ControlClient` reaches it; HeadraceError if it is unreachable."""
 
     async def poll(self, poll: Poll) -> AgentInstructions:
         """Return new instructions, waiting for them up to `poll.wait_s`."""
@@ -172,7 +172,7 @@ class GatewayAgent:
                 return
 
     async def _follow(self) -> None:
-        await self._restore(tries=2)  # then the control plane may know better
+        await self._restore(tries=2)  # then the control plane may have a newer one
         failures = 0
         while True:
             try:
@@ -180,7 +180,7 @@ class GatewayAgent:
             except HeadraceError as error:
                 self._note_failure(str(error))
                 if self._is_down and self.applier.supervisor is None:
-                    await self._restore(tries=1)  # nobody knows better; a port may be free by now
+                    await self._restore(tries=1)  # there is no newer one; a port may be free by now
             else:
                 self._note_contact()
                 if await self._follow_instructions(answer):
@@ -254,7 +254,7 @@ class GatewayAgent:
                 await asyncio.sleep(_AWAY.jittered_s(failures, chance=self.rng.random()))
 
     async def _state(self) -> AgentStatus:
-        question_count = self._asked  # what is counted from here on is newer than the question
+        question_count = self._asked  # later counts are newer than the question
         applier = self.applier
         bundle, supervisor = applier.in_force, applier.supervisor
         counts = await self._counts()
@@ -282,4 +282,4 @@ class GatewayAgent:
         try:
             return await read_counts(supervisor, bundle)
         except HeadraceError:
-            return None  # Envoy is being started again, which the report says
+            return None  # Envoy is restarting, which the report contains

@@ -69,7 +69,7 @@ class BundleStore:
 
 
 def checked(bundle: Bundle) -> Bundle:
-    """`bundle`, if its version is that of its content.
+    """Return `bundle` if its version matches its content.
 
     Raises:
         InvalidArgumentError: Something was lost or changed on the way.
@@ -127,7 +127,7 @@ class Applier:
 
     @property
     def is_ready(self) -> bool:
-        """Whether Envoy serves something."""
+        """Whether Envoy serves a bundle."""
         return (
             self.in_force is not None and self.supervisor is not None and self.supervisor.is_ready
         )
@@ -225,7 +225,7 @@ class Applier:
         self.supervisor = supervisor
         assert self.group is not None, "bundles are applied inside a group"
         self._running = self.group.create_task(supervisor.run())
-        # One that was adopted may know something older.
+        # An adopted Envoy may have an older configuration.
         await self._publish(supervisor, bundle)
 
     async def _stop_watching(self) -> None:
@@ -307,7 +307,7 @@ def _resource(secret: Secret) -> Resource:
 
 
 def _own_secrets(tls: MutualTls) -> Iterable[Resource]:
-    """What the control plane's rate limit service is shown, and is checked by."""
+    """Yield the secrets of the connection to the control plane's rate limit service."""
     if tls.authorities is not None:
         yield pem_secret(authorities_name(LIMITS_TLS), tls.authorities)
     if tls.pair is not None:

@@ -1,4 +1,4 @@
-"""HTTP applications of the agent: requests that it forwards, and its own port."""
+"""HTTP applications of the agent: forwarded requests, and the agent's own port."""
 
 from dataclasses import dataclass
 from typing import Final, Protocol
@@ -24,22 +24,22 @@ _JSON: Final = "application/json"
 
 
 class ControlApi(Protocol):
-    """The control plane, as `ControlClient` reaches it."""
+    """Control plane, as `ControlClient` reaches it."""
 
     async def forward(
         self, method: str, path: str, body: bytes, *, content_type: str
     ) -> ControlResponse:
-        """Its answer; HeadraceError if there is none."""
+        """Return the control plane's response; HeadraceError if there is none."""
 
 
 @dataclass(slots=True, kw_only=True)
 class Forwarding:
-    """The ASGI application that asks the control plane, and says so if it does not answer."""
+    """ASGI application that forwards requests to the control plane and reports its failures."""
 
     client: ControlApi
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass one request on."""
+        """Forward one request."""
         if scope["type"] != "http":
             return
         headers = {
@@ -71,7 +71,7 @@ class Forwarding:
 
 
 class Ready(msgspec.Struct, frozen=True, kw_only=True):
-    """The body of `/readyz`."""
+    """Body of `/readyz`."""
 
     ready: bool
     name: str
@@ -89,8 +89,8 @@ class AdminApp:
     certificates: Certificates
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
-        del receive  # no request has a body
+        """Respond to one request."""
+        del receive  # requests have no body
         if scope["type"] != "http":
             return
         match scope["path"]:
@@ -107,7 +107,7 @@ class AdminApp:
                     try:
                         envoys = await supervisor.stats(full=False)
                     except HeadraceError:
-                        envoys = ""  # a gap: Envoy is being started
+                        envoys = ""  # no statistics: Envoy is starting
                 own = [*own_families(self.agent), *self.certificates.families()]
                 await respond(send, _OK, TEXT_TYPE, text(own) + envoys.encode())
             case _:
@@ -116,7 +116,7 @@ class AdminApp:
 
 
 def ready_state(agent: GatewayAgent) -> Ready:
-    """Whether requests are served, and by which version."""
+    """Return whether requests are served, and by which version."""
     applier = agent.applier
     bundle = applier.in_force
     return Ready(
@@ -135,7 +135,7 @@ def ready_state(agent: GatewayAgent) -> Ready:
 
 
 def own_families(agent: GatewayAgent) -> list[Family]:
-    """What the agent itself counts."""
+    """Return the agent's own metrics."""
     applier, now = agent.applier, agent.clock.monotonic()
     routes = 0 if applier.in_force is None else len(applier.in_force.routes)
     heard: list[tuple[Labels, float]] = []

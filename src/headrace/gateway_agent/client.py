@@ -1,4 +1,4 @@
-"""HTTP client of the control plane over mutual TLS, with bounded answers."""
+"""HTTP client of the control plane over mutual TLS, with bounded responses."""
 
 import socket
 import ssl
@@ -34,12 +34,13 @@ _NOTICES_A_CUT: Final = (
     (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 2),
     (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
 )
-"""A poll waits long, and a host that is gone says nothing: after 9 s the kernel does."""
+"""Keepalive options: a poll waits long, and a failed host sends nothing; the kernel detects it
+after 9 s."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ControlResponse:
-    """What came back."""
+    """Response of the control plane."""
 
     status: int
     content_type: str
@@ -48,7 +49,7 @@ class ControlResponse:
 
 @dataclass(slots=True)
 class ControlClient:
-    """Asks the control plane at `url`. Every wait has an end, every answer a largest size."""
+    """Client of the control plane at `url`. Waits and response sizes are limited."""
 
     url: str
     context: ssl.SSLContext
@@ -74,7 +75,7 @@ class ControlClient:
         await self._client.aclose()
 
     async def poll(self, poll: Poll) -> AgentInstructions:
-        """What is newer than what the agent has, as soon as there is anything.
+        """Return instructions newer than the agent's, as soon as there are any.
 
         Raises:
             HeadraceError: There is no answer, or none that can be believed.
@@ -89,7 +90,7 @@ class ControlClient:
         return decode_instructions(_content(answer))
 
     async def report(self, report: AgentStatus) -> None:
-        """Tell how this gateway is; errors as `poll`."""
+        """Report this gateway's state; errors as `poll`."""
         answer = await self._ask(
             "POST",
             REPORT_PATH,
@@ -102,7 +103,7 @@ class ControlClient:
     async def forward(
         self, method: str, path: str, body: bytes, *, content_type: str
     ) -> ControlResponse:
-        """What the control plane answers to a caller of this gateway; errors as `poll`."""
+        """Return the control plane's response to a caller of this gateway; errors as `poll`."""
         return await self._ask(
             method,
             f"{FORWARD_PATH}{path}",
@@ -147,7 +148,7 @@ class ControlClient:
 
 
 def _content(answer: ControlResponse) -> bytes:
-    """The body of a good answer.
+    """Return the body of a successful response.
 
     Raises:
         HeadraceError: It is not good; the message says what was said.

@@ -39,7 +39,7 @@ EXIT_OK: Final = 0
 
 @dataclass(slots=True, kw_only=True)
 class AgentRun:
-    """One agent between its lock and its end; everything that can be refused was."""
+    """One agent between its lock and its end, after all checks."""
 
     settings: AgentSettings
     clock: Clock
@@ -94,7 +94,7 @@ class AgentRun:
             group.create_task(self._renew())
 
     async def _renew(self) -> None:
-        """Have Envoy show a renewed certificate too."""
+        """Publish a renewed certificate to Envoy."""
         tls = self.agent.applier.tls
         shown = tls.pair
         while True:
@@ -110,14 +110,14 @@ class AgentRun:
 
 
 def run(settings: AgentSettings) -> int:
-    """Run the agent until it is stopped, and return the exit status.
+    """Run the agent until it is stopped; return the exit status.
 
     Raises:
         HeadraceError: What it was told cannot be; nothing was started.
     """
     log_format: LogFormat = "json" if settings.log_format == "json" else "text"
     configure_logging(log_format=log_format, level=settings.log_level.upper())
-    logging.getLogger("httpx").setLevel(logging.WARNING)  # says every request
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # logs every request
     lock = HomeLock(make_private_dir(settings.dir) / "agent.lock")
     try:
         lock.acquire()
@@ -139,7 +139,7 @@ async def _run(settings: AgentSettings) -> None:
 
 
 def assemble(settings: AgentSettings, clock: Clock, opened: contextlib.ExitStack) -> AgentRun:
-    """The parts for `settings`, with sockets bound; `opened` closes them. Blocking.
+    """Return the parts for `settings`, with sockets bound; `opened` closes them. Blocking.
 
     Raises:
         HeadraceError: A certificate cannot be used, or a port is taken.

@@ -45,7 +45,7 @@ class AgentSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
 
 def control_address(url: str) -> tuple[str, int]:
-    """Host and port of the control plane.
+    """Return host and port of the control plane.
 
     Raises:
         InvalidArgumentError: The URL is not `https://HOST[:PORT]`.
@@ -66,7 +66,7 @@ def control_address(url: str) -> tuple[str, int]:
 def gateway_settings(
     settings: AgentSettings, options: GatewayOptions, *, run_dir: Path, control_socket: Path
 ) -> EnvoySettings:
-    """What Envoy is started with: what all gateways have in common, and what is this one's own.
+    """Return Envoy's settings: the common ones of all gateways, and this one's own.
 
     Raises:
         InvalidArgumentError: They do not fit together.
