@@ -93,7 +93,7 @@ def show(
 
 
 def show_alerts(alerts: list[dict[str, Any]], about: str, *, json: bool = False) -> None:
-    """Print alerts, and what to do about those that fire."""
+    """Print alerts, with the remedies of firing ones."""
     empty = f"no alerts with '{about}'" if about else "no alerts"
     show_document({"alerts": alerts}, alerts, ALERT_COLUMNS, json=json, empty=empty)
     actions = {alert["action"]: alert["name"] for alert in alerts if alert["state"] == "firing"}
@@ -217,7 +217,7 @@ def send_test(
 
 
 def _about(silence: dict[str, Any]) -> str:
-    """Which alerts a silence matches: `ticket alerts of fraud`."""
+    """Return the alerts that a silence matches: `ticket alerts of fraud`."""
     kind = silence["alert"] or "alerts"
     stream = f"stream {silence['stream']}" if silence["stream"] else ""
     subject = silence["endpoint"] or stream or "the whole system"

@@ -1,7 +1,7 @@
-"""The command `headrace`: its commands by group, its reference page, and its exit statuses.
+"""Command `headrace`: its commands by group, its reference page, and its exit statuses.
 
-Start-up time is part of the product: nothing slow is imported here, and a command's module is
-imported when the command is called.
+Start-up time matters: nothing slow is imported here, and a command's module is imported when the
+command is called.
 """
 
 import itertools
@@ -79,12 +79,12 @@ _COMMANDS: Final = {
         "trail": ("access.audit_log:app", "Show and verify the audit log."),
     },
 }
-"""Commands and groups by section of the help: where each is defined, and its line there."""
+"""Commands and groups by section of the help: their modules, and their help lines."""
 _ALIASES: Final = {"token": "tokens"}
 
 
 class _Commands(Mapping[str, Any]):
-    """The root's commands by name, each loaded at its first use."""
+    """Root commands by name, each loaded at its first use."""
 
     def __init__(self) -> None:
         self._where = {name: row for section in _COMMANDS.values() for name, row in section.items()}
@@ -112,7 +112,7 @@ class _Commands(Mapping[str, Any]):
 
 
 class _Root(TyperGroup):
-    """The root group; its help lists all commands without loading one."""
+    """Root group; its help lists all commands without loading any."""
 
     def __init__(self, **attributes: Any) -> None:  # noqa: ANN401  # typer's own arguments
         super().__init__(**attributes)
@@ -195,9 +195,9 @@ def version() -> None:
 
 
 def _in_front(words: Sequence[str], program: object) -> list[str]:
-    """The same with the program's own options before the command, wherever they were written.
+    """Return the words with the program's own options before the command.
 
-    A command that has an option of such a name keeps it.
+    A command's own option of the same name stays with the command.
     """
     command = program
     for word in words:
@@ -220,7 +220,7 @@ def _in_front(words: Sequence[str], program: object) -> list[str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; its exit status.
+    """Run a command; return its exit status.
 
     Args:
         arguments: Without the program's name; None takes this process's.
@@ -236,7 +236,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
     except (KeyboardInterrupt, typer.Abort):
         return INTERRUPTED
-    except SystemExit as error:  # click's own answer to a reader who left, as `head` does
+    except SystemExit as error:  # click's exit when the reader closed the pipe, as `head` does
         if isinstance(error.__context__, BrokenPipeError):
             return report(error.__context__, debug=debug)
         raise

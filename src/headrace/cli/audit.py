@@ -39,7 +39,7 @@ app = CommandGroup(
 
 
 class ReportFormat(StrEnum):
-    """How an audit is written."""
+    """Format of an audit report."""
 
     TEXT = "text"
     JSON = "json"
@@ -48,7 +48,7 @@ class ReportFormat(StrEnum):
 
 
 class FailOn(StrEnum):
-    """From which severity on an audit fails."""
+    """Severity from which an audit fails."""
 
     LOW = "low"
     MEDIUM = "medium"
@@ -150,7 +150,7 @@ def _report(
         try:
             facts = collect_spec_file(file, now=now, advisories=known_advisories)
         except (SpecError, UnicodeDecodeError):
-            read_spec(file)  # says what is wrong with it, in the words of `headrace check`
+            read_spec(file)  # reports mistakes as `headrace check` does
             raise
     else:
         target = plane.target()
@@ -200,7 +200,7 @@ def _listed(form: ReportFormat) -> str:
 def _json(document: object) -> str:
     import json
 
-    # A file's name may hold what is no text; JSON has to stay readable for everybody.
+    # File names may not be valid text; JSON must be.
     text = json.dumps(document, indent=2, ensure_ascii=False)
     return text.encode("utf-8", "replace").decode()
 
@@ -280,7 +280,7 @@ _PAGE = 500
 
 
 class DiagramFormat(StrEnum):
-    """How the drawing is written."""
+    """Format of a diagram."""
 
     SVG = "svg"
     MERMAID = "mermaid"

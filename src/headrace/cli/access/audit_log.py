@@ -41,7 +41,7 @@ def trail(
         headrace trail list --json
     """
     api = plane.connect()
-    # The last `limit` entries in order.
+    # The newest `limit` entries in chronological order.
     head = api.get("/api/v1/trail/head")["head"]["count"]
     entries: list[Document] = []
     after = max(head - limit, 0)
@@ -116,7 +116,7 @@ def verify(
 
 
 def verified(api: "Management", noted: "list[Head]") -> "tuple[Head, Broken | None]":
-    """How far the chain holds, and the first entry that is wrong; checked here, not there.
+    """Return the valid part of the chain and the first invalid entry; verified locally.
 
     Args:
         noted: Checkpoints that it has to lead past, besides what the control plane noted.

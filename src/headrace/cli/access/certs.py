@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 _SKEW: Final = timedelta(minutes=5)
 _HOST: Final = re.compile(r"(\*\.)?[A-Za-z0-9_]([A-Za-z0-9_-]{0,62})(\.[A-Za-z0-9_-]{1,63})*\.?")
 _LONGEST_NAME: Final = 64
-"""Of a common name (X.520)."""
+"""Maximum length of a common name (X.520)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class Pair:
 
 
 def new_authority(*, now: float, days: float, name: str = "Headrace local authority") -> Pair:
-    """New certificate authority; it signs servers and clients, but no other authorities.
+    """Return a new certificate authority, which may sign servers and clients only.
 
     Args:
         now: Seconds since 1970.
@@ -59,7 +59,7 @@ def new_authority(*, now: float, days: float, name: str = "Headrace local author
 
 
 def server_certificate(authority: Pair, names: Iterable[str], *, now: float, days: float) -> Pair:
-    """What a server shows that is reached by `names`: host names and addresses.
+    """Return the certificate of a server with these `names`: host names and addresses.
 
     Raises:
         InvalidArgumentError: One is neither.
@@ -78,7 +78,7 @@ def server_certificate(authority: Pair, names: Iterable[str], *, now: float, day
 
 
 def client_certificate(authority: Pair, name: str, *, now: float, days: float) -> Pair:
-    """What a client called `name` shows: a word, a host name, or a URI such as a SPIFFE id.
+    """Return the certificate of client `name`: a word, a host name, or a URI (SPIFFE id).
 
     Raises:
         InvalidArgumentError: It is not such a name.
@@ -143,7 +143,7 @@ def _builder(
         .issuer_name(issuer)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        # A clock of another machine may be behind.
+        # The clock of another host may be behind.
         .not_valid_before(min(valid_from, ends) - _SKEW)
         .not_valid_after(ends)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
@@ -318,13 +318,13 @@ def _authority(out: Path, now: float) -> "Pair":
 
 
 def _write(certificate: Path, key: Path, pair: "Pair") -> None:
-    """The key first: a server that watches takes both when the certificate comes."""
+    """Write the key first: a watching server reads both when the certificate changes."""
     write_atomic(key, pair.key, mode=0o600)
     write_atomic(certificate, pair.certificate, mode=0o644)
 
 
 def _file_name(client: str) -> str:
-    """The name of a client's files.
+    """Return the name of a client's files.
 
     Raises:
         InvalidArgumentError: They would be others'.
@@ -360,7 +360,7 @@ def _next_steps(out: Path, clients: list[str]) -> list[str]:
 
 
 def _pem_of(source: str) -> bytes:
-    """A file's bytes, or what a server shows.
+    """Return a file's bytes, or a server's certificate.
 
     Raises:
         UnavailableError: The server does not answer, or speaks no TLS.
@@ -370,7 +370,7 @@ def _pem_of(source: str) -> bytes:
         return Path(source).read_bytes()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE  # it is looked at, and nothing is sent
+    context.verify_mode = ssl.CERT_NONE  # only displayed; nothing is sent
     name = host.strip("[]")
     try:
         with (

@@ -1,4 +1,4 @@
-"""`headrace users`, `keys` and `tokens`: who may use the management API and the gateway."""
+"""`headrace users`, `keys` and `tokens`: access to the management API and the gateway."""
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -180,7 +180,7 @@ def deliver_secret(
 
 
 def id_of(text: str, prefixes: Collection[str]) -> str:
-    """The id or name in what was given, fit for a path; a whole credential has its id too."""
+    """Return the id or name in `text`, checked for a path; a whole credential contains its id."""
     parts = text.split("_")
     is_whole = len(parts) > 2 and parts[0] in prefixes  # noqa: PLR2004  # prefix, id, secret
     return quote(parts[1] if is_whole else text, safe="")

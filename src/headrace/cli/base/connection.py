@@ -1,7 +1,7 @@
-"""Control plane and gateway that a command talks to.
+"""Control plane and gateway of a command.
 
-A flag wins over an environment variable, that over the current context, and that over the home on
-this machine. `--home`, or `HEADRACE_HOME`, given without a server means that home, whatever the
+A flag takes precedence over an environment variable, that over the current context, and that over
+the local home. `--home`, or `HEADRACE_HOME`, without a server selects that home, whatever the
 current context is.
 """
 
@@ -32,19 +32,19 @@ _LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CommandTarget:
-    """Where a command goes."""
+    """Target of a command."""
 
     home: Path
     url: str = ""
-    """Of the management API; empty for what runs on `home`."""
+    """URL of the management API; empty for the system on `home`."""
     token: str = ""
-    """Shown to it; empty for that of the home's owner, or none."""
+    """Token for it; empty for that of the home's owner, or none."""
     ca_file: str = ""
-    """Who signs its certificate; empty for one of the usual authorities."""
+    """CA of its certificate; empty for the system's CA certificates."""
 
     @property
     def is_remote(self) -> bool:
-        """Whether it was named by a URL; files of this machine then have to be sent to it."""
+        """Whether a URL names it; local files must then be uploaded."""
         return bool(self.url)
 
     def is_running(self) -> bool:
@@ -52,7 +52,7 @@ class CommandTarget:
         return read_control_file(self.home) is not None
 
     def control_file(self) -> ControlFile:
-        """Where the control plane on the home is reached.
+        """Return the address of the home's control plane.
 
         Raises:
             UnavailableError: None was started there.
@@ -65,7 +65,7 @@ class CommandTarget:
         return control
 
     def management(self) -> Management:
-        """Its management API.
+        """Return the management API.
 
         Raises:
             UnavailableError: Nothing runs on the home.
@@ -75,7 +75,7 @@ class CommandTarget:
         return local_management(self.control_file(), self.home, token=self.token)
 
     def endpoint_names(self) -> list[str]:
-        """The endpoints that the control plane knows; none if it does not answer."""
+        """Return the endpoints of the control plane; empty if it does not respond."""
         try:
             status = self.management().get("/api/v1/status")
         except HeadraceError:
@@ -85,22 +85,22 @@ class CommandTarget:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GatewayAddress:
-    """Where a gateway is reached."""
+    """Address of a gateway."""
 
     url: str
     ca_file: str | None = None
-    """The certificate that it shows there, if that is known."""
+    """Certificate of the gateway, if it is known."""
     server_name: str = ""
-    """A name in that certificate, for which it is trusted although it is reached by another."""
+    """Name in that certificate by which it is verified, although the address differs."""
 
 
 def copy_note(original: str) -> str:
-    """What to add where no system runs in a home that is a copy of the one at `original`."""
+    """Return the note for a home without a system that is a copy of the one at `original`."""
     return f" (a copy of {original}, which is not modified)" if original else ""
 
 
 def gateway(target: CommandTarget) -> GatewayAddress:
-    """The gateway of a target.
+    """Return the gateway of a target; a home's gateway runs without its control plane.
 
     That of a home goes on without its control plane, so a dead one's word counts.
 
@@ -119,7 +119,7 @@ def gateway(target: CommandTarget) -> GatewayAddress:
     url, ca_file = control.http_url, control.gateway_ca
     if not ca_file:
         return GatewayAddress(url=url)
-    from headrace.gateway.pem import read_certificates  # few gateways encrypt
+    from headrace.gateway.pem import read_certificates  # few gateways use TLS
 
     try:
         names = read_certificates(Path(ca_file).read_bytes())[0].names
@@ -132,7 +132,7 @@ def gateway(target: CommandTarget) -> GatewayAddress:
 
 
 def reachable_address(url: str, host: str) -> str:
-    """`url` as a control plane on `host` tells it: its loopback is not this machine's."""
+    """Return `url` as reachable from here: a remote control plane's loopback is `host`."""
     parts = urlsplit(url)
     if parts.hostname not in _LOOPBACK or host in _LOOPBACK:
         return url
@@ -141,7 +141,7 @@ def reachable_address(url: str, host: str) -> str:
 
 
 def local_management(control: ControlFile, home: Path, *, token: str = "") -> Management:
-    """The management API of what runs on a home, asked with its owner's token.
+    """Return the management API of the system on `home`, with its owner's token.
 
     Args:
         token: Another one, that was given by hand.
@@ -153,7 +153,7 @@ def local_management(control: ControlFile, home: Path, *, token: str = "") -> Ma
 
 
 def find_target(server: str | None, home: Path) -> CommandTarget:
-    """The target that the options `--server` and `--home` mean.
+    """Return the target that the options `--server` and `--home` select.
 
     Raises:
         InvalidArgumentError: The server's URL is not valid.
@@ -161,7 +161,7 @@ def find_target(server: str | None, home: Path) -> CommandTarget:
     """
     credentials = given_options()
     if server == LOCAL or (not server and home is not DEFAULT_HOME):
-        # A home given by hand or environment is meant, even if it is the same path.
+        # An explicit home, by option or environment, is used, even if it is the same path.
         return CommandTarget(home=home, token=credentials.token)
     contexts = read_contexts(contexts_file())
     url = server_url(server) if server else contexts.server
@@ -178,7 +178,7 @@ def actor() -> str:
     """Return the user as `user@host`, as recorded in histories and events."""
     try:
         user = getpass.getuser()
-    except (KeyError, OSError):  # a container's user without a name
+    except (KeyError, OSError):  # a container user without a name
         user = f"uid {os.getuid()}"
     return f"{user}@{socket.gethostname()}"
 

@@ -1,4 +1,4 @@
-"""Contexts: control planes by name, and what a command shows to them.
+"""Contexts: control planes by name, and the credentials for them.
 
 $XDG_CONFIG_HOME/headrace/contexts.json    {"current": "prod", "contexts": {"prod": {…}}}
 
@@ -21,20 +21,20 @@ from headrace.core.files import make_private_dir, write_atomic
 
 DEFAULT_HOME: Final = Path(".headrace")
 LOCAL: Final = "local"
-"""Stands for no server at all: the control plane on `--home`."""
+"""Name for no server: the control plane on `--home`."""
 DEFAULT_PORT: Final = 8080
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
 
 class ContextCredentials(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What is shown to a control plane, and who signs its certificate; empty for nothing."""
+    """Credentials for a control plane, and the CA of its certificate; empty for none."""
 
     token: str = ""
     ca_file: str = ""
 
 
 class NamedContext(ContextCredentials, frozen=True, kw_only=True, omit_defaults=True):
-    """A control plane elsewhere."""
+    """Remote control plane with its credentials."""
 
     server: str
     """URL of its management API."""
@@ -44,16 +44,16 @@ class Contexts(msgspec.Struct, frozen=True, kw_only=True):
     """Control planes by name."""
 
     current: str = ""
-    """Where commands go; empty is this machine."""
+    """Name of the current context; empty for the local home."""
     contexts: dict[str, NamedContext]
 
     @property
     def server(self) -> str:
-        """The current context's URL; empty for this machine."""
+        """Return the current context's URL; empty for the local home."""
         return self.contexts[self.current].server if self.current in self.contexts else ""
 
     def access_of(self, url: str) -> ContextCredentials:
-        """What is shown to the server at `url`: that of the current context if it is that one."""
+        """Return the credentials for `url`: the current context's if that is its URL."""
         for name in (self.current, *self.contexts):
             context = self.contexts.get(name)
             if context is not None and context.server == url and (context.token or context.ca_file):
@@ -89,7 +89,7 @@ class Contexts(msgspec.Struct, frozen=True, kw_only=True):
         )
 
     def using(self, name: str) -> "Contexts":
-        """With another current one; `local` for none.
+        """Return the contexts with another current one; `local` for none.
 
         Raises:
             NotFoundError: There is no such context.
@@ -99,7 +99,7 @@ class Contexts(msgspec.Struct, frozen=True, kw_only=True):
         return Contexts(current="" if name == LOCAL else name, contexts=self.contexts)
 
     def without(self, name: str) -> "Contexts":
-        """With one fewer; if it was the current one, commands now use this machine again.
+        """Return the contexts without `name`; without a current one, commands use the local home.
 
         Raises:
             NotFoundError: There is no such context.
@@ -117,7 +117,7 @@ class Contexts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def server_url(text: str) -> str:
-    """The URL that `text` means; `host` and `host:port` are HTTP on the management port.
+    """Return the URL of `text`; `host` and `host:port` are HTTP on the management port.
 
     Raises:
         InvalidArgumentError: It is not a server URL.
@@ -138,7 +138,7 @@ def server_url(text: str) -> str:
 
 
 def contexts_file(environment: Mapping[str, str] = os.environ) -> Path:
-    """Where the contexts are kept."""
+    """Return the path of the contexts file."""
     home = Path(environment.get("HOME") or "~").expanduser()
     return Path(environment.get("XDG_CONFIG_HOME") or home / ".config") / "headrace/contexts.json"
 
@@ -173,7 +173,7 @@ def write_contexts(path: Path, contexts: Contexts) -> None:
         raise FailedPreconditionError(f"cannot write {path}: {error.strerror}") from error
 
 
-# Of this command only: commands are functions of their own options, and these are the program's.
+# State of this command only: these are options of the program, not of a command's function.
 _GIVEN: Final[ContextVar[ContextCredentials]] = ContextVar(
     "client_options",
     default=ContextCredentials(),  # noqa: B039  # frozen
@@ -181,12 +181,12 @@ _GIVEN: Final[ContextVar[ContextCredentials]] = ContextVar(
 
 
 def given_options() -> ContextCredentials:
-    """What this command was given for every control plane that it asks."""
+    """Return the program's credentials for every control plane of this command."""
     return _GIVEN.get()
 
 
 def remember_options(*, token: str, token_file: Path | None, ca_file: Path | None) -> None:
-    """Keep what this command was given; a token wins over a file with one.
+    """Store the program's credentials; a token takes precedence over a token file.
 
     Raises:
         FailedPreconditionError: The file cannot be read.
@@ -197,7 +197,7 @@ def remember_options(*, token: str, token_file: Path | None, ca_file: Path | Non
 
 
 def read_token(path: Path) -> str:
-    """The token in a file.
+    """Return the token in a file.
 
     Raises:
         FailedPreconditionError: It cannot be read, or has something else.

@@ -31,7 +31,7 @@ _NO: Final = "-"
 
 
 def announcement(plan: LoadPlan, target: LoadTarget, what: str) -> str:
-    """What will be sent where, before it is."""
+    """Return the announcement of the requests and their target."""
     where = target.server.uds or target.server.authority
     machine = "" if target.server.uds or target.server.is_loopback else ", another machine"
     return (
@@ -41,12 +41,12 @@ def announcement(plan: LoadPlan, target: LoadTarget, what: str) -> str:
 
 
 def quantile_name(quantile: float) -> str:
-    """`p99.9`."""
+    """Return a quantile's name: `p99.9`."""
     return f"p{round(100 * quantile, 6):g}"
 
 
 def report(result: LoadResult) -> list[Text]:
-    """One run as tables."""
+    """Return one run as tables."""
     parts = [
         table(_head(result)),
         Text(),
@@ -99,7 +99,7 @@ def _measured(
 def _between(
     interval: ConfidenceInterval | None, text: Callable[[float | None], str] = _seconds
 ) -> str:
-    """The bounds; a ratio's are always known."""
+    """Return the bounds as text; a ratio's are always known."""
     if interval is None or (text is _seconds and not interval.is_known):
         return _NO
     return f"{text(interval.low)} to {text(interval.high)}"
@@ -112,7 +112,7 @@ def _needed(interval: ConfidenceInterval | None) -> str:
 
 
 def _unit(judgement: Judgement) -> Callable[[float | None], str]:
-    """How figures of an objective are written: it is about errors, or about a latency."""
+    """Return the formatter of an objective's values: of errors, or of a latency."""
     return percent_text if judgement.objective.quantile is None else _seconds
 
 
@@ -150,7 +150,7 @@ _STEP_COLUMNS: Final[dict[str, Column]] = {
 
 
 def steps_report(results: Sequence[LoadResult]) -> list[Text]:
-    """Several rates as one table, and the highest that met everything."""
+    """Return several rates as one table, and the highest that met all objectives."""
     parts = [rows_text(results, _STEP_COLUMNS)]
     best = highest_met(results)
     if any(result.judgements for result in results):
@@ -162,13 +162,13 @@ def steps_report(results: Sequence[LoadResult]) -> list[Text]:
 
 
 def highest_met(results: Sequence[LoadResult]) -> float | None:
-    """The highest rate at which every objective was met; None if at none."""
+    """Return the highest rate that met all objectives; None without any."""
     met = [result.plan.rate_per_s for result in results if result.verdict is ObjectiveVerdict.MET]
     return max(met, default=None)
 
 
 def document(result: LoadResult, url: str, model: str) -> dict[str, Any]:
-    """One run for programs; seconds and ratios throughout, null where nothing is known."""
+    """Return one run as a JSON document; seconds and ratios, null for unknown values."""
     plan, lag = result.plan, result.lag
     latencies = {quantile_name(quantile): of for quantile, of in result.latency_s.items()}
     return {
@@ -206,7 +206,7 @@ def document(result: LoadResult, url: str, model: str) -> dict[str, Any]:
 
 
 def steps_document(results: Sequence[LoadResult], url: str, model: str) -> dict[str, Any]:
-    """Several rates for programs."""
+    """Return several rates as a JSON document."""
     return {
         "url": url,
         "model": model,

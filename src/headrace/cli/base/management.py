@@ -24,14 +24,14 @@ Sent = Callable[[int], None]
 """Called with the number of bytes sent so far."""
 TIMEOUT_S: Final = 30.0
 UPLOAD_TIMEOUT_S: Final = 600.0
-"""How long the control plane may take to check a model once it has it."""
+"""Timeout for the control plane's check of an uploaded model."""
 SILENCE_S: Final = 60.0
 """Seconds without an event or heartbeat after which an event stream counts as broken."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerEvent:
-    """One event: its id, its kind, and its data as text."""
+    """Event with its id, its kind, and its data as text."""
 
     id: str
     kind: str
@@ -39,7 +39,7 @@ class ServerEvent:
 
 
 def read_events(lines: Iterable[str]) -> Iterator[ServerEvent]:
-    """The events in `lines`; comments, such as heartbeats, are passed over.
+    """Yield the events in `lines`; comments, such as heartbeats, are skipped.
 
     An incomplete event is dropped: only an empty line ends an event.
     """
@@ -95,19 +95,19 @@ class Management:
         self._prefix = parts.path.rstrip("/")
 
     def get(self, path: str, **query: object) -> Document:
-        """What is at `path`."""
+        """Return the document at `path`."""
         return self._call("GET", path, query)
 
     def post(
         self, path: str, document: object = None, *, timeout_s: float = TIMEOUT_S, **query: object
     ) -> Document:
-        """The answer to `document`."""
+        """Send a POST request with `document`; return the response."""
         return self._call("POST", path, query, document, timeout_s=timeout_s)
 
     def put(
         self, path: str, document: object, *, generation: int | None = None, **query: object
     ) -> Document:
-        """The answer to putting `document` at `path`.
+        """Send a PUT request with `document` to `path`; return the response.
 
         Args:
             generation: The one that was read; the server refuses if there is another by now.
@@ -116,7 +116,7 @@ class Management:
         return self._call("PUT", path, query, document, headers=match)
 
     def delete(self, path: str, **query: object) -> Document:
-        """The answer to deleting what is at `path`."""
+        """Send a DELETE request to `path`; return the response."""
         return self._call("DELETE", path, query)
 
     def upload(
@@ -128,7 +128,7 @@ class Management:
         sent: Sent | None = None,
         **query: object,
     ) -> Document:
-        """The answer to a body that is sent as it is read: `length_bytes` in all.
+        """Send a body as it is read, `length_bytes` in all; return the response.
 
         Args:
             sent: Called as the body goes out.
@@ -151,14 +151,14 @@ class Management:
         )
 
     def lines(self, path: str, **query: object) -> Iterator[str]:
-        """Lines of text as they come; without end if the server follows something."""
-        # Without a timeout: a log that is followed may be silent for days.
+        """Yield lines of text as they arrive; endless if the server follows a source."""
+        # Without a timeout: a followed log may have no lines for days.
         with self._opened("GET", path, query, headers={}, timeout_s=None) as response:
             for line in response:
                 yield line.decode("utf-8", "replace").rstrip("\r\n")
 
     def events(self, path: str, *, last_id: str = "", **query: object) -> Iterator[ServerEvent]:
-        """Server-sent events until the server ends the stream.
+        """Yield server-sent events until the server ends the stream.
 
         Args:
             last_id: Go on after this event.
@@ -222,7 +222,7 @@ class Management:
                 all_headers = {"connection": "close", **headers, **authorization}
                 connection.request(method, full, body, all_headers)
             except (BrokenPipeError, ConnectionResetError):
-                # A server that refuses a large body answers before it has all of it, and closes.
+                # A server that refuses a large body responds before it has received it, and closes.
                 if connection.sock is None:
                     raise
             response = connection.getresponse()
@@ -247,7 +247,7 @@ class Management:
             connection.close()
 
     def _authentication_hint(self, error: HeadraceError) -> UnauthenticatedError:
-        """What to do where a token is missing or void."""
+        """Return the error with the remedy for a missing or invalid token."""
         reason = str(error).partition(";")[0]
         if self.is_remote:
             way = (
@@ -279,7 +279,7 @@ class Management:
 
 
 def _tls_context(ca_file: str, pinned: str) -> ssl.SSLContext:
-    """How the control plane's certificate is checked.
+    """Return the TLS context that verifies the control plane's certificate.
 
     Raises:
         FailedPreconditionError: The file of authorities cannot be used.
@@ -292,14 +292,14 @@ def _tls_context(ca_file: str, pinned: str) -> ssl.SSLContext:
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     try:
         context.load_verify_locations(cafile=named)
-    except OSError as error:  # also what is no certificate
+    except OSError as error:  # also for invalid certificates
         msg = f"cannot use {named} to check the control plane's certificate: {error}"
         raise FailedPreconditionError(msg) from error
     return context
 
 
 def error_from_problem(status: int, body: bytes) -> HeadraceError:
-    """The error that a problem document (RFC 9457) tells, with every mistake on its own line."""
+    """Return the error of a problem document (RFC 9457), with each mistake on its own line."""
     from headrace.protocol import error_from_grpc, error_from_http  # noqa: PLC0415  # only here
 
     try:

@@ -1,6 +1,6 @@
-"""Models of a control plane: uploads, and what the registry has.
+"""Models of a control plane: uploads, and the registry's content.
 
-A directory goes as a tar stream that is made while it is sent.
+A directory is sent as a tar stream that is created during the upload.
 """
 
 import json
@@ -33,20 +33,20 @@ _BLOCK_BYTES: Final = tarfile.BLOCKSIZE
 
 @dataclass(frozen=True, slots=True)
 class ServedModels:
-    """The registry of a control plane, over its management API."""
+    """Registry of a control plane, over its management API."""
 
     api: Management
 
     def push(self, name: str, pushed: Pushed) -> Document:
-        """Upload a model as the next version of `name`, unless it is there already."""
+        """Upload a model as the next version of `name`, unless it exists already."""
         return stored_on(self.api, name, pushed)
 
     def list(self, name: str | None) -> Document:
-        """The versions, and what is damaged."""
+        """Return the versions, and damaged ones."""
         return self.api.get(f"/api/v1/models/{name}" if name else "/api/v1/models")
 
     def get(self, reference: str) -> Document:
-        """The version that `NAME[:VERSION]` names; without a number, the newest."""
+        """Return the version of `NAME[:VERSION]`; without a number, the newest."""
         name, _, version = reference.partition(":")
         if version:
             return self.api.get(f"/api/v1/models/{name}/versions/{version}")
@@ -54,11 +54,11 @@ class ServedModels:
         return newest
 
     def remove(self, name: str, version: str) -> None:
-        """Take a version out of the index; refused while an endpoint uses it."""
+        """Remove a version from the index; refused while an endpoint uses it."""
         self.api.delete(f"/api/v1/models/{name}/versions/{version}")
 
     def gc(self, grace_s: float) -> Document:
-        """Delete content that no version refers to; what was deleted.
+        """Delete content that no version refers to; return what was deleted.
 
         Args:
             grace_s: How long a shared store keeps content after it was pushed last.
@@ -66,24 +66,24 @@ class ServedModels:
         return self.api.post("/api/v1/gc", grace_s=grace_s)
 
     def add_signature(self, version: ModelVersion, signature: VersionSignature) -> None:
-        """Send a signature of a version; the key that made it stays here."""
+        """Send a signature of a version; its private key stays on this machine."""
         path = f"/api/v1/models/{version.name}/versions/{version.version}/signatures"
         self.api.post(path, msgspec.to_builtins(signature))
 
     def set_reference(self, version: ModelVersion, reference: dict[str, Any]) -> None:
-        """Send a sketch of training data; the data itself stays here."""
+        """Send a sketch of training data; the data itself stays on this machine."""
         path = f"/api/v1/models/{version.name}/versions/{version.version}/reference"
         self.api.put(path, reference)
 
 
 ModelStore = ServedModels | HomeModels
-"""The models of a target; versions are documents of the management API."""
+"""Models of a target; versions are documents of the management API."""
 
 
 def model_store(
     target: CommandTarget, *, state_url: str = "", artifacts: str | None = None
 ) -> ModelStore:
-    """The models of a target: of its control plane, or of a home where none runs.
+    """Return the models of a target: of its control plane, or of a home without one.
 
     Args:
         state_url: Where a home's state is, for what is in use; empty for the home's own file.
@@ -96,7 +96,7 @@ def model_store(
 
 
 def stored_on(api: Management, name: str, pushed: Pushed, *, says: bool = False) -> Document:
-    """The model version on the server that is what lies here; uploaded if it has none.
+    """Return the server's version of a local model; uploaded if there is none.
 
     Args:
         says: Whether progress of an upload is displayed.
@@ -137,7 +137,7 @@ def stored_on(api: Management, name: str, pushed: Pushed, *, says: bool = False)
 
 
 def with_stored_models(api: Management, document: Mapping[str, Any]) -> dict[str, Any]:
-    """`document` with each path of this machine replaced by what the server calls that model.
+    """Return `document` with local paths replaced by the server's model references.
 
     What the server does not have is uploaded.
 
@@ -175,7 +175,7 @@ def with_stored_models(api: Management, document: Mapping[str, Any]) -> dict[str
 
 
 def _file_chunks(path: Path, size_bytes: int) -> Iterator[bytes]:
-    """Exactly `size_bytes` of a file, as the head of the request promised.
+    """Yield exactly `size_bytes` of a file, as announced in the request's headers.
 
     Raises:
         InvalidArgumentError: It was cut meanwhile.
@@ -192,7 +192,7 @@ def _file_chunks(path: Path, size_bytes: int) -> Iterator[bytes]:
 
 
 def tar_chunks(directory: Path, content: Content) -> Iterator[bytes]:
-    """The files of a directory as one tar archive, bit for bit the same on every machine."""
+    """Yield a directory's files as one tar archive, bit for bit equal on every machine."""
     for file in content.files:
         yield _header(file)
         yield from _file_chunks(directory / file.path, file.size_bytes)
@@ -201,7 +201,7 @@ def tar_chunks(directory: Path, content: Content) -> Iterator[bytes]:
 
 
 def tar_size(content: Content) -> int:
-    """How many bytes `tar_chunks` gives."""
+    """Return the total size in bytes of `tar_chunks`."""
     files = sum(
         len(_header(file)) + file.size_bytes + -file.size_bytes % _BLOCK_BYTES
         for file in content.files

@@ -1,6 +1,6 @@
 """Home without a control plane: its models and logs, by its files.
 
-What runs is asked by the management API instead (`models.store`, `connection`).
+A running system is queried by the management API instead (`models.store`, `connection`).
 """
 
 # ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 
 def log_lines(home: Path, *, tail: int, source: str, log_format: str) -> list[str]:
-    """The newest lines of all logs of `home`, or of one process.
+    """Return the newest lines of all logs of `home`, or of one process.
 
     Raises:
         NotFoundError: There are no logs, or none of `source`.
@@ -70,7 +70,7 @@ def watched_store(url: str, *, retry_s: float | None = None) -> "SharedStore":
 def home_registry(
     home: Path, inspect: "Inspect | None" = None, *, artifacts: str | None = None
 ) -> Registry:
-    """The registry of a home, whose versions may be in a shared store.
+    """Return the registry of a home, whose versions may be in a shared store.
 
     Args:
         artifacts: The store's URL; None for what the environment says. Empty, as none, takes the
@@ -85,7 +85,7 @@ def home_registry(
 
 
 def stored_model(reference: str, home: Path) -> tuple[ModelVersion, Path]:
-    """A version, checked against its digest, and where it lies.
+    """Return a version, verified against its digest, and its path.
 
     A shared store is asked only for what is not whole in the home: a job may have no network.
 
@@ -107,7 +107,7 @@ def stored_model(reference: str, home: Path) -> tuple[ModelVersion, Path]:
 
 @contextlib.contextmanager
 def resolver(spec: "SystemSpec", home: Path, *, allow_code: bool = False) -> "Iterator[Resolver]":
-    """Pins the models of a spec as a control plane on `home` would."""
+    """Yield the resolver that pins models as a control plane on `home` would."""
     from headrace.control.desired.resolve import Resolver
     from headrace.control.sandboxed.run import SandboxedInspector
 
@@ -134,13 +134,13 @@ class Pushed:
 
 @dataclass(frozen=True, slots=True)
 class HomeModels:
-    """The registry of a home; answers as the management API does."""
+    """Registry of a home; responses are those of the management API."""
 
     home: Path
     state_url: str = ""
-    """Where the state is that tells what is in use; empty for the home's own file."""
+    """URL of the state, which records models in use; empty for the home's own file."""
     artifacts: str | None = None
-    """As `home_registry`."""
+    """Store URL, as in `home_registry`."""
 
     def push(self, name: str, pushed: Pushed) -> dict[str, Any]:
         """Store a model as the next version of `name`."""
@@ -161,7 +161,7 @@ class HomeModels:
         return registry.document(stored)
 
     def list(self, name: str | None) -> dict[str, Any]:
-        """The versions, and what is damaged."""
+        """Return the versions, and damaged ones."""
         registry = home_registry(self.home, artifacts=self.artifacts)
         return {
             "models": [registry.document(version) for version in registry.list(name)],
@@ -169,14 +169,14 @@ class HomeModels:
         }
 
     def get(self, reference: str) -> dict[str, Any]:
-        """The version that `NAME[:VERSION]` names; without a number, the newest."""
+        """Return the version of `NAME[:VERSION]`; without a number, the newest."""
         registry = home_registry(self.home, artifacts=self.artifacts)
         return registry.document(registry.get(reference))
 
     def remove(self, name: str, version: str) -> None:
-        """Take a version out of the index; refused while an endpoint uses it, or may again.
+        """Remove a version from the index; refused while an endpoint uses it, or may again.
 
-        What is stored is served as soon as a control plane starts, so it counts without one too.
+        The stored state is served once a control plane starts, so it counts without one too.
         """
         from headrace.control.telemetry.drift_files import DriftFiles
 
@@ -188,7 +188,7 @@ class HomeModels:
         self._note("model.remove", removed.reference, before=before)
 
     def gc(self, grace_s: float) -> dict[str, Any]:
-        """Delete content that no version refers to; what was deleted.
+        """Delete content that no version refers to; return what was deleted.
 
         Args:
             grace_s: How long a shared store keeps content after it was pushed last.
@@ -199,13 +199,13 @@ class HomeModels:
         return removed
 
     def add_signature(self, version: ModelVersion, signature: VersionSignature) -> None:
-        """Keep a signature of a version."""
+        """Store a signature of a version."""
         registry = home_registry(self.home, artifacts=self.artifacts)
         registry.add_signature(version.name, version.version, signature)
         self._note("model.sign", version.reference, after={"key": signature.key})
 
     def set_reference(self, version: ModelVersion, reference: dict[str, Any]) -> None:
-        """Keep a sketch of training data beside a version."""
+        """Store a sketch of training data beside a version."""
         from headrace.control.telemetry.drift_files import DriftFiles
         from headrace.monitor.drift_reference import DriftReference
 
@@ -217,7 +217,7 @@ class HomeModels:
     def _note(
         self, action: str, about: str, *, before: object = None, after: object = None
     ) -> None:
-        """Enter a change in the audit log of the home.
+        """Record a change in the audit log of the home.
 
         Where the home has no state yet, or keeps it in another database, there is no audit log here
         to write to: the files' owner can change them anyway.

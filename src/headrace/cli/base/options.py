@@ -1,4 +1,4 @@
-"""Options that several commands share, and the values that they take."""
+"""Options that several commands share, and their values."""
 
 import functools
 import inspect
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 
 
 class LogFormat(StrEnum):
-    """How log lines look."""
+    """Format of log lines."""
 
     TEXT = "text"
     JSON = "json"
 
 
 class OutputFormat(StrEnum):
-    """How an answer is printed."""
+    """Format of a response."""
 
     TABLE = "table"
     JSON = "json"
@@ -62,7 +62,7 @@ def file_option(text: str, *names: str, **more: Any) -> OptionInfo:  # noqa: ANN
 
 
 _BY_NAME: Final = "HEADRACE_*"
-"""Stands for the environment variable that is called like the parameter."""
+"""Placeholder for the environment variable that is named like the parameter."""
 
 
 def setting(text: str, *names: str, shown: str = "", **more: Any) -> OptionInfo:  # noqa: ANN401  # as above
@@ -80,7 +80,7 @@ def _home(context: typer.Context, home: Path) -> Path:
 
 
 def _server(context: typer.Context, server: str | None) -> str | None:
-    """None if the environment names a server and the command line a home: flags win."""
+    """Return the server; None if only the environment names one and the command line a home."""
     is_overruled = _source(context, "server") == "ENVIRONMENT"
     return None if is_overruled and _source(context, "home") == "COMMANDLINE" else server
 
@@ -105,7 +105,7 @@ def _home_option(*, readable: bool) -> OptionInfo:
 
 Home = Annotated[Path, _home_option(readable=True)]
 UnreadHome = Annotated[Path, _home_option(readable=False)]
-"""For what may do without: in a container with another user, the image's own cannot be read."""
+"""Home for commands that work without it: a container's other user cannot read the image's own."""
 Server = Annotated[
     str | None,
     option(
@@ -229,10 +229,9 @@ class CallerOptions:
 
 
 def name_from(path: Path) -> str:
-    """A name out of a file's or directory's: `My model.onnx` becomes `My-model`.
+    """Return a name from a file's or directory's: `My model.onnx` becomes `My-model`.
 
-    Where files are called alike and their directories tell them apart, as `model.onnx` is, the
-    directory's name is taken.
+    For generic file names, such as `model.onnx`, the directory's name is used.
     """
     full = path.absolute()
     stem = full.name if full.is_dir() else full.stem
@@ -315,7 +314,7 @@ Host = Annotated[
 
 
 def check_log_level(level: str) -> str:
-    """`level` as `logging` calls it."""
+    """Return `level` as `logging` calls it."""
     name = level.upper()
     if name not in {"DEBUG", "INFO", "WARNING", "ERROR"}:
         msg = f"'{level}' is not a log level; use debug, info, warning or error"
@@ -368,7 +367,7 @@ def expanded(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class CommandGroup(typer.Typer):
-    """Group of commands whose options may be declared in structs; alone it prints its help."""
+    """Group of commands that may declare options in structs; alone it prints its help."""
 
     def __init__(self, **settings: Any) -> None:  # noqa: ANN401  # typer's own
         super().__init__(**{"no_args_is_help": True, "rich_markup_mode": None, **settings})
@@ -383,7 +382,7 @@ class CommandGroup(typer.Typer):
 
 
 def _expanding(add: Callable[..., object]) -> Callable[..., Any]:
-    """Return the decorator that gives `add` an expanded function, and leaves that as it is."""
+    """Return the decorator that registers the expanded function and returns the original."""
 
     def register(function: Callable[..., Any]) -> Callable[..., Any]:
         add(expanded(function))
@@ -393,14 +392,14 @@ def _expanding(add: Callable[..., object]) -> Callable[..., Any]:
 
 
 class ShowByDefault(TyperGroup):
-    """Group whose command `show` is meant where no other is named: `headrace drift fraud`."""
+    """Group whose default command is `show`: `headrace drift fraud`."""
 
     def parse_args(
         self,
         ctx: typer.Context,  # type: ignore[override]  # typer keeps the wider type to itself
         args: list[str],
     ) -> list[str]:
-        """The arguments, with `show` before what names no command."""
+        """Return the arguments, with `show` before a first word that is no command."""
         asks_help = args[:1] in [[name] for name in ctx.help_option_names]
         is_named = self.no_args_is_help if not args else args[0] in self.commands or asks_help
         return super().parse_args(ctx, args if is_named else ["show", *args])
@@ -413,7 +412,7 @@ _MAX_NUMBER: Final = 1 << 20
 
 
 def numbers(text: str, flag: str) -> tuple[int, ...]:
-    """Whole numbers from 1 on, in the order they are written; none if `text` is empty.
+    """Return integers from 1 on, in the written order; empty if `text` is empty.
 
     Raises:
         BadParameter: It is not a list of whole numbers.
@@ -432,7 +431,7 @@ def numbers(text: str, flag: str) -> tuple[int, ...]:
 
 
 def seconds(text: str, flag: str) -> float:
-    """A duration: seconds, or a number with `us`, `ms`, `s`, `m`, `h`, `d` or `w` behind it.
+    """Return the seconds of a duration: seconds, or a number with a unit from `us` to `w`.
 
     Raises:
         BadParameter: It is not a duration above 0.
@@ -445,7 +444,7 @@ def seconds(text: str, flag: str) -> float:
 
 
 def parse_share(text: str, flag: str) -> float:
-    """A ratio out of `1%` or `0.01`, which `flag` gave.
+    """Return the ratio of `1%` or `0.01`, the value of `flag`.
 
     Raises:
         BadParameter: It is not a ratio between 0 and 1.
@@ -462,7 +461,7 @@ def parse_share(text: str, flag: str) -> float:
 
 
 def span_s(text: str, flag: str) -> float | None:
-    """How many seconds `30d` is, with a unit; None for `never`.
+    """Return the seconds of a duration with a unit, such as `30d`; None for `never`.
 
     Raises:
         BadParameter: It is something else.
@@ -477,13 +476,13 @@ def span_s(text: str, flag: str) -> float | None:
 
 
 def moment(text: str, *, now: float) -> float:
-    """The Unix time of `text`; one without a zone is UTC.
+    """Return the Unix time of `text`; UTC without a time zone.
 
     Raises:
         InvalidArgumentError: It is no time, or not yet over.
     """
     if text.strip().startswith("-"):
-        if text.strip()[1:].rstrip(_AGO) == "0":  # no duration, but a time: now
+        if text.strip()[1:].rstrip(_AGO) == "0":  # not a duration but the current time
             return now
         ago_s = duration_s(text.strip()[1:])
         if ago_s is not None:

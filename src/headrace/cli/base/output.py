@@ -1,4 +1,4 @@
-"""Output of commands: data on standard output, all else on standard error, exit statuses."""
+"""Output of commands: data on standard output, messages on standard error, exit statuses."""
 
 # ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
 
@@ -22,12 +22,12 @@ def say(text: str = "") -> None:
 
 
 def write(text: str) -> None:
-    """A line of data, on standard output."""
+    """Print a line of data to standard output."""
     print(text)  # noqa: T201  # this is the program's output
 
 
 def write_json(document: object) -> None:
-    """A document, on standard output: indented for a terminal, one line for a pipe."""
+    """Print a document to standard output: indented on a terminal, else on one line."""
     import msgspec
     import orjson
 
@@ -44,15 +44,15 @@ def show(*renderables: "RenderableType") -> None:
 
 
 def columns(rows: Sequence[tuple[str, str]]) -> list[str]:
-    """Labels and values below each other; what `table` makes, without loading rich."""
+    """Return labels and values in two columns, as `table` does, without loading rich."""
     width = max((len(label) for label, _ in rows), default=0)
     return [f"{label:<{width}}  {value}" for label, value in rows]
 
 
 def table(rows: Iterable["Sequence[str | Text]"], *columns: str) -> "Text":
-    """Rows below each other; without `columns`, labels and values.
+    """Return rows as a table; without `columns`, of labels and values.
 
-    Nothing is cut or wrapped to fit a terminal, so that pipes get whole lines.
+    Nothing is truncated or wrapped to fit a terminal, so that pipes get whole lines.
     """
     from rich.text import Text
 
@@ -61,7 +61,7 @@ def table(rows: Iterable["Sequence[str | Text]"], *columns: str) -> "Text":
     lines = [*head, *body]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     rows_of_text = []
-    for *cells, last in lines:  # nothing stands behind the last one
+    for *cells, last in lines:  # no padding after the last column
         padded = (c + " " * (width - len(c)) for c, width in zip(cells, widths, strict=False))
         rows_of_text.append(Text("  ").join([*padded, last]))
     return Text("\n").join(rows_of_text)
@@ -144,7 +144,7 @@ def styled(key: str, styles: Mapping[str, str], other: str = "") -> Callable[[An
 
 
 def clock_text(moment: float | None, missing: str = "-") -> str:
-    """A Unix time in this machine's zone; `missing` for none."""
+    """Return a Unix time in the local time zone; `missing` for None."""
     if moment is None:
         return missing
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(moment))
@@ -156,7 +156,7 @@ def clock_column(key: str, missing: str = "-") -> Callable[[Any], str]:
 
 
 def show_live(frames: "Iterable[RenderableType]") -> None:
-    """Show frames in each other's place on a terminal, else below each other, one a second."""
+    """Show frames in place on a terminal, else one after the other, one per second."""
     from rich.live import Live
 
     console = _console(stderr=False)
@@ -208,7 +208,7 @@ def progress_bar(text: str, total: float | None) -> Iterator[Callable[..., None]
 def _console(*, stderr: bool) -> "Console":
     from rich.console import Console
 
-    return Console(stderr=stderr)  # it honours NO_COLOR by itself
+    return Console(stderr=stderr)  # it supports NO_COLOR itself
 
 
 OK: Final = 0
@@ -222,15 +222,15 @@ EXIT_CODES: Final = (
 
 
 def report(error: Exception, *, debug: bool) -> int:
-    """Say on standard error why a command failed; its exit status."""
+    """Print to standard error why a command failed; return its exit status."""
     if debug:
         traceback.print_exception(error, file=sys.stderr)
     if isinstance(error, BrokenPipeError):
-        # Whoever read our output has left, as `head` does. Python would complain once more when it
-        # flushes at exit.
+        # The reader of the output has closed it, as `head` does. Python would report it again when
+        # it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OK
-    if type(error).__name__ == "NoArgsIsHelpError":  # a group of commands that was named alone
+    if type(error).__name__ == "NoArgsIsHelpError":  # a command group without a command
         write(str(error))
         return USAGE
     message, code = _explain(error)
@@ -239,7 +239,7 @@ def report(error: Exception, *, debug: bool) -> int:
 
 
 def _explain(error: Exception) -> tuple[str, int]:
-    if hasattr(error, "format_message"):  # typer's own, whose classes moved between its versions
+    if hasattr(error, "format_message"):  # typer's errors, whose classes moved
         context = getattr(error, "ctx", None)
         command = context.command_path if context is not None else "headrace"
         return f"{str(error.format_message()).rstrip('.')} (see `{command} --help`)", USAGE
@@ -269,7 +269,7 @@ _EACH_IN_A_LOG_S: Final = 10.0
 
 
 class TransferView:
-    """Shows transfers one after the other; a terminal sees a line that changes, a log a few.
+    """Display of transfers: a changing line on a terminal, a few lines in a log.
 
     Args:
         stream: None for standard error.
@@ -282,7 +282,7 @@ class TransferView:
         self._shown: float | None = None
 
     def update(self, what: str, done: int, total: int, *, now: float | None = None) -> None:
-        """Show it if it is time.
+        """Update the display if it is due.
 
         Args:
             now: Monotonic; None for now.
@@ -311,7 +311,7 @@ class TransferView:
 
 
 def batching_lines(endpoints: Sequence[Mapping[str, Any]], *, differ: bool = False) -> list[str]:
-    """A line for each version whose rows are not proven to be independent.
+    """Return a line for each version whose rows are not proven to be independent.
 
     Args:
         differ: Only those of which a check found a difference; else only the others.

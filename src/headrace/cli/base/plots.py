@@ -43,7 +43,7 @@ pre {{ overflow-x: auto; background: #f5f6f8; padding: 1rem; border-radius: 6px 
 
 
 def check_plot(path: Path, suffixes: Sequence[str] = PICTURES) -> None:
-    """Refuse a plot that could not be drawn, before the work is done.
+    """Refuse an impossible plot before the work is done.
 
     Raises:
         BadParameter: The file's name has another ending, or its folder is missing.
@@ -70,7 +70,7 @@ def _figure(width: float, height: float) -> "Figure":
 
 
 def draw_load(path: Path, results: "Sequence[LoadResult]", *, title: str) -> None:
-    """One run over time and by quantile; several by their rates.
+    """Plot one run over time and by quantile; several by their rates.
 
     Args:
         title: Displayed as plain text.
@@ -91,7 +91,7 @@ def draw_load(path: Path, results: "Sequence[LoadResult]", *, title: str) -> Non
     import matplotlib as mpl
 
     buffer = io.StringIO()
-    with mpl.rc_context({"svg.fonttype": "none"}):  # text stays text: to be found and read aloud
+    with mpl.rc_context({"svg.fonttype": "none"}):  # text stays searchable and accessible
         figure.savefig(buffer, format="svg", metadata={"Date": None})
     picture = buffer.getvalue()
     if kind == ".svg":
@@ -106,7 +106,7 @@ def draw_load(path: Path, results: "Sequence[LoadResult]", *, title: str) -> Non
 
 
 def _draw_over_time(axes: "Axes", result: "LoadResult") -> None:
-    """p50 and p99 of each second, the slowest answers one by one, and when requests failed."""
+    """Plot p50 and p99 of each second, the slowest responses, and the times of failures."""
     sample = result.sample
     sent_at = sample.intended - result.plan.warm_up_s
     good = sample.succeeded
@@ -127,7 +127,7 @@ def _draw_over_time(axes: "Axes", result: "LoadResult") -> None:
     middle = (np.arange(bins, dtype=np.float64) + 0.5) * width
     for quantile, colour, label in ((0.5, _P50, "p50"), (0.99, _P99, "p99")):
         inside = (latency_ms[bin_of == i] for i in range(bins))
-        # Not a number for a bin in which nothing was due.
+        # NaN for a bin without due requests.
         heights = [np.quantile(part, quantile) if len(part) else np.nan for part in inside]
         axes.plot(middle, heights, color=colour, label=label)
     failed = sent_at[~good]
@@ -148,7 +148,7 @@ def _draw_over_time(axes: "Axes", result: "LoadResult") -> None:
 
 
 def _draw_by_quantile(axes: "Axes", result: "LoadResult") -> None:
-    """Latency against the share that is slower, with an interval where there is one."""
+    """Plot latency against the share of slower requests, with intervals where known."""
     from headrace.cli.base.load_report import quantile_name
 
     latency_ms = np.sort(result.sample.latency_s[result.sample.succeeded]) * _MILLI
@@ -194,7 +194,7 @@ def _draw_limits(axes: "Axes", result: "LoadResult") -> None:
 
 
 def _of_steps(results: "Sequence[LoadResult]") -> "Figure":
-    """p50 and p99 against the rate that was asked for, and what was achieved."""
+    """Plot p50 and p99 against the requested rate, and the achieved rate."""
     from headrace.cli.base.load_report import quantile_name
 
     figure = _figure(11.0, 5.0)
@@ -241,7 +241,7 @@ def _finish(axes: "Axes") -> None:
 
 
 def draw_profile(path: Path, profile: "Profile") -> None:
-    """Two panels: what is predicted of one replica, and what was measured."""
+    """Plot the predictions for one replica, and the measurements."""
     figure = _figure(12.0, 4.2)
     load, batch = figure.subplots(1, 2)
     curve = profile.prediction.curve
@@ -277,7 +277,7 @@ def draw_profile(path: Path, profile: "Profile") -> None:
 def draw_rollouts(
     path: Path, results: "Sequence[Result]", *, alpha: float, duration_s: int
 ) -> None:
-    """The share of the runs that were decided by each second, one panel for each candidate."""
+    """Plot the share of runs decided by each second, one panel per candidate."""
     columns = min(len(results), 2)
     rows = -(-len(results) // columns)
     figure = _figure(7.0 * columns, 3.6 * rows)

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProfiledModel:
-    """What is profiled."""
+    """Model that is profiled."""
 
     name: str
     path: Path
@@ -39,7 +39,7 @@ class ProfiledModel:
     allow_code: bool
     rows_independent: bool = False
     endpoint: str = ""
-    """Empty for a model."""
+    """Name of the endpoint; empty for a model."""
 
 
 def find_subject(
@@ -50,7 +50,7 @@ def find_subject(
     allow_code: bool = False,
     rows_independent: bool = False,
 ) -> ProfiledModel:
-    """What `name` means: a path, else an endpoint that runs, else a model of the registry.
+    """Return the subject `name`: a path, else a running endpoint, else a registry model.
 
     An endpoint's model is measured as its spec declares its rows.
 
@@ -109,7 +109,7 @@ DIRECTORY = "profiles"
 
 
 def save_profile(home: Path, profile: Profile) -> Path:
-    """Keep a profile, instead of an older one of the same; where it is now.
+    """Store a profile, replacing an older one of the same subject; return its path.
 
     Raises:
         FailedPreconditionError: It cannot be written.
@@ -140,7 +140,7 @@ def read_profiles(home: Path, digest: str) -> list[Profile]:
 
 
 def newest_profile(model: str, home: Path) -> Profile:
-    """The newest profile of a model: a path or NAME[:VERSION].
+    """Return the newest profile of a model: a path or NAME[:VERSION].
 
     Raises:
         FailedPreconditionError: It has none; the message names the command that makes one.
@@ -154,7 +154,7 @@ def newest_profile(model: str, home: Path) -> Profile:
 
 
 def profile_text(profile: Profile) -> "list[Text | str]":
-    """What is shown, in order."""
+    """Return the displayed parts, in order."""
     measured, prediction = profile.measured, profile.prediction
     interval = prediction.capacity_ci
     sure = f" [{interval[0]:.4g}, {interval[1]:.4g}]" if interval else ""

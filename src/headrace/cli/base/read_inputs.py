@@ -32,7 +32,7 @@ Inputs = dict[str, Any]
 
 
 def read_file(file: str) -> bytes:
-    """A file's bytes; standard input's for `-`.
+    """Return a file's bytes; standard input's for `-`.
 
     Raises:
         BadParameter: The file does not exist.
@@ -81,7 +81,7 @@ def refuse_nulls(inputs: Inputs, signature: ModelSignature) -> None:
 
 
 def with_batch_axis(inputs: Inputs, signature: ModelSignature) -> Inputs:
-    """`inputs`, where a single row of a batched model has got its batch axis."""
+    """Return `inputs`, with a batch axis added to a single row of a batched model."""
     if not signature.batched:
         return inputs
     rows = {}
@@ -115,14 +115,14 @@ def _from_numpy(data: bytes, signature: ModelSignature) -> Inputs:
         msg = f"the NumPy file cannot be read: {error}"
         raise InvalidArgumentError(msg) from None
     except Exception as error:
-        # zipfile's errors have no common root besides Exception.
+        # The errors of zipfile have no common base besides Exception.
         if type(error).__module__ not in {"zipfile", "zlib"}:
             raise
         msg = f"the .npz file is damaged: {error}"
         raise InvalidArgumentError(msg) from None
     _check_names(arrays, signature)
-    # NumPy makes float64 and int64 of what people type; the model says what it wants: a list takes
-    # its datatype, and the client checks that it fits.
+    # NumPy creates float64 and int64 from literals; a list takes the model's datatype, and the
+    # client checks that it fits.
     inputs: Inputs = {}
     for spec in signature.inputs:
         array = arrays[spec.name]
@@ -198,11 +198,11 @@ def _from_csv(text: str, signature: ModelSignature) -> Inputs:
     if any(signature.input(name) is not None for name in names):
         return _from_columns(names, rows[1:], signature)
     spec = _only_input(signature, "CSV with a header that does not name the inputs")
-    # One value among words is a mistake in a row; a line of words alone is a header.
+    # A number among words is a mistake in a row; a line of words only is a header.
     has_header = spec.datatype is not Datatype.BYTES and not any(map(_is_value, names))
     body = rows[1:] if has_header else rows
     first_line = 2 if has_header else 1
-    # Values in one row; None if a request may choose.
+    # Number of values in one row; None if a request may choose it.
     shape = spec.shape[1:] if signature.batched else spec.shape
     width = None if VARIABLE in shape else int(np.prod(shape, dtype=np.int64))
     values = [

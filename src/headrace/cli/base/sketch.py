@@ -1,6 +1,6 @@
-"""Sketch of training data: the reference that drift is measured against.
+"""Sketch of training data: the reference for drift detection.
 
-Only the sketch is sent on: edges of bins, counts, and the names of categories.
+Only the sketch is sent: edges of bins, counts, and the names of categories.
 """
 
 # ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def sketch(
     file: Path, signature: ModelSignature, columns: str = "", time_column: str = ""
 ) -> dict[str, Any]:
-    """The reference that a file makes, as JSON."""
+    """Return the reference from a file, as JSON."""
     chosen = tuple(name.strip() for name in columns.split(",") if name.strip())
     reference = reference_from(
         file, signature, columns=chosen, time_column=time_column, created_at=SystemClock().now()
@@ -40,7 +40,7 @@ def reference_from(
     time_column: str = "",
     created_at: float,
 ) -> "DriftReference":
-    """The reference that a file makes for a model.
+    """Return the reference from a file for a model.
 
     Args:
         columns: Which columns are the input; empty for all but `time_column`.
@@ -57,7 +57,7 @@ def reference_from(
 
     times = read_times(path, time_column) if time_column else None
     tensors, made_of = read_tensors(path, signature, columns=columns, without=time_column)
-    # A file has many rows, whatever one request of the model has.
+    # A file has many rows, whatever the model's request limit.
     features = [replace(feature, batched=True) for feature in features_of(signature)]
     blocks = {
         feature.tensor: _block(feature, tensors[feature.tensor])

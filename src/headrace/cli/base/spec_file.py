@@ -1,4 +1,4 @@
-"""Spec file of a command: read, filled in from profiles, and what its application changed."""
+"""Spec file of a command: reading, completion from profiles, and results of an apply."""
 
 # ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def read_spec(file: Path) -> "SystemSpec":
-    """The spec in `file`, its model paths absolute.
+    """Return the spec in `file`, with absolute model paths.
 
     Raises:
         InvalidArgumentError: It has mistakes; the message lists all of them.
@@ -40,7 +40,7 @@ def read_spec(file: Path) -> "SystemSpec":
 def tuned(
     document: Mapping[str, Any], *, home: Path, store: ModelStore, is_here: bool
 ) -> tuple[dict[str, Any], list[str]]:
-    """The document, and a line for each setting that a profile decided.
+    """Return the document, and a line for each setting from a profile.
 
     Args:
         home: Where the profiles are.
@@ -110,7 +110,7 @@ def tuned_document(document: dict[str, Any], target: "CommandTarget") -> dict[st
 
 
 def show_applied(answer: dict[str, Any], *, json: bool) -> None:
-    """Say what an apply changed, and what is not ready.
+    """Print what an apply changed, and what is not ready.
 
     Raises:
         Exit: Something is not ready though it was waited for.
@@ -121,11 +121,11 @@ def show_applied(answer: dict[str, Any], *, json: bool) -> None:
 
 
 def not_ready_text(answer: dict[str, Any]) -> list[str]:
-    """What is not ready after an apply that waited, a line each."""
+    """Return what is not ready after an apply that waited, one line each."""
     return [f"not ready: {name}: {why}" for name, why in answer.get("not_ready", {}).items()]
 
 
 def changes_text(answer: dict[str, Any]) -> list[str]:
-    """The changes that an apply made, and its warnings, a line each."""
+    """Return the changes of an apply, and its warnings, one line each."""
     warnings = [f"warning: {warning}" for warning in answer.get("warnings", ())]
     return [*map(str, answer.get("changes") or ["no changes"]), *warnings]

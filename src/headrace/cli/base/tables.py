@@ -1,9 +1,9 @@
-"""Tables of training data and features (Parquet, CSV, JSON lines, .npz) as values of columns.
+"""Tables of training data and features (Parquet, CSV, JSON lines, .npz) as column values.
 
-Read a part at a time, so that a stream may be endless. A row that cannot be read is told by its
-number; only what breaks the file itself ends it.
+Files are read in parts, so that a stream may be endless. An invalid row is reported by its number;
+only an error of the file itself ends reading.
 
-Unlike what is sent to a model, data may lack values, and may have many rows.
+Unlike model inputs, data may have missing values and many rows.
 """
 
 import csv
@@ -40,13 +40,13 @@ _BOM: Final = b"\xef\xbb\xbf"
 _TRUTH: Final = {"true": True, "false": False, "1": True, "0": False}
 _SHOWN: Final = 60
 Row = Mapping[str, object]
-"""Values by column; None is a missing one."""
+"""Values by column; None for missing values."""
 
 
 def read_rows(
     stream: BinaryIO, name: str, view: FeatureView
 ) -> Iterator[list[tuple[int, Row | str]]]:
-    """Return parts of the rows, each with its number from 1; a text is the error of a row.
+    """Yield parts of the rows, each with its number from 1; a text is the error of a row.
 
     The format is told by the first bytes: Parquet, JSON (an object a line), else CSV with a line of
     names, in which nothing stands for a missing value.
@@ -86,7 +86,7 @@ def read_rows(
 def _lines(head: bytes, stream: BinaryIO, name: str) -> Iterator[bytes]:
     line = head if head.endswith(b"\n") else head + stream.readline(MAX_LINE_BYTES)
     while line:
-        # What was read at first may hold several lines of their own.
+        # The first part may contain several lines.
         *whole, last = line.splitlines(keepends=True)
         yield from whole
         if len(last) >= MAX_LINE_BYTES and not last.endswith(b"\n"):
@@ -142,7 +142,7 @@ def _cell(text: str, datatype: Datatype | None) -> object:
 
 
 def _timed(row: Row | str, view: FeatureView) -> Row | str:
-    """The row, its time as one where it is text; and in UTC where the view takes it so."""
+    """Return the row with its time parsed from text, and in UTC if the view requires it."""
     name = view.source.timestamp_field
     if isinstance(row, str) or row.get(name) is None:
         return row
@@ -159,25 +159,25 @@ def _timed(row: Row | str, view: FeatureView) -> Row | str:
 
 
 def opened(path: Path) -> BinaryIO:
-    """The file at `path`; standard input for `-`."""
+    """Return the file at `path`; standard input for `-`."""
     if str(path) == "-":
         return sys.stdin.buffer
     return path.open("rb")
 
 
 MAX_ROWS: Final = 500_000
-"""The first so many rows are read: more make no better reference."""
+"""Maximum number of rows that are read: more do not improve a reference."""
 _NUMPY: Final = frozenset({".npz", ".npy"})
 _LATEST_S: Final = 1e11
 """Larger numbers are milliseconds. Unit: seconds since 1970."""
 Table = dict[str, Array]
-"""Columns by name: float64 with NaN for what is missing, or texts."""
+"""Columns by name: float64 with NaN for missing values, or texts."""
 
 
 def read_tensors(
     path: Path, signature: ModelSignature, *, columns: Sequence[str] = (), without: str = ""
 ) -> tuple[Tensors, dict[str, tuple[str, ...]]]:
-    """The inputs, and outputs if the file has them, and the columns that each was made of.
+    """Return the inputs, and outputs if the file has them, and the source columns of each.
 
     A column (or array) that is named like an input or output is that one. Else all columns together
     are the only input, in their order.
@@ -227,7 +227,7 @@ def read_tensors(
 
 
 def read_times(path: Path, column: str) -> Array:
-    """The times of a file's rows, `[rows]`, in seconds since 1970, of one column or array.
+    """Return the times of a file's rows, `[rows]`, in seconds since 1970, from one column.
 
     Numbers are such seconds; texts are ISO 8601, in UTC where they name no zone.
 
@@ -253,7 +253,7 @@ def read_times(path: Path, column: str) -> Array:
 
 
 def _time(value: float | str) -> float:
-    """Seconds since 1970; NaN for what is no time."""
+    """Return seconds since 1970; NaN for invalid times."""
     if not isinstance(value, str):
         return float(value)
     try:
@@ -264,7 +264,7 @@ def _time(value: float | str) -> float:
 
 
 def _table(path: Path) -> Table:
-    """The columns of a file; the one of a NumPy file without a name is called ``."""
+    """Return the columns of a file; the one of a NumPy file without a name is called ``."""
     if path.suffix in _NUMPY:
         try:
             loaded = np.load(path, allow_pickle=False)
@@ -303,7 +303,7 @@ def _table(path: Path) -> Table:
 
 
 def _of_texts(texts: Sequence[str]) -> Array:
-    """Numbers if all are, empty ones missing; else texts."""
+    """Return numbers if all are, with NaN for empty texts; else texts."""
     try:
         return np.array([float(text) if text.strip() else math.nan for text in texts])
     except ValueError:
@@ -311,7 +311,7 @@ def _of_texts(texts: Sequence[str]) -> Array:
 
 
 def column_of(values: Sequence[object]) -> Array:
-    """A column of Parquet: texts, or numbers, of moments seconds since 1970; NaN is missing."""
+    """Return a Parquet column: texts, or numbers (times in seconds since 1970); NaN is missing."""
     if any(isinstance(value, str | bytes) for value in values):
         return np.array(["" if value is None else value for value in values], dtype=np.object_)
     return np.array([_number(value) for value in values])
@@ -325,7 +325,7 @@ def _number(value: Any) -> float:  # noqa: ANN401  # pyarrow has no types
 
 
 def _tensor(columns: Sequence[Array], spec: TensorSpec) -> Array:
-    """Columns beside each other, as the model takes them; what is missing stays NaN."""
+    """Return columns side by side, as the model takes them; missing values stay NaN."""
     if spec.datatype is Datatype.BYTES:
         tensor = np.empty((len(columns[0]), len(columns)), dtype=np.object_)
         for i, column in enumerate(columns):

@@ -1,4 +1,4 @@
-"""`headrace batch`: a model over a data set, in files that are complete once they are written."""
+"""`headrace batch`: a model over a data set, with atomically written output files."""
 
 # ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
 
@@ -28,7 +28,7 @@ from headrace.core import NotFoundError, NullPolicy
 from headrace.jobs.messages import ErrorsTo, FileFormat
 
 TOO_MANY_ERRORS: Final = 4
-"""Exit status of a job that more rows failed in than it allows."""
+"""Exit status of a job with more failed rows than it allows."""
 app = CommandGroup(
     help="Run a model over a data set: run, status. Scheduled jobs of the spec: list, runs, "
     "start, cancel.",
@@ -36,12 +36,12 @@ app = CommandGroup(
 
 
 class EngineChoice(StrEnum):
-    """What runs the shards."""
+    """Engine that runs the shards."""
 
     LOCAL = "local"
     RAY = "ray"
     SPARK = "spark"
-    """Refused: it was removed."""
+    """Removed engine, which is refused."""
 
 
 _EXIT = (
@@ -185,7 +185,7 @@ class RunOptions:
     runtime: Runtime = ""
     allow_code: AllowCode = False
     rows_independent: RowsIndependent = False
-    # What the control plane says of its own runs, and such a run to itself.
+    # Options that the control plane passes to its runs, and such a run to itself.
     confined: Annotated[int | None, typer.Option(hidden=True)] = None
     chosen: Annotated[Path | None, typer.Option(hidden=True)] = None
 
@@ -210,7 +210,7 @@ def run(*, options: RunOptions, json: Json = False, plane: ControlPlaneOptions) 
     def interrupt(*_: object) -> NoReturn:
         raise KeyboardInterrupt
 
-    # Whoever ends the process by SIGTERM ends the job as Ctrl-C does.
+    # SIGTERM ends the job as Ctrl-C does.
     before = signal.signal(signal.SIGTERM, interrupt)
     try:
         summary = run_batch(options, plane.target())

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 _POLL_S: Final = 0.5
 _AWAY_S: Final = 60.0
-"""How long a control plane that does not answer is waited for."""
+"""Time limit for a control plane that does not respond."""
 _OPEN: Final = frozenset({"waiting", "running"})
 _Job = Annotated[str, argument("The job's name in the spec.", shown=False)]
 
@@ -39,7 +39,7 @@ def _time(moment: float | None) -> str:
 
 
 def _state(run: dict[str, Any]) -> str:
-    """A run's state, and how far it is if it is under way."""
+    """Return a run's state, and its progress if it is active."""
     if run["state"] != "running" or not run["shards"]:
         return str(run["state"])
     return f"running {run['shards_done']}/{run['shards']}"
@@ -180,7 +180,7 @@ def _wait_for_run(api: "Management", run: dict[str, Any]) -> dict[str, Any]:
                 run = api.get(path)
                 answered = time.monotonic()
             except UnavailableError:
-                # A control plane that is started again goes on with the run.
+                # A restarted control plane continues the run.
                 if time.monotonic() - answered > _AWAY_S:
                     raise
     return run

@@ -1,10 +1,11 @@
-"""Model of a batch run and the sandbox that it runs in.
+"""Model of a batch run and its sandbox.
 
-The control plane starts runs so. A first process, as this user, finds the model and what goes with
-it, and becomes a second one, which sees no other file of the home than the model's, and runs it.
+The control plane starts runs this way. A first process, as this user, resolves the model and its
+settings, and becomes a second one, which can read no other file of the home than the model's, and
+runs it.
 
-An endpoint gives its features, class names and model as its replicas get them, so that a row has
-the same answer in a job.
+An endpoint determines features, class names and model as for its replicas, so that a row has the
+same result in a job.
 """
 
 # ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
@@ -62,7 +63,7 @@ class Chosen:
 
 
 def choose_model(options: "RunOptions", target: "CommandTarget") -> Chosen:
-    """What `--model` names: an endpoint of `--file`, a path, an endpoint that runs, or a version.
+    """Return the model of `--model`: an endpoint of `--file`, a path, or a running one.
 
     `NAME@VERSION` is `NAME:VERSION`. Rows are declared independent of a path or a version; an
     endpoint's spec says it itself.
@@ -115,7 +116,7 @@ def _of_path(path: Path, *, runtime: str, allow_code: bool) -> Chosen:
         runtime=plugin.name,
         sha256=digest if path.is_file() else "",
     )
-    # A file has no version: what tells one from another is its content.
+    # A file has no version: its content identifies it.
     return _chosen(str(path.absolute()), digest[:19], digest, settings)
 
 
@@ -143,7 +144,7 @@ def _of_version(name: str, *, home: Path, allow_code: bool) -> Chosen:
 def _of_endpoint(
     name: str, spec: "SystemSpec", where: str, *, home: Path, allow_code: bool
 ) -> Chosen:
-    """The version with the most of the endpoint's requests, or the one that `NAME:VERSION` names.
+    """Return the version with the most requests, or that of `NAME:VERSION`.
 
     Raises:
         NotFoundError: The endpoint or version does not exist.
@@ -220,12 +221,12 @@ class Inputs:
 
 
 def read_chosen(path: Path) -> Chosen:
-    """The model that the first process found."""
+    """Return the model that the first process resolved."""
     return msgspec.json.decode(path.read_bytes(), type=Chosen)
 
 
 def inputs_of(source: str, environment: Mapping[str, str] | None = None) -> Inputs:
-    """What `--input` means: files here, or something that is reached over the network.
+    """Return the inputs of `--input`: local files, or a network address.
 
     Raises:
         FailedPreconditionError: A variable that it names is not there.
@@ -250,7 +251,7 @@ def inputs_of(source: str, environment: Mapping[str, str] | None = None) -> Inpu
 
 
 def sandbox_user_obstacle(inputs: Inputs) -> str:
-    """Why only this user may read an input, and not one of the run's own; empty if that may."""
+    """Return why only this user can read an input, not a user per run; empty if that can."""
     folder = inputs.folder
     for file in inputs.files:
         try:
@@ -270,7 +271,7 @@ def sandbox_user_obstacle(inputs: Inputs) -> str:
 
 
 def is_wal(file: Path) -> bool:
-    """Whether it is a database of SQLite's in WAL mode: see its file format, 1.3.3."""
+    """Whether the file is a SQLite database in WAL mode: see its file format, 1.3.3."""
     with file.open("rb") as opened:
         head = opened.read(20)
     return head.startswith(b"SQLite format 3\0") and head[18:20] == b"\2\2"
@@ -313,11 +314,11 @@ def exec_in_sandbox(
     chosen_file.chmod(0o644)  # its folder is private
     output = options.output.absolute()
     output.mkdir(parents=True, exist_ok=True)
-    OutputFolder(output).check_own()  # before all in it belongs to another user
+    OutputFolder(output).check_own()  # before its content belongs to another user
     keep = files_of(Path(chosen.settings.path))
     features = chosen.settings.features
     if isinstance(features, FeatureLookup):
-        # Not closed: whoever closes a store last takes away what readers need beside it.
+        # Not closed: closing the last connection would remove files that readers need.
         store = OnlineStores(home.root, *sandbox.hide).prepare(
             resolve_url(features.online_store),
             for_others=sandbox.user(SandboxPurpose.JOB) is not None,
@@ -352,7 +353,7 @@ def exec_in_sandbox(
 
 
 def _own_user_obstacle(output: Path, uid: int) -> str:
-    """Why a folder cannot belong to the user that writes it; empty if it can.
+    """Return why a folder cannot belong to the user that writes it; empty if it can.
 
     Raises:
         FailedPreconditionError: It is a link: what it leads to is not given away.

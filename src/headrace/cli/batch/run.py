@@ -1,4 +1,4 @@
-"""Course of `headrace batch run`: lock, model, columns, shards, progress."""
+"""Run of `headrace batch run`: lock, model, columns, shards, progress."""
 
 import threading
 import time
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 def open_engine(
     name: EngineChoice, *, address: str, workers: int | None, source: str
 ) -> "LocalEngine | RayEngine":
-    """The engine of a name.
+    """Return the engine of a name.
 
     Args:
         address: Of a cluster; empty for one on this machine that ends with the job.
@@ -67,7 +67,7 @@ def open_engine(
     )
 
     import_ray()
-    # A cluster of our own is as large as the job may be.
+    # A temporary cluster is as large as the job needs.
     size = workers if address else workers or usable_cores()
     return RayEngine(source=source, address=check_address(address or LOCAL), workers=size)
 
@@ -76,7 +76,7 @@ def open_engine(
 def batch_progress(job: Job) -> Iterator[JobWatch]:
     """Show the progress of a job on a terminal.
 
-    How many rows there are is known of some formats only; of all it is known how large shards are.
+    The number of rows is known for some formats only; the size of shards is known for all.
     """
     shards = job.record.shards
     counted = all(shard.rows is not None for shard in shards)
@@ -106,7 +106,7 @@ def batch_progress(job: Job) -> Iterator[JobWatch]:
 
 
 def run_batch(options: RunOptions, target: CommandTarget) -> Summary:
-    """Run a job, or what is left of one.
+    """Run a job, or the rest of an interrupted one.
 
     Raises:
         HeadraceError: A step of the run failed.
@@ -133,12 +133,12 @@ def run_batch(options: RunOptions, target: CommandTarget) -> Summary:
         if id_:
             check_run_id(id_)
     if options.confined is not None:
-        # Nothing is read here that a model wrote, in a try before this one.
+        # Before the sandbox, nothing is read that a model may have written in an earlier attempt.
         exec_in_sandbox(options, target, serial=options.confined, workers=wish.workers)
     description, source = open_source(
         options.source, kind=options.input_format, query=options.sql, key=options.sql_key
     )
-    # Before a folder is made: what cannot be is told without a trace.
+    # Before a folder is created: impossible runs are refused without a trace.
     folder = OutputFolder(wish.output)
     begun = find_begun(folder, run_id=options.run_id, resume=options.resume)
     with progress("loading the model"):
@@ -166,7 +166,7 @@ def run_batch(options: RunOptions, target: CommandTarget) -> Summary:
 
         job = plan(begun)
         with folder.locked():
-            # Between the look and the lock another run may have begun, or gone on.
+            # Another run may have begun or resumed between the check and the lock.
             again = find_begun(folder, run_id=run_id, resume=options.resume)
             job = job if again == begun else plan(again)
             record, left = settle(folder, job.record, job.task, again)
