@@ -1,6 +1,6 @@
-"""`headrace drift`: inputs and answers that differ from their reference.
+"""`headrace drift`: inputs and outputs that differ from their reference.
 
-Only the sketch is sent on: edges of bins, counts, and the names of categories.
+Only the sketch is sent: edges of bins, counts, and the names of categories.
 """
 
 # ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
@@ -118,7 +118,7 @@ def headline(document: dict[str, Any]) -> str:
 
 
 def live_lines(live: "Sequence[dict[str, Any]]") -> list[str]:
-    """How right answers were, a line for each window."""
+    """Return the accuracy from labels, a line per window."""
     spans = {3600: "hour", 86_400: "day", 604_800: "week", 2_592_000: "month"}
     lines = []
     for window in live:
@@ -132,7 +132,7 @@ def live_lines(live: "Sequence[dict[str, Any]]") -> list[str]:
 
 def _source(reference: dict[str, Any]) -> str:
     what = "of data" if reference["source"] == "data" else "of the first requests"
-    covers_s = reference.get("covers_s")  # older servers do not say it
+    covers_s = reference.get("covers_s")  # missing from older servers
     by_hour = ", by the hour of the day" if reference.get("is_hourly") else ""
     over = f", over {covers_s / 3600:.1f} h" if covers_s and not by_hour else ""
     return f"{reference['rows']} rows {what}{by_hour}{over}"
@@ -169,8 +169,8 @@ def set_(
     path = f"/api/v1/endpoints/{endpoint}/drift/reference"
     answer = target.management().put(path, reference)
     lines = [f"{endpoint} is compared with {len(reference['features'])} features of {file}"]
-    view = answer["reference"] or {}  # none before a version of the endpoint is served
-    if "is_hourly" in view:  # older servers do not say it
+    view = answer["reference"] or {}  # empty before a version of the endpoint is served
+    if "is_hourly" in view:  # missing from older servers
         lines.append(hours_text(view))
     show_answer(answer, *lines, json=json)
 
@@ -195,7 +195,7 @@ def reset(
 
 
 def hours_text(reference: dict[str, Any]) -> str:
-    """Whether hours of the day are distinguished, and what to do where they are not."""
+    """Return whether hours of the day are distinguished, and the remedy if they are not."""
     if reference["is_hourly"]:
         return "requests are compared with rows of the same hour of the day (UTC)"
     if reference["covers_s"] is None:

@@ -77,7 +77,7 @@ def events(
 def follow_events(
     api: "Management", endpoint: str, last_id: int, *, retry_s: float = _RETRY_S
 ) -> "Iterator[dict[str, Any]]":
-    """Events after `last_id` as they come; goes on after a control plane that was away."""
+    """Yield events after `last_id` as they arrive; reconnects to a restarted control plane."""
     last_error = ""
     while True:
         try:
@@ -93,7 +93,7 @@ def follow_events(
 
 
 def event_line(event: dict[str, Any], *, json: bool) -> str:
-    """One event in one line."""
+    """Return one event as a line."""
     if json:
         return codec.dumps(event, separators=(",", ":"))
     by = f" (by {event['actor']})" if event["actor"] else ""
@@ -165,7 +165,7 @@ def history(
 
 
 def history_rows(document: dict[str, Any]) -> list[dict[str, Any]]:
-    """Generations and ends of rollouts in one list, the newest first."""
+    """Return generations and ends of rollouts in one list, newest first."""
     rows = [
         {**entry, "what": versions_text(entry), "why": entry["reason"], "by": entry["actor"]}
         for entry in document["generations"]
@@ -195,13 +195,13 @@ HISTORY_COLUMNS: Final[dict[str, Column]] = {
 
 
 def end_text(end: dict[str, Any]) -> str:
-    """How a rollout ended, after how long and why, in a line."""
+    """Return a rollout's outcome, duration and reason as a line."""
     text = f"{end['phase'].replace('_', ' ')} after {span(end['duration_s'])}: {end['why']}"
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
 
 
 def versions_text(entry: dict[str, Any]) -> str:
-    """What a generation served, in a few words."""
+    """Return a summary of a generation's versions."""
     if entry["spec"] is None and not entry["versions"]:
         return "removed"
     versions = entry["versions"]
@@ -304,7 +304,7 @@ _FILE_COLUMNS: Final[dict[str, Column]] = {
 
 
 def cells(rows: Sequence[Mapping[str, Any]]) -> tuple[list[list[str]], *tuple[str, ...]]:
-    """Lines of a table, and the names of its columns: of all that some row has."""
+    """Return the lines of a table, and its column names: those of all rows."""
     names = dict.fromkeys(
         name for row in rows for name in row if not name.endswith(_SHAPE) and name != "trace_id"
     )
@@ -330,12 +330,12 @@ _OK: Final = "OK"
 
 
 def request_line(text: str) -> str:
-    """`text`, a JSON line of the gateway's, in columns; as it is if it is something else."""
+    """Return a JSON line of the gateway in columns; other lines unchanged."""
     entry = _entry(text)
     if entry is None:
         return _one_line(text)
     endpoint, version = _answering_version(entry)
-    # HTTP's status, gRPC's where it says more; why it ended early, if it did.
+    # HTTP status, or gRPC status if more specific; and why the request ended early, if it did.
     code, grpc, flags = (
         str(entry.get("code") or "left"),
         entry.get("grpc_status"),
@@ -356,7 +356,7 @@ def request_line(text: str) -> str:
 
 
 def is_about(text: str, endpoint: str) -> bool:
-    """Whether a JSON line is of a request to `endpoint`; of any if that is empty."""
+    """Whether a JSON line is of a request to `endpoint`; always if that is empty."""
     if not endpoint:
         return True
     entry = _entry(text)
@@ -380,13 +380,13 @@ def trace_of(entry: Mapping[str, Any]) -> str:
 
 
 def _answering_version(entry: Mapping[str, Any]) -> tuple[str, str]:
-    """Endpoint and version, of the cluster if one was reached."""
+    """Return endpoint and version, from the cluster if one was reached."""
     endpoint, _, key = str(entry.get("cluster") or "").partition("~")
     return (endpoint, f"v{key}") if key else (str(entry.get("endpoint") or _NO), _NO)
 
 
 def _one_line(text: str) -> str:
-    """What a caller sent may hold escapes: they stay on their line, off the terminal."""
+    """Return callers' text with escape sequences and line breaks replaced."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
@@ -434,7 +434,7 @@ def logs(
         return
     api = target.management()
     if requests and follow and endpoint:
-        api.get(f"/api/v1/endpoints/{endpoint}")  # nobody waits for what will not come
+        api.get(f"/api/v1/endpoints/{endpoint}")  # fails early if the endpoint does not exist
     lines: Iterator[str] = api.lines(
         "/api/v1/logs",
         follow=int(follow),
@@ -447,7 +447,7 @@ def logs(
         first = next(lines, None)
         if first is None:
             if endpoint:
-                api.get(f"/api/v1/endpoints/{endpoint}")  # says so if there is no such endpoint
+                api.get(f"/api/v1/endpoints/{endpoint}")  # fails if the endpoint does not exist
             say("no request was logged")
             return
         lines = itertools.chain([first], lines)

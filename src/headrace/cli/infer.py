@@ -1,6 +1,7 @@
 """`headrace infer`: request to an endpoint from the command line.
 
-Not those of `client_options`: these are shown to a gateway or a replica, not to a control plane.
+Credentials are for a gateway or a replica, unlike those of `client_options`, which are for a
+control plane.
 """
 
 # ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
@@ -38,7 +39,7 @@ _SHOWN_VALUES: Final = 6
 
 
 def to_document(response: InferResponse) -> dict[str, Any]:
-    """The answer as a V2 response in JSON, as a server writes it; NaN becomes null."""
+    """Return the response as a V2 response in JSON, as from a server; NaN becomes null."""
     document: dict[str, Any] = {"model_name": response.model_name}
     if response.model_version:
         document["model_version"] = response.model_version
@@ -62,7 +63,7 @@ def to_document(response: InferResponse) -> dict[str, Any]:
 def to_rows(
     outputs: Mapping[str, Array], *, batched: bool
 ) -> tuple[list[str], list[list[str]], int]:
-    """Column names, a line per row of the batch, and how many rows were left out."""
+    """Return column names, a line per row of the batch, and the number of omitted rows."""
     import numpy as np
 
     arrays = dict(outputs) if batched else {name: a[np.newaxis] for name, a in outputs.items()}

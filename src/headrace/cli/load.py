@@ -93,7 +93,7 @@ class RequestContents:
 
 
 def ready_target(target: LoadTarget, contents: RequestContents) -> tuple[LoadTarget, str]:
-    """`target` with requests that its server has answered once, and what they are in words.
+    """Return `target` with requests that its server accepted, and their description.
 
     Raises:
         HeadraceError: The server cannot be reached, has no such model, or refuses the requests.
@@ -130,7 +130,7 @@ def ready_target(target: LoadTarget, contents: RequestContents) -> tuple[LoadTar
 def tensors_of(
     signature: ModelSignature, contents: RequestContents, model: str
 ) -> Iterator[Tensors]:
-    """The inputs of each request, in turn.
+    """Yield the inputs of each request, in turn.
 
     Raises:
         InvalidArgumentError: The file cannot be read, or does not fit the model.
@@ -156,7 +156,7 @@ def tensors_of(
         if rows is None or not signature.batched:
             yield tensors
             continue
-        # A rest that is smaller is left out, unless it is all there is.
+        # A smaller remainder is left out, unless it is the only request.
         count = min(len(array) for array in tensors.values())
         for begin in range(0, max(count - rows, 0) + 1, rows):
             yield {name: array[begin : begin + rows] for name, array in tensors.items()}
@@ -167,9 +167,9 @@ _CLEAR = "\r\x1b[2K"
 
 @contextmanager
 def live() -> Iterator[Callable[[RunTick], None] | None]:
-    """Return the progress display of a terminal; None elsewhere. The line is erased at the end.
+    """Yield the progress display of a terminal, erased at the end; None elsewhere.
 
-    Plain text: what renders tables would hold up a thousand requests each time.
+    Plain text: rendering a table would delay a thousand requests each time.
     """
     if not sys.stderr.isatty():
         yield None
@@ -187,7 +187,7 @@ def live() -> Iterator[Callable[[RunTick], None] | None]:
 
 
 def line(tick: RunTick) -> str:
-    """A tick in words."""
+    """Return a tick as text."""
     left = f"{tick.left_s:.0f} s left" if tick.left_s > 0 else "waiting for answers"
     return (
         f"{tick.sent:,} sent, {tick.in_flight:,} in flight, "
@@ -201,7 +201,7 @@ _BEST_FIRST: Final = (OK, NOT_READY, FAILED)
 
 
 class ArrivalKind(StrEnum):
-    """How requests are spread over time."""
+    """Distribution of requests over time."""
 
     POISSON = "poisson"
     CONSTANT = "constant"
@@ -353,7 +353,7 @@ def load(
             codes.append(FAILED)
         else:
             codes.append(NOT_READY if result.verdict is ObjectiveVerdict.UNKNOWN else OK)
-    # Of several rates one that is good is enough: they look for the limit.
+    # With several rates one success is enough: the run searches the limit.
     code = INTERRUPTED if INTERRUPTED in codes else min(codes, key=_BEST_FIRST.index)
     if code != OK:
         raise typer.Exit(code)

@@ -107,7 +107,7 @@ class SearchNotes:
 
 
 def lines_of(event: Event, notes: SearchNotes) -> Iterator[str]:
-    """The lines for what was found out; those given up wait, as the next may be for the same."""
+    """Yield the lines of a result; skipped names wait, as the next may have the same reason."""
     if isinstance(event, Begun | RecipeEnded | ProgressNote):
         return
     if not (isinstance(event, CandidateFailed) and event.reason == notes.reason) and (
@@ -181,7 +181,7 @@ class SearchOptions:
     allow_code: AllowCode = False
 
     def request(self) -> SearchRequest:
-        """Return the search, whose model is not named yet."""
+        """Return the search without its model."""
         return SearchRequest(
             source="",
             runtime=self.runtime,
@@ -237,7 +237,7 @@ class ResultOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSource:
-    """The model: where it lies, what it is called, and its version where it is one."""
+    """Model: its path, its name, and its version if it has one."""
 
     path: Path
     name: str
@@ -347,7 +347,7 @@ def optimize(
     _show_report(report, version, source, result_options, home=plane.home)
     search.forget()
     if result_options.canary and version:
-        # By the endpoint's own plan if it has one.
+        # According to the endpoint's own plan if it has one.
         body = {"version": "", "rollout": {"strategy": "canary"}, "model": version}
         path = f"/api/v1/endpoints/{result_options.canary}/rollout"
         status = target.management().post(path, body, timeout_s=300.0)
@@ -359,7 +359,7 @@ def optimize(
 
 
 def search_key(request: SearchRequest, arguments: SearchArguments) -> str:
-    """What tells a search from others: the model, the data, and what was asked but the budget."""
+    """Return the identity of a search: model, data, and all options but the budget."""
     digest = hashlib.sha256()
     alike = msgspec.structs.replace(request, budget_s=0.0, source="")
     digest.update(msgspec.json.encode(alike))
@@ -408,13 +408,13 @@ def _searched(
     *,
     home: Path,
 ) -> SearchState:
-    """What the search found out; an interruption tells what was measured until then."""
+    """Return the result of a search; an interrupted one returns its measurements."""
     try:
         with search_progress(source.reference, request.budget_s) as on_event:
             return search.run(request, arguments, on_event=on_event)
     except HeadraceError:
         if not search.state().baseline:
-            search.forget()  # nothing was found out, and it holds copies of the data
+            search.forget()  # no results, and it holds copies of the data
         raise
     except KeyboardInterrupt:
         state = search.state()

@@ -190,7 +190,7 @@ def diff(
 
 
 def diff_text(document: Mapping[str, Any]) -> "Text":
-    """The endpoints' parts of the spec, before and after, as a unified diff with colours."""
+    """Return a coloured unified diff of the endpoints' parts of the spec."""
     lines = [
         line
         for name, change in document["endpoints"].items()
@@ -216,7 +216,7 @@ def _yaml_lines(entry: Mapping[str, Any] | None) -> list[str]:
 
     yaml = YAML(typ="safe")
     yaml.default_flow_style = False
-    yaml.width = _ANY_WIDTH  # a path that is broken into lines could not be searched for
+    yaml.width = _ANY_WIDTH  # a wrapped path could not be searched for
     yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]  # its types lag behind
     stream = io.StringIO()
     yaml.dump(dict(entry), stream)

@@ -67,13 +67,13 @@ def status(
     elif document["running"]:
         show(render(document))
     else:
-        target.management().get("/api/v1/status")  # says what is wrong
+        target.management().get("/api/v1/status")  # raises the error
     if not document["ready"]:
         raise typer.Exit(NOT_READY)
 
 
 def _fetch(target: "CommandTarget") -> Document:
-    """The status document, rollouts under way, and whether a control plane answered at all."""
+    """Return the status document, active rollouts, and whether a control plane responded."""
     try:
         api = target.management()
         document = api.get("/api/v1/status")
@@ -84,14 +84,14 @@ def _fetch(target: "CommandTarget") -> Document:
 
 
 def render(document: Document) -> "RenderableType":
-    """The status document as tables."""
+    """Return the status document as tables."""
     if not document["running"]:
         return Text(str(document["message"]))
     endpoints = document["endpoints"]
     streams, jobs = document.get("streams") or [], document.get("jobs") or []
     parts: list[RenderableType] = []
     if endpoints:
-        # Each line has a revision; an endpoint's own cells stand in its first one.
+        # Each line has a revision; an endpoint's own cells are in its first line.
         rows = [
             (endpoint if i == 0 else None, revision)
             for endpoint in endpoints
@@ -127,12 +127,12 @@ def _name(row: Document) -> Text:
 
 
 def _revision(revision: Document | None) -> tuple[str, ...]:
-    """The cells of a revision."""
+    """Return the cells of a revision."""
     if revision is None:
         return ("-",) * 7
     replicas = revision["replicas"]
     ready = sum(replica["state"] == "ready" for replica in replicas)
-    # What runs a version: `CUDA, CPU`; several where its replicas differ.
+    # Devices of a version: `CUDA, CPU`; several if its replicas differ.
     used = (", ".join(replica["device"]["used"]) for replica in replicas if replica.get("device"))
     return (
         f"{revision['version']} {revision.get('role', '')}".strip(),
@@ -157,7 +157,7 @@ _ENDPOINT_COLUMNS: dict[str, Column] = {
 
 
 def addresses(urls: Document) -> Text:
-    """Where everything is reached."""
+    """Return the addresses of the system."""
     if urls.get("grpc"):
         urls = {**urls, "grpc": grpc_url(str(urls.get("http", "")), str(urls["grpc"]))}
     labels = {"http": "HTTP, gRPC", "grpc": "gRPC", "admin": "management"}
@@ -167,7 +167,7 @@ def addresses(urls: Document) -> Text:
 
 
 def gateway_lines(document: Document) -> list[str]:
-    """A line for each gateway that follows."""
+    """Return a line for each connected gateway."""
     return [
         f"gateway '{gateway['name']}': {gateway['standing']}, version "
         f"{gateway['version'] or 'none'}, last report {gateway['seen_s']:.1f} s ago"
@@ -178,7 +178,7 @@ def gateway_lines(document: Document) -> list[str]:
 
 
 def gateway_problems(document: Document) -> list[str]:
-    """A line for each gateway that does not follow, and for having none at all."""
+    """Return a line for each disconnected gateway, and one if there is no gateway."""
     state = document.get("gateway", {})
     lines = [
         f"gateway '{gateway['name']}': {problem}"
@@ -189,7 +189,7 @@ def gateway_problems(document: Document) -> list[str]:
 
 
 def _problem(gateway: Document) -> str:
-    """What is wrong with a gateway; empty if nothing is."""
+    """Return the problem of a gateway; empty without one."""
     why = f": {gateway['reason']}" if gateway["reason"] else ""
     match gateway["standing"]:
         case "behind":
@@ -203,7 +203,7 @@ def _problem(gateway: Document) -> str:
 
 
 def _replicas(document: Document) -> Iterator[tuple[Document, Document, Document]]:
-    """Each replica with its endpoint and revision."""
+    """Yield each replica with its endpoint and revision."""
     for endpoint in document["endpoints"]:
         for revision in endpoint["revisions"]:
             for replica in revision["replicas"]:
@@ -211,11 +211,11 @@ def _replicas(document: Document) -> Iterator[tuple[Document, Document, Document
 
 
 def _certificates(document: Document) -> Iterator[str]:
-    """A line for each that callers or upstreams are shown or checked against."""
+    """Yield a line for each certificate for callers or upstreams."""
     for shown in document.get("gateway", {}).get("certificates", []):
         if shown.get("days_left") is None:
             continue
-        # Those first that other hosts call.
+        # Addresses that other hosts call come first.
         names: Sequence[str] = sorted(shown["names"], key=lambda name: name in _LOCAL_NAMES)
         more = len(names) - _SHOWN_NAMES
         text = ", ".join(names[:_SHOWN_NAMES]) + (f" and {more} more" if more > 0 else "")
@@ -224,7 +224,7 @@ def _certificates(document: Document) -> Iterator[str]:
 
 
 def _features(document: Document) -> Iterator[str]:
-    """A line for each feature view that is materialized by itself, and works."""
+    """Yield a line for each feature view that is materialized automatically and works."""
     for view in document.get("features", []):
         if view["state"] in {"unscheduled", "failing"}:
             continue
@@ -234,7 +234,7 @@ def _features(document: Document) -> Iterator[str]:
 
 
 def _problems(document: Document) -> Iterator[str]:
-    """A line for each thing that is not as it should be."""
+    """Yield a line for each problem."""
     yield from gateway_problems(document)
     for fault in document.get("faults", []):
         yield f"{fault['kind']} '{fault['name']}' failed: {fault['message']}"
@@ -284,7 +284,7 @@ def _endpoint_problems(document: Document) -> Iterator[str]:
 
 
 def _notes(document: Document) -> Iterator[str]:
-    """A line for each way in which the optimizer has a version run, and for each advice."""
+    """Yield a line for each optimization of a version, and for each recommendation."""
     optimized = (
         f"{endpoint['name']} {revision['version']}: {text}"
         for endpoint, revision, replica in _replicas(document)

@@ -1,4 +1,4 @@
-"""`headrace top`: all endpoints, live."""
+"""`headrace top`: live view of all endpoints."""
 
 # a command imports what it uses, so that each starts fast
 
@@ -39,7 +39,7 @@ SORT_KEYS: Final = {
     "9": "p95_s",
     "p": "p99_s",
 }
-"""Which key sorts by what."""
+"""Sort column by key."""
 _NUMBERS: Final = frozenset({"ready", "req/s", "errors", "p50", "p95", "p99"})
 _STYLES: Final = {"ok": "green", "warning": "yellow", "failing": "bold red", "idle": "dim"}
 COLUMNS: Final[dict[str, Column]] = {
@@ -65,7 +65,7 @@ _SORTED: Final = {
     "p95": "p95_s",
     "p99": "p99_s",
 }
-"""What the API sorts by, by heading."""
+"""The API's sort column by heading."""
 _HELP: Final = "q quit  / search  n s r e 5 9 p sort  - reverse  j k page"
 _MAX_SEARCH: Final = 100
 
@@ -88,12 +88,12 @@ class TopView:
     """Whether the user has quit."""
 
     def query(self, size: int) -> dict[str, object]:
-        """What to ask the management API for."""
+        """Return the query for the management API."""
         sort = f"-{self.sort}" if self.is_turned else self.sort
         return {"search": self.search, "page": self.page, "size": size, "sort": sort}
 
     def press(self, key: str) -> "TopView":
-        """The view after a key. A page too far is put right by `within`."""
+        """Return the view after a key; `within` corrects a page that is too high."""
         if self.typing:
             return self._typed(key)
         view = self
@@ -115,7 +115,7 @@ class TopView:
         return view
 
     def within(self, total: int, size: int) -> "TopView":
-        """The view on a page that there is."""
+        """Return the view limited to existing pages."""
         return replace(self, page=min(self.page, max(-(-total // size), 1)))
 
     def _typed(self, key: str) -> "TopView":
@@ -175,7 +175,7 @@ _ALL = 500
 
 
 class SortBy(StrEnum):
-    """What endpoints are sorted by."""
+    """Sort column of endpoints."""
 
     NAME = "name"
     STATE = "state"
@@ -186,7 +186,7 @@ class SortBy(StrEnum):
     P99 = "p99"
 
     def api_name(self) -> str:
-        """What the management API calls it."""
+        """Return the management API's name of the column."""
         heading = {SortBy.NAME: "endpoint", SortBy.REQUESTS: "req/s"}.get(self, self.value)
         return _SORTED[heading]
 
@@ -242,7 +242,7 @@ def top(
 def _refresh(target: "CommandTarget", view: "TopView") -> None:
     """Refresh the view until the user quits; reconnects to the control plane."""
     console = Console()
-    # What is wrong at once is said at once.
+    # Errors of the first request are raised immediately.
     target.management().get("/api/v1/overview", **view.query(1))
     with (
         _keys() as pressed,
@@ -265,20 +265,20 @@ def _refresh(target: "CommandTarget", view: "TopView") -> None:
 
 @contextmanager
 def _keys() -> "Iterator[Callable[[float], str]]":
-    """Reads single keys, without showing them; the terminal is as before afterwards."""
+    """Yield a function that reads single keys without echo; then restore the terminal."""
     descriptor = sys.stdin.fileno()
     before = termios.tcgetattr(descriptor)
 
     def pressed(timeout_s: float) -> str:
-        """The keys that were pressed, as soon as there is one; none if none came in time."""
+        """Return the pressed keys, as soon as there is one; empty after the timeout."""
         ready, _, _ = select.select([descriptor], [], [], timeout_s)
         if not ready:
             return ""
         read = os.read(descriptor, 64)
         if not read:
-            return "\x04"  # the terminal is gone
+            return "\x04"  # the terminal is closed
         text = read.decode(errors="ignore")
-        is_sequence = len(text) > 1 and text.startswith("\x1b")  # an arrow, or the like
+        is_sequence = len(text) > 1 and text.startswith("\x1b")  # an arrow key or similar
         return "" if is_sequence else text
 
     tty.setcbreak(descriptor)

@@ -33,7 +33,7 @@ app = CommandGroup(help="Export configuration for other programs.")
 
 
 class ApiKind(StrEnum):
-    """Kinds of APIs of Amazon API Gateway."""
+    """API types of Amazon API Gateway."""
 
     HTTP = "http"
     REST = "rest"
@@ -41,7 +41,7 @@ class ApiKind(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AwsExportOptions(ExportOptions):
-    """Those of an export of several files."""
+    """Options of an export of several files."""
 
     output: Output = "aws/"
 
@@ -323,7 +323,7 @@ def prometheus(
         document = api.get("/api/v1/spec")["spec"]
         url, ca_file = api.get("/api/v1/status")["addresses"]["metrics"], where.ca_file
         if where.is_remote:
-            # What it calls itself may be loopback: it is reached as it was asked.
+            # The system's own address may be loopback: the address of this request is used.
             parts = urlsplit(url)
             url = urlunsplit(parts._replace(netloc=f"{api.host}:{parts.port}"))
         else:

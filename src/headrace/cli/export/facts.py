@@ -1,4 +1,4 @@
-"""Facts that are exported: a spec file or a running system, with facts of the registry."""
+"""Facts for an export: a spec file or a running system, with facts of the registry."""
 
 # ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from headrace.core.spec.parse import EndpointSpec, SystemSpec
 
 _SHOWN: Final = 8
-"""How much of a revision's id is in its objects' names."""
+"""Number of characters of a revision's id in its objects' names."""
 
 
 def pinned_endpoints(spec: "SystemSpec", home: Path) -> "tuple[DesiredEndpoint, ...]":
-    """The endpoints of `spec`, as the registry of `home` pins them.
+    """Return the endpoints of `spec`, as the registry of `home` pins them.
 
     Raises:
         SpecError: With every model that is missing, damaged or cannot be served.
@@ -31,10 +31,10 @@ def pinned_endpoints(spec: "SystemSpec", home: Path) -> "tuple[DesiredEndpoint, 
 
 
 def revisions_in(spec: "SystemSpec", home: Path) -> dict[tuple[str, str], str]:
-    """Ids of the revisions that a control plane would run, by endpoint and version.
+    """Return ids of the revisions that a control plane would run, by endpoint and version.
 
-    Endpoints whose models are files, or are not in the registry, have none here: whoever serves
-    them would push them first.
+    Endpoints whose models are files, or are not in the registry, have no ids here: a user would
+    push these models first.
     """
     ids = {}
     for endpoint in spec.endpoints:
@@ -43,7 +43,7 @@ def revisions_in(spec: "SystemSpec", home: Path) -> dict[tuple[str, str], str]:
         try:
             pinned = pinned_endpoints(spec.model_copy(update={"endpoints": (endpoint,)}), home)
         except HeadraceError:
-            continue  # an export says of which Services it does not know the names
+            continue  # an export reports which Services have unknown names
         for desired in pinned:
             for arm in desired.arms:
                 if arm.revision.upstream is None:
@@ -52,27 +52,27 @@ def revisions_in(spec: "SystemSpec", home: Path) -> dict[tuple[str, str], str]:
 
 
 def serves_file(endpoint: "EndpointSpec") -> bool:
-    """Whether an endpoint serves a file of this machine."""
+    """Whether an endpoint serves a local file."""
     from headrace.core.spec.parse import is_model_path
 
     return any(row.model and is_model_path(row.model) for row in endpoint.split())
 
 
 def observed_of(view: Mapping[str, Any]) -> LiveEndpoint:
-    """What an endpoint does, as the management API tells it.
+    """Return an endpoint's state, from the management API.
 
-    A rollout's fresh copies of the old version (`baseline`) count as that version. A revision is
-    known by its id where its replicas have the names of the driver's pods.
+    A rollout's fresh copies of the old version (`baseline`) count as that version. A revision has
+    an id if its replicas have the names of the driver's pods.
     """
     shares: dict[str, VersionShare] = {}
     for revision in view["status"]["revisions"]:
         if not (revision["desired_replicas"] or revision["weight"] or revision["desired_weight"]):
-            continue  # it is listed until its last replica is gone
+            continue  # listed until its last replica has exited
         version, weight = revision["version"], revision["weight"]
         before = shares.get(version)
         replicas = max(revision["desired_replicas"], 1)
-        # The driver calls a Deployment INSTANCE-ENDPOINT-VERSION-ID, and a cluster its pods after
-        # it; processes of one machine have other names.
+        # The driver names a Deployment INSTANCE-ENDPOINT-VERSION-ID, and a cluster its pods after
+        # it; local processes have other names.
         identity = str(revision.get("id", ""))
         within = f"-{version}-{identity[:_SHOWN]}-"
         in_pods = any(within in replica["name"] for replica in revision.get("replicas", ()))
@@ -92,7 +92,7 @@ def observed_of(view: Mapping[str, Any]) -> LiveEndpoint:
 
 
 def artifacts_of(models: "set[str]", store: ModelStore) -> dict[str, Artifact]:
-    """What the registry, or a file itself, tells of models; what an export needs it asks for."""
+    """Return facts of models from the registry, or from a file; an export selects from them."""
     from headrace.core.spec.parse import is_model_path
     from headrace.runtimes import detect_runtime, runs_code
 
@@ -109,7 +109,7 @@ def artifacts_of(models: "set[str]", store: ModelStore) -> dict[str, Artifact]:
             version = store.get(model)
         except HeadraceError:
             continue
-        # The digest of a directory covers a list of files, and no replica can check it.
+        # The digest of a directory covers a list of files, which a replica cannot verify.
         is_lone = len(version["files"]) == 1 and not version["files"][0]["path"]
         artifacts[model] = Artifact(
             filename=version["filename"],

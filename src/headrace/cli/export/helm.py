@@ -1,7 +1,8 @@
-"""`headrace export helm`: the chart, filled in for a spec.
+"""`headrace export helm`: the Helm chart with values for a spec.
 
-A record in the folder says so. What was written and is no more is removed; what a person changed or
-added is never lost: it stays, or is put aside as NAME.orig where its place is needed.
+A record in the folder lists the exported files. Exported files that are no longer needed are
+removed; files that a user changed or added are never lost: they stay, or are renamed to NAME.orig
+if their path is needed.
 """
 
 # ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
@@ -32,7 +33,7 @@ _ASIDE: Final = ".orig"
 
 
 class _Record(msgspec.Struct, frozen=True, kw_only=True):
-    """Digests (SHA-256) of what was written, by paths within the folder."""
+    """Digests (SHA-256) of the exported files, by paths within the folder."""
 
     files: dict[str, str]
 
@@ -42,17 +43,18 @@ class FilePlan:
     """Existing files that an export removes, keeps or renames."""
 
     removed: tuple[str, ...]
-    """Unchanged since an earlier export, and not part of this one."""
+    """Files that are unchanged since an earlier export, and not part of this one."""
     edited: tuple[str, ...]
-    """Changed since an earlier export, and not part of this one: they stay."""
+    """Files that were changed since an earlier export, and are not part of this one: they stay."""
     moved: tuple[str, ...]
-    """Not written by an export, or changed since: renamed, as this export writes their paths."""
+    """Files that no export wrote, or that were changed since: renamed, as this export writes their
+    paths."""
 
 
 def plan(
     recorded: Mapping[str, str], there: Mapping[str, str], files: Mapping[str, str]
 ) -> FilePlan:
-    """What becomes of the files in a folder; all arguments are digests by path.
+    """Return what happens to the files in a folder; all arguments are digests by path.
 
     Args:
         recorded: Files of the previous export; empty if unknown.
@@ -71,7 +73,7 @@ def plan(
 
 
 def write_over(folder: Path, files: Mapping[str, bytes]) -> list[str]:
-    """Write `files` to `folder`, which may have an earlier export; what people should know of it.
+    """Write `files` to `folder`, which may have an earlier export; return notes for the user.
 
     Args:
         files: Contents by path within the folder. Other files there are left alone.
@@ -108,7 +110,7 @@ def write_over(folder: Path, files: Mapping[str, bytes]) -> list[str]:
         for path in todo.edited
     ]
     if recorded is None:
-        # Templates that nobody vouches for: Helm would make objects of them.
+        # Unknown templates: Helm would create objects from them.
         there_now = {
             path.relative_to(folder).as_posix()
             for path in folder.glob("templates/**/*")
@@ -132,7 +134,7 @@ def _recorded(folder: Path) -> dict[str, str] | None:
         record = msgspec.json.decode(text, type=_Record)
     except msgspec.MsgspecError:
         return None
-    # Whoever wrote the record may have been somebody else: nothing outside the folder is touched.
+    # The record may have been written by another user: no file outside the folder is changed.
     root = folder.resolve()
     files = {}
     for path, digest in record.files.items():
@@ -144,7 +146,7 @@ def _recorded(folder: Path) -> dict[str, str] | None:
 
 
 def _move_aside(folder: Path, path: str) -> str:
-    """Rename a file; the name that it has now, which none had before."""
+    """Rename a file to an unused name; return that name."""
     number = 1
     while (aside := folder / f"{path}{f'.{number}' if number > 1 else ''}{_ASIDE}").exists():
         number += 1
@@ -157,21 +159,21 @@ def _digest(content: bytes) -> str:
 
 
 class ChartMode(StrEnum):
-    """What makes the objects of versions."""
+    """Creator of the objects of versions."""
 
     DRIVER = "driver"
     STATIC = "static"
 
 
 class Jobs(StrEnum):
-    """What runs jobs."""
+    """Component that runs jobs."""
 
     CRONJOBS = "cronjobs"
     CONTROL = "control"
 
 
 class Streams(StrEnum):
-    """What runs streams."""
+    """Component that runs streams."""
 
     DEPLOYMENTS = "deployments"
     CONTROL = "control"
@@ -286,7 +288,7 @@ def helm(
         registry = Registry(home)
         for _, reference in worker_models(spec):
             if not is_model_path(reference):
-                with contextlib.suppress(NotFoundError):  # told with its place later
+                with contextlib.suppress(NotFoundError):  # reported later with its location
                     version = registry.get(reference)
                     stored[reference] = ArtifactFile(
                         digest=version.digest, filename=version.filename

@@ -1,4 +1,4 @@
-"""Shared options and the shape of commands that export a spec."""
+"""Shared options and structure of commands that export a spec."""
 
 # ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
 
@@ -38,7 +38,7 @@ def check_artifacts(url: str) -> None:
 
 
 def check_storage(template: str) -> None:
-    """Refuse what is no URI, or fills in what is not known."""
+    """Refuse invalid URIs and unknown placeholders."""
     fields = re.findall(r"\{([^{}]*)\}", template)
     unknown = [f"{{{name}}}" for name in fields if name not in _STORAGE_FIELDS]
     if unknown or not _URI.match(template):
@@ -48,14 +48,14 @@ def check_storage(template: str) -> None:
 
 
 def check_host_port(option: str, address: str) -> None:
-    """Refuse what is not `HOST:PORT`."""
+    """Refuse addresses that are not `HOST:PORT`."""
     match = _HOST_PORT.fullmatch(address)
     if match is None or not 0 < int(match[3]) <= _LAST_PORT:
         raise typer.BadParameter(f"'{address}' is not HOST:PORT", param_hint=option)
 
 
 def check_socket(option: str, address: str) -> None:
-    """Refuse what is neither `IP:PORT` nor `unix:/PATH`."""
+    """Refuse addresses that are neither `IP:PORT` nor `unix:/PATH`."""
     from headrace.gateway.settings import parse_address
 
     checked(option, parse_address, address)
@@ -74,7 +74,7 @@ def check_versions(
 
 
 def checked(option: str, check: Callable[[str], object], text: str) -> None:
-    """Have `check` look at `text`; what it refuses names the option."""
+    """Run `check` on `text`; its errors name the option."""
     try:
         check(text)
     except InvalidArgumentError as error:
@@ -126,7 +126,7 @@ class PlaceOptions:
     ] = "default"
 
     def place(self, services: Sequence[str] | None = None) -> "ClusterTarget":
-        """Return where in a cluster; `services` as `--service` has them."""
+        """Return the target in a cluster; `services` as in `--service`."""
         from headrace.control.kubernetes.names import check_instance, check_namespace
         from headrace.deploy import ClusterTarget
 
@@ -162,7 +162,7 @@ class RouteOptions:
     ] = None
 
     def target(self) -> "GatewayApiOptions":
-        """Return the same; refuses a Gateway, a listener or a host that no route can name."""
+        """Return the route options; refuses a Gateway, a listener or a host that is not valid."""
         from headrace.deploy import GatewayApiOptions
 
         parts = self.gateway.split("/")
@@ -211,7 +211,7 @@ def addresses_for(
 
 
 def stale_files(folder: Path, target: str, written: Collection[str]) -> list[Path]:
-    """Files that an earlier export to `folder` wrote and this one did not, by their first line."""
+    """Return files that an earlier export wrote to `folder` and this one did not."""
     head = f"# Written by `headrace export {target}` of"
     stale = []
     for path in sorted(folder.glob("*.yaml")):
@@ -225,7 +225,7 @@ def stale_files(folder: Path, target: str, written: Collection[str]) -> list[Pat
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportOptions:
-    """Options of every export of a spec: where it comes from, and where documents go."""
+    """Options of every export of a spec: its source, and the target of documents."""
 
     file: Annotated[Path | None, file_option("The spec file.", "--file", "-f", shown=False)] = None
     from_system: Annotated[
@@ -246,7 +246,7 @@ class ExportOptions:
     ] = None
 
     def facts(self, plane: ControlPlaneOptions, *, with_revisions: bool = False) -> "ExportFacts":
-        """Return what is exported.
+        """Return the facts to export.
 
         Args:
             with_revisions: Whether that includes what a control plane would run for a file, with
@@ -276,7 +276,7 @@ class ExportOptions:
         else:
             target = plane.target()
             api = target.management()
-            spec = parse_spec(api.get("/api/v1/spec")["spec"])  # refuses secrets that were redacted
+            spec = parse_spec(api.get("/api/v1/spec")["spec"])  # refuses redacted secrets
             views = api.get("/api/v1/endpoints")["endpoints"]
             observed = {view["name"]: observed_of(view) for view in views}
             models = {
@@ -296,7 +296,7 @@ class ExportOptions:
         )
 
     def write(self, export: "Export") -> None:
-        """Write documents where they belong; what is only about the same goes to standard error.
+        """Write documents to their target, and notes to standard error.
 
         Raises:
             BadParameter: The format is unknown.

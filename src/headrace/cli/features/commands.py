@@ -63,14 +63,14 @@ _TOLD: Final = 20
 
 
 class RefusedRow(msgspec.Struct, frozen=True):
-    """One that was not written, by its number from 1, not counting names and empty lines."""
+    """Row that was not written, by its number from 1, not counting headers and empty lines."""
 
     row: int
     why: str
 
 
 class PushReport(msgspec.Struct, frozen=True, kw_only=True):
-    """`refused` has the first of them."""
+    """Result of a push; `refused` has the first refused rows."""
 
     view: str
     rows: int
@@ -81,7 +81,7 @@ class PushReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def push_file(view: FeatureView, store: OnlineStore, path: Path) -> PushReport:
-    """Write the rows of a file, or of standard input (`-`), that are right.
+    """Write the valid rows of a file, or of standard input (`-`).
 
     Raises:
         InvalidArgumentError: The file cannot be read on; what came before is written.

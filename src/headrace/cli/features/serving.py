@@ -1,4 +1,4 @@
-"""`headrace features get`, `serve-check` and `skew`: features as requests get them."""
+"""`headrace features get`, `serve-check` and `skew`: features as served."""
 
 # ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
 
@@ -65,7 +65,7 @@ Store = Annotated[
 
 @contextmanager
 def opened(url: str, home: Path) -> "Iterator[OnlineStore]":
-    """The online store at `url`; the home's, or Feast's, if that is empty."""
+    """Yield the online store at `url`; the home's, or Feast's, if that is empty."""
     store = open_online_store(url or default_online_store(home))
     try:
         yield store
@@ -74,7 +74,7 @@ def opened(url: str, home: Path) -> "Iterator[OnlineStore]":
 
 
 def plain(value: object) -> object:
-    """A report as JSON has it."""
+    """Return a report as JSON values."""
     import msgspec
 
     return msgspec.to_builtins(value)
@@ -173,13 +173,13 @@ _KINDS: Final[dict[Datatype, tuple[Callable[[str], object], str]]] = {
     Datatype.FP64: (float, "has numbers"),
     Datatype.BOOL: ({"true": True, "false": False}.__getitem__, "is true or false"),
 }
-"""How a value is read, and what it is, by datatype; others are texts."""
+"""Parser and name of a value, by datatype; other datatypes are texts."""
 
 
 def _keys(
     texts: Sequence[str], service: "FeatureService"
 ) -> tuple[dict[str, list[object]], dict[str, list[object]]]:
-    """The values of each join key, and of each request column, as they are defined."""
+    """Return the values of each join key, and of each request column, by their definitions."""
     kinds = {entity.join_key: entity.datatype for entity in service.entities}
     of_request = {column.name: column.datatype for column in service.request_columns}
     keys: dict[str, list[object]] = {}
@@ -204,7 +204,7 @@ def _text(value: object) -> object:
 
 
 def _value(value: Any) -> object:  # noqa: ANN401  # of an array
-    """As JSON has it: text where it is, NaN and infinity as null."""
+    """Return a JSON value: texts unchanged, NaN and infinity as null."""
     plain = _text(value.item() if hasattr(value, "item") else value)
     return None if isinstance(plain, float) and not math.isfinite(plain) else plain
 

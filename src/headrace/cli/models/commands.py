@@ -110,7 +110,7 @@ def push(
         else nullcontext(source_model) as pushed,
         progress(f"checking and storing {path}")
         if isinstance(store, HomeModels)
-        else nullcontext(),  # an upload shows its own
+        else nullcontext(),  # an upload shows its own progress
     ):
         document = store.push(name, pushed)
     version = msgspec.convert(document, ModelVersion)
@@ -214,7 +214,7 @@ def gc(
 
 
 def _rows(document: dict[str, Any]) -> list[tuple[str, str]]:
-    """Facts of a version: its file, its origin, its tensors and how its first inference went."""
+    """Return facts of a version: its file, origin, tensors and first inference."""
     from headrace.observe.row_checks import report_of
 
     version = msgspec.convert(document, ModelVersion)

@@ -1,7 +1,7 @@
-"""Models as files: fetched, converted and signed.
+"""Model files: fetched, converted and signed.
 
-Converted on this machine, whose libraries trained the model, also where the control plane is
-elsewhere: only what came of it is sent.
+Models are converted on this machine, whose libraries trained the model, even for a remote control
+plane: only the result is sent.
 """
 
 # ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
@@ -85,7 +85,7 @@ def fetch(
         except InvalidArgumentError as error:
             raise typer.BadParameter(str(error), param_hint=parameter_hint) from None
 
-    # What is asked for last may be tried for eight times that long.
+    # The last request may be retried for eight times that long.
     shared = watched_store(artifacts, retry_s=min(RETRY_S, timeout_s / 8))
     deadline = time.monotonic() + timeout_s
     fetched = fetch_model(shared, reference, output, deadline=deadline)
@@ -95,7 +95,7 @@ def fetch(
 
 
 class ConvertTo(StrEnum):
-    """What a model can be converted to."""
+    """Target format of a conversion."""
 
     ONNX = "onnx"
 
@@ -141,7 +141,7 @@ class ConversionOptions:
 
 @contextmanager
 def converted(pushed: Pushed, conversion: ConversionOptions, home: Path) -> Iterator[Pushed]:
-    """The ONNX model that was made of `pushed`; its file is gone afterwards.
+    """Yield the ONNX model converted from `pushed`; its file is deleted afterwards.
 
     Args:
         home: Hidden from what is converted.
@@ -203,7 +203,7 @@ def difference_text(metadata: Mapping[str, str]) -> str:
 
 
 def _rows_of(file: Path, signature: ModelSignature) -> Tensors:
-    """The rows of a file, as the model takes them.
+    """Return the rows of a file, as the model takes them.
 
     Raises:
         InvalidArgumentError: They do not fit the model.
@@ -234,7 +234,7 @@ def _rows_of(file: Path, signature: ModelSignature) -> Tensors:
 
 
 def numbered(reference: str) -> tuple[str, str]:
-    """Name and number of `NAME:VERSION`; typer.BadParameter without a number."""
+    """Return name and number of `NAME:VERSION`; typer.BadParameter without a number."""
     name, _, number = reference.partition(":")
     if not number:
         msg = f"'{reference}' has no version number; write it as {name}:VERSION"

@@ -69,7 +69,7 @@ class ReplicaOptions:
     gpus: Annotated[int, option("Start time of a replica.", min=0, max=64)] = 0
 
     def replica(self, model: str, home: Path) -> ReplicaProfile:
-        """Return it by the profile of `model`, or by hand where none is named."""
+        """Return the replica from the profile of `model`, or from options without a model."""
         if bool(model) == bool(self.service_time):
             problem = "pass only one" if model else "no run time: pass one"
             msg = f"{problem} of --service-time and --model (which `headrace profile` has measured)"
@@ -96,7 +96,7 @@ class ReplicaOptions:
         )
 
     def _service_times(self) -> dict[int, float]:
-        """Return seconds by rows out of `4ms`, or `1=4ms,8=9ms`."""
+        """Return seconds by rows, parsed from `4ms`, or `1=4ms,8=9ms`."""
         text, flag = self.service_time, "--service-time"
         if "=" not in text:
             return {1: seconds(text.strip(), flag)}
@@ -227,7 +227,7 @@ def capacity(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Target:
-    """The endpoint of a spec that is planned for; empty without a spec."""
+    """Endpoint of a spec for which to plan; empty without a spec."""
 
     endpoint: str = ""
     model: str = ""
@@ -260,7 +260,7 @@ def _target(spec: Path | None, endpoint: str) -> _Target:
 
 
 def _nodes(texts: Sequence[str], core_cost: float) -> list[NodeType]:
-    """The machines to choose from: named, or made up."""
+    """Return the machine types: those given, or default ones."""
     if not texts:
         return [
             NodeType(
@@ -356,7 +356,7 @@ def _show(plan: CapacityPlan, demand: PlannedLoad, target: _Target, *, is_made_u
         names = ("month", "peak requests/s", "replicas", "nodes", "clusters", "per month")
         show("", table(months, *names))
     if best is not None:
-        # The part of a spec that follows, for each cluster.
+        # Resulting part of a spec, for each cluster.
         show(
             "",
             "endpoints:",
@@ -378,7 +378,7 @@ def _sizes(fleet: Fleet) -> tuple[str, str, str]:
 
 
 def _by_count(replica: ReplicaProfile, fleet: Fleet, peak_rate: float) -> Text:
-    """Load and latency at the peak by the number of replicas that answer, fewer and more."""
+    """Return load and latency at the peak for several numbers of ready replicas."""
     needed = fleet.replicas_needed
     shares = (0.75, 1.0, 1.25, 1.5, 2.0)
     rows = []

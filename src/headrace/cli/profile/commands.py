@@ -1,4 +1,4 @@
-"""`headrace profile`: measured speed of a model, and a recommendation how to serve it."""
+"""`headrace profile`: measured speed of a model, and recommended settings."""
 
 # ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
 
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from headrace.optimize.profiling.messages import Event, Measured, Overhead
 
 _MEASURED_SHARE: Final = 0.7
-"""Of the budget, for the model itself; then a replica is asked, and the rest is for predictions,
-and for processes that start."""
+"""Share of the budget for the model itself; the rest is for measuring a replica, for predictions
+and for process starts."""
 _OVERHEAD_SHARE: Final = 0.12
 _MOST_OVERHEAD_S: Final = 8.0
 
@@ -230,5 +230,5 @@ def _overhead(
 
 
 def overhead_s(budget_s: float) -> float:
-    """How much of the budget goes to asking a replica."""
+    """Return the part of the budget for measuring a replica."""
     return min(budget_s * _OVERHEAD_SHARE, _MOST_OVERHEAD_S)

@@ -219,7 +219,7 @@ def _costs(
             "`headrace profile`",
             param_hint="--model",
         )
-    # What a row takes alone, and in the best batch, by the newest profile.
+    # Time of a row alone, and in the best batch, by the newest profile.
     measured = newest_profile(model, home).measured
     length = measured.loaded.length
     cells = [

@@ -62,7 +62,7 @@ def status(
 
 
 def _frames(api: "Management", path: str) -> "Iterator[RenderableType]":
-    """A rollout as it is now, until it is over."""
+    """Yield the current state of a rollout until it ends."""
     while True:
         document = api.get(path)
         yield render(document, now=_now())
@@ -84,7 +84,7 @@ def list_(
 
 
 def _add_verb(verb: str, text: str) -> None:
-    """Add the command that tells an endpoint's rollout `verb`."""
+    """Add the command that sends `verb` to an endpoint's rollout."""
 
     def send_verb(
         endpoint: EndpointName,

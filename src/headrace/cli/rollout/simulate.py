@@ -31,7 +31,7 @@ _NARROW: Final = 10
 
 
 def result_document(result: "Result", *, is_same: bool) -> dict[str, object]:
-    """One candidate, for programs. `is_same`: every decision against it was false."""
+    """Return one candidate as JSON. `is_same`: every decision against it is a false alarm."""
     document: dict[str, object] = {
         "candidate": result.candidate,
         "rolled_back_ratio": result.rolled_back,
@@ -50,7 +50,7 @@ def result_document(result: "Result", *, is_same: bool) -> dict[str, object]:
 
 
 def power_document(row: "Power") -> dict[str, object]:
-    """One row of the power table, for programs."""
+    """Return one row of the power table as JSON."""
     return {
         "change": row.change,
         "metric": row.expected.metric,
@@ -117,7 +117,7 @@ def _number(requests: float | None) -> str:
 
 
 class Scenario(StrEnum):
-    """What is rolled out."""
+    """Simulated candidate."""
 
     AA = "aa"
     BURSTS = "bursts"

@@ -1,4 +1,4 @@
-"""`headrace rollout start`: begin a rollout, and wait for its end if asked."""
+"""`headrace rollout start`: starts a rollout, and optionally waits for its end."""
 
 import time
 from collections.abc import Mapping
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 class Strategy(StrEnum):
-    """How a new version takes over."""
+    """Rollout strategy."""
 
     CANARY = "canary"
     BLUE_GREEN = "blue-green"
@@ -39,7 +39,7 @@ class Strategy(StrEnum):
 
 
 class StepUntil(StrEnum):
-    """What each step of a canary waits for, besides its pause."""
+    """Condition of each canary step, besides its pause."""
 
     VERDICT = "verdict"
     APPROVAL = "approval"
@@ -144,7 +144,7 @@ class PlanOptions:
 def rollout_plan(
     options: PlanOptions, document: Mapping[str, Any] | None = None
 ) -> dict[str, Any] | None:
-    """The plan; None leaves it to the endpoint.
+    """Return the plan; None for the endpoint's own.
 
     Args:
         document: Plan from a file; options take precedence.
@@ -165,7 +165,7 @@ def rollout_plan(
             msg = f"is an option of the strategy {owner}, not of {strategy}"
             raise typer.BadParameter(msg, param_hint=f"--{name.replace('_', '-')}")
     if strategy != base.get("strategy"):
-        base = {}  # another strategy's settings mean nothing here
+        base = {}  # settings of another strategy do not apply
     plan = {**base, "strategy": strategy, **common}
     timing = {"steps", "pause_s", "until"}
     plan |= {name: value for name, value in special.items() if name not in timing}
@@ -175,7 +175,7 @@ def rollout_plan(
 
 
 def _steps(options: PlanOptions, in_file: list[dict[str, Any]] | None) -> list[dict[str, Any]]:
-    """The steps: those of the file where the command line names no weights."""
+    """Return the steps: those of the file if the command line has no weights."""
     if options.steps is not None or not in_file:
         text = _DEFAULT_STEPS if options.steps is None else options.steps
         parts = [part.strip().removesuffix("%").strip() for part in text.split(",")]
@@ -192,7 +192,7 @@ def _steps(options: PlanOptions, in_file: list[dict[str, Any]] | None) -> list[d
 
 _REFRESH_S = 1.0
 _AWAY_S = 60.0
-"""How long a control plane that does not answer is waited for."""
+"""Time limit for a control plane that does not respond."""
 
 
 def start(
@@ -317,7 +317,7 @@ def read_plan(file: Path) -> dict[str, Any]:
 def wait_for_rollout(
     api: "Management", status: dict[str, Any], *, timeout_s: float, every_s: float = _REFRESH_S
 ) -> dict[str, Any]:
-    """Follow a rollout until it is over, telling each move; its last status.
+    """Print each change of a rollout until it ends; return its last status.
 
     A control plane that is away for a while is waited for: the rollout goes on where it was.
 

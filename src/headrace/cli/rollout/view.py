@@ -19,7 +19,7 @@ WIDTH: Final = 25
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Marks:
-    """What the picture is drawn with; in this order the later ones hide the earlier."""
+    """Characters of the drawing; later ones hide earlier ones."""
 
     empty: str
     line: str
@@ -37,7 +37,7 @@ ASCII: Final = Marks(empty=" ", line="-", neutral="|", margin=":", effect="o", l
 
 
 def marks_for(encoding: str | None) -> Marks:
-    """Those that a terminal of this encoding can show."""
+    """Return the characters that a terminal of this encoding can show."""
     try:
         "".join(astuple(UNICODE)).encode(encoding or "ascii")
     except (UnicodeEncodeError, LookupError):
@@ -55,7 +55,7 @@ def interval_bar(
     marks: Marks = UNICODE,
     width: int = WIDTH,
 ) -> str:
-    """The interval `[low, high]` over a scale that holds `neutral` and `margin` too.
+    """Draw the interval `[low, high]` on a scale that includes `neutral` and `margin`.
 
     Args:
         low: None for an interval without lower bound; then it is drawn to the left edge.
@@ -101,7 +101,7 @@ _STYLES: Final = {
 
 
 def render(status: Document, *, now: float) -> "RenderableType":
-    """One rollout in full.
+    """Return the complete view of one rollout.
 
     Args:
         now: Seconds since 1970.
@@ -122,7 +122,7 @@ def render(status: Document, *, now: float) -> "RenderableType":
 
 
 def headline(status: Document, *, now: float) -> "Text":
-    """What the rollout is and where it is, in one or two lines."""
+    """Return the rollout's subject and state, in one or two lines."""
     phase = status["phase"].replace("_", " ")
     text = Text.assemble(
         (f"rollout {status['id']}", "bold"),
@@ -140,7 +140,7 @@ def headline(status: Document, *, now: float) -> "Text":
 
 
 def progress_of(status: Document) -> str:
-    """Which step it is at and what that means: `, step 2 of 3 (25 %)`."""
+    """Return the current step and its weight: `, step 2 of 3 (25 %)`."""
     steps = status["steps"]
     if status["over"]:
         return ""
@@ -189,7 +189,7 @@ def _arms(status: Document) -> "Text":
 def _metric_columns(marks: Marks) -> dict[str, Column]:
     def bar(metric: Document) -> str:
         unit, margin = metric["unit"], metric["margin"]
-        # More reward is better, so what is tolerated lies below; all else is worse the higher.
+        # Higher rewards are better, so the tolerance is below; for all other metrics it is above.
         tolerated = -margin if unit == "reward" and margin is not None else margin
         return interval_bar(
             low=metric["low"],

@@ -1,4 +1,4 @@
-"""`headrace stream`: score the records of a log, and write the answers to another."""
+"""`headrace stream`: scoring of the records of a topic, with results in another topic."""
 
 # ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
 

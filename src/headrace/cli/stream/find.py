@@ -1,4 +1,4 @@
-"""Stream that a command means, and streams as rows of a table."""
+"""Stream of a command, and streams as table rows."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -84,7 +84,7 @@ def short_spec(form: ShortForm) -> "SystemSpec":
         stream["model"] = form.model
     if form.endpoint:
         stream["endpoint"] = form.endpoint
-        # It is the running system's; here only its name counts.
+        # It is the running system's model; here only its name counts.
         document["endpoints"] = [{"name": form.endpoint, "model": "running"}]
     if form.exactly_once:
         stream["delivery"] = "exactly_once"
@@ -94,7 +94,7 @@ def short_spec(form: ShortForm) -> "SystemSpec":
 
 
 def chosen(spec: "SystemSpec", names: list[str], *, where: str) -> "list[StreamSpec]":
-    """The streams of these names; all if none is named.
+    """Return the streams of these names; all without names.
 
     Raises:
         NotFoundError: A stream does not exist.
@@ -111,7 +111,7 @@ def chosen(spec: "SystemSpec", names: list[str], *, where: str) -> "list[StreamS
 
 
 def find_stream(name: str, *, file: Path | None, plane: ControlPlaneOptions) -> "StreamSpec":
-    """The stream of this name: in `file`, else in what runs, else in `headrace.yaml` here.
+    """Return the stream of this name: in `file`, else the system, else `headrace.yaml`.
 
     Raises:
         NotFoundError: The stream does not exist.
@@ -136,7 +136,7 @@ def find_stream(name: str, *, file: Path | None, plane: ControlPlaneOptions) -> 
 
 
 def open_broker_of(url: str, home: Path) -> "Broker":
-    """The broker of a URL that may name variables.
+    """Return the broker of a URL that may refer to variables.
 
     Raises:
         HeadraceError: The broker cannot be used; the message contains the reason.

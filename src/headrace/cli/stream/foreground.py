@@ -51,13 +51,13 @@ _EVERY_S: Final = 0.2
 _SHOW_EVERY: Final = 5
 _CLEAR: Final = "\r\x1b[2K"
 IsDone = Callable[[StreamView], Awaitable[bool]]
-"""Whether a stream that has an end has come there."""
+"""Predicate of whether a finite stream has ended."""
 
 
 def resolved(
     spec: "SystemSpec", streams: "Sequence[StreamSpec]", home: Path, *, allow_code: bool
 ) -> tuple[DesiredStream, ...]:
-    """The streams with their models pinned, as a control plane on `home` would.
+    """Return the streams with their models pinned, as a control plane on `home` would.
 
     Raises:
         SpecError: A model is missing, or cannot be served.
@@ -91,7 +91,7 @@ def make_topics(streams: Sequence[DesiredStream], home: Path) -> None:
 
 
 def gateway_of(home: Path) -> Callable[[WorkerSettings], WorkerSettings]:
-    """Tells workers where the gateway of what runs on `home` is, if they need it."""
+    """Return a function that adds the gateway of the system on `home` to workers that need it."""
     from headrace.control.desired.resolve_streams import through_gateway
 
     def prepare(settings: WorkerSettings) -> WorkerSettings:
@@ -122,7 +122,7 @@ class Foreground:
     _hurry: bool = False
 
     def run(self) -> list[StreamView]:
-        """Run until it is over; how the streams were at the end.
+        """Run until the end; return the final state of the streams.
 
         Raises:
             FailedPreconditionError: A worker ended for a reason that another try will not change.
@@ -179,7 +179,7 @@ class Foreground:
         return views
 
     async def _watch(self, supervisor: "StreamSupervisor", screen: "_Screen") -> list[str]:
-        """Until it is over; why, if it went wrong."""
+        """Wait for the end; return the reasons of a failure."""
         while not self._stop.is_set():
             await supervisor.step()
             views = supervisor.views()
@@ -194,7 +194,7 @@ class Foreground:
         return []
 
     def _on_signal(self) -> None:
-        """The first signal ends it in order, the second at once."""
+        """Stop gracefully at the first signal, immediately at the second."""
         if self._stop.is_set():
             self._hurry = True
         else:
@@ -206,7 +206,7 @@ async def _no_listener(_: object) -> None:
 
 
 class _Screen:
-    """What a person sees on standard error: workers' logs, and on a terminal a line that lives."""
+    """Output on standard error: workers' logs, and on a terminal a live status line."""
 
     def __init__(self, follower: LogFollower, log_format: str) -> None:
         self._follower = follower
@@ -215,7 +215,7 @@ class _Screen:
         self._turn = 0
 
     def show(self, views: Sequence[StreamView]) -> None:
-        """New lines, and how it is now."""
+        """Print new lines and the current status."""
         lines = [
             render_line(entry, log_format=self._log_format) for entry in self._follower.read_new()
         ]
@@ -234,7 +234,7 @@ class _Screen:
 
 
 def live_text(view: StreamView) -> str:
-    """How a stream is, in a few words."""
+    """Return the state of a stream as a short text."""
     lag = "lag ?" if view.lag_records is None else f"lag {view.lag_records:,}"
     age = "" if not view.lag_s else f" ({view.lag_s:.1f} s)"
     letters = f", {view.dead_letters:,} dead letters" if view.dead_letters else ""
@@ -368,7 +368,7 @@ def _score(
     allow_code: bool,
     log_format: str,
 ) -> int:
-    """Run the stream as another group until it is through; how many it answered."""
+    """Run the stream as another group up to the end; return the number of responses."""
     from headrace.core.spec.parse import SystemSpec
     from headrace.streaming.settings_checks import check_settings
     from headrace.streaming.windows.state_file import state_folder
@@ -377,7 +377,7 @@ def _score(
     resolved_stream = with_workers(
         resolved(spec, [stream], home, allow_code=allow_code), workers or 1
     )[0]
-    # Another name: brokers that drop what they have seen would drop the answers.
+    # Another name: brokers that deduplicate records would drop the results.
     settings = msgspec.structs.replace(
         resolved_stream.settings,
         name=group,
@@ -402,9 +402,9 @@ def _score(
 
 
 def _done(broker: "Broker", span: "OffsetRange", settings: "WorkerSettings") -> "IsDone":
-    """Through when the group has passed the end, or when nothing has come for a while.
+    """Return a predicate: the group has passed the end, or no record came for a while.
 
-    The second holds where offsets have gaps at the end, as those of transactions do.
+    The second condition applies if offsets have gaps at the end, as those of transactions do.
     """
     progress = {"answered": -1.0, "at": time.monotonic(), "looked": 0.0, "reached": math.inf}
 
@@ -419,7 +419,7 @@ def _done(broker: "Broker", span: "OffsetRange", settings: "WorkerSettings") -> 
         reached = await asyncio.to_thread(committed, broker, settings.group, settings.topics)
         if span.is_done(reached):
             progress["reached"] = min(progress["reached"], now)
-        # What it counted is told a moment later.
+        # Counts are reported a moment later.
         is_idle = total > 0 and now - progress["at"] > _IDLE_S
         return now - progress["reached"] > _TOLD_AFTER_S or is_idle
 

@@ -91,7 +91,7 @@ def send(
 
 
 def lines_of(stream: BinaryIO) -> Iterator[bytes]:
-    """Lines without their ends; empty ones are left out.
+    """Yield lines without line ends; empty ones are skipped.
 
     Raises:
         InvalidArgumentError: A line is longer than records may be.
@@ -109,7 +109,7 @@ def lines_of(stream: BinaryIO) -> Iterator[bytes]:
 
 
 def new_records(topic: str, lines: Iterable[bytes], *, key: str) -> "Iterator[NewRecord]":
-    """A record for each line; its key is the field `key`, if there is a name.
+    """Yield a record for each line; its key is the field `key`, if that is set.
 
     Raises:
         InvalidArgumentError: A line has no such field.
@@ -171,7 +171,7 @@ def read(
 
 
 def first_offsets(broker: "Broker", topic: str, *, waits: bool) -> "dict[TopicPartition, int]":
-    """Where each partition begins.
+    """Return the first offset of each partition.
 
     Args:
         waits: For the topic, if it is not there yet.
@@ -191,7 +191,7 @@ def first_offsets(broker: "Broker", topic: str, *, waits: bool) -> "dict[TopicPa
 def records_of(
     broker: "Broker", topic: str, after: "dict[TopicPartition, int]", *, follow: bool
 ) -> "Iterator[Record]":
-    """Records from these offsets on, in order of each partition; without `follow` up to the end."""
+    """Yield records from these offsets on, ordered by partition; endless with `follow`."""
     after = dict(after)
     while True:
         ends = {partition: end for partition, (_, end) in broker.ends(topic).items()}
@@ -221,7 +221,7 @@ def value_text(record: "Record") -> str:
 
 
 def record_json(record: "Record") -> str:
-    """A record as a JSON object in one line; bytes that are no text in base64."""
+    """Return a record as a JSON object in one line; bytes that are not text in base64."""
     return msgspec.json.encode(
         {
             "topic": record.topic_partition.topic,
@@ -236,7 +236,7 @@ def record_json(record: "Record") -> str:
 
 
 def text_or_base64(value: bytes | None) -> object:
-    """Bytes as JSON can hold them: as text, or `{"b64": ...}`."""
+    """Return bytes as a JSON value: as text, or `{"b64": ...}`."""
     if value is None:
         return None
     try:
@@ -270,7 +270,7 @@ _Error = Annotated[
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Of:
-    """Where a stream's dead letters are."""
+    """Location of a stream's dead letters."""
 
     broker: "Broker"
     topic: str
@@ -287,7 +287,7 @@ def _opened(
     plane: ControlPlaneOptions,
 ) -> Iterator[_Of]:
 
-    if broker:  # of a stream without a file
+    if broker:  # for a stream without a file
         url, topic, read = broker, f"{name}-dead-letters", tuple(sources or ())
     else:
         stream = find_stream(name, file=file, plane=plane)
@@ -326,7 +326,7 @@ def list_(
                 of.broker, stream=name, topic=of.topic, max_records=_MOST if code else limit
             )
         except NotFoundError:
-            dead_letters = []  # it is made with the first worker
+            dead_letters = []  # the first worker creates it
     letters = [letter for letter in dead_letters if code in {"", letter.code}][:limit]
     empty = f"no dead letters in {of.topic}"
     documents = list(map(letter_document, letters))
@@ -402,7 +402,7 @@ LETTER_COLUMNS: Final[dict[str, Column]] = {
 
 
 def letter_document(letter: "DeadLetter") -> dict[str, object]:
-    """A dead letter as JSON."""
+    """Return a dead letter as a JSON object."""
     return {
         "topic": letter.topic,
         "partition": letter.partition,

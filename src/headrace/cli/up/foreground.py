@@ -1,4 +1,4 @@
-"""Parts that run alone in the foreground: `headrace control`, `gateway` and `serve`."""
+"""Foreground processes: `headrace control`, `gateway` and `serve`."""
 
 # ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
 
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 
 class Driver(StrEnum):
-    """What replicas are."""
+    """Driver of replicas."""
 
     LOCAL = "local"
     KUBERNETES = "kubernetes"
@@ -99,7 +99,7 @@ class ClusterOptions:
     ] = ""
 
     def settings(self) -> "ClusterSettings":
-        """Return the same; typer.BadParameter for names that Kubernetes does not take."""
+        """Return the cluster settings; typer.BadParameter for names that Kubernetes refuses."""
         from headrace.control.base.settings import ClusterSettings
         from headrace.control.kubernetes import names
 
@@ -283,7 +283,7 @@ def gateway(
 HTTP_PORT = 8000
 METRICS_PORT = 8002
 _NAMED = 8
-"""How many files a message names."""
+"""Maximum number of files that a message names."""
 
 
 def serve(
@@ -403,10 +403,10 @@ def replica_settings(
 
 
 def _stored(reference: str, home: Path) -> "tuple[ModelVersion, Path]":
-    """A version of the registry, checked against its digest, and where it lies."""
+    """Return a version of the registry, verified against its digest, and its path."""
     from headrace.cli.base.offline import stored_model
 
-    if "/" not in reference:  # no name of the registry has one
+    if "/" not in reference:  # registry names have no slash
         try:
             return stored_model(reference, home)
         except (NotFoundError, InvalidArgumentError) as error:

@@ -1,4 +1,4 @@
-"""Commands of a whole home: `headrace down`, `backup` and `restore`."""
+"""Commands on a whole home: `headrace down`, `backup` and `restore`."""
 
 # ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
 
@@ -32,7 +32,7 @@ _LOCK_RETRY_S: Final = 0.05
 
 
 async def stop_remaining_processes(path: Path, *, drain_s: float) -> int:
-    """End the gateway and the replicas recorded in the home `path`; how many processes ended.
+    """End gateway and replicas recorded in the home; return the number of ended processes.
 
     Records of processes of another home, which this one is a copy of, are left out.
 
@@ -48,7 +48,7 @@ async def stop_remaining_processes(path: Path, *, drain_s: float) -> int:
             lock.acquire()
             break
         except FailedPreconditionError:
-            # A control plane that was just killed holds it for a moment more.
+            # A just killed control plane holds the lock for a moment.
             if not left:
                 raise
             await asyncio.sleep(_LOCK_RETRY_S)
@@ -98,7 +98,7 @@ async def _stop_gateway(home: HomeDir, *, drain_s: float) -> int:
         await gateway.adopt(process)
         await gateway.stop(drain_s)
     except HeadraceError:
-        # It does not answer, so there is nothing to drain.
+        # It does not respond, so there is nothing to drain.
         process = owner.adopt(record)
         if process is not None:
             process.send(signal.SIGKILL)
@@ -107,7 +107,7 @@ async def _stop_gateway(home: HomeDir, *, drain_s: float) -> int:
 
 
 _SLACK_S = 15.0
-"""What draining may take beyond its limit: killing what did not drain, closing, cleaning up."""
+"""Additional time of a drain beyond its limit: killing undrained processes, closing, cleanup."""
 
 
 def down(
@@ -156,7 +156,7 @@ def down(
 
 
 def _stop(control: "ControlFile", home: Path, drain_s: float) -> None:
-    """Ask the control plane to end everything; if it does not, end the control plane."""
+    """Ask the control plane to end all processes; if it does not, end the control plane."""
     process = ProcessOwner.of(home).adopt(control)
     if process is None:
         return
@@ -200,7 +200,7 @@ def backup(
     if verify:
         result = check_backup(file, progress=tell)
     else:
-        # The state is where the control plane that runs has it, unless it is named here.
+        # The state is where the running control plane has it, unless an option names it.
         control = read_last_control_file(home)
         running = "" if control is None else control.state_url
         result = write_backup(
@@ -259,7 +259,7 @@ def restore(
 
 
 def _not_contained(manifest: "BackupManifest") -> list[str]:
-    """What has to be brought from elsewhere, or is gone."""
+    """Return what must be copied separately, or is lost."""
     lines = []
     if manifest.state == "none":
         lines.append(

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 
 class GatewayPlace(StrEnum):
-    """Where requests come in."""
+    """Location of the gateway."""
 
     LOCAL = "local"
     REMOTE = "remote"
@@ -299,7 +299,7 @@ class ControlOptions:
             agents=self._agents(),
             state_url=absolute_reference(self.state_url),
             artifacts=check_artifacts_url(self.artifacts) if self.artifacts else "",
-            # Whether this control plane takes models that run code, whatever its spec says.
+            # Whether this control plane allows models that run code, whatever its spec says.
             allow_code=os.environ.get("HEADRACE_ALLOW_CODE", "").lower() in {"1", "true", "yes"},
             model_roots=tuple(str(root.absolute()) for root in self.model_root or ()),
             console="headrace.console:build_console",
@@ -317,7 +317,7 @@ class ControlOptions:
         )
 
     def _agents(self) -> "AgentsSettings | None":
-        """Return how gateways on other hosts are listened for; None where none is."""
+        """Return the listener for remote gateways; None without one."""
         from headrace.control.base.agents_settings import AgentsSettings
         from headrace.core.spec.access import TlsSpec
 
@@ -360,7 +360,7 @@ def tls_settings(
     *,
     require_client: bool = False,
 ) -> "TlsSpec | None":
-    """What the flags `flag-cert` and `flag-key`, and those of client certificates, say."""
+    """Return the TLS settings of `flag-cert`, `flag-key` and the client certificate flags."""
     from headrace.core.spec.access import TlsSpec
 
     if certificate is None or key is None:

@@ -1,4 +1,4 @@
-"""Spec that `headrace up` serves, and its start: here, in the background, in a running system."""
+"""Spec of `headrace up`, and its start: foreground, background, or in a running system."""
 
 # ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
 
@@ -44,7 +44,7 @@ _SPEC_SUFFIXES = {".yaml", ".yml", ".json"}
 def document_for(
     target: Path | None, model: ModelOptions, *, home: Path, has_state: bool = False
 ) -> dict[str, Any] | None:
-    """The spec that `target` means, as plain data; None goes on with what is stored.
+    """Return the spec of `target`, as plain data; None continues with the stored state.
 
     Args:
         has_state: Whether the state is elsewhere than in `home`.
@@ -86,7 +86,7 @@ def document_for(
 
 
 def _endpoint(path: Path, model: ModelOptions) -> dict[str, Any]:
-    """The endpoint of a spec that serves the model at `path`."""
+    """Return the endpoint of a spec that serves the model at `path`."""
     endpoint: dict[str, Any] = {
         "name": model.name or name_from(path),
         "model": str(path.absolute()),
@@ -116,13 +116,13 @@ _KEYS = {
 
 
 def _latency_s(text: str) -> float:
-    """The latency that `--slo-p99` gives, within what a spec takes."""
+    """Return the latency of `--slo-p99`, within the limits of a spec."""
     from pydantic import ValidationError
 
     from headrace.core.spec.base import parsed
 
     flag = "--slo-p99"
-    if text.strip()[-1:].isdigit():  # elsewhere these are seconds: 150 would be an SLO of minutes
+    if text.strip()[-1:].isdigit():  # a bare number would be seconds: 150 s is no SLO
         msg = f"'{text}' has no unit; write {text.strip()}ms or {text.strip()}s"
         raise typer.BadParameter(msg, param_hint=flag)
     latency_s = round(seconds(text.strip(), flag), 9)
@@ -136,13 +136,13 @@ def _latency_s(text: str) -> float:
 
 
 def with_code(document: dict[str, Any]) -> dict[str, Any]:
-    """`document` whose endpoints may all have models that run their authors' code."""
+    """Return `document` with `allow_code` for all endpoints."""
     endpoints = [{**entry, "allow_code": True} for entry in document.get("endpoints", [])]
     return {**document, "endpoints": endpoints}
 
 
 def with_tuning(document: dict[str, Any] | None, home: Path) -> dict[str, Any]:
-    """`document` with what it leaves open filled in from profiles."""
+    """Return `document` completed from profiles."""
     from headrace.cli.base.spec_file import tuned_document
 
     if document is None:
@@ -162,7 +162,7 @@ def command(
     gateway_ca: str = "",
     example: Mapping[str, float | str] = MappingProxyType({}),
 ) -> str:
-    """A `curl` line for `endpoint` if its inputs are small, else a `headrace infer` line.
+    """Return a `curl` line for `endpoint` if its inputs are small, else a `headrace infer` line.
 
     Args:
         flag: What `headrace` needs besides, for instance ` --home DIR`.
@@ -210,7 +210,7 @@ def example_of(management: Management, endpoint: Mapping[str, Any]) -> dict[str,
 def example_body(
     inputs: list[TensorSpec], example: Mapping[str, float | str] = MappingProxyType({})
 ) -> str:
-    """A V2 request with one made-up row, in numbers short enough to read."""
+    """Return a V2 request with one generated row, in short numbers."""
     from headrace.core.examples import example_inputs
 
     batched = all(spec.shape[:1] == (VARIABLE,) for spec in inputs)
@@ -255,7 +255,7 @@ def detach(settings: "ControlSettings", *, home: Path, wait_s: float, json: bool
 
 
 def run_here(settings: "ControlSettings", home: Path) -> int:
-    """Be the control plane in this process; a thread prints the addresses once all is ready.
+    """Run the control plane in this process; a thread prints the addresses once all is ready.
 
     Raises:
         FailedPreconditionError: Why nothing came up, once everything is stopped: below the log of
@@ -295,7 +295,7 @@ def change_running(
     wait_s: float,
     json: bool,
 ) -> None:
-    """Apply a spec to what runs already; None leaves that as it is."""
+    """Apply a spec to the running system; None changes nothing."""
     from headrace.cli.base.spec_file import show_applied
 
     api = local_management(control, home)
@@ -310,7 +310,7 @@ def change_running(
 
 
 def _show_last_log_lines(last: "ControlFile | None", control: "ControlFile") -> None:
-    """Say what became of the addresses of a control plane that was killed."""
+    """Print what happened to the addresses of a killed control plane."""
     if last is None:
         return
     moved = [
@@ -330,7 +330,7 @@ def _show_last_log_lines(last: "ControlFile | None", control: "ControlFile") -> 
 def _announce(
     control: "ControlFile", *, home: Path, json: bool, stop_with: str | None = None
 ) -> bool:
-    """Say where everything is reached and which endpoints are not ready; whether all are."""
+    """Print addresses and endpoints that are not ready; return whether all are ready."""
     from headrace.cli.base.connection import grpc_url
     from headrace.cli.base.output import batching_lines
 
@@ -373,7 +373,7 @@ def _announce(
 
 
 def _status(api: "Management") -> dict[str, Any]:
-    """The status, once ready replicas have reported how they batch, which takes them a second."""
+    """Return the status once ready replicas have reported how they batch, after about a second."""
     until = time.monotonic() + _REPORTED_S
     while True:
         status: dict[str, Any] = api.get("/api/v1/status")
