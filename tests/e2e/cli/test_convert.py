@@ -40,7 +40,7 @@ def test_what_was_converted_is_shown_and_kept(shell: Shell) -> None:
     assert re.search(r"^converted from +sha256:", out, re.MULTILINE)
     assert re.search(r"^converter +headrace ", listed, re.MULTILINE)
     assert "converted by headrace " in err
-    assert "not tested on data" in err
+    assert "not tested on your data" in err
     assert "rows of FP64 on and beside all" in err
     assert (shown["runtime"], shown["filename"]) == ("onnx", "binary.onnx")
     assert shown["source"] == str(shell.folder / "binary.txt")

@@ -188,7 +188,7 @@ def test_a_file_that_shrinks_while_it_is_sent_is_no_model(tmp_path: Path) -> Non
 
     (tmp_path / "m").write_bytes(b"xy")
 
-    with pytest.raises(InvalidArgumentError, match="was cut while it was read"):
+    with pytest.raises(InvalidArgumentError, match="became shorter while it was read"):
         list(_file_chunks(tmp_path / "m", 3))
 
 
@@ -218,7 +218,7 @@ def test_a_prefix_and_a_secure_address_are_kept() -> None:
         url = f"http://127.0.0.1:{server.port}/headrace"
         listed = model_store(CommandTarget(home=Path("h"), url=url)).list(None)
         assert listed == {"models": [], "problems": []}
-    with pytest.raises(UnavailableError, match="is the address right"):
+    with pytest.raises(UnavailableError, match="check the address"):
         Management(f"https://127.0.0.1:{free_port()}", is_remote=True).get("/x")
 
     assert server.heads[0].startswith("GET /headrace/api/v1/models ")

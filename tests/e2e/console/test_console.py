@@ -157,11 +157,11 @@ def test_an_endpoint_is_tried_by_its_form(page: Page, site: Site) -> None:
     answer = page.locator("#answer")
     expect(answer).to_contain_text("HTTP 200")
     expect(answer).to_contain_text('"label"')
-    expect(page.get_by_role("region", name="The same with curl")).to_contain_text("[0.5, 0.1]")
+    expect(page.get_by_role("region", name="curl command")).to_contain_text("[0.5, 0.1]")
 
     page.get_by_label("Data, as a JSON list").fill("0.5")
     page.get_by_role("button", name="Send").click()
-    expect(page.get_by_role("alert")).to_contain_text("is a JSON list")
+    expect(page.get_by_role("alert")).to_contain_text("must be a JSON list")
 
 
 def test_a_keyboard_reaches_everything(page: Page, site: Site) -> None:

@@ -124,7 +124,7 @@ def test_up_after_a_killed_control_plane_has_the_ports_of_before(
 
     assert first.returncode == 0, first.stderr
     assert second.returncode == 0, second.stderr
-    assert "all ports are the same" in second.stderr
+    assert "all ports are unchanged" in second.stderr
     assert after["addresses"] == before["addresses"]
     assert system.where().metrics_url == metrics
     assert is_gateway_killed or after == before

@@ -55,7 +55,7 @@ def test_a_drifted_feature_is_named_and_still_known_after_a_crash(
     home = str(system.home)
     assert main(["drift", "reference", "set", "m", "-i", str(train), "--home", home]) == 0
     assert main(["drift", "m", "--home", home]) == 0
-    assert "too few rows came to compare" in capsys.readouterr().err
+    assert "not enough rows to compare yet" in capsys.readouterr().err
     _wait_for_plan(system, random)
 
     send(system, random, 16)

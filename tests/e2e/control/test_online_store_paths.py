@@ -136,8 +136,8 @@ def test_a_missing_directory_is_told_and_not_made(
 @pytest.mark.parametrize(
     ("url", "said"),
     [
-        ("sqlite:////nonexist/${PATH}/x.db", "should be written out, without `${NAME}`"),
-        ("sqlite:////proc/${KAFKA_PW}/x.db", "should be written out, without `${NAME}`"),
+        ("sqlite:////nonexist/${PATH}/x.db", "must not contain `${NAME}`"),
+        ("sqlite:////proc/${KAFKA_PW}/x.db", "must not contain `${NAME}`"),
         (f"redis://ann:{LITERAL}@h/0", "holds a password in plain text; write `${NAME}`"),
         (f"hopsworks://h/s?api_key={LITERAL}", "holds the secret 'api_key' in plain text"),
     ],

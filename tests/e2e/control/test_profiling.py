@@ -170,7 +170,7 @@ def test_a_model_is_profiled_served_tuned_and_profiled_as_an_endpoint(folder: Pa
     assert document["overhead"]["way"] == "a replica over its socket"
     assert document["prediction"]["capacity"] > 0
     assert document["measured"]["complete"]
-    assert "by the profile of" in started.stderr
+    assert "from the profile of" in started.stderr
     assert "batching.max_batch_size" not in started.stderr
     assert told["batching"]["max_batch_size"] == 7
     runs = document["recommendation"]["max_concurrent_runs"]

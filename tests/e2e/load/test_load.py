@@ -83,7 +83,7 @@ def test_too_few_requests_are_not_enough_evidence(shell: Shell, replica: Replica
 
     assert done.returncode == 3
     assert "not enough evidence" in done.stdout
-    assert "it takes about" in done.stdout
+    assert "needs about" in done.stdout
 
 
 @pytest.mark.long

@@ -345,7 +345,7 @@ def test_a_replay_scores_everything_and_leaves_no_state(pushing: Streams) -> Non
     assert read_features(pushing) == sums(rows)
     assert list((pushing.shell.home / "stream-state").glob("*/*/*")) == []
     assert refused.returncode == 1
-    assert "it pushes features; leave --to out" in refused.stderr
+    assert "pushes features and has no answer topic" in refused.stderr
 
 
 def read_features(streams: Streams) -> dict[int, tuple[float, float]]:
