@@ -20,11 +20,11 @@ _US: Final = 1_000_000
 
 
 class ViewPast(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of a view's runs, in Unix time."""
+    """Results of a view's runs. Times are in Unix time."""
 
     view: str
     of: str
-    """The source and schema that they were of."""
+    """Identity of the runs' source and schema."""
     began_at: float | None = None
     succeeded_at: float | None = None
     duration_s: float | None = None
@@ -32,8 +32,8 @@ class ViewPast(msgspec.Struct, frozen=True, kw_only=True):
     written: int = 0
     newest_at: float | None = None
     failures: int = 0
-    """In a row, the last at `failed_at`, because of `message`. `entities` and `written` are the
-    last run's; totals are of all.
+    """Failures in a row, the last at `failed_at` because of `message`. `entities` and `written` are
+    those of the last run; totals include all runs.
     """
     failed_at: float | None = None
     message: str = ""
@@ -43,14 +43,14 @@ class ViewPast(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def identity_of(view: FeatureView) -> str:
-    """What makes earlier runs count: where values come from, and what they are."""
+    """Return the identity of a view's source and schema, without which earlier runs do not count."""
     source = view.source
     columns = (str(source.path), source.timestamp_field, source.created_field)
     return " ".join([view.schema_hash.hex(), *columns])
 
 
 def past_of(view: FeatureView, record: ViewPast | None) -> ViewPast:
-    """What is known of a view: nothing but totals if it is another one by now."""
+    """Return the record of a view; only its totals if source or schema changed."""
     of = identity_of(view)
     if record is None:
         return ViewPast(view=view.name, of=of)
@@ -66,10 +66,10 @@ def past_of(view: FeatureView, record: ViewPast | None) -> ViewPast:
 
 
 def next_run_at(schedule: MaterializeSchedule, past: ViewPast) -> float:
-    """When the next run is due, in Unix time; may be over, and is 0 where nothing ever ran.
+    """Return the Unix time of the next run; it may be past, and is 0 before the first run.
 
-    A moment of `cron` that passed while nothing ran is made up for once. After a failure it is
-    tried again sooner, then later each time.
+    Missed times of `cron` are made up for by one run. A failed run is retried sooner than
+    scheduled, with increasing delay.
     """
     if past.failures and past.failed_at is not None:
         return past.failed_at + AFTER_FAILURE.delay_s(past.failures)
@@ -81,13 +81,13 @@ def next_run_at(schedule: MaterializeSchedule, past: ViewPast) -> float:
 
 
 def is_due(schedule: MaterializeSchedule, past: ViewPast, now: float) -> bool:
-    """Whether a run should begin; also where the last one is of the future, as a clock set back."""
+    """Whether a run is due; also if the last one is in the future because the clock was set back."""
     last = max(past.began_at or 0.0, past.failed_at or 0.0)
     return now >= next_run_at(schedule, past) or last > now
 
 
 def succeeded(past: ViewPast, done: MaterializeFinished, *, began: float, now: float) -> ViewPast:
-    """After a run that worked."""
+    """Return the record after a successful run."""
     newest_at = past.newest_at if done.newest_us is None else done.newest_us / _US
     return msgspec.structs.replace(
         past,
@@ -106,7 +106,7 @@ def succeeded(past: ViewPast, done: MaterializeFinished, *, began: float, now: f
 
 
 def failed(past: ViewPast, message: str, *, began: float, now: float) -> ViewPast:
-    """After a run that did not."""
+    """Return the record after a failed run."""
     return msgspec.structs.replace(
         past,
         began_at=began,
@@ -126,7 +126,7 @@ def _next_moment(cron: str, timezone: str, after: float) -> float:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FeatureViewStatus:
-    """One feature view.
+    """Status of one feature view.
 
     Times are in seconds since 1970.
     """
@@ -145,13 +145,13 @@ class FeatureViewStatus:
     entities: int = 0
     written: int = 0
     newest_at: float | None = None
-    """The newest event time that scheduled runs brought, `age_s` old. `entities` and `written` are
-    of the last run that worked, which took `duration_s`; `done` of `of` entities are written by one
-    under way.
+    """Newest event time that scheduled runs wrote, `age_s` old. `entities` and `written` are those
+    of the last successful run, which took `duration_s`; a current run has written `done` of `of`
+    entities.
     """
     age_s: float | None = None
     failures: int = 0
-    """In a row, because of `message`."""
+    """Failures in a row, because of `message`."""
     message: str = ""
     done: int = 0
     of: int = 0
@@ -160,7 +160,7 @@ class FeatureViewStatus:
 def view_status(
     view: FeatureView, past: ViewPast | None, progress: MaterializeProgress | None, *, now: float
 ) -> FeatureViewStatus:
-    """How a view is; `progress` of a run under way, `past` of one that is scheduled."""
+    """Return a view's status; `progress` is of its current run, `past` of its scheduled runs."""
     schedule = view.schedule
     if schedule is None or past is None:
         return FeatureViewStatus(name=view.name, state="unscheduled", ttl_s=view.ttl_s)
@@ -188,7 +188,7 @@ def view_status(
 
 
 def view_families(pasts: Iterable[ViewPast], *, now: float) -> list[Family]:
-    """Metrics of scheduled views."""
+    """Return the metrics of scheduled views."""
     views: list[tuple[Labels, ViewPast]] = [((("view", past.view),), past) for past in pasts]
     return [
         gauge(

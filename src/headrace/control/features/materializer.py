@@ -1,7 +1,7 @@
 """Materialization of scheduled feature views into the online store, each in a child process.
 
-The schedule is what was applied in the home last; it is read every second. A view has one run at a
-time, and a restart goes on where the runs were.
+The definitions last applied in the home are read every second. A view has one run at a time, and
+runs continue after a restart.
 """
 
 import asyncio
@@ -44,7 +44,7 @@ _POLL_INTERVAL_S: Final = 1.0
 _AT_ONCE: Final = 2
 
 _THREADS: Final = "2"
-"""Of the table library: requests need the other cores."""
+"""Threads of the table library: requests need the other cores."""
 _MIB: Final = 1 << 20
 
 OnProgress = Callable[[MaterializeProgress], None]
@@ -59,14 +59,14 @@ async def materialize_view(
     log: Path,
     command: Sequence[str] | None = None,
 ) -> MaterializeFinished:
-    """One incremental run of a view in a child process, which is killed if this is cancelled.
+    """Run one incremental materialization in a child process, which is killed on cancellation.
 
     Args:
-        log: Where its standard error is appended.
-        command: What is run; None for `headrace.features.materialize_process`.
+        log: File to which its standard error is appended.
+        command: Command line; None for `headrace.features.materialize_process`.
 
     Raises:
-        HeadraceError: It failed, took too long or too much memory, or cannot be started.
+        HeadraceError: The run failed, took too long or too much memory, or cannot be started.
     """
     schedule = view.schedule
     assert schedule is not None
@@ -76,7 +76,7 @@ async def materialize_view(
         nonlocal result
         try:
             message: ProcessMessage = msgspec.json.decode(line, type=ProcessMessage)
-        except (ValueError, *UNDECODABLE):  # written by something else
+        except (ValueError, *UNDECODABLE):  # not written by our process
             return False
         if isinstance(message, MaterializeProgress):
             on_progress(message)
@@ -114,29 +114,29 @@ class Materializer:
     """Materializes the views of one home."""
 
     path: Path
-    """Of what is applied."""
+    """Path of the applied definitions."""
     read: Callable[[], Awaitable[Definitions]]
-    """Reads it."""
+    """Reads the applied definitions."""
     work: Callable[[FeatureView, OnProgress], Awaitable[MaterializeFinished]]
-    """One run of a view."""
+    """Runs the materialization of a view."""
     emit: Callable[[Sequence[Event]], Awaitable[None]]
     clock: Clock
     memory: StateFile[list[ViewPast]]
     faults: Faults = field(default_factory=Faults)
     definitions: Definitions | None = None
     problem: str = ""
-    """Why what is applied cannot be read; the definitions before stay in force."""
+    """Reason why the definitions cannot be read; the previous ones stay in force."""
     _pasts: dict[str, ViewPast] = field(default_factory=dict)
     _running: dict[str, MaterializeProgress] = field(default_factory=dict)
     _signature: _Signature = None
     _at_once: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_AT_ONCE))
 
     def load(self) -> None:
-        """Go on with what became of runs before a restart. Blocking."""
+        """Load the results of runs before a restart. Blocking."""
         self._pasts = {past.view: past for past in self.memory.load() or ()}
 
     async def run(self) -> None:
-        """Materialize what is due until cancelled; runs under way are ended then."""
+        """Materialize due views until cancelled, which ends current runs."""
         async with asyncio.TaskGroup() as group:
             while True:
                 with self.faults.contain(LOOP, "feature views"):
@@ -147,7 +147,7 @@ class Materializer:
                 await asyncio.sleep(_POLL_INTERVAL_S)
 
     def due(self) -> list[FeatureView]:
-        """The views that should run now and do not."""
+        """Return the due views that do not run yet."""
         now, due = self.clock.now(), []
         for view in self._scheduled():
             if view.name in self._running or view.schedule is None:
@@ -160,7 +160,7 @@ class Materializer:
         return due
 
     def statuses(self) -> tuple[FeatureViewStatus, ...]:
-        """How each view is that is applied."""
+        """Return the status of each applied view."""
         views = () if self.definitions is None else tuple(self.definitions.views.values())
         now = self.clock.now()
         return tuple(
@@ -169,7 +169,7 @@ class Materializer:
         )
 
     def families(self) -> list[Family]:
-        """The metrics of scheduled views."""
+        """Return the metrics of scheduled views."""
         pasts = [self._past(view) for view in self._scheduled()]
         return view_families(pasts, now=self.clock.now())
 
@@ -181,7 +181,7 @@ class Materializer:
         return past_of(view, self._pasts.get(view.name))
 
     async def _look_for_changes(self) -> None:
-        """Read what is applied if that changed."""
+        """Read the definitions if they changed."""
         signature = _signature_of(self.path)
         if signature == self._signature:
             return
@@ -209,7 +209,7 @@ class Materializer:
             except HeadraceError as error:
                 after = failed(before, str(error), began=began, now=self.clock.now())
             except Exception as error:
-                # It counts as a failed run, so that the next one comes later.
+                # It counts as a failed run, so that the next one is delayed.
                 message = f"{type(error).__name__}: {error}"
                 self._pasts[view.name] = failed(before, message, began=began, now=self.clock.now())
                 raise
@@ -232,7 +232,7 @@ class Materializer:
 
 
 def _event(before: ViewPast, after: ViewPast) -> Event | None:
-    """What is told of a run: the first one, and whatever is new about failing."""
+    """Return the event of a run: the first run, or a change of its failure; else None."""
     name, written = after.view, {"entities": after.entities, "written": after.written}
     data = {"view": name, "failures": after.failures}
     if after.failures and before.message != after.message:

@@ -1,4 +1,4 @@
-"""Feature skew watch: stores served features, and compares them with those of training."""
+"""Feature skew watch: stores served features, and compares them with training features."""
 
 import asyncio
 import logging
@@ -28,7 +28,7 @@ _SHOWN: Final = 5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FeatureSkewStatus:
-    """What the last comparison of a service's served features with training's came to.
+    """Result of the last comparison of a service's served features with training features.
 
     `checked_at` is in seconds since 1970.
     """
@@ -37,30 +37,30 @@ class FeatureSkewStatus:
     checked_at: float
     rows: int
     features: tuple[SkewedFeature, ...] = ()
-    """Those that differ, each with the rows that do, of how many, and why."""
+    """Differing features, each with its differing rows, all compared rows and the reason."""
     message: str = ""
-    """Why they could not be compared."""
+    """Reason why they could not be compared."""
 
 
 @dataclass(slots=True, kw_only=True)
 class SkewWatch:
-    """Compares what each watched service served."""
+    """Compares the served features of each monitored service."""
 
     watches: Callable[[], Mapping[str, FeatureWatch]]
-    """By endpoint."""
+    """Returns the monitored services by endpoint."""
     compare: Callable[[str], Awaitable[SkewSummary]]
-    """One comparison of a service, which may take its time."""
+    """Runs one comparison of a service, which may take long."""
     emit: Callable[[Sequence[Event]], Awaitable[None]]
     clock: Clock
     faults: Faults = field(default_factory=Faults)
     summaries: dict[str, SkewSummary] = field(default_factory=dict)
     """The last comparison of each service."""
     checked_at: dict[str, float] = field(default_factory=dict)
-    """When, in Unix time."""
+    """Unix time of the last comparison by service."""
     _due: dict[str, float] = field(default_factory=dict)
 
     async def run(self) -> None:
-        """Compare what is due until cancelled, one service at a time."""
+        """Run due comparisons until cancelled, one service at a time."""
         while True:
             with self.faults.contain(LOOP, "feature skew"):
                 for service in self.due():
@@ -69,7 +69,7 @@ class SkewWatch:
             await asyncio.sleep(_POLL_INTERVAL_S)
 
     def due(self) -> list[str]:
-        """Services to compare now: each after its time, the first time too."""
+        """Return the services whose comparison is due; the first one also waits for its interval."""
         every: dict[str, float] = {}
         for watch in self.watches().values():
             every[watch.service] = min(watch.skew_every_s, every.get(watch.service, float("inf")))
@@ -84,7 +84,7 @@ class SkewWatch:
         return [service for service, due_at in self._due.items() if due_at <= now]
 
     def statuses(self) -> tuple[FeatureSkewStatus, ...]:
-        """What was found of each service."""
+        """Return the newest result of each service."""
         return tuple(
             FeatureSkewStatus(
                 service=service,
@@ -97,7 +97,7 @@ class SkewWatch:
         )
 
     def families(self) -> list[Family]:
-        """Of each feature that was compared and differs the share of rows."""
+        """Return the ratio of differing rows of each differing feature as metrics."""
         samples = [
             ((("service", service), ("feature", skew.feature)), skew.differing / max(skew.rows, 1))
             for service, summary in self.summaries.items()
@@ -127,7 +127,7 @@ class SkewWatch:
 
 
 def skew_event(before: SkewSummary | None, after: SkewSummary, *, timestamp: float) -> Event | None:
-    """What is told of a comparison: other features that differ than the last time."""
+    """Return the event of a comparison if other features differ than last time; else None."""
     if after.message or not after.rows:
         return None
     was = set() if before is None else {skew.feature for skew in before.skewed}
@@ -161,14 +161,14 @@ async def compare_served(
     timeout_s: float = _TIMEOUT_S,
     command: Sequence[str] | None = None,
 ) -> SkewSummary:
-    """One comparison in a child process.
+    """Run one comparison in a child process.
 
     Args:
-        log: Where its standard error is appended.
-        command: What is run; None for `headrace.features.skew_process`.
+        log: File to which its standard error is appended.
+        command: Command line; None for `headrace.features.skew_process`.
 
     Raises:
-        UnavailableError: The process could not be started, or did not end well.
+        UnavailableError: The process could not be started, or failed.
     """
     lines: list[bytes] = []
 
@@ -192,7 +192,7 @@ async def compare_served(
 
 
 class ServedFeaturesStore:
-    """Writes into a directory for each service, of bounded size. For one thread at a time."""
+    """Writes a directory of bounded size for each service. For one thread at a time."""
 
     def __init__(self, home: Path) -> None:
         self.written = 0
@@ -201,7 +201,7 @@ class ServedFeaturesStore:
         self._files: dict[str, ServedFile] = {}
 
     def append(self, service: str, lines: Sequence[str]) -> None:
-        """Keep lines; what the disk does not take is dropped and counted."""
+        """Write lines; those that cannot be written are dropped and counted."""
         from headrace.features import served_directory  # noqa: PLC0415  # few need it
         from headrace.features.served_writer import ServedFile  # noqa: PLC0415  # few need it
 

@@ -39,8 +39,8 @@ class Activator:
     limits_of: Callable[[str], HoldLimits | None]
     """Returns an endpoint's limits; None if its requests need not wait."""
     wake: Callable[[str], None]
-    """Called when an endpoint gets its first held request, and again after all have left; the callee
-    calls `release` once the gateway routes the endpoint's requests to a replica.
+    """Called when an endpoint gets its first held request, and again after all have left; the
+    callee calls `release` once the gateway routes the endpoint's requests to a replica.
     """
     _waiting: dict[str, set[asyncio.Future[None]]] = field(default_factory=dict)
 
@@ -81,7 +81,7 @@ class Activator:
         return None
 
     def refuse_large(self, endpoint: str) -> HeadraceError:
-        """Return the error for a request that is too large to wait; the endpoint is woken anyway."""
+        """Return the error for a request that is too large to wait, and wake the endpoint."""
         if self.limits_of(endpoint) is not None and endpoint not in self._waiting:
             self.wake(endpoint)
         return _not_yet(endpoint, f"being started; more than {MAX_HELD_BYTES} bytes cannot wait")

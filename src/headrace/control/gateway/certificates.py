@@ -1,4 +1,4 @@
-"""Certificates in force: their files, expiry and replacement."""
+"""Certificates in force: files, expiry and replacement."""
 
 import asyncio
 import logging
@@ -27,7 +27,7 @@ from headrace.gateway.pem import (
 from headrace.observe.metrics import Family, gauge
 
 _SETTLE_S: Final = 1.0
-"""Certificate and key are two files: one may be replaced a moment before the other."""
+"""Seconds to wait for a consistent pair: certificate and key files are replaced separately."""
 _LARGEST_BYTES: Final = 4 << 20
 _CIPHERS: Final = "ECDHE+AESGCM:ECDHE+CHACHA20"
 Mark = tuple[tuple[int, ...], ...]
@@ -35,9 +35,9 @@ Mark = tuple[tuple[int, ...], ...]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PemFiles:
-    """Files that belong together: a certificate and its key, or authorities if there is no key.
+    """Files that belong together: a certificate and its key, or authorities without a key.
 
-    `name` tells them from others. `what` says to people what they are for.
+    `name` identifies them. `what` describes their purpose in messages.
     """
 
     name: str
@@ -45,7 +45,7 @@ class PemFiles:
     certificate_file: Path
     key_file: Path | None = None
     is_server: bool = True
-    """Whether a server shows the certificate."""
+    """Whether it is a server certificate."""
 
     @property
     def paths(self) -> tuple[Path, ...]:
@@ -55,7 +55,7 @@ class PemFiles:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pem:
-    """What the files hold, and what it says; of authorities, what the one says that ends first."""
+    """Content of the files and its fields; of authorities, the fields of the first to expire."""
 
     certificates: bytes
     key: bytes | None
@@ -63,10 +63,10 @@ class Pem:
 
 
 def read_pem(files: PemFiles, *, now: float) -> Pem:
-    """What the files hold, checked. Blocking.
+    """Read and check the files. Blocking.
 
     Raises:
-        FailedPreconditionError: It cannot be used; the message names the file.
+        FailedPreconditionError: The content cannot be used; the message names the file.
     """
     certificates = _read(files.certificate_file, files.what, CertificateRefusedError)
     key = None
@@ -89,7 +89,7 @@ def read_pem(files: PemFiles, *, now: float) -> Pem:
             facts = min(valid, key=lambda authority: authority.not_after)
         else:
             facts = check_pair(certificates, key, now=now, server=files.is_server)
-        # A file may hold the key besides: it must not go where certificates go.
+        # The file may also hold the key, which must not be copied with the certificates.
         certificates = certificates_alone(certificates)
     except CertificateRefusedError as error:
         raise type(error)(f"{files.what} {files.certificate_file}: {error}") from None
@@ -97,7 +97,7 @@ def read_pem(files: PemFiles, *, now: float) -> Pem:
 
 
 def tls_context(protocol: int) -> ssl.SSLContext:
-    """The context of connections of the control plane and its agents: TLS 1.2 and later."""
+    """Return the context for connections of the control plane and agents: TLS 1.2 and later."""
     context = ssl.SSLContext(protocol)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.options |= ssl.OP_NO_COMPRESSION
@@ -107,10 +107,10 @@ def tls_context(protocol: int) -> ssl.SSLContext:
 
 
 def show_certificate(context: ssl.SSLContext, pem: Pem, directory: Path) -> None:
-    """Let a context show a certificate that was checked with its key.
+    """Load a checked certificate and its key into a context.
 
     Args:
-        directory: Of this user only; `ssl` reads files, so the key is in one for a moment.
+        directory: Private directory; `ssl` reads files, so the key is briefly written to one.
     """
     with tempfile.NamedTemporaryFile(dir=directory) as file:  # mode 0600
         file.write(pem.certificates + b"\n" + (pem.key or b""))
@@ -120,24 +120,24 @@ def show_certificate(context: ssl.SSLContext, pem: Pem, directory: Path) -> None
 
 @dataclass(slots=True, kw_only=True)
 class PemWatch:
-    """Looks at files now and then; the caller brings the time, in seconds since 1970."""
+    """Polls certificate files; the caller passes the Unix time."""
 
     files: PemFiles
     pem: Pem | None = None
     problem: str = ""
-    """Why what the files hold now is not in force; empty if it is."""
+    """Reason why the files' current content is not in force; empty if it is."""
     _mark: Mark | None = None
     _since: float = 0.0
     _is_reported: bool = False
 
     def is_due(self) -> bool:
-        """Whether the file must be readable, or to complain of. Blocking."""
+        """Whether the files must be read, or a problem must be reported. Blocking."""
         return (bool(self.problem) and not self._is_reported) or mark_of(
             self.files.paths
         ) != self._mark
 
     def poll(self, now: float) -> Pem | None:
-        """What the files hold, if that is new and can be used. Blocking."""
+        """Return the files' content if it is new and valid, else None. Blocking."""
         mark = mark_of(self.files.paths)
         if mark == self._mark:
             return None
@@ -155,20 +155,20 @@ class PemWatch:
         return pem if is_new else None
 
     def take(self, pem: Pem) -> None:
-        """Remember that this is in force."""
+        """Record that `pem` is in force."""
         self.pem = pem
         self.problem = ""
 
     def refuse(self, why: str, now: float) -> None:
-        """Remember why it is not; what was in force stays."""
+        """Record why it is not in force; the previous content stays."""
         self.problem, self._since, self._is_reported = why, now, False
 
     def again(self) -> None:
-        """Read the files at the next look even if they are as they were."""
+        """Read the files at the next poll even if they did not change."""
         self._mark = None
 
     def complaint(self, now: float) -> str:
-        """What has been wrong for a moment and was not told yet; tells it once."""
+        """Return a problem that persisted briefly and was not reported yet; only once."""
         if not self.problem or self._is_reported or now - self._since < _SETTLE_S:
             return ""
         self._is_reported = True
@@ -176,7 +176,7 @@ class PemWatch:
 
 
 def mark_of(paths: tuple[Path, ...]) -> Mark:
-    """By which another content of files is known, also of what symbolic links lead to."""
+    """Return a mark that changes with the files' content, also behind symbolic links."""
     marks: list[tuple[int, ...]] = []
     for path in paths:
         try:
@@ -201,14 +201,14 @@ _LOG: Final = logging.getLogger("headrace.control")
 _POLL_INTERVAL_S: Final = 0.2
 _DAY_S: Final = 86_400.0
 _RETRY_S: Final = 5.0
-"""After which what could not be brought into force, for reasons of its receiver, is tried again."""
+"""Seconds after which a delivery that its receiver refused is retried."""
 Deliver = Callable[[Pem], Awaitable[None]]
 Emit = Callable[[Sequence[Event]], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CertificateStatus:
-    """One certificate in force, or authorities."""
+    """Status of a certificate, or of authorities."""
 
     name: str
     what: str
@@ -217,11 +217,11 @@ class CertificateStatus:
     names: tuple[str, ...] = ()
     fingerprint: str = ""
     expires_at: float | None = None
-    """Seconds since 1970."""
+    """Unix time of the expiry."""
     days_left: float | None = None
     problem: str = ""
-    """Why what its files hold now is not in force. Nothing is in force where `fingerprint` is
-    empty.
+    """Reason why its files' current content is not in force. Nothing is in force if `fingerprint`
+    is empty.
     """
 
 
@@ -234,25 +234,25 @@ class _StoredCertificate:
 
 @dataclass(slots=True, kw_only=True)
 class Certificates:
-    """Looks at files of certificates until cancelled, and delivers what is new and good."""
+    """Polls certificate files, and delivers new valid content to its receivers."""
 
     clock: Clock
     emit: Emit = field(default=lambda _events: _nothing())
-    """Called when there is something good of a name of which there was none when it was kept."""
+    """Called when a name without valid content gets some."""
     faults: Faults = field(default_factory=Faults)
     _kept: dict[str, _StoredCertificate] = field(default_factory=dict)
 
     def keep(self, watch: PemWatch, deliver: Deliver) -> None:
-        """Watch these files too, in the place of others of that name."""
+        """Watch these files, instead of others with the same name."""
         self._kept[watch.files.name] = _StoredCertificate(watch=watch, deliver=deliver)
 
     def open(self, files: PemFiles, load: Callable[[Pem], None]) -> None:
-        """Call `load` with what the files hold, and in a thread whenever they are replaced.
+        """Call `load` with the files' content now, and in a thread whenever they are replaced.
 
         Blocking.
 
         Raises:
-            FailedPreconditionError: They cannot be used now.
+            FailedPreconditionError: The files cannot be used now.
         """
         watch = PemWatch(files=files)
         pem = watch.poll(self.clock.now())
@@ -263,34 +263,34 @@ class Certificates:
         self.keep(watch, lambda pem: asyncio.to_thread(load, pem))
 
     def drop(self, name: str) -> None:
-        """Watch these files no longer."""
+        """Stop watching these files."""
         self._kept.pop(name, None)
 
     def names(self) -> list[str]:
-        """Of everything that is watched."""
+        """Return the names of all watched files."""
         return list(self._kept)
 
     def watches(self, name: str) -> bool:
-        """Whether there are files of this name."""
+        """Whether files of this name are watched."""
         return name in self._kept
 
     def is_in_force(self, name: str) -> bool:
-        """Whether there is something good of this name."""
+        """Whether valid content of this name is in force."""
         stored = self._kept.get(name)
         return stored is not None and stored.watch.pem is not None
 
     def problem(self, name: str) -> str:
-        """Why the newest of this name is not in force; empty if it is."""
+        """Return why the newest content of this name is not in force; empty if it is."""
         stored = self._kept.get(name)
         return "" if stored is None else stored.watch.problem
 
     async def run(
         self, on_first: Callable[[str], Awaitable[None]] = lambda _name: _nothing()
     ) -> None:
-        """Look until cancelled.
+        """Poll until cancelled.
 
         Args:
-            on_first: Called with the name of a certificate of which there was no good one before.
+            on_first: Called with the name of a certificate that had no valid version before.
         """
         while True:
             await asyncio.sleep(_POLL_INTERVAL_S)
@@ -304,7 +304,7 @@ class Certificates:
                             await on_first(name)
 
     def _due(self, certificates: Mapping[str, _StoredCertificate]) -> list[str]:
-        """Those to look at; all are asked for in one thread, as a slow disk must stop nothing."""
+        """Return the due names; all are checked in one thread, so that a slow disk blocks nothing."""
         return [
             name
             for name, stored in certificates.items()
@@ -312,7 +312,7 @@ class Certificates:
         ]
 
     async def poll(self, name: str) -> None:
-        """Look at one now."""
+        """Poll the files of a name now."""
         stored = self._kept.get(name)
         if stored is None:
             return
@@ -362,12 +362,12 @@ class Certificates:
             _LOG.error("cannot write an event", extra={"error": str(error)})
 
     def statuses(self) -> tuple[CertificateStatus, ...]:
-        """All of them, now."""
+        """Return the current status of all certificates."""
         now = self.clock.now()
         return tuple(_status(stored.watch, now) for stored in self._kept.values())
 
     def families(self) -> list[Family]:
-        """How long each lasts, as metrics."""
+        """Return the expiry times as metrics."""
         left, refused = [], []
         for status in self.statuses():
             labels = (("certificate", status.name),)
@@ -385,7 +385,7 @@ class Certificates:
 
 
 async def _nothing() -> None:
-    """Nobody waits for it."""
+    """Do nothing: the default callback."""
 
 
 def _status(watch: PemWatch, now: float) -> CertificateStatus:
@@ -412,7 +412,7 @@ def _status(watch: PemWatch, now: float) -> CertificateStatus:
 
 
 ADMIN: Final = "admin"
-"""What its certificate is called among the others."""
+"""Name of the management API's certificate."""
 
 
 def _context() -> ssl.SSLContext:
@@ -423,18 +423,18 @@ def _context() -> ssl.SSLContext:
 
 @dataclass(slots=True, kw_only=True)
 class AdminTls:
-    """The context of every connection to the management API and the metrics."""
+    """TLS context of all connections to the management API and the metrics."""
 
     certificates: Certificates
     public_file: Path
-    """Where its certificate stands, for whoever calls from this machine."""
+    """File with its certificate for local callers."""
     context: ssl.SSLContext = field(default_factory=_context)
 
     def open(self, settings: TlsSpec) -> None:
-        """Read the files; from now on they are watched. Blocking.
+        """Read the files, and watch them from now on. Blocking.
 
         Raises:
-            FailedPreconditionError: They cannot be used.
+            FailedPreconditionError: The files cannot be used.
         """
         files = PemFiles(
             name=ADMIN,
@@ -447,6 +447,6 @@ class AdminTls:
         self.certificates.open(files, self._load)
 
     def _load(self, pem: Pem) -> None:
-        """Show this to connections from now on. It was checked, so it cannot fail half-way."""
+        """Use `pem` for new connections. It was checked, so loading cannot fail partially."""
         show_certificate(self.context, pem, self.public_file.parent)
         write_atomic(self.public_file, first_certificate(pem.certificates), durable=False)

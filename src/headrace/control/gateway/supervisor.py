@@ -1,4 +1,4 @@
-"""Envoy process supervisor, and the records by which a new control plane adopts Envoy."""
+"""Envoy process supervisor, with records by which a new control plane adopts Envoy."""
 
 import asyncio
 import logging
@@ -40,13 +40,13 @@ from headrace.gateway import (
 from headrace.observe.metrics import Family
 
 _FIXED: Final = ("host", "http_port", "grpc_port", "max_body_bytes", "access_log")
-"""What a running Envoy cannot change."""
+"""Settings that a running Envoy cannot change."""
 _CHANGEABLE: Final = ("tls", "request_log", "tracing", "counts_all")
-"""What it can change, while callers' connections end in their own time."""
+"""Settings that it can change; existing connections drain."""
 
 
 class GatewayRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """Which Envoy runs, and with which settings."""
+    """Record of the running Envoy and its settings."""
 
     pid: int
     start_ticks: int
@@ -64,34 +64,34 @@ class GatewayRecord(msgspec.Struct, frozen=True, kw_only=True):
 
     @classmethod
     def of(cls, settings: EnvoySettings, pid: int, home: HomeIdentity | None) -> "GatewayRecord":
-        """The record of an Envoy that `home` started with `settings`."""
+        """Return the record of an Envoy that `home` started with `settings`."""
         of_settings = {name: getattr(settings, name) for name in (*_FIXED, *_CHANGEABLE)}
         ticks = start_ticks(pid) or 0
         return cls(pid=pid, start_ticks=ticks, home=home, files=WATCHED_FILES, **of_settings)
 
     def fits(self, settings: EnvoySettings) -> bool:
-        """Whether it can become what `settings` ask for while it runs."""
+        """Whether it can change to `settings` while it runs."""
         return self.files == WATCHED_FILES and all(
             getattr(self, name) == getattr(settings, name) for name in _FIXED
         )
 
     def is_current(self, settings: EnvoySettings) -> bool:
-        """Whether it has what it can change of `settings`."""
+        """Whether it has all changeable values of `settings`."""
         return all(getattr(self, name) == getattr(settings, name) for name in _CHANGEABLE)
 
 
 def gateway_record_file(path: Path) -> StateFile[GatewayRecord]:
-    """The file of the record of this home's Envoy."""
+    """Return the file of the record of this home's Envoy."""
     return StateFile(path, GatewayRecord, "the record of the gateway")
 
 
 def routes_file(path: Path) -> StateFile[tuple[EndpointRoute, ...]]:
-    """The file of the routes that a gateway acknowledged last."""
+    """Return the file of the routes that a gateway acknowledged last."""
     return StateFile(path, tuple[EndpointRoute, ...], "the routes of the gateway")
 
 
 def read_gateway_record(path: Path, owner: ProcessOwner) -> GatewayRecord | None:
-    """The record of an Envoy that still runs, if it is `owner`'s."""
+    """Return the record of a running Envoy that belongs to `owner`, or None."""
     record = gateway_record_file(path).load()
     return record if record is not None and owner.is_running(record) else None
 
@@ -103,7 +103,7 @@ _UP_TIMEOUT_S: Final = 15.0
 
 @dataclass(slots=True, kw_only=True)
 class EnvoySupervisor:
-    """Holds one Envoy up for as long as `run` is awaited; its end is not Envoy's end."""
+    """Restarts one Envoy while `run` is awaited; Envoy survives the end of `run`."""
 
     envoy: EnvoyGateway
     owner: ProcessOwner
@@ -112,8 +112,8 @@ class EnvoySupervisor:
     clock: Clock
     tls: GatewayTls | None = None
     policy: GatewayPolicy = field(default_factory=GatewayPolicy)
-    """Who may call, from the start on; `set_policy` changes it. `publish_rules`: hears which limits
-    the gateway will ask the rate limit service for, before it does.
+    """Initial caller policy; `set_policy` changes it. `publish_rules` gets the limits for the rate
+    limit service before the gateway uses them.
     """
     publish_rules: Callable[[Rules], None] = lambda _rules: None
     restarts: int = 0
@@ -132,17 +132,17 @@ class EnvoySupervisor:
 
     @property
     def settings(self) -> EnvoySettings:
-        """What Envoy is started with."""
+        """Settings with which Envoy is started."""
         return self.envoy.settings
 
     @property
     def pid(self) -> int | None:
-        """Envoy's pid, while it runs."""
+        """Envoy's pid; None while it does not run."""
         return self.envoy.pid
 
     @property
     def secrets(self) -> SecretFiles:
-        """Where Envoy's certificates stand."""
+        """Files of Envoy's certificates."""
         return self.envoy.secrets
 
     @property
@@ -151,18 +151,18 @@ class EnvoySupervisor:
         return self._up.is_set() and self.envoy.pid is not None
 
     def states(self) -> tuple[()]:
-        """Of gateways on other hosts: there are none."""
+        """Return the states of gateways on other hosts: none."""
         return ()
 
     def families(self) -> list[Family]:
-        """Metrics about those."""
+        """Return metrics of gateways on other hosts: none."""
         return []
 
     async def open(self, routes: Sequence[EndpointRoute]) -> bool:
-        """Adopt the Envoy that runs, else start one that serves `routes`; whether it was adopted.
+        """Adopt the running Envoy or start one with `routes`; return whether it was adopted.
 
         Raises:
-            HeadraceError: It cannot be started; the message says why.
+            HeadraceError: Envoy cannot be started; the message has the reason.
         """
         self._routes = tuple(routes)
         self._publish_rules(self._routes)
@@ -177,7 +177,7 @@ class EnvoySupervisor:
         return False
 
     async def run(self) -> None:
-        """Start Envoy again whenever it ends, until cancelled; after `open`."""
+        """Restart Envoy whenever it ends, until cancelled; call it after `open`."""
         failures = 0
         while True:
             began = self.clock.monotonic()
@@ -192,13 +192,13 @@ class EnvoySupervisor:
                 failures += not await self._try_start()
 
     async def publish(self, routes: Sequence[EndpointRoute]) -> None:
-        """Return when requests follow `routes`.
+        """Publish `routes`; return when requests follow them.
 
         Raises:
-            RoutesLeftOutError: They do, but for endpoints whose route is not valid.
-            HeadraceError: Envoy refused them or does not run.
+            RoutesLeftOutError: The routes are in force except those that are not valid.
+            HeadraceError: Envoy rejected them or does not run.
         """
-        self._routes = tuple(routes)  # a start brings them into force as well
+        self._routes = tuple(routes)  # a restart applies them too
         await self._wait_up()
         left_out = await self._publish(self._routes)
         self._write_routes(self._taken)
@@ -206,7 +206,7 @@ class EnvoySupervisor:
             raise RoutesLeftOutError(self._taken, left_out)
 
     async def take_certificate(self, name: str) -> None:
-        """Send requests to upstreams for which there was no good certificate before."""
+        """Route to upstreams that had no valid certificate before."""
         try:
             if name in self._missing:
                 await self._publish(self._routes)
@@ -214,16 +214,16 @@ class EnvoySupervisor:
             _LOG.error("cannot publish routes", extra={"error": str(error)})
 
     def upstream_problem(self, upstream: UpstreamSpec | None) -> str:
-        """Why nothing is sent to an upstream: our side of its TLS is not in order."""
+        """Return why an upstream gets no requests because of our TLS files; empty if it does."""
         return "" if self.tls is None else self.tls.upstream_problem(upstream, self._missing)
 
     async def set_policy(self, policy: GatewayPolicy) -> None:
-        """Return when the gateway knows callers by `policy`, whatever becomes of newer routes.
+        """Set the caller policy; return when the gateway applies it, independent of newer routes.
 
         Raises:
-            HeadraceError: Envoy refused it, and the former one holds, but with the new API keys: a
-                revoked one is refused whatever else is wrong. Or Envoy does not run, and `policy`
-                holds from its next start.
+            HeadraceError: Envoy rejected it, and the former one stays, but with the new API keys,
+                so that a revoked key is rejected in any case. Or Envoy does not run, and `policy`
+                applies from its next start.
         """
         former, self.policy = self.policy, policy
         await self._wait_up()
@@ -241,19 +241,19 @@ class EnvoySupervisor:
                 raise
 
     async def _publish(self, routes: tuple[EndpointRoute, ...]) -> dict[str, str]:
-        """Bring `routes` into force; why some are left out, by endpoint."""
+        """Put `routes` into force; return why some are left out, by endpoint."""
         self._publish_rules(routes)
         await self._prepare(routes)
         in_force, left_out = self._translate(routes)
         await self.envoy.publish(self._snapshot())
         self._taken = in_force
         if self.tls is not None:
-            # What comes next may be on its way already.
+            # A newer publication may already be waiting.
             await self.tls.forget_unused((*in_force, *self._routes))
         return left_out
 
     async def read_arms(self, endpoints: Collection[str]) -> GatewayStatistics:
-        """What Envoy has counted of these endpoints' splits.
+        """Return Envoy's counts of these endpoints' splits.
 
         Raises:
             HeadraceError: Envoy does not answer.
@@ -272,7 +272,7 @@ class EnvoySupervisor:
         return msgspec.structs.replace(statistics, healthy=healthy)
 
     async def read_endpoints(self, endpoints: Collection[str]) -> GatewayStatistics:
-        """What Envoy has counted of all requests to these endpoints; nothing of who is healthy.
+        """Return Envoy's counts of all requests to these endpoints, without health.
 
         Raises:
             HeadraceError: Envoy does not answer.
@@ -280,7 +280,7 @@ class EnvoySupervisor:
         return await self.envoy.endpoint_statistics(endpoints)
 
     async def endpoint_statistics(self) -> GatewayStatistics:
-        """What Envoy has counted of all requests to the endpoints that it knows.
+        """Return Envoy's counts of all requests to its endpoints.
 
         Raises:
             HeadraceError: Envoy does not answer.
@@ -288,7 +288,7 @@ class EnvoySupervisor:
         return await self.read_endpoints({route.name for route in self._routes})
 
     async def in_flight(self) -> dict[tuple[str, str], int]:
-        """Requests on their way, by endpoint and arm.
+        """Return the requests in flight by endpoint and arm.
 
         Raises:
             HeadraceError: Envoy does not answer.
@@ -296,7 +296,7 @@ class EnvoySupervisor:
         return await self.envoy.in_flight()
 
     async def handshakes(self) -> dict[tuple[str, str], Handshakes]:
-        """How TLS with upstreams went, by endpoint and arm.
+        """Return the TLS handshakes with upstreams by endpoint and arm.
 
         Raises:
             HeadraceError: Envoy does not answer.
@@ -304,19 +304,19 @@ class EnvoySupervisor:
         return await self.envoy.handshakes()
 
     async def stats(self, *, full: bool) -> str:
-        """Envoy's metrics in Prometheus' text format; `full` as in `EnvoyGateway.stats`."""
+        """Return Envoy's metrics in Prometheus' text format; `full` as in `EnvoyGateway.stats`."""
         return await self.envoy.stats(full=full)
 
     async def stop(self, *, drain_s: float) -> None:
-        """Let requests end, then end Envoy."""
+        """Drain requests, then stop Envoy."""
         self._up.clear()
         await self.envoy.stop(drain_s)
         self.record_path.unlink(missing_ok=True)
         self.routes_path.unlink(missing_ok=True)
-        self.secrets.keep_only(())  # nobody needs the keys any more
+        self.secrets.keep_only(())  # the keys are not needed any more
 
     async def _prepare(self, routes: Sequence[EndpointRoute]) -> None:
-        """Have certificates ready for what `routes` lead to."""
+        """Prepare certificates for the upstreams of `routes`."""
         missing = frozenset[str]() if self.tls is None else await self.tls.prepare(routes)
         self._missing = missing
 
@@ -326,7 +326,7 @@ class EnvoySupervisor:
     def _translate(
         self, routes: Iterable[EndpointRoute]
     ) -> tuple[tuple[EndpointRoute, ...], dict[str, str]]:
-        """The routes that Envoy can follow, and why the others cannot be built, by endpoint.
+        """Return the routes for Envoy, and why others cannot be built, by endpoint.
 
         An endpoint whose new route cannot be built keeps its former one.
         """
@@ -334,7 +334,7 @@ class EnvoySupervisor:
         in_force, left_out = list[EndpointRoute](), dict[str, str]()
         for route in routes:
             if route.name.startswith(POOL_PREFIX):
-                in_force.append(route)  # callers reach a pool by the names of its models only
+                in_force.append(route)  # callers reach a pool only by its models' names
                 continue
             translation = former.get(route.name)
             if translation is None or translation[:2] != (route, self._missing):
@@ -404,7 +404,7 @@ class EnvoySupervisor:
         return True
 
     async def _watch(self) -> None:
-        """Return when Envoy ended; keep its logs bounded meanwhile."""
+        """Return when Envoy ended; limit the size of its logs until then."""
         ended = asyncio.ensure_future(self.envoy.wait())
         try:
             while not ended.done():

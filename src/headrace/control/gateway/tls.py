@@ -1,4 +1,4 @@
-"""TLS of the gateway, towards callers and towards upstreams: files, and secrets of Envoy."""
+"""TLS of the gateway with callers and upstreams: certificate files and Envoy secrets."""
 
 import asyncio
 from collections.abc import Collection, Iterable, Iterator
@@ -33,11 +33,11 @@ from headrace.gateway.tls import (
 )
 
 _MOST_UPSTREAM_SECRETS: Final = 64
-"""Envoy takes one inotify instance for each, of which Linux gives a user 128."""
+"""Most secrets of upstreams: Envoy uses one inotify instance for each, and Linux allows 128."""
 
 
 def listener_tls(tls: TlsSpec | None) -> ListenerTls | None:
-    """What the gateway's ports do about TLS."""
+    """Return the TLS settings of the gateway's listeners; None without TLS."""
     if tls is None:
         return None
     return ListenerTls(
@@ -55,41 +55,41 @@ def lacks_secret(upstream: UpstreamSpec | None, missing: frozenset[str]) -> bool
 
 
 class Secrets(Protocol):
-    """Where gateways find secrets: files of the one on this host, or what is sent to several."""
+    """Secrets of gateways: files for the one on this host, or messages to several."""
 
     def write(self, secret: Resource, /) -> None:
-        """Put it where a gateway finds it that starts. Blocking."""
+        """Store a secret for gateways that start later. Blocking."""
 
     def has(self, name: str, /) -> bool:
-        """Whether there is one of this name, as it was last in force."""
+        """Whether a secret of this name is in force."""
 
     async def put(self, secret: Resource, /) -> None:
-        """Return once gateways use it, or will be told."""
+        """Send a secret; return once gateways use it, or it is queued for them."""
 
     def keep_only(self, names: Collection[str], /) -> None:
-        """Remove all others. Blocking."""
+        """Remove all secrets except `names`. Blocking."""
 
 
 @dataclass(slots=True, kw_only=True)
 class GatewayTls:
-    """Carries certificates from where people put them to where Envoy reads them."""
+    """Copies certificates from users' files to Envoy's secrets."""
 
     settings: TlsSpec | None
     secrets: Secrets
     certificates: Certificates
     clock: Clock
     public_file: Path
-    """Where the gateway's own certificate stands, for whoever calls from this machine."""
+    """File with the gateway's certificate for local callers."""
     _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def open(self, *, adopts: bool) -> None:
-        """Read the files that callers' connections need, and write what Envoy reads. Blocking.
+        """Read the files for callers' connections, and write Envoy's secrets. Blocking.
 
         Args:
-            adopts: Whether an Envoy runs with what it was told before.
+            adopts: Whether an Envoy already runs with earlier secrets.
 
         Raises:
-            FailedPreconditionError: They cannot be used, and no earlier ones are in force.
+            FailedPreconditionError: The files cannot be used, and no earlier ones are in force.
         """
         if self.settings is None:
             self.public_file.unlink(missing_ok=True)
@@ -105,9 +105,9 @@ class GatewayTls:
             self.certificates.keep(watch, partial(self._load_secret, files.name))
 
     async def prepare(self, routes: Iterable[EndpointRoute]) -> frozenset[str]:
-        """Have a secret ready for every upstream of `routes`; the names of those there are none of.
+        """Prepare the secrets of all upstreams of `routes`; return the names of missing ones.
 
-        Upstreams that need one of those get no requests.
+        Upstreams that need a missing secret get no requests.
         """
         required = {files.name: files for files in upstream_files(routes)}
         async with self._lock:
@@ -119,12 +119,12 @@ class GatewayTls:
         return frozenset(
             name
             for name in required
-            # What an earlier control plane found good is in force still.
+            # Secrets that an earlier control plane accepted are still in force.
             if not (self.certificates.is_in_force(name) or self.secrets.has(name))
         )
 
     async def forget_unused(self, routes: Iterable[EndpointRoute]) -> None:
-        """Remove secrets that nothing needs any more; after `routes` are in force."""
+        """Remove unused secrets; call it after `routes` are in force."""
         required = {
             files.name for files in (*listener_files(self.settings), *upstream_files(routes))
         }
@@ -134,7 +134,7 @@ class GatewayTls:
         await asyncio.to_thread(self.secrets.keep_only, required)
 
     def upstream_problem(self, upstream: UpstreamSpec | None, missing: frozenset[str]) -> str:
-        """Why nothing is sent to an upstream that needs one of the `missing` secrets."""
+        """Return why an upstream gets no requests if it needs one of the `missing` secrets."""
         if upstream is None or upstream.tls is None or not lacks_secret(upstream, missing):
             return ""
         problems = (self.certificates.problem(name) for name in upstream_secrets(upstream.tls))
@@ -145,13 +145,13 @@ class GatewayTls:
         await asyncio.to_thread(self._show, name, pem)
 
     def _show(self, name: str, pem: Pem) -> None:
-        """Tell this machine's own callers whom to expect; there is no secret in that."""
+        """Write the public certificate for local callers."""
         if name == CERTIFICATE:
             write_atomic(self.public_file, first_certificate(pem.certificates), durable=False)
 
 
 def listener_files(tls: TlsSpec | None) -> Iterator[PemFiles]:
-    """What callers' connections need."""
+    """Yield the files for callers' connections."""
     if tls is None:
         return
     yield PemFiles(
@@ -169,7 +169,7 @@ def listener_files(tls: TlsSpec | None) -> Iterator[PemFiles]:
 
 
 def upstream_files(routes: Iterable[EndpointRoute]) -> Iterator[PemFiles]:
-    """What connections to upstreams need."""
+    """Yield the files for connections to upstreams."""
     for route in routes:
         for arm in route.arms:
             if arm.upstream is not None and arm.upstream.tls is not None:
@@ -194,16 +194,17 @@ def _upstream_pem(tls: UpstreamTlsSpec, endpoint: str) -> Iterator[PemFiles]:
 
 
 def tls_mistakes(spec: GatewaySpec, *, now: float) -> list[SpecMistake]:
-    """Return what is wrong with the files under `gateway.tls`. Blocking."""
+    """Return the mistakes in the files under `gateway.tls`. Blocking."""
     return _mistakes(listener_files(spec.tls), "gateway.tls", "client_ca_file", now=now)
 
 
 def upstream_mistakes(
     tls: UpstreamTlsSpec | None, endpoint: str, location: str, *, now: float
 ) -> list[SpecMistake]:
-    """Return what is wrong with the files of an upstream's `tls`, which is at `place`. Blocking.
+    """Return the mistakes in the files of an upstream's `tls`, which is at `location`. Blocking.
 
-    One that is out of date is none: a start with an unchanged spec would fail for all endpoints.
+    An expired certificate is no mistake: a start with an unchanged spec would fail for all
+    endpoints.
     """
     files = () if tls is None else _upstream_pem(tls, endpoint)
     return _mistakes(files, location, "ca_file", now=now, takes_old=True)
@@ -231,7 +232,7 @@ def _mistakes(
 
 
 def pem_secret(name: str, pem: Pem) -> Resource:
-    """What Envoy is told of the content of files."""
+    """Return the Envoy secret for the content of files."""
     certificates = pem.certificates.decode("ascii", "replace")
     if pem.key is None:
         return authorities_secret(name, certificates)

@@ -158,8 +158,8 @@ class KubernetesReconciler:
                 began = self.clock.monotonic()
                 with self.faults.contain(LOOP, "pods"):
                     await self.step()
-                # With thousands of endpoints a step takes long, and pod events come in bursts: other
-                # tasks get as much time as the step took, and the next step sees all events.
+                # With thousands of endpoints a step takes long, and pod events come in bursts:
+                # other tasks get as much time as the step took, then one step sees all events.
                 await asyncio.sleep(min(self.clock.monotonic() - began, _LONGEST_PAUSE_S))
                 await self._wait_due(began)
 

@@ -60,7 +60,7 @@ class ClusterMembership:
         await asyncio.shield(self._electing)
 
     async def wait_elected(self, stopped: asyncio.Event) -> bool:
-        """Return True once it leads, False if `stopped` is set first; raises the election's errors."""
+        """Return True once it leads, False if `stopped` is set first. Raises election errors."""
         waits = {
             asyncio.create_task(self.elector.elected.wait()),
             asyncio.create_task(stopped.wait()),
