@@ -376,7 +376,7 @@ def runs_code(runtime: Runtime, path: Path) -> bool:
 
 
 def code_of_model(runtime: Runtime, path: Path) -> str:
-    """Return the author's code in this model, if only some models of its format have any.
+    """Return the author's code in this model if only some of its format have any; else empty.
 
     Raises:
         UnsupportedModelError: The model is damaged.

@@ -74,7 +74,7 @@ _DTYPES: Final = {
 _ITEMS: Final = frozenset(
     {_Tensor.FLOATS, _Tensor.INT32, _Tensor.INT64, _Tensor.DOUBLES, _Tensor.UINT64}
 )
-"""Field of the elements by type."""
+"""Fields that list elements, one for each type."""
 _MAX_NODES: Final = 500_000
 _MAX_NAME: Final = 1 << 16
 _MAX_ATTRIBUTE: Final = 4096
