@@ -1,4 +1,4 @@
-"""Answers of a server about itself and its models, and the errors of a call."""
+"""Responses of a server about itself and its models, and the errors of a call."""
 
 import re
 from typing import Any, Final
@@ -17,11 +17,11 @@ from headrace.core import (
 )
 
 Document = dict[str, Any]
-"""A JSON object whose keys are the protocol's."""
+"""A JSON object with the protocol's keys."""
 
 
 class ServerMetadata(msgspec.Struct, frozen=True, kw_only=True):
-    """Who answers, and which protocol extensions it knows."""
+    """Name and version of a server, and its protocol extensions."""
 
     name: str
     version: str
@@ -29,7 +29,7 @@ class ServerMetadata(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TensorMetadata(msgspec.Struct, frozen=True, kw_only=True):
-    """An input or output; -1 in `shape` takes any size."""
+    """An input or output; -1 in `shape` is a variable size."""
 
     name: str
     datatype: str
@@ -37,7 +37,7 @@ class TensorMetadata(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ModelMetadata(msgspec.Struct, frozen=True, kw_only=True):
-    """What a model takes and gives; `versions` are those that can be asked for by number."""
+    """Inputs and outputs of a model; `versions` are those that can be requested by number."""
 
     name: str
     versions: tuple[str, ...] = ()
@@ -47,10 +47,10 @@ class ModelMetadata(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def signature_from(metadata: ModelMetadata, config: Document | None) -> ModelSignature:
-    """The signature that a server's two answers about a model amount to.
+    """Return the signature in a server's metadata and configuration of a model.
 
-    Metadata does not say whether axis 0 is a batch; the configuration's `max_batch_size` does. Of a
-    server without configurations, a variable axis 0 everywhere is taken for one.
+    Metadata does not say whether axis 0 is a batch; the configuration's `max_batch_size` does. For
+    a server without configurations, axis 0 is a batch if it is variable in all inputs and outputs.
     """
     tensors = (*metadata.inputs, *metadata.outputs)
     if config is None:
@@ -68,7 +68,7 @@ def _spec(tensor: TensorMetadata) -> TensorSpec:
     return TensorSpec(name=tensor.name, datatype=Datatype(tensor.datatype), shape=tensor.shape)
 
 
-# The words of OpenSSL and BoringSSL, which httpx and grpcio pass on.
+# Error texts of OpenSSL and BoringSSL, which httpx and grpcio pass on.
 _UNTRUSTED: Final = re.compile(
     "CERTIFICATE_VERIFY_FAILED|Hostname Verification Check failed|Peer name .* is not in peer"
 )
@@ -80,31 +80,31 @@ _REFUSED: Final = re.compile(
 class ConnectionLostError(HeadraceError):
     """The connection broke after the request was sent: it may or may not have run.
 
-    Not tried again by the client. A model's run changes nothing, so the caller may.
+    The client does not retry. A model's run changes nothing, so the caller may.
     """
 
     code = Code.UNKNOWN
 
 
 class ProtocolError(HeadraceError):
-    """The server's answer is not what the protocol says; it is likely another kind of server."""
+    """The server's response does not follow the protocol; it is likely another kind of server."""
 
     code = Code.INTERNAL
 
 
 class UntrustedServerError(HeadraceError):
-    """The server's certificate is not signed by whom we trust, is out of date, or is another's.
+    """The server's certificate has no trusted signature, is expired, or names another server.
 
-    Nothing was sent. Tried again it would be the same.
+    Nothing was sent. A retry would fail as well.
     """
 
     code = Code.FAILED_PRECONDITION
 
 
 def tls_failure(text: str) -> HeadraceError | None:
-    """What a failed handshake means to the caller, by what a library says of it; None if nothing.
+    """Return the error for a failed TLS handshake, from the library's text; None for other texts.
 
-    Neither is worth another try.
+    These errors are not retried.
     """
     if _UNTRUSTED.search(text):
         return UntrustedServerError(f"the server is not trusted: {text}")
@@ -115,6 +115,6 @@ def tls_failure(text: str) -> HeadraceError | None:
 
 
 def too_late(timeout_s: float | None) -> DeadlineExceededError:
-    """The error for a server that has not answered within `timeout_s`."""
+    """Return the error for a server that has not answered within `timeout_s`."""
     within = "in time" if timeout_s is None else f"within {timeout_s:.3g} s"
     return DeadlineExceededError(f"the server did not answer {within}")

@@ -1,4 +1,4 @@
-"""Client for asyncio: calls do not block the event loop."""
+"""Asyncio client: calls do not block the event loop."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -24,11 +24,11 @@ from headrace.core import (
 
 
 class AsyncClient:
-    """Calls a gateway or a replica from an asyncio event loop.
+    """Client that calls a gateway or a replica from an asyncio event loop.
 
     One client holds a pool of connections and may be used by any number of tasks of one loop. Close
     it, or use it in an `async with` statement. A cancelled call is cancelled on the server too.
-    Answers hold read-only views into the bytes that came.
+    Responses hold read-only views of the received bytes.
 
         async with AsyncClient("http://127.0.0.1:8000") as client:
             response = await client.infer("digits", {"pixels": np.zeros((1, 64), np.float32)})
@@ -36,20 +36,20 @@ class AsyncClient:
 
     Args:
         url: `http[s]://HOST:PORT`, `grpc[s]://HOST:PORT` or, for HTTP, `unix:/PATH`.
-        timeout_s: For each call, tries and pauses included; None waits for ever.
-        api_key: Says who asks; None takes `HEADRACE_API_KEY` of the environment, if that is set.
-        token: A bearer token (JWT) that says who asks.
-        ca_file: The authorities (PEM) that sign for the server; None takes the machine's.
-        client_certificate: Files (PEM) of a certificate and its key, for a server that asks.
-        server_name: Whom the server's certificate has to name; empty for the URL's host.
-        allow_insecure: Send credentials to another machine without encryption, too.
-        retry: When to try again what was not started.
-        headers: Sent with every request.
-        random: Draws the pauses between tries; pass a seeded one for repeatable runs.
+        timeout_s: Timeout of each call, retries and pauses included; None waits forever.
+        api_key: API key; None takes the environment variable `HEADRACE_API_KEY`, if it is set.
+        token: Bearer token (JWT).
+        ca_file: Certificate authorities (PEM) of the server; None takes the machine's.
+        client_certificate: Files (PEM) of a client certificate and its key, for mutual TLS.
+        server_name: Name that the server's certificate must have; empty for the URL's host.
+        allow_insecure: Whether to send credentials to another machine without encryption.
+        retry: Retry limits for requests that were not started.
+        headers: Headers of every request.
+        random: Source of the pauses between retries; pass a seeded one for repeatable runs.
 
     Raises:
-        InvalidArgumentError: `url` is no server address, the timeout is not positive, credentials
-            would travel unencrypted, or a file of certificates cannot be used.
+        InvalidArgumentError: `url` is not a server address, the timeout is not positive,
+            credentials would be sent unencrypted, or a certificate file cannot be used.
     """
 
     def __init__(
@@ -103,29 +103,29 @@ class AsyncClient:
     ) -> InferResponse:
         """Run a model once.
 
-        Arrays are cast to the model's datatype if no value changes; lists and numbers are, with
-        floats rounded; None in a list of floats is a missing value (NaN). More rows than one
-        request may have go in several, one after the other, and come back as one answer, which
-        names each version that answered. What the model takes is asked for once, when it is needed;
-        then wrong inputs are refused before sending.
+        Arrays are cast to the model's datatype if no value changes. Lists and numbers are always
+        cast, with floats rounded; None in a list of floats is a missing value (NaN). More rows than
+        one request may have are sent in several requests, one after the other, and returned as one
+        response, which names each version that answered. The model's signature is requested once,
+        when it is needed; after that, invalid inputs are refused before sending.
 
         Args:
-            inputs: By name; shapes include the batch axis if the model has one.
-            outputs: Those that are wanted, in this order; None for all.
-            version: Empty leaves the choice to the endpoint's traffic split.
-            timeout_s: Instead of the client's; the server is told what is left of it.
+            inputs: Inputs by name; shapes include the batch axis if the model has one.
+            outputs: Outputs to return, in this order; None for all.
+            version: Model version; empty leaves the choice to the endpoint's traffic split.
+            timeout_s: Timeout instead of the client's; the server gets the remaining time.
             priority: 1 is the highest, 0 the default level.
-            id: Comes back in the answer.
+            id: Request id, which the response repeats.
 
         Raises:
-            InvalidArgumentError: The inputs are wrong.
-            UnauthenticatedError: The server does not know who asks.
-            PermissionDeniedError: Who asks may not call this model.
+            InvalidArgumentError: The inputs are invalid.
+            UnauthenticatedError: The caller is not authenticated.
+            PermissionDeniedError: The caller may not call this model.
             UntrustedServerError: The server's certificate is not trusted.
             ModelNotFoundError: There is no such model or version.
-            OverloadedError: The server refused for want of capacity, also when tried again.
+            OverloadedError: The server has no capacity, also after retries.
             UnavailableError: The server could not be reached, or is starting or stopping.
-            DeadlineExceededError: There was no answer within `timeout_s`.
+            DeadlineExceededError: There was no response within `timeout_s`.
             ConnectionLostError: The connection broke; the model may or may not have run.
             RuntimeFailedError: The model failed.
         """
@@ -143,23 +143,23 @@ class AsyncClient:
         )
 
     async def signature(self, model: str, version: str = "") -> ModelSignature:
-        """What the model takes and gives; from now on inputs are checked before sending."""
+        """Return the model's signature; from now on inputs are checked before sending."""
         return await self._run(self._session.signature(model, version))
 
     async def metadata(self, model: str, version: str = "") -> ModelMetadata:
-        """What the server says about the model."""
+        """Return the server's metadata of the model."""
         return await self._run(self._session.metadata(model, version))
 
     async def config(self, model: str, version: str = "") -> Document:
-        """The model's configuration, in Triton's form."""
+        """Return the model's configuration, in Triton's form."""
         return await self._run(self._session.config(model, version))
 
     async def statistics(self, model: str = "", version: str = "") -> Document:
-        """The model's counters, in Triton's form; without a name, those of every model."""
+        """Return the model's counters, in Triton's form; without a name, those of every model."""
         return await self._run(self._session.statistics(model, version))
 
     async def server_metadata(self) -> ServerMetadata:
-        """Who answers, and which protocol extensions it knows."""
+        """Return the server's name, version and protocol extensions."""
         return await self._run(self._session.server_metadata())
 
     async def live(self) -> bool:

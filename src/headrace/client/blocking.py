@@ -24,10 +24,10 @@ from headrace.core import (
 
 
 class Client:
-    """Calls a gateway or a replica and blocks until it answers.
+    """Client that calls a gateway or a replica and blocks until it answers.
 
     One client holds a pool of connections and may be used by any number of threads. Close it, or
-    use it in a `with` statement. Answers hold read-only views into the bytes that came.
+    use it in a `with` statement. Responses hold read-only views of the received bytes.
 
         with Client("http://127.0.0.1:8000") as client:
             response = client.infer("digits", {"pixels": np.zeros((1, 64), np.float32)})
@@ -35,20 +35,20 @@ class Client:
 
     Args:
         url: `http[s]://HOST:PORT`, `grpc[s]://HOST:PORT` or, for HTTP, `unix:/PATH`.
-        timeout_s: For each call, tries and pauses included; None waits for ever.
-        api_key: Says who asks; None takes `HEADRACE_API_KEY` of the environment, if that is set.
-        token: A bearer token (JWT) that says who asks.
-        ca_file: The authorities (PEM) that sign for the server; None takes the machine's.
-        client_certificate: Files (PEM) of a certificate and its key, for a server that asks.
-        server_name: Whom the server's certificate has to name; empty for the URL's host.
-        allow_insecure: Send credentials to another machine without encryption, too.
-        retry: When to try again what was not started.
-        headers: Sent with every request.
-        random: Draws the pauses between tries; pass a seeded one for repeatable runs.
+        timeout_s: Timeout of each call, retries and pauses included; None waits forever.
+        api_key: API key; None takes the environment variable `HEADRACE_API_KEY`, if it is set.
+        token: Bearer token (JWT).
+        ca_file: Certificate authorities (PEM) of the server; None takes the machine's.
+        client_certificate: Files (PEM) of a client certificate and its key, for mutual TLS.
+        server_name: Name that the server's certificate must have; empty for the URL's host.
+        allow_insecure: Whether to send credentials to another machine without encryption.
+        retry: Retry limits for requests that were not started.
+        headers: Headers of every request.
+        random: Source of the pauses between retries; pass a seeded one for repeatable runs.
 
     Raises:
-        InvalidArgumentError: `url` is no server address, the timeout is not positive, credentials
-            would travel unencrypted, or a file of certificates cannot be used.
+        InvalidArgumentError: `url` is not a server address, the timeout is not positive,
+            credentials would be sent unencrypted, or a certificate file cannot be used.
     """
 
     def __init__(
@@ -102,29 +102,29 @@ class Client:
     ) -> InferResponse:
         """Run a model once.
 
-        Arrays are cast to the model's datatype if no value changes; lists and numbers are, with
-        floats rounded; None in a list of floats is a missing value (NaN). More rows than one
-        request may have go in several, one after the other, and come back as one answer, which
-        names each version that answered. What the model takes is asked for once, when it is needed;
-        then wrong inputs are refused before sending.
+        Arrays are cast to the model's datatype if no value changes. Lists and numbers are always
+        cast, with floats rounded; None in a list of floats is a missing value (NaN). More rows than
+        one request may have are sent in several requests, one after the other, and returned as one
+        response, which names each version that answered. The model's signature is requested once,
+        when it is needed; after that, invalid inputs are refused before sending.
 
         Args:
-            inputs: By name; shapes include the batch axis if the model has one.
-            outputs: Those that are wanted, in this order; None for all.
-            version: Empty leaves the choice to the endpoint's traffic split.
-            timeout_s: Instead of the client's; the server is told what is left of it.
+            inputs: Inputs by name; shapes include the batch axis if the model has one.
+            outputs: Outputs to return, in this order; None for all.
+            version: Model version; empty leaves the choice to the endpoint's traffic split.
+            timeout_s: Timeout instead of the client's; the server gets the remaining time.
             priority: 1 is the highest, 0 the default level.
-            id: Comes back in the answer.
+            id: Request id, which the response repeats.
 
         Raises:
-            InvalidArgumentError: The inputs are wrong.
-            UnauthenticatedError: The server does not know who asks.
-            PermissionDeniedError: Who asks may not call this model.
+            InvalidArgumentError: The inputs are invalid.
+            UnauthenticatedError: The caller is not authenticated.
+            PermissionDeniedError: The caller may not call this model.
             UntrustedServerError: The server's certificate is not trusted.
             ModelNotFoundError: There is no such model or version.
-            OverloadedError: The server refused for want of capacity, also when tried again.
+            OverloadedError: The server has no capacity, also after retries.
             UnavailableError: The server could not be reached, or is starting or stopping.
-            DeadlineExceededError: There was no answer within `timeout_s`.
+            DeadlineExceededError: There was no response within `timeout_s`.
             ConnectionLostError: The connection broke; the model may or may not have run.
             RuntimeFailedError: The model failed.
         """
@@ -142,23 +142,23 @@ class Client:
         )
 
     def signature(self, model: str, version: str = "") -> ModelSignature:
-        """What the model takes and gives; from now on inputs are checked before sending."""
+        """Return the model's signature; from now on inputs are checked before sending."""
         return self._run(self._session.signature(model, version))
 
     def metadata(self, model: str, version: str = "") -> ModelMetadata:
-        """What the server says about the model."""
+        """Return the server's metadata of the model."""
         return self._run(self._session.metadata(model, version))
 
     def config(self, model: str, version: str = "") -> Document:
-        """The model's configuration, in Triton's form."""
+        """Return the model's configuration, in Triton's form."""
         return self._run(self._session.config(model, version))
 
     def statistics(self, model: str = "", version: str = "") -> Document:
-        """The model's counters, in Triton's form; without a name, those of every model."""
+        """Return the model's counters, in Triton's form; without a name, those of every model."""
         return self._run(self._session.statistics(model, version))
 
     def server_metadata(self) -> ServerMetadata:
-        """Who answers, and which protocol extensions it knows."""
+        """Return the server's name, version and protocol extensions."""
         return self._run(self._session.server_metadata())
 
     def live(self) -> bool:

@@ -1,8 +1,8 @@
-"""Conversation of a client call as data: messages to send, pauses and retries.
+"""Client call as data: messages to send, pauses and retries.
 
-A conversation is a generator. It yields `SendMessage` and gets the reply, or the failure is thrown
-in; it yields `Pause` and is resumed afterwards; it returns the result. So the blocking and the
-asynchronous client differ in nothing but how they wait, and tests need neither network nor time.
+A conversation is a generator. It yields `SendMessage` and receives the reply, or the failure as an
+exception; it yields `Pause` and is resumed afterwards; it returns the result. The blocking and the
+asynchronous client thus differ only in how they wait, and tests need neither network nor time.
 """
 
 from collections.abc import Callable, Generator
@@ -27,8 +27,8 @@ _NOT_STARTED: Final = (UnavailableError, OverloadedError)
 class RetryPolicy:
     """Retry limits and pauses of a client.
 
-    Pauses are drawn evenly between 0 and the current limit (full jitter), so that callers who
-    failed together do not retry together.
+    Pauses are uniformly distributed between 0 and the current limit (full jitter), so that callers
+    that failed together do not retry together.
     """
 
     max_attempts: int = 4
@@ -51,7 +51,7 @@ NO_RETRIES: Final = RetryPolicy(max_attempts=1)
 
 @dataclass(slots=True)
 class RetryBudget:
-    """Retries in the bank: each request adds `ratio`, each retry costs 1. Thread-safe."""
+    """Token bucket of retries: each request adds `ratio`, each retry takes 1. Thread-safe."""
 
     ratio: float
     reserve: float
@@ -62,12 +62,12 @@ class RetryBudget:
         self.tokens = self.reserve
 
     def earn(self) -> None:
-        """Count a request's first try."""
+        """Count a request's first attempt."""
         with self._lock:
             self.tokens = min(self.tokens + self.ratio, max(self.reserve, 1.0))
 
     def spend(self) -> bool:
-        """Take one retry out of the bank; False if there is none."""
+        """Take one retry from the budget; return False if there is none."""
         with self._lock:
             if self.tokens < 1:
                 return False
@@ -83,15 +83,15 @@ def retry_delay_s(
     remaining_s: float | None,
     chance: float,
 ) -> float | None:
-    """Seconds to pause before the next try; None if `error` is final.
+    """Return the seconds to pause before the next attempt; None if `error` is final.
 
-    Only what says that the request was not started is tried again: unavailable and overloaded. A
-    try that could not start before the deadline is not made.
+    Only errors of requests that were not started are retried: unavailable and overloaded. No
+    attempt starts after the deadline.
 
     Args:
-        tries: How many were made, at least 1.
-        remaining_s: Until the deadline; None without one.
-        chance: Evenly distributed in [0, 1).
+        tries: Number of attempts so far, at least 1.
+        remaining_s: Time until the deadline; None without one.
+        chance: Uniformly distributed in [0, 1).
     """
     if tries >= policy.max_attempts or not isinstance(error, _NOT_STARTED):
         return None
@@ -110,9 +110,9 @@ ResultT = TypeVar("ResultT")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProtocolExchange(Generic[ResultT]):
-    """A message, and how to read the reply to it; `read` raises what the reply says is wrong.
+    """Message and decoder of its reply; `read` raises the error that the reply reports.
 
-    What message and reply are is between a wire and its transports.
+    The types of message and reply are defined by the wire format and its transports.
     """
 
     message: Any
@@ -121,7 +121,7 @@ class ProtocolExchange(Generic[ResultT]):
 
 @dataclass(frozen=True, slots=True)
 class SendMessage:
-    """Send `message` and hand in the reply, all within `timeout_s`."""
+    """Request to send `message` and return the reply, within `timeout_s`."""
 
     message: Any
     timeout_s: float | None
@@ -129,7 +129,7 @@ class SendMessage:
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """Wait this long."""
+    """Request to wait."""
 
     delay_s: float
 
@@ -140,9 +140,10 @@ Conversation = Generator[Step, Any, ResultT]
 
 @dataclass(slots=True, kw_only=True)
 class Attempts:
-    """Repeats what was not started, within the deadline and the budget.
+    """Retry loop for requests that were not started, within the deadline and the budget.
 
-    Shared by all calls of a client, so the budget bounds what it adds to an overload as a whole.
+    All calls of a client share it, so the budget bounds the client's total extra load on an
+    overloaded server.
     """
 
     policy: RetryPolicy
@@ -153,11 +154,11 @@ class Attempts:
     def run(
         self, exchange: ProtocolExchange[ResultT], deadline: float | None
     ) -> Conversation[ResultT]:
-        """The conversation for `exchange`; `deadline` is monotonic.
+        """Return the conversation for `exchange`; `deadline` is monotonic.
 
         Raises:
-            DeadlineExceededError: There is no time left for a try.
-            HeadraceError: What the last try failed with.
+            DeadlineExceededError: There is no time left for an attempt.
+            HeadraceError: The error of the last attempt.
         """
         self.budget.earn()
         tries = 0
@@ -175,7 +176,7 @@ class Attempts:
     def once(
         self, exchange: ProtocolExchange[ResultT], deadline: float | None
     ) -> Conversation[ResultT]:
-        """The conversation for `exchange` without a second try."""
+        """Return the conversation for `exchange` without retries."""
         reply = yield SendMessage(exchange.message, self._left(deadline))
         return exchange.read(reply)
 

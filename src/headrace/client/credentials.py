@@ -1,4 +1,4 @@
-"""Target of a client: the server that a URL means, and the credentials for it."""
+"""Target of a client: the server of a URL, and the credentials for it."""
 
 import ipaddress
 import os
@@ -20,10 +20,10 @@ _FORMS: Final = "http://HOST:PORT, https://…, grpc://HOST:PORT, grpcs://… or
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerAddress:
-    """A server's address, taken apart.
+    """Parts of a server's address.
 
-    `base_url` is what HTTP paths are appended to; `uds` the Unix socket it is reached by, if any.
-    `authority` is `host:port`, as gRPC wants it.
+    HTTP paths are appended to `base_url`; `uds` is the Unix socket, if any. `authority` is
+    `host:port`, as gRPC needs it.
     """
 
     protocol: Literal["http", "grpc"]
@@ -34,7 +34,7 @@ class ServerAddress:
 
     @property
     def is_loopback(self) -> bool:
-        """Whether the server is on this machine, where nobody listens on the way."""
+        """Whether the server is on this machine, so that the connection cannot be intercepted."""
         host = urlsplit(f"//{self.authority}").hostname or ""
         try:
             return ipaddress.ip_address(host).is_loopback
@@ -43,10 +43,10 @@ class ServerAddress:
 
 
 def parse_target(url: str) -> ServerAddress:
-    """The server that `url` means; without a scheme it is HTTP.
+    """Return the server address in `url`; without a scheme it is HTTP.
 
     Raises:
-        InvalidArgumentError: It is no such URL; the message lists the forms that are.
+        InvalidArgumentError: It is not such a URL; the message lists the valid forms.
     """
     if url.startswith("unix:"):
         path = url.removeprefix("unix:").removeprefix("//")
@@ -66,7 +66,7 @@ def parse_target(url: str) -> ServerAddress:
     if not host:
         raise _refused(url, "the host is missing")
     if "@" in parts.netloc:
-        # Otherwise they would end in logs and error texts.
+        # Otherwise they would appear in logs and error messages.
         raise _refused("…", "credentials belong in `headers`, not in the URL")
     return _tcp(url, parts.scheme, host, port, parts.path.rstrip("/"))
 
@@ -112,19 +112,19 @@ class Trust:
 
 @dataclass(frozen=True, slots=True)
 class Credentials(httpx.Auth):
-    """Headers that say who asks. They are put on at the last moment and shown nowhere."""
+    """Authentication headers. They are added just before sending and never displayed."""
 
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
-        """`request` with the headers."""
+        """Yield `request` with the headers."""
         request.headers.update(self.headers)
         yield request
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConnectionOptions:
-    """How one client speaks: what it sends with every request, and what TLS is made with."""
+    """Options of one client's connections: the headers of every request, and TLS settings."""
 
     headers: Mapping[str, str] = field(default_factory=dict)
     credentials: Credentials = field(default_factory=Credentials)
@@ -141,11 +141,11 @@ def connection_options(
     allow_insecure: bool,
     environ: Mapping[str, str] = os.environ,
 ) -> ConnectionOptions:
-    """What a client of `target` sends and trusts.
+    """Return the headers and TLS settings of a client of `target`.
 
     Raises:
-        InvalidArgumentError: Credentials would travel unencrypted, or are none; TLS is asked for
-            where there is none.
+        InvalidArgumentError: Credentials would be sent unencrypted or are invalid, or TLS settings
+            are given for a target without TLS.
     """
     lowered = {name.lower(): value for name, value in (headers or {}).items()}
     secret = {name: value for name, value in lowered.items() if name in _SECRET}
@@ -175,7 +175,7 @@ def trust_of(
     client_certificate: tuple[FilePath, FilePath] | None,
     server_name: str,
 ) -> Trust:
-    """What the arguments of a client say about TLS."""
+    """Return the TLS settings in a client's arguments."""
     certificate, key = client_certificate or (None, None)
     return Trust(
         ca_file=None if ca_file is None else Path(ca_file),
@@ -186,10 +186,10 @@ def trust_of(
 
 
 def tls_context(trust: Trust) -> ssl.SSLContext | bool:
-    """What httpx verifies servers with; True for its own way.
+    """Return the context with which httpx verifies servers; True for its default.
 
     Raises:
-        InvalidArgumentError: A file cannot be read, or is not what it should be.
+        InvalidArgumentError: A file cannot be read, or has invalid content.
     """
     if trust.ca_file is None and trust.certificate_file is None:
         return True
@@ -197,7 +197,7 @@ def tls_context(trust: Trust) -> ssl.SSLContext | bool:
         context = httpx.create_ssl_context()
     else:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        # What is named is trusted, also if somebody else signed it.
+        # A named certificate is trusted, even if another authority signed it.
         context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
         try:
             context.load_verify_locations(cafile=trust.ca_file)
@@ -212,7 +212,7 @@ def tls_context(trust: Trust) -> ssl.SSLContext | bool:
 
 
 def read_pem(name: str, path: Path | None) -> bytes | None:
-    """A file's bytes, as gRPC wants them; None for no file.
+    """Return a file's bytes, as gRPC takes them; None for no file.
 
     Raises:
         InvalidArgumentError: It cannot be read.
@@ -225,7 +225,7 @@ def read_pem(name: str, path: Path | None) -> bytes | None:
 
 
 def _checked(name: str, secret: str) -> str:
-    """`secret`, if it can stand in a header; it is not repeated in the error."""
+    """Return `secret` if it is valid in a header; the error does not repeat it."""
     if _VISIBLE.fullmatch(secret) is None:
         raise InvalidArgumentError(f"{name} holds spaces, line ends or other characters it cannot")
     return secret

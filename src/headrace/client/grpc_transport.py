@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _OPTIONS: Final = (
-    # Tensors are large, and the server has its own limit.
+    # Tensors are large, and the server has a limit.
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),
     # The client retries, within its budget; two layers of retries would multiply.
     ("grpc.enable_retries", 0),
-    # By default a channel that lost its server may wait for two minutes before it looks again.
+    # By default a channel that lost its server may wait for two minutes before it reconnects.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 1000),
     ("grpc.max_reconnect_backoff_ms", 2000),
@@ -31,11 +31,11 @@ _OPTIONS: Final = (
 )
 _TOO_LARGE: Final = re.compile(r"Received message larger than max \((\d+) vs\. (\d+)\)")
 _GATEWAY_TOO_LARGE: Final = frozenset({"request too long", "content length too large"})
-"""Envoy's words for a body over its limit, which it too answers as RESOURCE_EXHAUSTED."""
+"""Envoy's texts for a body over its limit, which it also reports as RESOURCE_EXHAUSTED."""
 
 
 class GrpcMessage(msgspec.Struct, frozen=True, kw_only=True):
-    """A call: the full method's name, the request's bytes, metadata."""
+    """Message of a call: the full method's name, the request's bytes, metadata."""
 
     method: str
     body: bytes
@@ -43,7 +43,7 @@ class GrpcMessage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class BlockingGrpcTransport:
-    """One channel to one server."""
+    """Channel to one server."""
 
     def __init__(self, target: ServerAddress, manner: ConnectionOptions) -> None:
         self._headers = _metadata(manner)
@@ -56,7 +56,7 @@ class BlockingGrpcTransport:
         self._methods: dict[str, Callable[..., bytes]] = {}
 
     def send(self, send: SendMessage) -> bytes:
-        """The bytes of the server's response; raises what its status says."""
+        """Return the bytes of the server's response, or raise the error of its status."""
         message: GrpcMessage = send.message
         method = self._methods.get(message.method)
         if method is None:
@@ -74,7 +74,7 @@ class BlockingGrpcTransport:
 
 
 class AsyncGrpcTransport:
-    """One channel to one server, for one event loop; opened by the first call."""
+    """Channel to one server, for one event loop; opened by the first call."""
 
     def __init__(self, target: ServerAddress, manner: ConnectionOptions) -> None:
         self._headers = _metadata(manner)
@@ -85,7 +85,7 @@ class AsyncGrpcTransport:
         self._methods: dict[str, Callable[..., Any]] = {}
 
     async def send(self, send: SendMessage) -> bytes:
-        """The bytes of the server's response; raises what its status says."""
+        """Return the bytes of the server's response, or raise the error of its status."""
         message: GrpcMessage = send.message
         method = self._methods.get(message.method)
         if method is None:
@@ -115,9 +115,9 @@ class AsyncGrpcTransport:
 
 
 def failure(error: grpc.RpcError) -> HeadraceError:
-    """What a failed call means to the caller."""
+    """Return the error for a failed call."""
     details = error.details() or ""
-    # grpcio's own servers say this for a size that never changes as they say "overloaded".
+    # grpcio's servers report a size limit, which is permanent, with the status for "overloaded".
     sizes = _TOO_LARGE.search(details)
     if sizes is not None:
         return PayloadTooLargeError(got_bytes=int(sizes[1]), limit_bytes=int(sizes[2]))

@@ -46,12 +46,12 @@ class GrpcWire:
         return _call("ModelMetadata", message, _metadata, model, version)
 
     def config(self, model: str, version: str) -> ProtocolExchange[Document]:
-        """A model's configuration."""
+        """Return a model's configuration."""
         message = message_class("inference.ModelConfigRequest")(name=model, version=version)
         return _call("ModelConfig", message, lambda m: to_document(m.config), model, version)
 
     def statistics(self, model: str, version: str) -> ProtocolExchange[Document]:
-        """A model's counters; of all models if `model` is empty."""
+        """Return a model's counters; those of all models if `model` is empty."""
         message = message_class("inference.ModelStatisticsRequest")(name=model, version=version)
         return _call("ModelStatistics", message, to_document, model, version)
 
@@ -75,10 +75,10 @@ class GrpcWire:
 
 
 def decode_infer(message: Any) -> InferResponse:  # noqa: ANN401  # protobuf's classes are made at run time
-    """The answer in a `ModelInferResponse`.
+    """Return the response in a `ModelInferResponse`.
 
     Raises:
-        ProtocolError: Its tensors are not what the protocol says.
+        ProtocolError: Its tensors do not follow the protocol.
     """
     raws = list(message.raw_output_contents)
     if raws and len(raws) != len(message.outputs):
@@ -101,7 +101,7 @@ def decode_infer(message: Any) -> InferResponse:  # noqa: ANN401  # protobuf's c
 
 
 def to_document(message: Any) -> Document:  # noqa: ANN401  # as above
-    """A message as JSON has it, but with whole numbers as numbers and every field present."""
+    """Return a message as JSON has it, but with integers as numbers and every field present."""
     document: Document = {}
     for field in message.DESCRIPTOR.fields:
         if field.containing_oneof is not None and not message.HasField(field.name):
@@ -136,8 +136,8 @@ def _call(
     model: str = "",
     version: str = "",
 ) -> ProtocolExchange[ResultT]:
-    # A gateway reads the model's name out of the body only as far as its window reaches; the
-    # headers name it whatever the body's size.
+    # A gateway reads the model's name only from the beginning of the body; the headers name it for
+    # a body of any size.
     named = (((_MODEL_HEADER, model),) if model else ()) + (
         ((_VERSION_HEADER, version),) if version else ()
     )
@@ -181,7 +181,7 @@ def _add_output(message: Any, output: RequestedOutput) -> None:  # noqa: ANN401 
 
 
 def _from_contents(output: Any) -> Array:  # noqa: ANN401  # as above
-    """An output in typed fields, as some servers answer."""
+    """Return an output in typed fields, which some servers send."""
     field = CONTENTS_FIELDS.get(output.datatype)
     if field is None:
         msg = f"output '{output.name}' of the answer has no data"

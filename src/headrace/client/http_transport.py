@@ -22,18 +22,18 @@ from headrace.core import (
 )
 from headrace.core.headers import TIMEOUT_HEADER
 
-# Below the replica's and Envoy's idle timeouts, so it is we who close idle connections: a server
-# that closes one just as a request is sent costs that request.
+# Below the replica's and Envoy's idle timeouts, so that the client closes idle connections: if a
+# server closes one just as a request is sent, that request fails.
 _LIMITS: Final = httpx.Limits(
     max_connections=256, max_keepalive_connections=64, keepalive_expiry=30.0
 )
 
-# So that an unreachable host is told from a slow model long before the deadline.
+# So that an unreachable host is distinguished from a slow model long before the deadline.
 _CONNECT_TIMEOUT_S: Final = 5.0
 
 
 class HttpMessage(msgspec.Struct, frozen=True, kw_only=True):
-    """A request; `path` includes the query."""
+    """HTTP request; `path` includes the query."""
 
     method: str
     path: str
@@ -42,7 +42,7 @@ class HttpMessage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class HttpReply(msgspec.Struct, frozen=True, kw_only=True):
-    """A response; the names of `headers` are in lower case."""
+    """HTTP response; the names of `headers` are in lower case."""
 
     status: int
     headers: Mapping[str, str]
@@ -50,7 +50,7 @@ class HttpReply(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class BlockingHttpTransport:
-    """One pool of connections to one server."""
+    """Connection pool to one server."""
 
     def __init__(self, target: ServerAddress, options: ConnectionOptions) -> None:
         self._where = _where(target)
@@ -61,7 +61,7 @@ class BlockingHttpTransport:
         )
 
     def send(self, send: SendMessage) -> HttpReply:
-        """The server's reply.
+        """Return the server's reply.
 
         Raises:
             UnavailableError: No connection could be made.
@@ -96,7 +96,7 @@ class BlockingHttpTransport:
 
 
 class AsyncHttpTransport:
-    """One pool of connections to one server, for one event loop."""
+    """Connection pool to one server, for one event loop."""
 
     def __init__(self, target: ServerAddress, options: ConnectionOptions) -> None:
         self._where = _where(target)
@@ -107,7 +107,7 @@ class AsyncHttpTransport:
         )
 
     async def send(self, send: SendMessage) -> HttpReply:
-        """The server's reply; the caller enforces the timeout.
+        """Return the server's reply; the caller enforces the timeout.
 
         Raises:
             UnavailableError: No connection could be made.
@@ -133,11 +133,11 @@ class AsyncHttpTransport:
 
 
 class _Timeouts(dict[str, float | None]):
-    """What is left of one timeout for each phase of a request.
+    """Remaining time of one timeout for each phase of a request.
 
-    httpx gives every phase (wait for a connection, connect, write, read) the same timeout, so four
-    of them may pass before the caller hears of it. httpcore asks for the number when a phase
-    begins; this answers with what is left by then.
+    httpx gives every phase (wait for a connection, connect, write, read) the same timeout, so the
+    caller could wait four times as long. httpcore reads the number when a phase begins, and gets
+    the remaining time from this object.
     """
 
     def __init__(self, timeout_s: float | None) -> None:
@@ -146,21 +146,21 @@ class _Timeouts(dict[str, float | None]):
         self._deadline = None if timeout_s is None else time.monotonic() + timeout_s
 
     def get(self, key: str, default: Any = None) -> Any:  # noqa: ANN401, ARG002  # dict.get's types
-        """What is left for this phase."""
-        # Zero would mean "do not block" to a socket, which fails with another error.
+        """Return the remaining time for this phase."""
+        # Zero would make a socket non-blocking, which fails with another error.
         left = None if self._deadline is None else max(self._deadline - time.monotonic(), 0.001)
         if key != "connect":
             return left
         return _CONNECT_TIMEOUT_S if left is None else min(left, _CONNECT_TIMEOUT_S)
 
     def check(self) -> None:
-        """Raise if the time is up: a trickling answer satisfies every single read."""
+        """Raise if the time is up: a slow trickle of data satisfies every single read."""
         if self._deadline is not None and time.monotonic() > self._deadline:
             raise too_late(self._timeout_s)
 
 
 def failure(error: Exception, where: str, timeout_s: float | None) -> HeadraceError:
-    """What an exception of httpx means to the caller; `where` is the server."""
+    """Return the error for an exception of httpx; `where` is the server."""
     of_tls = tls_failure(str(error)) if isinstance(error, httpx.NetworkError) else None
     return of_tls or _failure(error, where, timeout_s)
 
@@ -200,7 +200,7 @@ def _options(target: ServerAddress, options: ConnectionOptions) -> dict[str, Any
         # Loading the certificate authorities takes 20 ms, and plain HTTP needs none.
         "verify": tls_context(options.trust) if target.tls else False,
         "trust_env": not target.is_loopback,
-        # Credentials are for this server, not for whoever it names.
+        # Credentials are for this server, not for the target of a redirect.
         "follow_redirects": False,
     }
 

@@ -70,11 +70,11 @@ class HttpWire:
         return _get(_model_path(model, version), _as(ModelMetadata))
 
     def config(self, model: str, version: str) -> ProtocolExchange[Document]:
-        """A model's configuration."""
+        """Return a model's configuration."""
         return _get(f"{_model_path(model, version)}/config", _as(dict[str, Any]))
 
     def statistics(self, model: str, version: str) -> ProtocolExchange[Document]:
-        """A model's counters; of all models if `model` is empty."""
+        """Return a model's counters; those of all models if `model` is empty."""
         path = f"{_model_path(model, version)}/stats" if model else "/v2/models/stats"
         return _get(path, _as(dict[str, Any]))
 
@@ -95,11 +95,11 @@ class HttpWire:
 
 
 def decode_infer(reply: HttpReply) -> InferResponse:
-    """The answer in `reply`; its tensors are views into the reply's body.
+    """Return the response in `reply`; its tensors are views of the reply's body.
 
     Raises:
-        HeadraceError: What the server said was wrong.
-        ProtocolError: The answer is not what the protocol says.
+        HeadraceError: The server reported an error.
+        ProtocolError: The response does not follow the protocol.
     """
     _check_status(reply)
     body = memoryview(reply.body)
@@ -167,7 +167,7 @@ def _requested(output: RequestedOutput) -> dict[str, Any]:
 
 
 def _from_json(output: _Output) -> Array:
-    """A tensor in JSON, nested or flat."""
+    """Return a tensor in JSON, nested or flat."""
     try:
         if output.datatype != Datatype.BYTES:
             array: Array = np.array(output.data, dtype=DTYPES[output.datatype])
@@ -211,7 +211,7 @@ def _as(kind: type[T]) -> Callable[[bytes], T]:
 
 def _check_status(reply: HttpReply) -> None:
     if reply.status != _OK:
-        # A page of some proxy says nothing that a caller would want to read in a log.
+        # The page of a proxy has nothing useful for a log.
         body = b"" if reply.body.lstrip().startswith(b"<") else reply.body
         raise error_from_http(reply.status, body, _lower(reply.headers))
 

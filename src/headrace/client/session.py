@@ -1,4 +1,4 @@
-"""State of a client and the course of each of its calls, without any waiting or network."""
+"""State of a client and the sequence of each of its calls, without any waiting or network."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -37,11 +37,11 @@ from headrace.core import (
 )
 
 _BATCH_SIZE: Final = "batch-size must be <="
-"""What a server says of a request that has more rows than a batch: Triton's words."""
+"""Error text of a server for a request with more rows than a batch, as in Triton."""
 
 
 class ProtocolWire(Protocol):
-    """A protocol's messages, and how to read the replies to them."""
+    """Messages of a protocol, and decoding of the replies to them."""
 
     def infer(self, request: InferRequest) -> ProtocolExchange[InferResponse]:
         """Run a model."""
@@ -50,10 +50,10 @@ class ProtocolWire(Protocol):
         """Describe a model."""
 
     def config(self, model: str, version: str) -> ProtocolExchange[Document]:
-        """A model's configuration, as Triton writes it."""
+        """Return a model's configuration, in Triton's form."""
 
     def statistics(self, model: str, version: str) -> ProtocolExchange[Document]:
-        """A model's counters, as Triton writes them; of all models if `model` is empty."""
+        """Return a model's counters, in Triton's form; those of all models if `model` is empty."""
 
     def server_metadata(self) -> ProtocolExchange[ServerMetadata]:
         """Describe the server."""
@@ -96,7 +96,7 @@ class ClientSession:
         id: str,  # noqa: A002  # the protocol's word
         parameters: Parameters | None,
     ) -> Conversation[InferResponse]:
-        """Check the inputs as far as they can be checked here, then run the model."""
+        """Check the inputs as far as possible here, then run the model."""
         _check_model(model, version)
         wait_s = self._timeout_s if timeout_s is None else check_timeout(timeout_s)
         deadline = self._deadline(wait_s)
@@ -121,7 +121,7 @@ class ClientSession:
             sent = _fitted(model, inputs, model_info)
             return (yield from self._run(request, sent, model_info, deadline))
         except InvalidArgumentError as refusal:
-            # The model may have changed since; only what it says now may refuse a request.
+            # The model may have changed since: only its current signature may refuse a request.
             if model_info is not None and sent is not None and _BATCH_SIZE not in str(refusal):
                 raise
             try:
@@ -136,7 +136,7 @@ class ClientSession:
         return (yield from self._run(request, tensors, latest, deadline))
 
     def signature(self, model: str, version: str) -> Conversation[ModelSignature]:
-        """Ask what the model takes and gives, and remember it for checks before sending."""
+        """Request the model's signature, and cache it for checks before sending."""
         _check_model(model, version)
         model_info = yield from self._learn(model, version, self._deadline(self._timeout_s))
         return model_info.signature
@@ -146,11 +146,11 @@ class ClientSession:
         return (yield from self._ask_about(self._wire.metadata, model, version))
 
     def config(self, model: str, version: str) -> Conversation[Document]:
-        """A model's configuration."""
+        """Return a model's configuration."""
         return (yield from self._ask_about(self._wire.config, model, version))
 
     def statistics(self, model: str, version: str) -> Conversation[Document]:
-        """A model's counters; of all models if `model` is empty."""
+        """Return a model's counters; those of all models if `model` is empty."""
         if not model:
             return (yield from self._ask(self._wire.statistics("", "")))
         return (yield from self._ask_about(self._wire.statistics, model, version))
@@ -160,7 +160,7 @@ class ClientSession:
         return (yield from self._ask(self._wire.server_metadata()))
 
     def live(self) -> Conversation[bool]:
-        """Whether the server answers at all; a refused connection is a no, not an error."""
+        """Whether the server answers at all; a refused connection means False, not an error."""
         return (yield from self._probe(self._wire.live()))
 
     def ready(self, model: str, version: str) -> Conversation[bool]:
@@ -170,7 +170,7 @@ class ClientSession:
         return (yield from self._probe(self._wire.ready(model, version)))
 
     def _probe(self, exchange: ProtocolExchange[bool]) -> Conversation[bool]:
-        # Never repeated: whoever asks for readiness wants to know it now.
+        # Never retried: a caller that requests readiness needs the current state.
         try:
             deadline = self._deadline(self._timeout_s)
             return (yield from self._attempts.once(exchange, deadline))
@@ -193,7 +193,7 @@ class ClientSession:
         model_info: "_ModelInfo | None",
         deadline: float | None,
     ) -> Conversation[InferResponse]:
-        """Run the model on all rows: in one request, or in as many as its batch limit asks for."""
+        """Run the model on all rows, in one request or as many as its batch limit requires."""
         rows, limit = (0, 1) if model_info is None else model_info.rows_and_limit(tensors)
         if rows <= limit:
             return (yield from self._attempts.run(self._wire.infer(request(tensors)), deadline))
@@ -208,7 +208,7 @@ class ClientSession:
             except HeadraceError as error:
                 error.args = (f"rows {start} to {end - 1} of {rows}: {error}",)
                 raise
-        # The answers to parts of one call as one; of several versions it names all.
+        # Responses to parts of one call are merged; the result names all versions.
         first = answers[0]
         return InferResponse(
             model_name=first.model_name,
@@ -224,13 +224,13 @@ class ClientSession:
     def _learn(
         self, model: str, version: str, deadline: float | None
     ) -> Conversation["_ModelInfo"]:
-        """Ask for a model's signature and batch limit, and remember them."""
+        """Request a model's signature and batch limit, and cache them."""
         metadata = yield from self._attempts.run(self._wire.metadata(model, version), deadline)
         config: Document | None
         try:
             config = yield from self._attempts.run(self._wire.config(model, version), deadline)
         except (NotFoundError, UnsupportedError):
-            config = None  # an extension that other servers of the protocol lack
+            config = None  # an extension that some servers do not implement
         model_info = _ModelInfo(
             signature=signature_from(metadata, config),
             max_batch_size=int((config or {}).get("max_batch_size", 0)),
@@ -243,7 +243,7 @@ class ClientSession:
 
 
 def check_timeout(timeout_s: float | None) -> float | None:
-    """`timeout_s`, if it is positive; None waits for ever."""
+    """Return `timeout_s` if it is positive; None waits forever."""
     if timeout_s is not None and not 0 < timeout_s < float("inf"):
         msg = f"timeout_s must be a positive number of seconds or None, not {timeout_s!r}"
         raise InvalidArgumentError(msg)
@@ -265,19 +265,19 @@ class _ModelInfo:
     """Largest number of rows per request; 0 without batching, or if unknown."""
 
     def rows_and_limit(self, tensors: Tensors) -> tuple[int, int]:
-        """The rows of `tensors` and how many one request may have; none if that is not limited."""
+        """Return the rows of `tensors` and the limit of one request; 0 and 1 without a limit."""
         if not self.signature.batched or not self.max_batch_size:
             return 0, 1
         return len(next(iter(tensors.values()), ())), self.max_batch_size
 
     def changes(self, before: Tensors, after: Tensors) -> bool:
-        """Whether inputs go to the server in another form than before this was known."""
+        """Whether new information about a model changes the form in which inputs are sent."""
         rows, limit = self.rows_and_limit(after)
         return rows > limit or any(after[name].dtype != before[name].dtype for name in after)
 
 
 def _fitted(model: str, inputs: Mapping[str, TensorLike], model_info: _ModelInfo | None) -> Tensors:
-    """`inputs` as arrays; of the model's datatypes, and checked, where the model is known."""
+    """Return `inputs` as arrays; if the model is known, with its datatypes and validated."""
     if model_info is None:
         return to_tensors(inputs, None)
     tensors = to_tensors(inputs, model_info.signature)

@@ -1,4 +1,4 @@
-"""Inputs of a caller as arrays, and tensors as the bytes that the protocols carry."""
+"""Conversion of a caller's inputs to arrays, and of tensors to the protocols' bytes."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -22,24 +22,24 @@ from headrace.core import (
 from headrace.protocol.values import join_elements, numbers_of, object_array, split_elements
 
 TensorLike = ArrayLike | Sequence[Any]
-"""What becomes a tensor: None may stand in a list, which NumPy's type does not say."""
+"""Value that can become a tensor; lists may contain None, which NumPy's type does not cover."""
 
 
 def is_exact(value: object) -> bool:
-    """Whether `value` brings its own dtype, as arrays and NumPy scalars do and lists do not."""
+    """Whether `value` has a dtype, as arrays and NumPy scalars do and lists do not."""
     return hasattr(value, "dtype") or hasattr(value, "__array__")
 
 
 def to_tensors(inputs: Mapping[str, TensorLike], signature: ModelSignature | None) -> Tensors:
-    """`inputs` as C-contiguous little-endian arrays; strings become `bytes` in UTF-8.
+    """Return `inputs` as C-contiguous little-endian arrays; strings become `bytes` in UTF-8.
 
-    What brings no dtype (lists, numbers, strings) takes the datatype that `signature` names, with
-    floats rounded; in lists of floats, None is a missing value: NaN. Arrays of numbers take it too
-    if every value stays the same.
+    Values without a dtype (lists, numbers, strings) take the datatype in `signature`, with floats
+    rounded; in lists of floats, None is a missing value: NaN. Arrays of numbers take it too if
+    every value stays the same.
 
     Raises:
-        InvalidArgumentError: A value is no tensor, for instance a ragged list, or an array has
-            values that the model's datatype does not hold.
+        InvalidArgumentError: A value is not a tensor, for example a ragged list, or an array has
+            values that the model's datatype cannot hold.
     """
     if not isinstance(inputs, Mapping):
         msg = f"inputs must be a mapping of names to arrays, not {type(inputs).__name__}"
@@ -48,7 +48,7 @@ def to_tensors(inputs: Mapping[str, TensorLike], signature: ModelSignature | Non
 
 
 def to_tensor(name: str, value: TensorLike, signature: ModelSignature | None) -> Array:
-    """One input; see `to_tensors`."""
+    """Return one input as an array; see `to_tensors`."""
     spec = None if signature is None else signature.input(name)
     try:
         if spec is None:
@@ -98,10 +98,10 @@ def _without_loss(name: str, array: Array, datatype: Datatype) -> Array:
 
 
 def _is_same(array: Array, cast: Array) -> NDArray[np.bool_]:
-    """Where a cast kept the value. What is out of a type's range is cast to anything."""
+    """Return where a cast kept the value. Values out of range have undefined casts."""
     before, after = array.dtype.kind, cast.dtype.kind
     if after == "f" and before in "iu":
-        whole = 1 << (np.finfo(cast.dtype).nmant + 1)  # all whole numbers up to here are exact
+        whole = 1 << (np.finfo(cast.dtype).nmant + 1)  # all integers up to here are exact
         fits: NDArray[np.bool_] = (array >= -whole) & (array <= whole)
         return fits
     with np.errstate(over="ignore", invalid="ignore"):
@@ -118,7 +118,7 @@ def _is_same(array: Array, cast: Array) -> NDArray[np.bool_]:
 
 
 def _cast(array: Array, datatype: Datatype) -> Array:
-    """`array` as `datatype`, if no value changes by more than rounding to fewer digits."""
+    """Return `array` as `datatype`, if no value changes by more than rounding."""
     dtype = DTYPES[datatype]
     if array.size and array.dtype.kind not in "biuf":
         msg = f"values of type '{array.dtype}' are no {datatype}"
@@ -159,14 +159,14 @@ def _element(name: str, element: Any) -> bytes:  # noqa: ANN401  # an object arr
 
 
 def to_raw(array: Array) -> bytes | memoryview:
-    """The bytes of a C-contiguous array; without a copy, except for BYTES."""
+    """Return the bytes of a C-contiguous array; without a copy, except for BYTES."""
     if datatype_of(array.dtype) is Datatype.BYTES:
         return join_elements(array.reshape(-1))
     return array.reshape(-1).view(np.uint8).data if array.size else b""
 
 
 def from_raw(name: str, datatype: str, shape: tuple[int, ...], raw: bytes | memoryview) -> Array:
-    """The tensor in `raw`; a read-only view into it, except for BYTES.
+    """Return the tensor in `raw`; a read-only view of it, except for BYTES.
 
     Raises:
         ProtocolError: `raw` does not hold such a tensor.

@@ -10,27 +10,27 @@ from headrace.client.session import ProtocolWire
 
 
 class BlockingTransport(Protocol):
-    """Carries one message at a time over the network, blocking; thread-safe."""
+    """Transport that sends one message at a time and blocks; thread-safe."""
 
     def send(self, send: SendMessage) -> object:
-        """The reply to `send.message`; raises a HeadraceError where none came."""
+        """Return the reply to `send.message`; raise a HeadraceError if there is none."""
 
     def close(self) -> None:
         """Close the connections."""
 
 
 class AsyncTransport(Protocol):
-    """Carries messages over the network for one event loop."""
+    """Transport that sends messages for one event loop."""
 
     async def send(self, send: SendMessage) -> object:
-        """The reply to `send.message`; raises a HeadraceError where none came."""
+        """Return the reply to `send.message`; raise a HeadraceError if there is none."""
 
     async def aclose(self) -> None:
         """Close the connections."""
 
 
 def wire_for(target: ServerAddress) -> ProtocolWire:
-    """The messages that `target` understands."""
+    """Return the wire format of `target`."""
     if target.protocol == "http":
         return HttpWire()
     from headrace.client.grpc_wire import GrpcWire  # noqa: PLC0415  # heavy, and often not needed
@@ -39,7 +39,7 @@ def wire_for(target: ServerAddress) -> ProtocolWire:
 
 
 def blocking_transport(target: ServerAddress, manner: ConnectionOptions) -> BlockingTransport:
-    """A way to `target` that blocks."""
+    """Return a blocking transport to `target`."""
     if target.protocol == "http":
         return BlockingHttpTransport(target, manner)
     from headrace.client.grpc_transport import BlockingGrpcTransport  # noqa: PLC0415  # as above
@@ -48,7 +48,7 @@ def blocking_transport(target: ServerAddress, manner: ConnectionOptions) -> Bloc
 
 
 def async_transport(target: ServerAddress, manner: ConnectionOptions) -> AsyncTransport:
-    """A way to `target` for an event loop."""
+    """Return a transport to `target` for an event loop."""
     if target.protocol == "http":
         return AsyncHttpTransport(target, manner)
     from headrace.client.grpc_transport import AsyncGrpcTransport  # noqa: PLC0415  # as above

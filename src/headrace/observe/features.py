@@ -1,12 +1,12 @@
 """Features of a model's tensors, and counts of their values.
 
-A feature is one number or text a row. A tensor with up to `MAX_COLUMNS` elements a row is that many
-features, called `name` or `name[3]`. A larger one (an image, a text of tokens) is summarised: the
-mean, spread, least and largest of a row's elements, and how many they are where that varies.
-An output of several scores is also the class with the highest one, `name.class`.
+A feature is one number or text per row. A tensor with up to `MAX_COLUMNS` elements per row is that
+many features, called `name` or `name[3]`. A larger one (an image, a tokenized text) is summarised:
+the mean, spread, least and largest of a row's elements, and their number where it varies. An output
+of several scores has the further feature `name.class`, the class with the highest score.
 
-What many replicas count of one feature is the sum of their counts, and takes the same few bytes
-however many values there were.
+The counts of many replicas for one feature can be added, and take the same few bytes for any number
+of values.
 """
 
 import math
@@ -21,13 +21,13 @@ import numpy as np
 from headrace.core import VARIABLE, Array, Datatype, ModelSignature, TensorSpec
 
 MAX_COLUMNS: Final = 128
-"""A tensor with more elements a row is summarised."""
+"""A tensor with more elements per row is summarised."""
 MAX_FEATURES: Final = 160
-"""Of one model; further tensors are left out."""
+"""Features of one model; further tensors are left out."""
 _RESERVED: Final = 16
 """Features that inputs leave for outputs."""
 _LOOKED_AT: Final = 1024
-"""Elements of a large row that its summary is made of, evenly spread."""
+"""Evenly spread elements of a large row from which its summary is computed."""
 _SUMMARY: Final = ("mean", "std", "min", "max")
 _LONGEST: Final = 64
 """Bytes of a text that are kept."""
@@ -55,10 +55,10 @@ class TensorFeatures:
     """Whether the last column is the index of the row's largest element."""
 
     def block(self, array: Array, most_rows: int) -> Array:
-        """What `array` holds, `[rows, features]`: float64 or texts. Shares no memory with it.
+        """Return the values of `array`, `[rows, features]`: float64 or texts, as a copy.
 
         Args:
-            most_rows: Of more rows so many are taken, evenly spread.
+            most_rows: Largest number of rows; of more rows, evenly spread ones are taken.
         """
         rows = array if self.batched else array[np.newaxis]
         if len(rows) > most_rows:
@@ -79,7 +79,7 @@ class TensorFeatures:
 
 
 def features_of(signature: ModelSignature) -> tuple[TensorFeatures, ...]:
-    """The features of a model, inputs first; tensors beyond `MAX_FEATURES` are left out."""
+    """Return the features of a model, inputs first; tensors beyond `MAX_FEATURES` are left out."""
     tensors: list[TensorFeatures] = []
     count = 0
     for role, specs in ((INPUT, signature.inputs), (OUTPUT, signature.outputs)):
@@ -116,7 +116,7 @@ def _features(spec: TensorSpec, *, role: str, batched: bool) -> TensorFeatures:
 
 
 def _summary(table: Array, *, with_size: bool) -> Array:
-    """Of each row: mean, spread, least, largest of its elements, and how many they are."""
+    """Return mean, spread, least and largest element of each row, and optionally their number."""
     rows, width = table.shape
     size = np.full((rows, 1), float(width))
     if table.dtype.kind == "O":
@@ -124,14 +124,14 @@ def _summary(table: Array, *, with_size: bool) -> Array:
     if not width:
         return np.hstack([np.full((rows, len(_SUMMARY)), np.nan), size])
     part = table[:, :: -(-width // _LOOKED_AT)].astype(np.float64)
-    with np.errstate(all="ignore"):  # what is not finite stays so, and is counted as that
+    with np.errstate(all="ignore"):  # values that are not finite stay so, and are counted as that
         columns = [part.mean(axis=1), part.std(axis=1), part.min(axis=1), part.max(axis=1)]
     summary = np.stack(columns, axis=1)
     return np.hstack([summary, size]) if with_size else summary
 
 
 _TOGETHER: Final = 5
-"""From so many features on it is faster to count them together."""
+"""From this many features on, counting them together is faster."""
 MAX_TEXTS: Final = 50
 """Largest number of categories of one feature."""
 
@@ -140,11 +140,11 @@ class FeatureKind(StrEnum):
     """Kind of a feature's values."""
 
     NUMBERS = "numbers"
-    """By the bin between two edges."""
+    """Counted by the bin between two edges."""
     VALUES = "values"
-    """A few whole numbers: by the number itself."""
+    """A few whole numbers, counted by value."""
     TEXTS = "texts"
-    """By the text itself."""
+    """Counted by text."""
 
 
 class FeatureBins(msgspec.Struct, frozen=True, kw_only=True):
@@ -173,7 +173,7 @@ class FeatureBins(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def size(self) -> int:
-        """How many bins there are."""
+        """Return the number of bins."""
         cells = self.edges if self.kind is FeatureKind.NUMBERS else self.categories
         return len(cells) + 1
 
@@ -196,11 +196,11 @@ class ValueCounts(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def valid(self) -> int:
-        """How many are in the bins."""
+        """Return the number of values in the bins."""
         return self.rows - self.missing - self.non_finite
 
     def plus(self, other: "ValueCounts") -> "ValueCounts":
-        """Both together; one without bins has counted nothing."""
+        """Return the sum of both counts; counts without bins are empty."""
         if not other.rows:
             return self
         if not self.rows:
@@ -229,7 +229,7 @@ class FeatureValues(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def count_column(column: Array, bins: FeatureBins) -> ValueCounts:
-    """The counts of one feature's values, `[rows]`: float64, or texts."""
+    """Return the counts of one feature's values, `[rows]`: float64, or texts."""
     if bins.kind is FeatureKind.TEXTS:
         return _count_texts(column, bins)
     finite = column[np.isfinite(column)]
@@ -252,7 +252,7 @@ def count_column(column: Array, bins: FeatureBins) -> ValueCounts:
 
 
 def count_columns(table: Array, bins: Sequence[FeatureBins]) -> list[ValueCounts]:
-    """The counts of several features, `[rows, features]`."""
+    """Return the counts of several features, `[rows, features]`."""
     numbers = [i for i, feature in enumerate(bins) if feature.kind is FeatureKind.NUMBERS]
     if len(numbers) < _TOGETHER:
         return [count_column(table[:, i], feature) for i, feature in enumerate(bins)]
@@ -265,7 +265,7 @@ def count_columns(table: Array, bins: Sequence[FeatureBins]) -> list[ValueCounts
 
 
 def _count_numbers(table: Array, bins: Sequence[FeatureBins]) -> list[ValueCounts]:
-    """As `count_column` for each, all at once: NumPy is slow for many small arrays."""
+    """Return the counts of each column, computed together: NumPy is slow for many small arrays."""
     rows, features = table.shape
     size = max(feature.size for feature in bins)
     edges = np.full((features, size - 1), np.inf)

@@ -1,8 +1,8 @@
 """Histograms of latencies and batch sizes, and a replica's statistics of its model.
 
-A quantile is interpolated inside its bucket, so the bucket's width bounds how far it is off. What
-processes keep is fine: 48 buckets to a decade, none wider than a twentieth. An exposition has every
-second of these, or fewer, because each bound is a time series to whoever scrapes.
+A quantile is interpolated inside its bucket, so the bucket's width bounds its error. Processes keep
+fine buckets: 48 per decade, none wider than a twentieth. An exposition has every second bound, or
+fewer, because each bound is a time series in the scraper.
 """
 
 import re
@@ -46,7 +46,7 @@ BRIEF_INDEXES: Final = tuple(
     for index, bound in enumerate(FINE_S)
     if index % (PER_DECADE // 3) == 0 and _BRIEF_FROM_S <= bound <= _EXACT_UNTIL_S
 )
-"""Indexes of the bounds to report for each of many models: 3 per decade, 0.1 ms to 10 s."""
+"""Indexes of the bounds that are reported for each of many models: 3 per decade, 0.1 ms to 10 s."""
 _TWO_DIGITS: Final = (
     1.0, 1.1, 1.2, 1.3, 1.5, 1.6, 1.8, 2.0, 2.2, 2.4, 2.7, 3.0,
     3.3, 3.6, 3.9, 4.3, 4.7, 5.1, 5.6, 6.2, 6.8, 7.5, 8.2, 9.1,
@@ -62,12 +62,12 @@ TWO_DIGITS_S: Final = (
     ),
     100.0,
 )
-"""From 0.1 ms to 100 s, 24 to a decade from 0.5 ms to 10 s: bounds of Envoy's buckets as well."""
+"""From 0.1 ms to 100 s, 24 per decade from 0.5 ms to 10 s: also bounds of Envoy's buckets."""
 _HALF_OF_THEM: Final = frozenset(
     float(f"{digits}e{decade}") for decade in range(-4, 3) for digits in _TWO_DIGITS[::2]
 )
 BRIEF_TWO_DIGITS_S: Final = tuple(bound for bound in TWO_DIGITS_S if bound in _HALF_OF_THEM)
-"""Of these 12 to a decade from 0.5 ms to 10 s."""
+"""Of `TWO_DIGITS_S`, 12 per decade from 0.5 ms to 10 s."""
 SECONDS_BOUNDS: Final = FINE_S
 """Upper bounds of latencies."""
 ROWS_BOUNDS: Final = tuple(float(1 << power) for power in range(11))
@@ -76,10 +76,10 @@ _IS_COMPILED: Final = not __file__.endswith(".py")
 
 
 class Histogram:
-    """Counts by bucket, and the sum, as Prometheus has them. Not thread-safe.
+    """Counts by bucket, and the sum, as in Prometheus. Not thread-safe.
 
-    Bounds are positive. Where each is about as many times the one before it, a bucket is found at
-    once; else by looking along them.
+    Bounds are positive. If each is about the same multiple of the previous one, a bucket is
+    computed directly; otherwise the bounds are searched.
     """
 
     __slots__ = ("_first", "_last", "_per_log", "bounds", "counts", "sum")
@@ -92,10 +92,10 @@ class Histogram:
         self._per_log = (len(bounds) - 1) / log(self._last / self._first) if bounds[1:] else 0.0
 
     def place_of(self, value: float) -> int:
-        """The place of the bucket that holds `value`: of the first bound that is not below it.
+        """Return the index of the bucket of `value`: of the first bound that is not below it.
 
-        Compiled, this is a third of the cost of bisection, whose eight comparisons are of Python's
-        floats; interpreted it is half as much again.
+        Compiled, this takes a third of the time of bisection, whose eight comparisons are of Python
+        floats; interpreted it takes 1.5x as long.
         """
         if not value > self._first:
             return 0
@@ -110,14 +110,14 @@ class Histogram:
         return index
 
     def observe(self, value: float, count: int = 1) -> int:
-        """Count `value` as often as `count` says; the place of its bucket."""
+        """Count `value` `count` times; return the index of its bucket."""
         index = self.place_of(value) if _IS_COMPILED else bisect_left(self.bounds, value)
         self.counts[index] += count
         self.sum += value * count
         return index
 
     def observe_all(self, values: Sequence[float]) -> None:
-        """Count each of `values` once: half the cost of as many calls of `observe`."""
+        """Count each of `values` once, at half the cost of as many calls of `observe`."""
         bounds, counts = self.bounds, self.counts
         for value in values:
             counts[self.place_of(value) if _IS_COMPILED else bisect_left(bounds, value)] += 1
@@ -125,16 +125,16 @@ class Histogram:
 
     @property
     def count(self) -> int:
-        """How many values were observed."""
+        """Return the number of observed values."""
         return sum(self.counts)
 
     def below(self, places: Sequence[int]) -> list[int]:
-        """How many values were at most as large as the bounds at `places`; then, all values."""
+        """Return the cumulative counts at the bounds at `places`, then the count of all values."""
         running = list(accumulate(self.counts))
         return [*(running[index] for index in places), running[-1]]
 
     def quantile(self, q: float) -> float:
-        """Quantile `q` (0 to 1), interpolated inside its bucket; 0 if nothing was observed."""
+        """Return quantile `q` (0 to 1), interpolated inside its bucket; 0 without values."""
         rank = q * self.count
         below = 0
         lower = 0.0
@@ -151,9 +151,9 @@ _WORD: Final = re.compile(r"[A-Za-z0-9_.:/@+=-]{1,100}")  # OpenMetrics: 128 wit
 
 
 class Exemplars:
-    """The newest request in each bucket, taken at most once a second: the rest costs a comparison.
+    """Newest request in each bucket, updated at most once a second; otherwise one comparison.
 
-    The caller compares `due` with the time before it asks for a request's name.
+    The caller compares `due` with the time before it determines a request's identity.
     """
 
     __slots__ = ("due", "entries")
@@ -163,12 +163,12 @@ class Exemplars:
         self.entries: dict[int, tuple[str, str, float, float]] = {}
 
     def keep(self, index: int, value: float, identity: tuple[str, str], now: float) -> None:
-        """Keep a request as the example of a bucket.
+        """Store a request as the exemplar of a bucket.
 
         Args:
             index: Index of the bucket.
-            identity: Label and value of the request's id. An id with other characters than
-                `_WORD` is dropped: callers choose ids, and not every parser handles quotes.
+            identity: Label and value of the request's id. An id with other characters than `_WORD`
+                is dropped: callers choose ids, and not every parser handles quotes.
             now: Monotonic time.
         """
         self.due[index] = now + RENEWED_AFTER_S
@@ -178,7 +178,7 @@ class Exemplars:
             self.entries[index] = (name, trace_id, value, observed_at)
 
     def between(self, after: int, until: int) -> tuple[str, str, float, float] | None:
-        """The newest of the buckets after one and until another: label, id, value, when."""
+        """Return the newest exemplar of the buckets after `after`, to `until`: label, id, value, time."""
         exemplars = [
             self.entries[index] for index in range(after + 1, until + 1) if index in self.entries
         ]
@@ -187,7 +187,7 @@ class Exemplars:
 
 @dataclass(slots=True)
 class Duration:
-    """How often something happened and how long it took in all, in nanoseconds."""
+    """Number of events and their total duration in nanoseconds."""
 
     count: int = 0
     ns: int = 0
@@ -200,7 +200,7 @@ class Duration:
 
 @dataclass(slots=True, kw_only=True)
 class BatchStatistics:
-    """What batches of one size took; `count`s are executions."""
+    """Times of batches of one size; `count`s are executions."""
 
     compute_input: Duration = field(default_factory=Duration)
     compute_infer: Duration = field(default_factory=Duration)
@@ -209,11 +209,11 @@ class BatchStatistics:
 
 @dataclass(slots=True, kw_only=True)
 class ModelStatistics:
-    """One model version's counters since its replica started.
+    """Counters of one model version since its replica started.
 
     `inference_count` counts rows, `execution_count` runs of the model; the `Duration`s count
-    requests. `last_inference_ms` is in milliseconds since 1970, 0 before the first.
-    `failures` counts by reason: REJECTED, CANCELED, BACKEND, OTHER.
+    requests. `last_inference_ms` is in milliseconds since 1970, 0 before the first. `failures`
+    counts by reason: REJECTED, CANCELED, BACKEND, OTHER.
     """
 
     name: str
@@ -237,9 +237,10 @@ class ModelStatistics:
 class PhaseHistograms:
     """Seconds per request by phase, and rows per batch.
 
-    `preprocess` is bytes to tensors; `queue_wait` until its batch is formed; `compute` joins, runs
-    and splits the batch; `postprocess` is tensors to bytes, as the mean of its batch; `request` is
-    from the last byte of the request to the end of `compute`, and `exemplars` are requests of it.
+    `preprocess` is bytes to tensors; `queue_wait` lasts until the request's batch is formed;
+    `compute` joins, runs and splits the batch; `postprocess` is tensors to bytes, as the mean of
+    its batch; `request` is from the last byte of the request to the end of `compute`, and
+    `exemplars` are requests of it.
     """
 
     request: Histogram = field(default_factory=Histogram)

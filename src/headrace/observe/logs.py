@@ -18,10 +18,10 @@ _STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asc
 
 
 class JsonFormatter(logging.Formatter):
-    """A JSON object per line: `time`, `level`, `logger`, `message`, what `extra` named, `error`."""
+    """Formatter of JSON lines: `time`, `level`, `logger`, `message`, fields of `extra`, `error`."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The record as one line of JSON."""
+        """Return the record as one line of JSON."""
         line: dict[str, object] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
@@ -35,12 +35,13 @@ class JsonFormatter(logging.Formatter):
 
 
 class TextFormatter(logging.Formatter):
-    """`12:00:00.123 INFO    headrace.engine  message key=value`."""
+    """Formatter of text lines: `12:00:00.123 INFO    headrace.engine  message key=value`."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The record as one line, then the traceback if it has one."""
+        """Return the record as one line, then the traceback if it has one."""
         when = datetime.fromtimestamp(record.created, UTC).strftime("%H:%M:%S.%f")[:-3]
-        # A message may quote what a caller sent: escapes keep it on its line, off the terminal.
+        # A message may quote a caller's text: escapes keep it on one line and disable terminal
+        # controls.
         message = _one_line(record.getMessage())
         extra = "".join(f" {key}={_one_line(str(value))}" for key, value in _extra(record).items())
         line = f"{when} {record.levelname:<7} {record.name}  {message}{extra}"
@@ -60,7 +61,7 @@ def configure_logging(*, log_format: LogFormat = "text", level: str = "INFO") ->
 def _log_uncaught(
     kind: type[BaseException], error: BaseException, traceback: TracebackType | None
 ) -> None:
-    """Log what would end this process with a traceback; Python's own would show resolved values."""
+    """Log an exception that ends this process; Python's traceback would show resolved secrets."""
     if issubclass(kind, KeyboardInterrupt):
         sys.__excepthook__(kind, error, traceback)
     else:

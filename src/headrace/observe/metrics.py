@@ -1,8 +1,8 @@
-"""Metric families: built by every process, merged, and written as Prometheus text or OpenMetrics.
+"""Metric families of all processes: merged, and written as Prometheus text or OpenMetrics.
 
-A family stands once in an exposition: HELP, TYPE, then all its samples. Families are therefore
-merged by name, and a label says which process a sample is of. `docs/explain/decisions/metrics.md`
-says why this is not `prometheus_client`.
+A family occurs once in an exposition: HELP, TYPE, then all its samples. Families are therefore
+merged by name, and a label names the process of a sample. `docs/explain/decisions/metrics.md`
+explains why this is not `prometheus_client`.
 """
 
 import itertools
@@ -20,10 +20,10 @@ OPENMETRICS_TYPE: Final = "application/openmetrics-text; version=1.0.0; charset=
 """Content type of `openmetrics`."""
 
 Labels = tuple[tuple[str, str], ...]
-"""Pairs of a label's name and value."""
+"""Pairs of label name and value."""
 
 _WHOLE: Final = 1 << 53
-"""Floats below have exact integers."""
+"""Floats below this represent integers exactly."""
 
 
 class MetricSample(NamedTuple):
@@ -41,7 +41,7 @@ class MetricSample(NamedTuple):
 
 @dataclass(slots=True)
 class Family:
-    """One metric and its samples."""
+    """Metric and its samples."""
 
     name: str
     """Name as in the text format: a counter's ends in `_total`, unless the name is Triton's or
@@ -76,12 +76,12 @@ class HistogramSample:
 
 
 def gauge(name: str, text: str, samples: Iterable[tuple[Labels, float]]) -> Family:
-    """A gauge; `text` is its help."""
+    """Return a gauge; `text` is its help."""
     return _family("gauge", name, text, samples)
 
 
 def counter(name: str, text: str, samples: Iterable[tuple[Labels, float]]) -> Family:
-    """A counter; `text` is its help."""
+    """Return a counter; `text` is its help."""
     return _family("counter", name, text, samples)
 
 
@@ -91,7 +91,7 @@ def _family(kind: str, name: str, text: str, samples: Iterable[tuple[Labels, flo
 
 
 def histogram(name: str, text: str, samples: Iterable[HistogramSample]) -> Family:
-    """A histogram; `text` is its help."""
+    """Return a histogram; `text` is its help."""
     family = Family(name, "histogram", text)
     for sample in samples:
         labels = _labels(sample.labels)
@@ -113,7 +113,7 @@ def histogram_sample(
     places: Sequence[int] | None = None,
     exemplars: Exemplars | None = None,
 ) -> HistogramSample:
-    """What `counted` holds, with the bounds at `places` only, or all; of `exemplars` the newest."""
+    """Return the sample of `counted` at the bounds `places` (None: all), with exemplars."""
     places = range(len(counted.bounds)) if places is None else places
     texts: list[str] = []
     if exemplars is not None:
@@ -144,7 +144,7 @@ def _escaped(value: str) -> str:
 
 
 def number(value: float) -> str:
-    """`value` as the formats have it, with all its digits: a counter may be large."""
+    """Return `value` in the formats' notation, with all digits: a counter may be large."""
     if math.isinf(value):
         return "+Inf" if value > 0 else "-Inf"
     if math.isnan(value):
@@ -153,10 +153,10 @@ def number(value: float) -> str:
 
 
 def text(families: Iterable[Family], *, exemplars: bool = False) -> bytes:
-    """Prometheus text format 0.0.4.
+    """Return the families in Prometheus text format 0.0.4.
 
     Args:
-        exemplars: Whether buckets have theirs, which only `merge` reads.
+        exemplars: Whether buckets have exemplars, which only `merge` reads.
     """
     lines: list[str] = []
     for family in families:
@@ -172,9 +172,10 @@ def text(families: Iterable[Family], *, exemplars: bool = False) -> bytes:
 
 
 def openmetrics(families: Families) -> bytes:
-    """OpenMetrics 1.0, where a counter is what ends in `_total`; others are of unknown type.
+    """Return the families in OpenMetrics 1.0; only names with `_total` are counters there.
 
-    So is a counter whose name without `_total` is that of another metric, as some of Envoy's are.
+    Other counters have an unknown type. So has a counter whose name without `_total` is another
+    metric's name, as some of Envoy's are.
     """
     lines = [
         line
@@ -202,22 +203,22 @@ def _openmetrics(family: Family, *, is_clear: bool) -> Iterator[str]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MetricSource:
-    """One process's exposition as text, and the labels that its samples get."""
+    """Exposition of one process as text, and the labels that its samples get."""
 
     text: str
     labels: Mapping[str, str] = field(default_factory=dict)
     help: str = ""
-    """Of metrics that say nothing of what they are. They are of a program that keeps no
-    conventions, so what it calls a counter is one only if its name says so too.
+    """Help of metrics without one. Such metrics come from a program that follows no conventions, so
+    its counters are counters only if their names say so too.
     """
 
 
 def merge(families: Iterable[Family], sources: Iterable[MetricSource] = ()) -> Families:
-    """The samples of all `families` and `sources`; families without any are left out.
+    """Return the samples of all `families` and `sources`, merged; empty families are left out.
 
-    The first HELP and TYPE of a family hold. Lines of a source that are neither a sample nor HELP
-    or TYPE are dropped, so that one broken process cannot spoil the answer for all. So are times of
-    samples: everything is of now.
+    The first HELP and TYPE of a family apply. Lines of a source that are neither a sample nor HELP
+    or TYPE are dropped, so that one broken process cannot invalidate the whole exposition.
+    Timestamps of samples are dropped too, because all samples are current.
     """
     merged: dict[str, Family] = {}
     for family in families:
@@ -267,12 +268,12 @@ def _read(source: MetricSource, families: dict[str, Family]) -> None:
 
 
 def _with_labels(labels: str, extra: Mapping[str, str]) -> str:
-    """`{a="1"}` with `extra` in front, except names that are there already."""
+    """Return `{a="1"}` with `extra` in front, except names that are already present."""
     inner = labels[1:-1].strip().rstrip(",")
     added = [
         f'{name}="{value}"'
         for name, value in extra.items()
-        # The second look costs ten times the first, which hardly ever finds anything.
+        # The exact search takes ten times as long as the first check, and rarely finds anything.
         if name not in inner or re.search(rf'(?:^|,)\s*{name}\s*=\s*"', inner) is None
     ]
     joined = ",".join([*added, inner] if inner else added)

@@ -21,7 +21,7 @@ _NS: Final = 1_000_000_000
 
 
 def check_otel() -> None:
-    """Raise FailedPreconditionError if the packages are not there."""
+    """Raise FailedPreconditionError if the packages are not installed."""
     try:
         package = importlib.util.find_spec(_PACKAGE)
     except ModuleNotFoundError:
@@ -33,13 +33,14 @@ def check_otel() -> None:
 
 
 class OtlpExporter:
-    """Sends spans of one service. Blocking, and for one thread at a time.
+    """Exporter of one service's spans. Blocking, and for one thread at a time.
 
-    OpenTelemetry's own variables (`OTEL_EXPORTER_OTLP_HEADERS`, `..._CERTIFICATE`) count as well.
+    OpenTelemetry's environment variables (`OTEL_EXPORTER_OTLP_HEADERS`, `..._CERTIFICATE`) also
+    apply.
     """
 
     def __init__(self, collector: str, *, service: str) -> None:
-        # Imported here: a quarter of a second that only those pay who trace.
+        # Imported here: the quarter of a second affects only processes with tracing.
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import (  # noqa: PLC0415
             OTLPSpanExporter,
         )
@@ -49,7 +50,7 @@ class OtlpExporter:
         self._resource = Resource({"service.name": service})
 
     def export(self, records: Sequence[SpanRecord]) -> bool:
-        """Whether the collector took all spans; it was tried for some seconds."""
+        """Export spans, with retries for some seconds; return whether all were accepted."""
         from opentelemetry.sdk.trace.export import SpanExportResult  # noqa: PLC0415
 
         spans = list(self._spans(records))

@@ -12,7 +12,7 @@ class RowOutcome(StrEnum):
 
     SAME = "same"
     DIFFERENT = "different"
-    """The row alone has another answer than in its batch, and both repeat."""
+    """The row has another answer alone than in its batch, and both answers are repeatable."""
     UNREPEATABLE = "unrepeatable"
     """The row alone, or the batch, gives a different answer on each run: inconclusive."""
     FAILED = "failed"
@@ -23,7 +23,7 @@ class RowOutcome(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RowDifference:
-    """A row whose answer in a batch was not its answer alone."""
+    """Row whose answer in a batch differed from its answer alone."""
 
     output: str
     ratio: float | None
@@ -39,7 +39,7 @@ class RowDifference:
 
     @property
     def text(self) -> str:
-        """The difference as text."""
+        """Return the difference as text."""
         size = (
             "differs in shape or in finite values"
             if self.ratio is None
@@ -71,13 +71,13 @@ class BatchingReport:
     declared: bool = False
     """Whether the operator declares rows independent."""
     checks: Mapping[str, int] = field(default_factory=dict)
-    """Rows that were run alone and compared, by `RowOutcome`; empty where none is."""
+    """Rows that were run alone and compared, by `RowOutcome`; empty without checks."""
     difference: RowDifference | None = None
-    """The newest one."""
+    """Newest difference."""
 
     @property
     def text(self) -> str:
-        """The report as text, with a remedy if there is one."""
+        """Return the report as text, with a remedy if there is one."""
         if self.difference is not None:
             return f"answers depend on other requests' rows: {self.difference.text}; {self.remedy}"
         why = f": {self.reason}" if self.reason else ""
@@ -93,7 +93,7 @@ class BatchingReport:
 
     @property
     def remedy(self) -> str:
-        """What to do about the difference."""
+        """Return the remedy for the difference."""
         if self.declared:
             return "remove `rows_independent` from the endpoint's `batching`"
         if self.independence is RowIndependence.DECLARED:
@@ -119,7 +119,7 @@ _HOW_TO_DECLARE = (
 
 
 def report_of(signature: ModelSignature) -> BatchingReport:
-    """What a signature says, before anything is served."""
+    """Return the report of a signature, before anything is served."""
     return BatchingReport(
         batched=signature.batched,
         independence=signature.row_independence,

@@ -12,7 +12,7 @@ _NO_SPAN: Final = "0" * 16
 
 
 class SpanContext(msgspec.Struct, frozen=True, array_like=True):
-    """What names a span: both ids as hexadecimal digits, as W3C's `traceparent` has them."""
+    """Identity of a span: both ids as hexadecimal digits, as in W3C's `traceparent`."""
 
     trace_id: str
     span_id: str
@@ -56,6 +56,6 @@ def sampled_parent(traceparent: bytes) -> SpanContext | None:
 
 
 def trace_id_of(traceparent: bytes) -> str:
-    """The trace that a request belongs to, sampled or not; empty if the header says none."""
+    """Return the trace id of a request, sampled or not; empty without a valid header."""
     match = _TRACEPARENT.fullmatch(traceparent)
     return "" if match is None else match[1].decode()

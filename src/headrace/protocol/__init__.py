@@ -1,7 +1,7 @@
 """Codecs of the Open Inference Protocol. Imports `observe` and below.
 
-No I/O, no async, no web framework. gRPC messages are in `headrace.protocol.grpc_codec`, apart, so
-that only those who speak gRPC load protobuf.
+No I/O, no async, no web framework. gRPC messages are in the separate
+`headrace.protocol.grpc_codec`, so that only processes with gRPC load protobuf.
 """
 
 from headrace.protocol.content import compress, decompress

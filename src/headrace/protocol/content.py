@@ -12,22 +12,22 @@ _GZIP: Final = 16 + zlib.MAX_WBITS
 _ZLIB: Final = zlib.MAX_WBITS
 _RAW: Final = -zlib.MAX_WBITS
 _LEVEL: Final = 1
-"""Tensors compress little, and a slow answer is worse than a longer one."""
+"""Tensors compress little, and a slow response is worse than a longer one."""
 _DEFLATE_METHOD: Final = 8
 _SHOWN: Final = 40
 
 
 def decompress(body: Body, encoding: str, limit_bytes: int) -> Body:
-    """The body before its `Content-Encoding`; `identity` and the empty name change nothing.
+    """Return the body with its `Content-Encoding` removed; `identity` and empty change nothing.
 
     Args:
         body: One compressed stream.
-        encoding: As in the header; upper and lower case are the same.
-        limit_bytes: Inflating stops here, however much the stream pretends to hold.
+        encoding: The header's value, case-insensitive.
+        limit_bytes: Decompression stops here, regardless of the stream's announced size.
 
     Raises:
         PayloadTooLargeError: The body is longer than `limit_bytes`.
-        InvalidArgumentError: The stream is damaged, cut short, or followed by more data.
+        InvalidArgumentError: The stream is damaged, truncated, or followed by more data.
         UnsupportedError: Another encoding, or several.
     """
     name = encoding.strip().lower()
@@ -37,7 +37,7 @@ def decompress(body: Body, encoding: str, limit_bytes: int) -> Body:
         return body
     stream = zlib.decompressobj(wbits=_window(name, body))
     try:
-        # One byte more than allowed is enough to know; 0 would mean "without limit".
+        # One byte above the limit proves the excess; 0 would mean "without limit".
         plain = stream.decompress(body, limit_bytes + 1)
     except zlib.error as error:
         msg = f"the body is not valid {name} data: {error}"
@@ -54,7 +54,7 @@ def decompress(body: Body, encoding: str, limit_bytes: int) -> Body:
 
 
 def compress(body: Buffer | Iterable[Buffer], encoding: str) -> bytes:
-    """The body, whole or in parts, in this `Content-Encoding` (gzip or deflate).
+    """Return the body in this `Content-Encoding` (gzip or deflate).
 
     Raises:
         UnsupportedError: Another encoding.
@@ -69,7 +69,7 @@ def compress(body: Buffer | Iterable[Buffer], encoding: str) -> bytes:
 
 
 def _window(name: str, body: Body) -> int:
-    """What zlib wants to know; "deflate" is a zlib stream, but some clients send it bare."""
+    """Return zlib's `wbits`; "deflate" is a zlib stream, but some clients send raw deflate."""
     if name in ("gzip", "x-gzip"):
         return _GZIP
     if name != "deflate":

@@ -1,4 +1,4 @@
-"""gRPC infer requests to arrays and back: `inference.ModelInferRequest`, `ModelInferResponse`."""
+"""Codec of gRPC infer messages: `inference.ModelInferRequest`, `ModelInferResponse`."""
 
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
@@ -72,11 +72,11 @@ CONTENTS_FIELDS: Final[Mapping[str, str]] = {
     Datatype.FP64: "fp64_contents",
     Datatype.BYTES: "bytes_contents",
 }
-"""Field of `InferTensorContents` that holds a datatype; FP16 has none."""
+"""Field of `InferTensorContents` for each datatype; FP16 has none."""
 
 
 class _Head(NamedTuple):
-    """The serialised description of an output of one shape, and what precedes its raw bytes."""
+    """Serialised description of an output of one shape, and the prefix of its raw bytes."""
 
     dtype: np.dtype
     text: bytes
@@ -84,7 +84,7 @@ class _Head(NamedTuple):
 
 
 class GrpcInferCodec:
-    """Decodes and encodes the infer messages of one model version; not thread-safe.
+    """Codec of one model version's infer messages; not thread-safe.
 
     Arrays may be read-only: copy before writing.
     """
@@ -109,12 +109,12 @@ class GrpcInferCodec:
         self._heads: dict[tuple[str, tuple[int, ...]], _Head] = {}
 
     def decode(self, message: bytes | bytearray | memoryview) -> InferRequest:
-        """The request of a serialised `ModelInferRequest`, checked against the signature.
+        """Return the request in a serialised `ModelInferRequest`, validated against the signature.
 
         Raises:
-            ModelNotFoundError: It names another model or version than this one.
-            InvalidArgumentError: It is no request that this model can run; the text says why.
-            UnsupportedError: It asks for shared memory or for a sequence.
+            ModelNotFoundError: It names another model or version.
+            InvalidArgumentError: The model cannot run it; the message says why.
+            UnsupportedError: It uses shared memory or a sequence.
         """
         check_fields(message)
         try:
@@ -141,11 +141,11 @@ class GrpcInferCodec:
         )
 
     def encode(self, response: InferResponse, request: InferRequest) -> bytes:
-        """The serialised `ModelInferResponse`, with raw contents.
+        """Return the serialised `ModelInferResponse`, with raw contents.
 
         Raises:
-            InvalidArgumentError: Classes were asked for where there are none.
-            RuntimeFailedError: The model did not answer what was asked for.
+            InvalidArgumentError: Classes were requested of an output without numbers.
+            RuntimeFailedError: The model did not return a requested output.
         """
         parts = [self._start]
         if request.id:
@@ -251,7 +251,7 @@ _RAW_FIELD: Final = 6
 
 
 def parameter_values(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """Plain values of a map of `InferParameter`; a parameter without a value is refused."""
+    """Return plain values of a map of `InferParameter`; a parameter without a value is refused."""
     values = {}
     for name, parameter in parameters.items():
         kind = parameter.WhichOneof("parameter_choice")
@@ -263,10 +263,10 @@ def parameter_values(parameters: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def encode_parameters(target: Any, parameters: Mapping[str, Any]) -> None:  # noqa: ANN401  # as above
-    """Put plain values into a map of `InferParameter`.
+    """Write plain values to a map of `InferParameter`.
 
     Raises:
-        InvalidArgumentError: A value has a type or size that the protocol does not carry.
+        InvalidArgumentError: The protocol cannot represent a value's type or size.
     """
     for name, value in parameters.items():
         entry = target[name]

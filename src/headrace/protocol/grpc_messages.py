@@ -1,4 +1,4 @@
-"""Every rpc but infer: parse its request, answer it from the documents that REST sends."""
+"""Messages of every rpc except infer: requests, and responses from the documents of REST."""
 
 from collections.abc import Mapping
 from functools import cache
@@ -13,24 +13,24 @@ from headrace.protocol.protos import HEALTH_SERVICE, INFERENCE_SERVICE, message_
 
 _SHOWN: Final = 200
 _LONGEST_REQUEST: Final = 1 << 20
-"""None but infer carries tensors; parsed, a message may take forty times its bytes."""
+"""Only infer carries tensors; a parsed message may take forty times its bytes."""
 _INFER_RESPONSE_FIELD: Final = 2
 _StreamResponse: Final = message_class("inference.ModelStreamInferResponse")
 
 
 def rpc_names(service: str = INFERENCE_SERVICE) -> tuple[str, ...]:
-    """The rpcs of a service, streaming ones included."""
+    """Return the rpcs of a service, streaming ones included."""
     return tuple(_methods(service))
 
 
 def parse_request(
     rpc: str, message: bytes | memoryview, *, service: str = INFERENCE_SERVICE
 ) -> Any:  # noqa: ANN401  # protobuf's classes are made at run time
-    """The request message of an rpc, for instance with `name` and `version`.
+    """Return the request message of an rpc, for example with `name` and `version`.
 
     Raises:
         UnsupportedError: The service has no such rpc.
-        InvalidArgumentError: The bytes are no such message, or too many for it.
+        InvalidArgumentError: The bytes are not such a message, or exceed its limit.
     """
     request, _ = _method(service, rpc)
     if len(message) > _LONGEST_REQUEST:
@@ -46,11 +46,11 @@ def parse_request(
 def encode_response(
     rpc: str, document: Mapping[str, Any], *, service: str = INFERENCE_SERVICE
 ) -> bytes:
-    """The serialised response of an rpc, from its fields.
+    """Return the serialised response of an rpc, from its fields.
 
-    The documents of `headrace.protocol.metadata` fit; `ModelConfig` wants its document as
-    `{"config": ...}`, `RepositoryIndex` as `{"models": [...]}`; `ServerReady` takes
-    `{"ready": True}`. A field that the message does not have is a bug, and json_format says so.
+    The documents of `headrace.protocol.metadata` fit. `ModelConfig` takes its document as
+    `{"config": ...}`, `RepositoryIndex` as `{"models": [...]}`, and `ServerReady` takes `{"ready":
+    True}`. A field that the message does not have is a bug, and json_format raises.
     """
     _, response = _method(service, rpc)
     message = json_format.ParseDict(dict(document), response())
@@ -58,18 +58,18 @@ def encode_response(
 
 
 def encode_health(*, serving: bool) -> bytes:
-    """A serialised `grpc.health.v1.HealthCheckResponse`."""
+    """Return a serialised `grpc.health.v1.HealthCheckResponse`."""
     status = "SERVING" if serving else "NOT_SERVING"
     return encode_response("Check", {"status": status}, service=HEALTH_SERVICE)
 
 
 def encode_stream_response(response: bytes) -> bytes:
-    """A serialised `ModelInferResponse` as one answer of the response stream."""
+    """Return a serialised `ModelInferResponse` as one message of the response stream."""
     return length_delimited(_INFER_RESPONSE_FIELD, response)
 
 
 def encode_stream_error(text: str, *, request_id: str = "") -> bytes:
-    """An error as one answer of the response stream; the id tells the caller which request."""
+    """Return an error as one message of the response stream; the id identifies the request."""
     message = _StreamResponse(error_message=text)
     if request_id:
         message.infer_response.id = request_id

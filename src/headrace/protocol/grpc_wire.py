@@ -3,7 +3,7 @@
 https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md
 
 An empty message takes two bytes on the wire and eighty in memory: 64 MiB of them would take 3 GB.
-Tensors need few fields, and their data is skipped by its length.
+Tensors need few fields, and the scan skips their data by its length.
 """
 
 import re
@@ -22,27 +22,27 @@ _ENCODINGS: Final = (b"gzip", b"deflate")
 _PREFIX: Final = struct.Struct(">BI")
 _PREFIX_BYTES: Final = _PREFIX.size
 _COPIED_BYTES: Final = 4096
-"""Below this, copying a message out of its frame costs less than a view of it."""
+"""Below this size, copying a message out of its frame is faster than a view of it."""
 # Space to tilde, without the percent sign; the rest is percent-encoded UTF-8.
 _PLAIN: Final = "".join(map(chr, range(0x20, 0x7F))).replace("%", "")
 _TIMEOUT: Final = re.compile(r"([0-9]{1,8})([HMSmun])")
 _UNIT_S: Final = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
 _SHOWN: Final = 40
 _LONGEST_MESSAGE: Final = 4000
-"""Characters; a status text goes into a header, and proxies bound headers."""
+"""Characters; a status text becomes a header, and proxies limit headers."""
 
 
 def unframe(
     body: Body, encoding: bytes = b"", limit_bytes: int = 0
 ) -> bytes | bytearray | memoryview:
-    """The one message of a unary call's body.
+    """Return the one message of a unary call's body.
 
     Args:
-        encoding: How a compressed message is compressed: the header `grpc-encoding`.
-        limit_bytes: Of a compressed message, when it is decompressed.
+        encoding: Compression of a compressed message: the header `grpc-encoding`.
+        limit_bytes: Limit of a compressed message after decompression.
 
     Raises:
-        InvalidArgumentError: The frame is cut short, other bytes follow it, or the message is not
+        InvalidArgumentError: The frame is truncated, other bytes follow it, or the message is not
             compressed as `encoding` says.
         PayloadTooLargeError: The message has more bytes than `limit_bytes`.
         UnsupportedError: The message is compressed, and not by gzip or deflate.
@@ -70,28 +70,28 @@ def unframe(
 
 
 def frame(message: bytes) -> bytes:
-    """The message in a frame, uncompressed."""
+    """Return the message in a frame, uncompressed."""
     return _PREFIX.pack(0, len(message)) + message
 
 
 def frame_prefix(length: int) -> bytes:
-    """What precedes a message of `length` bytes in its frame, for those who write in parts."""
+    """Return the frame header of a message of `length` bytes, for writes in parts."""
     return _PREFIX.pack(0, length)
 
 
 def grpc_message(text: str) -> str:
-    """A status' text as the value of the header `grpc-message`."""
+    """Return a status' text as the value of the header `grpc-message`."""
     shown = text if len(text) <= _LONGEST_MESSAGE else text[:_LONGEST_MESSAGE] + "..."
     return quote(shown, safe=_PLAIN, errors="replace")
 
 
 def parse_grpc_message(value: str) -> str:
-    """The text of a header `grpc-message`; what is no percent-encoding stays as it is."""
+    """Return the text in a header `grpc-message`; invalid percent-encoding stays unchanged."""
     return unquote(value, errors="replace")
 
 
 def parse_grpc_timeout(value: str) -> float:
-    """Seconds of a header `grpc-timeout`, such as `100m`.
+    """Return the seconds in a header `grpc-timeout`, such as `100m`.
 
     Raises:
         InvalidArgumentError: It is not one to eight digits and a unit.
@@ -104,7 +104,7 @@ def parse_grpc_timeout(value: str) -> float:
 
 
 def delimited_prefix(field: int, size: int) -> bytes:
-    """Protobuf's tag and length before `size` bytes of a bytes or message field."""
+    """Return protobuf's tag and length before `size` bytes of a bytes or message field."""
     out = bytearray([field << 3 | 2])
     while size > 0x7F:  # noqa: PLR2004  # seven bits a byte
         out.append(size & 0x7F | 0x80)
@@ -114,23 +114,23 @@ def delimited_prefix(field: int, size: int) -> bytes:
 
 
 def length_delimited(field: int, value: bytes) -> bytes:
-    """A bytes or message field, serialised."""
+    """Return a serialised bytes or message field."""
     return delimited_prefix(field, len(value)) + value
 
 
 MAX_FIELDS: Final = 200_000
 """Fields of a request, of its inputs and of their contents, together.
 
-Counting so many takes a tenth of a second, in which the replica answers nobody else.
+Counting this many takes a tenth of a second, in which the replica answers no other request.
 """
 MAX_SHAPE_BYTES: Final = 1024
 SMALL_BYTES: Final = 1 << 20
-"""A smaller message is not looked at: it cannot become large."""
+"""Smaller messages are not scanned: they cannot become large."""
 _VARINT, _DELIMITED = 0, 2
 _FIXED: Final[Mapping[int, int]] = {1: 8, 5: 4}
-"""Bytes of a number of fixed size, by its kind."""
+"""Size in bytes of a fixed-size number, by wire type."""
 _LONG: Final = 0x80
-"""A byte of a number that is not its last is as large or larger; most numbers have one byte."""
+"""Bytes of a varint other than the last have at least this value; most varints have one byte."""
 _INPUT: Final = 5
 _SHAPE: Final = 3
 _CONTENTS: Final = 5
@@ -138,20 +138,20 @@ _INNER: Final[Mapping[tuple[int, ...], frozenset[int]]] = {
     (): frozenset({_INPUT}),
     (_INPUT,): frozenset({_CONTENTS}),
 }
-"""By the path to a message: which of its fields are messages with many fields of their own."""
+"""Fields of a message, by its path, that are messages with many fields."""
 
 
 def check_fields(message: bytes | bytearray | memoryview) -> None:
-    """Raise InvalidArgumentError if a `ModelInferRequest` would become far more than it is.
+    """Raise InvalidArgumentError if a `ModelInferRequest` would become much larger when parsed.
 
-    What is no valid message is left to the parser, which says so.
+    The parser reports an invalid message.
     """
     if len(message) > SMALL_BYTES:
         _Scan(memoryview(message)).run(0, len(message), ())
 
 
 class _Scan:
-    """One walk over a message, without its data."""
+    """Scan of a message without its data."""
 
     def __init__(self, data: memoryview) -> None:
         self._data = data
@@ -191,10 +191,10 @@ class _Scan:
             elif kind in _FIXED:
                 offset += _FIXED[kind]
             else:
-                return  # a group, or no protobuf at all
+                return  # a group, or not protobuf
 
     def _varint(self, offset: int, end: int) -> tuple[int, int]:
-        """A number and where it ends; cut off at `end`, or where it is too long to be one."""
+        """Return a number and its end; the scan stops at `end` or beyond 64 bits."""
         data = self._data
         value = shift = 0
         while offset < end:
@@ -208,6 +208,6 @@ class _Scan:
 
 
 DESCRIPTOR_SET_PATH: Final = Path(str(files("headrace.protocol") / "oip.pb"))
-"""A serialised `FileDescriptorSet` of `inference` and `grpc.health.v1`; Envoy reads it too."""
+"""A serialised `FileDescriptorSet` of `inference` and `grpc.health.v1`, which Envoy also reads."""
 RLS_DESCRIPTOR_SET_PATH: Final = Path(str(files("headrace.protocol") / "rls.pb"))
-"""The same of Envoy's rate limit service."""
+"""The same for Envoy's rate limit service."""

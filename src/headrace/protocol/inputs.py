@@ -1,4 +1,4 @@
-"""The inputs of one model: shapes are checked once, then remembered; values become arrays."""
+"""Inputs of one model: cached shape checks, and conversion of values to arrays."""
 
 import struct
 from collections.abc import Callable, Iterable, Mapping
@@ -31,16 +31,16 @@ from headrace.protocol.values import (
 
 _REMEMBERED_SHAPES: Final = 1024
 _MAX_TENSOR_BYTES: Final = 1 << 40
-_MAX_RANK: Final = 64  # NumPy's
+_MAX_RANK: Final = 64  # NumPy's meaning
 _SHOWN_NAME: Final = 200
 _SHOWN_DIMS: Final = 16
 
 
 class ShapePlan(NamedTuple):
-    """What follows from a shape that was checked.
+    """Properties of a validated shape.
 
-    `byte_size` is 0 for BYTES, whose size depends on the data. `pack` makes the bytes of
-    `elements` numbers, None for BOOL and BYTES. `rows` is 1 for a model that is not batched.
+    `byte_size` is 0 for BYTES, whose size depends on the data. `pack` makes the bytes of `elements`
+    numbers, None for BOOL and BYTES. `rows` is 1 for a model that is not batched.
     """
 
     shape: tuple[int, ...]
@@ -51,7 +51,7 @@ class ShapePlan(NamedTuple):
 
 
 class InputTensor:
-    """One input of a model: which shapes it takes, and how values become its array."""
+    """One input of a model: its valid shapes, and the conversion of values to its array."""
 
     __slots__ = (
         "_batched",
@@ -79,17 +79,17 @@ class InputTensor:
         self.datatype = str(spec.datatype.value)
         self.dtype = spec.datatype.dtype
         self.plans: dict[tuple[int, ...], ShapePlan] = {}
-        """Shapes that were checked: read directly where a call would cost too much."""
+        """Validated shapes, which hot code reads directly to save a call."""
         self._model = model
         self._batched = batched
         self._max_batch_size = max_batch_size
         self._nulls = nulls
 
     def plan(self, shape: tuple[int, ...]) -> ShapePlan:
-        """What follows from `shape`.
+        """Return the plan of `shape`.
 
         Raises:
-            InvalidArgumentError: The model does not take this shape.
+            InvalidArgumentError: The model does not accept this shape.
         """
         shape_plan = self.plans.get(shape)
         if shape_plan is not None:
@@ -110,11 +110,11 @@ class InputTensor:
         return plan
 
     def check_datatype(self, datatype: str) -> None:
-        """Raise InvalidArgumentError unless the model takes this datatype."""
+        """Raise InvalidArgumentError unless the model accepts this datatype."""
         if datatype == self.datatype:
             return
-        # A local name for the error would make a cycle: it knows this frame, and by that the whole
-        # request, which then lives until the garbage collector comes.
+        # A local variable for the error would make a reference cycle: the error references this
+        # frame, and so the whole request, which would live until the next garbage collection.
         if datatype == "BF16":
             error = wrong_datatype(self._model, self.spec, datatype)
             msg = f"{error}; BF16 is not supported, send {self.datatype}"
@@ -122,27 +122,27 @@ class InputTensor:
         raise wrong_datatype(self._model, self.spec, datatype[:_SHOWN_NAME])
 
     def check_count(self, plan: ShapePlan, got: int) -> None:
-        """Raise InvalidArgumentError unless `got` is the number of elements that `plan` has."""
+        """Raise InvalidArgumentError unless `got` is the number of elements in `plan`."""
         if got != plan.elements:
             raise self._wrong_count(plan, got)
 
     def from_values(self, plan: ShapePlan, data: list[Any]) -> Array:
-        """The array of JSON values, flat or nested as the shape says, each one checked."""
+        """Return the array of JSON values, flat or nested by shape, each value validated."""
         return self.from_flat(plan, flatten(self.name, data, plan.shape))
 
     def from_flat(self, plan: ShapePlan, flat: list[Any]) -> Array:
-        """The array of JSON values in row-major order, each one checked."""
+        """Return the array of JSON values in row-major order, each value validated."""
         self.check_count(plan, len(flat))
         flat = numbers_of(self.name, self.spec.datatype, flat, self._nulls)
         return self.from_numbers(plan, flat)
 
     def from_typed(self, plan: ShapePlan, flat: list[Any]) -> Array:
-        """The array of values whose types are those of the datatype, in row-major order."""
+        """Return the array of values with the datatype's type, in row-major order."""
         self.check_count(plan, len(flat))
         return self.from_numbers(plan, flat)
 
     def from_numbers(self, plan: ShapePlan, flat: list[Any]) -> Array:
-        """The array of values whose number and JSON types were checked; ranges are checked here.
+        """Return the array of values with a checked count and JSON types; this checks their ranges.
 
         A null may be among them.
         """
@@ -158,10 +158,10 @@ class InputTensor:
         return object_array([v.encode() if isinstance(v, str) else v for v in flat], plan.shape)
 
     def from_raw(self, plan: ShapePlan, body: Body, offset: int, size: int) -> Array:
-        """The array whose raw bytes are `body[at : at + size]`, which must exist.
+        """Return the array whose raw bytes are `body[at : at + size]`, which must exist.
 
-        It is a view into `body`, except where that would not be aligned for its datatype: native
-        code may crash on such memory, so it is copied.
+        It is a view of `body`, except where that is not aligned for its datatype: native code may
+        crash on such memory, so it is copied.
         """
         datatype = self.spec.datatype
         if datatype == Datatype.BYTES:
@@ -181,9 +181,9 @@ class InputTensor:
         return array if array.flags.aligned else array.copy()
 
     def from_raw_body(self, plan: ShapePlan, body: Body) -> Array:
-        """The array of a body that is nothing but this tensor's data.
+        """Return the array of a body that contains only this tensor's data.
 
-        For BYTES the whole body is the one element, without a length before it.
+        For BYTES the whole body is one element, without a length prefix.
         """
         if self.spec.datatype != Datatype.BYTES:
             return self.from_raw(plan, body, 0, len(body))
@@ -196,10 +196,10 @@ class InputTensor:
         return object_array([bytes(body)], plan.shape)
 
     def raw_shape(self, size: int) -> tuple[int, ...]:
-        """The shape of a request that is `size` bytes of data and nothing else.
+        """Return the shape of a request that is only `size` bytes of data.
 
         Raises:
-            InvalidArgumentError: The model leaves more than one dimension open.
+            InvalidArgumentError: The model has more than one variable dimension.
         """
         shape = list(self.spec.shape)
         if self._batched:
@@ -282,7 +282,7 @@ class ModelInputs:
         self._signature = signature
 
     def get(self, name: str) -> InputTensor:
-        """The input of this name; else InvalidArgumentError."""
+        """Return the input of this name; else raise InvalidArgumentError."""
         tensor = self.tensors.get(name)
         if tensor is None:
             msg = f"unexpected inference input '{name[:_SHOWN_NAME]}' for model '{self.model}'"
@@ -290,13 +290,13 @@ class ModelInputs:
         return tensor
 
     def raise_misfit(self, names: list[str], inputs: Mapping[str, Array]) -> NoReturn:
-        """Raise the error for inputs that are fine one by one but not together."""
+        """Raise the error for inputs that are valid one by one but not together."""
         twice = next((name for index, name in enumerate(names) if name in names[:index]), None)
         if twice is not None:
             msg = f"input '{twice}' already exists in request for model '{self.model}'"
             raise InvalidArgumentError(msg)
         check_inputs(self.model, self._signature, inputs)
-        raise AssertionError(names)  # the caller saw a misfit, and check_inputs knows them all
+        raise AssertionError(names)  # unreachable: check_inputs reports every misfit
 
 
 def _product(sizes: Iterable[int]) -> int:
@@ -307,6 +307,6 @@ def _product(sizes: Iterable[int]) -> int:
 
 
 def short_shape(shape: tuple[int, ...]) -> str:
-    """`shape` for a message, however long it is and whatever it holds."""
+    """Return `shape` for a message, truncated if it is long, whatever it contains."""
     text = ",".join(str(dim) if abs(dim) < 1 << 64 else "huge" for dim in shape[:_SHOWN_DIMS])
     return f"[{text},...]" if len(shape) > _SHOWN_DIMS else f"[{text}]"

@@ -1,8 +1,7 @@
-"""Bounds on a JSON document's parts, counted before it is parsed: parsing is what costs.
+"""Limits on the number of a JSON document's parts, counted before the expensive parsing.
 
-A Python object takes up to forty times the bytes that ask for it: 64 MiB of `[],` would take 1.5 GB
-and ten seconds of everybody's time. Tensors need few objects; numbers in arrays that are regular
-need none at all.
+A Python object takes up to forty times the bytes of its JSON: 64 MiB of `[],` would take 1.5 GB and
+block the replica for ten seconds. Tensors need few objects; numbers in regular arrays need none.
 """
 
 from typing import Final
@@ -14,9 +13,10 @@ from headrace.protocol.values import Body
 
 MAX_PARTS: Final = 2_000_000
 """Arrays, objects, members and strings of one document, together: 32 images of 224 x 224 pixels,
-nested to the last channel, have 1.6 million."""
+nested to the last channel, have 1.6 million.
+"""
 MAX_VALUES: Final = 8_000_000
-"""Elements of all arrays, where each becomes an object."""
+"""Elements of all arrays, if each becomes an object."""
 _BLOCK_BYTES: Final = 1 << 20
 _PARTS: Final = np.frombuffer(b"[{:", np.uint8)
 _QUOTE: Final = ord('"')
@@ -24,9 +24,9 @@ _COMMA: Final = ord(",")
 
 
 def check_parts(body: Body) -> None:
-    """Raise InvalidArgumentError if the document has too many parts; shorter ones cost nothing.
+    """Raise InvalidArgumentError if the document has too many parts; small ones are not scanned.
 
-    What stands in strings counts too: telling it apart would cost as much as parsing.
+    Characters in strings count too: distinguishing them would cost as much as parsing.
     """
     if len(body) <= MAX_PARTS:
         return

@@ -1,4 +1,4 @@
-"""V2 REST infer requests to arrays: JSON, JSON with binary tensors after it, or one raw tensor."""
+"""Decoder of V2 REST infer requests: JSON, JSON with binary tensors after it, or one raw tensor."""
 
 import struct
 from typing import Any, Final, NamedTuple
@@ -40,25 +40,25 @@ from headrace.protocol.parameters import (
 from headrace.protocol.values import FLOATS, PACK_CODES, Body, flatten
 
 LARGE_BODY_BYTES: Final = 16 << 10
-"""JSON bodies above this go through simdjson, whose arrays need no Python object per number."""
+"""Larger JSON bodies are parsed by simdjson, whose arrays need no Python object per number."""
 
 
 _REMEMBERED_HEADERS: Final = 64
 _REMEMBERED_BYTES: Final = 1024
 _SMALL_TENSOR: Final = 4 << 10
-"""Bytes that are copied sooner than an array is made of them."""
+"""Tensors up to this size are faster to copy than to make an array of."""
 _CHECKED: Final = (Datatype.BYTES, Datatype.BOOL)
-"""Datatypes whose bytes are checked one by one."""
+"""Datatypes whose bytes are validated one by one."""
 
 
 class _Known(NamedTuple):
-    """What a JSON header before binary tensors says, once it was checked."""
+    """Content of a validated JSON header before binary tensors."""
 
     tensors: tuple[tuple[str, tuple[int, ...], np.dtype, int], ...]
-    """Name, shape, dtype and bytes of each tensor, in the order of their data."""
+    """Name, shape, dtype and size in bytes of each tensor, in the order of their data."""
     size: int
     request: InferRequest
-    """All but the data."""
+    """The request without its data."""
 
 
 class _Typed(NamedTuple):
@@ -70,9 +70,9 @@ class _Typed(NamedTuple):
 
 
 class InferDecoder:
-    """Decodes the infer requests of one model; not thread-safe.
+    """Decoder of one model's infer requests; not thread-safe.
 
-    Arrays may be views into the body and are read-only then: copy before writing.
+    Arrays may be views of the body and are read-only then: copy before writing.
     """
 
     def __init__(
@@ -98,16 +98,16 @@ class InferDecoder:
         self._documents = KnownDocuments()
 
     def decode(self, body: Body, header_length: int | None = None) -> InferRequest:
-        """The request that `body` holds, checked against the model's signature.
+        """Return the request in `body`, validated against the model's signature.
 
         Args:
             body: The whole body, decompressed.
             header_length: Value of `Inference-Header-Content-Length`: bytes of JSON before the
-                binary tensors; 0 means that the body is one raw tensor; None that all is JSON.
+                binary tensors; 0 means that the body is one raw tensor; None means JSON only.
 
         Raises:
-            InvalidArgumentError: It is no request that this model can run; the text says why.
-            UnsupportedError: It asks for shared memory or for a sequence.
+            InvalidArgumentError: The model cannot run it; the message says why.
+            UnsupportedError: It uses shared memory or a sequence.
         """
         if header_length is None:
             if isinstance(body, memoryview):
@@ -130,7 +130,7 @@ class InferDecoder:
         return request
 
     def _decode_known(self, header_plan: _Known, body: Body, offset: int) -> InferRequest:
-        """A request whose header was seen before: only its tensors are new."""
+        """Return a request with a cached header: only its tensors are new."""
         if (
             len(header_plan.tensors) == 1
             and header_plan.size <= _SMALL_TENSOR
@@ -146,7 +146,7 @@ class InferDecoder:
         return header_plan.request.with_inputs(inputs)
 
     def _remember(self, header: bytes, message: InferMessage, request: InferRequest) -> None:
-        """Keep a header that others may send again: of binary numbers only, and without an id."""
+        """Cache a header that may come again: with binary numbers only, and without an id."""
         is_worth_it = not message.id and len(header) <= _REMEMBERED_BYTES
         if not is_worth_it or len(self._known) >= _REMEMBERED_HEADERS:
             return
@@ -173,7 +173,7 @@ class InferDecoder:
             try:
                 message = way.whole.decode(body)
             except UNREADABLE:
-                # Callers seldom change between flat and nested: remember what came last.
+                # Callers seldom change between flat and nested: start with the last form.
                 self._typed.reverse()
                 continue
             request = self._typed_request(message, is_nested=way.is_nested)
@@ -185,7 +185,7 @@ class InferDecoder:
         return self._request(self._parse(body), body)
 
     def _learn(self, body: bytes, request: InferRequest, way: "_Typed") -> None:
-        """Know this document again."""
+        """Cache the constant bytes of this document."""
         around = around_data(body)
         if around is None:
             return
@@ -203,9 +203,9 @@ class InferDecoder:
         )
 
     def _typed_request(self, message: InferMessage, *, is_nested: bool) -> InferRequest | None:
-        """The request, if it is an ordinary one: JSON data of the expected element type only.
+        """Return the request if it has JSON data of the expected element type only; otherwise None.
 
-        Anything else, right or wrong, is None and left to the general way.
+        The general decoder handles all other requests, valid or not.
         """
         inputs: dict[str, Array] = {}
         rows = 0
@@ -215,8 +215,8 @@ class InferDecoder:
                 return None
             plan = tensor.plans.get(item.shape) or tensor.plan(item.shape)
             data = item.data
-            assert data is not None  # the typed decoder's messages always have it
-            assert plan.pack is not None  # only models whose inputs are all numbers come here
+            assert data is not None  # the typed decoder always sets it
+            assert plan.pack is not None  # only models with numeric inputs get here
             if is_nested:
                 data = flatten(item.name, data, plan.shape)
             rows = rows or plan.rows
@@ -238,7 +238,7 @@ class InferDecoder:
             request = self._request_of_large(message, arrays)
             if request is not None:
                 return request
-        # Irregular, mixed or wrong: the general way is slower, and says what is wrong.
+        # Irregular, mixed or invalid: the general decoder is slower, and reports what is wrong.
         return self._request(self._parse(body), body)
 
     def _decode_raw(self, body: Body) -> InferRequest:
@@ -269,7 +269,7 @@ class InferDecoder:
     def _request(
         self, message: InferMessage, body: Body, offset: int | None = None
     ) -> InferRequest:
-        """The request of a document; binary tensors stand in `body` from `at` on."""
+        """Return the request of a document; binary tensors are in `body` from `at` on."""
         inputs: dict[str, Array] = {}
         rows = 0
         position = end = len(body)
@@ -365,12 +365,12 @@ _DISAGREE: Final = -1
 
 
 def _joint_rows(rows: int, plan: ShapePlan) -> int:
-    """Rows of the request so far (0 before the first input) with one input more."""
+    """Return the rows of the request so far (0 before the first input) with one more input."""
     return plan.rows if rows in (0, plan.rows) else _DISAGREE
 
 
 def _typed_decoders(signature: ModelSignature) -> list[_Typed]:
-    """Decoders for flat and for nested data, if all inputs hold numbers of one JSON type."""
+    """Return decoders for flat and nested data, if all inputs hold numbers of one JSON type."""
     datatypes = {spec.datatype for spec in signature.inputs}
     if Datatype.FP16 in datatypes or not datatypes <= PACK_CODES.keys():
         return []
@@ -391,7 +391,7 @@ def _typed(element: type, rank: int) -> _Typed:
 
 
 def _binary_size(item: InputMessage, *, has_binary: bool) -> int:
-    """Bytes that an input has after the JSON; -1 if its data is in the JSON."""
+    """Return the bytes of an input after the JSON; -1 if its data is in the JSON."""
     parameters = item.parameters
     if parameters is not None:
         if parameters.shared_memory_region is not None:
@@ -428,7 +428,7 @@ def _wrong_binary_size(item: InputMessage, size: int, *, has_binary: bool) -> In
 
 def _json_data(tensor: InputTensor, item: InputMessage) -> list[Any]:
     _refuse_json(tensor)
-    assert item.data is not None  # _binary_size saw to it
+    assert item.data is not None  # _binary_size has checked it
     return item.data
 
 

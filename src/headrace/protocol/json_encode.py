@@ -1,4 +1,4 @@
-"""V2 REST infer responses from arrays: JSON, or a JSON header with binary tensors after it."""
+"""Encoder of V2 REST infer responses: JSON, or a JSON header with binary tensors after it."""
 
 from typing import Final, NamedTuple
 
@@ -23,18 +23,18 @@ Buffer = bytes | memoryview
 _NUMPY: Final = orjson.OPT_SERIALIZE_NUMPY
 _REMEMBERED_SHAPES: Final = 1024
 _JOINED_BYTES: Final = 64 << 10
-"""Binary bodies up to this are joined, which costs less than a second write."""
+"""Binary bodies up to this size are joined, which is faster than a second write."""
 
 
 class _Head(NamedTuple):
-    """What precedes an output's data of one shape."""
+    """Bytes before the data of an output of one shape."""
 
     dtype: np.dtype
     text: bytes
 
 
 class InferEncoder:
-    """Encodes the infer responses of one model version; not thread-safe.
+    """Encoder of one model version's infer responses; not thread-safe.
 
     JSON has no NaN and no infinity: NaN becomes `null`, an infinity `"Infinity"` or `"-Infinity"`.
     """
@@ -48,11 +48,11 @@ class InferEncoder:
     def encode(
         self, response: InferResponse, request: InferRequest
     ) -> tuple[bytes | list[Buffer], int | None]:
-        """The body, in one piece or in several, and its JSON header's length if it has tensors.
+        """Return the body, in one or several pieces, and its JSON header's length if it is binary.
 
         Raises:
-            InvalidArgumentError: JSON cannot carry an output (FP16; BYTES that are not UTF-8).
-            RuntimeFailedError: The model did not answer what was asked for.
+            InvalidArgumentError: JSON cannot represent an output (FP16; BYTES that are not UTF-8).
+            RuntimeFailedError: The model did not return a requested output.
         """
         if request.outputs or response.parameters:
             return self._encode_any(response, request)
@@ -102,9 +102,9 @@ class InferEncoder:
         return buffers, len(header)
 
     def _bodies(self, batch: BatchOutputs) -> list[bytes]:
-        """The answers to all rows of a batch: their numbers are made at once, then cut apart.
+        """Return the responses to all rows of a batch; their numbers are encoded together.
 
-        Empty where that is no gain: for text, and for what is answered in several outputs.
+        Empty where that is no gain: for text, and for responses with several outputs.
         """
         bodies = batch.bodies
         if bodies is None:
@@ -128,7 +128,7 @@ class InferEncoder:
         return [b"%b%b%b" % (before, text, _ROW_CLOSE) for text in texts]
 
     def _binary_bodies(self, batch: BatchOutputs) -> list[bytes]:
-        """The same with raw numbers; behind them the header that all begin with."""
+        """Return the same with raw numbers, followed by their common header."""
         bodies = batch.binary_bodies
         if bodies is None:
             bodies = batch.binary_bodies = self._new_binary_bodies(batch.arrays)
@@ -151,7 +151,7 @@ class InferEncoder:
         ]
 
     def _json_data(self, name: str, array: Array) -> bytes:
-        """An output from its name to the end of its data, without the closing brace."""
+        """Return an output from its name to the end of its data, without the closing brace."""
         key = (name, array.shape)
         head = self._heads.get(key)
         if head is None or head.dtype is not array.dtype:
@@ -168,7 +168,7 @@ class InferEncoder:
         return head.text + text
 
     def _binary_output(self, name: str, array: Array, size: int) -> bytes:
-        """An output whose data follows the JSON."""
+        """Return an output whose data follows the JSON."""
         datatype = datatype_of(array.dtype)
         head = _tensor_head(name, datatype, array.shape)
         text = b'%b,"parameters":{"binary_data_size":%d}}' % (head, size)

@@ -1,7 +1,7 @@
 """Cache of JSON documents by their constant bytes: only new numbers are parsed.
 
-A caller sends the same document again and again, with other numbers in the same place. What stands
-before and after these is compared, not parsed, and of the document only one array is decoded.
+A caller repeats a document with other numbers in the same position. The bytes before and after them
+are compared, not parsed, and only one array of the document is decoded.
 """
 
 import struct
@@ -19,14 +19,14 @@ _LEARNT_EVERY: Final = 256
 
 
 class KnownDocument:
-    """A request with one input, but for the numbers in it.
+    """Cached request with one input, without its numbers.
 
     Args:
-        before: Up to the array of numbers.
-        after: From its end.
-        data: Decodes the array, which is nested if `is_nested`, and refuses another type.
-        tensor: The input; `plan` is what follows from its shape.
-        request: All else that the document says.
+        before: Bytes up to the array of numbers.
+        after: Bytes from its end.
+        data: Decoder of the array, nested if `is_nested`; refuses other element types.
+        tensor: The input; `plan` has the properties of its shape.
+        request: The rest of the document.
     """
 
     __slots__ = (
@@ -53,7 +53,7 @@ class KnownDocument:
         plan: ShapePlan,
         request: InferRequest,
     ) -> None:
-        assert plan.pack is not None  # only numbers are learnt
+        assert plan.pack is not None  # only numeric inputs are cached
         self._before = before
         self._after = after
         self._decode = data.decode
@@ -66,9 +66,9 @@ class KnownDocument:
         self._request = request
 
     def read(self, body: bytes) -> InferRequest | None:
-        """The request, if `body` is this document; None too if its numbers are not as they should.
+        """Return the request if `body` is this document with valid numbers; otherwise None.
 
-        Such numbers are for the general way, which says what is wrong with them.
+        The general decoder reports invalid numbers.
         """
         if not body.startswith(self._before) or not body.endswith(self._after):
             return None
@@ -85,14 +85,14 @@ class KnownDocument:
 
 
 class KnownDocuments:
-    """The documents that callers of one model send most, the likeliest first."""
+    """Most frequent documents of one model's callers, the likeliest first."""
 
     def __init__(self) -> None:
         self._known: list[KnownDocument] = []
         self._misses = 0
 
     def read(self, body: bytes) -> InferRequest | None:
-        """The request, if it is a known document."""
+        """Return the request if its document is cached."""
         for index, document in enumerate(self._known):
             request = document.read(body)
             if request is not None:
@@ -102,14 +102,14 @@ class KnownDocuments:
         return None
 
     def is_worth_learning(self) -> bool:
-        """Whether to learn a document that was not known.
+        """Whether to cache a document that was not cached.
 
-        Some callers' documents are never alike: looking at each would cost them time for nothing.
+        Some callers never repeat a document: inspecting each would cost time without a gain.
         """
         self._misses = misses = self._misses + 1
         return not misses & (misses - 1) or not misses % _LEARNT_EVERY
 
     def learn(self, document: KnownDocument) -> None:
-        """Know it again, instead of the one that is least likely to come."""
+        """Cache a document in place of the least likely one."""
         del self._known[_REMEMBERED - 1 :]
         self._known.append(document)

@@ -1,9 +1,9 @@
-"""Large JSON requests by simdjson: numbers become an array without a Python object for each.
+"""Parser of large JSON requests by simdjson, without a Python object for each number.
 
-Only the regular case is taken; everything else is None, and the general decoder answers or says
-what is wrong. Regular means: an object with no key twice, data flat or nested exactly as the shape
-says. That is certain, not likely: the length of every inner array is compared, and the number of
-opening brackets in the whole body must be the number that the shapes explain.
+Only the regular case is parsed; for all others the result is None, and the general decoder answers
+or reports the mistake. Regular means: no duplicate keys, and data that is flat or nested exactly as
+the shape says. The check is exact: the length of every inner array is compared, and the number of
+opening brackets in the whole body must match the shapes.
 """
 
 from typing import Final
@@ -28,7 +28,7 @@ _FAILURES: Final = (
 _COUNT_SATURATES: Final = 0xFFFFFF
 """simdjson keeps an array's length in 24 bits."""
 _SHORT_ROWS: Final = 8
-"""Below this, walking the rows costs more than making Python numbers of them."""
+"""Below this, walking the rows is slower than making Python numbers."""
 _MOST_ITEMS: Final = 10_000
 _DEEPEST: Final = 8
 _HEADER_KEYS: Final = ("id", "parameters", "outputs")
@@ -36,7 +36,7 @@ _INPUT_KEYS: Final = ("name", "shape", "datatype", "parameters")
 
 
 def parse_large(body: bytes | bytearray) -> tuple[InferMessage, list[simdjson.Array]] | None:
-    """The document without its data, and the data of each input as simdjson arrays; or None."""
+    """Return the document without data, and each input's data as simdjson arrays; or None."""
     try:
         document = _object(simdjson.Parser().parse(body))
         inputs = [_object(item) for item in _array(document["inputs"])]
@@ -50,11 +50,11 @@ def parse_large(body: bytes | bytearray) -> tuple[InferMessage, list[simdjson.Ar
 
 
 def large_array(tensor: InputTensor, plan: ShapePlan, data: simdjson.Array) -> Array | None:
-    """The tensor of a simdjson array; None if the values are not all plain numbers in range.
+    """Return the tensor of a simdjson array; None unless all values are plain numbers in range.
 
     Raises:
-        InvalidArgumentError: There are more or fewer than the shape says. (Here, for the general
-            decoder would make an object of each just to count them.)
+        InvalidArgumentError: The number of values differs from the shape. (Raised here, because the
+            general decoder would make an object of each just to count them.)
     """
     datatype = tensor.spec.datatype
     if datatype not in PACK_CODES:
@@ -74,7 +74,7 @@ def large_array(tensor: InputTensor, plan: ShapePlan, data: simdjson.Array) -> A
 
 
 def _narrow(values: Array, dtype: np.dtype) -> Array | None:
-    """`values` as `dtype`, or None if one is out of its range."""
+    """Return `values` as `dtype`, or None if one is out of its range."""
     if values.dtype == dtype:
         return values
     if dtype.kind == "f":
@@ -96,7 +96,7 @@ def _message(document: simdjson.Object, inputs: list[simdjson.Object]) -> InferM
 
 
 def _members(item: simdjson.Object, names: tuple[str, ...]) -> dict[str, object]:
-    """The named members as plain objects; ValueError if a key stands twice."""
+    """Return the named members as plain objects; raise ValueError for a duplicate key."""
     keys = list(item.keys())
     if len(keys) != len(set(keys)):
         raise ValueError(keys)
@@ -104,9 +104,9 @@ def _members(item: simdjson.Object, names: tuple[str, ...]) -> dict[str, object]
 
 
 def _plain(value: object, depth: int = _DEEPEST) -> object:
-    """`value` as Python objects, if it is small; else ValueError.
+    """Return `value` as Python objects if it is small; else raise ValueError.
 
-    Not `as_list()`: that writes past the end of a list as long as its counter saturates at.
+    Not `as_list()`: that writes past the end of a list whose length saturates its counter.
     """
     if not isinstance(value, simdjson.Array | simdjson.Object):
         return value
@@ -135,18 +135,18 @@ def _is_regular(
     brackets = 1 + (message.outputs is not None)
     for item, data in zip(message.inputs, arrays, strict=True):
         parameters = item.parameters
-        if parameters is not None:  # binary or in shared memory: both are wrong here
+        if parameters is not None:  # binary or shared memory: both are invalid here
             return False
         inner = _count_arrays(data, item.shape)
         if inner is None:
             return False
         brackets += 1 + inner
-    # Ten times as fast as bytes.count() for a byte that is rare.
+    # Ten times as fast as bytes.count() for a rare byte.
     return len(body) - len(body.replace(b"[", b"")) == brackets
 
 
 def _count_arrays(data: simdjson.Array, shape: tuple[int, ...]) -> int | None:
-    """How many arrays `data` is made of, itself included; None if it is not as `shape` says."""
+    """Return the number of arrays in `data`, itself included; None if it differs from `shape`."""
     if not len(data) or not isinstance(data[0], simdjson.Array):
         return 1
     if len(shape) < 2 or not _SHORT_ROWS <= shape[-1] < _COUNT_SATURATES:  # noqa: PLR2004  # axes

@@ -1,6 +1,6 @@
-"""The protocol's JSON documents as types; unknown fields are ignored, as Triton does.
+"""JSON documents of the protocol as types; unknown fields are ignored, as in Triton.
 
-Where an object names a key twice, the last one counts, as in Python, JavaScript and msgspec.
+If an object has a duplicate key, the last one counts, as in Python, JavaScript and msgspec.
 """
 
 import math
@@ -16,20 +16,20 @@ UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _LONGEST_REASON: Final = 300
 _BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 _STRING: Final = re.compile(rb'("[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z))', re.DOTALL)
-"""A string, closed or not: the search would begin again at each quote of one that is not."""
+"""A string, closed or not: otherwise the search would restart at each quote of an open string."""
 _NAN: Final = "1e0000998"
 _INFINITY: Final = "1e0000999"
-"""These stand for `NaN` and `Infinity` while a document is parsed: no double can hold them."""
+"""Replacements of `NaN` and `Infinity` during parsing: no double can hold them."""
 _POSITION: Final = re.compile(r" \(byte \d+\)")
 
 T = TypeVar("T")
 
 
 class JsonDecoder(Generic[T]):
-    """Decodes documents as `kind`, also those with a byte order mark, NaN and Infinity.
+    """Decoder of documents as `kind`, including those with a byte order mark, NaN and Infinity.
 
-    JSON has no such numbers, but Python and Triton write them. What is JSON is decoded at msgspec's
-    speed; the rest is rewritten and decoded again.
+    JSON has no such numbers, but Python and Triton write them. Valid JSON is decoded at msgspec's
+    speed; other documents are rewritten and decoded again.
     """
 
     def __init__(self, kind: Any) -> None:  # noqa: ANN401  # a type, or a form such as `X | None`
@@ -54,9 +54,9 @@ class JsonDecoder(Generic[T]):
 
 
 def _standard(document: bytes) -> bytes | None:
-    """Return what is left to parse of a document that is JSON but for what `JsonDecoder` allows.
+    """Return valid JSON for a document with the exceptions that `JsonDecoder` allows.
 
-    None if it has nothing of that. What follows or precedes a literal without a comma stays wrong.
+    None if it has no such exceptions. Literals without separating commas stay invalid.
     """
     text = document.removeprefix(_BYTE_ORDER_MARK)
     has_literals = b"NaN" in text or b"Infinity" in text
@@ -80,7 +80,7 @@ def _number(text: str) -> float:
 
 
 class InputParameters(msgspec.Struct, gc=False):
-    """An input's parameters, those that are acted on."""
+    """Parameters of an input that have an effect."""
 
     binary_data_size: int | None = None
     shared_memory_region: Any = None
@@ -104,7 +104,7 @@ class OutputMessage(msgspec.Struct, gc=False):
 
 
 class InferMessage(msgspec.Struct, gc=False):
-    """An infer request. `null` is as good as absent: clients made from schemas send it."""
+    """An infer request. `null` means absent: clients generated from schemas send it."""
 
     inputs: list[InputMessage]
     id: str | None = None
@@ -125,7 +125,7 @@ _EMPTY: Final = b"[]"
 
 
 def around_data(body: bytes) -> tuple[bytes, bytes] | None:
-    """What stands before and after the data of a request's first input, an array of numbers.
+    """Return the bytes before and after the data of the first input, an array of numbers.
 
     None if they cannot be determined.
     """
@@ -139,11 +139,11 @@ def around_data(body: bytes) -> tuple[bytes, bytes] | None:
 def typed_decoders(
     element: type, rank: int
 ) -> tuple[msgspec.json.Decoder[InferMessage], msgspec.json.Decoder[Any]]:
-    """Decode requests whose inputs all hold JSON data of one type, in lists `rank` deep; and data.
+    """Return decoders of requests with JSON data of one type in lists `rank` deep, and of data.
 
     They check every element at the parser's speed. The first one's messages have the fields of
-    `InferMessage`, and `data` is always there; the second one takes the data of an input alone, and
-    makes a tuple of flat data, as `struct` takes it.
+    `InferMessage`, and `data` is always set; the second one decodes the data of a single input, and
+    flat data to a tuple, as `struct` takes it.
     """
     data: Any = element
     for _ in range(rank):
@@ -176,7 +176,7 @@ def typed_decoders(
 
 
 def unreadable(error: BaseException) -> InvalidArgumentError:
-    """The answer to a document that could not be parsed."""
+    """Return the error for a document that could not be parsed."""
     if isinstance(error, RecursionError):
         reason = "JSON nested too deeply"
     elif isinstance(error, UnicodeDecodeError):

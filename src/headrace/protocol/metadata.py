@@ -30,7 +30,7 @@ EXTENSIONS: Final = (
     "statistics",
     "schedule_policy",
 )
-"""Those that are implemented: perf_analyzer and others read the list and rely on it."""
+"""Implemented extensions: perf_analyzer and other clients rely on the list."""
 
 _PLATFORMS: Final = {
     "onnx": "onnxruntime_onnx",
@@ -55,15 +55,15 @@ class _IndexRequest(msgspec.Struct):
 
 
 def encode_document(document: Document | list[Document]) -> bytes:
-    """A document as JSON."""
+    """Return a document as JSON."""
     return orjson.dumps(document)
 
 
 def server_metadata(*, has_model_repository: bool = False) -> Document:
-    """Answer of `GET /v2`.
+    """Return the response of `GET /v2`.
 
     Args:
-        has_model_repository: Whether the model repository is offered on the port that answers.
+        has_model_repository: Whether the port that answers has the model repository.
     """
     extensions = [*EXTENSIONS, *(["model_repository"] if has_model_repository else [])]
     return {"name": SERVER_NAME, "version": __version__, "extensions": extensions}
@@ -72,7 +72,7 @@ def server_metadata(*, has_model_repository: bool = False) -> Document:
 def model_metadata(
     name: str, versions: Sequence[str], signature: ModelSignature, *, runtime: str
 ) -> Document:
-    """Answer of `GET /v2/models/{name}`."""
+    """Return the response of `GET /v2/models/{name}`."""
     return {
         "name": name,
         "versions": list(versions),
@@ -91,12 +91,12 @@ def model_config(
     batching: BatchingSpec,
     formats: Mapping[str, str] | None = None,
 ) -> Document:
-    """Answer of `GET /v2/models/{name}/config`: Triton's ModelConfig as far as it applies here.
+    """Return the response of `GET /v2/models/{name}/config`: the applicable part of ModelConfig.
 
     `dims` leave out the batch axis; a `max_batch_size` of 0 means that there is none.
 
     Args:
-        formats: Triton's name of the order of an image's axes, by input.
+        formats: Triton's name of the axis order of images, by input.
     """
     formats = formats or {}
     config: Document = {
@@ -136,17 +136,17 @@ def model_config(
 
 
 def model_statistics(models: Iterable[ModelStatistics]) -> Document:
-    """Answer of `GET /v2/models/{name}/stats` and of `GET /v2/models/stats`."""
+    """Return the response of `GET /v2/models/{name}/stats` and `GET /v2/models/stats`."""
     return {"model_stats": [_model_statistics(model) for model in models]}
 
 
 def repository_index(entries: Iterable[IndexEntry], *, ready: bool = False) -> list[Document]:
-    """Answer of `POST /v2/repository/index`; `ready` leaves out what cannot answer now."""
+    """Return the response of `POST /v2/repository/index`; `ready` leaves out unready models."""
     return [entry._asdict() for entry in entries if entry.state == "READY" or not ready]
 
 
 def decode_index_request(body: Body) -> bool:
-    """Whether a `POST /v2/repository/index` asks for ready models only; a body is optional.
+    """Whether a `POST /v2/repository/index` requests ready models only; a body is optional.
 
     Raises:
         InvalidArgumentError: The body is something else.
@@ -160,7 +160,7 @@ def decode_index_request(body: Body) -> bool:
 
 
 def platform(runtime: str) -> str:
-    """Triton's name for what runs a model."""
+    """Return Triton's name of the runtime's platform."""
     return _PLATFORMS.get(runtime, runtime)
 
 

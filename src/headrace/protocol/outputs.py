@@ -1,4 +1,4 @@
-"""Outputs of a response: selected, classified, and in the form that the request asks for."""
+"""Outputs of a response: selected, classified, and in the requested form."""
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -20,10 +20,9 @@ from headrace.protocol.values import object_array
 def classify(
     name: str, output: Array, *, classes: int, labels: Sequence[str] = (), batched: bool
 ) -> Array:
-    """A BYTES tensor of the `classes` best, best first: `[batch, n]`, or `[n]` if not batched.
+    """Return a BYTES tensor of the best `classes`, best first: `[batch, n]`, unbatched `[n]`.
 
-    Equal values keep the order of their indices. There are as many entries as the output has
-    classes, if that is fewer.
+    Equal values keep the order of their indices. There are at most as many entries as classes.
 
     Raises:
         InvalidArgumentError: The output holds no numbers.
@@ -37,9 +36,9 @@ def classify(
     best = min(classes, width)
     entries = []
     for row in table:
-        # Sorted from behind and reversed, so that equal values keep their order.
+        # Sorted in reverse, so that equal values keep their order.
         order = (width - 1 - np.argsort(row[::-1], kind="stable"))[::-1]
-        if row.dtype.kind == "f":  # NumPy sorts NaN as the largest; it is nobody's best class
+        if row.dtype.kind == "f":  # NumPy sorts NaN as the largest; it must not be the best class
             order = np.concatenate((order[~np.isnan(row[order])], order[np.isnan(row[order])]))
         entries += [_entry(row[i], int(i), labels) for i in order[:best]]
     return object_array(entries, (rows, best) if batched and output.ndim else (best,))
@@ -63,11 +62,11 @@ class Answered(NamedTuple):
 def answered_outputs(
     response: InferResponse, request: InferRequest, signature: ModelSignature
 ) -> Iterator[Answered]:
-    """The outputs that `request` wants, in its order; all if it names none.
+    """Yield the outputs that `request` names, in its order; all if it names none.
 
     Raises:
-        RuntimeFailedError: The model did not answer one of them.
-        InvalidArgumentError: Classes were asked for where there are none.
+        RuntimeFailedError: The model did not return one of them.
+        InvalidArgumentError: Classes were requested of an output without numbers.
     """
     binary = request.binary_data_output
     if not request.outputs:
@@ -84,7 +83,7 @@ def answered_outputs(
 
 
 def raw_bytes(array: Array) -> memoryview | bytes:
-    """The elements in row-major, little-endian order, without a copy if they are so already."""
+    """Return the elements in row-major, little-endian order, without a copy if possible."""
     array = plain_array(array)
     if not array.size:
         return b""
@@ -92,7 +91,7 @@ def raw_bytes(array: Array) -> memoryview | bytes:
 
 
 def plain_array(array: Array) -> Array:
-    """`array`, C-contiguous and in little-endian order; copied only if it is not."""
+    """Return `array` C-contiguous and little-endian; copied only if it is not."""
     return np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<")).reshape(array.shape)
 
 

@@ -23,7 +23,7 @@ _SHARED_MEMORY: Final = frozenset(
 
 
 class RequestOptions(NamedTuple):
-    """The parameters that Headrace acts on, and the `others`, which models may read."""
+    """Parameters that Headrace acts on, and the `others`, which models may read."""
 
     priority: int = 0
     timeout_s: float | None = None
@@ -36,11 +36,11 @@ BINARY_OUTPUT: Final = RequestOptions(binary_data_output=True)
 
 
 def request_options(parameters: Mapping[str, Any]) -> RequestOptions:
-    """What the parameters of a request ask for.
+    """Return the options in a request's parameters.
 
     Raises:
         InvalidArgumentError: A reserved name, or a value of a wrong type or range.
-        UnsupportedError: Sequences; they need state that lives between requests.
+        UnsupportedError: Sequences, which need state between requests.
     """
     priority, timeout_s, binary = 0, None, False
     others: dict[str, Parameter] = {}
@@ -62,7 +62,7 @@ def request_options(parameters: Mapping[str, Any]) -> RequestOptions:
 
 
 def requested_output(name: str, parameters: Mapping[str, Any]) -> RequestedOutput:
-    """An output and how it is wanted; parameters that the protocol does not name are ignored.
+    """Return a requested output; parameters unknown to the protocol are ignored.
 
     Raises:
         InvalidArgumentError: A value of a wrong type or range.
@@ -95,7 +95,7 @@ def check_outputs(
 
 
 def refuse_shared_memory(parameters: Mapping[str, Any]) -> None:
-    """Raise UnsupportedError if a tensor's data is said to be in shared memory."""
+    """Raise UnsupportedError if a tensor's data is in shared memory."""
     if not _SHARED_MEMORY.isdisjoint(parameters):
         raise UnsupportedError(SHARED_MEMORY_TEXT)
 
@@ -106,7 +106,7 @@ SHARED_MEMORY_TEXT: Final = (
 
 
 def unsigned(name: str, value: object) -> int:
-    """`value`, if it is a whole number that fits 64 bits without a sign."""
+    """Return `value` if it is a whole number that fits an unsigned 64-bit integer."""
     if type(value) is not int or not 0 <= value < _UINT64:
         msg = f"parameter '{name}' must be an unsigned integer"
         raise InvalidArgumentError(msg)

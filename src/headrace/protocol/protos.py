@@ -1,7 +1,7 @@
 """Protobuf messages of the inference protocol and of Envoy's rate limit service.
 
-The protocol's messages live in a pool of their own: Triton's client registers the same full names
-in protobuf's default pool, and both have to live in one process.
+The protocol's messages are in a separate descriptor pool: Triton's client registers the same full
+names in protobuf's default pool, and both must work in one process.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,7 +21,7 @@ HEALTH_SERVICE: Final = "grpc.health.v1.Health"
 
 
 def load_pool(path: Path) -> descriptor_pool.DescriptorPool:
-    """A pool of its own with the descriptor set that lies at `path`."""
+    """Return a new pool with the descriptor set at `path`."""
     pool = descriptor_pool.DescriptorPool()
     descriptors = descriptor_pb2.FileDescriptorSet.FromString(path.read_bytes())
     for file in descriptors.file:
@@ -30,7 +30,7 @@ def load_pool(path: Path) -> descriptor_pool.DescriptorPool:
 
 
 def message_of(pool: descriptor_pool.DescriptorPool, full_name: str) -> Any:  # noqa: ANN401  # protobuf makes the class at run time
-    """The class of a message in `pool`; KeyError if unknown."""
+    """Return the class of a message in `pool`; KeyError if unknown."""
     return message_factory.GetMessageClass(pool.FindMessageTypeByName(full_name))
 
 
@@ -40,12 +40,12 @@ def _pool() -> descriptor_pool.DescriptorPool:
 
 
 def message_class(full_name: str) -> Any:  # noqa: ANN401  # protobuf makes the class at run time
-    """The class of a message, for instance `inference.ModelInferRequest`; KeyError if unknown."""
+    """Return a message class, for example `inference.ModelInferRequest`; KeyError if unknown."""
     return message_of(_pool(), full_name)
 
 
 def methods(service: str) -> dict[str, tuple[type[Message], type[Message]]]:
-    """Request and response class of each rpc of a service, by the rpc's name."""
+    """Return the request and response class of each rpc of a service, by the rpc's name."""
     descriptor = _pool().FindServiceByName(service)
     return {
         method.name: (
@@ -63,24 +63,24 @@ _OVER_LIMIT: Final = 2
 
 
 class Descriptor(msgspec.Struct, frozen=True):
-    """What describes one request."""
+    """Descriptor of one request."""
 
     entries: Mapping[str, str]
     hits: int | None
-    """How much it counts; None where that was not said."""
+    """Number of hits; None if unset."""
 
 
 class RateLimitQuestion(msgspec.Struct, frozen=True):
-    """May these pass? `domain` names whose question it is."""
+    """Rate limit request of Envoy's rate limit service; `domain` names its configuration."""
 
     domain: str
     descriptors: Sequence[Descriptor]
 
 
 class RateLimitAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """Whether they may; `body` is the text of a refusal.
+    """Rate limit decision; `body` is the text of a refusal.
 
-    Headers are added to the answer that the caller gets, and to the request that goes on.
+    Headers are added to the caller's response, and to the request that is forwarded.
     """
 
     is_allowed: bool
@@ -90,7 +90,7 @@ class RateLimitAnswer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RateLimitCodec:
-    """Between messages and bytes; made once, because it loads the descriptors."""
+    """Codec of rate limit messages; created once, because it loads the descriptors."""
 
     def __init__(self) -> None:
         pool = load_pool(RLS_DESCRIPTOR_SET_PATH)
@@ -99,10 +99,10 @@ class RateLimitCodec:
         self._response: Any = message_of(pool, f"{package}.RateLimitResponse")
 
     def decode(self, data: bytes) -> RateLimitQuestion:
-        """The question.
+        """Return the rate limit request.
 
         Raises:
-            InvalidArgumentError: The bytes are none.
+            InvalidArgumentError: The bytes are not such a message.
         """
         try:
             message = self._request.FromString(data)
@@ -121,7 +121,7 @@ class RateLimitCodec:
         )
 
     def encode(self, answer: RateLimitAnswer, *, descriptors: int) -> bytes:
-        """The answer to a question with so many descriptors: Envoy wants a status for each."""
+        """Return the encoded decision for that many descriptors: Envoy needs a status for each."""
         code = _OK if answer.is_allowed else _OVER_LIMIT
         message = self._response(overall_code=code, raw_body=answer.body.encode())
         for _ in range(descriptors):

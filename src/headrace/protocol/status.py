@@ -106,7 +106,7 @@ _HTTP_CODES: Final[Mapping[int, Code]] = {
 }
 _GRPC_CODES: Final[Mapping[int, Code]] = {number: code for code, number in GRPC_STATUS.items()}
 
-# Texts of `headrace.core.errors` whose values are worth having back as fields.
+# Texts of `headrace.core.errors` whose values become fields again.
 _UNKNOWN_MODEL: Final = re.compile(
     r"^Request for unknown model: '([^']*)'(?: version (\S+))? is not found"
 )
@@ -117,20 +117,20 @@ _LONGEST_TEXT: Final = 2000
 
 
 def http_status(error: HeadraceError) -> int:
-    """The HTTP status that `error` is answered with."""
+    """Return the HTTP status of `error`."""
     if isinstance(error, PayloadTooLargeError):
         return _PAYLOAD_TOO_LARGE
     return HTTP_STATUS[error.code]
 
 
 def grpc_status(error: HeadraceError) -> int:
-    """The number of the gRPC status that `error` is answered with."""
+    """Return the number of the gRPC status of `error`."""
     return GRPC_STATUS[error.code]
 
 
 def encode_error(error: BaseException | str) -> bytes:
-    """The protocol's error body, `{"error": "..."}`."""
-    # A message may quote what a caller sent; a lone surrogate is no reason to fail on the way out.
+    """Return the protocol's error body, `{"error": "..."}`."""
+    # A message may quote a caller's text; a lone surrogate must not make the response fail.
     text = str(error).encode("utf-8", "replace").decode("utf-8")
     return orjson.dumps({"error": text})
 
@@ -138,12 +138,12 @@ def encode_error(error: BaseException | str) -> bytes:
 def error_from_http(
     status: int, body: bytes = b"", headers: Mapping[str, str] | None = None
 ) -> HeadraceError:
-    """The error that a server answered with: its class, its text, its `retry_after_s`.
+    """Return the error in a server's response: its class, its text, its `retry_after_s`.
 
     Args:
         status: Any status that is not a success.
-        body: The protocol's error body, or anything a proxy on the way wrote.
-        headers: Looked up by lower-case name, as httpx's and ours allow.
+        body: The protocol's error body, or any body that a proxy wrote.
+        headers: Looked up by lower-case name, which httpx's and Headrace's mappings allow.
     """
     code = _HTTP_CODES.get(status)
     if code is None:
@@ -156,7 +156,7 @@ def error_from_http(
 def error_from_grpc(
     code: int | Code, message: str = "", trailing: Iterable[tuple[str, str | bytes]] = ()
 ) -> HeadraceError:
-    """The error of a gRPC status: its class, its text, its `retry_after_s`.
+    """Return the error of a gRPC status: its class, its text, its `retry_after_s`.
 
     Args:
         code: The status' number or name; not OK.
@@ -185,7 +185,7 @@ def _error(
     elif code == Code.NOT_FOUND and (unknown := _UNKNOWN_MODEL.match(text)):
         kind = ModelNotFoundError
         fields |= {"name": unknown[1], "version": unknown[2] or ""}
-    # Not through the constructors: they compose texts, and the text is already there.
+    # Without the constructors, which would compose the text again.
     error = kind.__new__(kind, text)
     if error.code != code:
         fields["code"] = code
@@ -195,7 +195,7 @@ def _error(
 
 
 def _error_text(body: bytes) -> str:
-    """The text in an error body; of anything else, its beginning."""
+    """Return the text in an error body; of other bodies, their beginning."""
     try:
         document = msgspec.json.decode(body)
     except UNDECODABLE:
@@ -208,7 +208,7 @@ def _error_text(body: bytes) -> str:
 
 
 def _seconds(value: str | None) -> float | None:
-    """A non-negative number of seconds; None for a date or nonsense."""
+    """Return a non-negative number of seconds; None for a date or invalid text."""
     try:
         seconds = float(value) if value is not None else -1.0
     except ValueError:

@@ -1,4 +1,4 @@
-"""KServe's V1 predict requests and answers, with TensorFlow Serving's forms of them."""
+"""Codec of KServe's V1 predict requests and responses, with the forms of TensorFlow Serving."""
 
 import base64
 import binascii
@@ -27,7 +27,7 @@ _DOCUMENT: Final[JsonDecoder[Any]] = JsonDecoder(Any)
 
 
 class V1Codec:
-    """Decodes and encodes `:predict` of one model version.
+    """Codec of `:predict` for one model version.
 
     `instances` are rows: values for a model with one input, else objects by input name. `inputs`
     are columns: one tensor, or an object of tensors by input name. BYTES elements are strings or
@@ -53,10 +53,10 @@ class V1Codec:
         self._only = tensors[0] if len(tensors) == 1 else None
 
     def decode(self, body: Body) -> InferRequest:
-        """The request that `body` holds, checked against the model's signature.
+        """Return the request in `body`, validated against the model's signature.
 
         Raises:
-            InvalidArgumentError: It is no request that this model can run; the text says why.
+            InvalidArgumentError: The model cannot run it; the message says why.
         """
         columns = self._columns(body)
         inputs: dict[str, Array] = {}
@@ -75,10 +75,10 @@ class V1Codec:
         )
 
     def encode(self, response: InferResponse) -> bytes:
-        """`{"predictions": [...]}`: rows of the only output, or objects by output name.
+        """Return `{"predictions": [...]}`: rows of the only output, or objects by output name.
 
         NaN becomes `null`, an infinity `"Infinity"` or `"-Infinity"`; BYTES that are not UTF-8
-        become `{"b64": "..."}`. A model without a batch axis answers its output itself, several
+        become `{"b64": "..."}`. A model without a batch axis returns its output directly, several
         outputs as one object.
         """
         outputs = response.outputs
@@ -97,7 +97,7 @@ class V1Codec:
         return orjson.dumps({"predictions": predictions}, option=orjson.OPT_SERIALIZE_NUMPY)
 
     def _columns(self, body: Body) -> dict[str, Any]:
-        """Nested data by input name, batch axis included."""
+        """Return nested data by input name, batch axis included."""
         check_parts(body)
         check_values(body)
         try:
@@ -165,14 +165,14 @@ class V1Codec:
 
 
 def _with_unit_axis(tensor: InputTensor, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """`[n]` as `[n, 1]` where the model wants a column: rows may be bare values."""
+    """Return `[n]` as `[n, 1]` if the model takes a column: rows may be plain values."""
     model_shape = tensor.spec.shape
     is_column = len(model_shape) == len(shape) + 1 and model_shape[-1] == 1
     return (*shape, 1) if is_column else shape
 
 
 def _decoded(name: str, data: object, *, depth: int) -> object:
-    """The same nesting with `{"b64": ...}` replaced by bytes, in lists at most `depth` deep."""
+    """Return the same nesting with `{"b64": ...}` replaced by bytes, at most `depth` lists deep."""
     if isinstance(data, list):
         return [_decoded(name, item, depth=depth - 1) for item in data] if depth else data
     if not isinstance(data, dict) or data.keys() != {_B64}:
@@ -185,7 +185,7 @@ def _decoded(name: str, data: object, *, depth: int) -> object:
 
 
 def _jsonable(value: object) -> object:
-    """What orjson can write: nested lists for BYTES, a scalar for rank 0, else the array."""
+    """Return what orjson can write: nested lists for BYTES, a scalar for rank 0, else the array."""
     if isinstance(value, bytes | str):  # a row of a vector is a scalar
         return _texts(value)
     array = plain_array(np.asarray(value))

@@ -1,4 +1,4 @@
-"""Values of tensors: JSON forms of their elements, and BYTES tensors as raw bytes."""
+"""Values of tensors: JSON forms of their elements, and raw bytes of BYTES tensors."""
 
 import math
 import struct
@@ -23,8 +23,9 @@ PACK_CODES: Final = {
     Datatype.FP32: "f",
     Datatype.FP64: "d",
 }
-"""`struct`'s code of each numeric datatype, to be used with "<": without a byte order, `struct`
-makes infinity of a float that is out of range and does not say so."""
+"""Code of each numeric datatype in `struct`, for use with "<": without a byte order, `struct`
+silently turns a float that is out of range into infinity.
+"""
 FLOATS: Final = frozenset({Datatype.FP16, Datatype.FP32, Datatype.FP64})
 _JSON_NAMES: Final[dict[type, str]] = {
     bool: "a boolean",
@@ -36,24 +37,24 @@ _JSON_NAMES: Final[dict[type, str]] = {
     type(None): "null",
 }
 NOT_A_NUMBER: Final = ord("n")
-"""Of the JSON of numbers, only null has it. As an integer: `b"n" in text` takes 9x as long."""
+"""In the JSON of numbers, only null contains it. As an integer: `b"n" in text` takes 9x as long."""
 SPELLED: Final[dict[object, float]] = {
     None: math.nan,
     "NaN": math.nan,
     "Infinity": math.inf,
     "-Infinity": -math.inf,
 }
-"""Floats that JSON has no number for, as they are read: the texts are those of protobuf's JSON."""
+"""Floats without a JSON number, as read: the texts are those of protobuf's JSON."""
 _FLOAT_TYPES: Final = {int, float, str, type(None)}
 _INFINITE: Final = (math.inf, -math.inf)
 _WORDS: Final = {math.inf: b'"Infinity"', -math.inf: b'"-Infinity"'}
-"""Floats that JSON has no number for, as they are written: all but NaN, which is null."""
+"""Floats without a JSON number, as written: all but NaN, which is null."""
 _SHOWN: Final = 40
 _SHOWN_BITS: Final = 128
 
 
 def flatten(name: str, data: list[Any], shape: tuple[int, ...]) -> list[Any]:
-    """`data` in row-major order, if it is flat or nested exactly as `shape` says.
+    """Return `data` in row-major order, if it is flat or nested exactly as `shape` says.
 
     Raises:
         InvalidArgumentError: It is ragged, or its nesting contradicts the shape.
@@ -72,7 +73,7 @@ def flatten(name: str, data: list[Any], shape: tuple[int, ...]) -> list[Any]:
 
 
 def nested_shape(data: object) -> tuple[int, ...]:
-    """The shape that nested lists have along their first elements."""
+    """Return the shape of nested lists, along their first elements."""
     shape = []
     while isinstance(data, list):
         shape.append(len(data))
@@ -81,10 +82,10 @@ def nested_shape(data: object) -> tuple[int, ...]:
 
 
 def numbers_of(name: str, datatype: Datatype, flat: list[Any], nulls: NullPolicy) -> list[Any]:
-    """Return `flat`, if the JSON type of each element can stand for `datatype`.
+    """Return `flat` if each element has a JSON type that `datatype` allows.
 
-    For floats, null is NaN unless it is an error, and the texts in `SPELLED` are what they say:
-    the answers of other models may come so.
+    For floats, null is NaN unless it is an error, and the texts in `SPELLED` have their meaning:
+    responses of other models may contain them.
 
     Raises:
         InvalidArgumentError: An element is of another type.
@@ -110,17 +111,17 @@ def numbers_of(name: str, datatype: Datatype, flat: list[Any], nulls: NullPolicy
 
 
 def spelled(value: Any) -> Any:  # noqa: ANN401  # JSON
-    """Return a value, or lists of values, with the texts that JSON has for infinities."""
+    """Return a value, or lists of values, with the texts for infinities."""
     if isinstance(value, list):
         return [spelled(item) for item in value]
     return _WORDS[value].strip(b'"').decode() if value in _INFINITE else value
 
 
 def spell_infinities(text: bytes, array: Array) -> bytes:
-    """Return JSON in which orjson wrote null for NaN and infinities, with these as texts.
+    """Return JSON in which orjson wrote null for NaN and infinities, with texts for infinities.
 
     Args:
-        text: The numbers of `array` in row-major order, and no null besides.
+        text: The numbers of `array` in row-major order, without other nulls.
     """
     if NOT_A_NUMBER not in text:
         return text
@@ -130,7 +131,7 @@ def spell_infinities(text: bytes, array: Array) -> bytes:
 
 
 def pack_bools(name: str, flat: list[Any]) -> bytes:
-    """One byte for each of `flat`, which holds booleans, 0 and 1.
+    """Return one byte for each of `flat`, which holds booleans, 0 and 1.
 
     Raises:
         InvalidArgumentError: An integer is neither 0 nor 1.
@@ -149,7 +150,7 @@ def raise_unpackable(name: str, datatype: Datatype, flat: list[Any]) -> NoReturn
             packer.pack(value)
         except (struct.error, OverflowError):
             raise _out_of_range(name, datatype, index, value) from None
-    raise AssertionError(datatype)  # packing all of them failed, so one of them must
+    raise AssertionError(datatype)  # unreachable: packing failed, so one value must fail
 
 
 def _wrong_type(
@@ -184,13 +185,13 @@ def _wrong_nesting(name: str, shape: tuple[int, ...]) -> InvalidArgumentError:
 
 
 Body = bytes | bytearray | memoryview
-"""A request's body, as a server read it."""
+"""Body of a request, as a server read it."""
 _LENGTH: Final = struct.Struct("<I")
 _LENGTH_BYTES: Final = _LENGTH.size
 
 
 def join_elements(elements: Iterable[object]) -> bytes:
-    """The elements (bytes or str) with their lengths, one after the other."""
+    """Return the elements (bytes or str) with their lengths, concatenated."""
     parts = []
     for element in elements:
         value = element_bytes(element)
@@ -200,7 +201,7 @@ def join_elements(elements: Iterable[object]) -> bytes:
 
 
 def element_bytes(element: object) -> bytes:
-    """One element of a BYTES tensor; text becomes UTF-8."""
+    """Return one element of a BYTES tensor; text becomes UTF-8."""
     if isinstance(element, bytes):
         return element
     if isinstance(element, str):
@@ -209,13 +210,13 @@ def element_bytes(element: object) -> bytes:
 
 
 def split_elements(raw: bytes | memoryview, count: int, name: str) -> list[bytes]:
-    """The `count` elements that `raw` holds.
+    """Return the `count` elements in `raw`.
 
     Raises:
         InvalidArgumentError: A length points past the end, or there are more or fewer elements.
     """
     size = len(raw)
-    # Checked first, so that a shape alone cannot make us allocate.
+    # Checked first, so that a shape alone cannot cause an allocation.
     if count * _LENGTH_BYTES > size:
         raise InvalidArgumentError(_wrong_count(name, count, size))
     elements: list[bytes] = []
@@ -243,7 +244,7 @@ def split_elements(raw: bytes | memoryview, count: int, name: str) -> list[bytes
 
 
 def object_array(elements: list[bytes], shape: tuple[int, ...]) -> Array:
-    """A BYTES tensor of `shape` from its elements in row-major order."""
+    """Return a BYTES tensor of `shape` from its elements in row-major order."""
     array = np.empty(len(elements), dtype=np.object_)
     array[:] = elements
     return array.reshape(shape)
