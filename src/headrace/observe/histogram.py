@@ -178,7 +178,7 @@ class Exemplars:
             self.entries[index] = (name, trace_id, value, observed_at)
 
     def between(self, after: int, until: int) -> tuple[str, str, float, float] | None:
-        """Return the newest exemplar of the buckets after `after`, to `until`: label, id, value, time."""
+        """Return the newest exemplar of the buckets `(after, until]`: label, id, value, time."""
         exemplars = [
             self.entries[index] for index in range(after + 1, until + 1) if index in self.entries
         ]

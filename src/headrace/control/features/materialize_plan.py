@@ -43,7 +43,7 @@ class ViewPast(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def identity_of(view: FeatureView) -> str:
-    """Return the identity of a view's source and schema, without which earlier runs do not count."""
+    """Return the identity of a view's source and schema; earlier runs count only for the same."""
     source = view.source
     columns = (str(source.path), source.timestamp_field, source.created_field)
     return " ".join([view.schema_hash.hex(), *columns])
@@ -81,7 +81,7 @@ def next_run_at(schedule: MaterializeSchedule, past: ViewPast) -> float:
 
 
 def is_due(schedule: MaterializeSchedule, past: ViewPast, now: float) -> bool:
-    """Whether a run is due; also if the last one is in the future because the clock was set back."""
+    """Whether a run is due; also if the clock was set back before the last one."""
     last = max(past.began_at or 0.0, past.failed_at or 0.0)
     return now >= next_run_at(schedule, past) or last > now
 

@@ -69,7 +69,7 @@ class SkewWatch:
             await asyncio.sleep(_POLL_INTERVAL_S)
 
     def due(self) -> list[str]:
-        """Return the services whose comparison is due; the first one also waits for its interval."""
+        """Return the services whose comparison is due, at the earliest after one interval."""
         every: dict[str, float] = {}
         for watch in self.watches().values():
             every[watch.service] = min(watch.skew_every_s, every.get(watch.service, float("inf")))

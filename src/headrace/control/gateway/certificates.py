@@ -304,7 +304,7 @@ class Certificates:
                             await on_first(name)
 
     def _due(self, certificates: Mapping[str, _StoredCertificate]) -> list[str]:
-        """Return the due names; all are checked in one thread, so that a slow disk blocks nothing."""
+        """Return the due names. One thread checks all, so that a slow disk blocks nothing."""
         return [
             name
             for name, stored in certificates.items()
