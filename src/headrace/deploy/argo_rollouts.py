@@ -60,7 +60,7 @@ class MetricCheck:
 
 
 def checks_of(endpoint: Endpoint, version: Version, rollout: Rollout) -> Iterator[MetricCheck]:
-    """The checks that judge `version` in its rollout, on the metrics of the replicas."""
+    """Yield the checks that judge `version` in its rollout, on the metrics of the replicas."""
     new, old = _of(endpoint, version), _of(endpoint, version, other=True)
     metrics, slo = rollout.metrics, endpoint.spec.slo
     enough = f"{_count(new, 'increase')} >= {rollout.min_samples}"
@@ -86,7 +86,7 @@ def checks_of(endpoint: Endpoint, version: Version, rollout: Rollout) -> Iterato
 
 
 def _of(endpoint: Endpoint, version: Version, *, other: bool = False) -> str:
-    """The label selector of a version, or of the endpoint's other versions."""
+    """Return the label selector of a version, or of the endpoint's other versions."""
     sign = "!=" if other else "="
     return f'model="{endpoint.name}",version{sign}"{version.number}"'
 
@@ -116,7 +116,7 @@ def _quantile(labels: str, quantile: float) -> str:
 
 
 def _slower(new: str, old: str, latency: LatencySpec) -> str:
-    """The excess of the new version over both tolerances; the larger tolerance counts."""
+    """Return the excess of the new version over both tolerances; the larger tolerance counts."""
     new_quantile, old_quantile = _quantile(new, latency.quantile), _quantile(old, latency.quantile)
     by_ratio = f"{new_quantile} - {latency.margin_ratio:g} * {old_quantile}"
     by_time = f"{new_quantile} - {old_quantile} - {latency.margin_s:g}"
@@ -173,7 +173,7 @@ def argo_rollouts(facts: ExportFacts, target: ClusterTarget, options: ArgoOption
 
 
 def _losses(endpoint: Endpoint) -> Iterator[Loss]:
-    """Losses of rollout strategies that Argo does not have."""
+    """Yield losses of rollout strategies that Argo does not have."""
     rollout = endpoint.spec.rollout
     if rollout is not None and rollout.strategy in {"ab", "shadow"}:
         yield Loss(
@@ -232,7 +232,7 @@ def _documents(
 
 
 def _hpa(facts: ExportFacts, endpoint: Endpoint, target: ClusterTarget, name: str) -> Body | None:
-    """The HPA of the Rollout, as the driver creates it; None without scaling by HPA."""
+    """Return the HPA of the Rollout, as the driver creates it; None without scaling by HPA."""
     scaling = endpoint.spec.autoscale
     is_by_hpa = facts.spec.kubernetes.autoscaler == Autoscaler.HPA
     if scaling is None or scaling.target_in_flight is None or not is_by_hpa:
@@ -282,7 +282,7 @@ def _strategy(
 
 
 def _steps(step: CanaryStepSpec, template: str, *, judged: bool) -> Iterator[Body]:
-    """One step of the plan: its weight, its duration, and what ends it."""
+    """Yield one step of the plan: its weight, its duration, and its condition."""
     yield {"setWeight": step.weight}
     if step.pause_s:
         yield {"pause": {"duration": f"{max(round(step.pause_s), 1)}s"}}

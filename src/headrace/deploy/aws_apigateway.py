@@ -47,11 +47,11 @@ class Operation:
 
     @property
     def key(self) -> str:
-        """The route key of an HTTP API."""
+        """Return the route key of an HTTP API."""
         return f"{self.method.upper()} {self.path}"
 
     def body(self) -> dict[str, Any]:
-        """The operation object of OpenAPI."""
+        """Return the operation object of OpenAPI."""
         body: dict[str, Any] = {"summary": self.summary}
         if self.parameters:
             body["parameters"] = [
@@ -68,7 +68,7 @@ class Operation:
 
 
 def operations(facts: ExportFacts) -> Iterator[Operation]:
-    """All operations, those of the server first."""
+    """Yield all operations, those of the server first."""
     for path, summary in (
         ("/v2", "the server's name, version and protocol extensions"),
         ("/v2/health/live", "whether the server lives"),
@@ -117,7 +117,7 @@ def _of(endpoint: Endpoint) -> Iterator[Operation]:
 
 
 def schemas() -> dict[str, Any]:
-    """The schemas of bodies. Data is not constrained: replicas report errors better."""
+    """Return the schemas of bodies. Data is not constrained: replicas report errors better."""
     tensor: dict[str, Any] = {
         "type": "object",
         "required": ["name", "shape", "datatype"],
@@ -155,7 +155,7 @@ _REF: Final[Body] = {"Ref": "ApiId"}
 
 
 def stage_template(facts: ExportFacts, kind: Literal["http", "rest"]) -> Body:
-    """The CloudFormation template of the stage."""
+    """Return the CloudFormation template of the stage."""
     parameters: Body = {"ApiId": {"Type": "String", "Description": "Of the imported API."}}
     if kind == "http":
         routes = {
@@ -197,7 +197,7 @@ def stage_template(facts: ExportFacts, kind: Literal["http", "rest"]) -> Body:
 
 
 def throttled(facts: ExportFacts) -> Iterator[tuple[Operation, float, int]]:
-    """The operations with a rate limit: rate and burst."""
+    """Yield the operations with a rate limit: rate and burst."""
     for operation in operations(facts):
         limits = None if operation.endpoint is None else operation.endpoint.spec.limits.total
         # Only inference requests are limited, not metadata requests.
@@ -343,7 +343,7 @@ def _schemes(facts: ExportFacts, options: AwsOptions) -> Body:
 
 
 def _token_only(facts: ExportFacts, endpoint: Endpoint | None) -> str:
-    """The provider whose tokens are the only way to authenticate; empty if there is none.
+    """Return the provider whose tokens are the only way to authenticate; empty if there is none.
 
     A route has one authorizer. With other methods, the gateway behind it authenticates.
     """

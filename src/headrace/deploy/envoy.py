@@ -37,13 +37,13 @@ from headrace.gateway.tls import (
 
 
 def inline_secrets(bootstrap: Body, versions: Iterable[Version], tls: TlsSpec | None) -> Body:
-    """`bootstrap` with static secrets."""
+    """Return `bootstrap` with static secrets."""
     secrets = {secret["name"]: secret for secret in (*_own(tls), *_of(versions))}
     if not secrets:
         return bootstrap
 
     def named(part: Body) -> Body | None:
-        """A secret reference by name only: Envoy then uses the static secret of that name."""
+        """Return a secret reference by name only, for Envoy's static secret of that name."""
         is_inlined = "sds_config" in part and part.get("name") in secrets
         return {"name": part["name"]} if is_inlined else None
 
@@ -81,7 +81,7 @@ def _authorities(name: str, file: str) -> Body:
 
 
 def _replaced(value: Any, change: Callable[[Body], Body | None]) -> Any:  # noqa: ANN401  # JSON
-    """`value` with its objects replaced where `change` returns another."""
+    """Return `value` with its objects replaced where `change` returns another."""
     if isinstance(value, list):
         return [_replaced(item, change) for item in value]
     if not isinstance(value, dict):
@@ -132,7 +132,7 @@ def envoy(facts: ExportFacts, options: EnvoyOptions) -> Export:
     encoded = base64.b64encode(options.descriptors).decode()
 
     def inline_descriptors(part: Body) -> Body | None:
-        """The gRPC services' descriptors in place of the file they come from."""
+        """Return the gRPC services' descriptors in place of the file they come from."""
         if _DESCRIPTORS not in part:
             return None
         return {**part, _DESCRIPTORS: {"inline_bytes": encoded}}
@@ -199,7 +199,7 @@ def _route(endpoint: Endpoint, addresses: Mapping[tuple[str, str], Sequence[str]
 
 
 def _implied_access_losses(facts: ExportFacts) -> Iterator[Loss]:
-    """Losses of endpoints without `access`, which beyond loopback require API keys.
+    """Yield losses of endpoints without `access`, which beyond loopback require API keys.
 
     This Envoy has no keys. That is safe, so it is a loss only if no other method is configured.
     """

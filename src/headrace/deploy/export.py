@@ -45,7 +45,7 @@ _HASH: Final = 8
 
 
 def object_name(*parts: str, longest: int = _LONGEST) -> str:
-    """`instance-endpoint-version` as a DNS label.
+    """Return `instance-endpoint-version` as a DNS label.
 
     Characters that DNS does not allow become dashes. If a name was changed or cut, a hash of the
     whole keeps it unique. Objects of a revision have the driver's names instead.
@@ -63,7 +63,7 @@ def object_name(*parts: str, longest: int = _LONGEST) -> str:
 def labels(
     instance: str, component: str, *, endpoint: str = "", version: str = ""
 ) -> dict[str, str]:
-    """The labels of exported objects that do not belong to a revision."""
+    """Return the labels of exported objects that do not belong to a revision."""
     values = {ENDPOINT: endpoint, VERSION: version}
     return {
         "app.kubernetes.io/name": "headrace",
@@ -91,7 +91,7 @@ class ExportDocument:
 
 
 def manifest(api_version: str, kind: str, metadata: Body, **parts: Body) -> ExportDocument:
-    """A Kubernetes object; its file is named by kind and name."""
+    """Return a Kubernetes object; its file is named by kind and name."""
     body = {"apiVersion": api_version, "kind": kind, "metadata": metadata, **parts}
     return ExportDocument(name=f"{kind.lower()}-{metadata['name']}", body=body)
 
@@ -118,7 +118,7 @@ class ClusterTarget:
     """Names and ports of existing Services by endpoint and version."""
 
     def service(self, endpoint: Endpoint, version: Version) -> tuple[str, int | None]:
-        """The Service of a version, and its port if it is not the default.
+        """Return the Service of a version, and its port if it is not the default.
 
         The driver's Service if its name is known; else a plain name.
         """
@@ -136,7 +136,7 @@ class ClusterTarget:
         return bool(version.revision) and not is_given
 
     def metadata(self, name: str, labels: Mapping[str, str]) -> Body:
-        """The metadata of an object."""
+        """Return the metadata of an object."""
         return {"name": name, "namespace": self.namespace, "labels": dict(labels)}
 
 
@@ -152,7 +152,7 @@ def finish(
     losses: Iterable[Loss] = (),
     notes: Iterable[ExportNote] = (),
 ) -> Export:
-    """Return the export, unless something is lost without permission.
+    """Return the export, unless a loss is not allowed.
 
     Args:
         losses: Losses that the table does not contain, from combinations of settings.
@@ -193,7 +193,7 @@ def finish(
 
 
 def implied_access(facts: ExportFacts, why: str, remedy: str) -> list[Loss]:
-    """Losses of endpoints without `access`, which beyond loopback require authentication.
+    """Return losses of endpoints without `access`, which beyond loopback require authentication.
 
     A target without authentication would make them public, which the spec does not allow.
     """
@@ -217,7 +217,7 @@ NO_AUTHENTICATION: Final = (
 def addresses_of(
     facts: ExportFacts, requested: Mapping[tuple[str, str], Sequence[str]]
 ) -> dict[tuple[str, str], tuple[str, ...]]:
-    """The addresses of each version's replicas, from `--replica`.
+    """Return the addresses of each version's replicas, from `--replica`.
 
     Raises:
         InvalidArgumentError: A version has no address, or an address has no such version.
@@ -251,7 +251,7 @@ class DocumentFormat(StrEnum):
 
 
 def text_of(export: Export, form: DocumentFormat) -> str:
-    """All documents as one text.
+    """Return all documents as one text.
 
     Raises:
         InvalidArgumentError: There are several documents, and JSON allows one.
@@ -269,7 +269,7 @@ def text_of(export: Export, form: DocumentFormat) -> str:
 
 
 def files_of(export: Export, form: DocumentFormat) -> dict[str, str]:
-    """Each document as a file, by name."""
+    """Return each document as a file, by name."""
     ending = form.value
     if form is DocumentFormat.JSON:
         return {f"{d.name}.{ending}": _json(d.body) for d in export.documents}

@@ -88,25 +88,25 @@ class Endpoint:
 
     @property
     def name(self) -> str:
-        """The name that callers use."""
+        """Return the name that callers use."""
         return self.spec.name
 
     @property
     def split(self) -> tuple[Version, ...]:
-        """The versions in the traffic split."""
+        """Return the versions in the traffic split."""
         return tuple(version for version in self.versions if version.weight > 0)
 
     @property
     def newest(self) -> Version:
-        """The last listed version of the split."""
+        """Return the last listed version of the split."""
         return self.split[-1]
 
     def stable(self) -> "Endpoint":
-        """A copy with the first version of the split alone, for all requests."""
+        """Return a copy with the first version of the split alone, for all requests."""
         return replace(self, versions=(replace(self.split[0], weight=_FULL),))
 
     def version(self, number: str) -> Version:
-        """The version with this number; StopIteration if it does not exist."""
+        """Return the version with this number; StopIteration if it does not exist."""
         return next(version for version in self.versions if version.number == number)
 
 
@@ -123,7 +123,7 @@ class ExportFacts:
 
     @property
     def body_bytes(self) -> int:
-        """Size limit of a request."""
+        """Return the size limit of a request."""
         return self.spec.gateway.max_body_bytes
 
 
@@ -194,7 +194,7 @@ def _versions(
     live: LiveEndpoint | None,
     mistakes: list[str],
 ) -> Iterator[Version]:
-    """The versions of an endpoint; their mistakes are added to `mistakes`."""
+    """Yield the versions of an endpoint; their mistakes are added to `mistakes`."""
     if live is not None:
         yield from _observed(endpoint, place, artifacts, live)
         return
@@ -242,7 +242,7 @@ def _observed(
 
 
 def _number(row: VersionSpec, artifacts: Mapping[str, Artifact], *, alone: bool) -> str:
-    """The version number; a single file is 1, as in `headrace serve FILE`."""
+    """Return the version number; a single file is 1, as in `headrace serve FILE`."""
     if row.model is None:
         return row.version
     if not is_model_path(row.model):

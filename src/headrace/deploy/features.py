@@ -23,7 +23,7 @@ class ExportNote:
 
 
 def unique_texts(notes: Iterable[ExportNote]) -> tuple[str, ...]:
-    """`LOCATION, LOCATION: text`, in the order of each text's first occurrence."""
+    """Return `LOCATION, LOCATION: text`, in the order of each text's first occurrence."""
     locations: dict[str, list[str]] = {}
     for note in notes:
         note_locations = locations.setdefault(note.text, [])
@@ -50,7 +50,7 @@ class SpecSetting:
 def explicit_settings(
     model: BaseModel | SpecPart, location: str = "", field: str = ""
 ) -> Iterator[SpecSetting]:
-    """The settings of `model` that differ from their default, in the file's order.
+    """Yield the settings of `model` that differ from their default, in the file's order.
 
     A part precedes its fields; a default that was written explicitly is skipped.
     """
@@ -103,11 +103,11 @@ class Loss:
 
     @property
     def field(self) -> str:
-        """The setting without indexes, as `--allow-loss` takes it."""
+        """Return the setting without indexes, as `--allow-loss` takes it."""
         return _INDEX.sub("[]", self.location)
 
     def left_out(self, target: str) -> ExportNote:
-        """The note for an allowed loss."""
+        """Return the note for an allowed loss."""
         return ExportNote(f"left out, {target} {self.why}", self.location)
 
     def __str__(self) -> str:
@@ -215,24 +215,24 @@ class SpecFeature:
 
 
 def yes(note: str = "") -> FeatureSupport:
-    """It is expressed exactly."""
+    """Return the support of a feature that is expressed exactly."""
     return FeatureSupport(outcome=ExportOutcome.EXPRESSED, note=note)
 
 
 def about(note: str) -> FeatureSupport:
-    """It is approximated, as described in `note`."""
+    """Return the support of a feature that is approximated, as described in `note`."""
     return FeatureSupport(outcome=ExportOutcome.APPROXIMATED, note=note)
 
 
 def external(note: str) -> FeatureSupport:
-    """It is handled by another component, named in `note`."""
+    """Return the support of a feature that another component, named in `note`, handles."""
     return FeatureSupport(outcome=ExportOutcome.KEPT, note=note)
 
 
 def no(
     why: str, remedy: str, *, when: Holds = _always, unless: Overrules = _never, rest: str = ""
 ) -> FeatureSupport:
-    """It cannot be expressed if `when` or not `unless` (described in `rest`); else it is."""
+    """Return the support of a feature that is refused if `when` and not `unless` (see `rest`)."""
     return FeatureSupport(
         outcome=ExportOutcome.REFUSED,
         note=why,
@@ -246,7 +246,7 @@ def no(
 def row(
     title: str, fields: str, *cells: FeatureSupport, every: FeatureSupport | None = None
 ) -> SpecFeature:
-    """A row of the table; `fields` are separated by spaces, `cells` in the order of the targets."""
+    """Return a row; `fields` are separated by spaces, `cells` in the order of the targets."""
     supports = cells or (every,) * len(ExportTarget)
     return SpecFeature(
         title=title,
@@ -256,7 +256,7 @@ def row(
 
 
 def feature_of(table: tuple[SpecFeature, ...], name: str) -> tuple[SpecFeature, str] | None:
-    """The row of a field of the spec, and the matching field of the row; None if there is none."""
+    """Return the row of a spec field, and the row's matching field; None if there is none."""
     matches = [(feature, f) for feature in table for f in feature.fields if is_within(name, f)]
     return max(matches, key=lambda item: len(item[1]), default=None)
 
@@ -271,14 +271,14 @@ class SettingOutcome:
     """Whether the target refuses this value in this spec."""
 
     def loss(self) -> Loss:
-        """The loss of the setting."""
+        """Return the loss of the setting."""
         return Loss(self.setting.location, self.cell.note, self.cell.remedy)
 
 
 def setting_outcomes(
     table: tuple[SpecFeature, ...], target: ExportTarget, spec: SystemSpec
 ) -> Iterator[SettingOutcome]:
-    """The outcome of each setting in `spec`.
+    """Yield the outcome of each setting in `spec`.
 
     A part that is refused as a whole is reported once, without its fields.
     """

@@ -38,7 +38,7 @@ def has_grpc_route(endpoint: Endpoint, target: ClusterTarget) -> bool:
 
 
 def grpc_notes(facts: ExportFacts, target: ClusterTarget, port: int | None) -> Iterator[ExportNote]:
-    """Requirements of gRPC, and endpoints without a gRPC route. `port`: None without routes."""
+    """Yield gRPC's requirements, and endpoints without gRPC route; `port` None: no routes."""
     if port is None:
         return
     if any(has_grpc_route(endpoint, target) for endpoint in facts.endpoints):
@@ -61,7 +61,7 @@ def grpc_notes(facts: ExportFacts, target: ClusterTarget, port: int | None) -> I
 
 
 def service_notes(facts: ExportFacts, target: ClusterTarget) -> Iterator[ExportNote]:
-    """Services whose names are assumed."""
+    """Yield Services whose names are assumed."""
     guessed = [
         f"{target.service(endpoint, version)[0]} ({version.location})"
         for endpoint in facts.endpoints
@@ -143,7 +143,7 @@ def gateway_api(facts: ExportFacts, target: ClusterTarget, options: GatewayApiOp
 
 
 def _routed(facts: ExportFacts, target: ClusterTarget) -> Iterator[Endpoint]:
-    """The endpoints with routes: without upstreams that have no Service."""
+    """Yield the endpoints with routes: without upstreams that have no Service."""
     for endpoint in facts.endpoints:
         versions = tuple(v for v in endpoint.versions if _has_service(endpoint, v, target))
         routed = replace(endpoint, versions=versions)
@@ -156,7 +156,7 @@ def _has_service(endpoint: Endpoint, version: Version, target: ClusterTarget) ->
 
 
 def http_rules(endpoint: Endpoint, split: Sequence[Body], own: dict[str, Body]) -> list[Body]:
-    """The rules of an endpoint's HTTPRoute.
+    """Return the rules of an endpoint's HTTPRoute.
 
     Args:
         split: The backends of requests without a version.
@@ -183,7 +183,7 @@ def http_rules(endpoint: Endpoint, split: Sequence[Body], own: dict[str, Body]) 
 
 
 def remove_internal_headers() -> Body:
-    """The filter that removes headers which only a gateway may set."""
+    """Return the filter that removes headers which only a gateway may set."""
     return {
         "type": "RequestHeaderModifier",
         "requestHeaderModifier": {"remove": list(INTERNAL_HEADERS)},
@@ -191,7 +191,7 @@ def remove_internal_headers() -> Body:
 
 
 def duration(value_s: float) -> str:
-    """A duration of the Gateway API (GEP-2257), in milliseconds; 0 means none."""
+    """Return a duration of the Gateway API (GEP-2257), in milliseconds; 0 means none."""
     rest_ms = round(value_s * 1000)
     parts = []
     for unit, size in (("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)):
@@ -247,7 +247,7 @@ def _routes(
     options: GatewayApiOptions,
     rules: list[Body],
 ) -> Iterator[ExportDocument]:
-    """One route, or several if it would exceed the maximum number of rules."""
+    """Yield one route, or several if it would exceed the maximum number of rules."""
     named = labels(target.instance, "gateway", endpoint=endpoint.name)
     for i in range(0, len(rules), _MOST_RULES):
         more = f"{i // _MOST_RULES + 1}" if i else ""
@@ -259,7 +259,7 @@ def _routes(
 def route(
     kind: str, metadata: Body, options: GatewayApiOptions, rules: list[Body]
 ) -> ExportDocument:
-    """A route of the Gateway in the options."""
+    """Return a route of the Gateway in the options."""
     namespace, _, name = options.gateway.rpartition("/")
     parent: Body = {"name": name}
     if namespace:
@@ -279,13 +279,13 @@ def _backend(
 
 
 def _weighted(endpoint: Endpoint) -> list[Version]:
-    """The versions of the split; those with the largest shares if there are too many."""
+    """Return the versions of the split; those with the largest shares if there are too many."""
     largest = sorted(endpoint.split, key=lambda version: -version.weight)[:_MOST_BACKENDS]
     return [version for version in endpoint.split if version in largest]
 
 
 def _mirror(endpoint: Endpoint, backends: dict[str, Body]) -> list[Body]:
-    """The filter that mirrors requests to the shadow, whose responses are dropped."""
+    """Return the filter that mirrors requests to the shadow, whose responses are dropped."""
     if endpoint.mirror not in backends or not endpoint.mirror_percent:
         return []
     mirror: Body = {"backendRef": backends[endpoint.mirror], "percent": endpoint.mirror_percent}
@@ -293,7 +293,7 @@ def _mirror(endpoint: Endpoint, backends: dict[str, Body]) -> list[Body]:
 
 
 def _losses(facts: ExportFacts, target: ClusterTarget) -> Iterator[Loss]:
-    """Losses of splits with too many versions, and of upstreams without a Service."""
+    """Yield losses of splits with too many versions, and of upstreams without a Service."""
     for endpoint in facts.endpoints:
         if len(endpoint.split) > _MOST_BACKENDS:
             yield Loss(

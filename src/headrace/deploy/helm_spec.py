@@ -75,7 +75,7 @@ _SOURCES: Final[Mapping[str, tuple[str, str]]] = {
 
 
 def volumes_of(mounts: Iterable[Mount]) -> Values:
-    """The values that mount `mounts` into pods."""
+    """Return the values that mount `mounts` into pods."""
     volumes, volume_mounts = [], []
     for i, mount in enumerate(mounts):
         source, key = _SOURCES[mount.kind]
@@ -154,7 +154,7 @@ _OF_POOLS: Final = ("pools", "endpoints[].pool")
 
 
 def spec_losses(spec: SystemSpec, mounts: Iterable[Mount]) -> list[Loss]:
-    """Losses that no cluster can express: local files and settings of local gateways."""
+    """Return losses that no cluster can express: local files and settings of local gateways."""
     document = spec.document()
     losses = list(_endpoint_losses(spec))
     for name in ("limits_listen", "limits_service"):
@@ -182,7 +182,7 @@ def _endpoint_losses(spec: SystemSpec) -> Iterator[Loss]:
 
 
 def path_losses(value: object, location: str, mounts: tuple[Mount, ...]) -> list[Loss]:
-    """Losses of local files and stores in a document, unless a mount contains them."""
+    """Return losses of local files and stores in a document, unless a mount contains them."""
     if isinstance(value, list | tuple):
         return [
             loss
@@ -215,7 +215,7 @@ def _file_loss(location: str, path: object, mounts: tuple[Mount, ...]) -> Iterat
 
 
 def static_losses(spec: SystemSpec) -> list[Loss]:
-    """Losses of settings that need Headrace's gateway or control plane, outermost settings only."""
+    """Return losses of settings that need Headrace's gateway or control plane, outermost only."""
     losses = list(_pool_losses(spec))
     for setting in explicit_settings(spec):
         is_covered = any(
@@ -267,7 +267,7 @@ def _pool_losses(spec: SystemSpec) -> Iterator[Loss]:
 
 
 def variables_of(document: object) -> tuple[str, ...]:
-    """The environment variables that a document refers to, in order."""
+    """Return the environment variables that a document refers to, in order."""
     if isinstance(document, str):
         return tuple(dict.fromkeys(VARIABLE.findall(document)))
     parts: Iterable[object] = ()
@@ -279,7 +279,7 @@ def variables_of(document: object) -> tuple[str, ...]:
 
 
 def worker_models(spec: SystemSpec) -> Iterator[tuple[str, str]]:
-    """Location and reference of each model that jobs and streams run themselves."""
+    """Yield location and reference of each model that jobs and streams run themselves."""
     for i, job in enumerate(spec.jobs):
         yield f"jobs[{i}].model", job.model
     for i, stream in enumerate(spec.streams):
@@ -288,6 +288,6 @@ def worker_models(spec: SystemSpec) -> Iterator[tuple[str, str]]:
 
 
 def model_path_loss(location: str, model: str) -> Iterator[Loss]:
-    """The loss of a model that is a local file."""
+    """Yield the loss of a model that is a local file."""
     if is_model_path(model):
         yield Loss(location, f"is {model}, a file of this machine that no pod can read", _PUSH)

@@ -44,7 +44,7 @@ def stream_values(
     *,
     stores: Iterable[OnlineStoreSpec] = (),
 ) -> tuple[Values, list[Loss]]:
-    """The values of one Deployment, and its losses.
+    """Return the values of one Deployment, and its losses.
 
     Args:
         document: The stream in the spec.
@@ -97,7 +97,7 @@ def _losses(stream: StreamSpec, location: str) -> Iterator[Loss]:
 def _triggers(
     stream: StreamSpec, location: str, options: HelmOptions, losses: list[Loss]
 ) -> list[Values]:
-    """The triggers of KEDA; what it cannot express is added to `losses`."""
+    """Return the triggers of KEDA; what it cannot express is added to `losses`."""
     threshold = options.lag_records or _BATCHES * stream.max_batch_size
     group = stream.source.group or stream.name
     url = stream.source.broker
@@ -176,7 +176,7 @@ def _redis(stream: StreamSpec, group: str, threshold: int) -> tuple[list[Values]
 
 
 def _nats(stream: StreamSpec, group: str, threshold: int, monitoring: str) -> list[Values]:
-    """With the broker's names: a topic is a stream, a group a durable consumer."""
+    """Return a NATS trigger with NATS terms: a topic is a stream, a group a durable consumer."""
     return [
         {
             "type": "nats-jetstream",
@@ -207,7 +207,7 @@ _MOST_KEPT: Final = 100
 def job_values(
     job: JobSpec, location: str, stored: ArtifactFile | None, options: HelmOptions
 ) -> tuple[Values, list[Loss]]:
-    """The values of one CronJob, and its losses.
+    """Return the values of one CronJob, and its losses.
 
     Args:
         stored: The artifact for its pods; None if unknown, which is reported elsewhere.
@@ -246,7 +246,7 @@ def job_values(
 
 
 def job_model_losses(spec: SystemSpec, job: JobSpec, location: str) -> Iterator[Loss]:
-    """Losses of a job's model that its pods cannot fetch."""
+    """Yield losses of a job's model that its pods cannot fetch."""
     yield from model_path_loss(f"{location}.model", job.model)
     if any(job.model == endpoint.name for endpoint in spec.endpoints):
         why = f"is the endpoint {job.model!r}, which a CronJob cannot resolve"
@@ -254,7 +254,7 @@ def job_model_losses(spec: SystemSpec, job: JobSpec, location: str) -> Iterator[
 
 
 def _arguments(job: JobSpec, model: str) -> list[str]:
-    """The command line of the control plane; Kubernetes fills in the run's name."""
+    """Return the command line of the control plane; Kubernetes fills in the run's name."""
     run = new_run(job.model_copy(update={"schedule": None}), 0.0, now=0.0)
     document: Mapping[str, object] = {
         **run.document,

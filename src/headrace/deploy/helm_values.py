@@ -43,7 +43,7 @@ RULES: Final = "files/rules.yaml"
 
 
 def rule_groups(document: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The groups of a PrometheusRule for a valid spec document."""
+    """Return the groups of a PrometheusRule for a valid spec document."""
     objectives, streams = objectives_of(document), stream_promises_of(document)
     groups: list[dict[str, Any]] = []
     for rules in (recording_rules(objectives, streams), alerting_rules(objectives)):
@@ -52,7 +52,7 @@ def rule_groups(document: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def chart_files() -> Mapping[str, str]:
-    """The generated files by their path in the chart; Helm does not evaluate their content."""
+    """Return the generated files by path in the chart; Helm does not evaluate their content."""
     groups = json.dumps({"groups": rule_groups({"version": 1})}, indent=1)
     files = {RULES: f"{groups}\n"}
     for dashboard in DASHBOARDS:
@@ -73,7 +73,7 @@ def version_values(
     spec: Mapping[str, Any],
     installation: InstallationName,
 ) -> Values:
-    """The values of one version.
+    """Return the values of one version.
 
     Args:
         installation: Where the driver would create its objects. The chart sets names and namespace.
@@ -109,7 +109,7 @@ def version_values(
 
 
 def with_grpc(arm: DesiredArm) -> DesiredArm:
-    """A copy whose replicas also serve gRPC, as no Headrace gateway translates it.
+    """Return a copy whose replicas also serve gRPC, as no Headrace gateway translates it.
 
     Its id and the names of its objects remain those of a control plane.
     """
@@ -121,7 +121,7 @@ def with_grpc(arm: DesiredArm) -> DesiredArm:
 def arms_of(
     endpoints: tuple[DesiredEndpoint, ...],
 ) -> Iterator[tuple[int, DesiredEndpoint, DesiredArm]]:
-    """Every version that runs in pods, with its position in its endpoint."""
+    """Yield every version that runs in pods, with its position in its endpoint."""
     for endpoint in endpoints:
         for number, arm in enumerate(endpoint.arms):
             if arm.revision.upstream is None:
@@ -129,7 +129,7 @@ def arms_of(
 
 
 def _pod_values(pod: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """The parts of a pod template that a spec can set."""
+    """Yield the parts of a pod template that a spec can set."""
     (container,) = pod["spec"]["containers"]
     yield "image", container["image"]
     yield "imagePullPolicy", container["imagePullPolicy"]
@@ -187,7 +187,7 @@ def helm_values(
     stored: Mapping[str, ArtifactFile] | None = None,
     endpoints: tuple[DesiredEndpoint, ...] = (),
 ) -> HelmExport:
-    """The chart's values for `spec`.
+    """Return the chart's values for `spec`.
 
     Args:
         stored: Artifacts in the registry, by the model references of the spec; required for models
@@ -306,7 +306,7 @@ _LONG: Final = 200
 
 
 def chart_folder() -> Path:
-    """The chart of this version: in the package, or in the source checkout.
+    """Return the chart of this version: in the package, or in the source checkout.
 
     Raises:
         FailedPreconditionError: It is in neither folder.
@@ -341,7 +341,7 @@ def check_folder(folder: Path) -> None:
 
 
 def chart_with(values: Mapping[str, Any], chart: Path) -> Mapping[str, bytes]:
-    """All files of the chart by path, with `values` merged into its own."""
+    """Return all files of the chart by path, with `values` merged into its own."""
     files = {
         path.relative_to(chart).as_posix(): path.read_bytes()
         for path in sorted(chart.rglob("*"))
@@ -368,7 +368,7 @@ def _merge(document: Any, values: Mapping[str, Any]) -> None:  # noqa: ANN401  #
 
 
 def _readable(value: Any) -> Any:  # noqa: ANN401  # any part of a document
-    """Long texts as literal blocks."""
+    """Return a document with long texts as literal blocks."""
     if isinstance(value, Mapping):
         return {key: _readable(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -37,7 +37,7 @@ _CURVES: Final[dict[str, ec.EllipticCurve]] = {
 
 
 def public_keys(text: str) -> list[PublicKey]:
-    """The RSA and EC keys of a key set, in order; others are skipped.
+    """Return the RSA and EC keys of a key set, in order; others are skipped.
 
     Raises:
         InvalidArgumentError: It is not a key set, or contains a broken key.
@@ -73,7 +73,7 @@ _EC: Final = {"secp256r1": "ES256", "secp384r1": "ES384", "secp521r1": "ES512"}
 
 
 def access_plugins(facts: ExportFacts, endpoint: Endpoint) -> Iterator[Body]:
-    """The plugins that authenticate callers of an endpoint; none if it is public."""
+    """Yield the plugins that authenticate callers of an endpoint; none if it is public."""
     methods = _methods(facts, endpoint)
     several: Body = {"anonymous": _ANONYMOUS} if len(methods) > 1 else {}
     if Method.KEY in methods:
@@ -85,7 +85,7 @@ def access_plugins(facts: ExportFacts, endpoint: Endpoint) -> Iterator[Body]:
 
 
 def consumers(facts: ExportFacts) -> list[Body]:
-    """One consumer per identity provider with its key, and the anonymous one, which is refused."""
+    """Return one consumer per identity provider with its key, and the refused anonymous one."""
     if not any(_methods(facts, endpoint) for endpoint in facts.endpoints):
         return []
     bodies: list[Body] = []
@@ -102,7 +102,7 @@ def consumers(facts: ExportFacts) -> list[Body]:
 
 
 def access_losses(facts: ExportFacts) -> Iterator[Loss]:
-    """Losses of authentication methods that Kong's plugins do not support."""
+    """Yield losses of authentication methods that Kong's plugins do not support."""
     names = {jwt.name for jwt in facts.spec.auth.jwt}
     for endpoint in facts.endpoints:
         access = endpoint.spec.access
@@ -126,7 +126,7 @@ def access_losses(facts: ExportFacts) -> Iterator[Loss]:
 
 
 def _methods(facts: ExportFacts, endpoint: Endpoint) -> set[str]:
-    """The supported authentication methods of an endpoint; tokens only with an issuer."""
+    """Return the supported authentication methods of an endpoint; tokens only with an issuer."""
     access = endpoint.spec.access
     if access == "public":
         return set()
@@ -221,7 +221,7 @@ def kong(facts: ExportFacts, options: KongOptions) -> Export:
 
 
 def _http_services(facts: ExportFacts, endpoint: Endpoint) -> Iterator[Body]:
-    """A service for the split, and one per version number."""
+    """Yield a service for the split, and one per version number."""
     path = f"/v2/models/{endpoint.name}"
     v1 = f"/v1/models/{endpoint.name}"
     paths = [f"~{_quoted(prefix)}(/.*)?$" for prefix in (path, v1)]
@@ -306,7 +306,7 @@ def _upstreams(
 def _weighted(
     endpoint: Endpoint, addresses_by_version: Mapping[str, Sequence[str]]
 ) -> Iterator[tuple[str, int]]:
-    """Each replica's weight, so that versions get their shares of the split for any replica count.
+    """Yield each replica's weight that gives versions their shares for any replica count.
 
     Kong adds up the weights of targets: one of three replicas has a third of its version's weight.
     Exact while the weights are within Kong's limit, else rounded to thousandths.
@@ -340,7 +340,7 @@ def _balancing(endpoint: Endpoint) -> Body:
 
 
 def _limit_plugins(endpoint: Endpoint) -> Iterator[Body]:
-    """The limit of all callers, else of each; Kong allows one plugin of a kind per service."""
+    """Yield the limit of all callers, else of each; Kong allows one such plugin per service."""
     limits = endpoint.spec.limits
     total, per_caller = _windows(limits.total), _windows(limits.per_caller)
     windows = total or per_caller
@@ -351,7 +351,7 @@ def _limit_plugins(endpoint: Endpoint) -> Iterator[Body]:
 
 
 def _windows(limits: LimitSpec) -> Body:
-    """The windows of a limit: Kong counts whole requests, in the smallest window that fits."""
+    """Return a limit's windows: Kong counts whole requests, in the smallest fitting window."""
     windows: Body = {}
     if limits.requests_per_s is not None:
         windows |= _window(limits.requests_per_s) or {}
@@ -447,5 +447,5 @@ def _name(endpoint: Endpoint, number: str = "") -> str:
 
 
 def _quoted(path: str) -> str:
-    """`path` as a regular expression; only dots in names need escaping."""
+    """Return `path` as a regular expression; only dots in names need escaping."""
     return path.replace(".", "\\.")

@@ -45,7 +45,7 @@ _KNATIVE: Final = "autoscaling.knative.dev"
 
 
 def replicas_of(endpoint: Endpoint, version: Version) -> Body:
-    """Replica bounds of a service, and its scaling metric."""
+    """Return the replica bounds of a service, and its scaling metric."""
     scaling = endpoint.spec.autoscale
     if scaling is None:
         return {"minReplicas": version.replicas, "maxReplicas": version.replicas}
@@ -57,7 +57,7 @@ def replicas_of(endpoint: Endpoint, version: Version) -> Body:
 
 
 def annotations_of(scaling: AutoscaleSpec) -> dict[str, str]:
-    """The annotations of Knative's autoscaler, within its bounds for one revision."""
+    """Return the annotations of Knative's autoscaler, within its bounds for one revision."""
     window = _bounded(scaling.stable_window_s, _SHORTEST_WINDOW_S, _LONGEST_WINDOW_S)
     panic_percent = _bounded(100 * scaling.panic_window_s / window, 1, 100)
     panic_from = _bounded(scaling.panic_ratio * 100, 110, 1000)
@@ -221,7 +221,7 @@ def _predictor(
 
 
 def _format(endpoint: Endpoint, version: Version) -> str:
-    """KServe's name of the model's format; empty if unknown."""
+    """Return KServe's name of the model's format; empty if unknown."""
     artifact = version.artifact
     suffix = f".{artifact.filename.rpartition('.')[2]}" if artifact else ""
     detected = (artifact.runtime if artifact else "") or _SUFFIXES.get(suffix, "")
@@ -270,7 +270,7 @@ def _losses(facts: ExportFacts, endpoint: Endpoint, options: KserveOptions) -> I
 
 
 def _foreign_losses(facts: ExportFacts, endpoint: Endpoint, runtime: str) -> Iterator[Loss]:
-    """Losses of settings that only Headrace's replica has."""
+    """Yield losses of settings that only Headrace's replica has."""
     for name in ("batching", "labels", "device", "nulls"):
         is_set = name in endpoint.spec.model_fields_set
         if is_set and getattr(endpoint.spec, name) not in ({}, "auto", "nan"):

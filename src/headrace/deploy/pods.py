@@ -39,7 +39,7 @@ class PodOptions:
     """Options of pods."""
 
     image: str = ""
-    """Of a replica, empty for the spec's."""
+    """Replica image; empty for the spec's."""
     artifacts: str = ""
     """URL of models."""
 
@@ -59,7 +59,7 @@ def workload(
     version: Version,
     options: PodOptions,
 ) -> Workload:
-    """The workload of `version`; changed settings get a new name, so that old pods keep theirs."""
+    """Return the workload of `version`; changed settings get a new name: old pods keep theirs."""
     revision = revision_of(facts, endpoint, version)
     installation = _installation(target, options)
     settings_json = settings_text(revision, installation, path=f"{MODELS_DIR}/{_filename(version)}")
@@ -85,7 +85,7 @@ def settings_map(
     *,
     directory: str,
 ) -> ExportDocument:
-    """The ConfigMap with the settings of a version's replicas; the model is in `directory`."""
+    """Return the ConfigMap of a version's replica settings; the model is in `directory`."""
     revision = revision_of(facts, endpoint, version)
     path = f"{directory}/{_filename(version)}".rstrip("/")
     settings_json = settings_text(revision, _installation(target, PodOptions()), path=path)
@@ -93,7 +93,7 @@ def settings_map(
 
 
 def replica_container(facts: ExportFacts, options: PodOptions) -> Body:
-    """The serving container, without settings of single endpoints."""
+    """Return the serving container, without settings of single endpoints."""
     pods = _with_image(facts.spec.kubernetes, options)
     plain = PodsSpec(image=pods.image, pull_policy=pods.pull_policy)
     container = driver_pods.replica_container(plain, driver.InstallationName(namespace=""))
@@ -103,12 +103,12 @@ def replica_container(facts: ExportFacts, options: PodOptions) -> Body:
 
 
 def pods_of(facts: ExportFacts, endpoint: Endpoint, options: PodOptions) -> PodsSpec:
-    """The pod settings of an endpoint."""
+    """Return the pod settings of an endpoint."""
     return _with_image(facts.spec.kubernetes.pods_of(endpoint.name), options)
 
 
 def revision_of(facts: ExportFacts, endpoint: Endpoint, version: Version) -> Revision:
-    """The driver's revision of a version; its id is specific to exports."""
+    """Return the driver's revision of a version; its id is specific to exports."""
     spec, artifact = endpoint.spec, version.artifact
     pinned = Pinned(
         reference=version.model,
@@ -133,7 +133,7 @@ def revision_of(facts: ExportFacts, endpoint: Endpoint, version: Version) -> Rev
 def service(
     target: ClusterTarget, name: str, selector: Body, metadata_labels: Body
 ) -> ExportDocument:
-    """A Service for pods that match `selector`, for another system's load balancer."""
+    """Return a Service for pods that match `selector`, for another system's load balancer."""
     ports: list[Body] = [
         {"name": "http", "port": HTTP_PORT, "targetPort": "http"},
         {
@@ -148,7 +148,7 @@ def service(
 
 
 def model_losses(facts: ExportFacts, *, fetched: bool) -> Iterator[Loss]:
-    """Losses of models that a pod could not fetch, or must not run.
+    """Yield losses of models that a pod could not fetch, or must not run.
 
     Args:
         fetched: Whether pods fetch them from the store, by digest.

@@ -197,7 +197,7 @@ class RolloutEvidenceState:
         return self._counts.crashes.note(replicas, share=share)
 
     def verdict(self, at: float, names: Names = _DEFAULT_NAMES) -> RolloutVerdict:
-        """The joint verdict of all metrics, `at` seconds since 1970.
+        """Return the joint verdict of all metrics, `at` seconds since 1970.
 
         Any metric that says roll back decides; to promote, all must agree. `min_samples` is not
         checked here: the caller knows to which step the samples belong.

@@ -12,7 +12,7 @@ from headrace.core.spec.upstream import UpstreamSpec
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """One occurrence of a check's problem."""
+    """One location of a check's problem."""
 
     where: str
     """A location in the spec (`endpoints[0].access`), a path, or a name."""
@@ -54,7 +54,7 @@ def check(  # noqa: PLR0917  # the columns of the published table
     fix: str,
     needs: tuple[Need, ...] = (Need.SPEC,),
 ) -> Callable[[Callable[[AuditFacts], Iterable[Hit]]], AuditCheck]:
-    """Decorator that makes an `AuditCheck` of the function that finds the problem."""
+    """Return a decorator that makes an `AuditCheck` of the function that detects the problem."""
 
     def make(find: Callable[[AuditFacts], Iterable[Hit]]) -> AuditCheck:
         return AuditCheck(
@@ -97,7 +97,7 @@ class Audit:
     passed: tuple[str, ...]
 
     def counts(self) -> dict[str, int]:
-        """Number of findings by severity, worst first."""
+        """Return the number of findings by severity, worst first."""
         severities = [finding.severity for finding in self.findings]
         return {
             severity.value: severities.count(severity) for severity in reversed(FindingSeverity)
@@ -156,13 +156,13 @@ class NamedFile:
 
 
 def endpoints(spec: SystemSpec) -> Iterator[tuple[str, EndpointSpec]]:
-    """Each endpoint with its location."""
+    """Yield each endpoint with its location."""
     for i, endpoint in enumerate(spec.endpoints):
         yield f"endpoints[{i}]", endpoint
 
 
 def upstreams(spec: SystemSpec) -> Iterator[tuple[str, UpstreamSpec]]:
-    """Each external server with its location."""
+    """Yield each external server with its location."""
     for location, endpoint in endpoints(spec):
         if endpoint.upstream is not None:
             yield f"{location}.upstream", endpoint.upstream
@@ -172,7 +172,7 @@ def upstreams(spec: SystemSpec) -> Iterator[tuple[str, UpstreamSpec]]:
 
 
 def models(spec: SystemSpec) -> Iterator[tuple[str, EndpointSpec, str]]:
-    """Each served model: its location, endpoint and reference in the spec."""
+    """Yield each served model: its location, endpoint and reference in the spec."""
     for location, endpoint in endpoints(spec):
         if endpoint.model is not None:
             yield f"{location}.model", endpoint, endpoint.model
@@ -182,7 +182,7 @@ def models(spec: SystemSpec) -> Iterator[tuple[str, EndpointSpec, str]]:
 
 
 def named_files(spec: SystemSpec) -> Iterator[NamedFile]:
-    """Every file named in the spec."""
+    """Yield every file named in the spec."""
     tls = spec.gateway.tls
     if tls is not None:
         yield NamedFile(
@@ -217,7 +217,7 @@ def _upstream_files(place: str, upstream: UpstreamSpec) -> Iterator[NamedFile]:
 
 
 def files_of(facts: AuditFacts, *kinds: str) -> Iterator[tuple[NamedFile, FileFact]]:
-    """The collected files of these kinds, with their facts.
+    """Yield the collected files of these kinds, with their facts.
 
     Files named in the spec, and certificates that were set at startup.
     """
@@ -252,7 +252,7 @@ def is_loopback_url(url: str) -> bool:
 
 
 def host_of(url: str) -> str:
-    """The host of a URL; empty if it has none."""
+    """Return the host of a URL; empty if it has none."""
     try:
         return urlsplit(url).hostname or ""
     except ValueError:
@@ -260,7 +260,7 @@ def host_of(url: str) -> str:
 
 
 def exposed(facts: AuditFacts, role: str) -> tuple[Listener, ...]:
-    """The addresses of this role that other machines can reach."""
+    """Return the addresses of this role that other machines can reach."""
     return tuple(
         listener
         for listener in facts.listeners
@@ -269,7 +269,7 @@ def exposed(facts: AuditFacts, role: str) -> tuple[Listener, ...]:
 
 
 def shown(listeners: tuple[Listener, ...]) -> str:
-    """Addresses as `host:port`."""
+    """Return addresses as `host:port`."""
     return ", ".join(
         f"[{listener.host}]:{listener.port}"
         if ":" in listener.host
@@ -279,12 +279,12 @@ def shown(listeners: tuple[Listener, ...]) -> str:
 
 
 def mode_text(mode: int) -> str:
-    """A mode in the notation of `chmod`."""
+    """Return a mode in the notation of `chmod`."""
     return f"0{mode & 0o7777:o}"
 
 
 def mode_hit(file: FileFact, *, where: str, fix: str) -> Hit:
-    """A finding that other users have rights to a file; low severity if they cannot reach it."""
+    """Return a finding that other users can access a file; low severity if unreachable."""
     evidence = f"{file.path} has mode {mode_text(file.mode)}"
     if file.is_reachable:
         return Hit(where=where, evidence=evidence, fix=fix)

@@ -33,7 +33,7 @@ CHECKS: Final = tuple(
 
 
 def check_table() -> str:
-    """The checks as a Markdown table."""
+    """Return the checks as a Markdown table."""
     rows = [
         f"| `{check.id}` | {check.severity} | {check.title} | {check.why} | {_fix(check)} |"
         for check in CHECKS
@@ -46,6 +46,6 @@ def check_table() -> str:
 
 
 def _fix(check: AuditCheck) -> str:
-    """The fix; text to paste (without a period) is formatted as code."""
+    """Return the fix; text to paste (without a period) is formatted as code."""
     is_code = not check.fix.endswith(".")
     return f"`{check.fix}`" if is_code else check.fix

@@ -44,7 +44,7 @@ class ManagementApi(Protocol):
     """The management API."""
 
     def get(self, path: str, **query: object) -> dict[str, Any]:
-        """The document at `path`."""
+        """Return the document at `path`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,7 +160,7 @@ def _gateway_listener(spec: SystemSpec) -> Listener:
 
 
 def _texts(value: object, place: str) -> Iterator[TextFact]:
-    """Every text in a document with its location; the text of a value includes its key."""
+    """Yield every text in a document with its location; the text of a value includes its key."""
     match value:
         case Mapping():
             for key, item in value.items():
@@ -187,7 +187,7 @@ def _listed(
     unknown: str,
     refused: str,
 ) -> list[Document]:
-    """The items that the API lists under `name`; on failure none, and the reason in `missing`."""
+    """Return the items listed under `name`; on failure none, and the reason in `missing`."""
     try:
         return list(ask.get(f"/api/v1/{name}").get(name, ()))
     except NotFoundError:
@@ -216,7 +216,7 @@ def _versions(
 
 
 def _keys(ask: ManagementApi, now: datetime, missing: dict[Need, str]) -> tuple[ApiKeyFact, ...]:
-    """The valid API keys."""
+    """Return the valid API keys."""
     unknown, refused = "this control plane has no API keys", "the API keys cannot be listed"
     documents = _listed(ask, "keys", Need.KEYS, missing, unknown=unknown, refused=refused)
     keys = (
@@ -288,7 +288,7 @@ def _certificates(status: Document, missing: dict[Need, str]) -> tuple[InForceFa
 
 
 def _moment(value: object) -> datetime | None:
-    """A time of the API: seconds since 1970, or ISO 8601."""
+    """Return a time of the API: seconds since 1970, or ISO 8601."""
     try:
         if isinstance(value, int | float):
             return datetime.fromtimestamp(value, UTC)
@@ -355,6 +355,6 @@ def _with_local_facts(
 
 
 def _pid(document: Document) -> int:
-    """The process ID in a document; 0 for none."""
+    """Return the process ID in a document; 0 for none."""
     pid = document.get("pid")
     return pid if isinstance(pid, int) and pid > 0 else 0

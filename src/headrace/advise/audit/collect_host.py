@@ -57,7 +57,7 @@ class _KeySet(msgspec.Struct):
 
 
 def file_fact(path: Path) -> FileFact:
-    """Mode and reachability of a file or directory, without its content."""
+    """Return mode and reachability of a file or directory, without its content."""
     fact = FileFact(path=str(path))
     try:
         status = path.stat()
@@ -72,7 +72,7 @@ def file_fact(path: Path) -> FileFact:
 
 
 def named_file_fact(named: NamedFile) -> FileFact:
-    """Facts of a file named in the spec, including its content."""
+    """Return facts of a file named in the spec, including its content."""
     path = Path(named.path)
     fact = file_fact(path)
     if not fact.exists:
@@ -106,7 +106,7 @@ def _certificates(fact: FileFact, data: bytes) -> FileFact:
 
 
 def certificate_fact(certificate: x509.Certificate) -> CertificateFact:
-    """The parts of a certificate that checks use."""
+    """Return the parts of a certificate that checks use."""
     try:
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         values = tuple(str(name.value) for name in names)
@@ -129,7 +129,7 @@ def certificate_fact(certificate: x509.Certificate) -> CertificateFact:
 
 
 def key_material(key: PublicKeyTypes) -> KeyMaterial:
-    """The kind and size of a public key."""
+    """Return the kind and size of a public key."""
     encoded = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     fingerprint = hashlib.sha256(encoded).hexdigest()
     match key:
@@ -206,7 +206,7 @@ class _ServerInfo(msgspec.Struct):
 
 
 def process_fact(name: str, pid: int, *, proc: Path = PROC) -> ProcessFact | None:
-    """User ID and core dump limit of a process; None if it does not exist."""
+    """Return user ID and core dump limit of a process; None if it does not exist."""
     try:
         status = (proc / str(pid) / "status").read_bytes()
         limits = (proc / str(pid) / "limits").read_bytes()
@@ -220,7 +220,7 @@ def process_fact(name: str, pid: int, *, proc: Path = PROC) -> ProcessFact | Non
 
 
 def listeners_of(pid: int, *, proc: Path = PROC) -> tuple[tuple[str, int], ...]:
-    """The TCP addresses of a process's listening sockets; visible to its own user only."""
+    """Return the TCP addresses of a process's listening sockets; visible to its own user only."""
     inodes = set()
     try:
         for entry in (proc / str(pid) / "fd").iterdir():
@@ -242,7 +242,7 @@ def listeners_of(pid: int, *, proc: Path = PROC) -> tuple[tuple[str, int], ...]:
 
 
 def _listening(table: Path) -> Iterator[tuple[str, tuple[str, int]]]:
-    """Inode and address of each listening socket in `/proc/PID/net/tcp`."""
+    """Yield inode and address of each listening socket in `/proc/PID/net/tcp`."""
     try:
         lines = table.read_text("ascii").splitlines()[1:]
     except (OSError, UnicodeDecodeError):
@@ -262,7 +262,7 @@ def _listening(table: Path) -> Iterator[tuple[str, tuple[str, int]]]:
 def home_facts(
     home: Path, *, pid: int, token: Path, sockets: Path | None, proc: Path = PROC
 ) -> HomeFacts:
-    """Facts of a home's files and settings.
+    """Return facts of a home's files and settings.
 
     Args:
         pid: The control plane's process ID.
@@ -308,7 +308,7 @@ def _started_with(arguments: list[str]) -> _Started:
 
 
 def _flag(arguments: list[str], flag: str) -> str:
-    """The value of a flag on a command line; empty if absent."""
+    """Return the value of a flag on a command line; empty if absent."""
     for i, word in enumerate(arguments):
         if word == flag and i + 1 < len(arguments):
             return arguments[i + 1]
@@ -325,7 +325,7 @@ def _words(path: Path) -> list[str]:
 
 
 def file_system_of(path: Path, *, proc: Path = PROC) -> str:
-    """The type of the file system that contains `path`; empty if unknown."""
+    """Return the type of the file system that contains `path`; empty if unknown."""
     try:
         lines = (proc / "self" / "mountinfo").read_text("utf-8", "replace").splitlines()
         resolved = path.resolve()
@@ -344,7 +344,7 @@ def file_system_of(path: Path, *, proc: Path = PROC) -> str:
 
 
 def envoy_files(pid: int, *, proc: Path = PROC) -> Path | None:
-    """The directory of a gateway's private sockets, derived from its configuration path."""
+    """Return the directory of a gateway's private sockets, derived from its configuration path."""
     config = _flag(_words(proc / str(pid) / "cmdline"), "--config-path")
     if not config:
         return None
@@ -353,7 +353,7 @@ def envoy_files(pid: int, *, proc: Path = PROC) -> Path | None:
 
 
 def envoy_version(admin_socket: Path) -> str:
-    """The version that a running Envoy reports; empty if it does not respond."""
+    """Return the version that a running Envoy reports; empty if it does not respond."""
     try:
         body = asyncio.run(Admin(admin_socket, timeout_s=_ADMIN_TIMEOUT_S).get("/server_info"))
         parts = msgspec.json.decode(body, type=_ServerInfo).version.split("/")
@@ -371,7 +371,7 @@ def runs_this_python(pid: int, *, proc: Path = PROC) -> bool:
 
 
 def software_here() -> dict[str, str]:
-    """Versions of the interpreter and its libraries."""
+    """Return versions of the interpreter and its libraries."""
     versions = {
         "python": platform.python_version(),
         "openssl": ".".join(str(part) for part in ssl.OPENSSL_VERSION_INFO[:3]),
@@ -382,7 +382,7 @@ def software_here() -> dict[str, str]:
 
 
 def packages_here() -> dict[str, str]:
-    """Versions of the packages installed for this interpreter."""
+    """Return versions of the packages installed for this interpreter."""
     packages: dict[str, str] = {}
     for distribution in importlib.metadata.distributions():
         about = distribution.metadata  # parsed anew each time

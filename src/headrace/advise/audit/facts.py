@@ -13,7 +13,7 @@ from headrace.core.spec.parse import SystemSpec
 
 
 class FindingSeverity(StrEnum):
-    """From worth knowing to fix today."""
+    """Severity of a finding."""
 
     LOW = "low"
     """Worth knowing; a deliberate choice for many."""
@@ -22,11 +22,11 @@ class FindingSeverity(StrEnum):
     HIGH = "high"
     """One more mistake, or one attacker, is enough to cause harm."""
     CRITICAL = "critical"
-    """It causes harm now."""
+    """Harm occurs now."""
 
     @property
     def rank(self) -> int:
-        """Larger is worse."""
+        """Return the rank; higher is worse."""
         return tuple(FindingSeverity).index(self)
 
 
@@ -296,7 +296,7 @@ class AuditFacts:
     """Reason by kind of facts that could not be collected."""
 
     def line_of(self, location: str) -> int | None:
-        """The spec file's line of `location`, or of its nearest parent that has one."""
+        """Return the spec file's line of `location`, or of its nearest parent that has one."""
         while location not in self.lines and location:
             location = location[: max(location.rfind("."), location.rfind("["), 0)]
         return self.lines.get(location)

@@ -158,7 +158,7 @@ def _root(facts: AuditFacts) -> Iterator[Hit]:
 
 
 def _names(processes: list[ProcessFact]) -> str:
-    """Names of the first processes, and the number of the others."""
+    """Return names of the first processes, and the number of the others."""
     first, more = processes[:4], len(processes[4:])
     names = ", ".join(f"{process.name} (pid {process.pid})" for process in first)
     return f"{names} and {more} more" if more else names

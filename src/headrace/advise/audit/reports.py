@@ -43,7 +43,7 @@ _WIDTH = 96
 
 
 def text_report(report: AuditReport) -> str:
-    """The audit as text; control characters in names are escaped."""
+    """Return the audit as text; control characters in names are escaped."""
     audit = report.audit
     lines = [f"audit of {printable(report.target)}", ""]
     for findings in _groups(audit):
@@ -54,7 +54,7 @@ def text_report(report: AuditReport) -> str:
 
 
 def summary_line(audit: Audit) -> str:
-    """The number of findings, in one line."""
+    """Return the number of findings, in one line."""
     counts = [f"{count} {name}" for name, count in audit.counts().items() if count]
     text = f"{', '.join(counts)} finding{'' if len(audit.findings) == 1 else 's'}"
     others = f"{len(audit.passed)} checks passed, {len(audit.not_checked)} could not run"
@@ -62,7 +62,7 @@ def summary_line(audit: Audit) -> str:
 
 
 def _groups(audit: Audit) -> list[list[AuditFinding]]:
-    """The findings grouped by check and severity."""
+    """Return the findings grouped by check and severity."""
     groups = groupby(audit.findings, key=lambda finding: (finding.id, finding.severity))
     return [list(group) for _, group in groups]
 
@@ -106,7 +106,7 @@ Document = dict[str, object]
 
 
 def json_report(report: AuditReport) -> Document:
-    """The audit as plain JSON data."""
+    """Return the audit as plain JSON data."""
     audit = report.audit
     return {
         "schema": SCHEMA,
@@ -123,7 +123,7 @@ def json_report(report: AuditReport) -> Document:
 
 
 def html_report(report: AuditReport) -> str:
-    """The audit as an HTML document; values of the system are escaped."""
+    """Return the audit as an HTML document; values of the system are escaped."""
     return report_page(
         Path(__file__).with_name("report.html"),
         title=f"Audit of {report.target}",
@@ -152,7 +152,7 @@ _SCORES: Final = {
 
 
 def sarif_report(report: AuditReport, checks: Sequence[AuditCheck]) -> Json:
-    """The audit as a SARIF log of one run."""
+    """Return the audit as a SARIF log of one run."""
     indexes = {check.id: i for i, check in enumerate(checks)}
     audit = report.audit
     return {
@@ -226,7 +226,7 @@ def _result(finding: AuditFinding, index: int, target: str) -> Json:
 
 
 def file_uri(path: str) -> str:
-    """A path as SARIF URI: relative if it was given so, else a file URL."""
+    """Return a path as SARIF URI: relative if it was given so, else a file URL."""
     quoted = quote(Path(path).as_posix(), errors="replace")
     # A colon in the first part would be parsed as a scheme, so it is quoted.
     return f"file://{quoted}" if Path(path).is_absolute() else quoted

@@ -32,7 +32,7 @@ _SEVERITIES: Final = {
 
 
 def version_key(version: str) -> Version | None:
-    """The sort key of a version (PEP 440); None if it is not a version."""
+    """Return the sort key of a version (PEP 440); None if it is not a version."""
     try:
         return Version(version)
     except ValueError:
@@ -205,7 +205,7 @@ def _documents(file: Path) -> list[_Osv]:
 
 
 def _advisory(document: _Osv) -> Advisory | None:
-    """The advisory of a document; None if it names no Python package, or was withdrawn."""
+    """Return the advisory of a document; None if it names no Python package, or was withdrawn."""
     affected = tuple(
         Affected(
             package=affected.package.get("name", ""),
@@ -231,7 +231,7 @@ def _advisory(document: _Osv) -> Advisory | None:
 
 
 def _bounds(affected_range: _Range) -> Iterator[tuple[str, str, str]]:
-    """A range's events as `(introduced, fixed, last affected)`, in order."""
+    """Yield a range's events as `(introduced, fixed, last affected)`, in order."""
     if affected_range.type == "GIT":
         return
     introduced: str | None = None

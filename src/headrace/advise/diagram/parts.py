@@ -145,7 +145,7 @@ def picture_of(
     search: str = "",
     limit: int = MAX_ENDPOINTS,
 ) -> Picture:
-    """The picture of the documents `/api/v1/status`, `/overview` and `/rollouts?active=true`.
+    """Return the picture of the documents `/status`, `/overview` and `/rollouts?active=true`.
 
     Args:
         search: Only endpoints with this text in their name.
@@ -189,7 +189,7 @@ def picture_of(
 
 
 def describe_picture(picture: Picture) -> list[str]:
-    """The picture as sentences, for readers who cannot see it."""
+    """Return the picture as sentences, for readers who cannot see it."""
     tls = "encrypted" if picture.encrypted else "not encrypted"
     lines = [
         (
@@ -214,14 +214,14 @@ def describe_picture(picture: Picture) -> list[str]:
 
 
 def share_text(version: VersionPart) -> str:
-    """A version's share of its endpoint's requests."""
+    """Return a version's share of its endpoint's requests."""
     if version.mirror_percent:
         return f"copies of {version.mirror_percent} %"
     return f"{version.weight} %"
 
 
 def copies_text(version: VersionPart) -> str:
-    """The number of replicas, or the address of an upstream."""
+    """Return the number of replicas, or the address of an upstream."""
     if version.server:
         return f"at {version.server}"
     noun = "replica" if version.desired == 1 else "replicas"
@@ -229,7 +229,7 @@ def copies_text(version: VersionPart) -> str:
 
 
 def traffic_text(endpoint: DiagramEndpoint) -> str:
-    """An endpoint's traffic in the last minute."""
+    """Return an endpoint's traffic in the last minute."""
     rate = f"{endpoint.requests_per_s:,.1f} requests/s"
     if endpoint.p99_s is None:
         return rate
@@ -279,7 +279,7 @@ def _version(revision: _Revision, rollout: _Rollout | None) -> VersionPart:
 
 
 def _server(model: str) -> str:
-    """Host and port of an upstream; empty for a model of the registry or a file."""
+    """Return host and port of an upstream; empty for a model of the registry or a file."""
     scheme, separator, rest = model.partition("://")
     if not separator or not scheme.isalpha():
         return ""
@@ -287,17 +287,17 @@ def _server(model: str) -> str:
 
 
 def _printable(text: str) -> str:
-    """`text` without unprintable characters."""
+    """Return `text` without unprintable characters."""
     return "".join(char for char in text if char.isprintable())
 
 
 def _place(url: str) -> str:
-    """Host and port of a URL."""
+    """Return host and port of a URL."""
     return urlsplit(url).netloc or url
 
 
 def mermaid(picture: Picture) -> str:
-    """The source of a flowchart from left to right."""
+    """Return the source of a flowchart from left to right."""
     return "".join(f"{line}\n" for line in _mermaid_lines(picture))
 
 

@@ -65,16 +65,16 @@ class DiagramBox:
 
     @property
     def height(self) -> float:
-        """The height for its number of lines."""
+        """Return the height for its number of lines."""
         return len(self.lines) * _LINE_H + 2 * _PADDING - 4
 
     @property
     def middle(self) -> float:
-        """The y coordinate of its centre."""
+        """Return the y coordinate of its centre."""
         return self.y + self.height / 2
 
     def fitted(self, line: str) -> str:
-        """`line`, truncated to the box's width."""
+        """Return `line`, truncated to the box's width."""
         room = int((self.width - 2 * _PADDING - _MARK_W) / _CHAR_W)
         return line if len(line) <= room else f"{line[: room - 1]}…"
 
@@ -93,7 +93,7 @@ class DiagramArrow:
 
     @property
     def middle(self) -> tuple[float, float]:
-        """The position of its label."""
+        """Return the position of its label."""
         return (self.x1 + self.x2) / 2, (self.y1 + self.y2) / 2
 
     @property
@@ -210,7 +210,7 @@ def _left(picture: Picture, drawing: Drawing) -> DiagramBox:
 
 
 def _box_left_of(box: DiagramBox, lines: tuple[str, ...]) -> DiagramBox:
-    """A box to the left of `box`, vertically centred on it."""
+    """Return a box to the left of `box`, vertically centred on it."""
     outside = DiagramBox(x=_MARGIN, y=0, width=_CALLERS_W, lines=lines, kind="outside")
     return replace(outside, y=box.middle - outside.height / 2)
 

@@ -67,7 +67,7 @@ def looks_like_pickle(head: bytes) -> bool:
 
 
 def decompress_head(source: FileReader) -> bytes:
-    """The beginning of a file, decompressed if joblib compressed it."""
+    """Return the beginning of a file, decompressed if joblib compressed it."""
     data = source.head(_MOST_BYTES)
     makers: Mapping[bytes, Callable[[], _Unpacks]] = {
         b"\x78": zlib.decompressobj,
@@ -86,7 +86,7 @@ def decompress_head(source: FileReader) -> bytes:
 
 
 def read_opcodes(data: bytes) -> Opcodes:
-    """The imports of a pickle, as far as its opcodes can be parsed."""
+    """Return the imports of a pickle, as far as its opcodes can be parsed."""
     reader = _Reader()
     # Arrays of joblib are stored raw between the opcodes: the imports before them count.
     with contextlib.suppress(ValueError, IndexError, OverflowError, MemoryError):
@@ -135,7 +135,7 @@ class _Reader:
 
 
 def pickle_format(opcodes: Opcodes) -> AssetFormat:
-    """The format of a pickle, from its imports; UNKNOWN if it is not a pickle."""
+    """Return the format of a pickle, from its imports; UNKNOWN if it is not a pickle."""
     if not opcodes.any_opcode or not (opcodes.imports or opcodes.whole):
         return AssetFormat.UNKNOWN
     roots = {name.partition(".")[0] for name in opcodes.imports}
@@ -145,7 +145,7 @@ def pickle_format(opcodes: Opcodes) -> AssetFormat:
 
 
 def pickle_details(opcodes: Opcodes, *, weights: Mapping[str, int] | None = None) -> Details:
-    """The imports of a pickle, and their problems."""
+    """Return the imports of a pickle, and their problems."""
     shown = ", ".join(opcodes.imports[:_MOST_SHOWN])
     more = len(opcodes.imports) - _MOST_SHOWN
     notes = {"imports": f"{shown} and {more} more" if more > 0 else shown}
@@ -157,7 +157,7 @@ def pickle_details(opcodes: Opcodes, *, weights: Mapping[str, int] | None = None
 
 
 def pickle_problems(opcodes: Opcodes) -> list[AssetProblem]:
-    """The problems of a pickle: it runs code, and imports that no model needs."""
+    """Return the problems of a pickle: it runs code, and imports that no model needs."""
     problems = [
         problem(AssetProblemKind.RUNS_CODE, "a pickle: loading it calls the functions it names")
     ]
@@ -205,7 +205,7 @@ class _Keras(msgspec.Struct):
 
 
 def archive_format(source: FileReader) -> AssetFormat:
-    """The format of an archive, from the names of its entries.
+    """Return the format of an archive, from the names of its entries.
 
     Raises:
         BrokenFileError: It is damaged, or its directory is too large for a model.
@@ -225,7 +225,7 @@ def archive_format(source: FileReader) -> AssetFormat:
 
 
 def archive_details(source: FileReader, kind: AssetFormat) -> Details:
-    """The details of a model archive.
+    """Return the details of a model archive.
 
     Raises:
         BrokenFileError: The archive is damaged.
@@ -255,7 +255,7 @@ def _opened(source: FileReader) -> zipfile.ZipFile:
 
 
 def _directory_bytes(source: FileReader) -> int:
-    """The size of the list of entries, from the end record; `zipfile` would read it whole."""
+    """Return the size of the list of entries, by the end record; `zipfile` would read it all."""
     size = min(_TAIL, source.size)
     tail = source.read(source.size - size, size)
     end = tail.rfind(b"PK\x05\x06")
@@ -269,7 +269,7 @@ def _directory_bytes(source: FileReader) -> int:
 
 
 def _entry(archive: zipfile.ZipFile, name: str) -> bytes:
-    """The beginning of an entry, regardless of its declared size."""
+    """Return the beginning of an entry, regardless of its declared size."""
     try:
         # Other compression methods may need gigabytes of memory, and no model's writer uses them.
         if archive.getinfo(name).compress_type not in _PACKED:
@@ -335,7 +335,7 @@ def _opcodes(archive: zipfile.ZipFile, names: Sequence[str]) -> Opcodes:
 
 
 def _weights(archive: zipfile.ZipFile, names: Sequence[str], opcodes: Opcodes) -> dict[str, int]:
-    """Bytes by datatype; only if all storages have the same type, as they do not record it."""
+    """Return bytes by datatype, only if all storages have one type: they do not record it."""
     kinds = {
         _STORAGES[storage][0]
         for name in opcodes.imports

@@ -91,7 +91,7 @@ class AssetProblem:
 
 
 def problem(code: AssetProblemKind, message: str) -> AssetProblem:
-    """A problem with the severity of its kind."""
+    """Return a problem with the severity of its kind."""
     return AssetProblem(
         code=code, severity=_SEVERITIES.get(code, FindingSeverity.HIGH), message=message
     )
@@ -124,7 +124,7 @@ class Details:
 
     @property
     def precision(self) -> str:
-        """The datatypes of its weights, largest first, without those under 1 %.
+        """Return the datatypes of its weights, largest first, without those under 1 %.
 
         Empty if unknown.
         """

@@ -50,7 +50,7 @@ def looks_like_onnx(source: FileReader) -> bool:
 
 
 def onnx_details(source: FileReader, *, max_opset: int | None) -> Details:
-    """Signature, opset, producer and weights of an ONNX file.
+    """Return signature, opset, producer and weights of an ONNX file.
 
     Args:
         max_opset: The newest opset of the installed ONNX Runtime; None if unknown.
@@ -112,7 +112,7 @@ def looks_like_saved_model(source: FileReader) -> bool:
 
 
 def saved_model_details(source: FileReader, folder: Path) -> Details:
-    """The serving signature of a SavedModel, and problems of its graph.
+    """Return the serving signature of a SavedModel, and problems of its graph.
 
     Raises:
         BrokenFileError: The file is damaged.
@@ -148,7 +148,7 @@ def saved_model_details(source: FileReader, folder: Path) -> Details:
 
 
 def _by_name(tensors: Sequence[Named]) -> tuple[TensorInfo, ...]:
-    """Tensors sorted by name, as protobuf maps are unordered."""
+    """Return tensors sorted by name, as protobuf maps are unordered."""
     return tuple(
         TensorInfo(name=tensor.name, datatype=tensor.datatype or "?", shape=tensor.shape)
         for tensor in sorted(tensors[:_MOST_SHOWN], key=lambda tensor: tensor.name)
@@ -156,7 +156,7 @@ def _by_name(tensors: Sequence[Named]) -> tuple[TensorInfo, ...]:
 
 
 def tflite_details(source: FileReader) -> Details:
-    """Inputs, outputs and weights of a TFLite file.
+    """Return inputs, outputs and weights of a TFLite file.
 
     Raises:
         BrokenFileError: The file is damaged.
@@ -219,7 +219,7 @@ def _lite_tensors(
 
 
 def xml_root(source: FileReader) -> str:
-    """The name of the root element of an XML file; empty if it is not XML."""
+    """Return the name of the root element of an XML file; empty if it is not XML."""
     if not source.head(512).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<"):
         return ""
     name = [""]
@@ -236,7 +236,7 @@ def xml_root(source: FileReader) -> str:
 
 
 def openvino_details(source: FileReader) -> Details:
-    """Inputs, outputs and weights of an OpenVINO IR, and whether its `.bin` is complete.
+    """Return inputs, outputs and weights of an OpenVINO IR, and whether its `.bin` is complete.
 
     Raises:
         BrokenFileError: The file is damaged.

@@ -56,7 +56,7 @@ Examine = Callable[[Path], tuple[AssetFormat, Details]]
 
 
 def optimized_details(folder: Path, examine: Examine) -> Details:
-    """Inputs and outputs of the first member, weights and problems of all files.
+    """Return inputs and outputs of the first member, weights and problems of all files.
 
     Unused files count too: another program may load them.
     """
@@ -101,7 +101,7 @@ def optimized_details(folder: Path, examine: Examine) -> Details:
 
 
 def _files(folder: Path, depth: int) -> Iterator[Path]:
-    """Regular files up to a limit; links are not followed."""
+    """Yield regular files up to a limit; links are not followed."""
     if depth > _MOST_DEPTH:
         return
     with os.scandir(folder) as entries:
@@ -157,7 +157,7 @@ _OLD_PICKLES: Final = frozenset({".pkl", ".pickle", ".joblib", ".gz", ".bz2", ".
 
 
 def recognise(path: Path) -> tuple[AssetFormat, bool]:
-    """The format of `path`, and whether it runs code; UNKNOWN if it is not a readable model."""
+    """Return the format of `path`, and whether it runs code; UNKNOWN if unreadable."""
     kind, details = examine(path)
     codes = {found_problem.code for found_problem in details.problems}
     has_code = kind in CODE_FORMATS or bool(
@@ -167,7 +167,7 @@ def recognise(path: Path) -> tuple[AssetFormat, bool]:
 
 
 def examine(path: Path, *, max_opset: int | None = None) -> tuple[AssetFormat, Details]:
-    """Format and details of `path`; the content never causes an exception.
+    """Return format and details of `path`; the content never causes an exception.
 
     Args:
         max_opset: The newest opset of the installed ONNX Runtime.

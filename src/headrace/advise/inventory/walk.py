@@ -147,7 +147,7 @@ class _Walk:
         self.incomplete = ""
 
     def assets(self, folder: Path, depth: int = 0) -> Iterator[Asset]:
-        """The assets of a folder and its subfolders."""
+        """Yield the assets of a folder and its subfolders."""
         if depth > _MOST_DEPTH:
             self.incomplete = f"folders nested deeper than {_MOST_DEPTH} were skipped"
             return
@@ -177,7 +177,7 @@ class _Walk:
                 yield from self._file(path)
 
     def _link(self, path: Path) -> Iterator[Asset]:
-        """A link inside the folder is represented by its target; others are problems."""
+        """Yield a broken link or one out of the folder; targets represent the other links."""
         try:
             target = path.resolve(strict=True)
         except (OSError, RuntimeError):
@@ -202,7 +202,7 @@ class _Walk:
         yield self._asset(path, kind, details, size=size, digest=digest)
 
     def _whole_folder(self, folder: Path) -> Iterator[Asset]:
-        """A SavedModel, a Python or an optimized model is its folder, with all its files."""
+        """Yield a SavedModel, Python or optimized model: its folder, with all its files."""
         kind, details = examine(folder, max_opset=self._context.max_opset)
         try:
             content = read_content(folder)
@@ -218,7 +218,7 @@ class _Walk:
         yield self._asset(folder, kind, details, size=size, digest=digest)
 
     def _hashed(self, path: Path, size: int) -> str:
-        """The digest as in the registry; empty for a file that is too large to read."""
+        """Return the digest as in the registry; empty for a file that is too large to read."""
         if size > self._context.max_hashed_bytes:
             return ""
         sha256 = hashlib.sha256()
@@ -256,7 +256,7 @@ class _Walk:
         )
 
     def _by_layout(self, path: Path) -> tuple[str, str]:
-        """Model and version, if the path has Triton's layout."""
+        """Return model and version, if the path has Triton's layout."""
         parts = path.relative_to(self._root).parts
         for i, part in enumerate(parts):
             if i and _VERSION.fullmatch(part):
@@ -267,7 +267,7 @@ class _Walk:
 def _known_problems(
     kind: AssetFormat, size: int, digest: str, *, signed: bool
 ) -> Iterator[AssetProblem]:
-    """The problems of a file that depend on its size and signature only."""
+    """Yield the problems of a file that depend on its size and signature only."""
     if kind is AssetFormat.ONNX and size > _LARGEST_PROTOBUF:
         message = (
             f"has {size} bytes; ONNX files are limited to 2 GiB, store weights as external data"
@@ -285,7 +285,7 @@ OpensModel = Callable[[bytes], None]
 
 
 def highest_opset(opens: OpensModel) -> int | None:
-    """The newest opset of the runtime, determined with a model of one node.
+    """Return the newest opset of the runtime, determined with a model of one node.
 
     Args:
         opens: Raises for an unsupported model.
@@ -300,7 +300,7 @@ def highest_opset(opens: OpensModel) -> int | None:
 
 
 def identity_model(opset: int) -> bytes:
-    """An ONNX model whose output is its input."""
+    """Return an ONNX model whose output is its input."""
 
     def message(number: int, content: bytes) -> bytes:
         return bytes((number << 3 | 2, len(content))) + content
@@ -331,7 +331,7 @@ Document = dict[str, object]
 
 
 def inventory_document(inventory: Inventory) -> Document:
-    """The inventory as plain JSON data."""
+    """Return the inventory as plain JSON data."""
     assets = inventory.assets
     return {
         "schema": SCHEMA,
@@ -374,7 +374,7 @@ def _document(asset: Asset) -> Document:
 
 
 def serious(asset: Asset) -> tuple[AssetProblem, ...]:
-    """The problems shown by default: all but those of low severity."""
+    """Return the problems shown by default: all but those of low severity."""
     return tuple(
         asset_problem
         for asset_problem in asset.problems
@@ -386,7 +386,7 @@ HEAD = ("path", "format", "size", "opset", "precision", "runtime", "inputs", "pr
 
 
 def asset_row(asset: Asset, *, size: str) -> tuple[str, ...]:
-    """One asset in a table with the columns of `HEAD`.
+    """Return one asset as a row of a table with the columns of `HEAD`.
 
     Args:
         size: Formatted for display.
@@ -407,7 +407,7 @@ def asset_row(asset: Asset, *, size: str) -> tuple[str, ...]:
 
 
 def shown_tensor(tensor: TensorInfo) -> str:
-    """A tensor in short: `pixels FP32[any,64]`."""
+    """Return a tensor in short: `pixels FP32[any,64]`."""
     if tensor.shape is None:
         return f"{tensor.name} {tensor.datatype}"
     sizes = ",".join("any" if size < 0 else str(size) for size in tensor.shape)
@@ -415,7 +415,7 @@ def shown_tensor(tensor: TensorInfo) -> str:
 
 
 def remarks(inventory: Inventory) -> Iterator[str]:
-    """Recommendations, one per line: problems, and formats that no runtime serves."""
+    """Yield recommendations, one per line: problems, and formats that no runtime serves."""
     for asset in inventory.assets:
         for asset_problem in serious(asset):
             yield f"{asset.path}: {asset_problem.severity}: {asset_problem.message}"

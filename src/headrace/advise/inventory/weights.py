@@ -54,7 +54,7 @@ def looks_like_safetensors(source: FileReader) -> bool:
 
 
 def safetensors_details(source: FileReader) -> Details:
-    """Weights of a safetensors file, and whether it is complete.
+    """Return weights of a safetensors file, and whether it is complete.
 
     Raises:
         BrokenFileError: The file is damaged.
@@ -119,7 +119,7 @@ class _Gguf:
         return self.source.read(start, min(length, 200)).decode("utf-8", "replace")
 
     def value(self, kind: int, depth: int = 0) -> str:
-        """A metadata value as text; arrays are skipped."""
+        """Return a metadata value as text; arrays are skipped."""
         if kind == _TEXT:
             return self.text()
         if kind == _ARRAY:
@@ -139,7 +139,7 @@ class _Gguf:
 
 
 def gguf_details(source: FileReader) -> Details:
-    """Architecture and quantisation of a GGUF file.
+    """Return architecture and quantisation of a GGUF file.
 
     Raises:
         BrokenFileError: The file is damaged.
@@ -200,7 +200,7 @@ class _XgBoost(msgspec.Struct):
 
 
 def tree_format(head: bytes) -> AssetFormat | None:
-    """The library of a tree model, by its first bytes; None if unknown."""
+    """Return the library of a tree model, by its first bytes; None if unknown."""
     if head.startswith(b"CBM1"):
         return AssetFormat.CATBOOST
     if re.match(rb"tree\r?\nversion=v\d", head):
@@ -215,7 +215,7 @@ def tree_format(head: bytes) -> AssetFormat | None:
 
 
 def xgboost_json_details(source: FileReader) -> Details:
-    """Features, classes and version of an XGBoost model in JSON.
+    """Return features, classes and version of an XGBoost model in JSON.
 
     Raises:
         BrokenFileError: The file is damaged.
@@ -247,7 +247,7 @@ def xgboost_ubj_details(source: FileReader) -> Details:
 
 
 def lightgbm_details(source: FileReader) -> Details:
-    """Features, classes and version of a LightGBM model in text format."""
+    """Return features, classes and version of a LightGBM model in text format."""
     head = source.head(_CHUNK)
     settings = {key.decode(): value.strip() for key, value in reversed(_LIGHTGBM.findall(head))}
     last = settings.get("max_feature_idx", b"").decode("ascii", "replace")

@@ -132,7 +132,7 @@ def read_rates(path: Path) -> tuple[float, ...]:
 
 
 def _rows(path: Path) -> Iterator[Mapping[str, Any] | None]:
-    """Rows by column name; None for an invalid line."""
+    """Yield rows by column name; None for an invalid line."""
     try:
         with path.open("rb") as file:
             lines = _lines(file)

@@ -60,12 +60,12 @@ class ReplicaProfile:
     gpus: int = 0
 
     def faster(self, speed: float) -> "ReplicaProfile":
-        """The same replica on a machine with `speed` times the measured speed."""
+        """Return the same replica on a machine with `speed` times the measured speed."""
         p99s = tuple(p99 / speed for p99 in self.p99s)
         return replace(self, capacity=self.capacity * speed, p99s=p99s)
 
     def load_within(self, p99_s: float | None) -> float:
-        """The largest share of the capacity, at most 80 %, at which p99 is within `p99_s`.
+        """Return the largest share of the capacity, at most 80 %, at which p99 is within `p99_s`.
 
         Raises:
             SloUnreachableError: Even a nearly idle replica exceeds it.
@@ -82,12 +82,12 @@ class ReplicaProfile:
         return min(float(np.interp(p99_s, self.p99s, self.loads)), MAX_UTILISATION)
 
     def p99_s(self, load: float) -> float:
-        """The predicted p99 at a share of the capacity. Unit: seconds."""
+        """Return the predicted p99 at a share of the capacity. Unit: seconds."""
         return float(np.interp(load, self.loads, self.p99s))
 
 
 def replica_of(profile: Profile) -> ReplicaProfile:
-    """The replica of a profile's recommended configuration.
+    """Return the replica of a profile's recommended configuration.
 
     Uses the lower end of the capacity's 95 % interval, at least a third of the capacity: a plan
     must hold for the machine's slow hours, too.
@@ -104,7 +104,7 @@ def replica_of(profile: Profile) -> ReplicaProfile:
 
 
 def replica_by_hand(run_s_by_rows: Mapping[int, float], *, runs: int = 1) -> ReplicaProfile:
-    """A replica with these mean run times in seconds by batch rows, and `runs` concurrent runs.
+    """Return a replica with these mean run times by batch rows, and `runs` concurrent runs.
 
     Raises:
         InvalidArgumentError: A value is not valid.
@@ -162,15 +162,15 @@ class Forecast:
             raise InvalidArgumentError(msg)
 
     def peak_rate(self, month: int | None = None) -> float:
-        """The peak rate of a month; None for the last month."""
+        """Return the peak rate of a month; None for the last month."""
         return max(self.rates) * self.peak_factor * self.growth_factor(month)
 
     def mean_rate(self) -> float:
-        """The mean rate of the last month."""
+        """Return the mean rate of the last month."""
         return sum(self.rates) / len(self.rates) * self.growth_factor()
 
     def growth_factor(self, month: int | None = None) -> float:
-        """The growth factor of rates after a number of months."""
+        """Return the growth factor of rates after a number of months."""
         return (1.0 + self.growth_ratio) ** (self.months if month is None else month)
 
 
@@ -188,11 +188,11 @@ class NodeType:
 
     @property
     def usable_cores(self) -> float:
-        """Without the share that Kubernetes reserves."""
+        """Return the cores without the share that Kubernetes reserves."""
         return self.cores * USABLE_RATIO
 
     def holds(self, replica: ReplicaProfile) -> tuple[int, str]:
-        """Number of replicas that fit, and the limiting resource."""
+        """Return the number of replicas that fit, and the limiting resource."""
         limits = {"cores": int(self.usable_cores / replica.cores + 1e-9)}
         if replica.memory_bytes:
             limits["memory"] = int(self.memory_bytes * USABLE_RATIO) // replica.memory_bytes
@@ -209,7 +209,7 @@ class PlannedLoad:
     replica: ReplicaProfile
     forecast: Forecast
     p99_s: float | None = None
-    """The SLO; None loads replicas to 80 % of their capacity."""
+    """Latency objective; None loads replicas to 80 % of their capacity."""
     spare_nodes: int = 1
     zones: int = 1
     """Number of zones over which nodes are spread."""
@@ -226,11 +226,11 @@ class PlannedLoad:
 
     @property
     def zone_ratio(self) -> float:
-        """Factor on the number of nodes so that a zone may fail."""
+        """Return the factor on the number of nodes so that a zone may fail."""
         return self.zones / (self.zones - 1) if self.lose_zone else 1.0
 
     def nodes_for(self, needed: int) -> int:
-        """The number of nodes so that `needed` remain in the worst case."""
+        """Return the number of nodes so that `needed` remain in the worst case."""
         total = max(needed + self.spare_nodes, math.ceil(needed * self.zone_ratio))
         while self.lose_zone and total - math.ceil(total / self.zones) < needed:
             total += 1
@@ -374,7 +374,7 @@ def _option(demand: PlannedLoad, node: NodeType) -> NodeOption:
 
 
 def fleet_for(demand: PlannedLoad, node: NodeType, rate: float) -> Fleet:
-    """The fleet for `rate` on nodes that hold at least one replica, in clusters of equal size.
+    """Return the fleet for `rate` on nodes that hold at least one replica, in equal clusters.
 
     Raises:
         SloUnreachableError: No number of replicas meets the p99.

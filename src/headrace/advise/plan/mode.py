@@ -117,7 +117,7 @@ class ModeOption:
 
     @property
     def cost_per_million(self) -> float | None:
-        """Cost per million requested rows; None without rows."""
+        """Return the cost per million requested rows; None without rows."""
         return self.cost_per_month / self.rows_a_month * 1e6 if self.rows_a_month else None
 
 
@@ -281,7 +281,7 @@ def _batch(needs: Needs, costs: Costs) -> ModeOption:
 
 
 def _deadline_s(needs: Needs) -> float | None:
-    """The time limit from an event to its result; for a request or a table, the freshness."""
+    """Return the time limit from event to result; the freshness for a request or a table."""
     latency_s = needs.latency_s if needs.arrival is Arrival.EVENTS else None
     return min((s for s in (needs.freshness_s, latency_s) if s is not None), default=None)
 

@@ -154,7 +154,7 @@ def progress_of(status: Document) -> str:
 
 
 def summary_columns(now: float) -> dict[str, Column]:
-    """Columns of a list of rollouts."""
+    """Return the columns of a list of rollouts."""
     return {
         "id": "id",
         "endpoint": "endpoint",
