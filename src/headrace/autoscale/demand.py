@@ -34,10 +34,10 @@ from headrace.autoscale.state import (
 from headrace.core.spec.scale import AutoscaleSpec
 
 DEFAULT_UTILISATION: Final = 0.7
-"""Without an SLO, or before a run was timed: headroom for a burst of two fifths."""
+"""Target without an SLO, or before a run was measured: headroom for a burst of two fifths."""
 MIN_UTILISATION: Final = 0.5
 MAX_UTILISATION: Final = 0.8
-"""Beyond it, a small error in the load causes a large one in the wait."""
+"""Maximum target: beyond it, a small error in the load causes a large one in the wait."""
 _LATE_RATIO: Final = 0.01
 _ALIKE: Final = 64
 """Number of servers from which more of them make no relevant difference."""

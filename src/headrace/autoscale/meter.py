@@ -72,7 +72,7 @@ class Meter:
         """Return the signals of this observation.
 
         Args:
-            counts: None if nothing is known about the time since the last observation.
+            counts: Counts since the last observation; None if unknown.
         """
         while self._looks and not now - settings.stable_window_s < self._looks[0][0] <= now:
             self._looks.popleft()

@@ -40,10 +40,10 @@ class ReplicaUsage(msgspec.Struct, frozen=True, kw_only=True):
     """Peak memory of the largest replica."""
 
     intra_op_threads: int = 0
-    """As configured."""
+    """Configured threads of one run."""
 
     max_concurrent_runs: int = 0
-    """As configured."""
+    """Configured concurrent runs."""
 
 
 class ResourceRecommendation(msgspec.Struct, frozen=True, kw_only=True):

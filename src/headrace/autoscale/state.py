@@ -199,7 +199,7 @@ class Signals(msgspec.Struct, frozen=True, kw_only=True):
     """The 99th percentile latency of the last few panic windows."""
 
     service_s: float | None = None
-    """How long one request occupies the busiest part of a replica."""
+    """Seconds for which one request occupies the busiest part of a replica."""
 
     run_s: float | None = None
     """Duration of a run."""
@@ -272,7 +272,7 @@ class ScalerState(msgspec.Struct, frozen=True, kw_only=True):
     """Requests per second and replica that were too many."""
 
     limit_at: float = 0.0
-    """When `limit` was measured."""
+    """Time when `limit` was measured."""
 
 
 def begin(replicas: int, *, now: float) -> ScalerState:

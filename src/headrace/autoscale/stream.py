@@ -18,7 +18,7 @@ LEAST_S: Final = 5.0
 SETTLE_S: Final = 20.0
 """Minimum time between changes: workers start, partitions are reassigned."""
 QUIET_S: Final = 300.0
-"""How long fewer workers must be enough."""
+"""Seconds for which fewer workers must be enough."""
 HEADROOM: Final = 0.7
 """Share of the capacity of fewer workers that arrivals may use."""
 _QUIET_RATIO: Final = 0.5
@@ -39,16 +39,16 @@ class StreamLook(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds of any monotonic clock."""
 
     lag_records: int | None
-    """None if unknown."""
+    """Lag in records; None if unknown."""
 
     lag_s: float | None
-    """None if unknown."""
+    """Lag in seconds; None if unknown."""
 
     rate: float
     """Records per second by all workers."""
 
     partitions: int | None = None
-    """None for brokers that distribute single records."""
+    """Number of partitions; None for brokers that distribute single records."""
 
 
 class StreamScaleState(msgspec.Struct, frozen=True, kw_only=True):

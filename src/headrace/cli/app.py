@@ -223,7 +223,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; return its exit status.
 
     Args:
-        arguments: Without the program's name; None takes this process's.
+        arguments: Arguments without the program's name; None for this process's.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = _DEBUG in words

@@ -120,7 +120,7 @@ def line_chart(
     """Return a chart of `lines` over `times` (seconds since 1970, ascending) up to `until`.
 
     Args:
-        hint: What the quantity is, for who does not know the word.
+        hint: Explanation of the quantity.
         nothing: Text if no value is known.
         marks: About how many the axis has above 0.
     """

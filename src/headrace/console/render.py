@@ -80,7 +80,7 @@ class Renderer:
         """Return the whole page.
 
         Args:
-            frame: What every page needs: who looks, the form's token, whether it is live.
+            frame: Common values of pages: the visitor, the form's token, whether it is live.
         """
         return self.environment.get_template(view.template).render(self._values(view, frame))
 

@@ -79,7 +79,7 @@ class Visitor:
         """Send a change to a POST route.
 
         Args:
-            csrf_token: What the page's form repeated.
+            csrf_token: Token from the page's form.
 
         Raises:
             RefusedError: The API returns an error.

@@ -138,7 +138,7 @@ class ArgoOptions:
     """Options of the target."""
 
     prometheus: str = USUAL_PROMETHEUS
-    """Its address as seen from the cluster."""
+    """Address of Prometheus as seen from the cluster."""
     pods: PodOptions = field(default_factory=PodOptions)
     routes: GatewayApiOptions = field(default_factory=GatewayApiOptions)
 

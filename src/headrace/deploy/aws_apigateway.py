@@ -304,7 +304,7 @@ def _operation(facts: ExportFacts, operation: Operation, options: AwsOptions) ->
     method = operation.method.upper()
     integration: Body = {"type": "http_proxy", "httpMethod": method}
     if options.backend.startswith("arn:"):
-        integration["uri"] = options.backend  # the path goes on as it came
+        integration["uri"] = options.backend  # the path is unchanged
     else:
         integration["uri"] = f"{options.backend.rstrip('/')}{operation.path}"
     integration["timeoutInMillis"] = round(_timeout_s(operation.endpoint, options.kind) * 1000)

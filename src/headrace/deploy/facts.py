@@ -27,12 +27,12 @@ class Artifact:
     """`sha256:...`; empty if it is not in a registry."""
 
     runtime: str = ""
-    """Empty if unknown."""
+    """Runtime; empty if unknown."""
 
     runs_code: bool = False
 
     sha256: str = ""
-    """Of a single file, verified by the replica."""
+    """Hash of a single file, verified by the replica."""
 
     labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Class names by output."""
@@ -146,7 +146,7 @@ def read_facts(
         revisions: Ids of the revisions that a control plane would run, by endpoint and version.
 
     Raises:
-        InvalidArgumentError: With all that is missing: endpoints, version numbers.
+        InvalidArgumentError: Endpoints or version numbers are missing; all are listed.
     """
     unknown = [name for name in only if all(name != e.name for e in spec.endpoints)]
     mistakes = [f"--endpoint {name}: the spec has no endpoint of that name" for name in unknown]

@@ -193,7 +193,7 @@ class FeatureSupport:
     """How it is expressed, which component handles it, or why it is refused."""
 
     remedy: str = ""
-    """What to do about a refusal."""
+    """Remedy for a refusal."""
 
     when: Holds = field(default=_always, compare=False)
     """For which values `outcome` applies; other values are expressed."""

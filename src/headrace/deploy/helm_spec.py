@@ -41,7 +41,7 @@ class Mount:
         """Parse `secret:NAME=/PATH`, `config:NAME=/PATH` or `claim:NAME=/PATH`.
 
         Raises:
-            InvalidArgumentError: It has another form.
+            InvalidArgumentError: The text has another form.
         """
         match = _MOUNT.fullmatch(text)
         if match is None or match["kind"] not in _SOURCES or not _NAME.fullmatch(match["name"]):

@@ -309,7 +309,7 @@ def chart_folder() -> Path:
     """Return the chart of this version: in the package, or in the source checkout.
 
     Raises:
-        FailedPreconditionError: It is in neither folder.
+        FailedPreconditionError: The chart is in neither folder.
     """
     checkout = Path(headrace.__file__).parents[2] / "charts" / "headrace"
     for folder in (_PACKAGED, checkout):
@@ -324,7 +324,7 @@ def check_folder(folder: Path) -> None:
     """Raise for a folder with foreign files: the chart's README.md would replace theirs.
 
     Raises:
-        FailedPreconditionError: It contains files, but not Headrace's chart.
+        FailedPreconditionError: The folder contains files, but not Headrace's chart.
     """
     if not folder.is_dir() or not any(folder.iterdir()):
         return

@@ -40,7 +40,7 @@ def public_keys(text: str) -> list[PublicKey]:
     """Return the RSA and EC keys of a key set, in order; others are skipped.
 
     Raises:
-        InvalidArgumentError: It is not a key set, or contains a broken key.
+        InvalidArgumentError: The text is not a key set, or contains a broken key.
     """
     try:
         entries = json.loads(text)["keys"]

@@ -220,7 +220,7 @@ def runtime_dir(home: Path, *, environ: Mapping[str, str] = os.environ) -> Path:
     home's hash under `XDG_RUNTIME_DIR`, or under `/tmp/headrace-UID`: always the same for one home.
 
     Raises:
-        UnsafeDirectoryError: Somebody else owns the directory, or it is a symbolic link.
+        UnsafeDirectoryError: Another user owns the directory, or it is a symbolic link.
     """
     home = home.resolve()
     direct = home / "run"
@@ -239,7 +239,7 @@ def make_private(path: Path) -> Path:
     """Make `path` a directory that only this user and root's Envoy can enter; return it.
 
     Raises:
-        UnsafeDirectoryError: It has another owner, or is not a directory.
+        UnsafeDirectoryError: The path has another owner, or is not a directory.
     """
     path.mkdir(mode=_PRIVATE, exist_ok=True) if not path.is_symlink() else None
     status = path.lstat()

@@ -211,7 +211,7 @@ def verify_listener(
     """Return a listener that responds 200 with a token's identity, or 401.
 
     Args:
-        configs: What extensions are configured with; None has Envoy read it from their files.
+        configs: Configurations of extensions; None for their files.
     """
     verifier = (
         JWT.discovered(settings.run_dir)

@@ -127,7 +127,7 @@ class EnvoyGateway:
             PortInUseError: Another process listens on a port, as the gateway of this directory.
             SnapshotRejectedError: Envoy refused the snapshot; it was stopped.
             GatewayUnavailableError: Envoy ended, or was not ready within `start_timeout_s`.
-            EnvoyNotFoundError: There is no binary.
+            EnvoyNotFoundError: No binary exists.
         """
         try:
             self._prepare()
@@ -158,7 +158,7 @@ class EnvoyGateway:
 
         Raises:
             NotOurGatewayError: The process is gone, or is not the gateway of this `run_dir`.
-            GatewayUnavailableError: It does not answer.
+            GatewayUnavailableError: The process does not respond.
         """
         if str(self._config) not in command_of(process.pid):
             process.close()
@@ -204,7 +204,7 @@ class EnvoyGateway:
     async def stats(self, *, full: bool = True) -> str:
         """Return Envoy's metrics in Prometheus' text format, without unused ones.
 
-        Without the counts of arms, of which there is a histogram for every status.
+        Counts of arms are excluded, which have a histogram for every status.
 
         Args:
             full: All of each cluster's, and not only its counts of connections and answers.

@@ -99,7 +99,7 @@ class AuthFilters:
     def grpc_check(self, *, health: bool = False, every: bool = False) -> Resource:
         """Return the filters of a gRPC call's first route, before its model is known.
 
-        Nobody's messages are held and read where no endpoint is for everybody.
+        Messages are buffered and read only if some endpoint is public.
 
         Args:
             every: Whether a call that names none is about all endpoints.
@@ -235,7 +235,7 @@ def http_filters(
     """Return the HTTP filters in order, from the body limit to the router.
 
     Args:
-        configs: What extensions are configured with; None has Envoy read it from their files.
+        configs: Configurations of extensions; None for their files.
     """
     extensions = {
         extension: _extension(settings, extension, configs)

@@ -170,7 +170,7 @@ def limit_filters(*, local: Resource, flood: Resource, has_service: bool) -> Seq
 
     Args:
         local: The filter that counts here, with its configuration or where that is read from.
-        flood: The same of the one that keeps floods from the service.
+        flood: The flood filter that precedes the service, with the same alternatives.
         has_service: Whether there is a service to ask.
     """
     rows = _disabled(_ROWS_FILTER, _ROWS_TYPE, _ROWS)

@@ -169,7 +169,7 @@ def build_listeners(
     """Return the public listener and the private ones; `routes` is the table or its file.
 
     Args:
-        configs: What extensions are configured with; None has Envoy read it from their files.
+        configs: Configurations of extensions; None for their files.
     """
     filters = http_filters(settings, _descriptor_set(settings), configs)
     manager = _connection_manager(settings, routes, filters, counts_all=settings.counts_all)

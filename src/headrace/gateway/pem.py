@@ -103,7 +103,7 @@ def check_pair(chain: bytes, key: bytes, *, now: float, server: bool = True) -> 
         server: Whether a server shows it; else a client does.
 
     Raises:
-        CertificateRefusedError: It cannot.
+        CertificateRefusedError: The pair cannot be used.
     """
     with _refusing():
         certificates = _parse(chain)
@@ -126,7 +126,7 @@ def check_authorities(pem: bytes, *, now: float) -> tuple[Certificate, ...]:
     One that is out of date is no reason to refuse the others: bundles hold such.
 
     Raises:
-        CertificateRefusedError: They cannot.
+        CertificateRefusedError: No authority can be used.
     """
     certificates = read_certificates(pem)
     if all(certificate.not_after < now for certificate in certificates):

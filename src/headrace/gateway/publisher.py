@@ -241,8 +241,8 @@ class Publisher:
         """Wait until Envoy acts on a step's document.
 
         Args:
-            refused: How many documents of its kind Envoy had refused before the file was written.
-            offset: How long Envoy's log was then.
+            refused: Envoy's number of rejected documents of this kind before the write.
+            offset: Length of Envoy's log before the write.
 
         Raises:
             SnapshotRejectedError: Envoy refused it.

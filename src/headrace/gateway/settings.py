@@ -223,7 +223,7 @@ class EnvoySettings:
     access_log: bool = True
     """Whether requests are logged."""
     request_log: RequestLogSpec = _ALL_REQUESTS
-    """Which requests are logged, with `access_log`."""
+    """Selection of logged requests, with `access_log`."""
     tracing: TracingSpec | None = None
     """Trace settings; None for no traces."""
     log_format: LogFormat = "text"
@@ -310,7 +310,7 @@ def parse_address(address: str) -> Path | tuple[str, int]:
     """Return a socket path for `unix:/path`, host and port for `host:port` or `[::1]:port`.
 
     Raises:
-        InvalidArgumentError: It is neither, or the path is too long for a socket.
+        InvalidArgumentError: The address is neither, or the path is too long for a socket.
     """
     if address.startswith("unix:"):
         path = Path(address.removeprefix("unix:"))

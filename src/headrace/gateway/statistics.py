@@ -128,11 +128,11 @@ class GatewayStatistics(msgspec.Struct, frozen=True, kw_only=True):
 def arm_loggers(*, counts_all: bool) -> Sequence[Resource]:
     """Return the access loggers that count answered and abandoned requests.
 
-    Whoever finds no living server is refused before the split's header is set; an arm's verdict
+    A request without a live server is refused before the split's header is set; an arm's verdict
     must know of it, so such requests are counted once more, as `dead`.
 
     Args:
-        counts_all: Also what came by no split whose arms are compared.
+        counts_all: Whether requests outside of compared splits are counted too.
     """
     loggers = [
         _logger(_SPLIT, "us", [_HAS_SPLIT, _code("GE", 1)]),

@@ -116,9 +116,9 @@ def upstream_socket(
     """Return how an upstream is verified, health checks included: its CA and `name`.
 
     Args:
-        name: Whom its certificate has to name.
-        is_ip: Whether that is an address.
-        protocol: What is spoken, in ALPN's words; a gRPC server wants to hear `h2`.
+        name: Required name in its certificate.
+        is_ip: Whether the name is an IP address.
+        protocol: ALPN protocol; a gRPC server requires `h2`.
         authorities: The machine's, where `tls` names none.
     """
     kind = "IP_ADDRESS" if is_ip else "DNS"

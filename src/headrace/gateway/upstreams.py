@@ -104,7 +104,7 @@ def upstream_cluster(
     """Return the cluster `name` of one upstream.
 
     Raises:
-        FailedPreconditionError: It wants TLS, and this machine names no authorities.
+        FailedPreconditionError: The upstream uses TLS, and this host has no CA certificates.
     """
     server = parse_url(upstream.url)
     discovery: Resource = (
@@ -138,7 +138,7 @@ def authorities(settings: EnvoySettings, *, bundles: Sequence[str] = _BUNDLES) -
     """Return the file of CA certificates that verify upstreams.
 
     Raises:
-        FailedPreconditionError: There are no CA certificates.
+        FailedPreconditionError: No CA certificates exist.
     """
     if settings.ca_file is not None:
         return settings.ca_file

@@ -134,7 +134,7 @@ class GatewayAgent:
     last_contact_at: float | None = None
     """Monotonic time of the last response of the control plane; None if there was none."""
     disconnect_reason: str = ""
-    """Why the control plane cannot be followed; empty if it can."""
+    """Reason why the control plane cannot be reached; empty if it can."""
     instance: str = field(default_factory=lambda: secrets.token_hex(8))
     """Identifies this run among agents of the same name."""
     answers: int = 0

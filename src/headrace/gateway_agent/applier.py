@@ -62,7 +62,7 @@ class BundleStore:
         """Store the bundle durably. Blocking.
 
         Raises:
-            OSError: The disk is full; what was kept before is there still.
+            OSError: The disk is full; the previous bundle is unchanged.
         """
         data = msgspec.json.encode(bundle)
         write_atomic(self.path, b"%b\n%b" % (_digest(data), data), mode=0o600)
@@ -72,7 +72,7 @@ def checked(bundle: Bundle) -> Bundle:
     """Return `bundle` if its version matches its content.
 
     Raises:
-        InvalidArgumentError: Something was lost or changed on the way.
+        InvalidArgumentError: The bundle was damaged in transit.
     """
     if with_version(bundle).version != bundle.version:
         raise InvalidArgumentError("the content does not match its version")
@@ -115,11 +115,11 @@ class Applier:
     refused: str = ""
     """Version of the last rejected bundle, while the control plane may offer it again."""
     reason: str = ""
-    """Why that bundle was rejected."""
+    """Reason why that bundle was rejected."""
     is_refusing: bool = False
     """Whether the newest bundle was rejected."""
     problem: str = ""
-    """Why the newest bundle cannot be applied, or Envoy does not start; empty if neither."""
+    """Reason why the newest bundle cannot be applied, or Envoy does not start; empty if neither."""
     group: asyncio.TaskGroup | None = None
     """Task group of the supervisor; set before the first bundle is applied."""
     _running: asyncio.Task[None] | None = None

@@ -78,7 +78,7 @@ class ControlClient:
         """Return instructions newer than the agent's, as soon as there are any.
 
         Raises:
-            HeadraceError: There is no answer, or none that can be believed.
+            HeadraceError: The response is missing or invalid.
         """
         answer = await self._ask(
             "POST",
@@ -151,7 +151,7 @@ def _content(answer: ControlResponse) -> bytes:
     """Return the body of a successful response.
 
     Raises:
-        HeadraceError: It is not good; the message says what was said.
+        HeadraceError: The response is an error; the message contains it.
     """
     if answer.status == _OK:
         return answer.body

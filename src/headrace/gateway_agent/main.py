@@ -113,7 +113,7 @@ def run(settings: AgentSettings) -> int:
     """Run the agent until it is stopped; return the exit status.
 
     Raises:
-        HeadraceError: What it was told cannot be; nothing was started.
+        HeadraceError: The settings are not valid; nothing was started.
     """
     log_format: LogFormat = "json" if settings.log_format == "json" else "text"
     configure_logging(log_format=log_format, level=settings.log_level.upper())

@@ -69,7 +69,7 @@ def gateway_settings(
     """Return Envoy's settings: the common ones of all gateways, and this one's own.
 
     Raises:
-        InvalidArgumentError: They do not fit together.
+        InvalidArgumentError: The settings contradict each other.
     """
     host, _ = control_address(settings.control)
     limits = None

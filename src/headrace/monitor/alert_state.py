@@ -16,9 +16,9 @@ from headrace.monitor.alert_kinds import AlertKind
 from headrace.monitor.slo import ConditionReading
 
 KEEP_RESOLVED_S: Final = 900.0
-"""How long a resolved alert is still reported."""
+"""Seconds for which a resolved alert is still reported."""
 HOLD_S: Final = 300.0
-"""How long an alert keeps firing without data: a restart loses the windows."""
+"""Seconds for which an alert keeps firing without data: a restart loses the windows."""
 
 Key = tuple[str, str]
 """Alert name, and endpoint or stream; the second is empty for the whole system."""
@@ -45,7 +45,7 @@ class Alert(msgspec.Struct, frozen=True, kw_only=True):
     severity: str
     state: AlertState
     since: float
-    """When `state` began."""
+    """Time when `state` began."""
     value: float
     threshold: float
     unit: str

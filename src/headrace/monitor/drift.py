@@ -215,7 +215,7 @@ class DriftWatch:
         """Add counts since the last call; return the features whose state changed.
 
         Args:
-            counts: In the order of the reference's features.
+            counts: Counts in the order of the reference's features.
             now: Seconds since 1970.
             age_s: Age of the first count. With a reference by hour of the day, old counts, as after
                 an outage of the control plane, are skipped.

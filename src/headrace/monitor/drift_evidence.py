@@ -188,7 +188,7 @@ def nulls_of(
     Args:
         alpha: The chance that the reference is further off than the bets allow.
         effect: The design effect of the reference's rows.
-        hours: Of the spans that are judged, `[spans, 24]`; None for one of unknown hours.
+        hours: Rows per hour of the judged spans, `[spans, 24]`; None for one of unknown hours.
     """
     counts = reference.counts
     reference_shares = expected(reference, np.zeros((1, HOURS)) if hours is None else hours)
@@ -309,8 +309,8 @@ def why(feature: FeatureReference, nulls: NullShares, live: Spans) -> str:
     """Return a description of the share that differs from the reference, for a drifted feature.
 
     Args:
-        nulls: Of the span.
-        live: One span.
+        nulls: Null hypotheses of the span.
+        live: Counts of one span.
     """
     names = _names(feature)
     bet = strongest(feature, nulls, live)

@@ -58,8 +58,8 @@ def ratios(
     Args:
         seen: Values for which each event is true, `[blocks, events]`.
         total: Values, `[blocks]`; more than 0.
-        expected: Shares that the reference says of each block, `[blocks, events]`.
-        more: What the error of the expected shares adds to the sum of the inverse numbers of rows,
+        expected: Shares that the reference expects of each block, `[blocks, events]`.
+        more: Contribution of the expected shares' error to the sum of the inverse numbers of rows,
             `[blocks - 1]`.
 
     Returns:
@@ -81,10 +81,10 @@ def design_effect(
     """Return the largest design effect over the lengths of blocks, at least 1.
 
     Args:
-        ratio: As `ratios` returns them, `[differences]`.
-        rows: Of the shorter block of each difference.
+        ratio: Ratios of `ratios`, `[differences]`.
+        rows: Rows of the shorter block of each difference.
         prior: The effect assumed before any difference was measured.
-        prior_pairs: How many differences the prior weighs as much as.
+        prior_pairs: Weight of the prior, in differences.
     """
     overall = _shrunk(ratio, prior, prior_pairs)
     levels = np.floor(np.log2(np.maximum(rows, 1.0))).astype(int)
@@ -197,8 +197,8 @@ def reference_of(
     """Create a reference from data.
 
     Args:
-        blocks: By tensor, as `TensorFeatures.block` makes them; what is missing has no reference.
-        times: Of the rows, `[rows]`, seconds since 1970; None where they are not known.
+        blocks: Blocks of `TensorFeatures.block` by tensor; missing ones get no reference.
+        times: Times of the rows, `[rows]`, seconds since 1970; None if unknown.
     """
     referenced = [
         feature_reference(name, tensor.role, blocks[tensor.tensor][:, i], times=times)
@@ -219,8 +219,8 @@ def feature_reference(
     """Create the reference of one feature.
 
     Args:
-        column: Its values, `[rows]`: float64, or texts.
-        times: Of the rows, `[rows]`, seconds since 1970; None where they are not known.
+        column: Values of the feature, `[rows]`: float64, or texts.
+        times: Times of the rows, `[rows]`, seconds since 1970; None if unknown.
     """
     reference = _without_times(name, role, column)
     return reference if times is None or not len(times) else _timed(reference, column, times)

@@ -98,7 +98,7 @@ class StepCounts(msgspec.Struct, frozen=True, array_like=True):
     """Encoded counts of one step."""
 
     offset: int
-    """In steps, from the start of its chunk."""
+    """Offset in steps, from the start of its chunk."""
 
     requests: int
 

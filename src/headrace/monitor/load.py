@@ -199,7 +199,7 @@ class LoadTrack:
             if before is None or before.epoch != totals.epoch or totals.waited < before.waited:
                 before = None
             if before is not None or read_at - totals.age_s >= began_at:
-                # What was counted since `before`; all of it if that is None.
+                # Counts since `before`; all counts if that is None.
                 old = before or LoadTotals(epoch="", age_s=0.0)
                 added.add(
                     LoadCell(

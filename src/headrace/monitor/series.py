@@ -73,7 +73,7 @@ class Chunk(msgspec.Struct, frozen=True, array_like=True):
     """Up to an hour of rows."""
 
     number: int
-    """In chunk lengths since 1970."""
+    """Number in chunk lengths since 1970."""
 
     data: bytes
     """The packed rows."""
@@ -339,9 +339,9 @@ class Tracks(Generic[T]):
     FORMAT: ClassVar[int] = 1
 
     max_bytes: int
-    """Beyond this size, the oldest hours of all endpoints are dropped."""
+    """Maximum size, beyond which the oldest hours of all endpoints are dropped."""
     max_tracks: int = 10_000
-    """Beyond this number, the version with the oldest reading is dropped."""
+    """Maximum number, beyond which the version with the oldest reading is dropped."""
     began_at: float | None = None
     """Time of the first reading, in seconds since 1970; None before it."""
     looked_at: float | None = None
@@ -431,7 +431,7 @@ class Tracks(Generic[T]):
         """Restore the output of `pack`, before anything is added.
 
         Raises:
-            ValueError: It has another format.
+            ValueError: The data has another format.
         """
         try:
             whole = msgspec.msgpack.decode(data, type=StoredHistory)

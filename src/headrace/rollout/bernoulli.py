@@ -77,7 +77,7 @@ class Forgiven(msgspec.Struct):
 def trimmed_capitals(capitals: Array, growth: Array) -> Array:
     """Return the capitals after one more interval, left out where that makes them smaller.
 
-    For capital that came in at several times, where what is left out cannot be told afterwards.
+    For capital that entered at several times, where left-out growth cannot be removed later.
 
     Args:
         capitals: Logarithms by how many intervals may be left out, `[..., 1 + forgiven]`.

@@ -41,8 +41,8 @@ def log_growth(values: Array, scale: Array | float, mean: Array | float, *, abov
     factor monotone in `mean`, so that what is refuted at one mean is refuted beyond it.
 
     Args:
-        values: What can be seen, `[..., values]`.
-        scale: What turns `STAKES` into stakes, `[...]`; any positive number is valid.
+        values: Possible observations, `[..., values]`.
+        scale: Factor from `STAKES` to stakes, `[...]`; any positive number is valid.
         mean: The null's mean, what broadcasts to `[...]`.
         above: Whether the null is "the mean is at most `mean`", so that values above it pay.
 
@@ -76,7 +76,7 @@ def refuted_up_to(
         log_capital: Against "at most `mean`", falling in `mean`; several means for each test at
             once, `[tests, means]` to the same.
         needed: `log(1 / alpha)`, `[tests]`.
-        span: Where the mean must lie.
+        span: Range of the mean.
 
     Returns:
         `[tests]`, to eight digits; the span's lower end where nothing is refuted.

@@ -47,7 +47,7 @@ class ChangeDetector(msgspec.Struct):
     counted_s: float = 0.0
     hours: int = 0
     part: Array = msgspec.field(default_factory=lambda: np.ones(1))
-    """As in `RateDifferences`, `[tests]` or one for all."""
+    """Part as in `RateDifferences`, `[tests]` or one for all."""
 
     @classmethod
     def start(cls, tests: int, tolerated: float) -> "ChangeDetector":

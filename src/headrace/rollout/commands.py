@@ -31,7 +31,7 @@ def command(state: RolloutState, verb: Verb, *, now: float, reason: str = "") ->
     `rollback` also after the promotion.
 
     Args:
-        now: As `RolloutState.elapsed_s`.
+        now: Time as `RolloutState.elapsed_s`.
         reason: The operator's reason.
 
     Raises:

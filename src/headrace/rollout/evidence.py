@@ -117,7 +117,7 @@ class RolloutEvidenceState:
         """Decode the output of `encode`, for the same settings.
 
         Raises:
-            FailedPreconditionError: It has another format version, or is damaged.
+            FailedPreconditionError: The data has another format version, or is damaged.
         """
         try:
             counts = _DECODER.decode(data)

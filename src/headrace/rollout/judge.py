@@ -77,7 +77,7 @@ def is_worse(
 
     Args:
         over_all: Logarithm of the evidence over the whole rollout, `[tests]`.
-        turned: Of the evidence of a turn for the worse, `[tests]`.
+        turned: Logarithm of the evidence of a change for the worse, `[tests]`.
         level: The metric's part of `alpha`.
         has_threshold: Whether a fixed threshold has a part of it.
     """
@@ -170,9 +170,9 @@ def judge_latency(
         quantiles: The one of `settings`, and the median unless it is that; any of them rolls back,
             and all must be within what is tolerated.
         settings: The margins.
-        slow: How often the candidate took longer than `max_s`.
+        slow: Rate of the candidate's requests that took longer than `max_s`.
         budget: The metric's, which the quantiles share.
-        names: What people call the two arms.
+        names: Display names of the two arms.
     """
     has_threshold = settings.max_s is not None
     fixed = _for_threshold(budget)

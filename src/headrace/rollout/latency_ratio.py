@@ -203,7 +203,7 @@ def cliffs(
         edges: Lower and upper edges, ascending, `[buckets]`; buckets may be missing.
         counts: Requests by bucket, `[rows, buckets]`.
         quantile: 0 to 1.
-        reach: What is tolerated of a latency.
+        reach: Function from a latency to its tolerance.
 
     Returns:
         The edges in seconds, `[rows]`, and which part of the quantile's tail is beyond each, a
@@ -250,9 +250,9 @@ def tolerated_evidence(near: Array, over_low: Array, under_reach: Array) -> Arra
     """Return the log evidence that the candidate is within the tolerance, `[tests]`.
 
     Args:
-        near: That of the differences near the quantile.
-        over_low: That the baseline's quantile is above an edge.
-        under_reach: That the candidate's is below what the edge's reach is.
+        near: Evidence of the differences near the quantile.
+        over_low: Evidence that the baseline's quantile is above an edge.
+        under_reach: Evidence that the candidate's is below the edge's reach.
     """
     bounded = np.minimum(over_low, under_reach)
     both: Array = np.logaddexp(np.log1p(-_BOUNDED_PART) + near, np.log(_BOUNDED_PART) + bounded)

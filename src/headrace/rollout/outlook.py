@@ -125,7 +125,7 @@ def observed_load(state: RolloutState, counted: Mapping[str, float]) -> Endpoint
     """Return the load under which a rollout's evidence was counted; None before any counts.
 
     Args:
-        counted: As `Evidence.summary` has it.
+        counted: Counts of `Evidence.summary`.
     """
     requests = counted["baseline_requests"] + counted["candidate_requests"]
     compared = _compared(state.traffic)

@@ -131,8 +131,8 @@ def parts(
 
     Args:
         share: The candidate's, above 0 and below 1, `[...]`.
-        baseline: How many answers it gave, above 0, `[...]`.
-        candidate: The same.
+        baseline: Number of the baseline's responses, above 0, `[...]`.
+        candidate: Number of the candidate's responses, above 0, `[...]`.
 
     Returns:
         The baseline's and the candidate's part, `[...]`; one of both is 1.

@@ -90,7 +90,7 @@ class Dispersion(msgspec.Struct):
         """Count one interval.
 
         Args:
-            sums: What the requests of the interval sum to, `[tests]`.
+            sums: Sums over the requests of the interval, `[tests]`.
             expected: The sum of their squares, `[tests]`; 0 counts as no interval.
         """
         counts = expected > 0.0

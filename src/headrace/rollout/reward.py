@@ -29,8 +29,8 @@ class RewardDifference(msgspec.Struct):
         hundred zeros prove nothing.
 
         Args:
-            level_low: How often the lower bound may be wrong, over all time.
-            level_high: The same for the upper one.
+            level_low: Probability that the lower bound is ever wrong.
+            level_high: Probability that the upper bound is ever wrong.
             tuned_for: Units in all at which the bounds shall be the narrowest.
 
         Returns:

@@ -308,15 +308,15 @@ def simulate(
 
     Args:
         world: The traffic.
-        candidates: What is rolled out.
+        candidates: Versions that are rolled out.
         settings: Alpha, margins, and `min_samples` before a promotion; its steps are not followed.
             Needs the metrics errors, rejections, latency and predictions.
-        runs: For each candidate.
+        runs: Number of rollouts of each candidate.
         duration_s: Simulated.
-        rng: Where chance comes from.
+        rng: Random generator.
         steps: The candidate's shares, 0 to 1, each held until the verdict promotes it; none for the
             world's weight all the time.
-        progress: Told the part that is done, 0 to 1.
+        progress: Called with the completed part, 0 to 1.
 
     Returns:
         One result for each candidate.
@@ -446,9 +446,9 @@ def z_test_rejects(
     second it gets a new chance to be wrong each time.
 
     Args:
-        candidate: Its yes and all so far, `[runs]`.
-        baseline: As above.
-        level: Of one reading.
+        candidate: Yes and all of the candidate so far, `[runs]`.
+        baseline: Yes and all of the baseline so far, `[runs]`.
+        level: Level of one reading.
     """
     (yes_b, all_b), (yes_a, all_a) = candidate, baseline
     both = (all_a > 0) & (all_b > 0)
@@ -461,7 +461,7 @@ def z_test_rejects(
 
 
 class Power(msgspec.Struct, frozen=True, kw_only=True):
-    """A change of one metric: what is expected, and what the simulation found."""
+    """Change of one metric: the expected and the simulated requests."""
 
     change: str
     expected: Expected

@@ -21,7 +21,7 @@ class Hit:
     fix: str = ""
     """Text to paste; empty uses the check's fix."""
     severity: FindingSeverity | None = None
-    """None uses the check's severity."""
+    """Severity of this finding; None uses the check's severity."""
     line: int | None = None
 
 

@@ -29,7 +29,7 @@ CHECKS: Final = tuple(
         key=lambda check: check.id,
     )
 )
-"""By id."""
+"""All checks, sorted by id."""
 
 
 def check_table() -> str:

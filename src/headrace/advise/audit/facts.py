@@ -88,7 +88,7 @@ class CertificateFact:
     key: KeyMaterial
 
     signature_hash: str
-    """Empty if the algorithm includes the hash."""
+    """Hash algorithm; empty if the signature algorithm includes it."""
 
     names: tuple[str, ...]
     """Subject alternative names."""
@@ -116,7 +116,7 @@ class FileFact:
     """Whether only the owner is in its group, so that the group's rights open it to nobody else."""
 
     problem: str = ""
-    """Why its content is not valid; empty if it is."""
+    """Reason why its content is not valid; empty if it is."""
 
     certificates: tuple[CertificateFact, ...] = ()
 
@@ -191,7 +191,7 @@ class InForceFact:
     name: str
     file: str
     problem: str = ""
-    """Why its file is not used."""
+    """Reason why its file is not used."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -233,7 +233,7 @@ class HomeFacts:
     file_system: str = ""
 
     state_url: str = ""
-    """Without a password."""
+    """URL of the state, without a password."""
 
     state_url_source: str = ""
 
@@ -275,7 +275,7 @@ class AuditFacts:
     """Line in the spec file by location, such as `endpoints[0].access`."""
     texts: tuple[TextFact, ...] = ()
     files: Mapping[str, FileFact] = field(default_factory=dict)
-    """By absolute path."""
+    """Facts of files by absolute path."""
     listeners: tuple[Listener, ...] = ()
     keys: tuple[ApiKeyFact, ...] = ()
     tokens: tuple[TokenFact, ...] = ()

@@ -10,7 +10,7 @@ import msgspec
 from headrace.core.text import duration_text
 
 MAX_ENDPOINTS: Final = 40
-"""More endpoints are counted, not drawn."""
+"""Maximum number of drawn endpoints; further ones are counted."""
 
 _READY: Final = "ready"
 
@@ -79,7 +79,7 @@ class VersionPart:
     name: str
 
     model: str
-    """Empty for an upstream."""
+    """Name of the model; empty for an upstream."""
 
     weight: int
     """Percent of the endpoint's requests."""

@@ -55,7 +55,7 @@ class Opcodes:
     """The opcodes of a pickle."""
 
     imports: tuple[str, ...]
-    """As `module.name`, in order."""
+    """Imports as `module.name`, in order."""
     whole: bool
     """Whether the end was reached."""
     any_opcode: bool

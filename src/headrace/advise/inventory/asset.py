@@ -76,7 +76,7 @@ _SEVERITIES: Final = {
     AssetProblemKind.DUPLICATE: FindingSeverity.LOW,
     AssetProblemKind.UNSIGNED: FindingSeverity.LOW,
 }
-"""Of the other kinds; those that prevent serving have high severity."""
+"""Severities of other kinds; kinds that prevent serving have high severity."""
 _SMALL: Final = ("INT8", "UINT8", "INT4", "UINT4", "INT2", "FP8", "FP4", "Q", "IQ")
 """Prefixes of datatypes with fewer than 16 bits, without booleans."""
 
@@ -113,7 +113,7 @@ class Details:
     """Bytes by datatype."""
 
     quantised: bool | None = None
-    """None if unknown."""
+    """Whether the weights are quantized; None if unknown."""
 
     notes: Mapping[str, str] = field(default_factory=dict)
 
@@ -153,7 +153,7 @@ class Asset:
     size_bytes: int
 
     digest: str
-    """Empty if the file was not read."""
+    """Digest of the content; empty if the file was not read."""
 
     details: Details
 
@@ -161,15 +161,15 @@ class Asset:
     """The installed runtime that serves it; empty for none."""
 
     convert: str
-    """What to do if no runtime serves it."""
+    """Remedy if no runtime serves it."""
 
     problems: tuple[AssetProblem, ...]
 
     model: str = ""
-    """By the layout MODEL/VERSION/file."""
+    """Model name by the layout MODEL/VERSION/file."""
 
     version: str = ""
-    """By the layout MODEL/VERSION/file."""
+    """Version by the layout MODEL/VERSION/file."""
 
     reference: str = ""
     """Reference in this registry."""

@@ -71,7 +71,7 @@ CONVERSIONS: Final[Mapping[AssetFormat, str]] = {
     AssetFormat.GGUF: "serve it with llama.cpp or vLLM behind an endpoint (`upstream`)",
     AssetFormat.PMML: "export the original model to ONNX",
 }
-"""What to do with a format that no installed runtime serves."""
+"""Remedies for formats that no installed runtime serves."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,7 +97,7 @@ class Inventory:
     folder: str
     assets: tuple[Asset, ...]
     incomplete: str = ""
-    """Why some were skipped; else empty."""
+    """Reason why some assets were skipped; else empty."""
 
 
 def take_inventory(folder: Path, known: InventoryContext) -> Inventory:

@@ -239,7 +239,7 @@ def xgboost_ubj_details(source: FileReader) -> Details:
     """Check that an XGBoost model in universal binary JSON is complete.
 
     Raises:
-        BrokenFileError: It is not.
+        BrokenFileError: The file is incomplete.
     """
     if source.read(source.size - 1, 1) != b"}":
         raise BrokenFileError("is truncated or damaged: it ends before its content does")

@@ -245,11 +245,11 @@ class Fleet:
     clusters: int
     replicas_needed: int
     replicas: int
-    """With headroom."""
+    """Number of replicas, with headroom."""
     gateways: int
     nodes_needed: int
     nodes: int
-    """With headroom."""
+    """Number of nodes, with headroom."""
     cost_per_month: float
 
 
@@ -261,7 +261,7 @@ class NodeOption:
     why: tuple[str, ...]
     """The arithmetic, or why it does not fit, as sentences."""
     fleet: Fleet | None = None
-    """None if it does not fit."""
+    """Resources; None if the machine type does not fit."""
     rate_per_replica: float = 0.0
     load_ratio: float = 0.0
     """Share of the capacity at the peak, with only the needed replicas."""
@@ -279,7 +279,7 @@ class CapacityPlan:
     mean_rate: float
     options: tuple[NodeOption, ...]
     recommended: str | None
-    """None if none fits."""
+    """Cheapest machine type that fits; None if none fits."""
     months: tuple[Fleet, ...]
     """Fleets of the recommended machine type, from now to the end of the forecast."""
     min_replicas: int

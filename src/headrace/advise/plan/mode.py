@@ -86,7 +86,7 @@ class Costs:
     row_s: float
     batch_row_s: float
     cost_per_hour: float = 0.05
-    """Of a core."""
+    """Cost of a core per hour."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

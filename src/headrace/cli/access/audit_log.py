@@ -119,7 +119,7 @@ def verified(api: "Management", noted: "list[Head]") -> "tuple[Head, Broken | No
     """Return the valid part of the chain and the first invalid entry; verified locally.
 
     Args:
-        noted: Checkpoints that it has to lead past, besides what the control plane noted.
+        noted: Required checkpoints, in addition to those of the control plane.
     """
     server = api.get("/api/v1/trail/head")["checkpoint"]
     checkpoints = [*noted, Head(count=server["count"], hash=server["hash"])]

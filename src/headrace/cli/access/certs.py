@@ -62,7 +62,7 @@ def server_certificate(authority: Pair, names: Iterable[str], *, now: float, day
     """Return the certificate of a server with these `names`: host names and addresses.
 
     Raises:
-        InvalidArgumentError: One is neither.
+        InvalidArgumentError: A name is not valid.
     """
     names = tuple(dict.fromkeys(names))
     others: list[x509.GeneralName] = []
@@ -81,7 +81,7 @@ def client_certificate(authority: Pair, name: str, *, now: float, days: float) -
     """Return the certificate of client `name`: a word, a host name, or a URI (SPIFFE id).
 
     Raises:
-        InvalidArgumentError: It is not such a name.
+        InvalidArgumentError: The name is not valid.
     """
     if "://" in name:
         others: list[x509.GeneralName] = [x509.UniformResourceIdentifier(name)]
@@ -327,7 +327,7 @@ def _file_name(client: str) -> str:
     """Return the name of a client's files.
 
     Raises:
-        InvalidArgumentError: They would be others'.
+        InvalidArgumentError: The names would collide with other files.
     """
     name = re.sub(r"[^A-Za-z0-9.-]+", "-", client.rpartition("://")[2]).strip("-.") or "client"
     if name in {"ca", "server"} or name.endswith("-key"):

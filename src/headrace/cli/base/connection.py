@@ -55,7 +55,7 @@ class CommandTarget:
         """Return the address of the home's control plane.
 
         Raises:
-            UnavailableError: None was started there.
+            UnavailableError: No control plane was started there.
         """
         control = read_control_file(self.home)
         if control is None:
@@ -68,7 +68,7 @@ class CommandTarget:
         """Return the management API.
 
         Raises:
-            UnavailableError: Nothing runs on the home.
+            UnavailableError: No system runs on the home.
         """
         if self.is_remote:
             return Management(self.url, token=self.token, ca_file=self.ca_file, is_remote=True)
@@ -102,10 +102,10 @@ def copy_note(original: str) -> str:
 def gateway(target: CommandTarget) -> GatewayAddress:
     """Return the gateway of a target; a home's gateway runs without its control plane.
 
-    That of a home goes on without its control plane, so a dead one's word counts.
+    A home's gateway runs without its control plane, so a stopped one's record counts.
 
     Raises:
-        UnavailableError: None was started there.
+        UnavailableError: No system was started there.
     """
     if target.is_remote:
         api = target.management()
@@ -144,7 +144,7 @@ def local_management(control: ControlFile, home: Path, *, token: str = "") -> Ma
     """Return the management API of the system on `home`, with its owner's token.
 
     Args:
-        token: Another one, that was given by hand.
+        token: Explicit token that replaces the owner's.
     """
     from headrace.control.auth.home_token import read_home_token
 

@@ -92,7 +92,7 @@ class Contexts(msgspec.Struct, frozen=True, kw_only=True):
         """Return the contexts with another current one; `local` for none.
 
         Raises:
-            NotFoundError: There is no such context.
+            NotFoundError: The context does not exist.
         """
         if name != LOCAL:
             self._check_known(name)
@@ -102,7 +102,7 @@ class Contexts(msgspec.Struct, frozen=True, kw_only=True):
         """Return the contexts without `name`; without a current one, commands use the local home.
 
         Raises:
-            NotFoundError: There is no such context.
+            NotFoundError: The context does not exist.
         """
         self._check_known(name)
         return Contexts(
@@ -120,7 +120,7 @@ def server_url(text: str) -> str:
     """Return the URL of `text`; `host` and `host:port` are HTTP on the management port.
 
     Raises:
-        InvalidArgumentError: It is not a server URL.
+        InvalidArgumentError: The text is not a server URL.
     """
     full = text if "://" in text else f"http://{text}"
     try:
@@ -147,7 +147,7 @@ def read_contexts(path: Path) -> Contexts:
     """Return the stored contexts; none without a file.
 
     Raises:
-        FailedPreconditionError: It cannot be read.
+        FailedPreconditionError: The file cannot be read.
     """
     try:
         return msgspec.json.decode(path.read_bytes(), type=Contexts)
@@ -164,7 +164,7 @@ def write_contexts(path: Path, contexts: Contexts) -> None:
     """Replace the file in one step; only its owner may read it.
 
     Raises:
-        FailedPreconditionError: It cannot be written; the old one stands.
+        FailedPreconditionError: The file cannot be written; the old one is unchanged.
     """
     try:
         make_private_dir(path.parent)
@@ -200,7 +200,7 @@ def read_token(path: Path) -> str:
     """Return the token in a file.
 
     Raises:
-        FailedPreconditionError: It cannot be read, or has something else.
+        FailedPreconditionError: The file cannot be read, or has no token.
     """
     try:
         text = path.read_text("ascii").strip()

@@ -68,10 +68,10 @@ class Management:
     """Client of the management API at `url`; each call opens a new connection.
 
     Args:
-        token: Shows who asks; empty for a server that wants none.
-        ca_file: Who signs its certificate; empty for one of the usual ones.
+        token: Credentials; empty for a server without authentication.
+        ca_file: CA of its certificate; empty for the system's CA certificates.
         is_remote: Whether the control plane runs on another host, or is not managed here.
-        pinned: A file of the very certificate that it shows, whatever names stand in it; empty
+        pinned: File of its exact certificate, whatever names that contains; empty
             checks names and authorities.
     """
 
@@ -161,7 +161,7 @@ class Management:
         """Yield server-sent events until the server ends the stream.
 
         Args:
-            last_id: Go on after this event.
+            last_id: Continue after this event.
         """
         headers = {"accept": "text/event-stream"}
         if last_id:

@@ -61,7 +61,7 @@ class ServedModels:
         """Delete content that no version refers to; return what was deleted.
 
         Args:
-            grace_s: How long a shared store keeps content after it was pushed last.
+            grace_s: Seconds for which a shared store keeps content after its last push.
         """
         return self.api.post("/api/v1/gc", grace_s=grace_s)
 
@@ -86,7 +86,7 @@ def model_store(
     """Return the models of a target: of its control plane, or of a home without one.
 
     Args:
-        state_url: Where a home's state is, for what is in use; empty for the home's own file.
+        state_url: URL of a home's state, for models in use; empty for the home's own file.
         artifacts: The store that several homes share; whoever names it or the state's place means
             the files of the home.
     """
@@ -102,7 +102,7 @@ def stored_on(api: Management, name: str, pushed: Pushed, *, says: bool = False)
         says: Whether progress of an upload is displayed.
 
     Raises:
-        InvalidArgumentError: It cannot be stored, or cannot be served there.
+        InvalidArgumentError: The model cannot be stored, or cannot be served there.
     """
     path = pushed.path
     content = read_content(path)
@@ -178,7 +178,7 @@ def _file_chunks(path: Path, size_bytes: int) -> Iterator[bytes]:
     """Yield exactly `size_bytes` of a file, as announced in the request's headers.
 
     Raises:
-        InvalidArgumentError: It was cut meanwhile.
+        InvalidArgumentError: The file was truncated meanwhile.
     """
     left = size_bytes
     with path.open("rb") as stream:

@@ -43,7 +43,7 @@ def log_lines(home: Path, *, tail: int, source: str, log_format: str) -> list[st
     """Return the newest lines of all logs of `home`, or of one process.
 
     Raises:
-        NotFoundError: There are no logs, or none of `source`.
+        NotFoundError: No logs exist, or none of `source`.
     """
     logs = LogFiles(directory=home / "logs")
     if not logs.paths(source):
@@ -60,7 +60,7 @@ def watched_store(url: str, *, retry_s: float | None = None) -> "SharedStore":
     """Return the store at `url`, with progress of transfers on a terminal.
 
     Args:
-        retry_s: How long a request is tried again; None for the usual time.
+        retry_s: Time limit of retries; None for the default.
     """
     shared = open_shared(url) if retry_s is None else open_shared(url, retry_s=retry_s)
     shared.on_transfer = TransferView().update
@@ -77,7 +77,7 @@ def home_registry(
             store that the home is a copy of, if it is.
 
     Raises:
-        InvalidArgumentError: It is not a store URL.
+        InvalidArgumentError: The text is not a store URL.
     """
     url = os.environ.get("HEADRACE_ARTIFACTS", "") if artifacts is None else artifacts
     url = url or bound_to(home)
@@ -87,11 +87,11 @@ def home_registry(
 def stored_model(reference: str, home: Path) -> tuple[ModelVersion, Path]:
     """Return a version, verified against its digest, and its path.
 
-    A shared store is asked only for what is not whole in the home: a job may have no network.
+    A shared store is used only for content that the home lacks: a job may have no network.
 
     Raises:
         VersionNotFoundError: The version or the model does not exist.
-        ArtifactCorruptError: It is damaged.
+        ArtifactCorruptError: The content is damaged.
     """
     registry = Registry(home)
     if ":" in reference:
@@ -191,7 +191,7 @@ class HomeModels:
         """Delete content that no version refers to; return what was deleted.
 
         Args:
-            grace_s: How long a shared store keeps content after it was pushed last.
+            grace_s: Seconds for which a shared store keeps content after its last push.
         """
         registry = home_registry(self.home, artifacts=self.artifacts)
         removed = asdict(registry.gc(grace_s=grace_s))

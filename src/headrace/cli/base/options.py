@@ -41,8 +41,8 @@ def option(text: str, *names: str, shown: str | bool = True, **more: Any) -> Opt
     """Return an option.
 
     Args:
-        text: Its help.
-        names: Empty for that of the parameter.
+        text: Help text.
+        names: Names of the option; empty for the parameter's name.
         shown: The default as the help shows it, if that is not the value.
         more: Other arguments of `typer.Option`.
     """
@@ -136,7 +136,7 @@ class ControlPlaneOptions:
         """Return its management API.
 
         Raises:
-            UnavailableError: Nothing runs on the home.
+            UnavailableError: No system runs on the home.
         """
         return self.target().management()
 
@@ -415,7 +415,7 @@ def numbers(text: str, flag: str) -> tuple[int, ...]:
     """Return integers from 1 on, in the written order; empty if `text` is empty.
 
     Raises:
-        BadParameter: It is not a list of whole numbers.
+        BadParameter: The text is not a list of whole numbers.
     """
     if not text:
         return ()
@@ -434,7 +434,7 @@ def seconds(text: str, flag: str) -> float:
     """Return the seconds of a duration: seconds, or a number with a unit from `us` to `w`.
 
     Raises:
-        BadParameter: It is not a duration above 0.
+        BadParameter: The text is not a duration above 0.
     """
     result = duration_s(text)
     if result is None:
@@ -447,7 +447,7 @@ def parse_share(text: str, flag: str) -> float:
     """Return the ratio of `1%` or `0.01`, the value of `flag`.
 
     Raises:
-        BadParameter: It is not a ratio between 0 and 1.
+        BadParameter: The text is not a ratio between 0 and 1.
     """
     word = text.strip()
     try:
@@ -464,7 +464,7 @@ def span_s(text: str, flag: str) -> float | None:
     """Return the seconds of a duration with a unit, such as `30d`; None for `never`.
 
     Raises:
-        BadParameter: It is something else.
+        BadParameter: The text is not a duration.
     """
     if text == "never":
         return None
@@ -479,7 +479,7 @@ def moment(text: str, *, now: float) -> float:
     """Return the Unix time of `text`; UTC without a time zone.
 
     Raises:
-        InvalidArgumentError: It is no time, or not yet over.
+        InvalidArgumentError: The text is not a time, or is in the future.
     """
     if text.strip().startswith("-"):
         if text.strip()[1:].rstrip(_AGO) == "0":  # not a duration but the current time

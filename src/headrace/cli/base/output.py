@@ -96,8 +96,8 @@ def show_document(
     """Print a document as the API returns it: as JSON, or the table of its rows.
 
     Args:
-        rows: What the table lists.
-        columns: As `rows_text` has them.
+        rows: Rows of the table.
+        columns: Columns as in `rows_text`.
         empty: Message if there are no rows; empty shows the headings alone.
     """
     listed = list(rows)
@@ -185,10 +185,10 @@ def progress(text: str) -> Iterator[None]:
 def progress_bar(text: str, total: float | None) -> Iterator[Callable[..., None]]:
     """Show a progress bar on a terminal; erased at the end.
 
-    Lines of `say` stand above it meanwhile.
+    Lines of `say` appear above it.
 
     Args:
-        total: None if unknown.
+        total: Total amount; None if unknown.
 
     Yields:
         What takes the changes: `completed`, `advance`, `description`, and a `note` beside the bar.
@@ -272,7 +272,7 @@ class TransferView:
     """Display of transfers: a changing line on a terminal, a few lines in a log.
 
     Args:
-        stream: None for standard error.
+        stream: Output stream; None for standard error.
     """
 
     def __init__(self, stream: TextIO | None = None) -> None:

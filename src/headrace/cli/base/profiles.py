@@ -112,7 +112,7 @@ def save_profile(home: Path, profile: Profile) -> Path:
     """Store a profile, replacing an older one of the same subject; return its path.
 
     Raises:
-        FailedPreconditionError: It cannot be written.
+        FailedPreconditionError: The profile cannot be written.
     """
     try:
         path = make_private_dir(home / DIRECTORY) / profile.file_name
@@ -127,8 +127,8 @@ def read_profiles(home: Path, digest: str) -> list[Profile]:
     """Return the profiles of a model's content, for all processors.
 
     Raises:
-        ArtifactCorruptError: One is damaged; the message names the file.
-        FailedPreconditionError: They cannot be read.
+        ArtifactCorruptError: A profile is damaged; the message names the file.
+        FailedPreconditionError: The profiles cannot be read.
     """
     try:
         files = sorted((home / DIRECTORY).glob(f"{file_prefix(digest)}*.json"))
@@ -143,7 +143,7 @@ def newest_profile(model: str, home: Path) -> Profile:
     """Return the newest profile of a model: a path or NAME[:VERSION].
 
     Raises:
-        FailedPreconditionError: It has none; the message names the command that makes one.
+        FailedPreconditionError: The model has none; the message names the command that creates one.
     """
     subject = find_subject(model, find_target(None, home))
     profiles = read_profiles(home, subject.digest)

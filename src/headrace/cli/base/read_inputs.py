@@ -55,7 +55,7 @@ def read_inputs(data: bytes, signature: ModelSignature) -> Inputs:
     JSON, or nothing between commas, is a missing value of an input of floats.
 
     Raises:
-        InvalidArgumentError: It cannot be read, or does not name the model's inputs.
+        InvalidArgumentError: The data cannot be read, or does not name the model's inputs.
     """
     if data.startswith((_NPY, _ZIP)):
         return _from_numpy(data, signature)

@@ -43,11 +43,11 @@ def reference_from(
     """Return the reference from a file for a model.
 
     Args:
-        columns: Which columns are the input; empty for all but `time_column`.
+        columns: Input columns; empty for all but `time_column`.
         time_column: The column of the rows' times; empty where they are not known.
 
     Raises:
-        InvalidArgumentError: It does not fit the model, or has too few rows.
+        InvalidArgumentError: The file does not fit the model, or has too few rows.
     """
     from headrace.monitor.drift_reference import (  # NumPy work
         DATA,

@@ -22,7 +22,7 @@ def read_spec(file: Path) -> "SystemSpec":
     """Return the spec in `file`, with absolute model paths.
 
     Raises:
-        InvalidArgumentError: It has mistakes; the message lists all of them.
+        InvalidArgumentError: The spec has mistakes; the message lists all of them.
     """
     from headrace.core.spec.parse import SpecError, parse_spec
 
@@ -43,7 +43,7 @@ def tuned(
     """Return the document, and a line for each setting from a profile.
 
     Args:
-        home: Where the profiles are.
+        home: Directory with the profiles.
         store: Knows the models that the document names by reference.
         is_here: Whether it will be served on this machine.
 
@@ -113,7 +113,7 @@ def show_applied(answer: dict[str, Any], *, json: bool) -> None:
     """Print what an apply changed, and what is not ready.
 
     Raises:
-        Exit: Something is not ready though it was waited for.
+        Exit: An object is not ready after the wait.
     """
     show_answer(answer, *changes_text(answer), *not_ready_text(answer), json=json)
     if not answer.get("ready", True):

@@ -53,7 +53,7 @@ def read_rows(
 
     Raises:
         InvalidArgumentError: The file cannot be read on; what came before was given.
-        FailedPreconditionError: It is Parquet, and Polars is not installed.
+        FailedPreconditionError: The file is Parquet, and Polars is not installed.
     """
     rows: Iterator[Row | str]
     head = stream.read(len(_PARQUET))
@@ -183,12 +183,12 @@ def read_tensors(
     are the only input, in their order.
 
     Args:
-        columns: Which columns of a table are the input; empty for all.
+        columns: Input columns of a table; empty for all.
         without: A column that is no input, as the rows' times; empty for none.
 
     Raises:
         InvalidArgumentError: The file cannot be read, or does not fit the model.
-        FailedPreconditionError: It is Parquet, and pyarrow is not installed.
+        FailedPreconditionError: The file is Parquet, and pyarrow is not installed.
     """
     specs = {spec.name: spec for spec in (*signature.inputs, *signature.outputs)}
     table = _table(path)
@@ -233,7 +233,7 @@ def read_times(path: Path, column: str) -> Array:
 
     Raises:
         InvalidArgumentError: The column does not exist, or a value is not a time.
-        FailedPreconditionError: It is Parquet, and pyarrow is not installed.
+        FailedPreconditionError: The file is Parquet, and pyarrow is not installed.
     """
     table = _table(path)
     if column not in table:

@@ -70,7 +70,7 @@ def choose_model(options: "RunOptions", target: "CommandTarget") -> Chosen:
 
     Raises:
         NotFoundError: No such file, version or endpoint exists.
-        CodeNotAllowedError: It would run its author's code.
+        CodeNotAllowedError: The model would run its author's code.
     """
     if not options.model:
         raise InvalidArgumentError("no model: pass --model NAME[:VERSION], PATH or ENDPOINT")
@@ -148,7 +148,7 @@ def _of_endpoint(
 
     Raises:
         NotFoundError: The endpoint or version does not exist.
-        SpecError: Its model cannot be served.
+        SpecError: The endpoint's model cannot be served.
     """
     endpoint, _, version = name.partition(":")
     entries = tuple(entry for entry in spec.endpoints if entry.name == endpoint)
@@ -287,11 +287,11 @@ def exec_in_sandbox(
     """Replace this process by the sandboxed process that runs the model.
 
     Args:
-        serial: Of the user that it is, if this one is root.
+        serial: Number of its user, if this process is root.
 
     Raises:
-        HeadraceError: It cannot be confined so.
-        OSError: Its folders cannot be made, or it cannot be started.
+        HeadraceError: The process cannot be sandboxed.
+        OSError: Folders cannot be created, or the process cannot be started.
     """
     from headrace.control.base.home import Home
     from headrace.control.jobs.process import report_name
@@ -356,7 +356,7 @@ def _own_user_obstacle(output: Path, uid: int) -> str:
     """Return why a folder cannot belong to the user that writes it; empty if it can.
 
     Raises:
-        FailedPreconditionError: It is a link: what it leads to is not given away.
+        FailedPreconditionError: The folder is a link, whose target must keep its owner.
     """
     if output.is_symlink():
         message = f"the output {output} is a symbolic link; pass the directory that it points to"

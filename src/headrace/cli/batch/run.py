@@ -43,8 +43,8 @@ def open_engine(
     """Return the engine of a name.
 
     Args:
-        address: Of a cluster; empty for one on this machine that ends with the job.
-        workers: Shards at once; None for as many as there are cores.
+        address: Address of a cluster; empty for a local one that ends with the job.
+        workers: Concurrent shards; None for the number of cores.
         source: The input as the command names it.
 
     Raises:

@@ -58,8 +58,8 @@ def plan(
 
     Args:
         recorded: Files of the previous export; empty if unknown.
-        there: What is in the folder.
-        files: What is to be written.
+        there: Files in the folder.
+        files: Files to write.
     """
     gone = sorted((recorded.keys() - files.keys()) & there.keys())
     removed = tuple(path for path in gone if there[path] == recorded[path])

@@ -194,7 +194,7 @@ def addresses_for(
         check: Looks at an address, the option's name before it.
 
     Raises:
-        BadParameter: One is written otherwise.
+        BadParameter: A text has another form.
     """
     addresses: dict[tuple[str, str], list[str]] = {}
     for text in texts or ():
@@ -300,7 +300,7 @@ class ExportOptions:
 
         Raises:
             BadParameter: The format is unknown.
-            InvalidArgumentError: It has no room for several documents.
+            InvalidArgumentError: The format allows one document only.
         """
         from headrace.deploy import DocumentFormat, files_of, text_of
 

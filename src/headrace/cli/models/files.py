@@ -144,10 +144,10 @@ def converted(pushed: Pushed, conversion: ConversionOptions, home: Path) -> Iter
     """Yield the ONNX model converted from `pushed`; its file is deleted afterwards.
 
     Args:
-        home: Hidden from what is converted.
+        home: Directory that is hidden from the converted model.
 
     Raises:
-        HeadraceError: It cannot be converted, or its answers differ too much.
+        HeadraceError: The model cannot be converted, or its outputs differ too much.
     """
     path = pushed.path.absolute()
     runtime = source_runtime(path, pushed.runtime)
@@ -206,7 +206,7 @@ def _rows_of(file: Path, signature: ModelSignature) -> Tensors:
     """Return the rows of a file, as the model takes them.
 
     Raises:
-        InvalidArgumentError: They do not fit the model.
+        InvalidArgumentError: The rows do not fit the model.
     """
     read: Mapping[str, object]
     if file.suffix.lower() == ".json":

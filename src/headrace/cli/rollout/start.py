@@ -150,7 +150,7 @@ def rollout_plan(
         document: Plan from a file; options take precedence.
 
     Raises:
-        typer.BadParameter: Options of different strategies stand together.
+        typer.BadParameter: Options of different strategies are combined.
     """
     base = dict(document or {})
     common = options.present("alpha", "min_samples", "max_duration_s", "on_timeout")
@@ -295,7 +295,7 @@ def read_plan(file: Path) -> dict[str, Any]:
     """Return the plan in a file: the value of `rollout`, or the whole document.
 
     Raises:
-        InvalidArgumentError: It is not a plan.
+        InvalidArgumentError: The file is not a plan.
     """
     try:
         document = read_yaml(file.read_text(encoding="utf-8"))
@@ -319,10 +319,10 @@ def wait_for_rollout(
 ) -> dict[str, Any]:
     """Print each change of a rollout until it ends; return its last status.
 
-    A control plane that is away for a while is waited for: the rollout goes on where it was.
+    The command waits for an unreachable control plane: the rollout continues afterwards.
 
     Raises:
-        DeadlineExceededError: It did not end within `timeout_s`.
+        DeadlineExceededError: The rollout did not end within `timeout_s`.
         UnavailableError: The control plane is away for too long.
     """
     deadline = time.monotonic() + timeout_s

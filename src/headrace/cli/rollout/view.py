@@ -59,7 +59,7 @@ def interval_bar(
 
     Args:
         low: None for an interval without lower bound; then it is drawn to the left edge.
-        neutral: Where there is no difference.
+        neutral: Value without difference.
         margin: Limit of the tolerated difference; None for no limit.
     """
     if low is None and high is None:

@@ -53,7 +53,7 @@ def short_spec(form: ShortForm) -> "SystemSpec":
     """Return the equivalent spec.
 
     Raises:
-        SpecError: With all mistakes.
+        SpecError: The options are not valid; the message lists all mistakes.
         InvalidArgumentError: An option is missing.
     """
     from headrace.core.spec.parse import parse_spec  # noqa: PLC0415  # loads pydantic
@@ -115,7 +115,7 @@ def find_stream(name: str, *, file: Path | None, plane: ControlPlaneOptions) -> 
 
     Raises:
         NotFoundError: The stream does not exist.
-        HeadraceError: The file is wrong, or what runs cannot be asked.
+        HeadraceError: The file is not valid, or the running system does not respond.
     """
     from headrace.cli.base.spec_file import read_spec  # noqa: PLC0415  # as above
     from headrace.core.spec.parse import parse_spec  # noqa: PLC0415  # loads pydantic

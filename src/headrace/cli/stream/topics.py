@@ -174,10 +174,10 @@ def first_offsets(broker: "Broker", topic: str, *, waits: bool) -> "dict[TopicPa
     """Return the first offset of each partition.
 
     Args:
-        waits: For the topic, if it is not there yet.
+        waits: Whether to wait for a missing topic.
 
     Raises:
-        NotFoundError: It is not there.
+        NotFoundError: The topic does not exist.
     """
     while True:
         try:

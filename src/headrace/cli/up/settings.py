@@ -397,7 +397,7 @@ def oidc_settings(
     """Return the OIDC settings; flags and variables take precedence over the file. None if unset.
 
     Raises:
-        BadParameter: Something is missing, or cannot be used.
+        BadParameter: A setting is missing, or cannot be used.
         FailedPreconditionError: The file cannot be read.
     """
     import msgspec  # only here

@@ -165,10 +165,10 @@ def command(
     """Return a `curl` line for `endpoint` if its inputs are small, else a `headrace infer` line.
 
     Args:
-        flag: What `headrace` needs besides, for instance ` --home DIR`.
+        flag: Additional options of `headrace`, such as ` --home DIR`.
         gateway_ca: The file of the gateway's certificate; empty for plain text. Only `headrace`
             knows that it may be trusted, so only that is named then.
-        example: As `ModelSignature.example`, where the model's version is known.
+        example: Values of `ModelSignature.example`, where the model's version is known.
     """
     short = f"headrace infer {endpoint}{flag}"
     if gateway_ca:
