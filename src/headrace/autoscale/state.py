@@ -154,7 +154,7 @@ class ScaleReason(StrEnum):
     LESS_LOAD = "LessLoad"
     """Fewer replicas have been enough for the scale-down delay."""
     SETTLING = "Settling"
-    """Fewer replicas are enough, but not yet for the scale-down delay."""
+    """Fewer replicas may be enough, but it is too early for a scale-down."""
     MISSING = "MissingMetrics"
     STARTING = "Starting"
     """More replicas are needed, and some are already starting."""

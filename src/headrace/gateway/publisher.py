@@ -175,8 +175,8 @@ class Publisher:
     """Publisher of snapshots, one at a time; a newer waiting snapshot replaces an older one.
 
     After a cancelled publish the snapshot may be in force, in part or whole; the next publish
-    starts from the current files. A file that this object wrote and nobody changed is not read
-    again.
+    starts from the current files. A file that is unchanged since this object wrote it is not
+    read again.
     """
 
     directory: Path

@@ -429,10 +429,10 @@ end
 """
 )
 
-# Runs on the way to one upstream, after the split chose it: an endpoint's arms may differ in what
-# the model is called there. It runs again when the request is tried again, and then on headers that
-# it has changed before: so the path that it began with is kept.
-# API keys are for this gateway. `hr_` inside another token, such as a JWT, begins none.
+# Runs for one upstream, after the split chose it: the model may have another name on each arm. It
+# runs again when the request is retried, on headers that it has already changed: so it stores the
+# original path. API keys are for this gateway. `hr_` inside another token, such as a JWT, starts no
+# key.
 _RENAME_SOURCE: Final = """
 local NAME, MODEL, PREFIX, AUTHORITY = %s, %s, %s, %s
 

@@ -87,8 +87,8 @@ def model_store(
 
     Args:
         state_url: URL of a home's state, for models in use; empty for the home's own file.
-        artifacts: The store that several homes share; whoever names it or the state's place means
-            the files of the home.
+        artifacts: Store that several homes share; with it or `state_url`, the files of the home
+            are used.
     """
     if target.is_remote or (target.is_running() and not state_url and not artifacts):
         return ServedModels(target.management())

@@ -73,8 +73,8 @@ def home_registry(
     """Return the registry of a home, whose versions may be in a shared store.
 
     Args:
-        artifacts: The store's URL; None for what the environment says. Empty, as none, takes the
-            store that the home is a copy of, if it is.
+        artifacts: The store's URL; None for the environment's. If that is empty, the store that the
+            home is a copy of, if any.
 
     Raises:
         InvalidArgumentError: The text is not a store URL.

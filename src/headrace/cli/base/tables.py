@@ -48,11 +48,11 @@ def read_rows(
 ) -> Iterator[list[tuple[int, Row | str]]]:
     """Yield parts of the rows, each with its number from 1; a text is the error of a row.
 
-    The format is told by the first bytes: Parquet, JSON (an object a line), else CSV with a line of
-    names, in which nothing stands for a missing value.
+    The format is detected from the first bytes: Parquet, JSON (an object per line), else CSV with a
+    header line, where an empty cell is a missing value.
 
     Raises:
-        InvalidArgumentError: The file cannot be read on; what came before was given.
+        InvalidArgumentError: The file cannot be read further; earlier rows were yielded.
         FailedPreconditionError: The file is Parquet, and Polars is not installed.
     """
     rows: Iterator[Row | str]

@@ -65,8 +65,8 @@ class Chosen:
 def choose_model(options: "RunOptions", target: "CommandTarget") -> Chosen:
     """Return the model of `--model`: an endpoint of `--file`, a path, or a running one.
 
-    `NAME@VERSION` is `NAME:VERSION`. Rows are declared independent of a path or a version; an
-    endpoint's spec says it itself.
+    `NAME@VERSION` is `NAME:VERSION`. An option declares the rows of a path or a version
+    independent; for an endpoint, its spec does.
 
     Raises:
         NotFoundError: No such file, version or endpoint exists.

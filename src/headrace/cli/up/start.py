@@ -258,8 +258,8 @@ def run_here(settings: "ControlSettings", home: Path) -> int:
     """Run the control plane in this process; a thread prints the addresses once all is ready.
 
     Raises:
-        FailedPreconditionError: Why nothing came up, once everything is stopped: below the log of
-            several processes that ended, nobody would look for it.
+        FailedPreconditionError: The system did not start. Raised once all processes have stopped,
+            so that the reason follows their logs.
     """
     import msgspec
 
