@@ -73,7 +73,7 @@ class Application:
         try:
             self._router.find(exchange)(exchange)
         except HeadraceError as error:
-            if hasattr(exchange, "wire"):  # the method and path of inference
+            if hasattr(exchange, "wire"):  # an inference request
                 self._state.refused(exchange, error)
             send_refusal(exchange, error)
         except Exception:  # noqa: BLE001  # the request edge: a bug of ours costs this request

@@ -162,7 +162,7 @@ async def _serve(settings: PoolReplicaSettings) -> int:
                 _log.error("%s", error)  # the message is sufficient
                 return EXIT_CANNOT_LISTEN
             sys.setswitchinterval(_SWITCH_S)
-            gc.freeze()  # current models stay; models are added and removed later
+            gc.freeze()  # these objects live forever; those of models do not
             _log.info("listening", extra={"pool": settings.name})
             await stop.wait()
             _log.info("draining", extra={"pool": settings.name})

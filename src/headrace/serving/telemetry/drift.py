@@ -93,7 +93,7 @@ class DriftSampler:
             handler(exchange)
             if exchange.received_at + _CREDIT_S < self._paid_at:
                 self._skipped += 1
-            elif SHADOW_HEADER not in exchange.headers:  # other code counts the original class
+            elif SHADOW_HEADER not in exchange.headers:  # of a mirrored pair the original counts
                 exchange.wire = self._seen_wire(exchange.wire)
 
         return observed

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 _MOST_SPANS: Final = 20_000
 _MOST_LINKS: Final = 32
-_BYTES: Final = 1  # of one span: an estimate
+_BYTES: Final = 1  # per span: the limit is a number, not a size
 _LONGEST_TEXT: Final = 256
 
 
