@@ -23,4 +23,4 @@ class SystemClock:
 
     def now(self) -> float:
         """Return seconds since 1970-01-01 UTC."""
-        return time.time()  # noqa: TID251  # the one place that may
+        return time.time()  # noqa: TID251  # the only code that may

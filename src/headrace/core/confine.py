@@ -34,7 +34,7 @@ child of this process's parent, and this process ends. Without, this process wai
 same user, passes SIGTERM on and ends as it ends.
 """
 
-# ruff: noqa: PTH103, PTH108, PTH110, PTH112, PTH114, PTH118, PTH120, PTH123, PTH208  # `pathlib` costs more than all else here
+# ruff: noqa: PTH103, PTH108, PTH110, PTH112, PTH114, PTH118, PTH120, PTH123, PTH208  # `pathlib` is the slowest import here
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ _SHOWN = 60
 
 def cron_mistake(cron: str) -> str:
     """Return why `cron` is not a cron line with a future time; empty if it is valid."""
-    from cronsim import CronSim, CronSimError  # noqa: PLC0415  # half of a command's start
+    from cronsim import CronSim, CronSimError  # noqa: PLC0415  # half of a command's start time
 
     shown = f"'{cron[:_SHOWN]}'"
     if len(cron.split()) != _FIELDS:

@@ -306,7 +306,7 @@ def output_of(command: Sequence[str], *, timeout_s: float) -> bytes:
         OSError: It cannot be started.
         subprocess.SubprocessError: It failed, or took too long.
     """
-    return subprocess.run(  # noqa: S603  # one of our programs
+    return subprocess.run(  # noqa: S603  # a Headrace program
         command, stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout_s, check=True
     ).stdout
 

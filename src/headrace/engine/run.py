@@ -59,7 +59,7 @@ def run_batch(model: Model, batch: Batch, plan: PaddingPlan | None) -> None:
         outputs = run_model(model, inputs, output_names, tickets)
         batch.computed_at = time.monotonic()
         batch.results = split(outputs, tickets, plan=plan, padded_to=batch.length)
-    except Exception as error:  # noqa: BLE001  # a plug-in call: whatever it raises is its failure
+    except Exception as error:  # noqa: BLE001  # a plug-in call: any error is its failure
         batch.joined_at = batch.joined_at or batch.formed_at
         batch.computed_at = time.monotonic()
         if len(tickets) > 1 and not isinstance(error, _NOBODYS):

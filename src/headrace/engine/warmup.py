@@ -83,7 +83,7 @@ def _time_run(
         before = clock()
         try:
             model.run(inputs)
-        except Exception as error:  # noqa: BLE001  # a plug-in call on inputs that we made up
+        except Exception as error:  # noqa: BLE001  # a plug-in call with generated inputs
             _log.debug("warm-up run failed", extra={"rows": rows, "length": length, "why": error})
             return None
         after = clock()

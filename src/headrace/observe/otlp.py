@@ -56,7 +56,7 @@ class OtlpExporter:
         spans = list(self._spans(records))
         try:
             return self._exporter.export(spans) is SpanExportResult.SUCCESS
-        except Exception:  # noqa: BLE001  # a plug-in call: spans are lost, nothing else
+        except Exception:  # noqa: BLE001  # a plug-in call: only spans are lost
             _log.exception("cannot send spans")
             return False
 

@@ -76,7 +76,7 @@ class Application:
             if hasattr(exchange, "wire"):  # an inference request
                 self._state.refused(exchange, error)
             send_refusal(exchange, error)
-        except Exception:  # noqa: BLE001  # the request edge: a bug of ours costs this request
+        except Exception:  # noqa: BLE001  # the request edge: a bug fails only this request
             send_failure(exchange)
 
     def cancel(self, ticket: Ticket) -> None:

@@ -82,7 +82,7 @@ class Exchange(Ticket):
 
     wire: ResponseWriter
 
-    def __init__(  # noqa: PLR0917  # positional: one is made for every request
+    def __init__(  # noqa: PLR0917  # positional: called for every request
         self,
         connection: ConnectionInfo,
         method: bytes,

@@ -43,7 +43,7 @@ async def in_daemon_thread(work: Callable[[], T], *, name: str, dispose: Callabl
         with contextlib.suppress(RuntimeError):  # the event loop is closed: no caller waits
             try:
                 result = work()
-            except Exception as error:  # noqa: BLE001  # whoever waits gets it
+            except Exception as error:  # noqa: BLE001  # the waiting caller gets it
                 loop.call_soon_threadsafe(fail, error)
             except BaseException as error:  # noqa: BLE001  # it would end the event loop
                 loop.call_soon_threadsafe(fail, RuntimeFailedError(f"it raised {error!r}"))

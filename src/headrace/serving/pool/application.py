@@ -280,7 +280,7 @@ class PoolApplication:
             self._router.find(exchange)(exchange)
         except HeadraceError as error:
             send_refusal(exchange, error)
-        except Exception:  # noqa: BLE001  # the request edge: a bug of ours costs this request
+        except Exception:  # noqa: BLE001  # the request edge: a bug fails only this request
             send_failure(exchange)
 
     def cancel(self, ticket: Ticket) -> None:
@@ -413,7 +413,7 @@ class PoolApplication:
     async def _send_metrics(self, exchange: Exchange) -> None:
         try:
             text = await pool_exposition(self._pool, exchange.query)
-        except Exception:  # noqa: BLE001  # the request edge, of a request that takes a while
+        except Exception:  # noqa: BLE001  # the request edge of an asynchronous request
             send_failure(exchange)
         else:
             exchange.send(200, text, content_type=TEXT_TYPE.encode())

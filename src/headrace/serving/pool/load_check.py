@@ -72,7 +72,7 @@ def result_of(work: Callable[[], TrialResult]) -> TrialResult:
         return TrialResult(error=str(error)[:_MAX_ERROR], code=error.code)
     except MemoryError as error:
         return TrialResult(error=f"it needs more memory than its limit: {error}"[:_MAX_ERROR])
-    except BaseException as error:  # noqa: BLE001  # a plug-in call; nothing may pass it
+    except BaseException as error:  # noqa: BLE001  # a plug-in call; every error is handled here
         return TrialResult(error=f"{type(error).__name__}: {error}"[:_MAX_ERROR])
 
 

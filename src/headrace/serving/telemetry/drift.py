@@ -135,7 +135,7 @@ class _SeenWire:
             return
         try:
             self._sampler.look(exchange, response)
-        except Exception:  # noqa: BLE001  # the request edge: the answer is sent already
+        except Exception:  # noqa: BLE001  # the request edge: the response was already sent
             _log.exception(
                 "cannot count a response for drift", extra={"request_id": exchange.request_id}
             )
@@ -247,7 +247,7 @@ def _numbers(column: Array) -> list[float | str | None]:
     """Return values as JSON has them; infinite ones as text, NaN as null."""
     numbers: list[float | str | None] = []
     for value in column.tolist():
-        if value != value:  # noqa: PLR0124  # only NaN is not itself
+        if value != value:  # noqa: PLR0124  # only NaN differs from itself
             numbers.append(None)
         else:
             numbers.append(value if abs(value) < np.inf else str(value))

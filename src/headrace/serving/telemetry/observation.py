@@ -318,7 +318,7 @@ class _ObservedWire:
     def _look(self, exchange: Exchange, look: Callable[[], None]) -> None:
         try:
             look()
-        except Exception:  # noqa: BLE001  # the request edge: the answer is sent already
+        except Exception:  # noqa: BLE001  # the request edge: the response was already sent
             _log.exception("cannot observe a response", extra={"request_id": exchange.request_id})
 
 

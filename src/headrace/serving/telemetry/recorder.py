@@ -413,7 +413,7 @@ class Recording:
         """Record the outcome of a request."""
         try:
             self._note(exchange, response, error)
-        except Exception:  # noqa: BLE001  # the request edge: the answer is sent already
+        except Exception:  # noqa: BLE001  # the request edge: the response was already sent
             _log.exception("cannot record a request", extra={"request_id": exchange.request_id})
 
     def _note(
