@@ -249,7 +249,7 @@ def test_what_something_else_wrote_is_not_misread(server: RedisServer) -> None:
         assert store.write("stats", [key("bert")], [record(1)]) == 1
 
         client.hset(b"headrace:features:default:watermarks", "stats", b"soon")
-        with pytest.raises(FailedPreconditionError, match="no number; something else wrote"):
+        with pytest.raises(FailedPreconditionError, match="not a number; another program uses"):
             store.watermark("stats")
 
 

@@ -38,7 +38,7 @@ class Asking:
 
     @pytest.mark.parametrize("partitions", [0, -1])
     def test_a_topic_of_no_partitions_is_refused(self, broker: Broker, partitions: int) -> None:
-        with pytest.raises(InvalidArgumentError, match="partitions"):
+        with pytest.raises(InvalidArgumentError, match="partition"):
             broker.create_topic(new_name("topic"), partitions=partitions)
 
     @pytest.mark.parametrize("topic", ["", "two words", "a/b", "..", "é", "x" * 250, "a\0b"])

@@ -124,7 +124,7 @@ def test_a_control_plane_that_restarts_is_waited_for() -> None:
 def test_waiting_has_an_end() -> None:
     api = Management(f"http://127.0.0.1:{free_port()}")
 
-    with pytest.raises(DeadlineExceededError, match="preparing, 0 %; it goes on"):
+    with pytest.raises(DeadlineExceededError, match="preparing, 0 %; it continues"):
         wait_for_rollout(api, rollout("preparing"), timeout_s=0.01, every_s=0.001)
 
 
@@ -208,7 +208,7 @@ def test_an_address_that_leads_elsewhere_is_told() -> None:
     moved = b"HTTP/1.1 301 Moved\r\nlocation: https://ops.example/\r\ncontent-length: 0\r\n\r\n"
     with (
         scripted(moved) as server,
-        pytest.raises(UnavailableError, match=r"it is at https://ops\.example/; use"),
+        pytest.raises(UnavailableError, match=r"redirects to https://ops\.example/; use"),
     ):
         server.api.get("/x")
 

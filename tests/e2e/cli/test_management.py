@@ -86,7 +86,7 @@ def test_silence_is_not_waited_for() -> None:
 
 
 def test_nobody_there_says_how_to_start_it() -> None:
-    with pytest.raises(UnavailableError, match="`headrace up` starts it again"):
+    with pytest.raises(UnavailableError, match="`headrace up` restarts it"):
         Management(f"http://127.0.0.1:{free_port()}").get("/x")
 
 

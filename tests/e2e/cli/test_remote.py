@@ -373,7 +373,7 @@ def test_down_elsewhere_needs_the_name_spelled_out(make_shell: MakeShell) -> Non
     meant = user.run("down", "--server", control["admin_url"])
     server.run("down")  # waits until it is done
 
-    assert "nothing runs" in not_meant.stderr
+    assert "no system runs" in not_meant.stderr
     assert still.returncode == 0
     assert (meant.returncode, "drains and stops" in meant.stderr) == (0, True)
     assert user.run("status").returncode == 3

@@ -116,7 +116,7 @@ def test_an_unknown_endpoint_is_answered_with_those_there_are(up: Shell) -> None
     done = up.run("infer", "nobody")
 
     assert done.returncode == 1
-    assert done.stderr == "headrace: there is no endpoint 'nobody'; there are: digits, second\n"
+    assert done.stderr == "headrace: no endpoint 'nobody'; there are: digits, second\n"
 
 
 @pytest.mark.long
@@ -256,7 +256,7 @@ def test_up_prints_addresses_as_json(shell: Shell) -> None:
     assert shell.run("infer", "x").returncode == 3
     again = shell.run("down")
     assert again.returncode == 0
-    assert "nothing runs" in again.stderr
+    assert "no system runs" in again.stderr
 
 
 @pytest.mark.long
@@ -344,7 +344,7 @@ def test_a_model_that_is_none_ends_up_with_the_reason(shell: Shell, where: list[
     assert done.returncode == 1
     assert "bad.onnx" in done.stderr
     assert "Traceback" not in done.stderr
-    assert "nothing runs" in shell.run("down").stderr
+    assert "no system runs" in shell.run("down").stderr
 
 
 def test_a_port_in_use_is_named_with_its_flag(shell: Shell) -> None:
@@ -446,5 +446,5 @@ def test_scale_changes_the_replicas_of_one_endpoint_and_nothing_else(up: Shell) 
         (True, False)
     ]
     assert missing.returncode == 1
-    assert "there is no endpoint 'nobody'" in missing.stderr
+    assert "no endpoint 'nobody'" in missing.stderr
     assert len(back["changes"]) == 1

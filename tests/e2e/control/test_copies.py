@@ -93,7 +93,7 @@ def test_commands_on_a_copy_leave_the_original_and_its_callers_alone(
     assert applied.returncode != 0
     assert inferred.returncode != 0
     assert down.returncode == 0
-    assert "nothing runs" in down.stdout + down.stderr
+    assert "no system runs" in down.stdout + down.stderr
     assert up.returncode == 0, up.stderr
     assert ran["gateway"]["pid"] != before["gateway"]
     assert ran["generation"] == before["generation"]

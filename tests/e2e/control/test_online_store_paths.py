@@ -138,8 +138,8 @@ def test_a_missing_directory_is_told_and_not_made(
     [
         ("sqlite:////nonexist/${PATH}/x.db", "must not contain `${NAME}`"),
         ("sqlite:////proc/${KAFKA_PW}/x.db", "must not contain `${NAME}`"),
-        (f"redis://ann:{LITERAL}@h/0", "holds a password in plain text; write `${NAME}`"),
-        (f"hopsworks://h/s?api_key={LITERAL}", "holds the secret 'api_key' in plain text"),
+        (f"redis://ann:{LITERAL}@h/0", "contains a password in plain text; use `${NAME}`"),
+        (f"hopsworks://h/s?api_key={LITERAL}", "contains the secret 'api_key' in plain text"),
     ],
 )
 def test_what_a_url_must_not_hold_is_refused(

@@ -103,5 +103,5 @@ def test_only_plain_files_are_taken_of_what_it_leaves(search: SandboxedSearch, s
         os.mkfifo(result / "secret")
     state = SearchState(wrote=Wrote(at_s=1.0, name="x", path="result"))
 
-    with pytest.raises(InvalidArgumentError, match=r"leaves the directory|no regular file"):
+    with pytest.raises(InvalidArgumentError, match=r"leaves the directory|not a regular file"):
         search.artifact(state, search.folder / "taken")

@@ -117,8 +117,8 @@ def test_a_stored_spec_that_apply_refuses_today_goes_on_and_an_event_names_the_m
     events = system.get("/api/v1/events")["events"]
     told = [event["message"] for event in events if event["reason"] == "Disagrees"]
     assert len(told) == 2
-    assert any("jobs[0].output" in text and "write {run_id}" in text for text in told)
-    assert any("streams[1].source.group" in text and "use another group" in text for text in told)
+    assert any("jobs[0].output" in text and "use {run_id}" in text for text in told)
+    assert any("streams[1].source.group" in text and "another group" in text for text in told)
 
     code, problem = system.post("/api/v1/apply", system.get("/api/v1/spec")["spec"])
     assert code == 400

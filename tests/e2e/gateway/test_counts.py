@@ -207,7 +207,7 @@ async def test_an_envoy_that_was_started_again_counts_in_another_epoch(lab: Lab)
     before = await gateway.arm_statistics({"m"})
 
     await gateway.stop(1.0)
-    with pytest.raises(GatewayUnavailableError, match="does not run"):
+    with pytest.raises(GatewayUnavailableError, match="is not running"):
         await gateway.arm_statistics({"m"})
     await gateway.start(build_snapshot(gateway.settings, [_counted(one)]))
     after = await gateway.arm_statistics({"m"})

@@ -139,7 +139,7 @@ async def test_a_file_that_envoy_does_not_see_is_a_timeout_and_restored(lab: Lab
     publisher = dataclasses.replace(gateway.publisher, directory=elsewhere, timeout_s=0.2)
     wanted = build_snapshot(gateway.settings, [endpoint("m", lab.replica("2"))])
 
-    with pytest.raises(GatewayUnavailableError, match=r"did not take cds\.json in 0\.2 s"):
+    with pytest.raises(GatewayUnavailableError, match=r"did not accept cds\.json in 0\.2 s"):
         await publisher.publish(wanted)
 
     assert {k.file: (elsewhere / k.file).read_text() for k in KINDS} == _texts(gateway)

@@ -276,7 +276,7 @@ def test_a_view_that_is_not_there_is_told_before_anything_changes(pushing: Strea
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "place"),
+    ("old", "new", "location"),
     [
         ("size_s: 86400, function", "size_s: 0, function", "streams[0].windows.windows[0].size_s"),
         ("log:demo", "redis://nowhere", "streams[0].windows"),
@@ -284,13 +284,13 @@ def test_a_view_that_is_not_there_is_told_before_anything_changes(pushing: Strea
     ],
 )
 def test_mistakes_are_told_with_their_places_by_the_check_alone(
-    pushing: Streams, old: str, new: str, partition: str
+    pushing: Streams, old: str, new: str, location: str
 ) -> None:
     pushing.spec(PUSHING.replace(old, new, 1))
     done = pushing.shell.run("check", "-f", "headrace.yaml")
 
     assert done.returncode == 1
-    assert partition in done.stderr + done.stdout
+    assert location in done.stderr + done.stdout
 
 
 @pytest.mark.long
