@@ -238,7 +238,7 @@ class Certificates:
 
     clock: Clock
     emit: Emit = field(default=lambda _events: _nothing())
-    """Called when a name without valid content gets some."""
+    """Records events."""
     faults: Faults = field(default_factory=Faults)
     _kept: dict[str, _StoredCertificate] = field(default_factory=dict)
 

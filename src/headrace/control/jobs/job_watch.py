@@ -1,12 +1,12 @@
-"""Runs a command for as long as somebody says so; a program of its own that needs no package.
+"""Watchdog program that runs a command while its lease is extended; it imports no package.
 
     python -I -S job_watch.py MEMORY_BYTES USER COMMAND [ARGUMENT...]
 
-Standard input has lines, each a moment of CLOCK_BOOTTIME in seconds until which the command may
-go on. At the last of them it is killed, for by then another machine may do its work. At the end of
-the input it is asked to end (SIGTERM), and killed if it does not. It is killed too once it and what
-it started hold more than MEMORY_BYTES (0: any number) that no file backs. Once the command has
-become USER (-1: nobody else), this becomes that user too.
+Each line of standard input is a time of CLOCK_BOOTTIME in seconds until which the command may run.
+At the last of these times it is killed, because another machine may then do its work. At the end of
+the input it gets SIGTERM, and is killed if it does not exit. It is also killed if it and its
+children use more than MEMORY_BYTES (0: no limit) of anonymous memory. Once the command has changed
+to USER (-1: no change), the watchdog changes to that user too.
 """
 
 import contextlib
@@ -19,24 +19,24 @@ import sys
 import time
 
 INTERRUPTED = 75
-"""Exit status where the command was ended from outside."""
+"""Exit status if the command was ended from outside."""
 TOO_LARGE = 76
-"""Exit status where it was ended because of its memory."""
+"""Exit status if it was killed because of its memory."""
 GRACE_S = 10.0
 FIRST_S = 30.0
-"""How long the first line may take."""
+"""Seconds to wait for the first line."""
 _POLL_INTERVAL_S = 0.2
 _SCAN_INTERVAL_S = 2.0
-"""How often its memory is looked at, and that of all that it started: that costs more."""
+"""Interval of the memory check that includes its children, which is more expensive."""
 _BEFORE_OTHERS = b"500"
-"""A kernel without memory ends the job before it ends what answers requests."""
+"""oom_score_adj of jobs: the kernel kills a job before processes that answer requests."""
 _OWN = (b"RssAnon:", b"RssShmem:", b"VmSwap:")
 _SESSION = 3  # among the fields of /proc/<pid>/stat behind the command's closing parenthesis
 _PR_SET_PDEATHSIG = 1
 
 
 def main(arguments: list[str]) -> int:
-    """Run the command; its exit status, or `INTERRUPTED`, or `TOO_LARGE`."""
+    """Run the command; return its exit status, `INTERRUPTED` or `TOO_LARGE`."""
     most_bytes, user, command = int(arguments[0]), int(arguments[1]), arguments[2:]
     parent = os.getpid()
     libc = ctypes.CDLL(None)
@@ -46,7 +46,7 @@ def main(arguments: list[str]) -> int:
         if os.getppid() != parent:
             os._exit(INTERRUPTED)
 
-    child = subprocess.Popen(  # noqa: S603  # what the control plane says
+    child = subprocess.Popen(  # noqa: S603  # from the control plane
         command,
         stdin=subprocess.DEVNULL,
         start_new_session=True,
@@ -55,7 +55,7 @@ def main(arguments: list[str]) -> int:
     with contextlib.suppress(OSError), open(f"/proc/{child.pid}/oom_score_adj", "wb") as file:  # noqa: PTH123  # as below
         file.write(_BEFORE_OTHERS)
     ended_with = _watch(child, most_bytes, user)
-    # What it started goes with it. It was not waited for, so the number is still its own.
+    # Kill its children too. It was not waited for, so its pid is not reused yet.
     end_session(child.pid)
     status = child.wait()
     if ended_with is not None:
@@ -64,7 +64,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _watch(child: "subprocess.Popen[bytes]", most_bytes: int, user: int) -> int | None:
-    """Wait for the child; our exit status if it was ended by us."""
+    """Wait for the child; return our exit status if we ended it, else None."""
     deadline = _now() + FIRST_S
     ends_at: float | None = None
     look_at = _now() if most_bytes or user >= 0 else None
@@ -119,9 +119,9 @@ def end_session(session: int) -> None:
 
 
 def members(session: int) -> list[int]:
-    """The processes of a session."""
+    """Return the pids of a session."""
     pids = []
-    for name in os.listdir("/proc"):  # noqa: PTH208  # `pathlib` costs more than all else here
+    for name in os.listdir("/proc"):  # noqa: PTH208  # `pathlib` dominates the cost here
         if name.isdigit():
             stat = _read(f"/proc/{name}/stat")
             fields = stat[stat.rfind(b")") + 2 :].split()
@@ -131,12 +131,12 @@ def members(session: int) -> list[int]:
 
 
 def children(pid: int) -> list[int]:
-    """The processes that a process started itself; a sandboxed program is its launcher's."""
+    """Return the child pids of a process; a sandboxed program is a child of its launcher."""
     return [int(word) for word in _read(f"/proc/{pid}/task/{pid}/children").split()]
 
 
 def own_bytes(pid: int) -> int:
-    """Memory of a process that no file backs, in store or swapped out; 0 once it is gone."""
+    """Return a process's anonymous memory in bytes, swap included; 0 once it is gone."""
     lines = _read(f"/proc/{pid}/status").splitlines()
     return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith(_OWN))
 

@@ -1,4 +1,4 @@
-"""Plan and records of scheduled jobs: which runs begin, and what becomes of each. Pure."""
+"""Planner of scheduled jobs: which runs begin, and their states after attempts. Pure."""
 
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
@@ -17,33 +17,33 @@ from headrace.jobs.due import DueRuns, due, next_moment
 
 AFTER_FAILURE: Final = Backoff(first_s=10.0, limit_s=900.0)
 MOST_INTERRUPTIONS: Final = 10
-"""A run that was interrupted so often and finished no shard in between has failed."""
+"""Interruptions without a finished shard in between after which a run has failed."""
 MOST_SKIPPED: Final = 20
-"""So many moments of one look that were left out stand in the history, the newest ones."""
+"""Most skipped times of one step in the history; the newest are kept."""
 _ID_TIME: Final = "%Y%m%dT%H%M%SZ"
 
 
 def jobs_of(document: Mapping[str, Any]) -> dict[str, JobSpec]:
-    """The jobs in a spec document that was checked before, by name."""
+    """Return the jobs in a validated spec document, by name."""
     return {job.name: job for job in map(JobSpec.model_validate, document.get("jobs") or ())}
 
 
 def document_of(job: JobSpec) -> dict[str, Any]:
-    """What a run keeps of its job."""
+    """Return the document of a job that its runs store."""
     return job.model_dump(mode="json", exclude_unset=True)
 
 
 class Planned(msgspec.Struct, frozen=True, kw_only=True):
-    """What to store of one job."""
+    """Changes of one job to store."""
 
     mark: JobMark
     runs: tuple[JobRun, ...] = ()
     skipped: int = 0
-    """How many moments were left out, all of them."""
+    """Number of all skipped times."""
 
 
 def planned(job: JobSpec, look: JobsLook, *, now: float) -> Planned | None:
-    """What the schedule of a job asks for; None for nothing new."""
+    """Return the changes due by a job's schedule; None without changes."""
     schedule, mark = job.schedule, look.marks.get(job.name)
     if schedule is None:
         return None
@@ -66,7 +66,7 @@ def planned(job: JobSpec, look: JobsLook, *, now: float) -> Planned | None:
 
 
 def _runs(job: JobSpec, due_runs: DueRuns, handled: float, now: float) -> tuple[JobRun, ...]:
-    # What waits is looked at again, and so is what was left out after it.
+    # A waiting time is evaluated again, and so are skipped times after it.
     starts = tuple(new_run(job, moment, now=now) for moment in due_runs.starts if moment <= handled)
     skipped = [skip for skip in due_runs.skipped if skip.due_at <= handled][-MOST_SKIPPED:]
     return starts + tuple(
@@ -82,11 +82,11 @@ def _runs(job: JobSpec, due_runs: DueRuns, handled: float, now: float) -> tuple[
 
 
 def new_run(job: JobSpec, moment: float, *, now: float, by: str = "", salt: str = "") -> JobRun:
-    """A run that waits to be begun.
+    """Return a new waiting run.
 
     Args:
-        by: Who asked for it by hand; empty for the schedule.
-        salt: What tells it from others of the same second; empty for the schedule's.
+        by: User who started it manually; empty for the schedule.
+        salt: Distinguishes manual runs of the same second; empty for the schedule.
     """
     written = datetime.fromtimestamp(moment, UTC).strftime(_ID_TIME)
     id_ = f"{job.name}-{written}{f'-{salt}' if salt else ''}"
@@ -104,31 +104,31 @@ def new_run(job: JobSpec, moment: float, *, now: float, by: str = "", salt: str 
 
 
 def date_of(job: JobSpec, moment: float) -> str:
-    """The day of a moment, in the zone of the schedule; UTC without one."""
+    """Return the date of a time in the schedule's zone; UTC without one."""
     zone = "UTC" if job.schedule is None else job.schedule.timezone
     return datetime.fromtimestamp(moment, UTC).astimezone(ZoneInfo(zone)).date().isoformat()
 
 
 def filled(text: str, *, run_id: str, date: str) -> str:
-    """`text` with its placeholders filled in."""
+    """Return `text` with its placeholders replaced."""
     values = {"run_id": run_id, "date": date}
     return PLACEHOLDER.sub(lambda match: values[match.group(1)], text)
 
 
 def input_of(run: JobRun) -> str:
-    """What a run reads."""
+    """Return the input of a run."""
     job = JobSpec.model_validate(run.document)
     return filled(job.input, run_id=run.id, date=date_of(job, run.moment))
 
 
 def memory_limit_of(run: JobRun) -> tuple[str, int]:
-    """What a run may take, as it stands in the spec and in bytes; 0 for what there is."""
+    """Return a run's memory limit as in the spec and in bytes; 0 for no limit."""
     limit = run.document.get("memory_limit") or ""
     return limit, size_bytes(limit) or 0
 
 
 def arguments_of(run: JobRun, home: Path) -> list[str]:
-    """The command line of a run, without the program: the same whenever it goes on."""
+    """Return the arguments of a run's command; they are the same for each attempt."""
     job = JobSpec.model_validate(run.document)
     options: dict[str, object] = {
         "model": job.model,
@@ -151,7 +151,7 @@ def arguments_of(run: JobRun, home: Path) -> list[str]:
         "run-id": run.id,
         "home": home.absolute(),
     }
-    # With "=": a value may begin with a dash.
+    # With "=", because a value may begin with a dash.
     flags = [f"--{key}={value}" for key, value in options.items() if value not in {None, ""}]
     maps = [f"--map={name}={','.join(columns)}" for name, columns in job.columns.items()]
     code = ["--allow-code"] if job.allow_code else []
@@ -160,20 +160,20 @@ def arguments_of(run: JobRun, home: Path) -> list[str]:
 
 
 class Attempt(msgspec.Struct, frozen=True, kw_only=True):
-    """How one try of a run ended."""
+    """Outcome of one attempt of a run."""
 
     ok: bool = False
     interrupted: bool = False
-    """Not by its own fault, so it is not counted."""
+    """Whether it was interrupted from outside, so that it does not count as a failure."""
     final: bool = False
-    """Another try would end the same way."""
+    """Whether another attempt would fail in the same way."""
     too_large: bool = False
-    """Its memory was more than it may be."""
+    """Whether it exceeded its memory limit."""
     message: str = ""
 
 
 def after_attempt(run: JobRun, attempt: Attempt, *, now: float) -> JobRun:
-    """What becomes of a run; nobody owns it any more unless it is over."""
+    """Return the run after an attempt; it has no owner any more unless it is over."""
     job = JobSpec.model_validate(run.document)
     if attempt.ok:
         return msgspec.structs.replace(run, state=RunState.SUCCEEDED, ended=now, message="")
@@ -190,9 +190,9 @@ def after_attempt(run: JobRun, attempt: Attempt, *, now: float) -> JobRun:
 
 
 def begun(run: JobRun, *, now: float) -> JobRun:
-    """A run that somebody took, as it is when a try of it begins; over where none is to begin.
+    """Return a taken run as its next attempt begins; over if none may begin.
 
-    One that is running has lost its owner: an interruption that nobody was left to note.
+    A run in state running has lost its owner, which counts as an interruption.
     """
     if run.state is RunState.RUNNING:
         run = _interrupted(run, "its control plane or its machine was lost", now=now)
@@ -208,7 +208,7 @@ def begun(run: JobRun, *, now: float) -> JobRun:
 
 
 def _interrupted(run: JobRun, why: str, *, now: float) -> JobRun:
-    """What becomes of a run that was ended from outside: it goes on, if that leads anywhere."""
+    """Return an interrupted run: waiting again, or failed after `MOST_INTERRUPTIONS`."""
     again = 1 if run.shards_done > run.shards_then else run.interruptions + 1
     run = msgspec.structs.replace(
         run,
@@ -218,7 +218,7 @@ def _interrupted(run: JobRun, why: str, *, now: float) -> JobRun:
         message=why,
     )
     if again < MOST_INTERRUPTIONS:
-        # The first time at once; who is ended again and again has to leave room for others.
+        # The first time immediately; repeatedly interrupted runs leave room for others.
         delay_s = AFTER_FAILURE.delay_s(again - 1) if again > 1 else 0.0
         return msgspec.structs.replace(run, state=RunState.WAITING, next_try_at=now + delay_s)
     message = (
@@ -231,14 +231,14 @@ def _interrupted(run: JobRun, why: str, *, now: float) -> JobRun:
 def takeable(
     runs: Iterable[JobRun], *, now: float, dead: frozenset[tuple[str, int]], room: int
 ) -> list[JobRun]:
-    """Runs that somebody has to begin or go on with, the oldest first.
+    """Return runs without an owner to begin or continue, oldest first.
 
     Args:
         dead: Ids and fences of runs whose owners are known to be gone.
-        room: How many may be taken.
+        room: Most runs to return.
     """
     free = [run for run in runs if not run.owner or (run.id, run.fence) in dead]
-    # A clock that was set back must not keep a run waiting for the time that it lost.
+    # A clock that was set back must not delay a run by the same time.
     ready = [run for run in free if run.next_try_at <= now or run.next_try_at > now + _FAR_S]
     return sorted(ready, key=lambda run: (run.moment, run.id))[: max(room, 0)]
 
@@ -247,9 +247,9 @@ _FAR_S: Final = 2 * AFTER_FAILURE.limit_s
 
 
 def lateness_s(job: JobSpec, look: JobsLook, *, now: float) -> float | None:
-    """For how long a moment has passed for which no run succeeded; None where none is expected.
+    """Return the seconds since the first scheduled time without a successful run; None without one.
 
-    A run that succeeded stands for all moments before its own, also one by hand.
+    A successful run, also a manual one, covers all earlier times.
     """
     schedule, mark = job.schedule, look.marks.get(job.name)
     if schedule is None or mark is None:
@@ -261,7 +261,7 @@ def lateness_s(job: JobSpec, look: JobsLook, *, now: float) -> float | None:
 
 
 def is_late(job: JobSpec, look: JobsLook, *, now: float) -> bool:
-    """Whether a job's newest success is too long ago."""
+    """Whether a job's newest success is older than allowed."""
     schedule, late_s = job.schedule, lateness_s(job, look, now=now)
     if schedule is None or schedule.late_after_s is None or late_s is None:
         return False
@@ -269,7 +269,7 @@ def is_late(job: JobSpec, look: JobsLook, *, now: float) -> bool:
 
 
 def next_run_at(job: JobSpec, *, now: float) -> float | None:
-    """When a job runs by itself next."""
+    """Return the next scheduled time of a job."""
     schedule = job.schedule
     return None if schedule is None else _next(schedule, now)
 

@@ -1,6 +1,6 @@
 """Process of a job's run: `headrace batch run` under the watchdog `job_watch.py`.
 
-It is sandboxed as a replica is: see `cli/batch_confined.py` for what it may read and write.
+It is sandboxed like a replica; `cli/batch_confined.py` lists the paths that it may read and write.
 """
 
 import asyncio
@@ -37,12 +37,12 @@ _MESSAGE: Final = 2000
 
 
 def lease_clock() -> float:
-    """Seconds on the clock that leases are told in; it runs on while the machine sleeps."""
+    """Return the seconds of the clock for leases, which continues while the machine sleeps."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def progress_of(run: JobRun) -> JobRun:
-    """`run` with what its output folder says is done. Blocking."""
+    """Return `run` with the progress in its output folder. Blocking."""
     progress = read_progress(Path(run.output))
     if progress is None or progress.run_id != run.id:
         return run
@@ -57,38 +57,38 @@ def progress_of(run: JobRun) -> JobRun:
 
 @dataclass(slots=True)
 class JobProcess:
-    """A run under way. `extend` lets it go on, `stop` asks it to end."""
+    """Process of a run. `extend` extends its lease, `stop` asks it to exit."""
 
     child: Child
     name: str
     log: Path
     memory_limit: str = ""
     tidy: Callable[[], None] = lambda: None
-    """Takes away what it leaves besides its output. Blocking."""
+    """Removes its files except its output. Blocking."""
     isolation: Callable[[], Isolation | None] = lambda: None
-    """How it is kept apart; None while nobody knows."""
+    """Returns its isolation; None while unknown."""
     _last: str = ""
     _is_reported: bool = False
     _reader: "asyncio.Task[None] | None" = None
 
     def extend(self, until: float) -> None:
-        """Let it run until a moment of `lease_clock`."""
+        """Extend its lease to a time of `lease_clock`."""
         stdin = self.child.process.stdin
         assert stdin is not None
         if not stdin.is_closing():
             stdin.write(f"{until:.6f}\n".encode())
 
     def stop(self) -> None:
-        """Ask it to end; what is done stays. It is killed if it takes long."""
+        """Ask it to exit; finished work stays. It is killed if it does not exit in time."""
         assert self.child.process.stdin is not None
         self.child.process.stdin.close()
 
     def kill(self) -> None:
-        """End it now, and with it what it watches."""
+        """Kill the watchdog and its command."""
         self.child.kill()
 
     async def wait(self) -> Attempt:
-        """How it ended."""
+        """Wait for its end and return its outcome."""
         if self._reader is not None:
             await self._reader
         await self.child.process.wait()
@@ -112,7 +112,7 @@ class JobProcess:
         return Attempt(final=final, message=message[:_MESSAGE])
 
     def log_isolation(self) -> None:
-        """Log once what keeps it from being kept apart."""
+        """Log once why it is not fully isolated."""
         isolation = self.isolation()
         if isolation is not None and isolation.problems and not self._is_reported:
             self._is_reported = True
@@ -120,7 +120,7 @@ class JobProcess:
             _LOG.warning("a job is not isolated", extra={"run": self.name, "why": why})
 
     def read(self) -> None:
-        """Take what it says."""
+        """Read its output."""
         self._reader = asyncio.create_task(self._read_log())
 
     async def _read_log(self) -> None:
@@ -139,19 +139,19 @@ class JobStarter:
 
     home: Path
     log: Path
-    """What their processes say goes there."""
+    """Log file of their processes."""
     command: Callable[[JobRun], Sequence[str]] | None = None
-    """What is run for one, if not `headrace batch run`."""
+    """Returns the command line of a run; None for `headrace batch run`."""
     sandbox: Sandbox | None = None
-    """None starts processes that may do whatever this one may."""
+    """Sandbox of the processes; None starts them with all rights of this process."""
     _serials: set[int] = field(default_factory=set)
-    """Of users that runs under way are."""
+    """Serials of the users of current runs."""
 
     async def __call__(self, run: JobRun, until: float) -> JobProcess:
-        """Start one that may run until a moment of `lease_clock`.
+        """Start a run with a lease until a time of `lease_clock`.
 
         Raises:
-            UnavailableError: No process can be started.
+            UnavailableError: The process cannot be started.
         """
         serial = (
             SandboxPurpose.SECOND_JOB if SandboxPurpose.JOB in self._serials else SandboxPurpose.JOB
@@ -167,7 +167,7 @@ class JobStarter:
         self._tidy(run)
         environment = None
         if self.sandbox is not None:
-            # With what its input names, and what its model may need, which is known later.
+            # With variables of its input, and of its model, which is resolved later.
             environment = self.sandbox.environment.of(input_of(run), parts=("endpoints",))
         child = await Child.start(watched, stdin=PIPE, environment=environment)
         pid = child.process.pid
@@ -195,16 +195,16 @@ class JobStarter:
         shutil.rmtree(Home(self.home).job_run(run.id), ignore_errors=True)
 
     def _end(self, run: JobRun, serial: int, owner: tuple[int, int]) -> None:
-        """Leave the output only, to whom its folder belonged."""
+        """Remove all files but the output, and give that to its folder's owner."""
         self._serials.discard(serial)
         self._tidy(run)
         if self.sandbox is not None and not self.sandbox.kernel_features().user:
-            with contextlib.suppress(OSError):  # it was never made, or cannot be given
+            with contextlib.suppress(OSError):  # it is missing, or chown is not allowed
                 give_all(run.output, *owner, of=range(FIRST_UID, FIRST_UID + UIDS))
 
 
 def _owner(folder: Path) -> tuple[int, int]:
-    """The user and group that what a run writes is to belong to when it has ended."""
+    """Return user and group that own a run's output after its end."""
     with contextlib.suppress(OSError):
         info = folder.lstat()
         if info.st_uid not in range(FIRST_UID, FIRST_UID + UIDS):
@@ -213,5 +213,5 @@ def _owner(folder: Path) -> tuple[int, int]:
 
 
 def report_name(run_id: str) -> str:
-    """What the report of a run's isolation is called: no replica is called so."""
+    """Return the name of a run's isolation report, which differs from all replica names."""
     return f"job~{run_id}"

@@ -1,4 +1,4 @@
-"""Scheduler of jobs: decides which runs are due, and starts them in processes."""
+"""Scheduler of jobs, which decides which runs are due and starts their processes."""
 
 import asyncio
 import logging
@@ -35,58 +35,58 @@ from headrace.core.spec.jobs import JobSpec
 from headrace.observe.metrics import Family
 
 LEASE_S: Final = 20.0
-"""An owner that gave no sign of life for so long is gone."""
+"""Seconds without a heartbeat after which an owner counts as gone."""
 IDLE_S: Final = 30.0
-"""Where there is neither a job nor a run, only the spec's generation is asked for so long."""
+"""Seconds for which only the spec's generation is read if there are no jobs and runs."""
 AT_ONCE: Final = 2
-"""Runs that one control plane has under way."""
+"""Most concurrent runs of one control plane."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SchedulerStep:
-    """What a step did."""
+    """Result of a step."""
 
     look: JobsLook
     jobs: Mapping[str, JobSpec]
     planned: Sequence[Planned] = ()
     begun: Sequence[JobRun] = ()
-    """What belongs to this control plane now, to be carried out."""
+    """Runs that this control plane owns now and must execute."""
 
 
 @dataclass(slots=True, kw_only=True)
 class Planner:
-    """Decides for one control plane; for one thread at a time."""
+    """Planner of one control plane; for one thread at a time."""
 
     store: Store
     owner: str
-    """Its name, of this process alone."""
+    """Owner name, unique to this process."""
     home: str = ""
-    """What the names of all that ever ran in its home begin with: only one runs there at a time, so
-    runs of the others are free at once.
+    """Common prefix of the owner names of this home: only one process runs there at a time, so runs
+    of earlier owners can be taken immediately.
     """
     faults: Faults = field(default_factory=Faults)
     _generation: int = -1
     _jobs: dict[str, JobSpec] = field(default_factory=dict)
     _nothing: tuple[JobsLook, float] | None = None
-    """The last look and its time, where it found nothing: most systems have no jobs."""
+    """The last empty snapshot and its time: most systems have no jobs."""
     _last_signs: dict[str, tuple[tuple[str, int, int], float]] = field(default_factory=dict)
-    """Of runs of others: owner, fence and beat, and since when they are so, by our clock."""
+    """Owner, fence and beat of other owners' runs, and since when they are unchanged by our clock."""
 
     @classmethod
     def of_home(cls, home: Path, *, store: Store, faults: Faults) -> "Planner":
-        """The planner of a home, with a name of it and one of this process. Blocking."""
+        """Return the planner of a home, with its prefix and a unique owner name. Blocking."""
         name = f"{socket.gethostname()}:{claim(home).id}"
         owner = f"{name}/{secrets.token_hex(4)}"
         return cls(store=store, owner=owner, home=name, faults=faults)
 
     async def step(self, *, now: float, monotonic: float, own: frozenset[str]) -> SchedulerStep:
-        """Start what is due, and take what nobody carries out.
+        """Add due runs, and take runs without an owner.
 
         Args:
-            own: Runs that this control plane carries out.
+            own: Runs that this control plane executes.
 
         Raises:
-            HeadraceError: The database cannot be used; nothing is half done.
+            HeadraceError: The database cannot be used; no change is stored partially.
         """
         if (
             self._nothing is not None
@@ -116,12 +116,12 @@ class Planner:
         return SchedulerStep(look=look, jobs=dict(self._jobs), planned=done, begun=begun)
 
     async def read(self) -> SchedulerStep:
-        """What there is; nothing is done."""
+        """Return the current state without changes."""
         look = await self._snapshot()
         return SchedulerStep(look=look, jobs=dict(self._jobs))
 
     async def _snapshot(self) -> JobsLook:
-        """What there is, and the jobs that are wanted: the database's, whoever applied them."""
+        """Return the stored state with the desired jobs, which any control plane may have applied."""
         look = await self.store.jobs.look()
         if look.generation != self._generation:
             state = await self.store.load()
@@ -131,7 +131,7 @@ class Planner:
     def _dead(
         self, runs: Sequence[JobRun], monotonic: float, own: frozenset[str]
     ) -> frozenset[tuple[str, int]]:
-        """The ids and fences of runs whose owners are gone."""
+        """Return the ids and fences of runs whose owners are gone."""
         signs = {r.id: (r.owner, r.fence, r.beat) for r in runs if r.owner and r.id not in own}
         self._last_signs = {
             id_: self._last_signs[id_]
@@ -146,18 +146,18 @@ class Planner:
         )
 
     def _is_earlier_process(self, owner: str) -> bool:
-        """Whether it is of this home's past, or this process' own that it gave up."""
+        """Whether `owner` is an earlier process of this home, or this process."""
         return owner == self.owner or bool(self.home and owner.startswith(f"{self.home}/"))
 
 
 _LOG: Final = logging.getLogger("headrace.control")
 _POLL_INTERVAL_S: Final = 1.0
 BEAT_S: Final = 2.0
-"""How often a run gives a sign of life, and hears whether it is cancelled."""
+"""Interval in seconds of a run's heartbeat, which also reads cancellations."""
 MARGIN_S: Final = 4.0
-"""So long before anybody takes it over a run is ended whose signs of life do not get through."""
+"""Seconds before a possible takeover at which a run without successful heartbeats is ended."""
 _END_S: Final = 5.0
-"""How long runs may take to end with their control plane."""
+"""Seconds for runs to exit when their control plane ends."""
 Start = Callable[[JobRun, float], Awaitable[JobProcess]]
 
 
@@ -168,23 +168,23 @@ class JobScheduler:
     store: Store
     planner: Planner
     start: Start
-    """Begins the process of a run."""
+    """Starts the process of a run."""
     emit: Callable[[Sequence[Event]], Awaitable[None]]
-    """Writes events."""
+    """Records events."""
     clock: Clock
     faults: Faults = field(default_factory=Faults)
     jobs: Mapping[str, JobSpec] = field(default_factory=dict)
     look: JobsLook | None = None
-    """What the last step saw; None before the first."""
+    """Snapshot of the last step; None before the first."""
     problem: str = ""
-    """Why the last step saw nothing."""
+    """Reason why the last step failed; empty if it did not."""
     _own_runs: dict[str, JobRun] = field(default_factory=dict)
     _processes: dict[str, JobProcess] = field(default_factory=dict)
     _late: frozenset[str] = frozenset()
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def run(self) -> None:
-        """Run what is due until cancelled; runs under way are interrupted then, and go on later."""
+        """Execute due runs until cancelled, which interrupts current runs; they continue later."""
         async with asyncio.TaskGroup() as group:
             while True:
                 with self.faults.contain(LOOP, "jobs"):
@@ -198,7 +198,7 @@ class JobScheduler:
                 self._wake.clear()
 
     async def begin(self, name: str, *, by: str) -> JobRun:
-        """Run a job now, whatever its schedule says.
+        """Run a job now, independent of its schedule.
 
         Raises:
             NotFoundError: There is no such job.
@@ -211,7 +211,7 @@ class JobScheduler:
         return run
 
     async def cancel(self, name: str, *, by: str, id_: str = "") -> list[JobRun]:
-        """End a run of a job, or all that are not over; those that this ends.
+        """Cancel a run of a job, or all that are not over; return the cancelled runs.
 
         Raises:
             NotFoundError: There is no such job or run.
@@ -234,7 +234,7 @@ class JobScheduler:
         return [run for run in ended if run is not None]
 
     def late(self) -> int | None:
-        """How many jobs are late; None before the first look, or without jobs."""
+        """Return the number of late jobs; None before the first step, or without jobs."""
         look, now = self.look, self.clock.now()
         if look is None or not self.jobs:
             return None
@@ -245,7 +245,7 @@ class JobScheduler:
         return late
 
     def failed(self) -> int | None:
-        """Of how many jobs the newest run failed; None as above."""
+        """Return the number of jobs whose newest run failed; None as in `late`."""
         look = self.look
         if look is None or not self.jobs:
             return None
@@ -253,7 +253,7 @@ class JobScheduler:
         return sum(run is not None and run.state is RunState.FAILED for run in ended)
 
     def views(self) -> tuple[JobView, ...]:
-        """How each job is, as was seen last; none before the first look."""
+        """Return the views of all jobs by the last step; empty before the first."""
         look, now = self.look, self.clock.now()
         if look is None:
             return ()
@@ -264,14 +264,14 @@ class JobScheduler:
         return tuple(views)
 
     def families(self) -> list[Family]:
-        """The metrics of jobs."""
+        """Return the metrics of jobs."""
         return job_families(self.jobs, self.look, now=self.clock.now())
 
     async def now(self) -> SchedulerStep:
-        """What there is now, read afresh; what was seen last if that cannot be read.
+        """Read and return the current state; the last one if it cannot be read.
 
         Raises:
-            HeadraceError: It cannot be, and nothing was seen yet.
+            HeadraceError: It cannot be read, and there is no last state.
         """
         try:
             return await self.planner.read()
@@ -282,10 +282,10 @@ class JobScheduler:
             return SchedulerStep(look=self.look, jobs=self.jobs)
 
     async def job(self, name: str) -> JobSpec:
-        """The job of this name.
+        """Return the job of this name.
 
         Raises:
-            NotFoundError: There is none.
+            NotFoundError: There is no such job.
         """
         jobs = (await self.now()).jobs
         job = jobs.get(name)
@@ -308,10 +308,10 @@ class JobScheduler:
         return step
 
     async def _carry_out(self, run: JobRun) -> None:
-        """One try of a run, and what becomes of it."""
+        """Execute one attempt of a run, and store its outcome."""
         try:
-            # A run that is given up stays ours in the database; the next step finds that nobody
-            # carries it out.
+            # An abandoned run stays ours in the database; the next step finds that it is not
+            # executed.
             with self.faults.contain("job", run.job):
                 await self._try(run)
         finally:
@@ -323,7 +323,7 @@ class JobScheduler:
             await self._finish(run, Attempt())
             return
         until = lease_clock() + LEASE_S - MARGIN_S
-        # Whoever had it may have got further than it could tell.
+        # The previous owner may have made progress that it did not store.
         run = await asyncio.to_thread(progress_of, run)
         saved = await self._save(begun(run, now=self.clock.now()))
         if saved is None or saved.state.is_over:
@@ -338,7 +338,7 @@ class JobScheduler:
         await self._follow(saved, process)
 
     async def _follow(self, run: JobRun, process: JobProcess) -> None:
-        """Keep a run's lease while its process runs, then say how it ended."""
+        """Renew a run's lease while its process runs, then store its outcome."""
         ends = self.clock.monotonic() + JobSpec.model_validate(run.document).timeout_s
         self._processes[run.id] = process
         waiting = asyncio.create_task(process.wait())
@@ -370,13 +370,13 @@ class JobScheduler:
         await self._finish(run, over if over is not None and not attempt.ok else attempt)
 
     async def _beat(self, run: JobRun, process: JobProcess) -> JobRun | None:
-        """Give a sign of life, with how far the run is; None if it is another's by now."""
+        """Store a heartbeat with the run's progress; None if it has another owner by now."""
         renewed_at = lease_clock()
         current = await asyncio.to_thread(progress_of, run)
         try:
             saved = await self.store.jobs.save(current)
         except HeadraceError as error:
-            # The process ends by itself if this goes on.
+            # The process ends by its lease if this continues.
             _LOG.warning("no sign of life of a run", extra={"run": run.id, "error": str(error)})
             return run
         if saved is not None:
@@ -386,7 +386,7 @@ class JobScheduler:
     async def _interrupt(
         self, run: JobRun, process: JobProcess, waiting: "asyncio.Task[Attempt]"
     ) -> None:
-        """End a run with this control plane; it goes on with the next one."""
+        """Interrupt a run at the control plane's end; the next control plane continues it."""
         process.stop()
         await asyncio.wait({waiting}, timeout=_END_S)
         process.kill()
@@ -403,7 +403,7 @@ class JobScheduler:
         await self._save(after_attempt(run, attempt, now=self.clock.now()))
 
     async def _save(self, run: JobRun) -> JobRun | None:
-        """Store a run of ours, and tell how it ended if it did; None if it is another's."""
+        """Store our run, and emit an event if it is over; None if it has another owner."""
         jobs = self.store.jobs
         before = None if self.look is None else self.look.ended.get(run.job)
         saved = await jobs.save(run, release=run.state is RunState.WAITING)
@@ -417,7 +417,7 @@ class JobScheduler:
         return saved
 
     def isolation_of(self, run_id: str) -> Isolation | None:
-        """How the process of a run is kept apart; None for one that does not run here."""
+        """Return the isolation of a run's process; None if it does not run here."""
         process = self._processes.get(run_id)
         return None if process is None else process.isolation()
 
@@ -443,10 +443,10 @@ class JobScheduler:
 
 
 def run_event(run: JobRun, before: JobRun | None) -> Event | None:
-    """The event of a run that is over; None for one that succeeded as the one before did.
+    """Return the event of an ended run; None if it succeeded like the previous run.
 
     Args:
-        before: The newest run of the job that succeeded or failed before.
+        before: The job's newest earlier run that succeeded or failed.
     """
     data: dict[str, Any] = {"job": run.job, "run": run.id, "rows": run.rows, "errors": run.errors}
     ended_at = run.ended or run.moment
@@ -467,13 +467,13 @@ def run_event(run: JobRun, before: JobRun | None) -> Event | None:
 
 
 def memory_event(run: JobRun, message: str, *, now: float) -> Event:
-    """The event of an attempt that was ended because of its memory."""
+    """Return the event of an attempt that was killed because of its memory."""
     data = {"job": run.job, "run": run.id, "memory_limit": run.document.get("memory_limit")}
     return _event(now, "JobTooLarge", f"run {run.id} {message}", data)
 
 
 def planned_events(planned: Iterable[Planned], *, now: float) -> list[Event]:
-    """Events of moments that were left out, each with the reason of the last one."""
+    """Return events of skipped times, each with the reason of the last skip."""
     events = []
     for plan in planned:
         if plan.skipped:
@@ -486,7 +486,7 @@ def planned_events(planned: Iterable[Planned], *, now: float) -> list[Event]:
 
 
 def late_event(job: JobSpec, look: JobsLook, *, now: float) -> Event:
-    """The event of a job that has become late."""
+    """Return the event of a job that has become late."""
     late_s = lateness_s(job, look, now=now) or 0.0
     message = f"job '{job.name}' is late: a run should have succeeded {span(late_s)} ago"
     return _event(now, "JobLate", message, {"job": job.name, "late_s": round(late_s, 3)})

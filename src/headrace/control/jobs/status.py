@@ -1,4 +1,4 @@
-"""Status of jobs, as documents and as metrics. Pure."""
+"""Status of jobs as documents and metrics. Pure."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from headrace.core.spec.jobs import JobSpec
 from headrace.observe.metrics import Family, gauge
 
 IsolationOf = Callable[[str], Isolation | None]
-"""How the process of the run of an id is kept apart."""
+"""Returns the isolation of a run's process, by run id."""
 
 
 def _no_isolation(_run_id: str) -> None:
@@ -22,7 +22,7 @@ def _no_isolation(_run_id: str) -> None:
 class JobRunView:
     """One run.
 
-    Times are in seconds since 1970; `state` as the history has it.
+    Times are in seconds since 1970; `state` is that of the history.
     """
 
     id: str
@@ -36,7 +36,7 @@ class JobRunView:
     duration_s: float | None
     tries: int
     interruptions: int
-    """Since it last finished a shard."""
+    """Interruptions since it last finished a shard."""
     next_try_at: float | None
     output: str
     rows: int
@@ -46,7 +46,7 @@ class JobRunView:
     message: str
     owner: str
     isolation: Isolation | None = None
-    """How its process is kept apart; None for one that does not run here."""
+    """Isolation of its process; None if it does not run here."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +61,7 @@ class JobView:
     timezone: str
     next_run_at: float | None
     lateness_s: float | None
-    """How long a moment is over for which no run succeeded."""
+    """Seconds since the first scheduled time without a successful run."""
     is_late: bool
     running: list[JobRunView]
     last_success: JobRunView | None
@@ -69,7 +69,7 @@ class JobView:
 
 
 def run_view(run: JobRun, isolation: IsolationOf = _no_isolation) -> JobRunView:
-    """What is told of a run."""
+    """Return the view of a run."""
     waits = run.state is RunState.WAITING and run.tries > 0
     began, ended = run.began, run.ended if run.state.is_over else None
     return JobRunView(
@@ -99,7 +99,7 @@ def run_view(run: JobRun, isolation: IsolationOf = _no_isolation) -> JobRunView:
 def job_view(
     job: JobSpec, look: JobsLook, *, now: float, isolation: IsolationOf = _no_isolation
 ) -> JobView:
-    """What is told of a job."""
+    """Return the view of a job."""
     last, success = look.ended.get(job.name), look.succeeded.get(job.name)
     return JobView(
         name=job.name,
@@ -118,7 +118,7 @@ def job_view(
 
 
 def job_families(jobs: Mapping[str, JobSpec], look: JobsLook | None, *, now: float) -> list[Family]:
-    """Metrics of jobs."""
+    """Return the metrics of jobs."""
     if look is None:
         return []
     views = [job_view(job, look, now=now) for job in jobs.values()]
@@ -160,6 +160,6 @@ def job_families(jobs: Mapping[str, JobSpec], look: JobsLook | None, *, now: flo
 
 
 def _gauge(name: str, text: str, values: Iterable[tuple[str, float | None]]) -> Family:
-    # Not `job`: Prometheus gives every series one of its own, and would call this another.
+    # Not `job`: Prometheus adds a label of that name to every series, and would rename this one.
     samples = [((("job_name", job),), value) for job, value in values if value is not None]
     return gauge(f"headrace_job_{name}", text, samples)
