@@ -5,8 +5,8 @@
 Each line of standard input is a time of CLOCK_BOOTTIME in seconds until which the command may run.
 At the last of these times it is killed, because another machine may then do its work. At the end of
 the input it gets SIGTERM, and is killed if it does not exit. It is also killed if it and its
-children use more than MEMORY_BYTES (0: no limit) of anonymous memory. Once the command has changed
-to USER (-1: no change), the watchdog changes to that user too.
+children use more than MEMORY_BYTES (0: no limit) of memory that no file backs. Once the command has
+changed to USER (-1: no change), the watchdog changes to that user too.
 """
 
 import contextlib
@@ -136,7 +136,7 @@ def children(pid: int) -> list[int]:
 
 
 def own_bytes(pid: int) -> int:
-    """Return a process's anonymous memory in bytes, swap included; 0 once it is gone."""
+    """Return a process's memory that no file backs, swap included; 0 once it is gone."""
     lines = _read(f"/proc/{pid}/status").splitlines()
     return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith(_OWN))
 

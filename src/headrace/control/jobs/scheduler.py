@@ -70,7 +70,7 @@ class Planner:
     _nothing: tuple[JobsLook, float] | None = None
     """The last empty snapshot and its time: most systems have no jobs."""
     _last_signs: dict[str, tuple[tuple[str, int, int], float]] = field(default_factory=dict)
-    """Owner, fence and beat of other owners' runs, and since when they are unchanged by our clock."""
+    """Owner, fence and beat of other owners' runs, and the local time of their last change."""
 
     @classmethod
     def of_home(cls, home: Path, *, store: Store, faults: Faults) -> "Planner":
@@ -121,7 +121,7 @@ class Planner:
         return SchedulerStep(look=look, jobs=dict(self._jobs))
 
     async def _snapshot(self) -> JobsLook:
-        """Return the stored state with the desired jobs, which any control plane may have applied."""
+        """Return the stored state with the desired jobs, applied by any control plane."""
         look = await self.store.jobs.look()
         if look.generation != self._generation:
             state = await self.store.load()

@@ -1,6 +1,6 @@
 """Stored state in SQLite or Postgres. Imports `model` and below.
 
-Only `location` and `records` are loaded with this package; SQLAlchemy is when a store is opened.
+The package imports only `location` and `records`; SQLAlchemy is imported when a store is opened.
 """
 
 from pathlib import Path
@@ -19,21 +19,21 @@ _LOCK_TIMEOUT_S: Final = 5.0
 def open_store(
     url: str, *, legacy: Path | None = None, lock_timeout_s: float = _LOCK_TIMEOUT_S
 ) -> "Store":
-    """The store at `url`: `sqlite:///PATH`, or `postgresql://USER:PASSWORD@HOST/DATABASE`.
+    """Open the store at `url`: `sqlite:///PATH`, or `postgresql://USER:PASSWORD@HOST/DATABASE`.
 
-    A SQLite file is made, readable by its owner only. An older schema is brought up to date.
+    A missing SQLite file is created, readable by its owner only. An older schema is migrated.
 
     Args:
-        legacy: The state file that Headrace 0.1 wrote; taken over by a store that is still empty,
-            and renamed to `….imported`.
-        lock_timeout_s: How long to wait for another process that is writing.
+        legacy: The state file of Headrace 0.1; an empty store imports it, and renames it to
+            `….imported`.
+        lock_timeout_s: Longest wait for another writing process, in seconds.
 
     Raises:
-        InvalidArgumentError: `url` names no database.
+        InvalidArgumentError: `url` is not the URL of a database.
         FailedPreconditionError: The database cannot be reached, read or written, its driver is not
-            installed, or a newer Headrace made it; so the message, which never shows a password.
+            installed, or a newer Headrace created it. The message never contains a password.
     """
-    # ruff: noqa: PLC0415  # costly to load
+    # ruff: noqa: PLC0415  # slow import
     from headrace.control.state.database import Database
     from headrace.control.state.schema import ensure_schema, import_legacy
     from headrace.control.state.store import Store

@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 def add_credential(
     connection: Connection, credential: Credential, *, changes: Sequence[AuditEntry] = ()
 ) -> None:
-    """Add a credential, and its entries of the audit log in the same transaction.
+    """Add a credential, and its audit log entries in the same transaction.
 
     Raises:
-        AlreadyExistsError: Its id or its hash is taken.
+        AlreadyExistsError: Its id or hash exists.
     """
     grants = encoded(credential.grants)
     check_readable(grants, dict[str, Any], what=f"credential {credential.id}")
@@ -47,7 +47,7 @@ def add_credential(
 def read_credentials(
     connection: Connection, kind: CredentialKind, owner: str | None = None
 ) -> list[Credential]:
-    """Credentials of a kind by age, invalid ones too; all owners' if `owner` is None."""
+    """Return credentials of a kind by age, also invalid ones; of all owners if `owner` is None."""
     query = select(CREDENTIALS).where(CREDENTIALS.c.kind == kind.value)
     if owner is not None:
         query = query.where(CREDENTIALS.c.owner == clean(owner))
@@ -56,7 +56,7 @@ def read_credentials(
 
 
 def read_credential(connection: Connection, id_: str) -> Credential | None:
-    """The credential of this id, whether it is valid or not."""
+    """Return the credential with this id, valid or not; None if it does not exist."""
     row = connection.execute(select(CREDENTIALS).where(CREDENTIALS.c.id == clean(id_))).first()
     return None if row is None else _credential(row)
 
@@ -64,10 +64,10 @@ def read_credential(connection: Connection, id_: str) -> Credential | None:
 def revoke_credential(
     connection: Connection, id_: str, *, revoked_at: float, changes: Sequence[AuditEntry] = ()
 ) -> Credential:
-    """Make a credential invalid from `at` on, if it is not yet; as stored.
+    """Make a valid credential invalid from `revoked_at` on; return it as stored.
 
     Raises:
-        NotFoundError: There is none of this id.
+        NotFoundError: No credential has this id.
     """
     of_id = CREDENTIALS.c.id == clean(id_)
     connection.execute(
@@ -81,7 +81,7 @@ def revoke_credential(
 
 
 def renew_credential(connection: Connection, id_: str, *, expires: float) -> None:
-    """Let a credential that is valid still expire at another time."""
+    """Change the expiry of a credential that is still valid."""
     of_id = CREDENTIALS.c.id == clean(id_)
     connection.execute(
         update(CREDENTIALS).where(of_id, CREDENTIALS.c.revoked.is_(None)).values(expires=expires)
@@ -96,7 +96,7 @@ def _credential(row: AnyRow) -> Credential:
 def save_principal(
     connection: Connection, principal: Principal, *, changes: Sequence[AuditEntry] = ()
 ) -> None:
-    """Add a principal, or replace the one of this name; the audit log in the same transaction."""
+    """Add or replace a principal, with audit log entries in the same transaction."""
     values = msgspec.structs.asdict(principal) | {
         "name": clean(principal.name),
         "roles": encoded(principal.roles),
@@ -109,13 +109,13 @@ def save_principal(
 
 
 def read_principals(connection: Connection) -> list[Principal]:
-    """All principals by name."""
+    """Return all principals, sorted by name."""
     rows = connection.execute(select(PRINCIPALS).order_by(PRINCIPALS.c.name))
     return [_principal(row) for row in rows]
 
 
 def read_principal(connection: Connection, name: str) -> Principal | None:
-    """The principal of this name."""
+    """Return the principal with this name; None if it does not exist."""
     row = connection.execute(select(PRINCIPALS).where(PRINCIPALS.c.name == clean(name))).first()
     return None if row is None else _principal(row)
 
@@ -129,7 +129,8 @@ def add_changes(connection: Connection, changes: Sequence[AuditEntry]) -> None:
     """Append to the audit log."""
     if not changes:
         return
-    # The counter's row is held until the transaction ends, so nobody else reads the same end.
+    # The counter's row is locked until the transaction ends, so no other writer reads the same
+    # head.
     last = count_up(connection, "trail", len(changes))
     first = last - len(changes) + 1
     before = connection.execute(select(TRAIL.c.hash).where(TRAIL.c.id == first - 1)).scalar()
@@ -157,7 +158,7 @@ def add_changes(connection: Connection, changes: Sequence[AuditEntry]) -> None:
 def read_trail(
     connection: Connection, *, after: int = 0, limit: int = 1000, newest: bool = False
 ) -> list[Entry]:
-    """Entries with an id above `after`, in order: the first `limit` of them, or the last."""
+    """Return entries with an id above `after`, in order: the first or newest `limit` of them."""
     order = TRAIL.c.id.desc() if newest else TRAIL.c.id
     query = select(TRAIL).where(TRAIL.c.id > after).order_by(order).limit(limit)
     entries = [Entry(**row._asdict()) for row in connection.execute(query)]
@@ -165,7 +166,7 @@ def read_trail(
 
 
 def read_head(connection: Connection) -> Head:
-    """Where the trail ends."""
+    """Return the head of the audit log."""
     row = connection.execute(
         select(TRAIL.c.id, TRAIL.c.hash).order_by(TRAIL.c.id.desc()).limit(1)
     ).first()
@@ -173,9 +174,9 @@ def read_head(connection: Connection) -> Head:
 
 
 def add_quotas(connection: Connection, uses: Sequence[QuotaUse]) -> list[QuotaUse]:
-    """Add to what is stored; what is stored then, of all control planes together."""
+    """Add to the stored quotas; return the new values of all control planes together."""
     totals = []
-    # In order: two that add to the same the other way round would wait for each other for ever.
+    # In key order: two transactions that add to the same rows in another order would deadlock.
     for use in sorted(uses, key=lambda use: (use.day, clean(use.subject))):
         row = {"day": use.day, "subject": clean(use.subject), "used": use.used}
         used = connection.execute(_add_up(connection.dialect.name), row).scalar_one()
@@ -184,7 +185,7 @@ def add_quotas(connection: Connection, uses: Sequence[QuotaUse]) -> list[QuotaUs
 
 
 def read_quotas(connection: Connection, day: str) -> list[QuotaUse]:
-    """What was used of a day, by subject."""
+    """Return the quota use of a day, by subject."""
     query = select(QUOTAS.c.subject, QUOTAS.c.used).where(QUOTAS.c.day == day)
     uses = [QuotaUse(day=day, subject=s, used=used) for s, used in connection.execute(query)]
     return sorted(uses, key=lambda use: use.subject)

@@ -1,4 +1,4 @@
-"""Rows of alerts, notices and silences: the keys in columns, the rest as JSON."""
+"""Rows of alerts, notices and silences, with keys in columns and the rest as JSON."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -15,7 +15,7 @@ from headrace.monitor.alert_state import Alert, Key
 
 
 def load_alerts(connection: Connection) -> StoredAlerts:
-    """All records, in no order."""
+    """Return all records, unordered."""
     return StoredAlerts(
         alerts=tuple(_records(connection, ALERTS, Alert)),
         notices=tuple(_records(connection, ALERT_NOTICES, AlertNotice)),
@@ -47,13 +47,13 @@ def save_notices(
 def add_silence(
     connection: Connection, silence: Silence, *, changes: Sequence[AuditEntry] = ()
 ) -> None:
-    """Add a silence, and its entry of the audit log in the same transaction."""
+    """Add a silence, and its audit log entry in the same transaction."""
     _put(connection, SILENCES, silence, id=silence.id, ends=silence.ends)
     add_changes(connection, changes)
 
 
 def remove_silence(connection: Connection, id_: str, *, changes: Sequence[AuditEntry] = ()) -> None:
-    """Remove a silence, and enter that in the audit log in the same transaction."""
+    """Remove a silence, and add an audit log entry in the same transaction."""
     _delete(connection, SILENCES, id=id_)
     add_changes(connection, changes)
 
@@ -80,7 +80,7 @@ def _delete(connection: Connection, table: Table, **key: str) -> None:
 
 
 class AlertStore:
-    """Alerts, what receivers were told, and silences."""
+    """Transactions of alerts, notices and silences."""
 
     def __init__(self, database: Database) -> None:
         self.database = database

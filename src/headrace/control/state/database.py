@@ -1,4 +1,4 @@
-"""Database of the state: its engine, its one thread, its transactions, and errors with a remedy."""
+"""Database of the state: engine, single thread, transactions, and errors with a remedy."""
 
 import asyncio
 import os
@@ -43,10 +43,10 @@ _LOCK_TIMED_OUT: Final = "55P03"
 
 
 class Database:
-    """A SQLite file or a Postgres database; connections are opened when they are needed.
+    """A SQLite file or a Postgres database; connections are opened on demand.
 
-    Transactions that are awaited run one after the other in the database's one thread. `name` is
-    how messages call it: the file, or the URL without password and options.
+    Awaited transactions run sequentially in the database's single thread. `name` is its name in
+    messages: the file, or the URL without password and options.
     """
 
     def __init__(self, url: str, *, lock_timeout_s: float = LOCK_TIMEOUT_S) -> None:
@@ -65,10 +65,10 @@ class Database:
 
     @contextmanager
     def reading(self, doing: str) -> Iterator[Connection]:
-        """A transaction that sees one moment of the database.
+        """Yield a transaction with a consistent snapshot of the database.
 
         Args:
-            doing: What the caller is about to do, for the message of an error.
+            doing: Description of the operation, for error messages.
 
         Raises:
             FailedPreconditionError: The database cannot be reached or read.
@@ -80,12 +80,12 @@ class Database:
 
     @contextmanager
     def writing(self, doing: str) -> Iterator[Connection]:
-        """A transaction that is kept if the block ends well, and else leaves no trace.
+        """Yield a transaction that is committed if the block succeeds, and else rolled back.
 
         Raises:
             FailedPreconditionError: The database cannot be reached or written, or another process
-                held it for too long.
-            ConflictError: Another process changed the same at the same time.
+                locked it for too long.
+            ConflictError: Another process changed the same rows concurrently.
         """
         with self._transaction(doing, {_WRITES: True}) as connection:
             yield connection
@@ -93,13 +93,13 @@ class Database:
     async def run(self, transaction: Callable[[], _T]) -> _T:
         """Return what a blocking `transaction` returns, run in the database's thread.
 
-        A caller that is cancelled leaves: the transaction that it asked for ends all the same.
+        If the caller is cancelled, the transaction still runs to its end.
         """
         work = asyncio.get_running_loop().run_in_executor(self._executor, transaction)
         return await asyncio.shield(work)
 
     def close(self) -> None:
-        """Finish the transactions that were asked for, and close all connections."""
+        """Finish the queued transactions, and close all connections."""
         self._executor.shutdown(wait=True)
         self._engine.dispose()
 
@@ -146,7 +146,7 @@ class _TableGroup(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class BoundTransaction(Generic[_P, _T_co]):
-    """A transaction of one database: awaited by a call, or run in the calling thread."""
+    """A transaction of one database: a call is awaited, `blocking` runs in the calling thread."""
 
     database: Database
     doing: str
@@ -154,11 +154,11 @@ class BoundTransaction(Generic[_P, _T_co]):
     is_writing: bool
 
     async def __call__(self, *args: _P.args, **kwargs: _P.kwargs) -> _T_co:
-        """Return what the statements return, once they are committed."""
+        """Run the statements; return their result once they are committed."""
         return await self.database.run(lambda: self.blocking(*args, **kwargs))
 
     def blocking(self, *args: _P.args, **kwargs: _P.kwargs) -> _T_co:
-        """Do the same in the calling thread: where no event loop runs yet, or none ever does."""
+        """Run the statements in the calling thread, for callers without an event loop."""
         begin = self.database.writing if self.is_writing else self.database.reading
         with begin(self.doing) as connection:
             return self.statements(connection, *args, **kwargs)
@@ -166,7 +166,7 @@ class BoundTransaction(Generic[_P, _T_co]):
 
 @dataclass(frozen=True, slots=True)
 class _Transaction(Generic[_P, _T]):
-    """The descriptor that binds statements to the database of the object that has them."""
+    """Descriptor that binds statements to the database of its object."""
 
     doing: str
     statements: Callable[Concatenate[Connection, _P], _T]
@@ -184,7 +184,7 @@ def reads(
     """Declare a method that runs `statements` in a transaction that only reads.
 
     Args:
-        doing: What it does, for the message of an error: `read the events`.
+        doing: Description of the operation for error messages, such as `read the events`.
     """
     return _Transaction(doing, statements, is_writing=False)
 
@@ -192,14 +192,14 @@ def reads(
 def writes(
     doing: str, statements: Callable[Concatenate[Connection, _P], _T]
 ) -> _Transaction[_P, _T]:
-    """Declare a method that runs `statements` in a transaction that is stored whole, or not."""
+    """Declare a method that runs `statements` in an atomic transaction."""
     return _Transaction(doing, statements, is_writing=True)
 
 
 def count_up(connection: Connection, name: str, by: int) -> int:
-    """Return the counter after `by` more; its row is held until the transaction ends.
+    """Increment a counter by `by` and return it; its row is locked until the transaction ends.
 
-    Numbers have no gap: the counter belongs to the transaction.
+    Numbers have no gaps, because the counter is part of the transaction.
     """
     counted = update(COUNTERS).where(COUNTERS.c.name == name)
     result = connection.execute(
@@ -210,9 +210,9 @@ def count_up(connection: Connection, name: str, by: int) -> int:
 
 
 def upsert_into(table: Table, *, dialect: str) -> Upsert:
-    """Return the insert statement that has `on_conflict_do_update`, of either dialect."""
+    """Return the dialect's insert statement with `on_conflict_do_update`."""
     if dialect == "postgresql":
-        from sqlalchemy.dialects import postgresql  # noqa: PLC0415  # 30 ms that SQLite need not pay
+        from sqlalchemy.dialects import postgresql  # noqa: PLC0415  # 30 ms, unused by SQLite
 
         return postgresql.insert(table)
     return sqlite.insert(table)
@@ -223,25 +223,25 @@ def _sqlite_engine(path: Path, lock_timeout_s: float) -> Engine:
 
     @event.listens_for(engine, "connect")
     def prepare(connection: Any, _record: object) -> None:  # noqa: ANN401  # of the driver
-        # The driver would begin transactions when it sees fit, and reads without one.
+        # The driver would begin transactions implicitly, and read without one.
         connection.isolation_level = None
         for pragma in (
             f"busy_timeout = {round(lock_timeout_s * 1000)}",
             "journal_mode = WAL",  # readers and one writer do not wait for each other
-            "synchronous = FULL",  # what was committed survives a loss of power
+            "synchronous = FULL",  # commits survive a power failure
             "foreign_keys = ON",
         ):
             connection.execute(f"PRAGMA {pragma}").close()
 
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
-        # A transaction that read first and writes later cannot wait for another writer.
+        # Lock early: a transaction that reads before it writes cannot wait for another writer.
         writes = connection.get_execution_options().get(_WRITES)
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
     @event.listens_for(engine, "do_connect")
     def make_private(*_: object) -> None:
-        # SQLite would make it readable by everybody; its other files get the same mode.
+        # SQLite would make it world-readable; its other files get the same mode.
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
 
     return engine
@@ -281,7 +281,7 @@ def _parsed(url: str) -> URL:
             "the URL of the state cannot be read; it looks like postgresql://USER:PASSWORD@HOST:PORT"
             "/DATABASE, and special characters of the password are written as %XX"
         )
-        raise InvalidArgumentError(message) from None  # the cause may show the password
+        raise InvalidArgumentError(message) from None  # the cause may contain the password
 
 
 def _secrets(url: URL) -> tuple[str, ...]:

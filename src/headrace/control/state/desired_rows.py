@@ -1,4 +1,4 @@
-"""Rows of the desired state, its history, rollouts and events: only what changed is written."""
+"""Rows of the desired state, its history, rollouts and events; only changed rows are written."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
@@ -29,7 +29,7 @@ _TEXTS: Final = ("endpoint", "kind", "reason", "message", "rollout", "actor")
 _OF_HISTORY: Final = ("generation", "document", "pinned")
 Rows = list[dict[str, Any]]
 _SOME: Final = 500
-"""How many names one statement asks for; SQLite allows 32,766 parameters, older ones 999."""
+"""Most names per statement; SQLite allows 32,766 parameters, older versions 999."""
 
 
 def save(
@@ -43,17 +43,16 @@ def save(
     events: Sequence[Event] = (),
     changes: Sequence[AuditEntry] = (),
 ) -> list[RolloutRecord]:
-    """Replace the state; each endpoint whose `generation` is new gets an entry in its history.
+    """Replace the state; add each endpoint with a new `generation` to its history.
 
-    An endpoint that is gone gets one without a document. What belongs to the change is stored in
-    the same transaction, or not at all: rollouts that it begins or ends, events, and entries of the
-    audit log. The rollouts as stored.
+    A removed endpoint gets an entry without a document. Rollouts that the change begins or ends,
+    events and audit log entries are stored in the same transaction. Returns the rollouts as stored.
 
     Raises:
         ConflictError: `state.generation` is not one more than the stored one, an endpoint's
-            generation is not new, or a rollout was changed by somebody else.
-        InvalidArgumentError: Something could not be read again.
-        FailedPreconditionError: It cannot be stored; the old state stands.
+            generation is not new, or another writer changed a rollout.
+        InvalidArgumentError: A record could not be read again.
+        FailedPreconditionError: The state cannot be stored; the old state stays.
     """
     replace_state(connection, state, timestamp=timestamp, reason=reason, actor=actor)
     stored = [_save_rollout(connection, record) for record in rollouts]
@@ -63,7 +62,7 @@ def save(
 
 
 def load_state(connection: Connection) -> DesiredState:
-    """The newest state; generation 0 if none was saved."""
+    """Return the newest state; generation 0 if none was saved."""
     state = connection.execute(select(STATE)).one_or_none()
     if state is None:
         raise FailedPreconditionError("the stored state is not whole: its one row is missing")
@@ -95,14 +94,14 @@ def replace_state(
     actor: str,
     before: int | None = None,
 ) -> None:
-    """Replace the state, if it is the next one.
+    """Replace the state if `state` is the next generation.
 
     Args:
-        before: The generation that has to be stored; None for the one before `state`'s.
+        before: The generation that must be stored now; None for the one before `state`'s.
 
     Raises:
-        ConflictError: It is not.
-        InvalidArgumentError: It could not be read again.
+        ConflictError: Another generation is stored.
+        InvalidArgumentError: A record could not be read again.
     """
     spec, documents = take_apart(state.spec, {endpoint.name for endpoint in state.endpoints})
     values = {
@@ -115,7 +114,7 @@ def replace_state(
     }
     former = state.generation - 1 if before is None else before
     is_next = (STATE.c.id == 1) & (STATE.c.generation == former)
-    # Whoever else saves at this moment waits here, and then finds another generation.
+    # A concurrent writer waits here, and then finds another generation.
     if connection.execute(update(STATE).where(is_next).values(values)).rowcount != 1:
         stored = connection.execute(select(STATE.c.generation)).scalar()
         message = (
@@ -149,7 +148,7 @@ def _replace_endpoints(connection: Connection, rows: Rows, why: dict[str, Any]) 
     numbered = [
         row for row in changed if row["generation"] != stored.get(row["name"], {}).get("generation")
     ]
-    # Refuse generations that the history has passed, those of endpoints that went included.
+    # Reject generations not above those in the history, also of removed endpoints.
     newest = last_generations(connection, [row["name"] for row in numbered])
     for row in numbered:
         last = newest.get(row["name"])
@@ -177,9 +176,9 @@ def _replace_endpoints(connection: Connection, rows: Rows, why: dict[str, Any]) 
 
 
 def last_generations(connection: Connection, names: Sequence[str] | None = None) -> dict[str, int]:
-    """The newest generation of each endpoint that ever was; of `names` only, if they are given.
+    """Return the newest generation of each endpoint that ever existed, or of `names` only.
 
-    The next one of an endpoint, one that comes back too, is one higher.
+    The next generation of an endpoint, also of a recreated one, is one higher.
     """
     table = GENERATIONS.c
     query = select(table.endpoint, func.max(table.generation)).group_by(table.endpoint)
@@ -197,7 +196,7 @@ def last_generations(connection: Connection, names: Sequence[str] | None = None)
 def read_history(
     connection: Connection, endpoint: str, *, limit: int = 100
 ) -> list[EndpointGeneration]:
-    """An endpoint's generations, the newest first."""
+    """Return an endpoint's generations, newest first."""
     query = (
         select(GENERATIONS)
         .where(GENERATIONS.c.endpoint == clean(endpoint))
@@ -210,7 +209,7 @@ def read_history(
 def read_generation(
     connection: Connection, endpoint: str, generation: int
 ) -> EndpointGeneration | None:
-    """One generation of an endpoint."""
+    """Return one generation of an endpoint; None if it does not exist."""
     table = GENERATIONS.c
     query = select(GENERATIONS).where(
         table.endpoint == clean(endpoint), table.generation == generation
@@ -244,12 +243,12 @@ def save_rollout(
     events: Sequence[Event] = (),
     changes: Sequence[AuditEntry] = (),
 ) -> RolloutRecord:
-    """Add or replace a rollout, with events and the audit log; as stored, its revision one higher.
+    """Add or replace a rollout, with events and audit log; return it with its revision one higher.
 
     Raises:
         ConflictError: `record.revision` is not the stored one (0 for a new rollout).
-        InvalidArgumentError: It could not be read again.
-        FailedPreconditionError: It cannot be stored; the old one stands.
+        InvalidArgumentError: The record could not be read again.
+        FailedPreconditionError: The rollout cannot be stored; the old one stays.
     """
     stored = _save_rollout(connection, record)
     add_events(connection, events)
@@ -271,7 +270,7 @@ def _save_rollout(connection: Connection, record: RolloutRecord) -> RolloutRecor
     if record.revision == 0:
         serial = count_up(connection, "rollouts", 1)
         try:
-            # A savepoint: Postgres gives up the whole transaction at an error.
+            # A savepoint, because Postgres aborts the whole transaction after an error.
             with connection.begin_nested():
                 connection.execute(insert(ROLLOUTS).values(id=record.id, serial=serial, **values))
         except IntegrityError as error:
@@ -296,7 +295,7 @@ def _changed(rollout: str, expected: int, actual: int | None) -> ConflictError:
 def read_rollouts(
     connection: Connection, endpoint: str = "", *, limit: int = 100
 ) -> list[RolloutRecord]:
-    """Rollouts, the newest first; of all endpoints if `endpoint` is empty."""
+    """Return rollouts, newest first; of all endpoints if `endpoint` is empty."""
     query = select(ROLLOUTS).order_by(ROLLOUTS.c.serial.desc()).limit(limit)
     if endpoint:
         query = query.where(ROLLOUTS.c.endpoint == clean(endpoint))
@@ -304,13 +303,13 @@ def read_rollouts(
 
 
 def read_rollout(connection: Connection, rollout: str) -> RolloutRecord | None:
-    """The rollout of this id."""
+    """Return the rollout with this id; None if it does not exist."""
     row = connection.execute(select(ROLLOUTS).where(ROLLOUTS.c.id == clean(rollout))).first()
     return None if row is None else _rollout(row)
 
 
 def newest_rollouts(connection: Connection) -> dict[str, RolloutRecord]:
-    """The newest rollout of each endpoint that had one."""
+    """Return the newest rollout of each endpoint that had one."""
     newest = select(func.max(ROLLOUTS.c.serial)).group_by(ROLLOUTS.c.endpoint)
     rows = connection.execute(select(ROLLOUTS).where(ROLLOUTS.c.serial.in_(newest)))
     return {row.endpoint: _rollout(row) for row in rows}
@@ -322,10 +321,10 @@ def _rollout(row: AnyRow) -> RolloutRecord:
 
 
 def add_events(connection: Connection, events: Sequence[Event]) -> list[Event]:
-    """Append events; the same with their ids."""
+    """Append events; return them with their ids."""
     if not events:
         return []
-    # The counter's row is held until the transaction ends, so ids appear in their order.
+    # The counter's row is locked until the transaction ends, so ids become visible in order.
     last = count_up(connection, "events", len(events))
     first = last - len(events) + 1
     stored = [
@@ -348,7 +347,7 @@ def read_events(
     limit: int = 1000,
     newest: bool = False,
 ) -> list[Event]:
-    """Events with an id above `after`, in order: the first `limit` of them, or the last."""
+    """Return events with an id above `after`, in order: the first or newest `limit` of them."""
     order = EVENTS.c.id.desc() if newest else EVENTS.c.id
     query = select(EVENTS).where(EVENTS.c.id > after).order_by(order).limit(limit)
     if endpoint:

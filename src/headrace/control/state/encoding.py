@@ -1,10 +1,10 @@
 """Encoding of records as JSON columns, checked to be readable before they are stored.
 
-A spec document is stored in parts: the entry of each endpoint beside the endpoint, so that one
-change is small, and the rest of the document with the endpoints' names.
+A spec document is stored in parts: the entry of each endpoint beside the endpoint, so that a change
+is small, and the rest of the document with the endpoints' names.
 
-A spec document lists entries. Of each entry that is an endpoint's own, the list keeps the name
-only; whatever else stands there (a model repository, which makes many endpoints) stays in it.
+For an entry of a single endpoint, the stored list has only its name; other entries, such as a model
+repository, which defines many endpoints, stay in the list.
 """
 
 from collections.abc import Collection, Mapping
@@ -19,10 +19,10 @@ Document = dict[str, Any]
 
 
 def encoded(value: object) -> str:
-    """`value` as JSON.
+    """Return `value` as JSON.
 
     Raises:
-        InvalidArgumentError: It has text that is no Unicode.
+        InvalidArgumentError: It contains text that is not valid Unicode.
     """
     try:
         return msgspec.json.encode(value).decode()
@@ -31,12 +31,12 @@ def encoded(value: object) -> str:
 
 
 def check_readable(text: str, of_type: type[T], *, what: str) -> None:
-    """Refuse what `decoded` would not take later: JSON has no infinity, for instance.
+    """Check that `decoded` can read a text later: JSON has no infinity, for example.
 
-    Storing it would keep every later start from reading the state.
+    Otherwise no later start could read the state.
 
     Raises:
-        InvalidArgumentError: It would not.
+        InvalidArgumentError: `text` could not be decoded.
     """
     try:
         msgspec.json.decode(text, type=of_type)
@@ -45,10 +45,10 @@ def check_readable(text: str, of_type: type[T], *, what: str) -> None:
 
 
 def decoded(text: str, of_type: type[T], *, what: str) -> T:
-    """What `text` says.
+    """Return the value decoded from `text`.
 
     Raises:
-        FailedPreconditionError: It says no such thing.
+        FailedPreconditionError: `text` is not a valid `of_type`.
     """
     try:
         return msgspec.json.decode(text, type=of_type)
@@ -58,22 +58,22 @@ def decoded(text: str, of_type: type[T], *, what: str) -> T:
 
 
 def maybe_document(text: str | None, *, what: str) -> dict[str, Any] | None:
-    """A spec document, or None where there is none."""
+    """Return the decoded spec document; None for None."""
     return None if text is None else decoded(text, dict[str, Any], what=what)
 
 
 def clean(text: str) -> str:
-    """`text` as every database takes it: NUL and half characters become U+FFFD.
+    """Return `text` in a form valid for every database: NUL and lone surrogates become U+FFFD.
 
-    Callers choose request ids, and Postgres refuses NUL in any text.
+    Callers choose request ids, and Postgres rejects NUL in text.
     """
     return text.encode("utf-8", "replace").decode().replace("\x00", "\ufffd")
 
 
 def take_apart(spec: Document, names: Collection[str]) -> tuple[Document, dict[str, Document]]:
-    """`spec` without the entries of `names`, and those entries.
+    """Return `spec` without the entries of `names`, and those entries.
 
-    A string in the list stands for the entry of that name; anything else is in a list of its own.
+    A string in the list refers to the entry of that name; any other entry is wrapped in a list.
     """
     listed = spec.get("endpoints")
     if not isinstance(listed, list):
@@ -91,7 +91,7 @@ def take_apart(spec: Document, names: Collection[str]) -> tuple[Document, dict[s
 
 
 def put_together(spec: Document, entries: Mapping[str, Document | None]) -> Document:
-    """The document that `take_apart` took apart.
+    """Return the document that `take_apart` split.
 
     Raises:
         KeyError: An entry is missing.

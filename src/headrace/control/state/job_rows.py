@@ -1,4 +1,4 @@
-"""Rows of scheduled jobs and their runs; the owner of a run and its signs of life are columns."""
+"""Rows of scheduled jobs and their runs; a run's owner and heartbeat are columns."""
 
 from collections.abc import Sequence
 from typing import Any, Final
@@ -21,13 +21,13 @@ _ENDED: Final = (RunState.SUCCEEDED.value, RunState.FAILED.value)
 
 
 def read_spec_generation(connection: Connection) -> int:
-    """Of the spec that is wanted."""
+    """Return the generation of the desired spec."""
     generation: int = connection.execute(select(STATE.c.generation)).scalar_one()
     return generation
 
 
 def read_jobs(connection: Connection) -> JobsLook:
-    """What there is now."""
+    """Return the stored jobs and runs."""
     generation = connection.execute(select(STATE.c.generation)).scalar_one()
     marks = [JobMark(**row._asdict()) for row in connection.execute(select(JOBS))]
     is_open = JOB_RUNS.c.state.not_in(_OVER)
@@ -44,15 +44,15 @@ def read_jobs(connection: Connection) -> JobsLook:
 
 
 def advance_job(connection: Connection, mark: JobMark, runs: Sequence[JobRun]) -> bool:
-    """Replace a job's mark and add runs; nothing, and False, if its revision is another.
+    """Replace a job's mark and add runs; change nothing and return False if its revision differs.
 
-    That is 0 where there is no mark yet, and one higher afterwards. A run whose id is taken stays
-    as it is.
+    The revision is 0 without a mark, and one higher afterwards. A run whose id exists is not
+    changed.
     """
     values = msgspec.structs.asdict(mark) | {"revision": mark.revision + 1}
     is_same = (JOBS.c.job == mark.job) & (JOBS.c.revision == mark.revision)
     dialect = connection.dialect.name
-    # By what comes back: an insert tells no number of rows in Postgres.
+    # Use RETURNING: an insert reports no row count in Postgres.
     if mark.revision == 0:
         new = upsert_into(JOBS, dialect=dialect).values(values).on_conflict_do_nothing()
         moved = connection.execute(new.returning(JOBS.c.job)).scalar()
@@ -71,7 +71,7 @@ def add_run(connection: Connection, run: JobRun) -> None:
     """Add a run.
 
     Raises:
-        AlreadyExistsError: Its id is taken.
+        AlreadyExistsError: Its id exists.
     """
     try:
         with connection.begin_nested():
@@ -81,19 +81,19 @@ def add_run(connection: Connection, run: JobRun) -> None:
 
 
 def take_run(connection: Connection, run: JobRun, owner: str) -> JobRun | None:
-    """Make `owner` the owner of `run` as it was read; None if anything became of it since."""
+    """Make `owner` the owner of `run`; return None if the run changed since it was read."""
     taken = msgspec.structs.replace(run, owner=owner, fence=run.fence + 1, beat=run.beat + 1)
     is_same = and_(_is(run), JOB_RUNS.c.beat == run.beat, JOB_RUNS.c.state == run.state.value)
     return _replace(connection, taken, is_same)
 
 
 def save_run(connection: Connection, run: JobRun, *, release: bool = False) -> JobRun | None:
-    """Replace a run of its owner, its beat one higher; None if it has another owner by now.
+    """Replace a run of its owner, with beat + 1; return None if it has another owner by now.
 
-    `cancelled_by` stays what is stored: others write it.
+    The stored `cancelled_by` stays, because others write it.
 
     Args:
-        release: Nobody owns the run afterwards.
+        release: Whether the run has no owner afterwards.
     """
     owner = "" if release else run.owner
     saved = msgspec.structs.replace(run, beat=run.beat + 1, owner=owner)
@@ -109,7 +109,7 @@ def _replace(connection: Connection, run: JobRun, where: ColumnElement[bool]) ->
 
 
 def cancel_run(connection: Connection, id_: str, actor: str, timestamp: float) -> JobRun | None:
-    """Ask that a run end; as stored. One that nobody owns is over at once. None: no such."""
+    """Request a run's end; return it as stored, None if absent. Without an owner it ends now."""
     of_id = JOB_RUNS.c.id == clean(id_)
     row = connection.execute(select(JOB_RUNS).where(of_id).with_for_update()).first()
     if row is None:
@@ -125,14 +125,14 @@ def cancel_run(connection: Connection, id_: str, actor: str, timestamp: float) -
 
 
 def read_run(connection: Connection, id_: str) -> JobRun | None:
-    """The run of this id."""
+    """Return the run with this id; None if it does not exist."""
     query = select(JOB_RUNS).where(JOB_RUNS.c.id == clean(id_))
     row = connection.execute(query).first()
     return None if row is None else _run(row)
 
 
 def read_runs(connection: Connection, job: str, *, limit: int) -> list[JobRun]:
-    """Runs of a job, by moment, the newest first."""
+    """Return runs of a job by scheduled time, newest first."""
     newest_first = [column.desc() for column in _BY_AGE]
     of_job = select(JOB_RUNS).where(JOB_RUNS.c.job == clean(job))
     rows = connection.execute(of_job.order_by(*newest_first).limit(limit))
@@ -140,7 +140,7 @@ def read_runs(connection: Connection, job: str, *, limit: int) -> list[JobRun]:
 
 
 def forget_runs(connection: Connection, job: str, *, keep: int) -> int:
-    """Drop all but the `keep` newest that are over, and the newest that succeeded; how many."""
+    """Delete ended runs except the `keep` newest and the last success; return the number."""
     is_over = and_(JOB_RUNS.c.job == clean(job), JOB_RUNS.c.state.in_(_OVER))
     newest_first = [column.desc() for column in _BY_AGE]
     over = select(JOB_RUNS.c.id).where(is_over).order_by(*newest_first)
@@ -155,13 +155,13 @@ def forget_runs(connection: Connection, job: str, *, keep: int) -> int:
 
 
 def _is(run: JobRun) -> ColumnElement[bool]:
-    """Whether a row is this run, of this owner."""
+    """Return the condition that a row is this run with this owner."""
     same = (JOB_RUNS.c.id == run.id, JOB_RUNS.c.owner == run.owner, JOB_RUNS.c.fence == run.fence)
     return and_(*same)
 
 
 def _newest(connection: Connection, condition: ColumnElement[bool]) -> dict[str, JobRun]:
-    """Of each job the newest run that `condition` holds for."""
+    """Return the newest run of each job that fulfils `condition`."""
     newest = (
         select(JOB_RUNS.c.job, func.max(JOB_RUNS.c.moment).label("moment"))
         .where(condition)
@@ -195,7 +195,7 @@ def _run(row: AnyRow) -> JobRun:
 
 
 class JobStore:
-    """Scheduled jobs and their runs; transactions are also atomic between processes."""
+    """Transactions of scheduled jobs and their runs, atomic also between processes."""
 
     def __init__(self, database: Database) -> None:
         self.database = database

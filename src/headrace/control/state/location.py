@@ -1,4 +1,4 @@
-"""Location of the stored state, and the models that it refers to, without loading SQLAlchemy."""
+"""Location of the stored state, and its references to models, without loading SQLAlchemy."""
 
 import contextlib
 import sqlite3
@@ -20,24 +20,24 @@ _NEWEST_ROLLOUTS: Final = """
     SELECT record FROM rollouts
     WHERE serial IN (SELECT max(serial) FROM rollouts GROUP BY endpoint)
 """
-_STATE: Final = "SELECT * FROM state"  # one of an earlier version has no streams
+_STATE: Final = "SELECT * FROM state"  # earlier versions have no streams
 _STREAMS: Final = "streams"
 _LOCK_TIMEOUT_S: Final = 5.0
 
 
 def home_url(home: Path) -> str:
-    """The URL of the database that belongs to a home: a SQLite file in it."""
+    """Return the URL of a home's database, a SQLite file in it."""
     return f"sqlite:///{home.absolute() / STATE_FILE}"
 
 
 def sqlite_path(url: str) -> Path | None:
-    """The file that `url` names; None if it names a Postgres database.
+    """Return the file that `url` names; None if it names a Postgres database.
 
-    All that follows `sqlite:///` is the path, whatever characters it has.
+    The text after `sqlite:///` is the path, with any characters.
 
     Raises:
-        InvalidArgumentError: It names neither. The message does not repeat it: it may hold a
-            password.
+        InvalidArgumentError: `url` names neither. The message does not contain it, because it may
+            contain a password.
     """
     for prefix in _SQLITE:
         if url.startswith(prefix) and len(url) > len(prefix):
@@ -49,17 +49,17 @@ def sqlite_path(url: str) -> Path | None:
 
 
 def references_in(url: str, *, legacy: Path | None = None) -> set[str]:
-    """`NAME:VERSION` of every model that the state at `url` serves, or may go back to.
+    """Return `NAME:VERSION` of every model that the state at `url` serves or may roll back to.
 
-    That is what is desired, and both sides of each endpoint's newest rollout: one that was rolled
-    back keeps its old version in use. A SQLite file is read by the standard library alone, which
-    costs milliseconds where SQLAlchemy costs a tenth of a second.
+    These are the desired versions, and both sides of each endpoint's newest rollout: after a
+    rollback the old version stays in use. A SQLite file is read with the standard library, which
+    takes milliseconds, while SQLAlchemy takes 0.1 s.
 
     Args:
-        legacy: Read instead where the database does not exist yet.
+        legacy: File to read if the database does not exist yet.
 
     Raises:
-        FailedPreconditionError: It cannot be read.
+        FailedPreconditionError: The state cannot be read.
     """
     path = sqlite_path(url)
     if path is None:
@@ -70,7 +70,7 @@ def references_in(url: str, *, legacy: Path | None = None) -> set[str]:
 
 
 _Texts = tuple[list[str], list[str], str]
-"""Endpoints, rollouts, and the streams."""
+"""JSON texts of endpoints, of rollouts, and of the streams."""
 
 
 def _read_sqlite(path: Path) -> _Texts:

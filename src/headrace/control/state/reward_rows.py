@@ -1,7 +1,7 @@
-"""Rows of single answers: who gave each, what it earned, and which callers a rollout has counted.
+"""Rows of single answers: assigned arm, reward, and callers counted by a rollout.
 
-Assignments and feedback meet in one row, whichever comes first. Callers, their sums and how far
-answers were read change in one transaction, so a control plane that dies at any point counts nobody
+Assignment and feedback share one row, in any order of arrival. Callers, their sums and the read
+position change in one transaction, so a control plane that crashes at any point counts no caller
 twice: an answer is in the sums exactly if the position behind it is stored.
 """
 
@@ -31,11 +31,11 @@ if TYPE_CHECKING:
     from sqlalchemy.sql.dml import ReturningInsert
 
 MOST_UNITS: Final = 1_000_000
-"""Beyond so many callers of a rollout nothing more is counted by caller."""
+"""Most callers of a rollout that are counted individually."""
 
 
 def add_assignments(connection: Connection, assignments: Sequence[Assignment]) -> None:
-    """Remember who answered; a request id that is known already stays as it is."""
+    """Store which arm answered; an existing request id is not changed."""
     first: dict[str, dict[str, Any]] = {}
     for assignment in assignments:
         request_id = clean(assignment.request_id)
@@ -52,7 +52,7 @@ def add_assignments(connection: Connection, assignments: Sequence[Assignment]) -
     if not first:
         return
     statement = _meet_answer(connection.dialect.name, ("at", "rollout", "arm", "unit"), "rollout")
-    # In order: two that add the same ids the other way round would wait for each other for ever.
+    # In key order: two transactions that add the same ids in another order would deadlock.
     rows = connection.execute(statement, [first[request_id] for request_id in sorted(first)])
     _count(connection, (row for row in rows if row.reward is not None))
 
@@ -60,20 +60,20 @@ def add_assignments(connection: Connection, assignments: Sequence[Assignment]) -
 def add_feedback(
     connection: Connection, *feedback: Feedback, endpoints: frozenset[str] | None = None
 ) -> list[str]:
-    """Take rewards, all or none: `taken`, `duplicate`, `waiting` or `unknown` of each.
+    """Add all rewards or none; return `taken`, `duplicate`, `waiting` or `unknown` for each.
 
-    The first one counts. One that waits for its assignment is counted as soon as that comes. Rows
-    are written in the order of their keys, so that no two transactions wait for one another.
+    The first reward counts. A reward that waits for its assignment is counted when that arrives.
+    Rows are written in key order, so that transactions cannot deadlock.
 
     Args:
-        endpoints: Whose answers may earn them. Others' and those not known yet are `unknown` then,
-            and nothing of them is stored. None for all.
+        endpoints: Endpoints whose answers may get rewards; None for all. Rewards of other answers,
+            and of answers not stored yet, are then `unknown` and not stored.
 
     Raises:
-        InvalidArgumentError: A reward is no number within `REWARD_LIMIT`.
+        InvalidArgumentError: A reward is not a number within `REWARD_LIMIT`.
     """
     for reward in feedback:
-        if not abs(reward.reward) <= REWARD_LIMIT:  # nor is NaN
+        if not abs(reward.reward) <= REWARD_LIMIT:  # true for NaN too
             raise InvalidArgumentError(
                 f"reward {reward.reward} of request '{reward.request_id[:256]}' is not within "
                 f"-{REWARD_LIMIT:g} and {REWARD_LIMIT:g}; send it in a larger unit"
@@ -103,11 +103,11 @@ def add_feedback(
 
 
 def _count(connection: Connection, earned: Iterable[AnyRow]) -> None:
-    """Add rewards to those of their units."""
+    """Add rewards to the sums of their units."""
     sums: defaultdict[tuple[str, str, str], list[float]] = defaultdict(list)
     for row in earned:
         if not abs(row.reward) <= REWARD_LIMIT:
-            continue  # stored by a version that took any number
+            continue  # stored by a version without a limit
         sums[row.rollout, row.unit, row.arm].append(row.reward)
     if not sums:
         return
@@ -122,7 +122,7 @@ def _count(connection: Connection, earned: Iterable[AnyRow]) -> None:
 def _meet_answer(
     dialect: str, columns: tuple[str, ...], unless: str
 ) -> "ReturningInsert[str | None, str | None, str | None, float | None]":
-    """Set `columns` of an answer's row, met or added, unless `unless` is set; the row if it was."""
+    """Return an upsert of `columns` unless `unless` is set; it returns a row that was set."""
     statement = upsert_into(ANSWERS, dialect=dialect)
     table = ANSWERS.c
     return statement.on_conflict_do_update(
@@ -146,7 +146,7 @@ def _add_up(dialect: str) -> Insert:
 
 
 def read_rewards(connection: Connection, rollout: str) -> list[UnitReward]:
-    """What each unit earned in a rollout, in the order of units and arms."""
+    """Return each unit's rewards in a rollout, sorted by unit and arm."""
     table = UNIT_REWARDS.c
     query = select(table.unit, table.arm, table["count"], table.total).where(
         table.rollout == clean(rollout)
@@ -161,11 +161,11 @@ def read_rewards(connection: Connection, rollout: str) -> list[UnitReward]:
 
 
 def read_reward_sums(connection: Connection, rollout: str) -> dict[str, RewardSums]:
-    """Units, the mean of their mean rewards, and the squares around it, by arm.
+    """Return units, the mean of their mean rewards, and the squares around it, by arm.
 
-    The database adds up, in two passes: with a million users a row each would take seconds to read,
-    and sums of squares around zero would lose what a small variance is made of. Units that earned
-    more than anybody can (an earlier version took any number) are counted and left out.
+    The database computes the sums in two passes: reading a row for each of a million users would
+    take seconds, and sums of squares around zero would lose the precision of a small variance.
+    Units beyond the reward limit (an earlier version had none) are counted and left out.
     """
     table = UNIT_REWARDS.c
     value = table.total / table["count"]
@@ -186,16 +186,16 @@ def read_reward_sums(connection: Connection, rollout: str) -> dict[str, RewardSu
 
 
 def read_tally(connection: Connection, rollout: str) -> UnitTally:
-    """The sums of a rollout's callers; empty before the first."""
+    """Return the sums of a rollout's callers; empty before the first."""
     query = select(UNIT_TALLIES.c.tally).where(UNIT_TALLIES.c.rollout == clean(rollout))
     stored = connection.execute(query.with_for_update()).scalar_one_or_none()
     return UnitTally() if stored is None else msgspec.json.decode(stored, type=UnitTally)
 
 
 def add_units(connection: Connection, rollout: str, batch: UnitBatch) -> UnitTally:
-    """Count answers by caller, and remember how far they were read; the sums then.
+    """Count answers by caller and store the read position; return the new sums.
 
-    A caller counts for the arm and the share of its first answer, never again for another.
+    A caller counts only for the arm and the share of its first answer.
     """
     tally = read_tally(connection, rollout)
     if batch.requests and tally.units < MOST_UNITS:

@@ -1,4 +1,4 @@
-"""Schema of the database: made, migrated, and filled from the state file of Headrace 0.1."""
+"""Schema of the database: creation, migration, and import of the state file of Headrace 0.1."""
 
 import logging
 from pathlib import Path
@@ -18,23 +18,23 @@ from headrace.core.files import move
 
 _LOG: Final = logging.getLogger("headrace.control")
 NEWEST: Final = "0007"
-"""The number of the last migration; numbers have four digits and grow by one."""
+"""Number of the last migration; numbers have four digits and increase by one."""
 VERSION_TABLE: Final = "headrace_schema"
 _MIGRATIONS: Final = Path(__file__).with_name("migrations")
 _LEGACY_FORMAT: Final = 1
 _UNDEFINED_TABLE: Final = "42P01"
-_LOCK_KEY: Final = 0x6865_6164_7261_6365  # "headrace"; any number that nobody else takes
+_LOCK_KEY: Final = 0x6865_6164_7261_6365  # "headrace"; any number unique to Headrace
 
 
 def ensure_schema(database: Database) -> None:
-    """Bring the schema to the newest version; one plain read where it is there already.
+    """Migrate the schema to the newest version; one read if it is current.
 
-    What is empty gets the newest at once. All migrations run in one transaction, by one process at
-    a time: a crash or an error leaves the old schema, and a second control plane that starts
-    meanwhile waits and finds the new one.
+    An empty database gets the newest schema directly. All migrations run in one transaction, by one
+    process at a time: a crash or an error leaves the old schema, and a second control plane that
+    starts meanwhile waits and finds the new one.
 
     Raises:
-        FailedPreconditionError: A newer version of Headrace made it, or it cannot be changed.
+        FailedPreconditionError: A newer Headrace created the schema, or it cannot be changed.
     """
     if _version(database) == NEWEST:
         return
@@ -58,7 +58,7 @@ def ensure_schema(database: Database) -> None:
 
 
 def _version(database: Database) -> str | None:
-    """The version by one select; None where nothing was stored yet."""
+    """Return the schema's version by one select; None for an empty database."""
     try:
         with database.reading("open the state") as connection:
             return connection.execute(_SELECT_VERSION).scalar()
@@ -74,10 +74,10 @@ def _is_missing_table(error: BaseException | None) -> bool:
 
 
 def _make(connection: Connection) -> None:
-    """The newest schema, and the rows that are updated but never inserted.
+    """Create the newest schema, and the rows that are updated but never inserted.
 
-    A test holds it against what the migrations make, whose tool takes as long to load as all else
-    that a control plane needs of its database.
+    A test compares it with the result of the migrations. Alembic takes as long to import as all
+    other database modules of a control plane.
     """
     METADATA.create_all(connection)
     state = {"id": 1, "generation": 0, "at": 0.0, "spec": "{}", "pools": "[]", "endpoints": "[]"}
@@ -92,8 +92,8 @@ def _make(connection: Connection) -> None:
 
 
 def migrate(connection: Connection) -> None:
-    """Run the migrations that are missing."""
-    # Costly to load, and needed once.
+    """Run the missing migrations."""
+    # Slow import, needed once.
     from alembic import command  # noqa: PLC0415
     from alembic.config import Config  # noqa: PLC0415
 
@@ -112,10 +112,10 @@ class _Stored(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read_legacy(path: Path) -> DesiredState | None:
-    """The state in the file that Headrace 0.1 wrote; None if there is none.
+    """Return the state in the file of Headrace 0.1; None if there is no file.
 
     Raises:
-        FailedPreconditionError: It cannot be read.
+        FailedPreconditionError: The file cannot be read.
     """
     try:
         stored = msgspec.json.decode(path.read_bytes(), type=_Stored)
@@ -131,9 +131,9 @@ def read_legacy(path: Path) -> DesiredState | None:
 
 
 def import_legacy(database: Database, path: Path) -> None:
-    """Take over the state in `path` if the database has none, and rename the file.
+    """Import the state in `path` if the database has none, and rename the file.
 
-    A crash in between leaves both, and the next start only renames.
+    After a crash in between both exist, and the next start only renames.
 
     Raises:
         FailedPreconditionError: The file cannot be read; it stays.

@@ -1,6 +1,6 @@
-"""Store of the control plane's state: every method is one transaction of SQLite or Postgres.
+"""Store of the control plane's state; every method is one transaction of SQLite or Postgres.
 
-The functions that `reads` and `writes` name hold the SQL, and document arguments and errors.
+The functions passed to `reads` and `writes` contain the SQL, and document arguments and errors.
 """
 
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ _OF_UNITS: Final = (UNIT_REWARDS, ROLLOUT_UNITS, UNIT_TALLIES)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bounds:
-    """How many of each are kept per endpoint; a rollout that is under way is always kept."""
+    """Most records of each kind kept per endpoint; a running rollout is always kept."""
 
     events: int = 10_000
     generations: int = 1_000
@@ -43,10 +43,10 @@ _BOUNDS: Final = Bounds()
 
 
 def forget(connection: Connection, before: float, *, bounds: Bounds = _BOUNDS) -> None:
-    """Drop sessions, answers, quotas and silences that ended before `before`, and what is too much.
+    """Delete sessions, answers, quotas and silences that ended before `before`, and surplus records.
 
-    Rewards by unit stay while their rollout is under way or its endpoint's newest; then the last
-    verdict is what is left of them.
+    Rewards by unit stay while their rollout runs or is its endpoint's newest; afterwards only the
+    last verdict remains.
     """
     connection.execute(delete(ANSWERS).where(ANSWERS.c.at < before))
     first_day = datetime.fromtimestamp(before, UTC).date().isoformat()
@@ -61,7 +61,7 @@ def forget(connection: Connection, before: float, *, bounds: Bounds = _BOUNDS) -
     for table in _OF_UNITS:
         connection.execute(delete(table).where(table.c.rollout.in_(past)))
     if _keep_newest(connection, ROLLOUTS, "serial", bounds.rollouts, ROLLOUTS.c.is_over):
-        # What belongs to no rollout any more, and answers that feedback could still add to it.
+        # Units of deleted rollouts, and answers whose feedback would still count for them.
         rollout_ids = select(ROLLOUTS.c.id)
         connection.execute(delete(ANSWERS).where(ANSWERS.c.rollout.not_in(rollout_ids)))
         for table in _OF_UNITS:
@@ -75,7 +75,7 @@ def _keep_newest(
     bound: int,
     only: ColumnElement[bool] | None = None,
 ) -> int:
-    """Keep the `bound` highest by `order` of each endpoint; how many rows went."""
+    """Keep each endpoint's `bound` rows highest by `order`; return the number of deleted rows."""
     number = table.c[order]
     many = select(table.c.endpoint).group_by(table.c.endpoint).having(func.count() > bound)
     gone = 0
@@ -89,10 +89,10 @@ def _keep_newest(
 
 
 class Store:
-    """What survives a restart: desired state, history, rollouts, events, rewards and access.
+    """Stored state: desired state, history, rollouts, events, rewards and access.
 
     Opened by `open_store`. Every transaction is atomic, also between processes. A call is awaited
-    and runs in the database's one thread; `store.load.blocking()` runs in the calling thread.
+    and runs in the database's single thread; `store.load.blocking()` runs in the calling thread.
     """
 
     def __init__(self, database: Database) -> None:
@@ -137,5 +137,5 @@ class Store:
     forget_before = writes("forget old entries", forget)
 
     def close(self) -> None:
-        """Finish the transactions that were asked for, and close the database."""
+        """Finish the queued transactions, and close the database."""
         self.database.close()

@@ -1,4 +1,4 @@
-"""Tables of the state, as the newest migration leaves them; a test compares the two."""
+"""Tables of the state, equal to the result of the newest migration, as a test checks."""
 
 from typing import Any, Final, TypeAlias
 
@@ -22,7 +22,7 @@ AnyRow: TypeAlias = "Row[*tuple[Any, ...]]"
 
 METADATA: Final = MetaData()
 
-# Without its endpoints; their order, and where the spec document names them, stand in lists.
+# Without its endpoints; lists have their order, and their positions in the spec document.
 STATE: Final = Table(
     "state",
     METADATA,
@@ -35,7 +35,7 @@ STATE: Final = Table(
     Column("streams", Text, nullable=False, server_default="[]"),
 )
 
-# Append-only; a row without `document` and `pinned` says that the endpoint went.
+# Append-only; a row without `document` and `pinned` means that the endpoint was removed.
 GENERATIONS: Final = Table(
     "generations",
     METADATA,
@@ -93,7 +93,7 @@ EVENTS: Final = Table(
 )
 
 # Ids are counted here and not by the database: a sequence is not part of its transaction, so a
-# reader that asks for "all after 7" could see 9 before somebody else commits 8, and miss that.
+# reader of "all after 7" could see 9 before another transaction commits 8, and miss that.
 COUNTERS: Final = Table(
     "counters",
     METADATA,
@@ -101,8 +101,8 @@ COUNTERS: Final = Table(
     Column("value", BigInteger, nullable=False),
 )
 
-# One row for assignment and feedback: whichever comes second meets the first one's row, also while
-# that is not committed yet. In two tables both could miss each other.
+# One row for assignment and feedback: the second one finds the first one's row, also before it is
+# committed. In two tables both could miss each other.
 ANSWERS: Final = Table(
     "answers",
     METADATA,
@@ -126,8 +126,8 @@ UNIT_REWARDS: Final = Table(
     sqlite_with_rowid=False,
 )
 
-# Callers whom a rollout has counted, and their sums with how far answers were read (JSON): both
-# change in one transaction.
+# Callers counted by a rollout, and their sums with the read positions (JSON): both change in one
+# transaction.
 ROLLOUT_UNITS: Final = Table(
     "rollout_units",
     METADATA,
@@ -144,7 +144,7 @@ UNIT_TALLIES: Final = Table(
     Column("tally", Text, nullable=False),
 )
 
-# Of a key or a token its SHA-256 is kept, and what it may do; `grants` is JSON.
+# A key or token is stored as its SHA-256 and its grants; `grants` is JSON.
 CREDENTIALS: Final = Table(
     "credentials",
     METADATA,
@@ -205,7 +205,7 @@ JOBS: Final = Table(
     Column("revision", BigInteger, nullable=False),
 )
 
-# The id of a scheduled run is made of its job and moment: no two start the same one.
+# A scheduled run's id is derived from its job and time, so two starters cannot add it twice.
 JOB_RUNS: Final = Table(
     "job_runs",
     METADATA,

@@ -1,6 +1,6 @@
-"""Alembic environment: migrations run on the connection that they are given.
+"""Alembic environment that runs migrations on the caller's connection.
 
-Alembic runs this file; the caller has begun the transaction and ends it.
+Alembic runs this file; the caller begins and ends the transaction.
 """
 
 from alembic import context

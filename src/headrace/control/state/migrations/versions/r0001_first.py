@@ -1,4 +1,4 @@
-"""The first schema: desired state with its history, rollouts, events, rewards."""
+"""First schema: desired state with its history, rollouts, events, rewards."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -10,7 +10,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Make every table, and the rows that are updated but never inserted."""
+    """Create every table, and the rows that are updated but never inserted."""
     _make_desired()
     _make_rollouts()
     _make_rewards()

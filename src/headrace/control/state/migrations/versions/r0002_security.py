@@ -1,4 +1,4 @@
-"""Credentials, principals with roles, the trail of changes, used quotas."""
+"""Tables of credentials, principals with roles, the audit log and used quotas."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -10,7 +10,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Make the tables."""
+    """Create the tables."""
     op.create_table(
         "credentials",
         sa.Column("id", sa.Text, nullable=False),

@@ -1,4 +1,4 @@
-"""Scheduled jobs: how far each schedule was gone through, and the runs."""
+"""Tables of scheduled jobs: the position in each schedule, and the runs."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -10,7 +10,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Make the tables."""
+    """Create the tables."""
     op.create_table(
         "jobs",
         sa.Column("job", sa.Text, nullable=False),

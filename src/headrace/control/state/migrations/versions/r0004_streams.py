@@ -1,4 +1,4 @@
-"""Streams, with what their workers are told."""
+"""Column of streams with their workers' settings."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -10,6 +10,6 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Make the column: there were none before."""
+    """Create the column; earlier schemas have no streams."""
     column = sa.Column("streams", sa.Text, nullable=False, server_default="[]")
     op.add_column("state", column)

@@ -14,7 +14,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Rewrite the stored documents; what replicas and workers were told stays as it is."""
+    """Rewrite the stored documents; the settings of replicas and workers are not changed."""
     state = sa.table("state", sa.column("id"), sa.column("spec"))
     endpoints = sa.table("endpoints", sa.column("name"), sa.column("document"))
     history = sa.table(
@@ -41,7 +41,7 @@ def upgrade() -> None:
 
 
 def _name_stores(entry: Any, names: dict[str, str]) -> bool:  # noqa: ANN401  # JSON
-    """Replace the URLs in an entry by names, which `names` holds by URL; whether there were any."""
+    """Replace the URLs in an entry by names (`names` by URL); return whether there were any."""
     changed = False
     for part in ("features", "push"):
         section = entry.get(part) if isinstance(entry, dict) else None

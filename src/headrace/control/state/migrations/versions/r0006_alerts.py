@@ -1,4 +1,4 @@
-"""Alerts, what each receiver was told of them, and silences."""
+"""Tables of alerts, notices and silences."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -10,7 +10,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Make the tables: before, alerts and what was told were in a file of the home."""
+    """Create the tables; before, alerts and notices were in a file of the home."""
     op.create_table(
         "alerts",
         sa.Column("name", sa.Text, primary_key=True),

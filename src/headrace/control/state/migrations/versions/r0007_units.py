@@ -1,4 +1,4 @@
-"""Callers of a rollout: whom it has counted, how often, and how far answers were read."""
+"""Tables of a rollout's callers: counted callers, their counts, and read positions."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -10,7 +10,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Make the tables."""
+    """Create the tables."""
     op.create_table(
         "rollout_units",
         sa.Column("rollout", sa.Text, nullable=False),
