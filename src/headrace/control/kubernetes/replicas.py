@@ -205,7 +205,7 @@ class EndpointSlice(ObjectPart, frozen=True):
 
     @property
     def http_port(self) -> int | None:
-        """Return the HTTP port of its endpoints."""
+        """The HTTP port of its endpoints."""
         return next((port.port for port in self.ports or () if port.name == "http"), None)
 
 

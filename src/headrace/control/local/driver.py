@@ -85,7 +85,7 @@ class RecordStore(Generic[Record]):
     settings_suffix: str = ".json"
 
     def settings_path(self, name: str) -> Path:
-        """The settings file of the process called `name`."""
+        """Return the settings file of the process called `name`."""
         return self.settings_folder / f"{name}{self.settings_suffix}"
 
     def write_settings(self, name: str, data: bytes) -> None:
@@ -107,7 +107,7 @@ class RecordStore(Generic[Record]):
             _LOG.error("cannot write a record", extra={"process": record.name, "error": str(error)})
 
     def read_all(self) -> list[Record]:
-        """Every record by serial; unreadable ones are logged and removed."""
+        """Return every record by serial; unreadable ones are logged and removed."""
         records: list[Record] = []
         for path in self.folder.glob("*.json"):
             if self.settings_folder == self.folder and path.name.endswith(self.settings_suffix):
@@ -120,7 +120,7 @@ class RecordStore(Generic[Record]):
         return sorted(records, key=lambda record: record.serial)
 
     def started(self, record: Record, process: Process) -> Record:
-        """`record` with the process that was started for it."""
+        """Return `record` with the process that was started for it."""
         return msgspec.structs.replace(  # type: ignore[type-var]  # records are structs
             record, pid=process.pid, start_ticks=process.start_ticks, home=self.owner.identity
         )

@@ -52,7 +52,7 @@ class Environment:
             self._named |= named_in(_text(document), *map(options_of, _brokers(document)))
 
     def of(self, *told: str, parts: Iterable[str] = ()) -> dict[str, str]:
-        """The environment of a new process.
+        """Return the environment of a new process.
 
         Args:
             told: The process's settings as text; it gets the variables that they name.

@@ -147,7 +147,7 @@ class RoutedEndpoint:
 
     @cached_property
     def _versions_on_former(self) -> set[str]:
-        """Return the versions that former replicas still serve."""
+        """The versions that former replicas still serve."""
         versions = {a.revision.version for a in self.endpoint.arms if not self.is_settled(a)}
         if not self.may_switch:
             assert self.current is not None, "without a current split there is nothing to keep"

@@ -199,7 +199,7 @@ class LiveRollout:
 
     @property
     def failure(self) -> str:
-        """Return why the candidate cannot become ready or crashes; empty otherwise."""
+        """Why the candidate cannot become ready or crashes; empty otherwise."""
         arm = self.candidate
         for replica in self._replicas_of(arm) if arm else ():
             gave_up = replica.failures >= MANY_FAILURES and replica.phase is not ReplicaPhase.READY
@@ -306,7 +306,7 @@ class LiveRollout:
 
     @property
     def answering(self) -> list[Replica]:
-        """Return the ready replicas of the two compared arms."""
+        """The ready replicas of the two compared arms."""
         return [r for r in self.replicas if r.phase is ReplicaPhase.READY and self.is_counted(r)]
 
     def is_counted(self, replica: Replica) -> bool:

@@ -105,18 +105,18 @@ class ArmMeter:
 
     @property
     def cores(self) -> float:
-        """Return the cores that its replicas use together now."""
+        """The cores that its replicas use together now."""
         return sum(last.cores for last in self._last_reports.values())
 
     @property
     def cores_per_busy_copy(self) -> float:
-        """Return the cores that a replica uses while its busiest part is busy; 0 if unknown."""
+        """The cores that a replica uses while its busiest part is busy; 0 if unknown."""
         usage = self._usage
         return usage.cpu_s / usage.busy_s if usage.busy_s > 1.0 else 0.0
 
     @property
     def memory_bytes(self) -> int:
-        """Return the peak memory in bytes of the largest replica; 0 if unknown."""
+        """The peak memory in bytes of the largest replica; 0 if unknown."""
         peaks = [
             max(s.report.peak_rss_bytes, s.report.rss_bytes) for s in self._last_reports.values()
         ]
@@ -197,7 +197,7 @@ class _Delta:
 
     @property
     def busy_s(self) -> float:
-        """Return the busy seconds of its busiest part."""
+        """The busy seconds of its busiest part."""
         return max(self.slot_s, self.loop_s)
 
     @classmethod
@@ -260,7 +260,7 @@ class ScaledArm:
 
     @property
     def minimum(self) -> int:
-        """Return its minimum replicas while its endpoint is not scaled to zero."""
+        """Its minimum replicas while its endpoint is not scaled to zero."""
         return max(part_of(self.settings.min_replicas, self.share), 1)
 
     def settings_for(self, floor: int) -> AutoscaleSpec:

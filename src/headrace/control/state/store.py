@@ -43,7 +43,7 @@ _BOUNDS: Final = Bounds()
 
 
 def forget(connection: Connection, before: float, *, bounds: Bounds = _BOUNDS) -> None:
-    """Delete sessions, answers, quotas and silences that ended before `before`, and surplus records.
+    """Delete sessions, answers, quotas and silences ended before `before`, and surplus records.
 
     Rewards by unit stay while their rollout runs or is its endpoint's newest; afterwards only the
     last verdict remains.
