@@ -197,7 +197,7 @@ class SlicePort(ObjectPart, frozen=True):
 
 
 class EndpointSlice(ObjectPart, frozen=True):
-    """Some of the addresses of a Service."""
+    """Slice of the addresses of a Service."""
 
     metadata: Metadata
     endpoints: list[SliceEndpoint] | None = None

@@ -42,7 +42,7 @@ class LimitSubject(NamedTuple):
         return self.caller.startswith(ANONYMOUS)
 
     def text(self) -> str:
-        """Text form stored in the state."""
+        """Return the text form stored in the state."""
         return f"{self.scope}:{self.name}:{self.caller}"
 
     @classmethod
@@ -270,7 +270,7 @@ _WITHOUT_LIMIT_S: Final = 3600.0
 
 
 class Refusal(NamedTuple):
-    """Which limit refused a request."""
+    """Limit that refused a request."""
 
     scope: Scope
     kind: LimitKind

@@ -142,7 +142,7 @@ def replica_records(home: Home, owner: ProcessOwner) -> RecordStore[ReplicaRecor
 
 
 def digest_of(data: bytes) -> str:
-    """SHA-256 of `data` in hexadecimal."""
+    """Return the SHA-256 of `data` in hexadecimal."""
     return hashlib.sha256(data).hexdigest()
 
 

@@ -254,7 +254,7 @@ class Silences:
         self._silences = {silence.id: silence for silence in silences}
 
     def active(self) -> list[Silence]:
-        """Silences that have not ended, by their end."""
+        """Return the silences that have not ended, by their end."""
         now = self.clock.now()
         left = [silence for silence in self._silences.values() if now < silence.ends]
         return sorted(left, key=lambda silence: (silence.ends, silence.id))

@@ -45,7 +45,7 @@ class RoutePublication:
     error: str = ""
     """Reason why the newest routes are not in force; empty if they are."""
     left_out: Mapping[str, str] = field(default_factory=dict)
-    """By endpoint, why its newest route is not in force although others are."""
+    """Reason by endpoint why its newest route is not in force although others are."""
 
     def observed(
         self,

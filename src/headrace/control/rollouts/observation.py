@@ -199,7 +199,7 @@ class LiveRollout:
 
     @property
     def failure(self) -> str:
-        """Why the candidate cannot become ready or crashes; empty otherwise."""
+        """Reason why the candidate cannot become ready or crashes; empty otherwise."""
         arm = self.candidate
         for replica in self._replicas_of(arm) if arm else ():
             gave_up = replica.failures >= MANY_FAILURES and replica.phase is not ReplicaPhase.READY

@@ -94,7 +94,7 @@ class RolloutStatus:
 
     Times are seconds since 1970, weights percent. `step` counts from 0 and points into `steps`,
     which only a canary has. `weight` is the new version's share now, `baseline_weight` that of
-    fresh copies of the old one.
+    new replicas of the old one.
     """
 
     id: str

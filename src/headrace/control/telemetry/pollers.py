@@ -59,7 +59,7 @@ class ReplicaPoller(ABC, Generic[_HistoryT]):
 
     @abstractmethod
     async def look(self) -> None:
-        """Look once."""
+        """Poll once."""
 
     @property
     def every_s(self) -> float:
@@ -203,7 +203,7 @@ class LoadWatch(ReplicaPoller[LoadHistory]):
     _asking: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_AT_ONCE))
 
     async def look(self) -> None:
-        """Look once."""
+        """Poll once."""
         arms = list(self.arms())
         addresses = {copy.name: copy.address for arm in arms for copy in arm.copies}
         polled_at = self.clock.now()
@@ -247,7 +247,7 @@ class LoadWatch(ReplicaPoller[LoadHistory]):
             with self.faults.contain("load history", arm.endpoint):
                 self.history.add(polled_at, arm.endpoint, arm.key, reading)
             if number % _YIELD_EVERY == 0:
-                await asyncio.sleep(0)  # whoever asks for something does not wait for all of it
+                await asyncio.sleep(0)  # yield to other tasks
         with self.faults.contain("load history", "batching"):
             await self.batching(reports)
 
@@ -298,7 +298,7 @@ class GatewayPoller(ReplicaPoller[RequestHistory]):
         return _BLIND_S if self._is_blind else 1.0
 
     async def look(self) -> None:
-        """Look once."""
+        """Poll once."""
         polled_at = self.clock.now()
         try:
             reading = await self.gateway.read_endpoints(self.names())
@@ -315,4 +315,4 @@ class GatewayPoller(ReplicaPoller[RequestHistory]):
             with self.faults.contain("history", endpoint):
                 self.history.add(polled_at, endpoint, version, totals, epoch=reading.epoch)
             if number % _READS_AT_ONCE == 0:
-                await asyncio.sleep(0)  # whoever asks for something does not wait for all of it
+                await asyncio.sleep(0)  # yield to other tasks
