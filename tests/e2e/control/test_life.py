@@ -552,7 +552,7 @@ def test_detached_start_gives_up_in_time_and_leaves_nothing(system: System, tmp_
         + """
     def load(self, path):
         import sys, time
-        if "serving" in sys.argv[0] and "inspecting" not in sys.argv[0]:
+        if "serving" in sys.argv[0] and "inspection" not in sys.argv[0]:
             time.sleep(30)
 
     def infer(self, inputs):

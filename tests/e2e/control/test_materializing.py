@@ -112,7 +112,7 @@ def test_new_rows_come_to_the_online_store_and_a_broken_file_is_told_and_mended(
 
 def _is_run(process: psutil.Process, home: Path) -> bool:
     line = " ".join(process.info["cmdline"] or [])
-    return "materialize_apart" in line and str(home) in line
+    return "materialize_process" in line and str(home) in line
 
 
 def test_the_control_plane_loads_no_table_library(

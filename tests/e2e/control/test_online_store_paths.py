@@ -199,7 +199,7 @@ def test_a_literal_password_of_a_stored_state_stays_in_use_and_is_not_shown(
     path = "/api/v1/endpoints/sec"
     assert system.manage("PUT", path, {**entry, "timeout_s": 7.0})[0] == 200
     status, answer = system.post("/api/v1/apply", shown)
-    assert (status, "holds a password in plain text" in answer["detail"]) == (400, True)
+    assert (status, "contains a password in plain text" in answer["detail"]) == (400, True)
     diff = system.post("/api/v1/diff", {**document, "endpoints": []})
     assert LITERAL not in json.dumps(diff) + everything_of(system)
     state = b"".join(path.read_bytes() for path in system.home.glob("state.db*"))

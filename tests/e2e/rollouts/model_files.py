@@ -60,7 +60,7 @@ class Scorer:
     rows = 0
 
     def load(self, path):
-        if "serving" in sys.argv[0] and "inspecting" not in sys.argv[0]:  # in a replica
+        if "serving" in sys.argv[0] and "inspection" not in sys.argv[0]:  # in a replica
             time.sleep({load_s})
             if {breaks}:
                 raise RuntimeError("the weights are of another model")

@@ -33,7 +33,7 @@ class Slow:
     outputs = {{"y": ("FP32", [-1, 1])}}
 
     def load(self, path):
-        if "serving" in sys.argv[0] and "inspecting" not in sys.argv[0]:  # in a replica
+        if "serving" in sys.argv[0] and "inspection" not in sys.argv[0]:  # in a replica
             time.sleep({load_s})
 
     def infer(self, inputs):
