@@ -110,7 +110,7 @@ def test_words_of_a_set_have_the_line_under_them_as_their_meaning() -> None:
     found = meanings(ScaleReason)
 
     assert list(found) == [reason.value for reason in ScaleReason]
-    assert found["Idle"] == "No requests for `idle_s`."
+    assert found["Idle"] == "No requests arrived for `idle_s`."
     assert found["Steady"] == ""
 
 
