@@ -71,6 +71,11 @@ on_top() { # on_top ENVIRONMENT [--bare "PACKAGE..."] REQUIREMENT...: an environ
   if [ "$1" = --bare ]; then read -ra bare <<<"$2" && shift 2; fi
   state="$("$bin/python" -VV) $PWD $* ${bare[*]}"
   if [ "$(cat "$stamp" 2>/dev/null)" = "$state" ]; then
+    # Entry points are copied at installation, so the package is reinstalled if they may have changed.
+    if [ pyproject.toml -nt "$stamp" ]; then
+      "$python" -m pip install --quiet --no-deps --no-build-isolation --editable .
+      touch "$stamp"
+    fi
     say "$env is up to date (rm -r $env for newer versions)"
     return
   fi
