@@ -118,7 +118,7 @@ def test_a_state_is_refused_with_its_operators(tmp_path: Path) -> None:
     )
     tf.saved_model.save(module, str(tmp_path / "state"), signatures=module.serve)
 
-    with pytest.raises(UnsupportedModelError, match=r"state: keeps a state .*AssignAddVariableOp"):
+    with pytest.raises(UnsupportedModelError, match=r"state: keeps state .*AssignAddVariableOp"):
         made(tmp_path / "state", tmp_path)
 
 

@@ -153,7 +153,7 @@ def test_a_state_that_callers_share_is_told(
     )
     load_model(saved(tmp_path, module, module.serve)).close()
 
-    assert "keeps a state that all callers share (AssignAddVariableOp)" in caplog.text
+    assert "keeps state that all callers share (AssignAddVariableOp)" in caplog.text
 
 
 def test_what_fails_in_the_graph_is_the_models_failure(tmp_path: Path) -> None:

@@ -127,7 +127,7 @@ def test_pieces_are_not_made_where_rows_depend_on_each_other(tmp_path: Path) -> 
     model = load_model(saved.path, "", CPU)
 
     assert not model.signature.batched
-    with pytest.raises(InvalidArgumentError, match="was not exported for this: Guard failed"):
+    with pytest.raises(InvalidArgumentError, match="was not exported for this input: Guard failed"):
         model.run({"x": ROWS[:5]})
 
 

@@ -202,12 +202,18 @@ def load_exported(path: Path) -> Callable[[Any], Any]:
     return loaded
 
 
+@pytest.mark.filterwarnings(
+    "ignore:Use of masked_fill_ on expanded"
+)  # random programs may fill one
 @given(programs())
 @settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
 def test_traced_programs_that_are_called_independent_are(steps: list[Step]) -> None:
     event(check(steps, traced, load_traced))
 
 
+@pytest.mark.filterwarnings(
+    "ignore:Use of masked_fill_ on expanded"
+)  # random programs may fill one
 @given(programs())
 @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 def test_exported_programs_that_are_called_independent_are(steps: list[Step]) -> None:
@@ -215,6 +221,9 @@ def test_exported_programs_that_are_called_independent_are(steps: list[Step]) ->
 
 
 @pytest.mark.long
+@pytest.mark.filterwarnings(
+    "ignore:Use of masked_fill_ on expanded"
+)  # random programs may fill one
 @given(programs())
 @settings(max_examples=3000, deadline=None, suppress_health_check=list(HealthCheck))
 def test_the_same_for_many_traced_programs(steps: list[Step]) -> None:

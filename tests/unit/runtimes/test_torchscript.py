@@ -302,7 +302,7 @@ def test_published_speech_detection_is_refused_where_it_remembers(tmp_path: Path
 def test_what_a_module_refuses_is_the_callers_to_know(tmp_path: Path) -> None:
     model = opened(script(tmp_path / "m.pt", Refuses(), SIGNATURE))
 
-    with pytest.raises(InvalidArgumentError, match="refuses it: only what is positive"):
+    with pytest.raises(InvalidArgumentError, match="rejects it: only what is positive"):
         model.run({"x": -np.ones((1, FEATURES), np.float32)})
 
 
@@ -379,7 +379,7 @@ DECLARED: dict[str, tuple[Any, dict[str, Any], str]] = {
     "missing argument": (
         Scaled,
         {"inputs": [{"name": "x", "datatype": "FP32", "shape": [-1]}]},
-        r"its argument 'scale' \(float\) is not declared; name it in 'inputs', or give it",
+        r"its argument 'scale' \(float\) is not declared; declare it in 'inputs', or set it",
     ),
     "a number as a tensor": (
         Scaled,
@@ -389,7 +389,7 @@ DECLARED: dict[str, tuple[Any, dict[str, Any], str]] = {
                 {"name": "scale", "datatype": "FP32", "shape": [-1]},
             ]
         },
-        """has to be declared with "datatype": "FP64", "shape": \\[\\]""",
+        """must be declared with "datatype": "FP64", "shape": \\[\\]""",
     ),
     "too many": (
         Double,
@@ -399,7 +399,7 @@ DECLARED: dict[str, tuple[Any, dict[str, Any], str]] = {
     "a list": (
         Lists,
         {"inputs": [{"name": "x", "datatype": "FP32", "shape": [-1]}]},
-        r"argument 'x' is a List\[Tensor\]; no request carries that: save a module that",
+        r"argument 'x' is a List\[Tensor\]; a request cannot carry it: save a module that",
     ),
     "an output that is text": (
         Words,
@@ -414,7 +414,7 @@ DECLARED: dict[str, tuple[Any, dict[str, Any], str]] = {
     "a wrong output": (
         Double,
         {**SIGNATURE, "outputs": [{"name": "y", "datatype": "INT64", "shape": [-1]}]},
-        "declares output 'y' as INT64, but gives FP32",
+        "declares output 'y' as INT64, but returns FP32",
     ),
     "a batch that is none": (
         Double,
@@ -450,8 +450,8 @@ def _huge(record: str, data: bytes) -> bytes:
 
 
 DAMAGES: dict[str, tuple[Callable[[str, bytes], bytes | None], str]] = {
-    "no weights": (_without("data/1"), "'data/1' has 0 bytes of"),
-    "short weights": (_short("data/1"), "'data/1' has 4 bytes of"),
+    "no weights": (_without("data/1"), "'data/1' has 0 of the"),
+    "short weights": (_short("data/1"), "'data/1' has 4 of the"),
     "short pickle": (_short("data.pkl"), "is truncated or corrupt: 'data.pkl'"),
     "absurd shape": (_huge, "PyTorch cannot load it: .*require a storage of at least"),
     "no code": (
@@ -511,7 +511,9 @@ def test_other_files_beside_it_belong_to_the_model(tmp_path: Path) -> None:
 
     assert detect_runtime(folder).name == "torchscript"
     (folder / "second.pt").write_bytes((folder / "m.pt").read_bytes())
-    with pytest.raises(UnsupportedModelError, match=r"not exactly one file that torch\.jit\.save"):
+    with pytest.raises(
+        UnsupportedModelError, match=r"must hold exactly one file that torch\.jit\.save"
+    ):
         load_model(folder, "torchscript", CPU)
     (folder / "second.pt").unlink()
     (folder / "model.py").write_text(models.python_double())
@@ -551,7 +553,7 @@ def test_what_runs_on_no_made_up_input_is_believed_and_then_checked(tmp_path: Pa
 
     assert model.run({"x": x})["more"][0, 0] == 151
     assert list(model.run({"x": x}, ["more"])) == ["more"]
-    with pytest.raises(RuntimeFailedError, match="returns 'more' as int64 with shape"):
+    with pytest.raises(RuntimeFailedError, match="returned 'more' as int64 with shape"):
         model.run({"x": x + 100})
     with pytest.raises(UnsupportedModelError, match=r"refuses it: small; check .* its outputs too"):
         opened(silent)
