@@ -555,7 +555,7 @@ def test_what_runs_on_no_made_up_input_is_believed_and_then_checked(tmp_path: Pa
     assert list(model.run({"x": x}, ["more"])) == ["more"]
     with pytest.raises(RuntimeFailedError, match="returned 'more' as int64 with shape"):
         model.run({"x": x + 100})
-    with pytest.raises(UnsupportedModelError, match=r"refuses it: small; check .* its outputs too"):
+    with pytest.raises(UnsupportedModelError, match=r"rejects it: small; check .* its outputs too"):
         opened(silent)
 
 
