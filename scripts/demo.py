@@ -119,7 +119,7 @@ def _demo(work: Path, *, once: bool) -> bool:
             f"gRPC            127.0.0.1:{ports.grpc}\n"
             f"metrics         http://127.0.0.1:{ports.metrics}/metrics\n"
             f"management      http://127.0.0.1:{ports.admin} "
-            f"(token: headrace tokens show --home {work / 'home'})\n",
+            f"(token: headrace token show --home {work / 'home'})\n",
             soft_wrap=True,
         )
         console.print(f"curl {url} -d '{body}'", soft_wrap=True, markup=False)
