@@ -49,7 +49,7 @@ CONSEQUENCES: Final = {
         "remaining steps are skipped, and metrics are not evaluated."
     ),
     Verb.PAUSE: (
-        "The split stays as it is, with version {to} at {weight} %, until the rollout "
+        "The split does not change, with version {to} at {weight} %, until the rollout "
         "is resumed. A version that is worse, or cannot run, is still rolled back."
     ),
     Verb.RESUME: (

@@ -21,10 +21,10 @@ from headrace.core.text import duration_text
 SPANS: Final = {"900": "15 min", "3600": "1 h"}
 VERBS: Final = {"pause": "Pause", "resume": "Resume"}
 CONSEQUENCES: Final = {
-    "pause": "Its workers take no more records and stay where they are. What is written to the "
-    "source waits there until somebody resumes, also after a restart.",
-    "resume": "Its workers go on where they are, with what has been waiting first. One that "
-    "stopped before a record tries that record again.",
+    "pause": "Its workers stop reading and keep their offsets. New records wait in the source "
+    "until the stream is resumed, also after a restart.",
+    "resume": "Its workers continue at their offsets. A worker that stopped at a record "
+    "retries that record.",
 }
 LOOKS: Final = {
     "running": "ok",

@@ -24,17 +24,17 @@ _RULES = external("`headrace export prometheus`")
 _SETTINGS = yes("the replicas' settings")
 _OURS = external("of Headrace's own gateway")
 _NO_AUTH = no(
-    "asks nobody who calls",
-    "set `access: public` and let something else ask, or keep Headrace's gateway behind it",
+    "does not authenticate callers",
+    "set `access: public` and authenticate elsewhere, or keep Headrace's gateway behind it",
 )
 _NO_LIMIT = no("has no such limit", "keep Headrace's gateway behind it")
 _NO_COUNT = no(
     "cannot count it", "keep Headrace's gateway behind it, or limit `requests_per_s` only"
 )
-_NO_CONTROL = no("nobody does it without a control plane", _CHART)
+_NO_CONTROL = no("needs a control plane", _CHART)
 _NO_POOL = no(
-    "a pool's processes have to be told which model a request is for",
-    "give the endpoint replicas of its own",
+    "a pool's processes need the model of each request",
+    "give the endpoint dedicated replicas",
 )
 _NO_STICKY = no(
     "cannot keep a caller on one version", "export for Envoy, or keep Headrace's gateway behind it"

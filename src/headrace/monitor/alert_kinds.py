@@ -80,7 +80,7 @@ class AlertKind:
 _WHY_ERRORS: Final = (
     "See `headrace events {endpoint}` and `headrace logs`: a new version? Go back with `headrace "
     "undo` or roll back its rollout. Codes in the access log say who failed: 429 is load, 503 "
-    "nobody ready, 504 too slow, 500 the model."
+    "no ready replica, 504 too slow, 500 the model."
 )
 _WHY_SLOW: Final = (
     "Compare queue wait with compute time on the endpoint's dashboard. Waiting: add replicas or "
@@ -220,7 +220,7 @@ ALERTS: Final = (
         Fact.GATEWAY_DOWN,
         for_s=30.0,
         unit="",
-        summary="the gateway does not serve: nobody gets an answer",
+        summary="the gateway does not serve: all requests fail",
         action="`headrace status` and `headrace logs` say why it ended. Is a port taken, is the "
         "disk full?",
     ),
@@ -280,8 +280,8 @@ ALERTS: Final = (
         Fact.JOBS_FAILED,
         unit="jobs",
         summary="the newest run failed, with all its tries, of jobs: {value} of them",
-        action="`headrace batch list` names them, `headrace batch runs JOB` says why. What is done "
-        "stays done; `headrace batch start JOB` runs one anew once the cause is mended.",
+        action="`headrace batch list` names them, `headrace batch runs JOB` says why. Completed "
+        "shards are kept; after fixing the cause, `headrace batch start JOB` starts a run.",
     ),
     AlertKind(
         "HeadraceStreamDown",

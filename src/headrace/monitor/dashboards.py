@@ -165,8 +165,8 @@ ENDPOINT: Final = Dashboard(
             "Requests by how they ended",
             _REQUESTS,
             {"{{outcome}}": _per_s(REQUESTS, _ENDPOINT, "outcome")},
-            help="ok; error: ours; rejected: the caller's mistake; abandoned: nobody waited for "
-            "the answer.",
+            help="ok; error: ours; rejected: the caller's mistake; abandoned: the caller "
+            "disconnected.",
             stacked=True,
         ),
         Panel(

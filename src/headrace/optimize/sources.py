@@ -25,7 +25,7 @@ from headrace.runtimes.plugins import code_in
 
 CATEGORICAL: Final = (
     "has categorical features, which are not converted: push the file without --convert, which "
-    "serves it as it is"
+    "serves it unchanged"
 )
 
 

@@ -341,7 +341,7 @@ def judge_assignment(
     """Judge the assignment: arms without their shares invalidate all other statistics."""
     a, b = assignments.totals
     if not a + b:
-        return waiting("assignment", "nobody was assigned to either version yet", alpha=level)
+        return waiting("assignment", "no caller is assigned to either version yet", alpha=level)
     ratio = b / (a + b)
     closing = (
         "the split is not what was planned, so the other numbers cannot be trusted; look for "

@@ -96,7 +96,7 @@ async def test_an_operator_pauses_and_resumes_a_stream(served: ControlPlane) -> 
         after = (await visitor.get("/streams/pay")).text
         resumed = await visitor.post("/streams/pay/resume", data=hidden_of(confirm))
 
-    assert "waits there until somebody resumes" in confirm
+    assert "until the stream is resumed" in confirm
     assert (told.status_code, told.headers["location"]) == (303, "/streams/pay")
     assert 'href="/streams/pay/resume"' in after
     assert resumed.status_code == 303

@@ -773,6 +773,6 @@ async def test_an_undo_that_was_overtaken_takes_no_newer_change_back(plane: Cont
     await plane.desired_state.put_endpoint("digits", entry(3), caller=SYSTEM)
     slow.go.set()
 
-    with pytest.raises(ConflictError, match="changed it meanwhile"):
+    with pytest.raises(ConflictError, match="changed concurrently"):
         await undo
     assert plane.target_state.desired.entry("digits") == entry(3)

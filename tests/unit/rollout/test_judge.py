@@ -161,7 +161,7 @@ def test_an_assignment(counts: tuple[int, int]) -> None:
 
     assert found.alpha == 0.001
     if counts == (0, 0):
-        assert found.reason == "assignment: nobody was assigned to either version yet"
+        assert found.reason == "assignment: no caller is assigned to either version yet"
         assert numbers(found) == NOTHING
         return
     is_off = counts == (500, 500)

@@ -82,7 +82,7 @@ def _asks_nobody(facts: AuditFacts) -> Iterator[Hit]:
         if endpoint.access is None:
             yield Hit(
                 f"{location}.access",
-                f"endpoint '{endpoint.name}' says nothing about `access`, so that everybody "
+                f"endpoint '{endpoint.name}' does not set `access`, so every process "
                 "on this machine may call it",
                 fix=_WITH_KEYS,
             )

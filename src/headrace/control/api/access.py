@@ -318,7 +318,7 @@ def add_login(api: FastAPI, access: AccessControl) -> None:
 
     @api.get(
         "/auth/login",
-        summary="Send a browser to the identity provider; open to everybody",
+        summary="Send a browser to the identity provider; needs no authentication",
         status_code=_SEE_OTHER,
         responses=_REDIRECT,
     )
@@ -361,7 +361,7 @@ def add_login(api: FastAPI, access: AccessControl) -> None:
 
     @api.post(
         "/auth/token",
-        summary="Begin a session with a token; open to everybody",
+        summary="Begin a session with a token; needs no authentication",
         status_code=_NO_CONTENT,
         responses={_NO_CONTENT: {"description": "The cookie of a session."}, **PROBLEMS},
     )

@@ -75,7 +75,7 @@ class Truth(RequestBody):
         min_length=1, max_length=256, description="The answer's `x-request-id`."
     )
     label: bool | int | float | Annotated[str, Field(max_length=200)] = Field(
-        description="The class as it is called or numbered, or the number; of the first row."
+        description="Class name or class number, or the value, of the first row."
     )
 
 

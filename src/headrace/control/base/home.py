@@ -73,7 +73,7 @@ class Home:
             reason = "it holds other files" if is_ours else "another user owns it"
             message = (
                 f"others may read {self.root}, and it is not changed because {reason}: `chmod 700` "
-                "it, or name a directory of its own as HEADRACE_HOME"
+                "it, or set HEADRACE_HOME to a separate directory"
             )
             raise FailedPreconditionError(message)
 

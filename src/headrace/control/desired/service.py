@@ -382,8 +382,8 @@ class DesiredStateService:
         current = 0 if endpoint is None else endpoint.generation
         if current != generation:
             message = (
-                f"endpoint '{name}' is at generation {current}, not {generation}: somebody changed "
-                "it meanwhile; read it again"
+                f"endpoint '{name}' is at generation {current}, not {generation}: it was changed "
+                "concurrently; read it again"
             )
             raise ConflictError(message)
 

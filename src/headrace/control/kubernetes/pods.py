@@ -343,8 +343,8 @@ def settings_text(revision: Revision, installation: InstallationName, *, path: s
     text = msgspec.json.format(msgspec.json.encode(settings), indent=2).decode()
     if len(text) > _MAX_SETTINGS_BYTES:
         raise FailedPreconditionError(
-            f"{revision.model}: its replicas are told {len(text)} bytes, more than a ConfigMap "
-            f"holds ({_MAX_SETTINGS_BYTES}): give fewer 'labels'"
+            f"{revision.model}: its settings have {len(text)} bytes, more than a ConfigMap "
+            f"holds ({_MAX_SETTINGS_BYTES}): use fewer 'labels'"
         )
     return text
 
@@ -363,9 +363,8 @@ def pool_settings_text(hosts: PoolReplicaSettings, installation: InstallationNam
     _check_artifacts(f"pool {hosts.name!r}", installation)
     if not installation.internal_secret:
         raise FailedPreconditionError(
-            f"pool {hosts.name!r}: its pods are told what to host over the network, and listen to "
-            "who shows the internal token only: put one into a Secret, and name it with "
-            "--internal-secret"
+            f"pool {hosts.name!r}: its pods receive their models over the network and require the "
+            "internal token: store a token in a Secret and name it with --internal-secret"
         )
     settings = msgspec.structs.replace(
         hosts,

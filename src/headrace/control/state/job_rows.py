@@ -117,7 +117,7 @@ def cancel_run(connection: Connection, id_: str, actor: str, timestamp: float) -
     run = _run(row)
     if run.state.is_over or run.cancelled_by:
         return run
-    run = msgspec.structs.replace(run, cancelled_by=clean(actor) or "somebody")
+    run = msgspec.structs.replace(run, cancelled_by=clean(actor) or "unknown")
     if not run.owner:
         run = msgspec.structs.replace(run, state=RunState.CANCELLED, ended=timestamp)
     connection.execute(update(JOB_RUNS).where(of_id).values(_values(run)))

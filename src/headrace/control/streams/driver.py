@@ -186,8 +186,8 @@ def _check_alone(file: Path) -> None:
     other = next((name for name in names if not name.startswith(f"{file.name}-")), None)
     if other is not None:
         msg = (
-            f"stream workers would own {folder} to write {file.name}, and {other} lies there "
-            f"too; move {file.name}* into a folder of its own, while nothing runs"
+            f"stream workers would own {folder} to write {file.name}, which also holds {other}; "
+            f"move {file.name}* into a separate folder while nothing runs"
         )
         raise FailedPreconditionError(msg)
 
@@ -379,7 +379,7 @@ class StreamDriver:
     def _confined(
         self, command: list[str], record: WorkerRecord, settings: WorkerSettings, sandbox: Sandbox
     ) -> list[str]:
-        assert self.stores is not None, "whoever confines workers holds what they read"
+        assert self.stores is not None, "confined workers need the stores that they read"
         access = Confining(home=self.home, sandbox=sandbox, stores=self.stores).access(settings)
         size = 0 if settings.model is None else size_bytes(Path(settings.model.path))
         try:

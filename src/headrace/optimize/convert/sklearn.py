@@ -27,7 +27,7 @@ _ROUND_FIRST: Final = frozenset({"BaseDecisionTree", "BaseForest", "BaseGradient
 _HINT: Final = (
     "Of scikit-learn's histogram boosting inside other estimators skl2onnx leaves out categories, "
     "and the logarithm of the losses poisson and gamma, and converts nothing with protobuf 7.34 or "
-    "newer: push the file without --convert, which serves it as it is"
+    "newer: push the file without --convert, which serves it unchanged"
 )
 
 
@@ -57,7 +57,7 @@ def source_of(path: Path, estimator: Any) -> ConversionSource:  # noqa: ANN401  
     if "TunedThresholdClassifierCV" in names:
         raise UnsupportedModelError(
             f"{path} decides by a tuned threshold, which skl2onnx leaves out: push the file "
-            "without --convert, which serves it as it is"
+            "without --convert, which serves it unchanged"
         )
     finite = _with_finite_thresholds(estimator)
     ways = [

@@ -28,7 +28,7 @@ from headrace.runtimes.tensorflow.tflite import (
 _OPSET: Final = 17
 _MOST_NAMES: Final = 8
 _OPTIONS: Final = LoadOptions(device="cpu")
-_TFLITE_HINT: Final = "The file is served as it is, without --convert"
+_TFLITE_HINT: Final = "The file is served unchanged without --convert"
 
 
 def open_savedmodel(path: Path, *, allow_code: bool) -> ConversionSource:

@@ -29,7 +29,7 @@ _OPSET: Final = 15
 _CATBOOST_NAMES: Final = {"onnx_domain": "headrace", "onnx_graph_name": "model"}
 _XGBOOST_HINT: Final = (
     "Of XGBoost's models onnxmltools knows those of the booster gbtree with one target; the file "
-    "is served as it is, without --convert"
+    "is served unchanged without --convert"
 )
 
 

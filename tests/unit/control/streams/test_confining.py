@@ -121,7 +121,7 @@ def test_a_store_beside_other_files_is_not_handed_over(
     folder.mkdir(parents=True)
     (folder / "other.db").touch()
 
-    with pytest.raises(OSError, match=r"other\.db lies there too; move online\.db"):
+    with pytest.raises(OSError, match=r"holds other\.db; move online\.db"):
         confining.access(pushing(f"sqlite:///{folder}/online.db"))
 
 
