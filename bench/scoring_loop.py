@@ -22,7 +22,7 @@ from confluent_kafka import Consumer, KafkaError, Message, Producer
 
 from headrace.streaming.broker import Delivery
 
-_AT_ONCE = 256
+_MAX_CONCURRENT = 256
 _WAIT_S = 0.25
 _COMMIT_EVERY_S = 0.05
 
@@ -82,7 +82,7 @@ class Loop:
         if first is None:
             self._settle()
             return 0
-        messages = [first, *self._consumer.consume(_AT_ONCE - 1, 0)]
+        messages = [first, *self._consumer.consume(_MAX_CONCURRENT - 1, 0)]
         rows = [self._decode(message.value() or b"") for message in messages]
         inputs = np.array([row.x for row in rows], np.float32)
         (outputs,) = self._model.run(None, {"x": inputs})

@@ -22,7 +22,7 @@ from headrace.streaming.records import NewRecord, TopicPartition
 
 PLAIN: Final = "plain loop"
 CAREFUL: Final = "plain loop, at least once"
-AT_ONCE: Final = 256
+MAX_CONCURRENT: Final = 256
 _WAIT_S: Final = 0.25
 _JOIN_S: Final = 5.0
 
@@ -75,7 +75,7 @@ def _ours(
     session = open_broker(url, home=Path()).join(membership, _Silent())
 
     def read() -> int:
-        found = session.poll(AT_ONCE, _WAIT_S)
+        found = session.poll(MAX_CONCURRENT, _WAIT_S)
         if found:
             answers = [NewRecord(topic=sink, key=one.key, value=one.value) for one in found]
             session.produce(answers, {found[-1].topic_partition: found[-1].offset + 1})
@@ -132,7 +132,7 @@ def _plain(  # noqa: C901  # as one writes it by hand, in one piece
         first = consumer.poll(_WAIT_S)
         if first is None:
             return 0
-        messages = [first, *consumer.consume(AT_ONCE - 1, 0)]
+        messages = [first, *consumer.consume(MAX_CONCURRENT - 1, 0)]
         for message in messages:
             write(message)
         producer.poll(0)

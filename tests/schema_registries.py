@@ -91,7 +91,7 @@ class Registry:
 
         return httpx.MockTransport(handle)
 
-    def _shown(self, number: int, wanted: str) -> dict[str, Any]:
+    def _display(self, number: int, wanted: str) -> dict[str, Any]:
         shown = dict(self.schemas[number - 1])
         descriptor = self.descriptors.get(shown["schema"])
         if wanted == "serialized" and descriptor is not None:
@@ -101,7 +101,7 @@ class Registry:
     def _by_id(self, number: int, wanted: str) -> Reply:
         if not 0 < number <= len(self.schemas):
             return _problem(404, 40403, f"Schema {number} not found")
-        return _json(self._shown(number, wanted))
+        return _json(self._display(number, wanted))
 
     def _version(self, subject: str, version: str, wanted: str) -> Reply:
         numbers = self.subjects.get(subject)
@@ -112,7 +112,7 @@ class Registry:
             return _problem(404, 40402, f"Version {version} not found.")
         number = numbers[place - 1]
         return _json(
-            {"subject": subject, "version": place, "id": number} | self._shown(number, wanted)
+            {"subject": subject, "version": place, "id": number} | self._display(number, wanted)
         )
 
     def _register(self, subject: str, question: dict[str, Any]) -> Reply:

@@ -85,11 +85,11 @@ async def _ask(directory: Path, count: int, rounds: int) -> list[_Round]:
     replicas = [_replica(directory, number) for number in range(count)]
     names = {replica.name for replica in replicas}
     reports = Reports(replicas={replica.name: replica for replica in replicas})
-    await reports.ask_all(replicas, lambda _: Observe())
+    await reports.request_all(replicas, lambda _: Observe())
     took = []
     for _ in range(rounds):
         wall, cpu = time.perf_counter(), time.process_time()
-        await reports.ask_all(replicas, lambda _: Observe())
+        await reports.request_all(replicas, lambda _: Observe())
         took.append(
             _Round(
                 wall_ms=(time.perf_counter() - wall) * 1e3,

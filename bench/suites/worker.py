@@ -38,7 +38,7 @@ BACKLOG: Final = {"log": 200_000, "kafka": 100_000, "nats": 40_000, "redis": 40_
 RATES: Final = (200, 2000)
 PER_CORE: Final = 100_000.0
 P99_MS: Final = {Delivery.AT_LEAST_ONCE: 20.0, Delivery.EXACTLY_ONCE: 50.0}
-_AT_ONCE: Final = 2000
+_MAX_CONCURRENT: Final = 2000
 _SOURCE: Final = "backlog"
 _TICK_S: Final = 0.001
 _WARM_UP_S: Final = 1.0
@@ -105,9 +105,12 @@ class Rig:
         """Write the backlog that each drain reads."""
         with self._broker() as broker:
             broker.create_topic(_SOURCE)
-            for begin in range(0, count, _AT_ONCE):
+            for begin in range(0, count, _MAX_CONCURRENT):
                 broker.send(
-                    [_record(_SOURCE, at) for at in range(begin, min(begin + _AT_ONCE, count))]
+                    [
+                        _record(_SOURCE, at)
+                        for at in range(begin, min(begin + _MAX_CONCURRENT, count))
+                    ]
                 )
 
     def drain(self, delivery: Delivery, count: int, *, topic: str = _SOURCE) -> Figures:
@@ -191,7 +194,7 @@ class Rig:
             took: dict[int, float] = {}
             deadline = time.monotonic() + _LONGEST_S
             while len(took) < count:
-                found = reader.poll(_AT_ONCE, 0.5)
+                found = reader.poll(_MAX_CONCURRENT, 0.5)
                 now = time.monotonic_ns()
                 for record in found:
                     at = msgspec.json.decode(record.value or b"", type=_Answer).at

@@ -31,7 +31,7 @@ from tests.ports import free_port
 
 KILLS: Final = int(os.environ.get("CHAOS_KILLS", "50"))
 RECORDS: Final = int(os.environ.get("CHAOS_RECORDS", "200000"))
-AT_ONCE: Final = 5000
+MAX_CONCURRENT: Final = 5000
 SETTLED_S: Final = 5.0
 """So long after a start lag is surely known."""
 
@@ -124,8 +124,8 @@ def settings(folder: Path, url: str, delivery: Delivery, model: Path) -> WorkerS
 
 
 def fill(broker: Broker, topic: str, numbers: range) -> None:
-    for begin in range(0, len(numbers), AT_ONCE):
-        some = numbers[begin : begin + AT_ONCE]
+    for begin in range(0, len(numbers), MAX_CONCURRENT):
+        some = numbers[begin : begin + MAX_CONCURRENT]
         broker.send([NewRecord(topic=topic, key=b"%d" % n, value=bytes(16)) for n in some])
 
 

@@ -28,7 +28,7 @@ def die(done, entities):
 
 of = view(Path(sys.argv[1]))
 store = open_online_store(sys.argv[2])
-materialize(of, store, until=at(100), incremental=True, progress=die, rows_at_once=7)
+materialize(of, store, until=at(100), incremental=True, progress=die, rows_per_write=7)
 """
 
 

@@ -280,7 +280,7 @@ class FakeApiServer:
             await self._wait_uncut(client)
             for event in events:
                 version = event.version
-                shown = _shown(event.type, event.found, event.before, selector)
+                shown = _display(event.type, event.found, event.before, selector)
                 if shown:
                     yield {"type": shown, "object": event.found}
             try:
@@ -322,7 +322,7 @@ def _selector(query: Mapping[str, str]) -> dict[str, str]:
     return {key: value for key, _, value in pairs}
 
 
-def _shown(kind: str, found: Object, before: Object | None, selector: Mapping[str, str]) -> str:
+def _display(kind: str, found: Object, before: Object | None, selector: Mapping[str, str]) -> str:
     """As what a watch with a selector sees an event; empty if it does not."""
     is_in = kind != "DELETED" and matches(found, selector)
     was_in = before is not None and matches(before, selector)

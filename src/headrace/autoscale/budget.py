@@ -63,12 +63,12 @@ def share_out(
     Args:
         budget: None in a field means unlimited.
     """
-    room = _Room.of(budget)
+    available = _Room.of(budget)
     grants: dict[tuple[str, str], ReplicaGrant] = {}
     counts: dict[tuple[str, str], int] = {}
     for request in requests:
         counts[request.key] = min(request.minimum, request.desired)
-        room.take(request, counts[request.key])
+        available.take(request, counts[request.key])
     waiting = [
         (_part(request, counts[request.key]), request.key, request)
         for request in requests
@@ -78,14 +78,14 @@ def share_out(
     heapq.heapify(waiting)
     while waiting:
         _, key, request = heapq.heappop(waiting)
-        shortage_text = room.shortage(
+        shortage_text = available.shortage(
             request, overdraft=_OVERDRAFT if counts[key] < request.running else 0.0
         )
         if shortage_text:
             reason = f"{counts[key]} of {request.desired} copies: {shortage_text}"
             grants[key] = ReplicaGrant(replicas=counts[key], reason=reason)
             continue
-        room.take(request, 1)
+        available.take(request, 1)
         counts[key] += 1
         if counts[key] < request.desired:
             heapq.heappush(waiting, (_part(request, counts[key]), key, request))

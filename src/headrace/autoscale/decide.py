@@ -33,8 +33,8 @@ def scheduled_floor(hints: Iterable[ScaleScheduleSpec], *, now: float) -> tuple[
     """
     floor, line = 0, ""
     for hint in hints:
-        began = _last_moment(hint.cron, hint.timezone, int(now // _MINUTE_S))
-        if now - began < hint.duration_s and hint.min_replicas > floor:
+        started = _last_moment(hint.cron, hint.timezone, int(now // _MINUTE_S))
+        if now - started < hint.duration_s and hint.min_replicas > floor:
             floor, line = hint.min_replicas, hint.cron
     return floor, line
 
@@ -49,69 +49,77 @@ def _last_moment(cron: str, timezone: str, minute: int) -> float:
     return -math.inf if newest is None else newest.timestamp()
 
 
-def growth_of(look: ArmObservation) -> CountProposal:
+def growth_of(observation: ArmObservation) -> CountProposal:
     """Return the largest proposal, limited to one step; 0 without any."""
-    held, demand = look.signals.held, look.demand
+    held, demand = observation.signals.held, observation.demand
     proposals = [CountProposal(count=0, reason=ScaleReason.STEADY)]
     if held:
-        copies = held / (look.settings.target_in_flight or math.inf)
-        count = max(math.ceil(min(copies, look.cap)), 1)
+        copies = held / (observation.settings.target_in_flight or math.inf)
+        count = max(math.ceil(min(copies, observation.cap)), 1)
         message = f"{held} requests wait for the first copy"
         proposals.append(CountProposal(count=count, reason=ScaleReason.WOKEN, message=message))
     if demand is not None:
         proposals.append(
             _load_proposal(demand.grow, ScaleReason.LOAD, f"on average ({demand.explanation})")
         )
-        if look.is_panicking:
-            why = f"right now ({demand.burst_explanation})"
-            proposals.append(_load_proposal(demand.burst, ScaleReason.BURST, why))
-    proposals = [_without_queue_growth(proposal, look) for proposal in proposals]
+        if observation.is_panicking:
+            reason = f"right now ({demand.burst_explanation})"
+            proposals.append(_load_proposal(demand.burst, ScaleReason.BURST, reason))
+    proposals = [_without_queue_growth(proposal, observation) for proposal in proposals]
     pressed = step_up(
-        look.state, look.pressure, look.settings, starting=look.signals.starting, now=look.now
+        observation.state,
+        observation.pressure,
+        observation.settings,
+        starting=observation.signals.starting,
+        now=observation.now,
     )
     proposals.append(
-        CountProposal(count=pressed, reason=ScaleReason.PRESSURE, message=look.pressure.reason)
+        CountProposal(
+            count=pressed, reason=ScaleReason.PRESSURE, message=observation.pressure.reason
+        )
     )
     largest = max(proposals, key=lambda proposal: proposal.count)
-    step = math.ceil(max(look.signals.ready, 1) * look.settings.max_scale_up_ratio)
-    reach = max(step, look.current)
+    step = math.ceil(max(observation.signals.ready, 1) * observation.settings.max_scale_up_ratio)
+    reach = max(step, observation.current)
     if largest.count <= reach:
         return largest
     message = f"{largest.message}; one step goes to {reach} at most"
     return CountProposal(count=reach, reason=largest.reason, message=message)
 
 
-def floor_of(look: ArmObservation) -> CountProposal:
+def floor_of(observation: ArmObservation) -> CountProposal:
     """Return the minimum of the settings, whatever the load is."""
-    settings = look.settings
-    scheduled, line = scheduled_floor(settings.schedule, now=look.now)
-    least = 0 if look.is_asleep else max(settings.min_replicas, 1)
-    if scheduled > least:
+    settings = observation.settings
+    scheduled, line = scheduled_floor(settings.schedule, now=observation.now)
+    minimum = 0 if observation.is_asleep else max(settings.min_replicas, 1)
+    if scheduled > minimum:
         message = f"the schedule '{line}' asks for {scheduled}"
         return CountProposal(
-            count=min(scheduled, look.cap), reason=ScaleReason.SCHEDULE, message=message
+            count=min(scheduled, observation.cap), reason=ScaleReason.SCHEDULE, message=message
         )
-    return CountProposal(count=least, reason=ScaleReason.MINIMUM, message=f"the minimum is {least}")
+    return CountProposal(
+        count=minimum, reason=ScaleReason.MINIMUM, message=f"the minimum is {minimum}"
+    )
 
 
-def _load_proposal(copies: float, reason: ScaleReason, why: str) -> CountProposal:
-    message = f"the load needs at least {copies:.2f} copies {why}"
+def _load_proposal(copies: float, reason: ScaleReason, cause: str) -> CountProposal:
+    message = f"the load needs at least {copies:.2f} copies {cause}"
     return CountProposal(count=math.ceil(copies - _EPSILON), reason=reason, message=message)
 
 
-def _without_queue_growth(proposal: CountProposal, look: ArmObservation) -> CountProposal:
+def _without_queue_growth(proposal: CountProposal, observation: ArmObservation) -> CountProposal:
     """Return the proposal without the growth of in-flight requests while replicas start.
 
     In-flight counts grow with every second in which requested replicas are not yet available. So
     while some start, only more arrivals justify more of them.
     """
-    starting, current = look.signals.starting, look.current
-    grows_with_queue = look.demand is not None and look.demand.by_in_flight
+    starting, current = observation.signals.starting, observation.current
+    grows_with_queue = observation.demand is not None and observation.demand.by_in_flight
     if not starting or not grows_with_queue or proposal.count <= current:
         return proposal
     ratio = 1.0
-    if look.arrivals is not None and look.state.raised_arrivals:
-        ratio = max(look.arrivals / look.state.raised_arrivals, 1.0)
+    if observation.arrivals is not None and observation.state.raised_arrivals:
+        ratio = max(observation.arrivals / observation.state.raised_arrivals, 1.0)
     count = math.ceil(min(proposal.count, current * ratio - _EPSILON))
     if count > current:
         return msgspec.structs.replace(proposal, count=count)
@@ -153,115 +161,129 @@ def decide(
     Args:
         now: Seconds since 1970. If the clock is set back, the scaler only waits longer.
     """
-    look = ArmObservation.of(state, signals, settings, now=now)
-    floor = floor_of(look)
+    observation = ArmObservation.of(state, signals, settings, now=now)
+    floor = floor_of(observation)
     if floor.count == 0:
         message = f"no request for {settings.idle_s:g} s"
-        chosen = CountProposal(count=0, reason=ScaleReason.IDLE, message=message)
-        after = msgspec.structs.replace(look.state, peaks=(), panic_until=None, pressed_since=None)
+        selected = CountProposal(count=0, reason=ScaleReason.IDLE, message=message)
+        after = msgspec.structs.replace(
+            observation.state, peaks=(), panic_until=None, pressed_since=None
+        )
     else:
-        growth = growth_of(look)
+        growth = growth_of(observation)
         largest = growth if growth.count >= floor.count else floor
-        after = _record_look(look, largest)
-        is_more = largest.count > look.current
-        chosen = _capped(largest, look) if is_more else _keep_or_shrink(look, floor, after)
-    if chosen.count > look.current:
-        after = msgspec.structs.replace(after, raised_at=now, raised_arrivals=look.arrivals)
-    elif chosen.count < look.current:
+        after = _record_observation(observation, largest)
+        is_more = largest.count > observation.current
+        selected = (
+            _capped(largest, observation) if is_more else _keep_or_shrink(observation, floor, after)
+        )
+    if selected.count > observation.current:
+        after = msgspec.structs.replace(after, raised_at=now, raised_arrivals=observation.arrivals)
+    elif selected.count < observation.current:
         after = msgspec.structs.replace(after, lowered_at=now)
-    demand = look.demand
-    numbers = (demand.numbers if demand else {}) | look.pressure.numbers
+    demand = observation.demand
+    numbers = (demand.numbers if demand else {}) | observation.pressure.numbers
     return ScaleDecision(
-        state=msgspec.structs.replace(after, replicas=chosen.count),
-        replicas=chosen.count,
-        reason=chosen.reason,
-        message=chosen.message,
+        state=msgspec.structs.replace(after, replicas=selected.count),
+        replicas=selected.count,
+        reason=selected.reason,
+        message=selected.message,
         needed=demand.needed if demand else None,
         sure=demand.burst if demand else None,
         numbers=numbers | {"ready": signals.ready, "starting": signals.starting},
     )
 
 
-def _record_look(look: ArmObservation, largest: CountProposal) -> ScalerState:
+def _record_observation(observation: ArmObservation, largest: CountProposal) -> ScalerState:
     """Return the state with the peak, panic and limit of this evaluation."""
-    state = look.state
-    enough = max(largest.count, min(_fewest(look), look.current))
-    length_s = look.settings.scale_down_delay_s
+    state = observation.state
+    enough = max(largest.count, min(_fewest(observation), observation.current))
+    length_s = observation.settings.scale_down_delay_s
     state = msgspec.structs.replace(
         state,
         peaks=add_peak(
-            state.peaks, observed_at=look.now, length_s=length_s, count=min(enough, look.cap)
+            state.peaks,
+            observed_at=observation.now,
+            length_s=length_s,
+            count=min(enough, observation.cap),
         ),
         panic_until=(
-            look.now + look.settings.stable_window_s if look.bursts else state.panic_until
+            observation.now + observation.settings.stable_window_s
+            if observation.bursts
+            else state.panic_until
         ),
     )
-    is_explained = look.demand is not None and look.demand.burst > look.current
+    is_explained = observation.demand is not None and observation.demand.burst > observation.current
     if largest.reason is not ScaleReason.PRESSURE or is_explained:
         return state
-    limit = learn_limit(state, look.settings, ready=look.signals.ready, now=look.now)
-    return msgspec.structs.replace(state, limit=limit, limit_at=look.now)
+    limit = learn_limit(
+        state, observation.settings, ready=observation.signals.ready, now=observation.now
+    )
+    return msgspec.structs.replace(state, limit=limit, limit_at=observation.now)
 
 
-def _fewest(look: ArmObservation) -> int:
+def _fewest(observation: ArmObservation) -> int:
     """Return the count that is shown to be enough now; the current one without enough data."""
-    demand = look.demand
-    if look.signals.is_missing or demand is None:
-        return look.current
-    by_limit = fewest_by_limit(look.state, look.settings, now=look.now)
+    demand = observation.demand
+    if observation.signals.is_missing or demand is None:
+        return observation.current
+    by_limit = fewest_by_limit(observation.state, observation.settings, now=observation.now)
     return max(math.ceil(demand.shrink - _EPSILON), by_limit, 1)
 
 
-def _capped(largest: CountProposal, look: ArmObservation) -> CountProposal:
-    if largest.count <= look.cap:
+def _capped(largest: CountProposal, observation: ArmObservation) -> CountProposal:
+    if largest.count <= observation.cap:
         return largest
-    message = f"{largest.message}; the maximum is {look.cap}"
-    return CountProposal(count=look.cap, reason=ScaleReason.MAXIMUM, message=message)
+    message = f"{largest.message}; the maximum is {observation.cap}"
+    return CountProposal(count=observation.cap, reason=ScaleReason.MAXIMUM, message=message)
 
 
 def _keep_or_shrink(
-    look: ArmObservation, floor: CountProposal, state: ScalerState
+    observation: ArmObservation, floor: CountProposal, state: ScalerState
 ) -> CountProposal:
     """Return the current count, or fewer if that is shown to be enough."""
-    current, demand = look.current, look.demand
-    if current > look.cap:
-        message = f"the maximum is {look.cap}"
-        return CountProposal(count=look.cap, reason=ScaleReason.MAXIMUM, message=message)
-    if look.signals.is_missing or demand is None:
+    current, demand = observation.current, observation.demand
+    if current > observation.cap:
+        message = f"the maximum is {observation.cap}"
+        return CountProposal(count=observation.cap, reason=ScaleReason.MAXIMUM, message=message)
+    if observation.signals.is_missing or demand is None:
         message = "some metrics are missing: nothing is taken away"
         return CountProposal(count=current, reason=ScaleReason.MISSING, message=message)
     enough = max(floor.count, *(peak.count for peak in state.peaks))
     if enough >= current:
         parts = [f"the load needs {demand.needed:.2f} copies ({demand.explanation})"]
-        if look.pressure.reason:
-            parts.append(look.pressure.reason)
-        if look.signals.starting:
-            parts.append(f"{look.signals.starting} are starting")
-        is_short = demand.grow > look.current or (look.pressure.over > 0.0)
-        is_at_most = look.current == look.cap and is_short
+        if observation.pressure.reason:
+            parts.append(observation.pressure.reason)
+        if observation.signals.starting:
+            parts.append(f"{observation.signals.starting} are starting")
+        is_short = demand.grow > observation.current or (observation.pressure.over > 0.0)
+        is_at_most = observation.current == observation.cap and is_short
         reason = ScaleReason.MAXIMUM if is_at_most else ScaleReason.STEADY
-        return CountProposal(count=look.current, reason=reason, message="; ".join(parts))
-    why = _hold_reason(look)
-    if why:
-        message = f"{enough} would do; {why}"
+        return CountProposal(count=observation.current, reason=reason, message="; ".join(parts))
+    cause = _hold_reason(observation)
+    if cause:
+        message = f"{enough} would do; {cause}"
         return CountProposal(count=current, reason=ScaleReason.SETTLING, message=message)
-    step = math.ceil(current / look.settings.max_scale_down_ratio)
+    step = math.ceil(current / observation.settings.max_scale_down_ratio)
     message = (
         f"the load needs {demand.needed:.2f} copies ({demand.explanation}); {enough} have been "
-        f"enough for {look.settings.scale_down_delay_s:g} s"
+        f"enough for {observation.settings.scale_down_delay_s:g} s"
     )
     return CountProposal(count=max(enough, step), reason=ScaleReason.LESS_LOAD, message=message)
 
 
-def _hold_reason(look: ArmObservation) -> str:
+def _hold_reason(observation: ArmObservation) -> str:
     """Return why replicas are not removed yet; empty if they may be."""
-    state, settings = look.state, look.settings
-    if look.pressure.reason:
-        return look.pressure.reason
-    if look.is_panicking:
+    state, settings = observation.state, observation.settings
+    if observation.pressure.reason:
+        return observation.pressure.reason
+    if observation.is_panicking:
         return "there was a burst less than a stable window ago"
-    if look.now - state.since < max(settings.scale_down_delay_s, settings.stable_window_s):
+    if observation.now - state.since < max(settings.scale_down_delay_s, settings.stable_window_s):
         return "it has not been watched for long enough"
-    if state.lowered_at is not None and look.now - state.lowered_at < settings.stable_window_s:
+    if (
+        state.lowered_at is not None
+        and observation.now - state.lowered_at < settings.stable_window_s
+    ):
         return "the last step down was less than a stable window ago"
     return ""

@@ -78,8 +78,8 @@ class Meter:
             self._looks.popleft()
         if counts is not None:
             self._looks.append((now, counts))
-        looks = [look for _, look in self._looks]
-        answered = sum(look.answered for look in looks)
+        observations = [observation for _, observation in self._looks]
+        answered = sum(observation.answered for observation in observations)
         return Signals(
             observed_at=now,
             ready=ready,
@@ -88,8 +88,8 @@ class Meter:
             arrivals=None if counts is None else counts.arrived / counts.seconds,
             queue_wait_s=_ratio(counts.wait_s, counts.answered) if counts else None,
             p99_s=None if counts is None else self._p99(settings, now),
-            service_s=_ratio(sum(look.busy_s for look in looks), answered),
-            run_s=_ratio(sum(look.run_s for look in looks), answered),
+            service_s=_ratio(sum(observation.busy_s for observation in observations), answered),
+            run_s=_ratio(sum(observation.run_s for observation in observations), answered),
             concurrency=concurrency,
             held=held,
             is_partial=is_partial,
@@ -97,22 +97,33 @@ class Meter:
 
     def _p99(self, settings: AutoscaleSpec, now: float) -> float | None:
         recent_s = now - _P99_WINDOWS * settings.panic_window_s
-        recent = [look for looked_at, look in self._looks if looked_at > recent_s]
-        if sum(look.answered for look in recent) >= _ENOUGH:
+        recent = [observation for looked_at, observation in self._looks if looked_at > recent_s]
+        if sum(observation.answered for observation in recent) >= _ENOUGH:
             return _quantile(recent)
-        looks = [look for _, look in self._looks]
-        return _quantile(looks) if sum(look.answered for look in looks) >= _FEW else None
+        observations = [observation for _, observation in self._looks]
+        return (
+            _quantile(observations)
+            if sum(observation.answered for observation in observations) >= _FEW
+            else None
+        )
 
 
 def _ratio(total: float, count: int) -> float | None:
     return total / count if count else None
 
 
-def _quantile(looks: Sequence[IntervalCounts]) -> float | None:
-    bounds = next((look.bounds_s for look in reversed(looks) if look.bounds_s), ())
-    alike = [look for look in looks if look.bounds_s == bounds]
-    counts = [sum(column) for column in zip(*(look.latencies for look in alike), strict=True)]
-    return quantile(bounds, counts, _P99, total_s=sum(look.latency_s for look in alike))
+def _quantile(observations: Sequence[IntervalCounts]) -> float | None:
+    bounds = next(
+        (observation.bounds_s for observation in reversed(observations) if observation.bounds_s), ()
+    )
+    comparable = [observation for observation in observations if observation.bounds_s == bounds]
+    counts = [
+        sum(column)
+        for column in zip(*(observation.latencies for observation in comparable), strict=True)
+    ]
+    return quantile(
+        bounds, counts, _P99, total_s=sum(observation.latency_s for observation in comparable)
+    )
 
 
 def quantile(

@@ -106,8 +106,12 @@ def suffixes(window: Window, mean: Callable[[Window], Mean | None]) -> list[Mean
 
 def _mean(sums: Iterable[tuple[float, int]]) -> Mean | None:
     pairs = list(sums)
-    looks = sum(count for _, count in pairs)
-    return Mean(sum(total for total, _ in pairs) / looks, looks) if looks else None
+    observations = sum(count for _, count in pairs)
+    return (
+        Mean(sum(total for total, _ in pairs) / observations, observations)
+        if observations
+        else None
+    )
 
 
 def at_least(mean: Mean, *, z: float) -> float:

@@ -32,7 +32,7 @@ class StreamScale(msgspec.Struct, frozen=True, kw_only=True):
     target_lag_s: float
 
 
-class StreamLook(msgspec.Struct, frozen=True, kw_only=True):
+class StreamObservation(msgspec.Struct, frozen=True, kw_only=True):
     """One observation of a stream."""
 
     now: float
@@ -56,7 +56,7 @@ class StreamScaleState(msgspec.Struct, frozen=True, kw_only=True):
 
     workers: int
     changed_at: float = -math.inf
-    looks: tuple[StreamLook, ...] = ()
+    looks: tuple[StreamObservation, ...] = ()
     """Observations of the window with a known lag."""
 
     quiet_since: float | None = None
@@ -67,57 +67,70 @@ class StreamScaleState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def scale_stream(
-    scale: StreamScale, look: StreamLook, state: StreamScaleState
+    scale: StreamScale, observation: StreamObservation, state: StreamScaleState
 ) -> tuple[CountProposal, StreamScaleState]:
     """Decide the worker count; return it with the reason and the new state.
 
     Without a known lag the count is unchanged: missing data never changes anything.
     """
-    cap = scale.max_workers if look.partitions is None else min(scale.max_workers, look.partitions)
+    cap = (
+        scale.max_workers
+        if observation.partitions is None
+        else min(scale.max_workers, observation.partitions)
+    )
     cap = max(cap, scale.min_workers)
     current = min(max(state.workers, scale.min_workers), cap)
-    if look.lag_records is None or look.lag_s is None:
+    if observation.lag_records is None or observation.lag_s is None:
         proposal = CountProposal(
             count=current, reason=ScaleReason.MISSING, message="the lag is not known"
         )
         return proposal, msgspec.structs.replace(state, workers=current, quiet_since=None)
-    state = _remember(state, look, current)
-    if look.now - state.changed_at < SETTLE_S:
+    state = _remember(state, observation, current)
+    if observation.now - state.changed_at < SETTLE_S:
         proposal = CountProposal(
             count=current, reason=ScaleReason.SETTLING, message="the last change takes effect"
         )
         return proposal, state
-    proposal = _up(scale, look, state, cap) or _down(scale, look, state)
+    proposal = _up(scale, observation, state, cap) or _down(scale, observation, state)
     if proposal.count != current:
         state = msgspec.structs.replace(
-            state, workers=proposal.count, changed_at=look.now, looks=(), quiet_since=None
+            state, workers=proposal.count, changed_at=observation.now, looks=(), quiet_since=None
         )
     return proposal, state
 
 
-def slope(looks: tuple[StreamLook, ...]) -> float | None:
+def slope(observations: tuple[StreamObservation, ...]) -> float | None:
     """Return the growth of the lag in records per second; None if unknown."""
-    if not looks or looks[-1].now - looks[0].now < LEAST_S:
+    if not observations or observations[-1].now - observations[0].now < LEAST_S:
         return None
-    first, last = looks[0], looks[-1]
+    first, last = observations[0], observations[-1]
     return ((last.lag_records or 0) - (first.lag_records or 0)) / (last.now - first.now)
 
 
-def _remember(state: StreamScaleState, look: StreamLook, current: int) -> StreamScaleState:
-    looks = (*(past for past in state.looks if look.now - past.now <= WINDOW_S), look)
-    state = msgspec.structs.replace(state, workers=current, looks=looks)
-    growth = slope(looks)
+def _remember(
+    state: StreamScaleState, observation: StreamObservation, current: int
+) -> StreamScaleState:
+    observations = (
+        *(past for past in state.looks if observation.now - past.now <= WINDOW_S),
+        observation,
+    )
+    state = msgspec.structs.replace(state, workers=current, looks=observations)
+    growth = slope(observations)
     capacity = state.capacity
-    if growth is not None and all(past.lag_records for past in looks):  # busy all the time
-        rate_per_worker = _rate(looks) / current
+    if growth is not None and all(past.lag_records for past in observations):  # busy all the time
+        rate_per_worker = _rate(observations) / current
         capacity = rate_per_worker if growth >= 0 else max(rate_per_worker, capacity or 0.0)
-    quiet = _is_quiet(look, state, growth)
+    quiet = _is_quiet(observation, state, growth)
     return msgspec.structs.replace(
-        state, capacity=capacity, quiet_since=(state.quiet_since or look.now) if quiet else None
+        state,
+        capacity=capacity,
+        quiet_since=(state.quiet_since or observation.now) if quiet else None,
     )
 
 
-def _is_quiet(look: StreamLook, state: StreamScaleState, growth: float | None) -> bool:
+def _is_quiet(
+    observation: StreamObservation, state: StreamScaleState, growth: float | None
+) -> bool:
     if state.workers <= 1 or growth is None:
         return False
     if state.capacity:
@@ -125,18 +138,18 @@ def _is_quiet(look: StreamLook, state: StreamScaleState, growth: float | None) -
         if arrivals > HEADROOM * state.capacity * (state.workers - 1):
             return False
     # Fewer records wait than are processed in a moment: the lag is not persistent.
-    return (look.lag_records or 0) <= max(_rate(state.looks), 1.0)
+    return (observation.lag_records or 0) <= max(_rate(state.looks), 1.0)
 
 
-def _rate(looks: tuple[StreamLook, ...]) -> float:
-    return sum(look.rate for look in looks) / len(looks)
+def _rate(observations: tuple[StreamObservation, ...]) -> float:
+    return sum(observation.rate for observation in observations) / len(observations)
 
 
 def _up(
-    scale: StreamScale, look: StreamLook, state: StreamScaleState, cap: int
+    scale: StreamScale, observation: StreamObservation, state: StreamScaleState, cap: int
 ) -> CountProposal | None:
     """Return more workers if the lag exceeds, or will exceed, the target; None otherwise."""
-    lag, lag_s, growth = look.lag_records or 0, look.lag_s or 0.0, slope(state.looks)
+    lag, lag_s, growth = observation.lag_records or 0, observation.lag_s or 0.0, slope(state.looks)
     if growth is None:
         return None
     rate, target_s = _rate(state.looks), scale.target_lag_s
@@ -161,17 +174,19 @@ def _up(
     return CountProposal(count=min(target, cap), reason=ScaleReason.LOAD, message=numbers)
 
 
-def _down(scale: StreamScale, look: StreamLook, state: StreamScaleState) -> CountProposal:
+def _down(
+    scale: StreamScale, observation: StreamObservation, state: StreamScaleState
+) -> CountProposal:
     """Return one worker less, if that has been enough for long."""
     current = state.workers
     if current <= scale.min_workers:
         return CountProposal(
             count=current, reason=ScaleReason.MINIMUM if current > 1 else ScaleReason.STEADY
         )
-    is_far = (look.lag_s or 0.0) <= _QUIET_RATIO * scale.target_lag_s
+    is_far = (observation.lag_s or 0.0) <= _QUIET_RATIO * scale.target_lag_s
     if state.quiet_since is None or not is_far:
         return CountProposal(count=current, reason=ScaleReason.STEADY)
-    quiet_s = look.now - state.quiet_since
+    quiet_s = observation.now - state.quiet_since
     if quiet_s < QUIET_S:
         message = f"fewer would do, for {quiet_s:.0f} of {QUIET_S:g} s"
         return CountProposal(count=current, reason=ScaleReason.SETTLING, message=message)

@@ -204,7 +204,7 @@ def _in_front(words: Sequence[str], program: object) -> list[str]:
         command = getattr(command, "commands", {}).get(word, command)
     parameters = () if command is program else getattr(command, "params", ())
     own = {name for parameter in parameters for name in parameter.opts}
-    ours = {_TOKEN, _TOKEN_FILE, _CA_FILE} - own
+    global_options = {_TOKEN, _TOKEN_FILE, _CA_FILE} - own
     front: list[str] = []
     rest: list[str] = []
     coming = iter(words)
@@ -212,7 +212,7 @@ def _in_front(words: Sequence[str], program: object) -> list[str]:
         name, is_joined, _ = word.partition("=")
         if word == "--":
             rest += [word, *coming]
-        elif name not in ours:
+        elif name not in global_options:
             rest.append(word)
         else:
             front += [word, *itertools.islice(coming, 0 if is_joined else 1)]

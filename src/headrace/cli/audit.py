@@ -114,12 +114,12 @@ def audit(
     if json and format_ not in {ReportFormat.TEXT, ReportFormat.JSON}:
         msg = f"--json and --format {format_} exclude each other"
         raise typer.BadParameter(msg, param_hint="--json")
-    chosen = ReportFormat.JSON if json else format_
+    selected = ReportFormat.JSON if json else format_
     if list_:
-        _write(_listed(chosen), output)
+        _write(_listed(selected), output)
         return
     report = _report(file, fail_on, advisories, plane=plane)
-    _write(_rendered(report, chosen), output)
+    _write(_rendered(report, selected), output)
     if output is not None:
         from headrace.advise.audit.reports import summary_line
 

@@ -131,11 +131,11 @@ def live_lines(live: "Sequence[dict[str, Any]]") -> list[str]:
 
 
 def _source(reference: dict[str, Any]) -> str:
-    what = "of data" if reference["source"] == "data" else "of the first requests"
+    description = "of data" if reference["source"] == "data" else "of the first requests"
     covers_s = reference.get("covers_s")  # missing from older servers
     by_hour = ", by the hour of the day" if reference.get("is_hourly") else ""
     over = f", over {covers_s / 3600:.1f} h" if covers_s and not by_hour else ""
-    return f"{reference['rows']} rows {what}{by_hour}{over}"
+    return f"{reference['rows']} rows {description}{by_hour}{over}"
 
 
 @reference_app.command("set")
@@ -162,8 +162,8 @@ def set_(
     from headrace.cli.base.connection import gateway
 
     target = plane.target()
-    where = gateway(target)
-    with Client(where.url, ca_file=where.ca_file, server_name=where.server_name) as client:
+    location = gateway(target)
+    with Client(location.url, ca_file=location.ca_file, server_name=location.server_name) as client:
         signature = client.signature(endpoint)
     reference = sketch(file, signature, columns, time_column)
     path = f"/api/v1/endpoints/{endpoint}/drift/reference"

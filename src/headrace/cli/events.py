@@ -98,9 +98,10 @@ def event_line(event: dict[str, Any], *, json: bool) -> str:
         return codec.dumps(event, separators=(",", ":"))
     by = f" (by {event['actor']})" if event["actor"] else ""
     message = event["message"].partition("\n")[0]
-    where = f"{event['endpoint']:<16} " if event["endpoint"] else ""
+    location = f"{event['endpoint']:<16} " if event["endpoint"] else ""
     return (
-        f"{clock_text(event['at'])}  {where}{event['kind']:<8} {event['reason']:<12} {message}{by}"
+        f"{clock_text(event['at'])}  {location}{event['kind']:<8} {event['reason']:<12} "
+        f"{message}{by}"
     )
 
 

@@ -148,8 +148,8 @@ def tensors_of(
         try:
             inputs = read_inputs(part, signature)
         except InvalidArgumentError as error:
-            where = f"line {i} of '{contents.file}': " if is_lines else ""
-            raise InvalidArgumentError(f"{where}{error}") from None
+            location = f"line {i} of '{contents.file}': " if is_lines else ""
+            raise InvalidArgumentError(f"{location}{error}") from None
         tensors = to_tensors(with_batch_axis(inputs, signature), signature)
         check_inputs(model, signature, tensors)
         rows = contents.rows
@@ -326,18 +326,20 @@ def load(
         trust=trust_of(caller.ca_file, caller.certificate(), ""),
         allow_insecure=caller.allow_insecure,
     )
-    ready, what = ready_target(target, contents)
+    ready, description = ready_target(target, contents)
     results: list[LoadResult] = []
     for plan in plans:
-        say(announcement(plan, ready, what))
+        say(announcement(plan, ready, description))
         with live() as on_tick:
             results.append(run_load(plan, ready, objectives=objectives, on_tick=on_tick))
         if results[-1].interrupted or results[-1].verdict is ObjectiveVerdict.MISSED:
             break
     is_one = len(results) == 1
     if json:
-        where = (target.url, ready.model)
-        write_json(document(results[0], *where) if is_one else steps_document(results, *where))
+        location = (target.url, ready.model)
+        write_json(
+            document(results[0], *location) if is_one else steps_document(results, *location)
+        )
     else:
         show(*(report(results[0]) if is_one else steps_report(results)))
     if plot is not None:

@@ -72,10 +72,12 @@ _STEPS = {
 
 
 @contextmanager
-def search_progress(what: str, budget_s: float) -> Iterator[Callable[[Event, SearchState], None]]:
+def search_progress(
+    description: str, budget_s: float
+) -> Iterator[Callable[[Event, SearchState], None]]:
     """Show the progress of a search on a terminal, and a line per result."""
     notes = SearchNotes()
-    with progress_bar(f"optimizing {what}", budget_s) as update:
+    with progress_bar(f"optimizing {description}", budget_s) as update:
 
         def on_event(event: Event, state: SearchState) -> None:
             if isinstance(event, Begun):
@@ -361,8 +363,8 @@ def optimize(
 def search_key(request: SearchRequest, arguments: SearchArguments) -> str:
     """Return the identity of a search: model, data, and all options but the budget."""
     digest = hashlib.sha256()
-    alike = msgspec.structs.replace(request, budget_s=0.0, source="")
-    digest.update(msgspec.json.encode(alike))
+    comparable = msgspec.structs.replace(request, budget_s=0.0, source="")
+    digest.update(msgspec.json.encode(comparable))
     for path in (arguments.data, arguments.teach, arguments.tokenizer):
         digest.update(b"-" if path is None else read_content(path).digest.encode())
     return digest.hexdigest()[:_KEY_LENGTH]

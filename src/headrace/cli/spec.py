@@ -125,9 +125,11 @@ def scale(
     entry = next((e for e in stored.get("endpoints", ()) if e["name"] == endpoint), None)
     if entry is None:
         raise NotFoundError(f"no endpoint '{endpoint}'; `headrace status` lists them")
-    obstacle = next((key for key in ("autoscale", "upstream") if entry.get(key)), None)
-    if obstacle is not None or HIDDEN in str(entry):
-        reason = f"has '{obstacle}'" if obstacle else "has secrets that the API does not show"
+    blocking_key = next((key for key in ("autoscale", "upstream") if entry.get(key)), None)
+    if blocking_key is not None or HIDDEN in str(entry):
+        reason = (
+            f"has '{blocking_key}'" if blocking_key else "has secrets that the API does not show"
+        )
         msg = f"endpoint '{endpoint}' {reason}; change its spec file and apply that"
         raise FailedPreconditionError(msg)
     path = f"/api/v1/endpoints/{quote(endpoint)}"

@@ -190,16 +190,16 @@ def gateway_problems(document: Document) -> list[str]:
 
 def _problem(gateway: Document) -> str:
     """Return the problem of a gateway; empty without one."""
-    why = f": {gateway['reason']}" if gateway["reason"] else ""
+    reason = f": {gateway['reason']}" if gateway["reason"] else ""
     match gateway["standing"]:
         case "behind":
-            return f"configuration outdated for {gateway['behind_s']:,.0f} s{why}"
+            return f"configuration outdated for {gateway['behind_s']:,.0f} s{reason}"
         case "lost":
             return f"no report for {gateway['seen_s']:,.0f} s"
         case "refused":
-            return f"rejected the newest version{why}"
+            return f"rejected the newest version{reason}"
         case _:
-            return "" if gateway["ready"] else f"not ready{why}"
+            return "" if gateway["ready"] else f"not ready{reason}"
 
 
 def _replicas(document: Document) -> Iterator[tuple[Document, Document, Document]]:
@@ -229,8 +229,10 @@ def _features(document: Document) -> Iterator[str]:
         if view["state"] in {"unscheduled", "failing"}:
             continue
         age = "no data yet" if view["age_s"] is None else f"newest {view['age_s']:,.0f} s old"
-        doing = f", {view['done']} of {view['of']} written" if view["state"] == "running" else ""
-        yield f"feature view '{view['name']}': {view['state']}{doing}, {age}"
+        operation = (
+            f", {view['done']} of {view['of']} written" if view["state"] == "running" else ""
+        )
+        yield f"feature view '{view['name']}': {view['state']}{operation}, {age}"
 
 
 def _problems(document: Document) -> Iterator[str]:
@@ -273,8 +275,8 @@ def _endpoint_problems(document: Document) -> Iterator[str]:
     for _, _, replica in _replicas(document):
         if replica.get("reason"):
             yield f"{replica['name']}: {replica['state']}, {replica['reason']}"
-        for device, why in ((replica.get("device") or {}).get("failed") or {}).items():
-            yield f"{replica['name']}: {device} is present but not usable: {why}"
+        for device, reason in ((replica.get("device") or {}).get("failed") or {}).items():
+            yield f"{replica['name']}: {device} is present but not usable: {reason}"
         for problem in (replica.get("isolation") or {}).get("problems", ()):
             isolation.setdefault(problem, []).append(replica["name"])
     yield from batching_lines(document["endpoints"], differ=True)

@@ -84,8 +84,8 @@ def _tcp(url: str, scheme: str, host: str, port: int | None, path: str) -> Serve
     )
 
 
-def _refused(url: str, why: str) -> InvalidArgumentError:
-    return InvalidArgumentError(f"'{url}' is not a server address: {why}; use {_FORMS}")
+def _refused(url: str, reason: str) -> InvalidArgumentError:
+    return InvalidArgumentError(f"'{url}' is not a server address: {reason}; use {_FORMS}")
 
 
 KEY_HEADER: Final = "x-api-key"

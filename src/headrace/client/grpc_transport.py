@@ -105,11 +105,11 @@ class AsyncGrpcTransport:
 
     def _open(self) -> Any:  # noqa: ANN401  # grpcio has no types
         if self._channel is None:
-            where = self._target.authority
+            location = self._target.authority
             self._channel = (
-                grpc.aio.insecure_channel(where, self._options)
+                grpc.aio.insecure_channel(location, self._options)
                 if self._credentials is None
-                else grpc.aio.secure_channel(where, self._credentials, self._options)
+                else grpc.aio.secure_channel(location, self._credentials, self._options)
             )
         return self._channel
 

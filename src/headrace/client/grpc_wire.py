@@ -114,13 +114,13 @@ def _plain(field: Any, value: Any) -> Any:  # noqa: ANN401  # as above
     kind = field.message_type
     if kind is not None and kind.GetOptions().map_entry:
         item = kind.fields_by_name["value"]
-        return {str(key): _plain_one(item, value[key]) for key in value}
+        return {str(key): _plain_message(item, value[key]) for key in value}
     if isinstance(value, str | bytes) or not hasattr(value, "__len__"):
-        return _plain_one(field, value)
-    return [_plain_one(field, item) for item in value]
+        return _plain_message(field, value)
+    return [_plain_message(field, item) for item in value]
 
 
-def _plain_one(field: Any, value: Any) -> Any:  # noqa: ANN401  # as above
+def _plain_message(field: Any, value: Any) -> Any:  # noqa: ANN401  # as above
     if field.message_type is not None:
         return to_document(value)
     if field.enum_type is not None:

@@ -159,23 +159,23 @@ class _Timeouts(dict[str, float | None]):
             raise too_late(self._timeout_s)
 
 
-def failure(error: Exception, where: str, timeout_s: float | None) -> HeadraceError:
+def failure(error: Exception, location: str, timeout_s: float | None) -> HeadraceError:
     """Return the error for an exception of httpx; `where` is the server."""
     of_tls = tls_failure(str(error)) if isinstance(error, httpx.NetworkError) else None
-    return of_tls or _failure(error, where, timeout_s)
+    return of_tls or _failure(error, location, timeout_s)
 
 
-def _failure(error: Exception, where: str, timeout_s: float | None) -> HeadraceError:
+def _failure(error: Exception, location: str, timeout_s: float | None) -> HeadraceError:
     match error:
         case httpx.ConnectError():
-            return UnavailableError(f"cannot connect to {where}: {error}", retry_after_s=None)
+            return UnavailableError(f"cannot connect to {location}: {error}", retry_after_s=None)
         case httpx.ConnectTimeout() | httpx.PoolTimeout():
-            return UnavailableError(f"cannot connect to {where} in time", retry_after_s=None)
+            return UnavailableError(f"cannot connect to {location} in time", retry_after_s=None)
         case httpx.TimeoutException():
             return too_late(timeout_s)
         case httpx.NetworkError() | httpx.RemoteProtocolError():
             return ConnectionLostError(
-                f"connection to {where} lost: {str(error) or type(error).__name__}"
+                f"connection to {location} lost: {str(error) or type(error).__name__}"
             )
         case httpx.DecodingError():
             return ProtocolError(f"the server's answer cannot be decoded: {error}")

@@ -143,17 +143,17 @@ class ClientSession:
 
     def metadata(self, model: str, version: str) -> Conversation[ModelMetadata]:
         """Describe a model."""
-        return (yield from self._ask_about(self._wire.metadata, model, version))
+        return (yield from self._metadata_request(self._wire.metadata, model, version))
 
     def config(self, model: str, version: str) -> Conversation[Document]:
         """Return a model's configuration."""
-        return (yield from self._ask_about(self._wire.config, model, version))
+        return (yield from self._metadata_request(self._wire.config, model, version))
 
     def statistics(self, model: str, version: str) -> Conversation[Document]:
         """Return a model's counters; those of all models if `model` is empty."""
         if not model:
             return (yield from self._ask(self._wire.statistics("", "")))
-        return (yield from self._ask_about(self._wire.statistics, model, version))
+        return (yield from self._metadata_request(self._wire.statistics, model, version))
 
     def server_metadata(self) -> Conversation[ServerMetadata]:
         """Describe the server."""
@@ -177,7 +177,7 @@ class ClientSession:
         except (UnavailableError, NotFoundError):
             return False
 
-    def _ask_about(
+    def _metadata_request(
         self, exchange: Callable[[str, str], ProtocolExchange[ResultT]], model: str, version: str
     ) -> Conversation[ResultT]:
         _check_model(model, version)

@@ -170,8 +170,8 @@ class Console:
         assert isinstance(error, RefusedError), "the handler is registered for RefusedError only"
         if error.status == _UNAUTHORIZED:
             page = _page_of(request) if request.method == "GET" else "/"
-            where = "/login" if page == "/" else f"/login?next={quote(page, safe='')}"
-            return RedirectResponse(where, _SEE_OTHER)
+            location = "/login" if page == "/" else f"/login?next={quote(page, safe='')}"
+            return RedirectResponse(location, _SEE_OTHER)
         # After a refused form: the parent page of the form's path.
         path = request.url.path
         view = PageView(

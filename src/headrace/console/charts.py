@@ -98,11 +98,11 @@ class Chart:
     nothing: str
 
 
-def seconds_unit(most: float) -> tuple[str, float]:
+def seconds_unit(maximum: float) -> tuple[str, float]:
     """Return the most readable unit for times up to `most`, and its number per second."""
-    if most < _MILLI:
+    if maximum < _MILLI:
         return "µs", 1e6
-    return ("ms", 1e3) if most < 1 else ("s", 1.0)
+    return ("ms", 1e3) if maximum < 1 else ("s", 1.0)
 
 
 def line_chart(
@@ -125,10 +125,10 @@ def line_chart(
         marks: About how many the axis has above 0.
     """
     numbers = [value for line in lines for value in line.values if value is not None]
-    places = marks_from_zero(max(numbers, default=0.0), marks)
+    positions = marks_from_zero(max(numbers, default=0.0), marks)
     since = times[0] if times else until - 60.0
     x = AxisScale(low=since, high=max(until, since + 1.0), start=_LEFT, end=WIDTH - _RIGHT)
-    y = AxisScale(low=0.0, high=places[-1], start=HEIGHT - _BOTTOM, end=_TOP)
+    y = AxisScale(low=0.0, high=positions[-1], start=HEIGHT - _BOTTOM, end=_TOP)
     drawn = tuple(_draw_line(line, times, x, y) for line in lines)
     return Chart(
         id=id_,
@@ -142,7 +142,7 @@ def line_chart(
         top=_TOP,
         bottom=HEIGHT - _BOTTOM,
         x_ticks=tuple(AxisTick(x.place(until - age), label) for age, label in ages(until - since)),
-        y_ticks=tuple(AxisTick(y.place(mark), number_text(mark)) for mark in places),
+        y_ticks=tuple(AxisTick(y.place(mark), number_text(mark)) for mark in positions),
         lines=drawn,
         heads=tuple(line.name for line in lines),
         rows=_line_rows(times, lines),
@@ -155,12 +155,12 @@ def _draw_line(line: ChartLine, times: Sequence[float], x: AxisScale, y: AxisSca
     parts, dots = [], []
     pairs = list(zip(times, line.values, strict=True))
     for is_known, run in groupby(pairs, key=lambda pair: pair[1] is not None):
-        places = [(x.place(time), y.place(value)) for time, value in run if value is not None]
+        positions = [(x.place(time), y.place(value)) for time, value in run if value is not None]
         if not is_known:
             continue
-        if len(places) == 1:
-            dots.append(places[0])
-        parts.append("M" + "L".join(f"{px:g} {py:g}" for px, py in places))
+        if len(positions) == 1:
+            dots.append(positions[0])
+        parts.append("M" + "L".join(f"{px:g} {py:g}" for px, py in positions))
     latest = next((value for value in reversed(line.values) if value is not None), None)
     return DrawnLine(
         name=line.name,
@@ -265,9 +265,9 @@ def interval_of(metric: MetricStatus) -> IntervalMark | None:
     margin = ruler.tolerated(metric.margin)
     values = (metric.low, metric.high, metric.effect, ruler.neutral, margin)
     numbers = [value for value in values if value is not None]
-    room = (max(numbers) - min(numbers)) * _ROOM or 1.0
+    padding = (max(numbers) - min(numbers)) * _ROOM or 1.0
     scale = AxisScale(
-        low=min(numbers) - room, high=max(numbers) + room, start=_EDGE, end=WIDTH - _EDGE
+        low=min(numbers) - padding, high=max(numbers) + padding, start=_EDGE, end=WIDTH - _EDGE
     )
     position = scale.place
     worse = None
@@ -395,25 +395,25 @@ def _sequence_scale(
     now = points[-1]
     matters = [v for v in (now.low, now.high, now.effect) if v is not None]
     matters += [neutral, *margins[-1:]]
-    least, most = min(matters), max(matters)
+    minimum, maximum = min(matters), max(matters)
     around = [v for p in points for v in (p.low, p.high, p.effect) if v is not None]
-    reach = (most - least) or 1.0
-    low = max(min([least, *around, *margins]), least - reach)
-    high = min(max([most, *around, *margins]), most + reach)
-    room = (high - low) * _ROOM or 1.0
+    reach = (maximum - minimum) or 1.0
+    low = max(min([minimum, *around, *margins]), minimum - reach)
+    high = min(max([maximum, *around, *margins]), maximum + reach)
+    padding = (high - low) * _ROOM or 1.0
     return AxisScale(
-        low=low - room, high=high + room, start=SEQUENCE_HEIGHT - _BOTTOM, end=_SEQUENCE_TOP
+        low=low - padding, high=high + padding, start=SEQUENCE_HEIGHT - _BOTTOM, end=_SEQUENCE_TOP
     )
 
 
 def _far(scale: AxisScale) -> AxisScale:
     """Return the same scale with positions far outside of the chart."""
-    values, places = (scale.high - scale.low) * _BEYOND, (scale.end - scale.start) * _BEYOND
+    values, positions = (scale.high - scale.low) * _BEYOND, (scale.end - scale.start) * _BEYOND
     return AxisScale(
         low=scale.low - values,
         high=scale.high + values,
-        start=scale.start - places,
-        end=scale.end + places,
+        start=scale.start - positions,
+        end=scale.end + positions,
     )
 
 
@@ -455,30 +455,30 @@ def _margin(
     """Return the tolerance from edge to edge: it does not depend on the counts."""
     if not margins:
         return []
-    places = [(x(point.at), y(margin)) for point, margin in zip(points, margins, strict=True)]
-    return [(_LEFT, places[0][1]), *places, (WIDTH - _RIGHT, places[-1][1])]
+    positions = [(x(point.at), y(margin)) for point, margin in zip(points, margins, strict=True)]
+    return [(_LEFT, positions[0][1]), *positions, (WIDTH - _RIGHT, positions[-1][1])]
 
 
-def _runs(places: Sequence[tuple[float, float | None]]) -> list[list[Place]]:
+def _runs(positions: Sequence[tuple[float, float | None]]) -> list[list[Place]]:
     """Return runs of known neighbours; isolated ones are left out."""
-    runs = groupby(places, lambda point: point[1] is not None)
+    runs = groupby(positions, lambda point: point[1] is not None)
     neighbours = [
         [(px, py) for px, py in run if py is not None] for is_known, run in runs if is_known
     ]
     return [run for run in neighbours if len(run) > 1]
 
 
-def _path(places: Sequence[Place]) -> str:
-    if not places:
+def _path(positions: Sequence[Place]) -> str:
+    if not positions:
         return ""
-    return "M" + "L".join(f"{px:g} {py:g}" for px, py in _corners(places))
+    return "M" + "L".join(f"{px:g} {py:g}" for px, py in _corners(positions))
 
 
-def _corners(places: Sequence[Place]) -> list[Place]:
+def _corners(positions: Sequence[Place]) -> list[Place]:
     """Return the positions without the middle of level stretches: most charts end in one."""
-    inner = range(1, len(places) - 1)
-    level = {i for i in inner if places[i - 1][1] == places[i][1] == places[i + 1][1]}
-    return [point for i, point in enumerate(places) if i not in level]
+    inner = range(1, len(positions) - 1)
+    level = {i for i in inner if positions[i - 1][1] == positions[i][1] == positions[i + 1][1]}
+    return [point for i, point in enumerate(positions) if i not in level]
 
 
 def _sequence_summary(title: str, sequence: SequenceView, span_s: float) -> str:
@@ -486,10 +486,10 @@ def _sequence_summary(title: str, sequence: SequenceView, span_s: float) -> str:
     unit = sequence.unit
     bounded = [p for p in sequence.points if p.low is not None or p.high is not None]
     first, last = bounded[0], bounded[-1]
-    began = f"{bound_text(first.low, unit)} and {bound_text(first.high, unit)}"
+    started = f"{bound_text(first.low, unit)} and {bound_text(first.high, unit)}"
     ended = f"{bound_text(last.low, unit)} and {bound_text(last.high, unit)}"
     return (
-        f"{title}, {span(span_s)}: at first between {began}, at last between {ended}; "
+        f"{title}, {span(span_s)}: at first between {started}, at last between {ended}; "
         f"{effect_text(last.margin, unit)} tolerated."
     )
 

@@ -229,9 +229,9 @@ def _arrow(column: int, y: int, to_y: int, *, label: str, is_idle: bool) -> Arro
     """Return an arrow from a box of a column at `y` to one of the next at `to_y`."""
     half = _BOX // 2
     start, end = _x(column) + _WIDTH, _x(column + 1)
-    bend = (start + end) // 2
+    middle = (start + end) // 2
     return Arrow(
-        path=f"M{start} {y + half}C{bend} {y + half} {bend} {to_y + half} {end} {to_y + half}",
+        path=f"M{start} {y + half}C{middle} {y + half} {middle} {to_y + half} {end} {to_y + half}",
         label=label,
         label_x=end - 6,
         label_y=to_y + half + (15 if to_y > y else -6),

@@ -69,8 +69,8 @@ def load_charts(points: Sequence[PointView], now: float) -> list[Chart]:
 def replicas_chart(points: Sequence[PointView], now: float) -> Chart | None:
     """Return ready replicas over time; None without values."""
     ready = [point.replicas_ready for point in points]
-    most = max((value for value in ready if value is not None), default=None)
-    if most is None:
+    maximum = max((value for value in ready if value is not None), default=None)
+    if maximum is None:
         return None
     return line_chart(
         id_="ready",
@@ -80,7 +80,7 @@ def replicas_chart(points: Sequence[PointView], now: float) -> Chart | None:
         lines=[ChartLine(name="ready", values=ready, look=1)],
         until=now,
         # Marks of replica counts are integers.
-        marks=min(max(math.ceil(most), 1), _MARKS),
+        marks=min(max(math.ceil(maximum), 1), _MARKS),
     )
 
 
@@ -241,7 +241,7 @@ _POINTS: Final = 90
 _GENERATIONS: Final = 10
 _EVENTS: Final = 8
 _COUNTED_WITHIN_S: Final = 2.0
-_MOST_ALIKE: Final = 200
+_MAX_SIMILAR: Final = 200
 """Maximum number of endpoints whose names contain this one's, among which it is searched."""
 
 
@@ -303,10 +303,10 @@ def charts_of(points: Sequence[PointView], now: float) -> list[Chart]:
     slowest = max((p for point in points if (p := point.p99_s) is not None), default=0.0)
     unit, per_s = seconds_unit(slowest)
 
-    def quantile(name: str, values: Sequence[float | None], look: int) -> ChartLine:
+    def quantile(name: str, values: Sequence[float | None], observation: int) -> ChartLine:
         latest = next((value for value in reversed(values) if value is not None), None)
         scaled = [None if value is None else value * per_s for value in values]
-        return ChartLine(name=name, values=scaled, look=look, last=duration_text(latest))
+        return ChartLine(name=name, values=scaled, look=observation, last=duration_text(latest))
 
     return [
         chart(
@@ -341,7 +341,7 @@ def charts_of(points: Sequence[PointView], now: float) -> list[Chart]:
 
 async def _last_minute(request: PageRequest, name: str) -> OverviewRow | None:
     """Return the endpoint's summary, with the same numbers as the start page."""
-    parameters: Params = {"search": name, "size": _MOST_ALIKE}
+    parameters: Params = {"search": name, "size": _MAX_SIMILAR}
     overview = await request.visitor.find("/api/v1/overview", Overview, parameters)
     rows = overview.endpoints if overview is not None else ()
     return next((row for row in rows if row.name == name), None)

@@ -335,7 +335,7 @@ async def alerts(request: PageRequest) -> PageView:
 async def activity(request: PageRequest) -> PageView:
     """Return the page of recent events, and of the audit log for admins."""
     events = await request.visitor.get("/api/v1/events", EventList, {"limit": _EVENTS})
-    before = request.number("before", least=1, most=_MOST, usual=0)
+    before = request.number("before", minimum=1, maximum=_MOST, usual=0)
     is_admin = request.caller.may(Role.ADMIN)
     entries = await _entries(request, before) if is_admin else []
     oldest = min((entry.id for entry in entries), default=1)

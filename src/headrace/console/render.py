@@ -130,7 +130,7 @@ class Changes:
 
 
 async def stream(
-    look: Callable[[], Awaitable[Parts]],
+    observation: Callable[[], Awaitable[Parts]],
     *,
     is_stopping: Callable[[], bool],
     every_s: float = EVERY_S,
@@ -140,7 +140,7 @@ async def stream(
     yield _RETRY
     while not is_stopping():
         try:
-            changed = changes.of(await look())
+            changed = changes.of(await observation())
         except HeadraceError:
             yield _GONE  # the object does not exist any more, or the visitor has no access
             return

@@ -11,7 +11,7 @@ from headrace.control.api.rollouts import RolloutList
 from headrace.control.rollouts.status import MetricStatus, RolloutEvidence, RolloutStatus
 from headrace.rollout.state import RolloutPhase, Verb
 
-_LOOKS: Final = 4
+_STYLES: Final = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +28,7 @@ def shares_of(parts: Sequence[tuple[str, int]]) -> list[SplitShare]:
     """Return the parts with requests and those without, in their order."""
     shares, start = [], 0
     for i, (name, weight) in enumerate(parts):
-        shares.append(SplitShare(name=name, weight=weight, start=start, look=i % _LOOKS + 1))
+        shares.append(SplitShare(name=name, weight=weight, start=start, look=i % _STYLES + 1))
         start += weight
     return shares
 

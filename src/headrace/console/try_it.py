@@ -180,26 +180,26 @@ async def _send(gateway: GatewayLocation, name: str, body: str, *, key: str) -> 
     headers = {"content-type": "application/json", "user-agent": "headrace-console"}
     if key:
         headers[KEY_HEADER] = key
-    began = time.perf_counter()
+    started = time.perf_counter()
     try:
         async with httpx.AsyncClient(
             verify=_trust(gateway.ca), timeout=_TIMEOUT_S, trust_env=False
         ) as client:
-            came = await client.post(
+            response = await client.post(
                 f"{gateway.url}/v2/models/{name}/infer", content=body, headers=headers
             )
     except (httpx.HTTPError, UnicodeEncodeError) as error:
         text = str(error) or type(error).__name__
         return TryItResponse(status=0, took_s=0.0, version="", text=text, is_error=True)
-    took_s = time.perf_counter() - began
-    text, version = _shown(came)
+    took_s = time.perf_counter() - started
+    text, version = _display(response)
     return TryItResponse(
-        status=came.status_code,
+        status=response.status_code,
         took_s=took_s,
         version=version,
         text=text,
-        is_error=came.status_code >= _CLIENT_ERROR,
-        hint=_HINTS.get(came.status_code, ""),
+        is_error=response.status_code >= _CLIENT_ERROR,
+        hint=_HINTS.get(response.status_code, ""),
     )
 
 
@@ -222,12 +222,12 @@ def _trust(ca: str) -> ssl.SSLContext | bool:
     return context
 
 
-def _shown(came: httpx.Response) -> tuple[str, str]:
+def _display(response: httpx.Response) -> tuple[str, str]:
     """Return the response as readable text, and the version that sent it."""
     try:
-        document = came.json()
+        document = response.json()
     except ValueError:
-        return came.text[:_MOST_TEXT], ""
+        return response.text[:_MOST_TEXT], ""
     version = document.get("model_version", "") if isinstance(document, dict) else ""
     return json.dumps(document, indent=2)[:_MOST_TEXT], str(version)
 

@@ -194,7 +194,7 @@ class PageRequest:
     @property
     def page(self) -> int:
         """Return the page number of a long list, from 1."""
-        return self.number("page", least=1, most=MOST_PAGES, usual=1)
+        return self.number("page", minimum=1, maximum=MOST_PAGES, usual=1)
 
     def matches_search(self, name: str) -> bool:
         """Whether a name contains the search text."""
@@ -205,11 +205,13 @@ class PageRequest:
         requested = self.query.get(name, "")
         return requested if requested in allowed else allowed[0]
 
-    def number(self, name: str, *, least: int, most: int, usual: int) -> int:
+    def number(self, name: str, *, minimum: int, maximum: int, usual: int) -> int:
         """Return an integer of the query, clamped to the bounds."""
         requested = self.query.get(name, "")
-        is_number = requested.isascii() and requested.isdigit() and len(requested) <= len(str(most))
-        return min(max(int(requested), least), most) if is_number else usual
+        is_number = (
+            requested.isascii() and requested.isdigit() and len(requested) <= len(str(maximum))
+        )
+        return min(max(int(requested), minimum), maximum) if is_number else usual
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -76,21 +76,21 @@ class AxisScale:
         return math.log(max(value, _NOTHING)) if self.is_logarithmic else value
 
 
-def round_step(most: float, marks: int) -> float:
+def round_step(maximum: float, marks: int) -> float:
     """Return the smallest round step with which `marks` steps reach `most`."""
-    if most < _NOTHING:
+    if maximum < _NOTHING:
         return 1.0 / marks
-    rough = most / marks
+    rough = maximum / marks
     power = 10.0 ** math.floor(math.log10(rough))
     return next(step * power for step in _STEPS if step * power >= rough * (1 - 1e-9))
 
 
-def marks_from_zero(most: float, marks: int = _MARKS) -> list[float]:
+def marks_from_zero(maximum: float, marks: int = _MARKS) -> list[float]:
     """Return round values from 0 to at least `most`; to 1 if `most` is 0."""
-    if most <= 0:
+    if maximum <= 0:
         return [0.0, 1.0]
-    step = round_step(most, marks)
-    count = max(math.ceil(most / step - 1e-9), 1)
+    step = round_step(maximum, marks)
+    count = max(math.ceil(maximum / step - 1e-9), 1)
     return [step * i for i in range(count + 1)]
 
 
@@ -227,6 +227,6 @@ def _sign(direction: float) -> float:
     return float((direction > 0) - (direction < 0))
 
 
-def svg_text(x: float, y: float, text: str, anchor: str, look: str = "tick") -> str:
+def svg_text(x: float, y: float, text: str, anchor: str, observation: str = "tick") -> str:
     """Return an SVG text element; the caller escapes `text`."""
-    return f'<text class="{look}" x="{x:g}" y="{y:g}" text-anchor="{anchor}">{text}</text>'
+    return f'<text class="{observation}" x="{x:g}" y="{y:g}" text-anchor="{anchor}">{text}</text>'

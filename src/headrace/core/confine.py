@@ -148,10 +148,10 @@ _FAMILIES = (1, 2, 10, 16)
 """AF_UNIX, AF_INET, AF_INET6, AF_NETLINK: others, such as AF_VSOCK, ignore network namespaces."""
 
 
-def _check(result: int, what: str) -> int:
+def _check(result: int, description: str) -> int:
     if result < 0:
         number = ctypes.get_errno()
-        raise OSError(number, f"{what}: {os.strerror(number)}")
+        raise OSError(number, f"{description}: {os.strerror(number)}")
     return result
 
 
@@ -423,8 +423,8 @@ def set_limits(limits: dict[str, int | None]) -> None:
         limit = limits.get(name)
         if limit is None:
             continue
-        _, most = resource.getrlimit(which)
-        value = limit if most == resource.RLIM_INFINITY else min(limit, most)
+        _, maximum = resource.getrlimit(which)
+        value = limit if maximum == resource.RLIM_INFINITY else min(limit, maximum)
         resource.setrlimit(which, (value, value))
 
 

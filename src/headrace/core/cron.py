@@ -49,5 +49,5 @@ def zone_mistake(timezone: str) -> str:
 
 def check_schedule(cron: str, timezone: str) -> None:
     """Raise ValueError if the cron line or the time zone is invalid."""
-    if why := cron_mistake(cron) or zone_mistake(timezone):
-        raise ValueError(why)
+    if reason := cron_mistake(cron) or zone_mistake(timezone):
+        raise ValueError(reason)

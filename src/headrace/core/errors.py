@@ -180,15 +180,16 @@ class CodeNotAllowedError(FailedPreconditionError):
     `reason`: the part of the model that is code; empty if all models of its runtime run code.
     """
 
-    def __init__(self, what: str, runtime: str, reason: str = "") -> None:
-        why = (
+    def __init__(self, description: str, runtime: str, reason: str = "") -> None:
+        cause = (
             reason or f"a model of runtime '{runtime}' runs its author's code wherever it is loaded"
         )
         super().__init__(
-            f"{what}: {why}; if you trust the author, set `allow_code: true` at the endpoint"
+            f"{description}: {cause}; if you trust the author, set `allow_code: true` at the "
+            "endpoint"
             " in the spec, or pass `--allow-code` on the command line"
         )
-        self.what = what
+        self.what = description
         self.runtime = runtime
         self.reason = reason
 

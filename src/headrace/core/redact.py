@@ -110,8 +110,8 @@ def literal_secrets(document: object, path: str = "") -> Iterator[tuple[str, str
     elif isinstance(document, list | tuple):
         for i, value in enumerate(document):
             yield from literal_secrets(value, f"{path}[{i}]")
-    elif isinstance(document, str) and (what := literal_secret(document)) is not None:
-        yield path, document, what
+    elif isinstance(document, str) and (description := literal_secret(document)) is not None:
+        yield path, document, description
 
 
 def remember_resolved(value: str, reference: str) -> None:

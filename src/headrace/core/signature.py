@@ -34,7 +34,10 @@ class TensorSpec:
         own_shape = self.shape
         if len(shape) != len(own_shape):
             return False
-        return all(want in (VARIABLE, got) for want, got in zip(own_shape, shape, strict=True))
+        return all(
+            expected in (VARIABLE, actual)
+            for expected, actual in zip(own_shape, shape, strict=True)
+        )
 
 
 class RowIndependence(StrEnum):
@@ -144,19 +147,19 @@ def check_inputs(model: str, signature: ModelSignature, inputs: Mapping[str, Arr
     return rows
 
 
-def wrong_datatype(model: str, spec: TensorSpec, got: str) -> InvalidArgumentError:
+def wrong_datatype(model: str, spec: TensorSpec, actual: str) -> InvalidArgumentError:
     """Return the error for an input of another datatype than `spec` names."""
     return InvalidArgumentError(
-        f"inference input '{spec.name}' data-type is '{got}', "
+        f"inference input '{spec.name}' data-type is '{actual}', "
         f"but model '{model}' expects '{spec.datatype}'"
     )
 
 
-def wrong_shape(model: str, spec: TensorSpec, got: tuple[int, ...]) -> InvalidArgumentError:
+def wrong_shape(model: str, spec: TensorSpec, actual: tuple[int, ...]) -> InvalidArgumentError:
     """Return the error for an input that `spec.fits` refuses."""
     return InvalidArgumentError(
         f"unexpected shape for input '{spec.name}' for model '{model}'. "
-        f"Expected {_shape(spec.shape)}, got {_shape(got)}"
+        f"Expected {_shape(spec.shape)}, got {_shape(actual)}"
     )
 
 

@@ -90,7 +90,7 @@ def duration_unit(seconds: float) -> tuple[str, float]:
     rounded = abs(float(f"{seconds:.3g}"))
     if not rounded > 0.0:  # nan too
         return "s", 1.0
-    return next((unit, size) for least, unit, size in _DURATIONS if rounded >= least)
+    return next((unit, size) for minimum, unit, size in _DURATIONS if rounded >= minimum)
 
 
 def span(seconds: float) -> str:
@@ -117,12 +117,12 @@ def coarse_span(seconds: float) -> str:
 def printable(text: str) -> str:
     """Return `text` on one line, with terminal control characters escaped."""
     return "".join(
-        letter
-        if letter.isprintable()
+        character
+        if character.isprintable()
         else " "
-        if letter.isspace()
-        else letter.encode("unicode_escape").decode()
-        for letter in text.encode("utf-8", "replace").decode()
+        if character.isspace()
+        else character.encode("unicode_escape").decode()
+        for character in text.encode("utf-8", "replace").decode()
     )
 
 

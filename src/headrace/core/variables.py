@@ -11,7 +11,9 @@ from headrace.core.errors import FailedPreconditionError
 from headrace.core.redact import VARIABLE, remember_resolved
 
 
-def filled_in(text: str, *, what: str = "", environment: Mapping[str, str] | None = None) -> str:
+def filled_in(
+    text: str, *, description: str = "", environment: Mapping[str, str] | None = None
+) -> str:
     """Return `text` with each `${NAME}` replaced by its value.
 
     Args:
@@ -22,24 +24,26 @@ def filled_in(text: str, *, what: str = "", environment: Mapping[str, str] | Non
         FailedPreconditionError: A variable is not set; the message names it.
     """
     variables = os.environ if environment is None else environment
-    return VARIABLE.sub(lambda match: _value(match[1], variables, what), text)
+    return VARIABLE.sub(lambda match: _value(match[1], variables, description), text)
 
 
-def url_filled_in(url: str, *, what: str = "", environment: Mapping[str, str] | None = None) -> str:
+def url_filled_in(
+    url: str, *, description: str = "", environment: Mapping[str, str] | None = None
+) -> str:
     """Return a URL with variables replaced: the whole URL, or parts with any characters.
 
     Raises:
         FailedPreconditionError: A variable is not set; the message names it.
     """
     if VARIABLE.fullmatch(url):
-        return filled_in(url, what=what, environment=environment)
+        return filled_in(url, description=description, environment=environment)
     variables = os.environ if environment is None else environment
-    return VARIABLE.sub(lambda match: quote(_value(match[1], variables, what), safe=""), url)
+    return VARIABLE.sub(lambda match: quote(_value(match[1], variables, description), safe=""), url)
 
 
-def _value(name: str, environment: Mapping[str, str], what: str) -> str:
+def _value(name: str, environment: Mapping[str, str], description: str) -> str:
     if name not in environment:
-        named = f": {what} refers to it, but it is not set" if what else ""
+        named = f": {description} refers to it, but it is not set" if description else ""
         raise FailedPreconditionError(f"the environment has no variable {name}{named}")
     remember_resolved(environment[name], f"${{{name}}}")
     return environment[name]

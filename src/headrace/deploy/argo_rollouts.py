@@ -191,37 +191,37 @@ def _losses(endpoint: Endpoint) -> Iterator[Loss]:
 
 
 def _documents(
-    facts: ExportFacts, endpoint: Endpoint, place: ClusterTarget, options: ArgoOptions
+    facts: ExportFacts, endpoint: Endpoint, location: ClusterTarget, options: ArgoOptions
 ) -> Iterator[ExportDocument]:
     version = endpoint.newest
-    name = object_name(place.instance, endpoint.name)
-    stable = object_name(place.instance, endpoint.name, "stable")
-    canary = object_name(place.instance, endpoint.name, "canary")
-    pods = workload(place, facts, endpoint, version, options.pods)
-    named = labels(place.instance, "replica", endpoint=endpoint.name)
+    name = object_name(location.instance, endpoint.name)
+    stable = object_name(location.instance, endpoint.name, "stable")
+    canary = object_name(location.instance, endpoint.name, "canary")
+    pods = workload(location, facts, endpoint, version, options.pods)
+    named = labels(location.instance, "replica", endpoint=endpoint.name)
     selector = {key: named[key] for key in _SELECTED}
     yield pods.settings
     for service_name in (stable, canary):
-        yield service(place, service_name, selector, named)
+        yield service(location, service_name, selector, named)
     rollout = endpoint.spec.rollout
     # The route whose weights Argo changes; all traffic initially goes to the stable Service.
     split: list[Body] = [{"name": stable, "port": HTTP_PORT, "weight": 100}]
     if not isinstance(rollout, BlueGreenSpec):
         split.append({"name": canary, "port": HTTP_PORT, "weight": 0})
-    of_gateway = labels(place.instance, "gateway", endpoint=endpoint.name)
-    metadata = place.metadata(name, of_gateway)
+    of_gateway = labels(location.instance, "gateway", endpoint=endpoint.name)
+    metadata = location.metadata(name, of_gateway)
     yield route("HTTPRoute", metadata, options.routes, http_rules(endpoint, split, {}))
     checks = () if rollout is None else tuple(checks_of(endpoint, version, rollout))
-    metadata = place.metadata(name, named)
+    metadata = location.metadata(name, named)
     if rollout is not None and checks:
         metrics = _metrics(rollout, options.prometheus, checks)
         yield manifest(_API, "AnalysisTemplate", metadata, spec={"metrics": metrics})
-    scaler = _hpa(facts, endpoint, place, name)
+    scaler = _hpa(facts, endpoint, location, name)
     spec: Body = {
         **({} if scaler else {"replicas": version.replicas}),
         "selector": {"matchLabels": selector},
         "template": pods.template,
-        "strategy": _strategy(endpoint, place, name, stable, canary, judged=bool(checks)),
+        "strategy": _strategy(endpoint, location, name, stable, canary, judged=bool(checks)),
     }
     if rollout is not None:
         spec["progressDeadlineSeconds"] = round(rollout.ready_timeout_s)
@@ -253,7 +253,13 @@ _SELECTED: Final = (
 
 
 def _strategy(
-    endpoint: Endpoint, place: ClusterTarget, name: str, stable: str, canary: str, *, judged: bool
+    endpoint: Endpoint,
+    location: ClusterTarget,
+    name: str,
+    stable: str,
+    canary: str,
+    *,
+    judged: bool,
 ) -> Body:
     rollout = endpoint.spec.rollout
     if isinstance(rollout, BlueGreenSpec):
@@ -268,7 +274,7 @@ def _strategy(
         if judged:
             strategy["postPromotionAnalysis"] = {"templates": [{"templateName": name}]}
         return {"blueGreen": strategy}
-    routing = {"plugins": {_PLUGIN: {"httpRoute": name, "namespace": place.namespace}}}
+    routing = {"plugins": {_PLUGIN: {"httpRoute": name, "namespace": location.namespace}}}
     strategy = {
         "stableService": stable,
         "canaryService": canary,

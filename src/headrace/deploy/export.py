@@ -192,7 +192,7 @@ def finish(
     return Export(target=target, documents=tuple(documents), notes=unique_texts(all_notes))
 
 
-def implied_access(facts: ExportFacts, why: str, remedy: str) -> list[Loss]:
+def implied_access(facts: ExportFacts, reason: str, remedy: str) -> list[Loss]:
     """Return losses of endpoints without `access`, which beyond loopback require authentication.
 
     A target without authentication would make them public, which the spec does not allow.
@@ -200,7 +200,7 @@ def implied_access(facts: ExportFacts, why: str, remedy: str) -> list[Loss]:
     return [
         Loss(
             f"{endpoint.location}.access",
-            f"is not set, so Headrace requires authentication beyond loopback, and {why}",
+            f"is not set, so Headrace requires authentication beyond loopback, and {reason}",
             remedy,
         )
         for endpoint in facts.endpoints

@@ -189,33 +189,33 @@ def read_facts(
 
 def _versions(
     endpoint: EndpointSpec,
-    place: str,
+    path: str,
     artifacts: Mapping[str, Artifact],
     live: LiveEndpoint | None,
     mistakes: list[str],
 ) -> Iterator[Version]:
     """Yield the versions of an endpoint; their mistakes are added to `mistakes`."""
     if live is not None:
-        yield from _observed(endpoint, place, artifacts, live)
+        yield from _observed(endpoint, path, artifacts, live)
         return
     rows = endpoint.split()
     taken: set[str] = set()
     for j, row in enumerate(rows):
-        where = place if endpoint.versions is None else f"{place}.versions[{j}]"
+        location = path if endpoint.versions is None else f"{path}.versions[{j}]"
         number = _number(row, artifacts, alone=len(rows) == 1)
         if not number:
             mistakes.append(
-                f"{where}.model: {row.model!r} has no version number; push it "
+                f"{location}.model: {row.model!r} has no version number; push it "
                 "(`headrace models push`) and name it NAME:VERSION, or export with --from-system"
             )
             continue
         if number in taken:
-            mistakes.append(f"{where}: version {number} of {endpoint.name!r} is listed twice")
+            mistakes.append(f"{location}: version {number} of {endpoint.name!r} is listed twice")
         taken.add(number)
         yield Version(
             number=number,
             weight=row.weight,
-            location=where,
+            location=location,
             model=row.model or "",
             replicas=row.replicas,
             upstream=row.upstream,

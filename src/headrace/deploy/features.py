@@ -230,12 +230,12 @@ def external(note: str) -> FeatureSupport:
 
 
 def no(
-    why: str, remedy: str, *, when: Holds = _always, unless: Overrules = _never, rest: str = ""
+    reason: str, remedy: str, *, when: Holds = _always, unless: Overrules = _never, rest: str = ""
 ) -> FeatureSupport:
     """Return the support of a feature that is refused if `when` and not `unless` (see `rest`)."""
     return FeatureSupport(
         outcome=ExportOutcome.REFUSED,
-        note=why,
+        note=reason,
         remedy=remedy,
         when=when,
         unless=unless,

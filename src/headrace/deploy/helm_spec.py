@@ -175,10 +175,10 @@ def _endpoint_losses(spec: SystemSpec) -> Iterator[Loss]:
                 "set one of `online_stores` that pods can reach, such as redis://HOST:PORT/DB",
             )
         for j, version in enumerate(endpoint.split()):
-            where = location if endpoint.versions is None else f"{location}.versions[{j}]"
+            source = location if endpoint.versions is None else f"{location}.versions[{j}]"
             if version.model is not None and is_model_path(version.model):
-                why = f"is {version.model}, a file of this machine that no pod can read"
-                yield Loss(f"{where}.model", why, _PUSH)
+                reason = f"is {version.model}, a file of this machine that no pod can read"
+                yield Loss(f"{source}.model", reason, _PUSH)
 
 
 def path_losses(value: object, location: str, mounts: tuple[Mount, ...]) -> list[Loss]:
@@ -193,15 +193,15 @@ def path_losses(value: object, location: str, mounts: tuple[Mount, ...]) -> list
         return []
     losses: list[Loss] = []
     for key, item in value.items():
-        where = f"{location}.{key}" if location else str(key)
+        source = f"{location}.{key}" if location else str(key)
         if str(key).endswith("_file") or key == "trusted_keys":
             paths = item if isinstance(item, list | tuple) else [item]
-            losses += [loss for path in paths for loss in _file_loss(where, path, mounts)]
+            losses += [loss for path in paths for loss in _file_loss(source, path, mounts)]
         elif key in _URLS and isinstance(item, str) and _LOCAL_URL.match(item):
-            why = f"is {item.partition(':')[0]}:…, which is local to one machine"
-            losses.append(Loss(where, why, "set a server that pods can reach"))
+            reason = f"is {item.partition(':')[0]}:…, which is local to one machine"
+            losses.append(Loss(source, reason, "set a server that pods can reach"))
         else:
-            losses += path_losses(item, where, mounts)
+            losses += path_losses(item, source, mounts)
     return losses
 
 
@@ -238,9 +238,9 @@ def static_losses(spec: SystemSpec) -> list[Loss]:
                 )
             )
         if endpoint.autoscale is not None and spec.kubernetes.autoscaler == Autoscaler.HEADRACE:
-            why = "needs the control plane, which --mode static does not have"
+            reason = "needs the control plane, which --mode static does not have"
             way = "set kubernetes.autoscaler to hpa or keda"
-            losses.append(Loss(f"{location}.autoscale", why, way))
+            losses.append(Loss(f"{location}.autoscale", reason, way))
         losses += [
             Loss(
                 f"{location}.versions[{j}].upstream",
@@ -257,13 +257,13 @@ def static_losses(spec: SystemSpec) -> list[Loss]:
 
 
 def _pool_losses(spec: SystemSpec) -> Iterator[Loss]:
-    why = "gets its models from the control plane, which --mode static does not have"
+    reason = "gets its models from the control plane, which --mode static does not have"
     way = "leave it out, with every endpoint's 'pool': each then gets its own pods"
-    yield from (Loss(f"pools[{i}]", why, way) for i, _ in enumerate(spec.pools))
+    yield from (Loss(f"pools[{i}]", reason, way) for i, _ in enumerate(spec.pools))
     for i, endpoint in enumerate(spec.endpoints):
         if endpoint.pool is not None:
-            why = "is a pool, which needs a control plane"
-            yield Loss(f"endpoints[{i}].pool", why, "leave it out")
+            reason = "is a pool, which needs a control plane"
+            yield Loss(f"endpoints[{i}].pool", reason, "leave it out")
 
 
 def variables_of(document: object) -> tuple[str, ...]:

@@ -82,16 +82,16 @@ def stream_values(
 
 def _losses(stream: StreamSpec, location: str) -> Iterator[Loss]:
     if stream.endpoint is not None:
-        why = "needs the gateway of a home, which no pod has"
-        yield Loss(f"{location}.endpoint", why, f"set the model itself (model:), {_TO_CONTROL}")
+        reason = "needs the gateway of a home, which no pod has"
+        yield Loss(f"{location}.endpoint", reason, f"set the model itself (model:), {_TO_CONTROL}")
     if stream.model is not None:
         yield from model_path_loss(f"{location}.model", stream.model)
     if stream.windows is not None:
-        why = "keeps its state on the disk of one machine"
-        yield Loss(f"{location}.windows", why, _TO_CONTROL.removeprefix("or "))
+        reason = "keeps its state on the disk of one machine"
+        yield Loss(f"{location}.windows", reason, _TO_CONTROL.removeprefix("or "))
     if stream.paused:
-        why = "is a command to a control plane"
-        yield Loss(f"{location}.paused", why, "scale the Deployment to 0 instead")
+        reason = "is a command to a control plane"
+        yield Loss(f"{location}.paused", reason, "scale the Deployment to 0 instead")
 
 
 def _triggers(
@@ -102,30 +102,30 @@ def _triggers(
     group = stream.source.group or stream.name
     url = stream.source.broker
     scheme = url.partition(":")[0].lower()
-    where = f"{location}.source.broker"
+    source = f"{location}.source.broker"
     if VARIABLE.search(urlsplit(url).netloc.rpartition("@")[2]):
-        why = "has a variable in its address, which KEDA cannot resolve"
-        losses.append(Loss(where, why, f"write the literal address, or {_FIXED}"))
+        reason = "has a variable in its address, which KEDA cannot resolve"
+        losses.append(Loss(source, reason, f"write the literal address, or {_FIXED}"))
         return []
     match scheme:
         case "kafka":
-            triggers, needs = _kafka(stream, group, threshold, where, losses)
+            triggers, needs = _kafka(stream, group, threshold, source, losses)
         case "redis" | "rediss" | "valkey":
             triggers, needs = _redis(stream, group, threshold)
         case "nats" if options.nats_monitoring:
             triggers, needs = _nats(stream, group, threshold, options.nats_monitoring), False
         case "nats":
-            why = "is NATS, which KEDA monitors at another address"
-            losses.append(Loss(where, why, f"set --nats-monitoring HOST:8222, or {_FIXED}"))
+            reason = "is NATS, which KEDA monitors at another address"
+            losses.append(Loss(source, reason, f"set --nats-monitoring HOST:8222, or {_FIXED}"))
             return []
         case _:
-            why = f"is {scheme}:…, for which KEDA has no suitable scaler"
-            losses.append(Loss(f"{location}.workers", why, f"{_FIXED}, {_TO_CONTROL}"))
+            reason = f"is {scheme}:…, for which KEDA has no suitable scaler"
+            losses.append(Loss(f"{location}.workers", reason, f"{_FIXED}, {_TO_CONTROL}"))
             return []
     if needs and not options.keda_authentication:
-        why = "requires authentication, and passwords are not exported to KEDA"
+        reason = "requires authentication, and passwords are not exported to KEDA"
         way = f"create a TriggerAuthentication and set it (--keda-authentication), or {_FIXED}"
-        losses.append(Loss(where, why, way))
+        losses.append(Loss(source, reason, way))
     if options.keda_authentication:
         reference = {"name": options.keda_authentication}
         return [{**trigger, "authenticationRef": reference} for trigger in triggers]
@@ -133,13 +133,13 @@ def _triggers(
 
 
 def _kafka(
-    stream: StreamSpec, group: str, threshold: int, where: str, losses: list[Loss]
+    stream: StreamSpec, group: str, threshold: int, location: str, losses: list[Loss]
 ) -> tuple[list[Values], bool]:
     parts = urlsplit(stream.source.broker)
     try:
         address = kafka_options(f"kafka://{parts.netloc}").address
     except HeadraceError as error:
-        losses.append(Loss(where, str(error), "correct it"))
+        losses.append(Loss(location, str(error), "correct it"))
         return [], False
     triggers = [
         {
@@ -249,8 +249,8 @@ def job_model_losses(spec: SystemSpec, job: JobSpec, location: str) -> Iterator[
     """Yield losses of a job's model that its pods cannot fetch."""
     yield from model_path_loss(f"{location}.model", job.model)
     if any(job.model == endpoint.name for endpoint in spec.endpoints):
-        why = f"is the endpoint {job.model!r}, which a CronJob cannot resolve"
-        yield Loss(f"{location}.model", why, f"set the model as NAME:VERSION, {_JOB_TO_CONTROL}")
+        reason = f"is the endpoint {job.model!r}, which a CronJob cannot resolve"
+        yield Loss(f"{location}.model", reason, f"set the model as NAME:VERSION, {_JOB_TO_CONTROL}")
 
 
 def _arguments(job: JobSpec, model: str) -> list[str]:
@@ -278,13 +278,13 @@ def _job_losses(job: JobSpec, location: str, mounts: tuple[Mount, ...]) -> Itera
     for name in ("input", "output"):
         text = getattr(job, name)
         if "date" in PLACEHOLDER.findall(text):
-            why = "has {date}, which a CronJob's pods do not know"
-            yield Loss(f"{location}.{name}", why, f"use {{run_id}}, {_JOB_TO_CONTROL}")
+            reason = "has {date}, which a CronJob's pods do not know"
+            yield Loss(f"{location}.{name}", reason, f"use {{run_id}}, {_JOB_TO_CONTROL}")
         may_use = (m for m in mounts if m.is_writable or name == "input")
         if text.startswith("/") and not any(mount.has(text) for mount in may_use):
             folder = text.partition("{")[0].rpartition("/")[0] or "/FOLDER"
-            why = f"is {text}, on this machine's disk"
-            yield Loss(f"{location}.{name}", why, f"mount a claim: --mount claim:NAME={folder}")
+            reason = f"is {text}, on this machine's disk"
+            yield Loss(f"{location}.{name}", reason, f"mount a claim: --mount claim:NAME={folder}")
 
 
 def _is_plain(cron: str) -> bool:
@@ -296,28 +296,28 @@ def _is_plain(cron: str) -> bool:
 def _schedule_losses(schedule: JobScheduleSpec | None, location: str) -> Iterator[Loss]:
     if schedule is None:
         return
-    where = f"{location}.schedule"
+    source = f"{location}.schedule"
     if schedule.overlap == "wait":
         yield Loss(
-            f"{where}.overlap",
+            f"{source}.overlap",
             "is wait, and a CronJob either skips (skip) or runs both (allow)",
             f"choose one of them, {_JOB_TO_CONTROL}",
         )
     if schedule.catch_up == "all":
         yield Loss(
-            f"{where}.catch_up",
+            f"{source}.catch_up",
             "is all, and a CronJob catches up only the newest scheduled time",
             f"set last or none, {_JOB_TO_CONTROL}",
         )
     if schedule.late_after_s is not None:
         yield Loss(
-            f"{where}.late_after_s",
+            f"{source}.late_after_s",
             "is an alert of the control plane, which does not see CronJobs",
             f"alert on kube_cronjob_status_last_successful_time, {_JOB_TO_CONTROL}",
         )
     if not _is_plain(schedule.cron):
         yield Loss(
-            f"{where}.cron",
+            f"{source}.cron",
             f"is {schedule.cron!r}, and a CronJob does not support L, # and W, and Sunday must "
             "be 0",
             f"write it without them, {_JOB_TO_CONTROL}",

@@ -278,8 +278,8 @@ def _add_versions(
         try:
             rows.append(version_values(endpoint, arm, spec=document, installation=installation))
         except FailedPreconditionError as error:
-            where = f"{location}.versions[{number}]" if len(endpoint.arms) > 1 else location
-            losses.append(Loss(where, str(error), "see the message"))
+            source = f"{location}.versions[{number}]" if len(endpoint.arms) > 1 else location
+            losses.append(Loss(source, str(error), "see the message"))
     values["workloads"] = {"mode": "static", "versions": rows}
     return losses
 

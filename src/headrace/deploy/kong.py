@@ -370,11 +370,11 @@ def _window(rate: float) -> Body | None:
 
 def _losses(endpoint: Endpoint) -> Iterator[Loss]:
     limits = endpoint.spec.limits
-    for where, limit in ((".", limits.total), (".per_caller.", limits.per_caller)):
+    for source, limit in ((".", limits.total), (".per_caller.", limits.per_caller)):
         rate = limit.requests_per_s
         if rate is not None and _window(rate) is None:
             yield Loss(
-                f"{endpoint.location}.limits{where}requests_per_s",
+                f"{endpoint.location}.limits{source}requests_per_s",
                 f"counts whole requests per second, minute, hour or day, and {rate:g} is not "
                 "whole in any",
                 "use a number that is whole in one of them",
@@ -403,8 +403,8 @@ def _losses(endpoint: Endpoint) -> Iterator[Loss]:
                 "give the endpoint the model's name there, or export for Envoy",
             )
         if upstream.protocol not in {"v2", "v1", "http"}:
-            why = "does not support the protocol of this server"
-            yield Loss(f"{location}.protocol", why, "export for Envoy")
+            reason = "does not support the protocol of this server"
+            yield Loss(f"{location}.protocol", reason, "export for Envoy")
     schemes = {_scheme((version,)) for version in endpoint.split}
     if len(schemes) > 1:
         yield Loss(

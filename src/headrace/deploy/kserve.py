@@ -71,8 +71,8 @@ def annotations_of(scaling: AutoscaleSpec) -> dict[str, str]:
     }
 
 
-def _bounded(value: float, least: int, most: int) -> int:
-    return min(max(round(value), least), most)
+def _bounded(value: float, minimum: int, maximum: int) -> int:
+    return min(max(round(value), minimum), maximum)
 
 
 RUNTIME: Final = "headrace"

@@ -124,7 +124,7 @@ class Engine:
 
     @property
     def is_running(self) -> bool:
-        """Whether the model is in use, by runs of requests or by `run_aside`."""
+        """Whether the model is in use, by runs of requests or by `run_in_thread`."""
         return bool(self._running)
 
     def in_flight_s(self, now: float) -> float:
@@ -139,12 +139,12 @@ class Engine:
         Such runs cannot be ended, and nothing else runs until one ends by itself. 0 while a slot is
         free or a run has a caller that still waits.
         """
-        if len(self._running) < self._max_runs or self._runs_for_somebody:
+        if len(self._running) < self._max_runs or self._has_waiting_caller:
             return 0.0
         return now - max(batch.formed_at for batch in self._running.values())
 
     @property
-    def _runs_for_somebody(self) -> bool:
+    def _has_waiting_caller(self) -> bool:
         running = self._running.values()
         return any(ticket.state is RUNNING for batch in running for ticket in batch.tickets)
 
@@ -184,7 +184,7 @@ class Engine:
         self._accounts.failed(RequestCancelledError(), self._clock() - ticket.received_at)
         self._note_idle()
 
-    def run_aside(self, work: Callable[[Model], None], on_ended: Callable[[], None]) -> bool:
+    def run_in_thread(self, work: Callable[[Model], None], on_ended: Callable[[], None]) -> bool:
         """Run `work` on the model in a thread if there is room; return whether it was started.
 
         There is room while no request waits and fewer than half of the run slots are occupied. The
@@ -501,11 +501,11 @@ class Engine:
 
     def _expire(self, tickets: list[Ticket], now: float) -> None:
         for ticket in tickets:
-            where = "in the queue" if ticket.state is WAITING else "while it ran"
+            location = "in the queue" if ticket.state is WAITING else "while it ran"
             ticket.state = DONE
             waited_s = now - ticket.received_at
             passes = "passed" if ticket.deadline <= now else "would pass before an answer"
-            msg = f"the deadline {passes} {where}, {waited_s:.3g} s after the request arrived"
+            msg = f"the deadline {passes} {location}, {waited_s:.3g} s after the request arrived"
             self._fail(ticket, DeadlineExceededError(msg), now)
 
     # Stopping

@@ -149,7 +149,7 @@ class BatchQueue:
         if head.group is None:
             batch = _take_in_order(levels, limit)
         else:
-            batch = self._take_alike(levels[0], limit, overhead_for)
+            batch = self._take_compatible(levels[0], limit, overhead_for)
         level_rows = self._level_rows
         rows = 0
         for ticket in batch:
@@ -167,18 +167,18 @@ class BatchQueue:
         self.rows -= ticket.rows
         self._level_rows[ticket.level] -= ticket.rows
 
-    def _take_alike(
+    def _take_compatible(
         self, level: deque[Ticket], limit: int, overhead_for: Callable[[int], float]
     ) -> list[Ticket]:
         """Return the head and the tickets of its group whose length is near enough."""
         head = level[0]
         waiting = [level[i] for i in range(min(len(level), _LOOK_AHEAD))]
-        alike = [ticket for ticket in waiting if ticket.group == head.group]
-        if self._max_padding_ratio is None or all(t.length == head.length for t in alike):
-            batch = _fill(alike, limit)
+        group = [ticket for ticket in waiting if ticket.group == head.group]
+        if self._max_padding_ratio is None or all(t.length == head.length for t in group):
+            batch = _fill(group, limit)
         else:
             batch = cheapest_group(
-                alike,
+                group,
                 limit=limit,
                 max_ratio=self._max_padding_ratio,
                 overhead=overhead_for(head.length),
@@ -206,10 +206,10 @@ def _take_in_order(levels: list[deque[Ticket]], limit: int) -> list[Ticket]:
     return batch
 
 
-def _fill(alike: list[Ticket], limit: int) -> list[Ticket]:
-    batch = [alike[0]]
-    rows = alike[0].rows
-    for ticket in alike[1:]:
+def _fill(group: list[Ticket], limit: int) -> list[Ticket]:
+    batch = [group[0]]
+    rows = group[0].rows
+    for ticket in group[1:]:
         if rows + ticket.rows > limit:
             break
         batch.append(ticket)

@@ -29,9 +29,9 @@ FIRST_CHECKS: Final = 8
 """Number of first checks that run without waiting for the sampling ratio."""
 LEAST_INTERVAL_S: Final = 1.0
 """Minimum time from the end of a check to the next one."""
-PAY_BACK: Final = 100.0
+REPAY_RATIO: Final = 100.0
 """Seconds without a check for each second that one ran: checks take at most 1 % of the time."""
-_BUSY_AGAIN_S: Final = 0.1
+_RETRY_BUSY_S: Final = 0.1
 """Delay before another batch is tried after requests left no room for a check."""
 _LONGEST_RUN_S: Final = 3.0
 """Batches that took longer are not checked: three runs in the only slot would make a replica look
@@ -74,20 +74,20 @@ def check_row(
     Args:
         scales: Largest value of each output in earlier checks; updated.
     """
-    chosen = sample.tickets[sample.request]
+    selected = sample.tickets[sample.request]
 
     def run_alone() -> Tensors:
         # Copied for each run: a model may change its inputs in place, and other code may hold them.
-        inputs = chosen.request.inputs.items()
+        inputs = selected.request.inputs.items()
         row = {name: _row(array, sample.row).copy() for name, array in inputs}
-        return run_model(model, row, names, [chosen])
+        return run_model(model, row, names, [selected])
 
     def run_again() -> Tensors:
         inputs, padded_to = join(sample.tickets, plan)
         outputs = run_model(model, inputs, names, sample.tickets)
         parts = split(outputs, sample.tickets, plan=plan, padded_to=padded_to)
-        answered_again = arrays_of(parts[sample.request]).items()
-        return {name: _row(array, sample.row) for name, array in answered_again}
+        reanswered = arrays_of(parts[sample.request]).items()
+        return {name: _row(array, sample.row) for name, array in reanswered}
 
     try:
         answer = sample.answer
@@ -105,8 +105,8 @@ def check_row(
         )
     except Exception as error:  # noqa: BLE001  # a plug-in call
         # The model's error message may quote the row.
-        why = error.code if isinstance(error, HeadraceError) else type(error).__name__
-        _log.warning("a row of a batch failed when it was run alone", extra={"error": why})
+        reason = error.code if isinstance(error, HeadraceError) else type(error).__name__
+        _log.warning("a row of a batch failed when it was run alone", extra={"error": reason})
         return RowOutcome.FAILED, None
 
 
@@ -167,7 +167,7 @@ class RowChecker:
         ratio: Share of the batches that are checked after the first few; 0 checks none.
         counts: Counts to update.
         listen: Registers a callback for each batch that ran; None unregisters it.
-        run_aside: As `Engine.run_aside`.
+        run_in_thread: As `Engine.run_in_thread`.
         later: Calls back after a number of seconds, as an event loop's `call_later`.
         soon: Calls back after tickets are completed, as an event loop's `call_soon`.
     """
@@ -181,7 +181,7 @@ class RowChecker:
         ratio: float,
         counts: RowCheckCounts,
         listen: Callable[[Callable[[Batch], None] | None], None],
-        run_aside: Callable[[Callable[[Model], None], Callable[[], None]], bool],
+        run_in_thread: Callable[[Callable[[Model], None], Callable[[], None]], bool],
         later: Callable[[float, Callable[[], None]], object],
         soon: Callable[[Callable[[], None]], object],
         chance: random.Random | None = None,
@@ -193,7 +193,7 @@ class RowChecker:
         self._ratio = ratio
         self._counts = counts
         self._listen = listen
-        self._run_aside = run_aside
+        self._run_in_thread = run_in_thread
         self._later = later
         self._soon = soon
         self._chance = chance or random.Random()  # noqa: S311  # sampling
@@ -263,8 +263,8 @@ class RowChecker:
         def ended() -> None:
             self._note(*result[0], took_s=self._clock() - started)
 
-        if not self._run_aside(work, ended):
-            self._skip(_BUSY_AGAIN_S)
+        if not self._run_in_thread(work, ended):
+            self._skip(_RETRY_BUSY_S)
 
     def _note(
         self, outcome: RowOutcome, difference: RowDifference | None, *, took_s: float
@@ -282,7 +282,7 @@ class RowChecker:
         if self._checks >= FIRST_CHECKS:
             gap = self._chance.expovariate(self._ratio)
             self._due_at_batch = self._statistics.execution_count + int(gap)
-        pause_s = max(LEAST_INTERVAL_S, PAY_BACK * took_s)
+        pause_s = max(LEAST_INTERVAL_S, REPAY_RATIO * took_s)
         self._due_at = self._clock() + pause_s
         self._wait(pause_s)
 
@@ -319,16 +319,16 @@ def note_scales(scales: dict[str, float], outputs: Tensors) -> None:
 
 
 def _worst_difference(
-    got: Tensors, want: Tensors, scales: Mapping[str, float]
+    actual: Tensors, expected: Tensors, scales: Mapping[str, float]
 ) -> tuple[str, float] | None:
     """Return the output with the largest difference beyond rounding, and that difference, or None.
 
     Labels and texts count only if no output has scores: a label may flip where two scores tie.
     """
-    has_scores = any(array.dtype.kind in "fc" for array in want.values())
+    has_scores = any(array.dtype.kind in "fc" for array in expected.values())
     worst: tuple[str, float] | None = None
-    for name, array in want.items():
-        ratio = _difference(got[name], array, scales.get(name, 0.0))
+    for name, array in expected.items():
+        ratio = _difference(actual[name], array, scales.get(name, 0.0))
         if has_scores and array.dtype.kind not in "fc" and np.isfinite(ratio):
             continue
         if ratio > _tolerance(array) and (worst is None or ratio > worst[1]):
@@ -336,11 +336,11 @@ def _worst_difference(
     return worst
 
 
-def _difference(got: Array, want: Array, scale: float) -> float:
+def _difference(actual: Array, expected: Array, scale: float) -> float:
     """Return `difference_ratio`, relative to `scale` where that exceeds every value in `want`."""
-    if got.shape != want.shape or got.dtype.kind != "f":
-        return difference_ratio(got, want)
-    with_scale = [np.append(array.astype(np.float64), scale) for array in (got, want)]
+    if actual.shape != expected.shape or actual.dtype.kind != "f":
+        return difference_ratio(actual, expected)
+    with_scale = [np.append(array.astype(np.float64), scale) for array in (actual, expected)]
     return difference_ratio(*with_scale)
 
 

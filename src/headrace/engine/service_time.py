@@ -100,10 +100,10 @@ class ServiceTimes:
         bucket = _bucket(length)
         overhead = self._overheads.get(bucket)
         if overhead is None:
-            overhead = self._overheads[bucket] = self._look_at_overhead(bucket)
+            overhead = self._overheads[bucket] = self._update_overhead(bucket)
         return overhead
 
-    def _look_at_overhead(self, length_bucket: int) -> float:
+    def _update_overhead(self, length_bucket: int) -> float:
         row_s_by_rows = self._by_rows(length_bucket)
         if len(row_s_by_rows) < 2:  # noqa: PLR2004  # a slope needs two
             return USUAL_OVERHEAD
@@ -124,9 +124,9 @@ class ServiceTimes:
         self._before[cell] = before
         self._slower.append((cell, row_s))
         if len(self._slower) == _IN_A_ROW:
-            self._begin_anew()
+            self._restart()
 
-    def _begin_anew(self) -> None:
+    def _restart(self) -> None:
         """Keep the averages of the slow runs and drop the older ones of smaller batches.
 
         Those of larger batches stay: if they look too good, such a batch runs next and corrects

@@ -7,7 +7,7 @@ from typing import Final
 
 from headrace.core import VARIABLE, ModelSignature
 from headrace.engine.service_time import ServiceTimes
-from headrace.runtimes import Model, made_up_inputs
+from headrace.runtimes import Model, generated_inputs
 
 _log = logging.getLogger(__name__)
 
@@ -77,7 +77,7 @@ def _time_run(
     model: Model, *, rows: int, length: int, clock: Callable[[], float], until: float
 ) -> float | None:
     """Return the seconds of the fastest of several runs; None if the model refuses such inputs."""
-    inputs = made_up_inputs(model, rows=rows, variable=length)
+    inputs = generated_inputs(model, rows=rows, variable=length)
     best = float("inf")
     for _ in range(_REPEATS):
         before = clock()

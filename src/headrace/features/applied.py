@@ -80,7 +80,7 @@ def apply_definitions(
     """
     spec = checked(read_text(path))
     check_code_allowed(spec, allow_code=allow_code)
-    return _put_in_force(self_contained(spec, path.absolute().parent), home)
+    return _activate(self_contained(spec, path.absolute().parent), home)
 
 
 def apply_feast(repo: Path, home: Path) -> tuple[list[DefinitionChange], Sequence[LeftOut]]:
@@ -101,10 +101,10 @@ def apply_feast(repo: Path, home: Path) -> tuple[list[DefinitionChange], Sequenc
         )
         raise FailedPreconditionError(f"{message} ({examples})" if examples else message)
     spec = self_contained(checked(imported.document), repository.path)
-    return _put_in_force(spec, home), imported.left_out
+    return _activate(spec, home), imported.left_out
 
 
-def _put_in_force(spec: DefinitionsSpec, home: Path) -> list[DefinitionChange]:
+def _activate(spec: DefinitionsSpec, home: Path) -> list[DefinitionChange]:
     text = spec.model_dump_json(indent=2)
     try:
         before = _read(home)
@@ -189,15 +189,15 @@ def _changes(before: Definitions | None, after: Definitions) -> Iterator[Definit
         ("on-demand view", old.on_demand_views, after.on_demand_views),
         ("service", old.services, after.services),
     )
-    for kind, was, now in kinds:
+    for kind, previous, now in kinds:
         for name, definition in now.items():
-            if name not in was:
+            if name not in previous:
                 yield DefinitionChange(kind=kind, name=name, what="created")
-            elif was[name] != definition:
-                is_other = was[name].schema_hash != definition.schema_hash
+            elif previous[name] != definition:
+                is_other = previous[name].schema_hash != definition.schema_hash
                 yield DefinitionChange(
                     kind=kind, name=name, what="changed", has_other_schema=is_other
                 )
-        for name in was:
+        for name in previous:
             if name not in now:
                 yield DefinitionChange(kind=kind, name=name, what="removed")

@@ -70,8 +70,8 @@ class RequestParser:
                 columns[name] = column
         lengths = {name: len(columns[name]) for name in (*joins, *taken) if name in columns}
         if len(set(lengths.values())) > 1:
-            what = "columns" if request_values else "join keys"
-            problems.append(f"{what} have different numbers of rows: {lengths}")
+            description = "columns" if request_values else "join keys"
+            problems.append(f"{description} have different numbers of rows: {lengths}")
         rows = max(lengths.values(), default=0)
         if rows > MAX_ROWS:
             problems.append(f"there are more than {MAX_ROWS} rows; ask in several parts")
@@ -88,10 +88,10 @@ def _listed(column: Sequence[object] | Array) -> Sequence[object]:
     return column.tolist() if isinstance(column, np.ndarray) else column
 
 
-def _unknown(provided: RawColumns, expected: Sequence[str], what: str) -> list[str]:
+def _unknown(provided: RawColumns, expected: Sequence[str], description: str) -> list[str]:
     unknown = [name for name in provided if name not in expected]
     takes = f"the service takes: {', '.join(expected) or 'none'}" if unknown else ""
-    return [f"{str(name)[:60]!r} is no {what}; {takes}" for name in unknown]
+    return [f"{str(name)[:60]!r} is no {description}; {takes}" for name in unknown]
 
 
 def _column(column: object) -> Sequence[object] | Array | None:
@@ -117,11 +117,11 @@ class RecordCache:
         """Whether the cache is enabled."""
         return self._limit > 0
 
-    def get(self, places: Iterable[Place], now: float) -> dict[Place, Record | None]:
+    def get(self, addresses: Iterable[Place], now: float) -> dict[Place, Record | None]:
         """Return the unexpired cached records of `places`; None where the store has no record."""
         hits: dict[Place, Record | None] = {}
         with self._lock:
-            for address in places:
+            for address in addresses:
                 entry = self._entries.get(address)
                 if entry is not None and now < entry[0]:
                     self._entries.move_to_end(address)
@@ -185,7 +185,7 @@ class RowLayout:
         values: list[float] = []
         for (name, layout, ttl_us), key in zip(self._views, keys, strict=True):
             record = records.get((key, name))
-            unpacked = None if record is None else layout.unpack_whole(record)
+            unpacked = None if record is None else layout.unpack_record(record)
             if unpacked is None or (ttl_us is not None and now_us - unpacked[0] > ttl_us):
                 return None
             values += unpacked[_HEAD:]

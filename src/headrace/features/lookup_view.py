@@ -23,8 +23,8 @@ _SEVERITY: Final = {status: i for i, status in enumerate(FeatureStatus)}
 class FeaturesNotFoundError(NotFoundError):
     """An entity has no value in a view, or no fresh one, and the view's policy is `reject`."""
 
-    def __init__(self, *, entity: str, view: str, status: FeatureStatus, why: str) -> None:
-        super().__init__(f"{entity} has no {why} in feature view '{view}'")
+    def __init__(self, *, entity: str, view: str, status: FeatureStatus, reason: str) -> None:
+        super().__init__(f"{entity} has no {reason} in feature view '{view}'")
         self.entity = entity
         self.view = view
         self.status = status
@@ -64,9 +64,9 @@ class ViewReader:
         self._features = list(dict.fromkeys(features))
         positions = {feature.name: i for i, feature in enumerate(view.features)}
         self._feature_names = [feature.name for feature in self._features]
-        chosen = [positions[name] for name in self._feature_names]
+        selected = [positions[name] for name in self._feature_names]
         # None: all of them in order, the usual case.
-        self._positions = None if chosen == list(range(len(view.features))) else chosen
+        self._positions = None if selected == list(range(len(view.features))) else selected
         self._ttl_us = None if view.ttl_s is None else round(view.ttl_s * _US)
 
     def read(self, records: Sequence[Record | None], keys: Sequence[Key], now_us: int) -> ViewRows:
@@ -129,7 +129,7 @@ class ViewReader:
                 entity=show_key(keys[row]),
                 view=self.view.name,
                 status=FeatureStatus.MISSING,
-                why="value" if reason is None else f"value that can be read ({reason})",
+                reason="value" if reason is None else f"value that can be read ({reason})",
             )
         if self.view.on_stale is MissingValuePolicy.REJECT and is_stale.any():
             row = int(decoded.rows[int(is_stale.argmax())])
@@ -137,7 +137,7 @@ class ViewReader:
                 entity=show_key(keys[row]),
                 view=self.view.name,
                 status=FeatureStatus.STALE,
-                why=f"value that is at most {self.view.ttl_s:g} s old",
+                reason=f"value that is at most {self.view.ttl_s:g} s old",
             )
 
 

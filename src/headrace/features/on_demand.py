@@ -27,7 +27,7 @@ from headrace.features.records import objects
 from headrace.features.values import misfit, value_column
 from headrace.runtimes import where_it_failed
 
-ROWS_AT_ONCE: Final = 10_000
+ROWS_PER_CHUNK: Final = 10_000
 """Maximum number of rows per call, as in a read; a join calls the function several times."""
 _SHOWN: Final = 60
 _PROBED: Final = 2
@@ -56,8 +56,8 @@ class OnDemandFunction:
             RuntimeFailedError: The function failed otherwise, or its output does not fit the view.
         """
         parts = [
-            self._call(inputs, start, min(start + ROWS_AT_ONCE, rows))
-            for start in range(0, rows, ROWS_AT_ONCE)
+            self._call(inputs, start, min(start + ROWS_PER_CHUNK, rows))
+            for start in range(0, rows, ROWS_PER_CHUNK)
         ]
         if not parts:
             return {

@@ -68,7 +68,7 @@ def _readiness(view: FeatureView, store: OnlineStore, now: float) -> ViewReadine
     )
 
 
-ROWS_AT_ONCE: Final = 10_000
+ROWS_PER_CHUNK: Final = 10_000
 OnProgress = Callable[[int, int], None]
 """Called with the number of entities written, and of all entities."""
 
@@ -102,7 +102,7 @@ def materialize(
     until: datetime,
     incremental: bool = False,
     progress: OnProgress | None = None,
-    rows_at_once: int = ROWS_AT_ONCE,
+    rows_per_write: int = ROWS_PER_CHUNK,
 ) -> MaterializeReport:
     """Write the newest values of each entity as of `until`.
 
@@ -110,7 +110,7 @@ def materialize(
         until: With a time zone; rows with later event times are skipped.
         incremental: Reads rows from the newest event time written before, inclusive. Rows that
             arrived later with an older time are then missed; a full run includes them.
-        rows_at_once: Rows per write to the store.
+        rows_per_write: Rows per write to the store.
 
     Raises:
         InvalidArgumentError: `until` has no time zone, or the source does not match the view.
@@ -124,8 +124,8 @@ def materialize(
     rows = newest_rows(view, view.join_keys, since_us=since_us, until_us=until_us)
     layout = RecordLayout(view)
     written = 0
-    for done in range(0, rows.height, rows_at_once):
-        batch = rows.slice(done, rows_at_once)
+    for done in range(0, rows.height, rows_per_write):
+        batch = rows.slice(done, rows_per_write)
         keys = encode_keys(view, [batch[name].to_list() for name in view.join_keys])
         records = layout.encode(batch[TIME].to_numpy(), list(_columns(view, batch)))
         written += store.write(view.name, keys, records)

@@ -175,9 +175,9 @@ class RecordLayout:
         Args:
             features: Positions of the view's features to decode; None for all, in order.
         """
-        chosen = range(len(self._kinds)) if features is None else features
+        selected = range(len(self._kinds)) if features is None else features
         if len(records) == 1 and self._is_flat and (first := records[0]) is not None:
-            decoded = self._decode_one(first, features)
+            decoded = self._decode_record(first, features)
             if decoded is not None:
                 return decoded
         rows: list[int] = []
@@ -201,13 +201,13 @@ class RecordLayout:
         return DecodedRecords(
             rows=np.array(rows, dtype=np.int64),
             event_us=read["event_us"],
-            columns=tuple([columns[i] for i in chosen]),
-            is_present=self._is_present(read, chosen, is_whole=is_whole),
+            columns=tuple([columns[i] for i in selected]),
+            is_present=self._is_present(read, selected, is_whole=is_whole),
             is_whole=is_whole,
             reasons=reasons,
         )
 
-    def unpack_whole(self, record: Record) -> tuple[float, ...] | None:
+    def unpack_record(self, record: Record) -> tuple[float, ...] | None:
         """Return the event time, header fields and values of all features, in order.
 
         None for a record that lacks a value or cannot be read, and for views with text.
@@ -217,7 +217,9 @@ class RecordLayout:
             return None
         return self._packer.unpack(record)
 
-    def _decode_one(self, record: Record, features: Sequence[int] | None) -> DecodedRecords | None:
+    def _decode_record(
+        self, record: Record, features: Sequence[int] | None
+    ) -> DecodedRecords | None:
         """Return `decode` of one complete record without text, the usual case; None for others.
 
         For one row, NumPy's records take longer than the rest of a read.
@@ -240,11 +242,11 @@ class RecordLayout:
             reasons={},
         )
 
-    def _is_present(self, read: Array, chosen: Sequence[int], *, is_whole: bool) -> Booleans:
+    def _is_present(self, read: Array, selected: Sequence[int], *, is_whole: bool) -> Booleans:
         if is_whole:
-            return np.ones((len(read), len(chosen)), dtype=np.bool_)
+            return np.ones((len(read), len(selected)), dtype=np.bool_)
         flags = np.unpackbits(read["flags"], axis=1, bitorder="little").view(np.bool_)
-        return flags[:, list(chosen)]
+        return flags[:, list(selected)]
 
     def _columns(self, read: Array, records: Sequence[Record]) -> list[Array]:
         """Return all features, in order: copies, as the input is neither writable nor aligned."""
@@ -287,11 +289,11 @@ class RecordLayout:
             return "the stored record is damaged"
         if record[_TIME.size : _TIME.size + HASH_BYTES] != self._hash:
             return "the stored record has another schema; materialize the view again"
-        if len(record) < self._dtype.itemsize or not self._is_heap_whole(record):
+        if len(record) < self._dtype.itemsize or not self._is_heap_valid(record):
             return "the stored record is damaged"
         return ""
 
-    def _is_heap_whole(self, record: Record) -> bool:
+    def _is_heap_valid(self, record: Record) -> bool:
         size, before = len(record) - self._dtype.itemsize, 0
         for i in self._heap_features:
             (end,) = struct.unpack_from("<I", record, self._offset(i))

@@ -142,11 +142,11 @@ def time_problems(name: str, schema: pl.Schema, *, is_naive_utc: bool = False) -
 @contextmanager
 def translate_errors(view: FeatureView) -> Iterator[None]:
     """Convert Polars' errors about a source; the message names the view."""
-    where = f"view '{view.name}', {view.source.path}"
+    location = f"view '{view.name}', {view.source.path}"
     try:
         yield
     except UNREADABLE as error:
-        message = f"{where} cannot be read as Parquet: {reason_of(error)}"
+        message = f"{location} cannot be read as Parquet: {reason_of(error)}"
         raise InvalidArgumentError(message) from error
 
 
@@ -211,7 +211,7 @@ def _value_problems(view: FeatureView, frame: pl.LazyFrame, schema: pl.Schema) -
             )
             checks.append(is_lost.sum().alias(f"{name!r} is too large for {datatype}"))
     counts = frame.select(checks).collect(engine="streaming").row(0, named=True)
-    return [f"{what} in {count} rows" for what, count in counts.items() if count]
+    return [f"{description} in {count} rows" for description, count in counts.items() if count]
 
 
 def _whole_numbers(view: FeatureView) -> Iterator[tuple[str, Datatype]]:
@@ -223,6 +223,6 @@ def _whole_numbers(view: FeatureView) -> Iterator[tuple[str, Datatype]]:
             yield feature.name, feature.datatype
 
 
-def _refuse(problems: Sequence[str], where: str) -> None:
+def _refuse(problems: Sequence[str], location: str) -> None:
     if problems:
-        raise InvalidArgumentError("\n  ".join([f"{where}: {problems[0]}", *problems[1:]]))
+        raise InvalidArgumentError("\n  ".join([f"{location}: {problems[0]}", *problems[1:]]))

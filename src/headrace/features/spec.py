@@ -57,17 +57,17 @@ def read_code(spec: OnDemandViewSpec, base_dir: Path) -> str:
     if spec.code is not None:
         return spec.code
     path = base_dir.absolute() / Path(spec.function.rpartition(":")[0]).expanduser()
-    where = f"on-demand view '{spec.name}': {path}"
+    location = f"on-demand view '{spec.name}': {path}"
     try:
         with path.open("rb") as file:
             text = file.read(4 * MAX_CODE_CHARACTERS + 1).decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise InvalidArgumentError(f"{where} is not UTF-8 text (byte {error.start})") from None
+        raise InvalidArgumentError(f"{location} is not UTF-8 text (byte {error.start})") from None
     except OSError as error:
-        raise FailedPreconditionError(f"{where} cannot be read: {error.strerror}") from error
+        raise FailedPreconditionError(f"{location} cannot be read: {error.strerror}") from error
     if len(text) > MAX_CODE_CHARACTERS:
         limit = f"{MAX_CODE_CHARACTERS} characters; move code to an installed package"
-        raise InvalidArgumentError(f"{where} has more than {limit}")
+        raise InvalidArgumentError(f"{location} has more than {limit}")
     return text.replace("\r\n", "\n")
 
 

@@ -13,14 +13,14 @@ _LARGEST_FP32: Final = 3.4028234663852886e38
 Document = Mapping[Any, Any]
 
 
-def repeated(value: object, place: str) -> Iterator[SpecMistake]:
+def repeated(value: object, location: str) -> Iterator[SpecMistake]:
     """Yield the names that occur several times in a list."""
     first_use: dict[str, int] = {}
     for i, item in items(value):
         name = item.get("name")
         if isinstance(name, str) and first_use.setdefault(name, i) != i:
-            message = f"{name!r} is already the name of {place}[{first_use[name]}]"
-            yield SpecMistake(place=f"{place}[{i}].name", message=message)
+            message = f"{name!r} is already the name of {location}[{first_use[name]}]"
+            yield SpecMistake(place=f"{location}[{i}].name", message=message)
 
 
 def join_key(entity: object) -> str:
@@ -49,7 +49,7 @@ def texts(value: object) -> Iterator[tuple[int, str]]:
             yield i, item
 
 
-def misfitting_default(feature: Document, place: str) -> Iterator[SpecMistake]:
+def misfitting_default(feature: Document, location: str) -> Iterator[SpecMistake]:
     """Yield a default that does not fit its column's datatype."""
     default, datatype = feature.get("default"), feature.get("datatype")
     if default is None or not isinstance(default, bool | int | float | str):
@@ -73,7 +73,7 @@ def misfitting_default(feature: Document, place: str) -> Iterator[SpecMistake]:
     if not fits:
         shown = str(default)[:60]
         message = f"{shown} does not fit {datatype}; it should be {expected}"
-        yield SpecMistake(place=place, message=message)
+        yield SpecMistake(place=location, message=message)
 
 
 def _is_float(value: bool | float | str, datatype: str) -> bool:  # noqa: FBT001  # a default of any type
@@ -88,21 +88,21 @@ _FUNCTION: Final = re.compile(r"[^\x00-\x1f\x7f:]+\.py:[A-Za-z_][A-Za-z0-9_]*")
 _Views = Mapping[str, Document]
 
 
-def on_demand_mistakes(view: Document, views: _Views, place: str) -> Iterator[SpecMistake]:
+def on_demand_mistakes(view: Document, views: _Views, path: str) -> Iterator[SpecMistake]:
     """Yield the mistakes of an on-demand view; `views` are the defined feature views."""
     name = view.get("name")
     if isinstance(name, str) and name in views:
         message = f"{name!r} is already the name of a feature view"
-        yield SpecMistake(place=f"{place}.name", message=message)
+        yield SpecMistake(place=f"{path}.name", message=message)
     function = view.get("function")
     if isinstance(function, str) and not _FUNCTION.fullmatch(function):
         message = f"{function[:200]!r} is not FILE.py:NAME, such as ratios.py:ratios"
-        yield SpecMistake(place=f"{place}.function", message=message)
+        yield SpecMistake(place=f"{path}.function", message=message)
     taken: dict[str, str] = {}
     is_full = view.get("full_feature_names") is True
-    yield from _columns(view.get("inputs"), views, taken, f"{place}.inputs", is_full=is_full)
+    yield from _columns(view.get("inputs"), views, taken, f"{path}.inputs", is_full=is_full)
     for i, column in items(view.get("request_columns")):
-        location = f"{place}.request_columns[{i}]"
+        location = f"{path}.request_columns[{i}]"
         yield from misfitting_default(column, f"{location}.default")
         shown_as = column.get("name")
         if shown_as == EVENT_TIMESTAMP:
@@ -114,29 +114,31 @@ def on_demand_mistakes(view: Document, views: _Views, place: str) -> Iterator[Sp
             taken.setdefault(shown_as, "a request column")
     if not taken and not list(texts(view.get("inputs"))):
         message = "has no inputs; set `inputs` from feature views, or `request_columns`"
-        yield SpecMistake(place=place, message=message)
-    yield from repeated(view.get("features"), f"{place}.features")
+        yield SpecMistake(place=path, message=message)
+    yield from repeated(view.get("features"), f"{path}.features")
     for i, feature in items(view.get("features")):
-        yield from misfitting_default(feature, f"{place}.features[{i}].default")
+        yield from misfitting_default(feature, f"{path}.features[{i}].default")
 
 
 def service_mistakes(
-    service: Document, views: _Views, entities: Document, place: str
+    service: Document, views: _Views, entities: Document, location: str
 ) -> Iterator[SpecMistake]:
     """Yield the mistakes of a service; `views` are feature views and on-demand views."""
     used = [item.partition(":")[0] for _, item in texts(service.get("features"))]
     taken = _reserved([name for name in used if name in views], views, entities)
-    yield from _request_columns(dict.fromkeys(used), views, taken, place)
+    yield from _request_columns(dict.fromkeys(used), views, taken, location)
     is_full = service.get("full_feature_names") is True
-    yield from _columns(service.get("features"), views, taken, f"{place}.features", is_full=is_full)
+    yield from _columns(
+        service.get("features"), views, taken, f"{location}.features", is_full=is_full
+    )
 
 
 def _columns(
-    value: object, views: _Views, taken: dict[str, str], place: str, *, is_full: bool
+    value: object, views: _Views, taken: dict[str, str], path: str, *, is_full: bool
 ) -> Iterator[SpecMistake]:
     """Yield mistakes in a list of `VIEW` and `VIEW:FEATURE`; names in `taken` are not available."""
     for i, item in texts(value):
-        location = f"{place}[{i}]"
+        location = f"{path}[{i}]"
         view_name, colon, feature_name = item.partition(":")
         if view_name not in views:
             available = ", ".join(map(str, views)) or "none"
@@ -175,7 +177,7 @@ def _reserved(used: Sequence[str], views: _Views, entities: Document) -> dict[st
 
 
 def _request_columns(
-    used: Mapping[str, None], views: _Views, taken: dict[str, str], place: str
+    used: Mapping[str, None], views: _Views, taken: dict[str, str], location: str
 ) -> Iterator[SpecMistake]:
     """Yield mistakes of request columns: those with the same name must be the same column."""
     columns: dict[str, tuple[object, object]] = {}
@@ -185,7 +187,7 @@ def _request_columns(
             if name in taken or columns.setdefault(name, kind) != kind:
                 conflict = taken.get(name, "a request column of another datatype or default")
                 message = f"view {view_name!r} has the request column {name!r}, which is {conflict}"
-                yield SpecMistake(place=f"{place}.features", message=message)
+                yield SpecMistake(place=f"{location}.features", message=message)
     taken |= dict.fromkeys(columns, "a request column")
 
 
@@ -209,10 +211,10 @@ def consistency_mistakes(document: Document) -> list[SpecMistake]:
     return mistakes
 
 
-def _view_mistakes(view: Document, entities: Document, place: str) -> Iterator[SpecMistake]:
+def _view_mistakes(view: Document, entities: Document, path: str) -> Iterator[SpecMistake]:
     taken: dict[str, str] = {}
     for i, name in texts(view.get("entities")):
-        location = f"{place}.entities[{i}]"
+        location = f"{path}.entities[{i}]"
         entity = entities.get(name)
         if entity is None:
             available = ", ".join(map(str, entities)) or "none"
@@ -225,10 +227,10 @@ def _view_mistakes(view: Document, entities: Document, place: str) -> Iterator[S
             message = f"has the join key {key!r}, as {taken[key]}; give one entity another join key"
             yield SpecMistake(place=location, message=message)
         taken.setdefault(key, f"entity {name!r}")
-    yield from _columns_of_source(view, taken, place)
-    yield from repeated(view.get("features"), f"{place}.features")
+    yield from _columns_of_source(view, taken, path)
+    yield from repeated(view.get("features"), f"{path}.features")
     for i, feature in items(view.get("features")):
-        yield from misfitting_default(feature, f"{place}.features[{i}].default")
+        yield from misfitting_default(feature, f"{path}.features[{i}].default")
 
 
 def _columns_of_source(view: Document, taken: dict[str, str], place: str) -> Iterator[SpecMistake]:
@@ -257,12 +259,12 @@ def _columns_of_source(view: Document, taken: dict[str, str], place: str) -> Ite
         taken.setdefault(name, part)
 
 
-def _repeated_names(mapping: object, place: str) -> Iterator[SpecMistake]:
+def _repeated_names(mapping: object, location: str) -> Iterator[SpecMistake]:
     """Yield mistakes of two columns of a file with the same name in the view."""
     taken: dict[object, object] = {}
     for column, name in (mapping if isinstance(mapping, Mapping) else {}).items():
         if isinstance(name, str) and name in taken:
             message = f"{name!r} is already the name of column {taken[name]!r}"
-            yield SpecMistake(place=f"{place}.{column}", message=message)
+            yield SpecMistake(place=f"{location}.{column}", message=message)
         elif isinstance(name, str):
             taken[name] = column

@@ -106,8 +106,8 @@ class EnvoyNotFoundError(FailedPreconditionError):
 class UnsafeDirectoryError(FailedPreconditionError):
     """A directory for sockets has another owner, or is writable by others."""
 
-    def __init__(self, path: Path, why: str) -> None:
-        super().__init__(f"{path} cannot hold sockets and configuration: {why}")
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"{path} cannot hold sockets and configuration: {reason}")
         self.path = path
 
 

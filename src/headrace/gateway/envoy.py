@@ -143,8 +143,8 @@ class EnvoyGateway:
         self._hold(process)
         try:
             with contextlib.suppress(OSError):  # it may have ended
-                _, most = resource.prlimit(process.pid, resource.RLIMIT_NOFILE)
-                resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (most, most))
+                _, maximum = resource.prlimit(process.pid, resource.RLIMIT_NOFILE)
+                resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (maximum, maximum))
             on_spawn(process.pid)
             await self._started(process, snapshot, offset)
         except BaseException as error:
@@ -388,10 +388,10 @@ class EnvoyGateway:
     async def _gauge(self, name: str) -> int:
         return int((await self.admin.stats(re.escape(name), StatKind.GAUGE)).get(name, 0))
 
-    def _failed(self, what: str, offset: int) -> GatewayUnavailableError:
+    def _failed(self, description: str, offset: int) -> GatewayUnavailableError:
         text = read_from(self.log_path, offset)
         reason = reason_in(text) or last_lines(text, _LOG_LINES) or "no log output"
-        return GatewayUnavailableError(f"Envoy {what}: {reason}")
+        return GatewayUnavailableError(f"Envoy {description}: {reason}")
 
     async def _drain(self, deadline: float) -> None:
         """Close the ports, tell callers to leave, wait for running requests."""

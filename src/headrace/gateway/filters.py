@@ -38,7 +38,7 @@ CREDENTIALS: Final = ("authorization", "x-api-key")
 AUTHORIZE_FILTER: Final = "headrace.authorize"
 GUARDS: Final = (IDENTIFY.filter_name, AUTHORIZE_FILTER)
 """Authentication filters; the system's own requests, by the private socket, bypass them."""
-_ANYBODY_KNOWN: Final = EndpointAccess()
+_ANY_AUTHENTICATED: Final = EndpointAccess()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +54,7 @@ class AuthFilters:
 
     def access(self, endpoint: EndpointRoute) -> EndpointAccess | None:
         """Return the authentication that `endpoint` requires; None for none."""
-        access = endpoint.access or (_ANYBODY_KNOWN if self.closed else None)
+        access = endpoint.access or (_ANY_AUTHENTICATED if self.closed else None)
         return None if access is None or access.public else access
 
     def endpoint(self, endpoint: EndpointRoute, version: str = "") -> Resource:
@@ -74,27 +74,27 @@ class AuthFilters:
 
     def unknown(self) -> Resource:
         """Return the filters of a route to a missing endpoint: as for one with authentication."""
-        return _identify(_rule(_ANYBODY_KNOWN, NAMED)) if self.identifies_callers else {}
+        return _identify(_rule(_ANY_AUTHENTICATED, NAMED)) if self.identifies_callers else {}
 
     def grpc_unknown(self) -> Resource:
         """Return the same for a gRPC route that is chosen after the model's name was read."""
-        return _authorize(_rule(_ANYBODY_KNOWN, NAMED)) if self.identifies_callers else {}
+        return _authorize(_rule(_ANY_AUTHENTICATED, NAMED)) if self.identifies_callers else {}
 
     def every(self) -> Resource:
         """Return the filters of a route about all endpoints."""
-        return _identify(_rule(_ANYBODY_KNOWN, EVERY)) if self.identifies_callers else {}
+        return _identify(_rule(_ANY_AUTHENTICATED, EVERY)) if self.identifies_callers else {}
 
     def listing(self, endpoints: Sequence[EndpointRoute]) -> Resource:
         """Return the filters of a route that lists the endpoints that the caller may use."""
         if not self.identifies_callers:
             return {}
         marked = sorted((e.name, "!" if self.access(e) else "") for e in endpoints)
-        rule = _rule(_ANYBODY_KNOWN, LISTED) if self.closed else f"{LISTED}||"
+        rule = _rule(_ANY_AUTHENTICATED, LISTED) if self.closed else f"{LISTED}||"
         return _identify(rule, endpoints=" ".join(mark + name for name, mark in marked))
 
     def server(self) -> Resource:
         """Return the filters of a route without endpoint, for any authenticated caller."""
-        return _identify(_rule(_ANYBODY_KNOWN)) if self.closed else {}
+        return _identify(_rule(_ANY_AUTHENTICATED)) if self.closed else {}
 
     def grpc_check(self, *, health: bool = False, every: bool = False) -> Resource:
         """Return the filters of a gRPC call's first route, before its model is known.
@@ -107,10 +107,10 @@ class AuthFilters:
         if not self.identifies_callers:
             return {}
         needs_caller = self.closed and not health
-        at_once = _rule(_ANYBODY_KNOWN) if needs_caller and not self.has_public else ""
+        at_once = _rule(_ANY_AUTHENTICATED) if needs_caller and not self.has_public else ""
         after = _AUTHORIZE_IDLE
         if needs_caller or every:
-            after = _authorize(_rule(_ANYBODY_KNOWN, EVERY if every else ""))
+            after = _authorize(_rule(_ANY_AUTHENTICATED, EVERY if every else ""))
         return {**_identify(f"{KEEP}{at_once}"), **after}
 
 

@@ -223,12 +223,12 @@ def _descriptors(
     descriptors: list[Json] = []
     for endpoint in endpoints:
         if limiting.counter(endpoint.limits) is counter:
-            where: Resource = {"key": "endpoint", "value": endpoint.name}
+            location: Resource = {"key": "endpoint", "value": endpoint.name}
             address: Resource = {"key": "masked_remote_address"}
             per_caller = endpoint.limits.per_caller
-            descriptors += _descriptor(endpoint.limits.total, factor, where)
-            descriptors += _descriptor(per_caller, factor, where, {"key": "caller"})
-            descriptors += _descriptor(per_caller, factor, where, _ANONYMOUS, address)
+            descriptors += _descriptor(endpoint.limits.total, factor, location)
+            descriptors += _descriptor(per_caller, factor, location, {"key": "caller"})
+            descriptors += _descriptor(per_caller, factor, location, _ANONYMOUS, address)
     if limiting.tiers is counter:
         for tier in access.tiers:
             named: Resource = {"key": "tier", "value": tier.name}
@@ -266,9 +266,9 @@ def _header(name: str, key: str, *, may_lack: bool = False) -> Resource:
 
 def _mark(name: str, key: str) -> Resource:
     """Return a route's value of `name`; without a value the whole descriptor is left out."""
-    where: Resource = {"key": _NAMESPACE, "path": [{"key": name}]}
+    location: Resource = {"key": _NAMESPACE, "path": [{"key": name}]}
     return {
-        "metadata": {"descriptor_key": key, "source": "ROUTE_ENTRY", "metadata_key": where},
+        "metadata": {"descriptor_key": key, "source": "ROUTE_ENTRY", "metadata_key": location},
     }
 
 
@@ -301,7 +301,7 @@ def _shared_filter() -> Resource:
         "rate_limited_as_resource_exhausted": True,
         "disable_x_envoy_ratelimited_header": True,
         "rate_limit_service": {"transport_api_version": "V3", "grpc_service": service},
-        "rate_limits": _ASKED_ACTIONS,
+        "rate_limits": _LIMIT_ACTIONS,
     }
     return _disabled(_SHARED_FILTER, _SHARED_TYPE, config)
 
@@ -347,7 +347,7 @@ _NOT_NAMED: Final[Resource] = {
 _ADDRESS: Final[Resource] = {
     "masked_remote_address": {"v4_prefix_mask_len": 32, "v6_prefix_mask_len": _IPV6_NETWORK}
 }
-_ASKED_ACTIONS: Final[Json] = [
+_LIMIT_ACTIONS: Final[Json] = [
     {
         "actions": [
             _mark("shared", "endpoint"),

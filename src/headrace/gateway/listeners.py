@@ -103,12 +103,15 @@ _CASES: Final = (
     # error.
     *(
         _Case(
-            when=_details_are("query_missing_content_type", where),
+            when=_details_are("query_missing_content_type", location),
             text="Method Not Allowed",
             status=405,
             allow=allow,
         )
-        for where, allow in ((f"request.path.matches('{_POSTED}')", "POST"), ("true", "GET, HEAD"))
+        for location, allow in (
+            (f"request.path.matches('{_POSTED}')", "POST"),
+            ("true", "GET, HEAD"),
+        )
     ),
     # A script sets the reason.
     _Case(when={"and_filter": {"filters": [_status("EQ", 400), _details_are("lua_response")]}}),

@@ -146,10 +146,15 @@ def _refusing() -> Iterator[None]:
         UnsupportedGeneralNameType,
     )
 
-    odd = (ValueError, TypeError, UnsupportedAlgorithm)
+    expected_errors = (ValueError, TypeError, UnsupportedAlgorithm)
     try:
         yield
-    except (*odd, DuplicateExtension, InvalidVersion, UnsupportedGeneralNameType) as error:
+    except (
+        *expected_errors,
+        DuplicateExtension,
+        InvalidVersion,
+        UnsupportedGeneralNameType,
+    ) as error:
         raise CertificateRefusedError("cannot be parsed") from error
 
 
@@ -213,13 +218,13 @@ def _check_usage(leaf: "x509.Certificate", *, server: bool) -> None:
         raise CertificateRefusedError(f"its extended key usage does not include {kind}")
 
 
-def _check_dates(certificate: "x509.Certificate", now: float, what: str) -> None:
-    begins = certificate.not_valid_before_utc.timestamp()
+def _check_dates(certificate: "x509.Certificate", now: float, description: str) -> None:
+    starts = certificate.not_valid_before_utc.timestamp()
     ends = certificate.not_valid_after_utc.timestamp()
-    if now < begins:
-        raise OutOfDateError(f"{what} is not valid before {_day(begins)}")
+    if now < starts:
+        raise OutOfDateError(f"{description} is not valid before {_day(starts)}")
     if now > ends:
-        raise OutOfDateError(f"{what} expired {_day(ends)}")
+        raise OutOfDateError(f"{description} expired {_day(ends)}")
 
 
 def _check_order(chain: "Sequence[x509.Certificate]") -> None:

@@ -92,10 +92,10 @@ class ArmStatistics(msgspec.Struct, frozen=True, kw_only=True):
             latency={bucket: count for bucket, count in latency.items() if count},
         )
         numbers = (more.requests, more.errors, more.rejections, more.abandoned)
-        is_anew = min(numbers) < 0 or any(
+        is_reset = min(numbers) < 0 or any(
             self.latency.get(bucket, 0) < count for bucket, count in before.latency.items()
         )
-        return self if is_anew else more
+        return self if is_reset else more
 
     def plus(self, other: "ArmStatistics") -> "ArmStatistics":
         """Return the sum of both, limited to the largest number that can be stored."""
@@ -355,10 +355,10 @@ def read_handshakes(match: Mapping[str, str | int]) -> dict[tuple[str, str], Han
     """Return Envoy's counters and gauges, by endpoint and arm key."""
     counts: dict[tuple[str, str], dict[str, int]] = {}
     for name, value in match.items():
-        _, cluster, what = name.split(".", 2)
+        _, cluster, description = name.split(".", 2)
         arm = arm_of(cluster)
         if arm is not None:
             fields = counts.setdefault(arm, {})
-            field = _FIELDS[what]
+            field = _FIELDS[description]
             fields[field] = fields.get(field, 0) + int(value)
     return {arm: Handshakes(**fields) for arm, fields in counts.items()}

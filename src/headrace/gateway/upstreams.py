@@ -142,8 +142,8 @@ def authorities(settings: EnvoySettings, *, bundles: Sequence[str] = _BUNDLES) -
     """
     if settings.ca_file is not None:
         return settings.ca_file
-    ours = ssl.get_default_verify_paths().cafile
-    for path in map(Path, (*((ours,) if ours else ()), *bundles)):
+    system_bundle = ssl.get_default_verify_paths().cafile
+    for path in map(Path, (*((system_bundle,) if system_bundle else ()), *bundles)):
         if path.is_file():
             return path
     raise FailedPreconditionError(

@@ -49,7 +49,7 @@ async def read_counts(supervisor: EnvoySupervisor, bundle: Bundle) -> EnvoyCount
     every = await supervisor.read_endpoints(names)
     splits = await supervisor.read_arms(compared) if compared else None
     active = await supervisor.in_flight()
-    shaken = await supervisor.handshakes() if lead_out else {}
+    handshakes = await supervisor.handshakes() if lead_out else {}
     healthy = {} if splits is None else splits.healthy
     return EnvoyCounts(
         epoch=every.epoch,
@@ -65,10 +65,10 @@ async def read_counts(supervisor: EnvoySupervisor, bundle: Bundle) -> EnvoyCount
             UpstreamState(
                 endpoint=name,
                 key=key,
-                handshakes=shaken.get((name, key), Handshakes()),
+                handshakes=handshakes.get((name, key), Handshakes()),
                 healthy=healthy.get((name, key)),
             )
-            for name, key in sorted(shaken.keys() | healthy.keys())
+            for name, key in sorted(handshakes.keys() | healthy.keys())
         ),
     )
 
@@ -230,12 +230,12 @@ class GatewayAgent:
         self.last_contact_at, self.disconnect_reason = self.clock.monotonic(), ""
         self.answers += 1
 
-    def _note_failure(self, why: str) -> None:
+    def _note_failure(self, reason: str) -> None:
         self.failures += 1
-        if why != self.disconnect_reason:
-            extra = {"error": why}
+        if reason != self.disconnect_reason:
+            extra = {"error": reason}
             _LOG.warning("cannot reach the control plane; serving the active version", extra=extra)
-        self.disconnect_reason = why
+        self.disconnect_reason = reason
 
     async def _report(self) -> None:
         failures = 0

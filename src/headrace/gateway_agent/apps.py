@@ -138,9 +138,9 @@ def own_families(agent: GatewayAgent) -> list[Family]:
     """Return the agent's own metrics."""
     applier, now = agent.applier, agent.clock.monotonic()
     routes = 0 if applier.in_force is None else len(applier.in_force.routes)
-    heard: list[tuple[Labels, float]] = []
+    ages: list[tuple[Labels, float]] = []
     if agent.last_contact_at is not None:
-        heard.append(((), now - agent.last_contact_at))
+        ages.append(((), now - agent.last_contact_at))
     held = sorted(agent.holding.activator.held.items())
     return [
         gauge("headrace_agent_ready", "1 while Envoy serves, else 0.", [((), applier.is_ready)]),
@@ -148,7 +148,7 @@ def own_families(agent: GatewayAgent) -> list[Family]:
         gauge(
             "headrace_agent_heard_seconds",
             "Seconds since the last response of the control plane.",
-            heard,
+            ages,
         ),
         gauge(
             "headrace_agent_refused",

@@ -62,13 +62,13 @@ class AgentRun:
         stopping.cancel()
         drain_s = self.settings.drain_timeout_s
         _LOG.info("stopping", extra={"drain_s": drain_s})
-        gentle = asyncio.create_task(self.agent.applier.stop(drain_s=drain_s))
-        hurry = asyncio.create_task(self._hurry.wait())
-        await asyncio.wait({gentle, hurry}, return_when=asyncio.FIRST_COMPLETED)
-        hurry.cancel()
-        if not gentle.done():
-            gentle.cancel()
-            await asyncio.wait({gentle})
+        draining = asyncio.create_task(self.agent.applier.stop(drain_s=drain_s))
+        stop_now = asyncio.create_task(self._hurry.wait())
+        await asyncio.wait({draining, stop_now}, return_when=asyncio.FIRST_COMPLETED)
+        stop_now.cancel()
+        if not draining.done():
+            draining.cancel()
+            await asyncio.wait({draining})
             await self.agent.applier.stop(drain_s=0.0)
         serving.cancel()
         await asyncio.wait({serving})
@@ -156,7 +156,10 @@ def assemble(settings: AgentSettings, clock: Clock, opened: contextlib.ExitStack
     )
     tls.open(settings.tls)
     admin = listen(
-        settings.admin_host, settings.admin_port, what="the agent's health", flag="--admin-port"
+        settings.admin_host,
+        settings.admin_port,
+        description="the agent's health",
+        flag="--admin-port",
     )
     opened.callback(admin.close)
     control_listener = listen_unix(run / "control.sock")

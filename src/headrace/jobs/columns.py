@@ -205,8 +205,8 @@ def _lists(
         values = cast.fill_null(fill).to_numpy().astype(spec.datatype.dtype)
     for index in missing.arg_true().to_list():
         row = int(np.searchsorted(ends, index, side="right"))
-        why = f"column '{column.name}' holds a value that is no {spec.datatype}: "
-        window.bad.setdefault(row, f"{why}{str(flat[index])[:_SHOWN]}")
+        cause = f"column '{column.name}' holds a value that is no {spec.datatype}: "
+        window.bad.setdefault(row, f"{cause}{str(flat[index])[:_SHOWN]}")
     size = width(shape)
     if size is None:
         _ragged(column.name, values, lengths, spec, shape, window)

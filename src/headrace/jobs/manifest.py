@@ -192,9 +192,10 @@ class ChangedError(FailedPreconditionError):
     """The job differs from the started one; `changes` lists the differences."""
 
     def __init__(self, record: JobRecord, changes: Sequence[str]) -> None:
-        what = "; ".join(changes)
+        description = "; ".join(changes)
         super().__init__(
-            f"run {record.id} cannot be resumed, as it would mix results: {what}. Use the original "
+            f"run {record.id} cannot be resumed, as it would mix results: {description}. Use "
+            "the original "
             "settings, or another output folder"
         )
         self.changes = tuple(changes)
@@ -228,7 +229,7 @@ def changes(old: JobRecord, new: JobRecord) -> list[str]:
         differences.append("the class names of its outputs changed")
     if old.plan.inputs != new.plan.inputs:
         differences.append(_inputs(old, new))
-    for what, before, after in (
+    for description, before, after in (
         ("keys were", old.plan.keys, new.plan.keys),
         ("outputs were", old.plan.outputs, new.plan.outputs),
         ("format was", str(old.format), str(new.format)),
@@ -236,7 +237,7 @@ def changes(old: JobRecord, new: JobRecord) -> list[str]:
         ("nulls were", str(old.nulls), str(new.nulls)),
     ):
         if before != after:
-            differences.append(f"{what} {_plain(before)}, and now {_plain(after)}")
+            differences.append(f"{description} {_plain(before)}, and now {_plain(after)}")
     return [*differences, *_input_changes(old, new)]
 
 
@@ -265,9 +266,9 @@ def remaining_shards(
         if done is None:
             left.todo.append(shard)
             continue
-        why = _wrong(done, shard, digest, find)
-        if why:
-            left.redo[shard.number] = why
+        reason = _wrong(done, shard, digest, find)
+        if reason:
+            left.redo[shard.number] = reason
             left.todo.append(shard)
         else:
             left.done.append(done)
@@ -299,7 +300,7 @@ def _input_changes(old: JobRecord, new: JobRecord) -> list[str]:
         )
     before, after = _by_file(old.shards), _by_file(new.shards)
     differences = []
-    for what, names in (
+    for description, names in (
         ("gone", [name for name in before if name not in after]),
         ("new", [name for name in after if name not in before]),
         ("changed", [name for name in before if name in after and before[name] != after[name]]),
@@ -307,7 +308,7 @@ def _input_changes(old: JobRecord, new: JobRecord) -> list[str]:
         if names:
             shown = ", ".join(Path(name).name for name in names[:_SHOWN])
             more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-            differences.append(f"input files {what}: {shown}{more}")
+            differences.append(f"input files {description}: {shown}{more}")
     return differences
 
 
@@ -328,8 +329,8 @@ def _inputs(old: JobRecord, new: JobRecord) -> str:
     after = {columns.input: columns.columns for columns in new.plan.inputs}
     for name in [*before, *after]:
         if before.get(name) != after.get(name):
-            was, now = before.get(name, []), after.get(name, [])
-            return f"input '{name}' used {_plain(was)}, and now {_plain(now)}"
+            previous, now = before.get(name, []), after.get(name, [])
+            return f"input '{name}' used {_plain(previous)}, and now {_plain(now)}"
     return "the order of the inputs changed"
 
 

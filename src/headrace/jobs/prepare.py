@@ -160,7 +160,7 @@ def parse_bytes(text: str) -> int:
 
 
 _ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:+-]{0,127}")
-_LOOK_UP_S: Final = 30.0
+_LOOKUP_S: Final = 30.0
 """Timeout of a feature lookup: a window looks up thousands of rows, and no caller waits."""
 _WARM_UP_S: Final = 0.0
 
@@ -208,7 +208,7 @@ def load_scorer(settings: ReplicaSettings) -> Scorer:
     if isinstance(features, FeatureLookup):
         features = msgspec.structs.replace(
             features,
-            timeout_s=max(features.timeout_s, _LOOK_UP_S),
+            timeout_s=max(features.timeout_s, _LOOKUP_S),
             on_unavailable=OnUnavailable.REJECT,
         )
         settings = msgspec.structs.replace(settings, features=features)
@@ -230,7 +230,7 @@ def plan_job(
     location: SourceLocation,
     scorer: Scorer,
     run_id: str,
-    begun: JobRecord | None,
+    started: JobRecord | None,
     now: datetime,
 ) -> tuple[JobRecord, Task]:
     """Validate a job and split its input into shards.
@@ -251,12 +251,12 @@ def plan_job(
         outputs=request.outputs,
         has_types=source.has_types,
     )
-    why = check_writable(layout_of(plan, source, scorer, request.errors).schema, request.format)
-    if why:
-        raise MappingError([why])
+    reason = check_writable(layout_of(plan, source, scorer, request.errors).schema, request.format)
+    if reason:
+        raise MappingError([reason])
     sizes = (
-        begun.sizes
-        if begun is not None
+        started.sizes
+        if started is not None
         else plan_sizes(
             scorer.signature,
             row_bytes=source.row_bytes(plan.columns),
@@ -347,7 +347,7 @@ def find_begun(folder: OutputFolder, *, run_id: str, resume: str) -> JobRecord |
 
 
 def settle(
-    folder: OutputFolder, record: JobRecord, task: Task, begun: JobRecord | None
+    folder: OutputFolder, record: JobRecord, task: Task, started: JobRecord | None
 ) -> tuple[JobRecord, RemainingShards]:
     """Start the job in the folder, or find its remaining shards; delete a killed run's leftovers.
 
@@ -355,10 +355,10 @@ def settle(
         ChangedError: The job that began here differs.
         FailedPreconditionError: The folder has other content.
     """
-    if begun is None:
+    if started is None:
         folder.begin(record)
         return record, RemainingShards(todo=list(record.shards))
-    check_same(begun, record)
+    check_same(started, record)
 
     def find(name: str) -> OutputFile | None:
         try:
@@ -366,12 +366,12 @@ def settle(
         except OSError:
             return None
 
-    left = remaining_shards(begun, folder.entries(), task.digest, find)
+    left = remaining_shards(started, folder.entries(), task.digest, find)
     completed: list[CompletedShard] = left.done
     # `_SUCCESS` is removed first if shards remain, so that it never marks incomplete output.
     folder.remove([SUCCESS] if left.todo else [])
     folder.remove(leftovers(folder.names(), completed))
-    return begun, left
+    return started, left
 
 
 def _check_apart(location: SourceLocation, shards: Sequence[Shard], output: Path) -> None:

@@ -84,11 +84,11 @@ class WindowRunner:
         for rows, scored in zip(batches, self._runs(batches, window, outputs), strict=True):
             for index, error in scored.errors.items():
                 errors[int(rows[index])] = str(error)
-            good = rows
+            valid = rows
             if scored.errors:
-                good = rows[scored.rows_without_errors(len(rows))]
-            if len(good):
-                parts.append((good, scored.outputs))
+                valid = rows[scored.rows_without_errors(len(rows))]
+            if len(valid):
+                parts.append((valid, scored.outputs))
         return WindowResults(rows=window.rows, parts=parts, errors=errors)
 
     def _runs(
@@ -116,29 +116,29 @@ class WindowRunner:
 
 def _batches(window: TensorWindow, signature: ModelSignature, run_rows: int) -> Iterable[Array]:
     """Yield the rows of each run."""
-    good = np.arange(window.rows)
+    valid = np.arange(window.rows)
     if window.bad:
-        good = np.delete(good, list(window.bad))
+        valid = np.delete(valid, list(window.bad))
     if not signature.batched:
-        yield from good.reshape(-1, 1)
+        yield from valid.reshape(-1, 1)
         return
     if window.ragged:
-        yield from _equal(window, good, run_rows)
+        yield from _equal(window, valid, run_rows)
         return
     texts = [
         window.dense[spec.name] for spec in signature.inputs if spec.datatype is Datatype.BYTES
     ]
-    if texts and len(good) > run_rows:
-        lengths = sum(np.array([_length(row) for row in text[good]]) for text in texts)
-        good = good[np.argsort(lengths, kind="stable")]
-    for start in range(0, len(good), run_rows):
-        yield good[start : start + run_rows]
+    if texts and len(valid) > run_rows:
+        lengths = sum(np.array([_length(row) for row in text[valid]]) for text in texts)
+        valid = valid[np.argsort(lengths, kind="stable")]
+    for start in range(0, len(valid), run_rows):
+        yield valid[start : start + run_rows]
 
 
-def _equal(window: TensorWindow, good: Array, run_rows: int) -> Iterable[Array]:
+def _equal(window: TensorWindow, valid: Array, run_rows: int) -> Iterable[Array]:
     """Yield rows of equal shapes together, the shortest first."""
     groups: dict[tuple[tuple[int, ...], ...], list[int]] = {}
-    for position in good.tolist():
+    for position in valid.tolist():
         shapes = tuple(parts[position].shape for parts in window.ragged.values())
         groups.setdefault(shapes, []).append(position)
     for _, rows in sorted(groups.items()):
@@ -159,8 +159,8 @@ def contiguous(rows: Array) -> slice | Array:
 
 def _taken(window: TensorWindow, rows: Array, *, batched: bool) -> Tensors:
     """Return the inputs of some rows, without a copy where they are contiguous."""
-    chosen = contiguous(rows)
-    inputs = {name: array[chosen] for name, array in window.dense.items()}
+    selected = contiguous(rows)
+    inputs = {name: array[selected] for name, array in window.dense.items()}
     for name, parts in window.ragged.items():
         inputs[name] = np.stack([parts[row] for row in rows.tolist()])
     if not batched:
@@ -282,23 +282,23 @@ def _gathered(
     parts = [(indexes, outputs[spec.name]) for indexes, outputs in answers.parts]
     if not batched:
         parts = [(indexes, array.reshape(1, *_trimmed(array.shape))) for indexes, array in parts]
-    trails = {array.shape[1:] for _, array in parts}
-    if len(trails) > 1 or not all(_fits(trail, shape) for trail in trails):
+    row_shapes = {array.shape[1:] for _, array in parts}
+    if len(row_shapes) > 1 or not all(_fits(row_shape, shape) for row_shape in row_shapes):
         if VARIABLE not in shape:
-            got = [list(trail) for trail in trails][:3]
-            msg = f"output '{spec.name}' has rows of the shapes {got}, and not {list(shape)}"
+            actual = [list(row_shape) for row_shape in row_shapes][:3]
+            msg = f"output '{spec.name}' has rows of the shapes {actual}, and not {list(shape)}"
             raise RuntimeFailedError(msg)
         rows: list[Array | None] = [None] * answers.rows
         for indexes, array in parts:
             for index, row in enumerate(indexes.tolist()):
                 rows[row] = array[index]
         return rows
-    trail = trails.pop() if trails else tuple(max(size, 0) for size in shape)
+    row_shape = row_shapes.pop() if row_shapes else tuple(max(size, 0) for size in shape)
     if len(parts) == 1 and len(parts[0][0]) == answers.rows:
         indexes, array = parts[0]
         if bool((np.diff(indexes) == 1).all()):
             return array
-    whole = np.zeros((answers.rows, *trail), spec.datatype.dtype)
+    whole = np.zeros((answers.rows, *row_shape), spec.datatype.dtype)
     for indexes, array in parts:
         whole[contiguous(indexes)] = array
     return whole
@@ -308,11 +308,11 @@ def _trimmed(shape: tuple[int, ...]) -> tuple[int, ...]:
     return shape[1:] if len(shape) > 1 and shape[0] == 1 else shape
 
 
-def _fits(trail: tuple[int, ...], shape: tuple[int, ...]) -> bool:
-    if shape == () and trail == (1,):
+def _fits(row_shape: tuple[int, ...], shape: tuple[int, ...]) -> bool:
+    if shape == () and row_shape == (1,):
         return True
-    return len(trail) == len(shape) and all(
-        want in {VARIABLE, got} for want, got in zip(shape, trail, strict=True)
+    return len(row_shape) == len(shape) and all(
+        expected in {VARIABLE, actual} for expected, actual in zip(shape, row_shape, strict=True)
     )
 
 

@@ -124,7 +124,7 @@ def run_job(
         HeadraceError: A shard failed; completed shards remain.
         KeyboardInterrupt: The user interrupted the run; raised after all shards have stopped.
     """
-    began = clock()
+    started = clock()
     before = sum(done.errors for done in job.left.done)
     state = _State(errors=before, limit=max_errors)
     done = list(job.left.done)
@@ -151,7 +151,7 @@ def run_job(
                 samples=list(state.samples),
                 run_id=job.record.id,
             )
-    seconds = clock() - began
+    seconds = clock() - started
     summary = Summary(
         run_id=job.record.id,
         output=job.task.output,
@@ -162,7 +162,7 @@ def run_job(
         errors=sum(shard.errors for shard in done),
         shards=len(job.record.shards),
         skipped=len(job.left.done),
-        redone={str(number): why for number, why in job.left.redo.items()},
+        redone={str(number): reason for number, reason in job.left.redo.items()},
         seconds=round(seconds, 3),
         rows_per_s=round(new_rows / seconds, 1) if seconds > 0 else 0.0,
         error_samples=list(state.samples),
@@ -173,7 +173,7 @@ def run_job(
     return summary
 
 
-_LOOK_S: Final = 0.2
+_POLL_S: Final = 0.2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -206,7 +206,7 @@ class LocalEngine:
                         )
                     if not waiting:
                         return
-                    finished, waiting = wait(waiting, _LOOK_S, FIRST_COMPLETED)
+                    finished, waiting = wait(waiting, _POLL_S, FIRST_COMPLETED)
                     for future in finished:
                         try:
                             yield future.result()

@@ -24,7 +24,7 @@ from headrace.scoring.scorer import Scorer
 
 ERRORS: Final = "_errors"
 """Folder of error files within the output; readers of whole folders skip such names."""
-_WHOLE_BUFFERS: Final = 4
+_ENTIRE_BUFFERS: Final = 4
 """Buffers of a shard that is read at once: at most half of a worker's memory."""
 
 
@@ -54,7 +54,7 @@ def run_shard(
         JobStoppedError: The shard was stopped; no file exists under a final name.
         HeadraceError: The shard cannot be read, scored or written.
     """
-    began = time.monotonic()
+    started = time.monotonic()
     folder = Path(task.output)
     layout = layout_of(task.plan, source, scorer, task.errors)
     names = [f"{shard.name}.{task.format}"]
@@ -76,7 +76,7 @@ def run_shard(
         rows=count.rows,
         errors=count.errors,
         files=[written(folder, name) for name in names],
-        seconds=round(time.monotonic() - began, 3),
+        seconds=round(time.monotonic() - started, 3),
     )
 
 
@@ -134,7 +134,7 @@ def _fill(  # noqa: PLR0917  # the parts of a shard's run
     request = ReadRequest(
         columns=plan.columns,
         rows=sizes.window_rows,
-        whole_bytes=_WHOLE_BUFFERS * sizes.buffer_bytes,
+        whole_bytes=_ENTIRE_BUFFERS * sizes.buffer_bytes,
         datatypes=datatypes_of(plan, scorer.signature),
     )
     answerer = WindowRunner(

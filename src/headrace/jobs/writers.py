@@ -147,8 +147,8 @@ def replacing_output(path: Path) -> Iterator[IO[bytes]]:
         with replacing(path, mode=None) as file:
             yield file
     except OSError as error:
-        why = error.strerror or str(error)
-        raise FailedPreconditionError(f"{path} cannot be written: {why}") from error
+        reason = error.strerror or str(error)
+        raise FailedPreconditionError(f"{path} cannot be written: {reason}") from error
 
 
 def written(folder: Path, name: str) -> OutputFile:

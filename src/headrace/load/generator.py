@@ -81,7 +81,7 @@ class Alarm:
 CONNECTIONS_AT_START: Final = 8
 BEHIND_S: Final = 1.0
 """How long after the end late requests may still be sent."""
-_AT_ONCE: Final = 64
+_MAX_CONCURRENT: Final = 64
 """Limit of requests that are sent before responses are read again."""
 _DIAL_S: Final = 5.0
 """Least connect timeout; requests that wait for the connection have their own timeouts."""
@@ -155,9 +155,9 @@ class Generator:
         self._alarm = Alarm(loop, self._send_due)
         with _without_garbage_collection():
             self.started_at = time.monotonic()
-            beside = [loop.create_task(self._sweep())]
+            background = [loop.create_task(self._sweep())]
             if on_tick is not None:
-                beside.append(loop.create_task(self._tick(on_tick)))
+                background.append(loop.create_task(self._tick(on_tick)))
             try:
                 self._send_due()
                 await self._done.wait()
@@ -166,7 +166,7 @@ class Generator:
                 for connection in (*self._idle, *self._carriers.values()):
                     if connection.is_open:
                         connection.close()
-                await _end(*beside, *self._dials)
+                await _end(*background, *self._dials)
         # Transports report their closing in the next turn of the loop.
         await asyncio.sleep(0)
 
@@ -190,14 +190,14 @@ class Generator:
     def _send_due(self) -> None:
         record, clock, start = self.record, time.monotonic, self.started_at
         intended, handled = record.intended, record.handled
-        number, last, most = self.taken, self._last, self.taken + _AT_ONCE
+        number, last, maximum = self.taken, self._last, self.taken + _MAX_CONCURRENT
         now = clock() - start
         while number < last:
             if intended[number] > now:
                 self.taken = number
                 self._alarm.set(intended[number] + start, now + start)
                 return
-            if number >= most:
+            if number >= maximum:
                 break
             handled[number] = now
             self.in_flight += 1

@@ -99,11 +99,11 @@ def quantile_interval(values: Floats, quantile: float) -> ConfidenceInterval | N
     above = tail_bounds(int(effective), 1 - quantile) if effective >= _FEWEST else None
     low = high = None
     if above is not None:
-        fewest, most = above
+        fewest, maximum = above
         if fewest is not None:
             high = float(ranked[n - 1 - min(math.floor(fewest * effect), n - 1)])
-        if most is not None:
-            low = float(ranked[max(n - 1 - math.ceil(most * effect), 0)])
+        if maximum is not None:
+            low = float(ranked[max(n - 1 - math.ceil(maximum * effect), 0)])
     needed = 0 if high is not None and low is not None else least_requests(quantile, effect)
     return ConfidenceInterval(
         value=measured, low=low, high=high, effective=effective, needed=needed

@@ -76,21 +76,21 @@ def check_plan(plan: LoadPlan) -> LoadPlan:
     if plan.seed < 0:
         msg = f"the seed must be 0 or more, not {plan.seed}"
         raise InvalidArgumentError(msg)
-    most = min(plan.max_requests, MAX_REQUESTS)
+    maximum = min(plan.max_requests, MAX_REQUESTS)
     expected = plan.rate_per_s * plan.total_s
-    if expected > most:
+    if expected > maximum:
         msg = (
             f"{plan.rate_per_s:g} requests per second for {plan.total_s:g} s are "
-            f"{expected:,.0f}, more than the limit of {most:,}: lower the rate or measure for "
-            f"less than {most / plan.rate_per_s:,.0f} s in all"
+            f"{expected:,.0f}, more than the limit of {maximum:,}: lower the rate or measure for "
+            f"less than {maximum / plan.rate_per_s:,.0f} s in all"
         )
         raise InvalidArgumentError(msg)
     return plan
 
 
-def _within(what: str, number: float, most: float, unit: str) -> None:
-    if not 0 < number <= most:  # also refuses NaN
-        msg = f"{what} must be above 0 and at most {most:,.0f} {unit}, not {number:g}"
+def _within(description: str, number: float, maximum: float, unit: str) -> None:
+    if not 0 < number <= maximum:  # also refuses NaN
+        msg = f"{description} must be above 0 and at most {maximum:,.0f} {unit}, not {number:g}"
         raise InvalidArgumentError(msg)
 
 

@@ -134,7 +134,7 @@ class _Watch:
         intended = np.array(record.intended[begin:until])
         latency = np.array(record.done[begin:until]) - intended
         lag = np.array(record.handled[begin:until]) - intended
-        good = latency[code == SUCCEEDED]
+        valid = latency[code == SUCCEEDED]
         self._from = until
         # Count the requests before the first unfinished one, and no more than once.
         code = np.array(self._generator.record.code[self._counted : until], dtype=np.int16)
@@ -149,8 +149,8 @@ class _Watch:
                 sent=until,
                 in_flight=generator.in_flight,
                 failed=self._failed,
-                p50_s=_quantile(good, 0.5),
-                p99_s=_quantile(good, 0.99),
+                p50_s=_quantile(valid, 0.5),
+                p99_s=_quantile(valid, 0.99),
                 lag_p99_s=_quantile(lag, 0.99),
             )
         )

@@ -346,7 +346,7 @@ def summarize(
     due = sample.where((sample.intended >= plan.warm_up_s) & (sample.intended < end_s))
     measured = due.where(due.over)
     in_time = (sample.done >= plan.warm_up_s) & (sample.done < end_s)
-    came = int(np.count_nonzero(sample.succeeded & in_time))
+    succeeded = int(np.count_nonzero(sample.succeeded & in_time))
     latency_s = measured.latency_s
     lag = _lag(measured)
     not_sent = int(np.count_nonzero(due.code == NOT_SENT))
@@ -371,7 +371,7 @@ def summarize(
         plan=plan,
         seconds=seconds,
         requests=len(measured),
-        achieved_per_s=came / seconds if seconds else 0.0,
+        achieved_per_s=succeeded / seconds if seconds else 0.0,
         latency_s={q: quantile_interval(latency_s[np.isfinite(latency_s)], q) for q in QUANTILES},
         latency_of_all_s={q: quantile_interval(latency_s, q) for q in QUANTILES},
         error_ratio=error_ratio,
@@ -402,8 +402,8 @@ def _lag(sample: RunSample) -> SendLag | None:
     lag_s = sample.lag_s
     if not len(lag_s):
         return None
-    good = sample.where(sample.succeeded)
-    from_intended, from_sent = good.latency_s, good.latency_from_sent_s
+    valid = sample.where(sample.succeeded)
+    from_intended, from_sent = valid.latency_s, valid.latency_from_sent_s
     return SendLag(
         p50_s=float(np.quantile(lag_s, 0.5)),
         p99_s=float(np.quantile(lag_s, 0.99)),

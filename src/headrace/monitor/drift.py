@@ -51,7 +51,7 @@ from headrace.observe.features import FeatureKind, ValueCounts
 
 BLOCK_ROWS: Final = 250
 """Rows between the starts of two bets."""
-_KEPT_ROWS: Final = 100_000
+_SAMPLE_ROWS: Final = 100_000
 _SHOWN_ROWS: Final = 5000
 _CALM_ROWS: Final = 1000
 """Rows without a difference after which a drift has ended."""
@@ -449,7 +449,7 @@ def _thinned(blocks: list[RowBlock]) -> list[RowBlock]:
     thinned: list[RowBlock] = []
     newer = 0
     for block in reversed(blocks):
-        if thinned and newer > _KEPT_ROWS:
+        if thinned and newer > _SAMPLE_ROWS:
             break
         last = thinned[-1] if thinned else None
         if last is not None and (last.rows + block.rows) * _MERGE <= newer - last.rows:

@@ -235,9 +235,9 @@ def log_evidence(
         effect: The design effect of the rows.
     """
     capital = _capital(reference, nulls, live) / effect
-    most = capital.max(axis=(1, 2))
-    mean = np.exp(capital - most[:, None, None]).mean(axis=(1, 2))
-    evidence: Floats = most + np.log(mean)
+    maximum = capital.max(axis=(1, 2))
+    mean = np.exp(capital - maximum[:, None, None]).mean(axis=(1, 2))
+    evidence: Floats = maximum + np.log(mean)
     return evidence
 
 
@@ -317,13 +317,17 @@ def why(feature: FeatureReference, nulls: NullShares, live: Spans) -> str:
     counts = live.counts(0)
     if bet >= 2 * len(names):
         kind = list(VIOLATIONS)[bet - 2 * len(names)]
-        was, now, what = ratio(feature.counts, kind), ratio(counts, kind), VIOLATIONS[kind]
+        expected_count, now, description = (
+            ratio(feature.counts, kind),
+            ratio(counts, kind),
+            VIOLATIONS[kind],
+        )
     else:
         event = bet % len(names)
-        was = float(events(feature, expected(feature, live.hours).bins)[0, event])
+        expected_count = float(events(feature, expected(feature, live.hours).bins)[0, event])
         now = float(events(feature, live.bins)[0, event]) / max(counts.valid, 1)
-        what = names[event]
-    return f"{now:.1%} {what}, {was:.1%} in the reference"
+        description = names[event]
+    return f"{now:.1%} {description}, {expected_count:.1%} in the reference"
 
 
 def ratio(counts: ValueCounts, kind: str) -> float:

@@ -126,7 +126,7 @@ class VersionDrift:
     def _collect(self, values: Iterable[FeatureValues], now: float) -> None:
         collected = dict(self.stored.collected)
         referenced = {bins.name for bins in self.bins}
-        most = self.settings.window_rows
+        maximum = self.settings.window_rows
         for column in values:
             before = collected.get(column.name)
             if column.name in referenced or (before is None and len(collected) >= MAX_FEATURES):
@@ -135,11 +135,11 @@ class VersionDrift:
             collected[column.name] = Collected(
                 role=column.role,
                 is_text=column.is_text,
-                values=[*values_before, *column.values][:most],
-                times=[*times, *(now for _ in column.values)][:most],
+                values=[*values_before, *column.values][:maximum],
+                times=[*times, *(now for _ in column.values)][:maximum],
             )
         self.stored = msgspec.structs.replace(self.stored, collected=collected)
-        if collected and all(len(column.values) >= most for column in collected.values()):
+        if collected and all(len(column.values) >= maximum for column in collected.values()):
             self._take_reference(now)
 
     def _take_reference(self, now: float) -> None:

@@ -395,7 +395,7 @@ class RequestHistory(Tracks[CounterHistory]):
         Totals that are smaller than before, or have another `epoch`, started from 0. Counts from
         before the first reading of this history are skipped, as their time is unknown.
         """
-        self.look(at)
+        self.advance(at)
         track = self.of(endpoint).get(version)
         if track is not None:
             track.read(at, epoch, totals)

@@ -272,7 +272,7 @@ class LoadHistory(Tracks[LoadTrack]):
 
     def add(self, read_at: float, endpoint: str, version: str, reading: LoadReading) -> None:
         """Add a reading of a version's replicas at `at`."""
-        self.look(read_at)
+        self.advance(read_at)
         track = self.of(endpoint).get(version)
         if track is None:
             # A version that started since the last reading had no replica before.

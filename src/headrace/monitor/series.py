@@ -13,8 +13,8 @@ from typing import Any, ClassVar, Final, Generic, Protocol, Self, TypeVar
 
 import msgspec
 
-KEPT_S: Final = 24 * 3600
-STEPS: Final = ((1, 600), (10, 2 * 3600), (60, KEPT_S))
+RETENTION_S: Final = 24 * 3600
+STEPS: Final = ((1, 600), (10, 2 * 3600), (60, RETENTION_S))
 """Length of a step, and retention of steps of this length; in seconds."""
 _PIECE_S: Final = 5.0
 _PIECES: Final = 120
@@ -273,8 +273,8 @@ class RollupSeries(Generic[C, R]):
     @property
     def oldest(self) -> float | None:
         """Return the start of the oldest chunk; None if empty."""
-        begins = [begin for level in self._levels if (begin := level.oldest) is not None]
-        return min(begins, default=None)
+        starts = [begin for level in self._levels if (begin := level.oldest) is not None]
+        return min(starts, default=None)
 
     @property
     def size_bytes(self) -> int:
@@ -353,7 +353,7 @@ class Tracks(Generic[T]):
     _portion: float = 0.0
     _round_at: float = 0.0
 
-    def look(self, now: float) -> None:
+    def advance(self, now: float) -> None:
         """Record a reading of all versions at `at`, even without versions.
 
         So counters of versions that start later are known to begin at 0. Also merges old steps.
@@ -450,7 +450,7 @@ class Tracks(Generic[T]):
         tracks = list(self.all())
         tracks.sort(key=lambda item: item[2].read_at, reverse=True)
         for number, (endpoint, version, track) in enumerate(tracks):
-            is_over = track.ladder.oldest is None and now - track.read_at > KEPT_S
+            is_over = track.ladder.oldest is None and now - track.read_at > RETENTION_S
             if is_over or number >= self.max_tracks:
                 versions = self._tracks[endpoint]
                 del versions[version]

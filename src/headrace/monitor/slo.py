@@ -53,21 +53,21 @@ class StreamFacts:
 
 def stream_promises_of(document: Mapping[str, Any]) -> tuple[StreamPromise, ...]:
     """Return the limits of the streams in a valid spec document, in its order."""
-    promises = []
+    objectives = []
     for entry in document.get("streams") or ():
         written = entry.get("alerts") or {}
         alerts = StreamAlertsSpec.model_validate(written)
         workers = entry.get("workers")
         target_s = workers.get("target_lag_s") if isinstance(workers, Mapping) else None
         is_by_target = target_s is not None and "lag_s" not in written
-        promises.append(
+        objectives.append(
             StreamPromise(
                 stream=entry["name"],
                 lag_s=target_s if is_by_target else alerts.lag_s,
                 dead_letters=alerts.dead_letters,
             )
         )
-    return tuple(promises)
+    return tuple(objectives)
 
 
 MINUTE_S: Final = 60.0
@@ -115,7 +115,7 @@ class EndpointObjective:
 def objectives_of(document: Mapping[str, Any]) -> tuple[EndpointObjective, ...]:
     """Return the objectives in a valid spec document, in its order."""
     entries = document.get("endpoints") or ()
-    promised = [(entry, parsed(SloSpec, entry.get("slo") or {})) for entry in entries]
+    declared = [(entry, parsed(SloSpec, entry.get("slo") or {})) for entry in entries]
     usual = BatchingSpec().max_queue_size
     return tuple(
         EndpointObjective(
@@ -125,7 +125,7 @@ def objectives_of(document: Mapping[str, Any]) -> tuple[EndpointObjective, ...]:
             window_ratio=slo.alert_window_ratio,
             queue_size=(entry.get("batching") or {}).get("max_queue_size", usual),
         )
-        for entry, slo in promised
+        for entry, slo in declared
     )
 
 
@@ -373,23 +373,23 @@ def read_system(condition: Condition, facts: SystemFacts) -> ConditionReading | 
 
 
 def read_stream(
-    condition: Condition, promise: StreamPromise, facts: StreamFacts | None
+    condition: Condition, objective: StreamPromise, facts: StreamFacts | None
 ) -> ConditionReading | None:
     """Evaluate one condition for one stream; None if unknown or disabled."""
     if facts is None:
         return None
     lag_s = 0.0 if facts.lag_s is None and facts.paused else facts.lag_s
     match condition:
-        case Fact.STREAM_LAGS if promise.lag_s is not None and lag_s is not None:
-            is_bad = lag_s > promise.lag_s and not facts.paused
-            return ConditionReading(value=lag_s, threshold=promise.lag_s, is_bad=is_bad)
+        case Fact.STREAM_LAGS if objective.lag_s is not None and lag_s is not None:
+            is_bad = lag_s > objective.lag_s and not facts.paused
+            return ConditionReading(value=lag_s, threshold=objective.lag_s, is_bad=is_bad)
         case Fact.STREAM_DOWN:
             is_down = facts.running < 1 and not facts.paused
             return ConditionReading(value=facts.running, threshold=1, is_bad=is_down)
         case Fact.WORKERS_FAIL:
             return _bad_from(facts.failing)
-        case Fact.DEAD_LETTERS if promise.dead_letters is not None:
-            allowed, count = promise.dead_letters, facts.dead_letters
+        case Fact.DEAD_LETTERS if objective.dead_letters is not None:
+            allowed, count = objective.dead_letters, facts.dead_letters
             return ConditionReading(value=count, threshold=allowed, is_bad=count > allowed)
         case _:
             return None
@@ -420,7 +420,7 @@ def _error_burn(
     if budget is None:
         return None
     allowed = burn.factor * budget
-    short = _errors_over(windows(burn.short_s * objective.window_ratio), allowed, least=1)
+    short = _errors_over(windows(burn.short_s * objective.window_ratio), allowed, minimum=1)
     if short is None or not short.is_bad:
         return short
     window = windows(burn.long_s * objective.window_ratio)
@@ -431,38 +431,38 @@ def _error_burn(
 
 
 def _errors_over(
-    window: CountWindow, allowed: float, *, least: int = LEAST_ERRORS
+    window: CountWindow, allowed: float, *, minimum: int = LEAST_ERRORS
 ) -> ConditionReading | None:
     if window.requests <= 0:
         return None
     ratio = window.errors / window.requests
-    is_bad = ratio > allowed and window.errors >= least
+    is_bad = ratio > allowed and window.errors >= minimum
     return ConditionReading(value=ratio, threshold=allowed, is_bad=is_bad)
 
 
 def _latency_burn(
     burn: BurnWindows, q: float, objective: EndpointObjective, windows: Windows
 ) -> ConditionReading | None:
-    promised, scale = objective.latency_s, objective.window_ratio
-    short = _latency_over(q, windows(burn.short_s * scale), promised)
+    limit_s, scale = objective.latency_s, objective.window_ratio
+    short = _latency_over(q, windows(burn.short_s * scale), limit_s)
     if short is None or not short.is_bad:
         return short
     window = windows(burn.long_s * scale)
-    long = _latency_over(q, window, promised)
+    long = _latency_over(q, window, limit_s)
     if long is None or not long.is_bad or window.known_ratio >= 1:
         return long
     # Share of known requests that must be slow so that 1 - q of the window's requests are slow.
     slow_ratio = (1.0 - q) / max(window.known_ratio, 1.0 - q)
-    known_reading = _latency_over(1.0 - slow_ratio, window, promised) if slow_ratio < 1 else None
+    known_reading = _latency_over(1.0 - slow_ratio, window, limit_s) if slow_ratio < 1 else None
     return long if known_reading is not None and known_reading.is_bad else None
 
 
-def _latency_over(q: float, window: CountWindow, promised: float | None) -> ConditionReading | None:
-    value = None if promised is None else window.quantile(q)
-    if promised is None or value is None:
+def _latency_over(q: float, window: CountWindow, limit_s: float | None) -> ConditionReading | None:
+    value = None if limit_s is None else window.quantile(q)
+    if limit_s is None or value is None:
         return None
     is_known = window.requests >= least_requests(q)
-    return ConditionReading(value=value, threshold=promised, is_bad=is_known and value > promised)
+    return ConditionReading(value=value, threshold=limit_s, is_bad=is_known and value > limit_s)
 
 
 def least_requests(q: float) -> int:

@@ -83,10 +83,10 @@ def features_of(signature: ModelSignature) -> tuple[TensorFeatures, ...]:
     tensors: list[TensorFeatures] = []
     count = 0
     for role, specs in ((INPUT, signature.inputs), (OUTPUT, signature.outputs)):
-        most = MAX_FEATURES - _RESERVED if role == INPUT else MAX_FEATURES
+        maximum = MAX_FEATURES - _RESERVED if role == INPUT else MAX_FEATURES
         for spec in specs:
             features = _features(spec, role=role, batched=signature.batched)
-            if count + len(features.names) <= most:
+            if count + len(features.names) <= maximum:
                 tensors.append(features)
                 count += len(features.names)
     return tuple(tensors)

@@ -128,10 +128,10 @@ class Histogram:
         """Return the number of observed values."""
         return sum(self.counts)
 
-    def below(self, places: Sequence[int]) -> list[int]:
+    def below(self, indexes: Sequence[int]) -> list[int]:
         """Return the cumulative counts at the bounds at `places`, then the count of all values."""
         running = list(accumulate(self.counts))
-        return [*(running[index] for index in places), running[-1]]
+        return [*(running[index] for index in indexes), running[-1]]
 
     def quantile(self, q: float) -> float:
         """Return quantile `q` (0 to 1), interpolated inside its bucket; 0 without values."""
@@ -158,8 +158,8 @@ class Exemplars:
 
     __slots__ = ("due", "entries")
 
-    def __init__(self, places: int) -> None:
-        self.due = [0.0] * places
+    def __init__(self, bounds: int) -> None:
+        self.due = [0.0] * bounds
         self.entries: dict[int, tuple[str, str, float, float]] = {}
 
     def keep(self, index: int, value: float, identity: tuple[str, str], now: float) -> None:

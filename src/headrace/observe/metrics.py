@@ -110,14 +110,14 @@ def histogram(name: str, text: str, samples: Iterable[HistogramSample]) -> Famil
 def histogram_sample(
     counted: Histogram,
     labels: Labels,
-    places: Sequence[int] | None = None,
+    indexes: Sequence[int] | None = None,
     exemplars: Exemplars | None = None,
 ) -> HistogramSample:
     """Return the sample of `counted` at the bounds `places` (None: all), with exemplars."""
-    places = range(len(counted.bounds)) if places is None else places
+    indexes = range(len(counted.bounds)) if indexes is None else indexes
     texts: list[str] = []
     if exemplars is not None:
-        edges = [-1, *places, len(exemplars.due) - 1]
+        edges = [-1, *indexes, len(exemplars.due) - 1]
         for after, until in itertools.pairwise(edges):
             newest = exemplars.between(after, until)
             if newest is not None:
@@ -127,8 +127,8 @@ def histogram_sample(
                 texts.append("")
     return HistogramSample(
         labels=labels,
-        bounds=[counted.bounds[index] for index in places],
-        below=counted.below(places),
+        bounds=[counted.bounds[index] for index in indexes],
+        below=counted.below(indexes),
         sum=counted.sum,
         exemplars=texts,
     )

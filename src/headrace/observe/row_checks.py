@@ -80,16 +80,16 @@ class BatchingReport:
         """Return the report as text, with a remedy if there is one."""
         if self.difference is not None:
             return f"answers depend on other requests' rows: {self.difference.text}; {self.remedy}"
-        why = f": {self.reason}" if self.reason else ""
+        reason = f": {self.reason}" if self.reason else ""
         match self.independence:
             case RowIndependence.DECLARED:
-                return f"batched, not proven{why}; {self._checks_text}"
+                return f"batched, not proven{reason}; {self._checks_text}"
             case _ if self.declared and not self.batched:
-                return f"one request at a time although `rows_independent` is declared{why}"
+                return f"one request at a time although `rows_independent` is declared{reason}"
             case RowIndependence.UNPROVEN | RowIndependence.REFUTED:
-                return f"one request at a time{why}. {_HOW_TO_DECLARE}"
+                return f"one request at a time{reason}. {_HOW_TO_DECLARE}"
             case _:
-                return f"{'batched' if self.batched else 'one request at a time'}{why}"
+                return f"{'batched' if self.batched else 'one request at a time'}{reason}"
 
     @property
     def remedy(self) -> str:

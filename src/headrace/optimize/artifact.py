@@ -142,8 +142,8 @@ def files_of(path: Path) -> tuple[Path, ...]:
     suffix = path.suffix.lower()
     if suffix == ".onnx":
         return (path, *external_files(path))
-    beside = path.with_suffix({".xml": ".bin", ".pdmodel": ".pdiparams"}.get(suffix, suffix))
-    return (path, beside) if beside != path and beside.exists() else (path,)
+    weights_file = path.with_suffix({".xml": ".bin", ".pdmodel": ".pdiparams"}.get(suffix, suffix))
+    return (path, weights_file) if weights_file != path and weights_file.exists() else (path,)
 
 
 def _recipes(members: Sequence[tuple[Candidate, int | None]]) -> dict[str, str]:

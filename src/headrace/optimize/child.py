@@ -43,16 +43,16 @@ def run_in_child(
         on_progress: Called in this process with the child's progress texts.
     """
     spawn = multiprocessing.get_context("spawn")
-    ours, theirs = spawn.Pipe(duplex=False)
-    process = spawn.Process(target=_call, args=(theirs, function, arguments), daemon=True)
+    parent_end, child_end = spawn.Pipe(duplex=False)
+    process = spawn.Process(target=_call, args=(child_end, function, arguments), daemon=True)
     process.start()
-    theirs.close()
+    child_end.close()
     try:
         while True:
             left_s = min(max(deadline - time.monotonic(), 0.0), _LONGEST_WAIT_S)
-            if not ours.poll(left_s):
+            if not parent_end.poll(left_s):
                 raise raises("its process did not finish by the deadline")
-            message = msgspec.json.decode(ours.recv_bytes(), type=_Message)
+            message = msgspec.json.decode(parent_end.recv_bytes(), type=_Message)
             if message.error:
                 raise raises(message.error)
             if message.result:
@@ -64,7 +64,7 @@ def run_in_child(
     finally:
         process.kill()
         process.join()
-        ours.close()
+        parent_end.close()
 
 
 def _call(

@@ -79,13 +79,13 @@ def compare(
         tolerance: Relative difference above which a row is counted.
     """
     rows = next(iter(expected.values())).shape[0] if signature.batched else 1
-    absolute, relative, where = 0.0, 0.0, ""
+    absolute, relative, location = 0.0, 0.0, ""
     beyond, changed, ties = (np.zeros(rows, bool) for _ in range(3))
     has_classes = any(array.dtype.kind not in "fc" for array in expected.values())
     for name, reference in expected.items():
         answer = actual[name]
         if reference.shape != answer.shape:
-            where, absolute, relative = name, np.inf, np.inf
+            location, absolute, relative = name, np.inf, np.inf
             beyond[:] = True
             continue
         if reference.dtype.kind not in "fc":
@@ -99,13 +99,13 @@ def compare(
             ties |= _tie(reference, answer)
         absolute = max(absolute, _largest(difference))
         if _largest(ratio) >= relative:
-            relative, where = _largest(ratio), name
+            relative, location = _largest(ratio), name
     return Comparison(
         inputs=inputs,
         rows=rows,
         largest_absolute=absolute,
         largest_relative=relative,
-        output=where,
+        output=location,
         beyond_rows=int(beyond.sum()),
         changed_rows=int((changed & ~ties).sum()),
     )
@@ -133,11 +133,11 @@ def _are_scores(name: str, answers: Array) -> bool:
 def _tie(expected: Array, actual: Array) -> Array:
     """Return a mask of rows whose class in `actual` ties with the best class in `expected`."""
     best = expected.max(axis=1)
-    chosen = np.take_along_axis(expected, actual.argmax(axis=1)[:, None], axis=1)[:, 0]
+    selected = np.take_along_axis(expected, actual.argmax(axis=1)[:, None], axis=1)[:, 0]
     second = np.partition(expected, -2, axis=1)[:, -2]
     margin = _TIE_RATIO * np.abs(best)
     with np.errstate(invalid="ignore"):  # of infinities
-        is_tie: Array = (best - chosen <= margin) & (best - second <= margin)
+        is_tie: Array = (best - selected <= margin) & (best - second <= margin)
     return is_tie
 
 

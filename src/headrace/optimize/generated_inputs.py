@@ -97,15 +97,15 @@ def beside_thresholds(
     features = spec.shape[1]
     rng = np.random.default_rng(_SEED + 2)
     kind: type[np.floating[Any]] = np.float32 if precision is Datatype.FP32 else np.float64
-    most = max(_BLOCKS, min(_MOST_BESIDE, _MOST_ELEMENTS // features))
+    maximum = max(_BLOCKS, min(_MOST_BESIDE, _MOST_ELEMENTS // features))
     longest = max(len(cuts) for cuts in thresholds.values())
-    rows = min(most, 3 * longest * _TURNS)
+    rows = min(maximum, 3 * longest * _TURNS)
     array = rng.normal(size=(rows, features)).astype(kind).astype(spec.datatype.dtype)
     tried = 0
     for feature, cuts in thresholds.items():
-        chosen = rng.permutation(cuts)[: rows // 3]
-        tried += len(chosen)
-        on = chosen.astype(kind)
+        selected = rng.permutation(cuts)[: rows // 3]
+        tried += len(selected)
+        on = selected.astype(kind)
         values = np.concatenate(
             (on, np.nextafter(on, -kind(np.inf)), np.nextafter(on, kind(np.inf)))
         )

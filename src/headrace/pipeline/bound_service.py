@@ -122,7 +122,7 @@ class BoundFeatures:
         self, keys: Tensors, request: Tensors, *, deadline: float | None = None
     ) -> FetchedFeatures:
         """Return the features of the entities in each row; see `FeatureSource`."""
-        is_wanted = self._is_wanted()
+        is_wanted = self._is_selected()
         fetched = self._fetch(keys, request, deadline, self._reader.read, is_wanted=is_wanted)
         assert not isinstance(fetched, list), "read returns rows"
         return fetched
@@ -131,11 +131,11 @@ class BoundFeatures:
         self, keys: Tensors, request: Tensors, *, deadline: float | None = None
     ) -> list[float] | FetchedFeatures:
         """Return one row's features; only its numbers, in order, if all are present and fresh."""
-        is_wanted = self._is_wanted()
+        is_wanted = self._is_selected()
         read = self._reader.read if is_wanted else self._reader.read_row
         return self._fetch(keys, request, deadline, read, is_wanted=is_wanted)
 
-    def _is_wanted(self) -> bool:
+    def _is_selected(self) -> bool:
         return self.on_rows is not None and self.wants_rows()
 
     def _fetch(
@@ -221,7 +221,7 @@ def bind(settings: FeatureLookup) -> BoundFeatures:
         InvalidArgumentError: The settings are invalid.
         FailedPreconditionError: A library or a variable of the environment is missing.
     """
-    url = url_filled_in(settings.online_store, what=STORE_URL)
+    url = url_filled_in(settings.online_store, description=STORE_URL)
     store = open_online_store(url, timeout_s=settings.timeout_s, read_only=True)
     return BoundFeatures(
         decode_service(settings.service),

@@ -225,16 +225,16 @@ def _wired(spec: AnyStepSpec, step_name: str, model: Model) -> PipelineStep:
 
 
 def _mapped(
-    step_name: str, what: str, own: dict[str, str], names: Mapping[str, str]
+    step_name: str, description: str, own: dict[str, str], names: Mapping[str, str]
 ) -> dict[str, str]:
     unknown = [name for name in names if name not in own]
     if unknown:
         msg = (
-            f"step '{step_name}': {what} maps '{unknown[0]}', which is unknown; the step "
+            f"step '{step_name}': {description} maps '{unknown[0]}', which is unknown; the step "
             f"has: {', '.join(own)}"
         )
         raise UnsupportedModelError(msg)
     mapped = {**own, **names}
-    if len(set(mapped.values())) < len(mapped) and what == "outputs":
+    if len(set(mapped.values())) < len(mapped) and description == "outputs":
         raise UnsupportedModelError(f"step '{step_name}': two outputs have the same name")
     return mapped

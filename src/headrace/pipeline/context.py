@@ -68,11 +68,11 @@ class ByLength:
             return self._model.run(inputs, outputs)
         merged: Tensors = {}
         for start, end in groups:
-            chosen = order[start:end]
-            size = max(int(lengths[chosen[-1]]), 1)
-            answers = self._model.run(self._cut(inputs, chosen, size, longest), outputs)
+            selected = order[start:end]
+            size = max(int(lengths[selected[-1]]), 1)
+            answers = self._model.run(self._cut(inputs, selected, size, longest), outputs)
             for name, array in answers.items():
-                self._place(merged, name, array, chosen, rows, longest)
+                self._place(merged, name, array, selected, rows, longest)
         return merged
 
     def close(self) -> None:
@@ -83,10 +83,10 @@ class ByLength:
         index = (slice(None),) * self._axis + (slice(size),)
         cut = {}
         for name, array in inputs.items():
-            chosen = array[rows]
-            if chosen.ndim > self._axis and chosen.shape[self._axis] == longest:
-                chosen = chosen[index]
-            cut[name] = np.ascontiguousarray(chosen)
+            selected = array[rows]
+            if selected.ndim > self._axis and selected.shape[self._axis] == longest:
+                selected = selected[index]
+            cut[name] = np.ascontiguousarray(selected)
         return cut
 
     def _place(  # noqa: PLR0917  # one loop's body

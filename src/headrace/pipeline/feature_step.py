@@ -215,21 +215,23 @@ def plan_assemblies(
     """
     if not signature.batched:
         raise InvalidArgumentError("the model is not batched, so its rows cannot be entities")
-    chosen = {name: tuple(some) for name, some in inputs.items()} or _by_itself(signature, columns)
+    selected = {name: tuple(some) for name, some in inputs.items()} or _by_itself(
+        signature, columns
+    )
     columns_by_name = {spec.name: spec for spec in columns}
     assemblies = []
-    for name, some in chosen.items():
+    for name, some in selected.items():
         spec = signature.input(name)
         if spec is None:
             raise InvalidArgumentError(f"the model has no input '{name}'; {_takes(signature)}")
         check_fit(spec, some, columns_by_name, {key.name for key in keys})
         # Compare the order with that of the training, if the model stores it.
         trained = signature.columns.get(name, ())
-        for i, (got, want) in enumerate(zip(some, trained, strict=False)):
-            if got != want:
+        for i, (actual, expected) in enumerate(zip(some, trained, strict=False)):
+            if actual != expected:
                 msg = (
-                    f"column {i + 1} of input '{spec.name}' was '{want}' in training, but "
-                    f"would now be '{got}'; the order is {', '.join(trained)[:300]}"
+                    f"column {i + 1} of input '{spec.name}' was '{expected}' in training, but "
+                    f"would now be '{actual}'; the order is {', '.join(trained)[:300]}"
                 )
                 raise InvalidArgumentError(msg)
         assemblies.append(Assembly(spec=spec, columns=some))
@@ -416,8 +418,8 @@ def _other_columns(
 ) -> str:
     """Return the first difference between a service's columns and those a model was made with."""
     pairs = zip_longest(declared, offered)
-    index, (want, got) = next((i, p) for i, p in enumerate(pairs) if p[0] != p[1])
-    shown = ["nothing" if s is None else f"{s.name} {s.datatype}" for s in (want, got)]
+    index, (expected, actual) = next((i, p) for i, p in enumerate(pairs) if p[0] != p[1])
+    shown = ["nothing" if s is None else f"{s.name} {s.datatype}" for s in (expected, actual)]
     return (
         f"feature service '{service}' differs from the one that the model was trained with: "
         f"column {index + 1} is {shown[1]}, and was {shown[0]}; train again with the current"

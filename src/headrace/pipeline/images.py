@@ -344,6 +344,7 @@ def _within(size: tuple[int, int], target: tuple[int, int]) -> tuple[int, int]:
     """Return the largest size of the image's aspect ratio within `target`."""
     ratio = min(target[0] / size[0], target[1] / size[1])
     width, height = (
-        min(max(round(side * ratio), 1), most) for side, most in zip(size, target, strict=True)
+        min(max(round(side * ratio), 1), maximum)
+        for side, maximum in zip(size, target, strict=True)
     )
     return width, height

@@ -96,8 +96,8 @@ class Members:
         Raises:
             UnsupportedModelError: A model does not.
         """
-        chosen = names or [spec.name for spec in self.signature.outputs]
-        return tuple(self._agreed(name) for name in chosen)
+        selected = names or [spec.name for spec in self.signature.outputs]
+        return tuple(self._agreed(name) for name in selected)
 
     def example_inputs(self, *, rows: int, variable: int) -> Tensors:
         """Return the example inputs of the first model that has its own, else generated ones."""
@@ -125,7 +125,10 @@ class Members:
                 msg = f"'{lacking.name}' has no output '{name}'; it has: {names}"
                 raise UnsupportedModelError(msg)
             if (spec.datatype, spec.shape) != (other.datatype, other.shape):
-                msg = f"'{member.name}' outputs {_shown(other)}, but '{first.name}' {_shown(spec)}"
+                msg = (
+                    f"'{member.name}' outputs {_display(other)}, but '{first.name}' "
+                    f"{_display(spec)}"
+                )
                 raise UnsupportedModelError(msg)
         assert spec is not None
         return spec
@@ -133,20 +136,23 @@ class Members:
 
 def _check_inputs(first: MemberModel, other: MemberModel) -> None:
     own = {spec.name: spec for spec in first.model.signature.inputs}
-    theirs = {spec.name: spec for spec in other.model.signature.inputs}
-    if own.keys() != theirs.keys():
+    other_inputs = {spec.name: spec for spec in other.model.signature.inputs}
+    if own.keys() != other_inputs.keys():
         msg = (
-            f"'{other.name}' takes {', '.join(theirs)}, but '{first.name}' {', '.join(own)}:"
+            f"'{other.name}' takes {', '.join(other_inputs)}, but '{first.name}' {', '.join(own)}:"
             " models of one step must have the same input names"
         )
         raise UnsupportedModelError(msg)
     for name, spec in own.items():
-        if (spec.datatype, spec.shape) != (theirs[name].datatype, theirs[name].shape):
-            msg = f"'{other.name}' takes {_shown(theirs[name])}, but '{first.name}' {_shown(spec)}"
+        if (spec.datatype, spec.shape) != (other_inputs[name].datatype, other_inputs[name].shape):
+            msg = (
+                f"'{other.name}' takes {_display(other_inputs[name])}, but '{first.name}' "
+                f"{_display(spec)}"
+            )
             raise UnsupportedModelError(msg)
 
 
-def _shown(spec: TensorSpec) -> str:
+def _display(spec: TensorSpec) -> str:
     return f"'{spec.name}' as {spec.datatype} {list(spec.shape)}"
 
 

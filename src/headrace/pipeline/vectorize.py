@@ -245,7 +245,7 @@ def _columns(path: Path, transformer: Transformer, taken: Taken) -> int:
     except Exception as error:
         # The library's errors share no base class but Exception.
         if isinstance(taken, TableInput) and isinstance(error, ValueError):
-            return _told_columns(path, estimator, error)
+            return _declared_columns(path, estimator, error)
         hint = ""
         if isinstance(taken, TableInput):
             hint = "; are the datatypes in 'columns' those of the training?"
@@ -258,7 +258,7 @@ def _columns(path: Path, transformer: Transformer, taken: Taken) -> int:
     return int(shape[1])
 
 
-def _told_columns(path: Path, estimator: Any, error: Exception) -> int:  # noqa: ANN401  # any estimator
+def _declared_columns(path: Path, estimator: Any, error: Exception) -> int:  # noqa: ANN401  # any estimator
     """Return the count from output names; an encoder may know no category of an example."""
     try:
         return len(estimator.get_feature_names_out())

@@ -59,10 +59,12 @@ def unframe(
             shown = encoding[:_SHOWN].decode("latin-1")
             msg = f"messages compressed with '{shown}' are not supported: send gzip or identity"
             raise UnsupportedError(msg)
-    got = len(body) - _PREFIX_BYTES
-    if got != length:
-        what = "is cut short" if got < length else "is followed by more data; a unary call has one"
-        msg = f"gRPC frame of {length} bytes {what} ({got} bytes received)"
+    actual = len(body) - _PREFIX_BYTES
+    if actual != length:
+        description = (
+            "is cut short" if actual < length else "is followed by more data; a unary call has one"
+        )
+        msg = f"gRPC frame of {length} bytes {description} ({actual} bytes received)"
         raise InvalidArgumentError(msg)
     if compressed:
         return decompress(body[_PREFIX_BYTES:], encoding.decode(), limit_bytes)

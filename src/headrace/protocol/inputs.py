@@ -121,10 +121,10 @@ class InputTensor:
             raise InvalidArgumentError(msg)
         raise wrong_datatype(self._model, self.spec, datatype[:_SHOWN_NAME])
 
-    def check_count(self, plan: ShapePlan, got: int) -> None:
+    def check_count(self, plan: ShapePlan, actual: int) -> None:
         """Raise InvalidArgumentError unless `got` is the number of elements in `plan`."""
-        if got != plan.elements:
-            raise self._wrong_count(plan, got)
+        if actual != plan.elements:
+            raise self._wrong_count(plan, actual)
 
     def from_values(self, plan: ShapePlan, data: list[Any]) -> Array:
         """Return the array of JSON values, flat or nested by shape, each value validated."""
@@ -248,10 +248,10 @@ class InputTensor:
             msg = f"input '{self.name}' has a BOOL element whose byte is neither 0 nor 1"
             raise InvalidArgumentError(msg)
 
-    def _wrong_count(self, plan: ShapePlan, got: int) -> InvalidArgumentError:
+    def _wrong_count(self, plan: ShapePlan, actual: int) -> InvalidArgumentError:
         return InvalidArgumentError(
             f"unexpected number of elements for input '{self.name}': "
-            f"shape {short_shape(plan.shape)} has {plan.elements}, got {got}"
+            f"shape {short_shape(plan.shape)} has {plan.elements}, got {actual}"
         )
 
 

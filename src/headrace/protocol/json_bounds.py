@@ -54,7 +54,8 @@ def _blocks(body: Body) -> "list[np.ndarray[tuple[int], np.dtype[np.uint8]]]":
     return [whole[start : start + _BLOCK_BYTES] for start in range(0, len(whole), _BLOCK_BYTES)]
 
 
-def _too_many(what: str, limit: int) -> InvalidArgumentError:
+def _too_many(description: str, limit: int) -> InvalidArgumentError:
     return InvalidArgumentError(
-        f"the JSON document has more than {limit} {what}: send tensors flat, or as binary data"
+        f"the JSON document has more than {limit} {description}: send tensors flat, or as "
+        "binary data"
     )

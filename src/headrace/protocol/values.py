@@ -156,15 +156,15 @@ def raise_unpackable(name: str, datatype: Datatype, flat: list[Any]) -> NoReturn
 def _wrong_type(
     name: str, datatype: Datatype, index: int, value: object, needed: str
 ) -> InvalidArgumentError:
-    got = _JSON_NAMES.get(type(value), "something else")
+    actual = _JSON_NAMES.get(type(value), "something else")
     hint = ""
     if value is None and datatype in FLOATS:
         hint = ": nulls are not accepted here (`nulls: error`); send a number, or NaN"
     elif value is None or (isinstance(value, float) and not math.isfinite(value)):
-        got = "null" if value is None else f"{value:g}"
+        actual = "null" if value is None else f"{value:g}"
         hint = ": only inputs of floats can have missing or infinite values"
     return InvalidArgumentError(
-        f"element {index} of '{name}' is {got}, but datatype {datatype} needs {needed}{hint}"
+        f"element {index} of '{name}' is {actual}, but datatype {datatype} needs {needed}{hint}"
     )
 
 

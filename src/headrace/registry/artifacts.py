@@ -83,10 +83,10 @@ class ArtifactStore:
         freed = 0
         for digest in digests:
             with self.staging() as bin_directory:
-                doomed = self.path(digest)
-                freed += _size_bytes(doomed)
-                doomed.chmod(0o755)
-                move(doomed, bin_directory / "doomed", durable=False)
+                folder = self.path(digest)
+                freed += _size_bytes(folder)
+                folder.chmod(0o755)
+                move(folder, bin_directory / "doomed", durable=False)
         return freed
 
     def delete_temporary(self, *, before: float) -> tuple[int, int]:
@@ -174,12 +174,12 @@ def user_name() -> str:
 
 
 @contextmanager
-def storage_errors(what: str, home: Path) -> Iterator[None]:
+def storage_errors(description: str, home: Path) -> Iterator[None]:
     """Convert an OSError of the block into a FailedPreconditionError with a remedy."""
     try:
         yield
     except OSError as error:
-        msg = f"{what}: {error.strerror or error}"
+        msg = f"{description}: {error.strerror or error}"
         if error.filename is not None:
             msg += f" ({error.filename})"
         if error.errno in (errno.ENOSPC, errno.EDQUOT):

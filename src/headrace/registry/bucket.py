@@ -33,11 +33,11 @@ class ObjectInfo:
     etag: str
 
 
-def check_small(where: str, key: str, size_bytes: int) -> None:
+def check_small(location: str, key: str, size_bytes: int) -> None:
     """Raise ArtifactCorruptError if an object is too large to be read whole."""
     if size_bytes > MOST_READ_BYTES:
         raise ArtifactCorruptError(
-            f"{where}/{key} is damaged: it has {size_bytes} bytes, more than the limit "
+            f"{location}/{key} is damaged: it has {size_bytes} bytes, more than the limit "
             f"of {MOST_READ_BYTES}"
         )
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 PART_BYTES: Final = 8 << 20
 MAX_PARTS: Final = 9_000
 """Parts of one upload; stores allow 10,000."""
-_PARTS_AT_ONCE: Final = 4
+_MAX_CONCURRENT_PARTS: Final = 4
 _KINDS: Final = {"s3": S3Store, "gs": GCSStore, "az": AzureStore}
 _CREDENTIALS: Final = re.compile(r"(?<=://)[^\s/@]*@|\?\S*")
 _NO_BUCKET: Final = ("NoSuchBucket", "ContainerNotFound", "The specified bucket does not exist")
@@ -117,7 +117,9 @@ class ObjectBucket:
                 obstore.put(self._patient, key, b"".join(chunks), use_multipart=False)
                 return
             part = max(PART_BYTES, -(-size_bytes // MAX_PARTS))
-            obstore.put(self._patient, key, chunks, chunk_size=part, max_concurrency=_PARTS_AT_ONCE)
+            obstore.put(
+                self._patient, key, chunks, chunk_size=part, max_concurrency=_MAX_CONCURRENT_PARTS
+            )
 
     def delete(self, keys: Iterable[str]) -> None:
         """Delete objects; missing ones are ignored."""
@@ -163,19 +165,21 @@ class ObjectBucket:
             ) from error
 
     @contextmanager
-    def _errors(self, what: str) -> Iterator[None]:
+    def _errors(self, description: str) -> Iterator[None]:
         try:
             yield
         except (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError) as error:
             raise FailedPreconditionError(
-                f"{self.where} denies permission to {what}: {_reason(error)}"
+                f"{self.where} denies permission to {description}: {_reason(error)}"
             ) from None
         except exceptions.GenericError as error:
             self._check_bucket(error)
-            raise UnavailableError(f"cannot {what} of {self.where}: {_reason(error)}") from None
+            raise UnavailableError(
+                f"cannot {description} of {self.where}: {_reason(error)}"
+            ) from None
         except exceptions.BaseError as error:
             raise FailedPreconditionError(
-                f"cannot {what} of {self.where}: {_reason(error)}"
+                f"cannot {description} of {self.where}: {_reason(error)}"
             ) from None
 
 

@@ -221,8 +221,8 @@ def _open_beneath(root: int, name: str, shown: Path) -> int:
             directories.append(opened)
 
 
-def _refuse(path: Path, why: str) -> NoReturn:
-    raise InvalidArgumentError(f"{path}: {why}")
+def _refuse(path: Path, reason: str) -> NoReturn:
+    raise InvalidArgumentError(f"{path}: {reason}")
 
 
 Progress = Callable[[int, int], None]
@@ -305,7 +305,9 @@ def differences(path: Path, files: tuple[StoredFile, ...]) -> list[str]:
     return problems
 
 
-def check_content(path: Path, files: tuple[StoredFile, ...], digest: Digest, *, where: str) -> None:
+def check_content(
+    path: Path, files: tuple[StoredFile, ...], digest: Digest, *, location: str
+) -> None:
     """Check `path` against `files`, and `files` against their digest.
 
     Raises:
@@ -315,7 +317,7 @@ def check_content(path: Path, files: tuple[StoredFile, ...], digest: Digest, *, 
     if not problems and digest_of(files) != digest:
         problems = [f"expected digest {digest}, found {digest_of(files)}"]
     if problems:
-        msg = f"{where} is damaged: {'; '.join(problems)}"
+        msg = f"{location} is damaged: {'; '.join(problems)}"
         raise ArtifactCorruptError(msg)
 
 

@@ -94,11 +94,11 @@ def fetch_model(
                     staging = Path(folder)
                     staged = staging / manifest.filename
                     shared.fetch(manifest, staged)
-                    check_content(staged, manifest.files, manifest.digest, where=shared.where)
+                    check_content(staged, manifest.files, manifest.digest, location=shared.where)
                     _publish(staged, path, staging)
     except OSError as error:
-        where = f" ({error.filename})" if error.filename else ""
-        message = f"cannot fetch {reference} to {output}: {error.strerror or error}{where}"
+        location = f" ({error.filename})" if error.filename else ""
+        message = f"cannot fetch {reference} to {output}: {error.strerror or error}{location}"
         raise FailedPreconditionError(message) from error
     return Fetched(
         reference=reference,
@@ -154,11 +154,11 @@ def _deadline(
     """Abort the block's transfer at the deadline."""
     original = shared.on_transfer
 
-    def check_deadline(what: str, done: int, total: int) -> None:
+    def check_deadline(description: str, done: int, total: int) -> None:
         if deadline is not None and monotonic() > deadline:
-            message = f"{what}: {done} of {total} bytes were transferred by the deadline"
+            message = f"{description}: {done} of {total} bytes were transferred by the deadline"
             raise DeadlineExceededError(message)
-        original(what, done, total)
+        original(description, done, total)
 
     shared.on_transfer = check_deadline
     try:

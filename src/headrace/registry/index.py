@@ -97,9 +97,9 @@ class VersionNotFoundError(ModelNotFoundError):
 
     def __init__(self, name: str, version: str, available: Collection[object]) -> None:
         super().__init__(name, version)
-        what = f"version {version} of model '{name}'" if version else f"model '{name}'"
+        description = f"version {version} of model '{name}'" if version else f"model '{name}'"
         listed = ", ".join(str(item) for item in available) or "none"
-        self.args = (f"the registry holds no {what}; there are: {listed}",)
+        self.args = (f"the registry holds no {description}; there are: {listed}",)
 
 
 class _Schema(msgspec.Struct):
@@ -111,7 +111,7 @@ def encode_version(version: ModelVersion) -> bytes:
     return msgspec.json.format(msgspec.json.encode(version), indent=2) + b"\n"
 
 
-def decode_version(data: bytes, *, where: str) -> ModelVersion:
+def decode_version(data: bytes, *, location: str) -> ModelVersion:
     """Decode a version.
 
     Args:
@@ -123,11 +123,11 @@ def decode_version(data: bytes, *, where: str) -> ModelVersion:
     try:
         schema = msgspec.json.decode(data, type=_Schema).schema
         if schema > SCHEMA:
-            msg = f"{where} was written by a newer Headrace (schema {schema}); upgrade this one"
+            msg = f"{location} was written by a newer Headrace (schema {schema}); upgrade this one"
             raise ArtifactCorruptError(msg)
         return msgspec.json.decode(data, type=ModelVersion)
     except UNDECODABLE as error:
-        msg = f"{where} is damaged and cannot be read: {error_kind(error)}"
+        msg = f"{location} is damaged and cannot be read: {error_kind(error)}"
         raise ArtifactCorruptError(msg) from None
 
 
@@ -136,7 +136,7 @@ def encode_signatures(signatures: Collection[VersionSignature]) -> bytes:
     return msgspec.json.format(msgspec.json.encode(signatures)) + b"\n"
 
 
-def decode_signatures(data: bytes, *, where: str) -> tuple[VersionSignature, ...]:
+def decode_signatures(data: bytes, *, location: str) -> tuple[VersionSignature, ...]:
     """Decode signatures, oldest first.
 
     Raises:
@@ -145,7 +145,7 @@ def decode_signatures(data: bytes, *, where: str) -> tuple[VersionSignature, ...
     try:
         return msgspec.json.decode(data, type=tuple[VersionSignature, ...])
     except UNDECODABLE as error:
-        msg = f"{where} is damaged and cannot be read: {error_kind(error)}"
+        msg = f"{location} is damaged and cannot be read: {error_kind(error)}"
         raise ArtifactCorruptError(msg) from None
 
 
@@ -200,7 +200,7 @@ class Index:
             data = file.read_bytes()
         except FileNotFoundError:
             return None
-        version = decode_version(data, where=str(file))
+        version = decode_version(data, location=str(file))
         if (version.name, version.version) != (name, str(number)):
             raise ArtifactCorruptError(f"{file} is damaged: it describes {version.reference}")
         return version
@@ -252,7 +252,7 @@ class Index:
         """
         file = self._file(name, number, _SIGNATURES)
         try:
-            return decode_signatures(file.read_bytes(), where=str(file))
+            return decode_signatures(file.read_bytes(), location=str(file))
         except FileNotFoundError:
             return ()
 

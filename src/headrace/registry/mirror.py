@@ -29,7 +29,7 @@ from headrace.registry.shared import SharedStore, UsedNumbers
 
 _LOG: Final = logging.getLogger("headrace.registry")
 RETRY_AFTER_S: Final = 5.0
-_READS_AT_ONCE: Final = 8
+_MAX_CONCURRENT_READS: Final = 8
 _MARK: Final = ".artifacts"
 
 Locked = Callable[[], AbstractContextManager[None]]
@@ -118,7 +118,7 @@ class Mirror:
             manifest = self.shared.content.manifest(digest)
             target = staged / manifest.filename
             self.shared.fetch(manifest, target)
-            check_content(target, manifest.files, digest, where=self.shared.where)
+            check_content(target, manifest.files, digest, location=self.shared.where)
             with self._locked():
                 self._artifacts.publish(staged, digest)
 
@@ -161,7 +161,7 @@ class Mirror:
 
         missing = sorted(in_store - in_home)
         if missing:
-            with ThreadPoolExecutor(_READS_AT_ONCE, thread_name_prefix="versions") as pool:
+            with ThreadPoolExecutor(_MAX_CONCURRENT_READS, thread_name_prefix="versions") as pool:
                 new = [version for version in pool.map(read, missing) if version is not None]
             with self._locked():
                 for version in new:
@@ -189,15 +189,15 @@ class Mirror:
         """Bind the home to this store, or check that it is bound to it."""
         if self._is_bound:
             return
-        if not self._is_ours():
+        if not self._is_owned():
             with self._locked():
                 # Another thread or process may have bound the home while this one waited for the
                 # lock.
-                if not self._is_ours():
+                if not self._is_owned():
                     self._take()
         self._is_bound = True
 
-    def _is_ours(self) -> bool:
+    def _is_owned(self) -> bool:
         """Return whether the home mirrors this store; raise FailedPreconditionError for another."""
         bound = bound_to(self._home)
         if bound and bound != self.shared.where:

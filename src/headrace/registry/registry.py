@@ -338,15 +338,15 @@ class Registry:
                 actual digests.
         """
         path = self.path(version)
-        where = f"{version.reference} ({path})"
+        location = f"{version.reference} ({path})"
         try:
-            check_content(path, version.files, version.digest, where=where)
+            check_content(path, version.files, version.digest, location=location)
         except ArtifactCorruptError:
             if self._mirror is None:
                 raise
             with storage_errors(f"cannot fetch {version.reference}", self.home):
                 self._mirror.pull(version.digest)
-            check_content(path, version.files, version.digest, where=where)
+            check_content(path, version.files, version.digest, location=location)
 
     @contextmanager
     def snapshot(self, prepare: Callable[[], None]) -> Iterator[Path]:
@@ -433,12 +433,12 @@ class Registry:
                 msg = f"nothing was deleted: {problems[0]}"
                 raise ArtifactCorruptError(msg)
             referenced = {version.digest for version in versions}.union(map(Digest, in_use))
-            doomed = tuple(d for d in self._artifacts.digests() if d not in referenced)
-            freed = self._artifacts.delete(doomed)
+            unreferenced = tuple(d for d in self._artifacts.digests() if d not in referenced)
+            freed = self._artifacts.delete(unreferenced)
             before = self._clock.now() - temporary_age_s
             temporary, more = self._artifacts.delete_temporary(before=before)
         return GarbageReport(
-            artifacts=tuple(sorted({*doomed, *swept})),
+            artifacts=tuple(sorted({*unreferenced, *swept})),
             temporary=temporary,
             freed_bytes=freed + more + swept_bytes,
         )
@@ -534,8 +534,8 @@ class Registry:
             mirror.copy(draft.name, listed)
             versions, _ = self._index.read_all(draft.name)
             identity = (draft.digest, draft.runtime, dict(draft.labels))
-            alike = (v for v in versions if (v.digest, v.runtime, dict(v.labels)) == identity)
-            return next(alike, None)
+            identical = (v for v in versions if (v.digest, v.runtime, dict(v.labels)) == identity)
+            return next(identical, None)
 
         version = mirror.shared.publish(draft, staged / draft.filename, same)
         if version.filename != draft.filename:

@@ -168,17 +168,17 @@ def _served(versions: list[Path], policy: Message) -> list[Path]:
     Raises:
         InvalidArgumentError: The policy is unknown, or selects no existing version.
     """
-    chosen = versions[-1:]
+    selected = versions[-1:]
     if latest := pbtxt.messages(policy, "latest"):
         count = pbtxt.count(latest[-1], "num_versions")
-        chosen = versions[-max(1 if count is None else count, 1) :]
+        selected = versions[-max(1 if count is None else count, 1) :]
     elif "all" in policy:
-        chosen = versions
+        selected = versions
     elif specific := pbtxt.messages(policy, "specific"):
         numbers = {int(n) for n in pbtxt.texts(specific[-1], "versions") if n.isdecimal()}
-        chosen = [directory for directory in versions if int(directory.name) in numbers]
-        missing = numbers - {int(directory.name) for directory in chosen}
-        if missing or not chosen:
+        selected = [directory for directory in versions if int(directory.name) in numbers]
+        missing = numbers - {int(directory.name) for directory in selected}
+        if missing or not selected:
             names = ", ".join(map(str, sorted(missing))) or "none"
             available = ", ".join(str(int(directory.name)) for directory in versions)
             msg = f"selects versions {names} in version_policy; existing versions: {available}"
@@ -186,7 +186,7 @@ def _served(versions: list[Path], policy: Message) -> list[Path]:
     elif policy:
         msg = f"has a version_policy other than latest, all or specific: {', '.join(policy)}"
         raise InvalidArgumentError(msg)
-    return chosen
+    return selected
 
 
 def _model_path(directory: Path, config: RepositoryConfig) -> Path:

@@ -109,15 +109,15 @@ class SharedIndex:
         stored = self._bucket.read(key)
         if stored is None:
             return None
-        where = f"{self._bucket.where}/{key}"
-        version = decode_version(stored[0], where=where)
+        location = f"{self._bucket.where}/{key}"
+        version = decode_version(stored[0], location=location)
         if (version.name, version.version) != (name, str(number)):
-            raise ArtifactCorruptError(f"{where} is damaged: it describes {version.reference}")
-        check_files(version.filename, version.files, where=where)
+            raise ArtifactCorruptError(f"{location} is damaged: it describes {version.reference}")
+        check_files(version.filename, version.files, location=location)
         try:
             check_digest(version.digest)
         except HeadraceError as error:
-            raise ArtifactCorruptError(f"{where} is damaged: {error}") from error
+            raise ArtifactCorruptError(f"{location} is damaged: {error}") from error
         return version
 
     def create(self, version: ModelVersion) -> bool:
@@ -139,7 +139,7 @@ class SharedIndex:
         stored = self._bucket.read(key)
         if stored is None:
             return (), ""
-        return decode_signatures(stored[0], where=f"{self._bucket.where}/{key}"), stored[1]
+        return decode_signatures(stored[0], location=f"{self._bucket.where}/{key}"), stored[1]
 
     def write_signatures(
         self, name: str, number: int | str, signatures: Collection[VersionSignature], etag: str
@@ -301,8 +301,8 @@ class SharedStore:
             "Azure or MinIO"
         )
 
-    def _progress(self, what: str) -> Progress:
-        return lambda done, total: self.on_transfer(what, done, total)
+    def _progress(self, description: str) -> Progress:
+        return lambda done, total: self.on_transfer(description, done, total)
 
 
 def tries(count: int = _TRIES) -> Iterator[int]:

@@ -104,7 +104,7 @@ def encode_manifest(manifest: ArtifactManifest) -> bytes:
     return msgspec.json.encode(manifest)
 
 
-def decode_manifest(data: bytes, digest: Digest, *, where: str) -> ArtifactManifest:
+def decode_manifest(data: bytes, digest: Digest, *, location: str) -> ArtifactManifest:
     """Decode and validate a manifest; its content is not trusted.
 
     Raises:
@@ -114,45 +114,49 @@ def decode_manifest(data: bytes, digest: Digest, *, where: str) -> ArtifactManif
     try:
         manifest = msgspec.json.decode(data, type=ArtifactManifest)
     except UNDECODABLE as error:
-        what = error_kind(error)
-        raise ArtifactCorruptError(f"{where} is damaged and cannot be read: {what}") from None
+        description = error_kind(error)
+        raise ArtifactCorruptError(
+            f"{location} is damaged and cannot be read: {description}"
+        ) from None
     if not 0 <= manifest.generation <= _MOST_GENERATION:
         raise ArtifactCorruptError(
-            f"{where} is damaged: there is no generation {manifest.generation}"
+            f"{location} is damaged: there is no generation {manifest.generation}"
         )
     if manifest.is_deleted and manifest.digest == digest:
         return manifest
-    check_files(manifest.filename, manifest.files, where=where)
+    check_files(manifest.filename, manifest.files, location=location)
     if (real := digest_of(manifest.files)) != digest or manifest.digest != digest:
-        raise ArtifactCorruptError(f"{where} is damaged: its files have digest {real}")
+        raise ArtifactCorruptError(f"{location} is damaged: its files have digest {real}")
     if manifest.size_bytes != sum(file.size_bytes for file in manifest.files):
-        raise ArtifactCorruptError(f"{where} is damaged: its sizes do not add up")
+        raise ArtifactCorruptError(f"{location} is damaged: its sizes do not add up")
     return manifest
 
 
-def check_files(filename: str, files: tuple[StoredFile, ...], *, where: str) -> None:
+def check_files(filename: str, files: tuple[StoredFile, ...], *, location: str) -> None:
     """Check that file names do not leave the artifact's directory.
 
     Raises:
         ArtifactCorruptError: A name does.
     """
     if filename in {".", ".."} or not _is_part(filename):
-        raise ArtifactCorruptError(f"{where} is damaged: it names the file {filename[:200]!r}")
+        raise ArtifactCorruptError(f"{location} is damaged: it names the file {filename[:200]!r}")
     if not files:
-        raise ArtifactCorruptError(f"{where} is damaged: it names no files")
+        raise ArtifactCorruptError(f"{location} is damaged: it names no files")
     for file in files:
         parts = file.path.split("/")
         is_lone = not file.path and len(files) == 1
         if not is_lone and not all(_is_part(part) and part not in {".", ".."} for part in parts):
-            raise ArtifactCorruptError(f"{where} is damaged: it names the file {file.path[:200]!r}")
+            raise ArtifactCorruptError(
+                f"{location} is damaged: it names the file {file.path[:200]!r}"
+            )
         if not _is_sha256(file.sha256):
-            raise ArtifactCorruptError(f"{where} is damaged: {file.path[:200]!r} has no digest")
+            raise ArtifactCorruptError(f"{location} is damaged: {file.path[:200]!r} has no digest")
         if file.size_bytes < 0:
-            raise ArtifactCorruptError(f"{where} is damaged: {file.path[:200]!r} has no size")
+            raise ArtifactCorruptError(f"{location} is damaged: {file.path[:200]!r} has no size")
     paths = {file.path for file in files}
     inside = {str(p) for path in paths for p in PurePosixPath(path).parents}
     if len(paths) != len(files) or paths & inside - {"."}:
-        raise ArtifactCorruptError(f"{where} is damaged: it names a file twice")
+        raise ArtifactCorruptError(f"{location} is damaged: it names a file twice")
 
 
 def _is_sha256(digits: str) -> bool:
@@ -164,7 +168,7 @@ def _is_part(name: str) -> bool:
 
 
 RANGE_BYTES: Final = 8 << 20
-RANGES_AT_ONCE: Final = 4
+MAX_CONCURRENT_RANGES: Final = 4
 """Concurrent range reads; a download holds at most 32 MiB in memory."""
 TOMBSTONE_AGE_S: Final = 30 * 86_400.0
 """How long a deleted artifact's manifest stays: longer than any deletion takes."""
@@ -328,7 +332,7 @@ class SharedContent:
         stored = self._bucket.read(key)
         if stored is None:
             return None
-        return decode_manifest(stored[0], digest, where=f"{self._bucket.where}/{key}"), stored[1]
+        return decode_manifest(stored[0], digest, location=f"{self._bucket.where}/{key}"), stored[1]
 
     def _write(self, manifest: ArtifactManifest, etag: str | None) -> bool:
         key, data = manifest_key(manifest.digest), encode_manifest(manifest)
@@ -357,20 +361,20 @@ class SharedContent:
             self._bucket.upload(key, _checked(path, file, report), file.size_bytes)
 
     def _chunks(self, manifest: ArtifactManifest, file: StoredFile) -> Iterator[bytes]:
-        """Yield a file's ranges in order; `RANGES_AT_ONCE` are read concurrently."""
+        """Yield a file's ranges in order; `MAX_CONCURRENT_RANGES` are read concurrently."""
         key = manifest.key_of(file)
         starts = iter(range(0, file.size_bytes, RANGE_BYTES))
         waiting: deque[tuple[int, Future[bytes | None]]] = deque()
-        with ThreadPoolExecutor(RANGES_AT_ONCE, thread_name_prefix="artifact") as pool:
+        with ThreadPoolExecutor(MAX_CONCURRENT_RANGES, thread_name_prefix="artifact") as pool:
 
-            def ask(begins: Iterable[int]) -> None:
-                for start in begins:
+            def ask(starts: Iterable[int]) -> None:
+                for start in starts:
                     length = min(RANGE_BYTES, file.size_bytes - start)
                     future = pool.submit(self._bucket.read_range, key, start, length)
                     waiting.append((length, future))
 
             try:
-                ask(start for _, start in zip(range(RANGES_AT_ONCE), starts, strict=False))
+                ask(start for _, start in zip(range(MAX_CONCURRENT_RANGES), starts, strict=False))
                 while waiting:
                     length, coming = waiting.popleft()
                     chunk = coming.result()
@@ -385,11 +389,11 @@ class SharedContent:
                     pending.cancel()
 
     def _damaged(
-        self, manifest: ArtifactManifest, file: StoredFile, why: str
+        self, manifest: ArtifactManifest, file: StoredFile, reason: str
     ) -> ArtifactCorruptError:
         key = manifest.key_of(file)
         return ArtifactCorruptError(
-            f"{self._bucket.where}/{key} is damaged: {why}; it is "
+            f"{self._bucket.where}/{key} is damaged: {reason}; it is "
             f"{file.path or manifest.filename} of {manifest.digest}. Delete that object and push "
             "the model again"
         )

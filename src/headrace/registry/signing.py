@@ -120,7 +120,7 @@ def check_signed(
         NotSignedError: No trusted signature; the message describes the existing ones.
     """
     keys = {key.raw for key in trusted}
-    strangers: list[str] = []
+    untrusted: list[str] = []
     wrong: list[str] = []
     for signature in signatures:
         try:
@@ -133,11 +133,11 @@ def check_signed(
         elif key.raw in keys:
             return signature
         else:
-            strangers.append(key.id)
+            untrusted.append(key.id)
     if wrong:
         problem = f"its signatures do not match the stored version ({', '.join(wrong)})"
-    elif strangers:
-        problem = f"it is signed by {', '.join(strangers)}, which `trusted_keys` does not list"
+    elif untrusted:
+        problem = f"it is signed by {', '.join(untrusted)}, which `trusted_keys` does not list"
     else:
         problem = "it is not signed"
     raise NotSignedError(

@@ -29,7 +29,7 @@ itself."""
 _MOST: Final = 0.95
 """Maximum part of the capital that one value may lose."""
 _EXACT: Final = 1e-8
-_MEANS_AT_ONCE: Final = 24
+_MEANS_PER_BLOCK: Final = 24
 """Number of means that are tested together in the search for a bound: few calls for few tests,
 little waste for many."""
 
@@ -50,9 +50,9 @@ def log_growth(values: Array, scale: Array | float, mean: Array | float, *, abov
         `[..., values, stakes]`.
     """
     worst = np.min(values, axis=-1) if above else np.max(values, axis=-1)
-    room = np.abs(np.asarray(mean) - worst)
+    distance = np.abs(np.asarray(mean) - worst)
     stakes = np.minimum(
-        np.asarray(scale)[..., None] * STAKES, _MOST / np.maximum(room, 1e-12)[..., None]
+        np.asarray(scale)[..., None] * STAKES, _MOST / np.maximum(distance, 1e-12)[..., None]
     )
     gain = (values - np.asarray(mean)[..., None]) * (1.0 if above else -1.0)
     growth: Array = np.log1p(gain[..., :, None] * stakes[..., None, :])
@@ -61,9 +61,9 @@ def log_growth(values: Array, scale: Array | float, mean: Array | float, *, abov
 
 def mixture(log_capitals: Array) -> Array:
     """Return the log of all gamblers' total capital, from individual ones, `[..., stakes]`."""
-    most = np.max(log_capitals, axis=-1)
-    average = np.exp(log_capitals - most[..., None]) @ WEIGHTS
-    result: Array = most + np.log(average)
+    maximum = np.max(log_capitals, axis=-1)
+    average = np.exp(log_capitals - maximum[..., None]) @ WEIGHTS
+    result: Array = maximum + np.log(average)
     return result
 
 
@@ -81,7 +81,7 @@ def refuted_up_to(
     Returns:
         `[tests]`, to eight digits; the span's lower end where nothing is refuted.
     """
-    points = max(1, _MEANS_AT_ONCE // len(needed))
+    points = max(1, _MEANS_PER_BLOCK // len(needed))
     inner = np.arange(1, points + 1) / (points + 1)
     low, width = np.full(needed.shape, span[0]), span[1] - span[0]
     while width > _EXACT:

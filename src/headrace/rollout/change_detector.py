@@ -76,12 +76,12 @@ class ChangeDetector(msgspec.Struct):
             self.minutes += 1
             self._enter(_MINUTES_PART / (self.minutes * (self.minutes + 1)))
         counted = cells.any(axis=-1)
-        begins = counted & (self.step != when.step) & ~np.isnan(self.step)
+        starts = counted & (self.step != when.step) & ~np.isnan(self.step)
         self.step = np.where(counted, when.step, self.step)
-        self.steps = self.steps + begins
+        self.steps = self.steps + starts
         with np.errstate(divide="ignore"):
             self._enter(
-                np.where(begins, _STEPS_PART / np.maximum(self.steps * (self.steps + 1), 1), 0.0)
+                np.where(starts, _STEPS_PART / np.maximum(self.steps * (self.steps + 1), 1), 0.0)
             )
         stratum = Stratum(share, 0, cells)
         growth = log_growth(stratum.values(), stratum.scale, np.asarray(self.tolerated), above=True)

@@ -93,8 +93,8 @@ def _counted_since(state: RolloutState, now: float) -> float | None:
     return now if counted_s >= state.settings.max_duration_s else now - counted_s
 
 
-def _by_hand(what: str, reason: str) -> str:
-    return f"{what} by hand: {reason}" if reason else f"{what} by hand"
+def _by_hand(description: str, reason: str) -> str:
+    return f"{description} by hand: {reason}" if reason else f"{description} by hand"
 
 
 def _refusal(state: RolloutState, verb: Verb) -> str:

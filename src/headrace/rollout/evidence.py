@@ -136,13 +136,13 @@ class RolloutEvidenceState:
         """Encode the complete state as bytes, without loss."""
         return _ENCODER.encode(self._counts)
 
-    def leave_out(self, metric: str, why: str) -> None:
+    def leave_out(self, metric: str, reason: str) -> None:
         """Exclude a metric that can never have data from the verdict, with the reason.
 
         For instance predictions of a model whose output is neither a class nor a score. The error
         budget of the others is unchanged.
         """
-        self._counts.left_out[metric] = why
+        self._counts.left_out[metric] = reason
 
     def add(self, increment: Increment) -> None:
         """Count one interval. The order matters only for choices made from the past."""
@@ -408,7 +408,7 @@ class RolloutEvidenceState:
         So a version that fails outright is rolled back whatever the split was.
         """
         counts = self._counts
-        harms = max(
+        harm_evidence = max(
             float(tests.log_evidence_at_observed_shares(_watched(tests))[-1])
             for tests in (
                 counts.errors,
@@ -417,7 +417,7 @@ class RolloutEvidenceState:
                 counts.median.slower,
             )
         )
-        return harms >= -math.log(_SHARE_LEVEL * alpha)
+        return harm_evidence >= -math.log(_SHARE_LEVEL * alpha)
 
     def _ratios(self, settings: LatencySpec) -> tuple[LatencyRatios, ...]:
         """Return the judged quantiles: the one of the settings, and the median."""
@@ -435,7 +435,7 @@ def metrics_in_use(settings: RolloutSpec) -> tuple[tuple[str, ...], dict[str, st
         ]  # the two arms share no requests
     left_out: dict[str, str] = {}
     if isinstance(settings, BlueGreenSpec):
-        why = (
+        reason = (
             "before and after a switch there is only one version to count, and no threshold is set"
         )
         errors, latency = settings.metrics.errors, settings.metrics.latency
@@ -443,13 +443,13 @@ def metrics_in_use(settings: RolloutSpec) -> tuple[tuple[str, ...], dict[str, st
             "errors": errors is not None and errors.max_ratio is not None,
             "latency": latency is not None and latency.max_s is not None,
         }
-        left_out = {metric: why for metric in requested if not fixed.get(metric, False)}
+        left_out = {metric: reason for metric in requested if not fixed.get(metric, False)}
     elif isinstance(settings, ShadowSpec):
-        why = (
+        reason = (
             "responses to copies reach no caller: a shadow is judged by its predictions and its "
             "failures"
         )
-        left_out = {m: why for m in requested if m not in {"errors", "disagreement"}}
+        left_out = {m: reason for m in requested if m not in {"errors", "disagreement"}}
     return tuple(metric for metric in requested if metric not in left_out), left_out
 
 

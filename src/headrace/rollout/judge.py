@@ -98,7 +98,7 @@ def _for_threshold(budget: Budget) -> Budget:
 
 def judge_difference(
     metric: str,
-    happened: str,
+    event: str,
     tests: RateDifferences,
     settings: ErrorsSpec | RejectionsSpec,
     *,
@@ -110,11 +110,11 @@ def judge_difference(
 ) -> MetricVerdict:
     """Judge errors or rejections: the difference of the arms' rates, and the SLO if set."""
     yes_b, all_b, yes_a, all_a = (float(total[0]) for total in tests.totals())
-    most = settings.max_ratio if isinstance(settings, ErrorsSpec) else None
-    level_low = worse_level(budget.back, has_threshold=most is not None)
-    if most is not None and is_above(own, most, _for_threshold(budget).back):
+    maximum = settings.max_ratio if isinstance(settings, ErrorsSpec) else None
+    level_low = worse_level(budget.back, has_threshold=maximum is not None)
+    if maximum is not None and is_above(own, maximum, _for_threshold(budget).back):
         return judge_threshold(
-            metric, happened, own, most, budget=_for_threshold(budget), names=names, is_harm=True
+            metric, event, own, maximum, budget=_for_threshold(budget), names=names, is_harm=True
         )
     if not all_a or not all_b:
         missing = names.candidate if all_a else names.baseline
@@ -123,7 +123,7 @@ def judge_difference(
         tests.log_evidence_of_harm(),
         turn.log_evidence(),
         budget.back,
-        has_threshold=most is not None,
+        has_threshold=maximum is not None,
     )
     within = tests.log_evidence(settings.margin, above=False, step=step)[0] >= -math.log(budget.on)
     outcome = outcome_of(beyond=bool(beyond[0]), within=bool(within))
@@ -134,7 +134,7 @@ def judge_difference(
     )
     effect = min(max(float(tests.differences()[0]), low), high)
     reason = (
-        f"{metric}: {percent_text(yes_b / all_b)} of {number_text(all_b)} requests {happened} on "
+        f"{metric}: {percent_text(yes_b / all_b)} of {number_text(all_b)} requests {event} on "
         f"{names.candidate} against {percent_text(yes_a / all_a)} of {number_text(all_a)} on "
         f"{names.baseline}: difference {points(effect)} points, between {points(low)} and "
         f"{points(high)} with {confidence(budget.on)}; "
@@ -223,8 +223,8 @@ def _judge_quantile(
             f"{points(tolerated, signed=False)} points are tolerated"
         )
     else:
-        harm, turned = ratios.log_evidence_of_harm(), ratios.turn.log_evidence()
-        beyond = bool(is_worse(harm, turned, level_back)[0])
+        harm_evidence, turned = ratios.log_evidence_of_harm(), ratios.turn.log_evidence()
+        beyond = bool(is_worse(harm_evidence, turned, level_back)[0])
         compared = f"{_between(low, high, level_on)}; {margin:.3g} times are tolerated"
     outcome = outcome_of(beyond=beyond, within=within)
     closing = _harm_ending(
@@ -264,9 +264,10 @@ def judge_predictions(
     part_a, part_b = float(yes_a[which] / all_a[which]), float(yes_b[which] / all_b[which])
     closing = "they have changed" if outcome is Outcome.ROLL_BACK else ending(outcome)
     label = shift.labels[which]
-    what = f"are '{label}'" if isinstance(label, str) else f"score at most {label:g}"
+    description = f"are '{label}'" if isinstance(label, str) else f"score at most {label:g}"
     reason = (
-        f"predictions: {percent_text(part_b)} of {number_text(all_b[which])} answers {what} on "
+        f"predictions: {percent_text(part_b)} of {number_text(all_b[which])} answers "
+        f"{description} on "
         f"{names.candidate} against {percent_text(part_a)} of {number_text(all_a[which])} on "
         f"{names.baseline}, the largest change of {len(shift.labels)}: "
         f"{points(effect, signed=False)} points, between {points(low, signed=False)} and "
@@ -295,18 +296,18 @@ def judge_reward(
     """Judge the rewards of the responses; more is better."""
     a, b = rewards.baseline, rewards.candidate
     if min(a.units, b.units) < settings.min_units:
-        why = (
+        cause = (
             f"{number_text(a.units)} units of {names.baseline} and {number_text(b.units)} of "
             f"{names.candidate} have a reward, and {number_text(settings.min_units)} of each are "
             "needed"
         )
-        return waiting("reward", why, alpha=budget.on)
+        return waiting("reward", cause, alpha=budget.on)
     # More is better: the lower bound promotes, and the upper one rolls back.
     bounds = rewards.bounds(budget.on, budget.back, tuned_for=_TUNED_FOR_UNITS * settings.min_units)
     if bounds is None:
         is_finite = math.isfinite(a.squares + b.squares + rewards.difference)
-        why = "all rewards are equal so far" if is_finite else "stored rewards are not finite"
-        return waiting("reward", why, alpha=budget.on)
+        cause = "all rewards are equal so far" if is_finite else "stored rewards are not finite"
+        return waiting("reward", cause, alpha=budget.on)
     left_out = a.left_out + b.left_out
     low, high = bounds
     outcome = outcome_of(beyond=high < -settings.margin, within=low >= -settings.margin)

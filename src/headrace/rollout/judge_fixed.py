@@ -38,9 +38,9 @@ def outcome_of(*, beyond: bool, within: bool) -> Outcome:
 
 def judge_threshold(
     metric: str,
-    happened: str,
+    event: str,
     own: Rate,
-    most: float,
+    maximum: float,
     *,
     budget: Budget,
     names: Names,
@@ -50,16 +50,16 @@ def judge_threshold(
     """Judge the candidate's own rate against a fixed number, whatever the baseline does."""
     if own.estimate is None:
         return waiting(metric, f"no {trials} of {names.candidate} counted yet", alpha=budget.on)
-    within = bool(own.log_evidence(most, above=False)[0] >= -math.log(budget.on))
-    outcome = outcome_of(beyond=is_above(own, most, budget.back), within=within)
+    within = bool(own.log_evidence(maximum, above=False)[0] >= -math.log(budget.on))
+    outcome = outcome_of(beyond=is_above(own, maximum, budget.back), within=within)
     low, high = own.bounds(budget.back)[0], own.bounds(budget.on)[1]
     closing = ending(outcome)
     if outcome is Outcome.ROLL_BACK:
         closing = "more than the fixed threshold" if is_harm else "more than tolerated"
     reason = (
         f"{metric}: {percent_text(own.estimate)} of {number_text(own.trials)} {trials} "
-        f"{happened} on {names.candidate}, between {percent_text(low)} and "
-        f"{percent_text(high)} with {confidence(budget.on)}; at most {percent_text(most)} are "
+        f"{event} on {names.candidate}, between {percent_text(low)} and "
+        f"{percent_text(high)} with {confidence(budget.on)}; at most {percent_text(maximum)} are "
         f"tolerated: {closing}"
     )
     return MetricVerdict(
@@ -71,7 +71,7 @@ def judge_threshold(
         effect=own.estimate,
         low=low,
         high=high,
-        margin=most,
+        margin=maximum,
         alpha=budget.on,
         samples=(0, int(own.trials)),
     )
@@ -82,11 +82,11 @@ def judge_slow(
 ) -> MetricVerdict:
     """Judge the candidate's latency quantile against a fixed number of seconds."""
     assert settings.max_s is not None
-    name, most = quantile_name(settings.quantile), 1.0 - settings.quantile
+    name, maximum = quantile_name(settings.quantile), 1.0 - settings.quantile
     if slow.estimate is None:
         return waiting("latency", f"no requests to {names.candidate} timed yet", alpha=budget.on)
-    within = bool(slow.log_evidence(most, above=False)[0] >= -math.log(budget.on))
-    outcome = outcome_of(beyond=is_above(slow, most, budget.back), within=within)
+    within = bool(slow.log_evidence(maximum, above=False)[0] >= -math.log(budget.on))
+    outcome = outcome_of(beyond=is_above(slow, maximum, budget.back), within=within)
     low, high = slow.bounds(budget.back)[0], slow.bounds(budget.on)[1]
     own = ratios.candidate.quantile(settings.quantile)
     closing = "too slow" if outcome is Outcome.ROLL_BACK else ending(outcome)
@@ -95,7 +95,7 @@ def judge_slow(
         f"{names.candidate}; {percent_text(slow.estimate)} took longer than the fixed threshold of "
         f"{duration_text(settings.max_s)}, between {percent_text(low)} and "
         f"{percent_text(high)} with {confidence(budget.on)}, where "
-        f"{percent_text(most)} may: {closing}"
+        f"{percent_text(maximum)} may: {closing}"
     )
     return MetricVerdict(
         metric="latency",
@@ -106,7 +106,7 @@ def judge_slow(
         effect=slow.estimate,
         low=low,
         high=high,
-        margin=most,
+        margin=maximum,
         alpha=budget.on,
         samples=(0, int(slow.trials)),
     )
@@ -132,12 +132,12 @@ def quantile_name(quantile: float) -> str:
     return f"p{100 * quantile:g}"
 
 
-def is_above(own: Rate, most: float, level: float) -> bool:
+def is_above(own: Rate, maximum: float, level: float) -> bool:
     """Whether the candidate's own rate is shown to be above `most`.
 
     The worst intervals are left out if it is watched for harm.
     """
     if own.watched is None:
-        return bool(own.log_evidence(most, above=True)[0] >= -math.log(level))
-    assert own.watched == most, "a rate is watched against one number"
+        return bool(own.log_evidence(maximum, above=True)[0] >= -math.log(level))
+    assert own.watched == maximum, "a rate is watched against one number"
     return own.log_evidence_of_harm() >= -math.log(level)

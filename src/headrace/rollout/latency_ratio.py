@@ -177,7 +177,7 @@ def thresholds_near(
     past = upper[np.argmax(tail <= 1.0 + _ROUND, axis=-1)]
     if not columns.size:
         return [past for _ in reaches]
-    stray = np.where(
+    beyond = np.where(
         near[:, columns],
         _STRAY_COST * np.abs(np.log(np.maximum(tail[:, columns], 1e-12))),
         np.inf,
@@ -185,7 +185,7 @@ def thresholds_near(
     is_near = near.any(axis=-1)
     edges = []
     for reach in reaches:
-        best = np.argmin(stray + _slack(reach(upper[columns])), axis=-1)
+        best = np.argmin(beyond + _slack(reach(upper[columns])), axis=-1)
         edges.append(np.where(is_near, upper[columns][best], past))
     return edges
 
@@ -216,8 +216,8 @@ def cliffs(
     beyond = above[:, 1:]
     between = beyond - above[:, np.searchsorted(lower, reach(upper) * (1.0 - _ROUND))]
     tails = beyond / share
-    most = _CLIFF_NEAR[1] + _DOUBT / np.sqrt(np.maximum(share, 1.0))
-    near = (tails >= _CLIFF_NEAR[0]) & (tails <= most)
+    maximum = _CLIFF_NEAR[1] + _DOUBT / np.sqrt(np.maximum(share, 1.0))
+    near = (tails >= _CLIFF_NEAR[0]) & (tails <= maximum)
     mass = np.where(near, between / np.maximum(beyond, 1e-12), np.inf)
     index = np.argmin(mass, axis=-1)
     rows = np.arange(len(counts))

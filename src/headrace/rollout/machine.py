@@ -26,7 +26,7 @@ from headrace.rollout.state import DecidedBy, PromotedBy, RolloutFacts, RolloutP
 __all__ = ["advance", "allowed_verbs", "begin", "command", "due_at", "supersede"]
 
 
-def begin(settings: RolloutSpec, *, began: float) -> RolloutState:
+def begin(settings: RolloutSpec, *, started: float) -> RolloutState:
     """Return the initial state: candidate replicas are requested, and get no traffic yet.
 
     Args:
@@ -35,8 +35,8 @@ def begin(settings: RolloutSpec, *, began: float) -> RolloutState:
     return RolloutState(
         settings=settings,
         phase=RolloutPhase.PREPARING,
-        began=began,
-        since=began,
+        began=started,
+        since=started,
         elapsed_s=0.0,
         reason="the new version's replicas are being started",
         traffic=plan_of(settings).start,

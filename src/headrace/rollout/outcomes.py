@@ -97,10 +97,10 @@ def ending(outcome: Outcome) -> str:
             return "not enough evidence yet"
 
 
-def waiting(metric: str, why: str, *, alpha: float) -> MetricVerdict:
+def waiting(metric: str, reason: str, *, alpha: float) -> MetricVerdict:
     """Return the verdict of a metric without data."""
     return MetricVerdict(
-        metric=metric, outcome=Outcome.WAIT, reason=f"{metric}: {why}", alpha=alpha
+        metric=metric, outcome=Outcome.WAIT, reason=f"{metric}: {reason}", alpha=alpha
     )
 
 
@@ -111,4 +111,6 @@ def explanation(verdict: RolloutVerdict, left_out: dict[str, str]) -> str:
     else:
         ordered = sorted(verdict.metrics, key=lambda metric: _FIRST[metric.outcome])
         lines = [metric.reason for metric in ordered]
-    return "\n".join([*lines, *(f"{name}: not judged, {why}" for name, why in left_out.items())])
+    return "\n".join(
+        [*lines, *(f"{name}: not judged, {reason}" for name, reason in left_out.items())]
+    )

@@ -86,13 +86,13 @@ class Outlook:
         if self.requests_per_s <= 0.0:
             return f"no requests come, and without them there is no verdict; {limit}"
         digits = 1 if self.requests_per_s < _FEW_PER_S else 0
-        good, worse = (
+        valid, worse = (
             "never" if math.isinf(seconds) else f"after about {duration_text(seconds)}"
             for seconds in (self.good_s, self.worse_s)
         )
         return (
             f"at {self.requests_per_s:,.{digits}f} requests/s a version as good as the old one has "
-            f"its verdict {good}, one worse by twice the margin {worse}; {limit}"
+            f"its verdict {valid}, one worse by twice the margin {worse}; {limit}"
         )
 
 

@@ -82,30 +82,32 @@ class PredictionShift(msgspec.Struct):
         self.tests.add(share, self._arm(b, part_b), self._arm(a, part_a), When(step=step))
 
     def refuted(
-        self, margin: float, level_moved: float, level_kept: float
+        self, margin: float, level_moved: float, confirmed_level: float
     ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
         """Return the labels whose shares are shown to move by more than `margin`, and by less.
 
         The second result is of the current step.
         """
         thresholds = -np.log(levels(level_moved, len(self.labels)) / 2.0)
-        rose = self.tests.log_evidence(margin, above=True)[1:] >= thresholds
-        fell = self.tests.log_evidence(-margin, above=False)[1:] >= thresholds
+        increased = self.tests.log_evidence(margin, above=True)[1:] >= thresholds
+        decreased = self.tests.log_evidence(-margin, above=False)[1:] >= thresholds
         # The label that moves most moves to one side: so each side of each label has the whole
         # level, without a correction for the others.
-        threshold = -np.log(level_kept)
+        threshold = -np.log(confirmed_level)
         rose_less = self.tests.log_evidence(margin, above=False, step=self.step)[1:] >= threshold
-        fell_less = self.tests.log_evidence(-margin, above=True, step=self.step)[1:] >= threshold
-        return rose | fell, rose_less & fell_less
+        decreased_less = (
+            self.tests.log_evidence(-margin, above=True, step=self.step)[1:] >= threshold
+        )
+        return increased | decreased, rose_less & decreased_less
 
     def bounds(self, level_low: float, level_high: float) -> tuple[float, float]:
         """Return bounds of the largest change of any label's share; see `refuted`."""
         label_levels = np.concatenate([[1.0], levels(level_low, len(self.labels)) / 2.0])
-        rose, fell = self.tests.bounds(label_levels, label_levels)
-        least = self.tests.lower_bounds(level_high, step=self.step)
-        most = self.tests.upper_bounds(level_high, step=self.step)
-        low = max(0.0, float(rose[1:].max()), float(-fell[1:].min()))
-        return low, max(low, float(most[1:].max()), float(-least[1:].min()))
+        increases, decreases = self.tests.bounds(label_levels, label_levels)
+        minimum = self.tests.lower_bounds(level_high, step=self.step)
+        maximum = self.tests.upper_bounds(level_high, step=self.step)
+        low = max(0.0, float(increases[1:].max()), float(-decreases[1:].min()))
+        return low, max(low, float(maximum[1:].max()), float(-minimum[1:].min()))
 
     def _add_labels(self, together: Mapping[str | float, int]) -> None:
         new = [label for label in together if label not in self.labels]
@@ -138,8 +140,8 @@ def parts(
         The baseline's and the candidate's part, `[...]`; one of both is 1.
     """
     a, b = np.asarray(baseline) / (1 - share), np.asarray(candidate) / share
-    least = np.minimum(a, b)
-    return least / a, least / b
+    minimum = np.minimum(a, b)
+    return minimum / a, minimum / b
 
 
 def levels(level: float, labels: int) -> Array:

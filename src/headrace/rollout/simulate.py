@@ -173,12 +173,16 @@ class SimulatedTests:
             -np.log(levels(level, len(CLASSES)) / 2.0),
             np.repeat(self.step, len(CLASSES)),
         )
-        rose = self._classes.log_evidence(margin, above=True).reshape(by_class)
-        fell = self._classes.log_evidence(-margin, above=False).reshape(by_class)
+        increased = self._classes.log_evidence(margin, above=True).reshape(by_class)
+        decreased = self._classes.log_evidence(-margin, above=False).reshape(by_class)
         rose_less = self._classes.log_evidence(margin, above=False, step=step).reshape(by_class)
-        fell_less = self._classes.log_evidence(-margin, above=True, step=step).reshape(by_class)
-        worse.append(np.asarray(((rose >= class_thresholds) | (fell >= class_thresholds)).any(-1)))
-        within.append(np.asarray(((rose_less >= needed) & (fell_less >= needed)).all(-1)))
+        decreased_less = self._classes.log_evidence(-margin, above=True, step=step).reshape(
+            by_class
+        )
+        worse.append(
+            np.asarray(((increased >= class_thresholds) | (decreased >= class_thresholds)).any(-1))
+        )
+        within.append(np.asarray(((rose_less >= needed) & (decreased_less >= needed)).all(-1)))
         return np.stack(worse), np.stack([w & ~b for w, b in zip(within, worse, strict=True)])
 
     def _add_classes(self, interval: SimulatedInterval) -> None:
@@ -284,9 +288,9 @@ class _QuantileWatch:
 
     def _remember(self, interval: SimulatedInterval) -> None:
         runs, buckets = self._recent.shape
-        ours = interval.cell < runs
+        own = interval.cell < runs
         added = np.bincount(
-            interval.cell[ours] * buckets + interval.bucket[ours], minlength=self._recent.size
+            interval.cell[own] * buckets + interval.bucket[own], minlength=self._recent.size
         ).reshape(self._recent.shape)
         fades = self._recent.sum(-1) > WINDOW_TAILS / (1.0 - self._quantile)
         self._recent = self._recent * np.where(fades, 0.5, 1.0)[:, None] + added

@@ -106,11 +106,11 @@ class TrafficDraws:
     def next(self) -> SimulatedInterval:
         """Return the next second."""
         world, runs = self.world, len(self.candidates)
-        swell = self._swell()
-        total = self.rng.poisson(world.requests_per_s * (1.0 + _SWELL * swell))
+        load_cycle = self._swell()
+        total = self.rng.poisson(world.requests_per_s * (1.0 + _SWELL * load_cycle))
         to_candidate = self.rng.binomial(total, self.weights)
         requests = np.stack([total - to_candidate, to_candidate])
-        base = world.errors * (1.0 + _DRIFT * swell) + _INCIDENT_ERRORS * self._has_incident
+        base = world.errors * (1.0 + _DRIFT * load_cycle) + _INCIDENT_ERRORS * self._has_incident
         more = np.array([c.more_errors for c in self.candidates])
         errors = self.rng.binomial(requests, np.clip(np.stack([base, base + more]), 0.0, 1.0))
         stalled = self._stalled() if world.bursts else None
@@ -118,7 +118,7 @@ class TrafficDraws:
             fails = stalled * (self.rng.random(stalled.shape) < 0.5)  # noqa: PLR2004  # every other
             errors += self.rng.binomial(requests - errors, fails)
         rejections = self.rng.binomial(requests - errors, world.rejections)
-        cell, bucket = self._latencies(requests, swell, stalled)
+        cell, bucket = self._latencies(requests, load_cycle, stalled)
         return SimulatedInterval(
             requests=requests.astype(float),
             errors=errors.astype(float),
@@ -137,14 +137,14 @@ class TrafficDraws:
         self._has_incident = np.where(
             self._has_incident, chance >= 1.0 / _INCIDENT_S, chance < 1.0 / _INCIDENT_EVERY_S
         )
-        swell: Array = np.sin(2.0 * np.pi * (self._second / self.world.period_s + self._phase))
-        return swell
+        load_cycle: Array = np.sin(2.0 * np.pi * (self._second / self.world.period_s + self._phase))
+        return load_cycle
 
     def _stalled(self) -> Array:
         """Return the part of this second's requests that a stall affects, `[arms, runs]`."""
         shape = (2, len(self.candidates))
-        begins = self.rng.random(shape) < 1.0 / _STALL_EVERY_S
-        part: Array = np.where(begins, self.rng.uniform(*_STALL_PART, size=shape), 0.0)
+        starts = self.rng.random(shape) < 1.0 / _STALL_EVERY_S
+        part: Array = np.where(starts, self.rng.uniform(*_STALL_PART, size=shape), 0.0)
         return part
 
     def _classes(self, answers: NDArray[np.int64], runs: int) -> Array:
@@ -155,10 +155,10 @@ class TrafficDraws:
         return np.stack([first, second, answers - first - second], axis=-1).astype(float)
 
     def _latencies(
-        self, requests: NDArray[np.int64], swell: Array, stalled: Array | None
+        self, requests: NDArray[np.int64], load_cycle: Array, stalled: Array | None
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         slower = np.array([c.times_slower for c in self.candidates])
-        now = (1.0 + _SLOWER * swell) * np.where(self._has_incident, _INCIDENT_FACTOR, 1.0)
+        now = (1.0 + _SLOWER * load_cycle) * np.where(self._has_incident, _INCIDENT_FACTOR, 1.0)
         shift = np.log(self.world.median_s * np.stack([now, now * slower])).ravel()
         cell = np.repeat(np.arange(requests.size), requests.ravel())
         logs = self.rng.standard_normal(len(cell)) * LATENCY_SPREAD + shift[cell]

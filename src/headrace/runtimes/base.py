@@ -55,7 +55,7 @@ def check_tuning(tuning: Tuning) -> None:
     for name in disabled:
         if _OPTIMIZER.fullmatch(name) is None:
             _refuse(
-                f"disables the optimizer {_shown(name)}, which is not a valid name of ONNX "
+                f"disables the optimizer {_display(name)}, which is not a valid name of ONNX "
                 "Runtime: use letters, digits and underscores, as in SkipLayerNormFusion"
             )
     threads = tuning.intra_op_threads
@@ -63,18 +63,20 @@ def check_tuning(tuning: Tuning) -> None:
         _refuse(f"asks for {threads} threads inside a run; allowed are 1 to {MOST_THREADS}")
 
 
-def _check_one_of(what: str, value: str, allowed: tuple[str, ...]) -> None:
+def _check_one_of(description: str, value: str, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
         available = ", ".join(name for name in allowed if name)
-        _refuse(f"asks for the unknown {what} {_shown(value)}; allowed values: {available}")
+        _refuse(
+            f"asks for the unknown {description} {_display(value)}; allowed values: {available}"
+        )
 
 
-def _shown(text: str) -> str:
+def _display(text: str) -> str:
     return repr(text if len(text) <= _SHOWN else text[:_SHOWN] + "...")
 
 
-def _refuse(what: str) -> None:
-    raise UnsupportedModelError(f"the model's tuning {what}")
+def _refuse(description: str) -> None:
+    raise UnsupportedModelError(f"the model's tuning {description}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -82,8 +82,8 @@ def read_check(file: Path) -> tuple[Asked, ...]:
         RuntimeError,  # encrypted
         NotImplementedError,
     ) as error:
-        what = str(error) if isinstance(error, BrokenFileError) else error_kind(error)
-        msg = f"{file}: is not a valid file of check requests: {what}"
+        description = str(error) if isinstance(error, BrokenFileError) else error_kind(error)
+        msg = f"{file}: is not a valid file of check requests: {description}"
         raise UnsupportedModelError(msg) from None
 
 

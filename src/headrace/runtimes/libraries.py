@@ -67,14 +67,14 @@ def import_package(package: str) -> ModuleType:
         FailedPreconditionError: This process has imported another framework.
     """
     if package in FRAMEWORKS:
-        keep_frameworks_apart()
+        isolate_frameworks()
     try:
         return importlib.import_module(package)
     except SecondFrameworkError as error:
         raise FailedPreconditionError(str(error)) from error
 
 
-def keep_frameworks_apart() -> None:
+def isolate_frameworks() -> None:
     """Limit this process to one framework: importing a second one raises ImportError.
 
     Libraries for which a framework is optional work without it.
@@ -89,7 +89,7 @@ def without_frameworks() -> Iterator[None]:
 
     Packages that the process has already imported stay visible.
     """
-    keep_frameworks_apart()
+    isolate_frameworks()
     before, _APART.here.are_hidden = _APART.are_hidden, True
     try:
         yield

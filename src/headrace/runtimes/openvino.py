@@ -143,8 +143,8 @@ def open_openvino(path: Path, options: LoadOptions, *, named: Named) -> Openvino
         # Errors about a graph that was read here first name operators; errors about an IR quote
         # values.
         is_read = path.suffix.lower() == ".onnx" or path.is_dir()
-        what = openvino_reason(error) if is_read else error_kind(error)
-        raise refuse(path, f"OpenVINO refuses it: {what}") from None
+        description = openvino_reason(error) if is_read else error_kind(error)
+        raise refuse(path, f"OpenVINO refuses it: {description}") from None
     inputs = _specs(path, "input", model.inputs, named)
     outputs = _specs(path, "output", model.outputs, named)
     _check(path, inputs, outputs)
@@ -152,7 +152,7 @@ def open_openvino(path: Path, options: LoadOptions, *, named: Named) -> Openvino
         compiled = core.compile_model(model, "CPU", openvino_settings(model, options))
     except Exception as error:
         raise refuse(path, f"OpenVINO cannot compile it: {openvino_reason(error)}") from error
-    _tell_precision(path, compiled, options)
+    _set_precision(path, compiled, options)
     declared = ModelSignature(inputs=inputs, outputs=outputs, batched=False)
     loaded = OpenvinoModel(compiled, library.Tensor, declared)
     probe = probe_batch(
@@ -222,7 +222,7 @@ def openvino_settings(model: Any, options: LoadOptions) -> Mapping[str, object]:
     }
 
 
-def _tell_precision(path: Path, compiled: Any, options: LoadOptions) -> None:  # noqa: ANN401  # ships no types that mypy reads
+def _set_precision(path: Path, compiled: Any, options: LoadOptions) -> None:  # noqa: ANN401  # ships no types that mypy reads
     """Log if the processor lacks the requested precision and OpenVINO uses another."""
     precision = options.tuning.precision
     if not precision:
@@ -348,8 +348,8 @@ def find_openvino_file(path: Path) -> OpenvinoFile:
                 with FileReader(file) as source:
                     ir = read_ir(source)
             except expat.ExpatError as error:
-                where = f"line {error.lineno}, column {error.offset}"
-                raise corrupt(file, f"incomplete XML ({where})") from None
+                location = f"line {error.lineno}, column {error.offset}"
+                raise corrupt(file, f"incomplete XML ({location})") from None
             except BrokenFileError as error:
                 raise refuse(file, str(error)) from error
             _check_weights(file, ir.end_bytes)
@@ -485,15 +485,17 @@ class IrFile:
             self._dims = []
             self.is_quantised |= self._kind == "FakeQuantize"
         elif element == "data" and self._kind == "Const":
-            what = f"the constant '{self._layer[:100]}'"
+            description = f"the constant '{self._layer[:100]}'"
             offset, size = _whole(attributes.get("offset", "")), _whole(attributes.get("size", ""))
             dims = _sizes(attributes.get("shape", ""))
             if min([offset, size, *dims]) < 0:
-                raise BrokenFileError(f"is damaged: {what} has an invalid position or shape")
+                raise BrokenFileError(f"is damaged: {description} has an invalid position or shape")
             elements = math.prod(dims)
             kind = attributes.get("element_type", "")
             if elements > _MAX_ELEMENTS or elements * _bits(kind) > 8 * size + 7:
-                raise BrokenFileError(f"{what} declares {elements} elements but has {size} bytes")
+                raise BrokenFileError(
+                    f"{description} declares {elements} elements but has {size} bytes"
+                )
             self.weights[_datatype(kind)] += size
             self.end_bytes = max(self.end_bytes, offset + size)
         elif element == "data" and self._kind == "Parameter" and len(self.inputs) < _MOST_SHOWN:

@@ -155,10 +155,10 @@ def _compare(
         msg = f"the model does not run when padded from {real} to {length}: {error}"
         raise UnsupportedModelError(msg) from error
     axes: OutputLengthAxes = {}
-    for name, want in plain.items():
-        got = answers[name]
-        axes[name] = _length_axes(name, want.shape, got.shape, real, length)
-        worst = difference_ratio(_cut(got, axes[name], real), want)
+    for name, expected in plain.items():
+        actual = answers[name]
+        axes[name] = _length_axes(name, expected.shape, actual.shape, real, length)
+        worst = difference_ratio(_cut(actual, axes[name], real), expected)
         if worst > tolerance:
             msg = f"padding changes output '{name}' by {worst:.1%} of its largest value"
             raise UnsupportedModelError(msg)

@@ -93,9 +93,9 @@ def what_else(path: Path) -> str:
 def _directory(path: Path) -> tuple[str, str] | None:
     if not any(path.iterdir()):
         return "an empty directory", "name the model's file, or the directory that holds it"
-    for name, what, advice in _IN_DIRECTORIES:
+    for name, description, advice in _IN_DIRECTORIES:
         if (path / name).is_file():
-            return what, advice
+            return description, advice
     return _BY_SUFFIX.get(path.suffix.lower())
 
 
@@ -103,9 +103,9 @@ def _file(path: Path) -> tuple[str, str] | None:
     head = _head(path)
     if not head:
         return "empty (0 bytes)", "copy it again"
-    for magic, what, advice in _BY_HEAD:
+    for magic, description, advice in _BY_HEAD:
         if head.startswith(magic):
-            return what, advice
+            return description, advice
     return _archive(path) if head.startswith(_ZIP) else _BY_SUFFIX.get(path.suffix.lower())
 
 
@@ -159,17 +159,17 @@ def code_in(path: Path) -> str:
 def _code_in_file(file: Path, name: str) -> str:
     suffix = file.suffix.lower()
     head = _head(file)
-    what = ""
+    description = ""
     if suffix in _PICKLE_SUFFIXES:
-        what = "a pickle"
+        description = "a pickle"
     elif head.startswith(_PICKLES) and suffix not in {".onnx", ".ort"}:
-        what = "a pickle, by its first bytes"
+        description = "a pickle, by its first bytes"
     elif head.startswith(_ZIP) and any(
         name.lower().endswith((".pkl", ".pickle", ".joblib")) for name in _names_in(file) or ()
     ):
         kind = "a PyTorch archive" if suffix in _TORCH_SUFFIXES else "an archive"
-        what = f"{kind} with a pickle in it"
-    if not what:
+        description = f"{kind} with a pickle in it"
+    if not description:
         return ""
     or_else = (
         " with torch.onnx.export, or save it with torch.export.save or torch.jit.save"
@@ -178,7 +178,7 @@ def _code_in_file(file: Path, name: str) -> str:
         "LightGBM's and CatBoost's with save_model"
     )
     return (
-        f"'{name}' is {what}, which can run arbitrary code when it is loaded, and no runtime"
+        f"'{name}' is {description}, which can run arbitrary code when it is loaded, and no runtime"
         f" loads it; export the model to ONNX{or_else}"
     )
 
@@ -187,7 +187,7 @@ _SLOW_S: Final = 1.0
 """Duration of a run from which it is not repeated for a better figure."""
 
 
-def made_up_inputs(model: Model, *, rows: int = 1, variable: int = 1) -> Tensors:
+def generated_inputs(model: Model, *, rows: int = 1, variable: int = 1) -> Tensors:
     """Return the model's own example inputs if it has any, else ones that fit its signature.
 
     A model may have a method `example_inputs(rows=, variable=)`, such as an image model.
@@ -212,7 +212,7 @@ def first_run(model: Model, clock: Callable[[], float] = time.perf_counter) -> F
     sizes = VARIABLE_SIZES if any(VARIABLE in shape for shape in shapes) else VARIABLE_SIZES[:1]
     error = ""
     for size in sizes:
-        inputs = made_up_inputs(model, variable=size)
+        inputs = generated_inputs(model, variable=size)
         try:
             run_s = timed(inputs)
             # One-time setup of a library does not count as inference.
@@ -251,7 +251,7 @@ def usable_runtimes() -> tuple[str, ...]:
 def runtimes_text() -> str:
     """Return a text of the usable runtimes and what the others lack."""
     usable = ", ".join(usable_runtimes()) or "none"
-    others = [f"'{name}' {why}" for name in runtime_names() if (why := _why_not(name))]
+    others = [f"'{name}' {reason}" for name in runtime_names() if (reason := _why_not(name))]
     return f"available runtimes: {usable}" + "".join(f"; {other}" for other in others)
 
 
@@ -381,10 +381,10 @@ def code_of_model(runtime: Runtime, path: Path) -> str:
     Raises:
         UnsupportedModelError: The model is damaged.
     """
-    look = getattr(runtime, "code_in", None)
-    if look is None or getattr(runtime, "runs_code", True) is not False:
+    observation = getattr(runtime, "code_in", None)
+    if observation is None or getattr(runtime, "runs_code", True) is not False:
         return ""
-    code: str = look(path)
+    code: str = observation(path)
     return code
 
 
@@ -401,9 +401,9 @@ def _unknown(path: Path) -> str:
     """Return why no runtime recognises a path, and which formats are supported."""
     if reason := what_else(path):
         return f"{reason} (no runtime loads it; {runtimes_text()})"
-    what = "directory" if path.is_dir() else "file"
+    description = "directory" if path.is_dir() else "file"
     return (
-        f"no runtime recognises this {what}; {runtimes_text()}; export the model to ONNX if "
+        f"no runtime recognises this {description}; {runtimes_text()}; export the model to ONNX if "
         "its library is not among them"
     )
 

@@ -191,25 +191,25 @@ def _decided(
     return False, RowIndependence.UNPROVEN, verdict.why_not
 
 
-def difference_ratio(got: Array, want: Array) -> float:
+def difference_ratio(actual: Array, expected: Array) -> float:
     """Return the largest difference over the largest value in `want`; infinite if shapes differ.
 
     Equal infinities and not-a-numbers count as equal. For strings, booleans and integers any
     difference counts as 1.
     """
-    if got.shape != want.shape:
+    if actual.shape != expected.shape:
         return np.inf
-    if got.dtype.kind not in "fc":
-        return 0.0 if np.array_equal(got, want) else 1.0
-    wide_got, wide_want = got.astype(np.float64), want.astype(np.float64)
-    same = (wide_got == wide_want) | (np.isnan(wide_got) & np.isnan(wide_want))
+    if actual.dtype.kind not in "fc":
+        return 0.0 if np.array_equal(actual, expected) else 1.0
+    wide_actual, wide_expected = actual.astype(np.float64), expected.astype(np.float64)
+    same = (wide_actual == wide_expected) | (np.isnan(wide_actual) & np.isnan(wide_expected))
     if same.all():
         return 0.0
-    finite = np.isfinite(wide_want)
-    if not (np.isfinite(wide_got) == finite).all() or not same[~finite].all():
+    finite = np.isfinite(wide_expected)
+    if not (np.isfinite(wide_actual) == finite).all() or not same[~finite].all():
         return np.inf
-    scale = float(np.abs(wide_want[finite]).max())
-    return float(np.abs(wide_got[finite] - wide_want[finite]).max()) / max(scale, 1e-6)
+    scale = float(np.abs(wide_expected[finite]).max())
+    return float(np.abs(wide_actual[finite] - wide_expected[finite]).max()) / max(scale, 1e-6)
 
 
 def _why_no_candidate(inputs: tuple[TensorSpec, ...], axis_names: Mapping[str, str]) -> str:
@@ -246,12 +246,12 @@ def _base_difference(
         answers = run(together)
     except HeadraceError as error:
         return _Difference(f"the model fails on several rows: {error}", is_shape=True)
-    for name, got in answers.items():
+    for name, actual in answers.items():
         parts = [part[name] for part in alone]
-        if [part.shape[:1] for part in [*parts, got]] != [(2,), (1,), (3,)]:
+        if [part.shape[:1] for part in [*parts, actual]] != [(2,), (1,), (3,)]:
             reason = f"axis 0 of output '{name}' is not the number of rows"
             return _Difference(reason, is_shape=True)
-        if got.shape[1:] != parts[0].shape[1:] or got.shape[1:] != parts[1].shape[1:]:
+        if actual.shape[1:] != parts[0].shape[1:] or actual.shape[1:] != parts[1].shape[1:]:
             reason = f"the shape of output '{name}' depends on the number of rows"
             return _Difference(reason, is_shape=True)
     rows = {name: np.concatenate([part[name] for part in alone]) for name in answers}
@@ -398,23 +398,23 @@ def _row_difference(
     has_floats = any(array.dtype.kind in "fc" for array in answers.values())
     limit = QUANTISED_RATIO if is_proven else SAME_RATIO
     for i, kind in enumerate(kinds):
-        for name, got in answers.items():
-            want = alone[i][name]
-            if len(got) != len(kinds) or got.shape[1:] != want.shape[1:]:
+        for name, actual in answers.items():
+            expected = alone[i][name]
+            if len(actual) != len(kinds) or actual.shape[1:] != expected.shape[1:]:
                 reason = f"the shape of output '{name}' depends on other rows"
                 return _Difference(reason, is_shape=True)
             if kind == _MISSING or (is_proven and kind not in _ORDINARY):
                 continue
-            is_float = want.dtype.kind in "fc"
+            is_float = expected.dtype.kind in "fc"
             # A label may flip where two scores tie within rounding; the scores are compared
             # instead.
-            if (has_floats and not is_float) or (is_float and not np.isfinite(want).all()):
+            if (has_floats and not is_float) or (is_float and not np.isfinite(expected).all()):
                 continue
-            ratio = difference_ratio(got[i : i + 1], want)
+            ratio = difference_ratio(actual[i : i + 1], expected)
             if ratio > limit:
                 by = f" by {ratio * 100:.3g} % of its largest value" if is_float else ""
-                what = "" if kind == "ordinary" else f" with {kind}"
-                return _Difference(f"output '{name}' of a row{what} differs{by} in a batch")
+                description = "" if kind == "ordinary" else f" with {kind}"
+                return _Difference(f"output '{name}' of a row{description} differs{by} in a batch")
     return None
 
 
@@ -425,8 +425,8 @@ def _corrected(spec: TensorSpec, answers: Tensors | None, *, batched: bool) -> T
     array = answers[spec.name]
     shape = spec.shape if len(spec.shape) == array.ndim else (VARIABLE,) * array.ndim
     shape = tuple(
-        want if want in (VARIABLE, got) else VARIABLE
-        for want, got in zip(shape, array.shape, strict=True)
+        expected if expected in (VARIABLE, actual) else VARIABLE
+        for expected, actual in zip(shape, array.shape, strict=True)
     )
     if batched and shape:
         shape = (VARIABLE, *shape[1:])

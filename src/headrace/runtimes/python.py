@@ -87,11 +87,13 @@ def read_class(file: Path) -> type[PythonModel]:
         UnsupportedModelError: The file does not run, or has no such class or several.
     """
     module = run_file(file)
-    chosen = getattr(module, "MODEL", None)
-    if chosen is not None:
-        if not isinstance(chosen, type):
-            raise _refuse(file, f"MODEL is of the type {type(chosen).__name__}; it must be a class")
-        return cast("type[PythonModel]", chosen)
+    selected = getattr(module, "MODEL", None)
+    if selected is not None:
+        if not isinstance(selected, type):
+            raise _refuse(
+                file, f"MODEL is of the type {type(selected).__name__}; it must be a class"
+            )
+        return cast("type[PythonModel]", selected)
     classes = [
         value
         for value in vars(module).values()
@@ -150,16 +152,16 @@ def where_it_failed(file: Path | str, error: BaseException, *, with_message: boo
     """
     file = Path(file)
     if with_message:
-        what = f"{type(error).__name__}: {getattr(error, 'msg', error)}"
+        description = f"{type(error).__name__}: {getattr(error, 'msg', error)}"
     else:  # a class that the file defines is also content of the file
         builtin = next(cls for cls in type(error).__mro__ if cls.__module__ == "builtins")
-        what = builtin.__name__
+        description = builtin.__name__
     if isinstance(error, SyntaxError) and error.filename == str(file):
-        return f"{what} ({file.name}, line {error.lineno})"
+        return f"{description} ({file.name}, line {error.lineno})"
     # Source lines are not looked up, because the file may hold private content.
     frames = traceback.walk_tb(error.__traceback__)
     lines = [line for frame, line in frames if frame.f_code.co_filename == str(file)]
-    return f"{what} ({file.name}, line {lines[-1]})" if lines else what
+    return f"{description} ({file.name}, line {lines[-1]})" if lines else description
 
 
 def forget(file: Path) -> None:
@@ -219,23 +221,25 @@ def _specs(file: Path, cls: type[PythonModel], kind: str) -> tuple[TensorSpec, .
     return tuple(_spec(file, f"{cls.__name__}.{kind}", *item) for item in declared.items())
 
 
-def _spec(file: Path, where: str, name: object, declaration: object) -> TensorSpec:
+def _spec(file: Path, location: str, name: object, declaration: object) -> TensorSpec:
     match declaration:
         case (str() as datatype, list() | tuple() as shape):
             pass
         case _:
-            msg = f'{where}[{name!r}] is {declaration!r}; write it as ("FP32", [-1, 4])'
+            msg = f'{location}[{name!r}] is {declaration!r}; write it as ("FP32", [-1, 4])'
             raise _refuse(file, msg)
     if datatype not in set(Datatype):
-        msg = f"{where}[{name!r}] has the datatype {datatype!r}; use one of {', '.join(Datatype)}"
+        msg = (
+            f"{location}[{name!r}] has the datatype {datatype!r}; use one of {', '.join(Datatype)}"
+        )
         raise _refuse(file, msg)
     if any(isinstance(n, bool) or not isinstance(n, int) or n < VARIABLE for n in shape):
-        msg = f"{where}[{name!r}] has the shape {shape!r}; use whole numbers, -1 for any size"
+        msg = f"{location}[{name!r}] has the shape {shape!r}; use whole numbers, -1 for any size"
         raise _refuse(file, msg)
     try:
         checked = check_name(str(name), kind="tensor")
     except HeadraceError as error:
-        raise _refuse(file, f"{where}: {error}") from error
+        raise _refuse(file, f"{location}: {error}") from error
     return TensorSpec(name=checked, datatype=Datatype(datatype), shape=tuple(shape))
 
 
@@ -353,8 +357,8 @@ def _check_output(spec: TensorSpec, value: object, rows: int | None) -> Array:
             f"return it with .astype(np.{spec.datatype.dtype.name})"
         )
     if rows is not None and array.shape[:1] != (rows,):
-        got = array.shape[0] if array.ndim else "no"
-        raise _wrong(f"output '{spec.name}' has {got} rows for {rows} rows of input")
+        actual = array.shape[0] if array.ndim else "no"
+        raise _wrong(f"output '{spec.name}' has {actual} rows for {rows} rows of input")
     if not spec.fits(array.shape):
         raise _wrong(
             f"output '{spec.name}' has the shape {list(array.shape)}, "

@@ -142,8 +142,13 @@ def device_of(model: Model, runtime: str, requested: Device) -> DeviceUse | None
     if requested in {Device.AUTO, Device.CPU} or (use is not None and use.used != ON_CPU):
         return use and replace(use, asked=requested)
     model.close()
-    what = "runs on the CPU only" if use else "leaves the choice of a device to the model's code"
-    msg = f"device '{requested}' was requested, but the runtime '{runtime}' {what}; remove `device`"
+    description = (
+        "runs on the CPU only" if use else "leaves the choice of a device to the model's code"
+    )
+    msg = (
+        f"device '{requested}' was requested, but the runtime '{runtime}' {description}; "
+        "remove `device`"
+    )
     raise FailedPreconditionError(msg)
 
 

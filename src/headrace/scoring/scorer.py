@@ -22,7 +22,7 @@ from headrace.core import (
     Tensors,
     check_inputs,
 )
-from headrace.engine.row_check import LEAST_INTERVAL_S, PAY_BACK, compare_row, note_scales
+from headrace.engine.row_check import LEAST_INTERVAL_S, REPAY_RATIO, compare_row, note_scales
 from headrace.scoring.loading import LoadedModel
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ class Scorer:
 
     def _check_row(self, inputs: Tensors, outputs: Tensors, rows: int) -> None:
         """Run one row of a batch alone and set `difference` if the result differs."""
-        row, names, began = random.randrange(rows), tuple(outputs), self._clock()  # noqa: S311  # sampling
+        row, names, started = random.randrange(rows), tuple(outputs), self._clock()  # noqa: S311  # sampling
 
         def row_of(tensors: Tensors) -> Tensors:
             return copied({name: array[row : row + 1] for name, array in tensors.items()})
@@ -127,9 +127,11 @@ class Scorer:
             )
         except Exception as error:  # noqa: BLE001  # a plug-in call; the batch has its answers
             # A model's error message may quote the row.
-            why = error.code if isinstance(error, HeadraceError) else type(error).__name__
-            _log.warning("a row failed when it was run alone", extra={"error": why})
-        self._check_at = self._clock() + max(LEAST_INTERVAL_S, PAY_BACK * (self._clock() - began))
+            reason = error.code if isinstance(error, HeadraceError) else type(error).__name__
+            _log.warning("a row failed when it was run alone", extra={"error": reason})
+        self._check_at = self._clock() + max(
+            LEAST_INTERVAL_S, REPAY_RATIO * (self._clock() - started)
+        )
         if difference is not None:
             self._check_at = math.inf
             self.difference = difference

@@ -78,7 +78,7 @@ class MemoryTrimmer:
         if body_bytes <= LARGE_ABOVE:
             return
         self.stop()
-        self._timer = asyncio.get_running_loop().call_later(_PAUSE_S, _give_back_aside)
+        self._timer = asyncio.get_running_loop().call_later(_PAUSE_S, _release_in_thread)
 
     def stop(self) -> None:
         """Cancel the timer when the process ends."""
@@ -86,5 +86,5 @@ class MemoryTrimmer:
             self._timer.cancel()
 
 
-def _give_back_aside() -> None:
+def _release_in_thread() -> None:
     threading.Thread(target=give_back, name="give back", daemon=True).start()

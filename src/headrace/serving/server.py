@@ -121,11 +121,11 @@ class HttpServer:
         await asyncio.sleep(_ACCEPT_S)
         for listener in self._listeners:
             listener.close()
-        began = time.monotonic()
+        started = time.monotonic()
         for connection in list(self.connections):
             connection.drain(spares_new=True)
-        while self.connections and (now := time.monotonic()) < began + timeout_s:
-            if now >= began + _FIRST_REQUEST_S:
+        while self.connections and (now := time.monotonic()) < started + timeout_s:
+            if now >= started + _FIRST_REQUEST_S:
                 for connection in list(self.connections):
                     connection.drain()
             await asyncio.sleep(0.02)
@@ -147,9 +147,9 @@ def descriptors_for(connections: int) -> int:
 
     The soft limit of descriptors is often 1024, for programs that call `select`.
     """
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    _, maximum = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(ValueError, OSError):  # not allowed here
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (maximum, maximum))
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY:
         return connections

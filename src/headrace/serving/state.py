@@ -205,20 +205,20 @@ class ReplicaState:
             ratio=ratio,
             counts=self.row_checks,
             listen=self._check_batches,
-            run_aside=self._run_aside,
+            run_in_thread=self._run_in_thread,
             later=loop.call_later,
             soon=loop.call_soon,
         )
 
-    def _run_aside(self, work: Callable[[Model], None], on_ended: Callable[[], None]) -> bool:
-        """Call `Engine.run_aside`; return False while the model is not loaded."""
-        return self.served is not None and self.served.engine.run_aside(work, on_ended)
+    def _run_in_thread(self, work: Callable[[Model], None], on_ended: Callable[[], None]) -> bool:
+        """Call `Engine.run_in_thread`; return False while the model is not loaded."""
+        return self.served is not None and self.served.engine.run_in_thread(work, on_ended)
 
     @property
     def intra_op_threads(self) -> int:
         """Return the threads per run: as configured, as the optimizer chose, or 1."""
-        chosen = self.served and self.served.loaded.intra_op_threads
-        return chosen or self.settings.intra_op_threads or 1
+        selected = self.served and self.served.loaded.intra_op_threads
+        return selected or self.settings.intra_op_threads or 1
 
     def cancel(self, ticket: Ticket) -> None:
         """Cancel the request of a caller that left before the response."""

@@ -82,7 +82,7 @@ def run(settings: WorkerSettings) -> int:
         scorer = load_scorer(settings)
         status = EXIT_SETTINGS
         answerers = make_stages(settings, scorer)
-        url = url_filled_in(settings.broker, what="the broker's URL")
+        url = url_filled_in(settings.broker, description="the broker's URL")
         status = EXIT_CANNOT_JOIN
         broker = open_broker(url, home=Path(settings.home) if settings.home else Path.cwd())
         worker = WorkerLoop(settings, broker, row_problem=lambda: _row_problem(scorer))

@@ -157,17 +157,17 @@ class FieldCodec:
         fields = self._reads.decode(records)
         errors = dict(fields.errors)
         if errors:
-            good: Sequence[int] = [index for index in range(len(records)) if index not in errors]
+            valid: Sequence[int] = [index for index in range(len(records)) if index not in errors]
         else:
-            good = range(len(records))
-        if not good:
+            valid = range(len(records))
+        if not valid:
             return Decoded(groups=(), errors=errors)
         if added.columns:
-            more = {name: _pick(column, good) for name, column in added.columns.items()}
+            more = {name: _pick(column, valid) for name, column in added.columns.items()}
             fields = replace(fields, columns={**fields.columns, **more})
         groups: list[ShapeGroup] = []
-        for indexes in self._indexes_by_shape(fields.columns, len(good), good, errors):
-            groups += self._groups(fields, indexes, good, records, errors)
+        for indexes in self._indexes_by_shape(fields.columns, len(valid), valid, errors):
+            groups += self._groups(fields, indexes, valid, records, errors)
         return Decoded(groups=groups, errors=errors)
 
     def encode(
@@ -192,7 +192,7 @@ class FieldCodec:
         self,
         columns: Mapping[str, Column],
         count: int,
-        good: Sequence[int],
+        valid: Sequence[int],
         errors: dict[int, HeadraceError],
     ) -> list[Sequence[int]]:
         """Return the column indexes of records with equal shapes."""
@@ -212,35 +212,35 @@ class FieldCodec:
             if error is None:
                 by_shape.setdefault(key, []).append(row)
             else:
-                errors[good[row]] = error
+                errors[valid[row]] = error
         return list(by_shape.values())
 
     def _groups(
         self,
         fields: Fields,
         indexes: Sequence[int],
-        good: Sequence[int],
+        valid: Sequence[int],
         records: Sequence[Record],
         errors: dict[int, HeadraceError],
     ) -> list[ShapeGroup]:
         """Return records of equal shapes as one group; add others to `errors`."""
         try:
-            return [self._group(fields, indexes, good, records)]
+            return [self._group(fields, indexes, valid, records)]
         except InvalidArgumentError as error:
             if len(indexes) == 1:
-                errors[good[indexes[0]]] = error
+                errors[valid[indexes[0]]] = error
                 return []
         fine, alone = [], []
         for index in indexes:
             try:
-                alone.append(self._group(fields, [index], good, records))
+                alone.append(self._group(fields, [index], valid, records))
                 fine.append(index)
             except InvalidArgumentError as error:
-                errors[good[index]] = error
+                errors[valid[index]] = error
         if not fine:
             return []
         try:
-            return [self._group(fields, fine, good, records)]
+            return [self._group(fields, fine, valid, records)]
         except InvalidArgumentError:  # valid alone, but not stacked
             return alone
 
@@ -248,10 +248,10 @@ class FieldCodec:
         self,
         fields: Fields,
         indexes: Sequence[int],
-        good: Sequence[int],
+        valid: Sequence[int],
         records: Sequence[Record],
     ) -> ShapeGroup:
-        whole = len(indexes) == len(good)
+        whole = len(indexes) == len(valid)
         columns = fields.columns
         if not whole:
             columns = {name: _pick(column, indexes) for name, column in columns.items()}
@@ -259,7 +259,7 @@ class FieldCodec:
             source.tensor.name: self._array(source, columns, len(indexes), typed=fields.typed)
             for source in self._sources
         }
-        positions = good if whole else [good[index] for index in indexes]
+        positions = valid if whole else [valid[index] for index in indexes]
         key = self._written.key
         keys = _keys(columns[key]) if key else [records[position].key for position in positions]
         context = {name: columns[name] for name in self._written.answered}

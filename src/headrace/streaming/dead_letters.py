@@ -336,8 +336,8 @@ def _run(
             if listener.has_partitions and not session.problem and now - received_at > _IDLE_S:
                 break
             if now - received_at > _TIMEOUT_S:
-                why = session.problem or "the broker returns no records to this group"
-                raise UnavailableError(f"cannot read the dead letters: {why}")
+                reason = session.problem or "the broker returns no records to this group"
+                raise UnavailableError(f"cannot read the dead letters: {reason}")
             continue
         received_at = now
         step = plan_redrive(records, choice, ends=ends, redriven=redriven)

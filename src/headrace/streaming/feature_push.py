@@ -81,8 +81,8 @@ class Pusher:
         fit = [row for index, row in enumerate(rows) if index not in refused]
         if fit:
             push_rows(self._view, self._store, fit)
-        for row_index, why in refused.items():
-            text = f"not a valid row of view '{self._view.name}': {why}"
+        for row_index, reason in refused.items():
+            text = f"not a valid row of view '{self._view.name}': {reason}"
             errors[positions[row_index]] = InvalidArgumentError(text)
         return errors
 
@@ -151,7 +151,7 @@ def make_pusher(settings: WorkerSettings) -> Pusher:
     layout = FieldLayout(inputs=(), outputs=(), passed=tuple(dict.fromkeys(record_fields)))
     url = push_settings.online_store or online_store_url(home)
     url = (
-        url_filled_in(url, what="the URL of the online store")
+        url_filled_in(url, description="the URL of the online store")
         if push_settings.online_store
         else url
     )

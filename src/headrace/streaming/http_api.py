@@ -127,7 +127,7 @@ def listen(settings: WorkerSettings, worker: WorkerLoop) -> list[TCPServer]:
         FailedPreconditionError: An address cannot be bound.
     """
     servers: list[TCPServer] = []
-    where, hint = settings.uds, ""
+    location, hint = settings.uds, ""
     try:
         if settings.uds:
             path = Path(settings.uds)
@@ -137,11 +137,11 @@ def listen(settings: WorkerSettings, worker: WorkerLoop) -> list[TCPServer]:
             path.chmod(0o600)
         if settings.metrics_port is not None:
             host, port = settings.host, settings.metrics_port
-            where, hint = f"{host} port {port}", "; choose another port"
+            location, hint = f"{host} port {port}", "; choose another port"
             kind = _Tcp6 if ":" in host else _Tcp
             servers.append(kind((host, port), partial(_Handler, worker, is_local=False)))
     except OSError as error:
-        msg = f"cannot listen on {where}: {error.strerror or error}{hint}"
+        msg = f"cannot listen on {location}: {error.strerror or error}{hint}"
         raise FailedPreconditionError(msg) from error
     for server in servers:
         server.slots = threading.BoundedSemaphore(_MAX_CONCURRENT)  # type: ignore[attr-defined]  # _Server

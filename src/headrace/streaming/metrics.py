@@ -213,12 +213,12 @@ def _state(status: StreamStatus, labels: Labels) -> Iterator[Family]:
     yield gauge(
         "headrace_stream_lag_records",
         "Records that wait in the log, by partition.",
-        [(where, p.lag_records) for where, p in partitions if p.lag_records is not None],
+        [(location, p.lag_records) for location, p in partitions if p.lag_records is not None],
     )
     yield gauge(
         "headrace_stream_lag_seconds",
         "Seconds since the oldest of them was written.",
-        [(where, p.lag_s) for where, p in partitions if p.lag_s is not None],
+        [(location, p.lag_s) for location, p in partitions if p.lag_s is not None],
     )
     yield gauge(
         "headrace_stream_state",

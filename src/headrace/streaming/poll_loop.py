@@ -190,17 +190,18 @@ class PollLoop:
             self._advance(self._clock.monotonic())
         if self.windows is not None and self.windows.is_due(now):
             self._checkpoint(self.windows, within_s=CHECKPOINT_TIMEOUT_S)
-        room = 0 if self.is_paused or self._is_ending else self.prefetch.room
+        max_records = 0 if self.is_paused or self._is_ending else self.prefetch.room
         # If no record was taken for a while, partitions are paused.
         pause, resume = self._backpressure.change(
-            self.partitions, has_room=room > 0, is_paused=self.is_paused, now=now
+            self.partitions, has_room=max_records > 0, is_paused=self.is_paused, now=now
         )
         if pause:
             self.session.pause(pause)
         if resume:
             self.session.resume(resume)
         records = self.session.poll(
-            min(room, self._settings.max_batch_size), self._poll_timeout_s(self._clock.monotonic())
+            min(max_records, self._settings.max_batch_size),
+            self._poll_timeout_s(self._clock.monotonic()),
         )
         if self._fatal_error is not None:
             raise self._fatal_error

@@ -178,9 +178,9 @@ class RecordScorer:
             if not scored.outputs:
                 return
         outputs = split(scored.outputs, parts, plan=self._plan, padded_to=length)
-        for part, part_outputs, good in zip(parts, outputs, scored_records, strict=True):
-            if len(good):
-                self._encode(part.shape_group, arrays_of(part_outputs), good, positions, results)
+        for part, part_outputs, valid in zip(parts, outputs, scored_records, strict=True):
+            if len(valid):
+                self._encode(part.shape_group, arrays_of(part_outputs), valid, positions, results)
 
     def _rows_without_errors(
         self,
@@ -194,16 +194,16 @@ class RecordScorer:
         first = 0
         for part in parts:
             group, end = part.shape_group, first + part.rows
-            good = []
+            valid = []
             for index, position in enumerate(group.positions):
                 start = first + index * group.rows_each
                 rows = range(start, start + group.rows_each)
                 bad = next((scored.errors[row] for row in rows if row in scored.errors), None)
                 if bad is None:
-                    good.append(index)
+                    valid.append(index)
                 else:
                     results[positions[position]] = bad
-            by_part.append(good)
+            by_part.append(valid)
             part.rows = sum(row not in scored.errors for row in range(first, end))
             first = end
         return by_part

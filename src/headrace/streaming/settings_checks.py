@@ -14,7 +14,7 @@ def check_settings(settings: WorkerSettings) -> None:
     Raises:
         InvalidArgumentError: A setting is invalid; the message names it.
     """
-    for wrong, why in (
+    for wrong, reason in (
         (not settings.topics, "topics is empty; name at least one topic"),
         (
             settings.sink in settings.topics,
@@ -49,16 +49,16 @@ def check_settings(settings: WorkerSettings) -> None:
         *_of_windows(settings),
     ):
         if wrong:
-            msg = f"stream '{settings.name}': {why}"
+            msg = f"stream '{settings.name}': {reason}"
             raise InvalidArgumentError(msg)
 
 
 def _of_scoring(settings: WorkerSettings) -> Iterator[tuple[bool, str]]:
-    has_one = (settings.model is None) != (settings.endpoint is None)
-    if settings.features is not None and not settings.sink and not has_one:
+    has_either = (settings.model is None) != (settings.endpoint is None)
+    if settings.features is not None and not settings.sink and not has_either:
         yield settings.model is not None, "set model or endpoint, or neither"
         return
-    yield not has_one, "set exactly one of model and endpoint"
+    yield not has_either, "set exactly one of model and endpoint"
     yield not settings.sink, "sink is empty; name the topic of the answers"
 
 

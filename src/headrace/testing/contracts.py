@@ -201,9 +201,9 @@ class RuntimeContract:
         with ThreadPoolExecutor(_THREADS) as pool:
             answers = list(pool.map(model.run, requests))
 
-        for answer, want in zip(answers, separate, strict=True):
+        for answer, expected in zip(answers, separate, strict=True):
             for name, array in answer.items():
-                self._check_same(array, want[name])
+                self._check_same(array, expected[name])
 
     def test_a_broken_model_is_refused_with_its_name(
         self, runtime: Runtime, broken_path: Path
@@ -223,6 +223,6 @@ class RuntimeContract:
         check_inputs("model", model.signature, inputs)
         return inputs
 
-    def _check_same(self, got: Array, want: Array) -> None:
-        assert got.shape == want.shape
-        assert difference_ratio(got, want) <= self.rounding
+    def _check_same(self, actual: Array, expected: Array) -> None:
+        assert actual.shape == expected.shape
+        assert difference_ratio(actual, expected) <= self.rounding

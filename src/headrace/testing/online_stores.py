@@ -264,9 +264,9 @@ class ForeignStoreContract:
 
         rows = reader.read(keys)
 
-        there, gone = FeatureStatus.PRESENT, FeatureStatus.MISSING
+        there, removed = FeatureStatus.PRESENT, FeatureStatus.MISSING
         for view in service.views:
-            assert rows.statuses[view.name] == [gone, there, gone, there]
+            assert rows.statuses[view.name] == [removed, there, removed, there]
         for column in rows.columns.values():
             assert str(column[1]) == str(column[3])
 

@@ -337,9 +337,9 @@ class MemorySession:
             del group.members[self.membership.member]
         for partition in group.partitions_of(self):
             del group.claims[partition]
-            heir = self.requested_owner.get(partition)
-            if heir is not None:
-                group.hand(partition, heir)
+            next_owner = self.requested_owner.get(partition)
+            if next_owner is not None:
+                group.hand(partition, next_owner)
 
     def _check(self) -> None:
         if self._ended is not None:
@@ -350,15 +350,15 @@ class MemorySession:
         if lost:
             self._forget(lost)
             self._listener.on_lost(lost)
-        going = sorted(
+        moving = sorted(
             partition for partition in self.requested_owner if partition in self._positions
         )
-        if going:
-            self._listener.on_revoked(going)
-            heirs = {partition: self.requested_owner[partition] for partition in going}
-            self._forget(going)
-            for partition, heir in heirs.items():
-                self._group.hand(partition, heir)
+        if moving:
+            self._listener.on_revoked(moving)
+            next_owners = {partition: self.requested_owner[partition] for partition in moving}
+            self._forget(moving)
+            for partition, next_owner in next_owners.items():
+                self._group.hand(partition, next_owner)
         assigned = self._group.partitions_of(self)
         new = sorted(assigned.keys() - self._positions.keys())
         if new:

@@ -14,7 +14,7 @@ from headrace.streaming.broker import Broker, ConsumerSession, Delivery, Members
 from headrace.streaming.brokers import open_broker
 from headrace.streaming.records import NewRecord, Record, TopicPartition
 
-AT_ONCE = 30_000
+MAX_CONCURRENT = 30_000
 """More than a test writes: noida shows nothing after a transaction that was aborted to who begins
 to read within."""
 
@@ -152,7 +152,7 @@ def everything(broker: Broker, topic: str) -> list[Record]:
     """All records that `read` shows of a topic."""
     position = {partition: first for partition, (first, _) in broker.ends(topic).items()}
     found: list[Record] = []
-    while some := broker.read(topic, after=position, max_records=AT_ONCE):
+    while some := broker.read(topic, after=position, max_records=MAX_CONCURRENT):
         found += some
         position |= after(some)
     return found

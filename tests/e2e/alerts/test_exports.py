@@ -12,7 +12,7 @@ from ruamel.yaml import YAML
 from headrace.cli import main
 from headrace.control.jobs.plan import new_run
 from headrace.control.jobs.status import job_families
-from headrace.control.model.job_runs import JobMark, JobsLook
+from headrace.control.model.job_runs import JobMark, JobsSnapshot
 from headrace.control.streams.status import families
 from headrace.core import ReplicaSettings
 from headrace.core.spec.jobs import JobSpec
@@ -303,7 +303,7 @@ def job_metrics() -> set[str]:
     job = JobSpec.model_validate(JOB)
     mark = JobMark(job="nightly", schedule="", since=0.0, handled=0.0)
     run = new_run(job, 0.0, now=0.0)
-    look = JobsLook(
+    look = JobsSnapshot(
         generation=1,
         marks={"nightly": mark},
         open=(run,),

@@ -38,7 +38,7 @@ from headrace.control.model.desired import (
 )
 from headrace.control.model.observed import ProbeResult, ReplicaPhase
 from headrace.control.reconcile.publication import RoutePublication
-from headrace.control.reconcile.reconciler import Reconciler, look
+from headrace.control.reconcile.reconciler import Reconciler, probe
 from headrace.core import (
     DeadlineExceededError,
     EndpointName,
@@ -159,11 +159,11 @@ async def test_silence_ends_at_the_deadline() -> None:
 
 async def test_a_look_at_a_replica_tells_ready_from_not_and_from_nobody() -> None:
     async with serving(reply(200), reply(503), reply(400)) as address:
-        looks = [await look(address) for _ in range(3)]
+        looks = [await probe(address) for _ in range(3)]
 
     assert looks == [ProbeResult.READY, ProbeResult.NOT_READY, ProbeResult.NOT_READY]
-    assert await look("unix:/nowhere/s") is ProbeResult.REFUSED
-    assert await look("127.0.0.1:1") is ProbeResult.REFUSED
+    assert await probe("unix:/nowhere/s") is ProbeResult.REFUSED
+    assert await probe("127.0.0.1:1") is ProbeResult.REFUSED
 
 
 METADATA = reply(200, b'{"inputs": [{"name": "x", "datatype": "FP32", "shape": [-1, -1]}]}')
@@ -540,16 +540,16 @@ async def test_free_ports_are_different_and_equal_wishes_are_one() -> None:
 
 async def test_a_host_that_is_not_ours_is_told() -> None:
     with pytest.raises(InvalidArgumentError, match=r"nowhere\.invalid"):
-        listen("nowhere.invalid", 0, what="metrics", flag="--metrics-port")
+        listen("nowhere.invalid", 0, description="metrics", flag="--metrics-port")
     with pytest.raises(FailedPreconditionError, match=r"cannot bind metrics to 192\.0\.2\.1"):
-        listen("192.0.2.1", 0, what="metrics", flag="--metrics-port")
+        listen("192.0.2.1", 0, description="metrics", flag="--metrics-port")
 
 
 async def test_a_taken_port_is_told_with_the_flag_that_changes_it() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(FailedPreconditionError, match=rf"port {port} .*--admin-port"):
-            listen("127.0.0.1", port, what="the management API", flag="--admin-port")
+            listen("127.0.0.1", port, description="the management API", flag="--admin-port")
 
 
 async def test_a_control_file_of_another_process_is_no_control_plane(home: Home) -> None:

@@ -25,7 +25,7 @@ from tests.torch_models import (
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.torch]
 
-AT_ONCE = 32
+MAX_CONCURRENT = 32
 """Rows that one request may have unless the endpoint says else."""
 TOLERANCE = 1e-6
 """Of a probability: the kernels are the same, but may sum in another order for other rows."""
@@ -63,8 +63,8 @@ def test_each_kind_of_file_answers_as_in_process(system: System, tmp_path: Path)
     assert status["ready"]
     with Client(system.where().http_url) as client:
         for name, one in saved.items():
-            answer = client.infer(name, {"x": ROWS[:AT_ONCE]}).outputs["output"]
-            want = answered(one.module, ROWS[:AT_ONCE])
+            answer = client.infer(name, {"x": ROWS[:MAX_CONCURRENT]}).outputs["output"]
+            want = answered(one.module, ROWS[:MAX_CONCURRENT])
             assert np.abs(answer - want).max() <= TOLERANCE, name
         answer = client.infer("speech", {"audio": noise}).outputs["speech"]
         assert np.abs(answer - heard).max() <= TOLERANCE

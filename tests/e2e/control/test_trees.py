@@ -26,7 +26,7 @@ TRAIN: dict[str, Callable[[Path, str], Trained]] = {
     "catboost": tabular_models.catboost,
     "sklearn": tabular_models.sklearn,
 }
-AT_ONCE = 32
+MAX_CONCURRENT = 32
 """Rows that one request may have unless the endpoint says else."""
 
 
@@ -41,7 +41,9 @@ def test_each_library_answers_as_in_process(system: System, tmp_path: Path) -> N
     with Client(system.where().http_url) as client:
         for name, one in trained.items():
             (spec,) = client.metadata(name).inputs
-            rows = asked(missing=name != "sklearn")[:AT_ONCE].astype(Datatype(spec.datatype).dtype)
+            rows = asked(missing=name != "sklearn")[:MAX_CONCURRENT].astype(
+                Datatype(spec.datatype).dtype
+            )
             answer = client.infer(name, {"input": rows}).outputs
             for got, want in zip(answer.values(), one.expected(rows), strict=True):
                 assert np.array_equal(got, want), name
@@ -65,7 +67,7 @@ def test_a_pickle_of_a_data_frame_answers_as_in_process(system: System, tmp_path
     joblib.dump(model, path)
     system.start({"name": "people", "model": str(path), "allow_code": True})
     status = system.wait_ready(120)
-    some = people[:AT_ONCE]
+    some = people[:MAX_CONCURRENT]
     cities = np.array([city.encode() for city in some["city"]], np.object_)
 
     with Client(system.where().http_url) as client:

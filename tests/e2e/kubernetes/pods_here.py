@@ -19,7 +19,7 @@ from tests.kubernetes_server import FakeApiServer, Store
 from tests.kubernetes_server.controllers import pod_status
 from tests.kubernetes_server.fields import Object
 
-_LOOK_S = 0.2
+_POLL_S = 0.2
 _TIMEOUT_S = 0.5
 
 
@@ -151,7 +151,7 @@ def in_a_thread(server: FakeApiServer) -> Iterator[FakeApiServer]:
             while not stopping.is_set():
                 server.poke()
                 with suppress(TimeoutError):
-                    async with asyncio.timeout(_LOOK_S):
+                    async with asyncio.timeout(_POLL_S):
                         await stopping.wait()
 
     thread = threading.Thread(target=loop.run_until_complete, args=(serve(),))

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.e2e
 CALLERS = 16
 
 
-def ask_all(url: str, many: list[dict[str, np.ndarray[Any, Any]]]) -> list[Any]:
+def request_all(url: str, many: list[dict[str, np.ndarray[Any, Any]]]) -> list[Any]:
     """Answers, or errors, to all of `many`, asked by several callers at once."""
 
     def ask(some: list[dict[str, np.ndarray[Any, Any]]]) -> list[Any]:
@@ -62,7 +62,7 @@ def test_answers_do_not_depend_on_who_shares_the_batch(tmp_path: Path, build: An
     ]
 
     with running(tmp_path, path, batching={"max_queue_delay_s": 0.01}) as replica:
-        answers = ask_all(replica.url, many)
+        answers = request_all(replica.url, many)
         batch = largest_batch(replica.url)
 
     assert batch > 4
@@ -83,7 +83,7 @@ def test_a_model_without_a_batch_axis_is_never_batched(tmp_path: Path, build: An
     many = [example_inputs(model.signature, variable=4, seed=seed) for seed in range(60)]
 
     with running(tmp_path, path, batching={"max_queue_delay_s": 0.01}) as replica:
-        answers = ask_all(replica.url, many)
+        answers = request_all(replica.url, many)
         assert largest_batch(replica.url) == 1
         config = httpx.get(f"{replica.url}/v2/models/m/config").json()
 

@@ -11,7 +11,7 @@ from headrace.autoscale.state import ScaleReason
 from headrace.autoscale.stream import (
     QUIET_S,
     SETTLE_S,
-    StreamLook,
+    StreamObservation,
     StreamScale,
     StreamScaleState,
     scale_stream,
@@ -39,7 +39,7 @@ class Log:
             can = self.capacity * self.state.workers
             rate = min(can, self.lag + arrivals)
             self.lag += arrivals - rate
-            look = StreamLook(
+            look = StreamObservation(
                 now=self.now,
                 lag_records=round(self.lag),
                 lag_s=self.lag / max(arrivals, can),
@@ -124,7 +124,7 @@ def test_a_backlog_that_is_soon_gone_gets_nobody_more() -> None:
 
 def test_without_a_lag_the_count_is_kept() -> None:
     state = StreamScaleState(workers=5)
-    look = StreamLook(now=1.0, lag_records=None, lag_s=None, rate=0.0)
+    look = StreamObservation(now=1.0, lag_records=None, lag_s=None, rate=0.0)
 
     wish, after = scale_stream(SCALE, look, state)
 
@@ -135,7 +135,7 @@ def test_without_a_lag_the_count_is_kept() -> None:
 @pytest.mark.parametrize(("workers", "count"), [(0, 2), (20, 6)])
 def test_new_bounds_hold_at_once(workers: int, count: int) -> None:
     scale = StreamScale(min_workers=2, max_workers=6, target_lag_s=1.0)
-    look = StreamLook(now=1.0, lag_records=0, lag_s=0.0, rate=0.0)
+    look = StreamObservation(now=1.0, lag_records=0, lag_s=0.0, rate=0.0)
 
     wish, _ = scale_stream(scale, look, StreamScaleState(workers=workers))
 
@@ -155,7 +155,7 @@ def test_counts_stay_within_the_bounds(
 ) -> None:
     state = StreamScaleState(workers=workers)
     for second, lag in enumerate(lags):
-        look = StreamLook(
+        look = StreamObservation(
             now=float(second * 7),
             lag_records=lag,
             lag_s=lag / 100,

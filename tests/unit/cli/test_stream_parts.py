@@ -130,11 +130,11 @@ def test_options_that_are_missing_are_told_together() -> None:
 def test_a_stream_is_chosen_by_its_name() -> None:
     spec = short_spec(ShortForm(broker="log:d", sources=["in"], sink="out", model="/m.onnx"))
 
-    assert [stream.name for stream in chosen(spec, [], where="x")] == ["m"]
+    assert [stream.name for stream in chosen(spec, [], location="x")] == ["m"]
     with pytest.raises(NotFoundError, match="x has no stream 'nobody'; it has: m"):
-        chosen(spec, ["nobody"], where="x")
+        chosen(spec, ["nobody"], location="x")
     with pytest.raises(NotFoundError, match="has no 'streams'"):
-        chosen(parse_spec({"version": 1}), [], where="x")
+        chosen(parse_spec({"version": 1}), [], location="x")
 
 
 def test_a_live_line_says_state_rate_and_lag() -> None:

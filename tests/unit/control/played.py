@@ -198,7 +198,7 @@ class Plane:
         self.settle()
         self.world.clock.time += 1.0
         self.world.serve(requests)
-        await self.driver.look()
+        await self.driver.poll()
         for _ in range(4):
             await self.driver.step()
             self.settle()

@@ -77,9 +77,9 @@ class Lab:
         self.clock.worked_s += self.costs_s
         return self.counted
 
-    async def look(self, after_s: float = 0.0) -> list[Alert]:
+    async def poll(self, after_s: float = 0.0) -> list[Alert]:
         self.clock.at += after_s
-        await self.alerting.look()
+        await self.alerting.poll()
         return self.alerting.alerts()
 
     def states(self) -> dict[str, AlertState]:
@@ -100,16 +100,16 @@ class Lab:
 async def test_a_slow_endpoint_fires_and_is_over_when_it_is_fast_again() -> None:
     lab = Lab()
 
-    await lab.look()
+    await lab.poll()
     lab.counted = SLOW
-    await lab.look(10)
+    await lab.poll(10)
     pending = lab.states()
-    await lab.look(121)
+    await lab.poll(121)
     fired = lab.states()
     lab.counted = FINE
-    await lab.look(10)
+    await lab.poll(10)
     still = lab.states()
-    await lab.look(600)
+    await lab.poll(600)
 
     assert still["HeadraceLatencyP99"] is AlertState.FIRING
     assert pending["HeadraceLatencyP99"] is AlertState.PENDING
@@ -125,15 +125,15 @@ async def test_a_slow_endpoint_fires_and_is_over_when_it_is_fast_again() -> None
 async def test_what_is_well_is_no_alert() -> None:
     lab = Lab(facts=AlertFacts(system=SystemFacts(gateway_ready=True)))
 
-    assert await lab.look() == []
+    assert await lab.poll() == []
     assert lab.events == []
 
 
 async def test_the_whole_system_has_alerts_too() -> None:
     lab = Lab(facts=AlertFacts(system=SystemFacts(gateway_ready=False)))
 
-    await lab.look()
-    (down,) = await lab.look(31)
+    await lab.poll()
+    (down,) = await lab.poll(31)
 
     assert (down.name, down.endpoint) == ("HeadraceGatewayDown", "")
     assert down.state is AlertState.FIRING
@@ -143,8 +143,8 @@ async def test_an_endpoint_without_a_replica_is_told() -> None:
     gone = EndpointFacts(replicas_ready=0, crashing=1)
     lab = Lab(facts=AlertFacts(endpoints={"fraud": gone}))
 
-    await lab.look()
-    await lab.look(61)
+    await lab.poll()
+    await lab.poll(61)
 
     assert lab.states() == {
         "HeadraceNoReplicaReady": AlertState.FIRING,
@@ -160,14 +160,14 @@ def streaming(**more: object) -> Lab:
 async def test_a_stream_that_is_behind_for_long_is_told_once_and_when_it_is_over() -> None:
     lab = streaming(alerts={"lag_s": 30.0})
     lab.facts = AlertFacts(streams={"pay": StreamFacts(lag_s=45.0, running=1)})
-    await lab.look()
+    await lab.poll()
     pending = lab.states()
-    await lab.look(299)
+    await lab.poll(299)
     still = lab.states()
-    [fired] = await lab.look(1)
+    [fired] = await lab.poll(1)
     lab.facts = AlertFacts(streams={"pay": StreamFacts(lag_s=2.0, running=1)})
-    await lab.look(2)
-    await lab.look(300)
+    await lab.poll(2)
+    await lab.poll(300)
 
     assert pending == still == {"HeadraceStreamLagging": AlertState.PENDING}
     assert (fired.state, fired.stream, fired.endpoint) == (AlertState.FIRING, "pay", "")
@@ -180,8 +180,8 @@ async def test_a_stream_that_is_behind_for_long_is_told_once_and_when_it_is_over
 async def test_a_stream_that_does_not_run_is_told_after_minutes() -> None:
     lab = streaming()
     lab.facts = AlertFacts(streams={"pay": StreamFacts(running=0, failing=1)})
-    await lab.look()
-    await lab.look(181)
+    await lab.poll()
+    await lab.poll(181)
 
     assert lab.states() == {
         "HeadraceStreamDown": AlertState.FIRING,
@@ -197,11 +197,11 @@ async def test_dead_letters_of_one_moment_are_no_alert_and_those_that_keep_comin
     none = AlertFacts(streams={"pay": StreamFacts(running=1)})
     once.facts = often.facts = some
     for lab in (once, often):
-        await lab.look()
-        await lab.look(299)
+        await lab.poll()
+        await lab.poll(299)
     once.facts = none
     for lab in (once, often):
-        await lab.look(302)
+        await lab.poll(302)
 
     assert once.states() == {}
     assert often.states() == {"HeadraceStreamDeadLetters": AlertState.FIRING}
@@ -210,10 +210,10 @@ async def test_dead_letters_of_one_moment_are_no_alert_and_those_that_keep_comin
 async def test_alerts_of_a_stream_that_is_removed_are_over() -> None:
     lab = streaming()
     lab.facts = AlertFacts(streams={"pay": StreamFacts(running=0)})
-    await lab.look()
-    await lab.look(181)
+    await lab.poll()
+    await lab.poll(181)
     lab.spec = {"streams": []}
-    await lab.look(2)
+    await lab.poll(2)
 
     assert lab.states() == {"HeadraceStreamDown": AlertState.RESOLVED}
 
@@ -228,8 +228,8 @@ async def test_an_endpoint_and_a_stream_of_one_name_are_told_apart() -> None:
         endpoints={"pay": EndpointFacts(replicas_ready=0)},
         streams={"pay": StreamFacts(running=0)},
     )
-    await lab.look()
-    await lab.look(181)
+    await lab.poll()
+    await lab.poll(181)
 
     found = {alert.name: (alert.endpoint, alert.stream) for alert in lab.alerting.alerts()}
     assert found == {"HeadraceNoReplicaReady": ("pay", ""), "HeadraceStreamDown": ("", "pay")}
@@ -238,10 +238,10 @@ async def test_an_endpoint_and_a_stream_of_one_name_are_told_apart() -> None:
 async def test_long_windows_are_asked_for_seldom() -> None:
     lab = Lab()
 
-    await lab.look()
+    await lab.poll()
     first = len(lab.asked)
     for _ in range(4):
-        await lab.look(2)
+        await lab.poll(2)
 
     assert first == len(set(lab.asked))
     assert lab.asked.count(7200.0) == 1
@@ -255,8 +255,8 @@ async def test_shorter_windows_are_asked_for_as_the_endpoint_says() -> None:
     ]
     lab.counted = SLOW
 
-    await lab.look()
-    await lab.look(1.3)
+    await lab.poll()
+    await lab.poll(1.3)
 
     assert 3.0 in lab.asked
     assert max(lab.asked) == 864.0
@@ -266,16 +266,16 @@ async def test_shorter_windows_are_asked_for_as_the_endpoint_says() -> None:
 @pytest.mark.parametrize("down_s", [20.0, 4 * 3600.0])
 async def test_a_restart_ends_nothing_and_begins_nothing(down_s: float) -> None:
     before = Lab(counted=SLOW)
-    await before.look()
-    await before.look(121)
+    await before.poll()
+    await before.poll(121)
 
     after = Lab(counted=Counted())
     after.clock.at = before.clock.at + down_s
     after.alerting.load(before.stored.values())
-    await after.look()
+    await after.poll()
     unknown = after.states()
     after.counted = SLOW
-    await after.look(10)
+    await after.poll(10)
 
     assert unknown == before.states()
     assert after.states() == before.states()
@@ -284,17 +284,17 @@ async def test_a_restart_ends_nothing_and_begins_nothing(down_s: float) -> None:
 
 async def test_only_alerts_that_changed_their_state_are_stored() -> None:
     lab = Lab(counted=SLOW)
-    await lab.look()
-    await lab.look(121)
+    await lab.poll()
+    await lab.poll(121)
     writes = lab.writes
 
     for _ in range(10):
-        await lab.look(6)
+        await lab.poll(6)
     unchanged = lab.writes
     lab.spec = {"endpoints": []}
-    await lab.look(2)
+    await lab.poll(2)
     resolved = dict(lab.stored)
-    await lab.look(1000)
+    await lab.poll(1000)
 
     assert unchanged == writes
     assert {alert.state for alert in resolved.values()} == {AlertState.RESOLVED}
@@ -309,10 +309,10 @@ async def test_alerts_that_cannot_be_stored_are_stored_later(
 
     lab = Lab(facts=AlertFacts(system=SystemFacts(gateway_ready=False)))
     save, lab.alerting.save = lab.alerting.save, fail
-    await lab.look()
-    await lab.look(31)
+    await lab.poll()
+    await lab.poll(31)
     lab.alerting.save = save
-    await lab.look(2)
+    await lab.poll(2)
 
     assert "cannot store the alerts" in caplog.text
     assert [alert.state for alert in lab.stored.values()] == [AlertState.FIRING]
@@ -320,24 +320,24 @@ async def test_alerts_that_cannot_be_stored_are_stored_later(
 
 async def test_an_endpoint_that_is_removed_has_no_alerts() -> None:
     lab = Lab(counted=SLOW)
-    await lab.look()
-    await lab.look(121)
+    await lab.poll()
+    await lab.poll(121)
 
     lab.spec = {"endpoints": []}
-    await lab.look(2)
+    await lab.poll(2)
 
     assert set(lab.states().values()) == {AlertState.RESOLVED}
 
 
 async def test_firing_alerts_are_a_metric() -> None:
     lab = Lab(counted=SLOW)
-    await lab.look()
-    await lab.look(121)
+    await lab.poll()
+    await lab.poll(121)
     lab.counted = FINE
-    await lab.look(700)
+    await lab.poll(700)
     lab.facts = AlertFacts(system=SystemFacts(gateway_ready=False))
-    await lab.look(2)
-    await lab.look(31)
+    await lab.poll(2)
+    await lab.poll(31)
 
     text = exposed(lab.alerting.families())
 
@@ -355,8 +355,8 @@ async def test_a_store_that_fails_does_not_end_the_looking(
     lab = Lab(facts=AlertFacts(system=SystemFacts(gateway_ready=False)))
     lab.alerting.emit = fail
 
-    await lab.look()
-    found = await lab.look(31)
+    await lab.poll()
+    found = await lab.poll(31)
 
     assert found[0].state is AlertState.FIRING
     assert "cannot write an event" in caplog.text
@@ -373,7 +373,7 @@ async def test_windows_of_many_endpoints_take_turns_and_facts_do_not() -> None:
 
     looks = []
     for _ in range(12):
-        await lab.look(2)
+        await lab.poll(2)
         found = lab.alerting.alerts()
         looks.append({a.endpoint for a in found if a.name == "HeadraceLatencyBudgetFast"})
 

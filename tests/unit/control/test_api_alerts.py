@@ -77,7 +77,7 @@ async def test_alerts_are_among_the_metrics(alarmed: ControlPlane) -> None:
 
 
 async def test_facts_are_read_of_a_system_that_does_not_run(alarmed: ControlPlane) -> None:
-    await alarmed.telemetry.alerting.look()
+    await alarmed.telemetry.alerting.poll()
 
     states = {alert.name: alert.state.value for alert in alarmed.telemetry.alerting.alerts()}
     assert states["HeadraceGatewayDown"] == "firing"

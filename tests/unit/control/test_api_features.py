@@ -36,7 +36,7 @@ def featured(plane: ControlPlane, tmp_path: Path) -> ControlPlane:
     plane.workloads.materializer.definitions = applied_definitions(plane.home.root)
     view = plane.workloads.materializer.definitions.view("stats")
     now = plane.clock.now()
-    past = failed(past_of(view, None), "no such file", began=now, now=now)
+    past = failed(past_of(view, None), "no such file", started=now, now=now)
     plane.workloads.materializer.memory.save([past])
     plane.workloads.materializer.load()
     return plane

@@ -33,9 +33,9 @@ async def api(plane: ControlPlane, tmp_path: Path) -> AsyncIterator[httpx.AsyncC
 def _fill(plane: ControlPlane, **per_s: int) -> None:
     now = plane.clock.now()
     totals = dict.fromkeys(per_s, Counted())
-    plane.telemetry.history.look(now - 121)
+    plane.telemetry.history.advance(now - 121)
     for second in range(-120, 1):
-        plane.telemetry.history.look(now + second)
+        plane.telemetry.history.advance(now + second)
         for name, count in per_s.items():
             totals[name] = totals[name].after([0.01] * count, errors=count // 20)
             plane.telemetry.history.add(now + second, name, "1", totals[name])
@@ -83,7 +83,7 @@ async def test_a_series_has_what_replicas_said_of_themselves(
     api: httpx.AsyncClient, plane: ControlPlane
 ) -> None:
     now = plane.clock.now()
-    plane.telemetry.load_history.look(now - 121)
+    plane.telemetry.load_history.advance(now - 121)
     for second in range(-120, 1):
         count = second + 121
         totals = LoadTotals(

@@ -88,7 +88,7 @@ async def test_jobs_have_metrics_once_they_were_looked_at(plane: ControlPlane) -
     now = plane.clock.now()
     await plane.workloads.jobs.planner.step(now=now - 3 * 86_400, monotonic=0.0, own=frozenset())
     step = await plane.workloads.jobs.planner.read()
-    plane.workloads.jobs.look, plane.workloads.jobs.jobs = step.look, step.jobs
+    plane.workloads.jobs.snapshot, plane.workloads.jobs.jobs = step.snapshot, step.jobs
     text = exposed(own_families(plane))
 
     assert 'headrace_job_late{job_name="j"} 1' in text

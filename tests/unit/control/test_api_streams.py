@@ -33,7 +33,7 @@ async def test_the_status_has_streams_and_jobs_for_who_sees_the_whole_system(
     async with client_of(plane) as api:
         assert (await api.post("/apply", json=spec)).status_code == 200
         step = await plane.workloads.jobs.planner.read()
-        plane.workloads.jobs.look, plane.workloads.jobs.jobs = step.look, step.jobs
+        plane.workloads.jobs.snapshot, plane.workloads.jobs.jobs = step.snapshot, step.jobs
         found = (await api.get("/status")).json()
     async with client_of(plane, "viewer:m") as api:
         other = (await api.get("/status")).json()

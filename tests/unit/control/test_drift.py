@@ -110,7 +110,7 @@ async def serve(plane: ControlPlane, tmp_path: Path, **settings: object) -> None
 
 async def look(plane: ControlPlane, replicas: Replicas, *tables: Array) -> None:
     replicas.tables = {f"e-1-{i}": table for i, table in enumerate(tables)}
-    await plane.telemetry.drift.look()
+    await plane.telemetry.drift.poll()
 
 
 async def look_often(plane: ControlPlane, replicas: Replicas, table: Array) -> None:
@@ -176,7 +176,7 @@ async def test_what_is_known_survives_a_restart(
         emit=plane.journal.write,
         call=replicas.call,
     )
-    await again.look()
+    await again.poll()
 
     _, known = again.version("e")
     assert known is not None
@@ -236,7 +236,7 @@ async def test_replicas_that_do_not_answer_are_left_out(
     await serve(plane, tmp_path)
     replicas.is_silent = True
 
-    await plane.telemetry.drift.look()
+    await plane.telemetry.drift.poll()
 
     assert exposed(plane.telemetry.drift.families()) == ""
 

@@ -67,8 +67,8 @@ names = st.text(string.ascii_uppercase, min_size=1, max_size=3)
 def test_everybody_gets_all_but_what_only_others_name(
     named: list[tuple[str, bool]], given_names: set[str]
 ) -> None:
-    mine = {name for name, is_mine in named if is_mine}
-    others = {name for name, is_mine in named if not is_mine}
+    mine = {name for name, is_owned in named if is_owned}
+    others = {name for name, is_owned in named if not is_owned}
     document = {"jobs": [f"x${{{name}}}y" for name in mine | others]}
     environment = Environment(variables=dict.fromkeys(given_names, "1"))
     environment.withhold(document)

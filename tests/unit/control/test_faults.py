@@ -116,7 +116,7 @@ def alerts(poison: Poison, faults: Faults, _: Path) -> Loop:
 
     async def turn() -> None:
         clock.time += 3600.0
-        await alerting.look()
+        await alerting.poll()
 
     return Loop(kind="alerts", poison=poison, faults=faults, turn=turn)
 
@@ -229,7 +229,7 @@ def history(poison: Poison, faults: Faults, _: Path) -> Loop:
     recorder = GatewayPoller(
         gateway=Gateway(), names=lambda: NAMES, clock=TurnedClock(), faults=faults
     )
-    return Loop(kind="history", poison=poison, faults=faults, turn=recorder.look)
+    return Loop(kind="history", poison=poison, faults=faults, turn=recorder.poll)
 
 
 def _poisonous_totals(poison: Poison, name: str) -> ArmStatistics:
@@ -314,14 +314,14 @@ async def test_poisoned_drift_and_reports_leave_other_endpoints_alone(
         raise UnavailableError("does not count", retry_after_s=None)
 
     plane.telemetry.drift.call = call
-    await plane.telemetry.drift.look()
+    await plane.telemetry.drift.poll()
     assert poison.reached == ["a", "z"]
     assert plane.faults.problem("drift", "poisoned")
     (fault,) = plane.status().faults
     assert (fault.kind, fault.name, fault.endpoint) == ("drift", "poisoned", "poisoned")
 
     poison.is_healed = True
-    await plane.telemetry.drift.look()
+    await plane.telemetry.drift.poll()
     assert plane.status().faults == ()
 
 

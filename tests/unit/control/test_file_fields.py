@@ -62,8 +62,8 @@ READERS: Final[dict[str, Read]] = {
 
 DOCUMENTS: Final[dict[str, Callable[[bytes], object]]] = {
     "drift reference": decode_reference,
-    "version": lambda data: decode_version(data, where="x"),
-    "manifest": lambda data: decode_manifest(data, Digest(f"sha256:{'0' * 64}"), where="x"),
+    "version": lambda data: decode_version(data, location="x"),
+    "manifest": lambda data: decode_manifest(data, Digest(f"sha256:{'0' * 64}"), location="x"),
 }
 
 

@@ -90,7 +90,7 @@ def test_a_rollout_goes_on_with_what_it_came_from() -> None:
         created=0.0,
         source=endpoint(source),
         target=endpoint(target),
-        state=begin(CanarySpec(), began=0.0),
+        state=begin(CanarySpec(), started=0.0),
     )
     desired = DesiredState(endpoints=(endpoint(target),))
 

@@ -22,7 +22,7 @@ from headrace.control.jobs.plan import (
     planned,
     takeable,
 )
-from headrace.control.model.job_runs import JobMark, JobRun, JobsLook, RunState
+from headrace.control.model.job_runs import JobMark, JobRun, JobsSnapshot, RunState
 from headrace.core.spec.jobs import JobSpec
 
 DAY = 1_795_737_600.0  # 2026-11-27, midnight in UTC
@@ -41,8 +41,8 @@ def job(**changes: Any) -> JobSpec:  # noqa: ANN401  # any field
     return found
 
 
-def look(mark: JobMark | None = None, *runs: JobRun, success: JobRun | None = None) -> JobsLook:
-    return JobsLook(
+def look(mark: JobMark | None = None, *runs: JobRun, success: JobRun | None = None) -> JobsSnapshot:
+    return JobsSnapshot(
         generation=1,
         marks={} if mark is None else {mark.job: mark},
         open=runs,
@@ -268,16 +268,16 @@ def test_runs_are_taken_oldest_first_within_the_room_and_never_from_the_living()
     ]
     dead = frozenset({(runs[1].id, 0)})
 
-    taken = takeable(reversed(runs), now=SIX, dead=dead, room=2)
+    taken = takeable(reversed(runs), now=SIX, dead=dead, free_slots=2)
 
     assert taken == [runs[1], runs[3]]
-    assert takeable(runs, now=SIX, dead=dead, room=-1) == []
+    assert takeable(runs, now=SIX, dead=dead, free_slots=-1) == []
 
 
 def test_a_clock_that_was_set_back_by_years_does_not_keep_a_run_waiting() -> None:
     run = msgspec.structs.replace(new_run(job(), SIX, now=SIX), next_try_at=SIX + 10)
 
-    assert takeable([run], now=SIX - 1e8, dead=frozenset(), room=1) == [run]
+    assert takeable([run], now=SIX - 1e8, dead=frozenset(), free_slots=1) == [run]
 
 
 def test_late_is_what_no_run_has_succeeded_for() -> None:

@@ -222,9 +222,9 @@ def test_a_clock_that_is_set_back_begins_anew() -> None:
     made.clock = clock
 
     async def main() -> None:
-        await made.look()
+        await made.poll()
         clock.time = _NOON - 3600
-        await made.look()
+        await made.poll()
 
     run(main)
 

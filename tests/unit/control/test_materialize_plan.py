@@ -45,7 +45,7 @@ def test_what_never_ran_is_due_at_once(schedule: MaterializeSchedule) -> None:
 
 @pytest.mark.parametrize(("schedule", "after_s"), [(EVERY, 300.0), (CRON, 150.0)])
 def test_the_next_run_is_due_by_the_schedule(schedule: MaterializeSchedule, after_s: float) -> None:
-    past = succeeded(NEW, DONE, began=T0, now=T0 + 20)
+    past = succeeded(NEW, DONE, started=T0, now=T0 + 20)
 
     assert next_run_at(schedule, past) == T0 + after_s
     assert not is_due(schedule, past, T0 + after_s - 0.1)
@@ -54,17 +54,17 @@ def test_the_next_run_is_due_by_the_schedule(schedule: MaterializeSchedule, afte
 
 def test_a_cron_line_is_read_in_its_time_zone() -> None:
     schedule = MaterializeSchedule(cron="0 8 * * *", timezone="Europe/Berlin")
-    past = succeeded(NEW, DONE, began=T0, now=T0)
+    past = succeeded(NEW, DONE, started=T0, now=T0)
 
     assert next_run_at(schedule, past) == datetime(2026, 11, 27, 7, 0, tzinfo=UTC).timestamp()
 
 
 def test_moments_that_passed_while_nothing_ran_are_made_up_for_once() -> None:
-    past = succeeded(NEW, DONE, began=T0, now=T0)
+    past = succeeded(NEW, DONE, started=T0, now=T0)
     days = T0 + 3 * 86_400
 
     assert is_due(CRON, past, days)
-    assert not is_due(CRON, succeeded(past, DONE, began=days, now=days), days + 1)
+    assert not is_due(CRON, succeeded(past, DONE, started=days, now=days), days + 1)
 
 
 @given(st.integers(1, 2000))
@@ -78,15 +78,15 @@ def test_after_each_failure_it_waits_longer_up_to_a_limit(failures: int) -> None
 
 
 def test_a_clock_that_was_set_back_does_not_stop_runs() -> None:
-    past = succeeded(NEW, DONE, began=T0 + 1e6, now=T0 + 1e6)
+    past = succeeded(NEW, DONE, started=T0 + 1e6, now=T0 + 1e6)
 
     assert is_due(EVERY, past, T0)
 
 
 def test_success_ends_a_row_of_failures_and_keeps_totals() -> None:
-    past = failed(failed(NEW, "no", began=T0, now=T0 + 1), "no", began=T0, now=T0 + 4)
+    past = failed(failed(NEW, "no", started=T0, now=T0 + 1), "no", started=T0, now=T0 + 4)
 
-    after = succeeded(past, DONE, began=T0 + 8, now=T0 + 9)
+    after = succeeded(past, DONE, started=T0 + 8, now=T0 + 9)
 
     assert (past.failures, past.failed_at, past.message) == (2, T0 + 4, "no")
     assert (after.failures, after.failed_at, after.message) == (0, None, "")
@@ -95,14 +95,14 @@ def test_success_ends_a_row_of_failures_and_keeps_totals() -> None:
 
 
 def test_a_run_without_rows_keeps_what_is_known_of_the_newest() -> None:
-    past = succeeded(NEW, DONE, began=T0, now=T0)
+    past = succeeded(NEW, DONE, started=T0, now=T0)
     nothing = MaterializeFinished(entities=0, written=0, newest_us=None)
 
-    assert succeeded(past, nothing, began=T0, now=T0).newest_at == T0 - 10
+    assert succeeded(past, nothing, started=T0, now=T0).newest_at == T0 - 10
 
 
 def test_another_source_begins_anew_and_keeps_totals() -> None:
-    past = succeeded(NEW, DONE, began=T0, now=T0)
+    past = succeeded(NEW, DONE, started=T0, now=T0)
     moved = FeatureView(
         name="stats", entities=(), features=(), source=DataSource(path=Path("/b.parquet"))
     )
@@ -115,8 +115,8 @@ def test_another_source_begins_anew_and_keeps_totals() -> None:
 
 
 def test_a_status_says_how_far_a_view_is() -> None:
-    past = succeeded(NEW, DONE, began=T0, now=T0 + 2)
-    wrong = failed(past, "no file", began=T0 + 300, now=T0 + 301)
+    past = succeeded(NEW, DONE, started=T0, now=T0 + 2)
+    wrong = failed(past, "no file", started=T0 + 300, now=T0 + 301)
     progress = MaterializeProgress(done=3, entities=9)
 
     waiting = view_status(VIEW, past, None, now=T0 + 20)
@@ -136,7 +136,7 @@ def test_a_view_without_a_schedule_is_listed() -> None:
 
 
 def test_metrics_say_ages_and_totals() -> None:
-    text = exposed(view_families([succeeded(NEW, DONE, began=T0, now=T0)], now=T0 + 20))
+    text = exposed(view_families([succeeded(NEW, DONE, started=T0, now=T0)], now=T0 + 20))
 
     assert 'headrace_feature_view_age_seconds{view="stats"} 30' in text
     assert 'headrace_feature_view_success_age_seconds{view="stats"} 20' in text

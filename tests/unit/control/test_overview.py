@@ -92,7 +92,7 @@ def test_a_row_counts_what_is_wanted() -> None:
 
 def test_the_last_minute_is_shorter_where_counting_began_later() -> None:
     history = RequestHistory()
-    history.look(_NOON)
+    history.advance(_NOON)
     history.add(_NOON + 10, "m", "1", Counted().after([0.01] * 100))
 
     assert last_minute(history, "m", _NOON + 10).requests_per_s == 10
@@ -100,7 +100,7 @@ def test_the_last_minute_is_shorter_where_counting_began_later() -> None:
 
 def test_old_counts_are_not_told_as_if_they_were_new() -> None:
     history = RequestHistory()
-    history.look(_NOON)
+    history.advance(_NOON)
     history.add(_NOON + 10, "m", "1", Counted().after([0.01] * 100))
 
     assert last_minute(history, "m", _NOON + 600).requests == 0

@@ -17,7 +17,10 @@ def authority(tmp_path: Path) -> Authority:
 def _watch(files: Files) -> PemWatch:
     return PemWatch(
         files=PemFiles(
-            name="a", what="the certificate", certificate_file=files.certificate, key_file=files.key
+            name="a",
+            what="the certificate",
+            certificate_file=files.certificate,
+            key_file=files.key,
         )
     )
 

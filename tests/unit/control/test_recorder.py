@@ -150,7 +150,7 @@ def test_it_keeps_the_file_while_it_runs(tmp_path: Path) -> None:
     made = at_noon(tmp_path / "history.bin")
 
     async def run() -> None:
-        await made.look()
+        await made.poll()
         await made.save_if_due()
 
     asyncio.run(run())
@@ -166,7 +166,7 @@ def test_a_clock_that_is_set_back_begins_the_history_anew() -> None:
 
     async def looked_at(time: float) -> float | None:
         clock.time = time
-        await made.look()
+        await made.poll()
         return made.history.began_at
 
     async def run() -> list[float | None]:

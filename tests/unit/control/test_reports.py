@@ -74,11 +74,11 @@ async def test_who_compares_replicas_gets_what_all_said_in_one_round(tmp_path: P
         )
 
     async with quick.at(tmp_path / "q"), slow.at(tmp_path / "s"):
-        await reports.ask_all(both, lambda _: Observe())
+        await reports.request_all(both, lambda _: Observe())
         assert told("quick") == told("slow") == (1, 1)
 
         slow.may.clear()
-        asking = asyncio.create_task(reports.ask_all(both, lambda _: Observe()))
+        asking = asyncio.create_task(reports.request_all(both, lambda _: Observe()))
         async with asyncio.timeout(10):
             while told("quick") != (2, 1):  # noqa: ASYNC110  # nothing tells when
                 await asyncio.sleep(0.001)
@@ -89,7 +89,7 @@ async def test_who_compares_replicas_gets_what_all_said_in_one_round(tmp_path: P
 
     async with quick.at(tmp_path / "q2"):  # the slow one is gone
         both[0] = replica("quick", tmp_path / "q2")
-        await reports.ask_all(both, lambda _: Observe())
+        await reports.request_all(both, lambda _: Observe())
         assert told("quick") == (3, 3)
         assert told("slow") == (2, None)
 
@@ -131,7 +131,7 @@ async def test_every_answer_is_read_once_also_those_of_the_next_process(tmp_path
     )
 
     async def ids() -> list[str]:
-        await reports.ask_all([running], lambda _: wish)
+        await reports.request_all([running], lambda _: wish)
         page = await reports.answers(running, watch.after(running))
         watch.positions["r"] = running.process, page.cursor
         return [answer.answer_id for answer in page.answers]

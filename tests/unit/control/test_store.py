@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from headrace.control.base.home import HomeLock
 from headrace.control.model.desired import DesiredArm, DesiredEndpoint, DesiredState, make_revision
 from headrace.control.state import home_url, open_store, references_in, sqlite_path
-from headrace.control.state.encoding import clean, decoded, encoded, put_together, take_apart
+from headrace.control.state.encoding import clean, decoded, encoded, join_document, split_document
 from headrace.core import (
     EndpointName,
     FailedPreconditionError,
@@ -167,11 +167,13 @@ def test_a_url_that_cannot_be_read_says_how_one_looks(url: str) -> None:
 @given(st.none() | json_values | st.lists(entries | json_values, max_size=5), st.sets(names))
 def test_a_document_taken_apart_is_put_together_again(listed: object, own: set[str]) -> None:
     for spec in ({"version": 1, "endpoints": listed, "gateway": {}}, {"version": 1}):
-        rest, found = take_apart(spec, own)
+        rest, found = split_document(spec, own)
 
-        assert put_together(rest, found) == spec
+        assert join_document(rest, found) == spec
         assert found.keys() <= own
-        assert put_together(decoded(encoded(rest), dict[str, Any], what="it"), found) == spec
+        assert (
+            join_document(decoded(encoded(rest), dict[str, Any], description="it"), found) == spec
+        )
 
 
 @given(st.text(st.characters(), max_size=9))

@@ -34,4 +34,4 @@ def test_a_variable_that_is_not_set_is_named_with_what_names_it() -> None:
     with pytest.raises(
         FailedPreconditionError, match="no variable PW: the broker's URL refers to it"
     ):
-        url_filled_in("kafka://me:${PW}@host", what="the broker's URL", environment={})
+        url_filled_in("kafka://me:${PW}@host", description="the broker's URL", environment={})

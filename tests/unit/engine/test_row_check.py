@@ -91,7 +91,7 @@ class World:
             ratio=ratio,
             counts=self.counts,
             listen=self._listen,
-            run_aside=self._run_aside,
+            run_in_thread=self._run_in_thread,
             later=self._later,
             soon=lambda call: self._later(0.0, call),
             chance=random.Random(7),  # noqa: S311  # sampling
@@ -105,7 +105,7 @@ class World:
     def _later(self, delay_s: float, call: Callable[[], None]) -> None:
         heapq.heappush(self._timers, (self.now + delay_s, next(self._numbers), call))
 
-    def _run_aside(self, work: Callable[[Model], None], on_ended: Callable[[], None]) -> bool:
+    def _run_in_thread(self, work: Callable[[Model], None], on_ended: Callable[[], None]) -> bool:
         if not self.has_room:
             return False
         self.started.append(self.now)
@@ -409,9 +409,9 @@ async def test_callers_have_their_answers_before_a_row_runs_again() -> None:
     tickets = [a_ticket(value=1), a_ticket(value=2)]
     seen: list[bool] = []
 
-    def run_aside(work: Callable[[Model], None], on_ended: Callable[[], None]) -> bool:
+    def run_in_thread(work: Callable[[Model], None], on_ended: Callable[[], None]) -> bool:
         seen.append(all(isinstance(one.outcomes[0], InferResponse) for one in tickets))
-        return engine.run_aside(work, on_ended)
+        return engine.run_in_thread(work, on_ended)
 
     def listen(listener: Listener) -> None:
         engine.on_batch = listener
@@ -425,7 +425,7 @@ async def test_callers_have_their_answers_before_a_row_runs_again() -> None:
         ratio=1.0,
         counts=counts,
         listen=listen,
-        run_aside=run_aside,
+        run_in_thread=run_in_thread,
         later=loop.call_later,
         soon=loop.call_soon,
     )
@@ -450,7 +450,7 @@ async def test_requests_are_answered_while_a_check_runs() -> None:
     ended = asyncio.Event()
     hold = threading.Event()
 
-    assert engine.run_aside(lambda _: waited(hold), ended.set)
+    assert engine.run_in_thread(lambda _: waited(hold), ended.set)
     assert engine.in_flight == 0
     ticket = a_ticket(value=2)
     engine.submit(ticket, 0.0)
@@ -470,13 +470,13 @@ async def test_no_check_begins_while_requests_wait_or_half_of_the_places_are_tak
     never: Callable[[], None] = lambda: None  # noqa: E731  # a callback
 
     engine.submit(tickets[0], 0.0)
-    assert not engine.run_aside(lambda _: None, never)
+    assert not engine.run_in_thread(lambda _: None, never)
     await asyncio.sleep(0)
-    assert not engine.run_aside(lambda _: None, never)
+    assert not engine.run_in_thread(lambda _: None, never)
     model.gate.set()
     await answered(tickets[:1])
     assert await engine.stop(timeout_s=1)
-    assert not engine.run_aside(lambda _: None, never)
+    assert not engine.run_in_thread(lambda _: None, never)
 
 
 @pytest.mark.anyio
@@ -484,7 +484,7 @@ async def test_stop_waits_for_a_check_so_that_the_model_is_not_freed_under_it() 
     engine = an_engine(Doubling(), runs=1)
     hold = threading.Event()
 
-    assert engine.run_aside(lambda _: waited(hold), lambda: None)
+    assert engine.run_in_thread(lambda _: waited(hold), lambda: None)
     stopping = asyncio.ensure_future(engine.stop(timeout_s=10))
     await asyncio.sleep(0.01)
     assert not stopping.done()
@@ -497,6 +497,6 @@ async def test_stop_says_that_a_check_still_uses_the_model() -> None:
     engine = an_engine(Doubling(), runs=1)
     hold = threading.Event()
 
-    assert engine.run_aside(lambda _: waited(hold), lambda: None)
+    assert engine.run_in_thread(lambda _: waited(hold), lambda: None)
     assert not await engine.stop(timeout_s=0.0)
     hold.set()

@@ -132,13 +132,13 @@ def test_ended_in_the_middle_and_run_again_it_comes_to_the_same(
     write(path, customer_id=[1, 2, 3, 4, 5], event_timestamp=[1, 2, 3, 4, 5], score=[1.0] * 5)
     of = view(path)
     whole = MemoryStore()
-    materialize(of, whole, until=at(10), incremental=True, rows_at_once=2)
+    materialize(of, whole, until=at(10), incremental=True, rows_per_write=2)
 
     store.fails_at_write = ended_at
     with pytest.raises(KeyboardInterrupt):
-        materialize(of, store, until=at(10), incremental=True, rows_at_once=2)
+        materialize(of, store, until=at(10), incremental=True, rows_per_write=2)
     store.fails_at_write = None
-    materialize(of, store, until=at(10), incremental=True, rows_at_once=2)
+    materialize(of, store, until=at(10), incremental=True, rows_per_write=2)
 
     assert (store.records, store.watermarks) == (whole.records, whole.watermarks)
 
@@ -148,7 +148,7 @@ def test_progress_is_told(path: Path, store: MemoryStore) -> None:
     told: list[tuple[int, int]] = []
 
     of = view(path)
-    materialize(of, store, until=at(10), progress=lambda *now: told.append(now), rows_at_once=2)
+    materialize(of, store, until=at(10), progress=lambda *now: told.append(now), rows_per_write=2)
 
     assert told == [(2, 3), (3, 3)]
 

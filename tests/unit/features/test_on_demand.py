@@ -36,7 +36,7 @@ from headrace.features import (
     read_definitions,
 )
 from headrace.features.definitions import OnDemandInput
-from headrace.features.on_demand import ROWS_AT_ONCE, OnDemandFunction
+from headrace.features.on_demand import ROWS_PER_CHUNK, OnDemandFunction
 from headrace.features.online_writers import materialize
 from tests.unit.features.stores import MemoryStore
 from tests.unit.features.tables import TIMES, at, rows, view, write
@@ -276,14 +276,14 @@ def _source(
 
 
 def test_a_function_gets_so_many_rows_at_once_as_a_read_may_have() -> None:
-    count = ROWS_AT_ONCE + 1
+    count = ROWS_PER_CHUNK + 1
     code = "def make(inputs):\n    return {'y': inputs['x'] * 0 + len(inputs['x'])}"
     x = Feature(name="x", datatype=Datatype.FP32)
     made = made_of(code, request=(x,))
 
     answer = OnDemandFunction(made)({"x": np.zeros(count, np.float32)}, count)
 
-    assert answer["y"][[0, -1]].tolist() == [ROWS_AT_ONCE, 1]
+    assert answer["y"][[0, -1]].tolist() == [ROWS_PER_CHUNK, 1]
 
 
 def test_no_rows_call_no_function() -> None:

@@ -115,7 +115,7 @@ def prepared(
         location=told,
         scorer=used,
         run_id=run_id,
-        begun=begun,
+        started=begun,
         now=NOW,
     )
     with folder.locked():

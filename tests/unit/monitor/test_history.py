@@ -28,7 +28,7 @@ _DAY_S = 24 * 3600
 
 def _history() -> RequestHistory:
     history = RequestHistory()
-    history.look(_NOON)
+    history.advance(_NOON)
     return history
 
 
@@ -67,7 +67,7 @@ def test_an_unknown_endpoint_has_an_empty_window() -> None:
 
 def test_a_window_says_which_share_of_it_is_known() -> None:
     history = _history()
-    history.look(_NOON + 10)
+    history.advance(_NOON + 10)
     totals = Counted()
     for second in range(11, 41):
         totals = totals.after([0.01])
@@ -170,7 +170,7 @@ def test_a_series_ends_when_it_is_asked_for_unless_too_little_is_known(
 
 def test_a_series_is_no_finer_than_what_is_kept() -> None:
     history = _history()
-    history.look(_NOON + _DAY_S)
+    history.advance(_NOON + _DAY_S)
 
     windows = history.series("fraud", since=_NOON, until=_NOON + 600, points=600)
 
@@ -180,8 +180,8 @@ def test_a_series_is_no_finer_than_what_is_kept() -> None:
 def test_what_is_a_day_old_is_forgotten() -> None:
     history = _after(1, Counted().after([0.01]))
     for hour in range(1, 27):
-        history.look(_NOON + hour * 3600)
-        history.look(_NOON + hour * 3600 + 61)
+        history.advance(_NOON + hour * 3600)
+        history.advance(_NOON + hour * 3600 + 61)
 
     assert history.window("fraud", until=_NOON + 27 * 3600, seconds=27 * 3600).requests == 0
     assert history.versions("fraud") == []
@@ -295,7 +295,7 @@ def test_quantiles_are_within_five_percent(load: str, age_s: int) -> None:
         totals = totals.after(part.tolist())
         history.add(_NOON + second, "fraud", "1", totals)
     for minute in range(0, age_s, 60):
-        history.look(_NOON + 200 + minute)
+        history.advance(_NOON + 200 + minute)
 
     window = history.window("fraud", until=_NOON + 180, seconds=240)
 
@@ -338,14 +338,14 @@ def test_a_busy_day_of_an_endpoint_takes_less_than_a_two_thousandth_of_the_bound
 @pytest.mark.slow
 def test_the_oldest_hours_go_when_there_is_too_much() -> None:
     history = RequestHistory(max_bytes=12_000)
-    history.look(_NOON)
+    history.advance(_NOON)
     totals = Counted()
     for minute in range(1, 600):
         totals = totals.after([0.001 * (1 + number) for number in range(20)])
         history.add(_NOON + minute * 60, "fraud", "1", totals)
 
     now = _NOON + 600 * 60
-    history.look(now)
+    history.advance(now)
 
     assert history.size_bytes < 13_000
     assert history.window("fraud", until=now, seconds=1800).requests >= 28 * 20
@@ -353,10 +353,10 @@ def test_the_oldest_hours_go_when_there_is_too_much() -> None:
 
 def test_no_more_versions_are_kept_than_the_bound() -> None:
     history = RequestHistory(max_tracks=10)
-    history.look(_NOON)
+    history.advance(_NOON)
     for second in range(1, 200):
         history.add(_NOON + second, "fraud", str(second), Counted().after([0.01]))
-    history.look(_NOON + 300)
+    history.advance(_NOON + 300)
 
     assert history.versions("fraud") == sorted(map(str, range(190, 200)))
 

@@ -54,7 +54,7 @@ class Watched:
     history: LoadHistory = field(default_factory=LoadHistory)
 
     def __post_init__(self) -> None:
-        self.history.look(_NOON)
+        self.history.advance(_NOON)
 
     def look(
         self,
@@ -316,7 +316,7 @@ def test_what_is_a_day_old_is_forgotten() -> None:
     watched = Watched()
     watched.look(_NOON + 1, {"a": Process()})
     for hour in range(1, 27):
-        watched.history.look(_NOON + hour * 3600)
-        watched.history.look(_NOON + hour * 3600 + 61)
+        watched.history.advance(_NOON + hour * 3600)
+        watched.history.advance(_NOON + hour * 3600 + 61)
 
     assert watched.history.size_bytes == 0

@@ -113,14 +113,14 @@ def test_why_rows_are_independent_is_kept_and_unknown_of_versions_that_do_not_sa
         row_reason="ReduceMean 'mean' reduces axis 0",
     )
     told = msgspec.structs.replace(made, signature=signature)
-    assert decode_version(encode_version(told), where="here") == told
+    assert decode_version(encode_version(told), location="here") == told
 
     older = json.loads(encode_version(told))
     del older["signature"]["row_independence"], older["signature"]["row_reason"]
-    read = decode_version(json.dumps(older).encode(), where="here").signature
+    read = decode_version(json.dumps(older).encode(), location="here").signature
     assert (read.row_independence, read.row_reason) == (None, "")
     assert statement(made) != statement(told)  # `batched` is signed; why is not
-    assert statement(decode_version(json.dumps(older).encode(), where="here")) == statement(told)
+    assert statement(decode_version(json.dumps(older).encode(), location="here")) == statement(told)
 
 
 def test_versions_count_up_and_the_newest_is_the_default(

@@ -284,14 +284,14 @@ def lone(**changes: object) -> bytes:
 )
 def test_a_manifest_that_lies_is_damaged(data: bytes) -> None:
     with pytest.raises(ArtifactCorruptError, match="manifest is damaged"):
-        decode_manifest(data, "sha256:" + "ab" * 32, where="manifest")  # type: ignore[arg-type]  # a digest
+        decode_manifest(data, "sha256:" + "ab" * 32, location="manifest")  # type: ignore[arg-type]  # a digest
 
 
 @settings(max_examples=200)
 @given(st.binary(max_size=300))
 def test_no_bytes_are_taken_for_a_manifest_of_something(data: bytes) -> None:
     with pytest.raises(ArtifactCorruptError):
-        decode_manifest(data, "sha256:" + "ab" * 32, where="manifest")  # type: ignore[arg-type]  # a digest
+        decode_manifest(data, "sha256:" + "ab" * 32, location="manifest")  # type: ignore[arg-type]  # a digest
 
 
 def test_what_others_put_into_the_store_is_left_alone(hosts: Hosts) -> None:

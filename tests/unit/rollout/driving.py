@@ -35,7 +35,7 @@ class Driven:
 
     @classmethod
     def of(cls, settings: RolloutSpec) -> "Driven":
-        return cls(machine.begin(settings, began=BEGAN))
+        return cls(machine.begin(settings, started=BEGAN))
 
     def look(
         self,

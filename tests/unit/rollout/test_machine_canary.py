@@ -304,7 +304,7 @@ def test_once_it_is_decided_only_replicas_have_to_come_in_time() -> None:
 
 
 def test_facts_of_the_moment_in_which_traffic_changed_are_about_the_traffic_before() -> None:
-    state = machine.begin(JUDGED, began=BEGAN)
+    state = machine.begin(JUDGED, started=BEGAN)
     facts = RolloutFacts(now=5.0, candidate_ready=True, in_force=True)
 
     published = machine.advance(state, facts)

@@ -81,7 +81,7 @@ class AnyRollout(RuleBasedStateMachine):
     @initialize(settings=rollouts)
     def begin(self, settings: RolloutSpec) -> None:
         self.now = 0.0
-        self.state = machine.begin(settings, began=BEGAN)
+        self.state = machine.begin(settings, started=BEGAN)
         self.acknowledged = False
 
     @rule(after=steps_of_time, data=st.data())
@@ -207,7 +207,7 @@ TestAnyRollout = AnyRollout.TestCase
 def test_a_control_plane_killed_at_any_look_loses_nothing(
     settings: RolloutSpec, kills: list[bool]
 ) -> None:
-    undisturbed = killed = machine.begin(settings, began=BEGAN)
+    undisturbed = killed = machine.begin(settings, started=BEGAN)
     for number, kill in enumerate(kills, start=1):
         facts = RolloutFacts(
             now=number,
@@ -228,7 +228,7 @@ def test_a_control_plane_killed_at_any_look_loses_nothing(
 @given(rollouts)
 def test_a_good_version_that_everybody_approves_ends_well(settings: RolloutSpec) -> None:
     patient = replace(settings, max_duration_s=1e9)
-    state = machine.begin(patient, began=BEGAN)
+    state = machine.begin(patient, started=BEGAN)
     for look in range(1, 60):
         now = look * 20_000.0
         facts = RolloutFacts(

@@ -17,7 +17,7 @@ from headrace.core import (
     TensorSpec,
 )
 from headrace.runtimes.optimized.file import VerificationRequests
-from headrace.runtimes.optimized.runtime import ask_again
+from headrace.runtimes.optimized.runtime import repeat_request
 
 
 class Recorded:
@@ -51,7 +51,7 @@ def compared(
 ) -> str:
     check = VerificationRequests(path="", tolerance=tolerance, max_changed_ratio=max_changed_ratio)
     asked: list[tuple[Tensors, Tensors]] = [({}, {"y": array}) for array in want]
-    return ask_again(Recorded(got, batched=batched), asked, check)
+    return repeat_request(Recorded(got, batched=batched), asked, check)
 
 
 def scores(*rows: Sequence[float]) -> Array:

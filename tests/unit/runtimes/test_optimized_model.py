@@ -15,7 +15,7 @@ from headrace.core import (
     UnsupportedModelError,
 )
 from headrace.core.devices import ON_CPU, DeviceUse
-from headrace.runtimes import made_up_inputs
+from headrace.runtimes import generated_inputs
 from headrace.runtimes.optimized.runtime import LoadedMember, OptimizedModel, common_signature
 
 USE = DeviceUse(asked="auto", used=ON_CPU)
@@ -128,8 +128,8 @@ def test_what_one_member_says_holds_for_all() -> None:
 
 
 def test_made_up_inputs_are_those_that_mean_something_to_the_first() -> None:
-    assert (made_up_inputs(optimized((Waiting(), None)), variable=7)["x"] == 7).all()
-    assert made_up_inputs(optimized((Fake(), None)), rows=3)["x"].shape == (3, 4)
+    assert (generated_inputs(optimized((Waiting(), None)), variable=7)["x"] == 7).all()
+    assert generated_inputs(optimized((Fake(), None)), rows=3)["x"].shape == (3, 4)
 
 
 def test_all_members_are_closed() -> None:

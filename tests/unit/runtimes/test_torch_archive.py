@@ -182,4 +182,4 @@ def test_records_are_found_and_bounded(tmp_path: Path) -> None:
     assert read_record(path, "extra/a") == bytes(100)
     assert read_record(path, "extra/b") is None
     with pytest.raises(UnsupportedModelError, match="'extra/a' has more than 99 bytes"):
-        read_record(path, "extra/a", most=99)
+        read_record(path, "extra/a", maximum=99)

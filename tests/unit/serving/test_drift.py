@@ -104,7 +104,7 @@ async def test_the_age_of_what_was_taken_is_told() -> None:
     sampler = DriftSampler(state, clock=lambda: now[0])
     sampler.follow(PLAN)
     exchange = await infer(an_application(), (0.5, 2))
-    sampler.look(exchange, InferResponse(model_name="m", outputs={}))
+    sampler.observe(exchange, InferResponse(model_name="m", outputs={}))
     now[0] = 107.0
 
     assert (sampler.take().age_s, sampler.take().age_s) == (7.0, 0.0)

@@ -116,7 +116,7 @@ async def test_a_model_of_which_a_row_is_checked_counts_as_busy_though_it_has_no
         hosted = hosting.pool.models["a", "1"]
         assert hosted.state.served is not None
         assert not hosted.resident().is_busy
-        assert hosted.state.served.engine.run_aside(lambda _: waited(held_row), lambda: None)
+        assert hosted.state.served.engine.run_in_thread(lambda _: waited(held_row), lambda: None)
         is_busy = hosted.resident().is_busy
         held_row.set()
 

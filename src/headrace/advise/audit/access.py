@@ -33,7 +33,7 @@ _WITH_KEYS: Final = "access: [key]"
     "HR001",
     FindingSeverity.CRITICAL,
     "An endpoint is open to the whole network",
-    why="Any host that reaches the gateway can call the model, copy it by querying, and exhaust "
+    reason="Any host that reaches the gateway can call the model, copy it by querying, and exhaust "
     "it.",
     fix="Give the endpoint `access: [key]` (or jwt, certificate), or bind the gateway to "
     "127.0.0.1.",
@@ -54,7 +54,7 @@ def _open_beyond(facts: AuditFacts) -> Iterator[Hit]:
     "HR002",
     FindingSeverity.MEDIUM,
     "An endpoint is public, but the gateway listens on loopback only",
-    why="If the gateway is later bound to another address, the endpoint is open to the network.",
+    reason="If the gateway is later bound to another address, the endpoint is open to the network.",
     fix="Give the endpoint `access: [key]`.",
 )
 def _public_here(facts: AuditFacts) -> Iterator[Hit]:
@@ -72,10 +72,10 @@ def _public_here(facts: AuditFacts) -> Iterator[Hit]:
     "HR003",
     FindingSeverity.LOW,
     "An endpoint does not authenticate callers on this machine",
-    why="Every user and process of this machine can call it, including web pages in a browser.",
+    reason="Every user and process of this machine can call it, including web pages in a browser.",
     fix="Give the endpoint `access: [key]`.",
 )
-def _asks_nobody(facts: AuditFacts) -> Iterator[Hit]:
+def _requires_no_credential(facts: AuditFacts) -> Iterator[Hit]:
     if exposed(facts, "gateway"):
         return  # there it asks for a key, a token or a certificate
     for location, endpoint in endpoints(facts.spec):
@@ -92,10 +92,10 @@ def _asks_nobody(facts: AuditFacts) -> Iterator[Hit]:
     "HR004",
     FindingSeverity.MEDIUM,
     "An endpoint accepts no callers",
-    why="An empty list of methods refuses every caller, which tempts users to set `public`.",
+    reason="An empty list of methods refuses every caller, which tempts users to set `public`.",
     fix="Set the methods: `access: [key, jwt]`.",
 )
-def _nobody_may(facts: AuditFacts) -> Iterator[Hit]:
+def _no_access(facts: AuditFacts) -> Iterator[Hit]:
     for location, endpoint in endpoints(facts.spec):
         if endpoint.access == ():
             evidence = f"endpoint '{endpoint.name}' has `access: []`"
@@ -106,7 +106,7 @@ def _nobody_may(facts: AuditFacts) -> Iterator[Hit]:
     "HR005",
     FindingSeverity.HIGH,
     "Certificates are accepted, but there is no client CA",
-    why="Without an authority no client certificate can be verified, so all are refused.",
+    reason="Without an authority no client certificate can be verified, so all are refused.",
     fix="Set `gateway.tls.client_ca_file`.",
 )
 def _no_client_ca(facts: AuditFacts) -> Iterator[Hit]:
@@ -129,7 +129,7 @@ def _no_client_ca(facts: AuditFacts) -> Iterator[Hit]:
     "HR006",
     FindingSeverity.MEDIUM,
     "An endpoint accepts tokens of an unknown identity provider",
-    why="No token can be verified, so the endpoint refuses all of them.",
+    reason="No token can be verified, so the endpoint refuses all of them.",
     fix="Define the provider under `auth.jwt`, or remove the method from `access`.",
 )
 def _no_provider(facts: AuditFacts) -> Iterator[Hit]:
@@ -149,7 +149,7 @@ def _no_provider(facts: AuditFacts) -> Iterator[Hit]:
     "HR007",
     FindingSeverity.HIGH,
     "An identity provider is called without encryption",
-    why="An attacker on the path can return other keys and sign any token.",
+    reason="An attacker on the path can return other keys and sign any token.",
     fix="Use https:// in `issuer`.",
 )
 def _over_http(facts: AuditFacts) -> Iterator[Hit]:
@@ -167,7 +167,7 @@ def _over_http(facts: AuditFacts) -> Iterator[Hit]:
     "HR008",
     FindingSeverity.MEDIUM,
     "An audience is shared with other systems",
-    why="A token issued for any other system of this provider is accepted here too.",
+    reason="A token issued for any other system of this provider is accepted here too.",
     fix="Register an audience for this system at the provider: `audiences: "
     "[https://inference.your.company]`.",
 )
@@ -185,7 +185,7 @@ def _shared_audience(facts: AuditFacts) -> Iterator[Hit]:
     "HR009",
     FindingSeverity.MEDIUM,
     "Expired tokens are accepted for a long time",
-    why="A stolen token stays valid longer; synchronized clocks differ by less than 5 s.",
+    reason="A stolen token stays valid longer; synchronized clocks differ by less than 5 s.",
     fix="clock_skew_s: 5",
 )
 def _skew(facts: AuditFacts) -> Iterator[Hit]:
@@ -201,7 +201,7 @@ def _skew(facts: AuditFacts) -> Iterator[Hit]:
     "HR010",
     FindingSeverity.MEDIUM,
     "A provider's keys are cached for a long time",
-    why="A key that the provider revoked is trusted for as long.",
+    reason="A key that the provider revoked is trusted for as long.",
     fix="jwks_cache_s: 300",
 )
 def _long_cache(facts: AuditFacts) -> Iterator[Hit]:
@@ -217,7 +217,7 @@ def _long_cache(facts: AuditFacts) -> Iterator[Hit]:
     "HR011",
     FindingSeverity.HIGH,
     "An identity provider's key is weak",
-    why="A short RSA key can be broken, and any holder of a shared secret can sign tokens.",
+    reason="A short RSA key can be broken, and any holder of a shared secret can sign tokens.",
     fix="Use ES256, EdDSA, or RSA of at least 2048 bits at the provider.",
     needs=(Need.SPEC, Need.FILES),
 )
@@ -227,15 +227,17 @@ def _weak_jwks(facts: AuditFacts) -> Iterator[Hit]:
             weak = key.kind == "RSA" and key.bits < _SHORTEST_RSA_BITS
             if weak or key.kind == "oct":
                 size = f" of {key.bits} bits" if key.bits else ""
-                what = "a shared secret (`oct`)" if key.kind == "oct" else f"an RSA key{size}"
-                yield Hit(named.location, f"{named.path} holds {what}")
+                description = (
+                    "a shared secret (`oct`)" if key.kind == "oct" else f"an RSA key{size}"
+                )
+                yield Hit(named.location, f"{named.path} holds {description}")
 
 
 @check(
     "HR012",
     FindingSeverity.MEDIUM,
     "A name looks like an example from documentation",
-    why="A copied example does not work, or belongs to another organization.",
+    reason="A copied example does not work, or belongs to another organization.",
     fix="Set the real host.",
 )
 def _examples(facts: AuditFacts) -> Iterator[Hit]:
@@ -245,18 +247,18 @@ def _examples(facts: AuditFacts) -> Iterator[Hit]:
         for name, value in (("issuer", provider.issuer), ("jwks_url", provider.jwks_url or ""))
     ]
     urls += [(f"{location}.url", upstream.url) for location, upstream in upstreams(facts.spec)]
-    for where, value in urls:
+    for source, value in urls:
         host = (host_of(value) or value).lower()
         is_example = any(host == name or host.endswith(f".{name}") for name in _EXAMPLE_HOSTS)
         if is_example or any(word in host for word in _PLACEHOLDERS):
-            yield Hit(where, value)
+            yield Hit(source, value)
 
 
 @check(
     "HR013",
     FindingSeverity.HIGH,
     "A rule accepts every certificate of the client CA",
-    why="Every machine that the authority has certified can call.",
+    reason="Every machine that the authority has certified can call.",
     fix='Restrict it: `dns: "*.scoring.internal"`.',
 )
 def _any_certificate(facts: AuditFacts) -> Iterator[Hit]:
@@ -272,7 +274,7 @@ def _any_certificate(facts: AuditFacts) -> Iterator[Hit]:
     "HR014",
     FindingSeverity.LOW,
     "Certificates may call every endpoint",
-    why="Endpoints that are added later are open to these callers too.",
+    reason="Endpoints that are added later are open to these callers too.",
     fix="Name the endpoints in `scopes`.",
 )
 def _certificates_may_all(facts: AuditFacts) -> Iterator[Hit]:
@@ -291,7 +293,7 @@ def _certificates_may_all(facts: AuditFacts) -> Iterator[Hit]:
     "HR015",
     FindingSeverity.MEDIUM,
     "A rule refers to an undefined tier",
-    why="These callers then have no tier limits.",
+    reason="These callers then have no tier limits.",
     fix="Define the tier under `tiers`, or correct its name.",
 )
 def _unknown_tier(facts: AuditFacts) -> Iterator[Hit]:
@@ -310,7 +312,7 @@ _OLD: Final = timedelta(days=90)
     "HR021",
     FindingSeverity.MEDIUM,
     "An API key never expires",
-    why="A leaked key stays valid forever.",
+    reason="A leaked key stays valid forever.",
     fix="Create a key that expires (`headrace keys create ... --expires-in 90d`), switch the "
     "caller to it, revoke the old one.",
     needs=(Need.KEYS,),
@@ -325,7 +327,7 @@ def _no_expiry(facts: AuditFacts) -> Iterator[Hit]:
     "HR022",
     FindingSeverity.LOW,
     "An API key is not used",
-    why="Abuse of an unused key is hard to notice.",
+    reason="Abuse of an unused key is hard to notice.",
     fix="Revoke it.",
     needs=(Need.KEYS,),
 )
@@ -344,7 +346,7 @@ def _unused(facts: AuditFacts) -> Iterator[Hit]:
     "HR023",
     FindingSeverity.LOW,
     "An API key may call every endpoint",
-    why="A leak of the key exposes all endpoints, including future ones.",
+    reason="A leak of the key exposes all endpoints, including future ones.",
     fix="Create a key per caller, with `infer:ENDPOINT` scopes.",
     needs=(Need.KEYS,),
 )
@@ -358,7 +360,7 @@ def _may_all(facts: AuditFacts) -> Iterator[Hit]:
     "HR024",
     FindingSeverity.LOW,
     "An API key is older than 90 days",
-    why="The older a key, the more copies of it exist in logs, scripts and histories.",
+    reason="The older a key, the more copies of it exist in logs, scripts and histories.",
     fix="Create a new key, switch the caller to it, revoke the old one.",
     needs=(Need.KEYS,),
 )
@@ -374,7 +376,7 @@ def _old(facts: AuditFacts) -> Iterator[Hit]:
     "HR025",
     FindingSeverity.MEDIUM,
     "A token of the management API never expires",
-    why="A token found in an old pipeline can change what is served.",
+    reason="A token found in an old pipeline can change what is served.",
     fix="Create a token that expires, switch the program to it, revoke the old one.",
     needs=(Need.TOKENS,),
 )

@@ -50,7 +50,7 @@ def check(  # noqa: PLR0917  # the columns of the published table
     id: str,  # noqa: A002  # the name in the report
     severity: FindingSeverity,
     title: str,
-    why: str,
+    reason: str,
     fix: str,
     needs: tuple[Need, ...] = (Need.SPEC,),
 ) -> Callable[[Callable[[AuditFacts], Iterable[Hit]]], AuditCheck]:
@@ -58,7 +58,7 @@ def check(  # noqa: PLR0917  # the columns of the published table
 
     def make(find: Callable[[AuditFacts], Iterable[Hit]]) -> AuditCheck:
         return AuditCheck(
-            id=id, title=title, severity=severity, why=why, fix=fix, needs=needs, find=find
+            id=id, title=title, severity=severity, why=reason, fix=fix, needs=needs, find=find
         )
 
     return make
@@ -207,13 +207,13 @@ def named_files(spec: SystemSpec) -> Iterator[NamedFile]:
             yield NamedFile(location=location, path=model, kind="model")
 
 
-def _upstream_files(place: str, upstream: UpstreamSpec) -> Iterator[NamedFile]:
+def _upstream_files(location: str, upstream: UpstreamSpec) -> Iterator[NamedFile]:
     if upstream.tls is None:
         return
     for name, kind in (("ca_file", "ca"), ("certificate_file", "certificate"), ("key_file", "key")):
         path = getattr(upstream.tls, name)
         if path:
-            yield NamedFile(location=f"{place}.tls.{name}", path=path, kind=kind)
+            yield NamedFile(location=f"{location}.tls.{name}", path=path, kind=kind)
 
 
 def files_of(facts: AuditFacts, *kinds: str) -> Iterator[tuple[NamedFile, FileFact]]:
@@ -283,10 +283,10 @@ def mode_text(mode: int) -> str:
     return f"0{mode & 0o7777:o}"
 
 
-def mode_hit(file: FileFact, *, where: str, fix: str) -> Hit:
+def mode_hit(file: FileFact, *, location: str, fix: str) -> Hit:
     """Return a finding that other users can access a file; low severity if unreachable."""
     evidence = f"{file.path} has mode {mode_text(file.mode)}"
     if file.is_reachable:
-        return Hit(where=where, evidence=evidence, fix=fix)
+        return Hit(where=location, evidence=evidence, fix=fix)
     evidence += "; only the modes of its parent directories protect it"
-    return Hit(where=where, evidence=evidence, fix=fix, severity=FindingSeverity.LOW)
+    return Hit(where=location, evidence=evidence, fix=fix, severity=FindingSeverity.LOW)

@@ -87,7 +87,7 @@ def collect_spec_file(
 
 def collect_running(
     ask: ManagementApi,
-    place: SystemLocation,
+    location: SystemLocation,
     *,
     now: datetime,
     advisories: tuple[Advisory, ...] | None = None,
@@ -120,10 +120,10 @@ def collect_running(
         in_force=_certificates(status, missing),
         scraped_s_ago=None if read_at is None else (now - read_at).total_seconds(),
     )
-    if place.home is None:
+    if location.home is None:
         # For a system on another machine, only its management URL is known.
         missing |= dict.fromkeys((Need.FILES, Need.HOST, Need.SOFTWARE), _ELSEWHERE)
-        parts = urlsplit(place.url)
+        parts = urlsplit(location.url)
         is_secure = parts.scheme == "https"
         management = Listener(
             role="management",
@@ -133,8 +133,8 @@ def collect_running(
         )
         facts = replace(facts, listeners=(*facts.listeners, management))
     else:
-        facts = _with_local_facts(facts, place.home, status, missing)
-    is_here = place.home is not None and host.runs_this_python(_pid(status))
+        facts = _with_local_facts(facts, location.home, status, missing)
+    is_here = location.home is not None and host.runs_this_python(_pid(status))
     return _with_advisories(replace(facts, missing=missing), advisories, is_here=is_here)
 
 
@@ -143,8 +143,8 @@ def _with_advisories(
 ) -> AuditFacts:
     # Without `is_here`, this interpreter's packages are not those of the system.
     if advisories is None or not is_here:
-        why = _NO_ADVISORIES if advisories is None else _ELSEWHERE
-        return replace(facts, missing={**facts.missing, Need.ADVISORIES: why})
+        reason = _NO_ADVISORIES if advisories is None else _ELSEWHERE
+        return replace(facts, missing={**facts.missing, Need.ADVISORIES: reason})
     return replace(facts, advisories=advisories, packages=host.packages_here())
 
 
@@ -159,21 +159,21 @@ def _gateway_listener(spec: SystemSpec) -> Listener:
     )
 
 
-def _texts(value: object, place: str) -> Iterator[TextFact]:
+def _texts(value: object, location: str) -> Iterator[TextFact]:
     """Yield every text in a document with its location; the text of a value includes its key."""
     match value:
         case Mapping():
             for key, item in value.items():
-                inside = f"{place}.{key}" if place else str(key)
+                inside = f"{location}.{key}" if location else str(key)
                 if isinstance(item, str):
                     yield TextFact(where=inside, text=f"{key}: {item}")
                 else:
                     yield from _texts(item, inside)
         case list() | tuple():
             for i, item in enumerate(value):
-                yield from _texts(item, f"{place}[{i}]")
+                yield from _texts(item, f"{location}[{i}]")
         case str():
-            yield TextFact(where=place, text=value)
+            yield TextFact(where=location, text=value)
         case _:
             return
 
@@ -267,7 +267,7 @@ def _replicas(status: Document, missing: dict[Need, str]) -> tuple[ReplicaFact, 
     return tuple(
         ReplicaFact(
             name=str(replica.get("name")),
-            not_isolated=tuple(str(why) for why in replica["isolation"].get("problems", ())),
+            not_isolated=tuple(str(reason) for reason in replica["isolation"].get("problems", ())),
         )
         for replica in isolated
     )

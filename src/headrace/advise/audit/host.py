@@ -20,7 +20,7 @@ _NETWORK_FILE_SYSTEMS: Final = frozenset(
     "HR501",
     FindingSeverity.CRITICAL,
     "The management API uses plain text beyond this machine",
-    why="A token with full permissions can be read in transit.",
+    reason="A token with full permissions can be read in transit.",
     fix="headrace up --admin-host 127.0.0.1",
     needs=(Need.LISTENERS,),
 )
@@ -34,7 +34,7 @@ def _plain_management(facts: AuditFacts) -> Iterator[Hit]:
     "HR502",
     FindingSeverity.MEDIUM,
     "The management API is reachable from other machines",
-    why="A stolen token works from anywhere.",
+    reason="A stolen token works from anywhere.",
     fix="Bind it to 127.0.0.1 or to an operators' network (`--admin-host`).",
     needs=(Need.LISTENERS,),
 )
@@ -48,7 +48,7 @@ def _management_beyond(facts: AuditFacts) -> Iterator[Hit]:
     "HR503",
     FindingSeverity.MEDIUM,
     "Metrics are readable from other machines",
-    why="They reveal names, load and failures without authentication.",
+    reason="They reveal names, load and failures without authentication.",
     fix="Bind them to 127.0.0.1 or to the monitoring network, or use a firewall.",
     needs=(Need.LISTENERS,),
 )
@@ -60,14 +60,14 @@ def _metrics_beyond(facts: AuditFacts) -> Iterator[Hit]:
 
 def _exposed_file(file: FileFact | None, *, mode: str) -> Iterator[Hit]:
     if file is not None and file.opens(_ANY):
-        yield mode_hit(file, where=file.path, fix=f"chmod {mode} {file.path}")
+        yield mode_hit(file, location=file.path, fix=f"chmod {mode} {file.path}")
 
 
 @check(
     "HR507",
     FindingSeverity.HIGH,
     "A private socket of the gateway is open to other users",
-    why="It needs no authentication: a client can call every endpoint, or drain the gateway.",
+    reason="It needs no authentication: a client can call every endpoint, or drain the gateway.",
     fix="chmod 600 the socket.",
     needs=(Need.HOST,),
 )
@@ -80,7 +80,7 @@ def _open_sockets(facts: AuditFacts) -> Iterator[Hit]:
     "HR513",
     FindingSeverity.MEDIUM,
     "A replica is not isolated",
-    why="A tampered model can reach other data.",
+    reason="A tampered model can reach other data.",
     fix="Run where the kernel allows namespaces, or as root, which runs replicas as separate "
     "users; `headrace status` shows what is missing.",
     needs=(Need.ISOLATION,),
@@ -99,7 +99,7 @@ def _not_isolated(facts: AuditFacts) -> Iterator[Hit]:
     "HR504",
     FindingSeverity.CRITICAL,
     "The admin token is readable by other users",
-    why="A reader of the token may change everything.",
+    reason="A reader of the token may change everything.",
     fix="chmod 600 the file, and create a new token.",
     needs=(Need.HOST,),
 )
@@ -115,7 +115,7 @@ def _token(facts: AuditFacts) -> Iterator[Hit]:
     "HR508",
     FindingSeverity.HIGH,
     "State is in SQLite on a network file system",
-    why="Locks of such file systems are unreliable, which can corrupt the database.",
+    reason="Locks of such file systems are unreliable, which can corrupt the database.",
     fix="Move the home to a local disk, or the state to Postgres (`--state-url`).",
     needs=(Need.HOST,),
 )
@@ -132,7 +132,7 @@ def _network_state(facts: AuditFacts) -> Iterator[Hit]:
     "HR509",
     FindingSeverity.MEDIUM,
     "The database's password is in plain text",
-    why="Environments and command lines are visible in `ps`, dumps and crash reports.",
+    reason="Environments and command lines are visible in `ps`, dumps and crash reports.",
     fix="Remove it from the URL: use a ~/.pgpass file of mode 0600, or PGPASSFILE.",
     needs=(Need.HOST,),
 )
@@ -146,7 +146,7 @@ def _clear_password(facts: AuditFacts) -> Iterator[Hit]:
     "HR510",
     FindingSeverity.HIGH,
     "The system runs as root",
-    why="An attacker who takes over one of these processes controls the machine.",
+    reason="An attacker who takes over one of these processes controls the machine.",
     fix="Run it as a dedicated user: `useradd --system headrace`, `User=headrace` in the unit, "
     "`runAsNonRoot: true` in a pod.",
     needs=(Need.HOST,),
@@ -168,7 +168,7 @@ def _names(processes: list[ProcessFact]) -> str:
     "HR511",
     FindingSeverity.LOW,
     "A crash writes memory to disk",
-    why="A core dump contains keys, inputs and outputs, and is stored for a long time.",
+    reason="A core dump contains keys, inputs and outputs, and is stored for a long time.",
     fix="ulimit -c 0   # or LimitCORE=0 in the unit",
     needs=(Need.HOST,),
 )
@@ -182,7 +182,7 @@ def _core_dumps(facts: AuditFacts) -> Iterator[Hit]:
     "HR512",
     FindingSeverity.LOW,
     "The log level is debug",
-    why="Logs grow with every request, and contain internal details.",
+    reason="Logs grow with every request, and contain internal details.",
     fix="headrace up --log-level info",
     needs=(Need.HOST,),
 )
@@ -196,7 +196,7 @@ def _debug(facts: AuditFacts) -> Iterator[Hit]:
     "HR505",
     FindingSeverity.HIGH,
     "The home directory is open to other users",
-    why="It contains state, models, sockets and logs.",
+    reason="It contains state, models, sockets and logs.",
     fix="chmod 700 the directory.",
     needs=(Need.HOST,),
 )
@@ -208,7 +208,7 @@ def _open_home(facts: AuditFacts) -> Iterator[Hit]:
     "HR506",
     FindingSeverity.HIGH,
     "The state's database is open to other users",
-    why="It contains hashes of keys, the history and every spec.",
+    reason="It contains hashes of keys, the history and every spec.",
     fix="chmod 600 the file.",
     needs=(Need.HOST,),
 )

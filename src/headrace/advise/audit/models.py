@@ -17,7 +17,7 @@ _SIGNED: Final = "security:\n  require_signature: true\n  trusted_keys: [./signe
     "HR401",
     FindingSeverity.MEDIUM,
     "Unsigned models are served",
-    why="Any writer to the registry decides what runs, unnoticed.",
+    reason="Any writer to the registry decides what runs, unnoticed.",
     fix="Sign versions (`headrace models sign`) and require signatures.",
 )
 def _unsigned_taken(facts: AuditFacts) -> Iterator[Hit]:
@@ -30,7 +30,7 @@ def _unsigned_taken(facts: AuditFacts) -> Iterator[Hit]:
     "HR402",
     FindingSeverity.HIGH,
     "A version is unsigned, but others are signed",
-    why="It was not released like the others: by accident or by an attack.",
+    reason="It was not released like the others: by accident or by an attack.",
     fix="Find out who pushed it, then sign it or remove it.",
     needs=(Need.VERSIONS,),
 )
@@ -52,7 +52,7 @@ def _unsigned(facts: AuditFacts) -> Iterator[Hit]:
     "HR403",
     FindingSeverity.HIGH,
     "A trusted key is not a model-signing key",
-    why="Versions are signed with Ed25519; another key verifies nothing, or is weak.",
+    reason="Versions are signed with Ed25519; another key verifies nothing, or is weak.",
     fix="Set the signer's Ed25519 public key.",
     needs=(Need.SPEC, Need.FILES),
 )
@@ -68,7 +68,7 @@ def _weak_trust(facts: AuditFacts) -> Iterator[Hit]:
     "HR404",
     FindingSeverity.HIGH,
     "A trusted key is writable by other users",
-    why="A writer of the file decides whose models are trusted.",
+    reason="A writer of the file decides whose models are trusted.",
     fix="chmod go-w the file.",
     needs=(Need.SPEC, Need.FILES),
 )
@@ -83,14 +83,14 @@ def _writable_trust(facts: AuditFacts) -> Iterator[Hit]:
     "HR405",
     FindingSeverity.LOW,
     "A model has no version",
-    why="Overwriting the file changes what is served, and the old content cannot be restored.",
+    reason="Overwriting the file changes what is served, and the old content cannot be restored.",
     fix="Push it to the registry, and serve NAME:VERSION.",
 )
 def _unversioned(facts: AuditFacts) -> Iterator[Hit]:
-    for where, endpoint, model in models(facts.spec):
+    for location, endpoint, model in models(facts.spec):
         if is_model_path(model):
             yield Hit(
-                where,
+                location,
                 f"endpoint '{endpoint.name}' serves {model}",
                 fix=f"headrace models push {endpoint.name} {model}\n"
                 f"# then in the spec: model: {endpoint.name}:1",
@@ -101,23 +101,23 @@ def _unversioned(facts: AuditFacts) -> Iterator[Hit]:
     "HR406",
     FindingSeverity.LOW,
     "A model's version is not pinned",
-    why="Two applies of one spec can serve different models.",
+    reason="Two applies of one spec can serve different models.",
     fix="Write NAME:VERSION.",
 )
 def _newest(facts: AuditFacts) -> Iterator[Hit]:
-    for where, endpoint, model in models(facts.spec):
+    for location, endpoint, model in models(facts.spec):
         if not is_model_path(model) and ":" not in model:
             evidence = (
                 f"endpoint '{endpoint.name}' serves '{model}', whichever is newest at an apply"
             )
-            yield Hit(where, evidence, fix=f"model: {model}:1")
+            yield Hit(location, evidence, fix=f"model: {model}:1")
 
 
 @check(
     "HR407",
     FindingSeverity.MEDIUM,
     "A model may contain code",
-    why="Loading it runs its author's code with all permissions of the replica.",
+    reason="Loading it runs its author's code with all permissions of the replica.",
     fix="Convert the model to ONNX and remove `allow_code`; otherwise review and sign it.",
 )
 def _may_run_code(facts: AuditFacts) -> Iterator[Hit]:
@@ -134,29 +134,29 @@ def _may_run_code(facts: AuditFacts) -> Iterator[Hit]:
     "HR408",
     FindingSeverity.HIGH,
     "A model's format runs code, without permission",
-    why="It is refused, or runs its author's code without a decision.",
+    reason="It is refused, or runs its author's code without a decision.",
     fix="Convert the model to ONNX, or decide: `allow_code: true`.",
 )
 def _runs_code(facts: AuditFacts) -> Iterator[Hit]:
     runtimes = {version.reference: version.runtime for version in facts.versions}
     code_versions = {version.reference for version in facts.versions if version.runs_code}
-    for where, endpoint, model in models(facts.spec):
+    for location, endpoint, model in models(facts.spec):
         if endpoint.allow_code:
             continue  # reported by the previous check
         file = facts.files.get(model)
         runtime = endpoint.runtime or runtimes.get(model, "")
         if runtime in _CODE_RUNTIMES or model in code_versions:
             evidence = f"endpoint '{endpoint.name}' runs {model} with the runtime '{runtime}'"
-            yield Hit(where, evidence)
+            yield Hit(location, evidence)
         elif file is not None and file.runs_code:
-            yield Hit(where, f"endpoint '{endpoint.name}': {model} is {file.format}")
+            yield Hit(location, f"endpoint '{endpoint.name}': {model} is {file.format}")
 
 
 @check(
     "HR409",
     FindingSeverity.MEDIUM,
     "A model's process may open network connections",
-    why="A tampered model can send its inputs to another host.",
+    reason="A tampered model can send its inputs to another host.",
     fix="network: false",
 )
 def _network(facts: AuditFacts) -> Iterator[Hit]:
@@ -169,11 +169,11 @@ def _network(facts: AuditFacts) -> Iterator[Hit]:
     "HR410",
     FindingSeverity.HIGH,
     "A served model is writable by other users",
-    why="A writer of the file decides what is served after the next start.",
+    reason="A writer of the file decides what is served after the next start.",
     fix="chmod go-w the file, or push it to the registry.",
     needs=(Need.SPEC, Need.FILES),
 )
 def _writable_model(facts: AuditFacts) -> Iterator[Hit]:
     for named, file in files_of(facts, "model"):
         if file.opens(_WRITES):
-            yield mode_hit(file, where=named.location, fix=f"chmod go-w {named.path}")
+            yield mode_hit(file, location=named.location, fix=f"chmod go-w {named.path}")

@@ -79,15 +79,15 @@ MINIMUMS: Final = (
     "HR601",
     FindingSeverity.MEDIUM,
     "Software is outdated",
-    why="Issues fixed since then can be exploited.",
+    reason="Issues fixed since then can be exploited.",
     fix="Install a newer version.",
     needs=(Need.SOFTWARE,),
 )
 def _old(facts: AuditFacts) -> Iterator[Hit]:
     for minimum in MINIMUMS:
         installed = facts.software.get(minimum.name)
-        key, least = version_key(installed or ""), version_key(minimum.version)
-        if installed is None or key is None or least is None or key >= least:
+        key, lower = version_key(installed or ""), version_key(minimum.version)
+        if installed is None or key is None or lower is None or key >= lower:
             continue
         if minimum.line and not f"{installed}.".startswith(f"{minimum.line}."):
             continue
@@ -102,7 +102,7 @@ def _old(facts: AuditFacts) -> Iterator[Hit]:
     "HR602",
     FindingSeverity.HIGH,
     "A package has a known vulnerability",
-    why="Exploits are public.",
+    reason="Exploits are public.",
     fix="Install the fixed version.",
     needs=(Need.ADVISORIES,),
 )

@@ -34,7 +34,7 @@ limits:
     "HR201",
     FindingSeverity.MEDIUM,
     "An endpoint has no request limit",
-    why="A single caller in a loop can starve all others.",
+    reason="A single caller in a loop can starve all others.",
     fix="Set `limits`.",
 )
 def _none(facts: AuditFacts) -> Iterator[Hit]:
@@ -50,10 +50,10 @@ def _none(facts: AuditFacts) -> Iterator[Hit]:
     "HR202",
     FindingSeverity.LOW,
     "One caller can use up an endpoint's limit",
-    why="The limit then protects the model, but not the other callers.",
+    reason="The limit then protects the model, but not the other callers.",
     fix="per_caller: {requests_per_s: 50}",
 )
-def _none_per_caller(facts: AuditFacts) -> Iterator[Hit]:
+def _no_caller_limit(facts: AuditFacts) -> Iterator[Hit]:
     for location, endpoint in endpoints(facts.spec):
         limits = endpoint.limits
         if limits.total != _NOTHING and limits.per_caller == _NOTHING:
@@ -67,25 +67,25 @@ def _none_per_caller(facts: AuditFacts) -> Iterator[Hit]:
     "HR203",
     FindingSeverity.MEDIUM,
     "Requests may be very large",
-    why="Gateway and replica hold each request in memory: a few at once exhaust it.",
+    reason="Gateway and replica hold each request in memory: a few at once exhaust it.",
     fix="max_body_bytes: 67108864",
 )
 def _large_body(facts: AuditFacts) -> Iterator[Hit]:
-    places = [("gateway.max_body_bytes", facts.spec.gateway.max_body_bytes)]
-    places += [
+    locations = [("gateway.max_body_bytes", facts.spec.gateway.max_body_bytes)]
+    locations += [
         (f"{location}.limits.max_body_bytes", endpoint.limits.max_body_bytes or 0)
         for location, endpoint in endpoints(facts.spec)
     ]
-    for where, size in places:
+    for source, size in locations:
         if size > _LARGE_BODY_BYTES:
-            yield Hit(where, f"{size} bytes ({size / (1 << 20):.0f} MiB)")
+            yield Hit(source, f"{size} bytes ({size / (1 << 20):.0f} MiB)")
 
 
 @check(
     "HR204",
     FindingSeverity.MEDIUM,
     "Requests may wait indefinitely",
-    why="Hung requests keep their slots until none is free.",
+    reason="Hung requests keep their slots until none is free.",
     fix="timeout_s: 30",
 )
 def _no_timeout(facts: AuditFacts) -> Iterator[Hit]:
@@ -98,7 +98,7 @@ def _no_timeout(facts: AuditFacts) -> Iterator[Hit]:
     "HR205",
     FindingSeverity.MEDIUM,
     "A queue is practically unbounded",
-    why="Under overload all callers wait for late answers instead of getting a 429.",
+    reason="Under overload all callers wait for late answers instead of getting a 429.",
     fix="max_queue_size: 128",
 )
 def _long_queue(facts: AuditFacts) -> Iterator[Hit]:
@@ -137,21 +137,23 @@ _SECRETS: Final = (
     "HR701",
     FindingSeverity.CRITICAL,
     "The spec contains a secret",
-    why="Spec files are committed, copied and returned by the API, including comments.",
+    reason="Spec files are committed, copied and returned by the API, including comments.",
     fix="Remove it, rotate it wherever it is used, and refer to a file or ${VARIABLE} instead.",
 )
 def _secrets(facts: AuditFacts) -> Iterator[Hit]:
     for piece in facts.texts:
-        what = next((what for what, pattern in _SECRETS if pattern.search(piece.text)), None)
-        if what is not None:
-            yield Hit(piece.where, f"looks like {what} (not shown)", line=piece.line)
+        description = next(
+            (description for description, pattern in _SECRETS if pattern.search(piece.text)), None
+        )
+        if description is not None:
+            yield Hit(piece.where, f"looks like {description} (not shown)", line=piece.line)
 
 
 @check(
     "HR702",
     FindingSeverity.HIGH,
     "The spec refers to a missing file",
-    why="The feature that needs the file does not start.",
+    reason="The feature that needs the file does not start.",
     fix="Correct the path, or create the file.",
     needs=(Need.SPEC, Need.FILES),
 )
@@ -165,7 +167,7 @@ def _dangling(facts: AuditFacts) -> Iterator[Hit]:
     "HR703",
     FindingSeverity.HIGH,
     "A file has an unexpected format",
-    why="The gateway refuses it, and keeps the previous one.",
+    reason="The gateway refuses it, and keeps the previous one.",
     fix="Replace the file.",
     needs=(Need.SPEC, Need.FILES),
 )
@@ -179,21 +181,21 @@ def _unreadable(facts: AuditFacts) -> Iterator[Hit]:
     "HR704",
     FindingSeverity.MEDIUM,
     "The spec file is writable by other users",
-    why="The next apply applies their changes.",
+    reason="The next apply applies their changes.",
     fix="chmod go-w the file.",
     needs=(Need.SPEC, Need.FILES),
 )
 def _writable(facts: AuditFacts) -> Iterator[Hit]:
     file = facts.spec_file
     if file is not None and file.opens(_WRITES):
-        yield mode_hit(file, where=file.path, fix=f"chmod go-w {file.path}")
+        yield mode_hit(file, location=file.path, fix=f"chmod go-w {file.path}")
 
 
 @check(
     "HR301",
     FindingSeverity.LOW,
     "An endpoint has no SLO",
-    why="Alerts, replica counts, admission and verdicts are derived from the SLO.",
+    reason="Alerts, replica counts, admission and verdicts are derived from the SLO.",
     fix="slo: {latency_s: 0.1, availability: 0.999}",
 )
 def _no_slo(facts: AuditFacts) -> Iterator[Hit]:
@@ -211,7 +213,7 @@ def _has_slo(endpoint: EndpointSpec) -> bool:
     "HR302",
     FindingSeverity.MEDIUM,
     "An SLO depends on a single replica",
-    why="While it restarts after a crash, every request fails.",
+    reason="While it restarts after a crash, every request fails.",
     fix="replicas: 2",
 )
 def _single(facts: AuditFacts) -> Iterator[Hit]:
@@ -223,19 +225,19 @@ def _single(facts: AuditFacts) -> Iterator[Hit]:
             count = copies.get(endpoint.pool or "", version.replicas)
             if version.upstream is not None or not version.weight or count > 1:
                 continue
-            where = (
+            source = (
                 f"{location}.versions[{j}].replicas"
                 if endpoint.versions
                 else f"{location}.replicas"
             )
-            yield Hit(where, f"endpoint '{endpoint.name}' has an `slo` and one copy")
+            yield Hit(source, f"endpoint '{endpoint.name}' has an `slo` and one copy")
 
 
 @check(
     "HR303",
     FindingSeverity.MEDIUM,
     "The autoscaler has no range",
-    why="With equal bounds the autoscaler changes nothing, and load beyond them is refused.",
+    reason="With equal bounds the autoscaler changes nothing, and load beyond them is refused.",
     fix="Set `max_replicas` above `min_replicas`.",
 )
 def _no_headroom(facts: AuditFacts) -> Iterator[Hit]:
@@ -243,13 +245,13 @@ def _no_headroom(facts: AuditFacts) -> Iterator[Hit]:
         scale = endpoint.autoscale
         if scale is None:
             continue
-        where = f"{location}.autoscale"
+        source = f"{location}.autoscale"
         if scale.min_replicas == scale.max_replicas:
             evidence = (
                 f"endpoint '{endpoint.name}' has {scale.max_replicas} copies at least and most"
             )
             yield Hit(
-                f"{where}.max_replicas", evidence, fix=f"max_replicas: {scale.max_replicas * 2}"
+                f"{source}.max_replicas", evidence, fix=f"max_replicas: {scale.max_replicas * 2}"
             )
 
 
@@ -257,7 +259,7 @@ def _no_headroom(facts: AuditFacts) -> Iterator[Hit]:
     "HR304",
     FindingSeverity.LOW,
     "The first request after a pause violates the latency SLO",
-    why="Starting a replica takes seconds.",
+    reason="Starting a replica takes seconds.",
     fix="min_replicas: 1",
 )
 def _cold_start(facts: AuditFacts) -> Iterator[Hit]:
@@ -275,7 +277,7 @@ def _cold_start(facts: AuditFacts) -> Iterator[Hit]:
     "HR305",
     FindingSeverity.MEDIUM,
     "New versions get all traffic at once",
-    why="A model that loads but returns wrong outputs reaches every caller.",
+    reason="A model that loads but returns wrong outputs reaches every caller.",
     fix="Set a `rollout` at the endpoint.",
 )
 def _no_rollout(facts: AuditFacts) -> Iterator[Hit]:
@@ -289,7 +291,7 @@ def _no_rollout(facts: AuditFacts) -> Iterator[Hit]:
     "HR306",
     FindingSeverity.MEDIUM,
     "A rollout checks no metric",
-    why="Without a metric every version passes.",
+    reason="Without a metric every version passes.",
     fix="metrics: {errors: {margin: 0.01}, latency: {margin_ratio: 1.25}}",
 )
 def _blind_rollout(facts: AuditFacts) -> Iterator[Hit]:
@@ -308,7 +310,7 @@ def _blind_rollout(facts: AuditFacts) -> Iterator[Hit]:
     "HR307",
     FindingSeverity.LOW,
     "A rollout has a very wide margin",
-    why="A version that fails every tenth request would be promoted.",
+    reason="A version that fails every tenth request would be promoted.",
     fix="Narrow the margin; `headrace rollout simulate` estimates the additional time.",
 )
 def _wide_margins(facts: AuditFacts) -> Iterator[Hit]:
@@ -333,7 +335,7 @@ def _wide_margins(facts: AuditFacts) -> Iterator[Hit]:
     "HR308",
     FindingSeverity.MEDIUM,
     "A version is promoted without enough evidence",
-    why="If there are too few requests for a verdict, the version is promoted untested.",
+    reason="If there are too few requests for a verdict, the version is promoted untested.",
     fix="on_timeout: rollback",
 )
 def _promotes_late(facts: AuditFacts) -> Iterator[Hit]:
@@ -347,7 +349,7 @@ def _promotes_late(facts: AuditFacts) -> Iterator[Hit]:
     "HR309",
     FindingSeverity.MEDIUM,
     "Requests are not logged",
-    why="After an incident there is no record of callers, times and responses.",
+    reason="After an incident there is no record of callers, times and responses.",
     fix="access_log: true",
 )
 def _no_access_log(facts: AuditFacts) -> Iterator[Hit]:
@@ -362,7 +364,7 @@ def _no_access_log(facts: AuditFacts) -> Iterator[Hit]:
     "HR310",
     FindingSeverity.MEDIUM,
     "Metrics are not scraped",
-    why="Callers then notice an outage first.",
+    reason="Callers then notice an outage first.",
     fix="Scrape the metrics address with Prometheus; `headrace status` shows it.",
     needs=(Need.SCRAPES,),
 )

@@ -33,7 +33,7 @@ gateway:
     "HR101",
     FindingSeverity.HIGH,
     "The gateway uses plain text beyond this machine",
-    why="Inputs, outputs, keys and tokens can be read and changed in transit.",
+    reason="Inputs, outputs, keys and tokens can be read and changed in transit.",
     fix="Set `gateway.tls`; `headrace certs dev` creates certificates for tests.",
 )
 def _plain_beyond(facts: AuditFacts) -> Iterator[Hit]:
@@ -47,7 +47,7 @@ def _plain_beyond(facts: AuditFacts) -> Iterator[Hit]:
     "HR102",
     FindingSeverity.LOW,
     "TLS 1.2 is accepted",
-    why="TLS 1.3 has no weak options, and all current clients support it.",
+    reason="TLS 1.3 has no weak options, and all current clients support it.",
     fix='min_version: "1.3"',
 )
 def _old_tls(facts: AuditFacts) -> Iterator[Hit]:
@@ -66,7 +66,7 @@ def _certificates(facts: AuditFacts) -> Iterator[tuple[NamedFile, CertificateFac
     "HR103",
     FindingSeverity.CRITICAL,
     "A certificate is not valid today",
-    why="Callers refuse it, or disable verification.",
+    reason="Callers refuse it, or disable verification.",
     fix="Replace the file; it is reloaded without closing connections.",
     needs=(Need.SPEC, Need.FILES),
 )
@@ -85,7 +85,7 @@ def _expired(facts: AuditFacts) -> Iterator[Hit]:
     "HR104",
     FindingSeverity.MEDIUM,
     "A certificate expires within 30 days",
-    why="From that day every caller is refused.",
+    reason="From that day every caller is refused.",
     fix="Replace the file; it is reloaded without closing connections.",
     needs=(Need.SPEC, Need.FILES),
 )
@@ -104,7 +104,7 @@ def _expiring(facts: AuditFacts) -> Iterator[Hit]:
     "HR105",
     FindingSeverity.HIGH,
     "A certificate's key is weak",
-    why="An attacker who computes the private key can impersonate the gateway.",
+    reason="An attacker who computes the private key can impersonate the gateway.",
     fix="Use a P-256 key, or RSA of at least 2048 bits.",
     needs=(Need.SPEC, Need.FILES),
 )
@@ -122,7 +122,7 @@ def _weak_key(facts: AuditFacts) -> Iterator[Hit]:
     "HR106",
     FindingSeverity.HIGH,
     "A certificate is signed with a broken hash",
-    why="MD5 and SHA-1 signatures can be forged, and current clients refuse them.",
+    reason="MD5 and SHA-1 signatures can be forged, and current clients refuse them.",
     fix="Use a certificate signed with SHA-256.",
     needs=(Need.SPEC, Need.FILES),
 )
@@ -143,7 +143,7 @@ def _weak_hash(facts: AuditFacts) -> Iterator[Hit]:
     "HR107",
     FindingSeverity.MEDIUM,
     "The gateway's certificate is self-signed",
-    why="Callers on other machines must trust it manually, or skip verification.",
+    reason="Callers on other machines must trust it manually, or skip verification.",
     fix="Use a certificate from an authority that callers trust, such as your company's.",
     needs=(Need.SPEC, Need.FILES),
 )
@@ -166,7 +166,7 @@ def _gateway_certificate(facts: AuditFacts) -> Iterator[tuple[NamedFile, FileFac
     "HR110",
     FindingSeverity.MEDIUM,
     "The gateway's certificate contains no host name",
-    why="Clients compare the host with subjectAltName only, so they refuse it.",
+    reason="Clients compare the host with subjectAltName only, so they refuse it.",
     fix="Create it with the gateway's DNS names in subjectAltName.",
     needs=(Need.SPEC, Need.FILES),
 )
@@ -181,7 +181,7 @@ def _nameless(facts: AuditFacts) -> Iterator[Hit]:
     "HR108",
     FindingSeverity.CRITICAL,
     "A private key is readable by other users",
-    why="A reader of the key can impersonate the gateway without a trace.",
+    reason="A reader of the key can impersonate the gateway without a trace.",
     fix="chmod 600 the file, and renew the certificate if other users had access.",
     needs=(Need.SPEC, Need.FILES),
 )
@@ -199,7 +199,7 @@ def _readable_key(facts: AuditFacts) -> Iterator[Hit]:
     "HR109",
     FindingSeverity.HIGH,
     "A private key does not match its certificate",
-    why="The gateway refuses the pair and keeps the previous one, or does not start.",
+    reason="The gateway refuses the pair and keeps the previous one, or does not start.",
     fix="Replace both files together.",
     needs=(Need.SPEC, Need.FILES),
 )
@@ -218,7 +218,7 @@ def _mismatch(facts: AuditFacts) -> Iterator[Hit]:
     "HR111",
     FindingSeverity.HIGH,
     "Requests go to another machine in plain text",
-    why="Inputs and outputs can be read and changed in transit to the upstream.",
+    reason="Inputs and outputs can be read and changed in transit to the upstream.",
     fix="Use https:// or grpcs://.",
 )
 def _plain_upstream(facts: AuditFacts) -> Iterator[Hit]:
@@ -236,7 +236,7 @@ def _is_encrypted(url: str) -> bool:
     "HR112",
     FindingSeverity.LOW,
     "An upstream is not restricted to an authority",
-    why="Any of the hundred authorities that the machine trusts can certify an impostor.",
+    reason="Any of the hundred authorities that the machine trusts can certify an impostor.",
     fix="Set `tls.ca_file` to the authority of this server.",
 )
 def _unpinned_upstream(facts: AuditFacts) -> Iterator[Hit]:
@@ -250,7 +250,7 @@ def _unpinned_upstream(facts: AuditFacts) -> Iterator[Hit]:
     "HR113",
     FindingSeverity.LOW,
     "An upstream cannot authenticate the gateway",
-    why="It has to accept requests from every host that reaches it, bypassing this gateway.",
+    reason="It has to accept requests from every host that reaches it, bypassing this gateway.",
     fix="Set `tls.certificate_file` and `tls.key_file`, and require them at the upstream.",
 )
 def _anonymous_upstream(facts: AuditFacts) -> Iterator[Hit]:
@@ -266,7 +266,7 @@ def _anonymous_upstream(facts: AuditFacts) -> Iterator[Hit]:
     "HR114",
     FindingSeverity.HIGH,
     "A certificate is not in force",
-    why="The system uses the previous certificate, or none, until it expires.",
+    reason="The system uses the previous certificate, or none, until it expires.",
     fix="Replace certificate and key with a matching pair.",
     needs=(Need.CERTIFICATES,),
 )

@@ -245,17 +245,17 @@ def _rank(part: DiagramEndpoint) -> tuple[bool, float, str]:
 
 
 def _endpoint(
-    endpoint: _Endpoint, glance: _Glance | None, rollout: _Rollout | None
+    endpoint: _Endpoint, snapshot: _Glance | None, rollout: _Rollout | None
 ) -> DiagramEndpoint:
-    state = ("ok" if endpoint.ready else "warning") if glance is None else glance.state
+    state = ("ok" if endpoint.ready else "warning") if snapshot is None else snapshot.state
     rollout_text = (
         "" if rollout is None else f"{rollout.strategy} {rollout.phase.replace('_', ' ')}"
     )
     return DiagramEndpoint(
         name=endpoint.name,
         state=state,
-        requests_per_s=0.0 if glance is None else glance.requests_per_s,
-        p99_s=None if glance is None else glance.p99_s,
+        requests_per_s=0.0 if snapshot is None else snapshot.requests_per_s,
+        p99_s=None if snapshot is None else snapshot.p99_s,
         rollout=rollout_text,
         versions=tuple(
             _version(revision, rollout)

@@ -75,8 +75,8 @@ class DiagramBox:
 
     def fitted(self, line: str) -> str:
         """Return `line`, truncated to the box's width."""
-        room = int((self.width - 2 * _PADDING - _MARK_W) / _CHAR_W)
-        return line if len(line) <= room else f"{line[: room - 1]}…"
+        max_chars = int((self.width - 2 * _PADDING - _MARK_W) / _CHAR_W)
+        return line if len(line) <= max_chars else f"{line[: max_chars - 1]}…"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -307,8 +307,8 @@ def _path_data(line: DiagramArrow) -> str:
     begin, end = f"M{line.x1:.1f} {line.y1:.1f}", f"{line.x2:.1f} {line.y2:.1f}"
     if line.is_vertical or line.y1 == line.y2:
         return f"{begin}L{end}"
-    bend = (line.x1 + line.x2) / 2
-    return f"{begin}C{bend:.1f} {line.y1:.1f} {bend:.1f} {line.y2:.1f} {end}"
+    middle_x = (line.x1 + line.x2) / 2
+    return f"{begin}C{middle_x:.1f} {line.y1:.1f} {middle_x:.1f} {line.y2:.1f} {end}"
 
 
 def _box(box: DiagramBox) -> Iterator[str]:

@@ -159,7 +159,7 @@ _OLD_PICKLES: Final = frozenset({".pkl", ".pickle", ".joblib", ".gz", ".bz2", ".
 def recognise(path: Path) -> tuple[AssetFormat, bool]:
     """Return the format of `path`, and whether it runs code; UNKNOWN if unreadable."""
     kind, details = examine(path)
-    codes = {found_problem.code for found_problem in details.problems}
+    codes = {report_problem.code for report_problem in details.problems}
     has_code = kind in CODE_FORMATS or bool(
         codes & {AssetProblemKind.RUNS_CODE, AssetProblemKind.DANGEROUS_CODE}
     )

@@ -159,7 +159,7 @@ class _Walk:
             return
         names = {entry.name for entry in entries}
         if not names.isdisjoint({SAVED_MODEL, PYTHON_FILE, OPTIMIZED_FILE}):
-            yield from self._whole_folder(folder)
+            yield from self._entire_folder(folder)
             return
         for entry in entries:
             self._entries_left -= 1
@@ -201,7 +201,7 @@ class _Walk:
         digest = self._hashed(path, size)
         yield self._asset(path, kind, details, size=size, digest=digest)
 
-    def _whole_folder(self, folder: Path) -> Iterator[Asset]:
+    def _entire_folder(self, folder: Path) -> Iterator[Asset]:
         """Yield a SavedModel, Python or optimized model: its folder, with all its files."""
         kind, details = examine(folder, max_opset=self._context.max_opset)
         try:

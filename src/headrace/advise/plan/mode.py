@@ -25,7 +25,7 @@ _REQUEST_S: Final = 0.0002
 through gateway and replica (`make bench`)."""
 _RECORD_S: Final = 0.000_008
 """The same for a record of a stream: the embedded log handled 115,000 to 159,000 a second."""
-_LOOK_UP_S: Final = 0.0003
+_LOOKUP_S: Final = 0.0003
 """Processor time of a look-up by key, as of features (`python -m bench.features_endpoint`)."""
 _WRITE_S: Final = 0.000_02
 """The same for a result that is written to the online store (`python -m bench.features`: 30,000
@@ -157,14 +157,14 @@ def _online(needs: Needs, costs: Costs) -> ModeOption:
         f"{needs.peak_rate:,.4g} rows/s at the peak x {row_text} = {busy:.3g} cores busy; "
         f"{cores} at {_USED_ONLINE:.0%} utilization, at least {_COPIES} copies"
     )
-    why = [first]
+    reason = [first]
     fits = True
     if needs.arrival is Arrival.TABLE:
         fits = False
-        why.append("all rows of a table are scored: there are no single requests")
+        reason.append("all rows of a table are scored: there are no single requests")
     if needs.latency_s is not None and latency_s > needs.latency_s:
         fits = False
-        why.append(
+        reason.append(
             f"p99 would be about {duration_text(latency_s)}, and "
             f"{duration_text(needs.latency_s)} is required: make the model faster "
             "(`headrace optimize`), or precompute results"
@@ -172,7 +172,7 @@ def _online(needs: Needs, costs: Costs) -> ModeOption:
     return ModeOption(
         mode=InferenceMode.ONLINE,
         fits=fits,
-        why=tuple(why),
+        why=tuple(reason),
         cores=cores,
         cost_per_month=cores * HOURS_A_MONTH * costs.cost_per_hour,
         rows_a_month=needs.rate * HOURS_A_MONTH * 3600,
@@ -193,22 +193,22 @@ def _streaming(needs: Needs, costs: Costs) -> ModeOption:
         f"{rate:,.4g} rows/s {of_what} x {duration_text(each_s)} in micro-batches "
         f"= {rate * each_s:.3g} cores busy; {cores} at {_USED_STREAM:.0%} utilization"
     )
-    why = [first]
+    reason = [first]
     fits = True
     if needs.arrival is Arrival.REQUESTS:
         fits = False
-        why.append("results go to a topic, not back to the caller")
+        reason.append("results go to a topic, not back to the caller")
     if deadline_s is not None and lag_s > deadline_s:
         fits = False
-        why.append(
+        reason.append(
             f"a result takes {duration_text(lag_s)}, {duration_text(deadline_s)} is required"
         )
     if needs.arrival is Arrival.TABLE:
-        why.append("each row must be written to a topic first")
+        reason.append("each row must be written to a topic first")
     return ModeOption(
         mode=InferenceMode.STREAMING,
         fits=fits,
-        why=tuple(why),
+        why=tuple(reason),
         cores=cores,
         cost_per_month=cores * HOURS_A_MONTH * costs.cost_per_hour,
         rows_a_month=needs.rate * HOURS_A_MONTH * 3600,
@@ -221,56 +221,56 @@ def _batch(needs: Needs, costs: Costs) -> ModeOption:
     deadline_s = _deadline_s(needs)
     fresh_s = _DAY_S if deadline_s is None else deadline_s
     every_s = fresh_s / 2
-    beforehand = needs.arrival is Arrival.REQUESTS
-    rows = float(needs.entities or 0) if beforehand else needs.rate * every_s
-    row_s = costs.batch_row_s + (_WRITE_S if beforehand else 0.0)
+    on_request = needs.arrival is Arrival.REQUESTS
+    rows = float(needs.entities or 0) if on_request else needs.rate * every_s
+    row_s = costs.batch_row_s + (_WRITE_S if on_request else 0.0)
     busy_s = rows * row_s
     fits = True
-    why = []
+    reason = []
     if every_s < _LEAST_BETWEEN_RUNS_S:
         fits = False
-        why.append(
+        reason.append(
             f"results no older than {duration_text(fresh_s)} need a run every "
             f"{duration_text(every_s)}: that is a stream"
         )
-    if beforehand and needs.entities is None:
+    if on_request and needs.entities is None:
         fits = False
-        why.append("inputs are known only with a request (otherwise set --entities)")
+        reason.append("inputs are known only with a request (otherwise set --entities)")
     between = max(every_s, _LEAST_BETWEEN_RUNS_S)
     cores = max(math.ceil(busy_s / max(between * _USED_BATCH - _RUN_S, 1.0)), 1)
     runs_a_month = HOURS_A_MONTH * 3600 / between
     core_hours = runs_a_month * (busy_s + _RUN_S) / 3600
     run_s = _RUN_S + busy_s / cores
-    what = f"{needs.entities or 0:,} entities" if beforehand else f"{rows:,.4g} rows"
-    why.insert(
+    description = f"{needs.entities or 0:,} entities" if on_request else f"{rows:,.4g} rows"
+    reason.insert(
         0,
-        f"a run every {duration_text(between)} over {what} x {duration_text(row_s)} takes "
+        f"a run every {duration_text(between)} over {description} x {duration_text(row_s)} takes "
         f"{duration_text(run_s)} on {cores} core{'s' if cores > 1 else ''}, "
         "charged only while it runs",
     )
     latency_s = None
-    if beforehand and needs.entities is not None:
-        look_up_s = _REQUEST_S + _LOOK_UP_S
+    if on_request and needs.entities is not None:
+        look_up_s = _REQUEST_S + _LOOKUP_S
         busy = needs.peak_rate * look_up_s
         answering = max(math.ceil(busy / _USED_ONLINE), _COPIES)
         latency_s = _TAIL * look_up_s
         cores += answering
         core_hours += answering * HOURS_A_MONTH
-        why.append(
+        reason.append(
             f"results are looked up by key: {needs.peak_rate:,.4g} look-ups/s at the peak x "
             f"{duration_text(look_up_s)} = {busy:.3g} cores busy; {answering} at "
             f"{_USED_ONLINE:.0%} utilization all the time, at least {_COPIES} copies"
         )
         if needs.latency_s is not None and latency_s > needs.latency_s:
             fits = False
-            why.append(
+            reason.append(
                 f"p99 of a look-up would be about {duration_text(latency_s)}, and "
                 f"{duration_text(needs.latency_s)} is required"
             )
     return ModeOption(
         mode=InferenceMode.BATCH,
         fits=fits,
-        why=tuple(why),
+        why=tuple(reason),
         cores=cores,
         cost_per_month=core_hours * costs.cost_per_hour,
         rows_a_month=needs.rate * HOURS_A_MONTH * 3600,

@@ -307,8 +307,8 @@ def show(
 def _authority(out: Path, now: float) -> "Pair":
     certificate, key = out / "ca.pem", out / "ca-key.pem"
     if certificate.exists() != key.exists():
-        there, gone = (certificate, key) if certificate.exists() else (key, certificate)
-        msg = f"{there} is there and {gone} is not: put it back, or choose another --out"
+        there, removed = (certificate, key) if certificate.exists() else (key, certificate)
+        msg = f"{there} is there and {removed} is not: put it back, or choose another --out"
         raise FailedPreconditionError(msg)
     if certificate.exists():
         return Pair(certificate.read_bytes(), key.read_bytes())
@@ -336,18 +336,18 @@ def _file_name(client: str) -> str:
 
 
 def _next_steps(out: Path, clients: list[str]) -> list[str]:
-    where = out.absolute()
+    location = out.absolute()
     shown = f" --cert {out}/{clients[0]}.pem --key {out}/{clients[0]}-key.pem" if clients else ""
     lines = [
         "",
         "in headrace.yaml:",
         "  gateway:",
         "    tls:",
-        f"      certificate_file: {where}/server.pem",
-        f"      key_file: {where}/server-key.pem",
+        f"      certificate_file: {location}/server.pem",
+        f"      key_file: {location}/server-key.pem",
     ]
     if clients:
-        lines.append(f"      client_ca_file: {where}/ca.pem")
+        lines.append(f"      client_ca_file: {location}/ca.pem")
     flags = f"--tls-cert {out}/server.pem --tls-key {out}/server-key.pem"
     flags += f" --client-ca {out}/ca.pem" if clients else ""
     return [

@@ -257,7 +257,7 @@ def list_tokens(
     """List tokens with owner, creation and expiry. The secrets are not stored."""
     kind = "session" if sessions else "token"
     tokens = plane.connect().get("/api/v1/tokens", kind=kind)["tokens"]
-    chosen = [entry for entry in tokens if everything or entry["state"] == "valid"]
+    selected = [entry for entry in tokens if everything or entry["state"] == "valid"]
     columns: dict[str, Column] = {
         kind: "id",
         "owner": "owner",
@@ -266,7 +266,7 @@ def list_tokens(
         "by": "created_by",
         "expires": clock_column("expires", "never"),
     }
-    show_document(chosen, chosen, columns, json=json)
+    show_document(selected, selected, columns, json=json)
 
 
 @tokens_app.command("revoke")
@@ -336,7 +336,7 @@ def list_keys(
 ) -> None:
     """List API keys with name, scopes and expiry. The secrets are not stored."""
     keys = plane.connect().get("/api/v1/keys")["keys"]
-    chosen = [entry for entry in keys if everything or entry["state"] == "valid"]
+    selected = [entry for entry in keys if everything or entry["state"] == "valid"]
     columns: dict[str, Column] = {
         "key": "id",
         "name": "name",
@@ -347,7 +347,7 @@ def list_keys(
         "by": "created_by",
         "expires": clock_column("expires", "never"),
     }
-    show_document(chosen, chosen, columns, json=json)
+    show_document(selected, selected, columns, json=json)
 
 
 @keys_app.command("revoke")

@@ -113,8 +113,8 @@ def gateway(target: CommandTarget) -> GatewayAddress:
         return GatewayAddress(url=url)
     control = read_last_control_file(target.home)
     if control is None:
-        where = f"{target.home}{copy_note(original_of(target.home))}"
-        msg = f"no system runs in {where}; `headrace up` starts it, --url names another server"
+        location = f"{target.home}{copy_note(original_of(target.home))}"
+        msg = f"no system runs in {location}; `headrace up` starts it, --url names another server"
         raise UnavailableError(msg, retry_after_s=None)
     url, ca_file = control.http_url, control.gateway_ca
     if not ca_file:

@@ -30,13 +30,13 @@ _STYLES: Final = {
 _NO: Final = "-"
 
 
-def announcement(plan: LoadPlan, target: LoadTarget, what: str) -> str:
+def announcement(plan: LoadPlan, target: LoadTarget, description: str) -> str:
     """Return the announcement of the requests and their target."""
-    where = target.server.uds or target.server.authority
+    location = target.server.uds or target.server.authority
     machine = "" if target.server.uds or target.server.is_loopback else ", another machine"
     return (
         f"sending {plan.rate_per_s:g} requests/s ({plan.arrivals}) for {plan.warm_up_s:g} + "
-        f"{plan.seconds:g} s to {target.model} at {where}{machine}: {what}"
+        f"{plan.seconds:g} s to {target.model} at {location}{machine}: {description}"
     )
 
 

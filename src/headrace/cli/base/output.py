@@ -250,8 +250,8 @@ def _explain(error: Exception) -> tuple[str, int]:
     if isinstance(error, HeadraceError):
         return str(error), FAILED
     if isinstance(error, OSError) and error.strerror:
-        where = f": {error.filename}" if error.filename else ""
-        return f"{error.strerror}{where}", FAILED
+        location = f": {error.filename}" if error.filename else ""
+        return f"{error.strerror}{location}", FAILED
     missing = getattr(error, "name", "") if isinstance(error, ModuleNotFoundError) else ""
     if missing and missing.partition(".")[0] != "headrace":
         return (
@@ -279,35 +279,35 @@ class TransferView:
         self._stream = stream or sys.stderr
         self._what = ""
         self._began = 0.0
-        self._shown: float | None = None
+        self._display: float | None = None
 
-    def update(self, what: str, done: int, total: int, *, now: float | None = None) -> None:
+    def update(self, description: str, done: int, total: int, *, now: float | None = None) -> None:
         """Update the display if it is due.
 
         Args:
             now: Monotonic; None for now.
         """
         now = time.monotonic() if now is None else now
-        if what != self._what:
-            self._what, self._began, self._shown = what, now, None
+        if description != self._what:
+            self._what, self._began, self._display = description, now, None
         is_live = self._stream.isatty()
         interval_s = _EACH_S if is_live else _EACH_IN_A_LOG_S
-        is_last = done >= total and self._shown is not None
+        is_last = done >= total and self._display is not None
         is_due = now - self._began >= AFTER_S and (
-            self._shown is None or now - self._shown >= interval_s
+            self._display is None or now - self._display >= interval_s
         )
         if not is_last and not is_due:
             return
         from headrace.core.text import bytes_text
 
         rate = done / max(now - self._began, 0.001)
-        text = f"{what}: {bytes_text(done)} of {bytes_text(total)}, {bytes_text(rate)}/s"
+        text = f"{description}: {bytes_text(done)} of {bytes_text(total)}, {bytes_text(rate)}/s"
         if is_live:
             self._stream.write(f"\r\x1b[K{text}" + ("\n" if is_last else ""))
         else:
             self._stream.write(f"{text}\n")
         self._stream.flush()
-        self._shown = None if is_last else now
+        self._display = None if is_last else now
 
 
 def batching_lines(endpoints: Sequence[Mapping[str, Any]], *, differ: bool = False) -> list[str]:

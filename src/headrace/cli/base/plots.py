@@ -75,7 +75,9 @@ def draw_load(path: Path, results: "Sequence[LoadResult]", *, title: str) -> Non
     Args:
         title: Displayed as plain text.
     """
-    shown = "".join(letter if letter.isprintable() else "?" for letter in title)[:_LONGEST_TITLE]
+    shown = "".join(character if character.isprintable() else "?" for character in title)[
+        :_LONGEST_TITLE
+    ]
     if len(results) == 1:
         figure = _figure(11.0, 8.0)
         over_time, by_quantile = figure.subplots(2, 1)
@@ -109,11 +111,11 @@ def _draw_over_time(axes: "Axes", result: "LoadResult") -> None:
     """Plot p50 and p99 of each second, the slowest responses, and the times of failures."""
     sample = result.sample
     sent_at = sample.intended - result.plan.warm_up_s
-    good = sample.succeeded
-    latency_ms = sample.latency_s[good] * _MILLI
+    valid = sample.succeeded
+    latency_ms = sample.latency_s[valid] * _MILLI
     slowest = np.argsort(latency_ms)[-_SLOWEST:]
     axes.plot(
-        sent_at[good][slowest],
+        sent_at[valid][slowest],
         latency_ms[slowest],
         linestyle="none",
         marker=".",
@@ -123,14 +125,14 @@ def _draw_over_time(axes: "Axes", result: "LoadResult") -> None:
     )
     bins = max(1, min(round(result.seconds), _MOST_BINS))
     width = max(result.seconds, 0.1) / bins
-    bin_of = np.clip((sent_at[good] / width).astype(np.int64), 0, bins - 1)
+    bin_of = np.clip((sent_at[valid] / width).astype(np.int64), 0, bins - 1)
     middle = (np.arange(bins, dtype=np.float64) + 0.5) * width
     for quantile, colour, label in ((0.5, _P50, "p50"), (0.99, _P99, "p99")):
         inside = (latency_ms[bin_of == i] for i in range(bins))
         # NaN for a bin without due requests.
         heights = [np.quantile(part, quantile) if len(part) else np.nan for part in inside]
         axes.plot(middle, heights, color=colour, label=label)
-    failed = sent_at[~good]
+    failed = sent_at[~valid]
     if len(failed):
         axes.plot(
             failed[:: -(-len(failed) // 2000)],

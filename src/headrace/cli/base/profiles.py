@@ -132,7 +132,7 @@ def read_profiles(home: Path, digest: str) -> list[Profile]:
     """
     try:
         files = sorted((home / DIRECTORY).glob(f"{file_prefix(digest)}*.json"))
-        profiles = [decode_profile(file.read_bytes(), where=str(file)) for file in files]
+        profiles = [decode_profile(file.read_bytes(), location=str(file)) for file in files]
     except OSError as error:
         msg = f"the profiles in {home / DIRECTORY} cannot be read: {error.strerror or error}"
         raise FailedPreconditionError(msg) from error

@@ -272,10 +272,10 @@ def _cell(cell: str, spec: TensorSpec, *, row: int, column: int) -> bool | int |
         raise InvalidArgumentError(msg) from None
 
 
-def _only_input(signature: ModelSignature, what: str) -> TensorSpec:
+def _only_input(signature: ModelSignature, description: str) -> TensorSpec:
     if len(signature.inputs) != 1:
         names = _names(spec.name for spec in signature.inputs)
-        msg = f"{what} fits a model with one input; this one has {names}: name them"
+        msg = f"{description} fits a model with one input; this one has {names}: name them"
         raise InvalidArgumentError(msg)
     return signature.inputs[0]
 

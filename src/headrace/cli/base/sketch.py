@@ -24,9 +24,9 @@ def sketch(
     file: Path, signature: ModelSignature, columns: str = "", time_column: str = ""
 ) -> dict[str, Any]:
     """Return the reference from a file, as JSON."""
-    chosen = tuple(name.strip() for name in columns.split(",") if name.strip())
+    selected = tuple(name.strip() for name in columns.split(",") if name.strip())
     reference = reference_from(
-        file, signature, columns=chosen, time_column=time_column, created_at=SystemClock().now()
+        file, signature, columns=selected, time_column=time_column, created_at=SystemClock().now()
     )
     document: dict[str, Any] = msgspec.to_builtins(reference)
     return document

@@ -122,7 +122,7 @@ def show_applied(answer: dict[str, Any], *, json: bool) -> None:
 
 def not_ready_text(answer: dict[str, Any]) -> list[str]:
     """Return what is not ready after an apply that waited, one line each."""
-    return [f"not ready: {name}: {why}" for name, why in answer.get("not_ready", {}).items()]
+    return [f"not ready: {name}: {reason}" for name, reason in answer.get("not_ready", {}).items()]
 
 
 def changes_text(answer: dict[str, Any]) -> list[str]:

@@ -33,7 +33,7 @@ from headrace.core import (
 from headrace.core.error_kind import UNDECODABLE
 from headrace.features import FeatureView
 
-ROWS_AT_ONCE: Final = 5_000
+ROWS_PER_CHUNK: Final = 5_000
 MAX_LINE_BYTES: Final = 4 << 20
 _PARQUET: Final = b"PAR1"
 _BOM: Final = b"\xef\xbb\xbf"
@@ -79,7 +79,7 @@ def read_rows(
         is_json = first.lstrip()[:1] == b"{"
         rows = _from_json(rest) if is_json else _from_csv(rest, name, view)
     numbered = enumerate((_timed(row, view) for row in rows), start=1)
-    while part := list(islice(numbered, ROWS_AT_ONCE)):
+    while part := list(islice(numbered, ROWS_PER_CHUNK)):
         yield part
 
 
@@ -214,16 +214,16 @@ def read_tensors(
         inputs = ", ".join(spec.name for spec in missing)
         raise InvalidArgumentError(f"the file has no column for input {inputs}: {_names(table)}")
     spec = missing[0]
-    chosen = list(columns) or [name for name in table if name not in named]
+    selected = list(columns) or [name for name in table if name not in named]
     width = math.prod(spec.shape[1:] if signature.batched else spec.shape)
-    if VARIABLE not in spec.shape[1:] and len(chosen) != width:
+    if VARIABLE not in spec.shape[1:] and len(selected) != width:
         message = (
-            f"input '{spec.name}' has {width} values a row, the file {len(chosen)} columns "
-            f"({_names(chosen)}); select columns with --columns"
+            f"input '{spec.name}' has {width} values a row, the file {len(selected)} columns "
+            f"({_names(selected)}); select columns with --columns"
         )
         raise InvalidArgumentError(message)
-    tensors[spec.name] = _tensor([table[name] for name in chosen], spec)
-    return tensors, made_of | {spec.name: tuple(chosen)}
+    tensors[spec.name] = _tensor([table[name] for name in selected], spec)
+    return tensors, made_of | {spec.name: tuple(selected)}
 
 
 def read_times(path: Path, column: str) -> Array:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from headrace.cli.base.management import Management
 
 _POLL_S: Final = 0.5
-_AWAY_S: Final = 60.0
+_UNREACHABLE_S: Final = 60.0
 """Time limit for a control plane that does not respond."""
 _OPEN: Final = frozenset({"waiting", "running"})
 _Job = Annotated[str, argument("The job's name in the spec.", shown=False)]
@@ -181,6 +181,6 @@ def _wait_for_run(api: "Management", run: dict[str, Any]) -> dict[str, Any]:
                 answered = time.monotonic()
             except UnavailableError:
                 # A restarted control plane continues the run.
-                if time.monotonic() - answered > _AWAY_S:
+                if time.monotonic() - answered > _UNREACHABLE_S:
                     raise
     return run

@@ -83,7 +83,7 @@ def choose_model(options: "RunOptions", target: "CommandTarget") -> Chosen:
         spec = read_spec(options.file)
         return _of_endpoint(name, spec, str(options.file), home=home, allow_code=allow_code)
     if path.exists():
-        chosen = _of_path(path, runtime=options.runtime, allow_code=allow_code)
+        selected = _of_path(path, runtime=options.runtime, allow_code=allow_code)
     else:
         from headrace.core.spec.parse import parse_spec
 
@@ -94,11 +94,11 @@ def choose_model(options: "RunOptions", target: "CommandTarget") -> Chosen:
         running = parse_spec(document, in_force=document) if document else None
         if running is not None and any(entry.name == name for entry in running.endpoints):
             return _of_endpoint(name, running, "what runs", home=home, allow_code=allow_code)
-        chosen = _of_version(name, home=home, allow_code=allow_code)
+        selected = _of_version(name, home=home, allow_code=allow_code)
     if not options.rows_independent:
-        return chosen
-    batching = msgspec.structs.replace(chosen.settings.batching, rows_independent=True)
-    return replace(chosen, settings=msgspec.structs.replace(chosen.settings, batching=batching))
+        return selected
+    batching = msgspec.structs.replace(selected.settings.batching, rows_independent=True)
+    return replace(selected, settings=msgspec.structs.replace(selected.settings, batching=batching))
 
 
 def _of_path(path: Path, *, runtime: str, allow_code: bool) -> Chosen:
@@ -142,7 +142,7 @@ def _of_version(name: str, *, home: Path, allow_code: bool) -> Chosen:
 
 
 def _of_endpoint(
-    name: str, spec: "SystemSpec", where: str, *, home: Path, allow_code: bool
+    name: str, spec: "SystemSpec", location: str, *, home: Path, allow_code: bool
 ) -> Chosen:
     """Return the version with the most requests, or that of `NAME:VERSION`.
 
@@ -154,7 +154,7 @@ def _of_endpoint(
     entries = tuple(entry for entry in spec.endpoints if entry.name == endpoint)
     if not entries:
         names = ", ".join(entry.name for entry in spec.endpoints) or "none"
-        raise NotFoundError(f"{where} has no endpoint '{endpoint}'; there are: {names}")
+        raise NotFoundError(f"{location} has no endpoint '{endpoint}'; there are: {names}")
     from headrace.cli.base.offline import resolver
 
     alone = spec.model_copy(update={"endpoints": entries})
@@ -176,8 +176,8 @@ def _of_endpoint(
     else:
         digest = str(read_content(Path(revision.settings.path)).digest)
     settings = msgspec.structs.replace(revision.settings, max_body_bytes=0)
-    chosen = _chosen(f"{endpoint}={revision.model}", revision.version, digest, settings)
-    return replace(chosen, network=revision.network)
+    selected = _chosen(f"{endpoint}={revision.model}", revision.version, digest, settings)
+    return replace(selected, network=revision.network)
 
 
 def _chosen(reference: str, version: str, digest: str, settings: ReplicaSettings) -> Chosen:
@@ -234,7 +234,7 @@ def inputs_of(source: str, environment: Mapping[str, str] | None = None) -> Inpu
     """
     is_elsewhere = is_url(source) or is_database(source)
     fill_in = url_filled_in if is_elsewhere else filled_in
-    whole = fill_in(source, what="the input", environment=environment)
+    whole = fill_in(source, description="the input", environment=environment)
     if whole.startswith(SQLITE):
         file = Path(whole.removeprefix(SQLITE)).absolute()
         return Inputs(folder=file.parent, files=(file,))
@@ -300,7 +300,7 @@ def exec_in_sandbox(
     from headrace.core.processes import python_module
 
     inputs = inputs_of(options.source)
-    chosen = choose_model(options, target)
+    selected = choose_model(options, target)
     run_id = check_run_id(options.run_id)
     home = Home(target.home.resolve())
     sandbox = Sandbox(
@@ -310,13 +310,13 @@ def exec_in_sandbox(
     )
     own = make_private_dir(home.job_run(run_id))
     chosen_file = own / _CHOSEN
-    chosen_file.write_bytes(msgspec.json.encode(chosen))
+    chosen_file.write_bytes(msgspec.json.encode(selected))
     chosen_file.chmod(0o644)  # its folder is private
     output = options.output.absolute()
     output.mkdir(parents=True, exist_ok=True)
     OutputFolder(output).check_own()  # before its content belongs to another user
-    keep = files_of(Path(chosen.settings.path))
-    features = chosen.settings.features
+    keep = files_of(Path(selected.settings.path))
+    features = selected.settings.features
     if isinstance(features, FeatureLookup):
         # Not closed: closing the last connection would remove files that readers need.
         store = OnlineStores(home.root, *sandbox.hide).prepare(
@@ -327,18 +327,18 @@ def exec_in_sandbox(
     spec = sandbox.spec(
         own=[own, output],
         keep=[*keep, *filter(None, [inputs.folder])],
-        network=chosen.network or inputs.network,
+        network=selected.network or inputs.network,
         serial=SandboxPurpose(serial),
         report=sandbox.report_of(report_name(run_id)),
     )
     spec["attached"] = True
     if spec["uid"] is not None:
-        why = _own_user_obstacle(output, spec["uid"]) or sandbox_user_obstacle(inputs)
+        reason = _own_user_obstacle(output, spec["uid"]) or sandbox_user_obstacle(inputs)
         spec["whole"] = [str(output)]
-        if why:
+        if reason:
             give_all(str(output), os.getuid(), os.getgid())
             message = (
-                f"the job would run as user {spec['uid']}, and {why}: let others read the input "
+                f"the job would run as user {spec['uid']}, and {reason}: let others read the input "
                 "(`chmod -R o+rX`), or run headrace as another user than root"
             )
             raise FailedPreconditionError(message)

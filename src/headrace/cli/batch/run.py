@@ -85,7 +85,7 @@ def batch_progress(job: Job) -> Iterator[JobWatch]:
         return (shard.rows or 0) if counted else max(shard.size_bytes, 1)
 
     lock = threading.Lock()
-    began = time.monotonic()
+    started = time.monotonic()
     rows = errors = 0
     with progress_bar(f"run {job.record.id}", sum(map(weight, shards)) or None) as update:
         update(completed=sum(weight(shards[done.shard]) for done in job.left.done))
@@ -94,7 +94,7 @@ def batch_progress(job: Job) -> Iterator[JobWatch]:
             nonlocal rows, errors
             with lock:
                 rows, errors = rows + advanced, errors + wrong
-            speed = rows / max(time.monotonic() - began, 1e-3)
+            speed = rows / max(time.monotonic() - started, 1e-3)
             note = f"{rows:,} rows, {speed:,.0f}/s" + (f", {errors:,} errors" if errors else "")
             update(note=note, advance=advanced if counted else 0)
 
@@ -113,7 +113,7 @@ def run_batch(options: RunOptions, target: CommandTarget) -> Summary:
         KeyboardInterrupt: The run was interrupted; finished output is kept.
     """
     now = datetime.now(UTC)
-    wish = JobRequest(
+    request = JobRequest(
         output=options.output,
         mapping=parse_map(options.mapping or []),
         keys=parse_keys(options.keys or []),
@@ -134,59 +134,59 @@ def run_batch(options: RunOptions, target: CommandTarget) -> Summary:
             check_run_id(id_)
     if options.confined is not None:
         # Before the sandbox, nothing is read that a model may have written in an earlier attempt.
-        exec_in_sandbox(options, target, serial=options.confined, workers=wish.workers)
+        exec_in_sandbox(options, target, serial=options.confined, workers=request.workers)
     description, source = open_source(
         options.source, kind=options.input_format, query=options.sql, key=options.sql_key
     )
     # Before a folder is created: impossible runs are refused without a trace.
-    folder = OutputFolder(wish.output)
-    begun = find_begun(folder, run_id=options.run_id, resume=options.resume)
+    folder = OutputFolder(request.output)
+    started = find_begun(folder, run_id=options.run_id, resume=options.resume)
     with progress("loading the model"):
         if options.chosen is not None:
-            chosen = read_chosen(options.chosen)
+            selected = read_chosen(options.chosen)
         else:
-            chosen = choose_model(options, target)
-        scorer = load_scorer(chosen.settings)
+            selected = choose_model(options, target)
+        scorer = load_scorer(selected.settings)
     with closing(scorer):
-        run_id = (begun.id if begun else "") or options.run_id or new_run_id(now)
+        run_id = (started.id if started else "") or options.run_id or new_run_id(now)
 
-        def plan(begun: JobRecord | None) -> Job:
+        def plan(started: JobRecord | None) -> Job:
             record, task = plan_job(
-                wish,
-                model=chosen.job_model,
-                settings=chosen.settings,
+                request,
+                model=selected.job_model,
+                settings=selected.settings,
                 source=source,
                 location=description,
                 scorer=scorer,
                 run_id=run_id,
-                begun=begun,
+                started=started,
                 now=now,
             )
             return Job(record=record, task=task, source=source, scorer=scorer)
 
-        job = plan(begun)
+        job = plan(started)
         with folder.locked():
             # Another run may have begun or resumed between the check and the lock.
             again = find_begun(folder, run_id=run_id, resume=options.resume)
-            job = job if again == begun else plan(again)
+            job = job if again == started else plan(again)
             record, left = settle(folder, job.record, job.task, again)
             job = replace(job, record=record, left=left)
-            return _run(job, folder, chosen, engine, max_errors=options.max_errors)
+            return _run(job, folder, selected, engine, max_errors=options.max_errors)
 
 
 def _run(
     job: Job,
     folder: OutputFolder,
-    chosen: Chosen,
+    selected: Chosen,
     engine: "LocalEngine | RayEngine",
     *,
     max_errors: int | None,
 ) -> Summary:
     run_id = job.record.id
     done, total = len(job.left.done), len(job.record.shards)
-    say(f"run {run_id}: {total - done} of {total} shards to do, by {chosen.job_model.reference}")
-    for number, why in job.left.redo.items():
-        say(f"shard {number} is repeated: {why}")
+    say(f"run {run_id}: {total - done} of {total} shards to do, by {selected.job_model.reference}")
+    for number, reason in job.left.redo.items():
+        say(f"shard {number} is repeated: {reason}")
     if not job.record.plan.keys:
         say("no --keys: output rows can be matched to input rows by order only")
     try:

@@ -49,7 +49,7 @@ class AwsExportOptions(ExportOptions):
 @app.command("gateway-api")
 def gateway_api(
     *,
-    where: PlaceOptions,
+    cluster: PlaceOptions,
     service: Annotated[
         list[str] | None,
         option(
@@ -81,7 +81,7 @@ def gateway_api(
 
     facts = options.facts(plane, with_revisions=True)
     target = replace(routes.target(), grpc=not no_grpc)
-    namespace = where.place(service)
+    namespace = cluster.place(service)
     check_versions("--service", facts, namespace.services or {})
     options.write(deploy.gateway_api(facts, namespace, target))
 
@@ -96,7 +96,7 @@ def kserve(
         ),
     ],
     *,
-    where: PlaceOptions,
+    cluster: PlaceOptions,
     image: Image = None,
     runtime: Annotated[
         str, option("Name of an existing ServingRuntime.", shown="export Headrace's ServingRuntime")
@@ -122,13 +122,13 @@ def kserve(
     target = deploy.KserveOptions(
         storage=storage, runtime=runtime, pods=deploy.PodOptions(image=image or "")
     )
-    options.write(deploy.kserve(facts, where.place(), target))
+    options.write(deploy.kserve(facts, cluster.place(), target))
 
 
 @app.command("argo-rollouts")
 def argo_rollouts(
     *,
-    where: PlaceOptions,
+    cluster: PlaceOptions,
     image: Image = None,
     artifacts: Annotated[
         str, option("Artifact store that pods fetch models from.", metavar="URL", shown="")
@@ -155,7 +155,7 @@ def argo_rollouts(
         pods=deploy.PodOptions(image=image or "", artifacts=artifacts),
         routes=routes.target(),
     )
-    options.write(deploy.argo_rollouts(facts, where.place(), target))
+    options.write(deploy.argo_rollouts(facts, cluster.place(), target))
 
 
 @app.command("kong")
@@ -318,16 +318,16 @@ def prometheus(
         document: dict[str, Any] = read_spec(file).document()
         target = ScrapeTarget(url=_USUAL_METRICS, token_file=token_file)
     else:
-        where = plane.target()
-        api = where.management()
+        running = plane.target()
+        api = running.management()
         document = api.get("/api/v1/spec")["spec"]
-        url, ca_file = api.get("/api/v1/status")["addresses"]["metrics"], where.ca_file
-        if where.is_remote:
+        url, ca_file = api.get("/api/v1/status")["addresses"]["metrics"], running.ca_file
+        if running.is_remote:
             # The system's own address may be loopback: the address of this request is used.
             parts = urlsplit(url)
             url = urlunsplit(parts._replace(netloc=f"{api.host}:{parts.port}"))
         else:
-            ca_file = ca_file or where.control_file().admin_ca
+            ca_file = ca_file or running.control_file().admin_ca
         target = ScrapeTarget(url=url, token_file=token_file, ca_file=ca_file)
     alerts = AlertsSpec.model_validate(document.get("alerts") or {})
     streams = stream_promises_of(document)

@@ -61,14 +61,14 @@ def plan(
         there: Files in the folder.
         files: Files to write.
     """
-    gone = sorted((recorded.keys() - files.keys()) & there.keys())
-    removed = tuple(path for path in gone if there[path] == recorded[path])
+    vanished = sorted((recorded.keys() - files.keys()) & there.keys())
+    removed = tuple(path for path in vanished if there[path] == recorded[path])
     moved = (
         path
         for path in sorted(files.keys() & there.keys())
         if there[path] not in (files[path], recorded.get(path))
     )
-    edited = tuple(path for path in gone if path not in removed)
+    edited = tuple(path for path in vanished if path not in removed)
     return FilePlan(removed=removed, edited=edited, moved=tuple(moved))
 
 

@@ -42,8 +42,8 @@ def check_storage(template: str) -> None:
     fields = re.findall(r"\{([^{}]*)\}", template)
     unknown = [f"{{{name}}}" for name in fields if name not in _STORAGE_FIELDS]
     if unknown or not _URI.match(template):
-        what = f"{unknown[0]} is not known" if unknown else f"'{template}' is no URI"
-        msg = f"{what}; one is s3://models/{{model}}/{{version}}/{{file}}"
+        description = f"{unknown[0]} is not known" if unknown else f"'{template}' is no URI"
+        msg = f"{description}; one is s3://models/{{model}}/{{version}}/{{file}}"
         raise typer.BadParameter(msg, param_hint="--storage")
 
 

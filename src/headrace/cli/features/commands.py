@@ -96,10 +96,10 @@ def push_file(view: FeatureView, store: OnlineStore, path: Path) -> PushReport:
             stack.enter_context(stream)
         for part in read_rows(stream, str(path), view):
             wrong = [RefusedRow(number, row) for number, row in part if isinstance(row, str)]
-            good = [(number, row) for number, row in part if not isinstance(row, str)]
-            reasons = refusals(view, [row for _, row in good])
-            wrong += [RefusedRow(good[i][0], why) for i, why in reasons.items()]
-            fit = [row for i, (_, row) in enumerate(good) if i not in reasons]
+            valid = [(number, row) for number, row in part if not isinstance(row, str)]
+            reasons = refusals(view, [row for _, row in valid])
+            wrong += [RefusedRow(valid[i][0], reason) for i, reason in reasons.items()]
+            fit = [row for i, (_, row) in enumerate(valid) if i not in reasons]
             written += push_rows(view, store, fit)
             rows += len(part)
             right += len(fit)
@@ -214,7 +214,7 @@ def materialize(
         headrace features materialize customer_stats --incremental
     """
     definitions = applied_definitions(home)
-    chosen = [definitions.view(name) for name in views or definitions.views]
+    selected = [definitions.view(name) for name in views or definitions.views]
     try:
         now = datetime.fromtimestamp(SystemClock().now(), UTC)
         end = datetime.fromisoformat(until) if until else now
@@ -223,7 +223,7 @@ def materialize(
         raise typer.BadParameter(msg, param_hint="--until") from None
     reports = []
     with opened(online_store, home) as store:
-        for view in chosen:
+        for view in selected:
             with progress(f"materializing {view.name}"):
                 report = run(view, store, until=end, incremental=incremental)
             reports.append(report)

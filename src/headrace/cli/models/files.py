@@ -89,8 +89,8 @@ def fetch(
     shared = watched_store(artifacts, retry_s=min(RETRY_S, timeout_s / 8))
     deadline = time.monotonic() + timeout_s
     fetched = fetch_model(shared, reference, output, deadline=deadline)
-    what = "is there" if fetched.is_new else "was there already"
-    line = f"{fetched.path} {what} ({bytes_text(fetched.size_bytes)}, {fetched.digest})"
+    description = "is there" if fetched.is_new else "was there already"
+    line = f"{fetched.path} {description} ({bytes_text(fetched.size_bytes)}, {fetched.digest})"
     show_answer(fetched, line, json=json)
 
 

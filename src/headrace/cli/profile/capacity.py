@@ -33,8 +33,8 @@ from headrace.core.text import bytes_text, duration_text, number_text, size_byte
 
 _MAX_CORES: Final = 4096
 _NODE_KEYS: Final = ("name", "cores", "memory", "cost", "gpus", "speed")
-_MADE_UP_CORES: Final = (4, 8, 16, 32)
-_MADE_UP_MEMORY: Final = 4 << 30
+_DEFAULT_CORES: Final = (4, 8, 16, 32)
+_DEFAULT_MEMORY: Final = 4 << 30
 _MAX_MONTH_ROWS: Final = 12
 
 
@@ -266,10 +266,10 @@ def _nodes(texts: Sequence[str], core_cost: float) -> list[NodeType]:
             NodeType(
                 name=f"{cores}-core",
                 cores=cores,
-                memory_bytes=cores * _MADE_UP_MEMORY,
+                memory_bytes=cores * _DEFAULT_MEMORY,
                 cost_per_hour=cores * core_cost,
             )
-            for cores in _MADE_UP_CORES
+            for cores in _DEFAULT_CORES
         ]
     nodes: dict[str, NodeType] = {}
     for text in texts:

@@ -122,7 +122,7 @@ def profile(
         raise typer.BadParameter(
             f"is more than the {available} cores of this machine", param_hint="--cores"
         )
-    wishes = Requirements(
+    requirements = Requirements(
         rate=rate,
         p99_s=None if p99 is None else seconds(p99, "--p99"),
         cost_per_hour=cost_per_hour,
@@ -138,10 +138,10 @@ def profile(
         runs=numbers(concurrency, "--concurrency"),
         budget_s=budget_s * _MEASURED_SHARE,
     )
-    where = plane.target()
+    location = plane.target()
     subject = find_subject(
         target,
-        where,
+        location,
         runtime=runtime,
         allow_code=allow_code,
         rows_independent=rows_independent,
@@ -163,13 +163,13 @@ def profile(
         measured = measure(Sandbox.of_home(plane.home), request, on_event)
     with progress("measuring the overhead of a request"):
         measured, overhead = _overhead(
-            subject, measured, where, cores=request.cores, budget_s=overhead_s(budget_s)
+            subject, measured, location, cores=request.cores, budget_s=overhead_s(budget_s)
         )
     with progress("predicting"):
         finished = conclude(
             measured,
             overhead,
-            wishes,
+            requirements,
             model=subject.name,
             digest=subject.digest,
             processor=this_processor(),

@@ -131,8 +131,10 @@ def mode(
     try:
         kind = Arrival(arrival.strip().lower())
     except ValueError:
-        what = f"'{arrival}' is not an arrival mode" if arrival else "the arrival mode is missing"
-        msg = f"{what}; use one of {', '.join(Arrival)}"
+        description = (
+            f"'{arrival}' is not an arrival mode" if arrival else "the arrival mode is missing"
+        )
+        msg = f"{description}; use one of {', '.join(Arrival)}"
         raise typer.BadParameter(msg, param_hint="--arrival") from None
     mean = _rate(rate, rows_per_day, log_arrivals, is_asked=is_asked)
     peak = (
@@ -266,6 +268,6 @@ def _show(plan: ModePlan, arrivals: ArrivalLog | None) -> None:
     for choice in plan.options:
         show(f"{choice.mode}: " + "\n  ".join(choice.why))
     show("", *plan.notes)
-    what = f"{needs.rate:,.4g} rows/s, {needs.peak_rate:,.4g} at the peak"
+    description = f"{needs.rate:,.4g} rows/s, {needs.peak_rate:,.4g} at the peak"
     verdict = plan.recommended or "none of them"
-    show(Text(f"recommended for {needs.arrival} of {what}: {verdict}", style="bold"))
+    show(Text(f"recommended for {needs.arrival} of {description}: {verdict}", style="bold"))

@@ -63,7 +63,7 @@ def power_document(row: "Power") -> dict[str, object]:
 
 def result_text(result: "Result", *, alpha: float, is_same: bool) -> "list[Text]":
     """Return the result of one candidate as text."""
-    ever, naive = (
+    anytime, fixed_horizon = (
         len(times) / result.runs for times in (result.ever_rolled_back_s, result.naive_s)
     )
     rows = [
@@ -75,8 +75,8 @@ def result_text(result: "Result", *, alpha: float, is_same: bool) -> "list[Text]
     if is_same:
         rows = [
             *rows,
-            (f"false rollbacks (limit {100 * alpha:g} %)", _bar_of(ever, "red")),
-            ("z test of errors, repeated every second", _bar_of(naive, "red")),
+            (f"false rollbacks (limit {100 * alpha:g} %)", _bar_of(anytime, "red")),
+            ("z test of errors, repeated every second", _bar_of(fixed_horizon, "red")),
             (
                 "z test of errors, once at the end",
                 _bar_of(result.naive_at_the_end / result.runs, "red"),

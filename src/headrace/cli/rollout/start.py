@@ -191,7 +191,7 @@ def _steps(options: PlanOptions, in_file: list[dict[str, Any]] | None) -> list[d
 
 
 _REFRESH_S = 1.0
-_AWAY_S = 60.0
+_UNREACHABLE_S = 60.0
 """Time limit for a control plane that does not respond."""
 
 
@@ -340,6 +340,6 @@ def wait_for_rollout(
             status = api.get(f"/api/v1/rollouts/{status['id']}")
             answered = time.monotonic()
         except UnavailableError:
-            if time.monotonic() - answered > _AWAY_S:
+            if time.monotonic() - answered > _UNREACHABLE_S:
                 raise
     return status

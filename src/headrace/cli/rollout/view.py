@@ -65,9 +65,9 @@ def interval_bar(
     if low is None and high is None:
         return ""
     points = [x for x in (low, high, effect, neutral, margin) if x is not None]
-    room = (max(points) - min(points)) * 0.08 or 1.0
-    start = min(points) - room
-    per_cell = (max(points) - min(points) + 2 * room) / width
+    padding = (max(points) - min(points)) * 0.08 or 1.0
+    start = min(points) - padding
+    per_cell = (max(points) - min(points) + 2 * padding) / width
 
     def cell(value: float) -> int:
         return min(max(int((value - start) / per_cell), 0), width - 1)

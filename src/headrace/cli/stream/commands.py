@@ -100,7 +100,7 @@ def up(
         msg = "a file defines the stream: omit --model, --endpoint, --broker, --from and --to"
         raise typer.BadParameter(msg, param_hint="--file")
     spec = short_spec(form) if file is None else read_spec(file)
-    streams = chosen(spec, list(names or ()), where=str(file or "this command"))
+    streams = chosen(spec, list(names or ()), location=str(file or "this command"))
     with progress("checking models"):
         resolved_streams = resolved(spec, streams, home, allow_code=form.allow_code)
     started = with_workers(resolved_streams, workers)

@@ -93,19 +93,19 @@ def short_spec(form: ShortForm) -> "SystemSpec":
     return parse_spec(document, base_dir=Path.cwd(), secrets_in=document)
 
 
-def chosen(spec: "SystemSpec", names: list[str], *, where: str) -> "list[StreamSpec]":
+def chosen(spec: "SystemSpec", names: list[str], *, location: str) -> "list[StreamSpec]":
     """Return the streams of these names; all without names.
 
     Raises:
         NotFoundError: A stream does not exist.
     """
     if not spec.streams:
-        raise NotFoundError(f"{where} has no 'streams'")
+        raise NotFoundError(f"{location} has no 'streams'")
     by_name = {stream.name: stream for stream in spec.streams}
     for name in names:
         if name not in by_name:
             raise NotFoundError(
-                f"{where} has no stream '{name[:200]}'; it has: {', '.join(by_name)}"
+                f"{location} has no stream '{name[:200]}'; it has: {', '.join(by_name)}"
             )
     return [by_name[name] for name in names] if names else list(spec.streams)
 
@@ -123,16 +123,16 @@ def find_stream(name: str, *, file: Path | None, plane: ControlPlaneOptions) -> 
     target = plane.target()
     if file is None and (target.is_remote or target.is_running()):
         document = target.management().get("/api/v1/spec")["spec"]
-        spec, where = parse_spec(document or {"version": 1}, in_force=document), "what runs"
+        spec, location = parse_spec(document or {"version": 1}, in_force=document), "what runs"
     elif file is not None or SPEC_FILE.is_file():
-        spec, where = read_spec(file or SPEC_FILE), str(file or SPEC_FILE)
+        spec, location = read_spec(file or SPEC_FILE), str(file or SPEC_FILE)
     else:
         message = (
             f"no system runs in {plane.home}, and there is no {SPEC_FILE} here: pass the spec "
             "file with -f"
         )
         raise NotFoundError(message)
-    return chosen(spec, [name], where=where)[0]
+    return chosen(spec, [name], location=location)[0]
 
 
 def open_broker_of(url: str, home: Path) -> "Broker":
@@ -146,7 +146,7 @@ def open_broker_of(url: str, home: Path) -> "Broker":
 
     if not url:
         raise InvalidArgumentError("pass a broker: --broker log:demo, or kafka://HOST:PORT")
-    return open_broker(url_filled_in(url, what="the broker's URL"), home=home.absolute())
+    return open_broker(url_filled_in(url, description="the broker's URL"), home=home.absolute())
 
 
 def _workers(stream: Mapping[str, Any]) -> str:

@@ -237,15 +237,15 @@ def live_text(view: StreamView) -> str:
     """Return the state of a stream as a short text."""
     lag = "lag ?" if view.lag_records is None else f"lag {view.lag_records:,}"
     age = "" if not view.lag_s else f" ({view.lag_s:.1f} s)"
-    letters = f", {view.dead_letters:,} dead letters" if view.dead_letters else ""
+    dead_letters = f", {view.dead_letters:,} dead letters" if view.dead_letters else ""
     return (
         f"{view.name}: {view.state}, {view.rate:,.0f} records/s, {lag}{age}, "
-        f"{view.answered:,} answered{letters}"
+        f"{view.answered:,} answered{dead_letters}"
     )
 
 
 _IDLE_S: Final = 10.0
-_TOLD_AFTER_S: Final = 2.0
+_REPORT_AFTER_S: Final = 2.0
 _MOST_NAMED: Final = 128
 
 
@@ -313,7 +313,7 @@ def replay(
         if group == own and not move:
             msg = f"'{group}' is the stream's own consumer group; pass another one, or --move"
             raise InvalidArgumentError(msg)
-        what = (
+        description = (
             f"{span.records:,} records of {', '.join(stream.source.topics)} "
             f"({span.partitions} of {len(span.end)} partitions) since {iso_text(at_s)}"
         )
@@ -325,7 +325,7 @@ def replay(
             f"resets group '{group}' to {iso_text(at_s)}: it scores {span.records:,} records "
             "again and writes to its sink"
             if move
-            else f"scores {what} again and writes to {into}, as group '{group}'"
+            else f"scores {description} again and writes to {into}, as group '{group}'"
         )
         say(("dry run: " if dry_run else "") + f"replay of '{name}' {does}")
         answered: int | None = None
@@ -421,6 +421,6 @@ def _done(broker: "Broker", span: "OffsetRange", settings: "WorkerSettings") -> 
             progress["reached"] = min(progress["reached"], now)
         # Counts are reported a moment later.
         is_idle = total > 0 and now - progress["at"] > _IDLE_S
-        return now - progress["reached"] > _TOLD_AFTER_S or is_idle
+        return now - progress["reached"] > _REPORT_AFTER_S or is_idle
 
     return is_done

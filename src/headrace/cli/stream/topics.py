@@ -46,8 +46,8 @@ if TYPE_CHECKING:
     from headrace.streaming.dead_letters import DeadLetter
     from headrace.streaming.records import NewRecord, Record, TopicPartition
 
-_AT_ONCE: Final = 1000
-_LOOK_S: Final = 0.2
+_MAX_CONCURRENT: Final = 1000
+_POLL_S: Final = 0.2
 MAX_LINE_BYTES: Final = 16 << 20
 _Limit = Annotated[
     int | None, option("Maximum number of records.", "--limit", "-n", min=1, shown="all")
@@ -84,7 +84,7 @@ def send(
         opened.create_topic(topic, partitions=partitions)
         with nullcontext(sys.stdin.buffer) if file is None else file.open("rb") as stream:
             records = new_records(topic, lines_of(stream), key=key)
-            while some := list(itertools.islice(records, _AT_ONCE)):
+            while some := list(itertools.islice(records, _MAX_CONCURRENT)):
                 opened.send(some)
                 count += len(some)
     say(f"sent {count:,} record{'' if count == 1 else 's'} to {topic}")
@@ -185,7 +185,7 @@ def first_offsets(broker: "Broker", topic: str, *, waits: bool) -> "dict[TopicPa
         except NotFoundError:
             if not waits:
                 raise
-        time.sleep(_LOOK_S)
+        time.sleep(_POLL_S)
 
 
 def records_of(
@@ -200,14 +200,14 @@ def records_of(
             for partition, offset in after.items()
             if offset < ends.get(partition, 0)
         }
-        some = broker.read(topic, after=unread, max_records=_AT_ONCE) if unread else []
+        some = broker.read(topic, after=unread, max_records=_MAX_CONCURRENT) if unread else []
         for record in some:
             after[record.topic_partition] = record.offset + 1
         yield from some
         if not some and not follow:
             return
         if not some:
-            time.sleep(_LOOK_S)
+            time.sleep(_POLL_S)
 
 
 def value_text(record: "Record") -> str:
@@ -327,9 +327,9 @@ def list_(
             )
         except NotFoundError:
             dead_letters = []  # the first worker creates it
-    letters = [letter for letter in dead_letters if code in {"", letter.code}][:limit]
+    matches = [letter for letter in dead_letters if code in {"", letter.code}][:limit]
     empty = f"no dead letters in {of.topic}"
-    documents = list(map(letter_document, letters))
+    documents = list(map(letter_document, matches))
     show_document(documents, documents, LETTER_COLUMNS, json=json, empty=empty)
 
 
@@ -372,17 +372,19 @@ def redrive(
             partitions={topic: len(of.broker.ends(topic)) for topic in of.sources},
         )
         try:
-            letters = read_dead_letters(of.broker, stream=name, topic=of.topic, max_records=_MOST)
+            dead_letters = read_dead_letters(
+                of.broker, stream=name, topic=of.topic, max_records=_MOST
+            )
         except NotFoundError:
-            letters = []
-        would = count(letters, choice)
-        done = Redriven(would, 0)
-        if would and not dry_run:
+            dead_letters = []
+        affected = count(dead_letters, choice)
+        done = Redriven(affected, 0)
+        if affected and not dry_run:
             done = put_back(of.broker, stream=name, topic=of.topic, choice=choice)
     noun = f"{done.redriven:,} dead letter{'' if done.redriven == 1 else 's'}"
     to = ", ".join(of.sources)
-    line = f"{'would put' if dry_run else 'put'} {noun} of {len(letters):,} back into {to}"
-    answer = {"redriven": done.redriven, "dry_run": dry_run, "letters": len(letters)}
+    line = f"{'would put' if dry_run else 'put'} {noun} of {len(dead_letters):,} back into {to}"
+    answer = {"redriven": done.redriven, "dry_run": dry_run, "letters": len(dead_letters)}
     show_answer(answer, line, json=json)
 
 
@@ -401,21 +403,21 @@ LETTER_COLUMNS: Final[dict[str, Column]] = {
 }
 
 
-def letter_document(letter: "DeadLetter") -> dict[str, object]:
+def letter_document(dead_letter: "DeadLetter") -> dict[str, object]:
     """Return a dead letter as a JSON object."""
     return {
-        "topic": letter.topic,
-        "partition": letter.partition,
-        "offset": letter.offset,
-        "error": letter.code,
-        "message": letter.error,
-        "attempts": letter.attempts,
-        "died_s": letter.died_s,
-        "key": text_or_base64(letter.record.key),
-        "value": text_or_base64(letter.record.value),
+        "topic": dead_letter.topic,
+        "partition": dead_letter.partition,
+        "offset": dead_letter.offset,
+        "error": dead_letter.code,
+        "message": dead_letter.error,
+        "attempts": dead_letter.attempts,
+        "died_s": dead_letter.died_s,
+        "key": text_or_base64(dead_letter.record.key),
+        "value": text_or_base64(dead_letter.record.value),
         "letter": {
-            "topic": letter.record.topic_partition.topic,
-            "partition": letter.record.topic_partition.partition,
-            "offset": letter.record.offset,
+            "topic": dead_letter.record.topic_partition.topic,
+            "partition": dead_letter.record.topic_partition.partition,
+            "offset": dead_letter.record.offset,
         },
     }

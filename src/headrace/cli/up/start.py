@@ -242,7 +242,7 @@ def _base64_body(inputs: list[TensorSpec]) -> str:
 
 
 _REPORTED_S = 2.0
-_LOOK_S = 0.1
+_POLL_S = 0.1
 
 
 def detach(settings: "ControlSettings", *, home: Path, wait_s: float, json: bool) -> bool:
@@ -265,14 +265,14 @@ def run_here(settings: "ControlSettings", home: Path) -> int:
 
     last = read_last_control_file(home)
     reader, writer = os.pipe()
-    why = ""
+    reason = ""
 
     def announce() -> None:
-        nonlocal why
+        nonlocal reason
         with os.fdopen(reader, "rb") as notices:
             line = notices.readline()
         notice = msgspec.json.decode(line) if line else {}
-        why = notice.get("error", "")
+        reason = notice.get("error", "")
         control = read_control_file(home)
         if control is not None and notice.get("ready"):
             _show_last_log_lines(last, control)
@@ -282,8 +282,8 @@ def run_here(settings: "ControlSettings", home: Path) -> int:
     announcing.start()
     status = run(msgspec.structs.replace(settings, notify_fd=writer))
     announcing.join(timeout=1.0)
-    if status and why:
-        raise FailedPreconditionError(why)
+    if status and reason:
+        raise FailedPreconditionError(reason)
     return status
 
 
@@ -314,8 +314,8 @@ def _show_last_log_lines(last: "ControlFile | None", control: "ControlFile") -> 
     if last is None:
         return
     moved = [
-        f"{what} moved from {before} to {now}"
-        for what, before, now in (
+        f"{description} moved from {before} to {now}"
+        for description, before, now in (
             ("the gateway", last.http_url, control.http_url),
             ("gRPC", last.grpc_target, control.grpc_target),
             ("metrics", last.metrics_url, control.metrics_url),
@@ -385,4 +385,4 @@ def _status(api: "Management") -> dict[str, Any]:
         )
         if not waits or time.monotonic() > until:
             return status
-        time.sleep(_LOOK_S)
+        time.sleep(_POLL_S)

@@ -105,7 +105,9 @@ def listen_for_agents(
     revoked.open()
     tls = MutualTls(certificates=certificates, directory=home.run, context=server_context())
     tls.open(settings.tls)
-    sock = listen(settings.host, settings.port, what="gateways' agents", flag="--agents-port")
+    sock = listen(
+        settings.host, settings.port, description="gateways' agents", flag="--agents-port"
+    )
     opened.callback(sock.close)
     ports = pick_ports(settings.host, {_LIMITS_FLAG: settings.limits_port})
     return Listening(

@@ -97,14 +97,14 @@ class CounterAggregator:
         over = self._idle.over(self.totals, current, now=now)
         for arm in over:
             del self.totals[arm]
-        gone = {
+        removed = {
             arm
             for counts in self._last_counts.values()
             for arm in counts.totals.keys() - counts.reported
         }
-        if gone := {arm for arm in gone if arm not in current and arm not in self.totals}:
+        if removed := {arm for arm in removed if arm not in current and arm not in self.totals}:
             self._last_counts = {
-                name: _without(counts, gone) for name, counts in self._last_counts.items()
+                name: _without(counts, removed) for name, counts in self._last_counts.items()
             }
 
     def to_stored(self, epoch: str) -> "StoredTotals":

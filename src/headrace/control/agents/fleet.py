@@ -86,7 +86,7 @@ class GatewayFleet:
 
     def __post_init__(self) -> None:
         self.registry = AgentRegistry(timeouts=self.timeouts)
-        self.secrets.on_change = self._offer_again
+        self.secrets.on_change = self._resend
 
     @property
     def pid(self) -> int | None:
@@ -173,13 +173,13 @@ class GatewayFleet:
         Raises:
             GatewayUnavailableError: A gateway is behind and uses an older policy.
         """
-        former, self.policy = self.policy, policy
+        previous, self.policy = self.policy, policy
         number = await self._offer()
         try:
             here = [] if self.local is None else [self.local.set_policy(policy)]
             await asyncio.gather(*here, self._accepted(number))
         except SnapshotRejectedError:
-            await self._without_refused(former, policy)
+            await self._without_refused(previous, policy)
             raise
         sync_statuses = self.registry.sync_statuses(now=self.clock.monotonic(), offer=number)
         if late := sorted(
@@ -190,12 +190,12 @@ class GatewayFleet:
                 f"gateways are behind and still apply the previous caller policy: {names}"
             )
 
-    async def _without_refused(self, former: GatewayPolicy, policy: GatewayPolicy) -> None:
+    async def _without_refused(self, previous: GatewayPolicy, policy: GatewayPolicy) -> None:
         """Find what was refused: newer routes or the policy. Revoked keys stay revoked."""
         if self._taken != self._routes and await self._takes(self._taken):
             return
         if self.policy is policy:
-            self.policy = replace(former, keys=policy.keys)
+            self.policy = replace(previous, keys=policy.keys)
             await self._takes(self._taken)
 
     async def _takes(self, routes: tuple[EndpointRoute, ...]) -> bool:
@@ -235,7 +235,7 @@ class GatewayFleet:
         self.publish_rules(make_rules(self.policy.access, self._routes))
         return self._make()
 
-    def _offer_again(self) -> None:
+    def _resend(self) -> None:
         """Offer the same configuration with changed secrets."""
         if self._bundle is not None:
             self._make()

@@ -42,7 +42,7 @@ LONGEST_WAIT_S: Final = 30.0
 _MOST_NAME: Final = 512
 _MOST_TEXT: Final = 2000
 _MOST_VERSION: Final = 100
-_MOST_AT_ONCE: Final = 1 << 31
+_MAX_CONCURRENT: Final = 1 << 31
 
 
 class GatewayOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -246,8 +246,8 @@ class _ProtocolHead(msgspec.Struct):
 
 def with_version(bundle: Bundle) -> Bundle:
     """Return `bundle` with the version of its content, equal for equal content on all hosts."""
-    bare = msgspec.structs.replace(bundle, version="")
-    digest = hashlib.sha256(msgspec.json.encode(bare, order="sorted")).hexdigest()[:16]
+    unversioned = msgspec.structs.replace(bundle, version="")
+    digest = hashlib.sha256(msgspec.json.encode(unversioned, order="sorted")).hexdigest()[:16]
     return msgspec.structs.replace(bundle, version=digest)
 
 
@@ -338,9 +338,9 @@ def checked_report(report: AgentStatus) -> AgentStatus:
     )
 
 
-def _check_number(what: str, number: int) -> None:
-    if not 0 <= number < _MOST_AT_ONCE:
-        raise InvalidArgumentError(f"there cannot be {str(number)[:40]} {what}")
+def _check_number(description: str, number: int) -> None:
+    if not 0 <= number < _MAX_CONCURRENT:
+        raise InvalidArgumentError(f"there cannot be {str(number)[:40]} {description}")
 
 
 def _is_web(url: str) -> bool:

@@ -22,7 +22,7 @@ from headrace.observe.metrics import Family, gauge
 _MOST_OFFERS: Final = 256
 _NEWEST: Final = 0
 _MOST_NAMES: Final = 1024
-_MOST_FORMER: Final = 16
+_MAX_PREVIOUS: Final = 16
 _FORGET_S: Final = 24 * 3600.0
 """Silence after which a gateway is no longer shown: hosts and pods come and go."""
 _MOST_GATEWAYS: Final = 512
@@ -187,7 +187,7 @@ class _Name:
 
     newest: str
     """The agent that connected last under this name."""
-    former: deque[str] = field(default_factory=lambda: deque(maxlen=_MOST_FORMER))
+    former: deque[str] = field(default_factory=lambda: deque(maxlen=_MAX_PREVIOUS))
     """Agents before it."""
 
 
@@ -417,10 +417,10 @@ def _text(change: SyncChange) -> str:
         case SyncStatus.REFUSED:
             return f"refused the newest version and serves {state.version}: {state.reason}"
         case SyncStatus.BEHIND:
-            why = f": {state.reason}" if state.reason else ""
+            reason = f": {state.reason}" if state.reason else ""
             return (
                 f"is behind by {state.behind_s:.0f} s and serves version "
-                f"{state.version or 'nothing'}{why}"
+                f"{state.version or 'nothing'}{reason}"
             )
         case SyncStatus.LOST:
             return (

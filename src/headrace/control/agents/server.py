@@ -45,7 +45,7 @@ UNTIL: Final = "headrace.agent_until"
 FINGERPRINT: Final = "headrace.agent_fingerprint"
 """Key of the fingerprint of the agent's certificate."""
 _MAX_POLL_BYTES: Final = 1 << 20
-_MOST_BYTES_AT_ONCE: Final = 1 << 20
+_MAX_BYTES_IN_FLIGHT: Final = 1 << 20
 """Larger bodies are not decoded in the event loop, which they would block for 10 ms."""
 _JSON: Final = "application/json"
 _STOP_S: Final = 1
@@ -131,7 +131,7 @@ class AgentsApp:
 
     async def _report(self, name: str, receive: Receive, send: Send) -> None:
         data = await _body(receive, MAX_REPORT_BYTES)
-        is_large = len(data) > _MOST_BYTES_AT_ONCE
+        is_large = len(data) > _MAX_BYTES_IN_FLIGHT
         report = await asyncio.to_thread(decode_report, data) if is_large else decode_report(data)
         if not may_report_for(name, report.name):
             raise PermissionDeniedError(

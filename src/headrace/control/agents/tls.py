@@ -252,15 +252,15 @@ class RevokedAgents:
 
 
 def _read(path: Path) -> frozenset[str]:
-    what = f"the list of revoked gateways {path}"
+    description = f"the list of revoked gateways {path}"
     try:
         with path.open("rb") as file:
             data = file.read(_MOST_BYTES + 1)
     except OSError as error:
-        raise FailedPreconditionError(f"cannot read {what}: {error.strerror}") from None
+        raise FailedPreconditionError(f"cannot read {description}: {error.strerror}") from None
     if len(data) > _MOST_BYTES:
-        raise FailedPreconditionError(f"{what} has more than {_MOST_BYTES} bytes")
+        raise FailedPreconditionError(f"{description} has more than {_MOST_BYTES} bytes")
     try:
         return fingerprints_in(data.decode("utf-8", "replace"))
     except FailedPreconditionError as error:
-        raise FailedPreconditionError(f"{what}, {error}") from None
+        raise FailedPreconditionError(f"{description}, {error}") from None

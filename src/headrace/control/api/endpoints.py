@@ -118,9 +118,9 @@ class ConditionLog:
         """Return `conditions`; unchanged ones keep the time at which they were first observed."""
         before: Mapping[str, EndpointCondition] = self._known.get(endpoint, {})
         merged = tuple(
-            replace(condition, since=min(former.since, condition.since))
-            if (former := before.get(condition.type)) is not None
-            and (former.status, former.reason) == (condition.status, condition.reason)
+            replace(condition, since=min(previous.since, condition.since))
+            if (previous := before.get(condition.type)) is not None
+            and (previous.status, previous.reason) == (condition.status, condition.reason)
             else condition
             for condition in conditions
         )

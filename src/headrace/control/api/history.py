@@ -164,7 +164,7 @@ _MAX_POINTS: Final = 1440
 _MAX_SIZE: Final = 500
 _MAX_PAGE: Final = 100_000
 _MAX_SEARCH: Final = 100
-_AT_ONCE: Final = 20
+_MAX_CONCURRENT: Final = 20
 _VERSION: Final = r"^$|^\d{1,18}(~[a-z][a-z0-9]*)?$"
 POINT: Final[dict[str, Any]] = {
     "at": 1764000180.0,
@@ -401,7 +401,7 @@ async def _rows(plane: ControlPlane, endpoints: Sequence[DesiredEndpoint]) -> li
     for number, (endpoint, status) in enumerate(zip(endpoints, statuses, strict=True), start=1):
         window = last_minute(plane.telemetry.history, endpoint.name, now)
         rows.append(row(endpoint, status, window, rollout=_phase(plane, endpoint.name)))
-        if number % _AT_ONCE == 0:
+        if number % _MAX_CONCURRENT == 0:
             await asyncio.sleep(0)
     return rows
 

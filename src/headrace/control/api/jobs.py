@@ -86,7 +86,7 @@ def add_jobs(api: FastAPI, context: ServiceContext, scheduler: JobScheduler) -> 
         current = await scheduler.now()
         now = context.clock.now()
         views = [
-            job_view(job, current.look, now=now, isolation=scheduler.isolation_of)
+            job_view(job, current.snapshot, now=now, isolation=scheduler.isolation_of)
             for job in current.jobs.values()
         ]
         return answer(JobList(jobs=views, problem=scheduler.problem))

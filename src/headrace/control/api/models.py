@@ -359,7 +359,7 @@ def _add_reading(api: FastAPI, plane: ControlPlane) -> None:
     @route(api, "GET /api/v1/models/{name}/versions/{version}", KnownVersion, examples.MODEL)
     async def version(name: ModelName, version: Version) -> Response:
         """Return one model version: digest, signature, creator, time and origin."""
-        return answer(await asyncio.to_thread(_shown, plane, f"{name}:{version}"))
+        return answer(await asyncio.to_thread(_display, plane, f"{name}:{version}"))
 
 
 def _add_changing(api: FastAPI, plane: ControlPlane) -> None:
@@ -394,7 +394,7 @@ def _add_changing(api: FastAPI, plane: ControlPlane) -> None:
         await plane.note(
             "model.sign", f"{name}:{version}", after={"key": version_signature.key}, actor=actor
         )
-        document = await asyncio.to_thread(_shown, plane, f"{name}:{version}")
+        document = await asyncio.to_thread(_display, plane, f"{name}:{version}")
         return answer(document, status=_CREATED)
 
     @route(api, "POST /api/v1/gc", example={"artifacts": [], "temporary": 0, "freed_bytes": 0})
@@ -421,7 +421,7 @@ def _listed(plane: ControlPlane, name: str | None) -> dict[str, list[Any]]:
     }
 
 
-def _shown(plane: ControlPlane, reference: str) -> dict[str, Any]:
+def _display(plane: ControlPlane, reference: str) -> dict[str, Any]:
     return plane.registry.document(plane.registry.get(reference))
 
 

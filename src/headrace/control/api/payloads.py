@@ -44,16 +44,16 @@ def _rows(path: Path, request_id: str, limit: int) -> list[dict[str, Json]]:
         rows = (
             row for row in batch.to_pylist() if not request_id or row["request_id"] == request_id
         )
-        last_rows = [*last_rows, *({name: _shown(v) for name, v in row.items()} for row in rows)][
+        last_rows = [*last_rows, *({name: _display(v) for name, v in row.items()} for row in rows)][
             -limit:
         ]
     return last_rows
 
 
-def _shown(value: object) -> Json:
+def _display(value: object) -> Json:
     match value:
         case list():
-            cut: list[Json] = [_shown(item) for item in value[:_LONGEST]]
+            cut: list[Json] = [_display(item) for item in value[:_LONGEST]]
             return cut
         case bytes():
             return value.decode(errors="replace")

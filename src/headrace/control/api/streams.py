@@ -9,7 +9,7 @@ from headrace.control.api.answers import Actor, answer, route, view_of
 from headrace.control.base.context import ServiceContext
 from headrace.control.streams.status import StreamView
 from headrace.control.streams.supervisor import StreamSupervisor
-from headrace.control.streams.workers import KEPT_S
+from headrace.control.streams.workers import RETENTION_S
 from headrace.core.names import NAME_PATTERN
 
 _Stream = Annotated[str, Path(pattern=NAME_PATTERN, description="The stream's name.")]
@@ -110,14 +110,14 @@ def add_streams(api: FastAPI, context: ServiceContext, supervisor: StreamSupervi
     async def history(
         stream: _Stream,
         since_s: Annotated[
-            float, Query(gt=0, le=KEPT_S, description="How long ago it begins. Unit: seconds.")
-        ] = KEPT_S,
+            float, Query(gt=0, le=RETENTION_S, description="How long ago it begins. Unit: seconds.")
+        ] = RETENTION_S,
         points: Annotated[
             int, Query(ge=2, le=_MOST_POINTS, description="About how many steps at most.")
         ] = 90,
     ) -> Response:
         """Return the history of a stream over the last hour, lost at a restart."""
-        series = supervisor.history(stream, seconds=since_s, most=points)
+        series = supervisor.history(stream, seconds=since_s, maximum=points)
         views = [
             view_of(
                 StreamPointView,

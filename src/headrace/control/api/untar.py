@@ -87,7 +87,7 @@ def plain_files(
         folded = unicodedata.normalize("NFC", name).casefold() if ignores_case else name
         other = names.setdefault(folded, name)
         if other != name:
-            message = f"{_shown(name)} and {_shown(other)} are one name on some file systems"
+            message = f"{_display(name)} and {_display(other)} are one name on some file systems"
             raise InvalidArgumentError(message)
         yield parts, member
     if not names:
@@ -225,14 +225,14 @@ def write_file(path: Path, content: Iterable[bytes], *, name: str) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
-        message = f"{_shown(name)} lies in what is a file in the archive"
+        message = f"{_display(name)} lies in what is a file in the archive"
         raise InvalidArgumentError(message) from None
     try:
         with path.open("xb") as copy:
             for chunk in content:
                 copy.write(chunk)
     except FileExistsError:
-        message = f"{_shown(name)} is in the archive twice"
+        message = f"{_display(name)} is in the archive twice"
         raise InvalidArgumentError(message) from None
 
 
@@ -264,16 +264,16 @@ def _decoded(data: bytes) -> str:
         raise _broken(f"a name is not UTF-8 ({data[:40]!r})") from None
 
 
-def _refused(name: str, what: str) -> InvalidArgumentError:
-    message = f"{_shown(name)} is not allowed in the archive: it is {what}"
+def _refused(name: str, description: str) -> InvalidArgumentError:
+    message = f"{_display(name)} is not allowed in the archive: it is {description}"
     return InvalidArgumentError(f"{message}; plain files inside it are taken")
 
 
-def _broken(why: str) -> InvalidArgumentError:
-    return InvalidArgumentError(f"invalid tar archive: {why}")
+def _broken(reason: str) -> InvalidArgumentError:
+    return InvalidArgumentError(f"invalid tar archive: {reason}")
 
 
-def _shown(name: str) -> str:
+def _display(name: str) -> str:
     return repr(name if len(name) <= 200 else f"{name[:200]}…")  # noqa: PLR2004  # enough to find it
 
 

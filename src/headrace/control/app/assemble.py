@@ -385,18 +385,18 @@ def _open_sockets(
 ) -> ApiSockets:
     last = read_last_control_file(home.root)
     sockets = ApiSockets(
-        admin=_listen_again(
+        admin=_reopen_listener(
             settings.admin_host,
             settings.admin_port,
             "" if last is None else last.admin_url,
-            what="the management API",
+            description="the management API",
             flag="--admin-port",
         ),
-        metrics=_listen_again(
+        metrics=_reopen_listener(
             settings.admin_host,
             settings.metrics_port,
             "" if last is None else last.metrics_url,
-            what="metrics",
+            description="metrics",
             flag="--metrics-port",
         ),
         gateway=listen_unix(home.socket_dir() / "control.sock"),
@@ -405,14 +405,14 @@ def _open_sockets(
     return sockets
 
 
-def _listen_again(
-    host: str, port: int | None, last_url: str, *, what: str, flag: str
+def _reopen_listener(
+    host: str, port: int | None, last_url: str, *, description: str, flag: str
 ) -> socket.socket:
     """Return a listening socket; for any port, the previously used one if it is free."""
     if not port and port_of(last_url):
         with contextlib.suppress(FailedPreconditionError):
-            return listen(host, port_of(last_url), what=what, flag=flag)
-    return listen(host, port or 0, what=what, flag=flag)
+            return listen(host, port_of(last_url), description=description, flag=flag)
+    return listen(host, port or 0, description=description, flag=flag)
 
 
 def _addresses(settings: ControlSettings, gateway: EnvoySettings, sockets: ApiSockets) -> Addresses:

@@ -51,13 +51,13 @@ _OF_THIS_HOME: Final = ("run", "identity.json", "planner-id")
 _LEFT_OUT: Final = ("logs", "optimize", "features/served")
 """Files that can be recreated, or are not needed after a restore."""
 _AUDIT_END: Final = "trail-checkpoint.json"
-_OF_ONE_MOMENT: Final = frozenset({STATE_FILE, _AUDIT_END, "registry", "artifacts"})
+_CONSISTENT: Final = frozenset({STATE_FILE, _AUDIT_END, "registry", "artifacts"})
 _INDEXED: Final = re.compile(r"registry/([^/]+)/([^/]+)\.json")
 """The file that describes a model version."""
 _SHARED_STORE: Final = "registry/.artifacts"
 """File that names the shared store of the home's models."""
 _SQLITE_HEADER: Final = b"SQLite format 3\0"
-_SQLITE_BESIDE: Final = ("-wal", "-shm", "-journal")
+_SQLITE_SUFFIXES: Final = ("-wal", "-shm", "-journal")
 _SQLITE_WAIT_S: Final = 30.0
 
 Progress = Callable[[str, int, int], None]
@@ -132,7 +132,7 @@ def write_backup(
                 _copy_database(state, copies / STATE_FILE)
 
         with Registry(home).snapshot(copy_state) as registry:
-            sources, links = _files_below(home, {*left_out, *_OF_THIS_HOME, *_OF_ONE_MOMENT})
+            sources, links = _files_below(home, {*left_out, *_OF_THIS_HOME, *_CONSISTENT})
             # In order of names: window states, which contain offsets, come before their logs.
             for number, (name, source) in enumerate(sorted(sources.items())):
                 if _is_database(source):
@@ -274,7 +274,7 @@ def _files_below(root: Path, left_out: Collection[str] = ()) -> tuple[dict[str, 
             path = (above / name).as_posix()
             source = root / path
             is_temporary = name.startswith(".") and path != _SHARED_STORE
-            is_part = path.endswith(_SQLITE_BESIDE) and (root / path.rpartition("-")[0]).exists()
+            is_part = path.endswith(_SQLITE_SUFFIXES) and (root / path.rpartition("-")[0]).exists()
             if is_temporary or is_part or path in left_out:
                 continue
             if source.is_symlink():
@@ -321,7 +321,7 @@ def _read_state(state: Path) -> tuple[list[Any], int]:
         except sqlite3.Error as error:
             raise FailedPreconditionError(f"cannot read the state: {error}") from error
     texts = [rows[0][0], *(text for (text,) in documents if text)] if rows else []
-    return [decoded(text, Any, what="the spec") for text in texts], rows[0][1] if rows else 0
+    return [decoded(text, Any, description="the spec") for text in texts], rows[0][1] if rows else 0
 
 
 def _outside_files(document: Any, home: Path) -> Iterator[str]:  # noqa: ANN401  # of JSON
@@ -469,8 +469,8 @@ def _checked_manifest(path: Path, data: bytes, files: dict[str, BackupFile]) -> 
     present = {name: file for name, file in files.items() if name != _MANIFEST}
     for name in sorted({*present, *manifest.files}):
         if present.get(name) != manifest.files.get(name):
-            what = "is missing" if name not in present else "is not what was backed up"
-            raise ArtifactCorruptError(f"{path} is damaged or altered: {name!r} {what}")
+            description = "is missing" if name not in present else "is not what was backed up"
+            raise ArtifactCorruptError(f"{path} is damaged or altered: {name!r} {description}")
         inside = name.removeprefix(f"{_ROOT}/")
         is_own = any(inside == own or inside.startswith(f"{own}/") for own in _OF_THIS_HOME)
         if inside == name or is_own:

@@ -153,7 +153,10 @@ class ControlPlaneRun:
         self._failure = "; ".join(str(leaf) or type(leaf).__name__ for leaf in errors)
         trace = None if is_ours else error
         _LOG.error("cannot go on: %s", _one_line(self._failure), exc_info=trace)
-        _notify(self.settings, Notice(error=self._failure, found_running=self.system.found_running))
+        _notify(
+            self.settings,
+            Notice(error=self._failure, found_running=self.system.found_running),
+        )
 
     async def _serve(self) -> None:
         """Start and supervise everything; return only by cancellation or with an error."""
@@ -192,16 +195,16 @@ class ControlPlaneRun:
 
     async def _stop_services(self) -> None:
         """Close the gateway's ports, drain requests, then stop the replicas."""
-        gentle = asyncio.create_task(self._drain(self.settings.drain_timeout_s))
-        hurry = asyncio.create_task(self._stop_now.wait())
-        await asyncio.wait({gentle, hurry}, return_when=asyncio.FIRST_COMPLETED)
-        hurry.cancel()
-        if not gentle.done():
-            gentle.cancel()
-            await asyncio.wait({gentle})
+        draining = asyncio.create_task(self._drain(self.settings.drain_timeout_s))
+        stop_now = asyncio.create_task(self._stop_now.wait())
+        await asyncio.wait({draining, stop_now}, return_when=asyncio.FIRST_COMPLETED)
+        stop_now.cancel()
+        if not draining.done():
+            draining.cancel()
+            await asyncio.wait({draining})
             await self._drain(0.0)
         else:
-            await gentle
+            await draining
         self.system.plane.home.control_file.unlink(missing_ok=True)
         _LOG.info("stopped")
 

@@ -143,9 +143,9 @@ class SharedCall(Generic[T]):
 
 def raise_descriptor_limit() -> None:
     """Raise the descriptor limit to the maximum, so that connections leave some for files."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    _, maximum = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(ValueError, OSError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (maximum, maximum))
 
 
 class _Server(uvicorn.Server):

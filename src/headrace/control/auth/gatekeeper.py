@@ -289,8 +289,8 @@ class Gatekeeper:
             # Refuse a change that a browser sends on behalf of another site. The guard has refused
             # other origins; here the request needs a CSRF token.
             cookie = cookie_value(headers.get("cookie", ""), self.authenticator.rules.cookie_name)
-            is_told = "origin" in headers or headers.get("sec-fetch-site") == "same-origin"
-            if not is_told or not is_csrf_token(cookie, headers.get(CSRF_HEADER, "")):
+            is_notified = "origin" in headers or headers.get("sec-fetch-site") == "same-origin"
+            if not is_notified or not is_csrf_token(cookie, headers.get(CSRF_HEADER, "")):
                 message = (
                     f"with a session's cookie a change needs {CSRF_HEADER} and the same origin"
                 )

@@ -67,8 +67,8 @@ def ensure_home_token(store: Store, home: Path, *, now: float, installation: str
         message = f"cannot write the admin token to {path}: {error.strerror}"
         raise FailedPreconditionError(message) from error
     for old in store.credentials.blocking(CredentialKind.TOKEN, OWNER):
-        is_former = old.grants.get("home") == origin and old.id != token.id
-        if is_former and old.is_valid(now):
+        is_previous = old.grants.get("home") == origin and old.id != token.id
+        if is_previous and old.is_valid(now):
             store.revoke_credential.blocking(
                 old.id, revoked_at=now, changes=[_change("token.revoke", old, origin, now=now)]
             )

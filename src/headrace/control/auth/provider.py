@@ -218,21 +218,23 @@ class Provider:
         )
 
 
-def check_url(url: str, what: str) -> None:
+def check_url(url: str, description: str) -> None:
     """Reject a URL whose responses could be forged in transit.
 
     Raises:
         FailedPreconditionError: The URL is neither HTTPS nor on this machine.
     """
     if not is_authentic_url(url):
-        raise FailedPreconditionError(f"{what} has to begin with https://, and is {url[:200]!r}")
+        raise FailedPreconditionError(
+            f"{description} has to begin with https://, and is {url[:200]!r}"
+        )
 
 
-def _decoded(data: bytes, of_type: type[T], what: str) -> T:
+def _decoded(data: bytes, of_type: type[T], description: str) -> T:
     try:
         return msgspec.json.decode(data, type=of_type)
     except UNDECODABLE as error:
-        message = f"the identity provider's response is not {what}"
+        message = f"the identity provider's response is not {description}"
         raise UnavailableError(message) from error
 
 

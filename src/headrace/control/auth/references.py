@@ -140,8 +140,10 @@ def authorize(
         raise PermissionDeniedError(message)
     allowed_hosts = (after.spec.get("security") or {}).get("upstream_hosts") or ()
     for name in sorted(changed & new.keys()):
-        former = _endpoint(old[name]) if name in old else None
-        added = references_of(_endpoint(new[name])) - (references_of(former) if former else set())
+        previous = _endpoint(old[name]) if name in old else None
+        added = references_of(_endpoint(new[name])) - (
+            references_of(previous) if previous else set()
+        )
         for reference in sorted(added, key=lambda reference: (reference.kind, reference.name)):
             if problem := _problem(caller, reference, before, facts, allowed_hosts):
                 raise PermissionDeniedError(f"endpoint '{name}': {problem}")
@@ -205,7 +207,7 @@ def _texts(
     A reference to a file or variable includes all settings beside it, or its URL: with other
     settings, another server would get its content.
     """
-    beside = {key: item for key, item in value.items() if not isinstance(item, Mapping)}
+    scalars = {key: item for key, item in value.items() if not isinstance(item, Mapping)}
     for key, item in value.items():
         if key in _INERT:
             continue
@@ -214,7 +216,7 @@ def _texts(
             if isinstance(part, Mapping):
                 yield from _texts(part, is_entry=False)
             elif isinstance(part, str):
-                bound = {key: part} if is_entry or "://" in part else beside
+                bound = {key: part} if is_entry or "://" in part else scalars
                 kind = _kind_of(key, part)
                 name = json.dumps(bound, sort_keys=True, default=str)
                 yield (None if kind is None else SpecReference(kind, name)), part
@@ -299,8 +301,8 @@ def _check_sections(
         names = type(new.gateway).model_fields.keys() - OPERATOR_GATEWAY
         fields = [n for n in names if getattr(old.gateway, n) != getattr(new.gateway, n)]
         if key != "gateway" or fields:
-            where = f"gateway.{min(fields)}" if key == "gateway" else key
-            raise PermissionDeniedError(f"only an admin changes `{where}`")
+            location = f"gateway.{min(fields)}" if key == "gateway" else key
+            raise PermissionDeniedError(f"only an admin changes `{location}`")
 
 
 def _check_streams(before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
@@ -309,10 +311,10 @@ def _check_streams(before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
     for name, entry in new.items():
         if entry == old.get(name):
             continue
-        former = old.get(name, {})
+        previous = old.get(name, {})
         added = {reference for reference, _ in _texts(entry)} - {None}
-        added -= {reference for reference, _ in _texts(former)}
-        if added or _model_paths(entry) - _model_paths(former):
+        added -= {reference for reference, _ in _texts(previous)}
+        if added or _model_paths(entry) - _model_paths(previous):
             message = (
                 f"stream '{name}' names secrets or files of the control plane, and where they are "
                 "sent: only an admin changes that"

@@ -88,8 +88,8 @@ class Faults:
         """Delete the faults of removed objects."""
         if not self._open and not self._written:
             return
-        gone = {key for key in (*list(self._open), *list(self._written)) if key[0] == kind}
-        for key in gone - {(kind, name) for name in names}:
+        removed = {key for key in (*list(self._open), *list(self._written)) if key[0] == kind}
+        for key in removed - {(kind, name) for name in names}:
             self._open.pop(key, None)
             self._written.pop(key, None)
 
@@ -105,10 +105,10 @@ class Faults:
     def _begin(self, kind: str, name: str, error: Exception) -> None:
         key, now = (kind, name), self.clock.now()
         message = message_of(error)
-        former = self._open.get(key)
-        is_same = former is not None and former.message == message
+        previous = self._open.get(key)
+        is_same = previous is not None and previous.message == message
         fault = ObjectFault(
-            kind=kind, name=name, message=message, since=former.since if former else now
+            kind=kind, name=name, message=message, since=previous.since if previous else now
         )
         self._open[key] = fault
         written = self._written.get(key)
@@ -155,12 +155,12 @@ def message_of(error: Exception) -> str:
     if isinstance(error, HeadraceError):
         return str(error)
     frames = traceback.extract_tb(error.__traceback__)
-    ours = [frame for frame in frames if _PACKAGE in Path(frame.filename).parts] or frames
-    where = ""
-    if ours:
-        file = "/".join(Path(ours[-1].filename).parts[-2:])
-        where = f" in {file}, line {ours[-1].lineno}"
-    return f"{type(error).__name__}{where}; the control plane's log has the traceback"
+    own_frames = [frame for frame in frames if _PACKAGE in Path(frame.filename).parts] or frames
+    location = ""
+    if own_frames:
+        file = "/".join(Path(own_frames[-1].filename).parts[-2:])
+        location = f" in {file}, line {own_frames[-1].lineno}"
+    return f"{type(error).__name__}{location}; the control plane's log has the traceback"
 
 
 def _event(fault: ObjectFault, reason: str, message: str, timestamp: float) -> Event:

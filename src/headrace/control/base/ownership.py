@@ -48,15 +48,15 @@ class HomeIdentity(msgspec.Struct, frozen=True, kw_only=True):
         """Whether processes that `writer` recorded are this home's."""
         return msgspec.structs.replace(writer, path=self.path) == self
 
-    def continues(self, former: "HomeIdentity") -> bool:
+    def continues(self, previous: "HomeIdentity") -> bool:
         """Whether this home is `former`, moved or after a reboot, and not a copy.
 
         Device numbers change when a file system is mounted again, paths when a home is moved. A
         home that was moved to another file system counts as a copy, without harm.
         """
-        is_same_directory = self.inode == former.inode and self.device == former.device
-        is_same_path = self.inode == former.inode and self.path == former.path
-        return self.id == former.id and (is_same_directory or is_same_path)
+        is_same_directory = self.inode == previous.inode and self.device == previous.device
+        is_same_path = self.inode == previous.inode and self.path == previous.path
+        return self.id == previous.id and (is_same_directory or is_same_path)
 
 
 class RecordedProcess(Protocol):
@@ -112,8 +112,8 @@ class ProcessOwner:
     def of(cls, root: Path, *, sockets: Path | None = None) -> "ProcessOwner":
         """Return the owner of processes of the home at `root`, which need not exist."""
         root = root.resolve()
-        former = _file(root).load()
-        identity = None if former is None else _identity(root, id_=former.id)
+        previous = _file(root).load()
+        identity = None if previous is None else _identity(root, id_=previous.id)
         return cls(root=root, identity=identity, sockets=sockets)
 
     def is_running(self, record: RecordedProcess) -> bool:
@@ -172,18 +172,18 @@ def claim(root: Path) -> HomeIdentity:
         OSError: The home cannot be written.
     """
     root = root.resolve()
-    former = _file(root).load()
-    identity = _identity(root, id_=_old_id(root) if former is None else former.id)
-    if former is not None and not identity.continues(former):
+    previous = _file(root).load()
+    identity = _identity(root, id_=_old_id(root) if previous is None else previous.id)
+    if previous is not None and not identity.continues(previous):
         identity = msgspec.structs.replace(identity, id=secrets.token_hex(_ID_BYTES))
         # Remove every file of `run`, including sockets, except the held lock.
         run = root / "run"
         for path in run.rglob("*"):
             if path != run / _LOCK.name and (path.is_symlink() or not path.is_dir()):
                 path.unlink(missing_ok=True)
-        extra = {"home": str(root), "original": former.path, "id": identity.id}
+        extra = {"home": str(root), "original": previous.path, "id": identity.id}
         _LOG.warning("this home is a copy and gets a new id", extra=extra)
-    if identity != former:
+    if identity != previous:
         _file(root).save(identity)
         (root / _OLD_FILE).unlink(missing_ok=True)
     return identity

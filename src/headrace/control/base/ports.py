@@ -15,7 +15,7 @@ _PICKED_FROM: Final = range(20_000, 32_000)
 _TRIES: Final = 50
 
 
-def listen(host: str, port: int, *, what: str, flag: str) -> socket.socket:
+def listen(host: str, port: int, *, description: str, flag: str) -> socket.socket:
     """Return a listening socket; port 0 picks a free port.
 
     Args:
@@ -24,7 +24,7 @@ def listen(host: str, port: int, *, what: str, flag: str) -> socket.socket:
     Raises:
         FailedPreconditionError: Another process uses the port.
     """
-    sock = _bind(host, port, what=what, flag=flag)
+    sock = _bind(host, port, description=description, flag=flag)
     sock.listen(_BACKLOG)
     sock.setblocking(False)  # noqa: FBT003  # the standard library's signature
     return sock
@@ -46,7 +46,9 @@ def pick_ports(host: str, requested: dict[str, int]) -> dict[str, int]:
                 picked[flag] = port
                 continue
             sock = stack.enter_context(
-                _bind(host, port, what="the gateway", flag=flag) if port else _bind_free(host, flag)
+                _bind(host, port, description="the gateway", flag=flag)
+                if port
+                else _bind_free(host, flag)
             )
             picked[flag] = sock.getsockname()[1]
     return picked
@@ -60,30 +62,38 @@ def _bind_free(host: str, flag: str) -> socket.socket:
     """
     for port in random.sample(_PICKED_FROM, _TRIES):
         with contextlib.suppress(FailedPreconditionError):
-            return _bind(host, port, what="the gateway", flag=flag)
-    return _bind(host, 0, what="the gateway", flag=flag)
+            return _bind(host, port, description="the gateway", flag=flag)
+    return _bind(host, 0, description="the gateway", flag=flag)
 
 
-def _bind(host: str, port: int, *, what: str, flag: str) -> socket.socket:
+def _bind(host: str, port: int, *, description: str, flag: str) -> socket.socket:
     try:
         family, kind, _, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
     except OSError as error:
-        raise InvalidArgumentError(f"cannot bind {what} to host {host!r}: {error}") from error
+        raise InvalidArgumentError(
+            f"cannot bind {description} to host {host!r}: {error}"
+        ) from error
     sock = socket.socket(family, kind)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind(address)
     except OSError as error:
         sock.close()
-        raise FailedPreconditionError(_why(error, host, port, what, flag)) from error
+        raise FailedPreconditionError(_why(error, host, port, description, flag)) from error
     return sock
 
 
-def _why(error: OSError, host: str, port: int, what: str, flag: str) -> str:
+def _why(error: OSError, host: str, port: int, description: str, flag: str) -> str:
     if error.errno == errno.EADDRINUSE:
-        return f"port {port} on {host} ({what}) is in use; choose another with {flag}, 0 picks one"
+        return (
+            f"port {port} on {host} ({description}) is in use; choose another with {flag}, 0 "
+            "picks one"
+        )
     if error.errno == errno.EACCES:
-        return f"port {port} on {host} ({what}) needs more rights; choose one above 1023: {flag}"
-    return f"cannot bind {what} to {host}:{port}: {error.strerror}"
+        return (
+            f"port {port} on {host} ({description}) needs more rights; choose one above "
+            f"1023: {flag}"
+        )
+    return f"cannot bind {description} to {host}:{port}: {error.strerror}"

@@ -93,20 +93,20 @@ async def apply_draft(
         for record in outdated
     ]
     newest = await store.rollouts(limit=1)
-    begun = _begun(target_state, new, draft, now, after=int(newest[0].id[1:]) if newest else 0)
+    started = _begun(target_state, new, draft, now, after=int(newest[0].id[1:]) if newest else 0)
     rollouts = await store.save(
         new,
         timestamp=now,
         reason=draft.reason,
         actor=draft.actor,
-        rollouts=[*ended, *begun],
+        rollouts=[*ended, *started],
         events=[
             *(
                 event
                 for record, after in zip(outdated, ended, strict=True)
                 for event in events_of(record, after.state, now=now, actor=draft.actor)
             ),
-            *(_started(record) for record in begun),
+            *(_started(record) for record in started),
             *_changed(old, new, draft, now),
         ],
         changes=[spec_change(old, new, action=draft.action, actor=draft.actor, timestamp=now)],
@@ -158,7 +158,7 @@ def _begun(
                 created=now,
                 source=source,
                 target=target,
-                state=begin(settings, began=now),
+                state=begin(settings, started=now),
                 actor=draft.actor,
             )
         )

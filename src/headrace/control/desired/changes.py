@@ -7,7 +7,7 @@ from headrace.control.model.audit_log import AuditEntry
 from headrace.control.model.desired import DesiredArm, DesiredEndpoint, DesiredState
 from headrace.core.redact import redact
 
-_TOLD_ELSEWHERE: Final = {"version", "endpoints", "pools", "streams", "gateway", "budget"}
+_REPORTED_SEPARATELY: Final = {"version", "endpoints", "pools", "streams", "gateway", "budget"}
 
 
 def changes_between(old: DesiredState, new: DesiredState) -> list[str]:
@@ -21,7 +21,7 @@ def changes_between(old: DesiredState, new: DesiredState) -> list[str]:
         lines.append("the budget of all replicas changed")
     lines += [
         f"{key} changed"
-        for key in sorted((old.spec.keys() | new.spec.keys()) - _TOLD_ELSEWHERE)
+        for key in sorted((old.spec.keys() | new.spec.keys()) - _REPORTED_SEPARATELY)
         if old.generation and old.spec.get(key) != new.spec.get(key)
     ]
     lines += _listed("pool", old.pools, new.pools)
@@ -33,19 +33,19 @@ def changes_between(old: DesiredState, new: DesiredState) -> list[str]:
         changed="changed; its workers are replaced one by one",
     )
     # Only alerts read these fields; the other SLO fields are listed with the endpoint's settings.
-    promised, promises = _slos(old), _slos(new)
+    old_slos, new_slos = _slos(old), _slos(new)
     lines += [
         f"endpoint '{name}': slo changed"
-        for name in promised
-        if name in promises and promised[name] != promises[name]
+        for name in old_slos
+        if name in new_slos and old_slos[name] != new_slos[name]
     ]
     for name, endpoint in after.items():
-        former = before.get(name)
-        if former is None:
+        previous = before.get(name)
+        if previous is None:
             arms = ", ".join(f"version {_arm(arm)}" for arm in endpoint.arms)
             lines.append(f"endpoint '{name}' added: {arms}")
         else:
-            differing = _endpoint(former, endpoint)
+            differing = _endpoint(previous, endpoint)
             if not differing:
                 was, becomes = old.entry(name) or {}, new.entry(name) or {}
                 keys = sorted(was.keys() | becomes.keys())
@@ -59,13 +59,13 @@ def _endpoint(old: DesiredEndpoint, new: DesiredEndpoint) -> list[str]:
     after = {arm.revision.version: arm for arm in new.arms}
     lines = [f"version {version} removed" for version in before if version not in after]
     for version, arm in after.items():
-        former = before.get(version)
-        if former is None:
+        previous = before.get(version)
+        if previous is None:
             lines.append(f"version {_arm(arm)} added")
         else:
-            lines += [f"version {version}: {line}" for line in _arm_changes(former, arm)]
+            lines += [f"version {version}: {line}" for line in _arm_changes(previous, arm)]
     if old.timeout_s != new.timeout_s:
-        lines.append(f"timeout_s {_shown(old.timeout_s)} becomes {_shown(new.timeout_s)}")
+        lines.append(f"timeout_s {_display(old.timeout_s)} becomes {_display(new.timeout_s)}")
     for name in _SETTINGS:
         was, becomes = getattr(old, name), getattr(new, name)
         if was != becomes:
@@ -141,7 +141,7 @@ def _arm(arm: DesiredArm) -> str:
     return f"{arm.revision.version} ({arm.revision.model}, weight {arm.weight}, {copies})"
 
 
-def _shown(timeout_s: float | None) -> str:
+def _display(timeout_s: float | None) -> str:
     return "none" if timeout_s is None else f"{timeout_s:g}"
 
 

@@ -142,8 +142,8 @@ def with_known_ids(
 ) -> tuple[DesiredEndpoint, ...]:
     """Return `endpoints` with the revision ids that `desired` and `rollouts` already use."""
     revisions: dict[str, list[Revision]] = {}
-    former = (state for record in rollouts for state in (record.source, record.target))
-    for endpoint in (*desired.endpoints, *former):
+    previous = (state for record in rollouts for state in (record.source, record.target))
+    for endpoint in (*desired.endpoints, *previous):
         revisions.setdefault(endpoint.name, []).extend(arm.revision for arm in endpoint.arms)
     return tuple(
         msgspec.structs.replace(
@@ -197,8 +197,8 @@ def relocate(stored: T, root: Path) -> tuple[T, set[Digest]]:
     text = msgspec.json.encode(stored)
     changed = _ARTIFACT.sub(moved, text)
     store = f'"{SQLITE}'.encode()
-    for former in homes - {home, b""}:
-        changed = changed.replace(store + former + b"/", store + home + b"/")
+    for previous in homes - {home, b""}:
+        changed = changed.replace(store + previous + b"/", store + home + b"/")
     if changed == text:
         return stored, digests
     return msgspec.json.decode(changed, type=type(stored)), digests

@@ -124,7 +124,7 @@ def _store(url: str) -> str:
         message = "the home's online store is Feast's, which writes it itself; name another"
         raise PushMistakeError("online_store", message)
     try:
-        store = open_online_store(url_filled_in(url, what="the URL of the online store"))
+        store = open_online_store(url_filled_in(url, description="the URL of the online store"))
     except HeadraceError as error:
         raise PushMistakeError("online_store", str(error)) from error
     store.close()

@@ -176,13 +176,15 @@ class Resolver:
             return self._from_repository(endpoint, Path(model), f"{location}.model")
         arms: list[DesiredArm] = []
         for i, version in enumerate(endpoint.split()):
-            where = location if endpoint.versions is None else f"{location}.versions[{i}]"
-            arm = self._arm_of(endpoint, version, where)
+            source = location if endpoint.versions is None else f"{location}.versions[{i}]"
+            arm = self._arm_of(endpoint, version, source)
             if arm is None:
                 continue
             if any(arm.key == other.key for other in arms):
-                what = f"is {arm.revision.model}, version {arm.key}, which the split already has"
-                self._wrong(f"{where}.{'model' if version.model else 'upstream'}", what)
+                description = (
+                    f"is {arm.revision.model}, version {arm.key}, which the split already has"
+                )
+                self._wrong(f"{source}.{'model' if version.model else 'upstream'}", description)
             arms.append(arm)
         return [desired_endpoint(endpoint, endpoint.name, tuple(arms))]
 
@@ -191,8 +193,8 @@ class Resolver:
     ) -> DesiredArm | None:
         if version.upstream is not None:
             tls, now = version.upstream.tls, SystemClock().now()
-            where = f"{location}.upstream.tls"
-            self._mistakes += upstream_mistakes(tls, endpoint.name, where, now=now)
+            source = f"{location}.upstream.tls"
+            self._mistakes += upstream_mistakes(tls, endpoint.name, source, now=now)
             return upstream_arm(endpoint, version.upstream, version)
         pinned = self._pin(endpoint, version, f"{location}.model")
         return None if pinned is None else self._arm(endpoint, endpoint.name, pinned, version)
@@ -226,13 +228,13 @@ class Resolver:
         endpoints = []
         for name, versions in models.items():
             # Versions come in ascending order; the newest servable version gets all requests.
-            good = [stored for stored in versions if not stored.reason]
-            main = (good or versions)[-1]
+            valid = [stored for stored in versions if not stored.reason]
+            main = (valid or versions)[-1]
             arms = []
             for stored in versions:
                 weight = FULL_WEIGHT if stored is main else 0
                 version = VersionSpec(model=str(path), weight=weight, replicas=endpoint.replicas)
-                arms.append(self._arm(endpoint, name, _pin_found(stored), version))
+                arms.append(self._arm(endpoint, name, _pin_versions(stored), version))
             endpoints.append(desired_endpoint(endpoint, name, tuple(arms)))
         return endpoints
 
@@ -476,7 +478,7 @@ def _pin_stored(stored: ModelVersion, path: Path, signed: SignedSettings | None)
     )
 
 
-def _pin_found(stored: FoundModel) -> Pinned:
+def _pin_versions(stored: FoundModel) -> Pinned:
     return Pinned(
         reference=str(stored.path),
         version=stored.version,

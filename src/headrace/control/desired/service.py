@@ -582,5 +582,7 @@ def _with_endpoint(
     )
 
 
-def _overtaken(what: str) -> ConflictError:
-    return ConflictError(f"{what} was changed {_ATTEMPTS} times meanwhile; send the change again")
+def _overtaken(description: str) -> ConflictError:
+    return ConflictError(
+        f"{description} was changed {_ATTEMPTS} times meanwhile; send the change again"
+    )

@@ -86,14 +86,14 @@ def is_due(schedule: MaterializeSchedule, past: ViewPast, now: float) -> bool:
     return now >= next_run_at(schedule, past) or last > now
 
 
-def succeeded(past: ViewPast, done: MaterializeFinished, *, began: float, now: float) -> ViewPast:
+def succeeded(past: ViewPast, done: MaterializeFinished, *, started: float, now: float) -> ViewPast:
     """Return the record after a successful run."""
     newest_at = past.newest_at if done.newest_us is None else done.newest_us / _US
     return msgspec.structs.replace(
         past,
-        began_at=began,
+        began_at=started,
         succeeded_at=now,
-        duration_s=max(now - began, 0.0),
+        duration_s=max(now - started, 0.0),
         entities=done.entities,
         written=done.written,
         newest_at=newest_at,
@@ -105,11 +105,11 @@ def succeeded(past: ViewPast, done: MaterializeFinished, *, began: float, now: f
     )
 
 
-def failed(past: ViewPast, message: str, *, began: float, now: float) -> ViewPast:
+def failed(past: ViewPast, message: str, *, started: float, now: float) -> ViewPast:
     """Return the record after a failed run."""
     return msgspec.structs.replace(
         past,
-        began_at=began,
+        began_at=started,
         failures=past.failures + 1,
         failed_at=now,
         message=message,

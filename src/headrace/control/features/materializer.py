@@ -41,7 +41,7 @@ from headrace.observe.metrics import Family
 
 _LOG: Final = logging.getLogger("headrace.control")
 _POLL_INTERVAL_S: Final = 1.0
-_AT_ONCE: Final = 2
+_MAX_CONCURRENT: Final = 2
 
 _THREADS: Final = "2"
 """Threads of the table library: requests need the other cores."""
@@ -129,7 +129,7 @@ class Materializer:
     _pasts: dict[str, ViewPast] = field(default_factory=dict)
     _running: dict[str, MaterializeProgress] = field(default_factory=dict)
     _signature: _Signature = None
-    _at_once: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_AT_ONCE))
+    _at_once: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_MAX_CONCURRENT))
 
     def load(self) -> None:
         """Load the results of runs before a restart. Blocking."""
@@ -140,7 +140,7 @@ class Materializer:
         async with asyncio.TaskGroup() as group:
             while True:
                 with self.faults.contain(LOOP, "feature views"):
-                    await self._look_for_changes()
+                    await self._detect_changes()
                     for view in self.due():
                         self._running[view.name] = MaterializeProgress(done=0, entities=0)
                         group.create_task(self._run(view))
@@ -180,7 +180,7 @@ class Materializer:
     def _past(self, view: FeatureView) -> ViewPast:
         return past_of(view, self._pasts.get(view.name))
 
-    async def _look_for_changes(self) -> None:
+    async def _detect_changes(self) -> None:
         """Read the definitions if they changed."""
         signature = _signature_of(self.path)
         if signature == self._signature:
@@ -199,22 +199,24 @@ class Materializer:
 
     async def _run(self, view: FeatureView) -> None:
         with self.faults.contain("feature view", view.name):
-            began, before = self.clock.now(), self._past(view)
+            started, before = self.clock.now(), self._past(view)
             try:
                 async with self._at_once:
-                    began = self.clock.now()
+                    started = self.clock.now()
                     done = await self.work(
                         view, lambda progress: self._running.update({view.name: progress})
                     )
             except HeadraceError as error:
-                after = failed(before, str(error), began=began, now=self.clock.now())
+                after = failed(before, str(error), started=started, now=self.clock.now())
             except Exception as error:
                 # It counts as a failed run, so that the next one is delayed.
                 message = f"{type(error).__name__}: {error}"
-                self._pasts[view.name] = failed(before, message, began=began, now=self.clock.now())
+                self._pasts[view.name] = failed(
+                    before, message, started=started, now=self.clock.now()
+                )
                 raise
             else:
-                after = succeeded(before, done, began=began, now=self.clock.now())
+                after = succeeded(before, done, started=started, now=self.clock.now())
             finally:
                 self._running.pop(view.name, None)
             self._pasts[view.name] = after

@@ -78,8 +78,8 @@ class SkewWatch:
             service: min(self._due.get(service, now + period), now + period)
             for service, period in every.items()
         }
-        for gone in self.summaries.keys() - every.keys():
-            del self.summaries[gone]
+        for removed in self.summaries.keys() - every.keys():
+            del self.summaries[removed]
         self.faults.keep_only("feature service", every)
         return [service for service, due_at in self._due.items() if due_at <= now]
 
@@ -130,9 +130,9 @@ def skew_event(before: SkewSummary | None, after: SkewSummary, *, timestamp: flo
     """Return the event of a comparison if other features differ than last time; else None."""
     if after.message or not after.rows:
         return None
-    was = set() if before is None else {skew.feature for skew in before.skewed}
+    previous = set() if before is None else {skew.feature for skew in before.skewed}
     names = [skew.feature for skew in after.skewed]
-    if set(names) == was:
+    if set(names) == previous:
         return None
     shown = ", ".join(
         f"{skew.feature} in {skew.differing} of {skew.rows} rows "

@@ -140,8 +140,8 @@ class HeldRequests:
             await _refuse(send, headers, error)
 
 
-def _not_yet(endpoint: str, why: str) -> UnavailableError:
-    return UnavailableError(f"endpoint '{endpoint}' is {why}", retry_after_s=_RETRY_AFTER_S)
+def _not_yet(endpoint: str, reason: str) -> UnavailableError:
+    return UnavailableError(f"endpoint '{endpoint}' is {reason}", retry_after_s=_RETRY_AFTER_S)
 
 
 async def _read(receive: Receive) -> int | None:

@@ -159,9 +159,9 @@ class PemWatch:
         self.pem = pem
         self.problem = ""
 
-    def refuse(self, why: str, now: float) -> None:
+    def refuse(self, reason: str, now: float) -> None:
         """Record why it is not in force; the previous content stays."""
-        self.problem, self._since, self._is_reported = why, now, False
+        self.problem, self._since, self._is_reported = reason, now, False
 
     def again(self) -> None:
         """Read the files at the next poll even if they did not change."""
@@ -190,11 +190,11 @@ def mark_of(paths: tuple[Path, ...]) -> Mark:
     return tuple(marks)
 
 
-def _read(path: Path, what: str, refused: type[CertificateRefusedError]) -> bytes:
+def _read(path: Path, description: str, refused: type[CertificateRefusedError]) -> bytes:
     try:
         return read_regular(path, limit_bytes=_LARGEST_BYTES)
     except OSError as error:
-        raise refused(f"cannot read {what} {path}: {error.strerror}") from None
+        raise refused(f"cannot read {description} {path}: {error.strerror}") from None
 
 
 _LOG: Final = logging.getLogger("headrace.control")
@@ -323,9 +323,9 @@ class Certificates:
         pem = await asyncio.to_thread(watch.poll, now)
         if pem is not None:
             await self._deliver(stored, pem)
-        elif complaint := watch.complaint(now):
-            kept_text = "nothing is" if watch.pem is None else "the one before stays"
-            message = f"{complaint}; {kept_text} in force"
+        elif problem := watch.complaint(now):
+            retained_text = "nothing is" if watch.pem is None else "the one before stays"
+            message = f"{problem}; {retained_text} in force"
             await self._emit_event(watch.files, "CertificateRefused", message)
 
     async def _deliver(self, stored: _StoredCertificate, pem: Pem) -> None:

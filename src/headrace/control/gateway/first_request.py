@@ -93,13 +93,13 @@ async def send_first_request(
         answered=False, status=0, latency_s=0.0, message="not sent", revisions=revisions
     )
     for _ in range(_RETRIES):
-        began = clock.monotonic()
+        started = clock.monotonic()
         try:
             answer, spoke = await _ask(address, name, example)
         except (HeadraceError, *UNDECODABLE) as error:
             result = replace(result, message=str(error))
         else:
-            result = _judge(answer, clock.monotonic() - began, revisions, spoke=spoke)
+            result = _judge(answer, clock.monotonic() - started, revisions, spoke=spoke)
             if result.answered:
                 return result
         await asyncio.sleep(_RETRY_S)

@@ -16,7 +16,7 @@ class RoutesLeftOutError(InvalidArgumentError):
     """The gateway has the new routes, except those of endpoints with an invalid route."""
 
     def __init__(self, in_force: tuple[EndpointRoute, ...], reasons: Mapping[str, str]) -> None:
-        text = "; ".join(f"endpoint '{name}': {why}" for name, why in sorted(reasons.items()))
+        text = "; ".join(f"endpoint '{name}': {reason}" for name, reason in sorted(reasons.items()))
         super().__init__(f"routes are not valid, and the former ones stay in force: {text}")
         self.in_force = in_force
         """All routes in force at the gateway."""

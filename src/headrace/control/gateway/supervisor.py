@@ -180,10 +180,10 @@ class EnvoySupervisor:
         """Restart Envoy whenever it ends, until cancelled; call it after `open`."""
         failures = 0
         while True:
-            began = self.clock.monotonic()
+            started = self.clock.monotonic()
             await self._watch()
             self._up.clear()
-            stable = self.clock.monotonic() - began >= STABLE_AFTER_S
+            stable = self.clock.monotonic() - started >= STABLE_AFTER_S
             failures = 1 if stable else failures + 1
             self.reason = "ended unexpectedly"
             _LOG.error("gateway ended", extra={"failures": failures})
@@ -225,7 +225,7 @@ class EnvoySupervisor:
                 so that a revoked key is rejected in any case. Or Envoy does not run, and `policy`
                 applies from its next start.
         """
-        former, self.policy = self.policy, policy
+        previous, self.policy = self.policy, policy
         await self._wait_up()
         try:
             await self._publish(self._routes)
@@ -236,7 +236,7 @@ class EnvoySupervisor:
                 await self._publish(self._taken)
             except SnapshotRejectedError:
                 if self.policy is policy:
-                    self.policy = replace(former, keys=policy.keys)
+                    self.policy = replace(previous, keys=policy.keys)
                     await self._publish(self._taken)
                 raise
 
@@ -330,13 +330,13 @@ class EnvoySupervisor:
 
         An endpoint whose new route cannot be built keeps its former one.
         """
-        former, self._translated = self._translated, {}
+        previous, self._translated = self._translated, {}
         in_force, left_out = list[EndpointRoute](), dict[str, str]()
         for route in routes:
             if route.name.startswith(POOL_PREFIX):
                 in_force.append(route)  # callers reach a pool only by its models' names
                 continue
-            translation = former.get(route.name)
+            translation = previous.get(route.name)
             if translation is None or translation[:2] != (route, self._missing):
                 try:
                     endpoint = gateway_route(route, self._missing)

@@ -103,7 +103,7 @@ class UpstreamWatch:
 
 def _since_start(before: Handshakes, now: Handshakes) -> Handshakes:
     """Return `before`, or zero counts if Envoy restarted."""
-    has_grown = all(
+    is_longer = all(
         old <= other
         for old, other in (
             (before.done, now.done),
@@ -112,4 +112,4 @@ def _since_start(before: Handshakes, now: Handshakes) -> Handshakes:
             (before.failed, now.failed),
         )
     )
-    return before if has_grown else Handshakes()
+    return before if is_longer else Handshakes()

@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo
 
 import msgspec
 
-from headrace.control.model.job_runs import JobMark, JobRun, JobsLook, RunState
+from headrace.control.model.job_runs import JobMark, JobRun, JobsSnapshot, RunState
 from headrace.core.backoff import Backoff
 from headrace.core.spec.jobs import PLACEHOLDER, JobScheduleSpec, JobSpec
 from headrace.core.text import size_bytes
@@ -42,9 +42,9 @@ class Planned(msgspec.Struct, frozen=True, kw_only=True):
     """Number of all skipped times."""
 
 
-def planned(job: JobSpec, look: JobsLook, *, now: float) -> Planned | None:
+def planned(job: JobSpec, snapshot: JobsSnapshot, *, now: float) -> Planned | None:
     """Return the changes due by a job's schedule; None without changes."""
-    schedule, mark = job.schedule, look.marks.get(job.name)
+    schedule, mark = job.schedule, snapshot.marks.get(job.name)
     if schedule is None:
         return None
     words = f"{schedule.cron} {schedule.timezone}"
@@ -53,7 +53,7 @@ def planned(job: JobSpec, look: JobsLook, *, now: float) -> Planned | None:
     if mark.schedule != words:
         changed = msgspec.structs.replace(mark, schedule=words, since=now, handled=now)
         return Planned(mark=changed)
-    running = sum(run.job == job.name for run in look.open)
+    running = sum(run.job == job.name for run in snapshot.open)
     due_runs = due(schedule, handled=mark.handled, now=now, running=running)
     handled = due_runs.handled_to
     if handled is None or handled <= mark.handled:
@@ -207,7 +207,7 @@ def begun(run: JobRun, *, now: float) -> JobRun:
     )
 
 
-def _interrupted(run: JobRun, why: str, *, now: float) -> JobRun:
+def _interrupted(run: JobRun, reason: str, *, now: float) -> JobRun:
     """Return an interrupted run: waiting again, or failed after `MOST_INTERRUPTIONS`."""
     again = 1 if run.shards_done > run.shards_then else run.interruptions + 1
     run = msgspec.structs.replace(
@@ -215,21 +215,21 @@ def _interrupted(run: JobRun, why: str, *, now: float) -> JobRun:
         tries=max(run.tries - 1, 0),
         interruptions=again,
         shards_then=run.shards_done,
-        message=why,
+        message=reason,
     )
     if again < MOST_INTERRUPTIONS:
         # The first time immediately; repeatedly interrupted runs leave room for others.
         delay_s = AFTER_FAILURE.delay_s(again - 1) if again > 1 else 0.0
         return msgspec.structs.replace(run, state=RunState.WAITING, next_try_at=now + delay_s)
     message = (
-        f"was interrupted {again} times and finished no shard in between, the last time: {why}; "
+        f"was interrupted {again} times and finished no shard in between, the last time: {reason}; "
         "a smaller `shard_rows` lets a shorter time suffice"
     )
     return msgspec.structs.replace(run, state=RunState.FAILED, ended=now, message=message)
 
 
 def takeable(
-    runs: Iterable[JobRun], *, now: float, dead: frozenset[tuple[str, int]], room: int
+    runs: Iterable[JobRun], *, now: float, dead: frozenset[tuple[str, int]], free_slots: int
 ) -> list[JobRun]:
     """Return runs without an owner to begin or continue, oldest first.
 
@@ -240,29 +240,29 @@ def takeable(
     free = [run for run in runs if not run.owner or (run.id, run.fence) in dead]
     # A clock that was set back must not delay a run by the same time.
     ready = [run for run in free if run.next_try_at <= now or run.next_try_at > now + _FAR_S]
-    return sorted(ready, key=lambda run: (run.moment, run.id))[: max(room, 0)]
+    return sorted(ready, key=lambda run: (run.moment, run.id))[: max(free_slots, 0)]
 
 
 _FAR_S: Final = 2 * AFTER_FAILURE.limit_s
 
 
-def lateness_s(job: JobSpec, look: JobsLook, *, now: float) -> float | None:
+def lateness_s(job: JobSpec, snapshot: JobsSnapshot, *, now: float) -> float | None:
     """Return the seconds since the first scheduled time without a successful run; None without one.
 
     A successful run, also a manual one, covers all earlier times.
     """
-    schedule, mark = job.schedule, look.marks.get(job.name)
+    schedule, mark = job.schedule, snapshot.marks.get(job.name)
     if schedule is None or mark is None:
         return None
-    best = look.succeeded.get(job.name)
+    best = snapshot.succeeded.get(job.name)
     covered = mark.since if best is None else max(mark.since, best.moment)
     expected = _next(schedule, covered)
     return 0.0 if expected is None else max(now - expected, 0.0)
 
 
-def is_late(job: JobSpec, look: JobsLook, *, now: float) -> bool:
+def is_late(job: JobSpec, snapshot: JobsSnapshot, *, now: float) -> bool:
     """Whether a job's newest success is older than allowed."""
-    schedule, late_s = job.schedule, lateness_s(job, look, now=now)
+    schedule, late_s = job.schedule, lateness_s(job, snapshot, now=now)
     if schedule is None or schedule.late_after_s is None or late_s is None:
         return False
     return late_s > schedule.late_after_s

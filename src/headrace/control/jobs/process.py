@@ -116,8 +116,8 @@ class JobProcess:
         isolation = self.isolation()
         if isolation is not None and isolation.problems and not self._is_reported:
             self._is_reported = True
-            why = "; ".join(isolation.problems)
-            _LOG.warning("a job is not isolated", extra={"run": self.name, "why": why})
+            reason = "; ".join(isolation.problems)
+            _LOG.warning("a job is not isolated", extra={"run": self.name, "why": reason})
 
     def read(self) -> None:
         """Read its output."""

@@ -27,7 +27,7 @@ from headrace.control.jobs.plan import (
 from headrace.control.jobs.process import JobProcess, lease_clock, progress_of
 from headrace.control.jobs.status import JobView, job_families, job_view
 from headrace.control.local.sandbox import Isolation
-from headrace.control.model.job_runs import JobRun, JobsLook, RunState
+from headrace.control.model.job_runs import JobRun, JobsSnapshot, RunState
 from headrace.control.model.records import Event
 from headrace.control.state.store import Store
 from headrace.core import Clock, HeadraceError, NotFoundError, span
@@ -38,7 +38,7 @@ LEASE_S: Final = 20.0
 """Seconds without a heartbeat after which an owner counts as gone."""
 IDLE_S: Final = 30.0
 """Seconds for which only the spec's generation is read if there are no jobs and runs."""
-AT_ONCE: Final = 2
+MAX_CONCURRENT: Final = 2
 """Most concurrent runs of one control plane."""
 
 
@@ -46,7 +46,7 @@ AT_ONCE: Final = 2
 class SchedulerStep:
     """Result of a step."""
 
-    look: JobsLook
+    snapshot: JobsSnapshot
     jobs: Mapping[str, JobSpec]
     planned: Sequence[Planned] = ()
     begun: Sequence[JobRun] = ()
@@ -67,7 +67,7 @@ class Planner:
     faults: Faults = field(default_factory=Faults)
     _generation: int = -1
     _jobs: dict[str, JobSpec] = field(default_factory=dict)
-    _nothing: tuple[JobsLook, float] | None = None
+    _nothing: tuple[JobsSnapshot, float] | None = None
     """The last empty snapshot and its time: most systems have no jobs."""
     _last_signs: dict[str, tuple[tuple[str, int, int], float]] = field(default_factory=dict)
     """Owner, fence and beat of other owners' runs, and the local time of their last change."""
@@ -93,40 +93,40 @@ class Planner:
             and monotonic - self._nothing[1] < IDLE_S
             and await self.store.jobs.generation() == self._generation
         ):
-            return SchedulerStep(look=self._nothing[0], jobs={})
-        look = await self._snapshot()
-        self._nothing = None if self._jobs or look.open else (look, monotonic)
+            return SchedulerStep(snapshot=self._nothing[0], jobs={})
+        snapshot = await self._snapshot()
+        self._nothing = None if self._jobs or snapshot.open else (snapshot, monotonic)
         done = []
         for job in self._jobs.values():
             job_plan = None
             with self.faults.contain("job plan", job.name):
-                job_plan = planned(job, look, now=now)
+                job_plan = planned(job, snapshot, now=now)
             if job_plan is not None and await self.store.jobs.advance(job_plan.mark, job_plan.runs):
                 done.append(job_plan)
         if done:
-            look = await self._snapshot()
-        dead = self._dead(look.open, monotonic, own)
-        room = AT_ONCE - len(own)
-        others = [run for run in look.open if run.id not in own]
+            snapshot = await self._snapshot()
+        dead = self._dead(snapshot.open, monotonic, own)
+        free_slots = MAX_CONCURRENT - len(own)
+        others = [run for run in snapshot.open if run.id not in own]
         taken = [
             await self.store.jobs.take(run, self.owner)
-            for run in takeable(others, now=now, dead=dead, room=room)
+            for run in takeable(others, now=now, dead=dead, free_slots=free_slots)
         ]
-        begun = [run for run in taken if run is not None]
-        return SchedulerStep(look=look, jobs=dict(self._jobs), planned=done, begun=begun)
+        started = [run for run in taken if run is not None]
+        return SchedulerStep(snapshot=snapshot, jobs=dict(self._jobs), planned=done, begun=started)
 
     async def read(self) -> SchedulerStep:
         """Return the current state without changes."""
-        look = await self._snapshot()
-        return SchedulerStep(look=look, jobs=dict(self._jobs))
+        snapshot = await self._snapshot()
+        return SchedulerStep(snapshot=snapshot, jobs=dict(self._jobs))
 
-    async def _snapshot(self) -> JobsLook:
+    async def _snapshot(self) -> JobsSnapshot:
         """Return the stored state with the desired jobs, applied by any control plane."""
-        look = await self.store.jobs.look()
-        if look.generation != self._generation:
+        snapshot = await self.store.jobs.look()
+        if snapshot.generation != self._generation:
             state = await self.store.load()
             self._jobs, self._generation = jobs_of(state.spec), state.generation
-        return look
+        return snapshot
 
     def _dead(
         self, runs: Sequence[JobRun], monotonic: float, own: frozenset[str]
@@ -174,7 +174,7 @@ class JobScheduler:
     clock: Clock
     faults: Faults = field(default_factory=Faults)
     jobs: Mapping[str, JobSpec] = field(default_factory=dict)
-    look: JobsLook | None = None
+    snapshot: JobsSnapshot | None = None
     """Snapshot of the last step; None before the first."""
     problem: str = ""
     """Reason why the last step failed; empty if it did not."""
@@ -223,8 +223,8 @@ class JobScheduler:
                 raise NotFoundError(f"job '{name}' has no run '{id_[:150]}'")
             runs = [stored]
         else:
-            look = await jobs.look()
-            runs = [run for run in look.open if run.job == name]
+            snapshot = await jobs.look()
+            runs = [run for run in snapshot.open if run.job == name]
             if not runs:
                 await self.job(name)
         ended = [
@@ -235,37 +235,37 @@ class JobScheduler:
 
     def late(self) -> int | None:
         """Return the number of late jobs; None before the first step, or without jobs."""
-        look, now = self.look, self.clock.now()
-        if look is None or not self.jobs:
+        snapshot, now = self.snapshot, self.clock.now()
+        if snapshot is None or not self.jobs:
             return None
         late = 0
         for name, job in self.jobs.items():
             with self.faults.contain("job lateness", name):
-                late += is_late(job, look, now=now)
+                late += is_late(job, snapshot, now=now)
         return late
 
     def failed(self) -> int | None:
         """Return the number of jobs whose newest run failed; None as in `late`."""
-        look = self.look
-        if look is None or not self.jobs:
+        snapshot = self.snapshot
+        if snapshot is None or not self.jobs:
             return None
-        ended = (look.ended.get(name) for name in self.jobs)
+        ended = (snapshot.ended.get(name) for name in self.jobs)
         return sum(run is not None and run.state is RunState.FAILED for run in ended)
 
     def views(self) -> tuple[JobView, ...]:
         """Return the views of all jobs by the last step; empty before the first."""
-        look, now = self.look, self.clock.now()
-        if look is None:
+        snapshot, now = self.snapshot, self.clock.now()
+        if snapshot is None:
             return ()
         views = []
         for name, job in self.jobs.items():
             with self.faults.contain("job view", name):
-                views.append(job_view(job, look, now=now))
+                views.append(job_view(job, snapshot, now=now))
         return tuple(views)
 
     def families(self) -> list[Family]:
         """Return the metrics of jobs."""
-        return job_families(self.jobs, self.look, now=self.clock.now())
+        return job_families(self.jobs, self.snapshot, now=self.clock.now())
 
     async def now(self) -> SchedulerStep:
         """Read and return the current state; the last one if it cannot be read.
@@ -277,9 +277,9 @@ class JobScheduler:
             return await self.planner.read()
         except HeadraceError as error:
             self.problem = str(error)
-            if self.look is None:
+            if self.snapshot is None:
                 raise
-            return SchedulerStep(look=self.look, jobs=self.jobs)
+            return SchedulerStep(snapshot=self.snapshot, jobs=self.jobs)
 
     async def job(self, name: str) -> JobSpec:
         """Return the job of this name.
@@ -304,7 +304,7 @@ class JobScheduler:
                 _LOG.error("cannot schedule jobs", extra={"error": str(error)})
             self.problem = str(error)
             return None
-        self.problem, self.look, self.jobs = "", step.look, step.jobs
+        self.problem, self.snapshot, self.jobs = "", step.snapshot, step.jobs
         return step
 
     async def _carry_out(self, run: JobRun) -> None:
@@ -405,7 +405,7 @@ class JobScheduler:
     async def _save(self, run: JobRun) -> JobRun | None:
         """Store our run, and emit an event if it is over; None if it has another owner."""
         jobs = self.store.jobs
-        before = None if self.look is None else self.look.ended.get(run.job)
+        before = None if self.snapshot is None else self.snapshot.ended.get(run.job)
         saved = await jobs.save(run, release=run.state is RunState.WAITING)
         if saved is None or not saved.state.is_over:
             return saved
@@ -426,9 +426,9 @@ class JobScheduler:
         events, late = planned_events(step.planned, now=now), set()
         for name, job in step.jobs.items():
             with self.faults.contain("job schedule", name):
-                if is_late(job, step.look, now=now):
+                if is_late(job, step.snapshot, now=now):
                     late.add(name)
-                    events += [late_event(job, step.look, now=now)] * (name not in self._late)
+                    events += [late_event(job, step.snapshot, now=now)] * (name not in self._late)
         self._late = frozenset(late)
         for kind in ("job", "job schedule", "job lateness", "job view", "job plan"):
             self.faults.keep_only(kind, step.jobs)
@@ -485,9 +485,9 @@ def planned_events(planned: Iterable[Planned], *, now: float) -> list[Event]:
     return events
 
 
-def late_event(job: JobSpec, look: JobsLook, *, now: float) -> Event:
+def late_event(job: JobSpec, snapshot: JobsSnapshot, *, now: float) -> Event:
     """Return the event of a job that has become late."""
-    late_s = lateness_s(job, look, now=now) or 0.0
+    late_s = lateness_s(job, snapshot, now=now) or 0.0
     message = f"job '{job.name}' is late: a run should have succeeded {span(late_s)} ago"
     return _event(now, "JobLate", message, {"job": job.name, "late_s": round(late_s, 3)})
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from headrace.control.jobs.plan import is_late, lateness_s, next_run_at
 from headrace.control.local.sandbox import Isolation
-from headrace.control.model.job_runs import JobRun, JobsLook, RunState
+from headrace.control.model.job_runs import JobRun, JobsSnapshot, RunState
 from headrace.core.redact import redact_text
 from headrace.core.spec.jobs import JobSpec
 from headrace.observe.metrics import Family, gauge
@@ -71,7 +71,7 @@ class JobView:
 def run_view(run: JobRun, isolation: IsolationOf = _no_isolation) -> JobRunView:
     """Return the view of a run."""
     waits = run.state is RunState.WAITING and run.tries > 0
-    began, ended = run.began, run.ended if run.state.is_over else None
+    started, ended = run.began, run.ended if run.state.is_over else None
     return JobRunView(
         id=run.id,
         job=run.job,
@@ -81,7 +81,7 @@ def run_view(run: JobRun, isolation: IsolationOf = _no_isolation) -> JobRunView:
         moment=run.moment,
         began=run.began,
         ended=run.ended,
-        duration_s=None if began is None or ended is None else max(ended - began, 0.0),
+        duration_s=None if started is None or ended is None else max(ended - started, 0.0),
         tries=run.tries,
         interruptions=run.interruptions,
         next_try_at=run.next_try_at if waits else None,
@@ -97,10 +97,10 @@ def run_view(run: JobRun, isolation: IsolationOf = _no_isolation) -> JobRunView:
 
 
 def job_view(
-    job: JobSpec, look: JobsLook, *, now: float, isolation: IsolationOf = _no_isolation
+    job: JobSpec, snapshot: JobsSnapshot, *, now: float, isolation: IsolationOf = _no_isolation
 ) -> JobView:
     """Return the view of a job."""
-    last, success = look.ended.get(job.name), look.succeeded.get(job.name)
+    last, success = snapshot.ended.get(job.name), snapshot.succeeded.get(job.name)
     return JobView(
         name=job.name,
         model=job.model,
@@ -109,34 +109,36 @@ def job_view(
         cron="" if job.schedule is None else job.schedule.cron,
         timezone="" if job.schedule is None else job.schedule.timezone,
         next_run_at=next_run_at(job, now=now),
-        lateness_s=lateness_s(job, look, now=now),
-        is_late=is_late(job, look, now=now),
-        running=[run_view(run, isolation) for run in look.open if run.job == job.name],
+        lateness_s=lateness_s(job, snapshot, now=now),
+        is_late=is_late(job, snapshot, now=now),
+        running=[run_view(run, isolation) for run in snapshot.open if run.job == job.name],
         last_success=None if success is None else run_view(success),
         last_run=None if last is None else run_view(last),
     )
 
 
-def job_families(jobs: Mapping[str, JobSpec], look: JobsLook | None, *, now: float) -> list[Family]:
+def job_families(
+    jobs: Mapping[str, JobSpec], snapshot: JobsSnapshot | None, *, now: float
+) -> list[Family]:
     """Return the metrics of jobs."""
-    if look is None:
+    if snapshot is None:
         return []
-    views = [job_view(job, look, now=now) for job in jobs.values()]
-    good = [(view.name, view.last_success) for view in views if view.last_success is not None]
+    views = [job_view(job, snapshot, now=now) for job in jobs.values()]
+    valid = [(view.name, view.last_success) for view in views if view.last_success is not None]
     return [
         _gauge(
             "last_success_timestamp_seconds",
             "When the newest run that succeeded ended.",
-            [(name, run.ended) for name, run in good],
+            [(name, run.ended) for name, run in valid],
         ),
         _gauge(
             "duration_seconds",
             "Duration of the last run.",
-            [(name, r.duration_s) for name, r in good],
+            [(name, r.duration_s) for name, r in valid],
         ),
-        _gauge("rows", "Rows that it answered.", [(name, run.rows) for name, run in good]),
+        _gauge("rows", "Rows that it answered.", [(name, run.rows) for name, run in valid]),
         _gauge(
-            "errors", "Of them those that have errors.", [(name, run.errors) for name, run in good]
+            "errors", "Of them those that have errors.", [(name, run.errors) for name, run in valid]
         ),
         _gauge(
             "lateness_seconds",
@@ -154,7 +156,10 @@ def job_families(jobs: Mapping[str, JobSpec], look: JobsLook | None, *, now: flo
         _gauge(
             "failed",
             "1 if the newest run that ended failed.",
-            [(job, job in look.ended and look.ended[job].state is RunState.FAILED) for job in jobs],
+            [
+                (job, job in snapshot.ended and snapshot.ended[job].state is RunState.FAILED)
+                for job in jobs
+            ],
         ),
     ]
 

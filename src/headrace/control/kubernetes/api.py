@@ -93,7 +93,7 @@ _ERRORS: Final[dict[int, tuple[type[HeadraceError], str]]] = {
 }
 
 
-def failure_of(status: int, body: bytes, retry_after: str, *, what: str) -> HeadraceError:
+def failure_of(status: int, body: bytes, retry_after: str, *, description: str) -> HeadraceError:
     """Return the error for an answer of the API server.
 
     Args:
@@ -102,12 +102,12 @@ def failure_of(status: int, body: bytes, retry_after: str, *, what: str) -> Head
     """
     if body.lstrip()[:1] == b"<":
         # A 404 of a proxy does not mean that the object is gone.
-        return ApiUnavailableError(f"{what}: {_NO_API_SERVER} (HTTP status {status})")
+        return ApiUnavailableError(f"{description}: {_NO_API_SERVER} (HTTP status {status})")
     try:
         text = str(json.loads(body).get("message", ""))
     except (ValueError, AttributeError):
         text = body.decode("utf-8", "replace")
-    message = f"{what}: {text.strip()[:_MAX_MESSAGE] or f'HTTP status {status}'}"
+    message = f"{description}: {text.strip()[:_MAX_MESSAGE] or f'HTTP status {status}'}"
     if status == HTTPStatus.INTERNAL_SERVER_ERROR:
         return ObjectFailedError(message)
     if status == HTTPStatus.TOO_MANY_REQUESTS or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
@@ -398,7 +398,7 @@ class ClusterApi:
     ) -> Object:
         import httpx2  # noqa: PLC0415  # only where this driver is chosen
 
-        what = f"{method.lower()} {kind} {name}".strip()
+        description = f"{method.lower()} {kind} {name}".strip()
         try:
             answer = await self.http.request(
                 method,
@@ -409,23 +409,25 @@ class ClusterApi:
                 timeout=self.timeout_s,
             )
             if not answer.is_success:
-                raise _failure(answer, answer.content, what)
+                raise _failure(answer, answer.content, description)
             if answer.content.lstrip()[:1] == b"<":
-                raise ApiUnavailableError(f"{what}: {_NO_API_SERVER}")
+                raise ApiUnavailableError(f"{description}: {_NO_API_SERVER}")
             document: Object = answer.json()
             if not isinstance(document, dict):
                 raise ValueError("the response is not an object")  # noqa: TRY004, TRY301  # like invalid JSON
         except (httpx2.HTTPError, ValueError) as error:
-            raise _no_answer(what, error) from error
+            raise _no_answer(description, error) from error
         return document
 
 
-def _failure(answer: "httpx2.Response", body: bytes, what: str) -> HeadraceError:
-    return failure_of(answer.status_code, body, answer.headers.get("retry-after", ""), what=what)
+def _failure(answer: "httpx2.Response", body: bytes, description: str) -> HeadraceError:
+    return failure_of(
+        answer.status_code, body, answer.headers.get("retry-after", ""), description=description
+    )
 
 
-def _no_answer(what: str, error: Exception) -> ApiUnavailableError:
-    return ApiUnavailableError(f"{what}: {type(error).__name__}: {error}".rstrip(": "))
+def _no_answer(description: str, error: Exception) -> ApiUnavailableError:
+    return ApiUnavailableError(f"{description}: {type(error).__name__}: {error}".rstrip(": "))
 
 
 def _event(event: object, kind: str) -> WatchEvent:

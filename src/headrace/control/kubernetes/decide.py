@@ -32,7 +32,7 @@ from headrace.control.kubernetes.rolling import (
     Roll,
     changes_pods,
     deadline_exceeded,
-    has_former_pods,
+    has_old_pods,
     is_hopeless,
     next_roll,
 )
@@ -96,9 +96,9 @@ def decide(inputs: DecisionInputs, cache: ManifestCache | None = None) -> Reconc
     """Return the actions to take now; none if there is nothing to do before the next event."""
     cache = ManifestCache() if cache is None else cache
     aimed = with_counts(inputs)
-    prospects = prospects_of(aimed, inputs.observed, cache.memo)
-    routes = tuple(prospect.route for prospect in prospects)
-    retained = frozenset(name for prospect in prospects for name in prospect.retained)
+    candidates = prospects_of(aimed, inputs.observed, cache.memo)
+    routes = tuple(prospect.route for prospect in candidates)
+    retained = frozenset(name for prospect in candidates for name in prospect.retained)
     step = _Step(inputs=inputs, cache=cache, routes=routes, retained=retained)
     pools = {POOL_PREFIX + pool.name: pool_endpoint(pool) for pool in inputs.desired.pools}
     for endpoint in (*pools.values(), *inputs.desired.endpoints):
@@ -146,7 +146,7 @@ class _Step:
     problems: dict[tuple[str, str], str] = field(default_factory=dict)
     _wanted: set[str] = field(default_factory=set)
     _arms: set[tuple[str, str]] = field(default_factory=set)
-    _made_for: dict[Key, str] = field(default_factory=dict)
+    _created_for: dict[Key, str] = field(default_factory=dict)
     _changes: list[PodChange] = field(default_factory=list)
     _busy: frozenset[str] = frozenset()
     _pods: dict[str, list[Pod]] = field(default_factory=dict)
@@ -192,14 +192,14 @@ class _Step:
         # Delete our obsolete scalers before we set the number of replicas ourselves.
         kinds = {manifest["kind"] for manifest in manifests.objects}
         scalers = [self.inputs.cluster.find(kind, name) for kind in SCALERS if kind not in kinds]
-        stray = [
+        orphans = [
             DeleteObject(live=scaler, why="another autoscaler manages the replicas")
             for scaler in scalers
             if scaler is not None
             and is_ours(scaler, self.inputs.installation)
             and not is_leaving(scaler)
         ]
-        self.actions += stray
+        self.actions += orphans
         problems = []
         config_actions: list[Action] = []  # pods read it at start: change both together
         for manifest in manifests.objects:
@@ -226,7 +226,7 @@ class _Step:
                     arm,
                     manifests,
                     config_actions=config_actions,
-                    is_scaled=bool(stray),
+                    is_scaled=bool(orphans),
                 )
                 config_actions = []
             elif key[0] == "ConfigMap":
@@ -238,7 +238,7 @@ class _Step:
 
     def _obstacle(self, key: Key, live: Object | None, arm: DesiredArm) -> str:
         """Return why an object cannot be created or corrected; empty if it can."""
-        if self._made_for.setdefault(key, arm.revision.id) != arm.revision.id:
+        if self._created_for.setdefault(key, arm.revision.id) != arm.revision.id:
             return f"another revision's {key[0]} is called {key[1]} too: rename the endpoint"
         if live is not None and not is_ours(live, self.inputs.installation):
             return foreign(key)
@@ -271,7 +271,7 @@ class _Step:
         current = _replicas(live)
         paths = self._differences(manifest, live)
         count: int | None = None
-        meanwhile: list[Action] = []
+        scale_actions: list[Action] = []
         actions: list[Action] = [*config_actions]
         if manifests.replicas is None and owns_replicas(live):
             # At 0 replicas an HPA is disabled, and no pod would ever start.
@@ -284,7 +284,7 @@ class _Step:
             differs = [*paths]
             if count is not None and count != current:
                 differs.append("spec.replicas")
-                meanwhile.append(ScaleDeployment(deployment=live, replicas=count))
+                scale_actions.append(ScaleDeployment(deployment=live, replicas=count))
             if differs:
                 applied = with_replicas(manifest, count)
                 actions.append(ApplyObject(manifest=applied, why=_differs(differs)))
@@ -292,10 +292,12 @@ class _Step:
         problems = [f"the cluster refuses its pods: {refused}"] if refused else []
         problems += filter(None, [self._stuck(live, arm)])
         if "spec.selector" in paths:
-            self.actions += meanwhile
+            self.actions += scale_actions
             return [*problems, fixed(key_of(live))]
         if changes_pods(paths):
-            change = PodChange(deployment=live, actions=tuple(actions), meanwhile=tuple(meanwhile))
+            change = PodChange(
+                deployment=live, actions=tuple(actions), meanwhile=tuple(scale_actions)
+            )
             self._changes.append(change)
         else:
             self.actions += actions
@@ -303,7 +305,7 @@ class _Step:
 
     def _stuck(self, deployment: Object, arm: DesiredArm) -> str:
         """Return why new pods do not become ready; empty if they still may."""
-        if not has_former_pods(deployment):
+        if not has_old_pods(deployment):
             return ""
         reasons = [deadline_exceeded(deployment)]
         reasons += [
@@ -320,13 +322,13 @@ class _Step:
         """Replace the pods of as many Deployments as allowed at once; only scale the others."""
         if not self._changes:
             return Roll()
-        ours = [
+        own = [
             deployment
             for deployment in self.inputs.cluster.of_kind("Deployment")
             if is_ours(deployment, self.inputs.installation) and not is_leaving(deployment)
         ]
         ratio = self.inputs.settings.max_rolling_ratio
-        roll = next_roll(self._changes, ours, max_rolling_ratio=ratio)
+        roll = next_roll(self._changes, own, max_rolling_ratio=ratio)
         for change in roll.now:
             self.actions += change.actions
         for change in roll.later:
@@ -357,7 +359,7 @@ class _Step:
 
     def remove_others(self) -> None:
         """Delete our objects that are no longer desired, once no request can reach them."""
-        self.cache.keep_only(self._arms, set(self._made_for))
+        self.cache.keep_only(self._arms, set(self._created_for))
         for live in self._unwanted():
             pods = self._pods.get(live["metadata"]["labels"].get(REVISION, ""), [])
             if live["kind"] in {"Deployment", *SCALERS}:

@@ -174,7 +174,7 @@ class Elector:
             error = ""
             try:
                 async with asyncio.timeout(self.times.timeout_s):
-                    await self._try_once()
+                    await self._attempt()
             except LeadershipLostError:
                 raise
             except (HeadraceError, TimeoutError) as failure:
@@ -200,7 +200,7 @@ class Elector:
         except (HeadraceError, TimeoutError) as error:
             _LOG.warning("cannot release the lease", extra={"error": str(error)})
 
-    async def _try_once(self) -> None:
+    async def _attempt(self) -> None:
         sent_at = self.clock.monotonic()
         live = await self.api.get("Lease", lease_name(self.installation))
         self._lease = observed_lease(live, self._lease, now=sent_at)

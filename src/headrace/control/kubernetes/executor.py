@@ -164,7 +164,7 @@ class ActionExecutor:
                 await self._act(action)
             except ObjectChangedError as error:
                 _LOG.info("cluster changed concurrently", extra={"error": str(error)})
-                await self._read_again(key)
+                await self._reread(key)
                 return False
             except ObjectFixedError as error:
                 self._note(error)
@@ -222,11 +222,11 @@ class ActionExecutor:
             self._block(key, foreign(key))
         return False
 
-    async def _apply(self, manifest: Object, why: str) -> None:
+    async def _apply(self, manifest: Object, reason: str) -> None:
         """Apply to the object with the known uid, or create one."""
         key = key_of(manifest)
         cached = self.cluster.find(*key)
-        self._log("applying", manifest, why)
+        self._log("applying", manifest, reason)
         config = manifest
         if cached is not None:
             # Another object with this name is a conflict, and is not adopted.
@@ -245,24 +245,24 @@ class ActionExecutor:
 
     async def _put(self, result: Object) -> None:
         """Store an object in the snapshot after our write."""
-        ours = self.cluster.find(*key_of(result))
-        if ours is not None and is_older(result, ours):
+        cached = self.cluster.find(*key_of(result))
+        if cached is not None and is_older(result, cached):
             # Others may have written since. If it still has an earlier version than before this
             # read, resource versions went back, as after a restore of etcd, and the whole
             # snapshot may be wrong.
             live = await self.api.get(*key_of(result))
-            if live is not None and is_older(live, ours):
+            if live is not None and is_older(live, cached):
                 self.on_restored()
                 return
             result = live or result
         self.cluster.put(result)
 
-    async def _delete(self, live: Object, why: str) -> None:
-        self._log("deleting", live, why)
+    async def _delete(self, live: Object, reason: str) -> None:
+        self._log("deleting", live, reason)
         await self.api.delete(live)
         self.cluster.drop(live)
 
-    async def _read_again(self, key: Key) -> None:
+    async def _reread(self, key: Key) -> None:
         """Read an object that differs from the snapshot."""
         cached = self.cluster.find(*key)
         if cached is None or key[0] == "Pod":
@@ -305,9 +305,9 @@ class ActionExecutor:
             _LOG.error("cannot act on the cluster", extra={"error": str(error)})
         self.error = str(error)
 
-    def _log(self, doing: str, target: Object, why: str) -> None:
-        extra = {"kind": target["kind"], "object": target["metadata"]["name"], "why": why}
-        _LOG.info("%s object", doing, extra=extra)
+    def _log(self, operation: str, target: Object, reason: str) -> None:
+        extra = {"kind": target["kind"], "object": target["metadata"]["name"], "why": reason}
+        _LOG.info("%s object", operation, extra=extra)
 
 
 def _key(action: Action) -> Key:

@@ -50,14 +50,14 @@ def _differences(desired: object, live: object, path: tuple[str, ...]) -> Iterat
             elif value not in ("", [], {}):  # servers omit empty values
                 yield (*path, str(key))
     elif isinstance(desired, list | tuple) and isinstance(live, list | tuple):
-        ours, theirs = _by_identity(name, desired), _by_identity(name, live)
-        if name not in _ITEM_KEYS and len(ours) != len(theirs):
+        desired_items, live_items = _by_identity(name, desired), _by_identity(name, live)
+        if name not in _ITEM_KEYS and len(desired_items) != len(live_items):
             yield path
             return
-        for identity, item in ours.items():
+        for identity, item in desired_items.items():
             item_path = (*path, "/".join(map(str, identity)))
-            if identity in theirs:
-                yield from _differences(item, theirs[identity], item_path)
+            if identity in live_items:
+                yield from _differences(item, live_items[identity], item_path)
             else:
                 yield item_path
     elif desired != live and not (

@@ -198,25 +198,25 @@ def scaler_of(
             f"endpoint {endpoint.name}: autoscaler {settings.autoscaler} derives no target by "
             "itself: give autoscale.target_in_flight"
         )
-    least, most = bounds_of(scale, arm.weight)
+    minimum, maximum = bounds_of(scale, arm.weight)
     if settings.autoscaler is Autoscaler.HPA:
         of = {"apiVersion": "apps/v1", "kind": "Deployment", "name": metadata["name"]}
-        return hpa_of(metadata, scale, least, most, target=scale.target_in_flight, of=of)
+        return hpa_of(metadata, scale, minimum, maximum, target=scale.target_in_flight, of=of)
     triggers = _triggers(scale, metadata, settings.prometheus_url, target=scale.target_in_flight)
-    return _scaled_object(metadata, scale, least, most, triggers)
+    return _scaled_object(metadata, scale, minimum, maximum, triggers)
 
 
 def bounds_of(scale: AutoscaleSpec, weight: int) -> tuple[int, int]:
     """Return minimum and maximum pods of an arm: its share of the endpoint's, at least 1."""
-    least = max(math.ceil(scale.min_replicas * weight / 100), 1)
-    return least, max(math.ceil(scale.max_replicas * weight / 100), least)
+    minimum = max(math.ceil(scale.min_replicas * weight / 100), 1)
+    return minimum, max(math.ceil(scale.max_replicas * weight / 100), minimum)
 
 
 def hpa_of(  # all settings of an HPA
     metadata: Object,
     scale: AutoscaleSpec,
-    least: int,
-    most: int,
+    minimum: int,
+    maximum: int,
     *,
     target: float,
     of: Object,
@@ -228,8 +228,8 @@ def hpa_of(  # all settings of an HPA
         "metadata": metadata,
         "spec": {
             "scaleTargetRef": of,
-            "minReplicas": least,
-            "maxReplicas": most,
+            "minReplicas": minimum,
+            "maxReplicas": maximum,
             "metrics": [
                 {
                     "type": "Pods",
@@ -245,7 +245,7 @@ def hpa_of(  # all settings of an HPA
 
 
 def _scaled_object(
-    metadata: Object, scale: AutoscaleSpec, least: int, most: int, triggers: list[Object]
+    metadata: Object, scale: AutoscaleSpec, minimum: int, maximum: int, triggers: list[Object]
 ) -> Object:
     return {
         "apiVersion": "keda.sh/v1alpha1",
@@ -253,8 +253,8 @@ def _scaled_object(
         "metadata": metadata,
         "spec": {
             "scaleTargetRef": {"name": metadata["name"]},
-            "minReplicaCount": least,
-            "maxReplicaCount": most,
+            "minReplicaCount": minimum,
+            "maxReplicaCount": maximum,
             "pollingInterval": _PERIOD_S,
             "advanced": {"horizontalPodAutoscalerConfig": {"behavior": _behavior(scale)}},
             "triggers": triggers,

@@ -252,9 +252,9 @@ def _replica(
     }
 
 
-def _probe(what: str, **numbers: int) -> Object:
+def _probe(description: str, **numbers: int) -> Object:
     return {
-        "httpGet": {"path": f"/v2/health/{what}", "port": "http"},
+        "httpGet": {"path": f"/v2/health/{description}", "port": "http"},
         "timeoutSeconds": 2,
         **numbers,
     }
@@ -302,10 +302,10 @@ def artifact_and_settings(
     return artifact, settings_text(revision, installation, path=path)
 
 
-def _check_artifacts(what: str, installation: InstallationName) -> None:
+def _check_artifacts(description: str, installation: InstallationName) -> None:
     if not installation.artifacts_url:
         raise FailedPreconditionError(
-            f"{what}: pods have to fetch it from somewhere, and the control plane has no "
+            f"{description}: pods have to fetch it from somewhere, and the control plane has no "
             "store for artifacts that they reach: give it one (--artifacts URL)"
         )
 

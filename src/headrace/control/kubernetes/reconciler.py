@@ -155,13 +155,13 @@ class KubernetesReconciler:
             group.create_task(self.watches.run())
             while True:
                 self._wake.clear()
-                began = self.clock.monotonic()
+                started = self.clock.monotonic()
                 with self.faults.contain(LOOP, "pods"):
                     await self.step()
                 # With thousands of endpoints a step takes long, and pod events come in bursts:
                 # other tasks get as much time as the step took, then one step sees all events.
-                await asyncio.sleep(min(self.clock.monotonic() - began, _LONGEST_PAUSE_S))
-                await self._wait_due(began)
+                await asyncio.sleep(min(self.clock.monotonic() - started, _LONGEST_PAUSE_S))
+                await self._wait_due(started)
 
     async def step(self) -> None:
         """Decide, and start the decided actions."""

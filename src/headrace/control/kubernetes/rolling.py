@@ -62,20 +62,20 @@ def next_roll(
     Args:
         deployments: All our Deployments.
     """
-    ours = {_name(deployment): deployment for deployment in deployments}
+    by_name = {_name(deployment): deployment for deployment in deployments}
     changing = {_name(change.deployment) for change in changes}
     rolling = {
         name: deployment
-        for name, deployment in sorted(ours.items())
+        for name, deployment in sorted(by_name.items())
         if is_rolling(deployment, is_current=name not in changing)
     }
-    under_way = [change for change in changes if has_former_pods(change.deployment)]
-    waiting = [change for change in changes if not has_former_pods(change.deployment)]
+    under_way = [change for change in changes if has_old_pods(change.deployment)]
+    waiting = [change for change in changes if not has_old_pods(change.deployment)]
     waiting.sort(
         key=lambda change: (not _is_available(change.deployment), _name(change.deployment))
     )
     # A Deployment that was just changed may be chosen, and is counted already.
-    free = max(most_at_once(len(ours), max_rolling_ratio) - len(rolling), 0)
+    free = max(most_at_once(len(by_name), max_rolling_ratio) - len(rolling), 0)
     now: list[PodChange] = []
     later: list[PodChange] = []
     for change in waiting:
@@ -105,14 +105,14 @@ def is_rolling(deployment: Object, *, is_current: bool) -> bool:
     generation = deployment["metadata"].get("generation") or 0
     if int(status.get("observedGeneration") or 0) < int(generation):
         return True  # the last change is not observed yet
-    if has_former_pods(deployment):
+    if has_old_pods(deployment):
         return True
     annotations = deployment["metadata"].get("annotations") or {}
     was_replaced = annotations.get(_REVISION) != "1"
     return is_current and was_replaced and _is_down(deployment)
 
 
-def has_former_pods(deployment: Object) -> bool:
+def has_old_pods(deployment: Object) -> bool:
     """Whether a Deployment has pods of an earlier template."""
     status = deployment.get("status") or {}
     return int(status.get("replicas") or 0) > int(status.get("updatedReplicas") or 0)
@@ -132,7 +132,7 @@ def is_hopeless(replica: Replica) -> bool:
 def _is_down(deployment: Object) -> bool:
     """Whether it should have pods and none is healthy, without pods of an earlier template."""
     is_wanted = int(deployment["spec"].get("replicas", 1)) > 0
-    return is_wanted and not _is_available(deployment) and not has_former_pods(deployment)
+    return is_wanted and not _is_available(deployment) and not has_old_pods(deployment)
 
 
 def _is_available(deployment: Object) -> bool:

@@ -81,8 +81,8 @@ class ClusterSnapshot:
     def drop(self, obj: Object) -> bool:
         """Remove an object; return whether it was present. A newer one of its name stays."""
         key = key_of(obj)
-        ours = self.objects.get(key)
-        if ours is None or _uid(ours) != _uid(obj):
+        cached = self.objects.get(key)
+        if cached is None or _uid(cached) != _uid(obj):
             return False
         del self.objects[key]
         return True
@@ -107,9 +107,9 @@ def is_ours(obj: Object, installation: InstallationName) -> bool:
         for entry in metadata.get("managedFields") or ()
     ):
         return False
-    ours = installation.owner.uid if installation.owner is not None else None
+    owner_uid = installation.owner.uid if installation.owner is not None else None
     owners = metadata.get("ownerReferences") or ()
-    return not any(owner.get("controller") and owner.get("uid") != ours for owner in owners)
+    return not any(owner.get("controller") and owner.get("uid") != owner_uid for owner in owners)
 
 
 def is_leaving(obj: Object) -> bool:
@@ -186,9 +186,9 @@ class Watches:
                 self.on_change()
                 listed_at = loop.time()
                 while loop.time() < listed_at + _RELIST_INTERVAL_S:
-                    began = loop.time()
+                    started = loop.time()
                     version = await self._watch(kind, version)
-                    if loop.time() - began < _SHORT_S:
+                    if loop.time() - started < _SHORT_S:
                         await asyncio.sleep(delay_s(1))  # a proxy ends watches immediately
             except WatchExpiredError:
                 # Later changes are unknown: only a list shows deleted objects.

@@ -142,7 +142,7 @@ class TokenBucket:
 DAY_S: Final = 86_400.0
 _WEIGHT: Final = 0.2
 """Weight of a new request in the moving average of rows."""
-_UNTIL_ONE_ENDS_S: Final = 1.0
+_RETRY_AFTER_END_S: Final = 1.0
 """Retry delay in seconds at the concurrency limit: the end of running requests is unknown."""
 
 
@@ -207,13 +207,15 @@ class Account:
             self.rows = _filled(self.rows, rate, max(rate, 1.0), moment.now)
             yield _standing(LimitKind.ROWS, self.rows, self.rows_each)
         if limits.max_concurrent is not None:
-            most = limits.max_concurrent
-            if len(self.leases) >= most:
+            maximum = limits.max_concurrent
+            if len(self.leases) >= maximum:
                 self.leases = {
                     id_: until for id_, until in self.leases.items() if until > moment.now
                 }
-            left = max(most - len(self.leases), 0)
-            yield LimitStatus(LimitKind.CONCURRENT, most, left, 0.0 if left else _UNTIL_ONE_ENDS_S)
+            left = max(maximum - len(self.leases), 0)
+            yield LimitStatus(
+                LimitKind.CONCURRENT, maximum, left, 0.0 if left else _RETRY_AFTER_END_S
+            )
         if limits.requests_per_day is not None:
             self.turn(moment.day)
             left = max(limits.requests_per_day - self.used, 0)

@@ -122,10 +122,10 @@ class LimitService:
             elif not _tells_rows(descriptor):
                 entries = descriptor.entries
                 address = entries.get("masked_remote_address")
-                stranger = UNKNOWN if address is None else f"{ANONYMOUS}{address}"
+                anonymous = UNKNOWN if address is None else f"{ANONYMOUS}{address}"
                 ask = LimitRequest(
                     endpoint=entries.get("endpoint", ""),
-                    caller=entries.get("caller", stranger),
+                    caller=entries.get("caller", anonymous),
                     tier=entries.get("tier", ""),
                 )
                 answer = answer_of(ask, self.limiter.ask(ask, moment))

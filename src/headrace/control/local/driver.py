@@ -290,8 +290,8 @@ class LocalDriver:
         isolation = self.isolation_of(name)
         if isolation is not None and isolation.problems and name not in self._reported:
             self._reported.add(name)
-            why = "; ".join(isolation.problems)
-            _LOG.warning("replica is not isolated", extra={"replica": name, "why": why})
+            reason = "; ".join(isolation.problems)
+            _LOG.warning("replica is not isolated", extra={"replica": name, "why": reason})
         if not running.record.was_ready:
             running.record = msgspec.structs.replace(running.record, was_ready=True)
             self._records.write_if_possible(running.record)

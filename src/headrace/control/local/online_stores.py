@@ -55,7 +55,7 @@ class OnlineStores:
             if folder == own:
                 own.mkdir(parents=True, exist_ok=True, mode=0o700)
                 return folder
-            self.check_apart(folder, f"move the online store into {self._own}")
+            self.check_separate(folder, f"move the online store into {self._own}")
             if not folder.is_dir():
                 message = f"the online store's directory {folder} does not exist; create it first"
                 raise FailedPreconditionError(message)
@@ -64,7 +64,7 @@ class OnlineStores:
             raise FailedPreconditionError(message) from error
         return folder
 
-    def check_apart(self, folder: Path, remedy: str) -> None:
+    def check_separate(self, folder: Path, remedy: str) -> None:
         """Check that model processes may see a directory, given without links.
 
         Raises:

@@ -170,8 +170,8 @@ class KernelProbe:
             output = output_of(command, timeout_s=_PROBE_TIMEOUT_S)
             self._abilities = msgspec.json.decode(output, type=KernelFeatures)
         except (OSError, SubprocessError, *UNDECODABLE) as error:
-            why = f"cannot be determined: {error}"
-            self._abilities = KernelFeatures(namespaces=why, user=why)
+            reason = f"cannot be determined: {error}"
+            self._abilities = KernelFeatures(namespaces=reason, user=reason)
         if self._abilities.namespaces:
             why_not = {"reason": self._abilities.namespaces, "landlock": self._abilities.landlock}
             _LOG.warning("the kernel has no namespaces to isolate processes", extra=why_not)
@@ -205,8 +205,8 @@ class Libraries(NamedTuple):
 def libraries() -> Libraries:
     """Return the directories of the interpreter, of this package and of other imports."""
     here = str(Path.cwd())
-    ours = str(Path(__file__).resolve().parents[3])
-    needed = [sys.prefix, sys.base_prefix, str(Path(sys.executable).resolve().parent), ours]
+    package_root = str(Path(__file__).resolve().parents[3])
+    needed = [sys.prefix, sys.base_prefix, str(Path(sys.executable).resolve().parent), package_root]
     # `python -m` puts the working directory first, which often holds a home.
     others = [path for path in sys.path if path and path != here and Path(path).exists()]
     return Libraries(
@@ -235,8 +235,8 @@ def data_limit(size_bytes: int, *, max_body_bytes: int = 0) -> int:
     The kernel refuses more (RLIMIT_DATA), so only a request that needs more fails. Bodies count
     as decoded, in a batch.
     """
-    least = _LEAST_DATA_BYTES + _DATA_BYTES_A_CORE * (os.cpu_count() or 1)
-    return least + _TIMES_MODEL * size_bytes + _TIMES_BODY * max_body_bytes
+    minimum = _LEAST_DATA_BYTES + _DATA_BYTES_A_CORE * (os.cpu_count() or 1)
+    return minimum + _TIMES_MODEL * size_bytes + _TIMES_BODY * max_body_bytes
 
 
 @dataclass(slots=True, kw_only=True)

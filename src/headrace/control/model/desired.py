@@ -164,8 +164,8 @@ class DesiredStream(msgspec.Struct, frozen=True, kw_only=True):
         view = "" if settings.features is None else f"view {settings.features.view}"
         if not settings.sink:
             return f"{source} to {view}"
-        beside = f", and to {view}" if view else ""
-        return f"{source} to {settings.sink} by {self.model}{beside}"
+        view_note = f", and to {view}" if view else ""
+        return f"{source} to {settings.sink} by {self.model}{view_note}"
 
 
 class DesiredState(msgspec.Struct, frozen=True, kw_only=True):

@@ -63,7 +63,7 @@ class JobMark(msgspec.Struct, frozen=True, kw_only=True):
     revision: int = 0
 
 
-class JobsLook(msgspec.Struct, frozen=True, kw_only=True):
+class JobsSnapshot(msgspec.Struct, frozen=True, kw_only=True):
     """Snapshot of the database on which a planner decides."""
 
     generation: int

@@ -137,9 +137,9 @@ def perhaps_in_force(
     addresses = _places(routes)
     possible = [*routes]
     for route in before or ():
-        places = _places((route,))
-        if not places <= addresses:
-            addresses |= places
+        route_addresses = _places((route,))
+        if not route_addresses <= addresses:
+            addresses |= route_addresses
             possible.append(route)
     return tuple(possible)
 

@@ -91,12 +91,12 @@ def email_message(message: AlertMessage, spec: EmailSpec, *, url: str, now: floa
 
 def title(message: AlertMessage) -> str:
     """Return a one-line summary of the message."""
-    where = message.endpoint or (f"stream {message.stream}" if message.stream else "the system")
+    location = message.endpoint or (f"stream {message.stream}" if message.stream else "the system")
     alerts = message.firing or message.resolved
     worst = "page" if any(alert.severity == "page" for alert in alerts) else "ticket"
     first = next(alert for alert in alerts if alert.severity == worst)
     more = f" and {len(alerts) - 1} more" if len(alerts) > 1 else ""
-    return f"[{worst if message.firing else 'resolved'}] {where}: {first.name}{more}"
+    return f"[{worst if message.firing else 'resolved'}] {location}: {first.name}{more}"
 
 
 def _all(message: AlertMessage) -> list[Alert]:

@@ -27,8 +27,8 @@ from headrace.core.spec.alerts import AlertsSpec, ReceiverSpec
 from headrace.monitor.alert_state import Alert, AlertState
 
 _LOG: Final = logging.getLogger("headrace.control")
-_AT_ONCE: Final = 8
-_AGAIN_S: Final = 1.0
+_MAX_CONCURRENT: Final = 8
+_RETRY_S: Final = 1.0
 TEST_EVERY_S: Final = 30.0
 """Minimum seconds between test messages to one receiver."""
 
@@ -87,7 +87,7 @@ class Notifier:
     _outbox: AlertGroups = field(default_factory=AlertGroups)
     _alerts: Sequence[Alert] | None = None
     """None before the first read: an empty list would resolve all alerts."""
-    _slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_AT_ONCE))
+    _slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_MAX_CONCURRENT))
     _tested_at: dict[str, float] = field(default_factory=dict)
     """Monotonic time of each receiver's last test message."""
 
@@ -122,7 +122,7 @@ class Notifier:
                 # Send even if storing failed: an unsent due message would delay all later ones.
                 for message in messages:
                     group.create_task(self._send(message))
-                await asyncio.sleep(_AGAIN_S)
+                await asyncio.sleep(_RETRY_S)
 
     async def test(self, name: str = "") -> list[ReceiverTest]:
         """Send a test alert, firing and then resolved, to a receiver, or to all if `name` is empty.
@@ -135,8 +135,8 @@ class Notifier:
         receivers = [receiver for receiver in all_ if name in {"", receiver.name}]
         if not receivers:
             there = ", ".join(receiver.name for receiver in all_) or "none"
-            what = f"receiver '{name}'" if name else "receiver"
-            raise NotFoundError(f"the spec has no {what} under 'alerts'; it has: {there}")
+            description = f"receiver '{name}'" if name else "receiver"
+            raise NotFoundError(f"the spec has no {description} under 'alerts'; it has: {there}")
         now = self.clock.monotonic()
         tested_at = [self._tested_at[r.name] for r in receivers if r.name in self._tested_at]
         wait_s = max(tested_at, default=now - TEST_EVERY_S) + TEST_EVERY_S - now
@@ -147,7 +147,7 @@ class Notifier:
         return await asyncio.gather(*map(self._test, receivers))
 
     async def _test(self, receiver: ReceiverSpec) -> ReceiverTest:
-        began = self.clock.monotonic()
+        started = self.clock.monotonic()
         alert = _trial(receiver, now=self.clock.now())
         over = msgspec.structs.replace(alert, state=AlertState.RESOLVED)
         answer = failure = ""
@@ -164,7 +164,7 @@ class Notifier:
             receiver=receiver.name,
             ok=not failure,
             answer=failure or answer,
-            seconds=self.clock.monotonic() - began,
+            seconds=self.clock.monotonic() - started,
         )
 
     async def _send(self, message: AlertMessage) -> None:
@@ -194,19 +194,19 @@ class Notifier:
             )
 
     async def _save(self) -> None:
-        notices, gone = self._outbox.take_unsaved()
-        if not notices and not gone:
+        notices, removed = self._outbox.take_unsaved()
+        if not notices and not removed:
             return
         is_stored = False
         try:
-            await self.save(notices, gone)
+            await self.save(notices, removed)
             is_stored = True
         except HeadraceError as error:
             # Sending matters more than storing: the next turn stores it.
             _LOG.error("cannot store the sent notifications", extra={"error": str(error)})
         finally:
             if not is_stored:
-                self._outbox.put_back([*(notice.key for notice in notices), *gone])
+                self._outbox.put_back([*(notice.key for notice in notices), *removed])
 
     def _settings(self) -> AlertsSpec:
         return AlertsSpec.model_validate(self.spec().get("alerts") or {})

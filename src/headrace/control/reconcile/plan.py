@@ -207,14 +207,14 @@ def prospects_of(desired: DesiredState, observed: Observed, memo: Memo) -> list[
         if not replica.is_leaving:
             by_endpoint[replica.endpoint].append(replica)
     current = {route.name: route for route in observed.published or ()}
-    nowhere = PoolAddresses()
+    no_addresses = PoolAddresses()
     pools = [
         Prospect.of(
-            RoutedEndpoint.of(pool, by_endpoint[pool.name], current.get(pool.name), nowhere)
+            RoutedEndpoint.of(pool, by_endpoint[pool.name], current.get(pool.name), no_addresses)
         )
         for pool in map(pool_endpoint, desired.pools)
     ]
-    addresses = _pool_addresses(pools, observed) if pools else nowhere
+    addresses = _pool_addresses(pools, observed) if pools else no_addresses
     endpoints = desired.endpoints
     memo.forget_all_but([endpoint.name for endpoint in endpoints])
     return pools + [

@@ -40,7 +40,7 @@ from headrace.serving.telemetry.report import PoolReport
 _LOG: Final = logging.getLogger("headrace.control")
 _PATH: Final = "/internal/models"
 _TIMEOUT_S: Final = 2.0
-_AGAIN_S: Final = 0.25
+_RETRY_S: Final = 0.25
 LINGER_S: Final = 2.0
 """Seconds for which a replica hosts a model after the last route to it is gone."""
 _HTTP_OK: Final = 200
@@ -153,9 +153,9 @@ def plan_pools(
                 by_pool.setdefault(POOL_PREFIX + arm.revision.pool, []).append(arm.revision)
     # Names and versions with possible requests; a pool's route names its replicas too.
     expected: dict[str, set[tuple[str, str]]] = defaultdict(set)
-    for where in routed if by_pool else ():
-        if where.endpoint not in by_pool:
-            expected[where.address].add((where.endpoint, where.version))
+    for location in routed if by_pool else ():
+        if location.endpoint not in by_pool:
+            expected[location.address].add((location.endpoint, location.version))
     for replica in replicas:
         if not replica.is_running or replica.endpoint not in by_pool or not replica.address:
             continue
@@ -251,10 +251,10 @@ def _still_routed(
 ) -> Iterator[Revision]:
     """Yield those of `revisions` whose requests may come to `replica`."""
     for revision in revisions:
-        where = RoutedTo(
+        location = RoutedTo(
             address=replica.address, endpoint=revision.endpoint, version=revision.version
         )
-        if where in routed:
+        if location in routed:
             yield revision
 
 
@@ -326,7 +326,7 @@ class PoolSync:
                 has_changed = await self.step()
             if has_changed:
                 # Changes during the step were signalled without a waiter and may need another step.
-                await asyncio.sleep(_AGAIN_S)
+                await asyncio.sleep(_RETRY_S)
             else:
                 await wait_for(self.world.changes.next, LINGER_S)
 
@@ -342,27 +342,27 @@ class PoolSync:
                 del self._acknowledged[name]
                 self.world.hosted.pop(name, None)
                 self._complaints.pop(name, None)
-        routed = self._routed_lately(observed)
+        routed = self._recently_routed(observed)
         replicas, hosted_settings = observed.replicas.values(), self.world.hosted_settings
         updates = list(
             plan_pools(self.world.desired, replicas, self._acknowledged, routed, hosted_settings)
         )
         self.faults.keep_only("pool replica", observed.replicas)
-        heard = await asyncio.gather(*map(self._send_update, updates))
-        if any(heard):
+        replies = await asyncio.gather(*map(self._send_update, updates))
+        if any(replies):
             self.world.changes.notify()
         return bool(updates)
 
-    def _routed_lately(self, observed: Observed) -> Collection[RoutedTo]:
+    def _recently_routed(self, observed: Observed) -> Collection[RoutedTo]:
         """Return the current and recent routes: requests sent before a change may still arrive."""
         now = self.clock.monotonic()
         routed = routed_now(observed)
-        for where in self._routed - routed:
-            self._left_at.setdefault(where, now)
+        for location in self._routed - routed:
+            self._left_at.setdefault(location, now)
         self._left_at = {
-            where: left_at
-            for where, left_at in self._left_at.items()
-            if where not in routed and now - left_at < LINGER_S
+            location: left_at
+            for location, left_at in self._left_at.items()
+            if location not in routed and now - left_at < LINGER_S
         }
         self._routed = routed
         return routed | self._left_at.keys()

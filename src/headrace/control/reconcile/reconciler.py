@@ -142,7 +142,7 @@ class Reconciler:
         async with asyncio.TaskGroup() as group:
             self._group = group
             for replica in self._died_unwatched:
-                group.create_task(self._tell_death(replica))
+                group.create_task(self._report_exit(replica))
             for name in self.replicas:
                 process = self.driver.process_of(name)
                 if process is not None:
@@ -273,13 +273,13 @@ class Reconciler:
         after = exited(before, exit_code=exit_code, last_line=last_line, now=self.clock.monotonic())
         if after.deaths > before.deaths:
             self.driver.note_death(name, after.deaths)
-            await self._tell_death(after)
+            await self._report_exit(after)
         if after.phase is ReplicaPhase.EXITED:
             extra = {"replica": name, "reason": after.reason, "failures": after.failures}
             _LOG.warning("replica ended", extra=extra)
         self._set(after)
 
-    async def _tell_death(self, replica: Replica) -> None:
+    async def _report_exit(self, replica: Replica) -> None:
         event = Event(
             at=self.clock.now(),
             endpoint="" if replica.endpoint.startswith(POOL_PREFIX) else replica.endpoint,
@@ -304,7 +304,7 @@ class Reconciler:
         while True:
             pause_s = min(pause_s * 1.2, _STARTING_PROBE_S)
             with self.faults.contain("replica probe", name):
-                health = await look(address)
+                health = await probe(address)
                 before = self.replicas[name]
                 after = probed(before, health, now=self.clock.monotonic())
                 if after.phase is ReplicaPhase.READY:
@@ -322,7 +322,7 @@ class Reconciler:
             self.changes.notify()
 
 
-async def look(address: str) -> ProbeResult:
+async def probe(address: str) -> ProbeResult:
     """Return a replica's answer to a readiness probe."""
     try:
         answer = await fetch(address, _READY_PATH, timeout_s=_PROBE_TIMEOUT_S)

@@ -19,19 +19,19 @@ from headrace.serving.telemetry.report import AnswersPage, Observe, RecordedAnsw
 
 _INTERVAL_S: Final = 1.0
 _TIMEOUT_S: Final = 1.0
-_AT_ONCE: Final = 16
+_MAX_CONCURRENT: Final = 16
 _MOST_PAGES: Final = 40
 """Most pages read at once: all answers that a replica keeps."""
 
 
-def _together(reports: Sequence[BatchingReport], former: RowDifference | None) -> BatchingReport:
+def _together(reports: Sequence[BatchingReport], previous: RowDifference | None) -> BatchingReport:
     """Return the merged reports of an arm's replicas, with the newest difference ever reported."""
     differences = [report.difference for report in reports if report.difference is not None]
     checks: dict[str, int] = {}
     for report in reports:
         for outcome, count in report.checks.items():
             checks[outcome] = checks.get(outcome, 0) + count
-    newest = max(differences, key=lambda difference: difference.at, default=former)
+    newest = max(differences, key=lambda difference: difference.at, default=previous)
     return replace(reports[0], checks=checks, difference=newest)
 
 
@@ -46,7 +46,7 @@ class Reports:
     _together: dict[str, ReplicaReport] = field(default_factory=dict)
     _answer_bytes: dict[str, float] = field(default_factory=dict)
     _observed_by: dict[str, tuple[int, Observe]] = field(default_factory=dict)
-    _asking: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_AT_ONCE))
+    _asking: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_MAX_CONCURRENT))
 
     def latest(self, name: str) -> ReplicaReport | None:
         """Return the newest report of a replica; None if it never answered."""
@@ -81,10 +81,10 @@ class Reports:
             with self.faults.contain(LOOP, "reports"):
                 ready = (r for r in self.replicas.values() if r.phase is ReplicaPhase.READY)
                 silent = [replica for replica in ready if replica.name not in self._latest]
-                await self.ask_all([*needed(), *silent], observe)
+                await self.request_all([*needed(), *silent], observe)
             await asyncio.sleep(_INTERVAL_S)
 
-    async def ask_all(
+    async def request_all(
         self, needed: Iterable[Replica], observe: Callable[[Replica], Observe]
     ) -> None:
         """Poll each of these replicas once."""
@@ -211,9 +211,9 @@ class RowWatch:
                 watched = _Watched(arm.revision_id, arm.version)
             self._arms[arm.endpoint, arm.key] = watched
             if arm.reports:
-                former = None if watched.report is None else watched.report.difference
-                watched.report = _together(arm.reports, former)
-                if former is None and watched.report.difference is not None:
+                previous = None if watched.report is None else watched.report.difference
+                watched.report = _together(arm.reports, previous)
+                if previous is None and watched.report.difference is not None:
                     events.append(self._event(arm, watched.report, watched.report.difference))
         if events:
             await self.emit(events)

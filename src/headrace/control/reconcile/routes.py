@@ -56,17 +56,17 @@ class RoutedEndpoint:
         """Return the view of `endpoint`; `replicas` are all of this endpoint that do not drain."""
         counts = {arm.revision.id: arm.replicas for arm in endpoint.arms}
         desired: dict[str, list[Replica]] = {revision_id: [] for revision_id in counts}
-        former: dict[str, list[Replica]] = defaultdict(list)
+        previous: dict[str, list[Replica]] = defaultdict(list)
         for replica in sorted(replicas, key=_usefulness):
             assigned = desired.get(replica.revision_id)
             if assigned is not None and len(assigned) < counts[replica.revision_id]:
                 assigned.append(replica)
             else:
-                former[replica.version].append(replica)
+                previous[replica.version].append(replica)
         return cls(
             endpoint=endpoint,
             desired=desired,
-            former=former,
+            former=previous,
             current=current,
             pools=pools or PoolAddresses(),
         )
@@ -105,7 +105,7 @@ class RoutedEndpoint:
     def retained(self) -> list[Replica]:
         """Return the replicas to keep: desired ones, and former ones that still get requests."""
         retained = [replica for replicas in self.desired.values() for replica in replicas]
-        for version in self._versions_on_former:
+        for version in self._versions_on_previous:
             retained += [replica for replica in self.former.get(version, ()) if replica.was_ready]
         return retained
 
@@ -118,7 +118,7 @@ class RoutedEndpoint:
                 return hosting
         replicas = list(self.desired[arm.revision.id]) if arm else []
         version = key.partition("~")[0]
-        if version in self._versions_on_former:
+        if version in self._versions_on_previous:
             replicas += self.former.get(version, ())
         return tuple(sorted(replica.address for replica in _ready(replicas)))
 
@@ -146,7 +146,7 @@ class RoutedEndpoint:
         ]
 
     @cached_property
-    def _versions_on_former(self) -> set[str]:
+    def _versions_on_previous(self) -> set[str]:
         """The versions that former replicas still serve."""
         versions = {a.revision.version for a in self.endpoint.arms if not self.is_settled(a)}
         if not self.may_switch:

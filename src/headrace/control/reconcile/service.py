@@ -48,7 +48,7 @@ class FirstRequests:
                     group.create_task(self._ask(endpoint))
                 await self.reconciler.changes.wait()
 
-    def ask_again(self) -> None:
+    def repeat_request(self) -> None:
         """Retry upstreams that did not answer, because the connection to them has changed."""
         for endpoint in self.reconciler.desired.endpoints:
             first = self.results.get(endpoint.name)
@@ -148,7 +148,7 @@ class ReconcileService:
         self.upstreams: Final = UpstreamWatch(
             routes=lambda: reconciler.publication.routes,
             read=gateway_supervisor.handshakes,
-            on_change=self.first_requests.ask_again,
+            on_change=self.first_requests.repeat_request,
             faults=faults,
         )
         self.callers: Final = CallerPolicy(
@@ -184,7 +184,7 @@ class ReconcileService:
     async def _use_certificate(self, name: str) -> None:
         """Use a certificate that had no valid version before."""
         await self.gateway_supervisor.take_certificate(name)
-        self.first_requests.ask_again()
+        self.first_requests.repeat_request()
 
     def arm_problem(self, endpoint: str, arm: DesiredArm) -> str:
         """Return why an arm cannot run; empty if it can.

@@ -148,11 +148,11 @@ def is_routed_as_desired(endpoint: DesiredEndpoint, route: EndpointRoute | None)
     """
     if route is None:
         return False
-    want = {arm.key: arm.weight for arm in endpoint.arms}
+    expected = {arm.key: arm.weight for arm in endpoint.arms}
     have = {arm.key: arm.weight for arm in route.arms}
     # A route that holds requests has neither.
     extras = (None, "") if route.held else (endpoint.mirror, endpoint.split_id)
-    if want != have or (route.mirror, route.split_id) != extras:
+    if expected != have or (route.mirror, route.split_id) != extras:
         return False
     if route.held:
         return endpoint.scaled_to_zero
@@ -172,11 +172,11 @@ def _endpoint(
 ) -> EndpointStatus:
     name, serving = endpoint.name, _serving_arms(endpoint)
     problems = [line for arm in serving for line in _arm_problems(arm, replicas)]
-    failing = [(arm, why) for arm in serving if (why := facts.arm_problem(name, arm))]
-    for arm, why in failing:
+    failing = [(arm, reason) for arm in serving if (reason := facts.arm_problem(name, arm))]
+    for arm, reason in failing:
         upstream = arm.revision.upstream
-        where = "" if upstream is None else f": upstream {upstream.url}"
-        problems.append(f"version {arm.revision.version}{where}: {why}")
+        location = "" if upstream is None else f": upstream {upstream.url}"
+        problems.append(f"version {arm.revision.version}{location}: {reason}")
     if not problems and not _is_reached(endpoint, route):
         problems.append("waiting for the gateway to route to it")
     first = (facts.first_requests or {}).get(name)
@@ -253,11 +253,11 @@ def _revisions(
     weights = {arm.key: arm.weight for arm in route.arms} if route else {}
     arms = {arm.revision.id: arm for arm in endpoint.arms}
     own = [replica for replica in replicas if replica.endpoint == endpoint.name]
-    former = {r.revision_id: r.version for r in own if r.revision_id not in arms}
+    previous = {r.revision_id: r.version for r in own if r.revision_id not in arms}
     rows = []
     for revision_id, version in [
         *((arm.revision.id, arm.revision.version) for arm in endpoint.arms),
-        *former.items(),
+        *previous.items(),
     ]:
         arm = arms.get(revision_id)
         # Two revisions of one version share its weight; it is shown at the desired one.

@@ -102,7 +102,7 @@ class RolloutDriver:
                         for state in states
                     )
                     next_look = loop.time() + (_FRESH_EVERY_S if is_fresh else _INTERVAL_S)
-                    await self.look()
+                    await self.poll()
                 change = self.target_state.reconciler.changes.next
                 await self.step()
                 pause_s = self._pause_s(next_look - loop.time())
@@ -155,7 +155,7 @@ class RolloutDriver:
         live = {record.id: record for record in self.target_state.rollouts.values()}
         return [live.get(record.id, record) for record in stored]
 
-    async def look(self) -> None:
+    async def poll(self) -> None:
         """Read the counts since the last call, and judge."""
         active = self.target_state.active()
         try:
@@ -178,7 +178,7 @@ class RolloutDriver:
                 view, watch = LiveRollout.of(record, self.target_state), self._watch(record)
                 if view is not None and view.failure and not watch.has_failed:
                     watch.has_failed = True
-                    await self.look()  # its failure belongs in the reason
+                    await self.poll()  # its failure belongs in the reason
                 async with self.target_state.lock:
                     current = self.target_state.rollout(record.endpoint)
                     view = LiveRollout.of(current, self.target_state) if current else None
@@ -224,7 +224,7 @@ class RolloutDriver:
         watch = self._watch(record)
         watch.elapsed(now)
         # An outdated verdict decides nothing.
-        former, watch.verdict = watch.verdict, None
+        previous, watch.verdict = watch.verdict, None
         reports = {
             replica.name: report
             for replica in view.replicas
@@ -246,7 +246,7 @@ class RolloutDriver:
             share = record.state.traffic.share
         has_died = watch.evidence.note_deaths(view.deaths(), share=share)
         if increment is None and not has_died:
-            watch.verdict = former
+            watch.verdict = previous
             return
         if increment is not None:
             watch.evidence.add(increment)
@@ -283,15 +283,15 @@ class RolloutDriver:
                 assignments += view.assignments(replica, page.answers, self.clock.now())
         if view.needs_assignments:
             await store.add_assignments(assignments)
-            began = self.clock.monotonic()
-            if began >= watch.rewards_due:  # takes 1 s with a million units
+            started = self.clock.monotonic()
+            if started >= watch.rewards_due:  # takes 1 s with a million units
                 sums = await store.reward_sums(rollout)
                 watch.rewards = (
                     sums.get(BASELINE, RewardSums()),
                     sums.get(CANDIDATE, RewardSums()),
                 )
                 ended = self.clock.monotonic()
-                watch.rewards_due = ended + _REWARDS_SHARE * (ended - began)
+                watch.rewards_due = ended + _REWARDS_SHARE * (ended - started)
         if positions != watch.positions:  # last: unsaved answers are read again
             batch = batch_of(
                 assignments if view.endpoint.sticky is not None else (),
@@ -399,7 +399,7 @@ class RolloutDriver:
             watch = self._watches[record.id] = RolloutWatch.over(record, self.clock.monotonic())
         return watch
 
-    def _pause_s(self, until_look_s: float) -> float:
+    def _pause_s(self, until_poll_s: float) -> float:
         """Return the seconds until the next time-triggered step."""
         active, now = self.target_state.active(), self.clock.monotonic()
         waits = [
@@ -408,7 +408,7 @@ class RolloutDriver:
             if (due := due_at(record.state)) is not None
         ]
         if active:
-            waits.append(until_look_s)
+            waits.append(until_poll_s)
         return max(min(waits, default=_FORGET_EVERY_S), 0.0)
 
     async def _forget_old(self) -> None:

@@ -112,8 +112,8 @@ class RolloutWatch:
         for report in reports:
             counted = report.predictions
             if counted is not None and not counted.kind and counted.skipped:
-                why = f"output '{counted.output}' is neither a class nor a score"
-                self.evidence.leave_out("predictions", why)
+                reason = f"output '{counted.output}' is neither a class nor a score"
+                self.evidence.leave_out("predictions", reason)
 
     def after(self, replica: Replica) -> int:
         """Return the position from which a replica's answers are read."""
@@ -358,12 +358,12 @@ class LiveRollout:
         arms = [arm for arm in (self.candidate, *self.comparison) if arm is not None]
         if any(arm.revision.upstream is not None for arm in arms):
             return None  # upstreams do not report their callers
-        is_told = all(
+        is_notified = all(
             (report := reports.get(replica.name)) is not None
             and _observed_key(report) == self.record.id
             for replica in self.answering
         )
-        return frozenset((r.name, r.process) for r in self.answering) if is_told else None
+        return frozenset((r.name, r.process) for r in self.answering) if is_notified else None
 
     def _predictions(self, reports: Mapping[str, ReplicaReport]) -> dict[str, Predictions]:
         predictions = {}

@@ -167,7 +167,7 @@ def rollout_status(
         baseline_weight=state.traffic.baseline,
         mirror_percent=state.traffic.mirror_percent,
         step=state.step,
-        steps=tuple(_shown(StepStatus, step) for step in steps),
+        steps=tuple(_display(StepStatus, step) for step in steps),
         began=state.began,
         since=state.since,
         duration_s=state.elapsed_s,
@@ -176,7 +176,7 @@ def rollout_status(
         verdict=None if state.verdict is None else _verdict(state.verdict),
         requests=_requests(state.verdict, counted or {}),
         counted={name: value for name, value in (counted or {}).items() if math.isfinite(value)},
-        outlook=None if expected is None else _shown(OutlookStatus, expected),
+        outlook=None if expected is None else _display(OutlookStatus, expected),
         notes=notes,
         problem=problem,
     )
@@ -195,7 +195,7 @@ def strategy_of(settings: RolloutSpec) -> StrategyName:
             return StrategyName.SHADOW
 
 
-def _shown(kind: type[Shown], source: object) -> Shown:
+def _display(kind: type[Shown], source: object) -> Shown:
     """Return the fields of `source` that a document has, without infinite numbers for JSON."""
     values: dict[str, Any] = {}
     for name in (field.name for field in fields(kind)):
@@ -222,7 +222,7 @@ def _verdict(verdict: RolloutVerdict) -> VerdictStatus:
         outcome=verdict.outcome.value,
         at=verdict.at,
         explanation=verdict.explanation,
-        metrics=tuple(_shown(MetricStatus, metric) for metric in verdict.metrics),
+        metrics=tuple(_display(MetricStatus, metric) for metric in verdict.metrics),
     )
 
 
@@ -288,7 +288,7 @@ def rollout_evidence(record: RolloutRecord, sequences: Sequences) -> RolloutEvid
             SequenceView(
                 metric=metric.metric,
                 unit=metric.unit,
-                points=tuple(_shown(IntervalPoint, point) for point in sequences.points(metric)),
+                points=tuple(_display(IntervalPoint, point) for point in sequences.points(metric)),
             )
             for metric in sequences.metrics
         ),

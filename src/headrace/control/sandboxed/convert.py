@@ -107,7 +107,7 @@ def _ran(
 ) -> Iterator[tuple[ConvertResult, Path]]:
     """Yield a successful result and the directory of the process's files."""
     path = Path(request.path)
-    with SandboxedRun.beside_copy(path, sandbox, SandboxPurpose.CONVERSION) as (run, copy):
+    with SandboxedRun.next_to_copy(path, sandbox, SandboxPurpose.CONVERSION) as (run, copy):
         run.write_request(REQUEST, msgspec.structs.replace(request, path=str(copy)))
         if rows is not None:
             np.savez(run.own / GIVEN, allow_pickle=False, **rows)

@@ -39,9 +39,9 @@ from headrace.optimize.profiling.messages import (
 from headrace.optimize.profiling.overhead import (
     BLOCK,
     ReplicaTotals,
-    ask_alone,
-    ask_together,
     overhead_of,
+    request_concurrently,
+    request_sequentially,
 )
 from headrace.serving.memory import available_bytes
 
@@ -76,18 +76,20 @@ def measure(
         FailedPreconditionError: A package is not installed.
     """
     path = Path(request.path)
-    most = memory_bytes or int(available_bytes() * _OF_AVAILABLE)
+    maximum = memory_bytes or int(available_bytes() * _OF_AVAILABLE)
     limits = SandboxLimits(
         timeout_s=request.budget_s + grace_s,
         timeout_reason=f"it took longer than its budget and {grace_s:g} s",
-        memory_bytes=most,
+        memory_bytes=maximum,
     )
     events: list[Event] = []
-    with SandboxedRun.beside_copy(path, sandbox, SandboxPurpose.PROFILE, file_bytes=FILE_BYTES) as (
+    with SandboxedRun.next_to_copy(
+        path, sandbox, SandboxPurpose.PROFILE, file_bytes=FILE_BYTES
+    ) as (
         run,
         copy,
     ):
-        request = msgspec.structs.replace(request, path=str(copy), memory_bytes=most)
+        request = msgspec.structs.replace(request, path=str(copy), memory_bytes=maximum)
         run.write_request(REQUEST, request)
         with run.started(program, reads_output=True) as running:
             rest = b""
@@ -153,7 +155,9 @@ def replica_overhead(
     Raises:
         HeadraceError: The replica does not start, or does not answer.
     """
-    with SandboxedRun.beside_copy(path, sandbox, SandboxPurpose.PROFILE, file_bytes=FILE_BYTES) as (
+    with SandboxedRun.next_to_copy(
+        path, sandbox, SandboxPurpose.PROFILE, file_bytes=FILE_BYTES
+    ) as (
         run,
         copy,
     ):
@@ -178,13 +182,15 @@ def replica_overhead(
         ):
             message = _message(example_inputs(client.signature(NAME), variable=max(length, 1)))
             totals = partial(_totals, client, NAME, running.pid)
-            alone = ask_alone(
-                lambda: _ask_all(many[:1], message), totals, budget_s=budget_s * _ALONE
+            alone = request_sequentially(
+                lambda: _request_all(many[:1], message), totals, budget_s=budget_s * _ALONE
             )
             is_short = all(max(block.walls_s) < _SHORT_S for block in alone[-_LAST:])
             rounds = _ROUNDS if is_short else 1
-            together = ask_together(
-                lambda: _ask_all(many, message, rounds), totals, budget_s=budget_s * (1 - _ALONE)
+            together = request_concurrently(
+                lambda: _request_all(many, message, rounds),
+                totals,
+                budget_s=budget_s * (1 - _ALONE),
             )
     if not alone:
         raise UnavailableError("the replica does not report the duration of its runs")
@@ -305,7 +311,7 @@ def _connections(uds: str, count: int) -> Iterator[list[socket.socket]]:
             raise UnavailableError(f"the replica does not answer: {error}") from error
 
 
-def _ask_all(connections: Sequence[socket.socket], message: bytes, rounds: int = 1) -> float:
+def _request_all(connections: Sequence[socket.socket], message: bytes, rounds: int = 1) -> float:
     """Send requests on all connections in parallel; return the seconds until the last answer.
 
     Args:

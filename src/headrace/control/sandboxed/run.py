@@ -101,8 +101,8 @@ class SandboxedProgram:
             if time.monotonic() > self.since + limits.timeout_s:
                 self.reason = limits.timeout_reason
             elif resident_bytes(self.pid) > limits.memory_bytes:
-                most = f"{limits.memory_bytes} bytes of memory{limits.activity}"
-                self.reason = f"it took more than {most}"
+                maximum = f"{limits.memory_bytes} bytes of memory{limits.activity}"
+                self.reason = f"it took more than {maximum}"
 
     def failure(self) -> str:
         """Wait for its end; return the failure with the last line of its log; empty on success."""
@@ -144,7 +144,7 @@ class SandboxedRun:
 
     @classmethod
     @contextlib.contextmanager
-    def beside_copy(
+    def next_to_copy(
         cls, path: Path, sandbox: Sandbox, purpose: SandboxPurpose, *, file_bytes: int = 1 << 40
     ) -> "Iterator[tuple[SandboxedRun, Path]]":
         """Yield a new directory and the copy of `path` in it, and remove both afterwards.

@@ -164,28 +164,28 @@ class SandboxedSearch:
             timeout_reason=f"it took longer than {self.step_limit_s:g} s",
             memory_bytes=int(available_bytes() * _OF_AVAILABLE),
         )
-        begun = state.begun
+        started = state.begun
         with run.started(self.program) as running:
             for _ in running.watch(limits):
                 for event in reader.read():
                     state.apply(event)
                     on_event(event, state)
-                if state.begun is not begun:
-                    begun, running.since = state.begun, time.monotonic()
+                if state.begun is not started:
+                    started, running.since = state.begun, time.monotonic()
         return running.reason
 
-    def _give_up(self, begun: Begun, state: SearchState, why: str) -> None:
+    def _give_up(self, started: Begun, state: SearchState, reason: str) -> None:
         """Record in the journal that the step that ended the process must not be retried."""
-        tried = state.candidates.get(begun.name)
-        title = tried.title if tried else begun.name
+        tried = state.candidates.get(started.name)
+        title = tried.title if tried else started.name
         try:
             journal = SearchJournal(self.own)
             journal.write(
-                CandidateFailed(at_s=state.at_s, name=begun.name, title=title, reason=why)
+                CandidateFailed(at_s=state.at_s, name=started.name, title=title, reason=reason)
             )
             journal.close()
         except OSError as error:
-            msg = f"{title} spoiled the search's journal ({error.strerror}): {why}"
+            msg = f"{title} spoiled the search's journal ({error.strerror}): {reason}"
             raise UnsupportedModelError(msg) from error
         # This search's reader reads it with the next process's events.
         state.begun = None

@@ -167,7 +167,7 @@ class Scaler:
             while True:
                 self._woken.clear()
                 with self.faults.contain(LOOP, "autoscaling"):
-                    self._at_gateway = await self._ask_gateway()
+                    self._at_gateway = await self._gateway_observation()
                     events = await self._step_gently()
                     self.target_state.rescale(self.scale)
                     await write_events(self.emit, events)
@@ -199,13 +199,13 @@ class Scaler:
     async def _step_gently(self) -> list[Event]:
         """Run `step` with yields to the event loop: a thousand arms take long."""
         before, by_revision = dict(self.counts), self._by_revision()
-        began = self.clock.monotonic()
+        started = self.clock.monotonic()
         for arms in scaled_arms(self.target_state):
             with self.faults.contain("autoscaling", arms[0].endpoint.name):
                 self._decide(arms, by_revision)
-            if self.clock.monotonic() - began >= _AT_A_TIME_S:
+            if self.clock.monotonic() - started >= _AT_A_TIME_S:
                 await asyncio.sleep(0)
-                began = self.clock.monotonic()
+                started = self.clock.monotonic()
         return self._settle(before)
 
     def _settle(self, before: Mapping[_Key, int]) -> list[Event]:
@@ -226,15 +226,15 @@ class Scaler:
         grants = self._grant(entries, before)
         events = []
         for key, arm in self._arms.items():
-            was, count, cut = arm.announced, arm.state.replicas, grants[key].reason
+            previous, count, cut = arm.announced, arm.state.replicas, grants[key].reason
             if arm.decision is None:
                 continue  # just added: the next step decides
-            if was != count or (cut and not arm.cut):
-                events.append(self._event(key, arm, was, cut))
+            if previous != count or (cut and not arm.cut):
+                events.append(self._event(key, arm, previous, cut))
             arm.announced, arm.cut = count, cut
         return events
 
-    async def _ask_gateway(self) -> Mapping[_Key, int]:
+    async def _gateway_observation(self) -> Mapping[_Key, int]:
         """Return the gateway's requests in flight; empty if not needed or without an answer."""
         if self.active is None or not self._arms:
             return {}
@@ -370,11 +370,11 @@ class Scaler:
             memory_bytes=float(arm.meter.memory_bytes),
         )
 
-    def _event(self, key: _Key, arm: _Arm, was: int, cut: str) -> Event:
+    def _event(self, key: _Key, arm: _Arm, previous: int, cut: str) -> Event:
         name, arm_key = key
         decision, count = arm.decision, arm.state.replicas
         assert decision is not None
-        message = f"version {arm_key}: {was} ▸ {count} copies: {cut or decision.message}"
+        message = f"version {arm_key}: {previous} ▸ {count} copies: {cut or decision.message}"
         _LOG.info("%s", message, extra={"endpoint": name})
         return Event(
             at=self.clock.now(),
@@ -382,7 +382,7 @@ class Scaler:
             kind="scale",
             reason=ScaleReason.BUDGET.value if cut else decision.reason.value,
             message=message,
-            data={"arm": arm_key, "from": was, "to": count, **decision.numbers},
+            data={"arm": arm_key, "from": previous, "to": count, **decision.numbers},
         )
 
 

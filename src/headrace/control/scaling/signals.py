@@ -203,8 +203,8 @@ class _Delta:
     @classmethod
     def between(cls, before: ReplicaReport, after: ReplicaReport) -> "_Delta":
         """Return the change between two reports; a restarted process counts from 0."""
-        is_anew = after.cpu_s < before.cpu_s or after.answered < before.answered
-        old = _nothing(after) if is_anew or after.bounds_s != before.bounds_s else before
+        is_reset = after.cpu_s < before.cpu_s or after.answered < before.answered
+        old = _nothing(after) if is_reset or after.bounds_s != before.bounds_s else before
         runs_s = max(after.busy_s - old.busy_s, 0.0)
         return cls(
             seconds=max(after.at - before.at, 1e-3),
@@ -217,7 +217,8 @@ class _Delta:
             loop_s=max(after.loop_s - old.loop_s, 0.0),
             cpu_s=max(after.cpu_s - old.cpu_s, 0.0),
             latencies=tuple(
-                max(now - was, 0) for now, was in zip(after.request, old.request, strict=False)
+                max(now - before, 0)
+                for now, before in zip(after.request, old.request, strict=False)
             ),
             bounds_s=tuple(after.bounds_s),
             latency_s=max(after.request_s - old.request_s, 0.0),
@@ -266,9 +267,9 @@ class ScaledArm:
     def settings_for(self, floor: int) -> AutoscaleSpec:
         """Return the endpoint's settings for this arm, with at least `floor` replicas."""
         settings = self.settings
-        least = max(part_of(settings.min_replicas, self.share), floor)
+        minimum = max(part_of(settings.min_replicas, self.share), floor)
         if settings.min_replicas or self.is_moving:
-            least = max(least, 1)
+            minimum = max(minimum, 1)
         schedule = tuple(
             msgspec.structs.replace(
                 hint, min_replicas=max(part_of(hint.min_replicas, self.share), 1)
@@ -276,7 +277,7 @@ class ScaledArm:
             for hint in settings.schedule
         )
         return msgspec.structs.replace(
-            settings, min_replicas=min(least, settings.max_replicas), schedule=schedule
+            settings, min_replicas=min(minimum, settings.max_replicas), schedule=schedule
         )
 
 

@@ -29,7 +29,7 @@ def add_credential(
         AlreadyExistsError: Its id or hash exists.
     """
     grants = encoded(credential.grants)
-    check_readable(grants, dict[str, Any], what=f"credential {credential.id}")
+    check_readable(grants, dict[str, Any], description=f"credential {credential.id}")
     values = msgspec.structs.asdict(credential) | {
         "kind": credential.kind.value,
         "owner": clean(credential.owner),
@@ -89,7 +89,7 @@ def renew_credential(connection: Connection, id_: str, *, expires: float) -> Non
 
 
 def _credential(row: AnyRow) -> Credential:
-    grants = decoded(row.grants, dict[str, Any], what=f"credential {row.id}")
+    grants = decoded(row.grants, dict[str, Any], description=f"credential {row.id}")
     return Credential(**row._asdict() | {"kind": CredentialKind(row.kind), "grants": grants})
 
 
@@ -121,7 +121,7 @@ def read_principal(connection: Connection, name: str) -> Principal | None:
 
 
 def _principal(row: AnyRow) -> Principal:
-    roles = decoded(row.roles, tuple[str, ...], what=f"principal {row.name}")
+    roles = decoded(row.roles, tuple[str, ...], description=f"principal {row.name}")
     return Principal(**row._asdict() | {"roles": roles})
 
 

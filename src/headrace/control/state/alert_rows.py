@@ -23,9 +23,9 @@ def load_alerts(connection: Connection) -> StoredAlerts:
     )
 
 
-def save_alerts(connection: Connection, alerts: Sequence[Alert], gone: Sequence[Key]) -> None:
+def save_alerts(connection: Connection, alerts: Sequence[Alert], removed: Sequence[Key]) -> None:
     """Add or replace alerts, and remove those of the keys `gone`."""
-    for name, subject in gone:
+    for name, subject in removed:
         _delete(connection, ALERTS, name=name, subject=subject)
     for alert in alerts:
         name, subject = alert.key
@@ -33,10 +33,10 @@ def save_alerts(connection: Connection, alerts: Sequence[Alert], gone: Sequence[
 
 
 def save_notices(
-    connection: Connection, notices: Sequence[AlertNotice], gone: Sequence[NoticeKey]
+    connection: Connection, notices: Sequence[AlertNotice], removed: Sequence[NoticeKey]
 ) -> None:
     """Add or replace notices, and remove those of the keys `gone`."""
-    for receiver, (name, subject) in gone:
+    for receiver, (name, subject) in removed:
         _delete(connection, ALERT_NOTICES, receiver=receiver, name=name, subject=subject)
     for notice in notices:
         name, subject = notice.alert.key
@@ -60,12 +60,12 @@ def remove_silence(connection: Connection, id_: str, *, changes: Sequence[AuditE
 
 def _records(connection: Connection, table: Table, of_type: type[Any]) -> Iterable[Any]:
     for record in connection.execute(select(table.c.record)).scalars():
-        yield decoded(record, of_type, what=f"a row of {table.name}")
+        yield decoded(record, of_type, description=f"a row of {table.name}")
 
 
 def _put(connection: Connection, table: Table, record: object, **key: str | float) -> None:
     text = encoded(record)
-    check_readable(text, type(record), what=f"a row of {table.name}")
+    check_readable(text, type(record), description=f"a row of {table.name}")
     statement = upsert_into(table, dialect=connection.dialect.name).values(**key, record=text)
     connection.execute(
         statement.on_conflict_do_update(

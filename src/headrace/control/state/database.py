@@ -64,7 +64,7 @@ class Database:
             self._engine = _postgres_engine(parsed, lock_timeout_s)
 
     @contextmanager
-    def reading(self, doing: str) -> Iterator[Connection]:
+    def reading(self, operation: str) -> Iterator[Connection]:
         """Yield a transaction with a consistent snapshot of the database.
 
         Args:
@@ -75,11 +75,11 @@ class Database:
         """
         is_postgres = self._engine.dialect.name == "postgresql"
         snapshot = {"isolation_level": "REPEATABLE READ"} if is_postgres else {}
-        with self._transaction(doing, snapshot) as connection:
+        with self._transaction(operation, snapshot) as connection:
             yield connection
 
     @contextmanager
-    def writing(self, doing: str) -> Iterator[Connection]:
+    def writing(self, operation: str) -> Iterator[Connection]:
         """Yield a transaction that is committed if the block succeeds, and else rolled back.
 
         Raises:
@@ -87,7 +87,7 @@ class Database:
                 locked it for too long.
             ConflictError: Another process changed the same rows concurrently.
         """
-        with self._transaction(doing, {_WRITES: True}) as connection:
+        with self._transaction(operation, {_WRITES: True}) as connection:
             yield connection
 
     async def run(self, transaction: Callable[[], _T]) -> _T:
@@ -104,24 +104,24 @@ class Database:
         self._engine.dispose()
 
     @contextmanager
-    def _transaction(self, doing: str, options: dict[str, Any]) -> Iterator[Connection]:
-        with self._telling(doing), self._engine.connect() as opened:
+    def _transaction(self, operation: str, options: dict[str, Any]) -> Iterator[Connection]:
+        with self._telling(operation), self._engine.connect() as opened:
             connection = opened.execution_options(**options)
             with connection.begin():
                 yield connection
 
     @contextmanager
-    def _telling(self, doing: str) -> Iterator[None]:
+    def _telling(self, operation: str) -> Iterator[None]:
         dbapi = self._engine.dialect.loaded_dbapi
         try:
             yield
         except DBAPIError as error:
-            raise self._error_of(error.orig or error, doing) from error
+            raise self._error_of(error.orig or error, operation) from error
         except (dbapi.Error, SQLAlchemyError, OSError) as error:
-            raise self._error_of(error, doing) from error
+            raise self._error_of(error, operation) from error
 
     def _error_of(
-        self, error: BaseException, doing: str
+        self, error: BaseException, operation: str
     ) -> FailedPreconditionError | ConflictError:
         sqlstate = getattr(error, "sqlstate", None)
         detail = error.strerror if isinstance(error, OSError) else None
@@ -129,13 +129,13 @@ class Database:
         for secret in self._secrets:
             reason = reason.replace(secret, "***")
         if sqlstate in _LOST_RACES:
-            return ConflictError(f"cannot {doing} in {self.name}: {reason}; try again")
+            return ConflictError(f"cannot {operation} in {self.name}: {reason}; try again")
         if sqlstate == _LOCK_TIMED_OUT or "database is locked" in reason:
             held = f"another process has held it for {self._lock_timeout_s:g} s; try again"
-            return FailedPreconditionError(f"cannot {doing} in {self.name}: {held}")
+            return FailedPreconditionError(f"cannot {operation} in {self.name}: {held}")
         if "not a database" in reason or "malformed" in reason:
             reason += "; move it away to start from the spec file, or restore a backup of it"
-        return FailedPreconditionError(f"cannot {doing} in {self.name}: {reason}")
+        return FailedPreconditionError(f"cannot {operation} in {self.name}: {reason}")
 
 
 class _TableGroup(Protocol):
@@ -179,21 +179,21 @@ class _Transaction(Generic[_P, _T]):
 
 
 def reads(
-    doing: str, statements: Callable[Concatenate[Connection, _P], _T]
+    operation: str, statements: Callable[Concatenate[Connection, _P], _T]
 ) -> _Transaction[_P, _T]:
     """Declare a method that runs `statements` in a transaction that only reads.
 
     Args:
         doing: Description of the operation for error messages, such as `read the events`.
     """
-    return _Transaction(doing, statements, is_writing=False)
+    return _Transaction(operation, statements, is_writing=False)
 
 
 def writes(
-    doing: str, statements: Callable[Concatenate[Connection, _P], _T]
+    operation: str, statements: Callable[Concatenate[Connection, _P], _T]
 ) -> _Transaction[_P, _T]:
     """Declare a method that runs `statements` in an atomic transaction."""
-    return _Transaction(doing, statements, is_writing=True)
+    return _Transaction(operation, statements, is_writing=True)
 
 
 def count_up(connection: Connection, name: str, by: int) -> int:

@@ -17,9 +17,9 @@ from headrace.control.state.encoding import (
     clean,
     decoded,
     encoded,
+    join_document,
     maybe_document,
-    put_together,
-    take_apart,
+    split_document,
 )
 from headrace.control.state.tables import ENDPOINTS, EVENTS, GENERATIONS, ROLLOUTS, STATE, AnyRow
 from headrace.core import ConflictError, FailedPreconditionError, InvalidArgumentError
@@ -67,18 +67,18 @@ def load_state(connection: Connection) -> DesiredState:
     if state is None:
         raise FailedPreconditionError("the stored state is not whole: its one row is missing")
     rows = {row.name: row for row in connection.execute(select(ENDPOINTS))}
-    spec = decoded(state.spec, dict[str, Any], what="the spec")
-    documents = {name: maybe_document(row.document, what=name) for name, row in rows.items()}
-    names = decoded(state.endpoints, list[str], what="the endpoints' order")
+    spec = decoded(state.spec, dict[str, Any], description="the spec")
+    documents = {name: maybe_document(row.document, description=name) for name, row in rows.items()}
+    names = decoded(state.endpoints, list[str], description="the endpoints' order")
     try:
         return DesiredState(
             generation=state.generation,
-            spec=put_together(spec, documents),
+            spec=join_document(spec, documents),
             endpoints=tuple(
-                decoded(rows[name].pinned, DesiredEndpoint, what=name) for name in names
+                decoded(rows[name].pinned, DesiredEndpoint, description=name) for name in names
             ),
-            pools=decoded(state.pools, tuple[PoolSpec, ...], what="the pools"),
-            streams=decoded(state.streams, tuple[DesiredStream, ...], what="the streams"),
+            pools=decoded(state.pools, tuple[PoolSpec, ...], description="the pools"),
+            streams=decoded(state.streams, tuple[DesiredStream, ...], description="the streams"),
         )
     except KeyError as error:
         message = f"the stored state is not whole: endpoint {error} is missing"
@@ -103,7 +103,7 @@ def replace_state(
         ConflictError: Another generation is stored.
         InvalidArgumentError: A record could not be read again.
     """
-    spec, documents = take_apart(state.spec, {endpoint.name for endpoint in state.endpoints})
+    spec, documents = split_document(state.spec, {endpoint.name for endpoint in state.endpoints})
     values = {
         "generation": state.generation,
         "at": timestamp,
@@ -112,8 +112,8 @@ def replace_state(
         "streams": encoded(state.streams),
         "endpoints": encoded([endpoint.name for endpoint in state.endpoints]),
     }
-    former = state.generation - 1 if before is None else before
-    is_next = (STATE.c.id == 1) & (STATE.c.generation == former)
+    previous = state.generation - 1 if before is None else before
+    is_next = (STATE.c.id == 1) & (STATE.c.generation == previous)
     # A concurrent writer waits here, and then finds another generation.
     if connection.execute(update(STATE).where(is_next).values(values)).rowcount != 1:
         stored = connection.execute(select(STATE.c.generation)).scalar()
@@ -138,13 +138,13 @@ def replace_state(
     )
 
 
-def _replace_endpoints(connection: Connection, rows: Rows, why: dict[str, Any]) -> None:
+def _replace_endpoints(connection: Connection, rows: Rows, reason: dict[str, Any]) -> None:
     stored = {row.name: row._asdict() for row in connection.execute(select(ENDPOINTS))}
     changed = [row for row in rows if row != stored.get(row["name"])]
     names = {row["name"] for row in rows}
-    gone = [row for name, row in stored.items() if name not in names]
+    removed = [row for name, row in stored.items() if name not in names]
     for row in changed:
-        check_readable(row["pinned"], DesiredEndpoint, what=f"endpoint '{row['name']}'")
+        check_readable(row["pinned"], DesiredEndpoint, description=f"endpoint '{row['name']}'")
     numbered = [
         row for row in changed if row["generation"] != stored.get(row["name"], {}).get("generation")
     ]
@@ -160,15 +160,17 @@ def _replace_endpoints(connection: Connection, rows: Rows, why: dict[str, Any]) 
             raise ConflictError(message)
     passed = [
         row | {"generation": row["generation"] + 1, "document": None, "pinned": None}
-        for row in gone
+        for row in removed
     ]
     history = [
-        {**why, "endpoint": row["name"]} | {key: row[key] for key in _OF_HISTORY}
+        {**reason, "endpoint": row["name"]} | {key: row[key] for key in _OF_HISTORY}
         for row in [*numbered, *passed]
     ]
     if history:
         connection.execute(insert(GENERATIONS), history)
-    out = [row["name"] for row in gone] + [row["name"] for row in changed if row["name"] in stored]
+    out = [row["name"] for row in removed] + [
+        row["name"] for row in changed if row["name"] in stored
+    ]
     for some in _chunks(out):
         connection.execute(delete(ENDPOINTS).where(ENDPOINTS.c.name.in_(some)))
     if changed:
@@ -219,15 +221,19 @@ def read_generation(
 
 
 def _generation(row: AnyRow) -> EndpointGeneration:
-    what = f"generation {row.generation} of {row.endpoint}"
-    pinned = None if row.pinned is None else decoded(row.pinned, DesiredEndpoint, what=what)
+    description = f"generation {row.generation} of {row.endpoint}"
+    pinned = (
+        None
+        if row.pinned is None
+        else decoded(row.pinned, DesiredEndpoint, description=description)
+    )
     return EndpointGeneration(
         name=row.endpoint,
         generation=row.generation,
         at=row.at,
         reason=row.reason,
         actor=row.actor,
-        document=maybe_document(row.document, what=what),
+        document=maybe_document(row.document, description=description),
         endpoint=pinned,
     )
 
@@ -259,7 +265,7 @@ def save_rollout(
 def _save_rollout(connection: Connection, record: RolloutRecord) -> RolloutRecord:
     stored = msgspec.structs.replace(record, revision=record.revision + 1)
     text = encoded(msgspec.structs.replace(stored, evidence=b""))
-    check_readable(text, RolloutRecord, what=f"rollout {record.id}")
+    check_readable(text, RolloutRecord, description=f"rollout {record.id}")
     values = {
         "endpoint": record.endpoint,
         "revision": stored.revision,
@@ -316,7 +322,7 @@ def newest_rollouts(connection: Connection) -> dict[str, RolloutRecord]:
 
 
 def _rollout(row: AnyRow) -> RolloutRecord:
-    record = decoded(row.record, RolloutRecord, what=f"rollout {row.id}")
+    record = decoded(row.record, RolloutRecord, description=f"rollout {row.id}")
     return msgspec.structs.replace(record, revision=row.revision, evidence=row.evidence)
 
 
@@ -360,5 +366,5 @@ def read_events(
 
 def _event(row: AnyRow) -> Event:
     values = row._asdict()
-    values["data"] = decoded(values["data"], dict[str, Any], what=f"event {row.id}")
+    values["data"] = decoded(values["data"], dict[str, Any], description=f"event {row.id}")
     return Event(**values)

@@ -30,7 +30,7 @@ def encoded(value: object) -> str:
         raise InvalidArgumentError(f"cannot be stored: {error}") from error
 
 
-def check_readable(text: str, of_type: type[T], *, what: str) -> None:
+def check_readable(text: str, of_type: type[T], *, description: str) -> None:
     """Check that `decoded` can read a text later: JSON has no infinity, for example.
 
     Otherwise no later start could read the state.
@@ -41,10 +41,10 @@ def check_readable(text: str, of_type: type[T], *, what: str) -> None:
     try:
         msgspec.json.decode(text, type=of_type)
     except msgspec.MsgspecError as error:
-        raise InvalidArgumentError(f"{what} cannot be stored: {error}") from error
+        raise InvalidArgumentError(f"{description} cannot be stored: {error}") from error
 
 
-def decoded(text: str, of_type: type[T], *, what: str) -> T:
+def decoded(text: str, of_type: type[T], *, description: str) -> T:
     """Return the value decoded from `text`.
 
     Raises:
@@ -53,13 +53,13 @@ def decoded(text: str, of_type: type[T], *, what: str) -> T:
     try:
         return msgspec.json.decode(text, type=of_type)
     except (msgspec.MsgspecError, UnicodeError) as error:
-        message = f"what is stored of {what} cannot be read: {error}"
+        message = f"what is stored of {description} cannot be read: {error}"
         raise FailedPreconditionError(message) from error
 
 
-def maybe_document(text: str | None, *, what: str) -> dict[str, Any] | None:
+def maybe_document(text: str | None, *, description: str) -> dict[str, Any] | None:
     """Return the decoded spec document; None for None."""
-    return None if text is None else decoded(text, dict[str, Any], what=what)
+    return None if text is None else decoded(text, dict[str, Any], description=description)
 
 
 def clean(text: str) -> str:
@@ -70,7 +70,7 @@ def clean(text: str) -> str:
     return text.encode("utf-8", "replace").decode().replace("\x00", "\ufffd")
 
 
-def take_apart(spec: Document, names: Collection[str]) -> tuple[Document, dict[str, Document]]:
+def split_document(spec: Document, names: Collection[str]) -> tuple[Document, dict[str, Document]]:
     """Return `spec` without the entries of `names`, and those entries.
 
     A string in the list refers to the entry of that name; any other entry is wrapped in a list.
@@ -79,25 +79,25 @@ def take_apart(spec: Document, names: Collection[str]) -> tuple[Document, dict[s
     if not isinstance(listed, list):
         return spec, {}
     entries: dict[str, Document] = {}
-    places: list[str | list[Any]] = []
+    path_parts: list[str | list[Any]] = []
     for entry in listed:
         name = entry.get("name") if isinstance(entry, dict) else None
         if isinstance(name, str) and name in names and name not in entries:
             entries[name] = entry
-            places.append(name)
+            path_parts.append(name)
         else:
-            places.append([entry])
-    return {**spec, "endpoints": places}, entries
+            path_parts.append([entry])
+    return {**spec, "endpoints": path_parts}, entries
 
 
-def put_together(spec: Document, entries: Mapping[str, Document | None]) -> Document:
-    """Return the document that `take_apart` split.
+def join_document(spec: Document, entries: Mapping[str, Document | None]) -> Document:
+    """Return the document that `split_document` split.
 
     Raises:
         KeyError: An entry is missing.
     """
-    places = spec.get("endpoints")
-    if not isinstance(places, list):
+    locations = spec.get("endpoints")
+    if not isinstance(locations, list):
         return spec
-    listed = [entries[key] if isinstance(key, str) else key[0] for key in places]
+    listed = [entries[key] if isinstance(key, str) else key[0] for key in locations]
     return {**spec, "endpoints": listed}

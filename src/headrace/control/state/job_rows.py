@@ -7,7 +7,7 @@ import msgspec
 from sqlalchemy import ColumnElement, Connection, and_, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
-from headrace.control.model.job_runs import JobMark, JobRun, JobsLook, RunState
+from headrace.control.model.job_runs import JobMark, JobRun, JobsSnapshot, RunState
 from headrace.control.state.database import Database, reads, upsert_into, writes
 from headrace.control.state.encoding import check_readable, clean, decoded, encoded
 from headrace.control.state.tables import JOB_RUNS, JOBS, STATE, AnyRow
@@ -15,7 +15,7 @@ from headrace.core import AlreadyExistsError
 
 _OVER: Final = tuple(state.value for state in RunState if state.is_over)
 _COLUMNS: Final = ("id", "job", "moment", "state", "owner", "fence", "beat", "cancelled_by")
-_AT_ONCE: Final = 500
+_MAX_CONCURRENT: Final = 500
 _BY_AGE: Final = (JOB_RUNS.c.moment, JOB_RUNS.c.id)
 _ENDED: Final = (RunState.SUCCEEDED.value, RunState.FAILED.value)
 
@@ -26,7 +26,7 @@ def read_spec_generation(connection: Connection) -> int:
     return generation
 
 
-def read_jobs(connection: Connection) -> JobsLook:
+def read_jobs(connection: Connection) -> JobsSnapshot:
     """Return the stored jobs and runs."""
     generation = connection.execute(select(STATE.c.generation)).scalar_one()
     marks = [JobMark(**row._asdict()) for row in connection.execute(select(JOBS))]
@@ -34,7 +34,7 @@ def read_jobs(connection: Connection) -> JobsLook:
     rows = connection.execute(select(JOB_RUNS).where(is_open).order_by(*_BY_AGE))
     ended = _newest(connection, JOB_RUNS.c.state.in_(_ENDED))
     succeeded = _newest(connection, JOB_RUNS.c.state == RunState.SUCCEEDED.value)
-    return JobsLook(
+    return JobsSnapshot(
         generation=generation,
         marks={mark.job: mark for mark in marks},
         open=tuple(_run(row) for row in rows),
@@ -97,13 +97,13 @@ def save_run(connection: Connection, run: JobRun, *, release: bool = False) -> J
     """
     owner = "" if release else run.owner
     saved = msgspec.structs.replace(run, beat=run.beat + 1, owner=owner)
-    is_mine = and_(_is(run), JOB_RUNS.c.state.not_in(_OVER))
-    return _replace(connection, saved, is_mine)
+    is_owned = and_(_is(run), JOB_RUNS.c.state.not_in(_OVER))
+    return _replace(connection, saved, is_owned)
 
 
-def _replace(connection: Connection, run: JobRun, where: ColumnElement[bool]) -> JobRun | None:
+def _replace(connection: Connection, run: JobRun, location: ColumnElement[bool]) -> JobRun | None:
     values = {key: value for key, value in _values(run).items() if key != "cancelled_by"}
-    query = update(JOB_RUNS).where(where).values(values).returning(JOB_RUNS.c.cancelled_by)
+    query = update(JOB_RUNS).where(location).values(values).returning(JOB_RUNS.c.cancelled_by)
     cancelled_by = connection.execute(query).scalar()
     return None if cancelled_by is None else msgspec.structs.replace(run, cancelled_by=cancelled_by)
 
@@ -144,14 +144,14 @@ def forget_runs(connection: Connection, job: str, *, keep: int) -> int:
     is_over = and_(JOB_RUNS.c.job == clean(job), JOB_RUNS.c.state.in_(_OVER))
     newest_first = [column.desc() for column in _BY_AGE]
     over = select(JOB_RUNS.c.id).where(is_over).order_by(*newest_first)
-    good = over.where(JOB_RUNS.c.state == RunState.SUCCEEDED.value)
+    valid = over.where(JOB_RUNS.c.state == RunState.SUCCEEDED.value)
     old = connection.execute(over.offset(keep)).scalars().all()
-    newest_good = connection.execute(good.limit(1)).scalar()
-    gone = [id_ for id_ in old if id_ != newest_good]
-    for begin in range(0, len(gone), _AT_ONCE):
-        some = gone[begin : begin + _AT_ONCE]
+    newest_good = connection.execute(valid.limit(1)).scalar()
+    removed = [id_ for id_ in old if id_ != newest_good]
+    for begin in range(0, len(removed), _MAX_CONCURRENT):
+        some = removed[begin : begin + _MAX_CONCURRENT]
         connection.execute(delete(JOB_RUNS).where(JOB_RUNS.c.id.in_(some)))
-    return len(gone)
+    return len(removed)
 
 
 def _is(run: JobRun) -> ColumnElement[bool]:
@@ -183,15 +183,15 @@ def _values(run: JobRun) -> dict[str, Any]:
     columns |= {"state": run.state.value, "cancelled_by": clean(run.cancelled_by)}
     whole["message"] = clean(run.message)
     record = encoded(whole)
-    check_readable(record, dict[str, Any], what=f"run {run.id}")
+    check_readable(record, dict[str, Any], description=f"run {run.id}")
     return columns | {"record": record}
 
 
 def _run(row: AnyRow) -> JobRun:
-    what = f"run {row.id}"
-    record = decoded(row.record, dict[str, Any], what=what)
+    description = f"run {row.id}"
+    record = decoded(row.record, dict[str, Any], description=description)
     columns = {name: getattr(row, name) for name in _COLUMNS}
-    return decoded(encoded({**record, **columns}), JobRun, what=what)
+    return decoded(encoded({**record, **columns}), JobRun, description=description)
 
 
 class JobStore:

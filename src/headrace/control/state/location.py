@@ -111,10 +111,10 @@ def _legacy_references(path: Path) -> set[str]:
 
 
 def _references(pinned: list[str], rollouts: list[str], streams: str) -> set[str]:
-    desired = [decoded(text, DesiredEndpoint, what="an endpoint") for text in pinned]
-    records = [decoded(text, RolloutRecord, what="a rollout") for text in rollouts]
+    desired = [decoded(text, DesiredEndpoint, description="an endpoint") for text in pinned]
+    records = [decoded(text, RolloutRecord, description="a rollout") for text in rollouts]
     moving = [endpoint for record in records for endpoint in (record.source, record.target)]
-    running = decoded(streams, tuple[DesiredStream, ...], what="the streams")
+    running = decoded(streams, tuple[DesiredStream, ...], description="the streams")
     return _models([*desired, *moving]).union(stream.model for stream in running)
 
 

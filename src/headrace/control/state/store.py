@@ -78,14 +78,14 @@ def _keep_newest(
     """Keep each endpoint's `bound` rows highest by `order`; return the number of deleted rows."""
     number = table.c[order]
     many = select(table.c.endpoint).group_by(table.c.endpoint).having(func.count() > bound)
-    gone = 0
+    removed = 0
     for (endpoint,) in connection.execute(many).all():
         is_its = table.c.endpoint == endpoint
         last = select(number).where(is_its).order_by(number.desc()).offset(bound).limit(1)
         is_old = and_(is_its, number <= last.scalar_subquery())
-        where = is_old if only is None else and_(is_old, only)
-        gone += connection.execute(delete(table).where(where)).rowcount
-    return gone
+        location = is_old if only is None else and_(is_old, only)
+        removed += connection.execute(delete(table).where(location)).rowcount
+    return removed
 
 
 class Store:

@@ -97,7 +97,7 @@ class Confining:
         if is_ours:
             folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         else:
-            self.stores.check_apart(folder, "name the log `log:NAME`")
+            self.stores.check_separate(folder, "name the log `log:NAME`")
             if not folder.parent.is_dir():
                 msg = (
                     f"the embedded log's directory {folder.parent} does not exist; create it first"

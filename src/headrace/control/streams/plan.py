@@ -18,7 +18,7 @@ that holds the GIL prevents that, and then other members have its partitions by 
 """
 LOAD_TIMEOUT_S: Final = 600.0
 """Longest silence in seconds before a member joined: it answers only after its model is loaded."""
-STILL_TIMEOUT_S: Final = 180.0
+STALLED_TIMEOUT_S: Final = 180.0
 """Longest broker call in seconds, in addition to the handover time. All calls have much shorter
 deadlines, but broker clients do not always keep them.
 """
@@ -63,7 +63,7 @@ class WorkerTimeouts:
     drain_timeout_s: float
     silent_timeout_s: float = SILENT_TIMEOUT_S
     load_timeout_s: float = LOAD_TIMEOUT_S
-    still_timeout_s: float = STILL_TIMEOUT_S
+    still_timeout_s: float = STALLED_TIMEOUT_S
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,9 +124,9 @@ def plan(
     for worker in workers:
         actions += _of_one(worker, revision, count, timeouts, now)
     actions += [StartWorker(index) for index in range(count) if index not in indexes]
-    is_one_hung = any(isinstance(action, Replace) for action in actions)
+    is_any_hung = any(isinstance(action, Replace) for action in actions)
     outdated = [w for w in workers if w.index < count and w.revision != revision]
-    if outdated and not is_one_hung and _may_replace(workers, revision, count):
+    if outdated and not is_any_hung and _may_replace(workers, revision, count):
         actions += [
             Stop(w.index)
             for w in outdated[:1]
@@ -153,8 +153,8 @@ def _of_one(
         return [Kill(worker.index)] if late else []
     if not is_wanted:
         return [Stop(worker.index)]
-    why = "" if worker.kill_sent else _why_hung(worker, timeouts, now)
-    return [Replace(worker.index, why)] if why else []
+    reason = "" if worker.kill_sent else _why_hung(worker, timeouts, now)
+    return [Replace(worker.index, reason)] if reason else []
 
 
 def _why_hung(worker: ObservedWorker, timeouts: WorkerTimeouts, now: float) -> str:

@@ -8,7 +8,7 @@ from typing import Final, Literal
 
 import msgspec
 
-from headrace.autoscale.stream import StreamLook, StreamScale, scale_stream
+from headrace.autoscale.stream import StreamObservation, StreamScale, scale_stream
 from headrace.control.model.desired import DesiredStream
 from headrace.control.model.records import Event
 from headrace.control.streams.driver import StreamDriver
@@ -69,21 +69,21 @@ class WorkerPoller:
         addresses = [self.driver.address_of(worker.record) for worker in workers]
         answers = await asyncio.gather(*map(status_of, addresses))
         earlier, now = self._answered_at, self.clock.monotonic()
-        self._answered_at, begins = now, now - earlier > _LONGEST_GAP_S
+        self._answered_at, starts = now, now - earlier > _LONGEST_GAP_S
         for worker, status in zip(workers, answers, strict=True):
-            note_answer(worker, answered=status is not None, now=now, begins=begins)
-        heard = [
+            note_answer(worker, answered=status is not None, now=now, starts=starts)
+        reports = [
             (worker, status)
             for worker, status in zip(workers, answers, strict=True)
             if status is not None and worker.phase is not WorkerPhase.ENDED
         ]
-        answer_rates = rates(before, {worker.record.name: status for worker, status in heard})
-        for worker, status in heard:
+        answer_rates = rates(before, {worker.record.name: status for worker, status in reports})
+        for worker, status in reports:
             rate = answer_rates[worker.record.name]
             if note_status(worker, status, rate=rate, now=self.clock.monotonic()):
                 worker.record = msgspec.structs.replace(worker.record, was_ready=True)
                 self.driver.note(worker.record)
-        return heard
+        return reports
 
 
 def is_scaled(stream: DesiredStream) -> bool:
@@ -110,7 +110,7 @@ def rescale(team: Team, stream: DesiredStream, *, paused: bool, now: float) -> b
     lag, before = lag_of(statuses), team.scale.workers
     is_silent = any(worker.silent_since is not None for worker in team.running())
     is_known = len(statuses) >= count_of(stream, team) and not (paused or is_silent)
-    look = StreamLook(
+    observation = StreamObservation(
         now=now,
         lag_records=lag.records if is_known else None,
         lag_s=lag.seconds if is_known else None,
@@ -122,7 +122,7 @@ def rescale(team: Team, stream: DesiredStream, *, paused: bool, now: float) -> b
         max_workers=stream.max_workers,
         target_lag_s=stream.target_lag_s,
     )
-    decision, team.scale = scale_stream(scale, look, team.scale)
+    decision, team.scale = scale_stream(scale, observation, team.scale)
     team.scaling = (
         f"{decision.reason}: {decision.message}" if decision.message else str(decision.reason)
     )
@@ -143,12 +143,12 @@ def view_of(
     if state in {"running", "retrying"} and all(map(is_stalled, statuses)):
         state = "stalled"
         unassigned_s = min(status.unassigned_s for status in statuses)
-        why = message if any(status.lacks_topic for status in statuses) else ""
+        reason = message if any(status.lacks_topic for status in statuses) else ""
         message = (
             f"no worker has had a partition of {', '.join(stream.settings.topics)} for "
             f"{unassigned_s:.0f} s: "
         ) + (
-            why
+            reason
             or f"other members of group '{stream.settings.group}' hold all of them, or the topics "
             "have none"
         )

@@ -87,8 +87,8 @@ class StreamView:
         """Reason why `is_well` is false; empty if it is true."""
         if self.is_well:
             return ""
-        why = f": {self.message}" if self.message else ""
-        return f"{self.state}, {self.ready} of {self.workers} workers ready{why}"
+        reason = f": {self.message}" if self.message else ""
+        return f"{self.state}, {self.ready} of {self.workers} workers ready{reason}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

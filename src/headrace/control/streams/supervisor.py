@@ -24,7 +24,7 @@ from headrace.control.streams.driver import StreamDriver, member_of
 from headrace.control.streams.plan import (
     LOAD_TIMEOUT_S,
     SILENT_TIMEOUT_S,
-    STILL_TIMEOUT_S,
+    STALLED_TIMEOUT_S,
     Forget,
     Kill,
     Replace,
@@ -57,7 +57,7 @@ from headrace.streaming.settings import StreamStatus, WorkerSettings, WorkerStat
 
 _LOG: Final = logging.getLogger("headrace.control")
 _INTERVAL_S: Final = 0.2
-_ASK_EVERY_S: Final = 1.0
+_POLL_EVERY_S: Final = 1.0
 _POLL_INTERVAL_S: Final = 0.05
 _DRAIN_S: Final = 30.0
 """Drain time in seconds of a worker whose stream was removed."""
@@ -131,7 +131,7 @@ class StreamSupervisor:
     async def step(self) -> None:
         """Poll once, and execute due actions."""
         self._collect()
-        if self.clock.monotonic() - self._asked_at >= _ASK_EVERY_S:
+        if self.clock.monotonic() - self._asked_at >= _POLL_EVERY_S:
             self._asked_at = self.clock.monotonic()
             await self.ask()
             self._rescale()
@@ -216,14 +216,14 @@ class StreamSupervisor:
             for view in self.views()
         }
 
-    def history(self, name: str, *, seconds: float, most: int) -> list[StreamPoint]:
+    def history(self, name: str, *, seconds: float, maximum: int) -> list[StreamPoint]:
         """Return a stream's history of the last `seconds`, in about `most` steps at most.
 
         Raises:
             NotFoundError: There is no stream of this name.
         """
         team = self._team(name, self._find(name).min_workers)
-        return team.track.points(seconds, now=self.clock.now(), most=most)
+        return team.track.points(seconds, now=self.clock.now(), maximum=maximum)
 
     def dead_ends(self) -> list[str]:
         """Return why workers ended whose restart will probably fail too."""
@@ -267,10 +267,10 @@ class StreamSupervisor:
             )
         return desired
 
-    def _team(self, name: str, least: int) -> Team:
+    def _team(self, name: str, minimum: int) -> Team:
         if name not in self._teams:
             override = self._overrides.get(name, StreamOrders())
-            workers = least if override.workers is None else max(override.workers, least)
+            workers = minimum if override.workers is None else max(override.workers, minimum)
             self._teams[name] = Team(scale=StreamScaleState(workers=workers))
         return self._teams[name]
 
@@ -353,7 +353,7 @@ class StreamSupervisor:
                 drain_timeout_s=_DRAIN_S if settings is None else settings.drain_timeout_s,
                 silent_timeout_s=self.silent_timeout_s,
                 load_timeout_s=self.load_timeout_s,
-                still_timeout_s=STILL_TIMEOUT_S
+                still_timeout_s=STALLED_TIMEOUT_S
                 + (0.0 if settings is None else settings.handover_s),
             ),
             now=self.clock.monotonic(),
@@ -393,29 +393,31 @@ class StreamSupervisor:
     def _start(
         self, stream: Team, desired: DesiredStream, settings: WorkerSettings, index: int
     ) -> None:
-        former, now = stream.workers.get(index), self.clock.monotonic()
+        previous, now = stream.workers.get(index), self.clock.monotonic()
         if now < stream.hold_until:
             return
         self._note_state(desired)
         revision = revision_of(settings)
-        failures = 0 if former is None or former.record.revision != revision else former.failures
-        restarts = 0 if former is None else former.record.restarts + bool(former.failures)
+        failures = (
+            0 if previous is None or previous.record.revision != revision else previous.failures
+        )
+        restarts = 0 if previous is None else previous.record.restarts + bool(previous.failures)
         try:
             record, process = self.driver.start(
                 desired.name, index, settings, revision=revision, restarts=restarts
             )
         except OSError as error:
-            why = error.strerror or str(error)
+            reason = error.strerror or str(error)
             _LOG.error(
                 "cannot start a stream worker",
-                extra={"worker": member_of(desired.name, index), "error": why},
+                extra={"worker": member_of(desired.name, index), "error": reason},
             )
             stream.start_failures += 1
-            stream.start_error = why
+            stream.start_error = reason
             stream.hold_until = now + CRASHED.delay_s(stream.start_failures)
             return
         stream.start_failures, stream.start_error = 0, ""
-        message = "" if former is None else former.message
+        message = "" if previous is None else previous.message
         stream.workers[index] = StreamWorker(
             record=record,
             process=process,
@@ -439,10 +441,10 @@ class StreamSupervisor:
         if worker.phase is not WorkerPhase.STOPPING:
             worker.phase, worker.since = WorkerPhase.STOPPING, self.clock.monotonic()
 
-    def _replace(self, worker: StreamWorker, why: str) -> None:
+    def _replace(self, worker: StreamWorker, reason: str) -> None:
         """Kill a worker that hangs; `_collect` detects its end."""
-        worker.killed_for = f"{why}, and was stopped"
-        extra = {"worker": worker.record.name, "why": why}
+        worker.killed_for = f"{reason}, and was stopped"
+        extra = {"worker": worker.record.name, "why": reason}
         _LOG.warning("stream worker hangs; stopping it", extra=extra)
         self._events.append(replaced_event(worker, timestamp=self.clock.now()))
         worker.send(signal.SIGKILL)

@@ -30,8 +30,8 @@ from headrace.streaming.settings import (
 )
 
 STEP_S: Final = 10.0
-KEPT_S: Final = 3600.0
-_KEPT: Final = int(KEPT_S / STEP_S)
+RETENTION_S: Final = 3600.0
+_KEPT: Final = int(RETENTION_S / STEP_S)
 T = TypeVar("T", int, float)
 
 
@@ -67,7 +67,7 @@ class StreamTrack:
         self, statuses: Sequence[StreamStatus], lag: Lagging, *, running: int, now: float
     ) -> None:
         """Add the workers' current statuses; ended workers have none and restart at 0."""
-        answered, letters = self._news(statuses)
+        answered, dead_letters = self._news(statuses)
         step = self._step
         if step is not None and now < step.at:  # the clock was set back
             self._points.clear()
@@ -77,7 +77,7 @@ class StreamTrack:
             at=now,
             seconds=step.seconds + now - step.at,
             answered=step.answered + answered,
-            dead_letters=step.dead_letters + letters,
+            dead_letters=step.dead_letters + dead_letters,
             lag_records=_most((step.lag_records, lag.records)),
             lag_s=_most((step.lag_s, lag.seconds)),
             running=running,
@@ -92,17 +92,17 @@ class StreamTrack:
         count = sum(point.dead_letters for point in self._points if 0 <= now - point.at < seconds)
         return count + (0 if self._step is None else self._step.dead_letters)
 
-    def points(self, seconds: float, *, now: float, most: int) -> list[StreamPoint]:
+    def points(self, seconds: float, *, now: float, maximum: int) -> list[StreamPoint]:
         """Return the steps of the last `seconds`, oldest first, joined into about `most` points."""
         points = [point for point in self._points if 0 <= now - point.at < seconds]
-        size_s = math.ceil(min(seconds, KEPT_S) / most / STEP_S) * STEP_S
+        size_s = math.ceil(min(seconds, RETENTION_S) / maximum / STEP_S) * STEP_S
         # Join by time, not by number, so that joined points stay the same when steps are added.
         groups = groupby(points, lambda point: point.at // size_s)
         return [_joined(list(group)) for _, group in groups]
 
     def _news(self, statuses: Iterable[StreamStatus]) -> tuple[int, int]:
         """Return the answered records and dead letters since the last call."""
-        answered = letters = 0
+        answered = dead_letters = 0
         totals = dict.fromkeys(self._totals, (0, 0))
         for status in statuses:
             now = status.answered, status.dead_letters
@@ -110,10 +110,10 @@ class StreamTrack:
             if now[0] < before[0] or now[1] < before[1]:
                 before = 0, 0  # another process, which counts from 0
             answered += now[0] - before[0]
-            letters += now[1] - before[1]
+            dead_letters += now[1] - before[1]
             totals[status.member] = now
         self._totals = totals
-        return answered, letters
+        return answered, dead_letters
 
 
 def _begun(now: float, running: int) -> StreamPoint:
@@ -150,9 +150,9 @@ _SLOWLY: Final = frozenset(
 )
 """Exit codes of a worker after which a restart will probably fail too."""
 _JOINED: Final = frozenset({WorkerState.RUNNING, WorkerState.PAUSED, WorkerState.RETRYING})
-_SILENT_TOLD_S: Final = 10.0
+_SILENT_REPORT_S: Final = 10.0
 """Seconds after which users see that a worker does not answer."""
-_STILL_TOLD_S: Final = 30.0
+_STALLED_REPORT_S: Final = 30.0
 """Seconds after which users see that a broker call does not return."""
 
 
@@ -253,12 +253,12 @@ def note_end(worker: StreamWorker, code: int | None, *, last_line: str, now: flo
         last_line: The last line of its log.
         now: Monotonic time.
     """
-    was, worker.phase, worker.status, worker.rate = worker.phase, WorkerPhase.ENDED, None, 0.0
+    previous, worker.phase, worker.status, worker.rate = worker.phase, WorkerPhase.ENDED, None, 0.0
     killed_for, worker.killed_for, worker.silent_since = worker.killed_for, "", None
-    if was is WorkerPhase.STOPPING:
+    if previous is WorkerPhase.STOPPING:
         worker.failures, worker.start_at, worker.message, worker.code = 0, 0.0, "", None
         return False
-    if was is WorkerPhase.READY and now - worker.since >= STABLE_AFTER_S:
+    if previous is WorkerPhase.READY and now - worker.since >= STABLE_AFTER_S:
         worker.failures = 0
     worker.failures += 1
     worker.code = code
@@ -290,7 +290,7 @@ def note_status(worker: StreamWorker, status: StreamStatus, *, rate: float, now:
     return True
 
 
-def note_answer(worker: StreamWorker, *, answered: bool, now: float, begins: bool) -> None:
+def note_answer(worker: StreamWorker, *, answered: bool, now: float, starts: bool) -> None:
     """Record whether a worker answered a poll.
 
     Args:
@@ -300,7 +300,7 @@ def note_answer(worker: StreamWorker, *, answered: bool, now: float, begins: boo
     """
     if answered:
         worker.silent_since = None
-    elif worker.silent_since is None or begins:
+    elif worker.silent_since is None or starts:
         worker.silent_since = now
 
 
@@ -345,11 +345,11 @@ def _hangs(worker: StreamWorker, now: float) -> str:
     if worker.phase is not WorkerPhase.READY:
         return ""
     silent_s = 0.0 if worker.silent_since is None else now - worker.silent_since
-    if silent_s >= _SILENT_TOLD_S:
+    if silent_s >= _SILENT_REPORT_S:
         return f"has not answered for {silent_s:.0f} s"
     status = worker.status
     # A reconnecting worker reports that itself, and waits up to 30 s.
     is_member = status is not None and status.state is not WorkerState.RECONNECTING
-    if status is not None and is_member and status.still_s >= _STILL_TOLD_S:
+    if status is not None and is_member and status.still_s >= _STALLED_REPORT_S:
         return f"has waited for its broker's client for {status.still_s:.0f} s"
     return ""

@@ -49,7 +49,7 @@ from headrace.observe.metrics import Family, Labels, gauge
 
 _LOG: Final = logging.getLogger("headrace.control")
 _POLL_INTERVAL_S: Final = 2.0
-_AT_ONCE: Final = 20
+_MAX_CONCURRENT: Final = 20
 """Endpoints evaluated before the event loop runs other tasks."""
 _PER_WINDOW: Final = 60.0
 """Evaluations of a condition per its shortest window; long windows change slowly."""
@@ -147,10 +147,10 @@ class Alerting:
         """Evaluate alerts until cancelled."""
         while True:
             with self.faults.contain(LOOP, "alerts"):
-                await self.look()
+                await self.poll()
             await asyncio.sleep(_POLL_INTERVAL_S)
 
-    async def look(self) -> None:
+    async def poll(self) -> None:
         """Evaluate all alerts once."""
         facts = await self.facts()
         now = self.clock.now()
@@ -163,23 +163,23 @@ class Alerting:
                 "alerts", [*names, *(promise.stream for promise in self._streams)]
             )
             self._kept = {}  # objectives may have changed
-        promises = self._objectives
+        objectives = self._objectives
         findings = [
             _finding(kind, read_system(condition, facts.system)) for kind, condition in _OF_SYSTEM
         ]
         for stream_promise in self._streams:
             with self.faults.contain("alerts", stream_promise.stream):
                 findings += self._stream_findings(stream_promise, facts)
-        turn = self._turn % len(promises) if promises else 0
+        turn = self._turn % len(objectives) if objectives else 0
         spent_s = 0.0
-        for number, objective in enumerate((*promises[turn:], *promises[:turn])):
-            if number % _AT_ONCE == 0:
+        for number, objective in enumerate((*objectives[turn:], *objectives[:turn])):
+            if number % _MAX_CONCURRENT == 0:
                 await asyncio.sleep(0)
-            began = self.clock.monotonic()
+            started = self.clock.monotonic()
             has_turn = spent_s < _WORK_S
             with self.faults.contain("alerts", objective.endpoint):
                 findings += self._endpoint_findings(objective, facts, now, has_turn=has_turn)
-            spent_s += self.clock.monotonic() - began
+            spent_s += self.clock.monotonic() - started
             if has_turn:
                 self._turn = turn + number + 1
         findings += self._unreadable(findings)
@@ -195,12 +195,14 @@ class Alerting:
         await self._save()
         self.notify(list(self._alerts.values()))
 
-    def _stream_findings(self, promise: StreamPromise, facts: AlertFacts) -> Iterator[AlertReading]:
+    def _stream_findings(
+        self, objective: StreamPromise, facts: AlertFacts
+    ) -> Iterator[AlertReading]:
         """Yield readings of a stream's bad or formerly bad conditions."""
-        stream_facts = facts.streams.get(promise.stream)
+        stream_facts = facts.streams.get(objective.stream)
         for kind, condition in _OF_STREAMS:
-            reading = read_stream(condition, promise, stream_facts)
-            finding = _finding(kind, reading, stream=promise.stream)
+            reading = read_stream(condition, objective, stream_facts)
+            finding = _finding(kind, reading, stream=objective.stream)
             if finding.key in self._alerts or (reading is not None and reading.is_bad):
                 yield finding
 
@@ -251,11 +253,11 @@ class Alerting:
         """Store changed alert states; values are read again after a restart."""
         lasting = {key: _lasting(alert) for key, alert in self._alerts.items()}
         changed_ = [self._alerts[key] for key in lasting if lasting[key] != self._stored.get(key)]
-        gone = list(self._stored.keys() - lasting.keys())
-        if not changed_ and not gone:
+        removed = list(self._stored.keys() - lasting.keys())
+        if not changed_ and not removed:
             return
         try:
-            await self.save(changed_, gone)
+            await self.save(changed_, removed)
         except HeadraceError as error:
             _LOG.error("cannot store the alerts", extra={"error": str(error)})
         else:

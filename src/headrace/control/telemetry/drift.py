@@ -40,7 +40,7 @@ _LOG: Final = logging.getLogger("headrace.control")
 _INTERVAL_S: Final = 2.0
 _SAVE_S: Final = 10.0
 _TIMEOUT_S: Final = 2.0
-_AT_ONCE: Final = 8
+_MAX_CONCURRENT: Final = 8
 _SAMPLE: Final = 512
 """Raw rows that a replica keeps between two polls."""
 _HTTP_OK: Final = 200
@@ -99,20 +99,20 @@ class DriftMonitor:
     faults: Faults = field(default_factory=Faults)
     _kept: dict[str, _EndpointDrift] = field(default_factory=dict)
     _saved_at: float = 0.0
-    _asking: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_AT_ONCE))
+    _asking: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_MAX_CONCURRENT))
 
     async def run(self) -> None:
         """Poll replicas and evaluate drift until cancelled."""
         try:
             while True:
                 with self.faults.contain(LOOP, "drift"):
-                    await self.look()
+                    await self.poll()
                 await asyncio.sleep(_INTERVAL_S)
         finally:
             self._save()
             self.labels.close()
 
-    async def look(self) -> None:
+    async def poll(self) -> None:
         """Poll the replicas of each monitored endpoint once, and evaluate drift."""
         desired = {
             endpoint.name: endpoint.drift for endpoint in self.target_state.desired.endpoints
@@ -123,10 +123,10 @@ class DriftMonitor:
             for endpoint in effective
             if (settings := desired.get(endpoint.name)) is not None
         ]
-        for gone in self._kept.keys() - {endpoint.name for endpoint, _ in watched}:
-            del self._kept[gone]
-            if gone not in desired:
-                self.files.forget(gone)
+        for removed in self._kept.keys() - {endpoint.name for endpoint, _ in watched}:
+            del self._kept[removed]
+            if removed not in desired:
+                self.files.forget(removed)
         for kind in ("drift", "drift files"):
             self.faults.keep_only(kind, [endpoint.name for endpoint, _ in watched])
         ready: dict[str, list[Replica]] = {}
@@ -226,8 +226,8 @@ class DriftMonitor:
                 *hosted_replicas(endpoint, copies, self.target_state.reconciler.hosted),
             ]
             arms = _own_arms(endpoint)
-            for gone in state.versions.keys() - arms.keys():
-                del state.versions[gone]
+            for removed in state.versions.keys() - arms.keys():
+                del state.versions[removed]
             for version, arm in arms.items():
                 drift = state.versions.get(version)
                 if drift is None or drift.settings != settings:
@@ -286,13 +286,13 @@ class DriftMonitor:
 
     async def _judge(self, name: str, version: str, drift: VersionDrift, taken: DriftTaken) -> bool:
         """Evaluate a version's drift; return whether an event was emitted."""
-        had = len(drift.reference.features)
+        count = len(drift.reference.features)
         now = self.clock.now()
         changed = await asyncio.to_thread(
             drift.add, taken.counts, taken.values, now=now, age_s=taken.age_s
         )
         events = _events(name, version, changed, now)
-        if len(drift.reference.features) > had:
+        if len(drift.reference.features) > count:
             events.append(_reference_event(name, version, drift, now))
         for event in events:
             _LOG.info("%s", event.message, extra={"endpoint": name})
@@ -310,17 +310,19 @@ class DriftMonitor:
             output=drift.settings.output,
         )
         taken = await asyncio.gather(*(self._ask(replica, plan) for replica in replicas))
-        heard = [reply for reply in taken if reply is not None]
+        replies = [reply for reply in taken if reply is not None]
         total = [ValueCounts()] * len(plan.bins)
-        for reply in heard:
-            total = [had.plus(more) for had, more in zip(total, reply.counts, strict=True)]
+        for reply in replies:
+            total = [
+                previous.plus(more) for previous, more in zip(total, reply.counts, strict=True)
+            ]
         return DriftTaken(
             key=plan.key,
             counts=total,
-            values=[values for reply in heard for values in reply.values],
-            answers=[answer for reply in heard for answer in reply.answers],
-            seen=sum(reply.seen for reply in heard),
-            age_s=max((reply.age_s for reply in heard), default=0.0),
+            values=[values for reply in replies for values in reply.values],
+            answers=[answer for reply in replies for answer in reply.answers],
+            seen=sum(reply.seen for reply in replies),
+            age_s=max((reply.age_s for reply in replies), default=0.0),
         )
 
     async def _ask(self, replica: Replica, plan: DriftPlan) -> DriftTaken | None:

@@ -41,10 +41,10 @@ class DriftFiles:
         """Return the stored state of an endpoint; empty if the file is missing or damaged."""
         return self._file(endpoint).load() or EndpointDrift()
 
-    def write(self, endpoint: str, what: EndpointDrift) -> None:
+    def write(self, endpoint: str, description: EndpointDrift) -> None:
         """Store an endpoint's state; a full disk does not stop counting."""
         make_private_dir(self._of_endpoint(endpoint).parent)
-        self._file(endpoint).try_save(what)
+        self._file(endpoint).try_save(description)
 
     def forget(self, endpoint: str) -> None:
         """Remove the stored state of a removed endpoint."""

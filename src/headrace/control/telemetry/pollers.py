@@ -30,7 +30,7 @@ _FIRST_SAVE: Final = 1 / 6
 """Fraction of `save_every_s` after which the file is first written."""
 _BYTES_PER_S: Final = 200_000
 """Bytes of history for which the next write is delayed by 1 s."""
-_PARTS_AT_ONCE: Final = 20
+_MAX_CONCURRENT_PARTS: Final = 20
 
 
 _HistoryT = TypeVar("_HistoryT", bound=Tracks[Any])
@@ -58,7 +58,7 @@ class ReplicaPoller(ABC, Generic[_HistoryT]):
     _save_at: float = 0.0
 
     @abstractmethod
-    async def look(self) -> None:
+    async def poll(self) -> None:
         """Poll once."""
 
     @property
@@ -88,12 +88,12 @@ class ReplicaPoller(ABC, Generic[_HistoryT]):
         self._save_at = self.clock.monotonic() + self.save_every_s * _FIRST_SAVE
         try:
             while True:
-                began, began_cpu_s = self.clock.monotonic(), self.cpu_s()
+                started, began_cpu_s = self.clock.monotonic(), self.cpu_s()
                 with self.faults.contain(LOOP, self.WHAT):
-                    await self.look()
+                    await self.poll()
                     await self.save_if_due()
                 pause_s = max(self.every_s, (self.cpu_s() - began_cpu_s) * self.SHARE)
-                due = began + min(pause_s, _AT_MOST_S)
+                due = started + min(pause_s, _AT_MOST_S)
                 await asyncio.sleep(max(due - self.clock.monotonic(), 0.0))
         finally:
             self._write(self.history.pack())
@@ -108,7 +108,7 @@ class ReplicaPoller(ABC, Generic[_HistoryT]):
         parts: list[bytes] = []
         for part in history.parts():
             parts.append(part)
-            if len(parts) % _PARTS_AT_ONCE == 0:
+            if len(parts) % _MAX_CONCURRENT_PARTS == 0:
                 await asyncio.sleep(0)  # yield to other tasks
         await asyncio.to_thread(self._write, history.join(parts))
 
@@ -124,7 +124,7 @@ class ReplicaPoller(ABC, Generic[_HistoryT]):
 
 _LOG: Final = logging.getLogger("headrace.control")
 _TIMEOUT_S: Final = 1.0
-_AT_ONCE: Final = 16
+_MAX_CONCURRENT: Final = 16
 _YIELD_EVERY: Final = 20
 Ask = Callable[[str], Awaitable[list[ModelLoad] | None]]
 """Returns the loads of the models of the process at an address; None without an answer."""
@@ -180,7 +180,7 @@ def loaded_arms(
             is_first = False
 
 
-async def ask_load(address: str) -> list[ModelLoad] | None:
+async def fetch_load(address: str) -> list[ModelLoad] | None:
     """Return the loads of the models of the process at `address`; None without an answer."""
     decode = msgspec.json.Decoder(list[ModelLoad]).decode
     return await ask(address, "/internal/load", decode, timeout_s=_TIMEOUT_S)
@@ -198,11 +198,11 @@ class LoadWatch(ReplicaPoller[LoadHistory]):
     running: Callable[[], Collection[str]]
     batching: Callable[[list[ArmReports]], Awaitable[None]]
     """Receives the replicas' reports of row independence."""
-    ask: Ask = ask_load
+    ask: Ask = fetch_load
     history: LoadHistory = field(default_factory=LoadHistory)
-    _asking: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_AT_ONCE))
+    _asking: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_MAX_CONCURRENT))
 
-    async def look(self) -> None:
+    async def poll(self) -> None:
         """Poll once."""
         arms = list(self.arms())
         addresses = {copy.name: copy.address for arm in arms for copy in arm.copies}
@@ -219,7 +219,7 @@ class LoadWatch(ReplicaPoller[LoadHistory]):
             for load in answer or ()
         }
         self.check_clock(polled_at)
-        self.history.look(polled_at)
+        self.history.advance(polled_at)
         self.faults.keep_only("load history", {arm.endpoint for arm in arms})
         names = self.running()
         reports = []
@@ -265,7 +265,7 @@ def _totals(load: ModelLoad) -> LoadTotals:
 
 
 _BLIND_S: Final = 0.25
-_READS_AT_ONCE: Final = 20
+_MAX_CONCURRENT_READS: Final = 20
 
 
 class CountsSource(Protocol):
@@ -297,7 +297,7 @@ class GatewayPoller(ReplicaPoller[RequestHistory]):
         """Interval between polls in seconds; shorter while the gateway does not answer."""
         return _BLIND_S if self._is_blind else 1.0
 
-    async def look(self) -> None:
+    async def poll(self) -> None:
         """Poll once."""
         polled_at = self.clock.now()
         try:
@@ -309,10 +309,10 @@ class GatewayPoller(ReplicaPoller[RequestHistory]):
             return
         self._is_blind = False
         self.check_clock(polled_at)
-        self.history.look(polled_at)
+        self.history.advance(polled_at)
         self.faults.keep_only("history", {endpoint for endpoint, _ in reading.arms})
         for number, ((endpoint, version), totals) in enumerate(reading.arms.items(), start=1):
             with self.faults.contain("history", endpoint):
                 self.history.add(polled_at, endpoint, version, totals, epoch=reading.epoch)
-            if number % _READS_AT_ONCE == 0:
+            if number % _MAX_CONCURRENT_READS == 0:
                 await asyncio.sleep(0)  # yield to other tasks

@@ -36,7 +36,7 @@ _INTERVAL_S: Final = 1.0
 _RESEND_INTERVAL_S: Final = 30.0
 """Seconds between resends of settings: a pool may reload a model, which loses them."""
 _TIMEOUT_S: Final = 2.0
-_AT_ONCE: Final = 16
+_MAX_CONCURRENT: Final = 16
 _MOST_PAGES: Final = 100
 _HTTP_OK: Final = 200
 _NOTHING: Final = RecordingSettings()
@@ -109,7 +109,7 @@ class Recordings:
     spans_dropped: int = 0
     _was_taken: bool = True
     _acknowledged_by: dict[str, _Acknowledged] = field(default_factory=dict)
-    _asking: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_AT_ONCE))
+    _asking: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_MAX_CONCURRENT))
 
     async def run(self) -> None:
         """Fetch recordings until cancelled. A slow trace collector does not delay payloads."""
@@ -246,14 +246,16 @@ class Recordings:
             state.recording, state.sent_at = recording, now
 
     async def _pages(
-        self, replicas: Iterable[Replica], what: str, decode: Callable[[bytes], PageT]
+        self, replicas: Iterable[Replica], description: str, decode: Callable[[bytes], PageT]
     ) -> list[tuple[tuple[Replica, int], PageT]]:
         """Return all recordings that replicas hold, each with the loss since the last call."""
-        results = await asyncio.gather(*(self._of(replica, what, decode) for replica in replicas))
+        results = await asyncio.gather(
+            *(self._of(replica, description, decode) for replica in replicas)
+        )
         return [page for pages in results for page in pages]
 
     async def _of(
-        self, replica: Replica, what: str, decode: Callable[[bytes], PageT]
+        self, replica: Replica, description: str, decode: Callable[[bytes], PageT]
     ) -> list[tuple[tuple[Replica, int], PageT]]:
         state = self._acknowledged_by.get(replica.name)
         if state is None:
@@ -261,8 +263,8 @@ class Recordings:
         pages: list[tuple[tuple[Replica, int], PageT]] = []
         async with self._asking:
             for _ in range(_MOST_PAGES):
-                after = state.cursor.get(what, 0)
-                path = f"/internal/{what}?after={after}&{replica.query}"
+                after = state.cursor.get(description, 0)
+                path = f"/internal/{description}?after={after}&{replica.query}"
                 try:
                     answer = await self.ask(replica.address, path, timeout_s=_TIMEOUT_S)
                     if answer.status != _HTTP_OK:
@@ -270,11 +272,11 @@ class Recordings:
                     page = decode(answer.body)
                 except (HeadraceError, *UNDECODABLE):
                     break
-                lost = max(page.dropped - state.dropped.get(what, 0), 0)
-                state.dropped[what] = page.dropped
+                lost = max(page.dropped - state.dropped.get(description, 0), 0)
+                state.dropped[description] = page.dropped
                 if page.cursor == after and not lost:
                     break
-                state.cursor[what] = page.cursor
+                state.cursor[description] = page.cursor
                 pages.append(((replica, lost), page))
         return pages
 

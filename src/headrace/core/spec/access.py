@@ -285,12 +285,12 @@ def _tiers(tiers: object) -> Iterator[tuple[str, str]]:
     priorities = {p for tier in named_tiers if isinstance(p := tier.get("priority"), int)}
     above = sum(priority > 0 for priority in priorities)
     below = sum(priority < 0 for priority in priorities)
-    for count, most, where in ((above, MOST_ABOVE, "above"), (below, MOST_BELOW, "below")):
-        if count > most:
+    for count, maximum, location in ((above, MOST_ABOVE, "above"), (below, MOST_BELOW, "below")):
+        if count > maximum:
             yield (
                 "tiers",
                 (
-                    f"have {count} different priorities {where} 0; at most {most} can be "
+                    f"have {count} different priorities {location} 0; at most {maximum} can be "
                     "distinguished"
                 ),
             )

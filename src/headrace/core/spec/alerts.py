@@ -67,7 +67,7 @@ class EmailSpec(SpecModel):
     password_file: _Path | None = Field(default=None, description="File with the password.")
 
     @model_validator(mode="after")
-    def _login_is_whole(self) -> Self:
+    def _login_is_complete(self) -> Self:
         if bool(self.username) != (self.password_file is not None):
             msg = "'username' and 'password_file' must be set together"
             raise ValueError(msg)
@@ -92,7 +92,7 @@ class ReceiverSpec(SpecModel):
     email: EmailSpec | None = Field(default=None, description="See EmailSpec.")
 
     @model_validator(mode="after")
-    def _is_one_way(self) -> Self:
+    def _is_single_target(self) -> Self:
         if sum(way is not None for way in (self.webhook, self.slack, self.email)) != 1:
             msg = "needs exactly one of 'webhook', 'slack' and 'email'"
             raise ValueError(msg)

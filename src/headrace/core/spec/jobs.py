@@ -269,8 +269,8 @@ def _memory_mistakes(job: Mapping[Any, Any], path: str) -> list[SpecMistake]:
     limit, data = job.get("memory_limit"), job.get("memory", _MEMORY)
     if not isinstance(limit, str) or not isinstance(data, str):
         return []
-    most, planned = size_bytes(limit), size_bytes(data)
-    if most is None or planned is None or planned < most:
+    maximum, planned = size_bytes(limit), size_bytes(data)
+    if maximum is None or planned is None or planned < maximum:
         return []
     message = (
         f"must be more than 'memory', which is {data}: the model needs memory in addition to its"
@@ -287,6 +287,6 @@ def _schedule_mistakes(schedule: Mapping[Any, Any], path: str) -> list[SpecMista
     mistakes = []
     for name, mistake in (("timezone", zone_mistake), ("cron", cron_mistake)):
         text = schedule.get(name)
-        if isinstance(text, str) and text and (why := mistake(text)):
-            mistakes.append(SpecMistake(place=f"{path}.{name}", message=why))
+        if isinstance(text, str) and text and (reason := mistake(text)):
+            mistakes.append(SpecMistake(place=f"{path}.{name}", message=reason))
     return mistakes

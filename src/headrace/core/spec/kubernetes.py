@@ -152,13 +152,13 @@ def kubernetes_disagreements(document: Mapping[Any, Any]) -> Iterator[tuple[str,
     block = document.get("kubernetes")
     if not isinstance(block, Mapping):
         return
-    for kind, what in (("endpoints", "endpoint"), ("pools", "pool")):
+    for kind, description in (("endpoints", "endpoint"), ("pools", "pool")):
         entries = [entry for entry in _items(document.get(kind)) if isinstance(entry, Mapping)]
         named = {entry.get("name") for entry in entries}
         own = block.get(kind)
         for name in own if isinstance(own, Mapping) else ():
             if name not in named:
-                yield f"kubernetes.{kind}.{name}", f"there is no {what} {name!r}"
+                yield f"kubernetes.{kind}.{name}", f"there is no {description} {name!r}"
     if (scaler := block.get("autoscaler")) in {Autoscaler.HPA, Autoscaler.KEDA}:
         for i, endpoint in enumerate(_items(document.get("endpoints"))):
             scale = endpoint.get("autoscale") if isinstance(endpoint, Mapping) else None
@@ -166,11 +166,11 @@ def kubernetes_disagreements(document: Mapping[Any, Any]) -> Iterator[tuple[str,
                 path = f"endpoints[{i}].autoscale"
                 yield from (
                     (f"{path}{field}", message)
-                    for field, message in _not_theirs(scale, str(scaler))
+                    for field, message in _not_applicable(scale, str(scaler))
                 )
 
 
-def _not_theirs(scale: Mapping[Any, Any], scaler: str) -> Iterator[tuple[str, str]]:
+def _not_applicable(scale: Mapping[Any, Any], scaler: str) -> Iterator[tuple[str, str]]:
     """Yield settings that external autoscalers do not support."""
     if scale.get("target_in_flight") is None:
         yield "", f"autoscaler {scaler} cannot derive a target: set 'target_in_flight'"

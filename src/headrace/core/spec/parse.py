@@ -76,13 +76,13 @@ def parse_spec(
     else:
         value, lines, mistakes = source, {}, []
     if not isinstance(value, Mapping):
-        got = "nothing" if value is None else f"a {type(value).__name__}"
-        message = f"must be a mapping with 'version' and 'endpoints', but holds {got}"
+        actual = "nothing" if value is None else f"a {type(value).__name__}"
+        message = f"must be a mapping with 'version' and 'endpoints', but holds {actual}"
         raise SpecError([*mistakes, SpecMistake(place="", message=message)])
     tolerated = {text for _, text, _ in literal_secrets(secrets_in or in_force)}
     field_mistakes = [
-        SpecMistake(place=path, message=f"contains {what} in plain text; {_REMEDY}")
-        for path, text, what in literal_secrets(value)
+        SpecMistake(place=path, message=f"contains {description} in plain text; {_REMEDY}")
+        for path, text, description in literal_secrets(value)
         if text not in tolerated
     ]
     value = _with_absolute_files(_with_absolute_models(value, base_dir, exists), base_dir)
@@ -192,11 +192,11 @@ def _model_mistakes(document: Mapping[str, Any]) -> list[SpecMistake]:
     for i, endpoint in enumerate(endpoints if isinstance(endpoints, list) else []):
         item = endpoint if isinstance(endpoint, Mapping) else {}
         versions = item.get("versions")
-        places = [(f"endpoints[{i}].model", item.get("model"))]
+        locations = [(f"endpoints[{i}].model", item.get("model"))]
         for j, version in enumerate(versions if isinstance(versions, list) else []):
             model = version.get("model") if isinstance(version, Mapping) else None
-            places.append((f"endpoints[{i}].versions[{j}].model", model))
-        mistakes += [_model_mistake(path, model) for path, model in places if _is_wrong(model)]
+            locations.append((f"endpoints[{i}].versions[{j}].model", model))
+        mistakes += [_model_mistake(path, model) for path, model in locations if _is_wrong(model)]
     for key in ("streams", "jobs"):
         items = document.get(key)
         for i, entry in enumerate(items if isinstance(items, list) else []):

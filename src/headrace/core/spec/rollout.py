@@ -184,12 +184,12 @@ class CanarySpec(_RolloutSpec, tag_field="strategy", tag="canary", frozen=True, 
     """Whether to compare with new replicas of the old version at the new version's weight."""
 
     def __post_init__(self) -> None:
-        most = 50 if self.baseline else 100
+        maximum = 50 if self.baseline else 100
         for before, step in zip((None, *self.steps), self.steps, strict=False):
             if before is not None and step.weight < before.weight:
                 msg = f"steps must increase, but {before.weight} is followed by {step.weight}"
                 raise ValueError(msg)
-            if step.weight > most:
+            if step.weight > maximum:
                 msg = f"a step of {step.weight} leaves no room for a baseline of equal size"
                 raise ValueError(msg)
 

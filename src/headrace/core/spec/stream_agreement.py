@@ -92,7 +92,7 @@ def _servers(broker: str) -> list[str]:
 def _of_one(stream: Mapping[Any, Any], path: str, endpoints: list[str]) -> list[SpecMistake]:
     mistakes = [
         *_what_scores(stream, path, endpoints),
-        *_beside_its_scorer(stream, path),
+        *_without_scorer_conflict(stream, path),
         *_removed(stream, path),
         *_topics(stream, path),
         *_numbers(stream, path),
@@ -128,52 +128,55 @@ def _what_scores(
         yield f"{path}.endpoint", f"there is no endpoint {endpoint!r}; {names}"
 
 
-def _beside_its_scorer(stream: Mapping[Any, Any], path: str) -> Iterator[tuple[str, str]]:
+def _without_scorer_conflict(stream: Mapping[Any, Any], path: str) -> Iterator[tuple[str, str]]:
     """Yield model settings without a model, and endpoint settings without an endpoint."""
     has_endpoint = stream.get("endpoint") is not None
     if not has_endpoint and stream.get("api_key_file") is not None:
         yield f"{path}.api_key_file", "is only for a stream with 'endpoint'"
     if stream.get("model") is not None:
         return
-    why = (
+    reason = (
         "cannot be combined with 'endpoint': the endpoint has its own"
         if has_endpoint
         else "is only for a stream with 'model'"
     )
-    yield from ((f"{path}.{key}", why) for key in _OF_A_MODEL if stream.get(key))
+    yield from ((f"{path}.{key}", reason) for key in _OF_A_MODEL if stream.get(key))
 
 
 def _removed(stream: Mapping[Any, Any], path: str) -> Iterator[tuple[str, str]]:
-    why = "is no longer a setting of streams; name an 'endpoint', whose rollout a stream follows"
-    yield from ((f"{path}.{key}", why) for key in _REMOVED if stream.get(key) is not None)
+    reason = "is no longer a setting of streams; name an 'endpoint', whose rollout a stream follows"
+    yield from ((f"{path}.{key}", reason) for key in _REMOVED if stream.get(key) is not None)
 
 
 def _topics(stream: Mapping[Any, Any], path: str) -> Iterator[tuple[str, str]]:
     source, sink = stream.get("source"), stream.get("sink")
     topics = _items(source.get("topics")) if isinstance(source, Mapping) else []
     written = sink.get("topic") if isinstance(sink, Mapping) else None
-    letters = stream.get("dead_letters")
+    dead_letters = stream.get("dead_letters")
     errors = stream.get("errors")
     policy = errors.get("policy") if isinstance(errors, Mapping) else None
-    if letters is not None and policy in ("skip", "stop"):
+    if dead_letters is not None and policy in ("skip", "stop"):
         yield (
             f"{path}.dead_letters",
             f"is not used with `policy: {policy}`, which writes no dead letters",
         )
-    elif letters is None and policy not in ("skip", "stop"):
-        letters = f"{stream.get('name')}-dead-letters"
+    elif dead_letters is None and policy not in ("skip", "stop"):
+        dead_letters = f"{stream.get('name')}-dead-letters"
     if written is not None and written in topics:
         message = (
             f"{written!r} is also a source topic: predictions would be scored again without end"
         )
         yield f"{path}.sink.topic", message
-    if letters is not None and letters in topics:
+    if dead_letters is not None and dead_letters in topics:
         yield (
             f"{path}.dead_letters",
-            f"{letters!r} is also a source topic: its records would be read again without end",
+            f"{dead_letters!r} is also a source topic: its records would be read again without end",
         )
-    if letters is not None and letters == written:
-        yield f"{path}.dead_letters", f"{letters!r} is the topic of the sink; use another topic"
+    if dead_letters is not None and dead_letters == written:
+        yield (
+            f"{path}.dead_letters",
+            f"{dead_letters!r} is the topic of the sink; use another topic",
+        )
     if isinstance(sink, Mapping) and sink.get("tombstones") == "forward" and sink.get("key"):
         message = "is 'forward', but a record without a value has no field for 'key'; use 'skip'"
         yield f"{path}.sink.tombstones", message

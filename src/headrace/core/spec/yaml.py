@@ -33,8 +33,8 @@ class SpecMistake:
     line: int | None = None
 
     def __str__(self) -> str:
-        where = self.place or "the document"
-        return f"{where}{'' if self.line is None else f' (line {self.line})'}: {self.message}"
+        location = self.place or "the document"
+        return f"{location}{'' if self.line is None else f' (line {self.line})'}: {self.message}"
 
 
 @dataclass(slots=True, kw_only=True)

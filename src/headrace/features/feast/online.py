@@ -162,9 +162,9 @@ class FeastOnlineStore:
         self.expect([definitions.view(name)])
         return self._views[name]
 
-    def _refuse(self, what: str) -> NoReturn:
+    def _refuse(self, description: str) -> NoReturn:
         message = (
-            f"{what} cannot be written to {self.name}: it belongs to Feast, and `feast "
+            f"{description} cannot be written to {self.name}: it belongs to Feast, and `feast "
             "materialize` or "
             "Feast's push write it; name another store with --online-store"
         )

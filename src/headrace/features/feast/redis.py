@@ -11,7 +11,7 @@ from headrace.features.feast.repository import FeastRepository
 from headrace.features.feast.values import WrongValueError, field_name, read_time_us
 from headrace.features.online.redis import RedisStoreClient
 
-_KEYS_AT_ONCE: Final = 500
+_KEYS_PER_REQUEST: Final = 500
 
 
 class RedisFetcher:
@@ -34,8 +34,8 @@ class RedisFetcher:
                 views_of.setdefault(key, []).append(view)
         lookups_by_key = list(views_of.items())
         with self._link.translate_errors("read features"):
-            for start in range(0, len(lookups_by_key), _KEYS_AT_ONCE):
-                chunk = lookups_by_key[start : start + _KEYS_AT_ONCE]
+            for start in range(0, len(lookups_by_key), _KEYS_PER_REQUEST):
+                chunk = lookups_by_key[start : start + _KEYS_PER_REQUEST]
                 reads = [
                     (key + self._project, [f for view in views for f in self._fields_of(view)])
                     for key, views in chunk
@@ -69,7 +69,7 @@ class RedisFetcher:
         return fields
 
 
-def redis_url(online: Mapping[str, Any], where: str) -> str:
+def redis_url(online: Mapping[str, Any], location: str) -> str:
     """Return the URL equivalent to Feast's `connection_string`.
 
     Raises:
@@ -81,7 +81,7 @@ def redis_url(online: Mapping[str, Any], where: str) -> str:
     nodes = [part for part in parts if "=" not in part]
     options = dict(part.split("=", 1) for part in parts if "=" in part)
     if kind != "redis" or len(nodes) > 1:
-        message = f"{where}: only a single Redis server is supported, not Feast's {kind!r}"
+        message = f"{location}: only a single Redis server is supported, not Feast's {kind!r}"
         raise FailedPreconditionError(message)
     user, password = options.pop("username", ""), options.pop("password", "")
     login = f"{quote(user, safe='')}:{quote(_unquoted(password), safe='')}@" if password else ""

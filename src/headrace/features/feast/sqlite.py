@@ -21,7 +21,7 @@ from headrace.features.feast.online import FeastView, Lookups, StoredRow
 from headrace.features.feast.repository import FeastRepository
 from headrace.features.values import microseconds
 
-_KEYS_AT_ONCE: Final = 500
+_KEYS_PER_REQUEST: Final = 500
 _BUSY: Final = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
 _PRIMARY_CODE: Final = 0xFF
 _KEY_OF: Final = itemgetter(0)
@@ -62,8 +62,8 @@ class SqliteFetcher:
     ) -> list[tuple[FeastView, bytes, StoredRow]]:
         rows_by_view = []
         for view, keys in lookups:
-            for start in range(0, len(keys), _KEYS_AT_ONCE):
-                chunk = keys[start : start + _KEYS_AT_ONCE]
+            for start in range(0, len(keys), _KEYS_PER_REQUEST):
+                chunk = keys[start : start + _KEYS_PER_REQUEST]
                 remaining_s = deadline - time.monotonic()
                 if remaining_s <= 0:
                     raise DeadlineExceededError(f"{self.name} was not read before the deadline")

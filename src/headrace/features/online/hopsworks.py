@@ -302,7 +302,7 @@ def _time_us(raw: object) -> int | None:
 API_KEY: Final = "HOPSWORKS_API_KEY"
 _DEFAULT_PORT: Final = 4406
 _PATH: Final = "/0.1.0/batch_feature_store"
-_KEYS_AT_ONCE: Final = 500
+_KEYS_PER_REQUEST: Final = 500
 _LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 _OK: Final = 200
 _REFUSED: Final = frozenset({401, 403})
@@ -389,8 +389,8 @@ class HopsworksOnlineStore:
             view, _ = entry
             prefix = key_prefix(view)
             view_keys = [key for key in keys if key.startswith(prefix)]
-            for start in range(0, len(view_keys), _KEYS_AT_ONCE):
-                yield view, view_keys[start : start + _KEYS_AT_ONCE]
+            for start in range(0, len(view_keys), _KEYS_PER_REQUEST):
+                yield view, view_keys[start : start + _KEYS_PER_REQUEST]
 
     def _request_body(self, view: FeatureView, keys: Sequence[Key]) -> bytes:
         entries = []
@@ -452,9 +452,10 @@ class HopsworksOnlineStore:
             message = f"{cannot}: the response is not valid: {error}"
             raise FailedPreconditionError(message) from error
 
-    def _refuse(self, what: str) -> NoReturn:
+    def _refuse(self, description: str) -> NoReturn:
         message = (
-            f"{what} cannot be written to {self.name}: Hopsworks writes it, Headrace only reads it"
+            f"{description} cannot be written to {self.name}: Hopsworks writes it, "
+            "Headrace only reads it"
         )
         raise FailedPreconditionError(message)
 

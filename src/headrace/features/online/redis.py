@@ -85,9 +85,9 @@ class RedisStoreClient:
             self._pool.release(pooled)
 
     @contextmanager
-    def translate_errors(self, doing: str) -> Iterator[None]:
+    def translate_errors(self, operation: str) -> Iterator[None]:
         """Convert errors of the client or the server during `doing`."""
-        cannot = f"cannot {doing} in {self.name}"
+        cannot = f"cannot {operation} in {self.name}"
         try:
             yield
         except redis.AuthenticationError as error:
@@ -127,7 +127,7 @@ def remedy(error_text: str) -> str:
     return ""
 
 
-_KEYS_AT_ONCE: Final = 500
+_KEYS_PER_REQUEST: Final = 500
 # The first eight bytes of a record are its time; in Lua it is a float, exact up to 2^53.
 _WRITE: Final = """
 local old = redis.call('HGET', KEYS[1], ARGV[1])
@@ -183,8 +183,8 @@ class RedisOnlineStore:
         records_by_address: dict[Place, Record] = {}
         fields = [view.encode() for view in views]
         with self._link.translate_errors("read features"):
-            for start in range(0, len(keys), _KEYS_AT_ONCE):
-                chunk = keys[start : start + _KEYS_AT_ONCE]
+            for start in range(0, len(keys), _KEYS_PER_REQUEST):
+                chunk = keys[start : start + _KEYS_PER_REQUEST]
                 reads = [(self._entity + key, fields) for key in chunk]
                 for key, records in zip(chunk, self._link.fetch(reads, deadline), strict=True):
                     for view, record in zip(views, records, strict=True):
@@ -196,9 +196,9 @@ class RedisOnlineStore:
         """Write a record per key, each one atomically; see `OnlineStore`."""
         written = 0
         with self._link.translate_errors("write features"):
-            for start in range(0, len(keys), _KEYS_AT_ONCE):
+            for start in range(0, len(keys), _KEYS_PER_REQUEST):
                 pipeline = self._client.pipeline(transaction=False)
-                end = start + _KEYS_AT_ONCE
+                end = start + _KEYS_PER_REQUEST
                 for key, record in zip(keys[start:end], records[start:end], strict=True):
                     arguments: list[str | bytes | int] = [view, record, self._expire_s]
                     self._write(keys=[self._entity + key], args=arguments, client=pipeline)

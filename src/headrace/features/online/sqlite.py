@@ -24,7 +24,7 @@ from headrace.core import (
 from headrace.features.online.store import DEFAULT_TIMEOUT_S, Place
 from headrace.features.records import Key, Record, record_time_us
 
-_KEYS_AT_ONCE: Final = 500
+_KEYS_PER_REQUEST: Final = 500
 _APPLICATION: Final = 0x48524654  # "HRFT": identifies the file to `file` and to this store
 _FORMAT: Final = 1
 _PRIMARY_CODE: Final = 0xFF
@@ -83,8 +83,8 @@ class SqliteOnlineStore:
         try:
             with self._translate_errors("read features", self._reader):
                 connection = self._opened(self._reader)
-                for start in range(0, len(keys), _KEYS_AT_ONCE):
-                    chunk = keys[start : start + _KEYS_AT_ONCE]
+                for start in range(0, len(keys), _KEYS_PER_REQUEST):
+                    chunk = keys[start : start + _KEYS_PER_REQUEST]
                     statement = _read_statement(len(chunk), len(views))
                     for key, view, record in connection.execute(statement, [*chunk, *views]):
                         records[key, view] = record
@@ -123,9 +123,9 @@ class SqliteOnlineStore:
                 connection.close()
 
     @contextmanager
-    def _writing(self, doing: str) -> Iterator[sqlite3.Connection]:
+    def _writing(self, operation: str) -> Iterator[sqlite3.Connection]:
         """Open a transaction that commits if the block succeeds."""
-        with self._writer.lock, self._translate_errors(doing, self._writer):
+        with self._writer.lock, self._translate_errors(operation, self._writer):
             connection = self._opened(self._writer)
             connection.execute("BEGIN IMMEDIATE")
             try:
@@ -160,8 +160,10 @@ class SqliteOnlineStore:
         (application,) = connection.execute("PRAGMA application_id").fetchone()
         (version,) = connection.execute("PRAGMA user_version").fetchone()
         if tables and (application, version) != (_APPLICATION, _FORMAT):
-            what = "data of another version" if application == _APPLICATION else "something else"
-            message = f"{self.name} contains {what}; use another file for the online store"
+            description = (
+                "data of another version" if application == _APPLICATION else "something else"
+            )
+            message = f"{self.name} contains {description}; use another file for the online store"
             raise FailedPreconditionError(message)
         if self._read_only:
             if not tables:
@@ -195,20 +197,20 @@ class SqliteOnlineStore:
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(self._path))
 
     @contextmanager
-    def _translate_errors(self, doing: str, connection: "_Connection") -> Iterator[None]:
+    def _translate_errors(self, operation: str, connection: "_Connection") -> Iterator[None]:
         try:
             yield
         except OSError as error:
             reason = error.strerror or str(error)
-            raise FailedPreconditionError(f"cannot {doing} in {self.name}: {reason}") from error
+            raise FailedPreconditionError(f"cannot {operation} in {self.name}: {reason}") from error
         except sqlite3.DatabaseError as error:
             if _code(error) in _DAMAGED:
                 connection.close()  # a replacement file is then read without a restart
-            raise self._translated(error, doing) from error
+            raise self._translated(error, operation) from error
 
-    def _translated(self, error: sqlite3.DatabaseError, doing: str) -> HeadraceError:
+    def _translated(self, error: sqlite3.DatabaseError, operation: str) -> HeadraceError:
         code = _code(error)
-        cannot = f"cannot {doing} in {self.name}"
+        cannot = f"cannot {operation} in {self.name}"
         if code in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}:
             reason_busy = f"another process locked it for {self._lock_timeout_s:g} s; try again"
             return UnavailableError(f"{cannot}: {reason_busy}")

@@ -52,9 +52,9 @@ def store_opener(scheme: str) -> StoreOpener:
         InvalidArgumentError: The scheme is unknown; the message lists the available ones.
         FailedPreconditionError: The function cannot be loaded; the message contains the reason.
     """
-    ours = _OURS.get(scheme)
-    if ours is not None:
-        module, name = ours
+    builtin = _OURS.get(scheme)
+    if builtin is not None:
+        module, name = builtin
         opener: StoreOpener = getattr(import_module(module), name)
         return opener
     others = {entry.name: entry for entry in entry_points(group=ENTRY_POINT_GROUP)}

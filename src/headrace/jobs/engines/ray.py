@@ -107,8 +107,8 @@ def why_silent(head: HostPort, connect: Connect = socket.create_connection) -> s
             return ""
     except OSError as error:
         late = f"no answer within {ANSWER_S:g} s"
-        why = late if isinstance(error, TimeoutError) else error.strerror or str(error)
-        return f"{head[0]}:{head[1]}: {why}"
+        reason = late if isinstance(error, TimeoutError) else error.strerror or str(error)
+        return f"{head[0]}:{head[1]}: {reason}"
 
 
 def _why_no_head(host: str, port: int) -> str:
@@ -143,7 +143,7 @@ BEGIN_S: Final = 300.0
 """Seconds for a worker to start while no shard runs: autoscaling adds a machine in minutes."""
 TRIES: Final = 4
 """Maximum number of workers lost while running one shard; then the shard is the likely cause."""
-_LOOK_S: Final = 0.2
+_POLL_S: Final = 0.2
 _END_S: Final = 10.0
 _ERROR_CHARS: Final = 400
 
@@ -161,10 +161,11 @@ class WorkersLostError(HeadraceError):
 
     code = Code.UNAVAILABLE
 
-    def __init__(self, shard: Shard, why: str) -> None:
+    def __init__(self, shard: Shard, reason: str) -> None:
         super().__init__(
             f"{TRIES} workers were lost over shard {shard.number} ({shard.file}), the last with: "
-            f"{why}. It may need more memory than they have: smaller --shard-rows or --memory in "
+            f"{reason}. It may need more memory than they have: smaller --shard-rows or "
+            "--memory in "
             "another folder; or --resume when the cluster is well"
         )
         self.shard = shard.number
@@ -236,9 +237,9 @@ def _connected(ray: Any, address: str, workers: int | None) -> Iterator[None]:  
     options: dict[str, Any] = {"address": address, "log_to_driver": False, "logging_level": "error"}
     if address == LOCAL:
         options |= {"num_cpus": workers, "include_dashboard": False}
-    why = why_unreachable(address)
-    if why:
-        raise UnavailableError(f"no Ray cluster at --address {address}: {why}")
+    reason = why_unreachable(address)
+    if reason:
+        raise UnavailableError(f"no Ray cluster at --address {address}: {reason}")
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         ray.init(**options)
@@ -310,7 +311,7 @@ class ShardTracker:
         del self._counted[done.shard]
         return done
 
-    def lose(self, shard: Shard, why: str) -> None:
+    def lose(self, shard: Shard, reason: str) -> None:
         """Return the shard of a lost worker to the front of the queue.
 
         Raises:
@@ -320,7 +321,7 @@ class ShardTracker:
         del self._counted[shard.number]
         self._lost[shard.number] = self._lost.get(shard.number, 0) + 1
         if self._lost[shard.number] >= TRIES:
-            raise WorkersLostError(shard, why)
+            raise WorkersLostError(shard, reason)
         self._todo.appendleft(shard)
 
     def _count(self, progress: ShardProgress) -> None:
@@ -367,7 +368,7 @@ class WorkerPool:
             if not self.tracker.waiting and not any(worker.shard for worker in self.workers):
                 return
             calls = [worker.call for worker in self.workers]
-            ready, _ = self.ray.wait(calls, num_returns=1, timeout=_LOOK_S)
+            ready, _ = self.ray.wait(calls, num_returns=1, timeout=_POLL_S)
             for worker in [candidate for candidate in self.workers if candidate.call in ready]:
                 done = self._take_answer(worker)
                 if done is not None:

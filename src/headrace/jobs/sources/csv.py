@@ -124,10 +124,10 @@ class _Scan:
         padded[1:-2] = text
         before, after, then = padded[quotes], padded[quotes + 2], padded[quotes + 3]
         self._adjoins = before == _QUOTE
-        begins = (before == separator) | (before == _NEWLINE)
+        starts = (before == separator) | (before == _NEWLINE)
         ends = (after == separator) | (after == _NEWLINE)
         ends |= (after == _RETURN) & (then == _NEWLINE)
-        may_open, may_close = begins | self._adjoins, ends | (after == _QUOTE)
+        may_open, may_close = starts | self._adjoins, ends | (after == _QUOTE)
         is_even = np.zeros(len(quotes), np.bool_)
         is_even[::2] = True
         self._wrong = (
@@ -137,8 +137,8 @@ class _Scan:
         if self._adjoins.any():
             # Of adjacent quotes, the first determines whether they can open a value.
             number = np.arange(len(quotes), dtype=np.int32)
-            begins = begins[np.maximum.accumulate(np.where(self._adjoins, 0, number))]
-        self._begins, self._ends = begins, ends
+            starts = starts[np.maximum.accumulate(np.where(self._adjoins, 0, number))]
+        self._begins, self._ends = starts, ends
         self._quotes_before = np.searchsorted(quotes, newlines)
         self.ends: list[Array] = []
         self.damaged: dict[int, str] = {}
@@ -424,8 +424,11 @@ def _mended(
             line.decode()
         except UnicodeDecodeError:
             replaced[row] = line.decode(errors="replace").encode()
-            places = [0, *(signs[first_signs[row] : first_signs[row + 1]] - rows.bounds[row] + 1)]
-            values = zip(names, places, [*places[1:], len(line)], strict=False)
+            starts = [
+                0,
+                *(signs[first_signs[row] : first_signs[row + 1]] - rows.bounds[row] + 1),
+            ]
+            values = zip(names, starts, [*starts[1:], len(line)], strict=False)
             for name, begin, end in values:
                 if name in columns and not _is_utf8(line[begin:end]):
                     broken.setdefault(row, f"column '{name}' is not UTF-8")

@@ -73,14 +73,14 @@ class ImagesSource(JobSource):
         broken: dict[int, str] = {}
         size = 0
         for name in self._files[shard.begin : shard.end]:
-            data, why = _read(name) if IMAGE in request.columns else (b"", "")
+            data, reason = _read(name) if IMAGE in request.columns else (b"", "")
             if names and (len(names) == request.rows or size + len(data) > _MAX_BYTES):
                 yield _rows(names, images, broken, request)
                 names, images, broken, size = [], [], {}, 0
-            if why:
-                broken[len(names)] = why
+            if reason:
+                broken[len(names)] = reason
             names.append(str(Path(name).relative_to(self._root)))
-            images.append(None if why else data)
+            images.append(None if reason else data)
             size += len(data)
         if names:
             yield _rows(names, images, broken, request)

@@ -230,8 +230,8 @@ def parse(
             value: object = parsed
             for key in paths[name]:
                 if not isinstance(value, dict | None):
-                    why = f"column '{name}': {str(value)[:40]!r} is no object with a '{key}'"
-                    broken.setdefault(row, why)
+                    reason = f"column '{name}': {str(value)[:40]!r} is no object with a '{key}'"
+                    broken.setdefault(row, reason)
                     value = None
                 value = value.get(key) if value else None
             value = _number(value, kind)
@@ -240,8 +240,8 @@ def parse(
             if not _fits(value, kind):
                 shown = f"column '{name}': {str(value)[:40]!r}"
                 is_large = isinstance(value, int) and _told(kind) == _told(pl.Int64)
-                why = "does not fit into 64 bits" if is_large else f"is no {_told(kind)}"
-                broken.setdefault(row, f"{shown} {why}")
+                reason = "does not fit into 64 bits" if is_large else f"is no {_told(kind)}"
+                broken.setdefault(row, f"{shown} {reason}")
                 value = None
             columns[name].append(value)
     return pl.DataFrame(columns, schema=types, strict=False), broken

@@ -31,7 +31,7 @@ def open_source(
     """
     # In a path, a variable's value is not percent-encoded: `%20` would name another file.
     fill_in = url_filled_in if is_url(url) or is_database(url) else filled_in
-    whole = fill_in(url, what="the input")
+    whole = fill_in(url, description="the input")
     if kind not in {"", *KINDS}:
         raise InvalidArgumentError(f"'{kind}' is not an input format; use {', '.join(KINDS)}")
     if is_database(whole):

@@ -133,7 +133,7 @@ def runs(counted: Sequence[tuple[int, int]], sizes: Sizes) -> list[tuple[int, in
     return [*bounds, (start, len(counted))] if counted else []
 
 
-def fits_at_once(kinds: Sequence[Any], rows: int | None, whole_bytes: int) -> bool:
+def fits_in_memory(kinds: Sequence[Any], rows: int | None, whole_bytes: int) -> bool:
     """Return whether a shard certainly fits into memory: all its columns are numbers."""
     sizes = [_fixed_bytes(kind) for kind in kinds]
     return rows is not None and all(sizes) and rows * sum(sizes) <= whole_bytes
@@ -156,7 +156,7 @@ def _whole(file: Any, shard: Shard, request: ReadRequest) -> pl.DataFrame | None
     schema, paths = flat_schema(file.schema_arrow), paths_of(file.schema_arrow)
     kinds = [schema.field(name).type for name in request.columns]
     lengths = [file.metadata.row_group(i).num_rows for i in range(shard.end)]
-    if is_url(shard.file) or not fits_at_once(
+    if is_url(shard.file) or not fits_in_memory(
         kinds, sum(lengths[shard.begin :]), request.whole_bytes
     ):
         return None
@@ -200,9 +200,9 @@ def _check_same(
     for column in columns:
         if schema.get_field_index(column) < 0:
             raise InvalidArgumentError(f"{name} has no column '{column}', which {first_name} has")
-        got, want = schema.field(column).type, first.field(column).type
-        if got != want:
-            msg = f"{name}: column '{column}' is {got}, and {want} in {first_name}"
+        actual, expected = schema.field(column).type, first.field(column).type
+        if actual != expected:
+            msg = f"{name}: column '{column}' is {actual}, and {expected} in {first_name}"
             raise InvalidArgumentError(msg)
 
 

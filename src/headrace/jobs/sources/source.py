@@ -136,8 +136,8 @@ def windows(
 ) -> Iterator[Rows]:
     """Yield a frame in parts of at most `rows`."""
     parts: dict[int, dict[int, str]] = {}
-    for row, why in broken.items():
-        parts.setdefault(row // rows, {})[row % rows] = why
+    for row, reason in broken.items():
+        parts.setdefault(row // rows, {})[row % rows] = reason
     for part, start in enumerate(range(0, frame.height, rows)):
         yield Rows(
             frame=frame.slice(start, rows),
@@ -263,8 +263,8 @@ def open_file(name: str) -> IO[bytes]:
 
 def unreadable(name: str, error: Exception) -> HeadraceError:
     """Return the error for an unreadable input, in one line."""
-    why = getattr(error, "strerror", None) or str(error).partition("\n")[0][:300]
-    return InvalidArgumentError(f"{name} cannot be read: {why or type(error).__name__}")
+    reason = getattr(error, "strerror", None) or str(error).partition("\n")[0][:300]
+    return InvalidArgumentError(f"{name} cannot be read: {reason or type(error).__name__}")
 
 
 def read_at(name: str, begin: int, end: int) -> bytes:

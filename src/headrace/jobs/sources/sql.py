@@ -149,9 +149,9 @@ class SqlSource(JobSource):
                 cursor.execute(query)
                 yield cursor.fetch_record_batch()
         except (*error_types, pa.ArrowException, OSError) as error:
-            why = _redacted(str(error), self._url)[:500]
+            reason = _redacted(str(error), self._url)[:500]
             raise InvalidArgumentError(
-                f"the query failed at {self._settings.url}: {why}"
+                f"the query failed at {self._settings.url}: {reason}"
             ) from error
 
     def _driver(self) -> tuple[Any, str, tuple[type[Exception], ...]]:

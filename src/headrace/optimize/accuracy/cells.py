@@ -90,17 +90,17 @@ def labels_of(
         if cell is None or (isinstance(cell, str) and not cell.strip()):
             raise table.row_error(row, f"no label in column {column!r}; add it or remove the line")
     numbers = [number_of(cell) for cell in cells]
-    odd = [row for row, number in enumerate(numbers) if number is None]
-    if not odd:
+    invalid_rows = [row for row, number in enumerate(numbers) if number is None]
+    if not invalid_rows:
         values = np.array(numbers, np.float64)
         endless = np.flatnonzero(~np.isfinite(values))
         if len(endless):
             raise table.row_error(int(endless[0]), "the label is not a finite number")
         return numbers_as_labels(values), ()
-    if len(odd) < len(cells):
-        shown = str(cells[odd[0]])[:40]
+    if len(invalid_rows) < len(cells):
+        shown = str(cells[invalid_rows[0]])[:40]
         raise table.row_error(
-            odd[0], f"label {shown!r} is not a number, unlike others in {column!r}"
+            invalid_rows[0], f"label {shown!r} is not a number, unlike others in {column!r}"
         )
     if not all(isinstance(cell, str) for cell in cells):
         raise table.row_error(0, f"column {column!r} holds neither numbers nor texts")
@@ -311,17 +311,17 @@ _KINDS: Final = {
     "input_type_ids": TYPES,
 }
 """Tokenizer output by the input names that exporters use."""
-_AT_ONCE: Final = 512
+_MAX_CONCURRENT: Final = 512
 _PAIR: Final = 2
 
 
 def takes_tokens(signature: ModelSignature) -> bool:
     """Return whether all inputs are tokenizer outputs, token ids among them."""
     kinds = [_KINDS.get(spec.name) for spec in signature.inputs]
-    are_whole = all(
+    are_integers = all(
         spec.datatype.dtype.kind in "iu" and len(spec.shape) == _MATRIX for spec in signature.inputs
     )
-    return IDS in kinds and None not in kinds and are_whole
+    return IDS in kinds and None not in kinds and are_integers
 
 
 def token_kinds(signature: ModelSignature) -> dict[str, str]:
@@ -401,7 +401,7 @@ def token_inputs(
     signature: ModelSignature,
     *,
     tokenizer: Path | None,
-    beside: Path,
+    tokenizer_path: Path,
     max_length: int,
 ) -> list[Tensors]:
     """Build requests of token ids of each text's length, padded only if the axis is fixed.
@@ -416,7 +416,7 @@ def token_inputs(
         UnsupportedModelError: The file is not a tokenizer.
     """
     sizes = {spec.shape[1] for spec in signature.inputs} - {VARIABLE}
-    folder = beside if beside.is_dir() else beside.parent
+    folder = tokenizer_path if tokenizer_path.is_dir() else tokenizer_path.parent
     path = tokenizer or folder / TOKENIZER_FILE
     if path.is_dir():
         path = path / TOKENIZER_FILE
@@ -433,8 +433,8 @@ def token_inputs(
     pairs = list(zip(*texts, strict=True)) if len(texts) == _PAIR else texts[0]
     requests: list[Tensors] = []
     try:
-        for start in range(0, len(pairs), _AT_ONCE):
-            encodings = opened.encode_batch(pairs[start : start + _AT_ONCE])
+        for start in range(0, len(pairs), _MAX_CONCURRENT):
+            encodings = opened.encode_batch(pairs[start : start + _MAX_CONCURRENT])
             requests += [_request(encoding, signature, filling) for encoding in encodings]
     except Exception as error:  # the library raises bare ones
         msg = f"{path} cannot tokenize the texts of {table.path}: {str(error)[:200]}"

@@ -124,9 +124,9 @@ class Examples:
 
     def subset(self, indices: Sequence[int] | Array) -> "Examples":
         """Return the examples at `indices`, in that order."""
-        chosen = np.asarray(indices, np.int64).reshape(-1)
-        labels = None if self.labels is None else self.labels[chosen]
-        inputs = LazyRows(partial(_chosen_row, self.inputs, chosen), len(chosen))
+        selected = np.asarray(indices, np.int64).reshape(-1)
+        labels = None if self.labels is None else self.labels[selected]
+        inputs = LazyRows(partial(_chosen_row, self.inputs, selected), len(selected))
         return replace(self, inputs=inputs, labels=labels)
 
     def as_model_requests(self) -> "Examples":

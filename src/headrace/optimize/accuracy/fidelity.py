@@ -34,7 +34,7 @@ from headrace.pipeline.tokenize import MASK
 ROUNDING_RATIO: Final = 1e-3
 """Rounding limit over an output's mean size. Kernels that sum in another order differ by less;
 eight-bit and bfloat16 kernels by more."""
-_AT_ONCE: Final = 4_000_000
+_MAX_CONCURRENT: Final = 4_000_000
 Pair = tuple[Array, Array]
 """Answers of the baseline and the candidate to one example."""
 
@@ -42,8 +42,8 @@ Pair = tuple[Array, Array]
 def pairs_of(base: ModelAnswers, candidate: ModelAnswers, output: str) -> tuple[Array, list[Pair]]:
     """Return the indices of examples that both models answered, and their answers."""
     both = np.flatnonzero(base.has(output) & candidate.has(output))
-    was, now = base.rows[output], candidate.rows.get(output, ())
-    answers = ((was[i], now[i]) for i in both.tolist())
+    reference, now = base.rows[output], candidate.rows.get(output, ())
+    answers = ((reference[i], now[i]) for i in both.tolist())
     return both, [(a, b) for a, b in answers if a is not None and b is not None]
 
 
@@ -54,7 +54,7 @@ def only_rounding(base: ModelAnswers, candidate: ModelAnswers) -> bool:
         _, pairs = pairs_of(base, candidate, name)
         if not pairs or pairs[0][0].dtype.kind != "f":
             continue
-        if any(was.shape != now.shape for was, now in pairs) or not _are_close(pairs):
+        if any(reference.shape != now.shape for reference, now in pairs) or not _are_close(pairs):
             return False
         has_numbers = True
     return has_numbers
@@ -63,9 +63,9 @@ def only_rounding(base: ModelAnswers, candidate: ModelAnswers) -> bool:
 def chunks(pairs: Sequence[Pair]) -> Iterator[tuple[Array, Array, Array]]:
     """Yield the float64 elements of both sides with their pair index, in large chunks."""
     start, size = 0, 0
-    for end, (was, _) in enumerate(pairs, start=1):
-        size += was.size
-        if size < _AT_ONCE and end < len(pairs):
+    for end, (reference, _) in enumerate(pairs, start=1):
+        size += reference.size
+        if size < _MAX_CONCURRENT and end < len(pairs):
             continue
         part = pairs[start:end]
         owner = np.repeat(np.arange(start, end), [array.size for array, _ in part])
@@ -75,11 +75,11 @@ def chunks(pairs: Sequence[Pair]) -> Iterator[tuple[Array, Array, Array]]:
 
 def _are_close(pairs: Sequence[Pair]) -> bool:
     largest, total, count = 0.0, 0.0, 0
-    for was, now, _ in chunks(pairs):
-        if not np.isfinite(was).all() or not np.isfinite(now).all():
+    for reference, now, _ in chunks(pairs):
+        if not np.isfinite(reference).all() or not np.isfinite(now).all():
             return False
-        largest = max(largest, float(np.abs(was - now).max(initial=0.0)))
-        total, count = total + float(np.abs(was).sum()), count + was.size
+        largest = max(largest, float(np.abs(reference - now).max(initial=0.0)))
+        total, count = total + float(np.abs(reference).sum()), count + reference.size
     return largest <= ROUNDING_RATIO * total / max(count, 1)
 
 
@@ -112,13 +112,13 @@ class OutputFidelity:
 
 def shape_problem(name: str, pairs: Sequence[Pair]) -> str:
     """Return why answers cannot be compared; empty if they can."""
-    for was, now in pairs:
-        if was.shape != now.shape or was.dtype.kind != now.dtype.kind:
+    for reference, now in pairs:
+        if reference.shape != now.shape or reference.dtype.kind != now.dtype.kind:
             return (
-                f"output '{name}' is {now.dtype} {list(now.shape)} instead of {was.dtype} "
-                f"{list(was.shape)}"
+                f"output '{name}' is {now.dtype} {list(now.shape)} instead of {reference.dtype} "
+                f"{list(reference.shape)}"
             )
-        if now.dtype.kind == "f" and (np.isfinite(was) & ~np.isfinite(now)).any():
+        if now.dtype.kind == "f" and (np.isfinite(reference) & ~np.isfinite(now)).any():
             return f"output '{name}' holds non-finite numbers"
     return ""
 
@@ -132,11 +132,11 @@ def compare_output(name: str, pairs: Sequence[Pair]) -> tuple[OutputFidelity, Ar
         return OutputFidelity(n=len(pairs), agreement_ratio=ratio), same
     errors, relative = _errors(pairs)
     overall = float(np.sqrt((errors**2).mean()))
-    low, high, most = np.quantile(errors, _QUANTILES).tolist()
+    low, high, maximum = np.quantile(errors, _QUANTILES).tolist()
     fidelity = OutputFidelity(
         n=len(pairs),
         error_ratio=overall,
-        quantiles=(low, high, most),
+        quantiles=(low, high, maximum),
         agreement_ratio=ratio,
         largest_relative=relative,
     )
@@ -158,22 +158,30 @@ def is_class_output(name: str, rows: Sequence[Array]) -> bool:
     if any(word in lower for word in _SCORES):
         return True
     samples = [row.astype(np.float64) for row in rows[:_SAMPLE_ROWS]]
-    if all((row >= 0).all() and _are_one(row.sum(axis=-1)) for row in samples):
+    if all((row >= 0).all() and _are_equal_shapes(row.sum(axis=-1)) for row in samples):
         return True
-    return first.ndim == 1 and not all(_are_one(np.linalg.norm(row)) for row in samples)
+    return first.ndim == 1 and not all(_are_equal_shapes(np.linalg.norm(row)) for row in samples)
 
 
-def _are_one(values: Array | np.floating) -> bool:
+def _are_equal_shapes(values: Array | np.floating) -> bool:
     return bool((np.abs(np.asarray(values) - 1.0) < _NEAR_ONE).all())
 
 
 def _same_class_share(name: str, pairs: Sequence[Pair]) -> Array | None:
     if pairs[0][0].dtype.kind != "f":
-        return np.array([float(np.mean(was == now)) if was.size else 1.0 for was, now in pairs])
-    if not is_class_output(name, [was for was, _ in pairs]):
+        return np.array(
+            [
+                float(np.mean(reference == now)) if reference.size else 1.0
+                for reference, now in pairs
+            ]
+        )
+    if not is_class_output(name, [reference for reference, _ in pairs]):
         return None
     return np.array(
-        [float(np.mean(was.argmax(axis=-1) == now.argmax(axis=-1))) for was, now in pairs]
+        [
+            float(np.mean(reference.argmax(axis=-1) == now.argmax(axis=-1)))
+            for reference, now in pairs
+        ]
     )
 
 
@@ -181,8 +189,8 @@ def _errors(pairs: Sequence[Pair]) -> tuple[Array, float]:
     """Return the RMS difference over the spread by example, and the largest relative one."""
     width = _width(pairs)
     total, columns, squares, count = 0.0, np.zeros(width), np.zeros(width), 0
-    for was, _, _ in chunks(pairs):
-        by_column = np.where(np.isfinite(was), was, 0.0).reshape(-1, width)
+    for reference, _, _ in chunks(pairs):
+        by_column = np.where(np.isfinite(reference), reference, 0.0).reshape(-1, width)
         columns, squares = columns + by_column.sum(axis=0), squares + (by_column**2).sum(axis=0)
         total, count = total + float(np.abs(by_column).sum()), count + len(by_column)
     mean = columns / max(count, 1)
@@ -192,13 +200,13 @@ def _errors(pairs: Sequence[Pair]) -> tuple[Array, float]:
     scale = np.sqrt(variance if variance > 1e-12 * mean_square else mean_square)
     usual = total / max(count * width, 1)
     squared_errors, relative = np.zeros(len(pairs)), 0.0
-    for was, now, owner in chunks(pairs):
-        difference = np.where(np.isfinite(was), now - was, 0.0)
+    for reference, now, owner in chunks(pairs):
+        difference = np.where(np.isfinite(reference), now - reference, 0.0)
         squared_errors += np.bincount(owner, difference**2, len(pairs))
-        sizes = np.maximum(np.abs(np.where(np.isfinite(was), was, np.inf)), usual)
+        sizes = np.maximum(np.abs(np.where(np.isfinite(reference), reference, np.inf)), usual)
         ratios = np.abs(difference) / np.maximum(sizes, np.finfo(np.float64).tiny)
         relative = max(relative, float(ratios.max(initial=0.0)))
-    sizes = np.maximum([was.size for was, _ in pairs], 1)
+    sizes = np.maximum([reference.size for reference, _ in pairs], 1)
     errors = np.sqrt(squared_errors / sizes)
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = np.where(errors > 0, errors / scale, 0.0)
@@ -207,7 +215,7 @@ def _errors(pairs: Sequence[Pair]) -> tuple[Array, float]:
 
 def _width(pairs: Sequence[Pair]) -> int:
     """Return the size of the last axis, if all have the same; else 1."""
-    widths = {was.shape[-1] if was.ndim else 1 for was, _ in pairs}
+    widths = {reference.shape[-1] if reference.ndim else 1 for reference, _ in pairs}
     width = widths.pop()
     return width if not widths and width else 1
 
@@ -257,8 +265,8 @@ def measure_fidelity(
     failed = sorted(candidate.failures.keys() - base.failures.keys())
     problem = ""
     if failed:
-        why = candidate.failures[failed[0]][:200]
-        problem = f"it fails on {len(failed):,} examples that the baseline answers: {why}"
+        reason = candidate.failures[failed[0]][:200]
+        problem = f"it fails on {len(failed):,} examples that the baseline answers: {reason}"
     elif not base.rows:
         problem = "the baseline answers nothing to compare with"
     outputs: dict[str, OutputFidelity] = {}
@@ -301,25 +309,25 @@ def _decide(
     has_agreed = agreement >= 1 - most_changed - _EXACT
     is_near = has_agreed and error <= most_error
     if is_same and is_near:
-        why = "all numbers differ by rounding only"
+        reason = "all numbers differ by rounding only"
     elif not has_agreed:
-        why = f"more than {most_changed:.2%} of the answers changed"
+        reason = f"more than {most_changed:.2%} of the answers changed"
     elif error > most_error:
-        why = f"output '{worst}' differs by more than {most_error:.1%} of its spread"
+        reason = f"output '{worst}' differs by more than {most_error:.1%} of its spread"
     elif n < needed:
-        why = f"not enough examples: n = {n:,}, and about {needed:,} are needed"
+        reason = f"not enough examples: n = {n:,}, and about {needed:,} are needed"
     else:
-        why = "within the limits"
+        reason = "within the limits"
     figures = [f"{agreement:.2%} of {n:,} answers agree"] if tells_class else [f"n = {n:,}"]
     if worst:
-        low, high, most = numbers[worst].quantiles
+        low, high, maximum = numbers[worst].quantiles
         figures.append(
             f"output '{worst}' differs by {error:.1%} of its spread (half of the examples by "
-            f"{low:.1%} at most, 95 % by {high:.1%}, all by {most:.1%})"
+            f"{low:.1%} at most, 95 % by {high:.1%}, all by {maximum:.1%})"
         )
     return Fidelity(
         passes=is_near and (is_same or n >= needed),
-        reason=f"{why}: {', '.join(figures)}; {WEAKER}",
+        reason=f"{reason}: {', '.join(figures)}; {WEAKER}",
         agreement_ratio=agreement,
         n=n,
         error_ratio=error,

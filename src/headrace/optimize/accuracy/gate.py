@@ -60,7 +60,7 @@ from headrace.optimize.accuracy.verdict import (
 ALPHA: Final = 1e-3
 """Probability that a candidate within `max_loss` is rejected early."""
 _LEAST_FOR_EARLY: Final = 100
-_LOOKS: Final = 16
+_STYLES: Final = 16
 
 
 def judge(
@@ -89,20 +89,25 @@ def judge(
     if not base.n == candidate.n == len(labels):
         msg = f"{base.n} and {candidate.n} answers for {len(labels)} labels"
         raise InvalidArgumentError(msg)
-    chosen = comparable(base, candidate, metric.output)
-    broken = breakage_reason(base, candidate, metric.output, chosen)
+    selected = comparable(base, candidate, metric.output)
+    broken = breakage_reason(base, candidate, metric.output, selected)
     if broken:
-        return QualityVerdict(passes=False, reason=broken, metric=metric.metric, n=len(chosen))
-    was, now = base.stacked(metric.output, chosen), candidate.stacked(metric.output, chosen)
-    assert was is not None  # else it was rejected as broken
+        return QualityVerdict(passes=False, reason=broken, metric=metric.metric, n=len(selected))
+    reference, now = (
+        base.stacked(metric.output, selected),
+        candidate.stacked(metric.output, selected),
+    )
+    assert reference is not None  # else it was rejected as broken
     assert now is not None
-    truth = labels[chosen].astype(np.float64)
-    measurement = measure_quality(truth, metric.read(was), metric.read(now), metric.metric, rng)
+    expected = labels[selected].astype(np.float64)
+    measurement = measure_quality(
+        expected, metric.read(reference), metric.read(now), metric.metric, rng
+    )
     has_flips = measurement.metric is Metric.ACCURACY and measurement.agreement_ratio < 1.0
     is_same = not has_flips and only_rounding(base, candidate)
     verdict = _decide(measurement, max_loss, is_same=is_same)
-    if len(chosen) < base.n and candidate.stopped:
-        note = f"judged on {len(chosen):,} of {base.n:,} examples, as {candidate.stopped}"
+    if len(selected) < base.n and candidate.stopped:
+        note = f"judged on {len(selected):,} of {base.n:,} examples, as {candidate.stopped}"
         return replace(verdict, warning="; ".join(filter(None, (verdict.warning, note))))
     return verdict
 
@@ -124,22 +129,29 @@ def is_hopeless(
     and the loss is assumed to be normally distributed. A candidate that fails where the baseline
     does not is rejected at once.
     """
-    chosen = comparable(base, candidate, metric.output)
-    if not len(chosen) and not candidate.failures:
+    selected = comparable(base, candidate, metric.output)
+    if not len(selected) and not candidate.failures:
         return False
-    if breakage_reason(base, candidate, metric.output, chosen):
+    if breakage_reason(base, candidate, metric.output, selected):
         return True
-    was, now = base.stacked(metric.output, chosen), candidate.stacked(metric.output, chosen)
-    assert was is not None  # else it was rejected as broken
+    reference, now = (
+        base.stacked(metric.output, selected),
+        candidate.stacked(metric.output, selected),
+    )
+    assert reference is not None  # else it was rejected as broken
     assert now is not None
-    truth, first, second = labels[chosen].astype(np.float64), metric.read(was), metric.read(now)
+    expected, first, second = (
+        labels[selected].astype(np.float64),
+        metric.read(reference),
+        metric.read(now),
+    )
     if metric.metric is Metric.ACCURACY:
-        lost, gained = flips(truth, first, second)
-        return is_refuted(lost, gained, len(chosen), max_loss=max_loss, alpha=ALPHA)
-    if len(chosen) < _LEAST_FOR_EARLY:
+        lost, gained = flips(expected, first, second)
+        return is_refuted(lost, gained, len(selected), max_loss=max_loss, alpha=ALPHA)
+    if len(selected) < _LEAST_FOR_EARLY:
         return False
-    losses = bootstrap_losses(metric.metric, truth, first, second, rng)
-    z = NormalDist().inv_cdf(1 - ALPHA / _LOOKS)
+    losses = bootstrap_losses(metric.metric, expected, first, second, rng)
+    z = NormalDist().inv_cdf(1 - ALPHA / _STYLES)
     return bool(len(losses)) and float(losses.mean() - z * losses.std()) > max_loss
 
 
@@ -152,9 +164,9 @@ def _decide(measurement: QualityVerdict, max_loss: float, *, is_same: bool) -> Q
     if measurement.loss > max_loss:
         return with_reason(measurement, f"the loss exceeds {limit}, though not significantly")
     is_bounded = measurement.loss_bound <= max_loss
-    would_be_seen = measurement.detectable_loss <= max_loss
+    is_detectable = measurement.detectable_loss <= max_loss
     has_enough = measurement.metric is Metric.ACCURACY or measurement.n >= LEAST_RESAMPLED
-    if has_enough and (is_bounded or would_be_seen):
+    if has_enough and (is_bounded or is_detectable):
         passed = with_reason(replace(measurement, passes=True), "no significant loss")
         if is_bounded:
             return passed
@@ -181,7 +193,7 @@ def _needed(measurement: QualityVerdict, max_loss: float) -> int | None:
     return max(LEAST_RESAMPLED, int(np.ceil(by_test)))
 
 
-FIRST_LOOK: Final = 128
+FIRST_CHECK: Final = 128
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -208,8 +220,8 @@ def try_candidate(
     rng: np.random.Generator,
     threads: int = 1,
     deadline: float | None = None,
-    most: int | None = None,
-    begun: GateTrial | None = None,
+    maximum: int | None = None,
+    started: GateTrial | None = None,
 ) -> GateTrial:
     """Evaluate a candidate on the baseline's examples, and judge it.
 
@@ -225,13 +237,15 @@ def try_candidate(
         raise InvalidArgumentError("examples without labels cannot measure accuracy; use fidelity")
     order = np.random.default_rng(ORDER_SEED).permutation(np.flatnonzero(base.has(metric.output)))
     total = len(order)
-    until = total if most is None else min(most, total)
+    until = total if maximum is None else min(maximum, total)
     merged, done = (
-        (begun.answers, begun.examples_used) if begun else (ModelAnswers(n=base.n, rows={}), 0)
+        (started.answers, started.examples_used)
+        if started
+        else (ModelAnswers(n=base.n, rows={}), 0)
     )
     given_up = False
     while done < until and not given_up and not merged.stopped:
-        part = order[done : min(max(2 * done, FIRST_LOOK), until)]
+        part = order[done : min(max(2 * done, FIRST_CHECK), until)]
         more = answers(run, examples, threads=threads, deadline=deadline, only=part)
         merged, done = merged.merged(more), done + len(part)
         if done < total or merged.stopped:
@@ -239,11 +253,13 @@ def try_candidate(
     verdict = judge(base, merged, labels, metric=metric, max_loss=max_loss, rng=rng)
     is_part = not given_up and (done < total or bool(merged.stopped))
     if given_up:
-        why = f"rejected early, after {done:,} of {total:,} examples: {verdict.reason}"
-        verdict = replace(verdict, passes=False, reason=why)
+        reason = f"rejected early, after {done:,} of {total:,} examples: {verdict.reason}"
+        verdict = replace(verdict, passes=False, reason=reason)
     elif is_part:
-        what = f"on the first {verdict.n:,} of {total:,} examples, {describe_figures(verdict)}"
-        verdict = replace(verdict, reason=what)
+        description = (
+            f"on the first {verdict.n:,} of {total:,} examples, {describe_figures(verdict)}"
+        )
+        verdict = replace(verdict, reason=description)
     return GateTrial(
         answers=merged, verdict=verdict, examples_used=done, given_up=given_up, is_part=is_part
     )

@@ -19,9 +19,9 @@ from headrace.optimize.accuracy.examples import Examples, batches
 
 MAX_ROWS: Final = 8
 """Rows of a batch; larger batches are no faster on a CPU."""
-MAX_KEPT_BYTES: Final = 1 << 30
+MAX_CACHED_BYTES: Final = 1 << 30
 SMALL_ELEMENTS: Final = 4_096
-"""Largest answers, in elements, that are always stored; larger ones only within `MAX_KEPT_BYTES`.
+"""Largest answers, in elements, that are always stored; larger ones only within `MAX_CACHED_BYTES`.
 """
 
 Run = Callable[[Tensors], Tensors]
@@ -51,10 +51,13 @@ class ModelAnswers:
     def stacked(self, output: str, indices: Array) -> Array | None:
         """Return answers to these examples, `[examples, ...]`; None if their shapes differ."""
         rows = self.rows[output]
-        chosen = [row for row in (rows[i] for i in indices.tolist()) if row is not None]
-        if len(chosen) != len(indices) or len({(row.shape, row.dtype.kind) for row in chosen}) > 1:
+        selected = [row for row in (rows[i] for i in indices.tolist()) if row is not None]
+        if (
+            len(selected) != len(indices)
+            or len({(row.shape, row.dtype.kind) for row in selected}) > 1
+        ):
             return None
-        return np.stack(chosen) if chosen else None
+        return np.stack(selected) if selected else None
 
     def size_bytes(self) -> int:
         """Return the approximate memory of the answers."""
@@ -98,7 +101,7 @@ def answers(
     selected = examples if only is None else examples.subset(indices)
     rows: dict[str, list[Array | None]] = {}
     failures: dict[int, str] = {}
-    done = kept_bytes = 0
+    done = cached_bytes = 0
     stopped = ""
     parts = _run_all(
         run, selected, max_rows=max_rows, threads=threads, is_stopped=lambda: bool(stopped)
@@ -109,9 +112,9 @@ def answers(
                 failures[index] = str(outcome)
                 continue
             for name, row in outcome.items():
-                if kept_bytes + row.nbytes <= MAX_KEPT_BYTES or row.size <= SMALL_ELEMENTS:
+                if cached_bytes + row.nbytes <= MAX_CACHED_BYTES or row.size <= SMALL_ELEMENTS:
                     rows.setdefault(name, [None] * len(examples))[index] = row
-                    kept_bytes += row.nbytes
+                    cached_bytes += row.nbytes
         done += len(part)
         if deadline is not None and clock() >= deadline and done < len(selected):
             stopped = f"the time limit was reached after {done:,} of {len(selected):,} examples"

@@ -50,9 +50,9 @@ from headrace.optimize.accuracy.cells import (
 )
 from headrace.optimize.accuracy.examples import Examples, RowTexts, pair_requests, stacked_rows
 from headrace.optimize.accuracy.tables import (
+    MAX_CACHED_BYTES,
     MAX_EXAMPLES,
     MAX_FILE_BYTES,
-    MAX_KEPT_BYTES,
     SEED,
     ExampleTable,
     IsHeader,
@@ -101,18 +101,18 @@ def read_npz(path: Path, signature: ModelSignature, *, label: str, limit: int) -
         raise InvalidArgumentError(
             f"{path}: arrays have no or different numbers of rows: {sizes_text}"
         )
-    chosen = np.arange(total)
+    selected = np.arange(total)
     notes = []
     if total > limit:
-        chosen = np.sort(np.random.default_rng(SEED).choice(total, limit, replace=False))
+        selected = np.sort(np.random.default_rng(SEED).choice(total, limit, replace=False))
         notes = [f"{limit:,} of {total:,} rows, drawn at random, the same every time"]
-    rows = {spec.name: _rows(arrays[spec.name][chosen], spec, path) for spec in signature.inputs}
+    rows = {spec.name: _rows(arrays[spec.name][selected], spec, path) for spec in signature.inputs}
     examples = Examples(
         inputs=_requests(rows, signature, path), batched=signature.batched, notes=tuple(notes)
     )
     if not labelled:
         return examples
-    labels, label_names = _labels(arrays[labelled][chosen], signature, path)
+    labels, label_names = _labels(arrays[labelled][selected], signature, path)
     return Examples(
         inputs=examples.inputs,
         labels=labels,
@@ -258,14 +258,14 @@ def read_pictures(folder: Path, signature: ModelSignature, *, limit: int) -> Exa
         )
         raise InvalidArgumentError(msg)
     paths = _pictures(folder)
-    chosen = list(range(len(paths)))
+    selected = list(range(len(paths)))
     notes = []
     if len(paths) > limit:
-        chosen = np.random.default_rng(SEED).choice(len(paths), limit, replace=False).tolist()
+        selected = np.random.default_rng(SEED).choice(len(paths), limit, replace=False).tolist()
         notes = [f"{limit:,} of {len(paths):,} pictures, drawn at random, the same every time"]
-    sampled = [paths[i] for i in sorted(chosen)]
-    if sum(path.stat().st_size for path in sampled) > MAX_KEPT_BYTES:
-        msg = f"{folder}: more than {MAX_KEPT_BYTES >> 20} MiB of pictures; set a smaller limit"
+    sampled = [paths[i] for i in sorted(selected)]
+    if sum(path.stat().st_size for path in sampled) > MAX_CACHED_BYTES:
+        msg = f"{folder}: more than {MAX_CACHED_BYTES >> 20} MiB of pictures; set a smaller limit"
         raise InvalidArgumentError(msg)
     labels, names = classes_named([path.parent.name for path in sampled], signature)
     requests = [
@@ -320,7 +320,7 @@ class DataOptions:
 
 
 def read_labelled(
-    path: Path, signature: ModelSignature, options: DataOptions, *, beside: Path
+    path: Path, signature: ModelSignature, options: DataOptions, *, tokenizer_path: Path
 ) -> Examples:
     """Read examples from a file by its suffix, with labels if it has any.
 
@@ -349,7 +349,7 @@ def read_labelled(
         return read_npz(path, signature, label=options.label, limit=limit)
     table = _table(path, suffix, limit=limit, is_header=_header_rule(signature, options))
     label = label_column(table, options.label, inputs={spec.name for spec in signature.inputs})
-    label, inputs, notes, texts = _inputs(table, label, signature, options, beside)
+    label, inputs, notes, texts = _inputs(table, label, signature, options, tokenizer_path)
     all_notes = (*notes, *_sampled(table))
     examples = Examples(inputs=inputs, batched=signature.batched, notes=all_notes, texts=texts)
     if label is None:
@@ -376,7 +376,7 @@ def _inputs(
     label: str | None,
     signature: ModelSignature,
     options: DataOptions,
-    beside: Path,
+    tokenizer_path: Path,
 ) -> tuple[str | None, Sequence[Tensors], Sequence[str], RowTexts]:
     """Return the label column, requests, notes, and the role of the texts."""
     names = {spec.name for spec in signature.inputs}
@@ -391,7 +391,7 @@ def _inputs(
         if len(columns) > 1:
             texts = RowTexts.BI_ENCODER if options.is_bi_encoder else RowTexts.CROSS_ENCODER
             notes += [_COSINES] if options.is_bi_encoder else []
-        return label, _text_inputs(table, columns, signature, options, beside), notes, texts
+        return label, _text_inputs(table, columns, signature, options, tokenizer_path), notes, texts
     if len(signature.inputs) == 1:
         requests, column_notes = matrix_inputs(table, signature, label=label)
         return label, requests, column_notes, RowTexts.SINGLE
@@ -405,7 +405,7 @@ def _text_inputs(
     columns: Sequence[str],
     signature: ModelSignature,
     options: DataOptions,
-    beside: Path,
+    tokenizer_path: Path,
 ) -> Sequence[Tensors]:
     if takes_tokens(signature):
         tokens: Callable[[Sequence[str]], Sequence[Tensors]] = lambda selected: token_inputs(  # noqa: E731  # short, and used three times
@@ -413,7 +413,7 @@ def _text_inputs(
             selected,
             signature,
             tokenizer=options.tokenizer,
-            beside=beside,
+            tokenizer_path=tokenizer_path,
             max_length=options.max_length,
         )
         if len(columns) > 1 and options.is_bi_encoder:

@@ -17,7 +17,7 @@ from headrace.optimize.accuracy.examples import Examples, RowTexts
 from headrace.optimize.accuracy.inference import ModelAnswers
 
 Values = NDArray[np.float64]
-_AT_ONCE: Final = 4_000_000
+_MAX_CONCURRENT: Final = 4_000_000
 """Most weights in memory at once."""
 _MOST_RESAMPLES: Final = 1_000
 _LEAST_RESAMPLES: Final = 400
@@ -45,11 +45,11 @@ class Metric(StrEnum):
 
         An error where the baseline has none counts as a loss of 1.
         """
-        was, now = np.asarray(base, np.float64), np.asarray(candidate, np.float64)
+        reference, now = np.asarray(base, np.float64), np.asarray(candidate, np.float64)
         if not self.is_error:
-            return np.asarray(was - now)
-        ratio = now / np.where(was > 0, was, 1.0) - 1.0
-        return np.where(was > 0, ratio, np.where(now > 0, 1.0, 0.0) + 0.0 * now)
+            return np.asarray(reference - now)
+        ratio = now / np.where(reference > 0, reference, 1.0) - 1.0
+        return np.where(reference > 0, ratio, np.where(now > 0, 1.0, 0.0) + 0.0 * now)
 
 
 def score(metric: Metric, labels: Values, scores: Values) -> float:
@@ -108,7 +108,7 @@ def bootstrap_losses(
     of_base = weighted_scores(metric, labels, base)
     of_candidate = weighted_scores(metric, labels, candidate)
     chunks = []
-    at_once = max(1, min(resamples, _AT_ONCE // n))
+    at_once = max(1, min(resamples, _MAX_CONCURRENT // n))
     with np.errstate(divide="ignore", invalid="ignore"):
         for start in range(0, resamples, at_once):
             rows = min(at_once, resamples - start)
@@ -158,11 +158,11 @@ def _ranks(values: Values) -> Callable[[Values], Values]:
 
 def _auc(weights: Values, ranks: Values, positive: NDArray[np.bool_]) -> Values:
     """Return the AUC by the Mann-Whitney statistic."""
-    ours = weights[:, positive].sum(axis=1)
-    theirs = weights[:, ~positive].sum(axis=1)
-    above = (weights * ranks)[:, positive].sum(axis=1) - ours * (ours + 1) / 2
+    positive_weight = weights[:, positive].sum(axis=1)
+    negative_weight = weights[:, ~positive].sum(axis=1)
+    above = (weights * ranks)[:, positive].sum(axis=1) - positive_weight * (positive_weight + 1) / 2
     with np.errstate(divide="ignore", invalid="ignore"):
-        auc: Values = above / (ours * theirs)
+        auc: Values = above / (positive_weight * negative_weight)
     return auc
 
 
@@ -364,8 +364,8 @@ def _fits(
             continue
         baseline = score(metric, answered_labels.astype(np.float64), values)
         if not np.isnan(baseline):
-            why = f"{metric} of {how} '{name}'"
-            choice = MetricChoice(metric=metric, output=name, why=why, read=read)
+            reason = f"{metric} of {how} '{name}'"
+            choice = MetricChoice(metric=metric, output=name, why=reason, read=read)
             fits.append((baseline, choice))
     return fits
 
@@ -376,22 +376,22 @@ def _choose_value(fits: Sequence[_Fit]) -> MetricChoice:
     if explained:
         ratio, best = _best(explained)
         if ratio > _FLAWLESS:
-            why = f"the baseline has no error in output '{best.output}': explained variance"
-            return replace(best, why=why)
-        why = (
+            reason = f"the baseline has no error in output '{best.output}': explained variance"
+            return replace(best, why=reason)
+        reason = (
             f"labels are values, and output '{best.output}' is on their scale (the "
             f"baseline explains {ratio:.0%} of their variance): root mean squared error"
         )
-        return replace(best, metric=Metric.RMSE, why=why)
+        return replace(best, metric=Metric.RMSE, why=reason)
     ratio, best = _best([fit for fit in fits if fit[1].metric is Metric.SPEARMAN] or fits)
-    why = f"labels are values, and output '{best.output}' is on another scale: rank correlation"
+    reason = f"labels are values, and output '{best.output}' is on another scale: rank correlation"
     warning = ""
     if ratio <= 0:
         warning = (
             f"the baseline's answers do not follow the labels (rank correlation "
             f"{ratio:.2f}): do they belong to this model?"
         )
-    return replace(best, metric=Metric.SPEARMAN, why=why, warning=warning)
+    return replace(best, metric=Metric.SPEARMAN, why=reason, warning=warning)
 
 
 def _with_rare_classes(
@@ -399,21 +399,21 @@ def _with_rare_classes(
 ) -> MetricChoice:
     """Use AUC if one of two classes is rare; warn if the baseline is no better than guessing."""
     _, counts = np.unique(labels, return_counts=True)
-    most = float(counts.max() / counts.sum())
-    if len(counts) == 2 and most > 1 - RARE_RATIO:  # noqa: PLR2004  # two classes
+    maximum = float(counts.max() / counts.sum())
+    if len(counts) == 2 and maximum > 1 - RARE_RATIO:  # noqa: PLR2004  # two classes
         fits = [f for name in base.rows for f in _fits(name, Metric.AUC, labels, base, ())]
         if fits:
             _, auc = _best(fits)
-            why = (
-                f"area under the ROC curve of output '{auc.output}': only {1 - most:.1%} "
+            reason = (
+                f"area under the ROC curve of output '{auc.output}': only {1 - maximum:.1%} "
                 "of the labels are of the rarer class, which accuracy hardly sees"
             )
-            return replace(auc, why=why)
+            return replace(auc, why=reason)
     warning = ""
-    if baseline <= most and len(counts) > 1:
+    if baseline <= maximum and len(counts) > 1:
         warning = (
             f"the baseline is right in {baseline:.1%}, no more often than by always saying "
-            f"the commonest class ({most:.1%}): do these labels belong to this model?"
+            f"the commonest class ({maximum:.1%}): do these labels belong to this model?"
         )
     return replace(best, warning=warning)
 

@@ -19,7 +19,7 @@ import numpy as np
 from headrace.core import Array, FailedPreconditionError, InvalidArgumentError
 
 MAX_FILE_BYTES: Final = 4 << 30
-MAX_KEPT_BYTES: Final = 1 << 30
+MAX_CACHED_BYTES: Final = 1 << 30
 MAX_LINE_BYTES: Final = 4 << 20
 MAX_EXAMPLES: Final = 100_000
 """Sample size of larger files; more labels would not find smaller relevant losses."""
@@ -84,9 +84,10 @@ class RowSampler:
             self._bytes -= self._sample[position][2]
         self._sample[position : position + 1] = [(line, cells, size_bytes)]
         self._bytes += size_bytes
-        if self._bytes > MAX_KEPT_BYTES:
+        if self._bytes > MAX_CACHED_BYTES:
             msg = (
-                f"{self._path}: {len(self._sample)} rows exceed {MAX_KEPT_BYTES >> 20} MiB; set a "
+                f"{self._path}: {len(self._sample)} rows exceed {MAX_CACHED_BYTES >> 20} MiB; "
+                "set a "
                 "smaller limit of examples"
             )
             raise InvalidArgumentError(msg)
@@ -233,7 +234,7 @@ def _names(cells: Sequence[str], path: Path) -> list[str]:
     return names
 
 
-_ROWS_AT_ONCE: Final = 256
+_ROWS_PER_CHUNK: Final = 256
 _SHOWN: Final = 80
 _OBJECT_BYTES: Final = 64
 
@@ -284,10 +285,10 @@ def read_parquet(path: Path, *, limit: int) -> ExampleTable:
             _check_unpacked(file.metadata, path)
             names = [str(name) for name in file.schema_arrow.names]
             total = int(file.metadata.num_rows)
-            chosen = np.arange(total)
+            selected = np.arange(total)
             if total > limit:
-                chosen = np.sort(np.random.default_rng(SEED).choice(total, limit, replace=False))
-            for number, cells in _rows(file, chosen):
+                selected = np.sort(np.random.default_rng(SEED).choice(total, limit, replace=False))
+            for number, cells in _rows(file, selected):
                 sample.offer(number, cells, sum(map(_size_bytes, cells)))
     except (ValueError, OSError, TypeError, arrow.lib.ArrowException) as error:
         msg = f"{path} cannot be read as Parquet: {str(error)[:_SHOWN]}"
@@ -302,12 +303,12 @@ def _check_unpacked(metadata: Any, path: Path) -> None:  # noqa: ANN401  # pyarr
         raise InvalidArgumentError(msg)
 
 
-def _rows(file: Any, chosen: Array) -> Iterator[tuple[int, list[object]]]:  # noqa: ANN401  # pyarrow has no types
+def _rows(file: Any, selected: Array) -> Iterator[tuple[int, list[object]]]:  # noqa: ANN401  # pyarrow has no types
     """Yield the chosen rows with their numbers from 1; only these become Python objects."""
     start = 0
-    for part in file.iter_batches(batch_size=_ROWS_AT_ONCE):
-        low, high = np.searchsorted(chosen, (start, start + part.num_rows))
-        numbers = chosen[low:high]
+    for part in file.iter_batches(batch_size=_ROWS_PER_CHUNK):
+        low, high = np.searchsorted(selected, (start, start + part.num_rows))
+        numbers = selected[low:high]
         if len(numbers):
             columns = [column.to_pylist() for column in part.take(numbers - start).columns]
             for number, cells in zip(numbers.tolist(), zip(*columns, strict=True), strict=True):

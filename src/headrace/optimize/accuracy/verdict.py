@@ -79,19 +79,21 @@ def describe_figures(verdict: QualityVerdict) -> str:
     """Return the figures of a verdict in one line."""
     low, high = verdict.loss_ci
     metric = verdict.metric
-    what = f"{_value(verdict.base_accuracy, metric)} to {_value(verdict.accuracy, metric)} {metric}"
+    description = (
+        f"{_value(verdict.base_accuracy, metric)} to {_value(verdict.accuracy, metric)} {metric}"
+    )
     flips = f"{verdict.lost} lost, {verdict.gained} gained of {verdict.n:,}"
     detail = flips if metric is Metric.ACCURACY else f"n = {verdict.n:,}"
     return (
-        f"{what}, a loss of {format_loss(verdict.loss, metric)} "
+        f"{description}, a loss of {format_loss(verdict.loss, metric)} "
         f"[{low * 100:+.2f}, {high * 100:+.2f}] (p = {verdict.p_value:.2g}; {detail}; a loss of "
         f"{format_loss(verdict.detectable_loss, metric)} would be seen in four of five cases)"
     )
 
 
-def with_reason(verdict: QualityVerdict, why: str) -> QualityVerdict:
+def with_reason(verdict: QualityVerdict, reason: str) -> QualityVerdict:
     """Return the verdict with a reason and its figures."""
-    return replace(verdict, reason=f"{why}: {describe_figures(verdict)}")
+    return replace(verdict, reason=f"{reason}: {describe_figures(verdict)}")
 
 
 def _value(value: float, metric: Metric) -> str:
@@ -145,9 +147,11 @@ def needed_examples(changed_ratio: float, loss: float, max_loss: float) -> int |
     if max_loss < _TINY:
         return None
     by_test = _z_test() ** 2 * max(changed_ratio, max_loss) / max_loss**2
-    room = max_loss - max(loss, 0.0)
+    remaining = max_loss - max(loss, 0.0)
     z = NormalDist().inv_cdf(1 - SIGNIFICANCE)
-    by_bound = z**2 * max(changed_ratio / room**2, 1 / max_loss) if room > _TINY else math.inf
+    by_bound = (
+        z**2 * max(changed_ratio / remaining**2, 1 / max_loss) if remaining > _TINY else math.inf
+    )
     return math.ceil(min(by_test, by_bound))
 
 
@@ -165,8 +169,8 @@ def is_refuted(lost: int, gained: int, n: int, *, max_loss: float, alpha: float)
         + same * np.log1p(-stakes * max_loss)
         + gained * np.log1p(-stakes * (1.0 + max_loss))
     )
-    most = float(log_capitals.max())
-    return most + math.log(float(np.exp(log_capitals - most).mean())) >= math.log(1.0 / alpha)
+    maximum = float(log_capitals.max())
+    return maximum + math.log(float(np.exp(log_capitals - maximum).mean())) >= math.log(1.0 / alpha)
 
 
 def _z_test() -> float:
@@ -214,26 +218,28 @@ def comparable(base: ModelAnswers, candidate: ModelAnswers, output: str) -> Arra
     return np.flatnonzero(of_base & candidate.has(output))
 
 
-def breakage_reason(base: ModelAnswers, candidate: ModelAnswers, output: str, chosen: Array) -> str:
+def breakage_reason(
+    base: ModelAnswers, candidate: ModelAnswers, output: str, selected: Array
+) -> str:
     """Return why a candidate's answers cannot be judged; empty if they can."""
     failed = sorted(candidate.failures.keys() - base.failures.keys())
     if failed:
-        why = candidate.failures[failed[0]][:200]
-        return f"it fails on {len(failed):,} examples that the baseline answers: {why}"
-    if not len(chosen):
+        reason = candidate.failures[failed[0]][:200]
+        return f"it fails on {len(failed):,} examples that the baseline answers: {reason}"
+    if not len(selected):
         return f"it answers no example in output {output!r}"
-    was, now = base.stacked(output, chosen), candidate.stacked(output, chosen)
-    if was is None or now is None or was.shape != now.shape:
+    reference, now = base.stacked(output, selected), candidate.stacked(output, selected)
+    if reference is None or now is None or reference.shape != now.shape:
         return "its answers have another shape than the baseline's"
     if now.dtype.kind != "f":
         return ""
-    spoiled = np.isfinite(was.astype(np.float64)) & ~np.isfinite(now)
-    rows = int(spoiled.reshape(len(chosen), -1).any(axis=1).sum())
+    spoiled = np.isfinite(reference.astype(np.float64)) & ~np.isfinite(now)
+    rows = int(spoiled.reshape(len(selected), -1).any(axis=1).sum())
     return f"it answers {rows:,} examples with non-finite numbers" if rows else ""
 
 
 def measure_quality(
-    truth: Values, was: Values, now: Values, metric: Metric, rng: np.random.Generator
+    expected: Values, reference: Values, now: Values, metric: Metric, rng: np.random.Generator
 ) -> QualityVerdict:
     """Return a verdict with its statistics, not passed yet.
 
@@ -242,15 +248,15 @@ def measure_quality(
         was: The baseline's classes or values.
         now: The candidate's.
     """
-    n, agreement = len(truth), float((was == now).mean())
+    n, agreement = len(expected), float((reference == now).mean())
     if metric is Metric.ACCURACY:
-        lost, gained = flips(truth, was, now)
+        lost, gained = flips(expected, reference, now)
         return QualityVerdict(
             passes=False,
             reason="",
             metric=metric,
-            accuracy=float((now == truth).mean()),
-            base_accuracy=float((was == truth).mean()),
+            accuracy=float((now == expected).mean()),
+            base_accuracy=float((reference == expected).mean()),
             loss=(lost - gained) / n,
             loss_ci=loss_interval(lost, gained, n, confidence=CONFIDENCE),
             loss_bound=loss_bound(lost, gained, n, confidence=CONFIDENCE),
@@ -261,11 +267,11 @@ def measure_quality(
             detectable_loss=detectable_loss((lost + gained) / n, n),
             agreement_ratio=agreement,
         )
-    before, after = score(metric, truth, was), score(metric, truth, now)
+    before, after = score(metric, expected, reference), score(metric, expected, now)
     if not np.isfinite(after):  # constant answers have no correlation and say nothing
         after = 0.5 if metric is Metric.AUC else 0.0
     loss = float(metric.loss(before, after))
-    losses = bootstrap_losses(metric, truth, was, now, rng)
+    losses = bootstrap_losses(metric, expected, reference, now, rng)
     losses = losses if len(losses) else np.array([loss])
     tail = (1 - CONFIDENCE) / 2
     low, high, bound = np.quantile(losses, (tail, 1 - tail, CONFIDENCE)).tolist()
@@ -286,7 +292,7 @@ def measure_quality(
     )
 
 
-def flips(truth: Values, was: Values, now: Values) -> tuple[int, int]:
+def flips(expected: Values, reference: Values, now: Values) -> tuple[int, int]:
     """Return how many answers turned wrong and how many right."""
-    before, after = was == truth, now == truth
+    before, after = reference == expected, now == expected
     return int((before & ~after).sum()), int((~before & after).sum())

@@ -113,7 +113,7 @@ class _Attempt:
             for rows, comparison in self.comparisons
             if fine or not rows.is_fine
         )
-        return next((why for why in problems if why), "")
+        return next((reason for reason in problems if reason), "")
 
     def as_conversion(self, source: ConversionSource) -> Conversion:
         """Return the attempt as a result."""
@@ -174,14 +174,14 @@ def convert(
             continue
         if not attempt.problem(fine=True):
             return attempt.as_conversion(source)
-        if why := attempt.problem(fine=False):
+        if reason := attempt.problem(fine=False):
             hint = (
                 _NO_MISSING
-                if _MISSING in why and not attempt.comparisons[0][1].problem(limits)
+                if _MISSING in reason and not attempt.comparisons[0][1].problem(limits)
                 else ""
             )
             problems.append(
-                f"converted to compute in {way.computes} its answers differ: {why}{hint}"
+                f"converted to compute in {way.computes} its answers differ: {reason}{hint}"
             )
         elif way.computes is Datatype.FP32 and coarse is None:
             coarse = attempt, target.read_bytes()
@@ -251,8 +251,8 @@ def _row_sets(
     model, signature = source.model, source.model.signature
     thresholds = {**tree_thresholds(graph), **source.thresholds}
     row_sets = [
-        _Rows(what=what, inputs=inputs, expected=model.run(inputs))
-        for what, inputs in _generated_rows(model, thresholds)
+        _Rows(what=description, inputs=inputs, expected=model.run(inputs))
+        for description, inputs in _generated_rows(model, thresholds)
     ]
     if thresholds and signature.batched and len(signature.inputs) == 1:
         row_sets += _threshold_rows(model, thresholds)
@@ -263,12 +263,12 @@ def _row_sets(
         except HeadraceError:
             pass  # the source rejects missing values
         else:
-            what = f"{_rows(signature, missing)} {_MISSING}"
-            row_sets.append(_Rows(what=what, inputs=missing, expected=answers))
+            subject = f"{_rows(signature, missing)} {_MISSING}"
+            row_sets.append(_Rows(what=subject, inputs=missing, expected=answers))
     if data_rows is not None:
-        what = f"{_rows(signature, data_rows)} given rows"
+        subject = f"{_rows(signature, data_rows)} given rows"
         expected = _answers(model, data_rows)
-        row_sets.append(_Rows(what=what, inputs=data_rows, expected=expected, is_data=True))
+        row_sets.append(_Rows(what=subject, inputs=data_rows, expected=expected, is_data=True))
     return row_sets
 
 
@@ -296,17 +296,19 @@ def _generated_rows(model: Model, thresholds: Thresholds) -> Iterator[tuple[str,
         with_size = f" of size {size}" if len(sizes) > 1 else ""
         for draw in range(1 if signature.batched else _REQUESTS):
             inputs = generated_inputs(signature, variable=size, thresholds=thresholds, draw=draw)
-            what = f"{_rows(signature, inputs)} generated rows" if signature.batched else _ALONE
-            yield f"{what}{with_size}", inputs
+            description = (
+                f"{_rows(signature, inputs)} generated rows" if signature.batched else _ALONE
+            )
+            yield f"{description}{with_size}", inputs
 
 
 def _converted_answers(
-    converted: Model, signature: ModelSignature, inputs: Tensors, what: str
+    converted: Model, signature: ModelSignature, inputs: Tensors, description: str
 ) -> Tensors:
     try:
         return converted.run(inputs, [spec.name for spec in signature.outputs])
     except HeadraceError as error:
-        msg = f"converted, it fails on {what}: {error}"
+        msg = f"converted, it fails on {description}: {error}"
         raise UnsupportedModelError(msg) from error
 
 

@@ -121,7 +121,7 @@ def _value(spec: TensorSpec) -> Graph:
     return helper.make_tensor_value_info(spec.name, _TYPES[spec.datatype], sizes)
 
 
-def _check_count(what: str, actual: int, expected: int) -> None:
+def _check_count(description: str, actual: int, expected: int) -> None:
     if actual != expected:
-        msg = f"the converted model has {actual} {what}, and the source {expected}"
+        msg = f"the converted model has {actual} {description}, and the source {expected}"
         raise UnsupportedModelError(msg)

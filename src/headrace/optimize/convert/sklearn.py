@@ -101,8 +101,8 @@ def _convert(path: Path, tools: Any, estimator: Any, kind: Datatype, model: Mode
             graph = _with_options(tools, estimator, input_types, {id(estimator): options})
     except Exception as error:
         # Third-party converters may be registered and raise any exception.
-        what = f"{type(error).__name__}: {reason_of(error)}"
-        raise UnsupportedModelError(f"{path}: skl2onnx cannot convert it: {what}") from error
+        description = f"{type(error).__name__}: {reason_of(error)}"
+        raise UnsupportedModelError(f"{path}: skl2onnx cannot convert it: {description}") from error
     # For a classifier without probabilities it also returns the decision scores.
     del graph.graph.output[len(model.signature.outputs) :]
     if not _ROUND_FIRST.isdisjoint(base.__name__ for base in type(estimator).__mro__):

@@ -37,8 +37,10 @@ def open_savedmodel(path: Path, *, allow_code: bool) -> ConversionSource:
     saved_model = read_savedmodel(path)
     if saved_model.assigns:
         names = ", ".join(saved_model.assigns[:_MOST_NAMES])
-        what = f"keeps state between requests ({names}), which ONNX does not support"
-        raise refuse(path, f"{what}; let it take the state as an input and give it as an output")
+        description = f"keeps state between requests ({names}), which ONNX does not support"
+        raise refuse(
+            path, f"{description}; let it take the state as an input and give it as an output"
+        )
     model = open_tensorflow(path, saved_model, _OPTIONS)
     way = Way(
         computes=computes_in(model.signature),

@@ -63,14 +63,14 @@ def p99_interval(predictor: Predictor, point: LoadPoint) -> Interval | None:
     if phases is None:
         return None
     reach = math.log(phases.next_ratio)
-    most = max(reach, _LEAST_REACH)
-    levels = np.linspace(-most, most, _LEVELS)
+    maximum = max(reach, _LEAST_REACH)
+    levels = np.linspace(-maximum, maximum, _LEVELS)
     p99s_s = [
         [
             replace(
                 rough,
                 seed=seed,
-                phases=phases.times(math.exp(level), swing=_SWING ** (level / most)),
+                phases=phases.times(math.exp(level), swing=_SWING ** (level / maximum)),
             )
             .outcome(point.rate)
             .quantile_s(0.99)
@@ -125,14 +125,14 @@ def _surely_recommended(
     point = predictor.surely().point(rate, prediction.capacity)
     bounds, p99 = p99_interval(predictor, point), duration_text(point.p99_s)
     if bounds is None or prediction.drift_ratio is None:
-        why = "too few rounds for an interval: increase --budget"
+        reason = "too few rounds for an interval: increase --budget"
     else:
         low, high = bounds
         p99 = f"{p99} [{duration_text(low)}, {duration_text(high)}]"
         drift = f"the machine's speed varied by {prediction.drift_ratio:.1%} between rounds"
-        why = f"95 % interval, as {drift}"
+        reason = f"95 % interval, as {drift}"
         if high - low > _WIDE * point.p99_s:
-            why += "; the interval is wide: increase --budget or use a quieter machine"
+            reason += "; the interval is wide: increase --budget or use a quieter machine"
     check_s = seconds_to_know(rate=rate, load_ratio=point.load_ratio)
     command = f"headrace load URL --rate {rate:.4g} --seconds {math.ceil(check_s)}"
     check_note = "then its p99 is known to about 10 %, on a machine without drift"
@@ -142,7 +142,7 @@ def _surely_recommended(
         check_s=check_s,
         reasons=(
             *recommendation.reasons,
-            SettingReason(name="p99", value=p99, why=why),
+            SettingReason(name="p99", value=p99, why=reason),
             SettingReason(name="to check", value=command, why=check_note),
         ),
     )
@@ -183,8 +183,8 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def file_name(self) -> str:
         """File name by model, runtime, processor features and cores."""
-        what = "\n".join((self.runtime, *self.processor.features, str(self.cores)))
-        key = hashlib.sha256(what.encode()).hexdigest()[:_KEY_DIGITS]
+        description = "\n".join((self.runtime, *self.processor.features, str(self.cores)))
+        key = hashlib.sha256(description.encode()).hexdigest()[:_KEY_DIGITS]
         return f"{file_prefix(self.digest)}{key}.json"
 
 
@@ -259,7 +259,7 @@ def encode_profile(profile: Profile) -> bytes:
     return msgspec.json.format(msgspec.json.encode(profile), indent=1) + b"\n"
 
 
-def decode_profile(data: bytes, *, where: str) -> Profile:
+def decode_profile(data: bytes, *, location: str) -> Profile:
     """Decode a profile.
 
     Args:
@@ -271,11 +271,11 @@ def decode_profile(data: bytes, *, where: str) -> Profile:
     try:
         schema = msgspec.json.decode(data, type=_Schema).schema
         if schema > SCHEMA:
-            msg = f"{where} was written by a newer Headrace (schema {schema}); upgrade this one"
+            msg = f"{location} was written by a newer Headrace (schema {schema}); upgrade this one"
             raise ArtifactCorruptError(msg)
         return msgspec.json.decode(data, type=Profile)
     except msgspec.DecodeError as error:
-        msg = f"{where} is damaged and cannot be read: {error}; delete it and profile again"
+        msg = f"{location} is damaged and cannot be read: {error}; delete it and profile again"
         raise ArtifactCorruptError(msg) from error
 
 
@@ -336,8 +336,8 @@ def fitting(
     if machine is None:
         return newest[0]
     for profile in newest:
-        alike = profile.processor.features == machine.processor.features
-        if alike and profile.cores <= machine.cores:
+        same_features = profile.processor.features == machine.processor.features
+        if same_features and profile.cores <= machine.cores:
             return profile
     other = newest[0]
     if other.processor.features == machine.processor.features:
@@ -346,10 +346,13 @@ def fitting(
             f"{machine.cores}; create one with: {command}"
         )
         raise FailedPreconditionError(msg)
-    theirs, ours = set(other.processor.features), set(machine.processor.features)
+    measured_features, current_features = (
+        set(other.processor.features),
+        set(machine.processor.features),
+    )
     differ = ", ".join(
-        [f"no {name} here" for name in sorted(theirs - ours)]
-        + [f"no {name} there" for name in sorted(ours - theirs)]
+        [f"no {name} here" for name in sorted(measured_features - current_features)]
+        + [f"no {name} there" for name in sorted(current_features - measured_features)]
     )
     msg = (
         f"the profile of {model} is of another processor ({other.processor.name}; {differ}), whose "
@@ -388,8 +391,8 @@ def fill(
             "values": dict(padding.values),
             "max_ratio": padding.max_ratio,
         }
-        why = reasons.get("padding.max_ratio", "")
-        filled.append(_filled(entry, "batching.padding.max_ratio", padding.max_ratio, why))
+        cause = reasons.get("padding.max_ratio", "")
+        filled.append(_filled(entry, "batching.padding.max_ratio", padding.max_ratio, cause))
     result = {**entry, "batching": batching}
     copies = recommended.replicas
     # A split, an autoscaler or a pool may set the number of copies.
@@ -401,5 +404,5 @@ def fill(
     return result, filled
 
 
-def _filled(entry: Entry, path: str, value: object, why: str) -> Filled:
-    return Filled(endpoint=str(entry.get("name", "")), path=path, value=value, why=why)
+def _filled(entry: Entry, path: str, value: object, reason: str) -> Filled:
+    return Filled(endpoint=str(entry.get("name", "")), path=path, value=value, why=reason)

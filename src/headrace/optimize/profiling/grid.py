@@ -49,8 +49,8 @@ def time_runs(
     Raises:
         Exception: The error of `run`, in any thread.
     """
-    least = max(1, -(-_LEAST_RUNS // setting.runs))
-    window = time_window(run, setting, seconds=seconds, least=least, clock=clock)
+    minimum = max(1, -(-_LEAST_RUNS // setting.runs))
+    window = time_window(run, setting, seconds=seconds, minimum=minimum, clock=clock)
     return cell_of(
         setting,
         window.samples_s,
@@ -64,7 +64,7 @@ def time_window(
     setting: Setting,
     *,
     seconds: float = 0.0,
-    least: int,
+    minimum: int,
     clock: Clock = time.perf_counter,
 ) -> RunWindow:
     """Call `run` repeatedly from as many threads as the setting has concurrent runs.
@@ -81,7 +81,7 @@ def time_window(
     def call(_: int) -> list[float]:
         samples: list[float] = []
         before = clock()
-        while before < until or len(samples) < least:
+        while before < until or len(samples) < minimum:
             run()
             after = clock()
             samples.append(after - before)
@@ -132,10 +132,10 @@ def cell_of(
 
 
 def compress_samples(
-    ascending: "np.ndarray[tuple[int], np.dtype[np.float64]]", most: int = KEPT
+    ascending: "np.ndarray[tuple[int], np.dtype[np.float64]]", maximum: int = KEPT
 ) -> tuple[float, ...]:
     """Reduce ascending samples to `most` values of the same mean, by averaging neighbours."""
-    parts = np.array_split(ascending, most) if len(ascending) > most else ascending
+    parts = np.array_split(ascending, maximum) if len(ascending) > maximum else ascending
     return tuple(round(float(np.mean(part)), 9) for part in parts)
 
 
@@ -155,9 +155,9 @@ _MIN_WINDOW_S: Final = 0.05
 MAX_WINDOW_S: Final = 4.0
 
 
-def doubling(most: int) -> tuple[int, ...]:
+def doubling(maximum: int) -> tuple[int, ...]:
     """Return 1, 2, 4, ... and `most`."""
-    return tuple(sorted({*(1 << power for power in range(most.bit_length())), most}))
+    return tuple(sorted({*(1 << power for power in range(maximum.bit_length())), maximum}))
 
 
 def main_length(lengths: Sequence[int], requested: Sequence[int]) -> int:
@@ -237,7 +237,7 @@ def remaining(plan: GridPlan, rows: Sequence[int], best: int, *, cores: int) -> 
         rows: The batch sizes that were measured one at a time, ascending.
         best: The best of these.
     """
-    most = max(plan.runs)
+    maximum = max(plan.runs)
     settings = [
         Setting(threads=1, runs=runs, rows=r, length=plan.length)
         for runs in reversed(plan.runs)
@@ -248,14 +248,14 @@ def remaining(plan: GridPlan, rows: Sequence[int], best: int, *, cores: int) -> 
     settings += [
         Setting(threads=threads, runs=runs, rows=r, length=plan.length)
         for threads in plan.threads
-        for runs in dict.fromkeys((1, max(1, min(cores // threads, most))))
+        for runs in dict.fromkeys((1, max(1, min(cores // threads, maximum))))
         for r in few
         if threads > 1
     ]
     settings += [
         Setting(threads=1, runs=runs, rows=r, length=length)
         for length in sorted(plan.lengths)
-        for runs in dict.fromkeys((1, most))
+        for runs in dict.fromkeys((1, maximum))
         for r in dict.fromkeys((1, best))
     ]
     return settings
@@ -267,15 +267,15 @@ def in_rounds(cells: Iterable[GridCell], plan: GridPlan, best: int) -> list[Grid
     They have one run at a time, and the maximum of concurrent runs, with the batches that a replica
     forms: up to the best, and one step further, which it tries occasionally.
     """
-    most = max(plan.runs)
+    maximum = max(plan.runs)
     largest = best * 2 if best > 1 else _FEW_ROWS
     here = [
         cell
         for cell in cells
-        if cell.threads == 1 and cell.length == plan.length and cell.runs in {1, most}
+        if cell.threads == 1 and cell.length == plan.length and cell.runs in {1, maximum}
     ]
-    least = min((cell.rows for cell in here), default=1)
-    return [cell for cell in here if cell.rows <= max(largest, least)]
+    minimum = min((cell.rows for cell in here), default=1)
+    return [cell for cell in here if cell.rows <= max(largest, minimum)]
 
 
 def window_s(*, left_s: float, settings_left: int, most_s: float = MAX_WINDOW_S) -> float:
@@ -381,7 +381,7 @@ class Rounds:
         Raises:
             Exception: The error of a run.
         """
-        began = self._clock()
+        started = self._clock()
         turns: list[_Series | None] = [*self._series, None]
         self._rng.shuffle(turns)
         windows: list[tuple[_Series, RunWindow, float]] = []
@@ -393,12 +393,12 @@ class Rounds:
             run = runs[setting]
             run()  # excludes cache contents of another batch size
             at_s = self._clock() - self._began
-            window = time_window(run, setting, least=turn.count, clock=self._clock)
+            window = time_window(run, setting, minimum=turn.count, clock=self._clock)
             windows.append((turn, window, at_s))
         for turn, window, at_s in windows:  # a round counts for all settings or for none
             turn.add(window, at_s)
         self.count += 1
-        self.takes_s = self._clock() - began
+        self.takes_s = self._clock() - started
 
     def cells(self) -> list[GridCell]:
         """Return the pooled cell of each setting."""
@@ -416,10 +416,10 @@ class Rounds:
         for level in turns:
             ended = self._clock()
             self._sleep(level.about_s * _JITTER ** self._rng.uniform(-1.0, 1.0))
-            began = self._clock()
+            started = self._clock()
             run()
-            level.samples_s.append(self._clock() - began)
-            level.pauses_s.append(began - ended)
+            level.samples_s.append(self._clock() - started)
+            level.pauses_s.append(started - ended)
 
 
 def _pooled(series: _Series, paused: tuple[Paused, ...]) -> GridCell:

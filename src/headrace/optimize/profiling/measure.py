@@ -62,9 +62,9 @@ from headrace.runtimes import (
     code_of_model,
     detect_runtime,
     find_padding,
+    generated_inputs,
     get_runtime,
     load_model,
-    made_up_inputs,
     runs_code,
 )
 from headrace.runtimes.base import UNTUNED, Tuning
@@ -158,10 +158,10 @@ def onnx_times(events: object, *, skip_runs: int = 0) -> list[tuple[str, float]]
     """
     if not isinstance(events, list):
         return []
-    begins = sorted(
+    starts = sorted(
         event["ts"] for event in events if _is(event, "Session") and event["name"] == "model_run"
     )
-    since = begins[skip_runs] if len(begins) > skip_runs else 0
+    since = starts[skip_runs] if len(starts) > skip_runs else 0
     return [
         (str(event["args"]["op_name"]), event["dur"] / 1e6)
         for event in events
@@ -232,7 +232,7 @@ def _of_openvino(path: Path, inputs: Tensors) -> list[tuple[str, float]]:
 
 
 def find_lengths(
-    model: Model, requested: tuple[int, ...], *, where: str
+    model: Model, requested: tuple[int, ...], *, location: str
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Return the requested or default lengths that the model takes, and the requested it refuses.
 
@@ -250,14 +250,14 @@ def find_lengths(
     if not usable and not requested:
         usable = tuple(size for size in VARIABLE_SIZES if _runs(model, size))[:1]
     if not usable:
-        msg = f"{where}: the model runs with none of these lengths: {tried}"
+        msg = f"{location}: the model runs with none of these lengths: {tried}"
         raise UnsupportedModelError(msg)
     return usable, tuple(length for length in requested if length not in usable)
 
 
 def run_once(model: Model, length: int) -> None:
     """Run one generated row of this length."""
-    model.run(made_up_inputs(model, rows=1, variable=max(length, 1)))
+    model.run(generated_inputs(model, rows=1, variable=max(length, 1)))
 
 
 def _runs(model: Model, length: int) -> bool:
@@ -351,13 +351,13 @@ class ModelMeasurement:
         self._emit(ProfileProgress(text="time by operator", left_s=max(self._left_s(), 0.0)))
         length = plan.length
         with self._loaded(1) as (model, _, _):
-            inputs = made_up_inputs(model, rows=1, variable=max(length, 1))
+            inputs = generated_inputs(model, rows=1, variable=max(length, 1))
         with tempfile.TemporaryDirectory(dir=Path.cwd()) as name:
             folder = Path(name)
             self._emit(
                 by_operator(self._path, runtime, inputs, rows=1, length=length, folder=folder)
             )
-        self._tell_foreign()
+        self._report_foreign()
         self._emit(ProfileDone())
 
     @contextmanager
@@ -376,7 +376,7 @@ class ModelMeasurement:
 
     def _open(self, model: Model, *, load_s: float, runtime: str) -> GridPlan:
         requested = self._request.lengths
-        lengths, refused = find_lengths(model, requested, where=str(self._path))
+        lengths, refused = find_lengths(model, requested, location=str(self._path))
         for size in refused:
             self._emit(ProfileNote(text=f"the model does not run with length {size}"))
         length = main_length(lengths, requested)
@@ -407,14 +407,14 @@ class ModelMeasurement:
         for index, rows in enumerate(plan.rows):
             used = resident_bytes()
             fits = used + 2 * (used - first_bytes) < self._request.memory_bytes * _OF_MEMORY
-            chosen = bool(self._request.rows)
-            if cells and not (chosen or is_worth_more(cells, budget_s=self._request.budget_s)):
+            selected = bool(self._request.rows)
+            if cells and not (selected or is_worth_more(cells, budget_s=self._request.budget_s)):
                 break
             if cells and (self._clock() >= until or not fits):
-                why = "memory" if not fits else "time"
+                reason = "memory" if not fits else "time"
                 self._emit(
                     ProfileNote(
-                        text=f"batches of {rows} or more rows were not tried: not enough {why}"
+                        text=f"batches of {rows} or more rows were not tried: not enough {reason}"
                     )
                 )
                 break
@@ -496,7 +496,7 @@ class ModelMeasurement:
     def _left_s(self) -> float:
         return self._until - self._request.budget_s * _OPERATORS_SHARE - self._clock()
 
-    def _tell_foreign(self) -> None:
+    def _report_foreign(self) -> None:
         ratios = [cell.foreign_ratio for cell in self._cells]
         if ratios and max(ratios) > _FOREIGN:
             mean = sum(ratios) / len(ratios)
@@ -508,7 +508,7 @@ class ModelMeasurement:
 
 
 def _run_of(model: Model, setting: Setting) -> Run:
-    inputs = made_up_inputs(model, rows=setting.rows, variable=max(setting.length, 1))
+    inputs = generated_inputs(model, rows=setting.rows, variable=max(setting.length, 1))
     return lambda: model.run(inputs)
 
 

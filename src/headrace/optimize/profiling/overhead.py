@@ -98,7 +98,7 @@ def _spread(blocks: Sequence[RequestBlock]) -> tuple[float, ...]:
     return compress_samples(np.sort(beyond / mean)) if mean else ()
 
 
-def ask_alone(
+def request_sequentially(
     ask: Callable[[], object],
     totals: Callable[[], ReplicaTotals],
     *,
@@ -136,8 +136,8 @@ def ask_alone(
     return blocks
 
 
-def ask_together(
-    ask_all: Callable[[], float],
+def request_concurrently(
+    request_all: Callable[[], float],
     totals: Callable[[], ReplicaTotals],
     *,
     budget_s: float,
@@ -146,13 +146,13 @@ def ask_together(
     """Send blocks of concurrent requests.
 
     Args:
-        ask_all: Sends all requests and returns the seconds until the last response.
+        request_all: Sends all requests and returns the seconds until the last response.
         totals: Returns the replica's counters.
     """
     until = clock() + budget_s
     blocks: list[RequestBlock] = []
     while _goes_on(blocks, clock(), until=until, budget_s=budget_s):
-        blocks += _block(lambda: [ask_all()], totals)
+        blocks += _block(lambda: [request_all()], totals)
     return blocks
 
 

@@ -68,8 +68,8 @@ def find_phases(cells: Iterable[GridCell]) -> Phases | None:
     if not in_rounds:
         return None
     # The mean of each round over the mean of all, `[cells, rounds]`.
-    least = min(len(cell.rounds) for cell in in_rounds)
-    times = np.array([[entry.mean_s for entry in cell.rounds[:least]] for cell in in_rounds])
+    minimum = min(len(cell.rounds) for cell in in_rounds)
+    times = np.array([[entry.mean_s for entry in cell.rounds[:minimum]] for cell in in_rounds])
     times /= times.mean(axis=1, keepdims=True)
     factors: Array = np.median(times, axis=0)  # a delayed run is not a phase of the machine
     factors = factors / factors.mean()
@@ -254,18 +254,18 @@ def simulate(
         times.observe(rows=rows, length=1, seconds=service.run_s(rows, 1, 0.0))
     limit_s = INLINE_LIMIT_S if replica.max_runs > 1 else INLINE_LIMIT_ALONE_S
     factors, each_s = (phases.factors, phases.each_s) if phases else ((1.0,), math.inf)
-    came = [float(arrived_s) for arrived_s in arrivals]
-    count = len(came)
+    arrived = [float(arrived_s) for arrived_s in arrivals]
+    count = len(arrived)
     varies, fixed_s = _drawn(replica, count, seed=seed)
     latency: list[float] = []
     free = [0.0] * replica.max_runs
     loop_free = busy_s = end = last_end = 0.0
     head = batches = 0
     while head < count:
-        start = max(came[head], free[0], loop_free)
-        most = times.best_rows(1)
+        start = max(arrived[head], free[0], loop_free)
+        maximum = times.best_rows(1)
         rows = 1
-        while rows < most and head + rows < count and came[head + rows] <= start:
+        while rows < maximum and head + rows < count and arrived[head + rows] <= start:
             rows += 1
         busy = 1 if replica.max_runs == 1 else 1 + sum(free_s > start for free_s in free)
         factor = factors[int(start / each_s) % len(factors)]
@@ -274,7 +274,7 @@ def simulate(
         is_inline = replica.may_inline and estimate_s < limit_s
         # A loop that has just run a batch does not sleep before the next; one that waited for a
         # thread or a request does.
-        wake_s = 0.0 if is_inline and came[head] < loop_free else replica.wake_s
+        wake_s = 0.0 if is_inline and arrived[head] < loop_free else replica.wake_s
         end = start + run_s + factor * (wake_s + rows * replica.cpu_s) * varies[batches]
         last_end = max(last_end, end)
         if is_inline:
@@ -282,11 +282,11 @@ def simulate(
         else:
             heapq.heapreplace(free, end)
         times.observe(rows=rows, length=1, seconds=run_s)
-        latency += [end - arrived_s for arrived_s in came[head : head + rows]]
+        latency += [end - arrived_s for arrived_s in arrived[head : head + rows]]
         busy_s += end - start
         head += rows
         batches += 1
-    makespan = max(end, *free, loop_free) - came[0]
+    makespan = max(end, *free, loop_free) - arrived[0]
     return SimulationOutcome(
         latency_s=(np.asarray(latency) + fixed_s)[int(count * _SKIPPED) :],
         busy_ratio=min(busy_s / makespan / replica.max_runs, 1.0),
@@ -382,9 +382,9 @@ class Predictor:
             p99_s: p99 at the knee; None for a multiple of an idle replica's p50.
         """
         capacity = self.capacity()
-        surely = self.surely()
+        deterministic = self.surely()
         curve = tuple(
-            (surely if share == USUAL_LOAD else self).point(share * capacity, capacity)
+            (deterministic if share == USUAL_LOAD else self).point(share * capacity, capacity)
             for share in SHARES
         )
         limit_s = p99_s if p99_s is not None else KNEE * curve[0].p50_s

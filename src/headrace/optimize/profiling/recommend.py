@@ -130,14 +130,14 @@ def best_option(
 ) -> tuple[ThreadOption, str]:
     """Return the best option for the requirements, with the reason."""
     if requirements.p99_s is not None and any(option.within for option in options):
-        most = max(option.within or 0.0 for option in options)
-        best = next(o for o in options if (o.within or 0.0) >= most * _NEARLY)
-        what = f"requests/s within a p99 of {duration_text(requirements.p99_s)}"
+        maximum = max(option.within or 0.0 for option in options)
+        best = next(o for o in options if (o.within or 0.0) >= maximum * _NEARLY)
+        description = f"requests/s within a p99 of {duration_text(requirements.p99_s)}"
         figures = {o.threads: f"{o.within or 0.0:.4g}" for o in options}
     else:
-        most = max(option.capacity for option in options)
-        best = next(o for o in options if o.capacity >= most * _NEARLY)
-        what = "largest requests/s"
+        maximum = max(option.capacity for option in options)
+        best = next(o for o in options if o.capacity >= maximum * _NEARLY)
+        description = "largest requests/s"
         figures = {o.threads: f"{o.capacity:.4g}" for o in options}
         rate = requirements.rate
         if rate is not None:
@@ -146,12 +146,12 @@ def best_option(
                 p99_by_threads = {
                     o.threads: o.predictor.point(rate, o.capacity).p99_s for o in able
                 }
-                least = min(p99_by_threads.values())
-                best = next(o for o in able if p99_by_threads[o.threads] * _NEARLY <= least)
-                what = f"p99 at {rate:g} requests/s"
+                minimum = min(p99_by_threads.values())
+                best = next(o for o in able if p99_by_threads[o.threads] * _NEARLY <= minimum)
+                description = f"p99 at {rate:g} requests/s"
                 figures = {threads: duration_text(p99) for threads, p99 in p99_by_threads.items()}
     text = ", ".join(f"{threads}: {value}" for threads, value in figures.items())
-    return best, f"{what} by threads per run: {text}"
+    return best, f"{description} by threads per run: {text}"
 
 
 _WORTH: Final = 1.05
@@ -216,7 +216,7 @@ def recommend(
         requests: Number of simulated requests for each load; half of it to compare options.
     """
     options = options_of(measured, overhead, requirements, cores=cores, requests=requests // 2)
-    best, why = best_option(options, requirements)
+    best, reason = best_option(options, requirements)
     alone = [
         cell
         for cell in cells_of(measured.cells, threads=best.threads, length=measured.loaded.length)
@@ -248,7 +248,7 @@ def recommend(
         cost = requirements.cost_per_hour / (share * _PER_HOUR) * 1e6
     padding, padding_why = _padding(measured, alone, rows)
     reasons = [
-        SettingReason(name="intra_op_threads", value=str(best.threads), why=why),
+        SettingReason(name="intra_op_threads", value=str(best.threads), why=reason),
         SettingReason(
             name="max_concurrent_runs",
             value=str(best.runs),
@@ -268,8 +268,8 @@ def recommend(
     reasons += _replica_reasons(requirements, within, count, point)
     if cost is not None:
         price = f"{requirements.cost_per_hour:g} per hour for {cores} cores"
-        why = f"{price}, {share:.4g} requests/s on them"
-        reasons.append(SettingReason(name="cost_per_million", value=f"{cost:.4g}", why=why))
+        reason = f"{price}, {share:.4g} requests/s on them"
+        reasons.append(SettingReason(name="cost_per_million", value=f"{cost:.4g}", why=reason))
     return ServingRecommendation(
         intra_op_threads=best.threads,
         max_concurrent_runs=best.runs,
@@ -350,14 +350,14 @@ def _padding(
         return None, ""
     gain = row_s[1] / row_s[best]
     if gain < _WORTH:
-        why = f"a shared batch gains {gain - 1:.0%} for each row: only equal lengths share one"
-        return msgspec.structs.replace(padding, max_ratio=1.0), why
+        reason = f"a shared batch gains {gain - 1:.0%} for each row: only equal lengths share one"
+        return msgspec.structs.replace(padding, max_ratio=1.0), reason
     ratio = min(round(math.sqrt(gain), 2), _MAX_PADDING)
-    why = (
+    reason = (
         f"a row costs {gain:.2f} times as much alone as in the best batch: padding by {ratio:g} "
         "still leaves half of that gain"
     )
-    return msgspec.structs.replace(padding, max_ratio=ratio), why
+    return msgspec.structs.replace(padding, max_ratio=ratio), reason
 
 
 def _replica_reasons(
@@ -366,8 +366,8 @@ def _replica_reasons(
     if within is None:
         assert requirements.p99_s is not None, "else it is a share of the capacity"
         limit = duration_text(requirements.p99_s)
-        why = f"no rate keeps p99 within {limit}: one request alone takes longer"
-        return [SettingReason(name="replicas", value="none", why=why)]
+        reason = f"no rate keeps p99 within {limit}: one request alone takes longer"
+        return [SettingReason(name="replicas", value="none", why=reason)]
     limit = (
         f"p99 stays within {duration_text(requirements.p99_s)} up to {within:.4g} requests/s per "
         "replica"
@@ -382,9 +382,9 @@ def _replica_reasons(
                 why=f"{limit}; p99 {duration_text(point.p99_s)}",
             )
         ]
-    why = (
+    reason = (
         f"{limit}, and {requirements.rate:g} are required; each replica is then busy "
         f"{point.busy_ratio:.0%} with a p99 of {duration_text(point.p99_s)}; one spare replica "
         "covers a failure"
     )
-    return [SettingReason(name="replicas", value=f"{count} (+1)", why=why)]
+    return [SettingReason(name="replicas", value=f"{count} (+1)", why=reason)]

@@ -298,7 +298,7 @@ def floats(answers: Sequence[Array]) -> list[int]:
     return [i for i, answer in enumerate(answers) if answer.dtype.kind == "f"]
 
 
-def is_alike(actual: Sequence[Array], expected: Sequence[Array]) -> bool:
+def is_compatible(actual: Sequence[Array], expected: Sequence[Array]) -> bool:
     """Return whether two graphs' outputs are equal up to rounding.
 
     Float outputs are compared if there are any; else all outputs must be equal.
@@ -369,7 +369,7 @@ class ActivationCache:
         other._position = self._position
         return other
 
-    def advance(self, graph: PruningGraph, upto: int, needed: set[str]) -> None:
+    def advance(self, graph: PruningGraph, upper: int, needed: set[str]) -> None:
         """Run the graph up to `upto`; keep `needed` tensors and those that later nodes read.
 
         Args:
@@ -378,13 +378,13 @@ class ActivationCache:
         Raises:
             CannotBuildError: It fails on an example.
         """
-        nodes = graph.nodes[self._position : upto]
+        nodes = graph.nodes[self._position : upper]
         if not nodes:
             return
-        self._position = upto
+        self._position = upper
         produced = {name for node in nodes for name in node.output if name}
         read = names_read(nodes) - produced - graph.constants.keys()
-        later = names_read(graph.nodes[upto:]) | needed
+        later = names_read(graph.nodes[upper:]) | needed
         outputs = sorted(produced & later)
         inputs = sorted(name for name in read if name in self.tensors[0])
         session = None

@@ -97,12 +97,13 @@ class Pruned:
 
     def facts(self) -> dict[str, str]:
         """Return entries for the candidate's recipe."""
-        gone = 1 - self.parameters_after / self.parameters_before
+        removed = 1 - self.parameters_after / self.parameters_before
         layers = ", ".join(f"{count} x {unit}" for unit, count in self.layers.items())
         return {
             "pruned": str(self.cut),
             "layers": layers,
-            "parameters": f"{self.parameters_before:,} to {self.parameters_after:,} (-{gone:.0%})",
+            "parameters": f"{self.parameters_before:,} to {self.parameters_after:,} "
+            f"(-{removed:.0%})",
             "importance": f"reconstruction over {self.examples} examples, the others fitted to "
             "make up for it",
             "taught": self.distillation,
@@ -164,7 +165,9 @@ class PrunableGroups:
         reasons = self.refused[unit].most_common(_MOST_REASONS)
         if not reasons:
             return _ABSENT[unit]
-        return f"no {unit} can be cut: " + "; ".join(f"{why} ({n} times)" for why, n in reasons)
+        return f"no {unit} can be cut: " + "; ".join(
+            f"{reason} ({n} times)" for reason, n in reasons
+        )
 
 
 _MOST_REASONS: Final = 3
@@ -345,18 +348,18 @@ class Cutting:
     kept_units: Array
 
 
-def without_units(graph: PruningGraph, cuttings: Sequence[Cutting]) -> PruningGraph:
+def without_units(graph: PruningGraph, cuts: Sequence[Cutting]) -> PruningGraph:
     """Return a smaller graph that is equivalent to `with_units_ignored`.
 
     Computed shapes are assumed to follow; running the result verifies that.
     """
     smaller = graph.copy()
     added: dict[int, Node] = {}
-    for cutting in cuttings:
-        for port, layout in cutting.group.cuts.items():
-            _cut_constant(smaller, port, layout, cutting.kept_units)
-        for node, layout in cutting.group.reshapes.items():
-            concat = _cut_shape(smaller, node, layout, cutting.kept_units)
+    for cut in cuts:
+        for port, layout in cut.group.cuts.items():
+            _cut_constant(smaller, port, layout, cut.kept_units)
+        for node, layout in cut.group.reshapes.items():
+            concat = _cut_shape(smaller, node, layout, cut.kept_units)
             if concat is not None:
                 added[node] = concat
     before = enumerate(smaller.nodes)
@@ -367,16 +370,16 @@ def without_units(graph: PruningGraph, cuttings: Sequence[Cutting]) -> PruningGr
     return smaller
 
 
-def with_units_ignored(graph: PruningGraph, cuttings: Sequence[Cutting]) -> PruningGraph:
+def with_units_ignored(graph: PruningGraph, cuts: Sequence[Cutting]) -> PruningGraph:
     """Return a graph of the same size in which nothing reads the removed units."""
     masked = graph.copy()
-    for cutting in cuttings:
-        for consumer in cutting.group.consumers:
+    for cut in cuts:
+        for consumer in cut.group.consumers:
             port = NodePort(node=consumer.node, slot=Slot(out=False, number=1))
-            layout = cutting.group.cuts[port]
+            layout = cut.group.cuts[port]
 
             def without(
-                array: Array, layout: UnitLayout = layout, kept_units: Array = cutting.kept_units
+                array: Array, layout: UnitLayout = layout, kept_units: Array = cut.kept_units
             ) -> Array:
                 zeroed = np.moveaxis(np.zeros_like(array), layout.axis, 0)
                 entries = layout.entries(kept_units)

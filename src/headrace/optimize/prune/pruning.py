@@ -22,7 +22,7 @@ from headrace.core import Array, Tensors
 from headrace.optimize.candidate import CannotBuildError, TrainingExamples
 from headrace.optimize.prune.graph import (
     PruningGraph,
-    is_alike,
+    is_compatible,
     load_graph,
     open_session,
     run,
@@ -91,10 +91,8 @@ def prune(
     groups = _groups(graph, cut, shapes)
     examples = samples[: _enough(graph, groups, shapes)]
     counts = [kept_count(group.units, cut.ratio(group.unit)) for group in groups]
-    fitted, cuttings = reconstruct(
-        graph, groups, counts, examples, threads=threads, on_progress=report
-    )
-    smaller = without_units(fitted, cuttings)
+    fitted, cuts = reconstruct(graph, groups, counts, examples, threads=threads, on_progress=report)
+    smaller = without_units(fitted, cuts)
     report("checking the cut")
     check_same_answers(fitted, smaller, examples[:2], threads=threads)
     before, after = graph.parameters, smaller.parameters
@@ -161,7 +159,7 @@ def check_same_answers(
     except CannotBuildError as error:
         raise CannotBuildError(f"a size in it does not follow the cut: {error}") from error
     if not all(
-        is_alike(actual, reference) for actual, reference in zip(new, expected, strict=True)
+        is_compatible(actual, reference) for actual, reference in zip(new, expected, strict=True)
     ):
         msg = "removing the units changes other answers, so that the model stays unpruned"
         raise CannotBuildError(msg)

@@ -43,8 +43,8 @@ def _recipe(name: str, title: str, cut: PruneCut, *classes: ModelClass) -> Recip
         return [Candidate(name=name, title=title, runtime=ONNX, path=target, recipe=facts)]
 
     def inapplicable_reason(context: RecipeContext) -> str:
-        if why := _inapplicable_reason(context):
-            return why
+        if reason := _inapplicable_reason(context):
+            return reason
         if context.model_class not in classes:
             return f"a {context.model_class} model has no such units"
         return ""

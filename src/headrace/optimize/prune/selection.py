@@ -59,10 +59,10 @@ def least_lossy(readings: Sequence[ReaderWeight], count: int) -> Array:
     while (left := int(alive.sum())) > count:
         losses = sum((surgeon.losses(alive) for surgeon in surgeons), np.zeros(units))
         step = min(left - count, max(1, units // _STEPS))
-        gone = np.flatnonzero(alive)[np.argsort(losses[alive], kind="stable")[:step]]
-        alive[gone] = False
+        removed = np.flatnonzero(alive)[np.argsort(losses[alive], kind="stable")[:step]]
+        alive[removed] = False
         for surgeon in surgeons:
-            surgeon.remove(gone)
+            surgeon.remove(removed)
     return np.flatnonzero(alive)
 
 
@@ -156,13 +156,13 @@ class Moments:
 
     def _sum_up(self) -> None:
         """Add products of a thousand rows, computed in FP32 for speed and summed in FP64."""
-        x = _with_one([rows for rows, _ in self._waiting])
+        x = _with_unit([rows for rows, _ in self._waiting])
         same = all(originals is rows for rows, originals in self._waiting)
         # Readers of the means report non-finite values.
         with np.errstate(over="ignore", invalid="ignore"):
             own = x.T @ x
             self.own += own
-            self.across += own if same else x.T @ _with_one([y for _, y in self._waiting])
+            self.across += own if same else x.T @ _with_unit([y for _, y in self._waiting])
         self._waiting.clear()
 
 
@@ -201,7 +201,7 @@ def _is_plain(graph: PruningGraph, node: int) -> bool:
     return weight_axes(Site(graph=graph, index=node, shapes={})) == (0, 1)
 
 
-def _with_one(parts: Sequence[Array]) -> Array:
+def _with_unit(parts: Sequence[Array]) -> Array:
     rows = np.concatenate(parts)
     return np.concatenate([rows, np.ones((len(rows), 1))], axis=1, dtype=np.float32)
 
@@ -269,22 +269,22 @@ def reconstruct(
     working = graph
     before = ActivationCache(examples, threads=threads)
     now: ActivationCache | None = None
-    cuttings: list[Cutting] = []
+    cuts: list[Cutting] = []
     for i, group in enumerate(groups):
         on_progress(f"fitting {group.unit}, layer {i + 1} of {len(groups)}")
         needed = {consumer.tensor for later in groups[i:] for consumer in later.consumers}
-        upto = max(graph.makers[consumer.tensor] for consumer in group.consumers) + 1
-        before.advance(graph, upto, needed)
+        upper = max(graph.makers[consumer.tensor] for consumer in group.consumers) + 1
+        before.advance(graph, upper, needed)
         if now is None:
             now = before.fork()
-        now.advance(working, upto, needed)
+        now.advance(working, upper, needed)
         moments = _moments(graph, group, now, before)
         readings = _readings(working, group, moments)
         cutting = Cutting(group=group, kept_units=least_lossy(readings, counts[i]))
-        cuttings.append(cutting)
+        cuts.append(cutting)
         working = with_units_ignored(working, [cutting])
         _write_fitted(working, group, readings, moments, cutting.kept_units)
-    return working, cuttings
+    return working, cuts
 
 
 def _moments(
@@ -344,8 +344,8 @@ def _write_fitted(
             continue
         own, across = moment.mean()
         size = moment.size
-        was = across[size, :size] @ reading.weight.astype(np.float64)
-        shift = was - own[:size, size] @ weight
+        target = across[size, :size] @ reading.weight.astype(np.float64)
+        shift = target - own[:size, size] @ weight
 
         def shifted(bias: Array, shift: Array = shift) -> Array:
             return (bias + shift).astype(bias.dtype)

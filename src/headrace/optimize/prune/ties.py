@@ -315,11 +315,11 @@ def _reduce(site: Site, slot: Slot, layout: UnitLayout) -> Ties:
         axes = site.constant(1) if len(site.is_fed) > 1 else site.attribute("axes")
         if axes is None:
             raise NotCutError(f"{site.kind} mixes them")
-        gone = {int(axis) % rank for axis in axes}
-        stay = [axis for axis in range(rank) if axis not in gone]
+        removed = {int(axis) % rank for axis in axes}
+        stay = [axis for axis in range(rank) if axis not in removed]
         if slot.out:
             return {INPUT: layout.on_axis(stay[layout.axis])}
-        if layout.axis in gone:
+        if layout.axis in removed:
             raise NotCutError(f"{site.kind} mixes them")
         return {OUTPUT: layout.on_axis(stay.index(layout.axis))}
     if before[layout.axis] != after[layout.axis]:

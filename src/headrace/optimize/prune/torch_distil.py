@@ -16,14 +16,14 @@ from torch.nn import functional as F  # noqa: N812  # so it is called everywhere
 
 from headrace.core import Array
 from headrace.optimize.candidate import CannotBuildError, TrainingExamples
-from headrace.optimize.prune.graph import PruningGraph, floats, is_alike, open_session, run
+from headrace.optimize.prune.graph import PruningGraph, floats, is_compatible, open_session, run
 from headrace.optimize.prune.torch_graph import TorchGraph, stacked
 
 _ROWS: Final = 32
 _HELD_OUT: Final = 10
 """Divisor of the held-out share: one example in this many is held out."""
 _MOST_HELD_OUT: Final = 96
-_LOOKS: Final = 4
+_STYLES: Final = 4
 """Number of evaluations on the held-out part."""
 _RATE_NORMED: Final = 5e-5
 """Learning rate of networks with LayerNormalization, small for nearly converged weights."""
@@ -93,7 +93,7 @@ class _Student:
             raise CannotBuildError(f"PyTorch cannot run it: {first}") from error
         if not floats(expected):
             raise CannotBuildError("it has no float output to train on")
-        if not is_alike(actual, expected):
+        if not is_compatible(actual, expected):
             raise CannotBuildError("PyTorch's answers differ from ONNX Runtime's")
         self._module = module
         self._session = open_session(source.proto(), threads)
@@ -114,16 +114,16 @@ class _Student:
         best_weights = self._module.learned()
         steps, looked = 0, 1
         for labelled_batch in self._endless():
-            gone = (clock() - started) / whole
-            if gone >= looked / _LOOKS or gone >= 1:
-                looked = math.floor(gone * _LOOKS) + 1
-                on_progress(f"distilling, {min(gone, 1):.0%}")
+            removed = (clock() - started) / whole
+            if removed >= looked / _STYLES or removed >= 1:
+                looked = math.floor(removed * _STYLES) + 1
+                on_progress(f"distilling, {min(removed, 1):.0%}")
                 if (now := self._held_out_loss()) < best:
                     best, best_weights = now, self._module.learned()
-            if gone >= 1:
+            if removed >= 1:
                 break
             steps += 1
-            share = min(1, steps / _WARM_UP_STEPS) * (1 - gone)
+            share = min(1, steps / _WARM_UP_STEPS) * (1 - removed)
             for group in optimizer.param_groups:
                 group["lr"] = self._rate * share
             optimizer.zero_grad()

@@ -82,12 +82,12 @@ def _slice(attributes: Told, inputs: Sequence[Any]) -> Any:
         starts, ends, axes, steps = parts + [None] * (4 - len(parts))
     axes = axes or list(range(len(starts)))
     for axis, start, end, step in zip(axes, starts, ends, steps or [1] * len(axes), strict=True):
-        chosen = range(x.shape[axis])[start:end:step]
+        selected = range(x.shape[axis])[start:end:step]
         if step > 0:
-            x = x.narrow(axis, chosen.start, max(chosen.stop - chosen.start, 0))
+            x = x.narrow(axis, selected.start, max(selected.stop - selected.start, 0))
             x = x if step == 1 else x.index_select(axis, torch.arange(0, x.shape[axis], step))
         else:
-            x = x.index_select(axis, torch.tensor(list(chosen)))
+            x = x.index_select(axis, torch.tensor(list(selected)))
     return x
 
 
@@ -248,8 +248,8 @@ def _reducing(call: Callable[..., Any]) -> Op:
         axes = _axes(attributes, inputs)
         if axes is None and attributes.get("noop_with_empty_axes"):
             return inputs[0]
-        chosen = axes or list(range(inputs[0].ndim))
-        return call(inputs[0], dim=tuple(chosen), keepdim=bool(attributes.get("keepdims", 1)))
+        selected = axes or list(range(inputs[0].ndim))
+        return call(inputs[0], dim=tuple(selected), keepdim=bool(attributes.get("keepdims", 1)))
 
     return reduced
 

@@ -52,7 +52,7 @@ def versions(*packages: str) -> dict[str, str]:
 
 
 @contextmanager
-def library_errors(what: str) -> Iterator[None]:
+def library_errors(description: str) -> Iterator[None]:
     """Convert any exception of a library into a one-line CannotBuildError.
 
     Raises:
@@ -67,7 +67,7 @@ def library_errors(what: str) -> Iterator[None]:
     except Exception as error:
         # Converters raise arbitrary exceptions.
         kind = "" if type(error) is RuntimeError else f"{type(error).__name__}: "
-        msg = f"{what} failed: {kind}{openvino_reason(error)}"
+        msg = f"{description} failed: {kind}{openvino_reason(error)}"
         raise CannotBuildError(msg) from error
 
 
@@ -125,12 +125,12 @@ def examples_in_time(context: RecipeContext, *, runs: float) -> Sequence[Tensors
         model = load_model(context.source, context.runtime, _options(context, UNTUNED))
         try:
             model.run(examples[0])  # excludes one-time setup
-            began = time.monotonic()
+            started = time.monotonic()
             model.run(examples[0])
             ended = time.monotonic()
         finally:
             model.close()
-    fitting = how_many(ended - began, runs=runs, left_s=context.deadline - ended)
+    fitting = how_many(ended - started, runs=runs, left_s=context.deadline - ended)
     return examples[:fitting]
 
 
@@ -150,8 +150,8 @@ def verified(candidate: Candidate, context: RecipeContext) -> Candidate:
     with library_errors("running the built model"):
         expected, before = _run(context.source, context.runtime, UNTUNED, context, example)
         actual, after = _run(candidate.path, candidate.runtime, candidate.tuning, context, example)
-    if why := _signature_problem(expected, actual) or _output_problem(before, after):
-        raise CannotBuildError(f"the built model cannot replace the source: {why}")
+    if reason := _signature_problem(expected, actual) or _output_problem(before, after):
+        raise CannotBuildError(f"the built model cannot replace the source: {reason}")
     return candidate
 
 

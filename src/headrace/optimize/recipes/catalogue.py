@@ -112,8 +112,11 @@ def recipes_for(
     saturates = "avx2" in has and not _EIGHT_BITS & has
     dynamic = (_DYNAMIC, *((_REDUCED,) if saturates else ()))
 
-    def static(suffix: str, what: str, operators: tuple[str, ...] | None) -> Recipe:
-        name, title = f"onnxruntime-int8-static{suffix}", f"ONNX Runtime, static INT8, {what}"
+    def static(suffix: str, description: str, operators: tuple[str, ...] | None) -> Recipe:
+        name, title = (
+            f"onnxruntime-int8-static{suffix}",
+            f"ONNX Runtime, static INT8, {description}",
+        )
         return static_int8(name, title, operators, reduce_range=saturates)
 
     options = BASIC

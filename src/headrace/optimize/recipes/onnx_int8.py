@@ -237,15 +237,15 @@ def _quantized(
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Suppress the quantizer's warnings in the block."""
-    log, nowhere = logging.getLogger(), logging.NullHandler()
+    log, discard = logging.getLogger(), logging.NullHandler()
     log.addFilter(_is_not_theirs)
-    log.addHandler(nowhere)  # its first warning would permanently add a handler if there is none
+    log.addHandler(discard)  # its first warning would permanently add a handler if there is none
     ort.set_default_logger_severity(_FATAL)
     try:
         yield
     finally:
         ort.set_default_logger_severity(_WARNING)
-        log.removeHandler(nowhere)
+        log.removeHandler(discard)
         log.removeFilter(_is_not_theirs)
 
 

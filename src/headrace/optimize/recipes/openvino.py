@@ -187,8 +187,8 @@ def post_training_int8(name: str, title: str, *, tells_class: bool, has_bf16: bo
         if has_bf16:
             ways.append((f"{name}-bf16", f"{title}, the rest in BF16", "bf16"))
         return [
-            _candidate(variant, what, file, context, precision, details)
-            for variant, what, precision in ways
+            _candidate(variant, description, file, context, precision, details)
+            for variant, description, precision in ways
         ]
 
     def inapplicable_reason(context: RecipeContext) -> str:

@@ -221,8 +221,8 @@ _MOST_ROWS: Final = 4096
 
 def _native(context: RecipeContext) -> Sequence[Candidate]:
     """Build the baseline: the model in its native library."""
-    if why := _unsupported_reason(context):
-        raise CannotBuildError(why)
+    if reason := _unsupported_reason(context):
+        raise CannotBuildError(reason)
     library = with_version(*_PACKAGES[context.runtime])
     return [
         Candidate(
@@ -237,8 +237,8 @@ def _native(context: RecipeContext) -> Sequence[Candidate]:
 
 def _onnx(context: RecipeContext) -> Sequence[Candidate]:
     """Build the model as ONNX, verified on generated rows and examples."""
-    if why := _no_onnx_reason(context):
-        raise CannotBuildError(why)
+    if reason := _no_onnx_reason(context):
+        raise CannotBuildError(reason)
     context.on_progress("converting the trees to ONNX")
     target = context.folder / _FILE
     try:
@@ -311,8 +311,8 @@ def _unsupported_reason(context: RecipeContext) -> str:
 
 
 def _no_onnx_reason(context: RecipeContext) -> str:
-    if why := _unsupported_reason(context):
-        return why
+    if reason := _unsupported_reason(context):
+        return reason
     for package in _NEEDS[context.runtime]:
         if find_spec(package) is None:
             return f"needs the package '{package}': pip install 'headrace[convert]'"

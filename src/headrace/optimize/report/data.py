@@ -235,9 +235,9 @@ def points(report: OptimizeReport) -> list[QualityPoint]:
     return drawable
 
 
-def _within(bounds: Interval | None, least: float) -> Interval | None:
+def _within(bounds: Interval | None, minimum: float) -> Interval | None:
     """Return an interval if it fits the chart."""
-    if bounds is None or not least <= bounds[0] <= bounds[1] <= _LARGEST:
+    if bounds is None or not minimum <= bounds[0] <= bounds[1] <= _LARGEST:
         return None
     return bounds
 

@@ -17,7 +17,7 @@ _THICK: Final = 2.0
 _LETTER: Final = 6.7
 _BOLD: Final = 7.5
 _LINE: Final = 15.0
-_MOST_LETTERS: Final = 30
+_MAX_CHARACTERS: Final = 30
 _ORDER: Final = (
     CandidateKind.CHOSEN,
     CandidateKind.BASELINE,
@@ -161,14 +161,16 @@ def frame_of(
     limit = least_quality(report)
     accepted += [] if limit is None else [limit]
     rejected = [point.quality for point in drawn_points if not point.is_accepted]
-    room = form.largest_radius * 0.6
+    padding = form.largest_radius * 0.6
     return Frame(
         report=report,
         points=drawn_points,
         format=form,
-        x=latency_scale(latencies, start=form.left + room, end=form.width - form.right - room),
+        x=latency_scale(
+            latencies, start=form.left + padding, end=form.width - form.right - padding
+        ),
         y=quality_scale(
-            accepted, rejected, start=form.height - form.bottom - room, end=form.top + room
+            accepted, rejected, start=form.height - form.bottom - padding, end=form.top + padding
         ),
     )
 
@@ -184,12 +186,12 @@ def latency_scale(values: Sequence[float], *, start: float, end: float) -> AxisS
     """Return a scale of positive values, logarithmic if they span a large ratio."""
     low, high = min(values), max(values)
     if high / low >= _LOGARITHMIC_FROM:
-        room = (high / low) ** _ROOM
+        padding = (high / low) ** _ROOM
         return AxisScale(
-            low=low / room, high=high * room, start=start, end=end, is_logarithmic=True
+            low=low / padding, high=high * padding, start=start, end=end, is_logarithmic=True
         )
-    room = (high - low or high) * _ROOM
-    return AxisScale(low=max(low - room, 0.0), high=high + room, start=start, end=end)
+    padding = (high - low or high) * _ROOM
+    return AxisScale(low=max(low - padding, 0.0), high=high + padding, start=start, end=end)
 
 
 def quality_scale(
@@ -203,8 +205,8 @@ def quality_scale(
     span = max(max(shown) - min(shown), 0.002)
     near = [value for value in rejected if value >= min(shown) - _NEAR * span]
     low, high = min([*shown, *near]), max([*shown, *near])
-    room = max(high - low, 0.002) * _ROOM * 1.5
-    return AxisScale(low=low - room, high=high + room, start=start, end=end)
+    padding = max(high - low, 0.002) * _ROOM * 1.5
+    return AxisScale(low=low - padding, high=high + padding, start=start, end=end)
 
 
 def plot(report: OptimizeReport, form: PictureSize) -> str:
@@ -213,9 +215,9 @@ def plot(report: OptimizeReport, form: PictureSize) -> str:
     if len(drawn_points) < 2:  # noqa: PLR2004  # one point has no comparison
         return ""
     frame = frame_of(report, drawn_points, form)
-    look = f'class="plot {form.name}" viewBox="0 0 {form.width} {form.height}"'
+    observation = f'class="plot {form.name}" viewBox="0 0 {form.width} {form.height}"'
     parts = [
-        f'<svg {look} role="img" aria-label="{text.markup(summary(report))}">',
+        f'<svg {observation} role="img" aria-label="{text.markup(summary(report))}">',
         *_grid(frame),
         *_tolerance(frame),
         *_front(frame),
@@ -322,11 +324,11 @@ def _point(frame: Frame, point: QualityPoint, dot: Dot) -> Iterator[str]:
 def _dot(frame: Frame, point: QualityPoint) -> Dot:
     x, y = frame.centre(point)
     label = _label_text(frame, point)
-    letter_width = (
+    character_width = (
         _BOLD if point.numbered.kind in {CandidateKind.CHOSEN, CandidateKind.BASELINE} else _LETTER
     )
     return Dot(
-        x=x, y=y, radius=frame.radius(point), width=letter_width * len(label) + 2, height=_LINE
+        x=x, y=y, radius=frame.radius(point), width=character_width * len(label) + 2, height=_LINE
     )
 
 
@@ -350,7 +352,7 @@ def _label_text(frame: Frame, point: QualityPoint) -> str:
     if not frame.format.is_named:
         return str(point.numbered.number)
     name = printable(point.numbered.candidate.name)
-    name = name if len(name) <= _MOST_LETTERS else f"{name[: _MOST_LETTERS - 1]}…"
+    name = name if len(name) <= _MAX_CHARACTERS else f"{name[: _MAX_CHARACTERS - 1]}…"
     if frame.y.holds(point.quality):
         return name
     return f"{name}, {quality_at(point.quality, frame.report)}"

@@ -70,13 +70,13 @@ def loss(candidate: CandidateReport, data: QualityEvidence) -> str:
     if value is None:
         return NOTHING
     factor = 100 if in_percent(data) else 1
-    places = _places(candidate.n or data.n) if in_percent(data) else 4
+    locations = _places(candidate.n or data.n) if in_percent(data) else 4
 
     def text(x: float) -> str:
         if not math.isfinite(x):
             return number_text(x)
-        rounded = round(factor * x, places)
-        return f"{rounded + 0.0:.{places}f}"
+        rounded = round(factor * x, locations)
+        return f"{rounded + 0.0:.{locations}f}"
 
     return text(value) + _interval(bounds, text)
 
@@ -115,58 +115,59 @@ _ALONE: Final = "one request at a time"
 
 def headline(report: OptimizeReport) -> str:
     """Return the result in one line: `openvino-int8 takes 67.8 % less time than onnx-fp32`."""
-    chosen, baseline = report.chosen, report.baseline
+    selected, baseline = report.chosen, report.baseline
     if not report.is_changed:
         return f"No candidate is better than {baseline.name}: keep it"
-    return f"{chosen.name} {_changed(report, None)}"
+    return f"{selected.name} {_changed(report, None)}"
 
 
 def gain(report: OptimizeReport) -> Iterator[str]:
     """Yield sentences about the time saved and the conditions."""
-    chosen, baseline, settings = report.chosen, report.baseline, report.settings
+    selected, baseline, settings = report.chosen, report.baseline, report.settings
     if report.is_changed:
-        yield f"{chosen.name} {_changed(report, chosen.cut_ci_ratio)}."
+        yield f"{selected.name} {_changed(report, selected.cut_ci_ratio)}."
     else:
         yield f"{headline(report)}."
-    if report.is_changed and chosen.p50_s is not None:
+    if report.is_changed and selected.p50_s is not None:
         yield (
-            f"Its median latency is {seconds(chosen.p50_s, chosen.p50_ci_s)}, "
+            f"Its median latency is {seconds(selected.p50_s, selected.p50_ci_s)}, "
             f"the baseline's {seconds(baseline.p50_s, baseline.p50_ci_s)} "
             f"({conditions(settings)}). Brackets are {sureness(settings)}."
         )
-    if report.is_changed and chosen.cold_cut_ratio is not None:
+    if report.is_changed and selected.cold_cut_ratio is not None:
         yield (
-            f"With cold caches it takes {less(chosen.cold_cut_ratio, chosen.cold_cut_ci_ratio)}."
+            "With cold caches it takes "
+            f"{less(selected.cold_cut_ratio, selected.cold_cut_ci_ratio)}."
         )
     for other in report.references:
-        if other.p50_s and chosen.p50_s is not None and other.name != chosen.name:
-            cut = 1 - chosen.p50_s / other.p50_s
+        if other.p50_s and selected.p50_s is not None and other.name != selected.name:
+            cut = 1 - selected.p50_s / other.p50_s
             yield (f"Against {other.name} ({seconds(other.p50_s)}) it takes {less(cut)}.")
 
 
 def price(report: OptimizeReport) -> Iterator[str]:
     """Yield sentences about the quality loss and its detection limit."""
-    chosen, data = report.chosen, report.data
+    selected, data = report.chosen, report.data
     if not data.is_labelled:
         if report.is_changed:
-            agrees = percent(chosen.agreement_ratio)
+            agrees = percent(selected.agreement_ratio)
             yield f"Fidelity only: it gives the baseline's answer in {agrees} of the examples."
         yield data.why_weaker or ("Without labels, the loss of accuracy cannot be measured.")
         return
     if not report.is_changed:
         return
-    n = chosen.n or data.n
-    sentence = f"On {n:,} labelled examples its {data.metric} is {quality(chosen, data)}"
+    n = selected.n or data.n
+    sentence = f"On {n:,} labelled examples its {data.metric} is {quality(selected, data)}"
     sentence += f", the baseline's {quality(report.baseline, data)}"
-    if chosen.accuracy_loss is not None:
+    if selected.accuracy_loss is not None:
         unit = " points" if in_percent(data) else ""
-        sentence += f": a loss of {loss(chosen, data)}{unit}"
-        bounds = chosen.accuracy_loss_ci
+        sentence += f": a loss of {loss(selected, data)}{unit}"
+        bounds = selected.accuracy_loss_ci
         sentence += ", which may be none" if bounds and bounds[0] <= 0 <= bounds[1] else ""
-    if chosen.lost is not None and chosen.gained is not None:
-        sentence += f", {chosen.lost:,} answers lost and {chosen.gained:,} gained"
-    if chosen.p_value is not None:
-        sentence += f" ({p_value(chosen.p_value)})"
+    if selected.lost is not None and selected.gained is not None:
+        sentence += f", {selected.lost:,} answers lost and {selected.gained:,} gained"
+    if selected.p_value is not None:
+        sentence += f" ({p_value(selected.p_value)})"
     yield f"{sentence}."
     if data.smallest_loss is not None:
         yield (
@@ -227,16 +228,16 @@ def sureness(settings: MeasurementSettings) -> str:
 
 def _changed(report: OptimizeReport, bounds: Interval | None) -> str:
     """Return how the chosen candidate differs, in the target first."""
-    chosen, baseline, target = report.chosen, report.baseline, report.settings.target
+    selected, baseline, target = report.chosen, report.baseline, report.settings.target
     cut = ""
-    if chosen.cut_ratio is not None:
-        cut = f"takes {less(chosen.cut_ratio, bounds)} than {baseline.name}"
+    if selected.cut_ratio is not None:
+        cut = f"takes {less(selected.cut_ratio, bounds)} than {baseline.name}"
     others = {
-        "throughput": ("answers", rate, chosen.throughput_per_s, baseline.throughput_per_s),
-        "memory": ("needs", bytes_text, chosen.memory_bytes, baseline.memory_bytes),
-        "cost": ("costs", number_text, chosen.cost_per_million, baseline.cost_per_million),
+        "throughput": ("answers", rate, selected.throughput_per_s, baseline.throughput_per_s),
+        "memory": ("needs", bytes_text, selected.memory_bytes, baseline.memory_bytes),
+        "cost": ("costs", number_text, selected.cost_per_million, baseline.cost_per_million),
     }
-    if target == "cost" and chosen.cost_per_million is None:
+    if target == "cost" and selected.cost_per_million is None:
         target = "throughput"  # the basis of the cost, whatever the price
     if target not in others:
         return cut or f"is chosen over {baseline.name}"

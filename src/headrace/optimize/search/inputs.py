@@ -48,7 +48,7 @@ from headrace.runtimes import (
 )
 from headrace.runtimes.optimized.processor import this_processor
 
-MADE_UP: Final = 256
+GENERATED: Final = 256
 """Number of generated examples without user data."""
 _TOKENS: Final = 7
 """Length of a generated text, distinct from usual widths."""
@@ -62,20 +62,20 @@ def judged_examples(request: SearchRequest, model: Model, source: Path) -> tuple
         InvalidArgumentError: The file is empty, or does not fit the model.
     """
     if not request.data:
-        return generated_examples(model, model.signature, MADE_UP, request.seed), True
+        return generated_examples(model, model.signature, GENERATED, request.seed), True
     options = _data_options(request, is_bi_encoder=_embeds(model))
-    examples = read_labelled(Path(request.data), model.signature, options, beside=source)
+    examples = read_labelled(Path(request.data), model.signature, options, tokenizer_path=source)
     if not len(examples):
         msg = f"{request.data} holds no examples"
         raise InvalidArgumentError(msg)
     return examples, False
 
 
-def made_of_size(signature: ModelSignature, size: int, seed: int) -> Examples:
+def generate_size(signature: ModelSignature, size: int, seed: int) -> Examples:
     """Generate examples whose variable axes have one size."""
     rows: list[Tensors] = []
     draw = seed
-    while len(rows) < MADE_UP:
+    while len(rows) < GENERATED:
         inputs = generated_inputs(signature, variable=size, draw=draw)
         draw += 1
         if not signature.batched:
@@ -84,7 +84,7 @@ def made_of_size(signature: ModelSignature, size: int, seed: int) -> Examples:
         count = len(next(iter(inputs.values())))
         rows += [{name: array[i : i + 1] for name, array in inputs.items()} for i in range(count)]
     note = f"generated inputs of size {size}, because no data was given"
-    return Examples(inputs=rows[:MADE_UP], batched=signature.batched, notes=(note,))
+    return Examples(inputs=rows[:GENERATED], batched=signature.batched, notes=(note,))
 
 
 def read_training_set(
@@ -93,12 +93,12 @@ def read_training_set(
     """Read the training examples; None without any."""
     if not request.teach:
         return None
-    most, is_bi_encoder = (
+    maximum, is_bi_encoder = (
         max(_MOST_TAUGHT, request.calibrate),
         examples.texts is RowTexts.BI_ENCODER,
     )
-    options = _data_options(request, most, is_bi_encoder=is_bi_encoder)
-    return read_labelled(Path(request.teach), signature, options, beside=source)
+    options = _data_options(request, maximum, is_bi_encoder=is_bi_encoder)
+    return read_labelled(Path(request.teach), signature, options, tokenizer_path=source)
 
 
 def calibration_of(
@@ -174,10 +174,10 @@ def timed_request(
 
 def batch_of(examples: Sequence[Tensors], rows: int) -> Tensors:
     """Return a batch that cycles through examples, as equal rows would cost less than real ones."""
-    chosen = [examples[index % len(examples)] for index in range(rows)]
+    selected = [examples[index % len(examples)] for index in range(rows)]
     return {
-        name: np.ascontiguousarray(np.concatenate([example[name] for example in chosen]))
-        for name in chosen[0]
+        name: np.ascontiguousarray(np.concatenate([example[name] for example in selected]))
+        for name in selected[0]
     }
 
 
@@ -218,7 +218,7 @@ def _repeated(array: Array, axis: int, size: int) -> Array:
     return taken
 
 
-_AT_ONCE: Final = 4
+_MAX_CONCURRENT: Final = 4
 """Runs per core in a throughput round, so that no core idles at its end."""
 _PACKAGES: Final = ("headrace", "onnxruntime", "openvino", "nncf", "onnx", "numpy")
 
@@ -328,7 +328,7 @@ def open_search_inputs(
         recipes = _selected_recipes(recipe_set.recipes, request.only)
         length = _length(request, signature, recipe_set.model_class)
         if made_up and length is not None and recipe_set.model_class is ModelClass.CONV_NET:
-            examples = made_of_size(signature, length, request.seed)
+            examples = generate_size(signature, length, request.seed)
             calibration, overlap = calibration_of(request, examples, training_set)
         example_request = _request(request, examples.as_model_requests(), signature, length)
         check_inputs(source.name, signature, example_request)
@@ -362,7 +362,7 @@ def open_search_inputs(
             overlapping=bool(overlap),
             request=shapes_text(example_request),
             length=length,
-            calls=calls_at_once(request, concurrent=is_concurrent),
+            calls=concurrent_calls(request, concurrent=is_concurrent),
             cores=len(os.sched_getaffinity(0)),
             processor_name=processor.name,
             processor_features=processor.features,
@@ -377,11 +377,11 @@ def callers(threads: int) -> int:
     return max(1, len(os.sched_getaffinity(0)) // threads)
 
 
-def calls_at_once(request: SearchRequest, *, concurrent: bool) -> int:
+def concurrent_calls(request: SearchRequest, *, concurrent: bool) -> int:
     """Return the runs per timed call."""
     if not is_of_all_cores(request):
         return 1
-    return _AT_ONCE * (callers(request.threads) if concurrent else 1)
+    return _MAX_CONCURRENT * (callers(request.threads) if concurrent else 1)
 
 
 def subset_of(answers: ModelAnswers, indices: Sequence[int]) -> ModelAnswers:
@@ -391,7 +391,9 @@ def subset_of(answers: ModelAnswers, indices: Sequence[int]) -> ModelAnswers:
         n=len(indices),
         rows={name: [rows[index] for index in indices] for name, rows in answers.rows.items()},
         failures={
-            positions[index]: why for index, why in answers.failures.items() if index in positions
+            positions[index]: reason
+            for index, reason in answers.failures.items()
+            if index in positions
         },
         stopped=answers.stopped,
     )
@@ -422,7 +424,9 @@ def _request(
     request: SearchRequest, examples: Examples, signature: ModelSignature, length: int | None
 ) -> Tensors:
     # The median size is more typical than the longest or shortest.
-    sizes = [sum(array.size for array in example.values()) for example in examples.inputs[:MADE_UP]]
+    sizes = [
+        sum(array.size for array in example.values()) for example in examples.inputs[:GENERATED]
+    ]
     middle = int(np.argsort(sizes, kind="stable")[len(sizes) // 2])
     rows = request.rows if signature.batched else 1
     return timed_request(examples.inputs[middle], signature, rows=rows, length=length)

@@ -30,7 +30,7 @@ _NO_LABELS: Final = (
     "Without labels, fidelity only: answers were compared with the model's own on {} examples. "
     "That shows how many changed, not whether they got worse; labelled examples (--data) would."
 )
-_MADE_UP: Final = " The examples were generated, and real requests may behave differently."
+_GENERATED: Final = " The examples were generated, and real requests may behave differently."
 
 
 def report_of(
@@ -103,29 +103,29 @@ def report_of(
 
 def lineage(report: OptimizeReport, *, runtime: str, filename: str) -> dict[str, str]:
     """Return the metadata of the optimized version."""
-    chosen, base = report.chosen, report.baseline
+    selected, base = report.chosen, report.baseline
     metadata = {
         "optimized_from": report.model_digest,
         "optimized_model": report.model,
         "optimized_file": filename,
         "optimized_runtime": runtime,
-        "optimized_by": chosen.name,
+        "optimized_by": selected.name,
         "optimized_target": report.settings.target,
         "optimized_on": report.processor.name,
         "optimized_features": " ".join(report.processor.features),
         "baseline": base.name,
         "baseline_p50_s": _number(base.p50_s),
-        "p50_s": _number(chosen.p50_s),
-        "p50_ci_s": _interval(chosen.p50_ci_s),
-        "cut_ratio": _number(chosen.cut_ratio),
-        "cut_ci_ratio": _interval(chosen.cut_ci_ratio),
+        "p50_s": _number(selected.p50_s),
+        "p50_ci_s": _interval(selected.p50_ci_s),
+        "cut_ratio": _number(selected.cut_ratio),
+        "cut_ci_ratio": _interval(selected.cut_ci_ratio),
         "calibration_sha256": report.data.calibration_sha256,
         "metric": report.data.metric if report.data.is_labelled else "",
-        "metric_value": _number(chosen.accuracy),
-        "metric_loss": _number(chosen.accuracy_loss),
-        "metric_loss_ci": _interval(chosen.accuracy_loss_ci),
-        "judged_examples": str(chosen.n or ""),
-        "agreement_ratio": _number(chosen.agreement_ratio),
+        "metric_value": _number(selected.accuracy),
+        "metric_loss": _number(selected.accuracy_loss),
+        "metric_loss_ci": _interval(selected.accuracy_loss_ci),
+        "judged_examples": str(selected.n or ""),
+        "agreement_ratio": _number(selected.agreement_ratio),
     }
     return {name: value for name, value in metadata.items() if value}
 
@@ -205,9 +205,9 @@ def _entry(
 def _evidence(state: SearchState, request: SearchRequest) -> QualityEvidence:
     started, scored = state.started, state.scored
     assert started is not None, "checked before"
-    why = ""
+    reason = ""
     if not started.labelled:
-        why = _NO_LABELS.format(started.examples) + (_MADE_UP if started.made_up else "")
+        reason = _NO_LABELS.format(started.examples) + (_GENERATED if started.made_up else "")
     losses = [
         result.verdict.detectable_loss
         for result in state.candidates.values()
@@ -220,7 +220,7 @@ def _evidence(state: SearchState, request: SearchRequest) -> QualityEvidence:
         smallest_loss=max(losses) if losses else None,
         calibration_n=started.calibration,
         calibration_sha256=started.calibration_sha256,
-        why_weaker=why,
+        why_weaker=reason,
     )
 
 
@@ -244,7 +244,7 @@ def _notes(state: SearchState, final: Mapping[str, Timing], cost: str) -> list[s
         notes.append(cost)
     if state.mixed is not None:
         notes += [text for text in (state.mixed.summary, *state.mixed.notes) if text]
-    notes += [f"a step was abandoned: {why}" for why in state.problems]
+    notes += [f"a step was abandoned: {reason}" for reason in state.problems]
     notes += [
         f"{result.name} runs one request at a time: {unbatched_text(result.unbatched)}; this "
         "matters under a load at which requests queue"

@@ -217,8 +217,8 @@ def _ask(
     most_doubtful = max(
         waiting, key=lambda result: result.screened.loss if result.screened else 0.0
     )
-    chosen = may_win[0] if may_win else most_doubtful
-    return SearchStep(kind=StepKind.JUDGE, name=chosen.name, until_s=until_s)
+    selected = may_win[0] if may_win else most_doubtful
+    return SearchStep(kind=StepKind.JUDGE, name=selected.name, until_s=until_s)
 
 
 def faster_candidate(
@@ -233,8 +233,8 @@ def faster_candidate(
     if own is None or request.target is SearchTarget.MEMORY or kind == ModelClass.TREES:
         return ""
     for other in best(state, request, timed):
-        theirs = timed[other.name].cut_ci_ratio
-        if other.is_accepted and theirs is not None and theirs[0] > own[1]:
+        other_ci = timed[other.name].cut_ci_ratio
+        if other.is_accepted and other_ci is not None and other_ci[0] > own[1]:
             return other.name
     return ""
 
@@ -300,25 +300,25 @@ def decide(
     # minutes.
     again = final.get(AGAIN)
     noise_ratio = max(again.cut_ci_ratio[1], 0.0) if again and again.cut_ci_ratio else 0.0
-    chosen = _chosen(state, request, timed, final, noise_ratio)
+    selected = _chosen(state, request, timed, final, noise_ratio)
     statuses, reasons = {}, {}
     for name, result in state.candidates.items():
         statuses[name], reasons[name] = _status(
-            state, request, result, timings, chosen, noise_ratio
+            state, request, result, timings, selected, noise_ratio
         )
     started = state.started
     for recipe in (*started.recipes, *started.later) if started else ():
         if recipe not in state.ended and recipe not in state.candidates:
             statuses[recipe] = CandidateStatus.REJECTED
             reasons[recipe] = _NEVER.format(request.budget_s)
-    return SearchDecision(chosen=chosen, timings=timings, statuses=statuses, reasons=reasons)
+    return SearchDecision(chosen=selected, timings=timings, statuses=statuses, reasons=reasons)
 
 
-def members_of(state: SearchState, chosen: str) -> list[tuple[str, int | None]]:
+def members_of(state: SearchState, selected: str) -> list[tuple[str, int | None]]:
     """Return the result's members: engines by batch size if measured, else the chosen one."""
     if state.mixed is not None and state.mixed.members:
         return list(state.mixed.members)
-    return [(chosen, None)]
+    return [(selected, None)]
 
 
 def _chosen(
@@ -348,11 +348,11 @@ def _status(  # noqa: C901, PLR0911, PLR0917  # one reason per case
     request: SearchRequest,
     result: CandidateResult,
     timings: Mapping[str, Timing],
-    chosen: str,
+    selected: str,
     noise_ratio: float,
 ) -> tuple[CandidateStatus, str]:
     name = result.name
-    if name == chosen:
+    if name == selected:
         return CandidateStatus.CHOSEN, _chosen_reason(state, request, result)
     if name == state.baseline:
         return CandidateStatus.BASELINE, "reference of all other candidates"
@@ -367,19 +367,19 @@ def _status(  # noqa: C901, PLR0911, PLR0917  # one reason per case
     if judged is not None and not judged.passes:
         return CandidateStatus.REJECTED, judged.reason
     if result.unbatched and request.needs_batches:
-        what = "it loses batching, which the requested load needs"
-        return CandidateStatus.REJECTED, f"{what}: {unbatched_text(result.unbatched)}"
+        description = "it loses batching, which the requested load needs"
+        return CandidateStatus.REJECTED, f"{description}: {unbatched_text(result.unbatched)}"
     if request.target is not SearchTarget.MEMORY and _least_cut(timing) <= 0:
         return CandidateStatus.REJECTED, slower_text(timing)
     if judged is None:
         return CandidateStatus.REJECTED, _unjudged_reason(state, request, result, timings)
     if request.target is not SearchTarget.MEMORY and not _is_sure(timing, noise_ratio):
-        what = f"noise was up to {noise_ratio:.1%}"
+        description = f"noise was up to {noise_ratio:.1%}"
         return (
             CandidateStatus.REJECTED,
-            f"saving {timing.cut_ratio:.1%}, and {what}: no significant gain",
+            f"saving {timing.cut_ratio:.1%}, and {description}: no significant gain",
         )
-    return CandidateStatus.GOOD, f"{judged.reason}; {chosen} is better"
+    return CandidateStatus.GOOD, f"{judged.reason}; {selected} is better"
 
 
 def _unjudged_reason(
@@ -394,8 +394,8 @@ def _unjudged_reason(
         return slower_text(timings[result.name])
     faster = faster_candidate(state, request, timings, result.name)
     if result.screened is not None:
-        why = f"{faster} is significantly faster" if faster else "the budget was used up"
-        return f"{result.screened.reason}; not evaluated further, as {why}"
+        reason = f"{faster} is significantly faster" if faster else "the budget was used up"
+        return f"{result.screened.reason}; not evaluated further, as {reason}"
     if faster:
         return f"not evaluated: {faster} is significantly faster"
     return "not evaluated: the budget was used up"
@@ -404,7 +404,7 @@ def _unjudged_reason(
 def _chosen_reason(state: SearchState, request: SearchRequest, result: CandidateResult) -> str:
     if result.name == state.baseline:
         return "no candidate is significantly better: serve the unchanged model"
-    what = {
+    description = {
         SearchTarget.LATENCY: "the lowest p50",
         SearchTarget.THROUGHPUT: "the highest throughput",
         SearchTarget.COST: "the lowest cost",
@@ -414,7 +414,7 @@ def _chosen_reason(state: SearchState, request: SearchRequest, result: Candidate
     judgement = f"; {judged.reason}" if judged else ""
     if judged is None and result.screened is not None:
         judgement = f"; {result.screened.reason}; the budget was used up before a full evaluation"
-    return f"{what} of all accepted candidates{judgement}"
+    return f"{description} of all accepted candidates{judgement}"
 
 
 def unbatched_text(lost: Unbatched) -> str:

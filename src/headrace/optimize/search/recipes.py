@@ -198,8 +198,8 @@ def classify(path: Path, runtime: str) -> Classification:
         return classify_facts(read_onnx_facts(path))
     if not path.exists():
         raise UnsupportedModelError(f"{path}: no such file or directory")
-    what = f"a model of the runtime '{runtime}' is classified after conversion to ONNX"
-    return Classification(ModelClass.OTHER, what)
+    description = f"a model of the runtime '{runtime}' is classified after conversion to ONNX"
+    return Classification(ModelClass.OTHER, description)
 
 
 def classify_facts(facts: OnnxFacts) -> Classification:
@@ -209,8 +209,8 @@ def classify_facts(facts: OnnxFacts) -> Classification:
     products = _sum(count, _PRODUCTS) + _sum(count, _MORE_PRODUCTS)
     convolutions = _sum(count, _CONVOLUTIONS)
     if trees and not convolutions and products <= trees:
-        what = "ensemble" if trees == 1 else "ensembles"
-        return Classification(ModelClass.TREES, f"it consists of {trees} tree {what}")
+        description = "ensemble" if trees == 1 else "ensembles"
+        return Classification(ModelClass.TREES, f"it consists of {trees} tree {description}")
     # Fused normalizations, else the written-out form: a mean, the mean of squares, its root.
     fused = _sum(count, _NORMS) + _sum(count, _FUSED_NORMS) + _sum(count, _MORE_NORMS)
     squares = count["Pow"] + count["Mul"]
@@ -233,5 +233,5 @@ def _sum(count: Counter[str], names: tuple[str, ...]) -> int:
     return sum(count[name] for name in names)
 
 
-def _several(number: int, what: str) -> str:
-    return f"{number or 'no'} {what}{'' if number == 1 else 's'}"
+def _several(number: int, description: str) -> str:
+    return f"{number or 'no'} {description}{'' if number == 1 else 's'}"

@@ -173,10 +173,12 @@ class Run:
         """
         result = self.state.candidates.get(name)
         tuned = result.built.tuning.intra_op_threads if result and result.built else None
-        most = callers(tuned or self.request.threads)
-        if most not in self._pools:
-            self._pools[most] = self.resources.enter_context(ThreadPoolExecutor(most))
-        return TimedCandidate(name=name, run=self.search_inputs.load_of(model, self._pools[most]))
+        maximum = callers(tuned or self.request.threads)
+        if maximum not in self._pools:
+            self._pools[maximum] = self.resources.enter_context(ThreadPoolExecutor(maximum))
+        return TimedCandidate(
+            name=name, run=self.search_inputs.load_of(model, self._pools[maximum])
+        )
 
     def threads_for(self, model: Model) -> int:
         """Return the number of concurrent callers of a model."""
@@ -212,9 +214,9 @@ class Run:
             self.record(Timed(group=group, window=window))
 
 
-_ASKED_BY: Final = 0.88
+_REQUESTED_BY: Final = 0.88
 """Share of the budget after which no further examples are evaluated."""
-_MOST_KEPT_BYTES: Final = 1 << 29
+_MAX_CACHED_BYTES: Final = 1 << 29
 """Memory limit of stored screening answers; others are computed again."""
 
 
@@ -255,13 +257,13 @@ class QualityJudge:
 
     def screen(self, step: SearchStep) -> None:
         """Evaluate a candidate on the first examples, which suffice to reject a ruined one."""
-        self._judge_labelled(step.name, most=SCREENED)
+        self._judge_labelled(step.name, maximum=SCREENED)
 
     def judge(self, step: SearchStep) -> None:
         """Evaluate a candidate on labels, or by fidelity to the baseline."""
         run, name = self.run, step.name
         if run.search_inputs.examples.labels is not None:
-            self._judge_labelled(name, most=None)
+            self._judge_labelled(name, maximum=None)
             return
         try:
             if self._unlabelled is None:
@@ -273,18 +275,18 @@ class QualityJudge:
         except HeadraceError as error:
             run.give_up(name, run.state.candidates[name].title, error)
 
-    def _judge_labelled(self, name: str, *, most: int | None) -> None:
+    def _judge_labelled(self, name: str, *, maximum: int | None) -> None:
         run = self.run
         try:
             base, choice = self._baseline()
             with run.loaded(name) as model:
-                trial = self._try(model, base, choice, self._begun.pop(name, None), most=most)
+                trial = self._try(model, base, choice, self._begun.pop(name, None), maximum=maximum)
                 verdict = self._check_held_out(trial, base, choice)
         except HeadraceError as error:
             run.give_up(name, run.state.candidates[name].title, error)
             return
         is_part = trial.is_part and not trial.answers.stopped
-        if is_part and self._kept_bytes() + trial.answers.size_bytes() <= _MOST_KEPT_BYTES:
+        if is_part and self._cached_bytes() + trial.answers.size_bytes() <= _MAX_CACHED_BYTES:
             self._begun[name] = trial
         run.record(
             Judged(
@@ -295,7 +297,7 @@ class QualityJudge:
             )
         )
 
-    def _kept_bytes(self) -> int:
+    def _cached_bytes(self) -> int:
         return sum(trial.answers.size_bytes() for trial in self._begun.values())
 
     def _baseline(self) -> tuple[ModelAnswers, MetricChoice]:
@@ -329,9 +331,9 @@ class QualityJudge:
         model: Model,
         base: ModelAnswers,
         choice: MetricChoice,
-        begun: GateTrial | None,
+        started: GateTrial | None,
         *,
-        most: int | None,
+        maximum: int | None,
     ) -> GateTrial:
         return try_candidate(
             self.run.search_inputs.run_of(model),
@@ -342,8 +344,8 @@ class QualityJudge:
             rng=self.run.rng,
             threads=self.run.threads_for(model),
             deadline=self._deadline(),
-            most=most,
-            begun=begun,
+            maximum=maximum,
+            started=started,
         )
 
     def _check_held_out(
@@ -368,7 +370,7 @@ class QualityJudge:
         return replace(unseen, reason=f"on examples it was not calibrated with, {unseen.reason}")
 
     def _deadline(self) -> float:
-        return self.run.deadline(_ASKED_BY * self.run.request.budget_s)
+        return self.run.deadline(_REQUESTED_BY * self.run.request.budget_s)
 
 
 SIZES: Final = (1, 8, 32, 128, 1024)
@@ -395,9 +397,9 @@ def choose(
     engines = list(measured)
     for index, engine in enumerate(engines):
         for other in engines[index + 1 :]:
-            if why := mixing_problem(compared(engine, other)):
+            if reason := mixing_problem(compared(engine, other)):
                 unlike.add(frozenset((engine, other)))
-                notes.append(f"{engine} and {other} do not share a model: {why}")
+                notes.append(f"{engine} and {other} do not share a model: {reason}")
     return choose_by_batch(measured, unlike=unlike), notes
 
 

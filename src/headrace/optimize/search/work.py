@@ -121,10 +121,10 @@ def _build(run: Run, step: SearchStep) -> None:
         training=search_inputs.training,
         on_progress=run.report_progress,
     )
-    began = time.monotonic()
+    started = time.monotonic()
     try:
-        if why := recipe.inapplicable_reason(context):
-            raise CannotBuildError(why)
+        if reason := recipe.inapplicable_reason(context):
+            raise CannotBuildError(reason)
         candidates = recipe.build(context)
     except HeadraceError as error:
         run.give_up(recipe.name, recipe.title, error)
@@ -142,7 +142,7 @@ def _build(run: Run, step: SearchStep) -> None:
                 tuning=candidate.tuning,
                 recipe=candidate.recipe,
                 size_bytes=sum(file.stat().st_size for file in files_of(path)),
-                build_s=time.monotonic() - began,
+                build_s=time.monotonic() - started,
                 is_baseline=not run.state.baseline,
                 is_reference=recipe.is_reference,
             )
@@ -176,9 +176,9 @@ def _try(run: Run, step: SearchStep) -> None:
         run.give_up(name, title, error)
         return
     windows = run.state.windows.get(name, [])
-    why = next((w.error for w in windows if w.name == name and w.error), "")
-    if why or name not in run.timings.individual(run.state):
-        run.give_up(name, title, CannotBuildError(why or "no window could be timed"))
+    reason = next((w.error for w in windows if w.name == name and w.error), "")
+    if reason or name not in run.timings.individual(run.state):
+        run.give_up(name, title, CannotBuildError(reason or "no window could be timed"))
 
 
 def _measure_batch(run: Run, name: str, base: Model, model: Model) -> None:
@@ -223,11 +223,11 @@ def _compare(run: Run, step: SearchStep) -> None:
         timed.append(run.timed_candidate(AGAIN, models[run.state.baseline]))
         run.measure(timed, _FINAL, group=FINAL, until=until)
         alone, final = run.timings.individual(run.state), run.timings.of_group(run.state, FINAL)
-        chosen = decide(run.state, run.request, alone, final).chosen
+        selected = decide(run.state, run.request, alone, final).chosen
         pair = [
             timed_candidate
             for timed_candidate in timed
-            if timed_candidate.name in {run.state.baseline, chosen}
+            if timed_candidate.name in {run.state.baseline, selected}
         ]
         run.measure(pair, _COLD, group=COLD, until=time.monotonic() + _COLD_S)
     run.record(RecipeEnded(name=FINAL))
@@ -292,6 +292,6 @@ def _write(run: Run, step: SearchStep) -> None:
 def _check(run: Run, name: str) -> list[tuple[Tensors, Tensors]]:
     """Return requests with the chosen candidate's answers, for verification on other hosts."""
     inputs = run.search_inputs.examples.as_model_requests().inputs
-    places = np.linspace(0, len(inputs) - 1, min(len(inputs), _CHECKED), dtype=int)
+    locations = np.linspace(0, len(inputs) - 1, min(len(inputs), _CHECKED), dtype=int)
     with run.loaded(name) as model:
-        return [(inputs[index], model.run(inputs[index])) for index in places.tolist()]
+        return [(inputs[index], model.run(inputs[index])) for index in locations.tolist()]

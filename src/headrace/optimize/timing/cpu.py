@@ -15,7 +15,7 @@ _PROC: Final = Path("/proc")
 _IDLE, _IOWAIT = 3, 4
 _PARENT: Final = 1  # fields of /proc/PID/stat by proc(5), counted from 0 after the name
 _CPU_TIMES: Final = slice(11, 15)  # utime, stime, and those of reaped children
-_LOOK_EVERY_S: Final = 1.0
+_POLL_EVERY_S: Final = 1.0
 TICK_S: Final = 1 / os.sysconf("SC_CLK_TCK")
 """Resolution of the kernel's CPU counters."""
 
@@ -75,7 +75,7 @@ class ProcStat:
         if at_s >= self._look_again_at:
             pids = (int(entry.name) for entry in os.scandir(self._proc) if entry.name.isdigit())
             self._family = descendants(_stats(self._proc, pids), os.getpid())
-            self._look_again_at = at_s + _LOOK_EVERY_S
+            self._look_again_at = at_s + _POLL_EVERY_S
         children = resource.getrusage(resource.RUSAGE_CHILDREN)
         own_s = time.process_time() + children.ru_utime + children.ru_stime
         return (

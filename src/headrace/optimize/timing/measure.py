@@ -140,7 +140,7 @@ class TimingPlan:
 
 
 def call_latencies(
-    run: Run, *, now: Now, end: float, least: int, calls: int, until: float = math.inf
+    run: Run, *, now: Now, end: float, minimum: int, calls: int, until: float = math.inf
 ) -> list[float]:
     """Measure seconds per call, each a mean of `calls`, until `end`.
 
@@ -153,12 +153,12 @@ def call_latencies(
             run()
         ended_at = now()
         add(ended_at)
-        if ended_at >= end and (len(times) > least or ended_at >= until):
+        if ended_at >= end and (len(times) > minimum or ended_at >= until):
             return [(after - before) / calls for before, after in pairwise(times)]
 
 
 def cold_latencies(
-    run: Run, *, evict: Run, now: Now, end: float, least: int, until: float = math.inf
+    run: Run, *, evict: Run, now: Now, end: float, minimum: int, until: float = math.inf
 ) -> list[float]:
     """Measure seconds of each call after an uncounted `evict`."""
     latencies: list[float] = []
@@ -168,14 +168,14 @@ def cold_latencies(
         run()
         ended_at = now()
         latencies.append(ended_at - start)
-        if ended_at >= end and (len(latencies) >= least or ended_at >= until):
+        if ended_at >= end and (len(latencies) >= minimum or ended_at >= until):
             return latencies
 
 
 def reading_overhead_s(now: Now) -> float:
     """Return the time between two clock readings around an empty call."""
     nothing = call_latencies(
-        lambda: None, now=now, end=-math.inf, least=_OVERHEAD_READINGS, calls=1
+        lambda: None, now=now, end=-math.inf, minimum=_OVERHEAD_READINGS, calls=1
     )
     return statistics.median(nothing)
 
@@ -186,11 +186,11 @@ def trial_call_s(run: Run, *, now: Now, warmup_s: float, until: float) -> float:
     The first call, which initializes, counts only if there is no time for another.
     """
     start = now()
-    first = call_latencies(run, now=now, end=-math.inf, least=1, calls=1)
+    first = call_latencies(run, now=now, end=-math.inf, minimum=1, calls=1)
     if now() >= until:
         return first[0]
     end = min(start + warmup_s, until)
-    later = call_latencies(run, now=now, end=end, least=_TRIAL_CALLS, calls=1, until=until)
+    later = call_latencies(run, now=now, end=end, minimum=_TRIAL_CALLS, calls=1, until=until)
     return statistics.median(later)
 
 
@@ -376,7 +376,7 @@ class _Turns:
                     candidate.run,
                     now=self.now,
                     end=end,
-                    least=planned.least_readings,
+                    minimum=planned.least_readings,
                     calls=planned.calls_per_reading,
                     until=self.until,
                 )
@@ -386,7 +386,7 @@ class _Turns:
                     evict=self.evict,
                     now=self.now,
                     end=end,
-                    least=planned.least_readings,
+                    minimum=planned.least_readings,
                     until=self.until,
                 )
             )

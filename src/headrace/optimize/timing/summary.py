@@ -56,8 +56,8 @@ def drifting_median_interval(values: Array, *, rng: np.random.Generator) -> Inte
         return _student_interval(values)
     run = math.ceil(count ** (1 / 3))
     starts = rng.integers(0, count, size=(_RESAMPLES, math.ceil(count / run)))
-    places = (starts[:, :, None] + np.arange(run)) % count
-    resampled = values[places.reshape(_RESAMPLES, -1)[:, :count]]
+    locations = (starts[:, :, None] + np.arange(run)) % count
+    resampled = values[locations.reshape(_RESAMPLES, -1)[:, :count]]
     tail = (1 - CONFIDENCE) / 2
     low, high = np.quantile(np.median(resampled, axis=1), (tail, 1 - tail))
     return float(low), float(high)
@@ -135,8 +135,8 @@ def _timing(
     """Return a candidate's timing; None without a block shared with the baseline."""
     # One window of each block, in order; quiet ones if there are enough.
     everything, quiet = _by_block(group), _by_block(group, is_quiet=True)
-    chosen = quiet if len(quiet) >= LEAST_COUNT else everything
-    used = [chosen[block] for block in sorted(chosen)]
+    selected = quiet if len(quiet) >= LEAST_COUNT else everything
+    used = [selected[block] for block in sorted(selected)]
     pairs = _paired(quiet, _by_block(baseline, is_quiet=True))
     if len(pairs) < LEAST_COUNT:
         pairs = _paired(everything, _by_block(baseline))

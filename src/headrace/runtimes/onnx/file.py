@@ -85,9 +85,9 @@ def _problem(head: bytes) -> str:
         return "is empty (0 bytes)"
     if head.startswith(_LFS_POINTER):
         return "is a Git LFS pointer, not the model; run `git lfs pull`"
-    for magic, what in _MAGIC.items():
+    for magic, description in _MAGIC.items():
         if head.startswith(magic):
-            return f"is {what}, not ONNX"
+            return f"is {description}, not ONNX"
     if _begins_like_onnx(head):
         return ""
     text = head.decode("ascii", errors="replace")
@@ -210,29 +210,31 @@ class _Scan:
         return tensor
 
     def _check(self, tensor: _Tensor, held_bytes: int) -> None:
-        what = f"tensor '{tensor.name[:100]}'"
+        description = f"tensor '{tensor.name[:100]}'"
         elements = 1
         for size in tensor.dims:
             if size > _MAX_DIMENSION:
-                raise self._refuse(f"{what} has a negative dimension")
+                raise self._refuse(f"{description} has a negative dimension")
             elements *= size
         if tensor.external:
-            held_bytes += self._external_bytes(what, tensor.external)
+            held_bytes += self._external_bytes(description, tensor.external)
         if elements > _ELEMENTS_A_BYTE * held_bytes:
             claim = f"declares {elements} elements but holds {held_bytes} bytes"
-            raise self._refuse(f"{what} {claim}")
+            raise self._refuse(f"{description} {claim}")
 
-    def _external_bytes(self, what: str, external: dict[str, str]) -> int:
+    def _external_bytes(self, description: str, external: dict[str, str]) -> int:
         location = external.get("location", "")
         path = PurePosixPath(location)
         if not location or path.is_absolute() or ".." in path.parts or "\0" in location:
-            message = f"{what} has its data in {location[:200]!r}, outside the model's directory"
+            message = (
+                f"{description} has its data in {location[:200]!r}, outside the model's directory"
+            )
             raise self._refuse(message)
         directory = self._file.parent.resolve()
         there = Path(os.path.realpath(directory / path))
         if not there.is_relative_to(directory):
             raise self._refuse(
-                f"{what} has its data in {location[:200]!r}, a link that leads out of the "
+                f"{description} has its data in {location[:200]!r}, a link that leads out of the "
                 "model's directory"
             )
         self.external.add(str(path))
@@ -243,7 +245,8 @@ class _Scan:
             text = external.get(key, "0") or "0"
             if not text.isascii() or not text.isdigit() or int(text[:20]) > size:
                 raise self._refuse(
-                    f"{what} has an external {key} that is not within its file of {size} bytes"
+                    f"{description} has an external {key} that is not within its file of {size} "
+                    "bytes"
                 )
         return size
 
@@ -302,5 +305,5 @@ class _Scan:
     def _broken(self) -> UnsupportedModelError:
         return self._refuse("is truncated or corrupt: it cannot be parsed as ONNX")
 
-    def _refuse(self, why: str) -> UnsupportedModelError:
-        return UnsupportedModelError(f"{self._file}: {why}")
+    def _refuse(self, reason: str) -> UnsupportedModelError:
+        return UnsupportedModelError(f"{self._file}: {reason}")

@@ -72,19 +72,19 @@ def plan(device: str, available: Sequence[str]) -> ProviderPlan:
         FailedPreconditionError: The build has no provider for it; the message names a build that
             has.
     """
-    chosen = as_device(device)
-    tried = tuple(name for name in _TRIED[chosen] if name in available)
-    needed = _ONE_OF[chosen]
+    selected = as_device(device)
+    tried = tuple(name for name in _TRIED[selected] if name in available)
+    needed = _ONE_OF[selected]
     if needed and not set(needed) & set(available):
         packages = sorted({_PACKAGES[name] for name in needed})
         reason = (
             f"this build of ONNX Runtime has only {', '.join(map(short, available))}; "
             f"install {' or '.join(packages)} instead"
         )
-        raise not_to_be_had(device, reason)
+        raise unavailable(device, reason)
     others = (name for name in available if name not in (*tried, CPU))
     return ProviderPlan(
-        tried=tried, unused={short(name): _why_unused(name, chosen) for name in others}
+        tried=tried, unused={short(name): _why_unused(name, selected) for name in others}
     )
 
 
@@ -96,8 +96,8 @@ def check_used(device: str, used: Collection[str], failed: dict[str, str]) -> No
     """
     needed = _ONE_OF[as_device(device)]
     if needed and not set(needed) & set(used):
-        reasons = "; ".join(f"{short(name)}: {why}" for name, why in failed.items())
-        raise not_to_be_had(device, reasons or "ONNX Runtime did not start it")
+        reasons = "; ".join(f"{short(name)}: {reason}" for name, reason in failed.items())
+        raise unavailable(device, reasons or "ONNX Runtime did not start it")
 
 
 def as_device(device: str) -> Device:
@@ -113,7 +113,7 @@ def as_device(device: str) -> Device:
         raise UnsupportedModelError(msg) from None
 
 
-def not_to_be_had(device: str, reason: str) -> FailedPreconditionError:
+def unavailable(device: str, reason: str) -> FailedPreconditionError:
     """Return the error for a requested device that is not available."""
     return FailedPreconditionError(
         f"device '{device}' was requested but is not available: {reason}. `device: auto` "

@@ -73,15 +73,15 @@ def open_session(file: Path, options: LoadOptions) -> OpenSession:
     planned = plan(options.device, ort.get_available_providers())
     session, failed = _started(file, options, planned.tried)
     used = session.get_providers()
-    for name, why in failed.items():
-        _log.warning("%s cannot be used, %s is: %s", name, short(used[0]), why)
+    for name, reason in failed.items():
+        _log.warning("%s cannot be used, %s is: %s", name, short(used[0]), reason)
     check_used(options.device, used, failed)
     return OpenSession(
         session,
         DeviceUse(
             asked=options.device,
             used=tuple(map(short, used)),
-            failed={short(name): why for name, why in failed.items()},
+            failed={short(name): reason for name, reason in failed.items()},
             unused=planned.unused,
         ),
     )
@@ -191,9 +191,9 @@ def is_worth_it(
     return special_s < _WORTH * plain_s, comparison
 
 
-def without(use: DeviceUse, name: str, why: str) -> DeviceUse:
+def without(use: DeviceUse, name: str, reason: str) -> DeviceUse:
     """Return `use` on the CPU, where `name` was tried and gained too little."""
-    return replace(use, used=ON_CPU, unused={**use.unused, name: why})
+    return replace(use, used=ON_CPU, unused={**use.unused, name: reason})
 
 
 def _best_s(run: Run, inputs: Tensors, clock: Callable[[], float]) -> float:
@@ -312,13 +312,13 @@ class OnnxModel:
         plain = open_session(file, replace(options, device=Device.CPU))
         other = OnnxModel(plain.session, self.signature, self.device)
         inputs = example_inputs(self.signature, variable=variable)
-        worth_it, why = is_worth_it(self.run, other.run, inputs)
-        chosen, left = (self, other) if worth_it else (other, self)
+        worth_it, reason = is_worth_it(self.run, other.run, inputs)
+        selected, left = (self, other) if worth_it else (other, self)
         left.close()
         if not worth_it:
-            other.device = without(self.device, short(OPENVINO), why)
-        _log.info("%s runs on %s: OpenVINO: %s", file.name, chosen.device.used[0], why)
-        return chosen
+            other.device = without(self.device, short(OPENVINO), reason)
+        _log.info("%s runs on %s: OpenVINO: %s", file.name, selected.device.used[0], reason)
+        return selected
 
     def run(self, inputs: Tensors, outputs: Sequence[str] | None = None) -> Tensors:
         """Run one batch."""

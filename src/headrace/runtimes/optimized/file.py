@@ -149,9 +149,9 @@ def path_in(directory: Path, name: str) -> Path:
     return path
 
 
-def refuse(directory: Path, why: str) -> UnsupportedModelError:
+def refuse(directory: Path, reason: str) -> UnsupportedModelError:
     """Return the error for an optimized model that cannot be served."""
-    return UnsupportedModelError(f"{directory}: the optimized model {why}")
+    return UnsupportedModelError(f"{directory}: the optimized model {reason}")
 
 
 def decode_manifest(file: Path) -> OptimizedManifest:

@@ -20,7 +20,7 @@ ARM's. Adding a feature here makes models that were verified before be verified 
 _MAX_BYTES: Final = 16 << 20
 """Limit of `/proc/cpuinfo`, which has a few kilobytes per core."""
 _MAX_NAME: Final = 100
-_MOST_TOLD: Final = 6
+_MAX_REPORTED: Final = 6
 _ARM_MAKERS: Final = {
     "0x41": "Arm",
     "0x46": "Fujitsu",
@@ -128,12 +128,12 @@ def change(verified: Processor, here: Processor) -> ProcessorDifference:
 
 
 def _some(features: tuple[str, ...]) -> str:
-    more = len(features) - _MOST_TOLD
-    names = ", ".join(features[:_MOST_TOLD])
+    more = len(features) - _MAX_REPORTED
+    names = ", ".join(features[:_MAX_REPORTED])
     return f"{names} and {more} more" if more > 0 else names
 
 
 def plain(name: str) -> str:
     """Return a name on one short line, without terminal control characters."""
-    printable = "".join(letter for letter in name if letter.isprintable())
+    printable = "".join(character for character in name if character.isprintable())
     return " ".join(printable.split())[:_MAX_NAME].strip()

@@ -48,7 +48,7 @@ from headrace.runtimes.plugins import load_model
 _SMALLEST = 1e-12
 
 
-def ask_again(model: Model, requests: Sequence[Asked], check: VerificationRequests) -> str:
+def repeat_request(model: Model, requests: Sequence[Asked], check: VerificationRequests) -> str:
     """Return why a model's outputs differ from the recorded ones; empty if they match.
 
     A row is off if a value of a float output deviates by more than `check.tolerance` of the largest
@@ -83,26 +83,26 @@ def _compared(
     """Return each row's largest deviation, and whether it changed."""
     rows = next(iter(recorded.values())).shape[0] if batched else 1
     ratios, changed = np.zeros(rows), np.zeros(rows, np.bool_)
-    for name, want in recorded.items():
-        got = answers[name]
-        if got.shape != want.shape or got.dtype != want.dtype:
+    for name, expected in recorded.items():
+        actual = answers[name]
+        if actual.shape != expected.shape or actual.dtype != expected.dtype:
             return np.full(rows, math.inf), np.ones(rows, np.bool_)
-        flat_got, flat_want = got.reshape(rows, -1), want.reshape(rows, -1)
-        if want.dtype.kind != "f":
-            changed |= (flat_got != flat_want).any(axis=1)
+        flat_actual, flat_expected = actual.reshape(rows, -1), expected.reshape(rows, -1)
+        if expected.dtype.kind != "f":
+            changed |= (flat_actual != flat_expected).any(axis=1)
             continue
-        ratios = np.maximum(ratios, _off(flat_got, flat_want) / scales[name])
-        if batched and want.ndim == 2 and want.shape[1] > 1:  # noqa: PLR2004  # rows and classes
-            changed |= got.argmax(axis=1) != want.argmax(axis=1)
+        ratios = np.maximum(ratios, _off(flat_actual, flat_expected) / scales[name])
+        if batched and expected.ndim == 2 and expected.shape[1] > 1:  # noqa: PLR2004  # rows and classes
+            changed |= actual.argmax(axis=1) != expected.argmax(axis=1)
     return ratios, changed
 
 
-def _off(got: Array, want: Array) -> Array:
+def _off(actual: Array, expected: Array) -> Array:
     """Return each row's largest difference; infinite where only one of two values is NaN."""
-    got, want = got.astype(np.float64), want.astype(np.float64)
-    same = (got == want) | (np.isnan(got) & np.isnan(want))
+    actual, expected = actual.astype(np.float64), expected.astype(np.float64)
+    same = (actual == expected) | (np.isnan(actual) & np.isnan(expected))
     with np.errstate(invalid="ignore"):  # infinity minus infinity
-        off = np.abs(got - want)
+        off = np.abs(actual - expected)
     off = np.where(same, 0.0, np.where(np.isnan(off), math.inf, off))
     deviation: Array = off.max(axis=1, initial=0.0)
     return deviation
@@ -138,7 +138,7 @@ def problem_of(
     requests = read_check(path_in(directory, manifest.check.path))
     for member in members:
         _check_fits(directory, requests, member)
-        if problem := ask_again(member.model, requests, manifest.check):
+        if problem := repeat_request(member.model, requests, manifest.check):
             return f"{problem} of '{member.name}'" if len(members) > 1 else problem
     return ""
 
@@ -245,13 +245,13 @@ def common_signature(members: Sequence[LoadedMember]) -> ModelSignature:
     signature = first.model.signature
     inputs, outputs = list(signature.inputs), list(signature.outputs)
     for other in members[1:]:
-        theirs = other.model.signature
-        if theirs.batched != signature.batched:
+        other_signature = other.model.signature
+        if other_signature.batched != signature.batched:
             has, lacks = (first, other) if signature.batched else (other, first)
             msg = f"'{has.name}' has a batch axis and '{lacks.name}' has none"
             raise UnsupportedModelError(f"{msg}; they cannot form one model")
-        inputs = _merged("input", first, other, inputs, theirs.inputs)
-        outputs = _merged("output", first, other, outputs, theirs.outputs)
+        inputs = _merged("input", first, other, inputs, other_signature.inputs)
+        outputs = _merged("output", first, other, outputs, other_signature.outputs)
     joined = replace(signature, inputs=tuple(inputs), outputs=tuple(outputs))
     return with_weakest_evidence(joined, [member.model.signature for member in members])
 
@@ -265,32 +265,32 @@ def _merged(
     first: LoadedMember,
     other: LoadedMember,
     own: Sequence[TensorSpec],
-    theirs: Sequence[TensorSpec],
+    other_specs: Sequence[TensorSpec],
 ) -> list[TensorSpec]:
-    by_name = {spec.name: spec for spec in theirs}
+    by_name = {spec.name: spec for spec in other_specs}
     if by_name.keys() != {spec.name for spec in own}:
         raise UnsupportedModelError(
             f"'{first.name}' has the {kind}s {_names(own)}, and '{other.name}' "
-            f"{_names(theirs)}; members of one model must have the same names"
+            f"{_names(other_specs)}; members of one model must have the same names"
         )
     return [_both(kind, first, other, spec, by_name[spec.name]) for spec in own]
 
 
 def _both(
-    kind: str, first: LoadedMember, other: LoadedMember, own: TensorSpec, theirs: TensorSpec
+    kind: str, first: LoadedMember, other: LoadedMember, own: TensorSpec, other_spec: TensorSpec
 ) -> TensorSpec:
     """Return the stricter of two inputs, or the looser of two outputs."""
-    pairs = list(zip(own.shape, theirs.shape, strict=False))
+    pairs = list(zip(own.shape, other_spec.shape, strict=False))
     differ = [pair for pair in pairs if pair[0] != pair[1]]
     fixed = [pair for pair in differ if VARIABLE not in pair]
     if (
-        own.datatype != theirs.datatype
-        or len(own.shape) != len(theirs.shape)
+        own.datatype != other_spec.datatype
+        or len(own.shape) != len(other_spec.shape)
         or (fixed and kind == "input")
     ):
         raise UnsupportedModelError(
             f"{kind} '{own.name}' is {own.datatype} {list(own.shape)} of '{first.name}', and"
-            f" {theirs.datatype} {list(theirs.shape)} of '{other.name}'; they cannot form "
+            f" {other_spec.datatype} {list(other_spec.shape)} of '{other.name}'; they cannot form "
             "one model"
         )
     if kind == "input":
@@ -338,8 +338,8 @@ def open_optimized(directory: Path, options: LoadOptions, *, here: Processor) ->
     if other and policy is OtherProcessor.VERIFY and manifest.check is None:
         raise _not_here(directory, manifest, other, "it has no check that could verify it again")
     engines = " and ".join(dict.fromkeys(member.runtime for member in manifest.members))
-    what = plain(manifest.recipe.get(CANDIDATE, engines))
-    text = f"{what}, verified on {plain(manifest.processor.name)}"
+    description = plain(manifest.recipe.get(CANDIDATE, engines))
+    text = f"{description}, verified on {plain(manifest.processor.name)}"
     members = _load_members(directory, manifest.members, options)
     with ExitStack() as opened:
         for member in members:
@@ -413,8 +413,8 @@ def _load_members(
 
 def member_options(member: EngineFile, options: LoadOptions) -> LoadOptions:
     """Return a member's load options: CPU, its tuning, and its pinned or the requested threads."""
-    pinned, wished = options.tuning.intra_op_threads, member.tuning.intra_op_threads
-    threads = pinned or (wished and min(wished, len(os.sched_getaffinity(0))))
+    pinned, member_threads = options.tuning.intra_op_threads, member.tuning.intra_op_threads
+    threads = pinned or (member_threads and min(member_threads, len(os.sched_getaffinity(0))))
     return LoadOptions(
         intra_op_threads=threads or options.intra_op_threads,
         device=Device.CPU,

@@ -233,7 +233,7 @@ class AtenInterpreter:
         positional: Sequence[Argument],
         named: Mapping[str, Argument],
         *,
-        what: str,
+        description: str,
         count: int,
         changes_first: bool = False,
     ) -> list[Tensor]:
@@ -250,16 +250,18 @@ class AtenInterpreter:
         tensors = list(dict.fromkeys(parts_of_kind(Tensor, arguments)))
         operator = self._table.operators.get(name)
         if operator is None or "out" in named:
-            reason = f"{what} is an operator that is not known to keep rows apart"
+            reason = f"{description} is an operator that is not known to keep rows apart"
             for tensor in tensors:  # it may write to any of them
                 self._spoil(tensor.memory, reason)
             return [self.tensor(mixed(reason)) for _ in range(max(count, 1))]
-        results = self._followed(operator, name, positional, named, tensors, what, max(count, 1))
+        results = self._followed(
+            operator, name, positional, named, tensors, description, max(count, 1)
+        )
         results = results[:count] if count else results
         if changes_first:
             if not tensors:
-                return [self.tensor(mixed(f"{what} writes to what is not followed"))]
-            self._write(tensors[0], results[0], what)
+                return [self.tensor(mixed(f"{description} writes to what is not followed"))]
+            self._write(tensors[0], results[0], description)
             return [tensors[0]]
         if name.endswith("_norm") and results[0].mixed:
             for tensor in tensors:  # in training it writes to its running statistics
@@ -267,17 +269,17 @@ class AtenInterpreter:
         memory = tensors[0].memory if name in self._table.views and tensors else None
         return [self.tensor(value, memory=memory) for value in results]
 
-    def size_of(self, item: Argument, axis: Argument, what: str) -> Argument:
+    def size_of(self, item: Argument, axis: Argument, description: str) -> Argument:
         """Return the size of an axis, or without one the number of elements."""
         if not isinstance(item, Tensor) or item.value.shape is None:
             reason = item.value.mixed if isinstance(item, Tensor) else ""
-            return self.tensor(mixed(reason or f"{what} takes a tensor of unknown shape"))
+            return self.tensor(mixed(reason or f"{description} takes a tensor of unknown shape"))
         shape = item.value.shape
         if isinstance(axis, Size):
             return shape[normal_axis(axis.number, len(shape))]
         return product(shape)
 
-    def item(self, item: Argument, what: str) -> Argument:
+    def item(self, item: Argument, description: str) -> Argument:
         """Return the only element of a tensor."""
         if not isinstance(item, Tensor):
             return item
@@ -286,15 +288,17 @@ class AtenInterpreter:
             return value.only
         if value.is_uniform:
             return self.transfer.symbols.unknown()
-        reason = value.mixed or f"{what} takes a number out of all rows"
+        reason = value.mixed or f"{description} takes a number out of all rows"
         return self.tensor(mixed(reason))
 
-    def on_sizes(self, target: str, values: Sequence[Argument], what: str) -> Sequence[Argument]:
+    def on_sizes(
+        self, target: str, values: Sequence[Argument], description: str
+    ) -> Sequence[Argument]:
         """Return the result of arithmetic on sizes; unknown for an unsupported function."""
         flat = [part for item in values for part in (item if isinstance(item, list) else [item])]
         for item in flat:
             if isinstance(item, Tensor):
-                reason = item.value.mixed or f"{what} takes a tensor"
+                reason = item.value.mixed or f"{description} takes a tensor"
                 return [self.tensor(mixed(reason))]
         numbers = [item for item in flat if isinstance(item, Size)]
         has_batch = any(size.has_batch for size in numbers)
@@ -313,7 +317,7 @@ class AtenInterpreter:
         positional: Sequence[Argument],
         named: Mapping[str, Argument],
         tensors: Sequence[Tensor],
-        what: str,
+        description: str,
         count: int,
     ) -> list[Value]:
         sizes = parts_of_kind(Size, [*positional, *named.values()])
@@ -339,9 +343,9 @@ class AtenInterpreter:
             values: list[Value | None] = [tensor.value for tensor in tensors]
             numbered = follow_row_numbers(onnx, values, self.transfer, applied)
             if numbered is not None:
-                return [numbered, *[mixed(f"{what} is not followed")] * (count - 1)]
+                return [numbered, *[mixed(f"{description} is not followed")] * (count - 1)]
         return followed(
-            what,
+            description,
             inputs,
             count,
             lambda: applied([tensor.value for tensor in tensors]),
@@ -349,7 +353,7 @@ class AtenInterpreter:
             is_deterministic=name not in self._table.random,
         )
 
-    def _write(self, target: Tensor, result: Value, what: str) -> None:
+    def _write(self, target: Tensor, result: Value, description: str) -> None:
         """Write a result to a tensor and to all tensors that share its memory.
 
         Entries of a row stay entries of that row in every view, so views of tensors with rows only
@@ -358,13 +362,15 @@ class AtenInterpreter:
         old = target.value
         reason = result.mixed
         if target.memory.is_model:
-            self.failed = self.failed or f"{what} changes the model itself"
+            self.failed = self.failed or f"{description} changes the model itself"
         elif result.shape != old.shape or result.rows != old.rows or result.counts_rows:
-            reason = reason or f"{what} writes to a tensor what it has no axis for"
+            reason = reason or f"{description} writes to a tensor what it has no axis for"
         for tensor in target.memory.tensors:
             value = tensor.value
             has_other = (value.rows is None) != (old.rows is None) or value.counts_rows
-            spoilt = reason or (f"{what} writes to what other tensors share" if has_other else "")
+            spoilt = reason or (
+                f"{description} writes to what other tensors share" if has_other else ""
+            )
             if spoilt and not value.mixed:
                 tensor.value = mixed(spoilt)
             elif not value.mixed:

@@ -388,10 +388,10 @@ def _select(call: AtenCall) -> Results:
         return _selected(call, value, axis, index.number)
     if index is not None and index.has_batch:
         raise MixedRowsError("takes as much as there are rows")
-    bare = replace(value, elements=None, below=None)
+    stripped = replace(value, elements=None, below=None)
     if value.counts_rows:
         raise MixedRowsError("computes with the number of rows")
-    return call.transfer.reduce(bare, [axis], keep=False)
+    return call.transfer.reduce(stripped, [axis], keep=False)
 
 
 def _slice(call: AtenCall) -> Results:
@@ -528,14 +528,14 @@ def _scalar_tensor(call: AtenCall) -> Results:
 # Operators along axes
 
 
-def _along(what: str = "normalises") -> Operator:
+def _along(description: str = "normalises") -> Operator:
     def operator(call: AtenCall) -> Results:
         axes = call.integers(1, "dims" if "dims" in call.named else "dim")
         if axes is None:
             raise MixedRowsError("runs through all elements")
         call.ignore_rest()
         value = call.value(0, "input" if "input" in call.named else "self")
-        return [call.transfer.along(value, axes, what)] * max(call.count, 1)
+        return [call.transfer.along(value, axes, description)] * max(call.count, 1)
 
     return operator
 
@@ -551,8 +551,8 @@ def _roll(call: AtenCall) -> Results:
 def _sort(call: AtenCall) -> Results:
     result = call.transfer.along(call.value(), [call.integer(1, "dim", -1)], "sorts")
     call.ignore_rest()
-    places = replace(result, is_integer=True)
-    return places if call.name == "argsort" else [result, places]
+    indices = replace(result, is_integer=True)
+    return indices if call.name == "argsort" else [result, indices]
 
 
 def _top(call: AtenCall) -> Results:
@@ -644,13 +644,13 @@ def _indices(call: AtenCall) -> tuple[int, list[Value]]:
     items = call.get(1, "indices")
     if not isinstance(items, list):
         raise MixedRowsError("lacks indices")
-    places = [i for i, item in enumerate(items) if item is not None]
+    indices = [i for i, item in enumerate(items) if item is not None]
     values = [item for item in items if isinstance(item, Value)]
-    if not places or len(values) != len(places):
+    if not indices or len(values) != len(indices):
         raise MixedRowsError("lacks indices")
-    if places != list(range(places[0], places[0] + len(places))):
+    if indices != list(range(indices[0], indices[0] + len(indices))):
         raise MixedRowsError("has indices of axes that are apart")
-    return places[0], values
+    return indices[0], values
 
 
 def _is_position(call: AtenCall, value: Value) -> bool:

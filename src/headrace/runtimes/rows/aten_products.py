@@ -94,7 +94,7 @@ def _conv(call: AtenCall) -> Results:
 
 def _spatial_count(call: AtenCall) -> int:
     """Return the number of trailing axes of an operator: the digit in its name."""
-    return int(next(letter for letter in call.name if letter.isdigit()))
+    return int(next(character for character in call.name if character.isdigit()))
 
 
 def _resized_last(call: AtenCall, value: Value, sizes: list[Size]) -> Value:

@@ -114,7 +114,9 @@ class _Analysis:
         self, node: OnnxNode, environment: Environment, opsets: Mapping[str, int]
     ) -> list[Value]:
         """Return the outputs of a node, as many as it names."""
-        what = f"node '{node.name}' ({node.operator})" if node.name else f"a {node.operator} node"
+        description = (
+            f"node '{node.name}' ({node.operator})" if node.name else f"a {node.operator} node"
+        )
         inputs = [_of(environment, name) if name else None for name in node.inputs]
         opset, count = opsets.get(node.domain, 1), len(node.outputs)
         call = Call(self._transfer, inputs, count, node, opset)
@@ -124,9 +126,9 @@ class _Analysis:
             names = _captured(node)
             is_random = _is_random(node)
         except MixedRowsError as error:
-            return [mixed(f"{what} {error}")] * count
+            return [mixed(f"{description} {error}")] * count
         return run_operator(
-            what,
+            description,
             node.operator if is_standard and node.operator in OPERATORS[""] else "",
             call,
             partial(self._operator, environment=environment, opsets=opsets),

@@ -268,19 +268,19 @@ def read_tensor(source: FileReader, field: ProtobufField) -> OnnxConstant:  # no
     dtype = _DTYPES.get(kind)
     count = math.prod(dims)
     is_integer = dtype is not None and np.dtype(dtype).kind in "iub"
-    bare = Value(shape=tuple(map(Size, dims)), is_integer=is_integer)
+    symbolic = Value(shape=tuple(map(Size, dims)), is_integer=is_integer)
     limit = _MAX_INDICES if is_integer else MAX_ELEMENTS
     if dtype is None or count > limit or is_external:
-        return OnnxConstant(name=name, value=bare)
+        return OnnxConstant(name=name, value=symbolic)
     if raw is not None and raw.end - raw.start == count * np.dtype(dtype).itemsize:
         array = np.frombuffer(source.read(raw.start, raw.end - raw.start), dtype)
         if count > MAX_ELEMENTS:
             below = Size(int(array.max()) + 1) if array.min() >= 0 else None
-            return OnnxConstant(name=name, value=replace(bare, below=below))
+            return OnnxConstant(name=name, value=replace(symbolic, below=below))
     elif len(items) == count and kind != 10:  # noqa: PLR2004  # FLOAT16 is stored as bits
         array = np.array(items, dtype)
     else:
-        return OnnxConstant(name=name, value=bare)
+        return OnnxConstant(name=name, value=symbolic)
     return OnnxConstant(name=name, value=constant(array.reshape(dims)))
 
 

@@ -99,13 +99,13 @@ def dynamic_quantisation(_: OperatorCall) -> Results:
     raise MixedRowsError("takes the scale of its quantisation over the whole batch")
 
 
-def _quantised_elementwise(places: Sequence[int]) -> Operator:
+def _quantised_elementwise(input_numbers: Sequence[int]) -> Operator:
     def operator(call: Call) -> Results:
-        call.uniform(*(i for i in range(len(call.inputs)) if i not in places))
+        call.uniform(*(i for i in range(len(call.inputs)) if i not in input_numbers))
         for number, value in enumerate(call.inputs):
-            if number not in places and value is not None and not is_scalar(value):
+            if number not in input_numbers and value is not None and not is_scalar(value):
                 raise MixedRowsError("has parameters by position")
-        return call.transfer.elementwise([call.value(number) for number in places])
+        return call.transfer.elementwise([call.value(number) for number in input_numbers])
 
     return operator
 

@@ -197,9 +197,9 @@ def _convert(call: _Call) -> Results:
     return replace(value, is_integer=kind.startswith("i"))
 
 
-def _along_input(what: str) -> _Operation:
+def _along_input(description: str) -> _Operation:
     def operation(call: _Call) -> Results:
-        return call.transfer.along(call.value(), call.axes(1), what)
+        return call.transfer.along(call.value(), call.axes(1), description)
 
     return operation
 
@@ -222,11 +222,11 @@ def _spatial(call: _Call, widths: Sequence[int]) -> list[Size]:
     shape = (call.value().shape or ())[2:]
     strides = call.numbers("strides") or [1] * len(shape)
     dilations = call.numbers("dilations") or [1] * len(shape)
-    begins, ends = call.numbers("pads_begin"), call.numbers("pads_end")
+    starts, ends = call.numbers("pads_begin"), call.numbers("pads_end")
     auto, ceil = call.text("auto_pad"), call.text("rounding_type").startswith("ceil")
     if auto.startswith("same"):
         return [call.transfer.slid_same(size, strides[i]) for i, size in enumerate(shape)]
-    pads = [0 if auto == "valid" else begins[i] + ends[i] for i in range(len(shape))]
+    pads = [0 if auto == "valid" else starts[i] + ends[i] for i in range(len(shape))]
     return [
         call.transfer.slid(size, widths[i], strides[i], pads[i], dilations[i], ceil=ceil)
         for i, size in enumerate(shape)

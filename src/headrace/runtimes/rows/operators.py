@@ -40,7 +40,7 @@ _NOT_FOLLOWED: Final = (
 
 
 def followed(
-    what: str,
+    description: str,
     inputs: Sequence[Value],
     count: int,
     apply: Callable[[], Results],
@@ -64,22 +64,22 @@ def followed(
         if value.mixed:
             return [mixed(value.mixed)] * count
     if not may_count and any(value.counts_rows for value in inputs):
-        return [mixed(f"{what} computes with the number of rows")] * count
+        return [mixed(f"{description} computes with the number of rows")] * count
     try:
         results = apply()
     except (MixedRowsError, *_NOT_FOLLOWED) as error:
         if is_deterministic and all(value.is_uniform for value in (*inputs, *captured)):
             return [Value()] * count
         reason = str(error) if isinstance(error, MixedRowsError) else "is not followed"
-        return [mixed(f"{what} {reason}")] * count
+        return [mixed(f"{description} {reason}")] * count
     listed = results if isinstance(results, list) else [results]
     named = [
-        replace(value, mixed=f"{what} {value.mixed}")
+        replace(value, mixed=f"{description} {value.mixed}")
         if value.mixed and not value.mixed.startswith(_OPERATOR)
         else value
         for value in listed
     ]
-    missing = [mixed(f"{what} has an output that is not followed")] * (count - len(named))
+    missing = [mixed(f"{description} has an output that is not followed")] * (count - len(named))
     return [*named, *missing]
 
 
@@ -117,10 +117,10 @@ def _numbered(  # noqa: C901, PLR0912  # one case for each operator
     transfer: Transfer,
     apply: Callable[[list[Value | None]], Results],
 ) -> Value | None:
-    places = [i for i, value in enumerate(inputs) if value is not None and value.row_numbers]
-    if len(places) != 1:
+    indices = [i for i, value in enumerate(inputs) if value is not None and value.row_numbers]
+    if len(indices) != 1:
         return None
-    (position,) = places
+    (position,) = indices
     numbering = inputs[position].mixed  # type: ignore[union-attr]  # it is one of the places
     plain = [
         replace(value, mixed="") if i == position and value is not None else value
@@ -162,12 +162,12 @@ def _numbered(  # noqa: C901, PLR0912  # one case for each operator
                 result_numbers = replace(numbers, width=width)
     if result_numbers is None:
         return None
-    bare = replace(value, row_numbers=None)
+    stripped = replace(value, row_numbers=None)
     if kind in {"Mul", "Add"}:
         others = [replace(item, elements=None) for item in others]
-        result = transfer.elementwise([bare, *others])
+        result = transfer.elementwise([stripped, *others])
     else:
-        result = applied([bare, *plain[1:]])
+        result = applied([stripped, *plain[1:]])
     return replace(result, mixed=numbering, row_numbers=result_numbers)
 
 
@@ -242,7 +242,7 @@ _Call = TypeVar("_Call", bound=OperatorCall)
 
 
 def run_operator(
-    what: str,
+    description: str,
     kind: str,
     call: _Call,
     operator: Callable[[_Call], Results],
@@ -270,7 +270,7 @@ def run_operator(
             return [numbered]
     present = call.present()
     results = followed(
-        what,
+        description,
         present,
         call.count,
         lambda: apply(call.inputs),

@@ -44,12 +44,12 @@ class Size:
     @property
     def minimum(self) -> int | None:
         """Lower bound if no input is empty; None if there is none."""
-        least = self.number
+        minimum = self.number
         for symbol in self.symbols:
             if symbol.minimum is None or symbol.minimum < 0 or self.number < 0:
                 return None
-            least *= symbol.minimum
-        return least
+            minimum *= symbol.minimum
+        return minimum
 
     @property
     def is_positive(self) -> bool:
@@ -129,9 +129,9 @@ class Symbols:
         has_batch = any(size.has_batch for size in rest)
         if len(name) > _MAX_NAME:
             return self.unknown(has_batch=left.has_batch or right.has_batch)
-        least = [size.minimum for size in rest]
-        minimums = [number for number in least if number is not None]
-        minimum = sum(minimums) if len(minimums) == len(least) else None
+        lower = [size.minimum for size in rest]
+        minimums = [number for number in lower if number is not None]
+        minimum = sum(minimums) if len(minimums) == len(lower) else None
         return multiply(common, Size(1, (Symbol(name, has_batch, minimum, rest),)))
 
     def floor_divide(self, left: Size, right: Size) -> Size:

@@ -97,15 +97,15 @@ def _analysed(
     for index, table in enumerate(graph.tables(3)):
         code = codes[int(table.number(0, "<I", 0))]
         operator = _OPERATORS.get(code, unknown_operator)
-        what = f"operator {index} ({_NAMES.get(code, code)})"
+        description = f"operator {index} ({_NAMES.get(code, code)})"
         numbers = [int(number) for number in table.array(1, "<i4")]
         taken = [values.get(number) if number >= 0 else None for number in numbers]
         if any(value is None and number >= 0 for value, number in zip(taken, numbers, strict=True)):
-            taken = [mixed(f"{what} takes a tensor that nothing gives")]
+            taken = [mixed(f"{description} takes a tensor that nothing gives")]
         gives = [int(number) for number in table.array(2, "<i4")]
         call = _Call(transfer, taken, len(gives), table.table(4))
         results = run_operator(
-            what,
+            description,
             "",
             call,
             operator,
@@ -133,10 +133,10 @@ def _constant(table: FlatbufferTable, buffers: Sequence[FlatbufferTable]) -> Val
         return None
     dtype = _DTYPES.get(kind)
     count = int(np.prod(shape, dtype=np.int64))
-    bare = Value(shape=tuple(map(Size, shape)), is_integer=kind not in {0, 1, 10})
+    symbolic = Value(shape=tuple(map(Size, shape)), is_integer=kind not in {0, 1, 10})
     is_plain = dtype is not None and data.size == count * np.dtype(dtype).itemsize
     if behind or not is_plain or count > MAX_ELEMENTS:
-        return bare
+        return symbolic
     return constant(np.frombuffer(data.tobytes(), dtype).reshape(shape))
 
 

@@ -167,17 +167,17 @@ class _Program:
         metas = graph["tensor_values"]
         for node in graph["nodes"]:
             target = str(node["target"])
-            what = f"node '{node.get('name') or target}' ({target.rpartition('ops.')[2]})"
-            results = self._node(node, target, names, what)
+            description = f"node '{node.get('name') or target}' ({target.rpartition('ops.')[2]})"
+            results = self._node(node, target, names, description)
             outputs = [name for output in node["outputs"] for name in _output_names(output)]
-            missing = mixed(f"{what} is not followed")
+            missing = mixed(f"{description} is not followed")
             for i, name in enumerate(outputs):
                 result = results[i] if i < len(results) else self._machine.tensor(missing)
                 if isinstance(result, Tensor) and name in metas:
-                    self._describe(result, metas[name], what)
+                    self._describe(result, metas[name], description)
                 names[name] = result
 
-    def _describe(self, tensor: Tensor, meta: Mapping[str, Any], what: str) -> None:
+    def _describe(self, tensor: Tensor, meta: Mapping[str, Any], description: str) -> None:
         """Add the datatype, and sizes that the file gives as numbers, where unknown."""
         value = tensor.value
         tensor.dtype = _DTYPES.get(meta["dtype"], "")
@@ -194,7 +194,7 @@ class _Program:
             if [self._has_batch(text) for text in texts] != [
                 size.has_batch for size in value.shape
             ]:
-                tensor.value = mixed(f"{what} has a size that is not followed")
+                tensor.value = mixed(f"{description} has a size that is not followed")
                 return
             # The exporter computed sizes that are the same for all inputs.
             shape = tuple(
@@ -205,12 +205,12 @@ class _Program:
         tensor.value = value
 
     def _node(  # noqa: PLR0911  # kinds of nodes
-        self, node: Mapping[str, Any], target: str, names: dict[str, Argument], what: str
+        self, node: Mapping[str, Any], target: str, names: dict[str, Argument], description: str
     ) -> Sequence[Argument]:
         """Return the outputs of a node."""
         arguments = [(item["name"], item) for item in node["inputs"]]
         if "higher_order" in target:
-            return self._wrapped(node, target, names, what)
+            return self._wrapped(node, target, names, description)
         values = [(name, self._argument(item["arg"], names)) for name, item in arguments]
         positional = [
             value
@@ -218,21 +218,23 @@ class _Program:
             if item.get("kind") != 2  # noqa: PLR2004  # KEYWORD
         ]
         if not target.startswith("torch.ops."):
-            return self._machine.on_sizes(target, positional, what)
+            return self._machine.on_sizes(target, positional, description)
         if not target.startswith(_NAMESPACES):
-            return self._machine.call(target, positional, dict(values), what=what, count=1)
+            return self._machine.call(
+                target, positional, dict(values), description=description, count=1
+            )
         name = target.rpartition("ops.")[2].split(".")[1]
         if name in _CHECKS or name == "_assert_async":
-            self._check(positional, name, what)
+            self._check(positional, name, description)
             return []
         named = dict(values)
         match name:
             case "sym_size" | "size" if len(positional) > 1:
-                return [self._machine.size_of(positional[0], positional[1], what)]
+                return [self._machine.size_of(positional[0], positional[1], description)]
             case "sym_numel" | "numel":
-                return [self._machine.size_of(positional[0], None, what)]
+                return [self._machine.size_of(positional[0], None, description)]
             case "item" | "_local_scalar_dense":
-                return [self._machine.item(positional[0], what)]
+                return [self._machine.item(positional[0], description)]
         changes = name.endswith("_") and not name.endswith("__")
         if ".out" in target or (changes and named.get("out") is not None):
             named["out"] = None
@@ -241,19 +243,19 @@ class _Program:
             name.removesuffix("_") if changes else name,
             positional,
             named,
-            what=what,
+            description=description,
             count=max(count, 1),
             changes_first=changes,
         )
 
     def _wrapped(
-        self, node: Mapping[str, Any], target: str, names: dict[str, Argument], what: str
+        self, node: Mapping[str, Any], target: str, names: dict[str, Argument], description: str
     ) -> Sequence[Argument]:
         """Return the outputs of a graph that another one runs unchanged."""
         before = _WRAPPED.get(target.rpartition(".")[2])
         inputs = [item["arg"] for item in node["inputs"]]
         if before is None or "as_graph" not in inputs[before]:
-            reason = f"{what} is an operator that is not known to keep rows apart"
+            reason = f"{description} is an operator that is not known to keep rows apart"
             self._machine.failed = self._machine.failed or reason
             return []
         graph = inputs[before]["as_graph"]["graph"]
@@ -264,11 +266,13 @@ class _Program:
         self._run(graph, inner)
         return [self._argument(output, inner) for output in graph["outputs"]]
 
-    def _check(self, values: Sequence[Argument], name: str, what: str) -> None:
+    def _check(self, values: Sequence[Argument], name: str, description: str) -> None:
         """Refuse a check on row values: an error for one row would fail all."""
         is_tensor = isinstance(values[0], Tensor) and not values[0].value.is_uniform
         if is_tensor and name != "_assert_tensor_metadata":
-            self._machine.failed = self._machine.failed or f"{what} fails on values of all rows"
+            self._machine.failed = (
+                self._machine.failed or f"{description} fails on values of all rows"
+            )
 
     def _argument(self, item: Mapping[str, Any], names: Mapping[str, Argument]) -> Argument:  # noqa: C901, PLR0911, PLR0912  # one case for each kind of the schema
         if not item or "as_none" in item:

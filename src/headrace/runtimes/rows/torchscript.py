@@ -301,18 +301,20 @@ class _Script:
         is_true = self._number(test, "branches")
         return self._block(statement.body if is_true else statement.orelse, scope)
 
-    def _number(self, value: object, what: str) -> int:
+    def _number(self, value: object, description: str) -> int:
         """Return a known number or truth value."""
         if value is None or isinstance(value, bool | str):
             return int(bool(value))
         if isinstance(value, Tensor):
-            value = self._machine.item(value, what)
+            value = self._machine.item(value, description)
         if isinstance(value, Size) and value.is_constant:
             return value.number
         reason = value.value.mixed if isinstance(value, Tensor) else ""
         if not reason and isinstance(value, Size) and not value.has_batch:
             reason = "a value that is computed while it runs"
-        raise _UnprovenError(f"the code {what} on {reason or 'values or the number of all rows'}")
+        raise _UnprovenError(
+            f"the code {description} on {reason or 'values or the number of all rows'}"
+        )
 
     def _assign(self, target: ast.expr, value: object, scope: dict[str, object]) -> None:
         match target:
@@ -494,7 +496,7 @@ class _Script:
         match name:
             case "NumToTensor" if not isinstance(first, Tensor):
                 return self._machine.call(
-                    "scalar_tensor", [_argument(first)], {}, what="a number", count=1
+                    "scalar_tensor", [_argument(first)], {}, description="a number", count=1
                 )[0]
             case "NumToTensor" | "unchecked_unwrap_optional" | "min" | "max" if len(items) == 1:
                 return first
@@ -518,31 +520,37 @@ class _Script:
         self, name: str, items: Sequence[object], named: Mapping[str, object], count: int
     ) -> object:
         first = items[0] if items else None
-        what = f"operator torch.{name}"
+        description = f"operator torch.{name}"
         is_tensor = isinstance(first, Tensor)
         match name:
             case "size" if isinstance(first, Tensor) and len(items) > 1:
                 axis = items[1]
-                return self._machine.size_of(first, axis if isinstance(axis, Size) else None, what)
+                return self._machine.size_of(
+                    first, axis if isinstance(axis, Size) else None, description
+                )
             case "size" if isinstance(first, Tensor):
                 shape = first.value.shape
                 if shape is None or (first.value.mixed and first.value.row_numbers is None):
-                    raise _UnprovenError(first.value.mixed or f"{what} takes an unknown shape")
+                    raise _UnprovenError(
+                        first.value.mixed or f"{description} takes an unknown shape"
+                    )
                 return list(shape)
             case "numel" if is_tensor:
-                return self._machine.size_of(_argument(first), None, what)
+                return self._machine.size_of(_argument(first), None, description)
             case "dim" if isinstance(first, Tensor):
                 if first.value.shape is None:
-                    raise _UnprovenError(first.value.mixed or f"{what} takes an unknown shape")
+                    raise _UnprovenError(
+                        first.value.mixed or f"{description} takes an unknown shape"
+                    )
                 return Size(len(first.value.shape))
             case "item" | "Int" | "Float" | "Bool" if isinstance(first, Tensor):
-                return self._machine.item(first, what)
+                return self._machine.item(first, description)
             case "is_floating_point" if isinstance(first, Tensor) and first.dtype:
                 return not is_whole(first.dtype)
             case "len" if isinstance(first, list | tuple | dict | str):
                 return Size(len(first))
             case "len" if is_tensor:
-                return self._machine.size_of(_argument(first), Size(0), what)
+                return self._machine.size_of(_argument(first), Size(0), description)
             case "append" if isinstance(first, list):
                 first.append(items[1])
                 return first
@@ -578,26 +586,26 @@ class _Script:
                 return self._contains(first, items[1])
         flat = [*items, *named.values()]
         if not parts_of_kind(Tensor, flat) and (name in _ARITHMETIC):
-            return self._scalars(name, items, what)
+            return self._scalars(name, items, description)
         if isinstance(first, list | tuple | dict) and name not in _TAKES_LIST:
-            raise _UnprovenError(f"{what} takes a list, which is not followed")
+            raise _UnprovenError(f"{description} takes a list, which is not followed")
         changes = name.endswith("_") and not name.endswith("__")
-        bare = name.removesuffix("_") if changes else name
+        base_name = name.removesuffix("_") if changes else name
         outputs = self._machine.call(
-            bare,
+            base_name,
             [_argument(item) for item in items],
             {key: _argument(item) for key, item in named.items()},
-            what=what,
-            count=0 if bare in _LISTS else count,
+            description=description,
+            count=0 if base_name in _LISTS else count,
             changes_first=changes,
         )
         for number, output in enumerate(outputs):
             if not changes:
-                output.dtype = _dtype(bare, number, items, named)
+                output.dtype = _dtype(base_name, number, items, named)
                 is_integer = is_whole(output.dtype)
                 if output.dtype and not output.value.mixed:
                     output.value = replace(output.value, is_integer=is_integer)
-        return list(outputs) if bare in _LISTS or count > 1 else outputs[0]
+        return list(outputs) if base_name in _LISTS or count > 1 else outputs[0]
 
     @staticmethod
     def _is_same(left: object, right: object) -> bool:
@@ -623,7 +631,7 @@ class _Script:
             raise _UnprovenError("the code looks for what is computed while it runs")
         return item in items
 
-    def _scalars(self, name: str, items: Sequence[object], what: str) -> object:
+    def _scalars(self, name: str, items: Sequence[object], description: str) -> object:
         """Return arithmetic on numbers and lists; an unknown result is a size without a value."""
         numbers = [_plain(item) for item in items]
         fold = _ARITHMETIC.get(name)
@@ -642,7 +650,7 @@ class _Script:
         if name == "add" and all(isinstance(item, list) for item in items):
             return [part for item in items if isinstance(item, list) for part in item]
         parts = [_argument(item) for item in items]
-        (result,) = self._machine.on_sizes(_ON_SIZES.get(name, name), parts, what)
+        (result,) = self._machine.on_sizes(_ON_SIZES.get(name, name), parts, description)
         return result
 
     def _compared(self, name: str, *items: object) -> object:

@@ -169,14 +169,14 @@ class Transfer:
 
     # Operators along axes
 
-    def along(self, value: Value, axes: Iterable[int], what: str = "runs") -> Value:
+    def along(self, value: Value, axes: Iterable[int], description: str = "runs") -> Value:
         """Return a value of the same shape, from an operator that combines entries along `axes`."""
         if value.shape is None and value.rows is None:
             return Value()
         rank = value.rank
         run_axes = {normal_axis(axis, rank) for axis in axes}
         if value.rows is not None and value.rows.axis in run_axes:
-            raise MixedRowsError(f"{what} along the batch axis")
+            raise MixedRowsError(f"{description} along the batch axis")
         return Value(shape=value.shape, rows=value.rows, is_integer=value.is_integer)
 
     def reduce(
@@ -221,9 +221,9 @@ class Transfer:
         sizes = [size for axis, size in enumerate(shape) if axis not in reduced_axes]
         return with_rows(tuple(sizes), rows, is_integer=whole)
 
-    def resized(self, value: Value, sizes: dict[int, Size], what: str = "runs") -> Value:
+    def resized(self, value: Value, sizes: dict[int, Size], description: str = "runs") -> Value:
         """Return the value with other sizes of some axes, none of them the batch axis."""
-        checked = self.along(value, sizes, what)
+        checked = self.along(value, sizes, description)
         if checked.shape is None:
             return checked
         rank = len(checked.shape)
@@ -616,7 +616,7 @@ class Transfer:
         if not arrow or len(terms) != len(values) or "." in equation:
             raise MixedRowsError(f"has the equation '{equation[:80]}', which is not followed")
         sizes: dict[str, Size] = {}
-        letter, rows = "", None
+        row_letter, rows = "", None
         for term, value in zip(terms, values, strict=True):
             if len(term) != value.rank:
                 raise MixedRowsError("takes shapes that do not fit")
@@ -624,21 +624,22 @@ class Transfer:
                 sizes[name] = size if sizes.get(name, ONE) == ONE else sizes[name]
             if value.rows is not None:
                 own, layout = term[value.rows.axis], replace(value.rows, axis=0)
-                if (letter, rows) not in (("", None), (own, layout)) or term.count(own) > 1:
+                if (row_letter, rows) not in (("", None), (own, layout)) or term.count(own) > 1:
                     raise MixedRowsError("combines each row with other rows")
-                letter, rows = own, layout
+                row_letter, rows = own, layout
         if not set(result) <= sizes.keys():
             raise MixedRowsError("takes shapes that do not fit")
         shape = tuple(sizes[name] for name in result)
         if rows is None:
             return with_rows(shape, None)
         if any(
-            value.rows is None and letter in term for term, value in zip(terms, values, strict=True)
+            value.rows is None and row_letter in term
+            for term, value in zip(terms, values, strict=True)
         ):
             raise MixedRowsError("combines rows by their position")
-        if result.count(letter) != 1:
+        if result.count(row_letter) != 1:
             raise MixedRowsError("sums over the batch axis")
-        return with_rows(shape, replace(rows, axis=result.index(letter)))
+        return with_rows(shape, replace(rows, axis=result.index(row_letter)))
 
     def matmul(self, left: Value, right: Value) -> Value:
         """Return NumPy's `matmul`."""
@@ -681,9 +682,9 @@ class Transfer:
         if data.elements is not None and indices.elements is not None:
             constant_indices = constants(indices)
             if constant_indices is not None:
-                places = np.array(constant_indices, np.int64).reshape(indices.elements.shape)
+                taken_indices = np.array(constant_indices, np.int64).reshape(indices.elements.shape)
                 try:
-                    elements = data.elements.take(places, axis)
+                    elements = data.elements.take(taken_indices, axis)
                 except IndexError:
                     raise MixedRowsError("takes what is not there") from None
                 taken = np.empty(np.shape(elements), np.object_)

@@ -100,9 +100,12 @@ def read_catboost(path: Path) -> CatboostFile:
         trees = core.table(1)
         if trees is None:
             raise corrupt(path, "it has no trees")
-        for field, what in _REFUSED.items():
+        for field, description in _REFUSED.items():
             if trees.length(field):
-                msg = f"takes {what}, which a matrix of numbers cannot carry; train on numbers only"
+                msg = (
+                    f"takes {description}, which a matrix of numbers cannot carry; train on "
+                    "numbers only"
+                )
                 raise refuse(path, msg)
         if any(trees.length(field) for field in _CATEGORIES):
             features = trees.length(_CATEGORIES[0]) + trees.length(5)
@@ -165,8 +168,8 @@ def _check_splits(path: Path, table: FlatbufferTable, trees: _Trees) -> None:
     if splits.size and not (splits.min() >= 0 and splits.max() < borders.sum()):
         raise corrupt(path, "a tree splits at an unknown border")
     packed = table.array(17, "<u4") & 0xFFFF
-    most = int((-(-borders // _BORDERS_A_BYTE)).sum())
-    if packed.size and (len(packed) != len(splits) or packed.max() >= most):
+    maximum = int((-(-borders // _BORDERS_A_BYTE)).sum())
+    if packed.size and (len(packed) != len(splits) or packed.max() >= maximum):
         raise corrupt(path, "a tree uses an unknown feature")
     ends = np.cumsum(trees.sizes)
     if trees.sizes.min(initial=0) < 0 or int(ends[-1] if ends.size else 0) != len(splits):

@@ -140,20 +140,20 @@ def _categories(
     if not isinstance(stored, list) or not all(isinstance(some, list) for some in stored):
         raise corrupt(path, "its categories are not lists")
     if sum(is_categorical) == len(stored):
-        chosen = is_categorical
+        selected = is_categorical
     else:
-        chosen = [
+        selected = [
             categorical and not constant
             for categorical, constant in zip(is_categorical, is_constant, strict=True)
         ]
-    if sum(chosen) != len(stored):
+    if sum(selected) != len(stored):
         raise refuse(
             path,
-            f"lists categories of {len(stored)} columns, but {sum(chosen)} are categorical: "
+            f"lists categories of {len(stored)} columns, but {sum(selected)} are categorical: "
             "train with the categorical dtype of pandas for all of them, or for none",
         )
     lists = iter(stored)
-    return tuple(_category_values(next(lists)) if is_chosen else None for is_chosen in chosen)
+    return tuple(_category_values(next(lists)) if is_chosen else None for is_chosen in selected)
 
 
 def _category_values(values: Sequence[object]) -> tuple[str, ...] | tuple[float, ...]:
@@ -198,30 +198,32 @@ def _check_trees(
     return start + len(_END)
 
 
-def _check_tree(path: Path, what: str, tree: Mapping[str, str], features: int) -> None:
+def _check_tree(path: Path, description: str, tree: Mapping[str, str], features: int) -> None:
     leaves = _number(tree["num_leaves"])
     if _number(tree.get("is_linear", "0")):
-        raise refuse(path, f"{what} has linear leaves, which are not supported; train without them")
+        raise refuse(
+            path, f"{description} has linear leaves, which are not supported; train without them"
+        )
     if leaves < 1 or len(tree["leaf_value"].split(" ")) != leaves:
-        raise corrupt(path, f"{what} does not have as many leaves as it declares")
-    _check_lengths(path, what, tree, leaves)
+        raise corrupt(path, f"{description} does not have as many leaves as it declares")
+    _check_lengths(path, description, tree, leaves)
     if leaves == 1 and _number(tree["num_cat"]):
-        raise corrupt(path, f"{what} has categories but no split")
+        raise corrupt(path, f"{description} has categories but no split")
     if leaves == 1:
         return
-    _check_categories(path, what, tree)
+    _check_categories(path, description, tree)
     split = _numbers(tree["split_feature"])
     if not (split.min() >= 0 and split.max() < features):
-        raise corrupt(path, f"{what} uses an unknown feature")
+        raise corrupt(path, f"{description} uses an unknown feature")
     children = np.concatenate((_numbers(tree["left_child"]), _numbers(tree["right_child"])))
     # Inner nodes count from 0, the root, and leaves from -1 downwards. If no node has two parents
     # and the root has none, no path from the root has a cycle.
     in_range = -leaves <= children.min() and children.max() < leaves - 1
     if not in_range or (children == 0).any() or len(np.unique(children)) != len(children):
-        raise corrupt(path, f"the nodes of {what} do not form a tree")
+        raise corrupt(path, f"the nodes of {description} do not form a tree")
 
 
-def _check_categories(path: Path, what: str, tree: Mapping[str, str]) -> None:
+def _check_categories(path: Path, description: str, tree: Mapping[str, str]) -> None:
     """Check that splits by category refer to existing category sets by their threshold."""
     sets = _number(tree["num_cat"])
     by_category = (_numbers(tree["decision_type"]) & _CATEGORICAL_BIT) != 0
@@ -232,19 +234,19 @@ def _check_categories(path: Path, what: str, tree: Mapping[str, str]) -> None:
         for key in ("cat_boundaries", "cat_threshold")
     )
     if len(bounds) != sets + 1 or bounds[0] != 0 or (np.diff(bounds) < 1).any():
-        raise corrupt(path, f"the categories of {what} begin at the wrong position")
+        raise corrupt(path, f"the categories of {description} begin at the wrong position")
     if bounds[-1] != len(words) or words.min() < 0 or words.max() >= 1 << _WORD_BITS:
-        raise corrupt(path, f"{what} has other categories than it declares")
-    chosen = [
+        raise corrupt(path, f"{description} has other categories than it declares")
+    selected = [
         text
         for text, is_set in zip(tree["threshold"].split(" "), by_category, strict=True)
         if is_set
     ]
-    if not all(_WHOLE.fullmatch(text) and 0 <= int(text) < sets for text in chosen):
-        raise corrupt(path, f"{what} uses unknown categories")
+    if not all(_WHOLE.fullmatch(text) and 0 <= int(text) < sets for text in selected):
+        raise corrupt(path, f"{description} uses unknown categories")
 
 
-def _check_lengths(path: Path, what: str, tree: Mapping[str, str], leaves: int) -> None:
+def _check_lengths(path: Path, description: str, tree: Mapping[str, str], leaves: int) -> None:
     """Check list lengths, because LightGBM reads as many numbers as there should be."""
     lists = [(key, leaves) for key in _A_LEAF] + [(key, leaves - 1) for key in _A_SPLIT]
     for key, expected in lists:
@@ -252,9 +254,9 @@ def _check_lengths(path: Path, what: str, tree: Mapping[str, str], leaves: int) 
             continue
         numbers = tree[key].split(" ") if tree[key] else []
         if len(numbers) != expected and not (leaves == 1 and len(numbers) <= 1):
-            raise corrupt(path, f"{what} has {len(numbers)} of {expected} {key}")
+            raise corrupt(path, f"{description} has {len(numbers)} of {expected} {key}")
         if not all(_REAL.fullmatch(number) for number in numbers):
-            raise corrupt(path, f"a {key} of {what} is not a number")
+            raise corrupt(path, f"a {key} of {description} is not a number")
 
 
 def _fields(data: bytes) -> dict[str, str]:

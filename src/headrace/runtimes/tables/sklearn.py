@@ -201,9 +201,9 @@ def _look(part: Any, columns: list[int], expectations: dict[int, _Values]) -> No
 
 def _look_at_columns(part: Any, columns: list[int], expectations: dict[int, _Values]) -> None:  # noqa: ANN401  # a column transformer
     """Record what each transformer expects; dropped columns are not used."""
-    chosen = part._transformer_to_input_indices  # noqa: SLF001  # columns by number, however they were chosen
+    selected = part._transformer_to_input_indices  # noqa: SLF001  # columns by number, however they were chosen
     for name, transformer, _ in part.transformers_:
-        some = [columns[i] for i in chosen[name]]
+        some = [columns[i] for i in selected[name]]
         if not isinstance(transformer, str):
             _look(transformer, some, expectations)
         elif transformer == "passthrough":

@@ -130,8 +130,8 @@ def read_estimator(path: Path, *, allow_code: bool) -> Any:  # noqa: ANN401  # a
             estimator = library.load(path)
         except Exception as error:
             # A pickle may raise any exception.
-            what = f"{type(error).__name__}: {reason_of(error)}"
-            raise refuse(path, f"cannot be unpickled: {what}") from error
+            description = f"{type(error).__name__}: {reason_of(error)}"
+            raise refuse(path, f"cannot be unpickled: {description}") from error
         _check_predicts(path, estimator)
     _use_no_workers(estimator)
     return estimator
@@ -276,8 +276,10 @@ def _check_trees(path: Path, estimator: object) -> None:
             if name in _STAGES:  # runs a part, whose trees have to be checked before
                 _check_stages(path, part, stages)
     except (AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
-        what = error_kind(error)
-        raise corrupt(path, f"its trees are not as scikit-learn writes them ({what})") from None
+        description = error_kind(error)
+        raise corrupt(
+            path, f"its trees are not as scikit-learn writes them ({description})"
+        ) from None
     for part, name in zip(parts, names, strict=True):
         if name in {"Tree", "TreePredictor", *_INDEXES} and id(part) not in checked:
             raise corrupt(path, "a tree belongs to an estimator without trees")

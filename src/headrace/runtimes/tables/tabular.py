@@ -346,7 +346,7 @@ def check_input_sizes(path: Path, inputs: Sequence[TensorSpec]) -> None:
             )
 
 
-def check_children(path: Path, what: str, children: Array, nodes: int) -> None:
+def check_children(path: Path, description: str, children: Array, nodes: int) -> None:
     """Check by the indices of all children that nodes form a tree; the root is number 0.
 
     If no node has two parents and the root has none, no path from the root has a cycle.
@@ -356,7 +356,7 @@ def check_children(path: Path, what: str, children: Array, nodes: int) -> None:
     """
     in_range = not children.size or (children.min() > 0 and children.max() < nodes)
     if not in_range or len(np.unique(children)) != len(children):
-        raise corrupt(path, f"the nodes of {what} do not form a tree")
+        raise corrupt(path, f"the nodes of {description} do not form a tree")
 
 
 def check_features(path: Path, features: int) -> None:

@@ -203,8 +203,8 @@ def read_xgboost(path: Path) -> XgboostFile:
     except BrokenFileError as error:
         raise corrupt(path, str(error)) from None
     except (IndexError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        what = error_kind(error)
-        raise corrupt(path, f"it is not as XGBoost writes it ({what})") from None
+        description = error_kind(error)
+        raise corrupt(path, f"it is not as XGBoost writes it ({description})") from None
     return file
 
 
@@ -338,49 +338,51 @@ def _check_order(path: Path, model: Mapping[str, Any], trees: int, groups: int) 
         raise corrupt(path, "its rounds do not cover its trees")
 
 
-def _check_tree(path: Path, what: str, tree: Mapping[str, Any], features: int) -> None:
+def _check_tree(path: Path, description: str, tree: Mapping[str, Any], features: int) -> None:
     params = tree["tree_param"]
     nodes = int(params["num_nodes"])
     arrays = {key: _array(tree[key]) for key in _A_NODE}
     lengths = {len(array) for array in arrays.values()}
     lengths |= {len(tree[key]) for key in _ALSO_A_NODE if key in tree}
     if nodes < 1 or lengths != {nodes}:
-        raise corrupt(path, f"{what} has lists of different lengths")
-    _check_categories(path, what, tree)
+        raise corrupt(path, f"{description} has lists of different lengths")
+    _check_categories(path, description, tree)
     if int(params["num_feature"]) != features:
-        raise corrupt(path, f"{what} has another number of features")
+        raise corrupt(path, f"{description} has another number of features")
     left, right = arrays["left_children"], arrays["right_children"]
     inner = left != -1
-    check_children(path, what, np.concatenate((left[inner], right[inner])), nodes)
-    _check_parents(path, what, _array(tree["parents"]), (left, right))
+    check_children(path, description, np.concatenate((left[inner], right[inner])), nodes)
+    _check_parents(path, description, _array(tree["parents"]), (left, right))
     split = arrays["split_indices"][inner]
     if split.size and not (split.min() >= 0 and split.max() < features):
-        raise corrupt(path, f"{what} uses an unknown feature")
+        raise corrupt(path, f"{description} uses an unknown feature")
     if int(params.get("size_leaf_vector", 1)) not in {0, 1}:
         raise refuse(
             path, "has trees with several outputs (multi_output_tree), which are not supported"
         )
 
 
-def _check_categories(path: Path, what: str, tree: Mapping[str, Any]) -> None:
+def _check_categories(path: Path, description: str, tree: Mapping[str, Any]) -> None:
     """Check that each split by category has a separate list of valid codes."""
     kinds = _array(tree.get("split_type", []))
     nodes, starts, sizes, codes = (
         _array(tree.get(f"categories{name}", [])) for name in ("_nodes", "_segments", "_sizes", "")
     )
     if not np.array_equal(nodes, np.flatnonzero(kinds)) or not np.isin(kinds, (0, 1)).all():
-        raise corrupt(path, f"some splits of {what} by category have no categories")
+        raise corrupt(path, f"some splits of {description} by category have no categories")
     if len(starts) != len(nodes) or len(sizes) != len(nodes):
-        raise corrupt(path, f"{what} has lists of categories of different lengths")
+        raise corrupt(path, f"{description} has lists of categories of different lengths")
     if not np.array_equal(starts, np.cumsum(sizes) - sizes) or (sizes < 1).any():
-        raise corrupt(path, f"a list of categories of {what} begins at the wrong position")
+        raise corrupt(path, f"a list of categories of {description} begins at the wrong position")
     if int(sizes.sum()) != len(codes):
-        raise corrupt(path, f"{what} has other categories than its splits")
+        raise corrupt(path, f"{description} has other categories than its splits")
     if codes.size and not (codes.min() >= 0 and codes.max() < _MAX_CATEGORY):
-        raise corrupt(path, f"{what} has a category that is not a valid code")
+        raise corrupt(path, f"{description} has a category that is not a valid code")
 
 
-def _check_parents(path: Path, what: str, parents: Array, children: tuple[Array, Array]) -> None:
+def _check_parents(
+    path: Path, description: str, parents: Array, children: tuple[Array, Array]
+) -> None:
     """Check parent indices, which XGBoost follows when it counts the remains of a pruned tree."""
     expected = np.where((parents >= 0) & (parents < len(parents)), parents, _NO_PARENT)
     expected[0] = _NO_PARENT
@@ -388,7 +390,7 @@ def _check_parents(path: Path, what: str, parents: Array, children: tuple[Array,
         inner = np.flatnonzero(below != -1)
         expected[below[inner]] = inner
     if not np.array_equal(parents, expected):
-        raise corrupt(path, f"the nodes of {what} do not form a tree")
+        raise corrupt(path, f"the nodes of {description} do not form a tree")
 
 
 def _array(values: object) -> Array:

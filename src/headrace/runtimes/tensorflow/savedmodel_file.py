@@ -355,16 +355,16 @@ def _served(metas: list[MetaGraph]) -> MetaGraph:
 
 def _signature(meta: MetaGraph) -> tuple[tuple[Named, ...], tuple[Named, ...]]:
     usable = {name: sides for name, sides in meta.signatures.items() if sides[1]}
-    chosen = usable.get(_DEFAULT) or (next(iter(usable.values())) if len(usable) == 1 else None)
-    if chosen is None:
+    selected = usable.get(_DEFAULT) or (next(iter(usable.values())) if len(usable) == 1 else None)
+    if selected is None:
         names = ", ".join(sorted(usable)[:16]) or "none with outputs"
         msg = f"has no signature '{_DEFAULT}' (it has {names}); export it with `signatures=`"
         raise BrokenFileError(msg)
-    for specs in chosen:
+    for specs in selected:
         if len({tensor.name for tensor in specs}) < len(specs):
             raise BrokenFileError("is damaged: its signature names a tensor twice")
     # The order of a map is undefined.
-    ordered = [tuple(sorted(specs, key=lambda tensor: tensor.name)) for specs in chosen]
+    ordered = [tuple(sorted(specs, key=lambda tensor: tensor.name)) for specs in selected]
     for named in (*ordered[0], *ordered[1]):
         if named.tensor and named.tensor.partition(":")[0] not in meta.graph.nodes:
             raise BrokenFileError(f"is damaged: its tensor '{named.name}' does not exist")

@@ -163,10 +163,10 @@ def read_tflite(path: Path) -> TfliteFile:
         _check_calls(read.path, calls)
         # Inputs and outputs by the names in the model's signature, else by their tensors' names.
         signatures = list(_tables(read, root, 7))
-        chosen = next((entry for entry in signatures if entry.text(2) == _DEFAULT), None)
-        if chosen is None and len(signatures) == 1:
-            chosen = signatures[0]
-        number = int(chosen.number(4, "<I", 0)) if chosen else 0
+        selected = next((entry for entry in signatures if entry.text(2) == _DEFAULT), None)
+        if selected is None and len(signatures) == 1:
+            selected = signatures[0]
+        number = int(selected.number(4, "<I", 0)) if selected else 0
         graph, slots = graphs[number], tensors[number]
         if number:
             raise refuse(read.path, "its signature belongs to another graph than the first")
@@ -174,8 +174,8 @@ def read_tflite(path: Path) -> TfliteFile:
         stateful = {_ASSIGN} & codes
         if stateful:
             raise refuse(read.path, "keeps state between callers: it assigns variables")
-        inputs = _side(read, graph, slots, chosen, 0)
-        outputs = _side(read, graph, slots, chosen, 1)
+        inputs = _side(read, graph, slots, selected, 0)
+        outputs = _side(read, graph, slots, selected, 1)
         return TfliteFile(inputs=inputs, outputs=outputs, data=read.data)
     except (ValueError, IndexError, struct.error, RecursionError, OverflowError) as error:
         raise corrupt(path, error_kind(error)) from None
@@ -286,18 +286,18 @@ def _side(
         named = {int(entry.number(1, "<I", 0)): entry.text(0) for entry in signature.tables(side)}
         if not set(named) <= set(listed):
             raise corrupt(read.path, f"its signature names unknown {kind}s")
-    places = [_place(read, kind, tensors[index], index, named.get(index, "")) for index in listed]
-    if not places or len({slot.spec.name for slot in places}) < len(places):
+    slots = [_place(read, kind, tensors[index], index, named.get(index, "")) for index in listed]
+    if not slots or len({slot.spec.name for slot in slots}) < len(slots):
         raise refuse(read.path, f"has no {kind}s, or two with the same name")
-    return tuple(sorted(places, key=lambda slot: slot.spec.name) if named else places)
+    return tuple(sorted(slots, key=lambda slot: slot.spec.name) if named else slots)
 
 
 def _place(read: _Read, kind: str, tensor: _Tensor, number: int, name: str) -> TensorSlot:
     name = name or tensor.table.text(3) or f"{kind}_{number}"
     datatype = DATATYPES.get(tensor.kind)
     if datatype is None:
-        what = "text" if tensor.kind == _STRING else f"of the type {tensor.kind}"
-        raise refuse(read.path, f"{kind} '{name}' is {what}, which is not supported")
+        description = "text" if tensor.kind == _STRING else f"of the type {tensor.kind}"
+        raise refuse(read.path, f"{kind} '{name}' is {description}, which is not supported")
     declared_shape = tensor.table.array(7, "<i4").tolist() or tensor.shape
     if len(declared_shape) != len(tensor.shape):
         raise corrupt(read.path, f"{kind} '{name}' has two shapes")
@@ -435,8 +435,8 @@ def _probe(
     def probed(inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> BatchProbe:
         sides = ((file.inputs, inputs), (file.outputs, outputs))
         named = [
-            {slot.tensor: spec for slot, spec in zip(places, specs, strict=True)}
-            for places, specs in sides
+            {slot.tensor: spec for slot, spec in zip(slots, specs, strict=True)}
+            for slots, specs in sides
         ]
         return probe_batch(
             model.run,

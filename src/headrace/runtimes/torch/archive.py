@@ -121,7 +121,7 @@ def check_records(file: Path) -> None:
     sizes = read_sizes(file)
     for directory in ("", "constants"):
         name = "constants.pkl" if directory else "data.pkl"
-        data = read_record(file, name, most=_MAX_PICKLE_BYTES)
+        data = read_record(file, name, maximum=_MAX_PICKLE_BYTES)
         if data is None:
             raise corrupt(file, f"'{name}' is missing")
         reader = _Storages(io.BytesIO(data))
@@ -165,7 +165,7 @@ def read_sizes(file: Path) -> dict[str, int]:
     return {_inner(entry.filename): entry.file_size for entry in entries}
 
 
-def read_record(file: Path, name: str, *, most: int = MAX_TEXT_BYTES) -> bytes | None:
+def read_record(file: Path, name: str, *, maximum: int = MAX_TEXT_BYTES) -> bytes | None:
     """Return the record called `name`; None if it does not exist.
 
     Raises:
@@ -176,8 +176,8 @@ def read_record(file: Path, name: str, *, most: int = MAX_TEXT_BYTES) -> bytes |
             full = next((e for e in archive.infolist() if _inner(e.filename) == name), None)
             if full is None:
                 return None
-            if full.file_size > most:
-                raise refuse(file, f"'{name}' has more than {most} bytes")
+            if full.file_size > maximum:
+                raise refuse(file, f"'{name}' has more than {maximum} bytes")
             return archive.read(full)
     except (zipfile.BadZipFile, OSError, ValueError, RuntimeError, NotImplementedError) as error:
         raise corrupt(file, f"'{name}' cannot be read: {error_kind(error)}") from None
@@ -235,7 +235,7 @@ def read_script_objects(file: Path) -> tuple[object, Sequence[object]]:
     """
     loaded: list[object] = []
     for name in ("data.pkl", "constants.pkl"):
-        data = read_record(file, name, most=_MAX_PICKLE_BYTES)
+        data = read_record(file, name, maximum=_MAX_PICKLE_BYTES)
         try:
             loaded.append(_Objects(io.BytesIO(data or b"")).load())
         except Exception as error:  # noqa: BLE001  # a damaged stream raises any exception

@@ -87,9 +87,9 @@ class TorchExportRuntime:
         # The analysis uses the file's own sizes: a signature only names tensors or restricts
         # shapes.
         verdict = cache(lambda: _analysed(file))
-        most = min((leaf.most for leaf in leaves if leaf.most is not None), default=None)
-        if most is not None:
-            pieces = replace(program, call=_in_pieces(torch, program.call, most))
+        maximum = min((leaf.most for leaf in leaves if leaf.most is not None), default=None)
+        if maximum is not None:
+            pieces = replace(program, call=_in_pieces(torch, program.call, maximum))
             model = open_proved(path, pieces, declared, options=options, analyse=verdict)
             if model.signature.batched:
                 return model
@@ -116,7 +116,7 @@ def _analysed(file: Path) -> RowVerdict:
     if len(names) != 1:
         return RowVerdict(why_not=f"the file holds {len(names)} graphs")
     try:
-        data = read_record(file, names[0], most=_MAX_GRAPH_BYTES)
+        data = read_record(file, names[0], maximum=_MAX_GRAPH_BYTES)
     except UnsupportedModelError as error:
         return RowVerdict(why_not=str(error))
     return analyse_torch_graph(data or b"")
@@ -185,14 +185,14 @@ def _tensor(path: Path, values: Any, name: str, value: Any, ranges: Mapping[Any,
     shape = tuple(size if isinstance(size, int) else VARIABLE for size in value.shape)
     spec = TensorSpec(name=name, datatype=datatype, shape=shape)
     check_input_sizes(path, [spec])
-    most = None
+    maximum = None
     if shape and shape[0] == VARIABLE:
         limits = ranges.get(value.shape[0].node.expr)
         # A size without limit is one of sympy's infinities instead of a number.
         if limits is not None and limits.upper < _ENDLESS:
-            most = int(limits.upper)
+            maximum = int(limits.upper)
     cast = value.dtype if datatype.dtype.itemsize != value.dtype.itemsize else None
-    return _Leaf(name=name, spec=spec, cast=cast, most=most)
+    return _Leaf(name=name, spec=spec, cast=cast, most=maximum)
 
 
 def _renamed(path: Path, leaves: Sequence[_Leaf], declared: Declared) -> list[_Leaf]:
@@ -247,17 +247,17 @@ def _what_runs_change(exported: Any) -> tuple[bool, bool]:
 def _in_pieces(
     torch: Any,
     call: Callable[[Mapping[str, Any]], object],
-    most: int,
+    maximum: int,
 ) -> Callable[[Mapping[str, Any]], object]:
     """Return `call` split into several calls for more rows than it takes at once."""
 
     def whole(tensors: Mapping[str, Any]) -> object:
         rows = max(len(tensor) for tensor in tensors.values() if tensor.ndim)
-        if rows <= most:
+        if rows <= maximum:
             return call(tensors)
         parts = [
-            flatten({name: t[i : i + most] for name, t in tensors.items()})
-            for i in range(0, rows, most)
+            flatten({name: t[i : i + maximum] for name, t in tensors.items()})
+            for i in range(0, rows, maximum)
         ]
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
@@ -268,7 +268,7 @@ def _in_pieces(
             not isinstance(tensor, torch.Tensor) or not tensor.ndim for tensor in answers.values()
         ):
             raise RuntimeFailedError(
-                f"the program takes {most} rows, but returns values without rows"
+                f"the program takes {maximum} rows, but returns values without rows"
             )
         return answers
 

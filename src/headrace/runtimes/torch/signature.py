@@ -93,11 +93,11 @@ def read_declared(path: Path, file: Path) -> Declared:
     Raises:
         UnsupportedModelError: It is invalid; the message says where and why.
     """
-    beside = path / SIGNATURE_NAME
-    if path.is_dir() and beside.is_file():
-        if beside.stat().st_size > MAX_TEXT_BYTES:
-            raise refuse(beside, f"has more than {MAX_TEXT_BYTES} bytes")
-        return parse_declared(beside, beside.read_bytes())
+    signature_file = path / SIGNATURE_NAME
+    if path.is_dir() and signature_file.is_file():
+        if signature_file.stat().st_size > MAX_TEXT_BYTES:
+            raise refuse(signature_file, f"has more than {MAX_TEXT_BYTES} bytes")
+        return parse_declared(signature_file, signature_file.read_bytes())
     inside = read_record(file, f"extra/{SIGNATURE_NAME}")
     if inside is not None:
         return parse_declared(file / "extra" / SIGNATURE_NAME, inside)
@@ -163,8 +163,8 @@ def match_names(
     numbers = [_number(spec.name) for spec in declared]
     own = ", ".join(f"'{name}'" for name in names) or "nothing"
     if matching or len(declared) > len(names):
-        stray = next(spec.name for spec in declared if spec.name not in names)
-        raise refuse(path, f"'{stray}' is declared, but the module has {own}")
+        unknown = next(spec.name for spec in declared if spec.name not in names)
+        raise refuse(path, f"'{unknown}' is declared, but the module has {own}")
     if None in numbers:
         return dict(zip(names, declared, strict=False))
     matched: dict[str, TensorSpec] = {}
@@ -188,18 +188,18 @@ def _example(names: Sequence[str]) -> str:
 
 
 def _spec(origin: Path, kind: str, tensor: _Tensor) -> TensorSpec:
-    where = f"{kind}: '{tensor.name}'"
+    location = f"{kind}: '{tensor.name}'"
     try:
         name = check_name(tensor.name, kind="tensor")
     except HeadraceError:
         raise refuse(origin, f"{kind}: a name is not allowed for a tensor") from None
     if tensor.datatype not in set(Datatype) - {Datatype.BYTES}:
         served = ", ".join(kind for kind in Datatype if kind is not Datatype.BYTES)
-        raise refuse(origin, f"{where} has an unsupported datatype; use one of {served}")
+        raise refuse(origin, f"{location} has an unsupported datatype; use one of {served}")
     if any(size < VARIABLE for size in tensor.shape) or len(tensor.shape) > _MAX_RANK:
         raise refuse(
             origin,
-            f"{where} has the shape {list(tensor.shape)}; use sizes, and -1 for what a request "
+            f"{location} has the shape {list(tensor.shape)}; use sizes, and -1 for what a request "
             "chooses",
         )
     return TensorSpec(name=name, datatype=Datatype(tensor.datatype), shape=tensor.shape)
@@ -279,8 +279,8 @@ def open_proved(
     Raises:
         UnsupportedModelError: It does not run, or contradicts the declaration.
     """
-    bare = ModelSignature(inputs=program.inputs, outputs=(), batched=False)
-    model = TorchModel(program, bare, options.intra_op_threads)
+    inputs_only = ModelSignature(inputs=program.inputs, outputs=(), batched=False)
+    model = TorchModel(program, inputs_only, options.intra_op_threads)
     observed = _find_outputs(path, model.run, program.inputs, declared)
     outputs = declared.outputs
     if observed:
@@ -416,7 +416,7 @@ def _check_history(path: Path, run: Run, inputs: tuple[TensorSpec, ...]) -> None
                 "changes its own state while it runs, and does not run on generated inputs,"
                 " so callers might receive parts of each other's results",
             )
-        if any(_differs(other.get(name), want) for name, want in first.items()):
+        if any(_differs(other.get(name), expected) for name, expected in first.items()):
             raise refuse(
                 path,
                 "keeps state between requests, so callers would receive parts of each "
@@ -425,5 +425,5 @@ def _check_history(path: Path, run: Run, inputs: tuple[TensorSpec, ...]) -> None
             )
 
 
-def _differs(got: Any, want: Any) -> bool:
-    return got is None or difference_ratio(got, want) > _SAME
+def _differs(actual: Any, expected: Any) -> bool:
+    return actual is None or difference_ratio(actual, expected) > _SAME

@@ -54,8 +54,10 @@ def flatten(answer: object) -> dict[str, object]:
     outputs: dict[str, object] = {}
     for name, value in _parts("", answer, 0):
         if name in outputs or len(outputs) == _MAX_OUTPUTS:
-            what = f"two outputs with the name '{name}'" if name in outputs else "too many outputs"
-            raise RuntimeFailedError(f"the model returns {what}")
+            description = (
+                f"two outputs with the name '{name}'" if name in outputs else "too many outputs"
+            )
+            raise RuntimeFailedError(f"the model returns {description}")
         outputs[name] = value
     if not outputs:
         raise RuntimeFailedError("the model returns no tensor")
@@ -71,8 +73,10 @@ def as_array(name: str, value: object, *, copy: bool) -> Array:
     if not isinstance(value, torch.Tensor):
         return np.asarray(value, _NUMBERS[type(value)])
     if value.layout is not torch.strided or value.dtype not in DATATYPES:
-        what = "sparse" if value.layout is not torch.strided else str(value.dtype)
-        raise RuntimeFailedError(f"output '{name}' is {what}, which the protocol cannot carry")
+        description = "sparse" if value.layout is not torch.strided else str(value.dtype)
+        raise RuntimeFailedError(
+            f"output '{name}' is {description}, which the protocol cannot carry"
+        )
     dense = value.detach().to(
         "cpu", torch.float32 if value.dtype is torch.bfloat16 else value.dtype
     )

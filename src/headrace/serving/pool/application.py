@@ -296,7 +296,7 @@ class PoolApplication:
         Raises:
             UnavailableError: The replica has not received its list of models yet.
         """
-        self._pool.check_told()
+        self._pool.check_reported()
         models = self._pool.models
         version = version or exchange.headers.get(_VERSION, b"").decode("latin-1")
         if version:
@@ -342,7 +342,7 @@ class PoolApplication:
 
     def _why_not(self, path: bytes) -> HeadraceError:
         if path.startswith(_OF_MODELS):
-            self._pool.check_told()
+            self._pool.check_reported()
         return why_no_model(path, knows=self._knows)
 
     def _knows(self, name: str, version: str) -> bool:

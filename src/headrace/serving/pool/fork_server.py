@@ -40,7 +40,7 @@ _WARM_UP_S: Final = 0.1
 _NICE: Final = 5
 """Low CPU priority: serving processes come first."""
 _MIN_SIZE_BYTES: Final = 64 << 10
-_LOOK_S: Final = 0.05
+_POLL_S: Final = 0.05
 _CPU_S: Final = 600
 
 
@@ -114,7 +114,7 @@ def _wait_for_end(pid: int, caller: socket.socket, timeout_s: float, most_bytes:
         left_s = until - time.monotonic()
         if left_s <= 0:
             return f"it did not load within {timeout_s:g} s"
-        if poll.poll(min(left_s, _LOOK_S) * 1000):
+        if poll.poll(min(left_s, _POLL_S) * 1000):
             return ""
         if resident_bytes(pid) > most_bytes:
             return f"it exceeded {most_bytes} bytes of memory while it loaded"

@@ -66,8 +66,8 @@ def result_of(work: Callable[[], TrialResult]) -> TrialResult:
     try:
         return work()
     except CodeNotAllowedError as error:
-        why = error.reason[:_MAX_ERROR]
-        return TrialResult(error=str(error), needs_code=error.runtime, why_code=why)
+        reason = error.reason[:_MAX_ERROR]
+        return TrialResult(error=str(error), needs_code=error.runtime, why_code=reason)
     except HeadraceError as error:
         return TrialResult(error=str(error)[:_MAX_ERROR], code=error.code)
     except MemoryError as error:
@@ -101,14 +101,16 @@ class LoadCheckServer:
 
     async def _ask(self, request: bytes) -> TrialResult:
         server = self._fork_server()
-        ours, theirs = socket.socketpair()
-        with theirs:
+        parent_end, child_end = socket.socketpair()
+        with child_end:
             try:
-                socket.send_fds(server, [b"t"], [theirs.fileno()])
+                socket.send_fds(server, [b"t"], [child_end.fileno()])
             except OSError:
-                ours.close()
+                parent_end.close()
                 raise
-        reader, writer = await asyncio.open_unix_connection(sock=ours, limit=MAX_MESSAGE_BYTES)
+        reader, writer = await asyncio.open_unix_connection(
+            sock=parent_end, limit=MAX_MESSAGE_BYTES
+        )
         try:
             writer.write(request + b"\n")
             return msgspec.json.decode(await reader.readuntil(), type=TrialResult)
@@ -122,12 +124,12 @@ class LoadCheckServer:
         if self._process is not None and not self._process.is_running():
             self.close()
         if self._socket is None:
-            self._socket, theirs = socket.socketpair()
-            with theirs:
+            self._socket, child_end = socket.socketpair()
+            with child_end:
                 self._process = Process.spawn(
                     python_module("headrace.serving.pool.fork_server", str(PASSED_FD)),
                     log=None,
-                    pass_fd=theirs.fileno(),
+                    pass_fd=child_end.fileno(),
                     # Threads do not survive a fork.
                     environment=os.environ | {"OPENBLAS_NUM_THREADS": "1"},
                 )

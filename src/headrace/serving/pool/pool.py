@@ -40,7 +40,7 @@ MAX_TRIALS: Final = 4
 """Models that are checked or loaded at once; a stalled model occupies its slot until its time
 limit.
 """
-_LOOK_FOR_ROOM_S: Final = 0.05
+_RETRY_SPACE_S: Final = 0.05
 _RETRY: Final = Backoff(first_s=2.0, limit_s=60.0)
 
 
@@ -124,7 +124,7 @@ class ModelPool:
 
     # Hosted models
 
-    def check_told(self) -> None:
+    def check_reported(self) -> None:
         """Raise UnavailableError before the list of models arrives, to try another replica.
 
         After a restart of the process, the gateway may still consider it ready.
@@ -306,7 +306,7 @@ class ModelPool:
             if leaving is not None:
                 break
             hosted.reason = "there is no room for it: all loaded models have requests"
-            await asyncio.sleep(_LOOK_FOR_ROOM_S)
+            await asyncio.sleep(_RETRY_SPACE_S)
         hosted.has_room = True
         hosted.reason = ""
         for key in leaving:

@@ -27,7 +27,7 @@ from headrace.core import (
     UnavailableError,
 )
 from headrace.core.processes import run
-from headrace.runtimes.libraries import keep_frameworks_apart
+from headrace.runtimes.libraries import isolate_frameworks
 from headrace.serving.application import MetricsApplication
 from headrace.serving.loader import ThreadLoader
 from headrace.serving.pool.application import PoolApplication
@@ -43,7 +43,7 @@ _GRACE_S: Final = 15.0
 """The fetch process ends at its time limit; this much later it is killed."""
 _COMMAND: Final = (sys.executable, "-m", "headrace.cli", "models", "fetch")
 _STORED: Final = re.compile(r"sha256/(?P<digest>[0-9a-f]{64})/(?P<file>[^/]+)")
-_MOST_SAID: Final = 500
+_MAX_OUTPUT: Final = 500
 
 
 class SharedFetcher:
@@ -121,8 +121,8 @@ class SharedFetcher:
             raise DeadlineExceededError(message)
         if ended.status:
             last = ended.error.rpartition("\n")[2].strip().removeprefix("headrace: ")
-            why = last[:_MOST_SAID] or f"exit status {ended.status}"
-            raise UnavailableError(f"its files cannot be fetched: {why}")
+            reason = last[:_MAX_OUTPUT] or f"exit status {ended.status}"
+            raise UnavailableError(f"its files cannot be fetched: {reason}")
 
 
 _log = logging.getLogger(__name__)
@@ -138,7 +138,7 @@ def run_pool(settings: PoolReplicaSettings) -> int:
     Returns:
         The process's exit status: 0 after a drain, or `EXIT_CANNOT_LISTEN`.
     """
-    keep_frameworks_apart()  # also where a model's code imports NumPy
+    isolate_frameworks()  # also where a model's code imports NumPy
     try:
         return uvloop.run(_serve(settings))
     except KeyboardInterrupt:

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-_PAY_BACK: Final = 100.0
+_REPAY_RATIO: Final = 100.0
 """Seconds without counting for each second spent."""
 _CREDIT_S: Final = 10.0
 """Time that counting may run ahead: 0.1 s of work in a burst."""
@@ -98,7 +98,7 @@ class DriftSampler:
 
         return observed
 
-    def look(self, exchange: Exchange, response: InferResponse) -> None:
+    def observe(self, exchange: Exchange, response: InferResponse) -> None:
         """Count one request and its response."""
         started = self._clock()
         if self._counter is None:
@@ -112,7 +112,7 @@ class DriftSampler:
 
     def _spend(self, started: float) -> None:
         now = self._clock()
-        self._paid_at = max(self._paid_at, started) + (now - started) * _PAY_BACK
+        self._paid_at = max(self._paid_at, started) + (now - started) * _REPAY_RATIO
 
     def _seen_wire(self, wire: ResponseWriter) -> "_SeenWire":
         observed_wire = self._wires.get(wire)
@@ -134,7 +134,7 @@ class _SeenWire:
         if exchange.wire is not self:
             return
         try:
-            self._sampler.look(exchange, response)
+            self._sampler.observe(exchange, response)
         except Exception:  # noqa: BLE001  # the request edge: the response was already sent
             _log.exception(
                 "cannot count a response for drift", extra={"request_id": exchange.request_id}
@@ -180,12 +180,12 @@ class _Counter:
 
     def add(self, inputs: Tensors, outputs: Tensors) -> None:
         """Count a request; an output that the caller did not request is absent."""
-        most = self.plan.rows_per_request
+        maximum = self.plan.rows_per_request
         rows = 0
         for group in self.features:
             array = (inputs if group.role == INPUT else outputs).get(group.tensor)
             if array is not None and array.size and array.ndim >= group.batched:
-                block = group.block(array, most)
+                block = group.block(array, maximum)
                 if block.shape[1] == len(group.names):  # the declared shape is not trusted
                     self._waiting.setdefault(group.tensor, []).append(block)
                     rows = max(rows, len(block))
@@ -228,9 +228,9 @@ class _Counter:
             table = np.concatenate(blocks)
             binned = [i for i, name in enumerate(group.names) if name in self.bins]
             bins = [self.bins[group.names[i]] for i in binned]
-            for had, counts in zip(bins, count_columns(table[:, binned], bins), strict=True):
-                before = self._counts.get(had.name, ValueCounts())
-                self._counts[had.name] = before.plus(counts)
+            for previous, counts in zip(bins, count_columns(table[:, binned], bins), strict=True):
+                before = self._counts.get(previous.name, ValueCounts())
+                self._counts[previous.name] = before.plus(counts)
             for i in sorted(set(range(len(group.names))) - set(binned)):
                 self._keep(group.names[i], group.role, table[:, i])
 

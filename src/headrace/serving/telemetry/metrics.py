@@ -66,10 +66,10 @@ def model_families(
     labels = model_labels(state)
     yield from _triton(state, labels)
     for phase, (meaning, fine_places) in _PHASES.items():
-        places = BRIEF_INDEXES if is_brief else fine_places
+        locations = BRIEF_INDEXES if is_brief else fine_places
         counted = getattr(state.phases, phase)
         examples = exemplars if phase == "request" else None
-        sample = histogram_sample(counted, labels, places, examples)
+        sample = histogram_sample(counted, labels, locations, examples)
         yield histogram(f"headrace_{phase}_seconds", meaning, [sample])
     rows = histogram_sample(state.phases.batch_rows, labels)
     yield histogram("headrace_batch_rows", "Rows per run of the model.", [rows])
@@ -125,13 +125,13 @@ def _triton(state: "ReplicaState", labels: Labels) -> Iterator[Family]:
         )
 
 
-def _pipeline(pipeline: Pipeline, labels: Labels, places: Sequence[int]) -> Iterator[Family]:
+def _pipeline(pipeline: Pipeline, labels: Labels, locations: Sequence[int]) -> Iterator[Family]:
     """Yield the time per step of a pipeline, and the statuses of its features."""
     yield histogram(
         "headrace_pipeline_step_seconds",
         "Seconds of a batch in one step of the pipeline.",
         [
-            histogram_sample(step.seconds, (*labels, ("step", step.name)), places)
+            histogram_sample(step.seconds, (*labels, ("step", step.name)), locations)
             for step in pipeline.steps
         ],
     )

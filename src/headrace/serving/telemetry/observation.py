@@ -263,7 +263,7 @@ class Observer:
         answer_id = exchange.headers.get(_PAIR if requested.pairs else _REQUEST_ID)
         if answer_id is None or not is_sampled(answer_id, requested.answers_percent):
             return
-        outputs = self._shown(response) if response is not None and requested.pairs else {}
+        outputs = self._display(response) if response is not None and requested.pairs else {}
         answer = RecordedAnswer(
             answer_id.decode("latin-1"),
             exchange.headers.get(_UNIT, b"").decode("latin-1"),
@@ -286,7 +286,7 @@ class Observer:
     def _signature(self) -> ModelSignature:
         return self._state.model.signature
 
-    def _shown(self, response: InferResponse) -> Tensors:
+    def _display(self, response: InferResponse) -> Tensors:
         """Return the output to compare if the model has it, otherwise all outputs."""
         name = self._wanted.output
         return {name: response.outputs[name]} if name in response.outputs else response.outputs
@@ -315,9 +315,9 @@ class _ObservedWire:
         """Do nothing for a caller that left."""
         self._wire.cancel(exchange)
 
-    def _look(self, exchange: Exchange, look: Callable[[], None]) -> None:
+    def _look(self, exchange: Exchange, observation: Callable[[], None]) -> None:
         try:
-            look()
+            observation()
         except Exception:  # noqa: BLE001  # the request edge: the response was already sent
             _log.exception("cannot observe a response", extra={"request_id": exchange.request_id})
 
@@ -335,15 +335,15 @@ def compared_tensors(outputs: Tensors, pair_id: bytes) -> list[SampledTensor]:
     positions.
     """
     is_whole = sum(array.size for array in outputs.values()) <= MOST_VALUES
-    most = MOST_VALUES if is_whole else MOST_VALUES // len(outputs)
-    return [_compared(name, array, most, pair_id) for name, array in outputs.items()]
+    maximum = MOST_VALUES if is_whole else MOST_VALUES // len(outputs)
+    return [_compared(name, array, maximum, pair_id) for name, array in outputs.items()]
 
 
-def _compared(name: str, array: Array, most: int, pair_id: bytes) -> SampledTensor:
+def _compared(name: str, array: Array, maximum: int, pair_id: bytes) -> SampledTensor:
     values = array
-    if array.size > most:
+    if array.size > maximum:
         # NumPy's bit generators give the same numbers in every release, unlike its Generator.
-        draws = np.random.PCG64(list(pair_id)).random_raw(most)
+        draws = np.random.PCG64(list(pair_id)).random_raw(maximum)
         values = array.reshape(-1)[draws % array.size]
     tensor = sampled_tensor(name, values)
     return SampledTensor(

@@ -47,10 +47,10 @@ def check_membership(membership: Membership) -> None:
         raise InvalidArgumentError(f"start_s must be a Unix time, not {membership.start_s}")
 
 
-def check_text(what: str, name: str) -> None:
+def check_text(description: str, name: str) -> None:
     """Raise InvalidArgumentError if `name` is not a valid group or member name."""
     if not 1 <= len(name) <= _MAX_NAME or not name.isprintable():
-        message = f"{what} {name[:_SHOWN]!r} must be 1 to {_MAX_NAME} printable characters"
+        message = f"{description} {name[:_SHOWN]!r} must be 1 to {_MAX_NAME} printable characters"
         raise InvalidArgumentError(message)
 
 

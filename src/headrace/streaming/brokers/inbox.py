@@ -85,11 +85,11 @@ class PartitionBuffer(Generic[T]):
             records.append(held[0])
         return records
 
-    def acknowledge(self, upto: int) -> list[Held[T]]:
+    def acknowledge(self, upper: int) -> list[Held[T]]:
         """Remove and return delivered records below an offset."""
         acknowledged = []
         for offset in list(self._delivered):
-            if offset >= upto:
+            if offset >= upper:
                 break
             acknowledged.append(self._delivered.pop(offset))
         return acknowledged
@@ -119,10 +119,10 @@ class Inbox(Generic[T]):
         """All partitions."""
         return tuple(self._buffers)
 
-    def offer(self, came: Iterable[tuple[Record, T]]) -> None:
+    def offer(self, records: Iterable[tuple[Record, T]]) -> None:
         """Add records received from the broker."""
         with self._changed:
-            for record, token in came:
+            for record, token in records:
                 self._buffers[record.topic_partition].offer(record, token)
             self._changed.notify_all()
 
@@ -130,7 +130,7 @@ class Inbox(Generic[T]):
         """Deliver records; wait for the first one. Empty if woken, None after the timeout."""
         with self._changed:
             self._want(max_records)
-            came = self._changed.wait_for(
+            arrived = self._changed.wait_for(
                 lambda: (
                     self._is_woken
                     or (
@@ -148,7 +148,7 @@ class Inbox(Generic[T]):
                 records += self._buffers[self._rotation[-1]].take(max_records - len(records))
             self._is_woken = False
             self._want(0)
-            return records if came else None
+            return records if arrived else None
 
     def close(self) -> None:
         """Make `wait_for_demand` return at once from now on."""
@@ -177,10 +177,10 @@ class Inbox(Generic[T]):
                 self._buffers[partition].is_paused = is_paused
             self._changed.notify_all()
 
-    def acknowledge(self, partition: TopicPartition, upto: int) -> list[Held[T]]:
+    def acknowledge(self, partition: TopicPartition, upper: int) -> list[Held[T]]:
         """Acknowledge delivered records; see `PartitionBuffer.acknowledge`."""
         with self._changed:
-            acknowledged = self._buffers[partition].acknowledge(upto)
+            acknowledged = self._buffers[partition].acknowledge(upper)
             self._changed.notify_all()
             return acknowledged
 
@@ -300,8 +300,8 @@ class SharedSession(ABC, Generic[T, U]):
             check_records(records)
             check_assigned(self._membership, offsets)
             acknowledged = {
-                partition: self._inbox.acknowledge(partition, upto)
-                for partition, upto in offsets.items()
+                partition: self._inbox.acknowledge(partition, upper)
+                for partition, upper in offsets.items()
             }
             tokens = {
                 partition: [token for _, token in held]

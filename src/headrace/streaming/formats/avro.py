@@ -236,11 +236,11 @@ def _unscaled(name: str, value: object, scale: int, size: int) -> object:
 _PROTOBUF_ONLY = frozenset({"descriptor_file", "message"})
 
 
-def _from_file(path: str, what: str) -> AvroSchema:
+def _from_file(path: str, description: str) -> AvroSchema:
     try:
-        return read_schema(read_file(path, what).decode())
+        return read_schema(read_file(path, description).decode())
     except (InvalidArgumentError, UnicodeDecodeError) as error:
-        msg = f"options.{what}: '{path}': {error}"
+        msg = f"options.{description}: '{path}': {error}"
         raise InvalidArgumentError(msg) from None
 
 

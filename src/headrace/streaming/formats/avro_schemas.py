@@ -138,7 +138,7 @@ class _Walk:
             parts = [self.visit(branch, namespace, depth + 1) for branch in node]
             if not parts:
                 raise _bad("it has a union of nothing")
-            return [part for part, _ in parts], 1 + min(least for _, least in parts)
+            return [part for part, _ in parts], 1 + min(minimum for _, minimum in parts)
         if not isinstance(node, dict) or "type" not in node:
             raise _bad(f"{str(node)[:80]} is no type")
         return self._definition(node, namespace, depth)
@@ -159,8 +159,8 @@ class _Walk:
     def _definition(self, node: Node, namespace: str, depth: int) -> tuple[Node, int]:
         kind = node["type"]
         if kind == "array":
-            items, least = self.visit(node.get("items"), namespace, depth + 1)
-            if not least:
+            items, minimum = self.visit(node.get("items"), namespace, depth + 1)
+            if not minimum:
                 raise _bad("it has an array whose items take no bytes, so it could have any length")
             return {"type": "array", "items": items}, 1
         if kind == "map":
@@ -168,10 +168,10 @@ class _Walk:
             return {"type": "map", "values": values}, 1
         if kind in ("enum", "fixed") or (isinstance(kind, str) and kind in RECORD_KINDS):
             return self._named(node, kind, namespace, depth)
-        inner, least = self.visit(kind, namespace, depth + 1)
+        inner, minimum = self.visit(kind, namespace, depth + 1)
         if isinstance(inner, str) and inner == "bytes":
-            return {"type": "bytes", **_scale(node)}, least
-        return inner, least
+            return {"type": "bytes", **_scale(node)}, minimum
+        return inner, minimum
 
     def _named(self, node: Node, kind: str, namespace: str, depth: int) -> tuple[Node, int]:
         name = node.get("name")
@@ -186,19 +186,19 @@ class _Walk:
             definition["aliases"] = aliases
         if kind == "enum":
             definition |= {key: node[key] for key in ("symbols", "default") if key in node}
-            least = 1
+            minimum = 1
         elif kind == "fixed":
-            least = node.get("size", -1)
-            if type(least) is not int or not 0 <= least <= _MAX_FIXED:
+            minimum = node.get("size", -1)
+            if type(minimum) is not int or not 0 <= minimum <= _MAX_FIXED:
                 raise _bad(f"'{full}' is fixed, but not of 0 to {_MAX_FIXED} bytes")
-            definition |= {"size": least, **_scale(node)}
+            definition |= {"size": minimum, **_scale(node)}
         else:
             self.in_progress.add(full)
-            definition["fields"], least = self._fields(node, full, depth)
+            definition["fields"], minimum = self._fields(node, full, depth)
             self.in_progress.remove(full)
         self.named[full] = definition
-        self.least[full] = least
-        return definition, least
+        self.least[full] = minimum
+        return definition, minimum
 
     def _fields(self, node: Node, full: str, depth: int) -> tuple[list[Node], int]:
         fields: list[Node] = []
@@ -213,10 +213,10 @@ class _Walk:
             if item["name"] in names:
                 raise _bad(f"the record '{full}' has two fields '{item['name']}'")
             names.add(item["name"])
-            inner, least = self.visit(item.get("type"), full.rpartition(".")[0], depth + 1)
+            inner, minimum = self.visit(item.get("type"), full.rpartition(".")[0], depth + 1)
             extras = {key: item[key] for key in ("default", "aliases") if key in item}
             fields.append({"name": item["name"], "type": inner, **extras})
-            total += least
+            total += minimum
         return fields, total
 
 

@@ -74,7 +74,7 @@ def read_options(
     except msgspec.ValidationError as error:
         msg = f"options of the format {kind}: {error}"
         raise InvalidArgumentError(msg) from None
-    for wrong, why in (
+    for wrong, reason in (
         (next((name for name in unused if given.get(name)), None), "{} is not for this format"),
         (_literal(options), "{} is a secret: write ${{NAME}}, for a variable, or name a file"),
         (_without_registry(options), "{} is of a registry, and options.registry names none"),
@@ -89,12 +89,12 @@ def read_options(
          "{} and user are two ways to prove the same: name one"),
     ):  # fmt: skip
         if wrong is not None:
-            msg = f"options of the format {kind}: {why.format(wrong)}"
+            msg = f"options of the format {kind}: {reason.format(wrong)}"
             raise InvalidArgumentError(msg)
     return options
 
 
-def read_file(path: str, what: str) -> bytes:
+def read_file(path: str, description: str) -> bytes:
     """Return the content of a file that an option names.
 
     Raises:
@@ -104,27 +104,27 @@ def read_file(path: str, what: str) -> bytes:
         with Path(path).expanduser().open("rb") as file:
             content = file.read(_MAX_FILE + 1)
     except OSError as error:
-        msg = f"options.{what}: '{path}' cannot be read: {error.strerror or error}"
+        msg = f"options.{description}: '{path}' cannot be read: {error.strerror or error}"
         raise FailedPreconditionError(msg) from None
     if len(content) > _MAX_FILE:
-        msg = f"options.{what}: '{path}' is larger than {_MAX_FILE} bytes"
+        msg = f"options.{description}: '{path}' is larger than {_MAX_FILE} bytes"
         raise FailedPreconditionError(msg)
     return content
 
 
 def authorization(options: SchemaOptions) -> tuple[str, str] | str | None:
     """Return the current user and password, or bearer token; None for neither."""
-    token = filled_in(options.token, what=_WHAT)
+    token = filled_in(options.token, description=_WHAT)
     if options.token_file:
         token = _secret(options.token_file, "token_file")
     if token:
         return token
     if not options.user:
         return None
-    password = filled_in(options.password, what=_WHAT)
+    password = filled_in(options.password, description=_WHAT)
     if options.password_file:
         password = _secret(options.password_file, "password_file")
-    return filled_in(options.user, what=_WHAT), password
+    return filled_in(options.user, description=_WHAT), password
 
 
 def tls(options: SchemaOptions) -> ssl.SSLContext | bool:
@@ -138,11 +138,11 @@ def tls(options: SchemaOptions) -> ssl.SSLContext | bool:
         raise FailedPreconditionError(msg) from None
 
 
-def _secret(path: str, what: str) -> str:
+def _secret(path: str, description: str) -> str:
     try:
-        secret = read_file(path, what).decode("ascii").strip()
+        secret = read_file(path, description).decode("ascii").strip()
     except UnicodeDecodeError:
-        msg = f"options.{what}: '{path}' holds something else than a secret in ASCII"
+        msg = f"options.{description}: '{path}' holds something else than a secret in ASCII"
         raise FailedPreconditionError(msg) from None
     remember_resolved(secret, f"file:{path}")
     return secret

@@ -374,10 +374,10 @@ def _change(field: Any, path: str, spec: FieldSpec | None) -> Getter | None:  # 
         if full in _WRAPPERS:
             return attrgetter("value")
         is_map = field.message_type.GetOptions().map_entry
-        what = "a map" if is_map else f"a message ({full})"
+        description = "a map" if is_map else f"a message ({full})"
         inside = ", ".join(list(field.message_type.fields_by_name)[:20])
         hint = "" if is_map or field.is_repeated else f": name a field of it, such as {inside}"
-        msg = f"field '{path}' is {what}, which is neither a value nor a list of them{hint}"
+        msg = f"field '{path}' is {description}, which is neither a value nor a list of them{hint}"
         raise InvalidArgumentError(msg)
     if field.enum_type is not None and (spec is None or spec.datatype is Datatype.BYTES):
         names = {value.number: value.name for value in field.enum_type.values}

@@ -190,8 +190,10 @@ def _check(spec: FieldSpec, field: Any) -> None:  # noqa: ANN401  # as above
         msg = f"output '{spec.name}' has the shape {shape}, which a flat list does not tell"
         raise InvalidArgumentError(msg)
     if field.is_repeated != bool(shape) and not (not field.is_repeated and shape == [1]):
-        what = "repeated" if field.is_repeated else "one value"
-        msg = f"output '{spec.name}' has the shape {shape}, but '{field.full_name}' is {what}"
+        description = "repeated" if field.is_repeated else "one value"
+        msg = (
+            f"output '{spec.name}' has the shape {shape}, but '{field.full_name}' is {description}"
+        )
         raise InvalidArgumentError(msg)
     if field.message_type is not None or field.cpp_type not in _FITS[spec.datatype]:
         msg = f"output '{spec.name}' is {spec.datatype}, which '{field.full_name}' cannot hold"

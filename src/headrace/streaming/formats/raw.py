@@ -100,10 +100,10 @@ class RawTensors:
         return tuple(size // unit if dim == -1 else dim for dim in self._input.shape)
 
 
-def _only(specs: Sequence[FieldSpec], what: str) -> FieldSpec:
+def _only(specs: Sequence[FieldSpec], description: str) -> FieldSpec:
     if len(specs) != 1:
         names = ", ".join(spec.name for spec in specs)
-        msg = f"raw tensors are for models with one {what}; this one has: {names}"
+        msg = f"raw tensors are for models with one {description}; this one has: {names}"
         raise InvalidArgumentError(msg)
     return specs[0]
 

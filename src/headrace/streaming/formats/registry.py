@@ -100,7 +100,7 @@ class SchemaRegistry:
     ) -> None:
         import httpx  # noqa: PLC0415  # slow to import, and rarely used
 
-        url = url_filled_in(options.registry, what="the registry's URL").rstrip("/")
+        url = url_filled_in(options.registry, description="the registry's URL").rstrip("/")
         self._host = _host(url)
         self._options = options
         self._client = httpx.Client(
@@ -210,7 +210,7 @@ class SchemaRegistry:
         for tried in range(1, _TRIES + 1):
             params = {"format": wire} if wire and self._knows_formats else {}
             try:
-                return self._ask_once(method, path, body, params)
+                return self._request_once(method, path, body, params)
             except FailedPreconditionError:
                 if not params:
                     raise
@@ -227,7 +227,7 @@ class SchemaRegistry:
             self._pause(_BACKOFF.jittered_s(tried, chance=self._chance()))
         raise AssertionError(path)
 
-    def _ask_once(
+    def _request_once(
         self, method: str, path: str, body: bytes | None, params: dict[str, str]
     ) -> bytes:
         import httpx  # noqa: PLC0415  # as above
@@ -269,8 +269,8 @@ class SchemaRegistry:
             return self._away(f"does not know {path} (404): is that URL a schema registry's?")
         return self._away(f"answers {status}: {reason}")
 
-    def _away(self, why: str) -> UnavailableError:
-        return UnavailableError(f"the schema registry at {self._host} {why}")
+    def _away(self, reason: str) -> UnavailableError:
+        return UnavailableError(f"the schema registry at {self._host} {reason}")
 
     def _read(self, body: bytes, kind: type[_T]) -> _T:
         try:
@@ -309,9 +309,12 @@ def schema_id(value: bytes) -> int:
     magic, schema_number = _HEAD.unpack_from(value)
     if magic:
         is_guid = magic == _GUID_MAGIC
-        what = "names its schema by a GUID" if is_guid else f"begins with the byte {magic & 255}"
+        description = (
+            "names its schema by a GUID" if is_guid else f"begins with the byte {magic & 255}"
+        )
         msg = (
-            f"the value {what}, not with 0 and a schema's id as Confluent's wire format does; "
+            f"the value {description}, not with 0 and a schema's id as Confluent's wire format "
+            "does; "
             "if it was written without a registry, leave options.registry out"
         )
         raise InvalidArgumentError(msg)

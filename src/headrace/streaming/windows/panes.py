@@ -42,13 +42,13 @@ def window_mistakes(settings: StreamWindowsSpec) -> Iterator[str]:
     names = [window.name for window in settings.windows]
     for name in sorted({name for name in names if names.count(name) > 1}):
         yield f"two windows are called '{name}'"
-    for what, value in (
+    for description, value in (
         ("lateness_s", settings.lateness_s),
         ("ahead_s", settings.ahead_s),
         ("checkpoint_s", settings.checkpoint_s),
     ):
         if not 0 <= value < math.inf:
-            yield f"windows.{what} must be a non-negative number, not {value}"
+            yield f"windows.{description} must be a non-negative number, not {value}"
     for index, window in enumerate(settings.windows):
         for mistake in _mistakes(window):
             yield f"windows.windows[{index}]: {mistake}"
@@ -60,8 +60,8 @@ def _mistakes(window: StreamWindowSpec) -> Iterator[str]:
     if window.function is not Function.COUNT and not window.field:
         yield f"{window.function} needs a field"
     slide_s = window.size_s if window.slide_s is None else window.slide_s
-    least = 1 / MICROSECONDS
-    if not (least <= slide_s <= window.size_s < math.inf):
+    minimum = 1 / MICROSECONDS
+    if not (minimum <= slide_s <= window.size_s < math.inf):
         yield (
             f"slide_s ({slide_s:g}) must be at most size_s ({window.size_s:g}), and both must be "
             "finite and at least a microsecond"
@@ -88,11 +88,11 @@ class Pane(NamedTuple):
 
     def with_value(self, value: float) -> "Pane":
         """Return the pane with one more value."""
-        values, total, least, greatest = self
+        values, total, minimum, greatest = self
         return Pane(
             values + 1,
             total + value,
-            value if value < least else least,  # noqa: FURB136  # min() takes three times as long
+            value if value < minimum else minimum,  # noqa: FURB136  # min() takes three times as long
             value if value > greatest else greatest,  # noqa: FURB136  # as above
         )
 
@@ -295,9 +295,9 @@ class Events:
                 msg = "the record has no timestamp for windows; name a field in `time`"
                 raise InvalidArgumentError(msg)
         if at_s - written_s > self._ahead_s:
-            what = f"'{self._time}'" if self._time else "the timestamp"
+            description = f"'{self._time}'" if self._time else "the timestamp"
             msg = (
-                f"{what} is {at_s - written_s:.0f} s in the future; windows accept up to "
+                f"{description} is {at_s - written_s:.0f} s in the future; windows accept up to "
                 f"{self._ahead_s:g} s"
             )
             raise InvalidArgumentError(msg)
@@ -327,7 +327,7 @@ def _own_key(record: Record) -> bytes:
 def _key(name: str, value: object) -> bytes:
     """Return an encoded key; text and integers differ: '1' is not 1."""
     if isinstance(value, bool) or not isinstance(value, str | int | bytes):
-        msg = f"'{name}' is a window key: it must be text or an integer, not {_shown(value)}"
+        msg = f"'{name}' is a window key: it must be text or an integer, not {_display(value)}"
         raise InvalidArgumentError(msg)
     key = b"b" + value if isinstance(value, bytes) else msgspec.json.encode(value)
     if len(key) > _MAX_KEY_BYTES:
@@ -345,13 +345,13 @@ def _value(name: str, value: object) -> float | None:
             number = math.inf
         if math.isfinite(number):
             return number
-    msg = f"'{name}' must be a finite number or null to be aggregated, not {_shown(value)}"
+    msg = f"'{name}' must be a finite number or null to be aggregated, not {_display(value)}"
     raise InvalidArgumentError(msg)
 
 
-def _too_long(what: str, size: int) -> str:
-    return f"{what} has {size} bytes; a window key may have at most {_MAX_KEY_BYTES}"
+def _too_long(description: str, size: int) -> str:
+    return f"{description} has {size} bytes; a window key may have at most {_MAX_KEY_BYTES}"
 
 
-def _shown(value: object) -> str:
+def _display(value: object) -> str:
     return "null" if value is None else repr(value)[:_SHOWN]

@@ -109,7 +109,7 @@ class PartitionState:
         """Number of changed panes, by batch."""
         return sum([len(change.panes) for change in self._changes])
 
-    def changes(self, upto: int, *, max_panes: float = math.inf) -> WindowChange | None:
+    def changes(self, upper: int, *, max_panes: float = math.inf) -> WindowChange | None:
         """Return the merged changes before `upto`; None without changes.
 
         Args:
@@ -118,7 +118,7 @@ class PartitionState:
         panes: dict[PaneOf, Pane] = {}
         last = None
         for change in self._changes:
-            if change.offset > upto or len(panes) >= max_panes:
+            if change.offset > upper or len(panes) >= max_panes:
                 break
             panes.update(change.panes)
             last = change
@@ -309,7 +309,7 @@ class WindowStateFile:
             except sqlite3.DatabaseError as error:
                 if isinstance(error, sqlite3.OperationalError):
                     raise
-                _set_aside(self._path)
+                _quarantine(self._path)
                 return _connected(self._path)
         except (OSError, sqlite3.Error) as error:
             msg = f"cannot open the state of windows in {self._path}: {error}"
@@ -338,11 +338,13 @@ class WindowStateFile:
                 self._db.execute("ROLLBACK")
             raise self._unusable("write", error) from error
 
-    def _unusable(self, what: str, error: sqlite3.Error) -> HeadraceError:
+    def _unusable(self, description: str, error: sqlite3.Error) -> HeadraceError:
         if type(error) is sqlite3.DatabaseError:  # damaged: the next owner starts with a new file
             self._db.close()
-            _set_aside(self._path)
-        return UnavailableError(f"cannot {what} the state of windows in {self._path}: {error}")
+            _quarantine(self._path)
+        return UnavailableError(
+            f"cannot {description} the state of windows in {self._path}: {error}"
+        )
 
 
 def state_path(folder: Path, partition: TopicPartition) -> Path:
@@ -373,7 +375,7 @@ def _connected(path: Path) -> sqlite3.Connection:
     return db
 
 
-def _set_aside(path: Path) -> None:
+def _quarantine(path: Path) -> None:
     """Keep a damaged file under another name for inspection."""
     _log.warning("the state of windows in %s is damaged; it is rebuilt from the topic", path)
     move(path, path.with_name(f"{path.name}.damaged"))

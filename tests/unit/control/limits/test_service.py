@@ -237,7 +237,7 @@ async def test_an_address_that_cannot_be_had_is_named(tmp_path: Path) -> None:
     real.close()
 
 
-def _shown(files: Files, ca: Path) -> grpc.ChannelCredentials:
+def _display(files: Files, ca: Path) -> grpc.ChannelCredentials:
     return grpc.ssl_channel_credentials(
         ca.read_bytes(), files.key.read_bytes(), files.certificate.read_bytes()
     )
@@ -270,10 +270,11 @@ async def test_a_gateway_whose_certificate_was_revoked_is_refused_and_others_are
     await service.wait_listening()
 
     assert (
-        RESPONSE.FromString(await _ask_over_tls(port, _shown(mine, authority.ca))).overall_code == 1
+        RESPONSE.FromString(await _ask_over_tls(port, _display(mine, authority.ca))).overall_code
+        == 1
     )
     with pytest.raises(grpc.aio.AioRpcError, match="revoked") as refused:
-        await _ask_over_tls(port, _shown(lost, authority.ca))
+        await _ask_over_tls(port, _display(lost, authority.ca))
 
     assert refused.value.code() == grpc.StatusCode.PERMISSION_DENIED
     running.cancel()

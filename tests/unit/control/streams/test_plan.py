@@ -9,7 +9,7 @@ from headrace.control.streams.plan import (
     KILL_AFTER_S,
     LOAD_TIMEOUT_S,
     SILENT_TIMEOUT_S,
-    STILL_TIMEOUT_S,
+    STALLED_TIMEOUT_S,
     Action,
     Forget,
     Kill,
@@ -87,8 +87,8 @@ def test_one_that_loads_its_model_may_be_silent_for_longer() -> None:
 
 
 def test_one_whose_brokers_client_never_returns_is_replaced_though_it_answers() -> None:
-    assert planned(seen(0, still_s=STILL_TIMEOUT_S - 1.0), count=1) == []
-    assert planned(seen(0, still_s=STILL_TIMEOUT_S), count=1) == [
+    assert planned(seen(0, still_s=STALLED_TIMEOUT_S - 1.0), count=1) == []
+    assert planned(seen(0, still_s=STALLED_TIMEOUT_S), count=1) == [
         Replace(0, "has waited for its broker's client for 180 s")
     ]
 

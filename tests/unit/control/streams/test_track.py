@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.control.streams.status import Lagging
-from headrace.control.streams.workers import KEPT_S, STEP_S, StreamTrack
+from headrace.control.streams.workers import RETENTION_S, STEP_S, StreamTrack
 from headrace.streaming.settings import StreamStatus
 
 START = 1_764_000_000.0
@@ -28,7 +28,7 @@ def test_a_step_has_what_happened_in_it_and_the_most_lag() -> None:
         behind = lag(at, 9.0 if at == 4 else 1.0)
         looked(track, at, said("a", 100 + 10 * at, at // 5), behind=behind)
 
-    [point] = track.points(60, now=START + 10, most=90)
+    [point] = track.points(60, now=START + 10, maximum=90)
     assert (point.at, point.seconds, point.answered, point.dead_letters) == (
         START + 10,
         10.0,
@@ -53,7 +53,7 @@ def test_a_worker_that_begins_anew_is_counted_from_0() -> None:
     looked(track, 3, said("a", 200, 20), behind=lag())  # a third one, quicker than the looks
     looked(track, 10, said("a", 200, 20), behind=lag())
 
-    [point] = track.points(60, now=START + 10, most=90)
+    [point] = track.points(60, now=START + 10, maximum=90)
     assert (point.answered, point.dead_letters) == (3 + 200, 2 + 20)
 
 
@@ -74,18 +74,18 @@ def test_a_lag_that_nobody_knew_stays_unknown() -> None:
     for at in range(11):
         looked(track, at, behind=lag(None, None))
 
-    [point] = track.points(60, now=START + 10, most=90)
+    [point] = track.points(60, now=START + 10, maximum=90)
     assert (point.lag_records, point.lag_s, point.running) == (None, None, 0)
 
 
 def test_an_hour_is_kept_and_no_more() -> None:
     track = StreamTrack()
-    for at in range(0, 3 * int(KEPT_S), int(STEP_S)):
+    for at in range(0, 3 * int(RETENTION_S), int(STEP_S)):
         looked(track, at, said("a", at), behind=lag())
 
-    points = track.points(1e9, now=START + 3 * KEPT_S, most=10_000)
-    assert len(points) == int(KEPT_S / STEP_S)
-    assert points[-1].at == START + 3 * KEPT_S - STEP_S
+    points = track.points(1e9, now=START + 3 * RETENTION_S, maximum=10_000)
+    assert len(points) == int(RETENTION_S / STEP_S)
+    assert points[-1].at == START + 3 * RETENTION_S - STEP_S
 
 
 def test_a_clock_that_is_set_back_begins_a_new_memory() -> None:
@@ -94,7 +94,7 @@ def test_a_clock_that_is_set_back_begins_a_new_memory() -> None:
         looked(track, at, said("a", at, at), behind=lag())
     looked(track, 50, said("a", 121, 121), behind=lag())
 
-    assert track.points(1e9, now=START + 200, most=90) == []
+    assert track.points(1e9, now=START + 200, maximum=90) == []
     assert track.dead_letters_within(300, now=START + 50) == 1
 
 
@@ -102,10 +102,10 @@ def test_steps_that_were_joined_stay_so_while_new_ones_come() -> None:
     track = StreamTrack()
     for at in range(0, 610, 10):
         looked(track, at, said("a", at), behind=lag())
-    before = track.points(600, now=START + 600, most=13)
+    before = track.points(600, now=START + 600, maximum=13)
     for at in range(610, 650, 10):
         looked(track, at, said("a", at), behind=lag())
-    after = track.points(600, now=START + 640, most=13)
+    after = track.points(600, now=START + 640, maximum=13)
 
     complete = before[2:-1]
     assert len(complete) > 5
@@ -124,7 +124,7 @@ def test_joining_steps_loses_and_repeats_nothing(counts: list[int], most: int) -
         looked(track, 10 * (number + 1), said("a", total), behind=lag(count, float(count)))
 
     seconds = 10 * len(counts)
-    points = track.points(seconds, now=START + seconds, most=most)
+    points = track.points(seconds, now=START + seconds, maximum=most)
 
     assert sum(point.answered for point in points) == total
     assert sum(point.seconds for point in points) == seconds

@@ -152,10 +152,10 @@ def test_a_silent_worker_is_starting_and_one_without_a_process_waits() -> None:
 def test_one_that_has_said_nothing_for_a_while_is_told_as_silent() -> None:
     one = worker()
     one.status = status()
-    note_answer(one, answered=False, now=100.0, begins=False)
-    note_answer(one, answered=False, now=105.0, begins=False)
+    note_answer(one, answered=False, now=100.0, starts=False)
+    note_answer(one, answered=False, now=105.0, starts=False)
     soon, late = worker_view(one, "a", now=105.0), worker_view(one, "a", now=112.0)
-    note_answer(one, answered=True, now=113.0, begins=False)
+    note_answer(one, answered=True, now=113.0, starts=False)
 
     assert (soon.state, soon.message) == ("running", "")
     assert (late.state, late.message) == ("silent", "has not answered for 12 s")
@@ -175,8 +175,8 @@ def test_one_whose_brokers_client_does_not_return_is_told_unless_it_reconnects()
 
 def test_silence_while_nobody_asked_counts_for_nothing() -> None:
     one = worker()
-    note_answer(one, answered=False, now=100.0, begins=False)
-    note_answer(one, answered=False, now=500.0, begins=True)
+    note_answer(one, answered=False, now=100.0, starts=False)
+    note_answer(one, answered=False, now=500.0, starts=True)
 
     assert one.silent_since == 500.0
 

@@ -56,7 +56,7 @@ def job_in(rows: Path, output: Path) -> Job:
         location=told,
         scorer=scorer,
         run_id="one",
-        begun=None,
+        started=None,
         now=NOW,
     )
     folder = OutputFolder(output)

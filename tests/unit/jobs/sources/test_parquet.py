@@ -10,12 +10,12 @@ from polars.testing import assert_frame_equal
 
 from headrace.core import InvalidArgumentError
 from headrace.jobs.messages import Sizes
-from headrace.jobs.sources.parquet import ParquetSource, fits_at_once
+from headrace.jobs.sources.parquet import ParquetSource, fits_in_memory
 from headrace.jobs.sources.source import ReadRequest
 
 SIZES = Sizes(shard_rows=20, shard_bytes=1 << 20, run_rows=4, window_rows=4, buffer_bytes=1000)
 NUMBERS = ("id", "whole", "single", "double", "flag")
-AT_ONCE, IN_BATCHES = 1 << 20, 0
+MAX_CONCURRENT, IN_BATCHES = 1 << 20, 0
 
 
 def rows(count: int) -> pa.Table:
@@ -52,7 +52,7 @@ def test_at_once_and_in_batches_are_the_same_windows(
     path = tmp_path / "rows[1]*.parquet"  # a name, no pattern
     pq.write_table(rows(53), path, row_group_size=9, compression=compression)
 
-    whole = read(path, window=window, whole_bytes=AT_ONCE)
+    whole = read(path, window=window, whole_bytes=MAX_CONCURRENT)
     batches = read(path, window=window, whole_bytes=IN_BATCHES)
     assert sum(frame.height for frame in whole) == 53
     assert [frame.height for frame in whole] == [frame.height for frame in batches]
@@ -76,10 +76,10 @@ def test_at_once_and_in_batches_are_the_same_windows(
 def test_only_numbers_that_fit_are_read_at_once(
     kinds: list[pa.DataType], count: int | None, *, fits: bool
 ) -> None:
-    assert fits_at_once(kinds, count, 120) == fits
+    assert fits_in_memory(kinds, count, 120) == fits
 
 
-@pytest.mark.parametrize("whole_bytes", [AT_ONCE, IN_BATCHES])
+@pytest.mark.parametrize("whole_bytes", [MAX_CONCURRENT, IN_BATCHES])
 def test_a_damaged_page_is_told_with_the_name_of_its_file(tmp_path: Path, whole_bytes: int) -> None:
     path = tmp_path / "rows.parquet"
     pq.write_table(rows(200), path, compression="zstd", use_dictionary=False)
@@ -108,7 +108,7 @@ def nested(count: int) -> pa.Table:
     return pa.table({"user": pa.array(people, kind), "user.own": pa.array(range(count))})
 
 
-@pytest.mark.parametrize("whole_bytes", [AT_ONCE, IN_BATCHES])
+@pytest.mark.parametrize("whole_bytes", [MAX_CONCURRENT, IN_BATCHES])
 @pytest.mark.parametrize(
     "columns", [("user.age", "user.own"), ("user.at.x", "user.at.t", "user.age")]
 )
@@ -142,12 +142,12 @@ def test_fields_of_structs_are_columns_by_dotted_names(
 def test_a_column_of_a_dotted_name_comes_before_a_field(tmp_path: Path) -> None:
     path = tmp_path / "rows.parquet"
     pq.write_table(pa.table({"a": [{"b": 1}], "a.b": [2]}), path)
-    (frame,) = read(path, window=10, whole_bytes=AT_ONCE, columns=("a.b",))
+    (frame,) = read(path, window=10, whole_bytes=MAX_CONCURRENT, columns=("a.b",))
     assert frame["a.b"].to_list() == [2]
 
 
 @pytest.mark.parametrize("columns", [NUMBERS, ("id", "text")])
-@pytest.mark.parametrize("whole_bytes", [AT_ONCE, IN_BATCHES])
+@pytest.mark.parametrize("whole_bytes", [MAX_CONCURRENT, IN_BATCHES])
 @pytest.mark.parametrize("group", [1000, 50])
 def test_a_large_row_group_is_several_shards(
     tmp_path: Path, columns: tuple[str, ...], whole_bytes: int, group: int

@@ -102,7 +102,7 @@ def test_parts_can_be_asked_one_after_the_other() -> None:
 
 
 def test_large_outputs_are_kept_while_there_is_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(asking, "MAX_KEPT_BYTES", 40 * 5)
+    monkeypatch.setattr(asking, "MAX_CACHED_BYTES", 40 * 5)
     monkeypatch.setattr(asking, "SMALL_ELEMENTS", 4)
 
     found = answers(double, numbered(30))

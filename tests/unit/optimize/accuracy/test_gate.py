@@ -350,8 +350,8 @@ def tried(
         max_loss=0.01,
         rng=np.random.default_rng(0),
         deadline=deadline,
-        most=most,
-        begun=begun,
+        maximum=most,
+        started=begun,
     )
 
 

@@ -36,7 +36,9 @@ def read(
 ) -> Examples:
     path = folder / name
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    return read_labelled(path, signature, wish or DataOptions(), beside=folder / "model.onnx")
+    return read_labelled(
+        path, signature, wish or DataOptions(), tokenizer_path=folder / "model.onnx"
+    )
 
 
 def refused(
@@ -348,13 +350,13 @@ def test_a_model_of_one_text_takes_no_pairs(folder: Path) -> None:
 
 def test_a_file_that_is_not_there_is_said(folder: Path) -> None:
     with pytest.raises(InvalidArgumentError, match=r"there is no .*none\.csv"):
-        read_labelled(folder / "none.csv", MATRIX, DataOptions(), beside=folder)
+        read_labelled(folder / "none.csv", MATRIX, DataOptions(), tokenizer_path=folder)
 
 
 def test_rows_that_fill_the_memory_stop_the_reading(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tables, "MAX_KEPT_BYTES", 1_000)
+    monkeypatch.setattr(tables, "MAX_CACHED_BYTES", 1_000)
 
     assert "set a smaller limit of examples" in refused(folder, "t.csv", "1,2,3,0\n" * 40)
     assert len(read(folder, "t.csv", "1,2,3,0\n" * 40, MATRIX, DataOptions(limit=3))) == 3
@@ -364,7 +366,7 @@ def test_parquet_keeps_its_types(folder: Path) -> None:
     table = arrow.table({"x": [[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]], "label": [True, False]})
     parquet.write_table(table, folder / "t.parquet")
 
-    found = read_labelled(folder / "t.parquet", MATRIX, DataOptions(), beside=folder)
+    found = read_labelled(folder / "t.parquet", MATRIX, DataOptions(), tokenizer_path=folder)
 
     assert found.inputs[1]["x"].tolist() == [[4.0, 5.0, 6.0]]
     assert labels(found) == [1, 0]
@@ -420,7 +422,8 @@ def test_a_limit_draws_the_same_sample_every_time(folder: Path, name: str) -> No
         )
 
     found, again = (
-        read_labelled(folder / name, MATRIX, DataOptions(limit=40), beside=folder) for _ in range(2)
+        read_labelled(folder / name, MATRIX, DataOptions(limit=40), tokenizer_path=folder)
+        for _ in range(2)
     )
 
     assert len(found) == 40
@@ -467,7 +470,7 @@ def test_any_bytes_are_read_or_refused(
 
     for signature in (MATRIX, TOKENS, TEXT):
         try:
-            found = read_labelled(path, signature, DataOptions(), beside=folder)
+            found = read_labelled(path, signature, DataOptions(), tokenizer_path=folder)
         except HeadraceError as error:
             told = str(error)
         else:
@@ -487,7 +490,7 @@ def test_texts_and_labels_come_back_as_they_were_written(
         "text\tlabel\n" + "".join(f"{t}\t{y}\n" for t, y in rows), encoding="utf-8", newline=""
     )
 
-    found = read_labelled(path, TEXT, DataOptions(text="text"), beside=path)
+    found = read_labelled(path, TEXT, DataOptions(text="text"), tokenizer_path=path)
 
     assert [one["text"][0].decode() for one in found.inputs] == [text for text, _ in rows]
     assert labels(found) == [label for _, label in rows]
@@ -500,7 +503,7 @@ def saved(tmp_path: Path, **arrays: Array) -> Path:
 
 
 def read_numpy(path: Path, wish: DataOptions | None = None) -> Examples:
-    return read_labelled(path, MATRIX, wish or DataOptions(), beside=path)
+    return read_labelled(path, MATRIX, wish or DataOptions(), tokenizer_path=path)
 
 
 def test_arrays_named_like_inputs_are_the_examples(tmp_path: Path) -> None:
@@ -529,7 +532,7 @@ def test_a_model_without_a_batch_axis_gets_rows_of_its_shape(tmp_path: Path) -> 
     signature = of(spec("x", 1, 2, 2), batched=False)
     path = saved(tmp_path, x=np.arange(12.0).reshape(3, 2, 2), y=np.arange(3) * 0.5)
 
-    found = read_labelled(path, signature, DataOptions(), beside=path)
+    found = read_labelled(path, signature, DataOptions(), tokenizer_path=path)
 
     assert found.inputs[1]["x"].tolist() == [[[4.0, 5.0], [6.0, 7.0]]]
     assert found.labels is not None
@@ -540,7 +543,7 @@ def test_flat_rows_take_the_inputs_shape(tmp_path: Path) -> None:
     signature = of(spec("x", -1, 1, 2, 2))
     path = saved(tmp_path, x=np.arange(8.0).reshape(2, 4))
 
-    found = read_labelled(path, signature, DataOptions(), beside=path)
+    found = read_labelled(path, signature, DataOptions(), tokenizer_path=path)
 
     assert found.inputs[1]["x"].tolist() == [[[[4.0, 5.0], [6.0, 7.0]]]]
 
@@ -548,7 +551,7 @@ def test_flat_rows_take_the_inputs_shape(tmp_path: Path) -> None:
 def test_texts_are_bytes(tmp_path: Path) -> None:
     path = saved(tmp_path, text=np.array(["a", "é"]), y=np.array([0, 1]))
 
-    found = read_labelled(path, TEXT, DataOptions(), beside=path)
+    found = read_labelled(path, TEXT, DataOptions(), tokenizer_path=path)
 
     assert found.inputs[1]["text"].tolist() == ["é".encode()]
 
@@ -596,7 +599,7 @@ def test_texts_for_numbers_are_refused_and_numbers_for_texts(tmp_path: Path) -> 
     with pytest.raises(InvalidArgumentError, match="takes FP32, not <U1"):
         read_numpy(path)
     with pytest.raises(InvalidArgumentError, match="takes texts, not float64"):
-        read_labelled(path, TEXT, DataOptions(), beside=path)
+        read_labelled(path, TEXT, DataOptions(), tokenizer_path=path)
 
 
 @pytest.mark.parametrize(
@@ -629,7 +632,7 @@ def test_whole_numbers_for_a_model_of_whole_numbers_have_to_fit(tmp_path: Path) 
     path = saved(tmp_path, x=np.array([[300]]))
 
     with pytest.raises(InvalidArgumentError, match="input 'x': 300 is no INT8"):
-        read_labelled(path, signature, DataOptions(), beside=path)
+        read_labelled(path, signature, DataOptions(), tokenizer_path=path)
 
 
 PICTURES = of(spec("image", -1, datatype=Datatype.BYTES), labels={"logits": ("dog", "cat")})
@@ -645,7 +648,7 @@ def pictures(tmp_path: Path) -> Path:
 
 
 def test_folders_are_the_labels_of_their_pictures(pictures: Path) -> None:
-    found = read_labelled(pictures, PICTURES, DataOptions(), beside=pictures)
+    found = read_labelled(pictures, PICTURES, DataOptions(), tokenizer_path=pictures)
 
     assert [one["image"].tolist() for one in found.inputs] == [
         [b"cat/1.jpg"],
@@ -658,7 +661,7 @@ def test_folders_are_the_labels_of_their_pictures(pictures: Path) -> None:
 
 
 def test_a_limit_draws_some(pictures: Path) -> None:
-    found = read_labelled(pictures, PICTURES, DataOptions(limit=2), beside=pictures)
+    found = read_labelled(pictures, PICTURES, DataOptions(limit=2), tokenizer_path=pictures)
 
     assert len(found) == 2
     assert found.notes == ("2 of 3 pictures, drawn at random, the same every time",)
@@ -666,9 +669,9 @@ def test_a_limit_draws_some(pictures: Path) -> None:
 
 def test_a_model_of_tensors_is_told_what_to_give(pictures: Path) -> None:
     with pytest.raises(InvalidArgumentError, match=r"give the tensors that it takes in an \.npz"):
-        read_labelled(pictures, MATRIX, DataOptions(), beside=pictures)
+        read_labelled(pictures, MATRIX, DataOptions(), tokenizer_path=pictures)
 
 
 def test_a_folder_without_pictures_says_how_they_should_lie(tmp_path: Path) -> None:
     with pytest.raises(InvalidArgumentError, match=r"cat/1\.jpg"):
-        read_labelled(tmp_path, PICTURES, DataOptions(), beside=tmp_path)
+        read_labelled(tmp_path, PICTURES, DataOptions(), tokenizer_path=tmp_path)

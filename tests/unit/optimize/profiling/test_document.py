@@ -26,7 +26,7 @@ from tests.unit.optimize.profiling.made import HERE, cell, measured, profile
 
 
 def test_a_profile_comes_back_as_it_was_written() -> None:
-    assert decode_profile(encode_profile(profile()), where="x") == profile()
+    assert decode_profile(encode_profile(profile()), location="x") == profile()
 
 
 def test_a_profile_from_before_there_were_rounds_is_still_read() -> None:
@@ -40,7 +40,7 @@ def test_a_profile_from_before_there_were_rounds_is_still_read() -> None:
     for new in ("rate", "p99_ci_s", "check_s"):
         del document["recommendation"][new]
 
-    old = decode_profile(json.dumps(document).encode(), where="x")
+    old = decode_profile(json.dumps(document).encode(), location="x")
 
     assert old.measured == profile().measured
     assert old.recommendation.check_s is None
@@ -68,7 +68,7 @@ def test_another_processor_or_number_of_cores_is_another_file() -> None:
 )
 def test_what_is_no_profile_is_refused_by_its_name(data: bytes, said: str) -> None:
     with pytest.raises(ArtifactCorruptError, match=said):
-        decode_profile(data, where="x")
+        decode_profile(data, location="x")
 
 
 def test_each_length_is_predicted_apart() -> None:

@@ -3,9 +3,9 @@ import pytest
 from headrace.optimize.profiling.overhead import (
     ReplicaTotals,
     RequestBlock,
-    ask_alone,
-    ask_together,
     overhead_of,
+    request_concurrently,
+    request_sequentially,
 )
 
 RUN_S = 0.005
@@ -50,10 +50,12 @@ class Replica:
 
 def test_what_a_caller_waits_beyond_the_run_is_told() -> None:
     replica = Replica()
-    alone = ask_alone(
+    alone = request_sequentially(
         replica.ask, replica.totals, budget_s=1.0, clock=replica.clock, sleep=replica.sleep
     )
-    together = ask_together(replica.ask_many, replica.totals, budget_s=0.1, clock=replica.clock)
+    together = request_concurrently(
+        replica.ask_many, replica.totals, budget_s=0.1, clock=replica.clock
+    )
 
     found = overhead_of(alone, together, way="made up", max_runs=1)
 
@@ -68,7 +70,7 @@ def test_what_a_caller_waits_beyond_the_run_is_told() -> None:
 def test_every_other_block_has_pauses() -> None:
     replica = Replica()
 
-    alone = ask_alone(
+    alone = request_sequentially(
         replica.ask, replica.totals, budget_s=0.5, clock=replica.clock, sleep=replica.sleep
     )
 
@@ -80,7 +82,7 @@ def test_every_other_block_has_pauses() -> None:
 def test_a_replica_that_counts_nothing_is_not_asked_for_ever() -> None:
     replica = Replica(tells=False)
 
-    found = ask_alone(
+    found = request_sequentially(
         replica.ask, replica.totals, budget_s=0.5, clock=replica.clock, sleep=replica.sleep
     )
 

@@ -19,7 +19,7 @@ pytest.importorskip("onnx", reason="needs the extra `optimize`")
 
 from headrace.core import Array, InvalidArgumentError, Tensors
 from headrace.optimize.candidate import CannotBuildError, TrainingExamples
-from headrace.optimize.prune.graph import as_graph, is_alike, traced_shapes
+from headrace.optimize.prune.graph import as_graph, is_compatible, traced_shapes
 from headrace.optimize.prune.groups import (
     Cutting,
     PruneCut,
@@ -214,9 +214,9 @@ def test_floats_decide_whether_answers_are_alike_and_integers_only_where_there_a
 ) -> None:
     moved = scores + np.float32(noise) * np.max(np.abs(scores), initial=1e-6)
 
-    assert is_alike([labels], [others]) == np.array_equal(labels, others)
-    assert is_alike([labels, moved], [others, scores]) == (noise in {0.0, 1e-5})
-    assert not is_alike([scores[:, :2]], [scores])
+    assert is_compatible([labels], [others]) == np.array_equal(labels, others)
+    assert is_compatible([labels, moved], [others, scores]) == (noise in {0.0, 1e-5})
+    assert not is_compatible([scores[:, :2]], [scores])
 
 
 @pytest.mark.parametrize("first", [True, False], ids=["label-first", "label-last"])

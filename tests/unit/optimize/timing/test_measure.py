@@ -311,7 +311,7 @@ class Ticking:
 def test_a_window_goes_on_until_its_end() -> None:
     ticking = Ticking(0.25)
 
-    latencies = call_latencies(ticking.run, now=ticking.now, end=1.0, least=1, calls=1)
+    latencies = call_latencies(ticking.run, now=ticking.now, end=1.0, minimum=1, calls=1)
 
     assert latencies == [0.25] * 4
 
@@ -319,7 +319,7 @@ def test_a_window_goes_on_until_its_end() -> None:
 def test_a_slow_contender_gets_its_least_readings_beyond_the_end() -> None:
     ticking = Ticking(2.0)
 
-    latencies = call_latencies(ticking.run, now=ticking.now, end=1.0, least=3, calls=1)
+    latencies = call_latencies(ticking.run, now=ticking.now, end=1.0, minimum=3, calls=1)
 
     assert latencies == [2.0] * 3
 
@@ -327,7 +327,7 @@ def test_a_slow_contender_gets_its_least_readings_beyond_the_end() -> None:
 def test_nothing_is_called_again_once_time_is_up() -> None:
     ticking = Ticking(2.0)
 
-    latencies = call_latencies(ticking.run, now=ticking.now, end=1.0, least=3, calls=1, until=3.0)
+    latencies = call_latencies(ticking.run, now=ticking.now, end=1.0, minimum=3, calls=1, until=3.0)
 
     assert latencies == [2.0] * 2
 
@@ -335,7 +335,7 @@ def test_nothing_is_called_again_once_time_is_up() -> None:
 def test_readings_are_means_of_their_calls() -> None:
     ticking = Ticking(0.125)
 
-    latencies = call_latencies(ticking.run, now=ticking.now, end=1.0, least=1, calls=4)
+    latencies = call_latencies(ticking.run, now=ticking.now, end=1.0, minimum=1, calls=4)
 
     assert latencies == [0.125, 0.125]
     assert ticking.calls == 8
@@ -347,7 +347,7 @@ def test_driving_out_caches_is_not_part_of_a_call() -> None:
     def evict() -> None:
         ticking.at += 1.0
 
-    latencies = cold_latencies(ticking.run, evict=evict, now=ticking.now, end=5.0, least=1)
+    latencies = cold_latencies(ticking.run, evict=evict, now=ticking.now, end=5.0, minimum=1)
 
     assert latencies == [0.25] * 4
 
@@ -379,7 +379,7 @@ def test_reading_the_clock_takes_less_than_a_hundredth_of_what_is_read(
 
     calls = made.calls_per_reading
 
-    first = call_latencies(ticking.run, now=ticking.now, end=0.0, least=1, calls=min(calls, 1000))
+    first = call_latencies(ticking.run, now=ticking.now, end=0.0, minimum=1, calls=min(calls, 1000))
 
     assert made.window_s / (calls * call_s) <= MAX_READINGS
     if calls <= 1000:

@@ -130,7 +130,7 @@ def test_offsets_keep_their_places() -> None:
 def test_an_error_says_what_was_tried_where_and_who_has_to_act(
     code: int, kind: type[HeadraceError]
 ) -> None:
-    error = failure(KafkaError(code), doing="read topic 't'", address="a:1", reason="because")
+    error = failure(KafkaError(code), operation="read topic 't'", address="a:1", reason="because")
 
     assert type(error) is kind
     assert str(error).startswith("Kafka at a:1: cannot read topic 't': ")
@@ -140,7 +140,7 @@ def test_an_error_says_what_was_tried_where_and_who_has_to_act(
 def test_an_error_that_passes_by_itself_is_one_of_being_away() -> None:
     error = KafkaError(KafkaError._FAIL, "busy", retriable=True)
 
-    assert isinstance(failure(error, doing="x", address="a:1"), UnavailableError)
+    assert isinstance(failure(error, operation="x", address="a:1"), UnavailableError)
 
 
 def test_the_error_of_an_exception_without_one_keeps_its_text() -> None:

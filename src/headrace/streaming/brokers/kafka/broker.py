@@ -196,7 +196,7 @@ class KafkaBroker:
         try:
             left = producer.flush(_SEND_S)
         except KafkaException as error:  # a fatal error of the producer
-            raise failure(error_of(error), doing="write records", address=address) from error
+            raise failure(error_of(error), operation="write records", address=address) from error
         if failed:
             raise writing.failed(failed[0][0], None, failed[0][1])
         if left:

@@ -153,7 +153,7 @@ def error_of(error: BaseException) -> KafkaError:
     return KafkaError(_E._FAIL, str(error))
 
 
-def failure(error: KafkaError, *, doing: str, address: str, reason: str = "") -> HeadraceError:
+def failure(error: KafkaError, *, operation: str, address: str, reason: str = "") -> HeadraceError:
     """Return the exception for a client error.
 
     Args:
@@ -167,7 +167,7 @@ def failure(error: KafkaError, *, doing: str, address: str, reason: str = "") ->
     because = f"{text}: {reason}" if reason and reason not in text else text
     means = _HINTS_BY_CODE.get(error.code()) or _HINTS_BY_CLASS.get(kind)
     out = f"; {means}" if means else ""
-    return kind(f"Kafka at {address}: cannot {doing}: {because} ({error.name()}){out}")
+    return kind(f"Kafka at {address}: cannot {operation}: {because} ({error.name()}){out}")
 
 
 class ClientHealth:
@@ -199,7 +199,7 @@ class ClientHealth:
         """Handle a client error; most are transient."""
         code = error.code()
         if error.fatal():
-            self.fail(failure(error, doing="continue as a member", address=self._address))
+            self.fail(failure(error, operation="continue as a member", address=self._address))
         elif code in CONNECTION:
             self._reason = f"Kafka at {self._address}: {error.str()}"
             self._is_away = self._is_away or code == AUTHENTICATION
@@ -342,7 +342,7 @@ class Writing:
         try:
             self._producer.poll(timeout_s)
         except KafkaException as error:
-            raise failure(error_of(error), doing="write", address=self._address) from error
+            raise failure(error_of(error), operation="write", address=self._address) from error
 
     def send_now(self) -> None:
         """Send queued records without waiting for `linger.ms`; takes at most 1 ms.
@@ -355,7 +355,7 @@ class Writing:
         try:
             self._producer.flush(_SEND_S)
         except KafkaException as error:
-            raise failure(error_of(error), doing="write", address=self._address) from error
+            raise failure(error_of(error), operation="write", address=self._address) from error
 
     def _wait_for_room(self) -> None:
         until = self._clock.monotonic() + _MAX_FULL_S
@@ -374,15 +374,15 @@ class Writing:
         name = topic if record is None else record.topic
         if error.code() in _TOO_LARGE and record is not None:
             return _too_large(record, self._limit_bytes)
-        where = f"write to topic '{name}'"
+        location = f"write to topic '{name}'"
         if record is not None and record.partition is not None:
-            where = f"write to partition {record.partition} of topic '{name}'"
+            location = f"write to partition {record.partition} of topic '{name}'"
         if error.code() in _TOO_LARGE:
-            where += (
+            location += (
                 f" a record within message.max.bytes ({self._limit_bytes} bytes), but over the "
                 "topic's limit"
             )
-        return failure(error, doing=where, address=self._address)
+        return failure(error, operation=location, address=self._address)
 
 
 def partitions_of(offsets: dict[TopicPartition, int]) -> list[KafkaPartition]:

@@ -235,8 +235,8 @@ class Assigning:
             except KafkaException as error:
                 failed = error_of(error)
             if failed.code() not in SHOULD_WAIT or self.clock.monotonic() >= until:
-                doing = f"read the offsets of group '{self.membership.group}'"
-                raise failure(failed, doing=doing, address=self.address)
+                operation = f"read the offsets of group '{self.membership.group}'"
+                raise failure(failed, operation=operation, address=self.address)
             self.wait(_RETRY_PAUSE_S)
 
 

@@ -120,8 +120,8 @@ class AtLeastOnceProducer:
         late_s = self._clock.monotonic() - self._progress_at
         if late_s < _REPORT_AFTER_S:
             return ""
-        what = "records" if self._batches else "offsets"
-        return f"Kafka at {self._address} has not confirmed any {what} for {late_s:.0f} s"
+        description = "records" if self._batches else "offsets"
+        return f"Kafka at {self._address} has not confirmed any {description} for {late_s:.0f} s"
 
     def begin_at(self, starts: Mapping[TopicPartition, int]) -> None:
         """Commit the start offsets of a new group, so that they survive a crash."""
@@ -248,7 +248,7 @@ class AtLeastOnceProducer:
             self._acknowledged = offsets | self._acknowledged
             self._commit_at = now + _RETRY_AFTER_S
             return
-        self._commit_error = failure(error, doing="commit offsets", address=self._address)
+        self._commit_error = failure(error, operation="commit offsets", address=self._address)
 
     def _flush_blocking(self, timeout_s: float) -> bool:
         """Flush within a rebalance, where the consumer reports only blocking commits."""
@@ -313,12 +313,12 @@ class ExactlyOnceProducer:
     def produce(self, records: Sequence[NewRecord], offsets: Mapping[TopicPartition, int]) -> None:
         """Write records and commit offsets in one transaction, before returning."""
         self._failed = None
-        doing = "commit a transaction"
+        operation = "commit a transaction"
         until = self._clock.monotonic() + _TRANSACTION_TIMEOUT_S
         try:
             self._producer.begin_transaction()
         except KafkaException as error:
-            raise self._error(error_of(error), doing) from error
+            raise self._error(error_of(error), operation) from error
         try:
             self._writing.put(records, self._report)
             if offsets:
@@ -328,11 +328,13 @@ class ExactlyOnceProducer:
                     lambda: self._producer.send_offsets_to_transaction(
                         group_offsets, metadata, _TRANSACTION_STEP_S
                     ),
-                    doing,
+                    operation,
                     until=until,
                 )
             self._retry(
-                lambda: self._producer.commit_transaction(_TRANSACTION_STEP_S), doing, until=until
+                lambda: self._producer.commit_transaction(_TRANSACTION_STEP_S),
+                operation,
+                until=until,
             )
         except HeadraceError:
             self._abort()
@@ -370,23 +372,23 @@ class ExactlyOnceProducer:
         with suppress(KafkaException):  # else the next producer or the timeout does
             self._producer.abort_transaction(_ABORT_S)
 
-    def _retry(self, call: Callable[[], None], doing: str, *, until: float) -> None:
+    def _retry(self, call: Callable[[], None], operation: str, *, until: float) -> None:
         while True:
             try:
                 return call()
             except KafkaException as error:
                 kafka_error = error_of(error)
                 if not kafka_error.retriable() or self._clock.monotonic() >= until:
-                    raise self._error(kafka_error, doing) from error
+                    raise self._error(kafka_error, operation) from error
                 self._writing.serve(0 if kafka_error.code() == TIMED_OUT else _RETRY_PAUSE_S)
 
-    def _error(self, error: KafkaError, doing: str) -> Exception:
+    def _error(self, error: KafkaError, operation: str) -> Exception:
         """Return the exception; the error of a record is more specific than the transaction's."""
         with suppress(HeadraceError):
             self._writing.serve()
         if self._failed is not None and not error.fatal():
             return self._writing.failed(self._failed[0], None, self._failed[1])
-        return failure(error, doing=doing, address=self._address)
+        return failure(error, operation=operation, address=self._address)
 
 
 Writer = AtLeastOnceProducer | ExactlyOnceProducer

@@ -214,8 +214,8 @@ class KafkaReader:
                     and self._connection_error.code() == AUTHENTICATION
                 )
                 if is_refused or self._clock.monotonic() >= until:
-                    doing = f"read metadata of topic '{topic}'"
-                    raise self._failure(error_of(error), doing) from error
+                    operation = f"read metadata of topic '{topic}'"
+                    raise self._failure(error_of(error), operation) from error
 
     def _watermarks(
         self, consumer: Consumer, topic: str, number: int, until: float = math.inf
@@ -229,16 +229,16 @@ class KafkaReader:
             ),
         )
 
-    def _call(self, doing: str, ask: Callable[[], _T]) -> _T:
+    def _call(self, operation: str, ask: Callable[[], _T]) -> _T:
         try:
             answer = ask()
         except KafkaException as error:
-            raise self._failure(error_of(error), doing) from error
+            raise self._failure(error_of(error), operation) from error
         if answer is None:
-            raise UnavailableError(f"Kafka at {self._address}: cannot {doing}: no answer")
+            raise UnavailableError(f"Kafka at {self._address}: cannot {operation}: no answer")
         return answer
 
-    def _failure(self, error: KafkaError, doing: str) -> Exception:
+    def _failure(self, error: KafkaError, operation: str) -> Exception:
         """Return the exception, with the connection error that the client reports separately."""
         consumer = self._consumer
         for _ in range(_EVENTS):
@@ -247,10 +247,12 @@ class KafkaReader:
             consumer.poll(0.01)
         connection_error, self._connection_error = self._connection_error, None
         if connection_error is None:
-            return failure(error, doing=doing, address=self._address)
+            return failure(error, operation=operation, address=self._address)
         if connection_error.code() == AUTHENTICATION:
             error = connection_error
-        return failure(error, doing=doing, address=self._address, reason=connection_error.str())
+        return failure(
+            error, operation=operation, address=self._address, reason=connection_error.str()
+        )
 
     def _on_error(self, error: KafkaError) -> None:
         is_refused = (
@@ -306,15 +308,16 @@ class KafkaAdmin:
 
     def create_topic(self, topic: str, partitions: int) -> None:
         """Create a topic with the cluster's default replication."""
-        doing = f"create topic '{topic}'"
+        operation = f"create topic '{topic}'"
         new = NewTopic(topic, partitions, _DEFAULT_REPLICATION)
         try:
             self._result(
-                self._client.create_topics([new], request_timeout=REQUEST_TIMEOUT_S)[topic], doing
+                self._client.create_topics([new], request_timeout=REQUEST_TIMEOUT_S)[topic],
+                operation,
             )
         except KafkaException as error:
             if error_of(error).code() != KafkaError.TOPIC_ALREADY_EXISTS:
-                raise self._failure(error, doing) from error
+                raise self._failure(error, operation) from error
 
     def committed(
         self, group: str, partitions: Sequence[TopicPartition]
@@ -324,7 +327,7 @@ class KafkaAdmin:
         Raises:
             UnavailableError: A transaction that may change them stayed open until the timeout.
         """
-        doing = f"read offsets of group '{group}'"
+        operation = f"read offsets of group '{group}'"
         query = ConsumerGroupTopicPartitions(
             group, [KafkaPartition(*partition) for partition in partitions]
         )
@@ -336,7 +339,7 @@ class KafkaAdmin:
                 future = self._client.list_consumer_group_offsets(
                     [query], require_stable=True, request_timeout=REQUEST_TIMEOUT_S
                 )[group]
-                results = self._result(future, doing).topic_partitions
+                results = self._result(future, operation).topic_partitions
                 error = next((result.error for result in results if result.error is not None), None)
             except KafkaException as raised:
                 error = error_of(raised)
@@ -347,12 +350,12 @@ class KafkaAdmin:
                     if result.offset >= 0
                 }
             if error.code() != UNSTABLE or self._clock.monotonic() >= until:
-                raise failure(error, doing=doing, address=self._address)
+                raise failure(error, operation=operation, address=self._address)
             time.sleep(_RETRY_AFTER_S)
 
     def set_committed(self, group: str, offsets: Mapping[TopicPartition, int]) -> None:
         """Set the offsets of a group without running members."""
-        doing = f"set offsets of group '{group}'"
+        operation = f"set offsets of group '{group}'"
         partitions = [KafkaPartition(*partition, offset) for partition, offset in offsets.items()]
         change = ConsumerGroupTopicPartitions(group, partitions)
         try:
@@ -361,16 +364,16 @@ class KafkaAdmin:
             future = self._client.alter_consumer_group_offsets(
                 [change], request_timeout=REQUEST_TIMEOUT_S
             )[group]
-            results = self._result(future, doing).topic_partitions
+            results = self._result(future, operation).topic_partitions
         except KafkaException as error:
             if error_of(error).code() in _GROUP_IS_ACTIVE:
                 raise self._active_group(group) from error
-            raise self._failure(error, doing) from error
+            raise self._failure(error, operation) from error
         for result in results:
             if result.error is not None and result.error.code() in _GROUP_IS_ACTIVE:
                 raise self._active_group(group)
             if result.error is not None:
-                raise failure(result.error, doing=doing, address=self._address)
+                raise failure(result.error, operation=operation, address=self._address)
 
     def request_ends(
         self, partitions: Sequence[TopicPartition]
@@ -401,16 +404,16 @@ class KafkaAdmin:
         )
         return FailedPreconditionError(message)
 
-    def _result(self, future: "Future[Any]", doing: str) -> Any:  # noqa: ANN401  # the type depends on the call
+    def _result(self, future: "Future[Any]", operation: str) -> Any:  # noqa: ANN401  # the type depends on the call
         try:
             return future.result(REQUEST_TIMEOUT_S + 1)
         except TimeoutError:
             raise failure(
-                KafkaError(KafkaError.REQUEST_TIMED_OUT), doing=doing, address=self._address
+                KafkaError(KafkaError.REQUEST_TIMED_OUT), operation=operation, address=self._address
             ) from None
 
-    def _failure(self, error: KafkaException, doing: str) -> HeadraceError:
-        return failure(error_of(error), doing=doing, address=self._address)
+    def _failure(self, error: KafkaException, operation: str) -> HeadraceError:
+        return failure(error_of(error), operation=operation, address=self._address)
 
 
 class EndOffsets:

@@ -103,11 +103,11 @@ class KafkaSource:
 
     def drop(self, partitions: Sequence[TopicPartition]) -> None:
         """Stop reading these partitions."""
-        gone = set(partitions)
+        removed = set(partitions)
         self._buffered = deque(
-            record for record in self._buffered if record.topic_partition not in gone
+            record for record in self._buffered if record.topic_partition not in removed
         )
-        self._paused -= gone
+        self._paused -= removed
 
     def _polled(self, max_records: int, part_s: float) -> list[Record]:
         try:
@@ -118,7 +118,7 @@ class KafkaSource:
             if max_records > 1:
                 messages += self._consumer.consume(max_records - 1, 0)
         except KafkaException as error:
-            self._health.fail(failure(error_of(error), doing="read", address=self._address))
+            self._health.fail(failure(error_of(error), operation="read", address=self._address))
             return []
         records = self._records(messages)
         if records:
@@ -166,8 +166,8 @@ class KafkaSource:
             self._health.on_error(error)
         elif code not in SHOULD_WAIT and code != MAX_POLL_EXCEEDED and not error.retriable():
             topic = message.topic()
-            doing = f"read topic '{topic}'" if topic else "read"
-            self._health.fail(failure(error, doing=doing, address=self._address))
+            operation = f"read topic '{topic}'" if topic else "read"
+            self._health.fail(failure(error, operation=operation, address=self._address))
 
     def _hold(self, *, is_held: bool) -> None:
         """Pause fetching of all partitions, or resume those that are not paused."""
@@ -246,10 +246,10 @@ class KafkaSession:
     def poll(self, max_records: int, timeout_s: float) -> list[Record]:
         """Return available records; see `ConsumerSession`."""
         self._check_open()
-        began = now = self._clock.monotonic()
-        until = began + timeout_s
+        started = now = self._clock.monotonic()
+        until = started + timeout_s
         while True:
-            part_s = max(_FIRST_PART_S, min((now - began) * _PART_RATIO, _MAX_PART_S))
+            part_s = max(_FIRST_PART_S, min((now - started) * _PART_RATIO, _MAX_PART_S))
             part_s = max(min(part_s, until - now), 0.0)
             if self._woken.is_set():
                 part_s = 0.0

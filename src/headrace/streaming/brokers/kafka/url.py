@@ -219,7 +219,7 @@ def kafka_options(url: str, environment: Mapping[str, str] | None = None) -> Kaf
         FailedPreconditionError: A variable or a file that it names does not exist.
     """
     # Before parsing, and once: variables within a variable's value are not expanded.
-    parts = urlsplit(url_filled_in(url, what=_OPTIONS, environment=environment))
+    parts = urlsplit(url_filled_in(url, description=_OPTIONS, environment=environment))
     if "@" in parts.netloc:
         message = (
             "a Kafka URL takes no user before the host; use ?security.protocol=SASL_SSL&"
@@ -315,6 +315,6 @@ def _properties(path: Path, environment: Mapping[str, str] | None) -> dict[str, 
         if is_secret_name(name.strip()):
             remember_resolved(value.strip(), f"file:{path}")
     return {
-        name: filled_in(value, what=_OPTIONS, environment=environment)
+        name: filled_in(value, description=_OPTIONS, environment=environment)
         for name, value in _checked(pairs).items()
     }

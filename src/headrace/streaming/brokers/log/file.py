@@ -181,9 +181,9 @@ class LogFile:
                 raise
 
     @contextmanager
-    def writing(self, doing: str) -> Iterator[sqlite3.Connection]:
+    def writing(self, operation: str) -> Iterator[sqlite3.Connection]:
         """Open a write transaction, which is committed if the block succeeds."""
-        with self._translating_errors(doing):
+        with self._translating_errors(operation):
             self._begin()
             try:
                 yield self._db
@@ -194,9 +194,9 @@ class LogFile:
         self.notifier.notify()
 
     @contextmanager
-    def reading(self, doing: str) -> Iterator[sqlite3.Connection]:
+    def reading(self, operation: str) -> Iterator[sqlite3.Connection]:
         """Open a consistent read transaction."""
-        with self._translating_errors(doing):
+        with self._translating_errors(operation):
             self._db.execute("BEGIN")
             try:
                 yield self._db
@@ -257,24 +257,24 @@ class LogFile:
         (application,) = db.execute("PRAGMA application_id").fetchone()
         (version,) = db.execute("PRAGMA user_version").fetchone()
         if (application, version) != (_APPLICATION, _FORMAT):
-            what = "of another version" if application == _APPLICATION else "something else"
-            message = f"{_NAME} in {self.name} holds {what}; give the log another folder"
+            description = "of another version" if application == _APPLICATION else "something else"
+            message = f"{_NAME} in {self.name} holds {description}; give the log another folder"
             raise FailedPreconditionError(message)
 
     @contextmanager
-    def _translating_errors(self, doing: str) -> Iterator[None]:
+    def _translating_errors(self, operation: str) -> Iterator[None]:
         try:
             yield
         except OSError as error:
             reason = error.strerror or str(error)
-            message = f"cannot {doing} the log in {self.name}: {reason}"
+            message = f"cannot {operation} the log in {self.name}: {reason}"
             raise FailedPreconditionError(message) from error
         except sqlite3.Error as error:
-            raise self._translated(error, doing) from error
+            raise self._translated(error, operation) from error
 
-    def _translated(self, error: sqlite3.Error, doing: str) -> HeadraceError:
+    def _translated(self, error: sqlite3.Error, operation: str) -> HeadraceError:
         code = _code(error)
-        cannot = f"cannot {doing} the log in {self.name}: "
+        cannot = f"cannot {operation} the log in {self.name}: "
         if code in _BUSY:
             held = f"another process has locked it for {self._lock_timeout_s:g} s"
             return UnavailableError(f"{cannot}{held}; stop that process, or retry")

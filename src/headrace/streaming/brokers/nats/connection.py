@@ -105,7 +105,9 @@ class NatsLink:
         """Why the connection is down; empty if it is up."""
         return "" if self.client.is_connected else self._problem or f"{self.name} is unavailable"
 
-    def ask(self, doing: str, work: Coroutine[Any, Any, T], *, timeout_s: float = TIMEOUT_S) -> T:
+    def ask(
+        self, operation: str, work: Coroutine[Any, Any, T], *, timeout_s: float = TIMEOUT_S
+    ) -> T:
         """Run `work` in the loop and return its result; errors are translated."""
         if self._is_closed:
             work.close()
@@ -117,7 +119,7 @@ class NatsLink:
             raise
         except (TimeoutError, nats.errors.Error, OSError, ValueError) as error:
             future.cancel()
-            raise translate_error(error, doing, self.name) from error
+            raise translate_error(error, operation, self.name) from error
 
     def begin(self, work: Coroutine[Any, Any, T]) -> Future[T]:
         """Start `work` in the loop."""
@@ -307,9 +309,9 @@ _PING_S: Final = 5
 _RECONNECT_WAIT_S: Final = 0.2
 
 
-def translate_error(error: Exception, doing: str, server: str) -> HeadraceError:
+def translate_error(error: Exception, operation: str, server: str) -> HeadraceError:
     """Return the exception for an error of the client or the server."""
-    cannot = f"cannot {doing} in {server}"
+    cannot = f"cannot {operation} in {server}"
     text = str(error) or type(error).__name__
     refused = ("authorization", "authentication", "invalid credentials", "permissions violation")
     if isinstance(error, nats.errors.AuthorizationError) or any(

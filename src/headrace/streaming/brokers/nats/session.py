@@ -123,7 +123,7 @@ class NatsPull:
 _PROGRESS: Final = b"+WPI"
 _NOT_DONE: Final = b"-NAK"
 _JOINS: Final = b"joins"
-_IS_BACK: Final = b"is back"
+_IS_RECONNECTED: Final = b"is back"
 _HEARTBEATS_PER_TIMEOUT: Final = (
     3  # progress reports within the time after which a message is redelivered
 )
@@ -285,7 +285,7 @@ class NatsSession(SharedSession[str, _Unsent]):
             own_subject = groups.member_subject(
                 partition.topic, membership.group, membership.member
             )
-            await self._link.client.publish(own_subject, b"%d %b" % (self._epoch, _IS_BACK))
+            await self._link.client.publish(own_subject, b"%d %b" % (self._epoch, _IS_RECONNECTED))
         self._inbox.wake()
 
     async def _release(self) -> None:

@@ -106,14 +106,14 @@ class PulsarLink:
             raise _error_of_kind(failed[0], f"cannot write records in {self.name}: {failed[0]}")
 
     @contextmanager
-    def translating_errors(self, doing: str) -> Iterator[None]:
+    def translating_errors(self, operation: str) -> Iterator[None]:
         """Translate errors of the client or the server during `doing`."""
         try:
             yield
         except (pulsar.PulsarException, ValueError) as error:
             kind = type(error).__name__
             text = str(error) or kind
-            raise _error_of_kind(kind, f"cannot {doing} in {self.name}: {text}") from error
+            raise _error_of_kind(kind, f"cannot {operation} in {self.name}: {text}") from error
 
     def close(self) -> None:
         """Close the client. Idempotent."""

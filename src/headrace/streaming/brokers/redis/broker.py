@@ -98,16 +98,16 @@ class RedisBroker:
         self._check_open()
         check_topic(topic)
         check_one_partition(partitions, kind="Redis")
-        doing = f"create topic {topic}"
-        kind = self._link.ask(doing, "TYPE", topic)
+        operation = f"create topic {topic}"
+        kind = self._link.ask(operation, "TYPE", topic)
         if kind == b"stream":
             return
         if kind != b"none":
             reason = f"a {cast('bytes', kind).decode()} exists under this key"
-            raise FailedPreconditionError(f"cannot {doing} in {self._link.name}: {reason}")
+            raise FailedPreconditionError(f"cannot {operation} in {self._link.name}: {reason}")
         helper = f"headrace-{secrets.token_hex(_EPOCH_BYTES)}"  # MKSTREAM creates the stream
         create = ("XGROUP", "CREATE", topic, helper, "$", "MKSTREAM")
-        self._link.ask_all(doing, [create, ("XGROUP", "DESTROY", topic, helper)])
+        self._link.request_all(operation, [create, ("XGROUP", "DESTROY", topic, helper)])
 
     def send(self, records: Sequence[NewRecord]) -> None:
         """Write records; see `Broker`. After an error, some may have been written."""
@@ -117,7 +117,7 @@ class RedisBroker:
             some = records[start : start + _BATCH_SIZE]
             now_s = self._clock.now()
             commands = [add_command(record, self._trim, now_s) for record in some]
-            answers = self._link.ask_all("write records", commands)
+            answers = self._link.request_all("write records", commands)
             for record, answer in zip(some, answers, strict=True):
                 if answer is None:
                     raise self._no_topic(record.topic)
@@ -160,12 +160,12 @@ class RedisBroker:
     def committed(self, group: str, topic: str) -> Mapping[TopicPartition, int]:
         """Return the offset below which all records are acknowledged; see `Broker`."""
         self._last_offset(topic)
-        doing = f"look at group {group} of {topic}"
-        groups = cast("list[list[object]]", self._link.ask(doing, "XINFO", "GROUPS", topic))
+        operation = f"look at group {group} of {topic}"
+        groups = cast("list[list[object]]", self._link.ask(operation, "XINFO", "GROUPS", topic))
         for flat in groups:
             info = dict(zip(flat[::2], flat[1::2], strict=True))
             if info[b"name"] == group.encode():
-                pending = self._link.ask(doing, "XPENDING", topic, group)
+                pending = self._link.ask(operation, "XPENDING", topic, group)
                 count, oldest = cast("tuple[int, bytes | None]", pending)[:2]
                 if count and oldest is not None:
                     return {TopicPartition(topic, 0): offset_of(oldest)}
@@ -197,9 +197,9 @@ class RedisBroker:
         """Return the offset of the last record ever written."""
         self._check_open()
         check_topic(topic)
-        doing = f"look at topic {topic}"
+        operation = f"look at topic {topic}"
         try:
-            flat = cast("list[object]", self._link.ask(doing, "XINFO", "STREAM", topic))
+            flat = cast("list[object]", self._link.ask(operation, "XINFO", "STREAM", topic))
         except (NotFoundError, UnavailableError):
             raise
         except FailedPreconditionError as error:

@@ -86,14 +86,14 @@ class RedisConnection:
         self._client.response_callbacks.clear()  # they return dicts, which lose duplicate headers
         self._scripts: dict[str, redis.commands.core.Script] = {}
 
-    def ask(self, doing: str, *command: Argument) -> object:
+    def ask(self, operation: str, *command: Argument) -> object:
         """Return the answer to one command."""
-        with self.translating_errors(doing):
+        with self.translating_errors(operation):
             return cast("object", self._client.execute_command(*command))  # type: ignore[no-untyped-call]  # it has no types
 
-    def ask_all(self, doing: str, commands: Sequence[Sequence[Argument]]) -> list[object]:
+    def request_all(self, operation: str, commands: Sequence[Sequence[Argument]]) -> list[object]:
         """Return the answers to commands sent together; raise the first error."""
-        with self.translating_errors(doing):
+        with self.translating_errors(operation):
             pipeline = self._client.pipeline(transaction=False)
             for command in commands:
                 pipeline.execute_command(*command)  # type: ignore[no-untyped-call]  # as above
@@ -104,30 +104,30 @@ class RedisConnection:
             return answers
 
     def run(
-        self, doing: str, script: str, keys: Sequence[str], arguments: Sequence[Argument]
+        self, operation: str, script: str, keys: Sequence[str], arguments: Sequence[Argument]
     ) -> object:
         """Return the answer of a script."""
         if script not in self._scripts:
             self._scripts[script] = self._client.register_script(script)
-        with self.translating_errors(doing):
+        with self.translating_errors(operation):
             return cast("object", self._scripts[script](keys=list(keys), args=list(arguments)))
 
     @contextmanager
-    def translating_errors(self, doing: str) -> Iterator[None]:
+    def translating_errors(self, operation: str) -> Iterator[None]:
         """Translate errors of the client or the server during `doing`."""
         try:
             yield
         except (redis.RedisError, OSError) as error:
-            raise translate_error(error, doing, self.name) from error
+            raise translate_error(error, operation, self.name) from error
 
     def close(self) -> None:
         """Close all connections, including those in use. Idempotent."""
         self._pool.disconnect()
 
 
-def translate_error(error: Exception, doing: str, server: str) -> HeadraceError:
+def translate_error(error: Exception, operation: str, server: str) -> HeadraceError:
     """Return the exception for an error of the client or the server."""
-    cannot = f"cannot {doing} in {server}"
+    cannot = f"cannot {operation} in {server}"
     text = str(error)
     if isinstance(error, redis.AuthenticationError):
         return FailedPreconditionError(

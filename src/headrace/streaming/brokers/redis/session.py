@@ -143,8 +143,8 @@ class RedisSession(SharedSession[bytes, Call]):
     def _start(self, start_offsets: Mapping[TopicPartition, int]) -> None:
         for partition, offset in start_offsets.items():
             arguments = (self._membership.group, id_of(offset - 1), self._consumer)
-            doing = f"read {partition.topic} from its own offset"
-            self._link.run(doing, scripts.MOVE, self._keys(partition), arguments)
+            operation = f"read {partition.topic} from its own offset"
+            self._link.run(operation, scripts.MOVE, self._keys(partition), arguments)
         self._reader.resume()
 
     def _heartbeat(self, max_records: int, now: float) -> None:
