@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from headrace.control.jobs.plan import MOST_INTERRUPTIONS, begun
+from headrace.control.jobs.plan import MAX_INTERRUPTIONS, begun
 from headrace.control.jobs.scheduler import LEASE_S, Planner
 from headrace.control.model.job_runs import JobMark, JobRun, RunState
 from headrace.control.state import open_store
@@ -162,7 +162,7 @@ def test_interruptions_are_counted_by_whoever_takes_the_run_until_it_fails(
     document = {"name": "j", "model": "m", "input": "/i", "output": "/o/{run_id}"}
     store.jobs.add_run.blocking(run(document=document))
     seen = []
-    for life in range(MOST_INTERRUPTIONS + 1):
+    for life in range(MAX_INTERRUPTIONS + 1):
         planner = Planner(store=store, owner=f"home-{life}/1", home=f"home-{life}")
         steps = [
             asyncio.run(planner.step(now=100.0, monotonic=at, own=frozenset()))
@@ -174,8 +174,8 @@ def test_interruptions_are_counted_by_whoever_takes_the_run_until_it_fails(
         seen.append((saved.state, saved.interruptions))
 
     *before, last = seen
-    assert before == [(RunState.RUNNING, count) for count in range(MOST_INTERRUPTIONS)]
-    assert last == (RunState.FAILED, MOST_INTERRUPTIONS)
+    assert before == [(RunState.RUNNING, count) for count in range(MAX_INTERRUPTIONS)]
+    assert last == (RunState.FAILED, MAX_INTERRUPTIONS)
     stored = store.jobs.run.blocking("j-1")
     assert stored is not None
     assert "finished no shard" in stored.message
@@ -185,7 +185,7 @@ def test_interruptions_are_counted_by_whoever_takes_the_run_until_it_fails(
 def test_progress_lets_a_run_be_interrupted_for_ever(store: Store) -> None:
     document = {"name": "j", "model": "m", "input": "/i", "output": "/o/{run_id}"}
     store.jobs.add_run.blocking(run(document=document))
-    for life in range(3 * MOST_INTERRUPTIONS):
+    for life in range(3 * MAX_INTERRUPTIONS):
         read = store.jobs.run.blocking("j-1")
         assert read is not None
         taken = store.jobs.take.blocking(read, f"owner-{life}")

@@ -16,7 +16,7 @@ from referencing import Registry, Resource
 _VERSION: Final = "1.37"
 _STAMPS: Final = frozenset({"name", "uid", "resourceVersion", "generation", "managedFields"})
 """Of every object's own, and the server's to write: what they are says nothing of the rest."""
-_MOST_KNOWN: Final = 10_000
+_MAX_KNOWN: Final = 10_000
 _VALID: Final[set[bytes]] = set()
 """Parts of objects that were valid: a check takes a hundredth of a second, and many are alike."""
 
@@ -39,7 +39,7 @@ def check(one: dict[str, Any]) -> None:
         return
     error = next(_validator(kind, api_version).iter_errors(one), None)
     if error is None:
-        if len(_VALID) > _MOST_KNOWN:
+        if len(_VALID) > _MAX_KNOWN:
             _VALID.clear()
         _VALID.update(parts)
     else:

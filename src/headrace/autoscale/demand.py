@@ -43,7 +43,7 @@ _ALIKE: Final = 64
 """Number of servers from which more of them make no relevant difference."""
 _WAIT_SHARE: Final = 6.0
 """The 99th percentile of an exponential wait is about 4.6 means; the rest is headroom."""
-_LEAST_WAIT_SHARE: Final = 0.05
+_MIN_WAIT_SHARE: Final = 0.05
 
 
 def erlang_c(servers: int, load: float) -> float:
@@ -120,7 +120,7 @@ def target_wait_s(*, slo_latency_s: float | None, run_s: float | None) -> float 
     if slo_latency_s is None:
         return None
     queue_time_s = slo_latency_s - (run_s or 0.0)
-    return max(queue_time_s / _WAIT_SHARE, slo_latency_s * _LEAST_WAIT_SHARE)
+    return max(queue_time_s / _WAIT_SHARE, slo_latency_s * _MIN_WAIT_SHARE)
 
 
 _GROW_Z: Final = 1.0

@@ -13,7 +13,7 @@ from headrace.autoscale.state import CountProposal, ScaleReason
 
 WINDOW_S: Final = 30.0
 """Window of the lag's slope and of rates."""
-LEAST_S: Final = 5.0
+MIN_S: Final = 5.0
 """Minimum time span for a slope."""
 SETTLE_S: Final = 20.0
 """Minimum time between changes: workers start, partitions are reassigned."""
@@ -101,7 +101,7 @@ def scale_stream(
 
 def slope(observations: tuple[StreamObservation, ...]) -> float | None:
     """Return the growth of the lag in records per second; None if unknown."""
-    if not observations or observations[-1].now - observations[0].now < LEAST_S:
+    if not observations or observations[-1].now - observations[0].now < MIN_S:
         return None
     first, last = observations[0], observations[-1]
     return ((last.lag_records or 0) - (first.lag_records or 0)) / (last.now - first.now)

@@ -95,7 +95,7 @@ _BUSY: Final = 503
 _FORM_COOKIE: Final = "headrace-form"
 _FORM_S: Final = 3600
 _YEAR_S: Final = 365 * 86_400
-_MOST_FIELDS: Final = 300
+_MAX_FIELDS: Final = 300
 
 
 def build_console(parts: ConsoleParts) -> App:
@@ -340,7 +340,7 @@ async def _form(request: Request) -> dict[str, str]:
 def _fields(text: str) -> dict[str, str]:
     """Return the fields of a query or a form; none if there are too many."""
     try:
-        return dict(parse_qsl(text, keep_blank_values=True, max_num_fields=_MOST_FIELDS))
+        return dict(parse_qsl(text, keep_blank_values=True, max_num_fields=_MAX_FIELDS))
     except ValueError:
         return {}
 

@@ -13,8 +13,8 @@ from headrace.control.plane.status import GatewayStatus, SystemStatus
 from headrace.control.reconcile.status import EndpointStatus, RevisionStatus
 
 MOST: Final = 20
-_MOST_REPLICAS: Final = 8
-_MOST_GATEWAYS: Final = 6
+_MAX_REPLICAS: Final = 8
+_MAX_GATEWAYS: Final = 6
 _WIDTH: Final = 176
 _BOX: Final = 46
 _ROW: Final = 60
@@ -122,9 +122,9 @@ def gateway_boxes(gateway: GatewayStatus, middle: int) -> list[DiagramNode]:
         detail = "ready" if gateway.ready else (gateway.reason or "not ready")
         gateways.append(("Envoy", detail, "ok" if gateway.ready else "failing"))
     gateways += [
-        (remote.name, *_gateway_words(remote)) for remote in gateway.gateways[:_MOST_GATEWAYS]
+        (remote.name, *_gateway_words(remote)) for remote in gateway.gateways[:_MAX_GATEWAYS]
     ]
-    if (more := len(gateway.gateways) - _MOST_GATEWAYS) > 0:
+    if (more := len(gateway.gateways) - _MAX_GATEWAYS) > 0:
         gateways.append((f"{more} more gateways", "see `headrace status`", "idle"))
     top = max(middle - _ROW * (len(gateways) - 1) // 2, _EDGE + _LABEL)
     return [
@@ -214,11 +214,11 @@ def _names_of(revision: RevisionStatus) -> list[tuple[str, str, bool]]:
         )
         for replica in revision.replicas
     ]
-    if len(replicas) <= _MOST_REPLICAS:
+    if len(replicas) <= _MAX_REPLICAS:
         return replicas
-    rest = replicas[_MOST_REPLICAS - 1 :]
+    rest = replicas[_MAX_REPLICAS - 1 :]
     more = (f"{len(rest)} more", "", all(is_ready for _, _, is_ready in rest))
-    return [*replicas[: _MOST_REPLICAS - 1], more]
+    return [*replicas[: _MAX_REPLICAS - 1], more]
 
 
 def _x(column: int) -> int:

@@ -217,7 +217,7 @@ def _overview_text(overview: Overview, unhealthy: list[OverviewRow], firing: int
     return (f"{names}." if names else "All endpoints shown are healthy.") + alerts
 
 
-_MOST_LISTED: Final = 200
+_MAX_LISTED: Final = 200
 
 
 async def models(request: PageRequest) -> PageView:
@@ -230,7 +230,7 @@ async def models(request: PageRequest) -> PageView:
         title="Models",
         section="models",
         values={
-            "lines": lines[:_MOST_LISTED],
+            "lines": lines[:_MAX_LISTED],
             "total": len(lines),
             "problems": listed.problems,
         },

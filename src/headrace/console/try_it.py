@@ -22,8 +22,8 @@ from headrace.core import Array, ModelSignature
 from headrace.core.examples import example_inputs
 
 _TIMEOUT_S: Final = 30.0
-_MOST_TEXT: Final = 20_000
-_MOST_NUMBERS: Final = 1_000
+_MAX_TEXT: Final = 20_000
+_MAX_NUMBERS: Final = 1_000
 _EMPTY: Final = '{"inputs": []}'
 _CLIENT_ERROR: Final = 400
 
@@ -106,8 +106,8 @@ def fields_of(signature: ModelSignature, form: Mapping[str, str]) -> list[FormFi
     fields = []
     for spec, array in zip(signature.inputs, example_inputs(signature).values(), strict=True):
         values = _numbers(array, is_exact=spec.name in signature.example)
-        shape = form.get(f"shape.{spec.name}", ", ".join(map(str, array.shape)))[:_MOST_TEXT]
-        data = form.get(f"data.{spec.name}", json.dumps(values))[:_MOST_TEXT]
+        shape = form.get(f"shape.{spec.name}", ", ".join(map(str, array.shape)))[:_MAX_TEXT]
+        data = form.get(f"data.{spec.name}", json.dumps(values))[:_MAX_TEXT]
         problem = ""
         try:
             _tensor(spec.name, str(spec.datatype), shape, data)
@@ -129,7 +129,7 @@ def fields_of(signature: ModelSignature, form: Mapping[str, str]) -> list[FormFi
 
 def _numbers(array: Array, *, is_exact: bool) -> list[Any]:
     """Return values short enough to read, limited to the size of a form."""
-    flat = array.reshape(-1)[:_MOST_NUMBERS]
+    flat = array.reshape(-1)[:_MAX_NUMBERS]
     if array.dtype.kind == "f" and not is_exact:
         return [round(float(value), 2) for value in flat]
     return [value.decode() if isinstance(value, bytes) else value for value in flat.tolist()]
@@ -162,7 +162,7 @@ def _body(
 ) -> tuple[str, str]:
     """Return the request's body, and the error in the sent values."""
     if not has_signature:
-        text = (form or {}).get("body", _EMPTY)[:_MOST_TEXT]
+        text = (form or {}).get("body", _EMPTY)[:_MAX_TEXT]
         try:
             json.loads(text)
         except ValueError as error:
@@ -227,9 +227,9 @@ def _display(response: httpx.Response) -> tuple[str, str]:
     try:
         document = response.json()
     except ValueError:
-        return response.text[:_MOST_TEXT], ""
+        return response.text[:_MAX_TEXT], ""
     version = document.get("model_version", "") if isinstance(document, dict) else ""
-    return json.dumps(document, indent=2)[:_MOST_TEXT], str(version)
+    return json.dumps(document, indent=2)[:_MAX_TEXT], str(version)
 
 
 def _access(endpoint: EndpointView) -> tuple[str, ...]:

@@ -189,12 +189,12 @@ class PageRequest:
     @property
     def search(self) -> str:
         """Return the search text; empty for all."""
-        return self.query.get("search", "").strip()[:MOST_TEXT]
+        return self.query.get("search", "").strip()[:MAX_TEXT]
 
     @property
     def page(self) -> int:
         """Return the page number of a long list, from 1."""
-        return self.number("page", minimum=1, maximum=MOST_PAGES, usual=1)
+        return self.number("page", minimum=1, maximum=MAX_PAGES, usual=1)
 
     def matches_search(self, name: str) -> bool:
         """Whether a name contains the search text."""
@@ -233,8 +233,8 @@ class PageView:
 
 
 MakeView: TypeAlias = Callable[[PageRequest], Awaitable[PageView]]
-MOST_PAGES = 10_000
-MOST_TEXT = 100
+MAX_PAGES = 10_000
+MAX_TEXT = 100
 """Maximum length of a search text."""
 
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Final
 
-_MOST_DOUBLINGS: Final = 64
+_MAX_DOUBLINGS: Final = 64
 """2.0**1024 is an OverflowError, and a loop may fail for weeks."""
 
 
@@ -17,7 +17,7 @@ class Backoff:
     def delay_s(self, failures: int) -> float:
         """Return the seconds to wait after the `failures`-th failure in a row; counts from 1."""
         assert failures >= 1
-        return min(self.first_s * 2.0 ** min(failures - 1, _MOST_DOUBLINGS), self.limit_s)
+        return min(self.first_s * 2.0 ** min(failures - 1, _MAX_DOUBLINGS), self.limit_s)
 
     def jittered_s(self, failures: int, *, chance: float) -> float:
         """Return between half of the delay and all of it, so that simultaneous failures spread.

@@ -11,7 +11,7 @@ from typing import Final
 
 VARIABLE: Final = "HEADRACE_INTERNAL_TOKEN_FILE"
 """Variable with the path of the file, which is read each time, so that a token can be replaced."""
-LEAST_BYTES: Final = 16
+MIN_BYTES: Final = 16
 
 
 def internal_token(environment: Mapping[str, str] = os.environ) -> bytes:
@@ -24,7 +24,7 @@ def internal_token(environment: Mapping[str, str] = os.environ) -> bytes:
     except OSError:
         return b""
     is_header = token.isascii() and token.decode("ascii").isprintable()
-    return token if len(token) >= LEAST_BYTES and is_header else b""
+    return token if len(token) >= MIN_BYTES and is_header else b""
 
 
 def is_internal(shown: bytes | None, environment: Mapping[str, str] = os.environ) -> bool:

@@ -10,14 +10,14 @@ LEVELS: Final = 9
 """Priority levels: 1 is served first, 9 last."""
 DEFAULT_LEVEL: Final = 5
 """Level of a request without a priority, and of a caller without a tier (priority 0)."""
-MOST_ABOVE: Final = DEFAULT_LEVEL - 1
-MOST_BELOW: Final = LEVELS - DEFAULT_LEVEL
+MAX_ABOVE: Final = DEFAULT_LEVEL - 1
+MAX_BELOW: Final = LEVELS - DEFAULT_LEVEL
 
 
 def tier_levels(tiers: "Iterable[TierSpec]") -> Mapping[str, int]:
     """Return the level of each tier by its name: different priorities get different levels.
 
-    Beyond `MOST_ABOVE` different priorities above 0, or `MOST_BELOW` below, the farthest share a
+    Beyond `MAX_ABOVE` different priorities above 0, or `MAX_BELOW` below, the farthest share a
     level.
     """
     priorities = {tier.name: tier.priority for tier in tiers}

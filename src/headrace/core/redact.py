@@ -38,7 +38,7 @@ _WORD: Final = 8
 """Shorter values are hidden as whole words only. A message may truncate a longer one after this
 many characters.
 """
-_MOST_REMEMBERED: Final = 1000
+_MAX_REMEMBERED: Final = 1000
 _LOWER: Final = str.maketrans(ascii_uppercase, ascii_lowercase)
 """Host names are shown in lower case; the lower case of other letters may differ in length."""
 _CUT: Final = ("", "…", "'", '"')
@@ -129,7 +129,7 @@ def remember_resolved(value: str, reference: str) -> None:
         in_json += [json.dumps(form, ensure_ascii=False)[1:-1] for form in shown]
         for form in (*shown, *in_json):
             if len(form) >= _SHORTEST and (key := form.translate(_LOWER)) not in RESOLVED:
-                if len(RESOLVED) >= _MOST_REMEMBERED:
+                if len(RESOLVED) >= _MAX_REMEMBERED:
                     RESOLVED.pop(next(iter(RESOLVED)))
                 RESOLVED[key] = reference
 

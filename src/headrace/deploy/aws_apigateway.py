@@ -227,7 +227,7 @@ def _plans(facts: ExportFacts) -> Iterator[tuple[str, Body]]:
 Kind = Literal["http", "rest"]
 _LONGEST_S: Final = {"http": 30.0, "rest": 29.0}
 _SHORTEST_S: Final = 0.05
-_MOST_BYTES: Final = 10 << 20
+_MAX_BYTES: Final = 10 << 20
 _URL: Final = re.compile(r"https?://[^\s/?#@]+(/[^\s?#]*)?")
 _LISTENER: Final = re.compile(r"arn:aws[a-z-]*:(elasticloadbalancing|servicediscovery):[^\s]+")
 _VALIDATOR: Final = "body"
@@ -376,10 +376,10 @@ def _losses(facts: ExportFacts, longest: float) -> Iterator[Loss]:
                 f"waits at most {longest:g} s for a response",
                 f"set {longest:g} s or less, or use a load balancer instead",
             )
-        if size is not None and size > _MOST_BYTES:
+        if size is not None and size > _MAX_BYTES:
             yield Loss(f"{endpoint.location}.limits.max_body_bytes", *_TOO_LARGE)
     gateway = facts.spec.gateway
-    if "max_body_bytes" in gateway.model_fields_set and gateway.max_body_bytes > _MOST_BYTES:
+    if "max_body_bytes" in gateway.model_fields_set and gateway.max_body_bytes > _MAX_BYTES:
         yield Loss("gateway.max_body_bytes", *_TOO_LARGE)
 
 

@@ -83,8 +83,8 @@ SERVICE: Final = "inference.GRPCInferenceService"
 VERSION_HEADER: Final = "x-model-version"
 GRACE_S: Final = 0.5
 """The replica responds at the deadline with a reason, so the gateway waits a little longer."""
-_MOST_RULES: Final = 16
-_MOST_BACKENDS: Final = 16
+_MAX_RULES: Final = 16
+_MAX_BACKENDS: Final = 16
 _VERBS: Final = ("predict",)
 _SERVER_PATHS: Final = ("/v2", "/v2/health/live", "/v2/health/ready")
 
@@ -249,10 +249,10 @@ def _routes(
 ) -> Iterator[ExportDocument]:
     """Yield one route, or several if it would exceed the maximum number of rules."""
     named = labels(target.instance, "gateway", endpoint=endpoint.name)
-    for i in range(0, len(rules), _MOST_RULES):
-        more = f"{i // _MOST_RULES + 1}" if i else ""
+    for i in range(0, len(rules), _MAX_RULES):
+        more = f"{i // _MAX_RULES + 1}" if i else ""
         name = object_name(target.instance, endpoint.name, more)
-        part = rules[i : i + _MOST_RULES]
+        part = rules[i : i + _MAX_RULES]
         yield route(kind, target.metadata(name, named), options, part)
 
 
@@ -280,7 +280,7 @@ def _backend(
 
 def _weighted(endpoint: Endpoint) -> list[Version]:
     """Return the versions of the split; those with the largest shares if there are too many."""
-    largest = sorted(endpoint.split, key=lambda version: -version.weight)[:_MOST_BACKENDS]
+    largest = sorted(endpoint.split, key=lambda version: -version.weight)[:_MAX_BACKENDS]
     return [version for version in endpoint.split if version in largest]
 
 
@@ -295,10 +295,10 @@ def _mirror(endpoint: Endpoint, backends: dict[str, Body]) -> list[Body]:
 def _losses(facts: ExportFacts, target: ClusterTarget) -> Iterator[Loss]:
     """Yield losses of splits with too many versions, and of upstreams without a Service."""
     for endpoint in facts.endpoints:
-        if len(endpoint.split) > _MOST_BACKENDS:
+        if len(endpoint.split) > _MAX_BACKENDS:
             yield Loss(
                 f"{endpoint.location}.versions",
-                f"splits between at most {_MOST_BACKENDS} versions, and this split has "
+                f"splits between at most {_MAX_BACKENDS} versions, and this split has "
                 f"{len(endpoint.split)}",
                 "remove those with the smallest shares",
             )

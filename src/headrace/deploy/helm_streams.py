@@ -195,13 +195,13 @@ def _nats(stream: StreamSpec, group: str, threshold: int, monitoring: str) -> li
 _HOME: Final = Path("/var/lib/headrace")
 _RUN_ID: Final = "$(RUN_ID)"
 _NEVER: Final = "0 0 1 1 *"
-_LEAST_DEADLINE_S: Final = 60
+_MIN_DEADLINE_S: Final = 60
 _OVERLAPS: Final = {"skip": "Forbid", "allow": "Allow", "wait": "Forbid"}
 _NAMES: Final = re.compile(
     r"JAN|FEB|MAR|APR|MAY|JUN|JUL|AUG|SEP|OCT|NOV|DEC|SUN|MON|TUE|WED|THU|FRI|SAT"
 )
 _JOB_TO_CONTROL: Final = "or let the control plane run jobs (--jobs control)"
-_MOST_KEPT: Final = 100
+_MAX_KEPT: Final = 100
 
 
 def job_values(
@@ -228,13 +228,13 @@ def job_values(
         "concurrencyPolicy": _OVERLAPS["skip" if schedule is None else schedule.overlap],
         "retries": job.retries,
         "timeoutSeconds": math.ceil(job.timeout_s),
-        "keepRuns": min(job.keep_runs, _MOST_KEPT),
+        "keepRuns": min(job.keep_runs, _MAX_KEPT),
         "model": {"digest": model.digest},
         "args": _arguments(job, f"/models/{model.filename}"),
     }
     if schedule is not None:
         late_s = 0.0 if schedule.catch_up == "none" else schedule.catch_up_within_s
-        values["startingDeadlineSeconds"] = max(math.ceil(late_s), _LEAST_DEADLINE_S)
+        values["startingDeadlineSeconds"] = max(math.ceil(late_s), _MIN_DEADLINE_S)
     if job.memory_limit is not None:
         memory = str(size_bytes(job.memory_limit) or 0)
         cpu = str(job.workers or 1)

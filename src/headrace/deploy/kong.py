@@ -155,7 +155,7 @@ def _jwt_secrets(facts: ExportFacts, jwt: JwtSpec) -> Iterator[Body]:
 
 
 _CONNECT_MS: Final = 1000
-_MOST_WEIGHT: Final = 65_535
+_MAX_WEIGHT: Final = 65_535
 _NO_TIMEOUT_MS: Final = 2**31 - 2
 _PORTS: Final = {"http": 80, "https": 443, "grpc": 80, "grpcs": 443}
 _VERBS: Final = ("predict",)
@@ -318,8 +318,8 @@ def _weighted(
     largest = max(exact.values())
     for version in endpoint.split:
         weight = exact[version.number]
-        if largest > _MOST_WEIGHT:
-            weight = max(round(weight * _MOST_WEIGHT / largest), 1)
+        if largest > _MAX_WEIGHT:
+            weight = max(round(weight * _MAX_WEIGHT / largest), 1)
         for address in addresses_by_version[version.number]:
             yield address, weight
 

@@ -27,7 +27,7 @@ _log = logging.getLogger(__name__)
 
 FIRST_CHECKS: Final = 8
 """Number of first checks that run without waiting for the sampling ratio."""
-LEAST_INTERVAL_S: Final = 1.0
+MIN_INTERVAL_S: Final = 1.0
 """Minimum time from the end of a check to the next one."""
 REPAY_RATIO: Final = 100.0
 """Seconds without a check for each second that one ran: checks take at most 1 % of the time."""
@@ -41,7 +41,7 @@ _DEADLINE_S: Final = 5.0
 """Time limit of one check run for a model that waits for other services."""
 _HALF_STEPS: Final = 8.0
 """Rounding steps of a 16-bit output that count as equal: more than `SAME_RATIO`."""
-_MOST_VALUES: Final = 1 << 20
+_MAX_VALUES: Final = 1 << 20
 """Number of values of an output that are searched for the largest."""
 _FADE: Final = 0.9
 """Factor by which an output's remembered largest value decays at each check."""
@@ -215,9 +215,9 @@ class RowChecker:
         if sample is None:
             if self._only_padded:  # all requests may have one length: check rarely
                 self._listen(None)
-                self._wait(LEAST_INTERVAL_S)
+                self._wait(MIN_INTERVAL_S)
         elif batch.computed_at - batch.joined_at > _LONGEST_RUN_S:
-            self._skip(LEAST_INTERVAL_S)
+            self._skip(MIN_INTERVAL_S)
         else:
             self._listen(None)
             self._soon(lambda: self._check(sample))
@@ -282,7 +282,7 @@ class RowChecker:
         if self._checks >= FIRST_CHECKS:
             gap = self._chance.expovariate(self._ratio)
             self._due_at_batch = self._statistics.execution_count + int(gap)
-        pause_s = max(LEAST_INTERVAL_S, REPAY_RATIO * took_s)
+        pause_s = max(MIN_INTERVAL_S, REPAY_RATIO * took_s)
         self._due_at = self._clock() + pause_s
         self._wait(pause_s)
 
@@ -302,7 +302,7 @@ class RowChecker:
         if left_s <= 0 and self._statistics.execution_count >= self._due_at_batch:
             self._listen(self._take)
         else:
-            self._wait(max(left_s, LEAST_INTERVAL_S))
+            self._wait(max(left_s, MIN_INTERVAL_S))
 
 
 def _row(array: Array, index: int) -> Array:
@@ -313,7 +313,7 @@ def note_scales(scales: dict[str, float], outputs: Tensors) -> None:
     """Record the largest value of each output; rounding is proportional to it."""
     for name, array in outputs.items():
         if array.dtype.kind == "f" and array.size:
-            values = array.reshape(-1)[:: 1 + array.size // _MOST_VALUES]
+            values = array.reshape(-1)[:: 1 + array.size // _MAX_VALUES]
             largest = float(np.abs(values[np.isfinite(values)]).max(initial=0.0))
             scales[name] = max(largest, _FADE * scales.get(name, 0.0))
 

@@ -32,13 +32,13 @@ from headrace.gateway.settings import (
     check_socket_path,
 )
 from headrace.gateway.snapshot import WATCHED_FILES, Snapshot, SnapshotBuilder, build_snapshot
-from headrace.gateway.statistics import MOST_COUNTED, ArmStatistics, GatewayStatistics, Handshakes
+from headrace.gateway.statistics import MAX_COUNTED, ArmStatistics, GatewayStatistics, Handshakes
 
 __all__ = [
     "GATEWAY_USER",
     "HELD_PREFIX",
+    "MAX_COUNTED",
     "MAX_SOCKET_PATH_BYTES",
-    "MOST_COUNTED",
     "WATCHED_FILES",
     "Admin",
     "ApiKey",

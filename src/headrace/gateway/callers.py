@@ -268,8 +268,8 @@ def _pipe(path: Path, **fields: Json) -> Resource:
 
 _CURVES: Final = {"P-256": 32, "P-384": 48, "P-521": 66}
 _PUBLIC: Final = frozenset({"kty", "use", "key_ops", "alg", "kid", "n", "e", "crv", "x", "y"})
-_LEAST_RSA_BITS: Final = 2048
-_MOST_KEYS: Final = 256
+_MIN_RSA_BITS: Final = 2048
+_MAX_KEYS: Final = 256
 
 
 def usable_key_set(text: str) -> str:
@@ -281,7 +281,7 @@ def usable_key_set(text: str) -> str:
         key_set = json.loads(text)["keys"]
     except (ValueError, TypeError, KeyError, RecursionError):
         return ""
-    keys = key_set[:_MOST_KEYS] if isinstance(key_set, list) else []
+    keys = key_set[:_MAX_KEYS] if isinstance(key_set, list) else []
     usable = [
         {name: value for name, value in key.items() if name in _PUBLIC}
         for key in keys
@@ -296,7 +296,7 @@ def _verifies(key: Mapping[str, Any]) -> bool:
     try:
         match key.get("kty"):
             case "RSA":
-                return _number(key["n"]).bit_length() >= _LEAST_RSA_BITS and _number(key["e"]) > 1
+                return _number(key["n"]).bit_length() >= _MIN_RSA_BITS and _number(key["e"]) > 1
             case "EC":
                 return _is_on_curve(key)
             case "OKP":

@@ -63,7 +63,7 @@ _ANSWER_S: Final = 5.0
 _HAND_OVER_S: Final = 0.002
 _VALIDATE_TIMEOUT_S: Final = 30.0
 _LOG_LINES: Final = 5
-_LEAST_TO_END_S: Final = 1.0
+_MIN_TO_END_S: Final = 1.0
 _LOG_BYTES: Final = 64 << 20
 _PRIVATE: Final = 0o700
 _WITHOUT_ARMS: Final = "^([^h]|h[^e]|headrace_ref)"  # RE2 has no negation
@@ -148,7 +148,7 @@ class EnvoyGateway:
             on_spawn(process.pid)
             await self._started(process, snapshot, offset)
         except BaseException as error:
-            await process.end(within_s=_LEAST_TO_END_S)
+            await process.end(within_s=_MIN_TO_END_S)
             if isinstance(error, OSError):
                 raise _unwritable(self.settings.run_dir, error) from error
             raise
@@ -300,7 +300,7 @@ class EnvoyGateway:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + drain_s
         await self._drain(deadline)
-        await process.end(within_s=max(deadline - loop.time(), _LEAST_TO_END_S))
+        await process.end(within_s=max(deadline - loop.time(), _MIN_TO_END_S))
         self._hold(None)
 
     async def rotate_logs(self, *, max_bytes: int = _LOG_BYTES) -> None:

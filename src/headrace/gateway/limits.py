@@ -54,12 +54,12 @@ FILTERS: Final = (
 _NAMESPACE: Final = "headrace"
 # For a descriptor with an open value Envoy keeps this many buckets and evicts the least recently
 # used, by default 20: callers who change their name would thereby get a full bucket again.
-_MOST_CALLERS: Final = 10_000
+_MAX_CALLERS: Final = 10_000
 _SERVICE_TIMEOUT_S: Final = 0.1
 _FLOOD: Final = 2
 """Multiple of a service's limit beyond which requests are refused without asking the service."""
 _FEWEST_FILL_S: Final = 0.05
-_MOST_TOKENS: Final = 2**32 - 1
+_MAX_TOKENS: Final = 2**32 - 1
 _IPV6_NETWORK: Final = 64  # the owner of one address owns its network
 _RUNTIME_KEY: Final = "headrace.none"  # Envoy requires a name for an override that is never set
 _HIT: Final[Resource] = any_of("envoy.config.route.v3.FilterConfig", {"config": {}})
@@ -205,7 +205,7 @@ def _config(descriptors: Sequence[Json]) -> Resource:
         "filter_enabled": _ALWAYS,
         "filter_enforced": _ALWAYS,
         "always_consume_default_token_bucket": False,
-        "max_dynamic_descriptors": _MOST_CALLERS,
+        "max_dynamic_descriptors": _MAX_CALLERS,
         "rate_limited_as_resource_exhausted": True,
         "descriptors": descriptors,
     }
@@ -243,8 +243,8 @@ def bucket(limits: LimitSpec, factor: int = 1) -> Resource:
     # Envoy reads the interval in milliseconds: a second or more keeps the rate accurate to 0.1 %.
     tokens = max(math.ceil(rate), 1)
     return {
-        "max_tokens": min(limits.most_at_once * factor, _MOST_TOKENS),
-        "tokens_per_fill": min(tokens, _MOST_TOKENS),
+        "max_tokens": min(limits.most_at_once * factor, _MAX_TOKENS),
+        "tokens_per_fill": min(tokens, _MAX_TOKENS),
         "fill_interval": seconds(max(tokens / rate, _FEWEST_FILL_S)),
     }
 

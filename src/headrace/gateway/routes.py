@@ -58,7 +58,7 @@ _PATHS_OF_ANY_REPLICA: Final = (
 _HELD_STATUS: Final = 307
 _HOLD_GRACE_S: Final = 2.0  # the control plane itself responds first that no replica is ready
 # A replica may exit again just before its first request, which then waits once more.
-_MOST_REDIRECTS: Final = 5
+_MAX_REDIRECTS: Final = 5
 _DIRECT_REPLY_BYTES: Final = 4096  # Envoy's own default
 _JSON_TYPE: Final[Resource] = {
     "header": {"key": "content-type", "value": "application/json"},
@@ -429,7 +429,7 @@ def _not_ready(
     longest = seconds(endpoint.hold_s + _HOLD_GRACE_S)
     idle = seconds(max(endpoint.hold_s + _HOLD_GRACE_S, settings.connections.idle_timeout_s))
     redirect: Resource = {
-        "max_internal_redirects": _MOST_REDIRECTS,
+        "max_internal_redirects": _MAX_REDIRECTS,
         "redirect_response_codes": [_HELD_STATUS],
     }
     return {

@@ -78,8 +78,8 @@ INFLATE_SOURCE: Final = (
 local PREFIX = 5        -- of a gRPC frame
 local READ = 4096       -- bytes of a compressed message that are looked at
 local INFLATED = 512    -- bytes that they may become: name and version have 150 at most
-local MOST_BLOCKS = 16  -- what makes codes again and again would take the worker's time
-local MOST_FIELDS = 2000
+local MAX_BLOCKS = 16  -- what makes codes again and again would take the worker's time
+local MAX_FIELDS = 2000
 local COPIED = 65536
 
 local ORDER = {16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 14, 1, 15}
@@ -176,7 +176,7 @@ local function inflate(input, at)
   local is_last, blocks = false, 0
   while not is_last and count < INFLATED do
     is_last, blocks = bits(1) == 1, blocks + 1
-    if blocks > MOST_BLOCKS then error("too many blocks") end
+    if blocks > MAX_BLOCKS then error("too many blocks") end
     local kind = bits(2)
     if kind == 0 then
       bits(held % 8)
@@ -229,7 +229,7 @@ local function names(read, size, is_whole)
     error("a number of more than ten bytes")
   end
 
-  for _ = 1, MOST_FIELDS do
+  for _ = 1, MAX_FIELDS do
     if at == size then return found[1], found[2] end
     local tag = varint()
     local kind, length = tag and tag % 8, 0

@@ -30,7 +30,7 @@ _NAME: Final = re.compile(
 )
 _ASK: Final = "/stats?format=json&type=Histograms&histogram_buckets=detailed&filter="
 
-MOST_COUNTED: Final = 1 << 53
+MAX_COUNTED: Final = 1 << 53
 """Maximum count: larger numbers are not exact in all JSON parsers."""
 
 
@@ -101,8 +101,8 @@ class ArmStatistics(msgspec.Struct, frozen=True, kw_only=True):
         """Return the sum of both, limited to the largest number that can be stored."""
         latency = dict(self.latency)
         for bucket, count in other.latency.items():
-            latency[bucket] = min(latency.get(bucket, 0) + count, MOST_COUNTED)
-        requests = min(self.requests + other.requests, MOST_COUNTED)
+            latency[bucket] = min(latency.get(bucket, 0) + count, MAX_COUNTED)
+        requests = min(self.requests + other.requests, MAX_COUNTED)
         errors = min(self.errors + other.errors, requests)
         rejections = min(self.rejections + other.rejections, requests - errors)
         return ArmStatistics(

@@ -38,7 +38,7 @@ def outlier_detection(most_ejected_percent: int) -> Resource:
         "interval": "0.500s",
         "base_ejection_time": "1s",
         "max_ejection_time": "10s",
-        "max_ejection_percent": min(most_ejected_percent, _MOST_EJECTED_PERCENT),
+        "max_ejection_percent": min(most_ejected_percent, _MAX_EJECTED_PERCENT),
     }
 
 
@@ -87,7 +87,7 @@ _CONNECT_TIMEOUT_S: Final = 5.0
 _IDLE_S: Final = 60.0
 _HEALTH_TIMEOUT_S: Final = 5.0
 _FAILURES_TO_UNHEALTHY: Final = 2
-_MOST_EJECTED_PERCENT: Final = 99
+_MAX_EJECTED_PERCENT: Final = 99
 _LUA: Final = "envoy.extensions.filters.http.lua.v3.Lua"
 _CODEC: Final = "envoy.extensions.filters.http.upstream_codec.v3.UpstreamCodec"
 _BUNDLES: Final = (
@@ -118,13 +118,13 @@ def upstream_cluster(
         "alt_stat_name": name.replace(".", "+"),
         **discovery,
         "connect_timeout": seconds(_CONNECT_TIMEOUT_S),
-        "lb_policy": "LEAST_REQUEST",
+        "lb_policy": "MIN_REQUEST",
         "load_assignment": {
             "cluster_name": name,
             "endpoints": [{"lb_endpoints": [{"endpoint": {"address": _address(server)}}]}],
         },
         "common_lb_config": {"healthy_panic_threshold": {"value": 0}},
-        "outlier_detection": outlier_detection(_MOST_EJECTED_PERCENT),
+        "outlier_detection": outlier_detection(_MAX_EJECTED_PERCENT),
         "circuit_breakers": circuit_breakers(upstream.max_requests),
         "health_checks": [] if health is None else [health],
         **({"transport_socket": _tls(settings, server, upstream)} if server.is_tls else {}),

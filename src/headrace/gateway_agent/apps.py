@@ -14,7 +14,7 @@ from headrace.gateway_agent.client import ControlResponse
 from headrace.observe.metrics import TEXT_TYPE, Family, Labels, counter, gauge, text
 from headrace.protocol import encode_error, grpc_status, http_status
 
-_MOST_BYTES: Final = 1 << 20
+_MAX_BYTES: Final = 1 << 20
 _GRPC: Final = "application/grpc"
 _RETRY_AFTER_S: Final = 5.0
 _OK: Final = 200
@@ -47,9 +47,9 @@ class Forwarding:
         }
         content_type = headers.get("content-type", "")
         try:
-            body = await read_body(receive, _MOST_BYTES)
+            body = await read_body(receive, _MAX_BYTES)
             if body is None:
-                raise UnavailableError(f"more than {_MOST_BYTES} bytes are not forwarded")
+                raise UnavailableError(f"more than {_MAX_BYTES} bytes are not forwarded")
             query: bytes = scope["query_string"]
             target: bytes = scope["raw_path"] + (b"?%b" % query if query else b"")
             answer = await self.client.forward(

@@ -33,9 +33,9 @@ Buckets: TypeAlias = Mapping[Bucket, int]
 """Requests by bucket."""
 _PER_DECADE: Final = 90
 _FIRST: Final = 10  # smallest number with two digits
-_LEAST_EXPONENT: Final = -9
-_MOST_EXPONENT: Final = 5
-_LAST: Final = (_MOST_EXPONENT - _LEAST_EXPONENT + 1) * _PER_DECADE
+_MIN_EXPONENT: Final = -9
+_MAX_EXPONENT: Final = 5
+_LAST: Final = (_MAX_EXPONENT - _MIN_EXPONENT + 1) * _PER_DECADE
 _DIGITS: Final = 10
 _ZERO: Final = 0
 # Number of merged buckets by leading digits: 20-21, 22-23, ... 30-32, ... 95-99.
@@ -51,7 +51,7 @@ def index_of(bucket: Bucket) -> int:
         return _ZERO
     exponent = math.floor(math.log10(middle)) - 1
     digits = math.floor(middle / 10.0**exponent)
-    index = (exponent - _LEAST_EXPONENT) * _PER_DECADE + digits - _FIRST + 1
+    index = (exponent - _MIN_EXPONENT) * _PER_DECADE + digits - _FIRST + 1
     return min(max(index, 1), _LAST)
 
 
@@ -61,7 +61,7 @@ def bucket_of(index: int) -> Bucket:
     if index == _ZERO:
         return (0.0, 0.0)
     decade, digits = divmod(index - 1, _PER_DECADE)
-    width_s = 10.0 ** (decade + _LEAST_EXPONENT)
+    width_s = 10.0 ** (decade + _MIN_EXPONENT)
     return (round((digits + _FIRST) * width_s, _DIGITS), round(width_s, _DIGITS))
 
 
@@ -281,7 +281,7 @@ def _within(lower_s: float, width_s: float, part: float) -> float:
 
 
 _EPSILON: Final = 1e-9
-_LEAST_PART: Final = 1 / 3
+_MIN_PART: Final = 1 / 3
 _FINEST_S: Final = STEPS[0][0]
 _MAX_POINTS: Final = 2000
 
@@ -433,7 +433,7 @@ class RequestHistory(Tracks[CounterHistory]):
         """
         step_s = self._step_s(since, until, points)
         first = math.floor(since / step_s)
-        last = math.floor((until + step_s * (1 - _LEAST_PART)) / step_s)
+        last = math.floor((until + step_s * (1 - _MIN_PART)) / step_s)
         sums = [_StepSum() for _ in range(first, last)]
         for track in self.named(endpoint, version):
             for length_s, step_begin, cell in track.ladder.cells(first * step_s, until):

@@ -9,8 +9,8 @@ from headrace.monitor.slo import (
     CERTIFICATE_LEFT_S,
     CRASH_STARTS,
     CRASH_WINDOW_S,
-    LEAST_ERRORS,
     LETTERS_WINDOW_S,
+    MIN_ERRORS,
     QUEUES_FILLED_RATIO,
     REFUSED_RATIO,
     REFUSED_WINDOW_S,
@@ -104,7 +104,7 @@ def expression(condition: Condition, window_ratio: float = 1.0) -> str:
             allowed = f"on (endpoint) ({burn.factor:g} * {BUDGET}{_labels(scale)})"
             return (
                 f"{error_ratio(long_s)} > {allowed} and on (endpoint) {error_ratio(short_s)} > "
-                f"{allowed} and on (endpoint) {error_count(long_s)} >= {LEAST_ERRORS}"
+                f"{allowed} and on (endpoint) {error_count(long_s)} >= {MIN_ERRORS}"
             )
         case LatencyBurn(windows=burn):
             q = condition.quantile
@@ -117,7 +117,7 @@ def expression(condition: Condition, window_ratio: float = 1.0) -> str:
             window = condition.window_s * scale
             return (
                 f"{error_ratio(window)} > {condition.ratio:g} and on (endpoint) "
-                f"{error_count(window)} >= {LEAST_ERRORS} unless on (endpoint) {BUDGET} "
+                f"{error_count(window)} >= {MIN_ERRORS} unless on (endpoint) {BUDGET} "
                 f"and on (endpoint) {WINDOWS}{_labels(scale)}"
             )
         case Fact():

@@ -75,9 +75,9 @@ HOUR_S: Final = 3600.0
 DAY_S: Final = 86_400.0
 SLOW_BUDGET: Final = 0.01
 """Share of the requests that may exceed the latency objective, which is of the 99th percentile."""
-LEAST_ERRORS: Final = 5
+MIN_ERRORS: Final = 5
 """Minimum number of failed requests for a page, whatever their share."""
-LEAST_BEYOND: Final = 2
+MIN_BEYOND: Final = 2
 """Minimum number of requests beyond a quantile."""
 QUEUES_FILLED_RATIO: Final = 0.8
 REFUSED_RATIO: Final = 0.01
@@ -431,7 +431,7 @@ def _error_burn(
 
 
 def _errors_over(
-    window: CountWindow, allowed: float, *, minimum: int = LEAST_ERRORS
+    window: CountWindow, allowed: float, *, minimum: int = MIN_ERRORS
 ) -> ConditionReading | None:
     if window.requests <= 0:
         return None
@@ -467,4 +467,4 @@ def _latency_over(q: float, window: CountWindow, limit_s: float | None) -> Condi
 
 def least_requests(q: float) -> int:
     """Return the minimum number of requests in a window for a meaningful quantile."""
-    return round(LEAST_BEYOND / (1.0 - q))
+    return round(MIN_BEYOND / (1.0 - q))

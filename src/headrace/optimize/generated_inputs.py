@@ -28,13 +28,13 @@ from headrace.runtimes.probe import VARIABLE_SIZES
 ROWS: Final = 1024
 MISSING_ROWS: Final = 256
 _MISSING_RATIO: Final = 0.15
-_MOST_ELEMENTS: Final = 4_000_000
+_MAX_ELEMENTS: Final = 4_000_000
 """Most elements in all rows of an input; image models get fewer rows."""
-_MOST_BESIDE: Final = 8192
+_MAX_BESIDE: Final = 8192
 """Most rows on and beside thresholds."""
 _TURNS: Final = 4
 """Repetitions of each threshold value, with different values of the other features."""
-_MOST_SIZES: Final = 3
+_MAX_SIZES: Final = 3
 """Most sizes of variable axes; two may behave alike, as size 1 broadcasts."""
 _LARGEST: Final = float(np.finfo(np.float32).max)
 """No number is above a threshold of this size, which separates missing values from all others."""
@@ -97,7 +97,7 @@ def beside_thresholds(
     features = spec.shape[1]
     rng = np.random.default_rng(_SEED + 2)
     kind: type[np.floating[Any]] = np.float32 if precision is Datatype.FP32 else np.float64
-    maximum = max(_BLOCKS, min(_MOST_BESIDE, _MOST_ELEMENTS // features))
+    maximum = max(_BLOCKS, min(_MAX_BESIDE, _MAX_ELEMENTS // features))
     longest = max(len(cuts) for cuts in thresholds.values())
     rows = min(maximum, 3 * longest * _TURNS)
     array = rng.normal(size=(rows, features)).astype(kind).astype(spec.datatype.dtype)
@@ -130,7 +130,7 @@ def sizes_that_run(model: Model) -> tuple[int, ...]:
         except HeadraceError:
             continue
         working.append(size)
-        if len(working) == _MOST_SIZES:
+        if len(working) == _MAX_SIZES:
             break
     if not working:
         msg = "the model does not run on generated inputs, so that nothing can be compared"
@@ -193,7 +193,7 @@ def _rows(signature: ModelSignature, variable: int) -> int:
     if not signature.batched:
         return 1
     sizes = (_row_size(spec, variable) for spec in signature.inputs)
-    return min(ROWS, max(_BLOCKS, _MOST_ELEMENTS // max(1, *sizes, 1)))
+    return min(ROWS, max(_BLOCKS, _MAX_ELEMENTS // max(1, *sizes, 1)))
 
 
 def _row_size(spec: TensorSpec, variable: int) -> int:

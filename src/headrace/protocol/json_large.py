@@ -29,7 +29,7 @@ _COUNT_SATURATES: Final = 0xFFFFFF
 """simdjson keeps an array's length in 24 bits."""
 _SHORT_ROWS: Final = 8
 """Below this, walking the rows is slower than making Python numbers."""
-_MOST_ITEMS: Final = 10_000
+_MAX_ITEMS: Final = 10_000
 _DEEPEST: Final = 8
 _HEADER_KEYS: Final = ("id", "parameters", "outputs")
 _INPUT_KEYS: Final = ("name", "shape", "datatype", "parameters")
@@ -110,7 +110,7 @@ def _plain(value: object, depth: int = _DEEPEST) -> object:
     """
     if not isinstance(value, simdjson.Array | simdjson.Object):
         return value
-    if depth == 0 or len(value) > _MOST_ITEMS:
+    if depth == 0 or len(value) > _MAX_ITEMS:
         raise ValueError(len(value))
     if isinstance(value, simdjson.Array):
         return [_plain(item, depth - 1) for item in value]

@@ -16,7 +16,7 @@ from typing import Final, Protocol
 from headrace.core import ArtifactCorruptError, FailedPreconditionError
 from headrace.core.files import move, sync_directory
 
-MOST_READ_BYTES: Final = 64 << 20
+MAX_READ_BYTES: Final = 64 << 20
 """Largest object that is read whole. Headrace writes none larger; more would fill the memory."""
 
 
@@ -35,10 +35,10 @@ class ObjectInfo:
 
 def check_small(location: str, key: str, size_bytes: int) -> None:
     """Raise ArtifactCorruptError if an object is too large to be read whole."""
-    if size_bytes > MOST_READ_BYTES:
+    if size_bytes > MAX_READ_BYTES:
         raise ArtifactCorruptError(
             f"{location}/{key} is damaged: it has {size_bytes} bytes, more than the limit "
-            f"of {MOST_READ_BYTES}"
+            f"of {MAX_READ_BYTES}"
         )
 
 
@@ -57,7 +57,7 @@ class ObjectStore(Protocol):
         """Return a small object with its etag; None if it does not exist.
 
         Raises:
-            ArtifactCorruptError: It has more than `MOST_READ_BYTES`.
+            ArtifactCorruptError: It has more than `MAX_READ_BYTES`.
         """
 
     def read_range(self, key: str, start: int, length: int) -> bytes | None:

@@ -323,7 +323,7 @@ PREFIX: Final = "HEADRACE_ARTIFACTS_"
 RETRY_S: Final = 15.0
 """Retry time of a store that does not answer; eight times as long for content."""
 _FILE: Final = "file:/"
-_MOST_BYTES: Final = 1 << 20
+_MAX_BYTES: Final = 1 << 20
 _HOW: Final = "use s3://BUCKET/PREFIX, gs://BUCKET/PREFIX, az://CONTAINER/PREFIX or file:///PATH"
 _BUCKET_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
 _NAMES: Final[Mapping[str, tuple[str, ...]]] = {
@@ -453,7 +453,7 @@ def _resolved(name: str, value: str) -> str:
     path = Path(value.removeprefix("file:"))
     try:
         with path.open("rb") as file:
-            return file.read(_MOST_BYTES).decode("utf-8").strip()
+            return file.read(_MAX_BYTES).decode("utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
         raise FailedPreconditionError(f"{name}: cannot read {path}: {reason}") from error

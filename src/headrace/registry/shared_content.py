@@ -36,7 +36,7 @@ from headrace.registry.index import StoredFile
 
 _HEX: Final = frozenset("0123456789abcdef")
 _SHA256_DIGITS: Final = 64
-_MOST_GENERATION: Final = 10**15
+_MAX_GENERATION: Final = 10**15
 _GENERATION_DIGITS: Final = 15
 
 
@@ -118,7 +118,7 @@ def decode_manifest(data: bytes, digest: Digest, *, location: str) -> ArtifactMa
         raise ArtifactCorruptError(
             f"{location} is damaged and cannot be read: {description}"
         ) from None
-    if not 0 <= manifest.generation <= _MOST_GENERATION:
+    if not 0 <= manifest.generation <= _MAX_GENERATION:
         raise ArtifactCorruptError(
             f"{location} is damaged: there is no generation {manifest.generation}"
         )

@@ -30,7 +30,7 @@ STAKES: Final = np.array([0.25, 0.5, 0.95])
 WEIGHTS: Final = np.array([0.2, 0.3, 0.5])
 """Each gambler's part of the initial capital."""
 DEATHS: Final = "deaths"
-_MOST_NAMES: Final = 1000
+_MAX_NAMES: Final = 1000
 
 
 class ReplicaDeaths(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,7 +78,7 @@ class Crashes(msgspec.Struct, kw_only=True):
             if more and replica.is_candidate:
                 self.last_reason = replica.reason
             self.has_baseline_died |= replica.deaths > 0 and not replica.is_candidate
-        if len(self.counted) > _MOST_NAMES:
+        if len(self.counted) > _MAX_NAMES:
             present = {replica.name for replica in replicas}
             self.counted = {name: n for name, n in self.counted.items() if name in present}
         self.is_begun = True

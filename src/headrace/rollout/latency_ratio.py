@@ -56,7 +56,7 @@ _STRAY_COST: Final = 0.02
 WINDOW_TAILS: Final = 20.0
 """Window of requests from which the threshold is chosen: at least twenty of them beyond the
 quantile."""
-_LEAST_TAILS: Final = 2.0
+_MIN_TAILS: Final = 2.0
 _ROUND: Final = 1e-6
 _LOW_TAILS: Final = 3.0
 _BOUNDED_PART: Final = 0.2
@@ -150,7 +150,7 @@ class LatencyBuckets(msgspec.Struct):
 
 def threshold_named(counts: Array, quantile: float) -> NDArray[np.bool_]:
     """Whether each row of counts `[rows, buckets]` suffices for its quantile, `[rows]`."""
-    named: NDArray[np.bool_] = counts.sum(axis=-1) * (1.0 - quantile) >= _LEAST_TAILS
+    named: NDArray[np.bool_] = counts.sum(axis=-1) * (1.0 - quantile) >= _MIN_TAILS
     return named
 
 

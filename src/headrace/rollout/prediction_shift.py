@@ -31,7 +31,7 @@ from headrace.rollout.readings import When
 Answers: TypeAlias = Mapping[str, int] | Mapping[float, int] | Mapping[str | float, int]
 Counts: TypeAlias = dict[str | float, int]
 
-MOST_LABELS: Final = 50
+MAX_LABELS: Final = 50
 """Maximum number of classes; further classes are counted only in the total."""
 ENOUGH: Final = 25
 """Minimum number of responses of each arm that are compared together, so that chance omits few of
@@ -112,7 +112,7 @@ class PredictionShift(msgspec.Struct):
     def _add_labels(self, together: Mapping[str | float, int]) -> None:
         new = [label for label in together if label not in self.labels]
         for label in sorted(new, key=lambda label: (-together[label], str(label))):
-            if len(self.labels) >= MOST_LABELS:
+            if len(self.labels) >= MAX_LABELS:
                 return
             lower = [lower_label for lower_label in self.labels if _within(lower_label, label)]
             self.tests.append(like=self.labels.index(max(lower)) + 1 if lower else 0)
@@ -147,7 +147,7 @@ def parts(
 def levels(level: float, labels: int) -> Array:
     """Return how `level` is split over the labels, `[labels]`: the first ones get more."""
     rank = np.arange(1, labels + 1)
-    result: Array = level * (0.5 / (rank * (rank + 1)) + 0.5 / MOST_LABELS)
+    result: Array = level * (0.5 / (rank * (rank + 1)) + 0.5 / MAX_LABELS)
     return result
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from headrace.rollout.betting import Array
 from headrace.rollout.outcomes import MetricVerdict, RolloutVerdict
 
-MOST_POINTS: Final = 120
+MAX_POINTS: Final = 120
 FIRST_STEP_S: Final = 1.0
 Narrow: TypeAlias = NDArray[np.float32]
 """Half as many bytes: six digits suffice for a chart."""
@@ -76,7 +76,7 @@ class Sequences(msgspec.Struct, kw_only=True):
         if is_close or last[-1:] == [time]:
             self._keep(np.arange(len(self.times)) < len(self.times) - 1)
         self._append(time, verdict)
-        while len(self.times) > MOST_POINTS:
+        while len(self.times) > MAX_POINTS:
             self.step_s *= 2.0
             self._keep(_spaced(self.times, self.step_s))
 

@@ -46,7 +46,7 @@ from headrace.rollout.simulated_traffic import (
 )
 
 _METRICS: Final = ("errors", "rejections", "latency", "predictions")
-_MOST_REQUESTS: Final = 400_000
+_MAX_REQUESTS: Final = 400_000
 """Maximum number of requests drawn at once; larger numbers of runs are simulated in several
 parts."""
 
@@ -330,7 +330,7 @@ def simulate(
     quantile = latency.quantile if latency is not None else 0.99
     shares = np.array(steps or (world.weight,))
     last_step = len(shares) - 1
-    at_once = max(1, int(_MOST_REQUESTS / world.requests_per_s))
+    at_once = max(1, int(_MAX_REQUESTS / world.requests_per_s))
     parts = [all_candidates[i : i + at_once] for i in range(0, len(all_candidates), at_once)]
     tallies = []
     for i, part in enumerate(parts):

@@ -12,9 +12,9 @@ from headrace.core import FeatureSource, ModelSignature, Tensors, UnsupportedMod
 
 PRECISIONS: Final = ("f32", "bf16", "f16")
 GRAPH_OPTIMIZATIONS: Final = ("all", "extended", "basic", "none")
-MOST_THREADS: Final = 1024
+MAX_THREADS: Final = 1024
 _OPTIMIZER: Final = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,99}")
-_MOST_OPTIMIZERS: Final = 256
+_MAX_OPTIMIZERS: Final = 256
 _SHOWN: Final = 40
 
 
@@ -50,8 +50,8 @@ def check_tuning(tuning: Tuning) -> None:
     _check_one_of("precision", tuning.precision, ("", *PRECISIONS))
     _check_one_of("graph_optimizations", tuning.graph_optimizations, GRAPH_OPTIMIZATIONS)
     disabled = tuning.disabled_optimizers or ()
-    if len(disabled) > _MOST_OPTIMIZERS:
-        _refuse(f"disables {len(disabled)} optimizers; the limit is {_MOST_OPTIMIZERS}")
+    if len(disabled) > _MAX_OPTIMIZERS:
+        _refuse(f"disables {len(disabled)} optimizers; the limit is {_MAX_OPTIMIZERS}")
     for name in disabled:
         if _OPTIMIZER.fullmatch(name) is None:
             _refuse(
@@ -59,8 +59,8 @@ def check_tuning(tuning: Tuning) -> None:
                 "Runtime: use letters, digits and underscores, as in SkipLayerNormFusion"
             )
     threads = tuning.intra_op_threads
-    if threads is not None and not 1 <= threads <= MOST_THREADS:
-        _refuse(f"asks for {threads} threads inside a run; allowed are 1 to {MOST_THREADS}")
+    if threads is not None and not 1 <= threads <= MAX_THREADS:
+        _refuse(f"asks for {threads} threads inside a run; allowed are 1 to {MAX_THREADS}")
 
 
 def _check_one_of(description: str, value: str, allowed: tuple[str, ...]) -> None:

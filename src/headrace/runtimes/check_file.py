@@ -22,9 +22,9 @@ from headrace.runtimes.file_bytes import BrokenFileError
 
 MAX_BYTES: Final = 1 << 29
 """Limit of all requests and responses together."""
-MOST_REQUESTS: Final = 4096
-_MOST_ARRAYS: Final = 65_536
-_MOST_HEADER: Final = 10_000
+MAX_REQUESTS: Final = 4096
+_MAX_ARRAYS: Final = 65_536
+_MAX_HEADER: Final = 10_000
 _HEADERS_BYTES: Final = 16 << 20
 _ENTRY: Final = re.compile(r"(in|out)/([0-9]{1,4})/([^/#]*)(#text|#sizes)?\.npy")
 """A name is quoted, so that it contains neither `/` nor `#`."""
@@ -42,10 +42,10 @@ def write_check(file: Path, requests: Sequence[Asked]) -> None:
         InvalidArgumentError: There are no requests, or too many, or a tensor's dtype is not in the
             protocol.
     """
-    if not 1 <= len(requests) <= MOST_REQUESTS:
+    if not 1 <= len(requests) <= MAX_REQUESTS:
         msg = (
             f"a model cannot be checked with {len(requests)} requests; allowed are 1 to "
-            f"{MOST_REQUESTS}"
+            f"{MAX_REQUESTS}"
         )
         raise InvalidArgumentError(msg)
     left = MAX_BYTES
@@ -110,8 +110,8 @@ def _entries(requests: Sequence[Asked]) -> Iterator[tuple[str, Array]]:
 def _arrays(archive: zipfile.ZipFile) -> dict[str, Array]:
     """Return every array by side, number, name and part; reads are bounded."""
     entries = archive.infolist()
-    if len(entries) > _MOST_ARRAYS:
-        raise BrokenFileError(f"it holds {len(entries)} arrays; the limit is {_MOST_ARRAYS}")
+    if len(entries) > _MAX_ARRAYS:
+        raise BrokenFileError(f"it holds {len(entries)} arrays; the limit is {_MAX_ARRAYS}")
     if sum(entry.file_size for entry in entries) > MAX_BYTES + _HEADERS_BYTES:
         raise BrokenFileError(f"it needs more than {MAX_BYTES} bytes")
     return {entry.filename: _array(archive, entry) for entry in entries}
@@ -124,7 +124,7 @@ def _array(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Array:
     version = np.lib.format.read_magic(stream)
     if version != (1, 0):
         raise BrokenFileError(f"an array has the version {version}")
-    header = np.lib.format.read_array_header_1_0(stream, max_header_size=_MOST_HEADER)
+    header = np.lib.format.read_array_header_1_0(stream, max_header_size=_MAX_HEADER)
     shape, in_fortran_order, dtype = header
     if dtype not in _DTYPES or in_fortran_order:
         raise BrokenFileError("it holds an array whose type or order is not supported")

@@ -19,8 +19,8 @@ import numpy as np
 from headrace.core import Array
 
 _BLOCK: Final = 1 << 16
-_MOST_FIELDS: Final = 2_000_000
-_MOST_VARINT_BYTES: Final = 10
+_MAX_FIELDS: Final = 2_000_000
+_MAX_VARINT_BYTES: Final = 10
 _BYTES: Final = 2
 
 
@@ -50,7 +50,7 @@ class FileReader:
             raise BrokenFileError("is not a regular file")
         self.size = status.st_size
         self._block, self._start = b"", 0
-        self.fields_left = _MOST_FIELDS
+        self.fields_left = _MAX_FIELDS
 
     def __enter__(self) -> Self:
         return self
@@ -128,7 +128,7 @@ def fields(source: FileReader, start: int = 0, end: int | None = None) -> Iterat
     while start < end:
         source.fields_left -= 1
         if source.fields_left < 0:
-            raise BrokenFileError(f"has more than {_MOST_FIELDS} fields")
+            raise BrokenFileError(f"has more than {_MAX_FIELDS} fields")
         key, start = varint(source, start, end)
         number, kind = key >> 3, key & 7
         value, begin = 0, start
@@ -208,7 +208,7 @@ def varint(source: FileReader, start: int, end: int) -> tuple[int, int]:
     """
     if start < end and (first := source.byte(start)) < 0x80:  # noqa: PLR2004  # most are one byte
         return first, start + 1
-    data = source.read(start, min(_MOST_VARINT_BYTES, end - start, source.size - start))
+    data = source.read(start, min(_MAX_VARINT_BYTES, end - start, source.size - start))
     value = 0
     for i, byte in enumerate(data):
         value |= (byte & 0x7F) << (7 * i)

@@ -291,13 +291,13 @@ _IR: Final = re.compile(
 )
 _USUAL: Final = {"model.xml", "openvino_model.xml"}
 """File names of Triton and of Optimum, which stores its tokenizers beside the model."""
-_MOST_XML_BYTES: Final = 512 << 20
+_MAX_XML_BYTES: Final = 512 << 20
 _CHUNK_BYTES: Final = 1 << 16
-_MOST_DEPTH: Final = 64
-_MOST_LAYERS: Final = 2_000_000
+_MAX_DEPTH: Final = 64
+_MAX_LAYERS: Final = 2_000_000
 _OLDEST_VERSION: Final = 10
 """Version of the IR: OpenVINO 2020.1 wrote the first that this version reads."""
-_MOST_SHOWN: Final = 64
+_MAX_SHOWN: Final = 64
 _MAX_ELEMENTS: Final = 1 << 40
 _BITS: Final = {"boolean": 8, "bf16": 16, "nf4": 4, "string": 8, "f8e4m3": 8, "f8e5m2": 8}
 
@@ -390,8 +390,8 @@ def read_ir(source: FileReader) -> "IrFile":
         ExpatError: It is not complete XML.
         BrokenFileError: A declaration cannot be true.
     """
-    if source.size > _MOST_XML_BYTES:
-        raise BrokenFileError(f"is larger than {_MOST_XML_BYTES} bytes")
+    if source.size > _MAX_XML_BYTES:
+        raise BrokenFileError(f"is larger than {_MAX_XML_BYTES} bytes")
     ir = IrFile()
     parser = xml_parser()
     parser.StartElementHandler = ir.start
@@ -467,8 +467,8 @@ class IrFile:
     def start(self, element: str, attributes: dict[str, str]) -> None:
         """Handle an element's start."""
         self._depth += 1
-        if self._depth > _MOST_DEPTH:
-            raise BrokenFileError(f"nests deeper than {_MOST_DEPTH} elements")
+        if self._depth > _MAX_DEPTH:
+            raise BrokenFileError(f"nests deeper than {_MAX_DEPTH} elements")
         self._text = ""
         if self._depth == 1:
             self.name, self.version = attributes.get("name", ""), attributes.get("version", "")
@@ -479,8 +479,8 @@ class IrFile:
                 )
         elif element == "layer":
             self._layers += 1
-            if self._layers > _MOST_LAYERS:
-                raise BrokenFileError(f"has more than {_MOST_LAYERS} layers")
+            if self._layers > _MAX_LAYERS:
+                raise BrokenFileError(f"has more than {_MAX_LAYERS} layers")
             self._kind, self._layer = attributes.get("type", ""), attributes.get("name", "")
             self._dims = []
             self.is_quantised |= self._kind == "FakeQuantize"
@@ -498,7 +498,7 @@ class IrFile:
                 )
             self.weights[_datatype(kind)] += size
             self.end_bytes = max(self.end_bytes, offset + size)
-        elif element == "data" and self._kind == "Parameter" and len(self.inputs) < _MOST_SHOWN:
+        elif element == "data" and self._kind == "Parameter" and len(self.inputs) < _MAX_SHOWN:
             datatype = _datatype(attributes.get("element_type", ""))
             shape = tuple(_sizes(attributes.get("shape", "")))
             self.inputs.append(TensorInfo(name=self._layer, datatype=datatype, shape=shape))
@@ -510,9 +510,9 @@ class IrFile:
     def end(self, element: str) -> None:
         """Handle an element's end."""
         self._depth -= 1
-        if element == "dim" and len(self._dims) < _MOST_SHOWN:
+        if element == "dim" and len(self._dims) < _MAX_SHOWN:
             self._dims.append(_whole(self._text))
-        elif element == "layer" and self._kind == "Result" and len(self.outputs) < _MOST_SHOWN:
+        elif element == "layer" and self._kind == "Result" and len(self.outputs) < _MAX_SHOWN:
             shape = tuple(self._dims)
             self.outputs.append(TensorInfo(name=self._layer, datatype="?", shape=shape))
 

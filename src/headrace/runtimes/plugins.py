@@ -33,7 +33,7 @@ from headrace.runtimes.libraries import framework_of, how_to_install, missing_li
 from headrace.runtimes.probe import VARIABLE_SIZES
 
 _HEAD_BYTES: Final = 512
-_MOST_NAMES: Final = 10_000
+_MAX_NAMES: Final = 10_000
 _SAVED_MODEL: Final = "export it with `model.export(DIRECTORY)`, and push that directory"
 _NOT_INSIDE: Final = "by its name, but not by its content"
 _TORCH_EXPORT: Final = "export the model to ONNX with torch.onnx.export"
@@ -132,7 +132,7 @@ def _names_in(archive: Path) -> list[str] | None:
     """Return the first names in a ZIP file, without reading content; None if it is damaged."""
     try:
         with zipfile.ZipFile(archive) as opened:
-            return opened.namelist()[:_MOST_NAMES]
+            return opened.namelist()[:_MAX_NAMES]
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
         return None
 

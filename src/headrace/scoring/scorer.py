@@ -22,7 +22,7 @@ from headrace.core import (
     Tensors,
     check_inputs,
 )
-from headrace.engine.row_check import LEAST_INTERVAL_S, REPAY_RATIO, compare_row, note_scales
+from headrace.engine.row_check import MIN_INTERVAL_S, REPAY_RATIO, compare_row, note_scales
 from headrace.scoring.loading import LoadedModel
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ class Scorer:
             reason = error.code if isinstance(error, HeadraceError) else type(error).__name__
             _log.warning("a row failed when it was run alone", extra={"error": reason})
         self._check_at = self._clock() + max(
-            LEAST_INTERVAL_S, REPAY_RATIO * (self._clock() - started)
+            MIN_INTERVAL_S, REPAY_RATIO * (self._clock() - started)
         )
         if difference is not None:
             self._check_at = math.inf

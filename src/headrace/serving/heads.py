@@ -21,7 +21,7 @@ _ID: Final = re.compile(
 )
 _ID_BYTES: Final = 36
 _ID_LETTERS: Final = b"0123456789abcdef-"
-_MOST_DIGITS: Final = 5
+_MAX_DIGITS: Final = 5
 _REMEMBERED_SIZES: Final = 32
 _NOT_PLAIN: Final = (b"transfer-encoding", b"expect", b"upgrade", b"trailer")
 """Headers that make a request more than a head and a body of a known length."""
@@ -96,7 +96,7 @@ class KnownHead:
         one length fits; without one, no such request has this size, and the result is None.
         """
         left = size - len(self._before) - len(self._between) - self._ids_bytes
-        for count in range(1, _MOST_DIGITS + 1):
+        for count in range(1, _MAX_DIGITS + 1):
             digits = b"%d" % max(left - count, 0)
             if len(digits) == count <= left:
                 break

@@ -13,7 +13,7 @@ _STATUS: Final = Path("/proc/self/status")
 _MEMINFO: Final = Path("/proc/meminfo")
 _AVAILABLE: Final = "MemAvailable:"
 _PEAK: Final = "VmHWM:"
-_LEAST_MEMORY_BYTES: Final = 2 << 30
+_MIN_MEMORY_BYTES: Final = 2 << 30
 _TIMES_SIZE: Final = 6
 _OF_AVAILABLE: Final = 0.8
 _PAUSE_S: Final = 2.0
@@ -36,7 +36,7 @@ def memory_limit_bytes(size_bytes: int) -> int:
     memory that other processes need.
     """
     available = available_bytes()
-    return min(max(_LEAST_MEMORY_BYTES, _TIMES_SIZE * size_bytes), int(available * _OF_AVAILABLE))
+    return min(max(_MIN_MEMORY_BYTES, _TIMES_SIZE * size_bytes), int(available * _OF_AVAILABLE))
 
 
 def size_bytes(path: Path) -> int:

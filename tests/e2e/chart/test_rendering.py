@@ -16,7 +16,7 @@ from headrace import deploy
 from headrace.cli.app import app
 from headrace.control.kubernetes import role_rules
 from headrace.control.kubernetes.names import revision_name
-from headrace.core.internal_token import LEAST_BYTES
+from headrace.core.internal_token import MIN_BYTES
 from headrace.core.spec.kubernetes import Autoscaler
 from headrace.core.spec.parse import parse_spec
 from headrace.deploy.helm_values import chart_files, chart_folder
@@ -537,7 +537,7 @@ def test_the_token_by_which_replicas_know_the_control_plane_is_made_or_named() -
     named = rendered(merged(CERTIFICATES, {"control": {"internalSecret": "mine"}}))
 
     (secret,) = of_kind(made, "Secret")
-    assert len(base64.b64decode(secret["data"]["token"])) >= LEAST_BYTES
+    assert len(base64.b64decode(secret["data"]["token"])) >= MIN_BYTES
     assert of_kind(named, "Secret") == []
     for objects, name in ((made, "headrace-internal"), (named, "mine")):
         (pod,) = [pod for what, pod in pods_of(objects) if what == "Deployment/headrace-control"]

@@ -11,7 +11,7 @@ from tests.unit.autoscale.simulation import TRACES, Outcome, Trace, simulate, st
 pytestmark = pytest.mark.slow
 
 _COMPARED = ("oracle", "headrace", "cpu-target")
-_MOST_TURNS = {
+_MAX_TURNS = {
     "steady": 0,
     "flash-crowd": 1,  # up, down
     "diurnal": 4,  # up, down, up, down; one to spare
@@ -34,7 +34,7 @@ def outcomes() -> dict[str, dict[str, Outcome]]:
 def test_the_count_turns_no_more_often_than_the_load(
     outcomes: dict[str, dict[str, Outcome]], name: str
 ) -> None:
-    assert outcomes[name]["headrace"].direction_changes <= _MOST_TURNS[name]
+    assert outcomes[name]["headrace"].direction_changes <= _MAX_TURNS[name]
 
 
 @pytest.mark.parametrize("seed", [1, 2])

@@ -8,7 +8,7 @@ import pytest
 
 from headrace.control.jobs.plan import (
     AFTER_FAILURE,
-    MOST_INTERRUPTIONS,
+    MAX_INTERRUPTIONS,
     Attempt,
     after_attempt,
     arguments_of,
@@ -193,7 +193,7 @@ def test_a_run_that_is_interrupted_again_and_again_and_gets_nowhere_fails() -> N
         run = interrupted(run, at=run.next_try_at)
         states.append(run.state)
 
-    assert states == [RunState.WAITING] * (MOST_INTERRUPTIONS - 1) + [RunState.FAILED]
+    assert states == [RunState.WAITING] * (MAX_INTERRUPTIONS - 1) + [RunState.FAILED]
     assert "was interrupted 10 times and finished no shard in between" in run.message
     assert "stopped" in run.message
     assert "`shard_rows`" in run.message
@@ -202,11 +202,11 @@ def test_a_run_that_is_interrupted_again_and_again_and_gets_nowhere_fails() -> N
 
 def test_a_shard_that_was_finished_lets_interruptions_count_anew() -> None:
     run = new_run(job(), SIX, now=SIX)
-    for done in range(1, 5 * MOST_INTERRUPTIONS):
-        run = interrupted(run, shards_done=done // (MOST_INTERRUPTIONS - 2))
+    for done in range(1, 5 * MAX_INTERRUPTIONS):
+        run = interrupted(run, shards_done=done // (MAX_INTERRUPTIONS - 2))
     assert run.state is RunState.WAITING
 
-    for _ in range(MOST_INTERRUPTIONS):
+    for _ in range(MAX_INTERRUPTIONS):
         run = interrupted(run, shards_done=run.shards_done)
         if run.state.is_over:
             break
@@ -234,7 +234,7 @@ def test_the_first_interruption_costs_no_time_and_later_ones_more_and_more() -> 
 def test_a_run_whose_owner_is_gone_was_interrupted_though_nobody_noted_it() -> None:
     run = begun(new_run(job(), SIX, now=SIX), now=SIX)
     assert (run.state, run.tries, run.began, run.interruptions) == (RunState.RUNNING, 1, SIX, 0)
-    for count in range(1, MOST_INTERRUPTIONS):
+    for count in range(1, MAX_INTERRUPTIONS):
         run = begun(run, now=SIX + count)
         assert (run.state, run.tries, run.began) == (RunState.RUNNING, 1, SIX)
         assert run.interruptions == count

@@ -97,7 +97,7 @@ def test_answers_without_counterpart_are_let_go_when_they_are_old() -> None:
 
 
 @pytest.mark.parametrize(
-    ("limit", "value"), [("_MOST_WAITING", 2), ("_MOST_WAITING_BYTES", 2 * 1100)]
+    ("limit", "value"), [("_MAX_WAITING", 2), ("_MAX_WAITING_BYTES", 2 * 1100)]
 )
 def test_waiting_answers_are_bounded_in_number_and_in_bytes(
     monkeypatch: pytest.MonkeyPatch, limit: str, value: int
@@ -116,7 +116,7 @@ def test_waiting_answers_are_bounded_in_number_and_in_bytes(
 def test_an_answer_larger_than_all_that_may_wait_is_let_go(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(module, "_MOST_WAITING_BYTES", 10)
+    monkeypatch.setattr(module, "_MAX_WAITING_BYTES", 10)
     pairing = Pairing(metric=METRIC)
 
     pairing.add_primary([answer("a", 1.0)], 0.0)

@@ -110,7 +110,7 @@ def test_caller_whom_a_larger_step_moves_counts_where_he_was_first() -> None:
 def test_beyond_its_bound_nothing_more_is_counted_by_caller(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("headrace.control.state.reward_rows.MOST_UNITS", 3)
+    monkeypatch.setattr("headrace.control.state.reward_rows.MAX_UNITS", 3)
 
     def count(store: Store) -> UnitTally:
         for n in range(3):

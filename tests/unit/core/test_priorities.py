@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.core.priorities import DEFAULT_LEVEL, LEVELS, MOST_ABOVE, MOST_BELOW, tier_levels
+from headrace.core.priorities import DEFAULT_LEVEL, LEVELS, MAX_ABOVE, MAX_BELOW, tier_levels
 from headrace.core.spec.access import TierSpec
 
 
@@ -25,8 +25,8 @@ def test_a_higher_priority_never_has_a_lower_place(priorities: list[int]) -> Non
 
 
 @given(
-    st.sets(st.integers(1, 100), max_size=MOST_ABOVE),
-    st.sets(st.integers(-100, -1), max_size=MOST_BELOW),
+    st.sets(st.integers(1, 100), max_size=MAX_ABOVE),
+    st.sets(st.integers(-100, -1), max_size=MAX_BELOW),
 )
 def test_priorities_that_differ_stay_different(above: set[int], below: set[int]) -> None:
     priorities = [*above, 0, *below]

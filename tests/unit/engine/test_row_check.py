@@ -22,7 +22,7 @@ from headrace.core import (
     Tensors,
 )
 from headrace.engine import Batch, Engine, PaddingPlan, RowChecker, ServiceTimes, padding_plan
-from headrace.engine.row_check import FIRST_CHECKS, LEAST_INTERVAL_S
+from headrace.engine.row_check import FIRST_CHECKS, MIN_INTERVAL_S
 from headrace.engine.run import run_batch
 from headrace.observe import ModelStatistics, PhaseHistograms
 from headrace.observe.row_checks import RowCheckCounts, RowOutcome
@@ -316,7 +316,7 @@ def test_checks_are_a_second_apart_and_take_one_hundredth_of_the_time(
         world.batch(*pair())
         world.advance(gap)
     starts = world.started
-    least = run_s + max(LEAST_INTERVAL_S, 100 * run_s)
+    least = run_s + max(MIN_INTERVAL_S, 100 * run_s)
     assert all(after - before >= least - 1e-9 for before, after in pairwise(starts))
 
 

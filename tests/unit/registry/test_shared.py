@@ -14,7 +14,7 @@ from headrace.core import (
     UnavailableError,
 )
 from headrace.registry import Registry, SharedStore, StoredFile, VersionNotFoundError
-from headrace.registry.bucket import MOST_READ_BYTES, FileBucket, ObjectInfo, ObjectStore
+from headrace.registry.bucket import MAX_READ_BYTES, FileBucket, ObjectInfo, ObjectStore
 from headrace.registry.shared import GRACE_S, SharedIndex
 from headrace.registry.shared_content import (
     TOMBSTONE_AGE_S,
@@ -364,7 +364,7 @@ def test_an_object_too_large_to_be_ours_is_not_read(tmp_path: Path) -> None:
     bucket = FileBucket(tmp_path)
     bucket.create("registry/m/1.json", b"{}")
     with (tmp_path / "registry" / "m" / "1.json").open("r+b") as file:
-        file.truncate(MOST_READ_BYTES + 1)  # a hole, which takes no room
+        file.truncate(MAX_READ_BYTES + 1)  # a hole, which takes no room
 
     with pytest.raises(ArtifactCorruptError, match="more than the limit"):
         SharedIndex(bucket).read("m", 1)

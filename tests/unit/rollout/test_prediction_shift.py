@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from headrace.rollout.betting import log_growth
 from headrace.rollout.prediction_shift import (
     ENOUGH,
-    MOST_LABELS,
+    MAX_LABELS,
     Counts,
     PredictionShift,
     levels,
@@ -101,15 +101,15 @@ def test_scores_are_compared_below_each_edge() -> None:
 def test_classes_beyond_the_limit_count_as_no_class() -> None:
     shift = PredictionShift.start()
 
-    classes = {f"c{i:03}": 100 - i for i in range(MOST_LABELS + 5)}
+    classes = {f"c{i:03}": 100 - i for i in range(MAX_LABELS + 5)}
     answers = sum(classes.values())
 
     shift.add(0.5, classes, {"c000": answers})
 
-    assert len(shift.labels) == MOST_LABELS
+    assert len(shift.labels) == MAX_LABELS
     assert shift.labels[0] == "c000"
     _, _, _, all_a = shift.tests.totals()
-    assert all_a.tolist() == [answers] * (MOST_LABELS + 1)
+    assert all_a.tolist() == [answers] * (MAX_LABELS + 1)
 
 
 def test_intervals_without_answers_are_nothing() -> None:
@@ -232,7 +232,7 @@ def test_where_one_version_has_all_requests_answers_are_counted_and_not_compared
     assert shift.tests.strata == []
 
 
-@given(st.floats(1e-6, 0.5), st.integers(1, MOST_LABELS))
+@given(st.floats(1e-6, 0.5), st.integers(1, MAX_LABELS))
 def test_all_classes_together_have_no_more_than_the_level(level: float, labels: int) -> None:
     found = levels(level, labels)
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.rollout.outcomes import MetricVerdict, Outcome, RolloutVerdict
-from headrace.rollout.sequences import FIRST_STEP_S, MOST_POINTS, Sequences
+from headrace.rollout.sequences import FIRST_STEP_S, MAX_POINTS, Sequences
 
 NUMBERS = st.none() | st.floats(width=32, min_value=-1e6, max_value=1e6)
 PAUSES = st.lists(st.floats(min_value=-5.0, max_value=1e5), min_size=1, max_size=300)
@@ -46,7 +46,7 @@ def test_points_are_few_and_in_order_and_span_the_whole_life(pauses: list[float]
     points = list(found.points(found.metrics[0]))
     at = [point.at for point in points]
 
-    assert 1 <= len(points) <= MOST_POINTS
+    assert 1 <= len(points) <= MAX_POINTS
     assert at == sorted(set(at))
     assert at[0] == times[0]
     assert at[-1] == max(times)
@@ -61,7 +61,7 @@ def test_points_are_spread_evenly_over_a_rollout_that_is_watched_steadily(
     found = watched([1e9 + i * every_s for i in range(judgements)])
     at = found.times.tolist()
 
-    assert found.step_s <= max(FIRST_STEP_S, 4 * judgements * every_s / MOST_POINTS)
+    assert found.step_s <= max(FIRST_STEP_S, 4 * judgements * every_s / MAX_POINTS)
     assert all(b - a < found.step_s + every_s for a, b in itertools.pairwise(at))
 
 

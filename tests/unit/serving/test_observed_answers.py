@@ -8,7 +8,7 @@ from hypothesis.extra import numpy as arrays
 
 from headrace.core import Array, Tensors
 from headrace.serving.telemetry import observation as module
-from headrace.serving.telemetry.observation import MOST_VALUES, compared_tensors, is_sampled
+from headrace.serving.telemetry.observation import MAX_VALUES, compared_tensors, is_sampled
 from headrace.serving.telemetry.report import SampledTensor
 
 PAIR = b"0c6f0b4e-6f3a-4a36-9a8e-0d6c1d7d8a11"
@@ -61,29 +61,29 @@ def test_texts_are_kept_whole_and_long_ones_by_their_digest() -> None:
 
 
 def test_of_a_larger_answer_both_replicas_keep_the_same_values_and_other_requests_others() -> None:
-    large = np.arange(MOST_VALUES + 1, dtype=np.float32)
+    large = np.arange(MAX_VALUES + 1, dtype=np.float32)
 
     one, again, other = (compared_tensors({"y": large}, pair)[0] for pair in (PAIR, PAIR, OTHER))
 
     assert one == again
     assert one.data != other.data
-    assert one.shape == [MOST_VALUES + 1]
-    assert values(one).size == MOST_VALUES
+    assert one.shape == [MAX_VALUES + 1]
+    assert values(one).size == MAX_VALUES
     assert set(values(one).tolist()) <= set(large.tolist())
 
 
 def test_the_outputs_of_a_larger_answer_have_equal_parts_and_small_ones_are_whole() -> None:
-    large = np.zeros((2, MOST_VALUES), np.int64)
+    large = np.zeros((2, MAX_VALUES), np.int64)
 
     label, image = compared_tensors({"label": np.arange(3), "image": large}, PAIR)
 
     assert values(label).tolist() == [0, 1, 2]
-    assert values(image).size == MOST_VALUES // 2
+    assert values(image).size == MAX_VALUES // 2
 
 
 def test_the_drawn_values_are_the_same_in_every_release_of_numpy() -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "MOST_VALUES", 8)
+        patch.setattr(module, "MAX_VALUES", 8)
         (drawn,) = compared_tensors({"y": np.arange(1000)}, PAIR)
 
     assert values(drawn).tolist() == [663, 336, 563, 980, 372, 436, 798, 13]
@@ -91,7 +91,7 @@ def test_the_drawn_values_are_the_same_in_every_release_of_numpy() -> None:
 
 def test_a_share_of_the_values_that_differs_is_drawn_as_often_as_stated() -> None:
     """1 value in 20,000 differs: at least one of 131,072 draws meets it in 99.8 % of answers."""
-    size, seeds = 10 * MOST_VALUES, np.random.default_rng(5)
+    size, seeds = 10 * MAX_VALUES, np.random.default_rng(5)
     different = np.zeros(size, np.bool_)
     different[::20_000] = True
 

@@ -42,8 +42,8 @@ from headrace.core.files import read_regular
 from headrace.core.redact import literal_secret, redact_text
 from headrace.gateway import Admin, GatewayUnavailableError
 
-MOST_BYTES: Final = 1 << 20
-_MOST_CERTIFICATES: Final = 1000
+MAX_BYTES: Final = 1 << 20
+_MAX_CERTIFICATES: Final = 1000
 
 
 class _JsonKey(msgspec.Struct):
@@ -81,7 +81,7 @@ def named_file_fact(named: NamedFile) -> FileFact:
         kind, runs_code = recognise(path)
         return replace(fact, format=kind.value, runs_code=runs_code)
     try:
-        data = read_regular(path, limit_bytes=MOST_BYTES)
+        data = read_regular(path, limit_bytes=MAX_BYTES)
     except OSError as error:
         return replace(fact, problem=f"cannot be read: {error.strerror or error}")
     try:
@@ -101,7 +101,7 @@ def _is_reachable(path: Path) -> bool:
 
 
 def _certificates(fact: FileFact, data: bytes) -> FileFact:
-    certificates = x509.load_pem_x509_certificates(data)[:_MOST_CERTIFICATES]
+    certificates = x509.load_pem_x509_certificates(data)[:_MAX_CERTIFICATES]
     return replace(fact, certificates=tuple(map(certificate_fact, certificates)))
 
 
@@ -302,7 +302,7 @@ def home_facts(
 def _started_with(arguments: list[str]) -> _Started:
     path = _flag(arguments, "--settings")
     try:
-        return msgspec.json.decode(read_regular(Path(path), limit_bytes=MOST_BYTES), type=_Started)
+        return msgspec.json.decode(read_regular(Path(path), limit_bytes=MAX_BYTES), type=_Started)
     except (OSError, *UNDECODABLE):
         return _Started()
 

@@ -19,9 +19,9 @@ from headrace.core import InvalidArgumentError
 from headrace.core.error_kind import UNDECODABLE
 
 _UNPACKING: Final = "unpacking an archive could write outside its directory (CVE-2025-4517)"
-_MOST_BYTES: Final = 256 << 20
-_MOST_FILES: Final = 200_000
-_MOST_SUMMARY: Final = 300
+_MAX_BYTES: Final = 256 << 20
+_MAX_FILES: Final = 200_000
+_MAX_SUMMARY: Final = 300
 _SEVERITIES: Final = {
     "LOW": FindingSeverity.LOW,
     "MODERATE": FindingSeverity.MEDIUM,
@@ -177,15 +177,15 @@ def read_advisories(path: Path) -> tuple[Advisory, ...]:
     Raises:
         InvalidArgumentError: A file cannot be read; the message names it.
     """
-    files = sorted(path.rglob("*.json"))[:_MOST_FILES] if path.is_dir() else [path]
+    files = sorted(path.rglob("*.json"))[:_MAX_FILES] if path.is_dir() else [path]
     read = (_advisory(document) for file in files for document in _documents(file))
     return tuple(advisory for advisory in read if advisory is not None)
 
 
 def _documents(file: Path) -> list[_Osv]:
     try:
-        if file.stat().st_size > _MOST_BYTES:
-            raise InvalidArgumentError(f"{file} is larger than {_MOST_BYTES} bytes")
+        if file.stat().st_size > _MAX_BYTES:
+            raise InvalidArgumentError(f"{file} is larger than {_MAX_BYTES} bytes")
         data = file.read_bytes()
     except OSError as error:
         raise InvalidArgumentError(f"cannot read {file}: {error.strerror or error}") from error
@@ -224,7 +224,7 @@ def _advisory(document: _Osv) -> Advisory | None:
     summary = document.summary or document.details.partition("\n")[0] or "no summary"
     return Advisory(
         id=document.id,
-        summary=summary[:_MOST_SUMMARY],
+        summary=summary[:_MAX_SUMMARY],
         severity=_SEVERITIES.get(named, FindingSeverity.HIGH),
         affected=affected,
     )

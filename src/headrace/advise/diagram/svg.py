@@ -31,8 +31,8 @@ _PADDING: Final = 11.0
 _FONT: Final = 14.0
 _CHAR_W: Final = 0.53 * _FONT
 _MARK_W: Final = 12.0
-_LEAST_STROKE: Final = 1.25
-_MOST_STROKE: Final = 4.0
+_MIN_STROKE: Final = 1.25
+_MAX_STROKE: Final = 4.0
 _STYLE: Final = """\
 svg { color-scheme: light dark; --paper: #fff; --ink: #1c1e21; --soft: #5c636b; --line: #7a828b;
   --panel: #f5f6f8; --ok: #1d6f42; --warning: #8a6100; --failing: #b3123b; --part: #2f6690 }
@@ -89,7 +89,7 @@ class DiagramArrow:
     y2: float
     label: str = ""
     dashed: bool = False
-    stroke: float = _LEAST_STROKE
+    stroke: float = _MIN_STROKE
 
     @property
     def middle(self) -> tuple[float, float]:
@@ -252,7 +252,7 @@ def _place_endpoint(
                 y2=box.middle,
                 label=share_text(version),
                 dashed=bool(version.mirror_percent) or not version.weight,
-                stroke=_LEAST_STROKE + (_MOST_STROKE - _LEAST_STROKE) * version.weight / 100,
+                stroke=_MIN_STROKE + (_MAX_STROKE - _MIN_STROKE) * version.weight / 100,
             )
         )
     return y + height

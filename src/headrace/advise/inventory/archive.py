@@ -28,11 +28,11 @@ from headrace.advise.inventory.asset import (
 )
 from headrace.runtimes.file_bytes import BrokenFileError, FileReader
 
-_MOST_BYTES: Final = 8 << 20
-_MOST_MEMORY: Final = 128 << 20  # a header may ask for gigabytes
-_MOST_OPCODES: Final = 400_000
-_MOST_SHOWN: Final = 12
-_MOST_TEXT: Final = 200
+_MAX_BYTES: Final = 8 << 20
+_MAX_MEMORY: Final = 128 << 20  # a header may ask for gigabytes
+_MAX_OPCODES: Final = 400_000
+_MAX_SHOWN: Final = 12
+_MAX_TEXT: Final = 200
 _KEPT_TEXTS: Final = 64
 _PROTOCOLS: Final = tuple(bytes((0x80, number)) for number in range(2, 6))
 _DANGEROUS: Final = re.compile(
@@ -68,18 +68,18 @@ def looks_like_pickle(head: bytes) -> bool:
 
 def decompress_head(source: FileReader) -> bytes:
     """Return the beginning of a file, decompressed if joblib compressed it."""
-    data = source.head(_MOST_BYTES)
+    data = source.head(_MAX_BYTES)
     makers: Mapping[bytes, Callable[[], _Unpacks]] = {
         b"\x78": zlib.decompressobj,
         b"\x1f\x8b": lambda: zlib.decompressobj(wbits=31),
         b"BZh": bz2.BZ2Decompressor,
-        b"\xfd7zXZ": lambda: lzma.LZMADecompressor(memlimit=_MOST_MEMORY),
-        b"\x5d\x00\x00": lambda: lzma.LZMADecompressor(memlimit=_MOST_MEMORY),
+        b"\xfd7zXZ": lambda: lzma.LZMADecompressor(memlimit=_MAX_MEMORY),
+        b"\x5d\x00\x00": lambda: lzma.LZMADecompressor(memlimit=_MAX_MEMORY),
     }
     for magic, make in makers.items():
         if data.startswith(magic):
             try:
-                return make().decompress(data, _MOST_BYTES)
+                return make().decompress(data, _MAX_BYTES)
             except (zlib.error, OSError, EOFError, lzma.LZMAError, ValueError):
                 return b""
     return data
@@ -92,7 +92,7 @@ def read_opcodes(data: bytes) -> Opcodes:
     with contextlib.suppress(ValueError, IndexError, OverflowError, MemoryError):
         for opcode, argument, _ in pickletools.genops(io.BytesIO(data)):
             reader.count += 1
-            if reader.count > _MOST_OPCODES:
+            if reader.count > _MAX_OPCODES:
                 break
             reader.read(opcode.name, argument)
     return Opcodes(imports=tuple(reader.imports), whole=reader.whole, any_opcode=reader.count > 1)
@@ -112,10 +112,10 @@ class _Reader:
         """Process one opcode."""
         match name:
             case "GLOBAL" | "INST":
-                self.imports[str(argument).replace(" ", ".", 1)[:_MOST_TEXT]] = None
+                self.imports[str(argument).replace(" ", ".", 1)[:_MAX_TEXT]] = None
             case "STACK_GLOBAL":
                 # The two strings before it, either literal or from the memo.
-                self.imports[".".join(self._texts[-2:])[:_MOST_TEXT]] = None
+                self.imports[".".join(self._texts[-2:])[:_MAX_TEXT]] = None
             case "MEMOIZE":
                 self._memo[len(self._memo)] = self._last()
             case "BINPUT" | "LONG_BINPUT" | "PUT":
@@ -127,7 +127,7 @@ class _Reader:
             case _ if isinstance(argument, str) and name.endswith(
                 ("UNICODE", "UNICODE8", "STRING")
             ):
-                self._texts.append(argument[:_MOST_TEXT])
+                self._texts.append(argument[:_MAX_TEXT])
         del self._texts[:-_KEPT_TEXTS]
 
     def _last(self) -> str:
@@ -146,8 +146,8 @@ def pickle_format(opcodes: Opcodes) -> AssetFormat:
 
 def pickle_details(opcodes: Opcodes, *, weights: Mapping[str, int] | None = None) -> Details:
     """Return the imports of a pickle, and their problems."""
-    shown = ", ".join(opcodes.imports[:_MOST_SHOWN])
-    more = len(opcodes.imports) - _MOST_SHOWN
+    shown = ", ".join(opcodes.imports[:_MAX_SHOWN])
+    more = len(opcodes.imports) - _MAX_SHOWN
     notes = {"imports": f"{shown} and {more} more" if more > 0 else shown}
     return Details(
         notes=notes if opcodes.imports else {},
@@ -176,9 +176,9 @@ def _is_dangerous(name: str) -> bool:
 
 
 MAGIC: Final = b"PK\x03\x04"
-_MOST_DIRECTORY: Final = 32 << 20
-_MOST_ENTRY: Final = 8 << 20
-_MOST_CODE_FILES: Final = 2000
+_MAX_DIRECTORY: Final = 32 << 20
+_MAX_ENTRY: Final = 8 << 20
+_MAX_CODE_FILES: Final = 2000
 _PACKED: Final = frozenset({zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED})
 _IN_ZIP64: Final = 0xFFFFFFFF
 _TAIL: Final = (1 << 16) + 64
@@ -246,8 +246,8 @@ def archive_details(source: FileReader, kind: AssetFormat) -> Details:
 
 
 def _opened(source: FileReader) -> zipfile.ZipFile:
-    if _directory_bytes(source) > _MOST_DIRECTORY:
-        raise BrokenFileError(f"has a directory of more than {_MOST_DIRECTORY} bytes")
+    if _directory_bytes(source) > _MAX_DIRECTORY:
+        raise BrokenFileError(f"has a directory of more than {_MAX_DIRECTORY} bytes")
     try:
         return zipfile.ZipFile(source.path)
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
@@ -275,7 +275,7 @@ def _entry(archive: zipfile.ZipFile, name: str) -> bytes:
         if archive.getinfo(name).compress_type not in _PACKED:
             raise BrokenFileError(f"compresses {name[:100]!r} with an unsupported method")
         with archive.open(name) as stream:
-            return stream.read(_MOST_ENTRY)
+            return stream.read(_MAX_ENTRY)
     except (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError, LookupError) as error:
         raise BrokenFileError(f"is truncated or damaged: {name[:100]!r} in it") from error
 
@@ -296,7 +296,7 @@ def _torch_script(archive: zipfile.ZipFile, names: Sequence[str]) -> Details:
     code = [name for name in names if "/code/" in name and name.endswith(".py")]
     used = {
         operator
-        for name in code[:_MOST_CODE_FILES]
+        for name in code[:_MAX_CODE_FILES]
         for operator in _OPERATORS.findall(_entry(archive, name))
     }
     custom = sorted(name.decode() for name in used - _OWN_OPERATORS)

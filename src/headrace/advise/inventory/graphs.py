@@ -31,8 +31,8 @@ _LITE_TYPES: Final = {
 }
 """Datatypes of weights; DATATYPES are those of requests."""
 _CODE: Final = frozenset({"PyFunc", "EagerPyFunc", "PyFuncStateless"})
-_MOST_TABLES: Final = 200_000
-_MOST_SHOWN: Final = 64
+_MAX_TABLES: Final = 200_000
+_MAX_SHOWN: Final = 64
 _CHUNK: Final = 1 << 16
 
 
@@ -69,7 +69,7 @@ def onnx_details(source: FileReader, *, max_opset: int | None) -> Details:
         message = f"needs operators of {', '.join(custom[:8])}"
         problems.append(problem(AssetProblemKind.CUSTOM_OPERATORS, message))
     return Details(
-        inputs=tuple(facts.inputs[:_MOST_SHOWN]),
+        inputs=tuple(facts.inputs[:_MAX_SHOWN]),
         outputs=tuple(facts.outputs),
         opset=opset,
         producer=facts.producer,
@@ -151,7 +151,7 @@ def _by_name(tensors: Sequence[Named]) -> tuple[TensorInfo, ...]:
     """Return tensors sorted by name, as protobuf maps are unordered."""
     return tuple(
         TensorInfo(name=tensor.name, datatype=tensor.datatype or "?", shape=tensor.shape)
-        for tensor in sorted(tensors[:_MOST_SHOWN], key=lambda tensor: tensor.name)
+        for tensor in sorted(tensors[:_MAX_SHOWN], key=lambda tensor: tensor.name)
     )
 
 
@@ -172,9 +172,9 @@ def tflite_details(source: FileReader) -> Details:
 
 
 def _lite_details(model: FlatbufferTable) -> Details:
-    graphs = [graph for graph, _ in zip(model.tables(2), range(_MOST_SHOWN), strict=False)]
-    if model.length(4) + sum(graph.length(0) for graph in graphs) > _MOST_TABLES:
-        raise BrokenFileError(f"has more than {_MOST_TABLES} tables")
+    graphs = [graph for graph, _ in zip(model.tables(2), range(_MAX_SHOWN), strict=False)]
+    if model.length(4) + sum(graph.length(0) for graph in graphs) > _MAX_TABLES:
+        raise BrokenFileError(f"has more than {_MAX_TABLES} tables")
     buffers = [buffer.length(0) or int(buffer.number(2, "<Q", 0)) for buffer in model.tables(4)]
     weights: Counter[str] = Counter()
     sides: list[tuple[TensorInfo, ...]] = []
@@ -206,13 +206,13 @@ def _lite_tensors(
     tensors: Sequence[FlatbufferTable], graph: FlatbufferTable, side: int
 ) -> tuple[TensorInfo, ...]:
     tensors_info = []
-    for index in graph.array(side, "<i4").tolist()[:_MOST_SHOWN]:
+    for index in graph.array(side, "<i4").tolist()[:_MAX_SHOWN]:
         if not 0 <= index < len(tensors):
             raise BrokenFileError("is damaged: it refers to a tensor that does not exist")
         tensor = tensors[index]
         shape = tensor.array(7, "<i4").tolist() or tensor.array(0, "<i4").tolist()
         info = TensorInfo(
-            name=tensor.text(3), datatype=_lite_type(tensor), shape=tuple(shape[:_MOST_SHOWN])
+            name=tensor.text(3), datatype=_lite_type(tensor), shape=tuple(shape[:_MAX_SHOWN])
         )
         tensors_info.append(info)
     return tuple(tensors_info)

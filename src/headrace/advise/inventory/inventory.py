@@ -49,8 +49,8 @@ from headrace.runtimes.file_bytes import BrokenFileError, FileReader
 from headrace.runtimes.optimized.file import FILE_NAME, decode_manifest, path_in
 from headrace.runtimes.optimized.processor import plain
 
-_MOST_FILES: Final = 1000
-_MOST_DEPTH: Final = 16
+_MAX_FILES: Final = 1000
+_MAX_DEPTH: Final = 16
 
 Examine = Callable[[Path], tuple[AssetFormat, Details]]
 
@@ -102,10 +102,10 @@ def optimized_details(folder: Path, examine: Examine) -> Details:
 
 def _files(folder: Path, depth: int) -> Iterator[Path]:
     """Yield regular files up to a limit; links are not followed."""
-    if depth > _MOST_DEPTH:
+    if depth > _MAX_DEPTH:
         return
     with os.scandir(folder) as entries:
-        children = sorted(entries, key=lambda entry: entry.name)[:_MOST_FILES]
+        children = sorted(entries, key=lambda entry: entry.name)[:_MAX_FILES]
     for entry in children:
         if entry.is_dir(follow_symlinks=False):
             yield from _files(Path(entry.path), depth + 1)
@@ -149,7 +149,7 @@ CODE_FORMATS: Final = frozenset(
 _LFS: Final = b"version https://git-lfs"
 _HDF5: Final = b"\x89HDF\r\n\x1a\n"
 _HEAD: Final = 4096
-_MOST_TEXT: Final = 1 << 20
+_MAX_TEXT: Final = 1 << 20
 _MOST_HDF5: Final = 4 << 20
 _LAMBDA: Final = re.compile(rb'"class_name"\s*:\s*"Lambda"')
 _PYTHON_CLASS: Final = re.compile(rb"^class\s+\w+\([^)\n]*\bPythonModel\b", re.MULTILINE)
@@ -180,7 +180,7 @@ def examine(path: Path, *, max_opset: int | None = None) -> tuple[AssetFormat, D
             for name in (SAVED_MODEL, PYTHON_FILE):
                 if (path / name).is_file():
                     return examine(path / name, max_opset=max_opset)
-            for file in sorted(entry for entry in path.iterdir() if entry.is_file())[:_MOST_FILES]:
+            for file in sorted(entry for entry in path.iterdir() if entry.is_file())[:_MAX_FILES]:
                 kind, details = examine(file, max_opset=max_opset)
                 if kind is not AssetFormat.UNKNOWN:
                     return kind, details
@@ -246,7 +246,7 @@ def _kind(  # noqa: C901, PLR0911  # a format each, in the order of their marks
     # The other formats have no magic number: Python, old pickles, protobuf.
     suffix = source.path.suffix.lower()
     if suffix == ".py":
-        is_model = source.path.name == PYTHON_FILE or _PYTHON_CLASS.search(source.head(_MOST_TEXT))
+        is_model = source.path.name == PYTHON_FILE or _PYTHON_CLASS.search(source.head(_MAX_TEXT))
         return AssetFormat.PYTHON if is_model else AssetFormat.UNKNOWN
     if looks_like_pickle(head) or suffix in _OLD_PICKLES:
         return pickle_format(read_opcodes(decompress_head(source)))

@@ -25,10 +25,10 @@ from headrace.runtimes.onnx.facts import TensorInfo
 from headrace.runtimes.optimized.file import FILE_NAME as OPTIMIZED_FILE
 
 _IGNORED: Final = frozenset({"__pycache__", ".git", ".hg", ".venv", "node_modules", ".DS_Store"})
-_MOST_ENTRIES: Final = 500_000
-_MOST_DEPTH: Final = 64
+_MAX_ENTRIES: Final = 500_000
+_MAX_DEPTH: Final = 64
 _CHUNK: Final = 1 << 20
-_MOST_HASHED: Final = 64 << 30
+_MAX_HASHED: Final = 64 << 30
 _LARGEST_PROTOBUF: Final = (1 << 31) - 1
 _HUGE: Final = 10 << 30
 _NEWEST_OPSET, _OLDEST_OPSET = 40, 13
@@ -87,7 +87,7 @@ class InventoryContext:
     max_opset: int | None = None
     """The newest opset of the installed ONNX Runtime."""
 
-    max_hashed_bytes: int = _MOST_HASHED
+    max_hashed_bytes: int = _MAX_HASHED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,13 +143,13 @@ class _Walk:
         self._root = root
         self._real = root.resolve()
         self._context = known
-        self._entries_left = _MOST_ENTRIES
+        self._entries_left = _MAX_ENTRIES
         self.incomplete = ""
 
     def assets(self, folder: Path, depth: int = 0) -> Iterator[Asset]:
         """Yield the assets of a folder and its subfolders."""
-        if depth > _MOST_DEPTH:
-            self.incomplete = f"folders nested deeper than {_MOST_DEPTH} were skipped"
+        if depth > _MAX_DEPTH:
+            self.incomplete = f"folders nested deeper than {_MAX_DEPTH} were skipped"
             return
         try:
             with os.scandir(folder) as listing:
@@ -164,7 +164,7 @@ class _Walk:
         for entry in entries:
             self._entries_left -= 1
             if self._entries_left < 0:
-                self.incomplete = f"only the first {_MOST_ENTRIES} entries were inspected"
+                self.incomplete = f"only the first {_MAX_ENTRIES} entries were inspected"
                 return
             if entry.name in _IGNORED:
                 continue

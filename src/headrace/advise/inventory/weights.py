@@ -16,10 +16,10 @@ from headrace.advise.inventory.asset import (
 from headrace.runtimes.file_bytes import BrokenFileError, FileReader
 from headrace.runtimes.onnx.facts import TensorInfo, bits_of
 
-_MOST_HEADER: Final = 64 << 20
-_MOST_TENSORS: Final = 200_000
-_MOST_SETTINGS: Final = 10_000
-_MOST_STEPS: Final = 4_000_000
+_MAX_HEADER: Final = 64 << 20
+_MAX_TENSORS: Final = 200_000
+_MAX_SETTINGS: Final = 10_000
+_MAX_STEPS: Final = 4_000_000
 _NAMES: Final = {
     **{f"F{bits}": f"FP{bits}" for bits in (4, 16, 32, 64)},
     **{f"I{bits}": f"INT{bits}" for bits in (8, 16, 32, 64)},
@@ -50,7 +50,7 @@ def looks_like_safetensors(source: FileReader) -> bool:
     if len(head) < 10 or head[8:9] != b"{":  # noqa: PLR2004  # the length, and two characters
         return False
     length = int.from_bytes(head[:8], "little")
-    return len(b"{}") <= length <= _MOST_HEADER and head[9:10] in b'"} \n\t'
+    return len(b"{}") <= length <= _MAX_HEADER and head[9:10] in b'"} \n\t'
 
 
 def safetensors_details(source: FileReader) -> Details:
@@ -66,7 +66,7 @@ def safetensors_details(source: FileReader) -> Details:
         notes = header.pop("__metadata__", None)
         tensors = {
             name: msgspec.json.decode(raw, type=_Tensor)
-            for name, raw in list(header.items())[:_MOST_TENSORS]
+            for name, raw in list(header.items())[:_MAX_TENSORS]
         }
         metadata = {} if notes is None else msgspec.json.decode(notes, type=dict[str, str])
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
@@ -98,7 +98,7 @@ class _Gguf:
     def __init__(self, source: FileReader) -> None:
         self.source = source
         self.offset = 0
-        self._left = _MOST_STEPS
+        self._left = _MAX_STEPS
 
     def number(self, form: str) -> int:
         size = {"I": 4, "Q": 8}[form]
@@ -147,7 +147,7 @@ def gguf_details(source: FileReader) -> Details:
     cursor = _Gguf(source)
     cursor.skip(4)
     version, tensors, settings = cursor.number("I"), cursor.number("Q"), cursor.number("Q")
-    if not 2 <= version <= 10 or settings > _MOST_SETTINGS or tensors > _MOST_TENSORS:  # noqa: PLR2004  # 1 was big-endian or short
+    if not 2 <= version <= 10 or settings > _MAX_SETTINGS or tensors > _MAX_TENSORS:  # noqa: PLR2004  # 1 was big-endian or short
         raise BrokenFileError("is damaged: its header is not valid")
     notes: dict[str, str] = {"version": str(version), "tensors": str(tensors)}
     for _ in range(settings):
@@ -175,7 +175,7 @@ def gguf_details(source: FileReader) -> Details:
     )
 
 
-_MOST_JSON: Final = 256 << 20
+_MAX_JSON: Final = 256 << 20
 _CHUNK: Final = 1 << 16
 _LIGHTGBM: Final = re.compile(rb"^(\w+)=(.*)$", re.MULTILINE)
 
@@ -220,7 +220,7 @@ def xgboost_json_details(source: FileReader) -> Details:
     Raises:
         BrokenFileError: The file is damaged.
     """
-    if source.size > _MOST_JSON:
+    if source.size > _MAX_JSON:
         return Details(producer="xgboost")
     try:
         model = msgspec.json.decode(source.read(0, source.size), type=_XgBoost)

@@ -19,8 +19,8 @@ from headrace.core.error_kind import UNDECODABLE
 
 TIMES: Final = ("timestamp", "event_timestamp", "time", "ts", "at", "@timestamp", "start_time")
 RATES: Final = ("rate", "rps", "qps", "requests_per_s", "value")
-MOST_KEYS: Final = 5_000_000
-_MOST_SECONDS: Final = 5_000_000
+MAX_KEYS: Final = 5_000_000
+_MAX_SECONDS: Final = 5_000_000
 _MAX_LINE_BYTES: Final = 4 << 20
 _MINUTE_S: Final = 60
 _YEAR_3000_S: Final = 32_503_680_000.0
@@ -80,8 +80,8 @@ def read_arrivals(path: Path, *, time_column: str = "", key_column: str = "") ->
         rows += 1
         first, last = min(first, time_s), max(last, time_s)
         counts[int(time_s)] += 1
-        if len(counts) > _MOST_SECONDS:
-            msg = f"{path}: over {_MOST_SECONDS:,} distinct seconds; split the file"
+        if len(counts) > _MAX_SECONDS:
+            msg = f"{path}: over {_MAX_SECONDS:,} distinct seconds; split the file"
             raise InvalidArgumentError(msg)
         if key_column:
             repeats += _is_repeated(row, key_column, keys, path)
@@ -199,8 +199,8 @@ def _is_repeated(row: Mapping[str, Any], column: str, keys: set[object], path: P
     key = str(row[column])
     if key in keys:
         return True
-    if len(keys) >= MOST_KEYS:
-        msg = f"{path}: over {MOST_KEYS:,} distinct values of '{column}'; split the file"
+    if len(keys) >= MAX_KEYS:
+        msg = f"{path}: over {MAX_KEYS:,} distinct values of '{column}'; split the file"
         raise InvalidArgumentError(msg)
     keys.add(key)
     return False

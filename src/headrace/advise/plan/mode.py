@@ -34,7 +34,7 @@ _HOP_S: Final = 0.02
 """p99 from writing a record to writing its result, without its run: the goal for streams."""
 _RUN_S: Final = 30.0
 """Overhead of a batch run, generously: process start, model load, files, schedule interval."""
-_LEAST_BETWEEN_RUNS_S: Final = 300.0
+_MIN_BETWEEN_RUNS_S: Final = 300.0
 """More frequent runs amount to a stream, with the start cost each time."""
 _COPIES: Final = 2
 """Copies of an online server, so that one may fail."""
@@ -227,7 +227,7 @@ def _batch(needs: Needs, costs: Costs) -> ModeOption:
     busy_s = rows * row_s
     fits = True
     reason = []
-    if every_s < _LEAST_BETWEEN_RUNS_S:
+    if every_s < _MIN_BETWEEN_RUNS_S:
         fits = False
         reason.append(
             f"results no older than {duration_text(fresh_s)} need a run every "
@@ -236,7 +236,7 @@ def _batch(needs: Needs, costs: Costs) -> ModeOption:
     if on_request and needs.entities is None:
         fits = False
         reason.append("inputs are known only with a request (otherwise set --entities)")
-    between = max(every_s, _LEAST_BETWEEN_RUNS_S)
+    between = max(every_s, _MIN_BETWEEN_RUNS_S)
     cores = max(math.ceil(busy_s / max(between * _USED_BATCH - _RUN_S, 1.0)), 1)
     runs_a_month = HOURS_A_MONTH * 3600 / between
     core_hours = runs_a_month * (busy_s + _RUN_S) / 3600

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 PICTURES: Final = (".png", ".svg", ".pdf")
 PAGES: Final = (".html", ".svg", ".png")
-_MOST_BINS: Final = 120
+_MAX_BINS: Final = 120
 _SLOWEST: Final = 400
 _LONGEST_TITLE: Final = 140
 _P50, _P99, _FAILED, _LIMIT = "#2f6690", "#b3123b", "#e08a00", "#5c636b"
@@ -123,7 +123,7 @@ def _draw_over_time(axes: "Axes", result: "LoadResult") -> None:
         color="#9aa2ab",
         label=f"the slowest {len(slowest)}",
     )
-    bins = max(1, min(round(result.seconds), _MOST_BINS))
+    bins = max(1, min(round(result.seconds), _MAX_BINS))
     width = max(result.seconds, 0.1) / bins
     bin_of = np.clip((sent_at[valid] / width).astype(np.int64), 0, bins - 1)
     middle = (np.arange(bins, dtype=np.float64) + 0.5) * width

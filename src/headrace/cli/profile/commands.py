@@ -35,7 +35,7 @@ _MEASURED_SHARE: Final = 0.7
 """Share of the budget for the model itself; the rest is for measuring a replica, for predictions
 and for process starts."""
 _OVERHEAD_SHARE: Final = 0.12
-_MOST_OVERHEAD_S: Final = 8.0
+_MAX_OVERHEAD_S: Final = 8.0
 
 
 def profile(
@@ -231,4 +231,4 @@ def _overhead(
 
 def overhead_s(budget_s: float) -> float:
     """Return the part of the budget for measuring a replica."""
-    return min(budget_s * _OVERHEAD_SHARE, _MOST_OVERHEAD_S)
+    return min(budget_s * _OVERHEAD_SHARE, _MAX_OVERHEAD_S)

@@ -246,7 +246,7 @@ def live_text(view: StreamView) -> str:
 
 _IDLE_S: Final = 10.0
 _REPORT_AFTER_S: Final = 2.0
-_MOST_NAMED: Final = 128
+_MAX_NAMED: Final = 128
 
 
 def replay(
@@ -308,7 +308,7 @@ def replay(
     with closing(open_broker_of(stream.source.broker, plane.home)) as broker:
         span = span_from(broker, stream.source.topics, at_s)
         own = stream.source.group or name
-        usual = f"{name[:_MOST_NAMED]}-replay-{iso_text(at_s).replace(':', '').replace('-', '')}"
+        usual = f"{name[:_MAX_NAMED]}-replay-{iso_text(at_s).replace(':', '').replace('-', '')}"
         group = own if move else group or usual
         if group == own and not move:
             msg = f"'{group}' is the stream's own consumer group; pass another one, or --move"

@@ -23,7 +23,7 @@ ArmKey: TypeAlias = tuple[str, str]
 Totals: TypeAlias = Mapping[ArmKey, ArmStatistics]
 FORGET_S: Final = 600.0
 """Time after which an unknown arm is deleted: its last requests have ended by then."""
-_MOST_GATEWAYS: Final = 1024
+_MAX_GATEWAYS: Final = 1024
 """Gateways whose last report is stored; an evicted gateway counts from 0 when it returns."""
 _NOTHING: Final = ArmStatistics()
 _LOG: Final = logging.getLogger("headrace.control")
@@ -189,7 +189,7 @@ def _without(counts: AgentCounts, arms: Collection[ArmKey]) -> AgentCounts:
 
 def _remember(by_gateway: dict[str, AgentCounts], gateway: str, report: AgentCounts) -> None:
     by_gateway[gateway] = report
-    while len(by_gateway) > _MOST_GATEWAYS:
+    while len(by_gateway) > _MAX_GATEWAYS:
         del by_gateway[next(iter(by_gateway))]
 
 

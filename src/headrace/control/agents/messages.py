@@ -19,7 +19,7 @@ from headrace.core.error_kind import UNDECODABLE
 from headrace.core.spec.observe import RequestLogSpec, TracingSpec
 from headrace.core.spec.scale import ConnectionsSpec
 from headrace.gateway import (
-    MOST_COUNTED,
+    MAX_COUNTED,
     ArmStatistics,
     EndpointRoute,
     GatewayPolicy,
@@ -39,9 +39,9 @@ MAX_BUNDLE_BYTES: Final = 256 << 20
 MAX_REPORT_BYTES: Final = 64 << 20
 LONGEST_WAIT_S: Final = 30.0
 """Longest wait of a poll when there is nothing new."""
-_MOST_NAME: Final = 512
-_MOST_TEXT: Final = 2000
-_MOST_VERSION: Final = 100
+_MAX_NAME: Final = 512
+_MAX_TEXT: Final = 2000
+_MAX_VERSION: Final = 100
 _MAX_CONCURRENT: Final = 1 << 31
 
 
@@ -162,7 +162,7 @@ class Arm(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         if is_odd or len(lengths) > 1 or min((*self.lower_s, *self.width_s), default=0.0) < 0:
             name = self.endpoint[:100]
             raise InvalidArgumentError(f"counts of '{name}' contradict themselves")
-        if max(numbers) > MOST_COUNTED:
+        if max(numbers) > MAX_COUNTED:
             raise InvalidArgumentError(f"the counters of '{self.endpoint[:100]}' are out of range")
         edges = zip(self.lower_s, self.width_s, strict=True)
         return ArmStatistics(
@@ -315,9 +315,9 @@ def checked_report(report: AgentStatus) -> AgentStatus:
     Raises:
         InvalidArgumentError: The report contains impossible values.
     """
-    if len(report.name) > _MOST_NAME or not report.name.isprintable():
+    if len(report.name) > _MAX_NAME or not report.name.isprintable():
         raise InvalidArgumentError(
-            f"a gateway's name has at most {_MOST_NAME} characters, all of them printable"
+            f"a gateway's name has at most {_MAX_NAME} characters, all of them printable"
         )
     counts = report.counts
     if counts is not None:
@@ -327,12 +327,12 @@ def checked_report(report: AgentStatus) -> AgentStatus:
         _check_number(f"requests held for '{endpoint[:100]}'", held)
     return msgspec.structs.replace(
         report,
-        agent=report.agent[:_MOST_VERSION],
-        instance=report.instance[:_MOST_VERSION],
-        in_force=report.in_force[:_MOST_VERSION],
-        refused=report.refused[:_MOST_VERSION],
-        reason=report.reason[:_MOST_TEXT],
-        problem=report.problem[:_MOST_TEXT],
+        agent=report.agent[:_MAX_VERSION],
+        instance=report.instance[:_MAX_VERSION],
+        in_force=report.in_force[:_MAX_VERSION],
+        refused=report.refused[:_MAX_VERSION],
+        reason=report.reason[:_MAX_TEXT],
+        problem=report.problem[:_MAX_TEXT],
         url=report.url if _is_web(report.url) else "",
         restarts=max(report.restarts, 0),
     )
@@ -346,6 +346,6 @@ def _check_number(description: str, number: int) -> None:
 def _is_web(url: str) -> bool:
     """Whether the URL is an HTTP link that may be displayed."""
     try:
-        return len(url) <= _MOST_TEXT and urlsplit(url).scheme in {"http", "https"}
+        return len(url) <= _MAX_TEXT and urlsplit(url).scheme in {"http", "https"}
     except ValueError:
         return False

@@ -19,13 +19,13 @@ from headrace.control.model.records import Event
 from headrace.core.gateways import MAX_BEHIND_S
 from headrace.observe.metrics import Family, gauge
 
-_MOST_OFFERS: Final = 256
+_MAX_OFFERS: Final = 256
 _NEWEST: Final = 0
-_MOST_NAMES: Final = 1024
+_MAX_NAMES: Final = 1024
 _MAX_PREVIOUS: Final = 16
 _FORGET_S: Final = 24 * 3600.0
 """Silence after which a gateway is no longer shown: hosts and pods come and go."""
-_MOST_GATEWAYS: Final = 512
+_MAX_GATEWAYS: Final = 512
 _KNOWN_VERSIONS: Final = 64
 
 
@@ -84,7 +84,7 @@ class Offers:
     def with_offer(self, now: float) -> "Offers":
         """Return these offers and a new one."""
         offered_at = (*self.offered_at, now)
-        excess = max(len(offered_at) - _MOST_OFFERS, 0)
+        excess = max(len(offered_at) - _MAX_OFFERS, 0)
         return Offers(offered_at[excess:], self.dropped + excess)
 
     def after(self, number: int) -> float:
@@ -206,7 +206,7 @@ class DuplicateNames:
             return report  # an older agent
         record = self._names.pop(report.name, None) or _Name(report.instance)
         self._names[report.name] = record
-        while len(self._names) > _MOST_NAMES:
+        while len(self._names) > _MAX_NAMES:
             del self._names[next(iter(self._names))]
         if report.instance == record.newest:
             return report
@@ -305,7 +305,7 @@ class AgentRegistry:
 
     def _forget(self, now: float) -> None:
         by_age = sorted(self._heard, key=lambda name: self._heard[name].seen_at)
-        excess = by_age[: max(len(by_age) - _MOST_GATEWAYS, 0)]
+        excess = by_age[: max(len(by_age) - _MAX_GATEWAYS, 0)]
         old = [name for name in by_age if now - self._heard[name].seen_at > _FORGET_S]
         for name in {*excess, *old}:
             del self._heard[name], self._reports[name]

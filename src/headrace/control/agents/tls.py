@@ -32,7 +32,7 @@ PAIR: Final = "agents"
 AUTHORITIES: Final = "agents-authorities"
 _LOG: Final = logging.getLogger("headrace.control")
 _POLL_INTERVAL_S: Final = 0.5
-_MOST_BYTES: Final = 16 << 20
+_MAX_BYTES: Final = 16 << 20
 _FINGERPRINT: Final = re.compile(r"[0-9a-f]{64}")
 _PREFIX: Final = re.compile(r"^sha-?256( fingerprint)?\s*[=:]\s*", re.IGNORECASE)
 
@@ -255,11 +255,11 @@ def _read(path: Path) -> frozenset[str]:
     description = f"the list of revoked gateways {path}"
     try:
         with path.open("rb") as file:
-            data = file.read(_MOST_BYTES + 1)
+            data = file.read(_MAX_BYTES + 1)
     except OSError as error:
         raise FailedPreconditionError(f"cannot read {description}: {error.strerror}") from None
-    if len(data) > _MOST_BYTES:
-        raise FailedPreconditionError(f"{description} has more than {_MOST_BYTES} bytes")
+    if len(data) > _MAX_BYTES:
+        raise FailedPreconditionError(f"{description} has more than {_MAX_BYTES} bytes")
     try:
         return fingerprints_in(data.decode("utf-8", "replace"))
     except FailedPreconditionError as error:

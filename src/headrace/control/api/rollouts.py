@@ -28,7 +28,7 @@ _CREATED: Final = 201
 _MAX_LISTED: Final = 1000
 _MAX_TEXT: Final = 1000
 _RATE_WINDOW_S: Final = 300.0
-_LEAST_WINDOW_S: Final = 5.0
+_MIN_WINDOW_S: Final = 5.0
 """Shorter windows give no usable rate."""
 
 RolloutId = Annotated[str, Path(pattern=r"^r[0-9]{1,15}$")]
@@ -105,7 +105,7 @@ def _expected(
         until if plane.telemetry.history.began_at is None else plane.telemetry.history.began_at
     )
     seconds = min(_RATE_WINDOW_S, until - began_at)
-    if seconds < _LEAST_WINDOW_S:
+    if seconds < _MIN_WINDOW_S:
         return None
     window = plane.telemetry.history.window(record.endpoint, until=until, seconds=seconds)
     before = observed_load(record.state, counted) if counted else None

@@ -61,7 +61,7 @@ _POINT: Final[dict[str, Any]] = {
     "lag_s": 0.02,
     "running": 1,
 }
-_MOST_POINTS: Final = 360
+_MAX_POINTS: Final = 360
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,7 +113,7 @@ def add_streams(api: FastAPI, context: ServiceContext, supervisor: StreamSupervi
             float, Query(gt=0, le=RETENTION_S, description="How long ago it begins. Unit: seconds.")
         ] = RETENTION_S,
         points: Annotated[
-            int, Query(ge=2, le=_MOST_POINTS, description="About how many steps at most.")
+            int, Query(ge=2, le=_MAX_POINTS, description="About how many steps at most.")
         ] = 90,
     ) -> Response:
         """Return the history of a stream over the last hour, lost at a restart."""

@@ -83,7 +83,7 @@ _FORBIDDEN: Final = 403
 _MISDIRECTED: Final = 421
 _TOO_LARGE: Final = 413
 _LINGER_S: Final = 1.0
-_MOST_DROPPED: Final = 16 << 20
+_MAX_DROPPED: Final = 16 << 20
 
 
 def is_allowed_host(header: str, allowed: Iterable[str]) -> bool:
@@ -254,7 +254,7 @@ async def refuse(
 
 async def _drop_body(receive: Receive) -> None:
     size = 0
-    while size < _MOST_DROPPED:
+    while size < _MAX_DROPPED:
         message = await receive()
         size += len(message.get("body", b""))
         if message["type"] == "http.disconnect" or not message.get("more_body", False):

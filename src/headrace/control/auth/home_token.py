@@ -27,14 +27,14 @@ OWNER: Final = "admin"
 HOME_OWNER: Final = Caller(name=OWNER, kind="service", grants=(Grant(Role.ADMIN),))
 """The caller at the start of a control plane: the owner of its home."""
 _OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
-_MOST_BYTES: Final = 1000
+_MAX_BYTES: Final = 1000
 
 
 def read_home_token(home: Path) -> str:
     """Return the home owner's token; empty if the file is missing or unreadable."""
     try:
         with (home / FILE_NAME).open("rb") as file:
-            return file.read(_MOST_BYTES).decode("ascii", "replace").strip()
+            return file.read(_MAX_BYTES).decode("ascii", "replace").strip()
     except OSError:
         return ""
 

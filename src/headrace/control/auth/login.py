@@ -32,8 +32,8 @@ CALLBACK: Final = "/auth/callback"
 START_PAGE: Final = "/"
 _LOG: Final = logging.getLogger("headrace.control")
 _LOGIN_S: Final = 600.0
-_MOST_TEXT: Final = 200
-_MOST_GROUPS: Final = 1000
+_MAX_TEXT: Final = 200
+_MAX_GROUPS: Final = 1000
 
 
 class _LoginState(msgspec.Struct, frozen=True):
@@ -157,7 +157,7 @@ class Login:
     def _name(self, claims: Claims) -> str:
         claim = self.settings.user_claim
         name = claims.get(claim)
-        if not isinstance(name, str) or not name or len(name) > _MOST_TEXT or not _is_plain(name):
+        if not isinstance(name, str) or not name or len(name) > _MAX_TEXT or not _is_plain(name):
             raise PermissionDeniedError(
                 f"the identity provider sends no {claim} that is a valid user name"
             )
@@ -170,7 +170,7 @@ class Login:
         claim: Any = claims.get(self.settings.groups_claim, [])
         groups = claim.split() if isinstance(claim, str) else claim
         own_groups = (
-            {str(group) for group in groups[:_MOST_GROUPS]} if isinstance(groups, list) else ()
+            {str(group) for group in groups[:_MAX_GROUPS]} if isinstance(groups, list) else ()
         )
         pairs = [_role_pair(text) for text in self.settings.roles]
         return tuple(dict.fromkeys(role for group, role in pairs if group in own_groups))

@@ -30,7 +30,7 @@ _TIMEOUT_S: Final = 10.0
 _KEEP_S: Final = 3600.0
 _REFETCH_INTERVAL_S: Final = 30.0
 _LEEWAY_S: Final = 60
-_MOST_BYTES: Final = 1 << 20
+_MAX_BYTES: Final = 1 << 20
 _ENDPOINTS: Final = ("authorization_endpoint", "token_endpoint", "jwks_uri", "userinfo_endpoint")
 Claims = dict[str, Any]
 T = TypeVar("T")
@@ -210,7 +210,7 @@ class Provider:
                 response.raise_for_status()
             except httpx.HTTPError as error:
                 raise _away(error) from error
-        return response.content[:_MOST_BYTES]
+        return response.content[:_MAX_BYTES]
 
     def _client(self) -> httpx.AsyncClient:
         return httpx.AsyncClient(

@@ -256,7 +256,7 @@ def _decode_control_file(home: Path) -> ControlFile | None:
 
 
 _FILE: Final = "file:"
-_MOST_BYTES: Final = 1 << 20
+_MAX_BYTES: Final = 1 << 20
 _OURS: Final = frozenset({"HEADRACE_TOKEN", "HEADRACE_STATE_URL"})
 _OF_ARTIFACTS: Final = "HEADRACE_ARTIFACTS_"
 """Prefix of the artifact store's variables; their values allow changes to every model."""
@@ -319,7 +319,7 @@ def forget_secrets(texts: Iterable[str], environment: MutableMapping[str, str]) 
 def _read(path: Path) -> str:
     try:
         with path.open("rb") as file:
-            data = file.read(_MOST_BYTES)
+            data = file.read(_MAX_BYTES)
         secret = data.decode("utf-8").rstrip("\r\n")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8 text"

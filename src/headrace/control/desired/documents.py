@@ -82,7 +82,7 @@ def only_entry(spec: SystemSpec, name: str) -> SystemSpec:
     return spec.model_copy(update={"endpoints": own or others})
 
 
-_MOST_SEARCHED: Final = 1000
+_MAX_SEARCHED: Final = 1000
 
 
 async def former(store: Store, name: str, generation: int | None) -> EndpointGeneration:
@@ -107,10 +107,10 @@ async def _served_before(store: Store, name: str) -> EndpointGeneration:
 
     Generations that a rollout held back never served, so they are skipped.
     """
-    history = await store.history(name, limit=_MOST_SEARCHED)
+    history = await store.history(name, limit=_MAX_SEARCHED)
     if not history:
         raise ModelNotFoundError(name)
-    rollouts = await store.rollouts(name, limit=_MOST_SEARCHED)
+    rollouts = await store.rollouts(name, limit=_MAX_SEARCHED)
     held_back = {
         record.target.generation
         for record in rollouts

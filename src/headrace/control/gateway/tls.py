@@ -32,7 +32,7 @@ from headrace.gateway.tls import (
     upstream_secrets,
 )
 
-_MOST_UPSTREAM_SECRETS: Final = 64
+_MAX_UPSTREAM_SECRETS: Final = 64
 """Most secrets of upstreams: Envoy uses one inotify instance for each, and Linux allows 128."""
 
 
@@ -111,7 +111,7 @@ class GatewayTls:
         """
         required = {files.name: files for files in upstream_files(routes)}
         async with self._lock:
-            for files in list(required.values())[:_MOST_UPSTREAM_SECRETS]:
+            for files in list(required.values())[:_MAX_UPSTREAM_SECRETS]:
                 if not self.certificates.watches(files.name):
                     watch = PemWatch(files=files)
                     self.certificates.keep(watch, partial(self._load_secret, files.name))

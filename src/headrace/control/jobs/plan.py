@@ -16,9 +16,9 @@ from headrace.core.text import size_bytes
 from headrace.jobs.due import DueRuns, due, next_moment
 
 AFTER_FAILURE: Final = Backoff(first_s=10.0, limit_s=900.0)
-MOST_INTERRUPTIONS: Final = 10
+MAX_INTERRUPTIONS: Final = 10
 """Interruptions without a finished shard in between after which a run has failed."""
-MOST_SKIPPED: Final = 20
+MAX_SKIPPED: Final = 20
 """Most skipped times of one step in the history; the newest are kept."""
 _ID_TIME: Final = "%Y%m%dT%H%M%SZ"
 
@@ -68,7 +68,7 @@ def planned(job: JobSpec, snapshot: JobsSnapshot, *, now: float) -> Planned | No
 def _runs(job: JobSpec, due_runs: DueRuns, handled: float, now: float) -> tuple[JobRun, ...]:
     # A waiting time is evaluated again, and so are skipped times after it.
     starts = tuple(new_run(job, moment, now=now) for moment in due_runs.starts if moment <= handled)
-    skipped = [skip for skip in due_runs.skipped if skip.due_at <= handled][-MOST_SKIPPED:]
+    skipped = [skip for skip in due_runs.skipped if skip.due_at <= handled][-MAX_SKIPPED:]
     return starts + tuple(
         msgspec.structs.replace(
             new_run(job, skip.due_at, now=now),
@@ -208,7 +208,7 @@ def begun(run: JobRun, *, now: float) -> JobRun:
 
 
 def _interrupted(run: JobRun, reason: str, *, now: float) -> JobRun:
-    """Return an interrupted run: waiting again, or failed after `MOST_INTERRUPTIONS`."""
+    """Return an interrupted run: waiting again, or failed after `MAX_INTERRUPTIONS`."""
     again = 1 if run.shards_done > run.shards_then else run.interruptions + 1
     run = msgspec.structs.replace(
         run,
@@ -217,7 +217,7 @@ def _interrupted(run: JobRun, reason: str, *, now: float) -> JobRun:
         shards_then=run.shards_done,
         message=reason,
     )
-    if again < MOST_INTERRUPTIONS:
+    if again < MAX_INTERRUPTIONS:
         # The first time immediately; repeatedly interrupted runs leave room for others.
         delay_s = AFTER_FAILURE.delay_s(again - 1) if again > 1 else 0.0
         return msgspec.structs.replace(run, state=RunState.WAITING, next_try_at=now + delay_s)

@@ -24,7 +24,7 @@ APPLIED: Final = "headrace.dev/applied"
 """Annotation with the digest of the last applied manifest, which detects removed fields."""
 
 _MOST: Final = 63
-_MOST_NAME: Final = 57
+_MAX_NAME: Final = 57
 """Longest name. Kubernetes keeps 58 characters of a pod's name and adds five, so the pod's name
 begins with the Deployment's name and a dash, which Prometheus queries for a revision's pods use."""
 _INSTANCE: Final = re.compile(r"[a-z]([-a-z0-9]{0,38}[a-z0-9])?")
@@ -76,7 +76,7 @@ def revision_name(endpoint: str, version: str, id_: str, *, instance: str = "hea
     """Return the result of `name_of` from the parts of a revision."""
     suffix = f"-{version}-{id_[:8]}"
     stem = re.sub(r"[^a-z0-9]+", "-", f"{instance}-{endpoint}".lower())
-    return f"{stem[: _MOST_NAME - len(suffix)].strip('-')}{suffix}"
+    return f"{stem[: _MAX_NAME - len(suffix)].strip('-')}{suffix}"
 
 
 def labels_of(revision: Revision, *, instance: str = "headrace") -> dict[str, str]:

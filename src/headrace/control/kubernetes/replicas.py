@@ -29,7 +29,7 @@ _NEEDS_HELP: Final = frozenset(
 _STILL: Final = frozenset({"ContainerCreating", "PodInitializing", ""})
 _MAX_MESSAGE: Final = 500
 _SIGNALS: Final = 128
-_MOST_SIGNALS: Final = 64
+_MAX_SIGNALS: Final = 64
 
 
 class ObjectPart(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
@@ -362,7 +362,7 @@ def _replica_ended(pod: Pod) -> PodState | None:
         reason = "killed: it needed more memory than its limit (resources.memory_limit)"
     else:
         # Negative for a signal, which shells and kubelets report as 128 + signal.
-        is_signal = _SIGNALS < ended.exit_code <= _SIGNALS + _MOST_SIGNALS
+        is_signal = _SIGNALS < ended.exit_code <= _SIGNALS + _MAX_SIGNALS
         exit_code = _SIGNALS - ended.exit_code if is_signal else ended.exit_code
         reason = exit_reason(exit_code, _last_line(ended.message))
     return PodState(phase=ReplicaPhase.EXITED, reason=reason, exit_code=ended.exit_code)

@@ -263,7 +263,7 @@ def _standing(kind: LimitKind, bucket: TokenBucket, amount: float) -> LimitStatu
     return LimitStatus(kind, bucket.size, remaining, bucket.wait_s(amount))
 
 
-MOST_ACCOUNTS: Final = 50_000
+MAX_ACCOUNTS: Final = 50_000
 """Most accounts of each kind: named callers, and callers known only by address."""
 _GRACE_S: Final = 5.0
 """Seconds after a request's deadline at which its lease expires: its gateway is gone."""
@@ -305,7 +305,7 @@ class Limiter:
     rules: Rules = field(default_factory=Rules)
     refusals: Counter[tuple[str, Refusal]] = field(default_factory=Counter)
     """Number of refusals by endpoint."""
-    most_accounts: int = MOST_ACCOUNTS
+    most_accounts: int = MAX_ACCOUNTS
     _endpoints: OrderedDict[LimitSubject, Account] = field(default_factory=OrderedDict)
     _named: OrderedDict[LimitSubject, Account] = field(default_factory=OrderedDict)
     _anonymous: OrderedDict[LimitSubject, Account] = field(default_factory=OrderedDict)

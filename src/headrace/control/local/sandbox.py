@@ -101,7 +101,7 @@ OOM_SCORE_ADJ: Final = 500
 PROCESSES: Final = 512
 """Limit of a replica's processes and threads, in addition to those for each core."""
 PROCESSES_A_CORE: Final = 16
-_LEAST_DATA_BYTES: Final = 4 << 30
+_MIN_DATA_BYTES: Final = 4 << 30
 _DATA_BYTES_A_CORE: Final = 64 << 20
 """Bytes per core for thread stacks and framework buffers, which count before they are used."""
 _TIMES_MODEL: Final = 8
@@ -235,7 +235,7 @@ def data_limit(size_bytes: int, *, max_body_bytes: int = 0) -> int:
     The kernel refuses more (RLIMIT_DATA), so only a request that needs more fails. Bodies count
     as decoded, in a batch.
     """
-    minimum = _LEAST_DATA_BYTES + _DATA_BYTES_A_CORE * (os.cpu_count() or 1)
+    minimum = _MIN_DATA_BYTES + _DATA_BYTES_A_CORE * (os.cpu_count() or 1)
     return minimum + _TIMES_MODEL * size_bytes + _TIMES_BODY * max_body_bytes
 
 

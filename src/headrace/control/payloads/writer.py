@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _LOG: Final = logging.getLogger("headrace.control")
-_MOST_WAITING: Final = 8192
-_MOST_WAITING_BYTES: Final = 64 << 20
+_MAX_WAITING: Final = 8192
+_MAX_WAITING_BYTES: Final = 64 << 20
 _POLL_INTERVAL_S: Final = 1.0
 _STOP_S: Final = 10.0
 _COMPLAIN_S: Final = 60.0
@@ -92,8 +92,8 @@ class PayloadWriter:
         size_bytes = sum(map(_size_of, samples))
         with self._changed:
             is_full = (
-                self._waiting_samples + len(samples) > _MOST_WAITING
-                or self._waiting_bytes + size_bytes > _MOST_WAITING_BYTES
+                self._waiting_samples + len(samples) > _MAX_WAITING
+                or self._waiting_bytes + size_bytes > _MAX_WAITING_BYTES
             )
             if is_full or self._is_stopping:
                 self.dropped[endpoint, "queue"] += len(samples)

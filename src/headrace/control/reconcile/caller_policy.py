@@ -146,7 +146,7 @@ def _api_key(key: Credential) -> ApiKey:
 _LOG: Final = logging.getLogger("headrace.control")
 _RECHECK_INTERVAL_S: Final = 0.5
 _PAUSE_S: Final = 0.05
-_MOST_KEY_SET_BYTES: Final = 1 << 20
+_MAX_KEY_SET_BYTES: Final = 1 << 20
 
 
 def access_of(spec: Mapping[str, Any]) -> AccessSettings:
@@ -192,12 +192,12 @@ def _key_set(path: Path) -> tuple[str, str]:
         if not path.is_file():  # a pipe would be read forever
             return "", "is no file"
         with path.open(encoding="utf-8") as file:
-            text = file.read(_MOST_KEY_SET_BYTES + 1)
+            text = file.read(_MAX_KEY_SET_BYTES + 1)
     except OSError as error:
         return "", f"cannot be read: {error.strerror}"
     except UnicodeDecodeError:
         text = ""
-    keys = _usable(text) if len(text) <= _MOST_KEY_SET_BYTES else ""
+    keys = _usable(text) if len(text) <= _MAX_KEY_SET_BYTES else ""
     return keys, "" if keys else "holds no key that verifies a token"
 
 

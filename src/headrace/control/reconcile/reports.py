@@ -20,7 +20,7 @@ from headrace.serving.telemetry.report import AnswersPage, Observe, RecordedAnsw
 _INTERVAL_S: Final = 1.0
 _TIMEOUT_S: Final = 1.0
 _MAX_CONCURRENT: Final = 16
-_MOST_PAGES: Final = 40
+_MAX_PAGES: Final = 40
 """Most pages read at once: all answers that a replica keeps."""
 
 
@@ -108,7 +108,7 @@ class Reports:
         """
         answers: list[RecordedAnswer] = []
         async with self._asking:
-            for _ in range(_MOST_PAGES):
+            for _ in range(_MAX_PAGES):
                 page = await self._page(replica, after)
                 if page is None or not page.answers:
                     break

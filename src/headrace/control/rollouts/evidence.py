@@ -236,10 +236,10 @@ def _smaller(answered: Split, split: Split, pairs: int) -> int:
     return min(counts) if split[0] else pairs
 
 
-_MOST_WAITING: Final = 50_000
-_MOST_WAITING_BYTES: Final = 64 << 20
+_MAX_WAITING: Final = 50_000
+_MAX_WAITING_BYTES: Final = 64 << 20
 _LONGEST_WAIT_S: Final = 60.0
-_MOST_DISTANCE: Final = 1e100
+_MAX_DISTANCE: Final = 1e100
 """Largest distance of a pair: larger sums could become infinite, which JSON cannot express."""
 
 
@@ -257,7 +257,7 @@ class _Waiting:
         self.size_bytes += answer.size_bytes
         while self.answers:
             oldest, (since, _) = next(iter(self.answers.items()))
-            is_full = len(self.answers) > _MOST_WAITING or self.size_bytes > _MOST_WAITING_BYTES
+            is_full = len(self.answers) > _MAX_WAITING or self.size_bytes > _MAX_WAITING_BYTES
             if not is_full and now - since <= _LONGEST_WAIT_S:
                 return
             self.pop(oldest)
@@ -352,10 +352,10 @@ def distance(primary: RecordedAnswer, shadow: RecordedAnswer) -> float:
         first, second = (_numbers(tensor).astype(np.float64) for tensor in (tensor, other))
         finite = np.isfinite(first) & np.isfinite(second)
         with np.errstate(over="ignore"):
-            apart = np.minimum(np.abs(first[finite] - second[finite]), _MOST_DISTANCE)
+            apart = np.minimum(np.abs(first[finite] - second[finite]), _MAX_DISTANCE)
         total += float(apart.sum())
         count += apart.size
-    return min(total / count, _MOST_DISTANCE) if count else 0.0
+    return min(total / count, _MAX_DISTANCE) if count else 0.0
 
 
 def _is_near(tensor: SampledTensor, other: SampledTensor, metric: DisagreementSpec) -> bool:

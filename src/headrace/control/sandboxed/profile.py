@@ -129,7 +129,7 @@ _SHORT_S: Final = 0.005
 _LAST: Final = 3
 _ALONE: Final = 0.6
 """Share of the time for single requests; the rest is for concurrent requests."""
-_MOST_GENTLE: Final = 300
+_MAX_GENTLE: Final = 300
 """Most requests to an endpoint that also serves other callers."""
 _CHUNK_BYTES: Final = 1 << 18
 _OK: Final = b"HTTP/1.1 200"
@@ -218,7 +218,7 @@ def endpoint_overhead(
     inputs = example_inputs(client.signature(endpoint), variable=max(length, 1))
     until = clock() + budget_s
     walls_s: list[float] = []
-    while len(walls_s) < BLOCK or (clock() < until and len(walls_s) < _MOST_GENTLE):
+    while len(walls_s) < BLOCK or (clock() < until and len(walls_s) < _MAX_GENTLE):
         before = clock()
         client.infer(endpoint, inputs)
         walls_s.append(clock() - before)

@@ -33,7 +33,7 @@ from headrace.registry import copy_files
 from headrace.serving.memory import available_bytes
 
 PROGRAM: Final = "headrace.optimize.search.process"
-_MOST_STARTS: Final = 40
+_MAX_STARTS: Final = 40
 _STEP_LIMIT_S: Final = 600.0
 _OF_AVAILABLE: Final = 0.8
 _NEEDED: Final = frozenset({"score"})
@@ -104,7 +104,7 @@ class SandboxedSearch:
         for event in reader.read():
             state.apply(event)
         error: Exception = UnsupportedModelError("it was not tried")
-        for _ in range(_MOST_STARTS):
+        for _ in range(_MAX_STARTS):
             reason = self._run_process(run, reader, state, on_event)
             if not reason:
                 return state
@@ -117,7 +117,7 @@ class SandboxedSearch:
             if state.begun is None or state.begun.step in _NEEDED:
                 raise error
             self._give_up(state.begun, state, str(error))
-        msg = f"its process ended {_MOST_STARTS} times: {error}"
+        msg = f"its process ended {_MAX_STARTS} times: {error}"
         raise UnsupportedModelError(msg)
 
     def artifact(self, state: SearchState, target: Path) -> Path:

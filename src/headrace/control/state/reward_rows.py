@@ -30,7 +30,7 @@ from headrace.rollout.readings import REWARD_LIMIT, RewardSums, UnitTally
 if TYPE_CHECKING:
     from sqlalchemy.sql.dml import ReturningInsert
 
-MOST_UNITS: Final = 1_000_000
+MAX_UNITS: Final = 1_000_000
 """Most callers of a rollout that are counted individually."""
 
 
@@ -198,7 +198,7 @@ def add_units(connection: Connection, rollout: str, batch: UnitBatch) -> UnitTal
     A caller counts only for the arm and the share of its first answer.
     """
     tally = read_tally(connection, rollout)
-    if batch.requests and tally.units < MOST_UNITS:
+    if batch.requests and tally.units < MAX_UNITS:
         tally = _counted(connection, clean(rollout), tally, batch)
     tally = msgspec.structs.replace(tally, positions=batch.positions)
     dialect = connection.dialect.name

@@ -53,7 +53,7 @@ _MAX_CONCURRENT: Final = 20
 """Endpoints evaluated before the event loop runs other tasks."""
 _PER_WINDOW: Final = 60.0
 """Evaluations of a condition per its shortest window; long windows change slowly."""
-_LEAST_HOLD_S: Final = 5.0
+_MIN_HOLD_S: Final = 5.0
 _WORK_S: Final = 0.1
 """Seconds per evaluation for windows; thousands of busy endpoints take turns."""
 _CONDITIONS: Final = [(kind, kind.local) for kind in LOCAL if kind.local is not None]
@@ -246,7 +246,7 @@ class Alerting:
             reading = None if state is None else state.reading
             if key not in self._alerts and (reading is None or not reading.is_bad):
                 continue
-            hold_s = max(shortest, _LEAST_HOLD_S)
+            hold_s = max(shortest, _MIN_HOLD_S)
             yield _finding(kind, reading, endpoint=name, scale=scale, hold_s=hold_s)
 
     async def _save(self) -> None:

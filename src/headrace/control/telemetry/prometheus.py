@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _LOG: Final = logging.getLogger("headrace.control")
 _TIMEOUT_S: Final = 5.0
-_LEAST_SPAN_S: Final = 120  # a rate needs two samples, and one may be missing
+_MIN_SPAN_S: Final = 120  # a rate needs two samples, and one may be missing
 _MAX_ANSWER: Final = 8 << 20
 _REQUESTS: Final = "headrace_endpoint_requests_total"
 _LATENCY: Final = "headrace_endpoint_latency_seconds_bucket"
@@ -61,7 +61,7 @@ def queries(endpoint: str, version: str, step_s: float) -> dict[str, str]:
     """
     only = f',version="{version.partition("~")[0]}"' if version else ""
     labels, model = f'endpoint="{endpoint}"{only}', f'model="{endpoint}"{only}'
-    length = f"{max(math.ceil(step_s), _LEAST_SPAN_S)}s"
+    length = f"{max(math.ceil(step_s), _MIN_SPAN_S)}s"
     span = f"[{length}]"
 
     def rate(more: str = "") -> str:

@@ -37,7 +37,7 @@ _RESEND_INTERVAL_S: Final = 30.0
 """Seconds between resends of settings: a pool may reload a model, which loses them."""
 _TIMEOUT_S: Final = 2.0
 _MAX_CONCURRENT: Final = 16
-_MOST_PAGES: Final = 100
+_MAX_PAGES: Final = 100
 _HTTP_OK: Final = 200
 _NOTHING: Final = RecordingSettings()
 
@@ -262,7 +262,7 @@ class Recordings:
             return []
         pages: list[tuple[tuple[Replica, int], PageT]] = []
         async with self._asking:
-            for _ in range(_MOST_PAGES):
+            for _ in range(_MAX_PAGES):
                 after = state.cursor.get(description, 0)
                 path = f"/internal/{description}?after={after}&{replica.query}"
                 try:

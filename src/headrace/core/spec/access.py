@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Meta
 
 from headrace.core.names import NAME_PATTERN
-from headrace.core.priorities import MOST_ABOVE, MOST_BELOW
+from headrace.core.priorities import MAX_ABOVE, MAX_BELOW
 from headrace.core.settings import DEFAULT_MAX_BODY_BYTES
 from headrace.core.spec.part import FLAT, FileOnly, SpecPart
 from headrace.core.spec.upstream import check_upstream_host
@@ -285,7 +285,7 @@ def _tiers(tiers: object) -> Iterator[tuple[str, str]]:
     priorities = {p for tier in named_tiers if isinstance(p := tier.get("priority"), int)}
     above = sum(priority > 0 for priority in priorities)
     below = sum(priority < 0 for priority in priorities)
-    for count, maximum, location in ((above, MOST_ABOVE, "above"), (below, MOST_BELOW, "below")):
+    for count, maximum, location in ((above, MAX_ABOVE, "above"), (below, MAX_BELOW, "below")):
         if count > maximum:
             yield (
                 "tiers",

@@ -5,10 +5,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, TypeGuard
 
 from headrace.core.spec.features import feature_disagreements
-from headrace.core.spec.stream_parts import LEAST_WINDOW_S, LONGEST_WINDOW_S
+from headrace.core.spec.stream_parts import LONGEST_WINDOW_S, MIN_WINDOW_S
 from headrace.core.spec.yaml import SpecMistake
 
-MOST_PARTS: Final = 10_000
+MAX_PARTS: Final = 10_000
 """Largest number of parts of one window, which bounds the additions per value."""
 _US: Final = 1_000_000
 _WITHOUT_FIELDS: Final = ("raw", "open_inference")
@@ -242,9 +242,9 @@ def _of_window(
         return  # reported separately, or tumbling
     if slide_s > size_s:
         yield f"{path}.slide_s", f"is {slide_s:g}, more than 'size_s', which is {size_s:g}"
-    elif (parts := _parts(size_s, slide_s)) > MOST_PARTS:
+    elif (parts := _parts(size_s, slide_s)) > MAX_PARTS:
         message = (
-            f"splits windows of {size_s:g} s into {parts} parts, but at most {MOST_PARTS} are "
+            f"splits windows of {size_s:g} s into {parts} parts, but at most {MAX_PARTS} are "
             "stored: use a larger value that divides 'size_s'"
         )
         yield f"{path}.slide_s", message
@@ -257,7 +257,7 @@ def _parts(size_s: float, slide_s: float) -> int:
 
 def _is_length(value: Any) -> TypeGuard[float]:  # noqa: ANN401  # whatever stands there
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return is_number and LEAST_WINDOW_S <= value <= LONGEST_WINDOW_S
+    return is_number and MIN_WINDOW_S <= value <= LONGEST_WINDOW_S
 
 
 def _push(stream: Mapping[Any, Any], path: str) -> Iterator[tuple[str, str]]:

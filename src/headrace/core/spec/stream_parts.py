@@ -11,7 +11,7 @@ from msgspec import Meta, field
 from headrace.core.spec.part import DERIVED, FLAT, SpecPart
 
 TOPIC_PATTERN: Final = r"^[A-Za-z0-9._-]{1,249}$"
-LEAST_WINDOW_S: Final = 1e-6
+MIN_WINDOW_S: Final = 1e-6
 LONGEST_WINDOW_S: Final = 366 * 86_400.0
 
 _Topic = Annotated[str, Meta(pattern=TOPIC_PATTERN)]
@@ -161,9 +161,9 @@ class StreamWindowSpec(SpecPart, frozen=True, kw_only=True):
 
     name: Annotated[str, Meta(min_length=1, max_length=300)]
     """Name of the field that records get."""
-    size_s: Annotated[float, Meta(ge=LEAST_WINDOW_S, le=LONGEST_WINDOW_S)]
+    size_s: Annotated[float, Meta(ge=MIN_WINDOW_S, le=LONGEST_WINDOW_S)]
     """Length of the window. Unit: seconds of the records' time."""
-    slide_s: Annotated[float, Meta(ge=LEAST_WINDOW_S, le=LONGEST_WINDOW_S)] | None = None
+    slide_s: Annotated[float, Meta(ge=MIN_WINDOW_S, le=LONGEST_WINDOW_S)] | None = None
     """Windows end at multiples of this since 1970; null for tumbling windows, each of which begins
     where the previous one ends. Unit: seconds.
     """

@@ -40,7 +40,7 @@ from headrace.jobs.sources.source import (
 UNCLOSED: Final = "a quote is not closed"
 STRAY: Final = "a quote stands inside a value"
 _QUOTE, _NEWLINE, _RETURN = (ord(char) for char in '"\n\r')
-_FEW_LINES, _MOST_LINES = 256, 1 << 14
+_FEW_LINES, _MAX_LINES = 256, 1 << 14
 """Lines that are scanned together after a damaged row; doubled after each step without damage."""
 
 
@@ -162,7 +162,7 @@ class _Scan:
                 begin, damage = self._add(begin, swallowed[0]), swallowed[1]
             else:
                 begin = self._add(begin, ends)
-                newline, lines = end, min(lines * 2, _MOST_LINES)
+                newline, lines = end, min(lines * 2, _MAX_LINES)
                 if end < last:
                     continue
                 last_damage = self._damage(begin, quote, first)

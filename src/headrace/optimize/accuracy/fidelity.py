@@ -337,7 +337,7 @@ def _decide(
 
 
 _MASKS: Final = (MASK, "input_mask")
-_LEAST_WIDTH: Final = 32
+_MIN_WIDTH: Final = 32
 """Least embedding width; narrower rows are class scores."""
 _ROWS: Final = 2
 _TOKENS: Final = 3
@@ -351,7 +351,7 @@ def gives_embeddings(answer: Tensors, *, length: int) -> bool:
     """
     shapes = [array.shape for array in answer.values() if array.dtype.kind == "f"]
     of_tokens = [shape for shape in shapes if len(shape) == _TOKENS and shape[1] == length]
-    of_texts = [shape for shape in shapes if len(shape) == _ROWS and shape[1] >= _LEAST_WIDTH]
+    of_texts = [shape for shape in shapes if len(shape) == _ROWS and shape[1] >= _MIN_WIDTH]
     return bool(shapes) and len(of_tokens) + len(of_texts) == len(answer)
 
 

@@ -43,7 +43,7 @@ from headrace.optimize.accuracy.fidelity import only_rounding
 from headrace.optimize.accuracy.inference import ModelAnswers, Run, answers
 from headrace.optimize.accuracy.metrics import Metric, MetricChoice, bootstrap_losses
 from headrace.optimize.accuracy.verdict import (
-    LEAST_RESAMPLED,
+    MIN_RESAMPLED,
     SIGNIFICANCE,
     QualityVerdict,
     breakage_reason,
@@ -59,7 +59,7 @@ from headrace.optimize.accuracy.verdict import (
 
 ALPHA: Final = 1e-3
 """Probability that a candidate within `max_loss` is rejected early."""
-_LEAST_FOR_EARLY: Final = 100
+_MIN_FOR_EARLY: Final = 100
 _STYLES: Final = 16
 
 
@@ -148,7 +148,7 @@ def is_hopeless(
     if metric.metric is Metric.ACCURACY:
         lost, gained = flips(expected, first, second)
         return is_refuted(lost, gained, len(selected), max_loss=max_loss, alpha=ALPHA)
-    if len(selected) < _LEAST_FOR_EARLY:
+    if len(selected) < _MIN_FOR_EARLY:
         return False
     losses = bootstrap_losses(metric.metric, expected, first, second, rng)
     z = NormalDist().inv_cdf(1 - ALPHA / _STYLES)
@@ -165,7 +165,7 @@ def _decide(measurement: QualityVerdict, max_loss: float, *, is_same: bool) -> Q
         return with_reason(measurement, f"the loss exceeds {limit}, though not significantly")
     is_bounded = measurement.loss_bound <= max_loss
     is_detectable = measurement.detectable_loss <= max_loss
-    has_enough = measurement.metric is Metric.ACCURACY or measurement.n >= LEAST_RESAMPLED
+    has_enough = measurement.metric is Metric.ACCURACY or measurement.n >= MIN_RESAMPLED
     if has_enough and (is_bounded or is_detectable):
         passed = with_reason(replace(measurement, passes=True), "no significant loss")
         if is_bounded:
@@ -190,7 +190,7 @@ def _needed(measurement: QualityVerdict, max_loss: float) -> int | None:
     if max_loss < measurement.detectable_loss * 1e-6:
         return None
     by_test = measurement.n * (measurement.detectable_loss / max_loss) ** 2 if max_loss else 0.0
-    return max(LEAST_RESAMPLED, int(np.ceil(by_test)))
+    return max(MIN_RESAMPLED, int(np.ceil(by_test)))
 
 
 FIRST_CHECK: Final = 128

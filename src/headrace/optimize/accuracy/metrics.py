@@ -19,8 +19,8 @@ from headrace.optimize.accuracy.inference import ModelAnswers
 Values = NDArray[np.float64]
 _MAX_CONCURRENT: Final = 4_000_000
 """Most weights in memory at once."""
-_MOST_RESAMPLES: Final = 1_000
-_LEAST_RESAMPLES: Final = 400
+_MAX_RESAMPLES: Final = 1_000
+_MIN_RESAMPLES: Final = 400
 _WORK: Final = 10_000_000
 
 
@@ -104,7 +104,7 @@ def bootstrap_losses(
     undefined (such as one class only) are left out.
     """
     n = len(labels)
-    resamples = int(np.clip(_WORK // max(n, 1), _LEAST_RESAMPLES, _MOST_RESAMPLES))
+    resamples = int(np.clip(_WORK // max(n, 1), _MIN_RESAMPLES, _MAX_RESAMPLES))
     of_base = weighted_scores(metric, labels, base)
     of_candidate = weighted_scores(metric, labels, candidate)
     chunks = []

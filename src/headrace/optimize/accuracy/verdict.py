@@ -202,7 +202,7 @@ def _score(loss: float, lost: int, gained: int, n: int) -> float:
     return distance / math.sqrt(variance)
 
 
-LEAST_RESAMPLED: Final = 30
+MIN_RESAMPLED: Final = 30
 """Least examples for a bootstrap."""
 
 

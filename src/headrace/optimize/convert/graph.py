@@ -14,7 +14,7 @@ from headrace.core import VARIABLE, Datatype, ModelSignature, TensorSpec, Unsupp
 _PREFIX: Final = "converted_"
 _OPSET: Final = 15
 """Opset of the added nodes if the graph imports none of the default domain."""
-_MOST_NAMES: Final = 8
+_MAX_NAMES: Final = 8
 _TYPES: Final = {
     Datatype.BOOL: TensorProto.BOOL,
     Datatype.UINT8: TensorProto.UINT8,
@@ -87,7 +87,7 @@ def check_operators(model: Graph) -> None:
     plain = {node.op_type for node in model.graph.node if not node.domain}
     unknown = sorted(name for name in plain if not onnx.defs.has(name))
     if unknown:
-        names = ", ".join(unknown[:_MOST_NAMES])
+        names = ", ".join(unknown[:_MAX_NAMES])
         raise UnsupportedModelError(f"ONNX has no equivalent of its operators {names}")
 
 

@@ -26,7 +26,7 @@ from headrace.runtimes.tensorflow.tflite import (
 )
 
 _OPSET: Final = 17
-_MOST_NAMES: Final = 8
+_MAX_NAMES: Final = 8
 _OPTIONS: Final = LoadOptions(device="cpu")
 _TFLITE_HINT: Final = "The file is served unchanged without --convert"
 
@@ -36,7 +36,7 @@ def open_savedmodel(path: Path, *, allow_code: bool) -> ConversionSource:
     del allow_code
     saved_model = read_savedmodel(path)
     if saved_model.assigns:
-        names = ", ".join(saved_model.assigns[:_MOST_NAMES])
+        names = ", ".join(saved_model.assigns[:_MAX_NAMES])
         description = f"keeps state between requests ({names}), which ONNX does not support"
         raise refuse(
             path, f"{description}; let it take the state as an input and give it as an output"

@@ -48,7 +48,7 @@ phases (by chi-squared, 90 %).
 """
 _LEVELS: Final = 5
 _SEEDS: Final = 3
-_LEAST_REACH: Final = 0.05
+_MIN_REACH: Final = 0.05
 
 
 def p99_interval(predictor: Predictor, point: LoadPoint) -> Interval | None:
@@ -63,7 +63,7 @@ def p99_interval(predictor: Predictor, point: LoadPoint) -> Interval | None:
     if phases is None:
         return None
     reach = math.log(phases.next_ratio)
-    maximum = max(reach, _LEAST_REACH)
+    maximum = max(reach, _MIN_REACH)
     levels = np.linspace(-maximum, maximum, _LEVELS)
     p99s_s = [
         [

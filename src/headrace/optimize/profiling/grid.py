@@ -25,7 +25,7 @@ from headrace.optimize.timing import ProcStat
 Clock = Callable[[], float]
 KEPT: Final = 200
 """Most stored samples of a cell."""
-_LEAST_RUNS: Final = 3
+_MIN_RUNS: Final = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +49,7 @@ def time_runs(
     Raises:
         Exception: The error of `run`, in any thread.
     """
-    minimum = max(1, -(-_LEAST_RUNS // setting.runs))
+    minimum = max(1, -(-_MIN_RUNS // setting.runs))
     window = time_window(run, setting, seconds=seconds, minimum=minimum, clock=clock)
     return cell_of(
         setting,
@@ -146,7 +146,7 @@ _WORSE: Final = 1.3
 """Time per row over the best, above which no larger batch is tried."""
 _FLAT: Final = 0.95
 """A batch is better than a smaller one if it takes less than this share of its time per row."""
-_LEAST_SIZES: Final = 4
+_MIN_SIZES: Final = 4
 """Least batch sizes to try: 1, 2, 4 and 8 rows."""
 _OF_BUDGET: Final = 0.04
 """Largest share of the budget for a single run."""
@@ -211,7 +211,7 @@ def is_worth_more(cells: Sequence[GridCell], *, budget_s: float) -> bool:
         return False
     # The fastest runs were undisturbed, so that they distinguish sizes even on a busy machine.
     row_s = [cell.samples_s[len(cell.samples_s) // 10] / cell.rows for cell in cells]
-    if len(cells) < _LEAST_SIZES:
+    if len(cells) < _MIN_SIZES:
         return True
     if row_s[-1] > min(row_s) * _WORSE:
         return False
@@ -289,7 +289,7 @@ FEW: Final = 4
 _MOST: Final = 40
 """Approximate number of rounds; more would make each too short."""
 _WINDOW_S: Final = 0.02
-_LEAST_RUNS_OF_PHASE: Final = 2
+_MIN_RUNS_OF_PHASE: Final = 2
 _KEPT: Final = 1000
 _PAUSES: Final = (0.25, 1.0, 4.0)
 """Pauses over the run time; at most loads a replica idles for about one run time."""
@@ -354,7 +354,7 @@ class Rounds:
         self._rng = random.Random(seed)  # noqa: S311  # an order
         window_s = max(total_s / (_MOST * (len(before) + 1)), _WINDOW_S)
         self._series = [
-            _Series(before=cell, count=max(_LEAST_RUNS_OF_PHASE, round(window_s / cell.mean_s)))
+            _Series(before=cell, count=max(_MIN_RUNS_OF_PHASE, round(window_s / cell.mean_s)))
             for cell in before
         ]
         # An idle replica starts with a single request: the smallest batch, without concurrency.

@@ -19,8 +19,8 @@ from headrace.optimize.profiling.messages import Overhead
 
 BLOCK: Final = 10
 _WARM: Final = 20
-_MOST_BLOCKS: Final = 60
-_LEAST_BLOCKS: Final = 3
+_MAX_BLOCKS: Final = 60
+_MIN_BLOCKS: Final = 3
 _MAX_PAUSE_S: Final = 0.05
 
 
@@ -159,8 +159,8 @@ def request_concurrently(
 def _goes_on(blocks: Sequence[RequestBlock], now: float, *, until: float, budget_s: float) -> bool:
     """Return whether to continue: at least a few blocks, in up to twice the time."""
     if now < until:
-        return len(blocks) < _MOST_BLOCKS
-    return len(blocks) < _LEAST_BLOCKS and now < until + budget_s
+        return len(blocks) < _MAX_BLOCKS
+    return len(blocks) < _MIN_BLOCKS and now < until + budget_s
 
 
 def _block(

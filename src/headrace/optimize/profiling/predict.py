@@ -20,15 +20,15 @@ from headrace.engine import ServiceTimes
 from headrace.engine.engine import INLINE_LIMIT_ALONE_S, INLINE_LIMIT_S
 from headrace.optimize.profiling.messages import GridCell
 
-LEAST_ROUNDS: Final = 4
+MIN_ROUNDS: Final = 4
 """Least rounds for an estimate of the drift."""
-_STRETCHES: Final = LEAST_ROUNDS
+_STRETCHES: Final = MIN_ROUNDS
 _STUDENT: Final = 3.182
 """Student's t at 97.5 % for `_STRETCHES - 1` degrees of freedom."""
 _STUDENT_MANY: Final = 2.0
 """Approximate Student's t for all rounds."""
 _LARGEST: Final = math.log(10.0)
-_LEAST_FACTOR: Final = 0.1
+_MIN_FACTOR: Final = 0.1
 _NORMAL: Final = 1.4826
 """Standard deviation over the median absolute deviation of a normal distribution."""
 _MEDIAN: Final = 1.57
@@ -53,7 +53,7 @@ class Phases:
 
     def times(self, factor: float, *, swing: float = 1.0) -> "Phases":
         """Return phases of a machine `factor` times slower that varies `swing` times as much."""
-        varied = [max(1.0 + (factor - 1.0) * swing, _LEAST_FACTOR) for factor in self.factors]
+        varied = [max(1.0 + (factor - 1.0) * swing, _MIN_FACTOR) for factor in self.factors]
         return replace(self, factors=tuple(value * factor for value in varied))
 
     @property
@@ -64,7 +64,7 @@ class Phases:
 
 def find_phases(cells: Iterable[GridCell]) -> Phases | None:
     """Estimate the phases from cells of the same rounds; None with too few rounds."""
-    in_rounds = [cell for cell in cells if len(cell.rounds) >= LEAST_ROUNDS]
+    in_rounds = [cell for cell in cells if len(cell.rounds) >= MIN_ROUNDS]
     if not in_rounds:
         return None
     # The mean of each round over the mean of all, `[cells, rounds]`.

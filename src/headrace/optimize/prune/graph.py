@@ -16,7 +16,7 @@ from headrace.optimize.candidate import CannotBuildError
 
 Node = Any  # onnx ships no types
 Proto = Any
-_MOST_BYTES: Final = 2**31 - 2**20
+_MAX_BYTES: Final = 2**31 - 2**20
 """Size limit of a protobuf message, and so of a session from memory."""
 _OLDEST_IR: Final = 4
 """First IR version in which initializers need not be inputs."""
@@ -152,7 +152,7 @@ def as_graph(model: Proto) -> PruningGraph:
     Raises:
         CannotBuildError: It exceeds the size limit of a message.
     """
-    if model.ByteSize() > _MOST_BYTES:
+    if model.ByteSize() > _MAX_BYTES:
         size = model.ByteSize() / 2**30
         raise CannotBuildError(f"it has {size:.1f} GiB; models of 2 GiB or more are not rewritten")
     graph = model.graph

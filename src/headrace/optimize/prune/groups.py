@@ -33,7 +33,7 @@ from headrace.optimize.prune.ties import (
 
 FEWEST_EXAMPLES: Final = 16
 """Least examples for an estimate of the units' importance."""
-MOST_EXAMPLES: Final = 256
+MAX_EXAMPLES: Final = 256
 _WIDE: Final = 64
 _STEP: Final = 8
 """Vector width of kernels; wide layers keep a multiple of it."""
@@ -162,7 +162,7 @@ class PrunableGroups:
 
     def refusal_summary(self, unit: Unit) -> str:
         """Return why a kind has no prunable units."""
-        reasons = self.refused[unit].most_common(_MOST_REASONS)
+        reasons = self.refused[unit].most_common(_MAX_REASONS)
         if not reasons:
             return _ABSENT[unit]
         return f"no {unit} can be cut: " + "; ".join(
@@ -170,7 +170,7 @@ class PrunableGroups:
         )
 
 
-_MOST_REASONS: Final = 3
+_MAX_REASONS: Final = 3
 _FEWEST: Final = 2
 """Least units of a group."""
 _ABSENT: Final = {

@@ -31,7 +31,7 @@ from headrace.optimize.prune.graph import (
 )
 from headrace.optimize.prune.groups import (
     FEWEST_EXAMPLES,
-    MOST_EXAMPLES,
+    MAX_EXAMPLES,
     PruneCut,
     Pruned,
     UnitGroup,
@@ -174,7 +174,7 @@ def _enough(graph: PruningGraph, groups: Sequence[UnitGroup], shapes: dict[str, 
         del shape[features]
         inputs = len(matrix(graph, consumer.node))
         needed = max(needed, _ROWS_FOR_INPUT * inputs // max(1, math.prod(shape)))
-    return min(MOST_EXAMPLES, max(_ENOUGH_EXAMPLES, needed))
+    return min(MAX_EXAMPLES, max(_ENOUGH_EXAMPLES, needed))
 
 
 def _groups(graph: PruningGraph, cut: PruneCut, shapes: dict[str, Shape]) -> list[UnitGroup]:

@@ -16,7 +16,7 @@ from headrace.optimize.candidate import (
     RecipeContext,
 )
 from headrace.optimize.child import run_in_child
-from headrace.optimize.prune.groups import FEWEST_EXAMPLES, MOST_EXAMPLES, PruneCut
+from headrace.optimize.prune.groups import FEWEST_EXAMPLES, MAX_EXAMPLES, PruneCut
 from headrace.runtimes.libraries import other_framework
 from headrace.runtimes.onnx.file import find_onnx_file
 
@@ -84,7 +84,7 @@ def _sparse(name: str, title: str, zeros_ratio: float) -> Recipe:
             find_onnx_file(context.source),
             context.folder / "model.onnx",
             zeros_ratio=zeros_ratio,
-            examples=_examples(context)[:MOST_EXAMPLES],
+            examples=_examples(context)[:MAX_EXAMPLES],
             threads=context.threads,
             deadline=context.deadline,
         )

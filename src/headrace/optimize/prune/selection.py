@@ -120,9 +120,9 @@ def _ridge(own: Array) -> float:
     return _RIDGE_RATIO * float(np.trace(own)) / len(own) + np.finfo(np.float64).tiny
 
 
-_MOST_PATCHES: Final = 256
+_MAX_PATCHES: Final = 256
 """Most patches of one example, as neighbours are nearly equal."""
-_MOST_WAITING: Final = 1024
+_MAX_WAITING: Final = 1024
 
 
 @dataclass(slots=True)
@@ -145,7 +145,7 @@ class Moments:
         """Add rows `[n, size]`; pass the same array twice if nothing was pruned before."""
         self._waiting.append((rows, originals))
         self.rows += len(rows)
-        if sum(len(rows) for rows, _ in self._waiting) >= _MOST_WAITING:
+        if sum(len(rows) for rows, _ in self._waiting) >= _MAX_WAITING:
             self._sum_up()
 
     def mean(self) -> tuple[Array, Array]:
@@ -221,7 +221,7 @@ def _patches(graph: PruningGraph, node: int, tensor: Array) -> Array:
     inner = tuple(slice(None, None, step) for step in dilations)
     patches = np.moveaxis(view[(slice(None), slice(None), *steps, *inner)], 1, 1 + rank)
     count = math.prod(patches.shape[: 1 + rank])
-    picked = np.linspace(0, count - 1, min(count, _MOST_PATCHES)).astype(np.int64)
+    picked = np.linspace(0, count - 1, min(count, _MAX_PATCHES)).astype(np.int64)
     positions = np.unravel_index(picked, patches.shape[: 1 + rank])
     return patches[positions].reshape(len(picked), -1)
 
@@ -247,7 +247,7 @@ def _pads(
     return pads
 
 
-MOST_INPUTS: Final = 8192
+MAX_INPUTS: Final = 8192
 """Most inputs of a fitted weight; the moments of more would take half a gigabyte."""
 
 
@@ -293,7 +293,7 @@ def _moments(
     sums = []
     for consumer in group.consumers:
         size = len(matrix(graph, consumer.node))
-        if size > MOST_INPUTS:
+        if size > MAX_INPUTS:
             raise CannotBuildError(f"a weight of {size:,} inputs is too wide to be fitted")
         moments = Moments(size=size)
         for tensors, originals in zip(now.tensors, before.tensors, strict=True):

@@ -22,7 +22,7 @@ from headrace.optimize.prune.torch_graph import TorchGraph, stacked
 _ROWS: Final = 32
 _HELD_OUT: Final = 10
 """Divisor of the held-out share: one example in this many is held out."""
-_MOST_HELD_OUT: Final = 96
+_MAX_HELD_OUT: Final = 96
 _STYLES: Final = 4
 """Number of evaluations on the held-out part."""
 _RATE_NORMED: Final = 5e-5
@@ -98,7 +98,7 @@ class _Student:
         self._module = module
         self._session = open_session(source.proto(), threads)
         order = self._rng.permutation(len(training.examples))
-        count = min(len(order) // _HELD_OUT, _MOST_HELD_OUT)
+        count = min(len(order) // _HELD_OUT, _MAX_HELD_OUT)
         self._held_out = [self._labelled_batch(part) for part in self._parts(order[:count])]
         self._order = order[count:]
         kinds = {node.op_type for node in smaller.nodes}

@@ -18,13 +18,13 @@ from headrace.runtimes.libraries import reason_of
 from headrace.runtimes.onnx.facts import OnnxFacts, read_onnx_facts
 from headrace.runtimes.openvino import openvino_reason
 
-MOST_EXAMPLES: Final = 128
+MAX_EXAMPLES: Final = 128
 """Most calibration examples; 300 did not make a BERT-like model more exact and took twice the time.
 """
-_LEAST_EXAMPLES: Final = 16
-_LEAST_S: Final = 1e-6
+_MIN_EXAMPLES: Final = 16
+_MIN_S: Final = 1e-6
 NO_EXAMPLES: Final = "needs calibration examples, and there are none; pass some with --data"
-_MOST_BYTES: Final = 2_000_000_000
+_MAX_BYTES: Final = 2_000_000_000
 """Size limit of a protobuf message, which the quantizers' copies of a model are."""
 
 
@@ -94,9 +94,9 @@ def check_can_quantize(facts: OnnxFacts) -> None:
             "most of its weights are 16-bit, and quantizers need 32-bit weights; export it as FP32"
         )
         raise CannotBuildError(msg)
-    if facts.weights_bytes > _MOST_BYTES:
+    if facts.weights_bytes > _MAX_BYTES:
         msg = f"its weights take {facts.weights_bytes / 1e9:.1f} GB; the quantizers' limit in GB is"
-        raise CannotBuildError(f"{msg} {_MOST_BYTES / 1e9:g}")
+        raise CannotBuildError(f"{msg} {_MAX_BYTES / 1e9:g}")
 
 
 def check_no_text(facts: OnnxFacts) -> None:
@@ -120,7 +120,7 @@ def examples_in_time(context: RecipeContext, *, runs: float) -> Sequence[Tensors
     Raises:
         CannotBuildError: The model fails on an example.
     """
-    examples = context.calibration[:MOST_EXAMPLES]
+    examples = context.calibration[:MAX_EXAMPLES]
     with library_errors("running the model on an example"):
         model = load_model(context.source, context.runtime, _options(context, UNTUNED))
         try:
@@ -136,8 +136,8 @@ def examples_in_time(context: RecipeContext, *, runs: float) -> Sequence[Tensors
 
 def how_many(run_s: float, *, runs: float, left_s: float) -> int:
     """Return how many examples fit, each costing `runs` runs of `run_s`."""
-    one_s = max(runs * run_s, _LEAST_S)
-    return int(min(max(left_s / 2 / one_s, _LEAST_EXAMPLES), MOST_EXAMPLES))
+    one_s = max(runs * run_s, _MIN_S)
+    return int(min(max(left_s / 2 / one_s, _MIN_EXAMPLES), MAX_EXAMPLES))
 
 
 def verified(candidate: Candidate, context: RecipeContext) -> Candidate:

@@ -46,7 +46,7 @@ GAIN_RATIO: Final = 0.10
 """Least gain at some batch size for which a second engine is loaded."""
 SLACK_RATIO: Final = 0.03
 """Largest slowdown at other batch sizes that counts as equal."""
-MOST_MEMBERS: Final = 3
+MAX_MEMBERS: Final = 3
 MIX_TOLERANCE: Final = 1e-5
 """Largest relative difference between two engines' answers to the same row."""
 
@@ -98,7 +98,7 @@ def choose_by_batch(
         name: [_time_at(by_rows, rows) for rows in served] for name, by_rows in measured.items()
     }
     alone = best = min(_plans(tuple(times), 1, len(served)), key=lambda plan: _cost(plan, times))
-    for members in range(2, min(MOST_MEMBERS, len(times), len(served)) + 1):
+    for members in range(2, min(MAX_MEMBERS, len(times), len(served)) + 1):
         worth = [
             plan
             for plan in _plans(tuple(times), members, len(served))
@@ -215,7 +215,7 @@ _PACKAGES: Final = {
     "sklearn": ("scikit-learn",),
     "xgboost": ("xgboost", "xgboost-cpu"),
 }
-_MOST_ROWS: Final = 4096
+_MAX_ROWS: Final = 4096
 """Most calibration rows to compare, besides generated rows."""
 
 
@@ -244,7 +244,7 @@ def _onnx(context: RecipeContext) -> Sequence[Candidate]:
     try:
         source = open_source(context.source, context.runtime, allow_code=False)
         try:
-            data_rows = as_rows(context.calibration[:_MOST_ROWS])
+            data_rows = as_rows(context.calibration[:_MAX_ROWS])
             conversion = convert(
                 source, target, data_rows=data_rows, max_changed_ratio=MAX_CHANGED_RATIO
             )

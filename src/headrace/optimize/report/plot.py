@@ -12,7 +12,7 @@ from headrace.optimize.report import text
 from headrace.optimize.report.data import CandidateKind, OptimizeReport, QualityPoint, front, points
 
 _TICK_ROOM: Final = 54.0
-_LEAST_RADIUS: Final = 4.0
+_MIN_RADIUS: Final = 4.0
 _THICK: Final = 2.0
 _LETTER: Final = 6.7
 _BOLD: Final = 7.5
@@ -133,7 +133,7 @@ class Frame:
         """Return a circle's radius; its area is proportional to the file size."""
         sizes = [other.size_bytes for other in self.points if other.size_bytes]
         share = (point.size_bytes or 0) / max(sizes, default=1)
-        return round(max(self.format.largest_radius * sqrt(share), _LEAST_RADIUS), 1)
+        return round(max(self.format.largest_radius * sqrt(share), _MIN_RADIUS), 1)
 
 
 def _line(a: tuple[float, float], b: tuple[float, float]) -> Rectangle:

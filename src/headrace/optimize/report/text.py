@@ -23,7 +23,7 @@ from headrace.optimize.report.data import (
     QualityEvidence,
 )
 
-_LEAST_P: Final = 0.001
+_MIN_P: Final = 0.001
 
 
 def seconds(value: float | None, bounds: Interval | None = None) -> str:
@@ -48,7 +48,7 @@ def p_value(value: float | None) -> str:
     """Return a text such as `p = 0.03`."""
     if value is None:
         return ""
-    return f"p < {_LEAST_P}" if value < _LEAST_P else f"p = {number_text(value, digits=2)}"
+    return f"p < {_MIN_P}" if value < _MIN_P else f"p = {number_text(value, digits=2)}"
 
 
 def quality(candidate: CandidateReport, data: QualityEvidence) -> str:
@@ -256,7 +256,7 @@ def points(ratio: float, report: OptimizeReport) -> str:
 
 
 WIDTH: Final = 100
-_LEAST_NAME: Final = 12
+_MIN_NAME: Final = 12
 _CHOSEN: Final = "▸ "
 _PLAIN: Final = str.maketrans({"▸": ">", "µ": "u", "…": "~"})
 
@@ -370,7 +370,7 @@ def _figures(candidate: CandidateReport, report: OptimizeReport) -> str:
 def _table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
     """Yield table rows: a mark, a possibly shortened name, figures."""
     names, *figures = ([max(map(len, column)) for column in zip(*rows, strict=True)])[1:]
-    names = min(names, max(WIDTH - len(_CHOSEN) - sum(figures) - 2 * len(figures), _LEAST_NAME))
+    names = min(names, max(WIDTH - len(_CHOSEN) - sum(figures) - 2 * len(figures), _MIN_NAME))
     for mark, name, *rest in rows:
         cells = [name if len(name) <= names else f"{name[: names - 1]}…", *rest]
         row = (f"{cell:<{width}}" for cell, width in zip(cells, [names, *figures], strict=True))

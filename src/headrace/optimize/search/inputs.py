@@ -52,7 +52,7 @@ GENERATED: Final = 256
 """Number of generated examples without user data."""
 _TOKENS: Final = 7
 """Length of a generated text, distinct from usual widths."""
-_MOST_TAUGHT: Final = 20_000
+_MAX_TAUGHT: Final = 20_000
 
 
 def judged_examples(request: SearchRequest, model: Model, source: Path) -> tuple[Examples, bool]:
@@ -94,7 +94,7 @@ def read_training_set(
     if not request.teach:
         return None
     maximum, is_bi_encoder = (
-        max(_MOST_TAUGHT, request.calibrate),
+        max(_MAX_TAUGHT, request.calibrate),
         examples.texts is RowTexts.BI_ENCODER,
     )
     options = _data_options(request, maximum, is_bi_encoder=is_bi_encoder)
@@ -118,7 +118,7 @@ def training_examples(training_set: Examples | None) -> TrainingExamples | None:
     """Return the examples for training; None without any."""
     if training_set is None:
         return None
-    subset = training_set.subset(range(min(len(training_set), _MOST_TAUGHT))).as_model_requests()
+    subset = training_set.subset(range(min(len(training_set), _MAX_TAUGHT))).as_model_requests()
     labels = None if subset.labels is None else subset.labels.tolist()
     return TrainingExamples(examples=subset.inputs, labels=labels)
 

@@ -16,7 +16,7 @@ _BUILD, _JUDGE, _FINAL = 0.50, 0.82, 0.92
 """Shares of the budget by which building, judging and the final comparison end."""
 _OF_MORE: Final = 0.55
 """Factor of the first recipes' shares if later recipes build on the best of them."""
-LEAST_FOR_MORE_S: Final = 290.0
+MIN_FOR_MORE_S: Final = 290.0
 """Budget from which `_OF_MORE` applies; below it, later recipes get the remaining time."""
 SCREENED: Final = 512
 """Examples of the screening, which suffice to reject ruined candidates. Screening needs more than
@@ -24,11 +24,11 @@ twice as many examples."""
 _SCORE: Final = 0.4
 """Share of the judging time for the baseline's answers. Candidates are judged on no more examples
 than the baseline answered."""
-_LEAST_SCORE_S: Final = 5.0
+_MIN_SCORE_S: Final = 5.0
 _SCREEN: Final = 0.4
 """Share of the judging time for screening; remaining candidates are judged fully."""
-_LEAST_FINAL_S: Final = 3.0
-_LEAST_MIX_S: Final = 10.0
+_MIN_FINAL_S: Final = 3.0
+_MIN_MIX_S: Final = 10.0
 _WORTH_JUDGING: Final = 0.02
 """Slowdown above which a candidate is not judged."""
 
@@ -79,7 +79,7 @@ def next_step(  # noqa: PLR0911  # one step per branch, in order
     budget_s = request.budget_s
     assert state.started is not None, "the journal begins with it"
     first, later = state.started.recipes, state.started.later
-    less = _OF_MORE if later and budget_s >= LEAST_FOR_MORE_S else 1.0
+    less = _OF_MORE if later and budget_s >= MIN_FOR_MORE_S else 1.0
     parts = ((first, _BUILD * less, _JUDGE * less), (later, (_BUILD + _JUDGE) / 2, _JUDGE))
     for recipes, build, judge in parts:
         if step := _build(state, recipes, now_s=now_s, until_s=build * budget_s):
@@ -91,7 +91,7 @@ def next_step(  # noqa: PLR0911  # one step per branch, in order
     if request.target is SearchTarget.MEMORY and (step := _weigh(state, finalists, budget_s)):
         return step
     if finalists and not {FINAL, StepKind.COMPARE} & state.ended:
-        until_s = max(_FINAL * budget_s, now_s + _LEAST_FINAL_S)
+        until_s = max(_FINAL * budget_s, now_s + _MIN_FINAL_S)
         names = (state.baseline, *(result.name for result in finalists))
         return SearchStep(kind=StepKind.COMPARE, names=names, until_s=until_s)
     if now_s < budget_s and (step := _weigh(state, finalists, budget_s)):
@@ -99,15 +99,13 @@ def next_step(  # noqa: PLR0911  # one step per branch, in order
     is_trees = state.started.model_class == ModelClass.TREES
     if is_trees and state.mixed is None and StepKind.MIX not in state.ended:
         names = (state.baseline, *(result.name for result in _usable(state)))
-        return SearchStep(
-            kind=StepKind.MIX, names=names, until_s=max(budget_s, now_s + _LEAST_MIX_S)
-        )
+        return SearchStep(kind=StepKind.MIX, names=names, until_s=max(budget_s, now_s + _MIN_MIX_S))
     return SearchStep(kind=StepKind.WRITE)
 
 
 def asked_until_s(now_s: float, budget_s: float) -> float:
     """Return the time by which the baseline's evaluation ends, to leave time for candidates."""
-    return now_s + max(_SCORE * (_JUDGE * budget_s - now_s), _LEAST_SCORE_S)
+    return now_s + max(_SCORE * (_JUDGE * budget_s - now_s), _MIN_SCORE_S)
 
 
 def _usable(state: SearchState) -> list[CandidateResult]:

@@ -417,7 +417,7 @@ def describe_choices(choices: Sequence[Choice]) -> str:
 
 
 _SETTINGS: Final = TimingSettings(blocks=8, window_s=0.06, warmup_s=0.05)
-_MOST_S: Final = 4.0
+_MAX_S: Final = 4.0
 """Longest measurement of one batch size."""
 _COMPARED_ROWS: Final = 4096
 
@@ -452,7 +452,7 @@ def _timings(
 ) -> dict[int, Mapping[str, Timing]]:
     """Return timings of all engines by batch size, as far as time allows."""
     first = step.names[0]
-    for_each_s = min(max(step.until_s - run.now_s(), 1.0) / len(SIZES), _MOST_S)
+    for_each_s = min(max(step.until_s - run.now_s(), 1.0) / len(SIZES), _MAX_S)
     timings: dict[int, Mapping[str, Timing]] = {}
     for rows in SIZES:
         request = batch_of(run.search_inputs.examples.inputs, rows)

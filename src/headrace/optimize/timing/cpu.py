@@ -146,7 +146,7 @@ _UNITS: Final = {"K": 1024, "M": 1024**2, "G": 1024**3}
 _LINE_BYTES: Final = 64
 _BEYOND: Final = 1.25
 _UNKNOWN_BYTES: Final = 64 * 1024**2
-_MOST_BYTES: Final = 512 * 1024**2
+_MAX_BYTES: Final = 512 * 1024**2
 
 
 class Eviction:
@@ -180,4 +180,4 @@ def eviction(caches: Path = _CACHES) -> Eviction:
             text = path.read_text("ascii").strip()
             largest = max(largest, int(text.rstrip("KMG")) * _UNITS.get(text[-1:], 1))
     size_bytes = int(largest * _BEYOND) or _UNKNOWN_BYTES
-    return Eviction(min(size_bytes, _MOST_BYTES))
+    return Eviction(min(size_bytes, _MAX_BYTES))

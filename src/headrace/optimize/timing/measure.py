@@ -112,7 +112,7 @@ MAX_READINGS: Final = 2000
 """Most readings of a window, which the journal stores."""
 _OVERHEAD_SHARE: Final = 0.005
 _OVERHEAD_READINGS: Final = 500
-_LEAST_READINGS: Final = 3
+_MIN_READINGS: Final = 3
 _FEW_CALLS_S: Final = 1.0
 """Candidates whose three calls take longer get windows of one call."""
 _SHORTEST_WINDOW_S: Final = 0.03
@@ -220,7 +220,7 @@ def plan(
         call_s=call_s,
         between_s=between_s,
         calls_per_reading=calls,
-        least_readings=_LEAST_READINGS if _LEAST_READINGS * call_s <= _FEW_CALLS_S else 1,
+        least_readings=_MIN_READINGS if _MIN_READINGS * call_s <= _FEW_CALLS_S else 1,
         window_s=window_s,
     )
 

@@ -21,7 +21,7 @@ from headrace.optimize.timing.measure import CallWindow
 
 Interval = tuple[float, float]
 CONFIDENCE: Final = 0.95
-LEAST_COUNT: Final = 6
+MIN_COUNT: Final = 6
 """Least readings whose minimum and maximum bound the median with this confidence."""
 _STUDENT: Final = (12.7062, 4.3027, 3.1824, 2.7764)
 """Student's t at 97.5 % for 1 to 4 degrees of freedom, for fewer readings."""
@@ -32,10 +32,10 @@ def median_interval(values: Array) -> Interval | None:
     """Return order statistics that bound the median; None for fewer than 2 values.
 
     Args:
-        values: Positive if fewer than `LEAST_COUNT`, as their logarithms are used.
+        values: Positive if fewer than `MIN_COUNT`, as their logarithms are used.
     """
     count = values.size
-    if count < LEAST_COUNT:
+    if count < MIN_COUNT:
         return _student_interval(values)
     ordered = np.sort(values)
     # Number of the least and of the largest readings that the interval may omit.
@@ -52,7 +52,7 @@ def drifting_median_interval(values: Array, *, rng: np.random.Generator) -> Inte
     processor is slow, are fewer independent ones than their count.
     """
     count = values.size
-    if count < LEAST_COUNT:
+    if count < MIN_COUNT:
         return _student_interval(values)
     run = math.ceil(count ** (1 / 3))
     starts = rng.integers(0, count, size=(_RESAMPLES, math.ceil(count / run)))
@@ -135,10 +135,10 @@ def _timing(
     """Return a candidate's timing; None without a block shared with the baseline."""
     # One window of each block, in order; quiet ones if there are enough.
     everything, quiet = _by_block(group), _by_block(group, is_quiet=True)
-    selected = quiet if len(quiet) >= LEAST_COUNT else everything
+    selected = quiet if len(quiet) >= MIN_COUNT else everything
     used = [selected[block] for block in sorted(selected)]
     pairs = _paired(quiet, _by_block(baseline, is_quiet=True))
-    if len(pairs) < LEAST_COUNT:
+    if len(pairs) < MIN_COUNT:
         pairs = _paired(everything, _by_block(baseline))
     if not pairs:
         return None

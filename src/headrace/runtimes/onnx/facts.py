@@ -36,9 +36,9 @@ _PASS_ON: Final = frozenset(
 )
 """Operators allowed between the softmax of attention and the product with its values."""
 _MIX: Final = frozenset({"MatMul", "FusedMatMul", "MatMulInteger", "QLinearMatMul", "Einsum"})
-_MOST_DEPTH: Final = 16
-_MOST_NAMES: Final = 4096
-_MOST_SHOWN: Final = 64
+_MAX_DEPTH: Final = 16
+_MAX_NAMES: Final = 4096
+_MAX_SHOWN: Final = 64
 _ORT_MARK: Final = b"ORTM"
 _TYPES: Final = (
     *("?", "FP32", "UINT8", "INT8", "UINT16", "INT16", "INT32", "INT64", "BYTES", "BOOL", "FP16"),
@@ -169,8 +169,8 @@ class _Graph:
     """Reader state of one graph or one function."""
 
     def __init__(self, source: FileReader, facts: OnnxFacts, *, depth: int) -> None:
-        if depth > _MOST_DEPTH:
-            raise BrokenFileError(f"nests graphs deeper than {_MOST_DEPTH}")
+        if depth > _MAX_DEPTH:
+            raise BrokenFileError(f"nests graphs deeper than {_MAX_DEPTH}")
         self._source = source
         self._found = facts
         self._depth = depth
@@ -187,9 +187,9 @@ class _Graph:
                     self._read_node(entry)
                 case 5:
                     initial.add(_read_tensor(self._source, entry, self._found))
-                case 11 if self._depth == 0 and len(taken) < _MOST_NAMES:
+                case 11 if self._depth == 0 and len(taken) < _MAX_NAMES:
                     taken.append(_read_value(self._source, entry))
-                case 12 if self._depth == 0 and len(self._found.outputs) < _MOST_SHOWN:
+                case 12 if self._depth == 0 and len(self._found.outputs) < _MAX_SHOWN:
                     self._found.outputs.append(_read_value(self._source, entry))
         self._found.inputs += [tensor for tensor in taken if tensor.name not in initial]
 
@@ -229,7 +229,7 @@ class _Graph:
             self._shares.update(self._text(part) for part in parts if part.number == 2)  # noqa: PLR2004  # output
 
     def _text(self, entry: ProtobufField) -> str:
-        return text(self._source, entry, _MOST_NAMES)
+        return text(self._source, entry, _MAX_NAMES)
 
 
 def _read_tensor(source: FileReader, tensor: ProtobufField, facts: OnnxFacts) -> str:
@@ -244,7 +244,7 @@ def _read_tensor(source: FileReader, tensor: ProtobufField, facts: OnnxFacts) ->
             case 2:
                 datatype = _type_name(entry.value)
             case 8:
-                name = text(source, entry, _MOST_NAMES)
+                name = text(source, entry, _MAX_NAMES)
             case 13:
                 parts = {part.number: text(source, part, 4096) for part in inside(source, entry)}
                 entries[parts.get(1, "")] = parts.get(2, "")
@@ -272,7 +272,7 @@ def _read_value(source: FileReader, value: ProtobufField) -> TensorInfo:
     name, datatype, shape = "", "?", None
     for part in inside(source, value):
         if part.number == 1:
-            name = text(source, part, _MOST_NAMES)
+            name = text(source, part, _MAX_NAMES)
         elif part.number == 2:  # noqa: PLR2004  # ValueInfoProto.type
             kind = next(inside(source, part), None)
             if kind is not None and kind.number == 1:
@@ -281,7 +281,7 @@ def _read_value(source: FileReader, value: ProtobufField) -> TensorInfo:
                         datatype = _type_name(item.value)
                     elif item.number == 2:  # noqa: PLR2004  # TypeProto.Tensor.shape
                         dims = [dim for dim in inside(source, item) if dim.number == 1]
-                        shape = tuple(_dimension(source, dim) for dim in dims[:_MOST_SHOWN])
+                        shape = tuple(_dimension(source, dim) for dim in dims[:_MAX_SHOWN])
             elif kind is not None:
                 datatype = _KINDS.get(kind.number, "?")
     return TensorInfo(name=name, datatype=datatype, shape=shape)

@@ -84,11 +84,11 @@ class OptimizedManifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
 
 
 MAX_BYTES: Final = 1 << 20
-MOST_MEMBERS: Final = 16
-_MOST_FILES: Final = 20_000
+MAX_MEMBERS: Final = 16
+_MAX_FILES: Final = 20_000
 _MAX_PATH: Final = 500
 _MAX_SHOWN: Final = 100
-_MOST_FEATURES: Final = 256
+_MAX_FEATURES: Final = 256
 _FEATURE: Final = re.compile(r"[a-z0-9_.]{1,40}")
 
 
@@ -107,10 +107,10 @@ def read_manifest(directory: Path) -> OptimizedManifest:
     """
     manifest = decode_manifest(directory / FILE_NAME)
     members = manifest.members
-    if not 1 <= len(members) <= MOST_MEMBERS:
-        raise refuse(directory, f"has {len(members)} members; allowed are 1 to {MOST_MEMBERS}")
+    if not 1 <= len(members) <= MAX_MEMBERS:
+        raise refuse(directory, f"has {len(members)} members; allowed are 1 to {MAX_MEMBERS}")
     features = manifest.processor.features
-    if len(features) > _MOST_FEATURES or not all(map(_FEATURE.fullmatch, features)):
+    if len(features) > _MAX_FEATURES or not all(map(_FEATURE.fullmatch, features)):
         raise refuse(directory, "lists processor features that do not exist")
     _check_rows(directory, members)
     _check_links(directory)
@@ -216,8 +216,8 @@ def _check_links(directory: Path) -> None:
     """Refuse links beneath a member's directory that leave the model."""
     root = directory.resolve()
     for count, entry in enumerate(_walk(directory)):
-        if count >= _MOST_FILES:
-            raise refuse(directory, f"holds more than {_MOST_FILES} files")
+        if count >= _MAX_FILES:
+            raise refuse(directory, f"holds more than {_MAX_FILES} files")
         if not entry.is_symlink():
             continue
         if not Path(os.path.realpath(entry.path)).is_relative_to(root):

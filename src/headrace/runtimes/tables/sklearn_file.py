@@ -29,9 +29,9 @@ SKOPS: Final = ".skops"
 PICKLES: Final = (".joblib", ".pickle", ".pkl")
 _ZIP: Final = b"PK\x03\x04"
 _SCHEMA: Final = "schema.json"
-_MOST_UNPACKED_BYTES: Final = 64 << 20
+_MAX_UNPACKED_BYTES: Final = 64 << 20
 _TIMES_PACKED: Final = 50
-_MOST_TYPES: Final = 5
+_MAX_TYPES: Final = 5
 _TRUSTED_NAMES: Final = {
     "sklearn.tree._tree": "Tree",
     "sklearn.ensemble._hist_gradient_boosting.predictor": "TreePredictor",
@@ -103,9 +103,9 @@ def code_of_estimator(path: Path) -> str:
         return f"'{path.name}' is a pickle, which can run arbitrary code when it is loaded"
     if not (types := untrusted_types(path)):
         return ""
-    more = f" and {len(types) - _MOST_TYPES} more" if len(types) > _MOST_TYPES else ""
+    more = f" and {len(types) - _MAX_TYPES} more" if len(types) > _MAX_TYPES else ""
     return (
-        f"it holds types that skops does not trust, {', '.join(types[:_MOST_TYPES])}{more}: "
+        f"it holds types that skops does not trust, {', '.join(types[:_MAX_TYPES])}{more}: "
         "they may run code, or crash the process if the file was manipulated"
     )
 
@@ -234,7 +234,7 @@ def _check_archive(path: Path) -> None:
         raise refuse(path, f"is truncated or corrupt: {error_kind(error)}") from None
     if _SCHEMA not in names:
         raise refuse(path, f"is an archive without {_SCHEMA}; write it with skops.io.dump")
-    if unpacked > max(_MOST_UNPACKED_BYTES, _TIMES_PACKED * path.stat().st_size):
+    if unpacked > max(_MAX_UNPACKED_BYTES, _TIMES_PACKED * path.stat().st_size):
         raise refuse(path, f"unpacks to {unpacked} bytes, more than any model")
 
 

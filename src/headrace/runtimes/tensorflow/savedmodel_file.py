@@ -32,8 +32,8 @@ INDEX: Final = "variables.index"
 _FOOTER_BYTES: Final = 48
 _MAGIC: Final = 0xDB4775248B80FB57
 _TRAILER_BYTES: Final = 5
-_MOST_BLOCKS: Final = 1_000_000
-_MOST_SHARDS: Final = 10_000
+_MAX_BLOCKS: Final = 1_000_000
+_MAX_SHARDS: Final = 10_000
 _STRING: Final = 7
 # Field numbers, and paths of them through messages.
 _META_GRAPH, _NODE_LIST = 2, (1, 1)
@@ -81,7 +81,7 @@ def check_variables(variables: Path) -> None:
             field.number: field.value for field in inside(source, header) if not field.is_bytes
         }
         shards = header_fields.get(1, 0)
-        if not 1 <= shards <= _MOST_SHARDS or header_fields.get(2, 0):
+        if not 1 <= shards <= _MAX_SHARDS or header_fields.get(2, 0):
             raise BrokenFileError(f"has {shards} files, or another byte order")
         files = [variables / f"variables.data-{i:05d}-of-{shards:05d}" for i in range(shards)]
         sizes = [file.stat().st_size if file.is_file() else -1 for file in files]
@@ -108,8 +108,8 @@ def _blocks(source: FileReader) -> Iterator[ProtobufField]:
         number, position = varint(source, position, end)
         numbers.append(number)
     for count, value in enumerate(_values(source, _block(source, numbers[2], numbers[3]))):
-        if count > _MOST_BLOCKS:
-            raise BrokenFileError(f"has more than {_MOST_BLOCKS} blocks")
+        if count > _MAX_BLOCKS:
+            raise BrokenFileError(f"has more than {_MAX_BLOCKS} blocks")
         offset, size_start = varint(source, value.start, value.end)
         size, _ = varint(source, size_start, value.end)
         yield _block(source, offset, size)
@@ -199,9 +199,9 @@ _START: Final = "__saved_model_init_op"
 _STARTS: Final = ("saved_model_main_op", "legacy_init_op")
 _HEADS: Final = (b"\x08\x01", b"\x08\x00", b"\x12")
 _NAME_BYTES: Final = 4096
-_MOST_TENSORS: Final = 10_000
-_MOST_RANK: Final = 64
-_MOST_FILES: Final = 10_000
+_MAX_TENSORS: Final = 10_000
+_MAX_RANK: Final = 64
+_MAX_FILES: Final = 10_000
 _DATATYPES: Final = {
     1: Datatype.FP32,
     2: Datatype.FP64,
@@ -312,8 +312,8 @@ def _check_files(path: Path) -> None:
     """Refuse links that leave the directory, and incomplete variables."""
     root = path.resolve()
     for count, entry in enumerate(path.rglob("*")):
-        if count > _MOST_FILES:
-            raise refuse(path, f"holds more than {_MOST_FILES} files")
+        if count > _MAX_FILES:
+            raise refuse(path, f"holds more than {_MAX_FILES} files")
         if entry.is_symlink() and not entry.resolve().is_relative_to(root):
             raise refuse(
                 path, f"{entry.relative_to(path)} is a link that leads out of the directory"
@@ -408,8 +408,8 @@ def _signature_def(
     for value in within(source, field, _VALUE):
         for item in inside(source, value):
             if item.number in tensors:
-                if len(tensors[item.number]) == _MOST_TENSORS:
-                    raise BrokenFileError(f"has more than {_MOST_TENSORS} inputs or outputs")
+                if len(tensors[item.number]) == _MAX_TENSORS:
+                    raise BrokenFileError(f"has more than {_MAX_TENSORS} inputs or outputs")
                 tensors[item.number].append(_tensor(source, item))
     return last_text(source, field, _KEY, limit=_NAME_BYTES), (tensors[1], tensors[2])
 
@@ -433,7 +433,7 @@ def _shape(source: FileReader, field: ProtobufField) -> tuple[int, ...] | None:
     if any(flag.value for flag in within(source, field, _UNKNOWN_RANK)):
         return None
     sizes = dimensions(source, field)
-    if len(sizes) > _MOST_RANK or any(size < VARIABLE for size in sizes):
+    if len(sizes) > _MAX_RANK or any(size < VARIABLE for size in sizes):
         raise BrokenFileError(f"declares the invalid shape {sizes[:8]}")
     return tuple(sizes)
 

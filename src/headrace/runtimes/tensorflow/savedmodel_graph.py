@@ -43,10 +43,10 @@ _ASSIGNS: Final = re.compile(
     r"|Queue(En|De)queue|Stage$|Unstage$|MutableHash)"
 )
 """Operators whose effect may last beyond a run."""
-_MOST_NODES: Final = 500_000
-_MOST_EXPANDED: Final = 20_000_000
-_MOST_DEPTH: Final = 200
-_MOST_ELEMENTS: Final = 1 << 28
+_MAX_NODES: Final = 500_000
+_MAX_EXPANDED: Final = 20_000_000
+_MAX_DEPTH: Final = 200
+_MAX_ELEMENTS: Final = 1 << 28
 _NAME_BYTES: Final = 4096
 _FUNC_DEPTH: Final = 8
 # Field numbers, and paths of them through messages.
@@ -127,19 +127,19 @@ def check_calls(graph: SavedModelGraph) -> None:
         }
         sizes[name] = body.nodes + sum(sizes[callee] * count for callee, count in callees.items())
         depths[name] = 1 + max((depths[callee] for callee in callees), default=0)
-        if sizes[name] > _MOST_EXPANDED:
-            raise BrokenFileError(f"its functions expand to more than {_MOST_EXPANDED} nodes")
-        if depths[name] > _MOST_DEPTH:
+        if sizes[name] > _MAX_EXPANDED:
+            raise BrokenFileError(f"its functions expand to more than {_MAX_EXPANDED} nodes")
+        if depths[name] > _MAX_DEPTH:
             raise BrokenFileError(
-                f"its functions call each other more than {_MOST_DEPTH} levels deep"
+                f"its functions call each other more than {_MAX_DEPTH} levels deep"
             )
     total = sum(
         sizes.get(callee, 0) * count
         for body in graph.nodes.values()
         for callee, count in body.calls.items()
     )
-    if total > _MOST_EXPANDED:
-        raise BrokenFileError(f"its functions expand to more than {_MOST_EXPANDED} nodes")
+    if total > _MAX_EXPANDED:
+        raise BrokenFileError(f"its functions expand to more than {_MAX_EXPANDED} nodes")
 
 
 def read_graph(source: FileReader, field: ProtobufField) -> SavedModelGraph:
@@ -164,8 +164,8 @@ def read_graph(source: FileReader, field: ProtobufField) -> SavedModelGraph:
                 name = last_text(source, function, *_FUNCTION_NAME, limit=_NAME_BYTES)
                 _add(graph.functions, name, body)
                 count += body.nodes
-        if count > _MOST_NODES:
-            raise BrokenFileError(f"has more than {_MOST_NODES} nodes")
+        if count > _MAX_NODES:
+            raise BrokenFileError(f"has more than {_MAX_NODES} nodes")
     # A node may call a function by using its name as operator.
     for bodies in (graph.nodes, graph.functions):
         for body in bodies.values():
@@ -235,7 +235,7 @@ def _check_tensor(source: FileReader, field: ProtobufField) -> None:
     # Protobuf concatenates the lists of a repeated message.
     shapes = within(source, field, _TENSOR_SHAPE)
     sizes = [size for shape in shapes for size in dimensions(source, shape)]
-    if min(sizes, default=0) < 0 or math.prod(sizes) > max(_MOST_ELEMENTS, 8 * held):
+    if min(sizes, default=0) < 0 or math.prod(sizes) > max(_MAX_ELEMENTS, 8 * held):
         raise BrokenFileError(f"a constant has the shape {sizes[:8]} and {held} bytes")
 
 

@@ -72,7 +72,7 @@ those.
 _PLACEHOLDER: Final = 127
 """Value of the old one-byte field if the operator's number is in the new one."""
 _MOST: Final = 500_000
-_MOST_RANK: Final = 8
+_MAX_RANK: Final = 8
 _MAX_TENSOR_BYTES: Final = 1 << 33
 _DEFAULT: Final = "serving_default"
 
@@ -214,8 +214,8 @@ def _buffer(read: _Read, table: FlatbufferTable) -> int:
 def _tensor(read: _Read, table: FlatbufferTable) -> _Tensor:
     shape = table.array(0, "<i4").tolist()
     kind, buffer = int(table.number(1, "<b", 0)), int(table.number(2, "<I", 0))
-    if len(shape) > _MOST_RANK or min(shape, default=0) < 0:
-        raise corrupt(read.path, f"a tensor has the shape {shape[:_MOST_RANK]}")
+    if len(shape) > _MAX_RANK or min(shape, default=0) < 0:
+        raise corrupt(read.path, f"a tensor has the shape {shape[:_MAX_RANK]}")
     held = read.buffers[buffer]
     datatype = DATATYPES.get(kind)
     item_bytes = datatype.dtype.itemsize if datatype else 1

@@ -155,7 +155,7 @@ _VARINT: Final = 0
 _FIXED: Final = {1: 8, 5: 4}
 _DELIMITED: Final = 2
 _MAX_SHIFT: Final = 63
-_MOST_FIELDS: Final = 100_000
+_MAX_FIELDS: Final = 100_000
 
 
 def named_model(message: Message) -> tuple[str, str]:
@@ -167,8 +167,8 @@ def named_model(message: Message) -> tuple[str, str]:
     values = {_NAME: b"", _VERSION: b""}
     try:
         for count, (field, value) in enumerate(_fields(message)):
-            if count == _MOST_FIELDS:
-                raise InvalidArgumentError(f"the message has more than {_MOST_FIELDS} fields")
+            if count == _MAX_FIELDS:
+                raise InvalidArgumentError(f"the message has more than {_MAX_FIELDS} fields")
             if field in values:
                 values[field] = bytes(value)
         return values[_NAME].decode(), values[_VERSION].decode()

@@ -39,7 +39,7 @@ _REPAY_RATIO: Final = 100.0
 """Seconds without counting for each second spent."""
 _CREDIT_S: Final = 10.0
 """Time that counting may run ahead: 0.1 s of work in a burst."""
-_MOST_ANSWERS: Final = 4000
+_MAX_ANSWERS: Final = 4000
 _LONGEST_ID: Final = 256
 _FOLD_ROWS: Final = 128
 """Rows that are buffered until they are counted together."""
@@ -199,7 +199,7 @@ class _Counter:
 
         Ids beyond the limit are dropped: a caller's id may have any length.
         """
-        if len(self._answers) < _MOST_ANSWERS and len(request_id) <= _LONGEST_ID:
+        if len(self._answers) < _MAX_ANSWERS and len(request_id) <= _LONGEST_ID:
             value = self.prediction.prediction(outputs)
             if value is not None:
                 self._answers.append(SeenAnswer(request_id, value))

@@ -175,7 +175,7 @@ _CAPACITY: Final = 20_000
 _CAPACITY_BYTES: Final = 32 << 20
 PAGE: Final = 500
 _PAGE_BYTES: Final = 1 << 20
-MOST_VALUES: Final = 131_072
+MAX_VALUES: Final = 131_072
 """Values of a response that are compared; a larger response is sampled."""
 _LONGEST_TEXT: Final = 64
 """Bytes; a longer text is replaced by its digest, which has this length."""
@@ -330,12 +330,12 @@ def is_sampled(answer_id: bytes, percent: int) -> bool:
 def compared_tensors(outputs: Tensors, pair_id: bytes) -> list[SampledTensor]:
     """Return copies of `outputs` for the comparison with the other response of the pair.
 
-    If a response has more than `MOST_VALUES` values, each output has at most its equal part of
+    If a response has more than `MAX_VALUES` values, each output has at most its equal part of
     them. They are drawn with `pair_id` as seed, so that both responses of a pair have the same
     positions.
     """
-    is_whole = sum(array.size for array in outputs.values()) <= MOST_VALUES
-    maximum = MOST_VALUES if is_whole else MOST_VALUES // len(outputs)
+    is_whole = sum(array.size for array in outputs.values()) <= MAX_VALUES
+    maximum = MAX_VALUES if is_whole else MAX_VALUES // len(outputs)
     return [_compared(name, array, maximum, pair_id) for name, array in outputs.items()]
 
 

@@ -40,8 +40,8 @@ from headrace.serving.telemetry.samples import BoundedBuffer, Sampler
 if TYPE_CHECKING:
     from headrace.serving.state import ReplicaState
 
-_MOST_SPANS: Final = 20_000
-_MOST_LINKS: Final = 32
+_MAX_SPANS: Final = 20_000
+_MAX_LINKS: Final = 32
 _BYTES: Final = 1  # per span: the limit is a number, not a size
 _LONGEST_TEXT: Final = 256
 
@@ -82,7 +82,7 @@ def traced_batch(batch: Batch, traced: list[TracedRequest]) -> None:
         split_at=batch.split_at,
         rows=batch.rows,
         requests=len(batch.tickets),
-        members=[request.context for request in traced[: _MOST_LINKS + 1]],
+        members=[request.context for request in traced[: _MAX_LINKS + 1]],
     )
     for traced_request in traced:
         traced_request.batch = summary
@@ -98,7 +98,7 @@ class SpanLog:
     clock: Clock = field(default_factory=SystemClock)
     shelf: BoundedBuffer[SpanRecord] = field(
         default_factory=lambda: BoundedBuffer(
-            most_items=_MOST_SPANS, most_bytes=_MOST_SPANS, page_items=1000, page_bytes=1000
+            most_items=_MAX_SPANS, most_bytes=_MAX_SPANS, page_items=1000, page_bytes=1000
         )
     )
 
@@ -158,7 +158,7 @@ def _phases(
         batch.formed_at + offset_s,
         batch.split_at + offset_s,
         {"headrace.batch.rows": batch.rows, "headrace.batch.requests": batch.requests},
-        others[:_MOST_LINKS],
+        others[:_MAX_LINKS],
     )
     yield SpanRecord(
         _child_of(context),

@@ -79,7 +79,7 @@ class BoundedBuffer(Generic[T]):
 
 
 _MOST: Final = 4096
-_MOST_BYTES: Final = 64 << 20
+_MAX_BYTES: Final = 64 << 20
 _LARGEST_BYTES: Final = 8 << 20
 """A larger request, with its response, is counted but not kept."""
 _PAGE_BYTES: Final = 1 << 20
@@ -112,7 +112,7 @@ class Sampler:
     chance: random.Random = field(default_factory=random.Random)
     shelf: BoundedBuffer[RequestSample] = field(
         default_factory=lambda: BoundedBuffer(
-            most_items=_MOST, most_bytes=_MOST_BYTES, page_items=_PAGE, page_bytes=_PAGE_BYTES
+            most_items=_MOST, most_bytes=_MAX_BYTES, page_items=_PAGE, page_bytes=_PAGE_BYTES
         )
     )
 

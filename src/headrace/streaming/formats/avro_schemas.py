@@ -18,7 +18,7 @@ from headrace.core import InvalidArgumentError
 Node = Any
 """A schema or a part of one, as decoded JSON."""
 
-_LEAST_BYTES: Final = {
+_MIN_BYTES: Final = {
     "null": 0,
     "boolean": 1,
     "int": 1,
@@ -144,8 +144,8 @@ class _Walk:
         return self._definition(node, namespace, depth)
 
     def _name(self, name: str, namespace: str, depth: int) -> tuple[Node, int]:
-        if name in _LEAST_BYTES:
-            return name, _LEAST_BYTES[name]
+        if name in _MIN_BYTES:
+            return name, _MIN_BYTES[name]
         full = _full(name, namespace)
         for candidate in (full, name):
             if candidate in self.in_progress:

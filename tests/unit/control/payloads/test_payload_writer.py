@@ -204,7 +204,7 @@ def test_a_file_in_use_is_never_removed_and_unfinished_ones_are(tmp_path: Path) 
 def test_samples_beyond_the_queue_are_dropped_and_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(writer_module, "_MOST_WAITING", 3)
+    monkeypatch.setattr(writer_module, "_MAX_WAITING", 3)
     writer = PayloadWriter(root=tmp_path, clock=SystemClock())
 
     writer.add("m", "1", PLAIN, [sample(str(i)) for i in range(4)])

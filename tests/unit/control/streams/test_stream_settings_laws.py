@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from headrace.control.desired.resolve_streams import stream_settings
 from headrace.core import ReplicaSettings
 from headrace.core.spec.parse import SpecError, StreamSpec, parse_spec
-from headrace.core.spec.stream_agreement import MOST_PARTS
+from headrace.core.spec.stream_agreement import MAX_PARTS
 from headrace.streaming.settings import PushSettings, ScoringEndpoint, WorkerSettings
 from headrace.streaming.settings_checks import check_settings
 from headrace.streaming.windows.panes import MAX_PANES
@@ -117,4 +117,4 @@ def test_what_the_spec_takes_workers_take(document: dict[str, Any]) -> None:
 
 
 def test_a_window_may_have_as_many_parts_here_as_there() -> None:
-    assert MOST_PARTS == MAX_PANES
+    assert MAX_PARTS == MAX_PANES

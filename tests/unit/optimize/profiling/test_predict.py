@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from headrace.optimize.profiling.grid import cell_of
 from headrace.optimize.profiling.messages import GridCell, Round, Setting
 from headrace.optimize.profiling.predict import (
-    LEAST_ROUNDS,
+    MIN_ROUNDS,
     MeasuredService,
     Phases,
     Predictor,
@@ -142,7 +142,7 @@ def test_phases_are_what_all_cells_of_a_round_have_in_common() -> None:
 
 def test_nothing_is_said_of_drift_without_some_rounds() -> None:
     assert find_phases([cell(1), cell(4)]) is None
-    assert find_phases([in_rounds(DRIFT[: LEAST_ROUNDS - 1])]) is None
+    assert find_phases([in_rounds(DRIFT[: MIN_ROUNDS - 1])]) is None
 
 
 def test_a_run_that_was_held_up_is_not_a_phase() -> None:

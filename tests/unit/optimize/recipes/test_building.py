@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from headrace.core import UnsupportedModelError
 from headrace.optimize.candidate import CannotBuildError
 from headrace.optimize.recipes.building import (
-    MOST_EXAMPLES,
+    MAX_EXAMPLES,
     how_many,
     library_errors,
     missing_package,
@@ -29,7 +29,7 @@ def test_a_slow_model_sees_fewer_examples() -> None:
 def test_there_are_always_some_examples_and_never_too_many(
     run_s: float, runs: float, left_s: float
 ) -> None:
-    assert 16 <= how_many(run_s, runs=runs, left_s=left_s) <= MOST_EXAMPLES
+    assert 16 <= how_many(run_s, runs=runs, left_s=left_s) <= MAX_EXAMPLES
 
 
 def test_a_failure_is_one_line_with_its_kind() -> None:

@@ -15,7 +15,7 @@ from headrace.optimize.candidate import Candidate, CannotBuildError, ModelClass,
 from headrace.optimize.compare import Comparison
 from headrace.optimize.recipes.trees import (
     GAIN_RATIO,
-    MOST_MEMBERS,
+    MAX_MEMBERS,
     NATIVE_TREES,
     ONNX_TREES,
     SLACK_RATIO,
@@ -306,7 +306,7 @@ def test_rows_rise_each_engine_comes_once_and_the_last_one_has_no_end(
     assert found[-1][1] is None
     assert None not in ends
     assert all(a < b for a, b in zip([0, *ends], ends, strict=False) if a is not None and b)
-    assert len(set(names)) == len(names) <= MOST_MEMBERS
+    assert len(set(names)) == len(names) <= MAX_MEMBERS
     assert set(names) <= set(measured)
 
 

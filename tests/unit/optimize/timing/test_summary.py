@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from headrace.core.errors import InvalidArgumentError
 from headrace.optimize.timing import CallWindow, Timing, summarize
 from headrace.optimize.timing.summary import (
-    LEAST_COUNT,
+    MIN_COUNT,
     drifting_median_interval,
     median_interval,
 )
@@ -195,7 +195,7 @@ def test_an_interval_holds_the_median_of_what_it_is_made_of(values: list[float])
     bounds = median_interval(array)
 
     assert bounds is not None
-    if array.size >= LEAST_COUNT:
+    if array.size >= MIN_COUNT:
         assert min(values) <= bounds[0] <= np.median(array) <= bounds[1] <= max(values)
     else:
         middle = math.exp(np.log(array).mean())
@@ -254,5 +254,5 @@ def test_a_drifting_interval_lies_among_its_readings_and_is_the_same_for_the_sam
 
     assert first == again
     assert first is not None
-    if array.size >= LEAST_COUNT:
+    if array.size >= MIN_COUNT:
         assert min(values) <= first[0] <= first[1] <= max(values)
