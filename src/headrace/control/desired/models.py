@@ -40,7 +40,7 @@ class ModelWork:
     """
 
     inspect: CancellableInspect
-    _under_way: Counter[str] = field(default_factory=Counter)
+    _in_progress: Counter[str] = field(default_factory=Counter)
     _turns: dict[str, threading.BoundedSemaphore] = field(default_factory=dict)
     _executor: ThreadPoolExecutor = field(
         default_factory=lambda: ThreadPoolExecutor(_THREADS, thread_name_prefix="model")
@@ -52,15 +52,15 @@ class ModelWork:
         Raises:
             OverloadedError: The caller has too much work in progress.
         """
-        if self._under_way[caller] >= MAX_UNDER_WAY:
+        if self._in_progress[caller] >= MAX_UNDER_WAY:
             message = f"{MAX_UNDER_WAY} changes of {caller} read models already; try again later"
             raise OverloadedError(message, retry_after_s=_RETRY_S)
-        self._under_way[caller] += 1
+        self._in_progress[caller] += 1
         try:
             loop = asyncio.get_running_loop()
             return await loop.run_in_executor(self._executor, work, *arguments)
         finally:
-            self._under_way[caller] -= 1
+            self._in_progress[caller] -= 1
 
     def inspect_for(self, caller: str, cancel: threading.Event | None = None) -> Inspect:
         """Return an `Inspect` that waits for an inspection slot of the caller.
