@@ -3,6 +3,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready-dev
+# A development environment can run the demo too.
+DEMO_READY := $(or $(wildcard $(READY)),.venv/.ready-demo)
 SUITE ?=
 ENV ?=
 ARGS ?=
@@ -20,8 +22,9 @@ export NO_MKDOCS_2_WARNING := 1
 
 ##@ Run
 .PHONY: demo
-demo: setup ## start the system on a small model and send requests; ONCE=1 stops after the checks
-	$(BIN)/python scripts/demo.py $(if $(ONCE),--once) $(ARGS)
+demo: $(DEMO_READY) ## start the system on a small model and send requests; ONCE=1 stops after the checks
+	@$(COMPILE)
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python scripts/demo.py $(if $(ONCE),--once) $(ARGS)
 
 .PHONY: setup
 setup: $(READY) ## create .venv; ENV=frameworks, ray, kube or feast creates another environment

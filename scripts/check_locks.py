@@ -19,12 +19,13 @@ ROOT: Final = Path(__file__).resolve().parent.parent
 LOCKS: Final = {
     "base": (),
     "dev": ("dev", "docs"),
+    "demo": ("demo",),
     "bench": ("bench",),
     "mutants": ("mutants",),
     "build": ("build",),
 }
 """Lock file ▸ the dependency groups in it."""
-WITH_PACKAGE: Final = ("base", "dev")
+WITH_PACKAGE: Final = ("base", "demo", "dev")
 """Locks that hold the package's own dependencies too."""
 _PIN: Final = re.compile(r"^(?P<name>[A-Za-z0-9._-]+)==(?P<version>[^ ;]+)(?P<marker> ;[^\\]*)?")
 

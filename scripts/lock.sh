@@ -17,6 +17,7 @@ lock() { # lock NAME ARGUMENTS-OF-uv-pip-compile...
 lock dev --group dev --group docs "${@}" pyproject.toml
 # What is shared has one version everywhere: the others are held to dev's.
 lock base --constraint requirements/dev.txt "${@}" pyproject.toml
+lock demo --constraint requirements/dev.txt --group demo "${@}" pyproject.toml
 lock bench --constraint requirements/dev.txt --group bench "${@}"
 lock mutants --constraint requirements/dev.txt --group mutants "${@}"
 lock build --constraint requirements/dev.txt --group build "${@}"

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Create environments: setup.sh [ENVIRONMENT...]. Needs python3 (3.11 or newer, with venv).
 #
-#   dev, bench, build, mutants  .venv: requirements/ENVIRONMENT.txt (hashed) and this package, editable
+#   dev, demo, bench, build, mutants  .venv: requirements/ENVIRONMENT.txt (hashed) and this package, editable
 #   frameworks  .venv-all: PyTorch and TensorFlow on top of .venv, 2 GB. Not locked: pip chooses the
 #               build (CPU or CUDA) for the machine. PIP_EXTRA_INDEX_URL can name an index of CPU builds.
 #   ray         .venv-ray: Ray on top of .venv, 270 MB. Not locked: a job runs on its cluster's version.
@@ -46,7 +46,10 @@ locked() { # locked NAME: install requirements/NAME.txt into .venv
   fi
   use_index_of_pip
   say "installing requirements/$1.txt"
-  VIRTUAL_ENV="$PWD/.venv" "$bin/uv" pip install --require-hashes --compile-bytecode -r "requirements/$1.txt"
+  local compile=(--compile-bytecode)
+  # The demo imports a fraction of its packages: Python compiles these itself, in less time.
+  if [ "$1" = demo ]; then compile=(); fi
+  VIRTUAL_ENV="$PWD/.venv" "$bin/uv" pip install --require-hashes "${compile[@]}" -r "requirements/$1.txt"
   # hatchling is locked too, so the build needs no network access of its own.
   VIRTUAL_ENV="$PWD/.venv" "$bin/uv" pip install --quiet --no-deps --no-build-isolation --editable .
 }
@@ -138,7 +141,7 @@ debian() { # debian PACKAGE...
 
 for environment in "${@:-dev}"; do
   case "$environment" in
-  dev | bench | build | mutants) locked "$environment" ;;
+  dev | demo | bench | build | mutants) locked "$environment" ;;
   frameworks)
     mapfile -t packages < <(pyproject "project['dependency-groups']['frameworks']")
     # What the packages of published models depend on is never imported.

@@ -13,6 +13,7 @@ dev = ["pytest>=9"]
 docs = []
 bench = []
 build = []
+demo = []
 mutants = []
 """
 
@@ -20,7 +21,14 @@ mutants = []
 def locks(**changed: str) -> dict[str, str]:
     base = f"numpy==2.4.6 \\\n{PIN}\n"
     dev = f"{base}pytest==9.2.0 \\\n{PIN}\n"
-    return {"base": base, "dev": dev, "bench": "", "build": "", "mutants": ""} | changed
+    return {
+        "base": base,
+        "dev": dev,
+        "demo": base,
+        "bench": "",
+        "build": "",
+        "mutants": "",
+    } | changed
 
 
 def test_the_locks_of_this_repository_fit_its_pyproject() -> None:
