@@ -1,7 +1,8 @@
 """Write the committed files that are generated from code; tests fail when one is stale.
 
-- `src/headrace/protocol/oip.pb` (the protocol and health, which Envoy reads too) and `rls.pb` (the
-  rate limit service), from .proto files. Needs grpcio-tools (dependency group `build`).
+- `src/headrace/protocol/oip.pb` (the protocol and health, which Envoy reads too), `reflection.pb`
+  (server reflection) and `rls.pb` (the rate limit service), from .proto files. Needs grpcio-tools
+  (dependency group `build`).
 - The Helm chart's alert rules and dashboards.
 """
 
@@ -16,7 +17,11 @@ from grpc_tools import protoc
 from headrace.deploy.helm_values import chart_files, chart_folder
 
 PACKAGE: Final = Path(__file__).parents[1] / "src" / "headrace" / "protocol"
-SOURCES: Final = {"oip.pb": ("oip.proto", "health.proto"), "rls.pb": ("rls.proto",)}
+SOURCES: Final = {
+    "oip.pb": ("oip.proto", "health.proto"),
+    "reflection.pb": ("reflection.proto",),
+    "rls.pb": ("rls.proto",),
+}
 """Descriptor set ▸ its sources."""
 
 

@@ -18,7 +18,7 @@ from headrace.gateway.callers import usable_key_set
 from headrace.gateway.clusters import arm_of, cluster_name
 from headrace.gateway.envoy import EnvoyGateway
 from headrace.gateway.publisher import Admin, SecretFiles
-from headrace.gateway.routes import HELD_PREFIX
+from headrace.gateway.routes import HELD_PREFIX, REFLECTION_PREFIX
 from headrace.gateway.settings import (
     MAX_SOCKET_PATH_BYTES,
     ApiKey,
@@ -39,6 +39,7 @@ __all__ = [
     "HELD_PREFIX",
     "MAX_COUNTED",
     "MAX_SOCKET_PATH_BYTES",
+    "REFLECTION_PREFIX",
     "WATCHED_FILES",
     "Admin",
     "ApiKey",

@@ -43,6 +43,8 @@ ROUTE_CONFIG: Final = "headrace"
 HELD_PREFIX: Final = "/held/"
 """Prefix, followed by the endpoint's name, of the path of a request that the control plane
 holds."""
+REFLECTION_PREFIX: Final = "/grpc.reflection."
+"""Prefix of the paths of gRPC server reflection, which the control plane answers."""
 
 _SERVER_TIMEOUT_S: Final = 30.0
 # A replica responds at the deadline with a reason; Envoy aborts requests without a response by
@@ -159,6 +161,7 @@ def server_routes(
         after=(
             *_unknown_models(guard, servers),
             *_grpc_server_routes(guard, servers, statistics, more_filters),
+            *(() if settings.control_address is None else (_reflection_route(guard),)),
         ),
         last=(_authenticated(plain, guard.unknown()), _authenticated(last, guard.server())),
         listing_bytes=len(listing),
@@ -357,6 +360,15 @@ def _grpc_server_routes(
         **_grpc_version(servers),
     }
     yield _authenticated(with_filters(any_rpc, BRIDGING), guard.server())
+
+
+def _reflection_route(guard: AuthFilters) -> Resource:
+    route: Resource = {
+        "name": "reflection",
+        "match": {"prefix": REFLECTION_PREFIX, "grpc": {}},
+        **_grpc_version(_forward({"cluster": CONTROL})),
+    }
+    return _authenticated(with_filters(route, BRIDGING), guard.server())
 
 
 def _servers(endpoints: Sequence[EndpointRoute]) -> Resource:

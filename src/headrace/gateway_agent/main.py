@@ -12,6 +12,7 @@ from random import Random
 from typing import TYPE_CHECKING, Final
 
 from headrace.control.agents.tls import MutualTls, client_context, name_in, name_with
+from headrace.control.asgi.reflection import ReflectionApp
 from headrace.control.base.home import HomeLock
 from headrace.control.base.ownership import claim
 from headrace.control.base.ports import listen
@@ -82,7 +83,8 @@ class AgentRun:
         self._stop.set()
 
     async def _serve(self) -> None:
-        held = HeldRequests(self.agent.holding.activator, Forwarding(client=self.client))
+        answers = ReflectionApp(fallback=Forwarding(client=self.client))
+        held = HeldRequests(self.agent.holding.activator, answers)
         admin = AdminApp(agent=self.agent, certificates=self.certificates)
         async with (
             _serving(held, self.control_listener),

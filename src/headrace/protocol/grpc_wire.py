@@ -213,3 +213,5 @@ DESCRIPTOR_SET_PATH: Final = Path(str(files("headrace.protocol") / "oip.pb"))
 """A serialised `FileDescriptorSet` of `inference` and `grpc.health.v1`, which Envoy also reads."""
 RLS_DESCRIPTOR_SET_PATH: Final = Path(str(files("headrace.protocol") / "rls.pb"))
 """The same for Envoy's rate limit service."""
+REFLECTION_DESCRIPTOR_SET_PATH: Final = Path(str(files("headrace.protocol") / "reflection.pb"))
+"""The same for gRPC server reflection."""

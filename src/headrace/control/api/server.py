@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import Final, TypeAlias, cast
 
 from headrace.control.asgi.guards import App, BodyLimit, Receive, Scope, Send
+from headrace.control.asgi.reflection import ReflectionApp
 from headrace.control.auth.access import AccessControl
 from headrace.control.auth.credentials import SessionRules
 from headrace.control.gateway.activator import HeldRequests
@@ -133,7 +134,10 @@ class ApiServer:
                 self.sockets.metrics,
             ),
             (
-                HeldRequests(self.plane.scaling.activator, api.build_gateway_answers(self.plane)),
+                HeldRequests(
+                    self.plane.scaling.activator,
+                    ReflectionApp(fallback=api.build_gateway_answers(self.plane)),
+                ),
                 self.sockets.gateway,
             ),
         ]

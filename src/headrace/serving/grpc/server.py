@@ -22,6 +22,11 @@ from headrace.protocol import grpc_status
 from headrace.protocol.grpc_codec import GrpcInferCodec
 from headrace.protocol.grpc_messages import encode_stream_error, encode_stream_response
 from headrace.protocol.protos import HEALTH_SERVICE, INFERENCE_SERVICE
+from headrace.protocol.reflection import (
+    REFLECTION_RPC,
+    REFLECTION_SERVICES,
+    answer_reflection,
+)
 from headrace.serving.grpc.bridge import INFER, STREAM_INFER, GrpcApi
 from headrace.serving.memory import MemoryTrimmer
 from headrace.serving.state import ReplicaState
@@ -72,10 +77,15 @@ class GrpcServer:
         unary[INFER] = grpc.unary_unary_rpc_method_handler(self._infer)
         unary[STREAM_INFER] = grpc.stream_stream_rpc_method_handler(self._stream)
         health = {"Check": self._unary(self._api.check_health)}
+        reflection = {REFLECTION_RPC: grpc.stream_stream_rpc_method_handler(_reflect)}
         self._server.add_generic_rpc_handlers(
             (
                 grpc.method_handlers_generic_handler(INFERENCE_SERVICE, unary),
                 grpc.method_handlers_generic_handler(HEALTH_SERVICE, health),
+                *(
+                    grpc.method_handlers_generic_handler(service, reflection)
+                    for service in REFLECTION_SERVICES
+                ),
             )
         )
 
@@ -169,6 +179,16 @@ class GrpcServer:
         except HeadraceError as error:
             _log_failure(error)
             return encode_stream_error(str(error))
+
+
+async def _reflect(
+    messages: AsyncIterator[bytes], context: grpc.aio.ServicerContext[bytes, bytes]
+) -> AsyncIterator[bytes]:
+    async for message in messages:
+        try:
+            yield answer_reflection(message)
+        except HeadraceError as error:
+            await _abort(context, error)
 
 
 async def _abort(context: grpc.aio.ServicerContext[bytes, bytes], error: HeadraceError) -> bytes:
