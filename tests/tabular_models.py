@@ -44,7 +44,8 @@ def library(name: str, extra: str) -> ModuleType:
     return module
 
 
-def _target(kind: str) -> Array:
+def target(kind: str) -> Array:
+    """What the rows of `ROWS` are labelled with."""
     return {"regression": AMOUNTS, "binary": SURE, "multiclass": CLASSES}[kind]
 
 
@@ -53,10 +54,10 @@ def xgboost(folder: Path, kind: str, *, suffix: str = ".json", **params: Any) ->
     xgb = library("xgboost", "xgboost")
     make = xgb.XGBRegressor if kind == "regression" else xgb.XGBClassifier
     model = make(**{"n_estimators": 6, "max_depth": 3, "n_jobs": 1} | params)
-    model.fit(ROWS, _target(kind))
+    model.fit(ROWS, target(kind))
     path = folder / f"{kind}{suffix}"
     model.save_model(path)
-    return Trained(path=path, expected=_as_sklearn(model, kind))
+    return Trained(path=path, expected=as_sklearn(model, kind))
 
 
 def lightgbm(folder: Path, kind: str, **params: Any) -> Trained:  # noqa: ANN401  # any setting
@@ -66,7 +67,7 @@ def lightgbm(folder: Path, kind: str, **params: Any) -> Trained:  # noqa: ANN401
     settings = {"objective": objective, "num_threads": 1, "verbose": -1, "num_leaves": 7} | params
     if kind == "multiclass":
         settings["num_class"] = 3
-    booster = lgb.train(settings, lgb.Dataset(ROWS.astype(np.float64), _target(kind)), 6)
+    booster = lgb.train(settings, lgb.Dataset(ROWS.astype(np.float64), target(kind)), 6)
     path = folder / f"{kind}.txt"
     booster.save_model(path)
 
@@ -86,10 +87,10 @@ def catboost(folder: Path, kind: str, **params: Any) -> Trained:  # noqa: ANN401
     make = cb.CatBoostRegressor if kind == "regression" else cb.CatBoostClassifier
     settings = {"iterations": 6, "depth": 3, "verbose": 0, "thread_count": 1} | params
     model = make(allow_writing_files=False, **settings)
-    model.fit(ROWS, params.get("target", _target(kind)))
+    model.fit(ROWS, params.get("target", target(kind)))
     path = folder / f"{kind}.cbm"
     model.save_model(str(path))
-    return Trained(path=path, expected=_as_sklearn(model, kind))
+    return Trained(path=path, expected=as_sklearn(model, kind))
 
 
 def sklearn(folder: Path, kind: str, estimator: Any = None) -> Trained:  # noqa: ANN401  # any estimator
@@ -98,13 +99,15 @@ def sklearn(folder: Path, kind: str, estimator: Any = None) -> Trained:  # noqa:
     linear = library("sklearn.linear_model", "sklearn")
     usual = linear.Ridge() if kind == "regression" else linear.LogisticRegression(max_iter=1000)
     chosen = usual if estimator is None else estimator  # an ensemble has a length, of 0 so far
-    chosen.fit(ROWS.astype(np.float64), _target(kind))
+    chosen.fit(ROWS.astype(np.float64), target(kind))
     path = folder / f"{kind}.skops"
     skops.dump(chosen, path)
-    return Trained(path=path, expected=_as_sklearn(chosen, kind))
+    return Trained(path=path, expected=as_sklearn(chosen, kind))
 
 
-def _as_sklearn(model: Any, kind: str) -> Callable[[Array], list[Array]]:  # noqa: ANN401  # any of them
+def as_sklearn(model: Any, kind: str) -> Callable[[Array], list[Array]]:  # noqa: ANN401  # any of them
+    """What an estimator answers: values, or a class and probabilities."""
+
     def expected(rows: Array) -> list[Array]:
         answer = np.asarray(model.predict(rows))
         if kind == "regression":

@@ -16,7 +16,9 @@ PUSHED = {"reference", "runtime", "runs_code", "signature", "size_bytes", "diges
 """What docs/how-to/push-models.md promises that stays, among others."""
 
 
-def test_a_model_is_pushed_listed_shown_and_removed(headrace: Command, model: Path) -> None:
+def test_a_model_is_pushed_listed_shown_and_removed(
+    headrace: Command, home: Path, model: Path
+) -> None:
     pushed = headrace("models", "push", "fraud", model, "--source", "git:4f442bb")
     listed = headrace("models", "list")
     shown = headrace("models", "show", "fraud")
@@ -24,7 +26,8 @@ def test_a_model_is_pushed_listed_shown_and_removed(headrace: Command, model: Pa
     freed = headrace("models", "gc")
     empty = headrace("models", "list")
 
-    assert pushed.err == "fraud:1 is stored; serve it with `model: fraud:1`\n"
+    command = f"headrace up fraud:1 --home {home}"
+    assert pushed.err == f"fraud:1 is stored; serve it with `{command}`\n"
     assert "runtime    onnx\n" in pushed.out
     assert re.search(r"batched    yes.*\ninput      input  FP32  \[any, 32\]\n", pushed.out)
     assert re.search(r"inference  about [0-9.]+ (ms|µs) for one row", pushed.out)

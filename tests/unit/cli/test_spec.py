@@ -5,10 +5,13 @@ from pathlib import Path
 import pytest
 import typer
 
-from headrace.cli.base.spec_file import changes_text, not_ready_text
+from headrace.cli.base.spec_file import changes_text, not_ready_text, read_spec
 from headrace.cli.up.settings import ModelOptions
 from headrace.cli.up.start import document_for
+from headrace.core import InvalidArgumentError
 from headrace.core.spec.parse import parse_spec
+from headrace.registry import Registry
+from headrace.runtimes import inspect_model
 from tests.unit.cli.conftest import Command
 
 SPEC = "version: 1\nendpoints: [{name: m, model: './m.onnx', replicas: 2}]\n"
@@ -162,6 +165,49 @@ def test_without_a_target_the_spec_here_comes_first_then_what_ran(
     assert document(None, home) is None
     (tmp_path / "headrace.yaml").write_text(SPEC)
     assert document(None, home) is not None
+
+
+XGBOOST = '{"learner": {"attributes": {}, "feature_names": []}, "version": [3, 2, 0]}'
+
+
+def test_a_json_file_is_a_spec_unless_it_is_a_model(tmp_path: Path) -> None:
+    model, spec = tmp_path / "fraud.json", tmp_path / "spec.json"
+    model.write_text(XGBOOST)
+    spec.write_text('{"version": 1, "endpoints": [{"name": "m", "model": "m:1"}]}')
+
+    assert document(model, tmp_path) == {
+        "version": 1,
+        "endpoints": [{"name": "fraud", "model": str(model)}],
+    }
+    served = document_for(spec, ModelOptions(), home=tmp_path)
+    assert served is not None
+    assert [endpoint["model"] for endpoint in served["endpoints"]] == ["m:1"]
+
+
+def test_a_model_passed_as_a_spec_names_the_command_that_serves_it(tmp_path: Path) -> None:
+    text, binary = tmp_path / "fraud.json", tmp_path / "fraud.cbm"
+    text.write_text(XGBOOST)
+    binary.write_bytes(b"CBM1\xff\xff")
+
+    for file, runtime in ((text, "xgboost"), (binary, "catboost")):
+        message = f"is a model of the runtime '{runtime}', not a spec; serve it with `headrace up"
+        with pytest.raises(InvalidArgumentError, match=message):
+            read_spec(file)
+
+
+@pytest.mark.slow
+def test_a_stored_version_is_an_endpoint_of_its_name(home: Path, model: Path) -> None:
+    Registry(home, inspect_model).push("fraud", model)
+
+    for reference in ("fraud", "fraud:1"):
+        assert document_for(reference, ModelOptions(), home=home) == {
+            "version": 1,
+            "endpoints": [{"name": "fraud", "model": reference}],
+        }
+    with pytest.raises(typer.BadParameter, match=r"no file or directory 'fraud:2', and .*fraud"):
+        document_for("fraud:2", ModelOptions(), home=home)
+    with pytest.raises(typer.BadParameter, match=r"no file or directory 'there/model'$"):
+        document_for("there/model", ModelOptions(), home=home)
 
 
 def test_flags_that_the_spec_answers_are_refused(tmp_path: Path) -> None:

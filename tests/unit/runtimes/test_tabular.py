@@ -42,6 +42,57 @@ INPUTS = {name: "FP64" if name in {"lightgbm", "sklearn"} else "FP32" for name i
 
 
 @pytest.mark.slow  # imports the libraries
+@pytest.mark.slow  # imports the libraries
+@pytest.mark.parametrize("suffix", ["", ".bst", ".model"])
+@pytest.mark.parametrize("name", TAKES_MISSING)
+def test_trees_are_recognised_by_content_under_any_name(
+    name: str, suffix: str, tmp_path: Path
+) -> None:
+    trained = TRAIN[name](tmp_path, "binary")
+    path = trained.path.rename(tmp_path / f"saved{suffix}")
+    rows = asked().astype(Datatype(INPUTS[name]).dtype)
+
+    assert detect_runtime(path).name == name
+    model = load_model(path)
+    label, _ = model.run({"input": rows}).values()
+    model.close()
+
+    assert np.array_equal(label, trained.expected(rows)[0])
+
+
+@pytest.mark.slow  # imports the libraries
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", ["xgboost", "lightgbm", "catboost"])
+def test_pickled_classes_of_tree_libraries_answer_bit_for_bit(
+    name: str, kind: str, tmp_path: Path
+) -> None:
+    estimator = {
+        "xgboost": lambda kinds: (
+            kinds.XGBClassifier if kind != "regression" else kinds.XGBRegressor
+        ),
+        "lightgbm": lambda kinds: (
+            kinds.LGBMClassifier if kind != "regression" else kinds.LGBMRegressor
+        ),
+        "catboost": lambda kinds: (
+            kinds.CatBoostClassifier if kind != "regression" else kinds.CatBoostRegressor
+        ),
+    }[name](tabular_models.library(name, name))
+    options = {"verbose": 0, "allow_writing_files": False} if name == "catboost" else {"n_jobs": 2}
+    rows = asked(missing=False).astype(np.float64)
+    trained = estimator(n_estimators=6, **options).fit(
+        tabular_models.ROWS.astype(np.float64), tabular_models.target(kind)
+    )
+    path = tmp_path / "trees.joblib"
+    tabular_models.library("joblib", "sklearn").dump(trained, path)
+
+    model = load_model(path)
+    answers = list(model.run({"input": rows}).values())
+    model.close()
+
+    for got, want in zip(answers, tabular_models.as_sklearn(trained, kind)(rows), strict=True):
+        assert np.array_equal(got, want.reshape(got.shape))
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", TRAIN)
 def test_answers_are_those_of_the_library_bit_for_bit(name: str, kind: str, tmp_path: Path) -> None:

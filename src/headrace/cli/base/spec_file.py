@@ -11,11 +11,33 @@ import typer
 from headrace.cli.base.model_store import ModelStore, model_store
 from headrace.cli.base.output import NOT_READY, say, show_answer
 from headrace.cli.base.profiles import read_profiles
-from headrace.core import FailedPreconditionError, InvalidArgumentError
+from headrace.core import (
+    FailedPreconditionError,
+    InvalidArgumentError,
+    UnsupportedModelError,
+)
 
 if TYPE_CHECKING:
     from headrace.cli.base.connection import CommandTarget
     from headrace.core.spec.parse import SystemSpec
+
+
+def is_spec(path: Path) -> bool:
+    """Whether `path` is a spec file, by its name; of `.json` files, those that are no model."""
+    suffix = path.suffix.lower()
+    if suffix not in {".yaml", ".yml", ".json"} or not path.is_file():
+        return False
+    return suffix != ".json" or not _runtime_of(path)
+
+
+def _runtime_of(path: Path) -> str:
+    """Return the runtime that recognises a file as a model; empty for none."""
+    from headrace.runtimes import detect_runtime
+
+    try:
+        return detect_runtime(path).name
+    except UnsupportedModelError:
+        return ""
 
 
 def read_spec(file: Path) -> "SystemSpec":
@@ -29,11 +51,14 @@ def read_spec(file: Path) -> "SystemSpec":
     try:
         text = file.read_text(encoding="utf-8")
         return parse_spec(text, base_dir=file.absolute().parent)
-    except UnicodeDecodeError as error:
-        msg = f"{file} is not UTF-8 text: {error}"
-        raise InvalidArgumentError(msg) from None
-    except SpecError as error:
-        msg = f"{file}: {error}"
+    except (UnicodeDecodeError, SpecError) as error:
+        is_text = isinstance(error, SpecError)
+        msg = f"{file}: {error}" if is_text else f"{file} is not UTF-8 text: {error}"
+        if runtime := _runtime_of(file):
+            msg = (
+                f"{file} is a model of the runtime '{runtime}', not a spec; serve it with "
+                f"`headrace up {file}`"
+            )
         raise InvalidArgumentError(msg) from None
 
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
+from headrace.cli.base.contexts import DEFAULT_HOME
 from headrace.cli.base.model_store import model_store
 from headrace.cli.base.offline import HomeModels, Pushed
 from headrace.cli.base.options import (
@@ -101,7 +102,8 @@ def push(
     if reference_time and reference is None:
         msg = "names a column of the training data; pass that with --reference"
         raise typer.BadParameter(msg, param_hint="--reference-time")
-    store = model_store(plane.target(), artifacts=artifacts)
+    target = plane.target()
+    store = model_store(target, artifacts=artifacts)
     source_model = Pushed(path=path, runtime=runtime, source=source, allow_code=allow_code)
     is_converted = conversion.convert is not None
     with (
@@ -125,7 +127,14 @@ def push(
     show(table(_rows(document)))
     if is_converted:
         say(difference_text(pushed.metadata))
-    say(f"{version.reference} is stored; serve it with `model: {version.reference}`")
+    flags = "" if plane.home == DEFAULT_HOME else f" --home {plane.home}"
+    flags += " --allow-code" if version.executes_code else ""
+    way = (
+        f"`model: {version.reference}` in its spec"
+        if target.is_remote
+        else f"`headrace up {version.reference}{flags}`"
+    )
+    say(f"{version.reference} is stored; serve it with {way}")
 
 
 @app.command("list")

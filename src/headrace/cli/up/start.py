@@ -38,15 +38,15 @@ if TYPE_CHECKING:
 
 SPEC_NAME = "headrace.yaml"
 _STATE_FILES = ("state.db", "state.json")
-_SPEC_SUFFIXES = {".yaml", ".yml", ".json"}
 
 
 def document_for(
-    target: Path | None, model: ModelOptions, *, home: Path, has_state: bool = False
+    target: str | Path | None, model: ModelOptions, *, home: Path, has_state: bool = False
 ) -> dict[str, Any] | None:
     """Return the spec of `target`, as plain data; None continues with the stored state.
 
     Args:
+        target: A spec file, a model, or NAME[:VERSION] of the registry if no such path exists.
         has_state: Whether the state is elsewhere than in `home`.
 
     Raises:
@@ -55,42 +55,61 @@ def document_for(
     used = [
         flag for flag, (field, _) in _KEYS.items() if getattr(model, field) not in (None, False)
     ]
-    if target is None:
-        if Path(SPEC_NAME).is_file():
-            target = Path(SPEC_NAME)
-        elif has_state or any((home / file).is_file() for file in _STATE_FILES):
+    if target is not None:
+        path = Path(target)
+    elif Path(SPEC_NAME).is_file():
+        path = Path(SPEC_NAME)
+    else:
+        if has_state or any((home / file).is_file() for file in _STATE_FILES):
             if used:
                 msg = "the stored state is resumed; pass a model or a spec file"
                 raise typer.BadParameter(msg, param_hint=used[0])
             return None
-        else:
-            msg = (
-                f"nothing to serve: there is no {SPEC_NAME} here and {home} has no stored state; "
-                "pass a model, as in `headrace up model.onnx`"
-            )
-            raise typer.BadParameter(msg, param_hint="MODEL_FILE")
-    elif not target.exists():
-        msg = f"no file or directory '{target}'"
+        msg = (
+            f"nothing to serve: there is no {SPEC_NAME} here and {home} has no stored state; "
+            "pass a model, as in `headrace up model.onnx`"
+        )
         raise typer.BadParameter(msg, param_hint="MODEL_FILE")
-    if target.is_dir() and (target / SPEC_NAME).is_file():
-        target /= SPEC_NAME
-    if not target.is_file() or target.suffix not in _SPEC_SUFFIXES:
-        return {"version": 1, "endpoints": [_endpoint(target, model)]}
-    from headrace.cli.base.spec_file import read_spec
+    if not path.exists():
+        reference = _reference(str(target), home)
+        return {
+            "version": 1,
+            "endpoints": [_endpoint(model.name or reference.partition(":")[0], reference, model)],
+        }
+    if path.is_dir() and (path / SPEC_NAME).is_file():
+        path /= SPEC_NAME
+    from headrace.cli.base.spec_file import is_spec, read_spec
 
+    if not is_spec(path):
+        endpoint = _endpoint(model.name or name_from(path), str(path.absolute()), model)
+        return {"version": 1, "endpoints": [endpoint]}
     if used:
         key = _KEYS[used[0]][1]
-        msg = f"not valid with a spec file; set `{key}` of the endpoint in {target}"
+        msg = f"not valid with a spec file; set `{key}` of the endpoint in {path}"
         raise typer.BadParameter(msg, param_hint=used[0])
-    return read_spec(target).document()
+    return read_spec(path).document()
 
 
-def _endpoint(path: Path, model: ModelOptions) -> dict[str, Any]:
-    """Return the endpoint of a spec that serves the model at `path`."""
-    endpoint: dict[str, Any] = {
-        "name": model.name or name_from(path),
-        "model": str(path.absolute()),
-    }
+def _reference(target: str, home: Path) -> str:
+    """Return `target`, which names a stored version.
+
+    Raises:
+        BadParameter: The registry has no such version.
+    """
+    from headrace.cli.base.offline import home_registry
+
+    try:
+        home_registry(home).get(target)
+    except HeadraceError as error:
+        reason = "" if "/" in target else f", and {error}"  # registry names have no slash
+        msg = f"no file or directory '{target}'{reason}"
+        raise typer.BadParameter(msg, param_hint="MODEL_FILE") from None
+    return target
+
+
+def _endpoint(name: str, source: str, model: ModelOptions) -> dict[str, Any]:
+    """Return the endpoint of a spec that serves the model `source`, a path or a reference."""
+    endpoint: dict[str, Any] = {"name": name, "model": source}
     if model.replicas is not None:
         endpoint["replicas"] = model.replicas
     if model.slo_p99 is not None:

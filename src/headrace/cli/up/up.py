@@ -15,10 +15,11 @@ from headrace.cli.up.settings import ControlOptions, ModelOptions, tls_settings
 
 def up(
     target: Annotated[
-        Path | None,
+        str | None,
         argument(
-            "A model, a directory with a model or a Triton-style repository, or a spec file.",
-            metavar="MODEL_FILE|MODEL_DIR|headrace.yaml",
+            "A model, a directory with a model or a Triton-style repository, NAME[:VERSION] of "
+            "the registry, or a spec file.",
+            metavar="MODEL_FILE|MODEL_DIR|NAME[:VERSION]|headrace.yaml",
             shown="./headrace.yaml, else the stored state",
         ),
     ] = None,
@@ -76,6 +77,8 @@ def up(
     For example:
 
         headrace up model.onnx --slo-p99 150ms --max-replicas 4
+
+        headrace up fraud:3 --detach
 
         headrace up headrace.yaml --detach
 

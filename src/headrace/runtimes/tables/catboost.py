@@ -35,7 +35,6 @@ from headrace.runtimes.tables.tabular import (
     texts_of,
 )
 
-SUFFIX: Final = ".cbm"
 _MAGIC: Final = b"CBM1"
 _HEAD_BYTES: Final = 8
 _MAX_DIMENSION: Final = 100_000
@@ -80,7 +79,7 @@ class _Trees:
 
 def looks_like_catboost(path: Path) -> bool:
     """Whether `path` is a file with CatBoost's first bytes."""
-    return path.suffix.lower() == SUFFIX and read_head(path, len(_MAGIC)) == _MAGIC
+    return path.is_file() and read_head(path, len(_MAGIC)) == _MAGIC
 
 
 def read_catboost(path: Path) -> CatboostFile:

@@ -36,8 +36,9 @@ from headrace.runtimes.tables.tabular import (
     table_with_categories,
 )
 
-SUFFIXES: Final = (".txt", ".lgb")
 _FIRST_LINE: Final = (b"tree\n", b"tree\r\n")
+_FIRST_LINES: Final = tuple(line + b"version=" for line in _FIRST_LINE)
+_HEAD_BYTES: Final = 16
 _MAX_CLASSES: Final = 100_000
 _END: Final = b"end of trees"
 _AFTER_TREES: Final = "\n\npandas_categorical:null\n"
@@ -81,9 +82,7 @@ class LightgbmFile:
 
 def looks_like_lightgbm(path: Path) -> bool:
     """Whether `path` is a text file with LightGBM's first line."""
-    if path.suffix.lower() not in SUFFIXES or not path.is_file():
-        return False
-    return read_head(path, 8).startswith(_FIRST_LINE)
+    return path.is_file() and read_head(path, _HEAD_BYTES).startswith(_FIRST_LINES)
 
 
 def read_lightgbm(path: Path) -> LightgbmFile:

@@ -98,6 +98,8 @@ def table_of(path: Path, estimator: Any) -> TableInputs:  # noqa: ANN401  # any 
     """
     refuse_file_names(path, estimator)
     features = getattr(estimator, "n_features_in_", None)
+    if features == 0:  # CatBoost does not pickle the number
+        features = len(estimator.feature_names_)
     columns: dict[int, _Values] = {}
     width = features if isinstance(features, int) else 1
     _look(estimator, list(range(width)), columns)

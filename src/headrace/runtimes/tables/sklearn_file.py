@@ -253,7 +253,8 @@ def _use_no_workers(estimator: Any) -> None:  # noqa: ANN401  # any estimator
     """Disable workers: batches run concurrently already, and a replica may not start processes."""
     if hasattr(estimator, "get_params"):
         names = [name for name in estimator.get_params() if name.rpartition("__")[2] == "n_jobs"]
-        estimator.set_params(**dict.fromkeys(names, 1))
+        if names:  # CatBoost refuses any call once it is fitted
+            estimator.set_params(**dict.fromkeys(names, 1))
 
 
 def _check_trees(path: Path, estimator: object) -> None:

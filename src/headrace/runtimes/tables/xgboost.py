@@ -9,7 +9,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from ctypes import POINTER, byref, c_char_p, c_float, c_int, c_uint64, c_void_p
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
@@ -135,7 +135,6 @@ class _Reader:
         return part
 
 
-SUFFIXES: Final = (".json", ".ubj")
 _HEAD_BYTES: Final = 4096
 _MAX_OUTPUTS: Final = 100_000
 _MAX_CATEGORY: Final = 1 << 24
@@ -150,6 +149,8 @@ _ALSO_A_NODE: Final = ("default_left", "split_type", "parents", "loss_changes", 
 class XgboostFile:
     """Facts about a model that are needed before it is loaded."""
 
+    content: bytes = field(repr=False, compare=False)
+    """Content of the file, from which the model is loaded."""
     features: int
     groups: int
     """Classes or targets with their own trees."""
@@ -167,13 +168,18 @@ class XgboostFile:
 
 def looks_like_xgboost(path: Path) -> bool:
     """Whether `path` is a JSON or UBJSON file with XGBoost's first bytes."""
-    if path.suffix.lower() not in SUFFIXES or not path.is_file():
+    if not path.is_file():
         return False
     head = read_head(path, _HEAD_BYTES)
-    if path.suffix.lower() == ".ubj":
+    if not _is_json(head):
         return head[:1] == b"{" and b"learner" in head[:64]
     # The keys are sorted, so these come first.
     return b"".join(head.split()).startswith(b'{"learner":{"attributes":{')
+
+
+def _is_json(data: bytes) -> bool:
+    """Whether an object is JSON and not UBJSON, which continues with the length of a key."""
+    return data.lstrip()[:1] == b"{" and data.lstrip()[1:].lstrip()[:1] == b'"'
 
 
 def read_xgboost(path: Path) -> XgboostFile:
@@ -184,15 +190,17 @@ def read_xgboost(path: Path) -> XgboostFile:
     """
     try:
         data = read_all(path)
-        document: Any = (
-            decode_ubjson(data)
-            if path.suffix.lower() == ".ubj"
-            else json.loads(data, object_pairs_hook=_once)
-        )
+        document: Any
+        if _is_json(data):
+            document = json.loads(data, object_pairs_hook=_once)
+            # XGBoost recognises JSON by its first two characters.
+            data = b"{" + data.lstrip()[1:].lstrip()
+        else:
+            document = decode_ubjson(data)
         if not isinstance(document, dict):
             raise refuse(path, "is not an XGBoost model")
         learner = document["learner"]
-        file = _read_learner(path, learner)
+        file = _read_learner(path, learner, data)
         _check_booster(path, learner["gradient_booster"], file)
     except UnsupportedModelError:
         raise
@@ -216,7 +224,7 @@ def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
     return mapping
 
 
-def _read_learner(path: Path, learner: Mapping[str, Any]) -> XgboostFile:
+def _read_learner(path: Path, learner: Mapping[str, Any], content: bytes) -> XgboostFile:
     params = learner["learner_model_param"]
     features = int(params["num_feature"])
     check_features(path, features)
@@ -233,6 +241,7 @@ def _read_learner(path: Path, learner: Mapping[str, Any]) -> XgboostFile:
         if len(learner.get(key, [])) not in {0, features}:
             raise corrupt(path, f"the number of {key} differs from the number of features")
     return XgboostFile(
+        content=content,
         features=features,
         groups=max(1, classes, targets),
         objective=str(objective["name"]),
@@ -485,7 +494,7 @@ class XgboostRuntime:
         file = read_xgboost(path)
         library = import_library("xgboost", "xgboost")
         try:
-            booster = library.Booster(model_file=str(path))
+            booster = library.Booster(model_file=bytearray(file.content))
             booster.set_param({"nthread": options.intra_op_threads, "device": "cpu"})
             if file.objective == "multi:softmax":
                 # This objective gives only the class; its sibling gives the probabilities from the
