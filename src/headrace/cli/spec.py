@@ -20,6 +20,7 @@ from headrace.cli.base.options import (
     SpecFile,
     Tuned,
     WaitS,
+    Yes,
     option,
 )
 from headrace.cli.base.output import (
@@ -32,7 +33,13 @@ from headrace.cli.base.output import (
     show_answer,
     write_json,
 )
-from headrace.cli.base.spec_file import read_spec, show_applied, tuned_document
+from headrace.cli.base.spec_file import (
+    changes_text,
+    confirm_removals,
+    read_spec,
+    show_applied,
+    tuned_document,
+)
 from headrace.core import (
     FailedPreconditionError,
     HeadraceError,
@@ -67,10 +74,16 @@ def apply(
     ] = False,
     wait_s: WaitS = 120.0,
     tuned: Tuned = False,
+    yes: Yes = False,
     json: Json = False,
     plane: ControlPlaneOptions,
 ) -> None:
     """Apply a spec file to the running system without losing requests.
+
+    The spec replaces the desired state: endpoints and streams that it does not contain are removed,
+    after a question or with --yes. An endpoint keeps the version that a later rollout led to until
+    its `model` or `versions` in the spec change. With --wait, the new version of a rollout must be
+    ready.
 
     Local models are uploaded first if the control plane runs on another machine.
 
@@ -84,6 +97,7 @@ def apply(
     """
     target = plane.target()
     document = sent_spec(file, target, tuned=tuned)
+    confirm_removals(target.management().get("/api/v1/spec")["spec"] or {}, document, yes=yes)
     with progress("waiting until everything is ready" if wait else "applying"):
         answer = target.management().post(
             "/api/v1/apply",
@@ -186,7 +200,7 @@ def diff(
     text = diff_text(answer)
     if text.plain and not json:
         show(text)
-    show_answer(answer, *(answer["changes"] or ["no changes"]), json=json)
+    show_answer(answer, *changes_text(answer), json=json)
     if answer["changes"]:
         raise typer.Exit(CHANGES)
 

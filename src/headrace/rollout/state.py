@@ -38,6 +38,11 @@ class RolloutPhase(StrEnum):
             RolloutPhase.KEEPING,
         }
 
+    @property
+    def is_reverted(self) -> bool:
+        """Whether it ended with the old version."""
+        return self in {RolloutPhase.ROLLED_BACK, RolloutPhase.ABORTED, RolloutPhase.REPORTED}
+
 
 class PromotedBy(StrEnum):
     """What decided that the candidate takes all requests."""

@@ -1,5 +1,6 @@
 """Endpoints over the management API: conditional changes, history, the way back, differences."""
 
+import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -244,7 +245,7 @@ async def test_diff_shows_what_apply_would_change_and_changes_nothing(
         "a": {"before": {"name": "a", "model": str(model)}, "after": None},
         "c": {"before": None, "after": {"name": "c", "model": str(model)}},
     }
-    assert nothing == {"changes": [], "endpoints": {}}
+    assert nothing == {"changes": [], "endpoints": {}, "warnings": []}
     assert wrong.status_code == 400
     assert [e.name for e in plane.target_state.desired.endpoints] == ["a", "b"]
 
@@ -271,3 +272,76 @@ async def test_who_asks_is_who_is_known_and_not_what_a_header_says(
     history = (await api.get("/endpoints/a/history")).json()["generations"]
 
     assert history[0]["actor"] == "ann@laptop"
+
+
+async def test_a_patch_adds_an_endpoint_and_changes_only_the_given_fields(
+    api: httpx.AsyncClient, model: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other.onnx"
+    other.write_bytes(b"other")
+    await api.post("/apply", json=document(model, "a"))
+    added = await api.patch("/endpoints/b", json=entry(model, replicas=2))
+    changed = await api.patch("/endpoints/b", json=entry(other))
+    removed = await api.patch("/endpoints/b", json={"replicas": None})
+    wrong = await api.patch("/endpoints/b", json={"name": "c"})
+    read = (await api.get("/endpoints")).json()["endpoints"]
+
+    assert (added.status_code, changed.status_code, wrong.status_code) == (201, 200, 400)
+    assert changed.json()["changes"] == [
+        "endpoint 'b': version 1 removed",
+        "endpoint 'b': version 2 (b:2, weight 100, 2 replicas) added",
+    ]
+    assert removed.json()["changes"] == ["endpoint 'b': version 2: replicas 2 becomes 1"]
+    assert [view["spec"] for view in read] == [
+        {"name": "a", **entry(model)},
+        {"name": "b", **entry(other)},
+    ]
+
+
+async def test_a_patched_model_replaces_a_split_and_starts_the_rollout_of_the_entry(
+    api: httpx.AsyncClient, model: Path, tmp_path: Path, plane: ControlPlane
+) -> None:
+    plane.registry.push("a", model)
+    other = tmp_path / "other.onnx"
+    other.write_bytes(b"other")
+    split = [{"model": "a:1", "weight": 100}]
+    await api.put("/endpoints/a", json={"versions": split, "rollout": {"strategy": "canary"}})
+    changed = await api.patch("/endpoints/a", json=entry(other))
+
+    assert changed.json()["changes"] == ["endpoint 'a': starts a canary from version 1 to 2 (a:2)"]
+    assert plane.target_state.desired.entry("a") == {
+        "name": "a",
+        "rollout": {"strategy": "canary"},
+        **entry(other),
+    }
+
+
+async def test_a_patch_with_a_repository_adds_its_models_and_drops_those_that_are_gone(
+    api: httpx.AsyncClient, model: Path, tmp_path: Path, plane: ControlPlane
+) -> None:
+    repository = tmp_path / "models"
+    for name in ("x", "y"):
+        (repository / name / "1").mkdir(parents=True)
+        (repository / name / "1" / "model.onnx").write_bytes(name.encode())
+    await api.post("/apply", json=document(model, "a"))
+    added = await api.patch("/endpoints/models", json=entry(repository))
+    names = [endpoint.name for endpoint in plane.target_state.desired.endpoints]
+    shutil.rmtree(repository / "y")
+    again = await api.patch("/endpoints/models", json=entry(repository))
+
+    assert added.status_code == 201, added.text
+    assert names == ["a", "x", "y"]
+    assert again.json()["changes"] == ["endpoint 'y' removed"]
+
+
+async def test_a_repository_does_not_take_the_name_of_an_endpoint_in_the_spec(
+    api: httpx.AsyncClient, model: Path, tmp_path: Path
+) -> None:
+    repository = tmp_path / "models"
+    (repository / "a" / "1").mkdir(parents=True)
+    (repository / "a" / "1" / "model.onnx").write_bytes(b"a")
+    await api.post("/apply", json=document(model, "a"))
+    refused = await api.patch("/endpoints/models", json=entry(repository))
+
+    assert refused.status_code == 409
+    assert "'a'" in refused.json()["detail"]

@@ -19,6 +19,7 @@ from headrace.control.plane.control_plane import ControlPlane
 from headrace.control.rollouts.status import RolloutEvidence, RolloutStatus
 from headrace.rollout.evidence import RolloutEvidenceState
 from headrace.rollout.outcomes import MetricVerdict, Outcome, RolloutVerdict
+from headrace.rollout.state import RolloutPhase
 from tests.unit.control.api_client import client_of
 
 pytestmark = pytest.mark.anyio
@@ -269,3 +270,115 @@ def test_examples_are_of_the_types_that_they_show() -> None:
         TypeAdapter(Reward | Truth | Rewards).validate_python(example["value"])
     assert set(examples.ROLLOUT) == set(RolloutStatus.__slots__)
     assert msgspec.convert(examples.EVIDENCE, RolloutEvidence).metrics[0].points[1].low == 0.032
+
+
+async def promote(api: httpx.AsyncClient, plane: ControlPlane, version: str) -> None:
+    """Start a rollout, and set its end: no replica runs that could decide it."""
+    await start(api, version=version, rollout={"strategy": "canary"})
+    record = plane.target_state.rollouts["fraud"]
+    state = msgspec.structs.replace(record.state, phase=RolloutPhase.PROMOTED)
+    ended = await plane.store.save_rollout(msgspec.structs.replace(record, state=state), events=[])
+    plane.target_state.set_target(rollouts=[ended])
+
+
+def spec_of(model: str, **more: Any) -> dict[str, Any]:  # noqa: ANN401  # JSON
+    return {"endpoints": [{"name": "fraud", "model": model, **more}]}
+
+
+async def test_the_same_spec_keeps_the_promoted_version_and_says_so(
+    api: httpx.AsyncClient, plane: ControlPlane
+) -> None:
+    await api.post("/apply", json=spec_of("fraud:1"))
+    await promote(api, plane, "2")
+    before = plane.target_state.desired
+    difference = (await api.post("/diff", json=spec_of("fraud:1"))).json()
+    applied = (await api.post("/apply", json=spec_of("fraud:1"))).json()
+
+    assert difference["changes"] == applied["changes"] == []
+    assert difference["endpoints"] == {}
+    assert difference["warnings"] == applied["warnings"]
+    assert "keeps version 2 (fraud:2)" in applied["warnings"][0]
+    assert plane.target_state.desired is before
+
+
+async def test_another_setting_in_the_same_spec_keeps_the_promoted_version(
+    api: httpx.AsyncClient, plane: ControlPlane
+) -> None:
+    await api.post("/apply", json=spec_of("fraud:1"))
+    await promote(api, plane, "2")
+    changed = [
+        (await api.post("/apply", json=spec_of("fraud:1", replicas=n))).json()["changes"]
+        for n in (2, 3)
+    ]
+    serving = plane.target_state.serving("fraud")
+
+    assert changed[0] == ["endpoint 'fraud': version 2: replicas 1 becomes 2"]
+    assert changed[1] == ["endpoint 'fraud': version 2: replicas 2 becomes 3"]
+    assert serving is not None
+    assert [arm.key for arm in serving.arms] == ["2"]
+    assert plane.target_state.desired.entry("fraud") == {
+        "name": "fraud",
+        "model": "fraud:2",
+        "replicas": 3,
+    }
+
+
+async def test_another_model_in_the_spec_replaces_the_promoted_version(
+    api: httpx.AsyncClient, plane: ControlPlane
+) -> None:
+    canary = {"rollout": {"strategy": "canary"}}
+    await api.post("/apply", json=spec_of("fraud:1", **canary))
+    await promote(api, plane, "2")
+    named = (await api.post("/apply", json=spec_of("fraud:2", **canary))).json()
+    difference = (await api.post("/diff", json=spec_of("fraud:1", **canary))).json()
+    back = (await api.post("/apply", json=spec_of("fraud:1", **canary))).json()
+
+    assert named["changes"] == named["warnings"] == []
+    assert (
+        difference["changes"]
+        == back["changes"]
+        == ["endpoint 'fraud': starts a canary from version 2 to 1 (fraud:1)"]
+    )
+    assert [record.id for record in plane.target_state.active()] == ["r2"]
+
+
+async def test_the_same_spec_leaves_a_rollout_under_way_alone(
+    api: httpx.AsyncClient, plane: ControlPlane
+) -> None:
+    await api.post("/apply", json=spec_of("fraud:1"))
+    await start(api, version="2")
+    applied = (await api.post("/apply", json=spec_of("fraud:1"))).json()
+
+    assert applied["changes"] == []
+    assert [record.id for record in plane.target_state.active()] == ["r1"]
+
+
+async def test_the_same_spec_takes_its_own_version_after_a_rollback(
+    api: httpx.AsyncClient, plane: ControlPlane
+) -> None:
+    await api.post("/apply", json=spec_of("fraud:1"))
+    await start(api, version="2")
+    await api.post("/endpoints/fraud/rollout/abort")
+    applied = (await api.post("/apply", json=spec_of("fraud:1"))).json()
+
+    assert applied["warnings"] == []
+    assert plane.target_state.desired.entry("fraud") == {"name": "fraud", "model": "fraud:1"}
+    assert plane.target_state.active() == []
+
+
+async def test_new_content_of_a_file_in_the_spec_replaces_the_promoted_version(
+    api: httpx.AsyncClient, plane: ControlPlane, tmp_path: Path
+) -> None:
+    model = tmp_path / "m.onnx"
+    model.write_bytes(b"one")
+    await api.post("/apply", json=spec_of(str(model)))
+    await promote(api, plane, "2")
+    kept = (await api.post("/apply", json=spec_of(str(model)))).json()
+    model.write_bytes(b"four")
+    applied = (await api.post("/apply", json=spec_of(str(model)))).json()
+    serving = plane.target_state.serving("fraud")
+
+    assert kept["changes"] == []
+    assert applied["warnings"] == []
+    assert serving is not None
+    assert [arm.key for arm in serving.arms] == ["4"]

@@ -115,6 +115,12 @@ class Management:
         match = {} if generation is None else {"if-match": f'"{generation}"'}
         return self._call("PUT", path, query, document, headers=match)
 
+    def patch(
+        self, path: str, document: object, *, timeout_s: float = TIMEOUT_S, **query: object
+    ) -> Document:
+        """Send a PATCH request with `document`; return the response."""
+        return self._call("PATCH", path, query, document, timeout_s=timeout_s)
+
     def delete(self, path: str, **query: object) -> Document:
         """Send a DELETE request to `path`; return the response."""
         return self._call("DELETE", path, query)

@@ -161,6 +161,14 @@ Profiled = Annotated[
     str, option("A model that was measured by `headrace profile`: a path or NAME[:VERSION].")
 ]
 Json = Annotated[bool, option("Print JSON to standard output.", "--json")]
+Yes = Annotated[
+    bool,
+    option(
+        "Confirm that endpoints and streams that the spec does not contain are removed.",
+        "--yes",
+        "-y",
+    ),
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

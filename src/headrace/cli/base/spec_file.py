@@ -2,6 +2,7 @@
 
 # ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -132,6 +133,35 @@ def tuned_document(document: dict[str, Any], target: "CommandTarget") -> dict[st
     for line in lines:
         say(line)
     return filled
+
+
+def confirm_removals(stored: Mapping[str, Any], document: Mapping[str, Any], *, yes: bool) -> None:
+    """Name what `document` removes from the stored spec, and ask on a terminal.
+
+    Raises:
+        FailedPreconditionError: Something is removed, there is no terminal, and `yes` is not set.
+        Abort: The user declined.
+    """
+    removed = [
+        f"{kind} '{entry['name']}'"
+        for key, kind in (("endpoints", "endpoint"), ("streams", "stream"))
+        for entry in stored.get(key) or ()
+        if entry["name"] not in {line["name"] for line in document.get(key) or ()}
+    ]
+    if not removed:
+        return
+    text = f"the spec removes {', '.join(removed)}, which it does not contain"
+    if yes:
+        say(text)
+    elif sys.stdin.isatty():
+        say(text)
+        typer.confirm("Remove?", abort=True, err=True)
+    else:
+        msg = (
+            f"{text}; confirm with --yes, or change one endpoint with `headrace up MODEL --name "
+            "ENDPOINT`"
+        )
+        raise FailedPreconditionError(msg)
 
 
 def show_applied(answer: dict[str, Any], *, json: bool) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import quote
 
 import typer
 
@@ -105,6 +106,35 @@ def _reference(target: str, home: Path) -> str:
         msg = f"no file or directory '{target}'{reason}"
         raise typer.BadParameter(msg, param_hint="MODEL_FILE") from None
     return target
+
+
+def names_spec(target: str | Path | None) -> bool:
+    """Whether `target` of `headrace up` is a spec, which replaces the desired state.
+
+    A model adds its endpoint, or updates it.
+    """
+    path = Path(SPEC_NAME if target is None else target)
+    if path.is_dir() and (path / SPEC_NAME).is_file():
+        path /= SPEC_NAME
+    from headrace.cli.base.spec_file import is_spec
+
+    return path.is_file() and is_spec(path)
+
+
+def stored_spec(home: Path, state_url: str) -> dict[str, Any]:
+    """Return the spec in the stored state of a home where nothing runs; empty if there is none."""
+    from headrace.control.base.home import Home
+    from headrace.control.base.settings import resolve_url
+    from headrace.control.state import home_url, open_store
+
+    if not state_url and not any((home / file).is_file() for file in _STATE_FILES):
+        return {}
+    folder = Home.at(home.absolute())
+    store = open_store(resolve_url(state_url) or home_url(folder.root), legacy=folder.state_file)
+    try:
+        return store.load.blocking().spec
+    finally:
+        store.close()
 
 
 def _endpoint(name: str, source: str, model: ModelOptions) -> dict[str, Any]:
@@ -311,19 +341,28 @@ def change_running(
     document: dict[str, Any] | None,
     *,
     home: Path,
+    is_spec: bool,
+    yes: bool,
     wait_s: float,
     json: bool,
 ) -> None:
-    """Apply a spec to the running system; None changes nothing."""
-    from headrace.cli.base.spec_file import show_applied
+    """Apply a spec to the running system, or add the endpoint of a model; None changes nothing."""
+    from headrace.cli.base.spec_file import confirm_removals, show_applied
 
     api = local_management(control, home)
     say(f"already running on {home} (pid {control.pid}); its ports do not change")
     if document is None:
         _announce(control, home=home, json=json)
         return
+    if is_spec:
+        confirm_removals(api.get("/api/v1/spec")["spec"] or {}, document, yes=yes)
     with progress("applying, until a test request succeeds"):
-        answer = api.post("/api/v1/apply", document, timeout_s=wait_s + 30, wait_s=wait_s)
+        if is_spec:
+            answer = api.post("/api/v1/apply", document, timeout_s=wait_s + 30, wait_s=wait_s)
+        else:
+            (endpoint,) = document["endpoints"]
+            path = f"/api/v1/endpoints/{quote(endpoint['name'], safe='')}"
+            answer = api.patch(path, endpoint, timeout_s=wait_s + 30, wait_s=wait_s)
     show_applied(answer, json=False)
     _announce(control, home=home, json=json)
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import msgspec
 import typer
 
-from headrace.cli.base.options import Json, Tuned, argument, option, setting
+from headrace.cli.base.options import Json, Tuned, Yes, argument, option, setting
 from headrace.cli.base.output import NOT_READY
 from headrace.cli.up.settings import ControlOptions, ModelOptions, tls_settings
 
@@ -60,14 +60,18 @@ def up(
         ),
     ] = False,
     tuned: Tuned = False,
+    yes: Yes = False,
     wait_s: Annotated[float, option("Timeout of --detach in seconds.", min=0.1)] = 120.0,
     json: Json = False,
     options: ControlOptions,
 ) -> None:
     """Serve models: start gateway, replicas and control plane, and keep them running.
 
+    A model adds its endpoint, or updates it, and leaves the others. A spec replaces the desired
+    state: endpoints that it does not contain are removed, after a question or with --yes.
+
     In the foreground, prints the addresses and then all logs; Ctrl-C drains and stops. If a system
-    already runs in this home, the spec is applied to it. After a control plane was killed, the new
+    already runs in this home, it is changed. After a control plane was killed, the new
     one adopts the running processes with their ports.
 
     With --detach, exit status 3 means that some endpoints are not ready; each is listed with its
@@ -84,6 +88,7 @@ def up(
 
         headrace up models/ --name fraud --replicas 2 --http-port 9000
     """
+    from headrace.cli.base.spec_file import confirm_removals
     from headrace.cli.up import start
     from headrace.control import read_control_file
 
@@ -93,12 +98,18 @@ def up(
         document = start.with_code(document)
     if tuned:
         document = start.with_tuning(document, home)
+    is_spec = start.names_spec(target)
     running = read_control_file(home)
     if running is not None:
-        start.change_running(running, document, home=home, wait_s=wait_s, json=json)
+        start.change_running(
+            running, document, home=home, is_spec=is_spec, yes=yes, wait_s=wait_s, json=json
+        )
         return
+    if document is not None and is_spec:
+        confirm_removals(start.stored_spec(home, options.state_url), document, yes=yes)
     settings = msgspec.structs.replace(
-        options.settings(document),
+        options.settings(document if is_spec else None),
+        endpoint=None if is_spec or document is None else document["endpoints"][0],
         tls=tls_settings("--tls", tls_cert, tls_key, client_ca, require_client=require_client_cert),
         copy_logs=not detach,
     )

@@ -16,6 +16,7 @@ from headrace.control.desired.applier import Applied
 from headrace.control.desired.models import caller_leaves
 from headrace.control.plane.control_plane import ControlPlane
 from headrace.core.names import NAME_PATTERN, VERSION_PATTERN
+from headrace.rollout.state import RolloutPhase
 
 MAX_WAIT_S: Final = 3600.0
 _DAY_S: Final = 86_400.0
@@ -172,13 +173,20 @@ async def applied_answer(
     document: dict[str, Any] = asdict(applied)
     if wait_s > 0:
         is_all = not name and caller.may(Role.VIEWER)
-        observed = await plane.wait_ready(wait_s, name=name, streams=is_all)
+        observed = await plane.wait_ready(wait_s, name=name, streams=is_all, rollouts=True)
         visible = [
             endpoint
             for endpoint in observed.endpoints
             if name in {"", endpoint.name} and caller.may(Role.VIEWER, endpoint.name)
         ]
         not_ready = {e.name: e.message for e in visible if not e.ready}
+        for endpoint in visible if applied.changes else ():
+            record = plane.target_state.rollout(endpoint.name)
+            phase = None if record is None else record.state.phase
+            if record is not None and phase in {RolloutPhase.PREPARING, RolloutPhase.ROLLED_BACK}:
+                reason = record.state.reason.partition("\n")[0]
+                state = f"rollout {record.id} is {record.state.phase.replace('_', ' ')}"
+                not_ready.setdefault(endpoint.name, f"{state}: {reason}" if reason else state)
         if is_all:
             problems = [
                 (stream.name, stream.problem) for stream in observed.streams if not stream.is_well
@@ -234,7 +242,8 @@ APPLIED: Final[dict[str, Any]] = {
     "warnings": [],
 }
 DIFF: Final[dict[str, Any]] = {
-    "changes": ["endpoint 'fraud': version 3 removed", "endpoint 'fraud': version 4 added"],
+    "changes": ["endpoint 'fraud': starts a canary from version 3 to 4 (fraud:4)"],
+    "warnings": [],
     "endpoints": {
         "fraud": {
             "before": {"name": "fraud", "model": "fraud:3"},

@@ -363,6 +363,29 @@ def add_endpoints(api: FastAPI, plane: ControlPlane) -> None:
             plane, applied, caller=caller, wait_s=wait_s, name=name, status=status
         )
 
+    @route(api, "PATCH /api/v1/endpoints/{name}", AppliedView, examples.APPLIED)
+    async def patch_endpoint(
+        *,
+        name: Name,
+        changes: Annotated[dict[str, Any], Body(examples=[{"model": "fraud:4"}])],
+        caller: WhoAsks,
+        left: Left,
+        wait_s: WaitS = 0.0,
+    ) -> Response:
+        """Create an endpoint, or replace the given fields of its entry; null removes a field.
+
+        A new `model`, `versions` or `upstream` replaces the former source. If `model` is a model
+        repository, its endpoints are added, or replaced.
+        """
+        status = 200 if plane.target_state.generation(name) else _CREATED
+        applied = await plane.desired_state.patch_endpoint(
+            name, changes, caller=caller, cancel=left
+        )
+        name = name if plane.target_state.generation(name) else ""
+        return await applied_answer(
+            plane, applied, caller=caller, wait_s=wait_s, name=name, status=status
+        )
+
     @route(
         api,
         "DELETE /api/v1/endpoints/{name}",

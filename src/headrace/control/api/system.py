@@ -133,6 +133,7 @@ def diff_seen_by(caller: Caller, diff: Diff) -> Diff:
         endpoints={
             name: difference for name, difference in diff.endpoints.items() if name in visible
         },
+        warnings=[line for line in diff.warnings if line.startswith(starts)],
     )
 
 

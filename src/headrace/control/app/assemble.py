@@ -95,6 +95,8 @@ class System:
     control_file: ControlFile
     document: dict[str, Any] | None
     """The spec to apply first; None continues with the stored one."""
+    endpoint: dict[str, Any] | None
+    """The entry that is added to the stored spec first; None for none."""
     found_running: bool
     """Whether an Envoy or replicas of an earlier control plane are running."""
     membership: "ClusterMembership | None"
@@ -299,6 +301,7 @@ def assemble(
                 admin_tls=settings.admin_tls,
             ),
             document=settings.spec,
+            endpoint=settings.endpoint,
             found_running=record is not None or any(replica.pid for replica in adopted),
             membership=membership,
         )

@@ -164,7 +164,7 @@ class ControlPlaneRun:
         async with asyncio.TaskGroup() as group:
             for service in system.serving:
                 group.create_task(service.run())
-            await system.plane.desired_state.start(system.document)
+            await system.plane.desired_state.start(system.document, system.endpoint)
             for service in system.deciding:
                 group.create_task(service.run())
             # One iteration of the loop starts the replicas; the API's imports follow.

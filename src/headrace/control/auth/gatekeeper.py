@@ -86,6 +86,7 @@ RULES: Final[Mapping[tuple[str, str], Rule]] = {
     ("GET", "/api/v1/endpoints"): _VIEW_OWN,
     ("GET", "/api/v1/endpoints/{name}"): _VIEW_ENDPOINT,
     ("PUT", "/api/v1/endpoints/{name}"): _OPERATE_ENDPOINT,
+    ("PATCH", "/api/v1/endpoints/{name}"): _OPERATE_ENDPOINT,
     ("DELETE", "/api/v1/endpoints/{name}"): _OPERATE_ENDPOINT,
     ("GET", "/api/v1/endpoints/{name}/history"): _VIEW_ENDPOINT,
     ("GET", "/api/v1/endpoints/{name}/history/{generation}"): _VIEW_ENDPOINT,

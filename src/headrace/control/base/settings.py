@@ -75,6 +75,8 @@ class ControlSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 
     home: str
     spec: dict[str, Any] | None = None
+    endpoint: dict[str, Any] | None = None
+    """An endpoint that is added to the stored state, or changes it; not together with `spec`."""
     host: str | None = None
     http_port: int | None = None
     grpc_port: int | None = None

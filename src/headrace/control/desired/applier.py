@@ -8,9 +8,9 @@ from typing import Any, Final
 import msgspec
 
 from headrace.control.base.journal import EventJournal
-from headrace.control.desired.changes import changes_between, spec_change
+from headrace.control.desired.changes import PlannedRollout, changes_between, spec_change
 from headrace.control.desired.target import TargetState
-from headrace.control.model.desired import DesiredEndpoint, DesiredState, same_endpoint
+from headrace.control.model.desired import DesiredEndpoint, DesiredState, Source, same_endpoint
 from headrace.control.model.records import Event, RolloutRecord
 from headrace.control.model.rollout_events import events_of
 from headrace.control.reconcile.pools import check_frameworks
@@ -20,6 +20,8 @@ from headrace.core.spec.rollout import BLUE_GREEN_MAX_ERROR_RATIO, BlueGreenSpec
 from headrace.rollout.machine import begin, supersede
 
 _LOG: Final = logging.getLogger("headrace.control")
+APPLY: Final = "apply"
+"""Action of a change that replaces the whole desired state."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +51,8 @@ class DesiredStateDraft:
     """
     restart: frozenset[str] = frozenset()
     """Endpoints that get a new generation even if nothing differs."""
+    notes: tuple[str, ...] = ()
+    """What the state does otherwise than the spec literally says; part of the warnings."""
 
 
 async def apply_draft(
@@ -69,11 +73,19 @@ async def apply_draft(
     old = target_state.desired
     check_frameworks(old.endpoints, draft.state.endpoints)
     endpoints = tuple(
-        [await _numbered(e, draft.restart, old, store) for e in draft.state.endpoints]
+        [
+            msgspec.structs.replace(
+                await _numbered(endpoint, draft.restart, old, store),
+                spec_source=_spec_source(target_state, endpoint, draft),
+            )
+            for endpoint in draft.state.endpoints
+        ]
     )
     new = msgspec.structs.replace(draft.state, generation=old.generation + 1, endpoints=endpoints)
-    changes = changes_between(old, new)
-    if not changes and old.generation and not draft.restart:
+    planned = planned_rollouts(target_state, new, draft)
+    changes = changes_between(old, new, planned)
+    origins = [{e.name: e.spec_source for e in state.endpoints} for state in (old, new)]
+    if not changes and old.generation and not draft.restart and origins[0] == origins[1]:
         return Applied(changes=[], generation=old.generation, warnings=_warnings(draft))
     restarted = {name for name in draft.restart if not any(f"'{name}'" in line for line in changes)}
     changes += [f"endpoint '{name}': {draft.reason}" for name in sorted(restarted)]
@@ -93,7 +105,19 @@ async def apply_draft(
         for record in outdated
     ]
     newest = await store.rollouts(limit=1)
-    started = _begun(target_state, new, draft, now, after=int(newest[0].id[1:]) if newest else 0)
+    last = int(newest[0].id[1:]) if newest else 0
+    started = [
+        RolloutRecord(
+            id=f"r{number}",
+            endpoint=rollout.target.name,
+            created=now,
+            source=rollout.source,
+            target=rollout.target,
+            state=begin(rollout.settings, started=now),
+            actor=draft.actor,
+        )
+        for number, rollout in enumerate(planned, last + 1)
+    ]
     rollouts = await store.save(
         new,
         timestamp=now,
@@ -131,38 +155,43 @@ async def _numbered(
     return msgspec.structs.replace(endpoint, generation=last[0].generation + 1 if last else 1)
 
 
-def _begun(
-    target_state: TargetState,
-    new: DesiredState,
-    draft: DesiredStateDraft,
-    now: float,
-    *,
-    after: int,
-) -> list[RolloutRecord]:
-    """Return the rollouts that `draft` begins; ids count up from `after`."""
-    records: list[RolloutRecord] = []
+def planned_rollouts(
+    target_state: TargetState, new: DesiredState, draft: DesiredStateDraft
+) -> list[PlannedRollout]:
+    """Return the rollouts that lead to `new`, the draft's state."""
+    planned = []
     for target in new.endpoints:
-        before, source = (
-            target_state.desired.endpoint(target.name),
-            target_state.serving(target.name),
-        )
+        before = target_state.desired.endpoint(target.name)
+        source = target_state.serving(target.name)
         settings = draft.rollout_specs.get(target.name, target.rollout)
         if before is None or source is None or settings is None:
             continue
-        if before.generation == target.generation or not can_roll(source, target):
-            continue
-        records.append(
-            RolloutRecord(
-                id=f"r{after + 1 + len(records)}",
-                endpoint=target.name,
-                created=now,
-                source=source,
-                target=target,
-                state=begin(settings, started=now),
-                actor=draft.actor,
-            )
+        is_changed = target.name in draft.restart or not same_endpoint(before, target)
+        if is_changed and can_roll(source, target):
+            planned.append(PlannedRollout(source=source, target=target, settings=settings))
+    return planned
+
+
+def _spec_source(
+    target_state: TargetState, endpoint: DesiredEndpoint, draft: DesiredStateDraft
+) -> Source:
+    """Return `spec_source` of an endpoint of the draft.
+
+    An apply has set it. Another change keeps it, or sets it where it starts a rollout: applying the
+    same spec again must not revert what the rollout leads to.
+    """
+    before = target_state.desired.endpoint(endpoint.name)
+    if draft.action == APPLY or before is None:
+        return endpoint.spec_source
+    from_spec = before.spec_source or before.source
+    if endpoint.source == before.source:
+        return before.spec_source
+    is_rolled_out = bool(
+        planned_rollouts(
+            target_state, msgspec.structs.replace(draft.state, endpoints=(endpoint,)), draft
         )
-    return records
+    )
+    return from_spec if is_rolled_out and endpoint.source != from_spec else ()
 
 
 def can_roll(source: DesiredEndpoint, target: DesiredEndpoint) -> bool:
@@ -180,7 +209,7 @@ def _warnings(draft: DesiredStateDraft) -> list[str]:
         for arm in endpoint.arms
         if arm.revision.unloadable
     ]
-    return unloadable + [
+    return [*draft.notes, *unloadable] + [
         f"endpoint '{endpoint.name}': no fixed threshold (metrics.errors.max_ratio) judges errors "
         "in its blue-green rollout: a version that fails every request is promoted; leave "
         f"max_ratio out for {BLUE_GREEN_MAX_ERROR_RATIO:g}, or set one"
@@ -220,7 +249,7 @@ def _changed(
     events = []
     for name in dict.fromkeys([*names_of(old), *names_of(new)]):
         before, after = old.endpoint(name), new.endpoint(name)
-        if before == after:
+        if before and after and before.generation == after.generation:
             continue
         last = after or before
         assert last is not None
@@ -252,14 +281,22 @@ class Diff:
 
     changes: list[str]
     endpoints: Mapping[str, Difference]
+    warnings: list[str] = field(default_factory=list)
+    """The warnings of the apply."""
 
 
-def diff_between(old: DesiredState, new: DesiredState) -> Diff:
-    """Return the differences between `old` and `new`."""
+def diff_of(draft: DesiredStateDraft, target_state: TargetState) -> Diff:
+    """Return what applying the draft would change now."""
+    old, new = target_state.desired, draft.state
     names = dict.fromkeys([*names_of(old), *names_of(new)])
     differences = {
         name: Difference(before=redact(old.entry(name)), after=redact(new.entry(name)))
         for name in names
         if not same_endpoint(old.endpoint(name), new.endpoint(name))
     }
-    return Diff(changes=changes_between(old, new), endpoints=differences)
+    planned = planned_rollouts(target_state, new, draft)
+    return Diff(
+        changes=changes_between(old, new, planned),
+        endpoints=differences,
+        warnings=_warnings(draft),
+    )

@@ -1,18 +1,52 @@
 """Differences between two desired states, as text for callers and for the audit log."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeVar
 
 from headrace.control.model.audit_log import AuditEntry
 from headrace.control.model.desired import DesiredArm, DesiredEndpoint, DesiredState
 from headrace.core.redact import redact
+from headrace.core.spec.rollout import RolloutSpec
 
 _REPORTED_SEPARATELY: Final = {"version", "endpoints", "pools", "streams", "gateway", "budget"}
 
 
-def changes_between(old: DesiredState, new: DesiredState) -> list[str]:
-    """Return one line per difference, empty if the states are equal."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedRollout:
+    """A rollout that a change starts."""
+
+    source: DesiredEndpoint
+    """What the endpoint serves before."""
+    target: DesiredEndpoint
+    settings: RolloutSpec
+
+    def __str__(self) -> str:
+        """Return the line of this rollout in a list of changes."""
+        arm = self.target.arms[0]
+        kind = _ROLLOUTS[self.settings.__struct_config__.tag]
+        before = " and ".join(former.key for former in self.source.arms)
+        return f"starts {kind} from version {before} to {arm.key} ({arm.revision.model})"
+
+
+_ROLLOUTS: Final[Mapping[object, str]] = {
+    "canary": "a canary",
+    "blue-green": "a blue-green rollout",
+    "ab": "an A/B test",
+    "shadow": "a shadow rollout",
+}
+
+
+def changes_between(
+    old: DesiredState, new: DesiredState, rollouts: Iterable[PlannedRollout] = ()
+) -> list[str]:
+    """Return one line per difference, empty if the states are equal.
+
+    Args:
+        rollouts: The rollouts that lead from `old` to `new`.
+    """
     before = {endpoint.name: endpoint for endpoint in old.endpoints}
+    planned = {rollout.target.name: rollout for rollout in rollouts}
     after = {endpoint.name: endpoint for endpoint in new.endpoints}
     lines = [f"endpoint '{name}' removed" for name in before if name not in after]
     if old.generation and old.spec.get("gateway") != new.spec.get("gateway"):
@@ -45,7 +79,7 @@ def changes_between(old: DesiredState, new: DesiredState) -> list[str]:
             arms = ", ".join(f"version {_arm(arm)}" for arm in endpoint.arms)
             lines.append(f"endpoint '{name}' added: {arms}")
         else:
-            differing = _endpoint(previous, endpoint)
+            differing = _endpoint(previous, endpoint, planned.get(name))
             if not differing:
                 was, becomes = old.entry(name) or {}, new.entry(name) or {}
                 keys = sorted(was.keys() | becomes.keys())
@@ -54,10 +88,15 @@ def changes_between(old: DesiredState, new: DesiredState) -> list[str]:
     return lines
 
 
-def _endpoint(old: DesiredEndpoint, new: DesiredEndpoint) -> list[str]:
+def _endpoint(
+    old: DesiredEndpoint, new: DesiredEndpoint, rollout: PlannedRollout | None
+) -> list[str]:
     before = {arm.revision.version: arm for arm in old.arms}
     after = {arm.revision.version: arm for arm in new.arms}
-    lines = [f"version {version} removed" for version in before if version not in after]
+    if rollout is not None:
+        before = after = {}
+    lines = [] if rollout is None else [str(rollout)]
+    lines += [f"version {version} removed" for version in before if version not in after]
     for version, arm in after.items():
         previous = before.get(version)
         if previous is None:

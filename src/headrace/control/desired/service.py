@@ -9,7 +9,7 @@ import asyncio
 import logging
 import threading
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,11 +26,12 @@ from headrace.control.auth.references import (
 from headrace.control.auth.roles import Caller, Role
 from headrace.control.base.journal import EventJournal
 from headrace.control.desired.applier import (
+    APPLY,
     Applied,
     DesiredStateDraft,
     Diff,
     apply_draft,
-    diff_between,
+    diff_of,
 )
 from headrace.control.desired.documents import (
     check_there,
@@ -57,12 +58,13 @@ from headrace.core import (
     PermissionDeniedError,
 )
 from headrace.core.spec.models import disagreements
-from headrace.core.spec.parse import SystemSpec, parse_spec
-from headrace.registry import Registry
+from headrace.core.spec.parse import SystemSpec, is_model_path, parse_spec
+from headrace.registry import Registry, is_repository
 
 _LOG: Final = logging.getLogger("headrace.control")
 _SOURCES: Final = ("model", "versions", "upstream", "version")
 _OF_OUR_COPIES: Final = ("replicas", "pool", "autoscale")
+PATCH: Final = "endpoint.patch"
 _ATTEMPTS: Final = 5
 """How often a change is resolved again after concurrent changes."""
 
@@ -103,8 +105,13 @@ class DesiredStateService:
     model_roots: tuple[Path, ...] = ()
     """Below these directories every caller may name model paths; elsewhere only admins may."""
 
-    async def start(self, document: Mapping[str, Any] | None) -> None:
+    async def start(
+        self, document: Mapping[str, Any] | None, endpoint: Mapping[str, Any] | None = None
+    ) -> None:
         """Apply the spec that this control plane got at its start; None keeps the stored one.
+
+        Args:
+            endpoint: An entry that is added to the stored spec, or changes it.
 
         A stored spec from an earlier release that `apply` rejects today stays in force, with an
         event.
@@ -124,6 +131,8 @@ class DesiredStateService:
             )
             events.append(event)
         await self.journal.write(events)
+        if endpoint is not None:
+            await self.patch_endpoint(str(endpoint["name"]), endpoint, caller=HOME_OWNER)
 
     async def apply(
         self,
@@ -153,20 +162,20 @@ class DesiredStateService:
             before = self.target_state.desired
             for name, generation in (expected or {}).items():
                 self._expect(name, generation)
-            after, facts = await self._resolved_all(caller, spec, cancel)
+            draft, facts = await self._resolved_all(caller, spec, cancel)
             async with self.target_state.lock:
                 now = self.target_state.desired
-                if now is not before and (expected or reloads_of(now) != reloads_of(before)):
+                if now is not before and (
+                    expected
+                    or reloads_of(now) != reloads_of(before)
+                    or {e.name: e.source for e in now.endpoints}
+                    != {e.name: e.source for e in before.endpoints}
+                ):
                     continue
-                after = msgspec.structs.replace(after, endpoints=self._known(after.endpoints))
-                authorize(caller, now, after, facts)
-                draft = DesiredStateDraft(
-                    state=after,
-                    reason="applied",
-                    action="apply",
-                    actor=caller.name,
-                )
-                return await self._apply_draft(draft)
+                state = draft.state
+                state = msgspec.structs.replace(state, endpoints=self._known(state.endpoints))
+                authorize(caller, now, state, facts)
+                return await self._apply_draft(replace(draft, state=state))
         raise _overtaken("the system")
 
     async def diff(
@@ -183,10 +192,9 @@ class DesiredStateService:
             PermissionDeniedError: See `apply`.
         """
         before = self.target_state.desired
-        spec = parse_spec(document)
-        after, facts = await self._resolved_all(caller, spec, cancel)
-        authorize(caller, before, after, facts)
-        return diff_between(before, after)
+        draft, facts = await self._resolved_all(caller, parse_spec(document), cancel)
+        authorize(caller, before, draft.state, facts)
+        return diff_of(draft, self.target_state)
 
     async def put_endpoint(
         self,
@@ -216,6 +224,51 @@ class DesiredStateService:
         return await self._carry_out(
             caller, name, lambda _: change, expected=expected, cancel=cancel
         )
+
+    async def patch_endpoint(
+        self,
+        name: str,
+        changes: Mapping[str, Any],
+        *,
+        caller: Caller,
+        cancel: threading.Event | None = None,
+    ) -> Applied:
+        """Create one endpoint, or replace the given fields of its entry; null removes a field.
+
+        All others keep their pinned versions. If `model` is a model repository, its endpoints are
+        added, or replaced.
+
+        Args:
+            cancel: See `apply`.
+
+        Raises:
+            SpecError: With all mistakes.
+            PermissionDeniedError: The entry refers to an object that the caller may not use.
+        """
+        if changes.get("name", name) != name:
+            raise InvalidArgumentError(
+                f"the body names endpoint {changes['name']!r}, the path {name!r}"
+            )
+
+        model = changes.get("model")
+        # Others are refused as by `put_endpoint`: the check reads the path.
+        if isinstance(model, str) and is_model_path(model) and caller.may(Role.ADMIN):
+            if await asyncio.to_thread(is_repository, Path(model)):
+                return await self._put_repository(name, changes, caller=caller, cancel=cancel)
+
+        def change(before: DesiredState) -> EndpointChange:
+            former = before.entry(name) or {"name": name}
+            if any(key in changes for key in _SOURCES):
+                left_out = {*_SOURCES, *(_OF_OUR_COPIES if "upstream" in changes else ())}
+                former = {key: value for key, value in former.items() if key not in left_out}
+            entry = {**former, **changes}
+            return EndpointChange(
+                entry={key: value for key, value in entry.items() if value is not None},
+                action=PATCH,
+                reason="changed" if before.endpoint(name) else "added",
+            )
+
+        return await self._carry_out(caller, name, change, cancel=cancel)
 
     async def remove_endpoint(
         self, name: str, *, caller: Caller, expected: int | None = None
@@ -481,6 +534,49 @@ class DesiredStateService:
                 return await self._apply_draft(draft)
         raise _overtaken(f"endpoint '{name}'")
 
+    async def _put_repository(
+        self,
+        name: str,
+        entry: Mapping[str, Any],
+        *,
+        caller: Caller,
+        cancel: threading.Event | None,
+    ) -> Applied:
+        """Add the endpoints of the model repository that `entry` names, or replace them."""
+        for _ in range(_ATTEMPTS):
+            before = self.target_state.desired
+            document = with_entry(before.spec, name, {"name": name, **entry})
+            spec = parse_spec(document, in_force=before.spec)
+            resolver = self._resolver(caller, only_entry(spec, name), cancel)
+            added = self._known(await self.work.run(caller.name, resolver.resolve))
+            names = {endpoint.name for endpoint in added}
+            if taken := sorted(n for n in names if before.entry(n) is not None and n != name):
+                raise FailedPreconditionError(
+                    f"the repository {entry['model']} has a model '{taken[0]}', which an endpoint "
+                    "of the spec is called, too; rename one of them"
+                )
+            async with self.target_state.lock:
+                if self.target_state.desired is not before:
+                    continue
+                former = f"{entry['model']}/"
+                rest = tuple(
+                    e
+                    for e in before.endpoints
+                    if e.name not in names | {name}
+                    and not (
+                        before.entry(e.name) is None
+                        and all(arm.revision.model.startswith(former) for arm in e.arms)
+                    )
+                )
+                state = msgspec.structs.replace(
+                    before, spec=spec.document(), endpoints=(*rest, *added)
+                )
+                draft = DesiredStateDraft(
+                    state=state, reason="added", action=PATCH, actor=caller.name
+                )
+                return await self._apply_draft(draft)
+        raise _overtaken("the system")
+
     async def _facts(
         self, caller: Caller, document: Mapping[str, Any], name: str | None = None
     ) -> AuthorizationFacts:
@@ -495,22 +591,64 @@ class DesiredStateService:
 
     async def _resolved_all(
         self, caller: Caller, spec: SystemSpec, cancel: threading.Event | None
-    ) -> tuple[DesiredState, AuthorizationFacts]:
-        """Authorize a spec as written, then return its resolved state."""
+    ) -> tuple[DesiredStateDraft, AuthorizationFacts]:
+        """Authorize a spec as written, then return its resolved state, to be applied."""
         before, document = self.target_state.desired, spec.document()
         facts = await self._facts(caller, document)
         authorize(caller, before, msgspec.structs.replace(before, spec=document), facts)
         resolved: Resolved = await self.work.run(
             caller.name, self._resolver(caller, spec, cancel).resolve_all
         )
-        after = DesiredState(
-            generation=before.generation,
-            spec=document,
-            endpoints=self._known(resolved.endpoints),
-            pools=spec.pools,
-            streams=resolved.streams,
+        rolled_out = {
+            endpoint.name: served
+            for endpoint in resolved.endpoints
+            if (served := self._rolled_out(endpoint)) is not None
+        }
+        for name, served in rolled_out.items():
+            stored = before.entry(name) or {}
+            (written,) = (entry for entry in document["endpoints"] if entry["name"] == name)
+            left_out = {*_SOURCES, *(_OF_OUR_COPIES if "upstream" in stored else ())}
+            entry = {key: value for key, value in written.items() if key not in left_out}
+            entry |= {key: stored[key] for key in _SOURCES if key in stored}
+            document = with_entry(document, name, entry)
+        if rolled_out:
+            spec = parse_spec(document)
+            resolved = await self.work.run(
+                caller.name, self._resolver(caller, spec, cancel).resolve_all
+            )
+        endpoints = tuple(
+            msgspec.structs.replace(endpoint, spec_source=rolled_out[endpoint.name].spec_source)
+            if endpoint.name in rolled_out
+            else endpoint
+            for endpoint in self._known(resolved.endpoints)
         )
-        return after, facts
+        draft = DesiredStateDraft(
+            state=DesiredState(
+                generation=before.generation,
+                spec=document,
+                endpoints=endpoints,
+                pools=spec.pools,
+                streams=resolved.streams,
+            ),
+            reason="applied",
+            action=APPLY,
+            actor=caller.name,
+            notes=tuple(_kept_note(endpoint) for endpoint in rolled_out.values()),
+        )
+        return draft, facts
+
+    def _rolled_out(self, endpoint: DesiredEndpoint) -> DesiredEndpoint | None:
+        """Return the desired endpoint that an apply of `endpoint` must not revert, or None.
+
+        The spec names the versions that the last applied spec named, and a rollout that was not
+        started by an apply has replaced them, or is doing so.
+        """
+        desired = self.target_state.desired.endpoint(endpoint.name)
+        if desired is None or not desired.spec_source or desired.spec_source != endpoint.source:
+            return None
+        record = self.target_state.rollout(endpoint.name)
+        is_held_back = record is not None and record.state.phase.is_reverted
+        return None if is_held_back else desired
 
     async def _resolve_one(
         self,
@@ -579,6 +717,20 @@ def _with_endpoint(
         state,
         spec=with_entry(state.spec, name, entry) if is_in_spec else state.spec,
         endpoints=tuple(endpoints),
+    )
+
+
+def _kept_note(endpoint: DesiredEndpoint) -> str:
+    """Return the note about an endpoint whose rolled out version an apply keeps."""
+    versions, models = (
+        " and ".join(getattr(arm.revision, field) for arm in endpoint.arms)
+        for field in ("version", "model")
+    )
+    former = " and ".join(model for _, model, _, _ in endpoint.spec_source)
+    return (
+        f"endpoint '{endpoint.name}' keeps version {versions} ({models}) of a later rollout, as "
+        f"the spec still names {former}; `headrace rollout start {endpoint.name}` or another "
+        "`model` in the spec changes it"
     )
 
 

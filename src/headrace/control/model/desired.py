@@ -104,6 +104,10 @@ class DesiredArm(msgspec.Struct, frozen=True, kw_only=True):
         return f"{self.revision.version}~{self.role}" if self.role else self.revision.version
 
 
+Source = tuple[tuple[str, str, str, int], ...]
+"""Version, model, digest of the content and weight of each arm."""
+
+
 class DesiredEndpoint(msgspec.Struct, frozen=True, kw_only=True):
     """One endpoint: the weights of its arms sum to 100.
 
@@ -136,6 +140,18 @@ class DesiredEndpoint(msgspec.Struct, frozen=True, kw_only=True):
     """None disables drift detection."""
     features: FeatureWatch | None = None
     """None disables skew detection."""
+    spec_source: Source = ()
+    """The versions that the last applied spec names, if a rollout that was not started by an apply
+    led elsewhere since; empty if `arms` are these versions.
+    """
+
+    @property
+    def source(self) -> Source:
+        """Return the versions of `arms` with their weights, without settings and replicas."""
+        return tuple(
+            (arm.revision.version, arm.revision.model, arm.revision.content, arm.weight)
+            for arm in self.arms
+        )
 
     def arm(self, key: str) -> DesiredArm | None:
         """Return the arm with this key, or None."""
@@ -196,12 +212,13 @@ class DesiredState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def same_endpoint(one: DesiredEndpoint | None, other: DesiredEndpoint | None) -> bool:
-    """Whether two endpoints are equal except for their generation."""
+    """Whether two endpoints are equal except for their generation and origin."""
     if one is None or other is None:
         return one is other
-    return msgspec.structs.replace(one, generation=0) == msgspec.structs.replace(
-        other, generation=0
+    first, second = (
+        msgspec.structs.replace(endpoint, generation=0, spec_source=()) for endpoint in (one, other)
     )
+    return first == second
 
 
 POOL_PREFIX: Final = "pool:"

@@ -28,6 +28,7 @@ from headrace.control.telemetry.prometheus import PrometheusHistory
 from headrace.control.telemetry.service import TelemetryService
 from headrace.core import CancellableInspect
 from headrace.core.processes import resident_bytes
+from headrace.rollout.state import RolloutPhase
 
 _LOG: Final = logging.getLogger("headrace.control")
 _RECHECK_INTERVAL_S: Final = 0.1
@@ -120,17 +121,20 @@ class ControlPlane:
         self.stop_requested.set()
 
     async def wait_ready(
-        self, timeout_s: float, *, name: str = "", streams: bool = False
+        self, timeout_s: float, *, name: str = "", streams: bool = False, rollouts: bool = False
     ) -> SystemStatus:
         """Return the status when every endpoint is ready or failed permanently, or at the timeout.
 
         Args:
             name: Wait for this endpoint only; empty for all.
             streams: Whether to also wait until each stream runs or cannot run without help.
+            rollouts: Whether to also wait until the new version of each rollout is ready.
         """
         try:
             async with asyncio.timeout(timeout_s):
-                while not _is_decided(status := self.status(), name, streams=streams):
+                while not _is_decided(status := self.status(), name, streams=streams) or (
+                    rollouts and self._prepares(name)
+                ):
                     # The reconciler does not signal when the gateway becomes ready, so this polls
                     # too.
                     with contextlib.suppress(TimeoutError):
@@ -139,6 +143,14 @@ class ControlPlane:
         except TimeoutError:
             return self.status()
         return status
+
+    def _prepares(self, name: str) -> bool:
+        """Whether a rollout of endpoint `name`, or of any, waits for its new version."""
+        return any(
+            record.state.phase is RolloutPhase.PREPARING
+            for record in self.target_state.active()
+            if name in {"", record.endpoint}
+        )
 
     def status(self) -> SystemStatus:
         """Return the status of the system."""
