@@ -238,9 +238,9 @@ class Process:
                 return signum == signal.SIGTERM
         return False
 
-    def end_blocking(self, *, within_s: float) -> None:
-        """End the process as `end` does, without an event loop."""
-        for signum, patience_s in ((signal.SIGTERM, within_s), (signal.SIGKILL, _KILL_S)):
+    def end_blocking(self, *, within_s: float, first: signal.Signals = signal.SIGTERM) -> None:
+        """End the process as `end` does, without an event loop; `first` requests the end."""
+        for signum, patience_s in ((first, within_s), (signal.SIGKILL, _KILL_S)):
             self.send(signum)
             if self.wait_blocking(patience_s):
                 return

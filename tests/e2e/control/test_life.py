@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -40,16 +41,19 @@ def test_a_model_file_becomes_an_endpoint_and_stop_leaves_nothing(
     assert list((system.home / "run" / "replicas").iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    "end", [pytest.param(System.kill_control, marks=pytest.mark.long), System.end_control]
+)
 def test_traffic_outlives_the_control_plane_and_the_next_one_adopts(
-    system: System, mlp: Path
+    system: System, mlp: Path, end: Callable[[System], object]
 ) -> None:
-    system.start({"name": "m", "model": str(mlp), "replicas": 2})
+    system.start({"name": "m", "model": str(mlp), "replicas": 2}, leaves_running=True)
     before = system.wait_ready()
     where = system.where()
 
     with Traffic(system, "m").flowing() as traffic:
         time.sleep(0.3)
-        system.kill_control()
+        end(system)
         time.sleep(0.5)
         system.start()
         after = system.wait_ready()
@@ -496,6 +500,22 @@ def test_stop_lets_a_running_request_end(system: System, tmp_path: Path) -> None
 
     assert answers == [200]
     assert stopped == 0
+    assert system.processes() == []
+
+
+def test_ctrl_c_stops_what_sigterm_leaves(system: System, mlp: Path) -> None:
+    system.start({"name": "m", "model": str(mlp)}, leaves_running=True)
+    system.wait_ready()
+    left = system.end_control()
+    running = system.processes()
+    system.start(leaves_running=True)
+    system.wait_ready()
+    assert system.process is not None
+    system.process.send_signal(signal.SIGINT)
+    stopped = system.process.wait(30)
+
+    assert (left, stopped) == (0, 0)
+    assert len(running) == 2  # a replica and Envoy
     assert system.processes() == []
 
 

@@ -26,7 +26,7 @@ from headrace.cli.base.options import (
     option,
     setting,
 )
-from headrace.cli.up.settings import ControlOptions, ModelOptions
+from headrace.cli.up.settings import ControlOptions, ModelOptions, OnSigterm
 from headrace.core import (
     BatchingSpec,
     CodeNotAllowedError,
@@ -163,6 +163,7 @@ def control(
         driver=driver.value,
         cluster=cluster.settings() if driver is Driver.KUBERNETES else None,
         copy_logs=True,
+        leaves_running=options.on_sigterm is OnSigterm.LEAVE,
     )
     raise typer.Exit(run(settings))
 

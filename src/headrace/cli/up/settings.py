@@ -35,6 +35,13 @@ if TYPE_CHECKING:
     from headrace.core.spec.access import TlsSpec
 
 
+class OnSigterm(StrEnum):
+    """Effect of SIGTERM on the processes of a system."""
+
+    LEAVE = "leave"
+    STOP = "stop"
+
+
 class GatewayPlace(StrEnum):
     """Location of the gateway."""
 
@@ -266,6 +273,15 @@ class ControlOptions:
             metavar="DIR",
         ),
     ] = None
+    on_sigterm: Annotated[
+        OnSigterm | None,
+        _more(
+            "SIGTERM leaves gateway, replicas and stream workers running for the next `headrace "
+            "up` (leave), or drains and stops them (stop), as in containers, where they end with "
+            "the control plane. Ctrl-C and `headrace down` always stop them.",
+            shown="leave; stop for `headrace control`",
+        ),
+    ] = None
     log_format: LogFormatOption = None
     log_level: LogLevel = "info"
     home: Home = DEFAULT_HOME
@@ -314,6 +330,7 @@ class ControlOptions:
             ),
             log_format=str(self.log_format or LogFormat.TEXT),
             log_level=check_log_level(self.log_level),
+            leaves_running=self.on_sigterm is not OnSigterm.STOP,
         )
 
     def _agents(self) -> "AgentsSettings | None":

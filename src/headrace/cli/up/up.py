@@ -71,8 +71,8 @@ def up(
     state: endpoints that it does not contain are removed, after a question or with --yes.
 
     In the foreground, prints the addresses and then all logs; Ctrl-C drains and stops. If a system
-    already runs in this home, it is changed. After a control plane was killed, the new
-    one adopts the running processes with their ports.
+    already runs in this home, it is changed. SIGTERM ends only the control plane: gateway and
+    replicas serve on, the next `up` adopts them with their ports, and `headrace down` stops them.
 
     With --detach, exit status 3 means that some endpoints are not ready; each is listed with its
     reason, and the others serve. If no endpoint becomes ready, the system is stopped, with exit

@@ -2,6 +2,7 @@
 
 import os
 import select
+import signal
 import time
 from pathlib import Path
 from typing import Final
@@ -58,7 +59,8 @@ def start_detached(settings: ControlSettings, *, timeout_s: float = 300.0) -> Co
             return control_file
         if notice is None or not notice.found_running:
             # The control plane stops the processes that it started.
-            process.end_blocking(within_s=settings.drain_timeout_s + _END_SLACK_S)
+            within_s = settings.drain_timeout_s + _END_SLACK_S
+            process.end_blocking(within_s=within_s, first=signal.SIGINT)
     finally:
         os.close(reader)
         process.close()

@@ -30,6 +30,8 @@ _COPY_S: Final = 0.1
 _CUT_S: Final = 30.0
 _READY_TIMEOUT_S: Final = 3600.0
 
+_INIT: Final = 1
+"""Pid of a container's first process, whose end kills all others."""
 _LOCAL: Final = "local"
 _KUBERNETES: Final = "kubernetes"
 
@@ -54,7 +56,8 @@ class Notice(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 def run(settings: ControlSettings) -> int:
     """Run the control plane of `settings.home` until a stop request; return the exit status.
 
-    The first SIGTERM or SIGINT drains and stops everything; a second one does not wait.
+    The first SIGINT drains and stops everything; a second one does not wait. SIGTERM does the same,
+    or ends only this process, as `settings.leaves_running` says.
     """
     harden_self()  # Envoy and all other child processes inherit this
     return asyncio.run(_run(settings))
@@ -99,18 +102,22 @@ class ControlPlaneRun:
     system: System
     _failure: str = ""
     _was_ready: bool = False
+    _is_leaving: bool = False
     _stop_now: asyncio.Event = field(default_factory=asyncio.Event)
     _follower: LogFollower | None = None
 
     async def run(self) -> int:
-        """Serve until a stop request, then stop everything; return the exit status."""
+        """Serve until a stop request; return the exit status.
+
+        Then everything stops, unless it is left to the next control plane.
+        """
         if self.settings.copy_logs:
             self._follower = LogFollower(self.system.plane.log_files)
         self._handle_signals()
         async with asyncio.TaskGroup() as group:
             background = [group.create_task(self._copy_logs()), group.create_task(self._cut_logs())]
             await self._serve_until_stopped()
-            if not self._failure or not self._serves_callers():
+            if not self._is_leaving and (not self._failure or not self._serves_callers()):
                 await self._stop_services()
             for task in background:
                 task.cancel()
@@ -131,6 +138,14 @@ class ControlPlaneRun:
         if stop.is_set():
             _LOG.warning("second signal: ending at once", extra={"signal": signum.name})
             self._stop_now.set()
+        elif signum is signal.SIGTERM and self.settings.leaves_running and os.getpid() != _INIT:
+            _LOG.info(
+                "ending; gateway, replicas and stream workers keep running: `headrace up` "
+                "adopts them, `headrace down` stops them",
+                extra={"signal": signum.name},
+            )
+            self._is_leaving = True
+            stop.set()
         else:
             _LOG.info("stopping", extra={"signal": signum.name})
             stop.set()

@@ -92,6 +92,10 @@ class ControlSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     log_level: str = "INFO"
     copy_logs: bool = False
     drain_timeout_s: float = 30.0
+    leaves_running: bool = False
+    """Whether SIGTERM ends only the control plane, and leaves gateway, replicas and stream workers
+    to the next one; SIGINT and the management API stop them.
+    """
     first_request: bool = True
     tls: TlsSpec | None = None
     """Encryption of the gateway's ports; None leaves it to the spec."""

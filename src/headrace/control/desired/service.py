@@ -252,9 +252,9 @@ class DesiredStateService:
 
         model = changes.get("model")
         # Others are refused as by `put_endpoint`: the check reads the path.
-        if isinstance(model, str) and is_model_path(model) and caller.may(Role.ADMIN):
-            if await asyncio.to_thread(is_repository, Path(model)):
-                return await self._put_repository(name, changes, caller=caller, cancel=cancel)
+        may_read = isinstance(model, str) and is_model_path(model) and caller.may(Role.ADMIN)
+        if may_read and await asyncio.to_thread(is_repository, Path(str(model))):
+            return await self._put_repository(name, changes, caller=caller, cancel=cancel)
 
         def change(before: DesiredState) -> EndpointChange:
             former = before.entry(name) or {"name": name}
@@ -604,7 +604,7 @@ class DesiredStateService:
             for endpoint in resolved.endpoints
             if (served := self._rolled_out(endpoint)) is not None
         }
-        for name, served in rolled_out.items():
+        for name in rolled_out:
             stored = before.entry(name) or {}
             (written,) = (entry for entry in document["endpoints"] if entry["name"] == name)
             left_out = {*_SOURCES, *(_OF_OUR_COPIES if "upstream" in stored else ())}
