@@ -290,6 +290,11 @@ TABLE: Final[tuple[SpecFeature, ...]] = (
         *(_NO_STICKY, _NO_STICKY, _NO_STICKY, _NO_STICKY, _BEHIND, yes()),
     ),
     row(
+        "Pause",
+        "endpoints[].paused",
+        every=no("routes every endpoint", "resume it, or leave it out", when=bool),
+    ),
+    row(
         "Drift, features, payload log",
         "endpoints[].drift endpoints[].features endpoints[].payload_log online_stores",
         *(_REPLICAS, _NO_CONTROL, _NO_CONTROL, _REPLICAS, _BEHIND, _REPLICAS),

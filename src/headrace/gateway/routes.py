@@ -28,7 +28,7 @@ from headrace.gateway.filters import (
     without_credentials,
 )
 from headrace.gateway.limits import RateLimitPlan
-from headrace.gateway.resources import Json, Resource, any_of, seconds
+from headrace.gateway.resources import Json, Resource, any_of, seconds, set_header
 from headrace.gateway.settings import EndpointRoute, EnvoySettings, RevisionTarget
 from headrace.gateway.splits import (
     CallProtocol,
@@ -58,6 +58,7 @@ _PATHS_OF_ANY_REPLICA: Final = (
     "/v2/logging",
 )
 _HELD_STATUS: Final = 307
+_PAUSED_RETRY_S: Final = "30"
 _HOLD_GRACE_S: Final = 2.0  # the control plane itself responds first that no replica is ready
 # A replica may exit again just before its first request, which then waits once more.
 _MAX_REDIRECTS: Final = 5
@@ -385,7 +386,9 @@ def _to_version(
     *,
     protocol: CallProtocol,
 ) -> Resource:
-    if not supports_protocol(arm, protocol):
+    if endpoint.paused:
+        action = _paused(endpoint)
+    elif not supports_protocol(arm, protocol):
         action = _reply(404, _unsupported_protocol(endpoint, arm, protocol))
     elif arm.is_live:
         action = arm_action(
@@ -400,6 +403,9 @@ def _to_split(
     settings: EnvoySettings, endpoint: EndpointRoute, match: Resource, *, protocol: CallProtocol
 ) -> Iterator[Resource]:
     """Yield the routes of unversioned requests: several if a key decides."""
+    if endpoint.paused:
+        yield {"name": endpoint.name, "match": match, **_paused(endpoint)}
+        return
     split = live_split(endpoint)
     mute = next((arm for arm, _ in split if not supports_protocol(arm, protocol)), None)
     if not split:
@@ -423,6 +429,13 @@ def _unsupported_protocol(
     endpoint: EndpointRoute, arm: RevisionTarget, protocol: CallProtocol
 ) -> str:
     return f"version {arm.version} of endpoint '{endpoint.name}' does not speak {protocol.value}"
+
+
+def _paused(endpoint: EndpointRoute) -> Resource:
+    return {
+        **_reply(503, f"endpoint '{endpoint.name}' is paused"),
+        "response_headers_to_add": [set_header("retry-after", _PAUSED_RETRY_S)],
+    }
 
 
 def _not_ready(

@@ -117,6 +117,8 @@ class EndpointRoute:
     """Longest time that a request is held, in seconds."""
     max_held: int = 100
     """Maximum number of held requests."""
+    paused: bool = False
+    """Whether requests are refused with 503 and `retry-after`."""
     access: EndpointAccess | None = None
     """Authentication of callers; None requires none on a loopback gateway, else any method."""
     limits: EndpointLimitsSpec = field(default_factory=EndpointLimitsSpec)

@@ -60,6 +60,7 @@ _EXAMPLES: Final[dict[str, dict[str, Any]]] = {
     "Rollout: answers, agreement, reward": _e(rollout=_VIEWS),
     "Sticky callers: header, cookie": _e(sticky={"header": "x-user-id"}),
     "Sticky callers: a token's claim": _e(sticky={"claim": "sub"}),
+    "Pause": _e(paused=True),
     "Drift, features, payload log": _e(payload_log={"sample_ratio": 0.5}),
     "Pools": {"endpoint": {"pool": "small"}, "pools": [{"name": "small"}]},
     "Access": _e(access=["key", "certificate"]),

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from typing import Any
 
 from hypothesis import given
@@ -134,6 +135,33 @@ def test_a_held_endpoint_waits_in_the_control_plane_if_nobody_lives(
         if held:
             assert route["route"]["prefix_rewrite"].startswith(f"/held/{name}/v")
             assert "request_headers_to_add" not in route
+
+
+@given(endpoint_lists(), names, KEYS)
+def test_a_paused_endpoint_refuses_every_request_and_others_do_not(
+    endpoints: list[EndpointRoute], name: str, keys: dict[str, str]
+) -> None:
+    paused = [replace(e, paused=True) if e.name == name else e for e in endpoints]
+    settings = gateway_settings(control_address="unix:/run/control.sock")
+    before, after = build_snapshot(settings, endpoints), build_snapshot(settings, paused)
+    paths = [f"/v2/models/{name}/infer", f"/v1/models/{name}:predict", f"/v2/models/{name}/ready"]
+    paths += [
+        f"/v2/models/{name}/versions/{arm.version}/infer"
+        for endpoint in endpoints
+        for arm in endpoint.arms
+        if endpoint.name == name and not arm.role
+    ]
+    refusals = [first_match(after, path, keys) for path in paths]
+    refusals.append(first_match(after, f"{GRPC}ModelInfer", {"x-model": name, **keys}, grpc=True))
+
+    for refusal in refusals if any(e.name == name for e in endpoints) else ():
+        assert refusal["direct_response"]["status"] == 503
+        assert f"'{name}' is paused" in str(refusal["direct_response"])
+        [header] = refusal["response_headers_to_add"]
+        assert header["header"] == {"key": "retry-after", "value": "30"}
+    for other in {endpoint.name for endpoint in endpoints} - {name}:
+        path = f"/v2/models/{other}/infer"
+        assert first_match(after, path, keys) == first_match(before, path, keys)
 
 
 def test_traffic_is_split_by_weight_and_a_revision_of_weight_0_gets_none() -> None:

@@ -172,6 +172,7 @@ def _camel(value: StrEnum) -> str:
 
 _MAX_GENERATION: Final = 10**15
 _MAX_LISTED: Final = 1000
+_MAX_REPLICAS: Final = 1024
 _CREATED: Final = 201
 _EVENTS: Final = 1000
 """Number of rollout events that are searched for ends of rollouts."""
@@ -320,6 +321,20 @@ class Undo(RequestBody):
     )
 
 
+class Scale(RequestBody):
+    """Number of replicas of each version, or the bounds of the autoscaler."""
+
+    replicas: int | None = Field(
+        default=None, ge=1, le=_MAX_REPLICAS, description="For an endpoint without `autoscale`."
+    )
+    min_replicas: int | None = Field(
+        default=None, ge=0, le=_MAX_REPLICAS, description="With `autoscale`; null keeps it."
+    )
+    max_replicas: int | None = Field(
+        default=None, ge=1, le=_MAX_REPLICAS, description="With `autoscale`; null keeps it."
+    )
+
+
 def add_endpoints(api: FastAPI, plane: ControlPlane) -> None:
     """Add the routes of endpoints."""
     log = ConditionLog()
@@ -400,6 +415,29 @@ def add_endpoints(api: FastAPI, plane: ControlPlane) -> None:
                 name, expected=expected, caller=caller
             )
         return await applied_answer(plane, applied, caller=caller)
+
+    @route(api, "POST /api/v1/endpoints/{name}/scale", AppliedView, examples.APPLIED)
+    async def scale(
+        name: Name,
+        caller: WhoAsks,
+        body: Annotated[Scale, Body(examples=[{"replicas": 3}, {"max_replicas": 8}])],
+        wait_s: WaitS = 0.0,
+    ) -> Response:
+        """Change the number of replicas; versions and a rollout are unchanged."""
+        applied = await plane.desired_state.scale(name, caller=caller, **body.model_dump())
+        return await applied_answer(plane, applied, caller=caller, wait_s=wait_s, name=name)
+
+    @route(api, "POST /api/v1/endpoints/{name}/pause", AppliedView, examples.APPLIED)
+    async def pause(name: Name, caller: WhoAsks) -> Response:
+        """Refuse the endpoint's requests with 503; replicas and a rollout continue."""
+        applied = await plane.desired_state.pause(name, paused=True, caller=caller)
+        return await applied_answer(plane, applied, caller=caller, name=name)
+
+    @route(api, "POST /api/v1/endpoints/{name}/resume", AppliedView, examples.APPLIED)
+    async def resume(name: Name, caller: WhoAsks) -> Response:
+        """Accept the requests of a paused endpoint again."""
+        applied = await plane.desired_state.pause(name, paused=False, caller=caller)
+        return await applied_answer(plane, applied, caller=caller, name=name)
 
     _add_history(api, plane)
 

@@ -70,6 +70,8 @@ class OverviewRow:
     p99_s: float | None
     rollout: str | None
     """Phase of the current rollout, or null."""
+    paused: bool = False
+    """Whether the gateway refuses its requests."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,6 +124,7 @@ def row(
         p95_s=p95,
         p99_s=p99,
         rollout=rollout,
+        paused=status.paused,
     )
 
 

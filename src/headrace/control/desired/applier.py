@@ -1,7 +1,7 @@
 """Apply of a desired state: generation numbers, storage with rollouts, and the new target."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -9,7 +9,7 @@ import msgspec
 
 from headrace.control.base.journal import EventJournal
 from headrace.control.desired.changes import PlannedRollout, changes_between, spec_change
-from headrace.control.desired.target import TargetState
+from headrace.control.desired.target import TargetState, is_current
 from headrace.control.model.desired import DesiredEndpoint, DesiredState, Source, same_endpoint
 from headrace.control.model.records import Event, RolloutRecord
 from headrace.control.model.rollout_events import events_of
@@ -53,6 +53,10 @@ class DesiredStateDraft:
     """Endpoints that get a new generation even if nothing differs."""
     notes: tuple[str, ...] = ()
     """What the state does otherwise than the spec literally says; part of the warnings."""
+    carry: Callable[[DesiredEndpoint], DesiredEndpoint] | None = None
+    """Change that also applies to both ends of the endpoints' rollouts, which continue; None if a
+    change supersedes them.
+    """
 
 
 async def apply_draft(
@@ -89,11 +93,15 @@ async def apply_draft(
         return Applied(changes=[], generation=old.generation, warnings=_warnings(draft))
     restarted = {name for name in draft.restart if not any(f"'{name}'" in line for line in changes)}
     changes += [f"endpoint '{name}': {draft.reason}" for name in sorted(restarted)]
+    carried = [] if draft.carry is None else _carried(target_state, new, draft.carry)
+    names = {record.endpoint for record in carried}
     outdated = [
         record
         for record in target_state.active()
-        if (endpoint := new.endpoint(record.endpoint)) is None
-        or endpoint.generation != record.target.generation
+        if record.endpoint not in names
+        and (
+            (endpoint := new.endpoint(record.endpoint)) is None or not is_current(record, endpoint)
+        )
     ]
     ended = [
         msgspec.structs.replace(
@@ -123,7 +131,7 @@ async def apply_draft(
         timestamp=now,
         reason=draft.reason,
         actor=draft.actor,
-        rollouts=[*ended, *started],
+        rollouts=[*ended, *carried, *started],
         events=[
             *(
                 event
@@ -153,6 +161,25 @@ async def _numbered(
         return msgspec.structs.replace(endpoint, generation=old.generation + is_new)
     last = await store.history(endpoint.name, limit=1)
     return msgspec.structs.replace(endpoint, generation=last[0].generation + 1 if last else 1)
+
+
+def _carried(
+    target_state: TargetState,
+    new: DesiredState,
+    carry: Callable[[DesiredEndpoint], DesiredEndpoint],
+) -> list[RolloutRecord]:
+    """Return the rollouts of endpoints with a new generation, with both ends changed as well."""
+    return [
+        msgspec.structs.replace(
+            record,
+            source=carry(record.source),
+            target=carry(record.target),
+            carried_to=endpoint.generation,
+        )
+        for endpoint in new.endpoints
+        if (record := target_state.rollout(endpoint.name)) is not None
+        and not is_current(record, endpoint)
+    ]
 
 
 def planned_rollouts(

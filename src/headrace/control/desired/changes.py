@@ -109,12 +109,16 @@ def _endpoint(
         was, becomes = getattr(old, name), getattr(new, name)
         if was != becomes:
             verb = "added" if was is None else "removed" if becomes is None else "changed"
-            lines.append(f"{name} {verb}")
+            is_switch = isinstance(becomes, bool)
+            lines.append(
+                f"{name} becomes {str(becomes).lower()}" if is_switch else f"{name} {verb}"
+            )
     return lines
 
 
 _SETTINGS: Final = (
     "sticky",
+    "paused",
     "rollout",
     "autoscale",
     "slo_latency_s",

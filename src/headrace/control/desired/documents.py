@@ -112,9 +112,10 @@ async def _served_before(store: Store, name: str) -> EndpointGeneration:
         raise ModelNotFoundError(name)
     rollouts = await store.rollouts(name, limit=_MAX_SEARCHED)
     held_back = {
-        record.target.generation
+        held
         for record in rollouts
         if record.state.phase is not RolloutPhase.PROMOTED
+        for held in record.generations
     }
     newest = history[0]
     for entry in history[1:]:

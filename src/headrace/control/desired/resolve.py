@@ -431,6 +431,7 @@ def desired_endpoint(
             else None
         ),
         slo_latency_s=slo_latency_s,
+        paused=endpoint.paused,
         access=endpoint_access(endpoint.access),
         limits=endpoint.limits,
         request_log=endpoint.request_log,
@@ -438,6 +439,22 @@ def desired_endpoint(
         drift=endpoint.drift,
         features=endpoint.features.watch() if endpoint.features else None,
     )
+
+
+def with_replicas(endpoint: DesiredEndpoint, entry: EndpointSpec) -> DesiredEndpoint:
+    """Return `endpoint` with the replicas and bounds of its spec entry, at unchanged versions."""
+    replicas = max(version.replicas for version in entry.split())
+    scale = entry.autoscale
+    if scale is not None:
+        slo_latency_s = endpoint.slo_latency_s
+        scale = msgspec.structs.replace(scale, slo_latency_s=slo_latency_s)
+    arms = tuple(
+        msgspec.structs.replace(
+            arm, replicas=first_replicas(entry, arm.replicas if scale else replicas)
+        )
+        for arm in endpoint.arms
+    )
+    return msgspec.structs.replace(endpoint, arms=arms, autoscale=scale)
 
 
 def first_replicas(endpoint: EndpointSpec, replicas: int) -> int:

@@ -44,7 +44,12 @@ from headrace.control.desired.documents import (
     with_known_ids,
 )
 from headrace.control.desired.models import ModelWork, paths_below
-from headrace.control.desired.resolve import Resolved, Resolver, check_still_trusted
+from headrace.control.desired.resolve import (
+    Resolved,
+    Resolver,
+    check_still_trusted,
+    with_replicas,
+)
 from headrace.control.desired.target import TargetState
 from headrace.control.model.desired import DesiredEndpoint, DesiredState
 from headrace.control.model.records import Event, RolloutRecord
@@ -87,6 +92,10 @@ class EndpointChange:
     """Whether the change takes effect without a rollout."""
     restart: bool = False
     """Whether the endpoint gets a new generation even if nothing differs."""
+    carry: Callable[[DesiredEndpoint], DesiredEndpoint] | None = None
+    """Change that keeps the versions: it applies to the endpoint and to both ends of its rollout,
+    which continues.
+    """
 
 
 @dataclass(slots=True, kw_only=True)
@@ -403,6 +412,81 @@ class DesiredStateService:
         assert record is not None, "was just begun"
         return record
 
+    async def pause(self, name: str, *, paused: bool, caller: Caller) -> Applied:
+        """Make the gateway refuse the requests of an endpoint, or accept them again.
+
+        Replicas keep running, and a rollout continues.
+
+        Raises:
+            ModelNotFoundError: The endpoint does not exist.
+            FailedPreconditionError: The endpoint comes from a model repository.
+        """
+
+        def change(before: DesiredState) -> EndpointChange:
+            entry = self._entry(before, name)
+            entry.pop("paused", None)
+            return EndpointChange(
+                entry=entry | ({"paused": True} if paused else {}),
+                carry=lambda endpoint: msgspec.structs.replace(endpoint, paused=paused),
+                action="endpoint.pause" if paused else "endpoint.resume",
+                reason="paused" if paused else "resumed",
+            )
+
+        return await self._carry_out(caller, name, change)
+
+    async def scale(
+        self,
+        name: str,
+        *,
+        caller: Caller,
+        replicas: int | None = None,
+        min_replicas: int | None = None,
+        max_replicas: int | None = None,
+    ) -> Applied:
+        """Change the replicas of each version of an endpoint; a rollout continues.
+
+        Args:
+            replicas: Number of replicas of an endpoint without `autoscale`.
+            min_replicas: Lower bound of an endpoint with `autoscale`; None keeps it.
+            max_replicas: Upper bound of an endpoint with `autoscale`; None keeps it.
+
+        Raises:
+            ModelNotFoundError: The endpoint does not exist.
+            SpecError: A number is out of range.
+            FailedPreconditionError: The endpoint has no replicas of its own, or its number of
+                replicas is set otherwise.
+        """
+
+        def change(before: DesiredState) -> EndpointChange:
+            entry, served = self._entry(before, name), self._own(name)
+            if served.pooled or any(arm.revision.upstream is not None for arm in served.arms):
+                what = "a pool" if served.pooled else "an upstream"
+                raise FailedPreconditionError(f"endpoint '{name}' is served by {what}")
+            if (replicas is None) is (served.autoscale is None):
+                remedy = "set replicas" if served.autoscale is None else "set its bounds"
+                rule = "no autoscale" if served.autoscale is None else "autoscale"
+                raise FailedPreconditionError(f"endpoint '{name}' has {rule}; {remedy}")
+            if replicas is None:
+                bounds = {"min_replicas": min_replicas, "max_replicas": max_replicas}
+                changed = {key: value for key, value in bounds.items() if value is not None}
+                entry = {**entry, "autoscale": {**entry["autoscale"], **changed}}
+            elif "versions" in entry:
+                versions = [{**version, "replicas": replicas} for version in entry["versions"]]
+                entry = {**entry, "versions": versions}
+            else:
+                entry = {**entry, "replicas": replicas}
+            # Checks the numbers.
+            spec = parse_spec(with_entry(before.spec, name, entry), in_force=before.spec)
+            (line,) = (line for line in spec.endpoints if line.name == name)
+            return EndpointChange(
+                entry=entry,
+                carry=lambda endpoint: with_replicas(endpoint, line),
+                action="endpoint.scale",
+                reason="scaled",
+            )
+
+        return await self._carry_out(caller, name, change)
+
     def in_use(self) -> set[str]:
         """Return each `NAME:VERSION` that is served, will be served, or may be rolled back to."""
         served = {
@@ -449,6 +533,13 @@ class DesiredStateService:
             message = f"'{name}' comes from a model repository; remove the repository from the spec"
             raise FailedPreconditionError(message)
         return endpoint
+
+    def _entry(self, before: DesiredState, name: str) -> dict[str, Any]:
+        """Return the spec entry of the endpoint `name`, which must have its own."""
+        self._own(name)
+        entry = before.entry(name)
+        assert entry is not None, "checked by _own"
+        return dict(entry)
 
     def _check_unused(self, name: str) -> None:
         """Refuse to remove an endpoint that a stream calls."""
@@ -499,7 +590,11 @@ class DesiredStateService:
             facts = await self._facts(caller, document, name)
             authorize(caller, before, msgspec.structs.replace(before, spec=document), facts)
             settings = None
-            if endpoint is not None:
+            if change.carry is not None:
+                served = before.endpoint(name)
+                assert served is not None, "a change that keeps the versions has an endpoint"
+                endpoint = change.carry(served)
+            elif endpoint is not None:
                 await asyncio.to_thread(check_still_trusted, endpoint, spec.security)
             elif entry is not None or change.reload:
                 if change.plan is not None:
@@ -520,16 +615,17 @@ class DesiredStateService:
                     self._check_new(name, endpoint)
                 after = _with_endpoint(now, name, entry, endpoint)
                 authorize(caller, now, after, facts)
-                rollout_specs = (
-                    {name: settings} if change.at_once or change.plan is not None else {}
+                is_rollout_set = (
+                    change.at_once or change.plan is not None or change.carry is not None
                 )
                 draft = DesiredStateDraft(
                     state=after,
                     reason=change.reason,
                     action=change.action,
                     actor=caller.name,
-                    rollout_specs=rollout_specs,
+                    rollout_specs={name: settings} if is_rollout_set else {},
                     restart=frozenset({name} if change.restart else ()),
+                    carry=change.carry,
                 )
                 return await self._apply_draft(draft)
         raise _overtaken(f"endpoint '{name}'")

@@ -44,11 +44,12 @@ def effective(
     """
     endpoints = tuple(
         with_scale(
-            # Access rules and limits apply immediately, at every step of a rollout.
+            # Access rules, limits and a pause apply immediately, at every step of a rollout.
             msgspec.structs.replace(
                 in_force(endpoint, rollouts.get(endpoint.name)),
                 access=endpoint.access,
                 limits=endpoint.limits,
+                paused=endpoint.paused,
             ),
             scale,
         )
@@ -83,7 +84,7 @@ def in_force(endpoint: DesiredEndpoint, rollout: RolloutRecord | None) -> Desire
 
 def is_current(rollout: RolloutRecord, endpoint: DesiredEndpoint) -> bool:
     """Whether `rollout` leads to the desired state of `endpoint`, and not to an earlier one."""
-    return rollout.target.generation == endpoint.generation
+    return rollout.generations[-1] == endpoint.generation
 
 
 def mixed(rollout: RolloutRecord) -> DesiredEndpoint:

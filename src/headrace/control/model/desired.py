@@ -129,6 +129,8 @@ class DesiredEndpoint(msgspec.Struct, frozen=True, kw_only=True):
     slo_latency_s: float | None = None
     scaled_to_zero: bool = False
     """Whether nothing runs until a request arrives."""
+    paused: bool = False
+    """Whether the gateway refuses requests; replicas keep running."""
     access: EndpointAccess | None = None
     """None uses the gateway's setting (no authentication on loopback)."""
     limits: EndpointLimitsSpec = EndpointLimitsSpec()
@@ -152,6 +154,11 @@ class DesiredEndpoint(msgspec.Struct, frozen=True, kw_only=True):
             (arm.revision.version, arm.revision.model, arm.revision.content, arm.weight)
             for arm in self.arms
         )
+
+    @property
+    def pooled(self) -> bool:
+        """Whether a pool hosts one of its versions."""
+        return any(arm.revision.pool for arm in self.arms)
 
     def arm(self, key: str) -> DesiredArm | None:
         """Return the arm with this key, or None."""

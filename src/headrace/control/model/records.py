@@ -41,6 +41,14 @@ class RolloutRecord(msgspec.Struct, frozen=True, kw_only=True):
     actor: str = ""
     evidence: bytes = b""
     revision: int = 0
+    carried_to: int = 0
+    """Newest generation of the endpoint that has the same versions as the target; 0 for its own."""
+
+    @property
+    def generations(self) -> range:
+        """Return the endpoint's generations to which this rollout leads."""
+        first = self.target.generation
+        return range(first, max(first, self.carried_to) + 1)
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True):

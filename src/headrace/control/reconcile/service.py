@@ -68,6 +68,7 @@ class FirstRequests:
             for endpoint in endpoints
             if not endpoint.split_id
             and not endpoint.scaled_to_zero
+            and not endpoint.paused
             and is_routed_as_desired(endpoint, routes.get(endpoint.name))
             and self._asking.get(endpoint.name) != revision_ids(endpoint)
         ]

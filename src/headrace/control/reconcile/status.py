@@ -76,6 +76,8 @@ class EndpointStatus:
     revisions: tuple[RevisionStatus, ...]
     message: str
     note: str = ""
+    paused: bool = False
+    """Whether the gateway refuses its requests."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,7 +183,8 @@ def _endpoint(
         problems.append("waiting for the gateway to route to it")
     first = (facts.first_requests or {}).get(name)
     # A first request would count in a rollout, and wake an endpoint that is scaled to zero.
-    is_asked = not endpoint.split_id and not endpoint.scaled_to_zero
+    # A paused endpoint refuses it.
+    is_asked = not endpoint.split_id and not endpoint.scaled_to_zero and not endpoint.paused
     if not problems and facts.first_requests is not None and is_asked:
         problems += _first_request_problems(endpoint, first)
     return EndpointStatus(
@@ -193,6 +196,7 @@ def _endpoint(
         revisions=_revisions(endpoint, replicas, route, facts),
         message="; ".join(problems),
         note=first.note if first and first.revisions == revision_ids(endpoint) else "",
+        paused=endpoint.paused,
     )
 
 

@@ -136,6 +136,11 @@ class EndpointSpec(SpecModel):
     autoscale: AutoscaleSpec | None = Field(
         default=None, description="Null keeps the number of replicas fixed. See AutoscaleSpec."
     )
+    paused: bool = Field(
+        default=False,
+        description="Whether the gateway refuses requests with 503 and `retry-after`; replicas "
+        "keep running.",
+    )
     rollout: Annotated[RolloutSpec, Field(discriminator="strategy")] | None = Field(
         default=None,
         description="How a new version takes over; null switches at once when it is ready.",
