@@ -77,6 +77,7 @@ if TYPE_CHECKING:
     from headrace.core.signature import (
         VARIABLE,
         Array,
+        ExampleValue,
         ModelSignature,
         RowIndependence,
         Tensors,
@@ -108,6 +109,7 @@ __all__ = [
     "DeadlineExceededError",
     "Digest",
     "EndpointName",
+    "ExampleValue",
     "FailedPreconditionError",
     "FeatureLookup",
     "FeatureSource",
@@ -182,6 +184,7 @@ _WITH_NUMPY = {
     ),
     "signature": (
         "Array",
+        "ExampleValue",
         "ModelSignature",
         "RowIndependence",
         "TensorSpec",

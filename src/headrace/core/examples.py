@@ -33,15 +33,30 @@ def example_inputs(
         variable: Size of every other variable dimension.
     """
     rng = np.random.default_rng(seed)
-    return {
-        spec.name: _example(
-            spec,
-            _shape(spec, signature.batched, rows, variable),
-            rng,
-            signature.example.get(spec.name),
-        )
-        for spec in signature.inputs
-    }
+    inputs: Tensors = {}
+    for spec in signature.inputs:
+        value = signature.example.get(spec.name)
+        if isinstance(value, list):
+            array = _from_list(spec, value)
+            inputs[spec.name] = repeated_rows(array, rows) if signature.batched else array
+        else:
+            shape = _shape(spec, signature.batched, rows, variable)
+            inputs[spec.name] = _example(spec, shape, rng, value)
+    return inputs
+
+
+def repeated_rows(array: Array, rows: int) -> Array:
+    """Return `rows` rows of an array, which are repeated in order if there are fewer."""
+    return array[np.arange(rows) % len(array)] if array.ndim and len(array) else array
+
+
+def _from_list(spec: TensorSpec, values: list[object]) -> Array:
+    array: Array = np.array(values, spec.datatype.dtype)
+    if spec.datatype is Datatype.BYTES:
+        texts = np.empty(array.size, np.object_)
+        texts[:] = [str(item).encode() for item in array.ravel().tolist()]
+        array = texts.reshape(array.shape)
+    return array
 
 
 def _shape(spec: TensorSpec, batched: bool, rows: int, variable: int) -> tuple[int, ...]:  # noqa: FBT001  # private

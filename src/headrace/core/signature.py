@@ -17,6 +17,9 @@ Tensors = dict[str, Array]
 Data is C-contiguous and little-endian; BYTES is an object array of `bytes`.
 """
 
+ExampleValue = float | str | list[object]
+"""Valid value of an input: of each element, or a list of all values of a request."""
+
 VARIABLE = -1
 """Size of a dimension that each request chooses."""
 
@@ -71,10 +74,8 @@ class ModelSignature:
     """Per output, the class names that the classification extension returns."""
     columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Per matrix input, the names of its columns, if the model knows them."""
-    example: Mapping[str, float | str] = field(default_factory=dict, compare=False)
-    """Valid value of an input with one value per row, for models that refuse others, such as a
-    category from training.
-    """
+    example: Mapping[str, ExampleValue] = field(default_factory=dict, compare=False)
+    """Valid values by input, for models that refuse others, such as a category from training."""
 
     def input(self, name: str) -> TensorSpec | None:
         """Return the input of this name, or None."""

@@ -1,16 +1,18 @@
-"""Runtime of user-defined Python classes, and their files.
+"""Runtime of user-defined Python classes and functions, and their files.
 
 **Loading such a model runs its code**, and registering does too: use only models from people you
 trust.
 """
 
+import inspect
 import logging
 import sys
 import traceback
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
+from types import FunctionType, ModuleType
 from typing import Final, Protocol, cast
 
 import numpy as np
@@ -28,16 +30,30 @@ from headrace.core import (
     UnsupportedModelError,
     check_name,
 )
+from headrace.core.examples import example_inputs, repeated_rows
 from headrace.runtimes.base import LoadOptions, Model
 from headrace.runtimes.libraries import SecondFrameworkError
+from headrace.runtimes.python_hints import (
+    example_tensors,
+    hinted_function,
+    stored_example,
+)
 
 FILE_NAME: Final = "model.py"
 """File name of the model in a directory."""
+_METHODS: Final = ("infer", "predict")
 TensorDeclaration = tuple[str, Sequence[int]]
 """Datatype and shape, for instance `("FP32", [-1, 4])`; -1 is a variable dimension."""
 
 
-class PythonModel(Protocol):
+class Infers(Protocol):
+    """Object that runs a batch."""
+
+    def infer(self, inputs: Tensors) -> Tensors:
+        """Run one batch."""
+
+
+class PythonModel(Infers, Protocol):
     """Interface of a Python model, matched by names; no inheritance is needed.
 
         class Double:
@@ -49,8 +65,12 @@ class PythonModel(Protocol):
                 return {"y": inputs["x"] * 2}
 
     Optional: `batched` (axis 0 of everything is the batch and rows are independent; False),
-    `concurrent` (`infer` may run in several threads at once; False), `load(self, path)` (called
-    once with the model's directory, before the first `infer`) and `close(self)`.
+    `concurrent` (`infer` may run in several threads at once; False), `example` (a valid request, as
+    in `{"x": [[1, 2]]}`), `load(self, path)` (called once with the model's directory, before the
+    first `infer`) and `close(self)`.
+
+    A class without `inputs` and `outputs` needs type hints at its method `infer` or `predict`, see
+    `headrace.runtimes.python_hints`; so does a function that is a model.
     """
 
     inputs: Mapping[str, TensorDeclaration]
@@ -80,35 +100,54 @@ def find_python_file(path: Path) -> Path:
     return file
 
 
-def read_class(file: Path) -> type[PythonModel]:
-    """Run the file and return its model class: the one named `MODEL`, else its only one.
+def read_model(file: Path) -> Callable[..., object]:
+    """Run the file and return its model: `MODEL`, else its only class, else its function.
+
+    Of several functions, `predict` or `infer` is the model.
 
     Raises:
-        UnsupportedModelError: The file does not run, or has no such class or several.
+        UnsupportedModelError: The file does not run, or has no model or several.
     """
     module = run_file(file)
     selected = getattr(module, "MODEL", None)
     if selected is not None:
-        if not isinstance(selected, type):
+        if not callable(selected):
+            kind = type(selected).__name__
+            raise _refuse(file, f"MODEL is of the type {kind}; it must be a class or a function")
+        return cast("Callable[..., object]", selected)
+    own = {
+        name: value
+        for name, value in vars(module).items()
+        if getattr(value, "__module__", None) == module.__name__ and not name.startswith("_")
+    }
+    classes = [value for value in own.values() if isinstance(value, type)]
+    functions = {name: value for name, value in own.items() if isinstance(value, FunctionType)}
+    named = [functions[name] for name in _METHODS if name in functions]
+    for candidates in (
+        [cls for cls in classes if _has_infer(cls)],
+        [cls for cls in classes if _hinted_method(cls)],
+        named[:1],
+        [function for function in functions.values() if function.__annotations__],
+    ):
+        if len(candidates) == 1:
+            return cast("Callable[..., object]", candidates[0])
+        if candidates:
+            names = ", ".join(candidate.__name__ for candidate in candidates)
             raise _refuse(
-                file, f"MODEL is of the type {type(selected).__name__}; it must be a class"
+                file,
+                f"holds several models ({names}); choose one with `MODEL = "
+                f"{candidates[0].__name__}`",
             )
-        return cast("type[PythonModel]", selected)
-    classes = [
-        value
-        for value in vars(module).values()
-        if isinstance(value, type) and value.__module__ == module.__name__ and _has_infer(value)
-    ]
-    if len(classes) == 1:
-        return cast("type[PythonModel]", classes[0])
-    if classes:
-        names = ", ".join(cls.__name__ for cls in classes)
-        raise _refuse(
-            file,
-            f"holds several model classes ({names}); choose one with `MODEL = "
-            f"{classes[0].__name__}`",
-        )
-    raise _refuse(file, "holds no model class: define one with `inputs`, `outputs` and `infer`")
+    raise _refuse(
+        file,
+        "holds no model: define a function `predict` with type hints, or a class with `inputs`, "
+        "`outputs` and `infer`",
+    )
+
+
+def _hinted_method(cls: type) -> str:
+    """Return the method of a class that predicts; empty for none."""
+    return next((name for name in _METHODS if inspect.isfunction(getattr(cls, name, None))), "")
 
 
 def read_signature(file: Path, cls: type[PythonModel]) -> ModelSignature:
@@ -269,11 +308,19 @@ class PythonRuntime:
 class UserModel:
     """An instance of a user's class, whose outputs are checked against its declaration."""
 
-    def __init__(self, file: Path, user: PythonModel, signature: ModelSignature) -> None:
+    def __init__(
+        self,
+        file: Path,
+        user: Infers,
+        signature: ModelSignature,
+        *,
+        example: Tensors | None = None,
+    ) -> None:
         self.signature = signature
         self.concurrent = getattr(user, "concurrent", False) is True
         self._file = file
-        self._user: PythonModel | None = user
+        self._user: Infers | None = user
+        self._example = example
 
     @classmethod
     def open(cls, path: Path) -> "UserModel":
@@ -284,19 +331,34 @@ class UserModel:
         """
         file = find_python_file(path.absolute())
         try:
-            user_class = read_class(file)
-            signature = read_signature(file, user_class)
+            chosen = read_model(file)
+            own_class = chosen if isinstance(chosen, type) else None
+            method = _hinted_method(own_class) if own_class and not _has_infer(own_class) else ""
+            signature = read_signature(file, own_class) if own_class and not method else None
             try:
-                user = user_class()
-                load = getattr(user, "load", None)
-                if load is not None:
+                owner = chosen if own_class is None else own_class()
+                if own_class and (load := getattr(owner, "load", None)):
                     load(file.parent)
+                example = getattr(owner, "example", None)
+                if signature is None and example is None:
+                    example = getattr(sys.modules[chosen.__module__], "EXAMPLE", None)
+                user: Infers
+                if signature is None:
+                    function = getattr(owner, method) if method else chosen
+                    user = hinted_function(file, function, owner, example)
+                    signature = user.signature
+                else:
+                    user = cast("Infers", owner)
             except HeadraceError:
                 raise
             except Exception as error:
                 msg = f"{file}: cannot be loaded: {where_it_failed(file, error)}"
                 raise UnsupportedModelError(msg) from error
-            return cls(file, user, signature)
+            if example is None:
+                return cls(file, user, signature)
+            tensors = example_tensors(file, signature, example)
+            stored = replace(signature, example=stored_example(tensors))
+            return cls(file, user, stored, example=tensors)
         except BaseException:
             forget(file)
             raise
@@ -314,6 +376,14 @@ class UserModel:
             raise RuntimeFailedError(msg) from error
         checked = self._checked(answers, _rows(self.signature, inputs))
         return {name: checked[name] for name in outputs} if outputs else checked
+
+    def example_inputs(self, *, rows: int, variable: int) -> Tensors:
+        """Return rows of the author's example; generated ones if there is none."""
+        if self._example is None:
+            return example_inputs(self.signature, rows=rows, variable=variable)
+        if not self.signature.batched:
+            return dict(self._example)
+        return {name: repeated_rows(array, rows) for name, array in self._example.items()}
 
     def close(self) -> None:
         """Call the instance's `close`, if it has one; may be called again."""

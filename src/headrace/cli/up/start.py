@@ -26,6 +26,7 @@ from headrace.control.base.settings import read_last_control_file
 from headrace.core import (
     VARIABLE,
     Datatype,
+    ExampleValue,
     FailedPreconditionError,
     HeadraceError,
     ModelSignature,
@@ -209,7 +210,7 @@ def command(
     flag: str = "",
     *,
     gateway_ca: str = "",
-    example: Mapping[str, float | str] = MappingProxyType({}),
+    example: Mapping[str, ExampleValue] = MappingProxyType({}),
 ) -> str:
     """Return a `curl` line for `endpoint` if its inputs are small, else a `headrace infer` line.
 
@@ -242,7 +243,7 @@ def command(
     return f"curl -s {http_url}/{path} -d '{body}'"
 
 
-def example_of(management: Management, endpoint: Mapping[str, Any]) -> dict[str, float | str]:
+def example_of(management: Management, endpoint: Mapping[str, Any]) -> dict[str, ExampleValue]:
     """Return `ModelSignature.example` of an endpoint of the status; empty if unknown."""
     revisions = sorted(endpoint.get("revisions", []), key=lambda revision: -revision["weight"])
     name, colon, version = revisions[0]["model"].rpartition(":") if revisions else ("", "", "")
@@ -252,12 +253,12 @@ def example_of(management: Management, endpoint: Mapping[str, Any]) -> dict[str,
         document = management.get(f"/api/v1/models/{name}/versions/{version}")
     except HeadraceError:
         return {}
-    example: dict[str, float | str] = document["signature"].get("example", {})
+    example: dict[str, ExampleValue] = document["signature"].get("example", {})
     return example
 
 
 def example_body(
-    inputs: list[TensorSpec], example: Mapping[str, float | str] = MappingProxyType({})
+    inputs: list[TensorSpec], example: Mapping[str, ExampleValue] = MappingProxyType({})
 ) -> str:
     """Return a V2 request with one generated row, in short numbers."""
     from headrace.core.examples import example_inputs

@@ -15,6 +15,7 @@ from headrace.core import (
     VARIABLE,
     Clock,
     Datatype,
+    ExampleValue,
     HeadraceError,
     ModelSignature,
     Tensors,
@@ -82,7 +83,7 @@ async def send_first_request(
     *,
     revisions: tuple[str, ...],
     clock: Clock,
-    example: Mapping[str, float | str],
+    example: Mapping[str, ExampleValue],
 ) -> FirstRequest:
     """Send requests for `name` to the gateway `address` until one is answered, for some seconds.
 
@@ -124,7 +125,7 @@ def infer_body(inputs: Tensors) -> bytes:
 
 
 async def _ask(
-    address: str, name: str, example: Mapping[str, float | str]
+    address: str, name: str, example: Mapping[str, ExampleValue]
 ) -> tuple[FetchResponse, bool]:
     """Return the response to an inference, or to the metadata request if that fails.
 

@@ -19,7 +19,7 @@ from headrace.control.reconcile.pools import PoolSync
 from headrace.control.reconcile.publication import Reconciling
 from headrace.control.reconcile.reports import Reports
 from headrace.control.reconcile.status import is_routed_as_desired, revision_ids
-from headrace.core import Clock, HeadraceError
+from headrace.core import Clock, ExampleValue, HeadraceError
 from headrace.registry import Registry
 
 _LOG: Final = logging.getLogger("headrace.control")
@@ -104,7 +104,7 @@ class FirstRequests:
             del self._asking[name]
             self.reconciler.changes.notify()
 
-    def _example(self, endpoint: DesiredEndpoint) -> Mapping[str, float | str]:
+    def _example(self, endpoint: DesiredEndpoint) -> Mapping[str, ExampleValue]:
         """Return example input of its model; empty for a model outside the registry. Blocking."""
         arm = max(endpoint.arms, key=lambda arm: arm.weight)
         try:

@@ -18,6 +18,7 @@ from headrace.core import (
     VARIABLE,
     Array,
     Datatype,
+    ExampleValue,
     FailedPreconditionError,
     HeadraceError,
     InvalidArgumentError,
@@ -308,9 +309,9 @@ def open_tabular(
     return TabularModel(signature, table, answers, concurrent=concurrent)
 
 
-def _values_of(table: TableInputs) -> dict[str, float | str]:
+def _values_of(table: TableInputs) -> dict[str, ExampleValue]:
     """Return a value of each column for `ModelSignature.example`; missing values are skipped."""
-    values: dict[str, float | str] = {}
+    values: dict[str, ExampleValue] = {}
     for spec in table.specs:
         value = table.examples[spec.name]
         if spec.shape[1:]:  # a matrix
