@@ -25,6 +25,7 @@ from headrace.cli.base.output import (
 from headrace.cli.batch.jobs import JOB_COLUMNS
 from headrace.cli.rollout.view import progress_of
 from headrace.cli.stream.find import STREAM_COLUMNS
+from headrace.cli.up.flags import StoredFlags
 from headrace.core import UnavailableError
 from headrace.core.text import bytes_text
 
@@ -80,7 +81,8 @@ def _fetch(target: "CommandTarget") -> Document:
         rollouts = api.get("/api/v1/rollouts", active="true")["rollouts"]
     except UnavailableError as error:
         return {"running": False, "ready": False, "endpoints": [], "message": str(error)}
-    return {"running": True} | document | {"rollouts": rollouts}
+    flags = "" if target.is_remote else StoredFlags.load(target.home).text()
+    return {"running": True} | document | {"rollouts": rollouts, "flags": flags}
 
 
 def render(document: Document) -> "RenderableType":
@@ -106,7 +108,9 @@ def render(document: Document) -> "RenderableType":
         parts += [*([Text()] if parts else []), rows_text(streams, columns)]
     if jobs:
         parts += [*([Text()] if parts else []), rows_text(jobs, {**JOB_COLUMNS, "job": _name})]
+    flags = document.get("flags")
     quiet = (
+        *([f"flags: {flags}"] if flags else ()),
         *batching_lines(endpoints),
         *_notes(document),
         *gateway_lines(document),

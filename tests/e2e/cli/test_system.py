@@ -8,7 +8,9 @@ import signal
 import socket
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
@@ -448,3 +450,72 @@ def test_scale_changes_the_replicas_of_one_endpoint_and_nothing_else(up: Shell) 
     assert missing.returncode == 1
     assert "no endpoint 'nobody'" in missing.stderr
     assert len(back["changes"]) == 1
+
+
+def test_a_model_adds_an_endpoint_and_a_spec_removes_only_what_is_confirmed(
+    make_shell: MakeShell,
+) -> None:
+    shell = make_shell()
+    (shell.folder / "two.onnx").write_bytes(models.mlp(seed=2))
+    (shell.folder / "spec.yaml").write_text("endpoints: [{name: two, model: ./two.onnx}]\n")
+    first = shell.run("up", "mlp.onnx", "--detach", *PORTS)
+    second = shell.run("up", "two.onnx", "--detach", *PORTS)
+    names = [endpoint["name"] for endpoint in status_of(shell)["endpoints"]]
+    refused = [shell.run(*command) for command in _REMOVING]
+    kept = [endpoint["name"] for endpoint in status_of(shell)["endpoints"]]
+    removed = shell.run("apply", "-f", "spec.yaml", "--yes")
+
+    assert (first.returncode, second.returncode) == (0, 0), second.stderr
+    assert "endpoint 'two' added" in second.stderr
+    assert names == kept == ["mlp", "two"]
+    for done in refused:
+        assert done.returncode == 1
+        assert "the spec removes endpoint 'mlp', which it does not contain" in done.stderr
+        assert "--yes" in done.stderr
+    assert removed.returncode == 0
+    assert "endpoint 'mlp' removed" in removed.stderr
+
+
+_REMOVING = (("apply", "-f", "spec.yaml"), ("up", "spec.yaml"))
+
+
+@pytest.mark.long
+def test_the_next_start_adopts_what_sigterm_left_and_uses_the_stored_flags(
+    make_shell: MakeShell,
+) -> None:
+    shell = make_shell()
+    (shell.folder / "two.onnx").write_bytes(models.mlp(seed=2))
+    shell.run("up", "mlp.onnx", "--detach", "--gateway-lost-after-s", "60", *PORTS)
+    before = status_of(shell)
+    os.kill(before["pid"], signal.SIGTERM)
+    wait_until(lambda: shell.run("status").returncode == 3)
+    between = shell.run("status")
+    answered = shell.run("infer", "mlp", "--rows", "1")
+    refused = shell.run("up", "other.yaml")
+    again = shell.run("up", "two.onnx", "--detach")
+    after = status_of(shell)
+    other = shell.run("up", "two.onnx", "--detach", "--http-port", "1")
+
+    assert "its gateway and replicas serve on" in between.stderr + between.stdout
+    assert answered.returncode == 0
+    assert refused.returncode == 2
+    assert again.returncode == 0, again.stderr
+    assert "stored flags of earlier starts: " in again.stderr
+    assert "--gateway-lost-after-s 60.0" in after["flags"]
+    assert after["gateway"]["pid"] == before["gateway"]["pid"]
+    assert after["addresses"] == before["addresses"]
+    assert [endpoint["name"] for endpoint in after["endpoints"]] == ["mlp", "two"]
+    assert other.returncode == 1
+    assert f"--http-port: the control plane that runs (pid {after['pid']})" in other.stderr
+
+
+def status_of(shell: Shell) -> dict[str, Any]:
+    document: dict[str, Any] = status(shell)
+    return document
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)

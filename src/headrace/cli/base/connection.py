@@ -24,6 +24,7 @@ from headrace.cli.base.contexts import (
 )
 from headrace.cli.base.management import Management
 from headrace.control import ControlFile, read_control_file
+from headrace.control.base.ownership import ProcessOwner
 from headrace.control.base.settings import original_of, read_last_control_file
 from headrace.core import HeadraceError, UnavailableError
 
@@ -61,8 +62,21 @@ class CommandTarget:
         if control is None:
             note = copy_note(original_of(self.home))
             msg = f"no system runs in {self.home}{note}; `headrace up` starts it"
+            if self._gateway_runs():
+                msg = (
+                    f"no control plane runs in {self.home}, and its gateway and replicas serve on; "
+                    "`headrace up` adopts them, `headrace down` stops them"
+                )
             raise UnavailableError(msg, retry_after_s=None)
         return control
+
+    def _gateway_runs(self) -> bool:
+        """Whether the gateway of an ended control plane runs."""
+        from headrace.control.base.home import Home  # only where no control plane runs
+        from headrace.control.gateway.supervisor import read_gateway_record
+
+        home = Home(root=self.home.absolute())
+        return read_gateway_record(home.gateway_file, ProcessOwner.of(home.root)) is not None
 
     def management(self) -> Management:
         """Return the management API.

@@ -369,6 +369,43 @@ class ControlOptions:
         )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GatewayTlsOptions:
+    """Options of the encryption of the gateway's ports."""
+
+    tls_cert: Annotated[
+        Path | None,
+        _file(
+            "Certificate chain (PEM) that encrypts the gateway's ports.",
+            shown="the spec's gateway.tls",
+        ),
+    ] = None
+    tls_key: Annotated[Path | None, _file("Private key of the certificate (PEM, mode 0600).")] = (
+        None
+    )
+    client_ca: Annotated[
+        Path | None, _more_file("CA certificates (PEM) that verify client certificates.")
+    ] = None
+    require_client_cert: Annotated[
+        bool,
+        option("Require a client certificate.", "--require-client-cert", hidden=True),
+    ] = False
+
+    def settings(self) -> "TlsSpec | None":
+        """Return the settings; None leaves them to the spec.
+
+        Raises:
+            typer.BadParameter: An option needs others.
+        """
+        return tls_settings(
+            "--tls",
+            self.tls_cert,
+            self.tls_key,
+            self.client_ca,
+            require_client=self.require_client_cert,
+        )
+
+
 def tls_settings(
     flag: str,
     certificate: Path | None,

@@ -35,6 +35,7 @@ from headrace.core import (
 from headrace.core.spec.rollout import SloSpec
 
 if TYPE_CHECKING:
+    from headrace.cli.up.flags import StoredFlags
     from headrace.control import ControlFile, ControlSettings
 
 
@@ -295,17 +296,22 @@ _REPORTED_S = 2.0
 _POLL_S = 0.1
 
 
-def detach(settings: "ControlSettings", *, home: Path, wait_s: float, json: bool) -> bool:
+def detach(
+    settings: "ControlSettings", *, home: Path, flags: "StoredFlags", wait_s: float, json: bool
+) -> bool:
     """Start the system in the background, print its addresses; return whether all is ready."""
     last = read_last_control_file(home)
     with progress("starting, until a test request succeeds"):
         control = start_detached(settings, timeout_s=wait_s)
+    flags.save(home)
     _show_last_log_lines(last, control)
     return _announce(control, home=home, json=json)
 
 
-def run_here(settings: "ControlSettings", home: Path) -> int:
+def run_here(settings: "ControlSettings", home: Path, flags: "StoredFlags") -> int:
     """Run the control plane in this process; a thread prints the addresses once all is ready.
+
+    The thread also stores the flags, which have then proven to be usable.
 
     Raises:
         FailedPreconditionError: The system did not start. Raised once all processes have stopped,
@@ -325,6 +331,7 @@ def run_here(settings: "ControlSettings", home: Path) -> int:
         reason = notice.get("error", "")
         control = read_control_file(home)
         if control is not None and notice.get("ready"):
+            flags.save(home)
             _show_last_log_lines(last, control)
             _announce(control, home=home, json=False, stop_with="Ctrl-C")
 

@@ -8,9 +8,10 @@ from typing import Annotated
 import msgspec
 import typer
 
-from headrace.cli.base.options import Json, Tuned, Yes, argument, option, setting
-from headrace.cli.base.output import NOT_READY
-from headrace.cli.up.settings import ControlOptions, ModelOptions, tls_settings
+from headrace.cli.base.options import Json, Tuned, Yes, argument, option
+from headrace.cli.base.output import NOT_READY, say
+from headrace.cli.up.flags import StoredFlags
+from headrace.cli.up.settings import ControlOptions, GatewayTlsOptions, ModelOptions
 
 
 def up(
@@ -28,29 +29,7 @@ def up(
         bool, option("Return when a test request has succeeded.", "--detach", "-d")
     ] = False,
     model: ModelOptions,
-    tls_cert: Annotated[
-        Path | None,
-        setting(
-            "Certificate chain (PEM) that encrypts the gateway's ports.",
-            dir_okay=False,
-            shown="the spec's gateway.tls",
-        ),
-    ] = None,
-    tls_key: Annotated[
-        Path | None, setting("Private key of the certificate (PEM, mode 0600).", dir_okay=False)
-    ] = None,
-    client_ca: Annotated[
-        Path | None,
-        setting(
-            "CA certificates (PEM) that verify client certificates.",
-            dir_okay=False,
-            hidden=True,
-        ),
-    ] = None,
-    require_client_cert: Annotated[
-        bool,
-        option("Require a client certificate.", "--require-client-cert", hidden=True),
-    ] = False,
+    tls: GatewayTlsOptions,
     allow_code: Annotated[
         bool,
         option(
@@ -62,8 +41,13 @@ def up(
     tuned: Tuned = False,
     yes: Yes = False,
     wait_s: Annotated[float, option("Timeout of --detach in seconds.", min=0.1)] = 120.0,
+    forget_flags: Annotated[
+        bool,
+        option("Start without the stored flags of earlier starts.", "--forget-flags", hidden=True),
+    ] = False,
     json: Json = False,
     options: ControlOptions,
+    context: typer.Context,
 ) -> None:
     """Serve models: start gateway, replicas and control plane, and keep them running.
 
@@ -73,6 +57,9 @@ def up(
     In the foreground, prints the addresses and then all logs; Ctrl-C drains and stops. If a system
     already runs in this home, it is changed. SIGTERM ends only the control plane: gateway and
     replicas serve on, the next `up` adopts them with their ports, and `headrace down` stops them.
+
+    The home stores the flags of a start, and the next start uses those that it does not set; the
+    running system takes flags only at its start.
 
     With --detach, exit status 3 means that some endpoints are not ready; each is listed with its
     reason, and the others serve. If no endpoint becomes ready, the system is stopped, with exit
@@ -100,21 +87,28 @@ def up(
         document = start.with_tuning(document, home)
     is_spec = start.names_spec(target)
     running = read_control_file(home)
+    stored = StoredFlags(values={}) if forget_flags and running is None else StoredFlags.load(home)
     if running is not None:
+        stored.check_running(running, context, options, tls)
         start.change_running(
             running, document, home=home, is_spec=is_spec, yes=yes, wait_s=wait_s, json=json
         )
         return
     if document is not None and is_spec:
         confirm_removals(start.stored_spec(home, options.state_url), document, yes=yes)
+    options, tls = stored.applied_to(options, context), stored.applied_to(tls, context)
+    flags = stored.updated(context, options, tls)
     settings = msgspec.structs.replace(
         options.settings(document if is_spec else None),
         endpoint=None if is_spec or document is None else document["endpoints"][0],
-        tls=tls_settings("--tls", tls_cert, tls_key, client_ca, require_client=require_client_cert),
+        tls=tls.settings(),
         copy_logs=not detach,
     )
+    if text := stored.text():
+        say(f"stored flags of earlier starts: {text}")
     if detach:
-        if not start.detach(settings, home=home, wait_s=wait_s, json=json):
+        is_ready = start.detach(settings, home=home, flags=flags, wait_s=wait_s, json=json)
+        if not is_ready:
             raise typer.Exit(NOT_READY)
     else:
-        raise typer.Exit(start.run_here(settings, home))
+        raise typer.Exit(start.run_here(settings, home, flags))

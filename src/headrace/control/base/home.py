@@ -112,6 +112,8 @@ class Home:
     """Manual commands to streams, which the spec does not contain."""
     lock_file = _Below("run/control.lock")
     """Lock that the home's only control plane holds."""
+    flags_file = _Below("run/flags.json")
+    """The flags of the last `headrace up`."""
     control_file = _Below("run/control.json")
     """Addresses of the running control plane."""
     routes_file = _Below("run/routes.json")
