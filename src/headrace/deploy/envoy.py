@@ -162,6 +162,8 @@ def _settings(facts: ExportFacts, options: EnvoyOptions) -> EnvoySettings:
         grpc_port=gateway.grpc_port,
         max_body_bytes=gateway.max_body_bytes,
         connections=gateway.connections,
+        cors=gateway.cors,
+        has_pages=False,
         access_log=gateway.access_log,
         request_log=gateway.request_log,
         tracing=facts.spec.tracing,

@@ -446,6 +446,7 @@ TABLE: Final[tuple[SpecFeature, ...]] = (
         yes(),
     ),
     row("The gateway's connections", "gateway.connections", *(_OURS,) * 5, yes()),
+    row("Pages of other origins", "gateway.cors", *(_OURS,) * 5, yes()),
     row(
         "Request log",
         "gateway.access_log gateway.request_log endpoints[].request_log",

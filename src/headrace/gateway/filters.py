@@ -5,13 +5,14 @@ endpoints; on loopback only endpoints whose spec requires it do. A filter is in 
 stream's first route configures it, so public routes have no cost.
 """
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from headrace.core.headers import INTERNAL_HEADERS
-from headrace.core.spec.access import EndpointAccess
+from headrace.core.spec.access import CorsSpec, EndpointAccess
 from headrace.core.spec.rollout import StickySpec
 from headrace.gateway.callers import FLOOD, IDENTIFY, LIMITS, Extension
 from headrace.gateway.limits import FILTERS as LIMIT_FILTERS
@@ -32,6 +33,9 @@ from headrace.gateway.scripts import (
 from headrace.gateway.scripts_auth import AUTHORIZE, AUTHORIZE_SOURCE, EVERY, KEEP, LISTED, NAMED
 from headrace.gateway.scripts_auth import IDENTIFY as IDENTIFY_SCRIPT
 from headrace.gateway.settings import EndpointRoute, EnvoySettings
+
+if TYPE_CHECKING:
+    from headrace.protocol.pages import ListTemplate
 
 CREDENTIALS: Final = ("authorization", "x-api-key")
 """Headers with callers' credentials; they are never forwarded to replicas."""
@@ -84,13 +88,34 @@ class AuthFilters:
         """Return the filters of a route about all endpoints."""
         return _identify(_rule(_ANY_AUTHENTICATED, EVERY)) if self.identifies_callers else {}
 
-    def listing(self, endpoints: Sequence[EndpointRoute]) -> Resource:
-        """Return the filters of a route that lists the endpoints that the caller may use."""
+    def listing(
+        self,
+        endpoints: Sequence[EndpointRoute],
+        template: "ListTemplate",
+        *,
+        is_public: bool = False,
+    ) -> Resource:
+        """Return the filters of a route that lists the endpoints that the caller may use.
+
+        Args:
+            is_public: Whether callers without authentication get the public endpoints, also where
+                others require it.
+        """
         if not self.identifies_callers:
             return {}
         marked = sorted((e.name, "!" if self.access(e) else "") for e in endpoints)
-        rule = _rule(_ANY_AUTHENTICATED, LISTED) if self.closed else f"{LISTED}||"
-        return _identify(rule, endpoints=" ".join(mark + name for name, mark in marked))
+        needs_caller = self.closed and not is_public
+        rule = _rule(_ANY_AUTHENTICATED, LISTED) if needs_caller else f"{LISTED}||"
+        return _identify(
+            rule,
+            endpoints=" ".join(mark + name for name, mark in marked),
+            head=template.head,
+            item=template.item,
+            placeholder=template.placeholder,
+            separator=template.separator,
+            tail=template.tail,
+            type=template.content_type,
+        )
 
     def server(self) -> Resource:
         """Return the filters of a route without endpoint, for any authenticated caller."""
@@ -172,6 +197,19 @@ _BRIDGE: Final = "envoy.extensions.filters.http.grpc_http1_reverse_bridge"
 _SELECT_FILTER: Final = "headrace.select"
 _REFUSE_FILTER: Final = "headrace.refuse"
 _UNIT_FILTER: Final = "headrace.unit"
+_CORS_FILTER: Final = "headrace.cors"
+_CORS: Final = "envoy.extensions.filters.http.cors.v3"
+_CORS_METHODS: Final = "GET, HEAD, POST"
+_CORS_REQUEST_HEADERS: Final = "*, authorization"  # `*` does not include `authorization`
+_CORS_RESPONSE_HEADERS: Final = (
+    "inference-header-content-length",
+    "retry-after",
+    "www-authenticate",
+    "x-ratelimit-limit",
+    "x-ratelimit-remaining",
+    "x-ratelimit-reset",
+    "x-request-id",
+)
 _LUA: Final = "envoy.extensions.filters.http.lua.v3.Lua"
 _GRPC_ONLY: Final[Resource] = {
     _EXTRACTION_FILTER: any_of("envoy.config.route.v3.FilterConfig", {"config": {}}),
@@ -201,6 +239,28 @@ REFUSING: Final[Resource] = {_REFUSE_FILTER: any_of(_LUA_PER_ROUTE, {"name": REF
 """Per-route configuration: respond that the model does not exist."""
 CHECKING_NAMES: Final[Resource] = {_REFUSE_FILTER: any_of(_LUA_PER_ROUTE, {"name": CHECK_NAMES})}
 """Per-route configuration: refuse headers that a server behind this gateway may misread."""
+
+
+def allowing_origins(cors: CorsSpec | None) -> Resource:
+    """Return the configuration of all routes that answers scripts of other origins."""
+    if cors is None:
+        return {}
+    policy: Resource = {
+        "allow_origin_string_match": [_origin_match(origin) for origin in cors.allow_origins],
+        "allow_methods": _CORS_METHODS,
+        "allow_headers": _CORS_REQUEST_HEADERS,
+        "expose_headers": ", ".join(_CORS_RESPONSE_HEADERS),
+        "max_age": str(cors.max_age_s),
+    }
+    return {_CORS_FILTER: any_of(f"{_CORS}.CorsPolicy", policy)}
+
+
+def _origin_match(origin: str) -> Resource:
+    scheme, star, domain = origin.partition("*.")
+    if not star:
+        return {"exact": origin}  # Envoy takes `*` for every origin
+    label = r"[a-z0-9]([a-z0-9-]*[a-z0-9])?\."
+    return {"safe_regex": {"regex": f"{scheme}({label})+{re.escape(domain)}"}}
 
 
 def reading_unit(sticky: StickySpec) -> Resource:
@@ -242,6 +302,8 @@ def http_filters(
         for extension in (IDENTIFY, LIMITS, FLOOD)
     }
     return [
+        # Before authentication: a browser sends no credentials in a preflight request.
+        _on_some_routes(_CORS_FILTER, f"{_CORS}.Cors", {}),
         typed(
             "headrace.body_size_limit",
             "envoy.extensions.filters.http.body_size_limit.v3.BodySizeLimit",

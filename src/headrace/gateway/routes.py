@@ -4,11 +4,11 @@ Routes are tried in order. gRPC calls are routed twice: first by method, then, o
 the model was read from the message and set as a header, by that header.
 """
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
+from headrace import __version__
 from headrace.core import ModelNotReadyError
 from headrace.core.headers import NOT_STARTED_HEADER
 from headrace.gateway.access_log import log_metadata
@@ -25,6 +25,7 @@ from headrace.gateway.filters import (
     SERVICE,
     UNIT_IDLE,
     AuthFilters,
+    allowing_origins,
     without_credentials,
 )
 from headrace.gateway.limits import RateLimitPlan
@@ -38,6 +39,9 @@ from headrace.gateway.splits import (
     supports_protocol,
     with_filters,
 )
+
+if TYPE_CHECKING:
+    from headrace.protocol.pages import ListTemplate
 
 ROUTE_CONFIG: Final = "headrace"
 HELD_PREFIX: Final = "/held/"
@@ -63,10 +67,6 @@ _HOLD_GRACE_S: Final = 2.0  # the control plane itself responds first that no re
 # A replica may exit again just before its first request, which then waits once more.
 _MAX_REDIRECTS: Final = 5
 _DIRECT_REPLY_BYTES: Final = 4096  # Envoy's own default
-_JSON_TYPE: Final[Resource] = {
-    "header": {"key": "content-type", "value": "application/json"},
-    "append_action": "OVERWRITE_IF_EXISTS_OR_ADD",
-}
 _READS: Final[Resource] = {"name": ":method", "string_match": {"safe_regex": {"regex": "GET|HEAD"}}}
 _NO_GRPC: Final[Resource] = {
     "name": "content-type",
@@ -103,14 +103,16 @@ class ServerRoutes:
     before: Sequence[Resource]
     after: Sequence[Resource]
     last: Sequence[Resource]
-    listing_bytes: int
+    largest_reply_bytes: int
+    filters: Resource
+    """Filter configuration of all routes."""
 
 
 def route_table(server: ServerRoutes, routes: Sequence[Resource]) -> Resource:
     """Return the route table for every port, given its routes in order."""
     return {
         "name": ROUTE_CONFIG,
-        "max_direct_response_body_size_bytes": max(server.listing_bytes, _DIRECT_REPLY_BYTES),
+        "max_direct_response_body_size_bytes": max(server.largest_reply_bytes, _DIRECT_REPLY_BYTES),
         "validate_clusters": True,  # else a missing cluster gives 503 later
         "request_headers_to_remove": [MODEL_HEADER],
         "response_headers_to_remove": [NOT_STARTED_HEADER, "x-envoy-upstream-service-time"],
@@ -120,6 +122,7 @@ def route_table(server: ServerRoutes, routes: Sequence[Resource]) -> Resource:
                 "domains": ["*"],
                 "retry_policy": _retry_policy(),
                 "routes": routes,
+                **({"typed_per_filter_config": server.filters} if server.filters else {}),
             }
         ],
     }
@@ -132,14 +135,23 @@ def server_routes(
     endpoints: Sequence[EndpointRoute],
 ) -> ServerRoutes:
     """Return the routes that concern no single endpoint."""
-    listing = json.dumps({"models": sorted(endpoint.name for endpoint in endpoints)})
+    from headrace.protocol import pages  # noqa: PLC0415  # loads the codecs
+
     servers = _servers(endpoints)
     control = _forward({"cluster": CONTROL})
     statistics = servers if settings.control_address is None else control
     reads_units = any(e.sticky is not None and not e.sticky.header for e in endpoints)
     more_filters = {**(UNIT_IDLE if reads_units else {}), **limiting.first_check(endpoints)}
-    last: Resource = {"name": "unknown-path", "match": {"prefix": "/"}, **_reply(404, "Not Found")}
+    last: Resource = {
+        "name": "unknown-path",
+        "match": {"prefix": "/"},
+        **_reply(404, pages.NOT_FOUND),
+    }
     plain: Resource = {**last, "match": {"prefix": "/endpoints/"}}
+    near: Iterable[Resource] = (
+        {**last, "match": {"safe_regex": {"regex": pattern}}, **_reply(404, text)}
+        for pattern, text in pages.NOT_FOUND_NEAR
+    )
     # Envoy joins several Host headers, and a server may use either: refuse such requests.
     # https://www.rfc-editor.org/rfc/rfc9112#section-3.2
     several: Resource = {"name": ":authority", "string_match": {"contains": ","}}
@@ -157,15 +169,24 @@ def server_routes(
                 {"name": "statistics", "match": {"path": "/v2/models/stats"}, **statistics},
                 guard.every(),
             ),
-            *(_authenticated(route, guard.listing(endpoints)) for route in _listings(listing)),
+            *_names_routes(guard, endpoints),
         ),
         after=(
+            *_root_routes(guard, endpoints),
+            *_page_routes(settings, servers),
             *_unknown_models(guard, servers),
             *_grpc_server_routes(guard, servers, statistics, more_filters),
             *(() if settings.control_address is None else (_reflection_route(guard),)),
         ),
-        last=(_authenticated(plain, guard.unknown()), _authenticated(last, guard.server())),
-        listing_bytes=len(listing),
+        last=(
+            _authenticated(plain, guard.unknown()),
+            *(_authenticated(route, guard.server()) for route in (*near, last)),
+        ),
+        largest_reply_bytes=max(
+            len(pages.openapi_template().render(endpoint.name for endpoint in endpoints)),
+            *(page.file.stat().st_size for page in pages.PAGES),
+        ),
+        filters=allowing_origins(settings.cors),
     )
 
 
@@ -282,15 +303,11 @@ def _unknown_models(guard: AuthFilters, servers: Resource) -> Iterator[Resource]
 
 
 def _health_routes(endpoints: Sequence[EndpointRoute], servers: Resource) -> Iterator[Resource]:
-    """Yield the public routes of liveness and readiness, which load balancers call.
-
-    `/` is KServe's V1 liveness.
-    """
-    yield from _document("live", "/v2/health/live", '{"live":true}')
-    yield from _document("live", "/", '{"status":"alive"}')
+    """Yield the public routes of liveness and readiness, which load balancers call."""
+    yield from _document("live", {"path": "/v2/health/live"}, '{"live":true}')
     answers = any(e.held or any(arm.is_live for arm in e.arms) for e in endpoints)
     if answers and not all_replicas(endpoints):
-        yield from _document("server", "/v2/health/ready", '{"ready":true}')
+        yield from _document("server", {"path": "/v2/health/ready"}, '{"ready":true}')
     else:
         yield {"name": "server", "match": {"path": "/v2/health/ready"}, **servers}
 
@@ -308,22 +325,74 @@ def _server_routes(servers: Resource) -> Iterator[Resource]:
     }
 
 
-def _listings(listing: str) -> Iterator[Resource]:
+def _names_routes(guard: AuthFilters, endpoints: Sequence[EndpointRoute]) -> Iterator[Resource]:
+    from headrace.protocol.pages import names_template  # noqa: PLC0415  # as above
+
     for path in ("/v1/models", "/v2/models"):
-        yield from _document("models", path, listing)
+        yield from _list(guard, endpoints, "models", {"path": path}, names_template())
 
 
-def _document(name: str, path: str, text: str) -> Iterator[Resource]:
-    """Yield the routes of a JSON document that Envoy itself returns, for `GET` and `HEAD` only."""
+def _root_routes(guard: AuthFilters, endpoints: Sequence[EndpointRoute]) -> Iterator[Resource]:
+    """Yield the routes of `/` and `/openapi.json`. `/` is public: it is KServe's V1 liveness."""
+    from headrace.protocol import pages  # noqa: PLC0415  # as above
+
+    is_browser: Resource = {"name": "accept", "string_match": {"contains": "text/html"}}
+    page: Resource = {"path": "/", "headers": [is_browser]}
+    # Without authentication the version of a public gateway is not shown.
+    root = pages.root_template(version="" if guard.closed else __version__)
+    yield from _list(guard, endpoints, "root", page, pages.root_page(), is_public=True)
+    yield from _list(guard, endpoints, "root", {"path": "/"}, root, is_public=True)
+    openapi = {"path": "/openapi.json"}
+    yield from _list(guard, endpoints, "openapi", openapi, pages.openapi_template())
+
+
+def _list(
+    guard: AuthFilters,
+    endpoints: Sequence[EndpointRoute],
+    name: str,
+    match: Resource,
+    template: "ListTemplate",
+    *,
+    is_public: bool = False,
+) -> Iterator[Resource]:
+    """Yield the routes of a document with the endpoints that the caller may use."""
+    text = template.render(sorted(endpoint.name for endpoint in endpoints))
+    filters = guard.listing(endpoints, template, is_public=is_public)
+    for route in _document(name, match, text, content_type=template.content_type):
+        yield _authenticated(route, filters)
+
+
+def _page_routes(settings: EnvoySettings, servers: Resource) -> Iterator[Resource]:
+    """Yield the routes of static files, which are public: they are the same for all callers."""
+    from headrace.protocol.pages import PAGES  # noqa: PLC0415  # as above
+
+    if not settings.has_pages:
+        yield {"name": "docs", "match": {"path_separated_prefix": "/docs"}, **servers}
+        return
+    for page in PAGES:
+        yield {
+            "name": "docs",
+            "match": {"path": page.path, "headers": [_READS]},
+            "direct_response": {"status": 200, "body": {"filename": str(page.file)}},
+            "response_headers_to_add": [set_header(name, value) for name, value in page.headers],
+        }
+
+
+def _document(
+    name: str, match: Resource, text: str, *, content_type: str = "application/json"
+) -> Iterator[Resource]:
+    """Yield the routes of a document that Envoy itself returns, for `GET` and `HEAD` only."""
+    headers = match.get("headers", ())
+    assert isinstance(headers, Sequence)
     yield {
         "name": name,
-        "match": {"path": path, "headers": [_READS]},
+        "match": {**match, "headers": [*headers, _READS]},
         **_reply(200, text),
-        "response_headers_to_add": [_JSON_TYPE],
+        "response_headers_to_add": [set_header("content-type", content_type)],
     }
     yield {
         "name": name,
-        "match": {"path": path, "headers": [_NO_GRPC]},
+        "match": {**match, "headers": [*headers, _NO_GRPC]},
         **_reply(405, "Method Not Allowed"),
         "response_headers_to_add": [_ALLOW_READS],
     }

@@ -404,17 +404,21 @@ local function keep(handle, name, value)
   handle:streamInfo():dynamicMetadata():set("headrace.identity", name, value)
 end
 
--- The endpoints that a caller may use; those that authenticate callers stand behind a `!`.
-local function list(endpoints, identity)
-  local usable, names = {}, {}
+-- The endpoints that a caller may use, in a template. `endpoints` marks those that authenticate
+-- callers with a `!`.
+local function list(template, identity)
+  local usable, items = {}, {}
   for scope in pairs(identity ~= nil and identity.scopes or {}) do
     usable[scope:match("^infer:([^:]*)") or ""] = true
   end
-  for mark, name in endpoints:gmatch("(!?)(%S+)") do
-    if mark == "" or usable["*"] or usable[name] then names[#names + 1] = '"' .. name .. '"' end
+  local item, placeholder = template:get("item"), template:get("placeholder")
+  for mark, name in template:get("endpoints"):gmatch("(!?)(%S+)") do
+    if mark == "" or usable["*"] or usable[name] then
+      items[#items + 1] = item:gsub(placeholder, name)
+    end
   end
-  return {[":status"] = "200", ["content-type"] = "application/json"},
-    '{"models": [' .. table.concat(names, ", ") .. "]}"
+  return {[":status"] = "200", ["content-type"] = template:get("type")},
+    template:get("head") .. table.concat(items, template:get("separator")) .. template:get("tail")
 end
 
 local function decide(handle)
@@ -424,7 +428,7 @@ local function decide(handle)
     if problem ~= nil then return unauthorized(problem, true) end
     identity = identity or by_certificate(handle)
     if identity == nil and next(rule.methods) ~= nil then return unauthorized(NOBODY) end
-    return list(handle:filterContext():get("endpoints"), identity)
+    return list(handle:filterContext(), identity)
   end
   if rule.keeps then
     local certificate = by_certificate(handle)

@@ -9,7 +9,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from headrace.core import DEFAULT_MAX_BODY_BYTES, InvalidArgumentError, check_name, check_version
-from headrace.core.spec.access import AccessSettings, EndpointAccess, EndpointLimitsSpec
+from headrace.core.spec.access import AccessSettings, CorsSpec, EndpointAccess, EndpointLimitsSpec
 from headrace.core.spec.observe import EndpointLogSpec, LogMode, RequestLogSpec, TracingSpec
 from headrace.core.spec.rollout import StickySpec
 from headrace.core.spec.scale import ConnectionsSpec
@@ -250,6 +250,12 @@ class EnvoySettings:
     """CA certificates (PEM) that verify upstreams; None for the system's."""
     tls: ListenerTls | None = None
     """TLS of callers' connections; None for plain text. The private socket never uses TLS."""
+    cors: CorsSpec | None = None
+    """Origins whose pages may call; None for none."""
+    has_pages: bool = True
+    """Whether Envoy reads the pages of `/docs` from this package's files; else a replica returns
+    them.
+    """
     counts_all: bool = True
     """Whether requests outside compared splits are counted too."""
     user: int | None = None

@@ -85,6 +85,7 @@ def gateway_settings(
         limits_address=None if limits else options.limits_address,
         max_body_bytes=options.max_body_bytes,
         connections=options.connections,
+        cors=options.cors,
         access_log=options.access_log,
         request_log=options.request_log,
         tracing=options.tracing,

@@ -12,6 +12,7 @@ from headrace.protocol.protos import INFERENCE_SERVICE
 from headrace.serving.exchange import TEXT, Exchange, send_error
 from headrace.serving.grpc.bridge import INFER, GrpcBridge, send_grpc_error
 from headrace.serving.internal import InternalApi
+from headrace.serving.pages import ModelPages
 from headrace.serving.routing import (
     Handler,
     MethodNotAllowedError,
@@ -54,6 +55,7 @@ class Application:
         v1 = V1Api(state)
         grpc = GrpcBridge(state, has_repository=has_repository)
         self._apis = (v2, v1, grpc)
+        self._pages = ModelPages(state)
         self._observer = Observer(state)
         self._recorder = RequestRecorder(state)
         self._internal = InternalApi(state, self._observer, self._recorder, self._observe_or_not)
@@ -96,12 +98,13 @@ class Application:
         model = ModelRoutes(
             name=name,
             version=version,
-            handlers=observed(v2.model_handlers()),
+            handlers=observed(v2.model_handlers()) | self._pages.model_handlers(),
             v1_handlers=observed(v1.model_handlers()),
         )
         others: dict[tuple[bytes, bytes], Handler] = {
             **v2.handlers(),
             **v1.handlers(),
+            **self._pages.handlers(),
             **observed(grpc.handlers()),
             **self._internal.handlers(),
             **drift_handlers(self._sampler, self._observe_or_not),

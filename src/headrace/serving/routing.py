@@ -20,6 +20,7 @@ from headrace.core import (
 )
 from headrace.core.headers import PRIORITY_HEADER, SLO_HEADER, TIMEOUT_HEADER
 from headrace.core.priorities import LEVELS
+from headrace.protocol.pages import MODEL_PATHS, not_found_text
 from headrace.serving.exchange import Exchange
 
 _GRPC_PREFIX: Final = b"/inference.GRPCInferenceService/"
@@ -118,13 +119,19 @@ def why_no_model(path: bytes, *, knows: Callable[[str, str], bool]) -> HeadraceE
     name = (match["name"] or match["v1name"]).decode(errors="replace")[:200]
     version = (match["version"] or b"").decode()[:50]
     if knows(name, version):
-        return _why_no_path(b"/v2" + (match["verb"] or b""))
+        verb = b"/v2" + (match["verb"] or b"")
+        return _why_unsupported(verb) or NotFoundError(MODEL_PATHS)
     if match["v1name"]:
         return NotFoundError(f"Model with name {name} does not exist.")
     return ModelNotFoundError(name, version)
 
 
 def _why_no_path(path: bytes) -> HeadraceError:
+    reason = _why_unsupported(path)
+    return reason or NotFoundError(not_found_text(path.decode(errors="replace")))
+
+
+def _why_unsupported(path: bytes) -> HeadraceError | None:
     if path.startswith((b"/v2/systemsharedmemory", b"/v2/cudasharedmemory")):
         return UnsupportedError("Client shared memory is not supported: send tensors in requests")
     if path.startswith((b"/v2/trace", b"/v2/logging")):
@@ -132,7 +139,7 @@ def _why_no_path(path: bytes) -> HeadraceError:
     if path.startswith(_GRPC_PREFIX):
         rpc = path.removeprefix(_GRPC_PREFIX).decode(errors="replace")[:100]
         return UnsupportedError(f"there is no unary rpc '{rpc}'")
-    return NotFoundError("Not Found")
+    return None
 
 
 def add_routes(table: Table, routes: dict[tuple[bytes, bytes], Handler]) -> Table:

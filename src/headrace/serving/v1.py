@@ -1,7 +1,5 @@
 """KServe's V1 protocol: `:predict` and readiness."""
 
-from typing import Final
-
 import orjson
 
 from headrace.core import HeadraceError, InferResponse, NullPolicy, UnsupportedError
@@ -10,9 +8,6 @@ from headrace.serving.exchange import Exchange, send_error
 from headrace.serving.routing import Handler, rank, timeout_s
 from headrace.serving.state import ReplicaState
 from headrace.serving.v2 import decoded_body, send_tensors
-
-V1_ALIVE: Final = b'{"status":"alive"}'
-"""KServe's V1 response to `GET /`."""
 
 
 class V1Api:
@@ -43,10 +38,7 @@ class V1Api:
 
     def handlers(self) -> dict[tuple[bytes, bytes], Handler]:
         """Return the handlers by method and path."""
-        return {
-            (b"GET", b"/"): lambda exchange: exchange.send_json(V1_ALIVE),
-            (b"GET", b"/v1/models"): self.models,
-        }
+        return {(b"GET", b"/v1/models"): self.models}
 
     def predict(self, exchange: Exchange) -> None:
         """POST /v1/models/NAME:predict."""

@@ -19,9 +19,10 @@ from PIL import Image
 
 from headrace.cli.up import start
 from headrace.client import Client
-from headrace.control.gateway.first_request import infer_body
 from headrace.core import Array, InvalidArgumentError, Tensors, example_inputs
 from headrace.pipeline import Pipeline, load_pipeline
+from headrace.protocol import encode_document
+from headrace.protocol.openapi import infer_document
 from headrace.testing import models
 from tests.e2e.control.system import System
 from tests.unit.pipeline.conftest import tokenizer_json
@@ -218,7 +219,7 @@ def test_requests_that_are_made_up_for_people_are_answered(
 ) -> None:
     url = served.where().http_url
     with Client(url) as client:
-        body = infer_body(example_inputs(client.signature(name)))
+        body = encode_document(infer_document(example_inputs(client.signature(name))))
     answer = served.call("POST", f"{url}/v2/models/{name}/infer", json.loads(body))
     words = shlex.split(start.command(url, name))
     shown = subprocess.run(words, capture_output=True, check=True, timeout=30)

@@ -171,6 +171,8 @@ def _path_fits(match: Mapping[str, Any], path: str) -> bool:
             return path == prefix or path.startswith(f"{prefix}/")
         case {"prefix": prefix}:
             return path.startswith(prefix)
+        case {"safe_regex": {"regex": pattern}}:
+            return re.fullmatch(pattern, path) is not None
         case _:
             msg = f"unknown match {match}"
             raise AssertionError(msg)

@@ -2,13 +2,14 @@ import json
 from pathlib import Path
 
 from headrace.core.headers import CALLER_HEADER, TIER_HEADER
-from headrace.core.spec.access import AccessSettings
+from headrace.core.spec.access import AccessSettings, CorsSpec
 from headrace.gateway import EnvoySettings
 from headrace.gateway.filters import (
     BRIDGING,
     GUARDS,
     SELECTING,
     UNIT_IDLE,
+    allowing_origins,
     early_mutations,
     http_filters,
     without_auth_filters,
@@ -41,7 +42,8 @@ def test_filters_for_grpc_are_off_for_every_stream_that_does_not_ask_for_them(
     filters = http_filters(settings, tmp_path / "oip.pb")
     off = {str(one["name"]) for one in filters if one.get("disabled")}
 
-    wanted = (*SELECTING, *BRIDGING, *UNIT_IDLE, *GUARDS, *LIMIT_FILTERS)
+    cors = allowing_origins(CorsSpec(allow_origins=("*",)))
+    wanted = (*SELECTING, *BRIDGING, *UNIT_IDLE, *GUARDS, *LIMIT_FILTERS, *cors)
     assert off == {str(name) for name in wanted}
     assert filters[-1]["name"] == "headrace.router"
     assert not filters[-1].get("disabled")

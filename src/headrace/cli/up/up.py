@@ -2,7 +2,6 @@
 
 # ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
 
-from pathlib import Path
 from typing import Annotated
 
 import msgspec

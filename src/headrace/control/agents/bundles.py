@@ -119,6 +119,7 @@ def options_of(settings: EnvoySettings, *, limits_port: int | None) -> GatewayOp
     return GatewayOptions(
         max_body_bytes=settings.max_body_bytes,
         connections=settings.connections,
+        cors=settings.cors,
         access_log=settings.access_log,
         request_log=settings.request_log,
         tracing=settings.tracing,

@@ -16,6 +16,7 @@ import msgspec
 from headrace.control.gateway.activator import HoldLimits
 from headrace.core import FailedPreconditionError, InvalidArgumentError
 from headrace.core.error_kind import UNDECODABLE
+from headrace.core.spec.access import CorsSpec
 from headrace.core.spec.observe import RequestLogSpec, TracingSpec
 from headrace.core.spec.scale import ConnectionsSpec
 from headrace.gateway import (
@@ -54,6 +55,7 @@ class GatewayOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     request_log: RequestLogSpec
     tracing: TracingSpec | None
     tls: ListenerTls | None
+    cors: CorsSpec | None = None
     limits_port: int | None = None
     """Port of the control plane's service for shared rate limits, by mutual TLS."""
     limits_address: str | None = None

@@ -158,6 +158,7 @@ def assemble(
             control_address=f"unix:{sockets.gateway.getsockname()}",
             limits_address=gateway_spec.limits_service or own_limits,
             connections=gateway_spec.connections,
+            cors=gateway_spec.cors,
             access_log=gateway_spec.access_log,
             request_log=gateway_spec.request_log,
             tracing=spec.tracing,

@@ -18,14 +18,14 @@ from headrace.core import (
     ExampleValue,
     HeadraceError,
     ModelSignature,
-    Tensors,
     TensorSpec,
-    datatype_of,
 )
 from headrace.core.backoff import Backoff
 from headrace.core.error_kind import UNDECODABLE
 from headrace.core.examples import example_inputs
 from headrace.core.fetch import FetchResponse, fetch
+from headrace.protocol import encode_document
+from headrace.protocol.openapi import infer_document
 
 _TIMEOUT_S: Final = 60.0
 _RETRIES: Final = 20
@@ -107,23 +107,6 @@ async def send_first_request(
     return result
 
 
-def infer_body(inputs: Tensors) -> bytes:
-    """Return `inputs` as a V2 request in JSON."""
-    rows = [
-        {
-            "name": name,
-            "shape": array.shape,
-            "datatype": datatype_of(array.dtype),
-            "data": [
-                item.decode() if isinstance(item, bytes) else item
-                for item in array.ravel().tolist()
-            ],
-        }
-        for name, array in inputs.items()
-    ]
-    return msgspec.json.encode({"inputs": rows})
-
-
 async def _ask(
     address: str, name: str, example: Mapping[str, ExampleValue]
 ) -> tuple[FetchResponse, bool]:
@@ -149,7 +132,7 @@ async def _ask(
             f"/v2/models/{name}/infer",
             method="POST",
             headers={"content-type": "application/json"},
-            body=infer_body(example_inputs(signature, variable=size)),
+            body=encode_document(infer_document(example_inputs(signature, variable=size))),
             timeout_s=_TIMEOUT_S,
         )
         if answer.status != _INTERNAL or not signature.has_variable_size:

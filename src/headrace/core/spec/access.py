@@ -5,6 +5,7 @@ A spec contains no secrets: it names files and, in some fields, environment vari
 
 import ipaddress
 import math
+import re
 from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from typing import Annotated, Any, Final, Literal
@@ -203,6 +204,35 @@ class TlsSpec(SpecPart, frozen=True, kw_only=True):
         if self.require_client_certificate and not self.client_ca_file:
             msg = "'require_client_certificate' needs 'client_ca_file'"
             raise ValueError(msg)
+
+
+_ORIGIN: Final = re.compile(
+    r"\*|https?://((\*\.)?[a-z0-9]([a-z0-9.-]*[a-z0-9])?|\[[0-9a-f:]+\])(:[0-9]{1,5})?"
+)
+
+
+def _check_origin(origin: str) -> str:
+    if _ORIGIN.fullmatch(origin) is None:
+        msg = (
+            f"origin {origin[:100]!r} is none of '*', 'https://HOST[:PORT]' in lower case without "
+            "a path, and 'https://*.DOMAIN'"
+        )
+        raise ValueError(msg)
+    return origin
+
+
+_Origin = Annotated[str, Meta(min_length=1, max_length=255), _check_origin]
+
+
+class CorsSpec(SpecPart, frozen=True, kw_only=True):
+    """Pages of other origins whose scripts may call the gateway (CORS)."""
+
+    allow_origins: Annotated[tuple[_Origin, ...], Meta(min_length=1, max_length=64)]
+    """Origins of the pages, such as `https://app.example.com`; `https://*.example.com` for all
+    subdomains, `*` for every page. Callers authenticate as usual.
+    """
+    max_age_s: Annotated[int, Meta(ge=0, le=86400)] = 600
+    """How long a browser may reuse the answer to a preflight request. Unit: seconds."""
 
 
 class SecuritySpec(SpecPart, frozen=True, kw_only=True):

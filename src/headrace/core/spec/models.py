@@ -13,6 +13,7 @@ from headrace.core.settings import (
 from headrace.core.spec.access import (
     METHOD_PATTERN,
     AuthSpec,
+    CorsSpec,
     EndpointLimitsSpec,
     SecuritySpec,
     TierSpec,
@@ -231,6 +232,9 @@ class GatewaySpec(SpecModel):
     )
     request_log: RequestLogSpec = Field(default=RequestLogSpec(), description="See RequestLogSpec.")
     tls: TlsSpec | None = Field(default=None, description="Null for plain text. See TlsSpec.")
+    cors: CorsSpec | None = Field(
+        default=None, description="Null refuses scripts of other origins. See CorsSpec."
+    )
     shared_limits: bool = Field(
         default=False, description="Whether several gateways share each limit."
     )

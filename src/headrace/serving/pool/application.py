@@ -63,12 +63,12 @@ from headrace.serving.grpc.bridge import (
 )
 from headrace.serving.internal import decode_body, local_only, send_loads
 from headrace.serving.memory import peak_bytes
+from headrace.serving.pages import OPENAPI, page_handlers, send_openapi, send_root
 from headrace.serving.pool.hosted import HostedModel, HostedPhase
 from headrace.serving.pool.pool import ModelPool
 from headrace.serving.routing import Handler, Router, Table, add_routes, why_no_model
 from headrace.serving.telemetry.metrics import BRIEF, model_families, model_labels, process_families
 from headrace.serving.telemetry.report import ReplicaReport
-from headrace.serving.v1 import V1_ALIVE
 
 Choose = Callable[[str, str, Exchange], HostedModel | None]
 _GRPC_DESCRIBE: Final = frozenset({"ModelMetadata", "ModelConfig"})
@@ -262,7 +262,7 @@ _VERSION: Final = HOSTED_VERSION_HEADER.encode()
 """Version that the gateway selected for a request whose path names none."""
 _INFER: Final = frozenset({(b"POST", b"/infer"), (b"POST", b":predict")})
 _OF_MODELS: Final = (b"/v2/models/", b"/v1/models/")
-_DESCRIBE: Final = frozenset({(b"GET", b""), (b"GET", b"/config")})
+_DESCRIBE: Final = frozenset({(b"GET", b""), (b"GET", b"/config"), (b"GET", OPENAPI)})
 
 
 class PoolApplication:
@@ -350,7 +350,9 @@ class PoolApplication:
 
     def _handlers(self) -> dict[tuple[bytes, bytes], Handler]:
         handlers: dict[tuple[bytes, bytes], Handler] = {
-            (b"GET", b"/"): lambda exchange: exchange.send_json(V1_ALIVE),
+            (b"GET", b"/"): lambda exchange: send_root(self._hosted_names(), exchange),
+            (b"GET", OPENAPI): lambda exchange: send_openapi(self._hosted_names(), exchange),
+            **page_handlers(),
             (b"GET", b"/v2"): self._metadata,
             (b"GET", b"/v2/health/live"): lambda exchange: exchange.send_json(b'{"live":true}'),
             (b"GET", b"/v2/health/ready"): self._ready,
@@ -398,8 +400,10 @@ class PoolApplication:
             exchange.send(503, b'{"ready":false}')
 
     def _names(self, exchange: Exchange) -> None:
-        names = sorted({name for name, _ in self._pool.models})
-        exchange.send_json(orjson.dumps({"models": names}))
+        exchange.send_json(orjson.dumps({"models": self._hosted_names()}))
+
+    def _hosted_names(self) -> list[str]:
+        return sorted({name for name, _ in self._pool.models})
 
     def _statistics(self, exchange: Exchange) -> None:
         states = [hosted.state for hosted in self._pool.models.values()]
