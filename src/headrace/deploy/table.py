@@ -145,6 +145,7 @@ TABLE: Final[tuple[SpecFeature, ...]] = (
         "endpoints[].nulls",
         *(_REPLICAS, _SETTINGS, _SETTINGS, _REPLICAS, _BEHIND, _REPLICAS),
     ),
+    row("Example request", "endpoints[].example", every=external("of Headrace's readiness check")),
     row(
         "Code of the model's author",
         "endpoints[].allow_code",

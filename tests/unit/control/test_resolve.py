@@ -292,6 +292,22 @@ def test_replicas_are_told_what_nulls_are_only_where_they_are_errors(
     assert errors.arms[0].revision.settings.nulls == NullPolicy.ERROR
 
 
+def test_an_example_request_is_checked_against_the_model(registry: Registry, model: Path) -> None:
+    entry = {"name": "m", "model": str(model)}
+    [plain] = resolve(registry, entry)
+    [endpoint] = resolve(registry, {**entry, "example": {"x": [[1, 2.5]]}})
+
+    assert endpoint.example == {"x": [[1, 2.5]]}
+    assert endpoint.arms[0].revision.id == plain.arms[0].revision.id
+    for example, reason in (
+        ({"x": [1, 2]}, r"unexpected shape for input 'x'"),
+        ({"x": [["a", "b"]]}, r"could not convert"),
+        ({"z": [1]}, r"m:1 has no input z"),
+    ):
+        with pytest.raises(SpecError, match=rf"endpoints\[0\]\.example: .*{reason}"):
+            resolve(registry, {**entry, "example": example})
+
+
 def signed_only(
     registry: Registry, keys: Path, *endpoints: Mapping[str, object]
 ) -> DesiredEndpoint:

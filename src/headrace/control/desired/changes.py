@@ -127,6 +127,7 @@ _SETTINGS: Final = (
     "request_log",
     "payload_log",
     "drift",
+    "example",
 )
 
 

@@ -32,6 +32,8 @@ from headrace.core import (
     RequestCancelledError,
     SignedSettings,
     SystemClock,
+    check_inputs,
+    example_inputs,
 )
 from headrace.core.devices import Device
 from headrace.core.settings import DEFAULT_ROW_CHECK_RATIO
@@ -250,6 +252,8 @@ class Resolver:
                     f"but the endpoint asks for '{endpoint.runtime}'"
                 )
                 raise InvalidArgumentError(message)
+            if endpoint.example is not None:
+                self._check_example(endpoint, stored, location)
             pinned = _pin_stored(stored, self.registry.path(stored), self._signed(stored))
             return replace(pinned, features=self._features(endpoint, stored, pinned.path))
         except RequestCancelledError:
@@ -257,6 +261,17 @@ class Resolver:
         except HeadraceError as error:
             self._wrong(location, str(error))
             return None
+
+    def _check_example(self, endpoint: EndpointSpec, stored: ModelVersion, location: str) -> None:
+        signature = replace(stored.signature, example=endpoint.example or {})
+        try:
+            check_inputs(stored.reference, signature, example_inputs(signature))
+            unknown = set(signature.example) - {spec.name for spec in signature.inputs}
+            if unknown:
+                message = f"{stored.reference} has no input {', '.join(sorted(unknown))}"
+                raise InvalidArgumentError(message)
+        except (HeadraceError, ValueError, TypeError) as error:
+            self._wrong(f"{location.partition('.')[0]}.example", str(error))
 
     def _stored(self, endpoint: EndpointSpec, model: str) -> ModelVersion:
         if not is_model_path(model):
@@ -438,6 +453,7 @@ def desired_endpoint(
         payload_log=endpoint.payload_log,
         drift=endpoint.drift,
         features=endpoint.features.watch() if endpoint.features else None,
+        example=endpoint.example,
     )
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any, Final
@@ -142,6 +143,8 @@ class DesiredEndpoint(msgspec.Struct, frozen=True, kw_only=True):
     """None disables drift detection."""
     features: FeatureWatch | None = None
     """None disables skew detection."""
+    example: Mapping[str, list[object]] | None = None
+    """Values of a valid request by input; None uses the model's, or generated ones."""
     spec_source: Source = ()
     """The versions that the last applied spec names, if a rollout that was not started by an apply
     led elsewhere since; empty if `arms` are these versions.

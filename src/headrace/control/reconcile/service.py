@@ -105,7 +105,9 @@ class FirstRequests:
             self.reconciler.changes.notify()
 
     def _example(self, endpoint: DesiredEndpoint) -> Mapping[str, ExampleValue]:
-        """Return example input of its model; empty for a model outside the registry. Blocking."""
+        """Return the endpoint's example, else that of its model in the registry. Blocking."""
+        if endpoint.example is not None:
+            return dict(endpoint.example)
         arm = max(endpoint.arms, key=lambda arm: arm.weight)
         try:
             return self.registry.get(arm.revision.model).signature.example

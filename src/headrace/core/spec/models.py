@@ -128,6 +128,11 @@ class EndpointSpec(SpecModel):
     labels: dict[str, Labels] = Field(
         default_factory=dict, description="Class names by output name, for `classification`."
     )
+    example: dict[str, list[object]] | None = Field(
+        default=None,
+        description="Values of a valid request by input, as in `{word: [good]}`, for the readiness "
+        "check; null takes the model's example, or generated values.",
+    )
     nulls: Literal["nan", "error"] = Field(
         default="nan",
         description="How a null in a JSON request is treated for a float input: as NaN, as a "
