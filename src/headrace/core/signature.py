@@ -17,7 +17,7 @@ Tensors = dict[str, Array]
 Data is C-contiguous and little-endian; BYTES is an object array of `bytes`.
 """
 
-ExampleValue = float | str | list[object]
+ExampleValue = float | str | list[Any]
 """Valid value of an input: of each element, or a list of all values of a request."""
 
 VARIABLE = -1

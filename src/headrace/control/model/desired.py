@@ -143,7 +143,7 @@ class DesiredEndpoint(msgspec.Struct, frozen=True, kw_only=True):
     """None disables drift detection."""
     features: FeatureWatch | None = None
     """None disables skew detection."""
-    example: Mapping[str, list[object]] | None = None
+    example: Mapping[str, list[Any]] | None = None
     """Values of a valid request by input; None uses the model's, or generated ones."""
     spec_source: Source = ()
     """The versions that the last applied spec names, if a rollout that was not started by an apply

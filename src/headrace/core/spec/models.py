@@ -128,7 +128,7 @@ class EndpointSpec(SpecModel):
     labels: dict[str, Labels] = Field(
         default_factory=dict, description="Class names by output name, for `classification`."
     )
-    example: dict[str, list[object]] | None = Field(
+    example: dict[str, list[Any]] | None = Field(
         default=None,
         description="Values of a valid request by input, as in `{word: [good]}`, for the readiness "
         "check; null takes the model's example, or generated values.",
