@@ -21,6 +21,7 @@ from headrace.protocol.metadata import (
     repository_index,
     server_metadata,
 )
+from headrace.protocol.predictions import PredictionCodec
 from headrace.protocol.status import (
     GRPC_STATUS,
     HTTP_STATUS,
@@ -44,6 +45,7 @@ __all__ = [
     "IndexEntry",
     "InferDecoder",
     "InferEncoder",
+    "PredictionCodec",
     "V1Codec",
     "compress",
     "decode_index_request",

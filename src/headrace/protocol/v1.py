@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+from collections.abc import Mapping
 from typing import Any, Final
 
 import numpy as np
@@ -58,7 +59,14 @@ class V1Codec:
         Raises:
             InvalidArgumentError: The model cannot run it; the message says why.
         """
-        columns = self._columns(body)
+        return self.request_of(self._columns(body))
+
+    def request_of(self, columns: Mapping[str, Any]) -> InferRequest:
+        """Return the request of nested lists by input name, validated against the signature.
+
+        Raises:
+            InvalidArgumentError: The model cannot run it; the message says why.
+        """
         inputs: dict[str, Array] = {}
         rows = set()
         for name, data in columns.items():
@@ -85,15 +93,15 @@ class V1Codec:
         predictions: object
         if len(outputs) == 1:
             (array,) = outputs.values()
-            predictions = _jsonable(array if array.ndim else array.reshape(1))
+            predictions = jsonable(array if array.ndim else array.reshape(1))
         elif self._batched:
             rows = min((len(array) for array in outputs.values()), default=0)
             predictions = [
-                {name: _jsonable(array[row]) for name, array in outputs.items()}
+                {name: jsonable(array[row]) for name, array in outputs.items()}
                 for row in range(rows)
             ]
         else:
-            predictions = [{name: _jsonable(array) for name, array in outputs.items()}]
+            predictions = [{name: jsonable(array) for name, array in outputs.items()}]
         return orjson.dumps({"predictions": predictions}, option=orjson.OPT_SERIALIZE_NUMPY)
 
     def _columns(self, body: Body) -> dict[str, Any]:
@@ -184,7 +192,7 @@ def _decoded(name: str, data: object, *, depth: int) -> object:
         raise InvalidArgumentError(msg) from None
 
 
-def _jsonable(value: object) -> object:
+def jsonable(value: object) -> object:
     """Return what orjson can write: nested lists for BYTES, a scalar for rank 0, else the array."""
     if isinstance(value, bytes | str):  # a row of a vector is a scalar
         return _texts(value)

@@ -12,6 +12,7 @@ from headrace.protocol.protos import INFERENCE_SERVICE
 from headrace.serving.exchange import TEXT, Exchange, send_error
 from headrace.serving.grpc.bridge import INFER, GrpcBridge, send_grpc_error
 from headrace.serving.internal import InternalApi
+from headrace.serving.invocations import INVOCATIONS, InvocationsApi
 from headrace.serving.pages import ModelPages
 from headrace.serving.routing import (
     Handler,
@@ -36,6 +37,7 @@ _INFERENCE: Final = frozenset(
     {
         (b"POST", b"/infer"),
         (b"POST", b":predict"),
+        (b"POST", INVOCATIONS),
         (b"POST", f"/{INFERENCE_SERVICE}/{INFER}".encode()),
     }
 )
@@ -54,7 +56,7 @@ class Application:
         v2 = V2Api(state, has_repository=has_repository)
         v1 = V1Api(state)
         grpc = GrpcBridge(state, has_repository=has_repository)
-        self._apis = (v2, v1, grpc)
+        self._apis = (v2, v1, grpc, InvocationsApi(state))
         self._pages = ModelPages(state)
         self._observer = Observer(state)
         self._recorder = RequestRecorder(state)
@@ -91,7 +93,7 @@ class Application:
 
     def _make_router(self) -> Router:
         """Return all routes; inference handlers are wrapped only while outcomes are observed."""
-        v2, v1, grpc = self._apis
+        v2, v1, grpc, invocations = self._apis
         name, version = self._state.name, self._state.version
         is_seen = self._observer.is_on or self._recorder.is_on or self._sampler.is_on
         observed = self._seen if is_seen else dict
@@ -100,12 +102,14 @@ class Application:
             version=version,
             handlers=observed(v2.model_handlers()) | self._pages.model_handlers(),
             v1_handlers=observed(v1.model_handlers()),
+            endpoint_handlers=observed(invocations.model_handlers()),
         )
         others: dict[tuple[bytes, bytes], Handler] = {
             **v2.handlers(),
             **v1.handlers(),
             **self._pages.handlers(),
             **observed(grpc.handlers()),
+            **observed(invocations.handlers()),
             **self._internal.handlers(),
             **drift_handlers(self._sampler, self._observe_or_not),
             (b"GET", b"/metrics"): self.metrics,

@@ -49,6 +49,8 @@ class ModelRoutes:
     """Handlers by method and by what follows the model's name or version, for example `/infer`."""
     v1_handlers: dict[tuple[bytes, bytes], Handler]
     """Handlers by method and by what follows `/v1/models/NAME`, for example `:predict`."""
+    endpoint_handlers: dict[tuple[bytes, bytes], Handler]
+    """Handlers by method and by what follows `/endpoints/NAME`, for example `/invocations`."""
 
     def table(self) -> "Table":
         """Return all paths with their handlers."""
@@ -59,6 +61,8 @@ class ModelRoutes:
                 table.setdefault(base + verb, {})[method] = handler
         for (method, verb), handler in self.v1_handlers.items():
             table.setdefault(b"/v1/models/" + name + verb, {})[method] = handler
+        for (method, verb), handler in self.endpoint_handlers.items():
+            table.setdefault(b"/endpoints/" + name + verb, {})[method] = handler
         return table
 
 

@@ -293,7 +293,7 @@ def test_replicas_are_told_what_nulls_are_only_where_they_are_errors(
 
 
 def test_an_example_request_is_checked_against_the_model(registry: Registry, model: Path) -> None:
-    entry = {"name": "m", "model": str(model)}
+    entry: dict[str, object] = {"name": "m", "model": str(model)}
     [plain] = resolve(registry, entry)
     [endpoint] = resolve(registry, {**entry, "example": {"x": [[1, 2.5]]}})
 

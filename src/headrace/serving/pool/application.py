@@ -62,6 +62,7 @@ from headrace.serving.grpc.bridge import (
     named_model,
 )
 from headrace.serving.internal import decode_body, local_only, send_loads
+from headrace.serving.invocations import INVOCATIONS
 from headrace.serving.memory import peak_bytes
 from headrace.serving.pages import OPENAPI, page_handlers, send_openapi, send_root
 from headrace.serving.pool.hosted import HostedModel, HostedPhase
@@ -260,7 +261,7 @@ def _together(histograms: list[Histogram]) -> list[int]:
 
 _VERSION: Final = HOSTED_VERSION_HEADER.encode()
 """Version that the gateway selected for a request whose path names none."""
-_INFER: Final = frozenset({(b"POST", b"/infer"), (b"POST", b":predict")})
+_INFER: Final = frozenset({(b"POST", b"/infer"), (b"POST", b":predict"), (b"POST", INVOCATIONS)})
 _OF_MODELS: Final = (b"/v2/models/", b"/v1/models/")
 _DESCRIBE: Final = frozenset({(b"GET", b""), (b"GET", b"/config"), (b"GET", OPENAPI)})
 
@@ -493,6 +494,8 @@ def _verb(path: bytes) -> bytes:
     """Return the part of the path after the model."""
     if path.startswith(b"/v1/"):
         return path[path.index(b":") :] if b":" in path else b"/v1"
+    if path.startswith(b"/endpoints/"):
+        return path[path.rindex(b"/") :]
     parts = path.split(b"/")  # "", v2, models, NAME[, versions, VERSION][, verb]
     rest = parts[6:] if parts[4:5] == [b"versions"] else parts[4:]
     return b"/" + rest[0] if rest else b""

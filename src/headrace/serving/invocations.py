@@ -1,0 +1,106 @@
+"""MLflow's and SageMaker's scoring protocol: `POST /invocations` and `GET /ping`."""
+
+from typing import Final
+
+from headrace.core import HeadraceError, InferResponse, NullPolicy
+from headrace.core.predictions import PredictionForm, layout_of
+from headrace.protocol import PredictionCodec, encode_error
+from headrace.protocol.predictions import CSV_TYPE, JSON_TYPE
+from headrace.serving.exchange import Exchange, send_error
+from headrace.serving.routing import Handler, rank, timeout_s
+from headrace.serving.state import ReplicaState
+from headrace.serving.v2 import decoded_body, send_tensors
+
+INVOCATIONS: Final = b"/invocations"
+
+
+class InvocationsApi:
+    """Handlers of `/invocations` and `/ping`."""
+
+    def __init__(self, state: ReplicaState) -> None:
+        self._state = state
+        self._codec: PredictionCodec | None = None
+        self._writers = {form: _PredictionWriter(self, form) for form in PredictionForm}
+
+    def model_loaded(self) -> None:
+        """Update the handlers after the state's model was loaded; called once."""
+        state = self._state
+        loaded = state.model.loaded
+        self._codec = PredictionCodec(
+            state.name,
+            state.version,
+            loaded.signature,
+            getattr(loaded.model, "predictions", None) or layout_of(loaded.signature),
+            max_batch_size=state.max_batch_size,
+            nulls=state.settings.nulls or NullPolicy.NAN,
+        )
+
+    def model_handlers(self) -> dict[tuple[bytes, bytes], Handler]:
+        """Return the handlers by method and by what follows `/endpoints/NAME`."""
+        return {(b"POST", INVOCATIONS): self.predict}
+
+    def handlers(self) -> dict[tuple[bytes, bytes], Handler]:
+        """Return the handlers by method and path."""
+        return {(b"GET", b"/ping"): self.ping, (b"POST", INVOCATIONS): self.predict}
+
+    def ping(self, exchange: Exchange) -> None:
+        """GET /ping: 200 while the model is ready."""
+        exchange.send(200 if self._state.is_ready else 503, b"\n")
+
+    def predict(self, exchange: Exchange) -> None:
+        """POST /invocations."""
+        exchange.wire = self._writers[PredictionForm.VALUES]
+        headers = exchange.headers
+        content_type, _, _ = headers.get(b"content-type", b"").decode("latin-1").partition(";")
+        content_type = content_type.strip().lower() or JSON_TYPE
+        if content_type not in {CSV_TYPE, JSON_TYPE}:
+            what = f"content type '{content_type[:80]}' is not supported"
+            exchange.send(415, encode_error(f"{what}; send {JSON_TYPE} or {CSV_TYPE}"))
+            return
+        codec = self._codec
+        if codec is None:
+            raise self._state.not_ready()
+        body = exchange.body
+        if b"content-encoding" in headers:
+            body = decoded_body(exchange, self._state.settings.max_body_bytes)
+        exchange.request, form = codec.decode(body, content_type)
+        exchange.wire = self._writers[form]
+        rank(exchange)
+        self._state.submit(exchange, timeout_s(headers))
+
+    def respond(self, exchange: Exchange, response: InferResponse, form: PredictionForm) -> None:
+        """Encode and send the model's response."""
+        assert self._codec is not None
+        try:
+            body = self._codec.encode(response, form)
+        except HeadraceError as error:
+            exchange.wire.refuse(exchange, error)
+            return
+        if b"accept-encoding" in exchange.headers:
+            send_tensors(exchange, body, None)
+        else:
+            exchange.send_json(body)
+
+    def cancel(self, exchange: Exchange) -> None:
+        """Cancel the request of a caller that left."""
+        self._state.cancel(exchange)
+
+
+class _PredictionWriter:
+    """Response writer for predictions of one form."""
+
+    def __init__(self, api: InvocationsApi, form: PredictionForm) -> None:
+        self._api = api
+        self._form = form
+
+    def respond(self, exchange: Exchange, response: InferResponse) -> None:
+        """Send the model's response."""
+        self._api.respond(exchange, response, self._form)
+
+    def refuse(self, exchange: Exchange, error: HeadraceError) -> None:
+        """Send an error in JSON."""
+        send_error(exchange, error)
+
+    def cancel(self, exchange: Exchange) -> None:
+        """Cancel the request of a caller that left."""
+        self._api.cancel(exchange)
