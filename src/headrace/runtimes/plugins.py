@@ -72,7 +72,6 @@ _BY_HEAD: Final = (
 )
 _IN_DIRECTORIES: Final = (
     ("saved_model.pb", f"a SavedModel {_NOT_INSIDE}", _SAVED_MODEL),
-    ("MLmodel", "an MLflow folder", "push the model file in it"),
     ("model_index.json", "a diffusers pipeline", "export its parts to ONNX with optimum"),
     (
         "config.json",

@@ -47,7 +47,6 @@ def test_a_file_is_named_with_what_to_do(
     ("inner", "told"),
     [
         ("config.json", "optimum-cli export onnx"),
-        ("MLmodel", "an MLflow folder; push the model file in it"),
         ("saved_model.pb", "SavedModel by its name, but not"),
         ("config.pbtxt", "a Triton repository"),
     ],

@@ -1,0 +1,1 @@
+"""Runtime of MLflow folders, by other runtimes or by MLflow. Imports its sibling `tables`."""
