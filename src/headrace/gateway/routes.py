@@ -55,6 +55,9 @@ _SERVER_TIMEOUT_S: Final = 30.0
 # then.
 _TIMEOUT_GRACE_S: Final = 0.5
 _IDLE_WITHOUT_TIMEOUT_S: Final = 3600.0
+_INVOCATIONS: Final = "/invocations"
+"""MLflow's and SageMaker's path of predictions; `/ping` is their readiness."""
+_SEVERAL: Final = "name the endpoint: POST /endpoints/NAME/invocations"
 _PATHS_OF_ANY_REPLICA: Final = (
     "/v2/systemsharedmemory",
     "/v2/cudasharedmemory",
@@ -152,6 +155,17 @@ def server_routes(
         {**last, "match": {"safe_regex": {"regex": pattern}}, **_reply(404, text)}
         for pattern, text in pages.NOT_FOUND_NEAR
     )
+    if len(endpoints) == 1:
+        invocations = _finished_routes(
+            limiting, endpoints[0], _invocation_routes(settings, guard, endpoints[0], _INVOCATIONS)
+        )
+    else:
+        unnamed: Resource = {
+            "name": "invocations",
+            "match": {"path": _INVOCATIONS},
+            **_reply(404, _SEVERAL),
+        }
+        invocations = (_authenticated(unnamed, guard.server()),)
     # Envoy joins several Host headers, and a server may use either: refuse such requests.
     # https://www.rfc-editor.org/rfc/rfc9112#section-3.2
     several: Resource = {"name": ":authority", "string_match": {"contains": ","}}
@@ -179,6 +193,7 @@ def server_routes(
             *(() if settings.control_address is None else (_reflection_route(guard),)),
         ),
         last=(
+            *invocations,
             _authenticated(plain, guard.unknown()),
             *(_authenticated(route, guard.server()) for route in (*near, last)),
         ),
@@ -194,22 +209,38 @@ def endpoint_routes(
     settings: EnvoySettings, guard: AuthFilters, limiting: RateLimitPlan, endpoint: EndpointRoute
 ) -> EndpointRoutes:
     """Return the routes of one endpoint."""
-    has_upstream = any(arm.upstream is not None for arm in endpoint.arms)
     filters = guard.endpoint(endpoint)
-    plain = _plain_routes(settings, endpoint) if has_upstream else ()
-    asking = (
-        _http_routes(settings, guard, endpoint),
-        _grpc_routes(settings, guard, endpoint),
-        (_authenticated(route, filters) for route in plain),
+    path = f"/endpoints/{endpoint.name}{_INVOCATIONS}"
+    plain: Iterable[Resource] = (
+        (_authenticated(route, filters) for route in _plain_routes(settings, endpoint))
+        if _has_upstream(endpoint)
+        else _invocation_routes(settings, guard, endpoint, path)
     )
+    return EndpointRoutes(
+        http=_finished_routes(limiting, endpoint, _http_routes(settings, guard, endpoint)),
+        grpc=_finished_routes(limiting, endpoint, _grpc_routes(settings, guard, endpoint)),
+        plain=_finished_routes(limiting, endpoint, plain),
+    )
+
+
+def _finished_routes(
+    limiting: RateLimitPlan, endpoint: EndpointRoute, routes: Iterable[Resource]
+) -> tuple[Resource, ...]:
+    """Return routes of an endpoint with its limits and log fields."""
     metadata = log_metadata(endpoint.request_log)
     log_fields = {"metadata": metadata} if metadata else {}
+    checking = CHECKING_NAMES if _has_upstream(endpoint) else {}
+    return tuple(
+        with_filters(
+            {**limiting.limited(route, endpoint), **log_fields},
+            checking if "route" in route else {},
+        )
+        for route in routes
+    )
 
-    def finished(route: Resource) -> Resource:
-        names = CHECKING_NAMES if has_upstream and "route" in route else {}
-        return with_filters({**limiting.limited(route, endpoint), **log_fields}, names)
 
-    return EndpointRoutes(*(tuple(map(finished, group)) for group in asking))
+def _has_upstream(endpoint: EndpointRoute) -> bool:
+    return any(arm.upstream is not None for arm in endpoint.arms)
 
 
 def _authenticated(route: Resource, filters: Resource) -> Resource:
@@ -274,6 +305,23 @@ def _plain_routes(settings: EnvoySettings, endpoint: EndpointRoute) -> Iterator[
             yield route
 
 
+def _invocation_routes(
+    settings: EnvoySettings, guard: AuthFilters, endpoint: EndpointRoute, path: str
+) -> Iterator[Resource]:
+    """Yield routes of predictions in MLflow's protocol; replicas know them by the endpoint."""
+    match: Resource = {"path_separated_prefix": path}
+    filters = guard.endpoint(endpoint)
+    known_as = f"/endpoints/{endpoint.name}{_INVOCATIONS}"
+    for route in _to_split(settings, endpoint, match, protocol=CallProtocol.PLAIN):
+        action = route.get("route")
+        is_ours = path == known_as or _has_upstream(endpoint)
+        if is_ours or not isinstance(action, Mapping) or action.get("cluster") == CONTROL:
+            yield _authenticated(route, filters)
+        else:
+            renamed: Resource = {**route, "route": {**action, "prefix_rewrite": known_as}}
+            yield _authenticated(renamed, filters)
+
+
 def _versions(endpoint: EndpointRoute) -> Iterator[RevisionTarget]:
     """Yield the arms that a version number selects: those without a role."""
     return (arm for arm in endpoint.arms if not arm.role)
@@ -308,8 +356,10 @@ def _health_routes(endpoints: Sequence[EndpointRoute], servers: Resource) -> Ite
     answers = any(e.held or any(arm.is_live for arm in e.arms) for e in endpoints)
     if answers and not all_replicas(endpoints):
         yield from _document("server", {"path": "/v2/health/ready"}, '{"ready":true}')
+        yield from _document("server", {"path": "/ping"}, '{"ready":true}')
     else:
-        yield {"name": "server", "match": {"path": "/v2/health/ready"}, **servers}
+        for path in ("/v2/health/ready", "/ping"):
+            yield {"name": "server", "match": {"path": path}, **servers}
 
 
 def _server_routes(servers: Resource) -> Iterator[Resource]:

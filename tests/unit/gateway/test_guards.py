@@ -81,7 +81,7 @@ def test_beyond_loopback_every_route_asks_but_health_and_public_endpoints(
 
     for route in routes_of(_closed(*endpoints)):
         name, path = str(route["name"]), str(route["match"].get("path", ""))
-        is_health = path.startswith("/v2/health/") or path in {"/", f"/{HEALTH_CHECK}"}
+        is_health = path.startswith("/v2/health/") or path in {"/", "/ping", f"/{HEALTH_CHECK}"}
         # Pages of `/docs` are files without data.
         open_routes = {"unknown-version", "two-hosts", "docs"}
         is_public = name.partition("~")[0] in public or name in open_routes

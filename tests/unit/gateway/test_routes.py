@@ -280,3 +280,41 @@ def test_only_grpc_calls_that_may_name_a_model_enter_lua() -> None:
 
 def test_a_rpc_path_without_a_grpc_content_type_is_not_found() -> None:
     assert first_match(SNAPSHOT, f"{GRPC}ModelInfer")["name"] == "unknown-path"
+
+
+@given(endpoint_lists(), names, KEYS)
+def test_invocations_of_a_named_endpoint_reach_it(
+    endpoints: list[EndpointRoute], name: str, keys: dict[str, str]
+) -> None:
+    known = {endpoint.name: endpoint for endpoint in endpoints}
+    snapshot = build_snapshot(gateway_settings(), endpoints)
+
+    route = first_match(snapshot, f"/endpoints/{name}/invocations", keys)
+
+    if name in known:
+        assert route["name"] == name
+        assert _serves(route, known[name], CallProtocol.PLAIN)
+    else:
+        assert route["name"] == "unknown-path"
+
+
+@given(endpoint_lists(), KEYS)
+def test_invocations_without_a_name_reach_the_only_endpoint(
+    endpoints: list[EndpointRoute], keys: dict[str, str]
+) -> None:
+    route = first_match(build_snapshot(gateway_settings(), endpoints), "/invocations", keys)
+
+    if len(endpoints) != 1:
+        assert route["direct_response"]["status"] == 404
+        return
+    (endpoint,) = endpoints
+    assert _serves(route, endpoint, CallProtocol.PLAIN)
+    if "route" in route and not any(arm.upstream for arm in endpoint.arms):
+        assert route["route"]["prefix_rewrite"] == f"/endpoints/{endpoint.name}/invocations"
+
+
+def test_ping_is_the_readiness_of_the_replicas() -> None:
+    assert first_match(SNAPSHOT, "/ping") == {
+        **first_match(SNAPSHOT, "/v2/health/ready"),
+        "match": {"path": "/ping"},
+    }

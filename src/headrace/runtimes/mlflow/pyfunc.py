@@ -32,7 +32,7 @@ from headrace.runtimes.base import LoadOptions
 from headrace.runtimes.libraries import (
     SecondFrameworkError,
     import_package,
-    keep_frameworks_apart,
+    isolate_frameworks,
     reason_of,
 )
 from headrace.runtimes.mlflow.folder import AuthorExample, FolderInput, MlflowFolder
@@ -180,7 +180,7 @@ def _loaded(folder: MlflowFolder) -> Callable[[Any], Any]:
     """Return `predict` of the model that MLflow loaded."""
     install = f"install what the model needs where it runs: pip install {folder.requirements()}"
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    keep_frameworks_apart()
+    isolate_frameworks()
     try:
         library = import_package("mlflow.pyfunc")
     except ImportError as error:

@@ -357,6 +357,7 @@ class PoolApplication:
             (b"GET", b"/v2"): self._metadata,
             (b"GET", b"/v2/health/live"): lambda exchange: exchange.send_json(b'{"live":true}'),
             (b"GET", b"/v2/health/ready"): self._ready,
+            (b"GET", b"/ping"): self._ready,
             (b"GET", b"/v2/models"): self._names,
             (b"GET", b"/v1/models"): self._names,
             (b"GET", b"/v2/models/stats"): self._statistics,
