@@ -18,6 +18,7 @@ from headrace.core import (
 )
 from headrace.pipeline.classify import open_classify, open_pool
 from headrace.pipeline.context import StepContext, code_of
+from headrace.pipeline.entities import open_entities
 from headrace.pipeline.feature_step import check_service, open_features
 from headrace.pipeline.images import open_image
 from headrace.pipeline.members import open_cascade, open_ensemble
@@ -27,6 +28,7 @@ from headrace.pipeline.spec import (
     CascadeSpec,
     ClassifySpec,
     EnsembleSpec,
+    EntitiesSpec,
     FeaturesStepSpec,
     FunctionSpec,
     ImageSpec,
@@ -115,13 +117,31 @@ def load_pipeline(directory: Path | str, options: LoadOptions | None = None) -> 
         FailedPreconditionError: A library is missing; the message says what to install.
     """
     directory = Path(directory)
-    spec = read_spec(directory)
+    return build_pipeline(directory, read_spec(directory), options or LoadOptions())
+
+
+def build_pipeline(
+    directory: Path,
+    spec: PipelineSpec,
+    options: LoadOptions,
+    *,
+    loaded: Mapping[str, Model] | None = None,
+) -> Pipeline:
+    """Return the pipeline that `spec` describes, with the files in `directory`.
+
+    Args:
+        loaded: Models that are loaded already, by path; the pipeline closes those that it uses.
+
+    Raises:
+        UnsupportedModelError: As in `load_pipeline`.
+        FailedPreconditionError: As in `load_pipeline`.
+    """
     with ExitStack() as opened:
         steps: list[PipelineStep] = []
         tensors: dict[str, TensorSpec] = {}
         for step_name, step_spec in named_steps(spec):
             around = StepContext(
-                directory=directory, options=options or LoadOptions(), tensors=tensors
+                directory=directory, options=options, tensors=tensors, loaded=loaded or {}
             )
             try:
                 model = _open(step_spec, step_name, around)
@@ -192,6 +212,7 @@ def _open(spec: AnyStepSpec, step_name: str, around: StepContext) -> Model:  # n
                 around.file(spec.file),
                 max_length=spec.max_length,
                 datatype=Datatype(spec.datatype),
+                offsets=spec.offsets,
             )
         case VectorizerSpec():
             return open_vectorizer(spec, around)
@@ -209,6 +230,8 @@ def _open(spec: AnyStepSpec, step_name: str, around: StepContext) -> Model:  # n
             return open_features(spec, around.options.features)
         case ClassifySpec():
             return open_classify(spec, around)
+        case EntitiesSpec():
+            return open_entities(spec, around)
         case _:
             assert_never(spec)
 

@@ -93,7 +93,7 @@ class ClassifyStep:
 
     def _probabilities(self, numbers: Array) -> Array:
         if self._spec.activation == "softmax":
-            return _softmax(numbers)
+            return softmax(numbers)
         return _sigmoid(numbers) if self._spec.activation == "sigmoid" else numbers
 
 
@@ -145,7 +145,7 @@ def _read_labels(path: Path) -> tuple[str, ...]:
     return tuple(lines)
 
 
-def _softmax(logits: Array) -> Array:
+def softmax(logits: Array) -> Array:
     """Return the softmax of each row; no exponential overflows, and equal infinities share."""
     highest = logits.max(axis=1, keepdims=True, initial=-np.inf)
     infinite = np.isinf(highest)

@@ -5,7 +5,7 @@ similar lengths are run together instead, each group cut to its longest row.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -128,14 +128,14 @@ def _groups(lengths: Array) -> list[tuple[int, int]]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepContext:
-    """Context for opening a step: location of its files, load options, and earlier tensors.
-
-    `known`: the tensors that earlier steps give, by the pipeline's names.
-    """
+    """Context for opening a step: location of its files, load options, and earlier tensors."""
 
     directory: Path
     options: LoadOptions
     tensors: Mapping[str, TensorSpec]
+    """Tensors that earlier steps give, by the pipeline's names."""
+    loaded: Mapping[str, Model] = field(default_factory=dict)
+    """Models that are loaded already, by path."""
 
     def file(self, name: str) -> Path:
         """Return the path of a step's file, which must be in the pipeline's directory.
@@ -166,9 +166,10 @@ class StepContext:
         Raises:
             UnsupportedModelError: It cannot be loaded.
         """
-        path = _model_in(self.directory, name)
-        plugin = get_runtime(runtime) if runtime else detect_runtime(path)
-        model = plugin.load(path, self.options)
+        if (model := self.loaded.get(name)) is None:
+            path = _model_in(self.directory, name)
+            plugin = get_runtime(runtime) if runtime else detect_runtime(path)
+            model = plugin.load(path, self.options)
         try:
             return ByLength.around(model)
         except HeadraceError:

@@ -278,9 +278,15 @@ class ImageStep:
             corner = ((width - inner[0]) // 2, (height - inner[1]) // 2)
             sheet.paste(picture.resize(inner, self._resample), corner)
             return sheet
-        outer = _around(picture.size, (width, height), spec.shorter_side)
+        if spec.stretched is not None:
+            outer = spec.stretched[1], spec.stretched[0]
+        else:
+            outer = _around(picture.size, (width, height), spec.shorter_side)
         self._reader.check_pixels(*outer, row)
-        left, top = round((outer[0] - width) / 2.0), round((outer[1] - height) / 2.0)
+        left, top = (outer[0] - width) / 2.0, (outer[1] - height) / 2.0
+        left, top = (
+            (int(left), int(top)) if spec.crop_rounding == "down" else (round(left), round(top))
+        )
         resized = picture.resize(outer, self._resample)
         return resized.crop((left, top, left + width, top + height))
 

@@ -85,6 +85,11 @@ class TokenizerSpec(StepSpec):
         default=512, ge=1, le=1 << 20, description="Longer texts are truncated. Unit: tokens."
     )
     datatype: Literal["INT64", "INT32"] = Field(default="INT64")
+    offsets: bool = Field(
+        default=False,
+        description="Also outputs `offsets` [N, tokens, 2], which a step `entities` reads: the "
+        "characters of each token; -1 for special tokens.",
+    )
 
 
 class ModelStepSpec(StepSpec):
@@ -119,6 +124,16 @@ class ImageSpec(StepSpec):
         default=None,
         description="With `crop`: the size to which the shorter side is resized first, 256 for a "
         "size of 224 as in ImageNet evaluation. Null: the largest crop. Unit: pixels.",
+    )
+    stretched: Size | None = Field(
+        default=None,
+        description="With `crop`: the height and width to which the image is stretched first, as "
+        "for DeiT. Null: the aspect ratio is retained. Unit: pixels.",
+    )
+    crop_rounding: Literal["even", "down"] = Field(
+        default="even",
+        description="With `crop`: rounding of half a pixel in the crop's corner: `even` as "
+        "torchvision, `down` as transformers.",
     )
     fill: Annotated[int, Field(ge=0, le=255)] = Field(
         default=0, description="With `pad`: the value of all channels in the padding."
@@ -163,12 +178,21 @@ class ImageSpec(StepSpec):
                 raise ValueError(f"'{name}' has {len(values)} values for {channels} channel(s)")
         if any(value <= 0 for value in self.std):
             raise ValueError("'std' must be above 0")
-        if self.resize != "crop" and self.shorter_side is not None:
-            raise ValueError("'shorter_side' needs resize: crop")
         if self.resize != "pad" and "fill" in set_fields:
             raise ValueError("'fill' needs resize: pad")
+        return self
+
+    @model_validator(mode="after")
+    def _crop_settings_agree(self) -> Self:
+        for name in ("shorter_side", "stretched", "crop_rounding"):
+            if self.resize != "crop" and name in self.model_fields_set:
+                raise ValueError(f"'{name}' needs resize: crop")
+        if self.stretched is not None and self.shorter_side is not None:
+            raise ValueError("'stretched' and 'shorter_side' exclude each other")
         if self.shorter_side is not None and self.shorter_side < max(self.size):
             raise ValueError(f"'shorter_side' is less than the size {list(self.size)}")
+        if self.stretched is not None and any(map(int.__lt__, self.stretched, self.size)):
+            raise ValueError(f"'stretched' is less than the size {list(self.size)}")
         return self
 
 
@@ -227,6 +251,23 @@ class ClassifySpec(StepSpec):
         if self.threshold is None and "other_label" in self.model_fields_set:
             raise ValueError("'other_label' needs a 'threshold'")
         return self
+
+
+class EntitiesSpec(StepSpec):
+    """Scores of each token to the entities of a text, as JSON."""
+
+    kind: Literal["entities"]
+    labels: Annotated[tuple[Label, ...], Strict(strict=False)] = Field(
+        min_length=1, max_length=MAX_LABELS, description="Labels in the model's order."
+    )
+    aggregation: Literal["simple", "none"] = Field(
+        default="simple",
+        description="`simple` joins adjacent tokens of one entity, by the prefixes B- and I-; "
+        "`none` lists tokens.",
+    )
+    ignored: Annotated[tuple[Label, ...], Strict(strict=False)] = Field(
+        default=("O",), max_length=MAX_LABELS, description="Labels that are no entities."
+    )
 
 
 class EnsembleSpec(StepSpec):
@@ -304,6 +345,7 @@ AnyStepSpec = Annotated[
     | CascadeSpec
     | PoolingSpec
     | ClassifySpec
+    | EntitiesSpec
     | FeaturesStepSpec,
     Field(discriminator="kind"),
 ]

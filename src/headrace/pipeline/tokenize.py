@@ -21,7 +21,7 @@ from headrace.core import (
 )
 
 if TYPE_CHECKING:
-    from tokenizers import Tokenizer
+    from tokenizers import Encoding, Tokenizer
 
 MAX_TEXT_BYTES: Final = 1 << 20
 
@@ -50,6 +50,7 @@ TEXT: Final = "text"
 IDS: Final = "input_ids"
 MASK: Final = "attention_mask"
 TYPES: Final = "token_type_ids"
+OFFSETS: Final = "offsets"
 MAX_FILE_BYTES: Final = 64 << 20
 _NEEDED: Final = "a tokenizer needs the package tokenizers: pip install 'headrace[text]'"
 
@@ -58,20 +59,32 @@ class TokenizerStep:
     """Step from `text` BYTES [N] to token tensors [N, tokens]. Implements `Model`.
 
     Outputs are `input_ids`, `attention_mask` and `token_type_ids`; rows are padded at their end to
-    the longest.
+    the longest. `offsets` INT64 [N, tokens, 2], if requested, are the first character of each
+    token in its text and the one after its last; -1 for special tokens and padding.
     """
 
     concurrent = True
 
-    def __init__(self, tokenizer: "Tokenizer", *, max_length: int, datatype: Datatype) -> None:
+    def __init__(
+        self,
+        tokenizer: "Tokenizer",
+        *,
+        max_length: int,
+        datatype: Datatype,
+        offsets: bool = False,
+    ) -> None:
         shape = (VARIABLE, VARIABLE)
+        outputs = [
+            TensorSpec(name=name, datatype=datatype, shape=shape) for name in (IDS, MASK, TYPES)
+        ]
+        if offsets:
+            outputs.append(TensorSpec(name=OFFSETS, datatype=Datatype.INT64, shape=(*shape, 2)))
         self.signature = ModelSignature(
             inputs=(TensorSpec(name=TEXT, datatype=Datatype.BYTES, shape=(VARIABLE,)),),
-            outputs=tuple(
-                TensorSpec(name=name, datatype=datatype, shape=shape) for name in (IDS, MASK, TYPES)
-            ),
+            outputs=tuple(outputs),
             batched=True,
         )
+        self._gives_offsets = offsets
         self._dtype = datatype.dtype
         self._pad_id = pad_id(tokenizer)
         self._pad_type = int((tokenizer.padding or {}).get("pad_type_id", 0))
@@ -80,7 +93,9 @@ class TokenizerStep:
         self._tokenizer = tokenizer
 
     @classmethod
-    def open(cls, path: Path, *, max_length: int, datatype: Datatype) -> "TokenizerStep":
+    def open(
+        cls, path: Path, *, max_length: int, datatype: Datatype, offsets: bool = False
+    ) -> "TokenizerStep":
         """Open the tokenizer that a `tokenizer.json` describes.
 
         Raises:
@@ -88,12 +103,23 @@ class TokenizerStep:
             UnsupportedModelError: The file is not a tokenizer.
         """
         tokenizer = open_tokenizer(path, max_length=max_length)
-        return cls(tokenizer, max_length=max_length, datatype=datatype)
+        return cls(tokenizer, max_length=max_length, datatype=datatype, offsets=offsets)
 
     def run(self, inputs: Tensors, outputs: Sequence[str] | None = None) -> Tensors:
         """Tokenize one batch."""
         del outputs
-        encodings = self._tokenizer.encode_batch_fast(texts_of(inputs[TEXT]))
+        texts = texts_of(inputs[TEXT])
+        if not self._gives_offsets:
+            return self._arrays(self._tokenizer.encode_batch_fast(texts))
+        encodings = self._tokenizer.encode_batch(texts)  # the fast variant has no offsets
+        arrays = self._arrays(encodings)
+        offsets = np.full((*arrays[IDS].shape, 2), -1, np.int64)
+        for row, encoding in enumerate(encodings):
+            is_real = np.array(encoding.special_tokens_mask, np.int64) == 0
+            offsets[row, : len(is_real)][is_real] = np.array(encoding.offsets, np.int64)[is_real]
+        return {**arrays, OFFSETS: offsets}
+
+    def _arrays(self, encodings: "Sequence[Encoding]") -> Tensors:
         return {
             IDS: self._padded([encoding.ids for encoding in encodings], self._pad_id),
             MASK: self._padded([encoding.attention_mask for encoding in encodings], 0),
