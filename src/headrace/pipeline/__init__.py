@@ -16,12 +16,13 @@ if TYPE_CHECKING:
     from headrace.pipeline.bound_service import BoundFeatures, bind, is_remote, load_with_features
     from headrace.pipeline.build import check_features, load_pipeline
     from headrace.pipeline.feature_step import FeatureStep, plan_assemblies, with_features
-    from headrace.pipeline.runtime import PipelineRuntime
+    from headrace.pipeline.runtime import HuggingFaceRuntime, PipelineRuntime
     from headrace.pipeline.spec import PipelineSpec, parse_spec
 
 __all__ = [
     "BoundFeatures",
     "FeatureStep",
+    "HuggingFaceRuntime",
     "Pipeline",
     "PipelineRuntime",
     "PipelineSpec",
@@ -40,7 +41,7 @@ _LAZY = {
     "bound_service": ("BoundFeatures", "bind", "is_remote", "load_with_features"),
     "build": ("check_features", "load_pipeline"),
     "feature_step": ("FeatureStep", "plan_assemblies", "with_features"),
-    "runtime": ("PipelineRuntime",),
+    "runtime": ("HuggingFaceRuntime", "PipelineRuntime"),
     "spec": ("PipelineSpec", "parse_spec"),
 }
 

@@ -53,7 +53,10 @@ _BY_SUFFIX: Final = {
     ".pmml": ("a PMML file", "export the model to ONNX from the library that trained it"),
     ".pt2": (f"a PyTorch program {_NOT_INSIDE}", "save it again with torch.export.save"),
     ".rds": ("an object of R", "export the model to ONNX, or save XGBoost's as .json"),
-    ".safetensors": ("weights without the model that they belong to", _TORCH_EXPORT),
+    ".safetensors": (
+        "weights without the model that they belong to",
+        f"push the Hugging Face folder that it lies in, or {_TORCH_EXPORT}",
+    ),
     ".tflite": (f"a TensorFlow Lite file {_NOT_INSIDE}", "convert it again"),
     ".xml": (f"an OpenVINO file {_NOT_INSIDE}", "save it again with openvino.save_model"),
 }
@@ -73,12 +76,12 @@ _BY_HEAD: Final = (
 _IN_DIRECTORIES: Final = (
     ("saved_model.pb", f"a SavedModel {_NOT_INSIDE}", _SAVED_MODEL),
     ("model_index.json", "a diffusers pipeline", "export its parts to ONNX with optimum"),
+    ("metadata.json", "a Keras folder", _SAVED_MODEL),
     (
         "config.json",
-        "a Hugging Face folder",
-        "export it with `optimum-cli export onnx --model DIRECTORY OUT` and push what that writes",
+        "a folder whose config.json names no `architectures`",
+        "save the model with save_pretrained of transformers, or export it to ONNX",
     ),
-    ("metadata.json", "a Keras folder", _SAVED_MODEL),
     ("config.pbtxt", "a model of a Triton repository", "push the file in its version's folder"),
 )
 

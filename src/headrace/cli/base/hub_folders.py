@@ -1,0 +1,143 @@
+"""Hugging Face folders as model versions: the files that serving needs, weights exported to ONNX.
+
+A folder of the hub often holds the same weights in several formats. One of them is stored.
+"""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+from headrace.cli.base.connection import CommandTarget
+from headrace.cli.base.management import Document
+from headrace.cli.base.model_store import ModelStore, model_store
+from headrace.cli.base.offline import Pushed
+from headrace.cli.base.output import progress, say
+from headrace.control.local.sandbox import Sandbox
+from headrace.control.sandboxed.convert import converted_model
+from headrace.core import NotFoundError, UnsupportedModelError
+from headrace.optimize.convert.process import ConvertRequest
+from headrace.registry import read_content
+from headrace.runtimes.huggingface import ONNX_FILES, HubFolder, is_hub_folder
+
+RUNTIME: Final = "huggingface"
+_CONVERTED_FROM: Final = "converted_from"
+
+
+def is_pushed_hub_folder(pushed: Pushed) -> bool:
+    """Whether a model is a Hugging Face folder that is served as one."""
+    return pushed.runtime in {"", RUNTIME} and is_hub_folder(pushed.path)
+
+
+def push_model(
+    store: ModelStore, name: str, pushed: Pushed, home: Path, *, must_export: bool = False
+) -> Document:
+    """Store a model as the next version of `name`; a Hugging Face folder is prepared first.
+
+    Weights are exported to ONNX in a sandbox, and the export is compared with the original.
+    Weights that cannot be exported are stored as they are, and PyTorch runs them. A folder that
+    was exported before is not exported again.
+
+    Args:
+        home: Directory that is hidden from the export.
+        must_export: Whether weights that cannot be exported are refused.
+
+    Raises:
+        UnsupportedModelError: The folder is not supported, or `must_export` and it cannot be
+            exported.
+        CodeNotAllowedError: The weights are a pickle; nothing was read.
+        FailedPreconditionError: A library is missing; the message says how to install it.
+    """
+    if not is_pushed_hub_folder(pushed):
+        return store.push(name, pushed)
+    with _reduced(pushed) as (reduced, folder):
+        if folder.is_onnx:
+            return store.push(name, reduced)
+        digest = read_content(reduced.path).digest
+        for version in reversed(_versions(store, name)):
+            if version["metadata"].get(_CONVERTED_FROM) == digest:
+                return version
+        request = ConvertRequest(
+            path=str(reduced.path), runtime=RUNTIME, allow_code=pushed.allow_code
+        )
+        try:
+            with (
+                progress(f"exporting {pushed.path} to ONNX and comparing"),
+                converted_model(Sandbox.of_home(home), request, filename=ONNX_FILES[0]) as (
+                    model,
+                    report,
+                ),
+            ):
+                for file in folder.weights():
+                    (reduced.path / file).unlink()
+                shutil.move(model, reduced.path / model.name)
+        except UnsupportedModelError as error:
+            if must_export:
+                raise
+            reason = str(error).replace(str(reduced.path), str(pushed.path))
+            say(f"{pushed.path} is not exported to ONNX, PyTorch runs it: {reason}")
+            return store.push(name, reduced)
+        metadata = report.metadata(digest=digest, runtime=RUNTIME, filename=folder.model_file)
+        stored = store.push(name, replace(reduced, metadata=metadata))
+        say(
+            f"{pushed.path} is exported to ONNX by {report.converter}: on "
+            f"{report.differences.rows} generated rows answers are within the tolerance of "
+            f"{report.tolerance:g}"
+        )
+        return stored
+
+
+def with_hub_folders(document: Mapping[str, Any], home: Path) -> dict[str, Any]:
+    """Return a spec whose endpoints name stored versions instead of Hugging Face folders.
+
+    Raises:
+        HeadraceError: As in `push_model`.
+    """
+    store: ModelStore | None = None
+    endpoints = []
+    for entry in document.get("endpoints", []):
+        model = entry.get("model")
+        changed = dict(entry)
+        if isinstance(model, str) and model.startswith("/"):
+            pushed = Pushed(
+                path=Path(model),
+                runtime=entry.get("runtime", ""),
+                allow_code=bool(entry.get("allow_code", False)),
+            )
+            if is_pushed_hub_folder(pushed):
+                store = store or model_store(CommandTarget(home=home))
+                changed["model"] = push_model(store, entry["name"], pushed, home)["reference"]
+        endpoints.append(changed)
+    return {**document, "endpoints": endpoints}
+
+
+@contextmanager
+def _reduced(pushed: Pushed) -> Iterator[tuple[Pushed, HubFolder]]:
+    """Yield the folder with only its needed files, as links to the same content where possible."""
+    path = pushed.path.absolute()
+    source = HubFolder.read(path)
+    name = path.resolve().name
+    # Links are possible on the same file system only, and the folder itself may be read-only.
+    with tempfile.TemporaryDirectory(prefix="headrace-hub-") as directory:
+        target = Path(directory) / name
+        for file in source.files():
+            original, copy = (path / file).resolve(), target / file
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                os.link(original, copy)
+            except OSError:
+                shutil.copyfile(original, copy)
+        reduced = replace(pushed, path=target, source=pushed.source or str(path))
+        yield reduced, HubFolder.read(target)
+
+
+def _versions(store: ModelStore, name: str) -> list[Document]:
+    try:
+        versions: list[Document] = store.list(name)["models"]
+    except NotFoundError:
+        return []
+    return versions
