@@ -43,6 +43,11 @@ _TORCH: Final = _Converter(
 _TENSORFLOW: Final = ("onnx", "tensorflow", "tf2onnx")
 _CONVERTERS: Final = {
     "catboost": _Converter("convert.trees:open_catboost"),
+    "huggingface": _Converter(
+        "convert.torch:open_huggingface",
+        ("onnx", "onnxscript", "torch", "transformers"),
+        "huggingface",
+    ),
     "lightgbm": _Converter("convert.trees:open_lightgbm"),
     "savedmodel": _Converter(
         "convert.tensorflow:open_savedmodel", _TENSORFLOW, "convert-tensorflow"

@@ -114,8 +114,13 @@ def mask_input(signature: ModelSignature) -> str | None:
     axis = _length_axis(signature)
     if axis is None:
         return None
-    masks = (s.name for s in signature.inputs if _MASK.search(s.name) and _varies(s, axis))
+    masks = (s.name for s in signature.inputs if is_mask(s.name) and _varies(s, axis))
     return next(masks, None)
+
+
+def is_mask(name: str) -> bool:
+    """Whether an input of this name marks real elements with 1 and padding with 0."""
+    return _MASK.search(name) is not None
 
 
 def _length_axis(signature: ModelSignature) -> int | None:

@@ -360,7 +360,7 @@ def test_what_cannot_be_converted_is_said_to_be(tmp_path: Path) -> None:
         source_runtime(onnx)
     with pytest.raises(
         UnsupportedModelError,
-        match="'python', which has no converter; models of catboost, lightgbm",
+        match="'python', which has no converter; models of catboost, huggingface",
     ):
         source_runtime(python)
     assert convertible_runtimes() == (

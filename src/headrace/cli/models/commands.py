@@ -10,6 +10,7 @@ import msgspec
 import typer
 
 from headrace.cli.base.contexts import DEFAULT_HOME
+from headrace.cli.base.hub_folders import is_pushed_hub_folder, push_model
 from headrace.cli.base.model_store import model_store
 from headrace.cli.base.offline import HomeModels, Pushed
 from headrace.cli.base.options import (
@@ -83,7 +84,8 @@ def push(
 
     The format is detected from the content. The model is loaded and run once in a sandbox, and the
     command shows inputs, outputs, batching support and the time of one inference. Formats that
-    execute code, such as Python models, need --allow-code.
+    execute code, such as Python models, need --allow-code. The weights of a Hugging Face folder
+    are exported to ONNX, and PyTorch runs them if that fails; with --convert onnx it must succeed.
 
     For example:
 
@@ -106,15 +108,16 @@ def push(
     store = model_store(target, artifacts=artifacts)
     source_model = Pushed(path=path, runtime=runtime, source=source, allow_code=allow_code)
     is_converted = conversion.convert is not None
+    is_hub_folder = is_pushed_hub_folder(source_model)
     with (
         converted(source_model, conversion, plane.home)
-        if is_converted
+        if is_converted and not is_hub_folder
         else nullcontext(source_model) as pushed,
         progress(f"checking and storing {path}")
-        if isinstance(store, HomeModels)
+        if isinstance(store, HomeModels) and not is_hub_folder
         else nullcontext(),  # an upload shows its own progress
     ):
-        document = store.push(name, pushed)
+        document = push_model(store, name, pushed, plane.home, must_export=is_converted)
     version = msgspec.convert(document, ModelVersion)
     if reference is not None:
         from headrace.cli.base.sketch import sketch
@@ -125,7 +128,7 @@ def push(
         write_json(document)
         return
     show(table(_rows(document)))
-    if is_converted:
+    if is_converted and not is_hub_folder:
         say(difference_text(pushed.metadata))
     flags = "" if plane.home == DEFAULT_HOME else f" --home {plane.home}"
     flags += " --allow-code" if version.executes_code else ""

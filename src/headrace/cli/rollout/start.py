@@ -1,5 +1,7 @@
 """`headrace rollout start`: starts a rollout, and optionally waits for its end."""
 
+# ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
+
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -243,6 +245,8 @@ def start(
 
         headrace rollout start fraud --upstream http://triton:8000 --strategy blue-green
     """
+    from headrace.cli.base.hub_folders import push_model
+
     _check_source(version=version, model=model, upstream=upstream, protocol=protocol)
     plan = rollout_plan(options, None if file is None else read_plan(file))
     target = plane.target()
@@ -250,7 +254,8 @@ def start(
     path = Path(model)
     if model and path.exists():
         with progress(f"checking and storing {path}"):
-            stored = model_store(target).push(endpoint, Pushed(path=path, allow_code=allow_code))
+            pushed = Pushed(path=path, allow_code=allow_code)
+            stored = push_model(model_store(target), endpoint, pushed, plane.home)
         model = stored["reference"]
         say(f"{path} is {model}")
     if model:

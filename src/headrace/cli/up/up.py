@@ -74,6 +74,7 @@ def up(
 
         headrace up models/ --name fraud --replicas 2 --http-port 9000
     """
+    from headrace.cli.base.hub_folders import with_hub_folders
     from headrace.cli.base.spec_file import confirm_removals
     from headrace.cli.up import start
     from headrace.control import read_control_file
@@ -82,6 +83,8 @@ def up(
     document = start.document_for(target, model, home=home, has_state=bool(options.state_url))
     if allow_code and document is not None:
         document = start.with_code(document)
+    if document is not None:
+        document = with_hub_folders(document, home)
     if tuned:
         document = start.with_tuning(document, home)
     is_spec = start.names_spec(target)

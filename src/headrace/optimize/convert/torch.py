@@ -24,9 +24,12 @@ from headrace.core import (
 )
 from headrace.optimize.generated_inputs import sizes_that_run
 from headrace.optimize.sources import ConversionSource, Graph, Way, computes_in, with_version
+from headrace.pipeline.huggingface import image_spec
 from headrace.runtimes import LoadOptions, detect_runtime
+from headrace.runtimes.huggingface import HubFolder
 from headrace.runtimes.torch import values as torch_values
 from headrace.runtimes.torch.module import TorchModel, quiet
+from headrace.runtimes.torch.pretrained import open_pretrained
 
 OPSET: Final = 17
 """Opset of traced modules."""
@@ -34,6 +37,8 @@ EXPORTED_OPSET: Final = 18
 """Oldest opset that the newer exporter writes."""
 _ROWS: Final = 2
 """Rows of the tracing input: an axis of size 1 may be taken for a constant."""
+_DYNAMIC_SIZE: Final = 8
+"""Size of variable axes in the newer exporter's input."""
 _FILE: Final = "exported.onnx"
 
 
@@ -49,6 +54,31 @@ def open_source(path: Path, *, allow_code: bool) -> ConversionSource:
         ways=(Way(computes=computes_in(model.signature), convert=partial(_convert, model)),),
         converter=with_version("torch"),
         library=with_version("torch"),
+        takes_missing=False,
+    )
+
+
+def open_huggingface(path: Path, *, allow_code: bool) -> ConversionSource:
+    """Open the weights of a Hugging Face folder, by the classes of the library transformers.
+
+    The source is the model itself, from tokens or pixels; the steps around it stay as they are.
+    """
+    folder = HubFolder.read(path)
+    if folder.is_onnx:
+        raise UnsupportedModelError(f"{path} has {folder.model_file}; push it without --convert")
+    assert allow_code or not folder.is_pickle, "checked by the caller"
+    image_size = (0, 0) if folder.task.takes_text else image_spec(folder).size
+    options = LoadOptions(device="cpu", rows_independent=True)
+    model = open_pretrained(folder, options, image_size=image_size)
+    computes = computes_in(model.signature)
+    return ConversionSource(
+        model=model,
+        ways=(
+            Way(computes=computes, convert=partial(_convert, model)),
+            Way(computes=computes, convert=partial(_exported_anew, model)),
+        ),
+        converter=with_version("torch"),
+        library=with_version("transformers"),
         takes_missing=False,
     )
 
@@ -104,6 +134,26 @@ def _traced(model: TorchModel) -> Graph:
             raise UnsupportedModelError(msg)
         graph.graph.input.insert(i, helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
     return graph
+
+
+def _exported_anew(model: TorchModel) -> Graph:
+    """Return the graph of the newer exporter, for modules that the older one does not trace."""
+    signature = model.signature
+    example = example_inputs(signature, rows=_ROWS, variable=_DYNAMIC_SIZE)
+    tensors = tuple(torch.from_numpy(example[spec.name]) for spec in signature.inputs)
+    axes = tuple(
+        dict.fromkeys(_variable_axes(spec), torch.export.Dim.DYNAMIC) for spec in signature.inputs
+    )
+    with torch.inference_mode(), _silent():
+        exported = torch.onnx.export(
+            _Asked(model),
+            tensors,
+            dynamo=True,
+            opset_version=EXPORTED_OPSET,
+            dynamic_shapes={"tensors": axes},
+            verbose=False,
+        )
+    return exported.model_proto
 
 
 @contextmanager
