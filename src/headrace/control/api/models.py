@@ -26,7 +26,6 @@ from headrace.control.api.answers import (
     answer,
     route,
 )
-from headrace.control.api.untar import MAX_PART_BYTES, unpack
 from headrace.control.auth.roles import Caller, Role
 from headrace.control.desired.models import ModelWork, caller_leaves
 from headrace.control.plane.control_plane import ControlPlane
@@ -40,6 +39,7 @@ from headrace.core import (
 )
 from headrace.core.error_kind import UNDECODABLE
 from headrace.core.files import move
+from headrace.core.untar import MAX_PART_BYTES, unpack
 from headrace.registry import (
     ModelVersion,
     Registry,

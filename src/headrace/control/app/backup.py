@@ -25,7 +25,6 @@ from typing import Any, BinaryIO, Final
 import msgspec
 
 import headrace
-from headrace.control.api.untar import MAX_MEMBERS, content_of, plain_files, write_file
 from headrace.control.base.home import RESTORING
 from headrace.control.state import STATE_FILE, home_url, sqlite_path
 from headrace.control.state.encoding import decoded
@@ -39,6 +38,7 @@ from headrace.core import (
 )
 from headrace.core.error_kind import UNDECODABLE
 from headrace.core.files import sync_directory
+from headrace.core.untar import MAX_MEMBERS, content_of, plain_files, write_file
 from headrace.registry import Registry
 
 FORMAT: Final = 1

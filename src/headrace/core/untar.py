@@ -1,4 +1,4 @@
-"""Reader of untrusted tar archives: uploaded models and backups.
+"""Reader of untrusted tar archives: models and backups.
 
 Python's `tarfile` understands links, devices, sparse files and headers of any length, and
 trusts them. This reader rejects an entry that is no plain file or directory before it writes any of
@@ -64,24 +64,31 @@ def unpack(archive: Path, target: Path, *, max_bytes: int, ignores_case: bool = 
 
 
 def plain_files(
-    file: BinaryIO, *, max_bytes: int, ignores_case: bool = True
+    file: BinaryIO, *, max_bytes: int, ignores_case: bool = True, below: str = ""
 ) -> Iterator[tuple[tuple[str, ...], ArchiveMember]]:
     """Yield the checked path of each plain file of an archive, with `file` at its content.
+
+    Args:
+        max_bytes: Limit of the total size, of skipped entries too.
+        below: Directory; entries outside of it are skipped, whatever they are, and there may be
+            none inside. Empty for the whole archive.
 
     Raises the errors of `unpack`, except for duplicate files and truncated content.
     """
     names: dict[str, str] = {}
     total = count = 0
-    for member in _members(file):
+    for member in _members(file, below):
         count += 1
         if count > MAX_MEMBERS:
             raise InvalidArgumentError(f"the archive holds more than {MAX_MEMBERS} entries")
-        parts = _parts(member)
-        if member.kind == b"5":
-            continue
         total += member.size
         if total > max_bytes:
             raise PayloadTooLargeError(limit_bytes=max_bytes)
+        if not _is_below(member.name, below):
+            continue
+        parts = _parts(member)
+        if member.kind == b"5":
+            continue
         # Names may collide where case or Unicode composition is ignored.
         name = "/".join(parts)
         folded = unicodedata.normalize("NFC", name).casefold() if ignores_case else name
@@ -90,7 +97,7 @@ def plain_files(
             message = f"{_display(name)} and {_display(other)} are one name on some file systems"
             raise InvalidArgumentError(message)
         yield parts, member
-    if not names:
+    if not names and not below:
         raise InvalidArgumentError("the archive holds no file")
 
 
@@ -109,7 +116,11 @@ def content_of(file: BinaryIO, member: ArchiveMember) -> Iterator[bytes]:
         yield chunk
 
 
-def _members(file: BinaryIO) -> Iterator[ArchiveMember]:
+def _is_below(name: str, directory: str) -> bool:
+    return not directory or name.removeprefix("./").startswith(f"{directory}/")
+
+
+def _members(file: BinaryIO, below: str) -> Iterator[ArchiveMember]:
     """Yield each file and directory, with the position behind its header; skip its content."""
     extended: dict[str, str] = {}
     headers = 0
@@ -131,14 +142,16 @@ def _members(file: BinaryIO) -> Iterator[ArchiveMember]:
                 raise InvalidArgumentError(f"the archive holds more than {MAX_MEMBERS} entries")
             extended |= _extended(file, kind, size)
             continue
-        member = _member(header, kind, size, extended)
+        member = _member(header, kind, size, extended, below)
         extended = {}
         start = file.tell()
         yield member
         file.seek(start + member.size + -member.size % _BLOCK)
 
 
-def _member(header: bytes, kind: bytes, size: int, extended: dict[str, str]) -> ArchiveMember:
+def _member(
+    header: bytes, kind: bytes, size: int, extended: dict[str, str], below: str
+) -> ArchiveMember:
     name = extended.get("path")
     if name is None:
         prefix = (
@@ -146,9 +159,10 @@ def _member(header: bytes, kind: bytes, size: int, extended: dict[str, str]) -> 
         )
         whole = b"/".join(part for part in (_text(prefix), _text(header[:100])) if part)
         name = _decoded(whole)
-    if any(key.startswith("GNU.sparse") for key in extended):
+    is_taken = _is_below(name, below)
+    if is_taken and any(key.startswith("GNU.sparse") for key in extended):
         raise _refused(name, "a sparse file")
-    if kind not in _PLAIN and kind != b"5":
+    if is_taken and kind not in _PLAIN and kind != b"5":
         raise _refused(name, _REFUSED.get(kind, f"of a kind that is not known ({kind!r})"))
     if kind in _PLAIN and name.endswith("/"):
         kind = b"5"  # the oldest tars write directories like this
@@ -157,7 +171,7 @@ def _member(header: bytes, kind: bytes, size: int, extended: dict[str, str]) -> 
             raise _broken("a size is not a number")
         size = int(extended["size"][:20])
     mode = _number(header[100:108])
-    if mode & _SPECIAL_MODE and kind != b"5":
+    if is_taken and mode & _SPECIAL_MODE and kind != b"5":
         raise _refused(name, "marked as setuid, setgid or sticky")
     return ArchiveMember(name=name, kind=kind, mode=mode, size=0 if kind == b"5" else size)
 

@@ -11,9 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.control.api import untar
-from headrace.control.api.untar import unpack
-from headrace.core import HeadraceError, InvalidArgumentError, PayloadTooLargeError
+from headrace.core import HeadraceError, InvalidArgumentError, PayloadTooLargeError, untar
+from headrace.core.untar import unpack
 
 Refuse = Callable[[bytes, str], None]
 
