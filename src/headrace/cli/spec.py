@@ -12,7 +12,7 @@ from urllib.parse import quote
 import typer
 from rich.text import Text
 
-from headrace.cli.base.model_store import with_stored_models
+from headrace.cli.base.model_store import model_store, with_stored_models
 from headrace.cli.base.options import (
     ControlPlaneOptions,
     EndpointName,
@@ -33,6 +33,7 @@ from headrace.cli.base.output import (
     show_answer,
     write_json,
 )
+from headrace.cli.base.sources import with_fetched_models
 from headrace.cli.base.spec_file import (
     changes_text,
     confirm_removals,
@@ -54,13 +55,16 @@ if TYPE_CHECKING:
 def sent_spec(file: Path, target: "CommandTarget", *, tuned: bool) -> dict[str, Any]:
     """Return the spec in `file` for the control plane; models are uploaded to a remote one.
 
+    Models of URIs are stored as versions there.
+
     Raises:
         InvalidArgumentError: The spec has mistakes, or a model cannot be stored there.
         FailedPreconditionError: A model has no profile that holds where it will be served.
     """
     from headrace.core.spec.parse import SystemSpec
 
-    document = read_spec(file).document()
+    document = read_spec(file, allows_uris=True).document()
+    document = with_fetched_models(document, model_store(target), home=target.home)
     if tuned:
         document = SystemSpec.model_validate(tuned_document(document, target)).document()
     return with_stored_models(target.management(), document) if target.is_remote else document
@@ -85,7 +89,8 @@ def apply(
     its `model` or `versions` in the spec change. With --wait, the new version of a rollout must be
     ready.
 
-    Local models are uploaded first if the control plane runs on another machine.
+    Local models are uploaded first if the control plane runs on another machine. Models of URIs are
+    downloaded and stored as versions; unchanged content gives the same version.
 
     For example:
 
@@ -115,7 +120,7 @@ def check(*, file: SpecFile) -> None:
 
         headrace check -f headrace.yaml
     """
-    spec = read_spec(file)
+    spec = read_spec(file, allows_uris=True)
     count, streams = len(spec.endpoints), len(spec.streams)
     more = f", {streams} stream{'' if streams == 1 else 's'}" if streams else ""
     say(f"{file}: valid, {count} endpoint{'' if count == 1 else 's'}{more}")

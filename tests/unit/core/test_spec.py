@@ -355,3 +355,34 @@ def test_what_a_connection_may_cost_is_bounded_and_has_defaults() -> None:
         "gateway.connections.idle_timeout_s",
         "gateway.connections.maximum",
     }
+
+
+@pytest.mark.parametrize(
+    "uri", ["s3://models/a.onnx", "hf://org/name@main", "oci://ghcr.io/ml/digits:v1"]
+)
+def test_models_of_a_file_may_be_uris(uri: str) -> None:
+    spec = parse(
+        {
+            "version": 1,
+            "endpoints": [
+                {"name": "a", "model": uri},
+                {"name": "b", "versions": [{"model": uri, "weight": 100}]},
+            ],
+        }
+    )
+
+    assert spec.endpoints[0].model == uri
+    assert spec.endpoints[1].split()[0].model == uri
+
+
+def test_wrong_uris_are_mistakes_with_their_location() -> None:
+    endpoints = [{"name": "a", "model": "s3://bucket"}, {"name": "b", "model": "ftp://host/a"}]
+    found = mistakes({"version": 1, "endpoints": endpoints})
+
+    assert "needs the key of a model" in found["endpoints[0].model"].message
+    assert "is not a URI of s3://" in found["endpoints[1].model"].message
+
+
+def test_uri_of_a_spec_without_a_file_is_refused_with_the_command_that_stores_it() -> None:
+    with pytest.raises(SpecError, match="headrace models push NAME URI"):
+        parse_spec({"version": 1, "endpoints": [{"name": "a", "model": "hf://org/name"}]})

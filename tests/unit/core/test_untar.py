@@ -230,6 +230,35 @@ def test_entries_are_counted_whatever_they_are(
     refuse(b"".join(map(one, range(60))) + bytes(1024), "more than 50 entries")
 
 
+def test_entries_outside_of_the_requested_directory_are_skipped_whatever_they_are() -> None:
+    archive = (
+        entry("bin/sh", b"", type=tarfile.SYMTYPE, linkname="/bin/bash")
+        + entry("/etc/shadow", b"root")
+        + entry("models/a.onnx", b"model")
+        + entry("dev/null", b"", type=tarfile.CHRTYPE)
+        + bytes(1024)
+    )
+
+    files = untar.plain_files(io.BytesIO(archive), max_bytes=100, below="models")
+
+    assert [parts for parts, _ in files] == [("models", "a.onnx")]
+
+
+def test_skipped_entries_count_for_the_limit() -> None:
+    archive = entry("bin/sh", bytes(2000)) + entry("models/a", b"x") + bytes(1024)
+
+    with pytest.raises(PayloadTooLargeError):
+        list(untar.plain_files(io.BytesIO(archive), max_bytes=1000, below="models"))
+
+
+@pytest.mark.parametrize("name", ["models/../a", "./models/b/../../c"])
+def test_entries_that_leave_the_requested_directory_are_refused(name: str) -> None:
+    archive = entry(name) + bytes(1024)
+
+    with pytest.raises(InvalidArgumentError, match="leads out"):
+        list(untar.plain_files(io.BytesIO(archive), max_bytes=1000, below="models"))
+
+
 @given(data=st.data())
 def test_no_bytes_lead_out_or_crash_the_reader(
     data: st.DataObject, tmp_path_factory: pytest.TempPathFactory

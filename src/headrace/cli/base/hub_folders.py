@@ -81,7 +81,9 @@ def push_model(
             reason = str(error).replace(str(reduced.path), str(pushed.path))
             say(f"{pushed.path} is not exported to ONNX, PyTorch runs it: {reason}")
             return store.push(name, reduced)
-        metadata = report.metadata(digest=digest, runtime=RUNTIME, filename=folder.model_file)
+        metadata = dict(pushed.metadata) | report.metadata(
+            digest=digest, runtime=RUNTIME, filename=folder.model_file
+        )
         stored = store.push(name, replace(reduced, metadata=metadata))
         say(
             f"{pushed.path} is exported to ONNX by {report.converter}: on "

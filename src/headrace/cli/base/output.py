@@ -281,10 +281,13 @@ class TransferView:
         self._began = 0.0
         self._display: float | None = None
 
-    def update(self, description: str, done: int, total: int, *, now: float | None = None) -> None:
+    def update(
+        self, description: str, done: int, total: int | None, *, now: float | None = None
+    ) -> None:
         """Update the display if it is due.
 
         Args:
+            total: None if unknown.
             now: Monotonic; None for now.
         """
         now = time.monotonic() if now is None else now
@@ -292,7 +295,7 @@ class TransferView:
             self._what, self._began, self._display = description, now, None
         is_live = self._stream.isatty()
         interval_s = _EACH_S if is_live else _EACH_IN_A_LOG_S
-        is_last = done >= total and self._display is not None
+        is_last = total is not None and done >= total and self._display is not None
         is_due = now - self._began >= AFTER_S and (
             self._display is None or now - self._display >= interval_s
         )
@@ -301,7 +304,8 @@ class TransferView:
         from headrace.core.text import bytes_text
 
         rate = done / max(now - self._began, 0.001)
-        text = f"{description}: {bytes_text(done)} of {bytes_text(total)}, {bytes_text(rate)}/s"
+        amount = bytes_text(done) + ("" if total is None else f" of {bytes_text(total)}")
+        text = f"{description}: {amount}, {bytes_text(rate)}/s"
         if is_live:
             self._stream.write(f"\r\x1b[K{text}" + ("\n" if is_last else ""))
         else:

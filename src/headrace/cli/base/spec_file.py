@@ -41,17 +41,21 @@ def _runtime_of(path: Path) -> str:
         return ""
 
 
-def read_spec(file: Path) -> "SystemSpec":
+def read_spec(file: Path, *, allows_uris: bool = False) -> "SystemSpec":
     """Return the spec in `file`, with absolute model paths.
+
+    Args:
+        allows_uris: Whether the caller handles models that are URIs.
 
     Raises:
         InvalidArgumentError: The spec has mistakes; the message lists all of them.
     """
+    from headrace.cli.base.sources import uris_in
     from headrace.core.spec.parse import SpecError, parse_spec
 
     try:
         text = file.read_text(encoding="utf-8")
-        return parse_spec(text, base_dir=file.absolute().parent)
+        spec = parse_spec(text, base_dir=file.absolute().parent)
     except (UnicodeDecodeError, SpecError) as error:
         is_text = isinstance(error, SpecError)
         msg = f"{file}: {error}" if is_text else f"{file} is not UTF-8 text: {error}"
@@ -61,6 +65,13 @@ def read_spec(file: Path) -> "SystemSpec":
                 f"`headrace up {file}`"
             )
         raise InvalidArgumentError(msg) from None
+    if not allows_uris and (uris := uris_in(spec.document())):
+        msg = (
+            f"{file}: {uris[0]} is a URI, which this command does not fetch; store it with "
+            "`headrace models push NAME URI`, and name that version"
+        )
+        raise InvalidArgumentError(msg)
+    return spec
 
 
 def tuned(

@@ -2,7 +2,7 @@
 
 # ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
 
-from contextlib import nullcontext
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -54,7 +54,9 @@ app.command("verify")(files.verify)
 @app.command()
 def push(
     name: Annotated[str, argument("The model's name.")],
-    path: Annotated[Path, argument("A model file or directory.", exists=True)],
+    path: Annotated[
+        str, argument("A model file or directory, or a URI.", metavar="PATH|URI", shown=False)
+    ],
     *,
     runtime: Annotated[
         str, option("onnx, xgboost, python and so on.", shown="detected from the file")
@@ -87,6 +89,9 @@ def push(
     execute code, such as Python models, need --allow-code. The weights of a Hugging Face folder
     are exported to ONNX, and PyTorch runs them if that fails; with --convert onnx it must succeed.
 
+    A URI (s3://, gs://, az://, https://, file://, hf://, oci://) is downloaded here first; an
+    interrupted download continues. `#sha256=HEX` at its end pins the content.
+
     For example:
 
         headrace models push fraud model.onnx --source git:4f442bb
@@ -98,26 +103,50 @@ def push(
         headrace models push fraud model.onnx --server http://gpu-box:8080
 
         headrace models push fraud model.onnx --artifacts s3://models/prod
+
+        headrace models push sentiment hf://distilbert/distilbert-base-uncased-finetuned-sst-2-english
     """
     from headrace.cli.base.output import show
+    from headrace.cli.base.sources import RemoteModel, stored_from
+    from headrace.core.model_uri import is_model_uri, parse_model_uri
 
     if reference_time and reference is None:
         msg = "names a column of the training data; pass that with --reference"
         raise typer.BadParameter(msg, param_hint="--reference-time")
     target = plane.target()
     store = model_store(target, artifacts=artifacts)
-    source_model = Pushed(path=path, runtime=runtime, source=source, allow_code=allow_code)
-    is_converted = conversion.convert is not None
-    is_hub_folder = is_pushed_hub_folder(source_model)
-    with (
-        converted(source_model, conversion, plane.home)
-        if is_converted and not is_hub_folder
-        else nullcontext(source_model) as pushed,
-        progress(f"checking and storing {path}")
-        if isinstance(store, HomeModels) and not is_hub_folder
-        else nullcontext(),  # an upload shows its own progress
-    ):
-        document = push_model(store, name, pushed, plane.home, must_export=is_converted)
+    summary = ""
+    with ExitStack() as stack:
+        if is_model_uri(path) and conversion.convert is None:
+            document = stored_from(
+                path,
+                name,
+                store,
+                home=plane.home,
+                runtime=runtime,
+                allow_code=allow_code,
+                source=source,
+            )
+        else:
+            if is_model_uri(path):
+                remote = RemoteModel(parse_model_uri(path), plane.home)
+                fetched = remote.fetched(runtime=runtime, allow_code=allow_code, source=source)
+                pushed = stack.enter_context(fetched)
+            elif not Path(path).exists():
+                msg = f"no file or directory '{path}'"
+                raise typer.BadParameter(msg, param_hint="PATH")
+            else:
+                local = Path(path)
+                pushed = Pushed(path=local, runtime=runtime, source=source, allow_code=allow_code)
+            is_hub_folder = is_pushed_hub_folder(pushed)
+            if conversion.convert is not None and not is_hub_folder:
+                pushed = stack.enter_context(converted(pushed, conversion, plane.home))
+                summary = difference_text(pushed.metadata)
+            if isinstance(store, HomeModels) and not is_hub_folder:
+                # An upload shows its own progress.
+                stack.enter_context(progress(f"checking and storing {path}"))
+            must_export = conversion.convert is not None
+            document = push_model(store, name, pushed, plane.home, must_export=must_export)
     version = msgspec.convert(document, ModelVersion)
     if reference is not None:
         from headrace.cli.base.sketch import sketch
@@ -128,8 +157,8 @@ def push(
         write_json(document)
         return
     show(table(_rows(document)))
-    if is_converted and not is_hub_folder:
-        say(difference_text(pushed.metadata))
+    if summary:
+        say(summary)
     flags = "" if plane.home == DEFAULT_HOME else f" --home {plane.home}"
     flags += " --allow-code" if version.executes_code else ""
     way = (

@@ -175,7 +175,10 @@ def converted(pushed: Pushed, conversion: ConversionOptions, home: Path) -> Iter
             path=artifact,
             runtime="onnx",
             source=pushed.source or str(path),
-            metadata=report.metadata(digest=digest, runtime=runtime, filename=path.name),
+            metadata={
+                **pushed.metadata,
+                **report.metadata(digest=digest, runtime=runtime, filename=path.name),
+            },
         )
 
 

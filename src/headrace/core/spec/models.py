@@ -56,7 +56,8 @@ _ModelField = Annotated[
         max_length=4096,
         description=(
             "A model file or directory (relative to the spec file), or a registry reference"
-            " NAME[:VERSION]. A Triton model repository stands for all models in it."
+            " NAME[:VERSION]. In a spec file also a URI, whose content is stored as a version. A"
+            " Triton model repository stands for all models in it."
         ),
     ),
 ]

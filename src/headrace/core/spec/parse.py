@@ -10,6 +10,8 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
+from headrace.core.errors import InvalidArgumentError
+from headrace.core.model_uri import is_model_uri, parse_model_uri
 from headrace.core.names import NAME_PATTERN, VERSION_PATTERN
 from headrace.core.redact import literal_secrets
 from headrace.core.spec.jobs import JobSpec, with_absolute_job_paths
@@ -59,7 +61,8 @@ def parse_spec(
 
     Args:
         source: YAML or JSON text, or the document as plain data.
-        base_dir: Base of relative model paths; None allows absolute paths only.
+        base_dir: Base of relative model paths, for a spec file, whose models may also be URIs. None
+            allows absolute paths and registry references only.
         exists: Whether a file exists; decides if `digits.onnx` is a path or a registry name.
         secrets_in: Document whose literal secrets may stay. None refuses every literal secret.
         in_force: The stored spec that `source` is, or changes. What an earlier version accepted in
@@ -88,7 +91,7 @@ def parse_spec(
     value = _with_absolute_files(_with_absolute_models(value, base_dir, exists), base_dir)
     value = with_absolute_job_paths(value, base_dir)
     accepted = {_identity(mistake, in_force or {}) for mistake in disagreements(in_force)}
-    field_mistakes += _model_mistakes(value)
+    field_mistakes += _model_mistakes(value, allows_uris=base_dir is not None)
     field_mistakes += [
         mistake for mistake in disagreements(value) if _identity(mistake, value) not in accepted
     ]
@@ -175,7 +178,7 @@ def _absolute_file(item: object, base_dir: Path | None) -> object:
 def _absolute(model: str, base_dir: Path | None, exists: Callable[[Path], bool]) -> str:
     if model.startswith("~/"):
         return str(Path(model).expanduser())
-    if model.startswith("/"):
+    if model.startswith("/") or is_model_uri(model):
         return model
     if base_dir is None or "\0" in model:
         return model
@@ -185,36 +188,48 @@ def _absolute(model: str, base_dir: Path | None, exists: Callable[[Path], bool])
     return model
 
 
-def _model_mistakes(document: Mapping[str, Any]) -> list[SpecMistake]:
-    """Return mistakes for models that are neither an absolute path nor NAME[:VERSION]."""
-    mistakes = []
+def _model_mistakes(document: Mapping[str, Any], *, allows_uris: bool) -> list[SpecMistake]:
+    """Return mistakes for models that are no absolute path, NAME[:VERSION] or valid URI."""
+    models: list[tuple[str, object]] = []
     endpoints = document.get("endpoints")
     for i, endpoint in enumerate(endpoints if isinstance(endpoints, list) else []):
         item = endpoint if isinstance(endpoint, Mapping) else {}
         versions = item.get("versions")
-        locations = [(f"endpoints[{i}].model", item.get("model"))]
+        models.append((f"endpoints[{i}].model", item.get("model")))
         for j, version in enumerate(versions if isinstance(versions, list) else []):
             model = version.get("model") if isinstance(version, Mapping) else None
-            locations.append((f"endpoints[{i}].versions[{j}].model", model))
-        mistakes += [_model_mistake(path, model) for path, model in locations if _is_wrong(model)]
+            models.append((f"endpoints[{i}].versions[{j}].model", model))
     for key in ("streams", "jobs"):
         items = document.get(key)
         for i, entry in enumerate(items if isinstance(items, list) else []):
-            model = entry.get("model") if isinstance(entry, Mapping) else None
-            if _is_wrong(model):
-                mistakes.append(_model_mistake(f"{key}[{i}].model", model))
-    return mistakes
+            models.append(
+                (f"{key}[{i}].model", entry.get("model") if isinstance(entry, Mapping) else None)
+            )
+    return [
+        SpecMistake(place=path, message=message)
+        for path, model in models
+        if (message := _model_mistake(model, allows_uris=allows_uris))
+    ]
 
 
-def _is_wrong(model: object) -> bool:
+def _model_mistake(model: object, *, allows_uris: bool) -> str:
+    """Return why a model cannot be used; empty if it can, or if its field reports it."""
     if not isinstance(model, str) or not model:
-        return False  # the model's own check reports it
-    return "\0" in model or not (is_model_path(model) or _REFERENCE.fullmatch(model))
-
-
-def _model_mistake(path: str, model: object) -> SpecMistake:
-    message = (
+        return ""
+    if is_model_uri(model):
+        if not allows_uris:
+            return (
+                f"{shown(model)} is a URI, which only commands fetch; store it with "
+                "`headrace models push NAME URI`, and name that version"
+            )
+        try:
+            parse_model_uri(model)
+        except InvalidArgumentError as error:
+            return str(error)
+        return ""
+    if "\0" not in model and (is_model_path(model) or _REFERENCE.fullmatch(model)):
+        return ""
+    return (
         f"{shown(model)} is neither an absolute path nor a registry reference NAME[:VERSION]"
-        " (relative paths are allowed in spec files only)"
+        " (relative paths and URIs are allowed in spec files only)"
     )
-    return SpecMistake(place=path, message=message)

@@ -1,0 +1,140 @@
+"""Commands that take URIs, as processes, with real servers."""
+
+import hashlib
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from headrace.testing import models
+from tests.source_servers import FileServer, Hub, HubRepository, Served
+
+pytestmark = pytest.mark.e2e
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+MODEL = models.matmul()
+
+
+@pytest.fixture
+def hub() -> Iterator[Hub]:
+    with FileServer().running() as cdn:
+        hub = Hub(cdn)
+        hub.repositories["org/digits"] = HubRepository(files={"model.onnx": MODEL})
+        with hub.running():
+            yield hub
+
+
+@pytest.fixture
+def run(hub: Hub, tmp_path: Path) -> Run:
+    def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        variables = {"HF_ENDPOINT": hub.url, "HEADRACE_HOME": str(tmp_path / "home")}
+        return subprocess.run(
+            [sys.executable, "-m", "headrace.cli", *arguments],
+            env={**os.environ, **variables, **environment},
+            cwd=tmp_path,
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+
+    return run
+
+
+def test_pushed_version_records_its_uri_and_commit(run: Run, hub: Hub) -> None:
+    uri = "hf://org/digits@main/model.onnx"
+    first = run("models", "push", "digits", uri, "--json")
+    shown = run("models", "show", "digits:1")
+
+    assert first.returncode == 0, first.stderr
+    version = json.loads(first.stdout)
+    commit = hub.repositories["org/digits"].commit
+    assert version["source"] == uri
+    assert version["metadata"] == {"source_revision": f"commit {commit}"}
+    assert version["digest"] == f"sha256:{hashlib.sha256(MODEL).hexdigest()}"
+    assert version["filename"] == "model.onnx"
+    assert re.search(rf"^source +{uri}$", shown.stdout, re.MULTILINE)
+    assert re.search(rf"^source revision +commit {commit}$", shown.stdout, re.MULTILINE)
+
+
+def test_unchanged_revision_is_not_downloaded_again(run: Run, hub: Hub) -> None:
+    uri = "hf://org/digits/model.onnx"
+    assert run("models", "push", "digits", uri).returncode == 0
+    hub.requests.clear()
+
+    again = run("models", "push", "digits", uri, "--json")
+
+    assert again.returncode == 0, again.stderr
+    assert json.loads(again.stdout)["version"] == "1"
+    assert [path for path, _ in hub.requests] == ["/api/models/org/digits/revision/main?blobs=true"]
+
+
+def test_new_commit_gives_a_new_version(run: Run, hub: Hub) -> None:
+    uri = "hf://org/digits/model.onnx"
+    assert run("models", "push", "digits", uri).returncode == 0
+    hub.repositories["org/digits"] = HubRepository(
+        files={"model.onnx": models.matmul(features=5)}, commit="f" * 40
+    )
+
+    again = run("models", "push", "digits", uri, "--json")
+
+    assert json.loads(again.stdout)["version"] == "2", again.stderr
+
+
+def test_pinned_content_needs_no_server_once_it_is_stored(run: Run, hub: Hub) -> None:
+    pin = hashlib.sha256(MODEL).hexdigest()
+    uri = f"hf://org/digits/model.onnx#sha256={pin}"
+    wrong = run("models", "push", "digits", f"hf://org/digits/model.onnx#sha256={pin[::-1]}")
+    right = run("models", "push", "digits", uri)
+    hub.requests.clear()
+    again = run("models", "push", "digits", uri, HF_ENDPOINT="https://127.0.0.1:1")
+
+    assert wrong.returncode == 1
+    assert f"has the digest sha256:{pin}, not {pin[::-1]}" in wrong.stderr
+    assert (right.returncode, again.returncode) == (0, 0), right.stderr + again.stderr
+    assert hub.requests == []
+
+
+def test_https_file_is_stored_without_the_query_of_its_link(run: Run, server: FileServer) -> None:
+    server.resources["/m/digits.onnx?X-Amz-Signature=geheim"] = Served(body=MODEL, etag='"1"')
+    uri = f"{server.url}/m/digits.onnx"
+
+    pushed = run("models", "push", "digits", f"{uri}?X-Amz-Signature=geheim", "--json")
+
+    assert pushed.returncode == 0, pushed.stderr
+    assert json.loads(pushed.stdout)["source"] == uri
+    assert "geheim" not in pushed.stdout + pushed.stderr
+
+
+def test_file_uri_is_stored_like_its_path(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "a b.onnx").write_bytes(MODEL)
+
+    pushed = run("models", "push", "digits", f"file://{tmp_path}/a%20b.onnx", "--json")
+
+    assert pushed.returncode == 0, pushed.stderr
+    assert json.loads(pushed.stdout)["filename"] == "a b.onnx"
+
+
+@pytest.mark.parametrize(
+    ("uri", "status", "message"),
+    [
+        ("ftp://host/m.onnx", 1, "is not a URI of s3://"),
+        ("hf://org/missing", 1, "no repository 'org/missing'"),
+        ("s3://key:secret@bucket/m.onnx", 1, "must not hold credentials"),
+        ("missing.onnx", 2, "no file or directory 'missing.onnx'"),
+    ],
+)
+def test_uri_that_cannot_be_fetched_has_its_status_and_reason(
+    run: Run, uri: str, status: int, message: str
+) -> None:
+    pushed = run("models", "push", "digits", uri)
+
+    assert pushed.returncode == status
+    assert message in pushed.stderr
+    assert "secret" not in pushed.stderr
+    assert "Traceback" not in pushed.stderr
