@@ -339,11 +339,13 @@ _NAMES: Final[Mapping[str, tuple[str, ...]]] = {
         "AWS_WEB_IDENTITY_TOKEN_FILE",
         "AWS_ROLE_ARN",
         "AWS_SSE_KMS_KEY_ID",
+        "AWS_SKIP_SIGNATURE",
     ),
     "gs": (
         "GOOGLE_SERVICE_ACCOUNT",
         "GOOGLE_SERVICE_ACCOUNT_KEY",
         "GOOGLE_APPLICATION_CREDENTIALS",
+        "GOOGLE_SKIP_SIGNATURE",
     ),
     "az": (
         "AZURE_STORAGE_ACCOUNT_NAME",
@@ -354,6 +356,7 @@ _NAMES: Final[Mapping[str, tuple[str, ...]]] = {
         "AZURE_STORAGE_SAS_TOKEN",
         "AZURE_STORAGE_ENDPOINT",
         "AZURE_FEDERATED_TOKEN_FILE",
+        "AZURE_SKIP_SIGNATURE",
     ),
 }
 _OBSTORE: Final = {

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import PurePosixPath
 from typing import Final
 
 from headrace.core import FailedPreconditionError, NotFoundError
@@ -43,8 +44,8 @@ class BucketSource:
         files = []
         identity = hashlib.sha256()
         for info in self._bucket.list(f"{key}/"):
-            if info.key.endswith("/"):
-                continue  # a marker that consoles create for a directory
+            if not info.key.startswith(f"{key}/"):
+                continue  # the marker of the directory itself
             files.append(
                 RemoteFile(
                     path=info.key.removeprefix(f"{key}/"),
@@ -55,6 +56,9 @@ class BucketSource:
             )
             if len(files) > MAX_FILES:
                 break  # `check_listing` refuses it
+        # Consoles mark a directory by an empty object `DIRECTORY/`, listed here without the `/`.
+        directories = {str(parent) for file in files for parent in PurePosixPath(file.path).parents}
+        files = [file for file in files if file.size_bytes or file.path not in directories]
         if not files:
             raise NotFoundError(f"{self._uri.location}: there is no such object or prefix")
         files.sort(key=lambda file: file.path)
