@@ -2,9 +2,10 @@
 
 # ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
 
+import contextlib
 import difflib
 import io
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import quote
@@ -12,6 +13,7 @@ from urllib.parse import quote
 import typer
 from rich.text import Text
 
+from headrace.cli.base.contexts import DEFAULT_HOME
 from headrace.cli.base.model_store import model_store, with_stored_models
 from headrace.cli.base.options import (
     ControlPlaneOptions,
@@ -19,6 +21,7 @@ from headrace.cli.base.options import (
     Json,
     SpecFile,
     Tuned,
+    UnreadHome,
     WaitS,
     Yes,
     option,
@@ -44,12 +47,14 @@ from headrace.cli.base.spec_file import (
 from headrace.core import (
     FailedPreconditionError,
     HeadraceError,
+    InvalidArgumentError,
     NotFoundError,
 )
 from headrace.core.redact import HIDDEN
 
 if TYPE_CHECKING:
     from headrace.cli.base.connection import CommandTarget
+    from headrace.core.spec.parse import SpecMistake, SystemSpec
 
 
 def sent_spec(file: Path, target: "CommandTarget", *, tuned: bool) -> dict[str, Any]:
@@ -113,17 +118,68 @@ def apply(
     show_applied(answer, json=json)
 
 
-def check(*, file: SpecFile) -> None:
+def check(*, file: SpecFile, home: UnreadHome = DEFAULT_HOME) -> None:
     """Validate a spec file and report all errors with their location.
+
+    Models that the registry of --home has are included: columns of payload logs must exist.
 
     For example:
 
         headrace check -f headrace.yaml
     """
+    from headrace.core.spec.parse import SpecError
+
     spec = read_spec(file, allows_uris=True)
+    if mistakes := list(_model_mistakes(spec, home)):
+        msg = f"{file}: {SpecError(mistakes)}"
+        raise InvalidArgumentError(msg)
+    for warning in _warnings(spec):
+        say(f"warning: {warning}")
     count, streams = len(spec.endpoints), len(spec.streams)
     more = f", {streams} stream{'' if streams == 1 else 's'}" if streams else ""
     say(f"{file}: valid, {count} endpoint{'' if count == 1 else 's'}{more}")
+
+
+def _model_mistakes(spec: "SystemSpec", home: Path) -> Iterator["SpecMistake"]:
+    """Yield the mistakes about models that the registry of a home has; files are compared."""
+    from headrace.control.desired.resolve import column_mistakes
+    from headrace.core.spec.parse import SpecMistake, is_model_path
+    from headrace.registry import Registry, read_content
+
+    if not (home / "registry").is_dir():
+        return
+    registry = Registry(home)
+    for i, endpoint in enumerate(spec.endpoints):
+        log, signatures = endpoint.payload_log, []
+        for model in (version.model for version in endpoint.split()) if log is not None else ():
+            with contextlib.suppress(HeadraceError):
+                if model is not None and is_model_path(model):
+                    digest = read_content(Path(model)).digest
+                    stored = (v for v in registry.list(endpoint.name) if v.digest == digest)
+                    signatures += [version.signature for version in stored][:1]
+                elif model is not None:
+                    signatures.append(registry.get(model).signature)
+        if len(signatures) == len(endpoint.split()):
+            for key, message in column_mistakes(endpoint, signatures):
+                yield SpecMistake(place=f"endpoints[{i}].payload_log.{key}", message=message)
+
+
+def _warnings(spec: "SystemSpec") -> Iterator[str]:
+    """Yield a warning for each receiver whose secret is missing in this environment."""
+    from headrace.control.base.settings import resolve_references
+
+    for receiver in spec.alerts.receivers:
+        way = receiver.webhook or receiver.slack or receiver.email
+        files = (getattr(way, key, None) for key in ("url_file", "token_file", "password_file"))
+        texts = [getattr(way, "url", None), *(f"file:{path}" for path in files if path)]
+        for text in filter(None, texts):
+            try:
+                resolve_references(text)
+            except HeadraceError as error:
+                yield (
+                    f"receiver '{receiver.name}' cannot be used from here: {error}; `headrace "
+                    f"alerts test {receiver.name}` sends a message from the running system"
+                )
 
 
 def scale(

@@ -329,6 +329,7 @@ _FIELDS: Final = {
     "ssl.connection_error": "failed",
     "upstream_cx_connect_fail": "failed",
     "health_check.network_failure": "failed",
+    "health_check.failure": "unhealthy",
     "membership_healthy": "healthy",
 }
 HANDSHAKES: Final = rf"cluster\.[^.]+~[^.]+\.({'|'.join(_FIELDS).replace('.', '[.]')})"
@@ -337,7 +338,7 @@ HANDSHAKES: Final = rf"cluster\.[^.]+~[^.]+\.({'|'.join(_FIELDS).replace('.', '[
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Handshakes:
-    """TLS handshakes with the upstream of one arm, since Envoy has the arm."""
+    """TLS handshakes and health checks of the upstream of one arm, since Envoy has the arm."""
 
     done: int = 0
     """Successful handshakes."""
@@ -347,6 +348,8 @@ class Handshakes:
     """Failures because no trusted CA signed the certificate."""
     failed: int = 0
     """Other failures, such as connections that the upstream closed or rejected."""
+    unhealthy: int = 0
+    """Failed health checks, with and without a connection."""
     healthy: int = 0
     """Upstream servers that pass health checks now; all, without health checks."""
 

@@ -253,15 +253,16 @@ class TargetProbe:
         Raises:
             InvalidArgumentError: It has no model, several, or does not list them.
         """
-        reply = self._send(
-            HttpMessage(
-                method="POST",
-                path="/v2/repository/index",
-                headers={"content-type": "application/json"},
-                content=b'{"ready": true}',
-            )
+        listing = HttpMessage(method="GET", path="/v2/models", headers={}, content=b"")
+        index = HttpMessage(
+            method="POST",
+            path="/v2/repository/index",
+            headers={"content-type": "application/json"},
+            content=b'{"ready": true}',
         )
-        names = _names(reply)
+        names = _names(self._send(listing))
+        if names is None:  # only Headrace and KServe have the first
+            names = _names(self._send(index))
         if names is None:
             msg = "the server lists no models; name one with --model"
             raise InvalidArgumentError(msg)
@@ -314,14 +315,20 @@ class _Entry(msgspec.Struct):
     state: str = ""
 
 
+class _Listing(msgspec.Struct):
+    models: list[str]
+
+
 def _names(reply: HttpReply) -> list[str] | None:
-    """Return the models in a repository index; None if the reply is not one."""
+    """Return the models in a list or a repository index; None if the reply is neither."""
     if reply.status != _OK:
         return None
     try:
-        entries = msgspec.json.decode(reply.body, type=list[_Entry])
+        entries = msgspec.json.decode(reply.body, type=_Listing | list[_Entry])
     except UNDECODABLE:
         return None
+    if isinstance(entries, _Listing):
+        return list(dict.fromkeys(entries.models))
     ready = [entry.name for entry in entries if entry.state in {"", "READY"}]
     return list(dict.fromkeys(ready))
 

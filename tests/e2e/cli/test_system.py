@@ -464,6 +464,8 @@ def test_a_model_adds_an_endpoint_and_a_spec_removes_only_what_is_confirmed(
     refused = [shell.run(*command) for command in _REMOVING]
     kept = [endpoint["name"] for endpoint in status_of(shell)["endpoints"]]
     removed = shell.run("apply", "-f", "spec.yaml", "--yes")
+    url = status_of(shell)["addresses"]["http"]
+    load = shell.run("load", url, "--rate", "50", "--warm-up", "0.2", "--seconds", "1", "--json")
 
     assert (first.returncode, second.returncode) == (0, 0), second.stderr
     assert "endpoint 'two' added" in second.stderr
@@ -474,6 +476,7 @@ def test_a_model_adds_an_endpoint_and_a_spec_removes_only_what_is_confirmed(
         assert "--yes" in done.stderr
     assert removed.returncode == 0
     assert "endpoint 'mlp' removed" in removed.stderr
+    assert json.loads(load.stdout)["model"] == "two", load.stderr
 
 
 _REMOVING = (("apply", "-f", "spec.yaml"), ("up", "spec.yaml"))

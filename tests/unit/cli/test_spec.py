@@ -45,6 +45,42 @@ def test_a_spec_that_is_no_text_is_told(headrace: Command, tmp_path: Path) -> No
     assert "not UTF-8 text" in headrace("check", "-f", file).err
 
 
+def test_columns_of_a_payload_log_are_compared_with_stored_models(
+    headrace: Command, tmp_path: Path, model: Path, home: Path
+) -> None:
+    headrace("models", "push", "m", model)
+    file = tmp_path / "a.yaml"
+    answers = []
+    for reference in ("m:1", str(model), "other:1"):
+        entry = f"{{name: m, model: '{reference}', payload_log: {{drop: [input.inptu]}}}}"
+        file.write_text(f"version: 1\nendpoints: [{entry}]\n")
+        answers.append(headrace("check", "-f", file, "--home", home))
+
+    assert [answer.status for answer in answers] == [1, 1, 0]
+    for answer in answers[:2]:
+        assert "endpoints[0].payload_log.drop[0]" in answer.err
+        assert "it has input.input" in answer.err
+
+
+def test_a_receiver_whose_secret_is_missing_is_a_warning(
+    headrace: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "url").write_text("https://chat.example/x")
+    file = tmp_path / "a.yaml"
+    receivers = "[{name: chat, slack: {url: '${CHAT_URL}'}}, {name: ops, webhook: {url_file: url}}]"
+    file.write_text(f"{SPEC}alerts: {{receivers: {receivers}}}\n")
+    monkeypatch.delenv("CHAT_URL", raising=False)
+    missing = headrace("check", "-f", file)
+    monkeypatch.setenv("CHAT_URL", "https://chat.example/y")
+    complete = headrace("check", "-f", file)
+
+    assert (missing.status, complete.status) == (0, 0)
+    assert "warning: receiver 'chat' cannot be used from here" in missing.err
+    assert "CHAT_URL" in missing.err
+    assert "ops" not in missing.err
+    assert "warning" not in complete.err
+
+
 def test_the_schema_is_json(headrace: Command) -> None:
     assert json.loads(headrace("schema").out)["title"]
 

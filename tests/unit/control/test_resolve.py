@@ -426,3 +426,21 @@ def test_what_is_pushed_from_a_path_has_its_owner(registry: Registry, tmp_path: 
 
     assert registry.owners("m") == {"ann"}
     assert registry.get("m").owner == "ann"
+
+
+def test_a_payload_log_must_name_columns_that_a_version_has(
+    registry: Registry, model: Path
+) -> None:
+    log = {"drop": ["input.x", "caller"], "hash": ["output.y"]}
+    [endpoint] = resolve(registry, {"name": "m", "model": str(model), "payload_log": log})
+    wrong = {"drop": ["input.x", "input.pixel"], "hash": ["output.x"]}
+    with pytest.raises(SpecError) as refused:
+        resolve(registry, {"name": "m", "model": str(model), "payload_log": wrong})
+
+    assert endpoint.payload_log is not None
+    assert {m.place: m.message for m in refused.value.mistakes} == {
+        "endpoints[0].payload_log.drop[1]": (
+            "the model has no column 'input.pixel'; it has input.x"
+        ),
+        "endpoints[0].payload_log.hash[0]": "the model has no column 'output.x'; it has output.y",
+    }

@@ -1,9 +1,12 @@
 """Whether an upstream can be spoken to is read from what Envoy counted."""
 
+from collections.abc import Sequence
+
 import pytest
 
 from headrace.control.gateway.upstream_watch import ArmKey, UpstreamWatch, tls_problem
-from headrace.core import UnavailableError
+from headrace.control.model.records import Event
+from headrace.core import SystemClock, UnavailableError
 from headrace.core.spec.upstream import UpstreamSpec, UpstreamTlsSpec
 from headrace.gateway import EndpointRoute, Handshakes, RevisionTarget
 from headrace.gateway.statistics import read_handshakes
@@ -62,15 +65,22 @@ def test_envoys_counters_become_one_per_arm() -> None:
 
 
 class _World:
-    def __init__(self, url: str, *, tls: UpstreamTlsSpec | None = None) -> None:
-        upstream = UpstreamSpec(url=url, tls=tls)
+    def __init__(
+        self, url: str, *, tls: UpstreamTlsSpec | None = None, health_path: str | None = ""
+    ) -> None:
+        upstream = UpstreamSpec(url=url, tls=tls, health_path=health_path)
         arm = RevisionTarget(version="1", weight=100, replicas=(), upstream=upstream)
         self.route = EndpointRoute(name="m", timeout_s=None, arms=(arm,))
         self.counts: Handshakes | None = NOTHING
         self.reads = 0
         self.changes = 0
+        self.events: list[Event] = []
         self.watch = UpstreamWatch(
-            routes=lambda: (self.route,), read=self._read, on_change=self._note
+            routes=lambda: (self.route,),
+            read=self._read,
+            on_change=self._note,
+            clock=SystemClock(),
+            emit=self._emit,
         )
 
     async def _read(self) -> dict[ArmKey, Handshakes]:
@@ -82,10 +92,13 @@ class _World:
     def _note(self) -> None:
         self.changes += 1
 
+    async def _emit(self, events: Sequence[Event]) -> None:
+        self.events += events
+
     async def says(self, counts: Handshakes | None) -> str:
         self.counts = counts
         await self.watch.poll()
-        return self.watch.tls_problem("m", "1")
+        return self.watch.problem("m", "1")
 
 
 @pytest.mark.anyio
@@ -113,8 +126,34 @@ async def test_an_envoy_that_counts_anew_hides_nothing() -> None:
 
 
 @pytest.mark.anyio
-async def test_upstreams_in_plain_text_are_not_looked_at() -> None:
+async def test_an_upstream_whose_health_checks_fail_is_reported_until_one_passes() -> None:
     world = _World("http://them.example")
+    problems = [
+        await world.says(NOTHING),  # no check has ended yet
+        await world.says(Handshakes(healthy=1)),
+        await world.says(Handshakes(unhealthy=1, healthy=1)),
+        await world.says(Handshakes(unhealthy=2)),
+        await world.says(Handshakes(unhealthy=2)),
+        await world.says(Handshakes(unhealthy=3, healthy=1)),
+    ]
+
+    assert [bool(problem) for problem in problems] == [False, False, False, True, True, False]
+    assert "no server passes its health check" in problems[3]
+    assert [event.reason for event in world.events] == ["UpstreamFailed", "UpstreamRecovered"]
+    assert world.events[0].endpoint == "m"
+    assert "http://them.example" in world.events[0].message
+
+
+@pytest.mark.anyio
+async def test_an_upstream_with_tls_that_refuses_its_health_check_has_no_tls_problem() -> None:
+    world = _World("https://them.example")
+
+    assert "health check" in await world.says(Handshakes(done=1, unhealthy=1))
+
+
+@pytest.mark.anyio
+async def test_upstreams_in_plain_text_without_health_checks_are_not_checked() -> None:
+    world = _World("http://them.example", health_path=None)
     await world.says(Handshakes(failed=9))
 
     assert world.reads == 0

@@ -8,7 +8,7 @@ from headrace.core.spec.parse import SpecError, parse_spec
 
 
 def _places(**spec: Any) -> dict[str, str]:  # noqa: ANN401  # as people write it
-    endpoints = spec.pop("endpoints", [{"name": "m", "model": "m:1"}])
+    endpoints = spec.pop("endpoints", [{"name": "m", "model": "m:1", "access": ["key"]}])
     try:
         parse_spec({"version": 1, "endpoints": endpoints, **spec})
     except SpecError as error:
@@ -28,7 +28,7 @@ def test_right_limits_are_no_mistakes() -> None:
     assert not _places(
         gateway={"limits_listen": "127.0.0.1:9090", "max_body_bytes": 5000, "shared_limits": True},
         tiers=_tiers(1, 2, 3, 4, 4, 0, -1, -2, -3, -4),
-        endpoints=_endpoint(5000),
+        endpoints=[*_endpoint(5000), {"name": "n", "model": "m:1", "access": ["key"]}],
     )
     for address in ("unix:/run/limits.sock", "[::1]:9090"):
         assert not _places(gateway={"limits_service": address})
@@ -53,6 +53,16 @@ def test_right_limits_are_no_mistakes() -> None:
             {"endpoints": _endpoint(1 << 30)},
             "endpoints[0].limits.max_body_bytes",
             "raise gateway.max_body_bytes",
+        ),
+        (
+            {"tiers": _tiers(0), "endpoints": [{"name": "m", "model": "m:1"}]},
+            "tiers",
+            "no endpoint identifies its callers",
+        ),
+        (
+            {"tiers": _tiers(0), "endpoints": [{"name": "m", "model": "m", "access": "public"}]},
+            "tiers",
+            "set `access: [key]`",
         ),
         ({"gateway": {"limits_service": "10.0.0.1:80"}}, "gateway.limits_service", "neither"),
         ({"gateway": {"limits_listen": "unix:here"}}, "gateway.limits_listen", "neither"),
@@ -81,3 +91,10 @@ def test_limits_that_do_not_go_together_are_told(
 )
 def test_what_is_no_limit_at_all_is_told_as_such(spec: dict[str, Any]) -> None:
     assert _places(**spec)
+
+
+def test_tiers_apply_where_a_gateway_beyond_loopback_identifies_callers() -> None:
+    endpoints = [{"name": "m", "model": "m:1"}]
+
+    assert not _places(tiers=_tiers(0), endpoints=endpoints, gateway={"host": "0.0.0.0"})  # noqa: S104  # text of a spec
+    assert "tiers" in _places(tiers=_tiers(0), endpoints=endpoints, gateway={"host": "::1"})

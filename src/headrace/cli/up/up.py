@@ -7,7 +7,7 @@ from typing import Annotated
 import msgspec
 import typer
 
-from headrace.cli.base.options import Json, Tuned, Yes, argument, option
+from headrace.cli.base.options import Json, Tuned, Yes, argument, file_option, option
 from headrace.cli.base.output import NOT_READY, say
 from headrace.cli.up.flags import StoredFlags
 from headrace.cli.up.settings import ControlOptions, GatewayTlsOptions, ModelOptions
@@ -24,6 +24,9 @@ def up(
         ),
     ] = None,
     *,
+    file: Annotated[
+        Path | None, file_option("The spec file; the same as the argument.", "--file", "-f")
+    ] = None,
     detach: Annotated[
         bool, option("Return when a test request has succeeded.", "--detach", "-d")
     ] = False,
@@ -80,6 +83,10 @@ def up(
     from headrace.control import read_control_file
 
     home = options.home
+    if file is not None and target is not None:
+        msg = f"names a second target besides '{target}'"
+        raise typer.BadParameter(msg, param_hint="--file")
+    target = file if target is None else target
     document = start.document_for(target, model, home=home, has_state=bool(options.state_url))
     if allow_code and document is not None:
         document = start.with_code(document)

@@ -5,7 +5,7 @@ Blocking: reads and hashes model files, and loads new ones once to prove that th
 
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
@@ -26,6 +26,7 @@ from headrace.core import (
     HeadraceError,
     Inspect,
     InvalidArgumentError,
+    ModelSignature,
     NotSignedError,
     NullPolicy,
     ReplicaSettings,
@@ -119,6 +120,8 @@ class Resolver:
     reloads: Mapping[str, int] = field(default_factory=dict)
     """How often an operator requested a reload of an endpoint's models, by endpoint."""
     _mistakes: list[SpecMistake] = field(default_factory=list)
+    _signatures: dict[str, list[ModelSignature]] = field(default_factory=dict)
+    """Signatures of the versions of each endpoint."""
     _trusted: "list[PublicKey] | None" = None
 
     def resolve(self) -> tuple[DesiredEndpoint, ...]:
@@ -188,6 +191,10 @@ class Resolver:
                 )
                 self._wrong(f"{source}.{'model' if version.model else 'upstream'}", description)
             arms.append(arm)
+        signatures = self._signatures.get(endpoint.name, [])
+        if len(signatures) == len(endpoint.split()):
+            for key, message in column_mistakes(endpoint, signatures):
+                self._wrong(f"{location}.payload_log.{key}", message)
         return [desired_endpoint(endpoint, endpoint.name, tuple(arms))]
 
     def _arm_of(
@@ -254,6 +261,7 @@ class Resolver:
                 raise InvalidArgumentError(message)
             if endpoint.example is not None:
                 self._check_example(endpoint, stored, location)
+            self._signatures.setdefault(endpoint.name, []).append(stored.signature)
             pinned = _pin_stored(stored, self.registry.path(stored), self._signed(stored))
             return replace(pinned, features=self._features(endpoint, stored, pinned.path))
         except RequestCancelledError:
@@ -364,6 +372,37 @@ class Resolver:
 
     def _wrong(self, location: str, message: str) -> None:
         self._mistakes.append(SpecMistake(place=location, message=message))
+
+
+def column_mistakes(
+    endpoint: EndpointSpec, signatures: Sequence[ModelSignature]
+) -> Iterator[tuple[str, str]]:
+    """Yield setting and message of each column of the payload log that no version has.
+
+    Nothing would be dropped or hashed. With `features`, requests have columns of their own.
+
+    Args:
+        signatures: The signatures of all versions.
+    """
+    log = endpoint.payload_log
+    if log is None or endpoint.features is not None or not signatures:
+        return
+    names = {
+        side: sorted({tensor.name for signature in signatures for tensor in getattr(signature, of)})
+        for side, of in (("input", "inputs"), ("output", "outputs"))
+    }
+    for key, columns in (("drop", log.drop), ("hash", log.hash)):
+        for i, column in enumerate(columns):
+            side, _, name = column.partition(".")
+            if side in names and names[side] and name not in names[side]:
+                listed = ", ".join(f"{side}.{there}" for there in names[side][:_SHOWN_COLUMNS])
+                more = len(names[side]) - _SHOWN_COLUMNS
+                and_more = f" and {more} more" if more > 0 else ""
+                message = f"the model has no column '{column}'; it has {listed}{and_more}"
+                yield f"{key}[{i}]", message
+
+
+_SHOWN_COLUMNS: Final = 10
 
 
 def check_still_trusted(endpoint: DesiredEndpoint, security: SecuritySpec) -> None:

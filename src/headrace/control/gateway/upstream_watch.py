@@ -1,12 +1,14 @@
-"""Reasons why upstreams with TLS get no requests, from the handshakes that Envoy counts."""
+"""Reasons why upstreams get no requests, from the handshakes and health checks of Envoy."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 from headrace.control.base.faults import LOOP, Faults
-from headrace.core import HeadraceError
+from headrace.control.model.records import Event
+from headrace.core import Clock, HeadraceError
+from headrace.core.spec.upstream import UpstreamSpec
 from headrace.gateway import EndpointRoute, Handshakes
 from headrace.gateway.settings import parse_url
 from headrace.gateway.upstreams import is_checked
@@ -42,9 +44,22 @@ def tls_problem(
     return last_problem
 
 
+def health_problem(before: Handshakes, now: Handshakes, last_problem: str) -> str:
+    """Return the problem of a health-checked upstream; empty if there is none.
+
+    Args:
+        before: As of `tls_problem`.
+    """
+    if now.healthy > 0:
+        return ""
+    if now.unhealthy > before.unhealthy:
+        return "no server passes its health check, and its share of the requests is answered 503"
+    return last_problem
+
+
 @dataclass(slots=True, kw_only=True)
 class UpstreamWatch:
-    """Checks upstreams with TLS every second."""
+    """Checks upstreams with TLS or health checks every second."""
 
     routes: Callable[[], tuple[EndpointRoute, ...]]
     """Returns the routes in force."""
@@ -53,12 +68,15 @@ class UpstreamWatch:
     when a problem changes.
     """
     on_change: Callable[[], None]
+    clock: Clock
+    emit: Callable[[Sequence[Event]], Awaitable[None]]
+    """Stores events."""
     faults: Faults = field(default_factory=Faults)
     _before: Mapping[ArmKey, Handshakes] = field(default_factory=dict)
     _known: dict[ArmKey, str] = field(default_factory=dict)
 
-    def tls_problem(self, endpoint: str, key: str) -> str:
-        """Return the TLS problem of an arm's upstream; empty if none is known."""
+    def problem(self, endpoint: str, key: str) -> str:
+        """Return the problem of an arm's upstream; empty if none is known."""
         return self._known.get((endpoint, key), "")
 
     async def run(self) -> None:
@@ -74,7 +92,8 @@ class UpstreamWatch:
             (route.name, arm.key): arm.upstream
             for route in self.routes()
             for arm in route.arms
-            if arm.upstream is not None and parse_url(arm.upstream.url).is_tls
+            if arm.upstream is not None
+            and (parse_url(arm.upstream.url).is_tls or is_checked(arm.upstream))
         }
         if not arms:
             self._before, self._known = {}, {}
@@ -84,21 +103,41 @@ class UpstreamWatch:
         except HeadraceError:
             return  # the gateway does not run, which is reported elsewhere
         nothing = Handshakes()
-        problems = {
-            arm: tls_problem(
-                _since_start(self._before.get(arm, nothing), now.get(arm, nothing)),
-                now.get(arm, nothing),
-                self._known.get(arm, ""),
-                name=(upstream.tls.server_name if upstream.tls else "")
-                or parse_url(upstream.url).host,
-                is_checked=is_checked(upstream),
-            )
-            for arm, upstream in arms.items()
-        }
-        is_news = problems != self._known
-        self._before, self._known = now, problems
-        if is_news:
-            self.on_change()
+        problems: dict[ArmKey, str] = {}
+        for arm, upstream in arms.items():
+            counts, server = now.get(arm, nothing), parse_url(upstream.url)
+            before = _since_start(self._before.get(arm, nothing), counts)
+            problem, last = "", self._known.get(arm, "")
+            if server.is_tls:
+                name = (upstream.tls.server_name if upstream.tls else "") or server.host
+                problem = tls_problem(
+                    before, counts, last, name=name, is_checked=is_checked(upstream)
+                )
+            if not problem and is_checked(upstream):
+                problem = health_problem(before, counts, last)
+            problems[arm] = problem
+        former, self._before, self._known = self._known, now, problems
+        if problems == former:
+            return
+        self.on_change()
+        await self.emit(
+            [
+                self._event(arm, upstream, problems[arm])
+                for arm, upstream in arms.items()
+                if problems[arm] != former.get(arm, "")
+            ]
+        )
+
+    def _event(self, arm: ArmKey, upstream: UpstreamSpec, problem: str) -> Event:
+        endpoint, key = arm
+        return Event(
+            at=self.clock.now(),
+            endpoint=endpoint,
+            kind="gateway",
+            reason="UpstreamFailed" if problem else "UpstreamRecovered",
+            message=f"version {key}: upstream {upstream.url}: {problem or 'it answers again'}",
+            data={"version": key, "problem": problem},
+        )
 
 
 def _since_start(before: Handshakes, now: Handshakes) -> Handshakes:
@@ -110,6 +149,7 @@ def _since_start(before: Handshakes, now: Handshakes) -> Handshakes:
             (before.wrong_name, now.wrong_name),
             (before.untrusted, now.untrusted),
             (before.failed, now.failed),
+            (before.unhealthy, now.unhealthy),
         )
     )
     return before if is_longer else Handshakes()

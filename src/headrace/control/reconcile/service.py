@@ -152,6 +152,8 @@ class ReconcileService:
             routes=lambda: reconciler.publication.routes,
             read=gateway_supervisor.handshakes,
             on_change=self.first_requests.repeat_request,
+            clock=clock,
+            emit=context.journal.write,
             faults=faults,
         )
         self.callers: Final = CallerPolicy(
@@ -199,4 +201,4 @@ class ReconcileService:
         if arm.revision.upstream is None:
             return self.reconciler.arm_problem(endpoint, arm)
         problem = self.gateway_supervisor.upstream_problem(arm.revision.upstream)
-        return problem or self.upstreams.tls_problem(endpoint, arm.key)
+        return problem or self.upstreams.problem(endpoint, arm.key)

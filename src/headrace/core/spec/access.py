@@ -301,6 +301,7 @@ def limit_disagreements(document: Mapping[Any, Any]) -> Iterator[tuple[str, str]
     gateway = document.get("gateway")
     gateway = gateway if isinstance(gateway, Mapping) else {}
     yield from _tiers(document.get("tiers"))
+    yield from _unused_tiers(document.get("tiers"), document.get("endpoints"), gateway)
     yield from _bodies(document.get("endpoints"), gateway.get("max_body_bytes"))
     yield from _addresses(gateway)
 
@@ -324,6 +325,23 @@ def _tiers(tiers: object) -> Iterator[tuple[str, str]]:
                     "distinguished"
                 ),
             )
+
+
+def _unused_tiers(
+    tiers: object, endpoints: object, gateway: Mapping[Any, Any]
+) -> Iterator[tuple[str, str]]:
+    """Yield the mistake of tiers without an endpoint whose callers are identified."""
+    rules = [entry.get("access") for entry in _items(endpoints) if isinstance(entry, Mapping)]
+    host = gateway.get("host")
+    is_local = not isinstance(host, str) or host in _LOOPBACK
+    if not _items(tiers) or not rules:
+        return
+    if all(rule == "public" or (rule is None and is_local) for rule in rules):
+        message = (
+            "apply to no request: no endpoint identifies its callers, so a key that is sent is "
+            "ignored; set `access: [key]` of the endpoints, or `gateway.host` beyond loopback"
+        )
+        yield "tiers", message
 
 
 def _bodies(endpoints: object, gateways: object) -> Iterator[tuple[str, str]]:
