@@ -1,5 +1,6 @@
 """`headrace context`: names control planes elsewhere, and chooses one."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -63,11 +64,7 @@ def add(
     full = contexts.contexts[name].server
     if access is not None and access.token and full.startswith("http://"):
         say("its URL is not https: the token is sent unencrypted")
-    now = (
-        "commands now use this context"
-        if contexts.current == name
-        else f"`headrace context use {name}`"
-    )
+    now = _effect("this context") if contexts.current == name else f"`headrace context use {name}`"
     say(f"{name} is {full}; {now}")
 
 
@@ -84,7 +81,15 @@ def use(name: _Name) -> None:
     path = contexts_file()
     contexts = read_contexts(path).using(name)
     write_contexts(path, contexts)
-    say(f"commands now use {contexts.server or 'the home on this machine'}")
+    say(_effect(contexts.server or "the home on this machine"))
+
+
+def _effect(selected: str) -> str:
+    """Return what commands use now that `selected` is the current context."""
+    set_ = next((name for name in ("HEADRACE_SERVER", "HEADRACE_HOME") if os.environ.get(name)), "")
+    if set_:
+        return f"{set_} is set and takes precedence: unset it, and commands use {selected}"
+    return f"commands now use {selected}"
 
 
 @app.command("list")

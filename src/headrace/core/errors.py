@@ -96,6 +96,14 @@ class ModelNotFoundError(NotFoundError):
         self.version = version
 
 
+class EndpointNotFoundError(NotFoundError):
+    """No endpoint has this name."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"no endpoint '{name}'; `headrace status` lists the endpoints")
+        self.name = name
+
+
 class AlreadyExistsError(HeadraceError):
     """An object of this name exists and differs."""
 

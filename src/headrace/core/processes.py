@@ -99,6 +99,30 @@ def find_by_arguments(arguments: Sequence[str]) -> int | None:
     return None
 
 
+_LISTENING: Final = "0A"
+"""State of a listening socket in `/proc/net/tcp`."""
+
+
+def port_user(port: int) -> str:
+    """Return name and pid of the process that listens on a TCP port of this machine.
+
+    Empty if it belongs to another user, or cannot be found.
+    """
+    sockets = set()
+    for table in ("tcp", "tcp6"):
+        with contextlib.suppress(OSError):
+            for line in Path("/proc/net", table).read_text("ascii").splitlines()[1:]:
+                fields = line.split()
+                if fields[3] == _LISTENING and int(fields[1].rpartition(":")[2], 16) == port:
+                    sockets.add(f"socket:[{fields[9]}]")
+    for entry in Path("/proc").iterdir() if sockets else ():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):  # it has ended meanwhile, or is another user's
+                if any(str(file.readlink()) in sockets for file in (entry / "fd").iterdir()):
+                    return f"{(entry / 'comm').read_text().strip()} (pid {entry.name})"
+    return ""
+
+
 def python_module(module: str, *arguments: str) -> list[str]:
     """Return the command line that runs `module` with this interpreter."""
     return [sys.executable, "-m", module, *arguments]

@@ -18,6 +18,7 @@ from headrace.core import (
     PoolReplicaSettings,
     ReplicaSettings,
 )
+from headrace.core.processes import port_user
 from headrace.observe import ModelStatistics
 from headrace.scoring.loading import LoadedModel, load
 from headrace.serving.application import Application, MetricsApplication
@@ -86,7 +87,10 @@ def bind_tcp(host: str, port: int) -> socket.socket:
         sock.bind((host, port))
     except OSError as error:
         sock.close()
-        msg = f"cannot listen on {host} port {port}: {error.strerror or error}; choose another port"
+        user = port_user(port)
+        by = f" by {user}" if user else ""
+        why = f"{error.strerror or error}{by}"
+        msg = f"cannot listen on {host} port {port}: {why}; choose another port"
         raise FailedPreconditionError(msg) from error
     _log.info("listening", extra={"host": host, "port": sock.getsockname()[1]})
     return sock

@@ -236,7 +236,9 @@ def test_a_port_in_use_is_named_with_its_option(cold: Shell) -> None:
         done = cold.run("up", "mlp.onnx", "--detach", *PORTS[2:], "--http-port", str(port))
 
     assert done.returncode == 1
-    assert f"port {port} on 127.0.0.1 (the gateway) is in use" in done.stderr
+    named = f"port {port} on 127.0.0.1 (the gateway) is in use by "
+    assert named in done.stderr
+    assert f"(pid {os.getpid()}); choose another with --http-port" in done.stderr
     assert "--http-port" in done.stderr
 
 

@@ -512,6 +512,28 @@ def test_the_next_start_adopts_what_sigterm_left_and_uses_the_stored_flags(
     assert f"--http-port: the control plane that runs (pid {after['pid']})" in other.stderr
 
 
+@pytest.mark.long
+def test_a_detached_start_with_remote_gateways_names_the_command_of_the_first(
+    shell: Shell,
+) -> None:
+    shell.run("certs", "dev", "--out", "pki", "--client", "gw-1")
+    upstream = "upstream: {url: 'http://127.0.0.1:9', health_path: null}"
+    (shell.folder / "spec.yaml").write_text(f"endpoints: [{{name: m, {upstream}}}]\n")
+    files = ("--agents-tls-cert", "server.pem", "--agents-tls-key", "server-key.pem")
+    paths = [text if text.startswith("--") else f"pki/{text}" for text in files]
+    ports = ("--agents-port", "0", "--agents-limits-port", "0", "--agents-tls-client-ca")
+    done = shell.run(
+        *("up", "-f", "spec.yaml", "--detach", "--gateway", "remote", "--wait-s", "60"),
+        *(*paths, *ports, "pki/ca.pem", *PORTS),
+    )
+    after = status_of(shell)
+
+    assert done.returncode == 0, done.stderr
+    assert "no gateway is connected, and endpoints become ready with the first" in done.stderr
+    assert "headrace gateway --control https://" in done.stderr
+    assert after["endpoints"][0]["ready"] is False
+
+
 def status_of(shell: Shell) -> dict[str, Any]:
     document: dict[str, Any] = status(shell)
     return document

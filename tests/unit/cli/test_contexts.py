@@ -132,7 +132,13 @@ def test_the_file_lies_where_the_desktop_convention_says() -> None:
     assert contexts_file({"HOME": "/h"}) == Path("/h/.config/headrace/contexts.json")
 
 
-def test_contexts_are_added_used_listed_and_forgotten(headrace: Command) -> None:
+def test_contexts_are_added_used_listed_and_forgotten(
+    headrace: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    overruled = headrace("context", "add", "prod", "https://p.example")
+    headrace("context", "rm", "prod")
+    monkeypatch.delenv("HEADRACE_HOME")
+    assert "HEADRACE_HOME is set and takes precedence: unset it" in overruled.err
     assert (
         "commands now use this context"
         in headrace("context", "add", "prod", "https://p.example").err

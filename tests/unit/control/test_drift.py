@@ -15,9 +15,9 @@ from headrace.control.telemetry.drift import DriftMonitor
 from headrace.control.telemetry.drift_files import DriftFiles, EndpointDrift, decode_reference
 from headrace.core import (
     Array,
+    EndpointNotFoundError,
     FailedPreconditionError,
     InvalidArgumentError,
-    ModelNotFoundError,
     UnavailableError,
 )
 from headrace.monitor.drift_reference import DriftReference, feature_reference
@@ -255,7 +255,7 @@ async def test_endpoints_whose_spec_does_not_say_drift_are_left_alone(
     assert replicas.plans == {}
     with pytest.raises(FailedPreconditionError, match="not watched"):
         plane.telemetry.drift.set_reference("e", a_reference())
-    with pytest.raises(ModelNotFoundError):
+    with pytest.raises(EndpointNotFoundError):
         plane.telemetry.drift.settings("nobody")
 
 

@@ -432,6 +432,14 @@ def _announce(
             )
             lines += ["", "try it:", call]
         write("\n".join(lines))
+    gateway = status["gateway"]
+    if control.agents_url and not gateway["ready"] and not gateway["gateways"]:
+        say(
+            "no gateway is connected, and endpoints become ready with the first: on its host, "
+            f"`headrace gateway --control {control.agents_url} --tls-cert ... --tls-key ... "
+            "--ca-file ...`"
+        )
+        return True
     for endpoint in endpoints:
         if endpoint["message"] or endpoint.get("note"):
             say(f"{endpoint['name']}: {endpoint['message'] or endpoint['note']}")

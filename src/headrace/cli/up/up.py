@@ -2,6 +2,7 @@
 
 # ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
 
+from pathlib import Path  # Typer reads annotations
 from typing import Annotated
 
 import msgspec

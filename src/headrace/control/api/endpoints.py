@@ -32,7 +32,7 @@ from headrace.control.model.rollout_events import RolloutEnd, ends_of
 from headrace.control.plane.control_plane import ControlPlane
 from headrace.control.reconcile.status import EndpointStatus
 from headrace.control.rollouts.status import RolloutStatus
-from headrace.core import ConflictError, InvalidArgumentError, ModelNotFoundError, NotFoundError
+from headrace.core import ConflictError, EndpointNotFoundError, InvalidArgumentError, NotFoundError
 from headrace.core.redact import redact
 from headrace.observe.row_checks import BatchingReport
 from headrace.rollout.state import RolloutPhase
@@ -352,7 +352,7 @@ def add_endpoints(api: FastAPI, plane: ControlPlane) -> None:
         """Return one endpoint; its generation is the ETag."""
         status = next((status for status in plane.status().endpoints if status.name == name), None)
         if status is None:
-            raise ModelNotFoundError(name)
+            raise EndpointNotFoundError(name)
         view = _view(plane, log, status)
         return answer(view, headers={"etag": etag(view.generation)})
 
@@ -459,7 +459,7 @@ def _add_history(api: FastAPI, plane: ControlPlane) -> None:
         """List an endpoint's generations and ends of rollouts, the newest first."""
         entries = await plane.store.history(name, limit=limit)
         if not entries:
-            raise ModelNotFoundError(name)
+            raise EndpointNotFoundError(name)
         current = plane.target_state.generation(name)
         events = await plane.store.events(endpoint=name, kind="rollout", limit=_EVENTS, newest=True)
         ends = ends_of(events)[::-1][:limit]

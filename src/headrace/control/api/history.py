@@ -13,7 +13,7 @@ from headrace.control.auth.roles import Caller, Role
 from headrace.control.model.desired import DesiredEndpoint
 from headrace.control.plane.control_plane import ControlPlane
 from headrace.control.reconcile.status import EndpointStatus
-from headrace.core import InvalidArgumentError, ModelNotFoundError, PermissionDeniedError
+from headrace.core import EndpointNotFoundError, InvalidArgumentError, PermissionDeniedError
 from headrace.core.names import NAME_PATTERN
 from headrace.monitor import LoadWindow, RequestHistory, RequestWindow
 
@@ -274,7 +274,7 @@ def add_history(api: FastAPI, plane: ControlPlane) -> None:
         if plane.target_state.effective.endpoint(
             endpoint
         ) is None and not plane.telemetry.history.versions(endpoint):
-            raise ModelNotFoundError(endpoint)
+            raise EndpointNotFoundError(endpoint)
         if since_s > _DAY_S and plane.telemetry.prometheus is None:
             message = "since_s: more than a day is known with --prometheus-url only"
             raise InvalidArgumentError(message)

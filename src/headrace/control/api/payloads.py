@@ -12,7 +12,7 @@ from fastapi import FastAPI, Query, Response
 from headrace.control.api.answers import Name, answer, route
 from headrace.control.payloads.files import check_pyarrow, list_files, read_batches
 from headrace.control.plane.control_plane import ControlPlane
-from headrace.core import ModelNotFoundError
+from headrace.core import EndpointNotFoundError
 
 _LONGEST = 64
 """Maximum number of values shown per tensor; the file holds all of them."""
@@ -142,7 +142,7 @@ def add_payloads(api: FastAPI, plane: ControlPlane) -> None:
         """List the files of an endpoint's payload log."""
         endpoint = plane.target_state.desired.endpoint(name)
         if endpoint is None:
-            raise ModelNotFoundError(name, "")
+            raise EndpointNotFoundError(name)
         files = await asyncio.to_thread(list_files, plane.home.payloads / name)
         writer = plane.telemetry.payloads
         return answer(
@@ -172,7 +172,7 @@ def add_payloads(api: FastAPI, plane: ControlPlane) -> None:
     ) -> Response:
         """Return the newest requests and responses of an endpoint's payload log."""
         if plane.target_state.desired.endpoint(name) is None:
-            raise ModelNotFoundError(name, "")
+            raise EndpointNotFoundError(name)
         check_pyarrow()
         directory = plane.home.payloads / name
         newest = await asyncio.to_thread(newest_rows, directory, limit=limit, request_id=request_id)

@@ -19,7 +19,7 @@ from headrace.control.rollouts.status import (
     rollout_evidence,
     rollout_status,
 )
-from headrace.core import ModelNotFoundError, NotFoundError
+from headrace.core import EndpointNotFoundError, NotFoundError
 from headrace.core.names import NAME_PATTERN, VERSION_PATTERN
 from headrace.rollout.outlook import USUAL_MEDIAN_S, EndpointLoad, Outlook, observed_load, outlook
 from headrace.rollout.state import Verb
@@ -155,7 +155,7 @@ def add_rollouts(api: FastAPI, plane: ControlPlane) -> None:
         """Return the newest rollout of an endpoint."""
         record = plane.target_state.rollouts.get(name)
         if record is None and plane.target_state.desired.endpoint(name) is None:
-            raise ModelNotFoundError(name)
+            raise EndpointNotFoundError(name)
         if record is None:
             message = (
                 f"endpoint '{name}' has no rollout; start one with `headrace rollout start {name}`"

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from headrace.control.app.assemble import System, assemble
+from headrace.control.base.agents_settings import GatewayMode
 from headrace.control.base.home import Home, HomeLock
 from headrace.control.base.log_files import LogFollower, cut_large, render_line
 from headrace.control.base.ownership import claim
@@ -188,6 +189,12 @@ class ControlPlaneRun:
             await self._notify_ready()
 
     async def _notify_ready(self) -> None:
+        gateways = self.system.plane.status().gateway.gateways
+        if self.settings.gateway == GatewayMode.REMOTE and not gateways:
+            # Endpoints become ready with the first gateway, which is started after this one.
+            self._was_ready = True
+            _notify(self.settings, Notice(ready=True, found_running=self.system.found_running))
+            return
         status = await self.system.plane.wait_ready(_READY_TIMEOUT_S)
         reasons = "; ".join(f"{e.name}: {e.message}" for e in status.endpoints if not e.ready)
         self._was_ready = status.is_served or (

@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from typing import Final
 
 from headrace.core import FailedPreconditionError, InvalidArgumentError
+from headrace.core.processes import port_user
 
 _BACKLOG: Final = 128
 _PICKED_FROM: Final = range(20_000, 32_000)
@@ -87,10 +88,10 @@ def _bind(host: str, port: int, *, description: str, flag: str) -> socket.socket
 
 def _why(error: OSError, host: str, port: int, description: str, flag: str) -> str:
     if error.errno == errno.EADDRINUSE:
-        return (
-            f"port {port} on {host} ({description}) is in use; choose another with {flag}, 0 "
-            "picks one"
-        )
+        user = port_user(port)
+        by = f" by {user}" if user else ""
+        choose = f"choose another with {flag}, 0 picks one"
+        return f"port {port} on {host} ({description}) is in use{by}; {choose}"
     if error.errno == errno.EACCES:
         return (
             f"port {port} on {host} ({description}) needs more rights; choose one above "

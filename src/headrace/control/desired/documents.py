@@ -26,10 +26,10 @@ from headrace.control.model.records import EndpointGeneration, RolloutRecord
 from headrace.control.state.store import Store
 from headrace.core import (
     Digest,
+    EndpointNotFoundError,
     FailedPreconditionError,
     HeadraceError,
     InvalidArgumentError,
-    ModelNotFoundError,
     NotFoundError,
 )
 from headrace.core.feature_settings import SQLITE
@@ -109,7 +109,7 @@ async def _served_before(store: Store, name: str) -> EndpointGeneration:
     """
     history = await store.history(name, limit=_MAX_SEARCHED)
     if not history:
-        raise ModelNotFoundError(name)
+        raise EndpointNotFoundError(name)
     rollouts = await store.rollouts(name, limit=_MAX_SEARCHED)
     held_back = {
         held

@@ -57,6 +57,7 @@ from headrace.control.state.store import Store
 from headrace.core import (
     Clock,
     ConflictError,
+    EndpointNotFoundError,
     FailedPreconditionError,
     InvalidArgumentError,
     ModelNotFoundError,
@@ -285,7 +286,7 @@ class DesiredStateService:
         """Remove endpoint `name`; all others keep their pinned versions.
 
         Raises:
-            ModelNotFoundError: The endpoint does not exist.
+            EndpointNotFoundError: The endpoint does not exist.
             FailedPreconditionError: The endpoint comes from a model repository, whose models are
                 removed together.
             ConflictError: The endpoint's generation differs from `expected`.
@@ -382,7 +383,7 @@ class DesiredStateService:
             cancel: See `apply`.
 
         Raises:
-            ModelNotFoundError: The endpoint does not exist.
+            EndpointNotFoundError: The endpoint does not exist.
             SpecError: The new version or `rollout` is invalid.
             FailedPreconditionError: A rollout is in progress.
             InvalidArgumentError: The version is already served.
@@ -528,7 +529,7 @@ class DesiredStateService:
         """Return the endpoint `name`, which must have its own entry in the spec."""
         endpoint = self.target_state.desired.endpoint(name)
         if endpoint is None:
-            raise ModelNotFoundError(name)
+            raise EndpointNotFoundError(name)
         if self.target_state.desired.entry(name) is None:
             message = f"'{name}' comes from a model repository; remove the repository from the spec"
             raise FailedPreconditionError(message)

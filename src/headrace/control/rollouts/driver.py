@@ -20,7 +20,7 @@ from headrace.control.reconcile.reports import Reports
 from headrace.control.rollouts.evidence import RolloutReading, share_of
 from headrace.control.rollouts.observation import CANDIDATE, LiveRollout, RolloutWatch, batch_of
 from headrace.control.state.store import Store
-from headrace.core import Clock, HeadraceError, ModelNotFoundError, NotFoundError
+from headrace.core import Clock, EndpointNotFoundError, HeadraceError, NotFoundError
 from headrace.gateway import GatewayStatistics
 from headrace.rollout.evidence import RolloutEvidenceState
 from headrace.rollout.machine import advance, command, due_at
@@ -114,14 +114,14 @@ class RolloutDriver:
         """Execute a user's command on an endpoint's rollout.
 
         Raises:
-            ModelNotFoundError: There is no such endpoint.
+            EndpointNotFoundError: There is no such endpoint.
             NotFoundError: The endpoint has no rollout.
             FailedPreconditionError: The verb is not valid in the current phase.
         """
         async with self.target_state.lock:
             record = self.target_state.rollout(name)
             if self.target_state.desired.endpoint(name) is None:
-                raise ModelNotFoundError(name)
+                raise EndpointNotFoundError(name)
             if record is None:
                 message = f"endpoint '{name}' has no rollout; `headrace rollout start` begins one"
                 raise NotFoundError(message)

@@ -21,9 +21,9 @@ from headrace.control.telemetry.drift_files import DriftFiles, EndpointDrift
 from headrace.control.telemetry.labels import LabelStore
 from headrace.core import (
     Clock,
+    EndpointNotFoundError,
     FailedPreconditionError,
     HeadraceError,
-    ModelNotFoundError,
     UnavailableError,
 )
 from headrace.core.error_kind import UNDECODABLE
@@ -148,11 +148,11 @@ class DriftMonitor:
         """Return an endpoint's drift settings; None if it is not monitored.
 
         Raises:
-            ModelNotFoundError: There is no such endpoint.
+            EndpointNotFoundError: There is no such endpoint.
         """
         endpoint = self.target_state.desired.endpoint(name)
         if endpoint is None:
-            raise ModelNotFoundError(name)
+            raise EndpointNotFoundError(name)
         return endpoint.drift
 
     def version(self, name: str, version: str = "") -> tuple[str, VersionDrift | None]:
@@ -175,7 +175,7 @@ class DriftMonitor:
         """Compare the endpoint's requests with `reference` from now on.
 
         Raises:
-            ModelNotFoundError: There is no such endpoint.
+            EndpointNotFoundError: There is no such endpoint.
             FailedPreconditionError: Its spec has no `drift`.
         """
         settings = self.settings(name)
@@ -192,7 +192,7 @@ class DriftMonitor:
         """Drop the reference of an endpoint, including one that a user set.
 
         Raises:
-            ModelNotFoundError: There is no such endpoint.
+            EndpointNotFoundError: There is no such endpoint.
         """
         self.settings(name)
         self._kept[name] = _EndpointDrift(reference=None, versions={}, changed=True)
