@@ -28,6 +28,7 @@ _COMMANDS: Final = {
         "apply": ("spec:apply", "Apply a spec file to the running system."),
         "diff": ("spec:diff", "Show what `apply` would change."),
         "scale": ("spec:scale", "Set an endpoint's number of replicas."),
+        "remove": ("spec:remove", "Stop serving an endpoint."),
         "undo": ("events:undo", "Return an endpoint to an earlier generation."),
         "rollout": ("rollout.commands:app", "Shift traffic to a new version step by step."),
         "batch": ("batch.commands:app", "Run a model over a data set; control jobs of the spec."),
@@ -81,6 +82,21 @@ _COMMANDS: Final = {
 }
 """Commands and groups by section of the help: their modules, and their help lines."""
 _ALIASES: Final = {"token": "tokens"}
+_OTHER_WORDS: Final = {
+    **dict.fromkeys(("start", "run", "deploy"), "up"),
+    "restart": "down`, then `headrace up",
+    **dict.fromkeys(("stop", "shutdown"), "down"),
+    **dict.fromkeys(("delete", "rm", "undeploy"), "remove"),
+    **dict.fromkeys(("list", "ls", "ps", "get", "describe"), "status"),
+    **dict.fromkeys(("predict", "score", "call"), "infer"),
+    **dict.fromkeys(("push", "pull", "convert", "inspect", "sign"), "models"),
+    **dict.fromkeys(("validate", "lint"), "check"),
+    **dict.fromkeys(("promote", "rollback", "canary"), "rollout"),
+    **dict.fromkeys(("bench", "benchmark"), "load"),
+    "metrics": "status` prints the address of `/metrics",
+    "login": "context add",
+}
+"""Words of other tools, and the commands that do the same."""
 
 
 class _Commands(Mapping[str, Any]):
@@ -117,6 +133,12 @@ class _Root(TyperGroup):
     def __init__(self, **attributes: Any) -> None:  # noqa: ANN401  # typer's own arguments
         super().__init__(**attributes)
         self.commands = _Commands()  # type: ignore[assignment]  # typer only reads it
+
+    def resolve_command(self, ctx: typer.Context, args: list[str]) -> Any:  # type: ignore[override]  # noqa: ANN401  # as below
+        """Return the command; a word of another tool fails with the command that does the same."""
+        if (meant := _OTHER_WORDS.get(args[0])) and args[0] not in self.commands:
+            ctx.fail(f"No such command '{args[0]}'. Did you mean `headrace {meant}`?")
+        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: typer.Context, formatter: Any) -> None:  # type: ignore[override]  # noqa: ARG002, ANN401  # typer keeps the wider types to itself
         """Write one section for each group of commands."""

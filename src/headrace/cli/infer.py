@@ -185,11 +185,8 @@ def infer(
         try:
             signature = client.signature(endpoint, version)
         except ModelNotFoundError as error:
-            endpoints = [] if url or version else target.endpoint_names()
-            if not endpoints:
-                raise
-            msg = f"no endpoint '{endpoint}'; there are: {', '.join(endpoints)}"
-            raise NotFoundError(msg) from error
+            endpoints = [] if url else target.endpoint_names()
+            raise _not_found(error, endpoints) from error
         except UnauthenticatedError as error:
             if caller.key or caller.token or caller.cert:
                 raise
@@ -212,3 +209,13 @@ def infer(
         say(f"… and {hidden} more rows; `-o json` prints all")
     version = f" version {response.model_version}" if response.model_version else ""
     say(f"answered by {response.model_name}{version}")
+
+
+def _not_found(error: ModelNotFoundError, endpoints: list[str]) -> NotFoundError:
+    """Return the error with what exists instead; `endpoints` is empty if unknown."""
+    if not endpoints:
+        return error
+    if error.version and error.name in endpoints:
+        msg = f"endpoint '{error.name}' serves no version {error.version}; see `headrace status`"
+        return NotFoundError(msg)
+    return NotFoundError(f"no endpoint '{error.name}'; there are: {', '.join(endpoints)}")

@@ -19,11 +19,13 @@ from headrace.cli.base.options import (
     ControlPlaneOptions,
     EndpointName,
     Json,
+    SpecArgument,
     SpecFile,
     Tuned,
     UnreadHome,
     WaitS,
     Yes,
+    one_spec_file,
     option,
 )
 from headrace.cli.base.output import (
@@ -76,8 +78,9 @@ def sent_spec(file: Path, target: "CommandTarget", *, tuned: bool) -> dict[str, 
 
 
 def apply(
+    spec: SpecArgument = None,
     *,
-    file: SpecFile,
+    file: SpecFile = None,
     wait: Annotated[
         bool, option("Wait until endpoints are ready and streams run.", "--wait")
     ] = False,
@@ -106,7 +109,7 @@ def apply(
         headrace apply -f headrace.yaml --tuned
     """
     target = plane.target()
-    document = sent_spec(file, target, tuned=tuned)
+    document = sent_spec(one_spec_file(spec, file), target, tuned=tuned)
     confirm_removals(target.management().get("/api/v1/spec")["spec"] or {}, document, yes=yes)
     with progress("waiting until everything is ready" if wait else "applying"):
         answer = target.management().post(
@@ -118,26 +121,29 @@ def apply(
     show_applied(answer, json=json)
 
 
-def check(*, file: SpecFile, home: UnreadHome = DEFAULT_HOME) -> None:
+def check(
+    spec: SpecArgument = None, *, file: SpecFile = None, home: UnreadHome = DEFAULT_HOME
+) -> None:
     """Validate a spec file and report all errors with their location.
 
     Models that the registry of --home has are included: columns of payload logs must exist.
 
     For example:
 
-        headrace check -f headrace.yaml
+        headrace check headrace.yaml
     """
     from headrace.core.spec.parse import SpecError
 
-    spec = read_spec(file, allows_uris=True)
-    if mistakes := list(_model_mistakes(spec, home)):
-        msg = f"{file}: {SpecError(mistakes)}"
+    path = one_spec_file(spec, file)
+    content = read_spec(path, allows_uris=True)
+    if mistakes := list(_model_mistakes(content, home)):
+        msg = f"{path}: {SpecError(mistakes)}"
         raise InvalidArgumentError(msg)
-    for warning in _warnings(spec):
+    for warning in _warnings(content):
         say(f"warning: {warning}")
-    count, streams = len(spec.endpoints), len(spec.streams)
+    count, streams = len(content.endpoints), len(content.streams)
     more = f", {streams} stream{'' if streams == 1 else 's'}" if streams else ""
-    say(f"{file}: valid, {count} endpoint{'' if count == 1 else 's'}{more}")
+    say(f"{path}: valid, {count} endpoint{'' if count == 1 else 's'}{more}")
 
 
 def _model_mistakes(spec: "SystemSpec", home: Path) -> Iterator["SpecMistake"]:
@@ -165,9 +171,14 @@ def _model_mistakes(spec: "SystemSpec", home: Path) -> Iterator["SpecMistake"]:
 
 
 def _warnings(spec: "SystemSpec") -> Iterator[str]:
-    """Yield a warning for each receiver whose secret is missing in this environment."""
+    """Yield a warning for each model file and each receiver's secret that is missing here."""
     from headrace.control.base.settings import resolve_references
+    from headrace.core.spec.parse import is_model_path
 
+    for i, endpoint in enumerate(spec.endpoints):
+        for model in (version.model for version in endpoint.split()):
+            if model is not None and is_model_path(model) and not Path(model).exists():
+                yield f"endpoints[{i}]: the model '{model}' is not on this machine"
     for receiver in spec.alerts.receivers:
         way = receiver.webhook or receiver.slack or receiver.email
         files = (getattr(way, key, None) for key in ("url_file", "token_file", "password_file"))
@@ -212,6 +223,17 @@ def scale(
     show_applied(api.put(path, entry | {"replicas": replicas}, generation=generation), json=json)
 
 
+def remove(endpoint: EndpointName, *, json: Json = False, plane: ControlPlaneOptions) -> None:
+    """Stop serving an endpoint; all others are unchanged, and its model versions stay.
+
+    For example:
+
+        headrace remove fraud
+    """
+    api = plane.connect()
+    show_applied(api.delete(f"/api/v1/endpoints/{quote(endpoint, safe='')}"), json=json)
+
+
 def schema() -> None:
     """Print the JSON Schema of the spec file, for editors and CI.
 
@@ -231,8 +253,9 @@ _STYLES = {"+": "green", "-": "red", "@": "cyan"}
 
 
 def diff(
-    file: SpecFile,
+    spec: SpecArgument = None,
     *,
+    file: SpecFile = None,
     tuned: Tuned = False,
     json: Json = False,
     plane: ControlPlaneOptions,
@@ -250,9 +273,10 @@ def diff(
 
         headrace diff -f headrace.yaml || headrace apply -f headrace.yaml --wait
     """
+    path = one_spec_file(spec, file)
     try:
         target = plane.target()
-        document = sent_spec(file, target, tuned=tuned)
+        document = sent_spec(path, target, tuned=tuned)
         with progress("comparing"):
             answer = target.management().post("/api/v1/diff", document, timeout_s=300.0)
     except HeadraceError as error:

@@ -36,6 +36,32 @@ FILES: Final = {
     "traced.yaml": "tracing: {collector: 'http://127.0.0.1:9'}\n"
     + SPEC
     + "    model: ./mlp.onnx\n",
+    "tabs.yaml": SPEC.replace("  - name", "\t- name"),
+    "list.yaml": "- a\n- b\n",
+    "nothing.yaml": "",
+    "doubled.yaml": "version: 1\n" + SPEC,
+    "word.yaml": SPEC + "    model: ./mlp.onnx\n    replicas: two\n",
+    "negative.yaml": SPEC + "    model: ./mlp.onnx\n    replicas: -1\n",
+    "two_sources.yaml": SPEC + "    model: m:1\n    upstream: {url: 'http://127.0.0.1:9'}\n",
+    "no_source.yaml": SPEC + "    replicas: 1\n",
+    "upstream.yaml": SPEC + "    upstream: {url: 'ftp://x'}\n",
+    "tiers.yaml": "tiers: [{name: free, requests_per_s: 5}]\n" + SPEC + "    model: m:1\n",
+    "unit.yaml": SPEC + "    model: m:1\n    slo: {latency_s: 150ms}\n",
+    "strategy.yaml": SPEC + "    model: m:1\n    rollout: {strategy: canery}\n",
+    "steps.yaml": SPEC
+    + "    model: m:1\n    rollout: {strategy: canary, steps: [{weight: 50}, {weight: 10}]}\n",
+    "bounds.yaml": SPEC + "    model: m:1\n    autoscale: {min_replicas: 5, max_replicas: 2}\n",
+    "method.yaml": SPEC + "    model: m:1\n    access: [apikey]\n",
+    "column.yaml": SPEC + "    model: m:1\n    payload_log: {drop: [pixel]}\n",
+    "spelled.yaml": "endpoints:\n  - name: digits\n    model: ./mlp.onnx\n"
+    "    payload_log: {hash: [input.inptu]}\n  - {name: second, model: ./mlp.onnx}\n",
+    "same.yaml": SPEC + "    versions: [{model: m:1, weight: 50}, {model: m:1, weight: 50}]\n",
+    "others.yaml": "endpoints: [{name: third, model: ./mlp.onnx}]\n",
+    "ghost.yaml": "endpoints:\n  - {name: digits, model: ghost:1}\n"
+    "  - {name: second, model: ./mlp.onnx}\n",
+    "newer.yaml": "endpoints:\n  - {name: digits, model: 'digits:99'}\n"
+    "  - {name: second, model: ./mlp.onnx}\n",
+    "rows.csv": "a,b\n1,2\n",
     "shadow/opentelemetry/__init__.py": "raise ModuleNotFoundError(name='opentelemetry')\n",
 }
 
@@ -120,6 +146,95 @@ COLD: Final = (
     Mistake(command="statsu", status=2, told=("No such command", "Did you mean 'status'")),
     Mistake(command="models push m notes.txt", status=1, told=("notes.txt: no runtime",)),
     Mistake(command="export grafana -o /proc/x", status=1, told=("/proc/x",)),
+    Mistake(command="check tabs.yaml", status=1, told=("(line 3)", "use spaces")),
+    Mistake(command="check list.yaml", status=1, told=("must be a mapping", "holds a list")),
+    Mistake(command="check nothing.yaml", status=1, told=("'endpoints', but holds nothing",)),
+    Mistake(command="check doubled.yaml", status=1, told=("version (line 2): appears twice",)),
+    Mistake(
+        command="check word.yaml",
+        status=1,
+        told=("endpoints[0].replicas (line 5): should be a valid integer, got 'two'",),
+    ),
+    Mistake(
+        command="check negative.yaml",
+        status=1,
+        told=("endpoints[0].replicas (line 5)", "greater than or equal to 1, got -1"),
+    ),
+    Mistake(
+        command="check two_sources.yaml",
+        status=1,
+        told=("'model' and 'upstream' exclude each other; keep one",),
+    ),
+    Mistake(command="check no_source.yaml", status=1, told=("needs 'model', 'versions'",)),
+    Mistake(
+        command="check upstream.yaml",
+        status=1,
+        told=("endpoints[0].upstream.url (line 4)", "'ftp://x'", "must be http://HOST:PORT"),
+    ),
+    Mistake(
+        command="check tiers.yaml",
+        status=1,
+        told=("no endpoint identifies its callers", "set `access: [key]`"),
+    ),
+    Mistake(
+        command="check unit.yaml",
+        status=1,
+        told=("slo.latency_s (line 5): is in seconds: write 0.15 instead of '150ms'",),
+    ),
+    Mistake(
+        command="check strategy.yaml",
+        status=1,
+        told=("is 'canery'; did you mean 'canary'?", "'blue-green'"),
+    ),
+    Mistake(
+        command="check steps.yaml",
+        status=1,
+        told=("(line 5): steps must increase, but 50 is followed by 10",),
+    ),
+    Mistake(
+        command="check bounds.yaml",
+        status=1,
+        told=("autoscale (line 5): min_replicas 5 is above max_replicas 2",),
+    ),
+    Mistake(
+        command="check method.yaml",
+        status=1,
+        told=("1 mistake", "endpoints[0].access[0]", "'apikey', which must be key, jwt"),
+    ),
+    Mistake(
+        command="check column.yaml",
+        status=1,
+        told=("payload_log.drop[0] (line 5)", "must be input.NAME, output.NAME or caller"),
+    ),
+    Mistake(
+        command="check same.yaml",
+        status=1,
+        told=("'m:1' is already in endpoints[0].versions[0]; one weight per model",),
+    ),
+    Mistake(command="check", status=2, told=("name one spec file, such as headrace.yaml",)),
+    Mistake(command="up mlp.onnx -f split.yaml", status=2, told=("a second target",)),
+    Mistake(command="up mlp.onnx --slo-p99 150", status=2, told=("write 150ms or 150s",)),
+    Mistake(
+        command="up mlp.onnx --replicas 9 --max-replicas 2",
+        status=2,
+        told=("--max-replicas: 2 is less than the initial --replicas 9",),
+    ),
+    Mistake(
+        command="up split.yaml --replicas 2",
+        status=2,
+        told=("--replicas: not valid with a spec file; set `replicas` of the endpoint",),
+    ),
+    Mistake(
+        command="up mlp.onnx --oidc-issuer https://x",
+        status=2,
+        told=("OIDC login also needs --oidc-client-id, --oidc-redirect-url",),
+    ),
+    Mistake(command="up mlp.onnx --tls-cert a.pem", status=2, told=("--tls-cert needs --tls-key",)),
+    Mistake(command="serve mlp:9", status=1, told=("no file or directory 'mlp:9'", "registry")),
+    Mistake(command="models rm mlp", status=2, told=("write it as mlp:VERSION",)),
+    Mistake(command="stop", status=2, told=("Did you mean `headrace down`?",)),
+    Mistake(command="ls", status=2, told=("Did you mean `headrace status`?",)),
+    Mistake(command="deploy mlp.onnx", status=2, told=("Did you mean `headrace up`?",)),
 )
 WARM: Final = (
     Mistake(
@@ -136,6 +251,58 @@ WARM: Final = (
     Mistake(command="keys revoke nobody", status=1, told=("'nobody'", "headrace keys list")),
     Mistake(command="logs --requests -e nobody", status=1, told=("'nobody'", "not found")),
     Mistake(command="apply -f typo.yaml", status=1, told=("did you mean 'model'?",)),
+    Mistake(
+        command="apply others.yaml",
+        status=1,
+        told=(
+            "the spec removes endpoint 'digits', endpoint 'second', which it does not contain",
+            "--yes",
+            "headrace up MODEL --name ENDPOINT",
+        ),
+    ),
+    Mistake(command="up others.yaml", status=1, told=("removes endpoint 'digits'", "--yes")),
+    Mistake(
+        command="apply ghost.yaml",
+        status=1,
+        told=("endpoints[0].model: the registry holds no model 'ghost'", "there are: digits"),
+    ),
+    Mistake(
+        command="apply newer.yaml", status=1, told=("no version 99 of model 'digits'", "are: 1")
+    ),
+    Mistake(
+        command="apply spelled.yaml",
+        status=1,
+        told=(
+            "endpoints[0].payload_log.hash[0]: the model has no column 'input.inptu'",
+            "it has input.input",
+        ),
+    ),
+    Mistake(
+        command="up mlp.onnx --admin-host 10.0.0.5",
+        status=1,
+        told=("--admin-host: the control plane that runs", "`kill ", "repeat this command"),
+    ),
+    Mistake(
+        command="rollout start nobody --version 2",
+        status=1,
+        told=("no endpoint 'nobody'; `headrace status` lists the endpoints",),
+    ),
+    Mistake(command="rollout start digits", status=2, told=("pass --version N, --model REF",)),
+    Mistake(
+        command="rollout start digits --version two",
+        status=2,
+        told=("--version: 'two' is not a version number", "headrace models list"),
+    ),
+    Mistake(
+        command="rollout start digits --version 1", status=1, told=("serves version 1 already",)
+    ),
+    Mistake(command="history nobody", status=1, told=("no endpoint 'nobody'",)),
+    Mistake(command="remove nobody", status=1, told=("no endpoint 'nobody'",)),
+    Mistake(command="infer digits --version 7", status=1, told=("serves no version 7", "status")),
+    Mistake(command="infer digits -i rows.csv", status=1, told=("of the CSV",)),
+    Mistake(command="load digits --rate 10", status=1, told=("'digits'", "http://HOST:PORT")),
+    Mistake(command="alerts test", status=1, told=("no receiver under 'alerts'",)),
+    Mistake(command="models rm digits:1", status=1, told=("is being served", "remove it from")),
 )
 
 

@@ -21,9 +21,12 @@ def test_a_good_spec_is_counted(headrace: Command, tmp_path: Path) -> None:
     file = tmp_path / "a.yaml"
     file.write_text(SPEC)
 
-    outcome = headrace("check", "-f", file)
+    without = headrace("check", "-f", file)
+    (tmp_path / "m.onnx").touch()
+    outcome = headrace("check", file)
 
-    assert outcome.status == 0
+    assert (without.status, outcome.status) == (0, 0)
+    assert f"warning: endpoints[0]: the model '{tmp_path}/m.onnx' is not on" in without.err
     assert outcome.err == f"{file}: valid, 1 endpoint\n"
 
 
@@ -66,6 +69,7 @@ def test_a_receiver_whose_secret_is_missing_is_a_warning(
     headrace: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "url").write_text("https://chat.example/x")
+    (tmp_path / "m.onnx").touch()
     file = tmp_path / "a.yaml"
     receivers = "[{name: chat, slack: {url: '${CHAT_URL}'}}, {name: ops, webhook: {url_file: url}}]"
     file.write_text(f"{SPEC}alerts: {{receivers: {receivers}}}\n")

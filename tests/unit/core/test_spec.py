@@ -202,7 +202,7 @@ endpoints:
         ({"timeout_s": float("nan")}, "endpoints[0].timeout_s", "got nan"),
         ({"replicas": 0}, "endpoints[0].replicas", "greater than or equal to 1"),
         ({"replicas": "2"}, "endpoints[0].replicas", "valid integer"),
-        ({"name": "x" * 200}, "endpoints[0].name", "does not match"),
+        ({"name": "x" * 200}, "endpoints[0].name", "must have 1 to 128 letters"),
         ({"model": "a:b"}, "endpoints[0].model", "neither"),
         ({"model": "a\0b"}, "endpoints[0].model", "neither"),
         ({"model": ""}, "endpoints[0].model", "at least 1 character"),

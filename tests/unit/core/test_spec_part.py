@@ -21,6 +21,7 @@ FULL: dict[str, Any] = {
     "endpoints": [
         {
             **ENDPOINT,
+            "access": ["key"],
             "autoscale": {
                 "max_replicas": 4,
                 "schedule": [{"cron": "0 8 * * 1-5", "duration_s": 60, "min_replicas": 3}],

@@ -230,7 +230,7 @@ def test_a_default_has_to_fit(datatype: str, default: object, fits: bool) -> Non
         ({"entities": []}, "entities", "at least 1"),
         ({"ttl_s": float("inf")}, "ttl_s", "less than or equal"),
         ({"ttl_s": float("nan")}, "ttl_s", ""),
-        ({"ttl_s": "1h"}, "ttl_s", "number"),
+        ({"ttl_s": "1h"}, "ttl_s", "write 3600 instead of '1h'"),
         ({"name": "no spaces"}, "name", "does not match"),
         ({"features": [{"name": "customer", "datatype": "BOOL"}]}, "features[0].name", "already"),
         ({"features": [{"name": "a:b", "datatype": "BOOL"}]}, "features[0].name", "not match"),

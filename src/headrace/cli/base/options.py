@@ -144,7 +144,11 @@ class ControlPlaneOptions:
 EndpointName = Annotated[str, argument("Endpoint name.", shown=False)]
 OneEndpoint = Annotated[str, argument("Only this endpoint.", shown="all")]
 StreamName = Annotated[str, argument("Stream name.", shown=False)]
-SpecFile = Annotated[Path, file_option("The spec file.", "--file", "-f")]
+SpecArgument = Annotated[
+    Path | None,
+    argument("The spec file.", shown=False, metavar="FILE", exists=True, dir_okay=False),
+]
+SpecFile = Annotated[Path | None, file_option("The spec file, instead of FILE.", "--file", "-f")]
 SpecOrRunning = Annotated[
     Path | None,
     file_option(
@@ -411,6 +415,14 @@ class ShowByDefault(TyperGroup):
         asks_help = args[:1] in [[name] for name in ctx.help_option_names]
         is_named = self.no_args_is_help if not args else args[0] in self.commands or asks_help
         return super().parse_args(ctx, args if is_named else ["show", *args])
+
+
+def one_spec_file(argument: Path | None, option: Path | None) -> Path:
+    """Return the spec file of a command that takes it as an argument or as an option."""
+    path = argument or option
+    if path is None or (argument is not None and option is not None):
+        raise typer.BadParameter("name one spec file, such as headrace.yaml", param_hint="FILE")
+    return path
 
 
 _MAX_NUMBERS: Final = 16

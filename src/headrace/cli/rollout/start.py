@@ -291,6 +291,9 @@ def _check_source(*, version: str, model: str, upstream: str | None, protocol: s
     if not version and not model and upstream is None:
         msg = "nothing to roll out: pass --version N, --model REF or --upstream URL"
         raise typer.BadParameter(msg)
+    if version and upstream is None and not version.isdecimal():
+        msg = f"'{version}' is not a version number; `headrace models list` lists the versions"
+        raise typer.BadParameter(msg, param_hint="--version")
     if protocol is not None and upstream is None:
         msg = "needs --upstream"
         raise typer.BadParameter(msg, param_hint="--protocol")

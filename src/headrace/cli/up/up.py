@@ -87,9 +87,12 @@ def up(
     if file is not None and target is not None:
         msg = f"names a second target besides '{target}'"
         raise typer.BadParameter(msg, param_hint="--file")
-    target = file if target is None else target
+    target = str(file) if target is None and file is not None else target
     document = start.document_for(target, model, home=home, has_state=bool(options.state_url))
-    if allow_code and document is not None:
+    if allow_code:
+        if document is None:
+            msg = "the stored state is resumed; pass a model or a spec"
+            raise typer.BadParameter(msg, param_hint="--allow-code")
         document = start.with_code(document)
     if document is not None:
         document = with_hub_folders(document, home)

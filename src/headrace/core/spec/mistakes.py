@@ -9,10 +9,15 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from headrace.core.errors import InvalidArgumentError
+from headrace.core.names import NAME_PATTERN
 from headrace.core.redact import redact, redact_text
+from headrace.core.spec.access import METHOD_PATTERN
 from headrace.core.spec.base import model_of
+from headrace.core.spec.observe import COLUMN_PATTERN
 from headrace.core.spec.part import SpecPart
+from headrace.core.spec.upstream import URL_PATTERN
 from headrace.core.spec.yaml import Place, SpecMistake, show_place
+from headrace.core.text import duration_s
 
 _SHOWN_INPUT: Final = 60
 
@@ -35,9 +40,26 @@ def mistakes_of(
     Args:
         show: Formats a value; None shows it as written.
     """
+    details = [detail for detail in error.errors() if not _is_echo(detail)]
     return [
-        _mistake(detail, root, show or shown) for detail in error.errors() if not _is_echo(detail)
+        _mistake(detail, root, show or shown)
+        for detail in details
+        if not _is_other_kind(detail, details)
     ]
+
+
+_BRANCH: Final = re.compile(r"(literal|tuple|list|constrained-str|str|int|float)\b.*")
+"""Part of a location that names no field but a branch of a union, as pydantic writes it."""
+
+
+def _is_other_kind(detail: ErrorDetails, details: Sequence[ErrorDetails]) -> bool:
+    """Whether a union rejects a list in its branch for words; the branch for lists says more."""
+    above = detail["loc"][:-1]
+    return (
+        detail["type"] == "literal_error"
+        and isinstance(detail["input"], list | tuple)
+        and any(other is not detail and other["loc"][: len(above)] == above for other in details)
+    )
 
 
 def without_keys(mistake: SpecMistake, root: type[BaseModel]) -> SpecMistake:
@@ -83,23 +105,55 @@ def _mistake(
         case "missing":
             message = "is missing"
         case "string_pattern_mismatch":
-            pattern = detail.get("ctx", {}).get("pattern")
-            message = f"is {show(detail['input'])}, which does not match {pattern}"
-        case "tuple_type" | "list_type":
-            message = f"should be a list, got {show(detail['input'])}"
+            pattern = str(detail.get("ctx", {}).get("pattern"))
+            rule = _FORMS.get(pattern, f"does not match {pattern}")
+            message = f"is {show(detail['input'])}, which {rule}"
+        case "tuple_type" | "list_type" | "model_type" | "dict_type":
+            kind = "list" if detail["type"] in {"tuple_type", "list_type"} else "mapping"
+            message = f"should be a {kind}, got {show(detail['input'])}"
         case "union_tag_invalid":
             expected_tags = detail.get("ctx", {}).get("expected_tags")
             tag = detail.get("ctx", {}).get("discriminator", "'kind'").strip("'")
             loc = (*loc, tag)
-            message = f"is {show(detail['input'].get(tag))}; allowed values: {expected_tags}"
+            value = detail["input"].get(tag)
+            message = f"is {show(value)}; {_allowed(value, str(expected_tags))}"
+        case "literal_error":
+            expected = str(detail.get("ctx", {}).get("expected")).replace(" or ", ", ")
+            message = f"is {show(detail['input'])}; {_allowed(detail['input'], expected)}"
+        case "value_error":
+            message = detail["msg"].removeprefix("Value error, ")
+        case "float_type" | "float_parsing" if (seconds := _seconds(detail)) is not None:
+            message = f"is in seconds: write {seconds:g} instead of {show(detail['input'])}"
         case "union_tag_not_found":
             message = f"needs {detail.get('ctx', {}).get('discriminator')}, which selects its kind"
-        case "model_type" | "dict_type":
-            message = f"should be a mapping, got {show(detail['input'])}"
         case _:
             text = detail["msg"].removeprefix("Input ")
             message = f"{text}, got {show(detail['input'])}"
-    return SpecMistake(place=show_place(loc), message=message)
+    fields = tuple(part for part in loc if isinstance(part, int) or not _BRANCH.fullmatch(part))
+    return SpecMistake(place=show_place(fields), message=message)
+
+
+_FORMS: Final = {
+    NAME_PATTERN: "must have 1 to 128 letters, digits, '_', '-' or '.', and start with a letter or "
+    "digit",
+    METHOD_PATTERN: "must be key, jwt, jwt:PROVIDER or certificate",
+    COLUMN_PATTERN: "must be input.NAME, output.NAME or caller",
+    URL_PATTERN: "must be http://HOST:PORT, https://..., grpc://... or grpcs://...",
+}
+"""Rule of a pattern, in words."""
+
+
+def _allowed(value: object, expected: str) -> str:
+    """Return the allowed values, or the one that is probably meant."""
+    close = difflib.get_close_matches(str(value), re.findall(r"'([^']*)'", expected), n=1)
+    meant = f"did you mean '{close[0]}'? " if close else ""
+    return f"{meant}allowed values: {expected}"
+
+
+def _seconds(detail: ErrorDetails) -> float | None:
+    """Return the seconds of a duration such as `150ms` in a field of seconds."""
+    is_time = str(detail["loc"][-1]).endswith("_s")
+    return duration_s(detail["input"]) if is_time and isinstance(detail["input"], str) else None
 
 
 def _add_fields(model: type[BaseModel], names: set[str]) -> None:

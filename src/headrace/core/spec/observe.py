@@ -10,8 +10,8 @@ from headrace.core.spec.part import SpecPart
 
 _Ratio = Annotated[float, Meta(ge=0.0, le=1.0)]
 _SlowS = Annotated[float, Meta(gt=0.0, le=86_400.0)]
-_COLUMN: Final = r"^(caller|(input|output)\..{1,255})$"
-_Columns = Annotated[tuple[Annotated[str, Meta(pattern=_COLUMN)], ...], Meta(max_length=256)]
+COLUMN_PATTERN: Final = r"^(caller|(input|output)\..{1,255})$"
+_Columns = Annotated[tuple[Annotated[str, Meta(pattern=COLUMN_PATTERN)], ...], Meta(max_length=256)]
 
 
 class LogMode(StrEnum):

@@ -150,6 +150,9 @@ def _special_kind(address: IPv4Address | IPv6Address) -> str:
     return "reserved"
 
 
+URL_PATTERN: Final = r'^(https?|grpcs?)://[!"$-.0->A-~]+(/[!"$->@-~]*)?$'
+
+
 class UpstreamProtocol(StrEnum):
     """Protocol of an external server."""
 
@@ -190,7 +193,7 @@ class UpstreamSpec(SpecPart, frozen=True, kw_only=True):
     url: Annotated[
         str,
         check_upstream_url,
-        Meta(pattern=r'^(https?|grpcs?)://[!"$-.0->A-~]+(/[!"$->@-~]*)?$', max_length=2048),
+        Meta(pattern=URL_PATTERN, max_length=2048),
     ]
     """http://host:port, https://… or grpc://…; its path is a prefix of the request's."""
     protocol: UpstreamProtocol = UpstreamProtocol.V2
