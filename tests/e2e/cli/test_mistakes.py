@@ -249,7 +249,7 @@ WARM: Final = (
     Mistake(command="rollout start digits --model m:9", status=1, told=("holds no model 'm'",)),
     Mistake(command="undo digits --to 99", status=1, told=("no generation 99", "newest is 1")),
     Mistake(command="keys revoke nobody", status=1, told=("'nobody'", "headrace keys list")),
-    Mistake(command="logs --requests -e nobody", status=1, told=("'nobody'", "not found")),
+    Mistake(command="logs --requests -e nobody", status=1, told=("no endpoint 'nobody'",)),
     Mistake(command="apply -f typo.yaml", status=1, told=("did you mean 'model'?",)),
     Mistake(
         command="apply others.yaml",
@@ -300,7 +300,11 @@ WARM: Final = (
     Mistake(command="remove nobody", status=1, told=("no endpoint 'nobody'",)),
     Mistake(command="infer digits --version 7", status=1, told=("serves no version 7", "status")),
     Mistake(command="infer digits -i rows.csv", status=1, told=("of the CSV",)),
-    Mistake(command="load digits --rate 10", status=1, told=("'digits'", "http://HOST:PORT")),
+    Mistake(
+        command="load ftp://x --rate 10",
+        status=1,
+        told=("'ftp://x' is not a server address", "http://HOST:PORT"),
+    ),
     Mistake(command="alerts test", status=1, told=("no receiver under 'alerts'",)),
     Mistake(command="models rm digits:1", status=1, told=("is being served", "remove it from")),
 )

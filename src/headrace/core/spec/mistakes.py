@@ -117,7 +117,7 @@ def _mistake(
             loc = (*loc, tag)
             value = detail["input"].get(tag)
             message = f"is {show(value)}; {_allowed(value, str(expected_tags))}"
-        case "literal_error":
+        case "literal_error" if " or " in str(detail.get("ctx", {}).get("expected")):
             expected = str(detail.get("ctx", {}).get("expected")).replace(" or ", ", ")
             message = f"is {show(detail['input'])}; {_allowed(detail['input'], expected)}"
         case "value_error":
