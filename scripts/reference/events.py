@@ -26,6 +26,9 @@ REASONS: Final[Mapping[str, Mapping[str, str]]] = {
         "Weight": "The new version's weight changes.",
     },
     "gateway": {
+        "UpstreamFailed": "The upstream of a version gets no requests: its servers fail the health "
+        "checks, or TLS with them does.",
+        "UpstreamRecovered": "The upstream of a version answers again.",
         "CertificateReplaced": "The certificate files were replaced; the new one is in force.",
         "CertificateRefused": "The certificate files are invalid; the previous certificate stays.",
         "GatewayCurrent": "A [gateway on another host](../how-to/several-gateways.md) connected or "
