@@ -5,7 +5,6 @@ endpoints; on loopback only endpoints whose spec requires it do. A filter is in 
 stream's first route configures it, so public routes have no cost.
 """
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,8 @@ from headrace.gateway.resources import Json, Resource, any_of, typed
 from headrace.gateway.scripts import (
     CHECK_NAMES,
     CHECK_NAMES_SOURCE,
+    CORS,
+    CORS_SOURCE,
     INFLATE,
     INFLATE_SOURCE,
     REFUSE,
@@ -198,7 +199,6 @@ _SELECT_FILTER: Final = "headrace.select"
 _REFUSE_FILTER: Final = "headrace.refuse"
 _UNIT_FILTER: Final = "headrace.unit"
 _CORS_FILTER: Final = "headrace.cors"
-_CORS: Final = "envoy.extensions.filters.http.cors.v3"
 _CORS_METHODS: Final = "GET, HEAD, POST"
 _CORS_REQUEST_HEADERS: Final = "*, authorization"  # `*` does not include `authorization`
 _CORS_RESPONSE_HEADERS: Final = (
@@ -245,22 +245,14 @@ def allowing_origins(cors: CorsSpec | None) -> Resource:
     """Return the configuration of all routes that answers scripts of other origins."""
     if cors is None:
         return {}
-    policy: Resource = {
-        "allow_origin_string_match": [_origin_match(origin) for origin in cors.allow_origins],
-        "allow_methods": _CORS_METHODS,
-        "allow_headers": _CORS_REQUEST_HEADERS,
-        "expose_headers": ", ".join(_CORS_RESPONSE_HEADERS),
+    context: Resource = {
+        "origins": " ".join(cors.allow_origins),
+        "methods": _CORS_METHODS,
+        "request_headers": _CORS_REQUEST_HEADERS,
+        "response_headers": ", ".join(_CORS_RESPONSE_HEADERS),
         "max_age": str(cors.max_age_s),
     }
-    return {_CORS_FILTER: any_of(f"{_CORS}.CorsPolicy", policy)}
-
-
-def _origin_match(origin: str) -> Resource:
-    scheme, star, domain = origin.partition("*.")
-    if not star:
-        return {"exact": origin}  # Envoy takes `*` for every origin
-    label = r"[a-z0-9]([a-z0-9-]*[a-z0-9])?\."
-    return {"safe_regex": {"regex": f"{scheme}({label})+{re.escape(domain)}"}}
+    return {_CORS_FILTER: any_of(_LUA_PER_ROUTE, {"name": CORS, "filter_context": context})}
 
 
 def reading_unit(sticky: StickySpec) -> Resource:
@@ -303,7 +295,7 @@ def http_filters(
     }
     return [
         # Before authentication: a browser sends no credentials in a preflight request.
-        _on_some_routes(_CORS_FILTER, f"{_CORS}.Cors", {}),
+        _script(_CORS_FILTER, **{CORS: CORS_SOURCE}),
         typed(
             "headrace.body_size_limit",
             "envoy.extensions.filters.http.body_size_limit.v3.BodySizeLimit",

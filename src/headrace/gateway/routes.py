@@ -89,6 +89,11 @@ _NO_STREAMS: Final = (
     "with --grpc-port"
 )
 
+_NO_SERVICE: Final = (
+    "there is no such gRPC service; inference.GRPCInferenceService, grpc.health.v1.Health and "
+    "grpc.reflection.v1.ServerReflection exist"
+)
+
 
 @dataclass(frozen=True, slots=True)
 class EndpointRoutes:
@@ -151,6 +156,7 @@ def server_routes(
         **_reply(404, pages.NOT_FOUND),
     }
     plain: Resource = {**last, "match": {"prefix": "/endpoints/"}}
+    service: Resource = {"name": "unknown-service", "match": {"prefix": "/", "grpc": {}}}
     near: Iterable[Resource] = (
         {**last, "match": {"safe_regex": {"regex": pattern}}, **_reply(404, text)}
         for pattern, text in pages.NOT_FOUND_NEAR
@@ -195,6 +201,7 @@ def server_routes(
         last=(
             *invocations,
             _authenticated(plain, guard.unknown()),
+            _authenticated({**service, **_reply(404, _NO_SERVICE)}, guard.server()),
             *(_authenticated(route, guard.server()) for route in (*near, last)),
         ),
         largest_reply_bytes=max(

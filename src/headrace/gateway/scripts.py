@@ -11,6 +11,7 @@ from headrace.core.headers import NAMED_HEADER, UNIT_HEADER
 SELECT: Final = "select"
 INFLATE: Final = "inflate"
 REFUSE: Final = "refuse"
+CORS: Final = "cors"
 UNIT: Final = "unit"
 CHECK_NAMES: Final = "check_names"
 
@@ -325,6 +326,66 @@ function envoy_on_request(handle)
 end
 """
 )
+
+# Envoy's own filter leaves out routes with a direct response: a page could not read why an endpoint
+# is not ready, nor the list of endpoints. An origin pattern is `https://*.DOMAIN`, or `*`.
+CORS_SOURCE: Final = """
+local rules = {}
+local function rule_of(text)
+  local rule = rules[text]
+  if rule ~= nil then return rule end
+  rule = {exact = {}, patterns = {}}
+  for origin in text:gmatch("%S+") do
+    local scheme, domain = origin:match("^(.+//)%*(%..+)$")
+    if scheme ~= nil then
+      rule.patterns[#rule.patterns + 1] = {scheme, domain}
+    else
+      rule.exact[origin] = true
+    end
+  end
+  rules[text] = rule
+  return rule
+end
+
+local function is_allowed(rule, origin)
+  if rule.exact["*"] or rule.exact[origin] then return true end
+  for _, pattern in ipairs(rule.patterns) do
+    local scheme, domain = pattern[1], pattern[2]
+    local host = origin:sub(1, #scheme) == scheme and origin:sub(#scheme + 1)
+    if host and #host > #domain and host:sub(-#domain) == domain then
+      return host:sub(1, -#domain - 1):find("^[%w-][%w.-]*$") ~= nil
+    end
+  end
+  return false
+end
+
+function envoy_on_request(handle)
+  local headers, context = handle:headers(), handle:filterContext()
+  local origin = headers:get("origin")
+  if origin == nil or not is_allowed(rule_of(context:get("origins")), origin) then return end
+  if headers:get(":method") == "OPTIONS" and headers:get("access-control-request-method") then
+    return handle:respond({
+      [":status"] = "204",
+      ["access-control-allow-origin"] = origin,
+      ["access-control-allow-methods"] = context:get("methods"),
+      ["access-control-allow-headers"] = context:get("request_headers"),
+      ["access-control-max-age"] = context:get("max_age"),
+      ["vary"] = "origin",
+    })
+  end
+  handle:streamInfo():dynamicMetadata():set("headrace.cors", "origin", origin)
+end
+
+function envoy_on_response(handle)
+  local allowed = handle:streamInfo():dynamicMetadata():get("headrace.cors")
+  if allowed == nil then return end
+  local headers = handle:headers()
+  headers:replace("access-control-allow-origin", allowed.origin)
+  headers:replace("access-control-expose-headers",
+    handle:filterContext():get("response_headers"))
+  headers:add("vary", "origin")
+end
+"""
 
 # The payload of a bearer token is read, not verified: callers without a valid token are refused (or
 # not) elsewhere, and a forged claim only chooses an arm. Only its outermost object counts.

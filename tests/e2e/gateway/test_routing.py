@@ -14,6 +14,7 @@ from tritonclient.grpc.aio import InferenceServerClient, InferInput
 from tritonclient.utils import InferenceServerException
 
 from headrace.gateway import EndpointRoute, EnvoyGateway
+from headrace.protocol.pages import NOT_FOUND, not_found_text
 from tests.e2e.gateway.lab import Lab, client, endpoint, grpc_target, http_url, split
 
 pytestmark = [pytest.mark.e2e, pytest.mark.anyio, pytest.mark.slow]
@@ -72,8 +73,8 @@ async def test_what_no_replica_serves_is_refused_in_json(lab: Lab) -> None:
                 503,
                 "Request for unknown model: 'empty' is not at ready state",
             ),
-            ("/nowhere", 404, "Not Found"),
-            ("/v2/healthx", 404, "Not Found"),
+            ("/nowhere", 404, NOT_FOUND),
+            ("/v2/healthx", 404, not_found_text("/v2/healthx")),
         ):
             answer = await http.post(path, json={})
             assert (answer.status_code, answer.json()) == (status, {"error": error}), path
@@ -123,7 +124,8 @@ async def test_liveness_has_the_body_that_each_protocol_names(lab: Lab) -> None:
             ("/", {"status": "alive"}),
         ):
             answer, head = await http.get(path), await http.head(path)
-            assert (answer.status_code, answer.json()) == (200, document)
+            assert answer.status_code == 200
+            assert answer.json().items() >= document.items()
             assert answer.headers["content-type"] == "application/json"
             assert (head.status_code, head.content) == (200, b"")
             assert head.headers["content-length"] == answer.headers["content-length"]
@@ -256,7 +258,7 @@ async def test_rpcs_that_the_gateway_does_not_serve_are_unimplemented(lab: Lab) 
 
     assert stream.startswith("UNIMPLEMENTED: the gateway serves unary calls only")
     assert memory == "UNIMPLEMENTED: SystemSharedMemoryStatus of 1"
-    assert other == "UNIMPLEMENTED: Not Found"
+    assert other.startswith("UNIMPLEMENTED: there is no such gRPC service")
 
 
 async def test_a_grpc_call_that_names_no_model_reaches_a_replica_which_says_so(lab: Lab) -> None:

@@ -1,4 +1,4 @@
-"""Documents and pages by which a server describes itself over HTTP. Imports `observe` and below.
+"""Documents and pages by which a server describes itself over HTTP. Imports no sibling.
 
 `/`, `/docs` and `/openapi.json` are the same on a replica and on the gateway, which answers them
 itself. Swagger UI 5.35.0 (Apache-2.0) is the unchanged npm package `swagger-ui-dist`, compressed.
