@@ -42,6 +42,7 @@ LONG_STORIES = (
     "docs/how-to/batch.md",
     "docs/how-to/streams.md",
     "docs/how-to/pipelines.md",
+    "docs/how-to/notebooks.md",
     "docs/how-to/secure-models.md",
     "docs/how-to/upgrade.md",
     "docs/how-to/tls.md",

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import FunctionType, ModuleType
-from typing import Final, Protocol, cast
+from typing import Final, Protocol, TypeVar, cast, overload
 
 import numpy as np
 
@@ -42,6 +42,7 @@ from headrace.runtimes.python_hints import (
 FILE_NAME: Final = "model.py"
 """File name of the model in a directory."""
 _METHODS: Final = ("infer", "predict")
+_ModelT = TypeVar("_ModelT", bound=Callable[..., object])
 TensorDeclaration = tuple[str, Sequence[int]]
 """Datatype and shape, for instance `("FP32", [-1, 4])`; -1 is a variable dimension."""
 
@@ -87,6 +88,51 @@ class PythonModel(Infers, Protocol):
         """
 
 
+_MARK: Final = "__headrace_model__"
+"""Attribute of a function or class that `model` decorated."""
+
+
+@overload
+def model(target: _ModelT, /) -> _ModelT: ...
+
+
+@overload
+def model(
+    *, example: object = None, batched: bool | None = None, concurrent: bool | None = None
+) -> Callable[[_ModelT], _ModelT]: ...
+
+
+def model(
+    target: _ModelT | None = None,
+    /,
+    *,
+    example: object = None,
+    batched: bool | None = None,
+    concurrent: bool | None = None,
+) -> _ModelT | Callable[[_ModelT], _ModelT]:
+    """Mark a function or class as the model of its file, among others. It remains callable.
+
+        @headrace.model(example={"text": ["a river runs to the sea"]})
+        def words(text: str) -> int:
+            return len(text.split())
+
+    Args:
+        example: A valid request, which shows what type hints leave open.
+        batched: Whether axis 0 of everything is the batch and rows are independent.
+        concurrent: Whether it may be called in several threads at once.
+    """
+
+    def mark(marked: _ModelT) -> _ModelT:
+        declared = {"example": example, "batched": batched, "concurrent": concurrent}
+        for name, value in declared.items():
+            if value is not None:
+                setattr(marked, name, value)
+        setattr(marked, _MARK, True)
+        return marked
+
+    return mark if target is None else mark(target)
+
+
 def find_python_file(path: Path) -> Path:
     """Return the model's file at `path`: itself, or `model.py` in the directory.
 
@@ -101,7 +147,9 @@ def find_python_file(path: Path) -> Path:
 
 
 def read_model(file: Path) -> Callable[..., object]:
-    """Run the file and return its model: `MODEL`, else its only class, else its function.
+    """Run the file and return its model.
+
+    That is `MODEL`, else what `model` decorates, else its only class, else its function.
 
     Of several functions, `predict` or `infer` is the model.
 
@@ -123,7 +171,9 @@ def read_model(file: Path) -> Callable[..., object]:
     classes = [value for value in own.values() if isinstance(value, type)]
     functions = {name: value for name, value in own.items() if isinstance(value, FunctionType)}
     named = [functions[name] for name in _METHODS if name in functions]
+    everything: list[type | FunctionType] = [*classes, *functions.values()]
     for candidates in (
+        [value for value in everything if _MARK in vars(value)],
         [cls for cls in classes if _has_infer(cls)],
         [cls for cls in classes if _hinted_method(cls)],
         named[:1],

@@ -4,6 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import headrace
 from headrace.core import (
     InvalidArgumentError,
     RuntimeFailedError,
@@ -250,3 +251,61 @@ def test_an_example_that_the_declaration_refuses_is_a_mistake(load: Load) -> Non
     for example in ('{"word": [["good"]]}', '{"other": ["good"]}', "3"):
         with pytest.raises(UnsupportedModelError, match="example: "):
             load(EXACTING.replace('{"word": ["good", "bad"]}', example))
+
+
+MARKED = """\
+import headrace
+
+def first(x: float) -> float:
+    return x
+
+@headrace.model(example={"x": [4.0]}, concurrent=True)
+def second(x: float) -> float:
+    return helper(x)
+
+def helper(x: float) -> float:
+    return 2 * x
+"""
+
+
+def test_of_several_functions_the_decorated_one_is_the_model(load: Load) -> None:
+    model = load(MARKED)
+
+    answer = model.run({"x": np.array([1.5])})
+    assert answer["output"].tolist() == [3.0]
+    assert model.concurrent
+    assert generated_inputs(model)["x"].tolist() == [4.0]
+
+
+def test_several_decorated_models_are_a_mistake(load: Load) -> None:
+    with pytest.raises(UnsupportedModelError, match=r"several models \(first, second\)"):
+        load(MARKED.replace("def first", "@headrace.model\ndef first"))
+
+
+def test_a_decorated_class_takes_precedence_over_a_function(load: Load) -> None:
+    source = """\
+import headrace
+
+def predict(x: float) -> float:
+    return x
+
+@headrace.model(batched=True)
+class Total:
+    inputs = {"x": ("FP32", [-1, 2])}
+    outputs = {"total": ("FP32", [-1])}
+
+    def infer(self, inputs):
+        return {"total": inputs["x"].sum(axis=1)}
+"""
+    model = load(source)
+
+    assert tensors(model) == ["x FP32 [-1, 2]", "total FP32 [-1]"]
+    assert model.signature.batched
+
+
+def test_a_decorated_function_is_still_a_function() -> None:
+    @headrace.model
+    def double(x: float) -> float:
+        return 2 * x
+
+    assert double(2.0) == 4.0
