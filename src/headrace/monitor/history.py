@@ -9,10 +9,11 @@ preserves sums.
 """
 
 import math
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
-from itertools import accumulate
+from itertools import accumulate, chain
 from typing import Any, ClassVar, Final, Protocol, TypeAlias
 
 import msgspec
@@ -265,6 +266,18 @@ class RequestWindow:
             last = lower_s + width_s
         return last  # rounding carried the rank past the last request
 
+    def plus(self, other: "RequestWindow") -> "RequestWindow":
+        """Return this window with the requests of another one of the same time."""
+        latency = Counter(self.latency)
+        latency.update(other.latency)
+        return replace(
+            self,
+            requests=self.requests + other.requests,
+            errors=self.errors + other.errors,
+            rejections=self.rejections + other.rejections,
+            latency=latency,
+        )
+
     def _per_s(self, count: int) -> float:
         return count / self.duration_s if self.duration_s > 0 else 0.0
 
@@ -424,9 +437,11 @@ class RequestHistory(Tracks[CounterHistory]):
         return total.window(begin, until, known_ratio=known_ratio)
 
     def series(
-        self, endpoint: str, *, since: float, until: float, points: int, version: str = ""
+        self, *endpoints: str, since: float, until: float, points: int, version: str = ""
     ) -> list[RequestWindow]:
         """Return adjacent windows from `since` to `until`, about `points` of them.
+
+        Each window has the requests of all `endpoints` together.
 
         They begin at multiples of their length, which is at least the step length available at
         `since`. The last one ends at `until`, and is omitted if it would be too short.
@@ -435,7 +450,7 @@ class RequestHistory(Tracks[CounterHistory]):
         first = math.floor(since / step_s)
         last = math.floor((until + step_s * (1 - _MIN_PART)) / step_s)
         sums = [_StepSum() for _ in range(first, last)]
-        for track in self.named(endpoint, version):
+        for track in chain.from_iterable(self.named(name, version) for name in endpoints):
             for length_s, step_begin, cell in track.ladder.cells(first * step_s, until):
                 middle = step_begin + length_s / 2
                 position = math.floor(middle / step_s) - first

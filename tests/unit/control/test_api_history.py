@@ -124,7 +124,6 @@ async def test_an_unknown_endpoint_is_not_found(api: httpx.AsyncClient) -> None:
 @pytest.mark.parametrize(
     "url",
     [
-        "/history",
         "/history?endpoint=-",
         "/history?endpoint=fraud&version=x",
         "/history?endpoint=fraud&since_s=0",
@@ -255,3 +254,21 @@ async def test_a_week_is_known_with_a_prometheus(api: httpx.AsyncClient) -> None
     assert found.status_code == 200
     assert found.json()["step_s"] == 3600
     assert len(found.json()["points"]) in {168, 169}
+
+
+async def test_all_endpoints_together_are_the_sum_of_what_the_caller_may_see(
+    api: httpx.AsyncClient, plane: ControlPlane
+) -> None:
+    both = (await api.get("/history?since_s=60&points=6")).json()
+    again = (await api.get("/history?since_s=60&points=6")).json()
+    async with client_of(plane, "viewer:churn") as viewer:
+        own = (await viewer.get("/history?since_s=60&points=6")).json()
+    version = await api.get("/history?version=1")
+
+    assert (both["endpoint"], both["step_s"]) == ("", 10)
+    assert again == both
+    assert both["points"][2]["requests_per_s"] == pytest.approx(30, rel=0.11)
+    assert both["points"][2]["errors_per_s"] == pytest.approx(1, rel=0.11)
+    assert both["points"][2]["p99_s"] == pytest.approx(0.0105, rel=0.05)
+    assert own["points"][2]["requests_per_s"] == pytest.approx(20, rel=0.11)
+    assert version.status_code == 400

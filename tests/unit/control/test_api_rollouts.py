@@ -21,6 +21,7 @@ from headrace.rollout.evidence import RolloutEvidenceState
 from headrace.rollout.outcomes import MetricVerdict, Outcome, RolloutVerdict
 from headrace.rollout.state import RolloutPhase
 from tests.unit.control.api_client import client_of
+from tests.unit.monitor.counted import Counted
 
 pytestmark = pytest.mark.anyio
 
@@ -382,3 +383,39 @@ async def test_new_content_of_a_file_in_the_spec_replaces_the_promoted_version(
     assert applied["warnings"] == []
     assert serving is not None
     assert [arm.key for arm in serving.arms] == ["4"]
+
+
+async def test_a_preview_shows_the_plan_and_changes_nothing(
+    api: httpx.AsyncClient, plane: ControlPlane
+) -> None:
+    plan = {"strategy": "canary", "steps": [{"weight": 10, "pause_s": 5, "until": "verdict"}]}
+    shown = (await api.post("/endpoints/fraud/rollout/preview", json={"rollout": plan})).json()
+    default = (await api.post("/endpoints/fraud/rollout/preview")).json()
+    wrong = await api.post(
+        "/endpoints/fraud/rollout/preview", json={"rollout": {"strategy": "guess"}}
+    )
+    unknown = await api.post("/endpoints/nobody/rollout/preview")
+
+    assert shown["strategy"] == "canary"
+    assert [(s["weight"], s["pause_s"], s["until"]) for s in shown["stages"]] == [
+        (10, 5.0, "verdict")
+    ]
+    assert shown["outlook"] is None
+    assert "no outlook" in shown["notes"][0]
+    assert [stage["weight"] for stage in default["stages"]] == [5, 25, 50]
+    assert (wrong.status_code, unknown.status_code) == (400, 404)
+    assert plane.target_state.rollout("fraud") is None
+    assert plane.target_state.generation("fraud") == 1
+
+
+async def test_a_preview_of_an_endpoint_with_requests_has_an_outlook(
+    api: httpx.AsyncClient, plane: ControlPlane
+) -> None:
+    now, totals = plane.clock.now(), Counted()
+    for second in range(-120, 1):
+        totals = totals.after([0.02] * 50)
+        plane.telemetry.history.add(now + second, "fraud", "1", totals)
+    shown = (await api.post("/endpoints/fraud/rollout/preview")).json()
+
+    assert shown["outlook"]["requests_per_s"] == pytest.approx(50, rel=0.1)
+    assert "has its verdict" in shown["notes"][0]

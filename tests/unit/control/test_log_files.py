@@ -7,10 +7,13 @@ import pytest
 
 from headrace.control.base.log_files import (
     LogFiles,
+    LogFilter,
     LogFollower,
+    LogLevel,
     LogLine,
     cut_large,
     last_line,
+    level_of,
     merged_tail,
     render_line,
     tail,
@@ -151,3 +154,43 @@ def test_a_json_stream_holds_objects_only(text: str, expected: dict[str, str]) -
 
 def test_a_text_stream_names_the_source() -> None:
     assert render_line(LogLine("m", "hi"), log_format="text") == "m                | hi"
+
+
+@pytest.mark.parametrize(
+    ("line", "level"),
+    [
+        ("12:00:00.123 WARNING headrace.control  slow", LogLevel.WARNING),
+        ("12:00:00.123 warning envoy.main  slow", LogLevel.WARNING),
+        ("12:00:00.123 critical envoy.main  gone", LogLevel.ERROR),
+        ('{"time":"2026-01-01T12:00:00","level":"error","message":"x"}', LogLevel.ERROR),
+        ("Traceback (most recent call last):", None),
+        ("", None),
+    ],
+)
+def test_the_level_of_a_line_is_read_in_every_format(line: str, level: LogLevel | None) -> None:
+    assert level_of(line) is level
+
+
+def test_a_filter_keeps_the_lines_of_a_traceback_with_their_error(tmp_path: Path) -> None:
+    noise = [f"11:00:00.{i:03} INFO    m  fine" for i in range(900)]
+    error = ["11:00:01.000 ERROR   m  cannot load", "Traceback:", "  ValueError: no op"]
+    write(tmp_path / "a.log", *error, *noise)
+    write(tmp_path / "b.log", "11:00:02.000 WARNING m  slow")
+    logs = LogFiles(directory=tmp_path)
+
+    def lines(only: LogFilter) -> list[str]:
+        return texts(merged_tail(logs, 10, now_of_day_s=NOON, only=only))
+
+    assert lines(LogFilter(level=LogLevel.ERROR)) == error
+    assert lines(LogFilter(level=LogLevel.WARNING, source="b")) == ["11:00:02.000 WARNING m  slow"]
+    assert lines(LogFilter(text="valueerror")) == ["  ValueError: no op"]
+    assert len(lines(LogFilter())) == 10
+
+
+def test_a_follower_yields_selected_lines_only(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.log", "11:00:00.000 ERROR   m  before")
+    follower = LogFollower(LogFiles(directory=tmp_path), only=LogFilter(level=LogLevel.ERROR))
+    with path.open("a") as log:
+        log.write("11:00:01.000 INFO    m  fine\n11:00:02.000 ERROR   m  bad\n  detail\n")
+
+    assert texts(list(follower.read_new())) == ["11:00:02.000 ERROR   m  bad", "  detail"]

@@ -17,7 +17,7 @@ import msgspec
 
 from headrace.cli.base.connection import actor
 from headrace.cli.base.output import TransferView
-from headrace.control.base.log_files import LogFiles, merged_tail, render_line
+from headrace.control.base.log_files import LogFiles, LogFilter, merged_tail, render_line
 from headrace.control.base.settings import resolve_url
 from headrace.control.model.audit_log import AuditEntry
 from headrace.control.state import home_url, open_store, references_in, sqlite_path
@@ -52,7 +52,7 @@ def log_lines(home: Path, *, tail: int, source: str, log_format: str) -> list[st
         raise NotFoundError(text)
     now = datetime.now(UTC)
     of_day_s = (now - now.replace(hour=0, minute=0, second=0, microsecond=0)).total_seconds()
-    lines = merged_tail(logs, tail, now_of_day_s=of_day_s, source=source)
+    lines = merged_tail(logs, tail, now_of_day_s=of_day_s, only=LogFilter(source=source))
     return [render_line(line, log_format=log_format) for line in lines]
 
 

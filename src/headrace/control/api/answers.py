@@ -392,6 +392,48 @@ ROLLOUT_END: Final[dict[str, Any]] = {
     "decided_by": "verdict",
     "why": "errors: 5.1 % of 2,040 requests failed on version 4 against 0.1 % of 18,110",
 }
+ROLLOUT_PREVIEW: Final[dict[str, Any]] = {
+    "strategy": "canary",
+    "stages": [
+        {
+            "name": "step 1 of 1 (10 % of the requests)",
+            "weight": 10,
+            "baseline_weight": 0,
+            "mirror_percent": 0,
+            "pause_s": 0.0,
+            "until": "verdict",
+        }
+    ],
+    "max_duration_s": 7200.0,
+    "keep_s": None,
+    "outlook": {
+        "requests_per_s": 50.0,
+        "good_s": 1080.0,
+        "worse_s": 2460.0,
+        "max_duration_s": 7200.0,
+        "suffices": True,
+    },
+    "simulation": {
+        "runs": 50,
+        "duration_s": 4920.0,
+        "requests_per_s": 50.0,
+        "outcomes": [
+            {
+                "candidate": "as good as the old version",
+                "promoted_ratio": 1.0,
+                "rolled_back_ratio": 0.0,
+                "undecided_ratio": 0.0,
+                "median_s": 1150.0,
+            }
+        ],
+    },
+    "notes": [
+        (
+            "at 50 requests/s a version as good as the old one has its verdict after about 18 min, one "
+            "worse by twice the margin after about 41 min; max_duration_s is 2 h"
+        )
+    ],
+}
 FEEDBACK: Final[dict[str, Any]] = {
     "one": {"summary": "One", "value": {"request_id": "5b0c6a", "reward": 1.0}},
     "many": {

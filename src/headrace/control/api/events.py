@@ -17,7 +17,9 @@ from headrace.control.api.answers import RequestBody, WhoAsks, answer, route
 from headrace.control.auth.roles import Caller, Role
 from headrace.control.base.log_files import (
     LogFiles,
+    LogFilter,
     LogFollower,
+    LogLevel,
     LogLine,
     merged_tail,
     render_line,
@@ -275,6 +277,13 @@ _MAX_TAIL: Final = 100_000
 LogFormat = Literal["text", "json"]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogSources:
+    """Names of processes, for `source` of `/api/v1/logs`."""
+
+    sources: list[str]
+
+
 def add_logs(api: FastAPI, plane: ControlPlane) -> None:
     """Add the route of the logs."""
 
@@ -285,6 +294,12 @@ def add_logs(api: FastAPI, plane: ControlPlane) -> None:
         follow: bool = False,
         tail: Annotated[int, Query(ge=0, le=_MAX_TAIL)] = 100,
         source: str = "",
+        level: Annotated[
+            LogLevel, Query(description="Only lines of this level or a higher one.")
+        ] = LogLevel.DEBUG,
+        text: Annotated[
+            str, Query(max_length=200, description="Only lines with this text, in any case.")
+        ] = "",
         log_format: Annotated[LogFormat, Query(alias="format")] = "text",
     ) -> Response:
         files = _seen_by(caller, plane)
@@ -292,20 +307,24 @@ def add_logs(api: FastAPI, plane: ControlPlane) -> None:
         if source and source not in names:
             message = f"there is no log of {source[:100]!r}; there are: {', '.join(names)}"
             raise InvalidArgumentError(message)
+        only = LogFilter(source=source, level=level, text=text)
         media_type = "application/x-ndjson" if log_format == "json" else "text/plain"
         # The follower starts first: a line written in between appears twice instead of never.
-        follower = LogFollower(files, source=source)
+        follower = LogFollower(files, only=only)
         now = datetime.fromtimestamp(plane.clock.now(), UTC)
         of_day_s = (now - now.replace(hour=0, minute=0, second=0, microsecond=0)).total_seconds()
-        lines = await asyncio.to_thread(
-            merged_tail, files, tail, now_of_day_s=of_day_s, source=source
-        )
-        text = _rendered(lines, log_format)
+        lines = await asyncio.to_thread(merged_tail, files, tail, now_of_day_s=of_day_s, only=only)
+        first = _rendered(lines, log_format)
         if not follow:
-            return Response(text, media_type=media_type)
+            return Response(first, media_type=media_type)
         return StreamingResponse(
-            _followed(plane, text, follower, log_format), media_type=media_type
+            _followed(plane, first, follower, log_format), media_type=media_type
         )
+
+    @route(api, "GET /api/v1/logs/sources", LogSources, {"sources": ["control", "gateway"]})
+    async def sources(caller: WhoAsks) -> Response:
+        """List the processes that have a log."""
+        return answer(LogSources(sources=_seen_by(caller, plane).names()))
 
 
 def _seen_by(caller: Caller, plane: ControlPlane) -> LogFiles:

@@ -2,8 +2,9 @@
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from functools import partial
 from typing import Annotated, Any, Final
 
 from fastapi import FastAPI, Query, Response
@@ -168,6 +169,8 @@ _MAX_SIZE: Final = 500
 _MAX_PAGE: Final = 100_000
 _MAX_SEARCH: Final = 100
 _MAX_CONCURRENT: Final = 20
+_FRESH_S: Final = 3.0
+_MAX_RECENT: Final = 64
 _VERSION: Final = r"^$|^\d{1,18}(~[a-z][a-z0-9]*)?$"
 POINT: Final[dict[str, Any]] = {
     "at": 1764000180.0,
@@ -245,13 +248,76 @@ class SeriesView:
     points: Sequence[PointView]
 
 
+@dataclass(slots=True)
+class SystemHistory:
+    """Time series of all endpoints together, computed once for all readers of a few seconds."""
+
+    _recent: dict[tuple[frozenset[str] | None, float, int], tuple[float, SeriesView]] = field(
+        default_factory=dict
+    )
+
+    async def read(
+        self, plane: ControlPlane, caller: Caller, version: str, since_s: float, points: int
+    ) -> SeriesView:
+        """Return the series of the endpoints that a caller may see.
+
+        Raises:
+            InvalidArgumentError: A version is named, or more than a day.
+        """
+        if version or since_s > _DAY_S:
+            message = "all endpoints together have no versions, and a history of a day at most"
+            raise InvalidArgumentError(message)
+        now, visible = plane.clock.now(), caller.endpoints(Role.VIEWER)
+        key = (visible, since_s, points)
+        for old, (read_at, _) in list(self._recent.items()):
+            if not 0 <= now - read_at < _FRESH_S:
+                del self._recent[old]
+        if key not in self._recent:
+            if len(self._recent) >= _MAX_RECENT:
+                self._recent.pop(next(iter(self._recent)))
+            self._recent[key] = (now, await self._computed(plane, visible, since_s, points))
+        return self._recent[key][1]
+
+    @staticmethod
+    async def _computed(
+        plane: ControlPlane, visible: frozenset[str] | None, since_s: float, points: int
+    ) -> SeriesView:
+        history = plane.telemetry.history
+        until = counted_until(history, plane.clock.now())
+        names = [
+            endpoint.name
+            for endpoint in plane.target_state.effective.endpoints
+            if visible is None or endpoint.name in visible
+        ]
+        read = partial(history.series, since=until - since_s, until=until, points=points)
+        windows = read()
+        for begin in range(0, len(names), _MAX_CONCURRENT):
+            part = read(*names[begin : begin + _MAX_CONCURRENT])
+            windows = [window.plus(of_part) for window, of_part in zip(windows, part, strict=True)]
+            await asyncio.sleep(0)
+        return SeriesView(
+            endpoint="",
+            version="",
+            step_s=windows[0].duration_s if windows else since_s,
+            points=[_point(plane, window, LoadWindow()) for window in windows],
+        )
+
+
 def add_history(api: FastAPI, plane: ControlPlane) -> None:
     """Add the routes of histories and the overview."""
+    totals = SystemHistory()
 
     @route(api, "GET /api/v1/history", SeriesView, SERIES)
     async def history(
         caller: WhoAsks,
-        endpoint: Annotated[str, Query(pattern=NAME_PATTERN, description="Whose.")],
+        endpoint: Annotated[
+            str,
+            Query(
+                pattern=f"^$|{NAME_PATTERN}",
+                description="Whose; empty for the requests of all endpoints together that the "
+                "caller may see.",
+            ),
+        ] = "",
         version: Annotated[
             str, Query(pattern=_VERSION, description="Only this version's; empty for all.")
         ] = "",
@@ -269,6 +335,8 @@ def add_history(api: FastAPI, plane: ControlPlane) -> None:
         ] = 120,
     ) -> Response:
         """Return requests, latency, batches and replicas of an endpoint over the last day."""
+        if not endpoint:
+            return answer(await totals.read(plane, caller, version, since_s, points))
         if not caller.may(Role.VIEWER, endpoint):
             raise PermissionDeniedError(f"{caller.name} may not see the history of '{endpoint}'")
         if plane.target_state.effective.endpoint(

@@ -1,9 +1,11 @@
 """Rollouts over HTTP: start, read and command."""
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Final
 
+import msgspec
 from fastapi import Body, FastAPI, Path, Query, Response
 from pydantic import Field, model_validator
 
@@ -14,14 +16,31 @@ from headrace.control.auth.roles import Caller, Role
 from headrace.control.model.records import RolloutRecord
 from headrace.control.plane.control_plane import ControlPlane
 from headrace.control.rollouts.status import (
+    OutlookStatus,
     RolloutEvidence,
     RolloutStatus,
+    outlook_status,
     rollout_evidence,
     rollout_status,
+    strategy_of,
 )
-from headrace.core import EndpointNotFoundError, NotFoundError
+from headrace.core import (
+    DeadlineExceededError,
+    EndpointNotFoundError,
+    NotFoundError,
+    OverloadedError,
+    UnavailableError,
+)
 from headrace.core.names import NAME_PATTERN, VERSION_PATTERN
+from headrace.core.processes import python_module, run
+from headrace.core.spec.rollout import BlueGreenSpec, RolloutSpec
 from headrace.rollout.outlook import USUAL_MEDIAN_S, EndpointLoad, Outlook, observed_load, outlook
+from headrace.rollout.plan_simulation import (
+    PlanSimulation,
+    SimulationRequest,
+    why_not_simulated,
+)
+from headrace.rollout.stages import judgement_text, plan_of
 from headrace.rollout.state import Verb
 
 _CREATED: Final = 201
@@ -30,6 +49,9 @@ _MAX_TEXT: Final = 1000
 _RATE_WINDOW_S: Final = 300.0
 _MIN_WINDOW_S: Final = 5.0
 """Shorter windows give no usable rate."""
+_SIMULATION_S: Final = 120.0
+_SIMULATION_BYTES: Final = 1 << 30
+_SIMULATION_RETRY_S: Final = 10.0
 
 RolloutId = Annotated[str, Path(pattern=r"^r[0-9]{1,15}$")]
 
@@ -81,6 +103,49 @@ class Command(RequestBody):
     reason: str = Field(default="", max_length=_MAX_TEXT, description="For the history.")
 
 
+class PreviewRollout(RequestBody):
+    """Plan to preview, and whether it is simulated."""
+
+    rollout: dict[str, Any] | None = Field(
+        default=None,
+        description="Rollout settings, as `rollout` in the spec; null selects the endpoint's own "
+        "settings, or a canary.",
+    )
+    simulate: bool = Field(
+        default=False,
+        description="Whether rollouts are simulated at the endpoint's present load, which takes "
+        "some seconds.",
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageView:
+    """One stage of a plan: the new version's share in percent, and when the stage ends."""
+
+    name: str
+    weight: int
+    baseline_weight: int
+    mirror_percent: int
+    pause_s: float
+    until: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RolloutPreview:
+    """A plan, with the expected time to a verdict at the endpoint's present load.
+
+    `outlook` and `simulation` are null if they cannot be computed; `notes` says why.
+    """
+
+    strategy: str
+    stages: tuple[StageView, ...]
+    max_duration_s: float | None
+    keep_s: float | None
+    outlook: OutlookStatus | None
+    simulation: PlanSimulation | None
+    notes: tuple[str, ...]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RolloutList:
     """Rollouts, the newest first."""
@@ -100,6 +165,19 @@ def _expected(
     plane: ControlPlane, record: RolloutRecord, counted: Mapping[str, float]
 ) -> Outlook | None:
     """Return the outlook at the endpoint's request rate of the last minutes."""
+    before = observed_load(record.state, counted) if counted else None
+    load = _load(plane, record.endpoint, before)
+    return None if load is None else outlook(record.state.settings, load)
+
+
+def _load(
+    plane: ControlPlane, endpoint: str, before: EndpointLoad | None = None
+) -> EndpointLoad | None:
+    """Return the endpoint's load of the last minutes; None if it was not counted for long enough.
+
+    Args:
+        before: The load that the endpoint's rollout has counted.
+    """
     until = counted_until(plane.telemetry.history, plane.clock.now())
     began_at = (
         until if plane.telemetry.history.began_at is None else plane.telemetry.history.began_at
@@ -107,21 +185,83 @@ def _expected(
     seconds = min(_RATE_WINDOW_S, until - began_at)
     if seconds < _MIN_WINDOW_S:
         return None
-    window = plane.telemetry.history.window(record.endpoint, until=until, seconds=seconds)
-    before = observed_load(record.state, counted) if counted else None
+    window = plane.telemetry.history.window(endpoint, until=until, seconds=seconds)
     requests, median_s = max(window.requests, 1), window.quantile(0.5)
-    load = EndpointLoad(
+    return EndpointLoad(
         requests_per_s=window.requests_per_s,
         error_ratio=window.errors / requests,
         rejection_ratio=window.rejections / requests,
         median_s=USUAL_MEDIAN_S if median_s is None else median_s,
         independent_ratio=1.0 if before is None else before.independent_ratio,
     )
-    return outlook(record.state.settings, load)
+
+
+async def _preview(
+    plane: ControlPlane, name: str, settings: RolloutSpec, *, simulate: bool
+) -> RolloutPreview:
+    load, plan = _load(plane, name), plan_of(settings)
+    expected = None if load is None else outlook(settings, load)
+    notes: list[str] = [] if expected is None else [expected.text]
+    if isinstance(settings, BlueGreenSpec):
+        notes.append(judgement_text(settings))
+    if load is None:
+        notes.append("no outlook: requests were not counted for long enough yet")
+    simulation = None
+    if simulate and load is not None:
+        why = why_not_simulated(settings, load)
+        if why:
+            notes.append(f"no simulation: {why}")
+        else:
+            simulation = await _simulated(SimulationRequest(settings=settings, load=load))
+    return RolloutPreview(
+        strategy=strategy_of(settings).value,
+        stages=tuple(
+            StageView(
+                name=stage.name,
+                weight=stage.traffic.candidate,
+                baseline_weight=stage.traffic.baseline,
+                mirror_percent=stage.traffic.mirror_percent,
+                pause_s=stage.pause_s,
+                until=stage.until,
+            )
+            for stage in plan.stages
+        ),
+        max_duration_s=plan.max_duration_s,
+        keep_s=plan.keep_s,
+        outlook=None if expected is None else outlook_status(expected),
+        simulation=simulation,
+        notes=tuple(notes),
+    )
+
+
+async def _simulated(request: SimulationRequest) -> PlanSimulation:
+    """Return the result of a simulation in a process of its own.
+
+    Raises:
+        DeadlineExceededError: It takes too long.
+        UnavailableError: Its process failed.
+    """
+    output: list[bytes] = []
+
+    def keep(line: bytes) -> bool:
+        output.append(line)
+        return True
+
+    argument = msgspec.json.encode(request).decode()
+    command = python_module("headrace.rollout.plan_simulation", argument)
+    ended = await run(
+        command, timeout_s=_SIMULATION_S, memory_bytes=_SIMULATION_BYTES, on_line=keep
+    )
+    if ended.exceeded is not None:
+        raise DeadlineExceededError(f"the simulation exceeded its limit: {ended.exceeded}")
+    if not output:
+        raise UnavailableError(f"the simulation failed: {ended.error[-200:]}")
+    return msgspec.json.decode(output[0], type=PlanSimulation)
 
 
 def add_rollouts(api: FastAPI, plane: ControlPlane) -> None:
     """Add the routes of rollouts."""
+    simulating = asyncio.Lock()
 
     @route(
         api,
@@ -162,6 +302,26 @@ def add_rollouts(api: FastAPI, plane: ControlPlane) -> None:
             )
             raise NotFoundError(message)
         return answer(status_of(plane, record))
+
+    @route(
+        api,
+        "POST /api/v1/endpoints/{name}/rollout/preview",
+        RolloutPreview,
+        examples.ROLLOUT_PREVIEW,
+    )
+    async def preview(
+        name: Name,
+        body: Annotated[PreviewRollout, Body(examples=[{"simulate": True}])] = PreviewRollout(),  # noqa: B008  # frozen
+    ) -> Response:
+        """Return the plan of a rollout and the expected time to a verdict; changes nothing."""
+        settings = plane.desired_state.rollout_settings(name, body.rollout)
+        if not body.simulate:
+            return answer(await _preview(plane, name, settings, simulate=False))
+        if simulating.locked():
+            message = "another simulation is in progress"
+            raise OverloadedError(message, retry_after_s=_SIMULATION_RETRY_S)
+        async with simulating:
+            return answer(await _preview(plane, name, settings, simulate=True))
 
     @route(api, "POST /api/v1/endpoints/{name}/rollout/{verb}", RolloutStatus, examples.ROLLOUT)
     async def command(

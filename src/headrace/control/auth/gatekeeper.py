@@ -81,6 +81,7 @@ RULES: Final[Mapping[tuple[str, str], Rule]] = {
     ("POST", "/api/v1/diff"): _OPERATE_OWN,
     ("POST", "/api/v1/stop"): _ADMIN,
     ("GET", "/api/v1/logs"): _VIEW_OWN,
+    ("GET", "/api/v1/logs/sources"): _VIEW_OWN,
     ("GET", "/metrics"): _VIEW_SYSTEM,
     # Endpoints and rollouts.
     ("GET", "/api/v1/endpoints"): _VIEW_OWN,
@@ -96,6 +97,7 @@ RULES: Final[Mapping[tuple[str, str], Rule]] = {
     ("POST", "/api/v1/endpoints/{name}/resume"): _OPERATE_ENDPOINT,
     ("GET", "/api/v1/endpoints/{name}/rollout"): _VIEW_ENDPOINT,
     ("POST", "/api/v1/endpoints/{name}/rollout"): _OPERATE_ENDPOINT,
+    ("POST", "/api/v1/endpoints/{name}/rollout/preview"): _OPERATE_ENDPOINT,
     ("POST", "/api/v1/endpoints/{name}/rollout/{verb}"): _OPERATE_ENDPOINT,
     # Request payloads are for the endpoint's operators, not for every viewer.
     ("GET", "/api/v1/endpoints/{name}/payloads"): _OPERATE_ENDPOINT,

@@ -5,6 +5,7 @@ import re
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
@@ -21,15 +22,71 @@ _DAY_S: Final = 86_400.0
 _CLOCK_SLACK_S: Final = 2.0
 
 _JSON_TIME: Final = re.compile(r'"(?:time|start_time)":\s*"[^"T]*T(\d\d):(\d\d):(\d\d(?:\.\d+)?)')
+_LEVEL: Final = re.compile(r'"level":\s*"(?P<json>\w+)"|^[\d:., -]+ (?P<text>[A-Za-z]+) ')
+_SEARCHED_LINES: Final = 5000
+"""Lines of each log that a filter reads."""
 _TEXT_TIME: Final = re.compile(r"^\[?(?:\d{4}-\d\d-\d\d[ T])?(\d\d):(\d\d):(\d\d(?:[.,]\d+)?)")
+
+
+class LogLevel(StrEnum):
+    """Level of a line, in ascending order."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+    @property
+    def rank(self) -> int:
+        """Position in the order of levels."""
+        return tuple(LogLevel).index(self)
+
+
+_OTHER_LEVELS: Final = {
+    "trace": LogLevel.DEBUG,
+    "warn": LogLevel.WARNING,
+    "critical": LogLevel.ERROR,
+    "fatal": LogLevel.ERROR,
+}
+
+
+def level_of(text: str) -> LogLevel | None:
+    """Return the level of a line; None for a line without one, such as a traceback's."""
+    match = _LEVEL.search(text)
+    name = "" if match is None else (match["json"] or match["text"]).lower()
+    return LogLevel(name) if name in set(LogLevel) else _OTHER_LEVELS.get(name)
 
 
 @dataclass(frozen=True, slots=True)
 class LogLine:
-    """A line and the name of the process that wrote it."""
+    """A line, the name of the process that wrote it, and its level.
+
+    A line without a level has that of the line before it.
+    """
 
     source: str
     text: str
+    level: LogLevel = LogLevel.INFO
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogFilter:
+    """Selection of lines: of one process, from a level upwards, with a text in any case."""
+
+    source: str = ""
+    """Name of the process; empty for all."""
+    level: LogLevel = LogLevel.DEBUG
+    text: str = ""
+
+    def matches(self, line: LogLine) -> bool:
+        """Whether a line of the process is selected."""
+        is_level = line.level.rank >= self.level.rank
+        return is_level and self.text.lower() in line.text.lower()
+
+    @property
+    def is_narrow(self) -> bool:
+        """Whether lines of the process can be left out."""
+        return self.level is not LogLevel.DEBUG or bool(self.text)
 
 
 def tail(path: Path, count: int) -> list[str]:
@@ -69,6 +126,9 @@ def _message(line: str) -> str:
     return line[head.end() :] if head else line
 
 
+EVERY_LINE: Final = LogFilter()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogFiles:
     """Log files of all processes: `NAME.log` in `directory`, and others by name.
@@ -101,21 +161,25 @@ class LogFiles:
 
 
 def merged_tail(
-    files: LogFiles, count: int, *, now_of_day_s: float, source: str = ""
+    files: LogFiles, count: int, *, now_of_day_s: float, only: LogFilter = EVERY_LINE
 ) -> list[LogLine]:
-    """Return the last `count` lines of all logs together, sorted by time.
+    """Return the last `count` selected lines of all logs together, sorted by time.
 
     Args:
         now_of_day_s: Seconds since midnight UTC: a later time of a line is from yesterday.
-        source: Only this process; empty for all.
+        only: The selection, among the last lines of each log.
     """
     rows: list[tuple[float, LogLine]] = []
-    for name, path in files.paths(source).items():
-        when = -_DAY_S
-        for text in tail(path, count):
+    searched = max(count, _SEARCHED_LINES) if only.is_narrow and count else count
+    for name, path in files.paths(only.source).items():
+        when, level = -_DAY_S, LogLevel.INFO
+        for text in tail(path, searched):
             # A line without a time, as in a traceback, belongs to the previous line.
             when = _age_key(text, now_of_day_s, when)
-            rows.append((when, LogLine(name, text)))
+            level = level_of(text) or level
+            line = LogLine(name, text, level)
+            if only.matches(line):
+                rows.append((when, line))
     rows.sort(key=lambda row: row[0])
     return [line for _, line in rows[-count:]] if count else []
 
@@ -133,19 +197,25 @@ class LogFollower:
     """Reader of complete lines that are appended to all logs after its creation.
 
     Args:
-        source: Only this process; empty for all.
+        only: The selected lines.
     """
 
-    def __init__(self, files: LogFiles, *, source: str = "") -> None:
+    def __init__(self, files: LogFiles, *, only: LogFilter = EVERY_LINE) -> None:
         self._files = files
-        self._source = source
-        self._offsets = {path: size_of(path) for path in files.paths(source).values()}
+        self._only = only
+        self._offsets = {path: size_of(path) for path in files.paths(only.source).values()}
+        self._levels: dict[Path, LogLevel] = {}
 
     def read_new(self) -> Iterator[LogLine]:
-        """Yield the lines that were completed since the last call."""
-        for name, path in self._files.paths(self._source).items():
+        """Yield the selected lines that were completed since the last call."""
+        for name, path in self._files.paths(self._only.source).items():
+            level = self._levels.get(path, LogLevel.INFO)
             for text in self._read_file(path):
-                yield LogLine(name, text)
+                level = level_of(text) or level
+                line = LogLine(name, text, level)
+                if self._only.matches(line):
+                    yield line
+            self._levels[path] = level
 
     def _read_file(self, path: Path) -> list[str]:
         offset = self._offsets.get(path, 0)
@@ -181,10 +251,13 @@ def cut_large(logs: Path, *, limit_bytes: int = MAX_LOG_BYTES) -> list[Path]:
 
 
 def render_line(line: LogLine, *, log_format: str) -> str:
-    """Return a line of the merged stream: prefixed with its source, or as JSON with `source`."""
+    """Return a line of the merged stream: prefixed with its source, or as JSON.
+
+    JSON has `source`, `level` and `message`, and the fields that the process wrote.
+    """
     if log_format != "json":
         return f"{line.source:<16} | {line.text}"
-    record: dict[str, object] = {"message": line.text}
+    record: dict[str, object] = {"level": line.level, "message": line.text}
     if line.text.startswith("{"):
         with contextlib.suppress(*UNDECODABLE):
             record = msgspec.json.decode(line.text, type=dict[str, object])

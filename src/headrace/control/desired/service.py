@@ -65,6 +65,7 @@ from headrace.core import (
 )
 from headrace.core.spec.models import disagreements
 from headrace.core.spec.parse import SystemSpec, is_model_path, parse_spec
+from headrace.core.spec.rollout import RolloutSpec, judged_by
 from headrace.registry import Registry, is_repository
 
 _LOG: Final = logging.getLogger("headrace.control")
@@ -402,7 +403,7 @@ class DesiredStateService:
                 new["allow_code"] = True
             return EndpointChange(
                 entry=new,
-                plan=dict(rollout or entry.get("rollout") or {"strategy": "canary"}),
+                plan=rollout_or_default(entry, rollout),
                 action="rollout.start",
                 reason="rollout started",
                 restart=True,
@@ -412,6 +413,24 @@ class DesiredStateService:
         record = self.target_state.rollout(name)
         assert record is not None, "was just begun"
         return record
+
+    def rollout_settings(self, name: str, rollout: Mapping[str, Any] | None) -> RolloutSpec:
+        """Return the plan that `start_rollout` would follow.
+
+        Args:
+            rollout: See `start_rollout`.
+
+        Raises:
+            ModelNotFoundError: The endpoint does not exist.
+            SpecError: `rollout` is invalid.
+        """
+        spec = self.target_state.desired.spec
+        entry = self._entry(self.target_state.desired, name)
+        plan = rollout_or_default(entry, rollout)
+        parsed = parse_spec(with_entry(spec, name, {**entry, "rollout": plan}), in_force=spec)
+        (line,) = (line for line in parsed.endpoints if line.name == name)
+        assert line.rollout is not None, "was just set"
+        return judged_by(line.rollout, line.slo)
 
     async def pause(self, name: str, *, paused: bool, caller: Caller) -> Applied:
         """Make the gateway refuse the requests of an endpoint, or accept them again.
@@ -789,6 +808,13 @@ class DesiredStateService:
             owner=caller.name,
             model_roots=() if caller.may(Role.ADMIN) else self.model_roots,
         )
+
+
+def rollout_or_default(
+    entry: Mapping[str, Any], rollout: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """Return the plan of a rollout: the given one, the endpoint's own, or a canary."""
+    return dict(rollout or entry.get("rollout") or {"strategy": "canary"})
 
 
 def _is_same_for(name: str, before: DesiredState, now: DesiredState) -> bool:

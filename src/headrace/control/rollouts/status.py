@@ -176,10 +176,15 @@ def rollout_status(
         verdict=None if state.verdict is None else _verdict(state.verdict),
         requests=_requests(state.verdict, counted or {}),
         counted={name: value for name, value in (counted or {}).items() if math.isfinite(value)},
-        outlook=None if expected is None else _display(OutlookStatus, expected),
+        outlook=None if expected is None else outlook_status(expected),
         notes=notes,
         problem=problem,
     )
+
+
+def outlook_status(expected: Outlook) -> OutlookStatus:
+    """Return the document of an outlook."""
+    return _display(OutlookStatus, expected)
 
 
 def strategy_of(settings: RolloutSpec) -> StrategyName:
