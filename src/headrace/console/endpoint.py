@@ -12,18 +12,27 @@ from functools import partial
 from typing import Any, Final
 
 from headrace.console.charts import Chart, ChartLine, line_chart, seconds_unit
-from headrace.console.rollout import SplitShare, shares_of
+from headrace.console.rollout import (
+    BASELINE_LOOK,
+    NEW_LOOK,
+    OLD_LOOK,
+    OTHER_LOOK,
+    SplitShare,
+    shares_of,
+)
 from headrace.console.view import PageRequest, PageView, Params, may_operate
 from headrace.control.api.endpoints import EndpointView, GenerationHistory
 from headrace.control.api.events import EventList
 from headrace.control.api.features import DriftView
 from headrace.control.api.history import Overview, OverviewRow, PointView, SeriesView
 from headrace.control.reconcile.status import RevisionStatus
+from headrace.control.rollouts.status import RolloutStatus
 from headrace.control.telemetry.labels import LiveScore
 from headrace.core.text import coarse_span, duration_text, number_text, percent_text
 from headrace.monitor.drift import FeatureReport
 
 _MARKS: Final = 4
+_ORDER: Final = (OTHER_LOOK, OLD_LOOK, BASELINE_LOOK, NEW_LOOK)
 
 
 def load_charts(points: Sequence[PointView], now: float) -> list[Chart]:
@@ -276,7 +285,7 @@ async def endpoint(request: PageRequest) -> PageView:
         announcement=f"{name} is {ready}.",
         values={
             "endpoint": endpoint_,
-            "shares": _shares(endpoint_.status.revisions),
+            "shares": _shares(endpoint_.status.revisions, endpoint_.rollout),
             "replicas": [
                 (revision, replica)
                 for revision in endpoint_.status.revisions
@@ -293,6 +302,7 @@ async def endpoint(request: PageRequest) -> PageView:
             "span": span_s,
             "spans": SPANS,
             "may_operate": may_operate(request.caller, name),
+            "buttons": _buttons(request, endpoint_),
         },
     )
 
@@ -339,6 +349,21 @@ def charts_of(points: Sequence[PointView], now: float) -> list[Chart]:
     ]
 
 
+def _buttons(request: PageRequest, endpoint: EndpointView) -> list[tuple[str, str, str]]:
+    """Return path, text and look of each action that the visitor may start."""
+    path = f"/endpoints/{endpoint.name}"
+    if endpoint.spec is None or not may_operate(request.caller, endpoint.name):
+        return []
+    is_under_way = endpoint.rollout is not None and not endpoint.rollout.over
+    is_ours = not any(revision.desired_replicas == 0 for revision in endpoint.status.revisions)
+    buttons = [] if is_under_way else [(f"{path}/rollout", "Start a rollout", "primary")]
+    if is_ours or endpoint.spec.get("autoscale") is not None:
+        buttons.append((f"{path}/scale", "Scale", ""))
+    if endpoint.status.paused:
+        return [*buttons, (f"{path}/resume", "Resume", "")]
+    return [*buttons, (f"{path}/pause", "Pause", "danger")]
+
+
 async def _last_minute(request: PageRequest, name: str) -> OverviewRow | None:
     """Return the endpoint's summary, with the same numbers as the start page."""
     parameters: Params = {"search": name, "size": _MAX_SIMILAR}
@@ -347,12 +372,17 @@ async def _last_minute(request: PageRequest, name: str) -> OverviewRow | None:
     return next((row for row in rows if row.name == name), None)
 
 
-def _shares(revisions: Sequence[RevisionStatus]) -> list[SplitShare]:
-    named = [
+def _shares(revisions: Sequence[RevisionStatus], rollout: RolloutStatus | None) -> list[SplitShare]:
+    """Return the split, in the order and the fills of the rollout's page."""
+    looks = {} if rollout is None else {rollout.to_version: NEW_LOOK}
+    looks |= {revisions[0].version: OLD_LOOK} if rollout is None and revisions else {}
+    looks |= {} if rollout is None else {rollout.from_version: OLD_LOOK}
+    parts = [
         (
             f"version {revision.version}" + (f" ({revision.role})" if revision.role else ""),
             revision.weight,
+            BASELINE_LOOK if revision.role else looks.get(revision.version, OTHER_LOOK),
         )
         for revision in revisions
     ]
-    return shares_of(named)
+    return shares_of(sorted(parts, key=lambda part: _ORDER.index(part[2])))

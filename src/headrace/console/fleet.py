@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from operator import attrgetter
 from typing import TYPE_CHECKING, Final
 
+from headrace.console.charts import Chart, ChartLine, line_chart, seconds_unit
+from headrace.console.upload import may_upload
 from headrace.console.view import (
     PageRequest,
     PageView,
@@ -19,7 +21,7 @@ from headrace.console.view import (
 from headrace.control.api.access import AuditLogPage
 from headrace.control.api.alerts import AlertList
 from headrace.control.api.events import EventList
-from headrace.control.api.history import Overview, OverviewRow
+from headrace.control.api.history import Overview, OverviewRow, SeriesView
 from headrace.control.api.jobs import JobList, RunList
 from headrace.control.api.models import KnownVersion, ModelList
 from headrace.control.api.streams import StreamList
@@ -28,6 +30,7 @@ from headrace.control.jobs.status import JobView
 from headrace.control.model.audit_log import Entry
 from headrace.control.plane.status import SystemStatus
 from headrace.control.streams.status import StreamView
+from headrace.core.text import duration_text
 from headrace.observe.row_checks import report_of
 
 if TYPE_CHECKING:
@@ -135,6 +138,9 @@ SORTS: Final = {
     "error_ratio": "errors",
     "p99_s": "p99 latency",
 }
+SPANS: Final = {"3600": "1 h", "900": "15 min", "21600": "6 h", "86400": "24 h"}
+_POINTS: Final = 60
+_COUNTED_S: Final = 2.0
 _SIZE: Final = 50
 _PROBLEM_STATES: Final = ("failing", "warning")
 
@@ -157,6 +163,9 @@ async def fleet(request: PageRequest) -> PageView:
         "size": _SIZE,
     }
     overview = await request.visitor.get("/api/v1/overview", Overview, parameters)
+    span_s = request.word("span", *SPANS)
+    since = {"since_s": span_s, "points": _POINTS}
+    series = await request.visitor.find("/api/v1/history", SeriesView, since)
     alerts = await request.visitor.find("/api/v1/alerts", AlertList)
     firing = [a for a in (alerts.alerts if alerts else ()) if a.state == "firing"]
     unhealthy = [row for row in overview.endpoints if row.state in _PROBLEM_STATES]
@@ -173,6 +182,9 @@ async def fleet(request: PageRequest) -> PageView:
             "pages": pages_of(
                 overview.total, page=request.page, size=_SIZE, shown=len(overview.endpoints)
             ),
+            "charts": overview_charts(series, request.now) if series else [],
+            "span": span_s,
+            "spans": SPANS,
             "firing": firing,
             "unhealthy": unhealthy,
             "streams": system_summary(
@@ -182,6 +194,32 @@ async def fleet(request: PageRequest) -> PageView:
             "is_empty": overview.total == 0 and not request.search and not streams and not jobs,
         },
     )
+
+
+def overview_charts(series: SeriesView, now: float) -> list[Chart]:
+    """Return requests, errors and p99 of all endpoints together; completed steps only."""
+    points = [point for point in series.points if point.at + series.step_s <= now - _COUNTED_S]
+    times = [point.at for point in points]
+    slowest = max((p for point in points if (p := point.p99_s) is not None), default=0.0)
+    unit, per_s = seconds_unit(slowest)
+    latest = next((point.p99_s for point in reversed(points) if point.p99_s is not None), None)
+    p99 = [None if point.p99_s is None else point.p99_s * per_s for point in points]
+    lines = (
+        ("all-requests", "Requests", "requests/s", [p.requests_per_s for p in points], 1, ""),
+        ("all-errors", "Errors", "requests/s", [p.errors_per_s for p in points], 3, ""),
+        ("all-p99", "Latency, p99", unit, p99, 1, duration_text(latest)),
+    )
+    return [
+        line_chart(
+            id_=id_,
+            title=title,
+            unit=unit_,
+            times=times,
+            lines=[ChartLine(name=title.lower(), values=values, look=look, last=last)],
+            until=now,
+        )
+        for id_, title, unit_, values, look, last in lines
+    ]
 
 
 async def _streams_and_jobs(
@@ -230,6 +268,7 @@ async def models(request: PageRequest) -> PageView:
         title="Models",
         section="models",
         values={
+            "may_upload": may_upload(request),
             "lines": lines[:_MAX_LISTED],
             "total": len(lines),
             "problems": listed.problems,
@@ -265,6 +304,7 @@ async def model(request: PageRequest) -> PageView:
         section="models",
         values={
             "name": name,
+            "may_serve": request.caller.may_somewhere(Role.OPERATOR),
             "versions": [
                 (version, uses.get(version.reference, ()), report_of(version.signature).text)
                 for version in _newest_first(listed)

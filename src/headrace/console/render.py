@@ -42,6 +42,8 @@ _MENU: Final = (
     ("models", "/models", "Models"),
     ("alerts", "/alerts", "Alerts"),
     ("activity", "/activity", "Activity"),
+    ("logs", "/logs", "Logs"),
+    ("access", "/access", "Access"),
     ("diagram", "/diagram", "Diagram"),
 )
 

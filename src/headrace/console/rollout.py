@@ -5,13 +5,19 @@ from dataclasses import dataclass
 from typing import Final
 
 from headrace.console.charts import IntervalMark, SequenceChart, charts_of, interval_of
+from headrace.console.forms import FormInput, confirmation
 from headrace.console.view import PageRequest, PageView, Params, RefusedError, may_operate
 from headrace.control.api.events import EventList
 from headrace.control.api.rollouts import RolloutList
 from headrace.control.rollouts.status import MetricStatus, RolloutEvidence, RolloutStatus
 from headrace.rollout.state import RolloutPhase, Verb
 
-_STYLES: Final = 4
+OLD_LOOK: Final = 1
+NEW_LOOK: Final = 2
+BASELINE_LOOK: Final = 3
+OTHER_LOOK: Final = 4
+"""Fills of versions, the same on every page: of the old and the new version of the newest rollout,
+of fresh copies of the old one, and of further versions."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,11 +30,11 @@ class SplitShare:
     look: int
 
 
-def shares_of(parts: Sequence[tuple[str, int]]) -> list[SplitShare]:
-    """Return the parts with requests and those without, in their order."""
+def shares_of(parts: Sequence[tuple[str, int, int]]) -> list[SplitShare]:
+    """Return the parts (name, weight and look), one after the other."""
     shares, start = [], 0
-    for i, (name, weight) in enumerate(parts):
-        shares.append(SplitShare(name=name, weight=weight, start=start, look=i % _STYLES + 1))
+    for name, weight, observation in parts:
+        shares.append(SplitShare(name=name, weight=weight, start=start, observation=observation))
         start += weight
     return shares
 
@@ -128,31 +134,34 @@ async def confirm(request: PageRequest) -> PageView:
     text = CONSEQUENCES[verb].format(
         to=status.to_version, from_=status.from_version, weight=status.weight
     )
-    return PageView(
-        template="confirm.html",
-        title=f"{LABELS[verb]} rollout {status.id}?",
+    reason = FormInput(
+        name="reason",
+        label="Reason, stored in the history (optional)",
+        value=request.form.get("reason", ""),
+    )
+    return confirmation(
+        request,
+        title=f"{LABELS[verb]} rollout {status.id} of {status.endpoint}?",
+        consequence=text,
+        label=LABELS[verb],
+        crumbs=[(f"/rollouts/{status.id}", f"Rollout {status.id}")],
         section="rollouts",
-        values={
-            "rollout": status,
-            "verb": verb,
-            "label": LABELS[verb],
-            "consequence": text,
-            "shares": split_of(status),
-            "problem": "",
-        },
+        inputs=[reason],
+        look="danger" if verb in {Verb.ROLLBACK, Verb.ABORT} else "primary",
+        shares=split_of(status),
     )
 
 
-async def send_command(request: PageRequest, *, reason: str, csrf_token: str) -> str:
+async def send_command(request: PageRequest) -> str:
     """Send a command to a rollout; return the page to show next.
 
     Raises:
-        RefusedError: The API does not.
+        RefusedError: The API returns an error.
     """
     status = await _status(request)
     verb = verb_of(request.names["verb"])
     path = f"/api/v1/endpoints/{status.endpoint}/rollout/{verb}"
-    await request.visitor.post(path, {"reason": reason}, csrf_token=csrf_token)
+    await request.change(path, {"reason": request.form.get("reason", "")})
     return f"/rollouts/{status.id}"
 
 
@@ -181,10 +190,11 @@ def verbs_of(status: RolloutStatus) -> list[Verb]:
 def split_of(status: RolloutStatus) -> list[SplitShare]:
     """Return the current shares of the requests."""
     old = 100 - status.weight - status.baseline_weight
-    parts = [(f"old: version {status.from_version}", old)]
+    parts = [(f"old: version {status.from_version}", old, OLD_LOOK)]
     if status.baseline_weight:
-        parts.append((f"baseline: version {status.from_version}, fresh", status.baseline_weight))
-    return shares_of([*parts, (f"new: version {status.to_version}", status.weight)])
+        name = f"baseline: version {status.from_version}, fresh"
+        parts.append((name, status.baseline_weight, BASELINE_LOOK))
+    return shares_of([*parts, (f"new: version {status.to_version}", status.weight, NEW_LOOK)])
 
 
 async def _status(request: PageRequest) -> RolloutStatus:

@@ -5,6 +5,7 @@ from functools import partial
 from typing import Final
 
 from headrace.console.charts import Chart, ChartLine, line_chart
+from headrace.console.forms import confirmation
 from headrace.console.view import (
     PageRequest,
     PageView,
@@ -16,7 +17,7 @@ from headrace.console.view import (
 from headrace.control.api.events import EventList
 from headrace.control.api.streams import StreamHistory, StreamList, StreamPointView
 from headrace.control.streams.status import StreamView
-from headrace.core.text import duration_text
+from headrace.core.text import duration_text, number_text
 
 SPANS: Final = {"900": "15 min", "3600": "1 h"}
 VERBS: Final = {"pause": "Pause", "resume": "Resume"}
@@ -98,28 +99,28 @@ async def confirm(request: PageRequest) -> PageView:
     verb = _verb_of(request.names["verb"])
     name = request.names["stream"]
     view = await request.visitor.get(f"/api/v1/streams/{name}", StreamView)
-    return PageView(
-        template="confirm_stream.html",
+    return confirmation(
+        request,
         title=f"{VERBS[verb]} stream {name}?",
+        consequence=CONSEQUENCES[verb],
+        label=VERBS[verb],
+        crumbs=[("/streams", "Streams"), (f"/streams/{name}", name)],
         section="streams",
-        values={
-            "stream": view,
-            "verb": verb,
-            "label": VERBS[verb],
-            "consequence": CONSEQUENCES[verb],
-            "looks": LOOKS,
-        },
+        lead=(
+            (LOOKS.get(view.state, "warning"), view.state),
+            f"{number_text(view.lag_records)} records of lag",
+        ),
     )
 
 
-async def send_command(request: PageRequest, *, csrf_token: str) -> str:
+async def send_command(request: PageRequest) -> str:
     """Send a command to a stream; return the page to show next.
 
     Raises:
         RefusedError: The API returns an error.
     """
     name, verb = request.names["stream"], _verb_of(request.names["verb"])
-    await request.visitor.post(f"/api/v1/streams/{name}/{verb}", {}, csrf_token=csrf_token)
+    await request.change(f"/api/v1/streams/{name}/{verb}", {})
     return f"/streams/{name}"
 
 

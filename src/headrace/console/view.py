@@ -4,8 +4,8 @@ Every request of a page goes to the management API with the visitor's own cookie
 nothing that its visitor could not do.
 """
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Final, Self, TypeAlias, TypeVar
 
 import httpx
@@ -22,6 +22,7 @@ T = TypeVar("T")
 Params = Mapping[str, str | int | float]
 _PASSED_ON: Final = ("cookie", "host", "origin", "sec-fetch-site", "user-agent")
 """Browser headers that the API needs: the session, and the page's origin."""
+_FORBIDDEN: Final = 403
 _NOT_FOUND: Final = 404
 _MANY: Final = 400
 
@@ -74,18 +75,47 @@ class Visitor:
             return None
 
     async def post(
-        self, path: str, document: Mapping[str, object], *, csrf_token: str = ""
+        self,
+        path: str,
+        document: Mapping[str, object],
+        *,
+        csrf_token: str = "",
+        method: str = "POST",
+        headers: Mapping[str, str] | None = None,
     ) -> httpx.Response:
-        """Send a change to a POST route.
+        """Send a change.
 
         Args:
             csrf_token: Token from the page's form.
+            method: The route's method.
+            headers: Further headers.
 
         Raises:
             RefusedError: The API returns an error.
         """
-        headers = {CSRF_HEADER: csrf_token} if csrf_token else {}
-        return await self._ask("POST", path, document=document, headers=headers)
+        token = {CSRF_HEADER: csrf_token} if csrf_token else {}
+        return await self._ask(
+            method, path, document=document, headers={**token, **(headers or {})}
+        )
+
+    async def upload(
+        self, path: str, params: Params, content: AsyncIterator[bytes], *, csrf_token: str
+    ) -> httpx.Response:
+        """Stream a file to a POST route.
+
+        Raises:
+            RefusedError: The API returns an error.
+        """
+        headers = {CSRF_HEADER: csrf_token, "content-type": "application/octet-stream"}
+        return await self._ask("POST", path, params=params, content=content, headers=headers)
+
+    async def text(self, path: str, params: Params) -> str:
+        """Return the text of a GET route.
+
+        Raises:
+            RefusedError: The API returns an error.
+        """
+        return (await self._ask("GET", path, params=params)).text
 
     async def who(self) -> tuple[Caller, str]:
         """Return the visitor's identity, and the CSRF token for forms.
@@ -104,6 +134,7 @@ class Visitor:
         *,
         params: Params | None = None,
         document: Mapping[str, object] | None = None,
+        content: AsyncIterator[bytes] | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> httpx.Response:
         async def unattended(scope: Scope, receive: Receive, send: Send) -> None:
@@ -121,7 +152,12 @@ class Visitor:
             transport=transport, base_url=self.base_url, trust_env=False
         ) as client:
             answer = await client.request(
-                method, path, params=params, json=document, headers={**passed, **(headers or {})}
+                method,
+                path,
+                params=params,
+                json=document,
+                content=content,
+                headers={**passed, **(headers or {})},
             )
         if answer.status_code >= _MANY:
             raise RefusedError(answer.status_code, _problem(answer))
@@ -185,6 +221,34 @@ class PageRequest:
     """CSRF token for the page's forms."""
     page_url: str
     """Path and query of the page."""
+    form: Mapping[str, str] = field(default_factory=dict)
+    """Fields of the sent form; empty if the page is only shown."""
+    problem: str = ""
+    """Why the sent form was refused; empty if it was not."""
+
+    def require_operator(self, endpoint: str) -> None:
+        """Raise RefusedError unless the visitor may change an endpoint."""
+        if not may_operate(self.caller, endpoint):
+            detail = f"{self.caller.name} needs operator:{endpoint} for this page"
+            raise RefusedError.of(_FORBIDDEN, detail)
+
+    async def change(
+        self,
+        path: str,
+        document: Mapping[str, object],
+        *,
+        method: str = "POST",
+        headers: Mapping[str, str] | None = None,
+    ) -> httpx.Response:
+        """Send a change with the form's token.
+
+        Raises:
+            RefusedError: The API returns an error.
+        """
+        token = self.form.get("csrf_token", "")
+        return await self.visitor.post(
+            path, document, csrf_token=token, method=method, headers=headers
+        )
 
     @property
     def search(self) -> str:
@@ -233,6 +297,8 @@ class PageView:
 
 
 MakeView: TypeAlias = Callable[[PageRequest], Awaitable[PageView]]
+SendForm: TypeAlias = Callable[[PageRequest], Awaitable[str | PageView]]
+"""Sends a form to the API; returns the path of the next page, or the page itself."""
 MAX_PAGES = 10_000
 MAX_TEXT = 100
 """Maximum length of a search text."""

@@ -169,6 +169,6 @@ def test_less_reward_is_worse_and_more_errors_are() -> None:
 
 @given(st.lists(st.integers(min_value=0, max_value=100), max_size=6))
 def test_shares_follow_each_other(weights: list[int]) -> None:
-    shares = shares_of([(f"v{i}", weight) for i, weight in enumerate(weights)])
+    shares = shares_of([(f"v{i}", weight, 1) for i, weight in enumerate(weights)])
 
     assert [share.start for share in shares] == [sum(weights[:i]) for i in range(len(weights))]

@@ -3,7 +3,6 @@
 import json
 import math
 import re
-from pathlib import Path
 from typing import Final
 
 import httpx
@@ -41,39 +40,19 @@ PATHS: Final = (
     "/alerts",
     "/activity",
     "/diagram",
+    "/logs",
+    "/access",
+    "/upload",
+    "/endpoints/churn/rollout",
+    "/endpoints/churn/scale",
+    "/endpoints/churn/pause",
+    "/endpoints/churn/resume",
+    "/endpoints/churn/undo/1",
+    "/models/fraud/1/serve",
+    "/access/keys/new",
+    "/access/users/new",
+    "/access/tokens/new",
 )
-STREAM: Final = {
-    "name": "pay",
-    "model": "fraud:1",
-    "source": {"broker": "log:demo", "topics": ["in"]},
-    "sink": {"topic": "out"},
-}
-JOB: Final = {
-    "name": "nightly",
-    "model": "fraud",
-    "input": "/in",
-    "output": "/out/{run_id}",
-    "schedule": {"cron": "0 6 * * *", "late_after_s": 60.0},
-}
-PLAN: Final = {"strategy": "canary", "steps": [{"weight": 10, "until": "verdict"}]}
-
-
-@pytest.fixture
-async def served(plane: ControlPlane, tmp_path: Path) -> ControlPlane:
-    """Endpoints `fraud`, with a rollout, and `churn`; a stream `pay` and a job `nightly`."""
-    model = tmp_path / "m.onnx"
-    for content in (b"one", b"two"):
-        model.write_bytes(content)
-        plane.registry.push("fraud", model)
-    async with client_of(plane) as api:
-        document = {"endpoints": [], "streams": [STREAM], "jobs": [JOB]}
-        assert (await api.post("/apply", json=document)).status_code == 200
-        for name in ("fraud", "churn"):
-            put = await api.put(f"/endpoints/{name}", json={"model": "fraud:1"})
-            assert put.status_code == 201, put.text
-        body = {"version": "2", "rollout": PLAN}
-        assert (await api.post("/endpoints/fraud/rollout", json=body)).status_code == 201
-    return plane
 
 
 # What everybody sees.
