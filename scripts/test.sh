@@ -103,6 +103,7 @@ ray)
   ;;
 kube) scripts/setup.sh kube && run -m kube "${jobs[@]}" "$@" ;;
 feast) scripts/setup.sh feast && run tests/contract/test_feast.py tests/unit/features/feast "$@" ;;
+docs) run "${jobs[@]//loadfile/load}" tests/docs "$@" ;;
 compiled)
   .venv/bin/python -m scripts.compiled
   [ $# -gt 0 ] || set -- "${compiled[@]}"

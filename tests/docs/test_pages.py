@@ -1,8 +1,9 @@
-"""What the documentation shows is tried: blocks parse, commands run, answers are those printed.
+"""Runs of the documentation: blocks parse, commands run, answers are those printed.
 
-A page that is run is one story: its `sh` and `python` blocks in order, in an empty folder that
-holds the examples' models, against a system of its own. A `json` block states what the block
-before it prints, a `text` block too, with `...` for what varies. `console` blocks are not run.
+The `sh` and `python` blocks of a page run in their order in an empty folder that holds the
+examples' models, with a home of its own and other ports. A block with a title is written to that
+file. A `json` block states what the block before it prints; a `text` block too, with `...` for what
+varies. A `console` block is not run: it installs packages, or its page is listed in `UNRUN`.
 """
 
 import ast
@@ -29,27 +30,7 @@ from headrace.pipeline import parse_spec as parse_pipeline
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
-STORIES = (
-    "README.md",
-    "docs/how-to/python-model.md",
-    "docs/how-to/push-models.md",
-)
-LONG_STORIES = (
-    "docs/tutorial.md",
-    "docs/how-to/onnx.md",
-    "docs/how-to/triton.md",
-    "docs/how-to/features.md",
-    "docs/how-to/batch.md",
-    "docs/how-to/streams.md",
-    "docs/how-to/pipelines.md",
-    "docs/how-to/notebooks.md",
-    "docs/how-to/secure-models.md",
-    "docs/how-to/upgrade.md",
-    "docs/how-to/tls.md",
-    "docs/how-to/manage-access.md",
-    "docs/how-to/plan-capacity.md docs/explain/scale.md",
-)
-"""Pages that are run; several in one entry share a system."""
+GUIDES = sorted(f"docs/how-to/{path.name}" for path in (ROOT / "docs/how-to").glob("*.md"))
 ON_DIGITS = (
     "docs/how-to/calls.md",
     "docs/how-to/autoscale.md",
@@ -57,10 +38,40 @@ ON_DIGITS = (
     "docs/how-to/monitor.md",
     "docs/reference/client.md",
 )
-"""Pages whose blocks expect the digits model to be served."""
+"""Pages whose blocks expect the digits model to be served; they share a system."""
+STORIES = ("README.md", "docs/how-to/python-model.md", "docs/how-to/push-models.md")
+LONG_STORIES = (
+    "docs/tutorial.md",
+    "docs/explain/scale.md",
+    *(page for page in GUIDES if page not in {*ON_DIGITS, *STORIES}),
+)
+"""Pages that are run in a system of their own."""
+UNRUN = {
+    "docs/how-to/batch.md": "Ray, data sets of your own",
+    "docs/how-to/features.md": "a Feast repository, a Hopsworks store",
+    "docs/how-to/install.md": "a package index",
+    "docs/how-to/kubernetes.md": "a cluster, Docker",
+    "docs/how-to/manage-access.md": "an identity provider, a second machine",
+    "docs/how-to/other-formats.md": "TensorFlow",
+    "docs/how-to/pipelines.md": "a tokenizer, a picture",
+    "docs/how-to/production.md": "root, systemd",
+    "docs/how-to/several-gateways.md": "a second machine",
+    "docs/how-to/shared-storage.md": "an object store, Postgres",
+    "docs/how-to/streams.md": "Kafka",
+    "docs/how-to/torch-models.md": "PyTorch",
+}
+"""Pages with commands that need what this machine lacks: their `console` blocks are not run."""
 SEPARATOR = "\x1e"
 STORY_LIMIT_S = 400
-USUAL_PORTS = (8000, 8001, 8002, 8080)
+PORTS = {
+    8000: "HEADRACE_HTTP_PORT",
+    8001: "HEADRACE_GRPC_PORT",
+    8002: "HEADRACE_METRICS_PORT",
+    8080: "HEADRACE_ADMIN_PORT",
+    9099: "",
+    9100: "",
+}
+"""Ports in pages and their variables; free ones replace them. A page starts servers on the last."""
 
 _FENCE = re.compile(r"^```(\w+)(?: title=\"([^\"]+)\")?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
@@ -120,6 +131,36 @@ def test_links_of_pages_outside_the_docs_lead_somewhere(page: Path) -> None:
     assert [link for link in links if not (page.parent / link).exists()] == []
 
 
+def console_commands(page: Path) -> list[str]:
+    """Lines of the `console` blocks, without those that install packages."""
+    lines = [
+        line.removeprefix("$ ")
+        for block in blocks(page)
+        if block.language == "console"
+        for line in block.text.splitlines()
+    ]
+    return [line for line in lines if not line.startswith("pip install")]
+
+
+@pytest.mark.parametrize("name", GUIDES)
+def test_every_guide_is_run(name: str) -> None:
+    languages = {block.language for block in blocks(ROOT / name)}
+
+    if name in UNRUN:
+        assert console_commands(ROOT / name), "it can be run: remove it from UNRUN"
+    else:
+        assert console_commands(ROOT / name) == []
+        assert languages & {"sh", "python"}
+
+
+@pytest.mark.parametrize("name", GUIDES)
+def test_a_guide_says_where_its_model_comes_from(name: str) -> None:
+    text = (ROOT / name).read_text()
+
+    if "models/digits.onnx" in text or "models/test.npz" in text:
+        assert "examples/digits/train.py" in text
+
+
 @pytest.fixture(scope="session")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder `models` that the pages speak of."""
@@ -131,12 +172,12 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.e2e
 @pytest.mark.parametrize(
-    "story", [*STORIES, *(pytest.param(story, marks=pytest.mark.long) for story in LONG_STORIES)]
+    "page", [*STORIES, *(pytest.param(page, marks=pytest.mark.long) for page in LONG_STORIES)]
 )
-def test_a_page_does_what_it_shows(story: str, models: Path, tmp_path: Path) -> None:
-    steps = [block for name in story.split() for block in blocks(ROOT / name)]
-
-    play(steps, models, tmp_path)
+def test_a_page_does_what_it_shows(page: str, models: Path, tmp_path: Path) -> None:
+    if page == "docs/how-to/proxy.md" and shutil.which("nginx") is None:
+        pytest.skip("nginx is not installed: scripts/setup.sh nginx")
+    play(blocks(ROOT / page), models, tmp_path)
 
 
 @pytest.mark.e2e
@@ -150,9 +191,8 @@ def test_pages_about_the_digits_model_do_what_they_show(models: Path, tmp_path: 
 def play(steps: list[Block], models: Path, folder: Path) -> None:
     """Run the blocks in `folder`, compare what they print, and stop whatever runs there."""
     prepare(models, folder)
-    ports = dict(zip(USUAL_PORTS, free_ports(len(USUAL_PORTS)), strict=True))
-    # Not the contexts of whoever runs this: pages would go to his servers.
-    environment = story_environment(ports) | {"XDG_CONFIG_HOME": str(folder / "config")}
+    ports = dict(zip(PORTS, free_ports(len(PORTS)), strict=True))
+    environment = story_environment(ports, folder / "user")
     script, expected = compose(steps, ports)
     try:
         done = subprocess.run(  # noqa: S603  # what our own pages show
@@ -179,8 +219,9 @@ def compose(steps: list[Block], ports: dict[int, int]) -> tuple[str, list[tuple[
     script = ["set -euo pipefail"]
     expected = []
     count = 0
-    for block in steps:
+    for number, block in enumerate(steps, 1):
         text = with_ports(block.text, ports)
+        script.append(f"echo 'block {number}' >&2")
         if block.title:
             # Files come in one piece, whatever characters they hold.
             script.append(f"mkdir -p $(dirname {block.title})")
@@ -227,19 +268,20 @@ def prepare(models: Path, folder: Path) -> None:
     (folder / ".venv").symlink_to(BIN.parent)
 
 
-def story_environment(ports: dict[int, int]) -> dict[str, str]:
-    """Pages speak of the usual ports; here others are used, for what runs beside this test."""
-    kept = {key: value for key, value in os.environ.items() if not key.startswith("HEADRACE_")}
-    names = ("HTTP", "GRPC", "METRICS", "ADMIN")
-    chosen = {
-        f"HEADRACE_{name}_PORT": str(ports[usual])
-        for name, usual in zip(names, USUAL_PORTS, strict=True)
+def story_environment(ports: dict[int, int], user: Path) -> dict[str, str]:
+    """An environment without the user's contexts and settings, and with ports that are free."""
+    user.mkdir()
+    inherited = {
+        key: value for key, value in os.environ.items() if not key.startswith(("HEADRACE_", "XDG_"))
     }
-    return {**kept, **chosen, "PATH": f"{BIN}:{os.environ['PATH']}", "COLUMNS": "120"}
+    chosen = {name: str(ports[port]) for port, name in PORTS.items() if name}
+    paths = {"HOME": str(user), "PATH": f"{BIN}:{os.environ['PATH']}"}
+    return {**inherited, **chosen, **paths, "COLUMNS": "120"}
 
 
 def with_ports(text: str, ports: dict[int, int]) -> str:
-    return re.sub(r"\b(8000|8001|8002|8080)\b", lambda found: str(ports[int(found[0])]), text)
+    numbers = "|".join(map(str, ports))
+    return re.sub(rf"\b({numbers})\b", lambda match: str(ports[int(match[0])]), text)
 
 
 def free_ports(count: int) -> list[int]:

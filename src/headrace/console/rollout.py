@@ -34,7 +34,7 @@ def shares_of(parts: Sequence[tuple[str, int, int]]) -> list[SplitShare]:
     """Return the parts (name, weight and look), one after the other."""
     shares, start = [], 0
     for name, weight, observation in parts:
-        shares.append(SplitShare(name=name, weight=weight, start=start, observation=observation))
+        shares.append(SplitShare(name=name, weight=weight, start=start, look=look))
         start += weight
     return shares
 
