@@ -33,7 +33,7 @@ class SplitShare:
 def shares_of(parts: Sequence[tuple[str, int, int]]) -> list[SplitShare]:
     """Return the parts (name, weight and look), one after the other."""
     shares, start = [], 0
-    for name, weight, observation in parts:
+    for name, weight, look in parts:
         shares.append(SplitShare(name=name, weight=weight, start=start, look=look))
         start += weight
     return shares

@@ -20,6 +20,7 @@ pytestmark = pytest.mark.slow
 FILES: Final = {
     "catboost": ("f", "f.cbm"),
     "lightgbm": ("f", "f.txt", "model.txt"),
+    "mlserver": ("f", "model-settings.json"),
     "onnx": ("f", "f.onnx", "f.ort", "model.onnx"),
     "openvino": ("f", "f.xml", "f.onnx", "f.tflite", "f.pdmodel", "model.xml", "saved_model.pb"),
     "optimized": ("f", "optimized.json"),
@@ -139,6 +140,6 @@ def test_source_code_is_not_looked_up_for_a_warning(
 ) -> None:
     path = write_secret(tmp_path, "model.py", f"assert (0, '{SECRET}')\n1 is '{SECRET}'\n".encode())
 
-    with pytest.raises(UnsupportedModelError, match="no model class"):
+    with pytest.raises(UnsupportedModelError, match="holds no model"):
         inspect_model(path, "python", allow_code=True)
     assert not leaked("".join(capfd.readouterr()))
