@@ -317,7 +317,8 @@ class _Estimator:
 
     def label(self, rows: Any) -> Array:  # noqa: ANN401  # as above
         """Return the class of each row."""
-        return as_label(np.asarray(self.call("predict", rows)))
+        labels = as_label(np.asarray(self.call("predict", rows)))
+        return labels.reshape(-1) if labels.shape[1:] == (1,) else labels  # as CatBoost's are
 
     def transform(self, rows: Any) -> Array:  # noqa: ANN401  # as above
         """Return the result of its `transform` as a dense matrix."""
