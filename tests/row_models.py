@@ -584,6 +584,14 @@ INDEPENDENT: Final[dict[str, bytes]] = {
         ),
         SEQUENCE,
     ),
+    "lowest float where a number is negative": model(
+        lambda net: net.op(
+            "Where",
+            net.op("Less", "x", np.zeros(1, np.float32)),
+            np.array(np.finfo(np.float32).min, np.float32),
+            "x",
+        )
+    ),
     "positions in the row": model(lambda net: net.op("CumSum", "x", np.array(1)), SEQUENCE),
     "best of each row": model(
         lambda net: net.op("Cast", net.op("ArgMax", "x", axis=1, keepdims=0), to=FLOAT)

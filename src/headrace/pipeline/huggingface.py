@@ -114,19 +114,30 @@ def pipeline_spec(
         model = ModelStepSpec(kind="model", path=folder.model_file, inputs={names[0]: "pixels"})
         steps: list[AnyStepSpec] = [image, model]
     else:
-        steps = [_tokenizer(folder, signature), ModelStepSpec(kind="model", path=folder.model_file)]
-    outputs = [spec.name for spec in signature.outputs]
+        is_pooled = folder.task is Task.FEATURE_EXTRACTION and _POOLED in {
+            spec.name for spec in signature.outputs
+        }
+        model = ModelStepSpec(
+            kind="model",
+            path=folder.model_file,
+            outputs={_POOLED: "embedding"} if is_pooled else {},
+        )
+        steps = [_tokenizer(folder, signature), model]
+        if is_pooled:
+            return PipelineSpec(steps=tuple(steps), outputs=("embedding",))
+    output = _output(folder, signature)
     match folder.task:
         case Task.FEATURE_EXTRACTION:
-            steps[-1], pool = _embedding(folder, steps[-1], outputs)
-            steps += pool
+            mode, normalizes = _pooling(folder)
+            inputs = {"last_hidden_state": output}
+            last: AnyStepSpec = PoolingSpec(
+                kind="pool", mode=mode, normalize=normalizes, inputs=inputs
+            )
         case Task.TOKEN_CLASSIFICATION:
-            _check_output(folder, outputs)
-            steps.append(EntitiesSpec(kind="entities", labels=folder.labels))
+            last = EntitiesSpec(kind="entities", labels=folder.labels, inputs={"logits": output})
         case _:
-            _check_output(folder, outputs)
-            steps.append(_classify(folder))
-    return PipelineSpec(steps=tuple(steps))
+            last = _classify(folder, output)
+    return PipelineSpec(steps=(*steps, last))
 
 
 def _tokenizer(folder: HubFolder, signature: ModelSignature) -> TokenizerSpec:
@@ -150,13 +161,25 @@ def _tokenizer(folder: HubFolder, signature: ModelSignature) -> TokenizerSpec:
     )
 
 
-def _check_output(folder: HubFolder, outputs: list[str]) -> None:
-    if folder.task.output not in outputs:
-        msg = f"the model has no output '{folder.task.output}', only {', '.join(outputs)}"
-        raise _refuse(folder, msg)
+def _output(folder: HubFolder, signature: ModelSignature) -> str:
+    """Return the output with the task's result: by its name, else the only one of its form."""
+    names = [spec.name for spec in signature.outputs]
+    usual = _VECTORS if folder.task is Task.FEATURE_EXTRACTION else (folder.task.output,)
+    is_per_text = folder.task in {Task.TEXT_CLASSIFICATION, Task.IMAGE_CLASSIFICATION}
+    rank = 2 if is_per_text else 3
+    fitting = [
+        spec.name
+        for spec in signature.outputs
+        if spec.datatype is Datatype.FP32 and len(spec.shape) == rank
+    ]
+    for name in (*usual, *(fitting if len(fitting) == 1 else ())):
+        if name in names:
+            return name
+    msg = f"the model has no output {' or '.join(usual)}, only {', '.join(names)}"
+    raise _refuse(folder, msg)
 
 
-def _classify(folder: HubFolder) -> ClassifySpec:
+def _classify(folder: HubFolder, output: str) -> ClassifySpec:
     """Return the last step as the pipelines of transformers choose it."""
     labels, problem = folder.labels, folder.config.get("problem_type")
     is_multi = problem == "multi_label_classification"
@@ -170,25 +193,13 @@ def _classify(folder: HubFolder) -> ClassifySpec:
         top_k = min(_BEST_IMAGE_LABELS, len(labels))
     elif is_multi:
         top_k = min(len(labels), 1024)
-    return ClassifySpec(kind="classify", labels=labels, activation=activation, top_k=top_k)
-
-
-def _embedding(
-    folder: HubFolder, model: AnyStepSpec, outputs: list[str]
-) -> tuple[AnyStepSpec, list[AnyStepSpec]]:
-    """Return the model step and the steps after it, which give `embedding`."""
-    assert isinstance(model, ModelStepSpec)
-    if _POOLED in outputs:
-        return model.model_copy(update={"outputs": {_POOLED: "embedding"}}), []
-    vectors = next((name for name in _VECTORS if name in outputs), "")
-    if not vectors:
-        msg = f"the model has no output {' or '.join(_VECTORS)}, only {', '.join(outputs)}"
-        raise _refuse(folder, msg)
-    mode, normalizes = _pooling(folder)
-    pool = PoolingSpec(
-        kind="pool", mode=mode, normalize=normalizes, inputs={"last_hidden_state": vectors}
+    return ClassifySpec(
+        kind="classify",
+        labels=labels,
+        activation=activation,
+        top_k=top_k,
+        inputs={"logits": output},
     )
-    return model, [pool]
 
 
 def _pooling(folder: HubFolder) -> tuple[Literal["mean", "first", "max"], bool]:

@@ -14,7 +14,7 @@ _BATCH: Final = "batch"
 _MAX_NAME: Final = 2000
 """A longer name is replaced by a new symbol, which equals no other."""
 _MAX_TERMS: Final = 32
-_MAX_NUMBER: Final = 1 << 80
+MAX_NUMBER: Final = 1 << 80
 """Larger than any 64-bit graph computes; repeated squaring ends here."""
 _MAX_SYMBOLS: Final = 64
 
@@ -28,7 +28,7 @@ class Size:
 
     def __post_init__(self) -> None:
         """Raise OverflowError for a number beyond the limit; its operator is then not followed."""
-        if abs(self.number) > _MAX_NUMBER or len(self.symbols) > _MAX_SYMBOLS:
+        if abs(self.number) > MAX_NUMBER or len(self.symbols) > _MAX_SYMBOLS:
             raise OverflowError("a size is too large to be followed")
 
     @property

@@ -20,6 +20,7 @@ import numpy as np
 from headrace.core import VARIABLE, Array, TensorSpec
 from headrace.runtimes.rows.symbols import (
     BATCH,
+    MAX_NUMBER,
     ONE,
     ZERO,
     Size,
@@ -166,15 +167,19 @@ def mixed(reason: str) -> Value:
 
 
 def constant(array: Array) -> Value:
-    """Return a constant of the model, with its content if it is small and integer."""
+    """Return a constant of the model, with its content if it is small and integer.
+
+    Elements that are no sizes are None, such as the lowest float, which exports of attention add
+    where the mask is 0.
+    """
     shape = tuple(Size(size) for size in array.shape)
     is_integer = array.dtype.kind in "iub"
     if array.size > MAX_ELEMENTS or array.dtype.kind not in "iubf":
         return Value(shape=shape, is_integer=is_integer)
     elements = np.empty(array.shape, np.object_)
     for index, item in np.ndenumerate(array):
-        is_whole = np.isfinite(item) and item == int(item)
-        elements[index] = Size(int(item)) if is_whole else None
+        if np.isfinite(item) and item == int(item) and abs(int(item)) <= MAX_NUMBER:
+            elements[index] = Size(int(item))
     return Value(shape=shape, elements=elements, is_integer=is_integer)
 
 
