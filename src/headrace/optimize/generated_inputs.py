@@ -52,6 +52,7 @@ def generated_inputs(
     *,
     variable: int = 1,
     thresholds: Thresholds | None = None,
+    index_sizes: Mapping[str, int] | None = None,
     draw: int = 0,
 ) -> Tensors:
     """Generate rows for a model, or one request for an unbatched model.
@@ -59,6 +60,7 @@ def generated_inputs(
     Args:
         variable: Size of variable dimensions besides the batch.
         thresholds: Of the only input's features.
+        index_sizes: By input that holds indices, such as token ids, the size of its table.
         draw: Number of the draw; different draws give different inputs.
     """
     rng = np.random.default_rng(_SEED + draw)
@@ -66,6 +68,8 @@ def generated_inputs(
     inputs = example_inputs(signature, rows=rows, variable=variable, seed=_SEED + draw)
     for spec in signature.inputs:
         array = inputs[spec.name]
+        if size := (index_sizes or {}).get(spec.name, 0):
+            array[...] = rng.integers(0, size, array.shape)
         if is_mask(spec.name) and signature.batched and array.ndim == _MATRIX:
             # Rows of the second half end in padding: a conversion may have fixed the mask.
             real = 1 + np.arange(rows)[:, np.newaxis] % array.shape[1]

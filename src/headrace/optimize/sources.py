@@ -94,6 +94,9 @@ class ConversionSource:
     """Whether such models support missing values."""
     thresholds: Mapping[int, Array] = field(default_factory=dict)
     """Tree thresholds by feature, if known; else they are read from the graph."""
+    index_sizes: Mapping[str, int] = field(default_factory=dict)
+    """By input that holds indices, the size of its table; of others only 0 and 1 are compared. An
+    encoder of two tokens that no text contains amplifies differences in rounding."""
 
 
 def convertible_runtimes() -> tuple[str, ...]:

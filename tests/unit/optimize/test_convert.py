@@ -365,6 +365,7 @@ def test_what_cannot_be_converted_is_said_to_be(tmp_path: Path) -> None:
         source_runtime(python)
     assert convertible_runtimes() == (
         "catboost",
+        "huggingface",
         "lightgbm",
         "savedmodel",
         "sklearn",

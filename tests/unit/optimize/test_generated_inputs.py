@@ -110,3 +110,20 @@ def test_thresholds_are_read_from_trees_of_the_newer_operator() -> None:
 
 def test_thresholds_of_what_was_computed_first_are_none_of_the_input() -> None:
     assert tree_thresholds(tree("scaled", [2.0])) == {}
+
+
+def test_indices_cover_their_table_and_masks_end_in_padding() -> None:
+    specs = tuple(
+        TensorSpec(name=name, datatype=Datatype.INT64, shape=(-1, -1))
+        for name in ("input_ids", "attention_mask")
+    )
+    inputs = ModelSignature(inputs=specs, outputs=(), batched=True)
+
+    rows = generated_inputs(inputs, variable=8, index_sizes={"input_ids": 30_000})
+
+    assert rows["input_ids"].min() >= 0
+    assert 29_000 < rows["input_ids"].max() < 30_000
+    lengths = rows["attention_mask"].sum(axis=1)
+    assert np.array_equal(rows["attention_mask"], np.arange(8) < lengths[:, np.newaxis])
+    assert set(lengths[: ROWS // 2]) == {8}
+    assert set(lengths[ROWS // 2 :]) == set(range(1, 9))

@@ -1,6 +1,6 @@
 """Conversion of a model of another library to ONNX, compared with its source. Blocking."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -251,8 +251,8 @@ def _row_sets(
     model, signature = source.model, source.model.signature
     thresholds = {**tree_thresholds(graph), **source.thresholds}
     row_sets = [
-        _Rows(what=description, inputs=inputs, expected=model.run(inputs))
-        for description, inputs in _generated_rows(model, thresholds)
+        _Rows(description=description, inputs=inputs, expected=model.run(inputs))
+        for description, inputs in _generated_rows(model, thresholds, source.index_sizes)
     ]
     if thresholds and signature.batched and len(signature.inputs) == 1:
         row_sets += _threshold_rows(model, thresholds)
@@ -288,17 +288,23 @@ def _threshold_rows(model: Model, thresholds: Thresholds) -> Iterator[_Rows]:
         )
 
 
-def _generated_rows(model: Model, thresholds: Thresholds) -> Iterator[tuple[str, Tensors]]:
+def _generated_rows(
+    model: Model, thresholds: Thresholds, index_sizes: Mapping[str, int]
+) -> Iterator[tuple[str, Tensors]]:
     """Yield generated inputs with descriptions, in several sizes if an axis is variable."""
     signature = model.signature
     sizes = sizes_that_run(model)
     for size in sizes:
         with_size = f" of size {size}" if len(sizes) > 1 else ""
         for draw in range(1 if signature.batched else _REQUESTS):
-            inputs = generated_inputs(signature, variable=size, thresholds=thresholds, draw=draw)
-            description = (
-                f"{_rows(signature, inputs)} generated rows" if signature.batched else _ALONE
+            inputs = generated_inputs(
+                signature,
+                variable=size,
+                thresholds=thresholds,
+                index_sizes=index_sizes,
+                draw=draw,
             )
+            description = f"{_rows(signature, inputs)} generated rows" if signature.batched else _ALONE
             yield f"{description}{with_size}", inputs
 
 

@@ -39,6 +39,7 @@ _ROWS: Final = 2
 """Rows of the tracing input: an axis of size 1 may be taken for a constant."""
 _DYNAMIC_SIZE: Final = 8
 """Size of variable axes in the newer exporter's input."""
+_TOKENS: Final = "input_ids"
 _FILE: Final = "exported.onnx"
 
 
@@ -71,6 +72,7 @@ def open_huggingface(path: Path, *, allow_code: bool) -> ConversionSource:
     options = LoadOptions(device="cpu", rows_independent=True)
     model = open_pretrained(folder, options, image_size=image_size)
     computes = computes_in(model.signature)
+    vocabulary = folder.config.get("vocab_size")
     return ConversionSource(
         model=model,
         ways=(
@@ -80,6 +82,7 @@ def open_huggingface(path: Path, *, allow_code: bool) -> ConversionSource:
         converter=with_version("torch"),
         library=with_version("transformers"),
         takes_missing=False,
+        index_sizes={_TOKENS: vocabulary} if isinstance(vocabulary, int) else {},
     )
 
 
