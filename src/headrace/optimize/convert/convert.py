@@ -251,7 +251,7 @@ def _row_sets(
     model, signature = source.model, source.model.signature
     thresholds = {**tree_thresholds(graph), **source.thresholds}
     row_sets = [
-        _Rows(description=description, inputs=inputs, expected=model.run(inputs))
+        _Rows(what=description, inputs=inputs, expected=model.run(inputs))
         for description, inputs in _generated_rows(model, thresholds, source.index_sizes)
     ]
     if thresholds and signature.batched and len(signature.inputs) == 1:
