@@ -21,7 +21,8 @@ _PAUSES: Final = {
     "pause": (
         "Pause",
         (
-            "The gateway refuses all requests of the endpoint with 503 until it is resumed. Replicas "
+            "The gateway refuses all requests of the endpoint with 503 until it is resumed. "
+            "Replicas "
             "keep running, and a rollout gets no requests to compare."
         ),
     ),

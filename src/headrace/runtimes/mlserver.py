@@ -27,15 +27,15 @@ from headrace.runtimes.base import LoadOptions, Model
 from headrace.runtimes.plugins import (
     check_libraries,
     code_of_model,
+    generated_inputs,
     get_runtime,
-    made_up_inputs,
     runs_code,
 )
 from headrace.runtimes.tables.lightgbm import read_lightgbm
 
 FILE_NAME: Final = "model-settings.json"
 _CLASS: Final = re.compile(r"[A-Za-z_][\w.]{0,99}")
-_MOST_BYTES: Final = 1 << 20
+_MAX_BYTES: Final = 1 << 20
 _IMPLEMENTATIONS: Final = {
     "SKLearnModel": ("sklearn", ("model.joblib", "model.pickle", "model.pkl")),
     "XGBoostModel": ("xgboost", ("model.bst", "model.ubj", "model.json")),
@@ -82,7 +82,7 @@ def read_settings(directory: Path) -> MlserverSettings:
     file = directory / FILE_NAME
     try:
         with file.open("rb") as stream:
-            return msgspec.json.decode(stream.read(_MOST_BYTES), type=MlserverSettings)
+            return msgspec.json.decode(stream.read(_MAX_BYTES), type=MlserverSettings)
     except (OSError, msgspec.MsgspecError) as error:
         what = str(error) if isinstance(error, msgspec.ValidationError) else error_kind(error)
         raise UnsupportedModelError(f"{file}: cannot be read: {what}") from None
@@ -213,7 +213,7 @@ class MlserverModel:
 
     def example_inputs(self, *, rows: int, variable: int) -> Tensors:
         """Return the library's example inputs, under the names of the settings."""
-        made = made_up_inputs(self._model, rows=rows, variable=variable)
+        made = generated_inputs(self._model, rows=rows, variable=variable)
         if len(made) == len(self._inputs):
             values = [
                 made.get(spec.name, array)

@@ -19,7 +19,7 @@ from headrace.cli.base.offline import Pushed
 from headrace.cli.base.output import progress, say
 from headrace.control.local.sandbox import Sandbox
 from headrace.control.sandboxed.convert import converted_model
-from headrace.core import NotFoundError, UnsupportedModelError
+from headrace.core import Digest, NotFoundError, UnsupportedModelError
 from headrace.optimize.convert.process import ConvertRequest
 from headrace.registry import read_content
 from headrace.runtimes.huggingface import ONNX_FILES, HubFolder, is_hub_folder
@@ -61,36 +61,23 @@ def push_model(
         for version in reversed(_versions(store, name)):
             if version["metadata"].get(_CONVERTED_FROM) == digest:
                 return version
-        request = ConvertRequest(
-            path=str(reduced.path), runtime=RUNTIME, allow_code=pushed.allow_code
-        )
-        try:
-            with (
-                progress(f"exporting {pushed.path} to ONNX and comparing"),
-                converted_model(Sandbox.of_home(home), request, filename=ONNX_FILES[0]) as (
-                    model,
-                    report,
-                ),
-            ):
-                for file in folder.weights():
-                    (reduced.path / file).unlink()
-                shutil.move(model, reduced.path / model.name)
-        except UnsupportedModelError as error:
-            if must_export:
-                raise
-            reason = str(error).replace(str(reduced.path), str(pushed.path))
-            say(f"{pushed.path} is not exported to ONNX, PyTorch runs it: {reason}")
-            return store.push(name, reduced)
-        metadata = dict(pushed.metadata) | report.metadata(
-            digest=digest, runtime=RUNTIME, filename=folder.model_file
-        )
-        stored = store.push(name, replace(reduced, metadata=metadata))
-        say(
-            f"{pushed.path} is exported to ONNX by {report.converter}: on "
-            f"{report.differences.rows} generated rows answers are within the tolerance of "
-            f"{report.tolerance:g}"
-        )
-        return stored
+        exported = _exported(reduced, folder, home, digest=digest, must_export=must_export)
+        return store.push(name, exported)
+
+
+@contextmanager
+def served_path(pushed: Pushed, home: Path) -> Iterator[Path]:
+    """Yield the path from which a model is served without being stored.
+
+    Raises:
+        HeadraceError: As in `push_model`.
+    """
+    if not is_pushed_hub_folder(pushed) or HubFolder.read(pushed.path).is_onnx:
+        yield pushed.path
+        return
+    with _reduced(pushed) as (reduced, folder):
+        digest = read_content(reduced.path).digest
+        yield _exported(reduced, folder, home, digest=digest).path
 
 
 def with_hub_folders(document: Mapping[str, Any], home: Path) -> dict[str, Any]:
@@ -115,6 +102,37 @@ def with_hub_folders(document: Mapping[str, Any], home: Path) -> dict[str, Any]:
                 changed["model"] = push_model(store, entry["name"], pushed, home)["reference"]
         endpoints.append(changed)
     return {**document, "endpoints": endpoints}
+
+
+def _exported(
+    reduced: Pushed, folder: HubFolder, home: Path, *, digest: str, must_export: bool = False
+) -> Pushed:
+    """Replace the weights in the folder by their export; if it fails, they stay."""
+    request = ConvertRequest(path=str(reduced.path), runtime=RUNTIME, allow_code=reduced.allow_code)
+    try:
+        with (
+            progress(f"exporting {reduced.source} to ONNX and comparing"),
+            converted_model(Sandbox.of_home(home), request, filename=ONNX_FILES[0]) as (
+                model,
+                report,
+            ),
+        ):
+            for file in list(folder.weights()):
+                (reduced.path / file).unlink()
+            shutil.move(model, reduced.path / model.name)
+    except UnsupportedModelError as error:
+        if must_export:
+            raise
+        reason = str(error).replace(str(reduced.path), reduced.source)
+        say(f"{reduced.source} is not exported to ONNX, so PyTorch runs it: {reason}")
+        return reduced
+    say(
+        f"{reduced.source} is exported to ONNX by {report.converter}: on "
+        f"{report.differences.rows} generated rows answers are within the tolerance of "
+        f"{report.tolerance:g}"
+    )
+    metadata = report.metadata(digest=Digest(digest), runtime=RUNTIME, filename=folder.model_file)
+    return replace(reduced, metadata={**reduced.metadata, **metadata})
 
 
 @contextmanager

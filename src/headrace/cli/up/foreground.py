@@ -3,6 +3,7 @@
 # ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
 
 import socket
+from contextlib import ExitStack
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -331,6 +332,7 @@ def serve(
 
     from headrace.observe import configure_logging
     from headrace.runtimes import code_of_model, detect_runtime, get_runtime, runs_code
+    from headrace.runtimes.huggingface import is_hub_folder
     from headrace.serving.replica import run
 
     batching = BatchingSpec(
@@ -360,7 +362,20 @@ def serve(
         log_format="json" if log_format is LogFormat.JSON else "text",
         level=check_log_level(log_level),
     )
-    raise typer.Exit(run(settings))
+    with ExitStack() as stack:
+        if is_hub_folder(Path(settings.path)):
+            from headrace.cli.base.hub_folders import served_path
+            from headrace.cli.base.offline import Pushed
+
+            pushed = Pushed(
+                path=Path(settings.path),
+                runtime=settings.runtime,
+                allow_code=allow_code,
+                source=model,
+            )
+            path = stack.enter_context(served_path(pushed, home.absolute()))
+            settings = replace(settings, path=str(path))
+        raise typer.Exit(run(settings))
 
 
 def replica_settings(

@@ -304,7 +304,9 @@ def _generated_rows(
                 index_sizes=index_sizes,
                 draw=draw,
             )
-            description = f"{_rows(signature, inputs)} generated rows" if signature.batched else _ALONE
+            description = (
+                f"{_rows(signature, inputs)} generated rows" if signature.batched else _ALONE
+            )
             yield f"{description}{with_size}", inputs
 
 
