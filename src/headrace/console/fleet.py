@@ -138,7 +138,7 @@ SORTS: Final = {
     "error_ratio": "errors",
     "p99_s": "p99 latency",
 }
-SPANS: Final = {"3600": "1 h", "900": "15 min", "21600": "6 h", "86400": "24 h"}
+SPANS: Final = {"900": "15 min", "3600": "1 h", "21600": "6 h", "86400": "24 h"}
 _POINTS: Final = 60
 _COUNTED_S: Final = 2.0
 _SIZE: Final = 50
@@ -164,7 +164,7 @@ async def fleet(request: PageRequest) -> PageView:
     }
     overview = await request.visitor.get("/api/v1/overview", Overview, parameters)
     span_s = request.word("span", *SPANS)
-    since = {"since_s": span_s, "points": _POINTS}
+    since: Params = {"since_s": span_s, "points": _POINTS}
     series = await request.visitor.find("/api/v1/history", SeriesView, since)
     alerts = await request.visitor.find("/api/v1/alerts", AlertList)
     firing = [a for a in (alerts.alerts if alerts else ()) if a.state == "firing"]

@@ -4,7 +4,7 @@ from typing import Final
 
 import msgspec
 
-from headrace.console.view import PageRequest, PageView, RefusedError
+from headrace.console.view import PageRequest, PageView, Params, RefusedError
 from headrace.control.api.events import LogSources
 from headrace.core.error_kind import UNDECODABLE
 
@@ -33,7 +33,7 @@ async def logs(request: PageRequest) -> PageView:
     source = request.word("source", "", *listed.sources)
     level = request.word("level", *_LEVELS)
     text = request.query.get("text", "").strip()[:_MAX_TEXT]
-    parameters = {
+    parameters: Params = {
         "source": source,
         "level": level,
         "text": text,

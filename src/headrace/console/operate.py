@@ -20,11 +20,7 @@ _NOT_FOUND: Final = 404
 _PAUSES: Final = {
     "pause": (
         "Pause",
-        (
-            "The gateway refuses all requests of the endpoint with 503 until it is resumed. "
-            "Replicas "
-            "keep running, and a rollout gets no requests to compare."
-        ),
+        "The gateway refuses all requests with 503 until the endpoint is resumed. Replicas run on.",
     ),
     "resume": ("Resume", "The gateway accepts the requests of the endpoint again."),
 }
@@ -73,7 +69,7 @@ async def scale(request: PageRequest) -> PageView:
         crumbs=_crumbs(name),
         section="fleet",
         inputs=inputs,
-        lead=(("ok" if ready else "warning", f"{ready} of {len(replicas)} ready"), "replicas"),
+        lead=(("ok" if ready else "warning", f"{ready} of {len(replicas)} replicas ready"), ""),
     )
 
 

@@ -149,8 +149,7 @@ class MultipartBody:
         while self._filename is None and await self._read():
             pass
         # Some browsers send the path.
-        name = PureWindowsPath(PurePosixPath(self._filename or "").name).name
-        return name
+        return PureWindowsPath(PurePosixPath(self._filename or "").name).name
 
     async def file_chunks(self) -> AsyncIterator[bytes]:
         """Yield the file's content.

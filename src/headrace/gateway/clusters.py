@@ -129,7 +129,7 @@ def _cluster(settings: EnvoySettings, name: str, addresses: Sequence[str]) -> Re
         "alt_stat_name": stat_name(name),
         "type": "STATIC",
         "connect_timeout": seconds(_CONNECT_TIMEOUT_S),
-        "lb_policy": "MIN_REQUEST",
+        "lb_policy": "LEAST_REQUEST",
         "load_assignment": {
             "cluster_name": name,
             "endpoints": [

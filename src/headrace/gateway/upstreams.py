@@ -118,7 +118,7 @@ def upstream_cluster(
         "alt_stat_name": name.replace(".", "+"),
         **discovery,
         "connect_timeout": seconds(_CONNECT_TIMEOUT_S),
-        "lb_policy": "MIN_REQUEST",
+        "lb_policy": "LEAST_REQUEST",
         "load_assignment": {
             "cluster_name": name,
             "endpoints": [{"lb_endpoints": [{"endpoint": {"address": _address(server)}}]}],

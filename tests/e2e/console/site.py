@@ -23,7 +23,18 @@ PAGES: Final = {
     "model": "/models/fraud",
     "alerts": "/alerts",
     "activity": "/activity",
+    "logs": "/logs",
+    "access": "/access",
     "diagram": "/diagram",
+    "start-rollout": "/endpoints/churn/rollout",
+    "scale": "/endpoints/churn/scale",
+    "pause": "/endpoints/churn/pause",
+    "undo": "/endpoints/churn/undo/1",
+    "upload": "/upload",
+    "serve": "/models/fraud/2/serve",
+    "new-key": "/access/keys/new",
+    "new-user": "/access/users/new",
+    "new-token": "/access/tokens/new",
 }
 """Every page that needs somebody who is logged in."""
 
@@ -36,8 +47,8 @@ class Site:
     token: str
     system: System
 
-    def log_in(self, page: Page) -> None:
+    def log_in(self, page: Page, token: str = "") -> None:
         page.goto(f"{self.url}/login")
-        page.get_by_label("Token", exact=True).fill(self.token)
+        page.get_by_label("Token", exact=True).fill(token or self.token)
         page.get_by_role("button", name="Log in").click()
         page.wait_for_url(f"{self.url}/")

@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 CANARY: Final = {"model": "fraud:2", "strategy": "canary", "steps": "10, 40", "until": "verdict"}
 KEYS: Final = "/access/keys/new"
 """Keys need a gateway that runs: end-to-end tests create them."""
-OPERATOR: Final = (
+OPERATOR: Final[tuple[tuple[str, dict[str, str], str], ...]] = (
     ("/endpoints/churn/scale", {"replicas": "3"}, "endpoint.scale"),
     ("/endpoints/churn/pause", {}, "endpoint.pause"),
     ("/endpoints/churn/resume", {}, "endpoint.resume"),
@@ -26,7 +26,7 @@ OPERATOR: Final = (
     (KEYS, {"name": "shop", "scopes": "infer:churn", "days": "9"}, "key.create"),
 )
 """Path of each action of operators, its form, and its action in the audit log."""
-ADMIN: Final = (
+ADMIN: Final[tuple[tuple[str, dict[str, str], str], ...]] = (
     ("/access/users/new", {"name": "ann", "kind": "user", "roles": "viewer"}, "user.add"),
     ("/access/tokens/new", {"owner": "ci", "roles": "viewer", "days": ""}, "token.create"),
 )
@@ -126,7 +126,7 @@ async def test_a_paused_endpoint_shows_it_and_is_resumed(served: ControlPlane) -
         after = (await visitor.get("/endpoints/churn")).text
         unknown = await visitor.get("/endpoints/churn/explode")
 
-    assert "refuses all requests of the endpoint with 503" in confirm
+    assert "refuses all requests with 503" in confirm
     assert "paused</span>" in page
     assert "paused</span>" in fleet
     assert 'href="/endpoints/churn/resume"' in page

@@ -428,11 +428,7 @@ ROLLOUT_PREVIEW: Final[dict[str, Any]] = {
         ],
     },
     "notes": [
-        (
-            "at 50 requests/s a version as good as the old one has its verdict after about 18 "
-            "min, one "
-            "worse by twice the margin after about 41 min; max_duration_s is 2 h"
-        )
+        "at 50 requests/s a version as good as the old one has its verdict after about 18 min, ..."
     ],
 }
 FEEDBACK: Final[dict[str, Any]] = {

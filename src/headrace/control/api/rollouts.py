@@ -261,7 +261,6 @@ async def _simulated(request: SimulationRequest) -> PlanSimulation:
 
 def add_rollouts(api: FastAPI, plane: ControlPlane) -> None:
     """Add the routes of rollouts."""
-    simulating = asyncio.Lock()
 
     @route(
         api,
@@ -303,25 +302,7 @@ def add_rollouts(api: FastAPI, plane: ControlPlane) -> None:
             raise NotFoundError(message)
         return answer(status_of(plane, record))
 
-    @route(
-        api,
-        "POST /api/v1/endpoints/{name}/rollout/preview",
-        RolloutPreview,
-        examples.ROLLOUT_PREVIEW,
-    )
-    async def preview(
-        name: Name,
-        body: Annotated[PreviewRollout, Body(examples=[{"simulate": True}])] = PreviewRollout(),  # noqa: B008  # frozen
-    ) -> Response:
-        """Return the plan of a rollout and the expected time to a verdict; changes nothing."""
-        settings = plane.desired_state.rollout_settings(name, body.rollout)
-        if not body.simulate:
-            return answer(await _preview(plane, name, settings, simulate=False))
-        if simulating.locked():
-            message = "another simulation is in progress"
-            raise OverloadedError(message, retry_after_s=_SIMULATION_RETRY_S)
-        async with simulating:
-            return answer(await _preview(plane, name, settings, simulate=True))
+    _add_preview(api, plane)  # before the route of commands, which matches its path
 
     @route(api, "POST /api/v1/endpoints/{name}/rollout/{verb}", RolloutStatus, examples.ROLLOUT)
     async def command(
@@ -365,6 +346,30 @@ def add_rollouts(api: FastAPI, plane: ControlPlane) -> None:
         """Return how a rollout's evidence developed: each metric's interval over time."""
         record = await _shown_to(caller, plane, rollout_id)
         return answer(rollout_evidence(record, plane.rollouts.sequences(record)))
+
+
+def _add_preview(api: FastAPI, plane: ControlPlane) -> None:
+    simulating = asyncio.Lock()
+
+    @route(
+        api,
+        "POST /api/v1/endpoints/{name}/rollout/preview",
+        RolloutPreview,
+        examples.ROLLOUT_PREVIEW,
+    )
+    async def preview(
+        name: Name,
+        body: Annotated[PreviewRollout, Body(examples=[{"simulate": True}])] = PreviewRollout(),  # noqa: B008  # frozen
+    ) -> Response:
+        """Return the plan of a rollout and the expected time to a verdict; changes nothing."""
+        settings = plane.desired_state.rollout_settings(name, body.rollout)
+        if not body.simulate:
+            return answer(await _preview(plane, name, settings, simulate=False))
+        if simulating.locked():
+            message = "another simulation is in progress"
+            raise OverloadedError(message, retry_after_s=_SIMULATION_RETRY_S)
+        async with simulating:
+            return answer(await _preview(plane, name, settings, simulate=True))
 
 
 async def _stored(

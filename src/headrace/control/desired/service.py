@@ -95,8 +95,8 @@ class EndpointChange:
     restart: bool = False
     """Whether the endpoint gets a new generation even if nothing differs."""
     carry: Callable[[DesiredEndpoint], DesiredEndpoint] | None = None
-    """Change that keeps the versions: it applies to the endpoint and to both ends of its rollout,
-    which continues.
+    """Change that keeps the versions, by which `endpoint` was made: it also applies to both ends of
+    the endpoint's rollout, which continues.
     """
 
 
@@ -443,11 +443,16 @@ class DesiredStateService:
         """
 
         def change(before: DesiredState) -> EndpointChange:
-            entry = self._entry(before, name)
+            entry, served = self._entry(before, name), self._own(name)
             entry.pop("paused", None)
+
+            def carry(endpoint: DesiredEndpoint) -> DesiredEndpoint:
+                return msgspec.structs.replace(endpoint, paused=paused)
+
             return EndpointChange(
                 entry=entry | ({"paused": True} if paused else {}),
-                carry=lambda endpoint: msgspec.structs.replace(endpoint, paused=paused),
+                endpoint=carry(served),
+                carry=carry,
                 action="endpoint.pause" if paused else "endpoint.resume",
                 reason="paused" if paused else "resumed",
             )
@@ -498,9 +503,14 @@ class DesiredStateService:
             # Checks the numbers.
             spec = parse_spec(with_entry(before.spec, name, entry), in_force=before.spec)
             (line,) = (line for line in spec.endpoints if line.name == name)
+
+            def carry(endpoint: DesiredEndpoint) -> DesiredEndpoint:
+                return with_replicas(endpoint, line)
+
             return EndpointChange(
                 entry=entry,
-                carry=lambda endpoint: with_replicas(endpoint, line),
+                endpoint=carry(served),
+                carry=carry,
                 action="endpoint.scale",
                 reason="scaled",
             )
@@ -610,13 +620,9 @@ class DesiredStateService:
             facts = await self._facts(caller, document, name)
             authorize(caller, before, msgspec.structs.replace(before, spec=document), facts)
             settings = None
-            if change.carry is not None:
-                served = before.endpoint(name)
-                assert served is not None, "a change that keeps the versions has an endpoint"
-                endpoint = change.carry(served)
-            elif endpoint is not None:
+            if endpoint is not None and change.carry is None:
                 await asyncio.to_thread(check_still_trusted, endpoint, spec.security)
-            elif entry is not None or change.reload:
+            elif endpoint is None and (entry is not None or change.reload):
                 if change.plan is not None:
                     planned = with_entry(document, name, {**(entry or {}), "rollout": change.plan})
                     spec = parse_spec(planned, in_force=before.spec)
