@@ -85,6 +85,15 @@ def model_openapi(
                 answer="PredictResponse",
             )
         },
+        f"/endpoints/{name}/invocations": {
+            "post": _operation(
+                name,
+                "Run the model, by MLflow's and SageMaker's protocol",
+                # Values that are not text have no form in it.
+                body=_content("PredictRequest", v1 if v2 is not None else None),
+                answer="PredictResponse",
+            )
+        },
     }
     if server:
         paths |= _server_paths()
@@ -111,6 +120,11 @@ def server_openapi(names: Sequence[str]) -> Document:
     predict = _operation(
         "models", "Run a model, by KServe's V1 protocol", body=_content("PredictRequest", None)
     )
+    invoke = _operation(
+        "models",
+        "Run a model, by MLflow's and SageMaker's protocol",
+        body=_content("PredictRequest", None),
+    )
     gets = {
         base: "Inputs and outputs of a model",
         f"{base}/ready": "Whether a model is ready",
@@ -122,6 +136,7 @@ def server_openapi(names: Sequence[str]) -> Document:
         f"{base}/infer": {"parameters": [model], "post": infer},
         f"{base}/versions/{{version}}/infer": {"parameters": [model, version], "post": infer},
         "/v1/models/{name}:predict": {"parameters": [model], "post": predict},
+        "/endpoints/{name}/invocations": {"parameters": [model], "post": invoke},
         **{
             path: {"parameters": [model], "get": _operation("models", summary)}
             for path, summary in gets.items()

@@ -73,6 +73,7 @@ def test_pages_load_nothing_from_other_hosts_and_run_no_inline_scripts() -> None
         ("/predict", "POST /v2/models/NAME/infer"),
         ("/m/predict", "POST /v1/models/NAME:predict"),
         ("/v2/infer", "POST /v2/models/NAME/infer"),
+        ("/m/invocations", "POST /endpoints/NAME/invocations"),
         ("/swagger-ui.html", "/docs"),
         ("/metrics", "8002"),
         ("/api/v1/status", "8080"),

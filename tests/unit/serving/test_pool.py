@@ -478,9 +478,11 @@ async def test_metadata_load_a_model_once_and_outlive_its_unloading() -> None:
         await settle()
         later = hosting.ask("GET", "/v2/models/a")
         config = hosting.ask("GET", "/v2/models/a/versions/1/config")
+        openapi = hosting.ask("GET", "/v2/models/a/openapi.json")
 
     assert read(first).json == read(later).json
     assert read(config).json["name"] == "a"
+    assert "/v2/models/a/infer" in read(openapi).json["paths"]
     assert hosting.loads.loaded == ["a", "b"]
 
 
@@ -492,6 +494,8 @@ async def test_questions_about_models_and_the_process_load_nothing() -> None:
             path: hosting.ask("GET", path)
             for path in (
                 "/",
+                "/openapi.json",
+                "/docs",
                 "/v2",
                 "/v2/health/live",
                 "/v2/models",

@@ -118,6 +118,7 @@ def root_template(*, version: str = "") -> ListTemplate:
                 "server": "/v2",
                 "models": "/v2/models",
                 "infer": "/v2/models/{name}/infer",
+                "invocations": "/endpoints/{name}/invocations",
                 "model_openapi": "/v2/models/{name}/openapi.json",
                 "ready": "/v2/health/ready",
             },
@@ -137,7 +138,9 @@ def openapi_template() -> ListTemplate:
     return _json_template(server_openapi([_MARK]))
 
 
-_INFER: Final = "POST /v2/models/NAME/infer or POST /v1/models/NAME:predict"
+_INFER: Final = (
+    "POST /v2/models/NAME/infer, POST /v1/models/NAME:predict or POST /endpoints/NAME/invocations"
+)
 _NOT_HERE: Final = "Not Found"
 _UNKNOWN: Final = (
     (r"/(v2/)?models?(/.*)?", "/v2/models or /v2/models/NAME"),
@@ -145,7 +148,10 @@ _UNKNOWN: Final = (
         r"/(v2/)?(health|healthz|live|livez|ready|readyz)(/.*)?",
         "/v2/health/live or /v2/health/ready",
     ),
-    (r"/(.*[/:])?(infer|predict|predictions|score|invoke|run|generate|classify)(/.*)?", _INFER),
+    (
+        r"/(.*[/:])?(infer|predict|predictions|score|invoke|invocations|run|generate|classify)(/.*)?",
+        _INFER,
+    ),
     (r"/(swagger|redoc|api-docs|openapi|schema)[^/]*(/.*)?", "/docs or /openapi.json"),
     (
         r"/(metrics|stats)(/.*)?",
