@@ -164,7 +164,9 @@ def _tokenizer(folder: HubFolder, signature: ModelSignature) -> TokenizerSpec:
 def _output(folder: HubFolder, signature: ModelSignature) -> str:
     """Return the output with the task's result: by its name, else the only one of its form."""
     names = [spec.name for spec in signature.outputs]
-    usual = _VECTORS if folder.task is Task.FEATURE_EXTRACTION else (folder.task.output,)
+    usual: tuple[str, ...] = (
+        _VECTORS if folder.task is Task.FEATURE_EXTRACTION else (folder.task.output,)
+    )
     is_per_text = folder.task in {Task.TEXT_CLASSIFICATION, Task.IMAGE_CLASSIFICATION}
     rank = 2 if is_per_text else 3
     fitting = [

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.docs.test_pages import BIN, ROOT, USUAL_PORTS, free_ports, story_environment, with_ports
+from tests.docs.test_pages import BIN, PORTS, ROOT, free_ports, story_environment, with_ports
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.long]
 EXAMPLE = ROOT / "examples" / "features"
@@ -28,8 +28,8 @@ def folder() -> Iterator[Path]:
 
 
 def test_the_answer_follows_what_becomes_known(folder: Path) -> None:
-    ports = dict(zip(USUAL_PORTS, free_ports(len(USUAL_PORTS)), strict=True))
-    environment = story_environment(ports) | {"XDG_CONFIG_HOME": str(folder / "config")}
+    ports = dict(zip(PORTS, free_ports(len(PORTS)), strict=True))
+    environment = story_environment(ports, folder.parent / "user")
 
     def shell(command: str, status: int = 0) -> str:
         done = subprocess.run(
