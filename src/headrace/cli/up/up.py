@@ -94,8 +94,7 @@ def up(
             msg = "the stored state is resumed; pass a model or a spec"
             raise typer.BadParameter(msg, param_hint="--allow-code")
         document = start.with_code(document)
-    if document is not None:
-        document = with_hub_folders(document, home)
+    document = document and with_hub_folders(document, home)
     if tuned:
         document = start.with_tuning(document, home)
     is_spec = start.names_spec(target)
