@@ -68,10 +68,12 @@ def sent_spec(file: Path, target: "CommandTarget", *, tuned: bool) -> dict[str, 
         InvalidArgumentError: The spec has mistakes, or a model cannot be stored there.
         FailedPreconditionError: A model has no profile that holds where it will be served.
     """
+    from headrace.cli.base.hub_folders import with_hub_folders
     from headrace.core.spec.parse import SystemSpec
 
     document = read_spec(file, allows_uris=True).document()
     document = with_fetched_models(document, model_store(target), home=target.home)
+    document = with_hub_folders(document, target)
     if tuned:
         document = SystemSpec.model_validate(tuned_document(document, target)).document()
     return with_stored_models(target.management(), document) if target.is_remote else document

@@ -174,7 +174,7 @@ def _output(folder: HubFolder, signature: ModelSignature) -> str:
         for spec in signature.outputs
         if spec.datatype is Datatype.FP32 and len(spec.shape) == rank
     ]
-    candidates: list[str] = [*usual, *(fitting if len(fitting) == 1 else ())]
+    candidates: list[str] = [*usual, *(fitting if len(fitting) == 1 else [])]
     for name in candidates:
         if name in names:
             return name

@@ -80,26 +80,42 @@ def served_path(pushed: Pushed, home: Path) -> Iterator[Path]:
         yield _exported(reduced, folder, home, digest=digest).path
 
 
-def with_hub_folders(document: Mapping[str, Any], home: Path) -> dict[str, Any]:
+def with_hub_folders(
+    document: Mapping[str, Any], target: CommandTarget, *, artifacts: str | None = None
+) -> dict[str, Any]:
     """Return a spec whose endpoints name stored versions instead of Hugging Face folders.
+
+    Args:
+        target: The system in which the versions are stored.
+        artifacts: Store that several homes share; None for the environment's.
 
     Raises:
         HeadraceError: As in `push_model`.
     """
-    store: ModelStore | None = None
+    stores: list[ModelStore] = []
+
+    def stored(name: str, item: Mapping[str, Any], shared: Mapping[str, Any]) -> dict[str, Any]:
+        model = item.get("model")
+        if not isinstance(model, str) or not model.startswith("/"):
+            return dict(item)
+        pushed = Pushed(
+            path=Path(model),
+            runtime=shared.get("runtime", ""),
+            allow_code=bool(shared.get("allow_code", False)),
+        )
+        if not is_pushed_hub_folder(pushed):
+            return dict(item)
+        if not stores:
+            stores.append(model_store(target, artifacts=artifacts))
+        return {**item, "model": push_model(stores[0], name, pushed, target.home)["reference"]}
+
     endpoints = []
     for entry in document.get("endpoints", []):
-        model = entry.get("model")
-        changed = dict(entry)
-        if isinstance(model, str) and model.startswith("/"):
-            pushed = Pushed(
-                path=Path(model),
-                runtime=entry.get("runtime", ""),
-                allow_code=bool(entry.get("allow_code", False)),
-            )
-            if is_pushed_hub_folder(pushed):
-                store = store or model_store(CommandTarget(home=home))
-                changed["model"] = push_model(store, entry["name"], pushed, home)["reference"]
+        changed = stored(entry["name"], entry, entry)
+        if entry.get("versions"):
+            changed["versions"] = [
+                stored(entry["name"], version, entry) for version in entry["versions"]
+            ]
         endpoints.append(changed)
     return {**document, "endpoints": endpoints}
 

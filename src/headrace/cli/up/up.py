@@ -78,6 +78,7 @@ def up(
 
         headrace up models/ --name fraud --replicas 2 --http-port 9000
     """
+    from headrace.cli.base.connection import CommandTarget
     from headrace.cli.base.hub_folders import with_hub_folders
     from headrace.cli.base.spec_file import confirm_removals
     from headrace.cli.up import start
@@ -94,7 +95,9 @@ def up(
             msg = "the stored state is resumed; pass a model or a spec"
             raise typer.BadParameter(msg, param_hint="--allow-code")
         document = start.with_code(document)
-    document = document and with_hub_folders(document, home)
+    document = document and with_hub_folders(
+        document, CommandTarget(home=home), artifacts=options.artifacts or None
+    )
     if tuned:
         document = start.with_tuning(document, home)
     is_spec = start.names_spec(target)
