@@ -51,6 +51,7 @@ async def test_a_pause_is_in_the_spec_the_status_and_the_audit_log(
     assert paused.json()["changes"] == ["endpoint 'fraud': paused becomes true"]
     assert view["spec"] == {"name": "fraud", "model": "fraud:1", "paused": True}
     assert view["status"]["paused"]
+    assert view["status"]["note"] == "paused: the gateway refuses its requests"
     assert overview[0]["paused"]
     assert again.json()["changes"] == []
     assert resumed.json()["changes"] == ["endpoint 'fraud': paused becomes false"]

@@ -191,7 +191,7 @@ def route_of(view: RoutedEndpoint) -> EndpointRoute:
         )
     scale = endpoint.autoscale
     answers = any(arm.is_live and arm.weight for arm in arms)
-    if scale is not None and scale.min_replicas == 0 and not answers and not endpoint.paused:
+    if scale is not None and scale.min_replicas == 0 and not answers:
         return replace(common, arms=arms, held=True, hold_s=scale.hold_s, max_held=scale.max_held)
     return replace(
         common, arms=arms, sticky=split.sticky, mirror=split.mirror, split_id=split.split_id

@@ -187,6 +187,7 @@ def _endpoint(
     is_asked = not endpoint.split_id and not endpoint.scaled_to_zero and not endpoint.paused
     if not problems and facts.first_requests is not None and is_asked:
         problems += _first_request_problems(endpoint, first)
+    note = first.note if first and first.revisions == revision_ids(endpoint) else ""
     return EndpointStatus(
         name=name,
         ready=not problems,
@@ -195,7 +196,7 @@ def _endpoint(
         url=f"{facts.http_url}/v2/models/{name}/infer",
         revisions=_revisions(endpoint, replicas, route, facts),
         message="; ".join(problems),
-        note=first.note if first and first.revisions == revision_ids(endpoint) else "",
+        note="paused: the gateway refuses its requests" if endpoint.paused else note,
         paused=endpoint.paused,
     )
 
