@@ -25,17 +25,29 @@ SECURE = {
 }
 PYTHON = "class Model(PythonModel):\n    pass\n"
 FIRST = "endpoints[0]"
+UNTIERED = both(drop("tiers"), drop("auth.certificates.0.tier"))
+"""Tiers need an endpoint that identifies its callers."""
 IN_SPEC = [
     InSpec(check=check, name=name, change=change, where=where)
     for check, name, where, change in [
-        ("HR001", "public beyond loopback", f"{FIRST}.access", put("endpoints.0.access", "public")),
+        (
+            "HR001",
+            "public beyond loopback",
+            f"{FIRST}.access",
+            both(UNTIERED, put("endpoints.0.access", "public")),
+        ),
         (
             "HR002",
             "public on loopback",
             f"{FIRST}.access",
-            both(LOCAL, put("endpoints.0.access", "public")),
+            both(LOCAL, UNTIERED, put("endpoints.0.access", "public")),
         ),
-        ("HR003", "silent on loopback", f"{FIRST}.access", both(LOCAL, drop("endpoints.0.access"))),
+        (
+            "HR003",
+            "silent on loopback",
+            f"{FIRST}.access",
+            both(LOCAL, UNTIERED, drop("endpoints.0.access")),
+        ),
         ("HR004", "lets nobody in", f"{FIRST}.access", put("endpoints.0.access", [])),
         ("HR005", "no client CA", "auth.certificates", drop("gateway.tls.client_ca_file")),
         (

@@ -110,6 +110,10 @@ def test_a_finding_says_where_in_the_file_it_is_and_how_to_mend_it(hardened: Pat
     file = hardened / "headrace.yaml"
     file.write_text(file.read_text().replace("host: 0.0.0.0", "host: 127.0.0.1"))
     file.write_text(file.read_text().replace("access: [key, jwt, certificate]", "access: public"))
+    text = file.read_text()
+    start = text.index("tiers:")
+    text = text[:start] + text[text.index("security:") :]
+    file.write_text(text.replace("      tier: gold\n", ""))
 
     (finding,) = audited(collect_spec_file(file, now=NOW)).findings
 

@@ -22,7 +22,7 @@ async def api(plane: ControlPlane, tmp_path: Path) -> AsyncIterator[httpx.AsyncC
     model = tmp_path / "m.onnx"
     model.write_bytes(b"model")
     async with client_of(plane) as client:
-        log = {"sample_ratio": 0.5, "drop": ["input.secret"]}
+        log = {"sample_ratio": 0.5, "drop": ["input.x"]}
         entry = {"model": str(model), "payload_log": log}
         (await client.put("/endpoints/m", json=entry)).raise_for_status()
         (await client.put("/endpoints/off", json={"model": str(model)})).raise_for_status()

@@ -143,9 +143,9 @@ def test_large_logs_are_moved_aside_and_their_writers_go_on(tmp_path: Path) -> N
     ("text", "expected"),
     [
         ('{"message": "hi", "level": "info"}', {"source": "m", "message": "hi", "level": "info"}),
-        ("plain", {"source": "m", "message": "plain"}),
-        ("{broken", {"source": "m", "message": "{broken"}),
-        (DEEP, {"source": "m", "message": DEEP}),
+        ("plain", {"source": "m", "level": "info", "message": "plain"}),
+        ("{broken", {"source": "m", "level": "info", "message": "{broken"}),
+        (DEEP, {"source": "m", "level": "info", "message": DEEP}),
     ],
 )
 def test_a_json_stream_holds_objects_only(text: str, expected: dict[str, str]) -> None:

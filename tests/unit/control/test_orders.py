@@ -21,7 +21,7 @@ from headrace.core import (
     FailedPreconditionError,
     Inspected,
     InvalidArgumentError,
-    ModelNotFoundError,
+    EndpointNotFoundError,
     NotFoundError,
     RequestCancelledError,
 )
@@ -278,7 +278,7 @@ async def test_a_rollout_to_a_missing_version_changes_nothing(plane: ControlPlan
         )
     with pytest.raises(InvalidArgumentError, match="name the version"):
         await plane.desired_state.start_rollout("digits", caller=SYSTEM)
-    with pytest.raises(ModelNotFoundError):
+    with pytest.raises(EndpointNotFoundError):
         await plane.desired_state.start_rollout("letters", version="2", caller=SYSTEM)
 
     assert plane.target_state.generation("digits") == 1
@@ -369,7 +369,7 @@ async def test_undo_says_what_it_cannot_restore(plane: ControlPlane) -> None:
         await plane.desired_state.undo("digits", caller=SYSTEM)
     with pytest.raises(NotFoundError, match="no generation 7; the newest is 1"):
         await plane.desired_state.undo("digits", generation=7, caller=SYSTEM)
-    with pytest.raises(ModelNotFoundError):
+    with pytest.raises(EndpointNotFoundError):
         await plane.desired_state.undo("letters", caller=SYSTEM)
 
 

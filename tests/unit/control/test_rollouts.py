@@ -13,7 +13,7 @@ from headrace.control.model.rollout_events import ends_of
 from headrace.control.rollouts.evidence import RolloutReading
 from headrace.control.rollouts.observation import LiveRollout
 from headrace.control.rollouts.status import rollout_evidence
-from headrace.core import FailedPreconditionError, ModelNotFoundError, NotFoundError
+from headrace.core import FailedPreconditionError, EndpointNotFoundError, NotFoundError
 from headrace.registry import Registry
 from headrace.rollout.evidence import RolloutEvidenceState
 from headrace.rollout.state import RolloutPhase, Verb
@@ -234,7 +234,7 @@ async def test_words_that_mean_nothing_are_refused(world: World) -> None:
 
     with pytest.raises(NotFoundError, match="has no rollout"):
         await plane.driver.command("digits", Verb.PROMOTE)
-    with pytest.raises(ModelNotFoundError):
+    with pytest.raises(EndpointNotFoundError):
         await plane.driver.command("letters", Verb.PROMOTE)
     await plane.desired_state.start_rollout("digits", version="2", caller=SYSTEM)
     await plane.driver.command("digits", Verb.ABORT)

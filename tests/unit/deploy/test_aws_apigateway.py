@@ -129,7 +129,7 @@ def test_the_stage_throttles_runs_and_not_questions() -> None:
 
 def test_tiers_are_plans_of_a_rest_api() -> None:
     tiers = [{"name": "gold.1", "requests_per_s": 5, "requests_per_day": 90}, {"name": "idle"}]
-    resources = _stage({}, "rest", tiers=tiers)["Resources"]
+    resources = _stage({"access": ["key"]}, "rest", tiers=tiers)["Resources"]
 
     assert sorted(resources) == ["Stage", "Tier0Gold1"]
     plan = resources["Tier0Gold1"]["Properties"]

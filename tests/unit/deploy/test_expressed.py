@@ -208,6 +208,10 @@ _PAIRS: Final[dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
     "burst of each": (_each(requests_per_s=5, burst=9), _each(requests_per_s=5, burst=10)),
     "size": (_limits(max_body_bytes=5000), _limits(max_body_bytes=6000)),
     "size at the gateway": (_gateway(max_body_bytes=5000), _gateway(max_body_bytes=6000)),
+    "origins": (
+        _gateway(cors={"allow_origins": ["https://a.test"]}),
+        _gateway(cors={"allow_origins": ["https://b.test"]}),
+    ),
     "host": (_gateway(host="127.0.0.2"), _gateway(host="127.0.0.3")),
     "port": (_gateway(http_port=81), _gateway(http_port=82)),
     "gRPC port": (_gateway(grpc_port=81), _gateway(grpc_port=82)),

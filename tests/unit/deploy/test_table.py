@@ -69,8 +69,11 @@ _EXAMPLES: Final[dict[str, dict[str, Any]]] = {
     "Tokens: keys from a URL": {"auth": {"jwt": [_JWT_URL]}},
     "Tokens: clocks, cache, claims": {"auth": {"jwt": [{**_JWT_URL, "clock_skew_s": 9}]}},
     "Client certificates": {"auth": {"certificates": [{"name": "bank", "dns": "*.bank.test"}]}},
-    "Tiers": {"tiers": [{"name": "gold", "requests_per_s": 9}]},
-    "Tiers: rows, concurrency, days": {"tiers": [{"name": "gold", "rows_per_s": 9}]},
+    "Tiers": {**_e(access=["key"]), "tiers": [{"name": "gold", "requests_per_s": 9}]},
+    "Tiers: rows, concurrency, days": {
+        **_e(access=["key"]),
+        "tiers": [{"name": "gold", "rows_per_s": 9}],
+    },
     "Limits: requests per second": _e(limits={"requests_per_s": 9}),
     "Limits: burst": _e(limits={"requests_per_s": 9, "burst": 20}),
     "Limits: requests per day": _e(limits={"requests_per_day": 9}),

@@ -73,9 +73,16 @@ def test_an_images_lock_holds_what_it_asks_for_and_nothing_left_out(image: str) 
 @pytest.mark.parametrize("image", [*IMAGES, "build"])
 def test_an_images_lock_has_hashes_no_address_and_the_versions_that_are_tested(image: str) -> None:
     dev = (ROOT / "requirements" / "dev.txt").read_text()
-    locks = {"base": "", "dev": dev, "bench": lock_of(image), "mutants": "", "build": ""}
+    locks = {
+        "base": "",
+        "demo": "",
+        "dev": dev,
+        "bench": lock_of(image),
+        "mutants": "",
+        "build": "",
+    }
     nothing = "[project]\ndependencies = []\n[dependency-groups]\n" + "".join(
-        f"{group} = []\n" for group in ("dev", "docs", "bench", "mutants", "build")
+        f"{group} = []\n" for group in ("dev", "docs", "demo", "bench", "mutants", "build")
     )
 
     assert list(mistakes(nothing, locks)) == []
