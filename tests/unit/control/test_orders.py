@@ -18,10 +18,10 @@ from headrace.control.plane.control_plane import ControlPlane
 from headrace.control.state.store import Store
 from headrace.core import (
     ConflictError,
+    EndpointNotFoundError,
     FailedPreconditionError,
     Inspected,
     InvalidArgumentError,
-    EndpointNotFoundError,
     NotFoundError,
     RequestCancelledError,
 )

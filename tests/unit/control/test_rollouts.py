@@ -13,7 +13,7 @@ from headrace.control.model.rollout_events import ends_of
 from headrace.control.rollouts.evidence import RolloutReading
 from headrace.control.rollouts.observation import LiveRollout
 from headrace.control.rollouts.status import rollout_evidence
-from headrace.core import FailedPreconditionError, EndpointNotFoundError, NotFoundError
+from headrace.core import EndpointNotFoundError, FailedPreconditionError, NotFoundError
 from headrace.registry import Registry
 from headrace.rollout.evidence import RolloutEvidenceState
 from headrace.rollout.state import RolloutPhase, Verb

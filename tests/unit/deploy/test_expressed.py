@@ -239,10 +239,6 @@ _PAIRS: Final[dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
         )
         for name, (one, other) in _PODS.items()
     },
-    "origins": (
-        _gateway(cors={"allow_origins": ["https://a.test"]}),
-        _gateway(cors={"allow_origins": ["https://b.test"]}),
-    ),
     "access log": (_gateway(access_log=False), _gateway(request_log={"mode": "all"})),
     "slow": (_gateway(request_log={"slow_s": 2.0}), _gateway(request_log={"slow_s": 3.0})),
     "own log": (_e(request_log={"mode": "all"}), _e(request_log={"mode": "off"})),
