@@ -13,9 +13,11 @@ import math
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -192,24 +194,33 @@ def play(steps: list[Block], models: Path, folder: Path) -> None:
     """Run the blocks in `folder`, compare what they print, and stop whatever runs there."""
     prepare(models, folder)
     ports = dict(zip(PORTS, free_ports(len(PORTS)), strict=True))
-    environment = story_environment(ports, folder / "user")
+    user = folder / "user"
+    environment = story_environment(ports, user)
     script, expected = compose(steps, ports)
-    try:
-        done = subprocess.run(  # noqa: S603  # what our own pages show
+    with (user / "stdout").open("w") as stdout, (user / "stderr").open("w") as stderr:
+        shell = subprocess.Popen(  # noqa: S603  # what our own pages show
             ["/bin/bash", "-c", script],
             cwd=folder,
             env=environment,
-            capture_output=True,
-            text=True,
-            timeout=STORY_LIMIT_S,
-            check=False,
+            stdout=stdout,
+            stderr=stderr,
+            start_new_session=True,
         )
+    status: int | None = None
+    try:
+        with suppress(subprocess.TimeoutExpired):
+            status = shell.wait(STORY_LIMIT_S)
     finally:
+        # A page that fails does not end the servers that it started.
+        with suppress(ProcessLookupError):
+            os.killpg(shell.pid, signal.SIGKILL)
+        shell.wait()
         stop = [str(BIN / "headrace"), "down", "--home", str(folder / ".headrace")]
         subprocess.run(stop, check=False, capture_output=True, timeout=60)  # noqa: S603  # ours
 
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
-    printed = done.stdout.split(SEPARATOR)
+    output = (user / "stdout").read_text()
+    assert status == 0, (status, output[-2000:] + (user / "stderr").read_text()[-4000:])
+    printed = output.split(SEPARATOR)
     for index, block in expected:
         assert_prints(block, printed[index])
 
