@@ -19,7 +19,7 @@ from headrace.cli.base.offline import Pushed
 from headrace.cli.base.output import progress, say
 from headrace.control.local.sandbox import Sandbox
 from headrace.control.sandboxed.convert import converted_model
-from headrace.core import Digest, NotFoundError, UnsupportedModelError
+from headrace.core import Digest, InvalidArgumentError, NotFoundError, UnsupportedModelError
 from headrace.optimize.convert.process import ConvertRequest
 from headrace.registry import read_content
 from headrace.runtimes.huggingface import ONNX_FILES, HubFolder, is_hub_folder
@@ -153,15 +153,23 @@ def _exported(
 
 @contextmanager
 def _reduced(pushed: Pushed) -> Iterator[tuple[Pushed, HubFolder]]:
-    """Yield the folder with only its needed files, as links to the same content where possible."""
+    """Yield the folder with only its needed files, as links to the same content where possible.
+
+    Raises:
+        InvalidArgumentError: A file is a link that leaves the folder and the cache that it is in.
+    """
     path = pushed.path.absolute()
     source = HubFolder.read(path)
-    name = path.resolve().name
-    # Links are possible on the same file system only, and the folder itself may be read-only.
+    folder = path.resolve()
+    # In the cache of the hub's client, `snapshots/REVISION` consists of links into `blobs`.
+    blobs = [folder.parent.parent / "blobs"] if folder.parent.name == "snapshots" else []
     with tempfile.TemporaryDirectory(prefix="headrace-hub-") as directory:
-        target = Path(directory) / name
+        target = Path(directory) / folder.name
         for file in source.files():
             original, copy = (path / file).resolve(), target / file
+            if not any(original.is_relative_to(root) for root in (folder, *blobs)):
+                msg = f"{path / file}: the link leaves the directory; put the file itself there"
+                raise InvalidArgumentError(msg)
             copy.parent.mkdir(parents=True, exist_ok=True)
             try:
                 os.link(original, copy)
