@@ -1,4 +1,4 @@
-"""OpenVINO, SavedModels, TFLite and optimized models pass the suite that plug-ins have to pass."""
+"""Runtimes of further formats pass the suite that plug-ins have to pass."""
 
 import sys
 from collections.abc import Callable
@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from headrace.pipeline import HuggingFaceRuntime
 from headrace.runtimes import LoadOptions, Runtime
 from headrace.runtimes.base import Tuning
 from headrace.runtimes.openvino import OpenvinoRuntime
@@ -14,7 +15,7 @@ from headrace.runtimes.tensorflow.savedmodel import SavedmodelRuntime
 from headrace.runtimes.tensorflow.tflite import TfliteRuntime
 from headrace.testing import models
 from headrace.testing.contracts import RuntimeContract
-from tests import openvino_models, optimized_models, savedmodels, tflite_models
+from tests import hub_folders, openvino_models, optimized_models, savedmodels, tflite_models
 
 
 class OpenvinoContract(RuntimeContract):
@@ -195,3 +196,20 @@ def test_openvino_reads_onnx_where_it_is_named(tmp_path: Path) -> None:
 
     assert OpenvinoRuntime().recognises(path) is False
     assert OpenvinoRuntime().load(path, LoadOptions()).signature.batched
+
+
+class TestHuggingFaceFolder(RuntimeContract):
+    @pytest.fixture
+    def runtime(self) -> Runtime:
+        return HuggingFaceRuntime()
+
+    @pytest.fixture
+    def model_path(self, tmp_path: Path) -> Path:
+        return hub_folders.write_text(tmp_path / "mood")
+
+    @pytest.fixture
+    def broken_path(self, tmp_path: Path) -> Path:
+        folder = hub_folders.write_text(tmp_path / "half")
+        file = folder / "model.onnx"
+        file.write_bytes(file.read_bytes()[:100])
+        return folder
