@@ -113,8 +113,8 @@ def _member(directory: Path, settings: MlserverSettings) -> tuple[str, Path]:
     if model.is_dir():
         model = next((model / name for name in names if (model / name).is_file()), model)
     if not model.is_file():
-        wanted = uri or f"{', '.join(names[:-1])}{' or ' if names[:-1] else ''}{names[-1]}"
-        raise UnsupportedModelError(f"{file}: there is no file {wanted} in the directory")
+        shown = uri or f"{', '.join(names[:-1])}{' or ' if names[:-1] else ''}{names[-1]}"
+        raise UnsupportedModelError(f"{file}: there is no file {shown} in the directory")
     return runtime, model
 
 
@@ -213,14 +213,14 @@ class MlserverModel:
 
     def example_inputs(self, *, rows: int, variable: int) -> Tensors:
         """Return the library's example inputs, under the names of the settings."""
-        made = generated_inputs(self._model, rows=rows, variable=variable)
-        if len(made) == len(self._inputs):
+        examples = made_up_inputs(self._model, rows=rows, variable=variable)
+        if len(examples) == len(self._inputs):
             values = [
-                made.get(spec.name, array)
-                for spec, array in zip(self._inputs, made.values(), strict=True)
+                examples.get(spec.name, array)
+                for spec, array in zip(self._inputs, examples.values(), strict=True)
             ]
         else:
-            (matrix,) = made.values()
+            (matrix,) = examples.values()
             values = list(matrix.T)
         return {
             spec.name: array.astype(spec.datatype.dtype).reshape(rows, *spec.shape[1:])

@@ -245,7 +245,12 @@ def command(
 
 
 def example_of(management: Management, endpoint: Mapping[str, Any]) -> dict[str, ExampleValue]:
-    """Return `ModelSignature.example` of an endpoint of the status; empty if unknown."""
+    """Return the example of an endpoint of the status, else of its model; empty if unknown."""
+    spec = management.get("/api/v1/spec")["spec"] or {}
+    entries = {entry["name"]: entry for entry in spec.get("endpoints", ())}
+    if own := entries.get(endpoint["name"], {}).get("example"):
+        values: dict[str, ExampleValue] = own
+        return values
     revisions = sorted(endpoint.get("revisions", []), key=lambda revision: -revision["weight"])
     name, colon, version = revisions[0]["model"].rpartition(":") if revisions else ("", "", "")
     if not colon or "/" in name:
