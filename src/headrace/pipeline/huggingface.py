@@ -28,7 +28,7 @@ from headrace.runtimes.huggingface import (
     IMAGE_PROCESSOR,
     TOKENIZER,
     HubFolder,
-    Task,
+    HubTask,
     read_json,
     read_modules,
 )
@@ -114,7 +114,7 @@ def pipeline_spec(
         model = ModelStepSpec(kind="model", path=folder.model_file, inputs={names[0]: "pixels"})
         steps: list[AnyStepSpec] = [image, model]
     else:
-        is_pooled = folder.task is Task.FEATURE_EXTRACTION and _POOLED in {
+        is_pooled = folder.task is HubTask.FEATURE_EXTRACTION and _POOLED in {
             spec.name for spec in signature.outputs
         }
         model = ModelStepSpec(
@@ -127,13 +127,13 @@ def pipeline_spec(
             return PipelineSpec(steps=tuple(steps), outputs=("embedding",))
     output = _output(folder, signature)
     match folder.task:
-        case Task.FEATURE_EXTRACTION:
+        case HubTask.FEATURE_EXTRACTION:
             mode, normalizes = _pooling(folder)
             inputs = {"last_hidden_state": output}
             last: AnyStepSpec = PoolingSpec(
                 kind="pool", mode=mode, normalize=normalizes, inputs=inputs
             )
-        case Task.TOKEN_CLASSIFICATION:
+        case HubTask.TOKEN_CLASSIFICATION:
             last = EntitiesSpec(kind="entities", labels=folder.labels, inputs={"logits": output})
         case _:
             last = _classify(folder, output)
@@ -157,7 +157,7 @@ def _tokenizer(folder: HubFolder, signature: ModelSignature) -> TokenizerSpec:
         file=TOKENIZER,
         max_length=folder.max_tokens,
         datatype="INT32" if datatype is Datatype.INT32 else "INT64",
-        offsets=folder.task is Task.TOKEN_CLASSIFICATION,
+        offsets=folder.task is HubTask.TOKEN_CLASSIFICATION,
     )
 
 
@@ -165,9 +165,9 @@ def _output(folder: HubFolder, signature: ModelSignature) -> str:
     """Return the output with the task's result: by its name, else the only one of its form."""
     names = [spec.name for spec in signature.outputs]
     usual: tuple[str, ...] = (
-        _VECTORS if folder.task is Task.FEATURE_EXTRACTION else (folder.task.output,)
+        _VECTORS if folder.task is HubTask.FEATURE_EXTRACTION else (folder.task.output,)
     )
-    is_per_text = folder.task in {Task.TEXT_CLASSIFICATION, Task.IMAGE_CLASSIFICATION}
+    is_per_text = folder.task in {HubTask.TEXT_CLASSIFICATION, HubTask.IMAGE_CLASSIFICATION}
     rank = 2 if is_per_text else 3
     fitting = [
         spec.name
@@ -192,7 +192,7 @@ def _classify(folder: HubFolder, output: str) -> ClassifySpec:
     elif is_multi or len(labels) == 1:
         activation = "sigmoid"
     top_k = None
-    if folder.task is Task.IMAGE_CLASSIFICATION:
+    if folder.task is HubTask.IMAGE_CLASSIFICATION:
         top_k = min(_BEST_IMAGE_LABELS, len(labels))
     elif is_multi:
         top_k = min(len(labels), 1024)

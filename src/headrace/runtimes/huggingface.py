@@ -47,7 +47,7 @@ _POSITIONS_AFTER_PADDING: Final = frozenset(
 _HOW: Final = "the author's code in a Hugging Face folder is never executed"
 
 
-class Task(StrEnum):
+class HubTask(StrEnum):
     """Task of a model, by the hub's `pipeline_tag`."""
 
     TEXT_CLASSIFICATION = "text-classification"
@@ -58,22 +58,22 @@ class Task(StrEnum):
     @property
     def output(self) -> str:
         """Name of the model's output that the task needs."""
-        return "last_hidden_state" if self is Task.FEATURE_EXTRACTION else "logits"
+        return "last_hidden_state" if self is HubTask.FEATURE_EXTRACTION else "logits"
 
     @property
     def takes_text(self) -> bool:
         """Whether the model takes tokens; else it takes pixels."""
-        return self is not Task.IMAGE_CLASSIFICATION
+        return self is not HubTask.IMAGE_CLASSIFICATION
 
 
 _HEADS: Final = {
-    "ForSequenceClassification": Task.TEXT_CLASSIFICATION,
-    "ForTokenClassification": Task.TOKEN_CLASSIFICATION,
-    "ForImageClassification": Task.IMAGE_CLASSIFICATION,
+    "ForSequenceClassification": HubTask.TEXT_CLASSIFICATION,
+    "ForTokenClassification": HubTask.TOKEN_CLASSIFICATION,
+    "ForImageClassification": HubTask.IMAGE_CLASSIFICATION,
 }
 _TAGS: Final = {
-    **{str(task): task for task in Task},
-    "sentence-similarity": Task.FEATURE_EXTRACTION,
+    **{str(task): task for task in HubTask},
+    "sentence-similarity": HubTask.FEATURE_EXTRACTION,
 }
 
 
@@ -83,7 +83,7 @@ class HubFolder:
 
     path: Path
     config: Mapping[str, Any]
-    task: Task
+    task: HubTask
     model_file: str
     """Relative path of the file with the weights: ONNX first, then safetensors, then a pickle."""
 
@@ -235,10 +235,10 @@ def read_modules(folder: Path) -> list[tuple[str, str]] | None:
         raise _refuse(folder, f"{MODULES} is not a list of modules") from None
 
 
-def _task_of(path: Path, config: Mapping[str, Any]) -> Task:
+def _task_of(path: Path, config: Mapping[str, Any]) -> HubTask:
     """Return the task by the architecture, else by the model card."""
     if (path / MODULES).is_file():
-        return Task.FEATURE_EXTRACTION
+        return HubTask.FEATURE_EXTRACTION
     names = config.get("architectures")
     architecture = str(names[0]) if isinstance(names, list) and names else ""
     for suffix, task in _HEADS.items():
@@ -249,10 +249,10 @@ def _task_of(path: Path, config: Mapping[str, Any]) -> Task:
         return _TAGS[tag]
     is_bare = architecture.endswith("Model") and "Head" not in architecture  # GPT2LMHeadModel
     if is_bare and not (path / IMAGE_PROCESSOR).is_file():
-        return Task.FEATURE_EXTRACTION
+        return HubTask.FEATURE_EXTRACTION
     msg = (
         f"{architecture or 'a model without `architectures`'}"
-        f"{f' for {tag}' if tag else ''} is not supported; supported tasks: {', '.join(Task)}. "
+        f"{f' for {tag}' if tag else ''} is not supported; supported tasks: {', '.join(HubTask)}. "
         "Serve a language model with vLLM or llama.cpp and name that server as an `upstream`"
     )
     raise _refuse(path, msg)

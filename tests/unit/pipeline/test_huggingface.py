@@ -14,7 +14,7 @@ from headrace.core import Array, CodeNotAllowedError, FailedPreconditionError, U
 from headrace.pipeline.classify import softmax
 from headrace.pipeline.huggingface import image_spec
 from headrace.runtimes import detect_runtime, inspect_model, load_model
-from headrace.runtimes.huggingface import HubFolder, Task
+from headrace.runtimes.huggingface import HubFolder, HubTask
 from tests import hub_folders
 from tests.unit.pipeline.elements import elements, one_by_one
 
@@ -250,13 +250,13 @@ def test_an_image_processor_that_would_be_approximated_is_refused(
 @pytest.mark.parametrize(
     ("config", "card", "task"),
     [
-        ({"architectures": ["RobertaForTokenClassification"]}, "", Task.TOKEN_CLASSIFICATION),
-        ({"architectures": ["MPNetModel"]}, "", Task.FEATURE_EXTRACTION),
+        ({"architectures": ["RobertaForTokenClassification"]}, "", HubTask.TOKEN_CLASSIFICATION),
+        ({"architectures": ["MPNetModel"]}, "", HubTask.FEATURE_EXTRACTION),
         ({"model_type": "bert"}, "---\npipeline_tag: text-classification\n---\n", "text-classif"),
         (
             {"architectures": ["BertForMaskedLM"]},
             '---\ntags: [x]\npipeline_tag: "sentence-similarity"\n---\n# Card',
-            Task.FEATURE_EXTRACTION,
+            HubTask.FEATURE_EXTRACTION,
         ),
     ],
 )

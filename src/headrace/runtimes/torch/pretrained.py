@@ -19,7 +19,7 @@ from headrace.core import (
     UnsupportedModelError,
 )
 from headrace.runtimes.base import LoadOptions
-from headrace.runtimes.huggingface import HubFolder, Task
+from headrace.runtimes.huggingface import HubFolder, HubTask
 from headrace.runtimes.libraries import reason_of
 from headrace.runtimes.probe import probe_batch
 from headrace.runtimes.tables.tabular import import_library
@@ -35,10 +35,10 @@ EXTRA: Final = "huggingface"
 PIXELS: Final = "pixel_values"
 _CHANNELS: Final = 3
 _AUTO_CLASSES: Final = {
-    Task.TEXT_CLASSIFICATION: "AutoModelForSequenceClassification",
-    Task.TOKEN_CLASSIFICATION: "AutoModelForTokenClassification",
-    Task.FEATURE_EXTRACTION: "AutoModel",
-    Task.IMAGE_CLASSIFICATION: "AutoModelForImageClassification",
+    HubTask.TEXT_CLASSIFICATION: "AutoModelForSequenceClassification",
+    HubTask.TOKEN_CLASSIFICATION: "AutoModelForTokenClassification",
+    HubTask.FEATURE_EXTRACTION: "AutoModel",
+    HubTask.IMAGE_CLASSIFICATION: "AutoModelForImageClassification",
 }
 _UNUSED: Final = "pooler."
 """Weights that a checkpoint may lack: no supported task reads the pooler of a plain encoder."""
@@ -101,10 +101,10 @@ def open_pretrained(
         loaded=module,
     )
     size = len(folder.labels)
-    if folder.task is Task.FEATURE_EXTRACTION:
+    if folder.task is HubTask.FEATURE_EXTRACTION:
         sizes = (folder.config.get(key) for key in ("hidden_size", "dim", "d_model"))
         size = next((value for value in sizes if isinstance(value, int)), VARIABLE)
-    is_per_token = folder.task in {Task.TOKEN_CLASSIFICATION, Task.FEATURE_EXTRACTION}
+    is_per_token = folder.task in {HubTask.TOKEN_CLASSIFICATION, HubTask.FEATURE_EXTRACTION}
     shape = (VARIABLE, VARIABLE, size) if is_per_token else (VARIABLE, size)
     outputs = (TensorSpec(name=output, datatype=Datatype.FP32, shape=shape),)
     bare = ModelSignature(inputs=inputs, outputs=outputs, batched=True)
