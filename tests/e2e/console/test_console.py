@@ -90,7 +90,7 @@ def test_an_endpoint_says_how_busy_it_is_and_what_drifted(page: Page, site: Site
 
     for title in ("Batches", "Queue", "In flight", "Ready over time"):
         expect(page.get_by_role("img", name=re.compile(f"^{title} "))).to_be_visible(timeout=20_000)
-    expect(page.get_by_text("rows per batch; how many rows the model runs")).to_be_visible()
+    expect(page.get_by_text("rows per batch; mean rows per model run")).to_be_visible()
     expect(state).to_contain_text("Drifted: x[", timeout=30_000)
     expect(drift.get_by_role("row").nth(1)).to_contain_text("drifted")
     expect(drift.get_by_role("img", name="100 % of the evidence needed").first).to_be_visible()
