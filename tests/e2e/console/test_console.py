@@ -93,7 +93,7 @@ def test_an_endpoint_says_how_busy_it_is_and_what_drifted(page: Page, site: Site
     expect(page.get_by_text("rows per batch; mean rows per model run")).to_be_visible()
     expect(state).to_contain_text("Drifted: x[", timeout=30_000)
     expect(drift.get_by_role("row").nth(1)).to_contain_text("drifted")
-    expect(drift.get_by_role("img", name="100 % of the evidence needed").first).to_be_visible()
+    expect(drift.get_by_role("img", name="100 % of the required evidence").first).to_be_visible()
 
 
 @pytest.mark.long
