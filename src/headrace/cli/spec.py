@@ -138,7 +138,7 @@ def check(
 
     path = one_spec_file(spec, file)
     content = read_spec(path, allows_uris=True)
-    if mistakes := list(_model_mistakes(content, home)):
+    if mistakes := list(_mistakes(content, home)):
         msg = f"{path}: {SpecError(mistakes)}"
         raise InvalidArgumentError(msg)
     for warning in _warnings(content):
@@ -148,12 +148,15 @@ def check(
     say(f"{path}: valid, {count} endpoint{'' if count == 1 else 's'}{more}")
 
 
-def _model_mistakes(spec: "SystemSpec", home: Path) -> Iterator["SpecMistake"]:
-    """Yield the mistakes about models that the registry of a home has; files are compared."""
+def _mistakes(spec: "SystemSpec", home: Path) -> Iterator["SpecMistake"]:
+    """Yield tiers without effect, and mistakes about models that the registry of a home has."""
     from headrace.control.desired.resolve import column_mistakes
+    from headrace.core.spec.access import unused_tiers
     from headrace.core.spec.parse import SpecMistake, is_model_path
     from headrace.registry import Registry, read_content
 
+    if tiers := unused_tiers(spec.document()):
+        yield SpecMistake(place="tiers", message=tiers)
     if not (home / "registry").is_dir():
         return
     registry = Registry(home)

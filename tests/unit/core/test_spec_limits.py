@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from headrace.core.spec.access import unused_tiers
 from headrace.core.spec.parse import SpecError, parse_spec
 
 
@@ -54,16 +55,6 @@ def test_right_limits_are_no_mistakes() -> None:
             "endpoints[0].limits.max_body_bytes",
             "raise gateway.max_body_bytes",
         ),
-        (
-            {"tiers": _tiers(0), "endpoints": [{"name": "m", "model": "m:1"}]},
-            "tiers",
-            "no endpoint identifies its callers",
-        ),
-        (
-            {"tiers": _tiers(0), "endpoints": [{"name": "m", "model": "m", "access": "public"}]},
-            "tiers",
-            "set `access: [key]`",
-        ),
         ({"gateway": {"limits_service": "10.0.0.1:80"}}, "gateway.limits_service", "neither"),
         ({"gateway": {"limits_listen": "unix:here"}}, "gateway.limits_listen", "neither"),
         ({"gateway": {"limits_listen": "localhost:80"}}, "gateway.limits_listen", "neither"),
@@ -93,8 +84,25 @@ def test_what_is_no_limit_at_all_is_told_as_such(spec: dict[str, Any]) -> None:
     assert _places(**spec)
 
 
-def test_tiers_apply_where_a_gateway_beyond_loopback_identifies_callers() -> None:
-    endpoints = [{"name": "m", "model": "m:1"}]
+@pytest.mark.parametrize(
+    ("host", "access", "is_unused"),
+    [
+        (None, None, True),
+        (None, "public", True),
+        ("::1", None, True),
+        ("0.0.0.0", None, False),  # noqa: S104  # text of a spec
+        ("0.0.0.0", "public", True),  # noqa: S104  # as above
+        (None, ["key"], False),
+    ],
+)
+def test_tiers_apply_where_an_endpoint_identifies_its_callers(
+    host: str | None,
+    access: object,
+    is_unused: bool,  # noqa: FBT001  # a parameter of the test
+) -> None:
+    entry = {"name": "m", "model": "m:1", **({"access": access} if access else {})}
+    document = {"tiers": _tiers(0), "endpoints": [entry]}
+    if host is not None:
+        document["gateway"] = {"host": host}  # type: ignore[assignment]  # JSON
 
-    assert not _places(tiers=_tiers(0), endpoints=endpoints, gateway={"host": "0.0.0.0"})  # noqa: S104  # text of a spec
-    assert "tiers" in _places(tiers=_tiers(0), endpoints=endpoints, gateway={"host": "::1"})
+    assert ("no endpoint identifies its callers" in unused_tiers(document)) is is_unused

@@ -16,6 +16,7 @@ from headrace.control.model.rollout_events import events_of
 from headrace.control.reconcile.pools import check_frameworks
 from headrace.control.state.store import Store
 from headrace.core.redact import redact
+from headrace.core.spec.access import unused_tiers
 from headrace.core.spec.rollout import BLUE_GREEN_MAX_ERROR_RATIO, BlueGreenSpec, RolloutSpec
 from headrace.rollout.machine import begin, supersede
 
@@ -236,7 +237,9 @@ def _warnings(draft: DesiredStateDraft) -> list[str]:
         for arm in endpoint.arms
         if arm.revision.unloadable
     ]
-    return [*draft.notes, *unloadable] + [
+    tiers = unused_tiers(draft.state.spec)
+    unused = [f"tiers {tiers}"] if tiers else []
+    return [*draft.notes, *unused, *unloadable] + [
         f"endpoint '{endpoint.name}': no fixed threshold (metrics.errors.max_ratio) judges errors "
         "in its blue-green rollout: a version that fails every request is promoted; leave "
         f"max_ratio out for {BLUE_GREEN_MAX_ERROR_RATIO:g}, or set one"

@@ -301,7 +301,6 @@ def limit_disagreements(document: Mapping[Any, Any]) -> Iterator[tuple[str, str]
     gateway = document.get("gateway")
     gateway = gateway if isinstance(gateway, Mapping) else {}
     yield from _tiers(document.get("tiers"))
-    yield from _unused_tiers(document.get("tiers"), document.get("endpoints"), gateway)
     yield from _bodies(document.get("endpoints"), gateway.get("max_body_bytes"))
     yield from _addresses(gateway)
 
@@ -327,21 +326,20 @@ def _tiers(tiers: object) -> Iterator[tuple[str, str]]:
             )
 
 
-def _unused_tiers(
-    tiers: object, endpoints: object, gateway: Mapping[Any, Any]
-) -> Iterator[tuple[str, str]]:
-    """Yield the mistake of tiers without an endpoint whose callers are identified."""
-    rules = [entry.get("access") for entry in _items(endpoints) if isinstance(entry, Mapping)]
-    host = gateway.get("host")
-    is_local = not isinstance(host, str) or host in _LOOPBACK
-    if not _items(tiers) or not rules:
-        return
-    if all(rule == "public" or (rule is None and is_local) for rule in rules):
-        message = (
-            "apply to no request: no endpoint identifies its callers, so a key that is sent is "
-            "ignored; set `access: [key]` of the endpoints, or `gateway.host` beyond loopback"
-        )
-        yield "tiers", message
+def unused_tiers(document: Mapping[str, Any]) -> str:
+    """Return the mistake of tiers in a spec no endpoint of which identifies its callers, or "".
+
+    The spec is not refused: `--host` beyond loopback, which it does not contain, identifies them.
+    """
+    rules = [entry.get("access") for entry in document.get("endpoints") or ()]
+    is_local = (document.get("gateway") or {}).get("host", "localhost") in _LOOPBACK
+    is_open = all(rule == "public" or (rule is None and is_local) for rule in rules)
+    if not document.get("tiers") or not rules or not is_open:
+        return ""
+    return (
+        "apply to no request: no endpoint identifies its callers, so a key that is sent is "
+        "ignored; set `access: [key]` of the endpoints, or `gateway.host` beyond loopback"
+    )
 
 
 def _bodies(endpoints: object, gateways: object) -> Iterator[tuple[str, str]]:
