@@ -63,6 +63,23 @@ def test_an_applied_version_is_rolled_out_as_the_spec_says_and_a_newer_one_takes
 
 
 @pytest.mark.long
+def test_an_apply_that_waits_returns_when_the_new_version_is_ready(
+    system: System, first: Path, second: Path
+) -> None:
+    how = canary(HELD, metrics=ONLY_ERRORS)
+    system.start(endpoint(first, rollout=how))
+    system.wait_ready()
+    document = {"version": 1, "endpoints": [endpoint(second, rollout=how)]}
+    code, ready = system.post("/api/v1/apply?wait_s=60", document)
+    phase = Rollout(system).status()["phase"]
+    again = system.post("/api/v1/apply", document)[1]
+
+    assert (code, ready["ready"], phase) == (200, True, "progressing")
+    assert ready["changes"] == ["endpoint 'm': starts a canary from version 1 to 2 (m:2)"]
+    assert again["changes"] == []
+
+
+@pytest.mark.long
 def test_undo_takes_a_version_back_in_the_middle_of_its_rollout(
     system: System, first: Path, second: Path
 ) -> None:
