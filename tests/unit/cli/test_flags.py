@@ -1,5 +1,6 @@
 """Flags of `headrace up` that a home stores."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from headrace.cli.base.options import CommandGroup
 from headrace.cli.up.flags import StoredFlags
 from headrace.cli.up.settings import ControlOptions, GatewayTlsOptions, OnSigterm
 from headrace.control import ControlFile
+from headrace.control.base.ownership import claim
 from headrace.core import FailedPreconditionError
 
 Start = Callable[..., tuple[ControlOptions, GatewayTlsOptions]]
@@ -91,3 +93,13 @@ def test_a_running_system_refuses_other_flags_and_accepts_its_own(start: Start) 
         start("--http-port", "8200", "--admin-host", "10.0.0.5", running=True)
     assert "--http-port, --admin-host" in str(refused.value)
     assert "kill 7" in str(refused.value)
+
+
+def test_a_copy_of_a_home_does_not_take_its_flags(start: Start, home: Path, tmp_path: Path) -> None:
+    claim(home)
+    start("--http-port", "8100")
+    shutil.copytree(home, tmp_path / "copy")
+    home.rename(tmp_path / "moved")
+
+    assert StoredFlags.load(tmp_path / "copy").text() == ""
+    assert StoredFlags.load(tmp_path / "moved").text() == "--http-port 8100"

@@ -15,6 +15,7 @@ from typer.models import OptionInfo
 
 from headrace.cli.up.settings import ControlOptions, GatewayTlsOptions
 from headrace.control.base.home import Home
+from headrace.control.base.ownership import HomeIdentity, ProcessOwner
 from headrace.control.base.settings import absolute_reference
 from headrace.core import FailedPreconditionError
 from headrace.core.state_file import StateFile
@@ -31,6 +32,12 @@ _SECRET: Final = frozenset({"state_url", "oidc_client_secret", "prometheus_url",
 T = TypeVar("T")
 
 
+class _Record(msgspec.Struct, frozen=True, kw_only=True):
+    values: dict[str, Any]
+    home: HomeIdentity | None
+    """The home that was started; a copy of it does not take its flags, such as its ports."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredFlags:
     """Values of options by parameter name, as JSON."""
@@ -39,12 +46,17 @@ class StoredFlags:
 
     @classmethod
     def load(cls, home: Path) -> "StoredFlags":
-        """Return the flags that the home at `home` stores."""
-        return cls(values=_file(home).load() or {})
+        """Return the flags that the home at `home` stores; none in a copy of a home."""
+        record, identity = _file(home).load(), ProcessOwner.of(home).identity
+        if record is None:
+            return cls(values={})
+        is_own = record.home is None or (identity is not None and identity.continues(record.home))
+        return cls(values=record.values if is_own else {})
 
     def save(self, home: Path) -> None:
         """Store the flags; the home exists."""
-        _file(home).try_save(dict(self.values))
+        identity = ProcessOwner.of(home).identity
+        _file(home).try_save(_Record(values=dict(self.values), home=identity))
 
     def applied_to(self, options: T, context: "typer.Context") -> T:
         """Return an option struct with the stored flags that this command does not set."""
@@ -113,10 +125,8 @@ def _flag(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
-def _file(home: Path) -> StateFile[dict[str, Any]]:
-    return StateFile(
-        Home(root=home.absolute()).flags_file, dict[str, Any], "the flags of the last start"
-    )
+def _file(home: Path) -> StateFile[_Record]:
+    return StateFile(Home(root=home.absolute()).flags_file, _Record, "the flags of the last start")
 
 
 def _source(context: "typer.Context", name: str) -> str:
