@@ -9,9 +9,12 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
 from headrace.testing import models
+from tests.contract.s3_servers import wait_for
+from tests.ports import free_port
 from tests.source_servers import FileServer, Hub, HubRepository, Served
 
 pytestmark = pytest.mark.e2e
@@ -138,3 +141,68 @@ def test_uri_that_cannot_be_fetched_has_its_status_and_reason(
     assert message in pushed.stderr
     assert "secret" not in pushed.stderr
     assert "Traceback" not in pushed.stderr
+
+
+@pytest.fixture
+def free_ports() -> list[str]:
+    flags = ("--http-port", "--grpc-port", "--metrics-port", "--admin-port")
+    return [part for flag in flags for part in (flag, "0")]
+
+
+@pytest.fixture
+def down(run: Run) -> Iterator[None]:
+    yield
+    run("down")
+
+
+@pytest.mark.long
+@pytest.mark.usefixtures("down")
+def test_up_serves_a_uri_and_the_same_spec_changes_nothing(
+    run: Run, hub: Hub, free_ports: list[str], tmp_path: Path
+) -> None:
+    started = run("up", "hf://org/digits", "--detach", *free_ports)
+    answer = run("infer", "digits")
+    (tmp_path / "headrace.yaml").write_text(
+        "version: 1\nendpoints: [{name: digits, model: 'hf://org/digits'}]\n"
+    )
+    checked = run("check", "-f", "headrace.yaml")
+    again = run("apply", "-f", "headrace.yaml", "--wait")
+    hub.repositories["org/digits"] = HubRepository(
+        files={"model.onnx": models.matmul(seed=2)}, commit="f" * 40
+    )
+    diff = run("diff", "-f", "headrace.yaml")
+    changed = run("apply", "-f", "headrace.yaml", "--wait")
+    refused = run("export", "kong", "-f", "headrace.yaml")
+
+    assert started.returncode == 0, started.stderr
+    assert "hf://org/digits is digits:1" in started.stderr
+    assert answer.returncode == 0, answer.stderr
+    assert checked.returncode == 0, checked.stderr
+    assert again.returncode == 0, again.stderr
+    assert "no changes" in again.stderr
+    assert diff.returncode == 1, diff.stderr
+    assert "digits:2" in diff.stdout
+    assert changed.returncode == 0, changed.stderr
+    assert "hf://org/digits is digits:2" in changed.stderr
+    assert refused.returncode == 1
+    assert "headrace models push NAME URI" in refused.stderr
+
+
+@pytest.mark.long
+def test_serve_serves_a_uri(hub: Hub, tmp_path: Path) -> None:
+    port = free_port()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "headrace.cli", "serve", "hf://org/digits", "--port", str(port)],
+        env={**os.environ, "HF_ENDPOINT": hub.url, "HEADRACE_HOME": str(tmp_path / "home")},
+        cwd=tmp_path,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        wait_for(port, process)
+        document = httpx.get(f"http://127.0.0.1:{port}/v2/models/digits").json()
+    finally:
+        process.terminate()
+        process.wait(timeout=30)
+
+    assert (document["name"], document["versions"]) == ("digits", ["1"])

@@ -290,7 +290,8 @@ _NAMED = 8
 
 def serve(
     model: Annotated[
-        str, argument("A model file or directory, or NAME[:VERSION] of the registry.")
+        str,
+        argument("A model file or directory, NAME[:VERSION] of the registry, or a URI."),
     ],
     *,
     name: Annotated[
@@ -319,22 +320,31 @@ def serve(
 ) -> None:
     """Serve one model in one process, without gateway and supervision.
 
-    Callers are not authenticated.
+    Callers are not authenticated. The content of a URI is stored as a version in --home first.
 
     For example:
 
         headrace serve model.onnx --host 0.0.0.0
 
         headrace serve fraud:3 --grpc-port 8001
+
+        headrace serve s3://models/fraud/model.onnx
     """
     from msgspec import UNSET
     from msgspec.structs import replace
 
+    from headrace.cli.base.offline import HomeModels
+    from headrace.cli.base.sources import stored_from
+    from headrace.core.model_uri import is_model_uri, parse_model_uri
     from headrace.observe import configure_logging
     from headrace.runtimes import code_of_model, detect_runtime, get_runtime, runs_code
     from headrace.runtimes.huggingface import is_hub_folder
     from headrace.serving.replica import run
 
+    if is_model_uri(model):
+        name = name or parse_model_uri(model).model_name
+        version = stored_from(model, name, HomeModels(home), home=home, allow_code=allow_code)
+        model = version["reference"]
     batching = BatchingSpec(
         max_batch_size=max_batch_size or BatchingSpec().max_batch_size,
         rows_independent=rows_independent or UNSET,

@@ -32,6 +32,7 @@ from headrace.core import (
     ModelSignature,
     TensorSpec,
 )
+from headrace.core.model_uri import is_model_uri, parse_model_uri
 from headrace.core.spec.rollout import SloSpec
 
 if TYPE_CHECKING:
@@ -49,7 +50,8 @@ def document_for(
     """Return the spec of `target`, as plain data; None continues with the stored state.
 
     Args:
-        target: A spec file, a model, or NAME[:VERSION] of the registry if no such path exists.
+        target: A URI, a spec file, a model, or NAME[:VERSION] of the registry if no such path
+            exists.
         has_state: Whether the state is elsewhere than in `home`.
 
     Raises:
@@ -58,6 +60,9 @@ def document_for(
     used = [
         flag for flag, (field, _) in _KEYS.items() if getattr(model, field) not in (None, False)
     ]
+    if target is not None and is_model_uri(str(target)):
+        name = model.name or parse_model_uri(str(target)).model_name
+        return {"version": 1, "endpoints": [_endpoint(name, str(target), model)]}
     if target is not None:
         path = Path(target)
     elif Path(SPEC_NAME).is_file():
@@ -90,7 +95,7 @@ def document_for(
         key = _KEYS[used[0]][1]
         msg = f"not valid with a spec file; set `{key}` of the endpoint in {path}"
         raise typer.BadParameter(msg, param_hint=used[0])
-    return read_spec(path).document()
+    return read_spec(path, allows_uris=True).document()
 
 
 def _reference(target: str, home: Path) -> str:
@@ -140,7 +145,7 @@ def stored_spec(home: Path, state_url: str) -> dict[str, Any]:
 
 
 def _endpoint(name: str, source: str, model: ModelOptions) -> dict[str, Any]:
-    """Return the endpoint of a spec that serves the model `source`, a path or a reference."""
+    """Return the endpoint of a spec that serves the model `source`: a path, reference or URI."""
     endpoint: dict[str, Any] = {"name": name, "model": source}
     if model.replicas is not None:
         endpoint["replicas"] = model.replicas
