@@ -43,6 +43,8 @@ _PROGRESS_BYTES: Final = 1 << 20
 """Bytes after which earlier failures do not count: large files may be cut often."""
 _KEEP_S: Final = 7 * 86_400.0
 _ARCHIVE: Final = re.compile(r"\.(tar|tar\.gz|tgz)$", re.IGNORECASE)
+_ALWAYS_IN_DIRECTORY: Final = frozenset({"saved_model.pb"})
+"""Files that are a model only together with their directory."""
 _LOCK_S: Final = 1.0
 
 
@@ -236,8 +238,10 @@ class Downloader:
             raise ArtifactCorruptError(
                 f"{self.location} holds no file of a model; an image has it in /models"
             )
-        while is_packed and target.is_dir() and len(entries := list(target.iterdir())) == 1:
-            target = entries[0]  # the archive of a directory or of one file
+        while target.is_dir() and len(entries := list(target.iterdir())) == 1:
+            if entries[0].name in _ALWAYS_IN_DIRECTORY:
+                break
+            target = entries[0]  # runtimes detect more formats of a file than of a directory
         return target
 
     def _pause(self, failures: int, error: UnavailableError, *, cached_bytes: int = 0) -> None:

@@ -13,6 +13,7 @@ import httpx
 import pytest
 
 from headrace.testing import models
+from tests import tabular_models
 from tests.contract.s3_servers import wait_for
 from tests.ports import free_port
 from tests.source_servers import FileServer, Hub, HubRepository, Served
@@ -77,6 +78,7 @@ def test_unchanged_revision_is_not_downloaded_again(run: Run, hub: Hub) -> None:
     assert [path for path, _ in hub.requests] == ["/api/models/org/digits/revision/main?blobs=true"]
 
 
+@pytest.mark.long
 def test_new_commit_gives_a_new_version(run: Run, hub: Hub) -> None:
     uri = "hf://org/digits/model.onnx"
     assert run("models", "push", "digits", uri).returncode == 0
@@ -112,6 +114,30 @@ def test_https_file_is_stored_without_the_query_of_its_link(run: Run, server: Fi
     assert pushed.returncode == 0, pushed.stderr
     assert json.loads(pushed.stdout)["source"] == uri
     assert "geheim" not in pushed.stdout + pushed.stderr
+
+
+@pytest.mark.long
+def test_converted_version_is_not_taken_for_the_content_of_its_uri(
+    run: Run, hub: Hub, tmp_path: Path
+) -> None:
+    trees = tabular_models.xgboost(tmp_path, "binary", suffix=".ubj").path
+    hub.repositories["org/trees"] = HubRepository(files={"trees.ubj": trees.read_bytes()})
+
+    converted = run("models", "push", "trees", "hf://org/trees", "--convert", "onnx", "--json")
+    pushed = run("models", "push", "trees", "hf://org/trees", "--json")
+
+    assert converted.returncode == pushed.returncode == 0, converted.stderr + pushed.stderr
+    assert json.loads(converted.stdout)["runtime"] == "onnx"
+    assert json.loads(pushed.stdout)["runtime"] == "xgboost"
+
+
+def test_error_about_the_content_names_the_uri(run: Run, hub: Hub) -> None:
+    hub.repositories["org/text"] = HubRepository(files={"a.txt": b"1", "b.txt": b"2"})
+
+    pushed = run("models", "push", "text", "hf://org/text")
+
+    assert pushed.returncode == 1
+    assert "headrace: hf://org/text: no runtime recognises this directory" in pushed.stderr
 
 
 def test_file_uri_is_stored_like_its_path(run: Run, tmp_path: Path) -> None:

@@ -91,7 +91,9 @@ def test_whatever_is_cut_the_model_is_what_the_source_holds(
 ) -> None:
     cache = tmp_path_factory.mktemp("cache")
 
-    assert fetched(MemorySource(files, cuts=cuts), cache) == files
+    source = MemorySource(files | {"z": b"z"}, cuts=cuts)
+
+    assert fetched(source, cache) == source.files
     assert {entry.suffix for entry in cache.iterdir()} == {".lock"}
 
 
@@ -142,11 +144,11 @@ def test_complete_files_of_the_same_revision_are_kept(tmp_path: Path) -> None:
 def test_files_of_another_or_unknown_revision_are_fetched_again(
     tmp_path: Path, revision: str
 ) -> None:
-    loader = downloader(MemorySource({"a": b"old"}, has_hashes=False), tmp_path)
+    loader = downloader(MemorySource({"": b"old"}, has_hashes=False), tmp_path)
     with pytest.raises(RuntimeError), loader.downloaded(loader.resolve()):
         raise RuntimeError
 
-    assert fetched(MemorySource({"a": b"new"}, revision=revision), tmp_path) == {"a": b"new"}
+    assert fetched(MemorySource({"": b"new"}, revision=revision), tmp_path) == {"": b"new"}
 
 
 def test_model_larger_than_the_limit_is_refused_before_the_download(tmp_path: Path) -> None:
@@ -208,3 +210,17 @@ def test_two_downloads_of_one_location_do_not_mix(tmp_path: Path) -> None:
         pytest.raises(UnavailableError, match="another process"),
     ):
         fetched(MemorySource({"a": b"1"}), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({"a/b/model.ubj": b"1"}, {"": b"1"}),
+        ({"a/b/c": b"1", "a/b/d": b"2"}, {"c": b"1", "d": b"2"}),
+        ({"a/saved_model.pb": b"1"}, {"saved_model.pb": b"1"}),
+    ],
+)
+def test_directory_that_holds_one_entry_stands_for_it(
+    tmp_path: Path, files: dict[str, bytes], expected: dict[str, bytes]
+) -> None:
+    assert fetched(MemorySource(files), tmp_path) == expected

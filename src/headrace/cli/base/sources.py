@@ -15,7 +15,7 @@ from headrace.cli.base.hub_folders import is_pushed_hub_folder, push_model
 from headrace.cli.base.model_store import ModelStore
 from headrace.cli.base.offline import HomeModels, Pushed
 from headrace.cli.base.output import TransferView, progress, say
-from headrace.core import ArtifactCorruptError, CodeNotAllowedError, NotFoundError
+from headrace.core import ArtifactCorruptError, CodeNotAllowedError, HeadraceError, NotFoundError
 from headrace.core.model_uri import ModelUri, UriScheme, is_model_uri, parse_model_uri
 from headrace.registry import read_content
 
@@ -160,7 +160,13 @@ class RemoteModel:
             return None
         recorded = (self.uri.location, revision)
         return next(
-            (v for v in fits if (v["source"], v["metadata"].get(REVISION)) == recorded), None
+            (
+                v
+                for v in fits
+                if (v["source"], v["metadata"].get(REVISION)) == recorded
+                and "converted_from" not in v["metadata"]
+            ),
+            None,
         )
 
     @contextmanager
@@ -184,13 +190,18 @@ class RemoteModel:
                 if digest != f"sha256:{self.uri.sha256}":
                     message = f"{self.uri.location} has the digest {digest}, not {self.uri.sha256}"
                     raise ArtifactCorruptError(message)
-            yield Pushed(
+            pushed = Pushed(
                 path=path,
                 runtime=runtime,
                 source=source or self.uri.location,
                 allow_code=allow_code,
                 metadata=metadata,
             )
+            try:
+                yield pushed
+            except HeadraceError as error:  # names the URI instead of a temporary path
+                error.args = (str(error).replace(str(path), self.uri.location),)
+                raise
 
     @contextmanager
     def _path(self) -> Iterator[Path]:
