@@ -8,14 +8,14 @@ from headrace.sources.bucket import BucketSource
 from headrace.sources.download import Downloader, DownloadLimits
 from headrace.sources.http import HttpsSource
 from headrace.sources.hub import HubSource
-from headrace.sources.listing import Body, Listing, RemoteFile, Source, Unpack
+from headrace.sources.listing import Listing, RemoteBody, RemoteFile, Source, Unpack
 from headrace.sources.oci import OciSource
 
 __all__ = [
-    "Body",
     "DownloadLimits",
     "Downloader",
     "Listing",
+    "RemoteBody",
     "RemoteFile",
     "Source",
     "Unpack",

@@ -10,7 +10,7 @@ from headrace.core import FailedPreconditionError, NotFoundError
 from headrace.core.model_uri import ModelUri
 from headrace.registry.bucket import ObjectStore
 from headrace.sources.http import unpack_of
-from headrace.sources.listing import MAX_FILES, Body, Listing, RemoteFile
+from headrace.sources.listing import MAX_FILES, Listing, RemoteBody, RemoteFile
 
 _PART_BYTES: Final = 8 << 20
 
@@ -71,9 +71,9 @@ class BucketSource:
         )
 
     @contextmanager
-    def read(self, file: RemoteFile, start: int) -> Iterator[Body]:
+    def read(self, file: RemoteFile, start: int) -> Iterator[RemoteBody]:
         """Open an object from byte `start`."""
-        yield Body(offset=start, chunks=self._chunks(file, start), size_bytes=file.size_bytes)
+        yield RemoteBody(offset=start, chunks=self._chunks(file, start), size_bytes=file.size_bytes)
 
     def _chunks(self, file: RemoteFile, start: int) -> Iterator[bytes]:
         size = file.size_bytes or 0

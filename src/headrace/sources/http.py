@@ -26,7 +26,7 @@ from headrace.core import (
     UnavailableError,
 )
 from headrace.core.model_uri import ModelUri
-from headrace.sources.listing import Body, Listing, RemoteFile, Unpack
+from headrace.sources.listing import Listing, RemoteBody, RemoteFile, Unpack
 
 MAX_REDIRECTS: Final = 10
 MAX_DOCUMENT_BYTES: Final = 16 << 20
@@ -96,7 +96,7 @@ class SourceClient:
             return json_of(read_limited(response, url), url)
 
     @contextmanager
-    def read(self, file: RemoteFile, url: str, start: int) -> Iterator[Body]:
+    def read(self, file: RemoteFile, url: str, start: int) -> Iterator[RemoteBody]:
         """Open `url` from byte `start`; from 0 if the server ignores ranges.
 
         Raises:
@@ -120,7 +120,7 @@ class SourceClient:
                 offset, size = _content_range(response, url)
                 if offset != start:
                     raise UnavailableError(f"{shown_url(url)}: the server sent another range")
-            yield Body(
+            yield RemoteBody(
                 offset=offset,
                 chunks=response.iter_raw(),
                 size_bytes=size,
@@ -183,7 +183,7 @@ class HttpsSource:
         )
 
     @contextmanager
-    def read(self, file: RemoteFile, start: int) -> Iterator[Body]:
+    def read(self, file: RemoteFile, start: int) -> Iterator[RemoteBody]:
         """Open the file from byte `start`; without an entity tag, from its start."""
         with self._client.read(file, file.locator, start if file.etag else 0) as body:
             yield body

@@ -19,7 +19,7 @@ from headrace.core import (
 )
 from headrace.core.model_uri import ModelUri
 from headrace.sources.http import SourceClient, check_status, is_loopback, json_of, read_limited
-from headrace.sources.listing import Body, Listing, RemoteFile
+from headrace.sources.listing import Listing, RemoteBody, RemoteFile
 
 ENDPOINT: Final = "https://huggingface.co"
 _NOT_SERVED: Final = frozenset({".md", ".png", ".jpg", ".jpeg", ".gif", ".svg", ".mp4", ".pdf"})
@@ -103,7 +103,7 @@ class HubSource:
         )
 
     @contextmanager
-    def read(self, file: RemoteFile, start: int) -> Iterator[Body]:
+    def read(self, file: RemoteFile, start: int) -> Iterator[RemoteBody]:
         """Open a file of the commit, from byte `start`."""
         with self._client.read(file, file.locator, start) as body:
             yield body

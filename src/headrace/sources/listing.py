@@ -55,7 +55,7 @@ class Listing:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Body:
+class RemoteBody:
     """Bytes of a file from `offset`."""
 
     offset: int
@@ -74,7 +74,7 @@ class Source(Protocol):
     def resolve(self) -> Listing:
         """Return the current content."""
 
-    def read(self, file: RemoteFile, start: int) -> AbstractContextManager[Body]:
+    def read(self, file: RemoteFile, start: int) -> AbstractContextManager[RemoteBody]:
         """Open a file of the listing, from byte `start` if possible.
 
         Raises:

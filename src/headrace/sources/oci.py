@@ -27,7 +27,7 @@ from headrace.core import (
 )
 from headrace.core.model_uri import ModelUri
 from headrace.sources.http import SourceClient, check_status, is_loopback, json_of, read_limited
-from headrace.sources.listing import Body, Listing, RemoteFile, Unpack
+from headrace.sources.listing import Listing, RemoteBody, RemoteFile, Unpack
 
 _MANIFESTS: Final = (
     "application/vnd.oci.image.manifest.v1+json",
@@ -103,7 +103,7 @@ class OciSource:
         return Listing(name=self._uri.filename, files=tuple(files), revision=f"manifest {digest}")
 
     @contextmanager
-    def read(self, file: RemoteFile, start: int) -> Iterator[Body]:
+    def read(self, file: RemoteFile, start: int) -> Iterator[RemoteBody]:
         """Open a layer from byte `start`."""
         with self._client.read(file, file.locator, start) as body:
             yield body

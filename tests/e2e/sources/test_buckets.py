@@ -12,7 +12,7 @@ from obstore.store import S3Store
 
 from headrace.core import FailedPreconditionError, NotFoundError
 from headrace.core.model_uri import parse_model_uri
-from headrace.sources import Body, Downloader, RemoteFile, open_source
+from headrace.sources import Downloader, RemoteBody, RemoteFile, open_source
 from tests.contract.s3_servers import NoServerError, S3Server, make_bucket, running_moto
 
 pytestmark = pytest.mark.e2e
@@ -173,5 +173,5 @@ def test_body_says_from_where_it_is(store: S3Store, bucket: str, moto: S3Server)
     file = source.resolve().files[0]
 
     with source.read(file, 4) as body:
-        assert isinstance(body, Body)
+        assert isinstance(body, RemoteBody)
         assert (body.offset, body.size_bytes, b"".join(body.chunks)) == (4, 10, b"456789")

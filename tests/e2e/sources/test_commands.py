@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -226,7 +227,12 @@ def test_serve_serves_a_uri(hub: Hub, tmp_path: Path) -> None:
     )
     try:
         wait_for(port, process)
-        document = httpx.get(f"http://127.0.0.1:{port}/v2/models/digits").json()
+        url = f"http://127.0.0.1:{port}/v2/models/digits"
+        deadline = time.monotonic() + 60
+        while httpx.get(f"{url}/ready").status_code != 200:
+            assert time.monotonic() < deadline, "the model is not ready"
+            time.sleep(0.1)
+        document = httpx.get(url).json()
     finally:
         process.terminate()
         process.wait(timeout=30)

@@ -16,7 +16,7 @@ from headrace.core import (
     InvalidArgumentError,
     UnavailableError,
 )
-from headrace.sources import Body, Downloader, DownloadLimits, Listing, RemoteFile
+from headrace.sources import Downloader, DownloadLimits, Listing, RemoteBody, RemoteFile
 
 MIB = 1 << 20
 
@@ -45,7 +45,7 @@ class MemorySource:
         return Listing(name="model", files=files, revision=self.revision)
 
     @contextmanager
-    def read(self, file: RemoteFile, start: int) -> Iterator[Body]:
+    def read(self, file: RemoteFile, start: int) -> Iterator[RemoteBody]:
         self.starts.append(start)
         data = self.damaged.get(file.path, self.files[file.path])
         cut = self.cuts.pop(0) if self.cuts else None
@@ -57,7 +57,7 @@ class MemorySource:
             if cut is not None:
                 raise UnavailableError("the connection was lost")
 
-        yield Body(offset=start, chunks=chunks(), size_bytes=len(data))
+        yield RemoteBody(offset=start, chunks=chunks(), size_bytes=len(data))
 
 
 def downloader(source: MemorySource, cache: Path, **limits: int) -> Downloader:

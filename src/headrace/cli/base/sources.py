@@ -160,13 +160,7 @@ class RemoteModel:
             return None
         recorded = (self.uri.location, revision)
         return next(
-            (
-                v
-                for v in fits
-                if (v["source"], v["metadata"].get(REVISION)) == recorded
-                and "converted_from" not in v["metadata"]
-            ),
-            None,
+            (v for v in fits if (v["source"], v["metadata"].get(REVISION)) == recorded), None
         )
 
     @contextmanager

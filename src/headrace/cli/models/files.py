@@ -176,7 +176,8 @@ def converted(pushed: Pushed, conversion: ConversionOptions, home: Path) -> Iter
             runtime="onnx",
             source=pushed.source or str(path),
             metadata={
-                **pushed.metadata,
+                # Under other names: a converted model is not the content of its URI.
+                **{f"converted_{key}": value for key, value in pushed.metadata.items()},
                 **report.metadata(digest=digest, runtime=runtime, filename=path.name),
             },
         )
