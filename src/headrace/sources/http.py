@@ -47,12 +47,19 @@ class SourceClient:
     Args:
         allow_loopback_http: Whether plain HTTP to this machine is allowed, as for registries in
             tests.
+        transport: Replaces the network.
     """
 
-    def __init__(self, *, allow_loopback_http: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        allow_loopback_http: bool = False,
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
         self._allow_loopback_http = allow_loopback_http
         self._authorization: dict[str, str] = {}
         self._client = httpx.Client(
+            transport=transport,
             timeout=httpx.Timeout(_READ_S, connect=_CONNECT_S),
             headers={"user-agent": "headrace", "accept-encoding": "identity"},
             limits=httpx.Limits(max_keepalive_connections=0),  # few requests, and none left open
@@ -71,8 +78,10 @@ class SourceClient:
             InvalidArgumentError: A URL must not be contacted.
             FailedPreconditionError: There are too many redirects.
         """
-        may_be_loopback = is_loopback(url)
+        first = urlsplit(url).hostname
+        begins_here = is_loopback(url)
         for _ in range(MAX_REDIRECTS + 1):
+            may_be_loopback = begins_here or urlsplit(url).hostname == first
             self._check(url, may_be_loopback=may_be_loopback)
             sent = dict(headers or {})
             if value := self._authorization.get(_origin(url)):

@@ -41,3 +41,12 @@ def test_each_transfer_has_its_own_two_seconds() -> None:
     view.update("uploading b", 5, 10, now=3.0)
 
     assert stream.getvalue() == ""
+
+
+def test_transfer_of_unknown_size_shows_what_is_done() -> None:
+    stream = Terminal()
+    view = TransferView(stream)
+    for now in (0.0, 2.0, 4.0):
+        view.update("downloading m", 2000, None, now=now)
+
+    assert stream.getvalue().endswith("downloading m: 2 kB, 500 B/s")
