@@ -14,7 +14,7 @@ import typer
 from rich.text import Text
 
 from headrace.cli.base.contexts import DEFAULT_HOME
-from headrace.cli.base.model_store import model_store, with_stored_models
+from headrace.cli.base.model_store import with_stored_models
 from headrace.cli.base.options import (
     ControlPlaneOptions,
     EndpointName,
@@ -38,7 +38,7 @@ from headrace.cli.base.output import (
     show_answer,
     write_json,
 )
-from headrace.cli.base.sources import with_fetched_models
+from headrace.cli.base.sources import with_pushed_models
 from headrace.cli.base.spec_file import (
     changes_text,
     confirm_removals,
@@ -62,18 +62,15 @@ if TYPE_CHECKING:
 def sent_spec(file: Path, target: "CommandTarget", *, tuned: bool) -> dict[str, Any]:
     """Return the spec in `file` for the control plane; models are uploaded to a remote one.
 
-    Models of URIs are stored as versions there.
+    Models of URIs and Hugging Face folders are stored as versions there.
 
     Raises:
         InvalidArgumentError: The spec has mistakes, or a model cannot be stored there.
         FailedPreconditionError: A model has no profile that holds where it will be served.
     """
-    from headrace.cli.base.hub_folders import with_hub_folders
     from headrace.core.spec.parse import SystemSpec
 
-    document = read_spec(file, allows_uris=True).document()
-    document = with_fetched_models(document, model_store(target), home=target.home)
-    document = with_hub_folders(document, target)
+    document = with_pushed_models(read_spec(file, allows_uris=True).document(), target)
     if tuned:
         document = SystemSpec.model_validate(tuned_document(document, target)).document()
     return with_stored_models(target.management(), document) if target.is_remote else document

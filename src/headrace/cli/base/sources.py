@@ -11,8 +11,9 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from headrace.cli.base.hub_folders import is_pushed_hub_folder, push_model
-from headrace.cli.base.model_store import ModelStore
+from headrace.cli.base.connection import CommandTarget
+from headrace.cli.base.hub_folders import is_pushed_hub_folder, push_model, with_hub_folders
+from headrace.cli.base.model_store import ModelStore, model_store
 from headrace.cli.base.offline import HomeModels, Pushed
 from headrace.cli.base.output import TransferView, progress, say
 from headrace.core import ArtifactCorruptError, CodeNotAllowedError, HeadraceError, NotFoundError
@@ -36,6 +37,24 @@ def uris_in(document: Mapping[str, Any]) -> list[str]:
 
 
 _LISTS: Final = ("endpoints", "streams", "jobs")
+
+
+def with_pushed_models(
+    document: Mapping[str, Any], target: CommandTarget, *, artifacts: str | None = None
+) -> dict[str, Any]:
+    """Return a spec with versions of the registry in place of URIs and Hugging Face folders.
+
+    Args:
+        target: System whose registry stores them.
+        artifacts: Store URL, as in `model_store`.
+
+    Raises:
+        HeadraceError: As by `with_fetched_models` and `with_hub_folders`.
+    """
+    if uris_in(document):
+        store = model_store(target, artifacts=artifacts)
+        document = with_fetched_models(document, store, home=target.home)
+    return with_hub_folders(document, target, artifacts=artifacts)
 
 
 def with_fetched_models(

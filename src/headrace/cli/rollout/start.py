@@ -28,6 +28,7 @@ from headrace.core import DeadlineExceededError, InvalidArgumentError, Unavailab
 from headrace.core.spec.yaml import read_yaml
 
 if TYPE_CHECKING:
+    from headrace.cli.base.connection import CommandTarget
     from headrace.cli.base.management import Management
 
 
@@ -197,6 +198,29 @@ _UNREACHABLE_S = 60.0
 """Time limit for a control plane that does not respond."""
 
 
+def _stored_model(
+    model: str, endpoint: str, target: "CommandTarget", home: Path, *, allow_code: bool
+) -> str:
+    """Return the registry's version of a file or URI, pushed now; a reference as it is."""
+    from headrace.cli.base.hub_folders import push_model
+    from headrace.cli.base.sources import stored_from
+    from headrace.core.model_uri import is_model_uri, parse_model_uri
+
+    path = Path(model)
+    if is_model_uri(model):
+        store = model_store(target)
+        stored = stored_from(model, endpoint, store, home=home, allow_code=allow_code)
+        say(f"{parse_model_uri(model)} is {stored['reference']}")
+    elif model and path.exists():
+        with progress(f"checking and storing {path}"):
+            pushed = Pushed(path=path, allow_code=allow_code)
+            stored = push_model(model_store(target), endpoint, pushed, home)
+        say(f"{path} is {stored['reference']}")
+    else:
+        return model
+    return str(stored["reference"])
+
+
 def start(
     endpoint: EndpointName,
     *,
@@ -205,7 +229,9 @@ def start(
     ] = "",
     model: Annotated[
         str,
-        option("NAME[:VERSION] of the registry, or a file that is pushed first.", metavar="REF"),
+        option(
+            "NAME[:VERSION] of the registry, or a file or URI that is pushed first.", metavar="REF"
+        ),
     ] = "",
     upstream: Annotated[str | None, option("URL of an external server.", metavar="URL")] = None,
     protocol: Annotated[
@@ -245,19 +271,11 @@ def start(
 
         headrace rollout start fraud --upstream http://triton:8000 --strategy blue-green
     """
-    from headrace.cli.base.hub_folders import push_model
-
     _check_source(version=version, model=model, upstream=upstream, protocol=protocol)
     plan = rollout_plan(options, None if file is None else read_plan(file))
     target = plane.target()
     body: dict[str, Any] = {"version": version, "rollout": plan}
-    path = Path(model)
-    if model and path.exists():
-        with progress(f"checking and storing {path}"):
-            pushed = Pushed(path=path, allow_code=allow_code)
-            stored = push_model(model_store(target), endpoint, pushed, plane.home)
-        model = stored["reference"]
-        say(f"{path} is {model}")
+    model = _stored_model(model, endpoint, target, plane.home, allow_code=allow_code)
     if model:
         body["model"] = model
     if allow_code:

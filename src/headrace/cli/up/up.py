@@ -81,9 +81,7 @@ def up(
         headrace up models/ --name fraud --replicas 2 --http-port 9000
     """
     from headrace.cli.base.connection import CommandTarget
-    from headrace.cli.base.hub_folders import with_hub_folders
-    from headrace.cli.base.model_store import model_store
-    from headrace.cli.base.sources import with_fetched_models
+    from headrace.cli.base.sources import with_pushed_models
     from headrace.cli.base.spec_file import confirm_removals
     from headrace.cli.up import start
     from headrace.control import read_control_file
@@ -99,11 +97,9 @@ def up(
             msg = "the stored state is resumed; pass a model or a spec"
             raise typer.BadParameter(msg, param_hint="--allow-code")
         document = start.with_code(document)
-    if document is not None:
-        target_home = CommandTarget(home=home)
-        store = model_store(target_home, artifacts=options.artifacts or None)
-        document = with_fetched_models(document, store, home=home)
-        document = with_hub_folders(document, target_home, artifacts=options.artifacts or None)
+    document = document and with_pushed_models(
+        document, CommandTarget(home=home), artifacts=options.artifacts or None
+    )
     if tuned:
         document = start.with_tuning(document, home)
     is_spec = start.names_spec(target)
