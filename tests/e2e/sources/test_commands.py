@@ -199,6 +199,8 @@ def test_up_serves_a_uri_and_the_same_spec_changes_nothing(
     )
     diff = run("diff", "-f", "headrace.yaml")
     changed = run("apply", "-f", "headrace.yaml", "--wait")
+    (tmp_path / "new.onnx").write_bytes(models.matmul(seed=3))
+    rollout = run("rollout", "start", "digits", "--model", f"file://{tmp_path}/new.onnx")
     refused = run("export", "kong", "-f", "headrace.yaml")
 
     assert started.returncode == 0, started.stderr
@@ -211,6 +213,8 @@ def test_up_serves_a_uri_and_the_same_spec_changes_nothing(
     assert "digits:2" in diff.stdout
     assert changed.returncode == 0, changed.stderr
     assert "hf://org/digits is digits:2" in changed.stderr
+    assert rollout.returncode == 0, rollout.stderr
+    assert f"file://{tmp_path}/new.onnx is digits:3" in rollout.stderr
     assert refused.returncode == 1
     assert "headrace models push NAME URI" in refused.stderr
 
