@@ -27,7 +27,6 @@ from headrace.runtimes.base import LoadOptions, Model
 from headrace.runtimes.plugins import (
     check_libraries,
     code_of_model,
-    generated_inputs,
     get_runtime,
     runs_code,
 )
@@ -213,7 +212,7 @@ class MlserverModel:
 
     def example_inputs(self, *, rows: int, variable: int) -> Tensors:
         """Return the library's example inputs, under the names of the settings."""
-        examples = made_up_inputs(self._model, rows=rows, variable=variable)
+        examples = generated_inputs(self._model, rows=rows, variable=variable)
         if len(examples) == len(self._inputs):
             values = [
                 examples.get(spec.name, array)
