@@ -42,10 +42,15 @@ ON_DIGITS = (
 )
 """Pages whose blocks expect the digits model to be served; they share a system."""
 STORIES = ("README.md", "docs/how-to/python-model.md", "docs/how-to/push-models.md")
+RUN_ELSEWHERE = {
+    "docs/how-to/huggingface.md": "test_huggingface_page.py",
+    "docs/how-to/model-sources.md": "test_model_sources_page.py",
+}
+"""Pages that a test of their own runs: PyTorch in one, servers of models in the other."""
 LONG_STORIES = (
     "docs/tutorial.md",
     "docs/explain/scale.md",
-    *(page for page in GUIDES if page not in {*ON_DIGITS, *STORIES}),
+    *(page for page in GUIDES if page not in {*ON_DIGITS, *STORIES, *RUN_ELSEWHERE}),
 )
 """Pages that are run in a system of their own."""
 UNRUN = {
@@ -148,7 +153,9 @@ def console_commands(page: Path) -> list[str]:
 def test_every_guide_is_run(name: str) -> None:
     languages = {block.language for block in blocks(ROOT / name)}
 
-    if name in UNRUN:
+    if name in RUN_ELSEWHERE:
+        assert (ROOT / "tests/docs" / RUN_ELSEWHERE[name]).is_file()
+    elif name in UNRUN:
         assert console_commands(ROOT / name), "it can be run: remove it from UNRUN"
     else:
         assert console_commands(ROOT / name) == []

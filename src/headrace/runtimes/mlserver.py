@@ -27,6 +27,7 @@ from headrace.runtimes.base import LoadOptions, Model
 from headrace.runtimes.plugins import (
     check_libraries,
     code_of_model,
+    generated_inputs,
     get_runtime,
     runs_code,
 )

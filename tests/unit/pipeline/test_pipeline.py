@@ -169,7 +169,7 @@ def test_a_step_that_fails_is_named_and_told_from_a_wrong_input(write: Write) ->
     [
         ("steps: []", "at least 1"),
         ("[1, 2]", "must be a mapping with 'steps'"),
-        ("steps: [{kind: mode, path: x}]", r"steps\[0\].kind.*is a str; allowed values: .*'model'"),
+        ("steps: [{kind: mode, path: x}]", r"steps\[0\].kind.*is a str; did you mean 'model'"),
         ("steps: [{path: x}]", r"steps\[0\] \(line 1\): needs 'kind', which selects its kind"),
         ("steps: [{kind: model, pth: x}]", r"steps\[0\].\* \(line 1\): is not a setting.*'path'"),
         ("steps: [{kind: model, path: ../up.onnx}]", "is outside the pipeline's directory"),

@@ -19,7 +19,9 @@ pytestmark = pytest.mark.slow
 
 FILES: Final = {
     "catboost": ("f", "f.cbm"),
+    "huggingface": ("f", "config.json", "tokenizer.json", "preprocessor_config.json"),
     "lightgbm": ("f", "f.txt", "model.txt"),
+    "mlflow": ("f", "MLmodel"),
     "mlserver": ("f", "model-settings.json"),
     "onnx": ("f", "f.onnx", "f.ort", "model.onnx"),
     "openvino": ("f", "f.xml", "f.onnx", "f.tflite", "f.pdmodel", "model.xml", "saved_model.pb"),

@@ -46,7 +46,7 @@ def test_a_file_is_named_with_what_to_do(
 @pytest.mark.parametrize(
     ("inner", "told"),
     [
-        ("config.json", "optimum-cli export onnx"),
+        ("config.json", "names no `architectures`"),
         ("saved_model.pb", "SavedModel by its name, but not"),
         ("config.pbtxt", "a Triton repository"),
     ],
