@@ -2,7 +2,7 @@
 # Create environments: setup.sh [ENVIRONMENT...]. Needs python3 (3.11 or newer, with venv).
 #
 #   dev, demo, bench, build, mutants  .venv: requirements/ENVIRONMENT.txt (hashed) and this package, editable
-#   frameworks  .venv-all: PyTorch and TensorFlow on top of .venv, 2 GB. Not locked: pip chooses the
+#   frameworks  .venv-all: PyTorch, TensorFlow and MLflow on top of .venv, 2 GB. Not locked: pip chooses the
 #               build (CPU or CUDA) for the machine. PIP_EXTRA_INDEX_URL can name an index of CPU builds.
 #   ray         .venv-ray: Ray on top of .venv, 270 MB. Not locked: a job runs on its cluster's version.
 #   kube        .venv-kube: helm, kubectl, checkov, moto, schemas of custom resources (these need npm)

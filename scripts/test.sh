@@ -97,6 +97,10 @@ frameworks | all)
   [ "$ran" -eq 1 ] || { say "no test was selected" && failed=1; }
   exit "$failed"
   ;;
+mlflow) # its own processes: each test starts those that need a framework
+  installed frameworks || exit 0
+  .venv-all/bin/python -m scripts.run_tests -m mlflow "${@:-tests/mlflow}"
+  ;;
 ray)
   installed ray || exit 0
   .venv-ray/bin/python -m scripts.run_tests -m engines tests/e2e/jobs/test_ray*.py "$@"

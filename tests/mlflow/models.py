@@ -1,10 +1,11 @@
-"""Models that MLflow logs, one of each flavor: `python -m tests.mlflow_models FLAVOR DIRECTORY`.
+"""Models that MLflow logs, one of each flavor: `python -m tests.mlflow.models FLAVOR DIRECTORY`.
 
 A child process logs each model: PyTorch and TensorFlow cannot be in one process. The variable
 MLFLOW_TRACKING_URI names the tracking server; each model is also registered as `FLAVOR`, with the
 alias `champion`.
 """
 
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,9 @@ from typing import Any
 import mlflow
 import numpy as np
 import pandas as pd
+from mlflow.pyfunc import scoring_server
 from sklearn.datasets import load_diabetes, load_iris
+from starlette.testclient import TestClient
 
 _IRIS = load_iris(as_frame=True)
 TABLE: pd.DataFrame = _IRIS.data
@@ -131,16 +134,70 @@ FLAVORS: dict[str, Callable[[], dict[str, Any]]] = {
 }
 
 
+def requests(example: pd.DataFrame | np.ndarray[Any, Any]) -> list[tuple[str, str]]:
+    """Return requests of every format for a model, with missing values, and invalid ones."""
+    is_table = isinstance(example, pd.DataFrame)
+    frame = example if isinstance(example, pd.DataFrame) else pd.DataFrame(example)
+    gaps = frame.copy()
+    gaps.iloc[0, 0] = np.nan
+    split = {"columns": frame.columns.tolist(), "data": frame.to_numpy().tolist()}
+    documents: list[object] = [
+        {"dataframe_split": split},
+        {"dataframe_split": json.loads(gaps.to_json(orient="split"))},
+        {"dataframe_records": json.loads(frame.to_json(orient="records"))},
+        {"dataframe_split": {"columns": ["no"], "data": [[1.0]]}},
+        {"instances": frame.to_numpy().tolist()}
+        if not is_table
+        else {"instances": _records(frame)},
+        {"inputs": frame.to_numpy().tolist()} if not is_table else {"inputs": _lists(frame)},
+        {"rows": []},
+        [],
+    ]
+    bodies = [(json.dumps(document), "application/json") for document in documents]
+    if is_table:  # MLflow reads CSV for column-based signatures only
+        bodies += [(frame.to_csv(index=False), "text/csv"), (gaps.to_csv(), "text/csv")]
+    return [*bodies, ("{", "application/json"), ("x", "application/x-other")]
+
+
+def _records(frame: pd.DataFrame) -> object:
+    return frame.to_dict(orient="records")
+
+
+def _lists(frame: pd.DataFrame) -> object:
+    return frame.to_dict(orient="list")
+
+
+def answers(directory: str, example: pd.DataFrame | np.ndarray[Any, Any]) -> list[dict[str, Any]]:
+    """Return what MLflow's scoring server answers to `requests`."""
+    client = TestClient(scoring_server.init(mlflow.pyfunc.load_model(directory)))
+    scored = []
+    for body, content_type in requests(example):
+        answer = client.post(
+            "/invocations", content=body.encode(), headers={"content-type": content_type}
+        )
+        scored.append(
+            {
+                "body": body,
+                "content_type": content_type,
+                "status": answer.status_code,
+                "predictions": answer.json()["predictions"] if answer.is_success else None,
+            }
+        )
+    return scored
+
+
 def main(flavor: str, directory: str) -> None:
-    """Log one model, register it, and download it to `directory`."""
-    made = FLAVORS[flavor]()
-    log, example = made.pop("log"), made.pop("example", TABLE.head(3))
+    """Log one model, register it, download it to `directory`, and write what MLflow answers."""
+    logged = FLAVORS[flavor]()
+    log, example = logged.pop("log"), logged.pop("example", TABLE.head(3))
     with mlflow.start_run():
-        info = log(name="model", input_example=example, registered_model_name=flavor, **made)
+        info = log(name="model", input_example=example, registered_model_name=flavor, **logged)
     client = mlflow.MlflowClient()
     client.set_registered_model_alias(flavor, "champion", info.registered_model_version)
-    mlflow.artifacts.download_artifacts(info.model_uri, dst_path=directory)
-    (Path(directory) / ".run").write_text(info.run_id)
+    target = Path(directory)
+    mlflow.artifacts.download_artifacts(info.model_uri, dst_path=str(target / "folder"))
+    expected = {"run": info.run_id, "answers": answers(str(target / "folder"), example)}
+    (target / "expected.json").write_text(json.dumps(expected))
 
 
 if __name__ == "__main__":
