@@ -85,7 +85,8 @@ class Application:
 
     def cancel(self, ticket: Ticket) -> None:
         """Cancel the request of a caller that left before the response."""
-        self._state.cancel(ticket)
+        if isinstance(ticket, Exchange) and hasattr(ticket, "wire"):
+            ticket.wire.cancel(ticket)
 
     def _observe_or_not(self) -> None:
         """Rebuild the routes after observation settings changed."""

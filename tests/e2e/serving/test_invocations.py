@@ -80,3 +80,28 @@ def test_pool_answers_for_the_endpoint_that_the_path_names(tmp_path: Path) -> No
             assert answer.json() == {"predictions": [[factor, 2 * factor]]}
         assert copy.client.get("/ping").status_code == 200
         assert copy.client.post("/endpoints/none/invocations", json={}).status_code == 404
+
+
+def test_data_frame_with_more_rows_than_a_batch_is_answered_in_order(replica: Replica) -> None:
+    rows = [[(i + j) / 1000 for j in range(32)] for i in range(1000)]
+    whole = httpx.post(f"{replica.url}/invocations", json={"inputs": rows}).json()["predictions"]
+
+    assert len(whole) == 1000
+    for i in (0, 31, 32, 500, 999):
+        alone = httpx.post(f"{replica.url}/invocations", json={"inputs": [rows[i]]})
+        assert whole[i] == pytest.approx(alone.json()["predictions"][0], rel=1e-5)
+
+
+def test_error_of_one_part_is_the_answer_to_the_request(tmp_path: Path) -> None:
+    failing = (
+        "    def infer(self, inputs):\n        if (inputs['x'] > 90).any(): raise ValueError\n"
+    )
+    file = python_model(tmp_path, "picky")
+    file.write_text(file.read_text().replace("    def infer(self, inputs):\n", failing))
+    rows = [[float(i), 0.0] for i in range(100)]
+    with running_pool(tmp_path) as copy:
+        copy.declare(entry("picky", file))
+        path = "/endpoints/picky/invocations"
+        assert copy.client.post(path, json={"inputs": rows}).status_code == 500
+        answer = copy.client.post(path, json={"inputs": rows[:80]})
+        assert answer.json() == {"predictions": [[2 * x, 0.0] for x, _ in rows[:80]]}
