@@ -5,6 +5,8 @@
     file:///PATH                                             a file or directory of this machine
     hf://ORG/NAME[@REVISION][/PATH]                          a repository of a Hugging Face hub
     oci://REGISTRY/REPOSITORY[:TAG][@sha256:HEX]             an artifact or image
+    models:/NAME/VERSION  models:/NAME@ALIAS                 a version in MLflow's registry
+    runs:/RUN_ID/PATH                                        a model that a run of MLflow logged
 
 `#sha256=HEX` at the end pins the content by the digest that the registry shows.
 """
@@ -18,7 +20,7 @@ from urllib.parse import quote, unquote, urlsplit
 from headrace.core.errors import InvalidArgumentError
 
 MAX_URI_CHARACTERS: Final = 4096
-_URI: Final = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*://")
+_URI: Final = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*://|(models|runs):/)")
 _BUCKET: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
 _HOST: Final = re.compile(
     r"([A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?|\[[0-9a-fA-F:.]+\])(:\d{1,5})?"
@@ -30,6 +32,10 @@ _REPOSITORY: Final = re.compile(
     r"[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*(/[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*)*"
 )
 _TAG: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
+_MLFLOW_MODEL: Final = re.compile(
+    r"[^/:@]{1,256}(/[0-9]{1,9}|@[A-Za-z0-9_-]{1,255})|m-[0-9a-f]{32}"
+)
+_MLFLOW_RUN: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,254}/[^?#]+")
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 _PIN: Final = "sha256="
 _SUFFIX: Final = re.compile(r"(\.tar)?\.[A-Za-z][A-Za-z0-9_]{0,15}$")
@@ -48,6 +54,8 @@ class UriScheme(StrEnum):
     FILE = "file"
     HF = "hf"
     OCI = "oci"
+    MODELS = "models"
+    RUNS = "runs"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +66,8 @@ class ModelUri:
     host: str = ""
     """Bucket, `HOST[:PORT]`, or organisation of a hub."""
     path: str = ""
-    """Without a leading `/`: key, URL path, absolute file path, hub or OCI repository."""
+    """Without a leading `/`: key, URL path, absolute file path, hub or OCI repository, or what
+    follows `models:/` or `runs:/`."""
     query: str = ""
     """Query of an https URI. It may grant access, so it is never stored."""
     revision: str = ""
@@ -84,6 +93,8 @@ class ModelUri:
                 tag = f":{self.revision}" if self.revision else ""
                 manifest = f"@{self.manifest}" if self.manifest else ""
                 return f"oci://{self.host}/{self.path}{tag}{manifest}"
+            case UriScheme.MODELS | UriScheme.RUNS:
+                return f"{self.scheme}:/{quote(self.path, safe='/@')}"
             case _:
                 return f"{self.scheme}://{self.host}/{self.path}"
 
@@ -98,8 +109,10 @@ class ModelUri:
     @property
     def model_name(self) -> str:
         """Return a name for the model: that of its repository, its file, or its directory."""
-        is_repository = self.scheme in {UriScheme.HF, UriScheme.OCI}
+        is_repository = self.scheme in {UriScheme.HF, UriScheme.OCI, UriScheme.MODELS}
         whole = unquote(f"{self.host}/{self.path}")
+        if self.scheme is UriScheme.MODELS:
+            whole = self.path.partition("@")[0]
         for i, part in enumerate(reversed([part for part in whole.split("/") if part])):
             stem = part if i or is_repository else _SUFFIX.sub("", part)
             name = _NOT_IN_NAMES.sub("-", stem).strip("-._")[:128].rstrip("-._")
@@ -140,6 +153,8 @@ def parse_model_uri(text: str) -> ModelUri:
             return _hub_uri(parsed, shown)
         case UriScheme.OCI:
             return _oci_uri(parsed, shown)
+        case UriScheme.MODELS | UriScheme.RUNS:
+            return _mlflow_uri(parsed, shown)
 
 
 def _split(text: str, shown: str) -> ModelUri:
@@ -214,6 +229,17 @@ def _oci_uri(uri: ModelUri, shown: str) -> ModelUri:
     if at_sign and (digest == manifest or _SHA256.fullmatch(digest) is None):
         raise InvalidArgumentError(f"{shown}: after '@' comes sha256: and 64 hexadecimal digits")
     return replace(uri, path=repository, revision=tag, manifest=manifest)
+
+
+def _mlflow_uri(uri: ModelUri, shown: str) -> ModelUri:
+    path = unquote(uri.path)
+    is_models = uri.scheme is UriScheme.MODELS
+    pattern = _MLFLOW_MODEL if is_models else _MLFLOW_RUN
+    is_valid = pattern.fullmatch(path) is not None and path.isprintable() and not _climbs(path)
+    if uri.host or not is_valid:
+        forms = "models:/NAME/VERSION or models:/NAME@ALIAS" if is_models else "runs:/RUN_ID/PATH"
+        raise InvalidArgumentError(f"{shown} is not {forms}")
+    return replace(uri, path=path)
 
 
 def _climbs(path: str) -> bool:

@@ -9,6 +9,7 @@ from headrace.sources.download import Downloader, DownloadLimits
 from headrace.sources.http import HttpsSource
 from headrace.sources.hub import HubSource
 from headrace.sources.listing import Listing, RemoteBody, RemoteFile, Source, Unpack
+from headrace.sources.mlflow import MlflowSource
 from headrace.sources.oci import OciSource
 
 __all__ = [
@@ -43,5 +44,7 @@ def open_source(uri: ModelUri, environment: Mapping[str, str] | None = None) -> 
             return HubSource(uri, environment)
         case UriScheme.OCI:
             return OciSource(uri, environment)
+        case UriScheme.MODELS | UriScheme.RUNS:
+            return MlflowSource(uri, environment)
         case UriScheme.FILE:
             raise AssertionError("the caller reads the path")

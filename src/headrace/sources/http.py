@@ -47,6 +47,7 @@ class SourceClient:
     Args:
         allow_loopback_http: Whether plain HTTP to this machine is allowed, as for registries in
             tests.
+        plain_http_to: URL of a server that the user's environment names, which may use plain HTTP.
         transport: Replaces the network.
     """
 
@@ -54,9 +55,11 @@ class SourceClient:
         self,
         *,
         allow_loopback_http: bool = False,
+        plain_http_to: str = "",
         transport: httpx.BaseTransport | None = None,
     ) -> None:
         self._allow_loopback_http = allow_loopback_http
+        self._plain_http_to = plain_http_to
         self._authorization: dict[str, str] = {}
         self._client = httpx.Client(
             transport=transport,
@@ -139,7 +142,10 @@ class SourceClient:
         parts = urlsplit(url)
         host = parts.hostname or ""
         is_plain = parts.scheme == "http" and self._allow_loopback_http and is_loopback(url)
-        if parts.scheme != "https" and not (is_plain and may_be_loopback):
+        is_plain = is_plain and may_be_loopback
+        if self._plain_http_to and parts.scheme == "http":
+            is_plain = is_plain or _origin(url) == _origin(self._plain_http_to)
+        if parts.scheme != "https" and not is_plain:
             raise InvalidArgumentError(f"{shown_url(url)}: only https is used for models")
         if not host or "@" in parts.netloc:
             raise InvalidArgumentError(f"{shown_url(url)} is not a URL of a model")

@@ -50,6 +50,24 @@ HEX = "0123456789abcdef" * 4
             "a b.onnx",
         ),
         (
+            "models:/fraud/3",
+            ModelUri(scheme=UriScheme.MODELS, path="fraud/3"),
+            "fraud",
+            "3",
+        ),
+        (
+            "models:/main.risk.fraud@champion",
+            ModelUri(scheme=UriScheme.MODELS, path="main.risk.fraud@champion"),
+            "main.risk.fraud",
+            "main.risk.fraud@champion",
+        ),
+        (
+            f"runs:/{HEX[:32]}/model#sha256={HEX}",
+            ModelUri(scheme=UriScheme.RUNS, path=f"{HEX[:32]}/model", sha256=HEX),
+            HEX[:32],
+            "model",
+        ),
+        (
             "hf://Qwen/Qwen2.5-0.5B",
             ModelUri(scheme=UriScheme.HF, host="Qwen", path="Qwen2.5-0.5B"),
             "Qwen2.5-0.5B",
@@ -114,6 +132,11 @@ def test_uri_has_its_parts_and_names(
         ("oci://ghcr.io/Org/name", "is not oci://REGISTRY/REPOSITORY"),
         ("oci://ghcr.io/org/name:", "is not a tag"),
         ("oci://ghcr.io/org/name@sha256:12", "64 hexadecimal digits"),
+        ("models:/fraud", "is not models:/NAME/VERSION"),
+        ("models:/fraud/Production", "is not models:/NAME/VERSION"),
+        ("models://host/fraud/1", "is not models:/NAME/VERSION"),
+        ("runs:/1234", "is not runs:/RUN_ID/PATH"),
+        ("runs:/1234/../5678", "is not runs:/RUN_ID/PATH"),
         ("s3://" + "a" * 5000, "at most 4096"),
     ],
 )
@@ -146,6 +169,10 @@ def uris(draw: st.DrawFn) -> str:
             )
         case UriScheme.FILE:
             return f"file:///{path}{pin}"
+        case UriScheme.MODELS:
+            return f"models:/{draw(_WORD)}{draw(st.sampled_from(['/7', '@champion']))}{pin}"
+        case UriScheme.RUNS:
+            return f"runs:/{draw(_WORD)}/{path}{pin}"
         case scheme:
             return f"{scheme}://{draw(_WORD)}/{path}{pin}"
 
