@@ -38,6 +38,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, 
         "CUDA_VISIBLE_DEVICES": "",
         "TF_CPP_MIN_LOG_LEVEL": "3",
         "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "MLFLOW_TRACKING_URI": url,
     }
     arguments = ["server", "--host", "127.0.0.1", "--port", url.rpartition(":")[2]]
@@ -53,7 +54,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, 
             cwd=root,
         )
     try:
-        until = time.monotonic() + 120
+        until = time.monotonic() + 300
         while not _answers(url):
             assert server.poll() is None, log.read_text()
             assert time.monotonic() < until, log.read_text()
