@@ -173,3 +173,21 @@ def test_a_dtype_that_is_to_be_made_otherwise_is_refused(tmp_path: Path, loader:
 
     with pytest.raises(UnsupportedModelError, match=r"odd\.skops"):
         load_model(path)
+
+
+@pytest.mark.parametrize(
+    "name", ["sklearn.linear_model.LogisticRegression", "lightgbm.LGBMClassifier"]
+)
+def test_estimator_of_named_columns_takes_a_matrix_without_a_warning(
+    tmp_path: Path, name: str
+) -> None:
+    module, _, kind = name.rpartition(".")
+    pandas = library("pandas", "sklearn")
+    estimator = getattr(library(module, "sklearn"), kind)()
+    estimator.fit(pandas.DataFrame(ROWS, columns=list("abcde")), CLASSES)
+    library("joblib", "sklearn").dump(estimator, tmp_path / "m.joblib")
+
+    model = load_model(tmp_path / "m.joblib")
+
+    assert model.signature.columns == {"input": tuple("abcde")}
+    assert model.run({"input": ROWS.astype(np.float64)})["label"].shape == (len(ROWS),)

@@ -5,6 +5,7 @@ takes one input for each column; the fitted transformers determine which of them
 """
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -340,6 +341,8 @@ def open_estimator(path: Path, estimator: Any, options: LoadOptions) -> Model:  
     """
     controller = import_library("threadpoolctl", "sklearn").ThreadpoolController()
     held = _Estimator(estimator=estimator, threads=options.intra_op_threads, controller=controller)
+    # A matrix has no column names: scikit-learn would warn of that at each prediction.
+    warnings.filterwarnings("ignore", message="X does not have valid feature names")
     # Estimators compute in FP64 unless they get another type, and then round differently. They are
     # Python code that is not documented as thread-safe.
     return open_tabular(
