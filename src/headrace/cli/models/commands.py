@@ -90,7 +90,8 @@ def push(
     are exported to ONNX, and PyTorch runs them if that fails; with --convert onnx it must succeed.
 
     A URI (s3://, gs://, az://, https://, file://, hf://, oci://, models:/ and runs:/ of MLflow) is
-    downloaded here first; an interrupted download continues. `#sha256=HEX` at its end pins the content.
+    downloaded here first; an interrupted download continues. `#sha256=HEX` at its end pins the
+    content.
 
     For example:
 
