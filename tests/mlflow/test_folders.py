@@ -59,8 +59,8 @@ def assert_same(actual: Any, expected: Any) -> None:  # noqa: ANN401  # JSON
     if isinstance(expected, list):
         assert isinstance(actual, list)
         assert len(actual) == len(expected)
-        for one, other in zip(actual, expected, strict=True):
-            assert_same(one, other)
+        for value, other in zip(actual, expected, strict=True):
+            assert_same(value, other)
     elif isinstance(expected, dict):
         assert list(actual) == list(expected)
         for name, value in expected.items():
