@@ -18,7 +18,7 @@ from headrace.core.model_uri import ModelUri, UriScheme, parse_model_uri
 from headrace.registry.shared import open_bucket
 from headrace.sources.bucket import BucketSource
 from headrace.sources.http import SourceClient, is_loopback
-from headrace.sources.listing import MAX_FILES, RemoteBody, Listing, RemoteFile, is_safe_path
+from headrace.sources.listing import MAX_FILES, Listing, RemoteBody, RemoteFile, is_safe_path
 
 _API: Final = "/api/2.0/mlflow"
 _PROXY: Final = "/api/2.0/mlflow-artifacts/artifacts"

@@ -19,7 +19,9 @@ def _no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name.upper(), raising=False)
 
 
-def client(answers: Answers, seen: list[httpx.Request], **options: bool) -> SourceClient:
+def client(
+    answers: Answers, seen: list[httpx.Request], *, allow_loopback_http: bool = False
+) -> SourceClient:
     def answer(request: httpx.Request) -> httpx.Response:
         seen.append(request)
         location = answers[str(request.url)]
@@ -27,7 +29,9 @@ def client(answers: Answers, seen: list[httpx.Request], **options: bool) -> Sour
             return httpx.Response(200, content=b"model")
         return httpx.Response(302, headers={"location": location})
 
-    return SourceClient(transport=httpx.MockTransport(answer), **options)
+    return SourceClient(
+        transport=httpx.MockTransport(answer), allow_loopback_http=allow_loopback_http
+    )
 
 
 def test_credentials_stay_with_their_origin() -> None:
