@@ -346,7 +346,7 @@ async def test_rows_are_counted_when_they_are_known_and_stay_at_the_gateway(lab:
     assert answer.json()["headers"]["x-headrace-want"] == "rows"
     assert "x-headrace-rows" not in answer.headers
     assert refused.status_code == 429
-    assert "rows_per_s (10)" in refused.json()["error"]
+    assert "rows_per_s (burst 10)" in refused.json()["error"]
     assert int(refused.headers["retry-after"]) in {2, 3}
     assert (other, after) == ([200], [200])
 

@@ -215,7 +215,10 @@ def _seconds(wait_s: float) -> int:
 
 
 def _refusal_text(ask: LimitRequest, refusal: Refusal, standing: LimitStatus) -> str:
-    limit = f"{refusal.kind} ({standing.limit:.0f})"
+    # `standing.limit` of a rate is its burst, as in the `x-ratelimit-limit` header.
+    is_rate = refusal.kind in {LimitKind.REQUESTS, LimitKind.ROWS}
+    number = f"burst {standing.limit:.0f}" if is_rate else f"{standing.limit:.0f}"
+    limit = f"{refusal.kind} ({number})"
     match refusal.scope:
         case Scope.ENDPOINT:
             whose = f"endpoint '{ask.endpoint}' has reached its {limit}"

@@ -132,7 +132,7 @@ async def test_what_passes_is_told_what_is_left_and_what_does_not_when_to_come_b
     assert [status.code for status in second.statuses] == [2]
     assert headers(second.response_headers_to_add)["retry-after"] == "2"
     assert second.raw_body.decode() == (
-        "too many requests: this caller has reached its requests_per_s (1) of endpoint 'm'; "
+        "too many requests: this caller has reached its requests_per_s (burst 1) of endpoint 'm'; "
         "retry in 2 s"
     )
 
