@@ -469,6 +469,7 @@ def test_a_model_adds_an_endpoint_and_a_spec_removes_only_what_is_confirmed(
 
     assert (first.returncode, second.returncode) == (0, 0), second.stderr
     assert "endpoint 'two' added" in second.stderr
+    assert "/v2/models/two/infer" in second.stdout
     assert names == kept == ["mlp", "two"]
     for done in refused:
         assert done.returncode == 1

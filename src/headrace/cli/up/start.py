@@ -7,7 +7,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
@@ -382,7 +382,8 @@ def change_running(
             path = f"/api/v1/endpoints/{quote(endpoint['name'], safe='')}"
             answer = api.patch(path, endpoint, timeout_s=wait_s + 30, wait_s=wait_s)
     show_applied(answer, json=False)
-    _announce(control, home=home, json=json)
+    names = {endpoint["name"] for endpoint in document["endpoints"]}
+    _announce(control, home=home, json=json, changed=names)
 
 
 def _show_last_log_lines(last: "ControlFile | None", control: "ControlFile") -> None:
@@ -404,9 +405,18 @@ def _show_last_log_lines(last: "ControlFile | None", control: "ControlFile") -> 
 
 
 def _announce(
-    control: "ControlFile", *, home: Path, json: bool, stop_with: str | None = None
+    control: "ControlFile",
+    *,
+    home: Path,
+    json: bool,
+    stop_with: str | None = None,
+    changed: Collection[str] = (),
 ) -> bool:
-    """Print addresses and endpoints that are not ready; return whether all are ready."""
+    """Print addresses and endpoints that are not ready; return whether all are ready.
+
+    Args:
+        changed: Endpoints that the command changed; the request to try is for one of them.
+    """
     from headrace.cli.base.connection import grpc_url
     from headrace.cli.base.output import batching_lines
 
@@ -432,7 +442,8 @@ def _announce(
         lines += [*batching_lines(endpoints, differ=True), *batching_lines(endpoints)]
         lines += ["", *columns(rows)]
         if endpoints:
-            shown = next((e for e in endpoints if e["ready"]), endpoints[0])
+            preferred = sorted(endpoints, key=lambda e: (e["name"] not in changed, not e["ready"]))
+            shown = preferred[0]
             call = command(
                 control.http_url,
                 shown["name"],
