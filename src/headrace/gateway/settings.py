@@ -335,7 +335,7 @@ def parse_address(address: str) -> Path | tuple[str, int]:
 
 
 @dataclass(frozen=True, slots=True)
-class Server:
+class UpstreamUrl:
     """Parts of an upstream's URL. `prefix` is empty or starts with a slash and ends without one."""
 
     scheme: str
@@ -360,7 +360,7 @@ class Server:
         return host if self.port == _PORTS[self.scheme] else f"{host}:{self.port}"
 
 
-def parse_url(url: str) -> Server:
+def parse_url(url: str) -> UpstreamUrl:
     """Return the parts of an upstream's URL.
 
     Raises:
@@ -377,7 +377,7 @@ def parse_url(url: str) -> Server:
     if parts.username is not None or parts.query or parts.fragment:
         msg = f"upstream {url!r} may have a host, a port and a path only"
         raise InvalidArgumentError(msg)
-    return Server(
+    return UpstreamUrl(
         scheme=parts.scheme,
         host=parts.hostname,
         port=port or _PORTS[parts.scheme],

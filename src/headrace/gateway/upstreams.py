@@ -12,7 +12,7 @@ from headrace.core import FailedPreconditionError
 from headrace.core.spec.upstream import UpstreamProtocol, UpstreamSpec, UpstreamTlsSpec
 from headrace.gateway.resources import HTTP_OPTIONS, Json, Resource, any_of, seconds, typed
 from headrace.gateway.scripts import rename_source
-from headrace.gateway.settings import EnvoySettings, Server, is_ip, parse_url
+from headrace.gateway.settings import EnvoySettings, UpstreamUrl, is_ip, parse_url
 from headrace.gateway.tls import upstream_socket
 
 _TLS_CONTEXT: Final = "envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext"
@@ -157,11 +157,11 @@ def is_checked(upstream: UpstreamSpec) -> bool:
     return _probe("m", parse_url(upstream.url), upstream) is not None
 
 
-def _address(server: Server) -> Resource:
+def _address(server: UpstreamUrl) -> Resource:
     return {"socket_address": {"address": server.host, "port_value": server.port}}
 
 
-def _options(endpoint: str, server: Server, upstream: UpstreamSpec) -> Resource:
+def _options(endpoint: str, server: UpstreamUrl, upstream: UpstreamSpec) -> Resource:
     is_grpc = upstream.protocol is UpstreamProtocol.GRPC
     version = "http2_protocol_options" if is_grpc else "http_protocol_options"
     script = rename_source(
@@ -181,7 +181,7 @@ def _options(endpoint: str, server: Server, upstream: UpstreamSpec) -> Resource:
     }
 
 
-def _tls(settings: EnvoySettings, server: Server, upstream: UpstreamSpec) -> Resource:
+def _tls(settings: EnvoySettings, server: UpstreamUrl, upstream: UpstreamSpec) -> Resource:
     """Return TLS that verifies the host name of the URL, or the name configured beside it."""
     tls = upstream.tls or UpstreamTlsSpec()
     name = tls.server_name or server.host
@@ -195,7 +195,7 @@ def _tls(settings: EnvoySettings, server: Server, upstream: UpstreamSpec) -> Res
     )
 
 
-def _health_check(endpoint: str, server: Server, upstream: UpstreamSpec) -> Resource | None:
+def _health_check(endpoint: str, server: UpstreamUrl, upstream: UpstreamSpec) -> Resource | None:
     """Return the health check of every `health_interval_s`; None without one."""
     check = _probe(endpoint, server, upstream)
     if check is None:
@@ -212,7 +212,7 @@ def _health_check(endpoint: str, server: Server, upstream: UpstreamSpec) -> Reso
     }
 
 
-def _probe(endpoint: str, server: Server, upstream: UpstreamSpec) -> Resource | None:
+def _probe(endpoint: str, server: UpstreamUrl, upstream: UpstreamSpec) -> Resource | None:
     if upstream.health_path is None:
         return None
     if upstream.protocol is UpstreamProtocol.GRPC:

@@ -13,7 +13,7 @@ from headrace.protocol.pages import (
     DOCS_PAGE,
     PAGES,
     ListTemplate,
-    Page,
+    StaticPage,
     openapi_template,
     root_page,
     root_template,
@@ -27,7 +27,7 @@ OPENAPI: Final = b"/openapi.json"
 _ACCEPT: Final = b"accept"
 
 
-def send_page(page: Page, exchange: Exchange) -> None:
+def send_page(page: StaticPage, exchange: Exchange) -> None:
     """Send a static file."""
     (_, content_type), *others = page.headers
     headers = {name.encode(): value.encode() for name, value in others}

@@ -9,7 +9,7 @@ from headrace.core import FailedPreconditionError
 from headrace.core.spec.upstream import UpstreamProtocol, UpstreamSpec
 from headrace.gateway import EndpointRoute, RevisionTarget, build_snapshot
 from headrace.gateway.scripts import rename_source
-from headrace.gateway.settings import Server, parse_url
+from headrace.gateway.settings import UpstreamUrl, parse_url
 from headrace.gateway.upstreams import authorities
 from tests.unit.gateway.arbitrary import gateway_settings, plain
 
@@ -140,13 +140,13 @@ def test_a_machine_without_authorities_says_what_to_do(
 @pytest.mark.parametrize(
     ("url", "server", "authority"),
     [
-        ("http://h", Server("http", "h", 80), "h"),
-        ("http://H:80/", Server("http", "h", 80), "h"),
-        ("https://h:8443/a/b/", Server("https", "h", 8443, "/a/b"), "h:8443"),
-        ("grpc://[::1]:9", Server("grpc", "::1", 9), "[::1]:9"),
+        ("http://h", UpstreamUrl("http", "h", 80), "h"),
+        ("http://H:80/", UpstreamUrl("http", "h", 80), "h"),
+        ("https://h:8443/a/b/", UpstreamUrl("https", "h", 8443, "/a/b"), "h:8443"),
+        ("grpc://[::1]:9", UpstreamUrl("grpc", "::1", 9), "[::1]:9"),
     ],
 )
-def test_an_address_is_taken_apart(url: str, server: Server, authority: str) -> None:
+def test_an_address_is_taken_apart(url: str, server: UpstreamUrl, authority: str) -> None:
     assert parse_url(url) == server
     assert server.authority == authority
 

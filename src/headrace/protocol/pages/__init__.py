@@ -29,7 +29,7 @@ _MARK: Final = "@NAMES@"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Page:
+class StaticPage:
     """File that a server returns to browsers."""
 
     path: str
@@ -40,9 +40,9 @@ class Page:
     """Response headers, in lower case; the first is the content type."""
 
 
-def _page(path: str, file: str, content_type: str) -> Page:
+def _page(path: str, file: str, content_type: str) -> StaticPage:
     compressed = (("content-encoding", "gzip"),) if file.endswith(".gz") else ()
-    return Page(
+    return StaticPage(
         path=path,
         file=_FOLDER / file,
         headers=(
