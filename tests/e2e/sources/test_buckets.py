@@ -79,11 +79,12 @@ def test_markers_of_directories_are_no_files(
     moto: S3Server, store: S3Store, bucket: str, fetch: Fetch
 ) -> None:
     obstore.put(store, "m/a/words.txt", b"a")
+    obstore.put(store, "m/b.txt", b"b")  # a directory with one file stands for that file
     for marker in ("m/", "m/a/"):  # obstore itself would omit the last `/`
         url = f"http://127.0.0.1:{moto.port}/{bucket}/{marker}"
         assert httpx.put(url, headers={"content-length": "0"}).status_code == 200
 
-    assert fetch(f"s3://{bucket}/m") == {"a/words.txt": b"a"}
+    assert fetch(f"s3://{bucket}/m") == {"a/words.txt": b"a", "b.txt": b"b"}
 
 
 def test_revision_changes_with_the_content_only(
