@@ -37,3 +37,26 @@ def check_version(version: str) -> str:
         msg = f"model version {version[:200]!r} is not allowed: use a whole number"
         raise InvalidArgumentError(msg)
     return version
+
+
+def is_loopback(host: str) -> bool:
+    """Whether `host` is a loopback address or a name below `localhost`."""
+    import ipaddress  # noqa: PLC0415  # few callers need it, and every command imports this module
+
+    name = host.strip("[]").lower().rstrip(".")
+    if name == "localhost" or name.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(name.partition("%")[0]).is_loopback
+    except ValueError:
+        return False
+
+
+def is_loopback_url(url: str) -> bool:
+    """Whether the host of a URL is this machine."""
+    from urllib.parse import urlsplit  # noqa: PLC0415  # as in `is_loopback`
+
+    try:
+        return is_loopback(urlsplit(url).hostname or "")
+    except ValueError:
+        return False

@@ -26,6 +26,7 @@ from headrace.core import (
     UnavailableError,
 )
 from headrace.core.model_uri import ModelUri
+from headrace.core.names import is_loopback_url
 from headrace.sources.listing import Listing, RemoteBody, RemoteFile, Unpack
 
 MAX_REDIRECTS: Final = 10
@@ -82,7 +83,7 @@ class SourceClient:
             FailedPreconditionError: There are too many redirects.
         """
         first = urlsplit(url).hostname
-        begins_here = is_loopback(url)
+        begins_here = is_loopback_url(url)
         for _ in range(MAX_REDIRECTS + 1):
             may_be_loopback = begins_here or urlsplit(url).hostname == first
             self._check(url, may_be_loopback=may_be_loopback)
@@ -141,7 +142,7 @@ class SourceClient:
     def _check(self, url: str, *, may_be_loopback: bool) -> None:
         parts = urlsplit(url)
         host = parts.hostname or ""
-        is_plain = parts.scheme == "http" and self._allow_loopback_http and is_loopback(url)
+        is_plain = parts.scheme == "http" and self._allow_loopback_http and is_loopback_url(url)
         is_plain = is_plain and may_be_loopback
         if self._plain_http_to and parts.scheme == "http":
             is_plain = is_plain or _origin(url) == _origin(self._plain_http_to)
@@ -267,17 +268,6 @@ def json_of(data: bytes, url: str) -> Any:  # noqa: ANN401  # JSON
 def shown_url(url: str) -> str:
     """Return a URL for messages, without its query, which may grant access."""
     return url.partition("?")[0].partition("#")[0][:300]
-
-
-def is_loopback(url: str) -> bool:
-    """Whether a URL names this machine, by `localhost` or an address."""
-    host = urlsplit(url).hostname or ""
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def strong_etag(response: httpx.Response) -> str:

@@ -18,7 +18,8 @@ from headrace.core import (
     PermissionDeniedError,
 )
 from headrace.core.model_uri import ModelUri
-from headrace.sources.http import SourceClient, check_status, is_loopback, json_of, read_limited
+from headrace.core.names import is_loopback_url
+from headrace.sources.http import SourceClient, check_status, json_of, read_limited
 from headrace.sources.listing import Listing, RemoteBody, RemoteFile
 
 ENDPOINT: Final = "https://huggingface.co"
@@ -58,7 +59,7 @@ class HubSource:
         self._uri = uri
         self._endpoint = (variables.get("HF_ENDPOINT") or ENDPOINT).rstrip("/")
         self._repository = f"{quote(uri.host)}/{quote(uri.path)}"
-        self._client = SourceClient(allow_loopback_http=is_loopback(self._endpoint))
+        self._client = SourceClient(allow_loopback_http=is_loopback_url(self._endpoint))
         if token := variables.get("HF_TOKEN", "").strip():
             if not token.isascii() or not token.isprintable():
                 raise InvalidArgumentError("HF_TOKEN has characters that a header cannot hold")

@@ -15,9 +15,10 @@ from headrace.core import (
     PermissionDeniedError,
 )
 from headrace.core.model_uri import ModelUri, UriScheme, parse_model_uri
+from headrace.core.names import is_loopback_url
 from headrace.registry.shared import open_bucket
 from headrace.sources.bucket import BucketSource
-from headrace.sources.http import SourceClient, is_loopback
+from headrace.sources.http import SourceClient
 from headrace.sources.listing import MAX_FILES, Listing, RemoteBody, RemoteFile, is_safe_path
 
 _API: Final = "/api/2.0/mlflow"
@@ -50,11 +51,12 @@ class MlflowSource:
         self._environment = environment
         self._server = server.rstrip("/")
         self._client = SourceClient(
-            allow_loopback_http=is_loopback(server), plain_http_to=self._server
+            allow_loopback_http=is_loopback_url(server),
+            plain_http_to=self._server,
         )
         self._bucket: BucketSource | None = None
         if value := _authorization(variables):
-            if parts.scheme == "http" and not is_loopback(server):
+            if parts.scheme == "http" and not is_loopback_url(server):
                 raise InvalidArgumentError(
                     f"credentials of MLflow are not sent in plain text to {parts.hostname}; use"
                     " https in MLFLOW_TRACKING_URI, or unset MLFLOW_TRACKING_TOKEN and"

@@ -26,7 +26,8 @@ from headrace.core import (
     UnsupportedModelError,
 )
 from headrace.core.model_uri import ModelUri
-from headrace.sources.http import SourceClient, check_status, is_loopback, json_of, read_limited
+from headrace.core.names import is_loopback_url
+from headrace.sources.http import SourceClient, check_status, json_of, read_limited
 from headrace.sources.listing import Listing, RemoteBody, RemoteFile, Unpack
 
 _MANIFESTS: Final = (
@@ -71,7 +72,7 @@ class OciSource:
         )
         host = _ALIASES.get(uri.host, uri.host)
         # As other clients do: registries on this machine seldom have a certificate.
-        scheme = "http" if is_loopback(f"https://{host}") else "https"
+        scheme = "http" if is_loopback_url(f"https://{host}") else "https"
         self._base = f"{scheme}://{host}/v2/{uri.path}"
         self._client = SourceClient(allow_loopback_http=scheme == "http")
 

@@ -16,11 +16,12 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from headrace.advise import Need
 from headrace.advise.audit import collect_host
-from headrace.advise.audit.check import NamedFile, is_loopback, is_loopback_url, named_files
+from headrace.advise.audit.check import NamedFile, named_files
 from headrace.advise.audit.collect import SystemLocation, collect_running, collect_spec_file
 from headrace.advise.audit.collect_host import file_fact, named_file_fact
 from headrace.advise.audit.facts import InForceFact, Listener, ReplicaFact, TextFact
 from headrace.core import NotFoundError, PermissionDeniedError, UnavailableError
+from headrace.core.names import is_loopback, is_loopback_url
 from headrace.core.spec.parse import parse_spec
 from tests.unit.advise.conftest import NOW
 from tests.unit.advise.planting import made_certificate

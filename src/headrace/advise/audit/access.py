@@ -11,11 +11,11 @@ from headrace.advise.audit.check import (
     exposed,
     files_of,
     host_of,
-    is_loopback_url,
     shown,
     upstreams,
 )
 from headrace.advise.audit.facts import AuditFacts, FindingSeverity, Need
+from headrace.core.names import is_loopback_url
 
 _LONGEST_SKEW_S: Final = 60
 _LONGEST_JWKS_CACHE_S: Final = 3600.0

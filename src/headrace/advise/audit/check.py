@@ -1,11 +1,11 @@
 """Checks of an audit: their findings, and the values of a spec in the order of the file."""
 
-import ipaddress
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from headrace.advise.audit.facts import AuditFacts, FileFact, FindingSeverity, Listener, Need
+from headrace.core.names import is_loopback
 from headrace.core.spec.parse import EndpointSpec, SystemSpec, is_model_path
 from headrace.core.spec.upstream import UpstreamSpec
 
@@ -233,22 +233,6 @@ def files_of(facts: AuditFacts, *kinds: str) -> Iterator[tuple[NamedFile, FileFa
     for named in (*of_spec, *others):
         if named.kind in kinds and named.path in facts.files:
             yield named, facts.files[named.path]
-
-
-def is_loopback(host: str) -> bool:
-    """Whether `host` is a loopback address or a name below `localhost`."""
-    name = host.strip("[]").lower().rstrip(".")
-    if name == "localhost" or name.endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(name.partition("%")[0]).is_loopback
-    except ValueError:
-        return False
-
-
-def is_loopback_url(url: str) -> bool:
-    """Whether the host of a URL is this machine."""
-    return is_loopback(host_of(url))
 
 
 def host_of(url: str) -> str:

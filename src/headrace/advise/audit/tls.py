@@ -10,12 +10,12 @@ from headrace.advise.audit.check import (
     check,
     exposed,
     files_of,
-    is_loopback_url,
     mode_text,
     shown,
     upstreams,
 )
 from headrace.advise.audit.facts import AuditFacts, CertificateFact, FileFact, FindingSeverity, Need
+from headrace.core.names import is_loopback_url
 
 _SOON: Final = timedelta(days=30)
 _SHORTEST_BITS: Final = {"RSA": 2048, "DSA": 1 << 30, "EC": 224}  # DSA is never long enough
