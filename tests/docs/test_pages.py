@@ -226,8 +226,9 @@ def play(steps: list[Block], models: Path, folder: Path) -> None:
         with suppress(ProcessLookupError):
             os.killpg(shell.pid, signal.SIGKILL)
         shell.wait()
-        stop = [str(BIN / "headrace"), "down", "--home", str(folder / ".headrace")]
-        subprocess.run(stop, check=False, capture_output=True, timeout=60)  # noqa: S603  # ours
+        for control in folder.rglob("run/control.json"):
+            stop = [str(BIN / "headrace"), "down", "--home", str(control.parents[1])]
+            subprocess.run(stop, check=False, capture_output=True, timeout=60)  # noqa: S603  # ours
 
     output = (user / "stdout").read_text()
     assert status == 0, (status, output[-2000:] + (user / "stderr").read_text()[-4000:])
