@@ -14,7 +14,7 @@ import typer
 from rich.text import Text
 
 from headrace.cli.base.contexts import DEFAULT_HOME
-from headrace.cli.base.model_store import with_stored_models
+from headrace.cli.base.model_store import model_store, with_stored_models
 from headrace.cli.base.options import (
     ControlPlaneOptions,
     EndpointName,
@@ -70,7 +70,8 @@ def sent_spec(file: Path, target: "CommandTarget", *, tuned: bool) -> dict[str, 
     """
     from headrace.core.spec.parse import SystemSpec
 
-    document = with_pushed_models(read_spec(file, allows_uris=True).document(), target)
+    document = read_spec(file, allows_uris=True).document()
+    document = with_pushed_models(document, lambda: model_store(target), home=target.home)
     if tuned:
         document = SystemSpec.model_validate(tuned_document(document, target)).document()
     return with_stored_models(target.management(), document) if target.is_remote else document

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from headrace.cli.base.connection import CommandTarget
-from headrace.cli.base.hub_folders import push_model, with_hub_folders
+from headrace.cli.base.hub_folders import push_model
 from headrace.cli.base.offline import HomeModels, Pushed
+from headrace.cli.base.sources import with_pushed_models
 from headrace.core import InvalidArgumentError
 from tests import hub_folders
 
@@ -56,7 +56,8 @@ def test_a_spec_refers_to_stored_versions_of_its_folders(tmp_path: Path) -> None
         ],
     }
 
-    changed = with_hub_folders(document, CommandTarget(home=tmp_path / "home"))
+    home = tmp_path / "home"
+    changed = with_pushed_models(document, lambda: HomeModels(home), home=home)
 
     assert changed["endpoints"] == [
         {"name": "one", "model": "one:1"},

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 
 from headrace.cli.base.offline import Pushed
-from headrace.cli.base.sources import uris_in, with_fetched_models
+from headrace.cli.base.sources import uris_in, with_pushed_models
 from headrace.core import ArtifactCorruptError, CodeNotAllowedError
 from headrace.registry import read_content
 
@@ -42,7 +42,7 @@ class MemoryStore:
 
 
 def replaced(document: dict[str, Any], store: MemoryStore, home: Path) -> dict[str, Any]:
-    return with_fetched_models(document, cast("ModelStore", store), home=home)
+    return with_pushed_models(document, lambda: cast("ModelStore", store), home=home)
 
 
 def test_every_uri_becomes_a_version_of_a_model_named_like_its_owner(tmp_path: Path) -> None:

@@ -6,15 +6,14 @@ A folder of the hub often holds the same weights in several formats. One of them
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from headrace.cli.base.connection import CommandTarget
 from headrace.cli.base.management import Document
-from headrace.cli.base.model_store import ModelStore, model_store
+from headrace.cli.base.model_store import ModelStore
 from headrace.cli.base.offline import Pushed
 from headrace.cli.base.output import progress, say
 from headrace.control.local.sandbox import Sandbox
@@ -78,46 +77,6 @@ def served_path(pushed: Pushed, home: Path) -> Iterator[Path]:
     with _reduced(pushed) as (reduced, folder):
         digest = read_content(reduced.path).digest
         yield _exported(reduced, folder, home, digest=digest).path
-
-
-def with_hub_folders(
-    document: Mapping[str, Any], target: CommandTarget, *, artifacts: str | None = None
-) -> dict[str, Any]:
-    """Return a spec whose endpoints name stored versions instead of Hugging Face folders.
-
-    Args:
-        target: The system in which the versions are stored.
-        artifacts: Store that several homes share; None for the environment's.
-
-    Raises:
-        HeadraceError: As in `push_model`.
-    """
-    stores: list[ModelStore] = []
-
-    def stored(name: str, item: Mapping[str, Any], shared: Mapping[str, Any]) -> dict[str, Any]:
-        model = item.get("model")
-        if not isinstance(model, str) or not model.startswith("/"):
-            return dict(item)
-        pushed = Pushed(
-            path=Path(model),
-            runtime=shared.get("runtime", ""),
-            allow_code=bool(shared.get("allow_code", False)),
-        )
-        if not is_pushed_hub_folder(pushed):
-            return dict(item)
-        if not stores:
-            stores.append(model_store(target, artifacts=artifacts))
-        return {**item, "model": push_model(stores[0], name, pushed, target.home)["reference"]}
-
-    endpoints = []
-    for entry in document.get("endpoints", []):
-        changed = stored(entry["name"], entry, entry)
-        if entry.get("versions"):
-            changed["versions"] = [
-                stored(entry["name"], version, entry) for version in entry["versions"]
-            ]
-        endpoints.append(changed)
-    return {**document, "endpoints": endpoints}
 
 
 def _exported(

@@ -5,7 +5,7 @@ A directory is sent as a tar stream that is created during the upload.
 
 import json
 import tarfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -136,6 +136,35 @@ def stored_on(api: Management, name: str, pushed: Pushed, *, says: bool = False)
     return stored
 
 
+def with_models(
+    document: Mapping[str, Any], change: Callable[[Mapping[str, Any], str], str | None]
+) -> dict[str, Any]:
+    """Return a spec with the models of endpoints, versions, streams and jobs replaced.
+
+    Args:
+        change: Returns the new value of a model; None keeps it. Called with the endpoint, stream or
+            job that the model belongs to, and the model.
+    """
+
+    def changed(owner: Mapping[str, Any], item: Mapping[str, Any]) -> dict[str, Any]:
+        model = item.get("model")
+        reference = change(owner, model) if isinstance(model, str) else None
+        return dict(item) if reference is None else {**item, "model": reference}
+
+    result = dict(document)
+    for key in _OWNERS:
+        if key not in document:
+            continue
+        result[key] = [changed(owner, owner) for owner in document[key]]
+        for owner in result[key]:
+            if owner.get("versions"):
+                owner["versions"] = [changed(owner, version) for version in owner["versions"]]
+    return result
+
+
+_OWNERS: Final = ("endpoints", "streams", "jobs")
+
+
 def with_stored_models(api: Management, document: Mapping[str, Any]) -> dict[str, Any]:
     """Return `document` with local paths replaced by the server's model references.
 
@@ -145,33 +174,30 @@ def with_stored_models(api: Management, document: Mapping[str, Any]) -> dict[str
         InvalidArgumentError: A model cannot be stored there.
     """
 
-    def stored(name: str, item: Mapping[str, Any]) -> dict[str, Any]:
-        model = item.get("model")
-        if not isinstance(model, str) or not model.startswith("/"):
-            return dict(item)
+    def stored(owner: Mapping[str, Any], model: str) -> str | None:
+        if not model.startswith("/"):
+            return None
         if is_repository(Path(model)):
             msg = (
                 f"{model} is a repository of several models, which only a control plane on the "
                 "same machine can read; push its models one by one with `headrace models push`"
             )
             raise InvalidArgumentError(msg)
-        allow_code = bool(item.get("allow_code", False))
-        pushed = Pushed(path=Path(model), runtime=item.get("runtime", ""), allow_code=allow_code)
-        return {**item, "model": stored_on(api, name, pushed, says=True)["reference"]}
+        reference: str = stored_on(api, owner["name"], pushed_of(owner, model), says=True)[
+            "reference"
+        ]
+        return reference
 
-    endpoints = []
-    for entry in document.get("endpoints", []):
-        changed = stored(entry["name"], entry)
-        if entry.get("versions"):
-            shared = {key: entry[key] for key in ("runtime", "allow_code") if key in entry}
-            changed["versions"] = [
-                {**version, "model": stored(entry["name"], {**version, **shared})["model"]}
-                if "model" in version
-                else version
-                for version in entry["versions"]
-            ]
-        endpoints.append(changed)
-    return {**document, "endpoints": endpoints}
+    return with_models(document, stored)
+
+
+def pushed_of(owner: Mapping[str, Any], path: str) -> Pushed:
+    """Return the model at `path` with the runtime and permission of its endpoint or stream."""
+    return Pushed(
+        path=Path(path),
+        runtime=owner.get("runtime", ""),
+        allow_code=bool(owner.get("allow_code", False)),
+    )
 
 
 def _file_chunks(path: Path, size_bytes: int) -> Iterator[bytes]:

@@ -6,14 +6,14 @@ metadata). While that identity is unchanged the version is used again without a 
 
 # ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from headrace.cli.base.connection import CommandTarget
-from headrace.cli.base.hub_folders import is_pushed_hub_folder, push_model, with_hub_folders
-from headrace.cli.base.model_store import ModelStore, model_store
+from headrace.cli.base.hub_folders import is_pushed_hub_folder, push_model
+from headrace.cli.base.model_store import ModelStore, pushed_of, with_models
 from headrace.cli.base.offline import HomeModels, Pushed
 from headrace.cli.base.output import TransferView, progress, say
 from headrace.core import ArtifactCorruptError, CodeNotAllowedError, HeadraceError, NotFoundError
@@ -30,78 +30,52 @@ _CACHE: Final = "sources"
 
 def uris_in(document: Mapping[str, Any]) -> list[str]:
     """Return the models of a spec that are URIs."""
-    items = [item for key in _LISTS for item in document.get(key) or ()]
-    versions = [version for item in items for version in item.get("versions") or ()]
-    models = [item.get("model") for item in (*items, *versions)]
-    return [model for model in models if isinstance(model, str) and is_model_uri(model)]
+    uris: list[str] = []
 
+    def note(_owner: Mapping[str, Any], model: str) -> None:
+        if is_model_uri(model):
+            uris.append(model)
 
-_LISTS: Final = ("endpoints", "streams", "jobs")
+    with_models(document, note)
+    return uris
 
 
 def with_pushed_models(
-    document: Mapping[str, Any], target: CommandTarget, *, artifacts: str | None = None
+    document: Mapping[str, Any], open_store: Callable[[], ModelStore], *, home: Path
 ) -> dict[str, Any]:
     """Return a spec with versions of the registry in place of URIs and Hugging Face folders.
-
-    Args:
-        target: System whose registry stores them.
-        artifacts: Store URL, as in `model_store`.
-
-    Raises:
-        HeadraceError: As by `with_fetched_models` and `with_hub_folders`.
-    """
-    if uris_in(document):
-        store = model_store(target, artifacts=artifacts)
-        document = with_fetched_models(document, store, home=target.home)
-    return with_hub_folders(document, target, artifacts=artifacts)
-
-
-def with_fetched_models(
-    document: Mapping[str, Any], store: ModelStore, *, home: Path
-) -> dict[str, Any]:
-    """Return a spec with versions of the registry in place of URIs.
 
     Each version is of a model that is named like the endpoint, stream or job.
 
     Args:
-        home: Directory of incomplete downloads.
+        open_store: Opens the store of the versions; called only if there is such a model.
+        home: Directory of incomplete downloads; it is hidden from exports.
 
     Raises:
-        HeadraceError: A URI cannot be fetched, or its model cannot be stored.
+        HeadraceError: A URI cannot be fetched, or a model cannot be stored.
     """
+    store = cache(open_store)
 
-    def fetched(item: Mapping[str, Any], owner: Mapping[str, Any]) -> dict[str, Any]:
-        model = item.get("model")
-        if not isinstance(model, str) or not is_model_uri(model):
-            return dict(item)
-        version = stored_from(
-            model,
-            str(owner["name"]),
-            store,
-            home=home,
-            runtime=owner.get("runtime", ""),
-            allow_code=bool(owner.get("allow_code", False)),
-        )
-        say(f"{parse_model_uri(model)} is {version['reference']}")
-        return {**item, "model": version["reference"]}
+    def pushed(owner: Mapping[str, Any], model: str) -> str | None:
+        name = str(owner["name"])
+        if is_model_uri(model):
+            version = stored_from(
+                model,
+                name,
+                store(),
+                home=home,
+                runtime=owner.get("runtime", ""),
+                allow_code=bool(owner.get("allow_code", False)),
+            )
+            say(f"{parse_model_uri(model)} is {version['reference']}")
+        elif model.startswith("/") and is_pushed_hub_folder(local := pushed_of(owner, model)):
+            version = push_model(store(), name, local, home)
+        else:
+            return None
+        reference: str = version["reference"]
+        return reference
 
-    changed = dict(document)
-    for key in _LISTS:
-        if key not in document:
-            continue
-        changed[key] = [
-            {
-                **fetched(item, item),
-                **(
-                    {"versions": [fetched(version, item) for version in item["versions"]]}
-                    if item.get("versions")
-                    else {}
-                ),
-            }
-            for item in document[key]
-        ]
-    return changed
+    return with_models(document, pushed)
 
 
 def stored_from(

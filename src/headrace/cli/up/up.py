@@ -81,6 +81,7 @@ def up(
         headrace up models/ --name fraud --replicas 2 --http-port 9000
     """
     from headrace.cli.base.connection import CommandTarget
+    from headrace.cli.base.model_store import model_store
     from headrace.cli.base.sources import with_pushed_models
     from headrace.cli.base.spec_file import confirm_removals
     from headrace.cli.up import start
@@ -98,7 +99,9 @@ def up(
             raise typer.BadParameter(msg, param_hint="--allow-code")
         document = start.with_code(document)
     document = document and with_pushed_models(
-        document, CommandTarget(home=home), artifacts=options.artifacts or None
+        document,
+        lambda: model_store(CommandTarget(home=home), artifacts=options.artifacts or None),
+        home=home,
     )
     if tuned:
         document = start.with_tuning(document, home)
