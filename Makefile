@@ -40,6 +40,10 @@ setup: $(READY) ## create .venv; ENV=frameworks, ray, kube or feast creates anot
 test: setup ## run a test suite: SUITE=fast (default), unit, long, all, ... (CONTRIBUTING.md); ARGS="-k gateway"
 	scripts/test.sh $(or $(SUITE),fast) $(ARGS)
 
+.PHONY: kube-server
+kube-server: setup ## start a Kubernetes API server, built by Go at the first time; ARGS=--build only builds
+	$(BIN)/python -m scripts.kube_server $(ARGS)
+
 .PHONY: bench
 bench: setup .venv/.ready-bench ## measure speed; SUITE=peers compares with other model servers; ARGS
 	$(BIN)/python -m bench$(if $(SUITE),.$(SUITE)) $(ARGS)
@@ -90,4 +94,4 @@ clean: ## remove environments, caches and built files; models in .headrace stay
 help: ## list the targets
 	@awk 'BEGIN {FS = ":.*## "} \
 		/^##@/ {printf "\n%s\n", substr($$0, 5)} \
-		/^[a-z0-9-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+		/^[a-z0-9-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)

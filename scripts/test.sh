@@ -106,6 +106,9 @@ ray)
   .venv-ray/bin/python -m scripts.run_tests -m engines tests/e2e/jobs/test_ray*.py "$@"
   ;;
 kube) scripts/setup.sh kube && run -m kube "${jobs[@]}" "$@" ;;
+kube_server)
+  .venv/bin/python -m scripts.kube_server --build && run -m kube_server "${jobs[@]}" "$@"
+  ;;
 feast) scripts/setup.sh feast && run tests/contract/test_feast.py tests/unit/features/feast "$@" ;;
 docs) run "${jobs[@]//loadfile/load}" tests/docs "$@" ;;
 compiled)
