@@ -75,6 +75,10 @@ wheel: setup ## build dist/headrace-*.whl with compiled modules; needs a C compi
 images: ## build container images; NAMES="replica gateway"; NAMES=--pin renews the digests of base images
 	PYTHON=$(PYTHON) scripts/images.sh $(NAMES)
 
+.PHONY: push
+push: ## build images for x86-64 and ARM and push them and the chart: PREFIX=registry.example/ml; NAMES
+	PYTHON=$(PYTHON) scripts/images.sh --push $(NAMES)
+
 .PHONY: generate
 generate: setup .venv/.ready-build ## write generated files: protobuf descriptors, the chart's rules and dashboards
 	$(BIN)/python -m scripts.generate
@@ -91,7 +95,7 @@ clean: ## remove environments, caches and built files; models in .headrace stay
 		2>/dev/null || true
 
 .PHONY: help
-help: ## list the targets
+help:
 	@awk 'BEGIN {FS = ":.*## "} \
 		/^##@/ {printf "\n%s\n", substr($$0, 5)} \
 		/^[a-z0-9-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)

@@ -1,5 +1,8 @@
 #!/usr/bin/env bash
 # Build container images: images.sh [NAME...]; by default all images that need no framework.
+# images.sh --push [NAME...]: build for all PLATFORMS and push to PREFIX, with an SBOM and provenance attached.
+# The name `chart` is the Helm chart, pushed to oci://PREFIX/charts. Writes dist/images.json and
+# dist/image-values.yaml, for `helm install -f`.
 # images.sh --pin: renew the digests of the base images in deploy/images/Dockerfile from their tags.
 #
 # Environment variables:
@@ -9,8 +12,10 @@
 #   BUILD_BASE   the same with pip and venv, if BASE lacks them.
 #   COMPILE_BASE the same Python with venv, headers and a C compiler.
 #   UNPINNED     1 accepts base images by tag; COMPILE_BASE of python:X-slim is then python:X.
-#   PREFIX, TAG  image names: PREFIX/replica:TAG; default: headrace and the version.
-#   SBOM_DIR     folder for the bills of materials; default: dist/images.
+#   PREFIX, TAG  image names: PREFIX/replica:TAG; default: headrace and the version. --push needs PREFIX.
+#   PLATFORMS    for --push; default: linux/amd64,linux/arm64, without what the builder cannot run.
+#   SBOM_GENERATOR  image that makes the attached SBOM; default: BuildKit's, on Docker Hub.
+#   DIST         folder of what is written; default: dist. SBOM_DIR: of the bills of materials; default: DIST/images.
 #   UNLOCKED     unlocked requirement of replica-torch, torch>=2.8; the pip index decides on the build.
 #   NETWORK      network of the build, as for docker build --network.
 # The builder's pip settings (mirror, proxy, certificates, folders of wheels, constraints) are used for
@@ -19,9 +24,10 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 python="${PYTHON:-python3}"
-prefix="${PREFIX:-headrace}"
+prefix="${PREFIX:-headrace}" prefix="${prefix%/}"
 tag="${TAG:-$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)}"
-sboms="${SBOM_DIR:-dist/images}"
+dist="${DIST:-dist}"
+sboms="${SBOM_DIR:-$dist/images}"
 suite="${SUITE:-trixie}"
 
 say() { printf 'images: %s\n' "$*"; }
@@ -39,6 +45,20 @@ if [ "${1:-}" = --pin ]; then
     sed -i "s|=$image@sha256:[0-9a-f]*|=$image@$digest|" "$file"
   done
   exit
+fi
+
+push=""
+if [ "${1:-}" = --push ]; then push=1 && shift; fi
+if [ -n "$push" ]; then
+  # `headrace/control` would be of Docker Hub, where anybody can take the name.
+  [[ "${PREFIX:-}" =~ ^(localhost|[^/]*[.:][^/]*)(/|$) ]] ||
+    fail "PREFIX names the registry that you push to, with its host: make push PREFIX=registry.example/ml"
+  [ "${BASE:-}" != debian ] || fail "--push needs a base image that the builder can pull: push yours, and name it in BASE by digest"
+fi
+names=("$@")
+[ ${#names[@]} -gt 0 ] || names=(replica gateway control worker standalone ${push:+chart})
+if [ -n "$push" ] && [[ " ${names[*]} " = *" chart "* ]]; then
+  helm="$(command -v helm || command -v .venv-kube/bin/helm)" || fail "there is no helm to push the chart; make setup ENV=kube installs it"
 fi
 
 pinned() { sed -n "s/^ARG $1=//p" deploy/images/Dockerfile; } # pinned ARGUMENT
@@ -62,8 +82,10 @@ if [ "$base" != debian ] && [ -z "${UNPINNED:-}" ]; then
   check_pinned COMPILE_BASE "$compile_base"
 fi
 
-command -v docker >/dev/null || fail "there is no docker; Debian has it as docker-cli with docker-buildx"
-docker version >/dev/null 2>&1 ||
+has_images=1
+[ "${push:+${names[*]}}" != chart ] || has_images=""
+[ -z "$has_images" ] || command -v docker >/dev/null || fail "there is no docker; Debian has it as docker-cli with docker-buildx"
+[ -z "$has_images" ] || docker version >/dev/null 2>&1 ||
   fail "no Docker daemon answers; one of its own starts: export DOCKER_HOST=\$(scripts/start_docker.sh /tmp/headrace-docker)"
 
 work="$(mktemp -d)"
@@ -116,7 +138,7 @@ collect_wheels() { # collect_wheels FOLDER
 
 # What pip's files set, whichever of them: `pip config get` reads the user's alone.
 pip_setting() { # pip_setting KEY: several values stand on one line
-  { "$python" -m pip config list 2>/dev/null || true; } | sed -n "s/^global\.$1='\(.*\)'\$/\1/p" | sed 's/\\n/ /g'
+  sed <<<"$pip_settings" -n "s/^global\.$1='\(.*\)'\$/\1/p" | sed 's/\\n/ /g'
 }
 
 # pip's own settings, for the build alone. Files that they name become secrets of the build too.
@@ -134,7 +156,8 @@ find_links() { # find_links VALUE: the same as the build sees it
   printf '%s' "$seen"
 }
 collect_secrets() {
-  local key value conf="$work/pip.conf" ca=""
+  local key value conf="$work/pip.conf" ca="" pip_settings
+  pip_settings="$("$python" -m pip config list 2>/dev/null || true)"
   printf '[global]\n' >"$conf"
   for key in index-url extra-index-url find-links trusted-host proxy timeout retries; do
     value="$(pip_setting "$key")"
@@ -158,6 +181,30 @@ collect_secrets() {
   secrets+=(--secret "id=constraints.txt,src=$constraints")
   secrets+=(--secret "id=pip.conf,src=$conf")
   [ ! -d "$wheels" ] || secrets+=(--build-context "found-wheels=$wheels")
+}
+
+# TensorFlow has no package for CPUs on ARM.
+platforms_of() { if [ "$1" = replica-tensorflow ]; then printf linux/amd64; else printf '%s' "$platforms"; fi; }
+
+# Sets `platforms`: those of PLATFORMS that the builder can run, all of them if PLATFORMS is set.
+platforms=""
+choose_platforms() {
+  local builder can platform
+  builder="$(docker buildx inspect --bootstrap)" || fail "there is no builder: docker buildx create --use"
+  if grep -q '^Driver: *docker$' <<<"$builder" && [[ "$(docker info --format '{{.DriverStatus}}')" != *containerd* ]]; then
+    fail "the image store of this Docker daemon holds neither attestations nor several platforms: docker buildx create --use makes a builder that does"
+  fi
+  can="$(sed -n 's/^Platforms: *//p' <<<"$builder" | tr -d '* ' | tr ',' '\n')"
+  for platform in $(tr ',' ' ' <<<"${PLATFORMS:-linux/amd64,linux/arm64}"); do
+    if grep -qxF "$platform" <<<"$can"; then
+      platforms+="${platforms:+,}$platform"
+    elif [ -n "${PLATFORMS:-}" ]; then
+      fail "the builder cannot run $platform: install QEMU's emulators (docker run --privileged --rm tonistiigi/binfmt --install all) or add a node of it (docker buildx create --append)"
+    else
+      say "without $platform, which the builder cannot run: QEMU's emulators or another node add it"
+    fi
+  done
+  [ -n "$platforms" ] || fail "the builder runs none of linux/amd64 and linux/arm64: set PLATFORMS"
 }
 
 # What frameworks are asked for: their builds for CPU and CUDA share a version but no hash.
@@ -184,14 +231,42 @@ build() { # build NAME
     --label "org.opencontainers.image.base.name=${base%@*}"
     --label "org.opencontainers.image.base.digest=$(sed -n 's/.*@//p' <<<"$base")"
     ${revision:+--label "org.opencontainers.image.revision=$revision"})
+  local output=(--load --provenance=false)
+  if [ -n "$push" ]; then
+    arguments+=(--platform "$(platforms_of "$name")")
+    output=(--push --provenance=mode=max --attest "type=sbom${SBOM_GENERATOR:+,generator=$SBOM_GENERATOR}"
+      --metadata-file "$work/$name.json")
+    pushed+=("$name=$work/$name.json")
+  fi
   say "building $prefix/$name:$tag"
-  docker buildx build --load --provenance=false "${arguments[@]}" "${labels[@]}" \
+  docker buildx build "${output[@]}" "${arguments[@]}" "${labels[@]}" \
     --target "$target" --tag "$prefix/$name:$tag" --progress "${PROGRESS:-auto}" . ||
     fail "$name cannot be built"
   docker buildx build --quiet "${arguments[@]}" --target "$target-sbom" --output "type=local,dest=$work/sbom" . >/dev/null ||
     fail "there is no bill of materials of $name"
   mkdir -p "$sboms"
-  mv "$work/sbom/headrace.cdx.json" "$sboms/$name.cdx.json"
+  # With several platforms, one folder each: linux_arm64.
+  local file platform
+  while read -r file; do
+    platform="$(basename "$(dirname "$file")")"
+    mv "$file" "$sboms/$name.$([ "$platform" = sbom ] || printf '%s.' "$platform")cdx.json"
+  done < <(find "$work/sbom" -name headrace.cdx.json)
+  rm -rf "$work/sbom"
+}
+
+push_chart() {
+  local options=() version output digest
+  # Loopback registries have no certificate; Docker makes the same exception.
+  [[ ! "$prefix" =~ ^(localhost|127\.|\[::1\]) ]] || options+=(--plain-http)
+  # Helm wants SemVer: 1.0.0rc1 is 1.0.0-rc.1.
+  version="$(sed -nE '/^version = /{s/.*"(.*)"/\1/;s/^([0-9.]*[0-9])\.?(a|b|rc|dev)([0-9]+)$/\1-\2.\3/;p}' pyproject.toml)"
+  "$helm" package charts/headrace --version "$version" --app-version "$tag" --destination "$work" >/dev/null ||
+    fail "the chart cannot be packaged"
+  output="$("$helm" push "$work/headrace-$version.tgz" "oci://$prefix/charts" "${options[@]}" 2>&1)" ||
+    fail "the chart cannot be pushed to oci://$prefix/charts: $output"
+  digest="$(sed -n 's/^Digest: *//p' <<<"$output")"
+  printf '{"containerimage.digest": "%s"}\n' "$digest" >"$work/chart.json"
+  pushed+=("charts/headrace=$work/chart.json")
 }
 
 known() { printf "%s replica-torch" "$("$python" -m scripts.images.requirements --list | paste -sd " ")"; }
@@ -204,9 +279,15 @@ report() {
   done
 }
 
-names=("$@")
-[ ${#names[@]} -gt 0 ] || names=(replica gateway control worker standalone)
+pushed=() # NAME=FILE, what the build reported
 [ "$base" != debian ] || make_base
-collect_secrets
-for name in "${names[@]}"; do build "$name"; done
-report "${names[@]}"
+[ -z "$push" ] || [ -z "$has_images" ] || choose_platforms
+[ -z "$has_images" ] || collect_secrets
+for name in "${names[@]}"; do
+  if [ -n "$push" ] && [ "$name" = chart ]; then push_chart; else build "$name"; fi
+done
+if [ -n "$push" ]; then
+  "$python" -m scripts.images.pushed "$dist" "$prefix" "$tag" "${pushed[@]}"
+else
+  report "${names[@]}"
+fi

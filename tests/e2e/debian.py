@@ -1,4 +1,4 @@
-"""Debian's real Prometheus, `promtool` and `amtool`: what is installed, else fetched once."""
+"""Debian's Prometheus, its tools and a container registry: the installed one, else fetched once."""
 
 import os
 import shutil
@@ -12,6 +12,7 @@ _PACKAGES: Final = {
     "prometheus": ("prometheus",),
     "promtool": ("promtool", "prometheus"),  # a package of its own since Debian 13
     "amtool": ("prometheus-alertmanager",),
+    "docker-registry": ("docker-registry",),
 }
 
 
