@@ -3,9 +3,9 @@
 import asyncio
 import concurrent.futures
 import contextlib
+import signal
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,14 +87,15 @@ def start_lab(
 
 
 def serve(*, nodes: int, is_fake: bool, say: Callable[[str], None]) -> None:
-    """Run a cluster until Ctrl-C, and say how to use it."""
+    """Run a cluster until SIGINT or SIGTERM, and say how to use it."""
     if reason := why_not():
         raise LabError(reason)
+    ending = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: ending.set())
     with start_lab(build(), nodes=nodes, is_fake=is_fake) as lab:
         cluster = lab.cluster
         say(f"the API server is {cluster.url}; pods are {'fake' if is_fake else 'processes'}")
         say(f"export KUBECONFIG={cluster.kubeconfig} PATH={cluster.programs}:$PATH")
         say("kubectl get nodes; Ctrl-C ends all of it")
-        with contextlib.suppress(KeyboardInterrupt):
-            while True:
-                time.sleep(3600.0)
+        ending.wait()
