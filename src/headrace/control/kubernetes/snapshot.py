@@ -45,9 +45,16 @@ def key_of(obj: Object) -> Key:
 
 @dataclass(slots=True)
 class ClusterSnapshot:
-    """Objects by kind and name, as last read."""
+    """Objects by kind and name, as last read.
+
+    Watches and our own requests both write to it. A watch reports every change up to the resource
+    version that it reached, so an answer with an earlier version has nothing new: it may be of an
+    object that was deleted meanwhile.
+    """
 
     objects: dict[Key, Object] = field(default_factory=dict)
+    reached: dict[str, int] = field(default_factory=dict)
+    """Resource version up to which the watch of a kind has reported all changes."""
 
     def find(self, kind: str, name: str) -> Object | None:
         """Return the object; None if it does not exist."""
@@ -58,8 +65,18 @@ class ClusterSnapshot:
         for key in sorted(key for key in self.objects if key[0] == kind):
             yield self.objects[key]
 
-    def replace_all(self, kind: str, objects: Iterable[Object]) -> bool:
-        """Replace all objects of a kind; return whether that is a change."""
+    def reach(self, kind: str, version: str) -> None:
+        """Record that all changes of a kind up to a resource version are known."""
+        if version.isdigit():
+            self.reached[kind] = int(version)
+
+    def replace_all(self, kind: str, objects: Iterable[Object], version: str = "") -> bool:
+        """Replace all objects of a kind by a list; return whether that is a change.
+
+        Args:
+            version: Resource version of the list.
+        """
+        self.reach(kind, version)
         fresh = {key_of(item): item for item in objects}
         before = {key: item for key, item in self.objects.items() if key[0] == kind}
         if fresh == before:
@@ -70,10 +87,13 @@ class ClusterSnapshot:
         return True
 
     def put(self, obj: Object) -> bool:
-        """Store an object unless it is older than ours; return whether that is a change."""
+        """Store an object unless its version is known already; return whether that is a change."""
         key = key_of(obj)
         before = self.objects.get(key)
         if before is not None and is_older(obj, before):
+            return False
+        version = obj["metadata"].get("resourceVersion", "")
+        if version.isdigit() and int(version) <= self.reached.get(key[0], -1):
             return False
         self.objects[key] = obj
         return before != obj
@@ -171,7 +191,7 @@ class Watches:
         _LOG.warning("the cluster's resource versions went back; listing all objects again")
         for kind, task in self._tasks.items():
             task.cancel()
-            self._lose(kind, "the cluster's resource resource versions went back")
+            self._lose(kind, "the cluster's resource versions went back")
             self._tasks[kind] = self._group.create_task(self._follow(kind))
 
     async def _follow(self, kind: str) -> None:
@@ -180,7 +200,7 @@ class Watches:
         while True:
             try:
                 listed = await self.api.list(kind, self.selector)
-                self.cluster.replace_all(kind, listed.items)
+                self.cluster.replace_all(kind, listed.items, listed.version)
                 self._synced.add(kind)
                 self.error, failures, version = "", 0, listed.version
                 self.on_change()
@@ -220,11 +240,11 @@ class Watches:
             if version.isdigit() and now.isdigit() and int(now) < int(version):
                 raise WatchExpiredError(f"watch {kind}: resource versions went back")
             version = now
-            if event.type == "BOOKMARK":
-                continue
-            change = self.cluster.drop if event.type == "DELETED" else self.cluster.put
-            if change(event.live):
-                self.on_change()
+            if event.type != "BOOKMARK":
+                change = self.cluster.drop if event.type == "DELETED" else self.cluster.put
+                if change(event.live):
+                    self.on_change()
+            self.cluster.reach(kind, version)
         return version
 
     def _lose(self, kind: str, error: str) -> None:
