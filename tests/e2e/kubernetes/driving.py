@@ -121,7 +121,7 @@ class Driver:
         reconciler = self.reconciler
         return (
             reconciler.watches.is_synced
-            and not reconciler._is_acting
+            and reconciler.executor.is_idle
             and reconciler.publication.can_publish
             and reconciler.publication.is_confirmed
             and reconciler.publication.published == self.gateway.routes

@@ -7,8 +7,9 @@ used, for the reasons in `docs/explain/decisions/kubernetes-driver.md`.
 import json
 import random
 import re
+import time
 from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
@@ -26,6 +27,8 @@ from headrace.core import (
 )
 from headrace.core.backoff import Backoff
 from headrace.core.spec.kubernetes import Autoscaler
+from headrace.observe import TWO_DIGITS_S
+from headrace.observe.histogram import Histogram
 
 if TYPE_CHECKING:
     import httpx2
@@ -35,7 +38,7 @@ _APPLY: Final = "application/apply-patch+yaml"  # JSON is YAML
 _MERGE: Final = "application/merge-patch+json"
 _JSON: Final = "application/json"
 _EVENT_TYPES: Final = frozenset({"ADDED", "MODIFIED", "DELETED", "BOOKMARK"})
-_BACKOFF: Final = Backoff(first_s=0.2, limit_s=30.0)
+BACKOFF: Final = Backoff(first_s=0.2, limit_s=30.0)
 _MAX_MESSAGE: Final = 400
 _NO_API_SERVER: Final = (
     "the response is a web page, not an API server's: check for a proxy in between"
@@ -108,8 +111,10 @@ def failure_of(status: int, body: bytes, retry_after: str, *, description: str) 
     except (ValueError, AttributeError):
         text = body.decode("utf-8", "replace")
     message = f"{description}: {text.strip()[:_MAX_MESSAGE] or f'HTTP status {status}'}"
-    if status == HTTPStatus.INTERNAL_SERVER_ERROR:
+    if status in {HTTPStatus.INTERNAL_SERVER_ERROR, HTTPStatus.GATEWAY_TIMEOUT}:
         return ObjectFailedError(message)
+    if status >= HTTPStatus.FORBIDDEN and _ADMISSION.search(message) is not None:
+        return PermissionDeniedError(message)  # a webhook chooses its status; no Role fixes it
     if status == HTTPStatus.TOO_MANY_REQUESTS or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         try:
             retry_after_s = max(float(retry_after), 0.0)
@@ -118,8 +123,6 @@ def failure_of(status: int, body: bytes, retry_after: str, *, description: str) 
         return ApiUnavailableError(message, retry_after_s=retry_after_s)
     if status == HTTPStatus.UNPROCESSABLE_ENTITY and _IMMUTABLE.search(message) is not None:
         return ObjectFixedError(message)
-    if status == HTTPStatus.FORBIDDEN and _ADMISSION.search(message) is not None:
-        return PermissionDeniedError(message)  # the message has the cause; no Role fixes it
     kind, remedy = _ERRORS.get(status, (InvalidArgumentError, ""))
     return kind(f"{message}{remedy}")
 
@@ -128,6 +131,7 @@ def delay_s(
     failures: int,
     *,
     asked_s: float | None = None,
+    backoff: Backoff = BACKOFF,
     chance: Callable[[], float] = random.random,
 ) -> float:
     """Return the backoff in seconds after `failures` failures in a row, with jitter.
@@ -136,7 +140,7 @@ def delay_s(
         asked_s: The server's `retry-after`, used as the minimum.
         chance: Random number between 0 and 1, which spreads simultaneous retries.
     """
-    jittered = _BACKOFF.jittered_s(failures, chance=chance())
+    jittered = backoff.jittered_s(failures, chance=chance())
     return jittered if asked_s is None else max(asked_s * (1.0 + 0.1 * chance()), jittered)
 
 
@@ -281,12 +285,18 @@ class ClusterApi:
     """API of one namespace of a cluster, without retries.
 
     All methods raise the error that `failure_of` returns for an answer, and ApiUnavailableError
-    without an answer in `timeout_s`.
+    without an answer in time.
     """
 
     http: "httpx2.AsyncClient"
     namespace: str
     timeout_s: float = 10.0
+    """Timeout of connecting and of reads."""
+    write_timeout_s: float = 40.0
+    """Longer than the longest timeout of a webhook, 30 s: then the server's answer has the reason.
+    """
+    durations: dict[tuple[str, str, str], Histogram] = field(default_factory=dict)
+    """Durations of requests, without watches, by verb, kind and result: `2xx` or `failed`."""
 
     async def get(self, kind: str, name: str) -> Object | None:
         """Return the object; None if it does not exist."""
@@ -373,13 +383,20 @@ class ClusterApi:
         return await self._request("PUT", new["kind"], name, params=params, body=new)
 
     async def delete(self, live: Object) -> None:
-        """Delete the object with this uid, and its dependents; no error if it is gone."""
+        """Delete this version of an object, and its dependents; no error if it is gone.
+
+        Raises:
+            ObjectChangedError: The object changed since it was read.
+        """
         metadata = live["metadata"]
         body = {
             "apiVersion": "v1",
             "kind": "DeleteOptions",
             "propagationPolicy": "Background",
-            "preconditions": {"uid": metadata["uid"]},
+            "preconditions": {
+                "uid": metadata["uid"],
+                "resourceVersion": metadata["resourceVersion"],
+            },
         }
         try:
             await self._request("DELETE", live["kind"], metadata["name"], body=body)
@@ -399,6 +416,8 @@ class ClusterApi:
         import httpx2  # noqa: PLC0415  # only where this driver is chosen
 
         description = f"{method.lower()} {kind} {name}".strip()
+        read_s = self.timeout_s if body is None else self.write_timeout_s
+        started, result = time.monotonic(), "failed"
         try:
             answer = await self.http.request(
                 method,
@@ -406,8 +425,9 @@ class ClusterApi:
                 params=params,
                 content=None if body is None else json.dumps(body),
                 headers={"content-type": content_type, "accept": _JSON},
-                timeout=self.timeout_s,
+                timeout=httpx2.Timeout(self.timeout_s, read=read_s),
             )
+            result = f"{answer.status_code // 100}xx"
             if not answer.is_success:
                 raise _failure(answer, answer.content, description)
             if answer.content.lstrip()[:1] == b"<":
@@ -417,6 +437,10 @@ class ClusterApi:
                 raise ValueError("the response is not an object")  # noqa: TRY004, TRY301  # like invalid JSON
         except (httpx2.HTTPError, ValueError) as error:
             raise _no_answer(description, error) from error
+        finally:
+            key = (method.lower(), kind, result)
+            duration = self.durations.setdefault(key, Histogram(TWO_DIGITS_S))
+            duration.observe(time.monotonic() - started)
         return document
 
 
@@ -427,7 +451,11 @@ def _failure(answer: "httpx2.Response", body: bytes, description: str) -> Headra
 
 
 def _no_answer(description: str, error: Exception) -> ApiUnavailableError:
-    return ApiUnavailableError(f"{description}: {type(error).__name__}: {error}".rstrip(": "))
+    import httpx2  # noqa: PLC0415  # only where this driver is chosen
+
+    # A server that was reached and does not answer usually waits for a webhook of the object.
+    kind = ObjectFailedError if isinstance(error, httpx2.ReadTimeout) else ApiUnavailableError
+    return kind(f"{description}: {type(error).__name__}: {error}".rstrip(": "))
 
 
 def _event(event: object, kind: str) -> WatchEvent:

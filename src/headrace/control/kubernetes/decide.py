@@ -13,6 +13,8 @@ import msgspec
 
 from headrace.control.kubernetes.executor import (
     DELETION_COST,
+    SCALERS,
+    VICTIM_COST,
     Action,
     ApplyObject,
     DeleteObject,
@@ -58,10 +60,8 @@ from headrace.core import HeadraceError
 from headrace.core.spec.kubernetes import KubernetesSpec
 from headrace.gateway import EndpointRoute
 
-SCALERS: Final = ("HorizontalPodAutoscaler", "ScaledObject")
 KINDS: Final = ("ConfigMap", "Service", "PodDisruptionBudget", "Deployment", *SCALERS)
 """Kinds that we create; scalers are created and deleted independently."""
-VICTIM_COST: Final = -1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,8 +86,8 @@ class DecisionInputs:
     is_confirmed: bool = True
     """Whether the gateway acknowledged routes of this leader; before that nothing is removed.
     """
-    blocked: Mapping[Key, str] = field(default_factory=dict)
-    """Objects that cannot be created, with the reason."""
+    failing: Mapping[Key, str] = field(default_factory=dict)
+    """Objects that the cluster does not accept, with the reason; they are tried again."""
     mutated: Mapping[Key, frozenset[str]] = field(default_factory=dict)
     """Fields that the cluster itself changes whenever we apply an object."""
 
@@ -206,6 +206,8 @@ class _Step:
             key = key_of(manifest)
             live = self.inputs.cluster.find(*key)
             problem = self._obstacle(key, live, arm)
+            if key in self.inputs.failing:
+                problems.append(self.inputs.failing[key])
             if problem:
                 problems.append(problem)
             elif live is None:
@@ -214,9 +216,7 @@ class _Step:
                 created = with_replicas(
                     manifest, manifests.replicas if key[0] == "Deployment" else None
                 )
-                self.actions.append(
-                    ApplyObject(manifest=created, why="it does not exist", is_new=True)
-                )
+                self.actions.append(ApplyObject(manifest=created, why="it does not exist"))
             elif is_leaving(live):
                 continue  # created again when it is gone
             elif key[0] == "Deployment":
@@ -242,7 +242,7 @@ class _Step:
             return f"another revision's {key[0]} is called {key[1]} too: rename the endpoint"
         if live is not None and not is_ours(live, self.inputs.installation):
             return foreign(key)
-        return self.inputs.blocked.get(key, "")
+        return ""
 
     def _corrected(self, manifest: Object, live: Object) -> list[Action]:
         paths = self._differences(manifest, live)

@@ -5,11 +5,15 @@ Applies force ownership of our fields; an object that we did not create is never
 
 import asyncio
 import logging
+import sys
+from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Final, assert_never
 
+from headrace.control.base.faults import message_of
 from headrace.control.kubernetes.api import (
+    BACKOFF,
     ApiUnavailableError,
     ClusterApi,
     ObjectChangedError,
@@ -19,31 +23,51 @@ from headrace.control.kubernetes.api import (
     delay_s,
 )
 from headrace.control.kubernetes.manifest_cache import differences
-from headrace.control.kubernetes.names import InstallationName, Object
-from headrace.control.kubernetes.snapshot import ClusterSnapshot, Key, is_older, is_ours, key_of
+from headrace.control.kubernetes.names import REVISION, InstallationName, Object
+from headrace.control.kubernetes.snapshot import (
+    ClusterSnapshot,
+    Key,
+    is_older,
+    is_ours,
+    key_of,
+    uid_of,
+)
+from headrace.control.model.desired import DesiredState, pool_endpoint
+from headrace.control.model.observed import Observed
 from headrace.control.reconcile.plan import PublishRoutes
-from headrace.core import Clock, HeadraceError
+from headrace.core import Clock, ConflictError, HeadraceError
+from headrace.core.backoff import Backoff
 
 _LOG: Final = logging.getLogger("headrace.control")
 _CONCURRENCY: Final = 8
-_BLOCKED_S: Final = 20.0
+"""Most requests that are younger than `_SLOW_S`."""
+_SLOW_S: Final = 2.0
+_MAX_RUNNING: Final = 32
+_MAX_RETRIES: Final = 16
+"""Most requests for objects that failed before: the others of `_MAX_RUNNING` are for new ones."""
+_HANGING_S: Final = 10.0
+"""Duration of a request after which a problem is reported; also a webhook's default timeout."""
 _MANY: Final = 5
 """Failures in a row after which a problem is reported."""
+_REFUSED: Final = Backoff(first_s=2.0, limit_s=60.0)
+"""Backoff of an object that the API server refuses, for example by a policy."""
 _HANDOVER: Final = "headrace-handover"
 _REPLACEABLE: Final = frozenset(
     {"ConfigMap", "PodDisruptionBudget", "HorizontalPodAutoscaler", "ScaledObject"}
 )
 """Kinds whose objects may be missing briefly without ending a pod or losing a request."""
+SCALERS: Final = ("HorizontalPodAutoscaler", "ScaledObject")
 DELETION_COST: Final = "controller.kubernetes.io/pod-deletion-cost"
+VICTIM_COST: Final = -1000
+"""Deletion cost of pods that go first when a Deployment gets fewer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApplyObject:
-    """Apply a manifest; `is_new` if the snapshot has no such object."""
+    """Apply a manifest to our object, or create it."""
 
     manifest: Object
     why: str
-    is_new: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,9 +129,63 @@ def fixed(key: Key) -> str:
     return f"a cluster never changes this part of a {kind}: {remedy}"
 
 
+def is_current(
+    action: Action, *, desired: DesiredState, observed: Observed, cluster: ClusterSnapshot
+) -> bool:
+    """Whether what an action takes away is neither desired nor routed in the newest state.
+
+    The action was decided in an earlier step; a rollback may have been requested since.
+    """
+    reduction = _reduction(action, cluster)
+    if reduction is None:
+        return True
+    live, remaining = reduction
+    label = live["metadata"]["labels"][REVISION]
+    if isinstance(action, DeleteObject):
+        endpoints = (*map(pool_endpoint, desired.pools), *desired.endpoints)
+        arms = (arm for endpoint in endpoints for arm in endpoint.arms)
+        if any(arm.revision.id.startswith(label) for arm in arms):
+            return False
+    routed = observed.routed_addresses()
+    of_revision = (r for r in observed.replicas.values() if r.revision_id.startswith(label))
+    return sum(replica.address in routed for replica in of_revision) <= remaining
+
+
+def _reduction(action: Action, cluster: ClusterSnapshot) -> tuple[Object, int] | None:
+    """Return the object that an action takes away or lowers, and its remaining replicas."""
+    match action:
+        case DeleteObject(live=live) if live["kind"] not in SCALERS:
+            return live, 0
+        case ScaleDeployment(deployment=live, replicas=remaining):
+            pass
+        case ApplyObject(manifest=live) if live["kind"] == "Deployment":
+            remaining = _replicas(live)
+        case _:
+            return None
+    now = cluster.find(*key_of(live))
+    return (live, remaining) if now is not None and _replicas(now) > remaining else None
+
+
+@dataclass(slots=True, kw_only=True)
+class _Failures:
+    """Failures in a row of one object."""
+
+    count: int
+    until: float
+    """Monotonic time of the next attempt."""
+    reason: str
+    is_reported: bool
+    manifest: Object | None
+    """Manifest that failed; another one is tried at once."""
+
+
 @dataclass(slots=True, kw_only=True)
 class ActionExecutor:
-    """Executes actions concurrently, and updates `cluster` with the results."""
+    """Executes actions concurrently, and updates `cluster` with the results.
+
+    Each object has at most one action in progress and its own backoff, so that a webhook that does
+    not answer delays its own objects only. A failure of the whole API server pauses everything.
+    """
 
     api: ClusterApi
     cluster: ClusterSnapshot
@@ -115,87 +193,189 @@ class ActionExecutor:
     clock: Clock
     may_act: Callable[[], bool]
     """Returns whether this control plane may act; checked before each request."""
-    mutated: dict[Key, frozenset[str]] = field(default_factory=dict)
-    """Fields that the cluster itself changes whenever we apply an object."""
-    failures: int = 0
-    error: str = ""
+    is_current: Callable[[Action], bool] = lambda _: True
+    """Returns whether an action still follows from the newest state; checked before it starts."""
+    on_done: Callable[[], None] = lambda: None
+    """Called after each action."""
     on_restored: Callable[[], None] = lambda: None
     """Called when resource versions went back, as after a restore of etcd."""
-    _blocked: dict[Key, tuple[str, float]] = field(default_factory=dict)
-    """Objects that cannot be created, with the reason and the end time of the block."""
-    _failing: dict[Key, tuple[int, float]] = field(default_factory=dict)
-    """Failures in a row and retry time, by object."""
-    _retry_after_s: float | None = None
+    mutated: dict[Key, frozenset[str]] = field(default_factory=dict)
+    """Fields that the cluster itself changes whenever we apply an object."""
+    errors: int = 0
+    """Failed requests since the start."""
+    _waiting: deque[Action] = field(default_factory=deque)
+    _running: dict[Key, float] = field(default_factory=dict)
+    """Start times of the actions in progress."""
+    _failures: dict[Key, _Failures] = field(default_factory=dict)
+    _pauses: int = 0
+    """Failures in a row of the API server as a whole."""
+    _paused_until: float = 0.0
+    _pause_reason: str = ""
+    _group: asyncio.TaskGroup | None = None
 
-    async def execute(self, actions: Iterable[Action]) -> float | None:
-        """Execute actions; return the seconds until a retry if the API server failed."""
-        self._retry_after_s = None
-        limit = asyncio.Semaphore(_CONCURRENCY)
-        if all(await asyncio.gather(*(self._contained(action, limit) for action in actions))):
-            self.failures = 0
-            self.error = ""
-            return None
-        self.failures += 1
-        return delay_s(self.failures, asked_s=self._retry_after_s)
-
-    def blocked(self) -> dict[Key, str]:
-        """Return the objects that cannot be created now, with the reason."""
+    def submit(self, actions: Iterable[Action], group: asyncio.TaskGroup) -> None:
+        """Replace the actions that wait by `actions`, and start as many as possible in `group`."""
+        self._group = group
         now = self.clock.monotonic()
-        self._blocked = {key: entry for key, entry in self._blocked.items() if entry[1] > now}
-        return {key: reason for key, (reason, _) in self._blocked.items()}
+        first: dict[Key, Action] = {}
+        for action in actions:
+            first.setdefault(_key(action), action)
+        retries: list[Action] = []
+        self._waiting.clear()
+        for key, action in first.items():
+            failures = self._failures.get(key)
+            if failures is not None and failures.manifest != _manifest(action):
+                failures.until = now
+            if key in self._running or (failures is not None and failures.until > now):
+                continue  # its end wakes the next step
+            (self._waiting if failures is None else retries).append(action)
+        self._waiting += retries
+        for key in self._failures.keys() - first.keys() - self._running.keys():
+            if self._failures[key].until <= now:
+                del self._failures[key]  # no action is necessary any more
+        self.cluster.ending &= {uid_of(live) for live in self.cluster.objects.values()}
+        self._start()
 
-    def may_try(self, action: Action) -> bool:
-        """Whether an action is due: an object that failed has to wait."""
-        _, until = self._failing.get(_key(action), (0, 0.0))
-        return until <= self.clock.monotonic()
+    def problems(self) -> dict[Key, str]:
+        """Return the objects that cannot be brought about now, with the reason."""
+        now = self.clock.monotonic()
+        hanging = {
+            key: f"the API server does not answer to a change of {' '.join(key)} in "
+            f"{_HANGING_S:g} s; perhaps an admission webhook hangs"
+            for key, started in self._running.items()
+            if now >= started + _HANGING_S
+        }
+        reported = {
+            key: failures.reason for key, failures in self._failures.items() if failures.is_reported
+        }
+        return hanging | reported
 
     def due_at(self, after: float) -> float | None:
-        """Return the next monotonic retry time after `after`; None without waiting objects."""
-        times = [until for _, until in (*self._blocked.values(), *self._failing.values())]
-        return min((until for until in times if until > after), default=None)
+        """Return the next monotonic time after `after` at which something is due; None if never."""
+        times = [failures.until for failures in self._failures.values()]
+        times += [started + _HANGING_S for started in self._running.values()]
+        return min((at for at in (*times, self._paused_until) if at > after), default=None)
 
-    async def _contained(self, action: Action, limit: asyncio.Semaphore) -> bool:
-        """Execute an action; return whether it succeeded or only its object failed."""
+    @property
+    def is_idle(self) -> bool:
+        """Whether no action waits or is in progress."""
+        return not self._running and not self._waiting
+
+    def _start(self) -> None:
+        """Start waiting actions while there are slots."""
+        assert self._group is not None, "actions were submitted"
+        now = self.clock.monotonic()
+        while self._waiting and now >= self._paused_until and self._has_slot(now):
+            action = self._waiting.popleft()
+            if not self.may_act() or not self.is_current(action):
+                continue  # what changed wakes the next step
+            self._running[_key(action)] = now
+            self._group.create_task(self._execute(action))
+
+    def _has_slot(self, now: float) -> bool:
+        """Whether the next action may start: slow requests leave their slots, within bounds."""
+        retries = sum(key in self._failures for key in self._running)
+        if _key(self._waiting[0]) in self._failures and retries >= _MAX_RETRIES:
+            return False
+        quick = sum(started + _SLOW_S > now for started in self._running.values())
+        return quick < _CONCURRENCY and len(self._running) < _MAX_RUNNING
+
+    async def _execute(self, action: Action) -> None:
         key = _key(action)
-        async with limit:
-            if not self.may_act():
-                return False
-            try:
-                await self._act(action)
-            except ObjectChangedError as error:
-                _LOG.info("cluster changed concurrently", extra={"error": str(error)})
-                await self._reread(key)
-                return False
-            except ObjectFixedError as error:
-                self._note(error)
-                await self._replace(key, error)
-                return True
-            except ObjectFailedError as error:
-                self._note(error)
-                self._postpone(key, str(error))
-                return True  # and delays nothing else
-            except ApiUnavailableError as error:
-                self._note(error)
-                asked_s = max(self._retry_after_s or 0.0, error.retry_after_s or 0.0)
-                self._retry_after_s = asked_s or None
-                return False
-            except HeadraceError as error:
-                self._note(error)
-                self._block(key, str(error))
-            self._failing.pop(key, None)
-        return True
+        timer = asyncio.get_running_loop().call_later(_SLOW_S, self._start)
+        ending = self._ending(action)
+        self.cluster.ending |= ending
+        try:
+            if not await self._contained(key, action) or not isinstance(action, DeleteObject):
+                self.cluster.ending -= ending
+        finally:
+            timer.cancel()
+            del self._running[key]
+        self.on_done()
+        self._start()
+
+    def _ending(self, action: Action) -> set[str]:
+        """Return the uids of the pods that an action ends: no request may be routed to them."""
+        live, remaining = _reduction(action, self.cluster) or ({}, 0)
+        if live.get("kind") != "Deployment":
+            return set()
+        label = live["metadata"]["labels"][REVISION]
+        return {
+            uid_of(pod)
+            for (kind, _), pod in self.cluster.objects.items()
+            if kind == "Pod"
+            and (pod["metadata"].get("labels") or {}).get(REVISION) == label
+            and (remaining == 0 or _cost(pod) == str(VICTIM_COST))
+        }
+
+    async def _contained(self, key: Key, action: Action) -> bool:
+        """Execute an action; return whether it succeeded. A failure delays only its object."""
+        started = self.clock.monotonic()
+        try:
+            await self._act(action)
+        except ObjectChangedError as error:
+            await self._reread(key)
+            self._postpone(key, action, str(error), backoff=BACKOFF, report_after=_MANY)
+        except ObjectFixedError as error:
+            if reason := await self._replace(key, error):
+                self._postpone(key, action, reason, backoff=_REFUSED, report_after=1)
+        except ObjectFailedError as error:
+            is_hanging = self.clock.monotonic() >= started + _HANGING_S
+            after = 1 if is_hanging else _MANY
+            self._postpone(key, action, str(error), backoff=BACKOFF, report_after=after)
+        except ApiUnavailableError as error:
+            self._pause(error, started)
+        except HeadraceError as error:
+            self._postpone(key, action, str(error), backoff=_REFUSED, report_after=1)
+        except Exception as error:  # noqa: BLE001  # a fault at one object stops no other
+            _LOG.exception("cannot change an object", extra={"object": " ".join(key)})
+            self._postpone(key, action, message_of(error), backoff=_REFUSED, report_after=1)
+        else:
+            self._failures.pop(key, None)
+            self._pauses, self._pause_reason = 0, ""
+            return True
+        self.errors += 1
+        return False
+
+    def _postpone(
+        self, key: Key, action: Action, reason: str, *, backoff: Backoff, report_after: int
+    ) -> None:
+        """Retry an object later; report its problem after this many failures in a row."""
+        before = self._failures.get(key)
+        count = 1 if before is None else before.count + 1
+        if before is None or before.reason != reason:
+            extra = {"object": " ".join(key), "error": reason}
+            _LOG.warning("cannot change an object", extra=extra)
+        self._failures[key] = _Failures(
+            count=count,
+            until=self.clock.monotonic() + delay_s(count, backoff=backoff),
+            reason=reason,
+            is_reported=count >= report_after or (before is not None and before.is_reported),
+            manifest=_manifest(action),
+        )
+
+    def _pause(self, error: ApiUnavailableError, started: float) -> None:
+        """Pause all actions: the API server as a whole fails or asks for fewer requests."""
+        if str(error) != self._pause_reason:
+            _LOG.warning("the API server cannot answer now", extra={"error": str(error)})
+        self._pause_reason = str(error)
+        if started >= self._paused_until:  # others of the same time fail for the same reason
+            self._pauses += 1
+        until = self.clock.monotonic() + delay_s(self._pauses, asked_s=error.retry_after_s)
+        self._paused_until = max(self._paused_until, until)
 
     async def _act(self, action: Action) -> None:
         match action:
-            case ApplyObject(manifest=manifest, why=why, is_new=is_new):
-                if not is_new or await self._is_free(key_of(manifest)):
-                    await self._apply(manifest, why)
+            case ApplyObject(manifest=manifest, why=why):
+                await self._apply(manifest, why)
             case YieldReplicas(manifest=manifest, replicas=replicas):
                 await self.api.apply(_count(manifest, replicas), force=True, manager=_HANDOVER)
                 await self._apply(manifest, "another autoscaler manages the replicas")
             case ScaleDeployment(deployment=live, replicas=replicas):
                 # With another field manager: our own partial apply would remove all other fields.
                 count = _count(live, replicas)
+                if replicas < _replicas(live):
+                    count["metadata"]["resourceVersion"] = live["metadata"]["resourceVersion"]
                 self._log("scaling", live, f"to {replicas}; its pods are replaced later")
                 await self._put(await self.api.apply(count, force=True, manager=_HANDOVER))
             case MarkPod(name=name, uid=uid, cost=cost):
@@ -203,7 +383,7 @@ class ActionExecutor:
                 try:
                     self.cluster.put(await self.api.merge("Pod", name, change))
                 except ObjectMissingError:
-                    return  # it is gone already
+                    self.cluster.drop({"kind": "Pod", "metadata": {"name": name, "uid": uid}})
             case DeleteObject(live=live, why=why):
                 await self._delete(live, why)
             case PublishRoutes():
@@ -212,25 +392,28 @@ class ActionExecutor:
                 assert_never(action)
 
     async def _is_free(self, key: Key) -> bool:
-        """Whether no object has this name; a foreign object is recorded."""
+        """Whether no object has this name; ConflictError if a foreign one has it."""
         live = await self.api.get(*key)
         if live is None:
             return True
-        if is_ours(live, self.installation):
-            self.cluster.put(live)  # before the watch reports it
-        else:
-            self._block(key, foreign(key))
+        if not is_ours(live, self.installation):
+            raise ConflictError(foreign(key))
+        self.cluster.put(live)  # before the watch reports it
         return False
 
     async def _apply(self, manifest: Object, reason: str) -> None:
         """Apply to the object with the known uid, or create one."""
         key = key_of(manifest)
         cached = self.cluster.find(*key)
+        if cached is None and not await self._is_free(key):
+            return
         self._log("applying", manifest, reason)
         config = manifest
         if cached is not None:
             # Another object with this name is a conflict, and is not adopted.
-            metadata = {**manifest["metadata"], "uid": cached["metadata"]["uid"]}
+            metadata = {**manifest["metadata"], "uid": uid_of(cached)}
+            if _replicas(manifest) < _replicas(cached):
+                metadata["resourceVersion"] = cached["metadata"]["resourceVersion"]
             config = {**manifest, "metadata": metadata}
         result = await self.api.apply(config, force=cached is not None)
         await self._put(result)
@@ -269,41 +452,23 @@ class ActionExecutor:
             return  # a watch reports it
         try:
             live = await self.api.get(*key)
-        except HeadraceError as error:
-            self._note(error)
-            return
-        if live is None or live["metadata"]["uid"] != cached["metadata"]["uid"]:
+        except HeadraceError:
+            return  # the watch reports it
+        if live is None or uid_of(live) != uid_of(cached):
             self.cluster.drop(cached)
         else:
             self.cluster.put(live)
 
-    async def _replace(self, key: Key, error: ObjectFixedError) -> None:
-        """Delete an immutable object if that is harmless; the next step creates it again."""
+    async def _replace(self, key: Key, error: ObjectFixedError) -> str:
+        """Delete an immutable object if that is harmless; return the problem, or nothing."""
         cached = self.cluster.find(*key)
         if cached is None or key[0] not in _REPLACEABLE or not is_ours(cached, self.installation):
-            self._block(key, f"{error}; {fixed(key)}")
-            return
+            return f"{error}; {fixed(key)}"
         try:
             await self._delete(cached, "it is immutable and is created again")
         except HeadraceError as refused:
-            self._note(refused)
-            self._block(key, str(refused))
-
-    def _postpone(self, key: Key, error: str) -> None:
-        """Retry an object later with backoff; report a problem after `_MANY` failures."""
-        failures, _ = self._failing.get(key, (0, 0.0))
-        until = self.clock.monotonic() + delay_s(failures + 1)
-        self._failing[key] = failures + 1, until
-        if failures + 1 >= _MANY:
-            self._blocked[key] = error, until
-
-    def _block(self, key: Key, reason: str) -> None:
-        self._blocked[key] = (reason, self.clock.monotonic() + _BLOCKED_S)
-
-    def _note(self, error: HeadraceError) -> None:
-        if str(error) != self.error:
-            _LOG.error("cannot act on the cluster", extra={"error": str(error)})
-        self.error = str(error)
+            return str(refused)
+        return ""
 
     def _log(self, operation: str, target: Object, reason: str) -> None:
         extra = {"kind": target["kind"], "object": target["metadata"]["name"], "why": reason}
@@ -322,6 +487,20 @@ def _key(action: Action) -> Key:
             raise AssertionError("routes are the gateway's")
         case _:
             assert_never(action)
+
+
+def _manifest(action: Action) -> Object | None:
+    """Return the manifest that an action applies; None for other actions."""
+    return action.manifest if isinstance(action, ApplyObject | YieldReplicas) else None
+
+
+def _replicas(obj: Object) -> int:
+    """Return the number of pods that a Deployment sets; the largest number if it sets none."""
+    return int((obj.get("spec") or {}).get("replicas", sys.maxsize))
+
+
+def _cost(pod: Object) -> str:
+    return str((pod["metadata"].get("annotations") or {}).get(DELETION_COST, ""))
 
 
 def _count(deployment: Object, replicas: int) -> Object:

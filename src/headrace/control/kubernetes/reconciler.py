@@ -20,7 +20,7 @@ from headrace.control.base.journal import ChangeSignal, Emit, discard_events, wa
 from headrace.control.gateway.routes import RoutePublisher
 from headrace.control.kubernetes.api import ClusterApi
 from headrace.control.kubernetes.decide import DecisionInputs, ReconcileDecision, decide
-from headrace.control.kubernetes.executor import Action, ActionExecutor
+from headrace.control.kubernetes.executor import Action, ActionExecutor, is_current
 from headrace.control.kubernetes.manifest_cache import ManifestCache
 from headrace.control.kubernetes.manifests import settings_in
 from headrace.control.kubernetes.names import (
@@ -87,7 +87,6 @@ class KubernetesReconciler:
     _roll: Roll = field(default_factory=Roll)
     _cache: ManifestCache = field(default_factory=ManifestCache)
     _knows_routes: bool = False
-    _is_acting: bool = False
     _retry_at: float = 0.0
     _next_serial: int = 1
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
@@ -109,7 +108,9 @@ class KubernetesReconciler:
             cluster=self.cluster,
             installation=self.installation,
             clock=self.clock,
-            may_act=self.is_leader,
+            may_act=lambda: self.is_leader() and self.watches.is_synced,
+            is_current=self._is_current,
+            on_done=self.wake,
             on_restored=self.watches.restart,
         )
 
@@ -174,20 +175,12 @@ class KubernetesReconciler:
             return
         decision = decide(self._inputs(), self._cache)
         self._note(decision)
+        assert self._group is not None, "actions are taken inside run"
         for action in decision.actions:
             if isinstance(action, PublishRoutes):
-                assert self._group is not None, "actions are taken inside run"
                 self.publication.begin(action.routes, self._group)
-        others = [
-            action
-            for action in decision.actions
-            if not isinstance(action, PublishRoutes) and self.executor.may_try(action)
-        ]
-        # A slow API server delays objects, but not routes.
-        if others and not self._is_acting and self.clock.monotonic() >= self._retry_at:
-            assert self._group is not None, "actions are taken inside run"
-            self._is_acting = True
-            self._group.create_task(self._act(others))
+        others = (action for action in decision.actions if not isinstance(action, PublishRoutes))
+        self.executor.submit(others, self._group)
 
     def _inputs(self) -> DecisionInputs:
         return DecisionInputs(
@@ -197,7 +190,7 @@ class KubernetesReconciler:
             installation=self.installation,
             settings=self._settings,
             is_confirmed=self.publication.is_confirmed,
-            blocked=self.executor.blocked(),
+            failing=self.executor.problems(),
             mutated=self.executor.mutated,
         )
 
@@ -261,11 +254,10 @@ class KubernetesReconciler:
         self._observe()  # routed pods were ready
         return True
 
-    async def _act(self, actions: Sequence[Action]) -> None:
-        delay = await self.executor.execute(actions)
-        self._retry_at = self.clock.monotonic() + (delay or 0.0)
-        self._is_acting = False
-        self._wake.set()  # one step leads to the next
+    def _is_current(self, action: Action) -> bool:
+        return is_current(
+            action, desired=self.desired, observed=self.observed(), cluster=self.cluster
+        )
 
     async def _record(self, routes: tuple[EndpointRoute, ...]) -> None:
         """Store the routes in force: nothing is removed before the next leader can read them."""

@@ -137,11 +137,13 @@ class Pod(ObjectPart, frozen=True):
 
     metadata: Metadata
     status: PodStatus = PodStatus()
+    is_ending: bool = False
+    """Whether a request of ours ends it."""
 
     @property
     def is_leaving(self) -> bool:
         """Whether it is terminating."""
-        return self.metadata.deletion_timestamp is not None
+        return self.is_ending or self.metadata.deletion_timestamp is not None
 
     @property
     def is_over(self) -> bool:
@@ -221,7 +223,7 @@ def pods_in(cluster: ClusterSnapshot, installation: InstallationName) -> list[Po
     """Return the pods of our Deployments' ReplicaSets, because any pod may have our labels."""
     pods = (_read(Pod, live) for live in cluster.of_kind("Pod"))
     return [
-        pod
+        msgspec.structs.replace(pod, is_ending=True) if pod.metadata.uid in cluster.ending else pod
         for pod in pods
         if pod is not None
         and (owner := pod.metadata.controller) is not None

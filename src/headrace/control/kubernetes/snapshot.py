@@ -55,6 +55,8 @@ class ClusterSnapshot:
     objects: dict[Key, Object] = field(default_factory=dict)
     reached: dict[str, int] = field(default_factory=dict)
     """Resource version up to which the watch of a kind has reported all changes."""
+    ending: set[str] = field(default_factory=set)
+    """Uids of pods that a request of ours ends, which the cluster may not have reported yet."""
 
     def find(self, kind: str, name: str) -> Object | None:
         """Return the object; None if it does not exist."""
@@ -102,7 +104,7 @@ class ClusterSnapshot:
         """Remove an object; return whether it was present. A newer one of its name stays."""
         key = key_of(obj)
         cached = self.objects.get(key)
-        if cached is None or _uid(cached) != _uid(obj):
+        if cached is None or uid_of(cached) != uid_of(obj):
             return False
         del self.objects[key]
         return True
@@ -110,7 +112,7 @@ class ClusterSnapshot:
 
 def is_older(obj: Object, other: Object) -> bool:
     """Whether `obj` is an earlier version of the same object; versions are whole numbers."""
-    if _uid(obj) != _uid(other):
+    if uid_of(obj) != uid_of(other):
         return False
     versions = [item["metadata"].get("resourceVersion", "") for item in (obj, other)]
     return all(v.isdigit() for v in versions) and int(versions[0]) < int(versions[1])
@@ -155,7 +157,8 @@ def condition_message(deployment: Object, type_: str, status: str) -> str:
     return ""
 
 
-def _uid(obj: Object) -> str:
+def uid_of(obj: Object) -> str:
+    """Return the uid of an object; empty for none."""
     return str(obj["metadata"].get("uid", ""))
 
 

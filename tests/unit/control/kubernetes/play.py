@@ -110,7 +110,7 @@ class Play:
             installation=self.installation,
             settings=settings_in(self.desired),
             is_confirmed=self.is_confirmed,
-            blocked=self.blocked,
+            failing=self.blocked,
         )
         self.decision = decide(scene, self.drafts)
         return self.decision

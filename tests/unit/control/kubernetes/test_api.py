@@ -28,6 +28,7 @@ from headrace.core import HeadraceError, InvalidArgumentError, PermissionDeniedE
         (429, ApiUnavailableError),
         (500, ObjectFailedError),
         (503, ApiUnavailableError),
+        (504, ObjectFailedError),
     ],
 )
 def test_an_answer_means_one_error(status: int, kind: type[HeadraceError]) -> None:
@@ -69,10 +70,10 @@ def test_a_path_that_a_server_does_not_know_is_missing() -> None:
         "ValidatingAdmissionPolicy 'a' with binding 'b' denied request: no limits",
     ],
 )
-def test_what_admission_refuses_is_no_lack_of_rights(said: str) -> None:
-    error = failure_of(
-        403, json.dumps({"message": said}).encode(), "", description="patch Deployment x"
-    )
+@pytest.mark.parametrize("status", [403, 429, 503])
+def test_what_admission_refuses_is_no_lack_of_rights(said: str, status: int) -> None:
+    body = json.dumps({"message": said}).encode()
+    error = failure_of(status, body, "", description="patch Deployment x")
 
     assert type(error) is PermissionDeniedError
     assert str(error) == f"patch Deployment x: {said}"
