@@ -71,13 +71,16 @@ class ClusterOptions:
             shown="the hostname",
         ),
     ] = ""
-    owner: Annotated[
-        str,
+    owners: Annotated[
+        list[str] | None,
         setting(
-            "Deployment or ConfigMap that owns all pods: they are deleted with it.",
+            "Deployment, ConfigMap or ServiceAccount that owns all created objects; may be "
+            "repeated. Kubernetes deletes the objects when no owner exists.",
+            "--owner",
+            envvar="HEADRACE_OWNERS",
             metavar="KIND/NAME",
         ),
-    ] = ""
+    ] = None
     internal_secret: Annotated[
         str,
         setting(
@@ -108,7 +111,7 @@ class ClusterOptions:
             ("--instance", names.check_instance, self.instance),
             ("--namespace", names.check_namespace, self.namespace),
             ("--kube-url", names.check_api_url, self.kube_url),
-            ("--owner", names.check_owner, self.owner),
+            *(("--owner", names.check_owner, owner) for owner in self.owners or ()),
         ):
             try:
                 if name:
@@ -119,7 +122,7 @@ class ClusterOptions:
             namespace=self.namespace,
             instance=self.instance,
             identity=self.identity,
-            owner=self.owner,
+            owners=tuple(self.owners or ()),
             internal_secret=self.internal_secret,
             url=self.kube_url,
             context=self.kube_context,

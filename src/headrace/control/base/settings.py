@@ -51,8 +51,8 @@ class ClusterSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     """Identity in the leader election among the installation's control planes."""
     internal_secret: str = ""
     """The Secret whose `token` authenticates the control plane to replicas."""
-    owner: str = ""
-    """`KIND/NAME` of the owner of all created objects, a Deployment or a ConfigMap; empty for none.
+    owners: tuple[str, ...] = ()
+    """`KIND/NAME` of the owners of all created objects: a Deployment, ConfigMap or ServiceAccount.
     """
     url: str = ""
     """URL of a proxy to the API server."""

@@ -27,13 +27,13 @@ from headrace.core import (
 )
 from headrace.core.backoff import Backoff
 from headrace.core.spec.kubernetes import Autoscaler
-from headrace.observe import TWO_DIGITS_S
 from headrace.observe.histogram import Histogram
 
 if TYPE_CHECKING:
     import httpx2
 
 _PAGE: Final = 500
+DURATION_BOUNDS_S: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _APPLY: Final = "application/apply-patch+yaml"  # JSON is YAML
 _MERGE: Final = "application/merge-patch+json"
 _JSON: Final = "application/json"
@@ -185,9 +185,10 @@ RESOURCES: Final = {
         ),
         Resource(kind="EndpointSlice", api_version="discovery.k8s.io/v1", plural="endpointslices"),
         Resource(kind="Lease", api_version="coordination.k8s.io/v1", plural="leases"),
+        Resource(kind="ServiceAccount", api_version="v1", plural="serviceaccounts"),
     )
 }
-WATCHED: Final = tuple(kind for kind in RESOURCES if kind != "Lease")
+WATCHED: Final = tuple(kind for kind in RESOURCES if kind not in {"Lease", "ServiceAccount"})
 """Kinds that decisions depend on."""
 _MANAGED: Final = ("get", "list", "watch", "create", "patch", "delete")
 
@@ -202,10 +203,12 @@ def role_rules(autoscaler: Autoscaler | None = None) -> list[Object]:
         ("", ["configmaps", "services"], _MANAGED),
         ("apps", ["deployments"], _MANAGED),
         ("policy", ["poddisruptionbudgets"], _MANAGED),
-        # Pods belong to their Deployment: we read them, and set their deletion cost.
+        # Pods belong to their Deployment: we read them, set their deletion cost, and label the
+        # leader's.
         ("", ["pods"], ("list", "watch", "patch")),
         ("discovery.k8s.io", ["endpointslices"], ("list", "watch")),
         ("coordination.k8s.io", ["leases"], ("get", "create", "update")),
+        ("", ["serviceaccounts"], ("get",)),  # an owner of our objects
     ]
     if autoscaler in {None, Autoscaler.HPA}:
         rules.append(("autoscaling", ["horizontalpodautoscalers"], _MANAGED))
@@ -439,7 +442,7 @@ class ClusterApi:
             raise _no_answer(description, error) from error
         finally:
             key = (method.lower(), kind, result)
-            duration = self.durations.setdefault(key, Histogram(TWO_DIGITS_S))
+            duration = self.durations.setdefault(key, Histogram(DURATION_BOUNDS_S))
             duration.observe(time.monotonic() - started)
         return document
 

@@ -5,6 +5,7 @@ its duration by the candidate's own clock, and a leader stops well before.
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -12,8 +13,14 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Final
 
-from headrace.control.kubernetes.api import ClusterApi, LeadershipLostError, ObjectChangedError
-from headrace.control.kubernetes.names import InstallationName, Object, control_metadata
+from headrace.control.kubernetes.api import (
+    ClusterApi,
+    LeadershipLostError,
+    ObjectChangedError,
+    ObjectMissingError,
+)
+from headrace.control.kubernetes.names import InstallationName, Object, control_metadata, owned_by
+from headrace.control.kubernetes.snapshot import OwnerLookup, version_of
 from headrace.core import Clock, HeadraceError
 
 _LOG: Final = logging.getLogger("headrace.control")
@@ -55,6 +62,8 @@ class LeaseState:
 
     lease: Object
     changed_at: float
+    is_deleted: bool = False
+    """Whether it was deleted; its holder may lead until it notices."""
 
     @property
     def holder(self) -> str:
@@ -70,11 +79,16 @@ class LeaseState:
 def observed_lease(
     lease: Object | None, before: LeaseState | None, *, now: float
 ) -> LeaseState | None:
-    """Return the state after a read: an unchanged Lease keeps its time."""
+    """Return the state after a read: an unchanged Lease keeps its time.
+
+    None without a Lease now and before.
+    """
     if lease is None:
-        return None
+        if before is None or before.is_deleted:
+            return before
+        return replace(before, is_deleted=True, changed_at=now)
     if before is not None and before.lease.get("spec") == lease.get("spec"):
-        return replace(before, lease=lease)
+        return replace(before, lease=lease, is_deleted=False)
     return LeaseState(lease=lease, changed_at=now)
 
 
@@ -82,11 +96,12 @@ def next_step(lease: LeaseState | None, *, identity: str, now: float) -> Electio
     """Return the next action of `identity` on the Lease."""
     if lease is None:
         return ElectionStep.CREATE
-    if lease.holder == identity:
-        return ElectionStep.RENEW
-    if not lease.holder or now >= lease.changed_at + lease.duration_s:
-        return ElectionStep.TAKE
-    return ElectionStep.WAIT
+    is_held = lease.holder not in {"", identity}
+    if is_held and now < lease.changed_at + lease.duration_s:
+        return ElectionStep.WAIT
+    if lease.is_deleted:
+        return ElectionStep.CREATE
+    return ElectionStep.RENEW if lease.holder == identity else ElectionStep.TAKE
 
 
 def is_leading(renewed_at: float | None, times: LeaseTimes, *, now: float) -> bool:
@@ -125,8 +140,9 @@ def lease_object(
     spec["holderIdentity"] = identity
     spec["leaseDurationSeconds"] = max(round(times.duration_s), 1)
     spec["renewTime"] = stamp
-    if lease is not None:
-        return {**lease.lease, "spec": spec}
+    if lease is not None and not lease.is_deleted:
+        metadata = lease.lease["metadata"] | owned_by(installation)
+        return {**lease.lease, "metadata": metadata, "spec": spec}
     return {
         "apiVersion": "coordination.k8s.io/v1",
         "kind": "Lease",
@@ -142,15 +158,20 @@ def released(lease: LeaseState) -> Object:
 
 @dataclass(slots=True, kw_only=True)
 class Elector:
-    """A candidate of the election. `on_change` is called when it begins to lead."""
+    """A candidate of the election.
+
+    It may run in another thread than those that read its state.
+    """
 
     api: ClusterApi
     installation: InstallationName
     identity: str
+    """Unique among all processes: two of one identity would both lead."""
     clock: Clock
     times: LeaseTimes = field(default_factory=LeaseTimes)
-    on_change: Callable[[], None] = lambda: None
-    elected: asyncio.Event = field(default_factory=asyncio.Event)
+    on_elected: Callable[[], None] = lambda: None
+    owners: OwnerLookup = field(default_factory=OwnerLookup)
+    """Owners of the Lease."""
     _lease: LeaseState | None = None
     _renewed_at: float | None = None
     _error: str = ""
@@ -196,34 +217,49 @@ class Elector:
             return
         try:
             async with asyncio.timeout(self.times.timeout_s):
-                await self.api.update(released(lease))
+                # An interrupted renewal may have changed it.
+                live = await self.api.get("Lease", lease_name(self.installation))
+                lease = observed_lease(live, lease, now=self.clock.monotonic())
+                if lease is not None and lease.holder == self.identity and not lease.is_deleted:
+                    await self.api.update(released(lease))
         except (HeadraceError, TimeoutError) as error:
             _LOG.warning("cannot release the lease", extra={"error": str(error)})
 
     async def _attempt(self) -> None:
         sent_at = self.clock.monotonic()
+        if self._renewed_at is not None:
+            # A leader renews with one request; the server refuses it if the Lease has changed.
+            with contextlib.suppress(ObjectChangedError, ObjectMissingError):
+                await self._write(ElectionStep.RENEW, sent_at)
+                return
         live = await self.api.get("Lease", lease_name(self.installation))
-        self._lease = observed_lease(live, self._lease, now=sent_at)
+        before = self._lease
+        self._lease = observed_lease(live, before, now=sent_at)
+        if self._renewed_at is not None and self.leader != self.identity:
+            is_restored = (
+                live is not None
+                and before is not None
+                and version_of(live) < version_of(before.lease)
+            )
+            reason = ": the cluster was put back to an earlier state" if is_restored else ""
+            raise LeadershipLostError(f"{self.leader or 'no process'} holds the lease now{reason}")
         step = next_step(self._lease, identity=self.identity, now=sent_at)
-        if self._renewed_at is not None and step is not ElectionStep.RENEW:
-            raise LeadershipLostError(f"{self.leader or 'no process'} holds the lease now")
-        if step is ElectionStep.WAIT:
-            return
+        if step is not ElectionStep.WAIT:
+            with contextlib.suppress(ObjectChangedError):  # another candidate was faster
+                await self._write(step, sent_at)
+
+    async def _write(self, step: ElectionStep, sent_at: float) -> None:
         manifest = lease_object(
             self._lease,
-            installation=self.installation,
+            installation=replace(self.installation, owners=self.owners.current),
             identity=self.identity,
             times=self.times,
             wall=self.clock.now(),
         )
         write = self.api.create if step is ElectionStep.CREATE else self.api.update
-        try:
-            written = await write(manifest)
-        except ObjectChangedError:
-            return  # another candidate was faster: read again
+        written = await write(manifest)
         self._lease = observed_lease(written, self._lease, now=sent_at)
-        self._renewed_at = sent_at
-        if not self.elected.is_set():
+        is_elected, self._renewed_at = self._renewed_at is None, sent_at
+        if is_elected:
             _LOG.info("leading", extra={"identity": self.identity})
-            self.elected.set()
-            self.on_change()
+            self.on_elected()

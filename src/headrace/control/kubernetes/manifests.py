@@ -14,6 +14,7 @@ from headrace.control.kubernetes.names import (
     Object,
     labels_of,
     name_of,
+    owned_by,
     selector_of,
 )
 from headrace.control.kubernetes.pods import (
@@ -104,18 +105,8 @@ def revision_objects(
         "name": name_of(revision, instance=installation.instance),
         "namespace": installation.namespace,
         "labels": labels_of(revision, instance=installation.instance),
+        **owned_by(installation),
     }
-    if installation.owner is not None:
-        metadata["ownerReferences"] = [
-            {
-                "apiVersion": installation.owner.api_version,
-                "kind": installation.owner.kind,
-                "name": installation.owner.name,
-                "uid": installation.owner.uid,
-                "controller": False,
-                "blockOwnerDeletion": False,
-            }
-        ]
     scaler = scaler_of(endpoint, arm, metadata=metadata, settings=settings)
     selector = selector_of(revision, instance=installation.instance)
     ports = ports_of(serves_grpc=revision.settings.grpc_port is not None)

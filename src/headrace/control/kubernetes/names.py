@@ -19,6 +19,9 @@ VERSION: Final = "headrace.dev/version"
 REVISION: Final = "headrace.dev/revision"
 REVISION_ID: Final = "headrace.dev/revision-id"
 MODEL: Final = "headrace.dev/model"
+ROLE: Final = "headrace.dev/role"
+"""Label of the leader's pod, which the control plane's Service selects."""
+LEADER: Final = "leader"
 SETTINGS_DIGEST: Final = "headrace.dev/settings"
 APPLIED: Final = "headrace.dev/applied"
 """Annotation with the digest of the last applied manifest, which detects removed fields."""
@@ -28,7 +31,7 @@ _MAX_NAME: Final = 57
 """Longest name. Kubernetes keeps 58 characters of a pod's name and adds five, so the pod's name
 begins with the Deployment's name and a dash, which Prometheus queries for a revision's pods use."""
 _INSTANCE: Final = re.compile(r"[a-z]([-a-z0-9]{0,38}[a-z0-9])?")
-_OWNERS: Final = frozenset({"Deployment", "ConfigMap"})
+_OWNERS: Final = frozenset({"Deployment", "ConfigMap", "ServiceAccount"})
 _NAMESPACE: Final = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _LABEL: Final = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
 
@@ -38,7 +41,7 @@ Object = dict[str, Any]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OwnerObject:
-    """Owner of our objects, the control plane's Deployment: its deletion deletes them."""
+    """One owner of our objects. Kubernetes deletes them when none of their owners exists."""
 
     api_version: str
     kind: str
@@ -56,8 +59,8 @@ class InstallationName:
     """URL from which pods fetch models."""
     internal_secret: str = ""
     """Secret whose `token` authenticates the control plane at replicas."""
-    owner: OwnerObject | None = None
-    """Owner of all objects; with None they stay when the control plane is uninstalled."""
+    owners: tuple[OwnerObject, ...] = ()
+    """Owners of all objects; without any they stay when the control plane is uninstalled."""
     drain_timeout_s: float = 30.0
     max_behind_s: float = MAX_BEHIND_S
     """Seconds for which a gateway may send requests to a terminating pod."""
@@ -98,9 +101,26 @@ def selector_of(revision: Revision, *, instance: str = "headrace") -> dict[str, 
     return {key: labels[key] for key in ("app.kubernetes.io/name", INSTANCE, COMPONENT, REVISION)}
 
 
+def owned_by(installation: InstallationName) -> Object:
+    """Return the metadata field with the owners of an object; no field without owners."""
+    references = [
+        {
+            "apiVersion": owner.api_version,
+            "kind": owner.kind,
+            "name": owner.name,
+            "uid": owner.uid,
+            "controller": False,
+            "blockOwnerDeletion": False,
+        }
+        for owner in installation.owners
+    ]
+    return {"ownerReferences": references} if references else {}
+
+
 def control_metadata(name: str, installation: InstallationName) -> Object:
     """Return the metadata of an object of the control plane itself."""
     return {
+        **owned_by(installation),
         "name": name,
         "namespace": installation.namespace,
         "labels": {
@@ -110,6 +130,11 @@ def control_metadata(name: str, installation: InstallationName) -> Object:
             MANAGED_BY: "headrace",
         },
     }
+
+
+def leader_selector(instance: str) -> str:
+    """Return the label selector of the leader's pod."""
+    return f"{INSTANCE}={instance},{COMPONENT}=control,{ROLE}={LEADER}"
 
 
 def instance_selector(instance: str) -> str:
@@ -151,8 +176,8 @@ def check_owner(reference: str) -> None:
     kind, _, name = reference.partition("/")
     if kind not in _OWNERS or not name:
         raise InvalidArgumentError(
-            f"'{reference[:200]}' is neither Deployment/NAME nor ConfigMap/NAME, of the same "
-            "namespace"
+            f"'{reference[:200]}' is not Deployment/NAME, ConfigMap/NAME or ServiceAccount/NAME, "
+            "of the same namespace"
         )
 
 

@@ -18,7 +18,7 @@ import msgspec
 from headrace.control.base.faults import LOOP, Faults, write_events
 from headrace.control.base.journal import ChangeSignal, Emit, discard_events, wait_for
 from headrace.control.gateway.routes import RoutePublisher
-from headrace.control.kubernetes.api import ClusterApi
+from headrace.control.kubernetes.api import DURATION_BOUNDS_S, ClusterApi
 from headrace.control.kubernetes.decide import DecisionInputs, ReconcileDecision, decide
 from headrace.control.kubernetes.executor import Action, ActionExecutor, is_current
 from headrace.control.kubernetes.manifest_cache import ManifestCache
@@ -32,7 +32,7 @@ from headrace.control.kubernetes.names import (
 from headrace.control.kubernetes.pods import hosted_settings
 from headrace.control.kubernetes.replicas import pods_in, replicas_of, slices_in
 from headrace.control.kubernetes.rolling import Roll, roll_events
-from headrace.control.kubernetes.snapshot import ClusterSnapshot, Watches
+from headrace.control.kubernetes.snapshot import ClusterSnapshot, OwnerLookup, Watches
 from headrace.control.local.sandbox import Isolation
 from headrace.control.model.desired import DesiredArm, DesiredState, Revision
 from headrace.control.model.observed import Observed, Replica
@@ -44,9 +44,11 @@ from headrace.core.error_kind import UNDECODABLE
 from headrace.core.spec.access import EndpointLimitsSpec
 from headrace.core.spec.kubernetes import KubernetesSpec
 from headrace.gateway import EndpointRoute
+from headrace.observe.histogram import Histogram
+from headrace.observe.metrics import Family, counter, gauge, histogram, histogram_sample
 
 _LOG: Final = logging.getLogger("headrace.control")
-_REREAD_INTERVAL_S: Final = 1.0
+_SHORT_INTERVAL_S: Final = 1.0
 _RECHECK_INTERVAL_S: Final = 30.0
 _LONGEST_PAUSE_S: Final = 0.5
 _ROUTES_KEY: Final = "routes.json.gz"
@@ -77,6 +79,7 @@ class KubernetesReconciler:
     replicas: dict[str, Replica] = field(default_factory=dict)
     hosted: MutableMapping[str, frozenset[str]] = field(default_factory=dict)
     cluster: ClusterSnapshot = field(default_factory=ClusterSnapshot)
+    owners: OwnerLookup = field(default_factory=OwnerLookup)
     changes: ChangeSignal = field(init=False)
     """Signal for changes of the observed or desired state."""
     publication: RoutePublication = field(init=False)
@@ -87,7 +90,14 @@ class KubernetesReconciler:
     _roll: Roll = field(default_factory=Roll)
     _cache: ManifestCache = field(default_factory=ManifestCache)
     _knows_routes: bool = False
+    _doubts: int = 0
+    """Number of reasons to read the owners: Kubernetes deletes objects of owners of the past."""
+    _settled: int = -1
+    """`_doubts` at the start of the last successful read."""
+    _owners_at: float = 0.0
+    _owners_task: asyncio.Task[None] | None = None
     _retry_at: float = 0.0
+    _step_s: Histogram = field(default_factory=lambda: Histogram(DURATION_BOUNDS_S))
     _next_serial: int = 1
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
     _group: asyncio.TaskGroup | None = None
@@ -102,6 +112,7 @@ class KubernetesReconciler:
             cluster=self.cluster,
             selector=instance_selector(self.installation.instance),
             on_change=self.wake,
+            on_orphaned=self._doubt_owners,
         )
         self.executor = ActionExecutor(
             api=self.api,
@@ -149,6 +160,40 @@ class KubernetesReconciler:
         except HeadraceError:
             return None  # its endpoint's status has the reason
 
+    def families(self) -> list[Family]:
+        """Return the metrics of this driver."""
+        requests = [
+            histogram_sample(duration, (("verb", verb), ("kind", kind), ("result", result)))
+            for (verb, kind, result), duration in sorted(self.api.durations.items())
+        ]
+        return [
+            gauge(
+                "headrace_kubernetes_leader",
+                "1 while this control plane leads.",
+                [((), self.is_leader())],
+            ),
+            histogram(
+                "headrace_kubernetes_reconcile_seconds",
+                "Duration of a step of the driver.",
+                [histogram_sample(self._step_s, ())],
+            ),
+            counter(
+                "headrace_kubernetes_reconcile_errors_total",
+                "Changes of objects that failed.",
+                [((), self.executor.errors)],
+            ),
+            histogram(
+                "headrace_kubernetes_api_request_seconds",
+                "Duration of requests to the API server, without watches.",
+                requests,
+            ),
+            gauge(
+                "headrace_kubernetes_blocked_objects",
+                "Objects that the cluster does not accept now.",
+                [((), len(self.executor.problems()))],
+            ),
+        ]
+
     async def run(self) -> None:
         """Reconcile until cancelled."""
         async with asyncio.TaskGroup() as group:
@@ -159,6 +204,7 @@ class KubernetesReconciler:
                 started = self.clock.monotonic()
                 with self.faults.contain(LOOP, "pods"):
                     await self.step()
+                self._step_s.observe(self.clock.monotonic() - started)
                 # With thousands of endpoints a step takes long, and pod events come in bursts:
                 # other tasks get as much time as the step took, then one step sees all events.
                 await asyncio.sleep(min(self.clock.monotonic() - started, _LONGEST_PAUSE_S))
@@ -173,14 +219,18 @@ class KubernetesReconciler:
             return
         if not self._knows_routes and not await self._read_routes():
             return
+        assert self._group is not None, "actions are taken inside run"
+        is_read = self._owners_task is None or self._owners_task.done()
+        if is_read and self.clock.monotonic() >= self._owners_at:
+            self._owners_task = self._group.create_task(self._read_owners())
         decision = decide(self._inputs(), self._cache)
         self._note(decision)
-        assert self._group is not None, "actions are taken inside run"
         for action in decision.actions:
             if isinstance(action, PublishRoutes):
                 self.publication.begin(action.routes, self._group)
         others = (action for action in decision.actions if not isinstance(action, PublishRoutes))
-        self.executor.submit(others, self._group)
+        may_own = self._settled == self._doubts and not self.owners.all_missing
+        self.executor.submit(others if may_own else (), self._group)
 
     def _inputs(self) -> DecisionInputs:
         return DecisionInputs(
@@ -247,7 +297,7 @@ class KubernetesReconciler:
             record = await self.api.get("ConfigMap", record_name(self.installation))
         except HeadraceError as error:
             _LOG.warning("cannot read the record of routes", extra={"error": str(error)})
-            self._retry_at = self.clock.monotonic() + _REREAD_INTERVAL_S
+            self._retry_at = self.clock.monotonic() + _SHORT_INTERVAL_S
             return False
         self.publication.published = routes_in(record)
         self._knows_routes = True
@@ -259,6 +309,29 @@ class KubernetesReconciler:
             action, desired=self.desired, observed=self.observed(), cluster=self.cluster
         )
 
+    def _doubt_owners(self) -> None:
+        """Hold all actions until the owners are read again: one may have been created again."""
+        self._doubts, self._owners_at = self._doubts + 1, 0.0
+
+    async def _read_owners(self) -> None:
+        """Read the owners, and give our objects those that exist now."""
+        doubts, now = self._doubts, self.clock.monotonic()
+        self._owners_at = now + _SHORT_INTERVAL_S
+        with self.faults.contain(LOOP, "owners"):
+            is_changed = await self.owners.refresh(self.api)
+            self._settled = doubts
+            if self._doubts == doubts and not self.owners.all_missing:
+                self._owners_at = now + _RECHECK_INTERVAL_S
+            if is_changed:
+                self.installation = replace(self.installation, owners=self.owners.current)
+            if is_changed and self.publication.published is not None:
+                await self._record(self.publication.published)
+            if self.owners.missing:
+                missing = ", ".join(self.owners.missing)
+                held = "; nothing is created or changed" if self.owners.all_missing else ""
+                raise FailedPreconditionError(f"--owner: not found: {missing}{held}")
+        self._wake.set()
+
     async def _record(self, routes: tuple[EndpointRoute, ...]) -> None:
         """Store the routes in force: nothing is removed before the next leader can read them."""
         if self.is_leader():
@@ -269,7 +342,7 @@ class KubernetesReconciler:
 
         It may be due already, because the step takes time.
         """
-        times = [self.executor.due_at(stepped_at), self._retry_at]
+        times = [self.executor.due_at(stepped_at), self._retry_at, self._owners_at]
         due = min(
             (time for time in times if time is not None and time > stepped_at),
             default=stepped_at + _RECHECK_INTERVAL_S,

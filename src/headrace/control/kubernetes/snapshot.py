@@ -21,6 +21,7 @@ from headrace.control.kubernetes.names import (
     MANAGED_BY,
     InstallationName,
     Object,
+    OwnerObject,
 )
 from headrace.core import HeadraceError, PermissionDeniedError
 
@@ -33,6 +34,9 @@ _SHORT_S: Final = 1.0
 _RELIST_INTERVAL_S: Final = 900.0
 """Seconds between lists without errors: a watch from a version that the server has not reached yet,
 as after a restore of etcd, stays silent."""
+
+_OF_OTHERS: Final = frozenset({"Pod", "EndpointSlice"})
+"""Kinds that Kubernetes' own controllers create and delete."""
 
 Key = tuple[str, str]
 """Kind and name."""
@@ -94,8 +98,7 @@ class ClusterSnapshot:
         before = self.objects.get(key)
         if before is not None and is_older(obj, before):
             return False
-        version = obj["metadata"].get("resourceVersion", "")
-        if version.isdigit() and int(version) <= self.reached.get(key[0], -1):
+        if -1 < version_of(obj) <= self.reached.get(key[0], -1):
             return False
         self.objects[key] = obj
         return before != obj
@@ -111,15 +114,18 @@ class ClusterSnapshot:
 
 
 def is_older(obj: Object, other: Object) -> bool:
-    """Whether `obj` is an earlier version of the same object; versions are whole numbers."""
-    if uid_of(obj) != uid_of(other):
-        return False
-    versions = [item["metadata"].get("resourceVersion", "") for item in (obj, other)]
-    return all(v.isdigit() for v in versions) and int(versions[0]) < int(versions[1])
+    """Whether `obj` is an earlier version of the same object."""
+    return uid_of(obj) == uid_of(other) and -1 < version_of(obj) < version_of(other)
+
+
+def version_of(obj: Object) -> int:
+    """Return the resource version; -1 for one that is not a whole number."""
+    version = obj["metadata"].get("resourceVersion", "")
+    return int(version) if version.isdigit() else -1
 
 
 def is_ours(obj: Object, installation: InstallationName) -> bool:
-    """Whether we created `obj`, by its labels, field manager and owner."""
+    """Whether we created `obj`, by its labels and field manager, and no controller owns it."""
     metadata = obj["metadata"]
     labels = metadata.get("labels") or {}
     if labels.get(MANAGED_BY) != "headrace" or labels.get(INSTANCE) != installation.instance:
@@ -129,9 +135,7 @@ def is_ours(obj: Object, installation: InstallationName) -> bool:
         for entry in metadata.get("managedFields") or ()
     ):
         return False
-    owner_uid = installation.owner.uid if installation.owner is not None else None
-    owners = metadata.get("ownerReferences") or ()
-    return not any(owner.get("controller") and owner.get("uid") != owner_uid for owner in owners)
+    return not any(owner.get("controller") for owner in metadata.get("ownerReferences") or ())
 
 
 def is_leaving(obj: Object) -> bool:
@@ -157,9 +161,46 @@ def condition_message(deployment: Object, type_: str, status: str) -> str:
     return ""
 
 
+def _owner_uids(obj: Object | None) -> frozenset[str]:
+    metadata = {} if obj is None else obj["metadata"]
+    return frozenset(owner["uid"] for owner in metadata.get("ownerReferences") or ())
+
+
 def uid_of(obj: Object) -> str:
     """Return the uid of an object; empty for none."""
     return str(obj["metadata"].get("uid", ""))
+
+
+@dataclass(slots=True, kw_only=True)
+class OwnerLookup:
+    """Owners of our objects, by name: an owner that is created again has another uid."""
+
+    references: tuple[str, ...] = ()
+    """`KIND/NAME` of each, in our namespace."""
+    current: tuple[OwnerObject, ...] = ()
+    """Owners that exist; the last ones while none does, so that Kubernetes deletes what they own.
+    """
+    missing: tuple[str, ...] = ()
+
+    @property
+    def all_missing(self) -> bool:
+        """Whether no owner exists, as during an uninstallation: then nothing may be created."""
+        return bool(self.references) and len(self.missing) == len(self.references)
+
+    async def refresh(self, api: ClusterApi) -> bool:
+        """Read the owners; return whether `current` changed."""
+        owners, missing = [], []
+        for reference in self.references:
+            kind, _, name = reference.partition("/")
+            live = await api.get(kind, name)
+            if live is None or is_leaving(live):
+                missing.append(reference)
+                continue
+            version = RESOURCES[kind].api_version
+            owners.append(OwnerObject(api_version=version, kind=kind, name=name, uid=uid_of(live)))
+        self.missing, before = tuple(missing), self.current
+        self.current = tuple(owners) or before
+        return self.current != before
 
 
 @dataclass(slots=True, kw_only=True)
@@ -170,6 +211,9 @@ class Watches:
     cluster: ClusterSnapshot
     selector: str
     on_change: Callable[[], None]
+    on_orphaned: Callable[[], None] = lambda: None
+    """Called when others deleted an object of ours or removed an owner of it, as the garbage
+    collector does."""
     kinds: tuple[str, ...] = WATCHED
     error: str = ""
     _synced: set[str] = field(default_factory=set)
@@ -244,8 +288,13 @@ class Watches:
                 raise WatchExpiredError(f"watch {kind}: resource versions went back")
             version = now
             if event.type != "BOOKMARK":
+                before = self.cluster.objects.get(key_of(event.live))
                 change = self.cluster.drop if event.type == "DELETED" else self.cluster.put
                 if change(event.live):
+                    if kind not in _OF_OTHERS and (
+                        event.type == "DELETED" or _owner_uids(before) - _owner_uids(event.live)
+                    ):
+                        self.on_orphaned()
                     self.on_change()
             self.cluster.reach(kind, version)
         return version

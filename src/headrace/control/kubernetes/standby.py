@@ -6,25 +6,31 @@ import json
 import logging
 import socket
 import ssl
-from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+import threading
+import uuid
+from collections.abc import AsyncIterator, Coroutine
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Final
 
 from headrace.control.base.faults import Faults
-from headrace.control.base.journal import Emit
+from headrace.control.base.journal import Emit, wait_for
 from headrace.control.base.settings import DEFAULT_ADMIN_PORT, ClusterSettings, ControlSettings
 from headrace.control.gateway.routes import RoutePublisher
-from headrace.control.kubernetes.api import RESOURCES, ClusterApi, connect
+from headrace.control.kubernetes.api import ClusterApi, ObjectMissingError, connect
 from headrace.control.kubernetes.election import Elector, LeaseTimes
-from headrace.control.kubernetes.names import InstallationName, OwnerObject, check_owner
+from headrace.control.kubernetes.names import LEADER, ROLE, InstallationName, leader_selector
 from headrace.control.kubernetes.reconciler import KubernetesReconciler
+from headrace.control.kubernetes.snapshot import OwnerLookup
 from headrace.control.reconcile.publication import Reconciling
-from headrace.core import Clock, FailedPreconditionError, SystemClock
+from headrace.core import Clock, FailedPreconditionError, HeadraceError, SystemClock
 from headrace.core.gateways import MAX_BEHIND_S
 
 _LOG: Final = logging.getLogger("headrace.control")
 _HEALTH: Final = "/api/v1/health"
 _READ_TIMEOUT_S: Final = 5.0
+_LABEL_INTERVAL_S: Final = 30.0
+_LABEL_RETRY_S: Final = 1.0
 _MAX_HEAD: Final = 16 << 10
 
 
@@ -34,12 +40,24 @@ class ClusterMembership:
 
     api: ClusterApi
     elector: Elector
+    elected: asyncio.Event
+    """Set when the elector begins to lead."""
     installation: InstallationName
+    pod: str
+    """Name of the pod that this process runs in, if it runs in one."""
+    _election: asyncio.AbstractEventLoop = field(default_factory=asyncio.new_event_loop)
+    """Loop of the elector's thread: a long step of the main loop must not delay renewals."""
     _electing: asyncio.Task[None] = field(init=False)
+    _labelling: asyncio.Task[None] = field(init=False)
 
     def begin(self) -> None:
         """Run for election until `close`."""
-        self._electing = asyncio.create_task(self.elector.run())
+        threading.Thread(target=self._election.run_forever, name="election", daemon=True).start()
+        self._electing = asyncio.create_task(self._in_election(self.elector.run()))
+        self._labelling = asyncio.create_task(self._keep_label())
+
+    async def _in_election(self, work: Coroutine[None, None, None]) -> None:
+        await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._election))
 
     def reconciler(
         self, publisher: RoutePublisher, clock: Clock, emit: Emit, faults: Faults
@@ -50,6 +68,7 @@ class ClusterMembership:
             publisher=publisher,
             clock=clock,
             installation=self.installation,
+            owners=self.elector.owners,
             is_leader=self.elector.is_leading,
             emit=emit,
             faults=faults,
@@ -62,7 +81,7 @@ class ClusterMembership:
     async def wait_elected(self, stopped: asyncio.Event) -> bool:
         """Return True once it leads, False if `stopped` is set first. Raises election errors."""
         waits = {
-            asyncio.create_task(self.elector.elected.wait()),
+            asyncio.create_task(self.elected.wait()),
             asyncio.create_task(stopped.wait()),
         }
         await asyncio.wait({*waits, self._electing}, return_when=asyncio.FIRST_COMPLETED)
@@ -73,11 +92,48 @@ class ClusterMembership:
         return self.elector.is_leading() and not stopped.is_set()
 
     async def close(self) -> None:
-        """Release the Lease, and close all connections."""
+        """Remove the leader's label, release the Lease, and close all connections."""
+        self._labelling.cancel()
+        await asyncio.wait({self._labelling})
+        with contextlib.suppress(HeadraceError, TimeoutError):
+            async with asyncio.timeout(self.elector.times.timeout_s):
+                await self._label(is_leader=False)
         self._electing.cancel()
-        await asyncio.wait({self._electing})
-        await self.elector.resign()
+        await self._in_election(self._leave())
+        self._election.call_soon_threadsafe(self._election.stop)
         await self.api.http.aclose()
+
+    async def _leave(self) -> None:
+        await self.elector.resign()
+        await self.elector.api.http.aclose()
+
+    async def _keep_label(self) -> None:
+        """Keep the label that the Service selects on the leader's pod, and on no other."""
+        problem = ""
+        while True:
+            is_leader, delay_s = self.elector.is_leading(), _LABEL_INTERVAL_S
+            try:
+                await self._label(is_leader=is_leader)
+                problem = ""
+            except HeadraceError as error:
+                if not isinstance(error, ObjectMissingError):  # it does not run in a pod
+                    delay_s = _LABEL_RETRY_S
+                if str(error) != problem:
+                    problem = str(error)
+                    _LOG.warning("cannot label the leader's pod", extra={"error": problem})
+            changed = asyncio.Event() if is_leader else self.elected
+            await wait_for(changed, delay_s)
+
+    async def _label(self, *, is_leader: bool) -> None:
+        listed = await self.api.list("Pod", leader_selector(self.installation.instance))
+        labelled = {pod["metadata"]["name"] for pod in listed.items}
+        changes: dict[str, str | None] = {
+            name: None for name in labelled if is_leader is not (name == self.pod)
+        }
+        if is_leader and self.pod not in labelled:
+            changes[self.pod] = LEADER
+        for name, role in changes.items():
+            await self.api.merge("Pod", name, {"metadata": {"labels": {ROLE: role}}})
 
 
 async def stand_by(
@@ -85,37 +141,46 @@ async def stand_by(
 ) -> ClusterMembership | None:
     """Return the membership once this control plane leads; None if `stopped` is set first.
 
+    It waits while the API server is away.
+
     Raises:
-        FailedPreconditionError: The cluster cannot be reached, or the owner does not exist.
-        HeadraceError: The API server denies access to the owner.
+        FailedPreconditionError: No API server is configured, or the port is in use.
     """
     logging.getLogger("httpx2").setLevel(logging.WARNING)  # it logs every request
-    identity = cluster.identity or socket.gethostname()
-    http = connect(identity=identity, url=cluster.url, context=cluster.context)
-    api = ClusterApi(http=http, namespace=cluster.namespace)
-    try:
-        owner = await find_owner(api, cluster.owner) if cluster.owner else None
-    except BaseException:
-        await http.aclose()
-        raise
+    pod = cluster.identity or socket.gethostname()
+    identity = f"{pod}_{uuid.uuid4()}"
+    connected = partial(connect, identity=identity, url=cluster.url, context=cluster.context)
+    api = ClusterApi(http=connected(), namespace=cluster.namespace)
     installation = InstallationName(
         namespace=cluster.namespace,
         instance=cluster.instance,
         artifacts_url=settings.artifacts,
         internal_secret=cluster.internal_secret,
-        owner=owner,
         drain_timeout_s=settings.drain_timeout_s,
         max_behind_s=MAX_BEHIND_S if settings.agents is None else settings.agents.max_behind_s,
         log_format=settings.log_format,
     )
+    loop, elected = asyncio.get_running_loop(), asyncio.Event()
+
+    def on_elected() -> None:
+        loop.call_soon_threadsafe(elected.set)
+
+    times = lease_times(cluster.lease_s)
     elector = Elector(
-        api=api,
+        # Renewals wait neither behind other requests nor longer than the Lease lasts.
+        api=replace(
+            api, http=connected(), timeout_s=times.timeout_s, write_timeout_s=times.timeout_s
+        ),
         installation=installation,
         identity=identity,
         clock=SystemClock(),
-        times=lease_times(cluster.lease_s),
+        times=times,
+        owners=OwnerLookup(references=cluster.owners),
+        on_elected=on_elected,
     )
-    membership = ClusterMembership(api=api, elector=elector, installation=installation)
+    membership = ClusterMembership(
+        api=api, elector=elector, elected=elected, installation=installation, pod=pod
+    )
     membership.begin()
     _LOG.info("standing by", extra={"identity": identity, "namespace": cluster.namespace})
     async with _serve_health(settings, elector):
@@ -128,24 +193,6 @@ async def stand_by(
 def lease_times(lease_s: float) -> LeaseTimes:
     """Return renewal interval and safety margin for a Lease of this duration."""
     return LeaseTimes(duration_s=lease_s, margin_s=lease_s / 3, renew_s=lease_s / 7.5)
-
-
-async def find_owner(api: ClusterApi, reference: str) -> OwnerObject:
-    """Return the object `KIND/NAME`, whose deletion deletes our objects.
-
-    Raises:
-        InvalidArgumentError: The kind is not supported.
-        FailedPreconditionError: The object does not exist.
-    """
-    check_owner(reference)
-    kind, _, name = reference.partition("/")
-    owner = await api.get(kind, name)
-    if owner is None:
-        raise FailedPreconditionError(
-            f"--owner {reference}: not found in namespace {api.namespace}"
-        )
-    uid = str(owner["metadata"]["uid"])
-    return OwnerObject(api_version=RESOURCES[kind].api_version, kind=kind, name=name, uid=uid)
 
 
 @contextlib.asynccontextmanager

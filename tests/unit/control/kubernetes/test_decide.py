@@ -1,7 +1,7 @@
 import msgspec
 import pytest
 
-from headrace.control.kubernetes import InstallationName, OwnerObject, name_of
+from headrace.control.kubernetes import name_of
 from headrace.control.kubernetes.executor import ApplyObject, DeleteObject, MarkPod, YieldReplicas
 from headrace.control.kubernetes.snapshot import is_ours, owns_replicas
 from headrace.control.model.desired import DesiredArm
@@ -9,6 +9,7 @@ from headrace.control.reconcile.plan import PublishRoutes
 from headrace.core.spec.scale import AutoscaleSpec
 from tests.unit.control.kubernetes.play import Play
 from tests.unit.control.kubernetes.states import (
+    PLACE,
     a_revision,
     a_state,
     an_arm,
@@ -201,18 +202,14 @@ def test_an_object_with_our_labels_that_we_did_not_make_is_not_deleted() -> None
 
 
 def test_what_another_controller_owns_is_not_ours() -> None:
-    owner = OwnerObject(
-        api_version="apps/v1", kind="Deployment", name="headrace-control", uid="u-1"
-    )
-    installation = InstallationName(namespace="models", artifacts_url="s3://a", owner=owner)
     found = running(an_arm()).store.get("Deployment", NAME)
     reference = {"apiVersion": "v1", "kind": "X", "name": "x", "uid": "u-2", "controller": True}
 
-    assert is_ours(found, installation)
+    assert is_ours(found, PLACE)
     found["metadata"]["ownerReferences"] = [reference]
-    assert not is_ours(found, installation)
-    found["metadata"]["ownerReferences"] = [{**reference, "uid": "u-1"}]
-    assert is_ours(found, installation)
+    assert not is_ours(found, PLACE)
+    found["metadata"]["ownerReferences"] = [{**reference, "controller": False}]
+    assert is_ours(found, PLACE)
 
 
 def test_a_model_that_pods_cannot_fetch_is_a_problem_and_stops_nobody_else() -> None:

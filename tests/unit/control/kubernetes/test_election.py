@@ -47,6 +47,15 @@ def test_a_lease_that_was_given_back_is_taken_at_once() -> None:
     assert next_step(found, identity="a", now=0.0) is ElectionStep.TAKE
 
 
+def test_the_holder_of_a_deleted_lease_is_given_time_to_create_it_again() -> None:
+    lost = observed_lease(None, known("b", at=0.0), now=14.0)
+    later = observed_lease(None, lost, now=20.0)
+
+    assert next_step(later, identity="b", now=20.0) is ElectionStep.CREATE
+    assert next_step(later, identity="a", now=28.9) is ElectionStep.WAIT
+    assert next_step(later, identity="a", now=29.0) is ElectionStep.CREATE
+
+
 def test_time_runs_from_the_last_change_that_was_seen_whatever_clocks_say() -> None:
     before = known("b", at=0.0)
     same = observed_lease(a_lease("b"), before, now=10.0)
@@ -98,7 +107,7 @@ class Candidate:
 
 @dataclass
 class Server:
-    """Takes a write only if it follows from the newest version."""
+    """Accepts a write only if it follows from the newest version."""
 
     lease: Object | None = None
     version: int = 0
@@ -116,7 +125,9 @@ class Server:
 
 
 moves = st.lists(
-    st.tuples(st.sampled_from("ab"), st.sampled_from(["look", "write"]), st.floats(0.0, 6.0)),
+    st.tuples(
+        st.sampled_from("ab"), st.sampled_from(["look", "write", "delete"]), st.floats(0.0, 6.0)
+    ),
     max_size=60,
 )
 
@@ -129,7 +140,10 @@ def test_never_do_two_lead_at_once(moves: list[tuple[str, str, float]]) -> None:
     for name, move, pause in moves:
         now += pause
         who = candidates[name]
-        if move == "look":
+        if move == "delete":
+            if server.lease is not None and all(c.known for c in candidates.values()):
+                server.lease, server.version = None, server.version + 1
+        elif move == "look":
             who.look(server.lease, server.version, now)
         elif who.pending is not None and now - who.pending[1] < TIMES.duration_s - TIMES.margin_s:
             server.write(who)

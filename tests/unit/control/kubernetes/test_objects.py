@@ -63,7 +63,7 @@ def test_every_object_is_valid_to_the_published_schemas(autoscaler: str) -> None
         namespace="models",
         artifacts_url="s3://artifacts",
         internal_secret="headrace-internal",  # noqa: S106  # its name only
-        owner=owner,
+        owners=(owner,),
     )
     state = a_state(
         an_endpoint(autoscale=SCALE),
