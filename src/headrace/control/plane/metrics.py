@@ -348,6 +348,7 @@ def own_families(plane: "ControlPlane") -> list[Family]:
             [(_labels(replica), replica.restarts) for replica in replicas],
         ),
         *plane.reconciling.gateway_supervisor.families(),
+        *plane.reconciling.reconciler.families(),
         *plane.telemetry.drift.families(),
         *plane.telemetry.rows.families(),
         *([] if tls is None else tls.certificates.families()),

@@ -15,6 +15,7 @@ from headrace.control.model.observed import Observed, Replica, perhaps_in_force
 from headrace.control.reconcile.pools import PoolState
 from headrace.core import HeadraceError
 from headrace.gateway import EndpointRoute
+from headrace.observe.metrics import Family
 
 _LOG: Final = logging.getLogger("headrace.control")
 _REPUBLISH_S: Final = 1.0
@@ -132,6 +133,9 @@ class Reconciling(PoolState, Protocol):
 
     def arm_problem(self, endpoint: str, arm: DesiredArm) -> str:
         """Return why an arm's replicas cannot run; empty if they can."""
+
+    def families(self) -> list[Family]:
+        """Return the metrics of the driver of replicas."""
 
     async def run(self) -> None:
         """Reconcile until cancelled."""

@@ -50,6 +50,7 @@ from headrace.core import (
 )
 from headrace.core.fetch import fetch
 from headrace.core.processes import Process
+from headrace.observe.metrics import Family
 
 _LOG: Final = logging.getLogger("headrace.control")
 _READY_PATH: Final = "/v2/health/ready"
@@ -114,6 +115,10 @@ class Reconciler:
     def hosted_settings(self, revision: Revision) -> ReplicaSettings:
         """Return a model's settings for a pool's replica, which sees the same files."""
         return revision.settings
+
+    def families(self) -> list[Family]:
+        """Return no metrics: those of replicas and processes are the control plane's."""
+        return []
 
     def adopt(self) -> list[Replica]:
         """Adopt the replicas of an earlier control plane; call it before `run`.
