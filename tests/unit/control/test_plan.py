@@ -27,11 +27,13 @@ from headrace.control.reconcile.plan import (
     DrainReplica,
     ForgetReplica,
     KillReplica,
+    Memo,
     PublishRoutes,
     RestartReplica,
     StartReplica,
     due_at,
     plan,
+    prospects_of,
 )
 from headrace.core import BatchingSpec, EndpointName, ReplicaSettings
 from headrace.gateway import EndpointRoute, RevisionTarget
@@ -268,6 +270,31 @@ def test_a_new_version_takes_over_early_if_the_old_one_cannot_answer() -> None:
     world.acknowledge()
 
     assert world.serving() == {"m-2-2"}
+
+
+def test_former_replicas_get_requests_again_if_the_version_that_replaced_them_ends() -> None:
+    world = settled(arm("1", replicas=2))
+    world.desired = want(arm("2"))
+    world.step()
+    world.probe("m-2-3", ProbeResult.READY)
+    world.step()
+    world.acknowledge()
+    world.end("m-2-3", -9)
+    assert not any(isinstance(action, DrainReplica) for action in world.step())
+    world.acknowledge()
+
+    assert world.serving() == {"m-1-1", "m-1-2"}
+    world.settle()
+    assert world.serving() == {"m-2-3"}
+    assert not world.of_version("1")
+
+
+def test_an_endpoint_that_is_scaled_to_zero_keeps_no_former_replica() -> None:
+    world = settled(arm("1", replicas=2))
+    world.desired = want(arm("2", replicas=0))
+    world.settle()
+
+    assert not world.replicas
 
 
 def test_a_change_of_settings_replaces_replicas_of_the_same_version() -> None:
@@ -528,6 +555,24 @@ def test_a_change_never_takes_the_last_answer_away(
         assert world.serving()
     world.settle()
     assert world.serving()
+
+
+@given(st.lists(events, max_size=40))
+@settings(max_examples=100)
+def test_a_route_is_empty_only_if_no_version_that_may_answer_is_ready(
+    history: list[tuple[str, object]],
+) -> None:
+    world = World()
+    for what, value in history:
+        happen(world, what, value)
+        prospects = prospects_of(world.desired, world.observed(), Memo())
+        for endpoint, prospect in zip(world.desired.endpoints, prospects, strict=True):
+            shadows = {arm.revision.id for arm in endpoint.arms if not arm.weight}
+            may_answer = any(
+                replica.phase is ReplicaPhase.READY and replica.revision_id not in shadows
+                for replica in world.replicas.values()
+            )
+            assert may_answer <= any(arm.weight and arm.replicas for arm in prospect.route.arms)
 
 
 @given(st.lists(st.tuples(st.integers(0, 100), st.booleans()), min_size=1, max_size=5))

@@ -89,9 +89,10 @@ class Prospect:
             for arm in view.endpoint.arms
             if not arm.revision.unloadable
         ]
+        route = route_of(view)
         return cls(
-            route=route_of(view),
-            retained=frozenset(replica.name for replica in view.retained()),
+            route=route,
+            retained=frozenset(replica.name for replica in view.retained(route)),
             starts=tuple((arm, count) for arm, count in missing if count > 0),
         )
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from headrace.control.model.desired import DesiredArm, DesiredEndpoint, Revision
-from headrace.control.model.observed import Replica, ReplicaPhase
+from headrace.control.model.observed import Replica, ReplicaPhase, addresses_of
 from headrace.gateway import EndpointRoute, RevisionTarget
 
 
@@ -102,11 +102,13 @@ class RoutedEndpoint:
             return False
         return not survivors or any(self._can_answer(arm) for arm in weighted)
 
-    def retained(self) -> list[Replica]:
-        """Return the replicas to keep: desired ones, and former ones that still get requests."""
+    def retained(self, route: EndpointRoute) -> list[Replica]:
+        """Return the replicas to keep: desired ones, and former ones that `route` needs."""
         retained = [replica for replicas in self.desired.values() for replica in replicas]
-        for version in self._versions_on_previous:
-            retained += [replica for replica in self.former.get(version, ()) if replica.was_ready]
+        routed = addresses_of((route,))
+        for version, replicas in self.former.items():
+            is_kept = version in self._versions_on_previous
+            retained += [r for r in replicas if r.was_ready and (is_kept or r.address in routed)]
         return retained
 
     def ready_for(self, key: str) -> tuple[str, ...]:
@@ -121,6 +123,19 @@ class RoutedEndpoint:
         if version in self._versions_on_previous:
             replicas += self.former.get(version, ())
         return tuple(sorted(replica.address for replica in _ready(replicas)))
+
+    def fallback(self) -> RevisionTarget | None:
+        """Return an arm of former ready replicas, for a route that nothing else can answer.
+
+        None if the endpoint has none, or needs none because it is scaled to zero.
+        """
+        versions = {version: _ready(replicas) for version, replicas in self.former.items()}
+        version = max(versions, key=lambda version: len(versions[version]), default="")
+        is_needed = any(arm.replicas or arm.revision.pool for arm in self.endpoint.arms)
+        if not is_needed or not versions.get(version):
+            return None
+        addresses = tuple(sorted(replica.address for replica in versions[version]))
+        return RevisionTarget(version=version, weight=100, replicas=addresses)
 
     def _can_answer(self, arm: DesiredArm) -> bool:
         if arm.revision.pool:
@@ -156,7 +171,10 @@ class RoutedEndpoint:
 
 
 def route_of(view: RoutedEndpoint) -> EndpointRoute:
-    """Return the route that `view` should have now; arms without a ready replica are empty."""
+    """Return the route that `view` should have now; arms without a ready replica are empty.
+
+    If no arm has one, former replicas that are ready get all requests until one has.
+    """
     endpoint, current = view.endpoint, view.current
     # Not part of a split: these apply immediately, even if replicas are not ready.
     common = EndpointRoute(
@@ -191,6 +209,9 @@ def route_of(view: RoutedEndpoint) -> EndpointRoute:
         )
     scale = endpoint.autoscale
     answers = any(arm.is_live and arm.weight for arm in arms)
+    fallback = None if answers else view.fallback()
+    if fallback is not None:
+        return replace(common, arms=(fallback,))
     if scale is not None and scale.min_replicas == 0 and not answers:
         return replace(common, arms=arms, held=True, hold_s=scale.hold_s, max_held=scale.max_held)
     return replace(
