@@ -29,9 +29,11 @@ def __getattr__(name: str) -> object:
     from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415  # slow to load
 
     try:
-        return version("headrace")
+        number = version("headrace")
     except PackageNotFoundError:  # a source tree that was never installed
-        return "0.0.0"
+        number = "0.0.0"
+    globals()[name] = number  # each lookup reads and parses a file
+    return number
 
 
 def __dir__() -> list[str]:
