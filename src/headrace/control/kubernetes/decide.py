@@ -5,8 +5,11 @@ pods are ready, and pods that a gateway may still send requests to are not remov
 the number of pods, and the deletion cost of pods.
 """
 
+import math
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Final
 
 import msgspec
@@ -24,8 +27,8 @@ from headrace.control.kubernetes.executor import (
     fixed,
     foreign,
 )
-from headrace.control.kubernetes.manifest_cache import ManifestCache, Manifests, with_replicas
-from headrace.control.kubernetes.manifests import is_scaled_elsewhere
+from headrace.control.kubernetes.manifest_cache import ManifestCache, Manifests, with_spec
+from headrace.control.kubernetes.manifests import bounds_of, is_scaled_elsewhere, scaler_bounds
 from headrace.control.kubernetes.names import REVISION, InstallationName, Object
 from headrace.control.kubernetes.pods import hosted_settings
 from headrace.control.kubernetes.replicas import Pod, pods_in
@@ -54,7 +57,7 @@ from headrace.control.model.desired import (
     DesiredState,
     pool_endpoint,
 )
-from headrace.control.model.observed import Observed, addresses_of
+from headrace.control.model.observed import Observed, Replica, ReplicaPhase, addresses_of
 from headrace.control.reconcile.plan import PublishRoutes, prospects_of
 from headrace.core import HeadraceError
 from headrace.core.spec.kubernetes import KubernetesSpec
@@ -62,6 +65,9 @@ from headrace.gateway import EndpointRoute
 
 KINDS: Final = ("ConfigMap", "Service", "PodDisruptionBudget", "Deployment", *SCALERS)
 """Kinds that we create; scalers are created and deleted independently."""
+TRUCE_S: Final = 300.0
+"""How long the count of an autoscaler that is not ours is accepted: two autoscalers that correct
+each other make and end pods at each correction."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,16 +96,30 @@ class DecisionInputs:
     """Objects that the cluster does not accept, with the reason; they are tried again."""
     mutated: Mapping[Key, frozenset[str]] = field(default_factory=dict)
     """Fields that the cluster itself changes whenever we apply an object."""
+    now: float = 0.0
+    """Unix seconds, which the times of field managers are compared with."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Handover:
+    """Capacity that an arm needs before its weight takes effect, under an external autoscaler."""
+
+    required: int
+    """Number of pods that must have been ready."""
+    minimum: int
+    """Minimum of its autoscaler until then, and the number of pods that it starts with."""
+    maximum: int
+    """Maximum of its autoscaler until then."""
 
 
 def decide(inputs: DecisionInputs, cache: ManifestCache | None = None) -> ReconcileDecision:
     """Return the actions to take now; none if there is nothing to do before the next event."""
     cache = ManifestCache() if cache is None else cache
-    aimed = with_counts(inputs)
+    aimed, handovers = sized(inputs, cache)
     candidates = prospects_of(aimed, inputs.observed, cache.memo)
     routes = tuple(prospect.route for prospect in candidates)
     retained = frozenset(name for prospect in candidates for name in prospect.retained)
-    step = _Step(inputs=inputs, cache=cache, routes=routes, retained=retained)
+    step = _Step(inputs=inputs, cache=cache, routes=routes, retained=retained, handovers=handovers)
     pools = {POOL_PREFIX + pool.name: pool_endpoint(pool) for pool in inputs.desired.pools}
     for endpoint in (*pools.values(), *inputs.desired.endpoints):
         for arm in endpoint.arms:
@@ -115,22 +135,96 @@ def decide(inputs: DecisionInputs, cache: ManifestCache | None = None) -> Reconc
     return ReconcileDecision(actions=tuple(step.actions), problems=step.problems, roll=roll)
 
 
-def with_counts(inputs: DecisionInputs) -> DesiredState:
-    """Return the desired state with the current replica counts of external autoscalers."""
-    counts: dict[str, int] = {}
-    for deployment in inputs.cluster.of_kind("Deployment"):
-        label = (deployment["metadata"].get("labels") or {}).get(REVISION, "")
-        counts[label] = _replicas(deployment)
-    endpoints = []
-    for endpoint in inputs.desired.endpoints:
-        arms = endpoint.arms
-        if is_scaled_elsewhere(endpoint, inputs.settings):
-            arms = tuple(
-                msgspec.structs.replace(arm, replicas=counts.get(arm.revision.id[:12], 1))
-                for arm in arms
-            )
-        endpoints.append(msgspec.structs.replace(endpoint, arms=arms))
-    return msgspec.structs.replace(inputs.desired, endpoints=endpoints)
+Handovers = Mapping[tuple[str, str], Handover]
+"""Handovers by endpoint and arm key."""
+
+
+def sized(inputs: DecisionInputs, cache: ManifestCache) -> tuple[DesiredState, Handovers]:
+    """Return the desired state with the replica counts of external autoscalers, and handovers."""
+    deployments = {
+        (deployment["metadata"].get("labels") or {}).get(REVISION, ""): deployment
+        for deployment in inputs.cluster.of_kind("Deployment")
+    }
+    ready: dict[str, list[Replica]] = defaultdict(list)
+    for replica in inputs.observed.replicas.values():
+        if replica.phase is ReplicaPhase.READY:
+            ready[replica.endpoint].append(replica)
+    routes = {route.name: route for route in inputs.observed.published or ()}
+    handovers: dict[tuple[str, str], Handover] = {}
+
+    def size_of(endpoint: DesiredEndpoint, arm: DesiredArm) -> tuple[int, int | None]:
+        deployment = deployments.get(arm.revision.id[:12])
+        current = 1 if deployment is None else _replicas(deployment)
+        if not is_scaled_elsewhere(endpoint, inputs.settings):
+            is_theirs = deployment is not None and is_contested(deployment, now=inputs.now)
+            return current if is_theirs else arm.replicas, arm.required
+        name = endpoint.name
+        handover = handover_of(endpoint, arm, ready.get(name, ()), routes.get(name))
+        if handover is None:
+            return current, 1
+        handovers[name, arm.key] = handover
+        required = handover.required if arm.required is None else arm.required
+        return max(current, required), required
+
+    endpoints = tuple(
+        cache.resized(endpoint, tuple(size_of(endpoint, arm) for arm in endpoint.arms))
+        for endpoint in inputs.desired.endpoints
+    )
+    return msgspec.structs.replace(inputs.desired, endpoints=endpoints), handovers
+
+
+def handover_of(
+    endpoint: DesiredEndpoint,
+    arm: DesiredArm,
+    ready: Iterable[Replica],
+    route: EndpointRoute | None,
+) -> Handover | None:
+    """Return what `arm` needs before its weight takes effect; None if it is in effect.
+
+    It needs as many pods per percent of the requests as the endpoint's other revisions have now.
+    A revision whose share rounds up to its minimum counts as the unrounded minimum.
+
+    Args:
+        ready: The ready replicas of the endpoint.
+        route: The acknowledged route of the endpoint.
+    """
+    assert endpoint.autoscale is not None, "an external autoscaler has bounds"
+    current = 0
+    others, their_weight = 0.0, 0
+    by_address = {replica.address: replica.revision_id for replica in ready}
+    for target in route.arms if route is not None else ():
+        revisions = [by_address[a] for a in target.replicas if a in by_address]
+        other = sum(revision != arm.revision.id for revision in revisions)
+        if other and target.weight:
+            minimum = endpoint.autoscale.min_replicas * target.weight / 100
+            others += other if other > max(math.ceil(minimum), 1) else minimum
+            their_weight += target.weight
+        elif revisions:
+            current = target.weight
+            if target.key == arm.key and target.weight == arm.weight:
+                return None
+    minimum, maximum = bounds_of(endpoint.autoscale, arm.weight)
+    needed = math.ceil(others * arm.weight / their_weight - 1e-9) if their_weight else 0
+    required = min(max(needed, minimum), maximum) if arm.weight > current else 1
+    # Until routes change, the arm may have more requests than its weight says.
+    minimum, maximum = bounds_of(endpoint.autoscale, max(arm.weight, current))
+    return Handover(required=required, minimum=max(minimum, required), maximum=maximum)
+
+
+def is_contested(deployment: Object, *, now: float) -> bool:
+    """Whether an autoscaler that is not ours set `replicas` against us in the last `TRUCE_S`.
+
+    Autoscalers write through the subresource `scale`. `kubectl scale` does so too, and once.
+    """
+    if owns_replicas(deployment):
+        return False
+    return any(
+        entry.get("subresource") == "scale"
+        and not entry.get("manager", "").startswith("kubectl")
+        and "f:replicas" in ((entry.get("fieldsV1") or {}).get("f:spec") or {})
+        and now - datetime.fromisoformat(entry["time"]).timestamp() < TRUCE_S
+        for entry in deployment["metadata"].get("managedFields") or ()
+    )
 
 
 @dataclass(slots=True, kw_only=True)
@@ -142,6 +236,7 @@ class _Step:
     routes: tuple[EndpointRoute, ...]
     retained: frozenset[str]
     """Pods that must keep running."""
+    handovers: Handovers
     actions: list[Action] = field(default_factory=list)
     problems: dict[tuple[str, str], str] = field(default_factory=dict)
     _wanted: set[str] = field(default_factory=set)
@@ -168,7 +263,7 @@ class _Step:
         except HeadraceError as error:
             self.problems[endpoint.name, arm.key] = str(error)
             return
-        problems = self._bring_about(manifests, arm)
+        problems = self._bring_about(manifests, arm, self.handovers.get((endpoint.name, arm.key)))
         if problems:
             self.problems[endpoint.name, arm.key] = "; ".join(dict.fromkeys(problems))
 
@@ -186,7 +281,9 @@ class _Step:
         if problems:
             self.problems[endpoint.name, arm.key] = "; ".join(problems)
 
-    def _bring_about(self, manifests: Manifests, arm: DesiredArm) -> list[str]:
+    def _bring_about(
+        self, manifests: Manifests, arm: DesiredArm, handover: Handover | None
+    ) -> list[str]:
         """Create and correct an arm's objects; return the problems."""
         name = manifests.objects[0]["metadata"]["name"]
         # Delete our obsolete scalers before we set the number of replicas ourselves.
@@ -202,7 +299,7 @@ class _Step:
         self.actions += orphans
         problems = []
         config_actions: list[Action] = []  # pods read it at start: change both together
-        for manifest in manifests.objects:
+        for manifest in adjusted(manifests.objects, handover):
             key = key_of(manifest)
             live = self.inputs.cluster.find(*key)
             problem = self._obstacle(key, live, arm)
@@ -213,9 +310,10 @@ class _Step:
             elif live is None:
                 if key[0] in SCALERS and self._is_counted_by_us(name):
                     continue  # never two scalers: wait for the Deployment
-                created = with_replicas(
-                    manifest, manifests.replicas if key[0] == "Deployment" else None
-                )
+                created = manifest
+                if key[0] == "Deployment":
+                    count = manifests.replicas if handover is None else handover.minimum
+                    created = with_spec(manifest, replicas=count)
                 self.actions.append(ApplyObject(manifest=created, why="it does not exist"))
             elif is_leaving(live):
                 continue  # created again when it is gone
@@ -277,20 +375,28 @@ class _Step:
             # At 0 replicas an HPA is disabled, and no pod would ever start.
             actions.append(YieldReplicas(manifest=manifest, replicas=max(current, 1)))
         else:
+            is_contested_now = is_contested(live, now=self.inputs.now) and not is_scaled
             if is_scaled:
-                count = current if owns_replicas(live) else None
-            elif manifests.replicas is not None:
+                count = current
+            elif manifests.replicas is not None and not is_contested_now:
                 count = self._count(arm, current)
             differs = [*paths]
+            if is_scaled and not owns_replicas(live):
+                differs.append("the manager of spec.replicas")
             if count is not None and count != current:
                 differs.append("spec.replicas")
                 scale_actions.append(ScaleDeployment(deployment=live, replicas=count))
             if differs:
-                applied = with_replicas(manifest, count)
+                applied = with_spec(manifest, replicas=count)
                 actions.append(ApplyObject(manifest=applied, why=_differs(differs)))
         refused = condition_message(live, "ReplicaFailure", "True")  # such as a quota
         problems = [f"the cluster refuses its pods: {refused}"] if refused else []
         problems += filter(None, [self._stuck(live, arm)])
+        if manifests.replicas is not None and is_contested(live, now=self.inputs.now):
+            problems.append(
+                f"another autoscaler sets its replicas to {current}, and not to {arm.replicas}: "
+                "remove that autoscaler, or set kubernetes.autoscaler"
+            )
         if "spec.selector" in paths:
             self.actions += scale_actions
             return [*problems, fixed(key_of(live))]
@@ -381,6 +487,17 @@ class _Step:
 
     def _is_needed(self, pod: Pod) -> bool:
         return _counts(pod) and (pod.metadata.name in self.retained or self._is_busy(pod))
+
+
+def adjusted(manifests: Iterable[Object], handover: Handover | None) -> Iterator[Object]:
+    """Yield manifests with the bounds of a handover."""
+    for manifest in manifests:
+        kind = manifest["kind"]
+        if kind in SCALERS and handover is not None:
+            bounds = scaler_bounds(kind, handover.minimum, handover.maximum)
+            yield with_spec(manifest, **bounds)
+        else:
+            yield manifest
 
 
 def cost_of(pod: Pod) -> int:

@@ -96,6 +96,9 @@ class ManifestCache:
     _manifests: dict[
         tuple[str, str], tuple[DesiredEndpoint, KubernetesSpec, InstallationName, Manifests]
     ] = field(default_factory=dict)
+    _resized: dict[
+        str, tuple[DesiredEndpoint, tuple[tuple[int, int | None], ...], DesiredEndpoint]
+    ] = field(default_factory=dict)
     _compared: dict[Key, tuple[Object, Object, tuple[str, ...]]] = field(default_factory=dict)
 
     def manifests(
@@ -119,6 +122,29 @@ class ManifestCache:
         self._manifests[endpoint.name, arm.key] = (endpoint, settings, installation, fresh)
         return fresh
 
+    def resized(
+        self, endpoint: DesiredEndpoint, sizes: tuple[tuple[int, int | None], ...]
+    ) -> DesiredEndpoint:
+        """Return `endpoint` with `replicas` and `required` of its arms; the same object each time.
+
+        The planner's memo compares endpoints by identity.
+        """
+        if all(
+            size == (arm.replicas, arm.required)
+            for arm, size in zip(endpoint.arms, sizes, strict=True)
+        ):
+            return endpoint
+        cached = self._resized.get(endpoint.name)
+        if cached is not None and cached[0] is endpoint and cached[1] == sizes:
+            return cached[2]
+        arms = tuple(
+            msgspec.structs.replace(arm, replicas=replicas, required=required)
+            for arm, (replicas, required) in zip(endpoint.arms, sizes, strict=True)
+        )
+        fresh = msgspec.structs.replace(endpoint, arms=arms)
+        self._resized[endpoint.name] = endpoint, sizes, fresh
+        return fresh
+
     def differences(self, manifest: Object, live: Object) -> tuple[str, ...]:
         """Return the cached result of the function `differences`."""
         key = key_of(manifest)
@@ -133,6 +159,8 @@ class ManifestCache:
         """Drop entries that are no longer desired."""
         for arm in self._manifests.keys() - arms:
             del self._manifests[arm]
+        for name in self._resized.keys() - {endpoint for endpoint, _ in arms}:
+            del self._resized[name]
         for key in self._compared.keys() - keys:
             del self._compared[key]
 
@@ -157,8 +185,7 @@ def digested(objects: Iterable[Object]) -> Manifests:
     return Manifests(objects=tuple(manifests), replicas=replicas)
 
 
-def with_replicas(manifest: Object, count: int | None) -> Object:
-    """Return a Deployment with this `replicas`; None leaves the field out."""
-    if count is None:
-        return manifest
-    return {**manifest, "spec": {**manifest["spec"], "replicas": count}}
+def with_spec(manifest: Object, **fields: int | None) -> Object:
+    """Return `manifest` with these fields of its `spec`; None leaves a field out."""
+    present = {name: value for name, value in fields.items() if value is not None}
+    return {**manifest, "spec": {**manifest["spec"], **present}} if present else manifest

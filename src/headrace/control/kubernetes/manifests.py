@@ -203,6 +203,12 @@ def bounds_of(scale: AutoscaleSpec, weight: int) -> tuple[int, int]:
     return minimum, max(math.ceil(scale.max_replicas * weight / 100), minimum)
 
 
+def scaler_bounds(kind: str, minimum: int, maximum: int) -> dict[str, int]:
+    """Return the fields of a scaler's `spec` with its minimum and maximum number of pods."""
+    suffix = "Replicas" if kind == "HorizontalPodAutoscaler" else "ReplicaCount"
+    return {f"min{suffix}": minimum, f"max{suffix}": maximum}
+
+
 def hpa_of(  # all settings of an HPA
     metadata: Object,
     scale: AutoscaleSpec,
@@ -219,8 +225,7 @@ def hpa_of(  # all settings of an HPA
         "metadata": metadata,
         "spec": {
             "scaleTargetRef": of,
-            "minReplicas": minimum,
-            "maxReplicas": maximum,
+            **scaler_bounds("HorizontalPodAutoscaler", minimum, maximum),
             "metrics": [
                 {
                     "type": "Pods",
@@ -244,8 +249,7 @@ def _scaled_object(
         "metadata": metadata,
         "spec": {
             "scaleTargetRef": {"name": metadata["name"]},
-            "minReplicaCount": minimum,
-            "maxReplicaCount": maximum,
+            **scaler_bounds("ScaledObject", minimum, maximum),
             "pollingInterval": _PERIOD_S,
             "advanced": {"horizontalPodAutoscalerConfig": {"behavior": _behavior(scale)}},
             "triggers": triggers,

@@ -242,6 +242,7 @@ class KubernetesReconciler:
             is_confirmed=self.publication.is_confirmed,
             failing=self.executor.problems(),
             mutated=self.executor.mutated,
+            now=self.clock.now(),
         )
 
     def _observe(self) -> None:

@@ -14,7 +14,7 @@ from headrace.control.kubernetes.executor import (
     YieldReplicas,
     foreign,
 )
-from headrace.control.kubernetes.manifest_cache import ManifestCache, with_replicas
+from headrace.control.kubernetes.manifest_cache import ManifestCache, with_spec
 from headrace.control.kubernetes.manifests import settings_in
 from headrace.control.kubernetes.names import InstallationName
 from headrace.control.kubernetes.replicas import pods_in, replicas_of, slices_in
@@ -111,6 +111,7 @@ class Play:
             settings=settings_in(self.desired),
             is_confirmed=self.is_confirmed,
             failing=self.blocked,
+            now=self.now,
         )
         self.decision = decide(scene, self.drafts)
         return self.decision
@@ -139,7 +140,7 @@ class Play:
             case YieldReplicas(manifest=wanted, replicas=replicas):
                 bare = {k: wanted[k] for k in ("apiVersion", "kind")}
                 name = {"metadata": {"name": wanted["metadata"]["name"]}}
-                handed = with_replicas({**bare, **name, "spec": {}}, replicas)
+                handed = with_spec({**bare, **name, "spec": {}}, replicas=replicas)
                 self.store.apply(handed, manager="headrace-handover", force=True)
                 self._apply(wanted)
             case ScaleDeployment(deployment=found, replicas=replicas):

@@ -273,8 +273,9 @@ def test_we_count_again_only_after_the_hpa_is_gone() -> None:
 
     assert [
         type(each) for each in first.actions if not isinstance(each, PublishRoutes | MarkPod)
-    ] == [DeleteObject]
+    ] == [DeleteObject, ApplyObject]
     assert play.store.get("Deployment", NAME)["spec"]["replicas"] == 3
+    assert owns_replicas(play.store.get("Deployment", NAME)), "the HPA's count is not contested"
     play.settle()
     assert play.store.get("Deployment", NAME)["spec"]["replicas"] == 1
 
@@ -286,6 +287,77 @@ def test_whatever_an_hpa_wants_is_routed_and_not_put_back() -> None:
         play.store.patch("Deployment", NAME, {"spec": {"replicas": count}}, manager="hpa")
         play.settle()
         assert len(play.addresses()) == count
+
+
+def test_a_new_version_starts_with_the_pods_that_the_old_ones_autoscaler_has() -> None:
+    scale = AutoscaleSpec(target_in_flight=4.0, min_replicas=2, max_replicas=20)
+    play = Play(desired=a_state(an_endpoint(an_arm(), autoscale=scale), autoscaler="hpa"))
+    play.settle()
+    play.store.patch("Deployment", NAME, {"spec": {"replicas": 10}}, manager="hpa")
+    play.settle()
+    other = name_of(a_revision(version="2"))
+    play.runtime.states[a_revision(version="2").id[:12]] = "pending"
+    arms = an_arm(weight=50), an_arm(version="2", weight=50)
+    play.desired = a_state(an_endpoint(*arms, autoscale=scale), autoscaler="hpa")
+    play.settle()
+
+    scalers = {name: play.store.get("HorizontalPodAutoscaler", name) for name in (NAME, other)}
+    assert weights(play) == {"1": (100, 10)}
+    assert play.store.get("Deployment", other)["spec"]["replicas"] == 5
+    assert not owns_replicas(play.store.get("Deployment", other))
+    assert scalers[NAME]["spec"]["minReplicas"] == 2
+    assert scalers[NAME]["spec"]["maxReplicas"] == 20, "it still gets all requests"
+    assert scalers[other]["spec"]["minReplicas"] == 5
+    play.store.patch("Deployment", NAME, {"spec": {"replicas": 6}}, manager="hpa")
+    play.settle()
+    assert play.store.get("HorizontalPodAutoscaler", other)["spec"]["minReplicas"] == 3
+    play.runtime.states.clear()
+    play.settle()
+    assert weights(play) == {"1": (50, 6), "2": (50, 5)}
+    for name in scalers:
+        spec = play.store.get("HorizontalPodAutoscaler", name)["spec"]
+        assert (spec["minReplicas"], spec["maxReplicas"]) == (1, 10)
+
+
+def set_by(play: Play, manager: str, replicas: int, *, at: str = "1970-01-01T00:00:00Z") -> None:
+    """Another manager sets `replicas` through the subresource `scale`."""
+    play.store.patch("Deployment", NAME, {"spec": {"replicas": replicas}}, manager=manager)
+    play.controllers.settle()
+    play.look()
+    deployment = play.cluster.find("Deployment", NAME)
+    assert deployment is not None
+    for entry in deployment["metadata"]["managedFields"]:
+        if entry["manager"] == manager:
+            entry |= {"subresource": "scale", "time": at}
+
+
+def test_an_autoscaler_of_others_is_a_named_problem_and_its_count_is_routed() -> None:
+    play = running(an_arm(replicas=2))
+    set_by(play, "kube-controller-manager", 4)
+    decision = play.act()
+
+    assert decision.problems["digits", "1"] == (
+        "another autoscaler sets its replicas to 4, and not to 2: remove that autoscaler, or set "
+        "kubernetes.autoscaler"
+    )
+    assert [type(action) for action in decision.actions] == [PublishRoutes]
+    assert weights(play) == {"1": (100, 4)}
+
+    play.acknowledge()
+    play.now = 301.0
+    play.settle()
+    assert play.store.get("Deployment", NAME)["spec"]["replicas"] == 2, "it may be gone by now"
+    assert not play.decision.problems
+
+
+def test_kubectl_scale_is_put_back_at_once() -> None:
+    play = running(an_arm(replicas=2))
+    set_by(play, "kubectl", 4)
+
+    assert not play.act().problems
+    play.acknowledge()
+    play.settle()
+    assert play.store.get("Deployment", NAME)["spec"]["replicas"] == 2
 
 
 def test_scaled_to_zero_keeps_the_deployment_and_routes_nothing() -> None:

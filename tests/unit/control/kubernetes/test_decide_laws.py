@@ -1,5 +1,6 @@
 """What holds whatever happens, in whatever order: no request lost, no orphan, no duplicate."""
 
+import math
 from collections.abc import Callable
 from typing import Final
 
@@ -7,14 +8,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headrace.control.kubernetes import objects_of
+from headrace.control.kubernetes import name_of, objects_of
 from headrace.control.model.desired import DesiredState
+from headrace.control.model.observed import addresses_of
+from headrace.core.spec.scale import AutoscaleSpec
 from tests.kubernetes_server import RefusedError
 from tests.unit.control.kubernetes.play import Play
-from tests.unit.control.kubernetes.states import PLACE, a_state, an_arm, an_endpoint
+from tests.unit.control.kubernetes.states import PLACE, a_revision, a_state, an_arm, an_endpoint
 
 OURS: Final = ("ConfigMap", "Service", "PodDisruptionBudget", "Deployment")
 STATES: Final = ("ready", "unready", "pending", "crashing")
+HPA: Final = {"autoscaler": "hpa"}
 Event = Callable[[Play], None]
 
 THEIRS: Final = "theirs"
@@ -157,3 +161,61 @@ def test_whatever_happened_it_ends_with_what_is_wanted_and_nothing_else(
     pods = play.store.of_kind("Pod")
     assert len(pods) == wanted
     assert play.addresses() == {f"{pod['status']['podIP']}:8000" for pod in pods}
+
+
+@pytest.mark.slow
+@settings(deadline=None, max_examples=10)
+@given(
+    scale=st.tuples(st.integers(1, 4), st.integers(4, 12)),
+    share=st.integers(1, 100),
+    count=st.integers(1, 12),
+    events=st.lists(st.tuples(st.sampled_from(["1", "2"]), st.integers(0, 12)), max_size=12),
+)
+def test_a_version_gets_its_weight_only_with_the_pods_for_it_whatever_an_autoscaler_does(
+    scale: tuple[int, int], share: int, count: int, events: list[tuple[str, int]]
+) -> None:
+    bounds = AutoscaleSpec(target_in_flight=1.0, min_replicas=scale[0], max_replicas=scale[1])
+
+    def autoscale(version: str, pods: int) -> None:
+        """An HPA sets the number of pods within its bounds."""
+        name = name_of(a_revision("a", version))
+        scaler = play.store.objects.get(("HorizontalPodAutoscaler", name))
+        if scaler is not None and ("Deployment", name) in play.store.objects:
+            spec = scaler["spec"]
+            pods = min(max(pods, spec["minReplicas"]), spec["maxReplicas"])
+            play.store.patch("Deployment", name, {"spec": {"replicas": pods}}, manager="hpa")
+
+    def step() -> None:
+        play.controllers.settle()
+        play.look()
+        before = addresses_of(play.routed)
+        was_new = any(arm.version == "2" for arm in play.routed[0].arms)
+        serving = [r for r in play.replicas.values() if r.is_running and r.address in before]
+        play.act()
+        arms = {arm.version: len(arm.replicas) for arm in play.routed[0].arms}
+        if "2" in arms and not was_new:
+            needed = min(math.ceil(len(serving) * share / 100), math.ceil(scale[1] * share / 100))
+            assert arms["2"] >= needed
+            assert arms.get("1", 0) + arms["2"] >= min(len(serving), scale[1])
+        play.acknowledge()
+
+    play = Play(desired=a_state(an_endpoint(an_arm("a"), name="a", autoscale=bounds), **HPA))
+    play.settle()
+    autoscale("1", count)
+    play.settle()
+    arms = [an_arm("a", "2", weight=share)]
+    if share < 100:
+        arms.append(an_arm("a", "1", weight=100 - share))
+    play.desired = a_state(an_endpoint(*arms, name="a", autoscale=bounds), **HPA)
+    play.runtime.default = "pending"
+    for version, number in events:
+        autoscale(version, number)
+        turn(number, "ready")(play)
+        step()
+    play.runtime.states.clear()
+    play.runtime.default = "ready"
+    for _ in range(20):
+        autoscale("1", 0)
+        autoscale("2", 0)
+        step()
+    assert [arm.weight for arm in play.routed[0].arms] == [arm.weight for arm in arms]
