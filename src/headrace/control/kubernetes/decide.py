@@ -7,7 +7,7 @@ the number of pods, and the deletion cost of pods.
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
@@ -227,6 +227,21 @@ def is_contested(deployment: Object, *, now: float) -> bool:
     )
 
 
+def shortage(deployment: Object | None, pods: Sequence[Pod]) -> int:
+    """Return how many pods the cluster refuses, as by a quota, or cannot schedule.
+
+    A PodDisruptionBudget counts them as disrupted, so that no node with a ready pod could ever be
+    drained. A pod that terminates still counts as present: one eviction does not allow another.
+    """
+    if deployment is None:
+        return 0
+    present = [pod for pod in pods if not pod.is_over]
+    is_refused = bool(condition_message(deployment, "ReplicaFailure", "True"))
+    absent = max(_replicas(deployment) - len(present), 0) if is_refused else 0
+    scheduled = (pod.status.condition("PodScheduled") for pod in present if not pod.is_leaving)
+    return absent + sum(each is not None and each.reason == "Unschedulable" for each in scheduled)
+
+
 @dataclass(slots=True, kw_only=True)
 class _Step:
     """State of one decision while it is computed."""
@@ -299,7 +314,9 @@ class _Step:
         self.actions += orphans
         problems = []
         config_actions: list[Action] = []  # pods read it at start: change both together
-        for manifest in adjusted(manifests.objects, handover):
+        deployment = self.inputs.cluster.find("Deployment", name)
+        missing = shortage(deployment, self._pods.get(arm.revision.id[:12], ()))
+        for manifest in adjusted(manifests.objects, handover, missing):
             key = key_of(manifest)
             live = self.inputs.cluster.find(*key)
             problem = self._obstacle(key, live, arm)
@@ -489,11 +506,15 @@ class _Step:
         return _counts(pod) and (pod.metadata.name in self.retained or self._is_busy(pod))
 
 
-def adjusted(manifests: Iterable[Object], handover: Handover | None) -> Iterator[Object]:
-    """Yield manifests with the bounds of a handover."""
+def adjusted(
+    manifests: Iterable[Object], handover: Handover | None, missing: int
+) -> Iterator[Object]:
+    """Yield manifests with the bounds of a handover, and a disruption budget without `missing`."""
     for manifest in manifests:
         kind = manifest["kind"]
-        if kind in SCALERS and handover is not None:
+        if kind == "PodDisruptionBudget" and missing:
+            yield with_spec(manifest, maxUnavailable=1 + missing)
+        elif kind in SCALERS and handover is not None:
             bounds = scaler_bounds(kind, handover.minimum, handover.maximum)
             yield with_spec(manifest, **bounds)
         else:

@@ -1,8 +1,18 @@
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from headrace.control.kubernetes import name_of
+from headrace.control.kubernetes.decide import shortage
 from headrace.control.kubernetes.executor import ApplyObject, DeleteObject, MarkPod, YieldReplicas
+from headrace.control.kubernetes.replicas import (
+    Metadata,
+    Pod,
+    PodCondition,
+    PodStatus,
+    pods_in,
+)
 from headrace.control.kubernetes.snapshot import is_ours, owns_replicas
 from headrace.control.model.desired import DesiredArm
 from headrace.control.reconcile.plan import PublishRoutes
@@ -358,6 +368,54 @@ def test_kubectl_scale_is_put_back_at_once() -> None:
     play.acknowledge()
     play.settle()
     assert play.store.get("Deployment", NAME)["spec"]["replicas"] == 2
+
+
+def test_pods_that_the_cluster_refuses_do_not_block_a_drain() -> None:
+    play = running(an_arm(replicas=5))
+    names = objects(play, "Pod")
+    for name in names[3:]:
+        play.cluster.drop(play.store.get("Pod", name))
+    deployment = play.cluster.find("Deployment", NAME)
+    assert deployment is not None
+    assert shortage(deployment, pods_in(play.cluster, PLACE)) == 0, "they are being made"
+    failed = {"type": "ReplicaFailure", "status": "True", "message": "exceeded quota"}
+    play.store.set_status("Deployment", NAME, {**deployment["status"], "conditions": [failed]})
+    play.look("Deployment")
+
+    (action,) = [a for a in play.decide().actions if isinstance(a, ApplyObject)]
+    assert action.manifest["kind"] == "PodDisruptionBudget"
+    assert action.manifest["spec"]["maxUnavailable"] == 3
+    play.perform(action)
+    play.store.set_status("Deployment", NAME, deployment["status"])
+    play.settle()
+    assert play.store.get("PodDisruptionBudget", NAME)["spec"]["maxUnavailable"] == 1
+
+
+@given(
+    replicas=st.integers(1, 9),
+    states=st.lists(st.sampled_from(["ready", "leaving", "unschedulable"]), max_size=9),
+)
+def test_a_disruption_budget_allows_one_pod_to_go_and_never_a_second(
+    replicas: int, states: list[str]
+) -> None:
+    """Law: with `shortage`, as many ready pods may be evicted as without it, if none were missing.
+
+    The cluster allows healthy pods - (replicas - maxUnavailable) evictions.
+    """
+    conditions = [{"type": "ReplicaFailure", "status": "True", "message": "exceeded quota"}]
+    deployment = {"spec": {"replicas": replicas}, "status": {"conditions": conditions}}
+    unschedulable = [PodCondition(type="PodScheduled", status="False", reason="Unschedulable")]
+    states = states[:replicas]
+    pods = [
+        Pod(
+            metadata=Metadata(name="p", deletion_timestamp="now" if state == "leaving" else None),
+            status=PodStatus(conditions=unschedulable if state == "unschedulable" else None),
+        )
+        for state in states
+    ]
+    most = 1 + shortage(deployment, pods)
+
+    assert states.count("ready") - (replicas - most) == 1 - states.count("leaving")
 
 
 def test_scaled_to_zero_keeps_the_deployment_and_routes_nothing() -> None:
