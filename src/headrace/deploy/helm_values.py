@@ -40,13 +40,18 @@ from headrace.monitor.prometheus import alerting_rules, recording_rules
 from headrace.monitor.slo import objectives_of, stream_promises_of
 
 RULES: Final = "files/rules.yaml"
+_TARGET_LABELS: Final = {"namespace": "HEADRACE_NAMESPACE", "job": "HEADRACE_INSTANCE"}
+"""Labels by which the chart's monitors mark metrics; its templates insert the release's values."""
 
 
 def rule_groups(document: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the groups of a PrometheusRule for a valid spec document."""
+    """Return the groups of the chart's PrometheusRule for a valid spec document."""
     objectives, streams = objectives_of(document), stream_promises_of(document)
     groups: list[dict[str, Any]] = []
-    for rules in (recording_rules(objectives, streams), alerting_rules(objectives)):
+    for rules in (
+        recording_rules(objectives, streams, target=_TARGET_LABELS),
+        alerting_rules(objectives, target=_TARGET_LABELS),
+    ):
         groups += rules["groups"]
     return groups
 

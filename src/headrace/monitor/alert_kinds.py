@@ -210,8 +210,8 @@ ALERTS: Final = (
         Fact.REPLICAS_CRASH,
         resolve_after_s=_RESOLVE_AFTER_S,
         unit="replicas",
-        summary="a replica of {endpoint} ends again and again",
-        action="`headrace logs` has its last lines; killed by signal 9 it mostly ran out of "
+        summary="a replica of {endpoint} crashes repeatedly",
+        action="`headrace logs` has its last lines; signal 9 usually means that it ran out of "
         "memory (`budget`, `headrace status`).",
     ),
     AlertKind(
@@ -250,9 +250,9 @@ ALERTS: Final = (
         Fact.DRIFTED,
         resolve_after_s=2 * _RESOLVE_AFTER_S,
         unit="features",
-        summary="features of {endpoint} are not what they were, and not by chance: {value} of them",
-        action="See which ones on the endpoint's page: a broken source shows as missing values, a "
-        "changed world wants a new model.",
+        summary="{value} features of {endpoint} have drifted significantly from their reference",
+        action="The endpoint's page names them. Missing values come from a broken data source; if "
+        "the inputs have changed, train a new model.",
     ),
     AlertKind(
         "HeadraceRowsDiffer",
@@ -270,7 +270,7 @@ ALERTS: Final = (
         AlertSeverity.TICKET,
         Fact.JOBS_LATE,
         unit="jobs",
-        summary="no run has succeeded in time of scheduled jobs: {value} of them",
+        summary="{value} scheduled jobs have no successful run in time",
         action="`headrace batch list` names them, `headrace batch runs JOB` says how their runs "
         "ended; `headrace batch start JOB` runs one at once.",
     ),
@@ -279,7 +279,7 @@ ALERTS: Final = (
         AlertSeverity.TICKET,
         Fact.JOBS_FAILED,
         unit="jobs",
-        summary="the newest run failed, with all its tries, of jobs: {value} of them",
+        summary="the newest run of {value} jobs failed, with all its tries",
         action="`headrace batch list` names them, `headrace batch runs JOB` says why. Completed "
         "shards are kept; after fixing the cause, `headrace batch start JOB` starts a run.",
     ),
@@ -324,9 +324,9 @@ ALERTS: Final = (
         Fact.WORKERS_FAIL,
         resolve_after_s=_RESOLVE_AFTER_S,
         unit="workers",
-        summary="a worker of stream {stream} ends again and again",
+        summary="a worker of stream {stream} crashes repeatedly",
         action="`headrace logs` has its last lines, `headrace stream status {stream}` why it "
-        "ended; killed by signal 9 it mostly ran out of memory.",
+        "ended; signal 9 usually means that it ran out of memory.",
     ),
 )
 """All alerts. A test compares the documentation's table with them."""

@@ -9,6 +9,8 @@ from dataclasses import KW_ONLY, dataclass
 from enum import StrEnum
 from typing import Any, Final, NamedTuple
 
+from headrace.monitor.promql import restricted
+
 Document = dict[str, Any]
 
 _WIDTH: Final = 24
@@ -30,12 +32,19 @@ _SOURCE_VARIABLE: Final = {
     "type": "datasource",
     "query": "prometheus",
 }
+_SYSTEM: Final = 'namespace="$namespace",job="$job"'
+"""Matchers of the chosen system. Without Kubernetes `$namespace` is empty, as is the label."""
+_HIDDEN: Final = (
+    *("Time", "__name__", "instance", "job"),
+    *("namespace", "pod", "container", "service"),
+)
+"""Columns that a table does not show: they are the same in each row."""
 _ALERTS: Final = {
     "name": "Alerts",
     "datasource": _SOURCE,
     "enable": True,
     "iconColor": "red",
-    "expr": 'ALERTS{alertstate="firing",alertname=~"Headrace.*"}',
+    "expr": restricted('ALERTS{alertstate="firing",alertname=~"Headrace.*"}', _SYSTEM),
     "titleFormat": "{{alertname}}",
     "textFormat": "{{endpoint}}{{stream}}",
 }
@@ -102,12 +111,13 @@ class Dashboard:
     description: str
     panels: tuple[RowHeading | Panel, ...]
     variables: tuple[Variable, ...] = ()
+    """Variables beside the data source, namespace and job."""
 
     def queries(self) -> Iterator[str]:
         """Yield all PromQL queries of the dashboard."""
         for panel in self.panels:
             if isinstance(panel, Panel):
-                yield from panel.queries.values()
+                yield from (restricted(query, _SYSTEM) for query in panel.queries.values())
 
 
 def stat(title: str, expression: str, unit: str, text: str, *, limit: float | None = None) -> Panel:
@@ -118,6 +128,7 @@ def stat(title: str, expression: str, unit: str, text: str, *, limit: float | No
 
 def dashboard_json(dashboard: Dashboard) -> Document:
     """Return the dashboard in Grafana's import format."""
+    variables = (_variable(variable, _SYSTEM) for variable in dashboard.variables)
     return {
         "uid": f"headrace-{dashboard.name}",
         "title": dashboard.title,
@@ -131,14 +142,14 @@ def dashboard_json(dashboard: Dashboard) -> Document:
         "timezone": "browser",
         "graphTooltip": 1,
         "links": [_LINKS],
-        "templating": {"list": [_SOURCE_VARIABLE, *map(_variable, dashboard.variables)]},
+        "templating": {"list": [_SOURCE_VARIABLE, *_SYSTEM_VARIABLES, *variables]},
         "annotations": {"list": [_ALERTS]},
         "panels": list(_panels(dashboard)),
     }
 
 
-def _variable(variable: Variable) -> Document:
-    values = f"label_values({variable.metric}, {variable.name})"
+def _variable(variable: Variable, matchers: str) -> Document:
+    values = f"label_values({restricted(variable.metric, matchers)}, {variable.name})"
     return {
         "name": variable.name,
         "label": variable.name.capitalize(),
@@ -153,6 +164,14 @@ def _variable(variable: Variable) -> Document:
         "allValue": ".*" if variable.many else None,
         "current": {"text": ["All"], "value": ["$__all"]} if variable.many else {},
     }
+
+
+_OF_CONTROL_PLANE: Final = "headrace_control_gateway_ready"
+"""A metric that each control plane has: its labels are those of the systems."""
+_SYSTEM_VARIABLES: Final = (
+    _variable(Variable(name="namespace", metric=_OF_CONTROL_PLANE, many=False), ""),
+    _variable(Variable(name="job", metric=_OF_CONTROL_PLANE, many=False), 'namespace="$namespace"'),
+)
 
 
 def _panels(dashboard: Dashboard) -> Iterator[Document]:
@@ -188,7 +207,7 @@ def _panel(panel: Panel) -> Document:
             {
                 "refId": chr(ord("A") + i),
                 "datasource": _SOURCE,
-                "expr": expression,
+                "expr": restricted(expression, _SYSTEM),
                 "legendFormat": legend,
                 "instant": at_once,
                 "range": not at_once,
@@ -201,7 +220,7 @@ def _panel(panel: Panel) -> Document:
     }
     if panel.panel_type is PanelType.TABLE:
         # One row per series, without irrelevant columns.
-        hidden = dict.fromkeys(("Time", "__name__", "instance", "job"), True)
+        hidden = dict.fromkeys(_HIDDEN, True)
         organized = {"excludeByName": hidden, "renameByName": {"Value": panel.axis.text}}
         body["transformations"] = [{"id": "organize", "options": organized}]
     return body

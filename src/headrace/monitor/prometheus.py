@@ -30,12 +30,21 @@ _SCALED: Final = (ErrorBurn, LatencyBurn, LatencyOver, ErrorsOver)
 _SHORT_S: Final = 1800.0
 """Windows up to this length are recorded at every evaluation; longer ones every few minutes."""
 _SLOWLY_S: Final = 120.0
+TARGET_LABELS: Final[Mapping[str, str]] = {"job": promql.JOB}
+"""Labels of a system's metrics, which select them among those of other systems."""
 
 
 def recording_rules(
-    objectives: Sequence[EndpointObjective], streams: Sequence[StreamPromise] = ()
+    objectives: Sequence[EndpointObjective],
+    streams: Sequence[StreamPromise] = (),
+    *,
+    target: Mapping[str, str] = TARGET_LABELS,
 ) -> Document:
-    """Return recording rules: objectives and windows of endpoints, and limits of streams."""
+    """Return recording rules: objectives and windows of endpoints, and limits of streams.
+
+    Args:
+        target: Labels of the system's metrics; the recorded series have them too.
+    """
     groups: list[Document] = [
         {"name": "headrace-promises", "rules": list(_promises(objectives, streams))}
     ]
@@ -53,23 +62,31 @@ def recording_rules(
                     "rules": slow,
                 }
             )
+    for rule in (rule for group in groups for rule in group["rules"]):
+        _restrict(rule, target)
     return {"groups": groups}
 
 
-def alerting_rules(objectives: Sequence[EndpointObjective]) -> Document:
-    """Return all alerting rules; those with windows once per window length of the endpoints."""
+def alerting_rules(
+    objectives: Sequence[EndpointObjective], *, target: Mapping[str, str] = TARGET_LABELS
+) -> Document:
+    """Return all alerting rules; those with windows once per window length of the endpoints.
+
+    Args:
+        target: Labels of the system's metrics; the alerts have them too.
+    """
     groups = [
         {
             "name": f"headrace-slo-{promql.scale_text(ratio)}",
-            "rules": [alerting_rule(kind, ratio) for kind in ALERTS if _is_scaled(kind)],
+            "rules": [_alerting_rule(kind, target, ratio) for kind in ALERTS if _is_scaled(kind)],
         }
         for ratio in window_ratios(objectives)
     ]
-    rest = [alerting_rule(kind) for kind in ALERTS if not _is_scaled(kind)]
+    rest = [_alerting_rule(kind, target) for kind in ALERTS if not _is_scaled(kind)]
     return {"groups": [*groups, {"name": "headrace-system", "rules": rest}]}
 
 
-def alerting_rule(kind: AlertKind, window_ratio: float = 1.0) -> Rule:
+def _alerting_rule(kind: AlertKind, target: Mapping[str, str], window_ratio: float = 1.0) -> Rule:
     """Return one alert as a Prometheus rule."""
     rule: Rule = {
         "alert": kind.name,
@@ -94,7 +111,14 @@ def alerting_rule(kind: AlertKind, window_ratio: float = 1.0) -> Rule:
         "summary": kind.summary.format(**fields),
         "action": kind.action.format(**fields),
     }
+    _restrict(rule, target)
     return rule
+
+
+def _restrict(rule: Rule, target: Mapping[str, str]) -> None:
+    """Let a rule read series with these labels only, and label what it yields with them."""
+    rule["expr"] = promql.restricted(rule["expr"], promql.matchers_of(target))
+    rule["labels"] = {**rule.get("labels", {}), **target}
 
 
 def window_ratios(objectives: Sequence[EndpointObjective]) -> list[float]:
@@ -158,6 +182,8 @@ SCRAPE: Final = "prometheus.yml"
 ALERTMANAGER: Final = "alertmanager.yml"
 _ALERTMANAGER_TARGET: Final = "127.0.0.1:9093"
 _NOBODY: Final = "nobody"
+_SYSTEM: Final = ("namespace", "job")
+"""Labels that tell the alerts of one system from those of another."""
 _REFERENCE: Final = re.compile(r"\$\{(\w+)\}")
 _SCRAPE_S: Final = 15.0
 
@@ -171,6 +197,8 @@ class ScrapeTarget:
     """File with the bearer token; empty for no token."""
     ca_file: str = ""
     """File with CA certificates; empty for no file."""
+    job: str = promql.JOB
+    """Name of the scrape job; it differs between systems that one Prometheus scrapes."""
 
 
 def prometheus_files(
@@ -181,9 +209,10 @@ def prometheus_files(
     streams: Sequence[StreamPromise] = (),
 ) -> Mapping[str, Document]:
     """Return all files by name: rules, and example configurations of both programs."""
+    labels = {"job": target.job}
     return {
-        RECORDING: recording_rules(objectives, streams),
-        ALERTING: alerting_rules(objectives),
+        RECORDING: recording_rules(objectives, streams, target=labels),
+        ALERTING: alerting_rules(objectives, target=labels),
         SCRAPE: scrape_configuration(target),
         ALERTMANAGER: alertmanager_configuration(alerts),
     }
@@ -193,7 +222,7 @@ def scrape_configuration(target: ScrapeTarget) -> Document:
     """Return the example configuration of Prometheus."""
     parts = urlsplit(target.url)
     job: Document = {
-        "job_name": promql.JOB,
+        "job_name": target.job,
         "scheme": parts.scheme,
         "metrics_path": parts.path or "/metrics",
         "static_configs": [{"targets": [parts.netloc]}],
@@ -220,7 +249,7 @@ def alertmanager_configuration(alerts: AlertsSpec) -> Document:
     return {
         "route": {
             "receiver": _NOBODY,
-            "group_by": ["endpoint", "stream"],
+            "group_by": [*_SYSTEM, "endpoint", "stream"],
             "group_wait": promql.duration(alerts.group_wait_s),
             "group_interval": "1m",
             "repeat_interval": promql.duration(alerts.repeat_s),
@@ -238,7 +267,7 @@ def alertmanager_configuration(alerts: AlertsSpec) -> Document:
             {
                 "source_matchers": ['severity="page"'],
                 "target_matchers": ['severity="ticket"'],
-                "equal": ["endpoint", "stream"],
+                "equal": [*_SYSTEM, "endpoint", "stream"],
             }
         ],
         "receivers": [{"name": _NOBODY}, *map(_receiver, alerts.receivers)],

@@ -3,6 +3,9 @@
 Thresholds that differ between endpoints are series, so that one rule serves all.
 """
 
+import json
+import re
+from collections.abc import Mapping
 from typing import Final
 
 from headrace.monitor.slo import (
@@ -67,6 +70,33 @@ def request_count(window_s: float) -> str:
 def latency_quantile(q: float, window_s: float) -> str:
     """Return the name of the series with a quantile of each endpoint's latency."""
     return f"headrace:latency_seconds:q{q * 100:g}_rate{duration(window_s)}".replace(".", "_")
+
+
+def matchers_of(labels: Mapping[str, str]) -> str:
+    """Return the matchers of series that have these labels."""
+    return ",".join(f"{name}={json.dumps(value)}" for name, value in labels.items())
+
+
+def restricted(expression: str, matchers: str) -> str:
+    """Return an expression with these matchers in each of its vector selectors.
+
+    Args:
+        expression: Its metrics are of Headrace, Triton (`nv_`) or Prometheus (`up`, `ALERTS`).
+    """
+
+    def restrict(match: re.Match[str]) -> str:
+        if not match["metric"]:
+            return match[0]
+        ending = "," if match["labels"] else "}"
+        return f"{match['metric']}{{{matchers}{ending}"
+
+    return _SELECTOR.sub(restrict, expression) if matchers else expression
+
+
+_SELECTOR: Final = re.compile(
+    r'"[^"]*"|(?P<metric>\b(?:(?:headrace|nv)[_:][\w:]+|up|ALERTS)\b)(?P<labels>\{)?'
+)
+"""A string, or a metric with the start of its label matchers."""
 
 
 def recorded(condition: Condition, window_s: float) -> dict[str, str]:
@@ -166,7 +196,7 @@ _FACTS: Final = {
         f"[{duration(CRASH_WINDOW_S)}])) >= {CRASH_STARTS}"
     ),
     Fact.GATEWAY_DOWN: "headrace_control_gateway_ready < 1",
-    Fact.NOT_SCRAPED: f'up{{job="{JOB}"}} < 1 or absent(up{{job="{JOB}"}})',
+    Fact.NOT_SCRAPED: "up < 1 or absent(up)",
     Fact.CERTIFICATE_ENDS: (
         f"min(headrace_control_certificate_left_seconds) < {CERTIFICATE_LEFT_S:.12g}"
     ),

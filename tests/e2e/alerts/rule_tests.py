@@ -1,12 +1,12 @@
 """Unit tests of alerting rules for `promtool test rules`.
 
 Each alert gets series on which its condition holds and then does not, and has to fire in the first
-part only.
+part only. Systems with other labels have the same series with the parts swapped.
 """
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,7 +15,7 @@ from ruamel.yaml import YAML
 from headrace.core.spec.parse import parse_spec
 from headrace.monitor import promql
 from headrace.monitor.alert_kinds import ALERTS, AlertKind
-from headrace.monitor.prometheus import ALERTING, RECORDING, window_ratios
+from headrace.monitor.prometheus import ALERTING, RECORDING, TARGET_LABELS, window_ratios
 from headrace.monitor.slo import (
     CERTIFICATE_LEFT_S,
     CRASH_WINDOW_S,
@@ -76,17 +76,67 @@ class Gauge:
 Series = Counter | Gauge
 
 
-def write_rule_tests(folder: Path, spec: str) -> list[Path]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RuleTest:
+    """A test of one alert on series that are bad for some steps, then good."""
+
+    alert: str
+    series: Sequence[Series]
+    expected: Mapping[float, int]
+    """How often the alert fires, by the time in seconds."""
+    labels: str
+    """Of whom the alert is, as PromQL has them; empty for anybody."""
+    step_s: float
+    bad_steps: int
+    good_steps: int
+
+    def document(self, target: Mapping[str, str]) -> Document:
+        """As `promtool` reads it."""
+        firing = f'ALERTS{{alertname="{self.alert}",alertstate="firing",{self.labels}}}'
+        own = promql.matchers_of(target)
+        return {
+            "name": self.alert,
+            "interval": promql.duration(self.step_s),
+            "input_series": [*self._input(own), *self._others(target)],
+            "promql_expr_test": [
+                {
+                    "expr": f"count({alerts}) or vector(0)",
+                    "eval_time": promql.duration(at_s),
+                    "exp_samples": [{"labels": "{}", "value": count}],
+                }
+                for at_s, count in self.expected.items()
+                for alerts in (firing, promql.restricted(firing, own))
+            ],
+        }
+
+    def _others(self, target: Mapping[str, str]) -> Iterator[Document]:
+        """What systems have that differ in one label: bad where ours is good."""
+        swapped = [replace(one, bad=one.good, good=one.bad) for one in self.series]
+        for label, value in target.items():
+            others = promql.matchers_of({**target, label: f"{value}-2"})
+            yield from replace(self, series=swapped)._input(others)
+
+    def _input(self, labels: str) -> Iterator[Document]:
+        for one in self.series:
+            values = one.values(self.bad_steps, self.good_steps)
+            yield {"series": promql.restricted(one.name, labels), "values": values}
+
+
+def write_rule_tests(
+    folder: Path, spec: str, target: Mapping[str, str] = TARGET_LABELS
+) -> list[Path]:
     """Write a file of tests for each length of windows that `spec` uses.
 
-    They are for the files of rules in `folder`.
+    They are for the files of rules in `folder`, of a system with the labels `target`.
     """
     document = parse_spec(YAML(typ="safe").load(spec)).document()
     objectives, streams = objectives_of(document), stream_promises_of(document)
     paths = []
     for ratio in window_ratios(objectives):
         path = folder / f"headrace-rules-{promql.scale_text(ratio)}.test.yml"
-        tests = rule_tests(objectives, (RECORDING, ALERTING), window_ratio=ratio, streams=streams)
+        tests = rule_tests(
+            objectives, (RECORDING, ALERTING), window_ratio=ratio, streams=streams, target=target
+        )
         path.write_text(json.dumps(tests))
         paths.append(path)
     return paths
@@ -98,6 +148,7 @@ def rule_tests(
     *,
     window_ratio: float = 1.0,
     streams: Sequence[StreamPromise] = (),
+    target: Mapping[str, str] = TARGET_LABELS,
 ) -> Document:
     """One test for each alert that can fire, on the first endpoint or stream that it concerns.
 
@@ -105,14 +156,16 @@ def rule_tests(
         rule_files: Names of the files with all rules, relative to the test's own.
         window_ratio: Of endpoints with windows of this length; of streams and the whole system too
             if it is 1.
+        target: Labels of the system's series.
     """
     mine = [one for one in objectives if one.window_ratio == window_ratio]
     concerned = [(kind, _concerned(kind, mine, window_ratio)) for kind in ALERTS]
     tests = [_test(kind, objective) for kind, objective in concerned if objective is not None]
+    tests += _stream_tests(streams) if window_ratio == 1.0 else ()
     return {
         "rule_files": list(rule_files),
         "evaluation_interval": promql.duration(_STEP_S * window_ratio),
-        "tests": [*tests, *(_stream_tests(streams) if window_ratio == 1.0 else ())],
+        "tests": [test.document(target) for test in tests],
     }
 
 
@@ -143,7 +196,7 @@ def _can_fire(kind: AlertKind, objective: EndpointObjective) -> bool:
             return True
 
 
-def _test(kind: AlertKind, objective: EndpointObjective) -> Document:
+def _test(kind: AlertKind, objective: EndpointObjective) -> RuleTest:
     shortest = min(windows_of(kind.condition), default=0.0)
     is_scaled = shortest > 0
     step_s = _STEP_S * (objective.window_ratio if is_scaled else 1.0)
@@ -152,14 +205,20 @@ def _test(kind: AlertKind, objective: EndpointObjective) -> Document:
     bad = _SLACK + (window if ends else _BRIEF) + round(kind.for_s / _STEP_S) + 1
     keep = round(kind.keep_firing_for_s / _STEP_S)
     good = bad + keep + _after(kind) if ends else 1
-    who = f'endpoint="{objective.endpoint}"' if objective.endpoint else ""
-    expected = [_expectation(kind.name, who, at_s=(bad - 1) * step_s, firing=1)]
+    expected = {(bad - 1) * step_s: 1}
     if keep:
-        expected.append(_expectation(kind.name, who, at_s=(bad - 1 + keep) * step_s, firing=1))
+        expected[(bad - 1 + keep) * step_s] = 1
     if ends:
-        expected.append(_expectation(kind.name, who, at_s=(bad + good - 1) * step_s, firing=0))
-    series = _series(kind, objective)
-    return _rule_test(kind.name, series, expected, step_s=step_s, bad_steps=bad, good_steps=good)
+        expected[(bad + good - 1) * step_s] = 0
+    return RuleTest(
+        alert=kind.name,
+        series=list(_series(kind, objective)),
+        expected=expected,
+        labels=f'endpoint="{objective.endpoint}"' if objective.endpoint else "",
+        step_s=step_s,
+        bad_steps=bad,
+        good_steps=good,
+    )
 
 
 def _after(kind: AlertKind) -> int:
@@ -210,11 +269,11 @@ def _series(kind: AlertKind, objective: EndpointObjective) -> Iterator[Series]: 
         case Fact.GATEWAY_DOWN:
             yield Gauge("headrace_control_gateway_ready", 0, 1)
         case Fact.NOT_SCRAPED:
-            yield Gauge(f'up{{job="{promql.JOB}",instance="one"}}', 0, 1)
+            yield Gauge('up{instance="one"}', 0, 1)
         case Fact.JOBS_LATE:
-            yield Gauge(f'headrace_job_late{{job="{promql.JOB}",job_name="nightly"}}', 1, 0)
+            yield Gauge('headrace_job_late{job_name="nightly"}', 1, 0)
         case Fact.JOBS_FAILED:
-            yield Gauge(f'headrace_job_failed{{job="{promql.JOB}",job_name="nightly"}}', 1, 0)
+            yield Gauge('headrace_job_failed{job_name="nightly"}', 1, 0)
         case Fact.CERTIFICATE_ENDS:
             left = 'headrace_control_certificate_left_seconds{certificate="gateway"}'
             yield Gauge(left, CERTIFICATE_LEFT_S / 2, CERTIFICATE_LEFT_S * 2)
@@ -230,7 +289,7 @@ def _bucket(endpoint: str, bound: str, *, bad: float) -> Counter:
     return Counter(f"{promql.LATENCY}_bucket{{{labels}}}", bad, _PER_STEP)
 
 
-def _stream_tests(promises: Sequence[StreamPromise]) -> Iterator[Document]:
+def _stream_tests(promises: Sequence[StreamPromise]) -> Iterator[RuleTest]:
     """One test for each alert of streams, on the first stream that it can fire for."""
     for kind in ALERTS:
         if kind.is_for_stream:
@@ -249,20 +308,25 @@ def _stream_can_fire(kind: AlertKind, promise: StreamPromise) -> bool:
             return True
 
 
-def _stream_test(kind: AlertKind, promise: StreamPromise) -> Document:
+def _stream_test(kind: AlertKind, promise: StreamPromise) -> RuleTest:
     window_s = LETTERS_WINDOW_S if kind.condition is Fact.DEAD_LETTERS else 0.0
     window = round(window_s / _STEP_S)
     bad = _SLACK + window + round(kind.for_s / _STEP_S) + 1
     keep = round(kind.keep_firing_for_s / _STEP_S)
     good = _SLACK + window + keep
-    labels = f'stream="{promise.stream}"'
-    expected = [
-        _expectation(kind.name, labels, at_s=(bad - 1) * _STEP_S, firing=1),
-        _expectation(kind.name, labels, at_s=(bad - 1 + keep) * _STEP_S, firing=1),
-        _expectation(kind.name, labels, at_s=(bad + good - 1) * _STEP_S, firing=0),
-    ]
-    series = _stream_series(kind, promise)
-    return _rule_test(kind.name, series, expected, step_s=_STEP_S, bad_steps=bad, good_steps=good)
+    return RuleTest(
+        alert=kind.name,
+        series=list(_stream_series(kind, promise)),
+        expected={
+            (bad - 1) * _STEP_S: 1,
+            (bad - 1 + keep) * _STEP_S: 1,
+            (bad + good - 1) * _STEP_S: 0,
+        },
+        labels=f'stream="{promise.stream}"',
+        step_s=_STEP_S,
+        bad_steps=bad,
+        good_steps=good,
+    )
 
 
 def _stream_series(kind: AlertKind, promise: StreamPromise) -> Iterator[Series]:
@@ -284,38 +348,3 @@ def _stream_series(kind: AlertKind, promise: StreamPromise) -> Iterator[Series]:
             yield Counter(f"headrace_stream_dead_letters_total{{{worker}}}", more, 0)
         case _:
             raise AssertionError(kind)
-
-
-def _expectation(alert: str, labels: str, *, at_s: float, firing: int) -> Document:
-    """How often an alert fires then.
-
-    Args:
-        labels: Of whom, as PromQL has them; empty for anybody.
-    """
-    who = f",{labels}" if labels else ""
-    alerts = f'ALERTS{{alertname="{alert}",alertstate="firing"{who}}}'
-    return {
-        "expr": f"count({alerts}) or vector(0)",
-        "eval_time": promql.duration(at_s),
-        "exp_samples": [{"labels": "{}", "value": firing}],
-    }
-
-
-def _rule_test(
-    alert: str,
-    series: Iterable[Series],
-    expected: list[Document],
-    *,
-    step_s: float,
-    bad_steps: int,
-    good_steps: int,
-) -> Document:
-    """One test, as `promtool` reads it."""
-    return {
-        "name": alert,
-        "interval": promql.duration(step_s),
-        "input_series": [
-            {"series": one.name, "values": one.values(bad_steps, good_steps)} for one in series
-        ],
-        "promql_expr_test": expected,
-    }

@@ -272,8 +272,8 @@ def queries() -> Iterator[str]:
     """Every query as Grafana asks it, with what the reader picks filled in."""
     for dashboard in DASHBOARDS:
         for query in dashboard.queries():
-            filled = query.replace("$__rate_interval", "1m")
-            yield re.sub(r"\$(endpoint|replica|stream|job_name)", "one", filled)
+            filled = query.replace("$__rate_interval", "1m").replace("$namespace", "")
+            yield re.sub(r"\$(endpoint|replica|stream|job_name|job)", "one", filled)
 
 
 def metrics_in(expression: str) -> set[str]:

@@ -123,7 +123,11 @@ def queries() -> Iterator[str]:
     for dashboard in DASHBOARDS:
         for query in dashboard.queries():
             filled = query.replace("$__rate_interval", "6s").replace("$endpoint", "slow")
-            yield filled.replace("$replica", ".*")
+            yield (
+                filled.replace("$replica", ".*")
+                .replace("$namespace", "")
+                .replace("$job", "headrace")
+            )
 
 
 @dataclass(slots=True)

@@ -85,7 +85,7 @@ def test_rendered_alerts_of_a_spec_fire_and_end(
     write(exported / ALERTING, {"groups": rest})
 
     checked, complaint = promtool("check", "rules", exported / RECORDING, exported / ALERTING)
-    tests = write_rule_tests(exported, SPEC)
+    tests = write_rule_tests(exported, SPEC, {"namespace": "models", "job": "headrace"})
     status, said = promtool("test", "rules", *tests)
 
     assert rest

@@ -446,6 +446,41 @@ def test_static_mode_has_neither_gateway_nor_control_plane_and_routes_by_weight(
     ]
 
 
+def scraped_labels(monitor: Object) -> dict[str, str]:
+    """The labels that the operator's targets have in the end, so far as they are known here."""
+    labels = {"namespace": monitor["metadata"]["namespace"], "endpoint": "metrics"}
+    (port,) = monitor["spec"].get("endpoints") or monitor["spec"]["podMetricsEndpoints"]
+    for relabeling in port["relabelings"]:
+        if "targetLabel" in relabeling:
+            labels[relabeling["targetLabel"]] = relabeling["replacement"]
+        if relabeling.get("action") == "labeldrop":
+            labels.pop(relabeling["regex"], None)
+    return labels
+
+
+@pytest.mark.parametrize(
+    ("values", "component"), [({}, "control"), (static(a_version()), "replica")]
+)
+def test_rules_read_what_the_monitors_of_the_same_release_scrape(
+    values: Values, component: str
+) -> None:
+    values = merged(values, ARTIFACTS, CERTIFICATES, CHOICES["monitoring"][1])
+    objects = rendered(values, release="team-a")
+    monitors = {
+        one["metadata"]["name"]: scraped_labels(one)
+        for one in (*of_kind(objects, "ServiceMonitor"), *of_kind(objects, "PodMonitor"))
+    }
+    (rule,) = of_kind(objects, "PrometheusRule")
+    rules = [one for group in rule["spec"]["groups"] for one in group["rules"]]
+    own = {"namespace": "models", "job": "team-a"}
+
+    # The label `endpoint` of the metrics is that of their name, not of a port.
+    assert [name for name, labels in monitors.items() if labels == own] == [f"team-a-{component}"]
+    assert all("endpoint" not in labels for labels in monitors.values())
+    assert all(one["labels"].items() >= own.items() for one in rules)
+    assert all('{namespace="models",job="team-a"' in one["expr"] for one in rules)
+
+
 def route_rules(objects: list[Object]) -> dict[str, list[list[Any]]]:
     """The rules of routes by kind, in their order."""
     found: dict[str, list[list[Any]]] = {}

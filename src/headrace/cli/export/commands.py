@@ -296,6 +296,14 @@ def prometheus(
             "--scrape-token-file",
         ),
     ] = "",
+    job: Annotated[
+        str,
+        option(
+            "Scrape job that the rules read; systems in one Prometheus need different jobs.",
+            metavar="NAME",
+            shown="headrace",
+        ),
+    ] = "",
     plane: ControlPlaneOptions,
 ) -> None:
     """Export alert rules and configurations of Prometheus and Alertmanager.
@@ -312,11 +320,12 @@ def prometheus(
     from headrace.cli.base.spec_file import read_spec
     from headrace.core.spec.alerts import AlertsSpec
     from headrace.monitor.prometheus import ScrapeTarget, prometheus_files
+    from headrace.monitor.promql import JOB
     from headrace.monitor.slo import objectives_of, stream_promises_of
 
     if file is not None:
         document: dict[str, Any] = read_spec(file).document()
-        target = ScrapeTarget(url=_USUAL_METRICS, token_file=token_file)
+        target = ScrapeTarget(url=_USUAL_METRICS, token_file=token_file, job=job or JOB)
     else:
         running = plane.target()
         api = running.management()
@@ -328,7 +337,7 @@ def prometheus(
             url = urlunsplit(parts._replace(netloc=f"{api.host}:{parts.port}"))
         else:
             ca_file = ca_file or running.control_file().admin_ca
-        target = ScrapeTarget(url=url, token_file=token_file, ca_file=ca_file)
+        target = ScrapeTarget(url=url, token_file=token_file, ca_file=ca_file, job=job or JOB)
     alerts = AlertsSpec.model_validate(document.get("alerts") or {})
     streams = stream_promises_of(document)
     files = prometheus_files(objectives_of(document), alerts, target, streams=streams)
