@@ -8,12 +8,14 @@
 import argparse
 import contextlib
 import fcntl
+import hashlib
 import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,6 +35,29 @@ PROGRAMS: Final = {
     },
 }
 """Go module and package of each program."""
+CUSTOM_RESOURCES: Final = {
+    "sigs.k8s.io/gateway-api@v1.4.1": (
+        "config/crd/standard/gateway.networking.k8s.io_",
+        ("backendtlspolicies", "gateways", "grpcroutes", "httproutes"),
+    ),
+    "github.com/argoproj/argo-rollouts@v1.8.3": (
+        "manifests/crds/",
+        ("analysis-template-crd", "rollout-crd"),
+    ),
+    "github.com/kedacore/keda/v2@v2.21.0": (
+        "config/crd/bases/keda.sh_",
+        ("scaledobjects", "triggerauthentications"),
+    ),
+    "github.com/prometheus-operator/prometheus-operator@v0.85.0": (
+        "example/prometheus-operator-crd/monitoring.coreos.com_",
+        ("podmonitors", "prometheusrules", "servicemonitors"),
+    ),
+    "github.com/cert-manager/cert-manager@v1.21.2": (
+        "deploy/crds/cert-manager.io_",
+        ("certificates", "issuers"),
+    ),
+}
+"""Go module ▸ the start of its paths, and the files with definitions of custom resources."""
 
 
 class BuildError(Exception):
@@ -79,6 +104,31 @@ def build(names: tuple[str, ...] = tuple(PROGRAMS)) -> Path:
             shutil.rmtree(partial)
             return target
     return partial / "bin"
+
+
+def custom_resources() -> Path:
+    """Fetch the published definitions of custom resources; return the folder with their files.
+
+    Raises:
+        BuildError: A module cannot be fetched.
+    """
+    digest = hashlib.sha256(json.dumps(CUSTOM_RESOURCES).encode()).hexdigest()[:12]
+    target = cache().parents[1] / f"custom-resources-{digest}"
+    if target.is_dir():
+        return target
+    if shutil.which("go") is None:
+        raise BuildError("no Go to fetch the definitions of custom resources with")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent) as directory:
+        files = Path(directory) / "files"
+        files.mkdir()
+        for module, (start, names) in CUSTOM_RESOURCES.items():
+            source = json.loads(_go("mod", "download", "-json", module))["Dir"]
+            for name in names:
+                shutil.copyfile(Path(source) / f"{start}{name}.yaml", files / f"{name}.yaml")
+        with contextlib.suppress(OSError):  # another process was first
+            files.rename(target)
+    return target
 
 
 def _check_go() -> None:
@@ -171,6 +221,7 @@ def main() -> None:
     options = parser.parse_args()
     with _errors_are_told():
         _say(f"the programs are in {build()}")
+        _say(f"definitions of custom resources are in {custom_resources()}")
     if options.build:
         return
     from tests.kube_server.lab import serve  # noqa: PLC0415  # the tests' server

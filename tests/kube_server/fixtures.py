@@ -1,15 +1,21 @@
 """Fixtures of tests on a real API server: `from tests.kube_server.fixtures import *`."""
 
-from collections.abc import Iterator
+import json
+import subprocess
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final
 
 import pytest
 
-from scripts.kube_server import cache
+from scripts.kube_server import BuildError, cache, custom_resources
 from tests.kube_server.cluster import why_not
 from tests.kube_server.lab import Lab, start_lab
 from tests.kube_server.namespace import TestNamespace, a_namespace
 
-__all__ = ["kube_lab", "kube_lab_of_processes", "namespace"]
+_KUBECTL_WITHIN_S: Final = 300
+
+__all__ = ["applied", "kube_lab", "kube_lab_of_processes", "namespace"]
 
 
 def _programs_or_skip() -> None:
@@ -34,6 +40,37 @@ def kube_lab_of_processes() -> Iterator[Lab]:
     _programs_or_skip()
     with start_lab(cache(), is_fake=False) as lab:
         yield lab
+
+
+@pytest.fixture(scope="session")
+def applied(kube_lab: Lab) -> Callable[[str, Sequence[dict[str, Any]]], str]:
+    """`applied(namespace, objects)`: what the server says against objects, as a dry run.
+
+    It has the custom resources of the projects that the chart and exports are for.
+    """
+    try:
+        definitions = custom_resources()
+    except BuildError as error:
+        pytest.skip(str(error))
+    apply = ("apply", "--server-side", "--filename")
+    _kubectl(kube_lab, *apply, definitions)
+    assert _kubectl(kube_lab, "wait", "--for=condition=Established", "crd", "--all") == ""
+
+    def dry_run(namespace: str, objects: Sequence[dict[str, Any]]) -> str:
+        text = json.dumps({"apiVersion": "v1", "kind": "List", "items": list(objects)})
+        strict = ("--dry-run=server", "--validate=strict", "--namespace", namespace)
+        return _kubectl(kube_lab, *apply, "-", *strict, text=text)
+
+    return dry_run
+
+
+def _kubectl(lab: Lab, *arguments: str | Path, text: str = "") -> str:
+    """Run kubectl as administrator; return its errors and warnings."""
+    done = subprocess.run(  # noqa: S603  # the cluster's own program
+        [lab.cluster.programs / "kubectl", "--kubeconfig", lab.cluster.kubeconfig, *arguments],
+        input=text, capture_output=True, text=True, check=False, timeout=_KUBECTL_WITHIN_S,
+    )  # fmt: skip
+    return done.stderr
 
 
 @pytest.fixture

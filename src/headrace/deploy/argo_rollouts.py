@@ -59,9 +59,16 @@ class MetricCheck:
     max_value: float
 
 
-def checks_of(endpoint: Endpoint, version: Version, rollout: Rollout) -> Iterator[MetricCheck]:
-    """Yield the checks that judge `version` in its rollout, on the metrics of the replicas."""
-    new, old = _of(endpoint, version), _of(endpoint, version, other=True)
+def checks_of(
+    endpoint: Endpoint, version: Version, rollout: Rollout, pods: str
+) -> Iterator[MetricCheck]:
+    """Yield the checks that judge `version` in its rollout, on the metrics of the replicas.
+
+    Args:
+        pods: Matchers of the pods of all versions of the endpoint.
+    """
+    model = f'{pods},model="{endpoint.name}"'
+    new, old = f'{model},version="{version.number}"', f'{model},version!="{version.number}"'
     metrics, slo = rollout.metrics, endpoint.spec.slo
     enough = f"{_count(new, 'increase')} >= {rollout.min_samples}"
 
@@ -83,12 +90,6 @@ def checks_of(endpoint: Endpoint, version: Version, rollout: Rollout) -> Iterato
             yield check("latency-limit", _quantile(new, latency.quantile), latency.max_s)
         elif slo is not None and slo.latency_s is not None:
             yield check("latency-limit", _quantile(new, _SLO_QUANTILE), slo.latency_s)
-
-
-def _of(endpoint: Endpoint, version: Version, *, other: bool = False) -> str:
-    """Return the label selector of a version, or of the endpoint's other versions."""
-    sign = "!=" if other else "="
-    return f'model="{endpoint.name}",version{sign}"{version.number}"'
 
 
 def _failed(labels: str, reasons: str, function: str) -> str:
@@ -131,6 +132,8 @@ _PLUGIN: Final = "argoproj-labs/gatewayAPI"
 _INTERVAL_S: Final = 60
 _CHECKS: Final = 5
 _FULL: Final = 100
+_POD_PREFIX: Final = 57
+"""Characters of a Rollout's name with which the names of all its pods begin, at least."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -211,11 +214,24 @@ def _documents(
     of_gateway = labels(location.instance, "gateway", endpoint=endpoint.name)
     metadata = location.metadata(name, of_gateway)
     yield route("HTTPRoute", metadata, options.routes, http_rules(endpoint, split, {}))
-    checks = () if rollout is None else tuple(checks_of(endpoint, version, rollout))
+    matching = f'namespace="{location.namespace}",pod=~"{name[:_POD_PREFIX]}.*"'
+    checks = () if rollout is None else tuple(checks_of(endpoint, version, rollout, matching))
     metadata = location.metadata(name, named)
+    budget: Body = {
+        "maxUnavailable": 1,
+        "unhealthyPodEvictionPolicy": "AlwaysAllow",
+        "selector": {"matchLabels": selector},
+    }
+    yield manifest("policy/v1", "PodDisruptionBudget", metadata, spec=budget)
     if rollout is not None and checks:
         metrics = _metrics(rollout, options.prometheus, checks)
         yield manifest(_API, "AnalysisTemplate", metadata, spec={"metrics": metrics})
+        monitor: Body = {
+            "selector": {"matchLabels": selector},
+            "scrapeClassicHistograms": True,
+            "podMetricsEndpoints": [{"port": "metrics", "path": "/metrics"}],
+        }
+        yield manifest("monitoring.coreos.com/v1", "PodMonitor", metadata, spec=monitor)
     scaler = _hpa(facts, endpoint, location, name)
     spec: Body = {
         **({} if scaler else {"replicas": version.replicas}),

@@ -14,6 +14,8 @@ from tests.unit.deploy.specs import facts_of
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 _GOOD: Final = {"broken": 0, "refused": 0, "slow": 0}
+_OPPOSITE: Final = {"broken": 600, "refused": 0, "slow": 600}
+_PODS: Final = 'namespace="models",pod=~"headrace-fraud.*"'
 _FIRES: Final = {
     "nothing": (_GOOD, set()),
     "errors": ({**_GOOD, "broken": 6}, {"errors", "errors-limit"}),
@@ -42,14 +44,19 @@ def test_a_check_is_above_its_limit_when_the_new_version_is_worse(
     }
     (endpoint,) = facts_of({"rollout": plan}).endpoints
     assert isinstance(endpoint.spec.rollout, CanarySpec)
-    checks = list(checks_of(endpoint, endpoint.newest, endpoint.spec.rollout))
+    checks = list(checks_of(endpoint, endpoint.newest, endpoint.spec.rollout, _PODS))
     rules = [
         {"alert": check.name, "expr": f"({check.query}) > {check.max_value:g}"} for check in checks
     ]
     tests = [
         {
             "interval": "1m",
-            "input_series": [*_series("1", 600, _GOOD), *_series("2", per_minute, does)],
+            "input_series": [
+                *_series("1", 600, _GOOD),
+                *_series("2", per_minute, does),
+                # Another namespace's rollout fails where this one does not, and has requests.
+                *_series("2", 600, _OPPOSITE if does == _GOOD else _GOOD, namespace="other"),
+            ],
             "alert_rule_test": [
                 {
                     "eval_time": "10m",
@@ -72,8 +79,10 @@ def test_a_check_is_above_its_limit_when_the_new_version_is_worse(
     assert status == 0, said
 
 
-def _series(version: str, per_minute: int, does: dict[str, int]) -> list[dict[str, str]]:
-    labels = f'model="fraud",version="{version}"'
+def _series(
+    version: str, per_minute: int, does: dict[str, int], namespace: str = "models"
+) -> list[dict[str, str]]:
+    labels = f'namespace="{namespace}",pod="headrace-fraud-5f-x",model="fraud",version="{version}"'
     good = per_minute - does["broken"] - does["refused"]
     counts = {
         f"nv_inference_request_success{{{labels}}}": good,

@@ -97,6 +97,27 @@ def test_a_template_has_a_check_for_each_metric_and_limit() -> None:
     assert all(">= 50" in m["provider"]["prometheus"]["query"] for m in metrics)
 
 
+def test_queries_and_monitors_are_of_the_pods_of_this_rollout() -> None:
+    facts = facts_of({"name": "a" * 90, "model": "fraud:2", **_canary()})
+    target = ClusterTarget(namespace="shop", instance="team-a")
+    objects = {
+        one["kind"]: one
+        for one in bodies(argo_rollouts(facts, target, ArgoOptions(pods=PODS)))
+        if one["kind"] != "Service"
+    }
+
+    name = objects["Rollout"]["metadata"]["name"]
+    queries = [
+        metric["provider"]["prometheus"]["query"]
+        for metric in objects["AnalysisTemplate"]["spec"]["metrics"]
+    ]
+    matchers = f'{{namespace="shop",pod=~"{name[:57]}.*",'
+    assert all(query.count("{") == query.count(matchers) > 0 for query in queries)
+    selector = objects["Rollout"]["spec"]["selector"]
+    assert objects["PodMonitor"]["spec"]["selector"] == selector
+    assert objects["PodDisruptionBudget"]["spec"]["selector"] == selector
+
+
 _SCALING = {
     "min_replicas": 2,
     "max_replicas": 9,
