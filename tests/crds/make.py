@@ -21,7 +21,10 @@ from tests.crds.packages import CORE, KSERVE, NPM, SCOPE, fetch, is_npm_there
 from tests.crds.validators import Reader, Schema, UnreadableError, used
 
 KINDS: Final = {
-    "gateway-api": ("gateway.networking.k8s.io/v1", ("Gateway", "GRPCRoute", "HTTPRoute")),
+    "gateway-api": (
+        "gateway.networking.k8s.io/v1",
+        ("BackendTLSPolicy", "Gateway", "GRPCRoute", "HTTPRoute"),
+    ),
     "prometheus-operator": (
         "monitoring.coreos.com/v1",
         ("PodMonitor", "PrometheusRule", "ServiceMonitor"),

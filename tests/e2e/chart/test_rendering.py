@@ -399,18 +399,33 @@ def test_replicas_are_reached_by_gateways_and_the_control_plane_only() -> None:
     assert ports_into(policies["headrace-gateway"], "control") == {8002}
 
 
-def test_every_deployment_but_the_control_plane_s_has_a_budget_of_its_own_pods() -> None:
-    values = merged(ARTIFACTS, CERTIFICATES, CHOICES["apart"][1])
+def test_every_deployment_has_a_budget_of_its_own_pods() -> None:
+    values = merged(ARTIFACTS, CERTIFICATES, CHOICES["apart"][1], CHOICES["state"][1])
     objects = rendered(values) + rendered(merged(values, CHOICES["workloads"][1]))
 
     budgets = {b["metadata"]["name"]: b["spec"] for b in of_kind(objects, "PodDisruptionBudget")}
     for deployment in of_kind(objects, "Deployment"):
-        # Its leader alone is ready, and a budget would hold it on its node.
-        if deployment["metadata"]["name"] == "headrace-control":
-            continue
         budget = budgets[deployment["metadata"]["name"]]
         assert budget["selector"] == deployment["spec"]["selector"]
         assert budget["unhealthyPodEvictionPolicy"] == "AlwaysAllow"
+
+
+def test_two_control_planes_are_both_ready_and_their_service_reaches_the_leader() -> None:
+    alone, pair = rendered({}), rendered(CHOICES["state"][1])
+
+    for objects in (alone, pair):
+        control, service = (
+            next(o for o in of_kind(objects, kind) if o["metadata"]["name"] == "headrace-control")
+            for kind in ("Deployment", "Service")
+        )
+        (container,) = control["spec"]["template"]["spec"]["containers"]
+        assert container["readinessProbe"]["httpGet"]["path"] == "/api/v1/health"
+        role = {"headrace.dev/role": "leader"}
+        assert service["spec"]["selector"] == control["spec"]["selector"]["matchLabels"] | role
+    assert "headrace-control" not in {
+        o["metadata"]["name"] for o in of_kind(alone, "PodDisruptionBudget")
+    }
+    assert control["spec"]["strategy"]["rollingUpdate"] == {"maxUnavailable": 0, "maxSurge": 1}
 
 
 def test_a_changed_spec_starts_the_control_plane_anew_and_another_value_does_not() -> None:
