@@ -18,6 +18,7 @@ import pytest
 from ruamel.yaml import YAML
 
 KUBERNETES: Final = "1.37"
+REGISTRY: Final = "registry.example/ml"
 ROOT: Final = Path(__file__).resolve().parents[1]
 CHART: Final = ROOT / "charts" / "headrace"
 CRDS: Final = ROOT / ".venv-kube" / "crds"
@@ -79,14 +80,16 @@ def rendered(
     release: str = "headrace",
     namespace: str = "models",
 ) -> list[Object]:
-    """What `helm template` makes of values.
+    """What `helm template` makes of values, with images of `REGISTRY` if they name no other.
 
     Raises:
         AssertionError: It refused; the text is what it said.
     """
+    told = dict(values or {})
+    told["image"] = {"registry": REGISTRY, **told.get("image", {})}
     status, output, said = helm(
         "template", release, chart, "--namespace", namespace, "--kube-version", KUBERNETES,
-        "--values", "-", *arguments, text=json.dumps(values or {}),
+        "--values", "-", *arguments, text=json.dumps(told),
     )  # fmt: skip
     assert status == 0, said
     return documents(output)

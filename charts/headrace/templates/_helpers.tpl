@@ -30,9 +30,13 @@ annotations:
 {{- end }}
 {{- end }}
 
+{{- /* A repository that begins with a registry's host is a whole name. There is no default registry: whoever owned it could run code here. */ -}}
 {{- define "headrace.image" -}}
 {{- $name := .image.repository -}}
-{{- with .root.Values.image.registry }}{{ $name = printf "%s/%s" (trimSuffix "/" .) $name }}{{ end -}}
+{{- if not (regexMatch "^([^/]*[.:][^/]*|localhost)/" $name) -}}
+{{- $registry := required "image.registry is empty: push the images to your registry (`make push PREFIX=registry.example/ml`) and set image.registry to the same prefix" .root.Values.image.registry -}}
+{{- $name = printf "%s/%s" (trimSuffix "/" $registry) $name -}}
+{{- end -}}
 {{- if .image.digest -}}
 {{ $name }}@{{ .image.digest }}
 {{- else -}}
@@ -50,19 +54,16 @@ imagePullSecrets:
 {{- end }}
 
 {{- define "headrace.podSecurity" -}}
-runAsNonRoot: true
-runAsUser: 65532
-runAsGroup: 65532
-fsGroup: 65532
-seccompProfile:
-  type: RuntimeDefault
+{{- $context := dict "runAsNonRoot" true "seccompProfile" (dict "type" "RuntimeDefault") -}}
+{{- if not .Values.platformUid -}}
+{{- $context = merge $context (dict "runAsUser" 65532 "runAsGroup" 65532 "fsGroup" 65532) -}}
+{{- end -}}
+{{- toYaml (merge (dict) (.Values.podSecurityContext | default dict) $context) }}
 {{- end }}
 
 {{- define "headrace.containerSecurity" -}}
-allowPrivilegeEscalation: false
-readOnlyRootFilesystem: true
-capabilities:
-  drop: [ALL]
+{{- $context := dict "allowPrivilegeEscalation" false "readOnlyRootFilesystem" true "capabilities" (dict "drop" (list "ALL")) -}}
+{{- toYaml (merge (dict) (.Values.securityContext | default dict) $context) }}
 {{- end }}
 
 {{- /* Node placement: {root, component, pod: values}. */ -}}
@@ -148,6 +149,16 @@ annotations:
 {{- if and .Values.gateway.enabled (eq .Values.workloads.mode "driver") }}yes{{ end -}}
 {{- end }}
 
+{{- /* The scheme of the gateways' ports, by spec.gateway.tls. */ -}}
+{{- define "headrace.gatewayScheme" -}}
+{{- if (.Values.spec.gateway | default dict).tls }}https{{ else }}http{{ end -}}
+{{- end }}
+
+{{- /* The name in the certificate of the gateways. */ -}}
+{{- define "headrace.gatewayHostname" -}}
+{{ .Values.gateway.tls.hostname | default (printf "%s-gateway.%s.svc" (include "headrace.instance" .) .Release.Namespace) }}
+{{- end }}
+
 {{- /* A disruption budget: {root, component, name}. */ -}}
 {{- define "headrace.pdb" -}}
 apiVersion: policy/v1
@@ -196,6 +207,11 @@ valueFrom: {fieldRef: {fieldPath: {{ index . 1 | quote }}}}
 {{- end -}}
 {{- if eq (int .Values.gateway.service.httpPort) (int .Values.gateway.service.grpcPort) -}}
 {{- fail "gateway.service: httpPort and grpcPort are the same" -}}
+{{- end -}}
+{{- with .Values.gateway.autoscaling -}}
+{{- if gt (int .minReplicas) (int .maxReplicas) -}}
+{{- fail "gateway.autoscaling: minReplicas is more than maxReplicas" -}}
+{{- end -}}
 {{- end -}}
 {{- range $kind := list "jobs" "streams" -}}
 {{- $seen := dict -}}
@@ -471,10 +487,10 @@ labels:
 {{- /* Common part of the containers that fetch and serve a model. */ -}}
 {{- define "headrace.replicaCommon" -}}
 {{- $pod := .it.pod | default dict -}}
-image: {{ $pod.image | default (include "headrace.image" (dict "root" .root "image" (dict "repository" "headrace/replica"))) | quote }}
+image: {{ $pod.image | default (include "headrace.image" (dict "root" .root "image" (dict "repository" "replica"))) | quote }}
 imagePullPolicy: {{ $pod.imagePullPolicy | default .root.Values.image.pullPolicy }}
 securityContext:
-  {{- include "headrace.containerSecurity" . | nindent 2 }}
+  {{- include "headrace.containerSecurity" .root | nindent 2 }}
 resources:
   {{- toYaml $pod.resources | nindent 2 }}
 env:
@@ -490,7 +506,7 @@ envFrom:
 image: {{ include "headrace.image" (dict "root" .root "image" .root.Values.workers.image) | quote }}
 imagePullPolicy: {{ .root.Values.image.pullPolicy }}
 securityContext:
-  {{- include "headrace.containerSecurity" . | nindent 2 }}
+  {{- include "headrace.containerSecurity" .root | nindent 2 }}
 resources:
   {{- toYaml (.resources | default .root.Values.workers.resources) | nindent 2 }}
 env:

@@ -56,7 +56,7 @@ def a_version(endpoint: str = "digits", version: str = "1", **more: Any) -> Valu
         "requestTimeout": "5s500ms",
         "settings": '{\n  "model_name": "digits",\n  "grpc_port": 8001\n}',
         "pod": {
-            "image": f"headrace/replica@{DIGEST}",
+            "image": f"registry.example/team/replica@{DIGEST}",
             "resources": {
                 "requests": {"cpu": "1", "memory": "1Gi"},
                 "limits": {"memory": "1Gi"},
@@ -121,7 +121,15 @@ CHOICES: Final[Mapping[str, Sequence[Values]]] = {
     "spec": (
         {},
         {"spec": {"version": 1, "endpoints": [{"name": "digits", "model": "digits:1"}]}},
-        {"spec": {"version": 1, "endpoints": [], "kubernetes": {"autoscaler": "keda"}}},
+        {
+            "spec": {
+                "version": 1,
+                "endpoints": [],
+                "kubernetes": {"autoscaler": "keda"},
+                "gateway": {"tls": {"certificate_file": "/a", "key_file": "/b"}},
+            },
+            "gateway": {"tls": {"hostname": "models.example", "caConfigMap": "authority"}},
+        },
     ),
     "workloads": (
         {},
@@ -178,6 +186,7 @@ CHOICES: Final[Mapping[str, Sequence[Values]]] = {
                 "controlEgress": [{"ports": [{"protocol": "TCP", "port": 443}]}],
                 "gatewayEgress": [{"to": [{"ipBlock": {"cidr": "10.2.0.0/16"}}]}],
                 "replicaEgress": [{"ports": [{"protocol": "TCP", "port": 6379}]}],
+                "egress": [{"ports": [{"protocol": "TCP", "port": 15012}]}],
             }
         },
         {"networkPolicy": {"enabled": False}},
@@ -226,8 +235,13 @@ CHOICES: Final[Mapping[str, Sequence[Values]]] = {
     ),
     "rest": (
         {},
-        {"tests": {"enabled": False}, "rbac": {"create": False}},
-        {"rbac": {"autoscaler": "all"}, "instance": "models", "gateway": {"replicas": 5}},
+        {"tests": {"enabled": False}, "rbac": {"create": False}, "platformUid": True},
+        {
+            "rbac": {"autoscaler": "all", "flowSchema": True},
+            "instance": "models",
+            "gateway": {"autoscaling": {"enabled": True}},
+            "tests": {"keySecret": {"name": "key"}},
+        },
     ),
 }
 _ALWAYS: Final[Values] = {"artifacts": {"url": "s3://models/prod", "existingSecret": "artifacts"}}

@@ -9,7 +9,7 @@ from ruamel.yaml import YAML
 
 from headrace.cli import main
 from headrace.registry import Registry
-from tests.kube import Object, complaints, helm, needs, rendered
+from tests.kube import REGISTRY, Object, complaints, helm, needs, rendered
 from tests.small_networks import perceptron, save
 
 pytestmark = [pytest.mark.e2e, pytest.mark.kube, pytest.mark.slow, needs("helm")]
@@ -78,7 +78,13 @@ def test_an_exported_chart_gives_the_control_plane_the_spec_and_runs_the_rest_ap
 
     objects = rendered({"agentTls": {"certManager": {"enabled": True}}}, chart=chart)
     linted, said, more = helm(
-        "lint", "--strict", chart, "--set", "agentTls.certManager.enabled=true"
+        "lint",
+        "--strict",
+        chart,
+        "--set",
+        f"image.registry={REGISTRY}",
+        "--set",
+        "agentTls.certManager.enabled=true",
     )
 
     assert complaints(objects) == []

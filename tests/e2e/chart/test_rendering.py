@@ -33,7 +33,7 @@ from tests.e2e.chart.sample_values import (
     combinations,
     merged,
 )
-from tests.kube import CHART, ROOT, Object, complaints, documents, helm, needs, rendered
+from tests.kube import CHART, REGISTRY, ROOT, Object, complaints, documents, helm, needs, rendered
 
 pytestmark = [pytest.mark.e2e, pytest.mark.kube, pytest.mark.slow, needs("helm")]
 
@@ -48,7 +48,8 @@ def of_kind(objects: list[Object], kind: str) -> list[Object]:
 
 def refused(values: Values) -> str:
     """What `helm template` says against values."""
-    status, _, said = helm("template", "headrace", CHART, "--values", "-", text=json.dumps(values))
+    told = json.dumps(merged({"image": {"registry": REGISTRY}}, values))
+    status, _, said = helm("template", "headrace", CHART, "--values", "-", text=told)
     assert status != 0
     return said
 
@@ -66,7 +67,9 @@ def test_every_two_choices_together_make_objects_that_kubernetes_takes(values: V
     assert complaints(objects) == []
     keys = [(one["apiVersion"], one["kind"], one["metadata"]["name"]) for one in objects]
     assert len(set(keys)) == len(keys)
-    assert {one["metadata"]["namespace"] for one in objects} <= {"models"}
+    assert {o["metadata"].get("namespace") for o in objects if o["kind"] != "FlowSchema"} <= {
+        "models"
+    }
     secrets = [one["metadata"]["name"].partition("-")[2] for one in of_kind(objects, "Secret")]
     assert secrets in ([], ["internal"])
 
@@ -99,7 +102,7 @@ def test_certificates_are_made_where_nobody_else_makes_them() -> None:
 
 
 def test_the_chart_is_linted_strictly() -> None:
-    status, output, said = helm("lint", "--strict", CHART)
+    status, output, said = helm("lint", "--strict", CHART, "--set", f"image.registry={REGISTRY}")
 
     assert status == 0, output + said
     assert "0 chart(s) failed" in output
@@ -138,6 +141,7 @@ def test_there_are_values_of_this_minor_version_for_later_ones_to_be_held_to() -
         ({"gateway": {"replicas": "three"}}, "replicas"),
         ({"gateway": {"service": {"httpPort": 70000}}}, "httpPort"),
         ({"control": {"replicas": 2}}, "existingSecret"),
+        ({"gateway": {"autoscaling": {"minReplicas": 11}}}, "gateway.autoscaling: minReplicas"),
         ({"control": {"image": {"digest": "sha256:12"}}}, "digest"),
         ({"image": {"pullPolicy": "Sometimes"}}, "pullPolicy"),
         ({"ingress": {"type": "nginx"}}, "ingress/type"),
@@ -278,7 +282,7 @@ def test_odd_values_that_are_taken_make_objects_that_kubernetes_takes(name: str)
 
 @pytest.mark.parametrize("release", ["1st", "a.b"])
 def test_a_release_whose_name_begins_no_service_has_to_say_an_instance(release: str) -> None:
-    status, _, said = helm("template", release, CHART)
+    status, _, said = helm("template", release, CHART, "--set", f"image.registry={REGISTRY}")
 
     assert status != 0
     assert "set `instance`" in said
@@ -413,11 +417,13 @@ def test_every_deployment_has_a_budget_of_its_own_pods() -> None:
 def test_two_control_planes_are_both_ready_and_their_service_reaches_the_leader() -> None:
     alone, pair = rendered({}), rendered(CHOICES["state"][1])
 
-    for objects in (alone, pair):
-        control, service = (
-            next(o for o in of_kind(objects, kind) if o["metadata"]["name"] == "headrace-control")
-            for kind in ("Deployment", "Service")
+    def named(objects: list[Object], kind: str) -> Object:
+        return next(
+            o for o in of_kind(objects, kind) if o["metadata"]["name"] == "headrace-control"
         )
+
+    for objects in (alone, pair):
+        control, service = named(objects, "Deployment"), named(objects, "Service")
         (container,) = control["spec"]["template"]["spec"]["containers"]
         assert container["readinessProbe"]["httpGet"]["path"] == "/api/v1/health"
         role = {"headrace.dev/role": "leader"}
@@ -425,7 +431,8 @@ def test_two_control_planes_are_both_ready_and_their_service_reaches_the_leader(
     assert "headrace-control" not in {
         o["metadata"]["name"] for o in of_kind(alone, "PodDisruptionBudget")
     }
-    assert control["spec"]["strategy"]["rollingUpdate"] == {"maxUnavailable": 0, "maxSurge": 1}
+    strategy = named(pair, "Deployment")["spec"]["strategy"]
+    assert strategy["rollingUpdate"] == {"maxUnavailable": 0, "maxSurge": 1}
 
 
 def test_a_changed_spec_starts_the_control_plane_anew_and_another_value_does_not() -> None:
@@ -577,9 +584,156 @@ def test_an_image_is_named_by_digest_where_there_is_one_else_by_version() -> Non
         return {c["image"] for pod in pods for c in pod["spec"]["containers"]}
 
     version = headrace.__version__
-    assert f"headrace/control:{version}" in images({})
+    assert images({}) == {f"{REGISTRY}/{part}:{version}" for part in ("control", "gateway")}
     told = {"image": {"registry": "r.example/"}, "control": {"image": {"digest": DIGEST}}}
-    assert f"r.example/headrace/control@{DIGEST}" in images(told)
+    assert f"r.example/control@{DIGEST}" in images(told)
+
+
+def test_no_image_comes_from_a_registry_that_nobody_named() -> None:
+    whole = {
+        part: {"image": {"repository": f"localhost:5000/x/{part}"}}
+        for part in ("control", "gateway")
+    }
+
+    assert "make push PREFIX=" in refused({"image": {"registry": ""}})
+    objects = rendered({"image": {"registry": ""}, **whole})
+    assert {
+        c["image"].rpartition(":")[0] for _, p in pods_of(objects) for c in p["spec"]["containers"]
+    } == {
+        "localhost:5000/x/control",
+        "localhost:5000/x/gateway",
+    }
+
+
+def control_arguments(values: Values) -> list[str]:
+    """The arguments of the control plane."""
+    pods = dict(pods_of(rendered(values)))
+    arguments: list[str] = pods["Deployment/headrace-control"]["spec"]["containers"][0]["args"]
+    return arguments
+
+
+def test_pods_of_models_get_registry_pull_secrets_and_store_credentials_of_the_chart() -> None:
+    told = merged(
+        {"artifacts": {"url": "s3://m", "existingSecret": "store"}, "platformUid": True},
+        {"image": {"registry": "r.example/ml/", "pullSecrets": ["a", "b"]}},
+    )
+
+    arguments = control_arguments(told)
+
+    assert {
+        "--image-registry=r.example/ml",
+        "--pull-secret=a",
+        "--pull-secret=b",
+        "--store-secret=store",
+        "--platform-uid",
+    } <= set(arguments)
+    assert not {"--platform-uid", "--store-secret="} & set(control_arguments({}))
+
+
+@pytest.mark.parametrize("is_created", [True, False])
+def test_objects_of_the_driver_have_owners_that_all_go_with_the_release(is_created: bool) -> None:
+    account = {"serviceAccount": {"create": is_created, "name": "own"}}
+    objects = rendered({"control": account})
+
+    owners = [a for a in control_arguments({"control": account}) if a.startswith("--owner=")]
+
+    released = {f"--owner={o['kind']}/{o['metadata']['name']}" for o in objects}
+    assert set(owners) <= released
+    assert len(owners) == 2 + is_created
+
+
+def test_a_platform_chooses_the_users_of_all_pods() -> None:
+    values = merged(ARTIFACTS, CERTIFICATES, CHOICES["apart"][1], {"platformUid": True})
+    group = {"podSecurityContext": {"fsGroup": 7}, "securityContext": {"runAsUser": 8}}
+
+    for objects in (rendered(values), rendered(merged(values, CHOICES["workloads"][1]))):
+        for name, pod in pods_of(objects):
+            context = pod["spec"]["securityContext"]
+            assert context == {
+                "runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"},
+            }, name  # fmt: skip
+    for _, pod in pods_of(rendered(group)):
+        assert pod["spec"]["securityContext"]["fsGroup"] == 7
+        assert pod["spec"]["securityContext"]["runAsUser"] == 65532
+        assert pod["spec"]["containers"][0]["securityContext"]["runAsUser"] == 8
+
+
+SECURED: Values = {
+    "spec": {
+        "version": 1,
+        "gateway": {"tls": {"certificate_file": "/tls/tls.crt", "key_file": "/tls/tls.key"}},
+        "endpoints": [{"name": "digits", "model": "digits:1"}],
+    }
+}
+
+
+@pytest.mark.parametrize(
+    ("tls", "validation"),
+    [
+        (
+            {},
+            {"hostname": "headrace-gateway.models.svc", "wellKnownCACertificates": "System"},
+        ),
+        (
+            {"hostname": "models.example", "caConfigMap": "authority"},
+            {
+                "hostname": "models.example",
+                "caCertificateRefs": [{"group": "", "kind": "ConfigMap", "name": "authority"}],
+            },
+        ),
+    ],
+)
+def test_routes_to_gateways_with_tls_encrypt_and_verify(
+    tls: Values, validation: dict[str, Any]
+) -> None:
+    values = merged(ARTIFACTS, SECURED, CHOICES["ingress"][1], {"gateway": {"tls": tls}})
+    objects = rendered(values)
+
+    (policy,) = of_kind(objects, "BackendTLSPolicy")
+    service = next(
+        o for o in of_kind(objects, "Service") if o["metadata"]["name"] == "headrace-gateway"
+    )
+    assert complaints(objects) == []
+    assert policy["spec"]["targetRefs"][0]["name"] == "headrace-gateway"
+    assert policy["spec"]["validation"] == validation
+    assert {port["appProtocol"] for port in service["spec"]["ports"]} == {"https"}
+    assert not of_kind(rendered(merged(ARTIFACTS, CHOICES["ingress"][1])), "BackendTLSPolicy")
+
+
+def test_gateways_are_scaled_by_one_of_replicas_and_autoscaler() -> None:
+    objects = rendered({"gateway": {"replicas": 3, "autoscaling": {"enabled": True}}})
+
+    (scaler,) = of_kind(objects, "HorizontalPodAutoscaler")
+    gateway = next(
+        o for o in of_kind(objects, "Deployment") if o["metadata"]["name"] == "headrace-gateway"
+    )
+    assert scaler["spec"]["scaleTargetRef"]["name"] == "headrace-gateway"
+    assert "replicas" not in gateway["spec"]
+
+
+def test_the_lease_of_the_leader_gets_a_priority_level_where_that_is_allowed() -> None:
+    objects = rendered({"rbac": {"flowSchema": True}})
+
+    (schema,) = of_kind(objects, "FlowSchema")
+    (rule,) = schema["spec"]["rules"]
+    (role,) = of_kind(objects, "Role")
+    assert rule["subjects"][0]["serviceAccount"] == {
+        "name": "headrace-control", "namespace": "models",
+    }  # fmt: skip
+    (lease,) = [r for r in role["rules"] if r["resources"] == ["leases"]]
+    assert rule["resourceRules"][0]["verbs"] == lease["verbs"]
+    assert schema["metadata"]["name"] == "models-headrace-leader-election"
+
+
+def test_a_service_mesh_gets_its_connections_in_one_place() -> None:
+    mesh = {"ports": [{"protocol": "TCP", "port": 15008}]}
+    objects = rendered({"networkPolicy": {"ingress": [mesh], "egress": [mesh]}})
+
+    policy = next(
+        o for o in of_kind(objects, "NetworkPolicy") if o["metadata"]["name"] == "headrace-deny"
+    )
+    assert policy["spec"]["ingress"] == policy["spec"]["egress"] == [mesh]
+    assert complaints(objects) == []
 
 
 def test_the_token_by_which_replicas_know_the_control_plane_is_made_or_named() -> None:
@@ -619,7 +773,8 @@ def test_containers_are_told_nothing_that_their_command_does_not_know(
 ) -> None:
     # What runs for long needs an init process: a SIGTERM while Python starts would be lost.
     before = [] if component == "fetch-model" else ["tini", "--"]
-    values = merged(ARTIFACTS, CERTIFICATES, CHOICES["apart"][1], CHOICES["service"][1])
+    chosen = (CHOICES[kind][1] for kind in ("apart", "service", "images", "rest"))
+    values = merged({"artifacts": {"existingSecret": "a"}}, ARTIFACTS, CERTIFICATES, *chosen)
     containers = [
         container
         for _, pod in pods_of(rendered(values))

@@ -1,66 +1,129 @@
 """The pod of `helm test` asks what it is told to, by a program that is tried here."""
 
 import http.server
+import os
+import ssl
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 
-from tests.e2e.chart.sample_values import Values, a_version
-from tests.kube import needs, rendered
+from tests.certificates import Authority
+from tests.e2e.chart.sample_values import Values, a_version, merged
+from tests.kube import Object, needs, rendered
 
 pytestmark = [pytest.mark.e2e, pytest.mark.kube, pytest.mark.slow, needs("helm")]
 
-CERTIFICATES: Values = {"agentTls": {"certManager": {"enabled": True}}}
+SERVED: Values = {
+    "artifacts": {"url": "s3://m"},
+    "spec": {"version": 1, "endpoints": [{"name": "fraud"}, {"name": "digits"}]},
+}
+SECURED: Values = merged(SERVED, {"spec": {"gateway": {"tls": {"certificate_file": "/a"}}}})
 
 
-class Answers(http.server.BaseHTTPRequestHandler):
-    """Not ready at first, then what the path says."""
+@dataclass
+class Server:
+    """Not ready at first, then what the path says; a path `.../key/ready` requires `secret`."""
 
-    asked: list[str]
+    url: str
+    asked: list[str] = field(default_factory=list)
 
-    def do_GET(self) -> None:
-        self.asked.append(self.path)
-        is_first = self.asked.count(self.path) == 1
-        self.send_response(503 if is_first else int(self.path.rpartition("/")[2]))
-        self.end_headers()
-
-    def log_message(self, *_: object) -> None:
-        """Nothing is printed."""
+    def status(self, path: str, credential: str | None) -> int:
+        self.asked.append(path)
+        if "/key/" in path:
+            return 200 if credential == "Bearer secret" else 401
+        return 503 if self.asked.count(path) == 1 or "/down/" in path else 200
 
 
-@pytest.fixture
-def server() -> Iterator[tuple[str, list[str]]]:
-    asked: list[str] = []
-    kind = type("Told", (Answers,), {"asked": asked})
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), kind) as server:
-        thread = threading.Thread(target=server.serve_forever)
+@pytest.fixture(params=["http", "https"])
+def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
+    """A gateway, whose certificate has another name than its address."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(told.status(self.path, self.headers["authorization"]))
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            """Nothing is printed."""
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as gateway:
+        if request.param == "https":
+            files = Authority(tmp_path / "gateway", "ca").server("server", "models.example")
+            (tmp_path / "gateway" / "ca.pem").rename(tmp_path / "gateway" / "ca.crt")
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(*files.both)
+            gateway.socket = context.wrap_socket(gateway.socket, server_side=True)
+        told = Server(f"{request.param}://127.0.0.1:{gateway.server_address[1]}")
+        thread = threading.Thread(target=gateway.serve_forever)
         thread.start()
-        yield f"http://127.0.0.1:{server.server_address[1]}", asked
-        server.shutdown()
+        yield told
+        gateway.shutdown()
         thread.join()
 
 
-def program(values: Values) -> list[str]:
-    """What the pod runs: the program, the authorities, and the addresses."""
+def the_pod(values: Values) -> Object:
     (pod,) = [one for one in rendered(values) if one["kind"] == "Pod"]
     assert pod["metadata"]["annotations"]["helm.sh/hook"] == "test"
-    (container,) = pod["spec"]["containers"]
+    spec: Object = pod["spec"]
+    return spec
+
+
+def program(values: Values) -> list[str]:
+    """What the pod runs: the program, and the addresses."""
+    (container,) = the_pod(values)["containers"]
     assert container["command"] == ["python", "-c"]
     told: list[str] = container["args"]
     return told
 
 
-def test_it_asks_the_gateway_and_the_control_plane() -> None:
-    _, authorities, *addresses = program(CERTIFICATES)
+def run(
+    paths: list[str], server: Server, tmp_path: Path, *, key: str = "", within: int = 120
+) -> subprocess.CompletedProcess[str]:
+    script, *_ = program(SERVED)
+    script = script.replace("/etc/headrace-tls", str(tmp_path)).replace("+ 120", f"+ {within}")
+    return subprocess.run(
+        [sys.executable, "-c", script, *(f"{server.url}{path}#models.example" for path in paths)],
+        env={**os.environ, "KEY": key},
+        capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
 
-    assert authorities == "/etc/headrace-tls/ca.crt"
-    assert addresses == [
-        "http://headrace-gateway:8000/v2/health/live",
-        "https://headrace-control.models.svc:8080/api/v1/health",
-    ]
+
+def test_it_asks_the_control_plane_the_gateways_and_every_endpoint() -> None:
+    _, *plain = program(SERVED)
+    _, *secured = program(merged(SECURED, {"gateway": {"tls": {"hostname": "models.example"}}}))
+    _, *empty = program({})
+
+    control = "https://headrace-control.models.svc:8080/api/v1/health"
+    paths = ["/v2/health/ready", "/v2/models/fraud/ready", "/v2/models/digits/ready"]
+    assert plain == [control, *(f"http://headrace-gateway:8000{path}" for path in paths)]
+    assert secured == [
+        control, *(f"https://headrace-gateway:8000{path}#models.example" for path in paths),
+    ]  # fmt: skip
+    assert empty == [control, "http://headrace-gateway:8000/v2/health/live"]
+
+
+def test_gateways_that_require_client_certificates_are_not_asked() -> None:
+    required = {"spec": {"gateway": {"tls": {"require_client_certificate": True}}}}
+
+    _, *addresses = program(merged(SECURED, required))
+
+    assert addresses == ["https://headrace-control.models.svc:8080/api/v1/health"]
+
+
+def test_it_trusts_the_authorities_of_both_and_runs_in_a_small_image() -> None:
+    pod = the_pod(merged(SECURED, {"gateway": {"tls": {"caConfigMap": "authority"}}}))
+
+    (container,) = pod["containers"]
+    assert container["image"].rpartition(":")[0].endswith("/gateway")
+    assert {mount["mountPath"] for mount in container["volumeMounts"]} == {
+        "/etc/headrace-tls/control", "/etc/headrace-tls/gateway",
+    }  # fmt: skip
+    assert {volume["name"] for volume in pod["volumes"]} == {"control", "gateway"}
 
 
 def test_it_asks_every_version_where_the_chart_makes_them() -> None:
@@ -70,23 +133,32 @@ def test_it_asks_every_version_where_the_chart_makes_them() -> None:
         "workloads": {"mode": "static", "versions": versions},
     }
 
-    _, _, *addresses = program(values)
+    _, *addresses = program(values)
 
     assert len(addresses) == 2
     assert all(address.endswith(":8000/v2/health/ready") for address in addresses)
+    assert the_pod(values)["containers"][0]["image"] == versions[0]["pod"]["image"]
 
 
-def test_it_waits_until_all_answer_and_takes_being_asked_for_a_key_as_one(
-    server: tuple[str, list[str]],
+def test_it_waits_until_all_answer(server: Server, tmp_path: Path) -> None:
+    paths = ["/v2/health/ready", "/v2/models/key/ready"]
+
+    done = run(paths, server, tmp_path)
+    with_key = run(paths[1:], server, tmp_path, key="secret")
+
+    assert done.returncode == with_key.returncode == 0, done.stderr + with_key.stderr
+    assert server.asked == [paths[0], *paths, paths[1]]
+    assert "tests.keySecret" in done.stdout
+    assert with_key.stdout.endswith("answers\n")
+
+
+@pytest.mark.parametrize(
+    ("path", "key", "said"), [("down", "", "status 503"), ("key", "wrong", "status 401")]
+)
+def test_it_fails_where_a_model_does_not_serve_or_the_key_is_wrong(
+    server: Server, tmp_path: Path, path: str, key: str, said: str
 ) -> None:
-    url, asked = server
-    script, authorities, *_ = program(CERTIFICATES)
+    done = run([f"/v2/models/{path}/ready"], server, tmp_path, key=key, within=1)
 
-    done = subprocess.run(
-        [sys.executable, "-c", script, authorities, f"{url}/200", f"{url}/401"],
-        capture_output=True, text=True, check=False, timeout=60,
-    )  # fmt: skip
-
-    assert done.returncode == 0, done.stderr
-    assert asked == ["/200", "/200", "/401", "/401"]
-    assert done.stdout == f"{url}/200: answers\n{url}/401: answers\n"
+    assert done.returncode == 1
+    assert said in done.stderr
