@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import insert, inspect, update
+from sqlalchemy import insert, inspect, text, update
 
 from headrace.control.model.desired import DesiredState
 from headrace.control.model.records import Assignment, Feedback, QuotaUse, UnitReward
@@ -513,6 +513,7 @@ def test_urls_of_online_stores_become_names(url: str, store: Store) -> None:
     with database.writing("undo what later migrations made") as connection:
         tables = [ALERTS, ALERT_NOTICES, SILENCES, ROLLOUT_UNITS, UNIT_TALLIES]
         METADATA.drop_all(connection, tables=tables)
+        connection.execute(text("ALTER TABLE state DROP COLUMN file"))
     database.close()
     set_schema(url, "0004")
 

@@ -154,11 +154,16 @@ def control(
 
         headrace control headrace.yaml --driver kubernetes --namespace models
     """
+    from headrace.cli.base.spec_file import is_spec
     from headrace.cli.up.start import document_for
     from headrace.control import run
+    from headrace.core.spec.parse import read_document
 
     document = None
-    if spec is not None:
+    if spec is not None and driver is Driver.KUBERNETES and is_spec(spec):
+        # One mistake must not end it: the control plane leaves out what is wrong, and tells it.
+        document = read_document(spec.read_text("utf-8"), base_dir=spec.absolute().parent)
+    elif spec is not None:
         document = document_for(spec, ModelOptions(), home=options.home, has_state=True)
     settings = msgspec.structs.replace(
         options.settings(document),

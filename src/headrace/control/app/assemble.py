@@ -8,11 +8,14 @@ import logging
 import os
 import secrets
 import socket
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 from urllib.parse import urlsplit
+
+import msgspec
 
 from headrace.control.agents.build import (
     listen_for_agents,
@@ -41,6 +44,7 @@ from headrace.control.base.settings import (
     resolve_url,
     with_last_addresses,
 )
+from headrace.control.desired.documents import usable_spec
 from headrace.control.gateway.certificates import AdminTls, Certificates
 from headrace.control.gateway.supervisor import GatewayRecord, read_gateway_record
 from headrace.control.gateway.tls import listener_tls
@@ -49,6 +53,7 @@ from headrace.control.limits.service import LimitService
 from headrace.control.local.driver import LocalDriver
 from headrace.control.local.sandbox import KernelProbe, Sandbox, without_root
 from headrace.control.model.credentials import CredentialKind
+from headrace.control.notify.notifier import receiver_urls
 from headrace.control.plane.control_plane import ControlPlane
 from headrace.control.reconcile.caller_policy import read_policy
 from headrace.control.reconcile.publication import Reconciling, RoutePublication
@@ -93,10 +98,8 @@ class System:
     opened: contextlib.ExitStack
     """Closes files, sockets and processes at the end."""
     control_file: ControlFile
-    document: dict[str, Any] | None
-    """The spec to apply first; None continues with the stored one."""
-    endpoint: dict[str, Any] | None
-    """The entry that is added to the stored spec first; None for none."""
+    receivers: tuple[str, ...]
+    """URLs of the receivers of alerts, which may name secrets."""
     found_running: bool
     """Whether an Envoy or replicas of an earlier control plane are running."""
     membership: "ClusterMembership | None"
@@ -123,10 +126,12 @@ def assemble(
         store, home.root, now=clock.now(), installation=_installation(settings)
     )
     desired = store.load.blocking()
-    settings = with_last_addresses(settings, read_last_control_file(home.root), desired.spec)
+    settings = with_last_addresses(
+        _usable(settings, desired.spec), read_last_control_file(home.root), desired.spec
+    )
     access = make_access(store, clock, settings.oidc, is_encrypted=settings.admin_tls is not None)
-    document = settings.spec if settings.spec is not None else (desired.spec or None)
-    spec = SystemSpec() if document is None else parse_spec(document, in_force=desired.spec)
+    document = desired.spec if settings.spec is None else settings.spec
+    spec = parse_spec(document, in_force=desired.spec) if document else SystemSpec()
     gateway_spec = spec.gateway
     mode = check_mode(settings.gateway, settings.agents)
     socket_dir = home.socket_dir()
@@ -143,7 +148,7 @@ def assemble(
         sandbox = Sandbox(
             hide=(home.root, socket_dir), reports=home.records, kernel_features=probe.result
         )
-        sandbox.environment.withhold(document or {})
+        sandbox.environment.withhold(document)
         inspect = SandboxedInspector(sandbox)
         opened.callback(inspect.close)
         sockets = _open_sockets(settings, home, opened)
@@ -301,11 +306,17 @@ def assemble(
                 tls=settings.tls,
                 admin_tls=settings.admin_tls,
             ),
-            document=settings.spec,
-            endpoint=settings.endpoint,
+            receivers=tuple(receiver_urls(document)),
             found_running=record is not None or any(replica.pid for replica in adopted),
             membership=membership,
         )
+
+
+def _usable(settings: ControlSettings, stored: Mapping[str, Any]) -> ControlSettings:
+    """Return settings with a valid spec: on a cluster, `apply_file` reports what is wrong."""
+    if settings.cluster is None or settings.spec is None:
+        return settings
+    return msgspec.structs.replace(settings, spec=usable_spec(settings.spec, stored).document())
 
 
 def _gateway_answers(plane: ControlPlane) -> App:

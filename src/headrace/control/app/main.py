@@ -19,7 +19,6 @@ from headrace.control.base.log_files import LogFollower, cut_large, render_line
 from headrace.control.base.ownership import claim
 from headrace.control.base.settings import ControlSettings, forget_secrets, write_control_file
 from headrace.control.local.sandbox import harden_self
-from headrace.control.notify.notifier import receiver_urls
 from headrace.core import FailedPreconditionError, HeadraceError
 from headrace.observe import LogFormat, configure_logging
 
@@ -74,7 +73,7 @@ async def _run(settings: ControlSettings) -> int:
         claim(home.root)
         membership = await _join(settings)
         system = assemble(settings, home, membership)
-        receivers = (*receiver_urls(settings.spec or {}), *system.plane.telemetry.notifier.urls())
+        receivers = (*system.receivers, *system.plane.telemetry.notifier.urls())
         forget_secrets((*_references(settings), *receivers), os.environ)
         write_control_file(home.control_file, system.control_file)
     except StoppedBeforeLeadingError:
@@ -180,7 +179,11 @@ class ControlPlaneRun:
         async with asyncio.TaskGroup() as group:
             for service in system.serving:
                 group.create_task(service.run())
-            await system.plane.desired_state.start(system.document, system.endpoint)
+            desired_state, document = system.plane.desired_state, self.settings.spec
+            if system.membership is not None and document is not None:
+                await desired_state.apply_file(document)
+            else:
+                await desired_state.start(document, self.settings.endpoint)
             for service in system.deciding:
                 group.create_task(service.run())
             # One iteration of the loop starts the replicas; the API's imports follow.

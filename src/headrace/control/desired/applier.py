@@ -10,7 +10,13 @@ import msgspec
 from headrace.control.base.journal import EventJournal
 from headrace.control.desired.changes import PlannedRollout, changes_between, spec_change
 from headrace.control.desired.target import TargetState, is_current
-from headrace.control.model.desired import DesiredEndpoint, DesiredState, Source, same_endpoint
+from headrace.control.model.desired import (
+    DesiredEndpoint,
+    DesiredState,
+    ResourceOrigin,
+    Source,
+    same_endpoint,
+)
 from headrace.control.model.records import Event, RolloutRecord
 from headrace.control.model.rollout_events import events_of
 from headrace.control.reconcile.pools import check_frameworks
@@ -23,6 +29,9 @@ from headrace.rollout.machine import begin, supersede
 _LOG: Final = logging.getLogger("headrace.control")
 APPLY: Final = "apply"
 """Action of a change that replaces the whole desired state."""
+APPLY_RESOURCES: Final = "resource.apply"
+"""Action of a change of endpoints that resources of a cluster define."""
+Carry = Callable[[DesiredEndpoint], DesiredEndpoint]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,10 +63,12 @@ class DesiredStateDraft:
     """Endpoints that get a new generation even if nothing differs."""
     notes: tuple[str, ...] = ()
     """What the state does otherwise than the spec literally says; part of the warnings."""
-    carry: Callable[[DesiredEndpoint], DesiredEndpoint] | None = None
-    """Change that also applies to both ends of the endpoints' rollouts, which continue; None if a
-    change supersedes them.
+    carry: Mapping[str, Carry] = field(default_factory=dict)
+    """Changes by endpoint that also apply to both ends of its rollout, which continues; all other
+    changes supersede it.
     """
+    resources: Mapping[str, ResourceOrigin] = field(default_factory=dict)
+    """New origins of endpoints that come from resources of a cluster."""
 
 
 async def apply_draft(
@@ -82,6 +93,7 @@ async def apply_draft(
             msgspec.structs.replace(
                 await _numbered(endpoint, draft.restart, old, store),
                 spec_source=_spec_source(target_state, endpoint, draft),
+                resource=draft.resources.get(endpoint.name, _resource(old, endpoint.name)),
             )
             for endpoint in draft.state.endpoints
         ]
@@ -89,12 +101,15 @@ async def apply_draft(
     new = msgspec.structs.replace(draft.state, generation=old.generation + 1, endpoints=endpoints)
     planned = planned_rollouts(target_state, new, draft)
     changes = changes_between(old, new, planned)
-    origins = [{e.name: e.spec_source for e in state.endpoints} for state in (old, new)]
+    origins = [
+        (state.file, {e.name: (e.spec_source, e.resource) for e in state.endpoints})
+        for state in (old, new)
+    ]
     if not changes and old.generation and not draft.restart and origins[0] == origins[1]:
         return Applied(changes=[], generation=old.generation, warnings=_warnings(draft))
     restarted = {name for name in draft.restart if not any(f"'{name}'" in line for line in changes)}
     changes += [f"endpoint '{name}': {draft.reason}" for name in sorted(restarted)]
-    carried = [] if draft.carry is None else _carried(target_state, new, draft.carry)
+    carried = _carried(target_state, new, draft.carry)
     names = {record.endpoint for record in carried}
     outdated = [
         record
@@ -164,21 +179,25 @@ async def _numbered(
     return msgspec.structs.replace(endpoint, generation=last[0].generation + 1 if last else 1)
 
 
+def _resource(desired: DesiredState, name: str) -> ResourceOrigin | None:
+    endpoint = desired.endpoint(name)
+    return None if endpoint is None else endpoint.resource
+
+
 def _carried(
-    target_state: TargetState,
-    new: DesiredState,
-    carry: Callable[[DesiredEndpoint], DesiredEndpoint],
+    target_state: TargetState, new: DesiredState, carry: Mapping[str, Carry]
 ) -> list[RolloutRecord]:
     """Return the rollouts of endpoints with a new generation, with both ends changed as well."""
     return [
         msgspec.structs.replace(
             record,
-            source=carry(record.source),
-            target=carry(record.target),
+            source=carry[endpoint.name](record.source),
+            target=carry[endpoint.name](record.target),
             carried_to=endpoint.generation,
         )
         for endpoint in new.endpoints
-        if (record := target_state.rollout(endpoint.name)) is not None
+        if endpoint.name in carry
+        and (record := target_state.rollout(endpoint.name)) is not None
         and not is_current(record, endpoint)
     ]
 
@@ -206,15 +225,16 @@ def _spec_source(
     """Return `spec_source` of an endpoint of the draft.
 
     An apply has set it. Another change keeps it, or sets it where it starts a rollout: applying the
-    same spec again must not revert what the rollout leads to.
+    same spec again must not revert what the rollout leads to. What a resource defines is applied
+    again by every scaling, so any change of its versions sets it, undo included.
     """
     before = target_state.desired.endpoint(endpoint.name)
-    if draft.action == APPLY or before is None:
+    if draft.action in {APPLY, APPLY_RESOURCES} or before is None:
         return endpoint.spec_source
     from_spec = before.spec_source or before.source
     if endpoint.source == before.source:
         return before.spec_source
-    is_rolled_out = bool(
+    is_rolled_out = before.resource is not None or bool(
         planned_rollouts(
             target_state, msgspec.structs.replace(draft.state, endpoints=(endpoint,)), draft
         )

@@ -8,6 +8,7 @@ id.
 import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -33,7 +34,13 @@ from headrace.core import (
     NotFoundError,
 )
 from headrace.core.feature_settings import SQLITE
-from headrace.core.spec.parse import SystemSpec, is_model_path
+from headrace.core.spec.parse import (
+    SpecError,
+    SpecMistake,
+    SystemSpec,
+    is_model_path,
+    parse_spec,
+)
 from headrace.registry import Registry
 from headrace.rollout.state import RolloutPhase
 
@@ -41,15 +48,87 @@ from headrace.rollout.state import RolloutPhase
 def with_entry(
     document: Mapping[str, Any], name: str, entry: Mapping[str, Any] | None
 ) -> dict[str, Any]:
-    """Return `document` with the entry of endpoint `name` replaced, added or removed (None)."""
-    entries: list[Mapping[str, Any]] = list(document.get("endpoints", []))
-    if entry is None:
-        entries = [old for old in entries if old.get("name") != name]
-    elif any(old.get("name") == name for old in entries):
-        entries = [entry if old.get("name") == name else old for old in entries]
-    else:
-        entries.append(entry)
-    return {"version": 1, **document, "endpoints": [dict(item) for item in entries]}
+    """Return `document` with the entry of endpoint `name` replaced, added or removed (None).
+
+    The pod settings of a removed endpoint are removed too.
+    """
+    pods = {} if entry is not None else {name: None}
+    return with_entries(document, {name: entry}, pods)
+
+
+def with_entries(
+    document: Mapping[str, Any],
+    entries: Mapping[str, Mapping[str, Any] | None],
+    pods: Mapping[str, Mapping[str, Any] | None],
+) -> dict[str, Any]:
+    """Return `document` with these endpoints' entries and pod settings set, or removed (None)."""
+    new = dict(entries)
+    listed = []
+    for old in document.get("endpoints", ()):
+        name = str(old.get("name")) if isinstance(old, Mapping) else ""
+        entry = new.pop(name, None) if name in entries else old
+        if entry is not None:
+            listed.append(entry)
+    listed += [dict(entry) for entry in new.values() if entry is not None]
+    changed = {"version": 1, **document, "endpoints": listed}
+    block = document.get("kubernetes") or {}
+    own = {**(block.get("endpoints") or {}), **pods}
+    own = {name: settings for name, settings in own.items() if settings is not None}
+    if own != (block.get("endpoints") or {}):
+        rest = {key: value for key, value in block.items() if key != "endpoints"}
+        changed["kubernetes"] = rest | ({"endpoints": own} if own else {})
+        if not changed["kubernetes"]:
+            del changed["kubernetes"]
+    return changed
+
+
+def pods_entry(document: Mapping[str, Any], name: str) -> dict[str, Any] | None:
+    """Return the pod settings of endpoint `name`; None if it has the defaults."""
+    settings: dict[str, Any] | None = (
+        (document.get("kubernetes") or {}).get("endpoints") or {}
+    ).get(name)
+    return settings
+
+
+_ENTRY: Final = re.compile(r"endpoints\[(\d+)\]")
+
+
+def mistakes_by_endpoint(
+    mistakes: Iterable[SpecMistake], document: Mapping[str, Any]
+) -> dict[str, list[SpecMistake]]:
+    """Return the mistakes of each endpoint; empty if any belongs to no named endpoint."""
+    wrong: dict[str, list[SpecMistake]] = {}
+    own_pods = (document.get("kubernetes") or {}).get("endpoints") or {}
+    for mistake in mistakes:
+        if (match := _ENTRY.match(mistake.place)) is not None:
+            entry = next(islice(document["endpoints"], int(match[1]), None), None)
+            name = entry.get("name") if isinstance(entry, Mapping) else None
+        else:
+            path = f"{mistake.place.removeprefix(_PODS)}."
+            is_pods = mistake.place.startswith(_PODS)
+            name = next((n for n in own_pods if is_pods and path.startswith(f"{n}.")), None)
+        if not isinstance(name, str):
+            return {}
+        wrong.setdefault(name, []).append(mistake)
+    return wrong
+
+
+_PODS: Final = "kubernetes.endpoints."
+
+
+def usable_spec(document: Mapping[str, Any], stored: Mapping[str, Any]) -> SystemSpec:
+    """Return the spec of a document without endpoints that have mistakes.
+
+    Where anything else is wrong, the stored spec is returned.
+    """
+    while True:
+        try:
+            return parse_spec(document, in_force=stored)
+        except SpecError as error:
+            wrong = dict.fromkeys(mistakes_by_endpoint(error.mistakes, document))
+            if not wrong:
+                return parse_spec(stored, in_force=stored)
+            document = with_entries(document, wrong, wrong)
 
 
 def entry_of_source(

@@ -5,7 +5,7 @@ Blocking: reads and hashes model files, and loads new ones once to prove that th
 
 import logging
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
@@ -117,6 +117,8 @@ class Resolver:
     """Directories that links must not leave."""
     allow_code: bool = False
     """Every endpoint may have models that run their authors' code, not only those that allow it."""
+    kept: Collection[str] = ()
+    """Entries of the spec that are not resolved."""
     reloads: Mapping[str, int] = field(default_factory=dict)
     """How often an operator requested a reload of an endpoint's models, by endpoint."""
     _mistakes: list[SpecMistake] = field(default_factory=list)
@@ -153,6 +155,8 @@ class Resolver:
             self._read_trusted()
         endpoints: list[DesiredEndpoint] = []
         for i, endpoint in enumerate(self.spec.endpoints):
+            if endpoint.name in self.kept:
+                continue
             for expanded in self._expand(endpoint, f"endpoints[{i}]"):
                 if any(expanded.name == other.name for other in endpoints):
                     self._wrong(

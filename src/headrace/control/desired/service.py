@@ -8,12 +8,15 @@ resolved again.
 import asyncio
 import logging
 import threading
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
+from pydantic import ValidationError
 
 from headrace.control.auth.home_token import HOME_OWNER
 from headrace.control.auth.references import (
@@ -23,11 +26,14 @@ from headrace.control.auth.references import (
     may_read_model,
     models_of,
 )
-from headrace.control.auth.roles import Caller, Role
+from headrace.control.auth.roles import Caller, Grant, Role
+from headrace.control.base.faults import LOOP, Faults
 from headrace.control.base.journal import EventJournal
 from headrace.control.desired.applier import (
     APPLY,
+    APPLY_RESOURCES,
     Applied,
+    Carry,
     DesiredStateDraft,
     Diff,
     apply_draft,
@@ -37,9 +43,12 @@ from headrace.control.desired.documents import (
     check_there,
     entry_of_source,
     former,
+    mistakes_by_endpoint,
     only_entry,
+    pods_entry,
     reloads_of,
     relocate_and_fetch,
+    with_entries,
     with_entry,
     with_known_ids,
 )
@@ -51,7 +60,13 @@ from headrace.control.desired.resolve import (
     with_replicas,
 )
 from headrace.control.desired.target import TargetState
-from headrace.control.model.desired import DesiredEndpoint, DesiredState
+from headrace.control.model.desired import (
+    DesiredEndpoint,
+    DesiredState,
+    ResourceOrigin,
+    SpecFile,
+    digest_of,
+)
 from headrace.control.model.records import Event, RolloutRecord
 from headrace.control.state.store import Store
 from headrace.core import (
@@ -59,19 +74,31 @@ from headrace.core import (
     ConflictError,
     EndpointNotFoundError,
     FailedPreconditionError,
+    HeadraceError,
     InvalidArgumentError,
     ModelNotFoundError,
     PermissionDeniedError,
 )
 from headrace.core.spec.models import disagreements
-from headrace.core.spec.parse import SystemSpec, is_model_path, parse_spec
+from headrace.core.spec.parse import (
+    SpecError,
+    SpecMistake,
+    SystemSpec,
+    is_model_path,
+    parse_spec,
+)
 from headrace.core.spec.rollout import RolloutSpec, judged_by
 from headrace.registry import Registry, is_repository
 
 _LOG: Final = logging.getLogger("headrace.control")
 _SOURCES: Final = ("model", "versions", "upstream", "version")
 _OF_OUR_COPIES: Final = ("replicas", "pool", "autoscale")
+_REPLICAS: Final = frozenset({"replicas", "autoscale"})
 PATCH: Final = "endpoint.patch"
+_CLUSTER: Final = Caller(name="kubernetes", kind="service", grants=(Grant(Role.ADMIN),))
+"""The caller of changes by resources, each of which `_RESOURCE` was allowed to make."""
+_RESOURCE: Final = Caller(name="kubernetes", kind="service", grants=(Grant(Role.OPERATOR),))
+"""Who writes a resource is no admin: it names no files, variables and bounds of the sandbox."""
 _ATTEMPTS: Final = 5
 """How often a change is resolved again after concurrent changes."""
 
@@ -94,10 +121,40 @@ class EndpointChange:
     """Whether the change takes effect without a rollout."""
     restart: bool = False
     """Whether the endpoint gets a new generation even if nothing differs."""
-    carry: Callable[[DesiredEndpoint], DesiredEndpoint] | None = None
+    carry: Carry | None = None
     """Change that keeps the versions, by which `endpoint` was made: it also applies to both ends of
     the endpoint's rollout, which continues.
     """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResourceEndpoint:
+    """An endpoint as a resource of a cluster defines it."""
+
+    entry: Mapping[str, Any]
+    """Its entry in a spec."""
+    pods: Mapping[str, Any] | None
+    """Its entry in `kubernetes.endpoints`."""
+    origin: ResourceOrigin | None
+    """None for an entry of the spec file."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proposal:
+    """A spec document to apply, and what of the desired state stays as it is stored."""
+
+    document: Mapping[str, Any]
+    file: SpecFile
+    kept: frozenset[str] = frozenset()
+    """Endpoints and entries of the spec that stay."""
+    scaled: frozenset[str] = frozenset()
+    """Those of `kept` of which only the number of replicas changes."""
+    action: str = APPLY
+    resources: Mapping[str, ResourceOrigin] = field(default_factory=dict)
+
+
+Refused = dict[str, HeadraceError]
+"""Why endpoints of a proposal are left out."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -115,6 +172,7 @@ class DesiredStateService:
     """Whether every endpoint may have models that run their authors' code."""
     model_roots: tuple[Path, ...] = ()
     """Below these directories every caller may name model paths; elsewhere only admins may."""
+    faults: Faults = field(default_factory=Faults)
 
     async def start(
         self, document: Mapping[str, Any] | None, endpoint: Mapping[str, Any] | None = None
@@ -168,16 +226,156 @@ class DesiredStateService:
         if endpoints is not None and not endpoints >= (expected or {}).keys():
             message = "generations are expected of your own endpoints only"
             raise PermissionDeniedError(message)
-        spec = parse_spec(document)
+
+        def propose(before: DesiredState, _: Refused) -> Proposal:
+            file = msgspec.structs.replace(before.file, refused=())
+            return Proposal(document=document, file=file)
+
+        applied, _ = await self._apply_proposed(
+            propose, caller=caller, expected=expected or {}, cancel=cancel
+        )
+        return applied
+
+    async def apply_file(self, document: Mapping[str, Any]) -> None:
+        """Apply the spec file of a control plane that must run whatever the file contains.
+
+        An endpoint with a mistake is a fault, and stays as it is stored; all others are applied. A
+        mistake elsewhere is a fault of the file, and nothing changes. A file that was applied
+        before is not applied again, so that rollouts and `undo` outlast restarts; only its
+        endpoints with mistakes are tried again.
+        """
+        with self.faults.contain(LOOP, "spec file"):
+            digest, file = digest_of([document]), self.target_state.desired.file
+            if digest != file.digest:
+                refused = await self._apply_whole(document, digest)
+                _LOG.info("applied the spec file", extra={"refused": sorted(refused)})
+            elif file.refused:
+                entries = {entry["name"]: entry for entry in document["endpoints"]}
+                again = {
+                    name: ResourceEndpoint(
+                        entry=entries[name], pods=pods_entry(document, name), origin=None
+                    )
+                    for name in file.refused
+                }
+                refused = await self.apply_endpoints(again)
+            else:
+                return
+            for name in {*file.refused, *refused}:
+                with self.faults.contain(_ENDPOINT, name):
+                    if name in refused:
+                        raise refused[name]
+            self.faults.keep_only(_ENDPOINT, refused)
+
+    async def _apply_whole(self, document: Mapping[str, Any], digest: str) -> Refused:
+        def propose(before: DesiredState, refused: Refused) -> Proposal:
+            entries = {name: before.entry(name) for name in refused}
+            pods = {name: pods_entry(before.spec, name) for name in refused}
+            return Proposal(
+                document=with_entries(document, entries, pods) if refused else document,
+                file=SpecFile(digest=digest, refused=tuple(sorted(refused))),
+                kept=frozenset(name for name, entry in entries.items() if entry is not None),
+            )
+
+        _, refused = await self._apply_proposed(propose, caller=HOME_OWNER, leaves_out=True)
+        return refused
+
+    async def apply_endpoints(self, resources: Mapping[str, ResourceEndpoint]) -> Refused:
+        """Create or replace endpoints of resources, or of the spec file; return those refused.
+
+        All other endpoints keep their pinned versions. A change of replicas only keeps them too,
+        and a rollout continues.
+        """
+        denied: Refused = {}
+        for name, resource in resources.items():
+            with _noted(denied, name):
+                await self._check_allowed(name, resource)
+
+        def propose(before: DesiredState, refused: Refused) -> Proposal:
+            for name, resource in resources.items():
+                served = before.endpoint(name)
+                if served is not None and (served.resource is None) != (resource.origin is None):
+                    other = "a resource" if served.resource else "the spec or the management API"
+                    message = f"endpoint '{name}' is defined by {other}; remove it there first"
+                    refused[name] = FailedPreconditionError(message)
+            changed = {name: item for name, item in resources.items() if name not in refused}
+            document = with_entries(
+                before.spec,
+                {name: item.entry for name, item in changed.items()},
+                {name: item.pods for name, item in changed.items()},
+            )
+            scaled = frozenset(name for name in changed if _is_scaling(before, document, name))
+            names = {str(endpoint.name) for endpoint in before.endpoints}
+            names |= {entry["name"] for entry in before.spec.get("endpoints", ())}
+            return Proposal(
+                document=document,
+                kept=frozenset(names - changed.keys()) | scaled,
+                scaled=scaled,
+                action=APPLY_RESOURCES,
+                resources={n: item.origin for n, item in changed.items() if item.origin},
+                file=msgspec.structs.replace(
+                    before.file,
+                    refused=tuple(n for n in before.file.refused if n not in changed),
+                ),
+            )
+
+        if len(denied) == len(resources):
+            return denied
+        _, refused = await self._apply_proposed(
+            propose, caller=_CLUSTER, leaves_out=True, refused=denied
+        )
+        return refused
+
+    async def _check_allowed(self, name: str, resource: ResourceEndpoint) -> None:
+        """Authorize one endpoint of a resource alone."""
+        if resource.origin is None:
+            return
+        stored = self.target_state.desired
+        rest = {key: value for key, value in stored.spec.items() if key != "endpoints"}
+        former = [entry] if (entry := stored.entry(name)) is not None else []
+        before = DesiredState(spec={**rest, "endpoints": former})
+        document = {"version": 1, **rest, "endpoints": [dict(resource.entry)]}
+        with suppress(ValidationError):  # applying it finds the mistakes
+            facts = await self._facts(_RESOURCE, document, name)
+            authorize(_RESOURCE, before, DesiredState(spec=document), facts)
+
+    async def _apply_proposed(
+        self,
+        propose: Callable[[DesiredState, Refused], Proposal],
+        *,
+        caller: Caller,
+        expected: Mapping[str, int] | None = None,
+        cancel: threading.Event | None = None,
+        leaves_out: bool = False,
+        refused: Mapping[str, HeadraceError] | None = None,
+    ) -> tuple[Applied, Refused]:
+        """Resolve and apply a proposal; return the endpoints that were left out, too.
+
+        Args:
+            leaves_out: Whether endpoints with mistakes are left out. Otherwise they are errors.
+            refused: Endpoints that are left out already.
+        """
         for _ in range(_ATTEMPTS):
-            before = self.target_state.desired
+            before, out = self.target_state.desired, dict(refused or {})
             for name, generation in (expected or {}).items():
                 self._expect(name, generation)
-            draft, facts = await self._resolved_all(caller, spec, cancel)
+            resolved: tuple[DesiredStateDraft, AuthorizationFacts] | None = None
+            while resolved is None:
+                proposal = propose(before, out)
+                try:
+                    resolved = await self._resolved_all(caller, proposal, cancel)
+                except SpecError as error:
+                    wrong = mistakes_by_endpoint(error.mistakes, proposal.document)
+                    stays = proposal.kept - proposal.scaled
+                    if not leaves_out or not wrong or wrong.keys() & stays:
+                        raise
+                    out |= {name: SpecError(mistakes) for name, mistakes in wrong.items()}
+            draft, facts = resolved
             async with self.target_state.lock:
                 now = self.target_state.desired
                 if now is not before and (
                     expected
+                    or leaves_out
+                    or any(e.resource is not None for e in before.endpoints)
                     or reloads_of(now) != reloads_of(before)
                     or {e.name: e.source for e in now.endpoints}
                     != {e.name: e.source for e in before.endpoints}
@@ -186,7 +384,7 @@ class DesiredStateService:
                 state = draft.state
                 state = msgspec.structs.replace(state, endpoints=self._known(state.endpoints))
                 authorize(caller, now, state, facts)
-                return await self._apply_draft(replace(draft, state=state))
+                return await self._apply_draft(replace(draft, state=state)), out
         raise _overtaken("the system")
 
     async def diff(
@@ -203,7 +401,8 @@ class DesiredStateService:
             PermissionDeniedError: See `apply`.
         """
         before = self.target_state.desired
-        draft, facts = await self._resolved_all(caller, parse_spec(document), cancel)
+        proposal = Proposal(document=document, file=before.file)
+        draft, facts = await self._resolved_all(caller, proposal, cancel)
         authorize(caller, before, draft.state, facts)
         return diff_of(draft, self.target_state)
 
@@ -282,19 +481,28 @@ class DesiredStateService:
         return await self._carry_out(caller, name, change, cancel=cancel)
 
     async def remove_endpoint(
-        self, name: str, *, caller: Caller, expected: int | None = None
+        self,
+        name: str,
+        *,
+        caller: Caller,
+        expected: int | None = None,
+        with_resource: bool = False,
     ) -> Applied:
         """Remove endpoint `name`; all others keep their pinned versions.
+
+        Args:
+            with_resource: Whether the resource that defines the endpoint was removed.
 
         Raises:
             EndpointNotFoundError: The endpoint does not exist.
             FailedPreconditionError: The endpoint comes from a model repository, whose models are
-                removed together.
+                removed together, or from a resource.
             ConflictError: The endpoint's generation differs from `expected`.
         """
 
         def change(_: DesiredState) -> EndpointChange:
-            self._own(name)
+            if self._own(name).resource is not None and not with_resource:
+                raise _of_resource(name)
             self._check_unused(name)
             return EndpointChange(entry=None, action="endpoint.remove", reason="removed")
 
@@ -348,6 +556,8 @@ class DesiredStateService:
         def change(_: DesiredState) -> EndpointChange:
             if past.endpoint is None:
                 self._check_unused(name)
+                if served is not None and served.resource is not None:
+                    raise _of_resource(name)
             return EndpointChange(
                 entry=past.document,
                 endpoint=past.endpoint,
@@ -651,7 +861,7 @@ class DesiredStateService:
                     actor=caller.name,
                     rollout_specs={name: settings} if is_rollout_set else {},
                     restart=frozenset({name} if change.restart else ()),
-                    carry=change.carry,
+                    carry={} if change.carry is None else {name: change.carry},
                 )
                 return await self._apply_draft(draft)
         raise _overtaken(f"endpoint '{name}'")
@@ -712,15 +922,27 @@ class DesiredStateService:
         )
 
     async def _resolved_all(
-        self, caller: Caller, spec: SystemSpec, cancel: threading.Event | None
+        self, caller: Caller, proposal: Proposal, cancel: threading.Event | None
     ) -> tuple[DesiredStateDraft, AuthorizationFacts]:
-        """Authorize a spec as written, then return its resolved state, to be applied."""
-        before, document = self.target_state.desired, spec.document()
+        """Authorize a proposed spec as written, then return its resolved state, to be applied."""
+        before = self.target_state.desired
+        is_whole = proposal.action == APPLY
+        if is_whole:
+            proposal = _with_resources(proposal, before)
+        in_force = _part_in_force(before.spec, proposal.kept)
+        spec = parse_spec(proposal.document, in_force=in_force)
+        document = spec.document()
         facts = await self._facts(caller, document)
         authorize(caller, before, msgspec.structs.replace(before, spec=document), facts)
-        resolved: Resolved = await self.work.run(
-            caller.name, self._resolver(caller, spec, cancel).resolve_all
-        )
+
+        async def resolve(spec: SystemSpec) -> Resolved:
+            resolver = self._resolver(caller, spec, cancel, kept=proposal.kept)
+            if is_whole:
+                return await self.work.run(caller.name, resolver.resolve_all)
+            endpoints = await self.work.run(caller.name, resolver.resolve)
+            return Resolved(endpoints=endpoints, streams=before.streams)
+
+        resolved = await resolve(spec)
         rolled_out = {
             endpoint.name: served
             for endpoint in resolved.endpoints
@@ -734,28 +956,43 @@ class DesiredStateService:
             entry |= {key: stored[key] for key in _SOURCES if key in stored}
             document = with_entry(document, name, entry)
         if rolled_out:
-            spec = parse_spec(document)
-            resolved = await self.work.run(
-                caller.name, self._resolver(caller, spec, cancel).resolve_all
-            )
-        endpoints = tuple(
+            spec = parse_spec(document, in_force=in_force)
+            resolved = await resolve(spec)
+        lines = {line.name: line for line in spec.endpoints}
+        carry: dict[str, Carry] = {
+            name: partial(with_replicas, entry=lines[name]) for name in proposal.scaled
+        }
+        endpoints = [
             msgspec.structs.replace(endpoint, spec_source=rolled_out[endpoint.name].spec_source)
             if endpoint.name in rolled_out
             else endpoint
             for endpoint in self._known(resolved.endpoints)
-        )
+            if endpoint.name not in proposal.kept
+        ]
+        if proposal.kept:
+            endpoints += [
+                carry[endpoint.name](endpoint) if endpoint.name in carry else endpoint
+                for endpoint in before.endpoints
+                if endpoint.name in proposal.kept
+            ]
+            order = {endpoint.name: i for i, endpoint in enumerate(before.endpoints)}
+            endpoints.sort(key=lambda endpoint: order.get(endpoint.name, len(order)))
         draft = DesiredStateDraft(
             state=DesiredState(
                 generation=before.generation,
                 spec=document,
-                endpoints=endpoints,
+                endpoints=tuple(endpoints),
                 pools=spec.pools,
                 streams=resolved.streams,
+                file=proposal.file,
             ),
             reason="applied",
-            action=APPLY,
+            action=proposal.action,
             actor=caller.name,
             notes=tuple(_kept_note(endpoint) for endpoint in rolled_out.values()),
+            rollout_specs=dict.fromkeys(carry),
+            carry=carry,
+            resources=proposal.resources,
         )
         return draft, facts
 
@@ -800,6 +1037,7 @@ class DesiredStateService:
         cancel: threading.Event | None,
         *,
         reload: str = "",
+        kept: Collection[str] = (),
     ) -> Resolver:
         reloads = reloads_of(self.target_state.desired)
         if reload:
@@ -808,6 +1046,7 @@ class DesiredStateService:
             registry=self.registry,
             inspect=self.work.inspect_for(caller.name, cancel),
             spec=spec,
+            kept=kept,
             reloads=reloads,
             max_body_bytes=self.max_body_bytes,
             allow_code=self.allow_code,
@@ -821,6 +1060,74 @@ def rollout_or_default(
 ) -> dict[str, Any]:
     """Return the plan of a rollout: the given one, the endpoint's own, or a canary."""
     return dict(rollout or entry.get("rollout") or {"strategy": "canary"})
+
+
+_ENDPOINT: Final = "endpoint spec"
+"""Kind of the fault of an endpoint that was left out."""
+
+
+@contextmanager
+def _noted(refused: Refused, name: str) -> Iterator[None]:
+    """Turn an error of one endpoint into its refusal."""
+    try:
+        yield
+    except HeadraceError as error:
+        refused[name] = error
+
+
+def _with_resources(proposal: Proposal, before: DesiredState) -> Proposal:
+    """Return a proposal of a whole spec, with the endpoints of resources kept.
+
+    Raises:
+        SpecError: The document defines one of them otherwise.
+    """
+    kept = frozenset(str(e.name) for e in before.endpoints if e.resource is not None)
+    if not kept:
+        return proposal
+    listed = proposal.document.get("endpoints")
+    mistakes = [
+        SpecMistake(place=f"endpoints[{i}]", message=str(_of_resource(entry["name"])))
+        for i, entry in enumerate(listed if isinstance(listed, list | tuple) else ())
+        if isinstance(entry, Mapping)
+        and entry.get("name") in kept
+        and entry != before.entry(entry["name"])
+    ]
+    if mistakes:
+        raise SpecError(mistakes)
+    entries = {name: before.entry(name) for name in kept}
+    pods = {name: pods_entry(before.spec, name) for name in kept}
+    document = with_entries(proposal.document, entries, pods)
+    return replace(proposal, document=document, kept=proposal.kept | kept)
+
+
+def _part_in_force(stored: Mapping[str, Any], kept: Collection[str]) -> dict[str, Any] | None:
+    """Return the part of the stored spec that stays in force; None for nothing."""
+    entries = [entry for entry in stored.get("endpoints", ()) if entry["name"] in kept]
+    return {**stored, "endpoints": entries} if entries else None
+
+
+def _is_scaling(before: DesiredState, document: Mapping[str, Any], name: str) -> bool:
+    """Whether a document changes only how many replicas an endpoint has."""
+    served, old = before.endpoint(name), before.entry(name)
+    if served is None or old is None or served.resource is None:
+        return False
+    if served.pooled or any(arm.revision.upstream is not None for arm in served.arms):
+        return False
+    (new,) = (entry for entry in document["endpoints"] if entry["name"] == name)
+    changed = {key for key in old.keys() | new.keys() if old.get(key) != new.get(key)}
+    is_bound = all(isinstance(entry.get("autoscale", {}), dict) for entry in (old, new))
+    return (
+        changed <= _REPLICAS
+        and is_bound
+        and ("autoscale" in old) == ("autoscale" in new)
+        and pods_entry(before.spec, name) == pods_entry(document, name)
+    )
+
+
+def _of_resource(name: str) -> FailedPreconditionError:
+    return FailedPreconditionError(
+        f"the resource Endpoint '{name}' of the cluster defines this endpoint: change it there"
+    )
 
 
 def _is_same_for(name: str, before: DesiredState, now: DesiredState) -> bool:
@@ -846,6 +1153,9 @@ def _with_endpoint(
         state,
         spec=with_entry(state.spec, name, entry) if is_in_spec else state.spec,
         endpoints=tuple(endpoints),
+        file=msgspec.structs.replace(
+            state.file, refused=tuple(other for other in state.file.refused if other != name)
+        ),
     )
 
 

@@ -109,6 +109,21 @@ Source = tuple[tuple[str, str, str, int], ...]
 """Version, model, digest of the content and weight of each arm."""
 
 
+class ResourceOrigin(msgspec.Struct, frozen=True, kw_only=True):
+    """Generation of a cluster's resource `Endpoint` that was applied last."""
+
+    uid: str
+    generation: int
+
+
+class SpecFile(msgspec.Struct, frozen=True, kw_only=True):
+    """The spec file that a control plane on a cluster applied last."""
+
+    digest: str = ""
+    refused: tuple[str, ...] = ()
+    """Its endpoints that were left out because of mistakes; they are tried again."""
+
+
 class DesiredEndpoint(msgspec.Struct, frozen=True, kw_only=True):
     """One endpoint: the weights of its arms sum to 100.
 
@@ -149,6 +164,8 @@ class DesiredEndpoint(msgspec.Struct, frozen=True, kw_only=True):
     """The versions that the last applied spec names, if a rollout that was not started by an apply
     led elsewhere since; empty if `arms` are these versions.
     """
+    resource: ResourceOrigin | None = None
+    """The resource that defines it; None for an endpoint of a spec or of the management API."""
 
     @property
     def source(self) -> Source:
@@ -205,6 +222,7 @@ class DesiredState(msgspec.Struct, frozen=True, kw_only=True):
     endpoints: tuple[DesiredEndpoint, ...] = ()
     pools: tuple[PoolSpec, ...] = ()
     streams: tuple[DesiredStream, ...] = ()
+    file: SpecFile = SpecFile()
 
     def endpoint(self, name: str) -> DesiredEndpoint | None:
         """Return the endpoint with this name, or None."""
@@ -226,7 +244,8 @@ def same_endpoint(one: DesiredEndpoint | None, other: DesiredEndpoint | None) ->
     if one is None or other is None:
         return one is other
     first, second = (
-        msgspec.structs.replace(endpoint, generation=0, spec_source=()) for endpoint in (one, other)
+        msgspec.structs.replace(endpoint, generation=0, spec_source=(), resource=None)
+        for endpoint in (one, other)
     )
     return first == second
 

@@ -83,6 +83,7 @@ class ControlPlane:
             journal=context.journal,
             clock=context.clock,
             work=ModelWork(inspect),
+            faults=context.faults,
             max_body_bytes=reconciling.gateway_supervisor.settings.max_body_bytes,
             allow_code=allow_code,
             model_roots=model_roots,

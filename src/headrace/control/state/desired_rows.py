@@ -8,7 +8,12 @@ from sqlalchemy import Connection, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from headrace.control.model.audit_log import AuditEntry
-from headrace.control.model.desired import DesiredEndpoint, DesiredState, DesiredStream
+from headrace.control.model.desired import (
+    DesiredEndpoint,
+    DesiredState,
+    DesiredStream,
+    SpecFile,
+)
 from headrace.control.model.records import EndpointGeneration, Event, RolloutRecord
 from headrace.control.state.access_rows import add_changes
 from headrace.control.state.database import count_up
@@ -79,6 +84,7 @@ def load_state(connection: Connection) -> DesiredState:
             ),
             pools=decoded(state.pools, tuple[PoolSpec, ...], description="the pools"),
             streams=decoded(state.streams, tuple[DesiredStream, ...], description="the streams"),
+            file=decoded(state.file, SpecFile, description="the spec file"),
         )
     except KeyError as error:
         message = f"the stored state is not whole: endpoint {error} is missing"
@@ -110,6 +116,7 @@ def replace_state(
         "spec": encoded(spec),
         "pools": encoded(state.pools),
         "streams": encoded(state.streams),
+        "file": encoded(state.file),
         "endpoints": encoded([endpoint.name for endpoint in state.endpoints]),
     }
     previous = state.generation - 1 if before is None else before

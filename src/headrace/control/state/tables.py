@@ -33,6 +33,7 @@ STATE: Final = Table(
     Column("pools", Text, nullable=False),
     Column("endpoints", Text, nullable=False),
     Column("streams", Text, nullable=False, server_default="[]"),
+    Column("file", Text, nullable=False, server_default="{}"),
 )
 
 # Append-only; a row without `document` and `pinned` means that the endpoint was removed.

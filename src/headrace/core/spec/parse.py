@@ -41,6 +41,7 @@ __all__ = [
     "is_model_path",
     "json_schema",
     "parse_spec",
+    "read_document",
 ]
 
 _REMEDY: Final = (
@@ -109,6 +110,22 @@ def parse_spec(
     if mistakes or spec is None:
         raise SpecError(sorted(mistakes, key=lambda mistake: mistake.line or 0))
     return spec
+
+
+def read_document(text: str, *, base_dir: Path) -> dict[str, Any]:
+    """Return the document in a spec file with absolute paths; it may have mistakes.
+
+    Raises:
+        SpecError: The text is no YAML mapping.
+    """
+    document = read_yaml(text)
+    if document.mistakes:
+        raise SpecError(document.mistakes)
+    value = document.value
+    if not isinstance(value, Mapping):
+        raise SpecError([SpecMistake(place="", message="must be a mapping")])
+    value = _with_absolute_files(_with_absolute_models(value, base_dir, Path.exists), base_dir)
+    return with_absolute_job_paths(value, base_dir)
 
 
 def _identity(mistake: SpecMistake, document: Mapping[str, Any]) -> tuple[str, str, str]:
