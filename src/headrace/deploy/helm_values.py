@@ -14,7 +14,7 @@ from ruamel.yaml.error import YAMLError
 from ruamel.yaml.scalarstring import LiteralScalarString
 
 import headrace
-from headrace.control.kubernetes import InstallationName, objects_of
+from headrace.control.kubernetes import InstallationName, endpoint_definition, objects_of
 from headrace.control.kubernetes.pods import GRPC_PORT
 from headrace.control.model.desired import DesiredArm, DesiredEndpoint, DesiredState
 from headrace.core import FailedPreconditionError
@@ -42,6 +42,7 @@ from headrace.monitor.slo import objectives_of, stream_promises_of
 RULES: Final = "files/rules.yaml"
 _TARGET_LABELS: Final = {"namespace": "HEADRACE_NAMESPACE", "job": "HEADRACE_INSTANCE"}
 """Labels by which the chart's monitors mark metrics; its templates insert the release's values."""
+ENDPOINT_RESOURCE: Final = "crds/endpoints.yaml"
 
 
 def rule_groups(document: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -63,6 +64,7 @@ def chart_files() -> Mapping[str, str]:
     for dashboard in DASHBOARDS:
         text = json.dumps(dashboard_json(dashboard), indent=2)
         files[f"files/dashboards/headrace-{dashboard.name}.json"] = f"{text}\n"
+    files[ENDPOINT_RESOURCE] = f"{json.dumps(endpoint_definition(), indent=1)}\n"
     return files
 
 

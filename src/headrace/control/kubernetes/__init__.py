@@ -5,6 +5,7 @@ only where it is configured.
 """
 
 from headrace.control.kubernetes.api import role_rules
+from headrace.control.kubernetes.crd import endpoint_definition
 from headrace.control.kubernetes.manifests import objects_of, settings_in
 from headrace.control.kubernetes.names import (
     InstallationName,
@@ -17,6 +18,7 @@ from headrace.control.kubernetes.names import (
 __all__ = [
     "InstallationName",
     "OwnerObject",
+    "endpoint_definition",
     "labels_of",
     "name_of",
     "objects_of",
