@@ -141,7 +141,6 @@ class GatewayAgent:
     failures: int = 0
     holding: RequestHold = field(init=False)
     _asked: int = 0
-    _is_down: bool = False
     _report_due: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
@@ -156,19 +155,19 @@ class GatewayAgent:
             group.create_task(self._follow())
             group.create_task(self._report())
 
-    async def _restore(self, *, tries: int) -> None:
+    async def _restore(self, *, tries: int, may_fall_back: bool = False) -> None:
         """Serve the stored bundle, if Envoy starts with it."""
         for failures in range(1, tries + 1):
             try:
-                await self.applier.restore()
+                await self.applier.restore(may_fall_back=may_fall_back)
             except HeadraceError as error:
-                self._is_down = True
                 self.applier.problem = str(error)
                 _LOG.error("cannot serve the stored configuration", extra={"error": str(error)})
                 if failures < tries:
                     await asyncio.sleep(_AWAY.jittered_s(failures, chance=self.rng.random()))
             else:
-                self._is_down, self.applier.problem = False, ""
+                if self.applier.in_force is not None:
+                    self.applier.problem = ""
                 return
 
     async def _follow(self) -> None:
@@ -179,8 +178,9 @@ class GatewayAgent:
                 answer = await self.client.poll(self._poll_message())
             except HeadraceError as error:
                 self._note_failure(str(error))
-                if self._is_down and self.applier.supervisor is None:
-                    await self._restore(tries=1)  # there is no newer one; a port may be free by now
+                if self.applier.in_force is None:
+                    # There is no newer one than those on disk; a port may be free by now.
+                    await self._restore(tries=1, may_fall_back=True)
             else:
                 self._note_contact()
                 if await self._follow_instructions(answer):

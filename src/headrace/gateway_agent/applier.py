@@ -1,8 +1,10 @@
 """Applier of bundles: activates them, returns to the last valid one, stores it for a restart."""
 
 import asyncio
+import gzip
 import hashlib
 import logging
+import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,6 +47,22 @@ class BundleStore:
     """File with the active bundle, mode 0600 as it has private keys; its first line is a digest."""
 
     path: Path
+    fallback: Path | None = None
+    """Copy of the bundle of all gateways, compressed, for a gateway that never had one."""
+
+    def read_fallback(self) -> Bundle | None:
+        """Return the bundle of `fallback`; None if it is missing or damaged. Blocking."""
+        if self.fallback is None:
+            return None
+        try:
+            with gzip.open(self.fallback) as file:
+                return checked(decode_bundle(file.read(MAX_BUNDLE_BYTES + 1)))
+        except FileNotFoundError:
+            return None
+        except (OSError, EOFError, zlib.error, InvalidArgumentError) as error:
+            extra = {"path": str(self.fallback), "error": str(error)}
+            _LOG.error("cannot read the fallback configuration", extra=extra)
+            return None
 
     def read(self) -> Bundle | None:
         """Return the stored bundle; None if it is missing or damaged. Blocking."""
@@ -132,13 +150,18 @@ class Applier:
             self.in_force is not None and self.supervisor is not None and self.supervisor.is_ready
         )
 
-    async def restore(self) -> None:
+    async def restore(self, *, may_fall_back: bool = False) -> None:
         """Serve the stored bundle, if there is one.
+
+        Args:
+            may_fall_back: Whether to serve the copy of others if none is stored.
 
         Raises:
             HeadraceError: Envoy does not start with it.
         """
         bundle = await asyncio.to_thread(self.store.read)
+        if bundle is None and may_fall_back:
+            bundle = await asyncio.to_thread(self.store.read_fallback)
         if bundle is None:
             return
         await self._start_envoy(bundle)

@@ -174,7 +174,7 @@ def assemble(settings: AgentSettings, clock: Clock, opened: contextlib.ExitStack
             settings=settings,
             run_dir=make_private(run / "envoy"),
             control_socket=run / "control.sock",
-            store=BundleStore(directory / "bundle.json"),
+            store=BundleStore(directory / "bundle.json", settings.fallback),
             tls=tls,
             clock=clock,
             sandbox=Sandbox.of_home(directory),

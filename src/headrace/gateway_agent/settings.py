@@ -22,6 +22,9 @@ class AgentSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """Name of the gateway; empty for the certificate's name."""
     dir: Path
     """Directory with the stored configuration; not shared with another agent."""
+    fallback: Path | None = None
+    """File with a copy of the configuration, used if none is stored and no control plane answers.
+    """
     host: str = "0.0.0.0"  # noqa: S104  # callers come from elsewhere, and have to show who they are
     """Address for callers."""
     http_port: int = 8000

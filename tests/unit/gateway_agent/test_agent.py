@@ -1,6 +1,7 @@
 """What an agent asks, takes and reports, and what it does while nobody answers."""
 
 import asyncio
+import gzip
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -72,12 +73,12 @@ class FakeApplier(Applier):
     failures_left: int = 0
     """How often what was kept cannot be served."""
 
-    async def restore(self) -> None:
+    async def restore(self, *, may_fall_back: bool = False) -> None:
         await asyncio.sleep(0)
         if self.failures_left > 0:
             self.failures_left -= 1
             raise UnavailableError("port 8000 is in use")
-        self.in_force = self.store.read()
+        self.in_force = self.store.read() or (self.store.read_fallback() if may_fall_back else None)
 
     async def apply(self, bundle: Bundle) -> None:
         if self.failure is not None:
@@ -174,6 +175,31 @@ async def test_what_was_kept_is_tried_again_for_as_long_as_nobody_knows_better(
 
     assert found.applier.in_force == BUNDLE
     assert found.applier.problem == ""
+
+
+async def test_without_a_control_plane_a_first_start_has_the_copy_of_other_gateways(
+    tmp_path: Path,
+) -> None:
+    away = UnavailableError("no answer")
+    copy = tmp_path / "copy"
+    copy.write_bytes(gzip.compress(msgspec.json.encode(BUNDLE)))
+    newer = with_version(msgspec.structs.replace(BUNDLE, routes=()))
+
+    def begun(
+        *answers: AgentInstructions | Exception, stored: Bundle | None = None
+    ) -> GatewayAgent:
+        found = agent(tmp_path, FakeControl([*answers, *[away] * 9]))
+        store = found.applier.store = BundleStore(tmp_path / f"{len(answers)}.json", copy)
+        if stored is not None:
+            store.write(stored)
+        return found
+
+    alone, heard, again = begun(), begun(told(bundle=newer)), begun(away, away, stored=newer)
+    for found in (alone, heard, again):
+        await run_for(found, 0.5)
+
+    assert alone.applier.in_force == BUNDLE
+    assert heard.applier.in_force == again.applier.in_force == newer
 
 
 def test_what_could_not_be_kept_is_kept_when_there_is_room(tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
+import gzip
 import stat
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from headrace.gateway_agent.applier import BundleStore, checked
@@ -34,5 +36,24 @@ def test_a_changed_file_is_nothing(tmp_path: Path) -> None:
     assert kept.read() is None
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"x",
+        gzip.compress(b"{}", mtime=0),
+        gzip.compress(msgspec.json.encode(BUNDLE), mtime=0)[:-9],
+    ],
+    ids=["empty", "text", "another", "cut"],
+)
+def test_a_copy_that_is_not_whole_is_nothing(tmp_path: Path, content: bytes) -> None:
+    copy = tmp_path / "copy"
+    copy.write_bytes(content)
+
+    assert BundleStore(tmp_path / "bundle.json", copy).read_fallback() is None
+
+
 def test_nothing_was_kept_yet(tmp_path: Path) -> None:
     assert BundleStore(tmp_path / "bundle.json").read() is None
+    assert BundleStore(tmp_path / "bundle.json").read_fallback() is None
+    assert BundleStore(tmp_path / "bundle.json", tmp_path / "no").read_fallback() is None

@@ -90,6 +90,15 @@ class ClusterOptions:
             shown="replicas report no statistics",
         ),
     ] = ""
+    gateway_secret: Annotated[
+        str,
+        setting(
+            "Existing Secret for a copy of the gateways' configuration, with which gateways start "
+            "while no control plane answers (`gateway --fallback`).",
+            metavar="NAME",
+            shown="none",
+        ),
+    ] = ""
     kube_url: Annotated[
         str,
         setting(
@@ -124,6 +133,7 @@ class ClusterOptions:
             identity=self.identity,
             owners=tuple(self.owners or ()),
             internal_secret=self.internal_secret,
+            gateway_secret=self.gateway_secret,
             url=self.kube_url,
             context=self.kube_context,
         )
@@ -213,6 +223,13 @@ def gateway(
             file_okay=False,
         ),
     ] = Path(".headrace-gateway"),
+    fallback: Annotated[
+        Path | None,
+        setting(
+            "Copy of the configuration (Secret of `control --gateway-secret`) for a start without "
+            "a stored one and without a control plane."
+        ),
+    ] = None,
     host: Annotated[
         str,
         setting(
@@ -275,6 +292,7 @@ def gateway(
             ),
             name=socket.gethostname() if name is None else name,
             dir=directory.absolute(),
+            fallback=fallback,
             host=host,
             http_port=ports["--http-port"],
             grpc_port=ports["--grpc-port"],

@@ -218,6 +218,11 @@ class GatewayFleet:
         if name in self._missing:
             await self._offer()
 
+    def accepted(self) -> bytes:
+        """Return the newest bundle as JSON if a gateway on another host uses it; else nothing."""
+        statuses = self.registry.sync_statuses(now=self.clock.monotonic()).values()
+        return self._encoded if self._is_decided and SyncStatus.CURRENT in statuses else b""
+
     def upstream_problem(self, upstream: UpstreamSpec | None) -> str:
         """Return why an upstream gets no requests because of this side's TLS; empty otherwise."""
         return "" if self.tls is None else self.tls.upstream_problem(upstream, self._missing)

@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from headrace.control.agents.build import (
+    Gateway,
     listen_for_agents,
     make_agents_server,
     make_gateway,
@@ -46,7 +47,11 @@ from headrace.control.base.settings import (
 )
 from headrace.control.desired.documents import usable_spec
 from headrace.control.gateway.certificates import AdminTls, Certificates
-from headrace.control.gateway.supervisor import GatewayRecord, read_gateway_record
+from headrace.control.gateway.supervisor import (
+    EnvoySupervisor,
+    GatewayRecord,
+    read_gateway_record,
+)
 from headrace.control.gateway.tls import listener_tls
 from headrace.control.limits.limiter import Limiter
 from headrace.control.limits.service import LimitService
@@ -273,7 +278,7 @@ def assemble(
                 plane.workloads,
                 plane.telemetry,
                 Checkpoints(store=store, path=home.checkpoint_file),
-                *(() if membership is None else (membership,)),
+                *_leading(membership, gateway_supervisor),
             ),
             server=ApiServer(
                 plane=plane,
@@ -310,6 +315,20 @@ def assemble(
             found_running=record is not None or any(replica.pid for replica in adopted),
             membership=membership,
         )
+
+
+def _leading(
+    membership: "ClusterMembership | None", gateway: Gateway
+) -> tuple[BackgroundService, ...]:
+    """Return what the leader in a cluster runs."""
+    if membership is None:
+        return ()
+    if isinstance(gateway, EnvoySupervisor) or not membership.gateway_secret:
+        return (membership,)
+    from headrace.control.kubernetes.fallback import GatewayFallback  # noqa: PLC0415  # few have one
+
+    name = membership.gateway_secret
+    return membership, GatewayFallback(api=membership.api, name=name, read=gateway.accepted)
 
 
 def _usable(settings: ControlSettings, stored: Mapping[str, Any]) -> ControlSettings:

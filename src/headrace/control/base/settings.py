@@ -51,6 +51,8 @@ class ClusterSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     """Identity in the leader election among the installation's control planes."""
     internal_secret: str = ""
     """The Secret whose `token` authenticates the control plane to replicas."""
+    gateway_secret: str = ""
+    """The Secret that gets a copy of the gateways' configuration; empty for none."""
     owners: tuple[str, ...] = ()
     """`KIND/NAME` of the owners of all created objects: a Deployment, ConfigMap or ServiceAccount.
     """
@@ -75,6 +77,8 @@ class ControlSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 
     home: str
     spec: dict[str, Any] | None = None
+    spec_file: str = ""
+    """File that `spec` is from, on a cluster: its changes are applied. Empty for none."""
     endpoint: dict[str, Any] | None = None
     """An endpoint that is added to the stored state, or changes it; not together with `spec`."""
     host: str | None = None

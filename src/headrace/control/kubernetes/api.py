@@ -185,19 +185,22 @@ RESOURCES: Final = {
         ),
         Resource(kind="EndpointSlice", api_version="discovery.k8s.io/v1", plural="endpointslices"),
         Resource(kind="Lease", api_version="coordination.k8s.io/v1", plural="leases"),
+        Resource(kind="Secret", api_version="v1", plural="secrets"),
         Resource(kind="ServiceAccount", api_version="v1", plural="serviceaccounts"),
     )
 }
-WATCHED: Final = tuple(kind for kind in RESOURCES if kind not in {"Lease", "ServiceAccount"})
+_UNWATCHED: Final = {"Lease", "Secret", "ServiceAccount"}
+WATCHED: Final = tuple(kind for kind in RESOURCES if kind not in _UNWATCHED)
 """Kinds that decisions depend on."""
 _MANAGED: Final = ("get", "list", "watch", "create", "patch", "delete")
 
 
-def role_rules(autoscaler: Autoscaler | None = None) -> list[Object]:
+def role_rules(autoscaler: Autoscaler | None = None, gateway_secret: str = "") -> list[Object]:
     """Return the rules of the control plane's Role: exactly the requests of this client.
 
     Args:
         autoscaler: None for the rules of all autoscalers.
+        gateway_secret: The one Secret that it changes; empty for none.
     """
     rules: list[tuple[str, list[str], tuple[str, ...]]] = [
         ("", ["configmaps", "services"], _MANAGED),
@@ -214,9 +217,13 @@ def role_rules(autoscaler: Autoscaler | None = None) -> list[Object]:
         rules.append(("autoscaling", ["horizontalpodautoscalers"], _MANAGED))
     if autoscaler in {None, Autoscaler.KEDA}:
         rules.append(("keda.sh", ["scaledobjects"], _MANAGED))
+    secret = {"resources": ["secrets"], "resourceNames": [gateway_secret], "verbs": ["patch"]}
     return [
-        {"apiGroups": [group], "resources": resources, "verbs": list(verbs)}
-        for group, resources, verbs in rules
+        *(
+            {"apiGroups": [group], "resources": resources, "verbs": list(verbs)}
+            for group, resources, verbs in rules
+        ),
+        *([{"apiGroups": [""], **secret}] if gateway_secret else ()),
     ]
 
 

@@ -45,6 +45,8 @@ class ClusterMembership:
     installation: InstallationName
     pod: str
     """Name of the pod that this process runs in, if it runs in one."""
+    gateway_secret: str = ""
+    """Secret for a copy of the gateways' configuration; empty for none."""
     _election: asyncio.AbstractEventLoop = field(default_factory=asyncio.new_event_loop)
     """Loop of the elector's thread: a long step of the main loop must not delay renewals."""
     _electing: asyncio.Task[None] = field(init=False)
@@ -179,7 +181,12 @@ async def stand_by(
         on_elected=on_elected,
     )
     membership = ClusterMembership(
-        api=api, elector=elector, elected=elected, installation=installation, pod=pod
+        api=api,
+        elector=elector,
+        elected=elected,
+        installation=installation,
+        pod=pod,
+        gateway_secret=cluster.gateway_secret,
     )
     membership.begin()
     _LOG.info("standing by", extra={"identity": identity, "namespace": cluster.namespace})

@@ -18,6 +18,7 @@ from headrace.control.agents.messages import (
     EnvoyCounts,
     Poll,
     UpstreamState,
+    decode_bundle,
     decode_instructions,
     encode_instructions,
 )
@@ -160,6 +161,22 @@ async def test_a_refusal_is_an_error_that_names_the_gateway(tmp_path: Path) -> N
 
     assert await offered(found, refused=version) == "", "it would refuse it again"
     assert not found.routes_path.exists()
+
+
+async def test_what_a_gateway_uses_is_what_others_may_begin_with(tmp_path: Path) -> None:
+    found = fleet(tmp_path)
+    await found.open(())
+    found.take_report(report("one"))
+    publishing = asyncio.ensure_future(found.publish([route()]))
+    await asyncio.sleep(1.0)
+    version = await offered(found)
+    offered_only = found.accepted()
+
+    found.take_report(report("one", version))
+    await publishing
+
+    assert offered_only == b""
+    assert decode_bundle(found.accepted()).version == version
 
 
 async def test_nobody_connected_is_an_error_and_the_routes_are_kept(tmp_path: Path) -> None:
