@@ -435,7 +435,7 @@ def test_two_control_planes_are_both_ready_and_their_service_reaches_the_leader(
     assert strategy["rollingUpdate"] == {"maxUnavailable": 0, "maxSurge": 1}
 
 
-def test_a_changed_spec_starts_the_control_plane_anew_and_another_value_does_not() -> None:
+def test_a_changed_spec_starts_the_control_plane_anew_unless_only_endpoints_change() -> None:
     def annotations(values: Values) -> Any:
         (pod,) = [
             p for name, p in pods_of(rendered(merged(CERTIFICATES, values))) if "-control" in name
@@ -445,6 +445,9 @@ def test_a_changed_spec_starts_the_control_plane_anew_and_another_value_does_not
     before = annotations({})
 
     assert annotations({"gateway": {"replicas": 7}}) == before
+    endpoint = {"name": "digits", "model": "digits:1"}
+    live = {"spec": {"endpoints": [endpoint], "kubernetes": {"max_rolling_ratio": 0.5}}}
+    assert annotations(merged(ARTIFACTS, live)) == before
     assert annotations({"spec": {"version": 1, "endpoints": [], "budget": {"cpus": 2}}}) != before
 
 

@@ -1,5 +1,8 @@
 """The spec file of a control plane on a cluster, and endpoints that resources define."""
 
+import asyncio
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +83,40 @@ async def test_a_file_is_applied_once_so_that_undo_outlasts_a_restart(
     store.close()
     await plane.desired_state.apply_file(document(entry(model="digits:3")))
     assert models(plane) == {"digits": ["digits:3"]}
+
+
+async def test_a_changed_file_is_applied_without_a_restart(
+    plane: ControlPlane, tmp_path: Path
+) -> None:
+    file = tmp_path / "headrace.yaml"
+    following = asyncio.ensure_future(plane.desired_state.follow_file(file, interval_s=0.0))
+    await until(lambda: "file headrace.yaml" in faults(plane))  # it does not exist yet
+
+    for version in ("1", "2"):
+        write(file, f"version: 1\nendpoints: [{{name: digits, model: 'digits:{version}'}}]\n")
+        await until(partial(is_applied, plane, f"digits:{version}"))
+        write(file, "- nonsense")
+        await until(lambda: "must be a mapping" in str(faults(plane)))
+        assert models(plane) == {"digits": [f"digits:{version}"]}
+    following.cancel()
+    await asyncio.wait({following})
+
+
+def is_applied(plane: ControlPlane, model: str) -> bool:
+    return models(plane) == {"digits": [model]} and not faults(plane)
+
+
+def write(path: Path, text: str) -> None:
+    """Replace a file, as a kubelet does."""
+    new = path.with_suffix(".new")
+    new.write_text(text)
+    new.replace(path)
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10.0):
+        while not holds():  # noqa: ASYNC110  # nothing announces it
+            await asyncio.sleep(0)
 
 
 async def test_a_mistake_in_one_endpoint_leaves_out_only_its_change(plane: ControlPlane) -> None:

@@ -169,14 +169,16 @@ def control(
     from headrace.control import run
     from headrace.core.spec.parse import read_document
 
-    document = None
+    document, file = None, ""
     if spec is not None and driver is Driver.KUBERNETES and is_spec(spec):
         # One mistake must not end it: the control plane leaves out what is wrong, and tells it.
         document = read_document(spec.read_text("utf-8"), base_dir=spec.absolute().parent)
+        file = str(spec.absolute())
     elif spec is not None:
         document = document_for(spec, ModelOptions(), home=options.home, has_state=True)
     settings = msgspec.structs.replace(
         options.settings(document),
+        spec_file=file,
         metrics_port=8002 if options.metrics_port is None else options.metrics_port,
         admin_port=8080 if options.admin_port is None else options.admin_port,
         driver=driver.value,

@@ -182,6 +182,9 @@ class ControlPlaneRun:
             desired_state, document = system.plane.desired_state, self.settings.spec
             if system.membership is not None and document is not None:
                 await desired_state.apply_file(document)
+                if self.settings.spec_file:
+                    path = Path(self.settings.spec_file)
+                    group.create_task(desired_state.follow_file(path))
             else:
                 await desired_state.start(document, self.settings.endpoint)
             for service in system.deciding:

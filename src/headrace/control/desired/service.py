@@ -86,6 +86,7 @@ from headrace.core.spec.parse import (
     SystemSpec,
     is_model_path,
     parse_spec,
+    read_document,
 )
 from headrace.core.spec.rollout import RolloutSpec, judged_by
 from headrace.registry import Registry, is_repository
@@ -265,6 +266,17 @@ class DesiredStateService:
                     if name in refused:
                         raise refused[name]
             self.faults.keep_only(_ENDPOINT, refused)
+
+    async def follow_file(self, path: Path, *, interval_s: float = 10.0) -> None:
+        """Apply the spec file at `path` when it changes, until cancelled.
+
+        A kubelet changes the files of a mounted ConfigMap about a minute after the ConfigMap.
+        """
+        while True:
+            await asyncio.sleep(interval_s)
+            with self.faults.contain(LOOP, f"file {path.name}"):
+                text = await asyncio.to_thread(path.read_text, "utf-8")
+                await self.apply_file(read_document(text, base_dir=path.parent))
 
     async def _apply_whole(self, document: Mapping[str, Any], digest: str) -> Refused:
         def propose(before: DesiredState, refused: Refused) -> Proposal:

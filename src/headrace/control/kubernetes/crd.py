@@ -45,8 +45,7 @@ _SPEC_RULES: Final = [
         "pool cannot be combined with autoscale or network",
     ),
     _rule(
-        "!has(self.upstream) || "
-        "!(has(self.autoscale) || has(self.drift) || has(self.payload_log))",
+        "!has(self.upstream) || !(has(self.autoscale) || has(self.drift) || has(self.payload_log))",
         "upstream cannot be combined with autoscale, drift and payload_log",
     ),
 ]
@@ -126,9 +125,7 @@ def _merged(kinds: list[Object]) -> Object:
         }
     words = [word for kind in kinds for word in kind.get("enum", ())]
     same = {
-        key: value
-        for key, value in first.items()
-        if all(kind.get(key) == value for kind in others)
+        key: value for key, value in first.items() if all(kind.get(key) == value for kind in others)
     }
     return same | ({"enum": words} if all("enum" in kind for kind in kinds) else {})
 
