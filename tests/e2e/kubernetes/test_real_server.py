@@ -37,7 +37,7 @@ async def test_a_deployment_is_made_and_its_pods_are_routed(namespace: TestNames
             api=api, publisher=Publisher("control-a", gateway), clock=clock,
             installation=installation, is_leader=elector.is_leading,
         )  # fmt: skip
-        elector.on_change = reconciler.wake
+        elector.on_elected = reconciler.wake
         tasks = [asyncio.create_task(elector.run()), asyncio.create_task(reconciler.run())]
         state = a_state(an_endpoint(an_arm(replicas=2)))
         reconciler.set_desired(msgspec.structs.replace(state, generation=1))

@@ -282,7 +282,9 @@ def test_we_count_again_only_after_the_hpa_is_gone() -> None:
     first = play.act()
 
     assert [
-        type(each) for each in first.actions if not isinstance(each, PublishRoutes | MarkPod)
+        action.__class__
+        for action in first.actions
+        if not isinstance(action, PublishRoutes | MarkPod)
     ] == [DeleteObject, ApplyObject]
     assert play.store.get("Deployment", NAME)["spec"]["replicas"] == 3
     assert owns_replicas(play.store.get("Deployment", NAME)), "the HPA's count is not contested"
