@@ -67,53 +67,57 @@ def why_not() -> str:
 
 @dataclass(slots=True)
 class Network:
-    """Network namespace with a bridge, which the host is on too; pods get namespaces of their own.
+    """Bridge in a network namespace, on which pods get namespaces and addresses of their own."""
 
-    A number belongs to one process as long as it lives; what a killed one left is removed by the
-    next one with its number.
-    """
-
-    number: int
-    _lock: IO[str]
-    _given: int = 16  # the first addresses are those of the server and the host
+    name: str
+    """The namespace; those of its pods begin with it."""
+    server: str
+    """Address of the API server."""
+    host: str
+    """Address to which pods send what is for others."""
+    addresses: ipaddress.IPv4Network
+    """Of pods, from the 16th on."""
+    bridge: str = "eth0"
+    prefix: int = 16
+    lock: IO[str] | None = None
+    _given: int = 16
     _free: list[str] = field(default_factory=list)
 
     @classmethod
     async def claim(cls) -> Self:
-        """Make the first network that no other process has."""
-        for number in range(len(_NETWORKS)):
+        """Make the first network that no other process has, with this machine on it.
+
+        What a process that was killed left is removed by the next one that claims its network.
+        """
+        for number, addresses in enumerate(_NETWORKS):
             lock = (_LOCKS / f"headrace-kube-{number}").open("w")
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 lock.close()
                 continue
-            network = cls(number, lock)
+            name, server, host = f"hr-kube{number}", str(addresses[1]), str(addresses[2])
+            prefix = addresses.prefixlen
+            network = cls(name, server, host, addresses, "bridge", prefix, lock)
             await network.remove()
-            await network._make()
+            await run_program("ip", "netns", "add", name)
+            await network.ip("link", "set", "lo", "up")
+            await network.ip("link", "add", "bridge", "type", "bridge")
+            await network.ip("addr", "add", f"{server}/{prefix}", "dev", "bridge")
+            await network.ip("link", "set", "bridge", "up")
+            port, veth = f"hrkube{number}", ("type", "veth", "peer", "name", "host", "netns", name)
+            await run_program("ip", "link", "add", port, *veth)
+            await network.ip("link", "set", "host", "master", "bridge", "up")
+            await run_program("ip", "addr", "add", f"{host}/{prefix}", "dev", port)
+            await run_program("ip", "link", "set", port, "up")
             return network
         raise LabError(f"{len(_NETWORKS)} clusters run already")
 
-    @property
-    def name(self) -> str:
-        """The namespace of the server; pods' namespaces begin with it."""
-        return f"hr-kube{self.number}"
-
-    @property
-    def server(self) -> str:
-        """The address of the API server and of all nodes."""
-        return str(_NETWORKS[self.number][1])
-
-    @property
-    def host(self) -> str:
-        """The address of this machine."""
-        return str(_NETWORKS[self.number][2])
-
     def take_address(self) -> str:
         """Return an address for a pod; one that was given back only after all others."""
-        if self._given < _NETWORKS[self.number].num_addresses - 1:
+        if self._given < self.addresses.num_addresses - 1:
             self._given += 1
-            return str(_NETWORKS[self.number][self._given - 1])
+            return str(self.addresses[self._given - 1])
         return self._free.pop(0)
 
     def give_back(self, address: str) -> None:
@@ -121,40 +125,29 @@ class Network:
         self._free.append(address)
 
     async def ip(self, *words: str) -> str:
-        """Run `ip` in the namespace of the server."""
+        """Run `ip` in the namespace."""
         return await run_program("ip", "-n", self.name, *words)
 
     async def add_pod(self, namespace: str, address: str) -> None:
-        """Make a namespace on this network."""
-        port = f"p{int(ipaddress.ip_address(address)) - int(_NETWORKS[self.number][0])}"
+        """Make a namespace on this network; what has its name is removed."""
+        with contextlib.suppress(LabError):
+            await self.remove_pod(namespace)
+        port = f"p{int(ipaddress.ip_address(address)) - int(self.addresses[0])}"
         await run_program("ip", "netns", "add", namespace)
         veth = ("link", "add", port, "type", "veth", "peer", "name", "eth0", "netns", namespace)
         await self.ip(*veth)
-        await self.ip("link", "set", port, "master", "bridge", "up")
+        await self.ip("link", "set", port, "master", self.bridge, "up")
         lines = (
             "link set lo up",
-            f"addr add {address}/19 dev eth0",
+            f"addr add {address}/{self.prefix} dev eth0",
             "link set eth0 up",
             f"route add default via {self.host}",
         )
         for line in lines:
             await run_program("ip", "-n", namespace, *line.split())
 
-    async def _make(self) -> None:
-        await run_program("ip", "netns", "add", self.name)
-        await self.ip("link", "set", "lo", "up")
-        await self.ip("link", "add", "bridge", "type", "bridge")
-        await self.ip("addr", "add", f"{self.server}/19", "dev", "bridge")
-        await self.ip("link", "set", "bridge", "up")
-        veth = ("type", "veth", "peer", "name", "host", "netns", self.name)
-        port = f"hrkube{self.number}"
-        await run_program("ip", "link", "add", port, *veth)
-        await self.ip("link", "set", "host", "master", "bridge", "up")
-        await run_program("ip", "addr", "add", f"{self.host}/19", "dev", port)
-        await run_program("ip", "link", "set", port, "up")
-
     async def remove(self) -> None:
-        """End every process in the namespaces, and remove them."""
+        """Remove the namespace and those of its pods."""
         for line in (await run_program("ip", "netns", "list")).splitlines():
             name = line.split()[0]
             if name == self.name or name.startswith(f"{self.name}-"):
@@ -208,7 +201,9 @@ class Cluster:
         headers = {"authorization": f"Bearer {token or self.token}", "user-agent": user_agent}
         return {
             "base_url": self.url, "headers": headers, "verify": authority, "trust_env": False,
-            "timeout": timeout_s, "limits": httpx2.Limits(max_connections=200),
+            # A handshake that is cancelled leaves its socket open.
+            "timeout": httpx2.Timeout(timeout_s, connect=60.0),
+            "limits": httpx2.Limits(max_connections=200),
         }  # fmt: skip
 
     async def __aenter__(self) -> Self:
@@ -374,15 +369,18 @@ class Cluster:
                 return client
 
     async def _wait_ready(self, path: str) -> None:
-        """Wait for an answer to a path; a part whose ports are still taken is started again."""
+        """Wait until a path is answered; LabError if a part ends before."""
         async with asyncio.timeout(READY_WITHIN_S):
             while True:
                 for part, process in list(self._processes.items()):
                     if process.returncode is not None:
                         text = (self.folder / f"{part}.log").read_text(errors="replace")
                         raise LabError(f"{part} ended: {text[-1500:]}")
-                with contextlib.suppress(OSError, httpx2.HTTPError):
-                    async with self.http(timeout_s=2.0) as http:
-                        if (await http.get(path)).is_success:
-                            return
+                if await asyncio.to_thread(self._answers, path):
+                    return
                 await asyncio.sleep(0.3)
+
+    def _answers(self, path: str) -> bool:
+        with contextlib.suppress(OSError, httpx2.HTTPError), self.blocking_http() as http:
+            return http.get(path, timeout=2.0).is_success
+        return False

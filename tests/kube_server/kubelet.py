@@ -88,7 +88,7 @@ class Kubelet:
         self.folder.mkdir(parents=True, exist_ok=True)
         try:
             async with (
-                self.cluster.http(user_agent="kubelet") as self.http,
+                self.cluster.http(user_agent="kubelet", timeout_s=10.0) as self.http,
                 asyncio.TaskGroup() as group,
             ):
                 for number, node in enumerate(self.nodes):
@@ -198,8 +198,9 @@ class Kubelet:
                     "watch": "true",
                     "fieldSelector": of_nodes,
                     "resourceVersion": page["metadata"]["resourceVersion"],
+                    "timeoutSeconds": "60",
                 }
-                timeout = httpx2.Timeout(10.0, read=None)
+                timeout = httpx2.Timeout(10.0, read=65.0)
                 async with self.http.stream("GET", path, params=params, timeout=timeout) as lines:
                     async for line in lines.aiter_lines():
                         event = json.loads(line)

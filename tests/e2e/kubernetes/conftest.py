@@ -10,6 +10,7 @@ from headrace.control.kubernetes import role_rules
 from tests.e2e.control.system import System
 from tests.e2e.kubernetes.lab import Lab
 from tests.e2e.kubernetes.pods_here import ProcessRuntime, in_a_thread
+from tests.kube_server.fixtures import kube_lab, kube_lab_of_processes, namespace  # noqa: F401
 from tests.kubernetes_server import FakeApiServer, Store
 
 

@@ -1,14 +1,14 @@
-"""Control planes' drivers on a fake API server, with a gateway that only remembers."""
+"""Control planes' drivers on a real API server, with a gateway that only remembers."""
 
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Self
 
 import msgspec
 
-from headrace.control.kubernetes import InstallationName, role_rules
+from headrace.control.kubernetes import role_rules
 from headrace.control.kubernetes.api import ClusterApi, connect
 from headrace.control.kubernetes.election import Elector, LeaseTimes
 from headrace.control.kubernetes.reconciler import KubernetesReconciler
@@ -16,12 +16,15 @@ from headrace.control.model.desired import DesiredState
 from headrace.control.model.observed import addresses_of
 from headrace.core import HeadraceError, SystemClock, UnavailableError
 from headrace.gateway import EndpointRoute
-from tests.kubernetes_server import FakeApiServer
+from tests.kube_server.namespace import TestNamespace
+from tests.kube_server.proxy import Proxy
 from tests.unit.control.kubernetes.states import PLACE
 
 SHORT = LeaseTimes(duration_s=5.0, margin_s=1.5, renew_s=0.3)
 """For tests of lost leaders; a busy machine may hold up a renewal for seconds."""
-PATIENCE_S = 30.0
+PATIENT = LeaseTimes(duration_s=300.0, margin_s=5.0, renew_s=2.0)
+"""For tests that restart the API server."""
+PATIENCE_S = 60.0
 
 
 @dataclass(slots=True)
@@ -58,11 +61,11 @@ class Publisher:
 class Driver:
     """One control plane's part that knows Kubernetes. It ends when it leads no more."""
 
-    server: FakeApiServer
+    server: Proxy
     gateway: Gateway
     name: str = "control-a"
-    installation: InstallationName = PLACE
     times: LeaseTimes = field(default_factory=LeaseTimes)
+    timeout_s: float = 5.0
     ended: str = ""
     reconciler: KubernetesReconciler = field(init=False)
     elector: Elector = field(init=False)
@@ -70,11 +73,12 @@ class Driver:
 
     def __post_init__(self) -> None:
         http = connect(identity=self.name, url=self.server.url)
-        api = ClusterApi(http=http, namespace=self.installation.namespace, timeout_s=1.0)
+        installation = replace(PLACE, namespace=self.server.namespace.name)
+        api = ClusterApi(http=http, namespace=installation.namespace, timeout_s=self.timeout_s)
         clock = SystemClock()
         self.elector = Elector(
             api=api,
-            installation=self.installation,
+            installation=installation,
             identity=self.name,
             clock=clock,
             times=self.times,
@@ -83,7 +87,7 @@ class Driver:
             api=api,
             publisher=Publisher(self.name, self.gateway),
             clock=clock,
-            installation=self.installation,
+            installation=installation,
             is_leader=self.elector.is_leading,
         )
         self.elector.on_elected = self.reconciler.wake
@@ -130,10 +134,11 @@ class Driver:
 
 
 @contextlib.asynccontextmanager
-async def a_cluster(**given: object) -> AsyncIterator[tuple[FakeApiServer, Gateway]]:
-    """A server that takes no request beyond the Role that the chart gives us."""
-    server = FakeApiServer(rules=role_rules(), **given)  # type: ignore[arg-type]  # as the server has them
-    async with server:
+async def a_cluster(
+    namespace: TestNamespace, *, longest_watch_s: float = 300.0
+) -> AsyncIterator[tuple[Proxy, Gateway]]:
+    """A way to the API server for which the chart's Role holds, and a gateway."""
+    async with Proxy(namespace, role_rules(), longest_watch_s=longest_watch_s) as server:
         yield server, Gateway()
 
 
@@ -142,6 +147,6 @@ async def until(holds: Callable[[], object], what: str = "") -> None:
     try:
         async with asyncio.timeout(PATIENCE_S):
             while not holds():  # noqa: ASYNC110  # it looks at many things
-                await asyncio.sleep(0.01)
+                await asyncio.sleep(0.05)
     except TimeoutError:
         raise AssertionError(what or "it never came to that") from None

@@ -6,18 +6,15 @@ import pytest
 
 from headrace.control.kubernetes import name_of
 from headrace.core import SystemClock
-from tests.e2e.kubernetes.driving import SHORT, Driver, Gateway, a_cluster, until
-from tests.kubernetes_server import FakeApiServer, Fault
+from tests.e2e.kubernetes.driving import PATIENT, SHORT, Driver, Gateway, a_cluster, until
+from tests.kube_server.namespace import TestNamespace
+from tests.kube_server.proxy import Fault
 from tests.unit.control.kubernetes.states import a_revision, a_state, an_arm, an_endpoint
 
-pytestmark = [pytest.mark.e2e, pytest.mark.anyio]
+pytestmark = [pytest.mark.e2e, pytest.mark.kube_server, pytest.mark.anyio]
 NAME = name_of(a_revision())
 PAGE = b"<!doctype html><html><body>Sign in to go on</body></html>"
 WRITES = frozenset({"patch", "create", "update", "delete"})
-
-
-def names(server: FakeApiServer, kind: str) -> list[str]:
-    return [one["metadata"]["name"] for one in server.store.of_kind(kind)]
 
 
 def routed(gateway: Gateway, count: int) -> bool:
@@ -25,11 +22,16 @@ def routed(gateway: Gateway, count: int) -> bool:
 
 
 @pytest.mark.parametrize("status", [200, 403, 404, 409, 410])
-async def test_a_page_of_a_proxy_is_waited_out_and_nothing_is_taken_for_gone(status: int) -> None:
-    async with a_cluster(longest_watch_s=0.2) as (server, gateway), Driver(server, gateway) as one:
+async def test_a_page_of_a_proxy_is_waited_out_and_nothing_is_taken_for_gone(
+    namespace: TestNamespace, status: int
+) -> None:
+    async with (
+        a_cluster(namespace, longest_watch_s=0.2) as (server, gateway),
+        Driver(server, gateway) as one,
+    ):
         one.set_desired(a_state(an_endpoint(an_arm(replicas=2))))
         await until(lambda: routed(gateway, 2) and one.is_quiet())
-        pods = names(server, "Pod")
+        pods = namespace.names("Pod")
         page = Fault(page=PAGE, status=status, times=10_000)
         leases = Fault(kind="Lease", times=10_000)  # those are answered
         server.faults += [leases, page]
@@ -37,16 +39,19 @@ async def test_a_page_of_a_proxy_is_waited_out_and_nothing_is_taken_for_gone(sta
         await until(lambda: not one.reconciler.watches.is_synced)
         await asyncio.sleep(0.5)
 
-        assert names(server, "Pod") == pods
-        assert len(names(server, "Deployment")) == 1
+        assert namespace.names("Pod") == pods
+        assert len(namespace.names("Deployment")) == 1
         assert gateway.addresses, "one may be routed no more, as was asked"
         server.faults.clear()
-        await until(lambda: routed(gateway, 1) and len(names(server, "Pod")) == 1)
+        await until(lambda: routed(gateway, 1) and len(namespace.names("Pod")) == 1)
 
 
-async def test_a_stream_that_is_cut_within_a_line_is_begun_anew() -> None:
+async def test_a_stream_that_is_cut_within_a_line_is_begun_anew(namespace: TestNamespace) -> None:
     cut = b'{"type":"ADDED","object":{"kind":"Pod","metadata":{"name":"p","uid'
-    async with a_cluster(longest_watch_s=0.3) as (server, gateway), Driver(server, gateway) as one:
+    async with (
+        a_cluster(namespace, longest_watch_s=0.3) as (server, gateway),
+        Driver(server, gateway) as one,
+    ):
         server.faults.append(Fault(verbs=frozenset({"watch"}), page=cut, times=30))
         one.set_desired(a_state(an_endpoint(an_arm(replicas=2))))
 
@@ -54,8 +59,13 @@ async def test_a_stream_that_is_cut_within_a_line_is_begun_anew() -> None:
         assert not [each for each in server.faults if each.times > 20]
 
 
-async def test_a_server_that_fails_for_long_changes_nothing_and_is_asked_ever_less() -> None:
-    async with a_cluster(longest_watch_s=0.2) as (server, gateway), Driver(server, gateway) as one:
+async def test_a_server_that_fails_for_long_changes_nothing_and_is_asked_ever_less(
+    namespace: TestNamespace,
+) -> None:
+    async with (
+        a_cluster(namespace, longest_watch_s=0.2) as (server, gateway),
+        Driver(server, gateway) as one,
+    ):
         one.set_desired(a_state(an_endpoint(an_arm(replicas=2))))
         await until(lambda: routed(gateway, 2) and one.is_quiet())
         fault = Fault(status=500, times=10_000)
@@ -66,11 +76,13 @@ async def test_a_server_that_fails_for_long_changes_nothing_and_is_asked_ever_le
         assert routed(gateway, 2)
         assert 10_000 - fault.times < 150
         server.faults.clear()
-        await until(lambda: names(server, "Deployment") == [name_of(a_revision(version="2"))])
+        await until(lambda: namespace.names("Deployment") == [name_of(a_revision(version="2"))])
 
 
-async def test_a_webhook_that_fails_at_one_object_holds_up_no_other_and_is_told_of() -> None:
-    async with a_cluster() as (server, gateway), Driver(server, gateway) as one:
+async def test_a_webhook_that_fails_at_one_object_holds_up_no_other_and_is_told_of(
+    namespace: TestNamespace,
+) -> None:
+    async with a_cluster(namespace) as (server, gateway), Driver(server, gateway) as one:
         said = "failed calling webhook policy.example.com: context deadline exceeded"
         fault = Fault(verbs=WRITES, kind="PodDisruptionBudget", status=500, times=10_000)
         fault.message = said
@@ -84,7 +96,7 @@ async def test_a_webhook_that_fails_at_one_object_holds_up_no_other_and_is_told_
         await until(lambda: said in one.reconciler.arm_problem("digits", an_arm()))
         assert fault.times > 9_900
         server.faults.clear()
-        await until(lambda: names(server, "PodDisruptionBudget") == [NAME])
+        await until(lambda: namespace.names("PodDisruptionBudget") == [NAME])
         await until(lambda: not one.reconciler.arm_problem("digits", an_arm()))
 
 
@@ -96,8 +108,10 @@ async def test_a_webhook_that_fails_at_one_object_holds_up_no_other_and_is_told_
         "unable to create new content in namespace models because it is being terminated",
     ],
 )
-async def test_what_admission_refuses_is_told_and_stops_nobody_else(said: str) -> None:
-    async with a_cluster() as (server, gateway), Driver(server, gateway) as one:
+async def test_what_admission_refuses_is_told_and_stops_nobody_else(
+    namespace: TestNamespace, said: str
+) -> None:
+    async with a_cluster(namespace) as (server, gateway), Driver(server, gateway) as one:
         one.set_desired(a_state())
         await until(lambda: routed(gateway, 1) and one.is_quiet())
         fault = Fault(verbs=WRITES, kind="Deployment", status=403, message=said, times=1)
@@ -111,49 +125,54 @@ async def test_what_admission_refuses_is_told_and_stops_nobody_else(said: str) -
         one.set_desired(
             a_state(an_endpoint(an_arm(replicas=3)), an_endpoint(an_arm("other"), name="other"))
         )
-        await until(lambda: len(names(server, "Pod")) >= 3)
+        await until(lambda: len(namespace.names("Pod")) >= 3)
 
 
-async def test_an_object_that_is_deleted_while_it_is_applied_is_made_again() -> None:
-    async with a_cluster() as (server, gateway), Driver(server, gateway) as one:
+async def test_an_object_that_is_deleted_while_it_is_applied_is_made_again(
+    namespace: TestNamespace,
+) -> None:
+    async with a_cluster(namespace) as (server, gateway), Driver(server, gateway) as one:
         one.set_desired(a_state())
         await until(lambda: routed(gateway, 1) and one.is_quiet())
         server.faults.append(Fault(verbs=WRITES, kind="Deployment", delay_s=0.3, times=1))
         one.set_desired(a_state(an_endpoint(an_arm(replicas=2))))
         await until(lambda: server.faults[0].times == 0)
-        server.store.delete("Deployment", NAME)
+        namespace.delete("Deployment", NAME)
 
-        await until(lambda: routed(gateway, 2) and names(server, "Deployment") == [NAME])
-        assert len(names(server, "Pod")) == 2
+        await until(lambda: routed(gateway, 2) and namespace.names("Deployment") == [NAME])
+        assert len(namespace.names("Pod")) == 2
 
 
-async def test_a_configmap_that_somebody_froze_is_made_anew() -> None:
-    async with a_cluster() as (server, gateway), Driver(server, gateway) as one:
+async def test_a_configmap_that_somebody_froze_is_made_anew(namespace: TestNamespace) -> None:
+    async with a_cluster(namespace) as (server, gateway), Driver(server, gateway) as one:
         one.set_desired(a_state())
         await until(lambda: routed(gateway, 1) and one.is_quiet())
-        wanted = server.store.get("ConfigMap", NAME)
+        wanted = namespace.get("ConfigMap", NAME)
         change = {"immutable": True, "data": {"replica.json": "{}"}}
-        server.store.patch("ConfigMap", NAME, change)
+        namespace.patch("ConfigMap", NAME, change)
 
-        await until(
-            lambda: server.store.objects.get(("ConfigMap", NAME), {}).get("data") == wanted["data"]
-        )
-        assert "immutable" not in server.store.get("ConfigMap", NAME)
+        await until(lambda: namespace.get("ConfigMap", NAME).get("data") == wanted["data"])
+        assert "immutable" not in namespace.get("ConfigMap", NAME)
 
 
-async def test_a_restored_database_is_seen_though_its_versions_are_earlier() -> None:
-    async with a_cluster(bookmark_s=30.0) as (server, gateway), Driver(server, gateway) as one:
+async def test_a_restored_database_is_seen_though_its_versions_are_earlier(
+    namespace: TestNamespace,
+) -> None:
+    lab = namespace.lab
+    async with (
+        a_cluster(namespace) as (server, gateway),
+        Driver(server, gateway, times=PATIENT) as one,
+    ):
         one.set_desired(a_state(an_endpoint(an_arm(replicas=1))))
         await until(lambda: routed(gateway, 1) and one.is_quiet())
-        await asyncio.sleep(0.1)
-        backup = server.store.snapshot()
+        backup = await lab.call(lab.cluster.backup())
         for count in (4, 3, 2):
             one.set_desired(a_state(an_endpoint(an_arm(replicas=count))))
             await until(lambda count=count: routed(gateway, count) and one.is_quiet())  # type: ignore[misc]  # bound now
-        server.store.restore(backup)
+        await lab.call(lab.cluster.restore(backup))
         one.set_desired(a_state(an_endpoint(an_arm(replicas=3))))
 
-        await until(lambda: len(names(server, "Pod")) == 3)
+        await until(lambda: len(namespace.names("Pod")) == 3)
         await until(lambda: routed(gateway, 3) and one.is_quiet())
         before = len(server.requests)
         await asyncio.sleep(0.5)
@@ -161,15 +180,18 @@ async def test_a_restored_database_is_seen_though_its_versions_are_earlier() -> 
         assert writes == []
 
 
-async def test_a_wall_clock_that_jumps_ends_no_leader() -> None:
-    async with a_cluster() as (server, gateway), Driver(server, gateway, times=SHORT) as one:
+async def test_a_wall_clock_that_jumps_ends_no_leader(namespace: TestNamespace) -> None:
+    async with (
+        a_cluster(namespace) as (server, gateway),
+        Driver(server, gateway, times=SHORT) as one,
+    ):
         await until(one.elector.is_leading)
         for wall in (0.0, 4_000_000_000.0, 1_700_000_000.0):
             one.elector.clock = Jumping(wall)
             await asyncio.sleep(0.7)
             assert one.elector.is_leading()
         assert one.ended == ""
-        lease = server.store.of_kind("Lease")[0]["spec"]
+        lease = namespace.list("Lease")[0]["spec"]
         assert lease["holderIdentity"] == "control-a"
         assert lease.get("leaseTransitions", 0) == 0
 
