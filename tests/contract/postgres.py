@@ -41,11 +41,12 @@ class PostgresServer:
     process: subprocess.Popen[bytes] | None = None
     _numbers: Iterator[int] = field(default_factory=count)
 
-    def new_database(self) -> str:
+    def new_database(self, encoding: str = "UTF8") -> str:
         """A fresh database; its URL."""
         name = f"test_{next(self._numbers)}"
+        options = f"ENCODING '{encoding}' LOCALE 'C' TEMPLATE template0"
         with self.connect() as connection:
-            connection.execute(f"CREATE DATABASE {name}".encode())
+            connection.execute(f"CREATE DATABASE {name} {options}".encode())
         return f"postgresql+psycopg://{USER}@/{name}?host={self.directory}&port={self.port}"
 
     def tcp_url(self, password: str, database: str = "postgres") -> str:

@@ -181,6 +181,14 @@ def test_an_error_in_the_middle_leaves_nothing(url: str, store: Store) -> None:
 
 
 @pytest.mark.e2e
+def test_a_database_of_another_encoding_is_refused_with_the_remedy(
+    postgres: PostgresServer,
+) -> None:
+    with pytest.raises(FailedPreconditionError, match=r"SQL_ASCII, not UTF8; .*ENCODING 'UTF8'"):
+        open_store(postgres.new_database("SQL_ASCII"))
+
+
+@pytest.mark.e2e
 def test_a_password_is_never_shown(postgres: PostgresServer) -> None:
     wrong = "secret/word"
     closed = f"postgresql://ann:{wrong.replace('/', '%2F')}@127.0.0.1:1/x?password={wrong}"

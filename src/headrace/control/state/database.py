@@ -261,8 +261,15 @@ def _postgres_engine(url: URL, lock_timeout_s: float) -> Engine:
         )
         raise FailedPreconditionError(message) from error
 
-    @event.listens_for(engine, "connect")
+    @event.listens_for(engine, "connect", insert=True)  # before SQLAlchemy reads any text
     def prepare(connection: Any, _record: object) -> None:  # noqa: ANN401  # of the driver
+        encoding = connection.info.parameter_status("server_encoding")
+        if encoding != _ENCODING:
+            raise FailedPreconditionError(
+                f"the database {_without_secrets(url)} has the encoding {encoding}, not "
+                f"{_ENCODING}; create another one: CREATE DATABASE headrace ENCODING '{_ENCODING}' "
+                "TEMPLATE template0"
+            )
         with connection.cursor() as cursor:
             cursor.execute(f"SET lock_timeout = {round(lock_timeout_s * 1000)}")
         connection.commit()
@@ -270,6 +277,7 @@ def _postgres_engine(url: URL, lock_timeout_s: float) -> Engine:
     return engine
 
 
+_ENCODING: Final = "UTF8"
 _CONNECT: Final = {"connect_timeout": _CONNECT_TIMEOUT_S}
 
 
