@@ -90,7 +90,7 @@ class Driver:
             installation=installation,
             is_leader=self.elector.is_leading,
         )
-        self.elector.on_elected = self.reconciler.wake
+        self.elector.on_change = self.reconciler.wake
 
     async def __aenter__(self) -> Self:
         self._task = asyncio.create_task(self._run())

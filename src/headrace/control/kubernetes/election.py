@@ -169,7 +169,7 @@ class Elector:
     """Unique among all processes: two of one identity would both lead."""
     clock: Clock
     times: LeaseTimes = field(default_factory=LeaseTimes)
-    on_elected: Callable[[], None] = lambda: None
+    on_change: Callable[[], None] = lambda: None
     owners: OwnerLookup = field(default_factory=OwnerLookup)
     """Owners of the Lease."""
     _lease: LeaseState | None = None
@@ -262,4 +262,4 @@ class Elector:
         is_elected, self._renewed_at = self._renewed_at is None, sent_at
         if is_elected:
             _LOG.info("leading", extra={"identity": self.identity})
-            self.on_elected()
+            self.on_change()

@@ -49,12 +49,18 @@ class ClusterMembership:
     """Secret for a copy of the gateways' configuration; empty for none."""
     _election: asyncio.AbstractEventLoop = field(default_factory=asyncio.new_event_loop)
     """Loop of the elector's thread: a long step of the main loop must not delay renewals."""
+    _thread: threading.Thread = field(init=False)
     _electing: asyncio.Task[None] = field(init=False)
     _labelling: asyncio.Task[None] = field(init=False)
 
+    def __post_init__(self) -> None:
+        self._thread = threading.Thread(
+            target=self._election.run_forever, name="election", daemon=True
+        )
+
     def begin(self) -> None:
         """Run for election until `close`."""
-        threading.Thread(target=self._election.run_forever, name="election", daemon=True).start()
+        self._thread.start()
         self._electing = asyncio.create_task(self._in_election(self.elector.run()))
         self._labelling = asyncio.create_task(self._keep_label())
 
@@ -103,6 +109,8 @@ class ClusterMembership:
         self._electing.cancel()
         await self._in_election(self._leave())
         self._election.call_soon_threadsafe(self._election.stop)
+        await asyncio.to_thread(self._thread.join)
+        self._election.close()
         await self.api.http.aclose()
 
     async def _leave(self) -> None:
@@ -178,7 +186,7 @@ async def stand_by(
         clock=SystemClock(),
         times=times,
         owners=OwnerLookup(references=cluster.owners),
-        on_elected=on_elected,
+        on_change=on_elected,
     )
     membership = ClusterMembership(
         api=api,
