@@ -36,7 +36,7 @@ KINDS: Final = {
 """Package ▸ API version and kinds."""
 KSERVE_KINDS: Final = {
     "serving.kserve.io/v1beta1": ("InferenceService",),
-    "serving.kserve.io/v1alpha1": ("ServingRuntime",),
+    "serving.kserve.io/v1alpha1": ("ClusterServingRuntime", "ServingRuntime"),
 }
 _STAMP: Final = ".made-from"
 _VALIDATOR: Final = re.compile(r'from"\.\./\.\./_schemas/([^"]+)"')

@@ -26,7 +26,7 @@ from headrace.deploy.features import (
 )
 from headrace.deploy.gateway_api import GatewayApiOptions, gateway_api
 from headrace.deploy.kong import KongOptions, kong
-from headrace.deploy.kserve import KserveOptions, kserve
+from headrace.deploy.kserve import KserveOptions, kserve, kserve_runtime
 from headrace.deploy.pods import PodOptions
 from headrace.deploy.table import TABLE
 
@@ -60,6 +60,7 @@ __all__ = [
     "gateway_api",
     "kong",
     "kserve",
+    "kserve_runtime",
     "read_facts",
     "text_of",
 ]

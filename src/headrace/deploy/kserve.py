@@ -8,8 +8,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
+from headrace.control.kubernetes import pods as driver_pods
+from headrace.control.kubernetes.names import InstallationName
 from headrace.control.kubernetes.pods import (
+    AS_FIRST,
     HTTP_PORT,
+    METRICS_PORT,
     SETTINGS_DIR,
     image_of,
     resources_of,
@@ -19,6 +23,7 @@ from headrace.control.kubernetes.pods import (
 from headrace.core.spec.kubernetes import PodsSpec, ResourcesSpec
 from headrace.core.spec.scale import AutoscaleSpec
 from headrace.deploy.export import (
+    INSTANCE,
     Body,
     ClusterTarget,
     Export,
@@ -76,6 +81,7 @@ def _bounded(value: float, minimum: int, maximum: int) -> int:
 
 
 RUNTIME: Final = "headrace"
+_RUNTIME_API: Final = "serving.kserve.io/v1alpha1"
 _MODELS_DIR: Final = "/mnt/models"
 _FORMATS: Final = {
     "torchscript": "pytorch",
@@ -142,9 +148,41 @@ def kserve(facts: ExportFacts, target: ClusterTarget, options: KserveOptions) ->
     return finish(ExportTarget.KSERVE, facts, documents, losses=losses, notes=notes)
 
 
+def kserve_runtime(image: str) -> Export:
+    """Export a ClusterServingRuntime that serves the model of any InferenceService.
+
+    Args:
+        image: Image of replicas; empty for that of this version.
+    """
+    container = driver_pods.replica_container(PodsSpec(image=image), InstallationName(namespace=""))
+    container["command"] = [*AS_FIRST, "headrace", "serve"]
+    # KServe puts the InferenceService's name into its runtime's arguments.
+    container["args"] = [
+        _MODELS_DIR,
+        "--name={{.Name}}",
+        "--host=0.0.0.0",
+        f"--http-port={HTTP_PORT}",
+        f"--metrics-port={METRICS_PORT}",
+        "--home=/tmp/headrace",
+    ]
+    metrics = {"port": str(HTTP_PORT), "path": "/metrics"}
+    spec = _runtime_spec(container) | {
+        "annotations": {f"prometheus.kserve.io/{key}": value for key, value in metrics.items()}
+    }
+    metadata = {"name": RUNTIME, "labels": labels(INSTANCE, "replica")}
+    runtime = manifest(_RUNTIME_API, "ClusterServingRuntime", metadata, spec=spec)
+    return Export(target=ExportTarget.KSERVE, documents=(runtime,))
+
+
 def _runtime(facts: ExportFacts, target: ClusterTarget, options: KserveOptions) -> ExportDocument:
     name = RUNTIME if target.instance == RUNTIME else object_name(target.instance)
-    container = replica_container(facts, options.pods)
+    spec = _runtime_spec(replica_container(facts, options.pods))
+    metadata = target.metadata(name, labels(target.instance, "replica"))
+    return manifest(_RUNTIME_API, "ServingRuntime", metadata, spec=spec)
+
+
+def _runtime_spec(container: Body) -> Body:
+    """Return the spec of a runtime with this container of the driver's pods."""
     # KServe mounts the model, and each service has its settings.
     container["name"] = "kserve-container"
     container["volumeMounts"] = [m for m in container["volumeMounts"] if m["name"] == "tmp"]
@@ -153,14 +191,12 @@ def _runtime(facts: ExportFacts, target: ClusterTarget, options: KserveOptions) 
         container[probe]["httpGet"]["port"] = HTTP_PORT
     del container["startupProbe"], container["lifecycle"]  # Knative has neither
     formats = [{"name": model_format, "autoSelect": False} for model_format in _OWN_FORMATS]
-    spec: Body = {
+    return {
         "supportedModelFormats": formats,
         "protocolVersions": ["v1", "v2"],
         "containers": [container],
         "volumes": [{"name": "tmp", "emptyDir": {}}],
     }
-    metadata = target.metadata(name, labels(target.instance, "replica"))
-    return manifest("serving.kserve.io/v1alpha1", "ServingRuntime", metadata, spec=spec)
 
 
 def _documents(

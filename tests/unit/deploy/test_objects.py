@@ -13,6 +13,7 @@ from headrace.deploy import (
     LiveEndpoint,
     VersionShare,
     gateway_api,
+    kserve_runtime,
 )
 from tests.kube import complaints
 from tests.unit.deploy.specs import EXPORTERS, bodies, facts_of, split
@@ -55,6 +56,15 @@ def test_a_rollout_fits_its_schema(rollout: str) -> None:
 )
 def test_an_inference_service_fits_its_schema(said: dict[str, Any]) -> None:
     assert complaints(bodies(EXPORTERS[ExportTarget.KSERVE](facts_of(said)))) == []
+
+
+def test_a_cluster_serving_runtime_fits_its_schema() -> None:
+    (runtime,) = bodies(kserve_runtime("registry.example/replica:1"))
+
+    assert complaints([runtime]) == []
+    (container,) = runtime["spec"]["containers"]
+    assert container["image"] == "registry.example/replica:1"
+    assert {"name": "onnx", "autoSelect": False} in runtime["spec"]["supportedModelFormats"]
 
 
 @given(

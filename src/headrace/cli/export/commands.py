@@ -11,7 +11,7 @@ from typing import Annotated, Any, Final
 from urllib.parse import urlsplit, urlunsplit
 
 from headrace.cli.base.options import CommandGroup, ControlPlaneOptions, file_option, option
-from headrace.cli.base.output import say
+from headrace.cli.base.output import say, write
 from headrace.cli.export import helm
 from headrace.cli.export.options import (
     ExportOptions,
@@ -123,6 +123,22 @@ def kserve(
         storage=storage, runtime=runtime, pods=deploy.PodOptions(image=image or "")
     )
     options.write(deploy.kserve(facts, cluster.place(), target))
+
+
+@app.command("kserve-runtime")
+def kserve_runtime(*, image: Image = None) -> None:
+    """Write KServe's ClusterServingRuntime of Headrace's replica to standard output.
+
+    InferenceServices choose it by `runtime: headrace`, and keep their `storageUri`.
+
+    For example:
+
+        headrace export kserve-runtime | kubectl apply --server-side -f -
+    """
+    from headrace import deploy
+
+    exported = deploy.kserve_runtime(image or "")
+    write(deploy.text_of(exported, deploy.DocumentFormat.YAML).rstrip("\n"))
 
 
 @app.command("argo-rollouts")
