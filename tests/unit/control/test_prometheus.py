@@ -36,7 +36,9 @@ async def test_it_is_asked_for_the_span_and_the_endpoint() -> None:
         return httpx.Response(200, json={"status": "success", "data": {"result": []}})
 
     prometheus = PrometheusHistory(
-        url="https://u:secret@p/prefix", transport=httpx.MockTransport(answer)
+        url="https://u:secret@p/prefix",
+        matchers='namespace="a"',
+        transport=httpx.MockTransport(answer),
     )
     found = await prometheus.series("m", "3~baseline", first_end=60, last_end=600, step_s=60)
     query = dict(asked[0].url.params)
@@ -46,8 +48,9 @@ async def test_it_is_asked_for_the_span_and_the_endpoint() -> None:
     assert asked[0].headers["authorization"].startswith("Basic ")
     assert (query["start"], query["end"], query["step"]) == ("60.000", "600.000", "60")
     assert query["query"] == (
-        'sum(rate(headrace_endpoint_requests_total{endpoint="m",version="3"}[120s]))'
+        'sum(rate(headrace_endpoint_requests_total{namespace="a",endpoint="m",version="3"}[120s]))'
     )
+    assert all('{namespace="a",' in request.url.params["query"] for request in asked)
     assert all(not known for known in found.values())
 
 

@@ -226,6 +226,14 @@ class ControlOptions:
             metavar="URL",
         ),
     ] = ""
+    prometheus_matchers: Annotated[
+        str,
+        _more(
+            'Matchers of this system\'s series in that Prometheus, such as job="headrace".',
+            metavar="PROMQL",
+            shown="all series",
+        ),
+    ] = ""
     oidc_file: Annotated[
         Path | None,
         _more_file("YAML file with the OIDC login settings below, and more."),
@@ -320,6 +328,7 @@ class ControlOptions:
             model_roots=tuple(str(root.absolute()) for root in self.model_root or ()),
             console="headrace.console:build_console",
             prometheus_url=absolute_reference(self.prometheus_url),
+            prometheus_matchers=self.prometheus_matchers,
             oidc=oidc_settings(
                 self.oidc_file,
                 issuer=self.oidc_issuer,

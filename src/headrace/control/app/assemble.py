@@ -254,7 +254,9 @@ def assemble(
                 others={"gateway": gateway.run_dir / "envoy.log"},
                 on_request={"access": gateway.run_dir / "access.log"},
             ),
-            prometheus=PrometheusHistory(url=prometheus_url) if prometheus_url else None,
+            prometheus=PrometheusHistory(url=prometheus_url, matchers=settings.prometheus_matchers)
+            if prometheus_url
+            else None,
             allow_code=settings.allow_code,
             model_roots=tuple(map(Path, settings.model_roots)),
         )

@@ -124,6 +124,8 @@ class ControlSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     prometheus_url: str = ""
     """Prometheus server for data older than a day, with references as in `state_url`; empty for
     none."""
+    prometheus_matchers: str = ""
+    """PromQL matchers of this system's series there; empty for all series."""
     artifacts: str = ""
     """URL of the artifact store that several homes share; empty for the home's own."""
     gateway: str = "local"

@@ -13,6 +13,7 @@ import msgspec
 
 from headrace.core import FailedPreconditionError, UnavailableError
 from headrace.core.error_kind import UNDECODABLE
+from headrace.monitor.promql import restricted
 
 if TYPE_CHECKING:
     import httpx
@@ -98,6 +99,8 @@ class PrometheusHistory:
     """Reads the HTTP API of a Prometheus server at `url`; tests replace `transport`."""
 
     url: str
+    matchers: str = ""
+    """PromQL matchers of this system's series; empty for all series."""
     transport: "httpx.AsyncBaseTransport | None" = None
     _is_reported: bool = field(default=False)
 
@@ -121,7 +124,10 @@ class PrometheusHistory:
         """
         import httpx  # noqa: PLC0415  # slow import; few systems have Prometheus
 
-        promql = queries(endpoint, version, step_s)
+        promql = {
+            name: restricted(query, self.matchers)
+            for name, query in queries(endpoint, version, step_s).items()
+        }
         span = {"start": f"{first_end:.3f}", "end": f"{last_end:.3f}", "step": f"{step_s:g}"}
         try:
             async with httpx.AsyncClient(
