@@ -16,7 +16,7 @@ from mkdocs.structure.pages import Page
 
 from headrace import client
 from headrace.advise.audit.checks import check_table
-from headrace.control.api.endpoints import ConditionType
+from headrace.control.reconcile.conditions import ConditionType
 from headrace.core import (
     ArtifactsSettings,
     BatchingSpec,

@@ -14,11 +14,12 @@ from ruamel.yaml.error import YAMLError
 from ruamel.yaml.scalarstring import LiteralScalarString
 
 import headrace
-from headrace.control.kubernetes import InstallationName, endpoint_definition, objects_of
+from headrace.control.kubernetes import InstallationName, objects_of
 from headrace.control.kubernetes.pods import GRPC_PORT
 from headrace.control.model.desired import DesiredArm, DesiredEndpoint, DesiredState
 from headrace.core import FailedPreconditionError
 from headrace.core.spec.parse import SystemSpec
+from headrace.deploy.endpoint_resource import endpoint_definition
 from headrace.deploy.features import Loss, accepted, unique_texts
 from headrace.deploy.gateway_api import GRACE_S, duration
 from headrace.deploy.helm_spec import (

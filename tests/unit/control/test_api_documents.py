@@ -6,9 +6,10 @@ from dataclasses import asdict
 import msgspec
 import pytest
 
-from headrace.control.api.endpoints import ConditionLog, EndpointCondition, conditions_of
+from headrace.control.api.endpoints import ConditionLog
 from headrace.control.model.desired import DesiredArm, DesiredEndpoint, make_revision
 from headrace.control.model.records import RolloutRecord
+from headrace.control.reconcile.conditions import EndpointCondition, conditions_of
 from headrace.control.reconcile.status import EndpointStatus, ReplicaStatus, RevisionStatus
 from headrace.control.rollouts.status import rollout_status
 from headrace.core import EndpointName, ReplicaSettings

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from headrace.control.api.endpoints import ConditionType, conditions_of
 from headrace.control.model.records import Event
+from headrace.control.reconcile.conditions import ConditionType, conditions_of
 from headrace.control.reconcile.reports import ArmReports, RowWatch
 from headrace.control.reconcile.status import EndpointStatus, RevisionStatus
 from headrace.core import RowIndependence

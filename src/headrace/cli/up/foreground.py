@@ -27,6 +27,7 @@ from headrace.cli.base.options import (
     option,
     setting,
 )
+from headrace.cli.base.output import say
 from headrace.cli.up.settings import ControlOptions, ModelOptions, OnSigterm
 from headrace.core import (
     BatchingSpec,
@@ -110,6 +111,14 @@ class ClusterOptions:
     kube_context: Annotated[
         str, setting("Context of the kubeconfig.", shown="its current context")
     ] = ""
+    release: Annotated[
+        bool,
+        option(
+            "Let Endpoint resources be deleted without a control plane, by removing its finalizer "
+            "from them, and exit; the chart does so before it is uninstalled.",
+            "--release",
+        ),
+    ] = False
 
     def settings(self) -> "ClusterSettings":
         """Return the cluster settings; typer.BadParameter for names that Kubernetes refuses."""
@@ -164,6 +173,11 @@ def control(
 
         headrace control headrace.yaml --driver kubernetes --namespace models
     """
+    if cluster.release:
+        from headrace.control.kubernetes.endpoints import released
+
+        say(f"released {', '.join(released(cluster.settings())) or 'no resource'}")
+        return
     from headrace.cli.base.spec_file import is_spec
     from headrace.cli.up.start import document_for
     from headrace.control import run

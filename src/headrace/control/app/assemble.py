@@ -18,7 +18,6 @@ from urllib.parse import urlsplit
 import msgspec
 
 from headrace.control.agents.build import (
-    Gateway,
     listen_for_agents,
     make_agents_server,
     make_gateway,
@@ -280,7 +279,7 @@ def assemble(
                 plane.workloads,
                 plane.telemetry,
                 Checkpoints(store=store, path=home.checkpoint_file),
-                *_leading(membership, gateway_supervisor),
+                *_leading(membership, plane, has_file=settings.spec is not None),
             ),
             server=ApiServer(
                 plane=plane,
@@ -320,17 +319,30 @@ def assemble(
 
 
 def _leading(
-    membership: "ClusterMembership | None", gateway: Gateway
+    membership: "ClusterMembership | None", plane: ControlPlane, *, has_file: bool
 ) -> tuple[BackgroundService, ...]:
     """Return what the leader in a cluster runs."""
     if membership is None:
         return ()
+    from headrace.control.kubernetes.endpoints import EndpointController  # noqa: PLC0415  # few have one
+    from headrace.control.kubernetes.reconciler import KubernetesReconciler  # noqa: PLC0415  # as above
+
+    reconciler, gateway = plane.reconciling.reconciler, plane.reconciling.gateway_supervisor
+    assert isinstance(reconciler, KubernetesReconciler), "made by the membership"
+    controller = EndpointController(
+        api=membership.api,
+        reconciler=reconciler,
+        desired_state=plane.desired_state,
+        statuses=partial(plane.endpoint_statuses, with_memory=False),
+        has_file=has_file,
+    )
     if isinstance(gateway, EnvoySupervisor) or not membership.gateway_secret:
-        return (membership,)
+        return membership, controller
     from headrace.control.kubernetes.fallback import GatewayFallback  # noqa: PLC0415  # few have one
 
     name = membership.gateway_secret
-    return membership, GatewayFallback(api=membership.api, name=name, read=gateway.accepted)
+    fallback = GatewayFallback(api=membership.api, name=name, read=gateway.accepted)
+    return membership, controller, fallback
 
 
 def _usable(settings: ControlSettings, stored: Mapping[str, Any]) -> ControlSettings:

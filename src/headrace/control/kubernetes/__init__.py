@@ -1,11 +1,10 @@
-"""Replicas as pods: Kubernetes objects and their reconciler. Imports `reconcile` and below.
+"""Replicas as pods: Kubernetes objects, their reconciler, and the resource `Endpoint`.
 
 `objects_of` and its helpers are pure, and also render charts and manifests; the driver is imported
 only where it is configured.
 """
 
 from headrace.control.kubernetes.api import role_rules
-from headrace.control.kubernetes.crd import endpoint_definition
 from headrace.control.kubernetes.manifests import objects_of, settings_in
 from headrace.control.kubernetes.names import (
     InstallationName,
@@ -18,7 +17,6 @@ from headrace.control.kubernetes.names import (
 __all__ = [
     "InstallationName",
     "OwnerObject",
-    "endpoint_definition",
     "labels_of",
     "name_of",
     "objects_of",

@@ -14,7 +14,14 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
 import headrace
-from headrace.control.kubernetes.names import FIELD_MANAGER, Object
+from headrace.control.kubernetes.names import (
+    FIELD_MANAGER,
+    GROUP,
+    RESOURCE,
+    RESOURCE_PLURAL,
+    RESOURCE_VERSION,
+    Object,
+)
 from headrace.core import (
     ConflictError,
     FailedPreconditionError,
@@ -185,11 +192,18 @@ RESOURCES: Final = {
         ),
         Resource(kind="EndpointSlice", api_version="discovery.k8s.io/v1", plural="endpointslices"),
         Resource(kind="Lease", api_version="coordination.k8s.io/v1", plural="leases"),
+        Resource(kind="Event", api_version="v1", plural="events"),
+        Resource(
+            kind=RESOURCE,
+            api_version=f"{GROUP}/{RESOURCE_VERSION}",
+            plural=RESOURCE_PLURAL,
+            is_optional=True,
+        ),
         Resource(kind="Secret", api_version="v1", plural="secrets"),
         Resource(kind="ServiceAccount", api_version="v1", plural="serviceaccounts"),
     )
 }
-_UNWATCHED: Final = {"Lease", "Secret", "ServiceAccount"}
+_UNWATCHED: Final = {"Lease", "Secret", "ServiceAccount", "Event", RESOURCE}
 WATCHED: Final = tuple(kind for kind in RESOURCES if kind not in _UNWATCHED)
 """Kinds that decisions depend on."""
 _MANAGED: Final = ("get", "list", "watch", "create", "patch", "delete")
@@ -211,6 +225,9 @@ def role_rules(autoscaler: Autoscaler | None = None, gateway_secret: str = "") -
         ("", ["pods"], ("list", "watch", "patch")),
         ("discovery.k8s.io", ["endpointslices"], ("list", "watch")),
         ("coordination.k8s.io", ["leases"], ("get", "create", "update")),
+        (GROUP, [RESOURCE_PLURAL], ("list", "watch", "patch")),
+        (GROUP, [f"{RESOURCE_PLURAL}/status"], ("patch",)),
+        ("", ["events"], ("create", "patch")),
         ("", ["serviceaccounts"], ("get",)),  # an owner of our objects
     ]
     if autoscaler in {None, Autoscaler.HPA}:
@@ -362,14 +379,21 @@ class ClusterApi:
         except (httpx2.HTTPError, httpx2.StreamError, ValueError) as error:
             raise _no_answer(f"watch {kind}", error) from error
 
-    async def apply(self, manifest: Object, *, force: bool, manager: str = FIELD_MANAGER) -> Object:
+    async def apply(
+        self,
+        manifest: Object,
+        *,
+        force: bool,
+        manager: str = FIELD_MANAGER,
+        subresource: str = "",
+    ) -> Object:
         """Apply a manifest on the server side; return the resulting object.
 
         Raises:
             ObjectChangedError: Another manager owns a field of `manifest`, and `force` is off.
         """
         params = {"fieldManager": manager, "force": "true" if force else "false"}
-        name = manifest["metadata"]["name"]
+        name = "/".join(filter(None, (manifest["metadata"]["name"], subresource)))
         return await self._request(
             "PATCH", manifest["kind"], name, params=params, body=manifest, content_type=_APPLY
         )

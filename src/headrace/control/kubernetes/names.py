@@ -11,6 +11,13 @@ from headrace.core import InvalidArgumentError
 from headrace.core.gateways import MAX_BEHIND_S
 
 FIELD_MANAGER: Final = "headrace"
+GROUP: Final = "headrace.dev"
+"""API group of the resource that defines endpoints."""
+RESOURCE: Final = "Endpoint"
+RESOURCE_VERSION: Final = "v1alpha1"
+RESOURCE_PLURAL: Final = "endpoints"
+FINALIZER: Final = "headrace.dev/endpoint"
+"""Keeps a deleted resource until its endpoint is removed."""
 MANAGED_BY: Final = "app.kubernetes.io/managed-by"
 INSTANCE: Final = "app.kubernetes.io/instance"
 COMPONENT: Final = "app.kubernetes.io/component"

@@ -216,6 +216,8 @@ class Watches:
     collector does."""
     kinds: tuple[str, ...] = WATCHED
     error: str = ""
+    lacking: set[str] = field(default_factory=set)
+    """Optional kinds that the cluster lacks, or to which it denies access."""
     _synced: set[str] = field(default_factory=set)
     _tasks: dict[str, asyncio.Task[None]] = field(default_factory=dict)
     _group: asyncio.TaskGroup | None = None
@@ -248,6 +250,7 @@ class Watches:
             try:
                 listed = await self.api.list(kind, self.selector)
                 self.cluster.replace_all(kind, listed.items, listed.version)
+                self.lacking.discard(kind)
                 self._synced.add(kind)
                 self.error, failures, version = "", 0, listed.version
                 self.on_change()
@@ -267,6 +270,7 @@ class Watches:
                 if is_refused and RESOURCES[kind].is_optional:
                     # The cluster lacks the kind or denies access: then none of its objects is ours.
                     self.cluster.replace_all(kind, ())
+                    self.lacking.add(kind)
                     if kind not in self._synced:
                         self._synced.add(kind)
                         self.on_change()

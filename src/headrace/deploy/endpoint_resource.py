@@ -1,20 +1,23 @@
 """CustomResourceDefinition of `Endpoint`, generated from the models of the spec file.
 
-A structural schema has no references, unions and closed objects: unions of one type are merged, and
-a field of several types takes any value. The control plane then checks it against the spec's models.
+A structural schema has no references, unions and closed objects: unions of one type are merged,
+and a field of several types takes any value. The control plane checks it when it applies it.
 """
 
 from collections.abc import Mapping
 from typing import Any, Final
 
-from headrace.control.kubernetes.names import Object
+from headrace.control.kubernetes.names import (
+    GROUP,
+    RESOURCE,
+    RESOURCE_PLURAL,
+    RESOURCE_VERSION,
+    Object,
+)
 from headrace.core.spec.base import model_of
 from headrace.core.spec.kubernetes import PodsSpec
 from headrace.core.spec.models import FULL_WEIGHT, EndpointSpec
 
-GROUP: Final = "headrace.dev"
-VERSION: Final = "v1alpha1"
-PLURAL: Final = "endpoints"
 _MAX_NAME: Final = 128
 _KEPT: Final = frozenset(
     {"description", "type", "enum", "required", "pattern", "minimum", "maximum", "minLength"}
@@ -72,7 +75,8 @@ def structural(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> Obj
         if len(kinds) < len(choices):
             merged["nullable"] = True
         return merged | _described(schema)
-    result: Object = {key: value for key, value in schema.items() if key in _KEPT}
+    result: Object = {} if "type" in schema else dict(_ANY)
+    result |= {key: value for key, value in schema.items() if key in _KEPT}
     if "const" in schema:
         result["enum"] = [schema["const"]]
     for key, bound in (("exclusiveMinimum", "minimum"), ("exclusiveMaximum", "maximum")):
@@ -88,8 +92,6 @@ def structural(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> Obj
         result["additionalProperties"] = values
     if schema.get("type") == "array":
         result["items"] = structural(schema.get("items", {}), definitions)
-    if "type" not in result:
-        result |= _ANY
     return result | _described(schema)
 
 
@@ -216,21 +218,21 @@ def endpoint_definition() -> Object:
     return {
         "apiVersion": "apiextensions.k8s.io/v1",
         "kind": "CustomResourceDefinition",
-        "metadata": {"name": f"{PLURAL}.{GROUP}"},
+        "metadata": {"name": f"{RESOURCE_PLURAL}.{GROUP}"},
         "spec": {
             "group": GROUP,
             "scope": "Namespaced",
             "names": {
-                "kind": "Endpoint",
-                "listKind": "EndpointList",
+                "kind": RESOURCE,
+                "listKind": f"{RESOURCE}List",
                 "singular": "endpoint",
-                "plural": PLURAL,
+                "plural": RESOURCE_PLURAL,
                 "shortNames": ["hrep"],
                 "categories": ["headrace"],
             },
             "versions": [
                 {
-                    "name": VERSION,
+                    "name": RESOURCE_VERSION,
                     "served": True,
                     "storage": True,
                     "subresources": {
