@@ -7,7 +7,7 @@ the number of pods, and the deletion cost of pods.
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
@@ -114,9 +114,23 @@ class Handover:
 
 def decide(inputs: DecisionInputs, cache: ManifestCache | None = None) -> ReconcileDecision:
     """Return the actions to take now; none if there is nothing to do before the next event."""
-    cache = ManifestCache() if cache is None else cache
+    steps = deciding(inputs, ManifestCache() if cache is None else cache)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            decision: ReconcileDecision = end.value
+            return decision
+
+
+def deciding(
+    inputs: DecisionInputs, cache: ManifestCache
+) -> Generator[None, None, ReconcileDecision]:
+    """Decide; yield after each endpoint, so that a caller can do other work in between."""
     aimed, handovers = sized(inputs, cache)
+    yield
     candidates = prospects_of(aimed, inputs.observed, cache.memo)
+    yield
     routes = tuple(prospect.route for prospect in candidates)
     retained = frozenset(name for prospect in candidates for name in prospect.retained)
     step = _Step(inputs=inputs, cache=cache, routes=routes, retained=retained, handovers=handovers)
@@ -127,6 +141,7 @@ def decide(inputs: DecisionInputs, cache: ManifestCache | None = None) -> Reconc
                 step.note_hosted(endpoint, arm, pools.get(POOL_PREFIX + arm.revision.pool))
             elif arm.revision.upstream is None:
                 step.keep(endpoint, arm)
+        yield
     roll = step.roll()
     step.remove_others()
     is_due = routes != inputs.observed.published or not inputs.is_confirmed
@@ -256,14 +271,15 @@ class _Step:
     problems: dict[tuple[str, str], str] = field(default_factory=dict)
     _wanted: set[str] = field(default_factory=set)
     _arms: set[tuple[str, str]] = field(default_factory=set)
-    _created_for: dict[Key, str] = field(default_factory=dict)
+    _names: dict[str, str] = field(default_factory=dict)
+    """Revision ids by the name of their objects."""
     _changes: list[PodChange] = field(default_factory=list)
     _busy: frozenset[str] = frozenset()
     _pods: dict[str, list[Pod]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._busy = self.inputs.observed.routed_addresses() | addresses_of(self.routes)
-        for pod in pods_in(self.inputs.cluster, self.inputs.installation):
+        for pod in pods_in(self.inputs.cluster, self.inputs.installation, self.cache.decoded):
             self._pods.setdefault(pod.metadata.label(REVISION), []).append(pod)
 
     def keep(self, endpoint: DesiredEndpoint, arm: DesiredArm) -> None:
@@ -278,9 +294,31 @@ class _Step:
         except HeadraceError as error:
             self.problems[endpoint.name, arm.key] = str(error)
             return
-        problems = self._bring_about(manifests, arm, self.handovers.get((endpoint.name, arm.key)))
+        key, name = (endpoint.name, arm.key), manifests.objects[0]["metadata"]["name"]
+        handover = self.handovers.get(key)
+        pods = self._pods.get(arm.revision.id[:12], [])
+        facts = (
+            manifests,
+            handover,
+            self.inputs.is_confirmed,
+            [self.inputs.cluster.find(kind, name) for kind in KINDS],
+            pods,
+            [pod.metadata.name in self.retained for pod in pods],
+            [self._is_busy(pod) for pod in pods],
+        )
+        if self._names.setdefault(name, arm.revision.id) != arm.revision.id:
+            self.problems[key] = (
+                f"another revision's objects are called {name} too: rename the endpoint"
+            )
+            return
+        if self.cache.is_settled(key, facts):
+            return
+        before = len(self.actions), len(self._changes)
+        problems = self._bring_about(manifests, arm, handover)
         if problems:
-            self.problems[endpoint.name, arm.key] = "; ".join(dict.fromkeys(problems))
+            self.problems[key] = "; ".join(dict.fromkeys(problems))
+        is_settled = not problems and before == (len(self.actions), len(self._changes))
+        self.cache.settle(key, facts if is_settled else None)
 
     def note_hosted(
         self, endpoint: DesiredEndpoint, arm: DesiredArm, pool: DesiredEndpoint | None
@@ -301,16 +339,7 @@ class _Step:
     ) -> list[str]:
         """Create and correct an arm's objects; return the problems."""
         name = manifests.objects[0]["metadata"]["name"]
-        # Delete our obsolete scalers before we set the number of replicas ourselves.
-        kinds = {manifest["kind"] for manifest in manifests.objects}
-        scalers = [self.inputs.cluster.find(kind, name) for kind in SCALERS if kind not in kinds]
-        orphans = [
-            DeleteObject(live=scaler, why="another autoscaler manages the replicas")
-            for scaler in scalers
-            if scaler is not None
-            and is_ours(scaler, self.inputs.installation)
-            and not is_leaving(scaler)
-        ]
+        orphans = self._orphaned_scalers(manifests)
         self.actions += orphans
         problems = []
         config_actions: list[Action] = []  # pods read it at start: change both together
@@ -319,18 +348,15 @@ class _Step:
         for manifest in adjusted(manifests.objects, handover, missing):
             key = key_of(manifest)
             live = self.inputs.cluster.find(*key)
-            problem = self._obstacle(key, live, arm)
             if key in self.inputs.failing:
                 problems.append(self.inputs.failing[key])
-            if problem:
-                problems.append(problem)
+            if live is not None and not is_ours(live, self.inputs.installation):
+                problems.append(foreign(key))
             elif live is None:
                 if key[0] in SCALERS and self._is_counted_by_us(name):
                     continue  # never two scalers: wait for the Deployment
-                created = manifest
-                if key[0] == "Deployment":
-                    count = manifests.replicas if handover is None else handover.minimum
-                    created = with_spec(manifest, replicas=count)
+                count = manifests.replicas if handover is None else handover.minimum
+                created = with_spec(manifest, replicas=count if key[0] == "Deployment" else None)
                 self.actions.append(ApplyObject(manifest=created, why="it does not exist"))
             elif is_leaving(live):
                 continue  # created again when it is gone
@@ -351,13 +377,18 @@ class _Step:
         self.actions += config_actions
         return problems
 
-    def _obstacle(self, key: Key, live: Object | None, arm: DesiredArm) -> str:
-        """Return why an object cannot be created or corrected; empty if it can."""
-        if self._created_for.setdefault(key, arm.revision.id) != arm.revision.id:
-            return f"another revision's {key[0]} is called {key[1]} too: rename the endpoint"
-        if live is not None and not is_ours(live, self.inputs.installation):
-            return foreign(key)
-        return ""
+    def _orphaned_scalers(self, manifests: Manifests) -> list[Action]:
+        """Return deletions of scalers that are not desired: they go before we set `replicas`."""
+        name = manifests.objects[0]["metadata"]["name"]
+        kinds = {manifest["kind"] for manifest in manifests.objects}
+        scalers = [self.inputs.cluster.find(kind, name) for kind in SCALERS if kind not in kinds]
+        return [
+            DeleteObject(live=scaler, why="another autoscaler manages the replicas")
+            for scaler in scalers
+            if scaler is not None
+            and is_ours(scaler, self.inputs.installation)
+            and not is_leaving(scaler)
+        ]
 
     def _corrected(self, manifest: Object, live: Object) -> list[Action]:
         paths = self._differences(manifest, live)
@@ -482,7 +513,7 @@ class _Step:
 
     def remove_others(self) -> None:
         """Delete our objects that are no longer desired, once no request can reach them."""
-        self.cache.keep_only(self._arms, set(self._created_for))
+        self.cache.keep_only(self._arms, set(self._names))
         for live in self._unwanted():
             pods = self._pods.get(live["metadata"]["labels"].get(REVISION, ""), [])
             if live["kind"] in {"Deployment", *SCALERS}:
@@ -494,13 +525,17 @@ class _Step:
             if is_free:
                 self.actions.append(DeleteObject(live=live, why="it is no longer desired"))
 
-    def _unwanted(self) -> Iterator[Object]:
-        for kind in KINDS:
-            for live in self.inputs.cluster.of_kind(kind):
-                label = (live["metadata"].get("labels") or {}).get(REVISION, "")
-                is_old = label and label not in self._wanted and not is_leaving(live)
-                if is_old and is_ours(live, self.inputs.installation):
-                    yield live
+    def _unwanted(self) -> list[Object]:
+        unwanted = [
+            live
+            for (kind, _), live in self.inputs.cluster.objects.items()
+            if kind in KINDS
+            and (label := (live["metadata"].get("labels") or {}).get(REVISION, ""))
+            and label not in self._wanted
+            and not is_leaving(live)
+            and is_ours(live, self.inputs.installation)
+        ]
+        return sorted(unwanted, key=lambda live: (KINDS.index(live["kind"]), key_of(live)))
 
     def _is_needed(self, pod: Pod) -> bool:
         return _counts(pod) and (pod.metadata.name in self.retained or self._is_busy(pod))

@@ -14,6 +14,7 @@ import msgspec
 from headrace.control.kubernetes.manifests import revision_objects
 from headrace.control.kubernetes.names import APPLIED, InstallationName, Object
 from headrace.control.kubernetes.pods import quantity
+from headrace.control.kubernetes.replicas import DecodedObjects
 from headrace.control.kubernetes.snapshot import Key, key_of
 from headrace.control.model.desired import DesiredArm, DesiredEndpoint
 from headrace.control.reconcile.plan import Memo
@@ -42,14 +43,14 @@ def differences(desired: object, live: object) -> list[str]:
 
 
 def _differences(desired: object, live: object, path: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    if desired == live:  # most parts are: this comparison is the fastest
+        return
     name = path[-1] if path else ""
-    if isinstance(desired, Mapping) and isinstance(live, Mapping) and name not in _ATOMIC:
+    if isinstance(desired, dict) and isinstance(live, dict) and name not in _ATOMIC:
         for key, value in desired.items():
-            if key in live:
-                yield from _differences(value, live[key], (*path, str(key)))
-            elif value not in ("", [], {}):  # servers omit empty values
-                yield (*path, str(key))
-    elif isinstance(desired, list | tuple) and isinstance(live, list | tuple):
+            if key in live or value not in ("", [], {}):  # servers omit empty values
+                yield from _differences(value, live.get(key), (*path, str(key)))
+    elif isinstance(desired, list) and isinstance(live, list):
         desired_items, live_items = _by_identity(name, desired), _by_identity(name, live)
         if name not in _ITEM_KEYS and len(desired_items) != len(live_items):
             yield path
@@ -60,9 +61,7 @@ def _differences(desired: object, live: object, path: tuple[str, ...]) -> Iterat
                 yield from _differences(item, live_items[identity], item_path)
             else:
                 yield item_path
-    elif desired != live and not (
-        _QUANTITIES & {*path[-2:]} and quantity(desired) == quantity(live)
-    ):
+    elif not (_QUANTITIES & {*path[-2:]} and quantity(desired) == quantity(live)):
         yield path
 
 
@@ -72,7 +71,7 @@ def _by_identity(name: str, items: Sequence[object]) -> dict[tuple[object, ...],
     by_identity: dict[tuple[object, ...], object] = {}
     for position, item in enumerate(items):
         identity: tuple[object, ...] = (position,)
-        if isinstance(item, Mapping):
+        if isinstance(item, dict):
             keys = next((keys for keys in choices if keys[0] in item), ())
             identity = tuple(item.get(key) for key in keys) or identity
         by_identity[identity] = item
@@ -90,9 +89,10 @@ class Manifests:
 
 @dataclass(slots=True)
 class ManifestCache:
-    """Manifests by arm, their differences from live objects, and the planner's memo."""
+    """Manifests by arm, their differences from live objects, decoded pods, the planner's memo."""
 
     memo: Memo = field(default_factory=Memo)
+    decoded: DecodedObjects = field(default_factory=DecodedObjects)
     _manifests: dict[
         tuple[str, str], tuple[DesiredEndpoint, KubernetesSpec, InstallationName, Manifests]
     ] = field(default_factory=dict)
@@ -100,6 +100,8 @@ class ManifestCache:
         str, tuple[DesiredEndpoint, tuple[tuple[int, int | None], ...], DesiredEndpoint]
     ] = field(default_factory=dict)
     _compared: dict[Key, tuple[Object, Object, tuple[str, ...]]] = field(default_factory=dict)
+    _settled: dict[tuple[str, str], tuple[object, ...]] = field(default_factory=dict)
+    """What was compared of arms that needed no action."""
 
     def manifests(
         self,
@@ -155,13 +157,25 @@ class ManifestCache:
         self._compared[key] = (manifest, live, paths)
         return paths
 
-    def keep_only(self, arms: set[tuple[str, str]], keys: set[Key]) -> None:
+    def is_settled(self, arm: tuple[str, str], facts: tuple[object, ...]) -> bool:
+        """Whether an arm needed no action when it was compared with the same facts."""
+        return self._settled.get(arm) == facts
+
+    def settle(self, arm: tuple[str, str], facts: tuple[object, ...] | None) -> None:
+        """Record the facts of an arm that needs no action; None for one that does."""
+        if facts is None:
+            self._settled.pop(arm, None)
+        else:
+            self._settled[arm] = facts
+
+    def keep_only(self, arms: set[tuple[str, str]], names: set[str]) -> None:
         """Drop entries that are no longer desired."""
         for arm in self._manifests.keys() - arms:
             del self._manifests[arm]
+            self._settled.pop(arm, None)
         for name in self._resized.keys() - {endpoint for endpoint, _ in arms}:
             del self._resized[name]
-        for key in self._compared.keys() - keys:
+        for key in [key for key in self._compared if key[1] not in names]:
             del self._compared[key]
 
 

@@ -19,7 +19,7 @@ from headrace.control.base.faults import LOOP, Faults, write_events
 from headrace.control.base.journal import ChangeSignal, Emit, discard_events, wait_for
 from headrace.control.gateway.routes import RoutePublisher
 from headrace.control.kubernetes.api import DURATION_BOUNDS_S, ClusterApi
-from headrace.control.kubernetes.decide import DecisionInputs, ReconcileDecision, decide
+from headrace.control.kubernetes.decide import DecisionInputs, ReconcileDecision, deciding
 from headrace.control.kubernetes.executor import Action, ActionExecutor, is_current
 from headrace.control.kubernetes.manifest_cache import ManifestCache
 from headrace.control.kubernetes.manifests import settings_in
@@ -30,7 +30,7 @@ from headrace.control.kubernetes.names import (
     instance_selector,
 )
 from headrace.control.kubernetes.pods import hosted_settings
-from headrace.control.kubernetes.replicas import pods_in, replicas_of, slices_in
+from headrace.control.kubernetes.replicas import EndpointSlice, Pod, pods_in, replicas_of
 from headrace.control.kubernetes.rolling import Roll, roll_events
 from headrace.control.kubernetes.snapshot import ClusterSnapshot, OwnerLookup, Watches
 from headrace.control.local.sandbox import Isolation
@@ -51,6 +51,9 @@ _LOG: Final = logging.getLogger("headrace.control")
 _SHORT_INTERVAL_S: Final = 1.0
 _RECHECK_INTERVAL_S: Final = 30.0
 _LONGEST_PAUSE_S: Final = 0.5
+_PAUSES_PER_STEP: Final = 3.0
+_SLICE_S: Final = 0.02
+_RECORD_INTERVAL_S: Final = 1.0
 _ROUTES_KEY: Final = "routes.json.gz"
 _MAX_RECORD_BYTES: Final = 1_000_000
 
@@ -89,6 +92,8 @@ class KubernetesReconciler:
     _problems: dict[tuple[str, str], str] = field(default_factory=dict)
     _roll: Roll = field(default_factory=Roll)
     _cache: ManifestCache = field(default_factory=ManifestCache)
+    _read: tuple[list[Pod], list[EndpointSlice], frozenset[str]] | None = None
+    """What `replicas` was computed from."""
     _knows_routes: bool = False
     _doubts: int = 0
     """Number of reasons to read the owners: Kubernetes deletes objects of owners of the past."""
@@ -98,6 +103,7 @@ class KubernetesReconciler:
     _owners_task: asyncio.Task[None] | None = None
     _retry_at: float = 0.0
     _step_s: Histogram = field(default_factory=lambda: Histogram(DURATION_BOUNDS_S))
+    _recorded_at: float = -_RECORD_INTERVAL_S
     _next_serial: int = 1
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
     _group: asyncio.TaskGroup | None = None
@@ -206,8 +212,9 @@ class KubernetesReconciler:
                     await self.step()
                 self._step_s.observe(self.clock.monotonic() - started)
                 # With thousands of endpoints a step takes long, and pod events come in bursts:
-                # other tasks get as much time as the step took, then one step sees all events.
-                await asyncio.sleep(min(self.clock.monotonic() - started, _LONGEST_PAUSE_S))
+                # other tasks get several times what the step took, then one step sees all events.
+                pause_s = _PAUSES_PER_STEP * (self.clock.monotonic() - started)
+                await asyncio.sleep(min(pause_s, _LONGEST_PAUSE_S))
                 await self._wait_due(started)
 
     async def step(self) -> None:
@@ -223,7 +230,7 @@ class KubernetesReconciler:
         is_read = self._owners_task is None or self._owners_task.done()
         if is_read and self.clock.monotonic() >= self._owners_at:
             self._owners_task = self._group.create_task(self._read_owners())
-        decision = decide(self._inputs(), self._cache)
+        decision = await self._decide()
         self._note(decision)
         for action in decision.actions:
             if isinstance(action, PublishRoutes):
@@ -232,10 +239,26 @@ class KubernetesReconciler:
         may_own = self._settled == self._doubts and not self.owners.all_missing
         self.executor.submit(others if may_own else (), self._group)
 
+    async def _decide(self) -> ReconcileDecision:
+        """Decide in slices: the first step of a leader over thousands of endpoints takes seconds.
+
+        Other tasks run in between, such as the renewal of the lease.
+        """
+        steps, started = deciding(self._inputs(), self._cache), self.clock.monotonic()
+        while True:
+            try:
+                next(steps)
+            except StopIteration as end:
+                decision: ReconcileDecision = end.value
+                return decision
+            if self.clock.monotonic() - started > _SLICE_S:
+                await asyncio.sleep(0)
+                started = self.clock.monotonic()
+
     def _inputs(self) -> DecisionInputs:
         return DecisionInputs(
             desired=self.desired,
-            cluster=self.cluster,
+            cluster=replace(self.cluster, objects=dict(self.cluster.objects)),
             observed=self.observed(),
             installation=self.installation,
             settings=self._settings,
@@ -247,14 +270,19 @@ class KubernetesReconciler:
 
     def _observe(self) -> None:
         """Read the replicas from the snapshot's pods."""
-        now = self.clock.monotonic()
+        pods = pods_in(self.cluster, self.installation, self._cache.decoded)
+        slices = self._cache.decoded.of_kind(self.cluster, EndpointSlice)
+        routed = self.observed().routed_addresses()
+        if (pods, slices, routed) == self._read:
+            return
+        self._read = pods, slices, routed
         replicas = replicas_of(
-            pods_in(self.cluster, self.installation),
-            slices_in(self.cluster),
+            pods,
+            slices,
             self.replicas,
-            routed=self.observed().routed_addresses(),
+            routed=routed,
             next_serial=self._next_serial,
-            now=now,
+            now=self.clock.monotonic(),
         )
         if replicas == self.replicas:
             return
@@ -334,7 +362,13 @@ class KubernetesReconciler:
         self._wake.set()
 
     async def _record(self, routes: tuple[EndpointRoute, ...]) -> None:
-        """Store the routes in force: nothing is removed before the next leader can read them."""
+        """Store the routes in force: nothing is removed before the next leader can read them.
+
+        Routes that change meanwhile wait, so that hundreds of new pods make few records.
+        """
+        now = self.clock.monotonic()
+        await asyncio.sleep(max(self._recorded_at + _RECORD_INTERVAL_S - now, 0.0))
+        self._recorded_at = self.clock.monotonic()
         if self.is_leader():
             await self.api.apply(record_of(routes, installation=self.installation), force=True)
 

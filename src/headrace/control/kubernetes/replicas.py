@@ -6,7 +6,7 @@ reason why it is not has the form of a local process's end.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
 import msgspec
@@ -19,10 +19,9 @@ from headrace.control.kubernetes.names import (
     Object,
 )
 from headrace.control.kubernetes.pods import CONTAINER, FETCHER, HTTP_PORT
-from headrace.control.kubernetes.snapshot import ClusterSnapshot
+from headrace.control.kubernetes.snapshot import ClusterSnapshot, Key, key_of
 from headrace.control.model.observed import MANY_FAILURES, Replica, ReplicaPhase, exit_reason
 
-T = TypeVar("T")
 _NEEDS_HELP: Final = frozenset(
     {"ImagePullBackOff", "InvalidImageName", "CreateContainerConfigError", "CreateContainerError"}
 )
@@ -34,6 +33,9 @@ _MAX_SIGNALS: Final = 64
 
 class ObjectPart(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """A part of an object."""
+
+
+T = TypeVar("T", bound=ObjectPart)
 
 
 class OwnerReference(ObjectPart, frozen=True):
@@ -211,30 +213,47 @@ class EndpointSlice(ObjectPart, frozen=True):
         return next((port.port for port in self.ports or () if port.name == "http"), None)
 
 
-def _read(kind: type[T], live: Object) -> T | None:
-    """Return `live` decoded; None if it is invalid: one bad object must not block the others."""
-    try:
-        return msgspec.convert(live, kind)
-    except msgspec.ValidationError:
-        return None
+@dataclass(slots=True)
+class DecodedObjects:
+    """Decoded pods and EndpointSlices: few of thousands change between two steps."""
+
+    _known: dict[Key, tuple[Object, ObjectPart | None]] = field(default_factory=dict)
+
+    def of_kind(self, cluster: ClusterSnapshot, type_: type[T]) -> list[T]:
+        """Return the objects of a kind; one invalid object does not block the others."""
+        kind = type_.__name__
+        known: dict[Key, tuple[Object, ObjectPart | None]] = {}
+        for live in cluster.of_kind(kind):
+            key = key_of(live)
+            cached = self._known.get(key)
+            if cached is None or cached[0] is not live:
+                cached = live, self._decoded(live, type_)
+            known[key] = cached
+        for key in [key for key in self._known if key[0] == kind and key not in known]:
+            del self._known[key]
+        self._known.update(known)
+        return [part for _, part in known.values() if isinstance(part, type_)]
+
+    @staticmethod
+    def _decoded(live: Object, type_: type[T]) -> T | None:
+        try:
+            return msgspec.convert(live, type_)
+        except msgspec.ValidationError:
+            return None
 
 
-def pods_in(cluster: ClusterSnapshot, installation: InstallationName) -> list[Pod]:
+def pods_in(
+    cluster: ClusterSnapshot,
+    installation: InstallationName,
+    decoded: DecodedObjects | None = None,
+) -> list[Pod]:
     """Return the pods of our Deployments' ReplicaSets, because any pod may have our labels."""
-    pods = (_read(Pod, live) for live in cluster.of_kind("Pod"))
     return [
         msgspec.structs.replace(pod, is_ending=True) if pod.metadata.uid in cluster.ending else pod
-        for pod in pods
-        if pod is not None
-        and (owner := pod.metadata.controller) is not None
+        for pod in (decoded or DecodedObjects()).of_kind(cluster, Pod)
+        if (owner := pod.metadata.controller) is not None
         and owner.name.startswith(installation.instance)
     ]
-
-
-def slices_in(cluster: ClusterSnapshot) -> list[EndpointSlice]:
-    """Return the EndpointSlices in the snapshot."""
-    slices = (_read(EndpointSlice, live) for live in cluster.of_kind("EndpointSlice"))
-    return [parsed for parsed in slices if parsed is not None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

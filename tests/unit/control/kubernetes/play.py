@@ -17,7 +17,7 @@ from headrace.control.kubernetes.executor import (
 from headrace.control.kubernetes.manifest_cache import ManifestCache, with_spec
 from headrace.control.kubernetes.manifests import settings_in
 from headrace.control.kubernetes.names import InstallationName
-from headrace.control.kubernetes.replicas import pods_in, replicas_of, slices_in
+from headrace.control.kubernetes.replicas import EndpointSlice, pods_in, replicas_of
 from headrace.control.kubernetes.snapshot import ClusterSnapshot, Key, is_ours, key_of
 from headrace.control.model.desired import DesiredState
 from headrace.control.model.observed import Observed, Replica, addresses_of
@@ -61,8 +61,8 @@ class Play:
         for kind in kinds or WATCHED:
             self.cluster.replace_all(kind, self.store.of_kind(kind))
         self.replicas = replicas_of(
-            pods_in(self.cluster, self.installation),
-            slices_in(self.cluster),
+            pods_in(self.cluster, self.installation, self.drafts.decoded),
+            self.drafts.decoded.of_kind(self.cluster, EndpointSlice),
             self.replicas,
             routed=self.observed().routed_addresses(),
             next_serial=self.serial,
