@@ -9,7 +9,6 @@ import math
 from collections import defaultdict
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Final
 
 import msgspec
@@ -65,9 +64,6 @@ from headrace.gateway import EndpointRoute
 
 KINDS: Final = ("ConfigMap", "Service", "PodDisruptionBudget", "Deployment", *SCALERS)
 """Kinds that we create; scalers are created and deleted independently."""
-TRUCE_S: Final = 300.0
-"""How long the count of an autoscaler that is not ours is accepted: two autoscalers that correct
-each other make and end pods at each correction."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,7 +93,7 @@ class DecisionInputs:
     mutated: Mapping[Key, frozenset[str]] = field(default_factory=dict)
     """Fields that the cluster itself changes whenever we apply an object."""
     now: float = 0.0
-    """Unix seconds, which the times of field managers are compared with."""
+    """Monotonic seconds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,7 +167,7 @@ def sized(inputs: DecisionInputs, cache: ManifestCache) -> tuple[DesiredState, H
         deployment = deployments.get(arm.revision.id[:12])
         current = 1 if deployment is None else _replicas(deployment)
         if not is_scaled_elsewhere(endpoint, inputs.settings):
-            is_theirs = deployment is not None and is_contested(deployment, now=inputs.now)
+            is_theirs = deployment is not None and cache.accepts(deployment, now=inputs.now)
             return current if is_theirs else arm.replicas, arm.required
         name = endpoint.name
         handover = handover_of(endpoint, arm, ready.get(name, ()), routes.get(name))
@@ -224,22 +220,6 @@ def handover_of(
     # Until routes change, the arm may have more requests than its weight says.
     minimum, maximum = bounds_of(endpoint.autoscale, max(arm.weight, current))
     return Handover(required=required, minimum=max(minimum, required), maximum=maximum)
-
-
-def is_contested(deployment: Object, *, now: float) -> bool:
-    """Whether an autoscaler that is not ours set `replicas` against us in the last `TRUCE_S`.
-
-    Autoscalers write through the subresource `scale`. `kubectl scale` does so too, and once.
-    """
-    if owns_replicas(deployment):
-        return False
-    return any(
-        entry.get("subresource") == "scale"
-        and not entry.get("manager", "").startswith("kubectl")
-        and "f:replicas" in ((entry.get("fieldsV1") or {}).get("f:spec") or {})
-        and now - datetime.fromisoformat(entry["time"]).timestamp() < TRUCE_S
-        for entry in deployment["metadata"].get("managedFields") or ()
-    )
 
 
 def shortage(deployment: Object | None, pods: Sequence[Pod]) -> int:
@@ -423,10 +403,10 @@ class _Step:
             # At 0 replicas an HPA is disabled, and no pod would ever start.
             actions.append(YieldReplicas(manifest=manifest, replicas=max(current, 1)))
         else:
-            is_contested_now = is_contested(live, now=self.inputs.now) and not is_scaled
+            is_theirs = self.cache.accepts(live, now=self.inputs.now) and not is_scaled
             if is_scaled:
                 count = current
-            elif manifests.replicas is not None and not is_contested_now:
+            elif manifests.replicas is not None and not is_theirs:
                 count = self._count(arm, current)
             differs = [*paths]
             if is_scaled and not owns_replicas(live):
@@ -440,7 +420,7 @@ class _Step:
         refused = condition_message(live, "ReplicaFailure", "True")  # such as a quota
         problems = [f"the cluster refuses its pods: {refused}"] if refused else []
         problems += filter(None, [self._stuck(live, arm)])
-        if manifests.replicas is not None and is_contested(live, now=self.inputs.now):
+        if manifests.replicas is not None and self.cache.accepts(live, now=self.inputs.now):
             problems.append(
                 f"another autoscaler sets its replicas to {current}, and not to {arm.replicas}: "
                 "remove that autoscaler, or set kubernetes.autoscaler"

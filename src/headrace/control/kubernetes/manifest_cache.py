@@ -15,7 +15,7 @@ from headrace.control.kubernetes.manifests import revision_objects
 from headrace.control.kubernetes.names import APPLIED, InstallationName, Object
 from headrace.control.kubernetes.pods import quantity
 from headrace.control.kubernetes.replicas import DecodedObjects
-from headrace.control.kubernetes.snapshot import Key, key_of
+from headrace.control.kubernetes.snapshot import Key, is_contested, key_of
 from headrace.control.model.desired import DesiredArm, DesiredEndpoint
 from headrace.control.reconcile.plan import Memo
 from headrace.core.spec.kubernetes import KubernetesSpec
@@ -34,6 +34,9 @@ _ITEM_KEYS: Final[Mapping[str, tuple[tuple[str, ...], ...]]] = {
 """Lists with map semantics, and the key fields of an item; the first present ones are used."""
 _ATOMIC: Final = frozenset({"selector", "labelSelector", "nodeSelector"})
 """Atomic maps: an added key is a difference."""
+TRUCE_S: Final = 300.0
+"""How long the count of an autoscaler that is not ours is accepted: two autoscalers that correct
+each other make and end pods at each correction."""
 _QUANTITIES: Final = frozenset({"requests", "limits", "averageValue"})
 
 
@@ -102,6 +105,8 @@ class ManifestCache:
     _compared: dict[Key, tuple[Object, Object, tuple[str, ...]]] = field(default_factory=dict)
     _settled: dict[tuple[str, str], tuple[object, ...]] = field(default_factory=dict)
     """What was compared of arms that needed no action."""
+    _truces: dict[str, float] = field(default_factory=dict)
+    """Ends of truces with other autoscalers, by the uid of the Deployment."""
 
     def manifests(
         self,
@@ -156,6 +161,17 @@ class ManifestCache:
         paths = tuple(differences(manifest, live))
         self._compared[key] = (manifest, live, paths)
         return paths
+
+    def accepts(self, deployment: Object, *, now: float) -> bool:
+        """Whether the count that another autoscaler gave a Deployment is accepted for now.
+
+        After `TRUCE_S` it is not, once, which shows whether that autoscaler still exists.
+        """
+        uid = str(deployment["metadata"].get("uid", ""))
+        if not is_contested(deployment):
+            self._truces.pop(uid, None)
+            return False
+        return now < self._truces.setdefault(uid, now + TRUCE_S)
 
     def is_settled(self, arm: tuple[str, str], facts: tuple[object, ...]) -> bool:
         """Whether an arm needed no action when it was compared with the same facts."""

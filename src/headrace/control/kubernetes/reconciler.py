@@ -265,7 +265,7 @@ class KubernetesReconciler:
             is_confirmed=self.publication.is_confirmed,
             failing=self.executor.problems(),
             mutated=self.executor.mutated,
-            now=self.clock.now(),
+            now=self.clock.monotonic(),
         )
 
     def _observe(self) -> None:

@@ -152,6 +152,19 @@ def owns_replicas(obj: Object) -> bool:
     )
 
 
+def is_contested(deployment: Object) -> bool:
+    """Whether an autoscaler that is not ours set `replicas` against us.
+
+    Autoscalers write through the subresource `scale`. `kubectl scale` does so too, and once.
+    """
+    return not owns_replicas(deployment) and any(
+        entry.get("subresource") == "scale"
+        and not entry.get("manager", "").startswith("kubectl")
+        and "f:replicas" in ((entry.get("fieldsV1") or {}).get("f:spec") or {})
+        for entry in deployment["metadata"].get("managedFields") or ()
+    )
+
+
 def condition_message(deployment: Object, type_: str, status: str) -> str:
     """Return the message of a Deployment's condition if it has this status; empty if not."""
     for condition in (deployment.get("status") or {}).get("conditions") or ():
