@@ -281,11 +281,11 @@ def test_we_count_again_only_after_the_hpa_is_gone() -> None:
     play.look()
     first = play.act()
 
-    assert [
-        action.__class__
-        for action in first.actions
-        if not isinstance(action, PublishRoutes | MarkPod)
-    ] == [DeleteObject, ApplyObject]
+    deleted, applied = (
+        action for action in first.actions if not isinstance(action, PublishRoutes | MarkPod)
+    )
+    assert isinstance(deleted, DeleteObject)
+    assert isinstance(applied, ApplyObject)
     assert play.store.get("Deployment", NAME)["spec"]["replicas"] == 3
     assert owns_replicas(play.store.get("Deployment", NAME)), "the HPA's count is not contested"
     play.settle()
