@@ -417,9 +417,11 @@ class _Step:
             if differs:
                 applied = with_spec(manifest, replicas=count)
                 actions.append(ApplyObject(manifest=applied, why=_differs(differs)))
+        failing, pods = self.inputs.failing, self._pods.get(arm.revision.id[:12], ())
+        pod_problems = [failing.get(("Pod", pod.metadata.name), "") for pod in pods]
         refused = condition_message(live, "ReplicaFailure", "True")  # such as a quota
         problems = [f"the cluster refuses its pods: {refused}"] if refused else []
-        problems += filter(None, [self._stuck(live, arm)])
+        problems += filter(None, [self._stuck(live, arm), *pod_problems])
         if manifests.replicas is not None and self.cache.accepts(live, now=self.inputs.now):
             problems.append(
                 f"another autoscaler sets its replicas to {current}, and not to {arm.replicas}: "

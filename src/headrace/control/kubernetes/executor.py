@@ -233,7 +233,8 @@ class ActionExecutor:
         for key in self._failures.keys() - first.keys() - self._running.keys():
             if self._failures[key].until <= now:
                 del self._failures[key]  # no action is necessary any more
-        self.cluster.ending &= {uid_of(live) for live in self.cluster.objects.values()}
+        if self.cluster.ending:
+            self.cluster.ending &= {uid_of(live) for live in self.cluster.objects.values()}
         self._start()
 
     def problems(self) -> dict[Key, str]:

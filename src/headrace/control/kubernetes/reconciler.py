@@ -354,7 +354,10 @@ class KubernetesReconciler:
             if is_changed:
                 self.installation = replace(self.installation, owners=self.owners.current)
             if is_changed and self.publication.published is not None:
-                await self._record(self.publication.published)
+                try:
+                    await self._record(self.publication.published)
+                except HeadraceError as error:  # the next publication records them
+                    _LOG.warning("cannot record the routes", extra={"error": str(error)})
             if self.owners.missing:
                 missing = ", ".join(self.owners.missing)
                 held = "; nothing is created or changed" if self.owners.all_missing else ""

@@ -251,6 +251,7 @@ class Watches:
         """List everything again, because the cluster's resource versions went back."""
         assert self._group is not None, "watches run"
         _LOG.warning("the cluster's resource versions went back; listing all objects again")
+        self.cluster.ending.clear()  # they may be back
         for kind, task in self._tasks.items():
             task.cancel()
             self._lose(kind, "the cluster's resource versions went back")

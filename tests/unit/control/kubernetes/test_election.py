@@ -1,10 +1,16 @@
-from dataclasses import dataclass
+import asyncio
+import json
+from dataclasses import dataclass, field
 
+import httpx2
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from headrace.control.kubernetes.api import ClusterApi, LeadershipLostError
 from headrace.control.kubernetes.election import (
     ElectionStep,
+    Elector,
     LeaseState,
     LeaseTimes,
     is_leading,
@@ -14,6 +20,8 @@ from headrace.control.kubernetes.election import (
     released,
 )
 from headrace.control.kubernetes.names import Object
+from headrace.core import SystemClock
+from headrace.testing import VirtualTimeLoop
 from tests.unit.control.kubernetes.states import PLACE
 
 TIMES = LeaseTimes(duration_s=15.0, margin_s=5.0, renew_s=2.0)
@@ -149,3 +157,75 @@ def test_never_do_two_lead_at_once(moves: list[tuple[str, str, float]]) -> None:
             server.write(who)
         leading = [one for one in candidates.values() if is_leading(one.renewed_at, TIMES, now=now)]
         assert len(leading) <= 1
+
+
+@dataclass
+class LeaseServer:
+    """Stores the Lease as an API server does."""
+
+    lease: Object | None = None
+    version: int = 10
+    requests: list[str] = field(default_factory=list)
+
+    async def answer(self, request: httpx2.Request) -> httpx2.Response:
+        self.requests.append(request.method)
+        if request.method == "GET" or (request.method == "PUT" and self.lease is None):
+            status = 404 if self.lease is None else 200
+            return httpx2.Response(status, json=self.lease or {})
+        new = json.loads(request.content)
+        known = new["metadata"].get("resourceVersion")
+        if (self.lease["metadata"]["resourceVersion"] if self.lease else None) != known:
+            return httpx2.Response(409, json={})
+        return httpx2.Response(200, json=self.store(new))
+
+    def store(self, new: Object) -> Object:
+        self.version += 1
+        metadata = {**new["metadata"], "uid": "u", "resourceVersion": str(self.version)}
+        self.lease = {**new, "metadata": metadata}
+        return self.lease
+
+
+@pytest.fixture
+def anyio_backend() -> tuple[str, dict[str, object]]:
+    return "asyncio", {"loop_factory": VirtualTimeLoop}
+
+
+def an_elector(server: LeaseServer) -> Elector:
+    http = httpx2.AsyncClient(base_url="http://api", transport=httpx2.MockTransport(server.answer))
+    api = ClusterApi(http=http, namespace="models")
+    return Elector(api=api, installation=PLACE, identity="a", clock=SystemClock(), times=TIMES)
+
+
+@pytest.mark.anyio
+async def test_a_leader_renews_with_one_request_and_creates_a_deleted_lease_again() -> None:
+    server = LeaseServer()
+    elector = an_elector(server)
+    running = asyncio.create_task(elector.run())
+    await asyncio.sleep(7.0)
+    assert server.requests == ["GET", "POST", "PUT", "PUT", "PUT"]
+    server.lease = None
+    await asyncio.sleep(2.0)
+
+    assert server.lease is not None
+    assert server.lease["spec"]["holderIdentity"] == "a"
+    assert elector.is_leading()
+    running.cancel()
+    await asyncio.wait({running})
+    await elector.resign()
+    assert server.lease["spec"]["holderIdentity"] == ""
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(("version", "is_restored"), [(5, True), (50, False)])
+async def test_a_leader_whose_lease_is_of_another_ends_and_says_why(
+    version: int, *, is_restored: bool
+) -> None:
+    server = LeaseServer()
+    running = asyncio.create_task(an_elector(server).run())
+    await asyncio.sleep(3.0)
+    server.version = version
+    server.store(a_lease("b"))
+
+    with pytest.raises(LeadershipLostError, match="b holds the lease now") as lost:
+        await running
+    assert ("put back to an earlier state" in str(lost.value)) is is_restored
