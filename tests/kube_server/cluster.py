@@ -263,13 +263,13 @@ class Cluster:
         return copy
 
     async def restore(self, copy: Path, *, bump_revisions: int = 0) -> None:
-        """Put the database back to a copy, as a naive operator does; the server is restarted.
+        """Put the database back to a copy; all parts are restarted, as controllers keep copies.
 
         With `bump_revisions` as etcd's documentation asks for: by `etcdutl snapshot restore`, with
-        later revisions than before, so that watches expire.
+        later revisions than before, so that watches expire. Else revisions go back.
         """
-        await self.kill("kube-apiserver")
-        await self.kill("etcd")
+        for part in reversed(PARTS):
+            await self.kill(part)
         shutil.rmtree(self.folder / "etcd")
         if bump_revisions:
             await run_program(
@@ -279,8 +279,8 @@ class Cluster:
             )
         else:
             shutil.copytree(copy, self.folder / "etcd")
-        await self.start("etcd")
-        await self.start("kube-apiserver")
+        for part in PARTS:
+            await self.start(part)
 
     async def compact(self) -> None:
         """Remove all but the latest version of each object from the database."""

@@ -303,7 +303,11 @@ class FakePod:
         if self.started_at:
             state = self._state()
             self.is_ready = state is State.READY
-            await self.kubelet.write_status(self.pod, self._status(state))
+            restarts = 5 if state in {State.CRASHING, State.OUT_OF_MEMORY} else 0
+            status = fake_status(
+                self.pod["spec"], state, self.address, started_at=self.started_at, restarts=restarts
+            )
+            await self.kubelet.write_status(self.pod, status)
 
     async def stop(self, grace_s: float) -> None:
         """End after a moment, or as late as it may."""
@@ -319,40 +323,44 @@ class FakePod:
         image = self.pod["spec"]["containers"][0]["image"]
         return next((state for key, state in states.items() if key in image), State.READY)
 
-    def _status(self, state: State) -> Object:
-        spec = self.pod["spec"]
-        started = {"running": {"startedAt": self.started_at}}
-        ended = {"exitCode": 0, "reason": "Completed", "finishedAt": now()}
-        wait = {"waiting": {"reason": "PodInitializing"}}
-        inits = [
-            container_status(c, {"terminated": ended}, is_ready=True)
-            for c in spec.get("initContainers", ())
-        ]
-        containers = spec["containers"]
-        shown = [container_status(c, started, is_ready=state is State.READY) for c in containers]
-        failed = {"exitCode": 3, "reason": "Error", "message": "no such operator"}
-        match state:
-            case State.PENDING | State.NO_IMAGE:
-                said = {"reason": "ContainerCreating"}
-                if state is State.NO_IMAGE:
-                    message = f'Back-off pulling image "{containers[0]["image"]}"'
-                    said = {"reason": "ImagePullBackOff", "message": message}
-                shown = [container_status(c, {"waiting": said}) for c in containers]
-            case State.NO_MODEL:
-                failed = {"exitCode": 1, "reason": "Error", "message": "no such artifact"}
-                inits[-1:] = [container_status(spec["initContainers"][-1], {"terminated": failed})]
-                shown = [container_status(c, wait) for c in containers]
-            case State.CRASHING | State.OUT_OF_MEMORY:
-                if state is State.OUT_OF_MEMORY:
-                    failed = {"exitCode": 137, "reason": "OOMKilled"}
-                back_off = {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 5m0s"}}
-                shown = [
-                    container_status(c, back_off, restarts=5, last={"terminated": failed})
-                    for c in containers
-                ]
-        is_pending = state in {State.PENDING, State.NO_IMAGE, State.NO_MODEL}
-        phase = "Pending" if is_pending else "Running"
-        return pod_status(self.address, self.started_at, shown, inits, phase=phase)
+
+def fake_status(
+    spec: Object, state: State, address: str, *, started_at: str = "", restarts: int = 0
+) -> Object:
+    """Return the status of a pod in a state."""
+    started = {"running": {"startedAt": started_at}}
+    ended = {"terminated": {"exitCode": 0, "reason": "Completed"}}
+    containers, inits = spec["containers"], spec.get("initContainers", ())
+    shown = [
+        container_status(c, started, is_ready=state is State.READY, restarts=restarts)
+        for c in containers
+    ]
+    shown_inits = [container_status(c, ended, is_ready=True) for c in inits]
+    match state:
+        case State.PENDING | State.NO_IMAGE:
+            wait = {"reason": "ContainerCreating"}
+            if state is State.NO_IMAGE:
+                message = f'Back-off pulling image "{containers[0]["image"]}"'
+                wait = {"reason": "ImagePullBackOff", "message": message}
+            shown = [container_status(c, {"waiting": wait}) for c in containers]
+        case State.NO_MODEL:
+            failed = {"exitCode": 1, "reason": "Error", "message": "no such artifact"}
+            shown_inits[-1:] = [container_status(inits[-1], {"terminated": failed})]
+            wait = {"reason": "PodInitializing"}
+            shown = [container_status(c, {"waiting": wait}) for c in containers]
+        case State.CRASHING | State.OUT_OF_MEMORY:
+            failed = {"exitCode": 3, "reason": "Error", "message": "no such operator"}
+            if state is State.OUT_OF_MEMORY:
+                failed = {"exitCode": 137, "reason": "OOMKilled"}
+            wait = {"reason": "CrashLoopBackOff", "message": "back-off 5m0s"}
+            last: Object = {"terminated": failed}
+            shown = [
+                container_status(c, {"waiting": wait}, restarts=restarts, last=last)
+                for c in containers
+            ]
+    is_pending = state in {State.PENDING, State.NO_IMAGE, State.NO_MODEL}
+    phase = "Pending" if is_pending else "Running"
+    return pod_status(address, started_at, shown, shown_inits, phase=phase)
 
 
 def pod_status(

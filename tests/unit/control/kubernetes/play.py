@@ -24,8 +24,12 @@ from headrace.control.model.observed import Observed, Replica, addresses_of
 from headrace.control.reconcile.plan import PublishRoutes
 from headrace.control.reconcile.pools import AcknowledgedModels, plan_pools, routed_now
 from headrace.gateway import EndpointRoute
-from tests.kubernetes_server import Controllers, InstantRuntime, RefusedError, Store
-from tests.kubernetes_server.fields import FieldConflictError
+from tests.unit.control.kubernetes.fake_cluster import (
+    FakeControllers,
+    FakePods,
+    FakeStore,
+    RefusedError,
+)
 from tests.unit.control.kubernetes.states import PLACE
 
 
@@ -34,8 +38,8 @@ class Play:
     """`routed` is what the gateway has; it acknowledges when `acknowledge` is called."""
 
     desired: DesiredState = field(default_factory=DesiredState)
-    store: Store = field(default_factory=Store)
-    runtime: InstantRuntime = field(default_factory=InstantRuntime)
+    store: FakeStore = field(default_factory=FakeStore)
+    runtime: FakePods = field(default_factory=FakePods)
     cluster: ClusterSnapshot = field(default_factory=ClusterSnapshot)
     replicas: dict[str, Replica] = field(default_factory=dict)
     routed: tuple[EndpointRoute, ...] = ()
@@ -47,14 +51,14 @@ class Play:
     decision: ReconcileDecision = field(default_factory=ReconcileDecision)
     now: float = 0.0
     serial: int = 1
-    controllers: Controllers = field(init=False)
+    controllers: FakeControllers = field(init=False)
     installation: InstallationName = PLACE
     told: dict[str, AcknowledgedModels] = field(default_factory=dict)
     pods_host: dict[tuple[str, int], set[tuple[str, str]]] = field(default_factory=dict)
     """Names and versions of models, by pod's name and process: what pods know of themselves."""
 
     def __post_init__(self) -> None:
-        self.controllers = Controllers(self.store, self.runtime)
+        self.controllers = FakeControllers(self.store, self.runtime)
 
     def look(self, *kinds: str) -> None:
         """See what the cluster holds now; what is not looked at stays as it was known."""
@@ -130,7 +134,7 @@ class Play:
     def perform(self, action: Action) -> None:
         try:
             self._perform(action)
-        except (RefusedError, FieldConflictError):
+        except RefusedError:
             self.look()  # the cluster is another than we thought
 
     def _perform(self, action: Action) -> None:

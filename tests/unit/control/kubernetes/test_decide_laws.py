@@ -12,7 +12,7 @@ from headrace.control.kubernetes import name_of, objects_of
 from headrace.control.model.desired import DesiredState
 from headrace.control.model.observed import addresses_of
 from headrace.core.spec.scale import AutoscaleSpec
-from tests.kubernetes_server import RefusedError
+from tests.unit.control.kubernetes.fake_cluster import RefusedError
 from tests.unit.control.kubernetes.play import Play
 from tests.unit.control.kubernetes.states import PLACE, a_revision, a_state, an_arm, an_endpoint
 

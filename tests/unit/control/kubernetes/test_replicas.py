@@ -1,4 +1,4 @@
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 import pytest
@@ -6,10 +6,11 @@ import pytest
 from headrace.control.kubernetes.replicas import EndpointSlice, Pod, pods_in, replicas_of
 from headrace.control.kubernetes.snapshot import ClusterSnapshot
 from headrace.control.model.observed import MANY_FAILURES, Replica, ReplicaPhase
-from tests.kubernetes_server.controllers import pod_status
+from tests.kube_server.kubelet import State, fake_status
 from tests.unit.control.kubernetes.states import PLACE, a_revision
 
 ID = a_revision().id
+SPEC: Final = {"containers": [{"name": "replica", "image": "headrace/replica"}]}
 
 
 def a_pod(name: str = "p", state: str = "ready", *, restarts: int = 0, **metadata: Any) -> Pod:  # noqa: ANN401  # as an object has it
@@ -21,7 +22,7 @@ def a_pod(name: str = "p", state: str = "ready", *, restarts: int = 0, **metadat
             "annotations": {"headrace.dev/endpoint": "digits", "headrace.dev/revision-id": ID},
             **metadata,
         },
-        "status": pod_status(state, ip="10.0.0.1", restarts=restarts),
+        "status": fake_status(SPEC, State(state), "10.0.0.1", restarts=restarts),
     }
     return msgspec.convert(told, Pod)
 
@@ -136,7 +137,7 @@ def test_what_nobody_but_a_person_can_mend_counts_as_failed(state: str) -> None:
 
 
 def test_a_signal_is_told_as_one() -> None:
-    told = pod_status("crashing", ip="10.0.0.1")
+    told = fake_status(SPEC, State.CRASHING, "10.0.0.1")
     told["containerStatuses"][0]["lastState"]["terminated"] = {"exitCode": 139}
     pod = msgspec.convert({"metadata": {"name": "p"}, "status": told}, Pod)
     pod = msgspec.structs.replace(pod, metadata=a_pod().metadata)

@@ -1,0 +1,337 @@
+"""Objects in a dictionary, and controllers that make pods and addresses of them; nothing waits.
+
+A small part of a cluster for tests of decisions: server-side apply tells managers apart by fields
+of maps (lists are values), and nothing is validated or defaulted. What a real server does is
+tested in `tests/e2e/kubernetes`.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import msgspec
+
+from tests.kube_server.kubelet import State, fake_status, is_ready
+
+Object = dict[str, Any]
+Key = tuple[str, str]
+Path = tuple[str, ...]
+_HASH: Final = "pod-template-hash"
+_REVISION: Final = "deployment.kubernetes.io/revision"
+_COST: Final = "controller.kubernetes.io/pod-deletion-cost"
+_SERVICE: Final = "kubernetes.io/service-name"
+_UNMANAGED: Final = {"name", "namespace", "uid", "resourceVersion", "generation", "managedFields"}
+
+
+class RefusedError(Exception):
+    """The object does not exist, is another one, or a field has another manager."""
+
+
+def _copy(value: Any) -> Any:  # noqa: ANN401  # JSON; several times as fast as `deepcopy`
+    return msgspec.json.decode(msgspec.json.encode(value))
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One write; `before` is None for a new object."""
+
+    version: int
+    found: Object
+    before: Object | None
+
+
+@dataclass(slots=True)
+class FakeStore:
+    """Objects by kind and name, and all writes."""
+
+    objects: dict[Key, Object] = field(default_factory=dict)
+    events: list[Event] = field(default_factory=list)
+    version: int = 100
+    _owned: dict[Key, dict[tuple[str, str], set[Path]]] = field(default_factory=dict)
+    """Paths of fields by object, and by manager and operation."""
+
+    def get(self, kind: str, name: str) -> Object:
+        """Return a copy of an object."""
+        if (kind, name) not in self.objects:
+            raise RefusedError(f"{kind} {name} not found")
+        live: Object = _copy(self.objects[kind, name])
+        return live
+
+    def of_kind(self, kind: str) -> list[Object]:
+        """Return copies of all of a kind, by name."""
+        return [self.get(*key) for key in sorted(self.objects) if key[0] == kind]
+
+    def create(self, new: Object, *, manager: str = "kubectl") -> Object:
+        """Make an object."""
+        key = new["kind"], new["metadata"]["name"]
+        if key in self.objects:
+            raise RefusedError(f"{key} already exists")
+        self._owned[key] = {(manager, "Update"): set(_leaves(new))}
+        return self._write(key, _copy(new))
+
+    def apply(self, config: Object, *, manager: str, force: bool) -> Object:
+        """Server-side apply."""
+        key = config["kind"], config["metadata"]["name"]
+        live, uid = self.objects.get(key), config["metadata"].get("uid")
+        if uid and (live is None or live["metadata"]["uid"] != uid):
+            raise RefusedError(f"{key} is another object")
+        before, leaves = _leaves(live or {}), _leaves(config)
+        owned = self._owned.setdefault(key, {})
+        others = {who: paths for who, paths in owned.items() if who != (manager, "Apply")}
+        for who, paths in others.items():
+            taken = {p for p in paths & leaves.keys() if p in before and before[p] != leaves[p]}
+            if taken and who[1] == "Apply" and not force:
+                raise RefusedError(f"{key}: {who[0]} manages {taken}")
+            paths.difference_update(taken)
+        result = _copy(live or {})
+        for path in owned.get((manager, "Apply"), set()) - leaves.keys():
+            if not any(path in paths for paths in others.values()):
+                holder = result
+                for step in path[:-1]:
+                    holder = holder.get(step, {})
+                holder.pop(path[-1], None)
+        owned[manager, "Apply"] = set(leaves)
+        return self._write(key, _merged(result, config))
+
+    def patch(self, kind: str, name: str, change: Object, *, manager: str = "kubectl") -> Object:
+        """Merge a change into an object."""
+        live = self.get(kind, name)
+        new = _merged(live, change)
+        before = _leaves(live)
+        changed = {path for path, value in _leaves(new).items() if before.get(path) != value}
+        owned = self._owned[kind, name]
+        for paths in owned.values():
+            paths.difference_update(changed)
+        owned.setdefault((manager, "Update"), set()).update(changed)
+        return self._write((kind, name), new)
+
+    def set_status(self, kind: str, name: str, status: Object) -> None:
+        """Write what a controller says of an object."""
+        self._write((kind, name), {**self.get(kind, name), "status": status})
+
+    def delete(self, kind: str, name: str, *, uid: str = "", grace: bool = False) -> None:
+        """Remove an object; with `grace` it stays, marked, until it is removed for good."""
+        live = self.get(kind, name)
+        if uid and live["metadata"]["uid"] != uid:
+            raise RefusedError(f"{kind} {name} is another object")
+        if grace:
+            live["metadata"].setdefault("deletionTimestamp", "2030-01-01T00:00:00Z")
+            self._write((kind, name), live)
+            return
+        del self.objects[kind, name], self._owned[kind, name]
+        self.version += 1
+        self.events.append(Event(self.version, live, live))
+
+    def _write(self, key: Key, new: Object) -> Object:
+        live = self.objects.get(key)
+        metadata = new["metadata"]
+        if new["kind"] == "Deployment":
+            new["spec"].setdefault("replicas", 1)
+        if live is None:
+            metadata |= {"uid": f"uid-{self.version}", "generation": 1}
+        elif live.get("spec") != new.get("spec"):
+            metadata["generation"] = live["metadata"]["generation"] + 1
+        metadata["managedFields"] = [
+            {"manager": manager, "operation": operation, "fieldsV1": _nested(paths)}
+            for (manager, operation), paths in self._owned[key].items()
+            if paths
+        ]
+        if live != new:
+            self.version += 1
+            metadata["resourceVersion"] = str(self.version)
+            self.objects[key] = new
+            self.events.append(Event(self.version, _copy(new), live))
+        return self.get(*key)
+
+
+@dataclass(slots=True)
+class FakePods:
+    """States of pods by name, revision or image; `lingering` ones do not end."""
+
+    states: dict[str, str] = field(default_factory=dict)
+    default: str = "ready"
+    lingering: set[str] = field(default_factory=set)
+
+    def status(self, pod: Object) -> Object:
+        """Return the status of a pod; its address is no other pod's."""
+        metadata, (container, *_) = pod["metadata"], pod["spec"]["containers"]
+        keys = metadata["name"], metadata["labels"].get("headrace.dev/revision"), container["image"]
+        state = next((self.states[key] for key in keys if key in self.states), self.default)
+        number = int(metadata["name"].rpartition("-")[2])
+        address = f"10.{number // 65536}.{number // 256 % 256}.{number % 256}"
+        return fake_status(pod["spec"], State(state), address)
+
+
+@dataclass(slots=True)
+class FakeControllers:
+    """Deployments become pods, and pods become addresses of Services."""
+
+    store: FakeStore
+    runtime: FakePods
+    _made: int = 0
+
+    def settle(self) -> None:
+        """Run until nothing changes."""
+        for _ in range(1000):
+            before = self.store.version
+            self.step()
+            if self.store.version == before:
+                return
+        raise AssertionError("the controllers never come to rest")
+
+    def step(self) -> None:
+        """Run each controller once."""
+        for deployment in self.store.of_kind("Deployment"):
+            self._scale(deployment)
+        for pod in self.store.of_kind("Pod"):
+            name = pod["metadata"]["name"]
+            if "deletionTimestamp" not in pod["metadata"]:
+                self.store.set_status("Pod", name, self.runtime.status(pod))
+            elif name not in self.runtime.lingering:
+                self.store.delete("Pod", name)
+        uids = {one["metadata"]["uid"] for one in self.store.objects.values()}
+        for (kind, name), one in list(self.store.objects.items()):
+            owners = [owner["uid"] for owner in one["metadata"].get("ownerReferences", ())]
+            if owners and not uids & {*owners}:
+                self.store.delete(kind, name, grace=kind == "Pod")
+        for service in self.store.of_kind("Service"):
+            self._publish(service)
+
+    def _scale(self, deployment: Object) -> None:
+        """Replace pods one by one, with `maxSurge` 1 and `maxUnavailable` 0."""
+        spec, metadata = deployment["spec"], deployment["metadata"]
+        wanted = spec["replicas"]
+        text = json.dumps(spec["template"], sort_keys=True)
+        digest = hashlib.sha256(text.encode()).hexdigest()[:9]
+        active = list(self._pods_of(metadata["uid"]))
+        new = [pod for pod in active if pod["metadata"]["labels"][_HASH] == digest]
+        old = [pod for pod in active if pod not in new]
+        if len(new) < wanted and (not old or len(active) <= wanted):
+            self._make(deployment, digest)
+        elif old and _may_lose_one(active, new, wanted):
+            self._end(old)
+        elif not old and len(new) > wanted:
+            self._end(new)
+        seen = metadata.get("annotations", {}).get(_REVISION, "0-").split("-")
+        if seen[1] != digest:
+            change = {"metadata": {"annotations": {_REVISION: f"{int(seen[0]) + 1}-{digest}"}}}
+            self.store.patch("Deployment", metadata["name"], change, manager="controller")
+        ready = sum(map(is_ready, active))
+        counts = {
+            "observedGeneration": metadata["generation"],
+            "replicas": len(active),
+            "updatedReplicas": len(new),
+            "readyReplicas": ready,
+            "availableReplicas": ready,
+        }
+        status = {name: count for name, count in counts.items() if count}
+        self.store.set_status("Deployment", metadata["name"], status)
+
+    def _pods_of(self, uid: str) -> Iterator[Object]:
+        for pod in self.store.of_kind("Pod"):
+            metadata = pod["metadata"]
+            if metadata["ownerReferences"][0]["uid"] == uid and "deletionTimestamp" not in metadata:
+                yield pod
+
+    def _make(self, deployment: Object, digest: str) -> None:
+        self._made += 1
+        template, name = deployment["spec"]["template"], deployment["metadata"]["name"]
+        owner = {
+            "kind": "ReplicaSet",
+            "name": f"{name}-{digest}",
+            "uid": deployment["metadata"]["uid"],
+            "controller": True,
+        }
+        metadata = {
+            "name": f"{name}-{digest}-{self._made:05}",
+            "labels": {**template["metadata"]["labels"], _HASH: digest},
+            "annotations": template["metadata"].get("annotations", {}),
+            "ownerReferences": [owner],
+        }
+        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": template["spec"]}
+        self.store.create(pod)
+
+    def _end(self, pods: list[Object]) -> None:
+        """End a pod as a ReplicaSet chooses it: not running, not ready, the cheaper, the newer."""
+
+        def order(pod: Object) -> tuple[bool, bool, int, int]:
+            metadata = pod["metadata"]
+            cost = int(metadata.get("annotations", {}).get(_COST, "0"))
+            is_running = pod.get("status", {}).get("phase") == "Running"
+            return is_running, is_ready(pod), cost, -int(metadata["name"][-5:])
+
+        self.store.delete("Pod", min(pods, key=order)["metadata"]["name"], grace=True)
+
+    def _publish(self, service: Object) -> None:
+        name, selector = service["metadata"]["name"], service["spec"]["selector"].items()
+        pods = [p for p in self.store.of_kind("Pod") if selector <= p["metadata"]["labels"].items()]
+        pods = [pod for pod in pods if "status" in pod]
+        metadata = {
+            "name": f"{name}-1",
+            "labels": {**service["metadata"].get("labels", {}), _SERVICE: name},
+            "ownerReferences": [{"kind": "Service", "uid": service["metadata"]["uid"]}],
+        }
+        told = {
+            "apiVersion": "discovery.k8s.io/v1",
+            "kind": "EndpointSlice",
+            "metadata": metadata,
+            "endpoints": [_endpoint(pod) for pod in pods],
+            "ports": [{"name": "http", "port": 8000}],
+        }
+        self.store.apply(told, manager="controller", force=True)
+
+
+def _endpoint(pod: Object) -> Object:
+    metadata, is_leaving = pod["metadata"], "deletionTimestamp" in pod["metadata"]
+    conditions = {"ready": is_ready(pod) and not is_leaving, "serving": is_ready(pod)}
+    return {
+        "addresses": [pod["status"]["podIP"]],
+        "conditions": conditions | {"terminating": is_leaving},
+        "targetRef": {"kind": "Pod", "name": metadata["name"], "uid": metadata["uid"]},
+    }
+
+
+def _may_lose_one(active: list[Object], new: list[Object], wanted: int) -> bool:
+    """Return whether a pod of an earlier template may go, with `maxUnavailable` 0."""
+    are_enough = sum(map(is_ready, active)) > wanted
+    waiting = sum(not is_ready(pod) for pod in new)
+    has_spoiled = any(not is_ready(pod) for pod in active if pod not in new)
+    return wanted == 0 or are_enough or (has_spoiled and len(active) - wanted - waiting > 0)
+
+
+def _leaves(one: Object, path: Path = ()) -> dict[Path, object]:
+    """Return the fields of an object that have managers, by path."""
+    leaves: dict[Path, object] = {}
+    for key, value in one.items():
+        if path == ("metadata",) and key in _UNMANAGED:
+            continue
+        if not path and key in {"apiVersion", "kind", "status"}:
+            continue
+        if isinstance(value, dict) and value:
+            leaves |= _leaves(value, (*path, key))
+        else:
+            leaves[*path, key] = value
+    return leaves
+
+
+def _nested(paths: set[Path]) -> Object:
+    tree: Object = {}
+    for path in paths:
+        here = tree
+        for step in path:
+            here = here.setdefault(f"f:{step}", {})
+    return tree
+
+
+def _merged(live: Object, change: Object) -> Object:
+    result = dict(live)
+    for key, value in change.items():
+        if value is None:
+            result.pop(key, None)
+        elif isinstance(value, dict) and isinstance(result.get(key), dict):
+            result[key] = _merged(result[key], value)
+        else:
+            result[key] = _copy(value)
+    return result
