@@ -19,6 +19,8 @@ class Device(StrEnum):
     OPENVINO = "openvino"
 
 
+GPUS: Final = (Device.GPU, Device.CUDA, Device.TENSORRT)
+"""Devices that need a GPU."""
 ON_CPU: Final = ("CPU",)
 
 

@@ -36,6 +36,7 @@ from headrace.deploy.features import ExportNote, ExportTarget, Loss
 from headrace.deploy.gateway_api import GatewayApiOptions, http_rules, route
 from headrace.deploy.pods import (
     PodOptions,
+    image_losses,
     model_losses,
     service,
     workload,
@@ -160,6 +161,7 @@ def argo_rollouts(facts: ExportFacts, target: ClusterTarget, options: ArgoOption
     losses = [
         *implied_access(facts, *NO_AUTHENTICATION),
         *model_losses(facts, fetched=True),
+        *image_losses(facts, options.pods),
         *(loss for e in facts.endpoints for loss in _losses(e)),
     ]
     notes = [

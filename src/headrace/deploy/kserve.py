@@ -15,11 +15,11 @@ from headrace.control.kubernetes.pods import (
     HTTP_PORT,
     METRICS_PORT,
     SETTINGS_DIR,
-    image_of,
     resources_of,
     scheduling_of,
     variables_of,
 )
+from headrace.core.devices import Device
 from headrace.core.spec.kubernetes import PodsSpec, ResourcesSpec
 from headrace.core.spec.scale import AutoscaleSpec
 from headrace.deploy.export import (
@@ -37,7 +37,11 @@ from headrace.deploy.export import (
 from headrace.deploy.facts import Endpoint, ExportFacts, Version
 from headrace.deploy.features import ExportNote, ExportTarget, Loss
 from headrace.deploy.pods import (
+    ANY_MODEL,
     PodOptions,
+    image_and_resources,
+    image_losses,
+    installation_of,
     model_losses,
     pods_of,
     replica_container,
@@ -134,6 +138,7 @@ def kserve(facts: ExportFacts, target: ClusterTarget, options: KserveOptions) ->
             "set `access: public`, or add Istio's policies",
         ),
         *model_losses(facts, fetched=False),
+        *(() if options.runtime else image_losses(facts, options.pods)),
         *(loss for e in facts.endpoints for loss in _losses(facts, e, options)),
     ]
     notes = [
@@ -148,13 +153,21 @@ def kserve(facts: ExportFacts, target: ClusterTarget, options: KserveOptions) ->
     return finish(ExportTarget.KSERVE, facts, documents, losses=losses, notes=notes)
 
 
-def kserve_runtime(image: str) -> Export:
+def kserve_runtime(image: str, image_registry: str) -> Export:
     """Export a ClusterServingRuntime that serves the model of any InferenceService.
 
     Args:
-        image: Image of replicas; empty for that of this version.
+        image: Image of replicas; empty for that of this version in `image_registry`.
+        image_registry: Registry and path of the images.
+
+    Raises:
+        FailedPreconditionError: Both are empty.
     """
-    container = driver_pods.replica_container(PodsSpec(image=image), InstallationName(namespace=""))
+    container = driver_pods.replica_container(
+        ANY_MODEL,
+        PodsSpec(image=image),
+        InstallationName(namespace="", image_registry=image_registry.rstrip("/")),
+    )
     container["command"] = [*AS_FIRST, "headrace", "serve"]
     # KServe puts the InferenceService's name into its runtime's arguments.
     container["args"] = [
@@ -176,7 +189,7 @@ def kserve_runtime(image: str) -> Export:
 
 def _runtime(facts: ExportFacts, target: ClusterTarget, options: KserveOptions) -> ExportDocument:
     name = RUNTIME if target.instance == RUNTIME else object_name(target.instance)
-    spec = _runtime_spec(replica_container(facts, options.pods))
+    spec = _runtime_spec(replica_container(facts, target, options.pods))
     metadata = target.metadata(name, labels(target.instance, "replica"))
     return manifest(_RUNTIME_API, "ServingRuntime", metadata, spec=spec)
 
@@ -210,8 +223,8 @@ def _documents(
         config_map = settings_map(target, facts, endpoint, version, directory=_MODELS_DIR)
         settings = config_map.body["metadata"]["name"]
         yield config_map
-    metadata = target.metadata(name, named)
     pods = pods_of(facts, endpoint, options.pods)
+    metadata = target.metadata(name, {**pods.pod_labels, **named})
     scaling = endpoint.spec.autoscale
     annotations = {
         **pods.pod_annotations,
@@ -219,23 +232,28 @@ def _documents(
     }
     if annotations:
         metadata["annotations"] = annotations
-    spec = {"predictor": _predictor(endpoint, target, options, pods, settings)}
+    own = {} if options.runtime else image_and_resources(facts, endpoint, target, options.pods)
+    spec = {"predictor": _predictor(endpoint, target, options, pods, settings=settings, own=own)}
     yield manifest("serving.kserve.io/v1beta1", "InferenceService", metadata, spec=spec)
 
 
 def _predictor(
-    endpoint: Endpoint, target: ClusterTarget, options: KserveOptions, pods: PodsSpec, settings: str
+    endpoint: Endpoint,
+    target: ClusterTarget,
+    options: KserveOptions,
+    pods: PodsSpec,
+    *,
+    settings: str,
+    own: Body,
 ) -> Body:
     version = endpoint.newest
     # The additions of a service to its runtime's container.
     is_ours = not options.runtime
-    container: Body = {}
-    if is_ours:
-        container["image"] = image_of(pods)
+    container: Body = {**own}
     if is_ours or pods.pull_policy != PodsSpec().pull_policy:
         container["imagePullPolicy"] = pods.pull_policy
-    if is_ours or pods.resources != ResourcesSpec():
-        container["resources"] = resources_of(pods.resources)
+    if not is_ours and pods.resources != ResourcesSpec():
+        container["resources"] = resources_of(pods.resources, Device(endpoint.spec.device))
     if pods.replica_env:
         container["env"] = variables_of(pods.replica_env)
     model: Body = {
@@ -245,7 +263,8 @@ def _predictor(
         "storageUri": _storage(endpoint, version, options.storage),
         **container,
     }
-    predictor: Body = {**replicas_of(endpoint, version), **scheduling_of(pods)}
+    scheduling = scheduling_of(pods, installation_of(target, options.pods))
+    predictor: Body = {**replicas_of(endpoint, version), **scheduling}
     if endpoint.spec.timeout_s is not None:
         predictor["timeout"] = max(math.ceil(endpoint.spec.timeout_s), 1)
     if version.weight < 100 and len(endpoint.split) > 1:  # noqa: PLR2004  # percent: all of it

@@ -21,10 +21,11 @@ from headrace.control.kubernetes.pods import (
     MODELS_DIR,
     SETTINGS_KEY,
     digest_of,
+    model_path,
     settings_text,
 )
 from headrace.control.model.desired import Revision, make_revision
-from headrace.core import EndpointName
+from headrace.core import EndpointName, ReplicaSettings
 from headrace.core.spec.kubernetes import PodsSpec
 from headrace.deploy.export import MANAGER, Body, ClusterTarget, ExportDocument, manifest
 from headrace.deploy.facts import Endpoint, ExportFacts, Version
@@ -32,6 +33,8 @@ from headrace.deploy.features import Loss
 
 _DRIVER_ANNOTATIONS: Final = (driver.ENDPOINT, driver.REVISION_ID)
 """Annotations by which a control plane recognizes its own pods."""
+_NO_REGISTRY: Final = "registry.invalid"
+"""Registry in exports that leave out `kubernetes.image`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +43,8 @@ class PodOptions:
 
     image: str = ""
     """Replica image; empty for the spec's."""
+    image_registry: str = ""
+    """Prefix of our images, from which the fitting one is used if the spec has none."""
     artifacts: str = ""
     """URL of models."""
 
@@ -52,6 +57,14 @@ class Workload:
     template: Body
 
 
+ANY_MODEL: Final = make_revision(
+    endpoint=EndpointName(""),
+    model="",
+    settings=ReplicaSettings(model_name="", model_version="", path=""),
+)
+"""Revision of a container that serves the models of several endpoints."""
+
+
 def workload(
     target: ClusterTarget,
     facts: ExportFacts,
@@ -61,12 +74,16 @@ def workload(
 ) -> Workload:
     """Return the workload of `version`; changed settings get a new name: old pods keep theirs."""
     revision = revision_of(facts, endpoint, version)
-    installation = _installation(target, options)
-    settings_json = settings_text(revision, installation, path=f"{MODELS_DIR}/{_filename(version)}")
+    installation = installation_of(target, options)
+    pods = pods_of(facts, endpoint, options)
+    digest = version.artifact.digest if version.artifact else ""
+    path = model_path(revision, pods, digest=digest, filename=_filename(version))
+    settings_json = settings_text(revision, installation, path=path)
     template = driver_pods.pod_template(
         revision,
-        pods_of(facts, endpoint, options),
-        digest=version.artifact.digest if version.artifact else "",
+        pods,
+        digest=digest,
+        path=path,
         settings_digest=digest_of(settings_json),
         installation=installation,
     )
@@ -88,15 +105,15 @@ def settings_map(
     """Return the ConfigMap of a version's replica settings; the model is in `directory`."""
     revision = revision_of(facts, endpoint, version)
     path = f"{directory}/{_filename(version)}".rstrip("/")
-    settings_json = settings_text(revision, _installation(target, PodOptions()), path=path)
+    settings_json = settings_text(revision, installation_of(target, PodOptions()), path=path)
     return _config_map(target, revision, settings_json)
 
 
-def replica_container(facts: ExportFacts, options: PodOptions) -> Body:
+def replica_container(facts: ExportFacts, target: ClusterTarget, options: PodOptions) -> Body:
     """Return the serving container, without settings of single endpoints."""
     pods = _with_image(facts.spec.kubernetes, options)
     plain = PodsSpec(image=pods.image, pull_policy=pods.pull_policy)
-    container = driver_pods.replica_container(plain, driver.InstallationName(namespace=""))
+    container = driver_pods.replica_container(ANY_MODEL, plain, installation_of(target, options))
     assert container["name"] == CONTAINER
     del container["resources"]
     return container
@@ -105,6 +122,19 @@ def replica_container(facts: ExportFacts, options: PodOptions) -> Body:
 def pods_of(facts: ExportFacts, endpoint: Endpoint, options: PodOptions) -> PodsSpec:
     """Return the pod settings of an endpoint."""
     return _with_image(facts.spec.kubernetes.pods_of(endpoint.name), options)
+
+
+def image_and_resources(
+    facts: ExportFacts,
+    endpoint: Endpoint,
+    target: ClusterTarget,
+    options: PodOptions,
+) -> Body:
+    """Return the fields `image` and `resources` of the newest version's container."""
+    revision = revision_of(facts, endpoint, endpoint.newest)
+    pods = pods_of(facts, endpoint, options)
+    container = driver_pods.replica_container(revision, pods, installation_of(target, options))
+    return {name: container[name] for name in ("image", "resources")}
 
 
 def revision_of(facts: ExportFacts, endpoint: Endpoint, version: Version) -> Revision:
@@ -147,6 +177,17 @@ def service(
     return manifest("v1", "Service", target.metadata(name, metadata_labels), spec=spec)
 
 
+def image_losses(facts: ExportFacts, options: PodOptions) -> Iterator[Loss]:
+    """Yield a loss if some endpoint has no image."""
+    pods = [pods_of(facts, endpoint, options) for endpoint in facts.endpoints]
+    if not options.image_registry and not all(own.image for own in pods):
+        yield Loss(
+            "kubernetes.image",
+            "needs an image, and Headrace has no public registry",
+            "push the images (`make push PREFIX=REGISTRY/PATH`) and set --image-registry",
+        )
+
+
 def model_losses(facts: ExportFacts, *, fetched: bool) -> Iterator[Loss]:
     """Yield losses of models that a pod could not fetch, or must not run.
 
@@ -176,9 +217,13 @@ def _filename(version: Version) -> str:
     return version.artifact.filename if version.artifact else ""
 
 
-def _installation(target: ClusterTarget, options: PodOptions) -> driver.InstallationName:
+def installation_of(target: ClusterTarget, options: PodOptions) -> driver.InstallationName:
+    """Return where the driver would create the objects."""
     return driver.InstallationName(
-        namespace=target.namespace, instance=target.instance, artifacts_url=options.artifacts
+        namespace=target.namespace,
+        instance=target.instance,
+        artifacts_url=options.artifacts,
+        image_registry=options.image_registry or _NO_REGISTRY,
     )
 
 

@@ -475,8 +475,18 @@ TABLE: Final[tuple[SpecFeature, ...]] = (
         "kubernetes.image kubernetes.pull_policy kubernetes.pull_secrets kubernetes.resources "
         "kubernetes.node_selector kubernetes.tolerations kubernetes.replica_env "
         "kubernetes.service_account kubernetes.runtime_class kubernetes.priority_class "
-        "kubernetes.pod_annotations kubernetes.endpoints kubernetes.pools",
+        "kubernetes.pod_annotations kubernetes.pod_labels kubernetes.endpoints kubernetes.pools",
         *(_REPLICAS, _PODS, _PODS, _REPLICAS, _BEHIND, _REPLICAS),
+    ),
+    row(
+        "Pods: volumes, shared memory, patch",
+        "kubernetes.shm_size kubernetes.pod_template "
+        "kubernetes.node_cache.claim kubernetes.node_cache.path kubernetes.node_cache "
+        "kubernetes.model_volume.claim kubernetes.model_volume.image "
+        "kubernetes.model_volume.path kubernetes.model_volume",
+        _REPLICAS,
+        no("KServe has its own pod template and downloads", "leave it out, or patch the export"),
+        *(_PODS, _REPLICAS, _BEHIND, _REPLICAS),
     ),
     row(
         "Pods: who scales them",

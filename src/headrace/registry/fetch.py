@@ -21,7 +21,7 @@ from headrace.core import (
     check_version,
 )
 from headrace.core.files import move, sync_directory
-from headrace.registry.content import check_content, differences
+from headrace.registry.content import check_content, differences, read_content
 from headrace.registry.index import VersionNotFoundError
 from headrace.registry.shared import SharedStore
 from headrace.registry.shared_content import ArtifactManifest, check_digest, is_digest
@@ -106,6 +106,26 @@ def fetch_model(
         path=str(path.absolute()),
         size_bytes=manifest.size_bytes,
         is_new=is_new,
+    )
+
+
+def check_model(digest: str, path: Path) -> Fetched:
+    """Check that the model at `path`, such as a mounted volume's, has this digest, and return it.
+
+    Raises:
+        InvalidArgumentError: `digest` is malformed, or no model is at `path`.
+        ArtifactCorruptError: The model has another digest.
+    """
+    check_digest(digest)
+    content = read_content(path)
+    if content.digest != digest:
+        raise ArtifactCorruptError(f"{path} has digest {content.digest}, not {digest}")
+    return Fetched(
+        reference=digest,
+        digest=digest,
+        path=str(path.absolute()),
+        size_bytes=content.size_bytes,
+        is_new=False,
     )
 
 

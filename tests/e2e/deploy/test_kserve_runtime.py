@@ -18,7 +18,7 @@ _READY_WITHIN_S = 120.0
 
 
 def test_a_mounted_model_is_served_under_the_name_of_its_inference_service(tmp_path: Path) -> None:
-    (runtime,) = bodies(kserve_runtime(""))
+    (runtime,) = bodies(kserve_runtime("", "registry.example/ml"))
     (container,) = runtime["spec"]["containers"]
     (tmp_path / "model.onnx").write_bytes(models.mlp())
     http_port, metrics_port = free_port(), free_port()

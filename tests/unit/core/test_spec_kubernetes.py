@@ -31,6 +31,36 @@ def test_endpoints_may_have_pods_of_their_own() -> None:
     assert settings.pods_of("other").resources.memory == "1Gi"
 
 
+def test_an_endpoint_inherits_the_fields_that_it_does_not_set() -> None:
+    env = [{"name": "A", "value": "1"}]
+    own = {"node_selector": {}, "resources": {"memory": "8Gi"}, "model_volume": {"claim": "m"}}
+    settings = parse(
+        {
+            "node_selector": {"pool": "cpu"},
+            "replica_env": env,
+            "node_cache": {"claim": "c"},
+            "endpoints": {"digits": own},
+        }
+    )
+
+    pods = settings.pods_of("digits")
+
+    assert [variable.name for variable in pods.replica_env] == ["A"]
+    assert pods.node_selector == {}
+    assert (pods.node_cache, pods.resources.memory) == (None, "8Gi")
+
+
+@pytest.mark.parametrize("level", ["all", "own"])
+def test_a_gpu_endpoint_without_a_gpu_is_refused(level: str) -> None:
+    pods: dict[str, Any] = {"resources": {"gpus": 0}}
+    kubernetes = pods if level == "all" else {"endpoints": {"digits": pods}}
+
+    assert "device cuda needs a GPU" in mistakes(kubernetes, device="cuda")
+    claim = {"spec": {"resourceClaims": [{"name": "gpu", "resourceClaimName": "a"}]}}
+    parse({**kubernetes, "pod_template": claim}, device="cuda")
+    parse(kubernetes, device="cpu")
+
+
 def test_pools_may_have_pods_of_their_own() -> None:
     document = {
         "endpoints": [],
@@ -60,6 +90,15 @@ def test_pools_may_have_pods_of_their_own() -> None:
         ({"autoscaler": "mine"}, "kubernetes.autoscaler"),
         ({"autoscaler": "keda"}, "needs 'prometheus_url'"),
         ({"imagee": "x"}, "kubernetes.imagee"),
+        ({"pod_labels": {"headrace.dev/model": "x"}}, "use another prefix"),
+        ({"model_volume": {}}, "needs either 'claim' or 'image'"),
+        ({"model_volume": {"claim": "a", "path": "../x"}}, "must not contain '..'"),
+        ({"model_volume": {"claim": "a", "path": "/x"}}, "kubernetes.model_volume.path"),
+        ({"node_cache": {"claim": "a", "path": "/x"}}, "needs either 'path' or 'claim'"),
+        (
+            {"node_cache": {"claim": "a"}, "model_volume": {"claim": "b"}},
+            "exclude each other",
+        ),
     ],
 )
 def test_a_mistake_is_named(kubernetes: dict[str, Any], said: str) -> None:

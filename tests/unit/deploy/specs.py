@@ -30,7 +30,7 @@ ARTIFACTS: Final = {
     )
     for number in ("1", "2", "3")
 }
-PODS: Final = PodOptions(artifacts="s3://models")
+PODS: Final = PodOptions(artifacts="s3://models", image_registry="registry.test")
 
 
 def split(*weights: int) -> list[dict[str, Any]]:
@@ -78,7 +78,9 @@ EXPORTERS: Final[Mapping[ExportTarget, Callable[[ExportFacts], Export]]] = {
         f, ClusterTarget(), deploy.GatewayApiOptions()
     ),
     ExportTarget.KSERVE: lambda f: deploy.kserve(
-        f, ClusterTarget(), deploy.KserveOptions(storage="s3://models/{model}/{version}/{file}")
+        f,
+        ClusterTarget(),
+        deploy.KserveOptions(storage="s3://models/{model}/{version}/{file}", pods=PODS),
     ),
     ExportTarget.ARGO_ROLLOUTS: lambda f: deploy.argo_rollouts(
         f, ClusterTarget(), deploy.ArgoOptions(pods=PODS)

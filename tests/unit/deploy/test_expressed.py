@@ -124,9 +124,11 @@ _PODS: Final[dict[str, tuple[Any, Any]]] = {
     "runtime_class": ("nvidia", "gvisor"),
     "priority_class": ("a", "b"),
     "pod_annotations": ({"a.test/b": "1"}, {"a.test/b": "2"}),
+    "pod_labels": ({"team": "a"}, {"team": "b"}),
 }
 _PAIRS: Final[dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
     "name": (_e(name="fraud"), _e(name="other", model="fraud:2")),
+    "shm": ({"kubernetes": {"shm_size": "1Gi"}}, {"kubernetes": {"shm_size": "2Gi"}}),
     "model": (_e(model="fraud:2"), _e(model="fraud:3")),
     "weights": (_e(versions=split(90, 10)), _e(versions=split(80, 20))),
     "upstream": (_e(upstream={"url": "http://a.test"}), _e(upstream={"url": "http://b.test"})),

@@ -9,14 +9,14 @@ from headrace.deploy import (
     NotExpressibleError,
     kserve,
 )
-from tests.unit.deploy.specs import bodies, facts_of, split
+from tests.unit.deploy.specs import PODS, bodies, facts_of, split
 
 _STORAGE = "s3://b/{endpoint}/{model}/{version}/{file}"
 
 
 def _service(said: dict[str, Any], **options: Any) -> dict[str, Any]:  # noqa: ANN401  # of KserveOptions
     facts = facts_of(said)
-    export = kserve(facts, ClusterTarget(), KserveOptions(storage=_STORAGE, **options))
+    export = kserve(facts, ClusterTarget(), KserveOptions(storage=_STORAGE, pods=PODS, **options))
     (service,) = bodies(export, "InferenceService")
     found: dict[str, Any] = service
     return found
@@ -59,7 +59,7 @@ def test_scaling_goes_by_concurrency_with_knatives_windows_in_their_bounds() -> 
 
 
 def test_our_runtime_reads_the_settings_that_each_service_brings() -> None:
-    export = kserve(facts_of(), ClusterTarget(), KserveOptions(storage=_STORAGE))
+    export = kserve(facts_of(), ClusterTarget(), KserveOptions(storage=_STORAGE, pods=PODS))
 
     (runtime,) = bodies(export, "ServingRuntime")
     (settings,) = bodies(export, "ConfigMap")
@@ -100,4 +100,4 @@ def test_what_kserve_has_no_words_for_is_refused(
 def test_a_format_that_nobody_knows_has_to_be_said() -> None:
     facts = facts_of(artifacts={"fraud:2": Artifact(filename="model.bin")})
     with pytest.raises(NotExpressibleError, match=r"set `runtime:` of 'fraud'"):
-        kserve(facts, ClusterTarget(), KserveOptions(storage=_STORAGE))
+        kserve(facts, ClusterTarget(), KserveOptions(storage=_STORAGE, pods=PODS))

@@ -59,7 +59,7 @@ def test_an_inference_service_fits_its_schema(said: dict[str, Any]) -> None:
 
 
 def test_a_cluster_serving_runtime_fits_its_schema() -> None:
-    (runtime,) = bodies(kserve_runtime("registry.example/replica:1"))
+    (runtime,) = bodies(kserve_runtime("registry.example/replica:1", ""))
 
     assert complaints([runtime]) == []
     (container,) = runtime["spec"]["containers"]

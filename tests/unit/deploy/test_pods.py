@@ -56,7 +56,9 @@ def _driver_objects(said: dict[str, Any], kubernetes: dict[str, Any]) -> dict[st
     objects = revision_objects(
         DesiredEndpoint(name=EndpointName("fraud"), timeout_s=None, arms=(arm,)),
         arm,
-        installation=DriverPlace(namespace="default", artifacts_url="s3://models"),
+        installation=DriverPlace(
+            namespace="default", artifacts_url="s3://models", image_registry="registry.test"
+        ),
         settings=facts.spec.kubernetes,
     )
     return {one["kind"]: one for one in objects}
@@ -163,7 +165,7 @@ def test_each_inference_service_says_what_its_own_pods_are_like() -> None:
     kubernetes = {**_TOLD, "endpoints": {"fraud": {"resources": {"memory": "8Gi"}}}}
 
     export = kserve(
-        facts_of(kubernetes=kubernetes), ClusterTarget(), KserveOptions(storage=_STORAGE)
+        facts_of(kubernetes=kubernetes), ClusterTarget(), KserveOptions(storage=_STORAGE, pods=PODS)
     )
 
     (runtime,) = bodies(export, "ServingRuntime")
@@ -174,8 +176,8 @@ def test_each_inference_service_says_what_its_own_pods_are_like() -> None:
     assert [one["name"] for one in container["env"]] == ["HOME"]
     predictor = bodies(export, "InferenceService")[0]["spec"]["predictor"]
     assert predictor["model"]["resources"]["requests"]["memory"] == "8Gi"
-    assert predictor["model"]["image"].startswith("headrace/replica:")
-    assert "nodeSelector" not in predictor
+    assert predictor["model"]["image"] == _TOLD["image"]
+    assert predictor["nodeSelector"] == _TOLD["node_selector"]
 
 
 def test_anothers_runtime_keeps_its_image_and_what_the_spec_leaves_open() -> None:

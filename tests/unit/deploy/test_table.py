@@ -88,6 +88,7 @@ _EXAMPLES: Final[dict[str, dict[str, Any]]] = {
     "Limits that gateways share": {"gateway": {"shared_limits": True}},
     "Signatures": {"security": {"require_signature": True, "trusted_keys": ["/keys/a.pem"]}},
     "Traces": {"tracing": {"collector": "http://127.0.0.1:4318"}},
+    "Pods: volumes, shared memory, patch": {"kubernetes": {"shm_size": "1Gi"}},
     "Pods: who scales them": {
         "kubernetes": {"autoscaler": "keda", "prometheus_url": "http://p:9090"}
     },

@@ -1,3 +1,4 @@
+import hashlib
 import os
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from headrace.core import (
     NotFoundError,
 )
 from headrace.registry import SharedStore, VersionNotFoundError
-from headrace.registry.fetch import Fetched, check_reference, fetch_model
+from headrace.registry.fetch import Fetched, check_model, check_reference, fetch_model
 from tests.unit.registry.test_shared import Hosts
 
 
@@ -139,6 +140,19 @@ def test_a_deadline_ends_a_fetch_and_leaves_nothing(hosts: Hosts, tmp_path: Path
 
 
 @pytest.mark.skipif(os.geteuid() == 0 and not Path("/proc/self").exists(), reason="needs /proc")
+def test_a_mounted_model_is_checked_in_place(tmp_path: Path) -> None:
+    model = tmp_path / "model.onnx"
+    model.write_bytes(b"model")
+    digest = f"sha256:{hashlib.sha256(b'model').hexdigest()}"
+
+    assert check_model(digest, model).path == str(model)
+    model.write_bytes(b"other")
+    with pytest.raises(ArtifactCorruptError, match=f"not {digest}"):
+        check_model(digest, model)
+    with pytest.raises(InvalidArgumentError, match="does not exist"):
+        check_model(digest, tmp_path / "missing")
+
+
 def test_a_place_that_cannot_be_written_is_told(hosts: Hosts) -> None:
     hosts.registry().push("m", hosts.file("a"))
 

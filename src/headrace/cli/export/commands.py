@@ -16,6 +16,7 @@ from headrace.cli.export import helm
 from headrace.cli.export.options import (
     ExportOptions,
     Image,
+    ImageRegistry,
     Output,
     PlaceOptions,
     Replicas,
@@ -98,6 +99,7 @@ def kserve(
     *,
     cluster: PlaceOptions,
     image: Image = None,
+    image_registry: ImageRegistry = "",
     runtime: Annotated[
         str, option("Name of an existing ServingRuntime.", shown="export Headrace's ServingRuntime")
     ] = "",
@@ -120,24 +122,26 @@ def kserve(
     if stable:
         facts = replace(facts, endpoints=tuple(endpoint.stable() for endpoint in facts.endpoints))
     target = deploy.KserveOptions(
-        storage=storage, runtime=runtime, pods=deploy.PodOptions(image=image or "")
+        storage=storage,
+        runtime=runtime,
+        pods=deploy.PodOptions(image=image or "", image_registry=image_registry.rstrip("/")),
     )
     options.write(deploy.kserve(facts, cluster.place(), target))
 
 
 @app.command("kserve-runtime")
-def kserve_runtime(*, image: Image = None) -> None:
+def kserve_runtime(*, image: Image = None, image_registry: ImageRegistry = "") -> None:
     """Write KServe's ClusterServingRuntime of Headrace's replica to standard output.
 
     InferenceServices choose it by `runtime: headrace`, and keep their `storageUri`.
 
     For example:
 
-        headrace export kserve-runtime | kubectl apply --server-side -f -
+        headrace export kserve-runtime --image-registry registry.example/ml | kubectl apply -f -
     """
     from headrace import deploy
 
-    exported = deploy.kserve_runtime(image or "")
+    exported = deploy.kserve_runtime(image or "", image_registry)
     write(deploy.text_of(exported, deploy.DocumentFormat.YAML).rstrip("\n"))
 
 
@@ -146,6 +150,7 @@ def argo_rollouts(
     *,
     cluster: PlaceOptions,
     image: Image = None,
+    image_registry: ImageRegistry = "",
     artifacts: Annotated[
         str, option("Artifact store that pods fetch models from.", metavar="URL", shown="")
     ] = "",
@@ -168,7 +173,11 @@ def argo_rollouts(
     check_artifacts(artifacts)
     target = deploy.ArgoOptions(
         prometheus=prometheus,
-        pods=deploy.PodOptions(image=image or "", artifacts=artifacts),
+        pods=deploy.PodOptions(
+            image=image or "",
+            image_registry=image_registry.rstrip("/"),
+            artifacts=artifacts,
+        ),
         routes=routes.target(),
     )
     options.write(deploy.argo_rollouts(facts, cluster.place(), target))

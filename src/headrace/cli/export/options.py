@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from headrace.cli.base.options import ControlPlaneOptions, file_option, option
+from headrace.cli.base.options import ControlPlaneOptions, file_option, option, setting
 from headrace.cli.base.output import say, write
 from headrace.core import InvalidArgumentError
 
@@ -110,7 +110,15 @@ Replicas = Annotated[
 ]
 Image = Annotated[
     str | None,
-    option("Container image of replicas.", "--image", shown="headrace/replica, this version"),
+    option("Container image of replicas.", "--image", shown="the spec's, else by --image-registry"),
+]
+ImageRegistry = Annotated[
+    str,
+    setting(
+        "Registry and path of Headrace's images, as PREFIX of `make push`.",
+        metavar="REGISTRY/PATH",
+        shown="none",
+    ),
 ]
 
 

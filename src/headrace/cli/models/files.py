@@ -58,8 +58,18 @@ def fetch(
             "Artifact store: s3://BUCKET/PREFIX, gs://, az:// or file:///PATH; credentials come "
             "from the environment.",
             metavar="URL",
+            shown="required without --from",
         ),
-    ],
+    ] = "",
+    source: Annotated[
+        Path | None,
+        option(
+            "Check the model in this file or directory instead; needs a digest.",
+            "--from",
+            metavar="PATH",
+            shown="download it",
+        ),
+    ] = None,
     output: Annotated[Path, option("Target directory.", file_okay=False, shown=".")] = Path(),
     timeout_s: Annotated[float, option("Timeout in seconds.", min=1.0)] = 600.0,
     json: Json = False,
@@ -73,9 +83,15 @@ def fetch(
 
         headrace models fetch fraud:3 --artifacts s3://models/prod --output /models
     """
-    from headrace.registry.fetch import check_reference, fetch_model
+    from headrace.registry.fetch import check_model, check_reference, fetch_model
     from headrace.registry.shared import RETRY_S, check_artifacts_url
 
+    if source is not None:
+        checked = check_model(reference, source)
+        show_answer(checked, f"{checked.path} has digest {checked.digest}", json=json)
+        return
+    if not artifacts:
+        raise typer.BadParameter("pass the store's URL, or --from", param_hint="--artifacts")
     for parameter_hint, check, text in (
         ("NAME:VERSION", check_reference, reference),
         ("--artifacts", check_artifacts_url, artifacts),

@@ -100,6 +100,31 @@ class ClusterOptions:
             shown="none",
         ),
     ] = ""
+    image_registry: Annotated[
+        str,
+        setting(
+            "Registry and path of the images of pods, as PREFIX of `make push`.",
+            metavar="REGISTRY/PATH",
+            shown="the spec's `kubernetes.image`",
+        ),
+    ] = ""
+    pull_secrets: Annotated[
+        list[str] | None,
+        setting("Secret for pulling the images; may be repeated.", "--pull-secret", metavar="NAME"),
+    ] = None
+    store_secret: Annotated[
+        str,
+        setting(
+            "Secret whose keys become variables of the containers that download models: "
+            "credentials of the artifact store.",
+            metavar="NAME",
+            shown="none",
+        ),
+    ] = ""
+    platform_uid: Annotated[
+        bool,
+        setting("Leave the user of pods to the platform, as on OpenShift.", "--platform-uid"),
+    ] = False
     kube_url: Annotated[
         str,
         setting(
@@ -143,6 +168,10 @@ class ClusterOptions:
             owners=tuple(self.owners or ()),
             internal_secret=self.internal_secret,
             gateway_secret=self.gateway_secret,
+            image_registry=self.image_registry.rstrip("/"),
+            pull_secrets=tuple(self.pull_secrets or ()),
+            store_secret=self.store_secret,
+            platform_uid=self.platform_uid,
             url=self.kube_url,
             context=self.kube_context,
         )

@@ -51,6 +51,14 @@ class ClusterSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     """Identity in the leader election among the installation's control planes."""
     internal_secret: str = ""
     """The Secret whose `token` authenticates the control plane to replicas."""
+    image_registry: str = ""
+    """Prefix of the names of images, such as `registry.example/ml`."""
+    pull_secrets: tuple[str, ...] = ()
+    """Secrets for pulling images."""
+    store_secret: str = ""
+    """Secret whose keys are the variables of the artifact store."""
+    platform_uid: bool = False
+    """Whether the platform sets the user of pods."""
     gateway_secret: str = ""
     """The Secret that gets a copy of the gateways' configuration; empty for none."""
     owners: tuple[str, ...] = ()

@@ -19,25 +19,15 @@ from headrace.control.kubernetes.snapshot import Key, is_contested, key_of
 from headrace.control.model.desired import DesiredArm, DesiredEndpoint
 from headrace.control.reconcile.plan import Memo
 from headrace.core.spec.kubernetes import KubernetesSpec
+from headrace.core.spec.pod_template import LIST_KEYS
 
-_ITEM_KEYS: Final[Mapping[str, tuple[tuple[str, ...], ...]]] = {
-    "containers": (("name",),),
-    "initContainers": (("name",),),
-    "volumes": (("name",),),
-    "env": (("name",),),
-    "imagePullSecrets": (("name",),),
-    "volumeMounts": (("mountPath",),),
-    "ownerReferences": (("uid",),),
-    "topologySpreadConstraints": (("topologyKey", "whenUnsatisfiable"),),
-    "ports": (("containerPort", "protocol"), ("port", "protocol")),
-}
-"""Lists with map semantics, and the key fields of an item; the first present ones are used."""
+_ITEM_KEYS: Final = {**LIST_KEYS, "ownerReferences": (("uid",),)}
 _ATOMIC: Final = frozenset({"selector", "labelSelector", "nodeSelector"})
 """Atomic maps: an added key is a difference."""
 TRUCE_S: Final = 300.0
 """How long the count of an autoscaler that is not ours is accepted: two autoscalers that correct
 each other make and end pods at each correction."""
-_QUANTITIES: Final = frozenset({"requests", "limits", "averageValue"})
+_QUANTITIES: Final = frozenset({"requests", "limits", "averageValue", "sizeLimit"})
 
 
 def differences(desired: object, live: object) -> list[str]:

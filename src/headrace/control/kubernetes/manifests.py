@@ -19,8 +19,8 @@ from headrace.control.kubernetes.names import (
 )
 from headrace.control.kubernetes.pods import (
     SETTINGS_KEY,
-    artifact_and_settings,
     digest_of,
+    model_and_settings,
     pod_template,
     pods_of_pool,
     pool_settings_text,
@@ -34,7 +34,7 @@ from headrace.control.model.desired import (
 )
 from headrace.core import FailedPreconditionError
 from headrace.core.spec.base import parsed
-from headrace.core.spec.kubernetes import Autoscaler, KubernetesSpec
+from headrace.core.spec.kubernetes import Autoscaler, KubernetesSpec, PodsSpec
 from headrace.core.spec.scale import AutoscaleSpec
 
 _LOAD_TIMEOUT_S: Final = 600
@@ -94,10 +94,11 @@ def revision_objects(
 ) -> list[Object]:
     """Return the objects of one revision; raises the errors of `objects_of`."""
     revision = arm.revision
-    digest = ""
+    digest = path = ""
+    pods: PodsSpec
     if revision.hosts is None:
-        artifact, text = artifact_and_settings(revision, installation)
-        digest, pods = artifact.digest, settings.pods_of(endpoint.name)
+        pods = settings.pods_of(endpoint.name)
+        digest, path, text = model_and_settings(revision, pods, installation)
     else:
         text = pool_settings_text(revision.hosts, installation)
         pods = pods_of_pool(revision.hosts, settings)
@@ -149,6 +150,7 @@ def revision_objects(
                     revision,
                     pods,
                     digest=digest,
+                    path=path,
                     settings_digest=digest_of(text),
                     installation=installation,
                 ),

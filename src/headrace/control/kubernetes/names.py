@@ -66,6 +66,14 @@ class InstallationName:
     """URL from which pods fetch models."""
     internal_secret: str = ""
     """Secret whose `token` authenticates the control plane at replicas."""
+    image_registry: str = ""
+    """Prefix of the names of our images, such as `registry.example/ml`; empty for none."""
+    pull_secrets: tuple[str, ...] = ()
+    """Secrets for pulling images, besides those of the spec."""
+    store_secret: str = ""
+    """Secret whose keys are the variables of the artifact store; empty for none."""
+    is_platform_uid: bool = False
+    """Whether the platform sets the user of pods, as OpenShift does."""
     owners: tuple[OwnerObject, ...] = ()
     """Owners of all objects; without any they stay when the control plane is uninstalled."""
     drain_timeout_s: float = 30.0

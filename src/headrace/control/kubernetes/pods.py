@@ -34,19 +34,23 @@ from headrace.core import (
     PoolReplicaSettings,
     ReplicaSettings,
 )
+from headrace.core.devices import GPUS, Device
 from headrace.core.gateways import pre_stop_s
+from headrace.core.images import image_name
 from headrace.core.spec.kubernetes import (
     KubernetesSpec,
     PodsSpec,
     ResourcesSpec,
     VariableSpec,
 )
+from headrace.core.spec.pod_template import merged
 
 HTTP_PORT: Final = 8000
 GRPC_PORT: Final = 8001
 """gRPC port of replicas that serve gRPC; the driver's do not, because the gateway translates."""
 METRICS_PORT: Final = 8002
 USER: Final = 65532
+_USER_FIELDS: Final = ("runAsUser", "runAsGroup", "fsGroup")
 CONTAINER: Final = "replica"
 FETCHER: Final = "fetch-model"
 AS_FIRST: Final = ("tini", "--")
@@ -84,27 +88,27 @@ def pod_template(
     pods: PodsSpec,
     *,
     digest: str,
+    path: str,
     settings_digest: str,
     installation: InstallationName,
 ) -> Object:
     """Return the template of a revision's pods.
 
     Args:
-        digest: Digest of the artifact that they fetch; unused for a pool.
+        digest: Digest of the artifact that they run; unused for a pool.
+        path: Path of the model in them; unused for a pool.
         settings_digest: Digest of the settings that they read; a change replaces the pods.
     """
     is_pool = revision.hosts is not None
-    common = _common(pods)
-    fetcher = {
-        **common,
-        "name": FETCHER,
-        "command": ["headrace", "models", "fetch"],
-        "args": [digest, "--artifacts", installation.artifacts_url, "--output", MODELS_DIR],
-        "volumeMounts": [_MODELS, _TMP],
-    }
-    serves_grpc = revision.settings.grpc_port is not None
+    common = _common(revision, pods, installation)
+    replica = _replica(
+        common,
+        installation,
+        serves_grpc=revision.settings.grpc_port is not None,
+        is_pool=is_pool,
+    )
     volumes: list[Object] = [
-        {"name": "models", "emptyDir": {}},
+        {"name": "models", **_models_volume(revision, pods, digest)},
         {"name": "tmp", "emptyDir": {}},
         {
             "name": "settings",
@@ -114,9 +118,24 @@ def pod_template(
     if installation.internal_secret:
         secret = {"secretName": installation.internal_secret, "optional": True}
         volumes.append({"name": "internal", "secret": secret})
-    return {
+    if pods.shm_size:
+        volumes.append(
+            {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": pods.shm_size}}
+        )
+        replica["volumeMounts"].append({"name": "shm", "mountPath": "/dev/shm"})  # noqa: S108  # as above
+    user: Object = {} if installation.is_platform_uid else dict.fromkeys(_USER_FIELDS, USER)
+    containers: Object = {"containers": [replica]}
+    if not is_pool:
+        containers["initContainers"] = [_fetcher(common, pods, digest, path, installation)]
+        if pods.node_cache is not None:
+            replica["volumeMounts"][0]["subPath"] = _cached(digest)
+            user["fsGroupChangePolicy"] = "OnRootMismatch"
+    template = {
         "metadata": {
-            "labels": labels_of(revision, instance=installation.instance),
+            "labels": {
+                **pods.pod_labels,
+                **labels_of(revision, instance=installation.instance),
+            },
             "annotations": {
                 **pods.pod_annotations,
                 ENDPOINT: revision.endpoint,
@@ -130,9 +149,7 @@ def pod_template(
             "enableServiceLinks": False,
             "securityContext": {
                 "runAsNonRoot": True,
-                "runAsUser": USER,
-                "runAsGroup": USER,
-                "fsGroup": USER,
+                **user,
                 "seccompProfile": {"type": "RuntimeDefault"},
             },
             "topologySpreadConstraints": [
@@ -146,15 +163,84 @@ def pod_template(
                 }
                 for key in ("kubernetes.io/hostname", "topology.kubernetes.io/zone")
             ],
-            **scheduling_of(pods),
+            **scheduling_of(pods, installation),
             "terminationGracePeriodSeconds": grace_s(installation),
-            **({} if is_pool else {"initContainers": [fetcher]}),
-            "containers": [
-                _replica(common, installation, serves_grpc=serves_grpc, is_pool=is_pool)
-            ],
+            **containers,
             "volumes": volumes,
         },
     }
+    patched: Object = merged(template, pods.pod_template)
+    return patched
+
+
+def _fetcher(
+    common: Object, pods: PodsSpec, digest: str, path: str, installation: InstallationName
+) -> Object:
+    """Return the init container that downloads the model, or checks that of a volume."""
+    mount: Object = {**_MODELS}
+    if pods.model_volume is not None:
+        args = [digest, "--from", path]
+        mount["readOnly"] = True
+    else:
+        output = MODELS_DIR if pods.node_cache is None else f"{MODELS_DIR}/{_cached(digest)}"
+        args = [digest, "--artifacts", installation.artifacts_url, "--output", output]
+        common = _with_store(common, installation)
+    return {
+        **common,
+        "name": FETCHER,
+        "command": ["headrace", "models", "fetch"],
+        "args": args,
+        "volumeMounts": [mount, _TMP],
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+    }
+
+
+def _with_store(container: Object, installation: InstallationName) -> Object:
+    """Return a container with the credentials of the artifact store, if they are in a Secret."""
+    if not installation.store_secret:
+        return container
+    return {**container, "envFrom": [{"secretRef": {"name": installation.store_secret}}]}
+
+
+def _cached(digest: str) -> str:
+    """Return the directory of an artifact in a node cache."""
+    return digest.replace(":", "/")
+
+
+def _models_volume(revision: Revision, pods: PodsSpec, digest: str) -> Object:
+    """Return the source of the volume `models`."""
+    source, cache = pods.model_volume, pods.node_cache
+    if revision.hosts is not None or (source is None and cache is None):
+        return {"emptyDir": {}}
+    if source is not None and source.image:
+        reference = _filled(source.image, revision, digest=digest)
+        return {"image": {"reference": reference, "pullPolicy": pods.pull_policy}}
+    if source is not None:
+        return {"persistentVolumeClaim": {"claimName": source.claim, "readOnly": True}}
+    assert cache is not None
+    if cache.claim:
+        return {"persistentVolumeClaim": {"claimName": cache.claim}}
+    return {"hostPath": {"path": cache.path, "type": "Directory"}}
+
+
+def model_path(revision: Revision, pods: PodsSpec, *, digest: str, filename: str) -> str:
+    """Return the path of a revision's model in its pods."""
+    if pods.model_volume is None:
+        return f"{MODELS_DIR}/{filename}"
+    path = _filled(pods.model_volume.path, revision, digest=digest, filename=filename)
+    return f"{MODELS_DIR}/{path}"
+
+
+def _filled(text: str, revision: Revision, *, digest: str, filename: str = "") -> str:
+    for name, value in (
+        ("endpoint", revision.endpoint),
+        ("model", revision.model.partition(":")[0]),
+        ("version", revision.version),
+        ("digest", digest.partition(":")[2]),
+        ("file", filename),
+    ):
+        text = text.replace(f"{{{name}}}", value)
+    return text
 
 
 def grace_s(installation: InstallationName) -> int:
@@ -164,13 +250,28 @@ def grace_s(installation: InstallationName) -> int:
     )
 
 
-def image_of(pods: PodsSpec) -> str:
-    """Return the image of replicas."""
-    return pods.image or f"headrace/replica:{headrace.__version__}"
+def image_of(
+    pods: PodsSpec, installation: InstallationName, *, runtime: str = "", device: Device
+) -> str:
+    """Return the image of replicas: the spec's, or ours for a runtime and a device.
+
+    Raises:
+        FailedPreconditionError: Neither the spec nor the installation has one that fits.
+    """
+    if pods.image:
+        return pods.image
+    if not installation.image_registry:
+        raise FailedPreconditionError(
+            "the pods have no image: push the images (make push PREFIX=REGISTRY/PATH) and name the "
+            "registry with --image-registry, or set `kubernetes.image`"
+        )
+    name = image_name(runtime, device, has_gpu=gpus_of(pods.resources, device) > 0)
+    return f"{installation.image_registry}/{name}:{headrace.__version__}"
 
 
-def scheduling_of(pods: PodsSpec) -> Object:
+def scheduling_of(pods: PodsSpec, installation: InstallationName) -> Object:
     """Return a pod's scheduling fields and service account; unset fields are absent."""
+    secrets = dict.fromkeys((*installation.pull_secrets, *pods.pull_secrets))
     fields = {
         "serviceAccountName": pods.service_account,
         "runtimeClassName": pods.runtime_class,
@@ -184,27 +285,40 @@ def scheduling_of(pods: PodsSpec) -> Object:
             }
             for taint in pods.tolerations
         ],
-        "imagePullSecrets": [{"name": name} for name in dict.fromkeys(pods.pull_secrets)],
+        "imagePullSecrets": [{"name": name} for name in secrets],
     }
     return {key: value for key, value in fields.items() if value}
 
 
-def replica_container(pods: PodsSpec, installation: InstallationName) -> Object:
+def replica_container(revision: Revision, pods: PodsSpec, installation: InstallationName) -> Object:
     """Return the container that serves the model in `/models` with the file in `SETTINGS_DIR`."""
-    return _replica(_common(pods), installation, serves_grpc=False, is_pool=False)
+    common = _common(revision, pods, installation)
+    return _replica(common, installation, serves_grpc=False, is_pool=False)
 
 
-def _common(pods: PodsSpec) -> Object:
+def _common(revision: Revision, pods: PodsSpec, installation: InstallationName) -> Object:
     """Return the fields that all containers of a pod share."""
     # HOME for a user without a home directory: libraries store caches there.
     home = VariableSpec(name="HOME", value="/tmp")  # noqa: S108  # a volume of the pod's own
+    device = device_of(revision)
     return {
-        "image": image_of(pods),
+        "image": image_of(pods, installation, runtime=revision.settings.runtime, device=device),
         "imagePullPolicy": pods.pull_policy,
         "securityContext": _LOCKED_DOWN,
-        "resources": resources_of(pods.resources),
+        "resources": resources_of(pods.resources, device),
         "env": variables_of([home, *pods.replica_env]),
     }
+
+
+def device_of(revision: Revision) -> Device:
+    """Return the device that a revision requires."""
+    device = revision.settings.device
+    return Device.AUTO if isinstance(device, msgspec.UnsetType) else device
+
+
+def gpus_of(resources: ResourcesSpec, device: Device) -> int:
+    """Return the number of GPUs of a pod."""
+    return int(device in GPUS) if resources.gpus is None else resources.gpus
 
 
 def ports_of(*, serves_grpc: bool) -> tuple[tuple[str, int], ...]:
@@ -218,7 +332,7 @@ def _replica(
 ) -> Object:
     """Return the replica's container; in a pool it starts without models and fetches them."""
     mounts: list[Object] = [
-        _MODELS if is_pool else {**_MODELS, "readOnly": True},
+        {**_MODELS} if is_pool else {**_MODELS, "readOnly": True},
         _TMP,
         {"name": "settings", "mountPath": SETTINGS_DIR, "readOnly": True},
     ]
@@ -229,7 +343,7 @@ def _replica(
         others = [variable for variable in env if variable["name"] != _TOKEN_FILE]
         env = [*others, {"name": _TOKEN_FILE, "value": path}]
     return {
-        **common,
+        **(_with_store(common, installation) if is_pool else common),
         "name": CONTAINER,
         "command": [*AS_FIRST, "python", "-m", "headrace.serving"],
         "args": ["--settings", f"{SETTINGS_DIR}/replica.json"],
@@ -260,14 +374,14 @@ def _probe(description: str, **numbers: int) -> Object:
     }
 
 
-def resources_of(resources: ResourcesSpec) -> Object:
-    """Return the ResourcesSpec in the form of a container."""
+def resources_of(resources: ResourcesSpec, device: Device) -> Object:
+    """Return the ResourcesSpec in the form of a container, for a model on this device."""
     requests = {"cpu": resources.cpu, "memory": resources.memory}
     limits = {"memory": resources.memory_limit or resources.memory}
     if resources.cpu_limit:
         limits["cpu"] = resources.cpu_limit
-    if resources.gpus:
-        requests[resources.gpu_resource] = limits[resources.gpu_resource] = str(resources.gpus)
+    if gpus := gpus_of(resources, device):
+        requests[resources.gpu_resource] = limits[resources.gpu_resource] = str(gpus)
     return {"requests": requests, "limits": limits}
 
 
@@ -283,10 +397,10 @@ def variables_of(variables: Iterable[VariableSpec]) -> list[Object]:
     return list(entries.values())
 
 
-def artifact_and_settings(
-    revision: Revision, installation: InstallationName
-) -> tuple[ArtifactPath, str]:
-    """Return the artifact that a revision's pods fetch, and the settings of their replicas.
+def model_and_settings(
+    revision: Revision, pods: PodsSpec, installation: InstallationName
+) -> tuple[str, str, str]:
+    """Return the digest of a revision's model, its path in the pods, and the replicas' settings.
 
     Raises:
         FailedPreconditionError: The revision cannot run on a cluster; the text has the remedy.
@@ -297,9 +411,10 @@ def artifact_and_settings(
             "control plane tells them: where there is none, leave 'pool' out"
         )
     artifact = _artifact_of(revision)
-    _check_artifacts(revision.model, installation)
-    path = f"{MODELS_DIR}/{artifact.filename}"
-    return artifact, settings_text(revision, installation, path=path)
+    if pods.model_volume is None:
+        _check_artifacts(revision.model, installation)
+    path = model_path(revision, pods, digest=artifact.digest, filename=artifact.filename)
+    return artifact.digest, path, settings_text(revision, installation, path=path)
 
 
 def _check_artifacts(description: str, installation: InstallationName) -> None:
@@ -399,7 +514,8 @@ def pods_of_pool(hosts: PoolReplicaSettings, settings: KubernetesSpec) -> PodsSp
         FailedPreconditionError: They give less memory than the models of the pool may take.
     """
     own = settings.pools.get(hosts.name)
-    if own is not None:
+    pods = settings.with_own(own)
+    if own is not None and "resources" in own.model_fields_set:
         limit = own.resources.memory_limit or own.resources.memory
         if (quantity(limit) or 0) <= hosts.memory_bytes:
             raise FailedPreconditionError(
@@ -407,13 +523,13 @@ def pods_of_pool(hosts: PoolReplicaSettings, settings: KubernetesSpec) -> PodsSp
                 f"(memory_bytes), and its pods no more than {limit}: give "
                 f"kubernetes.pools.{hosts.name}.resources more memory than that"
             )
-        return own
+        return pods
     resources = settings.resources
     limit = resources.memory_limit and _with_bytes(resources.memory_limit, hosts.memory_bytes)
     more: ResourcesSpec = msgspec.structs.replace(
         resources, memory=_with_bytes(resources.memory, hosts.memory_bytes), memory_limit=limit
     )
-    return msgspec.structs.replace(settings, resources=more)
+    return msgspec.structs.replace(pods, resources=more)
 
 
 def quantity(value: object) -> Decimal | None:

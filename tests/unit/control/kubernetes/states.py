@@ -17,7 +17,12 @@ from headrace.control.model.desired import (
 from headrace.core import EndpointName, ReplicaSettings
 from headrace.core.spec.scale import AutoscaleSpec, PoolSpec
 
-PLACE = InstallationName(namespace="models", artifacts_url="s3://artifacts", drain_timeout_s=20.0)
+PLACE = InstallationName(
+    namespace="models",
+    artifacts_url="s3://artifacts",
+    image_registry="registry.test/ml",
+    drain_timeout_s=20.0,
+)
 POOLS_PLACE = replace(PLACE, internal_secret="headrace-internal")  # noqa: S106  # its name only
 """Pools need a token, by which their pods are told what to host."""
 

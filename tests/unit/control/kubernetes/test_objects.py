@@ -1,13 +1,16 @@
 import json
 import re
 from dataclasses import replace
+from typing import Any
 
 import kubernetes_validate
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from ruamel.yaml import YAML
 
+from headrace import __version__
 from headrace.control.kubernetes import (
     InstallationName,
     labels_of,
@@ -18,14 +21,22 @@ from headrace.control.kubernetes import (
 from headrace.control.kubernetes.names import Object, OwnerObject, label_value
 from headrace.control.model.desired import DesiredArm, DesiredState, Revision
 from headrace.core import FailedPreconditionError, ReplicaSettings
+from headrace.core.devices import Device
+from headrace.core.images import GPU_IMAGES, IMAGES
 from headrace.core.names import NAME_PATTERN
 from headrace.core.spec.scale import AutoscaleSpec
+from headrace.runtimes import get_runtime
+from scripts.images.requirements import IMAGES as BUILT
+from tests.kube import ROOT
 from tests.unit.control.kubernetes.states import (
     PLACE,
+    POOLS_PLACE,
+    a_pool,
     a_revision,
     a_state,
     an_arm,
     an_endpoint,
+    with_pools,
 )
 
 DNS_LABEL = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?")
@@ -54,15 +65,45 @@ def test_a_revision_becomes_four_objects_of_one_name() -> None:
     assert {each["metadata"]["name"] for each in objects} == {name_of(a_revision())}
 
 
-@pytest.mark.parametrize("autoscaler", ["headrace", "hpa"])
-def test_every_object_is_valid_to_the_published_schemas(autoscaler: str) -> None:
+TEMPLATE = {
+    "spec": {
+        "schedulerName": "volcano",
+        "affinity": {"podAntiAffinity": {}},
+        "resourceClaims": [{"name": "gpu", "resourceClaimTemplateName": "mig"}],
+        "volumes": [{"name": "trust", "configMap": {"name": "trust"}}],
+        "containers": [
+            {
+                "name": "replica",
+                "resources": {"claims": [{"name": "gpu"}]},
+                "volumeMounts": [{"name": "trust", "mountPath": "/etc/trust"}],
+            },
+            {"name": "proxy", "image": "registry.test/proxy:1"},
+        ],
+    }
+}
+
+
+@pytest.mark.parametrize(
+    ("autoscaler", "shape"),
+    [
+        ("headrace", {"pod_template": TEMPLATE, "pod_labels": {"team": "a"}, "shm_size": "1Gi"}),
+        ("hpa", {"model_volume": {"claim": "models"}}),
+        ("headrace", {"model_volume": {"image": "registry.test/m@sha256:00", "path": "m.onnx"}}),
+        ("headrace", {"node_cache": {"path": "/var/lib/headrace/models"}}),
+        ("headrace", {"node_cache": {"claim": "cache"}}),
+    ],
+)
+def test_every_object_is_valid_to_the_published_schemas(
+    autoscaler: str, shape: dict[str, Any]
+) -> None:
     owner = OwnerObject(
         api_version="apps/v1", kind="Deployment", name="headrace-control", uid="u-1"
     )
-    installation = InstallationName(
-        namespace="models",
-        artifacts_url="s3://artifacts",
+    installation = replace(
+        PLACE,
         internal_secret="headrace-internal",  # noqa: S106  # its name only
+        store_secret="artifacts",  # noqa: S106  # as above
+        pull_secrets=("images",),
         owners=(owner,),
     )
     state = a_state(
@@ -80,6 +121,7 @@ def test_every_object_is_valid_to_the_published_schemas(autoscaler: str) -> None
         priority_class="high",
         service_account="replicas",
         pod_annotations={"prometheus.io/scrape": "true"},
+        **shape,
     )
 
     for each in objects_of(state, installation=installation):
@@ -185,9 +227,7 @@ def test_a_variable_or_secret_that_is_told_twice_is_said_once() -> None:
 
 def test_other_settings_start_pods_anew() -> None:
     before = deployment(a_state())
-    after = deployment(
-        a_state(), InstallationName(namespace="models", artifacts_url="s3://artifacts")
-    )
+    after = deployment(a_state(), replace(PLACE, drain_timeout_s=30.0))
 
     assert before["spec"]["template"]["metadata"] != after["spec"]["template"]["metadata"]
 
@@ -275,6 +315,168 @@ def test_a_model_that_lies_on_one_machine_is_refused_with_the_way_out() -> None:
 def test_without_a_store_for_artifacts_the_way_out_is_named() -> None:
     with pytest.raises(FailedPreconditionError, match="--artifacts URL"):
         objects_of(a_state(), installation=InstallationName(namespace="models"))
+
+
+def pod_of(
+    installation: InstallationName = PLACE,
+    settings: dict[str, Any] | None = None,
+    **kubernetes: Any,  # noqa: ANN401  # as a document has it
+) -> Object:
+    """The pod of `digits`, whose revision has `settings`."""
+    arm = DesiredArm(revision=a_revision(**(settings or {})), weight=100, replicas=1)
+    state = a_state(an_endpoint(arm), **kubernetes)
+    pod: Object = deployment(state, installation)["spec"]["template"]
+    return pod
+
+
+@pytest.mark.parametrize(
+    ("settings", "gpus", "image"),
+    [
+        ({}, None, "replica"),
+        ({"runtime": "onnx"}, None, "replica"),
+        ({"runtime": "onnx", "device": "cuda"}, None, "replica-gpu"),
+        ({"runtime": "onnx"}, 1, "replica-gpu"),
+        ({"runtime": "sklearn"}, 1, "replica-trees"),
+        ({"runtime": "torchscript", "device": "gpu"}, 2, "replica-torch"),
+        ({"runtime": "tflite"}, None, "replica-tensorflow"),
+        ({"runtime": "openvino", "device": "openvino"}, None, "replica-openvino"),
+        ({"runtime": "huggingface"}, None, "replica-pipeline"),
+    ],
+)
+def test_runtime_and_device_select_the_image_and_the_gpus(
+    settings: dict[str, Any], gpus: int | None, image: str
+) -> None:
+    if "device" in settings:
+        settings = {**settings, "device": Device(settings["device"])}
+    spec = pod_of(settings=settings, resources={"gpus": gpus})["spec"]
+
+    containers = [*spec["initContainers"], *spec["containers"]]
+    assert {c["image"] for c in containers} == {f"registry.test/ml/{image}:{__version__}"}
+    wanted = gpus or (1 if settings.get("device") in {"cuda", "gpu"} else 0)
+    limits = spec["containers"][0]["resources"]["limits"]
+    assert limits.get("nvidia.com/gpu") == (str(wanted) if wanted else None)
+
+
+@pytest.mark.parametrize(
+    ("runtime", "device"),
+    [("sklearn", Device.CUDA), ("onnx", Device.TENSORRT), ("onnx", Device.OPENVINO)],
+)
+def test_a_device_that_no_image_of_ours_has_is_refused(runtime: str, device: Device) -> None:
+    settings = {"runtime": runtime, "device": device}
+
+    with pytest.raises(FailedPreconditionError, match=r"set `kubernetes\.image`"):
+        pod_of(settings=settings)
+
+    (container,) = pod_of(settings=settings, image="mine:1")["spec"]["containers"]
+    assert container["image"] == "mine:1"
+
+
+def test_images_are_those_that_are_built_with_the_runtimes_libraries() -> None:
+    assert {*IMAGES.values(), *GPU_IMAGES.values()} <= BUILT.keys() | {"replica-torch"}
+    for runtime, image in IMAGES.items():
+        extra = getattr(get_runtime(runtime), "extra", "")
+        assert not extra or image == "replica-torch" or extra in BUILT[image].extras
+
+
+def test_the_guide_s_gpu_example_makes_a_pod_that_can_start() -> None:
+    page = (ROOT / "docs/how-to/kubernetes.md").read_text().partition("### Pod settings")[2]
+    spec = YAML(typ="safe").load(page.partition("```yaml\n")[2].partition("```")[0])
+    device = Device(spec["endpoints"][1]["device"])
+    arm = DesiredArm(
+        revision=a_revision("reader", runtime="onnx", device=device), weight=100, replicas=1
+    )
+    installation = replace(PLACE, store_secret="artifacts")  # noqa: S106  # its name
+
+    pod = deployment(a_state(an_endpoint(arm, name="reader"), **spec["kubernetes"]), installation)
+
+    pod = pod["spec"]["template"]["spec"]
+    (fetcher,), (replica,) = pod["initContainers"], pod["containers"]
+    assert replica["image"].startswith("registry.test/ml/replica-gpu:")
+    assert replica["resources"]["limits"]["nvidia.com/gpu"] == "1"
+    assert fetcher["envFrom"], "the store's credentials"
+    assert pod["nodeSelector"] == {"pool": "gpu"}
+    assert "shm" in {mount["name"] for mount in replica["volumeMounts"]}
+
+
+def test_without_a_registry_no_image_is_guessed() -> None:
+    with pytest.raises(FailedPreconditionError, match=r"make push .* --image-registry"):
+        pod_of(replace(PLACE, image_registry=""))
+
+
+def test_an_installation_s_secrets_reach_the_containers_that_need_them() -> None:
+    installation = replace(
+        POOLS_PLACE,
+        pull_secrets=("images", "own"),
+        store_secret="artifacts",  # noqa: S106  # its name
+    )
+    spec = pod_of(installation, pull_secrets=["own"])["spec"]
+    pool = deployment(with_pools(DesiredState(), a_pool()), installation)["spec"]["template"]
+
+    store = [{"secretRef": {"name": "artifacts"}}]
+    assert spec["imagePullSecrets"] == [{"name": "images"}, {"name": "own"}]
+    assert spec["initContainers"][0]["envFrom"] == store
+    assert "envFrom" not in spec["containers"][0], "a model does not get the store's credentials"
+    assert pool["spec"]["containers"][0]["envFrom"] == store
+
+
+def test_the_platform_may_choose_the_user() -> None:
+    security = pod_of(replace(PLACE, is_platform_uid=True))["spec"]["securityContext"]
+
+    assert security == {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
+
+
+@pytest.mark.parametrize(
+    ("volume", "source", "path"),
+    [
+        (
+            {"claim": "models"},
+            {"persistentVolumeClaim": {"claimName": "models", "readOnly": True}},
+            "/models/digits/1/model.onnx",
+        ),
+        (
+            {"image": "registry.test/{model}:{version}", "path": "model"},
+            {"image": {"reference": "registry.test/digits:1", "pullPolicy": "IfNotPresent"}},
+            "/models/model",
+        ),
+    ],
+)
+def test_a_model_of_a_volume_is_checked_and_not_downloaded(
+    volume: dict[str, str], source: Object, path: str
+) -> None:
+    installation = replace(PLACE, artifacts_url="", store_secret="s")  # noqa: S106  # its name
+    state = a_state(model_volume=volume)
+    spec = deployment(state, installation)["spec"]["template"]["spec"]
+
+    (models,) = (v for v in spec["volumes"] if v["name"] == "models")
+    (fetcher,) = spec["initContainers"]
+    assert models == {"name": "models", **source}
+    assert fetcher["args"] == [f"sha256:{a_revision().settings.sha256}", "--from", path]
+    assert "envFrom" not in fetcher
+    told = one(objects_of(state, installation=installation), "ConfigMap")["data"]["replica.json"]
+    assert msgspec.json.decode(told, type=ReplicaSettings).path == path
+    assert all(c["volumeMounts"][0]["readOnly"] for c in (fetcher, *spec["containers"]))
+
+
+def test_pods_share_downloaded_models_but_see_only_their_own() -> None:
+    spec = pod_of(node_cache={"claim": "cache"})["spec"]
+
+    (fetcher,), (replica,) = spec["initContainers"], spec["containers"]
+    directory = f"sha256/{a_revision().settings.sha256}"
+    assert fetcher["args"][-1] == f"/models/{directory}"
+    assert fetcher["volumeMounts"][0] == {"name": "models", "mountPath": "/models"}
+    assert replica["volumeMounts"][0] == {
+        "name": "models",
+        "mountPath": "/models",
+        "readOnly": True,
+        "subPath": directory,
+    }
+    assert spec["securityContext"]["fsGroupChangePolicy"] == "OnRootMismatch"
+
+
+def test_labels_of_other_tools_never_replace_ours() -> None:
+    labels = pod_of(pod_labels={"kueue.x-k8s.io/queue-name": "ml"})["metadata"]["labels"]
+
+    assert labels == {"kueue.x-k8s.io/queue-name": "ml", **labels_of(a_revision())}
 
 
 names = st.from_regex(NAME_PATTERN, fullmatch=True)

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 from headrace.control.kubernetes import InstallationName, objects_of
 from headrace.control.kubernetes.names import Object
-from headrace.control.kubernetes.pods import artifact_and_settings, hosted_settings
+from headrace.control.kubernetes.pods import hosted_settings, model_and_settings
 from headrace.control.model.desired import DesiredState
 from headrace.core import FailedPreconditionError, PoolReplicaSettings
+from headrace.core.spec.kubernetes import PodsSpec
 from tests.unit.control.kubernetes.play import Play
 from tests.unit.control.kubernetes.states import (
     PLACE,
@@ -149,7 +150,7 @@ def test_pods_with_less_memory_than_their_models_may_take_are_refused() -> None:
 
 def test_a_hosted_model_has_no_pods_of_its_own() -> None:
     with pytest.raises(FailedPreconditionError, match="pods of pool 'small' host it"):
-        artifact_and_settings(a_revision(pool="small"), POOLS_PLACE)
+        model_and_settings(a_revision(pool="small"), PodsSpec(), POOLS_PLACE)
 
 
 def test_a_pod_is_told_of_a_model_by_what_it_has_to_fetch() -> None:
