@@ -259,9 +259,9 @@ valueFrom: {fieldRef: {fieldPath: {{ index . 1 | quote }}}}
 {{- if and $settings.grpc_port (ne (int $settings.grpc_port) 8001) -}}
 {{- fail (printf "%s.settings: grpc_port is %v, and Services, routes and policies lead to 8001" $place $settings.grpc_port) -}}
 {{- end -}}
-{{- $name := include "headrace.revisionName" (dict "instance" (include "headrace.instance" $) "it" .) -}}
+{{- $name := include "headrace.armName" (dict "instance" (include "headrace.instance" $) "it" .) -}}
 {{- if hasKey $seen $name -}}
-{{- fail (printf "%s: its objects would be called %s, as those of %s: each version needs a revision of its own" $place $name (get $seen $name)) -}}
+{{- fail (printf "%s: its objects would be called %s, as those of %s: each version needs an `arm` of its own" $place $name (get $seen $name)) -}}
 {{- end -}}
 {{- $_ := set $seen $name $place -}}
 {{- if .weight -}}{{- $_ := set $weighted .endpoint (add 1 (get $weighted .endpoint | default 0)) -}}{{- end -}}
@@ -334,9 +334,9 @@ hostnames:
 {{- end -}}
 {{- end }}
 
-{{- /* As headrace.control.kubernetes.name_of: shortened before the revision if it is too long, so pod names begin with it. */ -}}
-{{- define "headrace.revisionName" -}}
-{{- $suffix := printf "-%s-%s" .it.version (.it.revision | trunc 8) -}}
+{{- /* Name of an arm's objects. It stays when the arm gets another version, so that its Deployment rolls: {instance, it}. */ -}}
+{{- define "headrace.armName" -}}
+{{- $suffix := printf "-%s-%d" (sha256sum .it.endpoint | trunc 8) (int .it.arm) -}}
 {{- $stem := printf "%s-%s" .instance .it.endpoint | lower -}}
 {{- $stem = regexReplaceAll "[^a-z0-9]+" $stem "-" | trunc (int (sub 57 (len $suffix))) | trimAll "-" -}}
 {{ $stem }}{{ $suffix }}
@@ -381,7 +381,7 @@ hostnames:
 {{- range .versions }}{{ if .weight }}{{ $weighted = append $weighted . }}{{ end }}{{ end -}}
 backendRefs:
   {{- range $weighted | default .versions }}
-  - name: {{ include "headrace.revisionName" (dict "instance" $instance "it" .) | quote }}
+  - name: {{ include "headrace.armName" (dict "instance" $instance "it" .) | quote }}
     port: {{ $port }}
     weight: {{ .weight }}
   {{- end }}
@@ -425,7 +425,7 @@ filters:
 {{- define "headrace.backends" -}}
 {{- if .version -}}
 backendRefs:
-  - name: {{ include "headrace.revisionName" (dict "instance" .instance "it" (first .versions)) | quote }}
+  - name: {{ include "headrace.armName" (dict "instance" .instance "it" (first .versions)) | quote }}
     port: {{ .port }}
 {{- else -}}
 {{ include "headrace.split" . }}
@@ -460,25 +460,26 @@ spec:
 {{ $stem | trunc 54 | trimAll "-" }}-{{ sha256sum .endpoint | trunc 8 }}
 {{- end }}
 
-{{- define "headrace.revisionSelector" -}}
+{{- define "headrace.armSelector" -}}
 app.kubernetes.io/name: headrace
 app.kubernetes.io/instance: {{ include "headrace.instance" .root | quote }}
 app.kubernetes.io/component: replica
-headrace.dev/revision: {{ .it.revision | trunc 12 | quote }}
+headrace.dev/endpoint: {{ include "headrace.labelValue" .it.endpoint | quote }}
+headrace.dev/arm: {{ .it.arm | quote }}
 {{- end }}
 
-{{- define "headrace.revisionLabels" -}}
-{{ include "headrace.revisionSelector" . }}
+{{- define "headrace.armLabels" -}}
+{{ include "headrace.armSelector" . }}
 app.kubernetes.io/managed-by: {{ .root.Release.Service }}
-headrace.dev/endpoint: {{ include "headrace.labelValue" .it.endpoint | quote }}
+headrace.dev/revision: {{ .it.revision | trunc 12 | quote }}
 headrace.dev/version: {{ include "headrace.labelValue" .it.version | quote }}
 {{- end }}
 
-{{- define "headrace.revisionMetadata" -}}
+{{- define "headrace.armMetadata" -}}
 name: {{ .name | quote }}
 namespace: {{ .root.Release.Namespace | quote }}
 labels:
-  {{- include "headrace.revisionLabels" . | nindent 2 }}
+  {{- include "headrace.armLabels" . | nindent 2 }}
   {{- with .root.Values.commonLabels }}
   {{- toYaml . | nindent 2 }}
   {{- end }}
@@ -487,7 +488,7 @@ labels:
 {{- /* Common part of the containers that fetch and serve a model. */ -}}
 {{- define "headrace.replicaCommon" -}}
 {{- $pod := .it.pod | default dict -}}
-image: {{ $pod.image | default (include "headrace.image" (dict "root" .root "image" (dict "repository" "replica"))) | quote }}
+image: {{ $pod.image | default (include "headrace.image" (dict "root" .root "image" (dict "repository" ($pod.imageName | default "replica")))) | quote }}
 imagePullPolicy: {{ $pod.imagePullPolicy | default .root.Values.image.pullPolicy }}
 securityContext:
   {{- include "headrace.containerSecurity" .root | nindent 2 }}
@@ -495,10 +496,6 @@ resources:
   {{- toYaml $pod.resources | nindent 2 }}
 env:
   {{- include "headrace.env" (dict "ours" (list (dict "name" "HOME" "value" "/tmp")) "theirs" $pod.env) | nindent 2 }}
-{{- with .root.Values.artifacts.existingSecret }}
-envFrom:
-  - secretRef: {name: {{ . | quote }}}
-{{- end }}
 {{- end }}
 
 {{- /* Common part of the containers of jobs and streams: {root, resources, runId, member}. */ -}}

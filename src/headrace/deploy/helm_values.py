@@ -4,6 +4,7 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 from typing import Any, Final
@@ -14,10 +15,11 @@ from ruamel.yaml.error import YAMLError
 from ruamel.yaml.scalarstring import LiteralScalarString
 
 import headrace
-from headrace.control.kubernetes import InstallationName, objects_of
+from headrace.control.kubernetes import InstallationName, objects_of, settings_in
 from headrace.control.kubernetes.pods import GRPC_PORT
 from headrace.control.model.desired import DesiredArm, DesiredEndpoint, DesiredState
 from headrace.core import FailedPreconditionError
+from headrace.core.spec.kubernetes import PodsSpec
 from headrace.core.spec.parse import SystemSpec
 from headrace.deploy.endpoint_resource import endpoint_definition
 from headrace.deploy.features import Loss, accepted, unique_texts
@@ -71,6 +73,8 @@ def chart_files() -> Mapping[str, str]:
 
 _WINDOW: Final = re.compile(r"\[([0-9]+s)\]")
 _OURS: Final = "headrace.dev/"
+_REGISTRY: Final = "chart.invalid"
+"""Stands for the chart's `image.registry`, which is set at installation."""
 _OWN_ENV: Final = ({"name": "HOME", "value": "/tmp"},)  # noqa: S108  # a volume of the pod's own
 
 
@@ -78,12 +82,14 @@ def version_values(
     endpoint: DesiredEndpoint,
     arm: DesiredArm,
     *,
+    number: int,
     spec: Mapping[str, Any],
     installation: InstallationName,
 ) -> Values:
     """Return the values of one version.
 
     Args:
+        number: Position of the arm in its endpoint.
         installation: Where the driver would create its objects. The chart sets names and namespace.
 
     Raises:
@@ -91,14 +97,18 @@ def version_values(
     """
     alone = msgspec.structs.replace(endpoint, arms=(with_grpc(arm),))
     desired = DesiredState(spec=dict(spec), endpoints=(alone,))
-    objects = {
-        manifest["kind"]: manifest for manifest in objects_of(desired, installation=installation)
-    }
+    pods = settings_in(desired).pods_of(endpoint.name)
+    # The chart merges the patch itself, after the values of its other parts.
+    plain = msgspec.structs.replace(pods, pod_template={}, endpoints={})
+    installation = replace(installation, image_registry=_REGISTRY, pull_secrets=())
+    made = objects_of(desired, installation=installation, settings=plain)
+    objects = {manifest["kind"]: manifest for manifest in made}
     pod = objects["Deployment"]["spec"]["template"]
     (fetcher,) = pod["spec"]["initContainers"]
     timeout_s = endpoint.timeout_s
     values: Values = {
         "endpoint": str(endpoint.name),
+        "arm": number + 1,
         "version": arm.revision.version,
         "revision": arm.revision.id,
         "model": arm.revision.model,
@@ -108,7 +118,7 @@ def version_values(
         "drainTimeoutSeconds": math.ceil(installation.drain_timeout_s),
         "requestTimeout": duration(0.0 if timeout_s is None else timeout_s + GRACE_S),
         "settings": objects["ConfigMap"]["data"]["replica.json"],
-        "pod": dict(_pod_values(pod)),
+        "pod": dict(_pod_values(pod, pods)),
     }
     for kind, convert in (("HorizontalPodAutoscaler", _hpa), ("ScaledObject", _keda)):
         if kind in objects:
@@ -136,10 +146,14 @@ def arms_of(
                 yield number, endpoint, arm
 
 
-def _pod_values(pod: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+def _pod_values(pod: Mapping[str, Any], pods: PodsSpec) -> Iterator[tuple[str, Any]]:
     """Yield the parts of a pod template that a spec can set."""
     (container,) = pod["spec"]["containers"]
-    yield "image", container["image"]
+    registry, _, rest = container["image"].partition("/")
+    if registry == _REGISTRY:
+        yield "imageName", rest.partition(":")[0]
+    else:
+        yield "image", container["image"]
     yield "imagePullPolicy", container["imagePullPolicy"]
     yield "resources", container["resources"]
     if env := [variable for variable in container["env"] if variable not in _OWN_ENV]:
@@ -147,6 +161,18 @@ def _pod_values(pod: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     annotations = pod["metadata"]["annotations"]
     if others := {key: value for key, value in annotations.items() if not key.startswith(_OURS)}:
         yield "annotations", others
+    if pods.pod_labels:
+        yield "labels", pods.pod_labels
+    volume, *_ = pod["spec"]["volumes"]
+    source = {key: value for key, value in volume.items() if key != "name"}
+    for name, value in (
+        ("shmSize", pods.shm_size),
+        ("modelVolume", pods.model_volume and source),
+        ("nodeCache", pods.node_cache and source),
+        ("template", pods.pod_template),
+    ):
+        if value:
+            yield name, value
     for name in (
         "serviceAccountName", "runtimeClassName", "priorityClassName", "nodeSelector",
         "tolerations", "imagePullSecrets",
@@ -284,7 +310,11 @@ def _add_versions(
     for number, endpoint, arm in arms_of(endpoints):
         location = locations.get(endpoint.name, "endpoints")
         try:
-            rows.append(version_values(endpoint, arm, spec=document, installation=installation))
+            rows.append(
+                version_values(
+                    endpoint, arm, number=number, spec=document, installation=installation
+                )
+            )
         except FailedPreconditionError as error:
             source = f"{location}.versions[{number}]" if len(endpoint.arms) > 1 else location
             losses.append(Loss(source, str(error), "see the message"))

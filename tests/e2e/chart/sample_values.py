@@ -1,7 +1,9 @@
 """Values for the chart, one group for each thing that somebody may choose."""
 
 import copy
+import hashlib
 import itertools
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Final
@@ -42,10 +44,18 @@ KEDA: Final = {
 }  # fmt: skip
 
 
+def arm_name(endpoint: str, number: int) -> str:
+    """The chart's name of the objects of an endpoint's arm, from 1 on."""
+    suffix = f"-{hashlib.sha256(endpoint.encode()).hexdigest()[:8]}-{number}"
+    stem = re.sub(r"[^a-z0-9]+", "-", f"headrace-{endpoint}".lower())
+    return f"{stem[: 57 - len(suffix)].strip('-')}{suffix}"
+
+
 def a_version(endpoint: str = "digits", version: str = "1", **more: Any) -> Values:
     """A row of `workloads.versions`."""
     row: Values = {
         "endpoint": endpoint,
+        "arm": int(version) if version.isdigit() else 1,
         "version": version,
         "revision": f"{len(endpoint):02x}{version:0>2}{'e' * 12}"[:16],
         "model": f"{endpoint}:{version}",

@@ -1,5 +1,6 @@
 """The chart makes of a revision what the control plane's driver makes of it."""
 
+import hashlib
 from dataclasses import replace
 from typing import Any
 
@@ -7,11 +8,13 @@ import msgspec
 import pytest
 from ruamel.yaml import YAML
 
-from headrace.control.kubernetes import InstallationName, objects_of
-from headrace.control.model.desired import DesiredEndpoint
+from headrace.control.kubernetes import InstallationName, name_of, objects_of
+from headrace.control.kubernetes.names import ENDPOINT, REVISION, VERSION, label_value
+from headrace.control.model.desired import DesiredArm, DesiredEndpoint
 from headrace.core.gateways import MAX_BEHIND_S
 from headrace.core.spec.scale import AutoscaleSpec
 from headrace.deploy.helm_values import arms_of, version_values, with_grpc
+from tests.e2e.chart.sample_values import arm_name
 from tests.kube import CHART, Object, needs, rendered
 from tests.unit.control.kubernetes.states import PLACE, a_state, an_arm, an_endpoint
 
@@ -39,6 +42,41 @@ PODS: dict[str, Any] = {
 }
 
 
+SHAPE: dict[str, Any] = {
+    "pod_labels": {"team": "ml"},
+    "shm_size": "2Gi",
+    "tolerations": [{"key": "gpu", "operator": "Exists"}],
+    "pod_template": {
+        "metadata": {"labels": {"sidecar.istio.io/inject": "true"}},
+        "spec": {
+            "schedulerName": "volcano",
+            "securityContext": {"supplementalGroups": [2000]},
+            "tolerations": [{"key": "gpu", "operator": "Exists"}, {"key": "spot"}],
+            "affinity": {"podAntiAffinity": {}},
+            "topologySpreadConstraints": [
+                {
+                    "maxSkew": 2,
+                    "topologyKey": "kubernetes.io/hostname",
+                    "whenUnsatisfiable": "ScheduleAnyway",
+                }
+            ],
+            "resourceClaims": [{"name": "gpu", "resourceClaimTemplateName": "mig"}],
+            "volumes": [{"name": "trust", "configMap": {"name": "trust"}}],
+            "containers": [
+                {
+                    "name": "replica",
+                    "env": [{"name": "HOME", "value": "/home"}, {"name": "TZ", "value": "UTC"}],
+                    "resources": {"claims": [{"name": "gpu"}]},
+                    "volumeMounts": [{"name": "trust", "mountPath": "/etc/trust"}],
+                    "securityContext": {"capabilities": {"drop": ["ALL", "NET_RAW"]}},
+                },
+                {"name": "proxy", "image": "registry.test/proxy:1", "args": ["run"]},
+            ],
+        },
+    },
+}
+
+
 def plain(one: Object) -> Object:
     """An object without what only says who made it, and where defaults may be left out."""
     labels = one["metadata"]["labels"]
@@ -57,6 +95,36 @@ def _without_maker(value: Any) -> Any:
     return [_without_maker(one) for one in value] if isinstance(value, list) else value
 
 
+def as_arm(objects: list[Object], number: int, arm: DesiredArm) -> list[Object]:
+    """The driver's objects of a revision under the chart's names and selectors, which stay."""
+    endpoint = arm.revision.endpoint
+    name = arm_name(endpoint, number + 1)
+    (settings,) = (o["data"]["replica.json"] for o in objects if o["kind"] == "ConfigMap")
+    digest = hashlib.sha256(settings.encode()).hexdigest()[:8]
+
+    def renamed(value: Any, key: str = "") -> Any:
+        if isinstance(value, list):
+            return [renamed(item) for item in value]
+        if isinstance(value, str) and key != "replica.json":
+            return value.replace(name_of(arm.revision), name)
+        if not isinstance(value, dict):
+            return value
+        if REVISION in value:
+            is_selector = VERSION not in value
+            value = {**value, ENDPOINT: label_value(endpoint), "headrace.dev/arm": str(number + 1)}
+            if is_selector:
+                del value[REVISION]
+        if key == "configMap" and value.get("name") == name_of(arm.revision):
+            return {"name": f"{name}-{digest}"}
+        return {field: renamed(item, field) for field, item in value.items()}
+
+    changed: list[Object] = renamed(objects)
+    for one in changed:
+        if one["kind"] == "ConfigMap":
+            one["metadata"]["name"] += f"-{digest}"
+    return changed
+
+
 def both(
     endpoint: DesiredEndpoint, *, installation: InstallationName = PLACE, **kubernetes: Any
 ) -> tuple[list[Object], list[Object]]:
@@ -64,13 +132,21 @@ def both(
     desired = a_state(endpoint, **kubernetes)
     # The chart's replicas serve gRPC: before them is a gateway that is not ours.
     served = msgspec.structs.replace(endpoint, arms=tuple(map(with_grpc, endpoint.arms)))
-    driver = objects_of(a_state(served, **kubernetes), installation=installation)
-    rows = [
-        version_values(endpoint, arm, spec=desired.spec, installation=installation)
-        for _, endpoint, arm in arms_of(desired.endpoints)
-    ]
+    driver: list[Object] = []
+    rows = []
+    for number, _, arm in arms_of(desired.endpoints):
+        of_arm = msgspec.structs.replace(served, arms=(served.arms[number],))
+        made = objects_of(a_state(of_arm, **kubernetes), installation=installation)
+        driver += as_arm(made, number, arm)
+        rows.append(
+            version_values(endpoint, arm, number=number, spec=desired.spec, installation=PLACE)
+        )
     values = {
-        "artifacts": {"url": PLACE.artifacts_url},
+        "artifacts": {"url": PLACE.artifacts_url, "existingSecret": installation.store_secret},
+        "image": {
+            "registry": installation.image_registry,
+            "pullSecrets": [*installation.pull_secrets],
+        },
         "workloads": {"mode": "static", "versions": rows},
         "tests": {"enabled": False},
         "networkPolicy": {"enabled": False},
@@ -94,6 +170,10 @@ def both(
             id="split",
         ),
         pytest.param(an_endpoint(), PODS, id="pods"),
+        pytest.param(an_endpoint(), SHAPE, id="shape"),
+        pytest.param(an_endpoint(), {"model_volume": {"claim": "models"}}, id="claim"),
+        pytest.param(an_endpoint(), {"model_volume": {"image": "r/m:1"}}, id="oci"),
+        pytest.param(an_endpoint(), {"node_cache": {"claim": "cache"}}, id="cache"),
         pytest.param(an_endpoint(name="Fraud.Score_v2" + "x" * 80), {}, id="long name"),
         pytest.param(an_endpoint(autoscale=SCALE), {"autoscaler": "headrace"}, id="our scaler"),
         pytest.param(an_endpoint(autoscale=SCALE), {"autoscaler": "hpa"}, id="hpa"),
@@ -112,6 +192,23 @@ def test_chart_and_driver_make_the_same_objects(
     assert [one["kind"] for one in chart] == [one["kind"] for one in driver]
     for ours, theirs in zip(chart, driver, strict=True):
         assert ours == theirs
+
+
+def test_an_installation_s_settings_reach_the_pods_of_both() -> None:
+    installation = replace(PLACE, pull_secrets=("images",), store_secret="artifacts")  # noqa: S106  # its name
+    driver, chart = both(an_endpoint(), installation=installation)
+
+    assert chart == driver
+
+
+def test_another_version_keeps_every_name_but_that_of_its_settings() -> None:
+    (_, before), (_, after) = both(an_endpoint()), both(an_endpoint(an_arm(version="2")))
+
+    names = [{(o["kind"], o["metadata"]["name"]) for o in made} for made in (before, after)]
+    assert {kind for kind, _ in names[0] ^ names[1]} == {"ConfigMap"}
+    deployments = [o["spec"] for made in (before, after) for o in made if o["kind"] == "Deployment"]
+    assert deployments[0]["selector"] == deployments[1]["selector"]
+    assert deployments[0]["strategy"]["rollingUpdate"] == {"maxUnavailable": 0, "maxSurge": 1}
 
 
 @pytest.mark.parametrize("max_behind_s", [1, 10, 3600])

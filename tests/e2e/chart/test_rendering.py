@@ -15,7 +15,6 @@ import headrace
 from headrace import deploy
 from headrace.cli.app import app
 from headrace.control.kubernetes import role_rules
-from headrace.control.kubernetes.names import revision_name
 from headrace.core.internal_token import MIN_BYTES
 from headrace.core.spec.kubernetes import Autoscaler
 from headrace.core.spec.parse import parse_spec
@@ -30,6 +29,7 @@ from tests.e2e.chart.sample_values import (
     LAG,
     Values,
     a_version,
+    arm_name,
     combinations,
     merged,
 )
@@ -200,7 +200,7 @@ def test_wrong_values_are_refused_by_their_place(values: Values, said: str) -> N
         ),
         (
             merged(
-                static(*(a_version(version=str(i), weight=1) for i in range(17))),
+                static(*(a_version(version=str(i), weight=1) for i in range(1, 18))),
                 CHOICES["ingress"][1],
             ),
             "17 versions of digits have a weight",
@@ -539,7 +539,7 @@ def test_routes_of_static_mode_are_those_that_are_exported_for_the_gateway_api(
     rows = [a_version(n, str(i), weight=weight) for n in names for i, weight in numbered]
     services = {
         (row["endpoint"], row["version"]): (
-            revision_name(row["endpoint"], row["version"], row["revision"]), None,
+            arm_name(row["endpoint"], row["arm"]), None,
         )
         for row in rows
     }  # fmt: skip

@@ -407,8 +407,9 @@ def test_a_version_s_values_are_what_the_driver_would_make() -> None:
     values = version_values(
         endpoint,
         arm,
+        number=0,
         spec=desired.spec,
-        installation=InstallationName(namespace="a", artifacts_url=URL),
+        installation=InstallationName(namespace="a", artifacts_url=URL, image_registry="r"),
     )
 
     assert (values["revision"], values["weight"]) == (arm.revision.id, 25)
