@@ -160,6 +160,7 @@ class Cloud:
             [
                 *("control", str(self.folder / "headrace.yaml"), "--driver", "kubernetes"),
                 *("--namespace", "models", "--gateway", "remote"),
+                *("--image-registry", "registry.test"),
                 *("--artifacts", self.artifacts, "--agents-host", address),
                 *("--agents-port", str(_AGENTS_PORT), "--agents-tls-cert", str(shown)),
                 *("--agents-tls-key", str(self.authority.directory / "control-key.pem")),

@@ -37,6 +37,7 @@ class Lab:
             url=self.server.url,
             identity=identity,
             internal_secret="headrace-internal" if has_token else "",
+            image_registry="registry.test",
         )
 
     def start(self, *endpoints: dict[str, Any], has_token: bool = True, **settings: Any) -> None:
