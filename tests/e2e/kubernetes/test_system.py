@@ -80,6 +80,7 @@ def test_a_control_plane_stands_by_until_the_first_one_ends(lab: Lab) -> None:
         "--identity": "control-b",
         "--artifacts": lab.store_url,
         "--internal-secret": "headrace-internal",
+        "--image-registry": "registry.test",
         "--home": str(lab.folder / "other"),
         "--admin-port": str(port),
         **dict.fromkeys(("--http-port", "--grpc-port", "--metrics-port"), "0"),
