@@ -46,12 +46,12 @@ def test_the_trail_is_listed_and_verified_and_a_spoiled_one_told(shell: Shell) -
     again = shell.run("trail", "verify", "--checkpoint", checkpoint)
     other = shell.run("trail", "verify", "--checkpoint", f"{checkpoint[:-1]}x")
     with contextlib.closing(sqlite3.connect(shell.home / "state.db")) as database, database:
-        database.execute("UPDATE trail SET after = '{}' WHERE action = 'apply'")
+        database.execute("UPDATE trail SET after = '{}' WHERE action = 'endpoint.patch'")
     spoiled = shell.run("trail", "verify", "--json")
 
     assert (up.returncode, pushed.returncode) == (0, 0), up.stderr + pushed.stderr
     assert [entry["action"] for entry in entries] == [
-        *("user.add", "token.create", "apply", "model.push"),
+        *("user.add", "token.create", "endpoint.patch", "model.push"),
     ]
     assert entries[2]["after"]["endpoints"]["mlp"]["models"] == ["mlp:1"]
     assert entries[3]["actor"] == entries[2]["actor"] == "admin"  # not by hand: it runs

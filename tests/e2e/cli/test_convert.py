@@ -68,7 +68,7 @@ def test_rows_of_a_file_are_compared_too_and_make_no_other_version(shell: Shell)
         (["--convert-data", "words.csv"], "'input' takes numbers, and column 1 is text"),
         (["--convert-tolerance", "1e-17"], "than the tolerance of 1e-17"),
         (["--runtime", "xgboost"], "binary.txt: "),
-        (["--runtime", "nobody"], "'nobody', and those of catboost, huggingface"),
+        (["--runtime", "nobody"], "'nobody', which has no converter; models of catboost"),
     ],
 )
 def test_what_cannot_be_done_says_why(shell: Shell, options: list[str], told: str) -> None:

@@ -201,7 +201,7 @@ def _timed(home: Path) -> int:
         (["model.onnx", "--only", "magic"], "no recipe of this model matches 'magic'"),
         pytest.param(["text.txt"], "no runtime recognises", marks=pytest.mark.long),
         pytest.param(["model.onnx", "--budget", "soon"], "not a duration", marks=pytest.mark.long),
-        pytest.param(["model.onnx", "--max-loss", "200%"], "no share", marks=pytest.mark.long),
+        pytest.param(["model.onnx", "--max-loss", "200%"], "not a ratio", marks=pytest.mark.long),
         (["model.onnx", "--no-push", "--canary", "fraud"], "--no-push"),
         (["model.onnx", "--resume"], "nothing to resume"),
     ],

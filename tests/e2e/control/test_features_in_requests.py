@@ -273,7 +273,7 @@ def test_what_does_not_fit_is_refused_before_anything_runs(system: System, matmu
     system.start({"name": "plain", "model": str(matmul)})
     system.wait_ready()
     mistakes: list[tuple[dict[str, Any], str]] = [
-        ({"service": "nobody"}, "there is no feature service 'nobody'; there are: people, known"),
+        ({"service": "nobody"}, "feature service 'nobody' is not defined; defined: people, known"),
         ({"inputs": {"x": ["age", "spend"]}}, "has the shape [-1, 4], but 2 columns"),
         ({"online_store": "away"}, "add `network: true`"),
         ({"online_store": "nobody"}, "there is no online store 'nobody'; there are: away"),
