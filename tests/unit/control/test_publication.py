@@ -113,3 +113,18 @@ def test_nothing_that_was_sent_is_forgotten_and_nothing_is_kept_twice(
     assert addresses_of(found or ()) == addresses_of(everything)
     assert set(everything) <= {*(found or ())}
     assert len(found or ()) <= 8 + 3
+
+
+async def test_routes_are_recorded_before_replicas_that_they_lack_may_be_removed() -> None:
+    gateways = Gateways()
+    gateways.refusal = None
+    busy: list[frozenset[str]] = []
+
+    async def record(_routes: tuple[EndpointRoute, ...]) -> None:
+        busy.append(routed(publication))
+
+    publication = RoutePublication(publisher=gateways, published=(route("a"),), record=record)
+    await publish(publication, route("b"))
+
+    assert busy == [{"a", "b"}]
+    assert routed(publication) == {"b"}

@@ -98,9 +98,9 @@ class RoutePublication:
         in_force: tuple[EndpointRoute, ...],
         left_out: Mapping[str, str],
     ) -> None:
+        await self.record(in_force)  # first: replicas that `published` lacks may be removed
         self.published, self.left_out = in_force, left_out
         self.attempted = tuple(route for route in routes if route.name in left_out) or None
-        await self.record(in_force)
 
     def _note_failure(self, error: Exception) -> None:
         self.is_confirmed = isinstance(error, RoutesLeftOutError)
