@@ -291,14 +291,14 @@ class _Step:
                 f"another revision's objects are called {name} too: rename the endpoint"
             )
             return
-        if self.cache.is_settled(key, facts):
+        if self.cache.settled.get(key) == facts:
             return
         before = len(self.actions), len(self._changes)
         problems = self._bring_about(manifests, arm, handover)
         if problems:
             self.problems[key] = "; ".join(dict.fromkeys(problems))
-        is_settled = not problems and before == (len(self.actions), len(self._changes))
-        self.cache.settle(key, facts if is_settled else None)
+        elif before == (len(self.actions), len(self._changes)):
+            self.cache.settled[key] = facts
 
     def note_hosted(
         self, endpoint: DesiredEndpoint, arm: DesiredArm, pool: DesiredEndpoint | None

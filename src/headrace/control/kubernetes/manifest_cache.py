@@ -80,21 +80,25 @@ class Manifests:
     """`replicas` of its Deployment; None with an external autoscaler."""
 
 
+Sizes = tuple[tuple[int, int | None], ...]
+"""`replicas` and `required` of an endpoint's arms."""
+
+
 @dataclass(slots=True)
 class ManifestCache:
     """Manifests by arm, their differences from live objects, decoded pods, the planner's memo."""
 
     memo: Memo = field(default_factory=Memo)
     decoded: DecodedObjects = field(default_factory=DecodedObjects)
+    settled: dict[tuple[str, str], tuple[object, ...]] = field(default_factory=dict)
+    """What was compared of arms that needed no action."""
     _manifests: dict[
         tuple[str, str], tuple[DesiredEndpoint, KubernetesSpec, InstallationName, Manifests]
     ] = field(default_factory=dict)
-    _resized: dict[
-        str, tuple[DesiredEndpoint, tuple[tuple[int, int | None], ...], DesiredEndpoint]
-    ] = field(default_factory=dict)
+    _resized: dict[str, tuple[DesiredEndpoint, Sizes, DesiredEndpoint]] = field(
+        default_factory=dict
+    )
     _compared: dict[Key, tuple[Object, Object, tuple[str, ...]]] = field(default_factory=dict)
-    _settled: dict[tuple[str, str], tuple[object, ...]] = field(default_factory=dict)
-    """What was compared of arms that needed no action."""
     _truces: dict[str, float] = field(default_factory=dict)
     """Ends of truces with other autoscalers, by the uid of the Deployment."""
 
@@ -119,28 +123,22 @@ class ManifestCache:
         self._manifests[endpoint.name, arm.key] = (endpoint, settings, installation, fresh)
         return fresh
 
-    def resized(
-        self, endpoint: DesiredEndpoint, sizes: tuple[tuple[int, int | None], ...]
-    ) -> DesiredEndpoint:
-        """Return `endpoint` with `replicas` and `required` of its arms; the same object each time.
+    def resized(self, endpoint: DesiredEndpoint, sizes: Sizes) -> DesiredEndpoint:
+        """Return `endpoint` with these sizes of its arms; the same object each time.
 
         The planner's memo compares endpoints by identity.
         """
-        if all(
-            size == (arm.replicas, arm.required)
-            for arm, size in zip(endpoint.arms, sizes, strict=True)
-        ):
+        if sizes == tuple((arm.replicas, arm.required) for arm in endpoint.arms):
             return endpoint
         cached = self._resized.get(endpoint.name)
-        if cached is not None and cached[0] is endpoint and cached[1] == sizes:
-            return cached[2]
-        arms = tuple(
-            msgspec.structs.replace(arm, replicas=replicas, required=required)
-            for arm, (replicas, required) in zip(endpoint.arms, sizes, strict=True)
-        )
-        fresh = msgspec.structs.replace(endpoint, arms=arms)
-        self._resized[endpoint.name] = endpoint, sizes, fresh
-        return fresh
+        if cached is None or cached[0] is not endpoint or cached[1] != sizes:
+            arms = tuple(
+                msgspec.structs.replace(arm, replicas=replicas, required=required)
+                for arm, (replicas, required) in zip(endpoint.arms, sizes, strict=True)
+            )
+            cached = endpoint, sizes, msgspec.structs.replace(endpoint, arms=arms)
+            self._resized[endpoint.name] = cached
+        return cached[2]
 
     def differences(self, manifest: Object, live: Object) -> tuple[str, ...]:
         """Return the cached result of the function `differences`."""
@@ -163,22 +161,11 @@ class ManifestCache:
             return False
         return now < self._truces.setdefault(uid, now + TRUCE_S)
 
-    def is_settled(self, arm: tuple[str, str], facts: tuple[object, ...]) -> bool:
-        """Whether an arm needed no action when it was compared with the same facts."""
-        return self._settled.get(arm) == facts
-
-    def settle(self, arm: tuple[str, str], facts: tuple[object, ...] | None) -> None:
-        """Record the facts of an arm that needs no action; None for one that does."""
-        if facts is None:
-            self._settled.pop(arm, None)
-        else:
-            self._settled[arm] = facts
-
     def keep_only(self, arms: set[tuple[str, str]], names: set[str]) -> None:
         """Drop entries that are no longer desired."""
         for arm in self._manifests.keys() - arms:
             del self._manifests[arm]
-            self._settled.pop(arm, None)
+            self.settled.pop(arm, None)
         for name in self._resized.keys() - {endpoint for endpoint, _ in arms}:
             del self._resized[name]
         for key in [key for key in self._compared if key[1] not in names]:

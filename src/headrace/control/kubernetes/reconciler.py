@@ -231,6 +231,8 @@ class KubernetesReconciler:
         if is_read and self.clock.monotonic() >= self._owners_at:
             self._owners_task = self._group.create_task(self._read_owners())
         decision = await self._decide()
+        if not self.is_leader():
+            return  # another control plane may lead by now
         self._note(decision)
         for action in decision.actions:
             if isinstance(action, PublishRoutes):
