@@ -38,6 +38,7 @@ class PostgresServer:
     binaries: Path
     directory: Path
     port: int
+    host: str = "127.0.0.1"
     process: subprocess.Popen[bytes] | None = None
     _numbers: Iterator[int] = field(default_factory=count)
 
@@ -50,7 +51,7 @@ class PostgresServer:
         return f"postgresql+psycopg://{USER}@/{name}?host={self.directory}&port={self.port}"
 
     def tcp_url(self, password: str, database: str = "postgres") -> str:
-        return f"postgresql://{USER}:{quote(password, safe='')}@127.0.0.1:{self.port}/{database}"
+        return f"postgresql://{USER}:{quote(password, safe='')}@{self.host}:{self.port}/{database}"
 
     def connect(self) -> "psycopg.Connection[tuple[object, ...]]":
         return psycopg.connect(
@@ -61,7 +62,7 @@ class PostgresServer:
         command: list[str | Path] = [self.binaries / "postgres", "-D", self.directory / "data"]
         options = {
             "unix_socket_directories": str(self.directory),
-            "listen_addresses": "127.0.0.1",
+            "listen_addresses": self.host,
             "port": str(self.port),
             "fsync": "off",
             "max_connections": "50",
@@ -97,8 +98,8 @@ class PostgresServer:
 
 
 @contextmanager
-def running_postgres() -> Iterator[PostgresServer]:
-    """A server until the block ends.
+def running_postgres(host: str = "127.0.0.1") -> Iterator[PostgresServer]:
+    """A server at an address of this machine, for all of its network, until the block ends.
 
     Raises:
         NoPostgresError: There can be none.
@@ -107,7 +108,7 @@ def running_postgres() -> Iterator[PostgresServer]:
     # Not pytest's tmp_path: that is closed to other users, and too long for a socket.
     with tempfile.TemporaryDirectory(prefix="hr-pg-", ignore_cleanup_errors=True) as name:
         directory = Path(name)
-        server = PostgresServer(binaries=binaries, directory=directory, port=free_port())
+        server = PostgresServer(binaries=binaries, directory=directory, port=free_port(), host=host)
         _make_cluster(server)
         try:
             server.start()
@@ -129,6 +130,9 @@ def _make_cluster(server: PostgresServer) -> None:
     subprocess.run(  # noqa: S603  # ours
         command, check=True, capture_output=True, cwd=server.directory, user=uid, group=gid
     )
+
+    with (server.directory / "data" / "pg_hba.conf").open("a") as file:
+        file.write(f"host all all {server.host}/16 scram-sha-256\n")
 
 
 def _owner() -> tuple[int | None, int | None]:

@@ -15,7 +15,7 @@ import shutil
 import signal
 import sys
 from asyncio import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -29,6 +29,8 @@ Object = dict[str, Any]
 USER: Final = 65532
 """User of containers whose spec names none."""
 _RETRY_S: Final = 1.0
+_VOLUMES_S: Final = 2.0
+_CHANGING: Final = {"configMap", "secret"}
 _LONGEST_BACK_OFF_S: Final = 30.0
 _VARIABLE: Final = re.compile(r"\$\(([A-Za-z_][A-Za-z0-9_]*)\)")
 _INIT: Final = ("tini", "--")
@@ -101,14 +103,18 @@ class ProcessPod:
         await self.kubelet.cluster.network.add_pod(self.network, self.address)
         self._write_names()
         self._names = asyncio.create_task(self._keep_names())
-        while not await self._mount_volumes():
+        while not await self._mount_volumes(spec.get("volumes", ())):
             await self.report()
             await asyncio.sleep(_RETRY_S)
         for container in self.inits:
             await self._run_init(container)
-        async with asyncio.TaskGroup() as group:
-            for container in self.containers:
-                group.create_task(self._run_container(container))
+        volumes = asyncio.create_task(self._keep_volumes())
+        try:
+            async with asyncio.TaskGroup() as group:
+                for container in self.containers:
+                    group.create_task(self._run_container(container))
+        finally:
+            volumes.cancel()
 
     async def report(self) -> None:
         """Write the status."""
@@ -308,8 +314,10 @@ class ProcessPod:
         ]
         for mount in container.get("volumeMounts", ()):
             source = self.folder / "volumes" / mount["name"] / mount.get("subPath", "")
-            target = shlex.quote(f"root{mount['mountPath']}")
-            lines += [f"mkdir -p {target}; mount --bind {source} {target}"]
+            # /var/run is a link, which has to stay below the root.
+            path = shlex.quote(mount["mountPath"])
+            target = f'"root$(chroot root realpath {path})"'
+            lines += [f"chroot root mkdir -p {path}; mount --bind {source} {target}"]
             if mount.get("readOnly"):
                 lines += [f"mount -o remount,bind,ro {target}"]
         if security.get("readOnlyRootFilesystem"):
@@ -373,10 +381,9 @@ class ProcessPod:
             data |= {key: value.encode() for key, value in (one.get("data") or {}).items()}
         return data
 
-    async def _mount_volumes(self) -> bool:
-        """Write all volumes; False if an object is missing."""
-        spec = self.pod["spec"]
-        for volume in spec.get("volumes", ()):
+    async def _mount_volumes(self, volumes: Sequence[Object]) -> bool:
+        """Write volumes; False if an object is missing."""
+        for volume in volumes:
             target = self.folder / "volumes" / volume["name"]
             target.mkdir(parents=True, exist_ok=True)
             if claim := volume.get("persistentVolumeClaim"):
@@ -392,12 +399,24 @@ class ProcessPod:
                 if files is None:
                     return False
                 for name, content in files.items():
-                    (target / name).parent.mkdir(parents=True, exist_ok=True)
-                    (target / name).write_bytes(content)
-                    (target / name).chmod(0o440 if "secret" in source else 0o444)
-            for path in (target, *target.rglob("*")):
-                shutil.chown(path, *_ids({}, self.pod))
+                    path = target / name
+                    if path.exists() and path.read_bytes() == content:
+                        continue
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    new = path.with_name(f"..{path.name}")
+                    new.write_bytes(content)
+                    new.chmod(0o440 if "secret" in source else 0o444)
+                    shutil.chown(new, *_ids({}, self.pod))
+                    new.replace(path)
+            shutil.chown(target, *_ids({}, self.pod))
         return True
+
+    async def _keep_volumes(self) -> None:
+        """Bring changed ConfigMaps and Secrets into the volumes; a kubelet takes a minute."""
+        kept = [one for one in self.pod["spec"].get("volumes", ()) if one.keys() & _CHANGING]
+        while kept:
+            await asyncio.sleep(_VOLUMES_S)
+            await self._mount_volumes(kept)
 
     async def _files(self, source: Object) -> Mapping[str, bytes] | None:
         """Return the files of a volume's source by name; None if its object is missing."""
