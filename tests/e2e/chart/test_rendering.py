@@ -348,11 +348,12 @@ def test_every_pod_is_locked_down_and_spared_the_variables_of_services() -> None
     objects = rendered(values) + rendered(merged(values, CHOICES["workloads"][1]))
 
     pods = pods_of(objects)
-    assert len(pods) == 11
+    assert len(pods) == 12
     for name, pod in pods:
         spec = pod["spec"]
         assert spec["enableServiceLinks"] is False, name
-        assert spec["automountServiceAccountToken"] is name.endswith("-control"), name
+        calls_cluster = name.endswith(("-control", "-uninstall"))
+        assert spec["automountServiceAccountToken"] is calls_cluster, name
         assert spec["securityContext"]["runAsNonRoot"] is True, name
         assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}, name
         for container in spec["containers"] + spec.get("initContainers", []):

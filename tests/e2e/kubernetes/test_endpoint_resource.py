@@ -1,16 +1,17 @@
 """The resource `Endpoint` on a real API server, by kubectl and a whole control plane."""
 
+import builtins
 import json
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from headrace.cli import main
 from headrace.control.base.settings import ClusterSettings
 from headrace.control.kubernetes import role_rules
 from headrace.core import SystemClock
@@ -52,11 +53,15 @@ class Cluster:
     def get(self, name: str = "digits") -> Any:
         return json.loads(self.kubectl("get", "hrep", name, "-o", "json"))
 
+    def list(self) -> builtins.list[Any]:
+        items: builtins.list[Any] = json.loads(self.kubectl("get", "hrep", "-o", "json"))["items"]
+        return items
+
     def condition(self, kind: str, name: str = "digits") -> Any:
         rows = self.get(name).get("status", {}).get("conditions", ())
         return next((row for row in rows if row["type"] == kind), {})
 
-    def models(self, name: str = "digits") -> list[str]:
+    def models(self, name: str = "digits") -> builtins.list[str]:
         versions = self.get(name).get("status", {}).get("versions", ())
         return [row["model"] for row in versions if row["weight"]]
 
@@ -133,7 +138,8 @@ def test_a_resource_lives_from_its_creation_to_its_deletion(cluster: Cluster) ->
 
 
 def test_a_wrong_resource_is_a_condition_on_itself(cluster: Cluster) -> None:
-    cluster.start(spec={"version": 1, "endpoints": [{"name": "a", "model": "digits:1"}]})
+    endpoints = [{"name": "a", "model": "digits:1"}, {"name": "z", "model": "fraud"}]
+    cluster.start(spec={"version": 1, "endpoints": endpoints})
     cluster.apply("digits", model="digits:1")
     cluster.wait("condition=Ready")
 
@@ -155,7 +161,9 @@ def test_a_wrong_resource_is_a_condition_on_itself(cluster: Cluster) -> None:
     assert cluster.condition("Ready", "secret")["reason"] == "NotAllowed"
     events = cluster.kubectl("get", "events", "--field-selector=involvedObject.name=digits")
     assert "Warning" in events
-    assert cluster.system.status()["endpoints"][0]["name"] == "a"
+    status = cluster.system.status()
+    assert status["endpoints"][0]["name"] == "a"
+    assert "fraud" in next(one["message"] for one in status["faults"] if one["name"] == "z")
     cluster.apply("digits", model="digits:2")
     cluster.wait("condition=Ready")
     assert cluster.models() == ["digits:2"]
@@ -178,13 +186,17 @@ def test_undo_outlasts_restarts_and_a_deletion_meanwhile_is_seen(cluster: Cluste
 
     cluster.kubectl("delete", "hrep/other", "--wait=false")
     cluster.start()
-    with suppress(AssertionError):
-        cluster.wait("delete", "other")
-    cluster.system.wait_for(lambda now: len(now["endpoints"]) == 1)
+    wait_until(lambda: [item["metadata"]["name"] for item in cluster.list()] == ["digits"])
     cluster.wait("condition=Ready")
     assert cluster.models() == ["digits:1"]
     assert cluster.condition("RolledBack")["reason"] == "Undone"
-    assert "not found" in cluster.kubectl("get", "hrep/other", code=1)
+    assert len(cluster.system.status()["endpoints"]) == 1
+
+    assert cluster.system.end_control() == 0
+    release = ["control", "--driver", "kubernetes", "--namespace", cluster.namespace.name]
+    assert main([*release, "--release"]) == 0
+    cluster.kubectl("delete", "hrep/digits", _PATIENCE)
+    assert cluster.list() == []
 
 
 @pytest.mark.parametrize(
