@@ -3,7 +3,7 @@
 - `src/headrace/protocol/oip.pb` (the protocol and health, which Envoy reads too), `reflection.pb`
   (server reflection) and `rls.pb` (the rate limit service), from .proto files. Needs grpcio-tools
   (dependency group `build`).
-- The Helm chart's alert rules and dashboards.
+- The Helm chart's alert rules, dashboards and the definition of the resource `Endpoint`.
 """
 
 import importlib.resources
