@@ -26,7 +26,9 @@ from tests.kube_server.pods import ProcessPod
 pytestmark = [
     pytest.mark.e2e, pytest.mark.kube, pytest.mark.kube_server, pytest.mark.slow, needs("helm"),
     # A probe whose handshake takes too long is cancelled, which leaves its socket open.
-    pytest.mark.filterwarnings("ignore:.*_SelectorTransport:pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.filterwarnings(
+        "ignore:.*(_SelectorTransport|socket fd):pytest.PytestUnraisableExceptionWarning"
+    ),
 ]  # fmt: skip
 
 WITHIN_S: Final = 300

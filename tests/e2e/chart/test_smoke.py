@@ -20,7 +20,10 @@ pytestmark = [pytest.mark.e2e, pytest.mark.kube, pytest.mark.slow, needs("helm")
 
 SERVED: Values = {
     "artifacts": {"url": "s3://m"},
-    "spec": {"version": 1, "endpoints": [{"name": "fraud"}, {"name": "digits"}]},
+    "spec": {
+        "version": 1,
+        "endpoints": [{"name": "fraud"}, {"name": "digits", "access": "public"}],
+    },
 }
 SECURED: Values = merged(SERVED, {"spec": {"gateway": {"tls": {"certificate_file": "/a"}}}})
 
@@ -99,7 +102,7 @@ def test_it_asks_the_control_plane_the_gateways_and_every_endpoint() -> None:
     _, *empty = program({})
 
     control = "https://headrace-control.models.svc:8080/api/v1/health"
-    paths = ["/v2/health/ready", "/v2/models/fraud/ready", "/v2/models/digits/ready"]
+    paths = ["/v2/health/ready", "/v2/models/fraud/ready?private", "/v2/models/digits/ready"]
     assert plain == [control, *(f"http://headrace-gateway:8000{path}" for path in paths)]
     assert secured == [
         control, *(f"https://headrace-gateway:8000{path}#models.example" for path in paths),
@@ -141,24 +144,30 @@ def test_it_asks_every_version_where_the_chart_makes_them() -> None:
 
 
 def test_it_waits_until_all_answer(server: Server, tmp_path: Path) -> None:
-    paths = ["/v2/health/ready", "/v2/models/key/ready"]
+    paths = ["/v2/health/ready", "/v2/models/key/ready?private"]
 
     done = run(paths, server, tmp_path)
     with_key = run(paths[1:], server, tmp_path, key="secret")
 
     assert done.returncode == with_key.returncode == 0, done.stderr + with_key.stderr
-    assert server.asked == [paths[0], *paths, paths[1]]
+    asked = [path.partition("?")[0] for path in paths]
+    assert server.asked == [asked[0], *asked, asked[1]]
     assert "tests.keySecret" in done.stdout
     assert with_key.stdout.endswith("answers\n")
 
 
 @pytest.mark.parametrize(
-    ("path", "key", "said"), [("down", "", "status 503"), ("key", "wrong", "status 401")]
+    ("path", "key", "said"),
+    [
+        ("down/ready", "", "status 503"),
+        ("key/ready", "", "status 401"),
+        ("key/ready?private", "wrong", "status 401"),
+    ],
 )
 def test_it_fails_where_a_model_does_not_serve_or_the_key_is_wrong(
     server: Server, tmp_path: Path, path: str, key: str, said: str
 ) -> None:
-    done = run([f"/v2/models/{path}/ready"], server, tmp_path, key=key, within=1)
+    done = run([f"/v2/models/{path}"], server, tmp_path, key=key, within=1)
 
     assert done.returncode == 1
     assert said in done.stderr
