@@ -39,7 +39,7 @@ def find_tool(name: str) -> Path:
 def run_tool(name: str, *arguments: str | Path) -> tuple[int, str]:
     """A run's exit status, and all that it printed."""
     command = [str(find_tool(name)), *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
     return done.returncode, done.stdout + done.stderr
 
 
