@@ -148,10 +148,24 @@ class Network:
 
     async def remove(self) -> None:
         """Remove the namespace and those of its pods."""
-        for line in (await run_program("ip", "netns", "list")).splitlines():
-            name = line.split()[0]
-            if name == self.name or name.startswith(f"{self.name}-"):
+        await self.remove_pods()
+        if self.name in await self._namespaces():
+            await self.remove_pod(self.name)
+
+    async def remove_pods(self) -> None:
+        """Remove the namespaces of all pods."""
+        for name in await self._namespaces():
+            if name.startswith(f"{self.name}-"):
                 await self.remove_pod(name)
+
+    async def _namespaces(self) -> list[str]:
+        return [line.split()[0] for line in (await run_program("ip", "netns")).splitlines()]
+
+    async def close(self) -> None:
+        """Remove the network, and let another process claim it."""
+        await self.remove()
+        if self.lock is not None:
+            self.lock.close()
 
     async def remove_pod(self, namespace: str) -> None:
         """End every process in a namespace, and remove it."""
@@ -223,7 +237,7 @@ class Cluster:
     async def __aexit__(self, *_: object) -> None:
         for part in reversed(PARTS):
             await self.kill(part)
-        await self.network.remove()
+        await self.network.close()
 
     async def start(self, part: str) -> None:
         """Start a part; the API server is ready then."""

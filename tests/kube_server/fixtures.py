@@ -1,4 +1,4 @@
-"""Fixtures of tests on a real API server: `from tests.kube_server.fixtures import *`."""
+"""Fixtures of tests on a real API server, which a conftest or a test module imports."""
 
 import json
 import subprocess
@@ -18,11 +18,17 @@ _KUBECTL_WITHIN_S: Final = 300
 __all__ = ["applied", "kube_lab", "kube_lab_of_processes", "namespace"]
 
 
+def why_no_cluster() -> str:
+    """Return why there is no cluster here; empty if there can be one."""
+    if reason := why_not():
+        return reason
+    if not cache().is_dir():
+        return "Kubernetes is not built: `make kube-server ARGS=--build` builds it, with Go"
+    return ""
+
+
 def _programs_or_skip() -> None:
-    reason = why_not()
-    if not reason and not cache().is_dir():
-        reason = "Kubernetes is not built: `make kube-server ARGS=--build` builds it, with Go"
-    if reason:
+    if reason := why_no_cluster():
         pytest.skip(reason)
 
 

@@ -74,6 +74,8 @@ class Kubelet:
     """Names of fake pods that do not end before their grace period is over."""
     silent: set[str] = field(default_factory=set)
     """Nodes of which nothing is heard."""
+    shared: list[Path] = field(default_factory=list)
+    """Folders of this machine that all containers have, as a disk on the network."""
     http: httpx2.AsyncClient = field(init=False)
     live: dict[str, Object] = field(default_factory=dict)
     """Pods of these nodes by uid, as the server has them."""
@@ -101,11 +103,18 @@ class Kubelet:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            await asyncio.gather(*(pod.stop(0.0) for pod in self.pods.values()))
 
     async def set_state(self, key: str, state: State) -> None:
         """Change the state of fake pods: see `states`."""
         self.states[key] = state
         await asyncio.gather(*(pod.report() for pod in list(self.pods.values())))
+
+    async def lose(self, node: str) -> None:
+        """End what runs on a node, and let nothing be heard of it until it is not `silent`."""
+        self.silent.add(node)
+        lost = [uid for uid, pod in self.live.items() if pod["spec"]["nodeName"] == node]
+        await asyncio.gather(*(self._stop(uid, 0.0) for uid in lost))
 
     async def call(
         self, method: str, path: str, body: Object | None = None, content: str = "application/json"

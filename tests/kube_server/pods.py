@@ -139,6 +139,9 @@ class ProcessPod:
         if self._names is not None:
             self._names.cancel()
         await self.kubelet.cluster.network.remove_pod(self.network)
+        for container in (*self.inits, *self.containers):
+            if container.process is not None:
+                await container.process.wait()
         self.kubelet.cluster.network.give_back(self.address)
 
     def crash(self) -> None:
@@ -309,8 +312,12 @@ class ProcessPod:
             *(f"mount --rbind {path} root{path}" for path in ("/dev", "/proc", "/sys")),
             "rm -f root/etc/resolv.conf; touch root/etc/hosts",
             f"mount --bind {self.folder}/hosts root/etc/hosts",
-            # Python may be in a home that other users may not enter.
-            *(f"chmod a+x root{parent}" for path in _PYTHON for parent in path.parents),
+            # They may be in homes that other users may not enter.
+            *(
+                f"chmod a+x root{parent}"
+                for path in (*_PYTHON, *self.kubelet.shared)
+                for parent in path.parents
+            ),
         ]
         for mount in container.get("volumeMounts", ()):
             source = self.folder / "volumes" / mount["name"] / mount.get("subPath", "")
@@ -320,6 +327,8 @@ class ProcessPod:
             lines += [f"chroot root mkdir -p {path}; mount --bind {source} {target}"]
             if mount.get("readOnly"):
                 lines += [f"mount -o remount,bind,ro {target}"]
+        for path in map(str, self.kubelet.shared):
+            lines += [f"mkdir -p root{path}; mount --bind {path} root{path}"]
         if security.get("readOnlyRootFilesystem"):
             lines += ["mount -o remount,ro root"]
         folder = container.get("workingDir", "/")

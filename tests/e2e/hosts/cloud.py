@@ -18,25 +18,18 @@ from headrace.control.auth.home_token import read_home_token
 from headrace.testing import models
 from tests.certificates import Authority
 from tests.e2e.control.system import System, replicas
-from tests.e2e.hosts.cluster import KUBELET_PORT, ClusterSettings, Node
-from tests.e2e.hosts.network import POD_PREFIX, Host, Network, network
+from tests.e2e.hosts.cluster import NAMESPACE, SECRET, ClusterSettings
+from tests.e2e.hosts.network import Host, Network, network
 
 T = TypeVar("T")
 Json = dict[str, Any]
 GATEWAYS: Final = ("gw1", "gw2")
 NODES: Final = ("node1", "node2", "node3")
 ENDPOINT: Final = "fraud"
-_API_PORT: Final = 6443
 _ADMIN_PORT: Final = 8080
 _AGENTS_PORT: Final = 8443
 _TOKEN: Final = "what-the-control-plane-shows-replicas"  # noqa: S105  # of this test alone
 _CLONE_NEWNET: Final = 0x40000000
-_KUBELET: Final = """
-import socket
-with socket.create_server(("0.0.0.0", PORT)) as server:
-    while True:
-        server.accept()[0].close()
-""".replace("PORT", str(KUBELET_PORT))
 _AGAIN: Final = """
 import subprocess, sys, time
 while True:
@@ -119,35 +112,43 @@ class Cloud:
     def home(self) -> Path:
         return self.folder / "home"
 
+    @property
+    def cluster(self) -> Path:
+        return self.folder / "cluster"
+
     def start_cluster(self) -> None:
         """The API server and the kubelets."""
-        nodes = []
-        for name in NODES:
-            host = self.host(name)
-            self.start_kubelet(name)
-            nodes.append(Node(name=name, namespace=host.namespace, address=host.address))
-        settings = ClusterSettings(
-            port=_API_PORT, folder=str(self.folder / "pods"), nodes=tuple(nodes), token=_TOKEN
-        )
-        path = self.folder / "cluster.json"
-        path.write_bytes(msgspec.json.encode(settings))
-        script = str(Path(__file__).with_name("cluster.py"))
-        self._python("api", [script, str(path)], env={"PYTHONPATH": str(_ROOT)})
-        address = self.host("api").address
-        kubeconfig = {
-            "apiVersion": "v1",
-            "kind": "Config",
-            "current-context": "here",
-            "contexts": [{"name": "here", "context": {"cluster": "here", "user": "here"}}],
-            "clusters": [{"name": "here", "cluster": {"server": f"http://{address}:{_API_PORT}"}}],
-            "users": [{"name": "here", "user": {}}],
-        }
+        self.cluster.mkdir()
+        (self.folder / "store").mkdir()
         (self.folder / "token").write_text(_TOKEN)
-        (self.folder / "kubeconfig").write_text(json.dumps(kubeconfig))
+        self._start_part("api")
+        deadline = time.monotonic() + 180.0
+        while not (self.cluster / "ready").exists():
+            assert time.monotonic() < deadline, self.logs()
+            time.sleep(0.2)
+        for name in NODES:
+            self.start_kubelet(name)
 
     def start_kubelet(self, node: str) -> None:
-        """What answers for a node while it is there."""
-        self._python(node, ["-c", _KUBELET])
+        """What runs pods on a node."""
+        self._start_part(node, node)
+
+    def _start_part(self, name: str, node: str = "") -> None:
+        host = self.host(name)
+        settings = ClusterSettings(
+            folder=str(self.cluster),
+            server=self.host("api").address,
+            token=_TOKEN,
+            namespace=host.namespace,
+            address=host.address,
+            pods=host.pods,
+            node=node,
+            store=str(self.folder / "store"),
+        )
+        path = self.folder / f"{name}.json"
+        path.write_bytes(msgspec.json.encode(settings))
+        script = str(Path(__file__).with_name("cluster.py"))
+        self._python(name, [script, str(path)], env={"PYTHONPATH": str(_ROOT)})
 
     def start_control(self) -> None:
         """The control plane, on the home that it had before, if it had one."""
@@ -159,17 +160,17 @@ class Cloud:
             "control",
             [
                 *("control", str(self.folder / "headrace.yaml"), "--driver", "kubernetes"),
-                *("--namespace", "models", "--gateway", "remote"),
+                *("--namespace", NAMESPACE, "--gateway", "remote"),
                 *("--image-registry", "registry.test"),
                 *("--artifacts", self.artifacts, "--agents-host", address),
                 *("--agents-port", str(_AGENTS_PORT), "--agents-tls-cert", str(shown)),
                 *("--agents-tls-key", str(self.authority.directory / "control-key.pem")),
                 *("--agents-tls-client-ca", str(self.authority.ca)),
-                *("--internal-secret", "internal", "--admin-port", str(_ADMIN_PORT)),
+                *("--internal-secret", SECRET, "--admin-port", str(_ADMIN_PORT)),
             ],
             env={
                 "HEADRACE_HOME": str(self.home),
-                "KUBECONFIG": str(self.folder / "kubeconfig"),
+                "KUBECONFIG": str(self.cluster / "kubeconfig"),
                 "HEADRACE_INTERNAL_TOKEN_FILE": str(self.folder / "token"),
             },
         )
@@ -240,7 +241,7 @@ class Cloud:
 
     def addresses_on(self, node: str) -> list[str]:
         """The addresses of a node's pods."""
-        return [one for one in self.host(node).addresses() if one.startswith(POD_PREFIX)]
+        return self.host(node).pod_addresses()
 
     def load(self, rate: float = 40.0) -> Load:
         """Callers begin to ask both gateways."""

@@ -14,8 +14,6 @@ from typing import Final
 _SERIAL: Final = itertools.count()
 _PREFIX: Final = "10.213"
 """Of all addresses here; nothing outside the namespaces sees them."""
-POD_PREFIX: Final = f"{_PREFIX}.1"
-"""Of the addresses of pods; those of hosts begin otherwise."""
 IP: Final = shutil.which("ip") or "/usr/sbin/ip"
 _NOWHERE: Final = "02:00:00:00:00:ff"
 """A hardware address that nobody has: what is sent there is lost without a word."""
@@ -36,11 +34,16 @@ def why_not() -> str:
 
 @dataclass(slots=True)
 class Host:
-    """One namespace with one address, to which more can be added."""
+    """One namespace with one address, on a bridge on which pods can have namespaces of their own.
+
+    Their names begin with that of the host.
+    """
 
     name: str
     namespace: str
     address: str
+    pods: str
+    """Addresses of its pods."""
     switch: str
     port: str
     processes: list["subprocess.Popen[bytes]"] = field(default_factory=list)
@@ -51,7 +54,7 @@ class Host:
         """Start a process on this host; it is ended with it."""
         with log.open("ab") as output:
             process = subprocess.Popen(
-                [IP, "netns", "exec", self.namespace, *arguments],
+                ["nsenter", f"--net=/run/netns/{self.namespace}", *arguments],  # noqa: S607  # of Linux
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -61,18 +64,19 @@ class Host:
         self.processes.append(process)
         return process
 
-    def add_address(self, address: str) -> None:
-        """Have one more address, as a machine has for each pod on it."""
-        _ip("-n", self.namespace, "addr", "add", f"{address}/16", "dev", "eth0")
+    def namespaces(self) -> list[str]:
+        """Its own, and those of its pods."""
+        names = [line.split()[0] for line in _ip("netns").splitlines()]
+        pods = [name for name in names if name.startswith(f"{self.namespace}-")]
+        return [self.namespace, *pods]
 
-    def remove_address(self, address: str) -> None:
-        """Have an address no more."""
-        _ip("-n", self.namespace, "addr", "del", f"{address}/16", "dev", "eth0")
-
-    def addresses(self) -> list[str]:
-        """All that it has."""
-        said = json.loads(_ip("-n", self.namespace, "-j", "addr", "show", "dev", "eth0"))
-        return [one["local"] for one in said[0]["addr_info"] if one["family"] == "inet"]
+    def pod_addresses(self) -> list[str]:
+        """All addresses of its pods."""
+        found = []
+        for name in self.namespaces()[1:]:
+            said = json.loads(_ip("-n", name, "-j", "-4", "addr", "show", "dev", "eth0"))
+            found += [one["local"] for one in said[0]["addr_info"]]
+        return found
 
     def unplug(self) -> None:
         """Be off the network: what is sent from or to here is lost, and nobody is told."""
@@ -84,19 +88,19 @@ class Host:
 
     def lose_what_is_sent_to(self, *addresses: str) -> None:
         """Send what is for these addresses nowhere; they can still send here."""
-        for address in addresses:
-            where = ("lladdr", _NOWHERE, "dev", "eth0", "nud", "permanent")
-            _ip("-n", self.namespace, "neigh", "replace", address, *where)
+        where = ("lladdr", _NOWHERE, "dev", "eth0", "nud", "permanent")
+        for name, address in itertools.product(self.namespaces(), addresses):
+            _ip("-n", name, "neigh", "replace", address, *where)
 
     def find_again(self, *addresses: str) -> None:
         """Send what is for these addresses to them again."""
-        for address in addresses:
-            _ip("-n", self.namespace, "neigh", "del", address, "dev", "eth0")
+        for name, address in itertools.product(self.namespaces(), addresses):
+            _ip("-n", name, "neigh", "del", address, "dev", "eth0")
 
     def pids(self) -> list[int]:
-        """Every process in this namespace."""
-        said = _ip("netns", "pids", self.namespace)
-        return [int(word) for word in said.split()]
+        """Every process in its namespaces."""
+        said = [_ip("netns", "pids", name) for name in self.namespaces()]
+        return [int(word) for word in " ".join(said).split()]
 
     def kill(self) -> None:
         """Lose power: every process here ends at once."""
@@ -121,12 +125,15 @@ class Network:
         number = len(self.hosts) + 1
         port = f"p{number}"
         _ip("netns", "add", namespace)
-        host = Host(name, namespace, f"{_PREFIX}.0.{number}", self.switch, port)
+        pods = f"{_PREFIX}.{number}.0/24"
+        host = Host(name, namespace, f"{_PREFIX}.0.{number}", pods, self.switch, port)
         self.hosts[name] = host
-        peer = ("peer", "name", "eth0", "netns", namespace)
+        peer = ("peer", "name", "uplink", "netns", namespace)
         _ip("-n", self.switch, "link", "add", port, "type", "veth", *peer)
         _ip("-n", self.switch, "link", "set", port, "master", "bridge", "up")
         _ip("-n", namespace, "link", "set", "lo", "up")
+        _ip("-n", namespace, "link", "add", "eth0", "type", "bridge")
+        _ip("-n", namespace, "link", "set", "uplink", "master", "eth0", "up")
         _ip("-n", namespace, "addr", "add", f"{host.address}/16", "dev", "eth0")
         _ip("-n", namespace, "link", "set", "eth0", "up")
         return host
@@ -135,7 +142,8 @@ class Network:
         """End every process and take everything away."""
         for host in self.hosts.values():
             host.kill()
-            _ip("netns", "del", host.namespace)
+            for name in host.namespaces():
+                _ip("netns", "del", name)
         _ip("netns", "del", self.switch)
 
 
@@ -153,11 +161,6 @@ def network(*names: str) -> Iterator[Network]:
         yield made
     finally:
         made.close()
-
-
-def pod_address(number: int) -> str:
-    """The address of the pod with this number, among all hosts."""
-    return f"{POD_PREFIX}{number // 250}.{1 + number % 250}"
 
 
 def _ip(*arguments: str) -> str:

@@ -8,8 +8,14 @@ import pytest
 
 from tests.e2e.hosts.cloud import GATEWAYS, NODES, Cloud, Request, cloud
 from tests.e2e.hosts.network import why_not
+from tests.kube_server.fixtures import why_no_cluster
 
-pytestmark = [pytest.mark.e2e, pytest.mark.skipif(bool(why_not()), reason=why_not() or "-")]
+_WHY_NOT = why_not() or why_no_cluster()
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.kube_server,
+    pytest.mark.skipif(bool(_WHY_NOT), reason=_WHY_NOT or "-"),
+]
 
 RATE = 40.0
 """Requests a second to each gateway."""
@@ -33,7 +39,7 @@ def made_whole(system: Cloud) -> Iterator[None]:
 def made_well(system: Cloud) -> None:
     """Wait until everything stands, as the control plane and as the gateways see it."""
     system.wait_for(
-        lambda status: whole(status) and all(map(system.is_ready, GATEWAYS)), timeout_s=90.0
+        lambda status: whole(status) and all(map(system.is_ready, GATEWAYS)), timeout_s=180.0
     )
 
 

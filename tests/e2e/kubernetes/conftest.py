@@ -1,4 +1,4 @@
-"""The driver against a strict API server, over real connections."""
+"""A control plane on a real API server, with an empty home of its own."""
 
 import tempfile
 from collections.abc import Iterator
@@ -8,10 +8,15 @@ import pytest
 
 from headrace.control.kubernetes import role_rules
 from tests.e2e.control.system import System
-from tests.e2e.kubernetes.lab import Lab
-from tests.e2e.kubernetes.pods_here import ProcessRuntime, in_a_thread
-from tests.kube_server.fixtures import kube_lab, kube_lab_of_processes, namespace  # noqa: F401
-from tests.kubernetes_server import FakeApiServer, Store
+from tests.e2e.kubernetes.installation import Installation
+from tests.kube_server.fixtures import (  # noqa: F401  # for all tests here
+    kube_lab,
+    kube_lab_of_processes,
+    namespace,
+)
+from tests.kube_server.lab import Lab
+from tests.kube_server.namespace import a_namespace
+from tests.kube_server.proxy import Proxy
 
 
 @pytest.fixture
@@ -20,21 +25,27 @@ def anyio_backend() -> str:
 
 
 @pytest.fixture
-def lab(monkeypatch: pytest.MonkeyPatch) -> Iterator[Lab]:
-    with tempfile.TemporaryDirectory(prefix="hr-kube-") as directory:
+def lab(
+    kube_lab_of_processes: Lab,  # noqa: F811  # the fixture
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[Installation]:
+    kubelet = kube_lab_of_processes.kubelet
+    with (
+        tempfile.TemporaryDirectory(prefix="hr-kube-") as directory,
+        a_namespace(kube_lab_of_processes) as its_namespace,
+    ):
         folder = Path(directory)
-        token = folder / "token"
-        token.write_text("a-token-that-nobody-guesses\n")
-        monkeypatch.setenv("HEADRACE_INTERNAL_TOKEN_FILE", str(token))
-        system = System(folder / "home")
-        store = Store()
-        runtime = ProcessRuntime(
-            store=store, artifacts=system.home / "artifacts", folder=folder, token_file=token
-        )
-        server = FakeApiServer(store=store, runtime=runtime, rules=role_rules())
+        folder.chmod(0o755)
+        server = Proxy(its_namespace, role_rules())
+        kube_lab_of_processes.run(server.__aenter__())
+        made = Installation(System(folder / "home"), its_namespace, server, folder)
+        made.store.mkdir()
+        kubelet.shared.append(made.store)
+        monkeypatch.setenv("HEADRACE_INTERNAL_TOKEN_FILE", str(made.make_secret()))
         try:
-            with in_a_thread(server):
-                yield Lab(system, server, runtime, folder)
-                system.close()
+            yield made
         finally:
-            runtime.end_all()
+            made.system.close()
+            kube_lab_of_processes.run(server.__aexit__())
+            kubelet.shared.clear()
+            kubelet.silent.clear()

@@ -5,49 +5,37 @@ from pathlib import Path
 
 import pytest
 
+from headrace.control.kubernetes import role_rules
 from headrace.control.kubernetes.api import ApiUnavailableError, ClusterApi, connect
 from headrace.core import FailedPreconditionError, UnauthenticatedError
-from tests.kubernetes_server import FakeApiServer
+from tests.kube_server.namespace import TestNamespace
 
 pytestmark = [pytest.mark.e2e, pytest.mark.anyio]
 
 
-def a_kubeconfig(path: Path, url: str, token: str) -> str:
-    path.write_text(
-        json.dumps(
-            {
-                "apiVersion": "v1",
-                "kind": "Config",
-                "current-context": "here",
-                "clusters": [{"name": "here", "cluster": {"server": url}}],
-                "users": [{"name": "me", "user": {"token": token}}],
-                "contexts": [{"name": "here", "context": {"cluster": "here", "user": "me"}}],
-            }
-        )
-    )
-    return str(path)
-
-
-@pytest.mark.parametrize("context", ["", "here"])
+@pytest.mark.kube_server
+@pytest.mark.parametrize("context", ["", "test"])
 async def test_a_kubeconfig_says_where_and_as_whom(
-    context: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    namespace: TestNamespace, context: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with FakeApiServer(token="mine") as server:  # noqa: S106  # of a test
-        monkeypatch.setenv("KUBECONFIG", a_kubeconfig(tmp_path / "config", server.url, "mine"))
-        async with connect(identity="test", context=context) as http:
-            listed = await ClusterApi(http=http, namespace="models").list("Pod", "a=b")
+    path, token = tmp_path / "config", namespace.token("test", role_rules())
+    namespace.lab.cluster.write_kubeconfig(path, token)
+    monkeypatch.setenv("KUBECONFIG", str(path))
+    async with connect(identity="test", context=context) as http:
+        listed = await ClusterApi(http=http, namespace=namespace.name).list("Pod", "a=b")
 
     assert listed.items == []
 
 
+@pytest.mark.kube_server
 async def test_a_wrong_token_is_told_with_the_way_out(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    namespace: TestNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with FakeApiServer(token="mine") as server:  # noqa: S106  # of a test
-        monkeypatch.setenv("KUBECONFIG", a_kubeconfig(tmp_path / "config", server.url, "other"))
-        async with connect(identity="test") as http:
-            with pytest.raises(UnauthenticatedError, match="service account"):
-                await ClusterApi(http=http, namespace="models").get("Deployment", "x")
+    namespace.lab.cluster.write_kubeconfig(tmp_path / "config", "a-token-of-nobody")
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "config"))
+    async with connect(identity="test") as http:
+        with pytest.raises(UnauthenticatedError, match="service account"):
+            await ClusterApi(http=http, namespace=namespace.name).get("Deployment", "x")
 
 
 async def test_without_a_way_the_ways_are_named(
@@ -63,8 +51,9 @@ async def test_without_a_way_the_ways_are_named(
 async def test_a_context_that_is_not_there_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = a_kubeconfig(tmp_path / "config", "http://127.0.0.1:1", "mine")
-    monkeypatch.setenv("KUBECONFIG", path)
+    config = {"apiVersion": "v1", "kind": "Config", "clusters": [], "contexts": []}
+    (tmp_path / "config").write_text(json.dumps(config))
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "config"))
 
     with pytest.raises(FailedPreconditionError, match="elsewhere"):
         connect(identity="test", context="elsewhere")

@@ -5,16 +5,16 @@ from typing import Any
 import pytest
 
 from tests.e2e.control.system import Traffic, replicas
-from tests.e2e.kubernetes.lab import Lab, until
+from tests.e2e.kubernetes.installation import Installation, until
 
-pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+pytestmark = [pytest.mark.e2e, pytest.mark.kube_server, pytest.mark.slow]
 
 PATIENCE_S = 120.0
 """A pod's process, a fork server, two fetches and an Envoy start, on a machine that may be busy."""
 POOL = {"name": "small", "replicas": 2, "memory_bytes": 500_000_000}
 
 
-def spec_of(lab: Lab, *, digits: int = 1, **pool: Any) -> dict[str, Any]:
+def spec_of(lab: Installation, *, digits: int = 1, **pool: Any) -> dict[str, Any]:
     models = {"digits": digits, "letters": 2}
     endpoints = [
         lab.endpoint(seed) | {"name": name, "pool": "small"} for name, seed in models.items()
@@ -22,28 +22,25 @@ def spec_of(lab: Lab, *, digits: int = 1, **pool: Any) -> dict[str, Any]:
     return {"version": 1, "pools": [POOL | pool], "endpoints": endpoints}
 
 
-def apply(lab: Lab, spec: dict[str, Any]) -> None:
-    code, answer = lab.system.post("/api/v1/apply?wait_s=60", spec)
-    assert code == 200, answer
-
-
-def fetched(lab: Lab) -> dict[str, set[str]]:
+def fetched(lab: Installation) -> dict[str, set[str]]:
     """Digests of what the pods that run have fetched, by the pods' names."""
     return {
         pod["metadata"]["name"]: {
             path.name
-            for path in lab.folder.glob(f"{pod['metadata']['uid']}/models/sha256/*")
+            for path in lab.kubelet.folder.glob(f"{pod['metadata']['uid']}/volumes/*/sha256/*")
             if any(path.iterdir())
         }
-        for pod in lab.server.store.of_kind("Pod")
+        for pod in lab.live_pods()
     }
 
 
-def answers(lab: Lab, *names: str) -> bool:
+def answers(lab: Installation, *names: str) -> bool:
     return all(lab.system.infer(name)[0] == 200 for name in names)
 
 
-def test_a_pool_s_models_are_served_by_its_pods_and_replaced_without_a_failure(lab: Lab) -> None:
+def test_a_pool_s_models_are_served_by_its_pods_and_replaced_without_a_failure(
+    lab: Installation,
+) -> None:
     lab.start(spec=spec_of(lab))
     lab.system.wait_ready(PATIENCE_S)
     pods = lab.pods()
@@ -55,7 +52,7 @@ def test_a_pool_s_models_are_served_by_its_pods_and_replaced_without_a_failure(l
         Traffic(lab.system, "letters").flowing(2) as letters,
     ):
         until(lambda: all(len(found) == 2 for found in fetched(lab).values()))
-        apply(lab, spec_of(lab, digits=3))
+        lab.apply(spec_of(lab, digits=3))
         until(lambda: digits.versions[-1:] == ["2"])
         # What is hosted no more leaves the pods' disks too, and another model is there instead.
         until(lambda: {len(found) for found in fetched(lab).values()} == {2})
@@ -64,13 +61,13 @@ def test_a_pool_s_models_are_served_by_its_pods_and_replaced_without_a_failure(l
     assert lab.pods() == pods
 
 
-def test_a_pod_of_a_pool_that_is_lost_is_made_again_and_told_its_models(lab: Lab) -> None:
+def test_a_pod_of_a_pool_that_is_lost_is_made_again_and_told_its_models(lab: Installation) -> None:
     lab.start(spec=spec_of(lab))
     lab.system.wait_ready(PATIENCE_S)
     lost, kept = lab.pods()
     with Traffic(lab.system, "digits").flowing(2) as traffic:
         until(lambda: all(fetched(lab).values()))
-        lab.runtime.lose(lost)
+        lab.lose_node_of(lost)
         until(lambda: len(set(lab.pods()) - {lost}) == 2)
         until(lambda: all(found for name, found in fetched(lab).items() if name != lost))
         (new,) = set(lab.pods()) - {lost, kept}
@@ -82,13 +79,15 @@ def test_a_pod_of_a_pool_that_is_lost_is_made_again_and_told_its_models(lab: Lab
     assert fetched(lab)[new] <= fetched(lab)[kept]
 
 
-def test_a_pod_whose_process_crashed_is_told_again_and_until_then_others_answer(lab: Lab) -> None:
+def test_a_pod_whose_process_crashed_is_told_again_and_until_then_others_answer(
+    lab: Installation,
+) -> None:
     lab.start(spec=spec_of(lab))
     lab.system.wait_ready(PATIENCE_S)
     crashed, _ = lab.pods()
     with Traffic(lab.system, "digits").flowing(2) as traffic:
         until(lambda: all(fetched(lab).values()))
-        lab.runtime.crash(crashed)
+        lab.process(crashed).crash()
         until(lambda: restarts(lab, crashed) == [1])
         # Ready again is who was told.
         until(lambda: states(lab, "digits") == {"ready"})
@@ -98,32 +97,32 @@ def test_a_pod_whose_process_crashed_is_told_again_and_until_then_others_answer(
     assert len(lab.pods()) == 2
 
 
-def restarts(lab: Lab, pod: str) -> list[int]:
+def restarts(lab: Installation, pod: str) -> list[int]:
     found = replicas(lab.system.status(), "digits")
     return [one["restarts"] for one in found if one["name"] == pod]
 
 
-def states(lab: Lab, name: str) -> set[str]:
+def states(lab: Installation, name: str) -> set[str]:
     return {one["state"] for one in replicas(lab.system.status(), name)}
 
 
-def test_a_pool_changes_its_size_and_its_settings_without_a_failure(lab: Lab) -> None:
+def test_a_pool_changes_its_size_and_its_settings_without_a_failure(lab: Installation) -> None:
     lab.start(spec=spec_of(lab))
     lab.system.wait_ready(PATIENCE_S)
     before = set(lab.pods())
     with Traffic(lab.system, "letters").flowing(2) as traffic:
-        apply(lab, spec_of(lab, replicas=3))
+        lab.apply(spec_of(lab, replicas=3))
         until(lambda: len(lab.pods()) == 3)
         assert before < set(lab.pods())
-        apply(lab, spec_of(lab, replicas=1))
+        lab.apply(spec_of(lab, replicas=1))
         until(lambda: len(lab.pods()) == 1)
-        apply(lab, spec_of(lab, replicas=1, max_loaded=9))
+        lab.apply(spec_of(lab, replicas=1, max_loaded=9))
         until(lambda: len(lab.pods()) == 1 and not before & set(lab.pods()))
 
     assert traffic.failures == []
 
 
-def test_an_endpoint_moves_into_a_pool_and_out_of_it_without_a_failure(lab: Lab) -> None:
+def test_an_endpoint_moves_into_a_pool_and_out_of_it_without_a_failure(lab: Installation) -> None:
     hosted, alone = spec_of(lab, replicas=1), spec_of(lab, replicas=1)
     del alone["endpoints"][0]["pool"]
     lab.start(spec=alone)
@@ -131,15 +130,15 @@ def test_an_endpoint_moves_into_a_pool_and_out_of_it_without_a_failure(lab: Lab)
 
     assert len(lab.pods()) == 2
     with Traffic(lab.system, "digits").flowing(2) as traffic:
-        apply(lab, hosted)
+        lab.apply(hosted)
         until(lambda: len(lab.pods()) == 1)
-        apply(lab, alone)
+        lab.apply(alone)
         until(lambda: len(lab.pods()) == 2)
 
     assert traffic.failures == []
 
 
-def test_the_next_control_plane_goes_on_with_a_pool(lab: Lab) -> None:
+def test_the_next_control_plane_goes_on_with_a_pool(lab: Installation) -> None:
     lab.start(spec=spec_of(lab))
     lab.system.wait_ready(PATIENCE_S)
     before = lab.pods()
@@ -149,5 +148,5 @@ def test_the_next_control_plane_goes_on_with_a_pool(lab: Lab) -> None:
 
     assert lab.pods() == before
     assert answers(lab, "digits", "letters")
-    apply(lab, spec_of(lab, digits=3))
+    lab.apply(spec_of(lab, digits=3))
     until(lambda: lab.system.infer("digits")[1]["model_version"] == "2")
