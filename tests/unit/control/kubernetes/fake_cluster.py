@@ -1,8 +1,7 @@
 """Objects in a dictionary, and controllers that make pods and addresses of them; nothing waits.
 
-A small part of a cluster for tests of decisions: server-side apply tells managers apart by fields
-of maps (lists are values), and nothing is validated or defaulted. What a real server does is
-tested in `tests/e2e/kubernetes`.
+A small part of a cluster for tests of decisions: nothing is validated or defaulted, and no managers
+are in conflict. What a real server does is tested in `tests/e2e/kubernetes`.
 """
 
 import hashlib
@@ -17,12 +16,10 @@ from tests.kube_server.kubelet import State, fake_status, is_ready
 
 Object = dict[str, Any]
 Key = tuple[str, str]
-Path = tuple[str, ...]
 _HASH: Final = "pod-template-hash"
 _REVISION: Final = "deployment.kubernetes.io/revision"
 _COST: Final = "controller.kubernetes.io/pod-deletion-cost"
 _SERVICE: Final = "kubernetes.io/service-name"
-_UNMANAGED: Final = {"name", "namespace", "uid", "resourceVersion", "generation", "managedFields"}
 
 
 class RefusedError(Exception):
@@ -49,8 +46,8 @@ class FakeStore:
     objects: dict[Key, Object] = field(default_factory=dict)
     events: list[Event] = field(default_factory=list)
     version: int = 100
-    _owned: dict[Key, dict[tuple[str, str], set[Path]]] = field(default_factory=dict)
-    """Paths of fields by object, and by manager and operation."""
+    _configs: dict[Key, dict[str, Object]] = field(default_factory=dict)
+    """What each manager applied last."""
 
     def get(self, kind: str, name: str) -> Object:
         """Return a copy of an object."""
@@ -63,49 +60,29 @@ class FakeStore:
         """Return copies of all of a kind, by name."""
         return [self.get(*key) for key in sorted(self.objects) if key[0] == kind]
 
-    def create(self, new: Object, *, manager: str = "kubectl") -> Object:
+    def create(self, new: Object) -> Object:
         """Make an object."""
         key = new["kind"], new["metadata"]["name"]
         if key in self.objects:
             raise RefusedError(f"{key} already exists")
-        self._owned[key] = {(manager, "Update"): set(_leaves(new))}
+        self._configs[key] = {}
         return self._write(key, _copy(new))
 
-    def apply(self, config: Object, *, manager: str, force: bool) -> Object:
-        """Server-side apply."""
+    def apply(self, config: Object, *, manager: str) -> Object:
+        """Server-side apply: fields that `manager` applied before and does not now are removed."""
         key = config["kind"], config["metadata"]["name"]
         live, uid = self.objects.get(key), config["metadata"].get("uid")
         if uid and (live is None or live["metadata"]["uid"] != uid):
             raise RefusedError(f"{key} is another object")
-        before, leaves = _leaves(live or {}), _leaves(config)
-        owned = self._owned.setdefault(key, {})
-        others = {who: paths for who, paths in owned.items() if who != (manager, "Apply")}
-        for who, paths in others.items():
-            taken = {p for p in paths & leaves.keys() if p in before and before[p] != leaves[p]}
-            if taken and who[1] == "Apply" and not force:
-                raise RefusedError(f"{key}: {who[0]} manages {taken}")
-            paths.difference_update(taken)
-        result = _copy(live or {})
-        for path in owned.get((manager, "Apply"), set()) - leaves.keys():
-            if not any(path in paths for paths in others.values()):
-                holder = result
-                for step in path[:-1]:
-                    holder = holder.get(step, {})
-                holder.pop(path[-1], None)
-        owned[manager, "Apply"] = set(leaves)
+        configs = self._configs.setdefault(key, {})
+        kept = [other for who, other in configs.items() if who != manager]
+        result = _without(_copy(live or {}), configs.get(manager, {}), [config, *kept])
+        configs[manager] = config
         return self._write(key, _merged(result, config))
 
-    def patch(self, kind: str, name: str, change: Object, *, manager: str = "kubectl") -> Object:
+    def patch(self, kind: str, name: str, change: Object) -> Object:
         """Merge a change into an object."""
-        live = self.get(kind, name)
-        new = _merged(live, change)
-        before = _leaves(live)
-        changed = {path for path, value in _leaves(new).items() if before.get(path) != value}
-        owned = self._owned[kind, name]
-        for paths in owned.values():
-            paths.difference_update(changed)
-        owned.setdefault((manager, "Update"), set()).update(changed)
-        return self._write((kind, name), new)
+        return self._write((kind, name), _merged(self.get(kind, name), change))
 
     def set_status(self, kind: str, name: str, status: Object) -> None:
         """Write what a controller says of an object."""
@@ -120,7 +97,7 @@ class FakeStore:
             live["metadata"].setdefault("deletionTimestamp", "2030-01-01T00:00:00Z")
             self._write((kind, name), live)
             return
-        del self.objects[kind, name], self._owned[kind, name]
+        del self.objects[kind, name], self._configs[kind, name]
         self.version += 1
         self.events.append(Event(self.version, live, live))
 
@@ -134,9 +111,8 @@ class FakeStore:
         elif live.get("spec") != new.get("spec"):
             metadata["generation"] = live["metadata"]["generation"] + 1
         metadata["managedFields"] = [
-            {"manager": manager, "operation": operation, "fieldsV1": _nested(paths)}
-            for (manager, operation), paths in self._owned[key].items()
-            if paths
+            {"manager": manager, "operation": "Apply", "fieldsV1": _fields(config)}
+            for manager, config in self._configs[key].items()
         ]
         if live != new:
             self.version += 1
@@ -217,7 +193,7 @@ class FakeControllers:
         seen = metadata.get("annotations", {}).get(_REVISION, "0-").split("-")
         if seen[1] != digest:
             change = {"metadata": {"annotations": {_REVISION: f"{int(seen[0]) + 1}-{digest}"}}}
-            self.store.patch("Deployment", metadata["name"], change, manager="controller")
+            self.store.patch("Deployment", metadata["name"], change)
         ready = sum(map(is_ready, active))
         counts = {
             "observedGeneration": metadata["generation"],
@@ -280,7 +256,7 @@ class FakeControllers:
             "endpoints": [_endpoint(pod) for pod in pods],
             "ports": [{"name": "http", "port": 8000}],
         }
-        self.store.apply(told, manager="controller", force=True)
+        self.store.apply(told, manager="controller")
 
 
 def _endpoint(pod: Object) -> Object:
@@ -301,28 +277,19 @@ def _may_lose_one(active: list[Object], new: list[Object], wanted: int) -> bool:
     return wanted == 0 or are_enough or (has_spoiled and len(active) - wanted - waiting > 0)
 
 
-def _leaves(one: Object, path: Path = ()) -> dict[Path, object]:
-    """Return the fields of an object that have managers, by path."""
-    leaves: dict[Path, object] = {}
-    for key, value in one.items():
-        if path == ("metadata",) and key in _UNMANAGED:
-            continue
-        if not path and key in {"apiVersion", "kind", "status"}:
-            continue
-        if isinstance(value, dict) and value:
-            leaves |= _leaves(value, (*path, key))
-        else:
-            leaves[*path, key] = value
-    return leaves
+def _fields(config: Object) -> Object:
+    return {f"f:{k}": _fields(v) if isinstance(v, dict) else {} for k, v in config.items()}
 
 
-def _nested(paths: set[Path]) -> Object:
-    tree: Object = {}
-    for path in paths:
-        here = tree
-        for step in path:
-            here = here.setdefault(f"f:{step}", {})
-    return tree
+def _without(live: Object, old: Object, kept: list[Object]) -> Object:
+    """Return `live` without the fields of `old` that none of `kept` has."""
+    for key, value in old.items():
+        holders = [config[key] for config in kept if key in config]
+        if not holders:
+            live.pop(key, None)
+        elif isinstance(value, dict) and isinstance(live.get(key), dict):
+            live[key] = _without(live[key], value, [one for one in holders if one])
+    return live
 
 
 def _merged(live: Object, change: Object) -> Object:

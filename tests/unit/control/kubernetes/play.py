@@ -145,16 +145,16 @@ class Play:
                 bare = {k: wanted[k] for k in ("apiVersion", "kind")}
                 name = {"metadata": {"name": wanted["metadata"]["name"]}}
                 handed = with_spec({**bare, **name, "spec": {}}, replicas=replicas)
-                self.store.apply(handed, manager="headrace-handover", force=True)
+                self.store.apply(handed, manager="headrace-handover")
                 self._apply(wanted)
             case ScaleDeployment(deployment=found, replicas=replicas):
                 told = {key: found[key] for key in ("apiVersion", "kind")}
                 told["metadata"] = {key: found["metadata"][key] for key in ("name", "uid")}
                 told["spec"] = {"replicas": replicas}
-                self.store.apply(told, manager="headrace-handover", force=True)
+                self.store.apply(told, manager="headrace-handover")
             case MarkPod(name=name, cost=cost):
                 change = {"metadata": {"annotations": {DELETION_COST: str(cost)}}}
-                self.store.patch("Pod", name, change, manager="headrace")
+                self.store.patch("Pod", name, change)
             case DeleteObject(live=found):
                 uid = found["metadata"]["uid"]
                 self.store.delete(*key_of(found), uid=uid)
@@ -169,7 +169,7 @@ class Play:
         if known is None and there is not None and not is_ours(there, self.installation):
             self.blocked[key] = foreign(key)
             return
-        result = self.store.apply(wanted, manager="headrace", force=known is not None)
+        result = self.store.apply(wanted, manager="headrace")
         self.cluster.put(result)
 
     def acknowledge(self) -> None:

@@ -275,7 +275,7 @@ def test_an_hpa_comes_only_after_we_let_go_of_the_count() -> None:
 def test_we_count_again_only_after_the_hpa_is_gone() -> None:
     play = Play(desired=a_state(an_endpoint(an_arm(), autoscale=SCALE), autoscaler="hpa"))
     play.settle()
-    play.store.patch("Deployment", NAME, {"spec": {"replicas": 3}}, manager="hpa-controller")
+    play.store.patch("Deployment", NAME, {"spec": {"replicas": 3}})
     play.settle()
     assert len(play.addresses()) == 3
     play.desired = a_state(an_endpoint(an_arm(), autoscale=SCALE))
@@ -297,7 +297,7 @@ def test_whatever_an_hpa_wants_is_routed_and_not_put_back() -> None:
     play = Play(desired=a_state(an_endpoint(an_arm(), autoscale=SCALE), autoscaler="hpa"))
     play.settle()
     for count in (4, 2):
-        play.store.patch("Deployment", NAME, {"spec": {"replicas": count}}, manager="hpa")
+        play.store.patch("Deployment", NAME, {"spec": {"replicas": count}})
         play.settle()
         assert len(play.addresses()) == count
 
