@@ -16,7 +16,6 @@ from tests.kube_server.fixtures import (  # noqa: F401  # for all tests here
 )
 from tests.kube_server.lab import Lab
 from tests.kube_server.namespace import a_namespace
-from tests.kube_server.proxy import Proxy
 
 
 @pytest.fixture
@@ -29,23 +28,21 @@ def lab(
     kube_lab_of_processes: Lab,  # noqa: F811  # the fixture
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[Installation]:
-    kubelet = kube_lab_of_processes.kubelet
+    kubelet, cluster = kube_lab_of_processes.kubelet, kube_lab_of_processes.cluster
     with (
         tempfile.TemporaryDirectory(prefix="hr-kube-") as directory,
         a_namespace(kube_lab_of_processes) as its_namespace,
     ):
         folder = Path(directory)
-        folder.chmod(0o755)
-        server = Proxy(its_namespace, role_rules())
-        kube_lab_of_processes.run(server.__aenter__())
-        made = Installation(System(folder / "home"), its_namespace, server, folder)
+        made = Installation(System(folder / "home"), its_namespace, folder)
         made.store.mkdir()
         kubelet.shared.append(made.store)
+        cluster.write_kubeconfig(folder / "config", its_namespace.token("control", role_rules()))
+        monkeypatch.setenv("KUBECONFIG", str(folder / "config"))
         monkeypatch.setenv("HEADRACE_INTERNAL_TOKEN_FILE", str(made.make_secret()))
         try:
             yield made
         finally:
             made.system.close()
-            kube_lab_of_processes.run(server.__aexit__())
             kubelet.shared.clear()
             kubelet.silent.clear()

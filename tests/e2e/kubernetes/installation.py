@@ -14,7 +14,6 @@ from tests.e2e.control.system import System
 from tests.kube_server.kubelet import Kubelet
 from tests.kube_server.namespace import Object, TestNamespace
 from tests.kube_server.pods import ProcessPod
-from tests.kube_server.proxy import Proxy
 
 _SECRET = "headrace-internal"  # noqa: S105  # its name
 
@@ -25,7 +24,6 @@ class Installation:
 
     system: System
     namespace: TestNamespace
-    server: Proxy
     folder: Path
 
     def make_secret(self) -> Path:
@@ -48,7 +46,6 @@ class Installation:
     def cluster(self, identity: str = "control-a", *, has_token: bool = True) -> ClusterSettings:
         return ClusterSettings(
             namespace=self.namespace.name,
-            url=self.server.url,
             identity=identity,
             internal_secret=_SECRET if has_token else "",
         )

@@ -9,7 +9,7 @@ from tests.e2e.kubernetes.installation import Installation, until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.kube_server, pytest.mark.slow]
 
-PATIENCE_S = 120.0
+PATIENCE_S = 180.0
 """A pod's process, a fork server, two fetches and an Envoy start, on a machine that may be busy."""
 POOL = {"name": "small", "replicas": 2, "memory_bytes": 500_000_000}
 
