@@ -193,16 +193,42 @@ def a_control_pod(name: str, **labels: str) -> dict[str, Any]:
     return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
 
 
-async def test_one_of_several_leads_and_its_pod_has_the_label(
+@pytest.fixture
+def settings(
     namespace: TestNamespace,  # noqa: F811
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-) -> None:
+) -> ControlSettings:
+    """Settings of control planes that have the Role of the chart."""
     kubeconfig = tmp_path / "kubeconfig"
     token = namespace.token("control", role_rules())
     namespace.lab.cluster.write_kubeconfig(kubeconfig, token, namespace.name)
     monkeypatch.setenv("KUBECONFIG", str(kubeconfig))
-    settings = ControlSettings(home=str(tmp_path), admin_host="127.0.0.1", admin_port=0)
+    return ControlSettings(home=str(tmp_path), admin_host="127.0.0.1", admin_port=0)
+
+
+async def test_a_control_plane_that_starts_waits_for_the_api_server(
+    namespace: TestNamespace,  # noqa: F811
+    settings: ControlSettings,
+) -> None:
+    lab, cluster = namespace.lab, ClusterSettings(namespace=namespace.name, owners=("ConfigMap/x",))
+    await lab.call(lab.cluster.kill("kube-apiserver"))
+    starting = asyncio.create_task(stand_by(settings, cluster, asyncio.Event()))
+    await asyncio.sleep(3.0)
+    assert not starting.done()
+    await lab.call(lab.cluster.start("kube-apiserver"))
+
+    membership = await starting
+    assert membership is not None
+    await membership.close()
+    await asyncio.sleep(0.5)
+    assert not namespace.get("Lease", lease_name(PLACE))["spec"]["holderIdentity"]
+
+
+async def test_one_of_several_leads_and_its_pod_has_the_label(
+    namespace: TestNamespace,  # noqa: F811
+    settings: ControlSettings,
+) -> None:
     first = ClusterSettings(namespace=namespace.name, identity="control-a", lease_s=6.0)
     second = msgspec.structs.replace(first, identity="control-b")
     namespace.create(a_control_pod("control-a"))

@@ -15,7 +15,7 @@ from headrace.cli import main
         (["--kube-url", "http://"], "--kube-url: 'http://' is not"),
         (["--kube-url", "http://a:port"], "--kube-url: 'http://a:port' is not"),
         (["--owner", "mine"], "--owner: 'mine' is not Deployment/NAME, ConfigMap/NAME or"),
-        (["--owner", "Pod/x"], "--owner: 'Pod/x' is not"),
+        (["--owner", "Pod/x"], "--owner: 'Pod/x' is not Deployment"),
         (["--namespace", "A B"], "--namespace: namespace 'A B'"),
         (["--instance", "-x"], "--instance: instance '-x'"),
     ],

@@ -8,7 +8,7 @@ import socket
 import ssl
 import threading
 import uuid
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Final
@@ -31,6 +31,8 @@ _HEALTH: Final = "/api/v1/health"
 _READ_TIMEOUT_S: Final = 5.0
 _LABEL_INTERVAL_S: Final = 30.0
 _LABEL_RETRY_S: Final = 1.0
+_CLOSE_S: Final = 0.5
+"""Time in which the loop of the election closes its sockets."""
 _MAX_HEAD: Final = 16 << 10
 
 
@@ -50,6 +52,7 @@ class ClusterMembership:
     _election: asyncio.AbstractEventLoop = field(default_factory=asyncio.new_event_loop)
     """Loop of the elector's thread: a long step of the main loop must not delay renewals."""
     _thread: threading.Thread = field(init=False)
+    _closing: asyncio.Event = field(default_factory=asyncio.Event)
     _electing: asyncio.Task[None] = field(init=False)
     _labelling: asyncio.Task[None] = field(init=False)
 
@@ -61,11 +64,26 @@ class ClusterMembership:
     def begin(self) -> None:
         """Run for election until `close`."""
         self._thread.start()
-        self._electing = asyncio.create_task(self._in_election(self.elector.run()))
+        self._electing = asyncio.create_task(self._elect())
         self._labelling = asyncio.create_task(self._keep_label())
 
-    async def _in_election(self, work: Coroutine[None, None, None]) -> None:
-        await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._election))
+    async def _elect(self) -> None:
+        campaign = asyncio.run_coroutine_threadsafe(self._campaign(), self._election)
+        await asyncio.wrap_future(campaign)
+
+    async def _campaign(self) -> None:
+        """Run the elector until `close`, and release the Lease, in the elector's thread."""
+        running = asyncio.create_task(self.elector.run())
+        closing = asyncio.create_task(self._closing.wait())
+        await asyncio.wait({running, closing}, return_when=asyncio.FIRST_COMPLETED)
+        for task in (running, closing):
+            task.cancel()
+        await asyncio.wait({running, closing})
+        await self.elector.resign()
+        await self.elector.api.http.aclose()
+        await asyncio.sleep(_CLOSE_S)
+        if not running.cancelled():
+            running.result()
 
     def reconciler(
         self, publisher: RoutePublisher, clock: Clock, emit: Emit, faults: Faults
@@ -106,16 +124,12 @@ class ClusterMembership:
         with contextlib.suppress(HeadraceError, TimeoutError):
             async with asyncio.timeout(self.elector.times.timeout_s):
                 await self._label(is_leader=False)
-        self._electing.cancel()
-        await self._in_election(self._leave())
+        self._election.call_soon_threadsafe(self._closing.set)
+        await asyncio.wait({self._electing})
         self._election.call_soon_threadsafe(self._election.stop)
         await asyncio.to_thread(self._thread.join)
         self._election.close()
         await self.api.http.aclose()
-
-    async def _leave(self) -> None:
-        await self.elector.resign()
-        await self.elector.api.http.aclose()
 
     async def _keep_label(self) -> None:
         """Keep the label that the Service selects on the leader's pod, and on no other."""
@@ -258,7 +272,7 @@ def standby_answer(head: bytes, leader: str) -> bytes:
     method, target = [*head.split(b" ", 2), b"", b""][:2]
     path, _, query = target.decode("latin-1").partition("?")
     is_alive = method == b"GET" and path == _HEALTH and "leader" not in query
-    by = f"{leader} leads" if leader else "no control plane leads yet"
+    by = f"{leader.partition('_')[0]} leads" if leader else "no control plane leads yet"
     message = {"message": f"this control plane is on standby: {by}"}
     body = json.dumps({"alive": True} if is_alive else message).encode()
     status = "200 OK" if is_alive else "503 Service Unavailable"

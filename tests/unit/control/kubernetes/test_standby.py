@@ -6,7 +6,7 @@ from headrace.control.kubernetes.election import LeaseTimes
 from headrace.control.kubernetes.standby import lease_times, standby_answer
 
 
-def answer(head: bytes, leader: str = "b") -> tuple[int, dict[str, object]]:
+def answer(head: bytes, leader: str = "b_1f0c") -> tuple[int, dict[str, object]]:
     first, _, body = standby_answer(head, leader).partition(b"\r\n\r\n")
     return int(first.split()[1]), json.loads(body)
 
