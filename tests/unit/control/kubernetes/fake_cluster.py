@@ -48,6 +48,8 @@ class FakeStore:
     version: int = 100
     _configs: dict[Key, dict[str, Object]] = field(default_factory=dict)
     """What each manager applied last."""
+    _scaled: dict[Key, str] = field(default_factory=dict)
+    """Managers that set `replicas` last through the subresource `scale`."""
 
     def get(self, kind: str, name: str) -> Object:
         """Return a copy of an object."""
@@ -78,11 +80,22 @@ class FakeStore:
         kept = [other for who, other in configs.items() if who != manager]
         result = _without(_copy(live or {}), configs.get(manager, {}), [config, *kept])
         configs[manager] = config
+        if "replicas" in config.get("spec", {}):
+            self._scaled.pop(key, None)
         return self._write(key, _merged(result, config))
 
     def patch(self, kind: str, name: str, change: Object) -> Object:
         """Merge a change into an object."""
         return self._write((kind, name), _merged(self.get(kind, name), change))
+
+    def scale(self, name: str, replicas: int, *, manager: str) -> None:
+        """Set `replicas` through the subresource `scale`, which takes the field from others."""
+        key = "Deployment", name
+        for who, config in self._configs[key].items():
+            spec = {k: v for k, v in config.get("spec", {}).items() if k != "replicas"}
+            self._configs[key][who] = {**config, "spec": spec}
+        self._scaled[key] = manager
+        self.patch(*key, {"spec": {"replicas": replicas}})
 
     def set_status(self, kind: str, name: str, status: Object) -> None:
         """Write what a controller says of an object."""
@@ -114,6 +127,10 @@ class FakeStore:
             {"manager": manager, "operation": "Apply", "fieldsV1": _fields(config)}
             for manager, config in self._configs[key].items()
         ]
+        if key in self._scaled:
+            fields: Object = {"f:spec": {"f:replicas": {}}}
+            entry = {"manager": self._scaled[key], "operation": "Update", "subresource": "scale"}
+            metadata["managedFields"].append({**entry, "fieldsV1": fields})
         if live != new:
             self.version += 1
             metadata["resourceVersion"] = str(self.version)

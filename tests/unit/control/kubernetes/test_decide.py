@@ -1,4 +1,3 @@
-
 import msgspec
 import pytest
 from hypothesis import given
@@ -306,7 +305,7 @@ def test_a_new_version_starts_with_the_pods_that_the_old_ones_autoscaler_has() -
     scale = AutoscaleSpec(target_in_flight=4.0, min_replicas=2, max_replicas=20)
     play = Play(desired=a_state(an_endpoint(an_arm(), autoscale=scale), autoscaler="hpa"))
     play.settle()
-    play.store.patch("Deployment", NAME, {"spec": {"replicas": 10}}, manager="hpa")
+    play.store.scale(NAME, 10, manager="hpa")
     play.settle()
     other = name_of(a_revision(version="2"))
     play.runtime.states[a_revision(version="2").id[:12]] = "pending"
@@ -321,7 +320,7 @@ def test_a_new_version_starts_with_the_pods_that_the_old_ones_autoscaler_has() -
     assert scalers[NAME]["spec"]["minReplicas"] == 2
     assert scalers[NAME]["spec"]["maxReplicas"] == 20, "it still gets all requests"
     assert scalers[other]["spec"]["minReplicas"] == 5
-    play.store.patch("Deployment", NAME, {"spec": {"replicas": 6}}, manager="hpa")
+    play.store.scale(NAME, 6, manager="hpa")
     play.settle()
     assert play.store.get("HorizontalPodAutoscaler", other)["spec"]["minReplicas"] == 3
     play.runtime.states.clear()
@@ -334,14 +333,9 @@ def test_a_new_version_starts_with_the_pods_that_the_old_ones_autoscaler_has() -
 
 def set_by(play: Play, manager: str, replicas: int) -> None:
     """Another manager sets `replicas` through the subresource `scale`."""
-    play.store.patch("Deployment", NAME, {"spec": {"replicas": replicas}}, manager=manager)
+    play.store.scale(NAME, replicas, manager=manager)
     play.controllers.settle()
     play.look()
-    deployment = play.cluster.find("Deployment", NAME)
-    assert deployment is not None
-    for entry in deployment["metadata"]["managedFields"]:
-        if entry["manager"] == manager:
-            entry["subresource"] = "scale"
 
 
 def test_an_autoscaler_of_others_is_a_named_problem_and_its_count_is_routed() -> None:

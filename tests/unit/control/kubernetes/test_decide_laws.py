@@ -183,7 +183,7 @@ def test_a_version_gets_its_weight_only_with_the_pods_for_it_whatever_an_autosca
         if scaler is not None and ("Deployment", name) in play.store.objects:
             spec = scaler["spec"]
             pods = min(max(pods, spec["minReplicas"]), spec["maxReplicas"])
-            play.store.patch("Deployment", name, {"spec": {"replicas": pods}}, manager="hpa")
+            play.store.scale(name, pods, manager="hpa")
 
     def step() -> None:
         play.controllers.settle()
