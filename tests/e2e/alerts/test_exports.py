@@ -140,9 +140,9 @@ def test_every_alert_fires_and_ends(folder: Path) -> None:
     ("alert", "was", "becomes"),
     [
         ("HeadraceErrorBudgetFast", " > on (endpoint) (14.4", " > on (endpoint) (14400"),
-        ("HeadraceLatencyP99", "q99_rate5m > on", "q99_rate5m < on"),
+        ("HeadraceLatencyP99", "} > on (endpoint) headrace:slo", "} < on (endpoint) headrace:slo"),
         ("HeadraceNoReplicaReady", " < 1 ", " < 0 "),
-        ("HeadraceStreamLagging", "seconds) > on", "seconds) < on"),
+        ("HeadraceStreamLagging", "}) > on", "}) < on"),
         ("HeadraceStreamDown", " > 0)", " > 1)"),  # what is paused would be down
         ("HeadraceStreamDeadLetters", " > on (stream)", " < on (stream)"),
     ],
