@@ -101,8 +101,8 @@ def version_values(
     # The chart merges the patch itself, after the values of its other parts.
     plain = msgspec.structs.replace(pods, pod_template={}, endpoints={})
     installation = replace(installation, image_registry=_REGISTRY, pull_secrets=())
-    made = objects_of(desired, installation=installation, settings=plain)
-    objects = {manifest["kind"]: manifest for manifest in made}
+    manifests = objects_of(desired, installation=installation, settings=plain)
+    objects = {manifest["kind"]: manifest for manifest in manifests}
     pod = objects["Deployment"]["spec"]["template"]
     (fetcher,) = pod["spec"]["initContainers"]
     timeout_s = endpoint.timeout_s

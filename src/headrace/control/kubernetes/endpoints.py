@@ -65,7 +65,7 @@ _WARNINGS: Final = frozenset(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EndpointFacts:
+class ResourceFacts:
     """What the control plane knows of the endpoint of a resource."""
 
     desired: DesiredEndpoint | None = None
@@ -91,7 +91,7 @@ def endpoint_of(resource: Object) -> ResourceEndpoint:
     return ResourceEndpoint(entry=entry, pods=pods, origin=origin_of(resource))
 
 
-def status_of(resource: Object, facts: EndpointFacts, *, instance: str, now: float) -> Object:
+def status_of(resource: Object, facts: ResourceFacts, *, instance: str, now: float) -> Object:
     """Return the status of a resource; unchanged conditions keep their time."""
     metadata, before = resource["metadata"], resource.get("status") or {}
     desired, status, error = facts.desired, facts.status, facts.error
@@ -133,7 +133,7 @@ _Row = tuple[bool, str, str]
 """Status, reason and message of a condition."""
 
 
-def _conditions(facts: EndpointFacts, now: float) -> dict[str, _Row]:
+def _conditions(facts: ResourceFacts, now: float) -> dict[str, _Row]:
     """Return the conditions of a resource by type."""
     desired, status, error = facts.desired, facts.status, facts.error
     pending: _Row = (False, "Pending", "waiting to be applied")
@@ -405,7 +405,7 @@ class EndpointController:
         statuses = {status.name: status for status in self.statuses(effective)}
         for name, resource in resources.items():
             refused = self._refused.get(name)
-            facts = EndpointFacts(
+            facts = ResourceFacts(
                 desired=own.get(name),
                 status=statuses.get(name),
                 rollout=self._target.rollout(name) if name in own else None,

@@ -15,7 +15,7 @@ from headrace.control.desired.service import ResourceEndpoint
 from headrace.control.kubernetes.api import ClusterApi
 from headrace.control.kubernetes.endpoints import (
     EndpointController,
-    EndpointFacts,
+    ResourceFacts,
     endpoint_of,
     event_of,
     finalizer_change,
@@ -83,7 +83,7 @@ def rollout(phase: RolloutPhase) -> RolloutRecord:
 
 
 def status(
-    facts: EndpointFacts, of: Object | None = None, *, now: float = 100.0
+    facts: ResourceFacts, of: Object | None = None, *, now: float = 100.0
 ) -> tuple[Object, dict[str, Object]]:
     result = status_of(of or resource(), facts, instance="headrace", now=now)
     return result, {row["type"]: row for row in result["conditions"]}
@@ -105,7 +105,7 @@ def test_a_resource_is_an_entry_of_a_spec_and_its_pods() -> None:
 
 
 def test_the_status_of_an_endpoint_that_serves_has_all_that_kubectl_shows() -> None:
-    result, conditions = status(EndpointFacts(desired=applied(), status=seen(replicas=2)))
+    result, conditions = status(ResourceFacts(desired=applied(), status=seen(replicas=2)))
 
     assert {kind: row["status"] for kind, row in conditions.items()} == {
         "Ready": "True", "Progressing": "False", "RolledBack": "False", "Degraded": "False",
@@ -129,7 +129,7 @@ def test_the_status_of_an_endpoint_that_serves_has_all_that_kubectl_shows() -> N
 def test_a_refused_generation_is_not_ready_though_an_earlier_one_serves(
     error: HeadraceError, reason: str
 ) -> None:
-    facts = EndpointFacts(desired=applied(1), status=seen(), error=error)
+    facts = ResourceFacts(desired=applied(1), status=seen(), error=error)
 
     result, conditions = status(facts, resource(generation=2))
 
@@ -141,28 +141,28 @@ def test_a_refused_generation_is_not_ready_though_an_earlier_one_serves(
 
 def test_a_generation_that_was_not_applied_yet_is_not_observed() -> None:
     before = {"observedGeneration": 1, "conditions": []}
-    facts = EndpointFacts(desired=applied(1), status=seen())
+    facts = ResourceFacts(desired=applied(1), status=seen())
 
     result, conditions = status(facts, resource(generation=2, status=before))
 
     assert result["observedGeneration"] == 1
     assert conditions["Ready"]["observedGeneration"] == 1
-    assert "observedGeneration" not in status(EndpointFacts())[0]
+    assert "observedGeneration" not in status(ResourceFacts())[0]
 
 
 def test_what_undo_led_to_is_rolled_back_and_a_promotion_is_not() -> None:
     undone = applied(spec_source=(("2", "digits:2", "", 100),))
 
-    _, conditions = status(EndpointFacts(desired=undone, status=seen()))
+    _, conditions = status(ResourceFacts(desired=undone, status=seen()))
     assert conditions["RolledBack"]["status"] == "True"
     assert conditions["RolledBack"]["message"] == ("digits:1 runs, and the resource names digits:2")
     promoted = rollout(RolloutPhase.PROMOTED)
-    _, conditions = status(EndpointFacts(desired=undone, status=seen(), rollout=promoted))
+    _, conditions = status(ResourceFacts(desired=undone, status=seen(), rollout=promoted))
     assert conditions["RolledBack"]["status"] == "False"
 
 
 FACTS = st.builds(
-    EndpointFacts,
+    ResourceFacts,
     desired=st.sampled_from([None, applied(1), applied(2)])
     | st.just(applied(2, spec_source=(("2", "digits:2", "", 100),))),
     status=st.none() | st.builds(seen, ready=st.booleans(), failed=st.booleans()),
@@ -173,7 +173,7 @@ FACTS = st.builds(
 
 @given(FACTS, FACTS, st.integers(1, 3))
 def test_conditions_are_consistent_and_written_once(
-    before: EndpointFacts, facts: EndpointFacts, generation: int
+    before: ResourceFacts, facts: ResourceFacts, generation: int
 ) -> None:
     old = status(before, resource(generation=generation))[0]
     live = resource(generation=generation, status=old)
