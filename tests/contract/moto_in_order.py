@@ -1,4 +1,4 @@
-"""moto's server, one request after the other; run by .venv-kube's Python, with a port.
+"""moto's server, one request after the other; run by .venv-kube's Python: PORT HOST.
 
 moto heeds If-None-Match and If-Match, but looks first and writes later: of many requests at once
 several may win, which Amazon's store rules out. A lock before it makes the two one step.
@@ -31,5 +31,5 @@ def in_order(environ: Any, start_response: Any) -> Iterable[bytes]:  # noqa: ANN
 
 
 run_simple(
-    "127.0.0.1", int(sys.argv[1]), in_order, threaded=True, request_handler=MotoRequestHandler
+    sys.argv[2], int(sys.argv[1]), in_order, threaded=True, request_handler=MotoRequestHandler
 )

@@ -34,6 +34,7 @@ class S3Server:
     port: int
     heeds_conditions: bool
     pid: int
+    host: str = "127.0.0.1"
 
     def environment(self, port: int | None = None) -> dict[str, str]:
         """What a process needs to use it, maybe by a proxy at another port."""
@@ -41,14 +42,14 @@ class S3Server:
             "AWS_ACCESS_KEY_ID": KEY,
             "AWS_SECRET_ACCESS_KEY": SECRET,
             "AWS_REGION": "us-east-1",
-            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port or self.port}",
+            "AWS_ENDPOINT_URL": f"http://{self.host}:{port or self.port}",
         }
 
     def store(self, bucket: str) -> S3Store:
         """A plain client, to look and to spoil."""
         return S3Store(
             bucket,
-            endpoint=f"http://127.0.0.1:{self.port}",
+            endpoint=f"http://{self.host}:{self.port}",
             access_key_id=KEY,
             secret_access_key=SECRET,
             region="us-east-1",
@@ -57,8 +58,8 @@ class S3Server:
 
 
 @contextmanager
-def running_moto() -> Iterator[S3Server]:
-    """moto's server until the block ends.
+def running_moto(host: str = "127.0.0.1") -> Iterator[S3Server]:
+    """moto's server at an address of this machine until the block ends.
 
     Raises:
         NoServerError: It is not installed.
@@ -68,13 +69,13 @@ def running_moto() -> Iterator[S3Server]:
         raise NoServerError("no moto here; `make setup ENV=kube` installs it")
     port = free_port()
     process = subprocess.Popen(  # noqa: S603  # ours
-        [python, Path(__file__).with_name("moto_in_order.py"), str(port)],
+        [python, Path(__file__).with_name("moto_in_order.py"), str(port), host],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
     try:
-        wait_for(port, process)
-        yield S3Server(port=port, heeds_conditions=True, pid=process.pid)
+        wait_for(port, process, host)
+        yield S3Server(port=port, heeds_conditions=True, pid=process.pid, host=host)
     finally:
         process.terminate()
         process.wait(timeout=10)
@@ -137,7 +138,7 @@ def make_bucket(server: S3Server, name: str) -> None:
     # A client that takes the bucket for a part of the host's name puts `/NAME`: that makes one.
     plain = S3Store(
         "any",
-        endpoint=f"http://127.0.0.1:{server.port}",
+        endpoint=f"http://{server.host}:{server.port}",
         virtual_hosted_style_request=True,
         access_key_id=KEY,
         secret_access_key=SECRET,
@@ -148,11 +149,11 @@ def make_bucket(server: S3Server, name: str) -> None:
         obstore.put(plain, name, b"", use_multipart=False)
 
 
-def wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
+def wait_for(port: int, process: subprocess.Popen[bytes], host: str = "127.0.0.1") -> None:
     deadline = time.monotonic() + READY_WITHIN_S
     while True:
         try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+            socket.create_connection((host, port), timeout=1).close()
         except OSError:
             assert process.poll() is None, "the server has ended"
             assert time.monotonic() < deadline, "the server does not come up"

@@ -47,10 +47,11 @@ ON_DIGITS = (
 """Pages whose blocks expect the digits model to be served; they share a system."""
 STORIES = ("README.md", "docs/how-to/python-model.md", "docs/how-to/push-models.md")
 RUN_ELSEWHERE = {
+    "docs/how-to/first-cluster.md": "test_first_cluster_page.py",
     "docs/how-to/huggingface.md": "test_huggingface_page.py",
     "docs/how-to/model-sources.md": "test_model_sources_page.py",
 }
-"""Pages that a test of their own runs: PyTorch in one, servers of models in the other."""
+"""Pages that a test of their own runs: with a cluster, PyTorch, servers of models."""
 LONG_STORIES = (
     "docs/tutorial.md",
     "docs/explain/scale.md",
@@ -303,6 +304,8 @@ def story_environment(ports: dict[int, int], user: Path) -> dict[str, str]:
 
 
 def with_ports(text: str, ports: dict[int, int]) -> str:
+    if not ports:
+        return text
     numbers = "|".join(map(str, ports))
     return re.sub(rf"\b({numbers})\b", lambda match: str(ports[int(match[0])]), text)
 

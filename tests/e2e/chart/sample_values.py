@@ -112,6 +112,7 @@ CHOICES: Final[Mapping[str, Sequence[Values]]] = {
                 "replicas": 2,
                 "state": {"existingSecret": "state", "key": "url"},
                 "internalSecret": "internal",
+                "adminSecret": "admin",
             }
         },
         {"control": {"persistence": {"existingClaim": "kept", "storageClass": "fast"}}},

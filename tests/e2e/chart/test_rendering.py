@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 import headrace
 from headrace import deploy
 from headrace.cli.app import app
+from headrace.control.auth.credentials import secret_id
 from headrace.control.kubernetes import role_rules
 from headrace.core.internal_token import MIN_BYTES
 from headrace.core.spec.kubernetes import Autoscaler
@@ -71,7 +72,7 @@ def test_every_two_choices_together_make_objects_that_kubernetes_takes(values: V
         "models"
     }
     secrets = {one["metadata"]["name"].partition("-")[2] for one in of_kind(objects, "Secret")}
-    assert secrets <= {"internal", "gateways"}
+    assert secrets <= {"admin", "internal", "gateways"}
 
 
 def test_certificates_are_made_where_nobody_else_makes_them() -> None:
@@ -88,7 +89,9 @@ def test_certificates_are_made_where_nobody_else_makes_them() -> None:
     names = shown["control"].extensions.get_extension_for_class(x509.SubjectAlternativeName)
 
     assert complaints(objects) == []
-    assert "headrace-control.models.svc" in names.value.get_values_for_type(x509.DNSName)
+    assert {"headrace-control.models.svc", "localhost"} <= set(
+        names.value.get_values_for_type(x509.DNSName)
+    )
     assert {
         volume["secret"]["secretName"]
         for _, pod in pods_of(objects)
@@ -97,7 +100,7 @@ def test_certificates_are_made_where_nobody_else_makes_them() -> None:
     } <= secrets.keys()
     named = {"agentTls": {"controlSecret": "a", "gatewaySecret": "b"}}
     assert {one["metadata"]["name"] for one in of_kind(rendered(named), "Secret")} == {
-        "headrace-internal", "headrace-gateways",
+        "headrace-admin", "headrace-internal", "headrace-gateways",
     }  # fmt: skip
 
 
@@ -742,16 +745,20 @@ def test_a_service_mesh_gets_its_connections_in_one_place() -> None:
 
 def test_the_token_by_which_replicas_know_the_control_plane_is_made_or_named() -> None:
     made = rendered(CERTIFICATES)
-    named = rendered(merged(CERTIFICATES, {"control": {"internalSecret": "mine"}}))
+    own = {"internalSecret": "mine", "adminSecret": "admin"}
+    named = rendered(merged(CERTIFICATES, {"control": own}))
 
     secrets = {one["metadata"]["name"]: one for one in of_kind(made, "Secret")}
     secret = secrets["headrace-internal"]
     assert len(base64.b64decode(secret["data"]["token"])) >= MIN_BYTES
+    token = base64.b64decode(secrets["headrace-admin"]["data"]["token"]).decode()
+    assert secret_id("hrt", token)
     assert [one["metadata"]["name"] for one in of_kind(named, "Secret")] == ["headrace-gateways"]
     for objects, name in ((made, "headrace-internal"), (named, "mine")):
         (pod,) = [pod for what, pod in pods_of(objects) if what == "Deployment/headrace-control"]
         (container,) = pod["spec"]["containers"]
         assert f"--internal-secret={name}" in container["args"]
+        assert "--gateway-url=http://headrace-gateway.models.svc:8000" in container["args"]
         (volume,) = [v for v in pod["spec"]["volumes"] if v["name"] == "internal"]
         assert volume["secret"]["secretName"] == name
 

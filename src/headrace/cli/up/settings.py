@@ -135,6 +135,13 @@ class ControlOptions:
             "behind a proxy that encrypts."
         ),
     ] = False
+    admin_token_file: Annotated[
+        Path | None,
+        _more_file(
+            "File with the admin token, read at the start, instead of one that the first start "
+            "creates."
+        ),
+    ] = None
     allowed_hosts: Annotated[
         list[str] | None,
         _more(
@@ -319,6 +326,7 @@ class ControlOptions:
             allowed_hosts=tuple(host.lower() for host in self.allowed_hosts or ()),
             admin_tls=tls_settings("--admin-tls", self.admin_tls_cert, self.admin_tls_key),
             insecure_admin=self.insecure_admin,
+            admin_token_file=str(self.admin_token_file.absolute()) if self.admin_token_file else "",
             gateway=self.gateway.value,
             agents=self._agents(),
             state_url=absolute_reference(self.state_url),

@@ -127,7 +127,11 @@ def assemble(
         resolve_url(settings.state_url) or home_url(home.root), legacy=home.state_file
     )
     token_file = ensure_home_token(
-        store, home.root, now=clock.now(), installation=_installation(settings)
+        store,
+        home.root,
+        now=clock.now(),
+        installation=_installation(settings),
+        source=settings.admin_token_file,
     )
     desired = store.load.blocking()
     settings = with_last_addresses(

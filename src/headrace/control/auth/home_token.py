@@ -12,7 +12,14 @@ from typing import Final
 
 import msgspec
 
-from headrace.control.auth.credentials import PREFIXES, is_secret_of, new_credential, secret_id
+from headrace.control.auth.credentials import (
+    PREFIXES,
+    NewCredential,
+    hash_of,
+    is_secret_of,
+    new_credential,
+    secret_id,
+)
 from headrace.control.auth.roles import Caller, Grant, Role
 from headrace.control.model.audit_log import AuditEntry
 from headrace.control.model.credentials import Credential, CredentialKind, Principal
@@ -39,7 +46,9 @@ def read_home_token(home: Path) -> str:
         return ""
 
 
-def ensure_home_token(store: Store, home: Path, *, now: float, installation: str = "") -> Path:
+def ensure_home_token(
+    store: Store, home: Path, *, now: float, installation: str = "", source: str = ""
+) -> Path:
     """Return the file with the home owner's token, created if no valid one exists. Blocking.
 
     A token that other users could read is replaced. A new token revokes the old ones.
@@ -48,31 +57,58 @@ def ensure_home_token(store: Store, home: Path, *, now: float, installation: str
         installation: The installation whose control planes use separate homes: the token of the
             current leader replaces those of earlier pods. Empty where the home persists and
             identifies the token.
+        source: File with the token to use, as a Secret that all control planes mount; empty for a
+            token that is created here. If that token was revoked, one is created too.
 
     Raises:
-        FailedPreconditionError: The file cannot be written.
+        FailedPreconditionError: The file cannot be written, or `source` has no token.
     """
     path = home / FILE_NAME
-    if _is_valid(store, path, now=now):
-        return path
     origin = installation or f"{socket.gethostname()}:{home}"
-    created = new_credential(CredentialKind.TOKEN, OWNER, now=now, grants={"home": origin})
-    token = created.credential
+    token = new_credential(CredentialKind.TOKEN, OWNER, now=now, grants={"home": origin})
+    if source:
+        token = _read_token(store, Path(source), token, now=now)
+    is_current = not source or read_home_token(home) == token.text
+    if is_current and _is_valid(store, path, now=now):
+        return path
     _ensure_owner(store, now=now)
-    changes = [_change("token.create", token, origin, now=now)]
-    store.add_credential.blocking(token, changes=changes)
+    if store.credential.blocking(token.credential.id) is None:
+        changes = [_change("token.create", token.credential, origin, now=now)]
+        store.add_credential.blocking(token.credential, changes=changes)
     try:
-        write_atomic(path, f"{created.text}\n".encode())
+        write_atomic(path, f"{token.text}\n".encode())
     except OSError as error:
         message = f"cannot write the admin token to {path}: {error.strerror}"
         raise FailedPreconditionError(message) from error
     for old in store.credentials.blocking(CredentialKind.TOKEN, OWNER):
-        is_previous = old.grants.get("home") == origin and old.id != token.id
+        is_previous = old.grants.get("home") == origin and old.id != token.credential.id
         if is_previous and old.is_valid(now):
             store.revoke_credential.blocking(
                 old.id, revoked_at=now, changes=[_change("token.revoke", old, origin, now=now)]
             )
     return path
+
+
+def _read_token(store: Store, source: Path, new: NewCredential, *, now: float) -> NewCredential:
+    """Return the token of a file; `new` if that token was revoked."""
+    try:
+        text = source.read_text("ascii").strip()
+    except (OSError, ValueError):
+        text = ""
+    id_ = secret_id(PREFIXES[CredentialKind.TOKEN], text)
+    if id_ is None:
+        message = (
+            f"{source} has no token: it is hrt_ID_SECRET, with 12 of the characters a-z and 2-9 "
+            "(without l and o) and 43 of A-Z, a-z, 0-9, _ and -"
+        )
+        raise FailedPreconditionError(message)
+    stored = store.credential.blocking(id_)
+    if stored is not None and not (is_secret_of(stored, text) and stored.is_valid(now)):
+        message = "the token of the file was revoked; write a new one into it"
+        _LOG.warning(message, extra={"path": str(source)})
+        return new
+    credential = msgspec.structs.replace(new.credential, id=id_, hash=hash_of(text))
+    return NewCredential(credential=credential, text=text)
 
 
 def _is_valid(store: Store, path: Path, *, now: float) -> bool:

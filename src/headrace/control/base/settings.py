@@ -116,6 +116,10 @@ class ControlSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     only with `insecure_admin`.
     """
     insecure_admin: bool = False
+    admin_token_file: str = ""
+    """File with the admin token, read at the start; empty for one that the home's first start
+    creates.
+    """
     state_url: str = ""
     """The database of the desired state, where `${NAME}` is an environment variable and
     `file:/PATH` the content of a file; empty for a file in the home.

@@ -6,7 +6,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from headrace.control.auth.credentials import hash_of
+from headrace.control.auth.credentials import hash_of, new_secret
 from headrace.control.auth.home_token import OWNER, ensure_home_token, read_home_token
 from headrace.control.model.credentials import CredentialKind
 from headrace.control.state import home_url, open_store
@@ -98,6 +98,44 @@ def test_who_leads_an_installation_voids_the_token_of_who_led_before(
         ensure_home_token(store, home, now=2.0, installation="cluster:models/headrace")
 
     assert set(valid(store)) == {hash_of(read_home_token(home)) for home in homes[1:]}
+
+
+def test_control_planes_with_one_token_file_have_one_token(store: Store, tmp_path: Path) -> None:
+    homes = [tmp_path / name for name in ("pod-a", "pod-b")]
+    source = tmp_path / "mounted"
+    texts = [new_secret("hrt")[1] for _ in range(2)]
+    for home in homes:
+        home.mkdir()
+
+    for text in texts:
+        source.write_text(f"{text}\n")
+        for home in (*homes, homes[0]):
+            ensure_home_token(store, home, now=2.0, installation="cluster:a/b", source=str(source))
+
+            assert read_home_token(home) == text
+            assert valid(store) == [hash_of(text)]
+    assert [entry.action for entry in store.trail.blocking()].count("token.create") == 2
+
+
+def test_a_revoked_token_of_a_file_is_not_accepted_again(store: Store, tmp_path: Path) -> None:
+    source = tmp_path / "mounted"
+    id_, text = new_secret("hrt")
+    source.write_text(text)
+    ensure_home_token(store, tmp_path, now=1.0, source=str(source))
+    store.revoke_credential.blocking(id_, revoked_at=1.5)
+    for now in (2.0, 3.0):
+        ensure_home_token(store, tmp_path, now=now, source=str(source))
+
+    assert valid(store) == [hash_of(read_home_token(tmp_path))]
+    assert read_home_token(tmp_path) != text
+
+
+@pytest.mark.parametrize("text", ["", "hrt_nonsense", "secret"])
+def test_a_file_without_a_token_is_refused(store: Store, tmp_path: Path, text: str) -> None:
+    source = tmp_path / "mounted"
+    source.write_text(text)
+    with pytest.raises(FailedPreconditionError, match="mounted has no token"):
+        ensure_home_token(store, tmp_path, now=1.0, source=str(source))
 
 
 def test_a_new_token_lets_an_owner_in_who_was_kept_out(store: Store, tmp_path: Path) -> None:
