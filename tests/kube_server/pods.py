@@ -497,7 +497,7 @@ def _as_user(container: Object, pod: Object) -> list[str]:
     user, group = _ids(container, pod)
     groups = {group, pod["spec"].get("securityContext", {}).get("fsGroup", group)}
     ids = ["--reuid", str(user), "--regid", str(group)]
-    more = ["--groups", ",".join(map(str, sorted(groups))), "--no-new-privs"]
+    more = ["--groups", ",".join(map(str, sorted(groups))), "--no-new-privs", "--pdeathsig", "KILL"]
     return ["setpriv", *ids, *more]
 
 
