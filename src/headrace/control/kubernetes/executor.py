@@ -52,6 +52,8 @@ _MANY: Final = 5
 _REFUSED: Final = Backoff(first_s=2.0, limit_s=60.0)
 """Backoff of an object that the API server refuses, for example by a policy."""
 _HANDOVER: Final = "headrace-handover"
+_OF_NO_OBJECT: Final = "1"
+"""Resource version that no object has: applied with it, an object is created or is a conflict."""
 _REPLACEABLE: Final = frozenset(
     {"ConfigMap", "PodDisruptionBudget", "HorizontalPodAutoscaler", "ScaledObject"}
 )
@@ -392,31 +394,32 @@ class ActionExecutor:
             case _:
                 assert_never(action)
 
-    async def _is_free(self, key: Key) -> bool:
-        """Whether no object has this name; ConflictError if a foreign one has it."""
-        live = await self.api.get(*key)
-        if live is None:
-            return True
-        if not is_ours(live, self.installation):
-            raise ConflictError(foreign(key))
-        self.cluster.put(live)  # before the watch reports it
-        return False
-
     async def _apply(self, manifest: Object, reason: str) -> None:
-        """Apply to the object with the known uid, or create one."""
+        """Apply to the object with the known uid, or create one.
+
+        Another object with this name is a conflict, and is neither changed nor adopted.
+        """
         key = key_of(manifest)
         cached = self.cluster.find(*key)
-        if cached is None and not await self._is_free(key):
-            return
         self._log("applying", manifest, reason)
-        config = manifest
-        if cached is not None:
-            # Another object with this name is a conflict, and is not adopted.
+        if cached is None:
+            metadata = {**manifest["metadata"], "resourceVersion": _OF_NO_OBJECT}
+        else:
             metadata = {**manifest["metadata"], "uid": uid_of(cached)}
             if _replicas(manifest) < _replicas(cached):
                 metadata["resourceVersion"] = cached["metadata"]["resourceVersion"]
-            config = {**manifest, "metadata": metadata}
-        result = await self.api.apply(config, force=cached is not None)
+        try:
+            result = await self.api.apply(
+                {**manifest, "metadata": metadata}, force=cached is not None
+            )
+        except ObjectChangedError:
+            live = await self.api.get(*key) if cached is None else None
+            if live is None:
+                raise
+            if not is_ours(live, self.installation):
+                raise ConflictError(foreign(key)) from None
+            self.cluster.put(live)  # before the watch reports it
+            return
         await self._put(result)
         mutated = frozenset(differences(manifest, result))
         if not mutated:

@@ -148,6 +148,38 @@ async def test_a_refused_object_is_reported_at_once_and_until_it_is_accepted(
     assert executor.problems() == {}, "another manifest is tried at once"
 
 
+async def test_an_object_is_created_without_a_read_and_a_foreign_one_is_never_changed(
+    group: asyncio.TaskGroup,
+) -> None:
+    asked: list[str] = []
+    foreign = a_map(7)
+
+    async def answer(request: httpx2.Request) -> httpx2.Response:
+        asked.append(request.method)
+        if request.method == "GET":
+            return httpx2.Response(200, json=foreign)
+        name, metadata = (
+            request.url.path.rpartition("/")[2],
+            json.loads(request.content)["metadata"],
+        )
+        assert metadata["resourceVersion"] == "1", "an object that exists is a conflict"
+        assert request.url.params["force"] == "false"
+        is_free = name == "free"
+        status, result = (201, a_map(9, name)) if is_free else (409, {"message": "modified"})
+        return httpx2.Response(status, json=result)
+
+    executor = an_executor(answer)
+    executor.submit([ApplyObject(manifest=a_map(0, "free"), why="test")], group)
+    await asyncio.sleep(0.1)
+    assert asked == ["PATCH"]
+    assert executor.cluster.find("ConfigMap", "free") == a_map(9, "free")
+    executor.submit([ApplyObject(manifest=a_map(0), why="test")], group)
+    await asyncio.sleep(0.1)
+    assert asked == ["PATCH", "PATCH", "GET"]
+    assert "that Headrace did not make" in executor.problems()["ConfigMap", "m"]
+    assert executor.cluster.find("ConfigMap", "m") is None
+
+
 async def test_an_object_that_hangs_delays_no_other_and_is_reported(
     group: asyncio.TaskGroup,
 ) -> None:
