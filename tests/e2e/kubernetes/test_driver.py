@@ -234,6 +234,31 @@ async def test_two_control_planes_one_dies_the_other_goes_on_from_there(
             assert (lease["holderIdentity"], lease["leaseTransitions"]) == ("control-b", 1)
 
 
+async def test_a_new_leader_of_a_settled_cluster_changes_no_object(
+    namespace: TestNamespace,
+) -> None:
+    state = a_state(an_endpoint(an_arm(replicas=2)), an_endpoint(an_arm("other"), name="other"))
+    kinds = ("ConfigMap", "Service", "PodDisruptionBudget", "Deployment", "Pod")
+
+    def versions() -> list[str]:
+        return [one["metadata"]["resourceVersion"] for k in kinds for one in namespace.list(k)]
+
+    async with a_cluster(namespace) as (server, gateway):
+        async with Driver(server, gateway) as first:
+            first.set_desired(state)
+            await until(lambda: len(gateway.addresses) == 3 and first.is_quiet())
+            await first.elector.resign()
+        before = versions()
+        async with Driver(server, gateway, name="control-b") as second:
+            second.set_desired(state)
+            await until(lambda: gateway.history[-1][0] == "control-b" and second.is_quiet())
+
+        assert len(gateway.addresses) == 3
+        assert versions() == before
+        writes = [one[1:] for one in server.requests if "control-b" in one[0] and one[2] != "Lease"]
+        assert writes == [("patch", "ConfigMap", record_name(PLACE))], "routes that were published"
+
+
 async def test_a_leader_that_was_cut_off_and_the_next_never_act_at_once(
     namespace: TestNamespace,
 ) -> None:
