@@ -4,7 +4,6 @@ Objects are plain dictionaries. lightkube reads kubeconfigs and authenticates; i
 used, for the reasons in `docs/explain/decisions/kubernetes-driver.md`.
 """
 
-import json
 import random
 import re
 import time
@@ -12,6 +11,8 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
+
+import msgspec
 
 import headrace
 from headrace.control.kubernetes.names import (
@@ -33,6 +34,7 @@ from headrace.core import (
     UnavailableError,
 )
 from headrace.core.backoff import Backoff
+from headrace.core.error_kind import UNDECODABLE
 from headrace.core.spec.kubernetes import Autoscaler
 from headrace.observe.histogram import Histogram
 
@@ -114,8 +116,8 @@ def failure_of(status: int, body: bytes, retry_after: str, *, description: str) 
         # A 404 of a proxy does not mean that the object is gone.
         return ApiUnavailableError(f"{description}: {_NO_API_SERVER} (HTTP status {status})")
     try:
-        text = str(json.loads(body).get("message", ""))
-    except (ValueError, AttributeError):
+        text = str(msgspec.json.decode(body).get("message", ""))
+    except (AttributeError, *UNDECODABLE):
         text = body.decode("utf-8", "replace")
     message = f"{description}: {text.strip()[:_MAX_MESSAGE] or f'HTTP status {status}'}"
     if status in {HTTPStatus.INTERNAL_SERVER_ERROR, HTTPStatus.GATEWAY_TIMEOUT}:
@@ -375,8 +377,8 @@ class ClusterApi:
                     raise _failure(answer, await answer.aread(), f"watch {kind}")
                 async for line in answer.aiter_lines():
                     if line.strip():
-                        yield _event(json.loads(line), kind)
-        except (httpx2.HTTPError, httpx2.StreamError, ValueError) as error:
+                        yield _event(msgspec.json.decode(line), kind)
+        except (httpx2.HTTPError, httpx2.StreamError, ValueError, *UNDECODABLE) as error:
             raise _no_answer(f"watch {kind}", error) from error
 
     async def apply(
@@ -457,7 +459,7 @@ class ClusterApi:
                 method,
                 RESOURCES[kind].path(self.namespace, name),
                 params=params,
-                content=None if body is None else json.dumps(body),
+                content=None if body is None else msgspec.json.encode(body),
                 headers={"content-type": content_type, "accept": _JSON},
                 timeout=httpx2.Timeout(self.timeout_s, read=read_s),
             )
@@ -466,10 +468,10 @@ class ClusterApi:
                 raise _failure(answer, answer.content, description)
             if answer.content.lstrip()[:1] == b"<":
                 raise ApiUnavailableError(f"{description}: {_NO_API_SERVER}")
-            document: Object = answer.json()
+            document: Object = msgspec.json.decode(answer.content)
             if not isinstance(document, dict):
                 raise ValueError("the response is not an object")  # noqa: TRY004, TRY301  # like invalid JSON
-        except (httpx2.HTTPError, ValueError) as error:
+        except (httpx2.HTTPError, ValueError, *UNDECODABLE) as error:
             raise _no_answer(description, error) from error
         finally:
             key = (method.lower(), kind, result)

@@ -337,7 +337,9 @@ class _Step:
                     continue  # never two scalers: wait for the Deployment
                 count = manifests.replicas if handover is None else handover.minimum
                 created = with_spec(manifest, replicas=count if key[0] == "Deployment" else None)
-                self.actions.append(ApplyObject(manifest=created, why="it does not exist"))
+                self.actions.append(
+                    ApplyObject(manifest=created, why="it does not exist", is_new=True)
+                )
             elif is_leaving(live):
                 continue  # created again when it is gone
             elif key[0] == "Deployment":

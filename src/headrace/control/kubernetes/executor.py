@@ -70,6 +70,8 @@ class ApplyObject:
 
     manifest: Object
     why: str
+    is_new: bool = False
+    """Whether the object did not exist when this was decided."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,10 +136,13 @@ def fixed(key: Key) -> str:
 def is_current(
     action: Action, *, desired: DesiredState, observed: Observed, cluster: ClusterSnapshot
 ) -> bool:
-    """Whether what an action takes away is neither desired nor routed in the newest state.
+    """Whether an action follows from the newest state: it was decided from an earlier one.
 
-    The action was decided in an earlier step; a rollback may have been requested since.
+    What it takes away is neither desired nor routed, as after a rollback that was requested since;
+    what it creates does not exist, as after an action that ended while this one was decided.
     """
+    if isinstance(action, ApplyObject) and action.is_new:
+        return cluster.find(*key_of(action.manifest)) is None
     reduction = _reduction(action, cluster)
     if reduction is None:
         return True

@@ -331,9 +331,11 @@ def observed(*routed: str) -> Observed:
         (ScaleDeployment(deployment=a_deployment(2), replicas=3), a_state(), "ab", True),
         (ApplyObject(manifest=a_deployment(1), why=""), a_state(), "ab", False),
         (ApplyObject(manifest=a_map(1), why=""), a_state(), "ab", True),
+        (ApplyObject(manifest=a_map(1), why="", is_new=True), a_state(), "", True),
+        (ApplyObject(manifest=a_deployment(3), why="", is_new=True), a_state(), "", False),
     ],
 )
-def test_what_takes_pods_away_is_sent_only_if_no_request_can_reach_them(
+def test_what_was_decided_from_an_earlier_state_is_sent_only_if_it_is_still_right(
     action: Action, desired: DesiredState, routed: str, *, is_right: bool
 ) -> None:
     cluster = ClusterSnapshot()
