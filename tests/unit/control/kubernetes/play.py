@@ -198,6 +198,14 @@ class Play:
                 return
         raise AssertionError(f"it never comes to rest: {self.decision.actions}")
 
+    def counts(self) -> dict[str, dict[str, int]]:
+        """How many addresses each version of an endpoint has, without the routes of pools."""
+        return {
+            route.name: {arm.version: len(arm.replicas) for arm in route.arms}
+            for route in self.routed
+            if ":" not in route.name
+        }
+
     def addresses(self) -> frozenset[str]:
         """Where the gateway may send requests."""
         return addresses_of(self.routed)

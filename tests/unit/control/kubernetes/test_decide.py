@@ -46,25 +46,6 @@ def objects(play: Play, kind: str) -> list[str]:
     return [one["metadata"]["name"] for one in play.store.of_kind(kind)]
 
 
-def test_a_new_endpoint_is_made_and_routed() -> None:
-    play = running(an_arm(replicas=2))
-
-    assert weights(play) == {"1": (100, 2)}
-    assert objects(play, "Deployment") == [NAME]
-    assert play.decide().actions == ()
-
-
-def test_no_requests_go_to_a_pod_that_is_not_ready() -> None:
-    play = Play(desired=a_state(an_endpoint(an_arm(replicas=2))))
-    play.runtime.default = "pending"
-    play.settle()
-
-    assert play.addresses() == frozenset()
-    play.runtime.default = "ready"
-    play.settle()
-    assert len(play.addresses()) == 2
-
-
 def test_a_new_version_takes_over_only_when_it_is_ready() -> None:
     play = running(an_arm(replicas=2))
     play.runtime.states[a_revision(version="2").id[:12]] = "pending"
@@ -93,16 +74,6 @@ def test_a_revision_that_left_is_deleted_only_after_the_acknowledgement() -> Non
     play.acknowledge()
     play.act()
     assert NAME not in objects(play, "Deployment")
-
-
-def test_an_endpoint_that_left_leaves_nothing() -> None:
-    play = running(an_arm())
-    play.desired = a_state(an_endpoint(an_arm("other"), name="other"))
-    play.settle()
-
-    for kind in ("Deployment", "Service", "ConfigMap", "PodDisruptionBudget", "Pod"):
-        assert objects(play, kind)
-        assert not [name for name in objects(play, kind) if "digits" in name]
 
 
 def test_settings_stay_for_as_long_as_pods_may_read_them() -> None:
@@ -139,17 +110,6 @@ def test_scaling_down_marks_then_unroutes_then_lowers() -> None:
     assert play.addresses() == {r.address for r in play.replicas.values()}
 
 
-def test_pods_that_are_taken_are_those_that_were_unrouted() -> None:
-    play = running(an_arm(replicas=4))
-    before = play.addresses()
-    play.desired = a_state(an_endpoint(an_arm(replicas=2)))
-    play.settle()
-
-    left = {one["status"]["podIP"] + ":8000" for one in play.store.of_kind("Pod")}
-    assert play.addresses() == left
-    assert left < before
-
-
 def test_our_field_is_put_back_and_anothers_is_left() -> None:
     play = running(an_arm())
     change = {
@@ -167,14 +127,6 @@ def test_our_field_is_put_back_and_anothers_is_left() -> None:
     assert deployment["spec"]["replicas"] == 1
     assert deployment["spec"]["progressDeadlineSeconds"] == 600
     assert deployment["metadata"]["labels"]["team"] == "vision"
-
-
-def test_an_object_that_somebody_deleted_is_made_again() -> None:
-    play = running(an_arm())
-    play.store.delete("PodDisruptionBudget", NAME)
-    play.settle()
-
-    assert objects(play, "PodDisruptionBudget") == [NAME]
 
 
 @pytest.mark.parametrize("kind", ["ConfigMap", "Service", "Deployment", "PodDisruptionBudget"])
@@ -290,15 +242,6 @@ def test_we_count_again_only_after_the_hpa_is_gone() -> None:
     assert owns_replicas(play.store.get("Deployment", NAME)), "the HPA's count is not contested"
     play.settle()
     assert play.store.get("Deployment", NAME)["spec"]["replicas"] == 1
-
-
-def test_whatever_an_hpa_wants_is_routed_and_not_put_back() -> None:
-    play = Play(desired=a_state(an_endpoint(an_arm(), autoscale=SCALE), autoscaler="hpa"))
-    play.settle()
-    for count in (4, 2):
-        play.store.patch("Deployment", NAME, {"spec": {"replicas": count}})
-        play.settle()
-        assert len(play.addresses()) == count
 
 
 def test_a_new_version_starts_with_the_pods_that_the_old_ones_autoscaler_has() -> None:
@@ -426,17 +369,6 @@ def test_scaled_to_zero_keeps_the_deployment_and_routes_nothing() -> None:
     assert play.store.get("Deployment", NAME)["spec"]["replicas"] == 0
     assert play.addresses() == frozenset()
     assert play.routed[0].held
-
-
-def test_other_resources_change_the_deployment_in_place() -> None:
-    play = running(an_arm(replicas=2))
-    old = set(objects(play, "Pod"))
-    play.desired = a_state(an_endpoint(an_arm(replicas=2)), resources={"memory": "4Gi"})
-    play.settle()
-
-    assert objects(play, "Deployment") == [NAME]
-    assert not old & set(objects(play, "Pod"))
-    assert len(play.addresses()) == 2
 
 
 def test_pods_that_the_cluster_refuses_are_a_named_problem_until_it_makes_them() -> None:

@@ -14,7 +14,16 @@ from headrace.control.model.observed import addresses_of
 from headrace.core.spec.scale import AutoscaleSpec
 from tests.unit.control.kubernetes.fake_cluster import RefusedError
 from tests.unit.control.kubernetes.play import Play
-from tests.unit.control.kubernetes.states import PLACE, a_revision, a_state, an_arm, an_endpoint
+from tests.unit.control.kubernetes.states import (
+    POOLS_PLACE,
+    a_hosted_arm,
+    a_pool,
+    a_revision,
+    a_state,
+    an_arm,
+    an_endpoint,
+    with_pools,
+)
 
 OURS: Final = ("ConfigMap", "Service", "PodDisruptionBudget", "Deployment")
 STATES: Final = ("ready", "unready", "pending", "crashing")
@@ -29,17 +38,23 @@ versions = st.sampled_from(["1", "2", "3"])
 
 @st.composite
 def wishes(draw: st.DrawFn) -> DesiredState:
-    """One or two endpoints, one of them perhaps split."""
+    """Endpoints in a pool and with pods of their own, perhaps split; perhaps no pool any more."""
     endpoints = []
     for name in draw(st.sampled_from([["a"], ["b"], ["a", "b"]])):
         chosen = draw(st.lists(versions, min_size=1, max_size=2, unique=True))
         shares = [100] if len(chosen) == 1 else [30, 70]
+        is_hosted = draw(st.booleans())
         arms = [
-            an_arm(name, version, weight=weight, replicas=draw(counts))
+            a_hosted_arm(name, version, weight=weight)
+            if is_hosted
+            else an_arm(name, version, weight=weight, replicas=draw(counts))
             for version, weight in zip(chosen, shares, strict=True)
         ]
         endpoints.append(an_endpoint(*arms, name=name))
-    return a_state(*endpoints)
+    is_used = any(arm.revision.pool for endpoint in endpoints for arm in endpoint.arms)
+    size, most = draw(st.integers(1, 3)), draw(st.sampled_from([8, 9]))
+    pools = (a_pool(replicas=size, max_loaded=most),) if is_used or draw(st.booleans()) else ()
+    return with_pools(a_state(*endpoints), *pools)
 
 
 def want(state: DesiredState) -> Event:
@@ -76,24 +91,22 @@ def meddle(number: int, kind: str, *, deletes: bool) -> Event:
     return happen
 
 
-ordinary: Final = (
-    wishes().map(want)
-    | st.builds(turn, st.integers(0, 9), st.sampled_from(STATES))
-    | st.sampled_from(
-        [
-            Play.look,
-            Play.act,
-            Play.act,
-            Play.acknowledge,
-            Play.lead_anew,
-            lambda play: play.look("Pod"),
-            lambda play: play.look("EndpointSlice"),
-            lambda play: play.look("Deployment"),
-            lambda play: play.controllers.settle(),
-            lambda play: play.controllers.settle(),
-        ]
-    )
+moves: Final = st.builds(turn, st.integers(0, 30), st.sampled_from(STATES)) | st.sampled_from(
+    [
+        Play.look,
+        Play.act,
+        Play.act,
+        Play.acknowledge,
+        Play.lead_anew,
+        lambda play: play.look("Pod"),
+        lambda play: play.look("EndpointSlice"),
+        lambda play: play.look("Deployment"),
+        lambda play: play.controllers.step(),
+        lambda play: play.controllers.settle(),
+    ]
 )
+"""What happens with the same desired state."""
+ordinary: Final = wishes().map(want) | moves | st.just(Play.tell)
 meddling: Final = st.builds(meddle, st.integers(0, 9), st.sampled_from(OURS), deletes=st.booleans())
 
 
@@ -112,55 +125,73 @@ def check_nothing_routed_was_taken(play: Play, since: int) -> None:
             assert f"{status['podIP']}:8000" not in play.addresses()
 
 
-def expected(state: DesiredState) -> set[tuple[str, str]]:
-    return {(one["kind"], one["metadata"]["name"]) for one in objects_of(state, installation=PLACE)}
-
-
 def ours(play: Play) -> set[tuple[str, str]]:
     return {key for key in play.store.objects if key[0] in OURS and key[1] != THEIRS}
 
 
+def check_who_is_routed_to_hosts_it(play: Play) -> None:
+    hosting = play.hosting()
+    for route in play.routed:
+        for arm in route.arms:
+            for address in arm.replicas if arm.pooled else ():
+                assert address not in hosting or (route.name, arm.version) in hosting[address]
+
+
+def check_it_ends_with(wish: DesiredState, play: Play) -> None:
+    """With all that is wanted, and nothing else."""
+    play.runtime.states.clear()
+    play.desired = wish
+    play.settle()
+
+    objects = objects_of(wish, installation=POOLS_PLACE)
+    assert ours(play) == {(one["kind"], one["metadata"]["name"]) for one in objects}
+    deployments = [one for one in objects if one["kind"] == "Deployment"]
+    pods = play.store.of_kind("Pod")
+    assert len(pods) == sum(one["spec"]["replicas"] for one in deployments)
+    assert play.addresses() == {f"{pod['status']['podIP']}:8000" for pod in pods}
+    size = wish.pools[0].replicas if wish.pools else 0
+    assert play.counts() == {
+        endpoint.name: {
+            arm.revision.version: size if arm.revision.pool else arm.replicas
+            for arm in endpoint.arms
+        }
+        for endpoint in wish.endpoints
+    }
+
+
 @pytest.mark.slow
-@settings(deadline=None, max_examples=25)
-@given(events=st.lists(ordinary, max_size=25))
-def test_no_ready_pod_is_taken_while_the_gateway_may_send_to_it(events: list[Event]) -> None:
-    play = Play()
+@settings(deadline=None, max_examples=40)
+@given(wish=wishes(), events=st.lists(ordinary, max_size=30))
+def test_no_request_is_lost_and_it_ends_with_what_is_wanted(
+    wish: DesiredState, events: list[Event]
+) -> None:
+    play = Play(installation=POOLS_PLACE)
     for event in events:
         version = play.store.version
         event(play)
         check_nothing_routed_was_taken(play, version)
+        if event is Play.tell:
+            check_who_is_routed_to_hosts_it(play)
+    check_it_ends_with(wish, play)
 
 
 @pytest.mark.slow
 @settings(deadline=None, max_examples=25)
 @given(wish=wishes(), events=st.lists(ordinary | meddling, max_size=25))
-def test_whatever_happened_it_ends_with_what_is_wanted_and_nothing_else(
+def test_whatever_others_do_it_ends_with_what_is_wanted_and_theirs_is_untouched(
     wish: DesiredState, events: list[Event]
 ) -> None:
-    play = Play()
-    theirs = play.store.create(
-        {
-            "apiVersion": "v1",
-            "kind": "ConfigMap",
-            "metadata": {"name": THEIRS},
-            "data": {"a": "b"},
-        }
-    )
+    play = Play(installation=POOLS_PLACE)
+    head = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": THEIRS}}
+    theirs = play.store.create({**head, "data": {"a": "b"}})
     for event in events:
         try:
             event(play)
         except RefusedError:
             play.look()
-    play.runtime.states.clear()
-    play.desired = wish
-    play.settle()
+    check_it_ends_with(wish, play)
 
-    assert ours(play) == expected(wish)
     assert play.store.get("ConfigMap", THEIRS) == theirs
-    wanted = sum(arm.replicas for endpoint in wish.endpoints for arm in endpoint.arms)
-    pods = play.store.of_kind("Pod")
-    assert len(pods) == wanted
-    assert play.addresses() == {f"{pod['status']['podIP']}:8000" for pod in pods}
 
 
 @pytest.mark.slow

@@ -166,14 +166,6 @@ def test_pods_are_nobody_and_hold_no_credential() -> None:
         assert security["capabilities"] == {"drop": ["ALL"]}
 
 
-def test_a_pod_gets_longer_to_end_than_it_may_drain() -> None:
-    spec = deployment(a_state())["spec"]["template"]["spec"]
-    (replica,) = spec["containers"]
-
-    pause_s = replica["lifecycle"]["preStop"]["sleep"]["seconds"]
-    assert spec["terminationGracePeriodSeconds"] == 45 > PLACE.drain_timeout_s + pause_s
-
-
 @pytest.mark.parametrize("max_behind_s", [0.1, 10.0, 10.4, 3600.0])
 def test_a_pod_that_leaves_answers_for_longer_than_a_gateway_may_lag(max_behind_s: float) -> None:
     installation = replace(PLACE, max_behind_s=max_behind_s)
@@ -300,16 +292,6 @@ def test_an_endpoint_may_have_pods_of_its_own_kind() -> None:
     }
 
     assert memory == {"digits": "1Gi", "large": "64Gi"}
-
-
-def test_a_model_that_lies_on_one_machine_is_refused_with_the_way_out() -> None:
-    arm = an_arm()
-    settings = msgspec.structs.replace(arm.revision.settings, path="/data/model.onnx")
-    revision = msgspec.structs.replace(arm.revision, settings=settings)
-    state = a_state(an_endpoint(msgspec.structs.replace(arm, revision=revision)))
-
-    with pytest.raises(FailedPreconditionError, match="headrace models push"):
-        objects_of(state, installation=PLACE)
 
 
 def test_without_a_store_for_artifacts_the_way_out_is_named() -> None:

@@ -1,14 +1,11 @@
-"""Pools on a cluster: their objects, what is told to whom, and what holds whatever happens."""
+"""Pools on a cluster: their objects, and what is told to whom."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Final
 
 import kubernetes_validate
 import msgspec
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from headrace.control.kubernetes import InstallationName, objects_of
 from headrace.control.kubernetes.names import Object
@@ -24,17 +21,8 @@ from tests.unit.control.kubernetes.states import (
     a_pool,
     a_revision,
     a_state,
-    an_arm,
     an_endpoint,
     with_pools,
-)
-from tests.unit.control.kubernetes.test_decide_laws import (
-    check_nothing_routed_was_taken,
-    counts,
-    ordinary,
-    ours,
-    versions,
-    want,
 )
 
 KINDS: Final = ("ConfigMap", "Service", "PodDisruptionBudget", "Deployment")
@@ -61,15 +49,6 @@ def running(state: DesiredState) -> Play:
     play = Play(desired=state, installation=POOLS_PLACE)
     play.settle()
     return play
-
-
-def routed(play: Play) -> dict[str, dict[str, int]]:
-    """How many addresses each version of an endpoint has, without the pool's own routes."""
-    return {
-        route.name: {arm.version: len(arm.replicas) for arm in route.arms}
-        for route in play.routed
-        if ":" not in route.name
-    }
 
 
 # Objects
@@ -165,15 +144,6 @@ def test_a_pod_is_told_of_a_model_by_what_it_has_to_fetch() -> None:
 # Decisions
 
 
-def test_every_endpoint_of_a_pool_is_routed_to_all_pods_that_host_it() -> None:
-    play = running(hosted("a", "b"))
-
-    assert routed(play) == {"a": {"1": 2}, "b": {"1": 2}}
-    assert len(list(play.store.of_kind("Pod"))) == 2
-    assert play.decide().actions == ()
-    assert play.decision.problems == {}
-
-
 def test_no_request_goes_to_a_pod_for_what_it_was_not_told() -> None:
     play = Play(desired=hosted("a"), installation=POOLS_PLACE)
     for _ in range(9):
@@ -183,9 +153,9 @@ def test_no_request_goes_to_a_pod_for_what_it_was_not_told() -> None:
         play.acknowledge()
 
     assert {one.phase for one in play.replicas.values()} == {"ready"}
-    assert routed(play) == {"a": {"1": 0}}
+    assert play.counts() == {"a": {"1": 0}}
     play.settle()
-    assert routed(play) == {"a": {"1": 2}}
+    assert play.counts() == {"a": {"1": 2}}
 
 
 def test_a_model_that_comes_or_goes_changes_no_object() -> None:
@@ -196,7 +166,7 @@ def test_a_model_that_comes_or_goes_changes_no_object() -> None:
     play.desired = hosted("b")
     play.settle()
 
-    assert routed(play) == {"b": {"1": 2}}
+    assert play.counts() == {"b": {"1": 2}}
     assert play.store.version == version
 
 
@@ -207,25 +177,7 @@ def test_a_lost_pod_is_made_again_and_told() -> None:
     play.settle()
 
     assert first not in play.told
-    assert routed(play) == {"a": {"1": 2}, "b": {"1": 2}}
-
-
-def test_a_smaller_pool_takes_pods_only_when_none_is_routed() -> None:
-    play = running(hosted("a", replicas=3))
-    play.desired = hosted("a", replicas=1)
-    play.settle()
-
-    assert routed(play) == {"a": {"1": 1}}
-    assert len(list(play.store.of_kind("Pod"))) == 1
-
-
-def test_a_pool_that_is_gone_leaves_nothing() -> None:
-    play = running(hosted("a"))
-    play.desired = a_state(an_endpoint(an_arm("a"), name="a"))
-    play.settle()
-
-    assert routed(play) == {"a": {"1": 1}}
-    assert len(ours(play)) == len(KINDS)
+    assert play.counts() == {"a": {"1": 2}, "b": {"1": 2}}
 
 
 def test_what_keeps_a_pool_from_being_made_is_told_at_each_of_its_endpoints() -> None:
@@ -250,71 +202,4 @@ def test_a_model_that_no_pod_can_read_is_told_at_its_endpoint_alone() -> None:
 
     assert set(play.decision.problems) == {("b", "1")}
     assert "headrace models push" in play.decision.problems["b", "1"]
-    assert routed(play)["a"] == {"1": 2}
-
-
-# Whatever happens
-
-
-@st.composite
-def wishes(draw: st.DrawFn) -> DesiredState:
-    """Endpoints in a pool and with pods of their own, perhaps split; perhaps no pool any more."""
-    endpoints = []
-    for name in draw(st.sampled_from([["a"], ["b"], ["a", "b"]])):
-        chosen = draw(st.lists(versions, min_size=1, max_size=2, unique=True))
-        shares = [100] if len(chosen) == 1 else [30, 70]
-        is_hosted = draw(st.booleans())
-        arms = [
-            a_hosted_arm(name, version, weight=weight)
-            if is_hosted
-            else an_arm(name, version, weight=weight, replicas=draw(counts))
-            for version, weight in zip(chosen, shares, strict=True)
-        ]
-        endpoints.append(an_endpoint(*arms, name=name))
-    is_used = any(arm.revision.pool for endpoint in endpoints for arm in endpoint.arms)
-    size, most = draw(st.integers(1, 3)), draw(st.sampled_from([8, 9]))
-    pools = (a_pool(replicas=size, max_loaded=most),) if is_used or draw(st.booleans()) else ()
-    return with_pools(a_state(*endpoints), *pools)
-
-
-EVENTS: Final = st.lists(wishes().map(want) | ordinary | st.just(Play.tell), max_size=30)
-
-
-def check_who_is_routed_to_hosts_it(play: Play) -> None:
-    hosting = play.hosting()
-    for route in play.routed:
-        for arm in route.arms:
-            for address in arm.replicas if arm.pooled else ():
-                assert address not in hosting or (route.name, arm.version) in hosting[address]
-
-
-@pytest.mark.slow
-@settings(deadline=None, max_examples=25)
-@given(wish=wishes(), events=EVENTS)
-def test_no_request_is_lost_and_it_ends_with_what_is_wanted(
-    wish: DesiredState, events: list[Callable[[Play], None]]
-) -> None:
-    play = Play(installation=POOLS_PLACE)
-    for event in events:
-        version = play.store.version
-        event(play)
-        check_nothing_routed_was_taken(play, version)
-        if event is Play.tell:
-            check_who_is_routed_to_hosts_it(play)
-    play.runtime.states.clear()
-    play.desired = wish
-    play.settle()
-
-    objects = objects_of(wish, installation=POOLS_PLACE)
-    assert ours(play) == {(one["kind"], one["metadata"]["name"]) for one in objects}
-    deployments = [one for one in objects if one["kind"] == "Deployment"]
-    pods = list(play.store.of_kind("Pod"))
-    assert len(pods) == sum(one["spec"]["replicas"] for one in deployments)
-    size = wish.pools[0].replicas if wish.pools else 0
-    assert routed(play) == {
-        endpoint.name: {
-            arm.revision.version: size if arm.revision.pool else arm.replicas
-            for arm in endpoint.arms
-        }
-        for endpoint in wish.endpoints
-    }
+    assert play.counts()["a"] == {"1": 2}

@@ -1,6 +1,6 @@
 """How many Deployments have their pods replaced at once, and what a broken image comes to."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headrace.control.kubernetes import name_of
-from headrace.control.kubernetes.executor import ApplyObject, ScaleDeployment
+from headrace.control.kubernetes.executor import ScaleDeployment
 from headrace.control.kubernetes.rolling import (
     PodChange,
     changes_pods,
@@ -18,12 +18,11 @@ from headrace.control.kubernetes.rolling import (
     most_at_once,
     next_roll,
 )
-from headrace.control.model.observed import ReplicaPhase
 from tests.unit.control.kubernetes.play import Play
 from tests.unit.control.kubernetes.states import a_revision, a_state, an_arm, an_endpoint
+from tests.unit.control.kubernetes.test_decide_laws import Event, moves
 
 NEW: Final = "registry/replica:2"
-HASH: Final = "pod-template-hash"
 
 
 def wish(count: int, *, replicas: int = 1, **kubernetes: Any) -> Any:  # noqa: ANN401  # as a state has it
@@ -59,20 +58,6 @@ def mixed(play: Play) -> set[str]:
         for one, image in told
         if hashes.get(one["metadata"]["name"], {image}) != {image}
     }
-
-
-def test_a_new_image_comes_to_a_quarter_of_deployments_at_once() -> None:
-    play = running(4)
-    play.desired = wish(4, image=NEW)
-    play.look()
-    first = play.act()
-
-    assert images(play).count(NEW) == 1
-    assert (len(first.roll.now), len(first.roll.later)) == (1, 3)
-    play.look()
-    assert play.act().roll.now == ()
-    play.settle()
-    assert images(play) == [NEW] * 4
 
 
 def test_a_broken_image_stops_after_the_bound_and_says_so() -> None:
@@ -163,22 +148,6 @@ def test_what_was_broken_before_goes_last_and_holds_up_nobody() -> None:
     assert images(play) == [NEW] * 4
 
 
-def test_pods_that_end_after_they_were_replaced_hold_up_the_next() -> None:
-    play = running(4)
-    play.desired = wish(4, image=NEW)
-    play.look()
-    play.act()
-    play.controllers.settle()
-    (fresh,) = [one["metadata"]["name"] for one in play.store.of_kind("Pod") if NEW in str(one)]
-    play.runtime.states[fresh] = "crashing"
-    play.settle()
-
-    assert images(play).count(NEW) == 1
-    play.runtime.states.clear()
-    play.settle()
-    assert images(play) == [NEW] * 4
-
-
 def test_a_fixed_selector_is_a_problem_with_a_way_out_and_scaling_goes_on() -> None:
     play = running(1)
     name = name_of(a_revision("e0"))
@@ -196,18 +165,6 @@ def test_a_fixed_selector_is_a_problem_with_a_way_out_and_scaling_goes_on() -> N
     assert images(play) != [NEW]
 
 
-Event = Callable[[Play], None]
-
-
-def turn(number: int, state: str) -> Event:
-    def happen(play: Play) -> None:
-        pods = [pod["metadata"]["name"] for pod in play.store.of_kind("Pod")]
-        if pods:
-            play.runtime.states[pods[number % len(pods)]] = state
-
-    return happen
-
-
 def rescale(replicas: int) -> Event:
     def happen(play: Play) -> None:
         image = play.desired.spec.get("kubernetes", {})
@@ -216,25 +173,7 @@ def rescale(replicas: int) -> Event:
     return happen
 
 
-events: Final = st.one_of(
-    st.builds(turn, st.integers(0, 30), st.sampled_from(["ready", "unready", "crashing"])),
-    st.builds(rescale, st.integers(1, 3)),
-    st.sampled_from(
-        [
-            Play.look,
-            Play.act,
-            Play.act,
-            Play.acknowledge,
-            Play.lead_anew,
-            lambda play: play.look("Pod"),
-            lambda play: play.look("Deployment"),
-            lambda play: play.controllers.step(),
-            lambda play: play.controllers.settle(),
-        ]
-    ),
-)
-
-
+events: Final = moves | st.builds(rescale, st.integers(1, 3))
 ratios: Final = st.sampled_from([0.01, 0.25, 0.5, 1.0])
 
 
@@ -314,12 +253,12 @@ class Fleet:
         )
 
 
-moves: Final = st.lists(
+steps: Final = st.lists(
     st.tuples(st.sampled_from(["step", "begin", "finish"]), st.integers(0, 50)), max_size=60
 )
 
 
-@given(count=st.integers(1, 50), ratio=ratios, broken=st.booleans(), script=moves)
+@given(count=st.integers(1, 50), ratio=ratios, broken=st.booleans(), script=steps)
 def test_never_more_than_the_bound_roll_and_a_broken_image_stops_there(
     count: int,
     ratio: float,
@@ -423,14 +362,3 @@ def test_what_a_cluster_says_when_it_gives_up_is_told() -> None:
     assert deadline_exceeded(found) == "ProgressDeadlineExceeded"
     found["status"]["conditions"] = [progress | {"message": "ReplicaSet has timed out"}]
     assert deadline_exceeded(found) == "ReplicaSet has timed out"
-
-
-def test_a_pod_that_will_not_come_is_known_before_the_cluster_gives_up() -> None:
-    play = running(1)
-    play.runtime.states[NEW] = "no-image"
-    play.desired = wish(1, image=NEW)
-    play.settle()
-
-    assert {r.phase for r in play.replicas.values()} == {ReplicaPhase.READY, ReplicaPhase.STARTING}
-    assert "ImagePullBackOff" in play.decision.problems["e0", "1"]
-    assert not [one for one in play.decide().actions if isinstance(one, ApplyObject)]
