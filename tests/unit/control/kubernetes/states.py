@@ -1,12 +1,15 @@
-"""Desired states for tests of the driver `kubernetes`, made in code."""
+"""Desired states and API servers for tests of the driver `kubernetes`, made in code."""
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import httpx2
 import msgspec
 
 from headrace.control.kubernetes import InstallationName
+from headrace.control.kubernetes.api import ClusterApi
 from headrace.control.model.desired import (
     DesiredArm,
     DesiredEndpoint,
@@ -82,3 +85,9 @@ def a_state(*endpoints: DesiredEndpoint, **kubernetes: Any) -> DesiredState:  # 
         spec={"kubernetes": kubernetes} if kubernetes else {},
         endpoints=endpoints or (an_endpoint(),),
     )
+
+
+def an_api(answer: Callable[[httpx2.Request], Any]) -> ClusterApi:
+    """A client of an API server that is a function, perhaps an async one."""
+    http = httpx2.AsyncClient(base_url="http://api", transport=httpx2.MockTransport(answer))
+    return ClusterApi(http=http, namespace="models")

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.control.kubernetes.api import ClusterApi, LeadershipLostError
+from headrace.control.kubernetes.api import LeadershipLostError
 from headrace.control.kubernetes.election import (
     ElectionStep,
     Elector,
@@ -21,8 +21,7 @@ from headrace.control.kubernetes.election import (
 )
 from headrace.control.kubernetes.names import Object
 from headrace.core import SystemClock
-from headrace.testing import VirtualTimeLoop
-from tests.unit.control.kubernetes.states import PLACE
+from tests.unit.control.kubernetes.states import PLACE, an_api
 
 TIMES = LeaseTimes(duration_s=15.0, margin_s=5.0, renew_s=2.0)
 
@@ -103,12 +102,13 @@ class Candidate:
     pending: tuple[Object, float, int] | None = None
 
     def look(self, lease: Object | None, version: int, now: float) -> None:
+        wall = now if self.name == "a" else 4e9 - now  # clocks of two machines may differ
         self.known = observed_lease(lease, self.known, now=now)
         self.pending = None
         step = next_step(self.known, identity=self.name, now=now)
         if step is not ElectionStep.WAIT:
             new = lease_object(
-                self.known, installation=PLACE, identity=self.name, times=TIMES, wall=now
+                self.known, installation=PLACE, identity=self.name, times=TIMES, wall=wall
             )
             self.pending = (new, now, version)
 
@@ -185,14 +185,8 @@ class LeaseServer:
         return self.lease
 
 
-@pytest.fixture
-def anyio_backend() -> tuple[str, dict[str, object]]:
-    return "asyncio", {"loop_factory": VirtualTimeLoop}
-
-
 def an_elector(server: LeaseServer) -> Elector:
-    http = httpx2.AsyncClient(base_url="http://api", transport=httpx2.MockTransport(server.answer))
-    api = ClusterApi(http=http, namespace="models")
+    api = an_api(server.answer)
     return Elector(api=api, installation=PLACE, identity="a", clock=SystemClock(), times=TIMES)
 
 

@@ -12,7 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.control.desired.service import ResourceEndpoint
-from headrace.control.kubernetes.api import ClusterApi
 from headrace.control.kubernetes.endpoints import (
     EndpointController,
     ResourceFacts,
@@ -36,7 +35,7 @@ from headrace.deploy.helm_values import ENDPOINT_RESOURCE, chart_files, chart_fo
 from headrace.rollout.machine import begin
 from headrace.rollout.state import RolloutPhase
 from tests.unit.control.conftest import *  # noqa: F403  # a plane
-from tests.unit.control.kubernetes.states import PLACE, an_arm, an_endpoint
+from tests.unit.control.kubernetes.states import PLACE, an_api, an_arm, an_endpoint
 
 Object = dict[str, Any]
 MISTAKE = SpecError(
@@ -255,8 +254,7 @@ async def test_endpoints_go_with_their_resources_only_if_the_cluster_has_the_kin
             return httpx2.Response(200, text="")
         return httpx2.Response(code, text=json.dumps(empty if code == 200 else {"message": "no"}))
 
-    http = httpx2.AsyncClient(base_url="http://api", transport=httpx2.MockTransport(answer))
-    api = ClusterApi(http=http, namespace="models")
+    api = an_api(answer)
     reconciler = KubernetesReconciler(
         api=api, publisher=plane.reconciling.gateway_supervisor, clock=SystemClock(),
         installation=PLACE, is_leader=lambda: True,

@@ -8,7 +8,6 @@ from typing import Any
 import httpx2
 import pytest
 
-from headrace.control.kubernetes.api import ClusterApi
 from headrace.control.kubernetes.executor import (
     VICTIM_COST,
     Action,
@@ -25,27 +24,12 @@ from headrace.control.kubernetes.snapshot import ClusterSnapshot
 from headrace.control.model.desired import DesiredState
 from headrace.control.model.observed import Observed, Replica, ReplicaPhase
 from headrace.gateway import EndpointRoute, RevisionTarget
-from headrace.testing import VirtualTimeLoop
-from tests.unit.control.kubernetes.states import PLACE, a_revision, a_state
+from headrace.testing import LoopClock
+from tests.unit.control.kubernetes.states import PLACE, a_revision, a_state, an_api
 
 pytestmark = pytest.mark.anyio
 MARK = MarkPod(name="pod", uid="uid", cost=1)
 LABEL = a_revision().id[:12]
-
-
-@pytest.fixture
-def anyio_backend() -> tuple[str, dict[str, object]]:
-    return "asyncio", {"loop_factory": VirtualTimeLoop}
-
-
-class LoopClock:
-    """The virtual time of the loop."""
-
-    def monotonic(self) -> float:
-        return asyncio.get_running_loop().time()
-
-    def now(self) -> float:
-        return self.monotonic()
 
 
 @pytest.fixture
@@ -58,9 +42,8 @@ Answer = Callable[[httpx2.Request], Coroutine[None, None, httpx2.Response]]
 
 
 def an_executor(answer: Answer) -> ActionExecutor:
-    http = httpx2.AsyncClient(base_url="http://api", transport=httpx2.MockTransport(answer))
     return ActionExecutor(
-        api=ClusterApi(http=http, namespace="models"),
+        api=an_api(answer),
         cluster=ClusterSnapshot(),
         installation=PLACE,
         clock=LoopClock(),

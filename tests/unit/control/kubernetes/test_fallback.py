@@ -11,16 +11,10 @@ from dataclasses import dataclass, field
 import httpx2
 import pytest
 
-from headrace.control.kubernetes.api import ClusterApi
 from headrace.control.kubernetes.fallback import KEY, GatewayFallback
-from headrace.testing import VirtualTimeLoop
+from tests.unit.control.kubernetes.states import an_api
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-def anyio_backend() -> tuple[str, dict[str, object]]:
-    return "asyncio", {"loop_factory": VirtualTimeLoop}
 
 
 @dataclass
@@ -31,7 +25,10 @@ class Server:
     written: list[bytes | None] = field(default_factory=list)
 
     def answer(self, request: httpx2.Request) -> httpx2.Response:
-        assert (request.method, request.url.path) == ("PATCH", "/api/v1/namespaces/n/secrets/s")
+        assert (request.method, request.url.path) == (
+            "PATCH",
+            "/api/v1/namespaces/models/secrets/s",
+        )
         if self.status == 200:
             content: str | None = json.loads(request.content)["data"][KEY]
             told = None if content is None else gzip.decompress(base64.b64decode(content))
@@ -41,7 +38,6 @@ class Server:
 
 async def run(server: Server, bundles: dict[float, bytes]) -> None:
     """Let gateways use each configuration from its time on, for 60 s."""
-    http = httpx2.AsyncClient(base_url="http://api", transport=httpx2.MockTransport(server.answer))
     loop = asyncio.get_running_loop()
     start = loop.time()
 
@@ -49,7 +45,7 @@ async def run(server: Server, bundles: dict[float, bytes]) -> None:
         times = [time for time in bundles if time <= loop.time() - start]
         return bundles[max(times)] if times else b""
 
-    api = ClusterApi(http=http, namespace="n")
+    api = an_api(server.answer)
     task = asyncio.ensure_future(GatewayFallback(api=api, name="s", read=read).run())
     await asyncio.sleep(60.0)
     task.cancel()
