@@ -108,21 +108,13 @@ class Handover:
     """Maximum of its autoscaler until then."""
 
 
-def decide(inputs: DecisionInputs, cache: ManifestCache | None = None) -> ReconcileDecision:
-    """Return the actions to take now; none if there is nothing to do before the next event."""
-    steps = deciding(inputs, ManifestCache() if cache is None else cache)
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            decision: ReconcileDecision = end.value
-            return decision
-
-
 def deciding(
     inputs: DecisionInputs, cache: ManifestCache
 ) -> Generator[None, None, ReconcileDecision]:
-    """Decide; yield after each endpoint, so that a caller can do other work in between."""
+    """Return the actions to take now; none if there is nothing to do before the next event.
+
+    It yields after each endpoint, so that the caller can do other work in between.
+    """
     aimed, handovers = sized(inputs, cache)
     yield
     candidates = prospects_of(aimed, inputs.observed, cache.memo)

@@ -10,7 +10,6 @@ import contextlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Final
 
 from headrace.control.auth.home_token import HOME_OWNER
@@ -44,6 +43,7 @@ from headrace.control.reconcile.conditions import ConditionType, conditions_of
 from headrace.control.reconcile.status import EndpointStatus
 from headrace.core import ConflictError, HeadraceError, PermissionDeniedError
 from headrace.core.spec.parse import SpecError
+from headrace.core.text import iso_text
 
 _STEP_S: Final = 1.0
 """Least time between two steps, and so between two writes of one status."""
@@ -177,22 +177,17 @@ def _condition(
     kind: str, row: _Row, previous: Object | None, *, generation: int, now: float
 ) -> Object:
     status, reason, message = "True" if row[0] else "False", row[1], row[2]
-    is_same = previous is not None and previous.get("status") == status
+    since = iso_text(now)
+    if previous is not None and previous.get("status") == status:
+        since = previous["lastTransitionTime"]
     return {
         "type": kind,
         "status": status,
         "reason": reason,
         "message": message[:_MAX_MESSAGE],
         "observedGeneration": generation,
-        "lastTransitionTime": previous["lastTransitionTime"]
-        if is_same and previous is not None
-        else timestamp(now),
+        "lastTransitionTime": since,
     }
-
-
-def timestamp(seconds: float) -> str:
-    """Return seconds since 1970 in the form of Kubernetes."""
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def event_of(event: Event, resource: Object, *, first: float, count: int) -> Object:
@@ -215,8 +210,8 @@ def event_of(event: Event, resource: Object, *, first: float, count: int) -> Obj
         "type": "Warning" if event.reason in _WARNINGS else "Normal",
         "reason": event.reason,
         "message": event.message[:_MAX_MESSAGE],
-        "firstTimestamp": timestamp(first),
-        "lastTimestamp": timestamp(event.at),
+        "firstTimestamp": iso_text(first),
+        "lastTimestamp": iso_text(event.at),
         "count": count,
         "source": {"component": "headrace"},
     }

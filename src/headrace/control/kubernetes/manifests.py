@@ -18,6 +18,7 @@ from headrace.control.kubernetes.names import (
     selector_of,
 )
 from headrace.control.kubernetes.pods import (
+    LOAD_TIMEOUT_S,
     SETTINGS_KEY,
     digest_of,
     model_and_settings,
@@ -37,7 +38,6 @@ from headrace.core.spec.base import parsed
 from headrace.core.spec.kubernetes import Autoscaler, KubernetesSpec, PodsSpec
 from headrace.core.spec.scale import AutoscaleSpec
 
-_LOAD_TIMEOUT_S: Final = 600
 IN_FLIGHT: Final = "headrace_requests_in_flight"
 _WAIT: Final = "headrace_queue_wait_seconds"
 _PERIOD_S: Final = 15
@@ -140,7 +140,7 @@ def revision_objects(
             "spec": {
                 **count,
                 "revisionHistoryLimit": 2,
-                "progressDeadlineSeconds": _LOAD_TIMEOUT_S,
+                "progressDeadlineSeconds": LOAD_TIMEOUT_S,
                 "strategy": {
                     "type": "RollingUpdate",
                     "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1},

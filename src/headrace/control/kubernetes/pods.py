@@ -65,7 +65,7 @@ INTERNAL_DIR: Final = "/etc/headrace-internal"
 _TOKEN_FILE: Final = "HEADRACE_INTERNAL_TOKEN_FILE"  # noqa: S105  # a path
 _GRACE_S: Final = 10
 """Seconds that a drained replica needs to exit."""
-_LOAD_TIMEOUT_S: Final = 600
+LOAD_TIMEOUT_S: Final = 600
 _STARTUP_PERIOD_S: Final = 2
 _QUANTITY: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)(m|[kMGTPE]|[KMGTPE]i)?")
 _UNITS: Final = {
@@ -356,7 +356,7 @@ def _replica(
         "startupProbe": _probe(
             "live" if is_pool else "ready",
             periodSeconds=_STARTUP_PERIOD_S,
-            failureThreshold=_LOAD_TIMEOUT_S // _STARTUP_PERIOD_S,
+            failureThreshold=LOAD_TIMEOUT_S // _STARTUP_PERIOD_S,
         ),
         "readinessProbe": _probe("ready", periodSeconds=2, failureThreshold=2),
         "livenessProbe": _probe("live", periodSeconds=10, failureThreshold=6),
@@ -444,24 +444,33 @@ def settings_text(revision: Revision, installation: InstallationName, *, path: s
     Raises:
         FailedPreconditionError: The settings exceed the size of a ConfigMap.
     """
-    settings = msgspec.structs.replace(
-        revision.settings,
-        path=path,
-        uds="",
-        host="0.0.0.0",  # noqa: S104  # the pod's address; a NetworkPolicy restricts access
-        port=HTTP_PORT,
-        grpc_port=None if revision.settings.grpc_port is None else GRPC_PORT,
-        metrics_port=METRICS_PORT,
-        drain_timeout_s=installation.drain_timeout_s,
-        log_format=installation.log_format,
-    )
-    text = msgspec.json.format(msgspec.json.encode(settings), indent=2).decode()
+    grpc_port = None if revision.settings.grpc_port is None else GRPC_PORT
+    text = _encoded(revision.settings, installation, path=path, grpc_port=grpc_port)
     if len(text) > _MAX_SETTINGS_BYTES:
         raise FailedPreconditionError(
             f"{revision.model}: its settings have {len(text)} bytes, more than a ConfigMap "
             f"holds ({_MAX_SETTINGS_BYTES}): use fewer 'labels'"
         )
     return text
+
+
+def _encoded(
+    settings: ReplicaSettings | PoolReplicaSettings,
+    installation: InstallationName,
+    **changes: object,
+) -> str:
+    """Return settings with `changes` and with what all processes in pods have in common."""
+    changed = msgspec.structs.replace(
+        settings,
+        **changes,
+        uds="",
+        host="0.0.0.0",  # noqa: S104  # the pod's address; a NetworkPolicy restricts access
+        port=HTTP_PORT,
+        metrics_port=METRICS_PORT,
+        drain_timeout_s=installation.drain_timeout_s,
+        log_format=installation.log_format,
+    )
+    return msgspec.json.format(msgspec.json.encode(changed), indent=2).decode()
 
 
 def digest_of(settings: str) -> str:
@@ -481,17 +490,8 @@ def pool_settings_text(hosts: PoolReplicaSettings, installation: InstallationNam
             f"pool {hosts.name!r}: its pods receive their models over the network and require the "
             "internal token: store a token in a Secret and name it with --internal-secret"
         )
-    settings = msgspec.structs.replace(
-        hosts,
-        uds="",
-        host="0.0.0.0",  # noqa: S104  # as above
-        port=HTTP_PORT,
-        metrics_port=METRICS_PORT,
-        drain_timeout_s=installation.drain_timeout_s,
-        log_format=installation.log_format,
-        artifacts=ArtifactsSettings(url=installation.artifacts_url, directory=MODELS_DIR),
-    )
-    return msgspec.json.format(msgspec.json.encode(settings), indent=2).decode()
+    artifacts = ArtifactsSettings(url=installation.artifacts_url, directory=MODELS_DIR)
+    return _encoded(hosts, installation, artifacts=artifacts)
 
 
 def hosted_settings(revision: Revision) -> ReplicaSettings:

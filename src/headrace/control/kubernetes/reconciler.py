@@ -1,4 +1,4 @@
-"""Async driver around `decide`: waits for events and executes the decisions.
+"""Async driver around `deciding`: waits for events and executes the decisions.
 
 Only a leader acts, and only on a complete snapshot: while a kind cannot be watched, routes stay and
 nothing is changed.

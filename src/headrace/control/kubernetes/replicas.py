@@ -41,9 +41,7 @@ T = TypeVar("T", bound=ObjectPart)
 class OwnerReference(ObjectPart, frozen=True):
     """Owner of an object, whose deletion deletes the object."""
 
-    kind: str = ""
     name: str = ""
-    uid: str = ""
     controller: bool | None = None
     """Whether the owner manages the object."""
 
@@ -53,7 +51,6 @@ class Metadata(ObjectPart, frozen=True):
 
     name: str
     uid: str = ""
-    resource_version: str = ""
     creation_timestamp: str | None = None
     deletion_timestamp: str | None = None
     labels: dict[str, str] | None = None
@@ -101,9 +98,6 @@ class ContainerStatus(ObjectPart, frozen=True):
     """Status of one container of a pod."""
 
     name: str
-    ready: bool = False
-    started: bool | None = None
-    """Whether its startup probe passed, so that it was ready once."""
     restart_count: int = 0
     state: ContainerState = ContainerState()
     last_state: ContainerState = ContainerState()
@@ -203,7 +197,6 @@ class SlicePort(ObjectPart, frozen=True):
 class EndpointSlice(ObjectPart, frozen=True):
     """Slice of the addresses of a Service."""
 
-    metadata: Metadata
     endpoints: list[SliceEndpoint] | None = None
     ports: list[SlicePort] | None = None
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from headrace.control.kubernetes.api import WATCHED
-from headrace.control.kubernetes.decide import DecisionInputs, ReconcileDecision, decide
+from headrace.control.kubernetes.decide import DecisionInputs, ReconcileDecision, deciding
 from headrace.control.kubernetes.executor import (
     DELETION_COST,
     Action,
@@ -117,8 +117,13 @@ class Play:
             failing=self.blocked,
             now=self.now,
         )
-        self.decision = decide(scene, self.drafts)
-        return self.decision
+        steps = deciding(scene, self.drafts)
+        while True:
+            try:
+                next(steps)
+            except StopIteration as end:
+                self.decision = end.value
+                return self.decision
 
     def act(self) -> ReconcileDecision:
         """Decide, and do it all."""
