@@ -1,7 +1,6 @@
 """How many Deployments have their pods replaced at once, and what a broken image comes to."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any, Final
 
 import pytest
@@ -202,91 +201,6 @@ def test_whatever_happens_no_more_roll_than_may_and_all_have_it_in_the_end(
     assert mixed(play) == set()
 
 
-@dataclass(slots=True)
-class Fleet:
-    """Deployments in a few numbers: a roll is told, begun, and done when its pods are well."""
-
-    count: int
-    ratio: float
-    broken: bool = False
-    found: list[dict[str, Any]] = field(default_factory=list)
-    replaced: set[str] = field(default_factory=set)
-
-    def __post_init__(self) -> None:
-        self.found = [deployment(f"d{number}", status=WELL) for number in range(self.count)]
-
-    def step(self) -> None:
-        """Tell as many as may be."""
-        changes = [
-            PodChange(deployment=one, actions=())
-            for one in self.found
-            if one["metadata"]["name"] not in self.replaced
-        ]
-        for change in next_roll(changes, self.found, max_rolling_ratio=self.ratio).now:
-            change.deployment["metadata"]["generation"] += 1
-            self.replaced.add(change.deployment["metadata"]["name"])
-
-    def begin(self, number: int) -> None:
-        """The controller sees what was told."""
-        one = self.found[number % self.count]
-        if one["status"]["observedGeneration"] != one["metadata"]["generation"]:
-            one["metadata"]["annotations"]["deployment.kubernetes.io/revision"] = "2"
-            one["status"] = {
-                "observedGeneration": one["metadata"]["generation"],
-                "replicas": 3,
-                "updatedReplicas": 1,
-                "availableReplicas": 2,
-            }
-
-    def finish(self, number: int) -> None:
-        """Its pods are well, if they can be."""
-        one = self.found[number % self.count]
-        if not self.broken and one["status"]["replicas"] == 3:
-            one["status"] |= {"replicas": 2, "updatedReplicas": 2}
-
-    def rolling(self) -> int:
-        """Those of which some pods are new and some are not."""
-        return sum(
-            one["status"]["replicas"] == 3
-            or one["status"]["observedGeneration"] != one["metadata"]["generation"]
-            for one in self.found
-        )
-
-
-steps: Final = st.lists(
-    st.tuples(st.sampled_from(["step", "begin", "finish"]), st.integers(0, 50)), max_size=60
-)
-
-
-@given(count=st.integers(1, 50), ratio=ratios, broken=st.booleans(), script=steps)
-def test_never_more_than_the_bound_roll_and_a_broken_image_stops_there(
-    count: int,
-    ratio: float,
-    *,
-    broken: bool,
-    script: list[tuple[str, int]],
-) -> None:
-    fleet = Fleet(count, ratio, broken)
-    most = most_at_once(count, ratio)
-    for move, number in script:
-        match move:
-            case "step":
-                fleet.step()
-            case "begin":
-                fleet.begin(number)
-            case _:
-                fleet.finish(number)
-        assert fleet.rolling() <= most
-    for _ in range(count + 2):
-        fleet.step()
-        assert fleet.rolling() <= most
-        for number in range(count):
-            fleet.begin(number)
-            fleet.finish(number)
-
-    assert len(fleet.replaced) == (most if broken else count)
-
-
 def deployment(
     name: str = "d",
     *,
@@ -306,6 +220,41 @@ WELL: Final = {
     "updatedReplicas": 2,
     "availableReplicas": 2,
 }
+
+
+STATES: Final = {
+    "well": deployment(status=WELL),
+    "told": deployment(told=2, status=WELL),
+    "half": deployment(status=WELL | {"replicas": 3, "updatedReplicas": 1}),
+    "gone": deployment(template="2", status=WELL | {"availableReplicas": 0}),
+    "never well": deployment(status=WELL | {"availableReplicas": 0}),
+}
+
+
+@given(
+    fleet=st.lists(st.tuples(st.sampled_from(sorted(STATES)), st.booleans()), max_size=50),
+    ratio=ratios,
+)
+def test_never_more_than_the_bound_roll_and_as_many_as_may(
+    fleet: list[tuple[str, bool]], ratio: float
+) -> None:
+    found = {
+        f"d{i}": STATES[state] | {"metadata": STATES[state]["metadata"] | {"name": f"d{i}"}}
+        for i, (state, _) in enumerate(fleet)
+    }
+    changed = {f"d{i}" for i, (_, is_changed) in enumerate(fleet) if is_changed}
+    changes = [PodChange(deployment=found[name], actions=()) for name in sorted(changed)]
+    rolling = {name for name in found if is_rolling(found[name], is_current=name not in changed)}
+    most = most_at_once(len(found), ratio)
+
+    roll = next_roll(changes, found.values(), max_rolling_ratio=ratio)
+
+    now = {change.deployment["metadata"]["name"] for change in roll.now}
+    later = {change.deployment["metadata"]["name"] for change in roll.later}
+    assert set(roll.rolling) == rolling
+    assert (now | later, now & later) == (changed, set())
+    assert len(rolling | now) <= max(most, len(rolling))
+    assert later <= rolling or len(rolling | now) >= most
 
 
 @pytest.mark.parametrize(
