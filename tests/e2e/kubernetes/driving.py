@@ -12,6 +12,7 @@ from headrace.control.kubernetes import role_rules
 from headrace.control.kubernetes.api import ClusterApi, connect
 from headrace.control.kubernetes.election import Elector, LeaseTimes
 from headrace.control.kubernetes.reconciler import KubernetesReconciler
+from headrace.control.kubernetes.snapshot import OwnerLookup
 from headrace.control.model.desired import DesiredState
 from headrace.control.model.observed import addresses_of
 from headrace.core import HeadraceError, SystemClock, UnavailableError
@@ -65,7 +66,7 @@ class Driver:
     gateway: Gateway
     name: str = "control-a"
     times: LeaseTimes = field(default_factory=LeaseTimes)
-    timeout_s: float = 5.0
+    owners: tuple[str, ...] = ()
     ended: str = ""
     reconciler: KubernetesReconciler = field(init=False)
     elector: Elector = field(init=False)
@@ -74,7 +75,7 @@ class Driver:
     def __post_init__(self) -> None:
         http = connect(identity=self.name, url=self.server.url)
         installation = replace(PLACE, namespace=self.server.namespace.name)
-        api = ClusterApi(http=http, namespace=installation.namespace, timeout_s=self.timeout_s)
+        api = ClusterApi(http=http, namespace=installation.namespace, timeout_s=5.0)
         clock = SystemClock()
         self.elector = Elector(
             api=api,
@@ -89,6 +90,7 @@ class Driver:
             clock=clock,
             installation=installation,
             is_leader=self.elector.is_leading,
+            owners=OwnerLookup(references=self.owners),
         )
         self.elector.on_change = self.reconciler.wake
 

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +12,11 @@ import pytest
 
 from headrace.control.base.settings import ClusterSettings, ControlSettings
 from headrace.control.kubernetes import name_of, role_rules
-from headrace.control.kubernetes.api import ClusterApi
 from headrace.control.kubernetes.election import lease_name
 from headrace.control.kubernetes.names import COMPONENT, INSTANCE, ROLE
-from headrace.control.kubernetes.reconciler import KubernetesReconciler, record_name
-from headrace.control.kubernetes.snapshot import OwnerLookup
+from headrace.control.kubernetes.reconciler import record_name
 from headrace.control.kubernetes.standby import ClusterMembership, stand_by
-from headrace.control.model.desired import DesiredState
-from headrace.core import SystemClock
-from tests.e2e.kubernetes.driving import Gateway, Publisher, until
+from tests.e2e.kubernetes.driving import Driver, a_cluster, until
 from tests.kube_server.fixtures import kube_lab, namespace  # noqa: F401
 from tests.kube_server.namespace import TestNamespace
 from tests.unit.control.kubernetes.states import PLACE, a_revision, a_state, an_arm, an_endpoint
@@ -29,36 +24,6 @@ from tests.unit.control.kubernetes.states import PLACE, a_revision, a_state, an_
 pytestmark = [pytest.mark.e2e, pytest.mark.kube_server, pytest.mark.anyio]
 NAME, OTHER = name_of(a_revision()), name_of(a_revision("other"))
 TWO = a_state(an_endpoint(), an_endpoint(an_arm("other"), name="other"))
-
-
-@dataclass(slots=True)
-class Driver:
-    """Driver of a leader, with a gateway that only remembers."""
-
-    reconciler: KubernetesReconciler
-    gateway: Gateway = field(default_factory=Gateway)
-
-    def set_desired(self, desired: DesiredState) -> None:
-        generation = self.reconciler.desired.generation + 1
-        self.reconciler.set_desired(msgspec.structs.replace(desired, generation=generation))
-
-
-@contextlib.asynccontextmanager
-async def a_driver(at: TestNamespace, *owners: str) -> AsyncIterator[Driver]:
-    gateway = Gateway()
-    async with at.lab.cluster.http(at.token("driver", role_rules()), "control-a") as http:
-        reconciler = KubernetesReconciler(
-            api=ClusterApi(http=http, namespace=at.name),
-            publisher=Publisher("control-a", gateway),
-            clock=SystemClock(),
-            installation=replace(PLACE, namespace=at.name),
-            is_leader=lambda: True,
-            owners=OwnerLookup(references=owners),
-        )
-        running = asyncio.create_task(reconciler.run())
-        yield Driver(reconciler, gateway)
-        running.cancel()
-        await asyncio.wait({running})
 
 
 async def seen(holds: Callable[[], object]) -> None:
@@ -86,9 +51,13 @@ async def test_an_owner_that_is_deleted_and_created_again_harms_nothing(
 ) -> None:
     namespace.create(a_map("spec"))
     namespace.create(an_account("control"))
-    async with a_driver(namespace, "ConfigMap/spec", "ServiceAccount/control") as driver:
+    owners = ("ConfigMap/spec", "ServiceAccount/control")
+    async with (
+        a_cluster(namespace) as (server, gateway),
+        Driver(server, gateway, owners=owners) as driver,
+    ):
         driver.set_desired(a_state(an_endpoint(an_arm(replicas=2))))
-        await until(lambda: len(driver.gateway.addresses) == 2)
+        await until(lambda: len(gateway.addresses) == 2)
         assert owner_names(namespace, "Deployment", NAME) == ["control", "spec"]
         assert owner_names(namespace, "ConfigMap", record_name(PLACE)) == ["control", "spec"]
         pods = namespace.names("Pod")
@@ -100,7 +69,7 @@ async def test_an_owner_that_is_deleted_and_created_again_harms_nothing(
         await seen(lambda: spec in str(namespace.get("ConfigMap", record_name(PLACE))))
 
         assert namespace.names("Pod") == pods
-        assert len(driver.gateway.addresses) == 2
+        assert len(gateway.addresses) == 2
         assert driver.reconciler.faults.current() == ()
 
 
@@ -108,18 +77,21 @@ async def test_nothing_is_created_without_an_owner_and_all_is_once_there_is_one(
     namespace: TestNamespace,  # noqa: F811
 ) -> None:
     namespace.create(a_map("spec"))
-    async with a_driver(namespace, "ConfigMap/spec") as driver:
+    async with (
+        a_cluster(namespace) as (server, gateway),
+        Driver(server, gateway, owners=("ConfigMap/spec",)) as driver,
+    ):
         driver.set_desired(a_state())
-        await until(lambda: len(driver.gateway.addresses) == 1)
+        await until(lambda: len(gateway.addresses) == 1)
         namespace.delete("ConfigMap", "spec")
         await seen(lambda: not namespace.names("Deployment") + namespace.names("ConfigMap"))
-        await until(lambda: not driver.gateway.addresses)
+        await until(lambda: not gateway.addresses)
         await asyncio.sleep(3.0)
         assert namespace.names("Deployment") + namespace.names("ConfigMap") == []
         assert "nothing is created" in str(driver.reconciler.faults.current())
         namespace.create(a_map("spec"))
 
-        await until(lambda: len(driver.gateway.addresses) == 1)
+        await until(lambda: len(gateway.addresses) == 1)
         uid = namespace.get("Deployment", NAME)["metadata"]["uid"]
         await asyncio.sleep(3.0)
         assert namespace.get("Deployment", NAME)["metadata"]["uid"] == uid
@@ -159,16 +131,16 @@ async def a_hanging_webhook(at: TestNamespace, timeout_s: int) -> AsyncIterator[
 async def test_a_webhook_that_hangs_delays_its_endpoint_only_and_is_reported(
     namespace: TestNamespace,  # noqa: F811
 ) -> None:
-    async with a_driver(namespace) as driver:
+    async with a_cluster(namespace) as (server, gateway), Driver(server, gateway) as driver:
         async with a_hanging_webhook(namespace, 15):
             await asyncio.sleep(2.0)  # until the API server knows of it
             driver.set_desired(TWO)
-            await until(lambda: len(driver.gateway.addresses) == 2)
+            await until(lambda: len(gateway.addresses) == 2)
             await until(lambda: driver.reconciler.arm_problem("digits", an_arm()))
             assert "webhook hangs" in driver.reconciler.arm_problem("digits", an_arm())
             scaled = an_endpoint(an_arm("other", replicas=3), name="other")
             driver.set_desired(a_state(an_endpoint(), scaled))
-            await until(lambda: len(driver.gateway.addresses) == 4)
+            await until(lambda: len(gateway.addresses) == 4)
             assert namespace.names("PodDisruptionBudget") == [OTHER]
             assert not driver.reconciler.arm_problem("other", an_arm("other"))
             # The server's own answer, which names the webhook, comes in the end.

@@ -106,22 +106,6 @@ def states(lab: Installation, name: str) -> set[str]:
     return {one["state"] for one in replicas(lab.system.status(), name)}
 
 
-def test_a_pool_changes_its_size_and_its_settings_without_a_failure(lab: Installation) -> None:
-    lab.start(spec=spec_of(lab))
-    lab.system.wait_ready(PATIENCE_S)
-    before = set(lab.pods())
-    with Traffic(lab.system, "letters").flowing(2) as traffic:
-        lab.apply(spec_of(lab, replicas=3))
-        until(lambda: len(lab.pods()) == 3)
-        assert before < set(lab.pods())
-        lab.apply(spec_of(lab, replicas=1))
-        until(lambda: len(lab.pods()) == 1)
-        lab.apply(spec_of(lab, replicas=1, max_loaded=9))
-        until(lambda: len(lab.pods()) == 1 and not before & set(lab.pods()))
-
-    assert traffic.failures == []
-
-
 def test_an_endpoint_moves_into_a_pool_and_out_of_it_without_a_failure(lab: Installation) -> None:
     hosted, alone = spec_of(lab, replicas=1), spec_of(lab, replicas=1)
     del alone["endpoints"][0]["pool"]
@@ -136,17 +120,3 @@ def test_an_endpoint_moves_into_a_pool_and_out_of_it_without_a_failure(lab: Inst
         until(lambda: len(lab.pods()) == 2)
 
     assert traffic.failures == []
-
-
-def test_the_next_control_plane_goes_on_with_a_pool(lab: Installation) -> None:
-    lab.start(spec=spec_of(lab))
-    lab.system.wait_ready(PATIENCE_S)
-    before = lab.pods()
-    assert lab.system.end_control() == 0
-    lab.start()
-    lab.system.wait_ready(PATIENCE_S)
-
-    assert lab.pods() == before
-    assert answers(lab, "digits", "letters")
-    lab.apply(spec_of(lab, digits=3))
-    until(lambda: lab.system.infer("digits")[1]["model_version"] == "2")
