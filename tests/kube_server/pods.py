@@ -2,7 +2,8 @@
 
 Images are ignored: a container's command runs on the root of this machine, with the programs of
 this environment. Volumes, init containers, probes, hooks, restarts and grace periods are as the
-pod's spec has them. Root is read-only where the spec says so; users are those of the spec.
+pod's spec has them, of the kinds that pods of this project have. Root is read-only where the spec
+says so; users are those of the spec.
 """
 
 import asyncio
@@ -172,10 +173,10 @@ class ProcessPod:
     async def _run_container(self, container: Container) -> None:
         policy = self.pod["spec"].get("restartPolicy", "Always")
         while not self._is_stopping:
-            code = await self._run_once(container)
+            await self._run_once(container)
             if self._is_stopping:
                 return
-            if policy == "Never" or (policy == "OnFailure" and code == 0):
+            if policy == "Never":
                 container.state = {"terminated": container.last["terminated"]}
                 await self.report()
                 return
@@ -213,8 +214,6 @@ class ProcessPod:
         hook = container.spec.get("lifecycle", {}).get("preStop", {})
         if "sleep" in hook:
             await asyncio.sleep(hook["sleep"]["seconds"])
-        elif hook:
-            await self._probe_once(container, hook, 3600.0)
         container.send(signal.SIGTERM)
         if container.process is not None:
             await container.process.wait()
@@ -236,7 +235,6 @@ class ProcessPod:
     async def _holds(self, container: Container, probe: Object, *, start: bool = False) -> bool:
         """Return False once a probe failed as often as it may; True if it succeeds at the start."""
         failures = 0
-        await asyncio.sleep(probe.get("initialDelaySeconds", 0))
         while failures < probe.get("failureThreshold", 3):
             is_good = await self._probe_once(container, probe, probe.get("timeoutSeconds", 1))
             if is_good and start:
@@ -269,32 +267,15 @@ class ProcessPod:
         """Return whether an action of a probe or a hook succeeds."""
         with contextlib.suppress(OSError, TimeoutError, httpx2.HTTPError):
             async with asyncio.timeout(timeout_s):
-                if "exec" in probe:
-                    return await self._exec(container, probe["exec"]["command"]) == 0
-                action = probe.get("httpGet") or probe["tcpSocket"]
+                action = probe["httpGet"]
                 named = {p.get("name"): p["containerPort"] for p in container.spec.get("ports", ())}
                 port = named.get(action["port"], action["port"])
-                if "tcpSocket" in probe:
-                    _, writer = await asyncio.open_connection(self.address, port)
-                    writer.close()
-                    return True
                 url = f"{action.get('scheme', 'HTTP').lower()}://{self.address}:{port}"
-                headers = {one["name"]: one["value"] for one in action.get("httpHeaders", ())}
                 # A kubelet checks no certificates.
                 async with httpx2.AsyncClient(verify=False, trust_env=False) as http:
-                    answer = await http.get(f"{url}{action.get('path', '/')}", headers=headers)
+                    answer = await http.get(f"{url}{action['path']}")
                 return 200 <= answer.status_code < 400
         return False
-
-    async def _exec(self, container: Container, command: list[str]) -> int:
-        if container.process is None or container.process.returncode is not None:
-            return 1
-        process = await asyncio.create_subprocess_exec(
-            *("nsenter", "-t", str(container.process.pid), "-m", "-n", "-r", "-w"),
-            *(*_as_user(container.spec, self.pod), *command),
-            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
-        return await process.wait()
 
     async def _spawn(self, container: Object) -> subprocess.Process:
         """Start a container's command: its mounts, its root, its user."""
@@ -331,9 +312,8 @@ class ProcessPod:
             lines += [f"mkdir -p root{path}; mount --bind {path} root{path}"]
         if security.get("readOnlyRootFilesystem"):
             lines += ["mount -o remount,ro root"]
-        folder = container.get("workingDir", "/")
         lines += [
-            f"exec chroot root {shlex.join(_as_user(container, self.pod))} env -i -C {folder} "
+            f"exec chroot root {shlex.join(_as_user(container, self.pod))} env -i -C / "
             + shlex.join([*(f"{key}={value}" for key, value in env.items()), *words])
         ]
         with (self.folder / f"{container['name']}.log").open("ab") as log:
@@ -353,21 +333,18 @@ class ProcessPod:
             "KUBERNETES_SERVICE_PORT": "6443",
         }
         for source in container.get("envFrom", ()):
-            kind, ref = ("secrets", source.get("secretRef"))
-            if ref is None:
-                kind, ref = ("configmaps", source["configMapRef"])
-            data = await self._data(kind, ref["name"]) or {}
+            data = await self._data("secrets", source["secretRef"]["name"]) or {}
             env |= {key: value.decode() for key, value in data.items()}
         for variable in container.get("env", ()):
             source = variable.get("valueFrom", {})
             if "fieldRef" in source:
                 env[variable["name"]] = self._field(source["fieldRef"]["fieldPath"])
-            elif ref := source.get("secretKeyRef") or source.get("configMapKeyRef"):
-                kind = "secrets" if "secretKeyRef" in source else "configmaps"
-                data = await self._data(kind, ref["name"]) or {}
-                if ref["key"] in data:
-                    env[variable["name"]] = data[ref["key"]].decode()
-            elif not source:
+            elif source:
+                reference = source["secretKeyRef"]
+                data = await self._data("secrets", reference["name"]) or {}
+                if reference["key"] in data:
+                    env[variable["name"]] = data[reference["key"]].decode()
+            else:
                 env[variable["name"]] = _expand(variable.get("value", ""), env)
         return env
 

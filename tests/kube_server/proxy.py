@@ -25,15 +25,12 @@ class Fault:
     """Treatment of the next `times` requests that it is about."""
 
     verbs: frozenset[str] = frozenset()
-    """Empty for all; so are `kind` and `client`."""
+    """Empty for all; so is `kind`."""
     kind: str = ""
-    client: str = ""
-    """Part of the user agent."""
     times: int = 1
     status: int = 0
     """HTTP status to answer with, with `message`; 0 passes the request on."""
     message: str = "a fault that a test asked for"
-    retry_after: str = ""
     page: bytes = b""
     """Body to answer with; of a watch it is all that comes."""
     hang_up: bool = False
@@ -42,10 +39,10 @@ class Fault:
     """Only once the server has carried the request out, so that the client cannot know."""
     delay_s: float = 0.0
 
-    def is_about(self, verb: str, kind: str, client: str) -> bool:
+    def is_about(self, verb: str, kind: str) -> bool:
         """Return whether a request is meant."""
         is_meant = (not self.verbs or verb in self.verbs) and self.kind in {"", kind}
-        return self.times > 0 and is_meant and self.client in client
+        return self.times > 0 and is_meant
 
 
 @dataclass(slots=True)
@@ -134,7 +131,7 @@ class Proxy:
         is_watch = "watch" in parse_qs(url.query)
         verb = _VERBS.get(method) or ("get" if name else "watch" if is_watch else "list")
         self.seen.add((group, rest[0], verb))
-        fault = next((one for one in self.faults if one.is_about(verb, kind, client)), None)
+        fault = next((one for one in self.faults if one.is_about(verb, kind)), None)
         if fault is not None:
             fault.times -= 1
             if not fault.after:
@@ -197,11 +194,13 @@ def _fail(fault: Fault, writer: asyncio.StreamWriter) -> bool:
     document: Object = {"kind": "Status", "apiVersion": "v1", "status": "Failure"}
     document |= {"code": fault.status, "reason": "Scripted", "message": fault.message}
     page = fault.page or json.dumps(document).encode()
-    _write(writer, fault.status or 200, page, retry_after=fault.retry_after)
+    _write(writer, fault.status or 200, page)
     return True
 
 
-def _write(writer: asyncio.StreamWriter, status: int, body: bytes, *, retry_after: str) -> None:
+def _write(
+    writer: asyncio.StreamWriter, status: int, body: bytes, *, retry_after: str = ""
+) -> None:
     more = f"retry-after: {retry_after}\r\n" if retry_after else ""
     head = f"HTTP/1.1 {status} Status\r\ncontent-type: application/json\r\n{more}"
     writer.write(f"{head}content-length: {len(body)}\r\n\r\n".encode("latin-1") + body)
