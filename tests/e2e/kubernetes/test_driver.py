@@ -9,6 +9,7 @@ import pytest
 
 from headrace.control.kubernetes import name_of, role_rules
 from headrace.control.kubernetes.election import lease_name
+from headrace.control.kubernetes.reconciler import record_name
 from headrace.control.model.observed import ReplicaPhase
 from headrace.core.spec.kubernetes import Autoscaler
 from headrace.core.spec.scale import AutoscaleSpec
