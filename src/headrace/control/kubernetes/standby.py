@@ -290,7 +290,8 @@ def _tls(settings: ControlSettings) -> ssl.SSLContext | None:
     if settings.admin_tls is None:
         return None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    is_newest = settings.admin_tls.min_version == "1.3"
+    context.minimum_version = ssl.TLSVersion.TLSv1_3 if is_newest else ssl.TLSVersion.TLSv1_2
     try:
         context.load_cert_chain(settings.admin_tls.certificate_file, settings.admin_tls.key_file)
     except (OSError, ssl.SSLError) as error:
