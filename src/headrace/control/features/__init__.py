@@ -1,1 +1,1 @@
-"""Materialization and skew checks of features. Imports `desired` and below."""
+"""Materialization and skew checks of features. Imports `kubernetes` and below."""

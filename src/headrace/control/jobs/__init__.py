@@ -1,1 +1,1 @@
-"""Scheduled jobs: plan, scheduler and processes. Imports `desired` and below."""
+"""Scheduled jobs: plan, scheduler and processes. Imports `kubernetes` and below."""

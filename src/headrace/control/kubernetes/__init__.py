@@ -1,4 +1,4 @@
-"""Replicas as pods: Kubernetes objects, their reconciler, and the resource `Endpoint`.
+"""Replicas as pods, their reconciler, and the resource `Endpoint`. Imports `desired` and below.
 
 `objects_of` and its helpers are pure, and also render charts and manifests; the driver is imported
 only where it is configured.

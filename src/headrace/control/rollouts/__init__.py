@@ -1,1 +1,1 @@
-"""Rollouts: driver, observation, evidence and status. Imports `desired` and below."""
+"""Rollouts: driver, observation, evidence and status. Imports `kubernetes` and below."""

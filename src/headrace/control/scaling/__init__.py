@@ -1,1 +1,1 @@
-"""Autoscaler: signals, replica counts and resource advice. Imports `desired` and below."""
+"""Autoscaler: signals, replica counts and resource advice. Imports `kubernetes` and below."""

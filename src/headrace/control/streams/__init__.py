@@ -1,1 +1,1 @@
-"""Stream workers: processes, their number and replacement. Imports `desired` and below."""
+"""Stream workers: processes, their number and replacement. Imports `kubernetes` and below."""
