@@ -12,8 +12,8 @@ from tests import openvino_models, wheels
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
 
-ALIKE = 5e-6
-"""Of scores between 0 and 1: the conversions change in which order they are summed."""
+ALIKE = 1e-4
+"""Of scores between 0 and 1: conversions and processors sum in another order; 2e-5 was seen."""
 PADDLE = 1e-4
 SAMPLES = 43844
 """Two seconds of sound."""
