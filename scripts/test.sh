@@ -118,6 +118,9 @@ compiled)
   ;;
 images) run -s tests/images -m "not long" "$@" ;;
 images-all) run -s tests/images "$@" ;;
+kube-events) # what callers lose at each event in the life of a cluster: a table in dist/
+  scripts/setup.sh kube && run -s tests/chaos/kubernetes "$@"
+  ;;
 chaos)
   export CHAOS_JOB_KILLS=20 CHAOS_CALL_S=31
   run -s tests/chaos tests/e2e/jobs/test_kills.py tests/e2e/streaming/test_failures.py -k "at_random or longer_than" "$@"
