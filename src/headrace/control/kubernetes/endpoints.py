@@ -158,8 +158,7 @@ def _conditions(facts: ResourceFacts, now: float) -> dict[str, _Row]:
     if error is not None:
         # What was applied before may serve, but `kubectl wait` must not take it for this.
         reason, message = _reason_of(error), message_of(error)
-        rows[ConditionType.READY] = rows[_DEGRADED] = (False, reason, message)
-        rows[_DEGRADED] = (True, reason, message)
+        rows |= {ConditionType.READY: (False, reason, message), _DEGRADED: (True, reason, message)}
     return rows
 
 

@@ -66,7 +66,7 @@ Problems = Mapping[tuple[str, str], str]
 class KubernetesReconciler:
     """Reconciles a cluster with the desired state while `run` is awaited.
 
-    Cancelling `run` only stops the watching: pods keep running. `leads` returns whether this
+    Cancelling `run` only stops the watching: pods keep running. `is_leader` returns whether this
     control plane may act now.
     """
 
