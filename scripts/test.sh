@@ -83,9 +83,9 @@ frameworks() { # one process per framework: PyTorch and TensorFlow abort a proce
 }
 
 case "$suite" in
-fast) run -m "not long" "${jobs[@]}" "$@" ;;
+fast) run -m "not long and not kube_server" "${jobs[@]}" "$@" ;;
 unit) run -m "not e2e and not long" "${jobs[@]}" "$@" ;;
-e2e) run -m "e2e and not long" "${jobs[@]}" "$@" ;;
+e2e) run -m "e2e and not long and not kube_server" "${jobs[@]}" "$@" ;;
 long) run -m long "${jobs[@]}" "$@" ;;
 full) if [ "${COV:-}" = 1 ]; then with_coverage "${jobs[@]}" "$@"; else run "${jobs[@]}" "$@"; fi ;;
 frameworks | all)
@@ -106,8 +106,9 @@ ray)
   .venv-ray/bin/python -m scripts.run_tests -m engines tests/e2e/jobs/test_ray*.py "$@"
   ;;
 kube) scripts/setup.sh kube && run -m kube "${jobs[@]}" "$@" ;;
-kube_server)
-  .venv/bin/python -m scripts.kube_server --build && run -m kube_server "${jobs[@]}" "$@"
+kube_server) # not beside other tests: each worker has a cluster
+  .venv/bin/python -m scripts.kube_server --build
+  run -m "kube_server and not long" -n "${JOBS:-2}" --dist loadfile "$@"
   ;;
 feast) scripts/setup.sh feast && run tests/contract/test_feast.py tests/unit/features/feast "$@" ;;
 docs) run "${jobs[@]//loadfile/load}" tests/docs "$@" ;;

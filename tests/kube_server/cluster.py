@@ -31,6 +31,8 @@ READY_WITHIN_S: Final = 180.0
 """A start takes 10 s alone, and several times that on a busy machine."""
 _NETWORKS: Final = tuple(ipaddress.IPv4Network("198.18.0.0/15").subnets(new_prefix=19))
 """Of a range that is set aside for tests of networks: 16 clusters, each with 8,000 addresses."""
+_BRIDGE: Final = "02:00:c6:12:00:01"
+"""Hardware address of the bridge, which is the API server's."""
 _LOCKS: Final = Path("/run/lock")
 _AUDIT_POLICY: Final = {
     "apiVersion": "audit.k8s.io/v1",
@@ -102,10 +104,14 @@ class Network:
             await network.remove()
             await run_program("ip", "netns", "add", name)
             await network.ip("link", "set", "lo", "up")
-            await network.ip("link", "add", "bridge", "type", "bridge")
+            # Its own hardware address: else it is the lowest one of its ports, which change with
+            # the pods, and for 15 s or more nobody who knew the old one reaches the API server.
+            await network.ip("link", "add", "bridge", "address", _BRIDGE, "type", "bridge")
             await network.ip("addr", "add", f"{server}/{prefix}", "dev", "bridge")
             await network.ip("link", "set", "bridge", "up")
             port, veth = f"hrkube{number}", ("type", "veth", "peer", "name", "host", "netns", name)
+            with contextlib.suppress(LabError):  # the kernel removes that of a past network later
+                await run_program("ip", "link", "del", port)
             await run_program("ip", "link", "add", port, *veth)
             await network.ip("link", "set", "host", "master", "bridge", "up")
             await run_program("ip", "addr", "add", f"{host}/{prefix}", "dev", port)

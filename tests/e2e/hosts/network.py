@@ -132,7 +132,9 @@ class Network:
         _ip("-n", self.switch, "link", "add", port, "type", "veth", *peer)
         _ip("-n", self.switch, "link", "set", port, "master", "bridge", "up")
         _ip("-n", namespace, "link", "set", "lo", "up")
-        _ip("-n", namespace, "link", "add", "eth0", "type", "bridge")
+        # Its own hardware address: else it is the lowest one of its ports, which change.
+        hardware = f"02:00:00:00:00:{number:02x}"
+        _ip("-n", namespace, "link", "add", "eth0", "address", hardware, "type", "bridge")
         _ip("-n", namespace, "link", "set", "uplink", "master", "eth0", "up")
         _ip("-n", namespace, "addr", "add", f"{host.address}/16", "dev", "eth0")
         _ip("-n", namespace, "link", "set", "eth0", "up")

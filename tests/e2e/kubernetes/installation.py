@@ -48,6 +48,7 @@ class Installation:
             namespace=self.namespace.name,
             identity=identity,
             internal_secret=_SECRET if has_token else "",
+            image_registry="registry.test",
         )
 
     def start(self, *endpoints: dict[str, Any], has_token: bool = True, **settings: Any) -> None:

@@ -17,7 +17,6 @@ from headrace.control.kubernetes.names import COMPONENT, INSTANCE, ROLE
 from headrace.control.kubernetes.reconciler import record_name
 from headrace.control.kubernetes.standby import ClusterMembership, stand_by
 from tests.e2e.kubernetes.driving import Driver, a_cluster, until
-from tests.kube_server.fixtures import kube_lab, namespace  # noqa: F401
 from tests.kube_server.namespace import TestNamespace
 from tests.unit.control.kubernetes.states import PLACE, a_revision, a_state, an_arm, an_endpoint
 
@@ -47,7 +46,7 @@ def owner_names(at: TestNamespace, kind: str, name: str) -> list[str]:
 
 
 async def test_an_owner_that_is_deleted_and_created_again_harms_nothing(
-    namespace: TestNamespace,  # noqa: F811
+    namespace: TestNamespace,
 ) -> None:
     namespace.create(a_map("spec"))
     namespace.create(an_account("control"))
@@ -74,7 +73,7 @@ async def test_an_owner_that_is_deleted_and_created_again_harms_nothing(
 
 
 async def test_nothing_is_created_without_an_owner_and_all_is_once_there_is_one(
-    namespace: TestNamespace,  # noqa: F811
+    namespace: TestNamespace,
 ) -> None:
     namespace.create(a_map("spec"))
     async with (
@@ -129,7 +128,7 @@ async def a_hanging_webhook(at: TestNamespace, timeout_s: int) -> AsyncIterator[
 
 
 async def test_a_webhook_that_hangs_delays_its_endpoint_only_and_is_reported(
-    namespace: TestNamespace,  # noqa: F811
+    namespace: TestNamespace,
 ) -> None:
     async with a_cluster(namespace) as (server, gateway), Driver(server, gateway) as driver:
         async with a_hanging_webhook(namespace, 15):
@@ -167,7 +166,7 @@ def a_control_pod(name: str, **labels: str) -> dict[str, Any]:
 
 @pytest.fixture
 def settings(
-    namespace: TestNamespace,  # noqa: F811
+    namespace: TestNamespace,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> ControlSettings:
@@ -180,7 +179,7 @@ def settings(
 
 
 async def test_a_control_plane_that_starts_waits_for_the_api_server(
-    namespace: TestNamespace,  # noqa: F811
+    namespace: TestNamespace,
     settings: ControlSettings,
 ) -> None:
     lab, cluster = namespace.lab, ClusterSettings(namespace=namespace.name, owners=("ConfigMap/x",))
@@ -198,7 +197,7 @@ async def test_a_control_plane_that_starts_waits_for_the_api_server(
 
 
 async def test_one_of_several_leads_and_its_pod_has_the_label(
-    namespace: TestNamespace,  # noqa: F811
+    namespace: TestNamespace,
     settings: ControlSettings,
 ) -> None:
     first = ClusterSettings(namespace=namespace.name, identity="control-a", lease_s=6.0)

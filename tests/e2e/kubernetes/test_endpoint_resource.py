@@ -20,7 +20,6 @@ from headrace.registry import Registry, open_shared
 from headrace.runtimes import inspect_model
 from headrace.testing.models import mlp
 from tests.e2e.control.system import System
-from tests.kube_server.fixtures import kube_lab, namespace  # noqa: F401
 from tests.kube_server.namespace import TestNamespace, wait_until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.kube_server, pytest.mark.slow]
@@ -69,7 +68,12 @@ class Cluster:
         self.kubectl("wait", f"--for={condition}", f"hrep/{name}", _PATIENCE)
 
     def start(self, **settings: Any) -> None:
-        cluster = ClusterSettings(namespace=self.namespace.name, identity="control-a", lease_s=5.0)
+        cluster = ClusterSettings(
+            namespace=self.namespace.name,
+            identity="control-a",
+            image_registry="registry.test",
+            lease_s=5.0,
+        )
         self.system.start(
             driver="kubernetes",
             cluster=cluster,
@@ -80,7 +84,7 @@ class Cluster:
 
 
 @pytest.fixture
-def cluster(namespace: TestNamespace, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:  # noqa: F811
+def cluster(namespace: TestNamespace, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
     definition = endpoint_definition()
     path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
     namespace.http.post(path, json=definition)  # it may be there

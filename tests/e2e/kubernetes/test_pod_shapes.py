@@ -7,7 +7,6 @@ import pytest
 
 from headrace.control.kubernetes import objects_of
 from headrace.control.kubernetes.manifest_cache import differences
-from tests.kube_server.fixtures import kube_lab, namespace  # noqa: F401  # fixtures
 from tests.kube_server.namespace import TestNamespace
 from tests.unit.control.kubernetes.states import PLACE, a_state
 
@@ -52,7 +51,7 @@ _TEMPLATE: dict[str, Any] = {
     ],
 )
 def test_a_shape_is_admitted_without_a_warning_and_does_not_drift(
-    namespace: TestNamespace,  # noqa: F811  # the fixture
+    namespace: TestNamespace,
     shape: dict[str, Any],
     is_platform_uid: bool,  # pytest's
 ) -> None:

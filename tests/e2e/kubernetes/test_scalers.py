@@ -6,7 +6,6 @@ from headrace.control.kubernetes import name_of
 from headrace.control.model.desired import DesiredState
 from headrace.core.spec.scale import AutoscaleSpec
 from tests.e2e.kubernetes.driving import Driver, a_cluster, until
-from tests.kube_server.fixtures import kube_lab, namespace  # noqa: F401
 from tests.kube_server.namespace import Object, TestNamespace
 from tests.unit.control.kubernetes.states import a_revision, a_state, an_arm, an_endpoint
 
@@ -21,7 +20,7 @@ def under_an_hpa(version: str) -> DesiredState:
 
 
 async def test_a_version_under_an_hpa_takes_over_with_the_pods_of_the_one_before(
-    namespace: TestNamespace,  # noqa: F811
+    namespace: TestNamespace,
 ) -> None:
     async with a_cluster(namespace) as (server, gateway), Driver(server, gateway) as driver:
         driver.set_desired(under_an_hpa("1"))
@@ -46,7 +45,7 @@ async def test_a_version_under_an_hpa_takes_over_with_the_pods_of_the_one_before
 
 
 async def test_the_count_of_a_foreign_hpa_is_routed_told_and_not_fought(
-    namespace: TestNamespace,  # noqa: F811
+    namespace: TestNamespace,
 ) -> None:
     def replicas() -> int:
         count: int = namespace.get("Deployment", OLD)["spec"]["replicas"]
@@ -82,7 +81,7 @@ def a_foreign_hpa(*, minimum: int) -> Object:
 
 
 async def test_a_quota_does_not_block_a_drain_and_one_pod_goes_at_a_time(
-    namespace: TestNamespace,  # noqa: F811
+    namespace: TestNamespace,
 ) -> None:
     quota = {"metadata": {"name": "pods"}, "spec": {"hard": {"pods": "3"}}}
     namespace.create({"apiVersion": "v1", "kind": "ResourceQuota", **quota})

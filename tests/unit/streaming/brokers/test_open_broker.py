@@ -34,7 +34,8 @@ def test_a_client_that_is_not_installed_is_named_with_its_extra(
     package = "headrace.streaming.brokers"
     (tmp_path / "kafka.py").write_text("import no_such_client\n")
     monkeypatch.setattr(sys.modules[package], "__path__", [str(tmp_path)])
-    monkeypatch.delitem(sys.modules, f"{package}.kafka", raising=False)
+    for name in [name for name in sys.modules if name.startswith(f"{package}.kafka")]:
+        monkeypatch.delitem(sys.modules, name)
 
     with pytest.raises(FailedPreconditionError, match=r"no_such_client.*headrace\[kafka\]"):
         open_broker("kafka://localhost", home=tmp_path)
