@@ -48,7 +48,6 @@ CANARY: Final = {
     # are random networks.
     "metrics": {"latency": None, "predictions": None},
 }
-TABLE: Final = Path("dist/kube-events.md")
 
 
 @dataclass(slots=True)
@@ -170,19 +169,34 @@ def _is_ready(pod: Object) -> bool:
     return any(one["type"] == "Ready" and one["status"] == "True" for one in conditions)
 
 
-@pytest.fixture(scope="module")
-def system(kube_lab_of_processes: Lab, store: Path) -> Iterator[System]:  # noqa: F811
-    """A release with one endpoint of two replicas, under load."""
-    with a_namespace(kube_lab_of_processes, pod_security="restricted") as namespace:
+@contextlib.contextmanager
+def a_system(
+    lab: Lab,
+    store: Path,  # noqa: F811
+    table: Path,
+    *,
+    state: Object | None = None,
+    **control: object,
+) -> Iterator[System]:
+    """A release with one endpoint of two replicas, under load; `table` gets its rows.
+
+    Args:
+        state: Secret of the database, if it is not in a volume.
+        control: More values of the control plane.
+    """
+    with a_namespace(lab, pod_security="restricted") as namespace:
         values: Values = {
             "image": {"registry": REGISTRY},
             "artifacts": {"url": f"file://{store}"},
             "spec": {"version": 1, "endpoints": [endpoint(replicas=2)]},
-            "control": SMALL,
+            "control": {**SMALL, **control},
             "gateway": {**SMALL, "drainTimeoutSeconds": 5},
         }
         release = Release(namespace, values)
-        make_volume(namespace)
+        if state is None:
+            make_volume(namespace)
+        else:
+            namespace.create(state)
 
         def gateways() -> list[str]:
             slices = namespace.list("EndpointSlice", "kubernetes.io/service-name=headrace-gateway")
@@ -199,10 +213,16 @@ def system(kube_lab_of_processes: Lab, store: Path) -> Iterator[System]:  # noqa
         wait_until(lambda: release.infer() == "1", PATIENCE_S)
         with running(load):
             yield system
-        TABLE.parent.mkdir(exist_ok=True)
-        TABLE.write_text("\n".join([HEADER, *(row.text() for row in system.rows)]) + "\n")
-        _say(TABLE.read_text())
+        table.parent.mkdir(exist_ok=True)
+        table.write_text("\n".join([HEADER, *(row.text() for row in system.rows)]) + "\n")
+        _say(table.read_text())
         release.helm("uninstall", "headrace", "--wait", "--timeout", "120s")
+
+
+@pytest.fixture(scope="module")
+def system(kube_lab_of_processes: Lab, store: Path) -> Iterator[System]:  # noqa: F811
+    with a_system(kube_lab_of_processes, store, Path("dist/kube-events.md")) as made:
+        yield made
 
 
 @pytest.fixture(autouse=True)
