@@ -50,7 +50,7 @@ from headrace.observe.metrics import Family, counter, gauge, histogram, histogra
 _LOG: Final = logging.getLogger("headrace.control")
 _SHORT_INTERVAL_S: Final = 1.0
 _RECHECK_INTERVAL_S: Final = 30.0
-_LONGEST_PAUSE_S: Final = 0.5
+_LONGEST_PAUSE_S: Final = 2.0
 _PAUSES_PER_STEP: Final = 3.0
 _SLICE_S: Final = 0.02
 _RECORD_INTERVAL_S: Final = 1.0
@@ -106,6 +106,8 @@ class KubernetesReconciler:
     _recorded_at: float = -_RECORD_INTERVAL_S
     _next_serial: int = 1
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
+    _asked: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when the desired state changes: the next step does not wait for more events."""
     _group: asyncio.TaskGroup | None = None
 
     def __post_init__(self) -> None:
@@ -140,6 +142,7 @@ class KubernetesReconciler:
         if desired.spec is not self.desired.spec:
             self._settings = settings_in(desired)
         self.desired = desired
+        self._asked.set()
         self.changes.notify()
 
     def wake(self) -> None:
@@ -207,6 +210,7 @@ class KubernetesReconciler:
             group.create_task(self.watches.run())
             while True:
                 self._wake.clear()
+                self._asked.clear()
                 started = self.clock.monotonic()
                 with self.faults.contain(LOOP, "pods"):
                     await self.step()
@@ -214,7 +218,7 @@ class KubernetesReconciler:
                 # With thousands of endpoints a step takes long, and pod events come in bursts:
                 # other tasks get several times what the step took, then one step sees all events.
                 pause_s = _PAUSES_PER_STEP * (self.clock.monotonic() - started)
-                await asyncio.sleep(min(pause_s, _LONGEST_PAUSE_S))
+                await wait_for(self._asked, min(pause_s, _LONGEST_PAUSE_S))
                 await self._wait_due(started)
 
     async def step(self) -> None:
@@ -406,7 +410,7 @@ def record_of(routes: Sequence[EndpointRoute], *, installation: InstallationName
         replace(route, access=None, limits=EndpointLimitsSpec(), request_log=None)
         for route in routes
     ]
-    packed = base64.b64encode(gzip.compress(msgspec.json.encode(stored), mtime=0)).decode()
+    packed = base64.b64encode(gzip.compress(msgspec.json.encode(stored), 6, mtime=0)).decode()
     if len(packed) > _MAX_RECORD_BYTES:
         raise FailedPreconditionError(
             f"the routes of {len(routes)} endpoints take {len(packed)} bytes, more than a "
