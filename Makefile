@@ -44,6 +44,10 @@ test: setup ## run a test suite: SUITE=fast (default), unit, long, all, ... (CON
 kube-server: setup ## start a Kubernetes API server, built by Go at the first time; ARGS=--build only builds
 	$(BIN)/python -m scripts.kube_server $(ARGS)
 
+.PHONY: brokers
+brokers: setup ## start Apache Kafka and Pulsar, from Maven Central; ARGS="--kafka 3 --secure --pulsar", ARGS=--build
+	$(BIN)/python -m scripts.brokers $(ARGS)
+
 .PHONY: bench
 bench: setup .venv/.ready-bench ## measure speed; SUITE=peers compares with other model servers; ARGS
 	$(BIN)/python -m bench$(if $(SUITE),.$(SUITE)) $(ARGS)

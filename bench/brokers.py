@@ -1,8 +1,8 @@
 """A broker of each kind for a while, on loopback; the embedded log needs none.
 
-Kafka is noida-db, a stand-in that speaks its protocol, or the cluster that `KAFKA_BOOTSTRAP` names
-(`HOST:PORT`). All keep what they have on disk, by their
-own defaults; Redis writes its log every second.
+Kafka is one broker of Apache Kafka, which `make brokers ARGS=--build` resolves, or the cluster that
+`KAFKA_BOOTSTRAP` names (`HOST:PORT`). All keep what they have on disk, by their own defaults; Redis
+writes its log every second.
 """
 
 import importlib
@@ -11,12 +11,13 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from importlib.metadata import PackageNotFoundError, distribution
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Final, Protocol
 
 from bench import processes
 from bench.context import Context
+from scripts.brokers import why_not
+from tests.brokers.kafka import running_kafka
 
 CLUSTER: Final = "KAFKA_BOOTSTRAP"
 
@@ -39,13 +40,10 @@ def _kafka(context: Context) -> Iterator[str]:
     if CLUSTER in os.environ:
         yield f"kafka://{os.environ[CLUSTER]}"
         return
-    found = find_spec("noida_db")
-    if found is None or found.origin is None:
-        raise NoBrokerError("noida-db is not installed")
-    binary = Path(found.origin).with_name("noida-db")
-    data = ["start", "--data-dir", str(context.home / "kafka"), "--only", "kafka"]
-    with _running(context, "kafka", [str(binary), *data, "--kafka-port"]) as port:
-        yield f"kafka://127.0.0.1:{port}?partition.assignment.strategy=range"
+    if reason := why_not("kafka"):
+        raise NoBrokerError(reason)
+    with running_kafka(context.home / "kafka", is_fast=True) as cluster:
+        yield f"kafka://{cluster.bootstrap}"
 
 
 @contextmanager

@@ -4,7 +4,7 @@ Both score the same JSON records with the same small model (a matrix product of 
 ONNX Runtime and promise the same delivery; see `bench.scoring_loop`. They run in turn on the same
 core and the same broker. Latency is taken in an open loop by plain clients, from the moment a
 record was due to be sent until a consumer of the sink has its answer. `KAFKA_BOOTSTRAP=HOST:PORT`
-measures a real cluster in place of the stand-in of `bench.brokers`.
+measures another cluster than the broker of `bench.brokers`.
 """
 
 import sys

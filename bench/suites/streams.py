@@ -1,7 +1,6 @@
 """How fast does a stream copy a topic of Kafka, next to a loop by hand, and how soon is it there?
 
-The server is noida-db, a stand-in that speaks Kafka's protocol: the figures tell what our side
-costs, and nothing about Apache Kafka. Records are of 128 bytes, topics of one partition.
+Records are of 128 bytes, topics of one partition.
 """
 
 import subprocess

@@ -2,7 +2,7 @@
 
 The worker is its own process, as the control plane starts it: records are JSON, scored by a small
 model in ONNX Runtime. Latency is taken in an open loop, from the moment a record was due to be sent
-until a consumer of the sink has its answer. Kafka is a stand-in: see `bench.brokers`.
+until a consumer of the sink has its answer. `bench.brokers` tells which servers these are.
 """
 
 import http.client

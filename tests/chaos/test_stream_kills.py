@@ -1,7 +1,6 @@
 """A stream's worker that is killed fifty times over 200,000 records, over each broker.
 
-`CHAOS_KILLS` and `CHAOS_RECORDS` change the numbers, `KAFKA_BOOTSTRAP` names another Kafka than the
-stand-in.
+`CHAOS_KILLS` and `CHAOS_RECORDS` change the numbers. Kafka and Pulsar: `test_cluster_kills.py`.
 """
 
 import os
@@ -20,11 +19,11 @@ from headrace.core import ReplicaSettings, SystemClock
 from headrace.core.spec.stream_parts import FormatKind, StreamFormatSpec
 from headrace.streaming.broker import Broker, Delivery, StartPosition
 from headrace.streaming.brokers import open_broker
-from headrace.streaming.records import NewRecord, Record, TopicPartition
+from headrace.streaming.records import NewRecord
 from headrace.streaming.settings import StreamStatus, WorkerSettings
 from headrace.testing import models
-from tests.contract.brokers.kafka_servers import BOOTSTRAP, noida
 from tests.contract.brokers.nats_servers import running_nats
+from tests.contract.brokers.rig import everything
 from tests.contract.redis_servers import running_server
 from tests.e2e.streaming import workers
 from tests.ports import free_port
@@ -38,16 +37,11 @@ SETTLED_S: Final = 5.0
 pytestmark = pytest.mark.e2e
 
 
-@pytest.fixture(params=["log", "kafka", "nats", "redis"])
+@pytest.fixture(params=["log", "nats", "redis"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     with ExitStack() as stack:
         if request.param == "log":
             yield f"log://{tmp_path}/log"
-        elif request.param == "kafka":
-            address = os.environ.get(BOOTSTRAP)
-            if address is None:
-                address = f"127.0.0.1:{stack.enter_context(noida(tmp_path)).port}"
-            yield f"kafka://{address}"
         elif request.param == "nats":
             yield stack.enter_context(running_nats()).url
         else:
@@ -134,11 +128,3 @@ def is_past(status: StreamStatus, goal: int, since: float) -> bool:
     is_idle = not status.waiting and not status.in_flight and bool(status.partitions)
     is_through = is_idle and all(partition.lag_records == 0 for partition in status.partitions)
     return status.answered >= goal or (is_through and status.lag_measured_at > since + SETTLED_S)
-
-
-def everything(broker: Broker, topic: str) -> Iterator[Record]:
-    """At once: noida shows nothing more to who begins to read within a transaction that failed."""
-    for partition, (first, _) in broker.ends(topic).items():
-        yield from broker.read(
-            topic, after={TopicPartition(*partition): first}, max_records=100 * RECORDS
-        )

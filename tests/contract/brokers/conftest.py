@@ -1,20 +1,21 @@
-"""Of the suite on Kafka's stand-ins, what takes long and is held elsewhere."""
+"""One Apache Kafka for all tests of a worker of pytest."""
 
-from pathlib import Path
-from typing import Final
+from collections.abc import Iterator
 
 import pytest
 
-SHORT_ON_TANSU: Final = (
-    "test_members_share_what_comes_and_nothing_is_lost_when_one_goes",
-    "test_what_is_done_stays_done_and_what_is_not_comes_again",
-)
-"""What noida cannot. The rest is held on noida, and on tansu takes 4 s for each group it forms."""
+from tests.brokers.kafka import KafkaCluster, running_kafka
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        is_here = Path(__file__).parent in item.path.parents
-        if is_here and "[tansu" in item.name and not item.name.startswith(SHORT_ON_TANSU):
-            item.add_marker(pytest.mark.long)
+@pytest.fixture(scope="session")
+def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaCluster]:
+    # As short as the sessions of classic groups may be.
+    seconds = {"min.session.timeout.ms": 6000, "session.timeout.ms": 6000}
+    options = {f"group.consumer.{name}": value for name, value in seconds.items()}
+    options["group.consumer.heartbeat.interval.ms"] = options[
+        "group.consumer.min.heartbeat.interval.ms"
+    ] = 1000
+    with running_kafka(
+        tmp_path_factory.mktemp("kafka"), is_secure=True, options=options
+    ) as cluster:
+        yield cluster

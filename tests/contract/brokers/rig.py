@@ -14,9 +14,7 @@ from headrace.streaming.broker import Broker, ConsumerSession, Delivery, Members
 from headrace.streaming.brokers import open_broker
 from headrace.streaming.records import NewRecord, Record, TopicPartition
 
-MAX_CONCURRENT = 30_000
-"""More than a test writes: noida shows nothing after a transaction that was aborted to who begins
-to read within."""
+READ_AT_ONCE = 30_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,8 +25,7 @@ class Rig:
         session_timeout_s: After how long a member that died is replaced.
         settles_s: By when a group has surely handed its places over.
         counts_deliveries: Whether records say how often they were handed out.
-        cannot: Names of tests ▸ why this server cannot do that, for stand-ins that fall short of
-            what they stand in for. Never for what our own code does not do.
+        cannot: Names of tests ▸ why this server cannot do that.
         copied: Records that are copied while the copier is killed so often (`kills`).
         stop: Stops the server; None if there is none, or several tests share it.
         start: Starts it again, with all that it had.
@@ -152,7 +149,7 @@ def everything(broker: Broker, topic: str) -> list[Record]:
     """All records that `read` shows of a topic."""
     position = {partition: first for partition, (first, _) in broker.ends(topic).items()}
     found: list[Record] = []
-    while some := broker.read(topic, after=position, max_records=MAX_CONCURRENT):
+    while some := broker.read(topic, after=position, max_records=READ_AT_ONCE):
         found += some
         position |= after(some)
     return found

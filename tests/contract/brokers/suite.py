@@ -16,8 +16,8 @@ from tests.contract.brokers.suite_sharing import Sharing
 class BrokerContract(Reading, Groups, Sharing, Delivering, Asking):
     """All of them.
 
-    For a server that falls short of what it stands in for, `Rig.cannot` names the tests (without
-    what stands in brackets) and why; they are skipped.
+    `Rig.cannot` names the tests (without what stands in brackets) that a server cannot pass, and
+    why; they are skipped.
     """
 
     @pytest.fixture

@@ -1,13 +1,16 @@
-"""What Kafka refuses, loses or does not answer is told with the way out; noida stands in for it."""
+"""What Kafka refuses, loses or does not answer is told with the way out."""
 
-import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
+from confluent_kafka import Consumer, Producer
+from confluent_kafka import TopicPartition as KafkaPartition
 
 from headrace.core import (
     ConflictError,
@@ -19,8 +22,7 @@ from headrace.core import (
 from headrace.streaming.broker import Broker, Delivery, StartPosition
 from headrace.streaming.brokers import open_broker
 from headrace.streaming.records import NewRecord, TopicPartition
-from tests.contract.brokers.kafka_proxy import Proxy, proxied
-from tests.contract.brokers.kafka_servers import Server, noida, tansu
+from tests.brokers.kafka import PASSWORD, KafkaCluster
 from tests.contract.brokers.rig import (
     Listener,
     Rig,
@@ -36,18 +38,12 @@ from tests.contract.brokers.rig import (
 )
 from tests.ports import free_port
 
-pytestmark = pytest.mark.e2e
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with noida(tmp_path_factory.mktemp("noida")) as started:
-        yield started
+pytestmark = [pytest.mark.e2e, pytest.mark.jvm]
 
 
 @pytest.fixture
-def rig(server: Server, tmp_path: Path) -> Rig:
-    url = f"kafka://127.0.0.1:{server.port}?partition.assignment.strategy=range"
+def rig(kafka: KafkaCluster, tmp_path: Path) -> Rig:
+    url = f"kafka://{kafka.bootstrap}?fetch.wait.max.ms=20"
     return Rig(url=url, home=tmp_path, session_timeout_s=6.0)
 
 
@@ -69,17 +65,23 @@ def test_a_server_that_is_not_there_is_named_with_the_reason(tmp_path: Path) -> 
         broker.close()
 
 
-def test_who_is_not_known_is_told_where_to_look(tmp_path: Path) -> None:
-    said = "security.protocol=SASL_PLAINTEXT&sasl.mechanism=SCRAM-SHA-512&sasl.username=nobody"
-    with tansu(tmp_path, "--authentication") as guarded:
-        url = f"kafka://127.0.0.1:{guarded.port}?{said}&sasl.password=hush"
-        broker = open_broker(url, home=tmp_path)
-        try:
-            with pytest.raises(UnauthenticatedError, match=r"check sasl\.username") as told:
-                broker.ends("t")
-        finally:
-            broker.close()
+@pytest.mark.parametrize("listener", ["SASL_PLAINTEXT", "SASL_SSL"])
+def test_a_user_is_let_in_by_the_password_only(
+    kafka: KafkaCluster, tmp_path: Path, listener: str
+) -> None:
+    url = kafka.urls()[f"Kafka, {listener}"]
+    broker = open_broker(url, home=tmp_path)
+    topic = new_topic(broker)
+    broker.send(numbered(topic, range(3)))
+    assert numbers(everything(broker, topic)) == [0, 1, 2]
+    broker.close()
 
+    broker = open_broker(url.replace(PASSWORD, "hush"), home=tmp_path)
+    try:
+        with pytest.raises(UnauthenticatedError, match=r"check sasl\.username") as told:
+            broker.ends("t")
+    finally:
+        broker.close()
     assert "hush" not in str(told.value)
 
 
@@ -249,116 +251,83 @@ class Hooked(Listener):
         return super().on_assigned(partitions)
 
 
-def test_a_broker_that_hangs_while_places_come_is_waited_for(tmp_path: Path) -> None:
-    with noida(tmp_path) as server:
-        rig = Rig(
-            url=f"kafka://127.0.0.1:{server.port}?partition.assignment.strategy=range",
-            home=tmp_path,
-            session_timeout_s=6.0,
-        )
-        broker = rig.open()
-        topic = new_topic(broker)
-        broker.send(numbered(topic, range(5)))
-        assert server.process is not None
-        process = server.process
+def test_a_broker_that_hangs_while_places_come_is_waited_for(
+    kafka: KafkaCluster, rig: Rig, broker: Broker
+) -> None:
+    topic = new_topic(broker)
+    broker.send(numbered(topic, range(5)))
+    (server,) = kafka.brokers
 
-        def hang() -> None:
-            process.send_signal(signal.SIGSTOP)
-            threading.Timer(3.0, process.send_signal, [signal.SIGCONT]).start()
+    def hang() -> None:
+        server.freeze()
+        threading.Timer(3.0, server.thaw).start()
 
-        with joined(broker, rig.membership(topic), Hooked(hook=hang)) as session:
-            found = take(session, 5, within_s=30)
-        broker.close()
+    with joined(broker, rig.membership(topic), Hooked(hook=hang)) as session:
+        found = take(session, 5, within_s=30)
 
     assert numbers(found) == [0, 1, 2, 3, 4]
 
 
 @pytest.mark.long
 def test_a_broker_that_goes_while_places_come_ends_the_session_before_it_is_missed(
-    tmp_path: Path,
+    kafka: KafkaCluster, rig: Rig, tmp_path: Path
 ) -> None:
-    with noida(tmp_path) as server:
-        poll_s = 9.0
-        rig = Rig(
-            url=f"kafka://127.0.0.1:{server.port}?partition.assignment.strategy=range"
-            f"&max.poll.interval.ms={poll_s * 1000:.0f}",
-            home=tmp_path,
-            session_timeout_s=6.0,
-        )
-        broker = rig.open()
-        topic = new_topic(broker, partitions=8)
-        gone: list[float] = []
+    poll_s = 9.0
+    broker = open_broker(f"{rig.url}&max.poll.interval.ms={poll_s * 1000:.0f}", home=tmp_path)
+    topic = new_topic(broker, partitions=8)
+    gone: list[float] = []
 
-        def go() -> None:
-            server.stop()
-            gone.append(time.monotonic())
+    def go() -> None:
+        kafka.stop()
+        gone.append(time.monotonic())
 
+    try:
         with joined(broker, rig.membership(topic), Hooked(hook=go)) as session:
             with pytest.raises(UnavailableError, match="cannot find where group"):
                 take(session, 1, within_s=30)
             took_s = time.monotonic() - gone[0]
         broker.close()
+    finally:
+        kafka.start()
 
     assert took_s < poll_s
 
 
-@dataclass
-class Pending:
-    """A cluster in which a transaction covers where groups are, for as many questions as asked."""
-
-    rig: Rig
-    proxy: Proxy
-
-
-@pytest.fixture
-def pending(tmp_path: Path) -> Iterator[Pending]:
-    port = free_port()
-    with tansu(tmp_path, known_at=port) as server:
-        rig = Rig(url=f"kafka://127.0.0.1:{port}", home=tmp_path, session_timeout_s=6.0)
-        with proxied(port, server.port) as proxy:
-            yield Pending(rig, proxy)
+@contextmanager
+def moving(rig: Rig, group: str, offsets: Mapping[TopicPartition, int]) -> Iterator[Producer]:
+    """An open transaction of somebody else that puts a group at these offsets."""
+    servers = {"bootstrap.servers": urlsplit(rig.url).netloc}
+    producer = Producer({**servers, "transactional.id": new_name("mover")})
+    producer.init_transactions()
+    producer.begin_transaction()
+    member = Consumer({**servers, "group.id": group})
+    moved = [KafkaPartition(*partition, offset) for partition, offset in offsets.items()]
+    producer.send_offsets_to_transaction(moved, member.consumer_group_metadata())
+    member.close()
+    yield producer
 
 
-@pytest.mark.long
 def test_where_a_group_is_is_not_told_while_a_transaction_is_about_to_move_it(
-    pending: Pending,
+    rig: Rig, broker: Broker
 ) -> None:
-    broker = pending.rig.open()
+    topic, group = new_topic(broker), new_name("group")
+    partition = TopicPartition(topic, 0)
+    with moving(rig, group, {partition: 4}) as producer:
+        with pytest.raises(UnavailableError, match="an open transaction covers it"):
+            broker.committed(group, topic)
+        threading.Timer(1.0, producer.commit_transaction).start()
+        told = broker.committed(group, topic)
+
+    assert told == {partition: 4}
+
+
+def test_a_member_waits_for_a_transaction_and_does_not_begin_anew(rig: Rig, broker: Broker) -> None:
     topic = new_topic(broker)
     broker.send(numbered(topic, range(10)))
-    membership = pending.rig.membership(topic, start=StartPosition.EARLIEST)
-    with joined(broker, membership) as session:
-        found = take(session, 10, within_s=30)
-        session.produce([], after(found[:4]))
-        assert session.flush(15)
-    pending.proxy.unstable = 3
-    told = broker.committed(membership.group, topic)
-    pending.proxy.unstable = 1 << 20
-    with pytest.raises(UnavailableError, match="an open transaction covers it"):
-        broker.committed(membership.group, topic)
-    pending.proxy.unstable = 0
-    broker.close()
+    membership = rig.membership(topic, start=StartPosition.EARLIEST)
+    with moving(rig, membership.group, {TopicPartition(topic, 0): 4}) as producer:
+        threading.Timer(2.0, producer.commit_transaction).start()
+        with joined(broker, membership) as session:
+            found = take(session, 6, within_s=30)
 
-    assert list(told.values()) == [found[3].offset + 1]
-    assert pending.proxy.asked
-    assert all(pending.proxy.asked)
-
-
-@pytest.mark.long
-def test_a_member_waits_for_a_transaction_and_does_not_begin_anew(pending: Pending) -> None:
-    broker = pending.rig.open()
-    topic = new_topic(broker)
-    broker.send(numbered(topic, range(10)))
-    membership = pending.rig.membership(topic, start=StartPosition.EARLIEST)
-    with joined(broker, membership) as session:
-        found = take(session, 10, within_s=30)
-        session.produce([], after(found[:4]))
-        assert session.flush(15)
-    pending.proxy.unstable = 3
-
-    with joined(broker, membership) as session:
-        again = take(session, 6, within_s=30)
-    broker.close()
-
-    assert pending.proxy.unstable == 0
-    assert numbers(again) == [4, 5, 6, 7, 8, 9]
+    assert numbers(found) == [4, 5, 6, 7, 8, 9]

@@ -16,8 +16,7 @@ from headrace.core import HeadraceError
 from headrace.streaming.broker import Broker
 from headrace.streaming.brokers import open_broker
 from headrace.streaming.records import NewRecord
-from tests.contract.brokers.kafka_servers import noida as noida_server
-from tests.contract.brokers.kafka_servers import tansu as tansu_server
+from tests.brokers.kafka import running_kafka
 from tests.contract.brokers.nats_servers import running_nats
 from tests.contract.redis_servers import NoServerError, RedisServer, running_server
 from tests.e2e.streaming.workers import IN, WITHIN_S
@@ -54,8 +53,6 @@ class Site:
     session_timeout_s: float
     port: int = 0
     server: Server | None = None
-    keeps_the_last: bool = True
-    """Whether a server that is told to stop keeps what it has just answered to."""
 
     def open(self) -> Broker:
         """A broker, for the caller to close."""
@@ -89,23 +86,10 @@ def _log(folder: Path) -> Iterator[Site]:
     yield Site(url=f"log://{folder}/log", home=folder, session_timeout_s=1.0)
 
 
-def _noida(folder: Path) -> Iterator[Site]:
-    with noida_server(folder) as server:
-        url = f"kafka://127.0.0.1:{server.port}?partition.assignment.strategy=range"
-        yield Site(
-            url=url,
-            home=folder,
-            session_timeout_s=6.0,
-            port=server.port,
-            server=server,
-            keeps_the_last=False,
-        )
-
-
-def _tansu(folder: Path) -> Iterator[Site]:
-    with tansu_server(folder) as server:
-        url = f"kafka://127.0.0.1:{server.port}?membership=dynamic&fetch.wait.max.ms=5"
-        yield Site(url=url, home=folder, session_timeout_s=6.0, port=server.port, server=server)
+def _kafka(folder: Path) -> Iterator[Site]:
+    with running_kafka(folder / "kafka") as cluster:
+        url = f"kafka://{cluster.bootstrap}"
+        yield Site(url=url, home=folder, session_timeout_s=6.0, port=cluster.port, server=cluster)
 
 
 def _nats(folder: Path) -> Iterator[Site]:
@@ -154,8 +138,7 @@ def _redis(folder: Path) -> Iterator[Site]:
 
 BY_NAME: dict[str, Callable[[Path], AbstractContextManager[Site]]] = {
     "log": contextmanager(_log),
-    "noida, Kafka-compatible stand-in": contextmanager(_noida),
-    "tansu, Kafka-compatible stand-in": contextmanager(_tansu),
+    "kafka": contextmanager(_kafka),
     "nats": contextmanager(_nats),
     "redis": contextmanager(_redis),
 }
@@ -182,31 +165,18 @@ class Feeder:
         self._broker = where.open()
         self._make = make
         self._is_over = threading.Event()
-        self._may_send = threading.Event()
-        self._may_send.set()
         self._thread = threading.Thread(target=self._run, name="feeder", daemon=True)
         self._thread.start()
-
-    def hold(self) -> None:
-        """Write nothing until `go_on`."""
-        self._may_send.clear()
-
-    def go_on(self) -> None:
-        """The contrary."""
-        self._may_send.set()
 
     def stop(self) -> None:
         """Write no more; twice is once."""
         self._is_over.set()
-        self._may_send.set()
         self._thread.join(WITHIN_S)
         assert not self._thread.is_alive()
         self._broker.close()
 
     def _run(self) -> None:
         while not self._is_over.wait(0.005):
-            if not self._may_send.wait(0.1):
-                continue
             some = [self._make(number) for number in range(self.sent, self.sent + 20)]
             try:
                 self._broker.send(some)

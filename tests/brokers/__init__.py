@@ -1,0 +1,1 @@
+"""Apache Kafka and Apache Pulsar, started for tests marked `jvm`."""
