@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
+import msgspec
+
 from headrace.core import HeadraceError, InvalidArgumentError, UnavailableError
 from headrace.streaming.broker import Broker, ConsumerSession, Delivery, Membership, StartPosition
 from headrace.streaming.records import Header, NewRecord, Record, TopicPartition
@@ -24,10 +26,17 @@ TEXT: Final = "headrace-error"
 ATTEMPTS: Final = "headrace-attempts"
 STREAM: Final = "headrace-stream"
 TIME: Final = "headrace-time"
+CUT: Final = "headrace-value-bytes"
+"""Header of a dead letter that has only the beginning of its record: the size of the whole value.
+"""
 HEADERS: Final = (TOPIC, PARTITION, OFFSET, TIMESTAMP, CODE, TEXT, ATTEMPTS, STREAM, TIME)
 """Headers of every dead letter. Times are Unix times; attempts add up over redrives."""
+CUT_BYTES: Final = 64 << 10
+"""Largest value, and largest key, of a dead letter that is cut."""
+_HEADERS_BYTES: Final = 8 << 10
 _MAX_TEXT: Final = 1000
-_REMOVED: Final = frozenset(HEADERS) - {ATTEMPTS}
+_OWN: Final = frozenset({*HEADERS, CUT})
+_REMOVED: Final = _OWN - {ATTEMPTS}
 """Headers that a redriven record loses; attempts stay, so that they add up."""
 _BATCH_SIZE: Final = 500
 _POLL_S: Final = 0.5
@@ -47,24 +56,39 @@ def answer_id_prefix(stream: str, partition: TopicPartition) -> str:
     return f"{stream}/{partition.topic}/{partition.partition}/"
 
 
+def size_bytes(record: NewRecord) -> int:
+    """Return the size of a record's key, value and headers."""
+    headers = sum(len(name) + len(value) for name, value in record.headers)
+    return len(record.key or b"") + len(record.value or b"") + headers
+
+
 def dead_letter(
-    record: Record, error: HeadraceError, *, topic: str, stream: str, attempts: int, now_s: float
+    record: Record,
+    error: HeadraceError,
+    *,
+    topic: str,
+    stream: str,
+    attempts: int,
+    now_s: float,
+    limit_bytes: int | None = None,
 ) -> NewRecord:
     """Return `record` as a dead letter, with its key, value and headers.
 
     A record that was a dead letter before keeps only the headers of its last failure; attempts add
-    up.
+    up. A dead letter that would exceed the limit has the beginning of its value, and neither the
+    record's headers nor a long key.
 
     Args:
         attempts: How often it was tried this time.
         now_s: Unix time.
+        limit_bytes: Size of the largest record that `topic` takes; None for no limit.
     """
     before = 0
     headers: list[Header] = []
     for name, value in record.headers:
         if name == ATTEMPTS and value.isdigit():
             before = int(value[:9])
-        if name not in HEADERS:
+        if name not in _OWN:
             headers.append((name, value))
     origin = {
         TOPIC: record.topic_partition.topic,
@@ -78,12 +102,22 @@ def dead_letter(
         STREAM: stream,
         TIME: f"{now_s:.3f}",
     }
-    return NewRecord(
+    letter = NewRecord(
         topic=topic,
         key=record.key,
         value=record.value,
         headers=(*headers, *((name, value.encode()) for name, value in origin.items())),
         id=f"{answer_id(stream, record)}/dead",
+    )
+    if limit_bytes is None or size_bytes(letter) <= limit_bytes:
+        return letter
+    origin[CUT] = str(len(record.value or b""))
+    room = min(max(limit_bytes - _HEADERS_BYTES, 0) // 2, CUT_BYTES)
+    return msgspec.structs.replace(
+        letter,
+        key=record.key if len(record.key or b"") <= room else None,
+        value=record.value and record.value[:room],
+        headers=tuple((name, value.encode()) for name, value in origin.items()),
     )
 
 
@@ -100,6 +134,8 @@ class DeadLetter:
     stream: str
     attempts: int | None
     died_s: float | None
+    is_cut: bool = False
+    """Whether it has only the beginning of its record, which was too large for the topic."""
 
 
 def parse_dead_letter(record: Record) -> DeadLetter:
@@ -115,6 +151,7 @@ def parse_dead_letter(record: Record) -> DeadLetter:
         stream=headers.get(STREAM, ""),
         attempts=_number(headers.get(ATTEMPTS)),
         died_s=_seconds(headers.get(TIME)),
+        is_cut=CUT in headers,
     )
 
 
@@ -135,8 +172,9 @@ class Choice:
     """Number of partitions of each source topic; dead letters of other topics are deferred."""
 
     def takes(self, dead_letter: DeadLetter) -> bool:
-        """Return whether a dead letter is selected."""
-        return dead_letter.topic in self.partitions and self.code in {"", dead_letter.code}
+        """Return whether a dead letter is selected; one that was cut cannot be redriven."""
+        is_whole = dead_letter.topic in self.partitions and not dead_letter.is_cut
+        return is_whole and self.code in {"", dead_letter.code}
 
 
 class Redriven(NamedTuple):

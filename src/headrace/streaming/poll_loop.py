@@ -22,7 +22,7 @@ from headrace.streaming.metrics import Counters
 from headrace.streaming.records import TopicPartition
 from headrace.streaming.settings import WorkerSettings
 from headrace.streaming.windows.session import Windows
-from headrace.streaming.writer import ResultWriter
+from headrace.streaming.writer import NO_LIMITS, ResultWriter
 
 MAX_POLL_S: Final = 0.25
 """Longest wait of one poll."""
@@ -147,6 +147,7 @@ class PollLoop:
         clock: Clock,
         chance: Callable[[], float],
         windows: Windows | None = None,
+        limits: Mapping[str, int] = NO_LIMITS,
     ) -> None:
         self.windows = windows
         self.prefetch = PrefetchBuffer(
@@ -160,7 +161,7 @@ class PollLoop:
         self._is_exact = settings.delivery is Delivery.EXACTLY_ONCE
         """Whether deliveries are transactions, which are expensive regardless of their size."""
         self._runner = runner
-        self._writer = ResultWriter(settings)
+        self._writer = ResultWriter(settings, limits)
         self._errors = settings.errors
         self._counters = counters
         self._clock = clock

@@ -1,18 +1,27 @@
 """Conversion of scoring results to output records: answers, dead letters or nothing, by policy."""
 
-from collections.abc import Sequence
-from typing import assert_never
+import math
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Final, assert_never
 
-from headrace.core import Code, HeadraceError
+from headrace.core import Code, HeadraceError, InvalidArgumentError
 from headrace.core.spec.stream_parts import FailurePolicy, Timestamps
 from headrace.streaming.codec import EncodedAnswer
-from headrace.streaming.dead_letters import ATTEMPTS, answer_id, answer_id_prefix, dead_letter
+from headrace.streaming.dead_letters import (
+    ATTEMPTS,
+    answer_id,
+    answer_id_prefix,
+    dead_letter,
+    size_bytes,
+)
 from headrace.streaming.in_flight import FailedRecord, Outcome
 from headrace.streaming.records import NewRecord, Record, TopicPartition
 from headrace.streaming.settings import WorkerSettings
 
 Result = EncodedAnswer | HeadraceError | None
 """Result of scoring one record; None for a record that needs no answer."""
+NO_LIMITS: Final[Mapping[str, int]] = MappingProxyType({})
 
 
 class TooOldError(HeadraceError):
@@ -22,9 +31,14 @@ class TooOldError(HeadraceError):
 
 
 class ResultWriter:
-    """Converts results to output records. Stateless."""
+    """Converts results to output records. Stateless.
 
-    def __init__(self, settings: WorkerSettings) -> None:
+    Args:
+        limits: Largest record in bytes of each topic; an absent topic has no known limit.
+    """
+
+    def __init__(self, settings: WorkerSettings, limits: Mapping[str, int] = NO_LIMITS) -> None:
+        self._limits = limits
         self._stream = settings.name
         self._sink = settings.sink
         self._dead_letters = settings.dead_letters
@@ -44,6 +58,7 @@ class ResultWriter:
         outcomes: list[Outcome] = []
         add = outcomes.append
         sink, copies_timestamp = self._sink, self._copies_timestamp
+        limit_bytes = self._limits.get(sink, math.inf)
         partition: TopicPartition | None = None
         prefix = ""
         for record, result in zip(records, results, strict=True):
@@ -51,8 +66,16 @@ class ResultWriter:
                 add(None)
             elif not isinstance(result, EncodedAnswer):
                 add(self.failed(record, result, attempts=attempts, now_s=now_s))
-            elif record.headers:
-                add(self._with_headers(record, result))
+            elif record.headers or len(result.value or b"") + len(result.key or b"") > limit_bytes:
+                answer = self._with_headers(record, result)
+                if size_bytes(answer) <= limit_bytes:
+                    add(answer)
+                    continue
+                error = InvalidArgumentError(
+                    f"the answer has {size_bytes(answer)} bytes, but topic '{sink}' takes records "
+                    f"of up to {limit_bytes} bytes"
+                )
+                add(self.failed(record, error, attempts=attempts, now_s=now_s))
             else:  # the usual case, inline for speed
                 if record.topic_partition is not partition:
                     partition = record.topic_partition
@@ -82,6 +105,7 @@ class ResultWriter:
                     stream=self._stream,
                     attempts=attempts,
                     now_s=now_s,
+                    limit_bytes=self._limits.get(self._dead_letters),
                 )
                 return FailedRecord(error=error, dead_letter=letter)
             case FailurePolicy.SKIP:

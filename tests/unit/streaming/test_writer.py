@@ -1,11 +1,19 @@
 """What is written of a record: an answer, a dead letter, or nothing."""
 
 import msgspec
+from hypothesis import given
+from hypothesis import strategies as st
 
 from headrace.core import InvalidArgumentError
 from headrace.core.spec.stream_parts import FailurePolicy, StreamOutputSpec, Timestamps
 from headrace.streaming.codec import EncodedAnswer
-from headrace.streaming.dead_letters import HEADERS, dead_letter
+from headrace.streaming.dead_letters import (
+    HEADERS,
+    Choice,
+    dead_letter,
+    parse_dead_letter,
+    size_bytes,
+)
 from headrace.streaming.in_flight import FailedRecord
 from headrace.streaming.records import NewRecord, Record, TopicPartition
 from headrace.streaming.settings import WorkerSettings
@@ -116,6 +124,51 @@ def test_a_strange_count_of_attempts_is_not_believed() -> None:
     found = dead_letter(odd, REASON, topic=DEAD, stream="s", attempts=1, now_s=1.0)
 
     assert dict(found.headers)["headrace-attempts"] == b"1"
+
+
+def test_an_answer_that_the_topic_does_not_take_is_a_dead_letter() -> None:
+    limited = ResultWriter(msgspec.structs.replace(WITH_ALL, dead_letters=DEAD), {OUT: 10})
+    records = [record(b"v"), record(b"v", headers=(("name", b"value"),))]
+    (fits, headers_too_many) = limited.outcomes(
+        records, [EncodedAnswer(b"k", bytes(9))] * 2, attempts=1, now_s=5.0
+    )
+    (too_large,) = limited.outcomes(
+        records[:1], [EncodedAnswer(b"k", bytes(10))], attempts=1, now_s=5.0
+    )
+
+    assert isinstance(fits, NewRecord)
+    assert isinstance(headers_too_many, FailedRecord)
+    assert isinstance(too_large, FailedRecord)
+    assert str(too_large.error).startswith(f"the answer has 11 bytes, but topic '{OUT}' takes")
+
+
+@given(
+    st.integers(0, 1 << 18), st.integers(0, 1 << 18), st.integers(0, 1 << 12), st.integers(14, 18)
+)
+def test_a_dead_letter_fits_its_topic_and_one_that_was_cut_says_so(
+    value: int, key: int, header: int, power: int
+) -> None:
+    limit_bytes = 1 << power
+    whole = record(bytes(value), key=bytes(key), headers=(("other", bytes(header)),))
+    letter = dead_letter(
+        whole, REASON, topic=DEAD, stream="s", attempts=1, now_s=1.0, limit_bytes=limit_bytes
+    )
+    is_cut = parse_dead_letter(record(b"", headers=letter.headers)).is_cut
+
+    assert size_bytes(letter) <= limit_bytes
+    assert {*HEADERS} <= {name for name, _ in letter.headers}
+    assert is_cut or (letter.value, letter.key) == (whole.value, whole.key)
+    if is_cut:
+        assert dict(letter.headers)["headrace-value-bytes"] == b"%d" % value
+        assert size_bytes(letter) >= min(limit_bytes // 8, value)
+
+
+def test_a_dead_letter_that_was_cut_is_not_redriven() -> None:
+    headers = (("headrace-topic", b"in"), ("headrace-value-bytes", b"9"))
+    choice = Choice(code="", limit=None, partitions={"in": 1})
+
+    assert choice.takes(parse_dead_letter(record(b"v", headers=headers[:1])))
+    assert not choice.takes(parse_dead_letter(record(b"v", headers=headers)))
 
 
 def test_what_is_too_old_stops_no_stream() -> None:
