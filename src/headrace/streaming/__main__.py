@@ -2,14 +2,17 @@
 
 It opens its HTTP servers, loads the model, joins the group, streams and leaves. With `--attached`
 it ends when the other end of file descriptor 3 closes, as it does when the parent process ends.
+A watchdog ends it when it stalls, or when its stop takes too long.
 """
 
 import logging
 import os
 import signal
+import socket
 import sys
 import threading
-from collections.abc import Callable
+import time
+import traceback
 from pathlib import Path
 
 import msgspec
@@ -28,15 +31,19 @@ from headrace.streaming.settings import (
     EXIT_CANNOT_LOAD,
     EXIT_REPLACED,
     EXIT_SETTINGS,
+    EXIT_STALLED,
     EXIT_STOPPED_BY_RECORD,
     WorkerSettings,
 )
 from headrace.streaming.settings_checks import check_settings
-from headrace.streaming.worker import WorkerLoop
+from headrace.streaming.worker import CHECK_EVERY_S, WorkerLoop
 from headrace.streaming.writer import ResultWriter
 
 _USAGE = "usage: python -m headrace.streaming --settings FILE.json [--attached]"
 _PARENT_FD = 3
+_STOP_SIGNALS = signal.SIGTERM, signal.SIGINT
+_STOP_MARGIN_S = 5.0
+"""Longest time from the end of the drain time to the end of the process."""
 _log = logging.getLogger("headrace.streaming")
 
 
@@ -74,8 +81,8 @@ def run(settings: WorkerSettings) -> int:
     Returns:
         The exit status: 0 after a stop, else one of `EXIT_...`.
     """
-    stop = _Stop()
-    stop.install()
+    watchdog = _Watchdog(settings)
+    watchdog.start()
     status = EXIT_CANNOT_LOAD
     try:
         # Before the broker: Pulsar's client changes the exceptions of libraries loaded before it.
@@ -93,8 +100,9 @@ def run(settings: WorkerSettings) -> int:
         return status
     except KeyboardInterrupt:  # a signal before streaming began
         return 0
-    stop.set_callback(worker.stop)
-    threads = ModelThreads(answerers, ResultWriter(settings), clock=SystemClock(), wake=worker.wake)
+    watchdog.watch(worker)
+    writer = ResultWriter(settings, worker.limits)
+    threads = ModelThreads(answerers, writer, clock=SystemClock(), wake=worker.wake)
     try:
         worker.run(threads)
     except HeadraceError as error:
@@ -120,28 +128,61 @@ def _row_problem(scorer: Scorer | None) -> str:
     return f"model {scorer.name}: {scorer.difference.text}; remove `rows_independent`"
 
 
-class _Stop:
-    """Signal handler: the first signal stops the stream, the next one interrupts the process."""
+class _Watchdog:
+    """Stops the worker at the first signal, and ends a process that hangs.
 
-    def __init__(self) -> None:
+    The first signal stops the stream, the next one interrupts the process. Python runs signal
+    handlers in the main thread only, which may be in a call that never returns: so a thread is
+    notified of signals through a socket.
+    """
+
+    def __init__(self, settings: WorkerSettings) -> None:
+        self._stop_timeout_s = settings.drain_timeout_s + _STOP_MARGIN_S
+        self._signals, self._notify = socket.socketpair()
+        self._worker: WorkerLoop | None = None
         self._is_stopping = False
-        self._stop: Callable[[], None] | None = None
 
-    def install(self) -> None:
+    def start(self) -> None:
         """Handle SIGTERM and SIGINT from now on."""
-        for number in (signal.SIGTERM, signal.SIGINT):
+        self._notify.settimeout(0)
+        self._signals.settimeout(CHECK_EVERY_S)
+        signal.set_wakeup_fd(self._notify.fileno(), warn_on_full_buffer=False)
+        for number in _STOP_SIGNALS:
             signal.signal(number, self._on_signal)
+        threading.Thread(target=self._run, name="watchdog", daemon=True).start()
 
-    def set_callback(self, stop: Callable[[], None]) -> None:
-        """Set what the first signal calls."""
-        self._stop = stop
+    def watch(self, worker: WorkerLoop) -> None:
+        """Check this worker, and stop it at the first signal."""
+        self._worker = worker
 
     def _on_signal(self, *_: object) -> None:
-        if self._is_stopping or self._stop is None:
+        if self._is_stopping or self._worker is None:
             raise KeyboardInterrupt
         self._is_stopping = True
-        # On another thread: this one may hold the lock that waking the session acquires.
-        threading.Thread(target=self._stop, name="stop", daemon=True).start()
+
+    def _run(self) -> None:
+        stop_by: float | None = None
+        while True:
+            reason = ""
+            try:
+                if self._signals.recv(1)[0] not in _STOP_SIGNALS:
+                    continue
+                stop_by = stop_by or time.monotonic() + self._stop_timeout_s
+            except TimeoutError:
+                pass
+            worker = self._worker
+            if stop_by is None:
+                reason = "" if worker is None else worker.stall()
+            elif time.monotonic() >= stop_by:
+                reason = f"has not stopped within {self._stop_timeout_s:g} s"
+            elif worker is not None:
+                worker.stop()  # also after a signal whose exception the model's loader swallowed
+            if reason:
+                main = threading.main_thread().ident or 0
+                stack = traceback.format_stack(sys._current_frames()[main])  # noqa: SLF001  # is public
+                _log.error("the main thread is in this call:\n%s", "".join(stack))
+                _log.error("%s, and ends", reason)  # the control plane reports the last line
+                os._exit(EXIT_STALLED)
 
 
 def _end_with_parent() -> None:

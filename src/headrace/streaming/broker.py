@@ -9,7 +9,12 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
+from headrace.core import ConflictError
 from headrace.streaming.records import NewRecord, PartitionLag, Record, TopicPartition
+
+
+class ReplacedError(ConflictError):
+    """Another process joined the group with this member's name."""
 
 
 class Delivery(StrEnum):
@@ -26,6 +31,16 @@ class StartPosition(StrEnum):
 
     EARLIEST = "earliest"
     LATEST = "latest"
+
+
+class GroupProtocol(StrEnum):
+    """Kafka's protocol of consumer groups."""
+
+    AUTO = "auto"
+    """`consumer` if the group has a session timeout of at most the member's, else `classic`."""
+    CLASSIC = "classic"
+    CONSUMER = "consumer"
+    """The protocol of KIP-848, whose session timeout belongs to the group."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +72,8 @@ class Membership:
     """Unix time at which a new group starts, instead of `start`."""
     session_timeout_s: float = 10.0
     """Seconds without a heartbeat after which other members take over."""
+    protocol: GroupProtocol = GroupProtocol.AUTO
+    """For Kafka only."""
 
 
 class Rebalanced(Protocol):
@@ -83,6 +100,13 @@ class ConsumerSession(Protocol):
 
     It waits for an unavailable broker: `poll` returns no records, and `problem` has the reason.
     """
+
+    expired: int
+    """Records that the broker's retention deleted before this session read them."""
+
+    @property
+    def is_member(self) -> bool:
+        """Whether the group's coordinator has accepted this member."""
 
     @property
     def problem(self) -> str:
@@ -144,8 +168,15 @@ class Broker(Protocol):
             HeadraceError: The broker refuses the member.
         """
 
-    def create_topic(self, topic: str, *, partitions: int = 1) -> None:
-        """Create a topic unless it exists."""
+    def create_topic(self, topic: str, *, partitions: int = 1, like: str = "") -> int | None:
+        """Create a topic unless it exists.
+
+        Args:
+            like: Topic whose largest records fit into the created one; empty for none.
+
+        Returns:
+            The size in bytes of the largest record that the topic takes; None if it is unknown.
+        """
 
     def send(self, records: Sequence[NewRecord]) -> None:
         """Write records outside a group, and wait until they are acknowledged."""

@@ -71,6 +71,8 @@ class Counters:
     rows: int = 0
     """Rows in these runs."""
     retries: int = 0
+    expired: int = 0
+    """Records that retention deleted before they were read."""
     sessions: int = 0
     assigned: int = 0
     revoked: int = 0
@@ -140,6 +142,7 @@ def _counts(counters: Counters, labels: Labels) -> Iterator[Family]:
         ("model_runs", "Runs of the model.", counters.runs),
         ("rows", "Rows that were run.", counters.rows),
         ("retries", "Batches that were tried again.", counters.retries),
+        ("records_expired", "Records that retention deleted unread.", counters.expired),
         ("sessions", "How often the worker joined its group.", counters.sessions),
         ("places_gained", "Partitions that came to this member.", counters.assigned),
         ("places_given_up", "Partitions that went to another member.", counters.revoked),

@@ -15,7 +15,7 @@ from headrace.core.spec.stream_parts import (
     StreamOutputSpec,
     StreamWindowsSpec,
 )
-from headrace.streaming.broker import Delivery, StartPosition
+from headrace.streaming.broker import Delivery, GroupProtocol, StartPosition
 
 
 class ScoringEndpoint(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -87,6 +87,7 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
     start_s: float | None = None
     """Unix time at which a new group starts, instead of `start`."""
     session_timeout_s: float = 10.0
+    group_protocol: GroupProtocol = GroupProtocol.AUTO
     max_batch_size: int = 256
     max_delay_s: float = 0.0
     """How long a batch waits for more records while the model is free."""
@@ -121,9 +122,11 @@ EXIT_CANNOT_LISTEN: Final = 4
 EXIT_CANNOT_JOIN: Final = 5
 """The broker permanently refuses the member."""
 EXIT_REPLACED: Final = 6
-"""Another member has the same name: two workers of one stream were started with it."""
+"""Another process has this member's name: two workers of one stream were started with it."""
 EXIT_STOPPED_BY_RECORD: Final = 7
 """The stream stopped before a record without an answer, by its policy."""
+EXIT_STALLED: Final = 8
+"""The watchdog ended the process: a broker call did not return, or the stop took too long."""
 
 
 class WorkerState(StrEnum):
@@ -174,6 +177,8 @@ class StreamStatus(msgspec.Struct, frozen=True, kw_only=True):
     dead_letters: int = 0
     without_answer: int = 0
     retries: int = 0
+    expired: int = 0
+    """Records that retention deleted before they were read."""
     still_s: float = 0.0
     """Seconds since the poll loop last ran; the rest of the status is about as old."""
     unassigned_s: float = 0.0

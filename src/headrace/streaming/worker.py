@@ -1,7 +1,7 @@
 """Stream worker that joins its group, polls, and joins again after errors.
 
-The thread that calls `run` owns the session. Other threads may pause, resume, stop and read the
-status.
+The thread that calls `run` owns the session. Other threads may pause, resume, stop, read the
+status, and check for a stall.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ import msgspec
 from headrace.core import Clock, ConflictError, HeadraceError, NotFoundError, SystemClock
 from headrace.core.backoff import Backoff
 from headrace.core.errors import Code
-from headrace.streaming.broker import Broker, ConsumerSession, Membership
+from headrace.streaming.broker import Broker, ConsumerSession, Membership, ReplacedError
 from headrace.streaming.metrics import Counters
 from headrace.streaming.poll_loop import PollLoop, Runner, StoppedByRecordError
 from headrace.streaming.records import PartitionLag, TopicPartition
@@ -29,8 +29,16 @@ REJOIN: Final = Backoff(first_s=0.5, limit_s=30.0)
 STATUS_EVERY_S: Final = 0.5
 LAST_FLUSH_S: Final = 5.0
 MAX_CONFLICTS: Final = 3
-"""Consecutive times that a member may be replaced; the first time, it may have been considered
-dead by mistake."""
+"""Consecutive times that a member may be fenced: a broker also fences a producer whose transaction
+timed out."""
+CHECK_EVERY_S: Final = 1.0
+STALL_TIMEOUT_S: Final = 20.0
+"""Longest iteration of the poll loop. A transaction ends within 17 s, and a client that has not
+returned from a call by then never does."""
+_REVOKE_S: Final = 15.0
+"""Longest time that a revocation may take in addition to `handover_s`."""
+JOIN_TIMEOUT_S: Final = 60.0
+"""Longest step of joining; no partition is assigned meanwhile."""
 _PERMANENT: Final = frozenset({Code.INVALID_ARGUMENT, Code.UNIMPLEMENTED})
 """Errors of joining that waiting does not resolve."""
 
@@ -55,6 +63,8 @@ class WorkerLoop:
     ) -> None:
         self.settings = settings
         self.counters = Counters()
+        self.limits: dict[str, int] = {}
+        """Largest record in bytes of each output topic, as far as the broker tells it."""
         self._status = StreamStatus(stream=settings.name, member=settings.member)
         self._broker = broker
         self._clock = clock or SystemClock()
@@ -64,17 +74,40 @@ class WorkerLoop:
         self._session: ConsumerSession | None = None
         self._stopping = threading.Event()
         self._is_paused = settings.paused
-        self._has_topics = False
         self._last_error = ""
+        self._partitions = 0
+        """Number of partitions of the first input topic; 0 until it is known."""
         self._status_at = 0.0
         self._lag: dict[TopicPartition, PartitionLag] = {}
         self._progress_at = self._assigned_at = self._clock.monotonic()
+        self._expired_before = 0
+        """Value of the counter at the start of the session."""
+        self._checked_progress_at = self._progress_at
+        self._checks = 0
+        """Checks for a stall since the last progress."""
 
     @property
     def status(self) -> StreamStatus:
         """Current status; safe to read from any thread."""
         still_s = self._clock.monotonic() - self._progress_at
         return msgspec.structs.replace(self._status, still_s=still_s)
+
+    def stall(self) -> str:
+        """Return what the worker does that must end its process; empty if it need not end.
+
+        Call it every `CHECK_EVERY_S` from another thread. It counts calls, not seconds: a process
+        that was frozen, or whose model held the interpreter lock, has not stalled.
+        """
+        if self._progress_at != self._checked_progress_at:
+            self._checked_progress_at, self._checks = self._progress_at, 0
+            return ""
+        self._checks += 1
+        still_s, limit_s = self._checks * CHECK_EVERY_S, JOIN_TIMEOUT_S
+        if self._session is not None:
+            limit_s = max(STALL_TIMEOUT_S, self.settings.handover_s + _REVOKE_S)
+        if still_s < limit_s:
+            return ""
+        return f"has waited for its broker's client for {still_s:.0f} s"
 
     def run(self, runner: Runner) -> None:
         """Stream until `stop` is called.
@@ -84,7 +117,7 @@ class WorkerLoop:
             ConflictError: Another member has the same name.
             HeadraceError: The group cannot be joined with these settings.
         """
-        failures = 0
+        failures = conflicts = 0
         while not self._stopping.is_set():
             before = self.counters.sessions, self._clock.monotonic()
             try:
@@ -95,9 +128,11 @@ class WorkerLoop:
                 has_joined = self.counters.sessions > before[0]
                 if not has_joined and error.code in _PERMANENT:
                     raise
-                ran_s = self._clock.monotonic() - before[1]
-                failures = 1 if has_joined and ran_s > REJOIN.limit_s else failures + 1
-                if isinstance(error, ConflictError) and failures >= MAX_CONFLICTS:
+                if has_joined and self._clock.monotonic() - before[1] > REJOIN.limit_s:
+                    failures = conflicts = 0
+                failures += 1
+                conflicts = conflicts + 1 if isinstance(error, ConflictError) else 0
+                if isinstance(error, ReplacedError) or conflicts >= MAX_CONFLICTS:
                     raise
                 self._pause_after(error, failures)
 
@@ -125,12 +160,16 @@ class WorkerLoop:
     def _run_session(self, runner: Runner) -> None:
         settings, broker = self.settings, self._broker
         self._record_progress()
-        if not self._has_topics:
-            # Created output topics have as many partitions as the first input topic.
-            partitions = len(broker.ends(settings.topics[0])) if broker.abilities.partitions else 1
-            for topic in filter(None, (settings.sink, settings.dead_letters)):
-                broker.create_topic(topic, partitions=partitions)
-            self._has_topics = True
+        # Created output topics have as many partitions as the first input topic. Each session
+        # creates them, as they may have been deleted.
+        source = settings.topics[0]
+        if broker.abilities.partitions and not self._partitions:
+            self._partitions = len(broker.ends(source))
+        for topic in filter(None, (settings.sink, settings.dead_letters)):
+            self._record_progress()
+            limit_bytes = broker.create_topic(topic, partitions=self._partitions or 1, like=source)
+            if limit_bytes is not None:
+                self.limits[topic] = limit_bytes
         self._record_progress()
         windows = None
         if settings.windows is not None:
@@ -142,6 +181,7 @@ class WorkerLoop:
             clock=self._clock,
             chance=self._random.random,
             windows=windows,
+            limits=self.limits,
         )
         membership = Membership(
             group=settings.group,
@@ -151,6 +191,7 @@ class WorkerLoop:
             start=settings.start,
             start_s=settings.start_s,
             session_timeout_s=settings.session_timeout_s,
+            protocol=settings.group_protocol,
         )
         try:
             session = broker.join(membership, poll_loop)
@@ -159,6 +200,7 @@ class WorkerLoop:
                 windows.close()
             raise
         self.counters.sessions += 1
+        self._expired_before = self.counters.expired
         poll_loop.session = self._session = session
         _log.info("joined", extra={"stream": settings.name, "group": settings.group})
         try:
@@ -174,8 +216,9 @@ class WorkerLoop:
             raise
         finally:
             self._last_error = poll_loop.last_error or self._last_error
-            self._session = None
+            self._record_progress()
             session.close()
+            self._session = None
             if windows is not None:
                 windows.close()
             self._lag = {}
@@ -212,13 +255,17 @@ class WorkerLoop:
         if now < self._status_at and not force:
             return
         self._status_at = now + STATUS_EVERY_S
+        self.counters.expired = self._expired_before + session.expired
         is_over = state is WorkerState.STOPPED
         if poll_loop.partitions:
             self._assigned_at = now
         if not is_over:
             with contextlib.suppress(HeadraceError):  # the previous lag is kept
                 self._lag = dict(session.lag())
-        if state is None and self._is_paused:
+        if state is None and not session.is_member:
+            is_new = self._status.state is WorkerState.STARTING
+            state = WorkerState.STARTING if is_new else WorkerState.RECONNECTING
+        elif state is None and self._is_paused:
             state = WorkerState.PAUSED
         elif state is None:
             is_retrying = session.problem or poll_loop.in_flight.waiting()
@@ -250,6 +297,7 @@ class WorkerLoop:
             dead_letters=counters.dead_letters,
             without_answer=sum(counters.failed.values()),
             retries=counters.retries,
+            expired=counters.expired,
             row_problem=self._row_problem(),
         )
 

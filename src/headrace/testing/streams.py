@@ -63,6 +63,8 @@ class MemoryBroker:
         self.safe_after_s = safe_after_s
         self.is_away = False
         """Whether it is unavailable: sessions report a problem, and joining fails."""
+        self.limits: dict[str, int] = {}
+        """Largest record in bytes of topics; they are not enforced."""
         self.sessions: list[MemorySession] = []
         """All sessions since the broker was created."""
         self._spreads = spreads
@@ -109,12 +111,19 @@ class MemoryBroker:
             return
         group_state.hand(partition, to)
 
-    def create_topic(self, topic: str, *, partitions: int = 1) -> None:
-        """Create a topic unless it exists."""
+    def create_topic(self, topic: str, *, partitions: int = 1, like: str = "") -> int | None:
+        """Create a topic unless it exists; return its entry in `limits`."""
+        del like
         if not any(partition.topic == topic for partition in self._partitions):
             self._partitions.update(
                 (TopicPartition(topic, number), []) for number in range(partitions)
             )
+        return self.limits.get(topic)
+
+    def delete_topic(self, topic: str) -> None:
+        """Delete a topic."""
+        for partition in self._of(topic):
+            del self._partitions[partition]
 
     def send(self, records: Sequence[NewRecord]) -> None:
         """Write records; without a partition, the key decides."""
@@ -211,6 +220,9 @@ class MemorySession:
     `began` (where it began to read) and `unassigned_writes`: partitions whose offsets it produced
     while they were not assigned to it.
     """
+
+    expired = 0
+    is_member = True
 
     def __init__(
         self, broker: MemoryBroker, group: _Group, membership: Membership, listener: Rebalanced

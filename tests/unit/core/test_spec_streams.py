@@ -89,6 +89,7 @@ def test_a_document_says_what_was_written_and_is_read_again() -> None:
     ("old", "new", "place", "said"),
     [
         ("topic: out", "topic: in", "streams[0].sink.topic (line 9)", "without end"),
+        ("[in]", "[in], group_protocol: classic", "source.group_protocol", "kafka://HOST:PORT"),
         ("topic: out", "topic: out, key: id, tombstones: forward", "sink.tombstones", "'skip'"),
         ("topic: out", "topic: out, headers: some", "streams[0].sink.headers", "'all'"),
         ("topic: out", "topic: out, timestamps: old", "streams[0].sink.timestamps", "'source'"),

@@ -13,12 +13,18 @@ from headrace.core import (
     UnavailableError,
 )
 from headrace.core.spec.stream_parts import FailurePolicy, StreamErrorsSpec
-from headrace.streaming.broker import Membership, Rebalanced, StartPosition
+from headrace.streaming.broker import Membership, Rebalanced, ReplacedError, StartPosition
 from headrace.streaming.in_flight import Outcome, ScoringBatch
 from headrace.streaming.poll_loop import REPORT_SLOW_AFTER_S, StoppedByRecordError
 from headrace.streaming.records import TopicPartition
 from headrace.streaming.settings import WorkerSettings, WorkerState
-from headrace.streaming.worker import MAX_CONFLICTS, WorkerLoop
+from headrace.streaming.worker import (
+    CHECK_EVERY_S,
+    JOIN_TIMEOUT_S,
+    MAX_CONFLICTS,
+    STALL_TIMEOUT_S,
+    WorkerLoop,
+)
 from headrace.testing.streams import MemoryBroker, MemorySession, TurnedClock, TurnedRunner
 from tests.unit.streaming.world import (
     DEAD,
@@ -162,6 +168,95 @@ def test_who_is_replaced_once_comes_back_and_who_is_again_and_again_gives_up() -
 
     assert once.worker.counters.sessions == 1
     assert again.worker.counters.sessions == 0
+
+
+def test_who_is_replaced_by_another_process_ends_at_once() -> None:
+    stage = Stage()
+    stage.broker.refusals = [ReplacedError("another process joined")]
+    with pytest.raises(ReplacedError):
+        stage.run(60.0)
+
+
+def test_errors_between_conflicts_are_no_conflicts() -> None:
+    stage = Stage()
+    stage.broker.refusals = [
+        error
+        for _ in range(MAX_CONFLICTS)
+        for error in (ConflictError("fenced"), UnavailableError("away"))
+    ]
+    stage.run(100.0)
+
+    assert stage.worker.counters.sessions == 1
+
+
+def test_each_session_creates_the_output_topics_and_learns_their_limits() -> None:
+    stage = Stage()
+    stage.broker.limits = {OUT: 1000}
+    stage.clock.later(2.0, lambda: stage.broker.delete_topic(OUT))
+    stage.clock.later(2.0, lambda: broken(stage))
+    stage.clock.later(2.0, lambda: stage.broker.send(inputs(4)))
+    stage.run(20.0)
+
+    assert stage.worker.counters.sessions == 2
+    assert stage.answered() == list(range(4))
+    assert stage.worker.limits == {OUT: 1000}
+
+
+def checks(stage: Stage, seconds: float) -> list[str]:
+    """Return what a watchdog reports that checks the worker for this long."""
+    return [stage.worker.stall() for _ in range(round(seconds / CHECK_EVERY_S))]
+
+
+def test_a_stall_is_reported_after_its_time_and_progress_ends_it() -> None:
+    stage = Stage()
+    reports: list[str] = []
+
+    def hang() -> None:
+        """Within a poll: first for a moment, then for too long."""
+        reports.extend(checks(stage, 1.0 + STALL_TIMEOUT_S))
+
+    stage.clock.later(5.0, lambda: reports.extend(checks(stage, STALL_TIMEOUT_S - 1.0)))
+    stage.clock.later(10.0, hang)
+    stage.run(20.0)
+
+    assert not any(reports[:-1])
+    assert reports[-1] == "has waited for its broker's client for 20 s"
+
+
+def test_a_worker_that_joins_may_take_longer_and_a_frozen_one_has_not_stalled() -> None:
+    stage = Stage()
+    stage.clock.turn(10 * JOIN_TIMEOUT_S)
+
+    assert not any(checks(stage, JOIN_TIMEOUT_S - 1.0))
+    assert all(checks(stage, CHECK_EVERY_S))
+
+
+def test_a_member_that_the_coordinator_does_not_list_does_not_run() -> None:
+    stage = Stage()
+    seen: list[WorkerState] = []
+
+    def is_listed(*, value: bool) -> None:
+        stage.broker.sessions[-1].is_member = value
+
+    for at in (1.9, 3.9):
+        stage.clock.later(at, lambda: seen.append(stage.worker.status.state))
+    stage.clock.later(1.0, lambda: is_listed(value=False))
+    stage.clock.later(3.0, lambda: is_listed(value=True))
+    stage.run(5.0)
+
+    assert seen == [WorkerState.RECONNECTING, WorkerState.RUNNING]
+
+
+def test_records_that_retention_deleted_count_over_all_sessions() -> None:
+    stage = Stage()
+    for at in (1.0, 9.0):
+        stage.clock.later(at, lambda: setattr(stage.broker.sessions[-1], "expired", 300))
+    stage.clock.later(2.0, lambda: broken(stage))
+    stage.clock.later(2.0, lambda: stage.broker.send(inputs(1)))
+    stage.run(20.0)
+
+    assert stage.worker.counters.sessions == 2
+    assert stage.worker.status.expired == 600
 
 
 def test_a_stop_does_not_wait_for_a_broker_that_is_away() -> None:

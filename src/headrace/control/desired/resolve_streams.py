@@ -18,7 +18,7 @@ from headrace.core.spec.stream_parts import (
     StreamOutputSpec,
 )
 from headrace.core.spec.streams import StreamPushSpec
-from headrace.streaming.broker import Delivery, StartPosition
+from headrace.streaming.broker import Delivery, GroupProtocol, StartPosition
 from headrace.streaming.settings import PushSettings, ScoringEndpoint, WorkerSettings
 from headrace.streaming.settings_checks import check_settings
 
@@ -43,6 +43,7 @@ def stream_settings(stream: StreamSpec) -> WorkerSettings:
         delivery=Delivery(stream.delivery),
         start=StartPosition(source.start),
         session_timeout_s=source.session_timeout_s,
+        group_protocol=GroupProtocol(source.group_protocol),
         max_batch_size=stream.max_batch_size,
         max_delay_s=stream.max_delay_s,
         model_threads=stream.model_threads,

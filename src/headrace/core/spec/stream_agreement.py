@@ -94,6 +94,7 @@ def _of_one(stream: Mapping[Any, Any], path: str, endpoints: list[str]) -> list[
         *_what_scores(stream, path, endpoints),
         *_without_scorer_conflict(stream, path),
         *_removed(stream, path),
+        *_group_protocol(stream, path),
         *_topics(stream, path),
         *_numbers(stream, path),
         *_windows(stream, path),
@@ -146,6 +147,15 @@ def _without_scorer_conflict(stream: Mapping[Any, Any], path: str) -> Iterator[t
 def _removed(stream: Mapping[Any, Any], path: str) -> Iterator[tuple[str, str]]:
     reason = "is no longer a setting of streams; name an 'endpoint', whose rollout a stream follows"
     yield from ((f"{path}.{key}", reason) for key in _REMOVED if stream.get(key) is not None)
+
+
+def _group_protocol(stream: Mapping[Any, Any], path: str) -> Iterator[tuple[str, str]]:
+    source = stream.get("source")
+    if not isinstance(source, Mapping) or source.get("group_protocol", "auto") == "auto":
+        return
+    broker = source.get("broker")
+    if isinstance(broker, str) and broker.partition(":")[0].lower() != "kafka":
+        yield f"{path}.source.group_protocol", "is only for a broker of Kafka: kafka://HOST:PORT"
 
 
 def _topics(stream: Mapping[Any, Any], path: str) -> Iterator[tuple[str, str]]:

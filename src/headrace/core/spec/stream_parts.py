@@ -74,6 +74,10 @@ class StreamSourceSpec(SpecPart, frozen=True, kw_only=True):
     """Start of a group without offsets: all existing records, or new records only."""
     session_timeout_s: Annotated[float, Meta(ge=1.0, le=1800.0)] = 10.0
     """Time without a heartbeat after which other workers take over. Unit: seconds."""
+    group_protocol: Literal["auto", "classic", "consumer"] = "auto"
+    """Kafka's group protocol. `consumer` is that of KIP-848: workers set `session_timeout_s` as the
+    group's session timeout, which the brokers must permit (45 s or more by default). `auto`:
+    `consumer` if the group has a session timeout of at most `session_timeout_s`, else `classic`."""
 
 
 class StreamFormatSpec(SpecPart, frozen=True, kw_only=True):

@@ -236,6 +236,9 @@ class SharedSession(ABC, Generic[T, U]):
     Type parameters: the token that acknowledges a record, and a delivery as the broker writes it.
     """
 
+    expired = 0
+    is_member = True
+
     def __init__(
         self, membership: Membership, listener: Rebalanced, clock: Clock, *, heartbeat_s: float
     ) -> None:

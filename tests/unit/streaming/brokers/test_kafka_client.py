@@ -18,7 +18,9 @@ from headrace.core import (
     UnauthenticatedError,
     UnavailableError,
 )
+from headrace.streaming.broker import ReplacedError
 from headrace.streaming.brokers.kafka.client import (
+    SHOULD_WAIT,
     ClientHealth,
     PartitionCache,
     check_new,
@@ -121,8 +123,10 @@ def test_offsets_keep_their_places() -> None:
         (KafkaError._AUTHENTICATION, UnauthenticatedError),
         (KafkaError.TOPIC_AUTHORIZATION_FAILED, PermissionDeniedError),
         (KafkaError.UNKNOWN_TOPIC_OR_PART, NotFoundError),
-        (KafkaError.FENCED_INSTANCE_ID, ConflictError),
+        (KafkaError.FENCED_INSTANCE_ID, ReplacedError),
         (KafkaError._FENCED, ConflictError),
+        (KafkaError.UNKNOWN_MEMBER_ID, UnavailableError),
+        (KafkaError.INVALID_PRODUCER_ID_MAPPING, UnavailableError),
         (KafkaError.MSG_SIZE_TOO_LARGE, InvalidArgumentError),
         (KafkaError._FAIL, FailedPreconditionError),
     ],
@@ -135,6 +139,29 @@ def test_an_error_says_what_was_tried_where_and_who_has_to_act(
     assert type(error) is kind
     assert str(error).startswith("Kafka at a:1: cannot read topic 't': ")
     assert "because" in str(error)
+
+
+def test_a_second_process_a_removed_member_and_an_unreleased_name_have_texts_of_their_own() -> None:
+    texts = [
+        str(failure(KafkaError(code), operation="go on", address="a:1"))
+        for code in (
+            KafkaError.FENCED_INSTANCE_ID,
+            KafkaError.UNKNOWN_MEMBER_ID,
+            KafkaError.UNRELEASED_INSTANCE_ID,
+        )
+    ]
+
+    assert "another process joined with this member's name" in texts[0]
+    assert "removed this member after session_timeout_s without a heartbeat" in texts[1]
+    assert "waits for the end of the session of this member's previous process" in texts[2]
+    assert not {KafkaError.UNKNOWN_MEMBER_ID, KafkaError.UNRELEASED_INSTANCE_ID} & SHOULD_WAIT
+
+
+def test_the_cause_of_a_fatal_error_decides_its_kind() -> None:
+    cause = KafkaError(KafkaError.FENCED_INSTANCE_ID).str()
+    error = KafkaError(KafkaError._FATAL, f"Fatal error: {cause}: Fatal consumer error: {cause}")
+
+    assert isinstance(failure(error, operation="read", address="a:1"), ReplacedError)
 
 
 def test_an_error_that_passes_by_itself_is_one_of_being_away() -> None:
@@ -201,5 +228,5 @@ def test_the_first_error_that_nobody_survives_is_the_reason() -> None:
     health.on_error(KafkaError(KafkaError.FENCED_INSTANCE_ID, "replaced", fatal=True))
     health.fail(FailedPreconditionError("later"))
 
-    assert isinstance(health.fatal_error, ConflictError)
+    assert isinstance(health.fatal_error, ReplacedError)
     assert "replaced" in str(health.fatal_error)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import pytest
-from confluent_kafka import Consumer, KafkaError, Producer
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
 from confluent_kafka import TopicPartition as KafkaPartition
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,6 +16,7 @@ from headrace.streaming.brokers.kafka.producers import (
     IN_FLIGHT,
     MAX_QUEUED_S,
     AtLeastOnceProducer,
+    ExactlyOnceProducer,
 )
 from headrace.streaming.records import NewRecord, TopicPartition
 from headrace.testing.virtual_time import TurnedClock
@@ -181,3 +182,38 @@ def test_a_record_that_was_not_written_ends_the_session_and_keeps_nothing() -> N
     with pytest.raises(HeadraceError, match="write to topic 'out'"):
         mine.serve()
     assert not client.commits
+
+
+class Transactional(Client):
+    """A client whose transaction fails as one of its records does."""
+
+    def __init__(self, record: int) -> None:
+        super().__init__()
+        self.record = record
+
+    def init_transactions(self, timeout_s: float) -> None: ...
+    def begin_transaction(self) -> None: ...
+    def abort_transaction(self, timeout_s: float) -> None: ...
+
+    def commit_transaction(self, timeout_s: float) -> None:
+        del timeout_s
+        self.waiting[0][1](KafkaError(self.record), Message())
+        code = KafkaError.INVALID_PRODUCER_ID_MAPPING
+        raise KafkaException(KafkaError(code, "not assigned to its transactional id"))
+
+
+@pytest.mark.parametrize(
+    ("record", "told"),
+    [
+        (KafkaError._PURGE_QUEUE, "cannot commit a transaction: not assigned to its transactional"),
+        (KafkaError._MSG_TIMED_OUT, "the cluster has forgotten this member's transactional id"),
+        (KafkaError.TOPIC_AUTHORIZATION_FAILED, "write to topic 'out'"),
+    ],
+)
+def test_the_cause_is_told_of_a_transaction_and_a_record_that_fail(record: int, told: str) -> None:
+    clock, client = TurnedClock(), cast("Any", Transactional(record))
+    writing = Writing(client, limit_bytes=1_000_000, address="h:1", clock=clock)
+    mine = ExactlyOnceProducer(client, client, writing, address="h:1", clock=clock)
+
+    with pytest.raises(HeadraceError, match=told):
+        mine.produce(answers(1), {})

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -134,12 +135,24 @@ class Cluster:
     time: TurnedClock
     takes_s: float = 0.0
     kept: Callable[[], list[Any]] = list
+    others: list[Any] = field(default_factory=list)
+    """Committed offsets of partitions that other members read."""
+    count: int = 2
     asked: int = 0
     timeouts: list[float] = field(default_factory=list)
 
     def committed(self, partitions: list[KafkaPartition], timeout: float) -> list[Any]:
         self._wait(timeout)
-        return self.kept() or [KafkaPartition(p.topic, p.partition, NONE) for p in partitions]
+        kept = {p.partition: p for p in [*self.others, *self.kept()]}
+        return [
+            kept.get(p.partition, KafkaPartition(p.topic, p.partition, NONE)) for p in partitions
+        ]
+
+    def list_topics(self, topic: str, timeout: float) -> Any:  # noqa: ANN401  # has no type
+        self._wait(timeout)
+        return SimpleNamespace(
+            topics={topic: SimpleNamespace(partitions=dict.fromkeys(range(self.count)))}
+        )
 
     def get_watermark_offsets(self, _at: KafkaPartition, timeout: float) -> tuple[int, int] | None:
         try:
@@ -178,10 +191,10 @@ def starts(
 
 
 def at(
-    partition: TopicPartition, offset: int, code: int | None = None
+    partition: TopicPartition, offset: int, code: int | None = None, *, count: str = ""
 ) -> "KafkaPartition | Refused":
     if code is None:
-        return KafkaPartition(partition.topic, partition.partition, offset)
+        return KafkaPartition(partition.topic, partition.partition, offset, count)
     return Refused(partition.topic, partition.partition, offset, KafkaError(code))
 
 
@@ -196,7 +209,7 @@ class Refused:
 
 
 def test_a_group_goes_on_where_it_was_and_begins_where_it_never_read() -> None:
-    kept = [at(PLACES[0], 7), at(PLACES[1], NONE)]
+    kept = [at(PLACES[0], 7, count="2"), at(PLACES[1], NONE)]
     cluster = Cluster(TurnedClock(), kept=lambda: kept)
 
     found = starts(cluster, PLACES[:2])
@@ -206,6 +219,43 @@ def test_a_group_goes_on_where_it_was_and_begins_where_it_never_read() -> None:
         PLACES[0]: 7,
         PLACES[1]: 9,
     }
+
+
+UNSTABLE = KafkaError.UNSTABLE_OFFSET_COMMIT
+
+
+@pytest.mark.parametrize(
+    ("others", "start", "count"),
+    [
+        ([at(PLACES[0], 7, count="1")], 3, 1),  # this one was added later
+        ([at(PLACES[0], 7)], 3, 0),  # an earlier version, or another program, read the topic
+        ([at(PLACES[0], NONE, UNSTABLE), at(PLACES[2], 7, count="1")], 3, 1),
+        ([at(PLACES[0], 7, count="3")], 9, 3),  # another member of the new group was faster
+        ([], 9, 3),  # nobody has read the topic
+    ],
+)
+def test_a_partition_that_was_added_begins_at_its_start_whatever_the_stream_says(
+    others: list[Any], start: int, count: int
+) -> None:
+    cluster = Cluster(TurnedClock(), others=others, count=3)
+    asks = assigning(cluster.time, start=StartPosition.LATEST)
+    found, fresh = asks.starts(cast("Consumer", cluster), [PLACES[1]], {}, until=asks.due())
+
+    assert found == fresh == {PLACES[1]: start}
+    assert asks.counts == {"t": count}, "it is committed with each offset from now on"
+
+
+def test_a_partition_that_has_records_and_returns_none_is_named() -> None:
+    held = PartitionOffsets()
+    held.hold({PLACES[0]: 5, PLACES[1]: 5, PLACES[2]: 5})
+    held.reached_end(PLACES[1], 9)  # markers of transactions
+    ends = {PLACES[0]: 9, PLACES[1]: 9, PLACES[2]: 5}
+
+    assert held.stalled(ends, (), 0.0) is None
+    assert held.stalled(ends, (), 10.0) == (PLACES[0], 5, 10.0)
+    assert held.stalled(ends, [PLACES[0]], 20.0) is None, "it is paused"
+    held.delivered(Record(topic_partition=PLACES[0], offset=5, key=None, value=None), following=8)
+    assert held.stalled(ends, (), 30.0) is None
 
 
 def test_all_places_together_take_no_longer_than_a_poll_may() -> None:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.core import FailedPreconditionError, HeadraceError, InvalidArgumentError
-from headrace.streaming.broker import Membership
+from headrace.streaming.broker import GroupProtocol, Membership
 from headrace.streaming.brokers.kafka.url import kafka_options, options_text
 
 
@@ -120,6 +120,7 @@ def test_a_file_of_options_is_read_as_text_for_whoever_asks_what_it_names(tmp_pa
         assert options_text(url) == ""
 
 
+CLASSIC = GroupProtocol.CLASSIC
 MEMBER = Membership(group="g", member="m", topics=("t",), session_timeout_s=8.0)
 
 
@@ -128,19 +129,20 @@ def test_members_are_static_and_cooperative_unless_told_otherwise() -> None:
     dynamic = kafka_options("kafka://a?membership=dynamic", {})
     eager = kafka_options("kafka://a?partition.assignment.strategy=range", {})
 
-    assert ours.member(MEMBER)["group.instance.id"] == "m"
-    assert "group.instance.id" not in dynamic.member(MEMBER)
-    assert ours.is_cooperative
-    assert ours.member(MEMBER)["partition.assignment.strategy"] == "cooperative-sticky"
-    assert not eager.is_cooperative
-    assert eager.member(MEMBER)["partition.assignment.strategy"] == "range"
+    assert ours.member(MEMBER, CLASSIC)["group.instance.id"] == "m"
+    assert "group.instance.id" not in dynamic.member(MEMBER, CLASSIC)
+    assert ours.is_cooperative(CLASSIC)
+    assert ours.member(MEMBER, CLASSIC)["partition.assignment.strategy"] == "cooperative-sticky"
+    assert not eager.is_cooperative(CLASSIC)
+    assert eager.member(MEMBER, CLASSIC)["partition.assignment.strategy"] == "range"
 
 
 def test_the_new_protocol_of_groups_keeps_its_own_times() -> None:
-    options = kafka_options("kafka://a?group.protocol=consumer", {})
-    member = options.member(MEMBER)
+    options = kafka_options("kafka://a?partition.assignment.strategy=range", {})
+    member = options.member(MEMBER, GroupProtocol.CONSUMER)
 
-    assert options.is_cooperative
+    assert options.is_cooperative(GroupProtocol.CONSUMER)
+    assert member["group.protocol"] == "consumer"
     assert not {"session.timeout.ms", "heartbeat.interval.ms"} & set(member)
     assert "partition.assignment.strategy" not in member
 
@@ -150,7 +152,7 @@ def test_a_member_gives_signs_of_life_in_time(session_timeout_s: float) -> None:
     membership = Membership(
         group="g", member="m", topics=("t",), session_timeout_s=session_timeout_s
     )
-    made = kafka_options("kafka://a", {}).member(membership)
+    made = kafka_options("kafka://a", {}).member(membership, CLASSIC)
     session_ms, beat_ms = int(made["session.timeout.ms"]), int(made["heartbeat.interval.ms"])
 
     assert beat_ms <= 3000
@@ -174,8 +176,8 @@ def test_what_is_promised_does_not_depend_on_options() -> None:
 
     assert producer["enable.idempotence"] is True
     assert (producer["compression.type"], producer["linger.ms"]) == ("zstd", "9")
-    assert options.member(MEMBER)["isolation.level"] == "read_committed"
-    assert options.member(MEMBER)["enable.auto.commit"] is False
+    assert options.member(MEMBER, CLASSIC)["isolation.level"] == "read_committed"
+    assert options.member(MEMBER, CLASSIC)["enable.auto.commit"] is False
 
 
 def test_secrets_do_not_show() -> None:
@@ -188,5 +190,5 @@ def test_a_member_stops_asking_where_it_begins_before_it_is_missed(poll_ms: int)
     options = kafka_options(f"kafka://a?max.poll.interval.ms={poll_ms}", {})
 
     assert options.reader()["max.poll.interval.ms"] == usual.reader()["max.poll.interval.ms"]
-    assert usual.max_assign_s == pytest.approx(20.0)
-    assert options.max_assign_s <= min(20.0, 0.7 * poll_ms / 1000)
+    assert usual.max_assign_s == pytest.approx(15.0)
+    assert options.max_assign_s <= min(15.0, 0.7 * poll_ms / 1000)

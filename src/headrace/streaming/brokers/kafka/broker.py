@@ -4,10 +4,9 @@
 `security.protocol=SASL_SSL&sasl.mechanism=SCRAM-SHA-512&sasl.username=me&sasl.password=${PASSWORD}`;
 `properties_file=PATH` reads more of them. With `membership=dynamic`, partitions move when a member
 restarts (by default a restarted member keeps its partitions); `compression=zstd` compresses written
-records. Topics are not created automatically.
+records. Kafka does not create topics automatically.
 """
 
-import logging
 import threading
 from collections.abc import Mapping, Sequence
 from typing import Final
@@ -22,12 +21,19 @@ from headrace.core import (
     SystemClock,
     UnavailableError,
 )
-from headrace.streaming.broker import BrokerFeatures, Delivery, Membership, Rebalanced
+from headrace.streaming.broker import (
+    BrokerFeatures,
+    Delivery,
+    GroupProtocol,
+    Membership,
+    Rebalanced,
+)
 from headrace.streaming.brokers.checks import check_membership, check_text, check_topic
 from headrace.streaming.brokers.kafka.client import (
     ClientHealth,
     Writing,
     check_new,
+    client_log,
     error_of,
     failure,
 )
@@ -47,12 +53,17 @@ from headrace.streaming.brokers.kafka.session import KafkaSession
 from headrace.streaming.brokers.kafka.url import kafka_options
 from headrace.streaming.records import NewRecord, Record, TopicPartition
 
-_log = logging.getLogger(__name__)
-
 _MAX_PARTITIONS: Final = 100_000
 _SEND_S: Final = 30.0
 _CREATE_TIMEOUT_S: Final = 10.0
 _POLL_EVERY_S: Final = 0.02
+_LIMIT: Final = "max.message.bytes"
+_DEFAULT_LIMIT_BYTES: Final = 1_000_000
+"""Limit of a topic whose configuration cannot be read; less than the default of Kafka."""
+_FRAME_BYTES: Final = 1024
+"""Difference between the sizes of a record and of its request."""
+_HEADERS_BYTES: Final = 16 << 10
+"""Room for the headers of a dead letter."""
 
 
 class KafkaBroker:
@@ -71,6 +82,10 @@ class KafkaBroker:
         self._admin = KafkaAdmin(self._options, self._clock)
         self._lock = threading.Lock()
         self._producer: Producer | None = None
+        self._limits: dict[str, int] = {}
+        """Largest request of each topic that `create_topic` was called for."""
+        self._protocols: dict[str, GroupProtocol] = {}
+        """Protocol of each group that was joined."""
         self._is_closed = False
 
     def join(self, membership: Membership, listener: Rebalanced) -> KafkaSession:
@@ -79,9 +94,10 @@ class KafkaBroker:
         for topic in membership.topics:
             self._reader.partitions(topic)
         options, address = self._options, self._options.address
+        protocol = self._protocol(membership)
         assigning = Assigning(
             membership=membership,
-            is_cooperative=options.is_cooperative,
+            is_cooperative=options.is_cooperative(protocol),
             timeout_s=options.max_assign_s,
             address=address,
             clock=self._clock,
@@ -92,27 +108,28 @@ class KafkaBroker:
             listener,
             assigning,
             end_offsets=EndOffsets(self._admin, self._clock),
+            readable_ends=EndOffsets(self._admin, self._clock, is_committed=True),
             check_topic=self._reader.check_topic,
             health=health,
             address=address,
             clock=self._clock,
         )
         settings = {
-            **options.member(membership),
+            **options.member(membership, protocol),
             "error_cb": health.on_error,
             "on_commit": session.on_commit,
             "stats_cb": health.on_statistics,
-            "logger": _log,
+            "logger": client_log,
         }
         consumer = create_client(lambda: Consumer(settings), address)
         try:
-            session.start(consumer, self._writer(membership, consumer, health))
+            session.start(consumer, self._writer(membership, consumer, health, assigning.counts))
         except BaseException:
             consumer.close()
             raise
         return session
 
-    def create_topic(self, topic: str, *, partitions: int = 1) -> None:
+    def create_topic(self, topic: str, *, partitions: int = 1, like: str = "") -> int:
         """Create a topic unless it exists; see `Broker`."""
         check_topic(topic)
         if not 1 <= partitions <= _MAX_PARTITIONS:
@@ -121,8 +138,14 @@ class KafkaBroker:
         try:
             self._reader.partitions(topic)
         except NotFoundError:
-            self._admin.create_topic(topic, partitions)
-        self._wait_for(topic)
+            limit_bytes = self._admin.topic_limit(like) if like else None
+            config = {_LIMIT: str(limit_bytes + _HEADERS_BYTES)} if limit_bytes else {}
+            self._admin.create_topic(topic, partitions, config)
+            self._wait_for(topic)
+            self._limits.pop(topic, None)
+        if topic not in self._limits:
+            self._limits[topic] = self._admin.topic_limit(topic) or _DEFAULT_LIMIT_BYTES
+        return min(self._limits[topic], self._options.limit_bytes) - _FRAME_BYTES
 
     def send(self, records: Sequence[NewRecord]) -> None:
         """Write records, and wait for acknowledgements; see `Broker`."""
@@ -188,7 +211,7 @@ class KafkaBroker:
         if self._is_closed:
             raise FailedPreconditionError("this broker is closed; open it again")
         if self._producer is None:
-            settings = {**self._options.producer(), "logger": _log}
+            settings = {**self._options.producer(), "logger": client_log}
             self._producer = create_client(lambda: Producer(settings), self._options.address)
         producer, address = self._producer, self._options.address
         writing = self._writing(producer)
@@ -228,16 +251,41 @@ class KafkaBroker:
             limit_bytes=options.limit_bytes,
             address=options.address,
             clock=self._clock,
+            limits=self._limits,
             lingers=options.lingers,
         )
 
-    def _writer(self, membership: Membership, consumer: Consumer, health: ClientHealth) -> Writer:
+    def _protocol(self, membership: Membership) -> GroupProtocol:
+        """Return the protocol to join with, with which `session_timeout_s` applies."""
+        protocol, group = membership.protocol, membership.group
+        timeout_ms = round(membership.session_timeout_s * 1000)
+        if group in self._protocols:
+            return self._protocols[group]
+        if protocol is GroupProtocol.CONSUMER:
+            self._admin.set_session_timeout(group, timeout_ms)
+        elif protocol is GroupProtocol.AUTO:
+            current_ms = self._admin.session_timeout_ms(group)
+            is_short = current_ms is not None and current_ms <= timeout_ms
+            protocol = GroupProtocol.CONSUMER if is_short else GroupProtocol.CLASSIC
+        self._protocols[group] = protocol
+        return protocol
+
+    def _writer(
+        self,
+        membership: Membership,
+        consumer: Consumer,
+        health: ClientHealth,
+        counts: Mapping[str, int],
+    ) -> Writer:
         is_exact = membership.delivery is Delivery.EXACTLY_ONCE
         id_ = f"headrace/{membership.group}/{membership.member}" if is_exact else ""
         settings = {
-            **self._options.producer(transactional_id=id_),
+            **self._options.producer(
+                transactional_id=id_,
+                batch_bytes=min(self._limits.values(), default=_DEFAULT_LIMIT_BYTES),
+            ),
             "error_cb": health.on_error,
-            "logger": _log,
+            "logger": client_log,
         }
         producer = create_client(lambda: Producer(settings), self._options.address)
         kind = ExactlyOnceProducer if is_exact else AtLeastOnceProducer
@@ -247,4 +295,5 @@ class KafkaBroker:
             self._writing(producer),
             address=self._options.address,
             clock=self._clock,
+            counts=counts,
         )

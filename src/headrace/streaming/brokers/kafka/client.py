@@ -1,10 +1,12 @@
 """Kafka client errors, conversion of records, and the health of a cluster."""
 
-import json
+import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Final
 
+import msgspec
 from confluent_kafka import (
     KafkaError,
     KafkaException,
@@ -27,7 +29,13 @@ from headrace.core import (
     UnsupportedError,
 )
 from headrace.core.clock import Clock
+from headrace.streaming.broker import ReplacedError
 from headrace.streaming.records import Header, NewRecord, Record, TopicPartition
+
+_log = logging.getLogger("headrace.streaming.brokers.kafka")
+# The session reports fatal errors by their meaning; the client logs each as CRITICAL too.
+client_log: Final = logging.getLogger(f"{_log.name}.librdkafka")
+client_log.addFilter(lambda record: not record.getMessage().startswith("FATAL"))
 
 # ruff: noqa: SLF001  # names with an underscore are of librdkafka itself, and public
 _E = KafkaError
@@ -39,8 +47,14 @@ UNSTABLE: Final = _E.UNSTABLE_OFFSET_COMMIT
 ALL_BROKERS_DOWN: Final = _E._ALL_BROKERS_DOWN
 MAX_POLL_EXCEEDED: Final = _E._MAX_POLL_EXCEEDED
 AUTHENTICATION: Final = _E._AUTHENTICATION
+DROPPED: Final = frozenset({_E._PURGE_QUEUE, _E._PURGE_INFLIGHT, _E._MSG_TIMED_OUT})
+"""Errors of a record that say nothing about the cause."""
 CONNECTION: Final = frozenset({_E._AUTHENTICATION, _E._SSL, _E._TRANSPORT, _E._RESOLVE})
 """Connection errors; the client itself only retries."""
+REMOVED: Final = frozenset(
+    {_E._ASSIGNMENT_LOST, _E.FENCED_MEMBER_EPOCH, _E.ILLEGAL_GENERATION, _E.UNKNOWN_MEMBER_ID}
+)
+"""The coordinator has removed the member from its group."""
 _KINDS: Final[Mapping[type[HeadraceError], tuple[int, ...]]] = {
     UnavailableError: (
         _E._TRANSPORT,
@@ -66,6 +80,9 @@ _KINDS: Final[Mapping[type[HeadraceError], tuple[int, ...]]] = {
         _E.CONCURRENT_TRANSACTIONS,
         _E.REBALANCE_IN_PROGRESS,
         _E.UNSTABLE_OFFSET_COMMIT,
+        _E.INVALID_PRODUCER_ID_MAPPING,
+        _E.UNRELEASED_INSTANCE_ID,
+        *REMOVED,
         _E.KAFKA_STORAGE_ERROR,
         _E.THROTTLING_QUOTA_EXCEEDED,
     ),
@@ -83,17 +100,11 @@ _KINDS: Final[Mapping[type[HeadraceError], tuple[int, ...]]] = {
         _E._UNKNOWN_TOPIC,
         _E._UNKNOWN_PARTITION,
     ),
+    ReplacedError: (_E.FENCED_INSTANCE_ID,),
     ConflictError: (
         _E._FENCED,
-        _E._ASSIGNMENT_LOST,
-        _E.FENCED_INSTANCE_ID,
-        _E.FENCED_MEMBER_EPOCH,
         _E.INVALID_PRODUCER_EPOCH,
-        _E.INVALID_PRODUCER_ID_MAPPING,
         _E.PRODUCER_FENCED,
-        _E.ILLEGAL_GENERATION,
-        _E.UNKNOWN_MEMBER_ID,
-        _E.UNRELEASED_INSTANCE_ID,
     ),
     InvalidArgumentError: (
         _E._INVALID_ARG,
@@ -126,7 +137,8 @@ _HINTS_BY_CLASS: Final[Mapping[type[HeadraceError], str]] = {
     UnauthenticatedError: "authentication failed: check sasl.username, sasl.password and "
     "sasl.mechanism",
     PermissionDeniedError: "not permitted: add an ACL to the cluster",
-    ConflictError: "another member uses this member's name",
+    ConflictError: "another process uses this member's name, or a transaction of this one timed "
+    "out while it was stopped",
 }
 _HINTS_BY_CODE: Final[Mapping[int, str]] = {
     _E.INVALID_SESSION_TIMEOUT: "the servers accept a session_timeout_s of 6 s to 30 min unless "
@@ -136,11 +148,24 @@ _HINTS_BY_CODE: Final[Mapping[int, str]] = {
     _E.INVALID_TIMESTAMP: "the topic rejects records with that timestamp "
     "(message.timestamp.before.max.ms and message.timestamp.after.max.ms); change these, or write "
     "answers with `timestamps: now`",
+    **dict.fromkeys(
+        REMOVED,
+        "the group's coordinator removed this member after session_timeout_s without a heartbeat",
+    ),
+    _E.FENCED_INSTANCE_ID: "another process joined with this member's name",
+    _E.UNRELEASED_INSTANCE_ID: "the group's coordinator waits for the end of the session of this "
+    "member's previous process",
+    _E.INVALID_PRODUCER_ID_MAPPING: "the cluster has forgotten this member's transactional id, "
+    "which was not used for transactional.id.expiration.ms",
     _E.INCONSISTENT_GROUP_PROTOCOL: "the other members of the group use another "
     "partition.assignment.strategy or group.protocol",
 }
-SHOULD_WAIT: Final = frozenset(_KINDS[UnavailableError])
-"""Errors that are resolved by waiting."""
+SHOULD_WAIT: Final = frozenset(_KINDS[UnavailableError]) - {
+    _E.INVALID_PRODUCER_ID_MAPPING,
+    _E.UNRELEASED_INSTANCE_ID,
+    *REMOVED,
+}
+"""Errors that are resolved by waiting, without another session."""
 
 
 def error_of(error: BaseException) -> KafkaError:
@@ -160,14 +185,39 @@ def failure(error: KafkaError, *, operation: str, address: str, reason: str = ""
         doing: The failed action, such as "write to topic 't'".
         reason: The connection error, where the error itself is not specific.
     """
-    kind = _KIND_OF.get(error.code())
+    code = error.code()
+    if code == _E._FATAL:  # the client names the cause in the text only
+        causes = (cause for cause in _KIND_OF if KafkaError(cause).str() in error.str())
+        code = next(causes, code)
+    kind = _KIND_OF.get(code)
     if kind is None:
         kind = UnavailableError if error.retriable() else FailedPreconditionError
     text = error.str().removeprefix("Local: ")
     because = f"{text}: {reason}" if reason and reason not in text else text
-    means = _HINTS_BY_CODE.get(error.code()) or _HINTS_BY_CLASS.get(kind)
+    means = _HINTS_BY_CODE.get(code) or _HINTS_BY_CLASS.get(kind)
     out = f"; {means}" if means else ""
     return kind(f"Kafka at {address}: cannot {operation}: {because} ({error.name()}){out}")
+
+
+class _BrokerStatistics(msgspec.Struct):
+    state: str
+
+
+class _GroupStatistics(msgspec.Struct):
+    join_state: str
+
+
+class _Statistics(msgspec.Struct):
+    """The part of the client's statistics that is used."""
+
+    brokers: dict[str, _BrokerStatistics] = {}
+    cgrp: _GroupStatistics | None = None
+
+
+_statistics_of: Final = msgspec.json.Decoder(_Statistics).decode
+JOINING: Final = frozenset({"wait-join", "wait-sync"})
+"""States of a client that waits for the other members of its group."""
+_NO_MEMBER: Final = frozenset({"", "init", "wait-metadata", *JOINING})
 
 
 class ClientHealth:
@@ -175,6 +225,8 @@ class ClientHealth:
 
     def __init__(self, address: str) -> None:
         self.fatal_error: HeadraceError | None = None
+        self.join_state = ""
+        """State of the client within its group; empty if it is unknown."""
         self._address = address
         self._is_away = False
         self._reason = ""
@@ -185,6 +237,11 @@ class ClientHealth:
         if not self._is_away:
             return ""
         return self._reason or f"Kafka at {self._address} does not answer"
+
+    @property
+    def is_member(self) -> bool:
+        """Whether the group's coordinator has answered that the client is a member."""
+        return self.join_state not in _NO_MEMBER
 
     def on_response(self) -> None:
         """Record that the cluster is available."""
@@ -207,21 +264,26 @@ class ClientHealth:
             self._is_away = True
 
     def on_statistics(self, statistics: str) -> None:
-        """Read the client's statistics: only they show that a server is available again."""
-        if not self._is_away:
-            return
-        servers = json.loads(statistics)["brokers"].values()
-        self._is_away = not any(server["state"] == "UP" for server in servers)
+        """Read the client's statistics.
+
+        Only they show that a server is available again, and the state within the group.
+        """
+        current = _statistics_of(statistics)
+        if current.cgrp is not None:
+            self.join_state = current.cgrp.join_state
+        servers = current.brokers.values()
+        self._is_away = self._is_away and not any(server.state == "UP" for server in servers)
 
 
 _MILLISECONDS: Final = 1000
 _ANY_PARTITION: Final = -1
-_MAX_FULL_S: Final = 30.0
+_MAX_FULL_S: Final = 15.0
 _FULL_STEP_S: Final = 0.02
 _SEND_S: Final = 0.001
 """Shortest flush of the client. It sends everything queued and need not wait for answers."""
 _LAST_MS: Final = (1 << 63) - 1
 _TOO_LARGE: Final = frozenset({KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE})
+NO_COUNTS: Final[Mapping[str, int]] = MappingProxyType({})
 Report = Callable[[KafkaError | None, Message], None]
 
 
@@ -277,6 +339,7 @@ class Writing:
     """Queue of a producer; waits while it is full.
 
     Args:
+        limits: Known limits of topics; that of a topic that refuses a record is removed.
         lingers: Whether the user set `linger.ms`: `send_now` does nothing then.
     """
 
@@ -287,9 +350,11 @@ class Writing:
         limit_bytes: int,
         address: str,
         clock: Clock,
+        limits: dict[str, int] | None = None,
         lingers: bool = False,
     ) -> None:
         self._producer = producer
+        self._limits = {} if limits is None else limits
         self._lingers = lingers
         self._limit_bytes = limit_bytes
         self._address = address
@@ -378,16 +443,23 @@ class Writing:
         if record is not None and record.partition is not None:
             location = f"write to partition {record.partition} of topic '{name}'"
         if error.code() in _TOO_LARGE:
-            location += (
-                f" a record within message.max.bytes ({self._limit_bytes} bytes), but over the "
-                "topic's limit"
-            )
+            self._limits.pop(name, None)  # it was changed
+            location += " a record that exceeds the topic's max.message.bytes"
         return failure(error, operation=location, address=self._address)
 
 
-def partitions_of(offsets: dict[TopicPartition, int]) -> list[KafkaPartition]:
-    """Return offsets in the client's type."""
-    return [KafkaPartition(topic, number, offset) for (topic, number), offset in offsets.items()]
+def partitions_of(
+    offsets: Mapping[TopicPartition, int], counts: Mapping[str, int] = NO_COUNTS
+) -> list[KafkaPartition]:
+    """Return offsets in the client's type.
+
+    Args:
+        counts: Numbers of partitions by topic, which commits carry; see `Assigning`.
+    """
+    return [
+        KafkaPartition(topic, number, offset, str(counts.get(topic, "")))
+        for (topic, number), offset in offsets.items()
+    ]
 
 
 def _too_large(record: NewRecord, limit_bytes: int) -> InvalidArgumentError:

@@ -2,8 +2,9 @@
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Final, TypeVar
 
 from confluent_kafka import Consumer, KafkaError, KafkaException
@@ -28,12 +29,16 @@ _MAX_LAG_SAMPLES: Final = 10_000
 class _Position:
     """Offsets of one partition: the next to read, and the committed one."""
 
-    __slots__ = ("committed", "end", "lag_samples", "read")
+    __slots__ = ("checked", "committed", "end", "lag_samples", "moved_at", "read")
 
-    def __init__(self, start: int | None) -> None:
+    def __init__(self, start: int) -> None:
         self.read = start
         self.committed = start
-        self.end: int | None = None
+        self.end = start
+        self.checked = -1
+        """Next offset at the last check for a stall."""
+        self.moved_at = 0.0
+        """Monotonic time of the last check that found progress, or nothing to read."""
         self.lag_samples: deque[tuple[int, float]] = deque()
 
 
@@ -71,6 +76,42 @@ class PartitionOffsets:
         if partition in self._held:
             self._held[partition].end = offset
 
+    @property
+    def following(self) -> dict[TopicPartition, int]:
+        """The next offset to read of each partition."""
+        return {partition: position.read for partition, position in self._held.items()}
+
+    def skip(self, partition: TopicPartition, following: int) -> int:
+        """Continue at this offset; return the number of skipped offsets."""
+        position = self._held[partition]
+        skipped = max(following - position.read, 0)
+        position.read = position.committed = following
+        position.lag_samples.clear()
+        return skipped
+
+    def stalled(
+        self, ends: Mapping[TopicPartition, int], paused: Collection[TopicPartition], now: float
+    ) -> tuple[TopicPartition, int, float] | None:
+        """Return a partition that has records and returns none, its offset, and for how long.
+
+        Call it regularly; it returns the partition that has stalled longest, if there is one.
+
+        Args:
+            ends: The end of the readable records of each partition, as far as known.
+        """
+        stalled = None
+        for partition, position in self._held.items():
+            offset = max(position.read, position.end)
+            if (
+                offset != position.checked
+                or partition in paused
+                or ends.get(partition, 0) <= offset
+            ):
+                position.checked, position.moved_at = offset, now
+            elif stalled is None or now - position.moved_at > stalled[2]:
+                stalled = partition, offset, now - position.moved_at
+        return stalled
+
     def commit(self, offsets: Mapping[TopicPartition, int]) -> None:
         """Record committed offsets."""
         for partition, offset in offsets.items():
@@ -81,26 +122,21 @@ class PartitionOffsets:
             lag_samples = position.lag_samples
             while len(lag_samples) > 1 and lag_samples[1][0] <= offset:
                 lag_samples.popleft()
-            if lag_samples and position.read is not None and offset >= position.read:
+            if offset >= position.read:
                 lag_samples.clear()
 
-    def lag(
-        self, partition: TopicPartition, following: int | None, now_s: float
-    ) -> PartitionLag | None:
-        """Return the lag of a partition; None if it is unknown yet.
+    def lag(self, partition: TopicPartition, following: int, now_s: float) -> PartitionLag:
+        """Return the lag of a partition.
 
         Args:
             following: The next offset to be written, as far as known.
         """
         position = self._held[partition]
         committed = position.committed
-        if committed is None:
-            return None
-        if position.read is not None and committed >= position.read and position.end is not None:
+        if committed >= position.read:
             committed = max(committed, position.end)
-        ends = [end for end in (following, position.end, position.read) if end is not None]
-        records = max(max(ends, default=committed) - committed, 0)
-        if not records:
+        records = max(following, position.end, position.read) - committed
+        if records <= 0:
             return PartitionLag(records=0, seconds=0.0)
         if not position.lag_samples:
             return PartitionLag(records=records, seconds=None)
@@ -118,7 +154,9 @@ class Assigning:
     """Assignment of partitions with explicit start offsets.
 
     The client itself would not store the offset of a new group that starts at the end, and would
-    lose it in a crash.
+    lose it in a crash. Each committed offset carries the number of partitions that its topic had
+    when the group first read it: partitions beyond it were added later, and are read from their
+    beginning.
     """
 
     membership: Membership
@@ -128,6 +166,8 @@ class Assigning:
     address: str
     clock: Clock
     wait: Callable[[float], None] = time.sleep
+    counts: dict[str, int] = field(default_factory=dict)
+    """Numbers of partitions to commit with offsets, by topic."""
 
     def due(self) -> float:
         """Return the monotonic deadline for lookups of partitions that are assigned now."""
@@ -172,9 +212,27 @@ class Assigning:
             partition = TopicPartition(result.topic, result.partition)
             if result.offset >= 0:
                 starts[partition] = result.offset
+                self.counts.setdefault(result.topic, _count_in(result))
             else:
                 uncommitted.append(partition)
-        defaults = self._beginnings(consumer, uncommitted, until) if uncommitted else {}
+        if not uncommitted:
+            return starts, {}
+        is_earliest = (
+            self.membership.start is StartPosition.EARLIEST and self.membership.start_s is None
+        )
+        added = uncommitted
+        if not is_earliest:
+            for topic in {partition.topic for partition in uncommitted}:
+                self.counts[topic] = self._retry(partial(_first_count, consumer, topic), until)
+            added = [
+                partition
+                for partition in uncommitted
+                if partition.partition >= self.counts[partition.topic]
+            ]
+        defaults = {partition: self._ends(consumer, partition, until)[0] for partition in added}
+        if len(added) < len(uncommitted):
+            fresh = [partition for partition in uncommitted if partition not in defaults]
+            defaults |= self._beginnings(consumer, fresh, until)
         return starts | defaults, defaults
 
     def take(self, consumer: Consumer, starts: Mapping[TopicPartition, int]) -> None:
@@ -184,6 +242,23 @@ class Assigning:
             consumer.incremental_assign(partitions)
         else:
             consumer.assign(partitions)
+
+    def move(
+        self,
+        consumer: Consumer,
+        partition: TopicPartition,
+        following: Mapping[TopicPartition, int],
+    ) -> None:
+        """Continue to read a partition at another offset, after the client has stopped reading it.
+
+        Args:
+            following: The next offset of each assigned partition.
+        """
+        if self.is_cooperative:
+            self.leave(consumer, [partition])
+            self.take(consumer, {partition: following[partition]})
+        else:
+            self.take(consumer, following)
 
     def leave(self, consumer: Consumer, partitions: Sequence[TopicPartition]) -> None:
         """Stop reading partitions."""
@@ -195,13 +270,10 @@ class Assigning:
     def _beginnings(
         self, consumer: Consumer, partitions: Sequence[TopicPartition], until: float
     ) -> dict[TopicPartition, int]:
-        """Return the offsets at which a new group starts."""
+        """Return the offsets at which a new group starts that does not read from the beginning."""
         start_s = self.membership.start_s
         if start_s is None:
-            which = 0 if self.membership.start is StartPosition.EARLIEST else 1
-            return {
-                partition: self._ends(consumer, partition, until)[which] for partition in partitions
-            }
+            return {p: self._ends(consumer, p, until)[1] for p in partitions}
         at_ms = milliseconds(start_s)
         queried = [KafkaPartition(*partition, at_ms) for partition in partitions]
         results = self._retry(lambda s: consumer.offsets_for_times(queried, timeout=s), until)
@@ -250,3 +322,22 @@ def _committed(
             # The result has no offset, as if the group had never read the partition.
             raise KafkaException(result.error)
     return results
+
+
+def _count_in(committed: KafkaPartition) -> int:
+    """Return the number of partitions in a committed offset; 0 if another program committed it."""
+    text = committed.metadata or ""
+    return int(text) if text.isascii() and text.isdecimal() else 0
+
+
+def _first_count(consumer: Consumer, topic: str, timeout_s: float) -> int:
+    """Return how many partitions a topic had when the group first read it, which may be now."""
+    metadata = consumer.list_topics(topic, timeout=timeout_s).topics[topic]
+    queried = [KafkaPartition(topic, number) for number in metadata.partitions]
+    results = consumer.committed(queried, timeout=timeout_s)
+    counts = [_count_in(result) for result in results if result.offset >= 0]
+    # An offset in an open transaction is unknown, but one of another partition suffices.
+    errors = [result.error for result in results if result.error is not None]
+    if errors and not counts:
+        raise KafkaException(errors[0])
+    return min(counts, default=len(queried))

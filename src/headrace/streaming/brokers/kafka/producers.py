@@ -32,7 +32,10 @@ from confluent_kafka import (
 from headrace.core import HeadraceError
 from headrace.core.clock import Clock
 from headrace.streaming.brokers.kafka.client import (
+    DROPPED,
+    NO_COUNTS,
     NO_OFFSET,
+    REMOVED,
     SHOULD_WAIT,
     TIMED_OUT,
     Writing,
@@ -53,7 +56,6 @@ _RETRY_AFTER_S: Final = 0.2
 _STEP_S: Final = 0.005
 _REPORT_AFTER_S: Final = 5.0
 _HANDOVER_S: Final = 10.0
-_STALE_MEMBER: Final = frozenset({KafkaError.ILLEGAL_GENERATION, KafkaError.UNKNOWN_MEMBER_ID})
 
 
 class _Batch:
@@ -96,12 +98,14 @@ class AtLeastOnceProducer:
         *,
         address: str,
         clock: Clock,
+        counts: Mapping[str, int] = NO_COUNTS,
     ) -> None:
         self._producer = producer
         self._consumer = consumer
         self._writing = writing
         self._address = address
         self._clock = clock
+        self._counts = counts
         self._batches: deque[_Batch] = deque()
         self._queued: list[NewRecord] = []
         self._queued_offsets: dict[TopicPartition, int] = {}
@@ -232,7 +236,8 @@ class AtLeastOnceProducer:
         self._progress_at = now
         self._committing, self._acknowledged = self._acknowledged, {}
         try:
-            self._consumer.commit(offsets=partitions_of(self._committing), asynchronous=True)
+            partitions = partitions_of(self._committing, self._counts)
+            self._consumer.commit(offsets=partitions, asynchronous=True)
         except KafkaException as error:
             committing, self._committing = self._committing, {}
             self._on_committed(committing, error_of(error))
@@ -242,7 +247,7 @@ class AtLeastOnceProducer:
         self._progress_at = now
         if error is None or error.code() == NO_OFFSET:
             return
-        if error.code() in _STALE_MEMBER:
+        if error.code() in REMOVED:
             return  # these partitions were lost; a rebalance callback follows
         if error.code() in SHOULD_WAIT or error.retriable():
             self._acknowledged = offsets | self._acknowledged
@@ -261,7 +266,8 @@ class AtLeastOnceProducer:
         if offsets:
             self._committing, self._acknowledged = {}, {}
             try:
-                results = self._consumer.commit(offsets=partitions_of(offsets), asynchronous=False)
+                partitions = partitions_of(offsets, self._counts)
+                results = self._consumer.commit(offsets=partitions, asynchronous=False)
                 errors = [result.error for result in results if result.error is not None]
             except KafkaException as error:
                 errors = [error_of(error)]
@@ -271,6 +277,7 @@ class AtLeastOnceProducer:
 
 _TRANSACTION_TIMEOUT_S: Final = 15.0
 _TRANSACTION_STEP_S: Final = 5.0
+_MIN_STEP_S: Final = 0.1
 _JOIN_S: Final = 15.0
 _ABORT_S: Final = 2.0
 _RETRY_PAUSE_S: Final = 0.05
@@ -291,15 +298,17 @@ class ExactlyOnceProducer:
         *,
         address: str,
         clock: Clock,
+        counts: Mapping[str, int] = NO_COUNTS,
     ) -> None:
         self._producer = producer
         self._consumer = consumer
         self._writing = writing
         self._address = address
         self._clock = clock
+        self._counts = counts
         self._failed: tuple[KafkaError, str] | None = None
         self._retry(
-            lambda: producer.init_transactions(_TRANSACTION_STEP_S),
+            producer.init_transactions,
             "begin transactions",
             until=clock.monotonic() + _JOIN_S,
         )
@@ -323,19 +332,15 @@ class ExactlyOnceProducer:
             self._writing.put(records, self._report)
             if offsets:
                 metadata = self._consumer.consumer_group_metadata()
-                group_offsets = partitions_of(dict(offsets))
+                group_offsets = partitions_of(offsets, self._counts)
                 self._retry(
-                    lambda: self._producer.send_offsets_to_transaction(
-                        group_offsets, metadata, _TRANSACTION_STEP_S
+                    lambda timeout_s: self._producer.send_offsets_to_transaction(
+                        group_offsets, metadata, timeout_s
                     ),
                     operation,
                     until=until,
                 )
-            self._retry(
-                lambda: self._producer.commit_transaction(_TRANSACTION_STEP_S),
-                operation,
-                until=until,
-            )
+            self._retry(self._producer.commit_transaction, operation, until=until)
         except HeadraceError:
             self._abort()
             raise
@@ -372,10 +377,12 @@ class ExactlyOnceProducer:
         with suppress(KafkaException):  # else the next producer or the timeout does
             self._producer.abort_transaction(_ABORT_S)
 
-    def _retry(self, call: Callable[[], None], operation: str, *, until: float) -> None:
+    def _retry(self, call: Callable[[float], None], operation: str, *, until: float) -> None:
+        """Call `call` with its timeout until it succeeds or the deadline passes."""
         while True:
+            left_s = until - self._clock.monotonic()
             try:
-                return call()
+                return call(min(max(left_s, _MIN_STEP_S), _TRANSACTION_STEP_S))
             except KafkaException as error:
                 kafka_error = error_of(error)
                 if not kafka_error.retriable() or self._clock.monotonic() >= until:
@@ -383,10 +390,15 @@ class ExactlyOnceProducer:
                 self._writing.serve(0 if kafka_error.code() == TIMED_OUT else _RETRY_PAUSE_S)
 
     def _error(self, error: KafkaError, operation: str) -> Exception:
-        """Return the exception; the error of a record is more specific than the transaction's."""
+        """Return the exception.
+
+        The error of a record is more specific than the transaction's, unless the record was only
+        dropped or too late because the transaction failed.
+        """
         with suppress(HeadraceError):
             self._writing.serve()
-        if self._failed is not None and not error.fatal():
+        is_cause = self._failed is not None and self._failed[0].code() not in DROPPED
+        if self._failed is not None and is_cause and not error.fatal():
             return self._writing.failed(self._failed[0], None, self._failed[1])
         return failure(error, operation=operation, address=self._address)
 

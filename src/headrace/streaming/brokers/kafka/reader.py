@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from confluent_kafka import (
     Consumer,
     ConsumerGroupTopicPartitions,
+    IsolationLevel,
     KafkaError,
     KafkaException,
     Message,
@@ -18,7 +19,14 @@ from confluent_kafka import (
 from confluent_kafka import (
     TopicPartition as KafkaPartition,
 )
-from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]  # not listed
+from confluent_kafka.admin import (  # type: ignore[attr-defined]  # not all are listed
+    AdminClient,
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
+    OffsetSpec,
+    ResourceType,
+)
 from confluent_kafka.cimpl import NewTopic
 
 from headrace.core import (
@@ -283,6 +291,8 @@ def create_client(create: Callable[[], _T], address: str) -> _T:
 
 
 _LATEST: Final = OffsetSpec.latest()  # type: ignore[no-untyped-call]  # has no types
+_GROUP_TIMEOUT: Final = "consumer.session.timeout.ms"
+_GROUP_HEARTBEAT: Final = "consumer.heartbeat.interval.ms"
 _POLL_EVERY_S: Final = 1.0
 _RETRY_AFTER_S: Final = 0.1
 _DEFAULT_REPLICATION: Final = -1
@@ -306,10 +316,10 @@ class KafkaAdmin:
         settings = options.client()
         self._client = create_client(lambda: AdminClient(settings, logger=_log), options.address)
 
-    def create_topic(self, topic: str, partitions: int) -> None:
+    def create_topic(self, topic: str, partitions: int, config: Mapping[str, str]) -> None:
         """Create a topic with the cluster's default replication."""
         operation = f"create topic '{topic}'"
-        new = NewTopic(topic, partitions, _DEFAULT_REPLICATION)
+        new = NewTopic(topic, partitions, _DEFAULT_REPLICATION, config=dict(config))
         try:
             self._result(
                 self._client.create_topics([new], request_timeout=REQUEST_TIMEOUT_S)[topic],
@@ -318,6 +328,39 @@ class KafkaAdmin:
         except KafkaException as error:
             if error_of(error).code() != KafkaError.TOPIC_ALREADY_EXISTS:
                 raise self._failure(error, operation) from error
+
+    def topic_limit(self, topic: str) -> int | None:
+        """Return the `max.message.bytes` of a topic; None if it is unknown."""
+        return self._config(ResourceType.TOPIC, topic).get("max.message.bytes")
+
+    def session_timeout_ms(self, group: str) -> int | None:
+        """Return the timeout of a group's `consumer` protocol; None if it is unknown."""
+        return self._config(ResourceType.GROUP, group).get(_GROUP_TIMEOUT)
+
+    def set_session_timeout(self, group: str, timeout_ms: int) -> None:
+        """Set the timeout of a group's `consumer` protocol, and a shorter heartbeat interval.
+
+        Raises:
+            InvalidArgumentError: The cluster does not permit the timeout.
+        """
+        config = self._config(ResourceType.GROUP, group)
+        beat_ms = min(config.get(_GROUP_HEARTBEAT, timeout_ms), max(timeout_ms // 3, 1))
+        wanted = {_GROUP_TIMEOUT: timeout_ms, _GROUP_HEARTBEAT: beat_ms}
+        if wanted.items() <= config.items():
+            return
+        entries = [
+            ConfigEntry(name, str(value), incremental_operation=AlterConfigOpType.SET)
+            for name, value in wanted.items()
+        ]
+        resource = ConfigResource(ResourceType.GROUP, group, incremental_configs=entries)
+        operation = f"set the session timeout of group '{group}' to {timeout_ms / 1000:g} s"
+        try:
+            for future in self._client.incremental_alter_configs(
+                [resource], request_timeout=REQUEST_TIMEOUT_S
+            ).values():
+                self._result(future, operation)
+        except KafkaException as error:
+            raise self._failure(error, operation) from error
 
     def committed(
         self, group: str, partitions: Sequence[TopicPartition]
@@ -376,11 +419,21 @@ class KafkaAdmin:
                 raise failure(result.error, operation=operation, address=self._address)
 
     def request_ends(
-        self, partitions: Sequence[TopicPartition]
+        self, partitions: Sequence[TopicPartition], *, is_committed: bool
     ) -> dict[TopicPartition, "Future[Any]"]:
-        """Request end offsets without waiting for the answers."""
+        """Request end offsets without waiting for the answers.
+
+        Args:
+            is_committed: Whether records of open transactions are left out.
+        """
         queried = {KafkaPartition(*partition): _LATEST for partition in partitions}
-        futures = self._client.list_offsets(queried, request_timeout=REQUEST_TIMEOUT_S)
+        futures = self._client.list_offsets(
+            queried,
+            isolation_level=IsolationLevel.READ_COMMITTED
+            if is_committed
+            else IsolationLevel.READ_UNCOMMITTED,
+            request_timeout=REQUEST_TIMEOUT_S,
+        )
         return {
             TopicPartition(partition.topic, partition.partition): future
             for partition, future in futures.items()
@@ -396,6 +449,26 @@ class KafkaAdmin:
             if error_of(error).code() == KafkaError.GROUP_ID_NOT_FOUND:
                 return False
             raise
+
+    def _config(self, kind: ResourceType, name: str) -> dict[str, int]:
+        """Return the numbers in the configuration of a topic or group.
+
+        It is empty if the cluster does not support or permit the request.
+        """
+        resource = ConfigResource(kind, name)
+        try:
+            future = self._client.describe_configs([resource], request_timeout=REQUEST_TIMEOUT_S)[
+                resource
+            ]
+            config = self._result(future, f"read the configuration of '{name}'")
+        except (KafkaException, HeadraceError) as error:
+            _log.info("a configuration is unknown", extra={"resource": name, "error": str(error)})
+            return {}
+        return {
+            key: int(entry.value)
+            for key, entry in config.items()
+            if entry.value is not None and entry.value.isdecimal()
+        }
 
     def _active_group(self, group: str) -> FailedPreconditionError:
         message = (
@@ -417,11 +490,16 @@ class KafkaAdmin:
 
 
 class EndOffsets:
-    """End offsets of partitions, requested every second without waiting."""
+    """End offsets of partitions, requested every second without waiting.
 
-    def __init__(self, admin: KafkaAdmin, clock: Clock) -> None:
+    Args:
+        is_committed: Whether records of open transactions are left out.
+    """
+
+    def __init__(self, admin: KafkaAdmin, clock: Clock, *, is_committed: bool = False) -> None:
         self._admin = admin
         self._clock = clock
+        self._is_committed = is_committed
         self._offsets: dict[TopicPartition, int] = {}
         self._pending: dict[TopicPartition, Future[Any]] = {}
         self._request_at = 0.0
@@ -431,10 +509,11 @@ class EndOffsets:
         for partition, future in list(self._pending.items()):
             if future.done():
                 del self._pending[partition]
+                self._offsets.pop(partition, None)
                 if future.exception() is None:
                     self._offsets[partition] = future.result().offset
         now = self._clock.monotonic()
         if not self._pending and now >= self._request_at:
             self._request_at = now + _POLL_EVERY_S
-            self._pending = self._admin.request_ends(partitions)
+            self._pending = self._admin.request_ends(partitions, is_committed=self._is_committed)
         return self._offsets

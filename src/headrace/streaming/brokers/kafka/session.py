@@ -5,9 +5,10 @@ elapsed time: `wake` takes effect within a quarter of the time waited so far, or
 about 30 us of CPU time: 1 % of a core while no records arrive.
 """
 
+import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import groupby
 from typing import Final
 
@@ -21,13 +22,16 @@ from confluent_kafka import (
     TopicPartition as KafkaPartition,
 )
 
-from headrace.core import ConflictError, FailedPreconditionError, HeadraceError
+from headrace.core import FailedPreconditionError, HeadraceError, UnavailableError
 from headrace.core.clock import Clock
 from headrace.streaming.broker import Membership, Rebalanced
 from headrace.streaming.brokers.kafka.client import (
+    AUTO_OFFSET_RESET,
+    JOINING,
     MAX_POLL_EXCEEDED,
     PARTITION_EOF,
     SHOULD_WAIT,
+    TIMED_OUT,
     ClientHealth,
     PartitionCache,
     error_of,
@@ -38,24 +42,41 @@ from headrace.streaming.brokers.kafka.offsets import Assigning, PartitionOffsets
 from headrace.streaming.brokers.kafka.producers import Writer
 from headrace.streaming.records import NewRecord, PartitionLag, Record, TopicPartition
 
+_log = logging.getLogger(__name__)
 _MAX_BUFFERED: Final = 200
 _NO_ERRORS: Final = frozenset({type(None)})
 
 
 class KafkaSource:
-    """Consumer of a member. It must be polled even while no record can be taken."""
+    """Consumer of a member. It must be polled even while no record can be taken.
+
+    `expired`: records that retention deleted before they were read.
+    """
 
     def __init__(
-        self, consumer: Consumer, positions: PartitionOffsets, health: ClientHealth, *, address: str
+        self,
+        consumer: Consumer,
+        positions: PartitionOffsets,
+        assigning: Assigning,
+        health: ClientHealth,
+        *,
+        address: str,
     ) -> None:
         self.partitions = PartitionCache()
         self._consumer = consumer
+        self._assigning = assigning
         self._positions = positions
         self._health = health
         self._address = address
         self._paused: set[TopicPartition] = set()
         self._is_held = False
         self._buffered: deque[Record] = deque()
+        self.expired = 0
+
+    @property
+    def unread(self) -> Collection[TopicPartition]:
+        """Partitions that are not read now."""
+        return list(self._positions) if self._is_held else self._paused
 
     def take(self, max_records: int, part_s: float) -> list[Record]:
         """Return at most `max_records` records, after at most `part_s` seconds."""
@@ -162,12 +183,40 @@ class KafkaSource:
             self._positions.reached_end(
                 self.partitions[message.topic(), message.partition()], offset
             )
+        elif code == AUTO_OFFSET_RESET:
+            self._skip_expired(self.partitions[message.topic(), message.partition()])
         elif error.fatal():
             self._health.on_error(error)
         elif code not in SHOULD_WAIT and code != MAX_POLL_EXCEEDED and not error.retriable():
             topic = message.topic()
             operation = f"read topic '{topic}'" if topic else "read"
             self._health.fail(failure(error, operation=operation, address=self._address))
+
+    def _skip_expired(self, partition: TopicPartition) -> None:
+        """Continue at the first available record: the next one does not exist."""
+        if partition not in self._positions:
+            return
+        topic, number = partition
+        operation = f"read the first offset of partition {number} of topic '{topic}'"
+        try:
+            offsets = self._consumer.get_watermark_offsets(KafkaPartition(*partition), timeout=5.0)
+            if offsets is None:
+                raise KafkaException(KafkaError(TIMED_OUT))  # noqa: TRY301  # as other calls do
+            skipped = self._positions.skip(partition, offsets[0])
+            self._assigning.move(self._consumer, partition, self._positions.following)
+            if self._paused:
+                self._consumer.pause([KafkaPartition(*paused) for paused in self._paused])
+        except KafkaException as error:
+            self._health.fail(failure(error_of(error), operation=operation, address=self._address))
+            return
+        self.expired += skipped
+        _log.warning(
+            "retention deleted %d unread records of %s, partition %d; reading on at offset %d",
+            skipped,
+            topic,
+            number,
+            offsets[0],
+        )
 
     def _hold(self, *, is_held: bool) -> None:
         """Pause fetching of all partitions, or resume those that are not paused."""
@@ -185,6 +234,12 @@ _FIRST_PART_S: Final = 0.002
 _MAX_PART_S: Final = 0.02
 _PART_RATIO: Final = 0.25
 _HANDOVER_S: Final = 10.0
+STALLED_AFTER_S: Final = 20.0
+"""Seconds after which a session ends if one of its partitions has records and returns none."""
+_CHECK_EVERY_S: Final = 1.0
+_REBALANCE_S: Final = 30.0
+"""Longest time, at least, that a rebalance may wait for the other members."""
+_REPORT_AFTER_S: Final = 5.0
 
 
 class KafkaSession:
@@ -193,6 +248,7 @@ class KafkaSession:
     Args:
         assigning: Looks up start offsets and assigns partitions.
         end_offsets: Returns the next offsets to be written, as far as known; does not wait.
+        readable_ends: The same without records of open transactions.
         check_topic: Raises NotFoundError if a topic does not exist.
     """
 
@@ -203,6 +259,7 @@ class KafkaSession:
         assigning: Assigning,
         *,
         end_offsets: Callable[[Sequence[TopicPartition]], Mapping[TopicPartition, int]],
+        readable_ends: Callable[[Sequence[TopicPartition]], Mapping[TopicPartition, int]],
         check_topic: Callable[[str], None],
         health: ClientHealth,
         address: str,
@@ -212,6 +269,10 @@ class KafkaSession:
         self._listener = listener
         self._assigning = assigning
         self._end_offsets = end_offsets
+        self._readable_ends = readable_ends
+        self._has_joined = False
+        self._member_at = self._check_at = clock.monotonic()
+        """When the client was last a member; the start until it is one."""
         self._check_topic = check_topic
         self._health = health
         self._address = address
@@ -227,7 +288,9 @@ class KafkaSession:
     def start(self, consumer: Consumer, writer: Writer) -> None:
         """Join the group; the session owns both clients from now on."""
         self._consumer = consumer
-        self._source = KafkaSource(consumer, self._positions, self._health, address=self._address)
+        self._source = KafkaSource(
+            consumer, self._positions, self._assigning, self._health, address=self._address
+        )
         self._writer = writer
         consumer.subscribe(
             list(self._membership.topics),
@@ -241,7 +304,19 @@ class KafkaSession:
         """Why no records are read or written; see `ConsumerSession`."""
         if self._is_closed:
             return ""
-        return self._health.problem or self._writer.problem
+        problem = self._health.problem or self._writer.problem
+        away_s = self._clock.monotonic() - self._member_at
+        return problem or (self._not_joined(away_s) if away_s >= _REPORT_AFTER_S else "")
+
+    @property
+    def is_member(self) -> bool:
+        """Whether it is a member; see `ConsumerSession`. A rebalance is no interruption."""
+        return self._has_joined and self._clock.monotonic() - self._member_at < _REPORT_AFTER_S
+
+    @property
+    def expired(self) -> int:
+        """Records that retention deleted; see `ConsumerSession`."""
+        return self._source.expired
 
     def poll(self, max_records: int, timeout_s: float) -> list[Record]:
         """Return available records; see `ConsumerSession`."""
@@ -257,6 +332,10 @@ class KafkaSession:
                 self._source.take(max_records, part_s) if max_records > 0 else self._wait(part_s)
             )
             self._writer.serve()
+            if now >= self._check_at:
+                # After a long iteration, or if the process was stopped, nothing is known yet.
+                self._check_progress(now, is_late=now > self._check_at + _REPORT_AFTER_S)
+                self._check_at = now + _CHECK_EVERY_S
             self._check_open()
             now = self._clock.monotonic()
             if records or now >= until or self._woken.is_set():
@@ -286,7 +365,7 @@ class KafkaSession:
                     f"partition {topic}/{number} is no longer assigned to member "
                     f"'{self._membership.member}'"
                 )
-                raise ConflictError(message)
+                raise UnavailableError(message)
             for topic in {record.topic for record in records}:
                 self._check_topic(topic)
             self._writer.produce(records, offsets)
@@ -323,9 +402,8 @@ class KafkaSession:
                 )
             except KafkaException:  # the client has no watermarks yet
                 high = -1
-            lag = self._positions.lag(partition, max(high, ends.get(partition, -1)), now_s)
-            if lag is not None:
-                lags[partition] = lag
+            following = max(high, ends.get(partition, -1))
+            lags[partition] = self._positions.lag(partition, following, now_s)
         return lags
 
     def wake(self) -> None:
@@ -352,6 +430,40 @@ class KafkaSession:
         if not self._is_closed:
             self._writer.on_commit(error, partitions)
 
+    def _check_progress(self, now: float, *, is_late: bool) -> None:
+        """End the session if its client is no member for long, or if a partition returns nothing.
+
+        The client may wait for an answer that never comes, without an error. A new client does not.
+        """
+        health, limit_s = self._health, self._membership.session_timeout_s
+        held = list(self._positions)
+        is_joining = health.join_state in JOINING
+        if is_joining:
+            limit_s = max(_REBALANCE_S, 3 * limit_s)
+        self._has_joined = self._has_joined or health.is_member
+        # A member keeps its partitions while others join.
+        if health.is_member or health.problem or is_late or (is_joining and held):
+            self._member_at = now
+        elif now - self._member_at > limit_s:
+            health.fail(UnavailableError(self._not_joined(now - self._member_at)))
+        stalled = self._positions.stalled(
+            self._readable_ends(held) if held else {}, held if is_late else self._source.unread, now
+        )
+        if stalled is not None and stalled[2] >= STALLED_AFTER_S and not health.problem:
+            (topic, number), offset, still_s = stalled
+            message = (
+                f"Kafka at {self._address}: partition {number} of topic '{topic}' has records from "
+                f"offset {offset} on, but its client has returned none for {still_s:.0f} s"
+            )
+            health.fail(UnavailableError(message))
+
+    def _not_joined(self, seconds: float) -> str:
+        return (
+            f"Kafka at {self._address}: the client of member '{self._membership.member}' has not "
+            f"been a member of group '{self._membership.group}' for {seconds:.0f} s, and reports "
+            f"no error (state: {self._health.join_state or 'unknown'})"
+        )
+
     def _check_open(self) -> None:
         error = self._health.fatal_error
         if error is not None:
@@ -367,7 +479,8 @@ class KafkaSession:
         partitions = [self._source.partitions[moved.topic, moved.partition] for moved in changed]
         if not partitions or self._is_closed:
             return
-        self._is_rebalancing = True
+        self._is_rebalancing = self._has_joined = True
+        self._health.join_state = "steady"  # until the next statistics
         until = self._assigning.due()
         try:
             start_offsets = self._listener.on_assigned(partitions) or {}

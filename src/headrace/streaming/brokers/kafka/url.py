@@ -15,23 +15,29 @@ from urllib.parse import parse_qsl, urlsplit
 from headrace.core import FailedPreconditionError, InvalidArgumentError
 from headrace.core.redact import is_secret_name, remember_resolved
 from headrace.core.variables import filled_in, url_filled_in
-from headrace.streaming.broker import Membership
+from headrace.streaming.broker import GroupProtocol, Membership
 
 _MAX_TRANSACTION_MS: Final = 15_000
 _TRANSACTION_MS: Final = 10_000
 _MIN_POLL_INTERVAL_MS: Final = 30_000
-_MAX_ASSIGN_S: Final = 20.0
-"""Longer than a transaction of a producer lasts: the lookup waits for its end."""
-_ASSIGN_RATIO: Final = 2 / 3
+_MAX_ASSIGN_S: Final = 15.0
+"""As long as a transaction of a producer lasts: the lookup waits for its end."""
+_ASSIGN_RATIO: Final = 1 / 2
 POLL_INTERVAL: Final = "max.poll.interval.ms"
 _HEARTBEATS: Final = 4  # within a session's timeout
 _MAX_HEARTBEAT_MS: Final = 3_000
 COOPERATIVE: Final = "cooperative-sticky"
 _STRATEGY: Final = "partition.assignment.strategy"
 _PROTOCOL: Final = "group.protocol"
+_REFRESH: Final = "topic.metadata.refresh.interval.ms"
 LIMIT: Final = "message.max.bytes"
 TRANSACTION: Final = "transaction.timeout.ms"
-_DEFAULT_LIMIT_BYTES: Final = 1_000_000
+_MAX_LIMIT_BYTES: Final = 100_000_000
+"""Servers close connections with larger requests (socket.request.max.bytes)."""
+_BATCH_BYTES: Final = 1_000_000
+_REFRESH_MS: Final = "10000"
+"""Interval of metadata requests, which notice partitions that were added and topics that were
+deleted."""
 _LINGER: Final = frozenset({"linger.ms", "queue.buffering.max.ms"})
 Settings = dict[str, str | int | float | bool]
 
@@ -47,10 +53,9 @@ class KafkaOptions:
     settings: Mapping[str, str] = field(repr=False)
     """Options of librdkafka; they contain secrets."""
 
-    @property
-    def is_cooperative(self) -> bool:
-        """Whether a rebalance moves only the partitions that have to move."""
-        if self._is_kip_848:
+    def is_cooperative(self, protocol: GroupProtocol) -> bool:
+        """Return whether a rebalance moves only the partitions that have to move."""
+        if protocol is GroupProtocol.CONSUMER:
             return True
         return self.settings.get(_STRATEGY, COOPERATIVE) == COOPERATIVE
 
@@ -62,8 +67,8 @@ class KafkaOptions:
 
     @property
     def limit_bytes(self) -> int:
-        """Maximum size of a record that is written."""
-        return int(self.settings.get(LIMIT, _DEFAULT_LIMIT_BYTES))
+        """Maximum size of a record that the client writes; topics have limits of their own."""
+        return int(self.settings.get(LIMIT, _MAX_LIMIT_BYTES))
 
     @property
     def lingers(self) -> bool:
@@ -98,28 +103,32 @@ class KafkaOptions:
             _PROTOCOL: "classic",
         }
 
-    def member(self, membership: Membership) -> Settings:
+    def member(self, membership: Membership, protocol: GroupProtocol) -> Settings:
         """Return settings of a group member's consumer."""
         timeout_ms = round(membership.session_timeout_s * 1000)
         settings: Settings = {
             POLL_INTERVAL: str(max(3 * timeout_ms, _MIN_POLL_INTERVAL_MS)),
             # In the default of 1 s a queue of 100,000 records is consumed: it would run empty.
             "fetch.queue.backoff.ms": "10",
+            _REFRESH: _REFRESH_MS,
             **self.client(),
             "group.id": membership.group,
+            _PROTOCOL: protocol.value,
             "enable.auto.commit": False,
             "enable.auto.offset.store": False,
             "enable.partition.eof": True,
             "isolation.level": "read_committed",
             "allow.auto.create.topics": False,
-            # Start offsets of new groups are looked up; this applies if retention deleted the
-            # next record: the member continues with the first available one.
-            "auto.offset.reset": "earliest",
+            # Start offsets of new groups are looked up. The client reports where retention deleted
+            # the next record, and the session continues with the first available one.
+            "auto.offset.reset": "error",
             "statistics.interval.ms": 1000,
         }
         if self.is_static:
             settings["group.instance.id"] = membership.member
-        if not self._is_kip_848:
+        if protocol is GroupProtocol.CONSUMER:
+            settings.pop(_STRATEGY, None)  # the group's coordinator assigns partitions
+        else:
             settings["session.timeout.ms"] = timeout_ms
             settings["heartbeat.interval.ms"] = max(
                 1, min(timeout_ms // _HEARTBEATS, _MAX_HEARTBEAT_MS)
@@ -127,14 +136,25 @@ class KafkaOptions:
             settings.setdefault(_STRATEGY, COOPERATIVE)
         return settings
 
-    def producer(self, *, transactional_id: str = "") -> Settings:
-        """Return settings of a producer; with transactions if it has an id."""
+    def producer(self, *, transactional_id: str = "", batch_bytes: int = _BATCH_BYTES) -> Settings:
+        """Return settings of a producer; with transactions if it has an id.
+
+        Args:
+            batch_bytes: Size of the largest request that all topics take. The client does not split
+                a larger one.
+        """
         settings: Settings = {
             # Longer than queueing a large request takes; small requests are sent at once.
             "linger.ms": "5",
             # The Java client's partitioner, so that all producers map a key to one partition.
             "partitioner": "murmur2_random",
             "message.timeout.ms": "120000",
+            "batch.size": min(batch_bytes, _BATCH_BYTES),
+            LIMIT: _MAX_LIMIT_BYTES,
+            _REFRESH: _REFRESH_MS,
+            # How long a topic that does not exist is considered new. Topics exist before they are
+            # written, so this is how long a deleted one is waited for.
+            "topic.metadata.propagation.max.ms": "5000",
             **self.client(),
             "enable.idempotence": True,
             "delivery.report.only.error": True,
@@ -152,10 +172,6 @@ class KafkaOptions:
                 "message.timeout.ms": timeout_ms,
             }
         return settings
-
-    @property
-    def _is_kip_848(self) -> bool:
-        return self.settings.get(_PROTOCOL) == "consumer"
 
 
 _PORT: Final = 9092
@@ -177,6 +193,7 @@ _RESERVED: Final[Mapping[str, str]] = {
         (
             "group.id",
             "group.instance.id",
+            "group.protocol",
             "transactional.id",
             "client.id",
             "session.timeout.ms",

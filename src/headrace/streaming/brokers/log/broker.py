@@ -93,7 +93,7 @@ class LogBroker:
             file.close()
             raise
 
-    def create_topic(self, topic: str, *, partitions: int = 1) -> None:
+    def create_topic(self, topic: str, *, partitions: int = 1, like: str = "") -> None:  # noqa: ARG002  # no limit per topic
         """Create a topic unless it exists; see `Broker`."""
         check_topic(topic)
         if not 1 <= partitions <= _MAX_PARTITIONS:

@@ -49,6 +49,9 @@ class LogSession:
         file: Connection that the session owns.
     """
 
+    expired = 0
+    is_member = True
+
     def __init__(
         self, file: LogFile, membership: Membership, listener: Rebalanced, clock: Clock
     ) -> None:

@@ -85,7 +85,7 @@ class NatsBroker:
             self._check_open()
         return NatsSession(self._url, membership, listener, self._clock)
 
-    def create_topic(self, topic: str, *, partitions: int = 1) -> None:
+    def create_topic(self, topic: str, *, partitions: int = 1, like: str = "") -> None:  # noqa: ARG002  # no limit per topic
         """Create a stream for a subject unless one stores it; see `Broker`."""
         _check_subject(topic)
         check_one_partition(partitions, kind="NATS")

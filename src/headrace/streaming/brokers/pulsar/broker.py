@@ -67,7 +67,7 @@ class PulsarBroker:
             raise UnsupportedError("a Pulsar group can start only at the earliest or latest record")
         return PulsarSession(self._link, membership, listener, self._clock)
 
-    def create_topic(self, topic: str, *, partitions: int = 1) -> None:
+    def create_topic(self, topic: str, *, partitions: int = 1, like: str = "") -> None:  # noqa: ARG002  # no limit per topic
         """Create a topic by opening a producer; see `Broker`."""
         self._check_open()
         check_topic(topic)

@@ -93,7 +93,7 @@ class RedisBroker:
             self._url, membership, consumer, listener, trim=self._trim, clock=self._clock
         )
 
-    def create_topic(self, topic: str, *, partitions: int = 1) -> None:
+    def create_topic(self, topic: str, *, partitions: int = 1, like: str = "") -> None:  # noqa: ARG002  # no limit per topic
         """Create an empty stream unless one exists; see `Broker`."""
         self._check_open()
         check_topic(topic)
