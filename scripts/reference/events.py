@@ -93,7 +93,9 @@ REASONS: Final[Mapping[str, Mapping[str, str]]] = {
         "StreamDegraded": "Some workers ended and are restarted; the message has the reason.",
         "StreamFailed": "No worker runs.",
         "StreamWorkerReplaced": "A worker did not respond for a minute, or a call of its broker "
-        "client did not return for three minutes. It was killed and is restarted.",
+        "client did not return for 20 seconds. It ended and is restarted.",
+        "StreamRecordsExpired": "Retention deleted records before a worker read them; the message "
+        "has their number.",
     },
 }
 """Kind ▸ reason ▸ meaning, without the phases of rollouts and the reasons for scaling."""

@@ -170,6 +170,7 @@ def view_of(
         dead_letters=sum(status.dead_letters for status in statuses),
         retries=sum(status.retries for status in statuses),
         restarts=team.restarts,
+        stalls=team.stalls,
         message=message,
         scaling=team.scaling,
         members=members,
@@ -230,18 +231,30 @@ def event_of(view: StreamView, *, before: str, timestamp: float) -> Event:
     )
 
 
-def replaced_event(worker: StreamWorker, *, timestamp: float) -> Event:
-    """Return the event of a worker that was killed because it hung; `timestamp` is Unix time."""
+def replaced_event(worker: StreamWorker, reason: str, *, timestamp: float) -> Event:
+    """Return the event of a worker that ended because it hung; `timestamp` is Unix time."""
+    return _worker_event(worker, "StreamWorkerReplaced", reason, timestamp)
+
+
+def expired_before(worker: StreamWorker) -> float:
+    """Return the expired records that were reported; infinite if a worker was just adopted."""
+    if worker.status is not None:
+        return worker.status.expired
+    return 0 if worker.phase is WorkerPhase.STARTING else math.inf
+
+
+def expired_event(worker: StreamWorker, expired: float, *, timestamp: float) -> Event:
+    """Return the event of unread records that retention deleted; `timestamp` is Unix time."""
+    reason = f"found that retention had deleted {expired:.0f} records before they were read"
+    return _worker_event(worker, "StreamRecordsExpired", reason, timestamp)
+
+
+def _worker_event(worker: StreamWorker, reason: str, text: str, timestamp: float) -> Event:
     record = worker.record
-    message = f"stream '{record.stream}': worker {record.name} {worker.killed_for}"
+    message = f"stream '{record.stream}': worker {record.name} {text}"
     data = {"stream": record.stream, "worker": record.name, "pid": record.pid}
     return Event(
-        at=timestamp,
-        endpoint="",
-        kind="stream",
-        reason="StreamWorkerReplaced",
-        message=message,
-        data=data,
+        at=timestamp, endpoint="", kind="stream", reason=reason, message=message, data=data
     )
 
 

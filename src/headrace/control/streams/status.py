@@ -66,6 +66,8 @@ class StreamView:
     """Reason why it is not running."""
     scaling: str
     members: tuple[WorkerView, ...]
+    stalls: int = 0
+    """Workers that ended because they hung."""
     running: int = 0
     """Workers that consume records."""
     failing: int = 0
@@ -169,8 +171,12 @@ def families(views: Iterable[StreamView]) -> list[Family]:
         for name, text, of in _GAUGES
     ]
     restarts = [(labels, view.restarts) for labels, view in labelled]
-    name = "headrace_stream_worker_restarts_total"
-    return [*gauges, counter(name, "Starts after a crash.", restarts)]
+    stalls = [(labels, view.stalls) for labels, view in labelled]
+    return [
+        *gauges,
+        counter("headrace_stream_worker_restarts_total", "Starts after a crash.", restarts),
+        counter("headrace_stream_worker_stalls_total", "Workers that ended as they hung.", stalls),
+    ]
 
 
 _GAUGES: tuple[tuple[str, str, Callable[[StreamView], float]], ...] = (

@@ -38,6 +38,8 @@ from headrace.control.streams.reports import (
     WorkerPoller,
     count_of,
     event_of,
+    expired_before,
+    expired_event,
     facts_of,
     is_scaled,
     metrics_of,
@@ -53,7 +55,7 @@ from headrace.core import Clock, NotFoundError
 from headrace.core.state_file import StateFile
 from headrace.monitor.slo import StreamFacts
 from headrace.observe.metrics import Family, MetricSource
-from headrace.streaming.settings import StreamStatus, WorkerSettings, WorkerState
+from headrace.streaming.settings import EXIT_STALLED, StreamStatus, WorkerSettings, WorkerState
 
 _LOG: Final = logging.getLogger("headrace.control")
 _INTERVAL_S: Final = 0.2
@@ -301,8 +303,13 @@ class StreamSupervisor:
                     self.driver.clean(worker.record)
                     member = worker.record.name
                     line = last_line(self.driver.log_of(f"stream-{member}"))
+                    was_killed = bool(worker.killed_for)
                     if note_end(worker, code, last_line=line, now=now):
                         team.restarts += 1
+                        team.stalls += was_killed or code == EXIT_STALLED
+                        if code == EXIT_STALLED:
+                            event = replaced_event(worker, line, timestamp=self.clock.now())
+                            self._events.append(event)
                         extra = {"worker": member, "why": worker.message}
                         _LOG.warning("stream worker ended", extra=extra)
 
@@ -311,7 +318,11 @@ class StreamSupervisor:
     async def ask(self) -> None:
         """Poll the status of all workers."""
         workers = [worker for worker in self._workers() if worker.process is not None]
+        before = {worker.record.name: expired_before(worker) for worker in workers}
         for worker, status in await self._poller.poll(workers):
+            expired = status.expired - before[worker.record.name]
+            if expired > 0:
+                self._events.append(expired_event(worker, expired, timestamp=self.clock.now()))
             await self._agree(worker, status)
         for team in self._teams.values():
             track_team(team, now=self.clock.now())
@@ -446,7 +457,7 @@ class StreamSupervisor:
         worker.killed_for = f"{reason}, and was stopped"
         extra = {"worker": worker.record.name, "why": reason}
         _LOG.warning("stream worker hangs; stopping it", extra=extra)
-        self._events.append(replaced_event(worker, timestamp=self.clock.now()))
+        self._events.append(replaced_event(worker, worker.killed_for, timestamp=self.clock.now()))
         worker.send(signal.SIGKILL)
 
     # Events.

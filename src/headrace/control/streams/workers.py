@@ -228,6 +228,7 @@ class Team:
     workers: dict[int, StreamWorker] = field(default_factory=dict)
     scaling: str = ""
     restarts: int = 0
+    stalls: int = 0
     announced_state: str = ""
     """State in the newest event."""
     start_failures: int = 0

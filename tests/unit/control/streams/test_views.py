@@ -10,7 +10,14 @@ from headrace.control.model.desired import DesiredStream
 from headrace.control.model.observed import MANY_FAILURES, STABLE_AFTER_S
 from headrace.control.streams.driver import WorkerRecord
 from headrace.control.streams.plan import WorkerPhase
-from headrace.control.streams.reports import event_of, facts_of, track_team, view_of
+from headrace.control.streams.reports import (
+    event_of,
+    expired_before,
+    expired_event,
+    facts_of,
+    track_team,
+    view_of,
+)
 from headrace.control.streams.status import STALLED_AFTER_S, StreamView, families
 from headrace.control.streams.workers import StreamWorker, Team, note_end, note_status
 from headrace.monitor.slo import (
@@ -232,3 +239,23 @@ def test_a_worker_that_stopped_before_a_record_is_not_called_crashing() -> None:
 
     assert one.start_at == math.inf
     assert (view(one).failing, view(one).stuck) == (0, True)
+
+
+def test_records_that_retention_deleted_are_an_event_once_and_not_of_an_adopted_worker() -> None:
+    fresh, adopted, known = worker(phase=WorkerPhase.STARTING), worker(), worker()
+    known.status = msgspec.structs.replace(said(), expired=300)
+    event = expired_event(known, 7, timestamp=NOW)
+
+    assert [expired_before(w) for w in (fresh, adopted, known)] == [0, math.inf, 300]
+    assert event.reason == "StreamRecordsExpired"
+    assert event.message == (
+        "stream 'pay': worker pay-0 found that retention had deleted 7 records before they were "
+        "read"
+    )
+
+
+def test_a_worker_that_hung_is_counted() -> None:
+    team = Team(scale=StreamScaleState(workers=1), workers={0: worker()}, stalls=2)
+    view = view_of(WANTED, team, revision="a", paused=False, now=0.0)
+
+    assert 'headrace_stream_worker_stalls_total{stream="pay"} 2' in exposed(families([view]))
