@@ -67,6 +67,7 @@ def main(arguments: list[str]) -> int:
         print(f"cannot read {file}: {error}", file=sys.stderr)  # noqa: T201  # as above
         return EXIT_SETTINGS
     configure_logging(log_format="json" if settings.log_format == "json" else "text")
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # logs every request
     try:
         check_settings(settings)
     except HeadraceError as error:

@@ -51,8 +51,6 @@ class BrokerFeatures:
     """How exactly-once delivery works, as text for users; empty if it is not supported."""
     partitions: bool = False
     """Whether topics have partitions, each of which one member reads."""
-    by_time: bool = True
-    """Whether offsets can be found by time, as replay needs."""
     rebalances: bool = False
     """Whether partitions move between running members."""
 
@@ -144,7 +142,11 @@ class ConsumerSession(Protocol):
         """Wait until all records are acknowledged and committed; return whether they are."""
 
     def lag(self) -> Mapping[TopicPartition, PartitionLag]:
-        """Return the lag of each partition as last measured, without waiting."""
+        """Return the lag of each partition as last measured, without waiting.
+
+        Raises:
+            HeadraceError: It is unknown; the message contains the reason.
+        """
 
     def wake(self) -> None:
         """Make a waiting `poll`, or else the next one, return; safe to call from other threads."""
@@ -237,7 +239,7 @@ def span_from(broker: Broker, topics: Sequence[str], at_s: float) -> OffsetRange
     """Return the range of records that were written at `at_s` or later, up to now.
 
     Raises:
-        HeadraceError: A topic does not exist, or the broker cannot find offsets by time.
+        HeadraceError: A topic does not exist, or the broker cannot be reached.
     """
     first: dict[TopicPartition, int] = {}
     end: dict[TopicPartition, int] = {}

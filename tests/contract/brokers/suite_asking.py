@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from headrace.core import InvalidArgumentError, NotFoundError, UnsupportedError
+from headrace.core import InvalidArgumentError, NotFoundError
 from headrace.streaming.broker import Broker
 from headrace.streaming.records import TopicPartition
 from tests.contract.brokers.rig import (
@@ -74,10 +74,6 @@ class Asking:
     def test_a_time_has_an_offset(self, broker: Broker) -> None:
         topic = new_topic(broker)
         before_s = time.time()  # noqa: TID251  # the times that are asked for
-        if not broker.abilities.by_time:
-            with pytest.raises(UnsupportedError):
-                broker.offsets_at(topic, before_s)
-            return
         time.sleep(0.1)
         broker.send(numbered(topic, range(5)))
         time.sleep(0.1)

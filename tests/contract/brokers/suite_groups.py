@@ -43,8 +43,6 @@ class Groups:
         assert numbers(found) == [5, 6, 7]
 
     def test_a_new_group_begins_at_a_time(self, rig: Rig, broker: Broker) -> None:
-        if not broker.abilities.by_time:
-            pytest.skip("this broker knows no times")
         topic = new_topic(broker)
         broker.send(numbered(topic, range(5)))
         time.sleep(0.1)

@@ -2,11 +2,12 @@
 
 import math
 import re
+import ssl
 from collections.abc import Mapping, Sequence
 from typing import Final
 from urllib.parse import parse_qsl, quote, unquote_to_bytes, urlencode, urlsplit, urlunsplit
 
-from headrace.core import ConflictError, InvalidArgumentError, UnsupportedError
+from headrace.core import FailedPreconditionError, InvalidArgumentError, UnsupportedError
 from headrace.streaming.broker import Membership
 from headrace.streaming.records import Header, NewRecord, TopicPartition
 
@@ -66,11 +67,11 @@ def check_one_partition(partitions: int, *, kind: str) -> None:
         raise UnsupportedError(message)
 
 
-def check_records(records: Sequence[NewRecord]) -> None:
+def check_records(records: Sequence[NewRecord], *, has_partitions: bool = False) -> None:
     """Raise InvalidArgumentError if a record has an invalid topic or partition."""
     for record in records:
         check_topic(record.topic)
-        if record.partition not in {None, 0}:
+        if record.partition not in {None, 0} and not has_partitions:
             message = f"{record.topic} has only partition 0, not {record.partition}"
             raise InvalidArgumentError(message)
 
@@ -82,17 +83,6 @@ def check_partition(partition: TopicPartition) -> None:
         raise InvalidArgumentError(
             f"{partition.topic} has only partition 0, not {partition.partition}"
         )
-
-
-def check_assigned(membership: Membership, offsets: Mapping[TopicPartition, int]) -> None:
-    """Raise ConflictError if a member commits offsets of topics that it does not read."""
-    for partition in offsets:
-        if partition.topic not in membership.topics or partition.partition != 0:
-            message = (
-                f"partition {partition.topic}/{partition.partition} is not assigned to member "
-                f"'{membership.member}' of group '{membership.group}'"
-            )
-            raise ConflictError(message)
 
 
 def split_options(url: str, names: Sequence[str]) -> tuple[str, dict[str, str]]:
@@ -117,6 +107,25 @@ def positive(options: Mapping[str, str], name: str, default: float) -> float:
         message = f"{name}={text[:_SHOWN]!r} in the broker's URL must be a number greater than 0"
         raise InvalidArgumentError(message)
     return number
+
+
+TLS_FILES: Final = ("tls_ca_file", "tls_cert_file", "tls_key_file")
+
+
+def tls_context(options: Mapping[str, str], *, server: str) -> ssl.SSLContext:
+    """Return the TLS context of the files in a broker's URL, or with the system's certificates.
+
+    Raises:
+        FailedPreconditionError: A file cannot be read.
+    """
+    try:
+        context = ssl.create_default_context(cafile=options.get("tls_ca_file"))
+        if "tls_cert_file" in options:
+            context.load_cert_chain(options["tls_cert_file"], options.get("tls_key_file"))
+    except OSError as error:
+        message = f"a file for TLS to {server} cannot be read: {error}"
+        raise FailedPreconditionError(message) from error
+    return context
 
 
 def shown(url: str) -> str:

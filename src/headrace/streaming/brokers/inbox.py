@@ -12,17 +12,18 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from typing import Final, Generic, TypeVar
+from typing import ClassVar, Final, Generic, TypeVar
 
 from headrace.core import (
     Clock,
+    ConflictError,
     FailedPreconditionError,
     HeadraceError,
     InvalidArgumentError,
     UnavailableError,
 )
 from headrace.streaming.broker import Delivery, Membership, Rebalanced
-from headrace.streaming.brokers.checks import check_assigned, check_records
+from headrace.streaming.brokers.checks import check_records
 from headrace.streaming.records import NewRecord, PartitionLag, Record, TopicPartition
 
 T = TypeVar("T")
@@ -117,7 +118,14 @@ class Inbox(Generic[T]):
     @property
     def partitions(self) -> Sequence[TopicPartition]:
         """All partitions."""
-        return tuple(self._buffers)
+        with self._changed:
+            return tuple(self._buffers)
+
+    def add(self, partition: TopicPartition) -> None:
+        """Add a partition."""
+        with self._changed:
+            self._buffers[partition] = PartitionBuffer()
+            self._rotation.append(partition)
 
     def offer(self, records: Iterable[tuple[Record, T]]) -> None:
         """Add records received from the broker."""
@@ -238,17 +246,26 @@ class SharedSession(ABC, Generic[T, U]):
 
     expired = 0
     is_member = True
+    _has_partitions: ClassVar[bool] = False
+    """Whether topics may have several partitions, which all members read."""
 
     def __init__(
-        self, membership: Membership, listener: Rebalanced, clock: Clock, *, heartbeat_s: float
+        self,
+        membership: Membership,
+        listener: Rebalanced,
+        clock: Clock,
+        *,
+        heartbeat_s: float,
+        partitions: Iterable[TopicPartition] | None = None,
     ) -> None:
+        topics = dict.fromkeys(membership.topics)
         self._membership = membership
         self._listener = listener
         self._clock = clock
         self._heartbeat_s = heartbeat_s
         """Maximum seconds between heartbeats while `poll` is called."""
         self._inbox: Inbox[T] = Inbox(
-            [TopicPartition(topic, 0) for topic in dict.fromkeys(membership.topics)]
+            tuple(partitions or (TopicPartition(topic, 0) for topic in topics))
         )
         self._is_exact = membership.delivery is Delivery.EXACTLY_ONCE
         self._unsent: deque[U] = deque()
@@ -300,8 +317,10 @@ class SharedSession(ABC, Generic[T, U]):
         """
         self._check_open()
         try:
-            check_records(records)
-            check_assigned(self._membership, offsets)
+            check_records(records, has_partitions=self._has_partitions)
+            if unassigned := offsets.keys() - set(self._inbox.partitions):
+                who = f"member '{self._membership.member}' of group '{self._membership.group}'"
+                raise ConflictError(f"{min(unassigned)} is not assigned to {who}")
             acknowledged = {
                 partition: self._inbox.acknowledge(partition, upper)
                 for partition, upper in offsets.items()

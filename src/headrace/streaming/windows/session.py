@@ -297,8 +297,6 @@ class Windows:
 
         Counted from the last record before it: after a pause, windows still contain earlier ones.
         """
-        if not self._broker.abilities.by_time:
-            return None
         there = self._broker.read(
             partition.topic, after={partition: max(group - 1, 0)}, max_records=1
         )

@@ -9,7 +9,6 @@ keeps it.
 
 import asyncio
 import datetime as dt
-import ssl
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import Future
@@ -30,7 +29,7 @@ from headrace.core import (
     UnavailableError,
 )
 from headrace.streaming.broker import Membership, StartPosition
-from headrace.streaming.brokers.checks import shown, split_options
+from headrace.streaming.brokers.checks import TLS_FILES, shown, split_options, tls_context
 from headrace.streaming.brokers.nats.messages import headers_of, token_of
 from headrace.streaming.records import NewRecord
 
@@ -302,7 +301,7 @@ def _config(membership: Membership, topic: str) -> api.ConsumerConfig:
     )
 
 
-_TLS: Final = ("tls", "tls_ca_file", "tls_cert_file", "tls_key_file")
+_TLS: Final = ("tls", *TLS_FILES)
 OPTIONS: Final = ("creds", "nkey", "domain", "inbox_prefix", *_TLS)
 _CONNECT_TIMEOUT_S: Final = 3
 _PING_S: Final = 5
@@ -360,18 +359,8 @@ def _read(url: str) -> tuple[dict[str, Any], Mapping[str, str]]:
     if "inbox_prefix" in options:
         arguments["inbox_prefix"] = options["inbox_prefix"]
     if any(name in options for name in _TLS):
-        arguments["tls"] = _tls(options)
+        arguments["tls"] = tls_context(options, server="NATS")
     return arguments, options
-
-
-def _tls(options: Mapping[str, str]) -> ssl.SSLContext:
-    try:
-        context = ssl.create_default_context(cafile=options.get("tls_ca_file"))
-        if "tls_cert_file" in options:
-            context.load_cert_chain(options["tls_cert_file"], options.get("tls_key_file"))
-    except OSError as error:
-        raise FailedPreconditionError(f"a file for TLS to NATS cannot be read: {error}") from error
-    return context
 
 
 _OVERHEAD_BYTES: Final = 64

@@ -1,18 +1,22 @@
-"""Broker for Apache Pulsar, at least once: a group is a Shared subscription of that name.
+"""Broker for Apache Pulsar, at least once: a group is a subscription of that name.
 
-The members of a group share a topic record by record. Pulsar detects a member that leaves or dies
-by its closed connection, regardless of its session timeout. Group offsets can be read and changed
-only with Pulsar's admin API, which is not supported. Pulsar creates a topic on first use, and
-deletes records that all subscriptions have acknowledged unless the namespace has a `retention`.
+`?subscription=` is its type: the members of a `shared` subscription (the default) share each
+partition record by record; of `failover`, one member reads a partition; of `key_shared`, one member
+reads a key. A topic without partitions has partition 0 only. Pulsar detects a member that leaves or
+dies by its closed connection, regardless of its session timeout. Lag and offsets of groups come
+from the admin API (`?admin=`; by default port 8080 of the same host, 8443 with TLS). Pulsar creates
+a topic on first use, and deletes records that all subscriptions have acknowledged unless the
+namespace has a `retention`. Its Python client has no transactions.
 
 Once pulsar-client 3.13 is imported, exceptions of other pybind11 modules that have no registered
 type become RuntimeError: runtimes distinguish such errors by their text.
 """
 
+import math
 import secrets
 import threading
 from collections.abc import Mapping, Sequence
-from typing import Final, NoReturn, cast
+from typing import Final, cast
 
 import pulsar
 
@@ -26,15 +30,15 @@ from headrace.core import (
 from headrace.streaming.broker import BrokerFeatures, Delivery, Membership, Rebalanced
 from headrace.streaming.brokers.checks import (
     check_membership,
-    check_one_partition,
-    check_partition,
     check_records,
+    check_text,
     check_topic,
 )
 from headrace.streaming.brokers.pulsar.connection import PulsarLink
 from headrace.streaming.brokers.pulsar.messages import (
     MessageId,
     PulsarMessage,
+    entry_offset,
     id_of,
     offset_of,
     record_of,
@@ -48,7 +52,7 @@ _READ_MS: Final = 3000
 class PulsarBroker:
     """Broker for Pulsar; see `Broker`. It connects on first use."""
 
-    abilities = BrokerFeatures(by_time=False)
+    abilities = BrokerFeatures()
 
     def __init__(self, url: str, *, clock: Clock | None = None) -> None:
         self._clock = SystemClock() if clock is None else clock
@@ -64,20 +68,29 @@ class PulsarBroker:
             message = "Pulsar streams support only at_least_once; use a log, Kafka, NATS or Redis"
             raise UnsupportedError(message)
         if membership.start_s is not None:
-            raise UnsupportedError("a Pulsar group can start only at the earliest or latest record")
+            for topic in membership.topics:
+                committed = self.committed(membership.group, topic)
+                offsets = self.offsets_at(topic, membership.start_s).items()
+                new = {
+                    partition: offset for partition, offset in offsets if partition not in committed
+                }
+                self.set_committed(membership.group, new)
         return PulsarSession(self._link, membership, listener, self._clock)
 
     def create_topic(self, topic: str, *, partitions: int = 1, like: str = "") -> None:  # noqa: ARG002  # no limit per topic
-        """Create a topic by opening a producer; see `Broker`."""
+        """Create a topic by opening a producer, with partitions by the admin API; see `Broker`."""
         self._check_open()
         check_topic(topic)
-        check_one_partition(partitions, kind="Pulsar")
+        if partitions < 1:
+            raise InvalidArgumentError(f"a topic needs at least 1 partition, not {partitions}")
+        if partitions > 1:
+            self._link.admin.create_partitions(self._link.full_name(topic), partitions)
         self._link.producer(topic)
 
     def send(self, records: Sequence[NewRecord]) -> None:
         """Write records; see `Broker`. After an error, some may have been written."""
         self._check_open()
-        check_records(records)
+        check_records(records, has_partitions=True)
         self._link.write(records)
 
     def read(
@@ -88,7 +101,6 @@ class PulsarBroker:
         check_topic(topic)
         records: list[Record] = []
         for partition, offset in after.items():
-            check_partition(partition)
             records += self._read(partition, offset, max_records - len(records))
         return records
 
@@ -96,31 +108,54 @@ class PulsarBroker:
         """Return first and next offsets; see `Broker`."""
         self._check_open()
         check_topic(topic)
-        partition = TopicPartition(topic, 0)
-        first = self._read(partition, 0, 1)
-        # A broker does not return the last offset of an empty topic.
-        return {partition: (first[0].offset, self._last(topic) + 1) if first else (0, 0)}
+        ends: dict[TopicPartition, tuple[int, int]] = {}
+        for partition, name in self._link.partitions(topic).items():
+            first = self._read(partition, 0, 1)
+            # A broker does not return the last offset of an empty topic.
+            ends[partition] = (first[0].offset, self._last(name) + 1) if first else (0, 0)
+        return ends
 
-    def offsets_at(self, topic: str, at_s: float) -> NoReturn:  # noqa: ARG002  # see `Broker`
-        """Raise UnsupportedError: Pulsar's client cannot find offsets by time."""
-        self._check_open()
-        raise UnsupportedError("Pulsar cannot find offsets by time; start at the earliest record")
+    def offsets_at(self, topic: str, at_s: float) -> Mapping[TopicPartition, int]:
+        """Return offsets by time of publishing; see `Broker`."""
+        offsets: dict[TopicPartition, int] = {}
+        for partition, (_, end) in self.ends(topic).items():
+            later = self._read(partition, 0, 1, since_s=at_s)
+            offsets[partition] = later[0].offset if later else end
+        return offsets
 
-    def committed(self, group: str, topic: str) -> NoReturn:  # noqa: ARG002  # see `Broker`
-        """Raise UnsupportedError: only Pulsar's admin API returns positions."""
+    def committed(self, group: str, topic: str) -> Mapping[TopicPartition, int]:
+        """Return the offset below which all records are acknowledged; see `Broker`."""
         self._check_open()
-        message = f"only `pulsar-admin topics stats` shows the position of group '{group}'"
-        raise UnsupportedError(message)
+        check_topic(topic)
+        check_text("group", group)
+        return {
+            partition: entry_offset(*position)
+            for partition, name in self._link.partitions(topic).items()
+            if (position := self._link.admin.position(name, group)) is not None
+        }
 
-    def set_committed(self, group: str, offsets: Mapping[TopicPartition, int]) -> NoReturn:
-        """Raise UnsupportedError: only Pulsar's admin API moves groups."""
-        self._check_open()
-        names = ", ".join(partition.topic for partition in offsets)
-        message = (
-            f"move group '{group}' with `pulsar-admin topics reset-cursor {names}`, or use a "
-            "new group"
-        )
-        raise UnsupportedError(message)
+    def set_committed(self, group: str, offsets: Mapping[TopicPartition, int]) -> None:
+        """Set committed offsets, as the only member of the group; see `Broker`."""
+        check_text("group", group)
+        ends: dict[TopicPartition, tuple[int, int]] = {}
+        for topic in {partition.topic for partition in offsets}:
+            ends |= self.ends(topic)
+        for partition, offset in offsets.items():
+            if not 0 <= offset <= ends.get(partition, (0, 0))[1]:
+                message = f"{partition} ends at {ends.get(partition)}, not {offset}"
+                raise InvalidArgumentError(message)
+        for partition, offset in offsets.items():
+            is_end = offset == ends[partition][1]
+            with self._link.translating_errors(f"move group {group}"):
+                try:
+                    consumer = self._link.client.subscribe(
+                        self._link.full_name_of(partition), group
+                    )
+                except pulsar.ConsumerBusy as error:
+                    message = f"a member of group '{group}' runs; stop the stream first"
+                    raise FailedPreconditionError(message) from error
+                consumer.seek(pulsar.MessageId.latest if is_end else id_of(offset))
+                consumer.close()
 
     def close(self) -> None:
         """Close all connections, including those of sessions. Idempotent."""
@@ -133,27 +168,32 @@ class PulsarBroker:
         if self._is_closed:
             raise FailedPreconditionError("this broker is closed; open it again")
 
-    def _last(self, topic: str) -> int:
+    def _last(self, full_name: str) -> int:
         """Return the offset of the last record, by a temporary subscription."""
         name = f"headrace-look-{secrets.token_hex(8)}"
-        with self._link.translating_errors(f"look at topic {topic}"):
-            consumer = self._link.client.subscribe(self._link.full_name(topic), name)
+        with self._link.translating_errors(f"look at {full_name}"):
+            consumer = self._link.client.subscribe(full_name, name)
             try:
                 return offset_of(cast("MessageId", consumer.get_last_message_id()))
             finally:
                 consumer.unsubscribe()
 
-    def _read(self, partition: TopicPartition, offset: int, max_records: int) -> list[Record]:
+    def _read(
+        self, partition: TopicPartition, offset: int, max_records: int, *, since_s: float = 0.0
+    ) -> list[Record]:
+        """Return records from this offset on, or from those that were written since then on."""
         if offset < 0:
-            raise InvalidArgumentError(f"{partition.topic}/0 begins at 0, not {offset}")
+            raise InvalidArgumentError(f"{partition} begins at 0, not {offset}")
         records: list[Record] = []
         with self._link.translating_errors(f"read {partition.topic}"):
             reader = self._link.client.create_reader(
-                self._link.full_name(partition.topic),
+                self._link.full_name_of(partition),
                 pulsar.MessageId.earliest if offset == 0 else id_of(offset),
                 start_message_id_inclusive=True,
             )
             try:
+                if since_s > 0:
+                    reader.seek(math.ceil(since_s * 1000))
                 while len(records) < max_records and reader.has_message_available():
                     record = record_of(partition, cast("PulsarMessage", reader.read_next(_READ_MS)))
                     if record.offset >= offset:

@@ -45,6 +45,11 @@ def offset_of(message_id: MessageId) -> int:
     return entry << _BATCH_BITS | max(message_id.batch_index(), 0)
 
 
+def entry_offset(ledger: int, entry: int) -> int:
+    """Return the offset of the first record of an entry."""
+    return (ledger << _ENTRY_BITS) + entry << _BATCH_BITS
+
+
 def id_of(offset: int) -> object:
     """Return the id of the message, or of the batch, at this offset."""
     import pulsar  # noqa: PLC0415  # only this function needs the client

@@ -3,28 +3,24 @@
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from typing import Final, cast
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import ClassVar, Final, cast
 
 import pulsar
 
-from headrace.core import UnsupportedError
+from headrace.core import HeadraceError, UnsupportedError
 from headrace.core.clock import Clock
 from headrace.streaming.broker import Membership, Rebalanced, StartPosition
 from headrace.streaming.brokers.inbox import RETRY_PAUSE_S, Inbox, SharedSession
 from headrace.streaming.brokers.pulsar.connection import PulsarLink
-from headrace.streaming.brokers.pulsar.messages import (
-    MessageId,
-    PulsarMessage,
-    offset_of,
-    record_of,
-)
+from headrace.streaming.brokers.pulsar.messages import MessageId, PulsarMessage, record_of
 from headrace.streaming.records import NewRecord, PartitionLag, TopicPartition
 
 _WAIT_S: Final = 0.2
 
 
 class PulsarReader:
-    """One thread and one consumer of a topic, which it owns."""
+    """One thread and one consumer of a partition, which it owns."""
 
     def __init__(
         self,
@@ -38,8 +34,6 @@ class PulsarReader:
         self._inbox = inbox
         self._name = name
         self._is_closed = threading.Event()
-        self.newest = 0
-        """The highest offset received."""
         self._thread = threading.Thread(target=self._run, name="pulsar-reader", daemon=True)
         self._thread.start()
 
@@ -47,13 +41,6 @@ class PulsarReader:
     def problem(self) -> str:
         """Why no records are received; empty if the connection is up."""
         return "" if self._consumer.is_connected() else f"{self._name} is unavailable"
-
-    def last_offset(self) -> int:
-        """Return the offset of the last message written, or else of the newest one received."""
-        try:
-            return offset_of(cast("MessageId", self._consumer.get_last_message_id()))
-        except pulsar.PulsarException:
-            return self.newest  # an empty topic has no last message
 
     def acknowledge(self, message_id: MessageId) -> None:
         """Acknowledge a message."""
@@ -82,15 +69,13 @@ class PulsarReader:
             except pulsar.PulsarException:
                 self._is_closed.wait(RETRY_PAUSE_S)
                 continue
-            self.newest = max(self.newest, offset_of(message.message_id()))
             self._inbox.offer([(record_of(self._partition, message), message.message_id())])
 
 
 _HEARTBEAT_S: Final = 1.0
 _ACKS_WITHIN_S: Final = 0.15  # the client sends acknowledgements every 0.1 s
 _QUEUE: Final = 1000
-_BATCH_BITS: Final = 12
-_LEDGER_BITS: Final = 32
+_PARTITIONS_EVERY_S: Final = 30.0
 Unsent = tuple[Sequence[NewRecord], Mapping[TopicPartition, Sequence[MessageId]]]
 """Records to write, and the messages to acknowledge with them."""
 
@@ -98,45 +83,61 @@ Unsent = tuple[Sequence[NewRecord], Mapping[TopicPartition, Sequence[MessageId]]
 class PulsarSession(SharedSession[MessageId, Unsent]):
     """Session on Pulsar, at least once; see `ConsumerSession`.
 
-    The broker detects dead members by their connections. The lag may include records that other
-    members have not acknowledged.
+    The broker detects dead members by their connections, and decides which member gets a record of
+    a partition. Another thread measures the lag, and finds partitions that are added.
 
     Args:
         link: Connection that the broker owns.
     """
 
+    _has_partitions: ClassVar[bool] = True
+
     def __init__(
         self, link: PulsarLink, membership: Membership, listener: Rebalanced, clock: Clock
     ) -> None:
-        super().__init__(membership, listener, clock, heartbeat_s=_HEARTBEAT_S)
+        names = _names(link, membership)
+        super().__init__(
+            membership, listener, clock, heartbeat_s=_HEARTBEAT_S, partitions=tuple(names)
+        )
         self._readers: dict[TopicPartition, PulsarReader] = {}
         self._acked_at = 0.0
         self._link = link
+        self._names = names
+        self._names_at = clock.monotonic() + _PARTITIONS_EVERY_S
+        self._lag_error: HeadraceError | None = None
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="pulsar-lag")
+        self._measurement: Future[None] | None = None
         try:
-            for partition in self._inbox.partitions:
-                self._readers[partition] = PulsarReader(
-                    self._subscribe(partition), partition, self._inbox, self._link.name
-                )
+            for partition, name in names.items():
+                self._open(partition, name, membership.start)
+            self._measure()
         except BaseException:
             self.close()
             raise
+
+    def lag(self) -> Mapping[TopicPartition, PartitionLag]:
+        """Return the lag; see `ConsumerSession`. Only the admin API has it: it may be unknown."""
+        if self._lag_error is not None:
+            raise type(self._lag_error)(*self._lag_error.args) from self._lag_error
+        return super().lag()
 
     def _connection_problem(self) -> str:
         away = (reader.problem for reader in self._readers.values())
         return next((problem for problem in away if problem), "")
 
-    def _subscribe(self, partition: TopicPartition) -> pulsar.Consumer:
-        is_first = self._membership.start is StartPosition.EARLIEST
+    def _open(self, partition: TopicPartition, name: str, start: StartPosition) -> None:
+        is_first = start is StartPosition.EARLIEST
         position = pulsar.InitialPosition.Earliest if is_first else pulsar.InitialPosition.Latest
         with self._link.translating_errors(f"join group {self._membership.group}"):
-            return self._link.client.subscribe(
-                self._link.full_name(partition.topic),
+            consumer = self._link.client.subscribe(
+                name,
                 self._membership.group,
-                consumer_type=pulsar.ConsumerType.Shared,
+                consumer_type=self._link.consumer_type,
                 consumer_name=self._membership.member,
                 initial_position=position,
                 receiver_queue_size=_QUEUE,
             )
+        self._readers[partition] = PulsarReader(consumer, partition, self._inbox, self._link.name)
 
     def _start(self, start_offsets: Mapping[TopicPartition, int]) -> None:
         if start_offsets:
@@ -147,6 +148,11 @@ class PulsarSession(SharedSession[MessageId, Unsent]):
             raise UnsupportedError(message)
 
     def _heartbeat(self, max_records: int, now: float) -> None:  # noqa: ARG002  # the connection proves liveness
+        """Open partitions that were added."""
+        for partition in self._names.keys() - self._readers.keys():
+            self._inbox.add(partition)
+            self._open(partition, self._names[partition], StartPosition.EARLIEST)
+            self._listener.on_assigned([partition])
         self._heartbeat_at = now + self._heartbeat_s
 
     def _prepare(
@@ -168,23 +174,44 @@ class PulsarSession(SharedSession[MessageId, Unsent]):
 
     def _disconnect(self) -> None:
         self._inbox.close()
+        self._thread.shutdown(wait=False, cancel_futures=True)
         for reader in self._readers.values():
             reader.close()
 
     def _update_lag(self) -> None:
-        self._lag = {partition: self._lag_of(partition) for partition in self._readers}
+        if self._measurement is not None:
+            if not self._measurement.done():
+                return
+            self._measurement.result()
+        self._measurement = self._thread.submit(self._measure)
 
-    def _lag_of(self, partition: TopicPartition) -> PartitionLag:
-        """Return the lag: unacknowledged records, and entries after the newest one received."""
-        reader = self._readers[partition]
-        last = reader.last_offset()
-        held = [record for record, _ in self._inbox.held() if record.topic_partition == partition]
-        beyond = 0
-        if last > reader.newest:
-            is_same = last >> _LEDGER_BITS == reader.newest >> _LEDGER_BITS
-            beyond = (last >> _BATCH_BITS) - (reader.newest >> _BATCH_BITS) if is_same else 1
-        oldest = self._inbox.oldest(partition)
-        seconds = None if beyond else 0.0
-        if oldest is not None:
-            seconds = max(self._clock.now() - oldest.timestamp_s, 0)
-        return PartitionLag(records=len(held) + beyond, seconds=seconds)
+    def _measure(self) -> None:
+        """Measure the lag of the group, and find partitions that are added now and then."""
+        try:
+            now = self._clock.monotonic()
+            if now >= self._names_at:
+                self._names_at = now + _PARTITIONS_EVERY_S
+                self._names = _names(self._link, self._membership)
+            lag: dict[TopicPartition, PartitionLag] = {}
+            for topic in dict.fromkeys(self._membership.topics):
+                name = self._link.full_name(topic)
+                is_partitioned = self._names.get(TopicPartition(topic, 0)) != name
+                backlogs = self._link.admin.backlogs(
+                    name, self._membership.group, is_partitioned=is_partitioned
+                )
+                lag |= {
+                    partition: backlogs[full_name].lag(self._clock.now())
+                    for partition, full_name in self._names.items()
+                    if full_name in backlogs
+                }
+            self._lag, self._lag_error = lag, None
+        except HeadraceError as error:
+            self._lag_error = error
+
+
+def _names(link: PulsarLink, membership: Membership) -> dict[TopicPartition, str]:
+    """Return the full names of all partitions that a member reads."""
+    names: dict[TopicPartition, str] = {}
+    for topic in membership.topics:
+        names |= link.partitions(topic)
+    return names
