@@ -174,14 +174,22 @@ def _mistakes(spec: "SystemSpec", home: Path) -> Iterator["SpecMistake"]:
 
 
 def _warnings(spec: "SystemSpec") -> Iterator[str]:
-    """Yield a warning for each model file and each receiver's secret that is missing here."""
+    """Yield warnings: files and secrets that are missing here, streams without order."""
     from headrace.control.base.settings import resolve_references
     from headrace.core.spec.parse import is_model_path
+    from headrace.core.spec.stream_agreement import is_unordered
 
     for i, endpoint in enumerate(spec.endpoints):
         for model in (version.model for version in endpoint.split()):
             if model is not None and is_model_path(model) and not Path(model).exists():
                 yield f"endpoints[{i}]: the model '{model}' is not on this machine"
+    for i, stream in enumerate(spec.streams):
+        if stream.bounds.max > 1 and is_unordered(stream.source.broker):
+            yield (
+                f"streams[{i}]: its workers share a topic record by record, so records of one key "
+                "may be answered out of order; if that matters, use 1 worker, or another broker or "
+                "subscription"
+            )
     for receiver in spec.alerts.receivers:
         way = receiver.webhook or receiver.slack or receiver.email
         files = (getattr(way, key, None) for key in ("url_file", "token_file", "password_file"))

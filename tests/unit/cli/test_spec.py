@@ -30,6 +30,31 @@ def test_a_good_spec_is_counted(headrace: Command, tmp_path: Path) -> None:
     assert outcome.err == f"{file}: valid, 1 endpoint\n"
 
 
+@pytest.mark.parametrize(
+    ("broker", "workers", "is_warned"),
+    [
+        ("redis://h/0", "{min: 1, max: 2}", True),
+        ("nats://h", "1", False),
+        ("pulsar://h", "2", True),
+        ("pulsar+ssl://h?admin=https://a&subscription=key_shared", "2", False),
+        ("kafka://h", "3", False),
+    ],
+)
+def test_workers_that_break_the_order_of_keys_are_a_warning(
+    headrace: Command, tmp_path: Path, broker: str, workers: str, *, is_warned: bool
+) -> None:
+    file = tmp_path / "a.yaml"
+    file.write_text(
+        "version: 1\nstreams:\n  - name: s\n    model: m:1\n    sink: {topic: out}\n"
+        f"    source: {{broker: '{broker}', topics: [in]}}\n    workers: {workers}\n"
+    )
+
+    outcome = headrace("check", "-f", file)
+
+    assert outcome.status == 0
+    assert ("streams[0]: its workers share a topic" in outcome.err) == is_warned
+
+
 def test_every_mistake_is_told_with_its_line(headrace: Command, tmp_path: Path) -> None:
     file = tmp_path / "a.yaml"
     file.write_text("version: 1\nendpoints:\n  - name: a b\n    model: m:1\n    replica: 2\n")

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, TypeGuard
+from urllib.parse import parse_qsl
 
 from headrace.core.spec.features import feature_disagreements
 from headrace.core.spec.stream_parts import LONGEST_WINDOW_S, MIN_WINDOW_S
@@ -49,6 +50,18 @@ def stream_disagreements(document: Mapping[Any, Any]) -> list[SpecMistake]:
             message = f"{name!r} is already the name of streams[{first_use[name]}]"
             mistakes.append(SpecMistake(place=f"{path}.name", message=message))
     return mistakes + _shared_groups(_items(document.get("streams")))
+
+
+_ORDERED: Final = ("failover", "key_shared")
+
+
+def is_unordered(broker: str) -> bool:
+    """Return whether several workers may answer records of one key out of order.
+
+    They do where a broker distributes single records, regardless of their keys.
+    """
+    subscription = dict(parse_qsl(broker.partition("?")[2])).get("subscription")
+    return broker.partition(":")[0].lower() in _OTHERS and subscription not in _ORDERED
 
 
 def _shared_groups(streams: Sequence[Any]) -> list[SpecMistake]:
