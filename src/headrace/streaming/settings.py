@@ -187,3 +187,5 @@ class StreamStatus(msgspec.Struct, frozen=True, kw_only=True):
     """Whether it cannot join because a topic that it reads does not exist."""
     row_problem: str = ""
     """How a row's answer depended on the rows that were scored with it; empty if no answer did."""
+    lag_problem: str = ""
+    """Why the lag is unknown; empty if it is known."""

@@ -4,7 +4,6 @@ The thread that calls `run` owns the session. Other threads may pause, resume, s
 status, and check for a stall.
 """
 
-import contextlib
 import logging
 import threading
 from collections.abc import Callable
@@ -79,6 +78,7 @@ class WorkerLoop:
         """Number of partitions of the first input topic; 0 until it is known."""
         self._status_at = 0.0
         self._lag: dict[TopicPartition, PartitionLag] = {}
+        self._lag_problem = ""
         self._progress_at = self._assigned_at = self._clock.monotonic()
         self._expired_before = 0
         """Value of the counter at the start of the session."""
@@ -260,8 +260,10 @@ class WorkerLoop:
         if poll_loop.partitions:
             self._assigned_at = now
         if not is_over:
-            with contextlib.suppress(HeadraceError):  # the previous lag is kept
-                self._lag = dict(session.lag())
+            try:
+                self._lag, self._lag_problem = dict(session.lag()), ""
+            except HeadraceError as error:
+                self._lag, self._lag_problem = {}, str(error)
         if state is None and not session.is_member:
             is_new = self._status.state is WorkerState.STARTING
             state = WorkerState.STARTING if is_new else WorkerState.RECONNECTING
@@ -283,6 +285,7 @@ class WorkerLoop:
             in_flight=poll_loop.in_flight.records,
             problem="" if is_over else poll_loop.problem(now),
             last_error=poll_loop.last_error or self._last_error,
+            lag_problem="" if is_over else self._lag_problem,
         )
 
     def _status_of_counters(self) -> StreamStatus:

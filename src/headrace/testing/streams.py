@@ -65,6 +65,8 @@ class MemoryBroker:
         """Whether it is unavailable: sessions report a problem, and joining fails."""
         self.limits: dict[str, int] = {}
         """Largest record in bytes of topics; they are not enforced."""
+        self.lag_error: HeadraceError | None = None
+        """Why lag is unknown; None if it is known."""
         self.sessions: list[MemorySession] = []
         """All sessions since the broker was created."""
         self._spreads = spreads
@@ -311,6 +313,8 @@ class MemorySession:
 
     def lag(self) -> Mapping[TopicPartition, PartitionLag]:
         """Return the lag of assigned partitions."""
+        if self._broker.lag_error is not None:
+            raise self._broker.lag_error
         now_s = self._broker.clock.now()
         lags = {}
         for partition in self._positions:

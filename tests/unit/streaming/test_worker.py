@@ -301,6 +301,26 @@ def test_what_is_away_is_told() -> None:
     assert seen == [(WorkerState.RETRYING, "the store is away", 2)]
 
 
+def test_a_lag_that_is_unknown_is_told_with_its_reason() -> None:
+    stage = Stage()
+    stage.broker.send(inputs(2))
+    seen: list[tuple[WorkerState, str, int | None]] = []
+
+    def look() -> None:
+        told = stage.worker.status
+        seen.append((told.state, told.lag_problem, told.partitions[0].lag_records))
+
+    stage.clock.later(
+        2.0, lambda: setattr(stage.broker, "lag_error", UnavailableError("no admin API"))
+    )
+    stage.clock.later(4.0, look)
+    stage.clock.later(4.5, lambda: setattr(stage.broker, "lag_error", None))
+    stage.clock.later(6.0, look)
+    stage.run(7.0)
+
+    assert seen == [(WorkerState.RUNNING, "no admin API", None), (WorkerState.RUNNING, "", 0)]
+
+
 def test_a_broker_that_is_away_is_told_and_so_is_when_it_is_back() -> None:
     stage = Stage()
     seen: list[tuple[WorkerState, str]] = []

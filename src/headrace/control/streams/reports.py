@@ -178,7 +178,7 @@ def view_of(
         failing=sum(worker.is_failing for worker in team.workers.values()),
         paused=paused,
         stuck=any(worker.is_stuck for worker in team.workers.values()),
-        warning=next((status.row_problem for status in statuses if status.row_problem), ""),
+        warning=next(filter(None, (s.row_problem or s.lag_problem for s in statuses)), ""),
     )
 
 

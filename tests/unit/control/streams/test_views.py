@@ -187,12 +187,13 @@ def test_a_stream_whose_topic_does_not_exist_is_stalled_and_says_which() -> None
     assert broker_away.state == "retrying"
 
 
-def test_rows_that_depend_on_each_other_are_a_warning_of_a_stream_that_runs() -> None:
+@pytest.mark.parametrize("kind", ["row_problem", "lag_problem"])
+def test_what_does_not_stop_a_stream_is_a_warning(kind: str) -> None:
     one = worker()
     note_status(one, said(), rate=5.0, now=1.0)
     before = view(one)
     problem = "model fraud: output 'y' differs"
-    note_status(one, msgspec.structs.replace(said(), row_problem=problem), rate=5.0, now=2.0)
+    note_status(one, msgspec.structs.replace(said(), **{kind: problem}), rate=5.0, now=2.0)
     told = view(one)
 
     assert before.warning == ""
