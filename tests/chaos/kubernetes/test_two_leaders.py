@@ -12,6 +12,7 @@ from tests.kube import needs
 from tests.kube_server.fixtures import kube_lab_of_processes  # noqa: F401
 from tests.kube_server.lab import Lab
 from tests.kube_server.namespace import wait_until
+from tests.kube_server.pods import ProcessPod
 
 pytestmark = [
     pytest.mark.e2e, pytest.mark.kube, pytest.mark.kube_server, needs("helm"),
@@ -52,7 +53,8 @@ def test_the_leader_of_two(system: System, way: str) -> None:
     wait_until(lambda: len(system.release.pods("control")) == 2, PATIENCE_S)
     wait_until(lambda: len(system.release.leaders()) == 1, PATIENCE_S)
     (before,), its_process = system.release.leaders(), holder(system)
-    pods = {pod.name: pod for pod in system.lab.kubelet.pods.values()}  # type: ignore[attr-defined]  # ProcessPod
+    running = system.lab.kubelet.pods.values()
+    pods = {pod.name: pod for pod in running if isinstance(pod, ProcessPod)}
     with system.event(f"leader of two control planes {way}"):
         if way == "deleted":
             system.namespace.delete("Pod", before)
