@@ -124,7 +124,7 @@ kube-events) # what callers lose at each event in the life of a cluster: a table
   ;;
 chaos)
   export CHAOS_JOB_KILLS=20 CHAOS_CALL_S=31
-  run -s tests/chaos tests/e2e/jobs/test_kills.py tests/e2e/streaming/test_failures.py -k "at_random or longer_than" "$@"
+  run -s tests/chaos tests/e2e/jobs/test_kills.py tests/e2e/streaming/test_failures.py -k "at_random or longer_than or a_stream_over" "$@"
   ;;
 mutants)
   scripts/setup.sh mutants

@@ -19,7 +19,9 @@ STOPS_WITHIN_S: Final = 20.0
 _LOGGING: Final = """\
 <Configuration status="error">
   <Appenders>
-    <Console name="C"><PatternLayout pattern="%d{{ISO8601}} %p %c{{1}} %m%n"/></Console>
+    <Console name="C" target="SYSTEM_ERR">
+      <PatternLayout pattern="%d{{ISO8601}} %p %c{{1}} %m%n"/>
+    </Console>
   </Appenders>
   <Loggers><Root level="warn"><AppenderRef ref="C"/></Root>{loggers}</Loggers>
 </Configuration>

@@ -1,12 +1,29 @@
 """Apache Kafka keeps the contract of brokers, with each kind of group."""
 
 from pathlib import Path
+from typing import Final
 
 import pytest
 
 from tests.brokers.kafka import KafkaCluster
 from tests.contract.brokers.rig import Rig
 from tests.contract.brokers.suite import BrokerContract
+
+DYNAMIC: Final = {
+    "test_a_member_that_was_replaced_can_go_on_no_more": (
+        "nobody is replaced by name where membership is dynamic"
+    ),
+}
+CANNOT: Final[dict[str, dict[str, str]]] = {
+    "membership=dynamic": DYNAMIC,
+    "group.protocol=consumer&membership=dynamic": DYNAMIC,
+    "partition.assignment.strategy=range": {
+        "test_members_share_what_comes_and_nothing_is_lost_when_one_goes": (
+            "a rebalance takes all partitions away, not only those that move"
+        ),
+    },
+}
+"""By option of the URL."""
 
 
 @pytest.mark.e2e
@@ -32,13 +49,7 @@ class TestKafka(BrokerContract):
             home=tmp_path,
             session_timeout_s=6.0,
             settles_s=30.0,
-            cannot={
-                "test_a_member_that_was_replaced_can_go_on_no_more": (
-                    "nobody is replaced by name where membership is dynamic"
-                )
-            }
-            if "dynamic" in request.param
-            else {},
+            cannot=CANNOT.get(request.param, {}),
             stop=kafka.stop,
             start=kafka.start,
         )

@@ -1,0 +1,284 @@
+"""Streams over Apache Kafka and Apache Pulsar while brokers and workers are killed and frozen.
+
+Kafka has three brokers, and each record three replicas; Pulsar is one process. A table of what was
+counted is printed, and is in `dist/stream-kills.md`. By default it is a short run of each kind;
+`CHAOS_BROKER_KILLS=30 CHAOS_WORKER_KILLS=50 CHAOS_FREEZES=20 CHAOS_RESTARTS=20` is the full one of
+Kafka, 5, 20, 5, 5 that of Pulsar. `CHAOS_RATE` is in records per second.
+"""
+
+import os
+import random
+import shutil
+import signal
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import pytest
+
+from headrace.streaming.broker import Delivery
+from headrace.streaming.settings import WorkerSettings
+from tests.brokers.java import JavaServer
+from tests.brokers.kafka import running_kafka
+from tests.brokers.pulsar import running_pulsar
+from tests.chaos.clients import (
+    coordinator_of,
+    counted_by_apache,
+    kafka_dead_letters,
+    over_kafka,
+    over_pulsar,
+    pulsar_dead_letters,
+)
+from tests.chaos.ledger import Counts, Ledger
+from tests.e2e.streaming import workers
+
+if TYPE_CHECKING:
+    import subprocess
+
+pytestmark = [pytest.mark.e2e, pytest.mark.jvm]
+
+BROKER_KILLS: Final = int(os.environ.get("CHAOS_BROKER_KILLS", "1"))
+WORKER_KILLS: Final = int(os.environ.get("CHAOS_WORKER_KILLS", "3"))
+FREEZES: Final = int(os.environ.get("CHAOS_FREEZES", "1"))
+RESTARTS: Final = int(os.environ.get("CHAOS_RESTARTS", "1"))
+RATE: Final = float(os.environ.get("CHAOS_RATE", "500"))
+MEMBERS: Final = ("one", "two", "three")
+PARTITIONS: Final = 6
+LONGEST_STILL_S: Final = 30.0
+BACK_WITHIN_S: Final = 300.0
+DRAINED_WITHIN_S: Final = 120.0
+ENDS_WITHIN_S: Final = 45.0
+SETTLED_S: Final = 3.0
+RESULTS: Final = Path("dist/stream-kills.md")
+COLUMNS: Final = (
+    "broker", "delivery", "broker kills", "kills", "freezes", "rolling restarts", "records",
+    "answers", "lost", "twice", "out of order", "dead letters", "longest stand-still, s",
+    "since, s", "exits by themselves",
+)  # fmt: skip
+
+
+@dataclass
+class Fleet:
+    """Workers of one stream; each that ends is started again a second later."""
+
+    folder: Path
+    told: list[WorkerSettings]
+    exits: Counter[int] = field(default_factory=Counter)
+    """Ends that nobody asked for, by status."""
+    running: dict[str, "subprocess.Popen[bytes]"] = field(default_factory=dict)
+    asked: set[int] = field(default_factory=set)
+    over: threading.Event = field(default_factory=threading.Event)
+
+    def tend(self, told: WorkerSettings) -> None:
+        while not self.over.is_set():
+            worker = workers.start(self.folder, told)
+            worker.client.close()
+            self.running[told.member] = worker.process
+            status = worker.process.wait()
+            if worker.process.pid not in self.asked:
+                self.exits[status] += 1
+            self.over.wait(1.0)
+
+    def end(self, member: str, how: signal.Signals) -> None:
+        process = self.running[member]
+        self.asked.add(process.pid)
+        process.send_signal(how)
+        process.wait(ENDS_WITHIN_S)
+
+    def restart(self) -> None:
+        """End one after the other in order; the next when the one before is back."""
+        for member in MEMBERS:
+            before = self.running[member]
+            self.end(member, signal.SIGTERM)
+            while self.running[member] is before:
+                time.sleep(0.1)
+            time.sleep(3.0)
+
+    def freeze(self, member: str, for_s: float) -> None:
+        process = self.running[member]
+        process.send_signal(signal.SIGSTOP)
+        time.sleep(for_s)
+        process.send_signal(signal.SIGCONT)
+
+
+@contextmanager
+def fleet(folder: Path, url: str, delivery: Delivery) -> Iterator[Fleet]:
+    model = workers.double(folder)
+    told = [
+        workers.settings(
+            folder, model, broker=url, member=member, delivery=delivery, model_threads=1,
+            session_timeout_s=6.0, max_batch_size=64,
+        )
+        for member in MEMBERS
+    ]  # fmt: skip
+    started = Fleet(folder, told)
+    threads = [threading.Thread(target=started.tend, args=(one,), daemon=True) for one in told]
+    for thread in threads:
+        thread.start()
+    try:
+        yield started
+    finally:
+        started.over.set()
+        while any(thread.is_alive() for thread in threads):
+            for process in list(started.running.values()):
+                process.kill()
+            time.sleep(0.1)
+
+
+def disturb(
+    ledger: Ledger, workers_of: Fleet, choose: Callable[[random.Random], JavaServer],
+    is_back: Callable[[], None],
+) -> None:  # fmt: skip
+    """Kill, freeze and restart, workers beside brokers, until all is done and answered."""
+    chance = random.Random(len(MEMBERS))  # noqa: S311  # moments, no secrets
+    errors: list[BaseException] = []
+
+    def say(event: str) -> None:
+        print(f"{time.monotonic() - ledger.opened_at:.1f} s: {event}")  # noqa: T201  # for the figures
+
+    def kill_brokers() -> None:
+        mine = random.Random(BROKER_KILLS)  # noqa: S311  # as above
+        try:
+            for _ in range(BROKER_KILLS):
+                time.sleep(mine.uniform(2, 5))
+                broker = choose(mine)
+                say(f"kill {broker.log.stem}")
+                broker.kill()
+                time.sleep(mine.uniform(0, 4))
+                broker.start()
+                is_back()
+                say(f"{broker.log.stem} is back")
+        except BaseException as error:  # noqa: BLE001  # of another thread
+            errors.append(error)
+
+    until(lambda: bool(ledger.answers), 60.0)
+    killer = threading.Thread(target=kill_brokers, daemon=True)
+    killer.start()
+    events = ["kill"] * WORKER_KILLS + ["freeze"] * FREEZES + ["restart"] * RESTARTS
+    chance.shuffle(events)
+    for event in events:
+        time.sleep(chance.uniform(1, 4))
+        member = chance.choice(MEMBERS)
+        say(f"{event} {member}")
+        if event == "kill":
+            workers_of.end(member, signal.SIGKILL)
+        elif event == "freeze":
+            workers_of.freeze(member, chance.uniform(1, 9))
+        else:
+            workers_of.restart()
+    killer.join()
+    assert not errors, errors
+    ledger.stopped.set()
+    until(lambda: ledger.flushed.is_set() and ledger.left() == 0, DRAINED_WITHIN_S)
+    workers_of.over.set()
+    for member in MEMBERS:
+        workers_of.end(member, signal.SIGTERM)
+    until(lambda: time.monotonic() - ledger.answers[-1][1] > SETTLED_S, DRAINED_WITHIN_S)
+
+
+def until(holds: Callable[[], bool], within_s: float) -> None:
+    """Wait until that holds, or the time is over: the count tells."""
+    deadline = time.monotonic() + within_s
+    while not holds() and time.monotonic() < deadline:
+        time.sleep(0.5)
+
+
+@pytest.fixture(scope="module")
+def table() -> list[tuple[object, ...]]:
+    return []
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    # Short, for Unix sockets; what failed stays to be looked at.
+    name = Path(tempfile.mkdtemp(prefix="hr-kills-"))
+    yield name
+    if not (name / "failed").exists():
+        shutil.rmtree(name)
+
+
+def note(
+    table: list[tuple[object, ...]], broker: str, delivery: Delivery, counts: Counts, *,
+    dead: int, exits: Counter[int],
+) -> None:  # fmt: skip
+    """Add a line to the table, in its file too."""
+    events = (BROKER_KILLS, WORKER_KILLS, FREEZES, RESTARTS)
+    counted = (counts.written, counts.answers, counts.lost, counts.twice, counts.disordered, dead)
+    still = (f"{counts.longest_still_s:.1f}", f"{counts.still_at_s:.0f}")
+    ended = ", ".join(f"{times} x {status}" for status, times in sorted(exits.items())) or "-"
+    table.append((broker, delivery, *events, *counted, *still, ended))
+    lines = [COLUMNS, ["---"] * len(COLUMNS), *table]
+    text = "".join(f"| {' | '.join(map(str, line))} |\n" for line in lines)
+    RESULTS.parent.mkdir(exist_ok=True)
+    RESULTS.write_text(text)
+    print(f"\n{text}")  # noqa: T201  # the figures
+
+
+@pytest.mark.parametrize("protocol", ["classic", "consumer"])
+@pytest.mark.parametrize("delivery", Delivery)
+def test_a_stream_over_kafka_answers_every_record_in_order(
+    folder: Path, table: list[tuple[object, ...]], delivery: Delivery, protocol: str
+) -> None:
+    ledger = Ledger()
+    options = {
+        "group.consumer.min.session.timeout.ms": 6000,
+        "group.consumer.session.timeout.ms": 6000,
+    }
+    (folder / "failed").touch()
+    with running_kafka(folder / "kafka", brokers=3, options=options) as cluster:
+        url = f"kafka://{cluster.bootstrap}?group.protocol={protocol}"
+
+        def choose(chance: random.Random) -> JavaServer:
+            number = coordinator_of(cluster, workers.GROUP) if chance.random() < 0.5 else None
+            return chance.choice(cluster.brokers) if number is None else cluster.brokers[number]
+
+        def is_back() -> None:
+            cluster.wait_until_in_sync(within_s=BACK_WITHIN_S)
+
+        with (
+            over_kafka(cluster, ledger, partitions=PARTITIONS, rate=RATE),
+            fleet(folder, url, delivery) as running,
+        ):
+            disturb(ledger, running, choose, is_back)
+        counts = ledger.counts(time.monotonic())
+        dead = kafka_dead_letters(cluster, PARTITIONS)
+        by_apache = counted_by_apache(cluster)
+    note(table, f"Kafka, {protocol}", delivery, counts, dead=dead, exits=running.exits)
+
+    assert by_apache == (counts.answers, counts.answers - counts.twice)
+    assert (counts.lost, counts.disordered, dead) == (0, 0, 0)
+    if delivery is Delivery.EXACTLY_ONCE:
+        assert counts.twice == 0
+    assert counts.longest_still_s <= LONGEST_STILL_S
+    (folder / "failed").unlink()
+
+
+@pytest.mark.parametrize("partitions", [1, 4])
+@pytest.mark.parametrize("subscription", ["shared", "failover", "key_shared"])
+def test_a_stream_over_pulsar_answers_every_record(
+    folder: Path, table: list[tuple[object, ...]], subscription: str, partitions: int
+) -> None:
+    ledger = Ledger()
+    (folder / "failed").touch()
+    with running_pulsar(folder / "pulsar") as server:
+        url = f"{server.url}?admin={server.admin}&subscription={subscription}"
+        with (
+            over_pulsar(server, ledger, partitions=partitions, rate=RATE),
+            fleet(folder, url, Delivery.AT_LEAST_ONCE) as running,
+        ):
+            disturb(ledger, running, lambda _: server, lambda: None)
+        counts = ledger.counts(time.monotonic())
+        dead = pulsar_dead_letters(server)
+    name = f"Pulsar, {subscription}, {partitions} partitions"
+    note(table, name, Delivery.AT_LEAST_ONCE, counts, dead=dead, exits=running.exits)
+
+    assert (counts.lost, dead) == (0, 0)
+    if subscription != "shared":
+        assert counts.disordered == 0
+    (folder / "failed").unlink()
