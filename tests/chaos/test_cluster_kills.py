@@ -15,15 +15,16 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import pytest
 
 from headrace.streaming.broker import Delivery
-from headrace.streaming.settings import WorkerSettings
+from headrace.streaming.settings import StreamStatus, WorkerSettings
 from tests.brokers.java import JavaServer
 from tests.brokers.kafka import running_kafka
 from tests.brokers.pulsar import running_pulsar
@@ -37,9 +38,6 @@ from tests.chaos.clients import (
 )
 from tests.chaos.ledger import Counts, Ledger
 from tests.e2e.streaming import workers
-
-if TYPE_CHECKING:
-    import subprocess
 
 pytestmark = [pytest.mark.e2e, pytest.mark.jvm]
 
@@ -71,22 +69,22 @@ class Fleet:
     told: list[WorkerSettings]
     exits: Counter[int] = field(default_factory=Counter)
     """Ends that nobody asked for, by status."""
-    running: dict[str, "subprocess.Popen[bytes]"] = field(default_factory=dict)
+    running: dict[str, workers.Worker] = field(default_factory=dict)
     asked: set[int] = field(default_factory=set)
     over: threading.Event = field(default_factory=threading.Event)
 
     def tend(self, told: WorkerSettings) -> None:
         while not self.over.is_set():
             worker = workers.start(self.folder, told)
-            worker.client.close()
-            self.running[told.member] = worker.process
+            self.running[told.member] = worker
             status = worker.process.wait()
+            worker.client.close()
             if worker.process.pid not in self.asked:
                 self.exits[status] += 1
             self.over.wait(1.0)
 
     def end(self, member: str, how: signal.Signals) -> None:
-        process = self.running[member]
+        process = self.running[member].process
         self.asked.add(process.pid)
         process.send_signal(how)
         process.wait(ENDS_WITHIN_S)
@@ -100,8 +98,11 @@ class Fleet:
                 time.sleep(0.1)
             time.sleep(3.0)
 
+    def statuses(self) -> list[StreamStatus]:
+        return [worker.status() for worker in self.running.values() if worker.listens()]
+
     def freeze(self, member: str, for_s: float) -> None:
-        process = self.running[member]
+        process = self.running[member].process
         process.send_signal(signal.SIGSTOP)
         time.sleep(for_s)
         process.send_signal(signal.SIGCONT)
@@ -126,59 +127,63 @@ def fleet(folder: Path, url: str, delivery: Delivery) -> Iterator[Fleet]:
     finally:
         started.over.set()
         while any(thread.is_alive() for thread in threads):
-            for process in list(started.running.values()):
-                process.kill()
+            for worker in list(started.running.values()):
+                worker.process.kill()
             time.sleep(0.1)
 
 
-def disturb(
-    ledger: Ledger, workers_of: Fleet, choose: Callable[[random.Random], JavaServer],
+def kill_brokers(
+    choose: Callable[[random.Random], JavaServer],
     is_back: Callable[[], None],
-) -> None:  # fmt: skip
+    say: Callable[[str], None],
+) -> None:
+    chance = random.Random(BROKER_KILLS)  # noqa: S311  # moments, no secrets
+    for _ in range(BROKER_KILLS):
+        time.sleep(chance.uniform(2, 5))
+        broker = choose(chance)
+        say(f"kill {broker.log.stem}")
+        broker.kill()
+        time.sleep(chance.uniform(0, 4))
+        broker.start()
+        is_back()
+        say(f"{broker.log.stem} is back")
+
+
+def disturb(
+    ledger: Ledger,
+    running: Fleet,
+    choose: Callable[[random.Random], JavaServer],
+    is_back: Callable[[], None],
+) -> None:
     """Kill, freeze and restart, workers beside brokers, until all is done and answered."""
-    chance = random.Random(len(MEMBERS))  # noqa: S311  # moments, no secrets
-    errors: list[BaseException] = []
 
     def say(event: str) -> None:
         print(f"{time.monotonic() - ledger.opened_at:.1f} s: {event}")  # noqa: T201  # for the figures
 
-    def kill_brokers() -> None:
-        mine = random.Random(BROKER_KILLS)  # noqa: S311  # as above
-        try:
-            for _ in range(BROKER_KILLS):
-                time.sleep(mine.uniform(2, 5))
-                broker = choose(mine)
-                say(f"kill {broker.log.stem}")
-                broker.kill()
-                time.sleep(mine.uniform(0, 4))
-                broker.start()
-                is_back()
-                say(f"{broker.log.stem} is back")
-        except BaseException as error:  # noqa: BLE001  # of another thread
-            errors.append(error)
-
     until(lambda: bool(ledger.answers), 60.0)
-    killer = threading.Thread(target=kill_brokers, daemon=True)
-    killer.start()
+    chance = random.Random(WORKER_KILLS)  # noqa: S311  # moments, no secrets
     events = ["kill"] * WORKER_KILLS + ["freeze"] * FREEZES + ["restart"] * RESTARTS
     chance.shuffle(events)
-    for event in events:
-        time.sleep(chance.uniform(1, 4))
-        member = chance.choice(MEMBERS)
-        say(f"{event} {member}")
-        if event == "kill":
-            workers_of.end(member, signal.SIGKILL)
-        elif event == "freeze":
-            workers_of.freeze(member, chance.uniform(1, 9))
-        else:
-            workers_of.restart()
-    killer.join()
-    assert not errors, errors
+    with ThreadPoolExecutor(1) as pool:
+        killing = pool.submit(kill_brokers, choose, is_back, say)
+        for event in events:
+            time.sleep(chance.uniform(1, 4))
+            member = chance.choice(MEMBERS)
+            say(f"{event} {member}" if event != "restart" else event)
+            if event == "kill":
+                running.end(member, signal.SIGKILL)
+            elif event == "freeze":
+                running.freeze(member, chance.uniform(1, 9))
+            else:
+                running.restart()
+        killing.result()
     ledger.stopped.set()
     until(lambda: ledger.flushed.is_set() and ledger.left() == 0, DRAINED_WITHIN_S)
-    workers_of.over.set()
+    if left := ledger.left():
+        say(f"{left} records have no answer: {running.statuses()}")
+    running.over.set()
     for member in MEMBERS:
-        workers_of.end(member, signal.SIGTERM)
+        running.end(member, signal.SIGTERM)
     until(lambda: time.monotonic() - ledger.answers[-1][1] > SETTLED_S, DRAINED_WITHIN_S)
 
 
