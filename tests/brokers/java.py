@@ -5,6 +5,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -16,6 +17,8 @@ from scripts.brokers import why_not
 STARTS_WITHIN_S: Final = 180.0
 STOPS_WITHIN_S: Final = 20.0
 """The last controller of a cluster that stops finds no other, and does not end."""
+_STARTER: Final = ThreadPoolExecutor(1)
+"""The thread with which the processes end, whichever one asked for them (PR_SET_PDEATHSIG)."""
 _LOGGING: Final = """\
 <Configuration status="error">
   <Appenders>
@@ -62,13 +65,14 @@ class JavaServer:
     def begin(self) -> None:
         """Start it, and wait for nothing."""
         with self.log.open("wb") as log:
-            self.process = subprocess.Popen(  # noqa: S603  # ours
-                ["setpriv", "--pdeathsig", "KILL", *self.command],  # noqa: S607  # the developer's own
+            self.process = _STARTER.submit(
+                subprocess.Popen,
+                ["setpriv", "--pdeathsig", "KILL", *self.command],  # the developer's own
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,  # Ctrl-C is for the parent, which stops it in order
-            )
+            ).result()
 
     def wait_until_ready(self) -> None:
         assert self.process is not None
