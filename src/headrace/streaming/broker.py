@@ -174,7 +174,8 @@ class Broker(Protocol):
         """Create a topic unless it exists.
 
         Args:
-            like: Topic whose largest records fit into the created one; empty for none.
+            like: Topic with the number of partitions to create, and whose largest records fit into
+                the created topic; empty for none.
 
         Returns:
             The size in bytes of the largest record that the topic takes; None if it is unknown.

@@ -74,8 +74,6 @@ class WorkerLoop:
         self._stopping = threading.Event()
         self._is_paused = settings.paused
         self._last_error = ""
-        self._partitions = 0
-        """Number of partitions of the first input topic; 0 until it is known."""
         self._status_at = 0.0
         self._lag: dict[TopicPartition, PartitionLag] = {}
         self._lag_problem = ""
@@ -160,14 +158,10 @@ class WorkerLoop:
     def _run_session(self, runner: Runner) -> None:
         settings, broker = self.settings, self._broker
         self._record_progress()
-        # Created output topics have as many partitions as the first input topic. Each session
-        # creates them, as they may have been deleted.
-        source = settings.topics[0]
-        if broker.abilities.partitions and not self._partitions:
-            self._partitions = len(broker.ends(source))
+        # Each session creates the output topics, as they may have been deleted.
         for topic in filter(None, (settings.sink, settings.dead_letters)):
             self._record_progress()
-            limit_bytes = broker.create_topic(topic, partitions=self._partitions or 1, like=source)
+            limit_bytes = broker.create_topic(topic, like=settings.topics[0])
             if limit_bytes is not None:
                 self.limits[topic] = limit_bytes
         self._record_progress()

@@ -115,7 +115,7 @@ class MemoryBroker:
 
     def create_topic(self, topic: str, *, partitions: int = 1, like: str = "") -> int | None:
         """Create a topic unless it exists; return its entry in `limits`."""
-        del like
+        partitions = len(self._of(like)) if like else partitions
         if not any(partition.topic == topic for partition in self._partitions):
             self._partitions.update(
                 (TopicPartition(topic, number), []) for number in range(partitions)

@@ -138,7 +138,10 @@ class KafkaBroker:
         try:
             self._reader.partitions(topic)
         except NotFoundError:
-            limit_bytes = self._admin.topic_limit(like) if like else None
+            limit_bytes = None
+            if like:
+                partitions = self._reader.partitions(like)
+                limit_bytes = self._admin.topic_limit(like)
             config = {_LIMIT: str(limit_bytes + _HEADERS_BYTES)} if limit_bytes else {}
             self._admin.create_topic(topic, partitions, config)
             self._wait_for(topic)

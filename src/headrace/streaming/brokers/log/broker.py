@@ -93,9 +93,10 @@ class LogBroker:
             file.close()
             raise
 
-    def create_topic(self, topic: str, *, partitions: int = 1, like: str = "") -> None:  # noqa: ARG002  # no limit per topic
+    def create_topic(self, topic: str, *, partitions: int = 1, like: str = "") -> None:
         """Create a topic unless it exists; see `Broker`."""
         check_topic(topic)
+        partitions = len(self.ends(like)) if like else partitions
         if not 1 <= partitions <= _MAX_PARTITIONS:
             message = f"a topic has 1 to {_MAX_PARTITIONS} partitions, not {partitions}"
             raise InvalidArgumentError(message)
