@@ -202,6 +202,8 @@ def _error_of_kind(kind: str, message: str) -> HeadraceError:
         return InvalidArgumentError(message)
     if kind in {"TopicNotFound", "NotFound"}:
         return NotFoundError(message)
+    if kind in {"Timeout", "ConnectError"}:  # the client does not tell why it cannot connect
+        message += "; check address, TLS files and credentials"
     if kind in _WAIT:
         return UnavailableError(message)
     return FailedPreconditionError(message)
