@@ -20,7 +20,12 @@ def write(client: pulsar.Client, topic: str) -> None:
     producer = client.create_producer(topic, block_if_queue_full=True)
     print("begins", flush=True)  # noqa: T201  # the parent reads it
     ends = threading.Event()
-    threading.Thread(target=lambda: (sys.stdin.read(), ends.set()), daemon=True).start()
+
+    def listen() -> None:
+        sys.stdin.read()
+        ends.set()
+
+    threading.Thread(target=listen, daemon=True).start()
     refused: list[pulsar.Result] = []
 
     def hear(result: pulsar.Result, _: object) -> None:

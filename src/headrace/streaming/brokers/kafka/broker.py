@@ -9,6 +9,7 @@ records. Kafka does not create topics automatically.
 
 import threading
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Final
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer
@@ -29,6 +30,7 @@ from headrace.streaming.broker import (
     Rebalanced,
 )
 from headrace.streaming.brokers.checks import check_membership, check_text, check_topic
+from headrace.streaming.brokers.kafka.assignment import UnassignedPartitions, visit
 from headrace.streaming.brokers.kafka.client import (
     ClientHealth,
     Writing,
@@ -91,8 +93,7 @@ class KafkaBroker:
     def join(self, membership: Membership, listener: Rebalanced) -> KafkaSession:
         """Join a group; see `Broker`."""
         check_membership(membership)
-        for topic in membership.topics:
-            self._reader.partitions(topic)
+        counts = {topic: self._reader.partitions(topic) for topic in membership.topics}
         options, address = self._options, self._options.address
         protocol = self._protocol(membership)
         assigning = Assigning(
@@ -103,6 +104,15 @@ class KafkaBroker:
             clock=self._clock,
         )
         health = ClientHealth(address)
+        member_settings = options.member(membership, protocol)
+        unassigned = None
+        if protocol is GroupProtocol.CLASSIC and assigning.is_cooperative and options.is_static:
+            unassigned = UnassignedPartitions(
+                partial(self._admin.request_group, membership.group),
+                partial(visit, member_settings, membership.topics, address),
+                counts,
+                self._clock,
+            )
         session = KafkaSession(
             membership,
             listener,
@@ -110,12 +120,13 @@ class KafkaBroker:
             end_offsets=EndOffsets(self._admin, self._clock),
             readable_ends=EndOffsets(self._admin, self._clock, is_committed=True),
             check_topic=self._reader.check_topic,
+            unassigned=unassigned,
             health=health,
             address=address,
             clock=self._clock,
         )
         settings = {
-            **options.member(membership, protocol),
+            **member_settings,
             "error_cb": health.on_error,
             "on_commit": session.on_commit,
             "stats_cb": health.on_statistics,

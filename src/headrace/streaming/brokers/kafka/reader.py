@@ -24,6 +24,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # not all are
     AlterConfigOpType,
     ConfigEntry,
     ConfigResource,
+    ConsumerGroupDescription,
     OffsetSpec,
     ResourceType,
 )
@@ -439,12 +440,15 @@ class KafkaAdmin:
             for partition, future in futures.items()
         }
 
+    def request_group(self, group: str) -> "Future[ConsumerGroupDescription]":
+        """Request the description of a group without waiting for the answer."""
+        futures = self._client.describe_consumer_groups([group], request_timeout=REQUEST_TIMEOUT_S)
+        future: Future[ConsumerGroupDescription] = futures[group]
+        return future
+
     def _has_members(self, group: str) -> bool:
-        future = self._client.describe_consumer_groups([group], request_timeout=REQUEST_TIMEOUT_S)[
-            group
-        ]
         try:
-            return bool(self._result(future, "describe a group").members)
+            return bool(self._result(self.request_group(group), "describe a group").members)
         except KafkaException as error:
             if error_of(error).code() == KafkaError.GROUP_ID_NOT_FOUND:
                 return False

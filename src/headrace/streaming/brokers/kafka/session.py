@@ -25,6 +25,7 @@ from confluent_kafka import (
 from headrace.core import FailedPreconditionError, HeadraceError, UnavailableError
 from headrace.core.clock import Clock
 from headrace.streaming.broker import Membership, Rebalanced
+from headrace.streaming.brokers.kafka.assignment import UnassignedPartitions
 from headrace.streaming.brokers.kafka.client import (
     AUTO_OFFSET_RESET,
     JOINING,
@@ -250,6 +251,7 @@ class KafkaSession:
         end_offsets: Returns the next offsets to be written, as far as known; does not wait.
         readable_ends: The same without records of open transactions.
         check_topic: Raises NotFoundError if a topic does not exist.
+        unassigned: Search for partitions of the group that no member has.
     """
 
     def __init__(
@@ -261,6 +263,7 @@ class KafkaSession:
         end_offsets: Callable[[Sequence[TopicPartition]], Mapping[TopicPartition, int]],
         readable_ends: Callable[[Sequence[TopicPartition]], Mapping[TopicPartition, int]],
         check_topic: Callable[[str], None],
+        unassigned: UnassignedPartitions | None = None,
         health: ClientHealth,
         address: str,
         clock: Clock,
@@ -274,6 +277,7 @@ class KafkaSession:
         self._member_at = self._check_at = clock.monotonic()
         """When the client was last a member; the start until it is one."""
         self._check_topic = check_topic
+        self._unassigned = unassigned
         self._health = health
         self._address = address
         self._clock = clock
@@ -446,6 +450,8 @@ class KafkaSession:
             self._member_at = now
         elif now - self._member_at > limit_s:
             health.fail(UnavailableError(self._not_joined(now - self._member_at)))
+        if self._unassigned is not None and health.is_member and not is_late:
+            self._unassigned.check(self._consumer.memberid() or "")
         stalled = self._positions.stalled(
             self._readable_ends(held) if held else {}, held if is_late else self._source.unread, now
         )
