@@ -2,7 +2,8 @@
 # Run a test suite: test.sh SUITE [PYTEST-ARGUMENT...]. CONTRIBUTING.md lists the suites.
 #
 # JOBS: test files at once; 0 runs all in one process. COV=1: branch coverage, only for `full`.
-# INSTALL_LIMIT_S: frameworks and ray are skipped if they cannot be installed in that time.
+# INSTALL_LIMIT_S: frameworks, ray, Kafka and Pulsar are skipped if they cannot be installed in that
+# time.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -35,6 +36,13 @@ installed() { # installed ENVIRONMENT: false if INSTALL_LIMIT_S did not suffice
   [ "$status" -ne 75 ] || say "the tests of $1 are skipped: make test SUITE=$1 runs them"
   [ "$status" -eq 0 ] || [ "$status" -eq 75 ] || exit "$status"
   return "$status"
+}
+
+brokers() { # what tests marked `jvm` need; they skip without it
+  if type -P java >/dev/null && type -P mvn >/dev/null; then
+    timeout "${INSTALL_LIMIT_S:-600}" .venv/bin/python -m scripts.brokers --build ||
+      say "the tests on Apache Kafka and Pulsar are skipped"
+  fi
 }
 
 with_coverage() { # processes that tests start are measured too
@@ -83,11 +91,14 @@ frameworks() { # one process per framework: PyTorch and TensorFlow abort a proce
 }
 
 case "$suite" in
-fast) run -m "not long and not kube_server" "${jobs[@]}" "$@" ;;
+fast) brokers && run -m "not long and not kube_server" "${jobs[@]}" "$@" ;;
 unit) run -m "not e2e and not long" "${jobs[@]}" "$@" ;;
-e2e) run -m "e2e and not long and not kube_server" "${jobs[@]}" "$@" ;;
-long) run -m long "${jobs[@]}" "$@" ;;
-full) if [ "${COV:-}" = 1 ]; then with_coverage "${jobs[@]}" "$@"; else run "${jobs[@]}" "$@"; fi ;;
+e2e) brokers && run -m "e2e and not long and not kube_server" "${jobs[@]}" "$@" ;;
+long) brokers && run -m long "${jobs[@]}" "$@" ;;
+full)
+  brokers
+  if [ "${COV:-}" = 1 ]; then with_coverage "${jobs[@]}" "$@"; else run "${jobs[@]}" "$@"; fi
+  ;;
 frameworks | all)
   failed=0
   frameworks "$@" || failed=1
@@ -123,6 +134,7 @@ kube-events) # what callers lose at each event in the life of a cluster: a table
   scripts/setup.sh kube && run -s tests/chaos/kubernetes "$@"
   ;;
 chaos)
+  brokers
   export CHAOS_JOB_KILLS=20 CHAOS_CALL_S=31
   run -s tests/chaos tests/e2e/jobs/test_kills.py tests/e2e/streaming/test_failures.py -k "at_random or longer_than or a_stream_over" "$@"
   ;;
