@@ -11,7 +11,11 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # not all are
     MemberDescription,
 )
 
-from headrace.streaming.brokers.kafka.assignment import UNASSIGNED_S, UnassignedPartitions
+from headrace.streaming.brokers.kafka.assignment import (
+    UNASSIGNED_S,
+    WATCHED_S,
+    UnassignedPartitions,
+)
 from headrace.testing.virtual_time import TurnedClock
 
 Members = dict[str, list[int]]
@@ -24,11 +28,12 @@ class Group:
         self.members = members
         self.state = ConsumerGroupState.STABLE
         self.error: Exception | None = None
-        self.rebalances = 0
+        self.rebalances = self.requests = 0
         self.clock = TurnedClock()
         self.search = UnassignedPartitions(self.answer, self.rebalance, {"t": 4}, self.clock)
 
     def answer(self) -> "Future[Any]":
+        self.requests += 1
         future: Future[Any] = Future()
         if self.error is not None:
             future.set_exception(self.error)
@@ -53,11 +58,11 @@ class Group:
     def rebalance(self) -> None:
         self.rebalances += 1
 
-    def run(self, seconds: float) -> int:
-        """Return how many rebalances it asked for within this time."""
+    def run(self, seconds: float, member: str = "a") -> int:
+        """Return how many rebalances the member asks for within this time."""
         before, until = self.rebalances, self.clock.monotonic() + seconds
         while self.clock.monotonic() < until:
-            self.search.check("a")
+            self.search.check(member)
             self.clock.turn(1.0)
         return self.rebalances - before
 
@@ -71,24 +76,44 @@ def test_a_partition_without_a_member_is_assigned_once_it_is_so_for_long() -> No
     assert group.run(60.0) == 0
 
 
-def test_one_member_acts_and_only_in_a_stable_group() -> None:
-    full, others = {"a": [0, 1], "b": [2, 3]}, {"a": [1], "b": [2], "Z": [3]}
+def test_members_act_one_after_the_other_and_only_in_a_stable_group_of_theirs() -> None:
+    members = {"a": [0], "b": [2], "c": [1]}
+    began = {}
+    for member in members:
+        group = Group(members)
+        while not group.run(1.0, member):
+            pass
+        began[member] = group.clock.monotonic()
+    assert began["a"] < began["b"] < began["c"]
 
-    assert Group(full).run(60.0) == 0
-    assert Group(others).run(60.0) == 0, "Z is the first member"
+    assert Group(members).run(60.0, "removed") == 0
+    assert Group({"a": [0, 1], "b": [2, 3]}).run(60.0) == 0
     rebalancing = Group({"a": [0]})
     rebalancing.state = ConsumerGroupState.PREPARING_REBALANCING
     assert rebalancing.run(60.0) == 0
 
 
+def test_nothing_is_requested_long_after_the_last_change() -> None:
+    group = Group({"a": [0, 1], "b": [2, 3]})
+    group.run(WATCHED_S + 5.0)
+    requests = group.requests
+    assert requests > 5
+
+    group.run(600.0)
+    assert group.requests == requests
+    group.members = {"a": [0, 1], "b": [2]}
+    group.search.watch()
+    assert group.run(2 * UNASSIGNED_S) == 1
+
+
 def test_an_error_or_a_change_begins_the_time_anew() -> None:
     group = Group({"a": [0, 1], "b": [2]})
-    for _ in range(4):
+    for _ in range(3):
         group.error = None
         assert group.run(UNASSIGNED_S) == 0
         group.error = RuntimeError("away")
         assert group.run(6.0) == 0
-    group.error = None
+    group = Group({"a": [0, 1]})
     for has in ([2], [3], [2], [3]):
         group.members = {"a": [0, 1], "b": has}
         assert group.run(UNASSIGNED_S) == 0

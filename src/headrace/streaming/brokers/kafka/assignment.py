@@ -13,9 +13,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 from confluent_kafka import Consumer, ConsumerGroupState
-from confluent_kafka.admin import (  # type: ignore[attr-defined]  # not all are listed
-    ConsumerGroupDescription,
-)
 
 from headrace.core import HeadraceError
 from headrace.core.clock import Clock
@@ -26,10 +23,19 @@ from headrace.streaming.records import TopicPartition
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
+    from confluent_kafka.admin import (  # type: ignore[attr-defined]  # not all are listed
+        ConsumerGroupDescription,
+    )
+
 _log = logging.getLogger(__name__)
-_CHECK_EVERY_S: Final = 3.0
-UNASSIGNED_S: Final = 9.0
+_CHECK_EVERY_S: Final = 4.0
+UNASSIGNED_S: Final = 8.0
 """Seconds without a member after which a partition is assigned by a rebalance."""
+_NEXT_S: Final = 4.0
+"""By how much later each next member of the group acts: usually one does."""
+WATCHED_S: Final = 45.0
+"""How long after a change of its own assignment a member looks for such partitions. librdkafka may
+abort the process if a broker is away at a request for the description of a group, so it is rare."""
 _VISIT_S: Final = 10.0
 """Longest stay of the member whose visit causes the rebalance."""
 
@@ -45,7 +51,7 @@ class UnassignedPartitions:
 
     def __init__(
         self,
-        request: Callable[[], "Future[ConsumerGroupDescription]"],
+        request: "Callable[[], Future[ConsumerGroupDescription]]",
         rebalance: Callable[[], None],
         counts: Mapping[str, int],
         clock: Clock,
@@ -59,44 +65,47 @@ class UnassignedPartitions:
         }
         self._clock = clock
         self._pending: Future[ConsumerGroupDescription] | None = None
-        self._request_at = clock.monotonic() + _CHECK_EVERY_S
+        self._request_at = 0.0
+        self._watched_until = 0.0
         self._unassigned: set[TopicPartition] = set()
         self._since = 0.0
+        self.watch()
+
+    def watch(self) -> None:
+        """Look for such partitions from now on: this member joined, or its partitions changed."""
+        now = self._clock.monotonic()
+        self._request_at, self._watched_until = now + _CHECK_EVERY_S, now + WATCHED_S
 
     def check(self, member_id: str) -> None:
         """Look for partitions without a member, as this member; call it every second."""
         now = self._clock.monotonic()
         if self._pending is None:
-            if now >= self._request_at:
+            if self._request_at <= now < self._watched_until:
                 self._request_at = now + _CHECK_EVERY_S
                 self._pending = self._request()
             return
         if not self._pending.done():
             return
         future, self._pending = self._pending, None
+        if future.exception() is not None:
+            self._unassigned = set()
+            return
+        group = future.result()
+        ids = sorted(member.member_id for member in group.members)
         unassigned: set[TopicPartition] = set()
-        if future.exception() is None:
-            unassigned = self._without_member(future.result(), member_id)
+        if group.state is ConsumerGroupState.STABLE and member_id in ids:
+            unassigned = self._all - {
+                TopicPartition(partition.topic, partition.partition)
+                for member in group.members
+                for partition in member.assignment.topic_partitions
+            }
         if not unassigned or unassigned != self._unassigned:
             self._unassigned, self._since = unassigned, now
-        elif now - self._since >= UNASSIGNED_S:
+        elif now - self._since >= UNASSIGNED_S + _NEXT_S * ids.index(member_id):
             self._since = now
             names = ", ".join(f"{topic}/{number}" for topic, number in sorted(unassigned))
             _log.warning("no member of the group reads %s; the group assigns them again", names)
             self._rebalance()
-
-    def _without_member(
-        self, group: ConsumerGroupDescription, member_id: str
-    ) -> set[TopicPartition]:
-        """Return the partitions without a member; none if another member cares for them."""
-        ids = [member.member_id for member in group.members]
-        if group.state is not ConsumerGroupState.STABLE or min(ids, default="") != member_id:
-            return set()
-        return self._all - {
-            TopicPartition(partition.topic, partition.partition)
-            for member in group.members
-            for partition in member.assignment.topic_partitions
-        }
 
 
 def visit(settings: Settings, topics: Sequence[str], address: str) -> None:

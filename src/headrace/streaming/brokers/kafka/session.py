@@ -486,6 +486,8 @@ class KafkaSession:
         if not partitions or self._is_closed:
             return
         self._is_rebalancing = self._has_joined = True
+        if self._unassigned is not None:
+            self._unassigned.watch()
         self._health.join_state = "steady"  # until the next statistics
         until = self._assigning.due()
         try:
@@ -505,6 +507,8 @@ class KafkaSession:
         partitions = [self._source.partitions[moved.topic, moved.partition] for moved in changed]
         if not partitions or self._is_closed:
             return
+        if self._unassigned is not None:
+            self._unassigned.watch()
         self._is_rebalancing = True
         try:
             self._source.drop(partitions)
