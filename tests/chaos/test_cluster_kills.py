@@ -23,7 +23,7 @@ from typing import Final
 
 import pytest
 
-from headrace.streaming.broker import Delivery
+from headrace.streaming.broker import Delivery, GroupProtocol
 from headrace.streaming.settings import StreamStatus, WorkerSettings
 from tests.brokers.java import JavaServer
 from tests.brokers.kafka import running_kafka
@@ -109,12 +109,14 @@ class Fleet:
 
 
 @contextmanager
-def fleet(folder: Path, url: str, delivery: Delivery) -> Iterator[Fleet]:
+def fleet(
+    folder: Path, url: str, delivery: Delivery, protocol: GroupProtocol = GroupProtocol.AUTO
+) -> Iterator[Fleet]:
     model = workers.double(folder)
     told = [
         workers.settings(
             folder, model, broker=url, member=member, delivery=delivery, model_threads=1,
-            session_timeout_s=6.0, max_batch_size=64,
+            session_timeout_s=6.0, max_batch_size=64, group_protocol=protocol,
         )
         for member in MEMBERS
     ]  # fmt: skip
@@ -184,7 +186,10 @@ def disturb(
     running.over.set()
     for member in MEMBERS:
         running.end(member, signal.SIGTERM)
-    until(lambda: time.monotonic() - ledger.answers[-1][1] > SETTLED_S, DRAINED_WITHIN_S)
+    until(
+        lambda: not ledger.answers or time.monotonic() - ledger.answers[-1][1] > SETTLED_S,
+        DRAINED_WITHIN_S,
+    )
 
 
 def until(holds: Callable[[], bool], within_s: float) -> None:
@@ -225,10 +230,10 @@ def note(
     print(f"\n{text}")  # noqa: T201  # the figures
 
 
-@pytest.mark.parametrize("protocol", ["classic", "consumer"])
+@pytest.mark.parametrize("protocol", [GroupProtocol.CLASSIC, GroupProtocol.CONSUMER])
 @pytest.mark.parametrize("delivery", Delivery)
 def test_a_stream_over_kafka_answers_every_record_in_order(
-    folder: Path, table: list[tuple[object, ...]], delivery: Delivery, protocol: str
+    folder: Path, table: list[tuple[object, ...]], delivery: Delivery, protocol: GroupProtocol
 ) -> None:
     ledger = Ledger()
     options = {
@@ -237,7 +242,7 @@ def test_a_stream_over_kafka_answers_every_record_in_order(
     }
     (folder / "failed").touch()
     with running_kafka(folder / "kafka", brokers=3, options=options) as cluster:
-        url = f"kafka://{cluster.bootstrap}?group.protocol={protocol}"
+        url = f"kafka://{cluster.bootstrap}"
 
         def choose(chance: random.Random) -> JavaServer:
             number = coordinator_of(cluster, workers.GROUP) if chance.random() < 0.5 else None
@@ -248,7 +253,7 @@ def test_a_stream_over_kafka_answers_every_record_in_order(
 
         with (
             over_kafka(cluster, ledger, partitions=PARTITIONS, rate=RATE),
-            fleet(folder, url, delivery) as running,
+            fleet(folder, url, delivery, protocol) as running,
         ):
             disturb(ledger, running, choose, is_back)
         counts = ledger.counts(time.monotonic())

@@ -11,7 +11,13 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from headrace.streaming.broker import ConsumerSession, Delivery, Membership, StartPosition
+from headrace.streaming.broker import (
+    ConsumerSession,
+    Delivery,
+    GroupProtocol,
+    Membership,
+    StartPosition,
+)
 from headrace.streaming.brokers import open_broker
 from headrace.streaming.records import NewRecord, Record, TopicPartition
 
@@ -44,6 +50,7 @@ def main() -> None:
         delivery=Delivery(said["delivery"]),
         start=StartPosition.EARLIEST,
         session_timeout_s=said["session_timeout_s"],
+        protocol=GroupProtocol(said["protocol"]),
     )
     listener = Silent()
     session = broker.join(membership, listener)

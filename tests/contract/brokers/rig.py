@@ -10,7 +10,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import uuid4
 
-from headrace.streaming.broker import Broker, ConsumerSession, Delivery, Membership, StartPosition
+from headrace.streaming.broker import (
+    Broker,
+    ConsumerSession,
+    Delivery,
+    GroupProtocol,
+    Membership,
+    StartPosition,
+)
 from headrace.streaming.brokers import open_broker
 from headrace.streaming.records import NewRecord, Record, TopicPartition
 
@@ -23,6 +30,7 @@ class Rig:
 
     Args:
         session_timeout_s: After how long a member that died is replaced.
+        protocol: Kafka's protocol of the groups.
         settles_s: By when a group has surely handed its places over.
         counts_deliveries: Whether records say how often they were handed out.
         cannot: Names of tests ▸ why this server cannot do that.
@@ -34,6 +42,7 @@ class Rig:
     url: str
     home: Path
     session_timeout_s: float = 2.0
+    protocol: GroupProtocol = GroupProtocol.AUTO
     settles_s: float = 15.0
     counts_deliveries: bool = False
     cannot: Mapping[str, str] = field(default_factory=dict)
@@ -53,6 +62,7 @@ class Rig:
             "member": "one",
             "start": StartPosition.EARLIEST,
             "session_timeout_s": self.session_timeout_s,
+            "protocol": self.protocol,
             **changes,
         }
         return Membership(topics=(topic,), **said)  # type: ignore[arg-type]  # as the caller says
@@ -189,6 +199,7 @@ def member_process(
         "sink": sink,
         "delivery": delivery,
         "session_timeout_s": rig.session_timeout_s,
+        "protocol": rig.protocol,
     }
     script = Path(__file__).with_name("member.py")
     with subprocess.Popen(  # noqa: S603  # ours

@@ -5,6 +5,7 @@ from typing import Final
 
 import pytest
 
+from headrace.streaming.broker import GroupProtocol
 from tests.brokers.kafka import KafkaCluster
 from tests.contract.brokers.rig import Rig
 from tests.contract.brokers.suite import BrokerContract
@@ -16,7 +17,6 @@ DYNAMIC: Final = {
 }
 CANNOT: Final[dict[str, dict[str, str]]] = {
     "membership=dynamic": DYNAMIC,
-    "group.protocol=consumer&membership=dynamic": DYNAMIC,
     "partition.assignment.strategy=range": {
         "test_members_share_what_comes_and_nothing_is_lost_when_one_goes": (
             "a rebalance takes all partitions away, not only those that move"
@@ -31,25 +31,27 @@ CANNOT: Final[dict[str, dict[str, str]]] = {
 class TestKafka(BrokerContract):
     @pytest.fixture(
         params=[
-            "",
+            ("", GroupProtocol.AUTO),
             *(
-                pytest.param(option, marks=pytest.mark.long)
-                for option in (
-                    "membership=dynamic",
-                    "partition.assignment.strategy=range",
-                    "group.protocol=consumer",
-                    "group.protocol=consumer&membership=dynamic",
+                pytest.param(kind, marks=pytest.mark.long)
+                for kind in (
+                    ("membership=dynamic", GroupProtocol.CLASSIC),
+                    ("partition.assignment.strategy=range", GroupProtocol.CLASSIC),
+                    ("", GroupProtocol.CONSUMER),
+                    ("membership=dynamic", GroupProtocol.CONSUMER),
                 )
             ),
         ]
     )
     def rig(self, request: pytest.FixtureRequest, kafka: KafkaCluster, tmp_path: Path) -> Rig:
+        option, protocol = request.param
         return Rig(
-            url=f"kafka://{kafka.bootstrap}?fetch.wait.max.ms=20&{request.param}",
+            url=f"kafka://{kafka.bootstrap}?fetch.wait.max.ms=20&{option}",
+            protocol=protocol,
             home=tmp_path,
             session_timeout_s=6.0,
             settles_s=30.0,
-            cannot=CANNOT.get(request.param, {}),
+            cannot=CANNOT.get(option, {}),
             stop=kafka.stop,
             start=kafka.start,
         )
