@@ -24,7 +24,7 @@ from tests.kube_server.pods import ProcessPod
 from tests.ports import free_port
 
 pytestmark = [
-    pytest.mark.e2e, pytest.mark.kube, pytest.mark.kube_server, pytest.mark.slow,
+    pytest.mark.e2e, pytest.mark.kube, pytest.mark.kube_server, pytest.mark.long,
     needs("helm", "kubectl"),
     # A probe whose handshake takes too long is cancelled, which leaves its socket open.
     pytest.mark.filterwarnings("ignore:.*_SelectorTransport:pytest.PytestUnraisableExceptionWarning"),

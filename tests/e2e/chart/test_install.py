@@ -25,7 +25,7 @@ from tests.kube_server.namespace import Object, TestNamespace, a_namespace, wait
 from tests.kube_server.pods import ProcessPod
 
 pytestmark = [
-    pytest.mark.e2e, pytest.mark.kube, pytest.mark.kube_server, pytest.mark.slow, needs("helm"),
+    pytest.mark.e2e, pytest.mark.kube, pytest.mark.kube_server, pytest.mark.long, needs("helm"),
     # A probe whose handshake takes too long is cancelled, which leaves its socket open.
     pytest.mark.filterwarnings(
         "ignore:.*(_SelectorTransport|socket fd):pytest.PytestUnraisableExceptionWarning"

@@ -1,5 +1,6 @@
 """Real stream workers on a real log, stopped by pid whatever happens."""
 
+import contextlib
 import signal
 import socket
 import subprocess
@@ -18,7 +19,7 @@ from headrace.core import ReplicaSettings
 from headrace.streaming.broker import Broker, StartPosition
 from headrace.streaming.brokers import open_broker
 from headrace.streaming.records import NewRecord, Record, TopicPartition
-from headrace.streaming.settings import StreamStatus, WorkerSettings
+from headrace.streaming.settings import EXIT_STALLED, StreamStatus, WorkerSettings
 
 IN, OUT, DEAD, GROUP = "in", "out", "dead", "readers"
 WITHIN_S = 60.0
@@ -85,11 +86,14 @@ class Worker:
         until = time.monotonic() + WITHIN_S
         status = None
         while time.monotonic() < until:
+            if self.process.poll() == EXIT_STALLED:  # the control plane starts it again
+                self.process = start(self.log.parent, self.settings).process
             assert self.process.poll() is None, self.log_text()
             if self.listens():
-                status = self.status()
-                if holds(status):
-                    return status
+                with contextlib.suppress(httpx.TransportError):  # the process ends
+                    status = self.status()
+                    if holds(status):
+                        return status
             time.sleep(0.02)
         message = f"not within {WITHIN_S} s: {status}\n{self.log_text()}"
         raise AssertionError(message)
