@@ -2,7 +2,7 @@
 
     KUBECTL=/path/of/kubectl python port_forward.py svc/NAME LOCAL:REMOTE
 
-As the original it uses one ready pod, and ends with it.
+As the original it waits for a pod for a minute, uses one, and ends with it.
 """
 
 import asyncio
@@ -11,9 +11,11 @@ import json
 import os
 import subprocess
 import sys
+import time
 from typing import Any, Final
 
 _KUBECTL: Final = os.environ["KUBECTL"]
+_POD_WITHIN_S: Final = 60.0
 
 
 def kubectl(*words: str) -> Any:  # noqa: ANN401  # JSON
@@ -23,19 +25,29 @@ def kubectl(*words: str) -> Any:  # noqa: ANN401  # JSON
     return json.loads(done.stdout)
 
 
+def targets(service: str, port: str) -> list[tuple[tuple[str, int], str]]:
+    """Return address and name of each ready pod of a Service."""
+    slices = kubectl("get", "endpointslices", "-l", f"kubernetes.io/service-name={service}")[
+        "items"
+    ]
+    return [
+        ((endpoint["addresses"][0], number["port"]), endpoint["targetRef"]["name"])
+        for part in slices
+        for number in part["ports"] or ()
+        for endpoint in part["endpoints"] or ()
+        if number["name"] == port and endpoint["conditions"]["ready"]
+    ]
+
+
 async def main(service: str, ports: str) -> None:
     """Forward a port until the pod is deleted."""
     local, remote = map(int, ports.split(":"))
     name = service.removeprefix("svc/")
     (port,) = [p for p in kubectl("get", service)["spec"]["ports"] if p["port"] == remote]
-    slices = kubectl("get", "endpointslices", "-l", f"kubernetes.io/service-name={name}")["items"]
-    target, pod = next(
-        ((endpoint["addresses"][0], number["port"]), endpoint["targetRef"]["name"])
-        for part in slices
-        for number in part["ports"]
-        for endpoint in part["endpoints"] or ()
-        if number["name"] == port["name"] and endpoint["conditions"]["ready"]
-    )
+    until = time.monotonic() + _POD_WITHIN_S
+    while not (ready := targets(name, port["name"])) and time.monotonic() < until:  # noqa: ASYNC110  # the cluster is asked
+        await asyncio.sleep(0.5)
+    target, pod = ready[0]
 
     async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError):

@@ -172,12 +172,12 @@ class _Watchdog:
             except TimeoutError:
                 pass
             worker = self._worker
-            if stop_by is None:
-                reason = "" if worker is None else worker.stall()
-            elif time.monotonic() >= stop_by:
+            if stop_by is not None and time.monotonic() >= stop_by:
                 reason = f"has not stopped within {self._stop_timeout_s:g} s"
             elif worker is not None:
-                worker.stop()  # also after a signal whose exception the model's loader swallowed
+                reason = worker.stall()
+                if stop_by is not None:
+                    worker.stop()  # also if the model's loader swallowed the exception
             if reason:
                 main = threading.main_thread().ident or 0
                 stack = traceback.format_stack(sys._current_frames()[main])  # noqa: SLF001  # is public

@@ -99,6 +99,8 @@ class WorkerLoop:
         if self._progress_at != self._checked_progress_at:
             self._checked_progress_at, self._checks = self._progress_at, 0
             return ""
+        if self._status.state is WorkerState.STOPPING:
+            return ""  # it delivers, for a time that the watchdog limits
         self._checks += 1
         still_s, limit_s = self._checks * CHECK_EVERY_S, JOIN_TIMEOUT_S
         if self._session is not None:

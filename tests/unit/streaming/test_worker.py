@@ -223,6 +223,20 @@ def test_a_stall_is_reported_after_its_time_and_progress_ends_it() -> None:
     assert reports[-1] == "has waited for its broker's client for 20 s"
 
 
+def test_a_stop_does_not_delay_the_report_of_a_stall() -> None:
+    stage = Stage()
+    reports: list[str] = []
+
+    def hang() -> None:
+        stage.worker.stop()
+        reports.extend(checks(stage, 1.0 + STALL_TIMEOUT_S))
+
+    stage.clock.later(5.0, hang)
+    stage.run(20.0)
+
+    assert reports[-1]
+
+
 def test_a_worker_that_joins_may_take_longer_and_a_frozen_one_has_not_stalled() -> None:
     stage = Stage()
     stage.clock.turn(10 * JOIN_TIMEOUT_S)

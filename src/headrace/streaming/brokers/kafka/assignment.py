@@ -28,10 +28,10 @@ if TYPE_CHECKING:
     )
 
 _log = logging.getLogger(__name__)
-_CHECK_EVERY_S: Final = 4.0
-UNASSIGNED_S: Final = 8.0
+_CHECK_EVERY_S: Final = 3.0
+UNASSIGNED_S: Final = 6.0
 """Seconds without a member after which a partition is assigned by a rebalance."""
-_NEXT_S: Final = 4.0
+_NEXT_S: Final = 3.0
 """By how much later each next member of the group acts: usually one does."""
 WATCHED_S: Final = 45.0
 """How long after a change of its own assignment a member looks for such partitions. librdkafka may
