@@ -58,7 +58,8 @@ async def test_an_owner_that_is_deleted_and_created_again_harms_nothing(
         driver.set_desired(a_state(an_endpoint(an_arm(replicas=2))))
         await until(lambda: len(gateway.addresses) == 2)
         assert owner_names(namespace, "Deployment", NAME) == ["control", "spec"]
-        assert owner_names(namespace, "ConfigMap", record_name(PLACE)) == ["control", "spec"]
+        record = "ConfigMap", record_name(PLACE)
+        await seen(lambda: owner_names(namespace, *record) == ["control", "spec"])
         pods = namespace.names("Pod")
         namespace.delete("ConfigMap", "spec")
         await seen(lambda: owner_names(namespace, "Deployment", NAME) == ["control"])
