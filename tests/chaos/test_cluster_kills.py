@@ -239,6 +239,8 @@ def test_a_stream_over_kafka_answers_every_record_in_order(
     options = {
         "group.consumer.min.session.timeout.ms": 6000,
         "group.consumer.session.timeout.ms": 6000,
+        "group.consumer.min.heartbeat.interval.ms": 1000,
+        "group.consumer.heartbeat.interval.ms": 1000,
     }
     (folder / "failed").touch()
     with running_kafka(folder / "kafka", brokers=3, options=options) as cluster:
