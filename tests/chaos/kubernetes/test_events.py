@@ -175,13 +175,13 @@ def a_system(
     store: Path,  # noqa: F811
     table: Path,
     *,
-    state: Object | None = None,
+    secret: Object | None = None,
     **control: object,
 ) -> Iterator[System]:
     """A release with one endpoint of two replicas, under load; `table` gets its rows.
 
     Args:
-        state: Secret of the database, if it is not in a volume.
+        secret: The URL of the database, if the state is not in a volume.
         control: More values of the control plane.
     """
     with a_namespace(lab, pod_security="restricted") as namespace:
@@ -193,10 +193,10 @@ def a_system(
             "gateway": {**SMALL, "drainTimeoutSeconds": 5},
         }
         release = Release(namespace, values)
-        if state is None:
+        if secret is None:
             make_volume(namespace)
         else:
-            namespace.create(state)
+            namespace.create(secret)
 
         def gateways() -> list[str]:
             slices = namespace.list("EndpointSlice", "kubernetes.io/service-name=headrace-gateway")

@@ -36,7 +36,7 @@ def system(kube_lab_of_processes: Lab, store: Path) -> Iterator[System]:  # noqa
                 "stringData": {"url": postgres.tcp_url(PASSWORD, "headrace")},
             }
             pair = {"replicas": 2, "state": {"existingSecret": "state"}}
-            with a_system(lab, store, table, state=secret, **pair) as made:
+            with a_system(lab, store, table, secret=secret, **pair) as made:
                 yield made
     except NoPostgresError as error:
         pytest.skip(str(error))

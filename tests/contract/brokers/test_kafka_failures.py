@@ -18,8 +18,10 @@ from headrace.core import (
     UnauthenticatedError,
     UnavailableError,
 )
-from headrace.streaming.broker import Broker, Delivery, StartPosition
+from headrace.streaming.broker import Broker, Delivery, GroupProtocol, StartPosition
 from headrace.streaming.brokers import open_broker
+from headrace.streaming.brokers.kafka.assignment import visit
+from headrace.streaming.brokers.kafka.url import kafka_options
 from headrace.streaming.records import NewRecord, TopicPartition
 from tests.brokers.kafka import PASSWORD, KafkaCluster
 from tests.contract.brokers.rig import (
@@ -51,6 +53,24 @@ def broker(rig: Rig) -> Iterator[Broker]:
     opened = rig.open()
     yield opened
     opened.close()
+
+
+def test_a_visit_makes_a_group_assign_its_partitions_again(rig: Rig, broker: Broker) -> None:
+    topic, listener = new_topic(broker, partitions=2), Listener()
+    membership, options = rig.membership(topic), kafka_options(rig.url)
+    session = broker.join(membership, listener)
+    try:
+        settle(session, lambda: len(listener.held) == 2, within_s=30.0)
+        visit(options.member(membership, GroupProtocol.CLASSIC), [topic], options.address)
+        settle(
+            session,
+            lambda: bool(listener.given_away) and len(listener.held) == 2,
+            within_s=60.0,
+        )
+    finally:
+        session.close()
+
+    assert not listener.lost_partitions
 
 
 @pytest.mark.long

@@ -410,7 +410,9 @@ def record_of(routes: Sequence[EndpointRoute], *, installation: InstallationName
         replace(route, access=None, limits=EndpointLimitsSpec(), request_log=None)
         for route in routes
     ]
-    packed = base64.b64encode(gzip.compress(msgspec.json.encode(stored), 6, mtime=0)).decode()
+    packed = base64.b64encode(
+        gzip.compress(msgspec.json.encode(stored), compresslevel=6, mtime=0)
+    ).decode()
     if len(packed) > _MAX_RECORD_BYTES:
         raise FailedPreconditionError(
             f"the routes of {len(routes)} endpoints take {len(packed)} bytes, more than a "

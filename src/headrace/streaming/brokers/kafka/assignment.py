@@ -10,12 +10,14 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from typing import TYPE_CHECKING, Final
 
-from confluent_kafka import Consumer, ConsumerGroupState
+from confluent_kafka import Consumer, ConsumerGroupState, KafkaException
 
 from headrace.core import HeadraceError
 from headrace.core.clock import Clock
+from headrace.streaming.brokers.kafka.client import client_log
 from headrace.streaming.brokers.kafka.reader import create_client
 from headrace.streaming.brokers.kafka.url import Settings
 from headrace.streaming.records import TopicPartition
@@ -118,16 +120,13 @@ def visit(settings: Settings, topics: Sequence[str], address: str) -> None:
 
     def stay() -> None:
         try:
-            consumer = create_client(lambda: Consumer(own), address)
-        except HeadraceError as error:
+            consumer = create_client(lambda: Consumer({**own, "logger": client_log}), address)
+            with closing(consumer):
+                consumer.subscribe(list(topics))
+                until = time.monotonic() + _VISIT_S
+                while not consumer.assignment() and time.monotonic() < until:
+                    consumer.poll(0.1)
+        except (HeadraceError, KafkaException) as error:
             _log.warning("cannot rebalance the group", extra={"error": str(error)})
-            return
-        try:
-            consumer.subscribe(list(topics))
-            until = time.monotonic() + _VISIT_S
-            while not consumer.assignment() and time.monotonic() < until:
-                consumer.poll(0.1)
-        finally:
-            consumer.close()
 
     threading.Thread(target=stay, name="rebalance", daemon=True).start()
