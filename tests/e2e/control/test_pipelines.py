@@ -11,6 +11,7 @@ from base64 import b64encode
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 
 import numpy as np
@@ -229,9 +230,10 @@ def test_requests_that_are_made_up_for_people_are_answered(
     assert "error" not in json.loads(shown.stdout)
 
 
-def _ask(url: str, name: str, rows: Array) -> Tensors | str:
+def _ask(url: str, name: str, rows: Array, connected: Barrier) -> Tensors | str:
     with Client(url) as client:
-        client.ready(name)  # connected
+        client.ready(name)
+        connected.wait(30)
         try:
             return client.infer(name, {_INPUT[name]: rows}).outputs
         except InvalidArgumentError as error:
@@ -242,9 +244,9 @@ _INPUT = {"texts": "text", "pictures": "image"}
 
 
 def _at_once(system: System, name: str, asked: Sequence[Array]) -> list[Tensors | str]:
-    url = system.where().http_url
+    url, connected = system.where().http_url, Barrier(len(asked))
     with ThreadPoolExecutor(len(asked)) as pool:
-        return list(pool.map(lambda rows: _ask(url, name, rows), asked))
+        return list(pool.map(lambda rows: _ask(url, name, rows, connected), asked))
 
 
 @pytest.mark.parametrize(

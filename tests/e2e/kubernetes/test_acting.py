@@ -225,11 +225,12 @@ async def test_one_of_several_leads_and_its_pod_has_the_label(
     assert not same.done()
     assert not other.done()
     await one.close()
-    done, _ = await asyncio.wait({same, other}, return_when=asyncio.FIRST_COMPLETED)
-    leader = done.pop().result()
+    await asyncio.wait({same, other}, return_when=asyncio.FIRST_COMPLETED)
+    elected, standby = (same, other) if same.done() else (other, same)
+    leader = await elected
     await seen(lambda: labelled() == [leader.pod])
     await leader.close()
-    last = await (other if leader.pod == "control-a" and not other.done() else same)
+    last = await standby
     await seen(lambda: labelled() == [last.pod])
     await last.close()
     await seen(lambda: not labelled())
