@@ -14,6 +14,7 @@ from typing import Final, assert_never
 
 from headrace.core.spec.observe import EndpointLogSpec, LogMode, RequestLogSpec
 from headrace.gateway.resources import Json, Resource, seconds, typed
+from headrace.gateway.scripts import USAGE_METADATA
 
 METADATA: Final = "headrace"
 """Metadata key under which routes store their endpoint's log settings."""
@@ -48,6 +49,7 @@ _FIELDS: Final = {
     "bytes_in": "%BYTES_RECEIVED%",
     "bytes_out": "%BYTES_SENT%",
     "duration_ms": "%DURATION%",
+    "usage": f"%DYNAMIC_METADATA({USAGE_METADATA})%",
     # Times until the request was received, until the replica began to respond, until the response
     # was sent.
     "receive_us": "%COMMON_DURATION(DS_RX_BEG:DS_RX_END:us)%",

@@ -33,6 +33,7 @@ from headrace.gateway.scripts import (
 )
 from headrace.gateway.scripts_auth import AUTHORIZE, AUTHORIZE_SOURCE, EVERY, KEEP, LISTED, NAMED
 from headrace.gateway.scripts_auth import IDENTIFY as IDENTIFY_SCRIPT
+from headrace.gateway.scripts_openai import OPENAI, OPENAI_SOURCE
 from headrace.gateway.settings import EndpointRoute, EnvoySettings
 
 if TYPE_CHECKING:
@@ -104,7 +105,10 @@ class AuthFilters:
         """
         if not self.identifies_callers:
             return {}
-        marked = sorted((e.name, "!" if self.access(e) else "") for e in endpoints)
+        marked = sorted(
+            (e.name, ("!" if self.access(e) else "") + ("@" if e.serves_openai else ""))
+            for e in endpoints
+        )
         needs_caller = self.closed and not is_public
         rule = _rule(_ANY_AUTHENTICATED, LISTED) if needs_caller else f"{LISTED}||"
         return _identify(
@@ -112,6 +116,8 @@ class AuthFilters:
             endpoints=" ".join(mark + name for name, mark in marked),
             head=template.head,
             item=template.item,
+            middle=template.middle,
+            openai_item=template.openai_item,
             placeholder=template.placeholder,
             separator=template.separator,
             tail=template.tail,
@@ -198,6 +204,7 @@ _BRIDGE: Final = "envoy.extensions.filters.http.grpc_http1_reverse_bridge"
 _SELECT_FILTER: Final = "headrace.select"
 _REFUSE_FILTER: Final = "headrace.refuse"
 _UNIT_FILTER: Final = "headrace.unit"
+_OPENAI_FILTER: Final = "headrace.openai"
 _CORS_FILTER: Final = "headrace.cors"
 _CORS_METHODS: Final = "GET, HEAD, POST"
 _CORS_REQUEST_HEADERS: Final = "*, authorization"  # `*` does not include `authorization`
@@ -229,6 +236,17 @@ INFLATING: Final[Resource] = {
     _SELECT_FILTER: any_of(_LUA_PER_ROUTE, {"name": INFLATE}),
 }
 """Per-route configuration: the same for messages that may be compressed."""
+OPENAI_READING: Final[Resource] = {
+    _OPENAI_FILTER: any_of(_LUA_PER_ROUTE, {"name": OPENAI}),
+    # Present but idle: the finally chosen route may activate it.
+    _REFUSE_FILTER: any_of(_LUA_PER_ROUTE, {"disabled": True}),
+}
+"""Per-route configuration: read the model's name from a body of OpenAI's API and choose the route
+again."""
+OPENAI_MEASURING: Final[Resource] = {
+    name: config for name, config in OPENAI_READING.items() if name == _OPENAI_FILTER
+}
+"""Per-route configuration: read the tokens and times of the response."""
 UNIT_IDLE: Final[Resource] = {_UNIT_FILTER: any_of(_LUA_PER_ROUTE, {"disabled": True})}
 """Per-route configuration: the sticky key may have to be read once the model is known."""
 BRIDGED_ELSEWHERE: Final[Resource] = {
@@ -311,6 +329,7 @@ def http_filters(
             },
         ),
         _script(_SELECT_FILTER, **{SELECT: SELECT_SOURCE, INFLATE: INFLATE_SOURCE}),
+        _script(_OPENAI_FILTER, **{OPENAI: OPENAI_SOURCE}),
         _script(_UNIT_FILTER, **{UNIT: UNIT_SOURCE}),
         _script(AUTHORIZE_FILTER, **{AUTHORIZE: AUTHORIZE_SOURCE}),
         *limit_filters(

@@ -13,15 +13,16 @@ from headrace.gateway.access_log import access_log
 from headrace.gateway.callers import Extension, verify_listener
 from headrace.gateway.filters import early_mutations, http_filters, without_auth_filters
 from headrace.gateway.resources import Json, Resource, any_of, seconds, typed
-from headrace.gateway.routes import ROUTE_CONFIG
+from headrace.gateway.routes import OPENAI_PATHS, ROUTE_CONFIG
 from headrace.gateway.settings import EnvoySettings
-from headrace.gateway.statistics import arm_loggers
+from headrace.gateway.statistics import arm_loggers, token_loggers
 from headrace.gateway.tls import downstream_socket
 from headrace.gateway.tracing import tracing
 
 _BODY: Final = "%LOCAL_REPLY_BODY%"
 _RETRY_AFTER_S: Final = 1
 _FIRST_ERROR: Final = 400
+_FIRST_SERVER_ERROR: Final = 500
 _CEL: Final = "envoy.extensions.access_loggers.filters.cel.v3.ExpressionFilter"
 _TOO_MANY: Final = "too many requests: a limit per second is reached"
 _POSTED: Final = "(/infer|:[a-z]+|/index|/load|/unload)([?].*)?$"
@@ -40,6 +41,9 @@ class _Case:
     grpc_status: int | None = None
     retry_after: bool = False
     allow: str = ""
+    openai_type: str = "invalid_request_error"
+    """Type of the error for callers of OpenAI's API."""
+    openai_code: str | None = None
 
 
 def local_reply_config() -> Resource:
@@ -48,7 +52,7 @@ def local_reply_config() -> Resource:
 
 
 def _mappers(case: _Case) -> Iterator[Resource]:
-    """Yield a mapper for gRPC callers and one for all others."""
+    """Yield a mapper for gRPC callers, one for callers of OpenAI's API and one for all others."""
     # Unless the refusing component set it.
     retry = (
         [_header("retry-after", str(_RETRY_AFTER_S), "ADD_IF_ABSENT")] if case.retry_after else []
@@ -61,12 +65,21 @@ def _mappers(case: _Case) -> Iterator[Resource]:
         "headers_to_add": [*retry, *grpc],
         **status,
     }
-    yield {
-        "filter": case.when,
-        "body_format_override": {"json_format": {"error": case.text}},
-        "headers_to_add": [*retry, *([_header("allow", case.allow)] if case.allow else [])],
-        **status,
+    openai: Resource = {
+        "message": case.text,
+        "type": case.openai_type,
+        "param": None,
+        "code": case.openai_code,
     }
+    both: Resource = {"and_filter": {"filters": [_IS_OPENAI, case.when]}}
+    errors: Sequence[tuple[Resource, Json]] = [(both, openai), (case.when, case.text)]
+    for when, error in errors:
+        yield {
+            "filter": when,
+            "body_format_override": {"json_format": {"error": error}},
+            "headers_to_add": [*retry, *([_header("allow", case.allow)] if case.allow else [])],
+            **status,
+        }
 
 
 def _header(key: str, value: str, action: str = "OVERWRITE_IF_EXISTS_OR_ADD") -> Resource:
@@ -89,15 +102,33 @@ _IS_GRPC: Final[Resource] = {
         "header": {"name": "content-type", "string_match": {"prefix": "application/grpc"}}
     }
 }
+_IS_OPENAI: Final[Resource] = {
+    "header_filter": {
+        "header": {
+            "name": ":path",
+            "string_match": {"safe_regex": {"regex": f"({OPENAI_PATHS})([?].*)?"}},
+        }
+    }
+}
+_OVERLOAD: Final = "rate_limit_error"
+_RATE_LIMIT: Final = "rate_limit_exceeded"
 _CASES: Final = (
     # A filter that processes the response later sets the time of the next token.
-    _Case(when=_details_are("local_rate_limited"), text=_TOO_MANY, grpc_text=_TOO_MANY),
+    _Case(
+        when=_details_are("local_rate_limited"),
+        text=_TOO_MANY,
+        grpc_text=_TOO_MANY,
+        openai_type=_OVERLOAD,
+        openai_code=_RATE_LIMIT,
+    ),
     # An open circuit breaker is an overload, not an outage.
     _Case(
         when={"response_flag_filter": {"flags": ["UO"]}},
         status=429,
         grpc_status=8,
         retry_after=True,
+        openai_type=_OVERLOAD,
+        openai_code=_RATE_LIMIT,
     ),
     # Envoy responds to this itself; other unsupported methods reach a replica, which reports the
     # error.
@@ -119,9 +150,18 @@ _CASES: Final = (
     _Case(when=_status("EQ", 400), text="Bad Request: %RESPONSE_CODE_DETAILS%"),
     _Case(when=_status("EQ", 408), text="the request did not arrive in time", grpc_status=4),
     _Case(when=_status("EQ", 413), grpc_status=8),
-    _Case(when=_status("EQ", 429), grpc_status=8, retry_after=True),
-    _Case(when=_status("EQ", 503), retry_after=True),
-    _Case(when=_status("EQ", 504), grpc_status=4),
+    _Case(
+        when=_status("EQ", 429),
+        grpc_status=8,
+        retry_after=True,
+        openai_type=_OVERLOAD,
+        openai_code=_RATE_LIMIT,
+    ),
+    _Case(when=_status("EQ", 503), retry_after=True, openai_type="server_error"),
+    _Case(when=_status("EQ", 504), grpc_status=4, openai_type="server_error"),
+    _Case(when=_status("GE", _FIRST_SERVER_ERROR), openai_type="server_error"),
+    _Case(when=_status("EQ", 401), openai_code="invalid_api_key"),
+    _Case(when=_status("EQ", 404), openai_code="model_not_found"),
     _Case(when=_status("GE", _FIRST_ERROR)),
 )
 PREFIX: Final = "headrace_refused"
@@ -249,7 +289,12 @@ def _connection_manager(
         "early_header_mutation_extensions": early_mutations(),
         "http_filters": filters,
         "local_reply_config": local_reply_config(),
-        "access_log": [*to_file, *arm_loggers(counts_all=counts_all), *refusal_loggers()],
+        "access_log": [
+            *to_file,
+            *arm_loggers(counts_all=counts_all),
+            *refusal_loggers(),
+            *token_loggers(),
+        ],
         "server_name": "headrace",
         "use_remote_address": True,
         # The certificate's name comes from the handshake alone, never from a header.

@@ -20,6 +20,8 @@ from headrace.gateway.filters import (
     INFLATING,
     MODEL_HEADER,
     MODEL_RPCS,
+    OPENAI_MEASURING,
+    OPENAI_READING,
     REFUSING,
     SELECTING,
     SERVICE,
@@ -55,6 +57,11 @@ _SERVER_TIMEOUT_S: Final = 30.0
 # then.
 _TIMEOUT_GRACE_S: Final = 0.5
 _IDLE_WITHOUT_TIMEOUT_S: Final = 3600.0
+OPENAI_PATHS: Final = (
+    "/v1/(chat/completions|completions|embeddings|rerank|responses|audio/[a-z]+)|/v2/rerank"
+)
+"""Regular expression of the paths of OpenAI's API, whose bodies name a model."""
+_OPENAI_PATH: Final[Resource] = {"safe_regex": {"regex": OPENAI_PATHS}}
 _INVOCATIONS: Final = "/invocations"
 """MLflow's and SageMaker's path of predictions; `/ping` is their readiness."""
 _SEVERAL: Final = "name the endpoint: POST /endpoints/NAME/invocations"
@@ -193,6 +200,11 @@ def server_routes(
         ),
         after=(
             *_root_routes(guard, endpoints),
+            *(
+                _openai_server_routes(settings, guard, more_filters)
+                if any(endpoint.serves_openai for endpoint in endpoints)
+                else ()
+            ),
             *_page_routes(settings, servers),
             *_unknown_models(guard, servers),
             *_grpc_server_routes(guard, servers, statistics, more_filters),
@@ -224,7 +236,14 @@ def endpoint_routes(
         else _invocation_routes(settings, guard, endpoint, path)
     )
     return EndpointRoutes(
-        http=_finished_routes(limiting, endpoint, _http_routes(settings, guard, endpoint)),
+        http=_finished_routes(
+            limiting,
+            endpoint,
+            (
+                *(_openai_routes(settings, guard, endpoint) if endpoint.serves_openai else ()),
+                *_http_routes(settings, guard, endpoint),
+            ),
+        ),
         grpc=_finished_routes(limiting, endpoint, _grpc_routes(settings, guard, endpoint)),
         plain=_finished_routes(limiting, endpoint, plain),
     )
@@ -287,6 +306,58 @@ def _http_routes(
     for match in ({"path_separated_prefix": v1}, {"prefix": f"{v1}:"}):
         for route in _to_split(settings, endpoint, match, protocol=CallProtocol.V1):
             yield _authenticated(route, filters)
+
+
+def _openai_routes(
+    settings: EnvoySettings, guard: AuthFilters, endpoint: EndpointRoute
+) -> Iterator[Resource]:
+    """Yield the routes of the model, and of requests whose body named it."""
+    from headrace.protocol.pages import openai_model  # noqa: PLC0415  # as above
+
+    match: Resource = {"path": f"/v1/models/{endpoint.name}"}
+    for route in _document(endpoint.name, match, openai_model(endpoint.name)):
+        yield _authenticated(route, guard.endpoint(endpoint))
+    buffer: Resource = {"request_body_buffer_limit": settings.max_body_bytes}
+    for arm in _versions(endpoint):
+        named = _header_is(MODEL_HEADER, f"{endpoint.name}~{arm.version}")
+        match = {**_OPENAI_PATH, "headers": [named]}
+        route = _to_version(settings, endpoint, arm, match, protocol=CallProtocol.OPENAI)
+        filters = {**OPENAI_MEASURING, **guard.grpc_endpoint(endpoint, arm.version)}
+        yield _authenticated({**route, **buffer}, filters)
+    match = {**_OPENAI_PATH, "headers": [_header_is(MODEL_HEADER, endpoint.name)]}
+    for route in _to_split(settings, endpoint, match, protocol=CallProtocol.OPENAI):
+        filters = {**OPENAI_MEASURING, **guard.grpc_endpoint(endpoint)}
+        yield _authenticated({**route, **buffer}, filters)
+
+
+def _openai_server_routes(
+    settings: EnvoySettings, guard: AuthFilters, more_filters: Resource
+) -> Iterator[Resource]:
+    """Yield the first pass of requests of OpenAI's API, and those for unknown models."""
+    unknown: Resource = {
+        "name": "unknown-model",
+        "match": {**_OPENAI_PATH, "headers": [_header_is_set(MODEL_HEADER)]},
+        **_refuse_model(),
+    }
+    yield _authenticated(unknown, guard.grpc_unknown())
+    is_post: Resource = {"name": ":method", "string_match": {"exact": "POST"}}
+    first: Resource = {
+        "name": "unnamed-model",
+        "match": {**_OPENAI_PATH, "headers": [is_post]},
+        # Never taken: the script responds or chooses another route. Only a route with a cluster
+        # has a buffer limit.
+        "route": {"cluster_header": MODEL_HEADER},
+        "request_body_buffer_limit": settings.max_body_bytes,
+    }
+    filters = {**OPENAI_READING, **more_filters}
+    yield _authenticated(with_filters(first, filters), guard.grpc_check())
+    other: Resource = {
+        "name": "unnamed-model",
+        "match": _OPENAI_PATH,
+        **_reply(405, "Method Not Allowed"),
+        "response_headers_to_add": [set_header("allow", "POST")],
+    }
+    yield _authenticated(other, guard.server())
 
 
 def _grpc_routes(
@@ -383,10 +454,12 @@ def _server_routes(servers: Resource) -> Iterator[Resource]:
 
 
 def _names_routes(guard: AuthFilters, endpoints: Sequence[EndpointRoute]) -> Iterator[Resource]:
-    from headrace.protocol.pages import names_template  # noqa: PLC0415  # as above
+    from headrace.protocol import pages  # noqa: PLC0415  # as above
 
-    for path in ("/v1/models", "/v2/models"):
-        yield from _list(guard, endpoints, "models", {"path": path}, names_template())
+    has_openai = any(endpoint.serves_openai for endpoint in endpoints)
+    v1 = pages.openai_names_template() if has_openai else pages.names_template()
+    for path, template in (("/v1/models", v1), ("/v2/models", pages.names_template())):
+        yield from _list(guard, endpoints, "models", {"path": path}, template)
 
 
 def _root_routes(guard: AuthFilters, endpoints: Sequence[EndpointRoute]) -> Iterator[Resource]:
@@ -413,7 +486,10 @@ def _list(
     is_public: bool = False,
 ) -> Iterator[Resource]:
     """Yield the routes of a document with the endpoints that the caller may use."""
-    text = template.render(sorted(endpoint.name for endpoint in endpoints))
+    text = template.render(
+        sorted(endpoint.name for endpoint in endpoints),
+        sorted(endpoint.name for endpoint in endpoints if endpoint.serves_openai),
+    )
     filters = guard.listing(endpoints, template, is_public=is_public)
     for route in _document(name, match, text, content_type=template.content_type):
         yield _authenticated(route, filters)
@@ -576,7 +652,13 @@ def _not_ready(
     """
     if not endpoint.held or settings.control_address is None:
         return _reply(503, str(ModelNotReadyError(endpoint.name, version)))
-    prefix = match.get("path_separated_prefix", match.get("prefix"))
+    held = f"{HELD_PREFIX}{endpoint.name}"
+    if "safe_regex" in match:
+        whole: Resource = {"pattern": {"regex": "^.*$"}, "substitution": f"{held}\\0"}
+        rewrite: Resource = {"regex_rewrite": whole}
+    else:
+        prefix = match.get("path_separated_prefix", match.get("prefix"))
+        rewrite = {"prefix_rewrite": f"{held}{prefix}"}
     longest = seconds(endpoint.hold_s + _HOLD_GRACE_S)
     idle = seconds(max(endpoint.hold_s + _HOLD_GRACE_S, settings.connections.idle_timeout_s))
     redirect: Resource = {
@@ -586,7 +668,7 @@ def _not_ready(
     return {
         "route": {
             "cluster": CONTROL,
-            "prefix_rewrite": f"{HELD_PREFIX}{endpoint.name}{prefix}",
+            **rewrite,
             "timeout": longest,
             "idle_timeout": idle,
             "internal_redirect_policy": redirect,
@@ -624,6 +706,14 @@ def _limits(settings: EnvoySettings, timeout_s: float | None, protocol: CallProt
     if protocol is CallProtocol.GRPC:
         limits: Resource = {"max_stream_duration": limit, "grpc_timeout_header_max": limit}
         return {**idle, "max_stream_duration": limits}
+    if protocol is CallProtocol.OPENAI:
+        # Time to the first token, and between tokens: a generation may take longer than that.
+        policy = {**_retry_policy(), "per_try_idle_timeout": limit} if timeout_s else {}
+        return {
+            "timeout": seconds(0),
+            "idle_timeout": seconds(idle_s),
+            **({"retry_policy": policy} if policy else {}),
+        }
     return {**idle, "timeout": limit}
 
 

@@ -14,6 +14,10 @@ REFUSE: Final = "refuse"
 CORS: Final = "cors"
 UNIT: Final = "unit"
 CHECK_NAMES: Final = "check_names"
+OPENAI_METADATA: Final = "headrace.openai"
+"""Dynamic metadata of a request of OpenAI's API: the place of its model in the body."""
+USAGE_METADATA: Final = "headrace.usage"
+"""Dynamic metadata of a response of OpenAI's API: its tokens and times, as decimal numbers."""
 
 _NAMED_SOURCE: Final = f'local NAMED = "{NAMED_HEADER}"\n'
 
@@ -496,6 +500,7 @@ end
 # key.
 _RENAME_SOURCE: Final = """
 local NAME, MODEL, PREFIX, AUTHORITY = %s, %s, %s, %s
+local OPENAI = "%s"
 
 local function starts(path, prefix)
   return path:sub(1, #prefix) == prefix
@@ -524,6 +529,13 @@ function envoy_on_request(handle)
   if authorization ~= nil and authorization:find("%%f[%%w_.-][hH][rR]_") then
     headers:remove("authorization")
   end
+  local named = metadata:get(OPENAI)
+  if named ~= nil and named.first ~= nil then
+    local body = handle:body()
+    local text = body:getBytes(0, body:length())
+    local changed = text:sub(1, named.first) .. MODEL .. text:sub(named.last)
+    handle:headers():replace("content-length", tostring(body:setBytes(changed)))
+  end
 end
 """
 
@@ -531,7 +543,7 @@ end
 def rename_source(*, endpoint: str, model: str, prefix: str, authority: str) -> str:
     """Return the script for one upstream: the model's name and path there."""
     values = (endpoint, model or endpoint, prefix, authority)
-    return _RENAME_SOURCE % tuple(quoted(value) for value in values)
+    return _RENAME_SOURCE % (*(quoted(value) for value in values), OPENAI_METADATA)
 
 
 def quoted(text: str) -> str:

@@ -405,20 +405,23 @@ local function keep(handle, name, value)
 end
 
 -- The endpoints that a caller may use, in a template. `endpoints` marks those that authenticate
--- callers with a `!`.
+-- callers with a `!`, and those with OpenAI's API with an `@`.
 local function list(template, identity)
-  local usable, items = {}, {}
+  local usable, items, more = {}, {}, {}
   for scope in pairs(identity ~= nil and identity.scopes or {}) do
     usable[scope:match("^infer:([^:]*)") or ""] = true
   end
-  local item, placeholder = template:get("item"), template:get("placeholder")
-  for mark, name in template:get("endpoints"):gmatch("(!?)(%S+)") do
+  local item, openai = template:get("item"), template:get("openai_item")
+  local placeholder, separator = template:get("placeholder"), template:get("separator")
+  for mark, has_openai, name in template:get("endpoints"):gmatch("(!?)(@?)(%S+)") do
     if mark == "" or usable["*"] or usable[name] then
       items[#items + 1] = item:gsub(placeholder, name)
+      if has_openai ~= "" then more[#more + 1] = openai:gsub(placeholder, name) end
     end
   end
   return {[":status"] = "200", ["content-type"] = template:get("type")},
-    template:get("head") .. table.concat(items, template:get("separator")) .. template:get("tail")
+    template:get("head") .. table.concat(items, separator) .. template:get("middle")
+      .. table.concat(more, separator) .. template:get("tail")
 end
 
 local function decide(handle)

@@ -13,7 +13,7 @@ from headrace.core.spec.access import AccessSettings, CorsSpec, EndpointAccess, 
 from headrace.core.spec.observe import EndpointLogSpec, LogMode, RequestLogSpec, TracingSpec
 from headrace.core.spec.rollout import StickySpec
 from headrace.core.spec.scale import ConnectionsSpec
-from headrace.core.spec.upstream import UpstreamSpec
+from headrace.core.spec.upstream import UpstreamProtocol, UpstreamSpec
 from headrace.observe import LogFormat
 
 MAX_SOCKET_PATH_BYTES: Final = 107
@@ -80,6 +80,11 @@ class RevisionTarget:
     def is_live(self) -> bool:
         """Whether the arm has a replica or an upstream."""
         return bool(self.replicas) or self.upstream is not None
+
+    @property
+    def serves_openai(self) -> bool:
+        """Whether the arm answers OpenAI's API."""
+        return self.upstream is not None and self.upstream.protocol is UpstreamProtocol.OPENAI
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,6 +160,11 @@ class EndpointRoute:
             )
             raise InvalidArgumentError(msg)
         _check_between(f"hold_s of endpoint '{self.name}'", self.hold_s, 0, _LONGEST_TIMEOUT_S)
+
+    @property
+    def serves_openai(self) -> bool:
+        """Whether any arm answers OpenAI's API."""
+        return any(arm.serves_openai for arm in self.arms)
 
     def arm(self, key: str) -> RevisionTarget | None:
         """Return the arm `key`, or None."""

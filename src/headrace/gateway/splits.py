@@ -33,6 +33,7 @@ class CallProtocol(StrEnum):
     V2 = "the Open Inference Protocol over HTTP (/v2/models)"
     V1 = "TensorFlow Serving's REST API (/v1/models)"
     GRPC = "the Open Inference Protocol over gRPC"
+    OPENAI = "OpenAI's API (/v1/chat/completions, ...)"
     PLAIN = "plain HTTP (/endpoints)"
 
 
@@ -41,7 +42,7 @@ _SUPPORTED_PROTOCOLS: Final = {
     UpstreamProtocol.V1: {CallProtocol.V1, CallProtocol.PLAIN},
     UpstreamProtocol.GRPC: {CallProtocol.GRPC},
     UpstreamProtocol.TORCHSERVE: {CallProtocol.PLAIN},
-    UpstreamProtocol.OPENAI: {CallProtocol.PLAIN},
+    UpstreamProtocol.OPENAI: {CallProtocol.OPENAI, CallProtocol.PLAIN},
     UpstreamProtocol.HTTP: {CallProtocol.PLAIN},
 }
 
@@ -55,8 +56,10 @@ class Variant:
 
 
 def supports_protocol(arm: RevisionTarget, protocol: CallProtocol) -> bool:
-    """Whether an arm supports calls by `protocol`; local replicas support all."""
-    return arm.upstream is None or protocol in _SUPPORTED_PROTOCOLS[arm.upstream.protocol]
+    """Whether an arm supports calls by `protocol`; local replicas support all but OpenAI's API."""
+    if arm.upstream is None:
+        return protocol is not CallProtocol.OPENAI or arm.serves_openai
+    return protocol in _SUPPORTED_PROTOCOLS[arm.upstream.protocol]
 
 
 def live_split(endpoint: EndpointRoute) -> tuple[tuple[RevisionTarget, int], ...]:

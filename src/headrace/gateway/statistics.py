@@ -13,9 +13,10 @@ from typing import Final, TypeAlias
 
 import msgspec
 
-from headrace.core.headers import SPLIT_HEADER
+from headrace.core.headers import CREDENTIAL_HEADER, SPLIT_HEADER
 from headrace.gateway.clusters import arm_of
 from headrace.gateway.resources import Json, Resource, typed
+from headrace.gateway.scripts import USAGE_METADATA
 
 _SPLIT: Final = "headrace_arm"
 _REST: Final = "headrace_rest"
@@ -321,6 +322,85 @@ _NO_SPLIT: Final[Resource] = {
     "header_filter": {"header": {"name": SPLIT_HEADER, "present_match": True, "invert_match": True}}
 }
 _NO_SERVER: Final[Resource] = {"response_flag_filter": {"flags": ["UH"]}}
+_TOKENS: Final = "headrace_tokens"
+_TOKEN_KINDS: Final = ("input", "cached", "output", "reasoning", "unknown")
+_TOKEN_TIMES: Final = ("first_token_us", "per_token_us")
+TOKEN_COUNTERS: Final = rf"{_TOKENS}\.({'|'.join(_TOKEN_KINDS)})\..*"
+"""Regular expression of the counters of tokens."""
+_TOKEN_COUNTER: Final = re.compile(
+    rf"{_TOKENS}\.(?P<kind>[a-z]+)\.arm\.(?P<arm>[^~]+~[^.]+)\.credential\.(?P<credential>.*)"
+)
+
+
+class TokenCounts(msgspec.Struct, frozen=True, kw_only=True):
+    """Tokens of responses of OpenAI's API, as their servers counted them."""
+
+    input: int = 0
+    """Tokens of prompts, with cached ones."""
+    cached: int = 0
+    """Tokens of prompts that the server had in its cache."""
+    output: int = 0
+    """Generated tokens, with those of reasoning."""
+    reasoning: int = 0
+    unknown: int = 0
+    """Responses with status 200 whose tokens are unknown: the server reported none, or the stream
+    ended before."""
+
+
+def token_loggers() -> Sequence[Resource]:
+    """Return the access loggers that count the tokens of each arm and credential, and times.
+
+    Credentials are names of keys, issuers and rules for certificates: there are as many as the spec
+    names, while callers may be many.
+    """
+    arm: Json = {"name": "arm", "value_format": "%UPSTREAM_CLUSTER_RAW%"}
+    credential: Json = {"name": "credential", "value_format": f"%REQ({CREDENTIAL_HEADER})%"}
+    counters: Json = [
+        {
+            "stat": {"name": kind, "tags": [arm, credential]},
+            "value_format": f"%DYNAMIC_METADATA({USAGE_METADATA}:{kind})%",
+        }
+        for kind in _TOKEN_KINDS
+    ]
+    times: Mapping[str, Resource] = {
+        name: {
+            "stat": {"name": name, "tags": [arm]},
+            "unit": "Microseconds",
+            "value_format": f"%DYNAMIC_METADATA({USAGE_METADATA}:{name})%",
+        }
+        for name in _TOKEN_TIMES
+    }
+    return [
+        _usage_logger("unknown", {"counters": counters}),
+        *(_usage_logger(name, {"histograms": [time]}) for name, time in times.items()),
+    ]
+
+
+def _usage_logger(field: str, config: Resource) -> Resource:
+    """Return a logger of the responses whose usage has a field."""
+    matcher: Resource = {
+        "filter": USAGE_METADATA,
+        "path": [{"key": field}],
+        "value": {"present_match": True},
+    }
+    return {
+        **typed(f"{_TOKENS}.{field}", _LOGGER, {"stat_prefix": _TOKENS, **config}),
+        "filter": {"metadata_filter": {"matcher": matcher, "match_if_key_not_found": False}},
+    }
+
+
+def read_tokens(counters: Mapping[str, str | int]) -> dict[tuple[str, str, str], TokenCounts]:
+    """Return Envoy's counters of tokens by endpoint, arm key and credential (empty for none)."""
+    counts: dict[tuple[str, str, str], dict[str, int]] = {}
+    for name, value in counters.items():
+        match = _TOKEN_COUNTER.fullmatch(name)
+        arm = None if match is None else arm_of(match["arm"])
+        if match is not None and arm is not None:
+            credential = "" if match["credential"] == "-" else match["credential"]
+            counts.setdefault((*arm, credential), {})[match["kind"]] = int(value)
+    return {who: TokenCounts(**fields) for who, fields in counts.items()}
+
+
 _FIELDS: Final = {
     "ssl.handshake": "done",
     "ssl.fail_verify_san": "wrong_name",

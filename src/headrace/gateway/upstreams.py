@@ -126,6 +126,12 @@ def upstream_cluster(
         "common_lb_config": {"healthy_panic_threshold": {"value": 0}},
         "outlier_detection": outlier_detection(_MAX_EJECTED_PERCENT),
         "circuit_breakers": circuit_breakers(upstream.max_requests),
+        # The script of the connection changes the whole body.
+        **(
+            {"per_connection_buffer_limit_bytes": settings.max_body_bytes}
+            if upstream.protocol is UpstreamProtocol.OPENAI
+            else {}
+        ),
         "health_checks": [] if health is None else [health],
         **({"transport_socket": _tls(settings, server, upstream)} if server.is_tls else {}),
         "typed_extension_protocol_options": {

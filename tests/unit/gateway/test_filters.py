@@ -7,6 +7,7 @@ from headrace.gateway import EnvoySettings
 from headrace.gateway.filters import (
     BRIDGING,
     GUARDS,
+    OPENAI_READING,
     SELECTING,
     UNIT_IDLE,
     allowing_origins,
@@ -27,12 +28,14 @@ def test_what_only_the_gateway_may_say_is_stripped_before_anything_reads_it() ->
     assert {"x-model", "x-model-version", "x-headrace-caller", "x-headrace-tier"} <= set(removed)
 
 
-def test_every_kind_of_error_has_a_form_for_grpc_and_one_in_json() -> None:
+def test_every_kind_of_error_has_a_form_for_grpc_one_for_openai_and_one_in_json() -> None:
     mappers = plain(local_reply_config())["mappers"]
 
     forms = [mapper["body_format_override"] for mapper in mappers]
-    assert all("text_format_source" in form for form in forms[0::2])
-    assert all("error" in form["json_format"] for form in forms[1::2])
+    assert all("text_format_source" in form for form in forms[0::3])
+    openai = [form["json_format"]["error"] for form in forms[1::3]]
+    assert all(set(error) == {"message", "type", "param", "code"} for error in openai)
+    assert all(isinstance(form["json_format"]["error"], str) for form in forms[2::3])
 
 
 def test_filters_for_grpc_are_off_for_every_stream_that_does_not_ask_for_them(
@@ -43,7 +46,8 @@ def test_filters_for_grpc_are_off_for_every_stream_that_does_not_ask_for_them(
     off = {str(one["name"]) for one in filters if one.get("disabled")}
 
     cors = allowing_origins(CorsSpec(allow_origins=("*",)))
-    wanted = (*SELECTING, *BRIDGING, *UNIT_IDLE, *GUARDS, *LIMIT_FILTERS, *cors)
+    routed = (*SELECTING, *BRIDGING, *OPENAI_READING, *UNIT_IDLE, *cors)
+    wanted = (*routed, *GUARDS, *LIMIT_FILTERS)
     assert off == {str(name) for name in wanted}
     assert filters[-1]["name"] == "headrace.router"
     assert not filters[-1].get("disabled")

@@ -6,7 +6,7 @@ itself. Swagger UI 5.35.0 (Apache-2.0) is the unchanged npm package `swagger-ui-
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Final
@@ -82,11 +82,16 @@ class ListTemplate:
     tail: str
     content_type: str
     placeholder: str = _NAME
+    middle: str = ""
+    """Text between the list of all endpoints and that of those with OpenAI's API."""
+    openai_item: str = ""
+    """One endpoint of the second list; empty for no such list."""
 
-    def render(self, names: Iterable[str]) -> str:
-        """Return the response for a caller who may use `names`."""
-        items = (self.item.replace(self.placeholder, name) for name in names)
-        return f"{self.head}{self.separator.join(items)}{self.tail}"
+    def render(self, names: Iterable[str], openai: Iterable[str] = ()) -> str:
+        """Return the response for a caller who may use `names`, of which `openai` have that API."""
+        items = self.separator.join(self.item.replace(self.placeholder, name) for name in names)
+        more = self.separator.join(self.openai_item.replace(self.placeholder, n) for n in openai)
+        return f"{self.head}{items}{self.middle}{more}{self.tail}"
 
 
 def _json_template(document: object) -> ListTemplate:
@@ -98,6 +103,22 @@ def _json_template(document: object) -> ListTemplate:
 def names_template() -> ListTemplate:
     """Return `GET /v2/models` and `GET /v1/models`, KServe's list of names."""
     return _json_template({"models": [_MARK]})
+
+
+def openai_model(name: str) -> str:
+    """Return an endpoint as OpenAI's API describes a model."""
+    document = {"id": name, "object": "model", "created": 0, "owned_by": SERVER_NAME}
+    return orjson.dumps(document).decode()
+
+
+def openai_names_template() -> ListTemplate:
+    """Return `GET /v1/models`: KServe's list of names, and OpenAI's of models, in one document."""
+    names = names_template()
+    return replace(
+        names,
+        middle='],"object":"list","data":[',
+        openai_item=openai_model(_NAME),
+    )
 
 
 def root_template(*, version: str = "") -> ListTemplate:

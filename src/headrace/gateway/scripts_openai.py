@@ -1,0 +1,249 @@
+"""Lua scripts of OpenAI's API: the model of a request's body, and the tokens of its answer.
+
+Only routes of OpenAI's API run them. They read bodies without parsing them whole: strings, which
+are most of a body, are skipped.
+"""
+
+from typing import Final
+
+from headrace.gateway.scripts import OPENAI_METADATA, USAGE_METADATA
+
+OPENAI: Final = "openai"
+"""Name of the script that reads the model's name, and measures the answer."""
+
+_MEMBERS_SOURCE: Final = r"""
+local function past_string(text, at)
+  while true do
+    at = text:find('["\\]', at + 1)
+    if text:byte(at) == 34 then return at + 1 end
+    at = at + 1
+  end
+end
+
+-- The position after the value that begins at `at`; an error if it does not end.
+local function past_value(text, at)
+  local char = text:byte(at)
+  if char == 34 then return past_string(text, at) end
+  if char ~= 123 and char ~= 91 then return (text:find("[,}%s]", at + 1)) end
+  local depth = 0
+  repeat
+    at = text:find('[{}%[%]"]', at)
+    char = text:byte(at)
+    if char == 34 then
+      at = past_string(text, at)
+    else
+      depth = depth + ((char == 123 or char == 91) and 1 or -1)
+      at = at + 1
+    end
+  until depth == 0
+  return at
+end
+
+-- First and last position of each member's value, by its name, of the object at `at`; an error if
+-- it is none. A name that occurs twice, or that has an escape, is one that a server may read
+-- otherwise.
+local function members(text, at)
+  local found = {}
+  at = text:match("^[ \t\r\n]*{[ \t\r\n]*()", at)
+  if text:byte(at) == 125 then return found, at + 1 end
+  while true do
+    assert(text:byte(at) == 34)
+    local stop = past_string(text, at)
+    local name = text:sub(at + 1, stop - 2)
+    assert(found[name] == nil and not name:find("\\", 1, true))
+    local value = text:match("^[ \t\r\n]*:[ \t\r\n]*()", stop)
+    stop = past_value(text, value)
+    found[name] = {value, stop - 1}
+    local char, after = text:match("^[ \t\r\n]*([,}])[ \t\r\n]*()", stop)
+    if char == "}" then return found, after end
+    at = after
+  end
+end
+"""
+
+# The answer's usage is asked for where a caller of a stream did not, and its event is then removed.
+# `"usage":` is no part of a string: its quotes would be escaped.
+OPENAI_SOURCE: Final = (
+    f'local METADATA, USAGE = "{OPENAI_METADATA}", "{USAGE_METADATA}"\n'
+    + _MEMBERS_SOURCE
+    + r"""
+local LONGEST_USAGE = 4096
+local OPTIONS = '{"include_usage":true}'
+local CAN_STREAM = {["/v1/chat/completions"] = true, ["/v1/completions"] = true}
+
+local function keep(handle, name, value)
+  handle:streamInfo():dynamicMetadata():set(METADATA, name, value)
+end
+
+local function now(handle)
+  return tonumber(handle:timestampString(EnvoyTimestampResolution.MICROSECOND))
+end
+
+local function refuse(handle, status, text)
+  handle:respond({[":status"] = status}, text)
+end
+
+-- The positions around the model's name in a form with files: of the part that is called `model`.
+local function in_form(text)
+  local at = text:find('\r\n[Cc]ontent%-[Dd]isposition:[^\r\n]*; ?name="?model"?[\r;]')
+  if at == nil then return nil end
+  local first, last = text:match("^.-\r\n\r\n()[^\r\n]*()\r\n", at + 2)
+  return {first - 1, last}
+end
+
+-- The body with a request for the stream's usage, and how many bytes were added before the model.
+local function with_usage(text, found)
+  local options = found.stream_options
+  if options == nil then
+    local at = text:find("{", 1, true)
+    return text:sub(1, at) .. '"stream_options":' .. OPTIONS .. "," .. text:sub(at + 1), at
+  end
+  if text:sub(options[1], options[2]) == "null" then
+    return text:sub(1, options[1] - 1) .. OPTIONS .. text:sub(options[2] + 1), options[1]
+  end
+  local inner = members(text, options[1]).include_usage
+  if inner == nil then
+    local is_empty = text:find("^{%s*}", options[1])
+    local added = '"include_usage":true' .. (is_empty and "" or ",")
+    return text:sub(1, options[1]) .. added .. text:sub(options[1] + 1), options[1]
+  end
+  if text:sub(inner[1], inner[2]) == "true" then return nil end
+  return text:sub(1, inner[1] - 1) .. "true" .. text:sub(inner[2] + 1), inner[1]
+end
+
+local function read(handle, headers, body)
+  local text = body:getBytes(0, body:length())
+  local found, place = {}, nil
+  if (headers:get("content-type") or ""):find("^multipart/form%-data") then
+    place = in_form(text)
+  else
+    local after
+    found, after = members(text, 1)
+    assert(not text:find("[^ \t\r\n]", after))
+    place = found.model
+    if place ~= nil and text:byte(place[1]) ~= 34 then place = nil end
+  end
+  if place == nil then return nil end
+  local model = text:sub(place[1] + 1, place[2] - 1)
+  local path = headers:get(":path"):match("^[^?]*")
+  local stream = found.stream
+  if CAN_STREAM[path] and stream ~= nil and text:sub(stream[1], stream[2]) == "true" then
+    local changed, at = with_usage(text, found)
+    if changed ~= nil then
+      if at < place[1] then
+        local more = #changed - #text
+        place = {place[1] + more, place[2] + more}
+      end
+      headers:replace("content-length", tostring(body:setBytes(changed)))
+      keep(handle, "removes", "1")
+    end
+  end
+  keep(handle, "first", place[1])
+  keep(handle, "last", place[2])
+  return model
+end
+
+function envoy_on_request(handle)
+  local headers = handle:headers()
+  local body = handle:body()
+  if body == nil then return refuse(handle, "400", "the request has no body") end
+  headers = handle:headers()
+  local reads, model = pcall(read, handle, headers, body)
+  if not reads then return refuse(handle, "400", "the body is not a JSON object") end
+  if model == nil then
+    return refuse(handle, "400", "you must provide a model parameter: the name of an endpoint")
+  end
+  local name, version = model:match("^(%w[%w_.%-]*):?(%d*)$")
+  if name == nil or #name > 128 or #version > 18 then
+    local shown = model:gsub("[^\32-\33\35-\91\93-\126]", "?"):sub(1, 200)
+    return refuse(handle, "404", "The model '" .. shown .. "' does not exist")
+  end
+  keep(handle, "model", name)
+  keep(handle, "began", string.format("%.0f", now(handle)))
+  headers:replace("x-model", version == "" and name or name .. "~" .. version)
+  handle:clearRouteCache()
+end
+
+local function tell(handle, name, number)
+  handle:streamInfo():dynamicMetadata():set(USAGE, name, string.format("%.0f", number))
+end
+
+local function report(handle, usage, first, last)
+  local function number(field, other)
+    local text = usage:match('"' .. field .. '"%s*:%s*(%d+)')
+      or usage:match('"' .. (other or field) .. '"%s*:%s*(%d+)')
+    return tonumber(text or 0)
+  end
+  local output = number("completion_tokens", "output_tokens")
+  local input = number("prompt_tokens", "input_tokens")
+  tell(handle, "input", input)
+  tell(handle, "cached", number("cached_tokens"))
+  tell(handle, "output", output)
+  tell(handle, "reasoning", number("reasoning_tokens"))
+  tell(handle, "total", input + output)
+  tell(handle, "unknown", 0)
+  if first ~= nil and output > 1 then
+    tell(handle, "per_token_us", (last - first) / (output - 1))
+  end
+end
+
+-- What a caller gets of `text`, and the rest that waits for the end of its event.
+local function without_usage(text)
+  local kept, at = {}, 1
+  while true do
+    local stop = select(2, text:find("\r?\n\r?\n", at))
+    if stop == nil then return table.concat(kept), text:sub(at) end
+    local event = text:sub(at, stop)
+    if not (event:find('"choices":%s*%[%s*%]') and event:find('"usage":%s*{')) then
+      kept[#kept + 1] = event
+    end
+    at = stop + 1
+  end
+end
+
+function envoy_on_response(handle)
+  local found = handle:streamInfo():dynamicMetadata():get(METADATA)
+  if found == nil or found.model == nil then return end
+  local headers = handle:headers()
+  if headers:get(":status") ~= "200" then return end
+  local is_stream = (headers:get("content-type") or ""):find("^text/event%-stream") ~= nil
+  for _, name in ipairs({"input", "cached", "output", "reasoning", "total"}) do
+    tell(handle, name, 0)
+  end
+  tell(handle, "unknown", 1)
+  local began, removes = tonumber(found.began), is_stream and found.removes ~= nil
+  if removes then headers:remove("content-length") end
+  local first, last, seen, waits = nil, nil, "", ""
+  for chunk in handle:bodyChunks() do
+    local size = chunk:length()
+    if size > 0 then
+      last = now(handle)
+      if first == nil then
+        first = last
+        if is_stream then tell(handle, "first_token_us", first - began) end
+      end
+      local text = chunk:getBytes(0, size)
+      if removes then
+        local passed
+        passed, waits = without_usage(waits .. text)
+        chunk:setBytes(passed)
+      end
+      seen = seen .. text
+      local at = seen:find('"usage"%s*:%s*{')
+      if at == nil then
+        seen = seen:sub(-32)
+      else
+        seen = seen:sub(at)
+        local reads, stop = pcall(past_value, seen, (seen:find("{", 1, true)))
+        if reads and stop ~= nil then
+          report(handle, seen:sub(1, stop), is_stream and first or nil, last)
+          seen = seen:sub(stop)
+        elseif #seen > LONGEST_USAGE then
+          seen = ""
+        end
+      end
+    end
+  end
+end
+"""
+)

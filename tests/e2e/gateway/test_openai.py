@@ -1,0 +1,348 @@
+"""OpenAI's API on the gateway: routes by the body's model, streams, tokens, errors."""
+
+import asyncio
+import contextlib
+import json
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from headrace.core.spec.access import EndpointAccess
+from headrace.core.spec.upstream import UpstreamProtocol, UpstreamSpec
+from headrace.gateway import EndpointRoute, EnvoyGateway, RevisionTarget, build_snapshot
+from headrace.gateway.publisher import StatKind
+from headrace.gateway.statistics import TOKEN_COUNTERS, TokenCounts, read_tokens
+from tests.e2e.gateway.issuing import Issuer, api_key, known
+from tests.e2e.gateway.lab import UP_WITHIN_S, Lab, client, http_url
+from tests.e2e.gateway.openai_stub import events_of, usage_of
+from tests.ports import free_port
+
+pytestmark = [pytest.mark.e2e, pytest.mark.anyio, pytest.mark.slow]
+CHAT = "/v1/chat/completions"
+MODEL = "their/model"
+MESSAGES = [{"role": "user", "content": 'say "model": "other", [ { \\ } ] é \u2028'}]
+KEY = api_key("llm")
+
+
+@dataclass(frozen=True)
+class Stub:
+    """A running stub."""
+
+    port: int
+
+    def upstream(self, **changes: Any) -> UpstreamSpec:
+        values: dict[str, Any] = {
+            "url": f"http://127.0.0.1:{self.port}",
+            "protocol": UpstreamProtocol.OPENAI,
+            "model": MODEL,
+            "health_path": None,
+            **changes,
+        }
+        return UpstreamSpec(**values)
+
+    def seen(self) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = httpx.get(f"http://127.0.0.1:{self.port}/seen").json()
+        return found
+
+
+@pytest.fixture(scope="module")
+def stub() -> Iterator[Stub]:
+    port = free_port()
+    script = Path(__file__).with_name("openai_stub.py")
+    process = subprocess.Popen([sys.executable, str(script), str(port), MODEL])
+    try:
+        until = time.monotonic() + UP_WITHIN_S
+        while True:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+                break
+            assert time.monotonic() < until, "the stub does not come up"
+            time.sleep(0.02)
+        yield Stub(port)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def endpoint(name: str, upstream: UpstreamSpec, **changes: Any) -> EndpointRoute:
+    arm = RevisionTarget(version="2", replicas=(), weight=100, upstream=upstream)
+    return EndpointRoute(name=name, arms=(arm,), **{"timeout_s": 10.0, **changes})
+
+
+@contextlib.asynccontextmanager
+async def started(lab: Lab, *endpoints: EndpointRoute) -> AsyncIterator[httpx.AsyncClient]:
+    gateway = await lab.start(*endpoints)
+    async with client(gateway) as http:
+        yield http
+
+
+async def tokens(gateway: EnvoyGateway) -> dict[tuple[str, str, str], TokenCounts]:
+    return read_tokens(await gateway.admin.stats(TOKEN_COUNTERS, StatKind.COUNTER))
+
+
+def texts(stream: str) -> list[str]:
+    """The events of a stream, decoded where they are JSON."""
+    return [event.removeprefix("data: ") for event in stream.split("\n\n") if event]
+
+
+async def test_the_model_of_the_body_is_the_endpoint(lab: Lab, stub: Stub) -> None:
+    replica = lab.replica("plain")
+    plain = RevisionTarget(version="1", replicas=(replica.address,), weight=100)
+    async with started(
+        lab,
+        endpoint("chat", stub.upstream()),
+        endpoint("chat.long-name_2", stub.upstream()),
+        EndpointRoute(name="numbers", arms=(plain,)),
+    ) as http:
+        for model in ("chat", "chat:2", "chat.long-name_2"):
+            for path in (CHAT, "/v1/completions", "/v1/embeddings", "/v1/rerank", "/v2/rerank"):
+                body = {"messages": MESSAGES, "model": model}
+                answer = await http.post(path, json=body, headers={"x-model": "numbers"})
+                assert answer.status_code == 200, answer.text
+                told = stub.seen()[-1]
+                assert told["path"] == path
+                assert told["body"] == {"messages": MESSAGES, "model": MODEL, "stub": {}}
+        both = (await http.get("/v1/models")).json()
+        one = (await http.get("/v1/models/chat")).json()
+
+    assert both["models"] == ["chat", "chat.long-name_2", "numbers"]
+    assert [model["id"] for model in both["data"]] == ["chat", "chat.long-name_2"]
+    assert one == both["data"][0]
+
+
+async def test_a_form_with_files_names_its_model_too(lab: Lab, stub: Stub) -> None:
+    async with started(lab, endpoint("speech", stub.upstream())) as http:
+        file = {"file": ("a.wav", b"RIFF\r\nmodel")}
+        answer = await http.post("/v1/audio/transcriptions", files=file, data={"model": "speech"})
+
+    assert answer.json()["text"] == "hello"
+    told = stub.seen()[-1]
+    assert f'name="model"\r\n\r\n{MODEL}\r\n' in told["form"]
+    assert len(told["form"]) == int(told["headers"]["content-length"])
+
+
+WRONG: tuple[tuple[bytes, int, str | None, str], ...] = (
+    (b"", 400, None, "the request has no body"),
+    (b"{", 400, None, "not a JSON object"),
+    (b"[]", 400, None, "not a JSON object"),
+    (b'{"model": "chat"} x', 400, None, "not a JSON object"),
+    (b'{"model": "chat", "model": "other"}', 400, None, "not a JSON object"),
+    (b'{"mod\\u0065l": "chat"}', 400, None, "not a JSON object"),
+    (b'{"model": "chat', 400, None, "not a JSON object"),
+    (b'{"messages": [}', 400, None, "not a JSON object"),
+    (b'{"messages": []}', 400, None, "you must provide a model"),
+    (b'{"model": 3}', 400, None, "you must provide a model"),
+    (b'{"model": ""}', 404, "model_not_found", "does not exist"),
+    (b'{"model": "a\\r\\nx-b: c"}', 404, "model_not_found", "does not exist"),
+    (b'{"model": "other"}', 404, "model_not_found", "'other' is not found"),
+    (b'{"model": "chat:9"}', 404, "model_not_found", "'chat' version 9 is not found"),
+    (b'{"model": "numbers"}', 404, "model_not_found", "'numbers' is not found"),
+)
+
+
+async def test_wrong_bodies_get_errors_in_the_shape_of_openai(lab: Lab, stub: Stub) -> None:
+    before = len(stub.seen())
+    numbers = endpoint("numbers", stub.upstream(protocol=UpstreamProtocol.V2))
+    async with started(lab, endpoint("chat", stub.upstream()), numbers) as http:
+        kind = {"content-type": "application/json"}
+        for body, status, code, says in WRONG:
+            answer = await http.post(CHAT, content=body, headers=kind)
+            error = answer.json()["error"]
+            assert (body, answer.status_code, error["code"]) == (body, status, code)
+            assert says in error["message"]
+            assert (error["type"], error["param"]) == ("invalid_request_error", None)
+        assert (await http.get(CHAT)).status_code == 405
+    assert len(stub.seen()) == before
+
+
+async def test_credentials_are_checked_for_the_model_of_the_body(lab: Lab, stub: Stub) -> None:
+    gateway = EnvoyGateway(lab.settings())
+    lab.gateways.append(gateway)
+    closed = [
+        endpoint(name, stub.upstream(), access=EndpointAccess()) for name in ("mine", "theirs")
+    ]
+    open_ = endpoint("open", stub.upstream(), access=EndpointAccess(public=True))
+    policy = Issuer().policy(known(KEY, "infer:mine", name="alice"))
+    await gateway.start(build_snapshot(gateway.settings, [*closed, open_], policy))
+
+    async def ask(model: str, key: str = "") -> tuple[int, Any]:
+        headers = {"authorization": f"Bearer {key}"} if key else {}
+        answer = await http.post(CHAT, json={"model": model}, headers=headers)
+        return answer.status_code, answer.json().get("error", {}).get("code")
+
+    async with client(gateway) as http:
+        assert await ask("mine", KEY) == (200, None)
+        assert "authorization" not in stub.seen()[-1]["headers"]
+        assert await ask("open") == (200, None)
+        assert await ask("mine") == (401, "invalid_api_key")
+        assert await ask("mine", api_key("wrong")) == (401, "invalid_api_key")
+        assert await ask("theirs", KEY) == (403, None)
+        assert await ask("nowhere", KEY) == (403, None)
+        assert await ask("nowhere") == (401, "invalid_api_key")
+        listed = (await http.get("/v1/models", headers={"x-api-key": KEY})).json()
+        assert [model["id"] for model in listed["data"]] == ["mine", "open"]
+        assert listed["models"] == ["mine", "open"]
+    counted = await tokens(gateway)
+    assert set(counted) == {("mine", "2", "key:alice"), ("open", "2", "")}
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+async def test_only_the_model_of_a_body_is_changed(lab: Lab, stub: Stub) -> None:
+    gateway = await lab.start(endpoint("chat", stub.upstream()))
+
+    @settings(deadline=None, suppress_health_check=list(HealthCheck))
+    @given(
+        before=st.dictionaries(st.text(), JSON, max_size=4),
+        after=st.dictionaries(st.text(), JSON, max_size=4),
+        ascii_only=st.booleans(),
+        indent=st.none() | st.integers(0, 3),
+    )
+    def law(
+        before: dict[str, Any], after: dict[str, Any], ascii_only: bool, indent: int | None
+    ) -> None:
+        known_names = {"model", "stream", "stub", "stream_options", "messages"}
+        names = {*before, *after}
+        if names & known_names or any(
+            "\\" in json.dumps(n, ensure_ascii=ascii_only) for n in names
+        ):
+            return  # a name with an escape is refused
+        body = {**before, "model": "chat", **after}
+        content = json.dumps(body, ensure_ascii=ascii_only, indent=indent)
+        try:
+            raw = content.encode()
+        except UnicodeEncodeError:
+            return
+        answer = httpx.post(
+            http_url(gateway, CHAT), content=raw, headers={"content-type": "application/json"}
+        )
+        assert answer.status_code == 200, (raw, answer.text)
+        assert stub.seen()[-1]["body"] == {**body, "model": MODEL, "stub": {}}
+
+    await asyncio.to_thread(law)
+
+
+async def test_a_body_beyond_the_buffer_of_a_connection_passes(lab: Lab, stub: Stub) -> None:
+    async with started(lab, endpoint("chat", stub.upstream())) as http:
+        picture = "x" * (3 << 20)
+        answer = await http.post(CHAT, json={"messages": picture, "model": "chat"})
+    assert answer.status_code == 200, answer.text
+    assert len(stub.seen()[-1]["body"]["messages"]) == len(picture)
+
+
+async def test_a_stream_is_passed_without_the_usage_that_nobody_asked_for(
+    lab: Lab, stub: Stub
+) -> None:
+    asked: tuple[dict[str, Any], ...] = (
+        {},
+        {"stream_options": None},
+        {"stream_options": {}},
+        {"stream_options": {"a": 1}},
+        {"stream_options": {"include_usage": False}},
+        {"stream_options": {"include_usage": True}},
+    )
+    gateway = await lab.start(endpoint("chat", stub.upstream()))
+    total = TokenCounts()
+    async with client(gateway) as http:
+        for options, piece in product(asked, (1, 7, 60, 400, 100_000)):
+            told = {"tokens": 5, "piece": piece}
+            body = {"model": "chat", "messages": MESSAGES, "stream": True, "stub": told, **options}
+            answer = await http.post(CHAT, json=body)
+
+            wanted = {**body, "model": MODEL}
+            assert texts(answer.text) == texts(b"".join(events_of(wanted)).decode())
+            sent = stub.seen()[-1]["body"]["stream_options"]
+            assert sent == {**(options.get("stream_options") or {}), "include_usage": True}
+            usage = usage_of(wanted)
+            total = TokenCounts(
+                input=total.input + usage["prompt_tokens"],
+                cached=total.cached + usage["prompt_tokens_details"]["cached_tokens"],
+                output=total.output + 5,
+                reasoning=total.reasoning + 1,
+            )
+    assert await tokens(gateway) == {("chat", "2", ""): total}
+
+
+async def test_tokens_of_counters_and_log_are_those_of_the_server(lab: Lab, stub: Stub) -> None:
+    gateway = await lab.start(endpoint("chat", stub.upstream()), endpoint("b", stub.upstream()))
+    bodies = [
+        {"model": ("chat", "b")[number % 2], "messages": "x" * number, "stream": number % 3 == 0,
+         "stub": {"tokens": number % 17}}
+        for number in range(300)
+    ]  # fmt: skip
+    async with client(gateway) as http:
+        gate = asyncio.Semaphore(16)
+
+        async def ask(body: dict[str, Any]) -> int:
+            async with gate:
+                return (await http.post(CHAT, json=body)).status_code
+
+        assert set(await asyncio.gather(*map(ask, bodies))) == {200}
+    counted = await tokens(gateway)
+    await asyncio.sleep(1.5)  # lines of the log are written within a second
+    lines = (gateway.settings.run_dir / "access.log").read_text().splitlines()
+    logged = [json.loads(line)["usage"] for line in lines]
+
+    usages = [usage_of(body) for body in bodies]
+    for number, name in enumerate(("chat", "b")):
+        of_endpoint = usages[number::2]
+        assert counted[name, "2", ""].output == sum(u["completion_tokens"] for u in of_endpoint)
+        assert counted[name, "2", ""].input == sum(u["prompt_tokens"] for u in of_endpoint)
+        assert counted[name, "2", ""].unknown == 0
+    for field, name in (("input", "prompt_tokens"), ("output", "completion_tokens")):
+        assert sum(int(usage[field]) for usage in logged) == sum(u[name] for u in usages)
+
+
+async def test_the_time_limit_bounds_the_wait_for_tokens_and_not_the_stream(
+    lab: Lab, stub: Stub
+) -> None:
+    gateway = await lab.start(endpoint("chat", stub.upstream(), timeout_s=0.5))
+
+    async def ask(**told: Any) -> tuple[int, list[str]]:
+        body = {"model": "chat", "messages": [], "stream": True, "stub": told}
+        async with http.stream("POST", CHAT, json=body) as answer:
+            received = ""
+            with contextlib.suppress(httpx.RemoteProtocolError):
+                async for text in answer.aiter_text():
+                    received += text
+        return answer.status_code, texts(received)
+
+    async with client(gateway) as http:
+        status, events = await ask(tokens=20, pause_s=0.1)
+        assert (status, events[-1]) == (200, "[DONE]")
+        status, events = await ask(stalls_at=3)
+        assert (status, len(events)) == (200, 3)
+        status, events = await ask(breaks_at=2)
+        assert (status, len(events)) == (200, 2)
+    counted = await tokens(gateway)
+    assert (counted["chat", "2", ""].output, counted["chat", "2", ""].unknown) == (20, 2)
+
+
+async def test_a_caller_who_leaves_ends_the_generation(lab: Lab, stub: Stub) -> None:
+    async with started(lab, endpoint("chat", stub.upstream())) as http:
+        told = {"tokens": 1000, "pause_s": 0.05}
+        body = {"model": "chat", "messages": [], "stream": True, "stub": told}
+        async with http.stream("POST", CHAT, json=body) as answer:
+            async for _ in answer.aiter_text():
+                break
+        for _ in range(200):
+            if stub.seen()[-1]["left"]:
+                break
+            await asyncio.sleep(0.05)
+    assert stub.seen()[-1]["left"]
+    assert stub.seen()[-1]["sent"] < 100
