@@ -371,8 +371,10 @@ TABLE: Final[tuple[SpecFeature, ...]] = (
         *(about("a usage plan each (REST API); the gateway behind limits too"), yes()),
     ),
     row(
-        "Tiers: rows, concurrency, days",
-        "tiers[].rows_per_s tiers[].max_concurrent tiers[].requests_per_day",
+        "Tiers: rows, tokens, concurrency, days",
+        "tiers[].rows_per_s tiers[].max_concurrent tiers[].requests_per_day "
+        "tiers[].tokens_per_minute tiers[].input_tokens_per_minute "
+        "tiers[].output_tokens_per_minute tiers[].tokens_per_day",
         *(_NO_TIER,) * 3,
         no("has kinds of callers in Enterprise only", "limit `per_caller`"),
         *(_BEHIND, _NO_COUNT),
@@ -401,6 +403,17 @@ TABLE: Final[tuple[SpecFeature, ...]] = (
         "Limits: rows, concurrency",
         "endpoints[].limits.rows_per_s endpoints[].limits.max_concurrent "
         "endpoints[].limits.per_caller.rows_per_s endpoints[].limits.per_caller.max_concurrent",
+        *(_NO_LIMIT,) * 3,
+        *(_NO_COUNT, _BEHIND, _NO_COUNT),
+    ),
+    row(
+        "Limits: tokens",
+        "endpoints[].limits.tokens_per_minute endpoints[].limits.input_tokens_per_minute "
+        "endpoints[].limits.output_tokens_per_minute endpoints[].limits.tokens_per_day "
+        "endpoints[].limits.per_caller.tokens_per_minute "
+        "endpoints[].limits.per_caller.input_tokens_per_minute "
+        "endpoints[].limits.per_caller.output_tokens_per_minute "
+        "endpoints[].limits.per_caller.tokens_per_day",
         *(_NO_LIMIT,) * 3,
         *(_NO_COUNT, _BEHIND, _NO_COUNT),
     ),

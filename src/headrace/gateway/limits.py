@@ -26,6 +26,7 @@ from headrace.core.priorities import DEFAULT_LEVEL
 from headrace.core.spec.access import AccessSettings, EndpointLimitsSpec, LimitSpec
 from headrace.gateway.clusters import CONTROL, LIMITS
 from headrace.gateway.resources import Json, Resource, any_of, seconds, set_header, typed
+from headrace.gateway.scripts import USAGE_METADATA
 from headrace.gateway.settings import EndpointRoute
 
 DOMAIN: Final = "headrace"
@@ -370,6 +371,21 @@ _LIMIT_ACTIONS: Final[Json] = [
         "actions": [_header(LEASE_HEADER, "rows_of")],
         "apply_on_stream_done": True,
         "hits_addend": {"format": f"%DYNAMIC_METADATA({_NAMESPACE}:rows)%"},
+    },
+    {
+        "actions": [_header(LEASE_HEADER, "tokens_of")],
+        "apply_on_stream_done": True,
+        "hits_addend": {"format": f"%DYNAMIC_METADATA({USAGE_METADATA}:total)%"},
+    },
+    {
+        "actions": [_header(LEASE_HEADER, "input_tokens_of")],
+        "apply_on_stream_done": True,
+        "hits_addend": {"format": f"%DYNAMIC_METADATA({USAGE_METADATA}:input)%"},
+    },
+    {
+        "actions": [_header(LEASE_HEADER, "output_tokens_of")],
+        "apply_on_stream_done": True,
+        "hits_addend": {"format": f"%DYNAMIC_METADATA({USAGE_METADATA}:output)%"},
     },
 ]
 _ROWS: Final[Resource] = {

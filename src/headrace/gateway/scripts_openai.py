@@ -204,16 +204,16 @@ end
 function envoy_on_response(handle)
   local found = handle:streamInfo():dynamicMetadata():get(METADATA)
   if found == nil or found.model == nil then return end
-  local headers = handle:headers()
-  if headers:get(":status") ~= "200" then return end
-  local is_stream = (headers:get("content-type") or ""):find("^text/event%-stream") ~= nil
   for _, name in ipairs({"input", "cached", "output", "reasoning", "total"}) do
     tell(handle, name, 0)
   end
+  local headers = handle:headers()
+  if headers:get(":status") ~= "200" then return end
+  local is_stream = (headers:get("content-type") or ""):find("^text/event%-stream") ~= nil
   tell(handle, "unknown", 1)
   local began, removes = tonumber(found.began), is_stream and found.removes ~= nil
   if removes then headers:remove("content-length") end
-  local first, last, seen, waits = nil, nil, "", ""
+  local first, last, seen, waits, count, is_known = nil, nil, "", "", 0, false
   for chunk in handle:bodyChunks() do
     local size = chunk:length()
     if size > 0 then
@@ -223,6 +223,12 @@ function envoy_on_response(handle)
         if is_stream then tell(handle, "first_token_us", first - began) end
       end
       local text = chunk:getBytes(0, size)
+      if is_stream and not is_known then
+        -- Of a stream that is cut, each event counts as a token.
+        count = count + select(2, text:gsub("data: ?{", ""))
+        tell(handle, "output", count)
+        tell(handle, "total", count)
+      end
       if removes then
         local passed
         passed, waits = without_usage(waits .. text)
@@ -237,6 +243,7 @@ function envoy_on_response(handle)
         local reads, stop = pcall(past_value, seen, (seen:find("{", 1, true)))
         if reads and stop ~= nil then
           report(handle, seen:sub(1, stop), is_stream and first or nil, last)
+          is_known = true
           seen = seen:sub(stop)
         elseif #seen > LONGEST_USAGE then
           seen = ""

@@ -18,14 +18,21 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from headrace.core.spec.access import EndpointAccess
+from headrace.core.spec.access import EndpointAccess, EndpointLimitsSpec, LimitSpec
 from headrace.core.spec.upstream import UpstreamProtocol, UpstreamSpec
-from headrace.gateway import EndpointRoute, EnvoyGateway, RevisionTarget, build_snapshot
+from headrace.gateway import (
+    EndpointRoute,
+    EnvoyGateway,
+    GatewayPolicy,
+    RevisionTarget,
+    build_snapshot,
+)
 from headrace.gateway.publisher import StatKind
 from headrace.gateway.statistics import TOKEN_COUNTERS, TokenCounts, read_tokens
 from tests.e2e.gateway.issuing import Issuer, api_key, known
 from tests.e2e.gateway.lab import UP_WITHIN_S, Lab, client, http_url
 from tests.e2e.gateway.openai_stub import events_of, usage_of
+from tests.e2e.gateway.test_rate_limits import service
 from tests.ports import free_port
 
 pytestmark = [pytest.mark.e2e, pytest.mark.anyio, pytest.mark.slow]
@@ -330,7 +337,37 @@ async def test_the_time_limit_bounds_the_wait_for_tokens_and_not_the_stream(
         status, events = await ask(breaks_at=2)
         assert (status, len(events)) == (200, 2)
     counted = await tokens(gateway)
-    assert (counted["chat", "2", ""].output, counted["chat", "2", ""].unknown) == (20, 2)
+    # Of streams that were cut, the events that came: three and two.
+    assert (counted["chat", "2", ""].output, counted["chat", "2", ""].unknown) == (25, 2)
+
+
+async def test_callers_beyond_their_tokens_are_refused_and_told_when_to_come_back(
+    lab: Lab, stub: Stub
+) -> None:
+    limits = EndpointLimitsSpec(per_caller=LimitSpec(tokens_per_minute=600.0))
+    chat = endpoint("chat", stub.upstream(), limits=limits)
+    async with service(lab.directory, GatewayPolicy(), chat):
+        gateway = EnvoyGateway(lab.settings(limits_address=f"unix:{lab.directory}/limits.sock"))
+        lab.gateways.append(gateway)
+        await gateway.start(build_snapshot(gateway.settings, [chat]))
+
+        async with client(gateway) as http:
+            for stream in (False, True):
+                body = {"model": "chat", "messages": "", "stub": {"tokens": 60}, "stream": stream}
+                first = await http.post(CHAT, json=body)
+                assert first.status_code == 200
+                assert first.headers["x-ratelimit-limit-tokens"] == "100"
+                await asyncio.sleep(0.1)  # the end of a request is reported after its answer
+            refused = await http.post(CHAT, json=body)
+
+    error = refused.json()["error"]
+    assert (refused.status_code, error["code"]) == (429, "rate_limit_exceeded")
+    assert error["type"] == "rate_limit_error"
+    assert "tokens_per_minute (burst 100)" in error["message"]
+    assert refused.headers["x-ratelimit-remaining-tokens"] == "0"
+    wait_s = int(refused.headers["retry-after"])
+    assert refused.headers["x-ratelimit-reset-tokens"] == f"{wait_s}s"
+    assert 3 <= wait_s <= 9  # 20 are owed, at 10 a second, and about 25 of a mean request
 
 
 async def test_a_caller_who_leaves_ends_the_generation(lab: Lab, stub: Stub) -> None:

@@ -70,7 +70,7 @@ _EXAMPLES: Final[dict[str, dict[str, Any]]] = {
     "Tokens: clocks, cache, claims": {"auth": {"jwt": [{**_JWT_URL, "clock_skew_s": 9}]}},
     "Client certificates": {"auth": {"certificates": [{"name": "bank", "dns": "*.bank.test"}]}},
     "Tiers": {**_e(access=["key"]), "tiers": [{"name": "gold", "requests_per_s": 9}]},
-    "Tiers: rows, concurrency, days": {
+    "Tiers: rows, tokens, concurrency, days": {
         **_e(access=["key"]),
         "tiers": [{"name": "gold", "rows_per_s": 9}],
     },
@@ -78,6 +78,7 @@ _EXAMPLES: Final[dict[str, dict[str, Any]]] = {
     "Limits: burst": _e(limits={"requests_per_s": 9, "burst": 20}),
     "Limits: requests per day": _e(limits={"requests_per_day": 9}),
     "Limits: rows, concurrency": _e(limits={"max_concurrent": 9}),
+    "Limits: tokens": _e(limits={"tokens_per_minute": 9000}),
     "Limits per caller": _e(limits={"per_caller": {"requests_per_s": 9}}),
     "Limits per caller: burst": _e(limits={"per_caller": {"requests_per_s": 9, "burst": 20}}),
     "Size of a request": _e(limits={"max_body_bytes": 5000}),

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeAlias
 
 from headrace.control.model.records import QuotaUse
 from headrace.core.spec.access import AccessSettings, EndpointLimitsSpec, LimitSpec
@@ -141,7 +141,9 @@ class TokenBucket:
 
 DAY_S: Final = 86_400.0
 _WEIGHT: Final = 0.2
-"""Weight of a new request in the moving average of rows."""
+"""Weight of a new request in the moving average of rows and tokens."""
+_TOKEN_BURST_S: Final = 10.0
+"""Seconds of a token rate that may be used at once."""
 _RETRY_AFTER_END_S: Final = 1.0
 """Retry delay in seconds at the concurrency limit: the end of running requests is unknown."""
 
@@ -151,8 +153,31 @@ class LimitKind(StrEnum):
 
     REQUESTS = "requests_per_s"
     ROWS = "rows_per_s"
+    TOKENS = "tokens_per_minute"
+    INPUT_TOKENS = "input_tokens_per_minute"
+    OUTPUT_TOKENS = "output_tokens_per_minute"
     CONCURRENT = "max_concurrent"
     DAY = "requests_per_day"
+    TOKENS_DAY = "tokens_per_day"
+
+
+TOKEN_KINDS: Final = (LimitKind.TOKENS, LimitKind.INPUT_TOKENS, LimitKind.OUTPUT_TOKENS)
+Amounts: TypeAlias = Mapping[LimitKind, float]
+"""Rows and tokens of a request, which are known at its end."""
+
+
+def _rates(limits: LimitSpec) -> Iterator[tuple[LimitKind, float, float]]:
+    """Yield the limits of amounts that are known at the end: rate per second, and burst."""
+    if limits.rows_per_s is not None:
+        yield LimitKind.ROWS, limits.rows_per_s, max(limits.rows_per_s, 1.0)
+    of_tokens = (
+        limits.tokens_per_minute,
+        limits.input_tokens_per_minute,
+        limits.output_tokens_per_minute,
+    )
+    for kind, per_minute in zip(TOKEN_KINDS, of_tokens, strict=True):
+        if per_minute is not None:
+            yield kind, per_minute / 60, max(per_minute / 60 * _TOKEN_BURST_S, 1.0)
 
 
 class Moment(NamedTuple):
@@ -183,18 +208,25 @@ class LimitStatus(NamedTuple):
 
 
 @dataclass(slots=True)
+class _Amount:
+    """Rows or tokens of one subject."""
+
+    bucket: TokenBucket
+    each: float = 1.0
+    """Average of a request; this much is taken before the real amount is known."""
+
+
+@dataclass(slots=True)
 class Account:
     """One subject's use of its rate, concurrency and daily limits."""
 
     requests: TokenBucket | None = None
-    rows: TokenBucket | None = None
-    rows_each: float = 1.0
-    """Average rows of a request; this many are taken before the real number is known."""
+    amounts: dict[LimitKind, _Amount] = field(default_factory=dict)
     leases: dict[str, float] = field(default_factory=dict)
     """Expiry time of each running request, by lease id."""
     day: str = ""
-    used: int = 0
-    """Requests counted on `day`."""
+    used: Counter[LimitKind] = field(default_factory=Counter)
+    """Requests and tokens counted on `day`, by kind of daily limit."""
 
     def statuses(self, limits: LimitSpec, moment: Moment) -> Iterator[LimitStatus]:
         """Yield the state of each of `limits` at a moment, before another request."""
@@ -202,10 +234,12 @@ class Account:
             size = float(limits.most_at_once)
             self.requests = _filled(self.requests, limits.requests_per_s, size, moment.now)
             yield _standing(LimitKind.REQUESTS, self.requests, 1.0)
-        if limits.rows_per_s is not None:
-            rate = limits.rows_per_s
-            self.rows = _filled(self.rows, rate, max(rate, 1.0), moment.now)
-            yield _standing(LimitKind.ROWS, self.rows, self.rows_each)
+        for kind, rate, size in _rates(limits):
+            amount = self.amounts.get(kind)
+            bucket = _filled(None if amount is None else amount.bucket, rate, size, moment.now)
+            if amount is None:
+                amount = self.amounts[kind] = _Amount(bucket)
+            yield _standing(kind, bucket, amount.each)
         if limits.max_concurrent is not None:
             maximum = limits.max_concurrent
             if len(self.leases) >= maximum:
@@ -216,38 +250,42 @@ class Account:
             yield LimitStatus(
                 LimitKind.CONCURRENT, maximum, left, 0.0 if left else _RETRY_AFTER_END_S
             )
-        if limits.requests_per_day is not None:
-            self.turn(moment.day)
-            left = max(limits.requests_per_day - self.used, 0)
-            wait_s = 0.0 if left else moment.midnight_s
-            yield LimitStatus(LimitKind.DAY, limits.requests_per_day, left, wait_s)
+        per_day = (
+            (LimitKind.DAY, limits.requests_per_day),
+            (LimitKind.TOKENS_DAY, limits.tokens_per_day),
+        )
+        for kind, quota in per_day:
+            if quota is not None:
+                self.turn(moment.day)
+                left = max(quota - self.used[kind], 0)
+                yield LimitStatus(kind, quota, left, 0.0 if left else moment.midnight_s)
 
-    def take(self, limits: LimitSpec, lease: str, until: float) -> float:
-        """Count a request that passes; return the estimated rows, which `end` corrects."""
+    def take(self, limits: LimitSpec, lease: str, until: float) -> Amounts:
+        """Count a request that passes; return the estimated amounts, which `end` corrects."""
         if self.requests is not None and limits.requests_per_s is not None:
             self.requests.take(1.0)
         if limits.max_concurrent is not None:
             self.leases[lease] = until
         if limits.requests_per_day is not None:
-            self.used += 1
-        if self.rows is None or limits.rows_per_s is None:
-            return 0.0
-        self.rows.take(self.rows_each)
-        return self.rows_each
+            self.used[LimitKind.DAY] += 1
+        taken = {kind: self.amounts[kind].each for kind, _, _ in _rates(limits)}
+        for kind, amount in taken.items():
+            self.amounts[kind].bucket.take(amount)
+        return taken
 
-    def end(self, lease: str, *, rows: float | None, taken: float, now: float) -> None:
-        """Release an ended request and correct its rows; None if they stay unknown."""
+    def end(self, lease: str, *, amounts: Amounts, taken: Amounts, now: float) -> None:
+        """Release an ended request and correct its amounts; those that are unknown stay taken."""
         self.leases.pop(lease, None)
-        if self.rows is None or not taken or rows is None:
-            return
-        self.rows.refill(now)
-        self.rows.take(rows - taken)
-        self.rows_each += _WEIGHT * (max(rows, 1.0) - self.rows_each)
+        for kind in taken.keys() & amounts.keys() & self.amounts.keys():
+            amount, actual = self.amounts[kind], amounts[kind]
+            amount.bucket.refill(now)
+            amount.bucket.take(actual - taken[kind])
+            amount.each += _WEIGHT * (max(actual, 1.0) - amount.each)
 
     def turn(self, day: str) -> None:
         """Begin another day; a clock that is set back restores no earlier day's quota."""
         if day > self.day:
-            self.day, self.used = day, 0
+            self.day, self.used = day, Counter()
 
 
 def _filled(bucket: TokenBucket | None, rate: float, size: float, now: float) -> TokenBucket:
@@ -285,16 +323,40 @@ class LimitDecision:
     refusal: Refusal | None = None
     tightest: LimitStatus | None = None
     """The limit that refuses, else the one with the least remaining."""
+    tokens: LimitStatus | None = None
+    """The same among the limits of tokens."""
     lease: str = ""
     """Id under which the gateway reports the request's end; empty if no report is needed."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Lease:
-    """A running request: the accounts that it counts for, the rows taken, and its expiry time."""
+    """A running request: the accounts that it counts for, the amounts taken, and its expiry."""
 
-    taken: tuple[tuple[LimitSubject, float], ...]
+    taken: tuple[tuple[LimitSubject, Amounts], ...]
     until: float
+    has_tokens: frozenset[LimitSubject]
+    """Subjects with a daily limit of tokens."""
+
+
+_OF_TOKENS: Final = frozenset({*TOKEN_KINDS, LimitKind.TOKENS_DAY})
+_TOKENS_PREFIX: Final = "tokens/"
+
+
+def _share_left(standing: LimitStatus) -> float:
+    return standing.remaining / standing.limit
+
+
+def _quota_text(kind: LimitKind, subject: LimitSubject) -> str:
+    """Return a subject's text in the state: daily tokens have a prefix, which no scope has."""
+    prefix = _TOKENS_PREFIX if kind is LimitKind.TOKENS_DAY else ""
+    return f"{prefix}{subject.text()}"
+
+
+def _parse_quota(text: str) -> tuple[LimitKind, LimitSubject | None]:
+    has_prefix = text.startswith(_TOKENS_PREFIX)
+    kind = LimitKind.TOKENS_DAY if has_prefix else LimitKind.DAY
+    return kind, LimitSubject.parse(text.removeprefix(_TOKENS_PREFIX))
 
 
 @dataclass(slots=True)
@@ -310,7 +372,7 @@ class Limiter:
     _named: OrderedDict[LimitSubject, Account] = field(default_factory=OrderedDict)
     _anonymous: OrderedDict[LimitSubject, Account] = field(default_factory=OrderedDict)
     _leases: dict[str, _Lease] = field(default_factory=dict)
-    _unsaved: Counter[tuple[str, LimitSubject]] = field(default_factory=Counter)
+    _unsaved: Counter[tuple[str, LimitKind, LimitSubject]] = field(default_factory=Counter)
     _last_lease: int = 0
 
     def ask(self, ask: LimitRequest, moment: Moment) -> LimitDecision:
@@ -327,66 +389,79 @@ class Limiter:
         if worst.wait_s > 0:
             refusal = Refusal(subject.scope, worst.kind)
             self.refusals[ask.endpoint, refusal] += 1
-            return LimitDecision(refusal=refusal, tightest=worst)
+            is_of_tokens = worst.kind in _OF_TOKENS
+            return LimitDecision(
+                refusal=refusal, tightest=worst, tokens=worst if is_of_tokens else None
+            )
         self._last_lease += 1
         lease = f"{self.name}-{self._last_lease:x}"
         until = moment.now + self.rules.longest_s.get(ask.endpoint, _WITHOUT_LIMIT_S) + _GRACE_S
         taken = []
         has_end = False
         for who, limits, account in applied:
-            taken.append((who, account.take(limits, lease, until)))
-            has_end |= limits.max_concurrent is not None or limits.rows_per_s is not None
+            amounts = account.take(limits, lease, until)
+            taken.append((who, amounts))
+            has_end |= bool(amounts) or limits.max_concurrent is not None
             if limits.requests_per_day is not None:
-                self._unsaved[account.day, who] += 1
-        if has_end:
-            self._leases[lease] = _Lease(tuple(taken), until)
+                self._unsaved[account.day, LimitKind.DAY, who] += 1
+        has_tokens = frozenset(who for who, limits, _ in applied if limits.tokens_per_day)
+        if has_end or has_tokens:
+            self._leases[lease] = _Lease(tuple(taken), until, has_tokens)
         left = [s for _, limits, account in applied for s in account.statuses(limits, moment)]
-        tightest = min(left, key=lambda standing: standing.remaining / standing.limit)
-        return LimitDecision(tightest=tightest, lease=lease if has_end else "")
+        of_tokens = [standing for standing in left if standing.kind in _OF_TOKENS]
+        return LimitDecision(
+            tightest=min(left, key=_share_left),
+            tokens=min(of_tokens, key=_share_left, default=None),
+            lease=lease if has_end or has_tokens else "",
+        )
 
-    def end(self, lease: str, *, rows: float | None, now: float) -> None:
+    def end(self, lease: str, *, amounts: Amounts, now: float) -> None:
         """Record the end of a request; an unknown lease has expired already.
 
         Args:
-            rows: None if unknown: the rows taken for it stay taken.
+            amounts: Its rows and tokens; those taken for unknown ones stay taken.
         """
         pending = self._leases.pop(lease, None)
+        tokens = round(amounts.get(LimitKind.TOKENS, 0.0))
         for subject, taken in pending.taken if pending is not None else ():
             account = self._accounts(subject).get(subject)
             if account is not None:
-                account.end(lease, rows=rows, taken=taken, now=now)
+                account.end(lease, amounts=amounts, taken=taken, now=now)
+                if pending is not None and subject in pending.has_tokens:
+                    account.used[LimitKind.TOKENS_DAY] += tokens
+                    self._unsaved[account.day, LimitKind.TOKENS_DAY, subject] += tokens
 
     def expire(self, now: float) -> None:
         """Expire the leases of requests whose end was never reported."""
         late = [lease for lease, pending in self._leases.items() if pending.until <= now]
         for lease in late:
-            self.end(lease, rows=None, now=now)
+            self.end(lease, amounts={}, now=now)
 
     def unsaved(self) -> list[QuotaUse]:
         """Return the daily counts since the last call, to be added to the stored ones."""
         uses, self._unsaved = self._unsaved, Counter()
         return [
-            QuotaUse(day=day, subject=subject.text(), used=used)
-            for (day, subject), used in uses.items()
+            QuotaUse(day=day, subject=_quota_text(kind, subject), used=used)
+            for (day, kind, subject), used in uses.items()
         ]
 
     def put_back(self, quotas: Iterable[QuotaUse]) -> None:
         """Take back what `unsaved` returned, because it could not be stored."""
         for quota in quotas:
-            subject = LimitSubject.parse(quota.subject)
+            kind, subject = _parse_quota(quota.subject)
             if subject is not None:
-                self._unsaved[quota.day, subject] += quota.used
+                self._unsaved[quota.day, kind, subject] += quota.used
 
     def restore(self, quotas: Iterable[QuotaUse]) -> None:
         """Take the stored counts of all control planes; unsaved local counts are added to them."""
         for quota in quotas:
-            subject = LimitSubject.parse(quota.subject)
+            kind, subject = _parse_quota(quota.subject)
             if subject is None:
                 continue
             account = self._account(subject)
             account.turn(quota.day)
             if account.day == quota.day:
-                account.used = quota.used + self._unsaved[quota.day, subject]
+                account.used[kind] = quota.used + self._unsaved[quota.day, kind, subject]
 
     def _accounts(self, subject: LimitSubject) -> OrderedDict[LimitSubject, Account]:
         """Return the table of a subject's kind: unnamed addresses never displace named callers."""

@@ -7,6 +7,7 @@ import asyncio
 import logging
 import math
 import os
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Final, assert_never
 
 from headrace.control.limits.limiter import (
     ANONYMOUS,
+    TOKEN_KINDS,
     UNKNOWN,
     LimitDecision,
     Limiter,
@@ -34,8 +36,15 @@ from headrace.observe.metrics import Labels
 if TYPE_CHECKING:
     import grpc
 
-    from headrace.protocol.protos import Descriptor, RateLimitAnswer, RateLimitCodec
+    from headrace.protocol.protos import RateLimitAnswer, RateLimitCodec
 
+_AMOUNTS: Final = {
+    "rows_of": LimitKind.ROWS,
+    "tokens_of": LimitKind.TOKENS,
+    "input_tokens_of": LimitKind.INPUT_TOKENS,
+    "output_tokens_of": LimitKind.OUTPUT_TOKENS,
+}
+"""Keys of descriptors whose hits are an amount of the request with that lease."""
 Pair = tuple[bytes, bytes]
 """A private key and its certificate with its chain, both PEM."""
 _SAVE_S: Final = 1.0
@@ -114,12 +123,16 @@ class LimitService:
         descriptors = codec.decode(data).descriptors
         moment = Moment(self.clock.monotonic(), self.clock.now())
         answer = answer_of(LimitRequest(endpoint="", caller=""), LimitDecision())
-        rows = {d.entries["rows_of"]: float(d.hits or 0) for d in descriptors if _tells_rows(d)}
+        amounts: defaultdict[str, dict[LimitKind, float]] = defaultdict(dict)
+        for descriptor in descriptors:
+            for key, kind in _AMOUNTS.items():
+                if key in descriptor.entries:
+                    amounts[descriptor.entries[key]][kind] = float(descriptor.hits or 0)
         for descriptor in descriptors:
             lease = descriptor.entries.get("lease")
             if lease is not None:
-                self.limiter.end(lease, rows=rows.get(lease), now=moment.now)
-            elif not _tells_rows(descriptor):
+                self.limiter.end(lease, amounts=amounts[lease], now=moment.now)
+            elif not _AMOUNTS.keys() & descriptor.entries.keys():
                 entries = descriptor.entries
                 address = entries.get("masked_remote_address")
                 anonymous = UNKNOWN if address is None else f"{ANONYMOUS}{address}"
@@ -198,6 +211,12 @@ def answer_of(ask: LimitRequest, decision: LimitDecision) -> "RateLimitAnswer":
             "x-ratelimit-remaining": f"{tightest.remaining:.0f}",
             "x-ratelimit-reset": str(math.ceil(tightest.wait_s)),
         }
+    if decision.tokens is not None:
+        headers |= {
+            "x-ratelimit-limit-tokens": f"{decision.tokens.limit:.0f}",
+            "x-ratelimit-remaining-tokens": f"{decision.tokens.remaining:.0f}",
+            "x-ratelimit-reset-tokens": f"{math.ceil(decision.tokens.wait_s)}s",
+        }
     if decision.refusal is None or tightest is None:
         lease = {LEASE_HEADER: decision.lease} if decision.lease else {}
         return RateLimitAnswer(is_allowed=True, response_headers=headers, request_headers=lease)
@@ -216,7 +235,7 @@ def _seconds(wait_s: float) -> int:
 
 def _refusal_text(ask: LimitRequest, refusal: Refusal, standing: LimitStatus) -> str:
     # `standing.limit` of a rate is its burst, as in the `x-ratelimit-limit` header.
-    is_rate = refusal.kind in {LimitKind.REQUESTS, LimitKind.ROWS}
+    is_rate = refusal.kind in {LimitKind.REQUESTS, LimitKind.ROWS, *TOKEN_KINDS}
     number = f"burst {standing.limit:.0f}" if is_rate else f"{standing.limit:.0f}"
     limit = f"{refusal.kind} ({number})"
     match refusal.scope:
@@ -231,10 +250,6 @@ def _refusal_text(ask: LimitRequest, refusal: Refusal, standing: LimitStatus) ->
     if refusal.kind is LimitKind.CONCURRENT:
         return f"too many requests at once: {whose}"
     return f"too many requests: {whose}; retry in {_seconds(standing.wait_s)} s"
-
-
-def _tells_rows(descriptor: "Descriptor") -> bool:
-    return "rows_of" in descriptor.entries
 
 
 def _load() -> "RateLimitCodec":

@@ -134,6 +134,14 @@ class LimitSpec(SpecPart, frozen=True, kw_only=True):
     """Concurrent requests. Unit: requests."""
     requests_per_day: Annotated[int, Meta(ge=1, le=10**15)] | None = None
     """Requests from midnight to midnight, UTC."""
+    tokens_per_minute: Annotated[float, Meta(gt=0.0, le=_MOST)] | None = None
+    """Average rate of input and output tokens of OpenAI's API."""
+    input_tokens_per_minute: Annotated[float, Meta(gt=0.0, le=_MOST)] | None = None
+    """Average rate of input tokens."""
+    output_tokens_per_minute: Annotated[float, Meta(gt=0.0, le=_MOST)] | None = None
+    """Average rate of output tokens."""
+    tokens_per_day: Annotated[int, Meta(ge=1, le=10**15)] | None = None
+    """Input and output tokens from midnight to midnight, UTC."""
 
     @property
     def most_at_once(self) -> int:
@@ -142,8 +150,16 @@ class LimitSpec(SpecPart, frozen=True, kw_only=True):
 
     @property
     def needs_service(self) -> bool:
-        """Whether only the rate limit service can count it: rows, concurrency or a daily limit."""
-        limits = (self.rows_per_s, self.max_concurrent, self.requests_per_day)
+        """Whether only the rate limit service can count it, as all but requests per second."""
+        limits = (
+            self.rows_per_s,
+            self.max_concurrent,
+            self.requests_per_day,
+            self.tokens_per_minute,
+            self.input_tokens_per_minute,
+            self.output_tokens_per_minute,
+            self.tokens_per_day,
+        )
         return any(limit is not None for limit in limits)
 
     @property

@@ -1,6 +1,8 @@
 """What passes where several limits are counted at one place, and what it leaves behind."""
 
+import heapq
 import math
+import random
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -105,9 +107,9 @@ def test_places_are_given_back_and_given_up_when_nobody_tells() -> None:
 
     assert one != two
     assert passed(limiter, [ALICE, BOB], at(1.0)) == [False, True]
-    limiter.end(one, rows=None, now=2.0)
-    limiter.end(one, rows=None, now=2.0)
-    limiter.end("unknown", rows=1.0, now=2.0)
+    limiter.end(one, amounts={}, now=2.0)
+    limiter.end(one, amounts={}, now=2.0)
+    limiter.end("unknown", amounts={LimitKind.ROWS: 1.0}, now=2.0)
     assert passed(limiter, [ALICE, ALICE], at(2.0)) == [True, False]
     # `two` should have ended 10 s after it began, and is waited for a while longer.
     assert passed(limiter, [ALICE, ALICE], at(14.0)) == [False, False]
@@ -138,7 +140,7 @@ def test_rows_are_taken_by_their_average_and_corrected_when_they_are_known() -> 
     limiter = a_limiter(per_caller=LimitSpec(rows_per_s=10.0))
     lease = limiter.ask(ALICE, at(0.0)).lease
 
-    limiter.end(lease, rows=25.0, now=0.0)
+    limiter.end(lease, amounts={LimitKind.ROWS: 25.0}, now=0.0)
 
     decision = limiter.ask(ALICE, at(0.0))
     assert decision.refusal == Refusal(Scope.CALLER, LimitKind.ROWS)
@@ -149,10 +151,63 @@ def test_rows_are_taken_by_their_average_and_corrected_when_they_are_known() -> 
     assert passed(limiter, [ALICE], at(wait_s + 0.01)) == [True]
 
 
+@pytest.mark.parametrize(
+    "limits",
+    [
+        LimitSpec(tokens_per_minute=6000.0),
+        LimitSpec(output_tokens_per_minute=6000.0),
+        LimitSpec(tokens_per_minute=6000.0, input_tokens_per_minute=60_000.0, max_concurrent=100),
+    ],
+)
+def test_callers_beyond_their_budget_of_tokens_get_their_budget(limits: LimitSpec) -> None:
+    draw = random.Random(7)  # noqa: S311  # the same each time
+    limiter = a_limiter(per_caller=limits)
+    got: Counter[str] = Counter()
+    running: list[tuple[float, str, str, int]] = []
+    arrivals = [(draw.expovariate(1.0), f"caller-{number}") for number in range(20)]
+    heapq.heapify(arrivals)
+    while arrivals[0][0] < 600.0:
+        now, caller = heapq.heappop(arrivals)
+        while running and running[0][0] <= now:
+            ended, who, lease, tokens = heapq.heappop(running)
+            amounts = dict.fromkeys((LimitKind.TOKENS, LimitKind.OUTPUT_TOKENS), float(tokens))
+            limiter.end(lease, amounts=amounts, now=ended)
+            got[who] += tokens
+        decision = limiter.ask(LimitRequest(endpoint="m", caller=caller), at(now))
+        if decision.refusal is None:
+            ends = now + draw.uniform(0.5, 15.0)
+            heapq.heappush(running, (ends, caller, decision.lease, draw.randrange(50, 350)))
+        heapq.heappush(arrivals, (now + draw.expovariate(1.0), caller))
+
+    admitted = Counter[str]()
+    for _, who, _, tokens in running:
+        admitted[who] += tokens
+    assert len(got) == 20
+    for caller, tokens in got.items():
+        assert tokens <= 60_000 * 1.02
+        assert tokens + admitted[caller] >= 60_000 * 0.98
+
+
+def test_tokens_of_a_day_end_at_their_number_and_are_stored() -> None:
+    limiter = a_limiter(per_caller=LimitSpec(tokens_per_day=100, requests_per_day=10))
+    for expected in (True, True, False):
+        decision = limiter.ask(ALICE, at(0.0))
+        assert (decision.refusal is None) is expected
+        limiter.end(decision.lease, amounts={LimitKind.TOKENS: 60.0}, now=0.0)
+
+    assert limiter.ask(ALICE, at(0.0)).refusal == Refusal(Scope.CALLER, LimitKind.TOKENS_DAY)
+    unsaved = limiter.unsaved()
+    assert unsaved == [used("caller:m:alice", 2), used("tokens/caller:m:alice", 120)]
+    other = a_limiter(per_caller=LimitSpec(tokens_per_day=100, requests_per_day=10))
+    other.restore(unsaved)
+    assert other.ask(ALICE, at(0.0)).refusal == Refusal(Scope.CALLER, LimitKind.TOKENS_DAY)
+    assert other.ask(ALICE, at(DAY_S)).refusal is None
+
+
 def test_rows_that_are_not_known_stay_taken_and_a_refused_request_has_none() -> None:
     limiter = a_limiter(per_caller=LimitSpec(rows_per_s=1.0))
     lease = limiter.ask(ALICE, at(0.0)).lease
-    limiter.end(lease, rows=None, now=0.0)
+    limiter.end(lease, amounts={}, now=0.0)
 
     assert passed(limiter, [ALICE], at(0.0)) == [False]
     assert passed(limiter, [ALICE], at(1.0)) == [True]
@@ -238,7 +293,7 @@ def test_the_end_of_somebody_who_was_forgotten_is_no_mistake() -> None:
     lease = limiter.ask(ALICE, at(0.0)).lease
     limiter.ask(BOB, at(0.0))
 
-    limiter.end(lease, rows=1.0, now=1.0)
+    limiter.end(lease, amounts={LimitKind.ROWS: 1.0}, now=1.0)
 
     assert passed(limiter, [BOB], at(1.0)) == [False]
 
@@ -277,7 +332,7 @@ def test_limits_hold_whatever_comes_and_a_refusal_uses_nothing(
         if event[0] == "end":
             if open_:
                 lease, subjects = open_.pop(event[1] % len(open_))
-                limiter.end(lease, rows=float(event[2]), now=now)
+                limiter.end(lease, amounts={LimitKind.ROWS: float(event[2])}, now=now)
                 running.subtract(subjects)
             continue
         ask = LimitRequest(endpoint="m", caller=event[1], tier=event[2])
@@ -311,13 +366,14 @@ def _state(limiter: Limiter, now: float) -> dict[str, float]:
     found: dict[str, float] = {"leases": len(limiter._leases)}
     for accounts in (limiter._endpoints, limiter._named, limiter._anonymous):
         for subject, account in accounts.items():
-            for name, bucket in (("requests", account.requests), ("rows", account.rows)):
+            amounts = {str(kind): amount.bucket for kind, amount in account.amounts.items()}
+            for name, bucket in {"requests": account.requests, **amounts}.items():
                 if bucket is not None:
                     bucket.refill(now)
                     if bucket.tokens != bucket.size:
                         found[f"{subject} {name}"] = bucket.tokens
             if account.used:
-                found[f"{subject} used"] = account.used
+                found[f"{subject} used"] = account.used.total()
             held = sum(until > now for until in account.leases.values())
             if held:
                 found[f"{subject} held"] = held
@@ -339,7 +395,7 @@ def test_who_comes_back_when_told_passes(
             break
         leases.append(decision.lease)
         for lease, told in zip(leases, rows, strict=False):
-            limiter.end(lease, rows=told, now=now)
+            limiter.end(lease, amounts={LimitKind.ROWS: told}, now=now)
     if refused is None or refused.refusal is None or refused.tightest is None:
         return
     if refused.refusal.kind is LimitKind.CONCURRENT:
@@ -347,7 +403,7 @@ def test_who_comes_back_when_told_passes(
 
     later = now + refused.tightest.wait_s + 1e-6
     for lease in leases:
-        limiter.end(lease, rows=None, now=later)
+        limiter.end(lease, amounts={}, now=later)
     again = limiter.ask(ALICE, at(later, 100.0 + later))
 
     assert again.refusal is None or again.refusal.kind is LimitKind.CONCURRENT
