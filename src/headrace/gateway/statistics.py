@@ -77,7 +77,8 @@ class ArmStatistics(msgspec.Struct, frozen=True, kw_only=True):
     """Requests whose callers disconnected."""
     latency: Mapping[Bucket, int] = {}
     """Requests by lower edge and width of their bucket, in seconds, from the request's first byte
-    to the answer's, or until the caller disconnected; includes errors.
+    to the answer's, or until the caller disconnected; of a stream of tokens, to the first token.
+    Includes errors.
     """
 
     def since(self, before: "ArmStatistics") -> "ArmStatistics":
@@ -136,13 +137,15 @@ def arm_loggers(*, counts_all: bool) -> Sequence[Resource]:
         counts_all: Whether requests outside of compared splits are counted too.
     """
     loggers = [
-        _logger(_SPLIT, "us", [_HAS_SPLIT, _code("GE", 1)]),
+        _logger(_SPLIT, "us", [_HAS_SPLIT, _code("GE", 1), _NO_TOKENS]),
+        _logger(_SPLIT, "us", [_HAS_TOKENS, _HAS_SPLIT], value=_FIRST_TOKEN),
         _logger(_SPLIT, "ms", [_code("EQ", 0), _HAS_SPLIT]),  # the rare condition first
         _logger(_SPLIT, "dead", [_NO_SERVER, _NO_SPLIT]),
     ]
     if counts_all:
         loggers += [
-            _logger(_REST, "us", [_NO_SPLIT, _code("GE", 1)]),
+            _logger(_REST, "us", [_NO_SPLIT, _code("GE", 1), _NO_TOKENS]),
+            _logger(_REST, "us", [_HAS_TOKENS, _NO_SPLIT], value=_FIRST_TOKEN),
             _logger(_REST, "ms", [_code("EQ", 0), _NO_SPLIT]),
         ]
     return loggers
@@ -289,8 +292,13 @@ _VALUES: Final = {
 }
 
 
-def _logger(prefix: str, name: str, filters: Sequence[Resource]) -> Resource:
-    unit, value = _VALUES[name]
+_FIRST_TOKEN: Final = f"%DYNAMIC_METADATA({USAGE_METADATA}:first_token_us)%"
+
+
+def _logger(
+    prefix: str, name: str, filters: Sequence[Resource], *, value: str | None = None
+) -> Resource:
+    unit, usual = _VALUES[name]
     tags: Json = [
         {"name": "arm", "value_format": "%UPSTREAM_CLUSTER_RAW%"},
         {"name": "route", "value_format": "%ROUTE_NAME%"},
@@ -300,7 +308,7 @@ def _logger(prefix: str, name: str, filters: Sequence[Resource]) -> Resource:
     histogram: Resource = {
         "stat": {"name": name, "tags": tags},
         "unit": unit,
-        "value_format": value,
+        "value_format": value or usual,
     }
     counter: Resource = {"stat": {"name": "total"}, "value_fixed": 1}
     config: Resource = {"stat_prefix": prefix, "histograms": [histogram], "counters": [counter]}
@@ -321,6 +329,18 @@ _HAS_SPLIT: Final[Resource] = {
 _NO_SPLIT: Final[Resource] = {
     "header_filter": {"header": {"name": SPLIT_HEADER, "present_match": True, "invert_match": True}}
 }
+
+
+def _has_usage(field: str, *, inverted: bool = False) -> Resource:
+    """Return the filter of responses whose usage has a field, or has not."""
+    # The filter ignores `invert` of a matcher; no value is a single letter.
+    value: Resource = {"string_match": {"exact": "x"}} if inverted else {"present_match": True}
+    matcher: Resource = {"filter": USAGE_METADATA, "path": [{"key": field}], "value": value}
+    return {"metadata_filter": {"matcher": matcher, "match_if_key_not_found": inverted}}
+
+
+_HAS_TOKENS: Final = _has_usage("first_token_us")
+_NO_TOKENS: Final = _has_usage("first_token_us", inverted=True)
 _NO_SERVER: Final[Resource] = {"response_flag_filter": {"flags": ["UH"]}}
 _TOKENS: Final = "headrace_tokens"
 _TOKEN_KINDS: Final = ("input", "cached", "output", "reasoning", "unknown")
@@ -378,15 +398,8 @@ def token_loggers() -> Sequence[Resource]:
 
 def _usage_logger(field: str, config: Resource) -> Resource:
     """Return a logger of the responses whose usage has a field."""
-    matcher: Resource = {
-        "filter": USAGE_METADATA,
-        "path": [{"key": field}],
-        "value": {"present_match": True},
-    }
-    return {
-        **typed(f"{_TOKENS}.{field}", _LOGGER, {"stat_prefix": _TOKENS, **config}),
-        "filter": {"metadata_filter": {"matcher": matcher, "match_if_key_not_found": False}},
-    }
+    config = {"stat_prefix": _TOKENS, **config}
+    return {**typed(f"{_TOKENS}.{field}", _LOGGER, config), "filter": _has_usage(field)}
 
 
 def read_tokens(counters: Mapping[str, str | int]) -> dict[tuple[str, str, str], TokenCounts]:

@@ -370,6 +370,24 @@ async def test_callers_beyond_their_tokens_are_refused_and_told_when_to_come_bac
     assert 3 <= wait_s <= 9  # 20 are owed, at 10 a second, and about 25 of a mean request
 
 
+async def test_latency_of_a_stream_is_the_time_to_its_first_token(lab: Lab, stub: Stub) -> None:
+    chat = endpoint("chat", stub.upstream())
+    gateway = await lab.start(chat, endpoint("split", stub.upstream(), split_id="r1"))
+    async with client(gateway) as http:
+        for model in ("chat", "split"):
+            for stream in (True, False):
+                told = {"pause_s": 0.2, "tokens": 2}
+                body = {"model": model, "stream": stream, "stub": told}
+                assert (await http.post(CHAT, json=body)).status_code == 200
+    of_split = (await gateway.arm_statistics(["split"])).arms
+    of_all = (await gateway.endpoint_statistics(["chat", "split"])).arms
+
+    for arm in (of_all["chat", "2"], of_all["split", "2"], of_split["split", "2"]):
+        assert arm.requests == 2
+        quick, slow = sorted(lower_s for lower_s, _ in arm.latency)
+        assert quick < 0.19 <= slow
+
+
 async def test_a_caller_who_leaves_ends_the_generation(lab: Lab, stub: Stub) -> None:
     async with started(lab, endpoint("chat", stub.upstream())) as http:
         told = {"tokens": 1000, "pause_s": 0.05}

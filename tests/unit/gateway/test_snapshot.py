@@ -183,11 +183,16 @@ def test_without_an_access_log_none_is_configured() -> None:
     loggers = [logger["name"] for logger in network_filter["typed_config"]["access_log"]]
     assert loggers == [
         "headrace_arm.us",
+        "headrace_arm.us",
         "headrace_arm.ms",
         "headrace_arm.dead",
         "headrace_rest.us",
+        "headrace_rest.us",
         "headrace_rest.ms",
         "headrace.refusals",
+        "headrace_tokens.unknown",
+        "headrace_tokens.first_token_us",
+        "headrace_tokens.per_token_us",
     ]
 
 
