@@ -32,7 +32,13 @@ from headrace.gateway.settings import (
     check_socket_path,
 )
 from headrace.gateway.snapshot import WATCHED_FILES, Snapshot, SnapshotBuilder, build_snapshot
-from headrace.gateway.statistics import MAX_COUNTED, ArmStatistics, GatewayStatistics, Handshakes
+from headrace.gateway.statistics import (
+    MAX_COUNTED,
+    ArmStatistics,
+    GatewayStatistics,
+    Handshakes,
+    TokenStatistics,
+)
 
 __all__ = [
     "GATEWAY_USER",
@@ -62,6 +68,7 @@ __all__ = [
     "Snapshot",
     "SnapshotBuilder",
     "SnapshotRejectedError",
+    "TokenStatistics",
     "UnsafeDirectoryError",
     "arm_of",
     "build_snapshot",

@@ -48,14 +48,19 @@ from headrace.gateway.statistics import (
     HANDSHAKES,
     OF_ALL,
     OF_SPLITS,
+    TOKEN_COUNTERS,
+    TOKEN_TIMES,
     Arm,
     ArmStatistics,
     GatewayStatistics,
     Handshakes,
     StatsQuery,
+    TokenStatistics,
     read_all,
     read_handshakes,
     read_splits,
+    read_token_times,
+    read_tokens,
 )
 
 _POLL_S: Final = 0.01
@@ -231,6 +236,18 @@ class EnvoyGateway:
             GatewayUnavailableError: Envoy does not answer, or ended meanwhile.
         """
         return await self._statistics(OF_ALL, lambda text: read_all(text, endpoints))
+
+    async def token_statistics(self) -> TokenStatistics:
+        """Return the tokens and times of answers of OpenAI's API since Envoy's start.
+
+        Raises:
+            GatewayUnavailableError: Envoy does not answer.
+        """
+        counters = await self.admin.stats(TOKEN_COUNTERS, StatKind.COUNTER)
+        if not counters:
+            return TokenStatistics()
+        times = read_token_times((await self.admin.get(TOKEN_TIMES)).encode())
+        return TokenStatistics(counts=read_tokens(counters), times=times)
 
     async def _statistics(
         self,

@@ -402,6 +402,33 @@ def _usage_logger(field: str, config: Resource) -> Resource:
     return {**typed(f"{_TOKENS}.{field}", _LOGGER, config), "filter": _has_usage(field)}
 
 
+TOKEN_TIMES: Final = f"{_ASK}^{_TOKENS}[.]({'|'.join(_TOKEN_TIMES)})[.]"
+"""Path of the query for the histograms of `read_token_times`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenStatistics:
+    """Tokens of answers of OpenAI's API since Envoy's start, and times of streams."""
+
+    counts: Mapping[tuple[str, str, str], TokenCounts] = field(default_factory=dict)
+    """By endpoint, arm key and credential (empty for none)."""
+    times: Mapping[str, Mapping[Arm, Mapping[Bucket, int]]] = field(default_factory=dict)
+    """Streams by bucket in seconds, by arm, of `first_token_us` and `per_token_us`."""
+
+
+def read_token_times(answer: bytes) -> Mapping[str, Mapping[Arm, Mapping[Bucket, int]]]:
+    """Return the response to `TOKEN_TIMES`."""
+    times: dict[str, dict[Arm, Mapping[Bucket, int]]] = {name: {} for name in _TOKEN_TIMES}
+    for histogram in _histograms(answer):
+        _, name, _, cluster = histogram.name.split(".", 3)
+        arm = arm_of(cluster)
+        if arm is not None:
+            tally = _Tally()
+            tally.add(histogram.totals, _MICRO_S, 0, "")
+            times[name][arm] = dict(tally.buckets)
+    return times
+
+
 def read_tokens(counters: Mapping[str, str | int]) -> dict[tuple[str, str, str], TokenCounts]:
     """Return Envoy's counters of tokens by endpoint, arm key and credential (empty for none)."""
     counts: dict[tuple[str, str, str], dict[str, int]] = {}

@@ -27,8 +27,7 @@ from headrace.gateway import (
     RevisionTarget,
     build_snapshot,
 )
-from headrace.gateway.publisher import StatKind
-from headrace.gateway.statistics import TOKEN_COUNTERS, TokenCounts, read_tokens
+from headrace.gateway.statistics import TokenCounts
 from tests.e2e.gateway.issuing import Issuer, api_key, known
 from tests.e2e.gateway.lab import UP_WITHIN_S, Lab, client, http_url
 from tests.e2e.gateway.openai_stub import events_of, usage_of
@@ -94,7 +93,7 @@ async def started(lab: Lab, *endpoints: EndpointRoute) -> AsyncIterator[httpx.As
 
 
 async def tokens(gateway: EnvoyGateway) -> dict[tuple[str, str, str], TokenCounts]:
-    return read_tokens(await gateway.admin.stats(TOKEN_COUNTERS, StatKind.COUNTER))
+    return dict((await gateway.token_statistics()).counts)
 
 
 def texts(stream: str) -> list[str]:
@@ -358,7 +357,7 @@ async def test_callers_beyond_their_tokens_are_refused_and_told_when_to_come_bac
                 assert first.status_code == 200
                 assert first.headers["x-ratelimit-limit-tokens"] == "100"
                 await asyncio.sleep(0.1)  # the end of a request is reported after its answer
-            refused = await http.post(CHAT, json=body)
+            refused = await http.post(CHAT, json={"model": "chat", "messages": ""})
 
     error = refused.json()["error"]
     assert (refused.status_code, error["code"]) == (429, "rate_limit_exceeded")
@@ -382,10 +381,14 @@ async def test_latency_of_a_stream_is_the_time_to_its_first_token(lab: Lab, stub
     of_split = (await gateway.arm_statistics(["split"])).arms
     of_all = (await gateway.endpoint_statistics(["chat", "split"])).arms
 
+    times = (await gateway.token_statistics()).times
     for arm in (of_all["chat", "2"], of_all["split", "2"], of_split["split", "2"]):
         assert arm.requests == 2
         quick, slow = sorted(lower_s for lower_s, _ in arm.latency)
         assert quick < 0.19 <= slow
+    for name, below_s in (("first_token_us", 2.0), ("per_token_us", 3.0)):
+        (bucket,) = times[name]["chat", "2"]
+        assert 0.19 <= bucket[0] < below_s
 
 
 async def test_a_caller_who_leaves_ends_the_generation(lab: Lab, stub: Stub) -> None:

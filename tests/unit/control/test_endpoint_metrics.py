@@ -17,10 +17,12 @@ from headrace.control.plane.metrics import (
     replica_families,
     request_families,
     rollout_families,
+    token_families,
 )
 from headrace.core import EndpointName, ReplicaSettings
 from headrace.core.spec.rollout import CanarySpec
-from headrace.gateway import ArmStatistics
+from headrace.gateway import ArmStatistics, TokenStatistics
+from headrace.gateway.statistics import TokenCounts
 from headrace.observe import BRIEF_TWO_DIGITS_S, TWO_DIGITS_S
 from headrace.rollout.state import RolloutPhase, RolloutState, TrafficShares
 from tests.metrics import exposed
@@ -219,3 +221,28 @@ def test_an_endpoint_that_was_scaled_to_zero_wants_none() -> None:
     text = exposed(replica_families(asleep, []))
 
     assert set(_samples(text, "headrace_replicas", "state").values()) == {0}
+
+
+def test_tokens_are_counted_by_credential_and_times_are_in_opentelemetrys_buckets() -> None:
+    statistics = TokenStatistics(
+        counts={
+            ("chat", "2", "key:alice"): TokenCounts(input=70, cached=30, output=5, unknown=1),
+            ("chat", "2~baseline", ""): TokenCounts(input=1, output=9, reasoning=4),
+        },
+        times={
+            "first_token_us": {("chat", "2"): {(0.24, 0.01): 3, (0.25, 0.01): 1}},
+            "per_token_us": {},
+        },
+    )
+    text = exposed(token_families(statistics))
+
+    tokens = _samples(text, "headrace_tokens_total", "version", "credential", "type")
+    assert tokens["2", "key:alice", "input"] == 70
+    assert tokens["2", "key:alice", "cached"] == 30
+    assert tokens["2", "", "output"] == 9
+    assert tokens["2", "", "reasoning"] == 4
+    unknown = _samples(text, "headrace_responses_without_usage_total", "credential")
+    assert unknown == {("",): 0, ("key:alice",): 1}
+    name = "gen_ai_server_time_to_first_token_seconds"
+    below = _samples(text, f"{name}_bucket", "gen_ai_request_model", "version", "le")
+    assert [below["chat", "2", le] for le in ("0.1", "0.25", "0.5", "+Inf")] == [0, 3, 4, 4]

@@ -41,6 +41,7 @@ from headrace.gateway import (
     GatewayUnavailableError,
     Handshakes,
     SnapshotRejectedError,
+    TokenStatistics,
 )
 from headrace.observe.metrics import Family
 
@@ -401,6 +402,10 @@ class GatewayFleet:
         """Return the counts of all gateways for all requests to known endpoints."""
         names = {route.name for route in self._routes}
         return await self.read_endpoints(names)
+
+    async def token_statistics(self) -> TokenStatistics:
+        """Return those of the local gateway; agents do not report tokens."""
+        return TokenStatistics() if self.local is None else await self.local.token_statistics()
 
     async def in_flight(self) -> dict[tuple[str, str], int]:
         """Return the requests in progress at connected gateways, by endpoint and arm."""

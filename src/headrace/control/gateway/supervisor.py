@@ -36,6 +36,7 @@ from headrace.gateway import (
     Snapshot,
     SnapshotBuilder,
     SnapshotRejectedError,
+    TokenStatistics,
 )
 from headrace.observe.metrics import Family
 
@@ -286,6 +287,14 @@ class EnvoySupervisor:
             HeadraceError: Envoy does not answer.
         """
         return await self.read_endpoints({route.name for route in self._routes})
+
+    async def token_statistics(self) -> TokenStatistics:
+        """Return the tokens and times of answers of OpenAI's API since Envoy's start.
+
+        Raises:
+            HeadraceError: Envoy does not answer.
+        """
+        return await self.envoy.token_statistics()
 
     async def in_flight(self) -> dict[tuple[str, str], int]:
         """Return the requests in flight by endpoint and arm.

@@ -14,7 +14,7 @@ from headrace.control.model.records import RolloutRecord
 from headrace.core import HeadraceError, ModelNotFoundError
 from headrace.core.fetch import ask, text_of
 from headrace.core.processes import cpu_s, resident_bytes
-from headrace.gateway import ArmStatistics
+from headrace.gateway import ArmStatistics, TokenStatistics
 from headrace.observe import BRIEF_TWO_DIGITS_S, TWO_DIGITS_S
 from headrace.observe.metrics import (
     Families,
@@ -127,6 +127,64 @@ def request_families(
             "Seconds from a request's first byte to its answer's, as the gateway measures.",
             latencies,
         ),
+    ]
+
+
+_FIRST_TOKEN_BOUNDS_S: Final = (
+    0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0,
+)  # fmt: skip
+_PER_TOKEN_BOUNDS_S: Final = (
+    0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5,
+)  # fmt: skip
+_TIMES: Final = (
+    ("first_token_us", "time_to_first_token", _FIRST_TOKEN_BOUNDS_S, "the first token"),
+    ("per_token_us", "time_per_output_token", _PER_TOKEN_BOUNDS_S, "each further token"),
+)
+
+
+def token_families(statistics: TokenStatistics) -> list[Family]:
+    """Return metrics of tokens and of streams; names and buckets of times are OpenTelemetry's.
+
+    https://github.com/open-telemetry/semantic-conventions-genai
+    """
+    counts: list[tuple[Labels, float]] = []
+    unknown: list[tuple[Labels, float]] = []
+    for (endpoint, key, credential), tokens in sorted(statistics.counts.items()):
+        labels = (
+            ("endpoint", endpoint),
+            ("version", key.partition("~")[0]),
+            ("credential", credential),
+        )
+        counts += [
+            ((*labels, ("type", name)), getattr(tokens, name))
+            for name in ("input", "cached", "output", "reasoning")
+        ]
+        unknown.append((labels, tokens.unknown))
+    times = []
+    for name, metric, bounds, what in _TIMES:
+        samples = [
+            _latency(
+                (("gen_ai_request_model", endpoint), ("version", key.partition("~")[0])),
+                [ArmStatistics(latency=buckets)],
+                bounds,
+            )
+            for (endpoint, key), buckets in sorted(statistics.times.get(name, {}).items())
+        ]
+        text = f"Seconds to {what} of streams, as the gateway measures."
+        times.append(histogram(f"gen_ai_server_{metric}_seconds", text, samples))
+    return [
+        counter(
+            "headrace_tokens_total",
+            "Tokens that servers of OpenAI's API counted: input, of which cached; output, of which "
+            "reasoning.",
+            counts,
+        ),
+        counter(
+            "headrace_responses_without_usage_total",
+            "Responses with status 200 whose tokens are not known.",
+            unknown,
+        ),
+        *times,
     ]
 
 
@@ -300,12 +358,14 @@ async def _request_families(plane: "ControlPlane", *, full: bool) -> list[Family
     try:
         async with asyncio.timeout(_COUNTS_TIMEOUT_S):
             statistics = await plane.reconciling.gateway_supervisor.endpoint_statistics()
+            tokens = await plane.reconciling.gateway_supervisor.token_statistics()
     except (HeadraceError, TimeoutError):
         return []  # a gap: zeros would look like a counter reset
     bounds = TWO_DIGITS_S if full else BRIEF_TWO_DIGITS_S
-    return await asyncio.to_thread(
+    requests = await asyncio.to_thread(
         request_families, plane.target_state.effective, statistics.arms, bounds
     )
+    return [*requests, *(token_families(tokens) if tokens.counts else ())]
 
 
 def _processes(plane: "ControlPlane") -> dict[str, int]:
