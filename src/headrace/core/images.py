@@ -21,6 +21,10 @@ GPU_IMAGES: Final[Mapping[str, str]] = {
 """Image of each runtime that runs on a GPU; the empty runtime is detected."""
 
 
+OPENAI_RUNTIMES: Final = frozenset({"gguf"})
+"""Runtimes whose replicas serve OpenAI's API, on a second socket."""
+
+
 def image_name(runtime: str, device: Device, *, has_gpu: bool) -> str:
     """Return the image without registry and version.
 

@@ -1,6 +1,7 @@
 """Result of inspecting a model before it is served, and the interface of inspectors."""
 
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -26,6 +27,8 @@ class Inspected(NamedTuple):
     """Whether its format runs code of the model's author."""
     first_run: FirstRun | None = None
     """Result of the first run; None if it was not tried."""
+    metadata: Mapping[str, str] = {}
+    """Facts of the model's file by name, for display."""
 
 
 class Inspect(Protocol):

@@ -77,6 +77,33 @@ class BatchingSpec(SpecPart, frozen=True, kw_only=True):
     """
 
 
+class Pooling(StrEnum):
+    """How a language model combines the vectors of all tokens into one."""
+
+    MEAN = "mean"
+    CLS = "cls"
+    """Vector of the first token."""
+    LAST = "last"
+    RANK = "rank"
+    """Relevance of a document for a query: serves `/v1/rerank`."""
+
+
+class LlmSpec(SpecPart, frozen=True, kw_only=True):
+    """How each replica of a GGUF model runs."""
+
+    slots: Annotated[int, FileOnly(ge=1, le=256)] = 4
+    """Requests that generate at the same time; more wait. Each needs memory for its context."""
+    context_tokens: Annotated[int | None, FileOnly(ge=16, le=16_777_216)] = None
+    """Context of each slot: prompt and answer. Null: the model's, at most 4096. Unit: tokens."""
+    pooling: Pooling | None = None
+    """Also serves embeddings of the tokens combined in this way: `mean`, `cls`, `last`; `rank`
+    serves `/v1/rerank`. Null: as the file says, which for most chat models is none.
+    """
+
+
+DEFAULT_CONTEXT_TOKENS: Final = 4096
+
+
 class SignedSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Signature that a replica verifies before it loads its model.
 
@@ -135,6 +162,10 @@ class ReplicaSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     """Treatment of nulls in float inputs; unset for `nan`."""
     formats: dict[str, str] | msgspec.UnsetType = msgspec.UNSET
     """Per input, Triton's name of the axis order of images, for the model's configuration."""
+    llm: LlmSpec | msgspec.UnsetType = msgspec.UNSET
+    """How a GGUF model runs; unset for the defaults."""
+    openai_port: int | msgspec.UnsetType = msgspec.UNSET
+    """Port on `host` of a GGUF model's OpenAI API; unset for `uds` with `.openai` appended."""
 
 
 class ArtifactsSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -111,6 +111,11 @@ def with_weakest_evidence(
     return replace(signature, row_independence=order[rank], row_reason=reason)
 
 
+NO_TENSORS: Final = (
+    "is a language model, which has no tensors: call it with OpenAI's API, at /v1/chat/completions"
+)
+
+
 def check_inputs(model: str, signature: ModelSignature, inputs: Mapping[str, Array]) -> int:
     """Validate `inputs` and return their number of rows (1 for a model that is not batched).
 
@@ -164,10 +169,17 @@ def wrong_shape(model: str, spec: TensorSpec, actual: tuple[int, ...]) -> Invali
     )
 
 
+def unexpected_input(model: str, signature: ModelSignature, name: str) -> InvalidArgumentError:
+    """Return the error for an input that the model does not have."""
+    if not signature.inputs and not signature.outputs:
+        return InvalidArgumentError(f"model '{model}' {NO_TENSORS}")
+    return InvalidArgumentError(f"unexpected inference input '{name}' for model '{model}'")
+
+
 def _wrong_names(model: str, signature: ModelSignature, inputs: Mapping[str, Array]) -> str:
     for name in inputs:
         if signature.input(name) is None:
-            return f"unexpected inference input '{name}' for model '{model}'"
+            return str(unexpected_input(model, signature, name))
     missing = ", ".join(f"'{spec.name}'" for spec in signature.inputs if spec.name not in inputs)
     return (
         f"expected {len(signature.inputs)} inputs but got {len(inputs)} inputs "

@@ -49,6 +49,8 @@ class RevisionTarget:
     """External server, instead of replicas."""
     pooled: bool = False
     """Whether the replicas host other versions too; each request then names the version."""
+    openai: bool = False
+    """Whether its replicas serve OpenAI's API on their socket with `.openai` appended."""
 
     def check(self) -> None:
         """Raise InvalidArgumentError for values that Envoy cannot represent."""

@@ -196,7 +196,7 @@ class Registry:
                     owner=owner,
                     source=source or str(path),
                     labels=class_names,
-                    metadata=dict(metadata or {}),
+                    metadata={**inspected.metadata, **(metadata or {})},
                 )
                 return self._publish(staged, draft)
 

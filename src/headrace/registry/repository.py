@@ -131,7 +131,8 @@ def _read_version(
     runtime, signature, runs_code = "", None, False
     if not reason and inspect is not None:
         try:
-            runtime, signature, runs_code, _ = inspect(path, config.runtime, allow_code=allow_code)
+            inspected = inspect(path, config.runtime, allow_code=allow_code)
+            runtime, signature, runs_code = inspected[:3]
             _check_tensors(signature, config)
         except RequestCancelledError:
             raise

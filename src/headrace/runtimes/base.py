@@ -126,7 +126,8 @@ class Model(Protocol):
     the model then never runs on the event loop, however short its measured runs are. With
     `takes_deadline`, `run` takes `deadline=`: the monotonic time at which the first caller stops
     waiting, infinity for never. `intra_op_threads` is set by a model that was optimized for another
-    number of threads than was planned.
+    number of threads than was planned. `facts()` returns facts of a model's file by name; such a
+    model is not run when it is inspected.
     """
 
     def run(self, inputs: Tensors, outputs: Sequence[str] | None = None) -> Tensors:

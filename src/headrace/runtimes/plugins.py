@@ -41,7 +41,8 @@ _BY_SUFFIX: Final = {
     ".bst": ("an XGBoost file of the old binary format", "save it again as .json or .ubj"),
     ".cbm": (f"a CatBoost file {_NOT_INSIDE}", "save it again"),
     ".engine": ("a TensorRT engine, which fits one GPU and version only", "push its ONNX file"),
-    ".ggml": ("a GGML file", "serve it with llama.cpp and name that server as an `upstream`"),
+    ".ggml": ("a GGML file", "convert it to GGUF with a script of llama.cpp"),
+    ".gguf": (f"a GGUF file {_NOT_INSIDE}", "download it again"),
     ".h5": ("a Keras file", _SAVED_MODEL),
     ".hdf5": ("a Keras file", _SAVED_MODEL),
     ".keras": ("a Keras file", _SAVED_MODEL),
@@ -62,11 +63,6 @@ _BY_SUFFIX: Final = {
 }
 _BY_HEAD: Final = (
     (b"version https://git-lfs", "a Git LFS pointer, not the model", "run `git lfs pull`"),
-    (
-        b"GGUF",
-        "a GGUF file",
-        "serve it with llama.cpp and name that server as an `upstream`",
-    ),
     (b"\x89HDF", "an HDF5 file, as Keras writes", _BY_SUFFIX[".h5"][1]),
     (b"\x1f\x8b", "compressed (gzip)", "unpack it first"),
     (b"BZh", "compressed (bzip2)", "unpack it first"),
@@ -338,6 +334,10 @@ def inspect_model(path: Path, runtime: str = "", *, allow_code: bool = False) ->
     try:
         model = plugin.load(path, LoadOptions(device="cpu"))
         try:
+            # A language model is not run: its weights may not fit into this machine's memory.
+            facts = getattr(model, "facts", None)
+            if facts is not None:
+                return Inspected(plugin.name, model.signature, has_code, metadata=facts())
             return Inspected(plugin.name, model.signature, has_code, first_run(model))
         finally:
             model.close()

@@ -1,15 +1,19 @@
 """Process of one replica: listen, load, warm up, answer, drain."""
 
 import asyncio
+import contextlib
 import logging
 import os
+import resource
 import signal
 import socket
 import stat
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+import msgspec
 import uvloop
 
 from headrace.core import (
@@ -19,10 +23,14 @@ from headrace.core import (
     ReplicaSettings,
 )
 from headrace.core.processes import port_user
+from headrace.core.settings import LlmSpec
+from headrace.engine import usable_cores
 from headrace.observe import ModelStatistics
+from headrace.runtimes.gguf import GgufModel
 from headrace.scoring.loading import LoadedModel, load
 from headrace.serving.application import Application, MetricsApplication
 from headrace.serving.loader import in_daemon_thread
+from headrace.serving.memory import available_bytes
 from headrace.serving.server import HttpServer
 from headrace.serving.server import RequestHandler as ServedApplication
 from headrace.serving.state import ReplicaState
@@ -116,6 +124,10 @@ EXIT_CANNOT_LOAD: Final = 3
 """Exit status when the model cannot be loaded: a restart would not help."""
 EXIT_CANNOT_LISTEN: Final = 4
 """Exit status when an address is not available."""
+OPENAI_SUFFIX: Final = ".openai"
+"""End of the path of a language model's second socket, after that of the first."""
+_IDLE_S: Final = 0.1
+_IDLE_CHECKS: Final = 2
 _ABANDONED_S: Final = 1.0
 """How long runs without a waiting caller may continue at the end."""
 
@@ -188,7 +200,12 @@ async def _answer(
     timeout_s = settings.drain_timeout_s
     if grpc_server is not None:
         await grpc_server.stop(timeout_s)
+    until = time.monotonic() + timeout_s
     await asyncio.gather(*(server.drain(timeout_s=timeout_s) for server in servers))
+    if isinstance(loaded.model, GgufModel):
+        await _generated(loaded.model, until=until)
+        _log.info("stopped")
+        return False  # its server is not stopped: a request that has just arrived would abort it
     # All callers have responses: runs that continue have no caller, and may never end.
     is_idle = await engine.stop(timeout_s=_ABANDONED_S)
     if is_idle:
@@ -197,9 +214,21 @@ async def _answer(
     return is_idle
 
 
+async def _generated(model: GgufModel, *, until: float) -> None:
+    """Wait until the language model generates nothing, at most until this monotonic time."""
+    idle = 0
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(until - time.monotonic()):
+            # The last bytes are sent shortly after the end of a request.
+            while idle < _IDLE_CHECKS:
+                count = await in_daemon_thread(model.in_flight, name="drain", dispose=_ignore)
+                idle = idle + 1 if count == 0 else 0
+                await asyncio.sleep(_IDLE_S)
+
+
 async def _load(settings: ReplicaSettings, stop: asyncio.Event) -> LoadedModel | None:
     """Load the model in a thread while health checks are answered; None if `stop` was set."""
-    work = in_daemon_thread(lambda: load(settings), name="load", dispose=_close)
+    work = in_daemon_thread(lambda: _loaded(settings), name="load", dispose=_close)
     loading, stopping = asyncio.ensure_future(work), asyncio.ensure_future(stop.wait())
     await asyncio.wait({loading, stopping}, return_when=asyncio.FIRST_COMPLETED)
     stopping.cancel()
@@ -208,6 +237,37 @@ async def _load(settings: ReplicaSettings, stop: asyncio.Event) -> LoadedModel |
     loading.cancel()  # the thread is abandoned: a model may load forever
     _log.info("stopped while the model was being loaded")
     return None
+
+
+def _loaded(settings: ReplicaSettings) -> LoadedModel:
+    """Load the model; a language model then serves OpenAI's API too.
+
+    Raises:
+        HeadraceError: It cannot be loaded, or does not fit into the memory.
+    """
+    loaded = load(settings)
+    if isinstance(loaded.model, GgufModel):
+        spec = LlmSpec() if isinstance(settings.llm, msgspec.UnsetType) else settings.llm
+        if not isinstance(settings.openai_port, msgspec.UnsetType):
+            address: Path | tuple[str, int] = (settings.host, settings.openai_port)
+        elif settings.uds:
+            address = Path(f"{settings.uds}{OPENAI_SUFFIX}")
+        else:
+            raise FailedPreconditionError(
+                "a language model serves OpenAI's API on a second address: listen on a Unix "
+                "socket, or set a port for it (`headrace serve --openai-port`)"
+            )
+        data_bytes, _ = resource.getrlimit(resource.RLIMIT_DATA)
+        available = available_bytes()
+        limit = available if data_bytes == resource.RLIM_INFINITY else min(available, data_bytes)
+        loaded.model.files.check_memory(spec, limit)
+        threads = settings.intra_op_threads or usable_cores()
+        loaded.model.serve(address, name=settings.model_name, spec=spec, threads=threads)
+    return loaded
+
+
+def _ignore(_: int) -> None:
+    """Do nothing with the answer of a model that has no more time."""
 
 
 def _close(loaded: LoadedModel) -> None:

@@ -23,7 +23,7 @@ def put(path: Path, content: bytes = b"some bytes") -> Path:
         ("a.keras", b"x", r"a Keras file; export it with `model\.export"),
         ("a.h5", b"\x89HDF\r\n", "an HDF5 file, as Keras writes"),
         ("a.mlmodel", b"x", "Core ML"),
-        ("a.gguf", b"GGUF\x03", "`upstream`"),
+        ("a.gguf", b"GGML", "a GGUF file by its name, but not by its content; download it again"),
         ("a.pmml", b"<PMML/>", "a PMML file"),
         ("a.safetensors", b"x", "weights without the model"),
         ("a.tflite", b"x", "TensorFlow Lite file by its name, but not by its content"),

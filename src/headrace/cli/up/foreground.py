@@ -378,6 +378,9 @@ def serve(
     metrics_port: Annotated[
         int, setting("Port for Prometheus; the HTTP port serves /metrics too.")
     ] = METRICS_PORT,
+    openai_port: Annotated[
+        int | None, setting("Port of the OpenAI API of a GGUF model.", min=1, max=65535)
+    ] = None,
     max_batch_size: Annotated[int | None, option("Rows.", min=1, shown="32")] = None,
     rows_independent: RowsIndependent = False,
     nulls: Annotated[NullPolicy, NULLS_OPTION] = NullPolicy.NAN,
@@ -434,6 +437,8 @@ def serve(
     )
     if nulls is NullPolicy.ERROR:
         settings = replace(settings, nulls=nulls)
+    if openai_port is not None:
+        settings = replace(settings, openai_port=openai_port)
     if not allow_code:
         path = Path(settings.path)
         runtime = get_runtime(settings.runtime) if settings.runtime else detect_runtime(path)

@@ -37,7 +37,8 @@ from headrace.core import (
     example_inputs,
 )
 from headrace.core.devices import Device
-from headrace.core.settings import DEFAULT_ROW_CHECK_RATIO
+from headrace.core.images import OPENAI_RUNTIMES
+from headrace.core.settings import DEFAULT_ROW_CHECK_RATIO, LlmSpec
 from headrace.core.spec.access import SecuritySpec, endpoint_access
 from headrace.core.spec.parse import (
     EndpointSpec,
@@ -307,7 +308,9 @@ class Resolver:
     ) -> DesiredArm:
         settings = replica_settings(endpoint, name, pinned, self.max_body_bytes)
         # A pool's processes host models of several endpoints, and code could reach all of them.
-        pool = "" if pinned.runs_code or pinned.unloadable else endpoint.pool or ""
+        # A language model needs a process for its memory and its server.
+        is_alone = pinned.runs_code or pinned.unloadable or pinned.runtime in OPENAI_RUNTIMES
+        pool = "" if is_alone else endpoint.pool or ""
         revision = make_revision(
             endpoint=EndpointName(name),
             model=pinned.reference,
@@ -467,6 +470,7 @@ def replica_settings(
         nulls=msgspec.UNSET if endpoint.nulls == "nan" else NullPolicy(endpoint.nulls),
         formats=dict(pinned.formats) or msgspec.UNSET,
         features=msgspec.UNSET if pinned.features is None else pinned.features,
+        llm=msgspec.UNSET if endpoint.llm == LlmSpec() else endpoint.llm,
     )
 
 

@@ -36,7 +36,7 @@ from headrace.core import (
 )
 from headrace.core.devices import GPUS, Device
 from headrace.core.gateways import pre_stop_s
-from headrace.core.images import image_name
+from headrace.core.images import OPENAI_RUNTIMES, image_name
 from headrace.core.spec.kubernetes import (
     KubernetesSpec,
     PodsSpec,
@@ -258,6 +258,11 @@ def image_of(
     Raises:
         FailedPreconditionError: Neither the spec nor the installation has one that fits.
     """
+    if runtime in OPENAI_RUNTIMES:
+        raise FailedPreconditionError(
+            f"models of the runtime '{runtime}' are not served on Kubernetes yet: serve the model "
+            "with another server, and name that as an `upstream`"
+        )
     if pods.image:
         return pods.image
     if not installation.image_registry:

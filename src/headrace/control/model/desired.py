@@ -18,6 +18,7 @@ from headrace.core import (
     ReplicaSettings,
 )
 from headrace.core.feature_settings import SQLITE
+from headrace.core.images import OPENAI_RUNTIMES
 from headrace.core.spec.access import EndpointAccess, EndpointLimitsSpec
 from headrace.core.spec.observe import DriftSpec, EndpointLogSpec, PayloadLogSpec
 from headrace.core.spec.rollout import RolloutSpec, StickySpec
@@ -84,6 +85,11 @@ class Revision(msgspec.Struct, frozen=True, kw_only=True):
     """The digest of a model that is served from a path; empty if the path contains it."""
     unloadable: str = ""
     """Why the model cannot be served; nothing is started for it."""
+
+    @property
+    def serves_openai(self) -> bool:
+        """Whether its replicas serve OpenAI's API."""
+        return self.settings.runtime in OPENAI_RUNTIMES
 
 
 class DesiredArm(msgspec.Struct, frozen=True, kw_only=True):

@@ -197,6 +197,7 @@ def route_of(view: RoutedEndpoint) -> EndpointRoute:
                 replicas=view.ready_for(arm.key),
                 upstream=arm.revision.upstream,
                 pooled=bool(arm.revision.pool),
+                openai=arm.revision.serves_openai,
             )
             for arm in endpoint.arms
         )

@@ -9,6 +9,7 @@ from headrace.core.names import NAME_PATTERN, VERSION_PATTERN
 from headrace.core.settings import (
     DEFAULT_MAX_BODY_BYTES,
     BatchingSpec,
+    LlmSpec,
 )
 from headrace.core.spec.access import (
     METHOD_PATTERN,
@@ -110,6 +111,7 @@ class EndpointSpec(SpecModel):
     )
     replicas: _Replicas = 1
     batching: BatchingSpec = Field(default=BatchingSpec(), description="See BatchingSpec.")
+    llm: LlmSpec = Field(default=LlmSpec(), description="How a GGUF model runs. See LlmSpec.")
     timeout_s: float | None = Field(
         default=30.0,
         gt=0.0,

@@ -1,0 +1,367 @@
+"""Header of GGUF files: the facts of a language model, read without loading it.
+
+Counts and lengths are not trusted: every read is bounded by the file and by a limit of this module.
+Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
+"""
+
+import math
+import struct
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from headrace.core import InvalidArgumentError, UnsupportedModelError
+from headrace.core.settings import DEFAULT_CONTEXT_TOKENS, LlmSpec, Pooling
+from headrace.core.text import bytes_text
+from headrace.runtimes.file_bytes import BrokenFileError, FileReader, visible_files
+
+MAGIC: Final = b"GGUF"
+SUFFIX: Final = ".gguf"
+_VERSIONS: Final = (2, 3)
+_MAX_ENTRIES: Final = 100_000
+"""Limit of keys, and of tensors."""
+_MAX_ITEMS: Final = 4_000_000
+"""Limit of the strings in all lists together; vocabularies have up to 600,000."""
+_MAX_LIST: Final = 4096
+"""Longer lists of numbers are skipped: those that are read have one number per layer."""
+_MAX_TEXT: Final = 256
+_MAX_DIMENSIONS: Final = 4
+_FORMS: Final = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 7: "B", 10: "Q", 11: "q"}
+"""`struct` formats of integers and booleans by type number."""
+_FLOATS: Final = {6: 4, 12: 8}
+_TEXT, _LIST = 8, 9
+_BLOCKS: Final[dict[int, tuple[str, int, int]]] = {
+    0: ("F32", 1, 4),
+    1: ("F16", 1, 2),
+    2: ("Q4_0", 32, 18),
+    3: ("Q4_1", 32, 20),
+    6: ("Q5_0", 32, 22),
+    7: ("Q5_1", 32, 24),
+    8: ("Q8_0", 32, 34),
+    9: ("Q8_1", 32, 36),
+    10: ("Q2_K", 256, 84),
+    11: ("Q3_K", 256, 110),
+    12: ("Q4_K", 256, 144),
+    13: ("Q5_K", 256, 176),
+    14: ("Q6_K", 256, 210),
+    15: ("Q8_K", 256, 292),
+    16: ("IQ2_XXS", 256, 66),
+    17: ("IQ2_XS", 256, 74),
+    18: ("IQ3_XXS", 256, 98),
+    19: ("IQ1_S", 256, 50),
+    20: ("IQ4_NL", 32, 18),
+    21: ("IQ3_S", 256, 110),
+    22: ("IQ2_S", 256, 82),
+    23: ("IQ4_XS", 256, 136),
+    24: ("I8", 1, 1),
+    25: ("I16", 1, 2),
+    26: ("I32", 1, 4),
+    27: ("I64", 1, 8),
+    28: ("F64", 1, 8),
+    29: ("IQ1_M", 256, 56),
+    30: ("BF16", 1, 2),
+    34: ("TQ1_0", 256, 54),
+    35: ("TQ2_0", 256, 66),
+    39: ("MXFP4", 32, 17),
+}
+"""By number of a tensor's type: its name, and a block's size in elements and in bytes."""
+_POOLINGS: Final = {1: Pooling.MEAN, 2: Pooling.CLS, 3: Pooling.LAST, 4: Pooling.RANK}
+_F16_BYTES: Final = 2
+_DEFAULT_ALIGNMENT: Final = 32
+
+
+@dataclass(slots=True)
+class GgufHeader:
+    """Keys and tensors of one file; a list of strings is stored as its length."""
+
+    size_bytes: int
+    values: dict[str, int | str | list[int]] = field(default_factory=dict)
+    parameters: int = 0
+    type_bytes: Counter[str] = field(default_factory=Counter)
+    """Bytes of the tensors by the name of their type."""
+
+    def number(self, key: str, default: int) -> int:
+        """Return an integer; `default` if the key is absent or of another type."""
+        value = self.values.get(key)
+        return value if isinstance(value, int) else default
+
+    def text(self, key: str) -> str:
+        """Return a string; empty if the key is absent or of another type."""
+        value = self.values.get(key)
+        return value if isinstance(value, str) else ""
+
+    def sum_over(self, key: str, default: int, layers: int) -> int:
+        """Return the sum over all layers of a number that may differ between them."""
+        value = self.values.get(key)
+        return sum(value) if isinstance(value, list) else layers * self.number(key, default)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GgufModelFiles:
+    """A language model: its files, and the facts of its headers."""
+
+    path: Path
+    """Its file, or the first of several parts."""
+    adapters: tuple[Path, ...]
+    """LoRA adapters in the same directory, by name."""
+    architecture: str
+    name: str
+    """Name by its author; may be empty."""
+    parameters: int
+    quantization: str
+    """Type of most of the weights, such as `Q4_K`."""
+    weights_bytes: int
+    context_tokens: int
+    """Longest sequence that it was trained for."""
+    token_bytes: int
+    """Size of one token in the KV cache, in 16-bit floats."""
+    pooling: Pooling | None
+    """How it combines tokens into one vector; None for a model that generates text."""
+    has_chat_template: bool
+
+    def facts(self) -> dict[str, str]:
+        """Return the facts by name, for display."""
+        slots = LlmSpec().slots
+        context = self.context_of(LlmSpec())
+        memory = bytes_text(self.memory_bytes(LlmSpec()))
+        return {
+            "architecture": self.architecture,
+            **({"title": self.name} if self.name else {}),
+            "parameters": f"{self.parameters / 1e6:,.0f} million, mostly {self.quantization}",
+            "context": f"{self.context_tokens} tokens",
+            "chat_template": "yes" if self.has_chat_template else "no",
+            **({"pooling": self.pooling} if self.pooling else {}),
+            **(
+                {"adapters": ", ".join(file.name for file in self.adapters)}
+                if self.adapters
+                else {}
+            ),
+            "memory": f"{memory} with {slots} slots of {context} tokens",
+        }
+
+    def context_of(self, spec: LlmSpec) -> int:
+        """Return the context of each slot in tokens.
+
+        Raises:
+            InvalidArgumentError: It is longer than the model's.
+        """
+        if spec.context_tokens is None:
+            return min(self.context_tokens, DEFAULT_CONTEXT_TOKENS)
+        if spec.context_tokens > self.context_tokens:
+            msg = (
+                f"`llm.context_tokens` is {spec.context_tokens}, but the context of the model "
+                f"'{self.path.name}' is {self.context_tokens} tokens"
+            )
+            raise InvalidArgumentError(msg)
+        return spec.context_tokens
+
+    def memory_bytes(self, spec: LlmSpec) -> int:
+        """Return the size of the weights and of the KV cache of all slots."""
+        return self.weights_bytes + spec.slots * self.context_of(spec) * self.token_bytes
+
+    def check_memory(self, spec: LlmSpec, available_bytes: int) -> None:
+        """Check that the model fits into the available memory.
+
+        Raises:
+            UnsupportedModelError: It does not; the message says what it needs, and what is there.
+        """
+        needed = self.memory_bytes(spec)
+        if needed > available_bytes:
+            cache = bytes_text(needed - self.weights_bytes)
+            raise UnsupportedModelError(
+                f"{self.path}: needs {bytes_text(needed)}: {bytes_text(self.weights_bytes)} of "
+                f"weights, and {cache} for {spec.slots} slots of {self.context_of(spec)} tokens; "
+                f"{bytes_text(available_bytes)} is available: set a lower `llm.slots` or "
+                "`llm.context_tokens`, or use a model with fewer bits per weight"
+            )
+
+
+def looks_like_gguf(path: Path) -> bool:
+    """Whether `path` is a GGUF file by its first bytes, or a directory with one by its name."""
+    if path.is_dir():
+        return any(map(looks_like_gguf, visible_files(path, (SUFFIX,))))
+    with path.open("rb") as stream:
+        return stream.read(len(MAGIC)) == MAGIC
+
+
+def find_gguf(path: Path) -> GgufModelFiles:
+    """Return the model in a file, or in a directory with its parts and its LoRA adapters.
+
+    Raises:
+        UnsupportedModelError: A file is damaged or not supported, or there are several models.
+    """
+    headers: dict[Path, GgufHeader] = {}
+    for file in visible_files(path, (SUFFIX,)) if path.is_dir() else (path,):
+        try:
+            headers[file] = read_header(file)
+        except (BrokenFileError, OSError) as error:
+            raise UnsupportedModelError(f"{file}: {error}") from None
+    adapters = [f for f, header in headers.items() if header.text("general.type") == "adapter"]
+    parts = sorted(
+        (file for file in headers if file not in adapters),
+        key=lambda file: headers[file].number("split.no", 0),
+    )
+    if not parts:
+        raise UnsupportedModelError(
+            f"{path}: is a LoRA adapter without its model; push both in one directory"
+        )
+    expected = max(headers[parts[0]].number("split.count", 1), 1)
+    numbers = [headers[file].number("split.no", 0) for file in parts]
+    if expected == 1 and len(parts) > 1:
+        names = ", ".join(file.name for file in parts[:8])
+        raise UnsupportedModelError(
+            f"{path}: holds {len(parts)} models ({names}); push one of them, by its file"
+        )
+    if numbers != list(range(expected)):
+        raise UnsupportedModelError(
+            f"{path}: has {len(parts)} of the {expected} parts of a model; push the directory "
+            "with all of them"
+        )
+    try:
+        return _described(headers, parts, adapters)
+    except BrokenFileError as error:
+        raise UnsupportedModelError(f"{parts[0]}: {error}") from None
+
+
+def _described(
+    headers: dict[Path, GgufHeader], parts: list[Path], adapters: list[Path]
+) -> GgufModelFiles:
+    header = headers[parts[0]]
+    architecture = header.text("general.architecture")
+    if not architecture:
+        raise BrokenFileError("names no architecture")
+    if architecture == "clip" or header.text("general.type") == "mmproj":
+        raise BrokenFileError(
+            "holds the encoder of images of another model, which is not supported"
+        )
+    layers = header.number(f"{architecture}.block_count", 0)
+    width = header.number(f"{architecture}.embedding_length", 0)
+    context = header.number(f"{architecture}.context_length", 0)
+    if min(layers, width, context) <= 0:
+        raise BrokenFileError(
+            "does not declare the layers, the width and the context of a language model"
+        )
+    heads = header.sum_over(f"{architecture}.attention.head_count", 0, layers)
+    kv_heads = header.sum_over(f"{architecture}.attention.head_count_kv", heads // layers, layers)
+    head = width * layers // heads if heads > 0 else 0
+    lengths = (
+        header.number(f"{architecture}.attention.{kind}_length", head) for kind in ("key", "value")
+    )
+    every = [headers[file] for file in parts]
+    types = sum((part.type_bytes for part in every), Counter[str]())
+    return GgufModelFiles(
+        path=parts[0],
+        adapters=tuple(sorted(adapters)),
+        architecture=architecture,
+        name=header.text("general.name"),
+        parameters=sum(part.parameters for part in every),
+        quantization=max(types, key=types.__getitem__, default="none"),
+        weights_bytes=sum(part.size_bytes for part in every),
+        context_tokens=context,
+        token_bytes=max(kv_heads, 0) * max(sum(lengths), 0) * _F16_BYTES,
+        pooling=_POOLINGS.get(header.number(f"{architecture}.pooling_type", 0)),
+        has_chat_template="tokenizer.chat_template" in header.values,
+    )
+
+
+def read_header(file: Path) -> GgufHeader:
+    """Return the header of a file.
+
+    Raises:
+        BrokenFileError: It is not a GGUF file of a supported version, or is damaged.
+    """
+    with FileReader(file) as source:
+        if source.head(len(MAGIC)) != MAGIC:
+            raise BrokenFileError("is not a GGUF file")
+        cursor = _Cursor(source, offset=len(MAGIC))
+        version = cursor.number("I")
+        if version not in _VERSIONS:
+            is_swapped = version.to_bytes(4, "little") in {v.to_bytes(4, "big") for v in _VERSIONS}
+            reason = "has big-endian numbers" if is_swapped else f"is of GGUF version {version}"
+            raise BrokenFileError(f"{reason}; supported is version 2 or 3, little-endian")
+        tensors, keys = cursor.count("tensors"), cursor.count("keys")
+        header = GgufHeader(size_bytes=source.size)
+        for _ in range(keys):
+            key = cursor.text()
+            header.values[key] = cursor.value(cursor.number("I"))
+        ends = [cursor.tensor(header) for _ in range(tensors)]
+        alignment = max(header.number("general.alignment", _DEFAULT_ALIGNMENT), 1)
+        start = math.ceil(cursor.offset / alignment) * alignment
+        if tensors and start + max(ends) > source.size:
+            raise BrokenFileError("is truncated or damaged: it ends before its tensors do")
+        return header
+
+
+@dataclass(slots=True)
+class _Cursor:
+    """Position in a header; `items_left` bounds the strings that are still read in lists."""
+
+    source: FileReader
+    offset: int
+    items_left: int = _MAX_ITEMS
+
+    def number(self, form: str) -> int:
+        value = self.source.number(self.offset, form)
+        self.offset += struct.calcsize(f"<{form}")
+        return value
+
+    def count(self, description: str) -> int:
+        value = self.number("Q")
+        if value > _MAX_ENTRIES:
+            raise BrokenFileError(f"declares {value} {description}; the limit is {_MAX_ENTRIES}")
+        return value
+
+    def skip(self, size: int) -> None:
+        self.offset += size
+        if self.offset > self.source.size:
+            raise BrokenFileError("is truncated or damaged: it ends before its content does")
+
+    def text(self) -> str:
+        """Return a string, cut to `_MAX_TEXT` bytes."""
+        size, start = self.number("Q"), self.offset
+        self.skip(size)
+        return self.source.read(start, min(size, _MAX_TEXT)).decode("utf-8", "replace")
+
+    def value(self, kind: int) -> int | str | list[int]:
+        """Return a value by its type; a floating-point number is 0, and a long list is empty."""
+        if kind in _FORMS:
+            return self.number(_FORMS[kind])
+        if kind in _FLOATS:
+            self.skip(_FLOATS[kind])
+            return 0
+        if kind == _TEXT:
+            return self.text()
+        if kind != _LIST:
+            raise BrokenFileError(f"has a value of the unknown type {kind}")
+        item, size = self.number("I"), self.number("Q")
+        if item == _TEXT:
+            self.items_left -= size
+            if self.items_left < 0:
+                raise BrokenFileError(f"has lists of more than {_MAX_ITEMS} strings")
+            for _ in range(size):
+                self.skip(self.number("Q"))
+            return size
+        if item in _FORMS and size <= _MAX_LIST:
+            return [self.number(_FORMS[item]) for _ in range(size)]
+        if item not in _FORMS and item not in _FLOATS:
+            raise BrokenFileError(f"has a list of the unknown type {item}")
+        self.skip(size * (_FLOATS.get(item) or struct.calcsize(f"<{_FORMS[item]}")))
+        return []
+
+    def tensor(self, header: GgufHeader) -> int:
+        """Count a tensor in `header`; return the end of its data, from the start of all data."""
+        self.text()
+        dimensions = self.number("I")
+        if dimensions > _MAX_DIMENSIONS:
+            raise BrokenFileError(
+                f"has a tensor of {dimensions} dimensions; the limit is {_MAX_DIMENSIONS}"
+            )
+        elements = math.prod([self.number("Q") for _ in range(dimensions)])
+        kind, offset = self.number("I"), self.number("Q")
+        # llama.cpp checks the types that this table does not have yet.
+        name, block, block_bytes = _BLOCKS.get(kind, (f"type {kind}", 1, 0))
+        size = elements // block * block_bytes
+        header.parameters += elements
+        header.type_bytes[name] += size
+        return offset + size

@@ -1,0 +1,173 @@
+"""Runtime of GGUF models: llama.cpp's server in this process, on a socket of its own."""
+
+import ctypes
+import re
+import signal
+import stat
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final, Protocol
+
+from headrace.core import (
+    InvalidArgumentError,
+    ModelSignature,
+    Tensors,
+    UnsupportedModelError,
+)
+from headrace.core.devices import ON_CPU, DeviceUse
+from headrace.core.settings import LlmSpec
+from headrace.core.signature import NO_TENSORS
+from headrace.runtimes.base import LoadOptions
+from headrace.runtimes.gguf.file import GgufModelFiles, find_gguf, looks_like_gguf
+from headrace.runtimes.tables.tabular import import_library
+
+_WARNINGS: Final = 2
+"""llama.cpp's level of log lines; it writes prompts at the level of debugging only."""
+_MIN_HTTP_THREADS: Final = 32
+"""llama.cpp occupies a thread for each request, also while the request waits for a slot."""
+_HTTP_THREADS_A_SLOT: Final = 4
+_SIGACTION_BYTES: Final = 256
+"""More than the size of `struct sigaction` on any Linux."""
+_IN_FLIGHT: Final = re.compile(r"^llamacpp:requests_(?:processing|deferred) (\d+)", re.MULTILINE)
+
+
+class _Server(Protocol):
+    """llama.cpp's server."""
+
+    def handle_metrics(self) -> str:
+        """Return its metrics as Prometheus reads them."""
+
+
+class GgufRuntime:
+    """Loader of a `.gguf` file, or of a directory with its parts and its LoRA adapters."""
+
+    name = "gguf"
+    runs_code = False
+    libraries = ("xllamacpp",)
+    extra = "llm"
+
+    def recognises(self, path: Path) -> bool:
+        """Whether `path` is a GGUF file by its first bytes, or a directory with one."""
+        return looks_like_gguf(path)
+
+    def load(self, path: Path, options: LoadOptions) -> "GgufModel":
+        """Read the model's header; `GgufModel.serve` loads its weights.
+
+        Raises:
+            UnsupportedModelError: It is damaged or not supported.
+        """
+        return GgufModel(find_gguf(path), DeviceUse(asked=options.device, used=ON_CPU))
+
+
+class GgufModel:
+    """A language model, which llama.cpp's server runs.
+
+    It has no tensors: callers use OpenAI's API on the address of `serve`.
+    """
+
+    signature = ModelSignature(inputs=(), outputs=(), batched=False)
+    concurrent = True
+
+    def __init__(self, files: GgufModelFiles, device: DeviceUse) -> None:
+        self.files = files
+        self.device = device
+        self._server: _Server | None = None
+
+    def facts(self) -> dict[str, str]:
+        """Return the facts of the model's header by name, for display."""
+        return self.files.facts()
+
+    def run(self, inputs: Tensors, outputs: Sequence[str] | None = None) -> Tensors:  # noqa: ARG002  # as `Model`
+        """Refuse to run tensors.
+
+        Raises:
+            InvalidArgumentError: Always; the message names the path to call.
+        """
+        raise InvalidArgumentError(f"the model {NO_TENSORS}")
+
+    def serve(
+        self, address: Path | tuple[str, int], *, name: str, spec: LlmSpec, threads: int
+    ) -> None:
+        """Load the weights and serve OpenAI's API; return when requests are answered. Blocking.
+
+        Args:
+            address: A Unix socket's path, or host and port.
+            name: The model's name in responses.
+            threads: Threads that compute.
+
+        Raises:
+            FailedPreconditionError: The library is not installed.
+            UnsupportedModelError: llama.cpp refuses the model.
+            InvalidArgumentError: The settings do not fit the model.
+        """
+        library = import_library("xllamacpp", GgufRuntime.extra)
+        params = library.CommonParams()
+        params.model.path = str(self.files.path)
+        params.model_alias = {name}
+        params.lora_adapters = [
+            library.CommonAdapterLoraInfo(str(file)) for file in self.files.adapters
+        ]
+        context = self.files.context_of(spec)
+        params.n_parallel, params.n_ctx = spec.slots, spec.slots * context
+        params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
+        params.n_threads_http = max(_MIN_HTTP_THREADS, _HTTP_THREADS_A_SLOT * spec.slots)
+        params.n_gpu_layers = 0
+        params.fit_params = False  # it would change the context without notice
+        params.cache_ram_mib = 0  # up to 8 GiB, besides the slots' own caches
+        params.endpoint_metrics = True
+        params.endpoint_slots = params.ui = False
+        params.verbosity = _WARNINGS
+        if spec.pooling is not None or self.files.pooling is not None:
+            params.embedding = True
+            params.n_batch = params.n_ubatch = context  # an input is embedded in one run
+        if spec.pooling is not None:
+            kind = f"LLAMA_POOLING_TYPE_{spec.pooling.name}"
+            params.pooling_type = getattr(library.llama_pooling_type, kind)
+        bound = Path(f"{address}.sock")  # llama.cpp recognises a path by this suffix only
+        if isinstance(address, Path):
+            bound.unlink(missing_ok=True)
+            params.hostnames = [str(bound)]
+        else:
+            params.hostnames, params.port = [address[0]], address[1]
+        try:
+            with _same_signal_handlers():
+                self._server = library.Server(params)
+        except RuntimeError as error:
+            raise UnsupportedModelError(
+                f"{self.files.path}: llama.cpp cannot serve this model; the lines above say why"
+            ) from error
+        if isinstance(address, Path):
+            # The group of a shared directory is the gateway's group.
+            bound.chmod(0o660 if bound.parent.stat().st_mode & stat.S_ISGID else 0o600)
+            bound.rename(address)
+
+    def in_flight(self) -> int:
+        """Return how many requests generate or wait for a slot; 0 before `serve`."""
+        if self._server is None:
+            return 0
+        return sum(map(int, _IN_FLIGHT.findall(self._server.handle_metrics())))
+
+    def close(self) -> None:
+        """Stop the server: requests in progress are cut."""
+        self._server = None
+
+
+@contextmanager
+def _same_signal_handlers() -> Iterator[None]:
+    """Restore this process's handlers of signals, which llama.cpp's server replaces at its start.
+
+    Python's `signal` cannot restore them: it runs in the main thread only.
+    """
+    libc = ctypes.CDLL(None)
+    saved = {
+        number: ctypes.create_string_buffer(_SIGACTION_BYTES)
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    for number, action in saved.items():
+        libc.sigaction(number, None, action)
+    try:
+        yield
+    finally:
+        for number, action in saved.items():
+            libc.sigaction(number, action, None)

@@ -1,0 +1,216 @@
+"""A replica of SmolLM2: OpenAI's API on its second socket, and the usual routes on the first."""
+
+import json
+import signal
+import stat
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from headrace.core.settings import LlmSpec, Pooling
+from tests.e2e.replicas import Replica, running, start, stop
+from tests.gguf_models import LLAMA, gguf, smollm2
+from tests.ports import free_port
+
+pytestmark = pytest.mark.e2e
+ASKED = [{"role": "user", "content": "What is the capital of France? Answer in one sentence."}]
+CHAT = {"messages": ASKED, "temperature": 0, "max_tokens": 24}
+CANNOT_LOAD = 3
+
+
+@pytest.fixture(scope="module")
+def model(request: pytest.FixtureRequest) -> Path:
+    return smollm2(request)
+
+
+@pytest.fixture(scope="module")
+def replica(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Replica]:
+    folder = tmp_path_factory.mktemp("llm")
+    with running(folder, model, uds=str(folder / "http.sock")) as replica:
+        yield replica
+
+
+def openai(replica: Replica) -> httpx.Client:
+    transport = httpx.HTTPTransport(uds=f"{replica.settings.uds}.openai")
+    return httpx.Client(transport=transport, base_url="http://replica/v1", timeout=60)
+
+
+def chat(replica: Replica, **body: Any) -> dict[str, Any]:
+    with openai(replica) as client:
+        answer = client.post("/chat/completions", json=CHAT | body)
+    assert answer.status_code == 200, answer.text
+    document: dict[str, Any] = answer.json()
+    return document
+
+
+def events(response: httpx.Response) -> list[dict[str, Any]]:
+    lines = [line.removeprefix("data: ") for line in response.iter_lines() if line]
+    assert lines[-1] == "[DONE]"
+    return [json.loads(line) for line in lines[:-1]]
+
+
+def text_of(chunks: list[dict[str, Any]]) -> str:
+    parts = [choice["delta"].get("content") for chunk in chunks for choice in chunk["choices"]]
+    return "".join(filter(None, parts))
+
+
+def test_a_chat_is_answered(replica: Replica) -> None:
+    answer = chat(replica)
+
+    assert "Paris" in answer["choices"][0]["message"]["content"]
+    assert answer["model"] == "m"
+    assert answer["usage"]["prompt_tokens"] > 10
+
+
+def test_a_stream_ends_with_its_usage(replica: Replica) -> None:
+    body = CHAT | {"stream": True, "stream_options": {"include_usage": True}}
+    with openai(replica) as client, client.stream("POST", "/chat/completions", json=body) as answer:
+        chunks = events(answer)
+
+    assert "Paris" in text_of(chunks)
+    assert chunks[-1]["usage"]["completion_tokens"] == len(chunks) - 2  # the first has the role
+    assert chunks[-1]["choices"] == []
+
+
+def test_a_completion_continues_its_prompt(replica: Replica) -> None:
+    body = {"prompt": "One, two, three,", "max_tokens": 4, "temperature": 0}
+    with openai(replica) as client:
+        answer = client.post("/completions", json=body).json()
+
+    assert "four" in answer["choices"][0]["text"]
+
+
+def test_an_answer_follows_a_json_schema(replica: Replica) -> None:
+    properties = {"city": {"type": "string", "maxLength": 20}, "large": {"type": "boolean"}}
+    schema = {"type": "object", "properties": properties, "required": ["city", "large"]}
+    form = {"type": "json_schema", "json_schema": {"name": "c", "schema": schema, "strict": True}}
+    answer = chat(replica, response_format=form, max_tokens=64)
+
+    document = json.loads(answer["choices"][0]["message"]["content"])
+    assert document.keys() == {"city", "large"}
+    assert isinstance(document["large"], bool)
+
+
+def test_two_chats_at_once_answer_as_each_alone(replica: Replica) -> None:
+    with ThreadPoolExecutor() as pool:
+        answers = list(pool.map(lambda _: chat(replica), range(2)))
+
+    assert all("Paris" in answer["choices"][0]["message"]["content"] for answer in answers)
+
+
+def test_embeddings_of_a_chat_model_are_refused_unless_a_pooling_is_set(
+    replica: Replica, model: Path, tmp_path: Path
+) -> None:
+    with openai(replica) as client:
+        refused = client.post("/embeddings", json={"input": "a"})
+    assert refused.json()["error"]["type"] == "not_supported_error"
+
+    spec = LlmSpec(slots=1, context_tokens=256, pooling=Pooling.MEAN)
+    settings = {"uds": str(tmp_path / "http.sock"), "llm": spec}
+    with running(tmp_path, model, **settings) as other, openai(other) as client:
+        answer = client.post("/embeddings", json={"input": ["a cat", "a dog"]}).json()
+        vectors = [item["embedding"] for item in answer["data"]]
+        assert [len(vector) for vector in vectors] == [576, 576]
+        assert sum(x * x for x in vectors[0]) == pytest.approx(1, abs=1e-3)
+        assert "Paris" in chat(other)["choices"][0]["message"]["content"]
+
+
+def test_the_usual_routes_answer_on_the_first_address(replica: Replica) -> None:
+    metadata = httpx.get(f"{replica.url}/v2/models/m").json()
+    assert (metadata["name"], metadata["platform"]) == ("m", "gguf")
+    assert metadata["inputs"] == metadata["outputs"] == []
+    for path in ("/v2/health/live", "/v2/models/m/ready", "/v2/models/m/stats", "/metrics"):
+        assert httpx.get(f"{replica.url}{path}").status_code == 200
+
+
+@pytest.mark.parametrize(
+    "inputs", [[], [{"name": "x", "datatype": "FP32", "shape": [1], "data": [1]}]]
+)
+def test_tensors_are_refused_with_the_path_to_call(
+    replica: Replica, inputs: list[dict[str, Any]]
+) -> None:
+    answer = httpx.post(f"{replica.url}/v2/models/m/infer", json={"inputs": inputs})
+
+    assert answer.status_code == 400
+    assert "/v1/chat/completions" in answer.json()["error"]
+
+
+def test_the_second_socket_is_for_the_owner(replica: Replica) -> None:
+    mode = Path(f"{replica.settings.uds}.openai").stat().st_mode
+
+    assert stat.S_ISSOCK(mode)
+    assert stat.S_IMODE(mode) == 0o600
+
+
+def test_a_stream_in_progress_ends_before_a_stopped_replica(model: Path, tmp_path: Path) -> None:
+    body = CHAT | {"stream": True, "max_tokens": 60, "ignore_eos": True}
+    with (
+        running(tmp_path, model, uds=str(tmp_path / "http.sock")) as replica,
+        openai(replica) as client,
+        client.stream("POST", "/chat/completions", json=body) as answer,
+    ):
+        lines = answer.iter_lines()
+        first = next(line for line in lines if "content" in line)
+        replica.process.send_signal(signal.SIGTERM)
+        rest = [line for line in lines if line]
+
+        assert first
+        assert rest[-1] == "data: [DONE]"
+        assert (
+            json.loads(rest[-2].removeprefix("data: "))["choices"][0]["finish_reason"] == "length"
+        )
+        assert replica.process.wait(20) == 0
+
+
+def test_a_stream_is_cut_at_the_end_of_the_drain(model: Path, tmp_path: Path) -> None:
+    body = CHAT | {"stream": True, "max_tokens": 4000, "ignore_eos": True}
+    settings = {"uds": str(tmp_path / "http.sock"), "drain_timeout_s": 0.5}
+    with (
+        running(tmp_path, model, **settings) as replica,
+        openai(replica) as client,
+        client.stream("POST", "/chat/completions", json=body) as answer,
+    ):
+        lines = answer.iter_lines()
+        next(line for line in lines if "content" in line)
+        replica.process.send_signal(signal.SIGTERM)
+
+        with pytest.raises(httpx.TransportError):
+            list(lines)
+        assert replica.process.wait(20) == 0
+
+
+def test_a_port_serves_instead_of_a_socket(model: Path, tmp_path: Path) -> None:
+    port = free_port()
+    with running(tmp_path, model, openai_port=port):
+        models = httpx.get(f"http://127.0.0.1:{port}/v1/models").json()
+
+    assert [entry["id"] for entry in models["data"]] == ["m"]
+
+
+@pytest.mark.parametrize(
+    ("content", "settings", "reason"),
+    [
+        (gguf(LLAMA, [("t", (1 << 40,), 0, b"")]), {}, "ends before its tensors do"),
+        (gguf({**LLAMA, "general.architecture": "no"}), {}, "does not declare the layers"),
+        (gguf(), {}, "llama.cpp cannot serve this model"),
+        (gguf(), {"uds": ""}, "--openai-port"),
+        (gguf(), {"llm": LlmSpec(context_tokens=9000)}, "is 8192 tokens"),
+        (gguf({**LLAMA, "llama.block_count": 4_000_000}), {}, "needs 4.19 TB"),
+    ],
+)
+def test_a_replica_that_cannot_serve_its_model_says_why(
+    tmp_path: Path, content: bytes, settings: dict[str, Any], reason: str
+) -> None:
+    model = tmp_path / "m.gguf"
+    model.write_bytes(content)
+    replica = start(tmp_path, model, **{"uds": str(tmp_path / "http.sock"), **settings})
+    try:
+        assert replica.process.wait(30) == CANNOT_LOAD
+    finally:
+        stop(replica)
+
+    assert reason in replica.log_text().splitlines()[-1]
