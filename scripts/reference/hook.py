@@ -28,6 +28,7 @@ from headrace.core import (
     RequestedOutput,
     TensorSpec,
 )
+from headrace.core.settings import LlmSpec
 from headrace.core.spec.parse import json_schema
 from headrace.features import ForeignStore, OnlineStore
 from headrace.runtimes import LoadOptions, Model, PythonModel, Runtime
@@ -51,6 +52,7 @@ SETTINGS: Final = (
     ReplicaSettings,
     BatchingSpec,
     PaddingSpec,
+    LlmSpec,
     PoolReplicaSettings,
     ArtifactsSettings,
 )

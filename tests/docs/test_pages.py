@@ -49,6 +49,7 @@ STORIES = ("README.md", "docs/how-to/python-model.md", "docs/how-to/push-models.
 RUN_ELSEWHERE = {
     "docs/how-to/first-cluster.md": "test_first_cluster_page.py",
     "docs/how-to/huggingface.md": "test_huggingface_page.py",
+    "docs/how-to/language-models.md": "test_language_models_page.py",
     "docs/how-to/model-sources.md": "test_model_sources_page.py",
 }
 """Pages that a test of their own runs: with a cluster, PyTorch, servers of models."""

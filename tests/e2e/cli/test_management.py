@@ -90,6 +90,13 @@ def test_nobody_there_says_how_to_start_it() -> None:
         Management(f"http://127.0.0.1:{free_port()}").get("/x")
 
 
+def test_the_first_call_of_a_language_model_is_a_chat() -> None:
+    with server(response(b'{"inputs": [], "outputs": []}')) as api:
+        call = command(api.url, "m")
+
+    assert call.startswith(f'curl -s {api.url}/v1/chat/completions -d \'{{"model": "m",')
+
+
 def test_without_a_description_the_first_call_is_the_short_one() -> None:
     url = f"http://127.0.0.1:{free_port()}"
 

@@ -173,6 +173,7 @@ METADATA = reply(200, b'{"inputs": [{"name": "x", "datatype": "FP32", "shape": [
     ("answers", "answered", "status"),
     [
         ([METADATA, reply(200, b"{}")], True, 200),
+        ([reply(200, b'{"inputs": [], "outputs": []}')], True, 200),
         ([METADATA, reply(400, b"no")], True, 400),
         ([METADATA, reply(500), reply(200)], True, 200),
         ([METADATA, reply(500), reply(500), reply(500)], True, 500),

@@ -20,6 +20,8 @@ pytestmark = pytest.mark.e2e
 ASKED = [{"role": "user", "content": "What is the capital of France? Answer in one sentence."}]
 CHAT = {"messages": ASKED, "temperature": 0, "max_tokens": 24}
 CANNOT_LOAD = 3
+ONE_THREAD = {"intra_op_threads": 1}
+"""Several threads wait for each other at each layer: on a busy machine they take much longer."""
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +32,7 @@ def model(request: pytest.FixtureRequest) -> Path:
 @pytest.fixture(scope="module")
 def replica(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Replica]:
     folder = tmp_path_factory.mktemp("llm")
-    with running(folder, model, uds=str(folder / "http.sock")) as replica:
+    with running(folder, model, uds=str(folder / "http.sock"), **ONE_THREAD) as replica:
         yield replica
 
 
@@ -110,7 +112,7 @@ def test_embeddings_of_a_chat_model_are_refused_unless_a_pooling_is_set(
     assert refused.json()["error"]["type"] == "not_supported_error"
 
     spec = LlmSpec(slots=1, context_tokens=256, pooling=Pooling.MEAN)
-    settings = {"uds": str(tmp_path / "http.sock"), "llm": spec}
+    settings = {"uds": str(tmp_path / "http.sock"), "llm": spec, **ONE_THREAD}
     with running(tmp_path, model, **settings) as other, openai(other) as client:
         answer = client.post("/embeddings", json={"input": ["a cat", "a dog"]}).json()
         vectors = [item["embedding"] for item in answer["data"]]
@@ -149,7 +151,7 @@ def test_the_second_socket_is_for_the_owner(replica: Replica) -> None:
 def test_a_stream_in_progress_ends_before_a_stopped_replica(model: Path, tmp_path: Path) -> None:
     body = CHAT | {"stream": True, "max_tokens": 60, "ignore_eos": True}
     with (
-        running(tmp_path, model, uds=str(tmp_path / "http.sock")) as replica,
+        running(tmp_path, model, uds=str(tmp_path / "http.sock"), **ONE_THREAD) as replica,
         openai(replica) as client,
         client.stream("POST", "/chat/completions", json=body) as answer,
     ):
@@ -168,7 +170,7 @@ def test_a_stream_in_progress_ends_before_a_stopped_replica(model: Path, tmp_pat
 
 def test_a_stream_is_cut_at_the_end_of_the_drain(model: Path, tmp_path: Path) -> None:
     body = CHAT | {"stream": True, "max_tokens": 4000, "ignore_eos": True}
-    settings = {"uds": str(tmp_path / "http.sock"), "drain_timeout_s": 0.5}
+    settings = {"uds": str(tmp_path / "http.sock"), "drain_timeout_s": 0.5, **ONE_THREAD}
     with (
         running(tmp_path, model, **settings) as replica,
         openai(replica) as client,

@@ -11,10 +11,13 @@ from headrace.control.desired.resolve import Resolver, check_still_trusted
 from headrace.control.model.desired import DesiredEndpoint, Revision
 from headrace.core import NotSignedError, NullPolicy, SignedSettings
 from headrace.core.devices import Device
+from headrace.core.settings import LlmSpec, Pooling
 from headrace.core.spec.access import SecuritySpec
 from headrace.core.spec.parse import SpecError, parse_spec
 from headrace.registry import Registry
 from headrace.registry.signing import make_key, sign, write_keys
+from headrace.runtimes import inspect_model
+from tests.gguf_models import gguf
 from tests.unit.control.conftest import inspect
 
 
@@ -414,6 +417,27 @@ def test_a_model_that_runs_code_gets_a_process_beside_the_pool(
     code, data = (endpoint.arms[0] for endpoint in resolver.resolve())
     assert (code.revision.pool, code.replicas) == ("", 1)
     assert (data.revision.pool, data.replicas) == ("p", 0)
+
+
+def test_a_language_model_gets_a_process_with_its_settings(
+    registry: Registry, tmp_path: Path
+) -> None:
+    (tmp_path / "m.gguf").write_bytes(gguf())
+    line = {"name": "chat", "model": str(tmp_path / "m.gguf"), "pool": "p"}
+    arms = []
+    for more in ({}, {"llm": {"slots": 4}}, {"llm": {"slots": 2, "pooling": "mean"}}):
+        spec = parse_spec({"pools": [{"name": "p"}], "endpoints": [line | more]})
+        resolver = Resolver(
+            registry=registry, inspect=inspect_model, spec=spec, max_body_bytes=4096
+        )
+        arms.append(resolver.resolve()[0].arms[0])
+
+    plain, explicit, other = arms
+    assert (plain.revision.pool, plain.replicas) == ("", 1)
+    assert plain.revision.serves_openai
+    assert plain.revision.settings.llm is msgspec.UNSET
+    assert explicit.revision.id == plain.revision.id != other.revision.id
+    assert other.revision.settings.llm == LlmSpec(slots=2, pooling=Pooling.MEAN)
 
 
 def test_what_is_pushed_from_a_path_has_its_owner(registry: Registry, tmp_path: Path) -> None:

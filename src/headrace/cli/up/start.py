@@ -239,8 +239,12 @@ def command(
             )
             for tensor in document["inputs"]
         ]
+        is_language_model = not inputs and not document["outputs"]
     except (HeadraceError, KeyError, ValueError):
         return short
+    if is_language_model:
+        chat = {"model": endpoint, "messages": [{"role": "user", "content": "Hello!"}]}
+        return f"curl -s {http_url}/v1/chat/completions -d '{json.dumps(chat)}'"
     path, body = f"v2/models/{endpoint}/infer", example_body(inputs, example)
     if coded := _base64_body(inputs):
         path, body = f"v1/models/{endpoint}:predict", coded

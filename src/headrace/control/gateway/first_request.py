@@ -75,6 +75,7 @@ class _Tensor(msgspec.Struct):
 
 class _Metadata(msgspec.Struct):
     inputs: tuple[_Tensor, ...]
+    outputs: tuple[_Tensor, ...] = ()
 
 
 async def send_first_request(
@@ -119,6 +120,8 @@ async def _ask(
         return described, False
     body = described.body
     metadata = msgspec.json.decode(body, type=_Metadata)
+    if not metadata.inputs and not metadata.outputs:
+        return described, True  # a language model, whose tokens may cost minutes
     specs = tuple(
         TensorSpec(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
         for tensor in metadata.inputs

@@ -135,7 +135,9 @@ class RoutedEndpoint:
         if not is_needed or not versions.get(version):
             return None
         addresses = tuple(sorted(replica.address for replica in versions[version]))
-        return RevisionTarget(version=version, weight=100, replicas=addresses)
+        arms = self.current.arms if self.current else ()
+        openai = any(arm.openai for arm in arms if arm.version == version)
+        return RevisionTarget(version=version, weight=100, replicas=addresses, openai=openai)
 
     def _can_answer(self, arm: DesiredArm) -> bool:
         if arm.revision.pool:

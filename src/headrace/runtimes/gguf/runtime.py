@@ -66,7 +66,9 @@ class GgufModel:
     It has no tensors: callers use OpenAI's API on the address of `serve`.
     """
 
-    signature = ModelSignature(inputs=(), outputs=(), batched=False)
+    signature = ModelSignature(
+        inputs=(), outputs=(), batched=True, row_reason="llama.cpp batches the tokens of all slots"
+    )
     concurrent = True
 
     def __init__(self, files: GgufModelFiles, device: DeviceUse) -> None:
@@ -115,8 +117,10 @@ class GgufModel:
         params.n_gpu_layers = 0
         params.fit_params = False  # it would change the context without notice
         params.cache_ram_mib = 0  # up to 8 GiB, besides the slots' own caches
+        params.cache_idle_slots = False
         params.endpoint_metrics = True
         params.endpoint_slots = params.ui = False
+        params.cors_origins = ""  # the gateway decides
         params.verbosity = _WARNINGS
         if spec.pooling is not None or self.files.pooling is not None:
             params.embedding = True

@@ -323,6 +323,11 @@ def test_a_device_that_no_image_of_ours_has_is_refused(runtime: str, device: Dev
     assert container["image"] == "mine:1"
 
 
+def test_a_language_model_is_refused_with_any_image() -> None:
+    with pytest.raises(FailedPreconditionError, match="'gguf' are not served on Kubernetes yet"):
+        pod_of(settings={"runtime": "gguf"}, image="mine:1")
+
+
 def test_images_are_those_that_are_built_with_the_runtimes_libraries() -> None:
     assert {*IMAGES.values(), *GPU_IMAGES.values()} <= BUILT.keys() | {"replica-torch"}
     for runtime, image in IMAGES.items():

@@ -1,0 +1,61 @@
+"""A language model in a confined replica: its socket, its restart, and its refusal."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+from tests.e2e.control.system import System, replicas
+from tests.gguf_models import smollm2
+
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+
+ASKED = "What is the capital of France? Answer in one sentence."
+CHAT = {"messages": [{"role": "user", "content": ASKED}], "max_tokens": 24, "temperature": 0}
+SETTINGS = {"llm": {"slots": 2, "context_tokens": 512}, "batching": {"intra_op_threads": 1}}
+
+
+@pytest.fixture
+def model(request: pytest.FixtureRequest) -> Path:
+    return smollm2(request)
+
+
+def answer(system: System) -> str:
+    (socket,) = system.home.glob("run/r*/http.sock.openai")
+    transport = httpx.HTTPTransport(uds=str(socket))
+    with httpx.Client(transport=transport, timeout=60) as client:
+        response = client.post("http://replica/v1/chat/completions", json=CHAT)
+    content: str = response.json()["choices"][0]["message"]["content"]
+    return content
+
+
+def test_a_confined_replica_serves_and_is_restarted(system: System, model: Path) -> None:
+    system.start({"name": "chat", "model": str(model), **SETTINGS})
+    status = system.wait_ready(120)
+
+    (replica,) = replicas(status, "chat")
+    assert status["endpoints"][0].get("note", "") == ""
+    assert "Paris" in answer(system)
+
+    psutil.Process(replica["pid"]).kill()
+    system.wait_for(
+        lambda status: any(
+            new["state"] == "ready" and new["pid"] != replica["pid"]
+            for new in replicas(status, "chat")
+        ),
+        120,
+    )
+    assert "Paris" in answer(system)
+
+
+def test_a_model_without_enough_memory_says_what_it_needs(system: System, model: Path) -> None:
+    settings: dict[str, Any] = {"llm": {"slots": 256, "context_tokens": 8192}}
+    system.start({"name": "chat", "model": str(model), **settings, "memory_bytes": 1 << 30})
+
+    status = system.wait_for(lambda status: "needs " in json.dumps(status["endpoints"]), 60)
+
+    assert "48.4 GB" in json.dumps(status)
+    assert "set a lower `llm.slots`" in json.dumps(status)
