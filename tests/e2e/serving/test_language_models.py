@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 
 from headrace.core.settings import LlmSpec, Pooling
 from tests.e2e.replicas import Replica, running, start, stop
-from tests.gguf_models import LLAMA, gguf, smollm2
+from tests.gguf_models import LLAMA, Value, gguf, smollm2
 from tests.ports import free_port
 
 pytestmark = pytest.mark.e2e
@@ -119,6 +120,35 @@ def test_embeddings_of_a_chat_model_are_refused_unless_a_pooling_is_set(
         assert [len(vector) for vector in vectors] == [576, 576]
         assert sum(x * x for x in vectors[0]) == pytest.approx(1, abs=1e-3)
         assert "Paris" in chat(other)["choices"][0]["message"]["content"]
+
+
+def test_a_lora_adapter_beside_the_model_is_applied(model: Path, tmp_path: Path) -> None:
+    """One of rank 1, of noise: the answer makes no sense with it, and is the model's without."""
+    noise = np.random.default_rng(0).normal(0, 0.5, (30, 2, 576)).astype("<f4")
+    tensors = [
+        (f"blk.{layer}.attn_q.weight.lora_{side}", shape, 0, noise[layer, i].tobytes())
+        for layer in range(30)
+        for i, (side, shape) in enumerate({"a": (576, 1), "b": (1, 576)}.items())
+    ]
+    keys: dict[str, Value] = {
+        "general.architecture": "llama",
+        "general.type": "adapter",
+        "adapter.type": "lora",
+        "adapter.lora.alpha": 1.0,
+    }
+    folder = tmp_path / "m"
+    folder.mkdir()
+    (folder / "noise.gguf").write_bytes(gguf(keys, tensors))
+    (folder / "base.gguf").symlink_to(model)
+
+    with running(tmp_path, folder, uds=str(tmp_path / "http.sock"), **ONE_THREAD) as replica:
+        changed, plain = (
+            chat(replica, **body)["choices"][0]["message"]["content"]
+            for body in ({}, {"lora": [{"id": 0, "scale": 0.0}]})
+        )
+
+    assert "Paris" in plain
+    assert "Paris" not in changed
 
 
 def test_the_usual_routes_answer_on_the_first_address(replica: Replica) -> None:

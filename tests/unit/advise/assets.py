@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from headrace.testing import models
+from tests import gguf_models
 
 PYTHON = "from headrace.runtimes import PythonModel\n\n\nclass Mine(PythonModel):\n    pass\n"
 
@@ -146,15 +147,10 @@ def safetensors(*, missing: int = 0) -> bytes:
 
 
 def gguf() -> bytes:
-    def text(value: str) -> bytes:
-        return struct.pack("<Q", len(value)) + value.encode()
-
-    settings = [
-        text("general.architecture") + struct.pack("<I", 8) + text("llama"),
-        text("tokens") + struct.pack("<IIQ", 9, 8, 2) + text("a") + text("b"),
-    ]
-    tensor = text("w") + struct.pack("<I2QIQ", 2, 64, 64, 2, 0)
-    return b"GGUF" + struct.pack("<IQQ", 3, 1, len(settings)) + b"".join(settings) + tensor
+    return gguf_models.gguf(
+        {"general.architecture": "llama", "tokens": ["a", "b"]},
+        [("w", (64, 64), 2, bytes(64 * 64 // 32 * 18))],
+    )
 
 
 def xgboost_json() -> bytes:

@@ -29,6 +29,7 @@ from headrace.advise.inventory.walk import (
 )
 from headrace.core import InvalidArgumentError
 from headrace.registry import read_content
+from tests.gguf_models import gguf
 from tests.unit.advise import assets
 
 KNOWN = InventoryContext(runtimes=("onnx", "python"), max_opset=20)
@@ -483,30 +484,17 @@ def test_a_header_of_safetensors_that_is_none_is_told(header: object, tmp_path: 
 
 
 def test_gguf_tells_weights_of_all_kinds_and_passes_over_arrays(tmp_path: Path) -> None:
-    def text(value: str) -> bytes:
-        return struct.pack("<Q", len(value)) + value.encode()
-
-    settings = [
-        text("numbers") + struct.pack("<IIQ", 9, 5, 3) + b"\0" * 12,
-        text("general.file_type") + struct.pack("<II", 4, 1),
-        text("nested") + struct.pack("<IIQ", 9, 9, 1) + struct.pack("<IQ", 0, 2) + b"\0\0",
-    ]
-    tensors = [
-        text("a") + struct.pack("<IQIQ", 1, 64, 1, 0),
-        text("b") + struct.pack("<IQIQ", 1, 640, 30, 0),
-        text("c") + struct.pack("<IQIQ", 1, 64, 999, 0),
-    ]
-    data = b"GGUF" + struct.pack("<IQQ", 3, len(tensors), len(settings))
-
-    _, details = _examined(tmp_path / "a.gguf", data + b"".join([*settings, *tensors]))
-    _, odd = _examined(
-        tmp_path / "b.gguf",
-        b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + text("x") + struct.pack("<I", 77),
+    whole = gguf(
+        {"numbers": [1, 2, 3], "general.file_type": 1},
+        [("a", (64,), 1, bytes(128)), ("b", (640,), 30, bytes(1280)), ("c", (64,), 999, b"")],
     )
+
+    _, details = _examined(tmp_path / "a.gguf", whole)
+    _, odd = _examined(tmp_path / "b.gguf", whole[:-1])
 
     assert details.problems == ()
     assert details.notes["general.file_type"] == "1"
-    assert details.weights == {"FP16": 128, "BF16": 1280, "?": 64}
+    assert details.weights == {"FP16": 128, "BF16": 1280}
     assert [one.code for one in odd.problems] == [AssetProblemKind.BROKEN]
 
 

@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 from headrace.core import InvalidArgumentError, UnsupportedModelError
 from headrace.core.settings import LlmSpec, Pooling
 from headrace.runtimes import detect_runtime, inspect_model
-from headrace.runtimes.file_bytes import BrokenFileError
-from headrace.runtimes.gguf import GgufModelFiles, find_gguf
-from headrace.runtimes.gguf.file import read_header
+from headrace.runtimes.file_bytes import BrokenFileError, FileReader
+from headrace.runtimes.gguf import GgufModelFiles, find_gguf, read_header
 from tests.gguf_models import LLAMA, Value, gguf, smollm2
 
 TENSORS = [("token_embd.weight", (64, 4), 3, bytes(160)), ("norm.weight", (64,), 0, bytes(256))]
@@ -161,8 +160,8 @@ def test_what_is_not_one_language_model_is_refused(
 def test_a_damaged_file_is_refused(tmp_path: Path, content: bytes, reason: str) -> None:
     (tmp_path / "m.gguf").write_bytes(content)
 
-    with pytest.raises(BrokenFileError, match=reason):
-        read_header(tmp_path / "m.gguf")
+    with FileReader(tmp_path / "m.gguf") as source, pytest.raises(BrokenFileError, match=reason):
+        read_header(source)
 
 
 @given(st.data())

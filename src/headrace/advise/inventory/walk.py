@@ -47,6 +47,7 @@ RUNTIMES: Final[Mapping[AssetFormat, str]] = {
     AssetFormat.XGBOOST_UBJ: "xgboost",
     AssetFormat.LIGHTGBM: "lightgbm",
     AssetFormat.CATBOOST: "catboost",
+    AssetFormat.GGUF: "gguf",
     AssetFormat.OPTIMIZED: "optimized",
 }
 """The runtime of a format, if it is installed."""
@@ -68,7 +69,7 @@ CONVERSIONS: Final[Mapping[AssetFormat, str]] = {
     AssetFormat.LIGHTGBM: _TREES,
     AssetFormat.CATBOOST: 'model.save_model("model.onnx", format="onnx")',
     AssetFormat.SAFETENSORS: "it contains only weights: export the model that loads them to ONNX",
-    AssetFormat.GGUF: "serve it with llama.cpp or vLLM behind an endpoint (`upstream`)",
+    AssetFormat.GGUF: "install `headrace[llm]`, or serve it behind an endpoint (`upstream`)",
     AssetFormat.PMML: "export the original model to ONNX",
 }
 """Remedies for formats that no installed runtime serves."""

@@ -14,12 +14,11 @@ from headrace.advise.inventory.asset import (
     problem,
 )
 from headrace.runtimes.file_bytes import BrokenFileError, FileReader
-from headrace.runtimes.onnx.facts import TensorInfo, bits_of
+from headrace.runtimes.gguf import read_header
+from headrace.runtimes.onnx.facts import TensorInfo
 
 _MAX_HEADER: Final = 64 << 20
 _MAX_TENSORS: Final = 200_000
-_MAX_SETTINGS: Final = 10_000
-_MAX_STEPS: Final = 4_000_000
 _NAMES: Final = {
     **{f"F{bits}": f"FP{bits}" for bits in (4, 16, 32, 64)},
     **{f"I{bits}": f"INT{bits}" for bits in (8, 16, 32, 64)},
@@ -27,15 +26,6 @@ _NAMES: Final = {
     "F8_E4M3": "FP8E4M3FN",
     "F8_E5M2": "FP8E5M2",
 }
-_GGML: Final = (
-    *("FP32", "FP16", "Q4_0", "Q4_1", "?", "?", "Q5_0", "Q5_1", "Q8_0", "Q8_1"),
-    *("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "Q8_K", "IQ2_XXS", "IQ2_XS", "IQ3_XXS", "IQ1_S"),
-    *("IQ4_NL", "IQ3_S", "IQ2_S", "IQ4_XS", "INT8", "INT16", "INT32", "INT64", "FP64", "IQ1_M"),
-    "BF16",
-)
-"""Datatypes of GGUF by their numbers; 4 and 5 are no longer used."""
-_SIZES: Final = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
-_TEXT, _ARRAY = 8, 9
 
 
 class _Tensor(msgspec.Struct):
@@ -92,86 +82,22 @@ def safetensors_details(source: FileReader) -> Details:
     )
 
 
-class _Gguf:
-    """A cursor through a GGUF file with a limited number of steps."""
-
-    def __init__(self, source: FileReader) -> None:
-        self.source = source
-        self.offset = 0
-        self._left = _MAX_STEPS
-
-    def number(self, form: str) -> int:
-        size = {"I": 4, "Q": 8}[form]
-        value = self.source.number(self.offset, form)
-        self.skip(size)
-        return value
-
-    def skip(self, size: int) -> None:
-        self._left -= 1
-        self.offset += size
-        if self._left < 0 or self.offset > self.source.size:
-            raise BrokenFileError("is truncated or damaged: it ends before its content does")
-
-    def text(self) -> str:
-        length = self.number("Q")
-        start = self.offset
-        self.skip(length)
-        return self.source.read(start, min(length, 200)).decode("utf-8", "replace")
-
-    def value(self, kind: int, depth: int = 0) -> str:
-        """Return a metadata value as text; arrays are skipped."""
-        if kind == _TEXT:
-            return self.text()
-        if kind == _ARRAY:
-            inner, count = self.number("I"), self.number("Q")
-            if inner in _SIZES:
-                self.skip(_SIZES[inner] * count)
-            elif inner == _TEXT or depth < 4:  # noqa: PLR2004  # arrays of arrays are rare
-                for _ in range(count):
-                    self.value(inner, depth + 1)
-            return ""
-        if kind not in _SIZES:
-            raise BrokenFileError("is damaged: a metadata value of an unknown type")
-        size = _SIZES[kind]
-        raw = self.source.read(self.offset, size)
-        self.skip(size)
-        return str(int.from_bytes(raw, "little"))
-
-
 def gguf_details(source: FileReader) -> Details:
     """Return architecture and quantisation of a GGUF file.
 
     Raises:
         BrokenFileError: The file is damaged.
     """
-    cursor = _Gguf(source)
-    cursor.skip(4)
-    version, tensors, settings = cursor.number("I"), cursor.number("Q"), cursor.number("Q")
-    if not 2 <= version <= 10 or settings > _MAX_SETTINGS or tensors > _MAX_TENSORS:  # noqa: PLR2004  # 1 was big-endian or short
-        raise BrokenFileError("is damaged: its header is not valid")
-    notes: dict[str, str] = {"version": str(version), "tensors": str(tensors)}
-    for _ in range(settings):
-        name = cursor.text()
-        value = cursor.value(cursor.number("I"))
-        if name in {"general.architecture", "general.name", "general.file_type"}:
-            notes[name] = value
-    weights: Counter[str] = Counter()
-    for _ in range(tensors):
-        cursor.text()
-        count = 1
-        for _ in range(min(cursor.number("I"), 8)):
-            count = min(count * cursor.number("Q"), 1 << 50)
-        number = cursor.number("I")
-        kind = _GGML[number] if number < len(_GGML) else "?"
-        cursor.skip(8)
-        # Approximate bits per weight, sufficient for shares.
-        is_packed = kind.startswith(("Q", "IQ"))
-        bits = int(kind.strip("IQ")[0]) if is_packed else bits_of(kind)
-        weights[kind] += count * bits // 8
+    header = read_header(source)
+    keys = ("general.architecture", "general.name", "general.file_type")
     return Details(
-        producer=notes.get("general.architecture", ""),
-        weights={name: size for name, size in weights.items() if size},
-        notes=notes,
+        producer=header.text("general.architecture"),
+        weights={_NAMES.get(name, name): size for name, size in header.type_bytes.items() if size},
+        notes={
+            "version": str(header.version),
+            "tensors": str(header.tensors),
+            **{key: str(header.values[key]) for key in keys if key in header.values},
+        },
     )
 
 

@@ -76,6 +76,8 @@ class GgufHeader:
     """Keys and tensors of one file; a list of strings is stored as its length."""
 
     size_bytes: int
+    version: int
+    tensors: int
     values: dict[str, int | str | list[int]] = field(default_factory=dict)
     parameters: int = 0
     type_bytes: Counter[str] = field(default_factory=Counter)
@@ -194,7 +196,8 @@ def find_gguf(path: Path) -> GgufModelFiles:
     headers: dict[Path, GgufHeader] = {}
     for file in visible_files(path, (SUFFIX,)) if path.is_dir() else (path,):
         try:
-            headers[file] = read_header(file)
+            with FileReader(file) as source:
+                headers[file] = read_header(source)
         except (BrokenFileError, OSError) as error:
             raise UnsupportedModelError(f"{file}: {error}") from None
     adapters = [f for f, header in headers.items() if header.text("general.type") == "adapter"]
@@ -265,32 +268,31 @@ def _described(
     )
 
 
-def read_header(file: Path) -> GgufHeader:
+def read_header(source: FileReader) -> GgufHeader:
     """Return the header of a file.
 
     Raises:
         BrokenFileError: It is not a GGUF file of a supported version, or is damaged.
     """
-    with FileReader(file) as source:
-        if source.head(len(MAGIC)) != MAGIC:
-            raise BrokenFileError("is not a GGUF file")
-        cursor = _Cursor(source, offset=len(MAGIC))
-        version = cursor.number("I")
-        if version not in _VERSIONS:
-            is_swapped = version.to_bytes(4, "little") in {v.to_bytes(4, "big") for v in _VERSIONS}
-            reason = "has big-endian numbers" if is_swapped else f"is of GGUF version {version}"
-            raise BrokenFileError(f"{reason}; supported is version 2 or 3, little-endian")
-        tensors, keys = cursor.count("tensors"), cursor.count("keys")
-        header = GgufHeader(size_bytes=source.size)
-        for _ in range(keys):
-            key = cursor.text()
-            header.values[key] = cursor.value(cursor.number("I"))
-        ends = [cursor.tensor(header) for _ in range(tensors)]
-        alignment = max(header.number("general.alignment", _DEFAULT_ALIGNMENT), 1)
-        start = math.ceil(cursor.offset / alignment) * alignment
-        if tensors and start + max(ends) > source.size:
-            raise BrokenFileError("is truncated or damaged: it ends before its tensors do")
-        return header
+    if source.head(len(MAGIC)) != MAGIC:
+        raise BrokenFileError("is not a GGUF file")
+    cursor = _Cursor(source, offset=len(MAGIC))
+    version = cursor.number("I")
+    if version not in _VERSIONS:
+        is_swapped = version.to_bytes(4, "little") in {v.to_bytes(4, "big") for v in _VERSIONS}
+        reason = "has big-endian numbers" if is_swapped else f"is of GGUF version {version}"
+        raise BrokenFileError(f"{reason}; supported is version 2 or 3, little-endian")
+    tensors, keys = cursor.count("tensors"), cursor.count("keys")
+    header = GgufHeader(size_bytes=source.size, version=version, tensors=tensors)
+    for _ in range(keys):
+        key = cursor.text()
+        header.values[key] = cursor.value(cursor.number("I"))
+    ends = [cursor.tensor(header) for _ in range(tensors)]
+    alignment = max(header.number("general.alignment", _DEFAULT_ALIGNMENT), 1)
+    start = math.ceil(cursor.offset / alignment) * alignment
+    if tensors and start + max(ends) > source.size:
+        raise BrokenFileError("is truncated or damaged: it ends before its tensors do")
+    return header
 
 
 @dataclass(slots=True)
