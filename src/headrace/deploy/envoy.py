@@ -187,6 +187,7 @@ def _route(endpoint: Endpoint, addresses: Mapping[tuple[str, str], Sequence[str]
                 else tuple(addresses[endpoint.name, version.number]),
                 weight=version.weight,
                 upstream=version.upstream,
+                encodes=bool(version.artifact and version.artifact.encodes),
             )
             for version in endpoint.versions
         ),

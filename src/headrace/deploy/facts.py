@@ -37,6 +37,9 @@ class Artifact:
     labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Class names by output."""
 
+    encodes: bool = False
+    """Whether it is an encoder of texts; False for a file outside of a registry."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VersionShare:

@@ -9,11 +9,13 @@ from headrace.core import (
     DeadlineExceededError,
     FeaturesUnavailableError,
     HeadraceError,
+    RequestedOutput,
     RequestRows,
     RuntimeFailedError,
     Tensors,
     UnavailableError,
 )
+from headrace.core.encoders import TOKEN_COUNT
 from headrace.engine.collate import PaddingPlan, join, split
 from headrace.engine.ticket import Ticket
 from headrace.runtimes import DeadlineModel, Model
@@ -53,7 +55,7 @@ def run_batch(model: Model, batch: Batch, plan: PaddingPlan | None) -> None:
     tickets = batch.tickets
     try:
         inputs, batch.length = join(tickets, plan)
-        output_names = _wanted_outputs(tickets)
+        output_names = _wanted_outputs(model, tickets)
         batch.joined_at = time.monotonic()
         batch.executions += 1
         outputs = run_model(model, inputs, output_names, tickets)
@@ -104,13 +106,24 @@ def as_failure(error: Exception) -> HeadraceError:
     return failure
 
 
-def _wanted_outputs(tickets: Sequence[Ticket]) -> tuple[str, ...] | None:
-    """Return the outputs that any ticket requested; None if a ticket requested all of them."""
+def _wanted_outputs(model: Model, tickets: Sequence[Ticket]) -> tuple[str, ...] | None:
+    """Return the outputs that any ticket requested; None if a ticket requested all of them.
+
+    "All" excludes `TOKEN_COUNT`: if another ticket requested that, all outputs are named.
+    """
     names: dict[str, None] = {}
+    wants_all = False
     for ticket in tickets:
         outputs = ticket.request.outputs
         if not outputs:
-            return None
+            wants_all = True
         for output in outputs:
             names[output.name] = None
-    return tuple(names)
+    if not wants_all:
+        return tuple(names)
+    if TOKEN_COUNT not in names:
+        return None
+    every = tuple(RequestedOutput(name=spec.name) for spec in model.signature.outputs)
+    for ticket in tickets:
+        ticket.request.outputs = ticket.request.outputs or every
+    return (*(output.name for output in every), TOKEN_COUNT)

@@ -51,6 +51,8 @@ class RevisionTarget:
     """Whether the replicas host other versions too; each request then names the version."""
     openai: bool = False
     """Whether its replicas serve OpenAI's API on their socket with `.openai` appended."""
+    encodes: bool = False
+    """Whether its replicas answer `/v1/embeddings` or `/v1/rerank` themselves."""
 
     def check(self) -> None:
         """Raise InvalidArgumentError for values that Envoy cannot represent."""

@@ -12,6 +12,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import cast
 
+import numpy as np
+
 from headrace.core import (
     VARIABLE,
     HeadraceError,
@@ -24,7 +26,9 @@ from headrace.core import (
     with_weakest_evidence,
 )
 from headrace.core.devices import ON_CPU, DeviceUse
+from headrace.core.encoders import TOKEN_COUNT
 from headrace.observe import Histogram
+from headrace.pipeline.tokenize import MASK, TokenizerStep
 from headrace.runtimes import DeadlineModel, Model
 
 
@@ -65,6 +69,8 @@ class Pipeline:
         self.intra_op_threads = max(
             (getattr(step.model, "intra_op_threads", None) or 0 for step in self.steps), default=0
         )
+        self._token_mask = _token_mask(self.steps)
+        self.counts_tokens = bool(self._token_mask)
         self._lock = threading.Lock()
 
     def run(
@@ -74,7 +80,7 @@ class Pipeline:
         *,
         deadline: float | None = None,
     ) -> Tensors:
-        """Run all steps on one batch."""
+        """Run all steps on one batch; also returns `TOKEN_COUNT` if it is requested."""
         tensors = dict(inputs)
         for step in self.steps:
             started = time.perf_counter()
@@ -93,6 +99,8 @@ class Pipeline:
             with self._lock:
                 step.seconds.observe(took_s)
         output_names = outputs or [spec.name for spec in self.signature.outputs]
+        if TOKEN_COUNT in output_names:
+            tensors[TOKEN_COUNT] = tensors[self._token_mask].sum(axis=1, dtype=np.int64)
         return {name: tensors[name] for name in output_names}
 
     def example_inputs(self, *, rows: int = 1, variable: int = 1) -> Tensors:
@@ -109,6 +117,12 @@ class Pipeline:
     def close(self) -> None:
         """Close all steps; may be called again."""
         close_all([step.model.close for step in reversed(self.steps)])
+
+
+def _token_mask(steps: Sequence[PipelineStep]) -> str:
+    """Return the pipeline's name of the mask of the only tokenizer's tokens, else an empty text."""
+    masks = [step.writes[MASK] for step in steps if isinstance(step.model, TokenizerStep)]
+    return masks[0] if len(masks) == 1 else ""
 
 
 def _takes_deadline(model: Model) -> bool:

@@ -7,12 +7,12 @@ from typing import Final
 from headrace.core import HeadraceError
 from headrace.engine import Ticket
 from headrace.observe.metrics import TEXT_TYPE
-from headrace.protocol import encode_error
 from headrace.protocol.protos import INFERENCE_SERVICE
-from headrace.serving.exchange import TEXT, Exchange, send_error
+from headrace.serving.exchange import TEXT, Exchange, error_body, send_error
 from headrace.serving.grpc.bridge import INFER, GrpcBridge, send_grpc_error
 from headrace.serving.internal import InternalApi
 from headrace.serving.invocations import INVOCATIONS, InvocationsApi
+from headrace.serving.openai import OPENAI_ROUTES, OpenAiApi
 from headrace.serving.pages import ModelPages
 from headrace.serving.routing import (
     Handler,
@@ -39,6 +39,7 @@ _INFERENCE: Final = frozenset(
         (b"POST", b":predict"),
         (b"POST", INVOCATIONS),
         (b"POST", f"/{INFERENCE_SERVICE}/{INFER}".encode()),
+        *OPENAI_ROUTES,
     }
 )
 """Handler keys of inference requests in the APIs."""
@@ -56,7 +57,7 @@ class Application:
         v2 = V2Api(state, has_repository=has_repository)
         v1 = V1Api(state)
         grpc = GrpcBridge(state, has_repository=has_repository)
-        self._apis = (v2, v1, grpc, InvocationsApi(state))
+        self._apis = (v2, v1, grpc, InvocationsApi(state), OpenAiApi(state))
         self._pages = ModelPages(state)
         self._observer = Observer(state)
         self._recorder = RequestRecorder(state)
@@ -94,7 +95,7 @@ class Application:
 
     def _make_router(self) -> Router:
         """Return all routes; inference handlers are wrapped only while outcomes are observed."""
-        v2, v1, grpc, invocations = self._apis
+        v2, v1, grpc, invocations, openai = self._apis
         name, version = self._state.name, self._state.version
         is_seen = self._observer.is_on or self._recorder.is_on or self._sampler.is_on
         observed = self._seen if is_seen else dict
@@ -111,6 +112,7 @@ class Application:
             **self._pages.handlers(),
             **observed(grpc.handlers()),
             **observed(invocations.handlers()),
+            **observed(openai.handlers()),
             **self._internal.handlers(),
             **drift_handlers(self._sampler, self._observe_or_not),
             (b"GET", b"/metrics"): self.metrics,
@@ -146,7 +148,8 @@ class Application:
 def send_refusal(exchange: Exchange, error: HeadraceError) -> None:
     """Send an error in the caller's protocol."""
     if isinstance(error, MethodNotAllowedError):
-        exchange.send(405, encode_error(error), headers={b"Allow": error.allowed})
+        headers = {b"Allow": error.allowed}
+        exchange.send(405, error_body(exchange, error, 405), headers=headers)
     elif exchange.is_grpc:
         send_grpc_error(exchange, error)
     else:
@@ -156,7 +159,8 @@ def send_refusal(exchange: Exchange, error: HeadraceError) -> None:
 def send_failure(exchange: Exchange) -> None:
     """Send an internal error; called while the exception of a bug is handled."""
     _log.exception("request failed", extra={"request_id": exchange.request_id})
-    exchange.send(500, encode_error("internal error; the replica's log has the details"))
+    error = HeadraceError("internal error; the replica's log has the details")
+    exchange.send(500, error_body(exchange, error, 500))
 
 
 class MetricsApplication:

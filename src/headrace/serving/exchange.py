@@ -11,6 +11,7 @@ from headrace.core import HeadraceError, InferResponse, RuntimeFailedError, Unav
 from headrace.core.headers import NOT_STARTED_HEADER, ROWS_HEADER, WANT_HEADER
 from headrace.engine import Outcome, Ticket
 from headrace.protocol import Body, Buffer, encode_error, http_status
+from headrace.protocol.openai import EMBEDDINGS_PATH, RERANK_PATHS, encode_openai_error
 
 _log = logging.getLogger(__name__)
 
@@ -193,7 +194,15 @@ def send_error(exchange: Exchange, error: HeadraceError) -> None:
         headers[b"Retry-After"] = b"%d" % max(1, math.ceil(error.retry_after_s))
         if isinstance(error, UnavailableError):
             headers[_NOT_STARTED] = b"1"  # the gateway may try another replica
-    exchange.send(http_status(error), encode_error(error), headers=headers)
+    status = http_status(error)
+    exchange.send(status, error_body(exchange, error, status), headers=headers)
+
+
+def error_body(exchange: Exchange, error: HeadraceError, status: int) -> bytes:
+    """Return the JSON of an error: OpenAI's on its routes, else the Open Inference Protocol's."""
+    path = exchange.path.partition(b"?")[0].rstrip(b"/")
+    is_openai = path == EMBEDDINGS_PATH or path in RERANK_PATHS
+    return encode_openai_error(error, status) if is_openai else encode_error(error)
 
 
 def log_failure(exchange: Exchange, error: RuntimeFailedError) -> None:

@@ -41,14 +41,23 @@ from headrace.gateway import EndpointRoute, RevisionTarget
 DRAIN_S = 30.0
 
 
-def arm(version: str, *, weight: int = 100, replicas: int = 1, batch: int = 32) -> DesiredArm:
+def arm(
+    version: str,
+    *,
+    weight: int = 100,
+    replicas: int = 1,
+    batch: int = 32,
+    encodes: bool = False,
+) -> DesiredArm:
     settings_ = ReplicaSettings(
         model_name="m",
         model_version=version,
         path=f"/models/{version}",
         batching=BatchingSpec(max_batch_size=batch),
     )
-    revision = make_revision(endpoint=EndpointName("m"), model=f"m:{version}", settings=settings_)
+    revision = make_revision(
+        endpoint=EndpointName("m"), model=f"m:{version}", settings=settings_, encodes=encodes
+    )
     return DesiredArm(revision=revision, weight=weight, replicas=replicas)
 
 
@@ -172,6 +181,7 @@ def test_a_new_endpoint_starts_its_replicas_and_is_known_at_once() -> None:
     assert [a.name for a in actions if isinstance(a, StartReplica)] == ["m-1-1", "m-1-2"]
     assert world.attempted is not None
     assert world.attempted[0].arms[0].replicas == ()
+    assert not world.attempted[0].arms[0].encodes
 
 
 def test_only_ready_replicas_get_requests() -> None:
@@ -273,8 +283,8 @@ def test_a_new_version_takes_over_early_if_the_old_one_cannot_answer() -> None:
 
 
 def test_former_replicas_get_requests_again_if_the_version_that_replaced_them_ends() -> None:
-    world = settled(arm("1", replicas=2))
-    world.desired = want(arm("2"))
+    world = settled(arm("1", replicas=2, encodes=True))
+    world.desired = want(arm("2", encodes=True))
     world.step()
     world.probe("m-2-3", ProbeResult.READY)
     world.step()
@@ -284,6 +294,8 @@ def test_former_replicas_get_requests_again_if_the_version_that_replaced_them_en
     world.acknowledge()
 
     assert world.serving() == {"m-1-1", "m-1-2"}
+    assert world.published is not None
+    assert world.published[0].arms[0].encodes
     world.settle()
     assert world.serving() == {"m-2-3"}
     assert not world.of_version("1")

@@ -8,10 +8,18 @@ import msgspec
 import pytest
 
 from headrace.control.desired.resolve import Resolver, check_still_trusted
-from headrace.control.model.desired import DesiredEndpoint, Revision
-from headrace.core import NotSignedError, NullPolicy, SignedSettings
+from headrace.control.model.desired import DesiredEndpoint, Revision, with_id
+from headrace.core import (
+    Datatype,
+    ModelSignature,
+    NotSignedError,
+    NullPolicy,
+    SignedSettings,
+    TensorSpec,
+)
 from headrace.core.devices import Device
 from headrace.core.settings import LlmSpec, Pooling
+from headrace.core.inspection import Inspected
 from headrace.core.spec.access import SecuritySpec
 from headrace.core.spec.parse import SpecError, parse_spec
 from headrace.registry import Registry
@@ -32,6 +40,25 @@ def model(tmp_path: Path) -> Path:
     path = tmp_path / "m.onnx"
     path.write_bytes(b"model")
     return path
+
+
+def test_an_encoder_of_texts_is_known_by_its_signature_and_keeps_its_id(
+    registry: Registry, model: Path
+) -> None:
+    encoder = ModelSignature(
+        inputs=(TensorSpec(name="text", datatype=Datatype.BYTES, shape=(-1,)),),
+        outputs=(TensorSpec(name="embedding", datatype=Datatype.FP32, shape=(-1, 4)),),
+        batched=True,
+    )
+    version = registry.push("m", model)
+    registry.push("n", model, inspect=lambda *_, **__: Inspected("onnx", encoder))
+    [other] = resolve(registry, {"name": "m", "model": version.reference})
+    [embeds] = resolve(registry, {"name": "n", "model": "n:1"})
+
+    revision = embeds.arms[0].revision
+    assert not other.arms[0].revision.encodes
+    assert revision.encodes
+    assert with_id(msgspec.structs.replace(revision, encodes=False)).id == revision.id
 
 
 def test_a_file_is_pushed_under_the_endpoints_name_once(registry: Registry, model: Path) -> None:

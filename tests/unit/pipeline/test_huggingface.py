@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from headrace.core import Array, CodeNotAllowedError, FailedPreconditionError, UnsupportedModelError
+from headrace.core.encoders import TOKEN_COUNT
 from headrace.pipeline.classify import softmax
 from headrace.pipeline.huggingface import image_spec
 from headrace.runtimes import detect_runtime, inspect_model, load_model
@@ -162,6 +163,18 @@ def test_an_export_that_pools_itself_is_not_pooled_again(tmp_path: Path) -> None
     answer = model.run({"text": elements("a b")})
 
     np.testing.assert_allclose(answer["embedding"][0], mean_scores("a b", 3), atol=1e-6)
+    model.close()
+
+
+def test_tokens_of_each_text_are_counted_for_requests_that_name_them(tmp_path: Path) -> None:
+    folder = hub_folders.write_text(tmp_path / "mood", max_position_embeddings=5)
+    model = load_model(folder)
+
+    answer = model.run({"text": elements(*TEXTS)}, ["label", TOKEN_COUNT])
+
+    assert answer.keys() == {"label", TOKEN_COUNT}
+    assert answer[TOKEN_COUNT].tolist() == [5, 3, 5, 2]  # with [CLS] and [SEP], truncated
+    assert TOKEN_COUNT not in model.run({"text": elements("a")})
     model.close()
 
 

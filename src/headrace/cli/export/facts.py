@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+import msgspec
+
 from headrace.cli.base.model_store import ModelStore
 from headrace.cli.base.offline import resolver
 from headrace.core import HeadraceError, InvalidArgumentError
@@ -93,6 +95,8 @@ def observed_of(view: Mapping[str, Any]) -> LiveEndpoint:
 
 def artifacts_of(models: "set[str]", store: ModelStore) -> dict[str, Artifact]:
     """Return facts of models from the registry, or from a file; an export selects from them."""
+    from headrace.core import ModelSignature
+    from headrace.core.encoders import encoder_task
     from headrace.core.spec.parse import is_model_path
     from headrace.runtimes import detect_runtime, runs_code
 
@@ -109,6 +113,7 @@ def artifacts_of(models: "set[str]", store: ModelStore) -> dict[str, Artifact]:
             version = store.get(model)
         except HeadraceError:
             continue
+        signature = msgspec.convert(version["signature"], ModelSignature)
         # The digest of a directory covers a list of files, which a replica cannot verify.
         is_lone = len(version["files"]) == 1 and not version["files"][0]["path"]
         artifacts[model] = Artifact(
@@ -119,6 +124,7 @@ def artifacts_of(models: "set[str]", store: ModelStore) -> dict[str, Artifact]:
             runs_code=version["runs_code"],
             sha256=version["digest"].removeprefix("sha256:") if is_lone else "",
             labels={output: tuple(names) for output, names in version["labels"].items()},
+            encodes=encoder_task(signature) is not None,
         )
     return artifacts
 

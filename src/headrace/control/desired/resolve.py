@@ -37,6 +37,7 @@ from headrace.core import (
     example_inputs,
 )
 from headrace.core.devices import Device
+from headrace.core.encoders import encoder_task
 from headrace.core.images import OPENAI_RUNTIMES
 from headrace.core.settings import DEFAULT_ROW_CHECK_RATIO, LlmSpec
 from headrace.core.spec.access import SecuritySpec, endpoint_access
@@ -90,6 +91,8 @@ class Pinned:
     """Axis order of image inputs, by input."""
     unloadable: str = ""
     """Why the model cannot be served; empty if it can."""
+    encodes: bool = False
+    """Whether the model is an encoder of texts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -323,6 +326,7 @@ class Resolver:
             runs_code=pinned.runs_code,
             content=pinned.content,
             unloadable=pinned.unloadable,
+            encodes=pinned.encodes,
         )
         # A pool's processes belong to the pool, so the model has none.
         replicas = 0 if pool else first_replicas(endpoint, version.replicas)
@@ -555,6 +559,7 @@ def _pin_stored(stored: ModelVersion, path: Path, signed: SignedSettings | None)
         labels=stored.labels,
         runs_code=stored.executes_code,
         signed=signed,
+        encodes=encoder_task(stored.signature) is not None,
     )
 
 
@@ -570,6 +575,7 @@ def _pin_versions(stored: FoundModel) -> Pinned:
         unloadable=stored.reason,
         runs_code=stored.runs_code,
         content=_content_of(stored.path),
+        encodes=stored.signature is not None and encoder_task(stored.signature) is not None,
     )
 
 

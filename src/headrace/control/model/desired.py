@@ -85,6 +85,8 @@ class Revision(msgspec.Struct, frozen=True, kw_only=True):
     """The digest of a model that is served from a path; empty if the path contains it."""
     unloadable: str = ""
     """Why the model cannot be served; nothing is started for it."""
+    encodes: bool = False
+    """Whether the model is an encoder of texts (`core.encoders`); excluded from `id`."""
 
     @property
     def serves_openai(self) -> bool:
@@ -297,6 +299,7 @@ def make_revision(
     runs_code: bool = False,
     content: str = "",
     unloadable: str = "",
+    encodes: bool = False,
 ) -> Revision:
     """Return the revision that runs `settings`, or that represents `upstream`.
 
@@ -322,6 +325,7 @@ def make_revision(
             runs_code=runs_code,
             content=content,
             unloadable=unloadable,
+            encodes=encodes,
         ),
         purpose=purpose,
     )

@@ -137,7 +137,10 @@ class RoutedEndpoint:
         addresses = tuple(sorted(replica.address for replica in versions[version]))
         arms = self.current.arms if self.current else ()
         openai = any(arm.openai for arm in arms if arm.version == version)
-        return RevisionTarget(version=version, weight=100, replicas=addresses, openai=openai)
+        encodes = any(arm.revision.encodes for arm in self.endpoint.arms)
+        return RevisionTarget(
+            version=version, weight=100, replicas=addresses, openai=openai, encodes=encodes
+        )
 
     def _can_answer(self, arm: DesiredArm) -> bool:
         if arm.revision.pool:
@@ -200,6 +203,7 @@ def route_of(view: RoutedEndpoint) -> EndpointRoute:
                 upstream=arm.revision.upstream,
                 pooled=bool(arm.revision.pool),
                 openai=arm.revision.serves_openai,
+                encodes=arm.revision.encodes,
             )
             for arm in endpoint.arms
         )

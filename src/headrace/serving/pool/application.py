@@ -50,6 +50,7 @@ from headrace.protocol.grpc_messages import (
     parse_request,
     rpc_names,
 )
+from headrace.protocol.openai import ModelField, decode_request, model_and_version
 from headrace.protocol.protos import HEALTH_SERVICE, INFERENCE_SERVICE
 from headrace.serving.application import send_failure, send_refusal
 from headrace.serving.exchange import GRPC_HEAD, Exchange
@@ -64,6 +65,7 @@ from headrace.serving.grpc.bridge import (
 from headrace.serving.internal import decode_body, local_only, send_loads
 from headrace.serving.invocations import INVOCATIONS
 from headrace.serving.memory import peak_bytes
+from headrace.serving.openai import OPENAI_ROUTES, openai_body
 from headrace.serving.pages import OPENAPI, page_handlers, send_openapi, send_root
 from headrace.serving.pool.hosted import HostedModel, HostedPhase
 from headrace.serving.pool.pool import ModelPool
@@ -363,6 +365,7 @@ class PoolApplication:
             (b"GET", b"/v2/models/stats"): self._statistics,
             (b"GET", b"/metrics"): self.metrics,
             **self._grpc.handlers(),
+            **dict.fromkeys(OPENAI_ROUTES, self._openai),
             **self._internal_handlers(),
         }
         if self._has_repository:
@@ -388,6 +391,15 @@ class PoolApplication:
             (b"POST", b"/internal/drift/take"): self._of_model,
         }
         return {key: local_only(handler) for key, handler in handlers.items()}
+
+    def _openai(self, exchange: Exchange) -> None:
+        """OpenAI's routes: of the model that the body names."""
+        body = openai_body(exchange, self._pool.settings.max_body_bytes)
+        name, version = model_and_version(decode_request(body, ModelField).model)
+        hosted = self.choose(name, version, exchange)
+        if hosted is None:
+            raise ModelNotFoundError(name[:200], version[:50])
+        self._pool.infer(hosted, exchange)
 
     # Process routes
 

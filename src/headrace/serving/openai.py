@@ -1,0 +1,192 @@
+"""OpenAI's embeddings and the rerank request, answered by an encoder of texts."""
+
+import uuid
+from typing import Final
+
+from headrace.core import (
+    VARIABLE,
+    Array,
+    HeadraceError,
+    InferRequest,
+    InferResponse,
+    ModelNotFoundError,
+    NotFoundError,
+    RequestedOutput,
+    Tensors,
+)
+from headrace.core.encoders import (
+    EMBEDDING,
+    SCORE,
+    TEXT,
+    TEXT_PAIR,
+    TOKEN_COUNT,
+    EncoderTask,
+    encoder_task,
+)
+from headrace.protocol.openai import (
+    EMBEDDINGS_PATH,
+    RERANK_PATHS,
+    EmbeddingsRequest,
+    ModelField,
+    RerankRequest,
+    check_dimensions,
+    decode_request,
+    encode_embeddings,
+    encode_rerank,
+    model_and_version,
+)
+from headrace.protocol.values import Body, object_array
+from headrace.serving.exchange import Exchange, send_error
+from headrace.serving.routing import Handler, rank, timeout_s
+from headrace.serving.splitting import SplitRequests
+from headrace.serving.state import ReplicaState
+from headrace.serving.v2 import decoded_body, send_tensors
+
+OPENAI_ROUTES: Final = frozenset((b"POST", path) for path in (EMBEDDINGS_PATH, *RERANK_PATHS))
+
+
+class OpenAiApi:
+    """Handlers of `/v1/embeddings`, `/v1/rerank` and `/v2/rerank`, and their response writer."""
+
+    def __init__(self, state: ReplicaState) -> None:
+        self._state = state
+        self._splits = SplitRequests(state)
+        self._task: EncoderTask | None = None
+        self._input = TEXT
+        self._size = VARIABLE
+        self._outputs: tuple[RequestedOutput, ...] = ()
+
+    def model_loaded(self) -> None:
+        """Update the handlers after the state's model was loaded; called once."""
+        loaded = self._state.model.loaded
+        signature = loaded.signature
+        self._task = encoder_task(signature)
+        if self._task is None:
+            return
+        name = EMBEDDING if self._task is EncoderTask.EMBEDDINGS else SCORE
+        names = [name, *([TOKEN_COUNT] if getattr(loaded.model, "counts_tokens", False) else [])]
+        self._outputs = tuple(RequestedOutput(name=name) for name in names)
+        self._input = signature.inputs[0].name
+        self._size = next(spec.shape[-1] for spec in signature.outputs if spec.name == name)
+
+    def handlers(self) -> dict[tuple[bytes, bytes], Handler]:
+        """Return the handlers by method and path."""
+        return {
+            (b"POST", EMBEDDINGS_PATH): self.embeddings,
+            **{(b"POST", path): self.rerank for path in RERANK_PATHS},
+        }
+
+    def embeddings(self, exchange: Exchange) -> None:
+        """POST /v1/embeddings."""
+        exchange.wire = self
+        request = decode_request(self._body(exchange), EmbeddingsRequest)
+        self._check(request, EncoderTask.EMBEDDINGS)
+        if self._size != VARIABLE:
+            check_dimensions(request.dimensions, self._size)
+        texts = [request.input] if isinstance(request.input, str) else request.input
+        exchange.request = self._request({self._input: _elements(texts)})
+        exchange.request.parameters = {
+            "encoding_format": request.encoding_format,
+            "dimensions": request.dimensions,
+        }
+        self._submit(exchange)
+
+    def rerank(self, exchange: Exchange) -> None:
+        """POST /v1/rerank and /v2/rerank."""
+        exchange.wire = self
+        request = decode_request(self._body(exchange), RerankRequest)
+        self._check(request, EncoderTask.RERANK)
+        documents = [
+            document if isinstance(document, str) else document.text
+            for document in request.documents
+        ]
+        queries = [request.query] * len(documents)
+        inputs = {TEXT: _elements(queries), TEXT_PAIR: _elements(documents)}
+        exchange.request = self._request(inputs)
+        exchange.request.parameters = {
+            "top_n": request.top_n,
+            "return_documents": request.return_documents,
+        }
+        self._submit(exchange)
+
+    def respond(self, exchange: Exchange, response: InferResponse) -> None:
+        """Encode and send the model's response."""
+        self._splits.ended(exchange)
+        request, outputs = exchange.request, response.outputs
+        assert request.parameters is not None
+        tokens = int(outputs[TOKEN_COUNT].sum()) if TOKEN_COUNT in outputs else 0
+        try:
+            if self._task is EncoderTask.EMBEDDINGS:
+                body = encode_embeddings(
+                    self._state.name,
+                    outputs[EMBEDDING],
+                    tokens,
+                    as_base64=request.parameters["encoding_format"] == "base64",
+                    dimensions=request.parameters["dimensions"],
+                )
+            else:
+                returns_documents = request.parameters["return_documents"]
+                body = encode_rerank(
+                    exchange.request_id or str(uuid.uuid4()),
+                    self._state.name,
+                    outputs[SCORE],
+                    tokens,
+                    documents=request.inputs[TEXT_PAIR] if returns_documents else None,
+                    top_n=request.parameters["top_n"],
+                )
+        except HeadraceError as error:
+            exchange.wire.refuse(exchange, error)
+            return
+        if b"accept-encoding" in exchange.headers:
+            send_tensors(exchange, body, None)
+        else:
+            exchange.send_json(body)
+
+    def refuse(self, exchange: Exchange, error: HeadraceError) -> None:
+        """Send an error in OpenAI's form."""
+        self._splits.ended(exchange)
+        send_error(exchange, error)
+
+    def cancel(self, exchange: Exchange) -> None:
+        """Cancel the request of a caller that left."""
+        self._splits.cancel(exchange)
+
+    def _body(self, exchange: Exchange) -> Body:
+        return openai_body(exchange, self._state.settings.max_body_bytes)
+
+    def _check(self, request: ModelField, task: EncoderTask) -> None:
+        """Raise an error unless this replica's model has the name in `request` and does `task`."""
+        state = self._state
+        name, version = model_and_version(request.model)
+        if name != state.name or version not in {"", state.version}:
+            raise ModelNotFoundError(name[:200], version[:50])
+        if state.served is None:
+            raise state.not_ready()
+        if self._task is not task:
+            does = "embeds no texts" if task is EncoderTask.EMBEDDINGS else "ranks no documents"
+            serves = f"/v1/{self._task}" if self._task else f"/v2/models/{name}/infer"
+            raise NotFoundError(f"model '{name}' {does}; send requests to {serves}")
+
+    def _request(self, inputs: Tensors) -> InferRequest:
+        state = self._state
+        return InferRequest(
+            model_name=state.name,
+            model_version=state.version,
+            inputs=inputs,
+            rows=len(next(iter(inputs.values()))),
+            outputs=self._outputs,
+        )
+
+    def _submit(self, exchange: Exchange) -> None:
+        rank(exchange)
+        self._splits.submit(exchange, timeout_s(exchange.headers))
+
+
+def openai_body(exchange: Exchange, limit_bytes: int) -> Body:
+    """Return the request's body, decompressed."""
+    is_encoded = b"content-encoding" in exchange.headers
+    return decoded_body(exchange, limit_bytes) if is_encoded else exchange.body
+
+
+def _elements(texts: list[str]) -> Array:
+    return object_array([text.encode() for text in texts], (len(texts),))
