@@ -213,6 +213,7 @@ def _open(spec: AnyStepSpec, step_name: str, around: StepContext) -> Model:  # n
                 max_length=spec.max_length,
                 datatype=Datatype(spec.datatype),
                 offsets=spec.offsets,
+                pairs=spec.pairs,
             )
         case VectorizerSpec():
             return open_vectorizer(spec, around)

@@ -16,10 +16,11 @@ from headrace.core import (
     TensorSpec,
     UnsupportedModelError,
 )
+from headrace.core.encoders import TEXT
 from headrace.pipeline.classify import LOGITS, softmax
 from headrace.pipeline.context import StepContext
 from headrace.pipeline.spec import EntitiesSpec
-from headrace.pipeline.tokenize import OFFSETS, TEXT, texts_of
+from headrace.pipeline.tokenize import OFFSETS, texts_of
 
 ENTITIES: Final = "entities"
 _FLOATS: Final = (Datatype.FP16, Datatype.FP32, Datatype.FP64)

@@ -158,6 +158,7 @@ def _tokenizer(folder: HubFolder, signature: ModelSignature) -> TokenizerSpec:
         max_length=folder.max_tokens,
         datatype="INT32" if datatype is Datatype.INT32 else "INT64",
         offsets=folder.task is HubTask.TOKEN_CLASSIFICATION,
+        pairs=folder.takes_pairs,
     )
 
 

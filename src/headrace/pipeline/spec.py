@@ -90,6 +90,17 @@ class TokenizerSpec(StepSpec):
         description="Also outputs `offsets` [N, tokens, 2], which a step `entities` reads: the "
         "characters of each token; -1 for special tokens.",
     )
+    pairs: bool = Field(
+        default=False,
+        description="Each row is a pair: the step also reads `text_pair`, as cross-encoders need. "
+        "The longer text of a long pair is truncated first.",
+    )
+
+    @model_validator(mode="after")
+    def _outputs_agree(self) -> Self:
+        if self.offsets and self.pairs:
+            raise ValueError("'offsets' and 'pairs' exclude each other")
+        return self
 
 
 class ModelStepSpec(StepSpec):

@@ -19,6 +19,7 @@ from headrace.core import (
     UnsupportedModelError,
     error_kind,
 )
+from headrace.core.encoders import TEXT, TEXT_PAIR
 
 if TYPE_CHECKING:
     from tokenizers import Encoding, Tokenizer
@@ -46,7 +47,6 @@ def _text(raw: Any, row: int) -> str:  # noqa: ANN401  # an element of BYTES
         raise InvalidArgumentError(msg) from None
 
 
-TEXT: Final = "text"
 IDS: Final = "input_ids"
 MASK: Final = "attention_mask"
 TYPES: Final = "token_type_ids"
@@ -58,6 +58,7 @@ _NEEDED: Final = "a tokenizer needs the package tokenizers: pip install 'headrac
 class TokenizerStep:
     """Step from `text` BYTES [N] to token tensors [N, tokens]. Implements `Model`.
 
+    With `pairs`, a row is a pair of texts, and the second one is in `text_pair` BYTES [N].
     Outputs are `input_ids`, `attention_mask` and `token_type_ids`; rows are padded at their end to
     the longest. `offsets` INT64 [N, tokens, 2], if requested, are the first character of each
     token in its text and the one after its last; -1 for special tokens and padding.
@@ -72,6 +73,7 @@ class TokenizerStep:
         max_length: int,
         datatype: Datatype,
         offsets: bool = False,
+        pairs: bool = False,
     ) -> None:
         shape = (VARIABLE, VARIABLE)
         outputs = [
@@ -80,7 +82,10 @@ class TokenizerStep:
         if offsets:
             outputs.append(TensorSpec(name=OFFSETS, datatype=Datatype.INT64, shape=(*shape, 2)))
         self.signature = ModelSignature(
-            inputs=(TensorSpec(name=TEXT, datatype=Datatype.BYTES, shape=(VARIABLE,)),),
+            inputs=tuple(
+                TensorSpec(name=name, datatype=Datatype.BYTES, shape=(VARIABLE,))
+                for name in ((TEXT, TEXT_PAIR) if pairs else (TEXT,))
+            ),
             outputs=tuple(outputs),
             batched=True,
         )
@@ -94,7 +99,13 @@ class TokenizerStep:
 
     @classmethod
     def open(
-        cls, path: Path, *, max_length: int, datatype: Datatype, offsets: bool = False
+        cls,
+        path: Path,
+        *,
+        max_length: int,
+        datatype: Datatype,
+        offsets: bool = False,
+        pairs: bool = False,
     ) -> "TokenizerStep":
         """Open the tokenizer that a `tokenizer.json` describes.
 
@@ -103,12 +114,16 @@ class TokenizerStep:
             UnsupportedModelError: The file is not a tokenizer.
         """
         tokenizer = open_tokenizer(path, max_length=max_length)
-        return cls(tokenizer, max_length=max_length, datatype=datatype, offsets=offsets)
+        return cls(
+            tokenizer, max_length=max_length, datatype=datatype, offsets=offsets, pairs=pairs
+        )
 
     def run(self, inputs: Tensors, outputs: Sequence[str] | None = None) -> Tensors:
         """Tokenize one batch."""
         del outputs
-        texts = texts_of(inputs[TEXT])
+        texts: list[Any] = texts_of(inputs[TEXT])
+        if TEXT_PAIR in inputs:
+            texts = list(zip(texts, texts_of(inputs[TEXT_PAIR]), strict=True))
         if not self._gives_offsets:
             return self._arrays(self._tokenizer.encode_batch_fast(texts))
         encodings = self._tokenizer.encode_batch(texts)  # the fast variant has no offsets
@@ -127,10 +142,11 @@ class TokenizerStep:
         }
 
     def example_inputs(self, *, rows: int, variable: int) -> Tensors:
-        """Return texts of about this many tokens."""
+        """Return rows of about this many tokens."""
+        inputs = self.signature.inputs
         texts = np.empty(rows, np.object_)
-        texts[:] = [b"a word " * max(variable // 2, 1)] * rows
-        return {TEXT: texts}
+        texts[:] = [b"a word " * max(variable // (2 * len(inputs)), 1)] * rows
+        return {spec.name: texts.copy() for spec in inputs}
 
     def close(self) -> None:
         """Do nothing; the step only holds memory."""

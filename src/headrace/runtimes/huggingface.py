@@ -40,6 +40,8 @@ _TAG: Final = re.compile(r"^pipeline_tag:\s*[\"']?([a-z-]+)", re.MULTILINE)
 _NO_LIMIT: Final = 1 << 20
 """Token limits from here mean none: transformers writes 1e30."""
 _DEFAULT_TOKENS: Final = 512
+_UNNAMED: Final = "LABEL_0"
+"""Name of a model's first label by default."""
 _POSITIONS_AFTER_PADDING: Final = frozenset(
     {"camembert", "mpnet", "roberta", "xlm-roberta", "xlm-roberta-xl", "xmod"}
 )
@@ -141,6 +143,15 @@ class HubFolder:
         if sorted(by_number) != list(range(len(names))) or not names:
             raise _refuse(self.path, f"'id2label' in {CONFIG} does not number the labels from 0")
         return tuple(by_number[i] for i in range(len(by_number)))
+
+    @property
+    def takes_pairs(self) -> bool:
+        """Whether a row is a pair of texts: a cross-encoder has one label, without a name.
+
+        A model that was trained by transformers to score single texts has a `problem_type`.
+        """
+        is_scored = self.task is HubTask.TEXT_CLASSIFICATION and self.labels == (_UNNAMED,)
+        return is_scored and self.config.get("problem_type") is None
 
     @property
     def max_tokens(self) -> int:

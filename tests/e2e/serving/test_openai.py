@@ -134,6 +134,25 @@ def test_caller_that_leaves_cancels_its_request(replica: Replica) -> None:
     assert answer.status_code == 200
 
 
+def test_replica_with_a_cross_encoder_ranks_documents(tmp_path: Path) -> None:
+    folder = hub_folders.write_text(tmp_path / "ranker", labels=("LABEL_0",))
+    documents = ["smith", "a b", "berlin in"] * 30
+    model = load_model(folder)
+    pairs = {"text": elements(*["anna"] * 90), "text_pair": elements(*documents)}
+    scores = model.run(pairs)["score"]
+    model.close()
+
+    with running(tmp_path, folder) as replica:
+        answer = httpx.post(
+            f"{replica.url}/v2/rerank",
+            json={"model": "m", "query": "anna", "documents": documents, "top_n": 31},
+        )
+
+    best = answer.json()["results"]
+    assert [result["index"] for result in best] == np.argsort(-scores, kind="stable")[:31].tolist()
+    assert answer.json()["usage"]["total_tokens"] == 30 * (4 + 5 + 5)
+
+
 def test_pool_answers_for_the_model_that_the_body_names(tmp_path: Path, mlp: Path) -> None:
     one, two = sentence_model(tmp_path / "one"), sentence_model(tmp_path / "two")
     (two / "1_Pooling").mkdir()

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from headrace.core import Array, CodeNotAllowedError, FailedPreconditionError, UnsupportedModelError
-from headrace.core.encoders import TOKEN_COUNT
+from headrace.core.encoders import TOKEN_COUNT, EncoderTask, encoder_task
 from headrace.pipeline.classify import softmax
 from headrace.pipeline.huggingface import image_spec
 from headrace.runtimes import detect_runtime, inspect_model, load_model
@@ -164,6 +164,43 @@ def test_an_export_that_pools_itself_is_not_pooled_again(tmp_path: Path) -> None
 
     np.testing.assert_allclose(answer["embedding"][0], mean_scores("a b", 3), atol=1e-6)
     model.close()
+
+
+def test_one_label_without_a_name_scores_pairs_of_texts(tmp_path: Path) -> None:
+    folder = hub_folders.write_text(
+        tmp_path / "ranker", labels=("LABEL_0",), max_position_embeddings=6
+    )
+    model = load_model(folder)
+    queries, documents = ("a b", "a", "b a b a b"), ("smith lives", "", "anna")
+
+    inputs = {"text": elements(*queries), "text_pair": elements(*documents)}
+    answer = model.run(inputs, ["score", TOKEN_COUNT])
+
+    # [CLS] query [SEP] document; of the last pair, three tokens of the longer text are left.
+    rows = [ids("a b") + ids("smith lives")[1:-1], ids("a"), ids("b a b") + ids("anna")[1:-1]]
+    means = np.array([hub_folders.table(1)[row].mean() for row in rows])
+    np.testing.assert_allclose(answer["score"], 1 / (1 + np.exp(-means)), rtol=1e-6)
+    assert answer[TOKEN_COUNT].tolist() == [6, 3, 6]
+    assert encoder_task(model.signature) is EncoderTask.RERANK
+    alone = one_by_one(model, inputs)["score"]
+    np.testing.assert_allclose(alone, answer["score"], rtol=1e-6)
+    model.close()
+
+
+@pytest.mark.parametrize(
+    ("labels", "config"),
+    [
+        (("LABEL_0",), {"problem_type": "regression"}),
+        (("relevant",), {}),
+        (("LABEL_0", "LABEL_1"), {}),
+    ],
+)
+def test_named_labels_and_regressions_classify_single_texts(
+    labels: tuple[str, ...], config: dict[str, Any], tmp_path: Path
+) -> None:
+    folder = HubFolder.read(hub_folders.write_text(tmp_path / "one", labels=labels, **config))
+
+    assert not folder.takes_pairs
 
 
 def test_tokens_of_each_text_are_counted_for_requests_that_name_them(tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ CASCADE = "{kind: cascade, models: [a, b], confidence: p, %s}"
         (IMAGE % "fill: 3", "", "'fill' needs resize: pad"),
         (IMAGE % "max_pixels: 100000000", "max_pixels", "less than or equal to 89000000"),
         (IMAGE % "maen: [1]", r"\*", "did you mean 'mean'"),
+        ("{kind: tokenizer, offsets: true, pairs: true}", "", "exclude each other"),
         ("{kind: vectorizer}", "path", "is missing"),
         ("{kind: classify}", "", "needs either 'labels' or 'labels_file'"),
         ("{kind: classify, labels: [a], labels_file: b}", "", "needs either"),

@@ -32,6 +32,12 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
     return load_model(folder)
 
 
+@pytest.fixture(scope="module")
+def ranker(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    folder = hub_folders.write_text(tmp_path_factory.mktemp("ranker"), labels=("LABEL_0",))
+    return load_model(folder)
+
+
 def application_of(model: Model, **settings: object) -> Application:
     state = a_state(**settings)
     application = Application(state, has_repository=False)
@@ -150,6 +156,49 @@ async def test_replica_answers_to_its_own_name_only(model: Model, name: str, sta
         error = error_in(answer)
         assert error["code"] == "model_not_found"
         assert f"`{name}` does not exist" in error["message"]
+
+
+@pytest.mark.parametrize("path", ["/v1/rerank", "/v2/rerank"])
+async def test_documents_are_ranked_by_the_scores_of_their_pairs(ranker: Model, path: str) -> None:
+    application = application_of(ranker)
+    documents = ["smith", "a b", "berlin in", ""]
+    pairs = {"text": elements(*["anna"] * 4), "text_pair": elements(*documents)}
+    scores = ranker.run(pairs)["score"]
+
+    whole = await ask(application, path, query="anna", documents=documents)
+    best = await ask(
+        application,
+        path,
+        query="anna",
+        documents=[{"text": text} for text in documents],
+        top_n=2,
+        return_documents=True,
+    )
+
+    results = whole.json["results"]
+    order = np.argsort(-scores, kind="stable").tolist()
+    assert [result["index"] for result in results] == order
+    found = np.array([result["relevance_score"] for result in results], np.float32)
+    assert found.tobytes() == scores[order].tobytes()
+    assert whole.json["id"]
+    assert whole.json["model"] == "m"
+    tokens = sum(3 + len(text.split()) for text in documents)
+    assert whole.json["usage"] == {"prompt_tokens": tokens, "total_tokens": tokens}
+    assert best.json["results"] == [
+        {**result, "document": {"text": documents[result["index"]]}} for result in results[:2]
+    ]
+
+
+async def test_wrong_rerank_is_refused_with_its_field(ranker: Model) -> None:
+    application = application_of(ranker)
+
+    empty = await ask(application, "/v1/rerank", query="a", documents=[])
+    number = await ask(application, "/v2/rerank", query="a", documents=["b"], top_n=0)
+    embed = await ask(application, input="a")
+
+    assert [error_in(answer)["param"] for answer in (empty, number)] == ["documents", "top_n"]
+    assert (empty.status, number.status, embed.status) == (400, 400, 404)
+    assert "embeds no texts; send requests to /v1/rerank" in error_in(embed)["message"]
 
 
 async def test_model_that_embeds_nothing_says_what_it_serves(model: Model) -> None:
