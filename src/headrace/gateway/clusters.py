@@ -35,9 +35,19 @@ _SERVICE_CONNECT_TIMEOUT_S: Final = 0.25
 _UPSTREAM_IDLE_S: Final = 60.0
 
 
-def cluster_name(endpoint: str, key: str) -> str:
-    """Return the name of the cluster of the arm `key`; unique, as endpoint names have no tilde."""
-    return f"{endpoint}~{key}"
+_OPENAI: Final = "~openai"
+"""Suffix of the cluster of the servers of OpenAI's API in an arm's replicas; no role of an arm."""
+_OPENAI_SOCKET: Final = ".openai"
+"""Suffix of the path of their sockets."""
+
+
+def cluster_name(endpoint: str, key: str, *, is_openai: bool = False) -> str:
+    """Return the name of the cluster of the arm `key`; unique, as endpoint names have no tilde.
+
+    Args:
+        is_openai: Whether that of its replicas' second sockets, for OpenAI's API.
+    """
+    return f"{endpoint}~{key}{_OPENAI if is_openai else ''}"
 
 
 def stat_name(cluster: str) -> str:
@@ -50,18 +60,22 @@ def arm_of(cluster: str) -> tuple[str, str] | None:
 
     (Endpoint names have no plus sign either.)
     """
-    endpoint, tilde, key = cluster.partition("~")
+    endpoint, tilde, key = cluster.removesuffix(_OPENAI).partition("~")
     return (endpoint.replace("+", "."), key) if tilde else None
 
 
 def endpoint_clusters(settings: EnvoySettings, endpoint: EndpointRoute) -> Iterator[Resource]:
-    """Yield one cluster per live arm."""
+    """Yield one cluster per live arm, and one more for sockets of OpenAI's API."""
     for arm in endpoint.arms:
         name = cluster_name(endpoint.name, arm.key)
         if arm.upstream is not None:
             yield upstream_cluster(settings, name, endpoint.name, arm.upstream)
         elif arm.replicas:
             yield _cluster(settings, name, arm.replicas)
+            if arm.openai:
+                name = cluster_name(endpoint.name, arm.key, is_openai=True)
+                addresses = [f"{address}{_OPENAI_SOCKET}" for address in arm.replicas]
+                yield _cluster(settings, name, addresses)
 
 
 def shared_clusters(settings: EnvoySettings, replicas: Sequence[str]) -> Iterator[Resource]:

@@ -9,6 +9,7 @@ import re
 import resource
 import socket
 import tempfile
+from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from pathlib import Path
 from typing import Final
@@ -303,8 +304,12 @@ class EnvoyGateway:
             GatewayUnavailableError: Envoy does not answer.
         """
         gauges = await self.admin.stats(r"cluster\.[^.]+~[^.]+\.upstream_rq_active", StatKind.GAUGE)
-        arms = ((arm_of(name.split(".")[1]), int(value)) for name, value in gauges.items())
-        return {arm: value for arm, value in arms if arm is not None}
+        in_flight = Counter[tuple[str, str]]()
+        for name, value in gauges.items():
+            arm = arm_of(name.split(".")[1])
+            if arm is not None:
+                in_flight[arm] += int(value)
+        return dict(in_flight)
 
     async def stop(self, drain_s: float) -> None:
         """Accept no new connections, let running requests end, then end Envoy.

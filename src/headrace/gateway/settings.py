@@ -88,7 +88,9 @@ class RevisionTarget:
     @property
     def serves_openai(self) -> bool:
         """Whether the arm answers OpenAI's API."""
-        return self.upstream is not None and self.upstream.protocol is UpstreamProtocol.OPENAI
+        if self.upstream is not None:
+            return self.upstream.protocol is UpstreamProtocol.OPENAI
+        return self.openai or self.encodes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

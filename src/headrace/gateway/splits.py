@@ -95,7 +95,7 @@ def arm_action(
     endpoint: EndpointRoute, arm: RevisionTarget, limits: Resource, protocol: CallProtocol
 ) -> Resource:
     """Return the action of a route to one arm, independent of the split."""
-    action: Resource = {"route": {"cluster": cluster_name(endpoint.name, arm.key), **limits}}
+    action: Resource = {"route": {"cluster": _cluster(endpoint, arm, protocol), **limits}}
     return _to_arm(action, arm, protocol)
 
 
@@ -129,7 +129,7 @@ def _split(
     else:
         clusters: list[Json] = [
             _with_headers(
-                _to_arm({"name": cluster_name(endpoint.name, arm.key), "weight": w}, arm, protocol),
+                _to_arm({"name": _cluster(endpoint, arm, protocol), "weight": w}, arm, protocol),
                 _paired(arm, mirror),
             )
             for arm, w in split
@@ -137,8 +137,13 @@ def _split(
         weighted: Resource = {"clusters": clusters, **({"use_hash_policy": True} if sticky else {})}
         action = {"route": {"weighted_clusters": weighted, **by_hash, **limits}}
     if mirror is not None:
-        action = _mirrored(endpoint, mirror, action)
+        action = _mirrored(endpoint, mirror, action, protocol)
     return _with_headers(action, _marked(endpoint, sticky))
+
+
+def _cluster(endpoint: EndpointRoute, arm: RevisionTarget, protocol: CallProtocol) -> str:
+    is_openai = arm.openai and protocol is CallProtocol.OPENAI
+    return cluster_name(endpoint.name, arm.key, is_openai=is_openai)
 
 
 def _to_arm(action: Resource, arm: RevisionTarget, protocol: CallProtocol) -> Resource:
@@ -200,14 +205,16 @@ def _paired(arm: RevisionTarget, mirror: RevisionTarget | None) -> list[Json]:
     return [set_header(PAIR_HEADER, "%UNIQUE_ID%")]
 
 
-def _mirrored(endpoint: EndpointRoute, arm: RevisionTarget, action: Resource) -> Resource:
+def _mirrored(
+    endpoint: EndpointRoute, arm: RevisionTarget, action: Resource, protocol: CallProtocol
+) -> Resource:
     """Return `action` with copies to `arm`."""
     route = action["route"]
     assert isinstance(route, Mapping)
     assert endpoint.mirror is not None
     removed = CREDENTIALS if arm.upstream is None else ()
     policy: Resource = {
-        "cluster": cluster_name(endpoint.name, arm.key),
+        "cluster": _cluster(endpoint, arm, protocol),
         "runtime_fraction": {"default_value": {"numerator": endpoint.mirror.percent}},
         "disable_shadow_host_suffix_append": True,
         "request_headers_mutations": [

@@ -26,7 +26,8 @@ _MICRO_S: Final = 1e-6
 _MILLI_S: Final = 1e-3
 _NAME: Final = re.compile(
     rf"(?P<group>{_SPLIT}|{_REST})\.(?P<kind>us|ms|dead)"
-    r"\.arm\.(?:(?P<endpoint>[^~]+)~(?P<key>\d+(?:~[a-z][a-z0-9]*)?)|[a-z_-]*)"
+    r"\.arm\.(?:(?P<endpoint>[^~]+)~(?P<key>\d+(?:~(?!openai\b)[a-z][a-z0-9]*)?)(?:~openai)?"
+    r"|[a-z_-]*)"
     r"\.route\.(?P<route>.*)\.code\.(?P<code>\d+)\.grpc\.(?P<grpc>\d*)"
 )
 _ASK: Final = "/stats?format=json&type=Histograms&histogram_buckets=detailed&filter="

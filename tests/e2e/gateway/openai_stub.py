@@ -1,4 +1,6 @@
-"""A server of OpenAI's API that says what it is told to. Run as `python openai_stub.py PORT MODEL`.
+"""A server of OpenAI's API that says what it is told to.
+
+Run as `python openai_stub.py PORT_OR_SOCKET MODEL`.
 
 The body's `stub` tells what to answer: `tokens` and their `pause_s`, `piece` (bytes of a chunk),
 `stalls_at` (a token before which it waits), `breaks_at` (one at which it disconnects). `/seen`
@@ -124,4 +126,8 @@ async def answer(send: Send, status: int, content: object) -> None:
 
 
 if __name__ == "__main__":
-    uvicorn.run(Stub(sys.argv[2]), host="127.0.0.1", port=int(sys.argv[1]), log_level="critical")
+    where, model = sys.argv[1:]
+    address: dict[str, Any] = (
+        {"host": "127.0.0.1", "port": int(where)} if where.isdigit() else {"uds": where}
+    )
+    uvicorn.run(Stub(model), log_level="critical", **address)

@@ -62,22 +62,31 @@ class Stub:
         return found
 
 
-@pytest.fixture(scope="module")
-def stub() -> Iterator[Stub]:
-    port = free_port()
+@contextlib.contextmanager
+def running_stub(where: str, model: str) -> Iterator[None]:
+    """A stub at a port or a socket's path, until the end of the block."""
     script = Path(__file__).with_name("openai_stub.py")
-    process = subprocess.Popen([sys.executable, str(script), str(port), MODEL])
+    process = subprocess.Popen([sys.executable, str(script), where, model])
     try:
         until = time.monotonic() + UP_WITHIN_S
         while True:
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+            kind = socket.AF_INET if where.isdigit() else socket.AF_UNIX
+            with contextlib.suppress(OSError), socket.socket(kind) as trial:
+                trial.connect(("127.0.0.1", int(where)) if where.isdigit() else where)
                 break
             assert time.monotonic() < until, "the stub does not come up"
             time.sleep(0.02)
-        yield Stub(port)
+        yield
     finally:
         process.kill()
         process.wait()
+
+
+@pytest.fixture(scope="module")
+def stub() -> Iterator[Stub]:
+    port = free_port()
+    with running_stub(str(port), MODEL):
+        yield Stub(port)
 
 
 def endpoint(name: str, upstream: UpstreamSpec, **changes: Any) -> EndpointRoute:
@@ -124,6 +133,23 @@ async def test_the_model_of_the_body_is_the_endpoint(lab: Lab, stub: Stub) -> No
     assert both["models"] == ["chat", "chat.long-name_2", "numbers"]
     assert [model["id"] for model in both["data"]] == ["chat", "chat.long-name_2"]
     assert one == both["data"][0]
+
+
+async def test_replicas_serve_openai_on_a_second_socket(lab: Lab) -> None:
+    replica = lab.replica("llm")
+    socket_path = f"{replica.address.removeprefix('unix:')}.openai"
+    arm = RevisionTarget(version="1", replicas=(replica.address,), weight=100, openai=True)
+    route = EndpointRoute(name="chat", arms=(arm,), timeout_s=10.0, split_id="r1")
+    with running_stub(socket_path, "chat"):
+        gateway = await lab.start(route)
+        async with client(gateway) as http:
+            answer = await http.post(CHAT, json={"model": "chat"})
+            assert answer.json()["object"] == "chat.completion", answer.text
+            assert (await http.get("/v2/models/chat")).json()["replica"] == "llm"
+        counted = (await gateway.arm_statistics(["chat"])).arms
+        assert {arm: one.requests for arm, one in counted.items()} == {("chat", "1"): 2}
+        assert set(await gateway.in_flight()) == {("chat", "1")}
+        assert set(await tokens(gateway)) == {("chat", "1", "")}
 
 
 async def test_a_form_with_files_names_its_model_too(lab: Lab, stub: Stub) -> None:

@@ -18,8 +18,8 @@ from headrace.core import (
     TensorSpec,
 )
 from headrace.core.devices import Device
-from headrace.core.settings import LlmSpec, Pooling
 from headrace.core.inspection import Inspected
+from headrace.core.settings import LlmSpec, Pooling
 from headrace.core.spec.access import SecuritySpec
 from headrace.core.spec.parse import SpecError, parse_spec
 from headrace.registry import Registry
