@@ -53,6 +53,7 @@ _COMMANDS: Final = {
         "payloads": ("events:payloads", "Show an endpoint's logged requests and responses."),
         "profile": ("profile.commands:profile", "Measure a model and recommend how to serve it."),
         "history": ("events:history", "List the generations of an endpoint."),
+        "usage": ("usage:usage", "Show tokens used by day, endpoint and credential."),
         "feedback": ("events:feedback", "Report the reward or the correct label of a response."),
         "alerts": ("alerts:app", "Show and silence alerts; test receivers."),
         "audit": ("audit:app", "Check the system and its spec against a list of checks."),

@@ -53,6 +53,7 @@ from headrace.gateway.statistics import (
     TOKEN_TIMES,
     Arm,
     ArmStatistics,
+    Bucket,
     GatewayStatistics,
     Handshakes,
     StatsQuery,
@@ -244,11 +245,14 @@ class EnvoyGateway:
         Raises:
             GatewayUnavailableError: Envoy does not answer.
         """
+        epoch = self._epoch()
         counters = await self.admin.stats(TOKEN_COUNTERS, StatKind.COUNTER)
-        if not counters:
-            return TokenStatistics()
-        times = read_token_times((await self.admin.get(TOKEN_TIMES)).encode())
-        return TokenStatistics(counts=read_tokens(counters), times=times)
+        times: Mapping[str, Mapping[Arm, Mapping[Bucket, int]]] = {}
+        if counters:
+            times = read_token_times((await self.admin.get(TOKEN_TIMES)).encode())
+        if self._epoch() != epoch:
+            raise GatewayUnavailableError("Envoy was restarted during the request")
+        return TokenStatistics(epoch=epoch, counts=read_tokens(counters), times=times)
 
     async def _statistics(
         self,

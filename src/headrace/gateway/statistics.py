@@ -411,6 +411,8 @@ TOKEN_TIMES: Final = f"{_ASK}^{_TOKENS}[.]({'|'.join(_TOKEN_TIMES)})[.]"
 class TokenStatistics:
     """Tokens of answers of OpenAI's API since Envoy's start, and times of streams."""
 
+    epoch: str = ""
+    """Identifies one run of Envoy; counts restart with another epoch."""
     counts: Mapping[tuple[str, str, str], TokenCounts] = field(default_factory=dict)
     """By endpoint, arm key and credential (empty for none)."""
     times: Mapping[str, Mapping[Arm, Mapping[Bucket, int]]] = field(default_factory=dict)

@@ -131,11 +131,13 @@ class Asking:
                 assert session.poll(10, 0.2) == []
             rig.start()
             self._send(broker, topic, rig.settles_s)
-            again = take(session, 5, within_s=2 * rig.settles_s)
-            session.produce(numbered(sink, numbers(again)), after(again))
-            assert session.flush(rig.settles_s)
-
-            assert session.problem == ""
+            # Where names are the broker's, a member that lost the answer to its second join may be
+            # fenced by its third; a worker then ends, and is started again.
+            with suppress(ReplacedError):
+                self._deliver(session, sink, 2 * rig.settles_s)
+        if set(numbers(everything(broker, sink))) != set(range(15)):
+            with joined(broker, rig.membership(topic)) as session:
+                self._deliver(session, sink, 2 * rig.settles_s)
         assert set(numbers(everything(broker, sink))) == set(range(15))
 
     @staticmethod

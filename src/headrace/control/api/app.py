@@ -25,6 +25,7 @@ from headrace.control.api.server import MakeConsole, PathRouter, pages_over
 from headrace.control.api.streams import add_streams
 from headrace.control.api.system import Full, Names, add_state, metrics_answer
 from headrace.control.api.triton import add_grpc_statistics, add_repository, add_statistics
+from headrace.control.api.usage import add_usage
 from headrace.control.asgi.edge import SharedCall
 from headrace.control.asgi.guards import (
     PROBLEM_TYPE,
@@ -98,6 +99,7 @@ def management_app(plane: ControlPlane, access: AccessControl) -> FastAPI:
     add_access(api, plane, access.people)
     add_login(api, access)
     add_alerts(api, plane.context, plane.telemetry)
+    add_usage(api, plane.context, plane.telemetry.tokens)
     describe_documents(api)
     return api
 

@@ -120,6 +120,7 @@ RULES: Final[Mapping[tuple[str, str], Rule]] = {
     # History of the last day.
     ("GET", "/api/v1/history"): _VIEW_OWN,
     ("GET", "/api/v1/overview"): _VIEW_OWN,
+    ("GET", "/api/v1/usage"): _VIEW_SYSTEM,
     # Models.
     ("GET", "/api/v1/models"): _VIEW_OWN,
     ("GET", "/api/v1/models/{name}"): _VIEW_MODEL,

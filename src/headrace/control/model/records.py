@@ -108,6 +108,34 @@ class UnitReward(msgspec.Struct, frozen=True, kw_only=True):
     total: float
 
 
+class TokenUse(msgspec.Struct, frozen=True, kw_only=True):
+    """Tokens of OpenAI's API on a day (`2026-11-25`, UTC), as the servers counted them."""
+
+    day: str
+    endpoint: str
+    version: str
+    credential: str
+    """What callers authenticated with, such as `key:NAME` or `jwt:PROVIDER`; empty for nothing."""
+    input: int = 0
+    """Tokens of prompts, with cached ones."""
+    cached: int = 0
+    """Tokens of prompts from the server's cache."""
+    output: int = 0
+    """Generated tokens, with those of reasoning."""
+    reasoning: int = 0
+    unknown: int = 0
+    """Responses whose tokens are not known."""
+
+
+class TokenReading(msgspec.Struct, frozen=True, kw_only=True):
+    """Counts of a gateway since its start."""
+
+    epoch: str
+    """Run of the gateway's Envoy: counts restart with another one."""
+    counts: tuple[TokenUse, ...]
+    """Without a day."""
+
+
 class QuotaUse(msgspec.Struct, frozen=True, kw_only=True):
     """Number of requests that a subject has used on a day (`2026-11-25`, UTC)."""
 

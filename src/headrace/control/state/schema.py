@@ -17,7 +17,7 @@ from headrace.core.error_kind import UNDECODABLE
 from headrace.core.files import move
 
 _LOG: Final = logging.getLogger("headrace.control")
-NEWEST: Final = "0008"
+NEWEST: Final = "0009"
 """Number of the last migration; numbers have four digits and increase by one."""
 VERSION_TABLE: Final = "headrace_schema"
 _MIGRATIONS: Final = Path(__file__).with_name("migrations")

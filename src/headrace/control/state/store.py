@@ -10,7 +10,7 @@ from typing import Final
 from sqlalchemy import ColumnElement, Connection, Table, and_, delete, func, select
 
 from headrace.control.model.credentials import CredentialKind
-from headrace.control.state import access_rows, desired_rows, reward_rows
+from headrace.control.state import access_rows, desired_rows, reward_rows, token_rows
 from headrace.control.state.alert_rows import AlertStore
 from headrace.control.state.database import Database, reads, writes
 from headrace.control.state.job_rows import JobStore
@@ -133,6 +133,9 @@ class Store:
     trail_head = reads("read the trail", access_rows.read_head)
     add_quotas = writes("store used quotas", access_rows.add_quotas)
     quotas = reads("read used quotas", access_rows.read_quotas)
+    add_tokens = writes("store used tokens", token_rows.add_tokens)
+    tokens = reads("read used tokens", token_rows.read_tokens)
+    token_reading = reads("read used tokens", token_rows.read_reading)
 
     forget_before = writes("forget old entries", forget)
 

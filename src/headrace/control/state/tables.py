@@ -196,6 +196,27 @@ QUOTAS: Final = Table(
     Column("used", BigInteger, nullable=False),
 )
 
+TOKEN_USAGE: Final = Table(
+    "token_usage",
+    METADATA,
+    Column("day", Text, primary_key=True),
+    Column("endpoint", Text, primary_key=True),
+    Column("version", Text, primary_key=True),
+    Column("credential", Text, primary_key=True),
+    Column("input", BigInteger, nullable=False),
+    Column("cached", BigInteger, nullable=False),
+    Column("output", BigInteger, nullable=False),
+    Column("reasoning", BigInteger, nullable=False),
+    Column("unknown", BigInteger, nullable=False),
+)
+
+TOKEN_READINGS: Final = Table(
+    "token_readings",
+    METADATA,
+    Column("gateway", Text, primary_key=True),
+    Column("record", Text, nullable=False),
+)
+
 JOBS: Final = Table(
     "jobs",
     METADATA,

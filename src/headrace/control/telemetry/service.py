@@ -25,6 +25,7 @@ from headrace.control.telemetry.labels import LabelStore
 from headrace.control.telemetry.pollers import GatewayPoller, LoadWatch, loaded_arms
 from headrace.control.telemetry.prometheus import PrometheusHistory
 from headrace.control.telemetry.recorded_requests import Recordings, recorded_replicas
+from headrace.control.telemetry.tokens import TokenLedger
 from headrace.monitor import LoadHistory, RequestHistory
 from headrace.observe.otlp import OtlpExporter, check_otel
 
@@ -136,6 +137,12 @@ class TelemetryService:
             faults=faults,
             spans=None if tracing is None else OtlpExporter(tracing.collector, service="headrace"),
         )
+        self.tokens: Final = TokenLedger(
+            statistics=gateway_supervisor.token_statistics,
+            store=store,
+            clock=clock,
+            faults=faults,
+        )
         self.gpus: Final = Gpus()
         self.prometheus: Final = prometheus
         self.metrics_read_at: float | None = None
@@ -168,6 +175,7 @@ class TelemetryService:
                 self.recorder,
                 self.load_watch,
                 self.recordings,
+                self.tokens,
                 self.drift,
                 self.alerting,
                 self.notifier,

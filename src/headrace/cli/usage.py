@@ -1,0 +1,43 @@
+"""`headrace usage`: tokens of OpenAI's API by day, endpoint and credential."""
+
+import sys
+from typing import Annotated, Final
+
+from headrace.cli.base.options import ControlPlaneOptions, Json, option
+from headrace.cli.base.output import Column, show_document
+
+_FIELDS: Final = (
+    "day", "endpoint", "version", "credential", "input", "cached", "output", "reasoning", "unknown",
+)  # fmt: skip
+_COLUMNS: Final[dict[str, Column]] = {name: name for name in _FIELDS}
+
+
+def usage(
+    *,
+    first: Annotated[str, option("First day, UTC: 2026-11-25.", shown="30 days ago")] = "",
+    last: Annotated[str, option("Last day, UTC.", shown="today")] = "",
+    as_csv: Annotated[bool, option("Print CSV.", "--csv")] = False,
+    json: Json = False,
+    plane: ControlPlaneOptions,
+) -> None:
+    """Show tokens of OpenAI's API by day, endpoint, version and credential, as servers count them.
+
+    `input` includes `cached`, `output` includes `reasoning`. `unknown` counts responses whose
+    tokens are not known.
+
+    For example:
+
+        headrace usage
+
+        headrace usage --first 2026-11-01 --last 2026-11-30 --csv >november.csv
+    """
+    document = plane.connect().get("/api/v1/usage", first=first, last=last)
+    rows = document["usage"]
+    if as_csv:
+        import csv  # noqa: PLC0415  # each command starts fast
+
+        writer = csv.DictWriter(sys.stdout, _FIELDS)
+        writer.writeheader()
+        writer.writerows(rows)
+        return
+    show_document(document, rows, _COLUMNS, json=json, empty="no tokens were used")

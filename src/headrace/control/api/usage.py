@@ -1,0 +1,91 @@
+"""Tokens of OpenAI's API by day, endpoint and credential, over HTTP."""
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from typing import Annotated, Any, Final
+
+from fastapi import FastAPI, Query, Response
+
+from headrace.control.api.answers import answer, route, view_of
+from headrace.control.base.context import ServiceContext
+from headrace.control.telemetry.tokens import TokenLedger
+
+_DAY: Final = r"^\d{4}-\d{2}-\d{2}$"
+_DEFAULT_DAYS: Final = 30
+_EXAMPLE: Final[dict[str, Any]] = {
+    "day": "2026-11-25",
+    "endpoint": "chat",
+    "version": "2",
+    "credential": "key:alice",
+    "input": 70124,
+    "cached": 31000,
+    "output": 20400,
+    "reasoning": 0,
+    "unknown": 1,
+}
+
+
+class UsageFormat(StrEnum):
+    """Format of the response."""
+
+    JSON = "json"
+    CSV = "csv"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UsageRow:
+    """Tokens of one day (UTC), version and credential, as the servers counted them.
+
+    `input` includes `cached`, `output` includes `reasoning`; `unknown` counts responses whose
+    tokens are not known. `credential` is `key:NAME`, `jwt:PROVIDER` or `certificate:RULE`; empty
+    for callers without one.
+    """
+
+    day: str
+    endpoint: str
+    version: str
+    credential: str
+    input: int
+    cached: int
+    output: int
+    reasoning: int
+    unknown: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """Used tokens, the oldest day first."""
+
+    usage: Sequence[UsageRow]
+
+
+def add_usage(api: FastAPI, context: ServiceContext, ledger: TokenLedger) -> None:
+    """Add the route of used tokens."""
+
+    @route(api, "GET /api/v1/usage", Usage, {"usage": [_EXAMPLE]})
+    async def usage(
+        first: Annotated[
+            str, Query(pattern=rf"^$|{_DAY}", description="First day, UTC; default: 30 days ago.")
+        ] = "",
+        last: Annotated[
+            str, Query(pattern=rf"^$|{_DAY}", description="Last day, UTC; default: today.")
+        ] = "",
+        output: Annotated[UsageFormat, Query(alias="format")] = UsageFormat.JSON,
+    ) -> Response:
+        """Return tokens of OpenAI's API by day, endpoint, version and credential."""
+        today = datetime.fromtimestamp(context.clock.now(), UTC).date()
+        begin = first or (today - timedelta(days=_DEFAULT_DAYS)).isoformat()
+        uses = await ledger.between(begin, last or today.isoformat())
+        rows = [view_of(UsageRow, use) for use in uses]
+        if output is UsageFormat.JSON:
+            return answer(Usage(usage=rows))
+        text = io.StringIO()
+        writer = csv.writer(text)
+        names = UsageRow.__dataclass_fields__
+        writer.writerow(names)
+        writer.writerows([getattr(row, name) for name in names] for row in rows)
+        return Response(text.getvalue(), media_type="text/csv; charset=utf-8")

@@ -1,0 +1,101 @@
+"""Ledger of tokens: the gateway's counts, added up by day and credential in the state."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Final
+
+import msgspec
+
+from headrace.control.base.faults import LOOP, Faults
+from headrace.control.model.records import TokenReading, TokenUse
+from headrace.control.state.store import Store
+from headrace.core import Clock, HeadraceError
+from headrace.gateway import TokenStatistics
+
+_INTERVAL_S: Final = 5.0
+_LOCAL: Final = "local"
+"""Name of the gateway of this host."""
+_AMOUNTS: Final = ("input", "cached", "output", "reasoning", "unknown")
+_LOG: Final = logging.getLogger("headrace.control")
+
+
+def increase(now: TokenReading, before: TokenReading | None, day: str) -> list[TokenUse]:
+    """Return the tokens since an earlier reading, on `day`; all of them after a restart."""
+    goes_on = before is not None and before.epoch == now.epoch
+    earlier = {
+        (use.endpoint, use.version, use.credential): use
+        for use in (before.counts if before is not None and goes_on else ())
+    }
+    uses = []
+    for use in now.counts:
+        old = earlier.get((use.endpoint, use.version, use.credential))
+        more = {
+            name: getattr(use, name) - (0 if old is None else getattr(old, name))
+            for name in _AMOUNTS
+        }
+        if any(more.values()):
+            uses.append(msgspec.structs.replace(use, day=day, **more))
+    return uses
+
+
+def reading_of(statistics: TokenStatistics) -> TokenReading:
+    """Return the counts by version: arms with a role are part of theirs."""
+    sums: dict[tuple[str, str, str], TokenUse] = {}
+    for (endpoint, key, credential), counts in sorted(statistics.counts.items()):
+        who = (endpoint, key.partition("~")[0], credential)
+        use = sums.get(who) or TokenUse(
+            day="", endpoint=endpoint, version=who[1], credential=credential
+        )
+        more = {name: getattr(use, name) + getattr(counts, name) for name in _AMOUNTS}
+        sums[who] = msgspec.structs.replace(use, **more)
+    return TokenReading(epoch=statistics.epoch, counts=tuple(sums.values()))
+
+
+@dataclass(slots=True, kw_only=True)
+class TokenLedger:
+    """Adds the tokens of the local gateway to the state while `run` is awaited.
+
+    A control plane that stops or crashes adds what came meanwhile at its next start, if the gateway
+    ran on. A gateway that crashes loses the counts of up to five seconds.
+    """
+
+    statistics: Callable[[], Awaitable[TokenStatistics]]
+    store: Store
+    clock: Clock
+    faults: Faults = field(default_factory=Faults)
+    _last: TokenReading | None = None
+    _is_loaded: bool = False
+
+    async def run(self) -> None:
+        """Add up until cancelled, and once more then."""
+        try:
+            while True:
+                with self.faults.contain(LOOP, "tokens"):
+                    await self.poll()
+                await asyncio.sleep(_INTERVAL_S)
+        finally:
+            with self.faults.contain(LOOP, "tokens"):
+                await self.poll()
+
+    async def poll(self) -> None:
+        """Add the tokens since the last poll; the gateway may be away."""
+        try:
+            if not self._is_loaded:
+                self._last = await self.store.token_reading(_LOCAL)
+                self._is_loaded = True
+            now = reading_of(await self.statistics())
+            day = datetime.fromtimestamp(self.clock.now(), UTC).date().isoformat()
+            uses = increase(now, self._last, day)
+            if uses:
+                await self.store.add_tokens(uses, _LOCAL, now)
+                self._last = now
+        except HeadraceError as error:
+            _LOG.debug("cannot add up tokens", extra={"error": str(error)})
+
+    async def between(self, first: str, last: str) -> list[TokenUse]:
+        """Return the tokens of days (`2026-11-25`, UTC), both included, oldest first."""
+        await self.poll()
+        return await self.store.tokens(first, last)

@@ -1,0 +1,109 @@
+"""The ledger of tokens: each counted once, whoever restarts."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from headrace.control.model.records import TokenUse
+from headrace.control.state import home_url, open_store
+from headrace.control.state.store import Store
+from headrace.control.telemetry.tokens import TokenLedger, increase, reading_of
+from headrace.core import UnavailableError
+from headrace.gateway import TokenStatistics
+from headrace.gateway.statistics import TokenCounts
+
+pytestmark = pytest.mark.anyio
+DAY_S = 86_400.0
+
+
+class Clock:
+    """A clock that a test sets."""
+
+    wall = 0.0
+
+    def now(self) -> float:
+        return self.wall
+
+    def monotonic(self) -> float:
+        return self.wall
+
+
+class Gateway:
+    """Counts of one Envoy after the other."""
+
+    def __init__(self) -> None:
+        self.epoch = 0
+        self.counts: dict[tuple[str, str, str], TokenCounts] = {}
+        self.is_away = False
+
+    async def statistics(self) -> TokenStatistics:
+        if self.is_away:
+            raise UnavailableError("away")
+        return TokenStatistics(epoch=str(self.epoch), counts=dict(self.counts))
+
+    def add(self, key: str, credential: str, tokens: int) -> None:
+        who = ("chat", key, credential)
+        before = self.counts.get(who, TokenCounts())
+        self.counts[who] = TokenCounts(input=before.input + tokens, output=before.output + 1)
+
+    def restart(self) -> None:
+        self.epoch += 1
+        self.counts = {}
+
+
+def a_ledger(store: Store, gateway: Gateway, clock: Clock) -> TokenLedger:
+    return TokenLedger(statistics=gateway.statistics, store=store, clock=clock)
+
+
+async def test_tokens_are_counted_once_over_restarts_of_both(tmp_path: Path) -> None:
+    store, gateway, clock = open_store(home_url(tmp_path)), Gateway(), Clock()
+    ledger = a_ledger(store, gateway, clock)
+    gateway.add("2", "key:alice", 10)
+    gateway.add("2~baseline", "key:alice", 5)
+    gateway.add("2", "", 1)
+    await ledger.poll()
+    await ledger.poll()
+    gateway.add("2", "key:alice", 7)
+    ledger = a_ledger(store, gateway, clock)  # the control plane crashed
+    await ledger.poll()
+    gateway.is_away = True
+    await ledger.poll()
+    gateway.is_away = False
+    gateway.restart()
+    gateway.add("2", "key:alice", 3)
+    clock.wall = DAY_S
+    days = await ledger.between("1970-01-01", "1970-01-02")
+
+    def use(day: str, credential: str, tokens: int, answers: int) -> TokenUse:
+        return TokenUse(
+            day=day, endpoint="chat", version="2", credential=credential, input=tokens,
+            output=answers,
+        )  # fmt: skip
+
+    assert days == [
+        use("1970-01-01", "", 1, 1),
+        use("1970-01-01", "key:alice", 22, 3),
+        use("1970-01-02", "key:alice", 3, 1),
+    ]
+    assert await ledger.between("1970-01-02", "1970-01-02") == days[2:]
+    store.close()
+
+
+@given(st.lists(st.tuples(st.sampled_from(["add", "restart", "read"]), st.integers(0, 50))))
+def test_increases_sum_up_to_all_tokens_that_were_read(events: list[tuple[str, int]]) -> None:
+    gateway, before, total, read, unread = Gateway(), None, 0, 0, 0
+    for event, tokens in [*events, ("read", 0)]:
+        if event == "add":
+            gateway.add("1", "", tokens)
+            total, unread = total + tokens, unread + tokens
+        elif event == "restart":
+            gateway.restart()
+            total, unread = total - unread, 0  # what was not read is lost
+        else:
+            statistics = TokenStatistics(epoch=str(gateway.epoch), counts=dict(gateway.counts))
+            now = reading_of(statistics)
+            read += sum(use.input for use in increase(now, before, "1970-01-01"))
+            before, unread = now, 0
+    assert read == total
