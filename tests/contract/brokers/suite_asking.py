@@ -1,11 +1,12 @@
 """Topics are made and looked at by people, who also mistype them; servers stop and start."""
 
 import time
+from contextlib import suppress
 
 import pytest
 
 from headrace.core import InvalidArgumentError, NotFoundError
-from headrace.streaming.broker import Broker
+from headrace.streaming.broker import Broker, ConsumerSession, ReplacedError
 from headrace.streaming.records import TopicPartition
 from tests.contract.brokers.rig import (
     Listener,
@@ -139,6 +140,13 @@ class Asking:
             with joined(broker, rig.membership(topic)) as session:
                 self._deliver(session, sink, 2 * rig.settles_s)
         assert set(numbers(everything(broker, sink))) == set(range(15))
+
+    @staticmethod
+    def _deliver(session: ConsumerSession, sink: str, within_s: float) -> None:
+        found = take(session, 5, within_s=within_s)
+        session.produce(numbered(sink, numbers(found)), after(found))
+        assert session.flush(within_s)
+        assert session.problem == ""
 
     @staticmethod
     def _send(broker: Broker, topic: str, within_s: float) -> None:

@@ -152,7 +152,9 @@ _HINTS_BY_CODE: Final[Mapping[int, str]] = {
         REMOVED,
         "the group's coordinator removed this member after session_timeout_s without a heartbeat",
     ),
-    _E.FENCED_INSTANCE_ID: "another process joined with this member's name",
+    _E.FENCED_INSTANCE_ID: (
+        "another process joined with this member's name, or this one twice in an outage"
+    ),
     _E.UNRELEASED_INSTANCE_ID: "the group's coordinator waits for the end of the session of this "
     "member's previous process",
     _E.INVALID_PRODUCER_ID_MAPPING: "the cluster has forgotten this member's transactional id, "
