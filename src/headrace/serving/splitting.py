@@ -1,4 +1,4 @@
-"""Requests with more rows than a batch: they run as several requests in turn."""
+"""Requests with more rows than a batch: they run as several requests, some at a time."""
 
 import asyncio
 
@@ -27,12 +27,8 @@ class SplitRequests:
             self._state.submit(exchange, limit_s)
             return
         split = _SplitRequest(self._state, exchange, rows=most, limit_s=limit_s)
+        split.submit()
         self._splits[exchange] = split
-        try:
-            split.submit()
-        except HeadraceError:
-            del self._splits[exchange]
-            raise
 
     def ended(self, exchange: Exchange) -> None:
         """Forget a request that has its outcome."""
@@ -41,11 +37,18 @@ class SplitRequests:
     def cancel(self, exchange: Exchange) -> None:
         """Cancel the request of a caller that left."""
         split = self._splits.pop(exchange, None)
-        self._state.cancel(exchange if split is None else split.cancelled())
+        if split is None:
+            self._state.cancel(exchange)
+        else:
+            split.cancel()
 
 
 class _SplitRequest:
-    """Request with more rows than a batch; its parts of `rows` rows run one after the other."""
+    """Request with more rows than a batch, in parts of `rows` rows.
+
+    As many parts are queued as the engine runs at once: later requests of other callers do not wait
+    for all of them.
+    """
 
     def __init__(
         self, state: ReplicaState, exchange: Exchange, *, rows: int, limit_s: float
@@ -54,77 +57,96 @@ class _SplitRequest:
         self._exchange = exchange
         self._rows = rows
         self._limit_s = limit_s
-        self._outputs: list[Tensors] = []
-        self._part = _Part(self, exchange.received_at)
-        self._is_cancelled = False
+        self._starts = iter(range(0, exchange.request.rows, rows))
+        self._running: set[_Part] = set()
+        self._outputs: dict[int, Tensors] = {}
+        self._is_over = False
         exchange.rows = exchange.request.rows
 
     def submit(self) -> None:
-        """Queue the next part.
+        """Queue the first parts.
 
         Raises:
-            HeadraceError: It is refused, as by `ReplicaState.submit`.
+            HeadraceError: One is refused, as by `ReplicaState.submit`; the others are cancelled.
         """
-        exchange = self._exchange
-        whole = exchange.request
-        start = len(self._outputs) * self._rows
-        inputs = {name: array[start : start + self._rows] for name, array in whole.inputs.items()}
-        part = self._part = _Part(self, exchange.received_at)
-        part.floor, part.slo_s = exchange.floor, exchange.slo_s
-        part.request = InferRequest(
-            model_name=whole.model_name,
-            model_version=whole.model_version,
-            inputs=inputs,
-            rows=min(self._rows, whole.rows - start),
-            outputs=whole.outputs,
-            priority=whole.priority,
-        )
-        self._state.submit(part, self._limit_s)
+        try:
+            for _ in range(self._state.model.engine.max_concurrent_runs):
+                self._submit_next()
+        except HeadraceError:
+            self.cancel()
+            raise
 
-    def received(self, outcome: Outcome) -> None:
-        """Take the outcome of a part; the last one completes the request."""
-        if self._is_cancelled:
+    def received(self, part: "_Part", outcome: Outcome) -> None:
+        """Take the outcome of a part; the last one, or an error, completes the request."""
+        if self._is_over:
             return
+        self._running.discard(part)
         if not isinstance(outcome, InferResponse):
+            self.cancel()
             self._exchange.complete(outcome)
             return
-        self._outputs.append(outcome.outputs)
-        if len(self._outputs) * self._rows < self._exchange.request.rows:
-            # Not at once: a fast model runs inside of `submit`.
-            asyncio.get_running_loop().call_soon(self._submit_next)
-            return
-        names = self._outputs[0]
-        whole = {name: np.concatenate([part[name] for part in self._outputs]) for name in names}
+        self._outputs[part.start] = outcome.outputs
         request = self._exchange.request
+        if len(self._outputs) * self._rows < request.rows:
+            # Not at once: the engine is completing a batch.
+            asyncio.get_running_loop().call_soon(self._go_on)
+            return
+        parts = [outputs for _, outputs in sorted(self._outputs.items())]
+        whole = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         self._exchange.complete(
             InferResponse(
                 model_name=request.model_name, model_version=request.model_version, outputs=whole
             )
         )
 
-    def cancelled(self) -> Ticket:
-        """Submit no more parts, and return the one that the engine has."""
-        self._is_cancelled = True
-        return self._part
+    def cancel(self) -> None:
+        """Submit no more parts, and cancel those that the engine has."""
+        self._is_over = True
+        for part in self._running:
+            self._state.cancel(part)
 
-    def _submit_next(self) -> None:
-        if self._is_cancelled:
+    def _go_on(self) -> None:
+        if self._is_over:
             return
         try:
-            self.submit()
+            self._submit_next()
         except HeadraceError as error:
+            self.cancel()
             self._exchange.complete(error)
+
+    def _submit_next(self) -> None:
+        """Queue the next part if there is one."""
+        start = next(self._starts, None)
+        if start is None:
+            return
+        exchange = self._exchange
+        whole = exchange.request
+        part = _Part(self, start, exchange.received_at)
+        part.floor, part.slo_s = exchange.floor, exchange.slo_s
+        part.request = InferRequest(
+            model_name=whole.model_name,
+            model_version=whole.model_version,
+            inputs={
+                name: array[start : start + self._rows] for name, array in whole.inputs.items()
+            },
+            rows=min(self._rows, whole.rows - start),
+            outputs=whole.outputs,
+            priority=whole.priority,
+        )
+        self._state.submit(part, self._limit_s)
+        self._running.add(part)
 
 
 class _Part(Ticket):
-    """Ticket of one part of a request."""
+    """Ticket of one part of a request, from row `start`."""
 
-    __slots__ = ("_split",)
+    __slots__ = ("_split", "start")
 
-    def __init__(self, split: _SplitRequest, received_at: float) -> None:
+    def __init__(self, split: _SplitRequest, start: int, received_at: float) -> None:
         super().__init__(received_at)
         self._split = split
+        self.start = start
 
     def complete(self, outcome: Outcome) -> None:
         """Receive the outcome."""
-        self._split.received(outcome)
+        self._split.received(self, outcome)

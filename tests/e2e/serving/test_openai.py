@@ -4,8 +4,9 @@ import base64
 import gzip
 import json
 import socket
+import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -107,6 +108,13 @@ def batches(replica: Replica) -> int:
     return int(statistics["execution_count"])
 
 
+def wait_until(is_so: Callable[[], bool], what: str) -> None:
+    until = time.monotonic() + 20
+    while not is_so():
+        assert time.monotonic() < until, what
+        time.sleep(0.01)
+
+
 def failures(replica: Replica) -> int:
     (statistics,) = httpx.get(f"{replica.url}/v2/models/m/stats").json()["model_stats"]
     return int(statistics["inference_stats"]["fail"]["count"])
@@ -122,14 +130,13 @@ def test_body_above_the_limit_is_refused_in_the_same_form(replica: Replica) -> N
 def test_caller_that_leaves_cancels_its_request(replica: Replica) -> None:
     body = json.dumps({"model": "m", "input": ["a " * 1000] * 1000}).encode()
     head = f"POST /v1/embeddings HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
-    failed = failures(replica)
+    failed, ran = failures(replica), batches(replica)
     with socket.create_connection(("127.0.0.1", replica.port)) as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         sock.sendall(head.encode() + body)
+        wait_until(lambda: batches(replica) > ran, "the request does not run")
 
-    until = time.monotonic() + 20
-    while failures(replica) == failed:
-        assert time.monotonic() < until, "the request is not cancelled"
-        time.sleep(0.02)
+    wait_until(lambda: failures(replica) > failed, "the request is not cancelled")
     answer = httpx.post(f"{replica.url}/v1/embeddings", json={"model": "m", "input": "a"})
     assert answer.status_code == 200
 
