@@ -143,11 +143,12 @@ def encode_embeddings(
     return orjson.dumps(document, option=_NUMPY)
 
 
-def encode_rerank(  # noqa: PLR0917  # the parts of one document
+def encode_rerank(
     response_id: str,
     model: str,
     scores: Array,
     tokens: int,
+    *,
     documents: Array | None,
     top_n: int | None,
 ) -> bytes:

@@ -23,6 +23,7 @@ from headrace.core import (
     Tensors,
     UnavailableError,
 )
+from headrace.core.encoders import TOKEN_COUNT
 from headrace.engine import Engine, PaddingPlan, ServiceTimes, padding_plan
 from headrace.observe import ModelStatistics, PhaseHistograms
 from headrace.runtimes import Model
@@ -631,6 +632,37 @@ async def test_only_outputs_that_somebody_wants_are_computed() -> None:
     assert isinstance(answer, InferResponse)
     assert list(answer.outputs) == ["z"]
     assert len(only_z_again.outcomes) == 1
+
+
+class Counting(Doubling):
+    """Counts the tokens of a row: its first number."""
+
+    def run(self, inputs: Tensors, outputs: Sequence[str] | None = None) -> Tensors:
+        answers = super().run(inputs)
+        self.wanted[-1] = outputs
+        answers[TOKEN_COUNT] = inputs["x"][:, 0].astype(np.int64)
+        return {name: answers[name] for name in outputs or ("y", "z")}
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+async def test_token_counts_go_only_to_requests_that_name_them(is_first: bool) -> None:  # noqa: FBT001  # a parameter
+    model = Counting()
+    engine = an_engine(model)
+    counted, everything = a_ticket(value=5), a_ticket(value=2)
+    outputs = (RequestedOutput(name="y"), RequestedOutput(name=TOKEN_COUNT))
+    counted.request = InferRequest(model_name="m", inputs=counted.request.inputs, outputs=outputs)
+
+    for ticket in (counted, everything) if is_first else (everything, counted):
+        engine.submit(ticket, 0.0)
+    await settle()
+
+    (with_count,), (without,) = counted.outcomes, everything.outcomes
+    assert model.wanted == [("y", "z", TOKEN_COUNT)]
+    assert isinstance(with_count, InferResponse)
+    assert isinstance(without, InferResponse)
+    assert list(with_count.outputs) == ["y", TOKEN_COUNT]
+    assert with_count.outputs[TOKEN_COUNT].tolist() == [5]
+    assert list(without.outputs) == ["y", "z"]
 
 
 async def test_near_lengths_are_padded_together_and_cut_back() -> None:

@@ -148,14 +148,14 @@ def test_number_that_is_not_finite_is_a_failure_of_the_model() -> None:
     with pytest.raises(RuntimeFailedError):
         encoded(np.array([[1, np.nan]], np.float32))
     with pytest.raises(RuntimeFailedError):
-        encode_rerank("i", "m", np.array([np.inf], np.float32), 1, None, None)
+        encode_rerank("i", "m", np.array([np.inf], np.float32), 1, documents=None, top_n=None)
 
 
 @given(arrays(np.float32, st.integers(1, 9), elements=FINITE), st.integers(1, 12) | st.none())
 def test_results_are_the_best_documents_in_order(scores: Array, top_n: int | None) -> None:
     documents = np.array([str(i).encode() for i in range(len(scores))], np.object_)
 
-    document = json.loads(encode_rerank("i", "m", scores, 5, documents, top_n))
+    document = json.loads(encode_rerank("i", "m", scores, 5, documents=documents, top_n=top_n))
 
     order = sorted(range(len(scores)), key=lambda i: (-scores[i], i))[:top_n]
     assert [result["index"] for result in document["results"]] == order
