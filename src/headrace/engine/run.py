@@ -111,11 +111,14 @@ def _wanted_outputs(model: Model, tickets: Sequence[Ticket]) -> tuple[str, ...] 
 
     "All" excludes `TOKEN_COUNT`: if another ticket requested that, all outputs are named.
     """
+    counts_tokens = getattr(model, "counts_tokens", False)
     names: dict[str, None] = {}
     wants_all = False
     for ticket in tickets:
         outputs = ticket.request.outputs
         if not outputs:
+            if not counts_tokens:
+                return None
             wants_all = True
         for output in outputs:
             names[output.name] = None

@@ -637,6 +637,8 @@ async def test_only_outputs_that_somebody_wants_are_computed() -> None:
 class Counting(Doubling):
     """Counts the tokens of a row: its first number."""
 
+    counts_tokens = True
+
     def run(self, inputs: Tensors, outputs: Sequence[str] | None = None) -> Tensors:
         answers = super().run(inputs)
         self.wanted[-1] = outputs
