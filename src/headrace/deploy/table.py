@@ -140,9 +140,9 @@ TABLE: Final[tuple[SpecFeature, ...]] = (
         *(_REPLICAS, yes(), yes(), _REPLICAS, _BEHIND, _REPLICAS),
     ),
     row(
-        "Batching, labels, runtime, device, nulls",
+        "Batching, labels, runtime, device, nulls, language models",
         "endpoints[].batching endpoints[].labels endpoints[].runtime endpoints[].device "
-        "endpoints[].nulls",
+        "endpoints[].nulls endpoints[].llm",
         *(_REPLICAS, _SETTINGS, _SETTINGS, _REPLICAS, _BEHIND, _REPLICAS),
     ),
     row("Example request", "endpoints[].example", every=external("of Headrace's readiness check")),

@@ -1,4 +1,4 @@
-"""Runtime of GGUF files: language models, embedding models and rerankers, on llama.cpp."""
+"""Runtime of language models in GGUF files, on llama.cpp. Imports its sibling `tables`."""
 
 from headrace.runtimes.gguf.file import GgufHeader, GgufModelFiles, find_gguf, read_header
 from headrace.runtimes.gguf.runtime import GgufModel, GgufRuntime

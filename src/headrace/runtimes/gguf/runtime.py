@@ -22,8 +22,8 @@ from headrace.runtimes.base import LoadOptions
 from headrace.runtimes.gguf.file import GgufModelFiles, find_gguf, looks_like_gguf
 from headrace.runtimes.tables.tabular import import_library
 
-_WARNINGS: Final = 2
-"""llama.cpp's level of log lines; it writes prompts at the level of debugging only."""
+_ERRORS: Final = 1
+"""llama.cpp's level of log lines: it warns of each prompt that is in the cache."""
 _MIN_HTTP_THREADS: Final = 32
 """llama.cpp occupies a thread for each request, also while the request waits for a slot."""
 _HTTP_THREADS_A_SLOT: Final = 4
@@ -121,7 +121,7 @@ class GgufModel:
         params.endpoint_metrics = True
         params.endpoint_slots = params.ui = False
         params.cors_origins = ""  # the gateway decides
-        params.verbosity = _WARNINGS
+        params.verbosity = _ERRORS
         if spec.pooling is not None or self.files.pooling is not None:
             params.embedding = True
             params.n_batch = params.n_ubatch = context  # an input is embedded in one run
