@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 
@@ -86,6 +86,11 @@ class ModelSignature:
         return next((spec for spec in self.outputs if spec.name == name), None)
 
     @property
+    def has_tensors(self) -> bool:
+        """Whether the model runs tensors; a language model serves OpenAI's API instead."""
+        return bool(self.inputs or self.outputs)
+
+    @property
     def has_variable_size(self) -> bool:
         """Whether any input has a variable dimension besides the batch."""
         first = 1 if self.batched else 0
@@ -109,11 +114,6 @@ def with_weakest_evidence(
         return signature
     rank, reason = max(examined)
     return replace(signature, row_independence=order[rank], row_reason=reason)
-
-
-NO_TENSORS: Final = (
-    "is a language model, which has no tensors: call it with OpenAI's API, at /v1/chat/completions"
-)
 
 
 def check_inputs(model: str, signature: ModelSignature, inputs: Mapping[str, Array]) -> int:
@@ -169,17 +169,10 @@ def wrong_shape(model: str, spec: TensorSpec, actual: tuple[int, ...]) -> Invali
     )
 
 
-def unexpected_input(model: str, signature: ModelSignature, name: str) -> InvalidArgumentError:
-    """Return the error for an input that the model does not have."""
-    if not signature.inputs and not signature.outputs:
-        return InvalidArgumentError(f"model '{model}' {NO_TENSORS}")
-    return InvalidArgumentError(f"unexpected inference input '{name}' for model '{model}'")
-
-
 def _wrong_names(model: str, signature: ModelSignature, inputs: Mapping[str, Array]) -> str:
     for name in inputs:
         if signature.input(name) is None:
-            return str(unexpected_input(model, signature, name))
+            return f"unexpected inference input '{name}' for model '{model}'"
     missing = ", ".join(f"'{spec.name}'" for spec in signature.inputs if spec.name not in inputs)
     return (
         f"expected {len(signature.inputs)} inputs but got {len(inputs)} inputs "

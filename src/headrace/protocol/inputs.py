@@ -18,7 +18,6 @@ from headrace.core import (
     wrong_datatype,
     wrong_shape,
 )
-from headrace.core.signature import unexpected_input
 from headrace.protocol.values import (
     PACK_CODES,
     Body,
@@ -286,7 +285,8 @@ class ModelInputs:
         """Return the input of this name; else raise InvalidArgumentError."""
         tensor = self.tensors.get(name)
         if tensor is None:
-            raise unexpected_input(self.model, self._signature, name[:_SHOWN_NAME])
+            msg = f"unexpected inference input '{name[:_SHOWN_NAME]}' for model '{self.model}'"
+            raise InvalidArgumentError(msg)
         return tensor
 
     def raise_misfit(self, names: list[str], inputs: Mapping[str, Array]) -> NoReturn:

@@ -111,7 +111,7 @@ def load_model(
     plan = _padding(model, settings)
     max_batch_size = settings.batching.max_batch_size if signature.batched else 1
     times = ServiceTimes(max_batch_size=max_batch_size)
-    if signature.outputs:  # a language model warms up when it begins to serve
+    if signature.has_tensors:  # a language model warms up when it begins to serve
         warm_up(model, times, max_batch_size=max_batch_size, budget_s=warm_up_s)
     seconds = time.monotonic() - started
     _log.info(

@@ -72,6 +72,8 @@ class Application:
         for api in self._apis:
             api.model_loaded()
         self._recorder.model_loaded()
+        if not self._state.model.signature.has_tensors:
+            self._router = self._make_router()
 
     def handle(self, exchange: Exchange) -> None:
         """Answer `exchange`, now or later, in all cases: the request edge."""
@@ -98,7 +100,9 @@ class Application:
         v2, v1, grpc, invocations, openai = self._apis
         name, version = self._state.name, self._state.version
         is_seen = self._observer.is_on or self._recorder.is_on or self._sampler.is_on
-        observed = self._seen if is_seen else dict
+        served = self._state.served
+        is_tensors = served is None or served.signature.has_tensors
+        observed = self._refused if not is_tensors else self._seen if is_seen else dict
         model = ModelRoutes(
             name=name,
             version=version,
@@ -131,6 +135,16 @@ class Application:
             key: self._wrapped(handler) if key in _INFERENCE else handler
             for key, handler in handlers.items()
         }
+
+    def _refused(
+        self, handlers: dict[tuple[bytes, bytes], Handler]
+    ) -> dict[tuple[bytes, bytes], Handler]:
+        """Return `handlers`, with those of inference refusing the tensors of every protocol."""
+
+        def refuse(_: Exchange) -> None:
+            self._state.model.loaded.model.run({})
+
+        return {key: refuse if key in _INFERENCE else handlers[key] for key in handlers}
 
     def _wrapped(self, handler: Handler) -> Handler:
         if self._observer.is_on:

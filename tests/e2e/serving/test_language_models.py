@@ -3,6 +3,7 @@
 import json
 import signal
 import stat
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -169,6 +170,27 @@ def test_tensors_are_refused_with_the_path_to_call(
 
     assert answer.status_code == 400
     assert "/v1/chat/completions" in answer.json()["error"]
+
+
+def test_each_protocol_refuses_tensors(replica: Replica) -> None:
+    for path in ("/v1/models/m:predict", "/invocations", "/endpoints/m/invocations"):
+        answer = httpx.post(f"{replica.url}{path}", json={"instances": [1]})
+        assert answer.status_code == 400
+        assert "/v1/chat/completions" in answer.json()["error"]
+
+
+def test_a_caller_that_leaves_stops_the_generation(replica: Replica) -> None:
+    body = CHAT | {"stream": True, "max_tokens": 3500, "ignore_eos": True}
+    with openai(replica) as client, client.stream("POST", "/chat/completions", json=body) as answer:
+        next(line for line in answer.iter_lines() if "content" in line)
+
+    transport = httpx.HTTPTransport(uds=f"{replica.settings.uds}.openai")
+    with httpx.Client(transport=transport, timeout=20) as client:
+        until = time.monotonic() + 20
+        while "requests_processing 1" in (metrics := client.get("http://m/metrics").text):
+            assert time.monotonic() < until, "the generation goes on"
+            time.sleep(0.05)
+    assert "llamacpp:requests_processing 0" in metrics
 
 
 def test_the_second_socket_is_for_the_owner(replica: Replica) -> None:

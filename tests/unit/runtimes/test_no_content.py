@@ -13,12 +13,14 @@ from headrace.runtimes import inspect_model
 from headrace.runtimes.plugins import runtime_names
 from headrace.testing import models
 from tests import openvino_models, tabular_models, tflite_models
+from tests.gguf_models import LLAMA, gguf
 from tests.secret_files import SECRET, leaked, secret_contents, write_secret
 
 pytestmark = pytest.mark.slow
 
 FILES: Final = {
     "catboost": ("f", "f.cbm"),
+    "gguf": ("f", "f.gguf"),
     "huggingface": ("f", "config.json", "tokenizer.json", "preprocessor_config.json"),
     "lightgbm": ("f", "f.txt", "model.txt"),
     "mlflow": ("f", "MLmodel"),
@@ -100,8 +102,15 @@ def _onnx(folder: Path) -> Path:
     return path
 
 
+def _gguf(folder: Path) -> Path:
+    path = folder / "m.gguf"
+    path.write_bytes(gguf(LLAMA, [("token_embd.weight", (64, 64), 0, bytes(1 << 14))]))
+    return path
+
+
 MODELS: Final[dict[str, Callable[[Path], Path]]] = {
     "catboost": lambda folder: tabular_models.catboost(folder, "multiclass").path,
+    "gguf": _gguf,
     "lightgbm": lambda folder: tabular_models.lightgbm(folder, "multiclass").path,
     "onnx": _onnx,
     "openvino": openvino_models.perceptron,

@@ -17,7 +17,6 @@ from headrace.core import (
 )
 from headrace.core.devices import ON_CPU, DeviceUse
 from headrace.core.settings import LlmSpec
-from headrace.core.signature import NO_TENSORS
 from headrace.runtimes.base import LoadOptions
 from headrace.runtimes.gguf.file import GgufModelFiles, find_gguf, looks_like_gguf
 from headrace.runtimes.tables.tabular import import_library
@@ -86,7 +85,9 @@ class GgufModel:
         Raises:
             InvalidArgumentError: Always; the message names the path to call.
         """
-        raise InvalidArgumentError(f"the model {NO_TENSORS}")
+        raise InvalidArgumentError(
+            "a language model has no tensors: call it with OpenAI's API, at /v1/chat/completions"
+        )
 
     def serve(
         self, address: Path | tuple[str, int], *, name: str, spec: LlmSpec, threads: int
