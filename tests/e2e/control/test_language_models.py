@@ -1,4 +1,4 @@
-"""A language model in a confined replica: its socket, its restart, and its refusal."""
+"""A language model in a confined replica, behind the gateway: its restart, and its refusal."""
 
 import json
 from pathlib import Path
@@ -24,10 +24,10 @@ def model(request: pytest.FixtureRequest) -> Path:
 
 
 def answer(system: System) -> str:
-    (socket,) = system.home.glob("run/r*/http.sock.openai")
-    transport = httpx.HTTPTransport(uds=str(socket))
-    with httpx.Client(transport=transport, timeout=60) as client:
-        response = client.post("http://replica/v1/chat/completions", json=CHAT)
+    body = CHAT | {"model": "chat"}
+    url = f"{system.where().http_url}/v1/chat/completions"
+    response = httpx.post(url, json=body, timeout=60)
+    assert response.status_code == 200, response.text
     content: str = response.json()["choices"][0]["message"]["content"]
     return content
 
