@@ -467,6 +467,16 @@ def test_a_language_model_gets_a_process_with_its_settings(
     assert other.revision.settings.llm == LlmSpec(slots=2, pooling=Pooling.MEAN)
 
 
+def test_a_language_model_cannot_be_autoscaled(registry: Registry, tmp_path: Path) -> None:
+    (tmp_path / "m.gguf").write_bytes(gguf())
+    line = {"name": "chat", "model": str(tmp_path / "m.gguf"), "autoscale": {}}
+    spec = parse_spec({"endpoints": [line]})
+    resolver = Resolver(registry=registry, inspect=inspect_model, spec=spec, max_body_bytes=4096)
+
+    with pytest.raises(SpecError, match=r"endpoints\[0\]\.autoscale: the load of a language model"):
+        resolver.resolve()
+
+
 def test_what_is_pushed_from_a_path_has_its_owner(registry: Registry, tmp_path: Path) -> None:
     (tmp_path / "m.onnx").write_text("m")
     spec = parse_spec({"endpoints": [{"name": "m", "model": str(tmp_path / "m.onnx")}]})
