@@ -30,6 +30,8 @@ _OF_TRAINING: Final = frozenset(
 )
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 _PART_OF_WEIGHTS: Final = re.compile(r"((?<=\.onnx)[._]data(_\d+)?|\.index\.json)$")
+_PART_OF_GGUF: Final = re.compile(r"-\d{5}-of-\d{5}(?=\.gguf$)", re.IGNORECASE)
+_MAX_LISTED: Final = 20
 _ONNX: Final = (".onnx",)
 _FRAMEWORKS: Final[Sequence[tuple[str, ...]]] = (
     _ONNX,
@@ -69,6 +71,7 @@ class HubSource:
         """Return the files of the revision's commit that a runtime may need.
 
         Raises:
+            InvalidArgumentError: It has several GGUF models, of which only one is served.
             NotFoundError: The repository, revision or path does not exist.
             PermissionDeniedError: The token is missing, or may not read the repository.
         """
@@ -96,6 +99,12 @@ class HubSource:
             ]
         else:
             kept = needed_files([file.path for file in files])
+            models = sorted({_PART_OF_GGUF.sub("", p) for p in kept if p.lower().endswith(".gguf")})
+            if len(models) > 1:
+                raise InvalidArgumentError(
+                    f"{self._uri.location} has {len(models)} GGUF models; name one, as in "
+                    f"{self._uri.location}/{models[0]}: {', '.join(models[:_MAX_LISTED])}"
+                )
             chosen = [file for file in files if file.path in kept]
         return Listing(
             name=self._uri.filename,

@@ -128,6 +128,19 @@ def test_path_selects_a_file_or_a_directory(
     assert fetch(text) == expected
 
 
+def test_one_of_several_gguf_files_is_named_before_a_download(hub: Hub, fetch: Fetch) -> None:
+    parts = {f"m-q8-0000{n}-of-00002.gguf": WEIGHTS for n in (1, 2)}
+    hub.repositories["org/two"] = HubRepository(files={"m-q4.gguf": WEIGHTS, **parts})
+    hub.repositories["org/parts"] = HubRepository(files=parts)
+
+    with pytest.raises(
+        InvalidArgumentError, match=r"2 GGUF models; name one, .*two/m-q4\.gguf: m-q4\.gguf, m-q8"
+    ):
+        fetch("hf://org/two")
+    assert fetch("hf://org/parts").keys() == parts.keys()
+    assert fetch("hf://org/two/m-q4.gguf") == {"m-q4.gguf": WEIGHTS}
+
+
 def test_token_goes_to_the_hub_and_not_to_the_host_of_large_files(
     hub: Hub, cdn: FileServer, fetch: Fetch
 ) -> None:
