@@ -64,7 +64,6 @@ UNRUN = {
     "docs/how-to/features.md": "a Feast repository, a Hopsworks store",
     "docs/how-to/install.md": "a package index",
     "docs/how-to/kubernetes.md": "a cluster, Docker",
-    "docs/how-to/language-models.md": "a sentence model, the package openai",
     "docs/how-to/manage-access.md": "an identity provider, a second machine",
     "docs/how-to/other-formats.md": "TensorFlow",
     "docs/how-to/pipelines.md": "a tokenizer, a picture",

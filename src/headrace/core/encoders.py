@@ -30,6 +30,11 @@ class EncoderTask(StrEnum):
     """One score of each pair of texts: `text` and `text_pair`, and `score` FP32 [N]."""
 
 
+def serves_openai(signature: ModelSignature) -> bool:
+    """Whether replicas of the model answer OpenAI's API: encoders, and language models."""
+    return not signature.has_tensors or encoder_task(signature) is not None
+
+
 def encoder_task(signature: ModelSignature) -> EncoderTask | None:
     """Return the task of an encoder of texts; None for other models."""
     inputs = {spec.name for spec in signature.inputs}

@@ -4,6 +4,7 @@ Routes are tried in order. gRPC calls are routed twice: first by method, then, o
 the model was read from the message and set as a header, by that header.
 """
 
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -314,9 +315,12 @@ def _openai_routes(
     """Yield the routes of the model, and of requests whose body named it."""
     from headrace.protocol.pages import openai_model  # noqa: PLC0415  # as above
 
-    match: Resource = {"path": f"/v1/models/{endpoint.name}"}
-    for route in _document(endpoint.name, match, openai_model(endpoint.name)):
-        yield _authenticated(route, guard.endpoint(endpoint))
+    match: Resource
+    if not any(supports_protocol(arm, CallProtocol.V1) for arm in endpoint.arms):
+        match = {"path": f"/v1/models/{endpoint.name}"}
+        text = json.dumps(openai_model(endpoint.name))
+        for route in _document(endpoint.name, match, text):
+            yield _authenticated(route, guard.endpoint(endpoint))
     buffer: Resource = {"request_body_buffer_limit": settings.max_body_bytes}
     for arm in _versions(endpoint):
         named = _header_is(MODEL_HEADER, f"{endpoint.name}~{arm.version}")

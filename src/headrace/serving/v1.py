@@ -3,7 +3,9 @@
 import orjson
 
 from headrace.core import HeadraceError, InferResponse, NullPolicy, UnsupportedError
+from headrace.core.encoders import serves_openai
 from headrace.protocol import V1Codec
+from headrace.protocol.pages import openai_model
 from headrace.serving.exchange import Exchange, send_error
 from headrace.serving.routing import Handler, rank, timeout_s
 from headrace.serving.state import ReplicaState
@@ -87,5 +89,8 @@ class V1Api:
     def model_ready(self, exchange: Exchange) -> None:
         """GET /v1/models/NAME."""
         state = self._state
-        body = orjson.dumps({"name": state.name, "ready": state.is_ready})
+        document: dict[str, object] = {"name": state.name, "ready": state.is_ready}
+        if state.is_ready and serves_openai(state.model.signature):
+            document |= openai_model(state.name)
+        body = orjson.dumps(document)
         exchange.send(200 if state.is_ready else 503, body)

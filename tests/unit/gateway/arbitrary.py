@@ -59,6 +59,7 @@ _sets = st.sampled_from(
         LimitSpec(requests_per_s=1e6, burst=1),
         LimitSpec(rows_per_s=10.0),
         LimitSpec(max_concurrent=1, requests_per_day=10),
+        LimitSpec(tokens_per_minute=100.0, tokens_per_day=10),
     ]
 )
 limits = st.builds(
@@ -73,8 +74,15 @@ limits = st.builds(
 def _targets(draw: st.DrawFn, version: str, role: str, weight: int) -> RevisionTarget:
     upstream = draw(st.none() | upstreams) if draw(st.integers(0, 3)) == 0 else None
     replicas = () if upstream else draw(_replicas)
+    has_sockets = not upstream and all(address.startswith("unix:") for address in replicas)
     return RevisionTarget(
-        version=version, role=role, replicas=replicas, weight=weight, upstream=upstream
+        version=version,
+        role=role,
+        replicas=replicas,
+        weight=weight,
+        upstream=upstream,
+        openai=has_sockets and draw(st.booleans()),
+        encodes=not upstream and draw(st.booleans()),
     )
 
 

@@ -105,10 +105,9 @@ def names_template() -> ListTemplate:
     return _json_template({"models": [_MARK]})
 
 
-def openai_model(name: str) -> str:
+def openai_model(name: str) -> dict[str, str | int]:
     """Return an endpoint as OpenAI's API describes a model."""
-    document = {"id": name, "object": "model", "created": 0, "owned_by": SERVER_NAME}
-    return orjson.dumps(document).decode()
+    return {"id": name, "object": "model", "created": 0, "owned_by": SERVER_NAME}
 
 
 def openai_names_template() -> ListTemplate:
@@ -117,7 +116,7 @@ def openai_names_template() -> ListTemplate:
     return replace(
         names,
         middle='],"object":"list","data":[',
-        openai_item=openai_model(_NAME),
+        openai_item=orjson.dumps(openai_model(_NAME)).decode(),
     )
 
 
