@@ -89,10 +89,9 @@ class KafkaCluster:
 
     def coordinator(self, group: str) -> int:
         """Return the place in `brokers` of the one that coordinates a group."""
-        (described,) = (
-            self.admin().describe_consumer_groups([group], request_timeout=_ASK_S).values()
-        )
-        number: int = described.result().coordinator.id
+        admin = self.admin()  # a client that is collected drops its requests
+        (described,) = admin.describe_consumer_groups([group], request_timeout=_ASK_S).values()
+        number: int = described.result(2 * _ASK_S).coordinator.id
         return number - 1
 
     def wait_until_in_sync(self, *, within_s: float) -> None:

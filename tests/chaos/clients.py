@@ -118,7 +118,7 @@ def coordinator_of(cluster: KafkaCluster, group: str) -> int | None:
     """Return the place of the broker that coordinates a group; None if nobody says it."""
     try:
         return cluster.coordinator(group)
-    except KafkaException:
+    except (KafkaException, TimeoutError):
         return None
 
 

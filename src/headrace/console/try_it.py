@@ -20,6 +20,7 @@ from headrace.control.api.endpoints import EndpointView
 from headrace.control.api.models import KnownVersion
 from headrace.core import Array, ModelSignature
 from headrace.core.examples import example_inputs
+from headrace.core.spec.upstream import UpstreamProtocol
 
 _TIMEOUT_S: Final = 30.0
 _MAX_TEXT: Final = 20_000
@@ -70,10 +71,19 @@ async def try_it(request: PageRequest, form: Mapping[str, str] | None = None) ->
     endpoint = await request.visitor.get(f"/api/v1/endpoints/{name}", EndpointView)
     version = await _main_version(request, endpoint)
     fields = [] if version is None else fields_of(version.signature, form or {})
-    body, problem = _body(fields, form, has_signature=version is not None)
+    is_language_model = _is_language_model(endpoint, version)
+    empty = _chat_of(name) if is_language_model else _EMPTY
+    path = "/v1/chat/completions" if is_language_model else f"/v2/models/{name}/infer"
+    body, problem = _body(fields, form, empty)
+    needs_key = bool(_access(endpoint))
+    python = (
+        chat_python_of(gateway, body, needs_key=needs_key)
+        if is_language_model
+        else python_of(gateway, name, fields, needs_key=needs_key)
+    )
     answer = None
     if form is not None and not problem:
-        answer = await _send(gateway, name, body, key=form.get("key", "").strip())
+        answer = await _send(gateway, path, body, key=form.get("key", "").strip())
     return PageView(
         template="try.html",
         title=f"Try {name}",
@@ -86,8 +96,9 @@ async def try_it(request: PageRequest, form: Mapping[str, str] | None = None) ->
             "problem": problem,
             "answer": answer,
             "access": _access(endpoint),
-            "curl": curl_of(gateway, name, body, needs_key=bool(_access(endpoint))),
-            "python": python_of(gateway, name, fields, needs_key=bool(_access(endpoint))),
+            "is_language_model": is_language_model,
+            "curl": curl_of(gateway, path, body, needs_key=needs_key),
+            "python": python,
         },
     )
 
@@ -99,6 +110,19 @@ async def _main_version(request: PageRequest, endpoint: EndpointView) -> KnownVe
     if not colon:
         return None
     return await request.visitor.find(f"/api/v1/models/{name}/versions/{version}", KnownVersion)
+
+
+def _is_language_model(endpoint: EndpointView, version: KnownVersion | None) -> bool:
+    """Whether the endpoint answers chats of OpenAI's API, and no tensors."""
+    upstream = (endpoint.spec or {}).get("upstream") or {}
+    is_openai = upstream.get("protocol") == UpstreamProtocol.OPENAI
+    return is_openai or (version is not None and not version.signature.has_tensors)
+
+
+def _chat_of(name: str) -> str:
+    """Return the body of a first chat."""
+    message = {"role": "user", "content": "Hello!"}
+    return json.dumps({"model": name, "messages": [message], "max_tokens": 64}, indent=2)
 
 
 def fields_of(signature: ModelSignature, form: Mapping[str, str]) -> list[FormField]:
@@ -157,12 +181,10 @@ def _tensor(name: str, datatype: str, shape: str, data: str) -> dict[str, object
     return {"name": name, "datatype": datatype, "shape": sizes, "data": values}
 
 
-def _body(
-    fields: list[FormField], form: Mapping[str, str] | None, *, has_signature: bool
-) -> tuple[str, str]:
-    """Return the request's body, and the error in the sent values."""
-    if not has_signature:
-        text = (form or {}).get("body", _EMPTY)[:_MAX_TEXT]
+def _body(fields: list[FormField], form: Mapping[str, str] | None, empty: str) -> tuple[str, str]:
+    """Return the request's body, and the error in the sent values; `empty` before any are sent."""
+    if not fields:
+        text = (form or {}).get("body", empty)[:_MAX_TEXT]
         try:
             json.loads(text)
         except ValueError as error:
@@ -175,7 +197,7 @@ def _body(
     return json.dumps({"inputs": tensors}, separators=(", ", ": ")), ""
 
 
-async def _send(gateway: GatewayLocation, name: str, body: str, *, key: str) -> TryItResponse:
+async def _send(gateway: GatewayLocation, path: str, body: str, *, key: str) -> TryItResponse:
     """Send the request to the endpoint."""
     headers = {"content-type": "application/json", "user-agent": "headrace-console"}
     if key:
@@ -185,9 +207,7 @@ async def _send(gateway: GatewayLocation, name: str, body: str, *, key: str) -> 
         async with httpx.AsyncClient(
             verify=_trust(gateway.ca), timeout=_TIMEOUT_S, trust_env=False
         ) as client:
-            response = await client.post(
-                f"{gateway.url}/v2/models/{name}/infer", content=body, headers=headers
-            )
+            response = await client.post(f"{gateway.url}{path}", content=body, headers=headers)
     except (httpx.HTTPError, UnicodeEncodeError) as error:
         text = str(error) or type(error).__name__
         return TryItResponse(status=0, took_s=0.0, version="", text=text, is_error=True)
@@ -241,9 +261,9 @@ def _access(endpoint: EndpointView) -> tuple[str, ...]:
     return tuple(str(way) for way in methods)
 
 
-def curl_of(gateway: GatewayLocation, name: str, body: str, *, needs_key: bool) -> str:
+def curl_of(gateway: GatewayLocation, path: str, body: str, *, needs_key: bool) -> str:
     """Return the same request for a shell."""
-    lines = [f"curl -s {gateway.url}/v2/models/{name}/infer"]
+    lines = [f"curl -s {gateway.url}{path}"]
     if gateway.ca:
         lines.append(f"  --cacert {quote(gateway.ca)}")
     if needs_key:
@@ -278,6 +298,26 @@ def python_of(
         "        },",
         "    )",
         "    print(response.outputs)",
+    ]
+    return "\n".join(lines)
+
+
+def chat_python_of(gateway: GatewayLocation, body: str, *, needs_key: bool) -> str:
+    """Return the same request with OpenAI's client."""
+    key = 'os.environ["KEY"]' if needs_key else '"none"'
+    try:
+        arguments = json.loads(body)
+    except ValueError:
+        arguments = {}
+    lines = [
+        *(["import os", ""] if needs_key else []),
+        "from openai import OpenAI",
+        "",
+        f'client = OpenAI(base_url="{gateway.url}/v1", api_key={key})',
+        "answer = client.chat.completions.create(",
+        f"    **{arguments!r}",
+        ")",
+        "print(answer.choices[0].message.content)",
     ]
     return "\n".join(lines)
 
