@@ -308,7 +308,8 @@ def chat_python_of(gateway: GatewayLocation, body: str, *, needs_key: bool) -> s
     try:
         arguments = json.loads(body)
     except ValueError:
-        arguments = {}
+        arguments = None
+    arguments = arguments if isinstance(arguments, dict) else {}
     lines = [
         *(["import os", ""] if needs_key else []),
         "from openai import OpenAI",

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from headrace.console.try_it import curl_of, fields_of, python_of
+from headrace.console.try_it import chat_python_of, curl_of, fields_of, python_of
 from headrace.console.view import GatewayLocation
 from headrace.control.base.context import Addresses
 from headrace.control.plane.control_plane import ControlPlane
@@ -17,6 +17,7 @@ from tests.unit.control.api_client import client_of
 
 pytestmark = pytest.mark.anyio
 
+INFER = "/v2/models/fraud/infer"
 PLAIN = GatewayLocation(url="http://127.0.0.1:8000", ca="")
 SIGNATURE = ModelSignature(
     inputs=(
@@ -90,7 +91,7 @@ def test_a_large_input_does_not_make_a_large_form() -> None:
 
 def test_the_curl_command_is_one_that_a_shell_takes() -> None:
     body = '{"inputs": [{"name": "it\'s"}]}'
-    words = shlex.split(curl_of(PLAIN, "fraud", body, needs_key=False).replace("\\\n", " "))
+    words = shlex.split(curl_of(PLAIN, INFER, body, needs_key=False).replace("\\\n", " "))
 
     assert words[:3] == ["curl", "-s", "http://127.0.0.1:8000/v2/models/fraud/infer"]
     assert words[-2:] == ["-d", body]
@@ -98,7 +99,7 @@ def test_the_curl_command_is_one_that_a_shell_takes() -> None:
 
 def test_a_key_and_a_certificate_are_named_where_they_are_needed() -> None:
     gateway = GatewayLocation(url="https://models.example", ca="/home/ca.pem")
-    curl = curl_of(gateway, "fraud", "{}", needs_key=True)
+    curl = curl_of(gateway, INFER, "{}", needs_key=True)
     python = python_of(gateway, "fraud", fields_of(SIGNATURE, {}), needs_key=True)
 
     assert "--cacert /home/ca.pem" in curl
@@ -121,11 +122,32 @@ def test_the_python_program_is_one() -> None:
     ast.parse(python_of(PLAIN, "fraud", fields, needs_key=True))
 
 
+@pytest.mark.parametrize("body", ['{"model": "m", "stop": null}', "{", "[1]", "3"])
+def test_the_python_program_of_a_chat_is_one(body: str) -> None:
+    program = chat_python_of(PLAIN, body, needs_key=True)
+
+    ast.parse(program)
+    assert ("'stop': None" in program) == (body[1:2] == '"')
+
+
 @pytest.mark.parametrize(
     "addresses",
     # A port of this machine that nobody listens on: the lowest one.
     [Addresses(http_url="http://127.0.0.1:1", grpc_target="", metrics_url="", admin_url="")],
 )
+async def test_a_language_model_is_tried_by_a_chat(plane: ControlPlane) -> None:
+    upstream = {"url": "http://10.0.0.1:8000", "protocol": "openai"}
+    async with client_of(plane) as api:
+        await api.put("/endpoints/chat", json={"upstream": upstream})
+    async with visitor_of(plane) as visitor:
+        page = await visitor.get("/endpoints/chat/try")
+
+    assert "/v1/chat/completions" in page.text
+    assert "OpenAI&#39;s API as JSON" in page.text or "OpenAI's API as JSON" in page.text
+    assert "client.chat.completions.create" in page.text
+    assert "/v2/models/chat/infer" not in page.text
+
+
 async def test_a_gateway_that_is_not_there_is_an_answer_too(
     plane: ControlPlane, tmp_path: Path
 ) -> None:
