@@ -77,6 +77,10 @@ class BatchingSpec(SpecPart, frozen=True, kw_only=True):
     """
 
 
+OPENAI_SUFFIX: Final = ".openai"
+"""End of the path of a language model's second socket, after that of the first."""
+
+
 class Pooling(StrEnum):
     """How a language model combines the vectors of all tokens into one."""
 

@@ -4,6 +4,7 @@ import ipaddress
 from collections.abc import Iterator, Sequence
 from typing import Final
 
+from headrace.core.settings import OPENAI_SUFFIX
 from headrace.gateway.resources import HTTP_OPTIONS, Resource, address_of, any_of, seconds
 from headrace.gateway.settings import (
     EndpointRoute,
@@ -37,8 +38,6 @@ _UPSTREAM_IDLE_S: Final = 60.0
 
 _OPENAI: Final = "~openai"
 """Suffix of the cluster of the servers of OpenAI's API in an arm's replicas; no role of an arm."""
-_OPENAI_SOCKET: Final = ".openai"
-"""Suffix of the path of their sockets."""
 
 
 def cluster_name(endpoint: str, key: str, *, is_openai: bool = False) -> str:
@@ -74,7 +73,7 @@ def endpoint_clusters(settings: EnvoySettings, endpoint: EndpointRoute) -> Itera
             yield _cluster(settings, name, arm.replicas)
             if arm.openai:
                 name = cluster_name(endpoint.name, arm.key, is_openai=True)
-                addresses = [f"{address}{_OPENAI_SOCKET}" for address in arm.replicas]
+                addresses = [f"{address}{OPENAI_SUFFIX}" for address in arm.replicas]
                 yield _cluster(settings, name, addresses)
 
 

@@ -23,7 +23,7 @@ from headrace.core import (
     ReplicaSettings,
 )
 from headrace.core.processes import port_user
-from headrace.core.settings import LlmSpec
+from headrace.core.settings import OPENAI_SUFFIX, LlmSpec
 from headrace.engine import usable_cores
 from headrace.observe import ModelStatistics
 from headrace.runtimes.gguf import GgufModel
@@ -124,8 +124,6 @@ EXIT_CANNOT_LOAD: Final = 3
 """Exit status when the model cannot be loaded: a restart would not help."""
 EXIT_CANNOT_LISTEN: Final = 4
 """Exit status when an address is not available."""
-OPENAI_SUFFIX: Final = ".openai"
-"""End of the path of a language model's second socket, after that of the first."""
 _IDLE_S: Final = 0.1
 _IDLE_CHECKS: Final = 2
 _ABANDONED_S: Final = 1.0
