@@ -115,6 +115,25 @@ async def test_held_requests_are_answered_once_somebody_can(lab: Lab) -> None:
     assert "location" not in posted.result().headers
 
 
+async def test_a_held_request_of_openai_is_answered_and_measured(lab: Lab) -> None:
+    one = lab.replica("1")
+    (arm,) = ASLEEP.arms
+    async with _running(lab) as plane:
+        asleep = replace(ASLEEP, arms=(replace(arm, encodes=True),))
+        gateway = await lab.start(asleep, control_address=plane.address)
+        async with client(gateway) as http, asyncio.TaskGroup() as group:
+            body = {"model": "m", "input": "x"}
+            posted = group.create_task(http.post("/v1/embeddings?a=b", json=body))
+            await plane.until_held(1)
+            awake = replace(asleep, arms=(replace(arm, encodes=True, replicas=(one.address,)),))
+            await lab.publish(gateway, replace(awake, held=False))
+            plane.limits = None
+            plane.activator.release("m")
+
+    assert posted.result().json()["path"] == "/v1/embeddings?a=b"
+    assert set((await gateway.token_statistics()).counts) == {("m", "1", "")}
+
+
 async def test_an_endpoint_that_is_held_again_waits_again(lab: Lab) -> None:
     one = lab.replica("1")
     async with _running(lab) as plane:
