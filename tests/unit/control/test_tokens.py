@@ -1,5 +1,6 @@
 """The ledger of tokens: each counted once, whoever restarts."""
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -63,8 +64,7 @@ async def test_tokens_are_counted_once_over_restarts_of_both(tmp_path: Path) -> 
     gateway.add("2", "key:alice", 10)
     gateway.add("2~baseline", "key:alice", 5)
     gateway.add("2", "", 1)
-    await ledger.poll()
-    await ledger.poll()
+    await asyncio.gather(*(ledger.poll() for _ in range(5)))
     gateway.add("2", "key:alice", 7)
     ledger = a_ledger(store, gateway, clock)  # the control plane crashed
     await ledger.poll()

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import platform
 from typing import Final
 
 from headrace.control.base.context import ServiceContext
@@ -141,6 +142,7 @@ class TelemetryService:
             statistics=gateway_supervisor.token_statistics,
             store=store,
             clock=clock,
+            gateway=f"{platform.node()}:{home.root}",
             faults=faults,
         )
         self.gpus: Final = Gpus()

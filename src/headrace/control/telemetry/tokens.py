@@ -16,8 +16,6 @@ from headrace.core import Clock, HeadraceError
 from headrace.gateway import TokenStatistics
 
 _INTERVAL_S: Final = 5.0
-_LOCAL: Final = "local"
-"""Name of the gateway of this host."""
 _AMOUNTS: Final = ("input", "cached", "output", "reasoning", "unknown")
 _LOG: Final = logging.getLogger("headrace.control")
 
@@ -65,7 +63,10 @@ class TokenLedger:
     statistics: Callable[[], Awaitable[TokenStatistics]]
     store: Store
     clock: Clock
+    gateway: str = "local"
+    """Name of the gateway, unique among those whose control planes share the state."""
     faults: Faults = field(default_factory=Faults)
+    _polling: asyncio.Lock = field(default_factory=asyncio.Lock)
     _last: TokenReading | None = None
     _is_loaded: bool = False
 
@@ -82,18 +83,19 @@ class TokenLedger:
 
     async def poll(self) -> None:
         """Add the tokens since the last poll; the gateway may be away."""
-        try:
-            if not self._is_loaded:
-                self._last = await self.store.token_reading(_LOCAL)
-                self._is_loaded = True
-            now = reading_of(await self.statistics())
-            day = datetime.fromtimestamp(self.clock.now(), UTC).date().isoformat()
-            uses = increase(now, self._last, day)
-            if uses:
-                await self.store.add_tokens(uses, _LOCAL, now)
-                self._last = now
-        except HeadraceError as error:
-            _LOG.debug("cannot add up tokens", extra={"error": str(error)})
+        async with self._polling:
+            try:
+                if not self._is_loaded:
+                    self._last = await self.store.token_reading(self.gateway)
+                    self._is_loaded = True
+                now = reading_of(await self.statistics())
+                day = datetime.fromtimestamp(self.clock.now(), UTC).date().isoformat()
+                uses = increase(now, self._last, day)
+                if uses:
+                    await self.store.add_tokens(uses, self.gateway, now)
+                    self._last = now
+            except HeadraceError as error:
+                _LOG.debug("cannot add up tokens", extra={"error": str(error)})
 
     async def between(self, first: str, last: str) -> list[TokenUse]:
         """Return the tokens of days (`2026-11-25`, UTC), both included, oldest first."""
