@@ -78,6 +78,7 @@ class TokenLedger:
                     await self.poll()
                 await asyncio.sleep(_INTERVAL_S)
         finally:
+            self._is_loaded = False  # a transaction that was being awaited is in the database
             with self.faults.contain(LOOP, "tokens"):
                 await self.poll()
 
