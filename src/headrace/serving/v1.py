@@ -90,7 +90,7 @@ class V1Api:
         """GET /v1/models/NAME."""
         state = self._state
         document: dict[str, object] = {"name": state.name, "ready": state.is_ready}
-        if state.is_ready and serves_openai(state.model.signature):
+        if state.served is not None and serves_openai(state.model.signature):
             document |= openai_model(state.name)
         body = orjson.dumps(document)
         exchange.send(200 if state.is_ready else 503, body)

@@ -99,7 +99,7 @@ def management_app(plane: ControlPlane, access: AccessControl) -> FastAPI:
     add_access(api, plane, access.people)
     add_login(api, access)
     add_alerts(api, plane.context, plane.telemetry)
-    add_usage(api, plane.context, plane.telemetry.tokens)
+    add_usage(api, plane.context, plane.telemetry)
     describe_documents(api)
     return api
 

@@ -12,7 +12,7 @@ from fastapi import FastAPI, Query, Response
 
 from headrace.control.api.answers import answer, route, view_of
 from headrace.control.base.context import ServiceContext
-from headrace.control.telemetry.tokens import TokenLedger
+from headrace.control.telemetry.service import TelemetryService
 
 _DAY: Final = r"^\d{4}-\d{2}-\d{2}$"
 _DEFAULT_DAYS: Final = 30
@@ -63,7 +63,7 @@ class Usage:
     usage: Sequence[UsageRow]
 
 
-def add_usage(api: FastAPI, context: ServiceContext, ledger: TokenLedger) -> None:
+def add_usage(api: FastAPI, context: ServiceContext, telemetry: TelemetryService) -> None:
     """Add the route of used tokens."""
 
     @route(api, "GET /api/v1/usage", Usage, {"usage": [_EXAMPLE]})
@@ -79,7 +79,7 @@ def add_usage(api: FastAPI, context: ServiceContext, ledger: TokenLedger) -> Non
         """Return tokens of OpenAI's API by day, endpoint, version and credential."""
         today = datetime.fromtimestamp(context.clock.now(), UTC).date()
         begin = first or (today - timedelta(days=_DEFAULT_DAYS)).isoformat()
-        uses = await ledger.between(begin, last or today.isoformat())
+        uses = await telemetry.tokens.between(begin, last or today.isoformat())
         rows = [view_of(UsageRow, use) for use in uses]
         if output is UsageFormat.JSON:
             return answer(Usage(usage=rows))
