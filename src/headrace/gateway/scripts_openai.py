@@ -68,6 +68,7 @@ OPENAI_SOURCE: Final = (
     + _MEMBERS_SOURCE
     + r"""
 local LONGEST_USAGE = 4096
+local TOLD_EACH = 8
 local OPTIONS = '{"include_usage":true}'
 local CAN_STREAM = {["/v1/chat/completions"] = true, ["/v1/completions"] = true}
 
@@ -168,7 +169,7 @@ local function tell(handle, name, number)
   handle:streamInfo():dynamicMetadata():set(USAGE, name, string.format("%.0f", number))
 end
 
-local function report(handle, usage, first, last)
+local function report(handle, usage, first)
   local function number(field, other)
     local text = usage:match('"' .. field .. '"%s*:%s*(%d+)')
       or usage:match('"' .. (other or field) .. '"%s*:%s*(%d+)')
@@ -183,7 +184,7 @@ local function report(handle, usage, first, last)
   tell(handle, "total", input + output)
   tell(handle, "unknown", 0)
   if first ~= nil and output > 1 then
-    tell(handle, "per_token_us", (last - first) / (output - 1))
+    tell(handle, "per_token_us", (now(handle) - first) / (output - 1))
   end
 end
 
@@ -213,26 +214,33 @@ function envoy_on_response(handle)
   tell(handle, "unknown", 1)
   local began, removes = tonumber(found.began), is_stream and found.removes ~= nil
   if removes then headers:remove("content-length") end
-  local first, last, seen, waits, count, is_known = nil, nil, "", "", 0, false
+  local first, seen, waits, count, is_known = nil, "", "", 0, false
   for chunk in handle:bodyChunks() do
     local size = chunk:length()
     if size > 0 then
-      last = now(handle)
       if first == nil then
-        first = last
+        first = now(handle)
         if is_stream then tell(handle, "first_token_us", first - began) end
       end
       local text = chunk:getBytes(0, size)
-      if is_stream and not is_known then
-        -- Of a stream that is cut, each event counts as a token.
-        count = count + select(2, text:gsub("data: ?{", ""))
-        tell(handle, "output", count)
-        tell(handle, "total", count)
-      end
-      if removes then
+      -- Nothing is held, nothing is to be removed: the chunk passes as it is.
+      local is_plain = waits == "" and text:sub(-2) == "\n\n" and not text:find('"usage"', 1, true)
+      if removes and not is_plain then
         local passed
         passed, waits = without_usage(waits .. text)
         chunk:setBytes(passed)
+      end
+      if is_stream and not is_known then
+        -- Of a stream that is cut, each event counts as a token; it is told now and then.
+        local at = text:find("data:", 1, true)
+        while at ~= nil do
+          count = count + (text:find("^ ?{", at + 5) and 1 or 0)
+          if count % TOLD_EACH == 1 or count <= TOLD_EACH then
+            tell(handle, "output", count)
+            tell(handle, "total", count)
+          end
+          at = text:find("data:", at + 5, true)
+        end
       end
       seen = seen .. text
       local at = seen:find('"usage"%s*:%s*{')
@@ -242,7 +250,7 @@ function envoy_on_response(handle)
         seen = seen:sub(at)
         local reads, stop = pcall(past_value, seen, (seen:find("{", 1, true)))
         if reads and stop ~= nil then
-          report(handle, seen:sub(1, stop), is_stream and first or nil, last)
+          report(handle, seen:sub(1, stop), is_stream and first or nil)
           is_known = true
           seen = seen:sub(stop)
         elseif #seen > LONGEST_USAGE then
