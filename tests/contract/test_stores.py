@@ -12,7 +12,14 @@ from alembic.runtime.migration import MigrationContext
 from sqlalchemy import insert, inspect, text, update
 
 from headrace.control.model.desired import DesiredState
-from headrace.control.model.records import Assignment, Feedback, QuotaUse, UnitReward
+from headrace.control.model.records import (
+    Assignment,
+    Feedback,
+    QuotaUse,
+    TokenReading,
+    TokenUse,
+    UnitReward,
+)
 from headrace.control.state import home_url, open_store, references_in
 from headrace.control.state.database import Database
 from headrace.control.state.schema import NEWEST, migrate
@@ -24,6 +31,8 @@ from headrace.control.state.tables import (
     METADATA,
     ROLLOUT_UNITS,
     SILENCES,
+    TOKEN_READINGS,
+    TOKEN_USAGE,
     UNIT_REWARDS,
     UNIT_TALLIES,
 )
@@ -493,6 +502,27 @@ def content(url: str) -> dict[str, Any]:
     return {"tables": tables, "rows": rows}
 
 
+def test_tokens_are_added_up_with_the_counts_behind_them(store: Store) -> None:
+    def use(day: str, credential: str, tokens: int) -> TokenUse:
+        return TokenUse(
+            day=day, endpoint="chat", version="2", credential=credential, input=tokens, unknown=1
+        )
+
+    assert store.token_reading.blocking("here") is None
+    first = TokenReading(epoch="1", counts=(use("", "key:alice", 10),))
+    second = TokenReading(epoch="1", counts=(use("", "key:alice", 15),))
+    store.add_tokens.blocking([use("2026-11-30", "key:alice", 10)], "here", first)
+    store.add_tokens.blocking(
+        [use("2026-12-01", "", 7), use("2026-11-30", "key:alice", 5)], "here", second
+    )
+
+    assert store.token_reading.blocking("here") == second
+    (alice,) = store.tokens.blocking("2026-11-01", "2026-11-30")
+    assert (alice.credential, alice.input, alice.unknown) == ("key:alice", 15, 2)
+    days = [use.day for use in store.tokens.blocking("2026-11-30", "2026-12-31")]
+    assert days == ["2026-11-30", "2026-12-01"]
+
+
 def test_urls_of_online_stores_become_names(url: str, store: Store) -> None:
     redis, literal = "redis://:${PW}@h/0", "redis://ann:hunter2@h/1"
     document = {
@@ -512,6 +542,7 @@ def test_urls_of_online_stores_become_names(url: str, store: Store) -> None:
     database = Database(url)
     with database.writing("undo what later migrations made") as connection:
         tables = [ALERTS, ALERT_NOTICES, SILENCES, ROLLOUT_UNITS, UNIT_TALLIES]
+        tables += [TOKEN_READINGS, TOKEN_USAGE]
         METADATA.drop_all(connection, tables=tables)
         connection.execute(text("ALTER TABLE state DROP COLUMN file"))
     database.close()
