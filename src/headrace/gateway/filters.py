@@ -236,17 +236,15 @@ INFLATING: Final[Resource] = {
     _SELECT_FILTER: any_of(_LUA_PER_ROUTE, {"name": INFLATE}),
 }
 """Per-route configuration: the same for messages that may be compressed."""
+OPENAI_MEASURING: Final[Resource] = {_OPENAI_FILTER: any_of(_LUA_PER_ROUTE, {"name": OPENAI})}
+"""Per-route configuration: read the tokens and times of the response."""
 OPENAI_READING: Final[Resource] = {
-    _OPENAI_FILTER: any_of(_LUA_PER_ROUTE, {"name": OPENAI}),
+    **OPENAI_MEASURING,
     # Present but idle: the finally chosen route may activate it.
     _REFUSE_FILTER: any_of(_LUA_PER_ROUTE, {"disabled": True}),
 }
 """Per-route configuration: read the model's name from a body of OpenAI's API and choose the route
 again."""
-OPENAI_MEASURING: Final[Resource] = {
-    name: config for name, config in OPENAI_READING.items() if name == _OPENAI_FILTER
-}
-"""Per-route configuration: read the tokens and times of the response."""
 UNIT_IDLE: Final[Resource] = {_UNIT_FILTER: any_of(_LUA_PER_ROUTE, {"disabled": True})}
 """Per-route configuration: the sticky key may have to be read once the model is known."""
 BRIDGED_ELSEWHERE: Final[Resource] = {

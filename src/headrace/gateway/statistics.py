@@ -414,33 +414,40 @@ class TokenStatistics:
     epoch: str = ""
     """Identifies one run of Envoy; counts restart with another epoch."""
     counts: Mapping[tuple[str, str, str], TokenCounts] = field(default_factory=dict)
-    """By endpoint, arm key and credential (empty for none)."""
+    """By endpoint, version and credential (empty for none)."""
     times: Mapping[str, Mapping[Arm, Mapping[Bucket, int]]] = field(default_factory=dict)
-    """Streams by bucket in seconds, by arm, of `first_token_us` and `per_token_us`."""
+    """Streams by bucket in seconds, by endpoint and version, of `first_token_us` and
+    `per_token_us`."""
 
 
 def read_token_times(answer: bytes) -> Mapping[str, Mapping[Arm, Mapping[Bucket, int]]]:
-    """Return the response to `TOKEN_TIMES`."""
-    times: dict[str, dict[Arm, Mapping[Bucket, int]]] = {name: {} for name in _TOKEN_TIMES}
+    """Return the response to `TOKEN_TIMES`; arms with a role are part of their version."""
+    tallies: dict[str, dict[Arm, _Tally]] = {name: {} for name in _TOKEN_TIMES}
     for histogram in _histograms(answer):
         _, name, _, cluster = histogram.name.split(".", 3)
         arm = arm_of(cluster)
         if arm is not None:
-            tally = _Tally()
-            tally.add(histogram.totals, _MICRO_S, 0, "")
-            times[name][arm] = dict(tally.buckets)
-    return times
+            version = (arm[0], arm[1].partition("~")[0])
+            tallies[name].setdefault(version, _Tally()).add(histogram.totals, _MICRO_S, 0, "")
+    return {
+        name: {arm: dict(tally.buckets) for arm, tally in of_arms.items()}
+        for name, of_arms in tallies.items()
+    }
 
 
 def read_tokens(counters: Mapping[str, str | int]) -> dict[tuple[str, str, str], TokenCounts]:
-    """Return Envoy's counters of tokens by endpoint, arm key and credential (empty for none)."""
-    counts: dict[tuple[str, str, str], dict[str, int]] = {}
+    """Return Envoy's counters of tokens by endpoint, version and credential (empty for none).
+
+    Arms with a role are part of their version.
+    """
+    counts: dict[tuple[str, str, str], Counter[str]] = {}
     for name, value in counters.items():
         match = _TOKEN_COUNTER.fullmatch(name)
         arm = None if match is None else arm_of(match["arm"])
         if match is not None and arm is not None:
             credential = "" if match["credential"] == "-" else match["credential"]
-            counts.setdefault((*arm, credential), {})[match["kind"]] = int(value)
+            who = (arm[0], arm[1].partition("~")[0], credential)
+            counts.setdefault(who, Counter())[match["kind"]] += int(value)
     return {who: TokenCounts(**fields) for who, fields in counts.items()}
 
 

@@ -227,7 +227,7 @@ def test_tokens_are_counted_by_credential_and_times_are_in_opentelemetrys_bucket
     statistics = TokenStatistics(
         counts={
             ("chat", "2", "key:alice"): TokenCounts(input=70, cached=30, output=5, unknown=1),
-            ("chat", "2~baseline", ""): TokenCounts(input=1, output=9, reasoning=4),
+            ("chat", "2", ""): TokenCounts(input=1, output=9, reasoning=4),
         },
         times={
             "first_token_us": {("chat", "2"): {(0.24, 0.01): 3, (0.25, 0.01): 1}},

@@ -62,7 +62,7 @@ async def test_tokens_are_counted_once_over_restarts_of_both(tmp_path: Path) -> 
     store, gateway, clock = open_store(home_url(tmp_path)), Gateway(), Clock()
     ledger = a_ledger(store, gateway, clock)
     gateway.add("2", "key:alice", 10)
-    gateway.add("2~baseline", "key:alice", 5)
+    gateway.add("2", "key:alice", 5)
     gateway.add("2", "", 1)
     await asyncio.gather(*(ledger.poll() for _ in range(5)))
     gateway.add("2", "key:alice", 7)

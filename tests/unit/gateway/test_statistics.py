@@ -7,11 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.gateway.statistics import (
+    TokenCounts,
     is_abandoned,
     is_error,
     is_rejection,
     read_all,
     read_splits,
+    read_tokens,
 )
 from tests.unit.gateway.arbitrary import names, versions
 
@@ -175,3 +177,21 @@ def test_an_answer_is_an_error_or_a_rejection_or_neither(code: int, grpc: str, k
         kind == "error",
         kind == "rejection",
     )
+
+
+def test_tokens_of_arms_with_a_role_are_those_of_their_version() -> None:
+    prefix = "headrace_tokens"
+    counted = read_tokens(
+        {
+            f"{prefix}.input.arm.a+b~2.credential.key:x.y": 7,
+            f"{prefix}.input.arm.a+b~2~baseline.credential.key:x.y": "5",
+            f"{prefix}.input.arm.a+b~2~openai.credential.-": 1,
+            f"{prefix}.unknown.arm.a+b~2.credential.": 1,
+            f"{prefix}.other": 3,
+        }
+    )
+
+    assert counted == {
+        ("a.b", "2", "key:x.y"): TokenCounts(input=12),
+        ("a.b", "2", ""): TokenCounts(input=1, unknown=1),
+    }

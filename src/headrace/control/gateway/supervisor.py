@@ -291,9 +291,13 @@ class EnvoySupervisor:
     async def token_statistics(self) -> TokenStatistics:
         """Return the tokens and times of answers of OpenAI's API since Envoy's start.
 
+        Empty without an endpoint of that API: Envoy would search all of its counters.
+
         Raises:
             HeadraceError: Envoy does not answer.
         """
+        if not any(route.serves_openai for route in self._routes):
+            return TokenStatistics()
         return await self.envoy.token_statistics()
 
     async def in_flight(self) -> dict[tuple[str, str], int]:

@@ -1,6 +1,6 @@
 """Records of control plane state: history, rollouts, events, rewards."""
 
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -125,6 +125,10 @@ class TokenUse(msgspec.Struct, frozen=True, kw_only=True):
     reasoning: int = 0
     unknown: int = 0
     """Responses whose tokens are not known."""
+
+
+TOKEN_AMOUNTS: Final = ("input", "cached", "output", "reasoning", "unknown")
+"""Fields of `TokenUse` that are added up."""
 
 
 class TokenReading(msgspec.Struct, frozen=True, kw_only=True):

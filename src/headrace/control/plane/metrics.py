@@ -149,12 +149,8 @@ def token_families(statistics: TokenStatistics) -> list[Family]:
     """
     counts: list[tuple[Labels, float]] = []
     unknown: list[tuple[Labels, float]] = []
-    for (endpoint, key, credential), tokens in sorted(statistics.counts.items()):
-        labels = (
-            ("endpoint", endpoint),
-            ("version", key.partition("~")[0]),
-            ("credential", credential),
-        )
+    for (endpoint, version, credential), tokens in sorted(statistics.counts.items()):
+        labels = (("endpoint", endpoint), ("version", version), ("credential", credential))
         counts += [
             ((*labels, ("type", name)), getattr(tokens, name))
             for name in ("input", "cached", "output", "reasoning")
@@ -164,11 +160,11 @@ def token_families(statistics: TokenStatistics) -> list[Family]:
     for name, metric, bounds, what in _TIMES:
         samples = [
             _latency(
-                (("gen_ai_request_model", endpoint), ("version", key.partition("~")[0])),
+                (("gen_ai_request_model", endpoint), ("version", version)),
                 [ArmStatistics(latency=buckets)],
                 bounds,
             )
-            for (endpoint, key), buckets in sorted(statistics.times.get(name, {}).items())
+            for (endpoint, version), buckets in sorted(statistics.times.get(name, {}).items())
         ]
         text = f"Seconds to {what} of streams, as the gateway measures."
         times.append(histogram(f"gen_ai_server_{metric}_seconds", text, samples))

@@ -8,13 +8,12 @@ from collections.abc import Sequence
 import msgspec
 from sqlalchemy import Connection, select
 
-from headrace.control.model.records import TokenReading, TokenUse
+from headrace.control.model.records import TOKEN_AMOUNTS, TokenReading, TokenUse
 from headrace.control.state.database import upsert_into
 from headrace.control.state.encoding import clean, decoded, encoded
 from headrace.control.state.tables import TOKEN_READINGS, TOKEN_USAGE
 
 _KEY = ("day", "endpoint", "version", "credential")
-_AMOUNTS = ("input", "cached", "output", "reasoning", "unknown")
 
 
 def add_tokens(
@@ -25,7 +24,7 @@ def add_tokens(
     add = upsert_into(TOKEN_USAGE, dialect=dialect)
     add = add.on_conflict_do_update(
         index_elements=_KEY,
-        set_={name: TOKEN_USAGE.c[name] + add.excluded[name] for name in _AMOUNTS},
+        set_={name: TOKEN_USAGE.c[name] + add.excluded[name] for name in TOKEN_AMOUNTS},
     )
     # In key order: two transactions that add to the same rows in another order would deadlock.
     for use in sorted(uses, key=lambda use: tuple(getattr(use, name) for name in _KEY)):

@@ -10,13 +10,12 @@ from typing import Final
 import msgspec
 
 from headrace.control.base.faults import LOOP, Faults
-from headrace.control.model.records import TokenReading, TokenUse
+from headrace.control.model.records import TOKEN_AMOUNTS, TokenReading, TokenUse
 from headrace.control.state.store import Store
 from headrace.core import Clock, HeadraceError
 from headrace.gateway import TokenStatistics
 
 _INTERVAL_S: Final = 5.0
-_AMOUNTS: Final = ("input", "cached", "output", "reasoning", "unknown")
 _LOG: Final = logging.getLogger("headrace.control")
 
 
@@ -32,7 +31,7 @@ def increase(now: TokenReading, before: TokenReading | None, day: str) -> list[T
         old = earlier.get((use.endpoint, use.version, use.credential))
         more = {
             name: getattr(use, name) - (0 if old is None else getattr(old, name))
-            for name in _AMOUNTS
+            for name in TOKEN_AMOUNTS
         }
         if any(more.values()):
             uses.append(msgspec.structs.replace(use, day=day, **more))
@@ -40,16 +39,18 @@ def increase(now: TokenReading, before: TokenReading | None, day: str) -> list[T
 
 
 def reading_of(statistics: TokenStatistics) -> TokenReading:
-    """Return the counts by version: arms with a role are part of theirs."""
-    sums: dict[tuple[str, str, str], TokenUse] = {}
-    for (endpoint, key, credential), counts in sorted(statistics.counts.items()):
-        who = (endpoint, key.partition("~")[0], credential)
-        use = sums.get(who) or TokenUse(
-            day="", endpoint=endpoint, version=who[1], credential=credential
+    """Return the counts in the form that is stored."""
+    uses = (
+        TokenUse(
+            day="",
+            endpoint=endpoint,
+            version=version,
+            credential=credential,
+            **msgspec.structs.asdict(counts),
         )
-        more = {name: getattr(use, name) + getattr(counts, name) for name in _AMOUNTS}
-        sums[who] = msgspec.structs.replace(use, **more)
-    return TokenReading(epoch=statistics.epoch, counts=tuple(sums.values()))
+        for (endpoint, version, credential), counts in sorted(statistics.counts.items())
+    )
+    return TokenReading(epoch=statistics.epoch, counts=tuple(uses))
 
 
 @dataclass(slots=True, kw_only=True)
