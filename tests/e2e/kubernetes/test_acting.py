@@ -22,7 +22,9 @@ from tests.unit.control.kubernetes.states import PLACE, a_revision, a_state, an_
 
 pytestmark = [pytest.mark.e2e, pytest.mark.kube_server, pytest.mark.anyio]
 NAME, OTHER = name_of(a_revision()), name_of(a_revision("other"))
-TWO = a_state(an_endpoint(), an_endpoint(an_arm("other"), name="other"))
+TWO = a_state(
+    an_endpoint(an_arm(replicas=2)), an_endpoint(an_arm("other", replicas=2), name="other")
+)
 
 
 async def seen(holds: Callable[[], object]) -> None:
@@ -135,12 +137,12 @@ async def test_a_webhook_that_hangs_delays_its_endpoint_only_and_is_reported(
         async with a_hanging_webhook(namespace, 15):
             await asyncio.sleep(2.0)  # until the API server knows of it
             driver.set_desired(TWO)
-            await until(lambda: len(gateway.addresses) == 2)
+            await until(lambda: len(gateway.addresses) == 4)
             await until(lambda: driver.reconciler.arm_problem("digits", an_arm()))
             assert "webhook hangs" in driver.reconciler.arm_problem("digits", an_arm())
             scaled = an_endpoint(an_arm("other", replicas=3), name="other")
-            driver.set_desired(a_state(an_endpoint(), scaled))
-            await until(lambda: len(gateway.addresses) == 4)
+            driver.set_desired(a_state(an_endpoint(an_arm(replicas=2)), scaled))
+            await until(lambda: len(gateway.addresses) == 5)
             assert namespace.names("PodDisruptionBudget") == [OTHER]
             assert not driver.reconciler.arm_problem("other", an_arm("other"))
             # The server's own answer, which names the webhook, comes in the end.

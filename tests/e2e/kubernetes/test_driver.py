@@ -5,11 +5,13 @@ import contextlib
 import itertools
 from collections.abc import AsyncIterator
 
+import msgspec
 import pytest
 
 from headrace.control.kubernetes import name_of, role_rules
 from headrace.control.kubernetes.election import lease_name
-from headrace.control.kubernetes.reconciler import record_name
+from headrace.control.kubernetes.reconciler import record_name, routes_in
+from headrace.control.model.desired import DesiredState
 from headrace.control.model.observed import ReplicaPhase
 from headrace.core.spec.kubernetes import Autoscaler
 from headrace.core.spec.scale import AutoscaleSpec
@@ -158,7 +160,8 @@ async def test_a_new_leader_of_a_settled_cluster_changes_no_object(
     kinds = ("ConfigMap", "Service", "PodDisruptionBudget", "Deployment", "Pod")
 
     def versions() -> list[str]:
-        return [one["metadata"]["resourceVersion"] for k in kinds for one in namespace.list(k)]
+        found = [one["metadata"] for kind in kinds for one in namespace.list(kind)]
+        return [one["resourceVersion"] for one in found if one["name"] != record_name(PLACE)]
 
     async with a_cluster(namespace) as (server, gateway):
         async with Driver(server, gateway) as first:
@@ -173,7 +176,8 @@ async def test_a_new_leader_of_a_settled_cluster_changes_no_object(
         assert len(gateway.addresses) == 3
         assert versions() == before
         writes = [one[1:] for one in server.requests if "control-b" in one[0] and one[2] != "Lease"]
-        assert writes == [("patch", "ConfigMap", record_name(PLACE))], "routes that were published"
+        record = ("patch", "ConfigMap", record_name(PLACE))
+        assert writes == [record] * 2, "it was taken, and routes were published"
 
 
 async def until_quiet(server: Proxy) -> None:
@@ -211,6 +215,43 @@ async def test_a_leader_that_was_cut_off_and_the_next_never_act_at_once(
             assert sum(changes) == 1
             publishers = [who for who, _ in gateway.history]
             assert publishers == sorted(publishers)
+
+
+async def test_a_late_write_of_an_ended_leader_does_not_change_the_record_of_routes(
+    namespace: TestNamespace,
+) -> None:
+    def state(timeout_s: float) -> DesiredState:
+        return a_state(msgspec.structs.replace(an_endpoint(), timeout_s=timeout_s))
+
+    def late() -> list[tuple[str, str, str, str]]:
+        return [one for one in server.requests if "control-a" in one[0] and one[2] == "ConfigMap"]
+
+    async with a_cluster(namespace) as (server, gateway):
+        async with Driver(server, gateway, times=SHORT) as first:
+            first.set_desired(state(1.0))
+            await until(lambda: routed(gateway, 1) and first.is_quiet())
+            before = len(late())
+            server.cut_off("control-a")
+            first.set_desired(state(2.0))
+            await until(lambda: gateway.routes[0].timeout_s == 2.0)
+            await asyncio.sleep(1.5)  # longer than records wait for each other
+        async with Driver(server, gateway, name="control-b", times=SHORT) as second:
+            second.set_desired(state(3.0))
+            await until(lambda: gateway.routes[0].timeout_s == 3.0 and second.is_quiet())
+            assert len(late()) == before
+            server.heal()
+            await until(lambda: len(late()) > before)
+            await asyncio.sleep(1.0)
+
+            record = routes_in(namespace.get("ConfigMap", record_name(PLACE)))
+            assert record == second.reconciler.publication.published
+            second.set_desired(state(4.0))
+            await until(lambda: gateway.routes[0].timeout_s == 4.0 and second.is_quiet())
+            namespace.patch("ConfigMap", record_name(PLACE), {"metadata": {"labels": {"a": "b"}}})
+            second.set_desired(state(5.0))
+            await until(lambda: gateway.routes[0].timeout_s == 5.0 and second.is_quiet())
+            record = routes_in(namespace.get("ConfigMap", record_name(PLACE)))
+            assert record == second.reconciler.publication.published
 
 
 async def test_pods_that_do_not_come_up_say_why(namespace: TestNamespace) -> None:

@@ -15,6 +15,7 @@ import msgspec
 
 from headrace.control.kubernetes.executor import (
     DELETION_COST,
+    OPTIONAL_KINDS,
     SCALERS,
     VICTIM_COST,
     Action,
@@ -311,7 +312,7 @@ class _Step:
     ) -> list[str]:
         """Create and correct an arm's objects; return the problems."""
         name = manifests.objects[0]["metadata"]["name"]
-        orphans = self._orphaned_scalers(manifests)
+        orphans = self._orphans(manifests)
         self.actions += orphans
         problems = []
         config_actions: list[Action] = []  # pods read it at start: change both together
@@ -341,7 +342,7 @@ class _Step:
                     arm,
                     manifests,
                     config_actions=config_actions,
-                    is_scaled=bool(orphans),
+                    is_scaled=any(one.live["kind"] in SCALERS for one in orphans),
                 )
                 config_actions = []
             elif key[0] == "ConfigMap":
@@ -351,17 +352,18 @@ class _Step:
         self.actions += config_actions
         return problems
 
-    def _orphaned_scalers(self, manifests: Manifests) -> list[Action]:
-        """Return deletions of scalers that are not desired: they go before we set `replicas`."""
+    def _orphans(self, manifests: Manifests) -> list[DeleteObject]:
+        """Return deletions of objects that the arm has no more.
+
+        Scalers go before we set `replicas`; a disruption budget when one pod remains.
+        """
         name = manifests.objects[0]["metadata"]["name"]
         kinds = {manifest["kind"] for manifest in manifests.objects}
-        scalers = [self.inputs.cluster.find(kind, name) for kind in SCALERS if kind not in kinds]
+        found = (self.inputs.cluster.find(k, name) for k in OPTIONAL_KINDS if k not in kinds)
         return [
-            DeleteObject(live=scaler, why="another autoscaler manages the replicas")
-            for scaler in scalers
-            if scaler is not None
-            and is_ours(scaler, self.inputs.installation)
-            and not is_leaving(scaler)
+            DeleteObject(live=live, why="its version has none now")
+            for live in found
+            if live is not None and is_ours(live, self.inputs.installation) and not is_leaving(live)
         ]
 
     def _corrected(self, manifest: Object, live: Object) -> list[Action]:

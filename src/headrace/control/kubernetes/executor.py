@@ -59,6 +59,8 @@ _REPLACEABLE: Final = frozenset(
 )
 """Kinds whose objects may be missing briefly without ending a pod or losing a request."""
 SCALERS: Final = ("HorizontalPodAutoscaler", "ScaledObject")
+OPTIONAL_KINDS: Final = (*SCALERS, "PodDisruptionBudget")
+"""Kinds that a version may lose while it runs."""
 DELETION_COST: Final = "controller.kubernetes.io/pod-deletion-cost"
 VICTIM_COST: Final = -1000
 """Deletion cost of pods that go first when a Deployment gets fewer."""
@@ -161,7 +163,7 @@ def is_current(
 def _reduction(action: Action, cluster: ClusterSnapshot) -> tuple[Object, int] | None:
     """Return the object that an action takes away or lowers, and its remaining replicas."""
     match action:
-        case DeleteObject(live=live) if live["kind"] not in SCALERS:
+        case DeleteObject(live=live) if live["kind"] not in OPTIONAL_KINDS:
             return live, 0
         case ScaleDeployment(deployment=live, replicas=remaining):
             pass

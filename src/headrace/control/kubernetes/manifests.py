@@ -1,8 +1,8 @@
 """Manifests of a desired state's objects. Pure.
 
 Per revision: a ConfigMap with the settings of its replicas, a Deployment, a headless Service whose
-EndpointSlices have their addresses, a PodDisruptionBudget; and with an external autoscaler, an HPA
-or a ScaledObject of KEDA.
+EndpointSlices have their addresses; for several pods, a PodDisruptionBudget; and with an external
+autoscaler, an HPA or a ScaledObject of KEDA.
 """
 
 import math
@@ -124,16 +124,7 @@ def revision_objects(
                 "ports": [_service_port(name, port) for name, port in ports],
             },
         },
-        {
-            "apiVersion": "policy/v1",
-            "kind": "PodDisruptionBudget",
-            "spec": {
-                "maxUnavailable": 1,
-                # A pod that is not ready does not block a node drain.
-                "unhealthyPodEvictionPolicy": "AlwaysAllow",
-                "selector": {"matchLabels": selector},
-            },
-        },
+        *([] if count == {"replicas": 1} else [_disruption_budget(selector)]),
         {
             "apiVersion": "apps/v1",
             "kind": "Deployment",
@@ -159,6 +150,20 @@ def revision_objects(
     ]
     objects = [{**manifest, "metadata": metadata} for manifest in objects]
     return objects if scaler is None else [*objects, scaler]
+
+
+def _disruption_budget(selector: Object) -> Object:
+    """Return the budget of several pods; one pod may be evicted in any case."""
+    return {
+        "apiVersion": "policy/v1",
+        "kind": "PodDisruptionBudget",
+        "spec": {
+            "maxUnavailable": 1,
+            # A pod that is not ready does not block a node drain.
+            "unhealthyPodEvictionPolicy": "AlwaysAllow",
+            "selector": {"matchLabels": selector},
+        },
+    }
 
 
 def _service_port(name: str, port: int) -> Object:

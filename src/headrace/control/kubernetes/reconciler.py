@@ -8,6 +8,7 @@ import asyncio
 import base64
 import gzip
 import logging
+import uuid
 import zlib
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,7 +19,7 @@ import msgspec
 from headrace.control.base.faults import LOOP, Faults, write_events
 from headrace.control.base.journal import ChangeSignal, Emit, discard_events, wait_for
 from headrace.control.gateway.routes import RoutePublisher
-from headrace.control.kubernetes.api import DURATION_BOUNDS_S, ClusterApi
+from headrace.control.kubernetes.api import DURATION_BOUNDS_S, ClusterApi, ObjectMissingError
 from headrace.control.kubernetes.decide import DecisionInputs, ReconcileDecision, deciding
 from headrace.control.kubernetes.executor import Action, ActionExecutor, is_current
 from headrace.control.kubernetes.manifest_cache import ManifestCache
@@ -55,6 +56,8 @@ _PAUSES_PER_STEP: Final = 3.0
 _SLICE_S: Final = 0.02
 _RECORD_INTERVAL_S: Final = 1.0
 _ROUTES_KEY: Final = "routes.json.gz"
+_TAKEN: Final = "headrace.dev/taken"
+"""Annotation that each leader sets to another value."""
 _MAX_RECORD_BYTES: Final = 1_000_000
 
 
@@ -104,6 +107,9 @@ class KubernetesReconciler:
     _retry_at: float = 0.0
     _step_s: Histogram = field(default_factory=lambda: Histogram(DURATION_BOUNDS_S))
     _recorded_at: float = -_RECORD_INTERVAL_S
+    _record_version: str = ""
+    """Resource version of the record of routes, as this leader wrote it last."""
+    _record_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     _next_serial: int = 1
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
     _asked: asyncio.Event = field(default_factory=asyncio.Event)
@@ -329,7 +335,8 @@ class KubernetesReconciler:
         Without them, a half-finished rollout would count as not begun.
         """
         try:
-            record = await self.api.get("ConfigMap", record_name(self.installation))
+            async with self._record_lock:
+                record = await self._taken_record()
         except HeadraceError as error:
             _LOG.warning("cannot read the record of routes", extra={"error": str(error)})
             self._retry_at = self.clock.monotonic() + _SHORT_INTERVAL_S
@@ -338,6 +345,23 @@ class KubernetesReconciler:
         self._knows_routes = True
         self._observe()  # routed pods were ready
         return True
+
+    async def _taken_record(self) -> Object:
+        """Return the record of routes at a new version, which `_record` then replaces.
+
+        A write of an earlier leader that is still on its way names an older version and fails.
+        """
+        name = record_name(self.installation)
+        change = {"metadata": {"annotations": {_TAKEN: uuid.uuid4().hex}}}
+        try:
+            record = await self.api.merge("ConfigMap", name, change)
+        except ObjectMissingError:
+            # Not its owners: fields of a creation stay when a later `apply` lacks them.
+            metadata = {"name": name, "labels": control_metadata(name, self.installation)["labels"]}
+            empty = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata}
+            record = await self.api.create(empty)
+        self._record_version = record["metadata"]["resourceVersion"]
+        return record
 
     def _is_current(self, action: Action) -> bool:
         return is_current(
@@ -375,11 +399,20 @@ class KubernetesReconciler:
 
         Routes that change meanwhile wait, so that hundreds of new pods make few records.
         """
-        now = self.clock.monotonic()
-        await asyncio.sleep(max(self._recorded_at + _RECORD_INTERVAL_S - now, 0.0))
-        self._recorded_at = self.clock.monotonic()
-        if self.is_leader():
-            await self.api.apply(record_of(routes, installation=self.installation), force=True)
+        async with self._record_lock:
+            now = self.clock.monotonic()
+            await asyncio.sleep(max(self._recorded_at + _RECORD_INTERVAL_S - now, 0.0))
+            self._recorded_at = self.clock.monotonic()
+            if not self.is_leader():
+                return
+            record = record_of(routes, installation=self.installation)
+            record["metadata"]["resourceVersion"] = self._record_version
+            try:
+                live = await self.api.apply(record, force=True)
+            except HeadraceError:
+                self._knows_routes = False  # it was changed, or its version is not known
+                raise
+            self._record_version = live["metadata"]["resourceVersion"]
 
     async def _wait_due(self, stepped_at: float) -> None:
         """Wait until something changes, or a postponed action of the last step is due.

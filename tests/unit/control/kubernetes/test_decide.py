@@ -131,11 +131,11 @@ def test_our_field_is_put_back_and_anothers_is_left() -> None:
 
 @pytest.mark.parametrize("kind", ["ConfigMap", "Service", "Deployment", "PodDisruptionBudget"])
 def test_a_foreign_object_of_our_name_is_a_named_problem_and_untouched(kind: str) -> None:
-    theirs = running(an_arm()).store.get(kind, NAME)
+    theirs = running(an_arm(replicas=2)).store.get(kind, NAME)
     for field in ("uid", "resourceVersion", "managedFields", "ownerReferences"):
         theirs["metadata"].pop(field, None)
     theirs["metadata"]["labels"] = {"app": "theirs"}
-    play = Play(desired=a_state())
+    play = Play(desired=a_state(an_endpoint(an_arm(replicas=2))))
     made = play.store.create(theirs)
     play.settle()
 
@@ -233,10 +233,11 @@ def test_we_count_again_only_after_the_hpa_is_gone() -> None:
     play.look()
     first = play.act()
 
-    deleted, applied = (
+    deleted, budget, applied = (
         action for action in first.actions if not isinstance(action, PublishRoutes | MarkPod)
     )
     assert isinstance(deleted, DeleteObject)
+    assert isinstance(budget, DeleteObject)
     assert isinstance(applied, ApplyObject)
     assert play.store.get("Deployment", NAME)["spec"]["replicas"] == 3
     assert owns_replicas(play.store.get("Deployment", NAME)), "the HPA's count is not contested"
@@ -298,6 +299,19 @@ def test_an_autoscaler_of_others_is_a_named_problem_and_its_count_is_routed() ->
     play.settle()
     assert play.store.get("Deployment", NAME)["spec"]["replicas"] == 2, "it may be gone by now"
     assert not play.decision.problems
+
+
+def test_one_pod_has_no_disruption_budget() -> None:
+    play = running(an_arm(replicas=1))
+    assert objects(play, "PodDisruptionBudget") == []
+    play.desired = a_state(an_endpoint(an_arm(replicas=2)))
+    play.settle()
+    assert objects(play, "PodDisruptionBudget") == [NAME]
+    play.desired = a_state(an_endpoint(an_arm(replicas=1)))
+    play.settle()
+
+    assert objects(play, "PodDisruptionBudget") == []
+    assert objects(play, "Deployment") == [NAME]
 
 
 def test_kubectl_scale_is_put_back_at_once() -> None:

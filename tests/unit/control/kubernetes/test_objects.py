@@ -54,7 +54,7 @@ def deployment(state: DesiredState, installation: InstallationName = PLACE) -> O
 
 
 def test_a_revision_becomes_four_objects_of_one_name() -> None:
-    objects = objects_of(a_state(), installation=PLACE)
+    objects = objects_of(a_state(an_endpoint(an_arm(replicas=2))), installation=PLACE)
 
     assert [each["kind"] for each in objects] == [
         "ConfigMap",

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headrace.control.kubernetes import name_of
-from headrace.control.kubernetes.executor import ScaleDeployment
+from headrace.control.kubernetes.executor import ApplyObject, ScaleDeployment
 from headrace.control.kubernetes.rolling import (
     PodChange,
     changes_pods,
@@ -159,7 +159,7 @@ def test_a_fixed_selector_is_a_problem_with_a_way_out_and_scaling_goes_on() -> N
     said = play.decision.problems["e0", "1"]
     assert f"kubectl delete deployment {name}" in said
     assert "--cascade=orphan" in said
-    assert [type(one) for one in done.actions] == [ScaleDeployment]
+    assert [type(one) for one in done.actions] == [ApplyObject, ScaleDeployment]
     assert play.store.get(*key)["spec"]["replicas"] == 2
     assert images(play) != [NEW]
 
