@@ -1,6 +1,7 @@
 """Child processes: what is known of them, how they end, and what they are bounded by."""
 
 import asyncio
+import mmap
 import os
 import signal
 import sys
@@ -58,11 +59,11 @@ def test_a_command_is_read_word_by_word() -> None:
 
 def test_resident_memory_follows_what_is_allocated() -> None:
     before = resident_bytes()
-    block = bytearray(os.urandom(1)) * (32 << 20)
+    with mmap.mmap(-1, 32 << 20) as block:  # never memory that was resident before
+        block.write(bytes(32 << 20))
 
-    assert resident_bytes() - before > 16 << 20
-    assert resident_bytes(os.getpid()) - before > 16 << 20
-    del block
+        assert resident_bytes() - before > 16 << 20
+        assert resident_bytes(os.getpid()) - before > 16 << 20
 
 
 def test_a_process_that_ignores_sigterm_is_killed(tmp_path: Path) -> None:

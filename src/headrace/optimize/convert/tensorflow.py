@@ -1,12 +1,17 @@
 """ONNX conversion of TensorFlow's SavedModels (including Keras') and TFLite files, by tf2onnx.
 
-Imported only where TensorFlow and tf2onnx are installed.
+Imported only where TensorFlow and tf2onnx are installed, and before TensorFlow: without AVX-512 it
+convolves with its own kernels unless told otherwise, whose errors of 1e-3 would be taken for the
+converted model's.
 """
 
+import os
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
+
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # read once, at import
 
 import tensorflow as tf
 from tensorflow.python.grappler import tf_optimizer

@@ -4,6 +4,7 @@ import ctypes
 import re
 import signal
 import stat
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +27,8 @@ _ERRORS: Final = 1
 _MIN_HTTP_THREADS: Final = 32
 """llama.cpp occupies a thread for each request, also while the request waits for a slot."""
 _HTTP_THREADS_A_SLOT: Final = 4
+_LOG_DELAY_S: Final = 0.5
+"""llama.cpp writes its log in a thread of its own, which cannot be awaited."""
 _SIGACTION_BYTES: Final = 256
 """More than the size of `struct sigaction` on any Linux."""
 _IN_FLIGHT: Final = re.compile(r"^llamacpp:requests_(?:processing|deferred) (\d+)", re.MULTILINE)
@@ -139,6 +142,7 @@ class GgufModel:
             with _same_signal_handlers():
                 self._server = library.Server(params)
         except RuntimeError as error:
+            time.sleep(_LOG_DELAY_S)
             raise UnsupportedModelError(
                 f"{self.files.path}: llama.cpp cannot serve this model; the lines above say why"
             ) from error
