@@ -56,6 +56,7 @@ IMAGES: Final[Mapping[str, Contents]] = {
         left_out=_GATEWAY | _CONTROL,
         extras=(*_SERVES, "catboost", "lightgbm", "sklearn", "xgboost"),
     ),
+    "replica-llm": Contents(left_out=_GATEWAY | _CONTROL, extras=(*_SERVES, "llm")),
     "replica-pipeline": Contents(left_out=_GATEWAY | _CONTROL, extras=(*_SERVES, "image", "text")),
     "gateway": Contents(left_out=_STATE | _ONNX | {"packaging"}),
     "control": Contents(

@@ -11,6 +11,7 @@ IMAGES: Final[Mapping[str, str]] = {
     **dict.fromkeys(("huggingface", "pipeline"), "replica-pipeline"),
     **dict.fromkeys(("savedmodel", "tflite"), "replica-tensorflow"),
     **dict.fromkeys(("torch_export", "torchscript"), "replica-torch"),
+    "gguf": "replica-llm",
     "openvino": "replica-openvino",
 }
 """Image of each runtime whose libraries are not in the image `replica`."""

@@ -79,6 +79,8 @@ class BatchingSpec(SpecPart, frozen=True, kw_only=True):
 
 OPENAI_SUFFIX: Final = ".openai"
 """End of the path of a language model's second socket, after that of the first."""
+OPENAI_PORT: Final = 8003
+"""Port of OpenAI's API of a language model whose first address is a port."""
 
 
 class Pooling(StrEnum):

@@ -2,9 +2,10 @@
 
 import ipaddress
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Final
 
-from headrace.core.settings import OPENAI_SUFFIX
+from headrace.core.settings import OPENAI_PORT, OPENAI_SUFFIX
 from headrace.gateway.resources import HTTP_OPTIONS, Resource, address_of, any_of, seconds
 from headrace.gateway.settings import (
     EndpointRoute,
@@ -73,8 +74,7 @@ def endpoint_clusters(settings: EnvoySettings, endpoint: EndpointRoute) -> Itera
             yield _cluster(settings, name, arm.replicas)
             if arm.openai:
                 name = cluster_name(endpoint.name, arm.key, is_openai=True)
-                addresses = [f"{address}{OPENAI_SUFFIX}" for address in arm.replicas]
-                yield _cluster(settings, name, addresses)
+                yield _cluster(settings, name, list(map(_openai_address, arm.replicas)))
 
 
 def shared_clusters(settings: EnvoySettings, replicas: Sequence[str]) -> Iterator[Resource]:
@@ -166,6 +166,13 @@ def _cluster(settings: EnvoySettings, name: str, addresses: Sequence[str]) -> Re
             )
         },
     }
+
+
+def _openai_address(replica: str) -> str:
+    """Return the address of OpenAI's API of the replica with this first address."""
+    if isinstance(parse_address(replica), Path):
+        return f"{replica}{OPENAI_SUFFIX}"
+    return f"{replica.rpartition(':')[0]}:{OPENAI_PORT}"
 
 
 def _is_remote(address: str) -> bool:

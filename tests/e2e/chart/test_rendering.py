@@ -400,7 +400,7 @@ def test_replicas_are_reached_by_gateways_and_the_control_plane_only() -> None:
 
     policies = {p["metadata"]["name"]: p for p in of_kind(objects, "NetworkPolicy")}
     replica, control = policies["headrace-replica"], policies["headrace-control"]
-    assert ports_into(replica, "gateway") == {8000}
+    assert ports_into(replica, "gateway") == {8000, 8003}
     assert ports_into(replica, "control") == {8000, 8002}
     assert all("from" in rule for rule in replica["spec"]["ingress"])
     assert ports_into(control, "gateway") == {8443, 8444}

@@ -110,7 +110,7 @@ def revision_objects(
     }
     scaler = scaler_of(endpoint, arm, metadata=metadata, settings=settings)
     selector = selector_of(revision, instance=installation.instance)
-    ports = ports_of(serves_grpc=revision.settings.grpc_port is not None)
+    ports = ports_of(revision.settings)
     count = {} if is_scaled_elsewhere(endpoint, settings) else {"replicas": arm.replicas}
     objects: list[Object] = [
         {"apiVersion": "v1", "kind": "ConfigMap", "data": {SETTINGS_KEY: text}},

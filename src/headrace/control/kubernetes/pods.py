@@ -9,7 +9,7 @@ credential of the cluster.
 import hashlib
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from decimal import Decimal
 from typing import Final
 
@@ -37,6 +37,7 @@ from headrace.core import (
 from headrace.core.devices import GPUS, Device
 from headrace.core.gateways import pre_stop_s
 from headrace.core.images import OPENAI_RUNTIMES, image_name
+from headrace.core.settings import OPENAI_PORT
 from headrace.core.spec.kubernetes import (
     KubernetesSpec,
     PodsSpec,
@@ -101,12 +102,8 @@ def pod_template(
     """
     is_pool = revision.hosts is not None
     common = _common(revision, pods, installation)
-    replica = _replica(
-        common,
-        installation,
-        serves_grpc=revision.settings.grpc_port is not None,
-        is_pool=is_pool,
-    )
+    ports = ports_of(revision.settings)
+    replica = _replica(common, installation, ports=ports, is_pool=is_pool)
     volumes: list[Object] = [
         {"name": "models", **_models_volume(revision, pods, digest)},
         {"name": "tmp", "emptyDir": {}},
@@ -258,11 +255,6 @@ def image_of(
     Raises:
         FailedPreconditionError: Neither the spec nor the installation has one that fits.
     """
-    if runtime in OPENAI_RUNTIMES:
-        raise FailedPreconditionError(
-            f"models of the runtime '{runtime}' are not served on Kubernetes yet: serve the model "
-            "with another server, and name that as an `upstream`"
-        )
     if pods.image:
         return pods.image
     if not installation.image_registry:
@@ -298,7 +290,8 @@ def scheduling_of(pods: PodsSpec, installation: InstallationName) -> Object:
 def replica_container(revision: Revision, pods: PodsSpec, installation: InstallationName) -> Object:
     """Return the container that serves the model in `/models` with the file in `SETTINGS_DIR`."""
     common = _common(revision, pods, installation)
-    return _replica(common, installation, serves_grpc=False, is_pool=False)
+    ports = ports_of(msgspec.structs.replace(revision.settings, grpc_port=None))
+    return _replica(common, installation, ports=ports, is_pool=False)
 
 
 def _common(revision: Revision, pods: PodsSpec, installation: InstallationName) -> Object:
@@ -326,14 +319,19 @@ def gpus_of(resources: ResourcesSpec, device: Device) -> int:
     return int(device in GPUS) if resources.gpus is None else resources.gpus
 
 
-def ports_of(*, serves_grpc: bool) -> tuple[tuple[str, int], ...]:
+def ports_of(settings: ReplicaSettings) -> tuple[tuple[str, int], ...]:
     """Return the ports of a replica and its Service, by name."""
-    grpc = (("grpc", GRPC_PORT),) if serves_grpc else ()
-    return (("http", HTTP_PORT), *grpc, ("metrics", METRICS_PORT))
+    grpc = (("grpc", GRPC_PORT),) if settings.grpc_port is not None else ()
+    openai = (("openai", OPENAI_PORT),) if settings.runtime in OPENAI_RUNTIMES else ()
+    return (("http", HTTP_PORT), *grpc, ("metrics", METRICS_PORT), *openai)
 
 
 def _replica(
-    common: Object, installation: InstallationName, *, serves_grpc: bool, is_pool: bool
+    common: Object,
+    installation: InstallationName,
+    *,
+    ports: Sequence[tuple[str, int]],
+    is_pool: bool,
 ) -> Object:
     """Return the replica's container; in a pool it starts without models and fetches them."""
     mounts: list[Object] = [
@@ -353,10 +351,7 @@ def _replica(
         "command": [*AS_FIRST, "python", "-m", "headrace.serving"],
         "args": ["--settings", f"{SETTINGS_DIR}/replica.json"],
         "env": env,
-        "ports": [
-            {"name": name, "containerPort": port, "protocol": "TCP"}
-            for name, port in ports_of(serves_grpc=serves_grpc)
-        ],
+        "ports": [{"name": name, "containerPort": port, "protocol": "TCP"} for name, port in ports],
         "volumeMounts": mounts,
         "startupProbe": _probe(
             "live" if is_pool else "ready",
@@ -449,8 +444,14 @@ def settings_text(revision: Revision, installation: InstallationName, *, path: s
     Raises:
         FailedPreconditionError: The settings exceed the size of a ConfigMap.
     """
-    grpc_port = None if revision.settings.grpc_port is None else GRPC_PORT
-    text = _encoded(revision.settings, installation, path=path, grpc_port=grpc_port)
+    ports = dict(ports_of(revision.settings))
+    text = _encoded(
+        revision.settings,
+        installation,
+        path=path,
+        grpc_port=ports.get("grpc"),
+        openai_port=ports.get("openai", msgspec.UNSET),
+    )
     if len(text) > _MAX_SETTINGS_BYTES:
         raise FailedPreconditionError(
             f"{revision.model}: its settings have {len(text)} bytes, more than a ConfigMap "

@@ -293,6 +293,7 @@ def pod_of(
         ({"runtime": "tflite"}, None, "replica-tensorflow"),
         ({"runtime": "openvino", "device": "openvino"}, None, "replica-openvino"),
         ({"runtime": "huggingface"}, None, "replica-pipeline"),
+        ({"runtime": "gguf"}, None, "replica-llm"),
     ],
 )
 def test_runtime_and_device_select_the_image_and_the_gpus(
@@ -323,9 +324,12 @@ def test_a_device_that_no_image_of_ours_has_is_refused(runtime: str, device: Dev
     assert container["image"] == "mine:1"
 
 
-def test_a_language_model_is_refused_with_any_image() -> None:
-    with pytest.raises(FailedPreconditionError, match="'gguf' are not served on Kubernetes yet"):
-        pod_of(settings={"runtime": "gguf"}, image="mine:1")
+def test_a_language_model_has_a_port_for_openais_api() -> None:
+    (container,) = pod_of(settings={"runtime": "gguf"})["spec"]["containers"]
+
+    assert {"name": "openai", "containerPort": 8003, "protocol": "TCP"} in container["ports"]
+    (other,) = pod_of(settings={"runtime": "onnx"})["spec"]["containers"]
+    assert "openai" not in {port["name"] for port in other["ports"]}
 
 
 def test_images_are_those_that_are_built_with_the_runtimes_libraries() -> None:
