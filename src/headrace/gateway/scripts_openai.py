@@ -202,6 +202,19 @@ local function without_usage(text)
   end
 end
 
+local find, sub = string.find, string.sub
+
+-- How many events with an object begin in `text`, which begins with one or between two.
+local function events_in(text)
+  local count, at = (sub(text, 1, 7) == "data: {" or sub(text, 1, 6) == "data:{") and 1 or 0, 1
+  while true do
+    at = find(text, "\ndata:", at, true)
+    if at == nil then return count end
+    count = count + (find(text, "^ ?{", at + 6) and 1 or 0)
+    at = at + 6
+  end
+end
+
 function envoy_on_response(handle)
   local found = handle:streamInfo():dynamicMetadata():get(METADATA)
   if found == nil or found.model == nil then return end
@@ -214,7 +227,7 @@ function envoy_on_response(handle)
   tell(handle, "unknown", 1)
   local began, removes = tonumber(found.began), is_stream and found.removes ~= nil
   if removes then headers:remove("content-length") end
-  local first, seen, waits, count, is_known = nil, "", "", 0, false
+  local first, seen, waits, count, told, is_known = nil, "", "", 0, 0, false
   for chunk in handle:bodyChunks() do
     local size = chunk:length()
     if size > 0 then
@@ -223,8 +236,9 @@ function envoy_on_response(handle)
         if is_stream then tell(handle, "first_token_us", first - began) end
       end
       local text = chunk:getBytes(0, size)
-      -- Nothing is held, nothing is to be removed: the chunk passes as it is.
-      local is_plain = waits == "" and text:sub(-2) == "\n\n" and not text:find('"usage"', 1, true)
+      -- Whole events without usage, as most chunks are, pass as they are.
+      local is_whole = sub(text, -2) == "\n\n"
+      local is_plain = is_whole and seen == "" and waits == "" and not find(text, '"usage"', 1, true)
       if removes and not is_plain then
         local passed
         passed, waits = without_usage(waits .. text)
@@ -232,29 +246,28 @@ function envoy_on_response(handle)
       end
       if is_stream and not is_known then
         -- Of a stream that is cut, each event counts as a token; it is told now and then.
-        local at = text:find("data:", 1, true)
-        while at ~= nil do
-          count = count + (text:find("^ ?{", at + 5) and 1 or 0)
-          if count % TOLD_EACH == 1 or count <= TOLD_EACH then
-            tell(handle, "output", count)
-            tell(handle, "total", count)
-          end
-          at = text:find("data:", at + 5, true)
+        count = count + events_in(text)
+        if count <= TOLD_EACH or count - told >= TOLD_EACH then
+          tell(handle, "output", count)
+          tell(handle, "total", count)
+          told = count
         end
       end
-      seen = seen .. text
-      local at = seen:find('"usage"%s*:%s*{')
-      if at == nil then
-        seen = seen:sub(-32)
-      else
-        seen = seen:sub(at)
-        local reads, stop = pcall(past_value, seen, (seen:find("{", 1, true)))
-        if reads and stop ~= nil then
-          report(handle, seen:sub(1, stop), is_stream and first or nil)
-          is_known = true
-          seen = seen:sub(stop)
-        elseif #seen > LONGEST_USAGE then
-          seen = ""
+      if not is_plain then
+        seen = seen .. text
+        local at = seen:find('"usage"%s*:%s*{')
+        if at == nil then
+          seen = is_whole and "" or seen:sub(-32)
+        else
+          seen = seen:sub(at)
+          local reads, stop = pcall(past_value, seen, (seen:find("{", 1, true)))
+          if reads and stop ~= nil then
+            report(handle, seen:sub(1, stop), is_stream and first or nil)
+            is_known = true
+            seen = seen:sub(stop)
+          elseif #seen > LONGEST_USAGE then
+            seen = ""
+          end
         end
       end
     end
