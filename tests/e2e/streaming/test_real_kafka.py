@@ -2,7 +2,7 @@
 
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -14,11 +14,11 @@ from confluent_kafka import Producer
 from confluent_kafka import TopicPartition as KafkaPartition
 from confluent_kafka.admin import NewPartitions  # type: ignore[attr-defined]  # not all are listed
 
-from headrace.core import NotFoundError
+from headrace.core import NotFoundError, SystemClock
 from headrace.streaming.broker import Broker, Delivery, StartPosition
 from headrace.streaming.brokers import open_broker
 from headrace.streaming.records import Record
-from headrace.streaming.settings import WorkerSettings, WorkerState
+from headrace.streaming.settings import StreamStatus, WorkerSettings, WorkerState
 from tests.brokers.kafka import KafkaCluster, running_kafka
 from tests.e2e.streaming import workers
 
@@ -163,3 +163,54 @@ def test_records_that_retention_took_are_counted(stream: Stream) -> None:
         worker.wait_until(lambda status: status.expired == 300)
         assert "headrace_stream_records_expired_total" in worker.metrics()
         assert "retention deleted 300 unread records" in worker.log_text()
+
+
+def lags_of_kafka(stream: Stream) -> dict[int, int]:
+    """The lag of each partition as Apache's own tool for groups prints it."""
+    text = stream.cluster.tool(
+        "org.apache.kafka.tools.consumer.group.ConsumerGroupCommand",
+        *("--describe", "--group", stream.name),
+    )
+    rows = [line.split() for line in text.splitlines() if line.strip()]
+    names = next(row for row in rows if "PARTITION" in row)
+    found = [dict(zip(names, row, strict=False)) for row in rows if stream.name in row]
+    return {int(row["PARTITION"]): int(row["LAG"]) for row in found}
+
+
+def is_measured_after(moment_s: float) -> Callable[[StreamStatus], bool]:
+    return lambda status: status.lag_measured_at > moment_s
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("delivery", Delivery)
+def test_the_lag_is_the_one_that_kafkas_tool_prints(stream: Stream, delivery: Delivery) -> None:
+    """The lag falls while the tool runs, so its figures lie between those before and after."""
+    stream.broker.create_topic(stream.name, partitions=3)
+    told = stream.settings(delivery=delivery)
+    workers.double(stream.folder, delay_s=3.0)
+
+    def lags(status: StreamStatus) -> dict[int, int | None]:
+        return {one.partition: one.lag_records for one in status.partitions}
+
+    with workers.running(stream.folder, told) as worker:
+        worker.wait_until(lambda status: len(status.partitions) == 3)
+        for partition, number in enumerate((900, 300, 600)):
+            marked = msgspec.json.encode({"x": [1.0, workers.MARK]})
+            stream.send(*[marked] * number, partition=partition)
+        worker.wait_until(lambda status: status.answered > 0)
+        seen = []
+        for _ in range(3):
+            before = lags(worker.status())
+            kafka = lags_of_kafka(stream)
+            after = lags(worker.wait_until(is_measured_after(SystemClock().now())))
+            assert kafka.keys() == {0, 1, 2}
+            for partition, lag in kafka.items():
+                low, high = after[partition], before[partition]
+                assert low is not None
+                assert high is not None
+                assert low <= lag <= high, (partition, low, lag, high)
+            seen.append(sum(kafka.values()))
+        assert seen[0] > seen[-1] > 0
+        worker.wait_until(lambda status: status.answered == 1800)
+        worker.wait_until(lambda status: set(lags(status).values()) == {0})
+        assert set(lags_of_kafka(stream).values()) == {0}
