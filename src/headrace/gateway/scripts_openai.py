@@ -204,15 +204,22 @@ end
 
 local find, sub = string.find, string.sub
 
--- How many events with an object begin in `text`, which begins with one or between two.
-local function events_in(text)
-  local count, at = (sub(text, 1, 7) == "data: {" or sub(text, 1, 6) == "data:{") and 1 or 0, 1
-  while true do
-    at = find(text, "\ndata:", at, true)
-    if at == nil then return count end
-    count = count + (find(text, "^ ?{", at + 6) and 1 or 0)
-    at = at + 6
+-- Whether the event at `at` tells the role of who answers, and no text yet.
+local function is_empty(text, at)
+  local event = sub(text, at, (find(text, "\n\n", at, true)))
+  return find(event, '"content":%s*""') or find(event, '"content":%s*null')
+end
+
+-- `count` and the events of tokens in `text`, which begins with an event or between two.
+local function with_events(count, text)
+  local at = sub(text, 1, 5) == "data:" and 0 or find(text, "\ndata:", 1, true)
+  while at ~= nil do
+    if find(text, "^ ?{", at + 6) and (count > 0 or not is_empty(text, at + 1)) then
+      count = count + 1
+    end
+    at = find(text, "\ndata:", at + 6, true)
   end
+  return count
 end
 
 function envoy_on_response(handle)
@@ -246,7 +253,7 @@ function envoy_on_response(handle)
       end
       if is_stream and not is_known then
         -- Of a stream that is cut, each event counts as a token; it is told now and then.
-        count = count + events_in(text)
+        count = with_events(count, text)
         if count <= TOLD_EACH or count - told >= TOLD_EACH then
           tell(handle, "output", count)
           tell(handle, "total", count)

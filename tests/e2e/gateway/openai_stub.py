@@ -3,14 +3,18 @@
 Run as `python openai_stub.py PORT_OR_SOCKET MODEL`.
 
 The body's `stub` tells what to answer: `tokens` and their `pause_s`, `piece` (bytes of a chunk),
-`stalls_at` (a token before which it waits), `breaks_at` (one at which it disconnects). `/seen`
-tells all requests so far, and what their callers did.
+`stalls_at` (a piece before which it waits), `breaks_at` (one at which it disconnects). `/seen`
+tells all requests so far, what their callers did, and the tokens of whole answers. Requests with
+`tools` get a call of the first one, those with a JSON schema `JSON_ANSWER`, and `n` answers where
+they ask for several.
 """
 
 import asyncio
+import base64
 import json
+import struct
 import sys
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any, Final
 
 import uvicorn
@@ -19,12 +23,14 @@ Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 LONG_S: Final = 600.0
+JSON_ANSWER: Final = '{"city": "Paris", "large": true}'
+_ARGUMENTS: Final = '{"city": "Paris"}'
 
 
-def usage_of(asked: MutableMapping[str, Any]) -> dict[str, Any]:
+def usage_of(asked: Mapping[str, Any]) -> dict[str, Any]:
     """The usage of a request, as in its answer."""
-    told = asked.get("stub", {})
-    inputs, outputs = len(json.dumps(asked.get("messages", ""))) // 4, told.get("tokens", 5)
+    inputs = len(json.dumps(asked.get("messages", ""))) // 4
+    outputs = asked.get("stub", {}).get("tokens", 5) * (asked.get("n") or 1)
     return {
         "prompt_tokens": inputs,
         "completion_tokens": outputs,
@@ -34,13 +40,81 @@ def usage_of(asked: MutableMapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def events_of(asked: MutableMapping[str, Any]) -> list[bytes]:
+def document_of(path: str, asked: Mapping[str, Any]) -> dict[str, Any]:
+    """The answer to a request that is not streamed."""
+    base = {"id": "c", "created": 1, "model": asked["model"]}
+    if path == "/v1/embeddings":
+        texts = asked.get("input", "")
+        vectors = map(vector_of, [texts] if isinstance(texts, str) else texts)
+        form = asked.get("encoding_format", "float")
+        data = [
+            {"object": "embedding", "index": i, "embedding": v if form == "float" else base64_of(v)}
+            for i, v in enumerate(vectors)
+        ]
+        return {**base, "object": "list", "data": data, "usage": usage_of(asked)}
+    if path.endswith("/rerank"):
+        documents = asked.get("documents", ())
+        best = [
+            {"index": i, "relevance_score": 1.0 / (1 + len(documents) - i)}
+            for i in reversed(range(len(documents)))
+        ]
+        results = best[: asked.get("top_n") or None]
+        return {**base, "results": results, "meta": {}, "usage": usage_of(asked)}
+    numbers = range(asked.get("n") or 1)
+    if path == "/v1/completions":
+        choices = [{"index": i, "text": "hello", "finish_reason": "stop"} for i in numbers]
+        return {**base, "object": "text_completion", "choices": choices, "usage": usage_of(asked)}
+    message: dict[str, Any] = {"role": "assistant", "content": 'a "usage": {}'}
+    if (asked.get("response_format") or {}).get("type") == "json_schema":
+        message["content"] = JSON_ANSWER
+    if is_call := calls_tool(asked):
+        message = {"role": "assistant", "content": None, "tool_calls": [call_of(asked)]}
+    reason = "tool_calls" if is_call else "stop"
+    choices = [{"index": i, "message": message, "finish_reason": reason} for i in numbers]
+    return {**base, "object": "chat.completion", "choices": choices, "usage": usage_of(asked)}
+
+
+def calls_tool(asked: Mapping[str, Any]) -> bool:
+    """Whether the answer is a call of a tool: unless its result came with the request."""
+    return bool(asked.get("tools")) and asked["messages"][-1].get("role") != "tool"
+
+
+def call_of(asked: Mapping[str, Any]) -> dict[str, Any]:
+    """A call of the request's first tool."""
+    function = {"name": asked["tools"][0]["function"]["name"], "arguments": _ARGUMENTS}
+    return {"id": "call_1", "type": "function", "function": function}
+
+
+def vector_of(text: object) -> list[float]:
+    """Eight numbers that FP32 holds exactly."""
+    return [len(str(text)) / 8 + i / 16 for i in range(8)]
+
+
+def base64_of(vector: list[float]) -> str:
+    """A vector as little-endian FP32."""
+    return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()
+
+
+def events_of(asked: Mapping[str, Any], path: str = "/v1/chat/completions") -> list[bytes]:
     """The events of a stream: a role, tokens, an end, perhaps the usage, and `[DONE]`."""
-    base = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": asked["model"]}
-    deltas: list[dict[str, Any]] = [{"role": "assistant", "content": ""}]
-    deltas += [{"content": f'{i} "usage": {{'} for i in range(asked["stub"].get("tokens", 5))]
-    chunks = [{**base, "choices": [{"index": 0, "delta": delta}]} for delta in deltas]
-    chunks.append({**base, "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
+    base: dict[str, Any] = {"id": "c", "created": 1, "model": asked["model"]}
+    numbers, tokens = range(asked.get("n") or 1), asked.get("stub", {}).get("tokens", 5)
+    texts = [f'{i} "usage": {{' for i in range(tokens)]
+    parts: list[dict[str, Any]]
+    if path == "/v1/completions":
+        base["object"] = "text_completion"
+        parts = [{"text": text, "finish_reason": None} for text in texts]
+        parts.append({"text": "", "finish_reason": "stop"})
+    else:
+        base["object"] = "chat.completion.chunk"
+        deltas: list[dict[str, Any]] = [{"content": text} for text in texts]
+        reason = "stop"
+        if calls_tool(asked):
+            call, reason = call_of(asked), "tool_calls"
+            deltas = [{"tool_calls": [{"index": 0, **call}]}]
+        parts = [{"delta": delta} for delta in ({"role": "assistant", "content": ""}, *deltas)]
+        parts.append({"delta": {}, "finish_reason": reason})
+    chunks = [{**base, "choices": [{"index": i, **part}]} for part in parts for i in numbers]
     if (asked.get("stream_options") or {}).get("include_usage"):
         chunks.append({**base, "choices": [], "usage": usage_of(asked)})
     return [b"data: %b\n\n" % json.dumps(chunk).encode() for chunk in chunks] + [
@@ -82,9 +156,8 @@ class Stub:
             await self._stream(send, asked, told, leaving)
             leaving.cancel()
         else:
-            choice = {"index": 0, "message": {"role": "assistant", "content": 'a "usage": {}'}}
-            document = {"object": "chat.completion", "model": self.model, "choices": [choice]}
-            await answer(send, 200, {**document, "usage": usage_of(asked)})
+            told["usage"] = usage_of(asked)
+            await answer(send, 200, document_of(scope["path"], asked))
 
     async def _stream(
         self,
@@ -96,7 +169,7 @@ class Stub:
         stub = asked["stub"]
         kind = [(b"content-type", b"text/event-stream; charset=utf-8")]
         await send({"type": "http.response.start", "status": 200, "headers": kind})
-        events = events_of(asked)
+        events = events_of(asked, told["path"])
         pieces = events
         if "piece" in stub:
             whole, size = b"".join(events), stub["piece"]
@@ -112,6 +185,7 @@ class Stub:
             await send({"type": "http.response.body", "body": piece, "more_body": True})
             told["sent"] += 1
         await send({"type": "http.response.body", "body": b""})
+        told["usage"] = usage_of(asked)
 
 
 async def answer(send: Send, status: int, content: object) -> None:
