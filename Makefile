@@ -27,7 +27,7 @@ demo: $(DEMO_READY) ## start the system on a small model and send requests; ONCE
 	PYTHONDONTWRITEBYTECODE= $(BIN)/python scripts/demo.py $(if $(ONCE),--once) $(ARGS)
 
 .PHONY: setup
-setup: $(READY) ## create .venv; ENV=frameworks, ray, kube or feast creates another environment
+setup: $(READY) ## create .venv; ENV=frameworks, ray, kube, clients or feast creates another environment
 	@$(if $(ENV),PYTHON=$(PYTHON) scripts/setup.sh $(ENV))
 	@$(COMPILE)
 
@@ -93,7 +93,7 @@ lock: setup ## resolve pyproject.toml into requirements/*.txt; ARGS=--upgrade ta
 
 .PHONY: clean
 clean: ## remove environments, caches and built files; models in .headrace stay
-	rm -rf .venv .venv-all .venv-peers .venv-kube .venv-ray site dist .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache \
+	rm -rf .venv .venv-all .venv-clients .venv-peers .venv-kube .venv-ray site dist .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache \
 		.ruff_cache .import_linter_cache .headrace-demo
 	find src tests scripts examples bench -name __pycache__ -type d -prune -exec rm -rf {} + \
 		2>/dev/null || true

@@ -21,6 +21,7 @@ lock demo --constraint requirements/dev.txt --group demo "${@}" pyproject.toml
 lock bench --constraint requirements/dev.txt --group bench "${@}"
 lock mutants --constraint requirements/dev.txt --group mutants "${@}"
 lock build --constraint requirements/dev.txt --group build "${@}"
+lock clients --group clients "${@}" # an environment of its own, which shares nothing with dev
 lock uv "${@}" requirements/uv.in
 lock images/build --constraint requirements/dev.txt "${@}" requirements/images/build.in
 # What a container image holds: the package's dependencies less what its part has no use for.

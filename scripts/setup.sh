@@ -7,6 +7,8 @@
 #   ray         .venv-ray: Ray on top of .venv, 270 MB. Not locked: a job runs on its cluster's version.
 #   kube        .venv-kube: helm, kubectl, checkov, moto, zizmor, schemas of custom resources (these need npm),
 #               actionlint (needs Go)
+#   clients     .venv-clients: clients of OpenAI's API, from requirements/clients.txt; OpenAI's for JavaScript
+#               where node and npm are
 #   feast       .venv-feast: the version of Feast that wrote tests/contract/feast
 #   chromium, postgres, nginx  Debian packages for tests of console, state and documentation; need root and apt-get
 #
@@ -137,6 +139,16 @@ PYTHON
   .venv-kube/bin/helm version --short
 }
 
+clients() {
+  separate .venv-clients --require-hashes -r requirements/clients.txt
+  if command -v node >/dev/null && command -v npm >/dev/null; then
+    npm install --silent --no-save --no-package-lock --no-audit --no-fund --omit=optional --omit=peer \
+      --prefix .venv-clients/node "openai@${OPENAI_NODE_VERSION:-7.59.0}"
+  else
+    say "node and npm are not on PATH; the tests of OpenAI's client for JavaScript are skipped"
+  fi
+}
+
 debian() { # debian PACKAGE...
   [[ $EUID -eq 0 ]] && command -v apt-get >/dev/null || fail 'needs root and apt-get'
   export DEBIAN_FRONTEND=noninteractive
@@ -157,6 +169,7 @@ for environment in "${@:-dev}"; do
     on_top .venv-ray "${packages[@]}"
     ;;
   kube) kube ;;
+  clients) clients ;;
   feast) separate .venv-feast "feast[duckdb,redis]==${FEAST_VERSION:-0.67.0}" ;;
   chromium) command -v chromium >/dev/null || debian chromium fonts-dejavu-core ;;
   nginx) command -v nginx >/dev/null || debian nginx-light ;;

@@ -122,6 +122,9 @@ kube_server) # not beside other tests: each worker has a cluster
   run -m "kube_server and not long" -n "${JOBS:-2}" --dist loadfile "$@"
   ;;
 feast) scripts/setup.sh feast && run tests/contract/test_feast.py tests/unit/features/feast "$@" ;;
+clients) # one process: one system serves all clients
+  scripts/setup.sh clients && run tests/clients "$@"
+  ;;
 docs) run "${jobs[@]//loadfile/load}" tests/docs "$@" ;;
 compiled)
   .venv/bin/python -m scripts.compiled

@@ -12,6 +12,7 @@ dependencies = ["numpy>=1.26"]
 dev = ["pytest>=9"]
 docs = []
 bench = []
+clients = []
 build = []
 demo = []
 mutants = []
@@ -26,6 +27,7 @@ def locks(**changed: str) -> dict[str, str]:
         "dev": dev,
         "demo": base,
         "bench": "",
+        "clients": "",
         "build": "",
         "mutants": "",
     } | changed
