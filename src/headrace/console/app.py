@@ -8,7 +8,13 @@ from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, RedirectResponse, Response, StreamingResponse
+from starlette.responses import (
+    HTMLResponse,
+    JSONResponse,
+    RedirectResponse,
+    Response,
+    StreamingResponse,
+)
 from starlette.routing import Mount, Route, compile_path
 from starlette.staticfiles import StaticFiles
 
@@ -16,6 +22,7 @@ from headrace.console import access, logs, operate, rollout_start, upload
 from headrace.console.diagram import diagram
 from headrace.console.endpoint import endpoint
 from headrace.console.fleet import activity, alerts, fleet, job, jobs, model, models
+from headrace.console.playground import ChatStream, chat_body, playground
 from headrace.console.render import ALWAYS, MAX_STREAMS, STATIC, Parts, Renderer, stream
 from headrace.console.rollout import confirm, rollout, rollouts, send_command
 from headrace.console.streams import confirm as confirm_stream
@@ -23,6 +30,7 @@ from headrace.console.streams import send_command as send_stream_command
 from headrace.console.streams import stream as stream_page
 from headrace.console.streams import streams
 from headrace.console.try_it import try_it
+from headrace.console.usage import usage
 from headrace.console.view import (
     GatewayLocation,
     MakeView,
@@ -57,7 +65,9 @@ LIVE: Final[Mapping[str, MakeView]] = {
 }
 """Pages that can be updated by a stream."""
 TRY: Final = "/endpoints/{name}/try"
+CHAT: Final = "/endpoints/{name}/chat"
 UPLOAD: Final = "/upload"
+USAGE: Final = "/usage"
 ACTIONS: Final[Mapping[str, tuple[MakeView, SendForm]]] = {
     "/rollouts/{rollout}/{verb}": (confirm, send_command),
     "/streams/{stream}/{verb}": (confirm_stream, send_stream_command),
@@ -90,6 +100,8 @@ class PageMatch:
 _PAGES: Final = [
     *((compile_path(path)[0], make, None, True) for path, make in LIVE.items()),
     (compile_path(TRY)[0], try_it, None, False),
+    (compile_path(CHAT)[0], playground, None, False),
+    (compile_path(USAGE)[0], usage, None, False),
     (compile_path(UPLOAD)[0], upload.upload, None, False),
     *((compile_path(path)[0], make, send, False) for path, (make, send) in ACTIONS.items()),
 ]
@@ -301,14 +313,43 @@ class Console:
 
     async def try_endpoint(self, request: Request) -> Response:
         """Send the form's request to an endpoint."""
-        form = await _form(request)
+        form = await self._own_form(request)
         page_request = await self.page_request_of(request, request.path_params)
+        return self.written(await try_it(page_request, form), page_request)
+
+    async def stream_chat(self, request: Request) -> Response:
+        """Stream an endpoint's answer to a chat of its playground; errors have OpenAI's form."""
+        try:
+            form = await self._own_form(request)
+            page_request = await self.page_request_of(request, request.path_params)
+            body = await chat_body(page_request, form)
+            self.watchers.check_room()
+            chat = ChatStream(page_request.gateway)
+            status, kind = await chat.open(body, key=form.get("key", "").strip())
+        except OverloadedError as error:
+            return _chat_problem(_BUSY, str(error))
+        except RefusedError as error:
+            return _chat_problem(error.status, str(error))
+        return StreamingResponse(
+            self.watchers.counted(chat.chunks()),
+            status,
+            media_type=kind,
+            headers={"cache-control": "no-store", "x-accel-buffering": "no"},
+        )
+
+    async def _own_form(self, request: Request) -> dict[str, str]:
+        """Return the sent form.
+
+        Raises:
+            RefusedError: It is not from a page of the visitor's session.
+        """
+        form = await _form(request)
         name = self.parts.sessions.cookie_name
         cookie = cookie_value(request.headers.get("cookie", ""), name)
         if not is_csrf_token(cookie, form.get("csrf_token", "")):
             detail = "the form does not belong to your session; reload the page"
             raise RefusedError.of(_FORBIDDEN, detail)
-        return self.written(await try_it(page_request, form), page_request)
+        return form
 
     async def stream_changes(self, request: Request) -> Response:
         """Return the event stream of a page's changes."""
@@ -365,6 +406,7 @@ def _pages(console: Console) -> App:
             Route("/logout", console.log_out, methods=["POST"]),
             Route("/live", console.stream_changes, methods=["GET"]),
             Route(TRY, console.try_endpoint, methods=["POST"]),
+            Route(CHAT, console.stream_chat, methods=["POST"]),
             Route(UPLOAD, console.upload_model, methods=["POST"]),
             Route("/{path:path}", console.send_form, methods=["POST"]),
             Route("/{path:path}", console.show),  # last: all other paths, with or without a page
@@ -387,6 +429,10 @@ def _fields(text: str) -> dict[str, str]:
         return dict(parse_qsl(text, keep_blank_values=True, max_num_fields=_MAX_FIELDS))
     except ValueError:
         return {}
+
+
+def _chat_problem(status: int, message: str) -> JSONResponse:
+    return JSONResponse({"error": {"message": message}}, status, {"cache-control": "no-store"})
 
 
 def _html(text: str, status: int) -> HTMLResponse:

@@ -20,6 +20,7 @@ from headrace.console.rollout import (
     SplitShare,
     shares_of,
 )
+from headrace.console.try_it import is_language_model, main_version
 from headrace.console.view import PageRequest, PageView, Params, may_operate
 from headrace.control.api.endpoints import EndpointView, GenerationHistory
 from headrace.control.api.events import EventList
@@ -71,6 +72,48 @@ def load_charts(points: Sequence[PointView], now: float) -> list[Chart]:
             hint="mean requests queued or running in all replicas",
             nothing="no data from replicas",
             lines=[ChartLine(name="mean", values=[p.in_flight for p in points], look=1)],
+        ),
+    ]
+
+
+def token_charts(points: Sequence[PointView], now: float) -> list[Chart]:
+    """Return times to the first token and tokens per second; empty without values."""
+    if all(point.output_tokens_per_s is None for point in points):
+        return []
+    chart = partial(line_chart, times=[point.at for point in points], until=now)
+    slowest = max((p for point in points if (p := point.first_token_p95_s) is not None), default=0)
+    unit, per_s = seconds_unit(slowest)
+    quantiles = {
+        "p50": [point.first_token_p50_s for point in points],
+        "p95": [point.first_token_p95_s for point in points],
+    }
+    return [
+        chart(
+            id_="first-token",
+            title="First token",
+            unit=unit,
+            hint="from the request to the first token of a stream",
+            nothing="no streams",
+            lines=[
+                ChartLine(
+                    name=name,
+                    values=[None if value is None else value * per_s for value in values],
+                    look=look,
+                    last=duration_text(next((v for v in reversed(values) if v is not None), None)),
+                )
+                for look, (name, values) in enumerate(quantiles.items(), start=1)
+            ],
+        ),
+        chart(
+            id_="tokens",
+            title="Tokens",
+            unit="tokens/s",
+            hint="generated tokens of all answers",
+            lines=[
+                ChartLine(
+                    name="output", values=[point.output_tokens_per_s for point in points], look=1
+                )
+            ],
         ),
     ]
 
@@ -301,6 +344,9 @@ async def endpoint(request: PageRequest) -> PageView:
             "events": list(reversed(events.events)),
             "span": span_s,
             "spans": SPANS,
+            "is_language_model": is_language_model(
+                endpoint_, await main_version(request, endpoint_)
+            ),
             "may_operate": may_operate(request.caller, name),
             "buttons": _buttons(request, endpoint_),
         },
@@ -345,6 +391,7 @@ def charts_of(points: Sequence[PointView], now: float) -> list[Chart]:
                 ChartLine(name="rejections", values=[p.rejections_per_s for p in points], look=2),
             ],
         ),
+        *token_charts(points, now),
         *load_charts(points, now),
     ]
 

@@ -40,6 +40,7 @@ _MENU: Final = (
     ("streams", "/streams", "Streams"),
     ("jobs", "/jobs", "Jobs"),
     ("models", "/models", "Models"),
+    ("usage", "/usage", "Usage"),
     ("alerts", "/alerts", "Alerts"),
     ("activity", "/activity", "Activity"),
     ("logs", "/logs", "Logs"),

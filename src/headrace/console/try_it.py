@@ -69,16 +69,18 @@ async def try_it(request: PageRequest, form: Mapping[str, str] | None = None) ->
     """Return the form, with the response if `form` was sent."""
     name, gateway = request.names["name"], request.gateway
     endpoint = await request.visitor.get(f"/api/v1/endpoints/{name}", EndpointView)
-    version = await _main_version(request, endpoint)
+    version = await main_version(request, endpoint)
     fields = [] if version is None else fields_of(version.signature, form or {})
-    is_language_model = _is_language_model(endpoint, version)
-    empty = _chat_of(name) if is_language_model else _EMPTY
-    path = "/v1/chat/completions" if is_language_model else f"/v2/models/{name}/infer"
+    is_chat = is_language_model(endpoint, version)
+    empty = _chat_of(name) if is_chat else _EMPTY
+    path = "/v1/chat/completions" if is_chat else f"/v2/models/{name}/infer"
     body, problem = _body(fields, form, empty)
-    needs_key = bool(_access(endpoint))
+    if is_chat and not problem:
+        problem = _problem_of_chat(body, name)
+    needs_key = bool(access_of(endpoint))
     python = (
         chat_python_of(gateway, body, needs_key=needs_key)
-        if is_language_model
+        if is_chat
         else python_of(gateway, name, fields, needs_key=needs_key)
     )
     answer = None
@@ -95,15 +97,15 @@ async def try_it(request: PageRequest, form: Mapping[str, str] | None = None) ->
             "body": body,
             "problem": problem,
             "answer": answer,
-            "access": _access(endpoint),
-            "is_language_model": is_language_model,
+            "access": access_of(endpoint),
+            "is_language_model": is_chat,
             "curl": curl_of(gateway, path, body, needs_key=needs_key),
             "python": python,
         },
     )
 
 
-async def _main_version(request: PageRequest, endpoint: EndpointView) -> KnownVersion | None:
+async def main_version(request: PageRequest, endpoint: EndpointView) -> KnownVersion | None:
     """Return the version with most requests; None if its signature is unknown."""
     revisions = sorted(endpoint.status.revisions, key=lambda revision: -revision.weight)
     name, colon, version = revisions[0].model.rpartition(":") if revisions else ("", "", "")
@@ -112,10 +114,11 @@ async def _main_version(request: PageRequest, endpoint: EndpointView) -> KnownVe
     return await request.visitor.find(f"/api/v1/models/{name}/versions/{version}", KnownVersion)
 
 
-def _is_language_model(endpoint: EndpointView, version: KnownVersion | None) -> bool:
+def is_language_model(endpoint: EndpointView, version: KnownVersion | None) -> bool:
     """Whether the endpoint answers chats of OpenAI's API, and no tensors."""
-    upstream = (endpoint.spec or {}).get("upstream") or {}
-    is_openai = upstream.get("protocol") == UpstreamProtocol.OPENAI
+    spec = endpoint.spec or {}
+    upstreams = [part.get("upstream") or {} for part in (spec, *(spec.get("versions") or ()))]
+    is_openai = any(one.get("protocol") == UpstreamProtocol.OPENAI for one in upstreams)
     return is_openai or (version is not None and not version.signature.has_tensors)
 
 
@@ -123,6 +126,16 @@ def _chat_of(name: str) -> str:
     """Return the body of a first chat."""
     message = {"role": "user", "content": "Hello!"}
     return json.dumps({"model": name, "messages": [message], "max_tokens": 64}, indent=2)
+
+
+def _problem_of_chat(body: str, name: str) -> str:
+    """Return why a request is not one to the page's endpoint; empty if it is."""
+    # The gateway refuses a name that occurs twice, so `model` is read as it reads it.
+    document = json.loads(body)
+    model = document.get("model") if isinstance(document, dict) else None
+    if isinstance(model, str) and model.partition(":")[0] == name:
+        return ""
+    return f'the request must be an object whose `model` is "{name}" or "{name}:VERSION"'
 
 
 def fields_of(signature: ModelSignature, form: Mapping[str, str]) -> list[FormField]:
@@ -205,7 +218,7 @@ async def _send(gateway: GatewayLocation, path: str, body: str, *, key: str) -> 
     started = time.perf_counter()
     try:
         async with httpx.AsyncClient(
-            verify=_trust(gateway.ca), timeout=_TIMEOUT_S, trust_env=False
+            verify=trust_in(gateway.ca), timeout=_TIMEOUT_S, trust_env=False
         ) as client:
             response = await client.post(f"{gateway.url}{path}", content=body, headers=headers)
     except (httpx.HTTPError, UnicodeEncodeError) as error:
@@ -232,7 +245,7 @@ _HINTS: Final = {
 }
 
 
-def _trust(ca: str) -> ssl.SSLContext | bool:
+def trust_in(ca: str) -> ssl.SSLContext | bool:
     """Trust in the gateway's own certificate, independent of its names."""
     if not ca:
         return False  # plain text: nothing to verify
@@ -252,7 +265,7 @@ def _display(response: httpx.Response) -> tuple[str, str]:
     return json.dumps(document, indent=2)[:_MAX_TEXT], str(version)
 
 
-def _access(endpoint: EndpointView) -> tuple[str, ...]:
+def access_of(endpoint: EndpointView) -> tuple[str, ...]:
     """Return the endpoint's authentication methods; empty without authentication."""
     ways = (endpoint.spec or {}).get("access") or ()
     if ways == "public":

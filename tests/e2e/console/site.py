@@ -21,6 +21,7 @@ PAGES: Final = {
     "job": "/jobs/nightly",
     "models": "/models",
     "model": "/models/fraud",
+    "usage": "/usage",
     "alerts": "/alerts",
     "activity": "/activity",
     "logs": "/logs",

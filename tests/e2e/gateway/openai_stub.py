@@ -2,11 +2,11 @@
 
 Run as `python openai_stub.py PORT_OR_SOCKET MODEL`.
 
-The body's `stub` tells what to answer: `tokens` and their `pause_s`, `piece` (bytes of a chunk),
-`stalls_at` (a piece before which it waits), `breaks_at` (one at which it disconnects). `/seen`
-tells all requests so far, what their callers did, and the tokens of whole answers. Requests with
-`tools` get a call of the first one, those with a JSON schema `JSON_ANSWER`, and `n` answers where
-they ask for several.
+The body's `stub` tells what to answer, else an object of JSON in the last message: `tokens`, their
+`text` and their `pause_s`, `piece` (bytes of a chunk), `stalls_at` (a piece before which it waits),
+`breaks_at` (one at which it disconnects). `/seen` tells all requests so far, what their callers
+did, and the tokens of whole answers. Requests with `tools` get a call of the first one, those with
+a JSON schema `JSON_ANSWER`, and `n` answers where they ask for several.
 """
 
 import asyncio
@@ -25,6 +25,16 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 LONG_S: Final = 600.0
 JSON_ANSWER: Final = '{"city": "Paris", "large": true}'
 _ARGUMENTS: Final = '{"city": "Paris"}'
+
+
+def told_by(messages: object) -> dict[str, Any]:
+    """What the last message tells the stub: for callers who write messages only."""
+    if isinstance(messages, list) and messages and str(messages[-1].get("content")).startswith("{"):
+        try:
+            return dict(json.loads(messages[-1]["content"]))
+        except ValueError:
+            pass
+    return {}
 
 
 def usage_of(asked: Mapping[str, Any]) -> dict[str, Any]:
@@ -99,7 +109,8 @@ def events_of(asked: Mapping[str, Any], path: str = "/v1/chat/completions") -> l
     """The events of a stream: a role, tokens, an end, perhaps the usage, and `[DONE]`."""
     base: dict[str, Any] = {"id": "c", "created": 1, "model": asked["model"]}
     numbers, tokens = range(asked.get("n") or 1), asked.get("stub", {}).get("tokens", 5)
-    texts = [f'{i} "usage": {{' for i in range(tokens)]
+    text = asked.get("stub", {}).get("text", ' "usage": {')
+    texts = [f"{i}{text}" for i in range(tokens)]
     parts: list[dict[str, Any]]
     if path == "/v1/completions":
         base["object"] = "text_completion"
@@ -147,7 +158,7 @@ class Stub:
             await answer(send, 200, {"text": "hello", "usage": {"input_tokens": 1}})
             return
         asked = json.loads(body)
-        asked.setdefault("stub", {})
+        asked.setdefault("stub", told_by(asked.get("messages")))
         told["body"] = asked
         if asked.get("model") != self.model:
             await answer(send, 404, {"error": {"message": f"no model {asked.get('model')}"}})

@@ -37,6 +37,7 @@ PATHS: Final = (
     "/jobs/nightly",
     "/models",
     "/models/fraud",
+    "/usage",
     "/alerts",
     "/activity",
     "/diagram",

@@ -69,6 +69,9 @@ async def test_before_anything_was_counted_a_series_is_empty(api: httpx.AsyncCli
         "queue_s": None,
         "in_flight": None,
         "replicas_ready": None,
+        "first_token_p50_s": None,
+        "first_token_p95_s": None,
+        "output_tokens_per_s": None,
     }
 
 

@@ -38,11 +38,13 @@ class Gateway:
         self.epoch = 0
         self.counts: dict[tuple[str, str, str], TokenCounts] = {}
         self.is_away = False
+        self.first_tokens: dict[tuple[float, float], int] = {}
 
     async def statistics(self) -> TokenStatistics:
         if self.is_away:
             raise UnavailableError("away")
-        return TokenStatistics(epoch=str(self.epoch), counts=dict(self.counts))
+        times = {"first_token_us": {("chat", "2"): dict(self.first_tokens)}}
+        return TokenStatistics(epoch=str(self.epoch), counts=dict(self.counts), times=times)
 
     def add(self, key: str, credential: str, tokens: int) -> None:
         who = ("chat", key, credential)
@@ -89,6 +91,25 @@ async def test_tokens_are_counted_once_over_restarts_of_both(tmp_path: Path) -> 
     ]
     assert await ledger.between("1970-01-02", "1970-01-02") == days[2:]
     store.close()
+
+
+async def test_the_history_has_tokens_and_times_to_the_first_token(tmp_path: Path) -> None:
+    store, gateway, clock = open_store(home_url(tmp_path)), Gateway(), Clock()
+    ledger = a_ledger(store, gateway, clock)
+    for second in range(0, 60, 5):
+        clock.wall = 1000.0 + second
+        for credential in ("", "key:alice"):
+            gateway.add("2", credential, 10)
+        gateway.first_tokens[0.2, 0.01] = second // 5
+        await ledger.poll()
+    window = ledger.history.window("chat", until=1055.0, seconds=50.0)
+    clock.wall = 100.0  # set back
+    await ledger.poll()
+    store.close()
+
+    assert window.requests_per_s == pytest.approx(2 / 5, rel=0.05)
+    assert window.quantile(0.5) == pytest.approx(0.2, rel=0.06)
+    assert ledger.history.looked_at == 100.0
 
 
 @given(st.lists(st.tuples(st.sampled_from(["add", "restart", "read"]), st.integers(0, 50))))

@@ -184,6 +184,9 @@ POINT: Final[dict[str, Any]] = {
     "queue_s": 0.0008,
     "in_flight": 1.9,
     "replicas_ready": 3.0,
+    "first_token_p50_s": None,
+    "first_token_p95_s": None,
+    "output_tokens_per_s": None,
 }
 SERIES: Final[dict[str, Any]] = {
     "endpoint": "fraud",
@@ -223,6 +226,10 @@ class PointView:
     Means over the step, reported by replicas: `batch_rows` is the number of rows in a batch,
     `queue_s` how long a request waited for its batch, `in_flight` the number of concurrent
     requests. They are null without requests, without reports, and for external upstreams.
+
+    `first_token_p50_s` and `first_token_p95_s` are times to the first token of streams of OpenAI's
+    API, `output_tokens_per_s` the generated tokens of all its answers. They are null for other
+    endpoints, and before the control plane's start.
     """
 
     at: float
@@ -236,6 +243,9 @@ class PointView:
     queue_s: float | None = None
     in_flight: float | None = None
     replicas_ready: float | None = None
+    first_token_p50_s: float | None = None
+    first_token_p95_s: float | None = None
+    output_tokens_per_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -400,6 +410,7 @@ async def _points(
     edges = [*(window.begin for window in windows), *(window.end for window in windows[-1:])]
     loads = plane.telemetry.load_history.series(endpoint, edges, version=version)
     points = [_point(plane, window, load) for window, load in zip(windows, loads, strict=True)]
+    points = _with_tokens(points, plane.telemetry.tokens.history, endpoint, version, edges)
     began_at = plane.telemetry.history.began_at
     known_from = until if began_at is None else max(began_at, until - _DAY_S)
     before = sum(window.end <= known_from for window in windows)
@@ -416,6 +427,34 @@ async def _points(
         values = {name: by_step[step] for name, by_step in series.items() if step in by_step}
         points[step] = replace(points[step], **values)
     return points
+
+
+def _with_tokens(
+    points: Sequence[PointView],
+    history: RequestHistory,
+    endpoint: str,
+    version: str,
+    edges: Sequence[float],
+) -> list[PointView]:
+    """Return the points with the tokens that were counted between their edges."""
+    began_at, looked_at = history.began_at, history.looked_at
+    if began_at is None or looked_at is None or not history.versions(endpoint):
+        return list(points)
+    complete = []
+    for point, end in zip(points, edges[1:], strict=True):
+        if not (end > began_at and end <= looked_at):
+            complete.append(point)
+            continue
+        window = history.window(endpoint, until=end, seconds=end - point.at, version=version)
+        complete.append(
+            replace(
+                point,
+                first_token_p50_s=window.quantile(0.5),
+                first_token_p95_s=window.quantile(0.95),
+                output_tokens_per_s=window.requests_per_s,
+            )
+        )
+    return complete
 
 
 def _point(plane: ControlPlane, window: RequestWindow, load: LoadWindow) -> PointView:

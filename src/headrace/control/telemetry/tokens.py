@@ -1,7 +1,11 @@
-"""Ledger of tokens: the gateway's counts, added up by day and credential in the state."""
+"""Ledger of tokens: the gateway's counts, added up by day and credential in the state.
+
+Their history over the last day, for charts, is in memory only.
+"""
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -14,8 +18,11 @@ from headrace.control.model.records import TOKEN_AMOUNTS, TokenReading, TokenUse
 from headrace.control.state.store import Store
 from headrace.core import Clock, HeadraceError
 from headrace.gateway import TokenStatistics
+from headrace.gateway.statistics import ArmStatistics
+from headrace.monitor import RequestHistory
 
 _INTERVAL_S: Final = 5.0
+_SKEW_S: Final = 60.0
 _LOG: Final = logging.getLogger("headrace.control")
 
 
@@ -53,6 +60,18 @@ def reading_of(statistics: TokenStatistics) -> TokenReading:
     return TokenReading(epoch=statistics.epoch, counts=tuple(uses))
 
 
+def stream_totals(statistics: TokenStatistics) -> dict[tuple[str, str], ArmStatistics]:
+    """Return output tokens (as `requests`) and times to first tokens, by endpoint and version."""
+    first_tokens = statistics.times.get("first_token_us", {})
+    output = Counter[tuple[str, str]]()
+    for (endpoint, version, _), counts in statistics.counts.items():
+        output[endpoint, version] += counts.output
+    return {
+        arm: ArmStatistics(requests=tokens, latency=first_tokens.get(arm, {}))
+        for arm, tokens in output.items()
+    }
+
+
 @dataclass(slots=True, kw_only=True)
 class TokenLedger:
     """Adds the tokens of the local gateway to the state while `run` is awaited.
@@ -67,6 +86,8 @@ class TokenLedger:
     gateway: str = "local"
     """Name of the gateway, unique among those whose control planes share the state."""
     faults: Faults = field(default_factory=Faults)
+    history: RequestHistory = field(default_factory=RequestHistory)
+    """Output tokens of the last day (as `requests`), and times to the first token."""
     _polling: asyncio.Lock = field(default_factory=asyncio.Lock)
     _last: TokenReading | None = None
     _is_loaded: bool = False
@@ -90,7 +111,9 @@ class TokenLedger:
                 if not self._is_loaded:
                     self._last = await self.store.token_reading(self.gateway)
                     self._is_loaded = True
-                now = reading_of(await self.statistics())
+                statistics = await self.statistics()
+                self._remember(statistics)
+                now = reading_of(statistics)
                 day = datetime.fromtimestamp(self.clock.now(), UTC).date().isoformat()
                 uses = increase(now, self._last, day)
                 if uses:
@@ -98,6 +121,15 @@ class TokenLedger:
                     self._last = now
             except HeadraceError as error:
                 _LOG.debug("cannot add up tokens", extra={"error": str(error)})
+
+    def _remember(self, statistics: TokenStatistics) -> None:
+        at = self.clock.now()
+        if (self.history.looked_at or 0.0) > at + _SKEW_S:
+            self.history.clear()  # the clock was set back: future entries would hide new ones
+        self.history.advance(at)
+        for (endpoint, version), totals in stream_totals(statistics).items():
+            with self.faults.contain("token history", endpoint):
+                self.history.add(at, endpoint, version, totals, epoch=statistics.epoch)
 
     async def between(self, first: str, last: str) -> list[TokenUse]:
         """Return the tokens of days (`2026-11-25`, UTC), both included, oldest first."""

@@ -1,0 +1,138 @@
+"""Playground of a language model: chats with one or two versions, streamed to the page.
+
+The browser sends messages only. The path of the page decides the endpoint, and the console writes
+the request of OpenAI's API, so no text of a visitor reaches another endpoint. The request goes
+through the gateway with the key of the form, as in the form that tries an endpoint.
+"""
+
+import json
+import math
+from collections.abc import AsyncIterator, Mapping
+from typing import Any, Final
+
+import httpx
+import msgspec
+
+from headrace.client.credentials import KEY_HEADER
+from headrace.console.try_it import access_of, is_language_model, main_version, trust_in
+from headrace.console.view import GatewayLocation, PageRequest, PageView, RefusedError
+from headrace.control.api.endpoints import EndpointView
+from headrace.core.error_kind import UNDECODABLE
+
+_BAD_REQUEST: Final = 400
+_NOT_FOUND: Final = 404
+_BAD_GATEWAY: Final = 502
+_CONNECT_S: Final = 10.0
+_SILENCE_S: Final = 300.0
+"""Longest wait for a part of an answer: the gateway's own limits are shorter."""
+_MAX_MESSAGES: Final = 200
+MAX_TOKENS: Final = 32_768
+
+
+class ChatMessage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One message of a chat, as the page sends it."""
+
+    role: str
+    content: str
+
+
+async def playground(request: PageRequest) -> PageView:
+    """Return the page, or raise RefusedError (404) for an endpoint without a language model."""
+    endpoint = await _language_model(request)
+    versions = [revision.version for revision in endpoint.status.revisions if not revision.role]
+    return PageView(
+        template="playground.html",
+        title=f"Chat with {endpoint.name}",
+        section="fleet",
+        values={
+            "endpoint": endpoint,
+            "versions": versions,
+            "access": access_of(endpoint),
+            "most_tokens": MAX_TOKENS,
+        },
+    )
+
+
+async def _language_model(request: PageRequest) -> EndpointView:
+    name = request.names["name"]
+    endpoint = await request.visitor.get(f"/api/v1/endpoints/{name}", EndpointView)
+    if not is_language_model(endpoint, await main_version(request, endpoint)):
+        raise RefusedError.of(_NOT_FOUND, f"endpoint '{name}' serves no language model")
+    return endpoint
+
+
+async def chat_body(request: PageRequest, form: Mapping[str, str]) -> bytes:
+    """Return the request of OpenAI's API for a sent form, always to the page's endpoint.
+
+    Raises:
+        RefusedError: A field is invalid, or the endpoint has no such version.
+    """
+    endpoint = await _language_model(request)
+    version = form.get("version", "")
+    if version and version not in {revision.version for revision in endpoint.status.revisions}:
+        raise RefusedError.of(_BAD_REQUEST, f"'{endpoint.name}' has no version '{version[:20]}'")
+    try:
+        messages = msgspec.json.decode(form.get("messages", ""), type=list[ChatMessage])
+        most, temperature = int(form["max_tokens"]), float(form["temperature"])
+    except (*UNDECODABLE, ValueError, KeyError):
+        raise RefusedError.of(
+            _BAD_REQUEST,
+            "send `messages` (a JSON list of role and content), `max_tokens` and `temperature`",
+        ) from None
+    if not 0 < len(messages) <= _MAX_MESSAGES:
+        raise RefusedError.of(_BAD_REQUEST, f"send 1 to {_MAX_MESSAGES} messages")
+    if not (1 <= most <= MAX_TOKENS and math.isfinite(temperature)):
+        detail = f"`max_tokens` must be 1 to {MAX_TOKENS}, and `temperature` a number"
+        raise RefusedError.of(_BAD_REQUEST, detail)
+    document = {
+        "model": f"{endpoint.name}:{version}" if version else endpoint.name,
+        "messages": messages,
+        "max_tokens": most,
+        "temperature": temperature,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+    return msgspec.json.encode(document)
+
+
+class ChatStream:
+    """Answer of the gateway to one chat: `open` sends the request, `chunks` yields the body."""
+
+    def __init__(self, gateway: GatewayLocation) -> None:
+        timeout = httpx.Timeout(_CONNECT_S, read=_SILENCE_S)
+        verify = trust_in(gateway.ca)
+        self._client = httpx.AsyncClient(verify=verify, timeout=timeout, trust_env=False)
+        self._url = f"{gateway.url}/v1/chat/completions"
+        self._response: httpx.Response | None = None
+
+    async def open(self, body: bytes, *, key: str) -> tuple[int, str]:
+        """Send the request; return the answer's status and content type.
+
+        Raises:
+            RefusedError: The gateway does not answer.
+        """
+        headers = {"content-type": "application/json", "user-agent": "headrace-console"}
+        if key:
+            headers[KEY_HEADER] = key
+        try:
+            asked = self._client.build_request("POST", self._url, content=body, headers=headers)
+            self._response = await self._client.send(asked, stream=True)
+        except (httpx.HTTPError, UnicodeEncodeError) as error:
+            await self._client.aclose()
+            detail = f"the gateway does not answer: {str(error) or type(error).__name__}"
+            raise RefusedError.of(_BAD_GATEWAY, detail) from None
+        return self._response.status_code, self._response.headers.get("content-type", "")
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """Yield the answer as it comes; a reader who leaves ends the generation."""
+        assert self._response is not None, "the request was sent"
+        try:
+            async for chunk in self._response.aiter_bytes():
+                yield chunk
+        except httpx.HTTPError as error:
+            # The status has been sent already: the page shows an event of this kind.
+            problem: dict[str, Any] = {"message": str(error) or type(error).__name__}
+            yield b"\n\ndata: %s\n\n" % json.dumps({"error": problem}).encode()
+        finally:
+            await self._response.aclose()
+            await self._client.aclose()

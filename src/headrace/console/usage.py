@@ -1,0 +1,137 @@
+"""Page of used tokens by model, credential and day, with their cost at the visitor's prices.
+
+Prices are fields of the page's form, and so part of its address: nothing is stored, and a bookmark
+keeps them.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Final
+from urllib.parse import urlencode
+
+from headrace.console.view import PageRequest, PageView
+from headrace.control.api.usage import Usage, UsageRow
+
+_DAYS: Final = {"30": "30 days", "1": "today", "7": "7 days", "90": "90 days", "365": "a year"}
+_MOST_ROWS: Final = 500
+_PER_PRICE: Final = 1e6
+_MAX_PRICE: Final = 1e6
+_MANY: Final = 0.1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenPrices:
+    """Prices of an endpoint per million tokens, in any currency; None where none was entered."""
+
+    input: float | None = None
+    cached: float | None = None
+    """Of input tokens from the server's cache; None for the price of other input."""
+    output: float | None = None
+
+    def cost(self, row: UsageRow) -> float | None:
+        """Return the cost of tokens; None without any price."""
+        if self.input is None and self.cached is None and self.output is None:
+            return None
+        fresh = self.input or 0.0
+        cached = fresh if self.cached is None else self.cached
+        total = (row.input - row.cached) * fresh + row.cached * cached
+        return (total + row.output * (self.output or 0.0)) / _PER_PRICE
+
+
+@dataclass(slots=True, kw_only=True)
+class UsageSum:
+    """Sum of rows with a common name."""
+
+    name: str
+    input: int = 0
+    cached: int = 0
+    output: int = 0
+    unknown: int = 0
+    cost: float | None = None
+
+    def add(self, row: UsageRow, cost: float | None) -> None:
+        """Add a row and its cost."""
+        self.input += row.input
+        self.cached += row.cached
+        self.output += row.output
+        self.unknown += row.unknown
+        if cost is not None:
+            self.cost = cost + (self.cost or 0.0)
+
+    @property
+    def cost_text(self) -> str:
+        """Return the cost for people; `-` if it is unknown."""
+        if self.cost is None:
+            return "-"
+        return f"{self.cost:,.2f}" if self.cost >= _MANY or not self.cost else f"{self.cost:.4f}"
+
+
+def sums_by(
+    rows: Iterable[tuple[UsageRow, float | None]], *, name: str, newest_first: bool = False
+) -> list[UsageSum]:
+    """Return the sums of rows that have the same value of a field, by that value."""
+    sums: dict[str, UsageSum] = {}
+    for row, cost in rows:
+        value = getattr(row, name)
+        sums.setdefault(value, UsageSum(name=value)).add(row, cost)
+    return [sums[value] for value in sorted(sums, reverse=newest_first)]
+
+
+def prices_of(query: Mapping[str, str], endpoint: str) -> TokenPrices:
+    """Return the prices that were entered for an endpoint; texts that are no price are ignored."""
+
+    def price(kind: str) -> float | None:
+        try:
+            value = float(query.get(f"{kind}.{endpoint}", "").replace(",", "."))
+        except ValueError:
+            return None
+        return value if math.isfinite(value) and 0 <= value <= _MAX_PRICE else None
+
+    return TokenPrices(input=price("input"), cached=price("cached"), output=price("output"))
+
+
+async def usage(request: PageRequest) -> PageView:
+    """Return the page of used tokens."""
+    days = request.word("days", *_DAYS)
+    today = datetime.fromtimestamp(request.now, UTC).date()
+    span = {
+        "first": (today - timedelta(days=int(days) - 1)).isoformat(),
+        "last": today.isoformat(),
+    }
+    used = await request.visitor.get("/api/v1/usage", Usage, span)
+    prices = {row.endpoint: prices_of(request.query, row.endpoint) for row in used.usage}
+    rows = [(row, prices[row.endpoint].cost(row)) for row in used.usage]
+    total = UsageSum(name="all")
+    for row, cost in rows:
+        total.add(row, cost)
+    return PageView(
+        template="usage.html",
+        title="Usage",
+        section="usage",
+        values={
+            "days": days,
+            "spans": _DAYS,
+            "total": total,
+            "prices": prices,
+            "by_endpoint": sums_by(rows, name="endpoint"),
+            "by_credential": sums_by(rows, name="credential"),
+            "by_day": sums_by(rows, name="day", newest_first=True),
+            "rows": _details(rows),
+            "is_cut": len(rows) > _MOST_ROWS,
+            "csv": f"/api/v1/usage?{urlencode({'format': 'csv', **span})}",
+        },
+    )
+
+
+def _details(
+    rows: Sequence[tuple[UsageRow, float | None]],
+) -> list[tuple[UsageRow, UsageSum]]:
+    """Return the newest rows with their sums."""
+    shown = []
+    for row, cost in reversed(rows[-_MOST_ROWS:]):
+        one = UsageSum(name=row.day)
+        one.add(row, cost)
+        shown.append((row, one))
+    return shown
