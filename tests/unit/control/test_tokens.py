@@ -56,8 +56,8 @@ class Gateway:
         self.counts = {}
 
 
-def a_ledger(store: Store, gateway: Gateway, clock: Clock) -> TokenLedger:
-    return TokenLedger(statistics=gateway.statistics, store=store, clock=clock)
+def a_ledger(store: Store, gateway: Gateway, clock: Clock, path: Path | None = None) -> TokenLedger:
+    return TokenLedger(statistics=gateway.statistics, store=store, clock=clock, path=path)
 
 
 async def test_tokens_are_counted_once_over_restarts_of_both(tmp_path: Path) -> None:
@@ -95,13 +95,20 @@ async def test_tokens_are_counted_once_over_restarts_of_both(tmp_path: Path) -> 
 
 async def test_the_history_has_tokens_and_times_to_the_first_token(tmp_path: Path) -> None:
     store, gateway, clock = open_store(home_url(tmp_path)), Gateway(), Clock()
-    ledger = a_ledger(store, gateway, clock)
+    path = tmp_path / "tokens.bin"
+    ledger = a_ledger(store, gateway, clock, path)
     for second in range(0, 60, 5):
         clock.wall = 1000.0 + second
         for credential in ("", "key:alice"):
             gateway.add("2", credential, 10)
         gateway.first_tokens[0.2, 0.01] = second // 5
         await ledger.poll()
+    running = asyncio.create_task(ledger.run())
+    await asyncio.sleep(0)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    ledger = a_ledger(store, gateway, clock, path)
+    ledger.load()
     window = ledger.history.window("chat", until=1055.0, seconds=50.0)
     clock.wall = 100.0  # set back
     await ledger.poll()

@@ -229,7 +229,7 @@ class PointView:
 
     `first_token_p50_s` and `first_token_p95_s` are times to the first token of streams of OpenAI's
     API, `output_tokens_per_s` the generated tokens of all its answers. They are null for other
-    endpoints, and before the control plane's start.
+    endpoints.
     """
 
     at: float

@@ -104,6 +104,8 @@ class Home:
     """Request history of the last day."""
     load_file = _Below("load.bin")
     """Replica load history of the last day."""
+    tokens_file = _Below("tokens.bin")
+    """History of generated tokens of the last day."""
     checkpoint_file = _Below("trail-checkpoint.json")
     """The last checkpoint of the audit log's end."""
     materialized_file = _Below("features/materialized.json")

@@ -143,8 +143,10 @@ class TelemetryService:
             store=store,
             clock=clock,
             gateway=f"{platform.node()}:{home.root}",
+            path=home.tokens_file,
             faults=faults,
         )
+        self.tokens.load()
         self.gpus: Final = Gpus()
         self.prometheus: Final = prometheus
         self.metrics_read_at: float | None = None

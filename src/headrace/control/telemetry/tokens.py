@@ -1,6 +1,6 @@
 """Ledger of tokens: the gateway's counts, added up by day and credential in the state.
 
-Their history over the last day, for charts, is in memory only.
+The same polls fill a history of the last day, for charts.
 """
 
 import asyncio
@@ -9,20 +9,20 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Final
+from typing import ClassVar, Final
 
 import msgspec
 
-from headrace.control.base.faults import LOOP, Faults
+from headrace.control.base.faults import LOOP
 from headrace.control.model.records import TOKEN_AMOUNTS, TokenReading, TokenUse
 from headrace.control.state.store import Store
-from headrace.core import Clock, HeadraceError
+from headrace.control.telemetry.pollers import ReplicaPoller
+from headrace.core import HeadraceError
 from headrace.gateway import TokenStatistics
 from headrace.gateway.statistics import ArmStatistics
 from headrace.monitor import RequestHistory
 
 _INTERVAL_S: Final = 5.0
-_SKEW_S: Final = 60.0
 _LOG: Final = logging.getLogger("headrace.control")
 
 
@@ -73,32 +73,35 @@ def stream_totals(statistics: TokenStatistics) -> dict[tuple[str, str], ArmStati
 
 
 @dataclass(slots=True, kw_only=True)
-class TokenLedger:
+class TokenLedger(ReplicaPoller[RequestHistory]):
     """Adds the tokens of the local gateway to the state while `run` is awaited.
 
     A control plane that stops or crashes adds what came meanwhile at its next start, if the gateway
     ran on. A gateway that crashes loses the counts of up to five seconds.
     """
 
+    WHAT: ClassVar = "the history of tokens"
+    SHARE: ClassVar = 20.0
+
     statistics: Callable[[], Awaitable[TokenStatistics]]
     store: Store
-    clock: Clock
     gateway: str = "local"
     """Name of the gateway, unique among those whose control planes share the state."""
-    faults: Faults = field(default_factory=Faults)
     history: RequestHistory = field(default_factory=RequestHistory)
     """Output tokens of the last day (as `requests`), and times to the first token."""
     _polling: asyncio.Lock = field(default_factory=asyncio.Lock)
     _last: TokenReading | None = None
     _is_loaded: bool = False
 
+    @property
+    def every_s(self) -> float:
+        """Interval between polls in seconds."""
+        return _INTERVAL_S
+
     async def run(self) -> None:
         """Add up until cancelled, and once more then."""
         try:
-            while True:
-                with self.faults.contain(LOOP, "tokens"):
-                    await self.poll()
-                await asyncio.sleep(_INTERVAL_S)
+            await ReplicaPoller.run(self)
         finally:
             self._is_loaded = False  # a transaction that was being awaited is in the database
             with self.faults.contain(LOOP, "tokens"):
@@ -124,8 +127,7 @@ class TokenLedger:
 
     def _remember(self, statistics: TokenStatistics) -> None:
         at = self.clock.now()
-        if (self.history.looked_at or 0.0) > at + _SKEW_S:
-            self.history.clear()  # the clock was set back: future entries would hide new ones
+        self.check_clock(at)
         self.history.advance(at)
         for (endpoint, version), totals in stream_totals(statistics).items():
             with self.faults.contain("token history", endpoint):
