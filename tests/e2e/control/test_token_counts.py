@@ -4,6 +4,7 @@
 """
 
 import asyncio
+import contextlib
 import json
 import os
 import time
@@ -156,6 +157,30 @@ def test_tokens_of_ten_kinds_of_requests_are_those_of_the_stub(system: System) -
     assert ledger(system) == expected
     assert metric(system) == expected
     assert sum_of(logged(system)) == expected
+
+
+def test_of_a_long_stream_that_is_cut_at_most_seven_tokens_are_missing(system: System) -> None:
+    cuts = range(9, 41)
+    port = free_port()
+    upstream = {"url": f"http://127.0.0.1:{port}", "protocol": "openai", "model": MODEL}
+
+    async def ask(http: httpx.AsyncClient, number: int) -> None:
+        told = {"tokens": 100, "breaks_at": cuts[number]}
+        body = {"model": "chat", "messages": [], "stream": True, "stub": told}
+        async with http.stream("POST", "/v1/chat/completions", json=body) as answer:
+            with contextlib.suppress(httpx.RemoteProtocolError):
+                await answer.aread()
+
+    with running_stub(str(port), MODEL):
+        start(system, {"name": "chat", "upstream": {**upstream, "health_path": None}})
+        send_all(system, len(cuts), ask, at=8)
+        wait_for_log(system, len(cuts))
+
+    sent = [cut - 1 for cut in cuts]  # the first event has no text
+    told = sorted(int(usage["output"]) for usage in logged(system))
+    assert all(0 <= more - less <= 7 for more, less in zip(sent, told, strict=True)), told
+    assert ledger(system) == metric(system) == sum_of(logged(system))
+    assert ledger(system)["unknown"] == len(cuts)
 
 
 @pytest.mark.long
