@@ -107,8 +107,15 @@ def test_a_stopped_answer_ends_the_generation(page: Page, site: Site, stub: Stub
             break
         page.wait_for_timeout(50)
     assert stub.seen()[-1]["left"]
+    say(page, tokens=2000, pause_s=0.05)
+    expect(panel.locator(".message.assistant p").last).to_contain_text("3")
     page.get_by_role("button", name="New chat").click()
     expect(panel.locator(".message")).to_have_count(0)
+    expect(page.get_by_role("button", name="Send")).to_be_enabled()
+    say(page, "Hello!")
+    expect(panel.locator(".message.assistant p")).to_contain_text('4 "usage": {')
+    assert [message["content"] for message in stub.seen()[-1]["body"]["messages"]] == ["Hello!"]
+    expect(panel.get_by_role("alert")).to_be_hidden()
 
 
 def test_an_endpoint_with_a_key_says_what_is_missing(page: Page, site: Site) -> None:

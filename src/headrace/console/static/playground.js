@@ -53,11 +53,12 @@ const failure = async (response) => {
 };
 
 const ask = async (panel, signal) => {
+  const messages = panel.messages; // a new chat has others
   const body = new URLSearchParams({
     csrf_token: form.elements.csrf_token.value,
     key: field("key").value,
     version: panel.version.value,
-    messages: JSON.stringify(panel.messages),
+    messages: JSON.stringify(messages),
     max_tokens: field("max-tokens").value,
     temperature: field("temperature").value,
   });
@@ -92,10 +93,14 @@ const ask = async (panel, signal) => {
       rate(usage.completion_tokens);
     }
   } catch (error) {
-    problem(panel, signal.aborted ? "Stopped." : error.message);
+    if (messages === panel.messages) problem(panel, signal.aborted ? "Stopped." : error.message);
   }
-  panel.messages.push({ role: "assistant", content: text });
-  if (!text) place.parentElement.remove();
+  if (text) {
+    messages.push({ role: "assistant", content: text });
+  } else {
+    messages.pop(); // the next message does not follow one without an answer
+    place.parentElement.remove();
+  }
   return text;
 };
 
