@@ -74,7 +74,8 @@ def endpoint_clusters(settings: EnvoySettings, endpoint: EndpointRoute) -> Itera
             yield _cluster(settings, name, arm.replicas)
             if arm.openai:
                 name = cluster_name(endpoint.name, arm.key, is_openai=True)
-                yield _cluster(settings, name, list(map(_openai_address, arm.replicas)))
+                addresses = list(map(_openai_address, arm.replicas))
+                yield _cluster(settings, name, addresses, reuses_connections=False)
 
 
 def shared_clusters(settings: EnvoySettings, replicas: Sequence[str]) -> Iterator[Resource]:
@@ -134,7 +135,12 @@ def all_replicas(endpoints: Sequence[EndpointRoute]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(a for e in endpoints for arm in e.arms for a in arm.replicas))
 
 
-def _cluster(settings: EnvoySettings, name: str, addresses: Sequence[str]) -> Resource:
+def _cluster(
+    settings: EnvoySettings, name: str, addresses: Sequence[str], *, reuses_connections: bool = True
+) -> Resource:
+    # llama.cpp closes a kept connection without notice after 100 requests or 5 s, and holds a
+    # thread for each: requests sent into one that closes are lost, and others wait for a thread.
+    once: Resource = {} if reuses_connections else {"max_requests_per_connection": 1}
     count = len(addresses)
     is_elsewhere = any(_is_remote(address) for address in addresses)
     return {
@@ -160,7 +166,10 @@ def _cluster(settings: EnvoySettings, name: str, addresses: Sequence[str]) -> Re
             HTTP_OPTIONS: any_of(
                 HTTP_OPTIONS,
                 {
-                    "common_http_protocol_options": {"idle_timeout": seconds(_UPSTREAM_IDLE_S)},
+                    "common_http_protocol_options": {
+                        "idle_timeout": seconds(_UPSTREAM_IDLE_S),
+                        **once,
+                    },
                     "explicit_http_config": {"http_protocol_options": {}},
                 },
             )

@@ -1,6 +1,8 @@
 """A language model in a confined replica, behind the gateway: its restart, and its refusal."""
 
 import json
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 ASKED = "What is the capital of France? Answer in one sentence."
 CHAT = {"messages": [{"role": "user", "content": ASKED}], "max_tokens": 24, "temperature": 0}
+CALLERS, SHORT = 16, 1000
 SETTINGS = {"llm": {"slots": 2, "context_tokens": 512}, "batching": {"intra_op_threads": 1}}
 
 
@@ -59,3 +62,18 @@ def test_a_model_without_enough_memory_says_what_it_needs(system: System, model:
 
     assert "48.4 GB" in json.dumps(status)
     assert "set a lower `llm.slots`" in json.dumps(status)
+
+
+def test_no_short_stream_is_sent_into_a_closing_connection(system: System, model: Path) -> None:
+    system.start({"name": "chat", "model": str(model), **SETTINGS})
+    system.wait_ready(120)
+    url = f"{system.where().http_url}/v1/chat/completions"
+    body = CHAT | {"model": "chat", "max_tokens": 1, "stream": True}
+
+    with httpx.Client(timeout=60) as http, ThreadPoolExecutor(CALLERS) as callers:
+        statuses = Counter(
+            response.status_code
+            for response in callers.map(lambda _: http.post(url, json=body), range(SHORT))
+        )
+
+    assert statuses == {200: SHORT}

@@ -162,6 +162,19 @@ def test_a_metric_names_its_arm_without_a_dot(name: str, version: str, role: str
     assert arm_of(stat) == (name, version + role)
 
 
+def test_only_a_server_of_openai_in_a_replica_gets_a_connection_per_request() -> None:
+    arm = RevisionTarget(version="1", replicas=("unix:/r/a.sock",), weight=100, openai=True)
+    clusters = plain(_snapshot([EndpointRoute(name="m", arms=(arm,))]).clusters)
+
+    options = {
+        cluster["name"]: each["common_http_protocol_options"].get("max_requests_per_connection")
+        for cluster in clusters
+        for each in cluster["typed_extension_protocol_options"].values()
+        if "common_http_protocol_options" in each
+    }
+    assert options == {"m~1": None, "m~1~openai": 1, "replicas": None}
+
+
 def test_a_metric_of_another_cluster_names_no_arm() -> None:
     assert arm_of("replicas") is None
 
