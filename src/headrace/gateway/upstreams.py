@@ -87,6 +87,8 @@ _CONNECT_TIMEOUT_S: Final = 5.0
 _IDLE_S: Final = 60.0
 _HEALTH_TIMEOUT_S: Final = 5.0
 _FAILURES_TO_UNHEALTHY: Final = 2
+_ANSWERS_WITHOUT_KEY: Final = (200, 401, 403)
+"""Statuses of a healthy server of OpenAI's API to a health check."""
 _MAX_EJECTED_PERCENT: Final = 99
 _LUA: Final = "envoy.extensions.filters.http.lua.v3.Lua"
 _CODEC: Final = "envoy.extensions.filters.http.upstream_codec.v3.UpstreamCodec"
@@ -226,7 +228,11 @@ def _probe(endpoint: str, server: UpstreamUrl, upstream: UpstreamSpec) -> Resour
     path = upstream.health_path or _own_health_path(upstream.protocol, upstream.model or endpoint)
     if path is None:
         return None
-    return {"http_health_check": {"path": server.prefix + path, "host": server.authority}}
+    http: dict[str, Json] = {"path": server.prefix + path, "host": server.authority}
+    if upstream.protocol is UpstreamProtocol.OPENAI:
+        # A check sends no key: the request that a server refuses for that shows that it answers.
+        http["expected_statuses"] = [{"start": s, "end": s + 1} for s in _ANSWERS_WITHOUT_KEY]
+    return {"http_health_check": http}
 
 
 def _own_health_path(protocol: UpstreamProtocol, model: str) -> str | None:

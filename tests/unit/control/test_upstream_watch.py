@@ -12,6 +12,7 @@ from headrace.gateway import EndpointRoute, Handshakes, RevisionTarget
 from headrace.gateway.statistics import read_handshakes
 
 NOTHING = Handshakes()
+UNCHECKED = "no health check has passed yet"
 
 
 @pytest.mark.parametrize(
@@ -98,7 +99,9 @@ class _World:
     async def says(self, counts: Handshakes | None) -> str:
         self.counts = counts
         await self.watch.poll()
-        return self.watch.problem("m", "1")
+        (arm,) = self.route.arms
+        assert arm.upstream is not None
+        return self.watch.problem("m", "1", arm.upstream)
 
 
 @pytest.mark.anyio
@@ -113,8 +116,8 @@ async def test_trouble_is_told_once_and_forgotten_once_it_is_over() -> None:
     ]
 
     trouble_text = "its certificate is not for 'they.example'"
-    assert said == ["", trouble_text, trouble_text, trouble_text, ""]
-    assert world.changes == 3  # the first look makes it known that all is well
+    assert said == [UNCHECKED, trouble_text, trouble_text, trouble_text, ""]
+    assert world.changes == 2
 
 
 @pytest.mark.anyio
@@ -137,7 +140,8 @@ async def test_an_upstream_whose_health_checks_fail_is_reported_until_one_passes
         await world.says(Handshakes(unhealthy=3, healthy=1)),
     ]
 
-    assert [bool(problem) for problem in problems] == [False, False, False, True, True, False]
+    assert problems[:3] == [UNCHECKED, "", ""]
+    assert [bool(problem) for problem in problems[3:]] == [True, True, False]
     assert "no server passes its health check" in problems[3]
     assert [event.reason for event in world.events] == ["UpstreamFailed", "UpstreamRecovered"]
     assert world.events[0].endpoint == "m"
@@ -149,6 +153,15 @@ async def test_an_upstream_with_tls_that_refuses_its_health_check_has_no_tls_pro
     world = _World("https://them.example")
 
     assert "health check" in await world.says(Handshakes(done=1, unhealthy=1))
+
+
+@pytest.mark.anyio
+async def test_an_upstream_that_was_never_up_fails_without_a_recovery_before() -> None:
+    world = _World("http://them.example")
+
+    assert await world.says(NOTHING) == UNCHECKED
+    assert "no server passes" in await world.says(Handshakes(unhealthy=1))
+    assert [event.reason for event in world.events] == ["UpstreamFailed"]
 
 
 @pytest.mark.anyio

@@ -61,6 +61,17 @@ def test_health_is_asked_where_the_protocol_has_it(fields: dict[str, Any], path:
     (check,) = _cluster(**fields)["health_checks"]
 
     assert check["http_health_check"]["path"] == path
+
+
+def test_a_server_of_openai_that_wants_a_key_is_healthy() -> None:
+    (check,) = _cluster(protocol=UpstreamProtocol.OPENAI)["health_checks"]
+
+    ranges = check["http_health_check"]["expected_statuses"]
+    assert [status for each in ranges for status in range(each["start"], each["end"])] == [
+        200,
+        401,
+        403,
+    ]
     assert check["no_traffic_interval"] == check["interval"] == "2.000s"
 
 

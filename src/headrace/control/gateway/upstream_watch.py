@@ -15,6 +15,9 @@ from headrace.gateway.upstreams import is_checked
 
 _POLL_INTERVAL_S: Final = 1.0
 
+_UNCHECKED: Final = "no health check has passed yet"
+"""Problem of a health-checked upstream until its first check; no event reports it."""
+
 ArmKey = tuple[str, str]
 """An endpoint's name and an arm's key."""
 
@@ -74,10 +77,11 @@ class UpstreamWatch:
     faults: Faults = field(default_factory=Faults)
     _before: Mapping[ArmKey, Handshakes] = field(default_factory=dict)
     _known: dict[ArmKey, str] = field(default_factory=dict)
+    """Problem by arm, empty for none; without arms whose first health check has not ended."""
 
-    def problem(self, endpoint: str, key: str) -> str:
-        """Return the problem of an arm's upstream; empty if none is known."""
-        return self._known.get((endpoint, key), "")
+    def problem(self, endpoint: str, key: str, upstream: UpstreamSpec) -> str:
+        """Return the problem of an arm's `upstream`; empty if none is known."""
+        return self._known.get((endpoint, key), _UNCHECKED if is_checked(upstream) else "")
 
     async def run(self) -> None:
         """Check until cancelled."""
@@ -115,16 +119,17 @@ class UpstreamWatch:
                 )
             if not problem and is_checked(upstream):
                 problem = health_problem(before, counts, last)
-            problems[arm] = problem
+            if problem or counts.healthy > 0 or not is_checked(upstream):
+                problems[arm] = problem
         former, self._before, self._known = self._known, now, problems
         if problems == former:
             return
         self.on_change()
         await self.emit(
             [
-                self._event(arm, upstream, problems[arm])
+                self._event(arm, upstream, problem)
                 for arm, upstream in arms.items()
-                if problems[arm] != former.get(arm, "")
+                if (problem := problems.get(arm, "")) != former.get(arm, "")
             ]
         )
 

@@ -23,7 +23,7 @@ from headrace.core.spec.access import EndpointAccess, EndpointLimitsSpec
 from headrace.core.spec.observe import DriftSpec, EndpointLogSpec, PayloadLogSpec
 from headrace.core.spec.rollout import RolloutSpec, StickySpec
 from headrace.core.spec.scale import AutoscaleSpec, PoolSpec
-from headrace.core.spec.upstream import UpstreamSpec
+from headrace.core.spec.upstream import UpstreamProtocol, UpstreamSpec
 from headrace.gateway import MirrorTarget
 from headrace.streaming.settings import WorkerSettings
 
@@ -187,6 +187,19 @@ class DesiredEndpoint(msgspec.Struct, frozen=True, kw_only=True):
     def pooled(self) -> bool:
         """Whether a pool hosts one of its versions."""
         return any(arm.revision.pool for arm in self.arms)
+
+    @property
+    def gets_first_request(self) -> bool:
+        """Whether one inference through the gateway shows that it answers.
+
+        The request would count in a rollout, and wake an endpoint that is scaled to zero. A paused
+        endpoint refuses it, as does an upstream of another protocol than `v2`.
+        """
+        speaks_v2 = all(
+            upstream is None or upstream.protocol is UpstreamProtocol.V2
+            for upstream in (arm.revision.upstream for arm in self.arms)
+        )
+        return speaks_v2 and not (self.split_id or self.scaled_to_zero or self.paused)
 
     def arm(self, key: str) -> DesiredArm | None:
         """Return the arm with this key, or None."""

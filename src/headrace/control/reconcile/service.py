@@ -66,9 +66,7 @@ class FirstRequests:
         return [
             endpoint
             for endpoint in endpoints
-            if not endpoint.split_id
-            and not endpoint.scaled_to_zero
-            and not endpoint.paused
+            if endpoint.gets_first_request
             and is_routed_as_desired(endpoint, routes.get(endpoint.name))
             and self._asking.get(endpoint.name) != revision_ids(endpoint)
         ]
@@ -198,7 +196,8 @@ class ReconcileService:
         """
         if arm.revision.unloadable:
             return arm.revision.unloadable
-        if arm.revision.upstream is None:
+        upstream = arm.revision.upstream
+        if upstream is None:
             return self.reconciler.arm_problem(endpoint, arm)
-        problem = self.gateway_supervisor.upstream_problem(arm.revision.upstream)
-        return problem or self.upstreams.problem(endpoint, arm.key)
+        problem = self.gateway_supervisor.upstream_problem(upstream)
+        return problem or self.upstreams.problem(endpoint, arm.key, upstream)

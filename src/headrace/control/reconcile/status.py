@@ -182,9 +182,7 @@ def _endpoint(
     if not problems and not _is_reached(endpoint, route):
         problems.append("waiting for the gateway to route to it")
     first = (facts.first_requests or {}).get(name)
-    # A first request would count in a rollout, and wake an endpoint that is scaled to zero.
-    # A paused endpoint refuses it.
-    is_asked = not endpoint.split_id and not endpoint.scaled_to_zero and not endpoint.paused
+    is_asked = endpoint.gets_first_request
     if not problems and facts.first_requests is not None and is_asked:
         problems += _first_request_problems(endpoint, first)
     note = first.note if first and first.revisions == revision_ids(endpoint) else ""
