@@ -326,12 +326,12 @@ def _openai_routes(
         named = _header_is(MODEL_HEADER, f"{endpoint.name}~{arm.version}")
         match = {**_OPENAI_PATH, "headers": [named]}
         route = _to_version(settings, endpoint, arm, match, protocol=CallProtocol.OPENAI)
-        filters = {**OPENAI_MEASURING, **guard.grpc_endpoint(endpoint, arm.version)}
-        yield _authenticated({**route, **buffer}, filters)
+        filters = guard.grpc_endpoint(endpoint, arm.version)
+        yield with_filters(_authenticated({**route, **buffer}, filters), OPENAI_MEASURING)
     match = {**_OPENAI_PATH, "headers": [_header_is(MODEL_HEADER, endpoint.name)]}
     for route in _to_split(settings, endpoint, match, protocol=CallProtocol.OPENAI):
-        filters = {**OPENAI_MEASURING, **guard.grpc_endpoint(endpoint)}
-        yield _authenticated({**route, **buffer}, filters)
+        filters = guard.grpc_endpoint(endpoint)
+        yield with_filters(_authenticated({**route, **buffer}, filters), OPENAI_MEASURING)
 
 
 def _openai_server_routes(
