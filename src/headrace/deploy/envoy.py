@@ -16,6 +16,7 @@ from msgspec.structs import replace
 
 from headrace.control.gateway.tls import listener_tls
 from headrace.core.spec.access import AccessSettings, TlsSpec, endpoint_access
+from headrace.core.spec.upstream import UpstreamTlsSpec
 from headrace.deploy.export import Body, Export, ExportDocument, addresses_of, finish
 from headrace.deploy.facts import Endpoint, ExportFacts, Version
 from headrace.deploy.features import ExportNote, ExportTarget, Loss
@@ -31,6 +32,7 @@ from headrace.gateway.snapshot import inline_bootstrap
 from headrace.gateway.tls import (
     CERTIFICATE,
     CLIENT_AUTHORITIES,
+    api_key_name,
     authorities_name,
     certificate_name,
 )
@@ -62,9 +64,12 @@ def _own(tls: TlsSpec | None) -> Iterator[Body]:
 
 def _of(versions: Iterable[Version]) -> Iterator[Body]:
     for version in versions:
-        settings = None if version.upstream is None else version.upstream.tls
-        if settings is None:
+        if version.upstream is None:
             continue
+        if version.upstream.api_key_file:
+            key = {"secret": {"filename": version.upstream.api_key_file}}
+            yield {"name": api_key_name(version.upstream), "generic_secret": key}
+        settings = version.upstream.tls or UpstreamTlsSpec()
         if settings.ca_file:
             yield _authorities(authorities_name(settings), settings.ca_file)
         if settings.certificate_file:

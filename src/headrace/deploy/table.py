@@ -125,6 +125,14 @@ TABLE: Final[tuple[SpecFeature, ...]] = (
         *(_BEHIND, yes("certificates from the files")),
     ),
     row(
+        "API key of another's server",
+        "endpoints[].upstream.api_key_file endpoints[].versions[].upstream.api_key_file",
+        no("a route has no credentials", "add the key at the Service, or in front of it"),
+        *(_NO_FOREIGN, _NO_FOREIGN),
+        no("is not exported", "add it with the plugin `request-transformer`"),
+        *(_BEHIND, yes("the file must not end in a newline")),
+    ),
+    row(
         "Health and bounds of another's server",
         "endpoints[].upstream.health_path endpoints[].versions[].upstream.health_path "
         "endpoints[].upstream.health_interval_s endpoints[].versions[].upstream.health_interval_s "

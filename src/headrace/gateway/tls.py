@@ -1,4 +1,4 @@
-"""TLS of connections, with one file per secret (SDS).
+"""TLS of connections and API keys of upstreams, with one file per secret (SDS).
 
 A replaced file is in force within a millisecond and closes no connection. Each holds one secret, as
 Envoy accepts no more per file. Certificate and key are in one file, so no reader ever gets one
@@ -10,8 +10,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
-from headrace.core.spec.upstream import UpstreamTlsSpec
-from headrace.gateway.resources import Json, Resource, typed
+from headrace.core.spec.upstream import UpstreamSpec, UpstreamTlsSpec
+from headrace.gateway.resources import Json, Resource, any_of, typed
 from headrace.gateway.settings import ListenerTls
 
 CERTIFICATE: Final = "gateway"
@@ -63,12 +63,46 @@ def authorities_secret(name: str, pem: str) -> Resource:
     return {"name": name, "validation_context": {"trusted_ca": {"inline_string": pem}}}
 
 
-def upstream_secrets(tls: UpstreamTlsSpec) -> Iterable[str]:
-    """Yield the names of the secrets that connections to an upstream need."""
-    if tls.ca_file:
-        yield authorities_name(tls)
-    if tls.certificate_file:
-        yield certificate_name(tls)
+def api_key_secret(name: str, key: str) -> Resource:
+    """Return the secret of the API key that requests to an upstream carry."""
+    return {"name": name, "generic_secret": {"secret": {"inline_string": key}}}
+
+
+def upstream_secrets(upstream: UpstreamSpec) -> Iterable[str]:
+    """Yield the names of the secrets that requests to an upstream need."""
+    if upstream.api_key_file:
+        yield api_key_name(upstream)
+    if upstream.tls is not None and upstream.tls.ca_file:
+        yield authorities_name(upstream.tls)
+    if upstream.tls is not None and upstream.tls.certificate_file:
+        yield certificate_name(upstream.tls)
+
+
+def api_key_name(upstream: UpstreamSpec) -> str:
+    """Return the secret of an upstream's API key; upstreams with one file share it."""
+    return f"{UPSTREAMS}api-key-{_digest(upstream.api_key_file)}"
+
+
+def api_key_filter(upstream: UpstreamSpec, run_dir: Path) -> Resource:
+    """Return the filter that replaces the caller's `authorization` by the upstream's API key.
+
+    Requests get 401 while there is no key: the caller's own credential must not pass.
+    """
+    kind = "envoy.extensions.http.injected_credentials.generic.v3.Generic"
+    generic: Resource = {
+        "credential": _from_file(run_dir, api_key_name(upstream)),
+        "header": "authorization",
+        "header_value_prefix": "Bearer ",
+    }
+    credential: Resource = {
+        "name": "envoy.http.injected_credentials.generic",
+        "typed_config": any_of(kind, generic),
+    }
+    return typed(
+        "headrace.api_key",
+        "envoy.extensions.filters.http.credential_injector.v3.CredentialInjector",
+        {"overwrite": True, "credential": credential},
+    )
 
 
 def authorities_name(tls: UpstreamTlsSpec) -> str:

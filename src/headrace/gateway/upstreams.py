@@ -13,7 +13,7 @@ from headrace.core.spec.upstream import UpstreamProtocol, UpstreamSpec, Upstream
 from headrace.gateway.resources import HTTP_OPTIONS, Json, Resource, any_of, seconds, typed
 from headrace.gateway.scripts import rename_source
 from headrace.gateway.settings import EnvoySettings, UpstreamUrl, is_ip, parse_url
-from headrace.gateway.tls import upstream_socket
+from headrace.gateway.tls import api_key_filter, upstream_socket
 
 _TLS_CONTEXT: Final = "envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext"
 _FAILURES_BEFORE_EJECTION: Final = 3
@@ -137,7 +137,7 @@ def upstream_cluster(
         "health_checks": [] if health is None else [health],
         **({"transport_socket": _tls(settings, server, upstream)} if server.is_tls else {}),
         "typed_extension_protocol_options": {
-            HTTP_OPTIONS: any_of(HTTP_OPTIONS, _options(endpoint, server, upstream))
+            HTTP_OPTIONS: any_of(HTTP_OPTIONS, _options(settings, endpoint, server, upstream))
         },
     }
 
@@ -169,7 +169,9 @@ def _address(server: UpstreamUrl) -> Resource:
     return {"socket_address": {"address": server.host, "port_value": server.port}}
 
 
-def _options(endpoint: str, server: UpstreamUrl, upstream: UpstreamSpec) -> Resource:
+def _options(
+    settings: EnvoySettings, endpoint: str, server: UpstreamUrl, upstream: UpstreamSpec
+) -> Resource:
     is_grpc = upstream.protocol is UpstreamProtocol.GRPC
     version = "http2_protocol_options" if is_grpc else "http_protocol_options"
     script = rename_source(
@@ -180,6 +182,7 @@ def _options(endpoint: str, server: UpstreamUrl, upstream: UpstreamSpec) -> Reso
     )
     filters: Json = [
         typed("headrace.rename", _LUA, {"default_source_code": {"inline_string": script}}),
+        *([api_key_filter(upstream, settings.run_dir)] if upstream.api_key_file else []),
         typed("headrace.codec", _CODEC),
     ]
     return {

@@ -31,6 +31,7 @@ from headrace.gateway import EnvoyGateway, EnvoySettings, SecretFiles, SnapshotR
 from headrace.gateway.resources import Resource
 from headrace.gateway.tls import (
     LIMITS_TLS,
+    api_key_secret,
     authorities_name,
     authorities_secret,
     certificate_name,
@@ -324,6 +325,8 @@ def _is_same_directory(shared: SharedDirectory | None) -> bool:
 
 
 def _resource(secret: Secret) -> Resource:
+    if secret.key and not secret.certificates:
+        return api_key_secret(secret.name, secret.key)
     if secret.key:
         return certificate_secret(secret.name, chain=secret.certificates, key=secret.key)
     return authorities_secret(secret.name, secret.certificates)

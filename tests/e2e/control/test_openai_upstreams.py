@@ -1,7 +1,12 @@
 """Servers of OpenAI's API elsewhere, in the status of the system and on its gateway."""
 
+import json
+import time
+from pathlib import Path
 from typing import Any
 
+import httpx
+import psutil
 import pytest
 
 from tests.e2e.control.system import System
@@ -41,3 +46,76 @@ def test_an_upstream_without_health_checks_is_ready(system: System, protocol: st
     system.start(endpoint(Stub(free_port()), protocol=protocol, health_path=None))
 
     system.wait_ready()
+
+
+def ask(system: System, **headers: str) -> int:
+    body = {"model": "chat", "messages": MESSAGES}
+    return httpx.post(f"{system.where().http_url}{CHAT}", json=body, headers=headers).status_code
+
+
+def test_an_upstream_gets_its_own_key_instead_of_the_callers(
+    system: System, tmp_path: Path
+) -> None:
+    file = tmp_path / "upstream.key"
+    file.touch(0o600)
+    file.write_text("sk-first-secret\n")
+    own = "hr_0123456789abcdef_0123456789abcdef0123456789abcdef"
+    stub = Stub(free_port())
+    with running_stub(str(stub.port), MODEL):
+        system.start(endpoint(stub, api_key_file=str(file)))
+        system.wait_ready()
+        assert ask(system, Authorization=f"Bearer {own}", **{"x-api-key": own}) == 200
+        assert ask(system) == 200
+        file.write_text("sk-second-secret")
+        deadline = time.monotonic() + 10
+        while stub.seen()[-1]["headers"]["authorization"] != "Bearer sk-second-secret":
+            assert time.monotonic() < deadline, "the changed key is not in force"
+            assert ask(system) == 200
+            time.sleep(0.1)
+        seen = stub.seen()
+        file.write_text("")
+        system.wait_for(lambda _: "file is empty" in str(system.get("/api/v1/events")), 10)
+        assert ask(system) == 200, "the key before stays in force"
+
+    assert own not in json.dumps(seen)
+    keys = {request["headers"]["authorization"] for request in seen}
+    assert keys == {"Bearer sk-first-secret", "Bearer sk-second-secret"}
+    (admin,) = system.home.rglob("admin.sock")
+    with httpx.Client(transport=httpx.HTTPTransport(uds=str(admin))) as envoy:
+        texts = [envoy.get(f"http://envoy/{page}").text for page in ("stats", "config_dump")]
+    assert texts[-1] == "request to path /config_dump not allowed"
+    texts += [json.dumps(system.get(f"/api/v1/{page}")) for page in ("status", "events", "spec")]
+    texts += [" ".join(process.cmdline()) for process in map(psutil.Process, psutil.pids())]
+    for path in (*system.home.rglob("*"), system.log):
+        if path.is_file() and not path.name.startswith("sds-"):
+            texts.append(path.read_bytes().decode("latin-1"))
+    assert [text[:80] for text in texts if "-secret" in text] == []
+    (secret,) = system.home.rglob("sds-*")
+    assert secret.stat().st_mode & 0o007 == 0
+
+
+@pytest.mark.parametrize(
+    ("content", "mode", "problem"),
+    [
+        (None, 0o600, "No such file or directory"),
+        ("\n", 0o600, "the file is empty"),
+        ("sk-1\nsk-2\n", 0o600, "the file has 2 lines"),
+        ("Bearer sk-1\n", 0o600, "the key has spaces"),
+        ("sk-1\n", 0o644, "chmod 600"),
+    ],
+)
+def test_a_file_without_one_key_is_refused(
+    system: System, tmp_path: Path, content: str | None, mode: int, problem: str
+) -> None:
+    file = tmp_path / "upstream.key"
+    if content is not None:
+        file.write_text(content)
+        file.chmod(mode)
+    system.start(endpoint(Stub(free_port()), api_key_file=str(file)))
+
+    assert system.process is not None
+    system.process.wait(20)
+    text = system.log_text()
+    assert "upstream.api_key_file" in text
+    assert problem in text
+    assert "sk-1" not in text

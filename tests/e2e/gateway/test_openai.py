@@ -24,10 +24,12 @@ from headrace.gateway import (
     EndpointRoute,
     EnvoyGateway,
     GatewayPolicy,
+    MirrorTarget,
     RevisionTarget,
     build_snapshot,
 )
 from headrace.gateway.statistics import TokenCounts
+from headrace.gateway.tls import api_key_name, api_key_secret
 from tests.e2e.gateway.issuing import Issuer, api_key, known
 from tests.e2e.gateway.lab import UP_WITHIN_S, Lab, client, http_url
 from tests.e2e.gateway.openai_stub import events_of, usage_of
@@ -133,6 +135,38 @@ async def test_the_model_of_the_body_is_the_endpoint(lab: Lab, stub: Stub) -> No
     assert both["models"] == ["chat", "chat.long-name_2", "numbers"]
     assert [model["id"] for model in both["data"]] == ["chat", "chat.long-name_2"]
     assert one == both["data"][0]
+
+
+async def test_the_key_of_an_upstream_reaches_no_other_server(lab: Lab, stub: Stub) -> None:
+    """The key is added for one attempt at one server: copies and other versions do not get it."""
+    keyed = stub.upstream(api_key_file="/never/read", health_path=None)
+    other = stub.upstream(url=f"http://127.0.0.1:{stub.port}/copy")
+    arms = (
+        RevisionTarget(version="1", replicas=(), weight=100, upstream=keyed),
+        RevisionTarget(version="2", replicas=(), weight=0, upstream=other),
+    )
+    mirror = MirrorTarget(key="2", percent=100)
+    route = EndpointRoute(name="chat", arms=arms, timeout_s=10.0, mirror=mirror)
+    gateway = EnvoyGateway(lab.settings())
+    lab.gateways.append(gateway)
+    gateway.settings.run_dir.mkdir(mode=0o700)
+    gateway.secrets.write(api_key_secret(api_key_name(keyed), "sk-of-one"))
+    await gateway.start(build_snapshot(gateway.settings, [route]))
+    before = len(stub.seen())
+    async with client(gateway) as http:
+        for model in ("chat", "chat:2"):
+            body = {"model": model, "messages": MESSAGES}
+            headers = {"authorization": "Bearer sk-callers"}
+            assert (await http.post(CHAT, json=body, headers=headers)).status_code == 200
+    deadline = time.monotonic() + 5
+    while len(seen := stub.seen()[before:]) < 3:  # a copy may arrive after the answer
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.05)
+
+    keys = sorted((told["path"], told["headers"].get("authorization", "")) for told in seen)
+    copy = f"/copy{CHAT}"
+    callers = (copy, "Bearer sk-callers")
+    assert keys == [callers, callers, (CHAT, "Bearer sk-of-one")]
 
 
 async def test_replicas_serve_openai_on_a_second_socket(lab: Lab) -> None:

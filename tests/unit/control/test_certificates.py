@@ -55,6 +55,7 @@ class World:
     async def _deliver(self, pem: Pem) -> None:
         if self.is_broken:
             raise self.error
+        assert pem.facts is not None
         self.delivered.append(pem.facts.names[0])
 
     async def _emit(self, events: Sequence[Event]) -> None:

@@ -1,5 +1,6 @@
 """What the gateway needs to encrypt, and what becomes of routes whose certificates are missing."""
 
+from headrace.control.gateway.certificates import PemFiles
 from headrace.control.gateway.routes import gateway_route
 from headrace.control.gateway.tls import lacks_secret, listener_files, listener_tls, upstream_files
 from headrace.core.spec.access import TlsSpec
@@ -35,8 +36,10 @@ def test_upstreams_name_the_files_they_need() -> None:
     both = UpstreamTlsSpec(ca_file="/ca.pem", certificate_file="/c.pem", key_file="/k.pem")
     found = list(upstream_files([_route(None, PAIR, both)]))
 
-    assert [str(files.certificate_file) for files in found] == ["/c.pem", "/ca.pem", "/c.pem"]
-    assert [files.is_server for files in found if files.key_file] == [False, False]
+    assert [str(files.paths[0]) for files in found] == ["/c.pem", "/ca.pem", "/c.pem"]
+    assert [
+        files.is_server for files in found if isinstance(files, PemFiles) and files.key_file
+    ] == [False, False]
     assert found[0].name == found[2].name
 
 

@@ -31,6 +31,7 @@ def _taken(watch: PemWatch) -> str:
     if found is None:
         return ""
     watch.take(found)
+    assert found.facts is not None
     return found.facts.names[0]
 
 
@@ -99,6 +100,7 @@ def test_a_pair_that_does_not_fit_leaves_the_one_before(authority: Authority) ->
     assert _taken(watch) == ""
     assert "does not match the certificate" in watch.problem
     assert watch.pem is not None
+    assert watch.pem.facts is not None
     assert watch.pem.facts.names == ("one.example",)
 
     files.key.write_bytes(other.key.read_bytes())
@@ -153,6 +155,7 @@ def test_authorities_need_no_key(authority: Authority) -> None:
 
     assert found is not None
     assert found.key is None
+    assert found.facts is not None
     assert found.facts.is_authority
 
 

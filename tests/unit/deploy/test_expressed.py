@@ -137,6 +137,7 @@ _PAIRS: Final[dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
         _upstream(tls={"certificate_file": "/a.pem", "key_file": "/a.key"}),
         _upstream(tls={"certificate_file": "/a.pem", "key_file": "/b.key"}),
     ),
+    "upstream's key": (_upstream(api_key_file="/a.key"), _upstream(api_key_file="/b.key")),
     "max requests": (_upstream(max_requests=7), _upstream(max_requests=8)),
     "health path": (_upstream(health_path="/a"), _upstream(health_path="/b")),
     "health interval": (_upstream(health_interval_s=3.0), _upstream(health_interval_s=4.0)),

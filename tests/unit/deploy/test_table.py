@@ -37,6 +37,9 @@ _EXAMPLES: Final[dict[str, dict[str, Any]]] = {
     "TLS to another's server": _e(
         upstream={"url": "https://m.test", "tls": {"ca_file": "/tls/ca.pem"}}
     ),
+    "API key of another's server": _e(
+        upstream={"url": "https://m.test", "api_key_file": "/keys/m"}
+    ),
     "Health and bounds of another's server": _e(upstream={**_UPSTREAM, "max_requests": 7}),
     "Scaling: bounds and target": _e(autoscale={"max_replicas": 9}),
     "Scaling to zero": _e(autoscale={"min_replicas": 0}),

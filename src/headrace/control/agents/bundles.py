@@ -73,6 +73,10 @@ def secret_of(resource: Resource) -> Secret:
     if "validation_context" in secret:
         authorities = secret["validation_context"]["trusted_ca"]["inline_string"]
         return Secret(name=name, certificates=authorities)
+    if "generic_secret" in secret:
+        return Secret(
+            name=name, certificates="", key=secret["generic_secret"]["secret"]["inline_string"]
+        )
     pair = secret["tls_certificate"]
     return Secret(
         name=name,

@@ -63,7 +63,7 @@ class GatewayOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
 
 class Secret(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A certificate with its key, or only authorities without a key; all PEM."""
+    """A certificate with its key or authorities without a key, all PEM; or only an API key."""
 
     name: str
     certificates: str

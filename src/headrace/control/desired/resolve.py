@@ -209,9 +209,9 @@ class Resolver:
         self, endpoint: EndpointSpec, version: VersionSpec, location: str
     ) -> DesiredArm | None:
         if version.upstream is not None:
-            tls, now = version.upstream.tls, SystemClock().now()
-            source = f"{location}.upstream.tls"
-            self._mistakes += upstream_mistakes(tls, endpoint.name, source, now=now)
+            self._mistakes += upstream_mistakes(
+                version.upstream, endpoint.name, f"{location}.upstream", now=SystemClock().now()
+            )
             return upstream_arm(endpoint, version.upstream, version)
         pinned = self._pin(endpoint, version, f"{location}.model")
         if pinned is not None and pinned.runtime in OPENAI_RUNTIMES and endpoint.autoscale:

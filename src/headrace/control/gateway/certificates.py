@@ -1,7 +1,8 @@
-"""Certificates in force: files, expiry and replacement."""
+"""Certificates and API keys in force: files, expiry and replacement."""
 
 import asyncio
 import logging
+import re
 import ssl
 import stat
 import tempfile
@@ -29,6 +30,8 @@ from headrace.observe.metrics import Family, gauge
 _SETTLE_S: Final = 1.0
 """Seconds to wait for a consistent pair: certificate and key files are replaced separately."""
 _LARGEST_BYTES: Final = 4 << 20
+_LARGEST_SECRET_BYTES: Final = 8192
+_VISIBLE: Final = re.compile(rb"[!-~]+")
 _CIPHERS: Final = "ECDHE+AESGCM:ECDHE+CHACHA20"
 Mark = tuple[tuple[int, ...], ...]
 
@@ -54,12 +57,61 @@ class PemFiles:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Pem:
-    """Content of the files and its fields; of authorities, the fields of the first to expire."""
+class SecretFile:
+    """File of one line with an API key; `name` and `what` as of `PemFiles`."""
 
-    certificates: bytes
-    key: bytes | None
-    facts: Certificate
+    name: str
+    what: str
+    file: Path
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """All files."""
+        return (self.file,)
+
+
+class SecretRefusedError(FailedPreconditionError):
+    """An API key's file is not usable; the message names it, without its content."""
+
+
+def read_secret(files: SecretFile) -> "Pem":
+    """Read and check the file of an API key. Blocking.
+
+    Raises:
+        SecretRefusedError: It cannot be read, is empty, or has more than one line of visible ASCII.
+    """
+    path, what = files.file, files.what
+    try:
+        mode = path.stat().st_mode
+        content = read_regular(path, limit_bytes=_LARGEST_SECRET_BYTES)
+    except OSError as error:
+        raise SecretRefusedError(f"cannot read {what} {path}: {error.strerror}") from None
+    if mode & stat.S_IRWXO:
+        msg = (
+            f"{path} holds {what}, and every user of this machine can reach it "
+            f"(mode {stat.S_IMODE(mode):04o}): chmod 600 {path}"
+        )
+        raise SecretRefusedError(msg)
+    lines = content.strip().splitlines()
+    if not lines:
+        raise SecretRefusedError(f"{what} {path}: the file is empty; write the key into it")
+    if len(lines) > 1:
+        msg = f"{what} {path}: the file has {len(lines)} lines; write the key alone, in one line"
+        raise SecretRefusedError(msg)
+    if _VISIBLE.fullmatch(lines[0]) is None:
+        msg = f"{what} {path}: the key has spaces or characters that no HTTP header may have"
+        raise SecretRefusedError(msg)
+    return Pem(key=lines[0])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pem:
+    """Content of the files and its fields; an API key has neither certificates nor fields."""
+
+    certificates: bytes = b""
+    key: bytes | None = field(default=None, repr=False)
+    facts: Certificate | None = None
+    """Fields of the certificate, or of the authority that expires first."""
 
 
 def read_pem(files: PemFiles, *, now: float) -> Pem:
@@ -120,9 +172,9 @@ def show_certificate(context: ssl.SSLContext, pem: Pem, directory: Path) -> None
 
 @dataclass(slots=True, kw_only=True)
 class PemWatch:
-    """Polls certificate files; the caller passes the Unix time."""
+    """Polls the files of a certificate or of an API key; the caller passes the Unix time."""
 
-    files: PemFiles
+    files: PemFiles | SecretFile
     pem: Pem | None = None
     problem: str = ""
     """Reason why the files' current content is not in force; empty if it is."""
@@ -143,16 +195,16 @@ class PemWatch:
             return None
         self._mark = mark
         try:
-            pem = read_pem(self.files, now=now)
+            pem = (
+                read_secret(self.files)
+                if isinstance(self.files, SecretFile)
+                else read_pem(self.files, now=now)
+            )
         except FailedPreconditionError as error:
             self.refuse(str(error), now)
             return None
         self.problem = ""
-        is_new = self.pem is None or (pem.certificates, pem.key) != (
-            self.pem.certificates,
-            self.pem.key,
-        )
-        return pem if is_new else None
+        return None if pem == self.pem else pem
 
     def take(self, pem: Pem) -> None:
         """Record that `pem` is in force."""
@@ -208,7 +260,7 @@ Emit = Callable[[Sequence[Event]], Awaitable[None]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CertificateStatus:
-    """Status of a certificate, or of authorities."""
+    """Status of a certificate, of authorities, or of an API key, which has no fingerprint."""
 
     name: str
     what: str
@@ -220,8 +272,8 @@ class CertificateStatus:
     """Unix time of the expiry."""
     days_left: float | None = None
     problem: str = ""
-    """Reason why its files' current content is not in force. Nothing is in force if `fingerprint`
-    is empty.
+    """Reason why its files' current content is not in force. Nothing of a
+    certificate is in force if `fingerprint` is empty.
     """
 
 
@@ -340,12 +392,13 @@ class Certificates:
         watch.take(pem)
         stored.failed_at = None
         if not is_first:
-            days = (pem.facts.not_after - self.clock.now()) / _DAY_S
-            until = f"for {pem.facts.subject or 'no subject'}, {days:.0f} days left"
-            message = f"{watch.files.what} was replaced: {until}"
+            message = f"{watch.files.what} was replaced"
+            if pem.facts is not None:
+                days = (pem.facts.not_after - self.clock.now()) / _DAY_S
+                message += f": for {pem.facts.subject or 'no subject'}, {days:.0f} days left"
             await self._emit_event(watch.files, "CertificateReplaced", message)
 
-    async def _emit_event(self, files: PemFiles, reason: str, message: str) -> None:
+    async def _emit_event(self, files: PemFiles | SecretFile, reason: str, message: str) -> None:
         is_bad = reason == "CertificateRefused"
         _LOG.log(logging.ERROR if is_bad else logging.INFO, "%s", message)
         event = Event(
@@ -354,7 +407,7 @@ class Certificates:
             kind="gateway",
             reason=reason,
             message=message,
-            data={"certificate": files.name, "file": str(files.certificate_file)},
+            data={"certificate": files.name, "file": str(files.paths[0])},
         )
         try:
             await self.emit([event])
@@ -393,12 +446,12 @@ def _status(watch: PemWatch, now: float) -> CertificateStatus:
     status = CertificateStatus(
         name=files.name,
         what=files.what,
-        file=str(files.certificate_file),
+        file=str(files.paths[0]),
         problem=watch.problem,
     )
-    if watch.pem is None:
+    facts = None if watch.pem is None else watch.pem.facts
+    if facts is None:
         return status
-    facts = watch.pem.facts
     days = (facts.not_after - now) / _DAY_S
     return replace(
         status,

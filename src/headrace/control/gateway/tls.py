@@ -1,4 +1,4 @@
-"""TLS of the gateway with callers and upstreams: certificate files and Envoy secrets."""
+"""TLS of the gateway with callers and upstreams, API keys of upstreams: files and secrets."""
 
 import asyncio
 from collections.abc import Collection, Iterable, Iterator
@@ -7,7 +7,16 @@ from functools import partial
 from pathlib import Path
 from typing import Final, Protocol
 
-from headrace.control.gateway.certificates import Certificates, Pem, PemFiles, PemWatch, read_pem
+from headrace.control.gateway.certificates import (
+    Certificates,
+    Pem,
+    PemFiles,
+    PemWatch,
+    SecretFile,
+    SecretRefusedError,
+    read_pem,
+    read_secret,
+)
 from headrace.core import Clock, FailedPreconditionError
 from headrace.core.files import write_atomic
 from headrace.core.spec.access import TlsSpec
@@ -25,6 +34,8 @@ from headrace.gateway.tls import (
     CERTIFICATE,
     CLIENT_AUTHORITIES,
     UPSTREAMS,
+    api_key_name,
+    api_key_secret,
     authorities_name,
     authorities_secret,
     certificate_name,
@@ -49,9 +60,7 @@ def listener_tls(tls: TlsSpec | None) -> ListenerTls | None:
 
 def lacks_secret(upstream: UpstreamSpec | None, missing: frozenset[str]) -> bool:
     """Whether an upstream needs a secret that is missing, so that nothing may be sent to it."""
-    if upstream is None or upstream.tls is None:
-        return False
-    return not missing.isdisjoint(upstream_secrets(upstream.tls))
+    return upstream is not None and not missing.isdisjoint(upstream_secrets(upstream))
 
 
 class Secrets(Protocol):
@@ -135,10 +144,10 @@ class GatewayTls:
 
     def upstream_problem(self, upstream: UpstreamSpec | None, missing: frozenset[str]) -> str:
         """Return why an upstream gets no requests if it needs one of the `missing` secrets."""
-        if upstream is None or upstream.tls is None or not lacks_secret(upstream, missing):
+        if upstream is None or not lacks_secret(upstream, missing):
             return ""
-        problems = (self.certificates.problem(name) for name in upstream_secrets(upstream.tls))
-        return "; ".join(filter(None, problems)) or "too many certificates for upstreams"
+        problems = (self.certificates.problem(name) for name in upstream_secrets(upstream))
+        return "; ".join(filter(None, problems)) or "too many certificates and keys for upstreams"
 
     async def _load_secret(self, name: str, pem: Pem) -> None:
         await self.secrets.put(pem_secret(name, pem))
@@ -168,15 +177,22 @@ def listener_files(tls: TlsSpec | None) -> Iterator[PemFiles]:
         )
 
 
-def upstream_files(routes: Iterable[EndpointRoute]) -> Iterator[PemFiles]:
-    """Yield the files for connections to upstreams."""
+def upstream_files(routes: Iterable[EndpointRoute]) -> Iterator[PemFiles | SecretFile]:
+    """Yield the files for requests to upstreams."""
     for route in routes:
         for arm in route.arms:
-            if arm.upstream is not None and arm.upstream.tls is not None:
-                yield from _upstream_pem(arm.upstream.tls, route.name)
+            if arm.upstream is not None:
+                yield from _files_of(arm.upstream, route.name)
 
 
-def _upstream_pem(tls: UpstreamTlsSpec, endpoint: str) -> Iterator[PemFiles]:
+def _files_of(upstream: UpstreamSpec, endpoint: str) -> Iterator[PemFiles | SecretFile]:
+    if upstream.api_key_file:
+        yield SecretFile(
+            name=api_key_name(upstream),
+            what=f"the API key of the upstream of '{endpoint}'",
+            file=Path(upstream.api_key_file),
+        )
+    tls = upstream.tls or UpstreamTlsSpec()
     if tls.ca_file:
         yield PemFiles(
             name=authorities_name(tls),
@@ -199,15 +215,25 @@ def tls_mistakes(spec: GatewaySpec, *, now: float) -> list[SpecMistake]:
 
 
 def upstream_mistakes(
-    tls: UpstreamTlsSpec | None, endpoint: str, location: str, *, now: float
+    upstream: UpstreamSpec, endpoint: str, location: str, *, now: float
 ) -> list[SpecMistake]:
-    """Return the mistakes in the files of an upstream's `tls`, which is at `location`. Blocking.
+    """Return the mistakes in the files of an upstream, which is at `location`. Blocking.
 
     An expired certificate is no mistake: a start with an unchanged spec would fail for all
     endpoints.
     """
-    files = () if tls is None else _upstream_pem(tls, endpoint)
-    return _mistakes(files, location, "ca_file", now=now, takes_old=True)
+    mistakes = []
+    certificates = []
+    for files in _files_of(upstream, endpoint):
+        if isinstance(files, PemFiles):
+            certificates.append(files)
+            continue
+        try:
+            read_secret(files)
+        except SecretRefusedError as error:
+            mistakes.append(SpecMistake(place=f"{location}.api_key_file", message=str(error)))
+    mistakes += _mistakes(certificates, f"{location}.tls", "ca_file", now=now, takes_old=True)
+    return mistakes
 
 
 def _mistakes(
@@ -236,4 +262,7 @@ def pem_secret(name: str, pem: Pem) -> Resource:
     certificates = pem.certificates.decode("ascii", "replace")
     if pem.key is None:
         return authorities_secret(name, certificates)
-    return certificate_secret(name, chain=certificates, key=pem.key.decode("ascii", "replace"))
+    key = pem.key.decode("ascii", "replace")
+    if not pem.certificates:
+        return api_key_secret(name, key)
+    return certificate_secret(name, chain=certificates, key=key)

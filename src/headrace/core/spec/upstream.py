@@ -206,5 +206,9 @@ class UpstreamSpec(SpecPart, frozen=True, kw_only=True):
     """Interval of the health check. Unit: seconds."""
     max_requests: Annotated[int, Meta(ge=1, le=1000000)] = 1024
     """Concurrent requests; more get 503. Unit: requests."""
+    api_key_file: Annotated[str, FileOnly(null=True, min_length=1, max_length=4096)] = ""
+    """File with the server's own API key, sent as `Authorization: Bearer` instead of the caller's;
+    null for none.
+    """
     tls: UpstreamTlsSpec | None = None
     """Verification of an https or grpcs server. See UpstreamTlsSpec."""
