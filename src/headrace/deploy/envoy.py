@@ -200,6 +200,7 @@ def _route(endpoint: Endpoint, addresses: Mapping[tuple[str, str], Sequence[str]
         sticky=None if spec.sticky is None else replace(spec.sticky, salt=endpoint.name),
         mirror=mirror,
         access=endpoint_access(spec.access),
+        aliases=spec.aliases,
         limits=spec.limits,
         slo_latency_s=None if spec.slo is None else spec.slo.latency_s,
         request_log=spec.request_log,

@@ -61,6 +61,7 @@ _NO_SPLIT = no(
     when=lambda weight: weight != 100,  # noqa: PLR2004  # percent: all of it
     rest="a split that stays",
 )
+_NO_ALIASES = no("reads no bodies", "let callers use the endpoint's name")
 _NO_ZERO = no(
     "cannot hold a request until a copy runs",
     "set `min_replicas: 1`, or export for KServe",
@@ -314,6 +315,12 @@ TABLE: Final[tuple[SpecFeature, ...]] = (
         *(_NO_POOL, _NO_POOL, _NO_POOL, _NO_POOL, _BEHIND, _NO_POOL),
     ),
     row("Pools' own settings", "pools", every=external("of the pools' processes")),
+    row(
+        "Aliases in OpenAI's API",
+        "endpoints[].aliases",
+        *(_NO_ALIASES,) * 4,
+        *(_BEHIND, yes()),
+    ),
     row(
         "Access",
         "endpoints[].access",

@@ -105,15 +105,18 @@ class AuthFilters:
         """
         if not self.identifies_callers:
             return {}
-        marked = sorted(
-            (e.name, ("!" if self.access(e) else "") + ("@" if e.serves_openai else ""))
-            for e in endpoints
-        )
+        marked = [
+            (
+                ("!" if self.access(e) else "") + ("@" if e.serves_openai else "") + e.name,
+                "".join(f"={alias.name}" for alias in e.aliases if e.serves_openai),
+            )
+            for e in sorted(endpoints, key=lambda endpoint: endpoint.name)
+        ]
         needs_caller = self.closed and not is_public
         rule = _rule(_ANY_AUTHENTICATED, LISTED) if needs_caller else f"{LISTED}||"
         return _identify(
             rule,
-            endpoints=" ".join(mark + name for name, mark in marked),
+            endpoints=" ".join(name + aliases for name, aliases in marked),
             head=template.head,
             item=template.item,
             middle=template.middle,
@@ -238,13 +241,27 @@ INFLATING: Final[Resource] = {
 """Per-route configuration: the same for messages that may be compressed."""
 OPENAI_MEASURING: Final[Resource] = {_OPENAI_FILTER: any_of(_LUA_PER_ROUTE, {"name": OPENAI})}
 """Per-route configuration: read the tokens and times of the response."""
-OPENAI_READING: Final[Resource] = {
-    **OPENAI_MEASURING,
-    # Present but idle: the finally chosen route may activate it.
-    _REFUSE_FILTER: any_of(_LUA_PER_ROUTE, {"disabled": True}),
-}
-"""Per-route configuration: read the model's name from a body of OpenAI's API and choose the route
-again."""
+
+
+def reading_openai(endpoints: Sequence[EndpointRoute]) -> Resource:
+    """Return per-route configuration that reads the model's name from a body of OpenAI's API.
+
+    The route is then chosen again. An alias in the body becomes the name that it stands for.
+    """
+    aliases: dict[str, Json] = {
+        alias.name: f"{endpoint.name}:{alias.version}" if alias.version else endpoint.name
+        for endpoint in endpoints
+        if endpoint.serves_openai
+        for alias in endpoint.aliases
+    }
+    script: Resource = {"name": OPENAI, **({"filter_context": aliases} if aliases else {})}
+    return {
+        _OPENAI_FILTER: any_of(_LUA_PER_ROUTE, script),
+        # Present but idle: the finally chosen route may activate it.
+        _REFUSE_FILTER: any_of(_LUA_PER_ROUTE, {"disabled": True}),
+    }
+
+
 UNIT_IDLE: Final[Resource] = {_UNIT_FILTER: any_of(_LUA_PER_ROUTE, {"disabled": True})}
 """Per-route configuration: the sticky key may have to be read once the model is known."""
 BRIDGED_ELSEWHERE: Final[Resource] = {

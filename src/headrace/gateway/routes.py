@@ -22,13 +22,13 @@ from headrace.gateway.filters import (
     MODEL_HEADER,
     MODEL_RPCS,
     OPENAI_MEASURING,
-    OPENAI_READING,
     REFUSING,
     SELECTING,
     SERVICE,
     UNIT_IDLE,
     AuthFilters,
     allowing_origins,
+    reading_openai,
     without_credentials,
 )
 from headrace.gateway.limits import RateLimitPlan
@@ -202,7 +202,7 @@ def server_routes(
         after=(
             *_root_routes(guard, endpoints),
             *(
-                _openai_server_routes(settings, guard, more_filters)
+                _openai_server_routes(settings, guard, endpoints, more_filters)
                 if any(endpoint.serves_openai for endpoint in endpoints)
                 else ()
             ),
@@ -316,10 +316,12 @@ def _openai_routes(
     from headrace.protocol.pages import openai_model  # noqa: PLC0415  # as above
 
     match: Resource
+    names = [alias.name for alias in endpoint.aliases]
     if not any(supports_protocol(arm, CallProtocol.V1) for arm in endpoint.arms):
-        match = {"path": f"/v1/models/{endpoint.name}"}
-        text = json.dumps(openai_model(endpoint.name))
-        for route in _document(endpoint.name, match, text):
+        names.insert(0, endpoint.name)
+    for name in names:
+        text = json.dumps(openai_model(name))
+        for route in _document(endpoint.name, {"path": f"/v1/models/{name}"}, text):
             yield _authenticated(route, guard.endpoint(endpoint))
     buffer: Resource = {"request_body_buffer_limit": settings.max_body_bytes}
     for arm in _versions(endpoint):
@@ -335,7 +337,10 @@ def _openai_routes(
 
 
 def _openai_server_routes(
-    settings: EnvoySettings, guard: AuthFilters, more_filters: Resource
+    settings: EnvoySettings,
+    guard: AuthFilters,
+    endpoints: Sequence[EndpointRoute],
+    more_filters: Resource,
 ) -> Iterator[Resource]:
     """Yield the first pass of requests of OpenAI's API, and those for unknown models."""
     unknown: Resource = {
@@ -353,7 +358,7 @@ def _openai_server_routes(
         "route": {"cluster_header": MODEL_HEADER},
         "request_body_buffer_limit": settings.max_body_bytes,
     }
-    filters = {**OPENAI_READING, **more_filters}
+    filters = {**reading_openai(endpoints), **more_filters}
     yield _authenticated(with_filters(first, filters), guard.grpc_check())
     other: Resource = {
         "name": "unnamed-model",
@@ -492,7 +497,12 @@ def _list(
     """Yield the routes of a document with the endpoints that the caller may use."""
     text = template.render(
         sorted(endpoint.name for endpoint in endpoints),
-        sorted(endpoint.name for endpoint in endpoints if endpoint.serves_openai),
+        (
+            name
+            for endpoint in sorted(endpoints, key=lambda endpoint: endpoint.name)
+            if endpoint.serves_openai
+            for name in (endpoint.name, *(alias.name for alias in endpoint.aliases))
+        ),
     )
     filters = guard.listing(endpoints, template, is_public=is_public)
     for route in _document(name, match, text, content_type=template.content_type):

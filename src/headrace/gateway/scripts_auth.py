@@ -405,7 +405,7 @@ local function keep(handle, name, value)
 end
 
 -- The endpoints that a caller may use, in a template. `endpoints` marks those that authenticate
--- callers with a `!`, and those with OpenAI's API with an `@`.
+-- callers with a `!`, and those with OpenAI's API with an `@`; a `=` is before each alias.
 local function list(template, identity)
   local usable, items, more = {}, {}, {}
   for scope in pairs(identity ~= nil and identity.scopes or {}) do
@@ -413,10 +413,12 @@ local function list(template, identity)
   end
   local item, openai = template:get("item"), template:get("openai_item")
   local placeholder, separator = template:get("placeholder"), template:get("separator")
-  for mark, has_openai, name in template:get("endpoints"):gmatch("(!?)(@?)(%S+)") do
+  local endpoints = template:get("endpoints"):gmatch("(!?)(@?)([^%s=]+)(%S*)")
+  for mark, has_openai, name, aliases in endpoints do
     if mark == "" or usable["*"] or usable[name] then
       items[#items + 1] = item:gsub(placeholder, name)
       if has_openai ~= "" then more[#more + 1] = openai:gsub(placeholder, name) end
+      for alias in aliases:gmatch("[^=]+") do more[#more + 1] = openai:gsub(placeholder, alias) end
     end
   end
   return {[":status"] = "200", ["content-type"] = template:get("type")},

@@ -126,6 +126,7 @@ local function read(handle, headers, body)
   end
   if place == nil then return nil end
   local model = text:sub(place[1] + 1, place[2] - 1)
+  local target = handle:filterContext():get((model:gsub("\\/", "/")))
   local path = headers:get(":path"):match("^[^?]*")
   local stream = found.stream
   if CAN_STREAM[path] and stream ~= nil and text:sub(stream[1], stream[2]) == "true" then
@@ -138,6 +139,13 @@ local function read(handle, headers, body)
       headers:replace("content-length", tostring(body:setBytes(changed)))
       keep(handle, "removes", "1")
     end
+  end
+  if target ~= nil then
+    local current = body:getBytes(0, body:length())
+    local changed = current:sub(1, place[1]) .. target .. current:sub(place[2])
+    headers:replace("content-length", tostring(body:setBytes(changed)))
+    place = {place[1], place[1] + #target + 1}
+    model = target
   end
   keep(handle, "first", place[1])
   keep(handle, "last", place[2])

@@ -9,7 +9,13 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from headrace.core import DEFAULT_MAX_BODY_BYTES, InvalidArgumentError, check_name, check_version
-from headrace.core.spec.access import AccessSettings, CorsSpec, EndpointAccess, EndpointLimitsSpec
+from headrace.core.spec.access import (
+    AccessSettings,
+    AliasSpec,
+    CorsSpec,
+    EndpointAccess,
+    EndpointLimitsSpec,
+)
 from headrace.core.spec.observe import EndpointLogSpec, LogMode, RequestLogSpec, TracingSpec
 from headrace.core.spec.rollout import StickySpec
 from headrace.core.spec.scale import ConnectionsSpec
@@ -132,6 +138,8 @@ class EndpointRoute:
     """Whether requests are refused with 503 and `retry-after`."""
     access: EndpointAccess | None = None
     """Authentication of callers; None requires none on a loopback gateway, else any method."""
+    aliases: tuple[AliasSpec, ...] = ()
+    """Other names in OpenAI's API."""
     limits: EndpointLimitsSpec = field(default_factory=EndpointLimitsSpec)
     """Rate and size limits."""
     slo_latency_s: float | None = None

@@ -18,7 +18,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from headrace.core.spec.access import EndpointAccess, EndpointLimitsSpec, LimitSpec
+from headrace.core.spec.access import AliasSpec, EndpointAccess, EndpointLimitsSpec, LimitSpec
 from headrace.core.spec.upstream import UpstreamProtocol, UpstreamSpec
 from headrace.gateway import (
     EndpointRoute,
@@ -135,6 +135,89 @@ async def test_the_model_of_the_body_is_the_endpoint(lab: Lab, stub: Stub) -> No
     assert both["models"] == ["chat", "chat.long-name_2", "numbers"]
     assert [model["id"] for model in both["data"]] == ["chat", "chat.long-name_2"]
     assert one == both["data"][0]
+
+
+AS_JSON = {"content-type": "application/json"}
+ALIASES = (AliasSpec(name="gpt-4o-mini"), AliasSpec(name="openai/gpt:x", version="2"))
+
+
+async def test_an_alias_in_the_body_becomes_the_name_it_stands_for(lab: Lab, stub: Stub) -> None:
+    both = (
+        RevisionTarget(version="1", replicas=(), weight=100, upstream=stub.upstream()),
+        RevisionTarget(version="2", replicas=(), weight=0, upstream=stub.upstream(model="none")),
+    )
+    route = EndpointRoute(name="chat", arms=both, timeout_s=10.0, aliases=ALIASES)
+    async with started(lab, route, endpoint("other", stub.upstream())) as http:
+        for text in (
+            '{"model":"gpt-4o-mini","a":1}',
+            '{"a": "\\"model\\"", "model" : "gpt-4o-mini"}',
+        ):
+            answer = await http.post(CHAT, content=text, headers=AS_JSON)
+            assert answer.status_code == 200
+            sent = stub.seen()[-1]["body"]
+            assert sent == {**json.loads(text), "model": MODEL, "stub": {}}
+        streamed = {"model": "gpt-4o-mini", "messages": MESSAGES, "stream": True}
+        assert texts((await http.post(CHAT, json=streamed)).text)[-1] == "[DONE]"
+        answers = {
+            name: await http.post(CHAT, json={"model": name, "messages": MESSAGES})
+            for name in ("openai/gpt:x", "gpt-4o", "gpt-4o-mini:2")
+        }
+        escaped = '{"model":"openai\\/gpt:x"}'
+        php = await http.post(CHAT, content=escaped, headers=AS_JSON)
+        heard = await http.post(
+            "/v1/audio/transcriptions",
+            data={"model": "gpt-4o-mini"},
+            files={"file": ("a.wav", b"x")},
+        )
+        told = stub.seen()[-1]["form"]
+        listed = (await http.get("/v1/models")).json()
+        described = (await http.get("/v1/models/gpt-4o-mini")).json()
+
+    assert answers["openai/gpt:x"].json()["error"]["message"] == "no model none"
+    assert php.json() == answers["openai/gpt:x"].json()
+    assert [answers[name].status_code for name in ("gpt-4o", "gpt-4o-mini:2")] == [404, 404]
+    assert heard.status_code == 200
+    assert f"\r\n\r\n{MODEL}\r\n" in told
+    assert listed["models"] == ["chat", "other"]
+    ids = [model["id"] for model in listed["data"]]
+    assert ids == ["chat", "gpt-4o-mini", "openai/gpt:x", "other"]
+    assert described == listed["data"][1]
+
+
+async def test_a_replica_gets_the_name_that_an_alias_stands_for(lab: Lab) -> None:
+    replica = lab.replica("llm")
+    with running_stub(f"{replica.address.removeprefix('unix:')}.openai", "chat:1"):
+        arm = RevisionTarget(version="1", replicas=(replica.address,), weight=100, openai=True)
+        aliases = (AliasSpec(name="gpt", version="1"),)
+        route = EndpointRoute(name="chat", arms=(arm,), timeout_s=10.0, aliases=aliases)
+        async with started(lab, route) as http:
+            answer = await http.post(CHAT, json={"model": "gpt", "messages": MESSAGES})
+
+    assert answer.status_code == 200, answer.text
+
+
+async def test_a_caller_sees_the_aliases_of_its_endpoints(lab: Lab, stub: Stub) -> None:
+    """An alias is authorized as its endpoint is."""
+    other = api_key("other")
+    routes = (
+        endpoint("chat", stub.upstream(), access=EndpointAccess(), aliases=ALIASES),
+        endpoint("other", stub.upstream(), access=EndpointAccess()),
+    )
+    gateway = EnvoyGateway(lab.settings())
+    lab.gateways.append(gateway)
+    policy = GatewayPolicy(keys=(known(KEY), known(other, "infer:other")))
+    await gateway.start(build_snapshot(gateway.settings, routes, policy))
+    ids, statuses = {}, {}
+    async with client(gateway) as http:
+        for key in (KEY, other):
+            headers = {"authorization": f"Bearer {key}"}
+            models = (await http.get("/v1/models", headers=headers)).json()["data"]
+            ids[key] = [model["id"] for model in models]
+            body = {"model": "gpt-4o-mini", "messages": MESSAGES}
+            statuses[key] = (await http.post(CHAT, json=body, headers=headers)).status_code
+
+    assert ids == {KEY: ["chat", "gpt-4o-mini", "openai/gpt:x", "other"], other: ["other"]}
+    assert statuses == {KEY: 200, other: 403}
 
 
 async def test_the_key_of_an_upstream_reaches_no_other_server(lab: Lab, stub: Stub) -> None:

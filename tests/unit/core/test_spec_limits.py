@@ -25,6 +25,23 @@ def _tiers(*priorities: int) -> list[dict[str, Any]]:
     return [{"name": f"t{i}", "priority": priority} for i, priority in enumerate(priorities)]
 
 
+def test_an_alias_is_unique_among_names_and_aliases() -> None:
+    first = {"name": "a", "model": "m:1", "aliases": [{"name": "x"}, {"name": "y", "version": "2"}]}
+    wrong = [{"name": "x"}, {"name": "a"}, {"name": "a:2"}, {"name": "z"}, {"name": "z"}]
+    assert not _places(endpoints=[first, {"name": "b", "model": "m:1", "aliases": [{"name": "z"}]}])
+
+    second = {"name": "b", "model": "m:1", "aliases": wrong}
+    assert _places(endpoints=[first, second]) == {
+        "endpoints[1].aliases[0].name": "'x' is already endpoints[0].aliases[0].name",
+        "endpoints[1].aliases[1].name": "'a' calls the endpoint 'a'; choose another",
+        "endpoints[1].aliases[2].name": "'a:2' calls the endpoint 'a'; choose another",
+        "endpoints[1].aliases[4].name": "'z' is already endpoints[1].aliases[3].name",
+    }
+    assert "endpoints[0].aliases[0].name" in _places(
+        endpoints=[{"name": "b", "model": "m:1", "aliases": [{"name": 'a"b'}]}]
+    )
+
+
 def test_right_limits_are_no_mistakes() -> None:
     assert not _places(
         gateway={"limits_listen": "127.0.0.1:9090", "max_body_bytes": 5000, "shared_limits": True},

@@ -88,6 +88,9 @@ def _gateway(**more: Any) -> dict[str, Any]:  # noqa: ANN401  # as a file has it
     return {"gateway": more}
 
 
+_OPENAI: Final = {"url": "https://m.test", "protocol": "openai"}
+
+
 def _upstream(**more: Any) -> dict[str, Any]:  # noqa: ANN401  # as a file has it
     return _e(upstream={"url": "https://m.test", **more})
 
@@ -138,6 +141,10 @@ _PAIRS: Final[dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
         _upstream(tls={"certificate_file": "/a.pem", "key_file": "/b.key"}),
     ),
     "upstream's key": (_upstream(api_key_file="/a.key"), _upstream(api_key_file="/b.key")),
+    "aliases": (
+        _e(upstream=_OPENAI, aliases=[{"name": "a"}]),
+        _e(upstream=_OPENAI, aliases=[{"name": "a", "version": "1"}]),
+    ),
     "max requests": (_upstream(max_requests=7), _upstream(max_requests=8)),
     "health path": (_upstream(health_path="/a"), _upstream(health_path="/b")),
     "health interval": (_upstream(health_interval_s=3.0), _upstream(health_interval_s=4.0)),

@@ -66,6 +66,7 @@ _EXAMPLES: Final[dict[str, dict[str, Any]]] = {
     "Pause": _e(paused=True),
     "Drift, features, payload log": _e(payload_log={"sample_ratio": 0.5}),
     "Pools": {"endpoint": {"pool": "small"}, "pools": [{"name": "small"}]},
+    "Aliases in OpenAI's API": _e(aliases=[{"name": "gpt"}]),
     "Access": _e(access=["key", "certificate"]),
     "Tokens: issuer, audience, keys": {"auth": {"jwt": [_JWT_URL]}},
     "Tokens: audience": {"auth": {"jwt": [_JWT_URL]}},

@@ -7,12 +7,12 @@ from headrace.gateway import EnvoySettings
 from headrace.gateway.filters import (
     BRIDGING,
     GUARDS,
-    OPENAI_READING,
     SELECTING,
     UNIT_IDLE,
     allowing_origins,
     early_mutations,
     http_filters,
+    reading_openai,
     without_auth_filters,
 )
 from headrace.gateway.limits import FILTERS as LIMIT_FILTERS
@@ -46,7 +46,7 @@ def test_filters_for_grpc_are_off_for_every_stream_that_does_not_ask_for_them(
     off = {str(one["name"]) for one in filters if one.get("disabled")}
 
     cors = allowing_origins(CorsSpec(allow_origins=("*",)))
-    routed = (*SELECTING, *BRIDGING, *OPENAI_READING, *UNIT_IDLE, *cors)
+    routed = (*SELECTING, *BRIDGING, *reading_openai([]), *UNIT_IDLE, *cors)
     wanted = (*routed, *GUARDS, *LIMIT_FILTERS)
     assert off == {str(name) for name in wanted}
     assert filters[-1]["name"] == "headrace.router"

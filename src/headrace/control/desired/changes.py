@@ -123,6 +123,7 @@ _SETTINGS: Final = (
     "autoscale",
     "slo_latency_s",
     "access",
+    "aliases",
     "limits",
     "request_log",
     "payload_log",

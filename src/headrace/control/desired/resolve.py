@@ -505,6 +505,7 @@ def desired_endpoint(
         slo_latency_s=slo_latency_s,
         paused=endpoint.paused,
         access=endpoint_access(endpoint.access),
+        aliases=endpoint.aliases,
         limits=endpoint.limits,
         request_log=endpoint.request_log,
         payload_log=endpoint.payload_log,

@@ -19,7 +19,7 @@ from headrace.core import (
 )
 from headrace.core.feature_settings import SQLITE
 from headrace.core.images import OPENAI_RUNTIMES
-from headrace.core.spec.access import EndpointAccess, EndpointLimitsSpec
+from headrace.core.spec.access import AliasSpec, EndpointAccess, EndpointLimitsSpec
 from headrace.core.spec.observe import DriftSpec, EndpointLogSpec, PayloadLogSpec
 from headrace.core.spec.rollout import RolloutSpec, StickySpec
 from headrace.core.spec.scale import AutoscaleSpec, PoolSpec
@@ -157,6 +157,8 @@ class DesiredEndpoint(msgspec.Struct, frozen=True, kw_only=True):
     """Whether the gateway refuses requests; replicas keep running."""
     access: EndpointAccess | None = None
     """None uses the gateway's setting (no authentication on loopback)."""
+    aliases: tuple[AliasSpec, ...] = ()
+    """Other names in OpenAI's API."""
     limits: EndpointLimitsSpec = EndpointLimitsSpec()
     request_log: EndpointLogSpec | None = None
     """None uses the gateway's setting."""

@@ -188,6 +188,7 @@ def route_of(view: RoutedEndpoint) -> EndpointRoute:
         timeout_s=endpoint.timeout_s,
         paused=endpoint.paused,
         access=endpoint.access,
+        aliases=endpoint.aliases,
         limits=endpoint.limits,
         slo_latency_s=endpoint.slo_latency_s,
         request_log=endpoint.request_log,

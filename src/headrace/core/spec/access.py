@@ -251,6 +251,15 @@ class CorsSpec(SpecPart, frozen=True, kw_only=True):
     """How long a browser may reuse the answer to a preflight request. Unit: seconds."""
 
 
+class AliasSpec(SpecPart, frozen=True, kw_only=True):
+    """Another name of an endpoint, for callers of OpenAI's API."""
+
+    name: Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]*$", max_length=128)]
+    """Value of `model` in a request, such as `gpt-4o-mini` or `openai/gpt-4o`."""
+    version: Annotated[str, Meta(pattern=r"^[0-9]{0,18}$")] = ""
+    """Version that answers; empty for the endpoint's traffic split."""
+
+
 class SecuritySpec(SpecPart, frozen=True, kw_only=True):
     """Rules for models that may be loaded, and for addresses of upstreams."""
 

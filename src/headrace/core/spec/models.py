@@ -13,6 +13,7 @@ from headrace.core.settings import (
 )
 from headrace.core.spec.access import (
     METHOD_PATTERN,
+    AliasSpec,
     AuthSpec,
     CorsSpec,
     EndpointLimitsSpec,
@@ -172,6 +173,12 @@ class EndpointSpec(SpecModel):
         default=None,
         description="Who may call: any of `key`, `jwt`, `jwt:NAME`, `certificate` grants access; "
         "`public` needs no credentials. Null: any of them, or none on a loopback gateway.",
+    )
+    aliases: Annotated[tuple[AliasSpec, ...], Strict(strict=False)] = Field(
+        default=(),
+        max_length=64,
+        description="Other names by which `model` in requests of OpenAI's API may call it; unique "
+        "among all names and aliases. See AliasSpec.",
     )
     limits: EndpointLimitsSpec = Field(
         default=EndpointLimitsSpec(),
@@ -358,7 +365,28 @@ def disagreements(document: object) -> list[SpecMistake]:
         if isinstance(name, str) and first_use.setdefault(name, i) != i:
             message = f"{name!r} is already the name of endpoints[{first_use[name]}]"
             mistakes.append(SpecMistake(place=f"endpoints[{i}].name", message=message))
+    mistakes += _alias_disagreements(_items(top.get("endpoints")))
     return mistakes + stream_disagreements(top)
+
+
+def _alias_disagreements(endpoints: list[object]) -> list[SpecMistake]:
+    mistakes = []
+    rows = [(i, row) for i, row in enumerate(endpoints) if isinstance(row, Mapping)]
+    names = {row.get("name") for _, row in rows if isinstance(row.get("name"), str)}
+    first_use: dict[str, str] = {}
+    for i, row in rows:
+        for j, alias in enumerate(_items(row.get("aliases"))):
+            name = alias.get("name") if isinstance(alias, Mapping) else None
+            place = f"endpoints[{i}].aliases[{j}].name"
+            if not isinstance(name, str):
+                continue
+            if name.partition(":")[0] in names:
+                message = f"{name!r} calls the endpoint {name.partition(':')[0]!r}; choose another"
+                mistakes.append(SpecMistake(place=place, message=message))
+            elif first_use.setdefault(name, place) != place:
+                message = f"{name!r} is already {first_use[name]}"
+                mistakes.append(SpecMistake(place=place, message=message))
+    return mistakes
 
 
 def _endpoint_disagreements(endpoint: Mapping[Any, Any], path: str) -> list[SpecMistake]:
