@@ -389,7 +389,7 @@ TABLE: Final[tuple[SpecFeature, ...]] = (
         "Tiers: rows, tokens, concurrency, days",
         "tiers[].rows_per_s tiers[].max_concurrent tiers[].requests_per_day "
         "tiers[].tokens_per_minute tiers[].input_tokens_per_minute "
-        "tiers[].output_tokens_per_minute tiers[].tokens_per_day",
+        "tiers[].output_tokens_per_minute tiers[].tokens_per_day tiers[].token_weights",
         *(_NO_TIER,) * 3,
         no("has kinds of callers in Enterprise only", "limit `per_caller`"),
         *(_BEHIND, _NO_COUNT),
@@ -428,7 +428,8 @@ TABLE: Final[tuple[SpecFeature, ...]] = (
         "endpoints[].limits.per_caller.tokens_per_minute "
         "endpoints[].limits.per_caller.input_tokens_per_minute "
         "endpoints[].limits.per_caller.output_tokens_per_minute "
-        "endpoints[].limits.per_caller.tokens_per_day",
+        "endpoints[].limits.per_caller.tokens_per_day "
+        "endpoints[].limits.token_weights endpoints[].limits.per_caller.token_weights",
         *(_NO_LIMIT,) * 3,
         *(_NO_COUNT, _BEHIND, _NO_COUNT),
     ),

@@ -348,6 +348,14 @@ _NOT_NAMED: Final[Resource] = {
 _ADDRESS: Final[Resource] = {
     "masked_remote_address": {"v4_prefix_mask_len": 32, "v6_prefix_mask_len": _IPV6_NETWORK}
 }
+_TOKEN_ACTIONS: Final[list[Json]] = [
+    {
+        "actions": [_header(LEASE_HEADER, f"{kind}_tokens_of")],
+        "apply_on_stream_done": True,
+        "hits_addend": {"format": f"%DYNAMIC_METADATA({USAGE_METADATA}:{kind})%"},
+    }
+    for kind in ("input", "cached", "output", "reasoning")
+]
 _LIMIT_ACTIONS: Final[Json] = [
     {
         "actions": [
@@ -372,21 +380,7 @@ _LIMIT_ACTIONS: Final[Json] = [
         "apply_on_stream_done": True,
         "hits_addend": {"format": f"%DYNAMIC_METADATA({_NAMESPACE}:rows)%"},
     },
-    {
-        "actions": [_header(LEASE_HEADER, "tokens_of")],
-        "apply_on_stream_done": True,
-        "hits_addend": {"format": f"%DYNAMIC_METADATA({USAGE_METADATA}:total)%"},
-    },
-    {
-        "actions": [_header(LEASE_HEADER, "input_tokens_of")],
-        "apply_on_stream_done": True,
-        "hits_addend": {"format": f"%DYNAMIC_METADATA({USAGE_METADATA}:input)%"},
-    },
-    {
-        "actions": [_header(LEASE_HEADER, "output_tokens_of")],
-        "apply_on_stream_done": True,
-        "hits_addend": {"format": f"%DYNAMIC_METADATA({USAGE_METADATA}:output)%"},
-    },
+    *_TOKEN_ACTIONS,
 ]
 _ROWS: Final[Resource] = {
     "response_rules": [

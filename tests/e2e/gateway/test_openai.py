@@ -18,7 +18,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from headrace.core.spec.access import AliasSpec, EndpointAccess, EndpointLimitsSpec, LimitSpec
+from headrace.core.spec.access import (
+    AliasSpec,
+    EndpointAccess,
+    EndpointLimitsSpec,
+    LimitSpec,
+    TokenWeightsSpec,
+)
 from headrace.core.spec.upstream import UpstreamProtocol, UpstreamSpec
 from headrace.gateway import (
     EndpointRoute,
@@ -510,6 +516,30 @@ async def test_callers_beyond_their_tokens_are_refused_and_told_when_to_come_bac
     wait_s = int(refused.headers["retry-after"])
     assert refused.headers["x-ratelimit-reset-tokens"] == f"{wait_s}s"
     assert 3 <= wait_s <= 9  # 20 are owed, at 10 a second, and about 25 of a mean request
+
+
+async def test_a_token_of_a_limit_costs_the_weight_of_its_kind(lab: Lab, stub: Stub) -> None:
+    weights = TokenWeightsSpec(input=2.0, cached=0.5, output=3.0, reasoning=0.0)
+    limits = EndpointLimitsSpec(total=LimitSpec(tokens_per_day=1000, token_weights=weights))
+    chat = endpoint("chat", stub.upstream(), limits=limits)
+    messages = [{"role": "user", "content": "x" * 400}]
+    used = usage_of({"messages": messages, "stub": {"tokens": 60}})
+    cached = used["prompt_tokens_details"]["cached_tokens"]
+    cost = 2.0 * (used["prompt_tokens"] - cached) + 0.5 * cached + 3.0 * 40
+    async with service(lab.directory, GatewayPolicy(), chat):
+        gateway = EnvoyGateway(lab.settings(limits_address=f"unix:{lab.directory}/limits.sock"))
+        lab.gateways.append(gateway)
+        await gateway.start(build_snapshot(gateway.settings, [chat]))
+        left = []
+        async with client(gateway) as http:
+            for stream in (False, True, False):
+                body = {"model": "chat", "messages": messages, "stub": {"tokens": 60}}
+                answer = await http.post(CHAT, json={**body, "stream": stream})
+                assert answer.status_code == 200
+                left.append(int(answer.headers["x-ratelimit-remaining-tokens"]))
+                await asyncio.sleep(0.2)  # the end of a request is reported after its answer
+
+    assert left == [1000, 1000 - int(cost), 1000 - int(2 * cost)]
 
 
 async def test_latency_of_a_stream_is_the_time_to_its_first_token(lab: Lab, stub: Stub) -> None:

@@ -9,8 +9,14 @@ from enum import StrEnum
 from typing import Final, NamedTuple, TypeAlias
 
 from headrace.control.model.records import QuotaUse
-from headrace.core.spec.access import AccessSettings, EndpointLimitsSpec, LimitSpec
+from headrace.core.spec.access import (
+    AccessSettings,
+    EndpointLimitsSpec,
+    LimitSpec,
+    TokenWeightsSpec,
+)
 from headrace.gateway import EndpointRoute
+from headrace.gateway.statistics import TokenCounts
 
 ANONYMOUS: Final = "address:"
 """Prefix of the name of a caller without credentials; its address follows."""
@@ -163,7 +169,23 @@ class LimitKind(StrEnum):
 
 TOKEN_KINDS: Final = (LimitKind.TOKENS, LimitKind.INPUT_TOKENS, LimitKind.OUTPUT_TOKENS)
 Amounts: TypeAlias = Mapping[LimitKind, float]
-"""Rows and tokens of a request, which are known at its end."""
+"""Cost of a request in limits of rows and tokens, which is known at its end."""
+
+
+def token_costs(tokens: TokenCounts, weights: TokenWeightsSpec) -> Amounts:
+    """Return what an answer costs in limits of tokens.
+
+    Cached tokens are a part of the input, reasoning tokens a part of the output: each token costs
+    the weight of its own kind alone. Parts beyond the whole are not counted.
+    """
+    cached, reasoning = min(tokens.cached, tokens.input), min(tokens.reasoning, tokens.output)
+    input_cost = weights.input * (tokens.input - cached) + weights.cached * cached
+    output_cost = weights.output * (tokens.output - reasoning) + weights.reasoning * reasoning
+    return {
+        LimitKind.TOKENS: input_cost + output_cost,
+        LimitKind.INPUT_TOKENS: input_cost,
+        LimitKind.OUTPUT_TOKENS: output_cost,
+    }
 
 
 def _rates(limits: LimitSpec) -> Iterator[tuple[LimitKind, float, float]]:
@@ -227,6 +249,8 @@ class Account:
     day: str = ""
     used: Counter[LimitKind] = field(default_factory=Counter)
     """Requests and tokens counted on `day`, by kind of daily limit."""
+    part: float = 0.0
+    """Part of a token, below 1, that is not in `used` yet."""
 
     def statuses(self, limits: LimitSpec, moment: Moment) -> Iterator[LimitStatus]:
         """Yield the state of each of `limits` at a moment, before another request."""
@@ -282,6 +306,13 @@ class Account:
             amount.bucket.take(actual - taken[kind])
             amount.each += _WEIGHT * (max(actual, 1.0) - amount.each)
 
+    def take_daily(self, tokens: float) -> int:
+        """Count tokens on the day; return the whole ones, and keep the rest for the next answer."""
+        whole = math.floor(self.part + tokens)
+        self.part += tokens - whole
+        self.used[LimitKind.TOKENS_DAY] += whole
+        return whole
+
     def turn(self, day: str) -> None:
         """Begin another day; a clock that is set back restores no earlier day's quota."""
         if day > self.day:
@@ -331,12 +362,10 @@ class LimitDecision:
 
 @dataclass(frozen=True, slots=True)
 class _Lease:
-    """A running request: the accounts that it counts for, the amounts taken, and its expiry."""
+    """A running request: its subjects with their limits and the amounts taken, and its expiry."""
 
-    taken: tuple[tuple[LimitSubject, Amounts], ...]
+    taken: tuple[tuple[LimitSubject, LimitSpec, Amounts], ...]
     until: float
-    has_tokens: frozenset[LimitSubject]
-    """Subjects with a daily limit of tokens."""
 
 
 _OF_TOKENS: Final = frozenset({*TOKEN_KINDS, LimitKind.TOKENS_DAY})
@@ -400,42 +429,51 @@ class Limiter:
         has_end = False
         for who, limits, account in applied:
             amounts = account.take(limits, lease, until)
-            taken.append((who, amounts))
-            has_end |= bool(amounts) or limits.max_concurrent is not None
+            taken.append((who, limits, amounts))
+            has_end |= bool(amounts or limits.max_concurrent or limits.tokens_per_day)
             if limits.requests_per_day is not None:
                 self._unsaved[account.day, LimitKind.DAY, who] += 1
-        has_tokens = frozenset(who for who, limits, _ in applied if limits.tokens_per_day)
-        if has_end or has_tokens:
-            self._leases[lease] = _Lease(tuple(taken), until, has_tokens)
+        if has_end:
+            self._leases[lease] = _Lease(tuple(taken), until)
         left = [s for _, limits, account in applied for s in account.statuses(limits, moment)]
         of_tokens = [standing for standing in left if standing.kind in _OF_TOKENS]
         return LimitDecision(
             tightest=min(left, key=_share_left),
             tokens=min(of_tokens, key=_share_left, default=None),
-            lease=lease if has_end or has_tokens else "",
+            lease=lease if has_end else "",
         )
 
-    def end(self, lease: str, *, amounts: Amounts, now: float) -> None:
+    def end(
+        self,
+        lease: str,
+        *,
+        now: float,
+        rows: float | None = None,
+        tokens: TokenCounts | None = None,
+    ) -> None:
         """Record the end of a request; an unknown lease has expired already.
 
         Args:
-            amounts: Its rows and tokens; those taken for unknown ones stay taken.
+            rows: Its rows; None leaves those that were taken for it.
+            tokens: Its tokens; None as for `rows`.
         """
         pending = self._leases.pop(lease, None)
-        tokens = round(amounts.get(LimitKind.TOKENS, 0.0))
-        for subject, taken in pending.taken if pending is not None else ():
+        of_rows: Amounts = {} if rows is None else {LimitKind.ROWS: rows}
+        for subject, limits, taken in pending.taken if pending is not None else ():
             account = self._accounts(subject).get(subject)
-            if account is not None:
-                account.end(lease, amounts=amounts, taken=taken, now=now)
-                if pending is not None and subject in pending.has_tokens:
-                    account.used[LimitKind.TOKENS_DAY] += tokens
-                    self._unsaved[account.day, LimitKind.TOKENS_DAY, subject] += tokens
+            if account is None:
+                continue
+            costs = {} if tokens is None else token_costs(tokens, limits.token_weights)
+            account.end(lease, amounts={**of_rows, **costs}, taken=taken, now=now)
+            if limits.tokens_per_day and costs:
+                whole = account.take_daily(costs[LimitKind.TOKENS])
+                self._unsaved[account.day, LimitKind.TOKENS_DAY, subject] += whole
 
     def expire(self, now: float) -> None:
         """Expire the leases of requests whose end was never reported."""
         late = [lease for lease, pending in self._leases.items() if pending.until <= now]
         for lease in late:
-            self.end(lease, amounts={}, now=now)
+            self.end(lease, now=now)
 
     def unsaved(self) -> list[QuotaUse]:
         """Return the daily counts since the last call, to be added to the stored ones."""

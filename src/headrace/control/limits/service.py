@@ -31,6 +31,7 @@ from headrace.control.state.store import Store
 from headrace.core import Clock, FailedPreconditionError, HeadraceError
 from headrace.core.headers import LEASE_HEADER
 from headrace.gateway import gateway_user, socket_mode
+from headrace.gateway.statistics import TokenCounts
 from headrace.observe.metrics import Labels
 
 if TYPE_CHECKING:
@@ -38,13 +39,14 @@ if TYPE_CHECKING:
 
     from headrace.protocol.protos import RateLimitAnswer, RateLimitCodec
 
-_AMOUNTS: Final = {
-    "rows_of": LimitKind.ROWS,
-    "tokens_of": LimitKind.TOKENS,
-    "input_tokens_of": LimitKind.INPUT_TOKENS,
-    "output_tokens_of": LimitKind.OUTPUT_TOKENS,
+_ROWS: Final = "rows_of"
+_TOKENS: Final = {
+    "input_tokens_of": "input",
+    "cached_tokens_of": "cached",
+    "output_tokens_of": "output",
+    "reasoning_tokens_of": "reasoning",
 }
-"""Keys of descriptors whose hits are an amount of the request with that lease."""
+"""Fields of `TokenCounts` by key of the descriptor that has the lease, and the tokens as hits."""
 Pair = tuple[bytes, bytes]
 """A private key and its certificate with its chain, both PEM."""
 _SAVE_S: Final = 1.0
@@ -123,16 +125,20 @@ class LimitService:
         descriptors = codec.decode(data).descriptors
         moment = Moment(self.clock.monotonic(), self.clock.now())
         answer = answer_of(LimitRequest(endpoint="", caller=""), LimitDecision())
-        amounts: defaultdict[str, dict[LimitKind, float]] = defaultdict(dict)
+        rows: dict[str, float] = {}
+        tokens: defaultdict[str, dict[str, int]] = defaultdict(dict)
         for descriptor in descriptors:
-            for key, kind in _AMOUNTS.items():
-                if key in descriptor.entries:
-                    amounts[descriptor.entries[key]][kind] = float(descriptor.hits or 0)
+            for key, of_lease in descriptor.entries.items():
+                if key == _ROWS:
+                    rows[of_lease] = float(descriptor.hits or 0)
+                elif key in _TOKENS:
+                    tokens[of_lease][_TOKENS[key]] = descriptor.hits or 0
         for descriptor in descriptors:
             lease = descriptor.entries.get("lease")
             if lease is not None:
-                self.limiter.end(lease, amounts=amounts[lease], now=moment.now)
-            elif not _AMOUNTS.keys() & descriptor.entries.keys():
+                counts = TokenCounts(**tokens[lease]) if lease in tokens else None
+                self.limiter.end(lease, rows=rows.get(lease), tokens=counts, now=moment.now)
+            elif not {_ROWS, *_TOKENS} & descriptor.entries.keys():
                 entries = descriptor.entries
                 address = entries.get("masked_remote_address")
                 anonymous = UNKNOWN if address is None else f"{ANONYMOUS}{address}"

@@ -121,6 +121,22 @@ class AuthSpec(SpecPart, frozen=True, kw_only=True):
     """Client certificates. See CertificateSpec."""
 
 
+_TokenWeight = Annotated[float, Meta(ge=0.0, le=1000.0)]
+
+
+class TokenWeightsSpec(SpecPart, frozen=True, kw_only=True):
+    """How many tokens of a limit one token of an answer's usage costs."""
+
+    input: _TokenWeight = 1.0
+    """Of an input token that no cache had."""
+    cached: _TokenWeight = 1.0
+    """Of an input token from the server's cache."""
+    output: _TokenWeight = 1.0
+    """Of an output token that the caller gets."""
+    reasoning: _TokenWeight = 1.0
+    """Of an output token of the model's reasoning."""
+
+
 class LimitSpec(SpecPart, frozen=True, kw_only=True):
     """Rate limits; null for no limit."""
 
@@ -142,6 +158,8 @@ class LimitSpec(SpecPart, frozen=True, kw_only=True):
     """Average rate of output tokens."""
     tokens_per_day: Annotated[int, Meta(ge=1, le=10**15)] | None = None
     """Input and output tokens from midnight to midnight, UTC."""
+    token_weights: TokenWeightsSpec = TokenWeightsSpec()
+    """Cost of each kind of token in the limits of tokens. See TokenWeightsSpec."""
 
     @property
     def most_at_once(self) -> int:

@@ -5,6 +5,7 @@ import math
 import random
 from collections import Counter
 from collections.abc import Sequence
+from fractions import Fraction
 from typing import Any
 
 import pytest
@@ -23,14 +24,25 @@ from headrace.control.limits.limiter import (
     Rules,
     Scope,
     make_rules,
+    token_costs,
 )
 from headrace.control.model.records import QuotaUse
-from headrace.core.spec.access import AccessSettings, EndpointLimitsSpec, LimitSpec, TierSpec
+from headrace.core.spec.access import (
+    AccessSettings,
+    EndpointLimitsSpec,
+    LimitSpec,
+    TierSpec,
+    TokenWeightsSpec,
+)
 from headrace.gateway import EndpointRoute
+from headrace.gateway.statistics import TokenCounts
 
 ALICE = LimitRequest(endpoint="m", caller="alice")
 BOB = LimitRequest(endpoint="m", caller="bob")
 NONE = LimitSpec()
+KINDS = ("input", "cached", "output", "reasoning")
+PARTS = (0.0, 0.125, 0.25, 0.5, 1.0, 1.5, 4.0, 10.0)
+"""Weights that floats add up exactly."""
 
 
 def at(now: float, wall: float = 0.0) -> Moment:
@@ -107,9 +119,9 @@ def test_places_are_given_back_and_given_up_when_nobody_tells() -> None:
 
     assert one != two
     assert passed(limiter, [ALICE, BOB], at(1.0)) == [False, True]
-    limiter.end(one, amounts={}, now=2.0)
-    limiter.end(one, amounts={}, now=2.0)
-    limiter.end("unknown", amounts={LimitKind.ROWS: 1.0}, now=2.0)
+    limiter.end(one, now=2.0)
+    limiter.end(one, now=2.0)
+    limiter.end("unknown", rows=1.0, now=2.0)
     assert passed(limiter, [ALICE, ALICE], at(2.0)) == [True, False]
     # `two` should have ended 10 s after it began, and is waited for a while longer.
     assert passed(limiter, [ALICE, ALICE], at(14.0)) == [False, False]
@@ -140,7 +152,7 @@ def test_rows_are_taken_by_their_average_and_corrected_when_they_are_known() -> 
     limiter = a_limiter(per_caller=LimitSpec(rows_per_s=10.0))
     lease = limiter.ask(ALICE, at(0.0)).lease
 
-    limiter.end(lease, amounts={LimitKind.ROWS: 25.0}, now=0.0)
+    limiter.end(lease, rows=25.0, now=0.0)
 
     decision = limiter.ask(ALICE, at(0.0))
     assert decision.refusal == Refusal(Scope.CALLER, LimitKind.ROWS)
@@ -170,8 +182,7 @@ def test_callers_beyond_their_budget_of_tokens_get_their_budget(limits: LimitSpe
         now, caller = heapq.heappop(arrivals)
         while running and running[0][0] <= now:
             ended, who, lease, tokens = heapq.heappop(running)
-            amounts = dict.fromkeys((LimitKind.TOKENS, LimitKind.OUTPUT_TOKENS), float(tokens))
-            limiter.end(lease, amounts=amounts, now=ended)
+            limiter.end(lease, tokens=TokenCounts(output=tokens), now=ended)
             got[who] += tokens
         decision = limiter.ask(LimitRequest(endpoint="m", caller=caller), at(now))
         if decision.refusal is None:
@@ -188,12 +199,56 @@ def test_callers_beyond_their_budget_of_tokens_get_their_budget(limits: LimitSpe
         assert tokens + admitted[caller] >= 60_000 * 0.98
 
 
+weights = st.builds(TokenWeightsSpec, **dict.fromkeys(KINDS, st.sampled_from(PARTS)))
+usages = st.builds(TokenCounts, **dict.fromkeys(KINDS, st.integers(0, 10_000)))
+
+
+@given(weights, st.lists(usages, min_size=1, max_size=20))
+def test_weighted_tokens_are_the_sum_over_all_tokens(
+    weights: TokenWeightsSpec, answers: list[TokenCounts]
+) -> None:
+    """Each token is listed by its kind; the limiter's daily count is the sum of their weights."""
+    limiter = a_limiter(per_caller=LimitSpec(tokens_per_day=10**15, token_weights=weights))
+    in_parts = {kind: Fraction(getattr(weights, kind)) for kind in KINDS}
+    total = Fraction(0)
+    for tokens in answers:
+        lease = limiter.ask(ALICE, at(0.0)).lease
+        limiter.end(lease, tokens=tokens, now=0.0)
+        of_input = [("cached" if i < tokens.cached else "input") for i in range(tokens.input)]
+        of_output = [
+            ("reasoning" if i < tokens.reasoning else "output") for i in range(tokens.output)
+        ]
+        total += sum(
+            in_parts[kind] * count for kind, count in Counter(of_input + of_output).items()
+        )
+        costs = token_costs(tokens, weights)
+        both = costs[LimitKind.INPUT_TOKENS] + costs[LimitKind.OUTPUT_TOKENS]
+        assert costs[LimitKind.TOKENS] == both
+
+    counted = {use.subject: use.used for use in limiter.unsaved()}
+    assert counted["tokens/caller:m:alice"] == math.floor(total)
+
+
+def test_each_limit_has_its_own_weights_and_unweighted_tokens_cost_one() -> None:
+    tokens = TokenCounts(input=100, cached=60, output=10, reasoning=4)
+    weights = TokenWeightsSpec(input=1.0, cached=0.1, output=5.0, reasoning=0.0)
+    total = EndpointLimitsSpec(
+        total=LimitSpec(tokens_per_day=1000, token_weights=weights),
+        per_caller=LimitSpec(tokens_per_day=1000),
+    )
+    limiter = Limiter(name="test", rules=Rules(endpoints={"m": total}))
+    limiter.end(limiter.ask(ALICE, at(0.0)).lease, tokens=tokens, now=0.0)
+
+    counted = {use.subject: use.used for use in limiter.unsaved()}
+    assert counted == {"tokens/endpoint:m:": 76, "tokens/caller:m:alice": 110}
+
+
 def test_tokens_of_a_day_end_at_their_number_and_are_stored() -> None:
     limiter = a_limiter(per_caller=LimitSpec(tokens_per_day=100, requests_per_day=10))
     for expected in (True, True, False):
         decision = limiter.ask(ALICE, at(0.0))
         assert (decision.refusal is None) is expected
-        limiter.end(decision.lease, amounts={LimitKind.TOKENS: 60.0}, now=0.0)
+        limiter.end(decision.lease, tokens=TokenCounts(output=60), now=0.0)
 
     assert limiter.ask(ALICE, at(0.0)).refusal == Refusal(Scope.CALLER, LimitKind.TOKENS_DAY)
     unsaved = limiter.unsaved()
@@ -207,7 +262,7 @@ def test_tokens_of_a_day_end_at_their_number_and_are_stored() -> None:
 def test_rows_that_are_not_known_stay_taken_and_a_refused_request_has_none() -> None:
     limiter = a_limiter(per_caller=LimitSpec(rows_per_s=1.0))
     lease = limiter.ask(ALICE, at(0.0)).lease
-    limiter.end(lease, amounts={}, now=0.0)
+    limiter.end(lease, now=0.0)
 
     assert passed(limiter, [ALICE], at(0.0)) == [False]
     assert passed(limiter, [ALICE], at(1.0)) == [True]
@@ -293,7 +348,7 @@ def test_the_end_of_somebody_who_was_forgotten_is_no_mistake() -> None:
     lease = limiter.ask(ALICE, at(0.0)).lease
     limiter.ask(BOB, at(0.0))
 
-    limiter.end(lease, amounts={LimitKind.ROWS: 1.0}, now=1.0)
+    limiter.end(lease, rows=1.0, now=1.0)
 
     assert passed(limiter, [BOB], at(1.0)) == [False]
 
@@ -332,7 +387,7 @@ def test_limits_hold_whatever_comes_and_a_refusal_uses_nothing(
         if event[0] == "end":
             if open_:
                 lease, subjects = open_.pop(event[1] % len(open_))
-                limiter.end(lease, amounts={LimitKind.ROWS: float(event[2])}, now=now)
+                limiter.end(lease, rows=float(event[2]), now=now)
                 running.subtract(subjects)
             continue
         ask = LimitRequest(endpoint="m", caller=event[1], tier=event[2])
@@ -395,7 +450,7 @@ def test_who_comes_back_when_told_passes(
             break
         leases.append(decision.lease)
         for lease, told in zip(leases, rows, strict=False):
-            limiter.end(lease, amounts={LimitKind.ROWS: told}, now=now)
+            limiter.end(lease, rows=told, now=now)
     if refused is None or refused.refusal is None or refused.tightest is None:
         return
     if refused.refusal.kind is LimitKind.CONCURRENT:
@@ -403,7 +458,7 @@ def test_who_comes_back_when_told_passes(
 
     later = now + refused.tightest.wait_s + 1e-6
     for lease in leases:
-        limiter.end(lease, amounts={}, now=later)
+        limiter.end(lease, now=later)
     again = limiter.ask(ALICE, at(later, 100.0 + later))
 
     assert again.refusal is None or again.refusal.kind is LimitKind.CONCURRENT
