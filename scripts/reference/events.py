@@ -31,6 +31,9 @@ REASONS: Final[Mapping[str, Mapping[str, str]]] = {
         "UpstreamRecovered": "The upstream of a version answers again.",
         "CertificateReplaced": "The certificate files were replaced; the new one is in force.",
         "CertificateRefused": "The certificate files are invalid; the previous certificate stays.",
+        "TokensLost": "The gateway's process ended, and some tokens of its last answers are not in "
+        "the [usage](../how-to/language-models.md#show-used-tokens-by-key); `data` has `seconds` "
+        "without counts at most, and about how many `tokens`.",
         "GatewayCurrent": "A [gateway on another host](../how-to/several-gateways.md) connected or "
         "caught up, and serves the newest version.",
         "GatewayBehind": "It has not taken the newest version for `--gateway-max-behind-s`.",

@@ -253,7 +253,8 @@ function envoy_on_response(handle)
       local text = chunk:getBytes(0, size)
       -- Whole events without usage, as most chunks are, pass as they are.
       local is_whole = sub(text, -2) == "\n\n"
-      local is_plain = is_whole and seen == "" and waits == "" and not find(text, '"usage"', 1, true)
+      local is_plain = is_whole and seen == "" and waits == ""
+        and not find(text, '"usage"', 1, true)
       if removes and not is_plain then
         local passed
         passed, waits = without_usage(waits .. text)

@@ -2,6 +2,7 @@
 
 import json
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -119,3 +120,55 @@ def test_a_file_without_one_key_is_refused(
     assert "upstream.api_key_file" in text
     assert problem in text
     assert "sk-1" not in text
+
+
+def output_tokens(system: System) -> int:
+    return sum(use["output"] for use in system.get("/api/v1/usage")["usage"])
+
+
+def test_tokens_of_a_removed_endpoint_and_of_its_last_stream_are_counted(system: System) -> None:
+    stub = Stub(free_port())
+    with running_stub(str(stub.port), MODEL), ThreadPoolExecutor() as callers:
+        system.start(endpoint(stub))
+        system.wait_ready()
+        url = f"{system.where().http_url}{CHAT}"
+        answer = {"stream": True, "stub": {"tokens": 20, "pause_s": 0.1}}
+        body = {"model": "chat", "messages": MESSAGES} | answer
+        stream = callers.submit(httpx.post, url, json=body, timeout=30)
+        time.sleep(0.5)
+        assert ask(system) == 200
+        assert system.manage("DELETE", "/api/v1/endpoints/chat")[0] in {200, 202, 204}
+        assert stream.result().text.endswith("data: [DONE]\n\n")
+        deadline = time.monotonic() + 10
+        while output_tokens(system) < 25:
+            assert time.monotonic() < deadline, f"{output_tokens(system)} of 25 tokens are counted"
+            time.sleep(0.1)
+
+    assert output_tokens(system) == 25
+
+
+def test_a_killed_gateway_says_how_many_tokens_may_be_missing(system: System) -> None:
+    stub = Stub(free_port())
+    with running_stub(str(stub.port), MODEL):
+        system.start(endpoint(stub))
+        system.wait_ready()
+        assert ask(system) == 200
+        deadline = time.monotonic() + 10
+        while output_tokens(system) < 5:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        (envoy,) = [process for process in system.processes() if process.name() == "envoy"]
+        envoy.kill()
+        system.wait_for(lambda _: "TokensLost" in str(system.get("/api/v1/events")), 30)
+        system.wait_ready()
+        assert ask(system) == 200
+        deadline = time.monotonic() + 10
+        while output_tokens(system) < 10:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+
+    (event,) = [
+        event for event in system.get("/api/v1/events")["events"] if event["reason"] == "TokensLost"
+    ]
+    assert 0.0 <= event["data"]["seconds"] <= 5.0
+    assert output_tokens(system) == 10

@@ -1,13 +1,14 @@
 """The ledger of tokens: each counted once, whoever restarts."""
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.control.model.records import TokenUse
+from headrace.control.model.records import Event, TokenUse
 from headrace.control.state import home_url, open_store
 from headrace.control.state.store import Store
 from headrace.control.telemetry.tokens import TokenLedger, increase, reading_of
@@ -56,8 +57,21 @@ class Gateway:
         self.counts = {}
 
 
-def a_ledger(store: Store, gateway: Gateway, clock: Clock, path: Path | None = None) -> TokenLedger:
-    return TokenLedger(statistics=gateway.statistics, store=store, clock=clock, path=path)
+def a_ledger(
+    store: Store,
+    gateway: Gateway,
+    clock: Clock,
+    events: list[Event] | None = None,
+    *,
+    path: Path | None = None,
+) -> TokenLedger:
+    async def emit(more: Sequence[Event]) -> None:
+        if events is not None:
+            events.extend(more)
+
+    return TokenLedger(
+        statistics=gateway.statistics, store=store, clock=clock, emit=emit, path=path
+    )
 
 
 async def test_tokens_are_counted_once_over_restarts_of_both(tmp_path: Path) -> None:
@@ -96,7 +110,7 @@ async def test_tokens_are_counted_once_over_restarts_of_both(tmp_path: Path) -> 
 async def test_the_history_has_tokens_and_times_to_the_first_token(tmp_path: Path) -> None:
     store, gateway, clock = open_store(home_url(tmp_path)), Gateway(), Clock()
     path = tmp_path / "tokens.bin"
-    ledger = a_ledger(store, gateway, clock, path)
+    ledger = a_ledger(store, gateway, clock, path=path)
     for second in range(0, 60, 5):
         clock.wall = 1000.0 + second
         for credential in ("", "key:alice"):
@@ -107,7 +121,7 @@ async def test_the_history_has_tokens_and_times_to_the_first_token(tmp_path: Pat
     await asyncio.sleep(0)
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
-    ledger = a_ledger(store, gateway, clock, path)
+    ledger = a_ledger(store, gateway, clock, path=path)
     ledger.load()
     window = ledger.history.window("chat", until=1055.0, seconds=50.0)
     clock.wall = 100.0  # set back
@@ -117,6 +131,34 @@ async def test_the_history_has_tokens_and_times_to_the_first_token(tmp_path: Pat
     assert window.requests_per_s == pytest.approx(2 / 5, rel=0.05)
     assert window.quantile(0.5) == pytest.approx(0.2, rel=0.06)
     assert ledger.history.looked_at == 100.0
+
+
+@pytest.mark.parametrize(("polls_while_away", "seconds"), [(1, 1.0), (0, 4.0)])
+async def test_a_gateway_that_ends_loses_at_most_what_came_since_the_last_poll(
+    tmp_path: Path, polls_while_away: int, seconds: float
+) -> None:
+    store, gateway, clock = open_store(home_url(tmp_path)), Gateway(), Clock()
+    events: list[Event] = []
+    ledger = a_ledger(store, gateway, clock, events)
+    for _ in range(3):  # 100 of the prompt and one of the answer each second
+        gateway.add("2", "", 100)
+        await ledger.poll()
+        clock.wall += 1.0
+    gateway.add("2", "", 70)  # lost
+    gateway.restart()
+    gateway.is_away = True
+    for _ in range(polls_while_away):
+        await ledger.poll()
+    clock.wall += 3.0
+    gateway.is_away = False
+    await ledger.poll()
+    await ledger.poll()
+    store.close()
+
+    (event,) = events
+    assert (event.kind, event.reason) == ("gateway", "TokensLost")
+    assert event.data == {"seconds": seconds, "tokens": 101 * seconds}
+    assert f"up to {seconds} s" in event.message
 
 
 @given(st.lists(st.tuples(st.sampled_from(["add", "restart", "read"]), st.integers(0, 50))))

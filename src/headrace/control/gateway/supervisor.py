@@ -126,6 +126,8 @@ class EnvoySupervisor:
     _translated: dict[str, tuple[EndpointRoute, frozenset[str], EndpointRoute]] = field(
         default_factory=dict
     )
+    _has_tokens: bool = False
+    """Whether an endpoint had OpenAI's API since `open`."""
     _up: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
@@ -200,6 +202,7 @@ class EnvoySupervisor:
             HeadraceError: Envoy rejected them or does not run.
         """
         self._routes = tuple(routes)  # a restart applies them too
+        self._has_tokens |= any(route.serves_openai for route in self._routes)
         await self._wait_up()
         left_out = await self._publish(self._routes)
         self._write_routes(self._taken)
@@ -291,12 +294,14 @@ class EnvoySupervisor:
     async def token_statistics(self) -> TokenStatistics:
         """Return the tokens and times of answers of OpenAI's API since Envoy's start.
 
-        Empty without an endpoint of that API: Envoy would search all of its counters.
+        Empty if no endpoint had that API yet: Envoy would search all of its counters. Answers of a
+        removed endpoint may still end.
 
         Raises:
             HeadraceError: Envoy does not answer.
         """
-        if not any(route.serves_openai for route in self._routes):
+        self._has_tokens |= any(route.serves_openai for route in self._routes)
+        if not self._has_tokens:
             return TokenStatistics()
         return await self.envoy.token_statistics()
 

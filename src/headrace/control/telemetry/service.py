@@ -144,6 +144,7 @@ class TelemetryService:
             clock=clock,
             gateway=f"{platform.node()}:{home.root}",
             path=home.tokens_file,
+            emit=emit,
             faults=faults,
         )
         self.tokens.load()

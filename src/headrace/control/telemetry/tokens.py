@@ -5,8 +5,9 @@ The same polls fill a history of the last day, for charts.
 
 import asyncio
 import logging
+import math
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import ClassVar, Final
@@ -14,7 +15,7 @@ from typing import ClassVar, Final
 import msgspec
 
 from headrace.control.base.faults import LOOP
-from headrace.control.model.records import TOKEN_AMOUNTS, TokenReading, TokenUse
+from headrace.control.model.records import TOKEN_AMOUNTS, Event, TokenReading, TokenUse
 from headrace.control.state.store import Store
 from headrace.control.telemetry.pollers import ReplicaPoller
 from headrace.core import HeadraceError
@@ -22,7 +23,6 @@ from headrace.gateway import TokenStatistics
 from headrace.gateway.statistics import ArmStatistics
 from headrace.monitor import RequestHistory
 
-_INTERVAL_S: Final = 5.0
 _LOG: Final = logging.getLogger("headrace.control")
 
 
@@ -72,12 +72,36 @@ def stream_totals(statistics: TokenStatistics) -> dict[tuple[str, str], ArmStati
     }
 
 
+@dataclass(frozen=True, slots=True)
+class _Poll:
+    """A successful poll of this process, by monotonic time."""
+
+    epoch: str
+    began_at: float
+    tokens: int
+    """Input and output tokens since the gateway's start."""
+    tokens_per_s: float
+    """Since the poll before."""
+
+
+def lost_tokens(before: _Poll, until: float) -> tuple[float, int]:
+    """Return for how many seconds, and about how many tokens, a gateway that ended counted unread.
+
+    Args:
+        before: Newest poll of the gateway.
+        until: Monotonic time at which it did not run any more.
+    """
+    lost_s = max(until - before.began_at, 0.0)
+    return lost_s, math.ceil(lost_s * before.tokens_per_s)
+
+
 @dataclass(slots=True, kw_only=True)
 class TokenLedger(ReplicaPoller[RequestHistory]):
     """Adds the tokens of the local gateway to the state while `run` is awaited.
 
     A control plane that stops or crashes adds what came meanwhile at its next start, if the gateway
-    ran on. A gateway that crashes loses the counts of up to five seconds.
+    ran on. A gateway that ends unexpectedly loses the counts since the last poll, and those of
+    answers under way; the event `TokensLost` says how much that may be.
     """
 
     WHAT: ClassVar = "the history of tokens"
@@ -89,14 +113,14 @@ class TokenLedger(ReplicaPoller[RequestHistory]):
     """Name of the gateway, unique among those whose control planes share the state."""
     history: RequestHistory = field(default_factory=RequestHistory)
     """Output tokens of the last day (as `requests`), and times to the first token."""
+    emit: Callable[[Sequence[Event]], Awaitable[None]]
+    """Stores events."""
+    _newest: _Poll | None = None
+    _away_since: float | None = None
+    """Monotonic time of the first poll that failed after `_newest`."""
     _polling: asyncio.Lock = field(default_factory=asyncio.Lock)
     _last: TokenReading | None = None
     _is_loaded: bool = False
-
-    @property
-    def every_s(self) -> float:
-        """Interval between polls in seconds."""
-        return _INTERVAL_S
 
     async def run(self) -> None:
         """Add up until cancelled, and once more then."""
@@ -114,7 +138,13 @@ class TokenLedger(ReplicaPoller[RequestHistory]):
                 if not self._is_loaded:
                     self._last = await self.store.token_reading(self.gateway)
                     self._is_loaded = True
-                statistics = await self.statistics()
+                began_at = self.clock.monotonic()
+                try:
+                    statistics = await self.statistics()
+                except HeadraceError:
+                    if self._away_since is None:
+                        self._away_since = self.clock.monotonic()
+                    raise
                 self._remember(statistics)
                 now = reading_of(statistics)
                 day = datetime.fromtimestamp(self.clock.now(), UTC).date().isoformat()
@@ -122,6 +152,8 @@ class TokenLedger(ReplicaPoller[RequestHistory]):
                 if uses:
                     await self.store.add_tokens(uses, self.gateway, now)
                     self._last = now
+                if now.epoch:
+                    await self._compare(now, began_at)
             except HeadraceError as error:
                 _LOG.debug("cannot add up tokens", extra={"error": str(error)})
 
@@ -132,6 +164,33 @@ class TokenLedger(ReplicaPoller[RequestHistory]):
         for (endpoint, version), totals in stream_totals(statistics).items():
             with self.faults.contain("token history", endpoint):
                 self.history.add(at, endpoint, version, totals, epoch=statistics.epoch)
+
+    async def _compare(self, now: TokenReading, began_at: float) -> None:
+        """Report the tokens that were lost since the newest poll, which becomes this one."""
+        before, away_since = self._newest, self._away_since
+        tokens = sum(use.input + use.output for use in now.counts)
+        goes_on = before is not None and before.epoch == now.epoch
+        rate = 0.0
+        if before is not None and goes_on and began_at > before.began_at:
+            rate = (tokens - before.tokens) / (began_at - before.began_at)
+        self._newest, self._away_since = _Poll(now.epoch, began_at, tokens, rate), None
+        if before is None or goes_on:
+            return
+        lost_s, about = lost_tokens(before, away_since or began_at)
+        message = (
+            f"the gateway ended: tokens of up to {lost_s:.1f} s before are not counted, about "
+            f"{about} at the rate before, besides those of answers that were under way"
+        )
+        event = Event(
+            at=self.clock.now(),
+            endpoint="",
+            kind="gateway",
+            reason="TokensLost",
+            message=message,
+            data={"seconds": round(lost_s, 3), "tokens": about},
+        )
+        _LOG.warning("%s", message)
+        await self.emit([event])
 
     async def between(self, first: str, last: str) -> list[TokenUse]:
         """Return the tokens of days (`2026-11-25`, UTC), both included, oldest first."""
