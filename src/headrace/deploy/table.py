@@ -282,9 +282,11 @@ TABLE: Final[tuple[SpecFeature, ...]] = (
         *(_STEP_BY_STEP, _BEHIND, _STEP_BY_STEP),
     ),
     row(
-        "Rollout: answers, agreement, reward",
+        "Rollout: answers, tokens, reward",
         "endpoints[].rollout.metrics.predictions endpoints[].rollout.metrics.disagreement "
-        "endpoints[].rollout.metrics.reward",
+        "endpoints[].rollout.metrics.reward "
+        "endpoints[].rollout.metrics.time_per_output_token "
+        "endpoints[].rollout.metrics.output_tokens",
         *(_STEP_BY_STEP, _NO_STEPS, _NO_DATA, _STEP_BY_STEP, _BEHIND, _STEP_BY_STEP),
     ),
     row(

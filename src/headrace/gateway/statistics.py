@@ -25,7 +25,7 @@ _RUNTIME_KEY: Final = "headrace.none"  # Envoy requires a name for an override t
 _MICRO_S: Final = 1e-6
 _MILLI_S: Final = 1e-3
 _NAME: Final = re.compile(
-    rf"(?P<group>{_SPLIT}|{_REST})\.(?P<kind>us|ms|dead)"
+    rf"(?P<group>{_SPLIT}|{_REST})\.(?P<kind>us|ms|dead|token|length)"
     r"\.arm\.(?:(?P<endpoint>[^~]+)~(?P<key>\d+(?:~(?!openai\b)[a-z][a-z0-9]*)?)(?:~openai)?"
     r"|[a-z_-]*)"
     r"\.route\.(?P<route>.*)\.code\.(?P<code>\d+)\.grpc\.(?P<grpc>\d*)"
@@ -81,30 +81,33 @@ class ArmStatistics(msgspec.Struct, frozen=True, kw_only=True):
     to the answer's, or until the caller disconnected; of a stream of tokens, to the first token.
     Includes errors.
     """
+    per_token: Mapping[Bucket, int] = {}
+    """Streams of the split by lower edge and width of their bucket, in seconds: the mean time of an
+    output token after the first."""
+    output_tokens: Mapping[Bucket, int] = {}
+    """Answers of the split by lower edge and width of their bucket: how many tokens were generated,
+    as the server counted them."""
 
     def since(self, before: "ArmStatistics") -> "ArmStatistics":
         """Return the counts since `before`; all counts if they were reset meanwhile."""
-        latency = {
-            bucket: count - before.latency.get(bucket, 0) for bucket, count in self.latency.items()
-        }
         more = ArmStatistics(
             requests=self.requests - before.requests,
             errors=self.errors - before.errors,
             rejections=self.rejections - before.rejections,
             abandoned=self.abandoned - before.abandoned,
-            latency={bucket: count for bucket, count in latency.items() if count},
+            latency=_more(self.latency, before.latency),
+            per_token=_more(self.per_token, before.per_token),
+            output_tokens=_more(self.output_tokens, before.output_tokens),
         )
         numbers = (more.requests, more.errors, more.rejections, more.abandoned)
+        histograms = (more.latency, more.per_token, more.output_tokens)
         is_reset = min(numbers) < 0 or any(
-            self.latency.get(bucket, 0) < count for bucket, count in before.latency.items()
+            count < 0 for histogram in histograms for count in histogram.values()
         )
         return self if is_reset else more
 
     def plus(self, other: "ArmStatistics") -> "ArmStatistics":
         """Return the sum of both, limited to the largest number that can be stored."""
-        latency = dict(self.latency)
-        for bucket, count in other.latency.items():
-            latency[bucket] = min(latency.get(bucket, 0) + count, MAX_COUNTED)
         requests = min(self.requests + other.requests, MAX_COUNTED)
         errors = min(self.errors + other.errors, requests)
         rejections = min(self.rejections + other.rejections, requests - errors)
@@ -113,8 +116,23 @@ class ArmStatistics(msgspec.Struct, frozen=True, kw_only=True):
             errors=errors,
             rejections=rejections,
             abandoned=min(self.abandoned + other.abandoned, requests - errors - rejections),
-            latency=latency,
+            latency=_sum(self.latency, other.latency),
+            per_token=_sum(self.per_token, other.per_token),
+            output_tokens=_sum(self.output_tokens, other.output_tokens),
         )
+
+
+def _more(now: Mapping[Bucket, int], before: Mapping[Bucket, int]) -> dict[Bucket, int]:
+    """Return the counts that changed; below 0 where `before` has more."""
+    counts = {bucket: now.get(bucket, 0) - before.get(bucket, 0) for bucket in {**before, **now}}
+    return {bucket: count for bucket, count in counts.items() if count}
+
+
+def _sum(one: Mapping[Bucket, int], other: Mapping[Bucket, int]) -> dict[Bucket, int]:
+    counts = dict(one)
+    for bucket, count in other.items():
+        counts[bucket] = min(counts.get(bucket, 0) + count, MAX_COUNTED)
+    return counts
 
 
 class GatewayStatistics(msgspec.Struct, frozen=True, kw_only=True):
@@ -142,6 +160,9 @@ def arm_loggers(*, counts_all: bool) -> Sequence[Resource]:
         _logger(_SPLIT, "us", [_HAS_TOKENS, _HAS_SPLIT], value=_FIRST_TOKEN),
         _logger(_SPLIT, "ms", [_code("EQ", 0), _HAS_SPLIT]),  # the rare condition first
         _logger(_SPLIT, "dead", [_NO_SERVER, _NO_SPLIT]),
+        _logger(_SPLIT, "token", [_has_usage("per_token_us"), _HAS_SPLIT]),
+        # The number of tokens of a stream that was cut says nothing about the version.
+        _logger(_SPLIT, "length", [_has_usage("unknown", value="0"), _HAS_SPLIT]),
     ]
     if counts_all:
         loggers += [
@@ -201,8 +222,14 @@ def _read(
         if match is None or arm is None:
             continue
         tally = tallies.setdefault(arm, _Tally())
-        unit_s = _MILLI_S if match["kind"] == "ms" else _MICRO_S
-        tally.add(histogram.totals, unit_s, int(match["code"]), match["grpc"])
+        match match["kind"]:
+            case "token":
+                tally.per_token.update(_buckets(histogram.totals, _MICRO_S))
+            case "length":
+                tally.output_tokens.update(_buckets(histogram.totals, 1.0))
+            case kind:
+                unit_s = _MILLI_S if kind == "ms" else _MICRO_S
+                tally.add(histogram.totals, unit_s, int(match["code"]), match["grpc"])
     return {arm: tally.statistics() for arm, tally in tallies.items()}, total
 
 
@@ -241,6 +268,8 @@ class _Tally:
     rejections: int = 0
     abandoned: int = 0
     buckets: Counter[Bucket] = field(default_factory=Counter)
+    per_token: Counter[Bucket] = field(default_factory=Counter)
+    output_tokens: Counter[Bucket] = field(default_factory=Counter)
 
     def add(self, bins: Sequence[_Bin], unit_s: float, code: int, grpc: str) -> None:
         count = sum(bin_.count for bin_ in bins)
@@ -251,10 +280,7 @@ class _Tally:
             self.rejections += count
         elif is_abandoned(code, grpc):
             self.abandoned += count
-        for counted in bins:
-            # Rounded, so that equal buckets of two histograms are equal.
-            lower_s, width_s = counted.lower_bound * unit_s, counted.width * unit_s
-            self.buckets[round(lower_s, 9), round(width_s, 9)] += counted.count
+        self.buckets.update(_buckets(bins, unit_s))
 
     def statistics(self) -> ArmStatistics:
         return ArmStatistics(
@@ -263,7 +289,17 @@ class _Tally:
             rejections=self.rejections,
             abandoned=self.abandoned,
             latency=dict(self.buckets),
+            per_token=dict(self.per_token),
+            output_tokens=dict(self.output_tokens),
         )
+
+
+def _buckets(bins: Sequence[_Bin], unit: float) -> dict[Bucket, int]:
+    # Rounded, so that equal buckets of two histograms are equal.
+    return {
+        (round(bin_.lower_bound * unit, 9), round(bin_.width * unit, 9)): bin_.count
+        for bin_ in bins
+    }
 
 
 def is_error(code: int, grpc: str) -> bool:
@@ -290,6 +326,8 @@ _VALUES: Final = {
     "us": ("Microseconds", "%COMMON_DURATION(DS_RX_BEG:DS_TX_BEG:us)%"),
     "dead": ("Microseconds", "%COMMON_DURATION(DS_RX_BEG:DS_TX_BEG:us)%"),
     "ms": ("Milliseconds", "%DURATION%"),  # for requests without a response
+    "token": ("Microseconds", f"%DYNAMIC_METADATA({USAGE_METADATA}:per_token_us)%"),
+    "length": ("Unspecified", f"%DYNAMIC_METADATA({USAGE_METADATA}:output)%"),
 }
 
 
@@ -332,11 +370,12 @@ _NO_SPLIT: Final[Resource] = {
 }
 
 
-def _has_usage(field: str, *, inverted: bool = False) -> Resource:
-    """Return the filter of responses whose usage has a field, or has not."""
+def _has_usage(field: str, *, value: str = "", inverted: bool = False) -> Resource:
+    """Return the filter of responses whose usage has a field (of this value), or has not."""
     # The filter ignores `invert` of a matcher; no value is a single letter.
-    value: Resource = {"string_match": {"exact": "x"}} if inverted else {"present_match": True}
-    matcher: Resource = {"filter": USAGE_METADATA, "path": [{"key": field}], "value": value}
+    exact = "x" if inverted else value
+    match: Resource = {"string_match": {"exact": exact}} if exact else {"present_match": True}
+    matcher: Resource = {"filter": USAGE_METADATA, "path": [{"key": field}], "value": match}
     return {"metadata_filter": {"matcher": matcher, "match_if_key_not_found": inverted}}
 
 

@@ -36,6 +36,7 @@ from headrace.rollout.rate_difference import RateDifferences
 from headrace.rollout.readings import ArmCounts, Increment, UnitTally, When
 from headrace.rollout.reward import RewardDifference
 from headrace.rollout.sequences import Narrow, Sequences
+from headrace.rollout.tokens import TOKEN_METRICS, TokenTests
 
 _FORMAT: Final = 3
 _DEFAULT_NAMES: Final = Names()
@@ -74,6 +75,7 @@ class _Counts(msgspec.Struct):
     crashes: Crashes = msgspec.field(default_factory=Crashes)
     unit_requests: int = 0
     unit_squares: int = 0
+    tokens: TokenTests = msgspec.field(default_factory=TokenTests)
 
 
 class RolloutEvidenceState:
@@ -109,6 +111,7 @@ class RolloutEvidenceState:
             units=Assignments(),
             requests=Assignments(),
             reward=RewardDifference(),
+            tokens=TokenTests.start(settings.metrics),
         )
         return cls(settings, counts)
 
@@ -180,6 +183,7 @@ class RolloutEvidenceState:
                 )
         if metrics.predictions is not None:
             counts.predictions.add(share, _answers(a), _answers(b), step=increment.step)
+        counts.tokens.add(share, a, b, when)
         self._add_pairs(increment)
         if increment.baseline_reward is not None:
             counts.reward.baseline = increment.baseline_reward
@@ -207,14 +211,21 @@ class RolloutEvidenceState:
             names: Display names of the two arms.
         """
         used, left_out = metrics_in_use(self._settings)
-        left_out = {**left_out, **self._counts.left_out}
+        without_data = self._counts.tokens.without_data()
+        left_out |= {metric: without_data[metric] for metric in used if metric in without_data}
+        left_out |= self._counts.left_out
         alpha = self._settings.alpha
         budget = judge_fixed.Budget(back=alpha / max(len(used), 1), on=alpha)
         self._weigh()
         judged = [metric for metric in used if metric not in left_out]
         if not any(self._counts.crashes.deaths):
             judged = [metric for metric in judged if metric != "crashes"]  # no deaths to report
-        metrics = [self._judge(metric, budget, names) for metric in judged]
+        metrics = [
+            self._counts.tokens.judge(metric, self._settings.metrics, budget=budget, names=names)
+            if metric in TOKEN_METRICS
+            else self._judge(metric, budget, names)
+            for metric in judged
+        ]
         outcome = _overall_outcome(metrics)
         if metrics and isinstance(self._settings, AbSpec | CanarySpec):
             assignment = self._judge_assignment(names)
@@ -299,6 +310,7 @@ class RolloutEvidenceState:
         counts.rejections_turn.part = counts.rejections.parts
         counts.latency.weigh(part)
         counts.median.weigh(part)
+        counts.tokens.weigh(part, independent)
         counts.candidate_errors.part = counts.candidate_slow.part = part
         if requests:
             counts.predictions.tests.part = min(
@@ -344,6 +356,7 @@ class RolloutEvidenceState:
                 )
             case "latency":
                 metric_verdict = judge.judge_latency(
+                    metric,
                     self._ratios(_required(metrics.latency)),
                     _required(metrics.latency),
                     slow=counts.candidate_slow,
@@ -351,8 +364,9 @@ class RolloutEvidenceState:
                     names=names,
                 )
             case "predictions":
-                metric_verdict = judge.judge_predictions(
-                    counts.predictions, _required(metrics.predictions), budget=budget, names=names
+                settings = _required(metrics.predictions)
+                metric_verdict = judge.judge_shift(
+                    metric, counts.predictions, settings, budget=budget, names=names
                 )
             case "disagreement":
                 metric_verdict = judge_fixed.judge_disagreement(
@@ -415,6 +429,7 @@ class RolloutEvidenceState:
                 counts.rejections,
                 counts.latency.slower,
                 counts.median.slower,
+                *(ratios.slower for ratios in counts.tokens.times),
             )
         )
         return harm_evidence >= -math.log(_SHARE_LEVEL * alpha)

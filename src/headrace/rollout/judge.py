@@ -23,9 +23,11 @@ from numpy.typing import NDArray
 from headrace.core.spec.rollout import (
     ErrorsSpec,
     LatencySpec,
+    OutputTokensSpec,
     PredictionsSpec,
     RejectionsSpec,
     RewardSpec,
+    TimePerOutputTokenSpec,
 )
 from headrace.core.text import duration_text, number_text, percent_text
 from headrace.rollout.assignment import Assignments
@@ -157,16 +159,18 @@ def judge_difference(
 
 
 def judge_latency(
+    metric: str,
     quantiles: Sequence[LatencyRatios],
-    settings: LatencySpec,
+    settings: LatencySpec | TimePerOutputTokenSpec,
     *,
     slow: Rate,
     budget: Budget,
     names: Names,
 ) -> MetricVerdict:
-    """Judge the latency: ratios of both arms' quantiles, and the SLO if there is one.
+    """Judge a latency: ratios of both arms' quantiles, and the SLO if there is one.
 
     Args:
+        metric: `latency` or `time_per_output_token`.
         quantiles: The one of `settings`, and the median unless it is that; any of them rolls back,
             and all must be within what is tolerated.
         settings: The margins.
@@ -174,14 +178,18 @@ def judge_latency(
         budget: The metric's, which the quantiles share.
         names: Display names of the two arms.
     """
-    has_threshold = settings.max_s is not None
+    has_threshold = isinstance(settings, LatencySpec) and settings.max_s is not None
     fixed = _for_threshold(budget)
-    if has_threshold and is_above(slow, 1.0 - settings.quantile, fixed.back):
+    if (
+        isinstance(settings, LatencySpec)
+        and has_threshold
+        and is_above(slow, 1.0 - settings.quantile, fixed.back)
+    ):
         return judge_slow(quantiles[0], settings, slow=slow, budget=fixed, names=names)
     parts = (1.0 - MEDIAN_PART, MEDIAN_PART) if len(quantiles) > 1 else (1.0,)
     back = _relative_level(budget.back, has_threshold=has_threshold)
     verdicts = [
-        _judge_quantile(ratios, level_back=part * back, level_on=budget.on, names=names)
+        _judge_quantile(metric, ratios, level_back=part * back, level_on=budget.on, names=names)
         for part, ratios in zip(parts, quantiles, strict=True)
     ]
     for outcome in (Outcome.ROLL_BACK, Outcome.WAIT):
@@ -192,12 +200,12 @@ def judge_latency(
 
 
 def _judge_quantile(
-    ratios: LatencyRatios, *, level_back: float, level_on: float, names: Names
+    metric: str, ratios: LatencyRatios, *, level_back: float, level_on: float, names: Names
 ) -> MetricVerdict:
     a, b = ratios.baseline.quantile(ratios.quantile), ratios.candidate.quantile(ratios.quantile)
     if a is None or b is None:
         missing = names.baseline if a is None else names.candidate
-        return waiting("latency", f"no requests to {missing} timed yet", alpha=level_on)
+        return waiting(metric, f"no requests to {missing} timed yet", alpha=level_on)
     name, margin = quantile_name(ratios.quantile), ratios.reach.factor(a)
     edge, tail = ratios.cliff
     is_cliff, needed = not math.isnan(tail), -math.log(level_on)
@@ -233,9 +241,9 @@ def _judge_quantile(
         turned="it has become slower than that",
     )
     return MetricVerdict(
-        metric="latency",
+        metric=metric,
         outcome=outcome,
-        reason=f"latency: {comparison}: {effect:.3g} times, {compared}: {closing}",
+        reason=f"{metric}: {comparison}: {effect:.3g} times, {compared}: {closing}",
         unit=TIMES,
         baseline=a,
         candidate=b,
@@ -248,13 +256,18 @@ def _judge_quantile(
     )
 
 
-def judge_predictions(
-    shift: PredictionShift, settings: PredictionsSpec, *, budget: Budget, names: Names
+def judge_shift(
+    metric: str,
+    shift: PredictionShift,
+    settings: PredictionsSpec | OutputTokensSpec,
+    *,
+    budget: Budget,
+    names: Names,
 ) -> MetricVerdict:
-    """Judge the largest change of a class's share, or of a score's distribution function."""
+    """Judge the largest change of a class's share, or of a distribution function."""
     yes_b, all_b, yes_a, all_a = (total[1:] for total in shift.tests.totals())
     if not shift.labels or not all_a[0] or not all_b[0]:
-        return waiting("predictions", "no answers of both versions counted yet", alpha=budget.on)
+        return waiting(metric, "no answers of both versions counted yet", alpha=budget.on)
     moved, within = shift.refuted(settings.margin, budget.back, budget.on)
     outcome = outcome_of(beyond=bool(moved.any()), within=bool(within.all()))
     differences = shift.tests.differences()[1:]
@@ -264,9 +277,12 @@ def judge_predictions(
     part_a, part_b = float(yes_a[which] / all_a[which]), float(yes_b[which] / all_b[which])
     closing = "they have changed" if outcome is Outcome.ROLL_BACK else ending(outcome)
     label = shift.labels[which]
-    description = f"are '{label}'" if isinstance(label, str) else f"score at most {label:g}"
+    if isinstance(settings, OutputTokensSpec):
+        description = f"have at most {label:g} tokens"
+    else:
+        description = f"are '{label}'" if isinstance(label, str) else f"score at most {label:g}"
     reason = (
-        f"predictions: {percent_text(part_b)} of {number_text(all_b[which])} answers "
+        f"{metric}: {percent_text(part_b)} of {number_text(all_b[which])} answers "
         f"{description} on "
         f"{names.candidate} against {percent_text(part_a)} of {number_text(all_a[which])} on "
         f"{names.baseline}, the largest change of {len(shift.labels)}: "
@@ -275,7 +291,7 @@ def judge_predictions(
         f"{points(settings.margin, signed=False)} points are tolerated: {closing}"
     )
     return MetricVerdict(
-        metric="predictions",
+        metric=metric,
         outcome=outcome,
         reason=reason,
         unit=RATIO,

@@ -31,6 +31,10 @@ class ArmCounts(msgspec.Struct, frozen=True, kw_only=True):
     """Responses by predicted class."""
     scores: Mapping[float, int] = {}
     """Responses by the upper edge of their score's bucket; a response has a class or a score."""
+    per_token: LatencyCounts = LatencyCounts()
+    """Streamed responses by the mean time of their output tokens after the first."""
+    output_tokens: Mapping[int, int] = {}
+    """Responses by their number of output tokens, of which two digits are significant."""
 
 
 class PairCounts(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,6 +1,6 @@
 """A server of OpenAI's API that says what it is told to.
 
-Run as `python openai_stub.py PORT_OR_SOCKET MODEL`.
+Run as `python openai_stub.py PORT_OR_SOCKET MODEL [TIMES_SLOWER]`.
 
 The body's `stub` tells what to answer, else an object of JSON in the last message: `tokens`, their
 `text` and their `pause_s`, `piece` (bytes of a chunk), `stalls_at` (a piece before which it waits),
@@ -136,8 +136,9 @@ def events_of(asked: Mapping[str, Any], path: str = "/v1/chat/completions") -> l
 class Stub:
     """The server as an ASGI application."""
 
-    def __init__(self, model: str) -> None:
+    def __init__(self, model: str, times_slower: float = 1.0) -> None:
         self.model = model
+        self.times_slower = times_slower
         self.seen: list[dict[str, Any]] = []
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -189,6 +190,7 @@ class Stub:
             if stub.get("breaks_at") == number:
                 raise ConnectionError("told to break")
             pause_s = LONG_S if stub.get("stalls_at") == number else stub.get("pause_s", 0.0)
+            pause_s *= self.times_slower
             await asyncio.wait({leaving}, timeout=pause_s)
             if leaving.done():
                 told["left"] = True
@@ -211,8 +213,8 @@ async def answer(send: Send, status: int, content: object) -> None:
 
 
 if __name__ == "__main__":
-    where, model = sys.argv[1:]
+    where, model, *slower = sys.argv[1:]
     address: dict[str, Any] = (
         {"host": "127.0.0.1", "port": int(where)} if where.isdigit() else {"uds": where}
     )
-    uvicorn.run(Stub(model), log_level="critical", **address)
+    uvicorn.run(Stub(model, *map(float, slower)), log_level="critical", **address)

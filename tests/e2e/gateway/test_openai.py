@@ -27,6 +27,7 @@ from headrace.core.spec.access import (
 )
 from headrace.core.spec.upstream import UpstreamProtocol, UpstreamSpec
 from headrace.gateway import (
+    ArmStatistics,
     EndpointRoute,
     EnvoyGateway,
     GatewayPolicy,
@@ -71,10 +72,10 @@ class Stub:
 
 
 @contextlib.contextmanager
-def running_stub(where: str, model: str) -> Iterator[None]:
+def running_stub(where: str, model: str, times_slower: float = 1.0) -> Iterator[None]:
     """A stub at a port or a socket's path, until the end of the block."""
     script = Path(__file__).with_name("openai_stub.py")
-    process = subprocess.Popen([sys.executable, str(script), where, model])
+    process = subprocess.Popen([sys.executable, str(script), where, model, str(times_slower)])
     try:
         until = time.monotonic() + UP_WITHIN_S
         while True:
@@ -562,6 +563,33 @@ async def test_latency_of_a_stream_is_the_time_to_its_first_token(lab: Lab, stub
     for name, below_s in (("first_token_us", 2.0), ("per_token_us", 3.0)):
         (bucket,) = times[name]["chat", "2"]
         assert 0.19 <= bucket[0] < below_s
+
+
+async def test_tokens_of_a_split_are_counted_by_arm(lab: Lab, stub: Stub) -> None:
+    arms = [
+        RevisionTarget(version=version, replicas=(), weight=50, upstream=stub.upstream())
+        for version in ("1", "2")
+    ]
+    split = EndpointRoute(name="split", arms=tuple(arms), timeout_s=10.0, split_id="r1")
+    gateway = await lab.start(split)
+    async with client(gateway) as http:
+        for tokens_ in (5, 240):
+            for stream in (True, False):
+                told = {"pause_s": 0.001, "tokens": tokens_}
+                body = {"model": "split", "stream": stream, "stub": told}
+                assert (await http.post(CHAT, json=body)).status_code == 200
+        cut = {"model": "split", "stream": True, "stub": {"tokens": 50, "breaks_at": 9}}
+        with contextlib.suppress(httpx.RemoteProtocolError):
+            await http.post(CHAT, json=cut)
+    counted = (await gateway.arm_statistics(["split"])).arms.values()
+
+    both = ArmStatistics()
+    for arm in counted:
+        both = both.plus(arm)
+    assert both.requests == 5
+    assert both.output_tokens == {(5.0, 0.1): 2, (240.0, 10.0): 2}
+    assert sum(both.per_token.values()) == 2
+    assert all(0.0005 < lower_s < 0.1 for lower_s, _ in both.per_token)
 
 
 async def test_a_caller_who_leaves_ends_the_generation(lab: Lab, stub: Stub) -> None:

@@ -63,6 +63,26 @@ def test_an_interval_adds_what_the_totals_grew_by() -> None:
     )
 
 
+def test_an_interval_adds_the_tokens_of_each_version() -> None:
+    counter = IntervalCounter(warmup_s=0.0)
+    before = ArmStatistics(requests=3, per_token={(0.02, 0.001): 2}, output_tokens={(24.0, 1.0): 3})
+    after = ArmStatistics(
+        requests=6,
+        per_token={(0.02, 0.001): 3, (0.03, 0.001): 2},
+        output_tokens={(24.0, 1.0): 3, (110.0, 10.0): 3},
+    )
+    counter.read(reading(0.0, candidate=before, baseline=total(900)))
+
+    found = counter.read(reading(1.0, candidate=after, baseline=total(990)))
+
+    assert found is not None
+    assert found.candidate.per_token == LatencyCounts(
+        lower_s=(0.02, 0.03), width_s=(0.001, 0.001), counts=(1, 2)
+    )
+    assert found.candidate.output_tokens == {110: 3}
+    assert found.baseline.output_tokens == {}
+
+
 ONE: Final = frozenset({("m-1", 7)})
 TWO: Final = ONE | {("m-2", 8)}
 

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -22,6 +23,7 @@ from headrace.core.inspection import Inspected
 from headrace.core.settings import LlmSpec, Pooling
 from headrace.core.spec.access import SecuritySpec
 from headrace.core.spec.parse import SpecError, parse_spec
+from headrace.core.spec.rollout import OutputTokensSpec, TimePerOutputTokenSpec
 from headrace.registry import Registry
 from headrace.registry.signing import make_key, sign, write_keys
 from headrace.runtimes import inspect_model
@@ -465,6 +467,36 @@ def test_a_language_model_gets_a_process_with_its_settings(
     assert plain.revision.settings.llm is msgspec.UNSET
     assert explicit.revision.id == plain.revision.id != other.revision.id
     assert other.revision.settings.llm == LlmSpec(slots=2, pooling=Pooling.MEAN)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        {"model": "m.gguf"},
+        {"upstream": {"url": "http://127.0.0.1:9", "protocol": "openai"}},
+    ],
+)
+def test_a_rollout_of_a_language_model_is_judged_by_its_tokens(
+    registry: Registry, tmp_path: Path, line: dict[str, Any]
+) -> None:
+    (tmp_path / "m.gguf").write_bytes(gguf())
+    if "model" in line:
+        line = {"model": str(tmp_path / line["model"])}
+    judged = []
+    for metrics in ({}, {"output_tokens": None, "time_per_output_token": {"margin_ratio": 2.0}}):
+        rollout = {"strategy": "canary", "metrics": metrics}
+        spec = parse_spec({"endpoints": [{"name": "chat", "rollout": rollout, **line}]})
+        resolver = Resolver(
+            registry=registry, inspect=inspect_model, spec=spec, max_body_bytes=4096
+        )
+        (endpoint,) = resolver.resolve()
+        assert endpoint.rollout is not None
+        judged.append(endpoint.rollout.metrics)
+
+    assert judged[0].time_per_output_token == TimePerOutputTokenSpec(margin_ratio=1.1)
+    assert judged[0].output_tokens == OutputTokensSpec(margin=0.1)
+    assert judged[1].time_per_output_token == TimePerOutputTokenSpec(margin_ratio=2.0)
+    assert judged[1].output_tokens is None
 
 
 def test_a_language_model_cannot_be_autoscaled(registry: Registry, tmp_path: Path) -> None:

@@ -60,7 +60,7 @@ _EXAMPLES: Final[dict[str, dict[str, Any]]] = {
     "Rollout: errors, rejections, latency": _e(
         rollout={**_CANARY, "metrics": {"latency": {"max_s": 1}}}
     ),
-    "Rollout: answers, agreement, reward": _e(rollout=_VIEWS),
+    "Rollout: answers, tokens, reward": _e(rollout=_VIEWS),
     "Sticky callers: header, cookie": _e(sticky={"header": "x-user-id"}),
     "Sticky callers: a token's claim": _e(sticky={"claim": "sub"}),
     "Pause": _e(paused=True),

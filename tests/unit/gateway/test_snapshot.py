@@ -199,6 +199,8 @@ def test_without_an_access_log_none_is_configured() -> None:
         "headrace_arm.us",
         "headrace_arm.ms",
         "headrace_arm.dead",
+        "headrace_arm.token",
+        "headrace_arm.length",
         "headrace_rest.us",
         "headrace_rest.us",
         "headrace_rest.ms",

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.gateway.statistics import (
+    ArmStatistics,
     TokenCounts,
     is_abandoned,
     is_error,
@@ -133,6 +134,25 @@ def test_all_requests_are_those_of_splits_and_the_rest() -> None:
         ("a.route.b", "2~baseline"): 128,
     }
     assert (arms["m", "1"].errors, arms["m", "1"].abandoned) == (2, 8)
+
+
+def test_tokens_of_a_split_are_counted_beside_its_requests() -> None:
+    read, total = read_splits(
+        _answer(
+            (_name("a", "2~openai", 200, ""), {25000: 3}),
+            (_name("a", "2~openai", 200, "", unit="token"), {25000: 2}),
+            (_name("a", "2~openai", 200, "", unit="length"), {30: 2, 110: 1}),
+        ),
+        {"a"},
+    )
+
+    assert total == 8
+    arm = read["a", "2"]
+    assert arm.requests == 3
+    assert arm.per_token == {(0.025, 0.0025): 2}
+    assert arm.output_tokens == {(30.0, 3.0): 2, (110.0, 11.0): 1}
+    assert arm.plus(arm).since(arm) == arm
+    assert ArmStatistics(requests=3).since(arm) == ArmStatistics(requests=3)
 
 
 def test_a_dead_arms_requests_are_its_splits_too() -> None:

@@ -1,6 +1,6 @@
 import itertools
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 import msgspec
 import pytest
@@ -16,11 +16,13 @@ from headrace.core.spec.rollout import (
     ErrorsSpec,
     LatencySpec,
     MetricsSpec,
+    OutputTokensSpec,
     PredictionsSpec,
     RejectionsSpec,
     RewardSpec,
     RolloutSpec,
     ShadowSpec,
+    TimePerOutputTokenSpec,
 )
 from headrace.rollout.evidence import RolloutEvidenceState, metrics_in_use
 from headrace.rollout.outcomes import Names, Outcome, RolloutVerdict
@@ -36,6 +38,15 @@ from tests.unit.rollout.readings import seconds
 
 NAMES = Names("version 1", "version 2")
 LATENCY_ONLY = MetricsSpec(errors=None, rejections=None, predictions=None)
+TOKENS_ONLY = MetricsSpec(
+    errors=None,
+    rejections=None,
+    latency=None,
+    predictions=None,
+    crashes=None,
+    time_per_output_token=TimePerOutputTokenSpec(),
+    output_tokens=OutputTokensSpec(),
+)
 ERRORS_ONLY = MetricsSpec(errors=ErrorsSpec(), rejections=None, latency=None, predictions=None)
 
 
@@ -60,6 +71,75 @@ def second(share: float = 0.5, **counts: tuple[int, int]) -> Increment:
         for i in range(2)
     ]
     return Increment(at=1.0, duration_s=1.0, share=share, baseline=arms[0], candidate=arms[1])
+
+
+def streams(times_slower: float = 1.0, times_longer: float = 1.0) -> Iterator[Increment]:
+    """Ten streams per version and second, of 20 to 24 ms a token and 24 to 52 tokens."""
+
+    def arm(slower: float, longer: float) -> ArmCounts:
+        lower_s = tuple(slower * ms / 1000 for ms in range(20, 25))
+        return ArmCounts(
+            requests=10,
+            per_token=LatencyCounts(lower_s=lower_s, width_s=(0.001,) * 5, counts=(2,) * 5),
+            output_tokens={round(longer * tokens): 2 for tokens in (24, 31, 38, 45, 52)},
+        )
+
+    while True:
+        yield Increment(
+            at=1.0,
+            duration_s=1.0,
+            share=0.5,
+            baseline=arm(1.0, 1.0),
+            candidate=arm(times_slower, times_longer),
+        )
+
+
+@pytest.mark.parametrize(
+    ("times_slower", "times_longer", "outcomes", "text"),
+    [
+        (1.0, 1.0, ["promote", "promote"], "1 times, "),
+        (0.7, 1.0, ["promote", "promote"], "0.707 times, "),
+        (1.3, 1.0, ["roll_back", "promote"], "p50 is 29.1 ms in "),
+        (1.0, 2.0, ["promote", "roll_back"], "have at most 48 tokens"),
+        (1.0, 0.5, ["promote", "roll_back"], "have at most 24 tokens"),
+    ],
+)
+def test_slow_tokens_and_answers_of_another_length_roll_back(
+    times_slower: float, times_longer: float, outcomes: list[str], text: str
+) -> None:
+    settings = CanarySpec(metrics=TOKENS_ONLY)
+
+    _, verdict = watched(settings, streams(times_slower, times_longer), 60)
+
+    assert [metric.metric for metric in verdict.metrics] == [
+        "time_per_output_token",
+        "output_tokens",
+    ]
+    assert [metric.outcome.value for metric in verdict.metrics] == outcomes
+    assert text in verdict.explanation
+
+
+def test_metrics_of_tokens_do_not_judge_answers_without_tokens() -> None:
+    metrics = msgspec.structs.replace(TOKENS_ONLY, errors=ErrorsSpec())
+
+    _, verdict = watched(CanarySpec(metrics=metrics), seconds(1, errors=(0.0, 0.0)), 120)
+
+    assert verdict.outcome is Outcome.PROMOTE
+    assert [metric.metric for metric in verdict.metrics] == ["errors"]
+    assert (
+        "time_per_output_token: not judged, no version has streamed tokens" in verdict.explanation
+    )
+    assert "output_tokens: not judged, no version has reported" in verdict.explanation
+
+
+def test_a_version_that_streams_nothing_is_not_promoted() -> None:
+    (increment,) = itertools.islice(streams(), 1)
+    silent = msgspec.structs.replace(increment, candidate=ArmCounts(requests=10))
+
+    _, verdict = watched(CanarySpec(metrics=TOKENS_ONLY), itertools.repeat(silent), 60)
+
+    assert verdict.outcome is Outcome.WAIT
+    assert "no requests to version 2 timed yet" in verdict.explanation
 
 
 def test_a_good_version_is_promoted_and_every_metric_says_why() -> None:
@@ -481,10 +561,14 @@ def test_the_summary_counts() -> None:
         AbSpec(metrics=MetricsSpec(reward=RewardSpec())),
         ShadowSpec(metrics=MetricsSpec(disagreement=DisagreementSpec())),
         BlueGreenSpec(metrics=MetricsSpec(latency=LatencySpec(max_s=0.1))),
+        CanarySpec(metrics=TOKENS_ONLY),
     ],
 )
 def test_a_restart_changes_nothing(settings: RolloutSpec) -> None:
-    increments = list(itertools.islice(seconds(21, share=0.25, errors=(0.01, 0.01)), 12))
+    increments = [
+        *itertools.islice(seconds(21, share=0.25, errors=(0.01, 0.01)), 12),
+        *itertools.islice(streams(), 6),
+    ]
     whole = RolloutEvidenceState.start(settings)
     restarted = RolloutEvidenceState.start(settings)
     for increment in increments:
@@ -564,6 +648,8 @@ ARMS = st.builds(
         ),
         classes=classes,
         scores=scores,
+        per_token=LatencyCounts(lower_s=(0.02,), width_s=(0.001,), counts=(requests,)),
+        output_tokens={errors: requests, 24: rejections},
     ),
     COUNTS,
     COUNTS,
@@ -580,6 +666,8 @@ SETTINGS = st.builds(
         latency=LatencySpec(quantile=quantile, margin_ratio=1.0 + margin, max_s=max_s),
         predictions=PredictionsSpec(margin=margin),
         disagreement=DisagreementSpec(max_ratio=ratio),
+        time_per_output_token=TimePerOutputTokenSpec(quantile=quantile),
+        output_tokens=OutputTokensSpec(margin=margin),
     ),
     RATIOS,
     RATIOS,

@@ -104,7 +104,7 @@ def test_a_ratio_of_quantiles() -> None:
         ratios.add(0.5, same, same)
 
     found = judge.judge_latency(
-        [ratios], LatencySpec(quantile=0.9), slow=Rate(), budget=BUDGET, names=NAMES
+        "latency", [ratios], LatencySpec(quantile=0.9), slow=Rate(), budget=BUDGET, names=NAMES
     )
 
     assert (found.unit, found.alpha, found.samples) == ("times", 0.05, (4000, 4000))
@@ -121,7 +121,9 @@ def test_the_largest_change_of_the_answers() -> None:
     for _ in range(20):
         shift.add(0.5, {"cat": 70, "dog": 30}, {"cat": 30, "dog": 70})
 
-    found = judge.judge_predictions(shift, PredictionsSpec(margin=0.1), budget=BUDGET, names=NAMES)
+    found = judge.judge_shift(
+        "predictions", shift, PredictionsSpec(margin=0.1), budget=BUDGET, names=NAMES
+    )
 
     assert found.outcome is Outcome.ROLL_BACK
     assert (found.baseline, found.candidate) in {(0.7, 0.3), (0.3, 0.7)}

@@ -133,6 +133,9 @@ class Arm(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     lower_s: tuple[float, ...] = ()
     width_s: tuple[float, ...] = ()
     counts: tuple[int, ...] = ()
+    per_token: tuple[tuple[float, float, int], ...] = ()
+    """Lower edge, width and count of each bucket, as those of `output_tokens`."""
+    output_tokens: tuple[tuple[float, float, int], ...] = ()
 
     @classmethod
     def of(cls, arm: tuple[str, str], totals: ArmStatistics) -> "Arm":
@@ -148,6 +151,8 @@ class Arm(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
             lower_s=tuple(lower for (lower, _), _ in buckets),
             width_s=tuple(width for (_, width), _ in buckets),
             counts=tuple(count for _, count in buckets),
+            per_token=tuple((*bucket, n) for bucket, n in sorted(totals.per_token.items())),
+            output_tokens=tuple((*bucket, n) for bucket, n in sorted(totals.output_tokens.items())),
         )
 
     @property
@@ -157,22 +162,29 @@ class Arm(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         Raises:
             InvalidArgumentError: The totals are inconsistent.
         """
-        numbers = (self.requests, self.errors, self.rejections, self.abandoned, *self.counts)
+        of_tokens = (*self.per_token, *self.output_tokens)
+        numbers = (
+            *(self.requests, self.errors, self.rejections, self.abandoned, *self.counts),
+            *(count for _, _, count in of_tokens),
+        )
         lengths = {len(self.lower_s), len(self.width_s), len(self.counts)}
         ended = self.errors + self.rejections + self.abandoned
         is_odd = min(numbers) < 0 or ended > self.requests
-        if is_odd or len(lengths) > 1 or min((*self.lower_s, *self.width_s), default=0.0) < 0:
+        edges = [*self.lower_s, *self.width_s, *(edge for *pair, _ in of_tokens for edge in pair)]
+        if is_odd or len(lengths) > 1 or min(edges, default=0.0) < 0:
             name = self.endpoint[:100]
             raise InvalidArgumentError(f"counts of '{name}' contradict themselves")
         if max(numbers) > MAX_COUNTED:
             raise InvalidArgumentError(f"the counters of '{self.endpoint[:100]}' are out of range")
-        edges = zip(self.lower_s, self.width_s, strict=True)
+        buckets = zip(self.lower_s, self.width_s, strict=True)
         return ArmStatistics(
             requests=self.requests,
             errors=self.errors,
             rejections=self.rejections,
             abandoned=self.abandoned,
-            latency=dict(zip(edges, self.counts, strict=True)),
+            latency=dict(zip(buckets, self.counts, strict=True)),
+            per_token={(lower, width): count for lower, width, count in self.per_token},
+            output_tokens={(lower, width): count for lower, width, count in self.output_tokens},
         )
 
 

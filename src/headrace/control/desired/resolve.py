@@ -496,7 +496,15 @@ def desired_endpoint(
         timeout_s=endpoint.timeout_s,
         arms=arms,
         sticky=endpoint.sticky,
-        rollout=judged_by(endpoint.rollout, endpoint.slo) if endpoint.rollout else None,
+        rollout=(
+            judged_by(
+                endpoint.rollout,
+                endpoint.slo,
+                generates=any(arm.revision.generates for arm in arms),
+            )
+            if endpoint.rollout
+            else None
+        ),
         autoscale=(
             msgspec.structs.replace(endpoint.autoscale, slo_latency_s=slo_latency_s)
             if endpoint.autoscale

@@ -651,7 +651,10 @@ class DesiredStateService:
         parsed = parse_spec(with_entry(spec, name, {**entry, "rollout": plan}), in_force=spec)
         (line,) = (line for line in parsed.endpoints if line.name == name)
         assert line.rollout is not None, "was just set"
-        return judged_by(line.rollout, line.slo)
+        served = self.target_state.desired.endpoint(name)
+        arms = served.arms if served is not None else ()
+        generates = any(arm.revision.generates for arm in arms)
+        return judged_by(line.rollout, line.slo, generates=generates)
 
     async def pause(self, name: str, *, paused: bool, caller: Caller) -> Applied:
         """Make the gateway refuse the requests of an endpoint, or accept them again.

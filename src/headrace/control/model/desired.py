@@ -93,6 +93,12 @@ class Revision(msgspec.Struct, frozen=True, kw_only=True):
         """Whether its replicas serve OpenAI's API."""
         return self.settings.runtime in OPENAI_RUNTIMES
 
+    @property
+    def generates(self) -> bool:
+        """Whether its responses may have tokens, which the gateway counts."""
+        is_openai = self.upstream is not None and self.upstream.protocol is UpstreamProtocol.OPENAI
+        return is_openai or self.serves_openai
+
 
 class DesiredArm(msgspec.Struct, frozen=True, kw_only=True):
     """A revision with its share of the endpoint's requests and its number of copies.

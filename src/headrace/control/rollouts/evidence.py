@@ -11,7 +11,7 @@ import numpy as np
 
 from headrace.core import Array
 from headrace.core.spec.rollout import DisagreementSpec
-from headrace.gateway import ArmStatistics
+from headrace.gateway import ArmStatistics, Bucket
 from headrace.rollout.readings import ArmCounts, Increment, LatencyCounts, PairCounts, RewardSums
 from headrace.serving.telemetry.report import RecordedAnswer, SampledTensor
 
@@ -188,27 +188,40 @@ def _went_on(before: Predictions, now: Predictions) -> bool:
 
 
 def _arm(before: ArmStatistics, now: ArmStatistics, classes: Tally[tuple[str, str]]) -> ArmCounts:
-    buckets = {
-        bucket: count - before.latency.get(bucket, 0) for bucket, count in now.latency.items()
-    }
-    added = sorted((bucket, count) for bucket, count in buckets.items() if count > 0)
     return ArmCounts(
         requests=max(now.requests - before.requests, 0),
         errors=max(now.errors - before.errors, 0),
         rejections=max(now.rejections - before.rejections, 0),
-        latency=LatencyCounts(
-            lower_s=tuple(lower for (lower, _), _ in added),
-            width_s=tuple(width for (_, width), _ in added),
-            counts=tuple(count for _, count in added),
-        ),
+        latency=_latency(_added(before.latency, now.latency)),
+        per_token=_latency(_added(before.per_token, now.per_token)),
+        output_tokens={
+            int(lower): count
+            for (lower, _), count in _added(before.output_tokens, now.output_tokens).items()
+        },
         classes={label: n for (kind, label), n in classes.items() if kind == "class" and n},
         scores={float(edge): n for (kind, edge), n in classes.items() if kind == "score" and n},
     )
 
 
+def _added(before: Mapping[Bucket, int], now: Mapping[Bucket, int]) -> dict[Bucket, int]:
+    more = {bucket: count - before.get(bucket, 0) for bucket, count in sorted(now.items())}
+    return {bucket: count for bucket, count in more.items() if count > 0}
+
+
+def _latency(added: Mapping[Bucket, int]) -> LatencyCounts:
+    return LatencyCounts(
+        lower_s=tuple(lower for lower, _ in added),
+        width_s=tuple(width for _, width in added),
+        counts=tuple(added.values()),
+    )
+
+
 def _cold(counts: ArmCounts) -> ArmCounts:
     """Return only outcomes, without metrics that a warm-up of caches or connections changes."""
-    return msgspec.structs.replace(counts, latency=LatencyCounts(), classes={}, scores={})
+    none = LatencyCounts()
+    return msgspec.structs.replace(
+        counts, latency=none, per_token=none, output_tokens={}, classes={}, scores={}
+    )
 
 
 def _at_most(counts: ArmCounts, requests: float) -> ArmCounts:

@@ -74,6 +74,9 @@ class RolloutWatch:
         if any(arm.revision.upstream for arm in arms):
             evidence.leave_out("predictions", "an upstream server does not report its answers")
             evidence.leave_out("crashes", "the processes of an upstream server are not observed")
+        if any(arm.revision.generates for arm in arms):
+            for compared in ("predictions", "disagreement"):
+                evidence.leave_out(compared, "the texts of a language model are not compared")
         if any(arm.revision.pool for arm in arms):
             evidence.leave_out("crashes", "the processes of a pool serve several versions")
         metric = settings.metrics.disagreement or DisagreementSpec()

@@ -97,6 +97,28 @@ class DisagreementSpec(SpecPart, frozen=True, kw_only=True):
     """
 
 
+class TimePerOutputTokenSpec(SpecPart, frozen=True, kw_only=True):
+    """Quantile of the streamed answers' mean time of an output token after the first.
+
+    The time to the first token is the latency of a stream.
+    """
+
+    quantile: Annotated[float, Meta(gt=0.0, lt=1.0)] = 0.5
+    """0.5 for the median."""
+    margin_ratio: Annotated[float, Meta(ge=1.0, le=100.0)] = 1.1
+    """Tolerated ratio to the baseline's time."""
+
+
+class OutputTokensSpec(SpecPart, frozen=True, kw_only=True):
+    """The largest change of the share of answers up to any number of output tokens.
+
+    Longer or shorter answers to the same callers are a sign of a wrong chat template.
+    """
+
+    margin: _Ratio = 0.1
+    """Tolerated change of a share of the answers."""
+
+
 class RewardSpec(SpecPart, frozen=True, kw_only=True):
     """Reward of responses, as reported to the feedback API; more is better."""
 
@@ -129,6 +151,10 @@ class MetricsSpec(SpecPart, frozen=True, kw_only=True):
     """See RewardSpec; an A/B test has it unless it is set null."""
     crashes: CrashesSpec | None = CrashesSpec()
     """`{}` rolls back a version whose replicas die more often than the baseline's."""
+    time_per_output_token: TimePerOutputTokenSpec | None = None
+    """See TimePerOutputTokenSpec; a language model has it unless it is set null."""
+    output_tokens: OutputTokensSpec | None = None
+    """See OutputTokensSpec; a language model has it unless it is set null."""
 
 
 class _RolloutSpec(SpecPart, frozen=True, kw_only=True):
@@ -270,8 +296,12 @@ def error_threshold(rollout: RolloutSpec, slo: SloSpec | None) -> float | None:
     return BLUE_GREEN_MAX_ERROR_RATIO if isinstance(rollout, BlueGreenSpec) else None
 
 
-def judged_by(rollout: RolloutSpec, slo: SloSpec | None) -> RolloutSpec:
-    """Return `rollout` with its strategy's metric, and the endpoint's slo as thresholds."""
+def judged_by(rollout: RolloutSpec, slo: SloSpec | None, *, generates: bool = False) -> RolloutSpec:
+    """Return `rollout` with its strategy's metric, and the endpoint's slo as thresholds.
+
+    Args:
+        generates: Whether the endpoint's models generate tokens, which have metrics of their own.
+    """
     metrics = rollout.metrics
     errors, latency = metrics.errors, metrics.latency
     if errors is not None:
@@ -284,4 +314,8 @@ def judged_by(rollout: RolloutSpec, slo: SloSpec | None) -> RolloutSpec:
         metrics = replace(metrics, disagreement=DisagreementSpec())
     if isinstance(rollout, AbSpec) and "reward" not in set_fields:
         metrics = replace(metrics, reward=RewardSpec())
+    if generates and "time_per_output_token" not in set_fields:
+        metrics = replace(metrics, time_per_output_token=TimePerOutputTokenSpec())
+    if generates and "output_tokens" not in set_fields:
+        metrics = replace(metrics, output_tokens=OutputTokensSpec())
     return replace(rollout, metrics=metrics)

@@ -210,6 +210,8 @@ def test_a_version_that_nobody_remembers_is_no_evidence() -> None:
         latency=st.dictionaries(
             st.tuples(st.floats(0, 10), st.floats(0.001, 1)), st.integers(0, 99), max_size=5
         ),
+        per_token=st.dictionaries(st.just((0.02, 0.001)), st.integers(0, 99)),
+        output_tokens=st.dictionaries(st.just((24.0, 1.0)), st.integers(0, 99)),
     )
 )
 def test_totals_travel_unchanged(found: ArmStatistics) -> None:
@@ -225,6 +227,8 @@ def test_totals_travel_unchanged(found: ArmStatistics) -> None:
         Arm(endpoint="m", key="1", requests=1, errors=2),
         Arm(endpoint="m", key="1", requests=1, lower_s=(0.1,), width_s=(), counts=(1,)),
         Arm(endpoint="m", key="1", requests=1, lower_s=(0.1,), width_s=(0.1,), counts=(-1,)),
+        Arm(endpoint="m", key="1", requests=1, per_token=((0.1, -0.1, 1),)),
+        Arm(endpoint="m", key="1", requests=1, output_tokens=((1.0, 1.0, -1),)),
     ],
 )
 def test_counts_that_contradict_themselves_are_refused(arm: Arm) -> None:
