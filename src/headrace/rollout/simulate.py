@@ -7,8 +7,10 @@ The two-proportion z test keeps its level when it is read once, at a sample size
 If it is read at every second, each reading is another chance of a false alarm.
 """
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
+from itertools import pairwise
 from statistics import NormalDist
 from typing import Final
 
@@ -34,7 +36,7 @@ from headrace.rollout.latency_ratio import (
     tolerated_evidence,
 )
 from headrace.rollout.outlook import Expected, expected_requests
-from headrace.rollout.prediction_shift import ENOUGH, levels, parts
+from headrace.rollout.prediction_shift import ENOUGH, PredictionShift, levels, parts
 from headrace.rollout.rate_difference import RateDifferences
 from headrace.rollout.readings import When
 from headrace.rollout.simulated_traffic import (
@@ -44,8 +46,9 @@ from headrace.rollout.simulated_traffic import (
     SimulatedInterval,
     TrafficDraws,
 )
+from headrace.rollout.tokens import TOKEN_METRICS, by_length
 
-_METRICS: Final = ("errors", "rejections", "latency", "predictions")
+_METRICS: Final = ("errors", "rejections", "latency", "predictions", *TOKEN_METRICS)
 _MAX_REQUESTS: Final = 400_000
 """Maximum number of requests drawn at once; larger numbers of runs are simulated in several
 parts."""
@@ -108,6 +111,10 @@ class SimulatedTests:
     _rejections: RateDifferences = field(init=False)
     _turns: tuple[ChangeDetector, ChangeDetector] = field(init=False)
     _quantiles: list["_QuantileWatch"] = field(init=False)
+    _per_token: list["_QuantileWatch"] = field(init=False)
+    _lengths: list[PredictionShift] = field(init=False)
+    _length_verdicts: NDArray[np.bool_] = field(init=False)
+    """Whether the lengths of each run moved, and whether they are tolerated, `[2, runs]`."""
     _classes: RateDifferences = field(init=False)
     _held: Array = field(init=False)
     _held_in: Array = field(init=False)
@@ -127,9 +134,22 @@ class SimulatedTests:
         if metrics.latency is not None:
             reach = LatencyMargin(metrics.latency.margin_ratio, metrics.latency.margin_s)
             quantiles = dict.fromkeys((metrics.latency.quantile, MEDIAN))
+            edges = (self.traffic.lower_s, self.traffic.upper_s)
             self._quantiles = [
-                _QuantileWatch(quantile, reach, self.traffic) for quantile in quantiles
+                _QuantileWatch(quantile, reach, self.traffic, edges) for quantile in quantiles
             ]
+        self._per_token, per_token = [], metrics.time_per_output_token
+        if per_token is not None:
+            reach = LatencyMargin(per_token.margin_ratio)
+            self._per_token = [
+                _QuantileWatch(quantile, reach, self.traffic, self.traffic.token_buckets())
+                for quantile in dict.fromkeys((per_token.quantile, MEDIAN))
+            ]
+        self._lengths = [
+            PredictionShift.start() for _ in range(runs if metrics.output_tokens else 0)
+        ]
+        self._length_verdicts = np.zeros((2, runs), bool)
+        self._length_verdicts[1] = not self._lengths
         self._classes = RateDifferences.start(runs * len(CLASSES))
         self._held = np.zeros((2, runs, len(CLASSES)))
 
@@ -147,7 +167,11 @@ class SimulatedTests:
             _add(turn, shares, self.step, yes, requests)
         self._add_classes(interval)
         for quantile in self._quantiles:
-            quantile.add(interval, self.step)
+            quantile.add(interval.cell, interval.bucket, self.step)
+        for quantile in self._per_token:
+            quantile.add(interval.cell, interval.per_token, self.step)
+        if self._lengths:
+            self._add_lengths(interval)
 
     def verdicts(self) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
         """Return which metrics say roll back, and which say promote, `[metrics, runs]`."""
@@ -160,14 +184,9 @@ class SimulatedTests:
             worse.append(is_worse(tests.log_evidence_of_harm(), turn.log_evidence(), level))
             evidence = tests.log_evidence(tests.watched, above=False, step=self.step)
             within.append(evidence >= needed)
-        parts = (1.0 - MEDIAN_PART, MEDIAN_PART) if len(self._quantiles) > 1 else (1.0,)
-        slower = [
-            quantile.is_slower(part * level)
-            for part, quantile in zip(parts, self._quantiles, strict=False)
-        ]
-        worse.append(np.any([np.zeros(len(self.step), bool), *slower], axis=0))
-        tolerated = [quantile.is_tolerated(alpha, self.step) for quantile in self._quantiles]
-        within.append(np.all([np.ones(len(self.step), bool), *tolerated], axis=0))
+        slower, tolerated = self._latency_verdict(self._quantiles, level)
+        worse.append(slower)
+        within.append(tolerated)
         margin, by_class = metrics.predictions.margin, (-1, len(CLASSES))
         class_thresholds, step = (
             -np.log(levels(level, len(CLASSES)) / 2.0),
@@ -183,7 +202,37 @@ class SimulatedTests:
             np.asarray(((increased >= class_thresholds) | (decreased >= class_thresholds)).any(-1))
         )
         within.append(np.asarray(((rose_less >= needed) & (decreased_less >= needed)).all(-1)))
+        slower, tolerated = self._latency_verdict(self._per_token, level)
+        if self._per_token or self._lengths:
+            worse += [slower, self._length_verdicts[0]]
+            within += [tolerated, self._length_verdicts[1]]
         return np.stack(worse), np.stack([w & ~b for w, b in zip(within, worse, strict=True)])
+
+    def _latency_verdict(
+        self, quantiles: Sequence["_QuantileWatch"], level: float
+    ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """Return whether one is slower, and whether all are tolerated; no and yes without any."""
+        parts = (1.0 - MEDIAN_PART, MEDIAN_PART) if len(quantiles) > 1 else (1.0,)
+        slower = [q.is_slower(part * level) for part, q in zip(parts, quantiles, strict=False)]
+        tolerated = [q.is_tolerated(self.settings.alpha, self.step) for q in quantiles]
+        none, every = np.zeros(len(self.step), bool), np.ones(len(self.step), bool)
+        return np.any([none, *slower], axis=0), np.all([every, *tolerated], axis=0)
+
+    def _add_lengths(self, interval: SimulatedInterval) -> None:
+        runs, output_tokens = len(self._lengths), self.settings.metrics.output_tokens
+        assert output_tokens is not None
+        alpha = self.settings.alpha
+        level = alpha / len(metrics_in_use(self.settings)[0])
+        order = np.argsort(interval.cell, kind="stable")
+        first = np.searchsorted(interval.cell[order], np.arange(2 * runs + 1))
+        lengths = interval.lengths[order]
+        arms = [by_length(Counter(lengths[a:b].tolist())) for a, b in pairwise(first)]
+        for run, shift in enumerate(self._lengths):
+            share, step = float(self.traffic.weights[run]), int(self.step[run])
+            shift.add(share, arms[run], arms[runs + run], step=step)
+            if shift.labels and not any(shift.held):  # just compared
+                moved, within = shift.refuted(output_tokens.margin, level, alpha)
+                self._length_verdicts[:, run] = moved.any(), within.all()
 
     def _add_classes(self, interval: SimulatedInterval) -> None:
         self._held[:, self.step != self._held_in] = 0.0
@@ -202,10 +251,17 @@ class SimulatedTests:
 class _QuantileWatch:
     """Latency quantile of many runs, as `LatencyRatios` has it for one."""
 
-    def __init__(self, quantile: float, reach: LatencyMargin, traffic: TrafficDraws) -> None:
-        runs, buckets = len(traffic.candidates), len(traffic.upper_s)
+    def __init__(
+        self,
+        quantile: float,
+        reach: LatencyMargin,
+        traffic: TrafficDraws,
+        edges: tuple[Array, Array],
+    ) -> None:
+        runs, buckets = len(traffic.candidates), len(edges[1])
         centre = round(10 * (1.0 - quantile))
         self._quantile, self._reach, self._traffic = quantile, reach, traffic
+        self._lower, self._upper = edges
         self._slower = RateDifferences.start(runs, centre=centre, watched=0.0)
         self._faster = RateDifferences.start(runs, centre=centre)
         self._turn = ChangeDetector.start(runs, 0.0)
@@ -215,20 +271,20 @@ class _QuantileWatch:
         self._step = np.zeros(runs)
         self._recent, self._baseline = np.zeros((2, runs, buckets))
 
-    def add(self, interval: SimulatedInterval, step: Array) -> None:
+    def add(self, cell: NDArray[np.int64], bucket: NDArray[np.int64], step: Array) -> None:
         self._bounded[..., self._step != step] = 0.0
         self._step, shares = step.copy(), self._traffic.weights
         named = threshold_named(self._recent, self._quantile)
         if named.any():
-            upper, reaches = self._traffic.upper_s, (LatencyMargin(), self._reach)
+            upper, reaches = self._upper, (LatencyMargin(), self._reach)
             near, near_reach = thresholds_near(
                 upper, self._recent, quantile=self._quantile, reaches=reaches
             )
-            low = threshold_well_below(self._traffic.lower_s, self._recent, quantile=self._quantile)
-            slower, total = self._over(interval, near, whole=False)
-            faster, _ = self._over(interval, near_reach, whole=True)
+            low = threshold_well_below(self._lower, self._recent, quantile=self._quantile)
+            slower, total = self._over(cell, bucket, near, whole=False)
+            faster, _ = self._over(cell, bucket, near_reach, whole=True)
             # A bucket's requests are above its lower edge: no bucket is across it.
-            bounded, _ = self._over(interval, low, whole=True)
+            bounded, _ = self._over(cell, bucket, low, whole=True)
             total = total * named
             _add(self._slower, shares, step, slower * named, total)
             self._turn.part = self._slower.parts
@@ -240,9 +296,9 @@ class _QuantileWatch:
             for tests, whole in zip(
                 self._beyond, (False, True) if here.any() else (), strict=False
             ):
-                beyond, of_all = self._over(interval, edges, whole=whole)
+                beyond, of_all = self._over(cell, bucket, edges, whole=whole)
                 _add(tests, shares, step, beyond * here, of_all * here)
-        self._remember(interval)
+        self._remember(cell, bucket)
 
     def is_slower(self, level: float) -> NDArray[np.bool_]:
         worse = is_worse(self._slower.log_evidence_of_harm(), self._turn.log_evidence(), level)
@@ -264,16 +320,18 @@ class _QuantileWatch:
         return result
 
     def _cliffs(self) -> tuple[Array, Array]:
-        edges = (self._traffic.lower_s, self._traffic.upper_s)
+        edges = (self._lower, self._upper)
         return cliffs(edges, self._baseline, quantile=self._quantile, reach=self._reach)
 
-    def _over(self, interval: SimulatedInterval, tau: Array, *, whole: bool) -> tuple[Array, Array]:
+    def _over(
+        self, cell: NDArray[np.int64], bucket: NDArray[np.int64], tau: Array, *, whole: bool
+    ) -> tuple[Array, Array]:
         """Return requests above `tau` (for the candidate above its reach) and all requests.
 
         Both `[arms, runs]`, as `Histogram.above`: a bucket across the candidate's threshold counts
         as above it if `whole`.
         """
-        tau_a, tau_b, runs, upper = tau, self._reach(tau), len(tau), self._traffic.upper_s
+        tau_a, tau_b, runs, upper = tau, self._reach(tau), len(tau), self._upper
         # The last bucket that is not above.
         last_a = np.searchsorted(upper, tau_a * (1 - 1e-6))
         last_b = (
@@ -281,17 +339,17 @@ class _QuantileWatch:
             if whole
             else np.searchsorted(upper, tau_b * (1 - 1e-6))
         )
-        is_over = interval.bucket > np.concatenate([last_a, last_b])[interval.cell]
-        over = np.bincount(interval.cell, weights=is_over, minlength=2 * runs)
-        total = np.bincount(interval.cell, minlength=2 * runs)
+        is_over = bucket > np.concatenate([last_a, last_b])[cell]
+        over = np.bincount(cell, weights=is_over, minlength=2 * runs)
+        total = np.bincount(cell, minlength=2 * runs)
         return over.reshape(2, runs).astype(float), total.reshape(2, runs).astype(float)
 
-    def _remember(self, interval: SimulatedInterval) -> None:
+    def _remember(self, cell: NDArray[np.int64], bucket: NDArray[np.int64]) -> None:
         runs, buckets = self._recent.shape
-        own = interval.cell < runs
-        added = np.bincount(
-            interval.cell[own] * buckets + interval.bucket[own], minlength=self._recent.size
-        ).reshape(self._recent.shape)
+        own = cell < runs
+        added = np.bincount(cell[own] * buckets + bucket[own], minlength=self._recent.size).reshape(
+            self._recent.shape
+        )
         fades = self._recent.sum(-1) > WINDOW_TAILS / (1.0 - self._quantile)
         self._recent = self._recent * np.where(fades, 0.5, 1.0)[:, None] + added
         self._baseline = self._baseline + added
@@ -314,7 +372,8 @@ def simulate(
         world: The traffic.
         candidates: Versions that are rolled out.
         settings: Alpha, margins, and `min_samples` before a promotion; its steps are not followed.
-            Needs the metrics errors, rejections, latency and predictions.
+            Needs the metrics errors, rejections, latency and predictions; those of tokens need a
+            world of streams.
         runs: Number of rollouts of each candidate.
         duration_s: Simulated.
         rng: Random generator.

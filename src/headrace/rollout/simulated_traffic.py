@@ -27,6 +27,8 @@ _STALL_EVERY_S: Final = 600.0
 _STALL_PART: Final = (0.2, 1.0)
 _STALL_FACTOR: Final = 14.0
 LATENCY_SPREAD: Final = 0.5
+_TOKEN_SPREAD: Final = 0.2
+_LENGTH_SPREAD: Final = 0.8
 CLASSES: Final = ("accept", "review", "refuse")
 _SHARES: Final = (0.6, 0.3, 0.1)
 
@@ -49,6 +51,12 @@ class SimulatedBaseline:
     bursts: bool = False
     """Whether each version stalls once in ten minutes, independently of the other: up to all of
     that second's requests take 14 times as long, and after every other stall they fail as well."""
+    streams: bool = False
+    """Whether answers are streams of tokens; `median_s` is then the time to the first."""
+    per_token_s: float = 0.03
+    """Median of the mean time of an output token, which is log-normal with a p99 of 1.6 medians."""
+    output_tokens: float = 150.0
+    """Median number of output tokens, which is log-normal with a p99 of 6.4 medians."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +70,10 @@ class SimulatedCandidate:
     """Factor on the latency of each request, and so on each quantile."""
     moved_answers: float = 0.0
     """Share of responses that change from the first class to the second."""
+    times_slower_per_token: float = 1.0
+    """Factor on the time of each output token."""
+    times_longer: float = 1.0
+    """Factor on the number of output tokens."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +91,11 @@ class SimulatedInterval:
     each request, `[requests]`."""
     cell: NDArray[np.int64]
     bucket: NDArray[np.int64]
+    per_token: NDArray[np.int64]
+    """Bucket of the time of an output token of each request, `[requests]`; empty without streams.
+    """
+    lengths: NDArray[np.int64]
+    """Number of output tokens of each request, `[requests]`; empty without streams."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -119,6 +136,7 @@ class TrafficDraws:
             errors += self.rng.binomial(requests - errors, fails)
         rejections = self.rng.binomial(requests - errors, world.rejections)
         cell, bucket = self._latencies(requests, load_cycle, stalled)
+        per_token, lengths = self._tokens(cell) if world.streams else np.zeros((2, 0), np.int64)
         return SimulatedInterval(
             requests=requests.astype(float),
             errors=errors.astype(float),
@@ -126,7 +144,26 @@ class TrafficDraws:
             classes=self._classes(requests - errors - rejections, runs),
             cell=cell,
             bucket=bucket,
+            per_token=per_token,
+            lengths=lengths,
         )
+
+    def token_buckets(self) -> tuple[Array, Array]:
+        """Return the edges of `SimulatedInterval.per_token`, lower and upper."""
+        return two_digit_buckets(self.world.per_token_s, self.quantile)
+
+    def _tokens(self, cell: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        runs = len(self.candidates)
+        run, is_new = cell % runs, cell >= runs
+        slower = np.array([c.times_slower_per_token for c in self.candidates])[run]
+        longer = np.array([c.times_longer for c in self.candidates])[run]
+        noise = self.rng.standard_normal((2, len(cell)))
+        times = self.world.per_token_s * np.exp(_TOKEN_SPREAD * noise[0])
+        lengths = self.world.output_tokens * np.exp(_LENGTH_SPREAD * noise[1])
+        bucket = np.searchsorted(
+            self.token_buckets()[1][:-1], np.where(is_new, slower, 1.0) * times, side="left"
+        )
+        return bucket, np.ceil(np.where(is_new, longer, 1.0) * lengths).astype(np.int64)
 
     def _swell(self) -> Array:
         """Return the variation of each run, -1 to 1; start and end incidents."""

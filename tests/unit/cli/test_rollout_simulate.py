@@ -45,6 +45,16 @@ def test_the_document_tells_false_decisions_and_the_textbook_tests() -> None:
             "predictions",
             "50 % of answers moved",
         ),
+        (
+            ("time_per_output_token", "--effect", "2", "--margin", "1.2"),
+            "time_per_output_token",
+            "time per output token times 2",
+        ),
+        (
+            ("output_tokens", "--effect", "0.2", "--margin", "0.2"),
+            "output_tokens",
+            "output tokens times 0.2",
+        ),
     ],
 )
 def test_a_bad_version_is_rolled_back(arguments: tuple[str, ...], metric: str, name: str) -> None:

@@ -1,10 +1,19 @@
 import math
+from collections import Counter
 
 import msgspec
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
-from headrace.core.spec.rollout import CanarySpec, LatencySpec, MetricsSpec
+from headrace.core.spec.rollout import (
+    CanarySpec,
+    LatencySpec,
+    MetricsSpec,
+    OutputTokensSpec,
+    TimePerOutputTokenSpec,
+)
+from headrace.rollout.betting import Array
 from headrace.rollout.evidence import RolloutEvidenceState
 from headrace.rollout.outcomes import Outcome
 from headrace.rollout.outlook import expected_requests
@@ -24,8 +33,18 @@ from headrace.rollout.simulated_traffic import (
     SimulatedInterval,
     TrafficDraws,
 )
+from headrace.rollout.tokens import TOKEN_METRICS
 
 READ_AT_ONCE = CanarySpec(min_samples=1)
+TOKENS = SimulatedBaseline(requests_per_s=20.0, weight=0.5, median_s=0.2, streams=True)
+TOKEN_SETTINGS = CanarySpec(
+    min_samples=1,
+    metrics=MetricsSpec(
+        latency=LatencySpec(quantile=0.5, margin_ratio=1.1),
+        time_per_output_token=TimePerOutputTokenSpec(),
+        output_tokens=OutputTokensSpec(),
+    ),
+)
 
 
 def one(
@@ -52,23 +71,31 @@ def at_most(level: float, runs: int) -> float:
     return level + 3.1 * math.sqrt(level * (1 - level) / runs)
 
 
+def latencies(edges: tuple[Array, Array], buckets: NDArray[np.int64]) -> LatencyCounts:
+    (lower, upper), (found, counts) = edges, np.unique(buckets, return_counts=True)
+    return LatencyCounts(
+        lower_s=tuple(lower[found].tolist()),
+        width_s=tuple((upper - lower)[found].tolist()),
+        counts=tuple(counts.tolist()),
+    )
+
+
 def increment(traffic: TrafficDraws, interval: SimulatedInterval, run: int, at: float) -> Increment:
     """What the gateway and the replicas would have told about one run's second."""
     runs, arms = len(traffic.candidates), []
     for arm in range(2):
-        buckets = interval.bucket[interval.cell == arm * runs + run]
-        found, counts = np.unique(buckets, return_counts=True)
-        latency = LatencyCounts(
-            lower_s=tuple(traffic.lower_s[found].tolist()),
-            width_s=tuple((traffic.upper_s - traffic.lower_s)[found].tolist()),
-            counts=tuple(counts.tolist()),
-        )
+        own = interval.cell == arm * runs + run
+        is_stream = traffic.world.streams
+        lengths = Counter(interval.lengths[own].tolist()) if is_stream else {}
+        per_token = interval.per_token[own] if is_stream else np.zeros(0, int)
         arms.append(
             ArmCounts(
                 requests=int(interval.requests[arm, run]),
                 errors=int(interval.errors[arm, run]),
                 rejections=int(interval.rejections[arm, run]),
-                latency=latency,
+                latency=latencies((traffic.lower_s, traffic.upper_s), interval.bucket[own]),
+                per_token=latencies(traffic.token_buckets(), per_token),
+                output_tokens=lengths,
                 classes={
                     name: int(n)
                     for name, n in zip(CLASSES, interval.classes[arm, run], strict=True)
@@ -115,6 +142,78 @@ def test_the_simulation_decides_as_evidence_does(candidate: SimulatedCandidate) 
             assert [o is Outcome.ROLL_BACK for o in outcomes] == worse[:, run].tolist()
             assert [o is Outcome.PROMOTE for o in outcomes] == tolerated[:, run].tolist()
     assert len(said) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "candidate",
+    [
+        SimulatedCandidate(),
+        SimulatedCandidate(times_slower_per_token=1.3),
+        SimulatedCandidate(times_longer=2.0),
+    ],
+)
+def test_the_simulation_decides_about_tokens_as_evidence_does(
+    candidate: SimulatedCandidate,
+) -> None:
+    traffic = TrafficDraws(world=TOKENS, candidates=[candidate] * 2, rng=np.random.default_rng(8))
+    watch = SimulatedTests(TOKEN_SETTINGS, traffic)
+    evidence = [RolloutEvidenceState.start(TOKEN_SETTINGS) for _ in range(2)]
+    said: set[Outcome] = set()
+
+    for at in range(100):
+        interval = traffic.next()
+        watch.add(interval)
+        worse, tolerated = watch.verdicts()
+        for run in range(2):
+            evidence[run].add(increment(traffic, interval, run, at))
+            metrics = evidence[run].verdict(at).metrics
+            outcomes = {metric.metric: metric.outcome for metric in metrics}
+            for row, metric in enumerate(outcomes):
+                assert (outcomes[metric] is Outcome.ROLL_BACK) == worse[row, run]
+                assert (outcomes[metric] is Outcome.PROMOTE) == tolerated[row, run]
+            said |= {outcomes.get(metric, Outcome.WAIT) for metric in TOKEN_METRICS}
+    expected = {Outcome.WAIT, Outcome.PROMOTE}
+    if candidate != SimulatedCandidate():
+        expected.add(Outcome.ROLL_BACK)
+    assert said == expected
+
+
+def token_laws(equal: int, worse: int, duration_s: int) -> None:
+    """A language model with 20 requests per second at 50 %: runs of equal and of worse versions."""
+    same = one(
+        SimulatedCandidate(),
+        runs=equal,
+        duration_s=duration_s,
+        world=TOKENS,
+        settings=TOKEN_SETTINGS,
+    )
+    assert len(same.ever_rolled_back_s) / equal <= 0.05
+
+    for candidate, metric in (
+        (SimulatedCandidate(times_slower_per_token=1.3), "time_per_output_token"),
+        (SimulatedCandidate(times_slower=1.3), "latency"),
+        (SimulatedCandidate(times_longer=2.0), "output_tokens"),
+        (SimulatedCandidate(times_longer=0.5), "output_tokens"),
+    ):
+        result = one(
+            candidate, runs=worse, duration_s=duration_s, world=TOKENS, settings=TOKEN_SETTINGS
+        )
+        assert result.rolled_back >= 0.95
+        assert result.by_metric[metric] >= 0.95 * worse
+
+
+@pytest.mark.slow
+def test_a_version_with_slow_tokens_or_another_length_is_rolled_back_and_an_equal_one_is_not() -> (
+    None
+):
+    token_laws(20, 8, 240)
+
+
+@pytest.mark.long
+@pytest.mark.slow
+def test_of_a_thousand_equal_language_models_few_are_rolled_back() -> None:
+    token_laws(1000, 100, 300)
 
 
 @pytest.mark.slow

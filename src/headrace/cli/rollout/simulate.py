@@ -6,6 +6,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
+import msgspec
 import typer
 from rich.text import Text
 
@@ -16,7 +17,9 @@ from headrace.core.spec.rollout import (
     ErrorsSpec,
     LatencySpec,
     MetricsSpec,
+    OutputTokensSpec,
     PredictionsSpec,
+    TimePerOutputTokenSpec,
 )
 from headrace.core.text import duration_text
 from headrace.rollout.simulate import changes, power_table
@@ -124,13 +127,27 @@ class Scenario(StrEnum):
     ERRORS = "errors"
     LATENCY = "latency"
     PREDICTIONS = "predictions"
+    TIME_PER_OUTPUT_TOKEN = "time_per_output_token"  # noqa: S105  # a metric
+    OUTPUT_TOKENS = "output_tokens"
     POWER = "power"
 
 
 _SAME: Final = {Scenario.AA, Scenario.BURSTS}
-_RUNS: Final = {Scenario.AA: 2000, Scenario.BURSTS: 2000, Scenario.POWER: 100}
+_STREAMS: Final = {Scenario.TIME_PER_OUTPUT_TOKEN, Scenario.OUTPUT_TOKENS}
+_RUNS: Final = {
+    Scenario.AA: 2000,
+    Scenario.BURSTS: 2000,
+    Scenario.POWER: 100,
+    **dict.fromkeys(_STREAMS, 100),
+}
 _DURATION_S: Final = {Scenario.POWER: 1800}
-_EFFECT: Final = {Scenario.ERRORS: 0.05, Scenario.LATENCY: 2.0, Scenario.PREDICTIONS: 0.2}
+_EFFECT: Final = {
+    Scenario.ERRORS: 0.05,
+    Scenario.LATENCY: 2.0,
+    Scenario.PREDICTIONS: 0.2,
+    Scenario.TIME_PER_OUTPUT_TOKEN: 1.3,
+    Scenario.OUTPUT_TOKENS: 2.0,
+}
 
 
 def simulate(
@@ -139,8 +156,8 @@ def simulate(
         Scenario,
         option(
             "aa: both versions are equal. bursts: equal, and both stall occasionally. errors, "
-            "latency, predictions: the new version differs by --effect. power: a table of "
-            "changes."
+            "latency, predictions: the new version differs by --effect. time_per_output_token, "
+            "output_tokens: the same of a language model. power: a table of changes."
         ),
     ] = Scenario.AA,
     runs: Annotated[
@@ -149,7 +166,7 @@ def simulate(
             "Number of simulated rollouts per change.",
             min=1,
             max=100_000,
-            shown="2000 for aa and bursts, 100 for power, else 500",
+            shown="2000 for aa and bursts, 100 for power and tokens, else 500",
         ),
     ] = None,
     alpha: Annotated[
@@ -164,10 +181,10 @@ def simulate(
     effect: Annotated[
         float | None,
         option(
-            "errors: added to the error ratio. latency: a factor. predictions: share of answers "
-            "that change their class.",
+            "errors: added to the error ratio. latency, time_per_output_token, output_tokens: a "
+            "factor. predictions: share of answers that change their class.",
             min=0.0,
-            shown="0.05, 2, 0.2",
+            shown="0.05, 2, 1.3, 2, 0.2",
         ),
     ] = None,
     margin: Annotated[
@@ -175,7 +192,7 @@ def simulate(
         option(
             "Tolerated difference, in the unit of --effect.",
             min=0.0,
-            shown="as in a spec: 0.005, 1.25, 0.1",
+            shown="as in a spec: 0.005, 1.25, 1.1, 0.1, 0.1",
         ),
     ] = None,
     rate: Annotated[float, option("Requests per second.", min=0.1, max=10_000.0)] = 50.0,
@@ -219,8 +236,8 @@ def simulate(
 ) -> None:
     """Simulate rollout decisions: false alarms, power and time to decision.
 
-    Errors, rejections, latency and predictions are tested together, and compared with a repeated
-    textbook z test.
+    Errors, rejections, latency and predictions are tested together (of a language model its tokens
+    too), and compared with a repeated textbook z test.
 
     For example:
 
@@ -242,6 +259,7 @@ def simulate(
         errors=base_errors,
         moves=scenario is not Scenario.POWER if steady is None else not steady,
         bursts=scenario is Scenario.BURSTS,
+        streams=scenario in _STREAMS,
     )
     metrics = _metrics(scenario, margin, quantile)
     settings = CanarySpec(alpha=alpha, min_samples=min_samples, metrics=metrics)
@@ -301,22 +319,32 @@ def _metrics(scenario: Scenario, margin: float | None, quantile: float) -> "Metr
         LatencySpec(quantile=quantile),
         PredictionsSpec(),
     )
+    per_token, output_tokens = TimePerOutputTokenSpec(), OutputTokensSpec()
     match scenario:
         case _ if margin is None:
             pass
         case Scenario.ERRORS:
             errors = ErrorsSpec(margin=margin)
+        case Scenario.LATENCY | Scenario.TIME_PER_OUTPUT_TOKEN if margin < 1.0:
+            msg = f"{margin:g} is below 1; the margin of a latency is a factor of at least 1"
+            raise typer.BadParameter(msg, param_hint="--margin")
         case Scenario.LATENCY:
-            if margin < 1.0:
-                msg = f"{margin:g} is below 1; the margin of a latency is a factor of at least 1"
-                raise typer.BadParameter(msg, param_hint="--margin")
             latency = LatencySpec(quantile=quantile, margin_ratio=margin)
         case Scenario.PREDICTIONS:
             predictions = PredictionsSpec(margin=margin)
+        case Scenario.TIME_PER_OUTPUT_TOKEN:
+            per_token = TimePerOutputTokenSpec(margin_ratio=margin)
+        case Scenario.OUTPUT_TOKENS:
+            output_tokens = OutputTokensSpec(margin=margin)
         case Scenario.AA | Scenario.BURSTS | Scenario.POWER:
             msg = f"the scenario {scenario} has several metrics; it takes the spec's margins"
             raise typer.BadParameter(msg, param_hint="--margin")
-    return MetricsSpec(errors=errors, latency=latency, predictions=predictions)
+    metrics = MetricsSpec(errors=errors, latency=latency, predictions=predictions)
+    if scenario not in _STREAMS:
+        return metrics
+    return msgspec.structs.replace(
+        metrics, time_per_output_token=per_token, output_tokens=output_tokens
+    )
 
 
 def _candidates(
@@ -325,18 +353,29 @@ def _candidates(
     from headrace.rollout.simulated_traffic import SimulatedCandidate
 
     size = _EFFECT.get(scenario, 0.0) if effect is None else effect
-    if scenario is Scenario.LATENCY:
-        if size <= 0.0:
-            msg = "a latency cannot be multiplied by 0; use 1 for no change"
-            raise typer.BadParameter(msg, param_hint="--effect")
-        return [SimulatedCandidate(name=f"latency times {size:g}", times_slower=size)]
-    if scenario is Scenario.ERRORS:
-        return [SimulatedCandidate(name=f"errors {100 * size:g} points higher", more_errors=size)]
-    if scenario is Scenario.PREDICTIONS:
-        return [SimulatedCandidate(name=f"{100 * size:g} % of answers moved", moved_answers=size)]
-    if effect is not None:
-        msg = f"the scenario {scenario} has no effect to set"
+    if scenario in {Scenario.LATENCY, *_STREAMS} and size <= 0.0:
+        msg = f"{scenario} cannot be multiplied by 0; use 1 for no change"
         raise typer.BadParameter(msg, param_hint="--effect")
-    if scenario is Scenario.POWER:
-        return [candidate for _, _, candidate in changes(world)]
-    return [SimulatedCandidate()]
+    match scenario:
+        case Scenario.LATENCY:
+            candidate = SimulatedCandidate(name=f"latency times {size:g}", times_slower=size)
+        case Scenario.TIME_PER_OUTPUT_TOKEN:
+            name = f"time per output token times {size:g}"
+            candidate = SimulatedCandidate(name=name, times_slower_per_token=size)
+        case Scenario.OUTPUT_TOKENS:
+            name = f"output tokens times {size:g}"
+            candidate = SimulatedCandidate(name=name, times_longer=size)
+        case Scenario.ERRORS:
+            name = f"errors {100 * size:g} points higher"
+            candidate = SimulatedCandidate(name=name, more_errors=size)
+        case Scenario.PREDICTIONS:
+            name = f"{100 * size:g} % of answers moved"
+            candidate = SimulatedCandidate(name=name, moved_answers=size)
+        case _ if effect is not None:
+            msg = f"the scenario {scenario} has no effect to set"
+            raise typer.BadParameter(msg, param_hint="--effect")
+        case Scenario.POWER:
+            return [candidate for _, _, candidate in changes(world)]
+        case _:
+            candidate = SimulatedCandidate()
+    return [candidate]
