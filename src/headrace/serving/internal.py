@@ -18,7 +18,9 @@ from headrace.core import InvalidArgumentError, NotFoundError
 from headrace.core.headers import CONTROL_HEADER
 from headrace.core.internal_token import is_internal
 from headrace.core.processes import resident_bytes
+from headrace.core.settings import LlmSpec
 from headrace.observe.row_checks import BatchingReport, report_of
+from headrace.runtimes.gguf import LlmLoad
 from headrace.serving.exchange import Exchange
 from headrace.serving.memory import peak_bytes
 from headrace.serving.routing import Handler
@@ -176,14 +178,15 @@ def make_report(state: "ReplicaState", observer: Observer) -> ReplicaReport:
     in_flight = waiting + (engine.in_flight if engine else 0)
     statistics, phases = state.statistics, state.phases
     answered, failed = statistics.success.count, statistics.fail.count
+    llm = state.llm or LlmLoad()
     return ReplicaReport(
         replica=state.settings.replica,
         model=state.name,
         version=state.version,
         at=time.monotonic(),
         ready=state.is_ready,
-        in_flight=in_flight,
-        queued=waiting + (engine.waiting if engine else 0),
+        in_flight=in_flight + llm.in_flight,
+        queued=waiting + (engine.waiting if engine else 0) + llm.waiting,
         received=answered + failed + in_flight,
         answered=answered,
         failed=failed,
@@ -193,17 +196,26 @@ def make_report(state: "ReplicaState", observer: Observer) -> ReplicaReport:
         request=phases.request.counts,
         cpu_s=time.process_time(),
         request_s=statistics.success.ns / 1e9,
-        run_s=statistics.compute_infer.ns / 1e9,
-        busy_s=sum(batch.compute_infer.ns for batch in statistics.batches.values()) / 1e9,
+        run_s=statistics.compute_infer.ns / 1e9 + llm.run_s,
+        busy_s=sum(batch.compute_infer.ns for batch in statistics.batches.values()) / 1e9
+        + llm.run_s,
         loop_s=time.thread_time(),
         rss_bytes=resident_bytes(),
         peak_rss_bytes=peak_bytes(),
         intra_op_threads=state.intra_op_threads,
-        max_concurrent_runs=engine.max_concurrent_runs if engine else 0,
+        max_concurrent_runs=_concurrent_runs(state),
         predictions=observer.predictions(),
         observing=observer.asked,
         device=state.served.loaded.device if state.served else None,
     )
+
+
+def _concurrent_runs(state: "ReplicaState") -> int:
+    """Return the requests or batches that run at once; the slots of a language model."""
+    if state.llm is not None:
+        llm = state.settings.llm
+        return (LlmSpec() if isinstance(llm, msgspec.UnsetType) else llm).slots
+    return state.served.engine.max_concurrent_runs if state.served else 0
 
 
 def _send_packed(exchange: Exchange, page: AnswersPage | SamplesPage) -> None:

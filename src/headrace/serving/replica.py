@@ -26,7 +26,7 @@ from headrace.core.processes import port_user
 from headrace.core.settings import OPENAI_SUFFIX, LlmSpec
 from headrace.engine import usable_cores
 from headrace.observe import ModelStatistics
-from headrace.runtimes.gguf import GgufModel
+from headrace.runtimes.gguf import GgufModel, LlmLoad
 from headrace.scoring.loading import LoadedModel, load
 from headrace.serving.application import Application, MetricsApplication
 from headrace.serving.loader import in_daemon_thread
@@ -124,6 +124,8 @@ EXIT_CANNOT_LOAD: Final = 3
 """Exit status when the model cannot be loaded: a restart would not help."""
 EXIT_CANNOT_LISTEN: Final = 4
 """Exit status when an address is not available."""
+_LOAD_EVERY_S: Final = 0.5
+"""Half of the interval in which a control plane polls replicas."""
 _IDLE_S: Final = 0.1
 _IDLE_CHECKS: Final = 2
 _ABANDONED_S: Final = 1.0
@@ -192,7 +194,13 @@ async def _answer(
     application.model_loaded()
     grpc_server = await _start_grpc(state)
     _log.info("ready", extra={"model": settings.model_name, "version": settings.model_version})
-    await stop.wait()
+    async with asyncio.TaskGroup() as tasks:
+        watch = None
+        if isinstance(loaded.model, GgufModel):
+            watch = tasks.create_task(_watch_load(state, loaded.model))
+        await stop.wait()
+        if watch is not None:
+            watch.cancel()
     _log.info("draining", extra={"in_flight": engine.in_flight})
     state.is_draining = True
     timeout_s = settings.drain_timeout_s
@@ -212,6 +220,13 @@ async def _answer(
     return is_idle
 
 
+async def _watch_load(state: ReplicaState, model: GgufModel) -> None:
+    """Keep the load of a language model in `state` until cancelled."""
+    while True:
+        state.llm = await in_daemon_thread(model.load, name="load", dispose=_ignore)
+        await asyncio.sleep(_LOAD_EVERY_S)
+
+
 async def _generated(model: GgufModel, *, until: float) -> None:
     """Wait until the language model generates nothing, at most until this monotonic time."""
     idle = 0
@@ -219,8 +234,8 @@ async def _generated(model: GgufModel, *, until: float) -> None:
         async with asyncio.timeout(until - time.monotonic()):
             # The last bytes are sent shortly after the end of a request.
             while idle < _IDLE_CHECKS:
-                count = await in_daemon_thread(model.in_flight, name="drain", dispose=_ignore)
-                idle = idle + 1 if count == 0 else 0
+                load = await in_daemon_thread(model.load, name="drain", dispose=_ignore)
+                idle = idle + 1 if load.in_flight == 0 else 0
                 await asyncio.sleep(_IDLE_S)
 
 
@@ -264,7 +279,7 @@ def _loaded(settings: ReplicaSettings) -> LoadedModel:
     return loaded
 
 
-def _ignore(_: int) -> None:
+def _ignore(_: LlmLoad) -> None:
     """Do nothing with the answer of a model that has no more time."""
 
 

@@ -31,6 +31,7 @@ from headrace.observe import ModelStatistics, PhaseHistograms
 from headrace.observe.row_checks import RowCheckCounts
 from headrace.protocol import IndexEntry, model_config
 from headrace.runtimes import Model
+from headrace.runtimes.gguf import LlmLoad
 from headrace.scoring.loading import LoadedModel
 
 NOT_READY_AFTER_S: Final = 10.0
@@ -81,6 +82,8 @@ class ReplicaState:
     waiting: int = 0
     since: float = field(default_factory=monotonic)
     """Start of counting, monotonic time."""
+    llm: LlmLoad | None = None
+    """Newest load of a language model, whose requests reach no engine; None for other models."""
     row_checks: RowCheckCounts | None = None
     """Counts of rows that ran alone and were compared; None without such checks."""
     _on_batch: Callable[[Batch], None] | None = None

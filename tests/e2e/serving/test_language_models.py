@@ -106,6 +106,34 @@ def test_two_chats_at_once_answer_as_each_alone(replica: Replica) -> None:
     assert all("Paris" in answer["choices"][0]["message"]["content"] for answer in answers)
 
 
+def test_its_load_is_reported(replica: Replica) -> None:
+    def reported() -> dict[str, Any]:
+        transport = httpx.HTTPTransport(uds=str(replica.settings.uds))
+        with httpx.Client(transport=transport, base_url="http://replica") as client:
+            document: dict[str, Any] = client.get("/internal/report").json()
+            return document
+
+    def wait(in_flight: int) -> dict[str, Any]:
+        deadline = time.monotonic() + 30.0
+        while (told := reported())["in_flight"] != in_flight:
+            assert time.monotonic() < deadline, told
+            time.sleep(0.05)
+        return told
+
+    before = wait(0)
+    slots = LlmSpec().slots
+    with ThreadPoolExecutor() as pool:
+        long = {"max_tokens": 64, "ignore_eos": True}
+        answers = [pool.submit(chat, replica, **long) for _ in range(slots + 2)]
+        during = wait(slots + 2)
+        for answer in answers:
+            answer.result()
+    after = wait(0)
+
+    assert (during["queued"], during["max_concurrent_runs"]) == (2, slots)
+    assert after["run_s"] > before["run_s"]
+
+
 def test_embeddings_of_a_chat_model_are_refused_unless_a_pooling_is_set(
     replica: Replica, model: Path, tmp_path: Path
 ) -> None:

@@ -499,14 +499,16 @@ def test_a_rollout_of_a_language_model_is_judged_by_its_tokens(
     assert judged[1].output_tokens is None
 
 
-def test_a_language_model_cannot_be_autoscaled(registry: Registry, tmp_path: Path) -> None:
+def test_a_language_model_is_autoscaled(registry: Registry, tmp_path: Path) -> None:
     (tmp_path / "m.gguf").write_bytes(gguf())
-    line = {"name": "chat", "model": str(tmp_path / "m.gguf"), "autoscale": {}}
+    line = {"name": "chat", "model": str(tmp_path / "m.gguf"), "autoscale": {"min_replicas": 0}}
     spec = parse_spec({"endpoints": [line]})
     resolver = Resolver(registry=registry, inspect=inspect_model, spec=spec, max_body_bytes=4096)
 
-    with pytest.raises(SpecError, match=r"endpoints\[0\]\.autoscale: the load of a language model"):
-        resolver.resolve()
+    (endpoint,) = resolver.resolve()
+
+    assert endpoint.autoscale is not None
+    assert endpoint.autoscale.min_replicas == 0
 
 
 def test_what_is_pushed_from_a_path_has_its_owner(registry: Registry, tmp_path: Path) -> None:

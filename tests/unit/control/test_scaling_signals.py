@@ -129,6 +129,21 @@ def test_what_waits_in_sockets_is_in_flight_as_the_gateway_knows() -> None:
     assert seen(None) is None
 
 
+def test_a_language_models_requests_between_two_reports_are_in_flight() -> None:
+    meter = ArmMeter()
+
+    def llm(at: float, run_s: float, in_flight: int = 0) -> float | None:
+        told = report(at, 0, run_s=run_s, busy_s=run_s, in_flight=in_flight)
+        return look(meter, at, a=told).in_flight
+
+    assert llm(10.0, 0.0) == 0.0
+    assert llm(11.0, 0.5) == 0.5, "one of half a second came and went"
+    assert llm(12.0, 0.5) == 0.0
+    assert llm(13.0, 0.5, in_flight=3) == 3.0
+    assert llm(23.0, 30.5) == 0.0, "these were counted while they ran"
+    assert look(meter, 24.0, a=report(24.0, 0, run_s=30.5)).concurrency == 2
+
+
 def test_use_is_told_per_copy() -> None:
     meter = ArmMeter()
     assert meter.cores_per_busy_copy == 0.0

@@ -12,6 +12,7 @@ import pytest
 from headrace.core import Datatype, TensorSpec
 from headrace.protocol.grpc_wire import frame
 from headrace.protocol.protos import message_class
+from headrace.runtimes.gguf import LlmLoad
 from headrace.serving.application import Application
 from headrace.serving.exchange import Exchange
 from headrace.serving.telemetry import observation
@@ -112,6 +113,17 @@ async def test_requests_that_wait_are_in_flight() -> None:
 
     model.gate.set()
     assert (told["received"], told["in_flight"], told["queued"]) == (2, 2, 1)
+
+
+async def test_a_language_model_reports_the_requests_of_its_own_server() -> None:
+    state = a_state(llm={"slots": 3})
+    state.llm = LlmLoad(running=3, waiting=2, run_s=7.5)
+
+    told = await report(Application(state, has_repository=False))
+
+    assert (told["in_flight"], told["queued"], told["max_concurrent_runs"]) == (5, 2, 3)
+    assert told["run_s"] == told["busy_s"] == 7.5
+    assert told["received"] == told["answered"] == 0
 
 
 async def test_a_replica_without_its_model_reports_that_it_is_not_ready() -> None:

@@ -214,12 +214,6 @@ class Resolver:
             )
             return upstream_arm(endpoint, version.upstream, version)
         pinned = self._pin(endpoint, version, f"{location}.model")
-        if pinned is not None and pinned.runtime in OPENAI_RUNTIMES and endpoint.autoscale:
-            message = (
-                f"the load of a language model is not measured yet, so {pinned.reference} cannot "
-                "be autoscaled; set `replicas`"
-            )
-            self._wrong(f"{location.partition('.')[0]}.autoscale", message)
         return None if pinned is None else self._arm(endpoint, endpoint.name, pinned, version)
 
     def _from_repository(

@@ -27,6 +27,9 @@ class _LastReport:
     received_at: float
     arrivals: float | None = None
     cores: float = 0.0
+    unseen: float = 0.0
+    """Mean number of requests that began and ended since the report before; only for a language
+    model, which does not count them."""
 
 
 @dataclass(slots=True)
@@ -149,6 +152,8 @@ class ArmMeter:
         delta = _Delta.between(last.report, report)
         after.arrivals = delta.arrived / delta.seconds
         after.cores = delta.cpu_s / delta.seconds
+        if not (report.answered or last.report.in_flight or report.in_flight):
+            after.unseen = delta.run_s / delta.seconds
         self._usage.add(delta)
         return delta
 
@@ -171,7 +176,7 @@ class ArmMeter:
 def _in_flight(recent: Sequence[_LastReport], at_gateway: int | None) -> float | None:
     if not recent:
         return None if at_gateway is None else float(at_gateway)
-    return float(max(sum(last.report.in_flight for last in recent), at_gateway or 0))
+    return max(sum(last.report.in_flight + last.unseen for last in recent), float(at_gateway or 0))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,6 +1,14 @@
 """Runtime of language models in GGUF files, on llama.cpp. Imports its sibling `tables`."""
 
 from headrace.runtimes.gguf.file import GgufHeader, GgufModelFiles, find_gguf, read_header
-from headrace.runtimes.gguf.runtime import GgufModel, GgufRuntime
+from headrace.runtimes.gguf.runtime import GgufModel, GgufRuntime, LlmLoad
 
-__all__ = ["GgufHeader", "GgufModel", "GgufModelFiles", "GgufRuntime", "find_gguf", "read_header"]
+__all__ = [
+    "GgufHeader",
+    "GgufModel",
+    "GgufModelFiles",
+    "GgufRuntime",
+    "LlmLoad",
+    "find_gguf",
+    "read_header",
+]

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, Protocol
 
+import msgspec
+
 from headrace.core import (
     InvalidArgumentError,
     ModelSignature,
@@ -31,7 +33,23 @@ _LOG_DELAY_S: Final = 0.5
 """llama.cpp writes its log in a thread of its own, which cannot be awaited."""
 _SIGACTION_BYTES: Final = 256
 """More than the size of `struct sigaction` on any Linux."""
-_IN_FLIGHT: Final = re.compile(r"^llamacpp:requests_(?:processing|deferred) (\d+)", re.MULTILINE)
+_METRIC: Final = re.compile(r"^llamacpp:(\w+) (\S+)", re.MULTILINE)
+
+
+class LlmLoad(msgspec.Struct, frozen=True, kw_only=True):
+    """Requests that llama.cpp's server has now, and what it has done since its start."""
+
+    running: int = 0
+    """Requests in a slot."""
+    waiting: int = 0
+    """Requests without a slot."""
+    run_s: float = 0.0
+    """Time that requests have spent in slots, summed up; a request counts when it ends."""
+
+    @property
+    def in_flight(self) -> int:
+        """Return the number of requests that run or wait."""
+        return self.running + self.waiting
 
 
 class _Server(Protocol):
@@ -151,11 +169,17 @@ class GgufModel:
             bound.chmod(0o660 if bound.parent.stat().st_mode & stat.S_ISGID else 0o600)
             bound.rename(address)
 
-    def in_flight(self) -> int:
-        """Return how many requests generate or wait for a slot; 0 before `serve`."""
+    def load(self) -> LlmLoad:
+        """Return the load; none before `serve`. Blocks while tokens are computed, seldom 1 s."""
         if self._server is None:
-            return 0
-        return sum(map(int, _IN_FLIGHT.findall(self._server.handle_metrics())))
+            return LlmLoad()
+        metrics = dict(_METRIC.findall(self._server.handle_metrics()))
+        return LlmLoad(
+            running=int(metrics["requests_processing"]),
+            waiting=int(metrics["requests_deferred"]),
+            run_s=float(metrics["prompt_seconds_total"])
+            + float(metrics["tokens_predicted_seconds_total"]),
+        )
 
     def close(self) -> None:
         """Stop the server: requests in progress are cut."""

@@ -81,7 +81,9 @@ class ReplicaReport(msgspec.Struct, frozen=True, kw_only=True):
     """Requests that were accepted and not answered, queued ones included."""
     queued: int = 0
     received: int = 0
+    """0 for a language model, which does not count requests."""
     answered: int = 0
+    """0 for a language model."""
     failed: int = 0
     queue_wait_s: float = 0.0
     bounds_s: list[float] = []
