@@ -62,11 +62,21 @@ def upstream(port: int) -> Json:
     }
 
 
+CANARY: Json = canary(HALF, metrics=METRICS, min_samples=30)
+AB: Json = {"strategy": "ab", "warmup_s": 0.5, "metrics": METRICS, "min_samples": 30}
+
+
 @pytest.mark.parametrize(
-    ("times_slower", "phase", "times"), [(1.0, "promoted", 1.0), (1.6, "rolled_back", 1.6)]
+    ("plan", "times_slower", "phase"),
+    [
+        (CANARY, 1.0, "promoted"),
+        (CANARY, 1.6, "rolled_back"),
+        pytest.param(AB, 1.0, "promoted", marks=pytest.mark.long),
+        pytest.param(AB, 1.6, "rolled_back", marks=pytest.mark.long),
+    ],
 )
 def test_a_server_whose_tokens_are_slow_is_rolled_back_and_an_equal_one_promoted(
-    system: System, times_slower: float, phase: str, times: float
+    system: System, plan: Json, times_slower: float, phase: str
 ) -> None:
     ports = free_port(), free_port()
     with running_stub(str(ports[0]), "their"), running_stub(str(ports[1]), "their", times_slower):
@@ -74,7 +84,7 @@ def test_a_server_whose_tokens_are_slow_is_rolled_back_and_an_equal_one_promoted
         system.wait_ready()
         rollout = Rollout(system, "chat")
         started: Json = {"upstream": upstream(ports[1]), "version": "7"}
-        started["rollout"] = canary(HALF, metrics=METRICS, min_samples=30)
+        started["rollout"] = plan
         with chatting(system, 16, {"stub": {"tokens": 8, "pause_s": 0.02}}) as statuses:
             code, answer = system.post("/api/v1/endpoints/chat/rollout", started)
             assert code == 201, answer
@@ -82,7 +92,7 @@ def test_a_server_whose_tokens_are_slow_is_rolled_back_and_an_equal_one_promoted
 
     assert over["phase"] == phase, over
     per_token = metric(over, "time_per_output_token")
-    assert per_token["effect"] == pytest.approx(times, rel=0.3)
+    assert per_token["effect"] == pytest.approx(times_slower, rel=0.3)
     assert 0.015 < per_token["baseline"] < 0.06
     assert "the texts of a language model are not compared" not in over["reason"]
     explanation = over["verdict"]["explanation"]

@@ -77,6 +77,7 @@ class RolloutWatch:
         if any(arm.revision.generates for arm in arms):
             for compared in ("predictions", "disagreement"):
                 evidence.leave_out(compared, "the texts of a language model are not compared")
+            evidence.leave_out("reward", "the version of a language model's answer is not recorded")
         if any(arm.revision.pool for arm in arms):
             evidence.leave_out("crashes", "the processes of a pool serve several versions")
         metric = settings.metrics.disagreement or DisagreementSpec()
