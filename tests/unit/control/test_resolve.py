@@ -499,6 +499,16 @@ def test_a_rollout_of_a_language_model_is_judged_by_its_tokens(
     assert judged[1].output_tokens is None
 
 
+def test_a_shadow_of_a_language_model_is_refused(registry: Registry, tmp_path: Path) -> None:
+    (tmp_path / "m.gguf").write_bytes(gguf())
+    line = {"name": "chat", "model": str(tmp_path / "m.gguf"), "rollout": {"strategy": "shadow"}}
+    spec = parse_spec({"endpoints": [line]})
+    resolver = Resolver(registry=registry, inspect=inspect_model, spec=spec, max_body_bytes=4096)
+
+    with pytest.raises(SpecError, match=r"endpoints\[0\]\.rollout\.strategy: a shadow compares"):
+        resolver.resolve()
+
+
 def test_a_language_model_is_autoscaled(registry: Registry, tmp_path: Path) -> None:
     (tmp_path / "m.gguf").write_bytes(gguf())
     line = {"name": "chat", "model": str(tmp_path / "m.gguf"), "autoscale": {"min_replicas": 0}}

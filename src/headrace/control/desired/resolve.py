@@ -49,7 +49,7 @@ from headrace.core.spec.parse import (
     VersionSpec,
     is_model_path,
 )
-from headrace.core.spec.rollout import judged_by
+from headrace.core.spec.rollout import ShadowSpec, judged_by
 from headrace.core.spec.upstream import UpstreamSpec
 from headrace.registry import (
     FoundModel,
@@ -199,6 +199,12 @@ class Resolver:
                 )
                 self._wrong(f"{source}.{'model' if version.model else 'upstream'}", description)
             arms.append(arm)
+        if isinstance(endpoint.rollout, ShadowSpec) and any(a.revision.generates for a in arms):
+            description = (
+                "a shadow compares tensors, which a language model does not have; use the "
+                "strategy canary or ab"
+            )
+            self._wrong(f"{location}.rollout.strategy", description)
         signatures = self._signatures.get(endpoint.name, [])
         if len(signatures) == len(endpoint.split()):
             for key, message in column_mistakes(endpoint, signatures):
