@@ -26,7 +26,7 @@ METRICS: Json = {
     "time_per_output_token": {"margin_ratio": 1.25},
     "output_tokens": {"margin": 0.3},
 }
-LAYERS, RANK = 30, 192
+LAYERS, RANK = 30, 320
 ADAPTED = {"attn_q": (576, 576), "ffn_gate": (576, 1536), "ffn_up": (576, 1536)}
 """Inputs and outputs of SmolLM2's matrices that the adapter is for."""
 
