@@ -39,6 +39,8 @@ class HttpMessage(msgspec.Struct, frozen=True, kw_only=True):
     path: str
     headers: dict[str, str] = {}
     content: bytes = b""
+    max_reply_bytes: int | None = None
+    """Largest body of the response, for `AsyncHttpTransport`; None for no limit."""
 
 
 class HttpReply(msgspec.Struct, frozen=True, kw_only=True):
@@ -112,20 +114,29 @@ class AsyncHttpTransport:
         Raises:
             UnavailableError: No connection could be made.
             ConnectionLostError: It broke after the request was sent.
+            ProtocolError: The body exceeds the message's `max_reply_bytes`.
         """
         message: HttpMessage = send.message
+        limit_bytes = message.max_reply_bytes
+        size_bytes, chunks = 0, []
         try:
-            response = await self._client.request(
+            async with self._client.stream(
                 message.method,
                 message.path,
                 headers=message.headers | _timeout_header(send.timeout_s),
                 content=message.content or None,
                 timeout=httpx.Timeout(None, connect=_CONNECT_TIMEOUT_S),
                 extensions=self._extensions,
-            )
+            ) as response:
+                async for chunk in response.aiter_bytes():
+                    size_bytes += len(chunk)
+                    if limit_bytes is not None and size_bytes > limit_bytes:
+                        msg = f"the server's answer is larger than {limit_bytes} bytes"
+                        raise ProtocolError(msg)
+                    chunks.append(chunk)
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise failure(error, self._where, send.timeout_s) from error
-        return _reply(response, response.content)
+        return _reply(response, b"".join(chunks))
 
     async def aclose(self) -> None:
         """Close every connection."""

@@ -3,7 +3,7 @@
 Run as `python openai_stub.py PORT_OR_SOCKET MODEL [TIMES_SLOWER]`.
 
 The body's `stub` tells what to answer, else an object of JSON in the last message: `tokens`, their
-`text` and their `pause_s`, `piece` (bytes of a chunk), `stalls_at` (a piece before which it waits),
+`text` and their `pause_s` (or that of a whole answer), `piece` (bytes of a chunk), `stalls_at` (a piece before which it waits),
 `breaks_at` (one at which it disconnects). `/seen` tells all requests so far, what their callers
 did, and the tokens of whole answers. Requests with `tools` get a call of the first one, those with
 a JSON schema `JSON_ANSWER`, and `n` answers where they ask for several.
@@ -168,6 +168,7 @@ class Stub:
             await self._stream(send, asked, told, leaving)
             leaving.cancel()
         else:
+            await asyncio.sleep(asked["stub"].get("pause_s", 0.0))
             told["usage"] = usage_of(asked)
             await answer(send, 200, document_of(scope["path"], asked))
 

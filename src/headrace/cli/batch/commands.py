@@ -24,14 +24,15 @@ from headrace.cli.base.options import (
 )
 from headrace.cli.base.output import columns, say, write, write_json
 from headrace.cli.batch.jobs import cancel, list_, runs, start
+from headrace.cli.batch.openai import openai
 from headrace.core import NotFoundError, NullPolicy
 from headrace.jobs.messages import ErrorsTo, FileFormat
 
 TOO_MANY_ERRORS: Final = 4
 """Exit status of a job with more failed rows than it allows."""
 app = CommandGroup(
-    help="Run a model over a data set: run, status. Scheduled jobs of the spec: list, runs, "
-    "start, cancel.",
+    help="Run a model over a data set: run, status. Files of OpenAI requests: openai. Scheduled "
+    "jobs of the spec: list, runs, start, cancel.",
 )
 
 
@@ -272,6 +273,7 @@ def status(
         write(line)
 
 
+app.command()(openai)
 app.command("list")(list_)
 app.command()(runs)
 app.command()(start)

@@ -1,0 +1,176 @@
+"""`headrace batch openai`: a file of OpenAI requests, answered through the gateway."""
+
+# ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
+
+import asyncio
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import Annotated
+
+import typer
+
+from headrace.cli.base import connection
+from headrace.cli.base.options import (
+    CallerOptions,
+    ControlPlaneOptions,
+    Json,
+    argument,
+    option,
+    setting,
+)
+from headrace.cli.base.output import progress_bar, say, write_json
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenaiRunOptions:
+    """Options of a batch of OpenAI requests."""
+
+    output: Annotated[
+        Path,
+        option(
+            "Output file: one JSON line per request, in the order of the input; written when "
+            "every request has a result.",
+            "--output",
+            "-o",
+            dir_okay=False,
+        ),
+    ]
+    error_file: Annotated[
+        Path | None,
+        option("File for the results of failed requests.", dir_okay=False, shown="the output file"),
+    ] = None
+    path: Annotated[
+        str,
+        option(
+            "The only path that requests may have as `url`.",
+            metavar="/v1/...",
+            shown="all of OpenAI's that the gateway serves",
+        ),
+    ] = ""
+    concurrency: Annotated[int, option("Concurrent requests.", min=1, max=256)] = 32
+    timeout_s: Annotated[float, option("Timeout of a request in seconds.", min=0.001)] = 600.0
+    retry_for_s: Annotated[
+        float,
+        option(
+            "Seconds for which a request is retried after a 429 or 503, and for which an "
+            "unreachable gateway is called.",
+            min=0,
+        ),
+    ] = 600.0
+    # Options that the control plane passes to its runs.
+    expires_at: Annotated[float | None, typer.Option(hidden=True)] = None
+    cancelled: Annotated[bool, typer.Option(hidden=True)] = False
+    progress_file: Annotated[Path | None, typer.Option(hidden=True)] = None
+
+
+def openai(
+    requests: Annotated[
+        Path,
+        argument(
+            "Requests in OpenAI's batch format (JSON lines).", dir_okay=False, metavar="REQUESTS"
+        ),
+    ],
+    *,
+    options: OpenaiRunOptions,
+    url: Annotated[
+        str | None,
+        setting(
+            "Gateway: http://, https:// or unix:/PATH.",
+            shown="the gateway of --server or --home",
+        ),
+    ] = None,
+    caller: CallerOptions,
+    json: Json = False,
+    plane: ControlPlaneOptions,
+) -> None:
+    """Send each request of a file in OpenAI's batch format, and write one result per request.
+
+    A request that is refused with 429 or 503 is retried, after the server's `retry-after`. The same
+    command resumes an interrupted run, and leaves a complete output as it is.
+
+    Exit status: 0 every request has a result, which may be an error; 1 failed; 2 wrong command
+    line; 3 the gateway is not reachable; 130 interrupted.
+
+    For example:
+
+        headrace batch openai requests.jsonl -o results.jsonl --key @key.txt
+    """
+    import msgspec
+
+    from headrace.client.credentials import connection_options, parse_target, trust_of
+    from headrace.client.wires import async_transport
+    from headrace.core import InvalidArgumentError, SystemClock
+    from headrace.core.files import write_atomic
+    from headrace.jobs.openai import BatchRequest, OpenaiBatch
+    from headrace.jobs.openai_lines import BatchCounts
+
+    gateway = connection.GatewayAddress(url=url) if url else connection.gateway(plane.target())
+    server = parse_target(gateway.url)
+    if server.protocol != "http":
+        raise InvalidArgumentError(f"{gateway.url}: OpenAI's API is HTTP; use http:// or https://")
+    server_name = "" if caller.ca_file else gateway.server_name
+    trust = trust_of(caller.ca_file or gateway.ca_file, caller.certificate(), server_name)
+    connections = connection_options(
+        server,
+        headers=None,
+        api_key=caller.secret("--key"),
+        token=caller.secret("--token"),
+        trust=trust,
+        allow_insecure=caller.allow_insecure,
+    )
+    request = BatchRequest(
+        input=requests,
+        output=options.output,
+        error_file=options.error_file,
+        path=options.path,
+        concurrency=options.concurrency,
+        timeout_s=options.timeout_s,
+        retry_for_s=options.retry_for_s,
+        expires_at=options.expires_at,
+        is_cancelled=options.cancelled,
+    )
+    with progress_bar(requests.name, None) as update:
+
+        def on_progress(counts: BatchCounts) -> None:
+            done = counts.completed + counts.failed
+            failed = f", {counts.failed:,} failed" if counts.failed else ""
+            note = f"{done:,} of {counts.total:,}{failed}"
+            update(total=counts.total, completed=done, note=note)
+            if options.progress_file is not None:
+                write_atomic(options.progress_file, msgspec.json.encode(counts), durable=False)
+
+        async def run() -> BatchCounts:
+            transport = async_transport(server, connections)
+            batch = OpenaiBatch(
+                request=request,
+                transport=transport,
+                clock=SystemClock(),
+                random=Random(),  # noqa: S311  # jitter, no secret
+                on_progress=on_progress,
+            )
+            task = asyncio.current_task()
+            assert task is not None
+            # SIGTERM ends the run as Ctrl-C does.
+            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+            try:
+                return await batch.run()
+            finally:
+                await transport.aclose()
+
+        try:
+            counts = asyncio.run(run())
+        except (KeyboardInterrupt, asyncio.CancelledError):
+            say("interrupted; results are kept, and the same command continues")
+            raise KeyboardInterrupt from None
+    if json:
+        write_json(counts)
+        return
+    resumed = f", {counts.resumed:,} of them earlier" if counts.resumed else ""
+    say(f"{counts.total:,} requests{resumed}: {options.output}")
+    if counts.failed:
+        location = options.error_file or options.output
+        say(f"{counts.failed:,} requests failed; see {location}")
+    if counts.retries:
+        say(f"{counts.retries:,} retries")

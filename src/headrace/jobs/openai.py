@@ -1,0 +1,293 @@
+"""Run of a batch of OpenAI requests: one request per input line, one result per output line.
+
+A run appends each result to a journal beside the output, `.OUTPUT.partial`. When every line has a
+result, the output is written from the journal in input order, and replaces nothing before it is
+complete. After a kill, the same run continues with the lines that the journal does not have.
+"""
+
+import asyncio
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+from typing import IO, Final
+
+from headrace.client import ConnectionLostError, ProtocolError, RetryPolicy
+from headrace.client.conversation import SendMessage, retry_delay_s
+from headrace.client.http_transport import HttpMessage, HttpReply
+from headrace.client.wires import AsyncTransport
+from headrace.core import (
+    Clock,
+    FailedPreconditionError,
+    HeadraceError,
+    InvalidArgumentError,
+    UnavailableError,
+)
+from headrace.core.files import exclusive
+from headrace.jobs.openai_lines import (
+    MAX_ANSWER_BYTES,
+    BatchCounts,
+    BatchJournal,
+    LineError,
+    RefusedLineError,
+    RequestLine,
+    ResultCode,
+    ResultLine,
+    read_lines,
+    read_reply,
+    read_requests,
+)
+from headrace.protocol import error_from_http
+
+_BLOCK: Final = 1 << 20
+_RETRIED: Final = frozenset({429, 503})
+_UNAUTHENTICATED: Final = 401
+_DIGEST_CHARS: Final = 16
+_PROGRESS_INTERVAL_S: Final = 0.5
+_LINES_AT_ONCE: Final = 256
+"""Lines that a task reads before others run."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchRequest:
+    """A batch to run."""
+
+    input: Path
+    output: Path
+    error_file: Path | None = None
+    """File for the failed lines; None for the output."""
+    path: str = ""
+    """The only path that lines may call; empty for all of `PATHS`."""
+    concurrency: int = 32
+    """Requests at once."""
+    timeout_s: float = 600.0
+    """Timeout of a request."""
+    retry_for_s: float = 600.0
+    """Time for which a line is retried after its first 429 or 503, and for which an unreachable
+    gateway is called."""
+    expires_at: float | None = None
+    """Time in seconds since 1970 after which lines without a result get `batch_expired`."""
+    is_cancelled: bool = False
+    """Whether no line is sent: lines without a result get `batch_cancelled`."""
+
+    @property
+    def journal(self) -> Path:
+        """The file of results while the batch runs."""
+        return self.output.with_name(f".{self.output.name}.partial")
+
+
+@contextmanager
+def _exclusive_output(request: BatchRequest) -> Iterator[None]:
+    """Hold the lock on a batch's output, which is that on its journal."""
+    try:
+        with exclusive(request.journal, timeout_s=0.0):
+            yield
+            if request.journal.exists() and request.journal.stat().st_size == 0:
+                request.journal.unlink()
+    except UnavailableError as error:
+        if request.journal.name not in str(error):
+            raise
+        msg = f"another run writes {request.output}; wait for it, or choose another output"
+        raise FailedPreconditionError(msg) from None
+
+
+def _digest(file: IO[bytes]) -> tuple[str, int]:
+    """Return a file's digest and the number of its lines, and go back to its beginning."""
+    digest, lines, last = hashlib.sha256(), 0, b"\n"
+    while block := file.read(_BLOCK):
+        digest.update(block)
+        lines += block.count(b"\n")
+        last = block[-1:]
+    file.seek(0)
+    return digest.hexdigest()[:_DIGEST_CHARS], lines + (last != b"\n")
+
+
+@dataclass(slots=True, kw_only=True)
+class OpenaiBatch:
+    """Run of a batch."""
+
+    request: BatchRequest
+    transport: AsyncTransport
+    """Transport to the gateway, with the credentials of the caller."""
+    clock: Clock
+    random: Random
+    on_progress: Callable[[BatchCounts], None] = field(default=lambda _: None)
+    counts: BatchCounts = field(init=False, default_factory=BatchCounts)
+    _shown_at: float = field(init=False, default=0.0)
+    _is_authenticated: bool = field(init=False, default=False)
+
+    async def run(self) -> BatchCounts:
+        """Send all lines without a result, and write the output. A complete batch is left alone.
+
+        Raises:
+            FailedPreconditionError: Another run writes this output, or it is that of another input.
+            InvalidArgumentError: The input cannot be read.
+            UnauthenticatedError: The first answer says that the credentials are not valid.
+            UnavailableError: The gateway was not reachable for `retry_for_s`.
+        """
+        request = self.request
+        if request.output == request.error_file:
+            raise InvalidArgumentError("the error file must differ from the output")
+        try:
+            file = request.input.open("rb")
+        except OSError as error:
+            raise InvalidArgumentError(f"{request.input}: {error.strerror}") from None
+        try:
+            with file, _exclusive_output(request):
+                await self._run(file)
+        except OSError as error:
+            msg = f"{error.filename or request.output}: {error.strerror or error}"
+            raise FailedPreconditionError(msg) from error
+        return self.counts
+
+    async def _run(self, file: IO[bytes]) -> None:
+        before = os.fstat(file.fileno())
+        digest, lines = _digest(file)
+        journal = BatchJournal(self.request.journal, digest, lines)
+        self.counts.total = sum(1 for _ in read_lines(file))
+        file.seek(0)
+        if self._read_output(journal):
+            self.request.journal.unlink(missing_ok=True)
+            return
+        with journal.opened() as count:
+            self.counts.resumed = count
+            self.counts.failed = journal.failures()
+            self.counts.completed = count - self.counts.failed
+            await self._answer_all(file, journal)
+            after = os.fstat(file.fileno())
+            if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+                msg = f"{self.request.input} changed during the run; remove {self.request.journal}"
+                raise FailedPreconditionError(f"{msg}, and run the batch again")
+            journal.write(self.request.output, self.request.error_file)
+        self.on_progress(self.counts)
+        self.request.journal.unlink()
+
+    def _read_output(self, journal: BatchJournal) -> bool:
+        """Return whether an earlier run wrote the output; count its results."""
+        request, counts = self.request, self.counts
+        paths = (request.output, request.error_file)
+        for path in (path for path in paths if path is not None and path.exists()):
+            with path.open("rb") as file:
+                for line in file:
+                    is_failed = journal.is_failure(line)
+                    if is_failed is None:
+                        msg = f"{path} exists and is not the output of {request.input}"
+                        raise FailedPreconditionError(f"{msg}; choose another name, or remove it")
+                    counts.resumed += 1
+                    counts.failed += is_failed
+        counts.completed = counts.resumed - counts.failed
+        if not request.output.exists():  # killed between its error file and the output
+            counts.resumed = counts.failed = counts.completed = 0
+            return False
+        if counts.resumed != counts.total:
+            msg = f"{request.output} has {counts.resumed} results for {counts.total} requests"
+            raise FailedPreconditionError(f"{msg}; name its error file, or remove it")
+        return True
+
+    async def _answer_all(self, file: IO[bytes], journal: BatchJournal) -> None:
+        requests = read_requests(file, path=self.request.path)
+
+        async def answer_lines() -> None:
+            for number, line in requests:
+                if number % _LINES_AT_ONCE == 0:
+                    await asyncio.sleep(0)
+                if not journal.has(number):
+                    line_id = journal.id_of(number)
+                    self._add(journal, number, await self._result(line_id, line))
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(self.request.concurrency):
+                    group.create_task(answer_lines())
+        except BaseExceptionGroup as failures:
+            raise failures.exceptions[0] from None
+
+    def _add(self, journal: BatchJournal, number: int, result: ResultLine) -> None:
+        journal.append(number, result)
+        if result.is_failed:
+            self.counts.failed += 1
+        else:
+            self.counts.completed += 1
+        now = self.clock.monotonic()
+        if now >= self._shown_at + _PROGRESS_INTERVAL_S:
+            self._shown_at = now
+            self.on_progress(self.counts)
+
+    async def _result(self, line_id: str, line: RequestLine | RefusedLineError) -> ResultLine:
+        """Return the result of a line, after as many attempts as it takes."""
+        expires_at = self.request.expires_at
+        left_s = None if expires_at is None else expires_at - self.clock.now()
+        code, message = ResultCode.BATCH_EXPIRED, "the batch expired before the request ended"
+        if isinstance(line, RefusedLineError):
+            code, message = line.reason, str(line)
+        elif self.request.is_cancelled:
+            code, message = ResultCode.BATCH_CANCELLED, "the batch was cancelled"
+        elif left_s is None or left_s > 0:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(left_s):
+                    return await self._attempts(line_id, line)
+        error = LineError(code=code, message=message)
+        return ResultLine(id=line_id, custom_id=line.custom_id, error=error)
+
+    async def _attempts(self, line_id: str, line: RequestLine) -> ResultLine:
+        message = HttpMessage(
+            method="POST",
+            path=line.url,
+            headers={"content-type": "application/json", "accept-encoding": "identity"},
+            content=bytes(line.body),
+            max_reply_bytes=MAX_ANSWER_BYTES,
+        )
+        retry_for_s = self.request.retry_for_s
+        policy = RetryPolicy(
+            max_attempts=1 << 30,
+            base_delay_s=0.5,
+            max_delay_s=30.0,
+            max_retry_after_s=retry_for_s,
+        )
+        tries, first_failure_at = 0, None
+        while True:
+            tries += 1
+            result: ResultLine | None = None
+            problem: HeadraceError
+            try:
+                async with asyncio.timeout(self.request.timeout_s):
+                    reply = await self.transport.send(SendMessage(message, self.request.timeout_s))
+                assert isinstance(reply, HttpReply)
+                result = read_reply(line_id, line.custom_id, reply)
+                is_refused = reply.status == _UNAUTHENTICATED and not self._is_authenticated
+                if reply.status not in _RETRIED and not is_refused:
+                    self._is_authenticated = True
+                    return result
+                problem = error_from_http(reply.status, reply.body, reply.headers)
+                if is_refused:
+                    raise problem
+            except TimeoutError:
+                text = f"no answer within {self.request.timeout_s:g} s"
+                timeout = LineError(code=ResultCode.REQUEST_TIMEOUT, message=text)
+                return ResultLine(id=line_id, custom_id=line.custom_id, error=timeout)
+            except ProtocolError as error:
+                invalid = LineError(code=ResultCode.INVALID_RESPONSE, message=str(error))
+                return ResultLine(id=line_id, custom_id=line.custom_id, error=invalid)
+            except ConnectionLostError as error:
+                # A request may run twice, which changes nothing on the server.
+                problem = UnavailableError(str(error), retry_after_s=None)
+            except UnavailableError as error:
+                problem = error
+            now = self.clock.monotonic()
+            first_failure_at = now if first_failure_at is None else first_failure_at
+            delay_s = retry_delay_s(
+                policy,
+                problem,
+                tries=tries,
+                remaining_s=first_failure_at + retry_for_s - now,
+                chance=self.random.random(),
+            )
+            if delay_s is None:
+                if result is None:
+                    raise problem
+                return result
+            self.counts.retries += 1
+            await asyncio.sleep(delay_s)

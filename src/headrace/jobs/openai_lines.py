@@ -1,0 +1,344 @@
+"""OpenAI's batch format: request lines, result lines, and the journal of results."""
+
+import hashlib
+from array import array
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import IO, Final
+
+import msgspec
+
+from headrace.client.http_transport import HttpReply
+from headrace.core import FailedPreconditionError, InvalidArgumentError
+from headrace.core.error_kind import UNDECODABLE
+from headrace.jobs.writers import replacing_output
+
+PATHS: Final = frozenset(
+    {
+        "/v1/chat/completions",
+        "/v1/completions",
+        "/v1/embeddings",
+        "/v1/responses",
+        "/v1/rerank",
+        "/v2/rerank",
+    }
+)
+"""Paths that a line may call."""
+MAX_LINE_BYTES: Final = 16 << 20
+MAX_ANSWER_BYTES: Final = 64 << 20
+MAX_CUSTOM_ID: Final = 512
+"""Characters of a `custom_id`."""
+_BLOCK: Final = 1 << 20
+_BOM: Final = b"\xef\xbb\xbf"
+_FIRST_ERROR: Final = 400
+
+
+class ResultCode(StrEnum):
+    """`error.code` of a line without an answer, as in OpenAI's API."""
+
+    INVALID_JSON_LINE = "invalid_json_line"
+    INVALID_REQUEST = "invalid_request"
+    DUPLICATE_CUSTOM_ID = "duplicate_custom_id"
+    URL_MISMATCH = "url_mismatch"
+    REQUEST_TIMEOUT = "request_timeout"
+    INVALID_RESPONSE = "invalid_response"
+    """The server's answer is not JSON or too large; OpenAI has no code for it."""
+    BATCH_EXPIRED = "batch_expired"
+    BATCH_CANCELLED = "batch_cancelled"
+
+
+class RequestLine(msgspec.Struct, frozen=True, kw_only=True):
+    """Request of an input line; `body` is as it was written."""
+
+    custom_id: str
+    method: str
+    url: str
+    body: msgspec.Raw
+
+
+class LineAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """Answer of the server to a line."""
+
+    status_code: int
+    request_id: str
+    body: msgspec.Raw
+
+
+class LineError(msgspec.Struct, frozen=True, kw_only=True):
+    """Reason why a line has no answer."""
+
+    code: str
+    message: str
+
+
+class ResultLine(msgspec.Struct, frozen=True, kw_only=True):
+    """Result of an input line; its `id` ends with the line's number, from 1."""
+
+    id: str
+    custom_id: str | None
+    response: LineAnswer | None = None
+    error: LineError | None = None
+
+    @property
+    def is_failed(self) -> bool:
+        """Whether the line has no answer, or one with the status of an error."""
+        return self.response is None or self.response.status_code >= _FIRST_ERROR
+
+
+class _Streamed(msgspec.Struct):
+    stream: bool | None = None
+
+
+class _CustomId(msgspec.Struct):
+    custom_id: msgspec.Raw = msgspec.Raw(b"null")
+
+
+class RefusedLineError(InvalidArgumentError):
+    """An input line is no request; `custom_id` is None if it has none."""
+
+    def __init__(self, reason: ResultCode, message: str, custom_id: str | None = None) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.custom_id = custom_id
+
+
+def parse_line(line: bytes, *, path: str = "") -> RequestLine:
+    """Return the request of an input line.
+
+    Args:
+        path: The only path that lines may call; empty for any of `PATHS`.
+
+    Raises:
+        RefusedLineError: The line is no such request.
+    """
+    try:
+        line.decode()  # msgspec does not check strings that it skips
+        custom_id = msgspec.json.decode(line, type=_CustomId).custom_id
+    except UNDECODABLE as error:
+        message = f"the line is not a JSON object: {error}"
+        raise RefusedLineError(ResultCode.INVALID_JSON_LINE, message) from None
+    try:
+        request = msgspec.json.decode(line, type=RequestLine)
+    except UNDECODABLE as error:
+        message = f"the line needs custom_id, method, url and body: {error}"
+        raise RefusedLineError(ResultCode.INVALID_REQUEST, message, _text(custom_id)) from None
+    reason, problem = ResultCode.INVALID_REQUEST, ""
+    if not 1 <= len(request.custom_id) <= MAX_CUSTOM_ID:
+        problem = f"custom_id has 1 to {MAX_CUSTOM_ID} characters"
+    elif request.method != "POST":
+        problem = f"method {request.method[:20]!r} is not supported; use POST"
+    elif request.url not in PATHS or request.url != (path or request.url):
+        reason = ResultCode.URL_MISMATCH
+        allowed = path or ", ".join(sorted(PATHS))
+        problem = f"url {request.url[:80]!r} is not allowed; use {allowed}"
+    else:
+        try:
+            if msgspec.json.decode(request.body, type=_Streamed).stream:
+                problem = "stream is not possible in a batch; remove it from the body"
+        except UNDECODABLE as error:
+            problem = f"body is not a valid request: {error}"
+    if problem:
+        raise RefusedLineError(reason, problem, request.custom_id[:MAX_CUSTOM_ID])
+    return request
+
+
+def _text(value: msgspec.Raw) -> str | None:
+    try:
+        return msgspec.json.decode(value, type=str)[:MAX_CUSTOM_ID]
+    except UNDECODABLE:
+        return None
+
+
+def read_lines(file: IO[bytes]) -> Iterator[tuple[int, bytes | None]]:
+    """Yield each line's number, from 1, and its bytes; None for one beyond `MAX_LINE_BYTES`.
+
+    Lines of white space only are skipped.
+    """
+    number = 0
+    while line := file.readline(MAX_LINE_BYTES + 1):
+        number += 1
+        if number == 1:
+            line = line.removeprefix(_BOM)
+        if len(line) <= MAX_LINE_BYTES or line.endswith(b"\n"):
+            if line.strip():
+                yield number, line
+            continue
+        while line and not line.endswith(b"\n"):
+            line = file.readline(_BLOCK)
+        yield number, None
+
+
+def read_requests(
+    file: IO[bytes], *, path: str = ""
+) -> Iterator[tuple[int, RequestLine | RefusedLineError]]:
+    """Yield each line's number and its request, or why it is refused; `path` as in `parse_line`."""
+    digests: set[bytes] = set()
+    for number, line in read_lines(file):
+        if line is None:
+            message = f"the line is longer than {MAX_LINE_BYTES} bytes"
+            yield number, RefusedLineError(ResultCode.INVALID_REQUEST, message)
+            continue
+        try:
+            request = parse_line(line, path=path)
+        except RefusedLineError as error:
+            yield number, error
+            continue
+        digest = hashlib.blake2b(request.custom_id.encode(), digest_size=16).digest()
+        if digest in digests:
+            message = "an earlier line has the same custom_id"
+            reason = ResultCode.DUPLICATE_CUSTOM_ID
+            yield number, RefusedLineError(reason, message, request.custom_id)
+            continue
+        digests.add(digest)
+        yield number, request
+
+
+def read_reply(line_id: str, custom_id: str, reply: HttpReply) -> ResultLine:
+    """Return the result of a line from the server's reply.
+
+    The answer keeps the server's bytes, so that numbers have the same digits.
+    """
+    body = reply.body
+    try:
+        body.decode()  # as in `parse_line`
+        msgspec.json.decode(body, type=msgspec.Raw)
+    except UNDECODABLE:
+        message = f"the answer with status {reply.status} is not JSON"
+        error = LineError(code=ResultCode.INVALID_RESPONSE, message=message)
+        return ResultLine(id=line_id, custom_id=custom_id, error=error)
+    # Valid JSON has line ends between values only.
+    flat = body.strip().replace(b"\r", b" ").replace(b"\n", b" ")
+    answer = LineAnswer(
+        status_code=reply.status,
+        request_id=reply.headers.get("x-request-id", ""),
+        body=msgspec.Raw(flat),
+    )
+    return ResultLine(id=line_id, custom_id=custom_id, response=answer)
+
+
+class BatchCounts(msgspec.Struct, kw_only=True):
+    """Progress of a batch, in lines."""
+
+    total: int = 0
+    completed: int = 0
+    """Lines with an answer without error."""
+    failed: int = 0
+    resumed: int = 0
+    """Lines whose result an earlier run wrote."""
+    retries: int = 0
+
+
+class BatchJournal:
+    """Results of a batch by line, appended to a file in the order in which they arrive.
+
+    Args:
+        path: The file.
+        digest: Digest of the input, which the ids of its results contain.
+        lines: Number of the input's lines.
+    """
+
+    def __init__(self, path: Path, digest: str, lines: int) -> None:
+        self._path = path
+        self._prefix = f"batch_req_{digest}_"
+        self._offsets = array("Q", bytes(8 * (lines + 1)))
+        """One more than the offset of each line's result; 0 for none."""
+        self._failed = bytearray(lines + 1)
+        self._end = 0
+        self._file: IO[bytes] | None = None
+
+    @contextmanager
+    def opened(self) -> Iterator[int]:
+        """Open the file and yield the number of results in it. A truncated last line is removed.
+
+        Raises:
+            FailedPreconditionError: The file has results of another input.
+        """
+        with self._path.open("r+b" if self._path.exists() else "w+b") as file:
+            self._file = file
+            count = 0
+            for line in file:
+                if not line.endswith(b"\n"):
+                    break
+                count += self._add(line)
+            file.truncate(self._end)
+            file.seek(self._end)
+            yield count
+        self._file = None
+
+    def _add(self, line: bytes) -> bool:
+        """Add a line of the file; return whether it is a result."""
+        offset, self._end = self._end, self._end + len(line)
+        try:
+            result = msgspec.json.decode(line, type=ResultLine)
+        except UNDECODABLE:  # after a loss of power, which can leave zeros
+            return False
+        number = self.number_of(result.id)
+        if number is None:
+            msg = (
+                f"{self._path} has results of another input, or of this input before it changed; "
+                "remove it to start from the beginning, or choose another output"
+            )
+            raise FailedPreconditionError(msg)
+        is_new = self._offsets[number] == 0
+        self._offsets[number] = offset + 1
+        self._failed[number] = result.is_failed
+        return is_new
+
+    def number_of(self, line_id: str) -> int | None:
+        """Return the line's number in a result's id; None for an id of another input."""
+        digits = line_id.removeprefix(self._prefix)
+        if digits == line_id or not (digits.isascii() and digits.isdigit()):
+            return None
+        number = int(digits)
+        return number if 1 <= number < len(self._offsets) else None
+
+    def id_of(self, number: int) -> str:
+        """Return the id of a line's result."""
+        return f"{self._prefix}{number:08d}"
+
+    def has(self, number: int) -> bool:
+        """Whether the line has a result."""
+        return self._offsets[number] != 0
+
+    def failures(self) -> int:
+        """Return the number of failed lines."""
+        return sum(self._failed)
+
+    def is_failure(self, line: bytes) -> bool | None:
+        """Return whether a line of an output failed; None if it is no result of this input."""
+        try:
+            result = msgspec.json.decode(line, type=ResultLine)
+        except UNDECODABLE:
+            return None
+        return None if self.number_of(result.id) is None else result.is_failed
+
+    def append(self, number: int, result: ResultLine) -> None:
+        """Add a line's result; after a kill it is there whole or not at all."""
+        assert self._file is not None
+        line = msgspec.json.encode(result) + b"\n"
+        self._file.write(line)
+        self._file.flush()
+        self._offsets[number] = self._end + 1
+        self._failed[number] = result.is_failed
+        self._end += len(line)
+
+    def write(self, output: Path, error_file: Path | None) -> None:
+        """Write the results in input order; `error_file` gets those that failed.
+
+        The output is written last, so that it exists only beside its error file.
+
+        Raises:
+            FailedPreconditionError: A file cannot be written.
+        """
+        assert self._file is not None
+        with ExitStack() as stack:
+            target = stack.enter_context(replacing_output(output))
+            errors = target
+            if error_file is not None:
+                errors = stack.enter_context(replacing_output(error_file))
+            for number, offset in enumerate(self._offsets):
+                if offset:
+                    self._file.seek(offset - 1)
+                    (errors if self._failed[number] else target).write(self._file.readline())
