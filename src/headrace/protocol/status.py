@@ -202,6 +202,8 @@ def _error_text(body: bytes) -> str:
         return body[:_LONGEST_TEXT].decode("utf-8", "replace").strip()
     if isinstance(document, dict):
         text = document.get("error") or document.get("detail") or document.get("message")
+        if isinstance(text, dict):  # OpenAI's form
+            text = text.get("message")
         if isinstance(text, str):
             return text
     return body[:_LONGEST_TEXT].decode("utf-8", "replace").strip()

@@ -3,15 +3,16 @@
 Run as `python openai_stub.py PORT_OR_SOCKET MODEL [TIMES_SLOWER]`.
 
 The body's `stub` tells what to answer, else an object of JSON in the last message: `tokens`, their
-`text` and their `pause_s` (or that of a whole answer), `piece` (bytes of a chunk), `stalls_at` (a piece before which it waits),
-`breaks_at` (one at which it disconnects). `/seen` tells all requests so far, what their callers
-did, and the tokens of whole answers. Requests with `tools` get a call of the first one, those with
+`text` and their `pause_s` (or that of a whole answer), `piece` (bytes of a chunk), `stalls_at` (a
+piece before which it waits), `breaks_at` (one at which it disconnects). `/seen` tells all requests
+so far, what their callers did, and the tokens of whole answers. Requests with `tools` get a call of the first one, those with
 a JSON schema `JSON_ANSWER`, and `n` answers where they ask for several.
 """
 
 import asyncio
 import base64
 import json
+import random
 import struct
 import sys
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
@@ -25,6 +26,13 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 LONG_S: Final = 600.0
 JSON_ANSWER: Final = '{"city": "Paris", "large": true}'
 _ARGUMENTS: Final = '{"city": "Paris"}'
+LONGEST: Final = 1000
+
+
+def embedding(text: str) -> list[float]:
+    """Four numbers of a text, as 32-bit floats."""
+    chance = random.Random(text)  # noqa: S311  # no secret
+    return list(struct.unpack("<4f", struct.pack("<4f", *(chance.gauss(0, 1) for _ in range(4)))))
 
 
 def told_by(messages: object) -> dict[str, Any]:
@@ -53,15 +61,6 @@ def usage_of(asked: Mapping[str, Any]) -> dict[str, Any]:
 def document_of(path: str, asked: Mapping[str, Any]) -> dict[str, Any]:
     """The answer to a request that is not streamed."""
     base = {"id": "c", "created": 1, "model": asked["model"]}
-    if path == "/v1/embeddings":
-        texts = asked.get("input", "")
-        vectors = map(vector_of, [texts] if isinstance(texts, str) else texts)
-        form = asked.get("encoding_format", "float")
-        data = [
-            {"object": "embedding", "index": i, "embedding": v if form == "float" else base64_of(v)}
-            for i, v in enumerate(vectors)
-        ]
-        return {**base, "object": "list", "data": data, "usage": usage_of(asked)}
     if path.endswith("/rerank"):
         documents = asked.get("documents", ())
         best = [
@@ -93,16 +92,6 @@ def call_of(asked: Mapping[str, Any]) -> dict[str, Any]:
     """A call of the request's first tool."""
     function = {"name": asked["tools"][0]["function"]["name"], "arguments": _ARGUMENTS}
     return {"id": "call_1", "type": "function", "function": function}
-
-
-def vector_of(text: object) -> list[float]:
-    """Eight numbers that FP32 holds exactly."""
-    return [len(str(text)) / 8 + i / 16 for i in range(8)]
-
-
-def base64_of(vector: list[float]) -> str:
-    """A vector as little-endian FP32."""
-    return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()
 
 
 def events_of(asked: Mapping[str, Any], path: str = "/v1/chat/completions") -> list[bytes]:
@@ -163,6 +152,8 @@ class Stub:
         told["body"] = asked
         if asked.get("model") != self.model:
             await answer(send, 404, {"error": {"message": f"no model {asked.get('model')}"}})
+        elif scope["path"] == "/v1/embeddings":
+            await self._embed(send, asked)
         elif asked.get("stream"):
             leaving = asyncio.ensure_future(receive())
             await self._stream(send, asked, told, leaving)
@@ -171,6 +162,23 @@ class Stub:
             await asyncio.sleep(asked["stub"].get("pause_s", 0.0))
             told["usage"] = usage_of(asked)
             await answer(send, 200, document_of(scope["path"], asked))
+
+    async def _embed(self, send: Send, asked: MutableMapping[str, Any]) -> None:
+        """Answer with numbers that depend on the text only; a text beyond `LONGEST` is refused."""
+        texts = [asked["input"]] if isinstance(asked["input"], str) else asked["input"]
+        if max(map(len, texts)) > LONGEST:
+            message = f"This model's maximum context length is {LONGEST} tokens"
+            await answer(send, 400, {"error": {"message": message}})
+            return
+        vectors = [embedding(text) for text in texts]
+        form = asked.get("encoding_format", "float")
+        packed = [base64.b64encode(struct.pack("<4f", *numbers)).decode() for numbers in vectors]
+        data = [
+            {"object": "embedding", "index": i, "embedding": packed[i] if form == "base64" else v}
+            for i, v in reversed(list(enumerate(vectors)))
+        ]
+        usage = {"prompt_tokens": len(texts), "total_tokens": len(texts)}
+        await answer(send, 200, {"object": "list", "data": data, "usage": usage})
 
     async def _stream(
         self,

@@ -1,4 +1,4 @@
-"""`headrace batch openai` through a real gateway: limits, errors, kills at any moment."""
+"""`headrace batch openai` and `embed` through a real gateway: limits, errors, and kills."""
 
 import asyncio
 import json
@@ -12,6 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from headrace.core.files import size_of
@@ -19,6 +22,7 @@ from headrace.core.spec.access import EndpointAccess, EndpointLimitsSpec, LimitS
 from headrace.gateway import GatewayPolicy
 from tests.e2e.gateway.issuing import api_key, known
 from tests.e2e.gateway.lab import Lab, http_url
+from tests.e2e.gateway.openai_stub import embedding
 from tests.e2e.gateway.test_openai import CHAT, MODEL, Stub, endpoint, running_stub
 from tests.e2e.gateway.test_rate_limits import start
 from tests.ports import free_port
@@ -51,9 +55,11 @@ def results(path: Path) -> list[dict[str, Any]]:
 
 async def begin(url: str, source: Path, output: Path, *more: str, key: str = KEY) -> Process:
     """The command as a process."""
-    line = map(
-        str, (HEADRACE, "batch", "openai", source, "-o", output, "--url", url, "--json", *more)
-    )
+    return await command("openai", source, "-o", output, "--url", url, *more, key=key)
+
+
+async def command(*words: str | Path, key: str = KEY) -> Process:
+    line = map(str, (HEADRACE, "batch", *words, "--json"))
     environment = {**os.environ, "HEADRACE_API_KEY": key}
     return await asyncio.create_subprocess_exec(*line, env=environment, stdout=PIPE, stderr=PIPE)
 
@@ -62,7 +68,10 @@ async def batch(
     url: str, source: Path, output: Path, *more: str, key: str = KEY
 ) -> tuple[int | None, Any, str]:
     """Its status, summary and messages."""
-    process = await begin(url, source, output, *more, key=key)
+    return await ended(await begin(url, source, output, *more, key=key))
+
+
+async def ended(process: Process) -> tuple[int | None, Any, str]:
     out, err = await asyncio.wait_for(process.communicate(), 60)
     return process.returncode, json.loads(out) if out else None, err.decode()
 
@@ -188,3 +197,80 @@ async def test_an_interrupt_keeps_results_and_a_second_run_is_refused(
     assert len(results(journal)) == 1
     status, summary, _ = await batch(http_url(gateway), source, output, "--timeout-s=0.5")
     assert (status, summary["resumed"], summary["failed"]) == (0, 1, 3)
+
+
+TEXTS = [None, "", "x" * 2000, *(f"text {i} é" for i in range(300))]
+
+
+async def test_embeddings_of_a_column_have_the_bits_of_the_api(
+    lab: Lab, stub: Stub, tmp_path: Path
+) -> None:
+    limits = EndpointLimitsSpec(per_caller=LimitSpec(requests_per_s=20.0, burst=5))
+    chat = endpoint("chat", stub.upstream(), limits=limits)
+    gateway = await start(lab, policy(), chat, endpoint("other", stub.upstream()))
+    table = pl.DataFrame({"id": range(len(TEXTS)), "body": TEXTS})
+    table.write_parquet(tmp_path / "in.parquet")
+    table.write_csv(tmp_path / "in.csv", quote_style="non_numeric")
+    table.write_ndjson(tmp_path / "in.jsonl")
+    words = ("-c", "body", "-e", "chat", "--keys", "id", "--texts", "16", "--run-id", "r")
+
+    found = {}
+    for kind in ("parquet", "csv", "jsonl"):
+        output = tmp_path / f"{kind}-vectors"
+        process = await command(
+            "embed", tmp_path / f"in.{kind}", "-o", output, "--url", http_url(gateway), *words
+        )
+        status, summary, err = await ended(process)
+        assert status == 0, err
+        assert (summary["rows"], summary["errors"]) == (len(TEXTS), 3)
+        found[kind] = pq.read_table(output).sort_by("id")
+
+    parquet = found["parquet"]
+    assert parquet.schema.field("embedding").type == pa.list_(pa.float32(), 4)
+    vectors = parquet["embedding"].to_pylist()
+    assert vectors[:3] == [None] * 3
+    assert vectors[3:] == [embedding(str(text)) for text in TEXTS[3:]]
+    null, empty, long, *rest = parquet["error"].to_pylist()
+    assert null == "column 'body' is null"
+    assert empty == "the text is empty"
+    assert "maximum context length is 1000 tokens" in long
+    assert rest == [None] * 300
+    for other in ("csv", "jsonl"):
+        ids = [int(key) for key in found[other]["id"].to_pylist()]  # keys of CSV are texts
+        assert dict(zip(ids, found[other]["embedding"].to_pylist(), strict=True)) == dict(
+            enumerate(vectors)
+        )
+
+
+async def test_a_killed_run_of_embeddings_resumes_and_an_endpoint_without_them_is_named(
+    lab: Lab, stub: Stub, tmp_path: Path
+) -> None:
+    gateway = await start(lab, policy(), endpoint("chat", stub.upstream()))
+    for part in range(20):
+        texts = [f"text {part} {i}" for i in range(100)]
+        table = pl.DataFrame({"id": range(part * 100, part * 100 + 100), "body": texts})
+        table.write_parquet(tmp_path / f"in-{part:02}.parquet")
+    output, url = tmp_path / "out", http_url(gateway)
+    words: tuple[str | Path, ...] = (
+        *("embed", tmp_path / "in-*.parquet", "-o", output, "--url", url, "-c", "body"),
+        *("-e", "chat", "--keys", "id", "--texts", "2", "--concurrency", "1", "--run-id", "r"),
+    )
+    process = await command(*words)
+    await grown(output / "_headrace" / "manifest.jsonl", 0, process)
+    process.send_signal(signal.SIGKILL)
+    await process.communicate()
+
+    status, summary, err = await ended(await command(*words))
+    refused = await ended(
+        await command("embed", tmp_path / "in-*.parquet", "-o", tmp_path / "no", "--url", url,
+                      "-c", "body", "-e", "nothing")
+    )  # fmt: skip
+
+    assert status == 0, err
+    assert 0 < summary["skipped"] < summary["shards"]
+    found = pq.read_table(output).sort_by("id")
+    assert found["id"].to_pylist() == list(range(2000))
+    assert found["embedding"][1234].as_py() == embedding("text 12 34")
+    assert refused[0] == 1
+    assert refused[2].endswith("headrace: Request for unknown model: 'nothing' is not found\n")
+    assert not (tmp_path / "no").exists()

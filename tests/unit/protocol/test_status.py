@@ -131,6 +131,7 @@ def test_statuses_of_others_have_a_class(status: int, kind: type, code: Code) ->
     [
         (b'{"error": "a"}', "a"),
         (b'{"detail": "b"}', "b"),
+        (b'{"error": {"message": "c", "code": null}}', "c"),
         (b'{"error": {"code": 1}}', '{"error": {"code": 1}}'),
         (b"[1]", "[1]"),
         (b"upstream reset", "upstream reset"),

@@ -3,16 +3,18 @@
 # ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
 
 import signal
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Final, NoReturn
+from typing import TYPE_CHECKING, Annotated, Final, NoReturn
 
 import typer
 
 from headrace.cli.base.options import (
     NULLS_OPTION,
     AllowCode,
+    CallerOptions,
     CommandGroup,
     ControlPlaneOptions,
     Json,
@@ -21,6 +23,7 @@ from headrace.cli.base.options import (
     argument,
     file_option,
     option,
+    setting,
 )
 from headrace.cli.base.output import columns, say, write, write_json
 from headrace.cli.batch.jobs import cancel, list_, runs, start
@@ -28,11 +31,14 @@ from headrace.cli.batch.openai import openai
 from headrace.core import NotFoundError, NullPolicy
 from headrace.jobs.messages import ErrorsTo, FileFormat
 
+if TYPE_CHECKING:
+    from headrace.jobs.run import Summary
+
 TOO_MANY_ERRORS: Final = 4
 """Exit status of a job with more failed rows than it allows."""
 app = CommandGroup(
-    help="Run a model over a data set: run, status. Files of OpenAI requests: openai. Scheduled "
-    "jobs of the spec: list, runs, start, cancel.",
+    help="Run a model over a data set: run, embed, status. Files of OpenAI requests: openai. "
+    "Scheduled jobs of the spec: list, runs, start, cancel.",
 )
 
 
@@ -191,6 +197,71 @@ class RunOptions:
     chosen: Annotated[Path | None, typer.Option(hidden=True)] = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EmbedOptions:
+    """Options of a run that computes embeddings."""
+
+    output: Annotated[
+        Path,
+        option(
+            "Output directory; created if it does not exist.", "--output", "-o", file_okay=False
+        ),
+    ]
+    endpoint: Annotated[str, option("Endpoint, or NAME:VERSION.", "--endpoint", "-e")]
+    column: Annotated[str, option("Column with the texts.", "--column", "-c")]
+    input_format: Annotated[
+        str, option("parquet, csv, jsonl or arrow.", metavar="FORMAT", shown="by file extension")
+    ] = ""
+    sql: Annotated[str, option("SQL query for a database input.", metavar="QUERY")] = ""
+    sql_key: Annotated[
+        str,
+        option(
+            "Integer column of the query that divides it into shards, which makes the run "
+            "resumable.",
+            metavar="COLUMN",
+            shown="one shard",
+        ),
+    ] = ""
+    keys: Annotated[
+        list[str] | None,
+        option("Input columns to copy to the output.", metavar="[NAME=]COLUMN[,...]"),
+    ] = None
+    output_format: Annotated[FileFormat, option("Output format.", "--format")] = FileFormat.PARQUET
+    errors: Annotated[
+        ErrorsTo,
+        option(
+            "Write errors to the column `error`, or to files in _errors; then the output omits "
+            "rows with errors."
+        ),
+    ] = ErrorsTo.COLUMN
+    max_errors: Annotated[
+        int | None,
+        option(
+            "Maximum number of rows with errors; the job fails beyond it.", min=0, shown="unlimited"
+        ),
+    ] = None
+    resume: Annotated[str, option("Resume this run.", metavar="ID")] = ""
+    run_id: Annotated[
+        str,
+        option(
+            "Run id; an existing run with this id is resumed.",
+            metavar="ID",
+            shown="derived from the time",
+        ),
+    ] = ""
+    dimensions: Annotated[
+        int | None,
+        option("Numbers of each vector, for models with `dimensions`.", min=1, shown="all"),
+    ] = None
+    texts: Annotated[int, option("Texts of one request.", min=1, max=2048)] = 64
+    concurrency: Annotated[int, option("Concurrent requests.", min=1, max=64)] = 8
+    timeout_s: Annotated[float, option("Timeout of a request in seconds.", min=0.001)] = 600.0
+    retry_for_s: Annotated[
+        float,
+        option("Seconds for which a request is retried after a 429 or 503.", min=0),
+    ] = 600.0
+
+
 @app.command(epilog=_EXIT)
 def run(*, options: RunOptions, json: Json = False, plane: ControlPlaneOptions) -> None:
     """Run a model on every row of a data set and write the answers to files.
@@ -206,6 +277,12 @@ def run(*, options: RunOptions, json: Json = False, plane: ControlPlaneOptions) 
         headrace batch run -m fraud -i customers.csv -o scored --keys customer_id --run-id monday
     """
     from headrace.cli.batch.run import run_batch
+
+    _run_to_end(lambda: run_batch(options, plane.target()), json=json)
+
+
+def _run_to_end(start: Callable[[], "Summary"], *, json: bool) -> None:
+    """Run a job that SIGTERM interrupts, and print its summary."""
     from headrace.jobs.run import TooManyErrorsError
 
     def interrupt(*_: object) -> NoReturn:
@@ -214,7 +291,7 @@ def run(*, options: RunOptions, json: Json = False, plane: ControlPlaneOptions) 
     # SIGTERM ends the job as Ctrl-C does.
     before = signal.signal(signal.SIGTERM, interrupt)
     try:
-        summary = run_batch(options, plane.target())
+        summary = start()
     except TooManyErrorsError as error:
         say(f"headrace: {error}")
         raise typer.Exit(TOO_MANY_ERRORS) from None
@@ -233,6 +310,62 @@ def run(*, options: RunOptions, json: Json = False, plane: ControlPlaneOptions) 
         say(f"{summary.errors:,} rows have errors" + (f": {shown}" if shown else ""))
     if summary.row_problem:
         say(f"answers of rows depend on other rows: {summary.row_problem}")
+
+
+@app.command(epilog=_EXIT)
+def embed(
+    source: Annotated[
+        str,
+        argument(
+            "Parquet, CSV, JSON lines or Arrow; or sqlite:///PATH, postgresql://. ${NAME} is "
+            "replaced by an environment variable.",
+            metavar="PATH|GLOB|FOLDER|URL",
+        ),
+    ],
+    *,
+    options: EmbedOptions,
+    url: Annotated[
+        str | None,
+        setting("Gateway: http://, https:// or unix:/PATH.", shown="that of --server or --home"),
+    ] = None,
+    caller: CallerOptions,
+    json: Json = False,
+    plane: ControlPlaneOptions,
+) -> None:
+    """Write the embeddings of a column of texts, which an endpoint of the gateway computes.
+
+    The column `embedding` has lists of fixed size of 32-bit floats, with the bits of
+    `POST /v1/embeddings`. A null, empty or refused text has no embedding; the column `error` says
+    why. Interrupted and resumed, a run writes the same rows.
+
+    For example:
+
+        headrace batch embed 'docs/*.parquet' --column text --endpoint encoder -o vectors --keys id
+    """
+    from headrace.cli.batch.embed import embedding_loader
+    from headrace.cli.batch.run import run_batch
+    from headrace.jobs.embeddings import TEXT
+
+    target = plane.target()
+    load = embedding_loader(options, caller, url=url, target=target)
+    run_options = RunOptions(
+        output=options.output,
+        model=options.endpoint,
+        source=source,
+        mapping=[f"{TEXT}={options.column}"],
+        input_format=options.input_format,
+        sql=options.sql,
+        sql_key=options.sql_key,
+        keys=options.keys,
+        output_format=options.output_format,
+        errors=options.errors,
+        max_errors=options.max_errors,
+        resume=options.resume,
+        run_id=options.run_id,
+        chunk_rows=options.texts,
+        workers=options.concurrency,
+    )
+    _run_to_end(lambda: run_batch(run_options, target, load=load), json=json)
 
 
 @app.command()

@@ -4,10 +4,11 @@
 
 import asyncio
 import signal
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -21,6 +22,9 @@ from headrace.cli.base.options import (
     setting,
 )
 from headrace.cli.base.output import progress_bar, say, write_json
+
+if TYPE_CHECKING:
+    from headrace.client.credentials import ConnectionOptions, ServerAddress
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +69,34 @@ class OpenaiRunOptions:
     progress_file: Annotated[Path | None, typer.Option(hidden=True)] = None
 
 
+def gateway_connection(
+    url: str | None, caller: CallerOptions, target: Callable[[], connection.CommandTarget]
+) -> "tuple[ServerAddress, ConnectionOptions]":
+    """Return the address of a gateway with OpenAI's API, and the options of connections to it.
+
+    Raises:
+        InvalidArgumentError: The address is not one of HTTP, or the credentials cannot be used.
+        UnavailableError: No system was started at the target.
+    """
+    from headrace.client.credentials import connection_options, parse_target, trust_of
+    from headrace.core import InvalidArgumentError
+
+    gateway = connection.GatewayAddress(url=url) if url else connection.gateway(target())
+    server = parse_target(gateway.url)
+    if server.protocol != "http":
+        raise InvalidArgumentError(f"{gateway.url}: OpenAI's API is HTTP; use http:// or https://")
+    server_name = "" if caller.ca_file else gateway.server_name
+    options = connection_options(
+        server,
+        headers=None,
+        api_key=caller.secret("--key"),
+        token=caller.secret("--token"),
+        trust=trust_of(caller.ca_file or gateway.ca_file, caller.certificate(), server_name),
+        allow_insecure=caller.allow_insecure,
+    )
+    return server, options
+
+
 def openai(
     requests: Annotated[
         Path,
@@ -99,27 +131,13 @@ def openai(
     """
     import msgspec
 
-    from headrace.client.credentials import connection_options, parse_target, trust_of
     from headrace.client.wires import async_transport
-    from headrace.core import InvalidArgumentError, SystemClock
+    from headrace.core import SystemClock
     from headrace.core.files import write_atomic
     from headrace.jobs.openai import BatchRequest, OpenaiBatch
     from headrace.jobs.openai_lines import BatchCounts
 
-    gateway = connection.GatewayAddress(url=url) if url else connection.gateway(plane.target())
-    server = parse_target(gateway.url)
-    if server.protocol != "http":
-        raise InvalidArgumentError(f"{gateway.url}: OpenAI's API is HTTP; use http:// or https://")
-    server_name = "" if caller.ca_file else gateway.server_name
-    trust = trust_of(caller.ca_file or gateway.ca_file, caller.certificate(), server_name)
-    connections = connection_options(
-        server,
-        headers=None,
-        api_key=caller.secret("--key"),
-        token=caller.secret("--token"),
-        trust=trust,
-        allow_insecure=caller.allow_insecure,
-    )
+    server, connections = gateway_connection(url, caller, plane.target)
     request = BatchRequest(
         input=requests,
         output=options.output,

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -32,6 +32,7 @@ from headrace.jobs.prepare import (
 )
 from headrace.jobs.run import JobWatch, LocalEngine, Summary, run_job
 from headrace.jobs.sources.open import open_source
+from headrace.scoring.scorer import Scorer
 
 if TYPE_CHECKING:
     from headrace.jobs.engines.ray import RayEngine
@@ -105,8 +106,16 @@ def batch_progress(job: Job) -> Iterator[JobWatch]:
         yield JobWatch(on_rows=on_rows, on_shard=on_shard)
 
 
-def run_batch(options: RunOptions, target: CommandTarget) -> Summary:
+def run_batch(
+    options: RunOptions,
+    target: CommandTarget,
+    *,
+    load: Callable[[], tuple[Chosen, Scorer]] | None = None,
+) -> Summary:
     """Run a job, or the rest of an interrupted one.
+
+    Args:
+        load: Returns the model and its scorer; None to load the model that the options name.
 
     Raises:
         HeadraceError: A step of the run failed.
@@ -142,11 +151,12 @@ def run_batch(options: RunOptions, target: CommandTarget) -> Summary:
     folder = OutputFolder(request.output)
     started = find_begun(folder, run_id=options.run_id, resume=options.resume)
     with progress("loading the model"):
-        if options.chosen is not None:
-            selected = read_chosen(options.chosen)
+        if load is not None:
+            selected, scorer = load()
         else:
-            selected = choose_model(options, target)
-        scorer = load_scorer(selected.settings)
+            named = options.chosen
+            selected = choose_model(options, target) if named is None else read_chosen(named)
+            scorer = load_scorer(selected.settings)
     with closing(scorer):
         run_id = (started.id if started else "") or options.run_id or new_run_id(now)
 
