@@ -3,6 +3,7 @@
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Final
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
@@ -43,6 +44,7 @@ from headrace.console.view import (
 from headrace.control.api.events import Watchers
 from headrace.control.api.server import ConsoleParts
 from headrace.control.asgi.guards import App, Message, Receive, Scope, Send
+from headrace.control.asgi.multipart import MultipartBody
 from headrace.control.auth.credentials import cookie_value, csrf_token, is_csrf_token, is_own_page
 from headrace.core import OverloadedError
 
@@ -294,8 +296,10 @@ class Console:
     async def upload_model(self, request: Request) -> Response:
         """Pass the file of a form on while it arrives."""
         page_request = await self.page_request_of(request, {})
-        body = upload.MultipartBody(
-            content_type=request.headers.get("content-type", ""), chunks=request.stream()
+        body = MultipartBody(
+            content_type=request.headers.get("content-type", ""),
+            chunks=request.stream(),
+            refusal=partial(RefusedError.of, _BAD_REQUEST),
         )
         try:
             return RedirectResponse(await upload.send_upload(page_request, body), _SEE_OTHER)

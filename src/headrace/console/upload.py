@@ -1,25 +1,15 @@
-"""Upload of a model file: the form, and its streamed multipart body."""
+"""Upload of a model file."""
 
-from collections import deque
-from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
-from pathlib import PurePosixPath, PureWindowsPath
 from typing import Final
 from urllib.parse import quote
 
-from python_multipart import MultipartParser
-from python_multipart.exceptions import MultipartParseError
-from python_multipart.multipart import parse_options_header
-
 from headrace.console.forms import FormInput, confirmation
 from headrace.console.view import PageRequest, PageView, RefusedError
+from headrace.control.asgi.multipart import MultipartBody
 from headrace.control.auth.roles import ObjectKind, Role
 
 _BAD_REQUEST: Final = 400
 _FORBIDDEN: Final = 403
-_MAX_FIELDS: Final = 16
-_MOST_FIELD_BYTES: Final = 4096
-_MOST_HEADER_BYTES: Final = 4096
 _ARCHIVES: Final = (".tar", ".tar.gz", ".tgz")
 
 
@@ -75,7 +65,7 @@ def may_upload(request: PageRequest) -> bool:
     )
 
 
-async def send_upload(request: PageRequest, body: "MultipartBody") -> str:
+async def send_upload(request: PageRequest, body: MultipartBody) -> str:
     """Stream the file to the API; return the page that serves the version.
 
     Raises:
@@ -100,118 +90,3 @@ async def send_upload(request: PageRequest, body: "MultipartBody") -> str:
     )
     stored = answer.json()
     return f"/models/{stored['name']}/{stored['version']}/serve"
-
-
-@dataclass(slots=True)
-class MultipartBody:
-    """Body of a form with one file, which comes last and is never held as a whole.
-
-    Args:
-        content_type: The request's `content-type`.
-        chunks: The request's body.
-    """
-
-    content_type: str
-    chunks: AsyncIterator[bytes]
-    fields: dict[str, str] = field(default_factory=dict)
-    """Fields before the file."""
-    _parser: MultipartParser = field(init=False)
-    _file: deque[bytes] = field(default_factory=deque)
-    _filename: str | None = None
-    _has_ended: bool = False
-    _header: bytearray = field(default_factory=bytearray)
-    _value: bytearray = field(default_factory=bytearray)
-    _headers: dict[str, bytes] = field(default_factory=dict)
-    _name: str = ""
-    _data: bytearray = field(default_factory=bytearray)
-    _is_file: bool = False
-
-    def __post_init__(self) -> None:
-        kind, options = parse_options_header(self.content_type)
-        boundary = options.get(b"boundary", b"")
-        if kind != b"multipart/form-data" or not boundary:
-            raise RefusedError.of(_BAD_REQUEST, "the form was not sent as multipart/form-data")
-        self._parser = MultipartParser(
-            boundary,
-            {
-                "on_part_begin": self._begin,
-                "on_header_field": self._add_header_name,
-                "on_header_value": self._add_header_value,
-                "on_header_end": self._end_header,
-                "on_headers_finished": self._end_headers,
-                "on_part_data": self._add_data,
-                "on_part_end": self._end_part,
-            },
-        )
-
-    async def file_name(self) -> str:
-        """Read up to the file's content; return the file's name, empty without a file."""
-        while self._filename is None and await self._read():
-            pass
-        # Some browsers send the path.
-        return PureWindowsPath(PurePosixPath(self._filename or "").name).name
-
-    async def file_chunks(self) -> AsyncIterator[bytes]:
-        """Yield the file's content.
-
-        Raises:
-            RefusedError: The body ends in the file.
-        """
-        while True:
-            while self._file:
-                yield self._file.popleft()
-            if self._has_ended:
-                return
-            if not await self._read():
-                raise RefusedError.of(_BAD_REQUEST, "the upload broke off")
-
-    async def _read(self) -> bool:
-        """Parse the next part of the body; return whether there was one."""
-        async for chunk in self.chunks:
-            if chunk:
-                try:
-                    self._parser.write(chunk)
-                except MultipartParseError as error:
-                    raise RefusedError.of(_BAD_REQUEST, f"malformed form: {error}") from None
-                return True
-        return False
-
-    def _begin(self) -> None:
-        self._headers.clear()
-        self._data.clear()
-
-    def _add_header_name(self, data: bytes, start: int, end: int) -> None:
-        self._add(self._header, data[start:end], _MOST_HEADER_BYTES)
-
-    def _add_header_value(self, data: bytes, start: int, end: int) -> None:
-        self._add(self._value, data[start:end], _MOST_HEADER_BYTES)
-
-    def _end_header(self) -> None:
-        self._headers[self._header.decode("latin-1").lower()] = bytes(self._value)
-        self._header.clear()
-        self._value.clear()
-
-    def _end_headers(self) -> None:
-        _, options = parse_options_header(self._headers.get("content-disposition", b""))
-        self._name = options.get(b"name", b"").decode("utf-8", "replace")
-        self._is_file = b"filename" in options and self._filename is None
-        if self._is_file:
-            self._filename = options[b"filename"].decode("utf-8", "replace")
-
-    def _add_data(self, data: bytes, start: int, end: int) -> None:
-        if self._is_file:
-            self._file.append(data[start:end])
-        elif self._filename is None:
-            self._add(self._data, data[start:end], _MOST_FIELD_BYTES)
-
-    def _end_part(self) -> None:
-        if self._is_file:
-            self._has_ended, self._is_file = True, False
-        elif self._filename is None and len(self.fields) < _MAX_FIELDS:
-            self.fields[self._name] = self._data.decode("utf-8", "replace")
-
-    @staticmethod
-    def _add(buffer: bytearray, data: bytes, most: int) -> None:
-        buffer += data
-        if len(buffer) > most:
-            raise RefusedError.of(_BAD_REQUEST, f"a field of the form has more than {most} bytes")

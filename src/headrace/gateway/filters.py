@@ -127,6 +127,10 @@ class AuthFilters:
             type=template.content_type,
         )
 
+    def some(self) -> Resource:
+        """Return the filters of a route for any authenticated caller, if callers are identified."""
+        return _identify(_rule(_ANY_AUTHENTICATED)) if self.identifies_callers else {}
+
     def server(self) -> Resource:
         """Return the filters of a route without endpoint, for any authenticated caller."""
         return _identify(_rule(_ANY_AUTHENTICATED)) if self.closed else {}

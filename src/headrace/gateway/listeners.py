@@ -13,7 +13,7 @@ from headrace.gateway.access_log import access_log
 from headrace.gateway.callers import Extension, verify_listener
 from headrace.gateway.filters import early_mutations, http_filters, without_auth_filters
 from headrace.gateway.resources import Json, Resource, any_of, seconds, typed
-from headrace.gateway.routes import OPENAI_PATHS, ROUTE_CONFIG
+from headrace.gateway.routes import BULK_PATHS, OPENAI_PATHS, ROUTE_CONFIG
 from headrace.gateway.settings import EnvoySettings
 from headrace.gateway.statistics import arm_loggers, token_loggers
 from headrace.gateway.tls import downstream_socket
@@ -102,12 +102,20 @@ _IS_GRPC: Final[Resource] = {
         "header": {"name": "content-type", "string_match": {"prefix": "application/grpc"}}
     }
 }
+# Two expressions: Envoy bounds the size of one.
 _IS_OPENAI: Final[Resource] = {
-    "header_filter": {
-        "header": {
-            "name": ":path",
-            "string_match": {"safe_regex": {"regex": f"({OPENAI_PATHS})([?].*)?"}},
-        }
+    "or_filter": {
+        "filters": [
+            {
+                "header_filter": {
+                    "header": {
+                        "name": ":path",
+                        "string_match": {"safe_regex": {"regex": f"({paths})([?].*)?"}},
+                    }
+                }
+            }
+            for paths in (OPENAI_PATHS, BULK_PATHS)
+        ]
     }
 }
 _OVERLOAD: Final = "rate_limit_error"

@@ -54,6 +54,7 @@ REFLECTION_PREFIX: Final = "/grpc.reflection."
 """Prefix of the paths of gRPC server reflection, which the control plane answers."""
 
 _SERVER_TIMEOUT_S: Final = 30.0
+_UPLOAD_TIMEOUT_S: Final = 600.0
 # A replica responds at the deadline with a reason; Envoy aborts requests without a response by
 # then.
 _TIMEOUT_GRACE_S: Final = 0.5
@@ -62,6 +63,8 @@ OPENAI_PATHS: Final = (
     "/v1/(chat/completions|completions|embeddings|rerank|responses|audio/[a-z]+)|/v2/rerank"
 )
 """Regular expression of the paths of OpenAI's API, whose bodies name a model."""
+BULK_PATHS: Final = "/v1/(files|batches)(/[^?]*)?"
+"""Regular expression of the paths of files and batches."""
 _OPENAI_PATH: Final[Resource] = {"safe_regex": {"regex": OPENAI_PATHS}}
 _INVOCATIONS: Final = "/invocations"
 """MLflow's and SageMaker's path of predictions; `/ping` is their readiness."""
@@ -206,6 +209,7 @@ def server_routes(
                 if any(endpoint.serves_openai for endpoint in endpoints)
                 else ()
             ),
+            *(() if settings.control_address is None else (_bulk_route(guard),)),
             *_page_routes(settings, servers),
             *_unknown_models(guard, servers),
             *_grpc_server_routes(guard, servers, statistics, more_filters),
@@ -367,6 +371,19 @@ def _openai_server_routes(
         "response_headers_to_add": [set_header("allow", "POST")],
     }
     yield _authenticated(other, guard.server())
+
+
+def _bulk_route(guard: AuthFilters) -> Resource:
+    """Return the route of files and batches, which the control plane serves for each API key.
+
+    It receives the key, so callers that use it nowhere else send it here, too.
+    """
+    route: Resource = {
+        "name": "openai-bulk",
+        "match": {"safe_regex": {"regex": BULK_PATHS}},
+        **_forward({"cluster": CONTROL}, timeout=seconds(_UPLOAD_TIMEOUT_S)),
+    }
+    return _authenticated(route, guard.some())
 
 
 def _grpc_routes(

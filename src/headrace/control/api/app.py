@@ -12,6 +12,7 @@ from headrace import __version__
 from headrace.control.api.access import add_access, add_login
 from headrace.control.api.alerts import add_alerts
 from headrace.control.api.answers import describe_documents
+from headrace.control.api.bulk import BULK_PREFIXES, build_bulk
 from headrace.control.api.endpoints import add_endpoints
 from headrace.control.api.events import add_events, add_logs
 from headrace.control.api.features import add_drift, add_features
@@ -32,6 +33,9 @@ from headrace.control.asgi.guards import (
     App,
     BodyLimit,
     HostGuard,
+    Receive,
+    Scope,
+    Send,
     problem_body,
     problem_of,
 )
@@ -141,12 +145,18 @@ def build_metrics(plane: ControlPlane, access: AccessControl, *, is_open: bool) 
 
 
 def build_gateway_answers(plane: ControlPlane) -> App:
-    """Return the application that serves the gateway: statistics summed over all replicas."""
+    """Return the application that serves the gateway: statistics, OpenAI's files and batches."""
     api = FastAPI(openapi_url=None)
     _add_errors(api)
     add_statistics(api, plane)
     add_grpc_statistics(api, plane)
-    return FromGateway(app=api)
+    bulk = build_bulk(plane)
+
+    async def by_path(scope: Scope, receive: Receive, send: Send) -> None:
+        is_bulk = scope["type"] == "http" and scope["path"].startswith(BULK_PREFIXES)
+        await (bulk if is_bulk else api)(scope, receive, send)
+
+    return FromGateway(app=by_path)
 
 
 def _add_errors(api: FastAPI) -> None:

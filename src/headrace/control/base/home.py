@@ -94,6 +94,8 @@ class Home:
     """The content of all model versions."""
     logs = _Below("logs")
     """One log per process."""
+    bulk = _Below("bulk")
+    """Files and batches of OpenAI's API, a directory per owner."""
     payloads = _Below("payloads")
     """Sampled requests and answers, a directory per endpoint."""
     state_file = _Below("state.json")

@@ -1,4 +1,4 @@
-"""Workloads service: streams, jobs, materialization of features, and their skew."""
+"""Workloads service: streams, jobs, batches, materialization of features, and their skew."""
 
 import asyncio
 from functools import partial
@@ -10,6 +10,8 @@ from headrace.control.desired.target import TargetState
 from headrace.control.features.materialize_plan import ViewPast
 from headrace.control.features.materializer import Materializer, materialize_view
 from headrace.control.features.skew_watch import SkewWatch, compare_served
+from headrace.control.jobs.bulk import BulkStore
+from headrace.control.jobs.bulk_runner import BulkRunner, bulk_command
 from headrace.control.jobs.process import JobStarter
 from headrace.control.jobs.scheduler import JobScheduler, Planner
 from headrace.control.local.driver import LocalDriver
@@ -40,6 +42,14 @@ class WorkloadsService:
             planner=Planner.of_home(home.root, store=context.store, faults=faults),
             start=JobStarter(home=home.root, log=home.log_of("jobs"), sandbox=driver.sandbox),
             emit=emit,
+            clock=clock,
+            faults=faults,
+        )
+        self.bulk: Final = BulkRunner(
+            store=BulkStore(root=home.bulk, clock=clock),
+            keys=reconciling.keys,
+            start=JobStarter(home=home.root, log=home.log_of("batches"), command=bulk_command),
+            home=home.root,
             clock=clock,
             faults=faults,
         )
@@ -84,7 +94,7 @@ class WorkloadsService:
 
     async def run(self) -> None:
         """Run due work until cancelled; stream workers continue afterwards."""
-        local = (self.jobs, self.streams) if self._runs_here else ()
+        local = (self.jobs, self.streams, self.bulk) if self._runs_here else ()
         async with asyncio.TaskGroup() as group:
             for part in (self.materializer, self.skew, *local):
                 group.create_task(part.run())

@@ -26,6 +26,8 @@ from headrace.core.spec.parse import SpecMistake
 from headrace.gateway import ApiKey, GatewayPolicy, usable_key_set
 
 EVERYTHING: Final = "infer:*"
+BATCH_ACTOR: Final = "batch:"
+"""Prefix of the creator of a batch's temporary key, which has the name of the batch's owner."""
 
 
 class KeyGrants(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,7 +61,13 @@ class Keys:
         """
         visible = [key for key in await self.all() if may_see(key)]
         by_id = [key for key in visible if key.id == text]
-        named = [k for k in visible if k.owner == text and k.is_valid(self.clock.now())]
+        named = [
+            k
+            for k in visible
+            if k.owner == text
+            and k.is_valid(self.clock.now())
+            and not k.created_by.startswith(BATCH_ACTOR)
+        ]
         if len(named) > 1 and not by_id:
             ids = ", ".join(key.id for key in named)
             message = f"several keys are called '{text}'; name one by its id: {ids}"

@@ -1,0 +1,242 @@
+"""Files and batches of OpenAI's API over HTTP, on the gateway's port.
+
+The gateway has authenticated the caller and passes the API key on. Each key's name sees its own
+files and batches only. Callers with tokens and certificates are refused: a batch runs after its
+creator has left, with the rights of a key that can be revoked.
+"""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Final
+
+import msgspec
+from fastapi import FastAPI, HTTPException, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import FileResponse
+
+from headrace.control.asgi.guards import read_body
+from headrace.control.asgi.multipart import MultipartBody
+from headrace.control.auth.credentials import PREFIXES, is_secret_of, secret_id
+from headrace.control.jobs.bulk import BATCH_PURPOSE, page
+from headrace.control.model.credentials import CredentialKind
+from headrace.control.plane.control_plane import ControlPlane
+from headrace.core import (
+    HeadraceError,
+    InvalidArgumentError,
+    NotFoundError,
+    PayloadTooLargeError,
+    PermissionDeniedError,
+    UnauthenticatedError,
+)
+from headrace.core.error_kind import UNDECODABLE
+from headrace.core.headers import CALLER_HEADER
+from headrace.core.text import duration_s
+from headrace.protocol import http_status
+from headrace.protocol.openai import encode_openai_error
+
+BULK_PREFIXES: Final = ("/v1/files", "/v1/batches")
+MAX_PAGE: Final = 100
+MAX_FILES_PAGE: Final = 10_000
+MAX_WINDOW_S: Final = 7 * 86_400.0
+_MAX_BODY_BYTES: Final = 64 << 10
+_JSON: Final = "application/json"
+_LINES: Final = "application/jsonl"
+
+
+class NewBatch(msgspec.Struct, kw_only=True):
+    """Body of `POST /v1/batches`; other fields are ignored."""
+
+    input_file_id: str
+    endpoint: str
+    completion_window: str
+    metadata: dict[str, str] | None = None
+
+
+Limit = Annotated[int, Query(ge=1)]
+After = Annotated[str, Query(max_length=80)]
+
+
+def build_bulk(plane: ControlPlane) -> FastAPI:
+    """Return the application of files and batches."""
+    api = FastAPI(openapi_url=None, redirect_slashes=False)
+    _add_errors(api)
+    _add_files(api, plane)
+    _add_batches(api, plane)
+    return api
+
+
+def _add_files(api: FastAPI, plane: ControlPlane) -> None:
+    store = plane.workloads.bulk.store
+
+    @api.post("/v1/files")
+    async def upload(request: Request) -> Response:
+        """Store a file of the purpose `batch`."""
+        owner, _ = await _caller(plane, request)
+        form = MultipartBody(
+            content_type=request.headers.get("content-type", ""), chunks=request.stream()
+        )
+        filename = await form.file_name()
+        if not filename:
+            raise InvalidArgumentError("the form has no file")
+
+        async def check() -> None:
+            await form.finish()
+            if form.fields.get("purpose") != BATCH_PURPOSE:
+                raise InvalidArgumentError(f"purpose must be {BATCH_PURPOSE!r}")
+
+        record = await store.add_file(owner, filename, form.file_chunks(), check=check)
+        return _answer(record)
+
+    @api.get("/v1/files")
+    async def files(
+        request: Request,
+        purpose: Annotated[str, Query(max_length=80)] = "",
+        limit: Limit = MAX_FILES_PAGE,
+        after: After = "",
+        order: Annotated[str, Query(pattern="^(asc|desc)$")] = "desc",
+    ) -> Response:
+        """List the caller's files."""
+        owner, _ = await _caller(plane, request)
+        found = [file for file in store.files(owner) if purpose in {"", file.purpose}]
+        if order == "asc":
+            found.reverse()
+        return _page(found, after=after, limit=min(limit, MAX_FILES_PAGE))
+
+    @api.get("/v1/files/{file_id}")
+    async def file(request: Request, file_id: str) -> Response:
+        """Return a file's record."""
+        owner, _ = await _caller(plane, request)
+        return _answer(store.file(owner, file_id))
+
+    @api.get("/v1/files/{file_id}/content")
+    async def content(request: Request, file_id: str) -> Response:
+        """Return a file's content."""
+        owner, _ = await _caller(plane, request)
+        return FileResponse(store.content(owner, file_id), media_type=_LINES)
+
+    @api.delete("/v1/files/{file_id}")
+    async def delete(request: Request, file_id: str) -> Response:
+        """Delete a file."""
+        owner, _ = await _caller(plane, request)
+        store.delete(owner, file_id)
+        return _answer({"id": file_id, "object": "file", "deleted": True})
+
+
+def _add_batches(api: FastAPI, plane: ControlPlane) -> None:
+    runner = plane.workloads.bulk
+    store = runner.store
+
+    @api.post("/v1/batches")
+    async def create(request: Request) -> Response:
+        """Create a batch of a file's requests."""
+        owner, key_id = await _caller(plane, request)
+        body = await read_body(request.receive, _MAX_BODY_BYTES)
+        if body is None:
+            raise PayloadTooLargeError(limit_bytes=_MAX_BODY_BYTES)
+        try:
+            wanted = msgspec.json.decode(body, type=NewBatch)
+        except UNDECODABLE as error:
+            raise InvalidArgumentError(f"the body is no batch: {error}") from None
+        window_s = duration_s(wanted.completion_window)
+        if window_s is None or not 1 <= window_s <= MAX_WINDOW_S:
+            raise InvalidArgumentError("completion_window is a duration up to 7d, such as 24h")
+        batch = store.create(
+            owner,
+            key_id,
+            endpoint=wanted.endpoint,
+            input_file_id=wanted.input_file_id,
+            window_s=window_s,
+            completion_window=wanted.completion_window,
+            metadata=wanted.metadata,
+        )
+        runner.wake()
+        return _answer(batch)
+
+    @api.get("/v1/batches")
+    async def batches(request: Request, limit: Limit = 20, after: After = "") -> Response:
+        """List the caller's batches, the newest first."""
+        owner, _ = await _caller(plane, request)
+        return _page(store.of(owner), after=after, limit=min(limit, MAX_PAGE))
+
+    @api.get("/v1/batches/{batch_id}")
+    async def batch(request: Request, batch_id: str) -> Response:
+        """Return a batch."""
+        owner, _ = await _caller(plane, request)
+        return _answer(store.batch(owner, batch_id))
+
+    @api.post("/v1/batches/{batch_id}/cancel")
+    async def cancel(request: Request, batch_id: str) -> Response:
+        """Cancel a batch; results that it has are kept."""
+        owner, _ = await _caller(plane, request)
+        runner.cancel(owner, batch_id)
+        return _answer(store.batch(owner, batch_id))
+
+
+async def _caller(plane: ControlPlane, request: Request) -> tuple[str, str]:
+    """Return the name and the id of the caller's API key; empty where the gateway needs none.
+
+    Raises:
+        UnauthenticatedError: The key is not valid.
+        PermissionDeniedError: The caller has no key.
+        NotFoundError: This control plane runs no batches.
+    """
+    if not plane.context.runs_here:
+        raise NotFoundError("files and batches are not served here; send the requests singly")
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    bearer = token.strip() if scheme.lower() == "bearer" else ""
+    text = request.headers.get("x-api-key", "") or bearer
+    key_id = secret_id(PREFIXES[CredentialKind.KEY], text)
+    if key_id is None:
+        if request.headers.get(CALLER_HEADER):
+            message = "files and batches need an API key; `headrace keys create` creates one"
+            raise PermissionDeniedError(message)
+        return "", ""
+    key = await plane.store.credential(key_id)
+    if (
+        key is None
+        or key.kind is not CredentialKind.KEY
+        or not is_secret_of(key, text)
+        or not key.is_valid(plane.clock.now())
+    ):
+        raise UnauthenticatedError("Unknown, expired or revoked API key")
+    return key.owner, key.id
+
+
+def _answer(document: object) -> Response:
+    return Response(msgspec.json.encode(document), media_type=_JSON)
+
+
+def _page(items: list[Any], *, after: str, limit: int) -> Response:
+    some, has_more = page(items, [item.id for item in items], after=after, limit=limit)
+    ends = {"first_id": some[0].id, "last_id": some[-1].id} if some else {}
+    empty = {"first_id": None, "last_id": None}
+    return _answer({"object": "list", "data": some, **empty, **ends, "has_more": has_more})
+
+
+def _add_errors(api: FastAPI) -> None:
+    def respond(error: HeadraceError, headers: Mapping[str, str] | None = None) -> Response:
+        status = http_status(error)
+        more = dict(headers or {})
+        if error.retry_after_s is not None:
+            more["retry-after"] = str(max(round(error.retry_after_s), 1))
+        return Response(encode_openai_error(error, status), status, more, media_type=_JSON)
+
+    @api.exception_handler(HeadraceError)
+    async def headrace_error(_request: Request, error: HeadraceError) -> Response:
+        return respond(error)
+
+    @api.exception_handler(RequestValidationError)
+    async def malformed(_request: Request, error: RequestValidationError) -> Response:
+        text = "; ".join(f"{item['loc'][-1]}: {item['msg']}" for item in error.errors())
+        return respond(InvalidArgumentError(text[:1000]))
+
+    @api.exception_handler(HTTPException)
+    @api.exception_handler(404)
+    @api.exception_handler(405)
+    async def by_status(request: Request, error: HTTPException) -> Response:
+        text = f"Invalid URL ({request.method} {request.url.path[:200]})"
+        return Response(
+            encode_openai_error(NotFoundError(text), error.status_code),
+            error.status_code,
+            error.headers,
+            media_type=_JSON,
+        )

@@ -1,0 +1,360 @@
+"""Files and batches of OpenAI's API, stored in `bulk/OWNER` of the home.
+
+An owner is the name of an API key, or nobody where the gateway requires no authentication. Each
+file is its content and a record; each batch is a record, and a directory while it runs.
+"""
+
+import re
+import secrets
+import shutil
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import msgspec
+
+from headrace.core import (
+    Clock,
+    FailedPreconditionError,
+    InvalidArgumentError,
+    NotFoundError,
+    OverloadedError,
+    PayloadTooLargeError,
+)
+from headrace.core.error_kind import UNDECODABLE
+from headrace.core.files import make_private_dir, size_of, write_atomic
+from headrace.core.names import NAME_PATTERN
+from headrace.jobs.openai_lines import PATHS
+
+MAX_FILE_BYTES: Final = 200 << 20
+"""Bytes of an uploaded file, as for OpenAI's API."""
+MAX_OWNER_BYTES: Final = 4 << 30
+"""Bytes of an owner's files, with the results of batches."""
+MAX_OWNER_FILES: Final = 1000
+MAX_OWNER_BATCHES: Final = 1000
+MAX_ACTIVE: Final = 100
+"""Batches of an owner that are not over."""
+MIN_FREE_BYTES: Final = 1 << 30
+MAX_METADATA: Final = 16
+_KEY_CHARS, _VALUE_CHARS = 64, 512
+_NOBODY: Final = "nobody"
+_ID: Final = re.compile(r"(file-|batch_)[0-9a-f]{24}[oe]?")
+_ACTIVE: Final = frozenset({"validating", "in_progress", "finalizing", "cancelling"})
+BATCH_PURPOSE: Final = "batch"
+RESULTS_PURPOSE: Final = "batch_output"
+T = TypeVar("T")
+
+
+class BulkFile(msgspec.Struct, frozen=True, kw_only=True):
+    """A file, as in OpenAI's API. Times are in seconds since 1970."""
+
+    id: str
+    bytes: int
+    created_at: int
+    filename: str
+    purpose: str
+    object: str = "file"
+    status: str = "processed"
+    status_details: str | None = None
+
+
+class BatchProblem(msgspec.Struct, frozen=True, kw_only=True):
+    """Why a batch failed."""
+
+    code: str
+    message: str
+    line: int | None = None
+    param: str | None = None
+
+
+class BatchProblems(msgspec.Struct, frozen=True, kw_only=True):
+    """List of `BatchProblem`."""
+
+    data: tuple[BatchProblem, ...]
+    object: str = "list"
+
+
+class RequestCounts(msgspec.Struct, frozen=True, kw_only=True):
+    """Progress of a batch."""
+
+    total: int = 0
+    completed: int = 0
+    failed: int = 0
+
+
+class BulkBatch(msgspec.Struct, frozen=True, kw_only=True):
+    """A batch, as in OpenAI's API. Times are in seconds since 1970."""
+
+    id: str
+    endpoint: str
+    input_file_id: str
+    completion_window: str
+    created_at: int
+    expires_at: int
+    status: str = "validating"
+    object: str = "batch"
+    errors: BatchProblems | None = None
+    output_file_id: str | None = None
+    error_file_id: str | None = None
+    in_progress_at: int | None = None
+    finalizing_at: int | None = None
+    completed_at: int | None = None
+    failed_at: int | None = None
+    expired_at: int | None = None
+    cancelling_at: int | None = None
+    cancelled_at: int | None = None
+    request_counts: RequestCounts = RequestCounts()
+    metadata: dict[str, str] | None = None
+
+    @property
+    def is_active(self) -> bool:
+        """Whether the batch is not over."""
+        return self.status in _ACTIVE
+
+
+class StoredBatch(msgspec.Struct, frozen=True, kw_only=True):
+    """A batch with what callers do not see."""
+
+    batch: BulkBatch
+    owner: str
+    key_id: str = ""
+    """Id of the API key that created it, whose grants its requests have; empty for none."""
+    failures: int = 0
+    """Failed attempts in a row."""
+    next_try_at: float = 0.0
+
+
+@dataclass(slots=True, kw_only=True)
+class BulkStore:
+    """Files and batches of a home. For one event loop; its file operations are short."""
+
+    root: Path
+    clock: Clock
+    batches: dict[str, StoredBatch] = field(default_factory=dict)
+    """All batches by id."""
+    _incoming: dict[str, int] = field(default_factory=dict)
+    """Bytes of an owner's uploads in progress."""
+
+    def load(self) -> None:
+        """Read the batches of an earlier control plane; damaged records are left out. Blocking."""
+        for path in self.root.glob("*/batches/*.json"):
+            stored = _read(path, StoredBatch)
+            if stored is not None:
+                self.batches[stored.batch.id] = stored
+
+    async def add_file(
+        self,
+        owner: str,
+        filename: str,
+        chunks: AsyncIterator[bytes],
+        *,
+        check: Callable[[], Awaitable[None]],
+    ) -> BulkFile:
+        """Store an uploaded file of the purpose `batch`.
+
+        Args:
+            check: Called when the file has arrived; its error refuses the file.
+
+        Raises:
+            PayloadTooLargeError: The file, or all files of the owner, would be too large.
+            OverloadedError: The disk is almost full.
+        """
+        folder = make_private_dir(self._folder(owner) / "files")
+        self._check_room(owner)
+        used = self._used_bytes(owner)
+        file_id = f"file-{secrets.token_hex(12)}"
+        path, size = folder / f"{file_id}.part", 0
+        try:
+            with path.open("xb") as file:
+                async for chunk in chunks:
+                    size += len(chunk)
+                    self._incoming[owner] = self._incoming.get(owner, 0) + len(chunk)
+                    if size > MAX_FILE_BYTES:
+                        raise PayloadTooLargeError(limit_bytes=MAX_FILE_BYTES)
+                    if used + self._incoming[owner] > MAX_OWNER_BYTES:
+                        raise PayloadTooLargeError(limit_bytes=MAX_OWNER_BYTES)
+                    file.write(chunk)
+            await check()
+            return self.keep(owner, file_id, path, filename=filename, purpose=BATCH_PURPOSE)
+        finally:
+            self._incoming[owner] = self._incoming.get(owner, 0) - size
+            path.unlink(missing_ok=True)
+
+    def _check_room(self, owner: str) -> None:
+        if shutil.disk_usage(self.root).free < MIN_FREE_BYTES:
+            msg = f"the disk of the gateway has less than {MIN_FREE_BYTES} bytes left"
+            raise OverloadedError(msg, retry_after_s=60.0)
+        if len(list((self._folder(owner) / "files").glob("*.json"))) >= MAX_OWNER_FILES:
+            msg = f"there are {MAX_OWNER_FILES} files already; delete some"
+            raise FailedPreconditionError(msg)
+
+    def _used_bytes(self, owner: str) -> int:
+        return sum(size_of(path) for path in self._folder(owner).rglob("*") if path.is_file())
+
+    def keep(
+        self, owner: str, file_id: str, path: Path, *, filename: str, purpose: str
+    ) -> BulkFile:
+        """Make a finished file visible under an id, and return its record; repeatable."""
+        folder = make_private_dir(self._folder(owner) / "files")
+        data = folder / f"{file_id}.data"
+        if path.exists():
+            path.replace(data)
+        record = BulkFile(
+            id=file_id,
+            bytes=size_of(data),
+            created_at=int(self.clock.now()),
+            filename=filename[:200],
+            purpose=purpose,
+        )
+        write_atomic(folder / f"{file_id}.json", msgspec.json.encode(record))
+        return record
+
+    def files(self, owner: str) -> list[BulkFile]:
+        """Return an owner's files, the newest first."""
+        records = (_read(path, BulkFile) for path in (self._folder(owner) / "files").glob("*.json"))
+        return sorted(filter(None, records), key=lambda file: (-file.created_at, file.id))
+
+    def file(self, owner: str, file_id: str) -> BulkFile:
+        """Return an owner's file.
+
+        Raises:
+            NotFoundError: The owner has no such file.
+        """
+        record = self.find(owner, file_id)
+        if record is None:
+            raise NotFoundError(f"No such File object: {file_id[:80]}")
+        return record
+
+    def find(self, owner: str, file_id: str) -> BulkFile | None:
+        """Return an owner's file; None if there is no such file."""
+        if not _ID.fullmatch(file_id):
+            return None
+        return _read(self._folder(owner) / "files" / f"{file_id}.json", BulkFile)
+
+    def content(self, owner: str, file_id: str) -> Path:
+        """Return the path of a file's content; errors as `file`."""
+        return self._folder(owner) / "files" / f"{self.file(owner, file_id).id}.data"
+
+    def delete(self, owner: str, file_id: str) -> None:
+        """Delete a file.
+
+        Raises:
+            NotFoundError: The owner has no such file.
+            FailedPreconditionError: A batch that is not over reads it.
+        """
+        path = self.content(owner, file_id)
+        for batch in self.of(owner):
+            if batch.is_active and batch.input_file_id == file_id:
+                msg = f"{batch.id} reads {file_id}; cancel the batch first, or wait for its end"
+                raise FailedPreconditionError(msg)
+        path.with_suffix(".json").unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
+
+    def of(self, owner: str) -> list[BulkBatch]:
+        """Return an owner's batches, the newest first."""
+        batches = (stored.batch for stored in self.batches.values() if stored.owner == owner)
+        return sorted(batches, key=lambda batch: (-batch.created_at, batch.id))
+
+    def batch(self, owner: str, batch_id: str) -> BulkBatch:
+        """Return an owner's batch.
+
+        Raises:
+            NotFoundError: The owner has no such batch.
+        """
+        stored = self.batches.get(batch_id)
+        if stored is None or stored.owner != owner:
+            raise NotFoundError(f"No such Batch object: {batch_id[:80]}")
+        return stored.batch
+
+    def create(
+        self,
+        owner: str,
+        key_id: str,
+        *,
+        endpoint: str,
+        input_file_id: str,
+        window_s: float,
+        completion_window: str,
+        metadata: dict[str, str] | None,
+    ) -> BulkBatch:
+        """Store a new batch.
+
+        Raises:
+            NotFoundError: The owner has no such file.
+            InvalidArgumentError: The path or the metadata is not allowed.
+            FailedPreconditionError: The owner has too many batches.
+        """
+        if endpoint not in PATHS:
+            msg = f"endpoint {endpoint[:80]!r} is not supported; use {', '.join(sorted(PATHS))}"
+            raise InvalidArgumentError(msg)
+        if len(metadata or {}) > MAX_METADATA or any(
+            len(key) > _KEY_CHARS or len(value) > _VALUE_CHARS
+            for key, value in (metadata or {}).items()
+        ):
+            msg = f"metadata has up to {MAX_METADATA} names of {_KEY_CHARS} characters and values"
+            raise InvalidArgumentError(f"{msg} of {_VALUE_CHARS}")
+        if self.file(owner, input_file_id).purpose != BATCH_PURPOSE:
+            raise InvalidArgumentError(f"{input_file_id} has not the purpose {BATCH_PURPOSE!r}")
+        own = self.of(owner)
+        if sum(batch.is_active for batch in own) >= MAX_ACTIVE:
+            msg = f"{MAX_ACTIVE} batches are not over yet; wait, or cancel some"
+            raise OverloadedError(msg, retry_after_s=60.0)
+        for old in [batch for batch in own if not batch.is_active][
+            MAX_OWNER_BATCHES - MAX_ACTIVE :
+        ]:
+            del self.batches[old.id]
+            self._record(owner, old.id).unlink(missing_ok=True)
+        now = self.clock.now()
+        batch = BulkBatch(
+            id=f"batch_{secrets.token_hex(12)}",
+            endpoint=endpoint,
+            input_file_id=input_file_id,
+            completion_window=completion_window,
+            created_at=int(now),
+            expires_at=int(now + window_s),
+            metadata=metadata,
+        )
+        self.save(StoredBatch(batch=batch, owner=owner, key_id=key_id))
+        return batch
+
+    def change(self, batch_id: str, **fields: Any) -> BulkBatch:  # noqa: ANN401  # fields of the record
+        """Store a batch with other values and return it."""
+        stored = self.batches[batch_id]
+        batch = msgspec.structs.replace(stored.batch, **fields)
+        self.save(msgspec.structs.replace(stored, batch=batch))
+        return batch
+
+    def save(self, stored: StoredBatch) -> None:
+        """Store a batch."""
+        path = self._record(stored.owner, stored.batch.id)
+        make_private_dir(path.parent)
+        write_atomic(path, msgspec.json.encode(stored))
+        self.batches[stored.batch.id] = stored
+
+    def work(self, stored: StoredBatch) -> Path:
+        """Return the directory of a batch that runs."""
+        return self._record(stored.owner, stored.batch.id).with_suffix("")
+
+    def _record(self, owner: str, batch_id: str) -> Path:
+        return self._folder(owner) / "batches" / f"{batch_id}.json"
+
+    def _folder(self, owner: str) -> Path:
+        if owner and not re.fullmatch(NAME_PATTERN, owner):
+            raise InvalidArgumentError("the name of the key cannot own files")
+        return self.root / (f"key-{owner}" if owner else _NOBODY)
+
+
+def page(items: Iterable[T], ids: Iterable[str], *, after: str, limit: int) -> tuple[list[T], bool]:
+    """Return the items behind the one with the id `after`, and whether more follow."""
+    pairs = list(zip(ids, items, strict=True))
+    start = next((i + 1 for i, (id_, _) in enumerate(pairs) if id_ == after), 0) if after else 0
+    rest = [item for _, item in pairs[start:]]
+    return rest[:limit], len(rest) > limit
+
+
+def _read(path: Path, kind: type[T]) -> T | None:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=kind)
+    except (FileNotFoundError, *UNDECODABLE):
+        return None
