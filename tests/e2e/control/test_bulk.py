@@ -107,7 +107,7 @@ def results(http: httpx.Client, file_id: str) -> list[dict[str, Any]]:
 def test_a_batch_runs_with_the_rights_of_its_key_and_nobody_else_sees_it(
     system: System, stub: Stub
 ) -> None:
-    system.start(endpoint(stub, "chat"), endpoint(stub, "other"), first_request=False)
+    system.start(endpoint(stub, "chat"), endpoint(stub, "other"))
     system.wait_ready()
     alice, bob = key(system, "alice", "infer:chat"), key(system, "bob", "infer:*")
     with client(system, alice["key"]) as http, client(system, bob["key"]) as others:
@@ -150,7 +150,7 @@ def test_a_batch_runs_with_the_rights_of_its_key_and_nobody_else_sees_it(
 
 
 def test_a_batch_survives_a_kill_of_the_control_plane(system: System, stub: Stub) -> None:
-    system.start(endpoint(stub, "chat"), first_request=False)
+    system.start(endpoint(stub, "chat"))
     system.wait_ready()
     alice = key(system, "alice", "infer:chat")
     with client(system, alice["key"]) as http:
@@ -158,7 +158,7 @@ def test_a_batch_survives_a_kill_of_the_control_plane(system: System, stub: Stub
         wait(http, batch, lambda found: found["request_counts"]["completed"] > 20)
 
         system.kill_control()
-        system.start(first_request=False)
+        system.start()
         system.wait_ready()
         done = wait(http, batch, is_over)
 
@@ -172,7 +172,7 @@ def test_a_batch_survives_a_kill_of_the_control_plane(system: System, stub: Stub
 
 
 def test_a_batch_is_cancelled_expires_and_ends_with_its_key(system: System, stub: Stub) -> None:
-    system.start(endpoint(stub, "chat"), first_request=False)
+    system.start(endpoint(stub, "chat"))
     system.wait_ready()
     alice = key(system, "alice", "infer:chat")
     slow = lines(200, stub={"pause_s": 0.5})
@@ -213,7 +213,7 @@ def test_a_batch_is_cancelled_expires_and_ends_with_its_key(system: System, stub
 def test_hostile_requests_are_refused_in_the_form_of_openai(system: System, stub: Stub) -> None:
     gateway = {"max_body_bytes": 300 << 20}
     spec = {"version": 1, "endpoints": [endpoint(stub, "chat")], "gateway": gateway}
-    system.start(spec=spec, first_request=False)
+    system.start(spec=spec)
     system.wait_ready()
     alice = key(system, "alice", "infer:chat")
     with client(system) as nobody, client(system, alice["key"]) as http:

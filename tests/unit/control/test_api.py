@@ -256,14 +256,16 @@ async def test_the_other_ports_have_their_own_routes_only(plane: ControlPlane) -
     for app, path in (
         (metrics, "/metrics"),
         (metrics, "/api/v1/status"),
-        (build_gateway_answers(plane), "/v2/models/stats"),
-        (build_gateway_answers(plane), "/api/v1/stop"),
+        (build_gateway_answers(plane, is_local=True), "/v2/models/stats"),
+        (build_gateway_answers(plane, is_local=True), "/api/v1/stop"),
+        # Gateways on other hosts forward no credentials.
+        (build_gateway_answers(plane, is_local=False), "/v1/files"),
     ):
         transport = httpx.ASGITransport(app=app)
         async with httpx.AsyncClient(transport=transport, base_url="http://any.name") as client:
             answers.append((await client.get(path)).status_code)
 
-    assert answers == [200, 404, 200, 404]
+    assert answers == [200, 404, 200, 404, 404]
 
 
 async def test_logs_are_text_or_json_and_of_known_sources(

@@ -144,12 +144,19 @@ def build_metrics(plane: ControlPlane, access: AccessControl, *, is_open: bool) 
     return _gatekeeper(api, plane, access)
 
 
-def build_gateway_answers(plane: ControlPlane) -> App:
-    """Return the application that serves the gateway: statistics, OpenAI's files and batches."""
+def build_gateway_answers(plane: ControlPlane, *, is_local: bool) -> App:
+    """Return the application that serves a gateway: statistics, OpenAI's files and batches.
+
+    Args:
+        is_local: Whether the gateway runs on this host. The others forward no credentials, without
+            which files have no owner.
+    """
     api = FastAPI(openapi_url=None)
     _add_errors(api)
     add_statistics(api, plane)
     add_grpc_statistics(api, plane)
+    if not is_local:
+        return FromGateway(app=api)
     bulk = build_bulk(plane)
 
     async def by_path(scope: Scope, receive: Receive, send: Send) -> None:

@@ -136,7 +136,7 @@ class ApiServer:
             (
                 HeldRequests(
                     self.plane.scaling.activator,
-                    ReflectionApp(fallback=api.build_gateway_answers(self.plane)),
+                    ReflectionApp(fallback=api.build_gateway_answers(self.plane, is_local=True)),
                 ),
                 self.sockets.gateway,
             ),

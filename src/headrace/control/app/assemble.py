@@ -359,7 +359,7 @@ def _usable(settings: ControlSettings, stored: Mapping[str, Any]) -> ControlSett
 def _gateway_answers(plane: ControlPlane) -> App:
     from headrace.control.api.app import build_gateway_answers  # noqa: PLC0415  # loads FastAPI
 
-    return build_gateway_answers(plane)
+    return build_gateway_answers(plane, is_local=False)
 
 
 def _shown_state(url: str) -> str:
