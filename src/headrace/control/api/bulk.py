@@ -96,10 +96,10 @@ def _add_files(api: FastAPI, plane: ControlPlane) -> None:
     ) -> Response:
         """List the caller's files."""
         owner, _ = await _caller(plane, request)
-        found = [file for file in store.files(owner) if purpose in {"", file.purpose}]
+        visible = [file for file in store.files(owner) if purpose in {"", file.purpose}]
         if order == "asc":
-            found.reverse()
-        return _page(found, after=after, limit=min(limit, MAX_FILES_PAGE))
+            visible.reverse()
+        return _page(visible, after=after, limit=min(limit, MAX_FILES_PAGE))
 
     @api.get("/v1/files/{file_id}")
     async def file(request: Request, file_id: str) -> Response:
@@ -133,20 +133,20 @@ def _add_batches(api: FastAPI, plane: ControlPlane) -> None:
         if body is None:
             raise PayloadTooLargeError(limit_bytes=_MAX_BODY_BYTES)
         try:
-            wanted = msgspec.json.decode(body, type=NewBatch)
+            new = msgspec.json.decode(body, type=NewBatch)
         except UNDECODABLE as error:
             raise InvalidArgumentError(f"the body is no batch: {error}") from None
-        window_s = duration_s(wanted.completion_window)
+        window_s = duration_s(new.completion_window)
         if window_s is None or not 1 <= window_s <= MAX_WINDOW_S:
             raise InvalidArgumentError("completion_window is a duration up to 7d, such as 24h")
         batch = store.create(
             owner,
             key_id,
-            endpoint=wanted.endpoint,
-            input_file_id=wanted.input_file_id,
+            endpoint=new.endpoint,
+            input_file_id=new.input_file_id,
             window_s=window_s,
-            completion_window=wanted.completion_window,
-            metadata=wanted.metadata,
+            completion_window=new.completion_window,
+            metadata=new.metadata,
         )
         runner.wake()
         return _answer(batch)

@@ -315,13 +315,13 @@ class BulkRunner:
         ):
             file_id = f"file-{batch_id.removeprefix('batch_')}{suffix}"
             path = work / name
-            kept = self.store.find(stored.owner, file_id)
-            if kept is None and size_of(path):
+            record = self.store.find(stored.owner, file_id)
+            if record is None and size_of(path):
                 filename = f"{batch_id}_{name}"
-                kept = self.store.keep(
+                record = self.store.keep(
                     stored.owner, file_id, path, filename=filename, purpose=RESULTS_PURPOSE
                 )
-            files[field_name] = None if kept is None else kept.id
+            files[field_name] = None if record is None else record.id
         if batch.status == "cancelling":
             files |= {"status": "cancelled", "cancelled_at": now}
         elif now >= batch.expires_at:
