@@ -10,7 +10,7 @@ import pytest
 from pydantic import BaseModel
 
 from headrace.control.base.settings import resolve_references
-from headrace.control.gateway.certificates import PemFiles, read_pem
+from headrace.control.gateway.certificates import PemFiles, SecretFile, read_pem, read_secret
 from headrace.control.reconcile.caller_policy import read_policy
 from headrace.control.telemetry.drift_files import decode_reference
 from headrace.core import Digest, HeadraceError
@@ -38,6 +38,10 @@ def _key(path: Path) -> object:
     return read_pem(files, now=0.0)
 
 
+def _upstream_key(path: Path) -> object:
+    return read_secret(SecretFile(name="x", what="the API key", file=path))
+
+
 def _api_key(path: Path) -> object:
     settings = ScoringEndpoint(url="http://127.0.0.1:9", name="x", api_key_file=str(path))
     return endpoint_scorer(settings, max_batch_size=1)
@@ -52,6 +56,7 @@ READERS: Final[dict[str, Read]] = {
     "TlsSpec.certificate_file": _certificate,
     "TlsSpec.client_ca_file": _certificate,
     "TlsSpec.key_file": _key,
+    "UpstreamSpec.api_key_file": _upstream_key,
     "UpstreamTlsSpec.ca_file": _certificate,
     "UpstreamTlsSpec.certificate_file": _certificate,
     "UpstreamTlsSpec.key_file": _key,

@@ -27,7 +27,7 @@ from headrace.core.spec.access import TlsSpec
 from headrace.core.spec.observe import RequestLogSpec
 from headrace.core.spec.scale import ConnectionsSpec
 from headrace.gateway import ApiKey, EndpointRoute, GatewayPolicy, ListenerTls, RevisionTarget
-from headrace.gateway.tls import authorities_secret, certificate_secret
+from headrace.gateway.tls import api_key_secret, authorities_secret, certificate_secret
 from tests.certificates import Authority
 
 BUNDLE = with_version(
@@ -129,6 +129,9 @@ def test_secrets_are_told_once_and_forgotten_when_nothing_needs_them() -> None:
         Secret(name="upstream-a", certificates="A"),
     )
     assert secret_of(pair).key == "K"
+    key = secret_of(api_key_secret("upstream-b", "sk-1"))
+    assert key == Secret(name="upstream-b", certificates="", key="sk-1")
+    assert "sk-1" not in repr(key)
     secrets.keep_only(["gateway"])
     assert secrets.has("gateway")
     assert not secrets.has("upstream-a")
