@@ -5,8 +5,8 @@ Run as `python openai_stub.py PORT_OR_SOCKET MODEL [TIMES_SLOWER]`.
 The body's `stub` tells what to answer, else an object of JSON in the last message: `tokens`, their
 `text` and their `pause_s` (or that of a whole answer), `piece` (bytes of a chunk), `stalls_at` (a
 piece before which it waits), `breaks_at` (one at which it disconnects). `/seen` tells all requests
-so far, what their callers did, and the tokens of whole answers. Requests with `tools` get a call of the first one, those with
-a JSON schema `JSON_ANSWER`, and `n` answers where they ask for several.
+so far, what their callers did, and the tokens of whole answers. Requests with `tools` get a call of
+the first one, those with a JSON schema `JSON_ANSWER`, and `n` answers where they ask for several.
 """
 
 import asyncio
