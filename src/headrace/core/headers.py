@@ -56,6 +56,13 @@ INTERNAL_HEADERS: Final = (
 
 ROWS_HEADER: Final = "x-headrace-rows"
 """Number of rows that a replica answered, in its response."""
+TARGET_HEADER: Final = "x-headrace-target"
+"""Cluster that the gateway sends a request with fallbacks to; it sets and removes this header."""
+KEY_HEADER: Final = "x-headrace-key"
+"""Prefix, before a number, of headers with the keys of upstreams; the gateway sets and removes them
+before it sends a request with fallbacks."""
+ENDPOINT_HEADER: Final = "x-headrace-endpoint"
+"""Endpoint that answered, in responses of an endpoint with a fallback."""
 NOT_STARTED_HEADER: Final = "x-headrace-not-started"
 """`1` on a replica's 503 for a request that it did not start: another replica may take it."""
 CONTROL_HEADER: Final = "x-headrace-internal"

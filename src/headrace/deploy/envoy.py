@@ -204,6 +204,7 @@ def _route(endpoint: Endpoint, addresses: Mapping[tuple[str, str], Sequence[str]
         limits=spec.limits,
         slo_latency_s=None if spec.slo is None else spec.slo.latency_s,
         request_log=spec.request_log,
+        fallback=spec.fallback,
     )
 
 

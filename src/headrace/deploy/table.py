@@ -39,6 +39,10 @@ _NO_POOL = no(
 _NO_STICKY = no(
     "cannot keep a caller on one version", "export for Envoy, or keep Headrace's gateway behind it"
 )
+_NO_FALLBACK = no(
+    "sends no request to another endpoint",
+    "export for Envoy, or keep Headrace's gateway behind it",
+)
 _PODS = yes("the replicas' pods")
 _NO_STEPS = no("has no steps", "export for Argo Rollouts")
 _STEP_BY_STEP = external("routes are of one moment: export again (`--from-system`) as it goes on")
@@ -305,6 +309,12 @@ TABLE: Final[tuple[SpecFeature, ...]] = (
         "Pause",
         "endpoints[].paused",
         every=no("routes every endpoint", "resume it, or leave it out", when=bool),
+    ),
+    row(
+        "Fallback",
+        "endpoints[].fallback",
+        *(_NO_FALLBACK,) * 4,
+        *(_BEHIND, yes()),
     ),
     row(
         "Drift, features, payload log",

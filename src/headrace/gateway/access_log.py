@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final, assert_never
 
 from headrace.core.spec.observe import EndpointLogSpec, LogMode, RequestLogSpec
-from headrace.gateway.resources import Json, Resource, seconds, typed
+from headrace.gateway.resources import ANSWERED_BY, Json, Resource, seconds, typed
 from headrace.gateway.scripts import USAGE_METADATA
 
 METADATA: Final = "headrace"
@@ -40,7 +40,7 @@ _FIELDS: Final = {
     "method": "%REQ(:METHOD):32%",
     "path": "%PATH(NQ):1024%",
     "endpoint": "%ROUTE_NAME%",
-    "cluster": "%UPSTREAM_CLUSTER_RAW%",
+    "cluster": ANSWERED_BY,
     "replica": "%UPSTREAM_HOST%",
     "attempts": "%UPSTREAM_REQUEST_ATTEMPT_COUNT%",
     "code": "%RESPONSE_CODE%",

@@ -2,24 +2,42 @@
 
 import ipaddress
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+from headrace.core.headers import KEY_HEADER, TARGET_HEADER
 from headrace.core.settings import OPENAI_PORT, OPENAI_SUFFIX
-from headrace.gateway.resources import HTTP_OPTIONS, Resource, address_of, any_of, seconds
+from headrace.gateway.resources import (
+    HTTP_OPTIONS,
+    UPSTREAM_NAME,
+    Json,
+    Resource,
+    address_of,
+    any_of,
+    seconds,
+    set_header,
+    typed,
+    upstream_metadata,
+)
+from headrace.gateway.scripts import RenameTarget, fallback_source
 from headrace.gateway.settings import (
     EndpointRoute,
     EnvoySettings,
+    FallbackTarget,
     LimitsTarget,
+    RevisionTarget,
     is_ip,
     parse_address,
 )
-from headrace.gateway.tls import LIMITS_TLS, upstream_socket
+from headrace.gateway.tls import LIMITS_TLS, api_key_filter, upstream_socket
 from headrace.gateway.tracing import collector_cluster
 from headrace.gateway.upstreams import (
     circuit_breakers,
     outlier_detection,
     reach_checks,
+    rename_filters,
+    rename_target,
     upstream_cluster,
 )
 
@@ -30,6 +48,7 @@ CONTROL: Final = "control"
 LIMITS: Final = "limits"
 """Name of the cluster of the rate limit service."""
 
+_MUTATION: Final = "envoy.extensions.filters.http.header_mutation.v3.HeaderMutation"
 _CONNECT_TIMEOUT_S: Final = 1.0
 _SERVICE_CONNECT_TIMEOUT_S: Final = 0.25
 # Shorter than a replica's idle timeout (300 s), so that Envoy closes first: a request sent into a
@@ -39,6 +58,10 @@ _UPSTREAM_IDLE_S: Final = 60.0
 
 _OPENAI: Final = "~openai"
 """Suffix of the cluster of the servers of OpenAI's API in an arm's replicas; no role of an arm."""
+_FALLBACK: Final = "~fallback"
+"""Suffix of the cluster of an arm's servers and of those that answer in their place; no role."""
+_COMPOSITE: Final = "envoy.extensions.clusters.composite.v3.ClusterConfig"
+_MAX_REQUESTS: Final = 2**31 - 1
 
 
 def cluster_name(endpoint: str, key: str, *, is_openai: bool = False) -> str:
@@ -48,6 +71,20 @@ def cluster_name(endpoint: str, key: str, *, is_openai: bool = False) -> str:
         is_openai: Whether that of its replicas' second sockets, for OpenAI's API.
     """
     return f"{endpoint}~{key}{_OPENAI if is_openai else ''}"
+
+
+def openai_cluster(endpoint: str, arm: RevisionTarget) -> str:
+    """Return the name of the cluster of an arm's servers of OpenAI's API."""
+    return cluster_name(endpoint, arm.key, is_openai=arm.openai)
+
+
+def fallback_cluster(endpoint: str, key: str) -> str:
+    """Return the name of the cluster of the arm `key` and of the endpoint's fallbacks.
+
+    Args:
+        key: Empty for that of an endpoint without a live arm.
+    """
+    return f"{cluster_name(endpoint, key)}{_FALLBACK}"
 
 
 def stat_name(cluster: str) -> str:
@@ -60,22 +97,74 @@ def arm_of(cluster: str) -> tuple[str, str] | None:
 
     (Endpoint names have no plus sign either.)
     """
-    endpoint, tilde, key = cluster.removesuffix(_OPENAI).partition("~")
+    endpoint, tilde, key = cluster.removesuffix(_FALLBACK).removesuffix(_OPENAI).partition("~")
     return (endpoint.replace("+", "."), key) if tilde else None
 
 
 def endpoint_clusters(settings: EnvoySettings, endpoint: EndpointRoute) -> Iterator[Resource]:
-    """Yield one cluster per live arm, and one more for sockets of OpenAI's API."""
+    """Yield one cluster per live arm, one more for sockets of OpenAI's API, and with fallbacks."""
     for arm in endpoint.arms:
         name = cluster_name(endpoint.name, arm.key)
         if arm.upstream is not None:
             yield upstream_cluster(settings, name, endpoint.name, arm.upstream)
         elif arm.replicas:
-            yield _cluster(settings, name, arm.replicas)
+            yield _cluster(settings, name, arm.replicas, is_named=arm.encodes)
             if arm.openai:
-                name = cluster_name(endpoint.name, arm.key, is_openai=True)
+                name = openai_cluster(endpoint.name, arm)
                 addresses = list(map(_openai_address, arm.replicas))
-                yield _cluster(settings, name, addresses, reuses_connections=False)
+                yield _cluster(settings, name, addresses, is_named=True, reuses_connections=False)
+    if endpoint.fallbacks:
+        live = [arm for arm in endpoint.arms if arm.is_live and arm.weight > 0]
+        for first in live or (None,):
+            if first is None or first.serves_openai:
+                yield _with_fallbacks(settings, endpoint, first)
+
+
+def _with_fallbacks(
+    settings: EnvoySettings, endpoint: EndpointRoute, arm: RevisionTarget | None
+) -> Resource:
+    """Return the cluster that sends a request to `arm`, and its retries to the fallbacks in order.
+
+    A cluster without a healthy server is skipped; the next one then has two attempts. Envoy runs
+    the filters of this cluster, not those of the chosen one, whose name is in the metadata of its
+    servers.
+    """
+    own = () if arm is None else (FallbackTarget(endpoint=endpoint.name, arm=arm),)
+    targets: dict[str, RenameTarget] = {}
+    keys: list[Resource] = []
+    for target in (*own, *endpoint.fallbacks):
+        renamed, upstream = RenameTarget(endpoint=target.endpoint), target.arm.upstream
+        if upstream is not None:
+            renamed = rename_target(target.endpoint, upstream)
+            if upstream.api_key_file:
+                renamed = replace(renamed, key=f"{KEY_HEADER}-{len(keys)}")
+                keys.append(api_key_filter(upstream, settings.run_dir, header=renamed.key))
+        targets[openai_cluster(target.endpoint, target.arm)] = renamed
+    first = next(iter(targets)) if own else ""
+    name = fallback_cluster(endpoint.name, "" if arm is None else arm.key)
+    clusters: Json = [{"name": cluster} for cluster in targets]
+    marked: Resource = {"append": set_header(TARGET_HEADER, UPSTREAM_NAME)}
+    filters: Json = [
+        typed("headrace.target", _MUTATION, {"mutations": {"request_mutations": [marked]}}),
+        *keys,
+        *rename_filters(fallback_source(targets, first)),
+    ]
+    options: Resource = {
+        "explicit_http_config": {"http_protocol_options": {}},
+        "http_filters": filters,
+    }
+    return {
+        "name": name,
+        "alt_stat_name": stat_name(name),
+        "connect_timeout": seconds(_CONNECT_TIMEOUT_S),
+        "lb_policy": "CLUSTER_PROVIDED",
+        "cluster_type": typed("envoy.clusters.composite", _COMPOSITE, {"clusters": clusters}),
+        # The script changes the whole body.
+        "per_connection_buffer_limit_bytes": settings.max_body_bytes,
+        # Limits are those of the chosen cluster. An outage of the first sends all to the others.
+        "circuit_breakers": {"thresholds": [{"max_retries": _MAX_REQUESTS}]},
+        "typed_extension_protocol_options": {HTTP_OPTIONS: any_of(HTTP_OPTIONS, options)},
+    }
 
 
 def shared_clusters(settings: EnvoySettings, replicas: Sequence[str]) -> Iterator[Resource]:
@@ -136,8 +225,14 @@ def all_replicas(endpoints: Sequence[EndpointRoute]) -> tuple[str, ...]:
 
 
 def _cluster(
-    settings: EnvoySettings, name: str, addresses: Sequence[str], *, reuses_connections: bool = True
+    settings: EnvoySettings,
+    name: str,
+    addresses: Sequence[str],
+    *,
+    is_named: bool = False,
+    reuses_connections: bool = True,
 ) -> Resource:
+    named = upstream_metadata(name) if is_named else {}
     # llama.cpp closes a kept connection without notice after 100 requests or 5 s, and holds a
     # thread for each: requests sent into one that closes are lost, and others wait for a thread.
     once: Resource = {} if reuses_connections else {"max_requests_per_connection": 1}
@@ -152,7 +247,11 @@ def _cluster(
         "load_assignment": {
             "cluster_name": name,
             "endpoints": [
-                {"lb_endpoints": [{"endpoint": {"address": address_of(a)}} for a in addresses]}
+                {
+                    "lb_endpoints": [
+                        {"endpoint": {"address": address_of(a)}, **named} for a in addresses
+                    ]
+                }
             ],
         },
         # Without this, Envoy continues to send to ejected replicas once half of them are ejected.

@@ -16,6 +16,22 @@ Resource: TypeAlias = Mapping[str, "Json"]
 HTTP_OPTIONS: Final = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 """Type and key of the HTTP options of a cluster."""
 _TYPES: Final = "type.googleapis.com/"
+_METADATA: Final = "headrace"
+UPSTREAM_NAME: Final = f"%UPSTREAM_METADATA({_METADATA}:cluster)%"
+"""Format of the cluster of a request's server, of servers with `upstream_metadata`: a cluster with
+fallbacks stands for several."""
+ANSWERED_BY: Final = (
+    '%COALESCE({"operators": [{"command": "UPSTREAM_METADATA", "param": "'
+    + _METADATA
+    + ':cluster"}'
+    ', "UPSTREAM_CLUSTER_RAW"]})%'
+)
+"""Format of the cluster of a request's server; without a server, of the route's cluster."""
+
+
+def upstream_metadata(cluster: str) -> Resource:
+    """Return the part of a cluster's server that names the cluster."""
+    return {"metadata": {"filter_metadata": {_METADATA: {"cluster": cluster}}}}
 
 
 def typed(name: str, type_name: str, config: Resource | None = None) -> Resource:

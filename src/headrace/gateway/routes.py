@@ -13,7 +13,13 @@ from headrace import __version__
 from headrace.core import ModelNotReadyError
 from headrace.core.headers import NOT_STARTED_HEADER
 from headrace.gateway.access_log import log_metadata
-from headrace.gateway.clusters import CONTROL, REPLICAS, all_replicas, cluster_name
+from headrace.gateway.clusters import (
+    CONTROL,
+    REPLICAS,
+    all_replicas,
+    cluster_name,
+    fallback_cluster,
+)
 from headrace.gateway.filters import (
     BRIDGING,
     CHECKING_NAMES,
@@ -77,6 +83,7 @@ _PATHS_OF_ANY_REPLICA: Final = (
 )
 _HELD_STATUS: Final = 307
 _PAUSED_RETRY_S: Final = "30"
+_TOO_MANY_REQUESTS: Final = 429
 _HOLD_GRACE_S: Final = 2.0  # the control plane itself responds first that no replica is ready
 # A replica may exit again just before its first request, which then waits once more.
 _MAX_REDIRECTS: Final = 5
@@ -641,7 +648,12 @@ def _to_split(
         return
     split = live_split(endpoint)
     mute = next((arm for arm, _ in split if not supports_protocol(arm, protocol)), None)
-    if not split:
+    fallbacks = len(endpoint.fallbacks) if protocol is CallProtocol.OPENAI else 0
+    if not split and fallbacks and not endpoint.held:
+        target: Resource = {"cluster": fallback_cluster(endpoint.name, "")}
+        limits = _limits(settings, endpoint.timeout_s, protocol, fallbacks=fallbacks - 1)
+        yield {"name": endpoint.name, "match": match, **_forward(target, **limits)}
+    elif not split:
         action = _not_ready(settings, endpoint, match)
         yield {"name": endpoint.name, "match": match, **action}
     elif mute is not None:
@@ -649,7 +661,7 @@ def _to_split(
         action = _reply(404, _unsupported_protocol(endpoint, mute, protocol))
         yield {"name": endpoint.name, "match": match, **action}
     else:
-        limits = _limits(settings, endpoint.timeout_s, protocol)
+        limits = _limits(settings, endpoint.timeout_s, protocol, fallbacks=fallbacks)
         for variant in split_variants(endpoint, limits, protocol=protocol):
             headers = variant.headers
             present = match.get("headers", ())
@@ -722,10 +734,20 @@ def _grpc_version(action: Resource) -> Resource:
             return action
 
 
-def _limits(settings: EnvoySettings, timeout_s: float | None, protocol: CallProtocol) -> Resource:
+def _limits(
+    settings: EnvoySettings,
+    timeout_s: float | None,
+    protocol: CallProtocol,
+    *,
+    fallbacks: int = 0,
+) -> Resource:
     """Return Envoy's timeout: `timeout` for HTTP, `max_stream_duration` for gRPC, never both.
 
     A route that has both ignores `timeout`. Zero means none.
+
+    Args:
+        fallbacks: How many endpoints answer in turn what the first does not; each has the whole
+            time.
     """
     limit = seconds(0 if timeout_s is None else timeout_s + _TIMEOUT_GRACE_S)
     idle_s = _IDLE_WITHOUT_TIMEOUT_S if timeout_s is None else timeout_s + _SERVER_TIMEOUT_S
@@ -739,7 +761,10 @@ def _limits(settings: EnvoySettings, timeout_s: float | None, protocol: CallProt
         return {**idle, "max_stream_duration": limits}
     if protocol is CallProtocol.OPENAI:
         # Time to the first token, and between tokens: a generation may take longer than that.
-        policy = {**_retry_policy(), "per_try_idle_timeout": limit} if timeout_s else {}
+        policy = _fallback_policy(fallbacks) if fallbacks else _retry_policy() if timeout_s else {}
+        if timeout_s:
+            policy = {**policy, "per_try_idle_timeout": limit}
+            idle_s += fallbacks * (timeout_s + _TIMEOUT_GRACE_S)
         return {
             "timeout": seconds(0),
             "idle_timeout": seconds(idle_s),
@@ -769,6 +794,19 @@ def _retry_policy() -> Resource:
         # Least-request prefers a dead replica, which has no requests: many draws are needed to
         # leave it.
         "host_selection_retry_max_attempts": 32,
+    }
+
+
+def _fallback_policy(count: int) -> Resource:
+    """Return a policy that sends what a server fails to answer to the next of `count` fallbacks.
+
+    Envoy retries nothing once a response began, nor a body beyond the route's buffer.
+    """
+    return {
+        "retry_on": "5xx,retriable-status-codes",
+        "retriable_status_codes": [_TOO_MANY_REQUESTS],
+        "num_retries": count,
+        "retry_back_off": {"base_interval": "0.001s", "max_interval": "0.001s"},
     }
 
 

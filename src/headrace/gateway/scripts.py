@@ -4,9 +4,18 @@ Only routes that name a script run it, and only upstreams' clusters rename: most
 no Lua.
 """
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Final
 
-from headrace.core.headers import NAMED_HEADER, UNIT_HEADER
+from headrace.core.headers import (
+    ENDPOINT_HEADER,
+    HOSTED_VERSION_HEADER,
+    NAMED_HEADER,
+    PAIR_HEADER,
+    TARGET_HEADER,
+    UNIT_HEADER,
+)
 
 SELECT: Final = "select"
 INFLATE: Final = "inflate"
@@ -18,6 +27,9 @@ OPENAI_METADATA: Final = "headrace.openai"
 """Dynamic metadata of a request of OpenAI's API: the place of its model in the body."""
 USAGE_METADATA: Final = "headrace.usage"
 """Dynamic metadata of a response of OpenAI's API: its tokens and times, as decimal numbers."""
+FALLBACK_METADATA: Final = "headrace.fallback"
+"""Dynamic metadata of a request with fallbacks: the endpoint that answers; after the first failed,
+the first's cluster and the time until then in microseconds."""
 
 _NAMED_SOURCE: Final = f'local NAMED = "{NAMED_HEADER}"\n'
 
@@ -499,19 +511,19 @@ end
 # original path. API keys are for this gateway. `hr_` inside another token, such as a JWT, starts no
 # key.
 _RENAME_SOURCE: Final = """
-local NAME, MODEL, PREFIX, AUTHORITY = %s, %s, %s, %s
-local OPENAI = "%s"
+local TARGETS, TARGET, OPENAI = %s, "%s", "%s"
 
 local function starts(path, prefix)
   return path:sub(1, #prefix) == prefix
 end
 
-local function renamed(path)
+local function renamed(path, target)
+  local name = target.endpoint
   for _, kind in ipairs({"/v2/models/", "/v1/models/"}) do
-    if starts(path, kind .. NAME) then
-      local rest = path:sub(#kind + #NAME + 1)
+    if starts(path, kind .. name) then
+      local rest = path:sub(#kind + #name + 1)
       if kind == "/v2/models/" then rest = rest:gsub("^/versions/%%d+", "", 1) end
-      if rest == "" or rest:find("^[/:?]") then return kind .. MODEL .. rest end
+      if rest == "" or rest:find("^[/:?]") then return kind .. target.model .. rest end
     end
   end
   return path
@@ -519,11 +531,12 @@ end
 
 function envoy_on_request(handle)
   local headers, metadata = handle:headers(), handle:streamInfo():dynamicMetadata()
+  local target = TARGETS[""] or TARGETS[headers:get(TARGET)]
   local before = metadata:get("headrace.rename")
   local path = before ~= nil and before["path"] or headers:get(":path")
   if before == nil then metadata:set("headrace.rename", "path", path) end
-  headers:replace(":path", PREFIX .. renamed(path))
-  headers:replace(":authority", AUTHORITY)
+  headers:replace(":path", target.prefix .. renamed(path, target))
+  if target.authority ~= "" then headers:replace(":authority", target.authority) end
   headers:remove("x-api-key")
   local authorization = headers:get("authorization")
   if authorization ~= nil and authorization:find("%%f[%%w_.-][hH][rR]_") then
@@ -533,17 +546,97 @@ function envoy_on_request(handle)
   if named ~= nil and named.first ~= nil then
     local body = handle:body()
     local text = body:getBytes(0, body:length())
-    local changed = text:sub(1, named.first) .. MODEL .. text:sub(named.last)
+    local changed = text:sub(1, named.first) .. target.model .. text:sub(named.last)
     handle:headers():replace("content-length", tostring(body:setBytes(changed)))
   end
 end
 """
 
+# What is for the first server only: the caller's `authorization` may be meant for it.
+_OF_FIRST: Final = ("authorization", HOSTED_VERSION_HEADER, PAIR_HEADER)
+_FALLBACK_SOURCE: Final = """
+local FIRST, FALLBACK, ENDPOINT, rename = %s, "%s", "%s", envoy_on_request
 
-def rename_source(*, endpoint: str, model: str, prefix: str, authority: str) -> str:
+function envoy_on_request(handle)
+  local headers, metadata = handle:headers(), handle:streamInfo():dynamicMetadata()
+  local cluster = headers:get(TARGET)
+  metadata:set(FALLBACK, "endpoint", TARGETS[cluster].endpoint)
+  if cluster ~= FIRST then
+    for _, name in ipairs({%s}) do headers:remove(name) end
+    if FIRST ~= "" and metadata:get(FALLBACK).first == nil then
+      local now = tonumber(handle:timestampString(EnvoyTimestampResolution.MICROSECOND))
+      metadata:set(FALLBACK, "first", FIRST)
+      metadata:set(FALLBACK, "us", string.format("%%.0f", now - metadata:get(OPENAI).began))
+    end
+  end
+  rename(handle)
+  headers = handle:headers()
+  headers:remove(TARGET)
+  local own = TARGETS[cluster].key
+  if own ~= "" then
+    headers:remove("authorization")
+    local key = headers:get(own)
+    if key ~= nil then headers:add("authorization", key) end
+  end
+  for _, target in pairs(TARGETS) do
+    if target.key ~= "" then headers:remove(target.key) end
+  end
+end
+
+function envoy_on_response(handle)
+  local endpoint = handle:streamInfo():dynamicMetadata():get(FALLBACK).endpoint
+  handle:headers():replace(ENDPOINT, endpoint)
+end
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RenameTarget:
+    """Server of an endpoint, and the names by which it knows the model."""
+
+    endpoint: str
+    model: str = ""
+    """Name of the model there; empty for the endpoint's."""
+    prefix: str = ""
+    """Path before that of every request."""
+    authority: str = ""
+    """Host header; empty for the caller's."""
+    key: str = ""
+    """Header with the server's own API key; empty for none."""
+
+    def lua(self) -> str:
+        """Return the target as a table in Lua."""
+        fields = {
+            "endpoint": self.endpoint,
+            "model": self.model or self.endpoint,
+            "prefix": self.prefix,
+            "authority": self.authority,
+            "key": self.key,
+        }
+        return "{" + ", ".join(f"{key} = {quoted(text)}" for key, text in fields.items()) + "}"
+
+
+def rename_source(target: RenameTarget) -> str:
     """Return the script for one upstream: the model's name and path there."""
-    values = (endpoint, model or endpoint, prefix, authority)
-    return _RENAME_SOURCE % (*(quoted(value) for value in values), OPENAI_METADATA)
+    return _rename_source({"": target})
+
+
+def fallback_source(targets: Mapping[str, RenameTarget], first: str) -> str:
+    """Return the script for the servers of an endpoint and of its fallbacks, by their clusters.
+
+    `TARGET_HEADER` names the cluster of the server that the request is sent to.
+
+    Args:
+        first: Cluster of the endpoint's own servers; empty if it has none.
+    """
+    headers = ", ".join(quoted(name) for name in _OF_FIRST)
+    values = (quoted(first), FALLBACK_METADATA, ENDPOINT_HEADER, headers)
+    return _rename_source(targets) + _FALLBACK_SOURCE % values
+
+
+def _rename_source(targets: Mapping[str, RenameTarget]) -> str:
+    items = (f"[{quoted(cluster)}] = {target.lua()}" for cluster, target in targets.items())
+    return _RENAME_SOURCE % ("{" + ", ".join(items) + "}", TARGET_HEADER, OPENAI_METADATA)
 
 
 def quoted(text: str) -> str:

@@ -3,7 +3,7 @@
 import ipaddress
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -19,7 +19,7 @@ from headrace.core.spec.access import (
 from headrace.core.spec.observe import EndpointLogSpec, LogMode, RequestLogSpec, TracingSpec
 from headrace.core.spec.rollout import StickySpec
 from headrace.core.spec.scale import ConnectionsSpec
-from headrace.core.spec.upstream import UpstreamProtocol, UpstreamSpec
+from headrace.core.spec.upstream import MAX_FALLBACKS, UpstreamProtocol, UpstreamSpec
 from headrace.observe import LogFormat
 
 MAX_SOCKET_PATH_BYTES: Final = 107
@@ -108,6 +108,14 @@ class MirrorTarget:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FallbackTarget:
+    """Arm of another endpoint that answers what an endpoint fails to answer."""
+
+    endpoint: str
+    arm: RevisionTarget
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EndpointRoute:
     """Routing of one endpoint: its name in URLs and its traffic split."""
 
@@ -146,6 +154,10 @@ class EndpointRoute:
     """Latency objective, for replicas that shed load; None for none."""
     request_log: EndpointLogSpec | None = None
     """Request log settings; None for the gateway's."""
+    fallback: str | None = None
+    """Endpoint that answers requests of OpenAI's API that this one fails to answer."""
+    fallbacks: tuple[FallbackTarget, ...] = ()
+    """Arms of `fallback`, of its own fallback and so on, in order; a snapshot sets them."""
 
     def check(self) -> None:
         """Raise InvalidArgumentError for values that Envoy cannot represent."""
@@ -174,6 +186,31 @@ class EndpointRoute:
             )
             raise InvalidArgumentError(msg)
         _check_between(f"hold_s of endpoint '{self.name}'", self.hold_s, 0, _LONGEST_TIMEOUT_S)
+
+    def with_fallbacks(self, endpoints: Mapping[str, "EndpointRoute"]) -> "EndpointRoute":
+        """Return this endpoint with the arms that answer in its place.
+
+        Each is the live arm with the highest weight that is a language model or an upstream of
+        OpenAI's API. An endpoint without such an arm, or one that is paused, is left out.
+
+        Args:
+            endpoints: All endpoints by name.
+        """
+        targets: list[FallbackTarget] = []
+        passed = {self.name}
+        other = endpoints.get(self.fallback or "")
+        while other is not None and other.name not in passed and len(passed) <= MAX_FALLBACKS:
+            passed.add(other.name)
+            arms = [
+                arm
+                for arm in other.arms
+                if arm.is_live and arm.weight > 0 and arm.serves_openai and not arm.encodes
+            ]
+            if arms and not other.paused:
+                arm = max(arms, key=lambda arm: arm.weight)
+                targets.append(FallbackTarget(endpoint=other.name, arm=arm))
+            other = endpoints.get(other.fallback or "")
+        return self if not targets else replace(self, fallbacks=tuple(targets))
 
     @property
     def serves_openai(self) -> bool:

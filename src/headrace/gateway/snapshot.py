@@ -209,6 +209,8 @@ class SnapshotBuilder:
         if repeated := sorted(name for name, count in counts.items() if count > 1):
             msg = f"duplicate endpoint names: {', '.join(repeated)}"
             raise InvalidArgumentError(msg)
+        by_name = {endpoint.name: endpoint for endpoint in endpoints}
+        endpoints = [endpoint.with_fallbacks(by_name) for endpoint in endpoints]
         guard = auth_filters(self.settings, endpoints)
         limiting = RateLimitPlan.of(policy.access)
         if limiting != self._limiting:

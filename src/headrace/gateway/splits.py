@@ -14,7 +14,7 @@ from headrace.core.headers import (
 )
 from headrace.core.spec.rollout import StickySpec
 from headrace.core.spec.upstream import UpstreamProtocol
-from headrace.gateway.clusters import cluster_name
+from headrace.gateway.clusters import cluster_name, fallback_cluster, openai_cluster
 from headrace.gateway.filters import (
     BRIDGED_ELSEWHERE,
     CREDENTIALS,
@@ -94,7 +94,7 @@ def split_variants(
 def arm_action(
     endpoint: EndpointRoute, arm: RevisionTarget, limits: Resource, protocol: CallProtocol
 ) -> Resource:
-    """Return the action of a route to one arm, independent of the split."""
+    """Return the action of a route to one arm, independent of the split and without fallbacks."""
     action: Resource = {"route": {"cluster": _cluster(endpoint, arm, protocol), **limits}}
     return _to_arm(action, arm, protocol)
 
@@ -123,16 +123,16 @@ def _split(
     mirror = _mirror(endpoint)
     by_hash = {} if sticky is None else {"hash_policy": [_hash_policy(endpoint, sticky)]}
     if all(arm is first for arm, _ in split):
-        action = _with_headers(
-            arm_action(endpoint, first, limits, protocol), _paired(first, mirror)
-        )
+        cluster = _cluster_with_fallbacks(endpoint, first, protocol)
+        to_first = _to_arm({"route": {"cluster": cluster, **limits}}, first, protocol)
+        action = _with_headers(to_first, _paired(first, mirror))
     else:
         clusters: list[Json] = [
             _with_headers(
-                _to_arm({"name": _cluster(endpoint, arm, protocol), "weight": w}, arm, protocol),
-                _paired(arm, mirror),
+                _to_arm({"name": cluster, "weight": w}, arm, protocol), _paired(arm, mirror)
             )
             for arm, w in split
+            for cluster in (_cluster_with_fallbacks(endpoint, arm, protocol),)
         ]
         weighted: Resource = {"clusters": clusters, **({"use_hash_policy": True} if sticky else {})}
         action = {"route": {"weighted_clusters": weighted, **by_hash, **limits}}
@@ -142,8 +142,17 @@ def _split(
 
 
 def _cluster(endpoint: EndpointRoute, arm: RevisionTarget, protocol: CallProtocol) -> str:
-    is_openai = arm.openai and protocol is CallProtocol.OPENAI
-    return cluster_name(endpoint.name, arm.key, is_openai=is_openai)
+    if protocol is CallProtocol.OPENAI:
+        return openai_cluster(endpoint.name, arm)
+    return cluster_name(endpoint.name, arm.key)
+
+
+def _cluster_with_fallbacks(
+    endpoint: EndpointRoute, arm: RevisionTarget, protocol: CallProtocol
+) -> str:
+    if endpoint.fallbacks and protocol is CallProtocol.OPENAI:
+        return fallback_cluster(endpoint.name, arm.key)
+    return _cluster(endpoint, arm, protocol)
 
 
 def _to_arm(action: Resource, arm: RevisionTarget, protocol: CallProtocol) -> Resource:

@@ -15,8 +15,8 @@ import msgspec
 
 from headrace.core.headers import CREDENTIAL_HEADER, SPLIT_HEADER
 from headrace.gateway.clusters import arm_of
-from headrace.gateway.resources import Json, Resource, typed
-from headrace.gateway.scripts import USAGE_METADATA
+from headrace.gateway.resources import ANSWERED_BY, Json, Resource, typed
+from headrace.gateway.scripts import FALLBACK_METADATA, USAGE_METADATA
 
 _SPLIT: Final = "headrace_arm"
 _REST: Final = "headrace_rest"
@@ -25,9 +25,9 @@ _RUNTIME_KEY: Final = "headrace.none"  # Envoy requires a name for an override t
 _MICRO_S: Final = 1e-6
 _MILLI_S: Final = 1e-3
 _NAME: Final = re.compile(
-    rf"(?P<group>{_SPLIT}|{_REST})\.(?P<kind>us|ms|dead|token|length)"
-    r"\.arm\.(?:(?P<endpoint>[^~]+)~(?P<key>\d+(?:~(?!openai\b)[a-z][a-z0-9]*)?)(?:~openai)?"
-    r"|[a-z_-]*)"
+    rf"(?P<group>{_SPLIT}|{_REST})\.(?P<kind>us|ms|dead|token|length|failed)"
+    r"\.arm\.(?:(?P<endpoint>[^~]+)~(?P<key>(?:\d+(?:~(?!(?:openai|fallback)\b)[a-z][a-z0-9]*)?)?)"
+    r"(?:~openai|~fallback)?|[a-z_-]*)"
     r"\.route\.(?P<route>.*)\.code\.(?P<code>\d+)\.grpc\.(?P<grpc>\d*)"
 )
 _ASK: Final = "/stats?format=json&type=Histograms&histogram_buckets=detailed&filter="
@@ -53,6 +53,7 @@ _SERVER_ERROR: Final = 500
 _CALLER_ERROR: Final = 400
 _TOO_MANY: Final = 429
 _CALLER_LEFT: Final = 499
+_NO_ANSWER: Final = 503
 # UNKNOWN, DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED, UNIMPLEMENTED, INTERNAL, UNAVAILABLE, DATA_LOSS
 _GRPC_ERRORS: Final = frozenset({2, 4, 8, 12, 13, 14, 15})
 _GRPC_NO_ANSWER: Final = frozenset({0, 1})  # OK; CANCELLED: the caller left
@@ -150,7 +151,8 @@ def arm_loggers(*, counts_all: bool) -> Sequence[Resource]:
     """Return the access loggers that count answered and abandoned requests.
 
     A request without a live server is refused before the split's header is set; an arm's verdict
-    must know of it, so such requests are counted once more, as `dead`.
+    must know of it, so such requests are counted once more, as `dead`. For the same reason an arm
+    whose failure another endpoint made up for has an error, `failed`.
 
     Args:
         counts_all: Whether requests outside of compared splits are counted too.
@@ -160,9 +162,10 @@ def arm_loggers(*, counts_all: bool) -> Sequence[Resource]:
         _logger(_SPLIT, "us", [_HAS_TOKENS, _HAS_SPLIT], value=_FIRST_TOKEN),
         _logger(_SPLIT, "ms", [_code("EQ", 0), _HAS_SPLIT]),  # the rare condition first
         _logger(_SPLIT, "dead", [_NO_SERVER, _NO_SPLIT]),
-        _logger(_SPLIT, "token", [_has_usage("per_token_us"), _HAS_SPLIT]),
+        _logger(_SPLIT, "token", [_has(USAGE_METADATA, "per_token_us"), _HAS_SPLIT]),
         # The number of tokens of a stream that was cut says nothing about the version.
-        _logger(_SPLIT, "length", [_has_usage("unknown", value="0"), _HAS_SPLIT]),
+        _logger(_SPLIT, "length", [_has(USAGE_METADATA, "unknown", value="0"), _HAS_SPLIT]),
+        _logger(_SPLIT, "failed", [_HAS_FAILED, _HAS_SPLIT]),
     ]
     if counts_all:
         loggers += [
@@ -200,8 +203,8 @@ def read_all(answer: bytes, endpoints: Collection[str]) -> tuple[Mapping[Arm, Ar
     """
 
     def arm_of(match: re.Match[str]) -> Arm | None:
-        if match["kind"] == "dead":
-            return None  # counted among the rest
+        if match["kind"] in {"dead", "failed"}:
+            return None  # counted among the rest, or for the endpoint that answered
         endpoint = match["route"].partition("~")[0]
         if endpoint not in endpoints:
             return None
@@ -328,6 +331,7 @@ _VALUES: Final = {
     "ms": ("Milliseconds", "%DURATION%"),  # for requests without a response
     "token": ("Microseconds", f"%DYNAMIC_METADATA({USAGE_METADATA}:per_token_us)%"),
     "length": ("Unspecified", f"%DYNAMIC_METADATA({USAGE_METADATA}:output)%"),
+    "failed": ("Microseconds", f"%DYNAMIC_METADATA({FALLBACK_METADATA}:us)%"),
 }
 
 
@@ -338,10 +342,13 @@ def _logger(
     prefix: str, name: str, filters: Sequence[Resource], *, value: str | None = None
 ) -> Resource:
     unit, usual = _VALUES[name]
+    arm, code = ANSWERED_BY, "%RESPONSE_CODE%"
+    if name == "failed":
+        arm, code = f"%DYNAMIC_METADATA({FALLBACK_METADATA}:first)%", str(_NO_ANSWER)
     tags: Json = [
-        {"name": "arm", "value_format": "%UPSTREAM_CLUSTER_RAW%"},
+        {"name": "arm", "value_format": arm},
         {"name": "route", "value_format": "%ROUTE_NAME%"},
-        {"name": "code", "value_format": "%RESPONSE_CODE%"},
+        {"name": "code", "value_format": code},
         {"name": "grpc", "value_format": "%GRPC_STATUS_NUMBER%"},
     ]
     histogram: Resource = {
@@ -370,17 +377,18 @@ _NO_SPLIT: Final[Resource] = {
 }
 
 
-def _has_usage(field: str, *, value: str = "", inverted: bool = False) -> Resource:
-    """Return the filter of responses whose usage has a field (of this value), or has not."""
+def _has(metadata: str, field: str, *, value: str = "", inverted: bool = False) -> Resource:
+    """Return the filter of requests whose metadata has a field (of this value), or has not."""
     # The filter ignores `invert` of a matcher; no value is a single letter.
     exact = "x" if inverted else value
     match: Resource = {"string_match": {"exact": exact}} if exact else {"present_match": True}
-    matcher: Resource = {"filter": USAGE_METADATA, "path": [{"key": field}], "value": match}
+    matcher: Resource = {"filter": metadata, "path": [{"key": field}], "value": match}
     return {"metadata_filter": {"matcher": matcher, "match_if_key_not_found": inverted}}
 
 
-_HAS_TOKENS: Final = _has_usage("first_token_us")
-_NO_TOKENS: Final = _has_usage("first_token_us", inverted=True)
+_HAS_TOKENS: Final = _has(USAGE_METADATA, "first_token_us")
+_NO_TOKENS: Final = _has(USAGE_METADATA, "first_token_us", inverted=True)
+_HAS_FAILED: Final = _has(FALLBACK_METADATA, "first")
 _NO_SERVER: Final[Resource] = {"response_flag_filter": {"flags": ["UH"]}}
 _TOKENS: Final = "headrace_tokens"
 _TOKEN_KINDS: Final = ("input", "cached", "output", "reasoning", "unknown")
@@ -413,7 +421,7 @@ def token_loggers() -> Sequence[Resource]:
     Credentials are names of keys, issuers and rules for certificates: there are as many as the spec
     names, while callers may be many.
     """
-    arm: Json = {"name": "arm", "value_format": "%UPSTREAM_CLUSTER_RAW%"}
+    arm: Json = {"name": "arm", "value_format": ANSWERED_BY}
     credential: Json = {"name": "credential", "value_format": f"%REQ({CREDENTIAL_HEADER})%"}
     counters: Json = [
         {
@@ -439,7 +447,7 @@ def token_loggers() -> Sequence[Resource]:
 def _usage_logger(field: str, config: Resource) -> Resource:
     """Return a logger of the responses whose usage has a field."""
     config = {"stat_prefix": _TOKENS, **config}
-    return {**typed(f"{_TOKENS}.{field}", _LOGGER, config), "filter": _has_usage(field)}
+    return {**typed(f"{_TOKENS}.{field}", _LOGGER, config), "filter": _has(USAGE_METADATA, field)}
 
 
 TOKEN_TIMES: Final = f"{_ASK}^{_TOKENS}[.]({'|'.join(_TOKEN_TIMES)})[.]"

@@ -14,6 +14,7 @@ from headrace.core.spec.upstream import UpstreamSpec, UpstreamTlsSpec
 from headrace.gateway.resources import Json, Resource, any_of, typed
 from headrace.gateway.settings import ListenerTls
 
+_AUTHORIZATION: Final = "authorization"
 CERTIFICATE: Final = "gateway"
 """Name of the secret with the gateway's own certificate."""
 CLIENT_AUTHORITIES: Final = "client-authorities"
@@ -83,15 +84,21 @@ def api_key_name(upstream: UpstreamSpec) -> str:
     return f"{UPSTREAMS}api-key-{_digest(upstream.api_key_file)}"
 
 
-def api_key_filter(upstream: UpstreamSpec, run_dir: Path) -> Resource:
+def api_key_filter(
+    upstream: UpstreamSpec, run_dir: Path, *, header: str = _AUTHORIZATION
+) -> Resource:
     """Return the filter that replaces the caller's `authorization` by the upstream's API key.
 
     Requests get 401 while there is no key: the caller's own credential must not pass.
+
+    Args:
+        header: Header that gets the key, in the place of `authorization`; it lacks while there is
+            no key.
     """
     kind = "envoy.extensions.http.injected_credentials.generic.v3.Generic"
     generic: Resource = {
         "credential": _from_file(run_dir, api_key_name(upstream)),
-        "header": "authorization",
+        "header": header,
         "header_value_prefix": "Bearer ",
     }
     credential: Resource = {
@@ -101,7 +108,11 @@ def api_key_filter(upstream: UpstreamSpec, run_dir: Path) -> Resource:
     return typed(
         "headrace.api_key",
         "envoy.extensions.filters.http.credential_injector.v3.CredentialInjector",
-        {"overwrite": True, "credential": credential},
+        {
+            "overwrite": True,
+            "allow_request_without_credential": header != _AUTHORIZATION,
+            "credential": credential,
+        },
     )
 
 

@@ -10,8 +10,16 @@ from typing import Final, assert_never
 
 from headrace.core import FailedPreconditionError
 from headrace.core.spec.upstream import UpstreamProtocol, UpstreamSpec, UpstreamTlsSpec
-from headrace.gateway.resources import HTTP_OPTIONS, Json, Resource, any_of, seconds, typed
-from headrace.gateway.scripts import rename_source
+from headrace.gateway.resources import (
+    HTTP_OPTIONS,
+    Json,
+    Resource,
+    any_of,
+    seconds,
+    typed,
+    upstream_metadata,
+)
+from headrace.gateway.scripts import RenameTarget, rename_source
 from headrace.gateway.settings import EnvoySettings, UpstreamUrl, is_ip, parse_url
 from headrace.gateway.tls import api_key_filter, upstream_socket
 
@@ -123,7 +131,20 @@ def upstream_cluster(
         "lb_policy": "LEAST_REQUEST",
         "load_assignment": {
             "cluster_name": name,
-            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": _address(server)}}]}],
+            "endpoints": [
+                {
+                    "lb_endpoints": [
+                        {
+                            "endpoint": {"address": _address(server)},
+                            **(
+                                upstream_metadata(name)
+                                if upstream.protocol is UpstreamProtocol.OPENAI
+                                else {}
+                            ),
+                        }
+                    ]
+                }
+            ],
         },
         "common_lb_config": {"healthy_panic_threshold": {"value": 0}},
         "outlier_detection": outlier_detection(_MAX_EJECTED_PERCENT),
@@ -137,7 +158,7 @@ def upstream_cluster(
         "health_checks": [] if health is None else [health],
         **({"transport_socket": _tls(settings, server, upstream)} if server.is_tls else {}),
         "typed_extension_protocol_options": {
-            HTTP_OPTIONS: any_of(HTTP_OPTIONS, _options(settings, endpoint, server, upstream))
+            HTTP_OPTIONS: any_of(HTTP_OPTIONS, _options(settings, endpoint, upstream))
         },
     }
 
@@ -169,27 +190,37 @@ def _address(server: UpstreamUrl) -> Resource:
     return {"socket_address": {"address": server.host, "port_value": server.port}}
 
 
-def _options(
-    settings: EnvoySettings, endpoint: str, server: UpstreamUrl, upstream: UpstreamSpec
-) -> Resource:
+def _options(settings: EnvoySettings, endpoint: str, upstream: UpstreamSpec) -> Resource:
     is_grpc = upstream.protocol is UpstreamProtocol.GRPC
     version = "http2_protocol_options" if is_grpc else "http_protocol_options"
-    script = rename_source(
+    return {
+        "common_http_protocol_options": {"idle_timeout": seconds(_IDLE_S)},
+        "explicit_http_config": {version: {}},
+        "http_filters": rename_filters(
+            rename_source(rename_target(endpoint, upstream)),
+            [api_key_filter(upstream, settings.run_dir)] if upstream.api_key_file else [],
+        ),
+    }
+
+
+def rename_target(endpoint: str, upstream: UpstreamSpec) -> RenameTarget:
+    """Return the names by which an upstream knows the model of an endpoint."""
+    server = parse_url(upstream.url)
+    return RenameTarget(
         endpoint=endpoint,
         model=upstream.model,
         prefix=server.prefix,
         authority=server.authority,
     )
-    filters: Json = [
+
+
+def rename_filters(script: str, more: Sequence[Resource] = ()) -> Sequence[Resource]:
+    """Return the filters of a cluster that run `script`, then `more`, and send the request."""
+    return [
         typed("headrace.rename", _LUA, {"default_source_code": {"inline_string": script}}),
-        *([api_key_filter(upstream, settings.run_dir)] if upstream.api_key_file else []),
+        *more,
         typed("headrace.codec", _CODEC),
     ]
-    return {
-        "common_http_protocol_options": {"idle_timeout": seconds(_IDLE_S)},
-        "explicit_http_config": {version: {}},
-        "http_filters": filters,
-    }
 
 
 def _tls(settings: EnvoySettings, server: UpstreamUrl, upstream: UpstreamSpec) -> Resource:

@@ -12,6 +12,7 @@ import pytest
 
 from tests.e2e.control.system import System, replicas
 from tests.gguf_models import smollm2
+from tests.ports import free_port
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
@@ -52,6 +53,20 @@ def test_a_confined_replica_serves_and_is_restarted(system: System, model: Path)
         120,
     )
     assert "Paris" in answer(system)
+
+
+def test_a_model_answers_for_an_upstream_that_is_down(system: System, model: Path) -> None:
+    server = {"url": f"http://127.0.0.1:{free_port()}", "protocol": "openai", "health_path": None}
+    far = {"name": "far", "upstream": server, "fallback": "chat"}
+    system.start({"name": "chat", "model": str(model), **SETTINGS}, far)
+    system.wait_for(lambda _: "Paris" in answer(system), 120)
+
+    url = f"{system.where().http_url}/v1/chat/completions"
+    for stream in (False, True):
+        asked = CHAT | {"model": "far", "stream": stream}
+        response = httpx.post(url, json=asked, timeout=60)
+        assert (response.status_code, response.headers["x-headrace-endpoint"]) == (200, "chat")
+        assert "Paris" in response.text
 
 
 def test_a_model_without_enough_memory_says_what_it_needs(system: System, model: Path) -> None:

@@ -4,9 +4,11 @@ Run as `python openai_stub.py PORT_OR_SOCKET MODEL [TIMES_SLOWER]`.
 
 The body's `stub` tells what to answer, else an object of JSON in the last message: `tokens`, their
 `text` and their `pause_s` (or that of a whole answer), `piece` (bytes of a chunk), `stalls_at` (a
-piece before which it waits), `breaks_at` (one at which it disconnects). `/seen` tells all requests
-so far, what their callers did, and the tokens of whole answers. Requests with `tools` get a call of
-the first one, those with a JSON schema `JSON_ANSWER`, and `n` answers where they ask for several.
+piece before which it waits), `breaks_at` (one at which it disconnects), `status` (of an error),
+`hangs` (whether it answers nothing), and `at` (more of these, by the stub's model). `/seen` tells
+all requests so far, what their callers did, and the tokens of whole answers. Requests with `tools`
+get a call of the first one, those with a JSON schema `JSON_ANSWER`, and `n` answers where they ask
+for several.
 """
 
 import asyncio
@@ -148,10 +150,15 @@ class Stub:
             await answer(send, 200, {"text": "hello", "usage": {"input_tokens": 1}})
             return
         asked = json.loads(body)
-        asked.setdefault("stub", told_by(asked.get("messages")))
+        stub = asked.setdefault("stub", told_by(asked.get("messages")))
+        stub.update(stub.pop("at", {}).get(self.model, {}))
         told["body"] = asked
         if asked.get("model") != self.model:
             await answer(send, 404, {"error": {"message": f"no model {asked.get('model')}"}})
+        elif stub.get("hangs"):
+            await receive()
+        elif "status" in stub:
+            await answer(send, stub["status"], {"error": {"message": self.model}})
         elif scope["path"] == "/v1/embeddings":
             await self._embed(send, asked)
         elif asked.get("stream"):

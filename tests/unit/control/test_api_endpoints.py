@@ -121,6 +121,24 @@ async def test_deleting_may_be_conditional_too(api: httpx.AsyncClient, model: Pa
     assert [stale.status_code, done.status_code, gone.status_code] == [412, 200, 404]
 
 
+async def test_an_endpoint_that_is_a_fallback_cannot_be_removed(api: httpx.AsyncClient) -> None:
+    server = {"upstream": {"url": "http://8.8.8.8", "protocol": "openai"}}
+    early = await api.put("/endpoints/a", json={**server, "fallback": "b"})
+    for name in ("a", "b"):
+        await api.put(f"/endpoints/{name}", json=server)
+    added = await api.put("/endpoints/a", json={**server, "fallback": "b"})
+    kept = await api.delete("/endpoints/b")
+    left = await api.put("/endpoints/a", json=server)
+    removed = await api.delete("/endpoints/b")
+
+    assert "there is no endpoint 'b'" in early.text
+    assert added.json()["changes"] == ["endpoint 'a': fallback added"]
+    assert kept.status_code == 409
+    assert "'b' is the fallback of endpoint 'a'; remove `fallback` there first" in kept.text
+    assert left.json()["changes"] == ["endpoint 'a': fallback removed"]
+    assert removed.status_code == 200
+
+
 @given(st.lists(st.integers(0, 10**18 - 1), min_size=1, max_size=5), st.integers(0, 3))
 def test_only_the_generations_that_were_read_are_changed(read: list[int], current: int) -> None:
     precondition = _precondition(", ".join(f'"{number}"' for number in read), None)

@@ -521,6 +521,32 @@ def test_a_language_model_is_autoscaled(registry: Registry, tmp_path: Path) -> N
     assert endpoint.autoscale.min_replicas == 0
 
 
+def test_a_fallback_is_a_language_model_and_so_is_the_endpoint_that_names_it(
+    registry: Registry, model: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "m.gguf").write_bytes(gguf())
+    far = {"name": "far", "upstream": {"url": "http://8.8.8.8", "protocol": "openai"}}
+    near = {"name": "near", "model": str(tmp_path / "m.gguf")}
+    other = {"name": "other", "model": str(model)}
+
+    def resolver(*lines: Mapping[str, object]) -> Resolver:
+        spec = parse_spec({"endpoints": list(lines)})
+        return Resolver(
+            registry=registry,
+            inspect=lambda path, runtime="", *, allow_code=False: (
+                inspect_model if path.suffix == ".gguf" else inspect
+            )(path, runtime, allow_code=allow_code),
+            spec=spec,
+            max_body_bytes=4096,
+        )
+
+    first, second = resolver({**far, "fallback": "near"}, near).resolve()
+    assert (first.fallback, second.fallback) == ("near", None)
+    for lines in (({**far, "fallback": "other"}, other), (far, {**other, "fallback": "far"})):
+        with pytest.raises(SpecError, match=r"fallback: .* of endpoint 'other' is not a GGUF"):
+            resolver(*lines).resolve()
+
+
 def test_what_is_pushed_from_a_path_has_its_owner(registry: Registry, tmp_path: Path) -> None:
     (tmp_path / "m.onnx").write_text("m")
     spec = parse_spec({"endpoints": [{"name": "m", "model": str(tmp_path / "m.onnx")}]})

@@ -386,3 +386,40 @@ def test_wrong_uris_are_mistakes_with_their_location() -> None:
 def test_uri_of_a_spec_without_a_file_is_refused_with_the_command_that_stores_it() -> None:
     with pytest.raises(SpecError, match="headrace models push NAME URI"):
         parse_spec({"version": 1, "endpoints": [{"name": "a", "model": "hf://org/name"}]})
+
+
+def _named(name: str, fallback: object = None, protocol: str = "openai") -> dict[str, Any]:
+    upstream = {"url": "http://8.8.8.8", "protocol": protocol}
+    return {"name": name, "upstream": upstream, **({"fallback": fallback} if fallback else {})}
+
+
+@pytest.mark.parametrize(
+    ("endpoints", "message"),
+    [
+        ((_named("a", "a"),), "a -> a is a circle; a fallback must not lead back"),
+        ((_named("a", "b"), _named("b", "c"), _named("c", "b")), "a -> b -> c -> b is a circle"),
+        ((_named("a", "c"), _named("b")), "there is no endpoint 'c'; there are: a, b"),
+        ((_named("a", "b"), _named("b", protocol="v2")), "'b' does not speak OpenAI's API"),
+        ((_named("a", "b", "v2"), _named("b")), "'a' does not speak OpenAI's API"),
+        (
+            (*(_named(x, y) for x, y in zip("abcd", "bcde", strict=True)), _named("e")),
+            "a -> b -> c -> d -> e has 4 fallbacks; there may be 3",
+        ),
+    ],
+)
+def test_a_fallback_that_cannot_answer_is_refused(
+    endpoints: tuple[dict[str, Any], ...], message: str
+) -> None:
+    wrong = mistakes({"endpoints": list(endpoints)})
+
+    assert message in wrong["endpoints[0].fallback"].message
+
+
+def test_fallbacks_are_chained_and_may_be_models() -> None:
+    model = {"name": "d", "model": "d:1"}
+    spec = parse({"endpoints": [_named("a", "b"), _named("b", "c"), _named("c", "d"), model]})
+
+    assert [endpoint.fallback for endpoint in spec.endpoints] == ["b", "c", "d", None]
+    assert mistakes({"endpoints": [_named("a", "b"), _named("b", [1])]}).keys() == {
+        "endpoints[1].fallback"
+    }

@@ -38,12 +38,17 @@ def split(*weights: int) -> list[dict[str, Any]]:
     return [{"model": f"fraud:{i}", "weight": weight} for i, weight in enumerate(weights, 1)]
 
 
-def spec_of(endpoint: Mapping[str, Any] | None = None, **top: Any) -> SystemSpec:  # noqa: ANN401  # as a file has it
-    """A spec with one public endpoint; `endpoint` says more of it."""
+def spec_of(
+    endpoint: Mapping[str, Any] | None = None,
+    *,
+    others: Sequence[Mapping[str, Any]] = (),
+    **top: Any,  # noqa: ANN401  # as a file has it
+) -> SystemSpec:
+    """A spec with one public endpoint and perhaps others; `endpoint` says more of the first."""
     given: dict[str, Any] = {"name": "fraud", "access": "public", **(endpoint or {})}
     if "upstream" not in given and "versions" not in given:
         given.setdefault("model", "fraud:2")
-    return parse_spec({"version": 1, "endpoints": [given], **top})
+    return parse_spec({"version": 1, "endpoints": [given, *others], **top})
 
 
 def facts_of(

@@ -55,6 +55,12 @@ def _canary(**more: Any) -> dict[str, Any]:  # noqa: ANN401  # as a file has it
     return _e(rollout={"strategy": "canary", **more})
 
 
+def _chat(**endpoint: Any) -> dict[str, Any]:  # noqa: ANN401  # as a file has it
+    server = {"url": "http://llm.test", "protocol": "openai"}
+    spare = {"name": "spare", "upstream": server}
+    return {"endpoint": {"upstream": server, **endpoint}, "others": [spare]}
+
+
 def _metrics(**more: Any) -> dict[str, Any]:  # noqa: ANN401  # as a file has it
     return _canary(metrics=more)
 
@@ -190,6 +196,7 @@ _PAIRS: Final[dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
     "ratio": (_metrics(latency={"margin_ratio": 2}), _metrics(latency={"margin_ratio": 3})),
     "margin": (_metrics(latency={"margin_s": 2}), _metrics(latency={"margin_s": 3})),
     "most": (_metrics(latency={"max_s": 2}), _metrics(latency={"max_s": 3})),
+    "fallback": (_chat(fallback="spare"), _chat()),
     "header": (_e(sticky={"header": "a"}), _e(sticky={"header": "b"})),
     "cookie": (_e(sticky={"cookie": "a"}), _e(sticky={"cookie": "b"})),
     "claim": (_e(sticky={"claim": "a"}), _e(sticky={"claim": "b"})),

@@ -64,6 +64,10 @@ _EXAMPLES: Final[dict[str, dict[str, Any]]] = {
     "Sticky callers: header, cookie": _e(sticky={"header": "x-user-id"}),
     "Sticky callers: a token's claim": _e(sticky={"claim": "sub"}),
     "Pause": _e(paused=True),
+    "Fallback": {
+        **_e(fallback="spare"),
+        "others": [{"name": "spare", "model": "fraud:1", "access": "public"}],
+    },
     "Drift, features, payload log": _e(payload_log={"sample_ratio": 0.5}),
     "Pools": {"endpoint": {"pool": "small"}, "pools": [{"name": "small"}]},
     "Aliases in OpenAI's API": _e(aliases=[{"name": "gpt"}]),

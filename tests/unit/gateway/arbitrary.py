@@ -112,6 +112,7 @@ def endpoint_routes(draw: st.DrawFn, name: str) -> EndpointRoute:
         access=draw(accesses),
         limits=draw(limits),
         slo_latency_s=draw(st.none() | st.just(0.25)),
+        fallback=draw(st.none() | names),
     )
 
 

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.core import InvalidArgumentError
+from headrace.core.spec.upstream import UpstreamProtocol, UpstreamSpec
 from headrace.gateway import (
     EndpointRoute,
     RevisionTarget,
@@ -54,6 +55,12 @@ def _named(document: ResourceFile) -> set[str]:
     }
 
 
+def _composed(cluster: dict[str, Any]) -> list[str]:
+    """The clusters that a cluster with fallbacks sends requests to."""
+    config = cluster.get("cluster_type", {}).get("typed_config", {})
+    return [part["name"] for part in config.get("clusters", [])]
+
+
 @given(endpoint_lists())
 def test_a_snapshot_never_names_a_missing_cluster(endpoints: list[EndpointRoute]) -> None:
     snapshot = _snapshot(endpoints)
@@ -61,8 +68,23 @@ def test_a_snapshot_never_names_a_missing_cluster(endpoints: list[EndpointRoute]
     defined = {cluster["name"] for cluster in plain(snapshot.clusters)}
     routes = routes_of(snapshot)
     named = {name for route in routes for name in (*clusters_named(route), *mirrors_named(route))}
+    named |= {name for cluster in plain(snapshot.clusters) for name in _composed(cluster)}
     assert named <= defined
     assert len(defined) == len(snapshot.clusters)
+
+
+@pytest.mark.parametrize("weight", [0, 100])
+def test_an_endpoint_whose_only_live_version_has_no_weight_has_its_fallback(weight: int) -> None:
+    upstream = UpstreamSpec(url="http://10.0.0.9", protocol=UpstreamProtocol.OPENAI)
+    live = RevisionTarget(version="1", replicas=(), weight=weight, upstream=upstream)
+    empty = RevisionTarget(version="2", replicas=(), weight=100 - weight, openai=True)
+    first = EndpointRoute(name="a", arms=(live, empty), fallback="m")
+    snapshot = _snapshot([first, EndpointRoute(name="m", arms=(replace(live, weight=100),))])
+
+    composed = {c["name"]: _composed(c) for c in plain(snapshot.clusters) if _composed(c)}
+    assert composed == ({"a~1~fallback": ["a~1", "m~1"]} if weight else {"a~~fallback": ["m~1"]})
+    named = {name for route in routes_of(snapshot) for name in clusters_named(route)}
+    assert set(composed) <= named
 
 
 @given(endpoint_lists())
@@ -72,6 +94,9 @@ def test_no_cluster_is_empty_and_every_weight_is_positive(
     snapshot = _snapshot(endpoints)
 
     for cluster in plain(snapshot.clusters):
+        if names := _composed(cluster):
+            assert len(names) == len(set(names))
+            continue
         (locality,) = cluster["load_assignment"]["endpoints"]
         assert locality["lb_endpoints"]
     for route in routes_of(snapshot):
@@ -201,6 +226,7 @@ def test_without_an_access_log_none_is_configured() -> None:
         "headrace_arm.dead",
         "headrace_arm.token",
         "headrace_arm.length",
+        "headrace_arm.failed",
         "headrace_rest.us",
         "headrace_rest.us",
         "headrace_rest.ms",

@@ -97,6 +97,23 @@ def test_the_same_bucket_of_two_statuses_is_one() -> None:
     assert arms["m", "1"].errors == 5
 
 
+def test_a_failure_that_a_fallback_made_up_for_is_an_error_of_the_arm_alone() -> None:
+    answer = _answer(
+        (_name("m", "1~openai", 200, ""), {100: 2}),
+        (_name("m", "1~openai", 503, "", unit="failed"), {100: 3}),
+        (_name("n", "4~openai", 200, "", route="m"), {100: 3}),
+        (_name("m", "1~fallback", 503, ""), {100: 1}),
+        (_name("m", "~fallback", 503, ""), {100: 1}),
+    )
+
+    of_split, _ = read_splits(answer, {"m", "n"})
+    of_all, total = read_all(answer, {"m", "n"})
+
+    assert (of_split["m", "1"].requests, of_split["m", "1"].errors) == (6, 4)
+    assert ("n", "4") not in of_split
+    assert (of_all["m", "1"].requests, of_all["m", ""].requests, total) == (3, 4, 10)
+
+
 def test_requests_that_name_their_version_and_other_endpoints_are_left_out() -> None:
     answer = _answer(
         (_name("m", "1", 503, "", route="m~1"), {100: 1}),

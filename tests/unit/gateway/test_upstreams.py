@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from headrace.core import FailedPreconditionError
 from headrace.core.spec.upstream import UpstreamProtocol, UpstreamSpec
 from headrace.gateway import EndpointRoute, RevisionTarget, build_snapshot
-from headrace.gateway.scripts import rename_source
+from headrace.gateway.scripts import RenameTarget, rename_source
 from headrace.gateway.settings import UpstreamUrl, parse_url
 from headrace.gateway.upstreams import authorities
 from tests.unit.gateway.arbitrary import gateway_settings, plain
@@ -164,9 +164,9 @@ def test_an_address_is_taken_apart(url: str, server: UpstreamUrl, authority: str
 
 @given(st.text(max_size=20))
 def test_no_name_ends_its_string_in_the_script(text: str) -> None:
-    source = rename_source(endpoint=text or "m", model="", prefix="", authority="h")
+    source = rename_source(RenameTarget(endpoint=text or "m", authority="h"))
 
-    line = next(line for line in source.splitlines() if line.startswith("local NAME"))
-    quoted = line.partition('= "')[2].partition('"')[0]
+    line = next(line for line in source.splitlines() if line.startswith("local TARGETS"))
+    quoted = line.partition('endpoint = "')[2].partition('"')[0]
     digits = quoted.split("\\")[1:]
     assert bytes(int(three) for three in digits) == (text or "m").encode()

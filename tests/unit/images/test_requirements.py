@@ -9,7 +9,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from scripts.check_locks import mistakes, read_pins
+from scripts.check_locks import LOCKS, mistakes, read_pins
 from scripts.images.requirements import IMAGES, ROOT, Contents, main, name_of, requirements
 
 PROJECT = {
@@ -73,16 +73,9 @@ def test_an_images_lock_holds_what_it_asks_for_and_nothing_left_out(image: str) 
 @pytest.mark.parametrize("image", [*IMAGES, "build"])
 def test_an_images_lock_has_hashes_no_address_and_the_versions_that_are_tested(image: str) -> None:
     dev = (ROOT / "requirements" / "dev.txt").read_text()
-    locks = {
-        "base": "",
-        "demo": "",
-        "dev": dev,
-        "bench": lock_of(image),
-        "mutants": "",
-        "build": "",
-    }
+    locks = dict.fromkeys(LOCKS, "") | {"dev": dev, "bench": lock_of(image)}
     nothing = "[project]\ndependencies = []\n[dependency-groups]\n" + "".join(
-        f"{group} = []\n" for group in ("dev", "docs", "demo", "bench", "mutants", "build")
+        f"{group} = []\n" for group in {group for groups in LOCKS.values() for group in groups}
     )
 
     assert list(mistakes(nothing, locks)) == []

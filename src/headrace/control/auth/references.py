@@ -26,7 +26,7 @@ OPERATOR_GATEWAY: Final = frozenset(
     {"max_body_bytes", "connections", "access_log", "request_log", "shared_limits"}
 )
 """Fields of `gateway` that an operator of the whole system may change."""
-_INERT: Final = frozenset({"labels", "health_path", "model"})
+_INERT: Final = frozenset({"labels", "health_path", "model", "fallback"})
 """Fields whose text names no file or variable, or is a separate kind of reference."""
 _OF_FILE: Final = re.compile(r"(_file|\.location|\.keytab|\.config)=", re.IGNORECASE)
 """Options in a broker's URL that name files: the broker's client sends their content, or a proof of
@@ -43,6 +43,8 @@ class ReferenceKind(StrEnum):
     PUSH = "push"
     """The model name under which a path is stored."""
     POOL = "pool"
+    ENDPOINT = "endpoint"
+    """Another endpoint, which callers of this one reach."""
     UPSTREAM = "upstream"
     FILE = "file"
     VARIABLE = "variable"
@@ -178,8 +180,8 @@ def _references_of(endpoint: EndpointSpec) -> Iterator[SpecReference]:
         # With the settings that decide which paths are reached there; no URL contains a space.
         parts = (upstream.url, upstream.protocol, upstream.model, upstream.health_path or "")
         yield SpecReference(ReferenceKind.UPSTREAM, " ".join(parts))
-    if endpoint.pool is not None:
-        yield SpecReference(ReferenceKind.POOL, endpoint.pool)
+    others = {ReferenceKind.POOL: endpoint.pool, ReferenceKind.ENDPOINT: endpoint.fallback}
+    yield from (SpecReference(kind, name) for kind, name in others.items() if name is not None)
     if endpoint.features is not None:
         yield SpecReference(ReferenceKind.FEATURES, endpoint.features.service)
         if endpoint.features.online_store is not None:
@@ -254,6 +256,9 @@ def _problem(
             members = {member for member, entry in entries if entry.get("pool") == name}
             is_open = endpoints is None or members <= endpoints
             problem = "" if is_open else "a pool is joined by operators of all its endpoints only"
+        case ReferenceKind.ENDPOINT:
+            is_open = endpoints is None or name in endpoints
+            problem = "" if is_open else "a fallback is named by an operator of both endpoints only"
         case ReferenceKind.PUSH:
             is_open = may_change_model(caller, name, model)
             problem = "" if is_open else _grant(caller, Role.OPERATOR, ObjectKind.MODEL, name)

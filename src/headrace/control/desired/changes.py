@@ -119,6 +119,7 @@ def _endpoint(
 _SETTINGS: Final = (
     "sticky",
     "paused",
+    "fallback",
     "rollout",
     "autoscale",
     "slo_latency_s",

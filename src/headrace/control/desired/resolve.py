@@ -5,7 +5,7 @@ Blocking: reads and hashes model files, and loads new ones once to prove that th
 
 import logging
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
@@ -167,7 +167,26 @@ class Resolver:
                         f"endpoints[{i}]", f"there are two endpoints called {expanded.name!r}"
                     )
                 endpoints.append(expanded)
+        self._check_fallbacks(endpoints)
         return tuple(endpoints)
+
+    def _check_fallbacks(self, endpoints: Iterable[DesiredEndpoint]) -> None:
+        """Note fallbacks from or to models without OpenAI's API; the spec's check reads no model.
+
+        An encoder is no fallback: vectors of two models do not compare.
+        """
+        by_name = {str(endpoint.name): endpoint for endpoint in endpoints}
+        for i, endpoint in enumerate(self.spec.endpoints):
+            for name in (endpoint.name, endpoint.fallback) if endpoint.fallback else ():
+                arms = by_name[name].arms if name in by_name else ()
+                others = [arm.revision for arm in arms if not arm.revision.upstream]
+                wrong = [revision.model for revision in others if not revision.serves_openai]
+                if wrong:
+                    message = (
+                        f"{wrong[0]} of endpoint '{name}' is not a GGUF model: a fallback, and the "
+                        "endpoint that names it, needs one, or an upstream with `protocol: openai`"
+                    )
+                    self._wrong(f"endpoints[{i}].fallback", message)
 
     def _streams(self) -> tuple[DesiredStream, ...]:
         return resolve_streams(self.spec, self._pin_for_stream, self._wrong, self.registry.home)
@@ -512,6 +531,7 @@ def desired_endpoint(
         ),
         slo_latency_s=slo_latency_s,
         paused=endpoint.paused,
+        fallback=endpoint.fallback,
         access=endpoint_access(endpoint.access),
         aliases=endpoint.aliases,
         limits=endpoint.limits,

@@ -796,7 +796,14 @@ class DesiredStateService:
         return dict(entry)
 
     def _check_unused(self, name: str) -> None:
-        """Refuse to remove an endpoint that a stream calls."""
+        """Refuse to remove an endpoint that a stream calls, or that is another's fallback."""
+        for other in self.target_state.desired.endpoints:
+            if other.fallback == name:
+                message = (
+                    f"endpoint '{name}' is the fallback of endpoint '{other.name}'; remove "
+                    "`fallback` there first"
+                )
+                raise FailedPreconditionError(message)
         for stream in self.target_state.desired.streams:
             endpoint = stream.settings.endpoint
             if endpoint is not None and endpoint.name == name:

@@ -161,6 +161,8 @@ class DesiredEndpoint(msgspec.Struct, frozen=True, kw_only=True):
     """Whether nothing runs until a request arrives."""
     paused: bool = False
     """Whether the gateway refuses requests; replicas keep running."""
+    fallback: str | None = None
+    """Endpoint that answers what this one fails to answer."""
     access: EndpointAccess | None = None
     """None uses the gateway's setting (no authentication on loopback)."""
     aliases: tuple[AliasSpec, ...] = ()

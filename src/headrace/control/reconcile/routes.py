@@ -192,6 +192,7 @@ def route_of(view: RoutedEndpoint) -> EndpointRoute:
         limits=endpoint.limits,
         slo_latency_s=endpoint.slo_latency_s,
         request_log=endpoint.request_log,
+        fallback=endpoint.fallback,
     )
     split: DesiredEndpoint | EndpointRoute = endpoint
     if view.may_switch:

@@ -43,7 +43,7 @@ from headrace.core.spec.rollout import RolloutSpec, SloSpec, StickySpec
 from headrace.core.spec.scale import AutoscaleSpec, BudgetSpec, ConnectionsSpec, PoolSpec
 from headrace.core.spec.stream_agreement import stream_disagreements
 from headrace.core.spec.streams import StreamSpec
-from headrace.core.spec.upstream import UpstreamSpec
+from headrace.core.spec.upstream import MAX_FALLBACKS, UpstreamProtocol, UpstreamSpec
 from headrace.core.spec.yaml import SpecMistake
 
 FULL_WEIGHT: Final = 100
@@ -143,6 +143,12 @@ class EndpointSpec(SpecModel):
         "missing value, or as an error.",
     )
     slo: SloSpec | None = Field(default=None, description="See SloSpec.")
+    fallback: str | None = Field(
+        default=None,
+        pattern=NAME_PATTERN,
+        description="Endpoint that answers a request of OpenAI's API that this one answers with "
+        "429, 5xx or nothing. Both are GGUF models, or upstreams with `protocol: openai`.",
+    )
     autoscale: AutoscaleSpec | None = Field(
         default=None, description="Null keeps the number of replicas fixed. See AutoscaleSpec."
     )
@@ -366,7 +372,7 @@ def disagreements(document: object) -> list[SpecMistake]:
             message = f"{name!r} is already the name of endpoints[{first_use[name]}]"
             mistakes.append(SpecMistake(place=f"endpoints[{i}].name", message=message))
     mistakes += _alias_disagreements(_items(top.get("endpoints")))
-    return mistakes + stream_disagreements(top)
+    return mistakes + _fallback_disagreements(top) + stream_disagreements(top)
 
 
 def _alias_disagreements(endpoints: list[object]) -> list[SpecMistake]:
@@ -422,6 +428,46 @@ def _endpoint_disagreements(endpoint: Mapping[Any, Any], path: str) -> list[Spec
         message = "cannot be combined with 'pool': 'replicas' of the pool sets the number of copies"
         mistakes.append(SpecMistake(place=f"{path}.autoscale", message=message))
     return mistakes + _split_disagreements(_items(endpoint.get("versions")), f"{path}.versions")
+
+
+def _fallback_disagreements(top: Mapping[Any, Any]) -> list[SpecMistake]:
+    endpoints = [e for e in _items(top.get("endpoints")) if isinstance(e, Mapping)]
+    by_name = {e["name"]: e for e in endpoints if isinstance(e.get("name"), str)}
+    mistakes = []
+    for i, endpoint in enumerate(_items(top.get("endpoints"))):
+        if not isinstance(endpoint, Mapping) or not isinstance(endpoint.get("fallback"), str):
+            continue
+        chain = [endpoint.get("name")]
+        other: Any = endpoint
+        while isinstance(name := other.get("fallback"), str) and name not in chain:
+            chain.append(name)
+            other = by_name.get(name, {})
+        arrows = " -> ".join(map(str, (*chain, name) if name in chain else chain))
+        fallback = endpoint["fallback"]
+        if fallback not in by_name:
+            available = ", ".join(by_name)
+            message = f"there is no endpoint {fallback!r}; there are: {available}"
+        elif name in chain:
+            message = f"{arrows} is a circle; a fallback must not lead back"
+        elif len(chain) - 1 > MAX_FALLBACKS:
+            message = f"{arrows} has {len(chain) - 1} fallbacks; there may be {MAX_FALLBACKS}"
+        elif foreign := [n for n in chain[:2] if _speaks_otherwise(by_name.get(n, endpoint))]:
+            message = (
+                f"endpoint {foreign[0]!r} does not speak OpenAI's API: both must be GGUF models, "
+                "or upstreams with `protocol: openai`"
+            )
+        else:
+            continue
+        mistakes.append(SpecMistake(place=f"endpoints[{i}].fallback", message=message))
+    return mistakes
+
+
+def _speaks_otherwise(endpoint: Mapping[Any, Any]) -> bool:
+    """Whether an upstream of the endpoint has another protocol than OpenAI's; models are unread."""
+    parts = (endpoint, *_items(endpoint.get("versions")))
+    upstreams = [part.get("upstream") for part in parts if isinstance(part, Mapping)]
+    protocols = {u.get("protocol") for u in upstreams if isinstance(u, Mapping)}
+    return not protocols <= {UpstreamProtocol.OPENAI}
 
 
 _SOURCES: Final = ("model", "versions", "upstream")

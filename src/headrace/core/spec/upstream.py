@@ -150,6 +150,8 @@ def _special_kind(address: IPv4Address | IPv6Address) -> str:
     return "reserved"
 
 
+MAX_FALLBACKS: Final = 3
+"""Longest chain of endpoints that answer in another's place."""
 URL_PATTERN: Final = r'^(https?|grpcs?)://[!"$-.0->A-~]+(/[!"$->@-~]*)?$'
 
 

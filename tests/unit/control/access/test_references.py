@@ -112,6 +112,12 @@ def test_a_pool_is_joined_by_operators_of_all_its_endpoints() -> None:
     accepted(entry(pool="shared"), "operator:sec", "operator:other")
 
 
+def test_a_fallback_is_named_by_operators_of_both_endpoints() -> None:
+    assert "fallback" in refused(entry(fallback="other"))
+    accepted(entry(fallback="other"), "operator:sec", "operator:other")
+    accepted(entry(fallback="other"), "operator")
+
+
 def test_an_endpoint_keeps_what_an_admin_gave_it() -> None:
     given_ = entry(model="m2:1", network=True, pool=None)
     given_.pop("pool")
@@ -286,6 +292,8 @@ def is_open(  # noqa: PLR0911  # one for each kind
         case ReferenceKind.POOL:
             entries_ = before.spec["endpoints"]
             return {e["name"] for e in entries_ if e.get("pool") == reference.name} <= operated
+        case ReferenceKind.ENDPOINT:
+            return reference.name in operated
         case ReferenceKind.FILE:
             return reference.name in known.paths
         case ReferenceKind.UPSTREAM:
