@@ -172,7 +172,8 @@ class Stub:
 
     async def _embed(self, send: Send, asked: MutableMapping[str, Any]) -> None:
         """Answer with numbers that depend on the text only; a text beyond `LONGEST` is refused."""
-        texts = [asked["input"]] if isinstance(asked["input"], str) else asked["input"]
+        texts = asked.get("input", "")
+        texts = [texts] if isinstance(texts, str) else texts
         if max(map(len, texts)) > LONGEST:
             message = f"This model's maximum context length is {LONGEST} tokens"
             await answer(send, 400, {"error": {"message": message}})
