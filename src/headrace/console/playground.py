@@ -115,8 +115,8 @@ class ChatStream:
         if key:
             headers[KEY_HEADER] = key
         try:
-            asked = self._client.build_request("POST", self._url, content=body, headers=headers)
-            self._response = await self._client.send(asked, stream=True)
+            request = self._client.build_request("POST", self._url, content=body, headers=headers)
+            self._response = await self._client.send(request, stream=True)
         except (httpx.HTTPError, UnicodeEncodeError) as error:
             await self._client.aclose()
             detail = f"the gateway does not answer: {str(error) or type(error).__name__}"

@@ -118,7 +118,7 @@ def is_language_model(endpoint: EndpointView, version: KnownVersion | None) -> b
     """Whether the endpoint answers chats of OpenAI's API, and no tensors."""
     spec = endpoint.spec or {}
     upstreams = [part.get("upstream") or {} for part in (spec, *(spec.get("versions") or ()))]
-    is_openai = any(one.get("protocol") == UpstreamProtocol.OPENAI for one in upstreams)
+    is_openai = any(upstream.get("protocol") == UpstreamProtocol.OPENAI for upstream in upstreams)
     return is_openai or (version is not None and not version.signature.has_tensors)
 
 

@@ -131,7 +131,7 @@ def _details(
     """Return the newest rows with their sums."""
     shown = []
     for row, cost in reversed(rows[-_MOST_ROWS:]):
-        one = UsageSum(name=row.day)
-        one.add(row, cost)
-        shown.append((row, one))
+        total = UsageSum(name=row.day)
+        total.add(row, cost)
+        shown.append((row, total))
     return shown

@@ -158,12 +158,12 @@ class TokenLedger(ReplicaPoller[RequestHistory]):
                 _LOG.debug("cannot add up tokens", extra={"error": str(error)})
 
     def _remember(self, statistics: TokenStatistics) -> None:
-        at = self.clock.now()
-        self.check_clock(at)
-        self.history.advance(at)
+        now = self.clock.now()
+        self.check_clock(now)
+        self.history.advance(now)
         for (endpoint, version), totals in stream_totals(statistics).items():
             with self.faults.contain("token history", endpoint):
-                self.history.add(at, endpoint, version, totals, epoch=statistics.epoch)
+                self.history.add(now, endpoint, version, totals, epoch=statistics.epoch)
 
     async def _compare(self, now: TokenReading, began_at: float) -> None:
         """Report the tokens that were lost since the newest poll, which becomes this one."""

@@ -383,15 +383,15 @@ def _alias_disagreements(endpoints: list[object]) -> list[SpecMistake]:
     for i, row in rows:
         for j, alias in enumerate(_items(row.get("aliases"))):
             name = alias.get("name") if isinstance(alias, Mapping) else None
-            place = f"endpoints[{i}].aliases[{j}].name"
+            location = f"endpoints[{i}].aliases[{j}].name"
             if not isinstance(name, str):
                 continue
             if name.partition(":")[0] in names:
                 message = f"{name!r} calls the endpoint {name.partition(':')[0]!r}; choose another"
-                mistakes.append(SpecMistake(place=place, message=message))
-            elif first_use.setdefault(name, place) != place:
+                mistakes.append(SpecMistake(place=location, message=message))
+            elif first_use.setdefault(name, location) != location:
                 message = f"{name!r} is already {first_use[name]}"
-                mistakes.append(SpecMistake(place=place, message=message))
+                mistakes.append(SpecMistake(place=location, message=message))
     return mistakes
 
 
