@@ -86,7 +86,8 @@ def test_an_upstream_gets_its_own_key_instead_of_the_callers(
         texts = [envoy.get(f"http://envoy/{page}").text for page in ("stats", "config_dump")]
     assert texts[-1] == "request to path /config_dump not allowed"
     texts += [json.dumps(system.get(f"/api/v1/{page}")) for page in ("status", "events", "spec")]
-    texts += [" ".join(process.cmdline()) for process in map(psutil.Process, psutil.pids())]
+    processes = psutil.process_iter(["cmdline"])  # without those that end meanwhile
+    texts += [" ".join(process.info["cmdline"] or ()) for process in processes]
     for path in (*system.home.rglob("*"), system.log):
         if path.is_file() and not path.name.startswith("sds-"):
             texts.append(path.read_bytes().decode("latin-1"))
