@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import hashlib
 import secrets
+import sys
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -25,7 +26,7 @@ from headrace.control.kubernetes.api import ClusterApi, connect
 from headrace.control.kubernetes.reconciler import KubernetesReconciler
 from headrace.control.model.desired import DesiredArm, DesiredEndpoint, DesiredState, make_revision
 from headrace.control.model.observed import addresses_of
-from headrace.core import EndpointName, ReplicaSettings, SystemClock
+from headrace.core import EndpointName, FailedPreconditionError, ReplicaSettings, SystemClock
 from headrace.gateway import EndpointRoute
 
 STEADY_STEPS = 20
@@ -193,4 +194,7 @@ async def main(endpoints: int) -> None:
 if __name__ == "__main__":
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--endpoints", type=int, default=1000)
-    asyncio.run(main(arguments.parse_args().endpoints))
+    try:
+        asyncio.run(main(arguments.parse_args().endpoints))
+    except FailedPreconditionError as error:
+        sys.exit(f"bench: {error}")
