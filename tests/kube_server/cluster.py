@@ -262,7 +262,8 @@ class Cluster:
             await self._wait_ready("/readyz")
 
     async def kill(self, part: str) -> None:
-        """Kill a part as a lost machine would, if it runs."""
+        """Kill one of `PARTS` as a lost machine would, if it runs."""
+        assert part in PARTS, part
         if (process := self._processes.pop(part, None)) is not None:
             with contextlib.suppress(ProcessLookupError):
                 process.kill()

@@ -359,9 +359,9 @@ def _leads(system: System) -> bool:
 def test_an_api_server_that_is_away(system: System) -> None:
     cluster = system.lab.cluster
     with system.event(f"API server away for {AWAY_S:.0f} s"):
-        system.lab.run(cluster.kill("apiserver"))
+        system.lab.run(cluster.kill("kube-apiserver"))
         time.sleep(AWAY_S)
-        system.lab.run(cluster.restart("apiserver"))
+        system.lab.run(cluster.restart("kube-apiserver"))
         wait_until(lambda: _answers(lambda: _leads(system)), PATIENCE_S)
         system.wait_routed("1", 2)
 

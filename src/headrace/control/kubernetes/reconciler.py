@@ -108,7 +108,7 @@ class KubernetesReconciler:
     _step_s: Histogram = field(default_factory=lambda: Histogram(DURATION_BOUNDS_S))
     _recorded_at: float = -_RECORD_INTERVAL_S
     _record_version: str = ""
-    """Resource version of the record of routes, as this leader wrote it last."""
+    """Resource version of the record of routes, as this leader wrote it last; empty if unknown."""
     _record_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     _next_serial: int = 1
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
@@ -403,15 +403,14 @@ class KubernetesReconciler:
             now = self.clock.monotonic()
             await asyncio.sleep(max(self._recorded_at + _RECORD_INTERVAL_S - now, 0.0))
             self._recorded_at = self.clock.monotonic()
+            if not self._record_version:
+                await self._taken_record()
             if not self.is_leader():
                 return
             record = record_of(routes, installation=self.installation)
             record["metadata"]["resourceVersion"] = self._record_version
-            try:
-                live = await self.api.apply(record, force=True)
-            except HeadraceError:
-                self._knows_routes = False  # it was changed, or its version is not known
-                raise
+            self._record_version = ""  # not known, or somebody else's change, if this fails
+            live = await self.api.apply(record, force=True)
             self._record_version = live["metadata"]["resourceVersion"]
 
     async def _wait_due(self, stepped_at: float) -> None:
