@@ -3,7 +3,8 @@
 Kafka has three brokers, and each record three replicas; Pulsar is one process. A table of what was
 counted is printed, and is in `dist/stream-kills.md`. By default it is a short run of each kind;
 `CHAOS_BROKER_KILLS=30 CHAOS_WORKER_KILLS=50 CHAOS_FREEZES=20 CHAOS_RESTARTS=20` is the full one of
-Kafka, 5, 20, 5, 5 that of Pulsar. `CHAOS_RATE` is in records per second.
+Kafka, 5, 20, 5, 5 that of Pulsar. `CHAOS_RATE` is in records per second, `CHAOS_PAUSE_S` the pause
+before each kill, beside some seconds by chance.
 """
 
 import os
@@ -46,6 +47,7 @@ WORKER_KILLS: Final = int(os.environ.get("CHAOS_WORKER_KILLS", "3"))
 FREEZES: Final = int(os.environ.get("CHAOS_FREEZES", "1"))
 RESTARTS: Final = int(os.environ.get("CHAOS_RESTARTS", "1"))
 RATE: Final = float(os.environ.get("CHAOS_RATE", "500"))
+PAUSE_S: Final = float(os.environ.get("CHAOS_PAUSE_S", "0"))
 MEMBERS: Final = ("one", "two", "three")
 PARTITIONS: Final = 6
 LONGEST_STILL_S: Final = 30.0
@@ -141,7 +143,7 @@ def kill_brokers(
 ) -> None:
     chance = random.Random(BROKER_KILLS)  # noqa: S311  # moments, no secrets
     for _ in range(BROKER_KILLS):
-        time.sleep(chance.uniform(2, 5))
+        time.sleep(PAUSE_S + chance.uniform(2, 5))
         broker = choose(chance)
         say(f"kill {broker.log.stem}")
         broker.kill()
@@ -169,7 +171,7 @@ def disturb(
     with ThreadPoolExecutor(1) as pool:
         killing = pool.submit(kill_brokers, choose, is_back, say)
         for event in events:
-            time.sleep(chance.uniform(1, 4))
+            time.sleep(PAUSE_S + chance.uniform(1, 4))
             member = chance.choice(MEMBERS)
             say(f"{event} {member}" if event != "restart" else event)
             if event == "kill":
