@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Final
 
-from headrace.core.errors import UnavailableError
+from headrace.core.errors import FailedPreconditionError, UnavailableError
 
 TEMPORARY: Final = ".tmp"
 """Suffix of an incomplete file; a crash leaves `.NAME.HEX.tmp`."""
@@ -75,6 +75,21 @@ def replacing(path: Path, *, mode: int | None = 0o600, durable: bool = True) -> 
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def replacing_output(path: Path) -> Iterator[IO[bytes]]:
+    """Open an output file that gets its name, on disk, when the block succeeds.
+
+    Raises:
+        FailedPreconditionError: The disk is full, or the folder is not writable.
+    """
+    try:
+        with replacing(path, mode=None) as file:
+            yield file
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise FailedPreconditionError(f"{path} cannot be written: {reason}") from error
 
 
 def write_atomic(

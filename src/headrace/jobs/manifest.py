@@ -17,9 +17,8 @@ import msgspec
 
 from headrace.core import ArtifactCorruptError, FailedPreconditionError, UnavailableError
 from headrace.core.error_kind import UNDECODABLE
-from headrace.core.files import TEMPORARY, exclusive, sync_directory
+from headrace.core.files import TEMPORARY, exclusive, replacing_output, sync_directory
 from headrace.jobs.messages import CompletedShard, JobRecord, OutputFile, Shard
-from headrace.jobs.writers import replacing_output
 
 FOLDER: Final = "_headrace"
 SUCCESS: Final = "_SUCCESS"

@@ -13,7 +13,7 @@ import msgspec
 from headrace.client.http_transport import HttpReply
 from headrace.core import FailedPreconditionError, InvalidArgumentError
 from headrace.core.error_kind import UNDECODABLE
-from headrace.jobs.writers import replacing_output
+from headrace.core.files import replacing_output
 
 PATHS: Final = frozenset(
     {

@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import IO, Final
 
 from headrace.core import Datatype, FailedPreconditionError, ModelSignature
+from headrace.core.files import replacing_output
 from headrace.jobs.columns import feed
 from headrace.jobs.libraries import pa, pl
 from headrace.jobs.messages import ColumnPlan, CompletedShard, ErrorsTo, Shard, Task
 from headrace.jobs.results import ColumnLayout, WindowRunner, keys_of
 from headrace.jobs.sources.source import JobSource, ReadRequest, Rows
-from headrace.jobs.writers import error_lines, open_writer, replacing_output, written
+from headrace.jobs.writers import error_lines, open_writer, written
 from headrace.scoring.scorer import Scorer
 
 ERRORS: Final = "_errors"

@@ -5,16 +5,12 @@ A crash leaves files called `.NAME.tmp` or `.NAME.ATTEMPT.tmp`, which are not ou
 
 import contextlib
 import hashlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Final, Protocol
 
 import msgspec
 import orjson
 
-from headrace.core import FailedPreconditionError
-from headrace.core.files import replacing
 from headrace.jobs.libraries import Schema, pa, pl, pq
 from headrace.jobs.messages import FileFormat, OutputFile
 from headrace.protocol.values import spelled
@@ -134,21 +130,6 @@ def check_writable(schema: Schema, form: FileFormat) -> str:
     if not wrong:
         return ""
     return f"output '{wrong[0]}' has rows of different lengths, which CSV cannot hold; write jsonl"
-
-
-@contextmanager
-def replacing_output(path: Path) -> Iterator[IO[bytes]]:
-    """Open an output file that gets its name, on disk, when the block succeeds.
-
-    Raises:
-        FailedPreconditionError: The disk is full, or the folder is not writable.
-    """
-    try:
-        with replacing(path, mode=None) as file:
-            yield file
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise FailedPreconditionError(f"{path} cannot be written: {reason}") from error
 
 
 def written(folder: Path, name: str) -> OutputFile:

@@ -1,5 +1,6 @@
 """What images are made of, said once and held against the locks; no image is built."""
 
+import importlib.metadata
 import subprocess
 import sys
 import tomllib
@@ -138,6 +139,29 @@ def test_a_part_imports_without_what_its_image_leaves_out(
         check=False,
     )
 
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("root", ["cli.up", "control.plane", "control.api", "console", "gateway"])
+def test_up_imports_without_any_extra(root: str) -> None:
+    """As after `pip install headrace`."""
+    base = read_pins((ROOT / "requirements" / "base.txt").read_text())
+    extras = [
+        module
+        for module, owners in importlib.metadata.packages_distributions().items()
+        if not {canonicalize_name(owner) for owner in owners} & {*base, "headrace"}
+    ]
+
+    done = subprocess.run(  # noqa: S603  # ours
+        [sys.executable, "-c", BLOCKED, ",".join(extras), f"headrace.{root}", ""],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert "polars" in extras
     assert done.returncode == 0, done.stderr[-2000:]
 
 
