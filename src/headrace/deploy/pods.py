@@ -25,7 +25,8 @@ from headrace.control.kubernetes.pods import (
     settings_text,
 )
 from headrace.control.model.desired import Revision, make_revision
-from headrace.core import EndpointName, ReplicaSettings
+from headrace.core import EndpointName, FailedPreconditionError, ReplicaSettings
+from headrace.core.images import OPENAI_RUNTIMES
 from headrace.core.spec.kubernetes import PodsSpec
 from headrace.deploy.export import MANAGER, Body, ClusterTarget, ExportDocument, manifest
 from headrace.deploy.facts import Endpoint, ExportFacts, Version
@@ -138,13 +139,23 @@ def image_and_resources(
 
 
 def revision_of(facts: ExportFacts, endpoint: Endpoint, version: Version) -> Revision:
-    """Return the driver's revision of a version; its id is specific to exports."""
+    """Return the driver's revision of a version; its id is specific to exports.
+
+    Raises:
+        FailedPreconditionError: It is a language model, whose second port is not routed.
+    """
     spec, artifact = endpoint.spec, version.artifact
+    runtime = spec.runtime or (artifact.runtime if artifact else "")
+    if runtime in OPENAI_RUNTIMES:
+        raise FailedPreconditionError(
+            f"{version.model} of {endpoint.location} is a language model ({runtime}), whose API is "
+            "on a port that this target does not route; export helm runs it with Headrace's gateway"
+        )
     pinned = Pinned(
         reference=version.model,
         version=version.number,
         path=Path(f"{MODELS_DIR}/{_filename(version)}"),
-        runtime=spec.runtime or (artifact.runtime if artifact else ""),
+        runtime=runtime,
         sha256=artifact.sha256 if artifact else "",
         labels=artifact.labels if artifact else {},
         runs_code=bool(artifact and artifact.runs_code),

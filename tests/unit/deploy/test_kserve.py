@@ -2,6 +2,7 @@ from typing import Any
 
 import pytest
 
+from headrace.core import FailedPreconditionError
 from headrace.deploy import (
     Artifact,
     ClusterTarget,
@@ -30,6 +31,11 @@ def test_the_newer_version_of_a_split_is_the_canary() -> None:
     assert predictor["model"]["modelFormat"] == {"name": "onnx"}
     assert predictor["model"]["protocolVersion"] == "v2"
     assert predictor["timeout"] == 3
+
+
+def test_a_language_model_is_refused() -> None:
+    with pytest.raises(FailedPreconditionError, match=r"language model \(gguf\), whose API"):
+        _service({"runtime": "gguf"})
 
 
 def test_one_version_gets_all_requests() -> None:
