@@ -60,8 +60,8 @@ _EXIT = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RunOptions:
-    """Options of a run."""
+class DatasetOptions:
+    """Options of a run over a data set: its input, its output and its id."""
 
     output: Annotated[
         Path,
@@ -69,6 +69,49 @@ class RunOptions:
             "Output directory; created if it does not exist.", "--output", "-o", file_okay=False
         ),
     ]
+    sql: Annotated[str, option("SQL query for a database input.", metavar="QUERY")] = ""
+    sql_key: Annotated[
+        str,
+        option(
+            "Integer column of the query that divides it into shards, which makes the run "
+            "resumable.",
+            metavar="COLUMN",
+            shown="one shard",
+        ),
+    ] = ""
+    keys: Annotated[
+        list[str] | None,
+        option("Input columns to copy to the output.", metavar="[NAME=]COLUMN[,...]"),
+    ] = None
+    output_format: Annotated[FileFormat, option("Output format.", "--format")] = FileFormat.PARQUET
+    errors: Annotated[
+        ErrorsTo,
+        option(
+            "Write errors to the column `error`, or to files in _errors; then the output omits "
+            "rows with errors."
+        ),
+    ] = ErrorsTo.COLUMN
+    max_errors: Annotated[
+        int | None,
+        option(
+            "Maximum number of rows with errors; the job fails beyond it.", min=0, shown="unlimited"
+        ),
+    ] = None
+    resume: Annotated[str, option("Resume this run.", metavar="ID")] = ""
+    run_id: Annotated[
+        str,
+        option(
+            "Run id; an existing run with this id is resumed.",
+            metavar="ID",
+            shown="derived from the time",
+        ),
+    ] = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunOptions(DatasetOptions):
+    """Options of a run."""
+
     model: Annotated[
         str,
         option(
@@ -101,16 +144,6 @@ class RunOptions:
             "parquet, csv, jsonl, arrow or images.", metavar="FORMAT", shown="by file extension"
         ),
     ] = ""
-    sql: Annotated[str, option("SQL query for a database input.", metavar="QUERY")] = ""
-    sql_key: Annotated[
-        str,
-        option(
-            "Integer column of the query that divides it into shards, which makes the run "
-            "resumable.",
-            metavar="COLUMN",
-            shown="one shard",
-        ),
-    ] = ""
     mapping: Annotated[
         list[str] | None,
         option(
@@ -121,35 +154,8 @@ class RunOptions:
             shown="columns named like the inputs",
         ),
     ] = None
-    keys: Annotated[
-        list[str] | None,
-        option("Input columns to copy to the output.", metavar="[NAME=]COLUMN[,...]"),
-    ] = None
     outputs: Annotated[str, option("Which.", metavar="NAME[,...]", shown="all")] = ""
-    output_format: Annotated[FileFormat, option("Output format.", "--format")] = FileFormat.PARQUET
-    errors: Annotated[
-        ErrorsTo,
-        option(
-            "Write errors to the column `error`, or to files in _errors; then the output omits "
-            "rows with errors."
-        ),
-    ] = ErrorsTo.COLUMN
-    max_errors: Annotated[
-        int | None,
-        option(
-            "Maximum number of rows with errors; the job fails beyond it.", min=0, shown="unlimited"
-        ),
-    ] = None
     nulls: Annotated[NullPolicy, NULLS_OPTION] = NullPolicy.NAN
-    resume: Annotated[str, option("Resume this run.", metavar="ID")] = ""
-    run_id: Annotated[
-        str,
-        option(
-            "Run id; an existing run with this id is resumed.",
-            metavar="ID",
-            shown="derived from the time",
-        ),
-    ] = ""
     engine: Annotated[
         EngineChoice,
         option(
@@ -198,56 +204,13 @@ class RunOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EmbedOptions:
+class EmbedOptions(DatasetOptions):
     """Options of a run that computes embeddings."""
 
-    output: Annotated[
-        Path,
-        option(
-            "Output directory; created if it does not exist.", "--output", "-o", file_okay=False
-        ),
-    ]
     endpoint: Annotated[str, option("Endpoint, or NAME:VERSION.", "--endpoint", "-e")]
     column: Annotated[str, option("Column with the texts.", "--column", "-c")]
     input_format: Annotated[
         str, option("parquet, csv, jsonl or arrow.", metavar="FORMAT", shown="by file extension")
-    ] = ""
-    sql: Annotated[str, option("SQL query for a database input.", metavar="QUERY")] = ""
-    sql_key: Annotated[
-        str,
-        option(
-            "Integer column of the query that divides it into shards, which makes the run "
-            "resumable.",
-            metavar="COLUMN",
-            shown="one shard",
-        ),
-    ] = ""
-    keys: Annotated[
-        list[str] | None,
-        option("Input columns to copy to the output.", metavar="[NAME=]COLUMN[,...]"),
-    ] = None
-    output_format: Annotated[FileFormat, option("Output format.", "--format")] = FileFormat.PARQUET
-    errors: Annotated[
-        ErrorsTo,
-        option(
-            "Write errors to the column `error`, or to files in _errors; then the output omits "
-            "rows with errors."
-        ),
-    ] = ErrorsTo.COLUMN
-    max_errors: Annotated[
-        int | None,
-        option(
-            "Maximum number of rows with errors; the job fails beyond it.", min=0, shown="unlimited"
-        ),
-    ] = None
-    resume: Annotated[str, option("Resume this run.", metavar="ID")] = ""
-    run_id: Annotated[
-        str,
-        option(
-            "Run id; an existing run with this id is resumed.",
-            metavar="ID",
-            shown="derived from the time",
-        ),
     ] = ""
     dimensions: Annotated[
         int | None,
