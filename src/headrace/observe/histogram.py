@@ -7,7 +7,7 @@ fewer, because each bound is a time series in the scraper.
 
 import re
 import time
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
@@ -72,6 +72,7 @@ SECONDS_BOUNDS: Final = FINE_S
 """Upper bounds of latencies."""
 ROWS_BOUNDS: Final = tuple(float(1 << power) for power in range(11))
 """Upper bounds for batch sizes: 1, 2, 4, ... 1024 rows."""
+_SORTED_FROM: Final = 16
 _IS_COMPILED: Final = not __file__.endswith(".py")
 
 
@@ -117,11 +118,23 @@ class Histogram:
         return index
 
     def observe_all(self, values: Sequence[float]) -> None:
-        """Count each of `values` once, at half the cost of as many calls of `observe`."""
+        """Count each of `values` once, at half the cost of as many calls of `observe` or less.
+
+        Many values are sorted, and then searched for the end of each bucket.
+        """
         bounds, counts = self.bounds, self.counts
-        for value in values:
-            counts[self.place_of(value) if _IS_COMPILED else bisect_left(bounds, value)] += 1
         self.sum += sum(values)
+        if len(values) < _SORTED_FROM:
+            for value in values:
+                counts[self.place_of(value) if _IS_COMPILED else bisect_left(bounds, value)] += 1
+            return
+        ordered = sorted(values)
+        begin, end = 0, len(ordered)
+        while begin < end:
+            index = bisect_left(bounds, ordered[begin])
+            past = end if index == len(bounds) else bisect_right(ordered, bounds[index], begin)
+            counts[index] += past - begin
+            begin = past
 
     @property
     def count(self) -> int:

@@ -46,16 +46,6 @@ _TIMEOUT_S: Final = 30.0
 _FLUSH_S: Final = 30.0
 
 
-def answer_id(stream: str, record: Record) -> str:
-    """Return the deduplication id of a stream's answer to one record."""
-    return f"{answer_id_prefix(stream, record.topic_partition)}{record.offset}"
-
-
-def answer_id_prefix(stream: str, partition: TopicPartition) -> str:
-    """Return the prefix of `answer_id` for a partition; the offset follows."""
-    return f"{stream}/{partition.topic}/{partition.partition}/"
-
-
 def size_bytes(record: NewRecord) -> int:
     """Return the size of a record's key, value and headers."""
     headers = sum(len(name) + len(value) for name, value in record.headers)
@@ -107,7 +97,7 @@ def dead_letter(
         key=record.key,
         value=record.value,
         headers=(*headers, *((name, value.encode()) for name, value in origin.items())),
-        id=f"{answer_id(stream, record)}/dead",
+        source=record,
     )
     if limit_bytes is None or size_bytes(letter) <= limit_bytes:
         return letter
@@ -216,16 +206,15 @@ def plan_redrive(
             dead_letter.partition,
             record.headers,
         )
-        name = f"{topic}/{record.topic_partition.partition}/{record.offset}"
         if choice.takes(dead_letter):
             # The original record, to its source partition if that still exists.
-            topic, name = dead_letter.topic, f"{dead_letter.stream}/redriven/{name}"
+            topic = dead_letter.topic
             is_there = partition is not None and 0 <= partition < choice.partitions[topic]
             partition = partition if is_there else None
             headers = tuple(header for header in headers if header[0] not in _REMOVED)
             step.redriven += 1
         else:
-            partition, name = record.topic_partition.partition, f"kept/{name}"
+            partition = record.topic_partition.partition
             step.deferred += 1
         step.records.append(
             NewRecord(
@@ -234,7 +223,7 @@ def plan_redrive(
                 value=record.value,
                 headers=headers,
                 partition=partition,
-                id=name,
+                source=record,
             )
         )
         step.offsets[record.topic_partition] = record.offset + 1

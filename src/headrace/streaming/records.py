@@ -53,8 +53,8 @@ class NewRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Target partition; None lets the key decide."""
     timestamp_s: float | None = None
     """Unix time of the record; None for the time of writing."""
-    id: str = ""
-    """Deduplication id, the same for each answer to one input record; empty for none."""
+    source: Record | None = None
+    """The record that it answers, by which a broker may recognize the same answer again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

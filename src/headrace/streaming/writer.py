@@ -10,13 +10,11 @@ from headrace.core.spec.stream_parts import FailurePolicy, Timestamps
 from headrace.streaming.codec import EncodedAnswer
 from headrace.streaming.dead_letters import (
     ATTEMPTS,
-    answer_id,
-    answer_id_prefix,
     dead_letter,
     size_bytes,
 )
 from headrace.streaming.in_flight import FailedRecord, Outcome
-from headrace.streaming.records import NewRecord, Record, TopicPartition
+from headrace.streaming.records import NewRecord, Record
 from headrace.streaming.settings import WorkerSettings
 
 Result = EncodedAnswer | HeadraceError | None
@@ -59,8 +57,6 @@ class ResultWriter:
         add = outcomes.append
         sink, copies_timestamp = self._sink, self._copies_timestamp
         limit_bytes = self._limits.get(sink, math.inf)
-        partition: TopicPartition | None = None
-        prefix = ""
         for record, result in zip(records, results, strict=True):
             if result is None:
                 add(None)
@@ -77,9 +73,6 @@ class ResultWriter:
                 )
                 add(self.failed(record, error, attempts=attempts, now_s=now_s))
             else:  # the usual case, inline for speed
-                if record.topic_partition is not partition:
-                    partition = record.topic_partition
-                    prefix = answer_id_prefix(self._stream, partition)
                 at_s = record.timestamp_s
                 add(
                     NewRecord(
@@ -87,7 +80,7 @@ class ResultWriter:
                         key=result.key,
                         value=result.value,
                         timestamp_s=at_s if copies_timestamp and at_s > 0 else None,
-                        id=f"{prefix}{record.offset}",
+                        source=record,
                     )
                 )
         return outcomes
@@ -129,5 +122,5 @@ class ResultWriter:
                 if header[0] != ATTEMPTS and (passed_on == "all" or header[0] in passed_on)
             ),
             timestamp_s=record.timestamp_s if copies_timestamp else None,
-            id=answer_id(self._stream, record),
+            source=record,
         )

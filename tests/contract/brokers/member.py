@@ -91,15 +91,7 @@ def copy(session: ConsumerSession, listener: Silent, sink: str) -> None:
 
 
 def copies(records: Sequence[Record], sink: str) -> list[NewRecord]:
-    return [
-        NewRecord(
-            topic=sink,
-            key=one.key,
-            value=one.value,
-            id=f"{one.topic_partition.partition}-{one.offset}",
-        )
-        for one in records
-    ]
+    return [NewRecord(topic=sink, key=one.key, value=one.value, source=one) for one in records]
 
 
 def after(records: Sequence[Record]) -> dict[TopicPartition, int]:

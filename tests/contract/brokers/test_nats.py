@@ -11,7 +11,7 @@ import pytest
 from headrace.core import FailedPreconditionError, InvalidArgumentError, UnavailableError
 from headrace.streaming.broker import Broker
 from headrace.streaming.brokers import open_broker
-from headrace.streaming.records import NewRecord
+from headrace.streaming.records import NewRecord, Record, TopicPartition
 from tests.contract.brokers.nats_servers import NatsServer, running_nats
 from tests.contract.brokers.rig import (
     Rig,
@@ -99,7 +99,8 @@ def test_an_answer_that_is_there_is_not_written_again_but_another_groups_is(
     broker: Broker, rig: Rig
 ) -> None:
     topic, sink = new_topic(broker), new_topic(broker)
-    answer = NewRecord(topic=sink, key=b"k", value=b"1", id="t/0/1")
+    source = Record(topic_partition=TopicPartition(topic, 0), offset=1, key=None, value=b"1")
+    answer = NewRecord(topic=sink, key=b"k", value=b"1", source=source)
     group = new_name("group")
     for name in (group, group, new_name("group")):
         with joined(broker, rig.membership(topic, group=name)) as session:

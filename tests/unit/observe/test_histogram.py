@@ -92,7 +92,7 @@ def test_batches_are_counted_in_rows() -> None:
     assert PhaseHistograms().batch_rows.bounds == ROWS_BOUNDS
 
 
-@given(st.lists(st.floats(0.0, 100.0), max_size=20))
+@given(st.lists(st.floats(0.0, 200.0) | st.sampled_from(FINE_S), max_size=60))
 def test_many_at_once_count_as_one_by_one(values: list[float]) -> None:
     at_once, one_by_one = Histogram(), Histogram()
     at_once.observe_all(values)

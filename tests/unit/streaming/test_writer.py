@@ -33,7 +33,7 @@ WITH_ALL = WorkerSettings(
 )
 
 
-def test_an_answer_keeps_the_headers_that_were_asked_for_and_has_one_id() -> None:
+def test_an_answer_keeps_the_headers_that_were_asked_for_and_names_its_source() -> None:
     one = record(b"v", offset=7, headers=(("kept", b"1"), ("other", b"2")))
     (found,) = writer().outcomes([one], [EncodedAnswer(b"k", b"a")], attempts=1, now_s=5.0)
 
@@ -43,7 +43,7 @@ def test_an_answer_keeps_the_headers_that_were_asked_for_and_has_one_id() -> Non
         value=b"a",
         headers=(("kept", b"1"),),
         timestamp_s=one.timestamp_s,
-        id="s/in/0/7",
+        source=one,
     )
 
 
@@ -78,12 +78,7 @@ def test_a_dead_letter_is_the_record_and_says_where_it_was_and_why_it_died() -> 
     assert isinstance(found, FailedRecord)
     letter = found.dead_letter
     assert letter is not None
-    assert (letter.topic, letter.key, letter.value, letter.id) == (
-        DEAD,
-        b"k",
-        b"v",
-        "s/in/0/7/dead",
-    )
+    assert (letter.topic, letter.key, letter.value, letter.source) == (DEAD, b"k", b"v", one)
     headers = dict(letter.headers)
     text = headers.pop("headrace-error").decode()
     assert headers == {

@@ -10,7 +10,7 @@ from headrace.streaming.brokers.nats import messages as nats_messages
 from headrace.streaming.brokers.pulsar import messages as pulsar_messages
 from headrace.streaming.brokers.redis import connection as redis_link
 from headrace.streaming.brokers.redis.connection import Trim, add_arguments
-from headrace.streaming.records import Header, NewRecord, TopicPartition
+from headrace.streaming.records import Header, NewRecord, Record, TopicPartition
 
 PLACE = TopicPartition("t", 0)
 KEYS = st.none() | st.binary(max_size=20)
@@ -88,12 +88,13 @@ def test_a_record_comes_back_from_a_message_of_nats(
     assert all(line.isascii() and line.isprintable() for line in lines.values())
 
 
-def test_plain_headers_stay_plain_in_nats_and_ids_have_their_sender() -> None:
+def test_plain_headers_stay_plain_in_nats_and_ids_name_group_source_and_topic() -> None:
     headers = (("traceparent", b"00-1"), ("error", b"no model"))
-    record = NewRecord(topic="t", key=b"user 7", value=b"", headers=headers, id="t/0/5")
+    source = Record(topic_partition=PLACE, offset=5, key=None, value=b"")
+    record = NewRecord(topic="t", key=b"user 7", value=b"", headers=headers, source=source)
 
     assert nats_messages.headers_of(record, sender="g") == {
-        "Nats-Msg-Id": "g/t/0/5",
+        "Nats-Msg-Id": "g/t/0/5/t",
         "Headrace-Key": '"user 7"',
         "traceparent": "00-1",
         "error": "no model",

@@ -29,11 +29,13 @@ def headers_of(record: NewRecord, *, sender: str) -> dict[str, str]:
     """Return the headers of the message for a record.
 
     Args:
-        sender: Prefix of the record's id, as two groups may write equal ids to one topic.
+        sender: Group that answers: each may answer the same record.
     """
     headers: dict[str, str] = {}
-    if record.id:
-        headers[MESSAGE_ID] = quote(f"{sender}/{record.id}" if sender else record.id, safe="/:-_.")
+    if record.source is not None:
+        (topic, partition), offset = record.source.topic_partition, record.source.offset
+        message_id = f"{sender}/{topic}/{partition}/{offset}/{record.topic}"
+        headers[MESSAGE_ID] = quote(message_id, safe="/:-_.")
     if record.key is not None:
         headers[_KEY] = quoted(record.key)
     if record.value is None:
