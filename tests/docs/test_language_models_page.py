@@ -1,4 +1,7 @@
-"""The page on language models: its section on GGUF files is run, with SmolLM2."""
+"""The page on language models: its section on GGUF files is run, with SmolLM2.
+
+`tests/clients/test_page.py` runs the others, which need a client of OpenAI's API.
+"""
 
 import shutil
 from pathlib import Path
