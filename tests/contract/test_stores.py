@@ -522,6 +522,14 @@ def test_tokens_are_added_up_with_the_counts_behind_them(store: Store) -> None:
     days = [use.day for use in store.tokens.blocking("2026-11-30", "2026-12-31")]
     assert days == ["2026-11-30", "2026-12-01"]
 
+    for name, day in (("old", "2026-11-29"), ("new", "2026-11-30")):
+        reading = TokenReading(epoch="1", counts=(), day=day)
+        store.add_tokens.blocking([], name, reading)
+    store.forget_token_readings.blocking("2026-11-30")
+    names = ("here", "old", "new")
+    known = [store.token_reading.blocking(name) is not None for name in names]
+    assert known == [True, False, True]
+
 
 def test_urls_of_online_stores_become_names(url: str, store: Store) -> None:
     redis, literal = "redis://:${PW}@h/0", "redis://ann:hunter2@h/1"

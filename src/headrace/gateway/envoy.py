@@ -315,10 +315,14 @@ class EnvoyGateway:
                 in_flight[arm] += int(value)
         return dict(in_flight)
 
-    async def stop(self, drain_s: float) -> None:
+    async def stop(
+        self, drain_s: float, drained: Callable[[], Awaitable[None]] | None = None
+    ) -> None:
         """Accept no new connections, let running requests end, then end Envoy.
 
-        Requests that still run after `drain_s` seconds are aborted.
+        Args:
+            drain_s: Seconds after which requests that still run are aborted.
+            drained: Awaited before Envoy ends, to read its last counts.
         """
         process = self._process
         if process is None:
@@ -326,6 +330,8 @@ class EnvoyGateway:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + drain_s
         await self._drain(deadline)
+        if drained is not None:
+            await drained()
         await process.end(within_s=max(deadline - loop.time(), _MIN_TO_END_S))
         self._hold(None)
 

@@ -414,6 +414,11 @@ class TokenCounts(msgspec.Struct, frozen=True, kw_only=True):
     """Responses with status 200 whose tokens are unknown: the server reported none, or the stream
     ended before."""
 
+    def plus(self, other: "TokenCounts") -> "TokenCounts":
+        """Return the sums of both."""
+        pairs = zip(msgspec.structs.astuple(self), msgspec.structs.astuple(other), strict=True)
+        return TokenCounts(**dict(zip(self.__struct_fields__, map(sum, pairs), strict=True)))
+
 
 def token_loggers() -> Sequence[Resource]:
     """Return the access loggers that count the tokens of each arm and credential, and times.
@@ -465,6 +470,18 @@ class TokenStatistics:
     times: Mapping[str, Mapping[Arm, Mapping[Bucket, int]]] = field(default_factory=dict)
     """Streams by bucket in seconds, by endpoint and version, of `first_token_us` and
     `per_token_us`."""
+
+    @property
+    def streams(self) -> dict[Arm, ArmStatistics]:
+        """Output tokens (as `requests`) and times to the first token, by endpoint and version."""
+        first_tokens = self.times.get("first_token_us", {})
+        output = Counter[Arm]()
+        for (endpoint, version, _), counts in self.counts.items():
+            output[endpoint, version] += counts.output
+        return {
+            arm: ArmStatistics(requests=tokens, latency=first_tokens.get(arm, {}))
+            for arm, tokens in output.items()
+        }
 
 
 def read_token_times(answer: bytes) -> Mapping[str, Mapping[Arm, Mapping[Bucket, int]]]:

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import secrets
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from random import Random
 from typing import Final, Protocol
@@ -24,6 +25,7 @@ from headrace.control.agents.messages import (
 from headrace.control.base.journal import wait_for
 from headrace.control.gateway.activator import Activator, HoldLimits
 from headrace.control.gateway.supervisor import EnvoySupervisor
+from headrace.control.model.records import TokenReading
 from headrace.core import Clock, HeadraceError
 from headrace.core.backoff import Backoff
 from headrace.gateway import Handshakes
@@ -31,6 +33,7 @@ from headrace.gateway_agent.applier import Applier
 
 _LOG: Final = logging.getLogger("headrace.gateway")
 _REPORT_S: Final = 1.0
+_LAST_REPORT_S: Final = 2.0
 _AWAY: Final = Backoff(first_s=0.1, limit_s=2.0)
 """Delay while the control plane does not respond: short, because changes wait there."""
 _NO_NEWS_S: Final = 0.05
@@ -50,6 +53,9 @@ async def read_counts(supervisor: EnvoySupervisor, bundle: Bundle) -> EnvoyCount
     splits = await supervisor.read_arms(compared) if compared else None
     active = await supervisor.in_flight()
     handshakes = await supervisor.handshakes() if lead_out else {}
+    tokens = await supervisor.token_statistics()
+    # Read by another query than the rest: Envoy may have been started again meanwhile.
+    is_same = tokens.epoch == every.epoch
     healthy = {} if splits is None else splits.healthy
     return EnvoyCounts(
         epoch=every.epoch,
@@ -70,6 +76,10 @@ async def read_counts(supervisor: EnvoySupervisor, bundle: Bundle) -> EnvoyCount
             )
             for name, key in sorted(handshakes.keys() | healthy.keys())
         ),
+        tokens=TokenReading.of(tokens).counts if is_same else (),
+        streams=tuple(Arm.of(arm, totals) for arm, totals in tokens.streams.items())
+        if is_same
+        else (),
     )
 
 
@@ -236,6 +246,12 @@ class GatewayAgent:
             extra = {"error": reason}
             _LOG.warning("cannot reach the control plane; serving the active version", extra=extra)
         self.disconnect_reason = reason
+
+    async def report_last(self) -> None:
+        """Report the counts of an Envoy that has no more requests, if the control plane answers."""
+        with suppress(HeadraceError, TimeoutError):
+            async with asyncio.timeout(_LAST_REPORT_S):
+                await self.client.report(await self._state())
 
     async def _report(self) -> None:
         failures = 0

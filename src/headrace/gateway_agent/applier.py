@@ -5,7 +5,7 @@ import gzip
 import hashlib
 import logging
 import zlib
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -286,11 +286,13 @@ class Applier:
         sockets = [shared.path] if shared is not None and _is_same_directory(shared) else []
         return without_root(settings, self.sandbox, sockets=sockets)
 
-    async def stop(self, *, drain_s: float) -> None:
+    async def stop(
+        self, *, drain_s: float, drained: Callable[[], Awaitable[None]] | None = None
+    ) -> None:
         """Drain and stop Envoy, or leave it to the next agent, depending on the settings."""
         await self._stop_watching()
         if self.supervisor is not None and not self.settings.keeps_envoy:
-            await self.supervisor.stop(drain_s=drain_s)
+            await self.supervisor.stop(drain_s=drain_s, drained=drained)
 
 
 class UnreachableError(FailedPreconditionError):

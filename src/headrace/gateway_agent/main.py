@@ -63,7 +63,9 @@ class AgentRun:
         stopping.cancel()
         drain_s = self.settings.drain_timeout_s
         _LOG.info("stopping", extra={"drain_s": drain_s})
-        draining = asyncio.create_task(self.agent.applier.stop(drain_s=drain_s))
+        draining = asyncio.create_task(
+            self.agent.applier.stop(drain_s=drain_s, drained=self.agent.report_last)
+        )
         stop_now = asyncio.create_task(self._hurry.wait())
         await asyncio.wait({draining, stop_now}, return_when=asyncio.FIRST_COMPLETED)
         stop_now.cancel()

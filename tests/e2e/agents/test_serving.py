@@ -13,6 +13,7 @@ from headrace.testing import models
 from tests.certificates import now
 from tests.e2e.agents.lab import Agent, Json, Lab
 from tests.e2e.control.system import System, replicas
+from tests.e2e.gateway.test_openai import MODEL, running_stub
 from tests.e2e.rollouts.callers import Callers, wait_until
 from tests.e2e.rollouts.model_files import write_version
 from tests.e2e.rollouts.rollout import (
@@ -21,6 +22,7 @@ from tests.e2e.rollouts.rollout import (
     canary,
 )
 from tests.e2e.rollouts.rollout import endpoint as versioned
+from tests.ports import free_port
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
@@ -114,6 +116,42 @@ def test_each_request_counts_once_whoever_restarts(lab: Lab) -> None:
     wait_until(lambda: metric_sum(lab, start) >= 22, 15)
     time.sleep(1.5)
     assert metric_sum(lab, start) == 22
+
+
+def test_tokens_of_both_gateways_are_in_the_ledger_once(lab: Lab) -> None:
+    port = free_port()
+    upstream = {"url": f"http://127.0.0.1:{port}", "protocol": "openai", "model": MODEL}
+    body = {"model": "chat", "messages": [{"role": "user", "content": "Hello!"}]}
+
+    def chat(agent: Agent) -> int:
+        url = f"http://{agent.address}/v1/chat/completions"
+        status, answer = System.call("POST", url, body)
+        assert status == 200, answer
+        total: int = answer["usage"]["total_tokens"]
+        return total
+
+    def used() -> int:
+        rows = lab.system.get("/api/v1/usage")["usage"]
+        return sum(row["input"] + row["output"] for row in rows)
+
+    with running_stub(str(port), MODEL):
+        lab.start({"name": "chat", "upstream": {**upstream, "health_path": None}})
+        one, two = two_agents(lab)
+        wait_current(lab, one, two)
+        total = sum(chat(agent) for agent in (one, two) for _ in range(5))
+        lab.system.wait_for(lambda _: used() == total)
+        lab.system.kill_control()
+        total += chat(one) + chat(two)
+        lab.start()
+        wait_current(lab, one, two)
+        total += chat(one)
+        lab.system.wait_for(lambda _: used() == total)
+        total += chat(two)
+        two.end()  # its last report follows its last answer
+
+        assert used() == total
+        # Since this control plane started.
+        assert metric_sum(lab, 'headrace_tokens_total{endpoint="chat"') > 0
 
 
 def test_a_request_waits_at_its_gateway_for_the_first_replica(lab: Lab) -> None:

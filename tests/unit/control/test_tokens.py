@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.control.model.records import Event, TokenUse
+from headrace.control.agents.messages import Arm, EnvoyCounts
+from headrace.control.model.records import Event, TokenReading, TokenUse
 from headrace.control.state import home_url, open_store
 from headrace.control.state.store import Store
-from headrace.control.telemetry.tokens import TokenLedger, increase, reading_of
+from headrace.control.telemetry.tokens import TokenLedger, increase
 from headrace.core import UnavailableError
 from headrace.gateway import TokenStatistics
 from headrace.gateway.statistics import TokenCounts
@@ -133,6 +134,62 @@ async def test_the_history_has_tokens_and_times_to_the_first_token(tmp_path: Pat
     assert ledger.history.looked_at == 100.0
 
 
+async def test_tokens_of_gateways_on_other_hosts_are_counted_once_and_those_lost_are_told(
+    tmp_path: Path,
+) -> None:
+    store, clock = open_store(home_url(tmp_path)), Clock()
+    events: list[Event] = []
+    hosts = {name: Gateway() for name in ("a", "b")}
+    reports: dict[str, EnvoyCounts] = {}
+
+    async def report(*names: str) -> None:
+        for name in names:
+            found = await hosts[name].statistics()
+            streams = tuple(Arm.of(arm, totals) for arm, totals in found.streams.items())
+            tokens = TokenReading.of(found).counts
+            reports[name] = EnvoyCounts(epoch=found.epoch, tokens=tokens, streams=streams)
+
+    def start() -> TokenLedger:
+        ledger = a_ledger(store, Gateway(), clock, events)
+        ledger.agents = lambda: reports
+        return ledger
+
+    ledger = start()
+    for _ in range(3):
+        for host in hosts.values():
+            host.add("2", "key:alice", 10)
+        await report("a", "b")
+        await ledger.poll()
+        await ledger.poll()  # the same reports
+        clock.wall += 1.0
+    ledger = start()  # the control plane crashed
+    del reports["b"]  # away
+    hosts["b"].add("2", "key:alice", 5)
+    await ledger.poll()
+    clock.wall += 1.0
+    await report("b")  # back, of the same run
+    await ledger.poll()
+    clock.wall += 1.0
+    hosts["b"].restart()
+    hosts["b"].add("2", "key:alice", 7)
+    await report("b")
+    (use,) = await ledger.between("1970-01-01", "1970-01-01")
+    window = ledger.history.window("chat", until=5.0, seconds=5.0, version="2")
+    clock.wall = 9 * DAY_S
+    hosts["a"].add("2", "key:alice", 1)
+    await report("a")
+    del reports["b"]
+    await ledger.poll()
+    is_kept = [store.token_reading.blocking(f"agent:{name}") is not None for name in ("a", "b")]
+    store.close()
+
+    assert (use.input, use.output) == (2 * 30 + 5 + 7, 2 * 3 + 1 + 1)
+    assert [event.reason for event in events] == ["TokensLost"]
+    assert "gateway 'b' ended" in events[0].message
+    assert window.requests_per_s > 0
+    assert is_kept == [True, False]
+
+
 @pytest.mark.parametrize(("polls_while_away", "seconds"), [(1, 1.0), (0, 4.0)])
 async def test_a_gateway_that_ends_loses_at_most_what_came_since_the_last_poll(
     tmp_path: Path, polls_while_away: int, seconds: float
@@ -173,7 +230,7 @@ def test_increases_sum_up_to_all_tokens_that_were_read(events: list[tuple[str, i
             total, unread = total - unread, 0  # what was not read is lost
         else:
             statistics = TokenStatistics(epoch=str(gateway.epoch), counts=dict(gateway.counts))
-            now = reading_of(statistics)
+            now = TokenReading.of(statistics)
             read += sum(use.input for use in increase(now, before, "1970-01-01"))
             before, unread = now, 0
     assert read == total

@@ -287,6 +287,19 @@ class FleetCounts:
         """Request counts that are newer than this moment."""
         self.request_number += 1
 
+    def without_unknown_tokens(self, report: AgentStatus) -> AgentStatus:
+        """Return `report` without tokens of endpoints that no gateway was told of."""
+        counts = report.counts
+        if counts is None or not counts.tokens:
+            return report
+        names = self._known()
+        counts = msgspec.structs.replace(
+            counts,
+            tokens=tuple(use for use in counts.tokens if use.endpoint in names),
+            streams=tuple(arm for arm in counts.streams if arm.endpoint in names),
+        )
+        return msgspec.structs.replace(report, counts=counts)
+
     def take_report(self, report: AgentStatus, *, newest: str, has_returned: bool) -> None:
         """Add the counts of a gateway's report.
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Final
@@ -11,7 +11,13 @@ import msgspec
 
 from headrace.control.agents.bundles import SharedSecrets, make_bundle
 from headrace.control.agents.counts import FleetCounts
-from headrace.control.agents.messages import AgentStatus, Bundle, Poll, checked_report
+from headrace.control.agents.messages import (
+    AgentStatus,
+    Bundle,
+    EnvoyCounts,
+    Poll,
+    checked_report,
+)
 from headrace.control.agents.registry import (
     AgentRegistry,
     AgentTimeouts,
@@ -228,11 +234,13 @@ class GatewayFleet:
         """Return why an upstream gets no requests because of this side's TLS; empty otherwise."""
         return "" if self.tls is None else self.tls.upstream_problem(upstream, self._missing)
 
-    async def stop(self, *, drain_s: float) -> None:
-        """Stop the Envoy on this host; gateways on other hosts continue to serve."""
+    async def stop(
+        self, *, drain_s: float, drained: Callable[[], Awaitable[None]] | None = None
+    ) -> None:
+        """Stop the Envoy on this host, see `EnvoyGateway.stop`; the others continue to serve."""
         await asyncio.to_thread(self.counts.save)
         if self.local is not None:
-            await self.local.stop(drain_s=drain_s)
+            await self.local.stop(drain_s=drain_s, drained=drained)
 
     async def _offer(self) -> int:
         """Offer the current configuration as the newest; return its number."""
@@ -329,6 +337,7 @@ class GatewayFleet:
             InvalidArgumentError: The report is inconsistent.
         """
         report = self._duplicate_names.with_unique_name(checked_report(report))
+        report = self.counts.without_unknown_tokens(report)
         newest = "" if self._bundle is None else self._bundle.version
         has_returned = self.registry.take_report(report, now=self.clock.monotonic())
         self.counts.take_report(report, newest=newest, has_returned=has_returned)
@@ -403,8 +412,12 @@ class GatewayFleet:
         names = {route.name for route in self._routes}
         return await self.read_endpoints(names)
 
+    def agent_counts(self) -> Mapping[str, EnvoyCounts]:
+        """Return the last counts of each connected gateway on another host."""
+        return self.registry.counts(now=self.clock.monotonic())
+
     async def token_statistics(self) -> TokenStatistics:
-        """Return those of the local gateway; agents do not report tokens."""
+        """Return those of the local gateway; see `agent_counts` for the others."""
         return TokenStatistics() if self.local is None else await self.local.token_statistics()
 
     async def in_flight(self) -> dict[tuple[str, str], int]:

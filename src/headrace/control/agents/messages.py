@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from headrace.control.gateway.activator import HoldLimits
+from headrace.control.model.records import TOKEN_AMOUNTS, TokenUse
 from headrace.core import FailedPreconditionError, InvalidArgumentError
 from headrace.core.error_kind import UNDECODABLE
 from headrace.core.spec.access import CorsSpec
@@ -217,6 +218,10 @@ class EnvoyCounts(msgspec.Struct, frozen=True, kw_only=True):
     """Counts of requests by a split whose arms are compared."""
     active: tuple[Active, ...] = ()
     upstreams: tuple[UpstreamState, ...] = ()
+    tokens: tuple[TokenUse, ...] = ()
+    """Tokens of OpenAI's API, without a day."""
+    streams: tuple[Arm, ...] = ()
+    """Output tokens of each version (as `requests`), and times to the first token."""
 
 
 class AgentStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -337,6 +342,12 @@ def checked_report(report: AgentStatus) -> AgentStatus:
     if counts is not None:
         for active in counts.active:
             _check_number(f"requests in flight to '{active.endpoint[:100]}'", active.requests)
+        for use in counts.tokens:
+            texts = (use.endpoint, use.version, use.credential)
+            amounts = [getattr(use, name) for name in TOKEN_AMOUNTS]
+            is_odd = use.day or max(map(len, texts)) > _MAX_NAME
+            if is_odd or not 0 <= min(amounts) <= max(amounts) <= MAX_COUNTED:
+                raise InvalidArgumentError(f"the tokens of '{use.endpoint[:100]}' are impossible")
     for endpoint, held in report.held.items():
         _check_number(f"requests held for '{endpoint[:100]}'", held)
     return msgspec.structs.replace(

@@ -238,7 +238,10 @@ class ControlPlaneRun:
 
     async def _drain(self, drain_s: float) -> None:
         streams = asyncio.create_task(self.system.plane.workloads.streams.stop(drain_s))
-        await self.system.plane.reconciling.gateway_supervisor.stop(drain_s=drain_s)
+        plane = self.system.plane
+        await plane.reconciling.gateway_supervisor.stop(
+            drain_s=drain_s, drained=plane.telemetry.tokens.poll
+        )
         await self.system.driver.stop(drain_s=drain_s)
         await streams
 

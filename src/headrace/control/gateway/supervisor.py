@@ -2,10 +2,10 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Final
+from typing import Final, NoReturn
 
 import msgspec
 
@@ -291,6 +291,10 @@ class EnvoySupervisor:
         """
         return await self.read_endpoints({route.name for route in self._routes})
 
+    def agent_counts(self) -> Mapping[str, NoReturn]:
+        """Return the counts of gateways on other hosts: there are none."""
+        return {}
+
     async def token_statistics(self) -> TokenStatistics:
         """Return the tokens and times of answers of OpenAI's API since Envoy's start.
 
@@ -325,10 +329,12 @@ class EnvoySupervisor:
         """Return Envoy's metrics in Prometheus' text format; `full` as in `EnvoyGateway.stats`."""
         return await self.envoy.stats(full=full)
 
-    async def stop(self, *, drain_s: float) -> None:
-        """Drain requests, then stop Envoy."""
+    async def stop(
+        self, *, drain_s: float, drained: Callable[[], Awaitable[None]] | None = None
+    ) -> None:
+        """Drain requests, then stop Envoy; see `EnvoyGateway.stop`."""
         self._up.clear()
-        await self.envoy.stop(drain_s)
+        await self.envoy.stop(drain_s, drained)
         self.record_path.unlink(missing_ok=True)
         self.routes_path.unlink(missing_ok=True)
         self.secrets.keep_only(())  # the keys are not needed any more

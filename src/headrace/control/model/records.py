@@ -5,6 +5,7 @@ from typing import Any, Final
 import msgspec
 
 from headrace.control.model.desired import DesiredEndpoint
+from headrace.gateway import TokenStatistics
 from headrace.rollout.state import RolloutState
 
 
@@ -138,6 +139,23 @@ class TokenReading(msgspec.Struct, frozen=True, kw_only=True):
     """Run of the gateway's Envoy: counts restart with another one."""
     counts: tuple[TokenUse, ...]
     """Without a day."""
+    day: str = ""
+    """When it was read; empty if unknown."""
+
+    @classmethod
+    def of(cls, statistics: TokenStatistics, day: str = "") -> "TokenReading":
+        """Return these counts in the form that is stored."""
+        uses = (
+            TokenUse(
+                day="",
+                endpoint=endpoint,
+                version=version,
+                credential=credential,
+                **msgspec.structs.asdict(counts),
+            )
+            for (endpoint, version, credential), counts in sorted(statistics.counts.items())
+        )
+        return cls(epoch=statistics.epoch, counts=tuple(uses), day=day)
 
 
 class QuotaUse(msgspec.Struct, frozen=True, kw_only=True):

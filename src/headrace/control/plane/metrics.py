@@ -4,6 +4,7 @@ import asyncio
 import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 import msgspec
@@ -15,6 +16,7 @@ from headrace.core import HeadraceError, ModelNotFoundError
 from headrace.core.fetch import ask, text_of
 from headrace.core.processes import cpu_s, resident_bytes
 from headrace.gateway import ArmStatistics, TokenStatistics
+from headrace.gateway.statistics import TokenCounts
 from headrace.observe import BRIEF_TWO_DIGITS_S, TWO_DIGITS_S
 from headrace.observe.metrics import (
     Families,
@@ -357,6 +359,10 @@ async def _request_families(plane: "ControlPlane", *, full: bool) -> list[Family
             tokens = await plane.reconciling.gateway_supervisor.token_statistics()
     except (HeadraceError, TimeoutError):
         return []  # a gap: zeros would look like a counter reset
+    counts = dict(tokens.counts)
+    for who, more in plane.telemetry.tokens.of_agents.items():
+        counts[who] = counts.get(who, TokenCounts()).plus(more)
+    tokens = replace(tokens, counts=counts)
     bounds = TWO_DIGITS_S if full else BRIEF_TWO_DIGITS_S
     requests = await asyncio.to_thread(
         request_families, plane.target_state.effective, statistics.arms, bounds

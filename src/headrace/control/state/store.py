@@ -135,6 +135,7 @@ class Store:
     quotas = reads("read used quotas", access_rows.read_quotas)
     add_tokens = writes("store used tokens", token_rows.add_tokens)
     tokens = reads("read used tokens", token_rows.read_tokens)
+    forget_token_readings = writes("forget gateways", token_rows.forget_readings)
     token_reading = reads("read used tokens", token_rows.read_reading)
 
     forget_before = writes("forget old entries", forget)

@@ -6,7 +6,7 @@ Both change in one transaction, so a control plane that crashes counts no token 
 from collections.abc import Sequence
 
 import msgspec
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, delete, select
 
 from headrace.control.model.records import TOKEN_AMOUNTS, TokenReading, TokenUse
 from headrace.control.state.database import upsert_into
@@ -42,6 +42,15 @@ def read_tokens(connection: Connection, first: str, last: str) -> list[TokenUse]
     days = TOKEN_USAGE.c.day.between(first, last)
     query = select(TOKEN_USAGE).where(days).order_by(*(TOKEN_USAGE.c[name] for name in _KEY))
     return [TokenUse(**row) for row in connection.execute(query).mappings()]
+
+
+def forget_readings(connection: Connection, before: str) -> None:
+    """Delete the counts of gateways that were last read before a day (`2026-11-25`)."""
+    rows = connection.execute(select(TOKEN_READINGS.c.gateway, TOKEN_READINGS.c.record))
+    for gateway, record in rows.all():
+        reading = decoded(record, TokenReading, description="a row of token_readings")
+        if "" < reading.day < before:
+            connection.execute(delete(TOKEN_READINGS).where(TOKEN_READINGS.c.gateway == gateway))
 
 
 def read_reading(connection: Connection, gateway: str) -> TokenReading | None:

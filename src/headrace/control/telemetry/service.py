@@ -140,6 +140,7 @@ class TelemetryService:
         )
         self.tokens: Final = TokenLedger(
             statistics=gateway_supervisor.token_statistics,
+            agents=gateway_supervisor.agent_counts,
             store=store,
             clock=clock,
             gateway=f"{platform.node()}:{home.root}",

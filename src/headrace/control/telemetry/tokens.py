@@ -1,4 +1,4 @@
-"""Ledger of tokens: the gateway's counts, added up by day and credential in the state.
+"""Ledger of tokens: the gateways' counts, added up by day and credential in the state.
 
 The same polls fill a history of the last day, for charts.
 """
@@ -6,24 +6,27 @@ The same polls fill a history of the last day, for charts.
 import asyncio
 import logging
 import math
-from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import ClassVar, Final
 
 import msgspec
 
+from headrace.control.agents.messages import Arm, EnvoyCounts
 from headrace.control.base.faults import LOOP
 from headrace.control.model.records import TOKEN_AMOUNTS, Event, TokenReading, TokenUse
 from headrace.control.state.store import Store
 from headrace.control.telemetry.pollers import ReplicaPoller
 from headrace.core import HeadraceError
 from headrace.gateway import TokenStatistics
-from headrace.gateway.statistics import ArmStatistics
+from headrace.gateway.statistics import TokenCounts
 from headrace.monitor import RequestHistory
 
 _LOG: Final = logging.getLogger("headrace.control")
+_KEPT_DAYS: Final = 7
+"""After so many days without a connection, a gateway is forgotten; if the same run of its Envoy
+came back, its tokens would count again."""
 
 
 def increase(now: TokenReading, before: TokenReading | None, day: str) -> list[TokenUse]:
@@ -37,7 +40,7 @@ def increase(now: TokenReading, before: TokenReading | None, day: str) -> list[T
     for use in now.counts:
         old = earlier.get((use.endpoint, use.version, use.credential))
         more = {
-            name: getattr(use, name) - (0 if old is None else getattr(old, name))
+            name: max(getattr(use, name) - (0 if old is None else getattr(old, name)), 0)
             for name in TOKEN_AMOUNTS
         }
         if any(more.values()):
@@ -45,36 +48,9 @@ def increase(now: TokenReading, before: TokenReading | None, day: str) -> list[T
     return uses
 
 
-def reading_of(statistics: TokenStatistics) -> TokenReading:
-    """Return the counts in the form that is stored."""
-    uses = (
-        TokenUse(
-            day="",
-            endpoint=endpoint,
-            version=version,
-            credential=credential,
-            **msgspec.structs.asdict(counts),
-        )
-        for (endpoint, version, credential), counts in sorted(statistics.counts.items())
-    )
-    return TokenReading(epoch=statistics.epoch, counts=tuple(uses))
-
-
-def stream_totals(statistics: TokenStatistics) -> dict[tuple[str, str], ArmStatistics]:
-    """Return output tokens (as `requests`) and times to first tokens, by endpoint and version."""
-    first_tokens = statistics.times.get("first_token_us", {})
-    output = Counter[tuple[str, str]]()
-    for (endpoint, version, _), counts in statistics.counts.items():
-        output[endpoint, version] += counts.output
-    return {
-        arm: ArmStatistics(requests=tokens, latency=first_tokens.get(arm, {}))
-        for arm, tokens in output.items()
-    }
-
-
 @dataclass(frozen=True, slots=True)
 class _Poll:
-    """A successful poll of this process, by monotonic time."""
+    """Counts of a gateway that this process read, by monotonic time."""
 
     epoch: str
     began_at: float
@@ -95,90 +71,143 @@ def lost_tokens(before: _Poll, until: float) -> tuple[float, int]:
     return lost_s, math.ceil(lost_s * before.tokens_per_s)
 
 
+@dataclass(slots=True)
+class _Gateway:
+    """A gateway as far as it was read."""
+
+    stored: TokenReading | None
+    """Its counts that are in the state."""
+    newest: _Poll | None = None
+    away_since: float | None = None
+    """Monotonic time of the first poll that failed after `newest`."""
+    report: EnvoyCounts | None = None
+    """The newest report that was added, of an agent."""
+
+
 @dataclass(slots=True, kw_only=True)
 class TokenLedger(ReplicaPoller[RequestHistory]):
-    """Adds the tokens of the local gateway to the state while `run` is awaited.
+    """Adds the tokens of all gateways to the state while `run` is awaited.
 
-    A control plane that stops or crashes adds what came meanwhile at its next start, if the gateway
-    ran on. A gateway that ends unexpectedly loses the counts since the last poll, and those of
-    answers under way; the event `TokensLost` says how much that may be.
+    A control plane that stops or crashes adds what came meanwhile at its next start, if the
+    gateways ran on. A gateway that ends unexpectedly loses the counts since the last poll or
+    report, and those of answers under way; the event `TokensLost` says how much that may be.
     """
 
     WHAT: ClassVar = "the history of tokens"
     SHARE: ClassVar = 20.0
 
     statistics: Callable[[], Awaitable[TokenStatistics]]
+    """Reads the local gateway."""
+    agents: Callable[[], Mapping[str, EnvoyCounts]] = dict
+    """Returns the last counts of each connected gateway on another host."""
     store: Store
     gateway: str = "local"
-    """Name of the gateway, unique among those whose control planes share the state."""
+    """Name of the local gateway, unique among those whose control planes share the state."""
     history: RequestHistory = field(default_factory=RequestHistory)
     """Output tokens of the last day (as `requests`), and times to the first token."""
     emit: Callable[[Sequence[Event]], Awaitable[None]]
     """Stores events."""
-    _newest: _Poll | None = None
-    _away_since: float | None = None
-    """Monotonic time of the first poll that failed after `_newest`."""
+    of_agents: dict[tuple[str, str, str], TokenCounts] = field(default_factory=dict)
+    """Tokens of gateways on other hosts that this process added, by endpoint, version and
+    credential."""
+    _gateways: dict[str, _Gateway] = field(default_factory=dict)
     _polling: asyncio.Lock = field(default_factory=asyncio.Lock)
-    _last: TokenReading | None = None
-    _is_loaded: bool = False
+    _day: str = ""
 
     async def run(self) -> None:
         """Add up until cancelled, and once more then."""
         try:
             await ReplicaPoller.run(self)
         finally:
-            self._is_loaded = False  # a transaction that was being awaited is in the database
+            self._gateways.clear()  # a transaction that was being awaited is in the database
             with self.faults.contain(LOOP, "tokens"):
                 await self.poll()
 
     async def poll(self) -> None:
-        """Add the tokens since the last poll; the gateway may be away."""
+        """Add the tokens since the last poll; gateways may be away."""
         async with self._polling:
+            now = self.clock.now()
+            self.check_clock(now)
+            self.history.advance(now)
             try:
-                if not self._is_loaded:
-                    self._last = await self.store.token_reading(self.gateway)
-                    self._is_loaded = True
-                began_at = self.clock.monotonic()
-                try:
-                    statistics = await self.statistics()
-                except HeadraceError:
-                    if self._away_since is None:
-                        self._away_since = self.clock.monotonic()
-                    raise
-                self._remember(statistics)
-                now = reading_of(statistics)
-                day = datetime.fromtimestamp(self.clock.now(), UTC).date().isoformat()
-                uses = increase(now, self._last, day)
-                if uses:
-                    await self.store.add_tokens(uses, self.gateway, now)
-                    self._last = now
-                if now.epoch:
-                    await self._compare(now, began_at)
+                day = datetime.fromtimestamp(now, UTC).date()
+                if day.isoformat() != self._day:
+                    oldest = day - timedelta(days=_KEPT_DAYS)
+                    await self.store.forget_token_readings(oldest.isoformat())
+                    self._gateways.clear()
+                    self._day = day.isoformat()
+                await self._poll_local()
             except HeadraceError as error:
                 _LOG.debug("cannot add up tokens", extra={"error": str(error)})
+            for name, report in self.agents().items():
+                try:
+                    gateway = await self._gateway(f"agent:{name}")
+                    if report is not gateway.report:
+                        await self._add(f"agent:{name}", report, self.clock.monotonic())
+                        gateway.report = report
+                except HeadraceError as error:
+                    extra = {"gateway": name, "error": str(error)}
+                    _LOG.debug("cannot add up tokens", extra=extra)
 
-    def _remember(self, statistics: TokenStatistics) -> None:
-        now = self.clock.now()
-        self.check_clock(now)
-        self.history.advance(now)
-        for (endpoint, version), totals in stream_totals(statistics).items():
-            with self.faults.contain("token history", endpoint):
-                self.history.add(now, endpoint, version, totals, epoch=statistics.epoch)
+    async def _gateway(self, name: str) -> _Gateway:
+        if name not in self._gateways:
+            self._gateways[name] = _Gateway(await self.store.token_reading(name))
+        return self._gateways[name]
 
-    async def _compare(self, now: TokenReading, began_at: float) -> None:
+    async def _poll_local(self) -> None:
+        gateway = await self._gateway(self.gateway)
+        began_at = self.clock.monotonic()
+        try:
+            statistics = await self.statistics()
+        except HeadraceError:
+            if gateway.away_since is None:
+                gateway.away_since = self.clock.monotonic()
+            raise
+        counts = EnvoyCounts(
+            epoch=statistics.epoch,
+            tokens=TokenReading.of(statistics).counts,
+            streams=tuple(Arm.of(arm, totals) for arm, totals in statistics.streams.items()),
+        )
+        await self._add(self.gateway, counts, began_at)
+
+    async def _add(self, name: str, counts: EnvoyCounts, began_at: float) -> None:
+        for arm in counts.streams:
+            # The history sums up the versions that differ after `~`.
+            version = arm.key if name == self.gateway else f"{arm.key}~{name}"
+            with self.faults.contain("token history", arm.endpoint):
+                self.history.add(
+                    self.clock.now(), arm.endpoint, version, arm.totals, epoch=counts.epoch
+                )
+        gateway = self._gateways[name]
+        reading = TokenReading(epoch=counts.epoch, counts=counts.tokens, day=self._day)
+        uses = increase(reading, gateway.stored, self._day)
+        # Stored anew each day, too: readings that are not are forgotten.
+        if uses or (gateway.stored is not None and gateway.stored.day != self._day):
+            await self.store.add_tokens(uses, name, reading)
+            gateway.stored = reading
+        for use in uses if name != self.gateway else ():
+            who = (use.endpoint, use.version, use.credential)
+            more = TokenCounts(**{amount: getattr(use, amount) for amount in TOKEN_AMOUNTS})
+            self.of_agents[who] = self.of_agents.get(who, TokenCounts()).plus(more)
+        if counts.epoch:
+            await self._compare(name, reading, began_at)
+
+    async def _compare(self, name: str, now: TokenReading, began_at: float) -> None:
         """Report the tokens that were lost since the newest poll, which becomes this one."""
-        before, away_since = self._newest, self._away_since
+        gateway = self._gateways[name]
+        before, away_since = gateway.newest, gateway.away_since
         tokens = sum(use.input + use.output for use in now.counts)
         goes_on = before is not None and before.epoch == now.epoch
         rate = 0.0
         if before is not None and goes_on and began_at > before.began_at:
             rate = (tokens - before.tokens) / (began_at - before.began_at)
-        self._newest, self._away_since = _Poll(now.epoch, began_at, tokens, rate), None
+        gateway.newest, gateway.away_since = _Poll(now.epoch, began_at, tokens, rate), None
         if before is None or goes_on:
             return
         lost_s, about = lost_tokens(before, away_since or began_at)
+        subject = "the gateway" if name == self.gateway else f"gateway '{name.partition(':')[2]}'"
         message = (
-            f"the gateway ended: tokens of up to {lost_s:.1f} s before are not counted, about "
+            f"{subject} ended: tokens of up to {lost_s:.1f} s before are not counted, about "
             f"{about} at the rate before, besides those of answers that were under way"
         )
         event = Event(
