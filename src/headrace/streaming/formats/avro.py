@@ -7,8 +7,7 @@ generated from the outputs.
 """
 
 import io
-import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
 from typing import Any, Final
 
@@ -18,10 +17,9 @@ import msgspec
 from headrace.core import Datatype, InvalidArgumentError
 from headrace.core.spec.stream_parts import StreamFormatSpec
 from headrace.streaming.formats import Column, FieldLayout, FieldSpec
-from headrace.streaming.formats.avro_rows import RowReader
-from headrace.streaming.formats.avro_schemas import AvroSchema, Node, parse, read_schema
+from headrace.streaming.formats.avro_rows import row_reader
+from headrace.streaming.formats.avro_schemas import AvroSchema, Node, read_schema
 from headrace.streaming.formats.options import (
-    INTEGERS,
     SchemaOptions,
     field_names,
     plain_values,
@@ -30,34 +28,29 @@ from headrace.streaming.formats.options import (
 from headrace.streaming.formats.registry import HEAD_BYTES, Schema, SchemaRegistry, head
 from headrace.streaming.formats.schema_values import (
     MessagePath,
+    RowReader,
+    RowWriter,
     SchemaReader,
     SchemaWriter,
+    names_in_schema,
     options_of,
 )
 
-_BROKEN: Final = (
-    ValueError,
-    TypeError,
-    KeyError,
-    OverflowError,
-    AttributeError,
-    struct.error,
-)
 _NATURAL: Final = {
-    Datatype.BOOL: "boolean",
-    Datatype.INT8: "int",
-    Datatype.INT16: "int",
-    Datatype.INT32: "int",
-    Datatype.UINT8: "int",
-    Datatype.UINT16: "int",
-    Datatype.UINT32: "long",
-    Datatype.INT64: "long",
-    Datatype.UINT64: "long",
-    Datatype.FP16: "float",
-    Datatype.FP32: "float",
+    **dict.fromkeys((Datatype.INT8, Datatype.INT16, Datatype.INT32), "int"),
+    **dict.fromkeys((Datatype.UINT8, Datatype.UINT16), "int"),
+    **dict.fromkeys((Datatype.UINT32, Datatype.INT64, Datatype.UINT64), "long"),
+    **dict.fromkeys((Datatype.FP16, Datatype.FP32), "float"),
     Datatype.FP64: "double",
+    Datatype.BOOL: "boolean",
     Datatype.BYTES: "string",
 }
+_WIDER: Final = {
+    "int": {"int", "long"},
+    "float": {"float", "double"},
+    "string": {"string", "bytes", "enum"},
+}
+"""Avro types that hold all values of a natural type; others hold only their own."""
 _ANY: Final = ["null", "boolean", "long", "double", "string", "bytes"]
 _MAX_DIGITS: Final = 150  # digits of a decimal
 _TEXTS: Final = frozenset({"string", "enum"})
@@ -83,116 +76,67 @@ def make_schema(layout: FieldLayout, options: SchemaOptions) -> str:
     return msgspec.json.encode(record).decode()
 
 
-class RowWriter:
-    """Writes answers with one schema.
-
-    Args:
-        head: Prefix of each value.
+def row_writer(
+    schema: AvroSchema, layout: FieldLayout, names: Mapping[str, str], head: bytes
+) -> RowWriter:
+    """Return the writer of answers with one schema; each value begins with `head`.
 
     Raises:
-        InvalidArgumentError: The schema lacks a field for an output, or has a field without a
-            default that answers do not have.
+        InvalidArgumentError: The schema lacks a field for an output, has another type for it, or
+            has a field without a default that answers do not have.
     """
+    fields = {field["name"]: field for field in schema.root["fields"]}
+    required = {name: "default" not in field for name, field in fields.items()}
+    called = names_in_schema(layout, names, required)
+    specs = {spec.name: spec for spec in layout.outputs}
+    values = {
+        name: _field_values(name, schema_name, schema, fields[schema_name]["type"], specs.get(name))
+        for name, schema_name in called.items()
+    }
+    write, parsed = fastavro.schemaless_writer, schema.root
 
-    def __init__(
-        self, schema: AvroSchema, layout: FieldLayout, names: Mapping[str, str], head: bytes
-    ) -> None:
-        self._schema = parse(schema.root)
-        self._head = head
-        called = field_names(layout, names)
-        fields_by_name = {field["name"]: field for field in schema.root["fields"]}
-        for spec in layout.outputs:
-            if spec.name not in called or called[spec.name] not in fields_by_name:
-                raise _missing_field(spec.name, called[spec.name], fields_by_name)
-        for name in layout.answered:
-            if called[name] not in fields_by_name:
-                raise _missing_field(name, called[name], fields_by_name)
-        for name, declared in fields_by_name.items():
-            if name not in called.values() and "default" not in declared:
-                msg = f"the answers' schema needs '{name}', which answers do not have: give it a"
-                raise InvalidArgumentError(f"{msg} default, or choose another sink_format")
-        self._fields = [
-            _Field(name, called[name], schema, fields_by_name[called[name]]["type"])
-            for name in layout.answered
-        ] + [
-            _Field(
-                spec.name,
-                called[spec.name],
-                schema,
-                fields_by_name[called[spec.name]]["type"],
-                spec,
-            )
-            for spec in layout.outputs
-        ]
+    def encode(row: dict[str, object]) -> bytes:
+        buffer = io.BytesIO()
+        write(buffer, parsed, row)
+        return buffer.getvalue()
 
-    def write(self, columns: Mapping[str, Column], rows: int) -> list[bytes]:
-        """Return a value for each row.
-
-        Raises:
-            InvalidArgumentError: A row does not fit the schema.
-        """
-        lists = [field.values(columns[field.name], rows) for field in self._fields]
-        called = [field.called for field in self._fields]
-        encoded: list[bytes] = []
-        write, schema, head = fastavro.schemaless_writer, self._schema, self._head
-        try:
-            for values in zip(*lists, strict=True) if lists else [()] * rows:
-                buffer = io.BytesIO()
-                buffer.write(head)
-                write(buffer, schema, dict(zip(called, values, strict=True)))
-                encoded.append(buffer.getvalue())
-        except _BROKEN as error:
-            msg = f"the answer is not as its Avro schema says: {type(error).__name__}: {error}"
-            raise InvalidArgumentError(msg[:400]) from None
-        return encoded
+    return RowWriter(kind="Avro schema", head=head, called=called, values=values, encode=encode)
 
 
-class _Field:
-    """A field of answers, with its conversion."""
+def _field_values(
+    name: str, called: str, schema: AvroSchema, node: Node, spec: FieldSpec | None
+) -> Callable[[Column, int], list[object]]:
+    """Return the conversion of a field of answers; raise for an output that the field cannot hold.
 
-    def __init__(
-        self,
-        name: str,
-        called: str,
-        schema: AvroSchema,
-        node: Node,
-        spec: FieldSpec | None = None,
-    ) -> None:
-        self.name = name
-        self.called = called
-        kinds = _kinds(schema, node)
-        self._scale = next((kind["scale"] for kind in kinds if "scale" in kind), None)
-        self._size = next((kind.get("size", 0) for kind in kinds if "scale" in kind), 0)
-        self._is_scalar = self._is_text = False
-        if spec is None:
-            return
+    Args:
+        spec: The output; None for a passed field.
+    """
+    kinds = _kinds(schema, node)
+    decimal = next((kind for kind in kinds if "scale" in kind), None)
+    is_scalar = is_text = False
+    if spec is not None:
         rank = 0
         while kinds and all(kind["type"] == "array" for kind in kinds):
             kinds = _kinds(schema, kinds[0]["items"])
             rank += 1
         types = {kind["type"] for kind in kinds}
-        self._is_scalar = rank == 0 and spec.shape == (1,)
-        if rank != len(spec.shape) and not self._is_scalar:
+        is_scalar = rank == 0 and spec.shape == (1,)
+        if rank != len(spec.shape) and not is_scalar:
             msg = f"output '{name}' has the shape {list(spec.shape)}, but the answers' schema has"
             raise InvalidArgumentError(f"{msg} '{called}' with {rank} dimensions")
-        if self._scale is not None or not types & _allowed(spec.datatype):
+        natural = _NATURAL[spec.datatype]
+        if decimal is not None or not types & _WIDER.get(natural, {natural}):
             msg = f"output '{name}' is {spec.datatype}, but in the answers' schema '{called}' is"
             raise InvalidArgumentError(f"{msg} {' or '.join(sorted(types)) or 'null'}")
-        self._is_text = bool(types & _TEXTS)
+        is_text = bool(types & _TEXTS)
 
-    def values(self, column: Column, rows: int) -> list[object]:
-        values = plain_values(column, rows, is_scalar=self._is_scalar, is_text=self._is_text)
-        if self._scale is None:
-            return values
-        return [_unscaled(self.name, value, self._scale, self._size) for value in values]
+    def values(column: Column, rows: int) -> list[object]:
+        plain = plain_values(column, rows, is_scalar=is_scalar, is_text=is_text)
+        if decimal is None:
+            return plain
+        return [_unscaled(name, value, decimal["scale"], decimal.get("size", 0)) for value in plain]
 
-
-def _missing_field(name: str, called: str, positions: Mapping[str, Any]) -> InvalidArgumentError:
-    there = ", ".join(list(positions)[:20])
-    return InvalidArgumentError(
-        f"answers have '{name}', but their schema has no '{called}', only: {there}; "
-        "see options.names, or choose another sink_format"
-    )
+    return values
 
 
 def _kinds(schema: AvroSchema, node: Node) -> Sequence[dict[str, Any]]:
@@ -204,17 +148,6 @@ def _kinds(schema: AvroSchema, node: Node) -> Sequence[dict[str, Any]]:
         for branch in resolved
         if branch != "null"
     ]
-
-
-def _allowed(datatype: Datatype) -> frozenset[str]:
-    """Return the Avro types that hold all values of a datatype."""
-    if datatype is Datatype.BYTES:
-        return frozenset({"string", "bytes", "enum"})
-    if datatype in (Datatype.FP16, Datatype.FP32):
-        return frozenset({"float", "double"})
-    if datatype in INTEGERS:
-        return frozenset({_NATURAL[datatype], "long"})
-    return frozenset({_NATURAL[datatype]})
 
 
 def _unscaled(name: str, value: object, scale: int, size: int) -> object:
@@ -263,7 +196,7 @@ def make_reader(
         target = _from_file(options.reader_schema_file, "reader_schema_file")
 
     def of_schema(schema: AvroSchema) -> RowReader:
-        return RowReader(schema, target, inputs=inputs, passed=passed)
+        return row_reader(schema, target, inputs=inputs, passed=passed)
 
     def of_number(number: int, _: MessagePath) -> RowReader:
         assert source is not None
@@ -302,7 +235,7 @@ def make_writer(
         return _from_registry(source, schema)
 
     def writer(schema: AvroSchema, number: int) -> RowWriter:
-        return RowWriter(schema, layout, options.names, b"" if source is None else head(number))
+        return row_writer(schema, layout, options.names, b"" if source is None else head(number))
 
     return SchemaWriter(
         options,

@@ -40,7 +40,8 @@ class AvroSchema:
     """A schema for reading or writing."""
 
     root: Node
-    """A record with everything that it refers to; decimals have a `scale`, not a logical type."""
+    """A record with everything that it refers to, in fastavro's form; decimals have a `scale`, not
+    a logical type."""
     named: Mapping[str, Node]
     """The definitions in it, by full name."""
     text: str
@@ -90,21 +91,11 @@ def read_schema(text: str, others: Mapping[str, str] | None = None) -> AvroSchem
     if not isinstance(root, dict) or root["type"] not in RECORD_KINDS:
         msg = "the Avro schema is no record, so it has no fields"
         raise InvalidArgumentError(msg)
-    schema = AvroSchema(root=root, named=walk.named, text=text)
-    parse(root)
-    return schema
-
-
-def parse(root: Node) -> Node:
-    """Return the schema in fastavro's form.
-
-    Raises:
-        InvalidArgumentError: `root` is not a schema.
-    """
     try:
-        return fastavro.parse_schema(root)
+        parsed = fastavro.parse_schema(root)
     except (SchemaParseException, ValueError, TypeError, KeyError) as error:
         raise _bad(f"{type(error).__name__}: {error}") from None
+    return AvroSchema(root=parsed, named=walk.named, text=text)
 
 
 def _json(text: str) -> Node:

@@ -178,18 +178,6 @@ def _is_url(options: SchemaOptions) -> bool:
 
 
 _ODD: Final = re.compile(r"[^A-Za-z0-9_]")
-INTEGERS: Final = frozenset(
-    {
-        Datatype.INT8,
-        Datatype.INT16,
-        Datatype.INT32,
-        Datatype.INT64,
-        Datatype.UINT8,
-        Datatype.UINT16,
-        Datatype.UINT32,
-        Datatype.UINT64,
-    }
-)
 
 
 def field_names(layout: FieldLayout, names: Mapping[str, str]) -> dict[str, str]:

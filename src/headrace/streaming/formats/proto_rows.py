@@ -5,25 +5,33 @@ Each schema has its own descriptor pool, so two versions of one file do not conf
 
 import base64
 import binascii
-import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
 from importlib import import_module
 from operator import attrgetter
 from typing import Any, Final
 
+import numpy as np
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import DecodeError
 from google.protobuf.unknown_fields import UnknownFieldSet
 
 from headrace.core import Datatype, InvalidArgumentError
-from headrace.streaming.formats import Column, FieldSpec, unreadable
+from headrace.streaming.formats import FieldSpec, unreadable
 from headrace.streaming.formats.registry import SchemaRegistry
+from headrace.streaming.formats.schema_values import RowReader
 
-_WELL_KNOWN: Final = re.compile(
-    r"google/protobuf/(any|api|descriptor|duration|empty|field_mask|source_context|struct|timestamp"
-    r"|type|wrappers)\.proto"
-)
+_WELL_KNOWN: Final = {
+    f"google/protobuf/{name}.proto": descriptor_pb2.FileDescriptorProto.FromString(
+        import_module(f"google.protobuf.{name}_pb2").DESCRIPTOR.serialized_pb
+    )
+    for name in (
+        *("any", "api", "descriptor", "duration", "empty", "field_mask", "source_context"),
+        *("struct", "timestamp", "type", "wrappers"),
+    )
+}
+"""Files that compilers and registries have without being given."""
 _MAIN: Final = "schema.proto"
 COMPILE: Final = (
     "compile the .proto file, with `protoc --include_imports --descriptor_set_out=schema.pb "
@@ -46,40 +54,40 @@ class ProtoFile:
         Raises:
             InvalidArgumentError: The message does not exist.
         """
-        names, level = [self.file.package] if self.file.package else [], self.file.message_type
+        descriptor, level = None, self._messages()
         for step in path:
             if not 0 <= step < len(level):
-                msg = (
-                    f"the value's message indexes {list(path)[:8]} lead to no message of the schema"
-                )
-                raise InvalidArgumentError(msg)
-            names.append(level[step].name)
-            level = level[step].nested_type
-        return self.pool.FindMessageTypeByName(".".join(names))
+                msg = f"the value's message indexes {list(path)[:8]} lead to no message"
+                raise InvalidArgumentError(f"{msg} of the schema")
+            descriptor = level[step]
+            level = descriptor.nested_types
+        return descriptor
 
-    def path_of(self, full_name: str) -> tuple[int, ...]:
-        """Return the path of a message.
+    def find(self, message: str) -> Any:  # noqa: ANN401  # as above
+        """Return the descriptor of a message; of the only top-level one if `message` is empty.
 
         Raises:
-            InvalidArgumentError: The message does not exist.
+            InvalidArgumentError: The message does not exist, or there are several.
         """
-        package = self.file.package
-        if full_name.startswith(f"{package}.") or not package:
-            level, path = self.file.message_type, []
-            for name in full_name.removeprefix(f"{package}.").split("."):
-                names = [message.name for message in level]
-                if name not in names:
-                    break
-                path.append(names.index(name))
-                level = level[path[-1]].nested_type
-            else:
-                return tuple(path)
-        raise _no_message(full_name, self.names())
+        names = [descriptor.full_name for descriptor in self._messages()]
+        try:
+            descriptor = self.pool.FindMessageTypeByName(_chosen(message, names))
+        except KeyError:
+            raise _no_message(message, names) from None
+        if descriptor.file.name != self.file.name:
+            raise _no_message(message, names)
+        return descriptor
 
-    def names(self) -> list[str]:
-        """Return the full names of the file's top-level messages."""
-        start = f"{self.file.package}." if self.file.package else ""
-        return [start + message.name for message in self.file.message_type]
+    def path_of(self, descriptor: Any) -> tuple[int, ...]:  # noqa: ANN401  # as above
+        """Return the path of a message of this file."""
+        outer = descriptor.containing_type
+        if outer is None:
+            return (self._messages().index(descriptor),)
+        return (*self.path_of(outer), outer.nested_types.index(descriptor))
+
+    def _messages(self) -> list[Any]:
+        file = self.pool.FindFileByName(self.file.name)
+        return list(file.message_types_by_name.values())
 
 
 def message_class(descriptor: Any) -> Any:  # noqa: ANN401  # as above
@@ -135,18 +143,26 @@ def from_descriptor_set(content: bytes, message: str) -> ProtoFile:
     except DecodeError as error:
         msg = f"it is no FileDescriptorSet, as protoc --descriptor_set_out writes: {error}"
         raise InvalidArgumentError(msg) from None
-    own_files = [file for file in files.values() if not _WELL_KNOWN.fullmatch(file.name)]
-    names = {name: file for file in own_files for name in ProtoFile(file, None).names()}
-    target = message or next(iter(names), "")
-    if not message and len(names) != 1:
-        msg = "name options.message; it has " + (", ".join(list(names)[:20]) or "no messages")
-        raise InvalidArgumentError(msg)
-    for name, owner in names.items():
+    owners = {
+        f"{file.package}.{message.name}".lstrip("."): name
+        for name, file in files.items()
+        if name not in _WELL_KNOWN
+        for message in file.message_type
+    }
+    target = _chosen(message, list(owners))
+    for name, owner in owners.items():
         if target == name or target.startswith(f"{name}."):
-            built = _build(files, owner.name)
-            built.path_of(target)
+            built = _build(files, owner)
+            built.find(target)
             return built
-    raise _no_message(target, list(names))
+    raise _no_message(target, list(owners))
+
+
+def _chosen(message: str, names: list[str]) -> str:
+    if not message and len(names) != 1:
+        msg = "name options.message; the schema has: " + (", ".join(names[:20]) or "no messages")
+        raise InvalidArgumentError(msg)
+    return message or names[0]
 
 
 def _read(text: str, name: str) -> Any:  # noqa: ANN401  # as above
@@ -162,69 +178,40 @@ def _read(text: str, name: str) -> Any:  # noqa: ANN401  # as above
     return descriptor
 
 
-def _build(files: Mapping[str, Any], main: str) -> ProtoFile:
-    build = _Build(files, descriptor_pool.DescriptorPool())
-    build.add(main)
-    return ProtoFile(files[main], build.pool)
+def _build(files: dict[str, Any], main: str) -> ProtoFile:
+    """Return a file in a pool with all that it imports, directly or not.
 
-
-@dataclass(slots=True)
-class _Build:
-    """Adds files to a pool, each after those that it imports."""
-
-    files: Mapping[str, Any]
-    pool: Any
-    done: set[str] = field(default_factory=set)
-
-    def add(self, main: str) -> None:
-        waiting = [(main, False)]
-        in_progress: set[str] = set()
-        while waiting:
-            name, is_ready = waiting.pop()
-            if name in self.done:
-                continue
-            if is_ready:
-                self._put(name)
-                continue
-            if name in in_progress:
-                msg = f"the Protobuf file '{name}' imports itself, by way of others"
-                raise InvalidArgumentError(msg)
-            in_progress.add(name)
-            waiting.append((name, True))
-            waiting += [
-                (imported, False)
-                for imported in self._file(name).dependency
-                if self._is_known(imported)
-            ]
-
-    def _is_known(self, name: str) -> bool:
-        """Return whether a file is available; others may have only options, else the pool fails."""
-        return name in self.files or _WELL_KNOWN.fullmatch(name) is not None
-
-    def _file(self, name: str) -> Any:  # noqa: ANN401  # as above
-        if name in self.files:
-            return self.files[name]
-        module = import_module(name.removesuffix(".proto").replace("/", ".") + "_pb2")
+    An import that is missing is left out: the file may use only options of it. If it uses a type,
+    the pool refuses the file.
+    """
+    files = _WELL_KNOWN | files
+    imports: dict[str, list[str]] = {}
+    waiting = [main]
+    while waiting:
+        name = waiting.pop()
+        if name not in imports:
+            imports[name] = [other for other in files[name].dependency if other in files]
+            waiting += imports[name]
+    pool = descriptor_pool.DescriptorPool()
+    try:
+        order = list(TopologicalSorter(imports).static_order())
+    except CycleError as error:
+        msg = f"the Protobuf file '{error.args[1][0]}' imports itself, by way of others"
+        raise InvalidArgumentError(msg) from None
+    for name in order:
         descriptor = descriptor_pb2.FileDescriptorProto()
-        module.DESCRIPTOR.CopyToProto(descriptor)
-        return descriptor
-
-    def _put(self, name: str) -> None:
-        descriptor = descriptor_pb2.FileDescriptorProto()
-        descriptor.CopyFrom(self._file(name))
-        available = [imported for imported in descriptor.dependency if self._is_known(imported)]
-        missing = [imported for imported in descriptor.dependency if not self._is_known(imported)]
-        del descriptor.dependency[:]
-        descriptor.dependency.extend(dict.fromkeys(available))
-        del descriptor.public_dependency[:]
-        del descriptor.weak_dependency[:]
+        descriptor.CopyFrom(files[name])
+        for field in ("dependency", "public_dependency", "weak_dependency"):
+            descriptor.ClearField(field)
+        descriptor.dependency.extend(dict.fromkeys(imports[name]))
         try:
-            self.pool.Add(descriptor)
+            pool.Add(descriptor)
         except (TypeError, ValueError) as error:
-            hint = f"; it imports {', '.join(missing[:5])}, which is not there" if missing else ""
+            missing = ", ".join(set(files[name].dependency) - files.keys())
+            hint = f"; it imports {missing[:300]}, which is not there" if missing else ""
             msg = f"the Protobuf schema cannot be used: {str(error)[:200]}{hint}: give "
             raise InvalidArgumentError(msg + "options.descriptor_file") from None
-        self.done.add(name)
+    return ProtoFile(files[main], pool)
 
 
 def _no_message(name: str, there: list[str]) -> InvalidArgumentError:
@@ -244,48 +231,32 @@ _WRAPPERS: Final = frozenset(
 _MATRIX_RANK: Final = 2
 
 
-class MessageReader:
-    """Reads messages of one type.
+def message_reader(
+    descriptor: Any,  # noqa: ANN401  # protobuf ships no types
+    inputs: Sequence[FieldSpec],
+    passed: Sequence[str],
+) -> RowReader:
+    """Return the reader of messages of one type.
 
     Raises:
         InvalidArgumentError: The type lacks a field, or one has a type that models cannot take.
     """
+    getters = {spec.name: _getter(descriptor, spec.name, spec) for spec in inputs}
+    getters |= {name: _getter(descriptor, name, None) for name in passed}
+    kind = f"Protobuf message {descriptor.full_name}"
+    read = message_class(descriptor).FromString
 
-    def __init__(
-        self,
-        descriptor: Any,  # noqa: ANN401  # protobuf ships no types
-        inputs: Sequence[FieldSpec],
-        passed: Sequence[str],
-    ) -> None:
-        self.full_name: str = descriptor.full_name
-        self._read = message_class(descriptor).FromString
-        self._getters: dict[str, Getter] = {
-            spec.name: _getter(descriptor, spec.name, spec) for spec in inputs
-        }
-        self._getters |= {name: _getter(descriptor, name, None) for name in passed}
-
-    def read(self, value: bytes, offset: int) -> Any:  # noqa: ANN401  # protobuf ships no types
-        """Return the message whose bytes begin at `offset`.
-
-        Raises:
-            InvalidArgumentError: The bytes are not recognised as a message of this type.
-        """
+    def parse(value: bytes, offset: int) -> Any:  # noqa: ANN401  # protobuf ships no types
         try:
-            message = self._read(value[offset:] if offset else value)
+            message = read(value[offset:] if offset else value)
         except (DecodeError, UnicodeDecodeError) as error:
-            raise unreadable(f"Protobuf message {self.full_name}", error) from None
+            raise unreadable(kind, error) from None
         if len(value) > offset and not message.ListFields() and len(UnknownFieldSet(message)):
             reason = "it has none of its fields, only unknown ones; is it another message?"
-            raise unreadable(f"Protobuf message {self.full_name}", reason)
+            raise unreadable(kind, reason)
         return message
 
-    def columns(self, messages: Sequence[Any]) -> dict[str, Column]:
-        """Return the requested fields of messages that `read` returned.
-
-        Raises:
-            InvalidArgumentError: A field has not as many values as its shape requires.
-        """
-        return {name: list(map(get, messages)) for name, get in self._getters.items()}
+    return RowReader(parse=parse, getters=getters)
 
 
 def find_field(descriptor: Any, path: str) -> list[Any]:  # noqa: ANN401  # as above
@@ -353,16 +324,11 @@ def _nested(flat: list[Any], shape: tuple[int, ...]) -> list[Any]:
 
     A flat list is later rejected as an input of another shape, and fails alone.
     """
-    fixed = 1
-    for size in shape:
-        fixed *= size if size != -1 else 1
-    free = len(flat) // fixed if fixed else 0
-    sizes = [free if size == -1 else size for size in shape]
-    if not flat or fixed * (free if -1 in shape else 1) != len(flat):
+    try:
+        nested: list[Any] = np.array(flat, object).reshape(shape).tolist()
+    except ValueError:
         return flat
-    for size in reversed(sizes[1:]):
-        flat = [flat[start : start + size] for start in range(0, len(flat), size)]
-    return flat
+    return nested
 
 
 def _change(field: Any, path: str, spec: FieldSpec | None) -> Getter | None:  # noqa: ANN401  # as above

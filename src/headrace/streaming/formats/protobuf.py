@@ -6,13 +6,13 @@ text is parsed here. Answers are written as a given message, or as one generated
 """
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
-from google.protobuf.message import EncodeError
 
 from headrace.core import Datatype, InvalidArgumentError
 from headrace.core.spec.stream_parts import StreamFormatSpec
@@ -25,12 +25,12 @@ from headrace.streaming.formats.options import (
 )
 from headrace.streaming.formats.proto_rows import (
     COMPILE,
-    MessageReader,
     ProtoFile,
     from_descriptor,
     from_descriptor_set,
     from_registry,
     message_class,
+    message_reader,
 )
 from headrace.streaming.formats.registry import (
     HEAD_BYTES,
@@ -42,32 +42,32 @@ from headrace.streaming.formats.registry import (
 )
 from headrace.streaming.formats.schema_values import (
     MessagePath,
+    RowReader,
+    RowWriter,
     SchemaReader,
     SchemaWriter,
+    names_in_schema,
     options_of,
 )
 
 _NATURAL: Final = {
-    Datatype.BOOL: FieldDescriptor.TYPE_BOOL,
-    Datatype.INT8: FieldDescriptor.TYPE_INT32,
-    Datatype.INT16: FieldDescriptor.TYPE_INT32,
-    Datatype.INT32: FieldDescriptor.TYPE_INT32,
-    Datatype.UINT8: FieldDescriptor.TYPE_UINT32,
-    Datatype.UINT16: FieldDescriptor.TYPE_UINT32,
-    Datatype.UINT32: FieldDescriptor.TYPE_UINT32,
+    **dict.fromkeys((Datatype.INT8, Datatype.INT16, Datatype.INT32), FieldDescriptor.TYPE_INT32),
+    **dict.fromkeys(
+        (Datatype.UINT8, Datatype.UINT16, Datatype.UINT32), FieldDescriptor.TYPE_UINT32
+    ),
+    **dict.fromkeys((Datatype.FP16, Datatype.FP32), FieldDescriptor.TYPE_FLOAT),
     Datatype.INT64: FieldDescriptor.TYPE_INT64,
     Datatype.UINT64: FieldDescriptor.TYPE_UINT64,
-    Datatype.FP16: FieldDescriptor.TYPE_FLOAT,
-    Datatype.FP32: FieldDescriptor.TYPE_FLOAT,
     Datatype.FP64: FieldDescriptor.TYPE_DOUBLE,
+    Datatype.BOOL: FieldDescriptor.TYPE_BOOL,
     Datatype.BYTES: FieldDescriptor.TYPE_STRING,
 }
-_INT32: Final = frozenset({FieldDescriptor.CPPTYPE_INT32, FieldDescriptor.CPPTYPE_INT64})
-_INT64: Final = frozenset({FieldDescriptor.CPPTYPE_INT64})
-_UINT32: Final = frozenset({FieldDescriptor.CPPTYPE_UINT32, FieldDescriptor.CPPTYPE_UINT64})
-_FLOAT: Final = frozenset({FieldDescriptor.CPPTYPE_FLOAT, FieldDescriptor.CPPTYPE_DOUBLE})
+_INT32: Final = {FieldDescriptor.CPPTYPE_INT32, FieldDescriptor.CPPTYPE_INT64}
+_INT64: Final = {FieldDescriptor.CPPTYPE_INT64}
+_UINT32: Final = {FieldDescriptor.CPPTYPE_UINT32, FieldDescriptor.CPPTYPE_UINT64}
+_FLOAT: Final = {FieldDescriptor.CPPTYPE_FLOAT, FieldDescriptor.CPPTYPE_DOUBLE}
 _FITS: Final = {
-    Datatype.BOOL: frozenset({FieldDescriptor.CPPTYPE_BOOL}),
+    Datatype.BOOL: {FieldDescriptor.CPPTYPE_BOOL},
     Datatype.INT8: _INT32,
     Datatype.INT16: _INT32,
     Datatype.INT32: _INT32,
@@ -75,11 +75,11 @@ _FITS: Final = {
     Datatype.UINT16: _UINT32 | _INT32,
     Datatype.UINT32: _UINT32 | _INT64,
     Datatype.INT64: _INT64,
-    Datatype.UINT64: frozenset({FieldDescriptor.CPPTYPE_UINT64}),
+    Datatype.UINT64: {FieldDescriptor.CPPTYPE_UINT64},
     Datatype.FP16: _FLOAT,
     Datatype.FP32: _FLOAT,
-    Datatype.FP64: frozenset({FieldDescriptor.CPPTYPE_DOUBLE}),
-    Datatype.BYTES: frozenset({FieldDescriptor.CPPTYPE_STRING, FieldDescriptor.CPPTYPE_ENUM}),
+    Datatype.FP64: {FieldDescriptor.CPPTYPE_DOUBLE},
+    Datatype.BYTES: {FieldDescriptor.CPPTYPE_STRING, FieldDescriptor.CPPTYPE_ENUM},
 }
 
 
@@ -116,71 +116,43 @@ def make_schema(layout: FieldLayout, options: SchemaOptions) -> Any:  # noqa: AN
     return file
 
 
-class MessageWriter:
-    """Writes answers as messages of one type.
-
-    Args:
-        head: Prefix of each value.
+def message_writer(
+    descriptor: Any,  # noqa: ANN401  # as above
+    layout: FieldLayout,
+    names: Mapping[str, str],
+    head: bytes,
+) -> RowWriter:
+    """Return the writer of answers as messages of one type; each value begins with `head`.
 
     Raises:
-        InvalidArgumentError: The type lacks a field for an output, or requires more than answers
-            have.
+        InvalidArgumentError: The type lacks a field for an output, has another type for it, or
+            requires more than answers have.
     """
+    fields = descriptor.fields_by_name
+    required = {name: field.is_required for name, field in fields.items()}
+    called = names_in_schema(layout, names, required)
+    make = message_class(descriptor)
+    values: dict[str, Callable[[Column, int], list[object]]] = {
+        name: lambda column, _: list(column) for name in layout.answered
+    }
+    for spec in layout.outputs:
+        field = fields[called[spec.name]]
+        _check(spec, field)
+        values[spec.name] = partial(_output_values, field)
+    return RowWriter(
+        kind="Protobuf message",
+        head=head,
+        called=called,
+        values=values,
+        encode=lambda row: make(**row).SerializeToString(),
+    )
 
-    def __init__(
-        self,
-        descriptor: Any,  # noqa: ANN401  # as above
-        layout: FieldLayout,
-        names: Mapping[str, str],
-        head: bytes,
-    ) -> None:
-        self._make = message_class(descriptor)
-        self._head = head
-        self._called = field_names(layout, names)
-        fields = descriptor.fields_by_name
-        for name, called in self._called.items():
-            if called not in fields:
-                there = ", ".join(list(fields)[:20])
-                msg = f"answers have '{name}', but {descriptor.full_name} has no '{called}', only:"
-                hint = "see options.names, or choose another sink_format"
-                raise InvalidArgumentError(f"{msg} {there}; {hint}")
-        for name, field in fields.items():
-            if field.is_required and name not in self._called.values():
-                msg = f"{descriptor.full_name} requires '{name}', which answers do not have"
-                raise InvalidArgumentError(msg)
-        self._outputs = {
-            spec.name: (spec, fields[self._called[spec.name]]) for spec in layout.outputs
-        }
-        for spec, field in self._outputs.values():
-            _check(spec, field)
 
-    def write(self, columns: Mapping[str, Column], rows: int) -> list[bytes]:
-        """Return a value for each row.
-
-        Raises:
-            InvalidArgumentError: A row does not fit the message.
-        """
-        names = list(self._called)
-        called = list(self._called.values())
-        lists = [self._values(name, columns[name], rows) for name in names]
-        make, head = self._make, self._head
-        try:
-            return [
-                head + make(**dict(zip(called, values, strict=True))).SerializeToString()
-                for values in (zip(*lists, strict=True) if lists else [()] * rows)
-            ]
-        except (TypeError, ValueError, OverflowError, EncodeError) as error:
-            msg = f"the answer is not as its Protobuf message says: {error}"
-            raise InvalidArgumentError(msg[:400]) from None
-
-    def _values(self, name: str, column: Column, rows: int) -> list[object]:
-        if name not in self._outputs:
-            return list(column)
-        _, field = self._outputs[name]
-        assert isinstance(column, np.ndarray)
-        flat = column.reshape(rows, -1) if field.is_repeated else column
-        is_text = field.type in {FieldDescriptor.TYPE_STRING, FieldDescriptor.TYPE_ENUM}
-        return plain_values(flat, rows, is_scalar=not field.is_repeated, is_text=is_text)
+def _output_values(field: Any, column: Column, rows: int) -> list[object]:  # noqa: ANN401  # as above
+    assert isinstance(column, np.ndarray)
+    flat = column.reshape(rows, -1) if field.is_repeated else column
+    is_text = field.type in {FieldDescriptor.TYPE_STRING, FieldDescriptor.TYPE_ENUM}
+    return plain_values(flat, rows, is_scalar=not field.is_repeated, is_text=is_text)
 
 
 def _check(spec: FieldSpec, field: Any) -> None:  # noqa: ANN401  # as above
@@ -224,20 +196,20 @@ def make_reader(
             raise file.with_traceback(None)
         return file
 
-    def of_number(number: int, path: MessagePath) -> MessageReader:
+    def of_number(number: int, path: MessagePath) -> RowReader:
         if file_reader is not None:  # the descriptor file overrides the registry's schema
             return file_reader
         descriptor = file_of(number).at(path)
         if options.message and descriptor.full_name != options.message:
             msg = f"it is a {descriptor.full_name}, but options.message is {options.message}"
             raise InvalidArgumentError(msg)
-        return MessageReader(descriptor, layout.inputs, layout.passed)
+        return message_reader(descriptor, layout.inputs, layout.passed)
 
-    file_reader: MessageReader | None = None
+    file_reader: RowReader | None = None
     file = _schema_file(options)
     if file is not None:
-        descriptor = _descriptor(file, options.message)
-        file_reader = MessageReader(descriptor, layout.inputs, layout.passed)
+        descriptor = file.find(options.message)
+        file_reader = message_reader(descriptor, layout.inputs, layout.passed)
     elif source is None:
         msg = "Protobuf is read with a schema: name options.registry, or options.descriptor_file"
         raise InvalidArgumentError(msg)
@@ -267,11 +239,11 @@ def make_writer(
         assert source is not None
         return from_registry(source, version.id)
 
-    def writer(file: ProtoFile, number: int) -> MessageWriter:
-        descriptor = _descriptor(file, options.message)
-        path = file.path_of(descriptor.full_name)
+    def writer(file: ProtoFile, number: int) -> RowWriter:
+        descriptor = file.find(options.message)
+        path = file.path_of(descriptor)
         begin = b"" if source is None else message_head(number, path)
-        return MessageWriter(descriptor, layout, options.names, begin)
+        return message_writer(descriptor, layout, options.names, begin)
 
     return SchemaWriter(
         options, source, fixed_schema=fixed_schema, text=text, newest=newest, writer=writer
@@ -296,11 +268,3 @@ def _schema_file(options: SchemaOptions) -> ProtoFile | None:
     except InvalidArgumentError as error:
         msg = f"options: '{path}': {error}"
         raise InvalidArgumentError(msg) from None
-
-
-def _descriptor(file: ProtoFile, message: str) -> Any:  # noqa: ANN401  # as above
-    names = file.names()
-    if not message and len(names) != 1:
-        msg = "name options.message; the schema has: " + (", ".join(names[:20]) or "no messages")
-        raise InvalidArgumentError(msg)
-    return file.at(file.path_of(message or names[0]))

@@ -4,9 +4,13 @@ With a registry, values begin as in Confluent's wire format (see `registry.py`).
 converts a schema to a reader and a writer of single values.
 """
 
+import struct
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, Generic, Protocol, TypeVar
+from dataclasses import dataclass
+from typing import Any, Final, Generic, TypeVar
+
+from google.protobuf.message import EncodeError
 
 from headrace.core import (
     FailedPreconditionError,
@@ -16,31 +20,96 @@ from headrace.core import (
     UnavailableError,
 )
 from headrace.core.spec.stream_parts import StreamFormatSpec
-from headrace.streaming.formats import Column, Fields, without_value
-from headrace.streaming.formats.options import SchemaOptions, read_options
+from headrace.streaming.formats import Column, FieldLayout, Fields, without_value
+from headrace.streaming.formats.options import SchemaOptions, field_names, read_options
 from headrace.streaming.formats.registry import Registered, Schema, SchemaRegistry, schema_id
 from headrace.streaming.records import Record
 
 _MAX_READERS: Final = 1024
 MessagePath = tuple[int, ...]
 S = TypeVar("S")
+_UNFIT: Final = (
+    ValueError,
+    TypeError,
+    KeyError,
+    OverflowError,
+    AttributeError,
+    EncodeError,
+    struct.error,
+)
+"""Errors of fastavro and protobuf for a row that does not fit its schema."""
 
 
-class RowsReader(Protocol):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowReader:
     """Reads values of one schema."""
 
-    def read(self, value: bytes, offset: int) -> Any:  # noqa: ANN401  # the input of `columns`
-        """Return the row at an offset; raise InvalidArgumentError if it is invalid."""
+    parse: Callable[[bytes, int], Any]
+    """Returns the row at an offset of a value; raises InvalidArgumentError if it is invalid."""
+    getters: Mapping[str, Callable[[Any], Any]]
+    """Returns a field's value of a row, by the field's name."""
 
     def columns(self, rows: Sequence[Any]) -> dict[str, Column]:
-        """Return the requested fields of rows that `read` returned."""
+        """Return the requested fields of rows that `parse` returned."""
+        return {name: list(map(get, rows)) for name, get in self.getters.items()}
 
 
-class RowsWriter(Protocol):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowWriter:
     """Writes answers with one schema."""
 
+    kind: str
+    """What describes an answer, for errors."""
+    head: bytes
+    """Prefix of each value."""
+    called: Mapping[str, str]
+    """Name in the schema of each field, by its name in the answers."""
+    values: Mapping[str, Callable[[Column, int], list[object]]]
+    """Returns a field's value for each row."""
+    encode: Callable[[dict[str, object]], bytes]
+    """Returns the bytes of a row, by names in the schema."""
+
     def write(self, columns: Mapping[str, Column], rows: int) -> list[bytes]:
-        """Return a value for each row; raise InvalidArgumentError for an unfit one."""
+        """Return a value for each row.
+
+        Raises:
+            InvalidArgumentError: A row does not fit the schema.
+        """
+        lists = [self.values[name](columns[name], rows) for name in self.called]
+        called, head, encode = list(self.called.values()), self.head, self.encode
+        try:
+            return [
+                head + encode(dict(zip(called, values, strict=True)))
+                for values in (zip(*lists, strict=True) if lists else [()] * rows)
+            ]
+        except _UNFIT as error:
+            msg = f"the answer is not as its {self.kind} says: {type(error).__name__}: {error}"
+            raise InvalidArgumentError(msg[:400]) from None
+
+
+def names_in_schema(
+    layout: FieldLayout, names: Mapping[str, str], fields: Mapping[str, bool]
+) -> dict[str, str]:
+    """Return the name in the schema of each field of answers.
+
+    Args:
+        names: As in the options.
+        fields: Whether a field of the schema is required, by its name.
+
+    Raises:
+        InvalidArgumentError: The schema lacks a field, or requires one that answers do not have.
+    """
+    called = field_names(layout, names)
+    for name, schema_name in called.items():
+        if schema_name not in fields:
+            there = ", ".join(list(fields)[:20])
+            msg = f"answers have '{name}', but their schema has no '{schema_name}', only: {there}"
+            raise InvalidArgumentError(f"{msg}; see options.names, or choose another sink_format")
+    for schema_name, is_required in fields.items():
+        if is_required and schema_name not in called.values():
+            msg = f"the answers' schema needs '{schema_name}', which answers do not have: give it a"
+            raise InvalidArgumentError(f"{msg} default, or choose another sink_format")
+    return called
 
 
 class SchemaReader:
@@ -59,18 +128,18 @@ class SchemaReader:
         self,
         names: Sequence[str],
         *,
-        plain: RowsReader | None,
+        plain: RowReader | None,
         head_bytes: int,
         path: Callable[[bytes], tuple[MessagePath, int]],
-        reader: Callable[[int, MessagePath], RowsReader],
+        reader: Callable[[int, MessagePath], RowReader],
     ) -> None:
         self._names = names
         self._plain = plain
         self._head_bytes = head_bytes
         self._path = path
         self._reader = reader
-        self._heads: dict[bytes, RowsReader] = {}
-        self._readers: dict[tuple[int, MessagePath], RowsReader | HeadraceError] = {}
+        self._heads: dict[bytes, RowReader] = {}
+        self._readers: dict[tuple[int, MessagePath], RowReader | HeadraceError] = {}
 
     def decode(self, records: Sequence[Record]) -> Fields:
         """Return the fields of records; see `ValueReader.decode`.
@@ -80,7 +149,7 @@ class SchemaReader:
         """
         errors: dict[int, HeadraceError] = {}
         rows: list[Any] = []
-        readers: list[RowsReader] = []
+        readers: list[RowReader] = []
         plain, heads, size = self._plain, self._heads, self._head_bytes
         start = 0 if plain else size
         for index, record in enumerate(records):
@@ -90,16 +159,16 @@ class SchemaReader:
                     raise without_value()
                 reader = plain or heads.get(value[:size])
                 if reader is not None:
-                    rows.append(reader.read(value, start))
+                    rows.append(reader.parse(value, start))
                 else:
                     reader, offset = self._reader_of(value)
-                    rows.append(reader.read(value, offset))
+                    rows.append(reader.parse(value, offset))
                 readers.append(reader)
             except (InvalidArgumentError, NotFoundError) as error:
                 errors[index] = error
         return Fields(columns=self._columns(rows, readers), errors=errors)
 
-    def _columns(self, rows: list[Any], readers: list[RowsReader]) -> dict[str, Column]:
+    def _columns(self, rows: list[Any], readers: list[RowReader]) -> dict[str, Column]:
         by_reader: dict[int, list[int]] = {}
         if len(set(map(id, readers))) == 1:
             return readers[0].columns(rows)
@@ -113,7 +182,7 @@ class SchemaReader:
                     merged[name][index] = value
         return dict(merged)
 
-    def _reader_of(self, value: bytes) -> tuple[RowsReader, int]:
+    def _reader_of(self, value: bytes) -> tuple[RowReader, int]:
         """Return the reader of a value with a new header, and the offset of its content."""
         number = schema_id(value)
         path, offset = self._path(value)
@@ -154,7 +223,7 @@ class SchemaWriter(Generic[S]):
         fixed_schema: S | None,
         text: Callable[[S], Schema],
         newest: Callable[[Registered], S],
-        writer: Callable[[S, int], RowsWriter],
+        writer: Callable[[S, int], RowWriter],
     ) -> None:
         self._options = options
         self._registry = registry
@@ -163,7 +232,7 @@ class SchemaWriter(Generic[S]):
         self._newest = newest
         self._make = writer
         self._lock = threading.Lock()
-        self._writer: RowsWriter | None = None
+        self._writer: RowWriter | None = None
         if registry is not None and not options.subject:
             msg = "options.subject names the subject of the answers' schema, such as SINK-value"
             raise InvalidArgumentError(msg)
@@ -188,7 +257,7 @@ class SchemaWriter(Generic[S]):
             raise UnavailableError(str(error)) from None
         return writer.write(columns, rows)
 
-    def _ready(self) -> RowsWriter:
+    def _ready(self) -> RowWriter:
         with self._lock:
             if self._writer is None:
                 self._writer = self._make(*self._agreed())

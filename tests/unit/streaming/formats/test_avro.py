@@ -89,7 +89,7 @@ def test_bad_records_cost_themselves_only() -> None:
     for at, why in (
         (1, "tombstone"),
         (2, "too short"),
-        (3, "unpack_from requires"),
+        (3, "it ends too early"),
         (4, "1 bytes are left over"),
         (5, "/schemas/ids/99"),
         (6, "schema 2 of the registry: the record's schema has no field 'x'"),

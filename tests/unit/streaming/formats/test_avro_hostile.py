@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.core import InvalidArgumentError
-from headrace.streaming.formats.avro_rows import RowReader
+from headrace.streaming.formats.avro_rows import row_reader
 from headrace.streaming.formats.avro_schemas import read_schema
+from headrace.streaming.formats.schema_values import RowReader
 from tests.unit.streaming.formats.rows import avro_bytes, avro_record
 
 HUGE = b"\xfe" + b"\xff" * 8 + b"\x01"  # the largest long
@@ -33,7 +34,7 @@ GOOD = avro_bytes(SCHEMA, ROW)
 
 def reader(schema: object, *names: str, target: object = None) -> RowReader:
     wanted = None if target is None else read_schema(json.dumps(target))
-    return RowReader(read_schema(json.dumps(schema)), wanted, inputs=names, passed=())
+    return row_reader(read_schema(json.dumps(schema)), wanted, inputs=names, passed=())
 
 
 def nested(depth: int) -> Any:  # noqa: ANN401  # a schema
@@ -124,7 +125,7 @@ def test_hostile_value_is_an_error(kind: object, value: bytes) -> None:
     read = reader(avro_record(("x", kind)), "x")
 
     with pytest.raises(InvalidArgumentError, match="not readable as Avro"):
-        read.read(value, 0)
+        read.parse(value, 0)
 
 
 READERS = [
@@ -147,7 +148,7 @@ def test_damaged_values_are_read_or_refused(
     read = data.draw(st.sampled_from(READERS))
 
     try:
-        row = read.read(value, 0)
+        row = read.parse(value, 0)
     except InvalidArgumentError:
         return
 

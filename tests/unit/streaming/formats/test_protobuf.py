@@ -300,8 +300,8 @@ def test_descriptor_file_says_how_records_are_read(tmp_path: Path) -> None:
     ("content", "message", "why"),
     [
         (b"\xff", "", "no FileDescriptorSet"),
-        (b"", "", "it has no messages"),
-        (descriptor_set(SHOP), "", "name options.message; it has shop.Click"),
+        (b"", "", "the schema has: no messages"),
+        (descriptor_set(SHOP), "", "name options.message; the schema has: shop.Click"),
         (descriptor_set(SHOP), "shop.Nothing", "no message 'shop.Nothing'"),
         (descriptor_set(SHOP), "shop.Click.Nothing", "no message 'shop.Click.N"),
     ],
@@ -417,7 +417,7 @@ def test_message_that_answers_do_not_fit_is_refused_at_the_start(
 def test_required_field_that_answers_do_not_have_is_refused(tmp_path: Path) -> None:
     file = proto(syntax="proto2", A=["required float p", "required float q"])
 
-    with pytest.raises(InvalidArgumentError, match="A requires 'q'"):
+    with pytest.raises(InvalidArgumentError, match="needs 'q', which answers do not have"):
         of_file(tmp_path, file, writes(spec("p")))
 
 
