@@ -2,7 +2,7 @@
 
 import re
 import ssl
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, cast
 from urllib.parse import urlsplit
@@ -16,6 +16,9 @@ from headrace.core.variables import filled_in
 from headrace.streaming.formats import Column, FieldLayout
 
 _MAX_FILE: Final = 16 << 20
+_OF_REGISTRY: Final = frozenset(
+    {"user", "password", "password_file", "token", "token_file", "ca_file", "subject", "register"}
+)
 _WHAT: Final = "an option of the format"
 
 
@@ -74,24 +77,48 @@ def read_options(
     except msgspec.ValidationError as error:
         msg = f"options of the format {kind}: {error}"
         raise InvalidArgumentError(msg) from None
-    for wrong, reason in (
-        (next((name for name in unused if given.get(name)), None), "{} is not for this format"),
-        (_literal(options), "{} is a secret: write ${{NAME}}, for a variable, or name a file"),
-        (_without_registry(options), "{} is of a registry, and options.registry names none"),
-        ("timeout_s" if options.timeout_s <= 0 else None, "{} is more than 0"),
-        ("register" if options.register and not options.subject else None,
-         "{} needs options.subject: the subject whose schemas the answers have"),
-        ("registry" if _has_secret_url(options.registry) else None,
-         "{} holds a password: name user and password_file instead"),
-        ("registry" if not _is_url(options) else None,
-         "{} is no URL as http://registry:8081"),
-        ("token" if options.user and (options.token or options.token_file) else None,
-         "{} and user are two ways to prove the same: name one"),
-    ):  # fmt: skip
-        if wrong is not None:
-            msg = f"options of the format {kind}: {reason.format(wrong)}"
-            raise InvalidArgumentError(msg)
+    for problem in _problems(options, unused):
+        raise InvalidArgumentError(f"options of the format {kind}: {problem}")
+    if options.registry and not options.registry.startswith("${"):
+        registry_host(VARIABLE.sub("1", options.registry))
     return options
+
+
+def _problems(options: SchemaOptions, unused: frozenset[str]) -> Iterator[str]:
+    """Yield what is wrong with options, beginning with the option's name."""
+    given = [name for name in options.__struct_fields__ if getattr(options, name)]
+    for name in given:
+        if name in unused:
+            yield f"{name} is not for this format"
+        if name in {"password", "token"} and not VARIABLE.fullmatch(getattr(options, name)):
+            yield f"{name} is a secret: write ${{NAME}}, for a variable, or name a file"
+        if name in _OF_REGISTRY and not options.registry:
+            yield f"{name} is of a registry, and options.registry names none"
+    if options.timeout_s <= 0:
+        yield "timeout_s is more than 0"
+    if options.register and not options.subject:
+        yield "register needs options.subject: the subject whose schemas the answers have"
+    if options.user and (options.token or options.token_file):
+        yield "token and user are two ways to prove the same: name one"
+    if "@" in VARIABLE.sub("", options.registry).partition("://")[2].partition("/")[0]:
+        yield "registry holds a password: name user and password_file instead"
+
+
+def registry_host(url: str) -> str:
+    """Return the host and port of a registry's URL, for messages.
+
+    Raises:
+        InvalidArgumentError: It is no HTTP URL.
+    """
+    try:
+        parts = urlsplit(url)
+        port = f":{parts.port}" if parts.port else ""
+    except ValueError:  # an invalid host or port
+        parts, port = urlsplit(""), ""
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        msg = "options.registry is no URL as http://registry:8081"
+        raise InvalidArgumentError(msg)
+    return f"{parts.hostname}{port}"
 
 
 def read_file(path: str, description: str) -> bytes:
@@ -127,14 +154,13 @@ def authorization(options: SchemaOptions) -> tuple[str, str] | str | None:
     return filled_in(options.user, description=_WHAT), password
 
 
-def tls(options: SchemaOptions) -> ssl.SSLContext | bool:
-    """Return the TLS context for the registry; True for the system's CA certificates."""
-    if not options.ca_file:
-        return True
+def tls(options: SchemaOptions) -> ssl.SSLContext:
+    """Return the TLS context for the registry, with the system's CA certificates by default."""
+    path = str(Path(options.ca_file).expanduser()) if options.ca_file else None
     try:
-        return ssl.create_default_context(cafile=str(Path(options.ca_file).expanduser()))
+        return ssl.create_default_context(cafile=path)
     except (OSError, ssl.SSLError) as error:
-        msg = f"options.ca_file: '{options.ca_file}' cannot be used: {error}"
+        msg = f"options.ca_file: '{path}' cannot be used: {error}"
         raise FailedPreconditionError(msg) from None
 
 
@@ -146,35 +172,6 @@ def _secret(path: str, description: str) -> str:
         raise FailedPreconditionError(msg) from None
     remember_resolved(secret, f"file:{path}")
     return secret
-
-
-def _literal(options: SchemaOptions) -> str | None:
-    for name in ("password", "token"):
-        value = getattr(options, name)
-        if value and not VARIABLE.fullmatch(value):
-            return name
-    return None
-
-
-def _without_registry(options: SchemaOptions) -> str | None:
-    names = ("user", "password", "password_file", "token", "token_file", "ca_file", "subject")
-    present = (name for name in (*names, "register") if getattr(options, name))
-    return None if options.registry else next(present, None)
-
-
-def _has_secret_url(url: str) -> bool:
-    return "@" in VARIABLE.sub("", url).partition("://")[2].partition("/")[0]
-
-
-def _is_url(options: SchemaOptions) -> bool:
-    url = options.registry
-    if not url or url.startswith("${"):
-        return True
-    try:
-        parts = urlsplit(VARIABLE.sub("x", url))
-    except ValueError:
-        return False
-    return parts.scheme in {"http", "https"} and bool(parts.hostname)
 
 
 _ODD: Final = re.compile(r"[^A-Za-z0-9_]")

@@ -13,7 +13,7 @@ import struct
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, TypeVar
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 import msgspec
 
@@ -27,7 +27,7 @@ from headrace.core import (
 from headrace.core.backoff import Backoff
 from headrace.core.error_kind import UNDECODABLE
 from headrace.core.variables import url_filled_in
-from headrace.streaming.formats.options import SchemaOptions, authorization, tls
+from headrace.streaming.formats.options import SchemaOptions, authorization, registry_host, tls
 
 if TYPE_CHECKING:
     import httpx
@@ -101,12 +101,13 @@ class SchemaRegistry:
         import httpx  # noqa: PLC0415  # slow to import, and rarely used
 
         url = url_filled_in(options.registry, description="the registry's URL").rstrip("/")
-        self._host = _host(url)
+        self._host = registry_host(url)
+        is_tls = url.startswith("https:") or bool(options.ca_file)
         self._options = options
         self._client = httpx.Client(
             base_url=url,
             timeout=options.timeout_s,
-            verify=tls(options),
+            verify=tls(options) if is_tls else False,  # slow to load
             transport=transport,
             headers={"accept": _ACCEPTED},
             trust_env=False,
@@ -116,8 +117,7 @@ class SchemaRegistry:
         self._pause = pause
         self._chance = chance
         self._knows_formats = True
-        self._by_id: dict[tuple[int, str], Schema] = {}
-        self._versions: dict[tuple[str, int, str], Schema] = {}
+        self._schemas: dict[tuple[str, str], Schema] = {}
         self._unknown: dict[str, tuple[float, NotFoundError]] = {}
 
     def by_id(self, number: int, *, wire: str = "") -> Schema:
@@ -130,14 +130,7 @@ class SchemaRegistry:
             NotFoundError: The schema does not exist; cached for some seconds.
             UnavailableError: The registry is unavailable.
         """
-        cached = self._by_id.get((number, wire))
-        if cached is not None:
-            return cached
-        schema = self._read(self._ask("GET", f"/schemas/ids/{number}", wire=wire), Schema)
-        if len(self._by_id) >= _REMEMBERED:
-            self._by_id.clear()
-        self._by_id[number, wire] = schema
-        return schema
+        return self._immutable(f"/schemas/ids/{number}", wire)
 
     def newest(self, subject: str, *, wire: str = "") -> Registered:
         """Return the newest version of a subject.
@@ -186,20 +179,20 @@ class SchemaRegistry:
             if len(schemas) >= _MAX_REFERENCES:
                 msg = f"the schema refers to more than {_MAX_REFERENCES} others"
                 raise InvalidArgumentError(msg)
-            schemas[reference.name] = self._version(reference, wire)
+            subject = quote(reference.subject, safe="")
+            path = f"/subjects/{subject}/versions/{reference.version}"
+            schemas[reference.name] = self._immutable(path, wire)
             waiting += schemas[reference.name].references
         return schemas
 
-    def _version(self, reference: SchemaReference, wire: str) -> Schema:
-        key = (reference.subject, reference.version, wire)
-        if key not in self._versions:
-            path = f"/subjects/{quote(reference.subject, safe='')}/versions/{reference.version}"
+    def _immutable(self, path: str, wire: str) -> Schema:
+        if (path, wire) not in self._schemas:
             schema = self._read(self._ask("GET", path, wire=wire), Schema)
-            if len(self._versions) >= _REMEMBERED:
-                self._versions.clear()
-            self._versions[key] = schema
+            if len(self._schemas) >= _REMEMBERED:
+                self._schemas.clear()
+            self._schemas[path, wire] = schema
             return schema
-        return self._versions[key]
+        return self._schemas[path, wire]
 
     def _ask(self, method: str, path: str, schema: Schema | None = None, wire: str = "") -> bytes:
         """Return the body of a response, after up to a few attempts."""
@@ -279,18 +272,6 @@ class SchemaRegistry:
             raise self._away(f"answers something else than its API says: {error}") from None
 
 
-def _host(url: str) -> str:
-    try:
-        parts = urlsplit(url)
-        port = f":{parts.port}" if parts.port else ""
-    except ValueError:  # an invalid port
-        parts, port = urlsplit(""), ""
-    if parts.scheme not in {"http", "https"} or not parts.hostname:
-        msg = "options.registry is no URL as http://registry:8081"
-        raise InvalidArgumentError(msg)
-    return f"{parts.hostname}{port}"
-
-
 _HEAD: Final = struct.Struct(">bi")
 _MAX_STEPS: Final = 64
 _MAX_VARINT: Final = 5  # bytes of 32 bits
@@ -309,15 +290,10 @@ def schema_id(value: bytes) -> int:
     magic, schema_number = _HEAD.unpack_from(value)
     if magic:
         is_guid = magic == _GUID_MAGIC
-        description = (
-            "names its schema by a GUID" if is_guid else f"begins with the byte {magic & 255}"
-        )
-        msg = (
-            f"the value {description}, not with 0 and a schema's id as Confluent's wire format "
-            "does; "
-            "if it was written without a registry, leave options.registry out"
-        )
-        raise InvalidArgumentError(msg)
+        begin = "names its schema by a GUID" if is_guid else f"begins with the byte {magic & 255}"
+        msg = f"the value {begin}, not with 0 and a schema's id as Confluent's wire format does"
+        hint = "if it was written without a registry, leave options.registry out"
+        raise InvalidArgumentError(f"{msg}; {hint}")
     if schema_number < 0:  # registries respond to a negative id with a misleading error
         msg = f"the value names the schema {schema_number}, which no registry has"
         raise InvalidArgumentError(msg)
