@@ -280,43 +280,37 @@ def find_field(descriptor: Any, path: str) -> list[Any]:  # noqa: ANN401  # as a
 def _getter(descriptor: Any, path: str, spec: FieldSpec | None) -> Getter:  # noqa: ANN401  # as above
     """Return a function that gets a field's value from a message; None for an absent field."""
     *above, last = find_field(descriptor, path)
-    get = _value_getter(last, path, spec)
-    for outer in reversed(above):
-        get = _through(outer, get)
+    name, outer_names = last.name, [field.name for field in above]
+    change = _change(last, path, spec)
+    may_lack = not last.is_repeated and last.has_presence and not last.has_default_value
+    if not outer_names and not may_lack and change is None:
+        return attrgetter(name)
+
+    def get(message: Any) -> Any:  # noqa: ANN401  # as above
+        for outer in outer_names:
+            if not message.HasField(outer):
+                return None
+            message = getattr(message, outer)
+        if may_lack and not message.HasField(name):
+            return None
+        value = getattr(message, name)
+        return value if change is None else change(value)
+
     return get
 
 
-def _through(field: Any, get: Getter) -> Getter:  # noqa: ANN401  # as above
-    name = field.name
-
-    def inside(message: Any) -> Any:  # noqa: ANN401  # as above
-        return get(getattr(message, name)) if message.HasField(name) else None
-
-    return inside
-
-
-def _value_getter(field: Any, path: str, spec: FieldSpec | None) -> Getter:  # noqa: ANN401  # as above
-    name, change = field.name, _change(field, path, spec)
-    plain = attrgetter(name)
-    if field.is_repeated:
-        return _list_getter(plain, change, path, spec)
-    if field.has_presence and not field.has_default_value:
-        if change is None:
-            return lambda message: plain(message) if message.HasField(name) else None
-        return lambda message: change(plain(message)) if message.HasField(name) else None
-    return plain if change is None else lambda message: change(plain(message))
-
-
-def _list_getter(plain: Getter, change: Getter | None, path: str, spec: FieldSpec | None) -> Getter:
+def _change(field: Any, path: str, spec: FieldSpec | None) -> Getter | None:  # noqa: ANN401  # as above
+    """Return the conversion of a field's value, or list of values; None if not needed."""
+    change = _element_change(field, path, spec)
+    if not field.is_repeated:
+        return change
     shape = () if spec is None else spec.shape
-    if len(shape) < _MATRIX_RANK:
-        if change is None:
-            return lambda message: list(plain(message))
-        return lambda message: list(map(change, plain(message)))
     if shape.count(-1) > 1:
         msg = f"field '{path}' is a flat list, which does not tell the shape {list(shape)}"
         raise InvalidArgumentError(msg)
-    return lambda message: _nested(list(plain(message)), shape)
+    if len(shape) >= _MATRIX_RANK:
+        return lambda values: _nested(list(map(change, values) if change else values), shape)
+    return list if change is None else lambda values: list(map(change, values))
 
 
 def _nested(flat: list[Any], shape: tuple[int, ...]) -> list[Any]:
@@ -331,8 +325,8 @@ def _nested(flat: list[Any], shape: tuple[int, ...]) -> list[Any]:
     return nested
 
 
-def _change(field: Any, path: str, spec: FieldSpec | None) -> Getter | None:  # noqa: ANN401  # as above
-    """Return a function that converts a value to a number or a text; None if not needed."""
+def _element_change(field: Any, path: str, spec: FieldSpec | None) -> Getter | None:  # noqa: ANN401  # as above
+    """Return a function that converts one value to a number or a text; None if not needed."""
     if field.message_type is not None:
         full: str = field.message_type.full_name
         if full in _TIMES:
