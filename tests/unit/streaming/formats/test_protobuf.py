@@ -1,6 +1,5 @@
 """Protobuf messages become columns, and columns Protobuf messages."""
 
-import base64
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,6 @@ from google.protobuf import descriptor_pb2
 
 from headrace.core import (
     Datatype,
-    FailedPreconditionError,
     InvalidArgumentError,
 )
 from headrace.core.spec.stream_parts import FormatKind
@@ -85,23 +83,6 @@ def click(number: int, **fields: Any) -> bytes:  # noqa: ANN401  # as they are
     head = message_head(number, (0,))
     value: bytes = CLICK(**fields).SerializeToString()
     return head + value
-
-
-def test_fields_are_read_by_name_with_the_schema_of_each_record() -> None:
-    registry = Registry()
-    first = registry.add("in-value", serialized(SHOP), schemaType="PROTOBUF")
-    newer = proto(Click=["string id", "double x"])
-    second = registry.add("in-value", serialized(newer), schemaType="PROTOBUF")
-    kind = message_class(from_descriptor(newer).at((0,)))
-    value = message_head(second, (0,)) + kind(id="b", x=1.5).SerializeToString()
-    read = of_registry(registry, reads(spec("x"), passed=["id"]))
-
-    found = read.decode(
-        [record(one) for one in (click(first, x=0.5, id="a"), value, click(first, id="c"))]
-    )
-
-    assert found.errors == {}
-    assert found.columns == {"x": [0.5, 1.5, 0.0], "id": ["a", "b", "c"]}
 
 
 def test_bad_records_cost_themselves_only() -> None:
@@ -318,41 +299,6 @@ def test_descriptor_file_without_the_message_is_refused(
         open_format(protobuf, settings(FormatKind.PROTOBUF, **options), reads(spec("x")))
 
 
-def test_answers_have_a_schema_made_of_the_outputs() -> None:
-    registry = Registry()
-    layout = writes(
-        spec("probabilities", Datatype.FP32, 2),
-        spec("matrix", Datatype.INT64, 2, -1),
-        spec("label:0", Datatype.BYTES),
-        answered=["user.id"],
-    )
-    write = of_registry(
-        registry, layout, subject="out-value", register=True, types={"user.id": "INT64"}
-    )
-
-    values = write.encode(
-        {
-            "probabilities": array([[0.25, 0.75], [1, 0]], Datatype.FP32),
-            "matrix": array([[[1, 2], [3, 4]], [[5, 6], [7, 8]]], Datatype.INT64),
-            "label:0": array([b"yes", b"n\xc3\xb6"], Datatype.BYTES),
-            "user.id": [7, None],
-        },
-        2,
-    )
-
-    made = descriptor_pb2.FileDescriptorProto.FromString(
-        base64.b64decode(registry.schemas[0]["schema"])
-    )
-    kind = message_class(from_descriptor(made).at((0,)))
-    assert registry.schemas[0]["schemaType"] == "PROTOBUF"
-    assert kind.DESCRIPTOR.full_name == "headrace.Answer"
-    assert [value[:6] for value in values] == [message_head(1, (0,))] * 2
-    assert [kind.FromString(value[6:]) for value in values] == [
-        kind(user_id=7, probabilities=[0.25, 0.75], matrix=[1, 2, 3, 4], label_0="yes"),
-        kind(probabilities=[1, 0], matrix=[5, 6, 7, 8], label_0="nö"),
-    ]
-
-
 def test_type_of_what_is_passed_on_has_to_be_known() -> None:
     with pytest.raises(InvalidArgumentError, match=r"'id' .* name it in options\.types"):
         open_format(protobuf, settings(FormatKind.PROTOBUF), writes(spec("p"), answered=["id"]))
@@ -381,18 +327,6 @@ def test_newest_schema_of_the_subject_is_written_if_none_is_given() -> None:
     assert value == click(number, maybe=0.5, kind=1, raw=b"\xff")
 
 
-def test_schema_that_is_not_there_is_not_registered_unasked(tmp_path: Path) -> None:
-    registry = Registry()
-    file = tmp_path / "out.pb"
-    file.write_bytes(descriptor_set(proto(A=["float p"])))
-
-    for options in ({}, {"descriptor_file": str(file)}):
-        with pytest.raises(FailedPreconditionError, match=r"set options\.register to true"):
-            of_registry(registry, writes(spec("p")), subject="out-value", **options)
-
-    assert registry.schemas == []
-
-
 @pytest.mark.parametrize(
     ("datatype", "shape", "field", "why"),
     [
@@ -419,21 +353,3 @@ def test_required_field_that_answers_do_not_have_is_refused(tmp_path: Path) -> N
 
     with pytest.raises(InvalidArgumentError, match="needs 'q', which answers do not have"):
         of_file(tmp_path, file, writes(spec("p")))
-
-
-def test_answer_that_is_not_as_the_message_says_is_refused(tmp_path: Path) -> None:
-    file = proto(A=["int32 id", "string p"])
-    write = of_file(tmp_path, file, writes(spec("p", Datatype.BYTES), answered=["id"]))
-
-    for key, label in (("a", b""), (1 << 40, b""), (1, b"\xff")):
-        with pytest.raises(InvalidArgumentError):
-            write.encode({"id": [key], "p": array([label], Datatype.BYTES)}, 1)
-
-
-def test_schema_is_needed_to_read_and_a_subject_to_write() -> None:
-    with pytest.raises(
-        InvalidArgumentError, match=r"options\.registry, or options\.descriptor_file"
-    ):
-        open_format(protobuf, settings(FormatKind.PROTOBUF), reads(spec("x")))
-    with pytest.raises(InvalidArgumentError, match=r"options\.subject"):
-        of_registry(Registry(), writes(spec("x")))
