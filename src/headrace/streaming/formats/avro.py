@@ -24,8 +24,9 @@ from headrace.streaming.formats.options import (
     field_names,
     plain_values,
     read_file,
+    read_options,
 )
-from headrace.streaming.formats.registry import HEAD_BYTES, Schema, SchemaRegistry, head
+from headrace.streaming.formats.registry import HEAD_BYTES, SchemaRegistry, head
 from headrace.streaming.formats.schema_values import (
     MessagePath,
     RowReader,
@@ -33,7 +34,6 @@ from headrace.streaming.formats.schema_values import (
     SchemaReader,
     SchemaWriter,
     names_in_schema,
-    options_of,
 )
 
 _NATURAL: Final = {
@@ -166,7 +166,58 @@ def _unscaled(name: str, value: object, scale: int, size: int) -> object:
     raise InvalidArgumentError(msg)
 
 
-_PROTOBUF_ONLY = frozenset({"descriptor_file", "message"})
+class AvroFormat:
+    """The format `avro` for one stream; see `SchemaFormat`.
+
+    Raises:
+        InvalidArgumentError: The reader schema cannot be used, or lacks a field.
+    """
+
+    kind = "avro"
+    file_option = "schema_file"
+    wire = ""
+    head_bytes = HEAD_BYTES
+    file_reads_all = False
+
+    def __init__(self, settings: StreamFormatSpec, layout: FieldLayout) -> None:
+        unused = frozenset({"descriptor_file", "message"})
+        self.options = read_options(self.kind, settings.options, unused)
+        self.layout = layout
+        self._target: AvroSchema | None = None
+        if self.options.reader_schema_file:
+            self._target = _from_file(self.options.reader_schema_file, "reader_schema_file")
+            self.reader(self._target, None)  # rejected at the start if a field is missing
+
+    def from_file(self) -> AvroSchema | None:
+        """Return the schema of `schema_file`."""
+        path = self.options.schema_file
+        return _from_file(path, "schema_file") if path else None
+
+    def from_registry(self, text: str, others: Mapping[str, str]) -> AvroSchema:
+        """Return the schema of a registry's text."""
+        return read_schema(text, others)
+
+    def generated(self) -> AvroSchema:
+        """Return a schema with the fields of the answers."""
+        return read_schema(make_schema(self.layout, self.options))
+
+    def text(self, schema: AvroSchema) -> str:
+        """Return the original text."""
+        return schema.text
+
+    def path(self, _: bytes) -> tuple[MessagePath, int]:
+        """Return no path: an Avro schema is one record."""
+        return (), HEAD_BYTES
+
+    def reader(self, schema: AvroSchema, _: MessagePath | None) -> RowReader:
+        """Return the reader of a schema's records."""
+        inputs = [spec.name for spec in self.layout.inputs]
+        return row_reader(schema, self._target, inputs=inputs, passed=self.layout.passed)
+
+    def writer(self, schema: AvroSchema, number: int | None) -> RowWriter:
+        """Return the writer with a schema."""
+        begin = b"" if number is None else head(number)
+        return row_writer(schema, self.layout, self.options.names, begin)
 
 
 def _from_file(path: str, description: str) -> AvroSchema:
@@ -177,71 +228,15 @@ def _from_file(path: str, description: str) -> AvroSchema:
         raise InvalidArgumentError(msg) from None
 
 
-def _from_registry(registry: SchemaRegistry, schema: Schema) -> AvroSchema:
-    if schema.schema_type != "AVRO":
-        msg = f"it is {schema.schema_type}, not AVRO"
-        raise InvalidArgumentError(msg)
-    others = registry.referenced(schema)
-    return read_schema(schema.text, {name: other.text for name, other in others.items()})
-
-
 def make_reader(
     settings: StreamFormatSpec, layout: FieldLayout, registry: SchemaRegistry | None = None
-) -> SchemaReader:
-    """Return the Avro reader; `registry` replaces the one in the options in tests."""
-    options, source = options_of("avro", settings, _PROTOBUF_ONLY, registry)
-    inputs, passed = [spec.name for spec in layout.inputs], list(layout.passed)
-    target = None
-    if options.reader_schema_file:
-        target = _from_file(options.reader_schema_file, "reader_schema_file")
-
-    def of_schema(schema: AvroSchema) -> RowReader:
-        return row_reader(schema, target, inputs=inputs, passed=passed)
-
-    def of_number(number: int, _: MessagePath) -> RowReader:
-        assert source is not None
-        return of_schema(_from_registry(source, source.by_id(number)))
-
-    plain: RowReader | None = None
-    if source is None:
-        if not options.schema_file:
-            msg = "Avro is read with a schema: name options.registry or options.schema_file"
-            raise InvalidArgumentError(msg)
-        plain = of_schema(_from_file(options.schema_file, "schema_file"))
-    elif target is not None:
-        of_schema(target)  # rejected at the start if a field is missing
-    return SchemaReader(
-        [*inputs, *passed],
-        plain=plain,
-        head_bytes=HEAD_BYTES,
-        path=lambda _: ((), HEAD_BYTES),
-        reader=of_number,
-    )
+) -> SchemaReader[AvroSchema]:
+    """Return the reader; see `SchemaReader`."""
+    return SchemaReader(AvroFormat(settings, layout), registry)
 
 
 def make_writer(
     settings: StreamFormatSpec, layout: FieldLayout, registry: SchemaRegistry | None = None
 ) -> SchemaWriter[AvroSchema]:
-    """Return the Avro writer; `registry` as in `make_reader`."""
-    options, source = options_of("avro", settings, _PROTOBUF_ONLY, registry)
-    fixed_schema: AvroSchema | None = None
-    if options.schema_file:
-        fixed_schema = _from_file(options.schema_file, "schema_file")
-    elif source is None or options.register:
-        fixed_schema = read_schema(make_schema(layout, options))
-
-    def newest(schema: Schema) -> AvroSchema:
-        assert source is not None
-        return _from_registry(source, schema)
-
-    def writer(schema: AvroSchema, number: int) -> RowWriter:
-        return row_writer(schema, layout, options.names, b"" if source is None else head(number))
-
-    return SchemaWriter(
-        options,
-        source,
-        fixed_schema=fixed_schema,
-        text=lambda schema: Schema(text=schema.text),
-        newest=newest,
-        writer=writer,
-    )
+    """Return the writer; see `SchemaWriter`."""
+    return SchemaWriter(AvroFormat(settings, layout), registry)

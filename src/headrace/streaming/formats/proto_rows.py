@@ -5,7 +5,7 @@ Each schema has its own descriptor pool, so two versions of one file do not conf
 
 import base64
 import binascii
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
 from importlib import import_module
@@ -19,7 +19,6 @@ from google.protobuf.unknown_fields import UnknownFieldSet
 
 from headrace.core import Datatype, InvalidArgumentError
 from headrace.streaming.formats import FieldSpec, unreadable
-from headrace.streaming.formats.registry import SchemaRegistry
 from headrace.streaming.formats.schema_values import RowReader
 
 _WELL_KNOWN: Final = {
@@ -37,8 +36,6 @@ COMPILE: Final = (
     "compile the .proto file, with `protoc --include_imports --descriptor_set_out=schema.pb "
     "FILE.proto` or `buf build -o schema.pb`, and name the result as options.descriptor_file"
 )
-_SERIALIZED: Final = "serialized"
-"""Name of the descriptor representation in Confluent's registry, instead of .proto text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,26 +101,19 @@ def from_descriptor(file: Any) -> ProtoFile:  # noqa: ANN401  # as above
     return _build({file.name: file}, file.name)
 
 
-def from_registry(registry: SchemaRegistry, number: int) -> ProtoFile:
+def from_registry(text: str, others: Mapping[str, str]) -> ProtoFile:
     """Return the file of a registry's schema, with everything that it refers to.
 
+    Args:
+        text: Its descriptor in base64, as are those of `others`, by file name.
+
     Raises:
-        InvalidArgumentError: The schema is not of Protobuf, or cannot be read.
-        NotFoundError: The schema, or one that it refers to, does not exist.
-        UnavailableError: The registry is unavailable.
+        InvalidArgumentError: The schema cannot be read.
     """
-    schema = registry.by_id(number, wire=_SERIALIZED)
-    if schema.schema_type != "PROTOBUF":
-        msg = f"it is {schema.schema_type}, not PROTOBUF"
-        raise InvalidArgumentError(msg)
-    files = {
-        name: _read(other.text, name)
-        for name, other in registry.referenced(schema, wire=_SERIALIZED).items()
-    }
     main = _MAIN
-    while main in files:
+    while main in others:
         main = f"_{main}"
-    files[main] = _read(schema.text, main)
+    files = {name: _read(content, name) for name, content in {**others, main: text}.items()}
     return _build(files, main)
 
 

@@ -22,6 +22,7 @@ from headrace.streaming.formats.options import (
     field_names,
     plain_values,
     read_file,
+    read_options,
 )
 from headrace.streaming.formats.proto_rows import (
     COMPILE,
@@ -34,8 +35,6 @@ from headrace.streaming.formats.proto_rows import (
 )
 from headrace.streaming.formats.registry import (
     HEAD_BYTES,
-    Registered,
-    Schema,
     SchemaRegistry,
     message_head,
     message_path,
@@ -47,7 +46,6 @@ from headrace.streaming.formats.schema_values import (
     SchemaReader,
     SchemaWriter,
     names_in_schema,
-    options_of,
 )
 
 _NATURAL: Final = {
@@ -172,99 +170,74 @@ def _check(spec: FieldSpec, field: Any) -> None:  # noqa: ANN401  # as above
         raise InvalidArgumentError(msg)
 
 
-_AVRO_ONLY: Final = frozenset({"reader_schema_file"})
-_FIRST_BYTES: Final = HEAD_BYTES + 1  # bytes before a value of a schema's first message
+class ProtobufFormat:
+    """The format `protobuf` for one stream; see `SchemaFormat`."""
+
+    kind = "protobuf"
+    file_option = "descriptor_file"
+    wire = "serialized"  # a descriptor in base64, not .proto text
+    head_bytes = HEAD_BYTES + 1  # of a schema's first message
+    file_reads_all = True
+
+    def __init__(self, settings: StreamFormatSpec, layout: FieldLayout) -> None:
+        unused = frozenset({"reader_schema_file"})
+        self.options = read_options(self.kind, settings.options, unused)
+        self.layout = layout
+        if self.options.schema_file:
+            raise InvalidArgumentError(f"options.schema_file of the format protobuf: {COMPILE}")
+
+    def from_file(self) -> ProtoFile | None:
+        """Return the file of `descriptor_file` that has the message."""
+        path = self.options.descriptor_file
+        if not path:
+            return None
+        try:
+            return from_descriptor_set(read_file(path, "descriptor_file"), self.options.message)
+        except InvalidArgumentError as error:
+            msg = f"options: '{path}': {error}"
+            raise InvalidArgumentError(msg) from None
+
+    def from_registry(self, text: str, others: Mapping[str, str]) -> ProtoFile:
+        """Return the file of a registry's descriptor."""
+        return from_registry(text, others)
+
+    def generated(self) -> ProtoFile:
+        """Return a file with a message of the answers."""
+        return from_descriptor(make_schema(self.layout, self.options))
+
+    def text(self, schema: ProtoFile) -> str:
+        """Return the descriptor in base64."""
+        return base64.b64encode(schema.file.SerializeToString()).decode()
+
+    def path(self, value: bytes) -> tuple[MessagePath, int]:
+        """Return the path of a value's message, and the offset of its content."""
+        return message_path(value)
+
+    def reader(self, schema: ProtoFile, path: MessagePath | None) -> RowReader:
+        """Return the reader of a file's message."""
+        wanted = self.options.message
+        descriptor = schema.find(wanted) if path is None else schema.at(path)
+        if wanted and descriptor.full_name != wanted:
+            msg = f"it is a {descriptor.full_name}, but options.message is {wanted}"
+            raise InvalidArgumentError(msg)
+        return message_reader(descriptor, self.layout.inputs, self.layout.passed)
+
+    def writer(self, schema: ProtoFile, number: int | None) -> RowWriter:
+        """Return the writer of a file's message."""
+        descriptor = schema.find(self.options.message)
+        begin = b"" if number is None else message_head(number, schema.path_of(descriptor))
+        return message_writer(descriptor, self.layout, self.options.names, begin)
 
 
 def make_reader(
     settings: StreamFormatSpec, layout: FieldLayout, registry: SchemaRegistry | None = None
-) -> SchemaReader:
-    """Return the Protobuf reader; `registry` replaces the one in the options in tests."""
-    options, source = _options(settings, registry)
-    files: dict[int, ProtoFile | InvalidArgumentError] = {}
-
-    def file_of(number: int) -> ProtoFile:
-        """Return the schema, read once: many paths may name messages that it lacks."""
-        assert source is not None
-        if number not in files:
-            try:
-                files[number] = from_registry(source, number)
-            except InvalidArgumentError as error:
-                files[number] = error
-        file = files[number]
-        if isinstance(file, InvalidArgumentError):
-            raise file.with_traceback(None)
-        return file
-
-    def of_number(number: int, path: MessagePath) -> RowReader:
-        if file_reader is not None:  # the descriptor file overrides the registry's schema
-            return file_reader
-        descriptor = file_of(number).at(path)
-        if options.message and descriptor.full_name != options.message:
-            msg = f"it is a {descriptor.full_name}, but options.message is {options.message}"
-            raise InvalidArgumentError(msg)
-        return message_reader(descriptor, layout.inputs, layout.passed)
-
-    file_reader: RowReader | None = None
-    file = _schema_file(options)
-    if file is not None:
-        descriptor = file.find(options.message)
-        file_reader = message_reader(descriptor, layout.inputs, layout.passed)
-    elif source is None:
-        msg = "Protobuf is read with a schema: name options.registry, or options.descriptor_file"
-        raise InvalidArgumentError(msg)
-    return SchemaReader(
-        [*(spec.name for spec in layout.inputs), *layout.passed],
-        plain=file_reader if source is None else None,
-        head_bytes=_FIRST_BYTES,
-        path=message_path,
-        reader=of_number,
-    )
+) -> SchemaReader[ProtoFile]:
+    """Return the reader; see `SchemaReader`."""
+    return SchemaReader(ProtobufFormat(settings, layout), registry)
 
 
 def make_writer(
     settings: StreamFormatSpec, layout: FieldLayout, registry: SchemaRegistry | None = None
 ) -> SchemaWriter[ProtoFile]:
-    """Return the Protobuf writer; `registry` as in `make_reader`."""
-    options, source = _options(settings, registry)
-    fixed_schema = _schema_file(options)
-    if fixed_schema is None and (source is None or options.register):
-        fixed_schema = from_descriptor(make_schema(layout, options))
-
-    def text(file: ProtoFile) -> Schema:
-        encoded = base64.b64encode(file.file.SerializeToString()).decode()
-        return Schema(text=encoded, schema_type="PROTOBUF")
-
-    def newest(version: Registered) -> ProtoFile:
-        assert source is not None
-        return from_registry(source, version.id)
-
-    def writer(file: ProtoFile, number: int) -> RowWriter:
-        descriptor = file.find(options.message)
-        path = file.path_of(descriptor)
-        begin = b"" if source is None else message_head(number, path)
-        return message_writer(descriptor, layout, options.names, begin)
-
-    return SchemaWriter(
-        options, source, fixed_schema=fixed_schema, text=text, newest=newest, writer=writer
-    )
-
-
-def _options(
-    settings: StreamFormatSpec, registry: SchemaRegistry | None
-) -> tuple[SchemaOptions, SchemaRegistry | None]:
-    options, source = options_of("protobuf", settings, _AVRO_ONLY, registry)
-    if options.schema_file:
-        raise InvalidArgumentError(f"options.schema_file of the format protobuf: {COMPILE}")
-    return options, source
-
-
-def _schema_file(options: SchemaOptions) -> ProtoFile | None:
-    path = options.descriptor_file
-    if not path:
-        return None
-    try:
-        return from_descriptor_set(read_file(path, "descriptor_file"), options.message)
-    except InvalidArgumentError as error:
-        msg = f"options: '{path}': {error}"
-        raise InvalidArgumentError(msg) from None
+    """Return the writer; see `SchemaWriter`."""
+    return SchemaWriter(ProtobufFormat(settings, layout), registry)

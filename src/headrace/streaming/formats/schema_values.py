@@ -7,8 +7,9 @@ converts a schema to a reader and a writer of single values.
 import struct
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 from google.protobuf.message import EncodeError
 
@@ -19,10 +20,9 @@ from headrace.core import (
     NotFoundError,
     UnavailableError,
 )
-from headrace.core.spec.stream_parts import StreamFormatSpec
 from headrace.streaming.formats import Column, FieldLayout, Fields, without_value
-from headrace.streaming.formats.options import SchemaOptions, field_names, read_options
-from headrace.streaming.formats.registry import Registered, Schema, SchemaRegistry, schema_id
+from headrace.streaming.formats.options import SchemaOptions, field_names
+from headrace.streaming.formats.registry import Schema, SchemaRegistry, schema_id
 from headrace.streaming.records import Record
 
 _MAX_READERS: Final = 1024
@@ -112,34 +112,64 @@ def names_in_schema(
     return called
 
 
-class SchemaReader:
+class SchemaFormat(Protocol[S]):
+    """One format with schemas, for the options and the fields of one stream."""
+
+    kind: str
+    """Name of the format; in upper case, the registry's name of its schemas."""
+    options: SchemaOptions
+    layout: FieldLayout
+    file_option: str
+    """Option that names a file with a schema."""
+    wire: str
+    """Representation of schemas to request from a registry."""
+    head_bytes: int
+    """Number of bytes that identify the schema of nearly all values."""
+    file_reads_all: bool
+    """Whether a schema from a file reads the values of all schemas of a registry."""
+
+    def from_file(self) -> S | None:
+        """Return the schema of a file that the options name; None for no file."""
+
+    def from_registry(self, text: str, others: Mapping[str, str]) -> S:
+        """Return the schema of a text, which refers to `others` by name."""
+
+    def generated(self) -> S:
+        """Return a schema for answers, generated from their fields."""
+
+    def text(self, schema: S) -> str:
+        """Return the schema as it is registered."""
+
+    def path(self, value: bytes) -> tuple[MessagePath, int]:
+        """Return the path of a value's message in its schema, and the offset of its content."""
+
+    def reader(self, schema: S, path: MessagePath | None) -> RowReader:
+        """Return the reader of a schema's message; None for the one that the options name."""
+
+    def writer(self, schema: S, number: int | None) -> RowWriter:
+        """Return the writer with a schema and its id in the registry; None without a registry."""
+
+
+class SchemaReader(Generic[S]):
     """Value reader that reads each value with its writer schema. Thread-safe.
 
     Args:
-        names: The fields that are read.
-        plain: Reads values without a header, where there is no registry.
-        head_bytes: Number of bytes that identify the schema of nearly all values.
-        path: Returns the path of a value's message in its schema, and the offset of its content.
-        reader: Returns the reader for a schema id and message path; an InvalidArgumentError is
-            cached, as schemas do not change.
+        registry: Replaces the one in the options in tests.
     """
 
-    def __init__(
-        self,
-        names: Sequence[str],
-        *,
-        plain: RowReader | None,
-        head_bytes: int,
-        path: Callable[[bytes], tuple[MessagePath, int]],
-        reader: Callable[[int, MessagePath], RowReader],
-    ) -> None:
-        self._names = names
-        self._plain = plain
-        self._head_bytes = head_bytes
-        self._path = path
-        self._reader = reader
-        self._heads: dict[bytes, RowReader] = {}
-        self._readers: dict[tuple[int, MessagePath], RowReader | HeadraceError] = {}
+    def __init__(self, form: SchemaFormat[S], registry: SchemaRegistry | None) -> None:
+        self._form = form
+        self._names = [*(spec.name for spec in form.layout.inputs), *form.layout.passed]
+        self._registry = registry = registry or _registry_of(form.options)
+        self._plain: RowReader | None = None
+        self._readers: dict[bytes, RowReader | InvalidArgumentError] = {}
+        self._schemas: dict[int, S | InvalidArgumentError] = {}
+        schema = form.from_file()
+        if schema is not None and (registry is None or form.file_reads_all):
+            self._plain = form.reader(schema, None)
+        elif registry is None:
+            msg = f"the format {form.kind} is read with a schema: name options.registry or"
+            raise InvalidArgumentError(f"{msg} options.{form.file_option}")
 
     def decode(self, records: Sequence[Record]) -> Fields:
         """Return the fields of records; see `ValueReader.decode`.
@@ -150,56 +180,64 @@ class SchemaReader:
         errors: dict[int, HeadraceError] = {}
         rows: list[Any] = []
         readers: list[RowReader] = []
-        plain, heads, size = self._plain, self._heads, self._head_bytes
-        start = 0 if plain else size
+        plain = self._plain if self._registry is None else None
+        known, size = self._readers, self._form.head_bytes
         for index, record in enumerate(records):
             value = record.value
             try:
                 if value is None:
                     raise without_value()
-                reader = plain or heads.get(value[:size])
-                if reader is not None:
-                    rows.append(reader.parse(value, start))
-                else:
+                offset = 0 if plain else size
+                reader = plain or known.get(value[:size])
+                if reader is None:
                     reader, offset = self._reader_of(value)
-                    rows.append(reader.parse(value, offset))
+                if isinstance(reader, HeadraceError):
+                    raise reader.with_traceback(None)
+                rows.append(reader.parse(value, offset))
                 readers.append(reader)
             except (InvalidArgumentError, NotFoundError) as error:
                 errors[index] = error
-        return Fields(columns=self._columns(rows, readers), errors=errors)
-
-    def _columns(self, rows: list[Any], readers: list[RowReader]) -> dict[str, Column]:
-        by_reader: dict[int, list[int]] = {}
         if len(set(map(id, readers))) == 1:
-            return readers[0].columns(rows)
-        for index, reader in enumerate(readers):
-            by_reader.setdefault(id(reader), []).append(index)
-        merged: dict[str, list[object]] = {name: [None] * len(rows) for name in self._names}
-        for indexes in by_reader.values():
-            columns = readers[indexes[0]].columns([rows[index] for index in indexes])
-            for name, column in columns.items():
-                for index, value in zip(indexes, column, strict=True):
-                    merged[name][index] = value
-        return dict(merged)
+            return Fields(columns=readers[0].columns(rows), errors=errors)
+        columns = {
+            name: [reader.getters[name](row) for reader, row in zip(readers, rows, strict=True)]
+            for name in self._names
+        }
+        return Fields(columns=columns, errors=errors)
 
-    def _reader_of(self, value: bytes) -> tuple[RowReader, int]:
+    def _reader_of(self, value: bytes) -> tuple[RowReader | InvalidArgumentError, int]:
         """Return the reader of a value with a new header, and the offset of its content."""
         number = schema_id(value)
-        path, offset = self._path(value)
-        reader = self._readers.get((number, path))
-        if reader is None:
+        path, offset = self._form.path(value)
+        begin = value[:offset]
+        if begin not in self._readers:
             if len(self._readers) >= _MAX_READERS:
                 self._readers.clear()
             try:
-                reader = self._reader(number, path)
+                reader = self._plain or self._form.reader(self._schema(number), path)
+            except InvalidArgumentError as error:  # schemas do not change
+                self._readers[begin] = InvalidArgumentError(
+                    f"schema {number} of the registry: {error}"
+                )
+            else:
+                self._readers[begin] = reader
+        return self._readers[begin], offset
+
+    def _schema(self, number: int) -> S:
+        """Return a schema, read once: many paths may name messages that it lacks."""
+        assert self._registry is not None
+        if number not in self._schemas:
+            if len(self._schemas) >= _MAX_READERS:
+                self._schemas.clear()
+            schema = self._registry.by_id(number, wire=self._form.wire)
+            try:
+                self._schemas[number] = _read_schema(self._form, self._registry, schema)
             except InvalidArgumentError as error:
-                reader = InvalidArgumentError(f"schema {number} of the registry: {error}")
-            self._readers[number, path] = reader
-        if isinstance(reader, HeadraceError):
-            raise reader.with_traceback(None)
-        if offset == self._head_bytes:
-            self._heads[value[:offset]] = reader
-        return reader, offset
+                self._schemas[number] = error
+        schema_or_error = self._schemas[number]
+        if isinstance(schema_or_error, InvalidArgumentError):
+            raise schema_or_error.with_traceback(None)
+        return schema_or_error
 
 
 class SchemaWriter(Generic[S]):
@@ -208,41 +246,25 @@ class SchemaWriter(Generic[S]):
     If the registry is unavailable at first, answers wait for it.
 
     Args:
-        fixed_schema: A schema from a file, or a generated one; None for the subject's newest.
-        text: Returns the schema as it is registered.
-        newest: Returns the schema of a subject's version.
-        writer: Returns the writer for a schema and its id; refuses a schema that answers do not
-            fit.
+        registry: As in `SchemaReader`.
     """
 
-    def __init__(
-        self,
-        options: SchemaOptions,
-        registry: SchemaRegistry | None,
-        *,
-        fixed_schema: S | None,
-        text: Callable[[S], Schema],
-        newest: Callable[[Registered], S],
-        writer: Callable[[S, int], RowWriter],
-    ) -> None:
-        self._options = options
-        self._registry = registry
-        self._fixed_schema = fixed_schema
-        self._text = text
-        self._newest = newest
-        self._make = writer
+    def __init__(self, form: SchemaFormat[S], registry: SchemaRegistry | None) -> None:
+        self._form = form
+        self._registry = registry = registry or _registry_of(form.options)
         self._lock = threading.Lock()
         self._writer: RowWriter | None = None
-        if registry is not None and not options.subject:
+        if registry is not None and not form.options.subject:
             msg = "options.subject names the subject of the answers' schema, such as SINK-value"
             raise InvalidArgumentError(msg)
-        if fixed_schema is not None:
-            self._make(fixed_schema, 0)  # rejected at the start if answers do not fit it
-        try:
+        self._schema = form.from_file()
+        """None for the subject's newest."""
+        if self._schema is None and (registry is None or form.options.register):
+            self._schema = form.generated()
+        if self._schema is not None:
+            form.writer(self._schema, None)  # rejected at the start if answers do not fit it
+        with suppress(UnavailableError):
             self._ready()
-        except UnavailableError:
-            if registry is None:
-                raise
 
     def encode(self, columns: Mapping[str, Column], rows: int) -> list[bytes]:
         """Return the values of answers; see `ValueWriter.encode`.
@@ -260,34 +282,34 @@ class SchemaWriter(Generic[S]):
     def _ready(self) -> RowWriter:
         with self._lock:
             if self._writer is None:
-                self._writer = self._make(*self._agreed())
+                self._writer = self._form.writer(*self._agreed())
             return self._writer
 
-    def _agreed(self) -> tuple[S, int]:
-        """Return the schema and its id."""
-        registry, subject = self._registry, self._options.subject
-        if registry is None:
-            assert self._fixed_schema is not None
-            return self._fixed_schema, 0
+    def _agreed(self) -> tuple[S, int | None]:
+        """Return the schema, and its id in the registry."""
+        form, registry, subject = self._form, self._registry, self._form.options.subject
         try:
-            if self._fixed_schema is None:
-                version = registry.newest(subject)
-                return self._newest(version), version.id
-            ask = registry.register if self._options.register else registry.find
-            return self._fixed_schema, ask(subject, self._text(self._fixed_schema))
+            if registry is None:
+                assert self._schema is not None
+                return self._schema, None
+            if self._schema is None:
+                newest = registry.newest(subject, wire=form.wire)
+                return _read_schema(form, registry, newest), newest.id
+            ask = registry.register if form.options.register else registry.find
+            schema = Schema(text=form.text(self._schema), schema_type=form.kind.upper())
+            return self._schema, ask(subject, schema)
         except NotFoundError as error:
             msg = f"{error}; register the answers' schema, or set options.register to true"
             raise FailedPreconditionError(msg) from None
 
 
-def options_of(
-    kind: str,
-    settings: StreamFormatSpec,
-    unused: frozenset[str],
-    registry: SchemaRegistry | None,
-) -> tuple[SchemaOptions, SchemaRegistry | None]:
-    """Return the options of a format, and `registry` or else the registry in the options."""
-    options = read_options(kind, settings.options, unused)
-    if registry is None and options.registry:
-        registry = SchemaRegistry(options)
-    return options, registry
+def _read_schema(form: SchemaFormat[S], registry: SchemaRegistry, schema: Schema) -> S:
+    if schema.schema_type != form.kind.upper():
+        msg = f"it is {schema.schema_type}, not {form.kind.upper()}"
+        raise InvalidArgumentError(msg)
+    others = registry.referenced(schema, wire=form.wire)
+    return form.from_registry(schema.text, {name: other.text for name, other in others.items()})
+
+
+def _registry_of(options: SchemaOptions) -> SchemaRegistry | None:
+    return SchemaRegistry(options) if options.registry else None
